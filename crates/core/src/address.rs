@@ -1,0 +1,212 @@
+//! Addresses as people write them ([`Endpoint`]) and as a plane connects to them ([`Target`]).
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// `sun_path` of a unix socket holds 108 bytes with its terminator (unix(7)).
+pub const UNIX_PATH_BYTES_MAX: usize = 107;
+
+/// An address as written: `10.0.0.1:80`, `[2001:db8::1]:80`, `www.example:80`, `/run/app.sock` or `unix:app.sock`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Endpoint {
+    /// An IP address with its port.
+    Ip(SocketAddr),
+    /// A host name that is still to be resolved.
+    Host {
+        /// The name, as written.
+        name: String,
+        /// The port.
+        port: u16,
+    },
+    /// The path of a unix stream socket.
+    Unix(PathBuf),
+}
+
+/// An address that a plane can connect to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Target {
+    /// An IP address with its port.
+    Ip(SocketAddr),
+    /// The path of a unix stream socket.
+    Unix(PathBuf),
+}
+
+/// Why a text is not an address.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// There is nothing there.
+    #[error("an address is empty: write host:port or the path of a unix socket")]
+    Empty,
+    /// No port follows the host.
+    #[error("`{0}` has no port: write it as {0}:80")]
+    NoPort(String),
+    /// The port is no number between 1 and 65535.
+    #[error("`{text}` has the port `{port}`: a port is a number from 1 to 65535")]
+    Port {
+        /// The whole text.
+        text: String,
+        /// The part after the last colon.
+        port: String,
+    },
+    /// An IPv6 address without brackets, or brackets around something else.
+    #[error("`{0}` is no address: write an IPv6 address as [2001:db8::1]:80")]
+    Brackets(String),
+    /// The host is neither an IPv4 address nor a host name (RFC 1123, section 2.1).
+    #[error("`{0}` is neither an IPv4 address nor a host name")]
+    Host(String),
+    /// The path does not fit into a socket address.
+    #[error("the socket path `{0}` is longer than {UNIX_PATH_BYTES_MAX} bytes")]
+    PathLength(String),
+}
+
+impl FromStr for Endpoint {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Some(path) = unix_path(text) {
+            return if path.is_empty() {
+                Err(AddressError::Empty)
+            } else if path.len() > UNIX_PATH_BYTES_MAX {
+                Err(AddressError::PathLength(path.into()))
+            } else {
+                Ok(Self::Unix(path.into()))
+            };
+        }
+        if text.is_empty() {
+            return Err(AddressError::Empty);
+        }
+        if let Some(rest) = text.strip_prefix('[') {
+            return bracketed(text, rest);
+        }
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| AddressError::NoPort(text.into()))?;
+        if host.contains([':', ']']) {
+            return Err(AddressError::Brackets(text.into()));
+        }
+        named(text, host, parse_port(text, port)?)
+    }
+}
+
+fn unix_path(text: &str) -> Option<&str> {
+    text.strip_prefix("unix:").or_else(|| text.starts_with(['/', '.']).then_some(text))
+}
+
+fn bracketed(text: &str, rest: &str) -> Result<Endpoint, AddressError> {
+    let wrong = || AddressError::Brackets(text.into());
+    let (host, tail) = rest.split_once(']').ok_or_else(wrong)?;
+    let address = host.parse().map_err(|_| wrong())?;
+    let port = tail.strip_prefix(':').ok_or_else(|| AddressError::NoPort(text.into()))?;
+    Ok(Endpoint::Ip(SocketAddr::new(IpAddr::V6(address), parse_port(text, port)?)))
+}
+
+fn parse_port(text: &str, port: &str) -> Result<u16, AddressError> {
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let number = port.parse().ok().filter(|&number: &u16| digits && number > 0);
+    number.ok_or_else(|| AddressError::Port { text: text.into(), port: port.into() })
+}
+
+fn named(text: &str, host: &str, port: u16) -> Result<Endpoint, AddressError> {
+    if let Ok(address) = host.parse::<std::net::Ipv4Addr>() {
+        return Ok(Endpoint::Ip(SocketAddr::new(IpAddr::V4(address), port)));
+    }
+    if is_host_name(host) {
+        return Ok(Endpoint::Host { name: host.into(), port });
+    }
+    Err(AddressError::Host(if host.is_empty() { text.into() } else { host.into() }))
+}
+
+/// RFC 1123, section 2.1; underscores are seen in the field. A name of digits and dots alone is a mistyped address.
+fn is_host_name(host: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let numeric = name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    name.len() <= 253 && !numeric && name.split('.').all(label)
+}
+
+impl Endpoint {
+    /// The address, when nothing has to be resolved.
+    #[must_use]
+    pub fn target(&self) -> Option<Target> {
+        match self {
+            Self::Ip(address) => Some(Target::Ip(*address)),
+            Self::Unix(path) => Some(Target::Unix(path.clone())),
+            Self::Host { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(out),
+            Self::Host { name, port } => write!(out, "{name}:{port}"),
+            Self::Unix(path) => fmt_path(path, out),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(out),
+            Self::Unix(path) => fmt_path(path, out),
+        }
+    }
+}
+
+fn fmt_path(path: &std::path::Path, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let text = path.to_string_lossy();
+    let prefix = if text.starts_with(['/', '.']) { "" } else { "unix:" };
+    write!(out, "{prefix}{text}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(text: &str, expected: &str) {
+        let seen = match text.parse::<Endpoint>() {
+            Ok(endpoint) => format!("{endpoint}"),
+            Err(error) => format!("! {error}"),
+        };
+        assert!(seen.contains(expected), "{text}: {seen}");
+    }
+
+    #[test]
+    fn addresses_as_people_write_them() {
+        check("10.0.0.1:80", "10.0.0.1:80");
+        check("[2001:db8::1]:53", "[2001:db8::1]:53");
+        check("www.example:8080", "www.example:8080");
+        check("/run/app.sock", "/run/app.sock");
+        check("unix:app.sock", "unix:app.sock");
+        check("./app.sock", "./app.sock");
+        check("", "! an address is empty");
+        check("unix:", "! an address is empty");
+        check("10.0.0.1", "has no port: write it as 10.0.0.1:80");
+        check("10.0.0.1:99999", "has the port `99999`");
+        check("10.0.0.1:0", "has the port `0`");
+        check("10.0.0.1:+5", "has the port `+5`");
+        check("2001:db8::1:80", "write an IPv6 address as");
+        check("[10.0.0.1]:80", "write an IPv6 address as");
+        check("10.0.0.256:80", "neither an IPv4 address nor a host name");
+        check("a b:80", "neither an IPv4 address nor a host name");
+        check(":80", "neither an IPv4 address nor a host name");
+        check(&format!("/{}", "x".repeat(107)), "longer than 107 bytes");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_refused_or_comes_back_the_same(text in "[\\[\\]a-z0-9:./_-]{0,40}") {
+            if let Ok(endpoint) = text.parse::<Endpoint>() {
+                prop_assert_eq!(endpoint.to_string().parse::<Endpoint>(), Ok(endpoint));
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What is counted, declared once: each list makes a struct of atomics, the names and the way to add them up.
+//!
+//! Every worker has a shard of its own, so that counting on the way of a packet shares no cache line with another core.
+
+use crossbeam_utils::CachePadded;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One counter of one shard. Only its worker adds, anybody reads.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `amount`. The shard has one writer, so a load and a store are enough.
+    pub fn add(&self, amount: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    /// Adds one.
+    pub fn one(&self) {
+        self.add(1);
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A set of counters with the names that the log, the API and the metrics use.
+pub trait CounterSet: Default + Send + Sync {
+    /// The names, in the order of [`CounterSet::values`].
+    const NAMES: &'static [&'static str];
+    /// The values, in the order of [`CounterSet::NAMES`].
+    fn values(&self) -> Vec<u64>;
+}
+
+macro_rules! counters {
+    ($(#[$about:meta])* $set:ident { $($(#[$doc:meta])* $name:ident),* $(,)? }) => {
+        $(#[$about])*
+        #[derive(Debug, Default)]
+        pub struct $set { $($(#[$doc])* pub $name: Counter),* }
+
+        impl CounterSet for $set {
+            const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
+            fn values(&self) -> Vec<u64> {
+                vec![$(self.$name.read()),*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Counted for each service.
+    ServiceCounters {
+        /// TCP connections accepted.
+        connections,
+        /// Flows begun (UDP).
+        flows,
+        /// Bytes from clients that servers were given.
+        bytes_in,
+        /// Bytes from servers that clients were given.
+        bytes_out,
+        /// Datagrams from clients.
+        datagrams_in,
+        /// Datagrams to clients.
+        datagrams_out,
+        /// Clients that the access list refused.
+        denied,
+        /// Clients for whom no server could be had.
+        no_server,
+        /// Connections that ended by the idle timeout.
+        idle_timeouts,
+        /// Connections cut because the drain deadline came.
+        cut,
+        /// Accepts that failed for want of descriptors or memory.
+        accept_errors,
+        /// Times that accepting paused because the service was full.
+        accept_pauses,
+        /// Flows that ended by the idle timeout.
+        flows_expired,
+        /// Flows thrown out, the longest unused first, because the table was full.
+        flows_evicted,
+        /// Flows that went on at another server, because theirs failed or left.
+        flows_moved,
+        /// Datagrams dropped: no server could be had.
+        drop_no_server,
+        /// Datagrams dropped: the access list refused the client.
+        drop_denied,
+        /// Datagrams dropped: the socket's send buffer was full.
+        drop_send_full,
+        /// Datagrams dropped: the server refused them, and no other one could be had.
+        drop_refused,
+        /// Datagrams dropped: no socket could be had.
+        drop_no_socket,
+    }
+}
+
+counters! {
+    /// Counted for each server.
+    ServerCounters {
+        /// Connections made to it.
+        connections,
+        /// Flows begun at it.
+        flows,
+        /// Bytes given to it.
+        bytes_in,
+        /// Bytes taken from it.
+        bytes_out,
+        /// Datagrams given to it.
+        datagrams_in,
+        /// Datagrams taken from it.
+        datagrams_out,
+        /// Connects that it refused, or ICMP said so.
+        connect_refused,
+        /// Connects that were not answered in time.
+        connect_timeouts,
+        /// Connects that failed otherwise (no route, no such socket).
+        connect_errors,
+        /// Connections that it reset.
+        resets,
+    }
+}
+
+/// The shards of one counter set: one a worker.
+#[derive(Debug)]
+pub struct Sharded<C>(Box<[CachePadded<C>]>);
+
+impl<C: CounterSet> Sharded<C> {
+    /// Shards for `workers` workers, at least one.
+    #[must_use]
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers.max(1)).map(|_| CachePadded::new(C::default())).collect())
+    }
+
+    /// The shard that worker number `worker` writes.
+    #[must_use]
+    pub fn of(&self, worker: usize) -> &C {
+        &self.0[worker % self.0.len()]
+    }
+
+    /// Each name with the sum over the shards.
+    pub fn totals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let mut sums = vec![0_u64; C::NAMES.len()];
+        for shard in &self.0 {
+            sums.iter_mut().zip(shard.values()).for_each(|(sum, value)| *sum = sum.wrapping_add(value));
+        }
+        C::NAMES.iter().copied().zip(sums)
+    }
+
+    /// The sum of the counter called `name`; 0 when there is none of that name.
+    #[must_use]
+    pub fn total(&self, name: &str) -> u64 {
+        self.totals().find_map(|(known, sum)| (known == name).then_some(sum)).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_add_up_under_their_names() {
+        let sharded = Sharded::<ServerCounters>::new(2);
+        sharded.of(0).bytes_in.add(5);
+        sharded.of(1).bytes_in.add(7);
+        sharded.of(1).resets.one();
+        assert_eq!(
+            (sharded.total("bytes_in"), sharded.total("resets"), sharded.total("bytes_out")),
+            (12, 1, 0)
+        );
+        assert_eq!(sharded.totals().count(), ServerCounters::NAMES.len());
+    }
+}

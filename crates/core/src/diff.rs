@@ -1,0 +1,212 @@
+//! The difference between two configurations, as changes that a reader understands and a plane can apply.
+
+use crate::spec::{PoolSpec, ServerSpec, ServiceSpec, Spec};
+use std::fmt;
+use std::sync::Arc;
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// What becomes of it.
+    pub action: Action,
+    /// What it is about.
+    pub subject: Subject,
+}
+
+/// What becomes of a subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It comes.
+    Add,
+    /// It goes.
+    Remove,
+    /// It stays, with other settings; these.
+    Set(Vec<&'static str>),
+}
+
+/// What a change is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A service.
+    Service(Arc<str>),
+    /// An address of a service.
+    Listener(Arc<str>, String),
+    /// A pool.
+    Pool(Arc<str>),
+    /// A server of a pool.
+    Server(Arc<str>, Arc<str>),
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = match &self.action {
+            Action::Add => "+",
+            Action::Remove => "-",
+            Action::Set(_) => "~",
+        };
+        match &self.subject {
+            Subject::Service(service) => write!(out, "{sign} service {service}")?,
+            Subject::Listener(service, address) => write!(out, "{sign} service {service} listen {address}")?,
+            Subject::Pool(pool) => write!(out, "{sign} pool {pool}")?,
+            Subject::Server(pool, server) => write!(out, "{sign} server {pool}/{server}")?,
+        }
+        match &self.action {
+            Action::Set(fields) => write!(out, ": {}", fields.join(", ")),
+            Action::Add | Action::Remove => Ok(()),
+        }
+    }
+}
+
+/// What leads from `old` to `new`; empty when they are the same.
+#[must_use]
+pub fn diff(old: &Spec, new: &Spec) -> Vec<Change> {
+    let mut changes = Vec::new();
+    pair(&old.pools, &new.pools, |pool| &pool.name, |pair| pools(pair, &mut changes));
+    pair(&old.services, &new.services, |service| &service.name, |pair| services(pair, &mut changes));
+    changes
+}
+
+/// Walks two lists by name: what only the old one has, then what the new one has, with its old form.
+fn pair<T>(
+    old: &[T],
+    new: &[T],
+    name: impl Fn(&T) -> &Arc<str>,
+    mut visit: impl FnMut((Option<&T>, Option<&T>)),
+) {
+    let find = |list: &'_ [T], wanted: &T| list.iter().position(|item| name(item) == name(wanted));
+    old.iter().filter(|item| find(new, item).is_none()).for_each(|gone| visit((Some(gone), None)));
+    new.iter().for_each(|item| visit((find(old, item).map(|at| &old[at]), Some(item))));
+}
+
+fn change(action: Action, subject: Subject) -> Change {
+    Change { action, subject }
+}
+
+/// The names of the fields that differ.
+macro_rules! differing {
+    ($old:expr, $new:expr, $($($field:ident).+ as $name:literal),* $(,)?) => {
+        [$(($old.$($field).+ != $new.$($field).+).then_some($name)),*].into_iter().flatten().collect::<Vec<_>>()
+    };
+}
+
+fn set(fields: Vec<&'static str>, subject: Subject, changes: &mut Vec<Change>) {
+    if !fields.is_empty() {
+        changes.push(change(Action::Set(fields), subject));
+    }
+}
+
+fn pools((old, new): (Option<&PoolSpec>, Option<&PoolSpec>), changes: &mut Vec<Change>) {
+    let subject = |pool: &PoolSpec| Subject::Pool(pool.name.clone());
+    match (old, new) {
+        (Some(old), None) => changes.push(change(Action::Remove, subject(old))),
+        (None, Some(new)) => {
+            changes.push(change(Action::Add, subject(new)));
+            let server = |server: &ServerSpec| Subject::Server(new.name.clone(), server.name.clone());
+            changes.extend(new.servers.iter().map(|each| change(Action::Add, server(each))));
+        }
+        (Some(old), Some(new)) => {
+            let fields = differing!(old, new, policy as "policy", sticky as "sticky", check as "check",
+                passive as "passive", slow_start as "slow_start");
+            set(fields, subject(new), changes);
+            pair(&old.servers, &new.servers, |server| &server.name, |pair| servers(&new.name, pair, changes));
+        }
+        (None, None) => {}
+    }
+}
+
+fn servers(
+    pool: &Arc<str>,
+    (old, new): (Option<&ServerSpec>, Option<&ServerSpec>),
+    changes: &mut Vec<Change>,
+) {
+    let subject = |server: &ServerSpec| Subject::Server(pool.clone(), server.name.clone());
+    match (old, new) {
+        (Some(old), None) => changes.push(change(Action::Remove, subject(old))),
+        (None, Some(new)) => changes.push(change(Action::Add, subject(new))),
+        (Some(old), Some(new)) => {
+            let fields = differing!(old, new, endpoint as "address", weight as "weight", tier as "tier",
+                limits.soft as "max", limits.hard as "hard", acl as "acl", state as "state");
+            set(fields, subject(new), changes);
+        }
+        (None, None) => {}
+    }
+}
+
+fn services((old, new): (Option<&ServiceSpec>, Option<&ServiceSpec>), changes: &mut Vec<Change>) {
+    let subject = |service: &ServiceSpec| Subject::Service(service.name.clone());
+    match (old, new) {
+        (Some(old), None) => changes.push(change(Action::Remove, subject(old))),
+        (None, Some(new)) => changes.push(change(Action::Add, subject(new))),
+        (Some(old), Some(new)) => {
+            let fields = differing!(old, new, protocol as "protocol", pool as "pool", acl as "acl",
+                options.connections_max as "connections_max", options.flows_max as "flows_max",
+                options.connect_timeout as "connect_timeout", options.idle_timeout as "idle_timeout",
+                options.backlog as "backlog", options.nodelay as "nodelay", options.keepalive as "keepalive",
+                options.server_keepalive as "server_keepalive", options.source as "source");
+            set(fields, subject(new), changes);
+            let listener =
+                |address: &crate::Endpoint| Subject::Listener(new.name.clone(), address.to_string());
+            let only_in = |a: &ServiceSpec, b: &ServiceSpec, action: Action| {
+                let only: Vec<_> =
+                    a.listen.iter().filter(|address| !b.listen.contains(address)).cloned().collect();
+                only.into_iter().map(|address| change(action.clone(), listener(&address))).collect::<Vec<_>>()
+            };
+            changes.extend(only_in(old, new, Action::Remove));
+            changes.extend(only_in(new, old, Action::Add));
+        }
+        (None, None) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Policy, Protocol, ServiceOptions};
+
+    fn spec(pools: &[(&str, &[&str])], listen: &[&str]) -> Spec {
+        let server = |address: &&str| ServerSpec::new(address.parse().unwrap());
+        let pool =
+            |(name, servers): &(&str, &[&str])| PoolSpec::new(name, servers.iter().map(server).collect());
+        let service = ServiceSpec {
+            name: "www".into(),
+            listen: listen.iter().map(|address| address.parse().unwrap()).collect(),
+            protocol: Protocol::Tcp,
+            pool: pools[0].0.into(),
+            acl: None,
+            options: ServiceOptions::of(Protocol::Tcp),
+        };
+        Spec { pools: pools.iter().map(pool).collect(), services: vec![service] }
+    }
+
+    fn check(old: &Spec, new: &Spec, expected: &[&str]) {
+        let seen: Vec<String> = diff(old, new).iter().map(ToString::to_string).collect();
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn changes_read_like_a_plan() {
+        let old = spec(&[("web", &["10.0.0.1:80", "10.0.0.2:80"])], &["0.0.0.0:80"]);
+        let mut new =
+            spec(&[("web", &["10.0.0.2:80", "10.0.0.3:80"]), ("api", &["10.0.0.9:80"])], &["[::]:80"]);
+        new.pools[0].policy = Policy::Hash;
+        new.pools[0].servers[0].weight = 3;
+        new.services[0].options.backlog = 9;
+        check(&old, &old, &[]);
+        check(
+            &old,
+            &new,
+            &[
+                "~ pool web: policy",
+                "- server web/10.0.0.1:80",
+                "~ server web/10.0.0.2:80: weight",
+                "+ server web/10.0.0.3:80",
+                "+ pool api",
+                "+ server api/10.0.0.9:80",
+                "~ service www: backlog",
+                "- service www listen 0.0.0.0:80",
+                "+ service www listen [::]:80",
+            ],
+        );
+        check(&new, &Spec::default(), &["- pool web", "- pool api", "- service www"]);
+    }
+}

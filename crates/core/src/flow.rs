@@ -1,0 +1,183 @@
+//! The associations of a datagram service: which client is with which server, over which slot of the plane.
+//!
+//! It takes in what happened (a datagram, the passing of time, a server that left) and says what to do; sockets are the
+//! plane's. The table is bounded: when it is full, the flow that was unused the longest makes room.
+
+use crate::ServerId;
+use crate::lru::Lru;
+use crate::time::Time;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// Who a flow belongs to: the client, and where it sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowKey {
+    /// The client's address and port.
+    pub client: SocketAddr,
+    /// The address of ours that it used, when the listener has several.
+    pub local: Option<IpAddr>,
+}
+
+/// Where a flow goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// The server.
+    pub server: ServerId,
+    /// The plane's slot: its socket to that server.
+    pub slot: u32,
+    /// The generation of the pool that last allowed this flow.
+    pub generation: u64,
+}
+
+/// The table of one listener of one worker.
+#[derive(Debug)]
+pub struct FlowTable {
+    flows: Lru<FlowKey, Flow>,
+    idle: Duration,
+}
+
+impl FlowTable {
+    /// An empty table for at most `capacity` flows, each of which ends when unused for `idle`; `key` seeds the hashing.
+    #[must_use]
+    pub fn new(capacity: usize, idle: Duration, key: u64) -> Self {
+        Self { flows: Lru::new(capacity, key), idle }
+    }
+
+    /// Changes how long a flow lives unused; it holds for the flows that are there, too.
+    pub fn set_idle(&mut self, idle: Duration) {
+        self.idle = idle;
+    }
+
+    /// Changes the most flows. What no longer fits is ended, the longest unused first; their slots come back.
+    pub fn resize(&mut self, capacity: usize) -> Vec<Flow> {
+        let surplus = self.len().saturating_sub(capacity.max(1));
+        let ended = (0..surplus).filter_map(|_| self.flows.pop_oldest().map(|(_, flow)| flow)).collect();
+        self.flows.resize(capacity);
+        ended
+    }
+
+    /// How many flows there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Whether there is no flow.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// A datagram came for `key`: its flow, now the newest.
+    pub fn datagram(&mut self, key: &FlowKey, now: Time) -> Option<&mut Flow> {
+        self.flows.touch(key, now)
+    }
+
+    /// A flow begins, or goes on elsewhere. The flow that lost its place comes back: its slot is free.
+    #[must_use]
+    pub fn begin(&mut self, key: FlowKey, flow: Flow, now: Time) -> Option<Flow> {
+        self.flows.insert(key, flow, now).map(|(_, evicted)| evicted)
+    }
+
+    /// A flow ends; its slot is free.
+    pub fn end(&mut self, key: &FlowKey) -> Option<Flow> {
+        self.flows.remove(key)
+    }
+
+    /// The next flow that was unused for too long, taken out; its slot is free. Call until nothing comes.
+    pub fn expire(&mut self, now: Time) -> Option<(FlowKey, Flow)> {
+        let (_, used) = self.flows.oldest()?;
+        (now.since(used) >= self.idle).then(|| self.flows.pop_oldest())?
+    }
+
+    /// When the next flow ends if nothing comes for it.
+    #[must_use]
+    pub fn next_expiry(&self) -> Option<Time> {
+        self.flows.oldest().map(|(_, used)| used + self.idle)
+    }
+
+    /// When any flow was used last.
+    #[must_use]
+    pub fn last_used(&self) -> Option<Time> {
+        self.flows.iter().next().map(|(_, _, used)| used)
+    }
+
+    /// Every flow, the newest first.
+    pub fn iter(&self) -> impl Iterator<Item = (&FlowKey, &Flow)> {
+        self.flows.iter().map(|(key, flow, _)| (key, flow))
+    }
+
+    /// Panics unless the table is sound and no slot serves two flows.
+    pub fn check_invariants(&self) {
+        self.flows.check_invariants();
+        let mut slots: Vec<u32> = self.iter().map(|(_, flow)| flow.slot).collect();
+        slots.sort_unstable();
+        assert!(slots.windows(2).all(|pair| pair[0] != pair[1]), "a slot serves one flow");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Random;
+    use std::collections::BTreeSet;
+
+    fn key(number: u16) -> FlowKey {
+        FlowKey { client: SocketAddr::from(([192, 0, 2, 1], number)), local: None }
+    }
+
+    fn flow(slot: u32) -> Flow {
+        Flow { server: ServerId(slot % 3), slot, generation: 0 }
+    }
+
+    fn at(secs: u64) -> Time {
+        Time::ZERO + Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn a_flow_ends_when_unused_and_lives_while_used() {
+        let mut table = FlowTable::new(8, Duration::from_secs(10), 1);
+        assert_eq!(table.begin(key(1), flow(1), at(0)), None);
+        assert_eq!(table.begin(key(2), flow(2), at(1)), None);
+        assert!(table.datagram(&key(1), at(9)).is_some());
+        assert_eq!(table.next_expiry(), Some(at(11)));
+        assert_eq!(table.expire(at(10)), None);
+        assert_eq!(table.expire(at(11)), Some((key(2), flow(2))));
+        assert_eq!(table.expire(at(11)), None);
+        assert_eq!(table.expire(at(19)), Some((key(1), flow(1))));
+        assert!(table.is_empty());
+    }
+
+    #[test]
+    fn a_full_table_gives_back_the_slot_unused_the_longest() {
+        let mut table = FlowTable::new(2, Duration::from_secs(10), 1);
+        assert_eq!(table.begin(key(1), flow(1), at(0)), None);
+        assert_eq!(table.begin(key(2), flow(2), at(1)), None);
+        assert!(table.datagram(&key(1), at(2)).is_some());
+        assert_eq!(table.begin(key(3), flow(3), at(3)), Some(flow(2)));
+        assert_eq!(table.len(), 2);
+    }
+
+    #[test]
+    fn no_slot_is_lost_or_given_twice() {
+        let mut random = Random::seeded(5);
+        let mut table = FlowTable::new(16, Duration::from_millis(40), 9);
+        let mut free: BTreeSet<u32> = (0..17).collect();
+        for step in 0..20_000_u64 {
+            let now = Time::ZERO + Duration::from_millis(step);
+            while let Some((_, flow)) = table.expire(now) {
+                assert!(free.insert(flow.slot));
+            }
+            let key = key(random.below(40) as u16);
+            if random.below(10) == 0 {
+                table.end(&key).into_iter().for_each(|flow| assert!(free.insert(flow.slot)));
+            } else if table.datagram(&key, now).is_none() {
+                let slot = free.pop_first().unwrap();
+                let evicted = table.begin(key, flow(slot), now);
+                evicted.into_iter().for_each(|flow| assert!(free.insert(flow.slot)));
+            }
+            table.check_invariants();
+            assert_eq!(table.len() + free.len(), 17);
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! Health: from what probes and real traffic saw to a verdict, and the deadlines of both.
+//!
+//! An active check decides by `rise` and `fall`. A failed connect takes a server out at once (or after some failures in
+//! a row): for a time, or, when there is a check, until the check has found it well again or that time is over.
+
+use crate::random::Random;
+use crate::spec::{CheckSpec, PassiveSpec};
+use crate::time::Time;
+use std::time::Duration;
+
+/// What a probe saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// The server answered as it should.
+    Pass,
+    /// It did not, and this is why.
+    Fail(String),
+}
+
+/// What real traffic saw of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The connect was refused (or ICMP said that the port is closed).
+    Refused,
+    /// The connect was not answered in time.
+    Timeout,
+    /// There is no way to it.
+    Unreachable,
+}
+
+impl Failure {
+    /// In words.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Timeout => "connect timeout",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}
+
+/// Whether a server is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is.
+    Up,
+    /// It is not.
+    Down,
+}
+
+/// A verdict that changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The server is used again.
+    Up,
+    /// The server is used no more, and why.
+    Down(String),
+}
+
+/// The health of one server.
+#[derive(Clone, Debug)]
+pub struct Health {
+    check: Option<CheckSpec>,
+    passive: PassiveSpec,
+    active: Verdict,
+    /// Consecutive probes that passed since real traffic last took it out, up to `rise`.
+    passes: u32,
+    /// Consecutive probes that failed, up to `fall`.
+    fails: u32,
+    /// Consecutive failures of real traffic.
+    failures: u32,
+    out_until: Option<Time>,
+    reason: Option<String>,
+    next_probe: Time,
+}
+
+impl Health {
+    /// A server that nobody has seen yet counts as up. With a check, its first probe is due at once.
+    #[must_use]
+    pub fn new(check: Option<&CheckSpec>, passive: &PassiveSpec, now: Time) -> Self {
+        Self {
+            check: check.cloned(),
+            passive: passive.clone(),
+            active: Verdict::Up,
+            passes: 0,
+            fails: 0,
+            failures: 0,
+            out_until: None,
+            reason: None,
+            next_probe: if check.is_some() { now } else { Time::NEVER },
+        }
+    }
+
+    /// Takes on another configuration; the verdict stays. Without a check nothing could lift its verdict, so it goes.
+    pub fn configure(
+        &mut self,
+        check: Option<&CheckSpec>,
+        passive: &PassiveSpec,
+        now: Time,
+    ) -> Option<Change> {
+        let before = self.verdict();
+        if self.check.as_ref() != check {
+            self.check = check.cloned();
+            (self.passes, self.fails) = (0, 0);
+            self.next_probe = if check.is_some() { now } else { Time::NEVER };
+        }
+        if check.is_none() {
+            self.active = Verdict::Up;
+        }
+        if passive.failures == 0 {
+            self.out_until = None;
+        }
+        self.passive = passive.clone();
+        self.changed(before)
+    }
+
+    /// Whether the server is used.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        if self.out_until.is_some() { Verdict::Down } else { self.active }
+    }
+
+    /// Whether only real traffic took it out: as a last resort it may be tried.
+    #[must_use]
+    pub fn is_only_passively_down(&self) -> bool {
+        self.out_until.is_some() && self.active == Verdict::Up
+    }
+
+    /// Why it is down.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// A probe came back.
+    pub fn on_probe(&mut self, seen: Probe) -> Option<Change> {
+        let (rise, fall) = self.check.as_ref().map(|check| (check.rise, check.fall))?;
+        let before = self.verdict();
+        match seen {
+            Probe::Pass => self.on_pass(rise),
+            Probe::Fail(reason) => self.on_fail(reason, fall),
+        }
+        self.changed(before)
+    }
+
+    fn on_pass(&mut self, rise: u32) {
+        (self.passes, self.fails) = ((self.passes + 1).min(rise), 0);
+        if self.passes >= rise {
+            self.active = Verdict::Up;
+            self.out_until = None;
+            self.failures = 0;
+        }
+    }
+
+    fn on_fail(&mut self, reason: String, fall: u32) {
+        (self.passes, self.fails) = (0, (self.fails + 1).min(fall));
+        if self.fails >= fall {
+            self.active = Verdict::Down;
+        }
+        if self.active == Verdict::Down {
+            self.reason = Some(reason);
+        }
+    }
+
+    /// Real traffic could not reach it.
+    pub fn on_failure(&mut self, now: Time, failure: Failure) -> Option<Change> {
+        let before = self.verdict();
+        self.failures = self.failures.saturating_add(1);
+        if self.passive.failures > 0 && self.failures >= self.passive.failures {
+            // A failure of a connect that began before does not prolong the time: it would, without end, under load.
+            if self.out_until.is_none() {
+                self.out_until = Some(now + self.passive.down_for);
+                self.passes = 0;
+                if self.check.is_some() {
+                    self.next_probe = self.next_probe.min(now);
+                }
+            }
+            if self.active == Verdict::Up {
+                self.reason = Some(failure.reason().into());
+            }
+        }
+        self.changed(before)
+    }
+
+    /// Real traffic reached it: failures no longer are in a row.
+    pub fn on_success(&mut self) {
+        self.failures = 0;
+    }
+
+    /// An operator brings it back at once.
+    pub fn forgive(&mut self) -> Option<Change> {
+        let before = self.verdict();
+        self.out_until = None;
+        self.failures = 0;
+        self.changed(before)
+    }
+
+    /// Time passed.
+    pub fn on_time(&mut self, now: Time) -> Option<Change> {
+        let before = self.verdict();
+        if self.out_until.is_some_and(|until| until <= now) {
+            self.out_until = None;
+            self.failures = 0;
+        }
+        self.changed(before)
+    }
+
+    /// Whether a probe is due; if so the next one is planned, `every` later with its jitter.
+    pub fn probe_due(&mut self, now: Time, random: &mut Random) -> bool {
+        let Some(check) = &self.check else { return false };
+        let due = self.next_probe <= now;
+        if due {
+            let factor = 1.0 + check.jitter * (random.fraction() * 2.0 - 1.0);
+            self.next_probe = now + check.every.mul_f64(factor).max(Duration::from_millis(1));
+        }
+        due
+    }
+
+    /// When time alone changes something, or a probe is due.
+    #[must_use]
+    pub fn deadline(&self) -> Time {
+        self.next_probe.min(self.out_until.unwrap_or(Time::NEVER))
+    }
+
+    fn changed(&mut self, before: Verdict) -> Option<Change> {
+        let after = self.verdict();
+        if after == Verdict::Up {
+            self.reason = None;
+        }
+        match (before, after) {
+            (Verdict::Up, Verdict::Down) => {
+                Some(Change::Down(self.reason.clone().unwrap_or_else(|| "unknown".into())))
+            }
+            (Verdict::Down, Verdict::Up) => Some(Change::Up),
+            _ => None,
+        }
+    }
+
+    /// Panics unless what is known fits together.
+    pub fn check_invariants(&self) {
+        assert_eq!(
+            self.verdict() == Verdict::Down,
+            self.reason.is_some(),
+            "a reason exactly when it is down"
+        );
+        assert!(self.check.is_some() || self.active == Verdict::Up, "without a check only traffic takes out");
+        let (rise, fall) = self.check.as_ref().map_or((0, 0), |check| (check.rise, check.fall));
+        assert!(self.passes <= rise && self.fails <= fall, "a streak ends in a verdict");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::CheckKind;
+
+    /// Steps: `p`ass, `f`ail, `r`efused, `s`uccess, digits pass seconds. Returns the verdict after each letter.
+    fn check(rise: u32, fall: u32, failures: u32, steps: &str, expected: &str) {
+        let spec = CheckSpec { rise, fall, ..CheckSpec::new(CheckKind::Tcp) };
+        let passive = PassiveSpec { failures, down_for: Duration::from_secs(5) };
+        run(Some(&spec), &passive, steps, expected);
+    }
+
+    fn run(spec: Option<&CheckSpec>, passive: &PassiveSpec, steps: &str, expected: &str) {
+        let mut now = Time::ZERO;
+        let mut health = Health::new(spec, passive, now);
+        let mut seen = String::new();
+        for step in steps.chars() {
+            let _ = match step {
+                'p' => health.on_probe(Probe::Pass),
+                'f' => health.on_probe(Probe::Fail("no".into())),
+                'r' => health.on_failure(now, Failure::Refused),
+                's' => {
+                    health.on_success();
+                    None
+                }
+                digit => {
+                    now += Duration::from_secs(u64::from(digit.to_digit(10).unwrap()));
+                    health.on_time(now)
+                }
+            };
+            health.check_invariants();
+            seen.push(if health.verdict() == Verdict::Up { 'U' } else { 'd' });
+        }
+        assert_eq!(seen, expected, "{steps}");
+    }
+
+    #[test]
+    fn an_active_verdict_takes_rise_and_fall_in_a_row() {
+        check(2, 3, 1, "ffpfffppp", "UUUUUddUU");
+        check(2, 3, 1, "fffpfpp", "UUddddU");
+        check(1, 1, 1, "fpfp", "dUdU");
+    }
+
+    #[test]
+    fn traffic_takes_out_at_once_and_the_check_brings_back() {
+        check(2, 3, 1, "rpp", "ddU");
+        check(2, 3, 1, "rpfpp", "ddddU");
+        check(2, 3, 1, "r5", "dU");
+        check(2, 3, 1, "rfff5", "ddddd");
+        check(2, 3, 0, "rrr", "UUU");
+        check(2, 3, 2, "rsrr", "UUUd");
+    }
+
+    #[test]
+    fn without_a_check_the_time_alone_brings_back() {
+        let passive = PassiveSpec { failures: 1, down_for: Duration::from_secs(5) };
+        run(None, &passive, "r4r1", "dddU");
+        run(None, &passive, "fffr5r", "UUUdUd");
+    }
+
+    #[test]
+    fn probes_come_at_their_interval_within_the_jitter() {
+        let spec =
+            CheckSpec { jitter: 0.2, every: Duration::from_secs(10), ..CheckSpec::new(CheckKind::Tcp) };
+        let mut health = Health::new(Some(&spec), &PassiveSpec::default(), Time::ZERO);
+        let mut random = Random::seeded(1);
+        let (mut now, mut seen) = (Time::ZERO, Vec::new());
+        for _ in 0..100 {
+            assert!(health.probe_due(now, &mut random) && !health.probe_due(now, &mut random));
+            seen.push(health.deadline().since(now).as_secs_f64());
+            now = health.deadline();
+        }
+        assert!(seen.iter().all(|gap| (8.0..=12.0).contains(gap)));
+        assert!(seen.iter().any(|gap| *gap < 9.0) && seen.iter().any(|gap| *gap > 11.0));
+    }
+
+    #[test]
+    fn a_check_that_is_taken_away_takes_its_verdict_along() {
+        let spec = CheckSpec { fall: 1, ..CheckSpec::new(CheckKind::Tcp) };
+        let passive = PassiveSpec::default();
+        let mut health = Health::new(Some(&spec), &passive, Time::ZERO);
+        assert!(matches!(health.on_probe(Probe::Fail("no".into())), Some(Change::Down(_))));
+        assert_eq!(health.configure(Some(&spec), &passive, Time::ZERO), None);
+        assert_eq!(health.configure(None, &passive, Time::ZERO), Some(Change::Up));
+    }
+}

@@ -1,0 +1,32 @@
+//! What a load balancer decides, apart from doing it.
+//!
+//! This crate owns the model (services, pools, servers), the choice of a server, the health of servers, stickiness,
+//! limits, access lists and the association of datagrams. It has no socket, clock, thread, environment or randomness:
+//! time ([`Time`]) and chance ([`Random`]) come in as arguments, so that a seeded simulation replays any decision.
+
+pub mod acl;
+pub mod address;
+pub mod counters;
+pub mod diff;
+pub mod event;
+pub mod explain;
+pub mod flow;
+pub mod hash;
+pub mod health;
+pub mod limits;
+pub mod lru;
+pub mod policy;
+pub mod pool;
+pub mod random;
+pub mod snapshot;
+pub mod spec;
+pub mod sticky;
+pub mod time;
+
+pub use address::{Endpoint, Target};
+pub use random::Random;
+pub use time::Time;
+
+/// A server's identity within its pool, for as long as the pool lives: it is never given to another server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerId(pub u32);

@@ -1,0 +1,90 @@
+//! How many may be inside at once: exact across workers, without a lock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The limits of a server. New clients stop at `soft`, a client that was there before may go up to `hard`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections or flows at which new clients are sent elsewhere.
+    pub soft: Option<u32>,
+    /// Connections or flows that are never exceeded.
+    pub hard: Option<u32>,
+}
+
+impl Limits {
+    /// The limit that holds for a client, by whether it was here before.
+    #[must_use]
+    pub fn bound(self, known: Known) -> u32 {
+        let hard = self.hard.unwrap_or(u32::MAX);
+        match (known, self.soft) {
+            (Known::Yes, _) => self.hard.unwrap_or(u32::MAX),
+            (Known::No, soft) => soft.unwrap_or(u32::MAX).min(hard),
+        }
+    }
+}
+
+/// Whether a client had this server before, and the pool remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// The sticky table names this server for the client.
+    Yes,
+    /// It is a new client here.
+    No,
+}
+
+/// Counts who is inside. Clones share the count.
+#[derive(Clone, Debug, Default)]
+pub struct Occupancy(Arc<AtomicU32>);
+
+impl Occupancy {
+    /// How many are inside now.
+    #[must_use]
+    pub fn active(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// One more, unless `bound` are inside already.
+    #[must_use]
+    pub fn enter(&self, bound: u32) -> Option<Lease> {
+        let below = |active: u32| (active < bound).then(|| active + 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).ok()?;
+        Some(Lease(self.clone()))
+    }
+}
+
+/// One place inside, given back when dropped.
+#[derive(Debug)]
+pub struct Lease(Occupancy);
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_known_client_may_exceed_the_soft_limit_but_not_the_hard_one() {
+        let limits = Limits { soft: Some(2), hard: Some(3) };
+        let seen = Occupancy::default();
+        let enter = |known| seen.enter(limits.bound(known));
+        let first = (enter(Known::No), enter(Known::No));
+        assert!(first.0.is_some() && first.1.is_some());
+        assert!(enter(Known::No).is_none());
+        let third = enter(Known::Yes);
+        assert!(third.is_some() && enter(Known::Yes).is_none());
+        drop(first);
+        assert_eq!(seen.active(), 1);
+        assert!(enter(Known::No).is_some());
+    }
+
+    #[test]
+    fn a_hard_limit_alone_binds_everybody() {
+        let limits = Limits { soft: None, hard: Some(1) };
+        assert_eq!((limits.bound(Known::No), limits.bound(Known::Yes)), (1, 1));
+    }
+}

@@ -1,0 +1,257 @@
+//! How a server is chosen among those of a tier: one file a policy.
+//!
+//! A snapshot prepares what a policy needs once ([`Table`]); a choice then only reads. What a policy sees of a server is a
+//! [`Contender`]; who is eligible at all (limits, access, already tried) the caller decides.
+
+mod ewma;
+mod hash;
+mod least_conn;
+mod maglev;
+mod p2c;
+mod weighted;
+
+pub use ewma::Latency;
+pub use maglev::is_prime;
+
+use crate::random::Random;
+use crate::spec::Policy;
+use crate::time::Time;
+
+/// One weight unit of a contender; shares are in these, so that a slow start can give a part of a weight.
+pub const WEIGHT_UNIT: u32 = 256;
+
+/// A server as policies see it.
+pub trait Contender {
+    /// Its name, which places it for hashing.
+    fn name(&self) -> &str;
+    /// Its share in [`WEIGHT_UNIT`]s, a slow start considered; 0 gets nothing.
+    fn share(&self) -> u32;
+    /// Its share in [`WEIGHT_UNIT`]s when fully up: where placement must not move with time.
+    fn full_share(&self) -> u32;
+    /// Connections or flows now.
+    fn active(&self) -> u32;
+    /// How fast it answers.
+    fn latency(&self) -> &Latency;
+}
+
+impl<C: Contender> Contender for std::sync::Arc<C> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+    fn share(&self) -> u32 {
+        (**self).share()
+    }
+    fn full_share(&self) -> u32 {
+        (**self).full_share()
+    }
+    fn active(&self) -> u32 {
+        (**self).active()
+    }
+    fn latency(&self) -> &Latency {
+        (**self).latency()
+    }
+}
+
+/// What is prepared once for a tier.
+#[derive(Clone, Debug)]
+pub enum Table {
+    /// Nothing: the policy looks at the contenders.
+    None,
+    /// Positions in the order in which they take turns.
+    Cycle(Box<[u32]>),
+    /// The Maglev table: positions by hash.
+    Maglev(Box<[u32]>),
+    /// Hashes of the names for rendezvous.
+    Names(Box<[u64]>),
+}
+
+impl Table {
+    /// Prepares `policy` for the contenders of a tier.
+    #[must_use]
+    pub fn prepare<C: Contender>(policy: Policy, contenders: &[C]) -> Self {
+        match policy {
+            Policy::RoundRobin if contenders.iter().all(|c| c.share() == c.full_share()) => Self::None,
+            Policy::RoundRobin => {
+                // Somebody starts slowly: turns by the part of the share that each has reached.
+                let parts =
+                    |c: &C| (u64::from(c.share()) * 16).div_ceil(u64::from(c.full_share().max(1))) as u32;
+                Self::Cycle(weighted::cycle(&contenders.iter().map(parts).collect::<Vec<_>>()))
+            }
+            Policy::Weighted => {
+                Self::Cycle(weighted::cycle(&contenders.iter().map(Contender::share).collect::<Vec<_>>()))
+            }
+            Policy::Maglev { table } => Self::Maglev(maglev::table(table, contenders)),
+            Policy::Hash => {
+                Self::Names(contenders.iter().map(|c| crate::hash::of_name(c.name(), 0)).collect())
+            }
+            Policy::LeastConn | Policy::P2c | Policy::Ewma { .. } => Self::None,
+        }
+    }
+}
+
+/// What a choice depends on besides the contenders.
+#[derive(Debug)]
+pub struct Draw<'a> {
+    /// The client's placement hash.
+    pub client: u64,
+    /// The number of this choice, for policies that take turns.
+    pub turn: u64,
+    /// When.
+    pub now: Time,
+    /// Chance.
+    pub random: &'a mut Random,
+}
+
+/// Chooses the position of a contender that is eligible, if there is any.
+pub fn choose<C: Contender>(
+    policy: Policy,
+    table: &Table,
+    contenders: &[C],
+    draw: &mut Draw<'_>,
+    eligible: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    let count = contenders.len();
+    match (policy, table) {
+        (_, Table::Cycle(cycle)) => in_turn(cycle.len(), draw.turn, |at| cycle[at] as usize, eligible),
+        (_, Table::Maglev(table)) => maglev::choose(table, draw.client, count, eligible),
+        (_, Table::Names(names)) => hash::choose(contenders, names, draw.client, eligible),
+        (Policy::LeastConn, _) => least_conn::choose(contenders, draw.turn, eligible),
+        (Policy::P2c, _) => p2c::choose(count, draw.random, eligible, |at| least_conn::load(&contenders[at])),
+        (Policy::Ewma { decay }, _) => {
+            let now = draw.now;
+            p2c::choose(count, draw.random, eligible, |at| ewma::cost(&contenders[at], now, decay))
+        }
+        _ => in_turn(count, draw.turn, |at| at, eligible),
+    }
+}
+
+/// The first eligible one from the `turn`-th of `length` places on.
+fn in_turn(
+    length: usize,
+    turn: u64,
+    place: impl Fn(usize) -> usize,
+    eligible: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    let start = if length == 0 { 0 } else { (turn % length as u64) as usize };
+    (start..length).chain(0..start).map(place).find(|&at| eligible(at))
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A contender for tests.
+    #[derive(Debug, Default)]
+    pub(crate) struct Fake {
+        pub(crate) name: String,
+        pub(crate) weight: u32,
+        pub(crate) active: u32,
+        pub(crate) latency: Latency,
+    }
+
+    impl Contender for Fake {
+        fn name(&self) -> &str {
+            &self.name
+        }
+        fn share(&self) -> u32 {
+            self.weight * WEIGHT_UNIT
+        }
+        fn full_share(&self) -> u32 {
+            self.share()
+        }
+        fn active(&self) -> u32 {
+            self.active
+        }
+        fn latency(&self) -> &Latency {
+            &self.latency
+        }
+    }
+
+    /// Contenders with these weights, named by their position.
+    pub(crate) fn fakes(weights: &[u32]) -> Vec<Fake> {
+        let fake = |(at, &weight): (usize, &u32)| Fake {
+            name: format!("10.0.0.{at}:80"),
+            weight,
+            ..Fake::default()
+        };
+        weights.iter().enumerate().map(fake).collect()
+    }
+
+    /// How often each is chosen by `clients` clients.
+    pub(crate) fn spread(policy: Policy, contenders: &[Fake], clients: u32) -> Vec<u32> {
+        let table = Table::prepare(policy, contenders);
+        let mut random = Random::seeded(1);
+        let mut seen = vec![0; contenders.len()];
+        for client in 0..clients {
+            let client_hash =
+                crate::hash::of_client(std::net::IpAddr::from((0x0a00_0000 + client).to_be_bytes()));
+            let mut draw =
+                Draw { client: client_hash, turn: u64::from(client), now: Time::ZERO, random: &mut random };
+            seen[choose(policy, &table, contenders, &mut draw, |_| true).unwrap()] += 1;
+        }
+        seen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{fakes, spread};
+    use super::*;
+
+    #[test]
+    fn round_robin_takes_turns_and_skips_who_is_not_eligible() {
+        let contenders = fakes(&[1, 1, 1]);
+        let mut random = Random::seeded(1);
+        let mut pick = |turn, eligible: fn(usize) -> bool| {
+            let mut draw = Draw { client: 0, turn, now: Time::ZERO, random: &mut random };
+            choose(Policy::RoundRobin, &Table::None, &contenders, &mut draw, eligible)
+        };
+        assert_eq!((0..4).map(|turn| pick(turn, |_| true).unwrap()).collect::<Vec<_>>(), [0, 1, 2, 0]);
+        assert_eq!(pick(1, |at| at != 1), Some(2));
+        assert_eq!(pick(2, |at| at == 0), Some(0));
+        assert_eq!(pick(0, |_| false), None);
+    }
+
+    #[test]
+    fn every_policy_finds_the_only_eligible_one_and_nobody_in_an_empty_tier() {
+        for name in Policy::NAMES {
+            let policy = Policy::named(name).unwrap();
+            assert_eq!(policy.name(), name);
+            for count in 0..20 {
+                let contenders = fakes(&vec![1; count]);
+                let table = Table::prepare(policy, &contenders);
+                let mut random = Random::seeded(3);
+                for only in 0..count {
+                    let mut draw = Draw { client: 77, turn: 5, now: Time::ZERO, random: &mut random };
+                    assert_eq!(
+                        choose(policy, &table, &contenders, &mut draw, |at| at == only),
+                        Some(only),
+                        "{name}"
+                    );
+                }
+                let mut draw = Draw { client: 77, turn: 5, now: Time::ZERO, random: &mut random };
+                assert_eq!(choose(policy, &table, &contenders, &mut draw, |_| false), None, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn hash_is_even_for_any_number_of_servers() {
+        for count in 2..=64 {
+            let seen = spread(Policy::Hash, &fakes(&vec![1; count]), 2_000 * count as u32);
+            let (most, least) = (seen.iter().max().unwrap(), seen.iter().min().unwrap());
+            assert!(*most < 2_250 && *least > 1_750, "{count} servers: {least} to {most} of 2000");
+        }
+    }
+
+    #[test]
+    fn weights_count_where_a_policy_has_them() {
+        for name in ["weighted", "hash", "maglev"] {
+            let seen = spread(Policy::named(name).unwrap(), &fakes(&[4, 2, 1, 1, 0]), 80_000);
+            let expected = [40_000, 20_000, 10_000, 10_000, 0];
+            for (seen, expected) in seen.iter().zip(expected) {
+                assert!(seen.abs_diff(expected) <= expected / 20, "{name}: {seen} for {expected}");
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Peak EWMA: a server's latency as an exponentially weighted moving average that jumps up at once to a peak and forgets
+//! it slowly (as Finagle and linkerd do), times what is on it already.
+
+use super::{Contender, WEIGHT_UNIT};
+use crate::time::Time;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What an unmeasured server is assumed to take: little, so that it is tried soon.
+const UNKNOWN_NANOS: f64 = 1_000.0;
+
+/// The moving average of one server. All workers update it; an update lost to another one in the same moment does no harm.
+#[derive(Debug, Default)]
+pub struct Latency {
+    average_nanos: AtomicU64,
+    seen_at: AtomicU64,
+}
+
+impl Latency {
+    /// A connect or an answer took so long.
+    pub fn observe(&self, took: Duration, now: Time, decay: Duration) {
+        let sample = took.as_nanos() as f64;
+        let average = self.at(now, decay).map_or(sample, |average| {
+            if sample >= average {
+                sample
+            } else {
+                let keep = self.keep(now, decay);
+                f64::from_bits(self.average_nanos.load(Ordering::Relaxed)) * keep + sample * (1.0 - keep)
+            }
+        });
+        self.average_nanos.store(average.to_bits(), Ordering::Relaxed);
+        self.seen_at.store(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    /// The average in nanoseconds, decayed to `now`; `None` when nothing was ever seen.
+    #[must_use]
+    pub fn at(&self, now: Time, decay: Duration) -> Option<f64> {
+        let bits = self.average_nanos.load(Ordering::Relaxed);
+        (bits != 0).then(|| f64::from_bits(bits) * self.keep(now, decay))
+    }
+
+    fn keep(&self, now: Time, decay: Duration) -> f64 {
+        let age = now.since(Time::from_nanos(self.seen_at.load(Ordering::Relaxed)));
+        (-age.as_secs_f64() / decay.as_secs_f64().max(1e-3)).exp()
+    }
+}
+
+/// What one more would cost at this contender.
+pub(super) fn cost(contender: &impl Contender, now: Time, decay: Duration) -> f64 {
+    let latency = contender.latency().at(now, decay).unwrap_or(0.0).max(UNKNOWN_NANOS);
+    latency * f64::from(contender.active() + 1) * f64::from(WEIGHT_UNIT) / f64::from(contender.share())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peak_counts_at_once_and_fades() {
+        let (latency, decay) = (Latency::default(), Duration::from_secs(10));
+        let at = |secs| Time::ZERO + Duration::from_secs(secs);
+        let millis = |secs| latency.at(at(secs), decay).map(|nanos| (nanos / 1e6).round());
+        assert_eq!(millis(0), None);
+        latency.observe(Duration::from_millis(10), at(1), decay);
+        latency.observe(Duration::from_millis(500), at(1), decay);
+        assert_eq!(millis(1), Some(500.0));
+        assert_eq!(millis(11), Some(184.0));
+        latency.observe(Duration::from_millis(10), at(11), decay);
+        assert_eq!(millis(11), Some(190.0), "an answer below the average pulls it down by its age");
+    }
+}

@@ -1,0 +1,43 @@
+//! Weighted rendezvous hashing (Thaler and Ravishankar 1998; Schindelhauer and Schomaker 2005): each server draws a
+//! score from its name and the client, the best one wins. It is even for any number of servers, and when a server leaves
+//! only its own clients move.
+
+use super::Contender;
+use crate::hash::mix;
+
+/// The eligible one with the best score for this client.
+pub(super) fn choose<C: Contender>(
+    contenders: &[C],
+    names: &[u64],
+    client: u64,
+    eligible: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    let scored = (0..contenders.len()).filter(|&at| eligible(at) && contenders[at].full_share() > 0);
+    let best = scored.map(|at| (at, score(names[at], client, contenders[at].full_share())));
+    best.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(at, _)| at)
+}
+
+/// `-weight / ln(u)` with `u` drawn from the two hashes: the larger the weight, the likelier the best.
+fn score(name: u64, client: u64, share: u32) -> f64 {
+    let drawn = ((mix(name, client) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+    -f64::from(share) / drawn.ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::fakes;
+    use super::*;
+    use crate::hash::{of_client, of_name};
+
+    #[test]
+    fn only_the_clients_of_a_server_that_left_move() {
+        let all = fakes(&[1; 9]);
+        let names: Vec<u64> = all.iter().map(|fake| of_name(&fake.name, 0)).collect();
+        for number in 0..5_000_u32 {
+            let client = of_client(std::net::IpAddr::from(number.to_be_bytes()));
+            let with_all = choose(&all, &names, client, |_| true).unwrap();
+            let without = choose(&all, &names, client, |at| at != 4).unwrap();
+            assert!(with_all == without || with_all == 4);
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! The fewest connections for the weight; turns among equals.
+
+use super::{Contender, WEIGHT_UNIT};
+
+/// How busy a contender would be with one more, in connections a weight of 1; infinite without a share.
+pub(super) fn load(contender: &impl Contender) -> f64 {
+    f64::from(contender.active() + 1) * f64::from(WEIGHT_UNIT) / f64::from(contender.share())
+}
+
+/// The least busy one; `turn` decides among equals.
+pub(super) fn choose<C: Contender>(
+    contenders: &[C],
+    turn: u64,
+    eligible: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    let count = contenders.len();
+    let start = if count == 0 { 0 } else { (turn % count as u64) as usize };
+    let mut best: Option<(usize, f64)> = None;
+    for at in (start..count).chain(0..start).filter(|&at| eligible(at)) {
+        let load = load(&contenders[at]);
+        if best.is_none_or(|(_, least)| load < least) {
+            best = Some((at, load));
+        }
+    }
+    best.map(|(at, _)| at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::fakes;
+    use super::*;
+
+    fn check(weights: &[u32], active: &[u32], turn: u64, expected: usize) {
+        let mut contenders = fakes(weights);
+        contenders.iter_mut().zip(active).for_each(|(contender, &active)| contender.active = active);
+        assert_eq!(choose(&contenders, turn, |_| true), Some(expected), "{weights:?} {active:?} {turn}");
+    }
+
+    #[test]
+    fn the_fewest_for_the_weight_win_and_equals_take_turns() {
+        check(&[1, 1, 1], &[3, 1, 2], 0, 1);
+        check(&[1, 4, 1], &[3, 9, 4], 0, 1);
+        check(&[1, 4, 1], &[1, 9, 4], 0, 0);
+        check(&[1, 1, 1], &[2, 2, 2], 1, 1);
+        check(&[1, 1, 1], &[2, 2, 2], 5, 2);
+    }
+}

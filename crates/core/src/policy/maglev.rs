@@ -1,0 +1,135 @@
+//! Maglev hashing (Eisenbud et al., NSDI 2016, section 3.4): every server fills a table in an order of its own, in turns
+//! by weight; a client's hash then finds its server in constant time. When a server leaves, few other clients move.
+
+use super::Contender;
+use crate::hash::{mix, of_name};
+
+/// So many other places of the table are looked at when the first choice is not eligible.
+const PROBES_MAX: u64 = 128;
+
+/// Fills a table of `size` (a prime) places with positions; empty when nobody has a share.
+pub(super) fn table<C: Contender>(size: u32, contenders: &[C]) -> Box<[u32]> {
+    let size = u64::from(size);
+    let heaviest = contenders.iter().map(Contender::full_share).max().unwrap_or(0);
+    if heaviest == 0 || size < 2 {
+        return Box::default();
+    }
+    let mut fillers: Vec<Filler> = contenders.iter().map(|contender| Filler::new(contender, size)).collect();
+    let mut table = vec![u32::MAX; size as usize].into_boxed_slice();
+    let mut left = size;
+    while left > 0 {
+        for (at, filler) in fillers.iter_mut().enumerate() {
+            filler.credit += u64::from(filler.share);
+            while filler.credit >= u64::from(heaviest) && left > 0 {
+                filler.credit -= u64::from(heaviest);
+                table[filler.claim(&table, size)] = at as u32;
+                left -= 1;
+            }
+        }
+    }
+    table
+}
+
+/// One server's way through the table: `offset + n * skip`, which visits every place as the size is prime.
+struct Filler {
+    next: u64,
+    skip: u64,
+    share: u32,
+    credit: u64,
+}
+
+impl Filler {
+    fn new(contender: &impl Contender, size: u64) -> Self {
+        let name = contender.name();
+        Self {
+            next: of_name(name, 1) % size,
+            skip: of_name(name, 2) % (size - 1) + 1,
+            share: contender.full_share(),
+            credit: 0,
+        }
+    }
+
+    /// The next place on its way that is still empty; the caller knows that there is one.
+    fn claim(&mut self, table: &[u32], size: u64) -> usize {
+        loop {
+            let place = self.next as usize;
+            self.next = (self.next + self.skip) % size;
+            if table[place] == u32::MAX {
+                return place;
+            }
+        }
+    }
+}
+
+/// The place of the client's hash; when its server is not eligible, other places in an order that the client fixes.
+pub(super) fn choose(
+    table: &[u32],
+    client: u64,
+    count: usize,
+    eligible: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    if table.is_empty() {
+        return None;
+    }
+    let place = |probe: u64| {
+        let hash = if probe == 0 { client } else { mix(client, probe) };
+        table[(hash % table.len() as u64) as usize] as usize
+    };
+    let probed = (0..PROBES_MAX).map(place).find(|&at| eligible(at));
+    probed.or_else(|| (0..count).find(|&at| eligible(at) && table.contains(&(at as u32))))
+}
+
+/// Whether a table of this size works: trial division, at most 1 120 steps for the largest allowed.
+#[must_use]
+pub fn is_prime(number: u32) -> bool {
+    let odd_divisors = (3..).step_by(2).take_while(|&d: &u32| u64::from(d).pow(2) <= u64::from(number));
+    number == 2
+        || (number > 2 && number % 2 == 1 && odd_divisors.into_iter().all(|d| !number.is_multiple_of(d)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::fakes;
+    use super::*;
+    use crate::spec::Policy;
+
+    fn counts(table: &[u32], servers: usize) -> Vec<usize> {
+        let mut seen = vec![0; servers];
+        table.iter().for_each(|&at| seen[at as usize] += 1);
+        seen
+    }
+
+    #[test]
+    fn the_default_table_is_even() {
+        for servers in [2, 3, 5, 10, 32, 64, 100, 500] {
+            let table = table(Policy::MAGLEV_TABLE, &fakes(&vec![1; servers]));
+            let most = *counts(&table, servers).iter().max().unwrap() as f64;
+            let mean = f64::from(Policy::MAGLEV_TABLE) / servers as f64;
+            assert!(most / mean <= 1.05, "{servers} servers: {}", most / mean);
+        }
+    }
+
+    #[test]
+    fn removing_one_server_moves_few_other_clients() {
+        for servers in [2, 3, 5, 10, 32, 64, 100] {
+            let all = fakes(&vec![1; servers]);
+            let before = table(Policy::MAGLEV_TABLE, &all);
+            let left = servers / 2;
+            let rest: Vec<_> =
+                fakes(&vec![1; servers]).into_iter().enumerate().filter(|(at, _)| *at != left).collect();
+            let (positions, rest): (Vec<usize>, Vec<_>) = rest.into_iter().unzip();
+            let after = table(Policy::MAGLEV_TABLE, &rest);
+            let moved =
+                before.iter().zip(&after).filter(|(b, a)| **b as usize != positions[**a as usize]).count();
+            let share = moved as f64 / before.len() as f64;
+            assert!(share <= 1.0 / servers as f64 + 0.02, "{servers} servers: {share}");
+        }
+    }
+
+    #[test]
+    fn primes_are_told_from_others() {
+        let primes: Vec<u32> = (0..60).filter(|&number| is_prime(number)).collect();
+        assert_eq!(primes, [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59]);
+        assert!(is_prime(Policy::MAGLEV_TABLE) && is_prime(Policy::MAGLEV_TABLE_MAX));
+    }
+}

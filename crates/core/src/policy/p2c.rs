@@ -1,0 +1,43 @@
+//! The power of two choices (Mitzenmacher 2001): of two at random the one that costs less. It keeps many balancers, or
+//! workers, from rushing to the same server, as "the least of all" does.
+
+use crate::random::Random;
+
+/// Draws so often for an eligible one before every contender is looked at.
+const DRAWS_MAX: usize = 8;
+
+/// The cheaper of two eligible ones drawn at random.
+pub(super) fn choose(
+    count: usize,
+    random: &mut Random,
+    eligible: impl Fn(usize) -> bool,
+    cost: impl Fn(usize) -> f64,
+) -> Option<usize> {
+    let first = draw(count, random, &eligible)?;
+    let other = draw(count, random, |at| at != first && eligible(at));
+    Some(other.filter(|&other| cost(other) < cost(first)).unwrap_or(first))
+}
+
+fn draw(count: usize, random: &mut Random, eligible: impl Fn(usize) -> bool) -> Option<usize> {
+    let lucky = (0..DRAWS_MAX).map(|_| random.below(count)).find(|&at| at < count && eligible(at));
+    lucky.or_else(|| {
+        let start = random.below(count);
+        (start..count).chain(0..start).find(|&at| eligible(at))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dearest_of_all_is_never_chosen_and_the_cheapest_most() {
+        let mut random = Random::seeded(2);
+        let mut seen = [0; 4];
+        for _ in 0..10_000 {
+            seen[choose(4, &mut random, |_| true, |at| at as f64).unwrap()] += 1;
+        }
+        assert_eq!(seen[3], 0, "it loses against whomever it meets");
+        assert!(seen[0] > 4_700 && seen[0] < 5_300, "it wins whenever it is drawn: {seen:?}");
+    }
+}

@@ -1,0 +1,399 @@
+//! The Snapshot: a pool as the planes see it. It never changes; the supervisor publishes another one instead. Only the
+//! counters, the occupancy of servers and the sticky table behind it are shared and live.
+
+use crate::ServerId;
+use crate::acl::{Access, Acl};
+use crate::address::Target;
+use crate::counters::{ServerCounters, Sharded};
+use crate::hash;
+use crate::limits::{Known, Lease, Limits, Occupancy};
+use crate::policy::{self, Contender, Draw, Latency, Table};
+use crate::random::Random;
+use crate::spec::Policy;
+use crate::sticky::Sticky;
+use crate::time::Time;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What of a server lives on across snapshots and reloads.
+#[derive(Debug)]
+pub struct ServerLive {
+    /// Connections and flows now.
+    pub occupancy: Occupancy,
+    /// How fast it accepts.
+    pub latency: Latency,
+    /// What was counted.
+    pub counters: Sharded<ServerCounters>,
+    /// Some traffic failed of late, so the next success is worth a report.
+    pub suspect: AtomicBool,
+}
+
+impl ServerLive {
+    /// Nothing seen yet.
+    #[must_use]
+    pub fn new(workers: usize) -> Self {
+        Self {
+            occupancy: Occupancy::default(),
+            latency: Latency::default(),
+            counters: Sharded::new(workers),
+            suspect: AtomicBool::new(false),
+        }
+    }
+}
+
+/// What of a pool lives on across snapshots.
+#[derive(Debug, Default)]
+pub struct PoolLive {
+    /// Numbers the choices, for policies that take turns.
+    pub turn: AtomicU64,
+    /// Which client had which server.
+    pub sticky: Option<Sticky>,
+}
+
+/// Whether a server gets clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Everybody.
+    Open,
+    /// Only clients that the sticky table names for it: it drains, or has the weight 0.
+    KnownOnly(KnownOnly),
+    /// Only when nobody else is left: real traffic took it out, and why.
+    LastResort(Arc<str>),
+    /// Nobody, for a check found it down, and why.
+    Down(Arc<str>),
+    /// Nobody, for the operator took it out.
+    Maintenance,
+}
+
+/// Why a server gets no new clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KnownOnly {
+    /// The operator drains it.
+    Drain,
+    /// Its weight is 0.
+    Weight,
+}
+
+/// A server in a snapshot.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its identity in the pool.
+    pub id: ServerId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where to connect to.
+    pub target: Target,
+    /// Its tier.
+    pub tier: u8,
+    /// Its weight as configured.
+    pub weight: u32,
+    /// Its weight in [`policy::WEIGHT_UNIT`]s, a slow start considered.
+    pub share: u32,
+    /// Its limits.
+    pub limits: Limits,
+    /// Its access list.
+    pub acl: Option<Arc<Acl>>,
+    /// Whether it gets clients.
+    pub admission: Admission,
+    /// What lives on.
+    pub live: Arc<ServerLive>,
+}
+
+impl Contender for Entry {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn share(&self) -> u32 {
+        self.share
+    }
+    fn full_share(&self) -> u32 {
+        self.weight * policy::WEIGHT_UNIT
+    }
+    fn active(&self) -> u32 {
+        self.live.occupancy.active()
+    }
+    fn latency(&self) -> &Latency {
+        &self.live.latency
+    }
+}
+
+/// Who asks for a server, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// The client. Clients of a unix socket count as 127.0.0.1.
+    pub client: IpAddr,
+    /// Now.
+    pub now: Time,
+}
+
+/// The server that a client gets, and its place there.
+#[derive(Debug)]
+pub struct Choice {
+    /// The server.
+    pub server: Arc<Entry>,
+    /// The place, given back when dropped.
+    pub lease: Lease,
+    /// Why this one.
+    pub why: Why,
+}
+
+/// Why a server was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The client had it before.
+    Sticky,
+    /// The policy chose it.
+    Policy,
+    /// Nobody else was left, though traffic lately failed to reach it.
+    LastResort,
+}
+
+impl Why {
+    /// In a word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sticky => "sticky",
+            Self::Policy => "policy",
+            Self::LastResort => "last_resort",
+        }
+    }
+}
+
+/// Why nobody was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoServer {
+    /// The pool has no servers.
+    #[error("the pool has no servers")]
+    Empty,
+    /// All were tried, and failed.
+    #[error("every usable server failed")]
+    Failed,
+    /// Those that would do are full.
+    #[error("every usable server is at its limit")]
+    Full,
+    /// The access lists of the servers refuse the client.
+    #[error("no server admits this client")]
+    Denied,
+    /// None is up and ready.
+    #[error("no server is up and ready")]
+    Down,
+}
+
+/// The servers of a tier that get new clients.
+#[derive(Debug)]
+struct Tier {
+    members: Vec<Arc<Entry>>,
+    table: Table,
+}
+
+/// A pool at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The pool's name.
+    pub pool: Arc<str>,
+    /// Grows with each publication of the pool.
+    pub generation: u64,
+    /// The policy.
+    pub policy: Policy,
+    entries: Vec<Arc<Entry>>,
+    /// Positions of the entries, in the order of their identities.
+    by_id: Vec<(ServerId, u32)>,
+    tiers: Vec<Tier>,
+    last_resort: Tier,
+    live: Arc<PoolLive>,
+}
+
+/// What a snapshot is made from.
+#[derive(Debug)]
+pub struct SnapshotParts {
+    /// The pool's name.
+    pub pool: Arc<str>,
+    /// Greater than that of the snapshot before.
+    pub generation: u64,
+    /// The policy.
+    pub policy: Policy,
+    /// Every server.
+    pub entries: Vec<Entry>,
+    /// What lives on.
+    pub live: Arc<PoolLive>,
+}
+
+impl Snapshot {
+    /// Prepares what the policy needs.
+    #[must_use]
+    pub fn new(parts: SnapshotParts) -> Self {
+        let SnapshotParts { pool, generation, policy, entries, live } = parts;
+        let entries: Vec<Arc<Entry>> = entries.into_iter().map(Arc::new).collect();
+        let tier = |keep: &dyn Fn(&Entry) -> bool| {
+            let members: Vec<_> = entries.iter().filter(|entry| keep(entry)).cloned().collect();
+            let table = Table::prepare(policy, &members);
+            Tier { members, table }
+        };
+        let mut numbers: Vec<u8> = entries.iter().map(|entry| entry.tier).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let tiers = numbers
+            .iter()
+            .map(|&number| tier(&|entry| entry.tier == number && entry.admission == Admission::Open))
+            .filter(|tier| !tier.members.is_empty())
+            .collect();
+        let members =
+            entries.iter().filter(|e| matches!(e.admission, Admission::LastResort(_))).cloned().collect();
+        let last_resort = Tier { members, table: Table::None };
+        let mut by_id: Vec<_> = entries.iter().zip(0..).map(|(entry, at)| (entry.id, at)).collect();
+        by_id.sort_unstable();
+        Self { pool, generation, policy, entries, by_id, tiers, last_resort, live }
+    }
+
+    /// Every server, in the order of the configuration.
+    #[must_use]
+    pub fn servers(&self) -> &[Arc<Entry>] {
+        &self.entries
+    }
+
+    /// The server with this identity.
+    #[must_use]
+    pub fn server(&self, id: ServerId) -> Option<&Arc<Entry>> {
+        let at = self.by_id.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        Some(&self.entries[self.by_id[at].1 as usize])
+    }
+
+    /// Chooses a server for a client and takes a place there. Servers in `tried` are passed over, so that a connect that
+    /// failed goes on with the next candidate, until the tiers are exhausted.
+    pub fn pick(
+        &self,
+        request: &Request,
+        tried: &[ServerId],
+        random: &mut Random,
+    ) -> Result<Choice, NoServer> {
+        let turn = self.live.turn.fetch_add(1, Ordering::Relaxed);
+        // A place that another worker took between look and grasp makes that server full: look again.
+        for _ in 0..=self.entries.len() {
+            let Some((server, why)) = self.find(request, tried, turn, random) else { break };
+            let known = if why == Why::Sticky { Known::Yes } else { Known::No };
+            if let Some(lease) = server.live.occupancy.enter(server.limits.bound(known)) {
+                return Ok(Choice { server: Arc::clone(server), lease, why });
+            }
+        }
+        Err(self.refusal(request, tried))
+    }
+
+    /// The server that [`Snapshot::pick`] would choose in this turn; nothing changes.
+    pub(crate) fn find(
+        &self,
+        request: &Request,
+        tried: &[ServerId],
+        turn: u64,
+        random: &mut Random,
+    ) -> Option<(&Arc<Entry>, Why)> {
+        if let Some(server) = self.known_server(request).filter(|server| {
+            !tried.contains(&server.id)
+                && server.admits_known()
+                && server.has_room_for(request.client, Known::Yes)
+        }) {
+            return Some((server, Why::Sticky));
+        }
+        let mut draw = Draw { client: hash::of_client(request.client), turn, now: request.now, random };
+        let mut from = |tier, policy| self.find_in(tier, policy, request.client, tried, &mut draw);
+        let by_policy = self.tiers.iter().find_map(|tier| from(tier, self.policy));
+        by_policy
+            .map(|server| (server, Why::Policy))
+            .or_else(|| from(&self.last_resort, Policy::RoundRobin).map(|server| (server, Why::LastResort)))
+    }
+
+    fn find_in<'a>(
+        &self,
+        tier: &'a Tier,
+        policy: Policy,
+        client: IpAddr,
+        tried: &[ServerId],
+        draw: &mut Draw<'_>,
+    ) -> Option<&'a Arc<Entry>> {
+        let eligible = |at: usize| {
+            let server = &tier.members[at];
+            !tried.contains(&server.id) && server.has_room_for(client, Known::No)
+        };
+        policy::choose(policy, &tier.table, &tier.members, draw, eligible).map(|at| &tier.members[at])
+    }
+
+    /// The server that the sticky table names for the client, if it is still in the pool.
+    pub(crate) fn known_server(&self, request: &Request) -> Option<&Arc<Entry>> {
+        self.server(self.live.sticky.as_ref()?.lookup(request.client, request.now)?)
+    }
+
+    /// The number of the next choice.
+    pub(crate) fn next_turn(&self) -> u64 {
+        self.live.turn.load(Ordering::Relaxed)
+    }
+
+    /// A client is with a server now: the sticky table, if there is one, remembers it.
+    pub fn remember(&self, client: IpAddr, server: ServerId, now: Time) {
+        if let Some(sticky) = &self.live.sticky {
+            sticky.remember(client, server, now);
+        }
+    }
+
+    /// A connect took so long; kept only where the policy looks at it.
+    pub fn observe(&self, server: &Entry, took: Duration, now: Time) {
+        if let Policy::Ewma { decay } = self.policy {
+            server.live.latency.observe(took, now, decay);
+        }
+    }
+
+    /// Whether a flow that is with this server may stay there.
+    #[must_use]
+    pub fn keeps_flows_of(&self, id: ServerId) -> bool {
+        self.server(id).is_some_and(|server| server.admits_known())
+    }
+
+    fn refusal(&self, request: &Request, tried: &[ServerId]) -> NoServer {
+        let usable = || self.tiers.iter().chain([&self.last_resort]).flat_map(|tier| &tier.members);
+        let fresh = || usable().filter(|server| !tried.contains(&server.id));
+        if self.entries.is_empty() {
+            NoServer::Empty
+        } else if fresh().any(|server| server.permits(request.client)) {
+            NoServer::Full
+        } else if !tried.is_empty() {
+            NoServer::Failed
+        } else if usable().next().is_some() {
+            NoServer::Denied
+        } else {
+            NoServer::Down
+        }
+    }
+
+    /// Panics unless tiers, tables and servers agree.
+    pub fn check_invariants(&self) {
+        for tier in &self.tiers {
+            assert!(tier.members.iter().all(|entry| entry.admission == Admission::Open && entry.share > 0));
+            if let Table::Cycle(positions) | Table::Maglev(positions) = &tier.table {
+                assert!(positions.iter().all(|&at| (at as usize) < tier.members.len()));
+            }
+        }
+        for entry in &self.entries {
+            if let Some(hard) = entry.limits.hard {
+                assert!(entry.live.occupancy.active() <= hard, "{} exceeds its hard limit", entry.name);
+            }
+        }
+        if let Some(sticky) = &self.live.sticky {
+            sticky.check_invariants();
+        }
+    }
+}
+
+impl Entry {
+    fn admits_known(&self) -> bool {
+        matches!(self.admission, Admission::Open | Admission::KnownOnly(_))
+    }
+
+    pub(crate) fn permits(&self, client: IpAddr) -> bool {
+        self.acl.as_ref().is_none_or(|acl| acl.access(client) == Access::Permit)
+    }
+
+    fn has_room_for(&self, client: IpAddr, known: Known) -> bool {
+        self.live.occupancy.active() < self.limits.bound(known) && self.permits(client)
+    }
+}

@@ -1,0 +1,380 @@
+//! The validated configuration: what the operator wants. Whatever exists here is consistent; the program's
+//! configuration reader makes it, and nothing else has to check it again.
+
+use crate::acl::Acl;
+use crate::address::Endpoint;
+use crate::limits::Limits;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything that one instance does.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Spec {
+    /// The pools, by the order of the configuration.
+    pub pools: Vec<PoolSpec>,
+    /// The services, by the order of the configuration.
+    pub services: Vec<ServiceSpec>,
+}
+
+/// What clients connect to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceSpec {
+    /// The name, unique among the services.
+    pub name: Arc<str>,
+    /// The addresses it listens on; never host names.
+    pub listen: Vec<Endpoint>,
+    /// How bytes are understood.
+    pub protocol: Protocol,
+    /// The name of the pool that serves it.
+    pub pool: Arc<str>,
+    /// Who may come in; `None` lets everybody in.
+    pub acl: Option<Arc<Acl>>,
+    /// The options that a running service takes on without a new listener.
+    pub options: ServiceOptions,
+}
+
+/// How a service understands what comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// A stream of bytes, a connection at a time.
+    Tcp,
+    /// Datagrams, associated to flows by the client's address and port.
+    Udp,
+}
+
+impl Protocol {
+    /// The word of the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// Limits and times of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceOptions {
+    /// TCP: connections at once; accepting pauses at the limit.
+    pub connections_max: u32,
+    /// UDP: flows at once; the flow that was unused the longest makes room. Split evenly between the workers.
+    pub flows_max: u32,
+    /// TCP: how long a server may take to accept.
+    pub connect_timeout: Duration,
+    /// TCP: a connection on which nothing moves for so long is closed; `None` never.
+    /// UDP: a flow ends after so long; never `None`.
+    pub idle_timeout: Option<Duration>,
+    /// TCP: the length of the queue of connections that wait to be accepted.
+    pub backlog: u32,
+    /// TCP: small writes are sent at once (RFC 9293, section 3.7.4).
+    pub nodelay: bool,
+    /// TCP: after so long without traffic the kernel asks whether the client is still there (RFC 9293, section 3.8.4).
+    pub keepalive: Option<Duration>,
+    /// TCP: the same towards servers; costs system calls for each connection.
+    pub server_keepalive: Option<Duration>,
+    /// The address from which servers see us.
+    pub source: Option<IpAddr>,
+}
+
+impl ServiceOptions {
+    /// The defaults of a protocol.
+    #[must_use]
+    pub fn of(protocol: Protocol) -> Self {
+        Self {
+            connections_max: 100_000,
+            flows_max: 65_536,
+            connect_timeout: Duration::from_secs(3),
+            idle_timeout: (protocol == Protocol::Udp).then(|| Duration::from_secs(60)),
+            backlog: 4096,
+            nodelay: true,
+            keepalive: Some(Duration::from_secs(75)),
+            server_keepalive: None,
+            source: None,
+        }
+    }
+}
+
+/// A named set of servers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolSpec {
+    /// The name, unique among the pools.
+    pub name: Arc<str>,
+    /// The servers; their names are unique.
+    pub servers: Vec<ServerSpec>,
+    /// How a server is chosen.
+    pub policy: Policy,
+    /// Whether a client stays with its server.
+    pub sticky: Option<StickySpec>,
+    /// How servers are asked whether they live; without it only real traffic tells.
+    pub check: Option<CheckSpec>,
+    /// What a failed connect means.
+    pub passive: PassiveSpec,
+    /// How long a server that came up takes to get its full share.
+    pub slow_start: Option<Duration>,
+}
+
+impl PoolSpec {
+    /// A pool of `servers` with the defaults.
+    #[must_use]
+    pub fn new(name: &str, servers: Vec<ServerSpec>) -> Self {
+        Self {
+            name: name.into(),
+            servers,
+            policy: Policy::RoundRobin,
+            sticky: None,
+            check: None,
+            passive: PassiveSpec::default(),
+            slow_start: None,
+        }
+    }
+}
+
+/// One backend.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerSpec {
+    /// What it is called: its address, unless the configuration gives a name. Its identity across reloads.
+    pub name: Arc<str>,
+    /// Where it is.
+    pub endpoint: Endpoint,
+    /// Its share among its tier; 0 gets no new clients.
+    pub weight: u32,
+    /// Servers of a tier are used only when no server of a lower number is usable.
+    pub tier: u8,
+    /// How many connections or flows at once.
+    pub limits: Limits,
+    /// Which clients it may have; `None` all.
+    pub acl: Option<Arc<Acl>>,
+    /// What the operator wants of it, unless told otherwise at run time.
+    pub state: AdminState,
+}
+
+impl ServerSpec {
+    /// A server with the defaults.
+    #[must_use]
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self {
+            name: endpoint.to_string().into(),
+            endpoint,
+            weight: 1,
+            tier: 1,
+            limits: Limits::default(),
+            acl: None,
+            state: AdminState::Ready,
+        }
+    }
+}
+
+/// The largest weight of a server.
+pub const WEIGHT_MAX: u32 = 65_535;
+
+/// What the operator wants of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminState {
+    /// It serves.
+    Ready,
+    /// It keeps what it has, and the clients that the sticky table names; it gets no new ones.
+    Drain,
+    /// It gets nothing.
+    Maintenance,
+}
+
+impl AdminState {
+    /// All states.
+    pub const ALL: [Self; 3] = [Self::Ready, Self::Drain, Self::Maintenance];
+
+    /// The word of the configuration and the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maintenance => "maintenance",
+        }
+    }
+}
+
+/// How a server is chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Policy {
+    /// One after the other.
+    RoundRobin,
+    /// By weight, smoothly: the order that nginx made known.
+    Weighted,
+    /// The one with the fewest connections for its weight.
+    LeastConn,
+    /// The less busy one of two chosen at random.
+    P2c,
+    /// The one of two chosen at random that answers sooner (peak EWMA), its connections considered.
+    Ewma {
+        /// In this time an old peak loses 63 % of its say.
+        decay: Duration,
+    },
+    /// By the client's address (rendezvous hashing): even, and a client moves only when its server leaves.
+    Hash,
+    /// By the client's address through a table (Eisenbud et al., NSDI 2016): constant time for any number of servers.
+    Maglev {
+        /// The table's size; a prime.
+        table: u32,
+    },
+}
+
+impl Policy {
+    /// The words of the configuration.
+    pub const NAMES: [&'static str; 7] =
+        ["round_robin", "weighted", "least_conn", "p2c", "ewma", "hash", "maglev"];
+    /// The default size of the Maglev table.
+    pub const MAGLEV_TABLE: u32 = 65_537;
+    /// The largest size of the Maglev table: 5 million entries are 20 MiB.
+    pub const MAGLEV_TABLE_MAX: u32 = 5_000_011;
+    /// The default decay of EWMA.
+    pub const EWMA_DECAY: Duration = Duration::from_secs(10);
+
+    /// The policy called `name`, with its defaults.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "round_robin" => Self::RoundRobin,
+            "weighted" => Self::Weighted,
+            "least_conn" => Self::LeastConn,
+            "p2c" => Self::P2c,
+            "ewma" => Self::Ewma { decay: Self::EWMA_DECAY },
+            "hash" => Self::Hash,
+            "maglev" => Self::Maglev { table: Self::MAGLEV_TABLE },
+            _ => return None,
+        })
+    }
+
+    /// The word of the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RoundRobin => Self::NAMES[0],
+            Self::Weighted => Self::NAMES[1],
+            Self::LeastConn => Self::NAMES[2],
+            Self::P2c => Self::NAMES[3],
+            Self::Ewma { .. } => Self::NAMES[4],
+            Self::Hash => Self::NAMES[5],
+            Self::Maglev { .. } => Self::NAMES[6],
+        }
+    }
+}
+
+/// A client stays with its server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StickySpec {
+    /// How many clients are remembered; the least recently seen makes room.
+    pub size: usize,
+    /// For how long; `None` as long as there is room.
+    pub ttl: Option<Duration>,
+}
+
+impl StickySpec {
+    /// The most clients a table may have.
+    pub const SIZE_MAX: usize = 16_000_000;
+}
+
+/// How a failed connect, or an ICMP refusal, counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassiveSpec {
+    /// So many failures in a row take a server out; 0 turns it off.
+    pub failures: u32,
+    /// For so long, or until a check finds it well.
+    pub down_for: Duration,
+}
+
+impl Default for PassiveSpec {
+    fn default() -> Self {
+        Self { failures: 1, down_for: Duration::from_secs(30) }
+    }
+}
+
+/// An active check.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CheckSpec {
+    /// What is asked.
+    pub kind: CheckKind,
+    /// How often.
+    pub every: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// So many successes in a row bring a server up.
+    pub rise: u32,
+    /// So many failures in a row take it down.
+    pub fall: u32,
+    /// The share of `every` by which each probe is moved at random, so that many instances do not ask at once.
+    pub jitter: f64,
+    /// Another port than the server's.
+    pub port: Option<u16>,
+}
+
+impl CheckSpec {
+    /// A check of this kind with the defaults.
+    #[must_use]
+    pub fn new(kind: CheckKind) -> Self {
+        Self {
+            kind,
+            every: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+            rise: 2,
+            fall: 3,
+            jitter: 0.1,
+            port: None,
+        }
+    }
+}
+
+/// What a check asks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CheckKind {
+    /// A connection that is accepted is enough.
+    Tcp,
+    /// An HTTP/1.1 request, over TLS when `tls` is given.
+    Http {
+        /// The method.
+        method: String,
+        /// The path with its query.
+        path: String,
+        /// The Host header; the server's name or address when absent.
+        host: Option<String>,
+        /// The statuses that mean well.
+        status: BTreeSet<u16>,
+        /// A text that the body's first 64 KiB must have.
+        body: Option<String>,
+        /// How to speak TLS.
+        tls: Option<CheckTls>,
+    },
+    /// A datagram is sent; an answer that begins with `expect` is well. Without an expectation any answer is.
+    Udp {
+        /// The datagram.
+        send: Vec<u8>,
+        /// How the answer begins.
+        expect: Option<Vec<u8>>,
+    },
+}
+
+impl CheckKind {
+    /// The word of the configuration.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Http { tls: None, .. } => "http",
+            Self::Http { tls: Some(_), .. } => "https",
+            Self::Udp { .. } => "udp",
+        }
+    }
+}
+
+/// TLS of a check.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckTls {
+    /// The name that is sent and verified; the Host header's or the server's when absent.
+    pub sni: Option<String>,
+    /// Whether any certificate will do.
+    pub insecure: bool,
+    /// The file with the authorities to trust; the system's when absent.
+    pub ca_file: Option<String>,
+}

@@ -1,0 +1,228 @@
+//! The choice of a server, told as short stories: a pool, what happens, who is picked.
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use evener_core::health::{Failure, Probe};
+use evener_core::limits::Limits;
+use evener_core::pool::{Pool, PoolSetting};
+use evener_core::snapshot::{Choice, NoServer, Request, Snapshot};
+use evener_core::spec::{AdminState, CheckKind, CheckSpec, Policy, PoolSpec, ServerSpec, StickySpec};
+use evener_core::{Endpoint, Random, ServerId, Target, Time};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+struct Story {
+    pool: Pool,
+    snapshot: Arc<Snapshot>,
+    now: Time,
+    random: Random,
+    held: Vec<Choice>,
+}
+
+impl Story {
+    /// `servers`: words such as `a`, `b*3` (weight), `c@2` (tier), `d!1/2` (soft/hard limit).
+    fn new(servers: &str, change: impl FnOnce(&mut PoolSpec)) -> Self {
+        let mut spec = PoolSpec::new("web", servers.split(' ').map(server).collect());
+        change(&mut spec);
+        let mut pool = Pool::new(&spec, &targets(&spec), PoolSetting { workers: 1, key: 1 }, Time::ZERO);
+        let snapshot = Arc::new(pool.snapshot(Time::ZERO).unwrap());
+        Self { pool, snapshot, now: Time::ZERO, random: Random::seeded(1), held: Vec::new() }
+    }
+
+    fn id(&self, name: &str) -> ServerId {
+        self.pool.servers().iter().find(|server| &*server.spec.name == name).unwrap().id
+    }
+
+    fn publish(&mut self) {
+        if let Some(snapshot) = self.pool.snapshot(self.now) {
+            self.snapshot = Arc::new(snapshot);
+        }
+    }
+
+    fn state(&mut self, name: &str, state: AdminState) {
+        let id = self.id(name);
+        self.pool.set_state(self.now, id, state);
+        self.publish();
+    }
+
+    fn refused(&mut self, name: &str) {
+        let id = self.id(name);
+        self.pool.on_failure(self.now, id, Failure::Refused);
+        self.publish();
+    }
+
+    fn wait(&mut self, secs: u64) {
+        self.now += Duration::from_secs(secs);
+        self.pool.on_time(self.now);
+        self.publish();
+    }
+
+    /// Clients by their number: who gets which server (held until the end), `-` for nobody.
+    fn picks(&mut self, clients: impl IntoIterator<Item = u32>) -> String {
+        let pick = |client: u32| match self.pick(client, &[]) {
+            Ok(choice) => {
+                self.snapshot.remember(address(client), choice.server.id, self.now);
+                let name = choice.server.name.to_string();
+                self.held.push(choice);
+                name
+            }
+            Err(_) => "-".into(),
+        };
+        clients.into_iter().map(pick).collect::<Vec<_>>().join(" ")
+    }
+
+    fn pick(&mut self, client: u32, tried: &[ServerId]) -> Result<Choice, NoServer> {
+        let request = Request { client: address(client), now: self.now };
+        self.snapshot.pick(&request, tried, &mut self.random)
+    }
+}
+
+fn address(client: u32) -> IpAddr {
+    IpAddr::from((0xc000_0200 + client).to_be_bytes())
+}
+
+fn server(word: &str) -> ServerSpec {
+    let mut spec = ServerSpec::new(Endpoint::Unix(format!("/run/{}", &word[..1]).into()));
+    spec.name = word[..1].into();
+    match word.get(1..2) {
+        Some("*") => spec.weight = word[2..].parse().unwrap(),
+        Some("@") => spec.tier = word[2..].parse().unwrap(),
+        Some("!") => {
+            let (soft, hard) = word[2..].split_once('/').unwrap();
+            spec.limits = Limits { soft: soft.parse().ok(), hard: hard.parse().ok() };
+        }
+        _ => {}
+    }
+    spec
+}
+
+fn targets(spec: &PoolSpec) -> Vec<Target> {
+    spec.servers.iter().map(|server| server.endpoint.target().unwrap()).collect()
+}
+
+fn sticky(spec: &mut PoolSpec) {
+    spec.sticky = Some(StickySpec { size: 16, ttl: None });
+}
+
+#[test]
+fn a_draining_server_gets_no_new_clients_but_keeps_those_it_has() {
+    let mut story = Story::new("a b", sticky);
+    assert_eq!(story.picks([1, 2]), "a b");
+    story.state("a", AdminState::Drain);
+    assert_eq!(story.picks([3, 4, 1]), "b b a");
+    story.state("a", AdminState::Maintenance);
+    assert_eq!(story.picks([1, 3]), "b b");
+    story.state("a", AdminState::Ready);
+    assert_eq!(story.picks([7, 8]).split(' ').filter(|name| *name == "a").count(), 1);
+}
+
+#[test]
+fn a_lower_tier_serves_only_when_nobody_above_can() {
+    let mut story = Story::new("a b@2 c@3", |_| ());
+    assert_eq!(story.picks([1, 2]), "a a");
+    story.refused("a");
+    assert_eq!(story.picks([1, 2]), "b b");
+    story.refused("b");
+    assert_eq!(story.picks([1]), "c");
+    story.refused("c");
+    assert_eq!(story.picks([1, 2, 3]).len(), 5, "as a last resort those that traffic took out are tried");
+    story.wait(30);
+    assert_eq!(story.picks([1]), "a");
+}
+
+#[test]
+fn candidates_come_in_order_until_the_tiers_are_exhausted() {
+    let mut story = Story::new("a b c@2", |_| ());
+    let mut tried = Vec::new();
+    let mut seen = Vec::new();
+    while let Ok(choice) = story.pick(1, &tried) {
+        tried.push(choice.server.id);
+        seen.push(choice.server.name.to_string());
+    }
+    seen[..2].sort();
+    assert_eq!(seen, ["a", "b", "c"]);
+    assert_eq!(story.pick(1, &tried).unwrap_err(), NoServer::Failed);
+}
+
+#[test]
+fn a_known_client_may_exceed_the_soft_limit_up_to_the_hard_one() {
+    let mut story = Story::new("a!2/3", sticky);
+    assert_eq!(story.picks([1, 2, 3, 1, 1]), "a a - a -");
+    assert_eq!(story.pick(3, &[]).unwrap_err(), NoServer::Full);
+    story.held.pop();
+    assert_eq!(story.picks([3, 1]), "- a");
+}
+
+#[test]
+fn a_full_server_sends_new_clients_to_the_next() {
+    let mut story = Story::new("a!1/1 b@2", |spec| spec.policy = Policy::LeastConn);
+    assert_eq!(story.picks([1, 2, 3]), "a b b");
+}
+
+#[test]
+fn weights_and_the_weight_of_zero() {
+    let mut story = Story::new("a*5 b*1 c*1 d*0", |spec| spec.policy = Policy::Weighted);
+    assert_eq!(story.picks(1..=14), "a a b a c a a a a b a c a a");
+}
+
+#[test]
+fn a_server_that_came_up_starts_slowly() {
+    let mut story = Story::new("a b", |spec| {
+        spec.policy = Policy::Weighted;
+        spec.slow_start = Some(Duration::from_secs(16));
+    });
+    let share = |story: &mut Story| story.picks(0..100).split(' ').filter(|name| *name == "a").count();
+    assert_eq!(share(&mut story), 50, "at the start everybody has the full share");
+    story.refused("a");
+    assert_eq!(share(&mut story), 0);
+    story.wait(30);
+    assert!((4..=8).contains(&share(&mut story)));
+    story.wait(7);
+    assert!((30..=38).contains(&share(&mut story)), "half the weight is a third of the clients");
+    story.wait(9);
+    assert_eq!(share(&mut story), 50);
+}
+
+#[test]
+fn a_check_decides_over_the_last_resort() {
+    let check = CheckSpec { rise: 1, fall: 1, ..CheckSpec::new(CheckKind::Tcp) };
+    let mut story = Story::new("a", |spec| spec.check = Some(check));
+    story.refused("a");
+    assert_eq!(story.picks([1]), "a", "only traffic says so");
+    let id = story.id("a");
+    story.pool.on_probe(story.now, id, Probe::Fail("refused".into()));
+    story.publish();
+    assert_eq!(story.pick(1, &[]).unwrap_err(), NoServer::Down);
+    story.pool.on_probe(story.now, id, Probe::Pass);
+    story.publish();
+    assert_eq!(story.picks([1]), "a");
+}
+
+#[test]
+fn a_reload_keeps_clients_counters_and_verdicts_of_what_stays() {
+    let mut story = Story::new("a b c", sticky);
+    assert_eq!(story.picks([1, 2, 3]), "a b c");
+    story.refused("b");
+    let mut spec = story.pool.spec().clone();
+    spec.servers = "d c b".split(' ').map(server).collect();
+    let events = story.pool.apply(&spec, &targets(&spec), story.now);
+    let names: Vec<&str> = events.iter().map(evener_core::event::Event::name).collect();
+    assert_eq!(names, ["server_added", "server_removed"]);
+    story.publish();
+    assert_eq!(story.picks([3, 1]), "c d");
+    let active = |name: &str| {
+        let server = story.pool.servers().iter().find(|server| &*server.spec.name == name).unwrap();
+        (server.live.occupancy.active(), server.health.reason().map(str::to_owned))
+    };
+    assert_eq!(active("c"), (2, None));
+    assert_eq!(active("b"), (1, Some("refused".into())));
+}
+
+#[test]
+fn sixty_clients_by_hash_over_two_servers_spread_evenly_and_stay() {
+    let mut story = Story::new("a b", |spec| spec.policy = Policy::Hash);
+    let first = story.picks(0..60);
+    let of_a = first.split(' ').filter(|name| *name == "a").count();
+    assert!((20..=40).contains(&of_a), "{of_a} of 60");
+    assert_eq!(story.picks(0..60), first);
+}

@@ -1,0 +1,284 @@
+//! A seeded simulation of everything that chooses: thousands of random steps (servers come, go, fail, drain, clients
+//! connect, leave, time passes, configurations change), the invariants checked after each. A failure prints the seed.
+#![allow(clippy::disallowed_methods, reason = "the seed to replay comes from the environment")]
+
+use evener_core::acl::{Access, Acl};
+use evener_core::explain::{Reason, explain};
+use evener_core::health::{Failure, Probe, Verdict};
+use evener_core::limits::{Known, Limits};
+use evener_core::pool::{Pool, PoolSetting};
+use evener_core::snapshot::{Choice, NoServer, Request, Snapshot, Why};
+use evener_core::spec::{
+    AdminState, CheckKind, CheckSpec, PassiveSpec, Policy, PoolSpec, ServerSpec, StickySpec,
+};
+use evener_core::{Endpoint, Random, ServerId, Target, Time};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+struct Simulation {
+    random: Random,
+    now: Time,
+    pool: Pool,
+    snapshot: Arc<Snapshot>,
+    connections: Vec<(IpAddr, Choice)>,
+    /// What the sticky table must say, as long as it is not full: who had which server last.
+    remembered: BTreeMap<IpAddr, ServerId>,
+}
+
+const CLIENTS: usize = 300;
+
+impl Simulation {
+    fn new(seed: u64) -> Self {
+        let mut random = Random::seeded(seed);
+        let spec = random_spec(&mut random);
+        let setting = PoolSetting { workers: 2, key: seed };
+        let mut pool = Pool::new(&spec, &targets(&spec), setting, Time::ZERO);
+        let snapshot = Arc::new(pool.snapshot(Time::ZERO).expect("a new pool has a snapshot to publish"));
+        Self { random, now: Time::ZERO, pool, snapshot, connections: Vec::new(), remembered: BTreeMap::new() }
+    }
+
+    fn step(&mut self) {
+        match self.random.below(100) {
+            0..40 => self.connect(),
+            40..65 => self.disconnect(),
+            65..75 => self.probe(),
+            75..82 => self.fail(),
+            82..86 => self.administer(),
+            86..98 => self.pass_time(),
+            _ => self.reload(),
+        }
+        if let Some(snapshot) = self.pool.snapshot(self.now) {
+            assert!(snapshot.generation > self.snapshot.generation, "generations grow");
+            self.snapshot = Arc::new(snapshot);
+        }
+        self.check();
+    }
+
+    fn client(&mut self) -> IpAddr {
+        IpAddr::from((0x0a00_0000 + self.random.below(CLIENTS) as u32).to_be_bytes())
+    }
+
+    /// As a plane does it: pick, sometimes fail and go on with the next candidate, remember.
+    fn connect(&mut self) {
+        let client = self.client();
+        let request = Request { client, now: self.now };
+        let explained = explain(&self.snapshot, &request, &mut self.random.clone());
+        let mut tried = Vec::new();
+        loop {
+            let choice = match self.snapshot.pick(&request, &tried, &mut self.random) {
+                Ok(choice) => choice,
+                Err(refusal) => return self.check_refusal(client, &tried, refusal),
+            };
+            assert!(!tried.contains(&choice.server.id), "a server is tried once");
+            self.check_choice(client, &choice, &tried);
+            if tried.is_empty() && !explained.by_chance {
+                assert_eq!(explained.servers[0].server, choice.server.name, "explain says what pick does");
+                assert_eq!(explained.servers[0].reason, Reason::Candidate(1, choice.why));
+            }
+            if self.random.below(10) > 0 {
+                self.snapshot.remember(client, choice.server.id, self.now);
+                self.remembered.insert(client, choice.server.id);
+                self.connections.push((client, choice));
+                return;
+            }
+            tried.push(choice.server.id);
+            let _ = self.pool.on_failure(self.now, choice.server.id, Failure::Refused);
+        }
+    }
+
+    fn check_choice(&self, client: IpAddr, choice: &Choice, tried: &[ServerId]) {
+        let server = self.pool.servers().iter().find(|server| server.id == choice.server.id);
+        let server = server.expect("a choice comes from the pool");
+        let known = if choice.why == Why::Sticky { Known::Yes } else { Known::No };
+        let active = choice.server.live.occupancy.active();
+        assert!(active <= server.spec.limits.bound(known), "{active} exceed {:?}", server.spec.limits);
+        assert!(server.spec.acl.as_ref().is_none_or(|acl| acl.access(client) == Access::Permit));
+        assert_ne!(server.state, AdminState::Maintenance);
+        match choice.why {
+            Why::Sticky => assert_eq!(self.remembered.get(&client), Some(&choice.server.id)),
+            Why::Policy => {
+                assert!(server.state == AdminState::Ready && server.spec.weight > 0);
+                let better = self.snapshot.servers().iter().filter(|other| {
+                    other.tier < choice.server.tier
+                        && other.admission == evener_core::snapshot::Admission::Open
+                });
+                for other in better {
+                    let full = other.live.occupancy.active() >= other.limits.bound(Known::No);
+                    let denied = other.acl.as_ref().is_some_and(|acl| acl.access(client) == Access::Deny);
+                    assert!(full || denied || tried.contains(&other.id), "a higher tier was passed over");
+                }
+            }
+            Why::LastResort => assert!(server.health.is_only_passively_down()),
+        }
+    }
+
+    fn check_refusal(&self, client: IpAddr, tried: &[ServerId], refusal: NoServer) {
+        let usable = self.snapshot.servers().iter().filter(|server| {
+            server.admission == evener_core::snapshot::Admission::Open
+                && !tried.contains(&server.id)
+                && server.acl.as_ref().is_none_or(|acl| acl.access(client) == Access::Permit)
+        });
+        for server in usable {
+            assert_eq!(refusal, NoServer::Full);
+            assert!(
+                server.live.occupancy.active() >= server.limits.bound(Known::No),
+                "{refusal}: {}",
+                server.name
+            );
+        }
+    }
+
+    fn disconnect(&mut self) {
+        if !self.connections.is_empty() {
+            let at = self.random.below(self.connections.len());
+            self.connections.swap_remove(at);
+        }
+    }
+
+    fn any_server(&mut self) -> Option<ServerId> {
+        let count = self.pool.servers().len();
+        (count > 0).then(|| self.pool.servers()[self.random.below(count)].id)
+    }
+
+    fn probe(&mut self) {
+        let Some(id) = self.any_server() else { return };
+        let seen = if self.random.below(3) > 0 { Probe::Pass } else { Probe::Fail("simulated".into()) };
+        let _ = self.pool.on_probe(self.now, id, seen);
+        let _ = self.pool.on_probe(self.now, ServerId(u32::MAX), Probe::Pass);
+    }
+
+    fn fail(&mut self) {
+        let Some(id) = self.any_server() else { return };
+        match self.random.below(3) {
+            0 => drop(self.pool.on_failure(self.now, id, Failure::Timeout)),
+            1 => drop(self.pool.on_failure(self.now, id, Failure::Refused)),
+            _ => self.pool.on_success(id),
+        }
+    }
+
+    fn administer(&mut self) {
+        let Some(id) = self.any_server() else { return };
+        let state = AdminState::ALL[self.random.below(3)];
+        let _ = self.pool.set_state(self.now, id, state);
+        let server = self.pool.servers().iter().find(|server| server.id == id).expect("it is still there");
+        assert_eq!(server.state, state);
+    }
+
+    fn pass_time(&mut self) {
+        self.now += Duration::from_millis(self.random.below(3_000) as u64);
+        let _ = self.pool.on_time(self.now);
+        let due = self.pool.due_probes(self.now, &mut self.random);
+        assert!(due.len() <= self.pool.servers().len());
+        assert!(self.pool.deadline(self.now) > self.now, "what was due is planned anew");
+    }
+
+    fn reload(&mut self) {
+        let before: BTreeMap<Arc<str>, (ServerId, Target, Verdict, bool)> = (self.pool.servers().iter())
+            .map(|s| {
+                (
+                    s.spec.name.clone(),
+                    (s.id, s.target.clone(), s.health.verdict(), s.health.is_only_passively_down()),
+                )
+            })
+            .collect();
+        let had_check = self.pool.spec().check.is_some();
+        let spec = random_spec(&mut self.random);
+        let _ = self.pool.apply(&spec, &targets(&spec), self.now);
+        for server in self.pool.servers() {
+            let Some((id, target, verdict, passive)) = before.get(&server.spec.name) else { continue };
+            assert_eq!(*id, server.id, "identity stays");
+            let lifted = had_check && spec.check.is_none() || *passive && spec.passive.failures == 0;
+            if *target == server.target && !lifted {
+                assert_eq!(*verdict, server.health.verdict(), "the verdict stays");
+            }
+        }
+        let ids: BTreeSet<ServerId> = self.pool.servers().iter().map(|server| server.id).collect();
+        self.remembered.retain(|_, id| ids.contains(id));
+    }
+
+    fn check(&self) {
+        self.pool.check_invariants();
+        let mut held: BTreeMap<ServerId, u32> = BTreeMap::new();
+        self.connections.iter().for_each(|(_, choice)| *held.entry(choice.server.id).or_default() += 1);
+        for server in self.pool.servers() {
+            let expected = held.get(&server.id).copied().unwrap_or(0);
+            assert_eq!(server.live.occupancy.active(), expected, "places given back exactly once");
+        }
+        self.snapshot.servers().iter().for_each(|server| {
+            assert!(server.share <= server.weight * evener_core::policy::WEIGHT_UNIT);
+        });
+        self.pool.remembered().into_iter().for_each(|count| assert!(count <= CLIENTS));
+    }
+}
+
+fn random_spec(random: &mut Random) -> PoolSpec {
+    let mut names: Vec<u16> = (0..12).filter(|_| random.below(3) > 0).collect();
+    let turn = random.below(names.len().max(1));
+    names.rotate_left(turn);
+    let servers = names.into_iter().map(|number| random_server(random, number)).collect();
+    let policy = Policy::NAMES[random.below(Policy::NAMES.len())];
+    let policy = match Policy::named(policy).expect("a policy of the list") {
+        Policy::Maglev { .. } => Policy::Maglev { table: 251 },
+        policy => policy,
+    };
+    let check = CheckSpec { jitter: 0.5, ..CheckSpec::new(CheckKind::Tcp) };
+    PoolSpec {
+        policy,
+        sticky: (random.below(3) > 0).then_some(StickySpec { size: 1024, ttl: None }),
+        check: (random.below(2) > 0).then_some(check),
+        passive: PassiveSpec { failures: random.below(3) as u32, down_for: Duration::from_secs(5) },
+        slow_start: (random.below(3) == 0).then_some(Duration::from_secs(10)),
+        ..PoolSpec::new("simulated", servers)
+    }
+}
+
+fn random_server(random: &mut Random, number: u16) -> ServerSpec {
+    let endpoint: Endpoint =
+        format!("10.0.{}.1:{}", random.below(40) / 39, 8000 + number).parse().expect("an address");
+    let deny = Acl::new(&[("10.0.0.0/26".parse().expect("a prefix"), Access::Deny)], Access::Permit);
+    let soft = (random.below(3) == 0).then(|| 1 + random.below(20) as u32);
+    ServerSpec {
+        name: format!("server-{number}").into(),
+        weight: random.below(5) as u32,
+        tier: 1 + (random.below(8) / 6) as u8,
+        limits: Limits { soft, hard: soft.filter(|_| random.below(2) == 0).map(|soft| soft + 2) },
+        acl: (random.below(6) == 0).then(|| Arc::new(deny)),
+        ..ServerSpec::new(endpoint)
+    }
+}
+
+fn targets(spec: &PoolSpec) -> Vec<Target> {
+    spec.servers
+        .iter()
+        .map(|server| server.endpoint.target().expect("an address needs no resolving"))
+        .collect()
+}
+
+#[test]
+fn random_lives_of_pools_keep_every_invariant() {
+    let from = std::env::var("EVENER_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seeds = from.map_or(0..40, |seed: u64| seed..seed + 1);
+    for seed in seeds {
+        let run = std::panic::AssertUnwindSafe(|| {
+            let mut simulation = Simulation::new(seed);
+            (0..2_500).for_each(|_| simulation.step());
+        });
+        if std::panic::catch_unwind(run).is_err() {
+            panic!("the simulation failed: run it again with EVENER_SEED={seed}");
+        }
+    }
+}
+
+#[test]
+fn a_seed_replays_the_same_life() {
+    let life = |seed| {
+        let mut simulation = Simulation::new(seed);
+        (0..1_000).for_each(|_| simulation.step());
+        let held: Vec<_> =
+            simulation.connections.iter().map(|(client, choice)| (*client, choice.server.id)).collect();
+        (simulation.now, held, simulation.snapshot.generation)
+    };
+    assert_eq!(life(42), life(42));
+}
