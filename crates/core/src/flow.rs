@@ -96,10 +96,10 @@ impl FlowTable {
         self.flows.oldest().map(|(_, used)| used + self.idle)
     }
 
-    /// When any flow was used last.
+    /// The flow that was unused the longest.
     #[must_use]
-    pub fn last_used(&self) -> Option<Time> {
-        self.flows.iter().next().map(|(_, _, used)| used)
+    pub fn oldest(&self) -> Option<FlowKey> {
+        self.flows.oldest().map(|(key, _)| key)
     }
 
     /// Every flow, the newest first.

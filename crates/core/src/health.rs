@@ -183,12 +183,7 @@ impl Health {
         self.changed(before)
     }
 
-    /// Real traffic reached it: failures no longer are in a row.
-    pub fn on_success(&mut self) {
-        self.failures = 0;
-    }
-
-    /// An operator brings it back at once.
+    /// Real traffic reached it, or an operator brings it back: what traffic saw before no longer counts.
     pub fn forgive(&mut self) -> Option<Change> {
         let before = self.verdict();
         self.out_until = None;
@@ -271,10 +266,7 @@ mod tests {
                 'p' => health.on_probe(Probe::Pass),
                 'f' => health.on_probe(Probe::Fail("no".into())),
                 'r' => health.on_failure(now, Failure::Refused),
-                's' => {
-                    health.on_success();
-                    None
-                }
+                's' => health.forgive(),
                 digit => {
                     now += Duration::from_secs(u64::from(digit.to_digit(10).unwrap()));
                     health.on_time(now)
@@ -300,7 +292,7 @@ mod tests {
         check(2, 3, 1, "r5", "dU");
         check(2, 3, 1, "rfff5", "ddddd");
         check(2, 3, 0, "rrr", "UUU");
-        check(2, 3, 2, "rsrr", "UUUd");
+        check(2, 3, 2, "rsrrs", "UUUdU");
     }
 
     #[test]

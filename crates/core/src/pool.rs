@@ -198,11 +198,11 @@ impl Pool {
     }
 
     /// Real traffic reached a server that was suspect.
-    pub fn on_success(&mut self, id: ServerId) {
-        if let Some(server) = self.servers.iter_mut().find(|server| server.id == id) {
+    pub fn on_success(&mut self, now: Time, id: ServerId) -> Option<Event> {
+        self.change(now, id, |server| {
             server.live.suspect.store(false, Ordering::Relaxed);
-            server.health.on_success();
-        }
+            server.health.forgive()
+        })
     }
 
     /// The operator wants something else of a server. Making it ready forgives what traffic saw.

@@ -87,7 +87,7 @@ impl ServiceOptions {
             connections_max: 100_000,
             flows_max: 65_536,
             connect_timeout: Duration::from_secs(3),
-            idle_timeout: (protocol == Protocol::Udp).then(|| Duration::from_secs(60)),
+            idle_timeout: Some(Duration::from_secs(if protocol == Protocol::Udp { 60 } else { 3600 })),
             backlog: 4096,
             nodelay: true,
             keepalive: Some(Duration::from_secs(75)),

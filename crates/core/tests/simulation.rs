@@ -154,7 +154,7 @@ impl Simulation {
         match self.random.below(3) {
             0 => drop(self.pool.on_failure(self.now, id, Failure::Timeout)),
             1 => drop(self.pool.on_failure(self.now, id, Failure::Refused)),
-            _ => self.pool.on_success(id),
+            _ => drop(self.pool.on_success(self.now, id)),
         }
     }
 

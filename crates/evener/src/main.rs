@@ -1,1 +1,5 @@
-fn main() {}
+//! tmp
+mod config;
+fn main() {
+    println!("{:?}", config::load(std::path::Path::new("x")));
+}

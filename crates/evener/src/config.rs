@@ -1,0 +1,79 @@
+//! The configuration: Lua to raw declarations ([`lua`]), raw declarations to a [`Spec`] ([`build`]). A configuration that
+//! is not wholly valid is refused with every problem at once, each with its file and line.
+
+mod build;
+mod check;
+mod fields;
+mod locate;
+mod lua;
+mod raw;
+
+use evener_core::Endpoint;
+use evener_core::spec::Spec;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Where something stands in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The file, as it was named.
+    pub file: Arc<str>,
+    /// The line, from 1.
+    pub line: u32,
+}
+
+/// What is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Where, if it has a place.
+    pub place: Option<Place>,
+    /// What, and what to do.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem without a place in a file.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { place: None, message: message.into() }
+    }
+
+    /// A problem at a place.
+    pub fn at(place: &Place, message: impl Into<String>) -> Self {
+        Self { place: Some(place.clone()), message: message.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Some(Place { file, line }) => write!(out, "{file}:{line}: {}", self.message),
+            None => out.write_str(&self.message),
+        }
+    }
+}
+
+/// A valid configuration, with the places that later problems (an address in use, an unknown host) refer to.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// What the operator wants.
+    pub spec: Spec,
+    /// Where endpoints were written.
+    pub places: BTreeMap<Endpoint, Place>,
+}
+
+/// Reads a configuration file.
+pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
+    let run = lua::run(path)?;
+    build::build(&run).map_err(sorted)
+}
+
+fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
+    problems.sort();
+    problems.dedup();
+    problems
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,465 @@
+//! From raw declarations to a specification: types, bounds, references, duplicates. Every problem is found in one pass.
+
+use super::fields::{Fields, Reading, nearest};
+use super::raw::{Made, Run, Table, Value};
+use super::{Config, Place, Problem, check};
+use evener_core::Endpoint;
+use evener_core::acl::{Access, Acl, Prefix};
+use evener_core::limits::Limits;
+use evener_core::policy::is_prime;
+use evener_core::spec::{
+    AdminState, PassiveSpec, Policy, PoolSpec, Protocol, ServerSpec, ServiceOptions, ServiceSpec, StickySpec,
+    WEIGHT_MAX,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+const SERVERS_MAX: usize = 100_000;
+
+/// The specification, or every problem.
+pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
+    let reading = Reading::new(run);
+    let mut builder = Builder { reading: &reading, config: Config::default() };
+    let mut pools: BTreeMap<&str, &Place> = BTreeMap::new();
+    for made in &run.pools {
+        let name = made.name.as_deref().unwrap_or_default();
+        if let Some(first) = pools.insert(name, &made.place) {
+            builder.twice("pool", name, first, &made.place);
+        }
+        builder.pool(made);
+    }
+    let mut services: BTreeMap<&str, &Place> = BTreeMap::new();
+    for made in &run.services {
+        let name = made.name.as_deref().unwrap_or_default();
+        if let Some(first) = services.insert(name, &made.place) {
+            builder.twice("service", name, first, &made.place);
+        }
+        builder.service(made);
+    }
+    builder.check_whole();
+    let config = builder.config;
+    if reading.is_well() { Ok(config) } else { Err(reading.into_problems()) }
+}
+
+struct Builder<'a> {
+    reading: &'a Reading<'a>,
+    config: Config,
+}
+
+impl<'a> Builder<'a> {
+    fn twice(&self, what: &str, name: &str, first: &Place, again: &Place) {
+        let message = format!("{what} `{name}` is there already, at {}:{}", first.file, first.line);
+        self.reading.problem(again, message);
+    }
+
+    fn pool(&mut self, made: &'a Made) {
+        let name = made.name.as_deref().unwrap_or_default();
+        let mut fields = Fields::new(self.reading, &made.table, &made.place, format!("pool `{name}`"));
+        let pool = self.pool_fields(name, made, &mut fields);
+        if pool.servers.is_empty() {
+            fields.problem_here(format!(
+                "pool `{name}` has no servers: list their addresses, such as \"10.0.0.1:80\""
+            ));
+        }
+        fields.finish();
+        self.config.spec.pools.push(pool);
+    }
+
+    /// What a pool and a service with servers in place have in common.
+    fn pool_fields(&mut self, name: &str, made: &'a Made, fields: &mut Fields<'a>) -> PoolSpec {
+        let servers = self.servers(made, fields);
+        PoolSpec {
+            policy: read_policy(fields).unwrap_or(Policy::RoundRobin),
+            sticky: read_sticky(fields),
+            check: check::read(fields),
+            passive: read_passive(fields),
+            slow_start: fields.duration("slow_start"),
+            ..PoolSpec::new(name, servers)
+        }
+    }
+
+    fn servers(&mut self, made: &'a Made, fields: &mut Fields<'a>) -> Vec<ServerSpec> {
+        let mut servers: Vec<ServerSpec> = Vec::new();
+        if fields.list().len() > SERVERS_MAX {
+            fields.problem_here(format!("more than {SERVERS_MAX} servers"));
+            return servers;
+        }
+        let mut names: BTreeMap<Arc<str>, Place> = BTreeMap::new();
+        for item in fields.list() {
+            let Some((server, place)) = self.server(item, made, fields) else { continue };
+            self.config.places.entry(server.endpoint.clone()).or_insert_with(|| place.clone());
+            match names.get(&server.name) {
+                Some(first) => {
+                    let (name, file, line) = (&server.name, &first.file, first.line);
+                    let message = format!(
+                        "server `{name}` is in this pool already, at {file}:{line}; give one a `name`"
+                    );
+                    self.reading.problem(&place, message);
+                }
+                None => {
+                    names.insert(server.name.clone(), place);
+                    servers.push(server);
+                }
+            }
+        }
+        servers
+    }
+
+    /// A server: an address, a table that begins with one, or `server "address" { ... }`.
+    fn server(
+        &self,
+        item: &'a Value,
+        made: &'a Made,
+        fields: &mut Fields<'a>,
+    ) -> Option<(ServerSpec, Place)> {
+        static EMPTY: Table = Table { list: Vec::new(), named: BTreeMap::new() };
+        let (address, table, place, path): (&str, &Table, &Place, Vec<&str>) = match item {
+            Value::Text(address) => (address, &EMPTY, &made.place, vec![address]),
+            Value::Table(table) => match table.list.first() {
+                Some(Value::Text(address)) => (address, table, &made.place, vec![address]),
+                _ => {
+                    fields.problem_here("a server begins with its address: { \"10.0.0.1:80\", weight = 2 }");
+                    return None;
+                }
+            },
+            Value::Made(server) if server.builder == "server" => {
+                (server.name.as_deref().unwrap_or_default(), &server.table, &server.place, Vec::new())
+            }
+            other => {
+                fields.problem_here(format!(
+                    "{} is no server: write an address such as \"10.0.0.1:80\"",
+                    other.kind()
+                ));
+                return None;
+            }
+        };
+        let mut own = Fields::new(self.reading, table, place, format!("server `{address}`")).inside(&path);
+        let at = if path.is_empty() { place.clone() } else { self.reading.run.refine(place, &path) };
+        let endpoint: Result<Endpoint, _> = address.parse();
+        let server = endpoint.as_ref().ok().map(|endpoint| read_server(endpoint, &mut own));
+        if let Err(error) = endpoint {
+            own.problem_here(error.to_string());
+        }
+        if server.is_some() {
+            own.finish();
+        }
+        server.map(|server| (server, at))
+    }
+
+    fn service(&mut self, made: &'a Made) {
+        let name = made.name.as_deref().unwrap_or_default();
+        let mut fields = Fields::new(self.reading, &made.table, &made.place, format!("service `{name}`"));
+        let protocol = read_protocol(&mut fields);
+        let listen = self.listen(name, &mut fields);
+        let options = read_options(protocol, &mut fields);
+        let acl = read_acl(&mut fields);
+        let pool = self.service_pool(name, made, &mut fields);
+        fields.finish();
+        let service = ServiceSpec { name: name.into(), listen, protocol, pool, acl, options };
+        self.config.spec.services.push(service);
+    }
+
+    fn listen(&mut self, name: &str, fields: &mut Fields<'_>) -> Vec<Endpoint> {
+        let given = fields.texts("listen", "an address or a list of addresses", parse_listen);
+        // A name that is an address is where the service listens.
+        let listen = given.or_else(|| parse_listen(name).ok().map(|endpoint| vec![endpoint]));
+        let listen = listen.unwrap_or_else(|| {
+            if !fields.take("listen").is_some_and(|_| true) {
+                fields.problem_here(format!(
+                    "service `{name}` does not say where to listen: listen = \"0.0.0.0:80\""
+                ));
+            }
+            Vec::new()
+        });
+        for endpoint in &listen {
+            let place = fields.place_of(&endpoint.to_string());
+            self.config.places.entry(endpoint.clone()).or_insert(place);
+        }
+        listen
+    }
+
+    /// The pool of a service: one that it names, or the servers in place.
+    fn service_pool(&mut self, name: &str, made: &'a Made, fields: &mut Fields<'a>) -> Arc<str> {
+        let named = match fields.take("pool") {
+            None => None,
+            Some(Value::Text(pool)) => Some(pool.as_str()),
+            Some(Value::Made(pool)) if pool.builder == "pool" => pool.name.as_deref(),
+            Some(other) => {
+                fields.problem("pool", format!("`pool` is {}, not a pool", other.kind()));
+                return name.into();
+            }
+        };
+        match named {
+            Some(pool) => {
+                if !fields.list().is_empty() {
+                    fields.problem(
+                        "pool",
+                        format!("service `{name}` has a pool and servers in place; keep one of them"),
+                    );
+                }
+                let known = || self.config.spec.pools.iter().map(|pool| &*pool.name);
+                if !known().any(|known| known == pool) {
+                    let hint = nearest(pool, known());
+                    fields.problem("pool", format!("service `{name}`: there is no pool `{pool}`{hint}"));
+                }
+                pool.into()
+            }
+            None => {
+                let pool = self.pool_fields(name, made, fields);
+                if made.table.list.is_empty() {
+                    fields.problem_here(format!("service `{name}` has neither a pool nor servers"));
+                }
+                if self.config.spec.pools.iter().any(|other| other.name == pool.name) {
+                    fields.problem_here(format!(
+                        "a pool is called `{name}`, too; give the service another name"
+                    ));
+                }
+                self.config.spec.pools.push(pool);
+                name.into()
+            }
+        }
+    }
+
+    /// What only shows when everything is known: addresses used twice, servers that a protocol cannot have.
+    fn check_whole(&self) {
+        if self.config.spec.services.is_empty() && self.reading.is_well() {
+            let file = self
+                .reading
+                .run
+                .sources
+                .first()
+                .map_or_else(|| "configuration".into(), |source| Arc::clone(&source.file));
+            let message =
+                "there is no service: write service \"www\" { listen = \"0.0.0.0:80\", \"10.0.0.1:80\" }";
+            self.reading.problem(&Place { file, line: 1 }, message);
+        }
+        let mut taken: BTreeMap<(&'static str, &Endpoint), &str> = BTreeMap::new();
+        let places: BTreeMap<&str, &Place> = self
+            .reading
+            .run
+            .services
+            .iter()
+            .map(|made| (made.name.as_deref().unwrap_or_default(), &made.place))
+            .collect();
+        for service in &self.config.spec.services {
+            let Some(place) = places.get(&*service.name) else { continue };
+            for endpoint in &service.listen {
+                if let Some(other) = taken.insert((service.protocol.name(), endpoint), &service.name) {
+                    let at = self.reading.run.refine(place, &[&endpoint.to_string()]);
+                    let message = if *other == *service.name {
+                        format!("service `{other}` listens on {endpoint} twice")
+                    } else {
+                        format!(
+                            "service `{}` listens on {endpoint}, and so does service `{other}`",
+                            service.name
+                        )
+                    };
+                    self.reading.problem(&at, message);
+                }
+            }
+            if service.protocol == Protocol::Udp {
+                let servers = self.config.spec.pools.iter().filter(|pool| pool.name == service.pool);
+                let unix =
+                    servers.flat_map(|pool| &pool.servers).find(|s| matches!(s.endpoint, Endpoint::Unix(_)));
+                if let Some(server) = unix {
+                    let at = self.config.places.get(&server.endpoint).unwrap_or(place);
+                    let message =
+                        format!("server `{}` is a unix socket; a udp service has IP servers", server.name);
+                    self.reading.problem(at, message);
+                }
+            }
+        }
+    }
+}
+
+fn parse_listen(text: &str) -> Result<Endpoint, String> {
+    match text.parse().map_err(|error: evener_core::address::AddressError| error.to_string())? {
+        Endpoint::Host { name, port } => Err(format!(
+            "`{name}:{port}` is no address to listen on: write an IP address, such as 0.0.0.0:{port} for all"
+        )),
+        endpoint => Ok(endpoint),
+    }
+}
+
+fn read_protocol(fields: &mut Fields<'_>) -> Protocol {
+    match fields.text("protocol") {
+        None | Some("tcp") => Protocol::Tcp,
+        Some("udp") => Protocol::Udp,
+        Some(other) => {
+            let hint = nearest(other, ["tcp", "udp"].into_iter());
+            fields.problem("protocol", format!("`{other}` is not a protocol: tcp or udp{hint}"));
+            Protocol::Tcp
+        }
+    }
+}
+
+fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> ServiceOptions {
+    let mut options = ServiceOptions::of(protocol);
+    let is_udp = protocol == Protocol::Udp;
+    if let Some(idle) = fields.optional_duration("idle_timeout") {
+        if is_udp && idle.is_none() {
+            fields.problem("idle_timeout", "a udp service needs an idle_timeout: nothing else ends a flow");
+        }
+        options.idle_timeout = idle;
+    }
+    options.source = fields.text("source").and_then(|text| {
+        let address = text.parse().ok();
+        if address.is_none() {
+            fields.problem("source", format!("`{text}` is no IP address"));
+        }
+        address
+    });
+    if is_udp {
+        options.flows_max = fields.integer("flows_max", 1..=16_000_000).unwrap_or(options.flows_max);
+        return options;
+    }
+    options.connections_max =
+        fields.integer("connections_max", 1..=16_000_000).unwrap_or(options.connections_max);
+    options.connect_timeout = fields.duration("connect_timeout").unwrap_or(options.connect_timeout);
+    options.backlog = fields.integer("backlog", 1..=65_535).unwrap_or(options.backlog);
+    options.nodelay = fields.bool("nodelay").unwrap_or(options.nodelay);
+    options.keepalive = fields.optional_duration("keepalive").unwrap_or(options.keepalive);
+    options.server_keepalive =
+        fields.optional_duration("server_keepalive").unwrap_or(options.server_keepalive);
+    for (key, keepalive) in [("keepalive", options.keepalive), ("server_keepalive", options.server_keepalive)]
+    {
+        if keepalive.is_some_and(|after| after < Duration::from_secs(1) || after.as_secs() > 32_767) {
+            fields.problem(key, format!("`{key}` is from 1s to 32767s (tcp(7))"));
+        }
+    }
+    options
+}
+
+/// `allow` and `deny`: the longest prefix wins. With `allow` everybody else is refused, without it let in.
+fn read_acl(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
+    let parse = |text: &str| text.parse::<Prefix>().map_err(|error| error.to_string());
+    let wanted = "a prefix such as \"10.0.0.0/8\", or a list of them";
+    let allow = fields.texts("allow", wanted, parse);
+    let deny = fields.texts("deny", wanted, parse);
+    if allow.is_none() && deny.is_none() {
+        return None;
+    }
+    let otherwise = if allow.is_some() { Access::Deny } else { Access::Permit };
+    let with = |prefixes: Option<Vec<Prefix>>, access| {
+        prefixes.unwrap_or_default().into_iter().map(move |prefix| (prefix, access))
+    };
+    let rules: Vec<_> = with(deny, Access::Deny).chain(with(allow, Access::Permit)).collect();
+    Some(Arc::new(Acl::new(&rules, otherwise)))
+}
+
+fn read_server(endpoint: &Endpoint, fields: &mut Fields<'_>) -> ServerSpec {
+    let defaults = ServerSpec::new(endpoint.clone());
+    let name = fields.text("name").map_or(defaults.name, Into::into);
+    let limits =
+        Limits { soft: fields.integer("max", 1..=u32::MAX), hard: fields.integer("hard", 1..=u32::MAX) };
+    if let (Some(soft), Some(hard)) = (limits.soft, limits.hard)
+        && hard < soft
+    {
+        fields.problem("hard", format!("server `{name}`: hard ({hard}) is below max ({soft})"));
+    }
+    let state = fields.text("state").and_then(|word| {
+        let state = AdminState::ALL.into_iter().find(|state| state.name() == word);
+        if state.is_none() {
+            fields.problem("state", format!("`{word}` is not a state: ready, drain or maintenance"));
+        }
+        state
+    });
+    if fields.list().len() > 1 {
+        fields.problem_here("a server has one address; its other settings have names");
+    }
+    ServerSpec {
+        name,
+        weight: fields.integer("weight", 0..=WEIGHT_MAX).unwrap_or(defaults.weight),
+        tier: fields.integer("tier", 1..=255).map_or(defaults.tier, |tier| tier as u8),
+        limits,
+        acl: read_acl(fields),
+        state: state.unwrap_or(defaults.state),
+        endpoint: defaults.endpoint,
+    }
+}
+
+fn read_policy(fields: &mut Fields<'_>) -> Option<Policy> {
+    match fields.take("policy")? {
+        Value::Text(name) => {
+            let policy = Policy::named(name);
+            if policy.is_none() {
+                let hint = nearest(name, Policy::NAMES.into_iter());
+                let all = Policy::NAMES.join(", ");
+                fields.problem("policy", format!("there is no policy `{name}`{hint}; there are {all}"));
+            }
+            policy
+        }
+        Value::Made(made) if made.builder == "policy.ewma" => {
+            let mut own = Fields::new(fields.reading(), &made.table, &made.place, "policy.ewma".into());
+            let decay = own.duration("decay").unwrap_or(Policy::EWMA_DECAY);
+            own.finish();
+            Some(Policy::Ewma { decay })
+        }
+        Value::Made(made) if made.builder == "policy.maglev" => {
+            let mut own = Fields::new(fields.reading(), &made.table, &made.place, "policy.maglev".into());
+            let table = own.integer("table", 2..=Policy::MAGLEV_TABLE_MAX).unwrap_or(Policy::MAGLEV_TABLE);
+            if !is_prime(table) {
+                own.problem(
+                    "table",
+                    format!("policy.maglev: `table` is {table}, which is no prime (65537 is one)"),
+                );
+            }
+            own.finish();
+            Some(Policy::Maglev { table })
+        }
+        other => {
+            fields.problem(
+                "policy",
+                format!("`policy` is {}, not one of {}", other.kind(), Policy::NAMES.join(", ")),
+            );
+            None
+        }
+    }
+}
+
+fn read_sticky(fields: &mut Fields<'_>) -> Option<StickySpec> {
+    let defaults = StickySpec { size: 65_536, ttl: Some(Duration::from_secs(3600)) };
+    match fields.take("sticky")? {
+        Value::Bool(false) => None,
+        Value::Bool(true) => Some(defaults),
+        Value::Table(table) => {
+            let mut own = fields.within("sticky", table);
+            if let Some(by) = own.text("by").filter(|by| *by != "client_ip") {
+                own.problem("by", format!("`{by}` is nothing to be sticky by: client_ip"));
+            }
+            let size = own.integer("size", 1..=StickySpec::SIZE_MAX as u32);
+            let ttl = own.optional_duration("ttl").unwrap_or(defaults.ttl);
+            own.finish();
+            Some(StickySpec { size: size.map_or(defaults.size, |size| size as usize), ttl })
+        }
+        other => {
+            fields.problem(
+                "sticky",
+                format!("`sticky` is {}, not true or {{ size = 2048, ttl = \"1h\" }}", other.kind()),
+            );
+            None
+        }
+    }
+}
+
+fn read_passive(fields: &mut Fields<'_>) -> PassiveSpec {
+    let defaults = PassiveSpec::default();
+    match fields.take("passive") {
+        None | Some(Value::Bool(true)) => defaults,
+        Some(Value::Bool(false)) => PassiveSpec { failures: 0, ..defaults },
+        Some(Value::Table(table)) => {
+            let mut own = fields.within("passive", table);
+            let failures = own.integer("failures", 0..=1000).unwrap_or(defaults.failures);
+            let down_for = own.duration("down_for").unwrap_or(defaults.down_for);
+            own.finish();
+            PassiveSpec { failures, down_for }
+        }
+        Some(other) => {
+            let message =
+                format!("`passive` is {}, not false or {{ failures = 1, down_for = \"30s\" }}", other.kind());
+            fields.problem("passive", message);
+            defaults
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The `check` key: `check.http { path = "/health", every = "2s" }`, or the bare word for a check with the defaults.
+
+use super::fields::{Fields, Reading, nearest};
+use super::raw::{Made, Value};
+use evener_core::spec::{CheckKind, CheckSpec, CheckTls};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+const KINDS: [&str; 4] = ["tcp", "http", "https", "udp"];
+const DATAGRAM_BYTES_MAX: usize = 1400;
+
+/// The check that a pool or service says it wants.
+pub(super) fn read(fields: &mut Fields<'_>) -> Option<CheckSpec> {
+    match fields.take("check")? {
+        Value::Made(made) if made.builder.starts_with("check.") => {
+            let kind = made.builder.trim_start_matches("check.");
+            Some(made_check(fields.reading(), made, kind))
+        }
+        Value::Text(kind) if kind == "udp" => {
+            fields.problem("check", "a udp check needs what to send: check.udp { send = \"...\" }");
+            None
+        }
+        Value::Text(kind) if KINDS.contains(&kind.as_str()) => Some(CheckSpec::new(default_kind(kind))),
+        Value::Text(kind) => {
+            let hint = nearest(kind, KINDS.into_iter());
+            fields.problem(
+                "check",
+                format!("there is no check `{kind}`{hint}; there are tcp, http, https and udp"),
+            );
+            None
+        }
+        Value::Bool(false) => None,
+        other => {
+            let message = format!(
+                "`check` is {}, not a check such as check.http {{ path = \"/health\" }}",
+                other.kind()
+            );
+            fields.problem("check", message);
+            None
+        }
+    }
+}
+
+fn default_kind(kind: &str) -> CheckKind {
+    match kind {
+        "http" => http(None),
+        "https" => http(Some(CheckTls::default())),
+        _ => CheckKind::Tcp,
+    }
+}
+
+fn http(tls: Option<CheckTls>) -> CheckKind {
+    let status: BTreeSet<u16> = (200..400).collect();
+    CheckKind::Http { method: "GET".into(), path: "/".into(), host: None, status, body: None, tls }
+}
+
+fn made_check(reading: &Reading<'_>, made: &Made, kind: &str) -> CheckSpec {
+    let mut fields = Fields::new(reading, &made.table, &made.place, format!("check.{kind}"));
+    let kind = match kind {
+        "http" | "https" => read_http(&mut fields, kind),
+        "udp" => read_udp(&mut fields),
+        _ => CheckKind::Tcp,
+    };
+    let defaults = CheckSpec::new(kind);
+    let check = CheckSpec {
+        every: fields.duration("every").unwrap_or(defaults.every),
+        timeout: fields.duration("timeout").unwrap_or(defaults.timeout),
+        rise: fields.integer("rise", 1..=100).unwrap_or(defaults.rise),
+        fall: fields.integer("fall", 1..=100).unwrap_or(defaults.fall),
+        jitter: fields.share("jitter").unwrap_or(defaults.jitter),
+        port: fields.integer("port", 1..=65_535).map(|port| port as u16),
+        kind: defaults.kind,
+    };
+    if check.every < Duration::from_millis(10) {
+        fields.problem("every", "a check may run every 10ms at most");
+    }
+    if !made.table.list.is_empty() {
+        fields.problem_here("a check has only named keys");
+    }
+    fields.finish();
+    check
+}
+
+fn read_http(fields: &mut Fields<'_>, kind: &str) -> CheckKind {
+    let tls = (kind == "https").then(|| CheckTls {
+        sni: fields.text("sni").map(str::to_owned),
+        insecure: fields.bool("verify") == Some(false),
+        ca_file: fields.text("ca").map(str::to_owned),
+    });
+    let CheckKind::Http { mut method, mut path, mut status, .. } = http(None) else { return http(tls) };
+    if let Some(given) = fields.text("method") {
+        method = given.to_ascii_uppercase();
+        if !given.bytes().all(|byte| byte.is_ascii_alphabetic()) {
+            fields.problem("method", format!("`{given}` is no HTTP method"));
+        }
+    }
+    if let Some(given) = fields.text("path") {
+        path = given.to_owned();
+        if !given.starts_with('/') || given.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
+            fields.problem("path", format!("`{given}` is no path: it begins with / and has no spaces"));
+        }
+    }
+    if let Some(given) = read_status(fields) {
+        status = given;
+    }
+    let host = fields.text("host").map(str::to_owned);
+    let body = fields.text("body").map(str::to_owned);
+    CheckKind::Http { method, path, host, status, body, tls }
+}
+
+/// `status = 204` or `status = { 200, 204 }`.
+fn read_status(fields: &mut Fields<'_>) -> Option<BTreeSet<u16>> {
+    let value = fields.take("status")?;
+    let items = match value {
+        Value::Table(table) if table.named.is_empty() && !table.list.is_empty() => &table.list[..],
+        other => std::slice::from_ref(other),
+    };
+    let code = |item: &Value| match item {
+        Value::Int(code) => u16::try_from(*code).ok().filter(|code| (100..600).contains(code)),
+        _ => None,
+    };
+    let codes: Option<BTreeSet<u16>> = items.iter().map(code).collect();
+    if codes.is_none() {
+        fields.problem("status", "`status` is not an HTTP status such as 200, or a list of them");
+    }
+    codes
+}
+
+fn read_udp(fields: &mut Fields<'_>) -> CheckKind {
+    let send = fields.text("send").map(|text| text.as_bytes().to_vec());
+    if send.as_ref().is_none_or(|bytes| bytes.len() > DATAGRAM_BYTES_MAX) {
+        fields.problem_here(format!("check.udp needs `send`, a text of at most {DATAGRAM_BYTES_MAX} bytes"));
+    }
+    let expect = fields.text("expect").map(|text| text.as_bytes().to_vec());
+    CheckKind::Udp { send: send.unwrap_or_default(), expect }
+}

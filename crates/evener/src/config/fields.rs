@@ -1,0 +1,230 @@
+//! Reads the keys of a table one by one: each with its type and bounds. What is wrong is noted with its line and reading
+//! goes on; whatever was not read in the end is an unknown key.
+
+use super::raw::{Run, Table, Value};
+use super::{Place, Problem};
+use std::cell::RefCell;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// The longest duration a configuration may have.
+const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// What readers share: the run that is read, and the problems found so far.
+pub(super) struct Reading<'a> {
+    pub(super) run: &'a Run,
+    problems: RefCell<Vec<Problem>>,
+}
+
+impl<'a> Reading<'a> {
+    pub(super) fn new(run: &'a Run) -> Self {
+        Self { run, problems: RefCell::new(run.problems.clone()) }
+    }
+
+    /// Notes a problem.
+    pub(super) fn problem(&self, place: &Place, message: impl Into<String>) {
+        self.problems.borrow_mut().push(Problem::at(place, message));
+    }
+
+    /// Whether nothing is wrong so far.
+    pub(super) fn is_well(&self) -> bool {
+        self.problems.borrow().is_empty()
+    }
+
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        self.problems.into_inner()
+    }
+}
+
+/// The reader of one table.
+pub(super) struct Fields<'a> {
+    reading: &'a Reading<'a>,
+    table: &'a Table,
+    place: &'a Place,
+    /// Where in the declaration at `place` the table is: the keys and texts that lead to it.
+    path: Vec<&'a str>,
+    /// What it is, for messages: ``pool `web` ``.
+    what: String,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn new(reading: &'a Reading<'a>, table: &'a Table, place: &'a Place, what: String) -> Self {
+        Self { reading, table, place, path: Vec::new(), what, known: Vec::new() }
+    }
+
+    /// What all readers share.
+    pub(super) fn reading(&self) -> &'a Reading<'a> {
+        self.reading
+    }
+
+    /// A reader for a table under `key` of this one.
+    pub(super) fn within(&self, key: &'static str, table: &'a Table) -> Self {
+        let path = self.path.iter().copied().chain([key]).collect();
+        Self { table, path, what: key.into(), known: Vec::new(), ..*self }
+    }
+
+    /// Says where inside the declaration the table is.
+    pub(super) fn inside(mut self, path: &[&'a str]) -> Self {
+        self.path = path.to_vec();
+        self
+    }
+
+    /// The list part.
+    pub(super) fn list(&self) -> &'a [Value] {
+        &self.table.list
+    }
+
+    /// The value of `key`, whatever it is.
+    pub(super) fn take(&mut self, key: &'static str) -> Option<&'a Value> {
+        self.known.push(key);
+        self.table.named.get(key)
+    }
+
+    /// The line of a key or text of this table.
+    pub(super) fn place_of(&self, key: &str) -> Place {
+        let path: Vec<&str> = self.path.iter().copied().chain([key]).collect();
+        self.reading.run.refine(self.place, &path)
+    }
+
+    /// Notes a problem with a key or text of this table.
+    pub(super) fn problem(&mut self, key: &str, message: impl Into<String>) {
+        let place = self.place_of(key);
+        self.reading.problem(&place, message);
+    }
+
+    /// Notes a problem with the whole table.
+    pub(super) fn problem_here(&mut self, message: impl Into<String>) {
+        let place = match self.path.last() {
+            Some(_) => self.reading.run.refine(self.place, &self.path),
+            None => self.place.clone(),
+        };
+        self.reading.problem(&place, message);
+    }
+
+    fn wrong(&mut self, key: &'static str, value: &Value, wanted: &str) {
+        let message = format!("{}: `{key}` is {}, not {wanted}", self.what, value.kind());
+        self.problem(key, message);
+    }
+
+    pub(super) fn text(&mut self, key: &'static str) -> Option<&'a str> {
+        match self.take(key)? {
+            Value::Text(text) => Some(text),
+            other => {
+                self.wrong(key, other, "a text in quotes");
+                None
+            }
+        }
+    }
+
+    pub(super) fn bool(&mut self, key: &'static str) -> Option<bool> {
+        match self.take(key)? {
+            Value::Bool(value) => Some(*value),
+            other => {
+                self.wrong(key, other, "true or false");
+                None
+            }
+        }
+    }
+
+    pub(super) fn integer(&mut self, key: &'static str, range: RangeInclusive<u32>) -> Option<u32> {
+        let value = self.take(key)?;
+        let number = match value {
+            Value::Int(number) => u32::try_from(*number).ok(),
+            _ => None,
+        };
+        let fits = number.filter(|number| range.contains(number));
+        if fits.is_none() {
+            self.wrong(key, value, &format!("a whole number from {} to {}", range.start(), range.end()));
+        }
+        fits
+    }
+
+    pub(super) fn share(&mut self, key: &'static str) -> Option<f64> {
+        let value = self.take(key)?;
+        let number = match value {
+            Value::Int(number) => Some(*number as f64),
+            Value::Number(number) => Some(*number),
+            _ => None,
+        };
+        let fits = number.filter(|number| (0.0..=1.0).contains(number));
+        if fits.is_none() {
+            self.wrong(key, value, "a number from 0 to 1");
+        }
+        fits
+    }
+
+    /// A duration that is not zero.
+    pub(super) fn duration(&mut self, key: &'static str) -> Option<Duration> {
+        let value = self.take(key)?;
+        let duration = parse_duration(value).filter(|duration| !duration.is_zero());
+        if duration.is_none() {
+            self.wrong(key, value, "a duration such as \"500ms\", \"2s\" or \"1h\"");
+        }
+        duration
+    }
+
+    /// A duration, or `false` for none: `Some(None)` when it is turned off.
+    pub(super) fn optional_duration(&mut self, key: &'static str) -> Option<Option<Duration>> {
+        let value = self.take(key)?;
+        if matches!(value, Value::Bool(false)) {
+            return Some(None);
+        }
+        let duration = parse_duration(value).filter(|duration| !duration.is_zero());
+        if duration.is_none() {
+            self.wrong(key, value, "a duration such as \"2s\" or \"1h\", or false for none");
+        }
+        duration.map(Some)
+    }
+
+    /// One text or a list of texts, each made into something; what cannot be made is a problem of its own.
+    pub(super) fn texts<T>(
+        &mut self,
+        key: &'static str,
+        wanted: &str,
+        make: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Vec<T>> {
+        let value = self.take(key)?;
+        let items = match value {
+            Value::Text(_) => std::slice::from_ref(value),
+            Value::Table(table) if table.named.is_empty() => &table.list,
+            other => {
+                self.wrong(key, other, wanted);
+                return None;
+            }
+        };
+        let mut made = Vec::new();
+        for item in items {
+            let Value::Text(text) = item else {
+                self.wrong(key, item, wanted);
+                continue;
+            };
+            match make(text) {
+                Ok(item) => made.push(item),
+                Err(why) => self.problem(text, format!("{}: {why}", self.what)),
+            }
+        }
+        Some(made)
+    }
+
+    /// Notes every key that was not read, with the nearest that could have been meant.
+    pub(super) fn finish(self) {
+        for key in self.table.named.keys().filter(|key| !self.known.contains(&key.as_str())) {
+            let place = self.place_of(key);
+            let hint = nearest(key, self.known.iter().copied());
+            self.reading.problem(&place, format!("{}: there is no key `{key}`{hint}", self.what));
+        }
+    }
+}
+
+/// `; did you mean X?`, when something is near enough.
+pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let near = known.map(|known| (strsim::damerau_levenshtein(word, known), known));
+    let best = near.filter(|(distance, known)| *distance <= 1 + known.len() / 4).min();
+    best.map(|(_, known)| format!("; did you mean `{known}`?")).unwrap_or_default()
+}
+
+fn parse_duration(value: &Value) -> Option<Duration> {
+    let Value::Text(text) = value else { return None };
+    humantime::parse_duration(text).ok().filter(|duration| *duration <= DURATION_MAX)
+}

@@ -1,0 +1,214 @@
+//! Lines of keys: Lua tells only where a call stands, so the source is searched for the key or text inside it.
+
+use std::sync::Arc;
+
+/// A file of the configuration as a list of the tokens that matter.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) file: Arc<str>,
+    tokens: Vec<Token>,
+}
+
+#[derive(Debug, PartialEq)]
+struct Token {
+    line: u32,
+    kind: Kind,
+}
+
+#[derive(Debug, PartialEq)]
+enum Kind {
+    Word(String),
+    Text(String),
+    Open,
+    Close,
+    Equals,
+    Other,
+}
+
+impl Source {
+    pub(super) fn new(file: Arc<str>, text: &str) -> Self {
+        Self { file, tokens: tokens(text) }
+    }
+
+    /// The line of the last element of `path` (keys or texts, each inside or behind the one before) in the first table
+    /// that begins on `line` or later.
+    pub(super) fn find(&self, line: u32, path: &[&str]) -> Option<u32> {
+        let first = self.tokens.iter().position(|token| token.line >= line && token.kind == Kind::Open)?;
+        let length = table_length(&self.tokens[first..]);
+        let mut inside = &self.tokens[first..first + length];
+        let mut found = None;
+        for wanted in path {
+            let at = (0..inside.len()).find(|&at| names(inside, at, wanted))?;
+            found = Some(inside[at].line);
+            inside = &inside[at + 1..];
+        }
+        found
+    }
+}
+
+/// Whether the token is the text, or the key followed by `=`.
+fn names(tokens: &[Token], at: usize, wanted: &str) -> bool {
+    match &tokens[at].kind {
+        Kind::Text(text) => text == wanted,
+        Kind::Word(word) => {
+            word == wanted && tokens.get(at + 1).is_some_and(|next| next.kind == Kind::Equals)
+        }
+        _ => false,
+    }
+}
+
+fn table_length(tokens: &[Token]) -> usize {
+    let mut depth = 0_usize;
+    for (at, token) in tokens.iter().enumerate() {
+        match token.kind {
+            Kind::Open => depth += 1,
+            Kind::Close => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth == 0 {
+            return at + 1;
+        }
+    }
+    tokens.len()
+}
+
+fn tokens(text: &str) -> Vec<Token> {
+    let mut scanner = Scanner { rest: text, line: 1 };
+    std::iter::from_fn(|| scanner.token()).collect()
+}
+
+struct Scanner<'a> {
+    rest: &'a str,
+    line: u32,
+}
+
+impl Scanner<'_> {
+    fn token(&mut self) -> Option<Token> {
+        loop {
+            let first = self.rest.chars().next()?;
+            if first.is_whitespace() {
+                self.take(first.len_utf8());
+            } else if self.rest.starts_with("--") {
+                self.comment();
+            } else {
+                let line = self.line;
+                return Some(Token { line, kind: self.kind(first) });
+            }
+        }
+    }
+
+    fn kind(&mut self, first: char) -> Kind {
+        match first {
+            '"' | '\'' => Kind::Text(self.quoted(first)),
+            '{' | '}' | '=' => {
+                self.take(1);
+                if first == '=' && self.rest.starts_with('=') {
+                    self.take(1);
+                    return Kind::Other;
+                }
+                [Kind::Open, Kind::Close, Kind::Equals]
+                    .into_iter()
+                    .nth("{}=".find(first).unwrap_or(2))
+                    .unwrap_or(Kind::Other)
+            }
+            '[' if self.long_bracket().is_some() => {
+                let level = self.long_bracket().unwrap_or(0);
+                Kind::Text(self.long(level))
+            }
+            c if c.is_alphabetic() || c == '_' => {
+                let end =
+                    self.rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(self.rest.len());
+                Kind::Word(self.take(end))
+            }
+            c => {
+                self.take(c.len_utf8());
+                Kind::Other
+            }
+        }
+    }
+
+    fn comment(&mut self) {
+        self.take(2);
+        match self.long_bracket() {
+            Some(level) => drop(self.long(level)),
+            None => drop(self.take(self.rest.find('\n').unwrap_or(self.rest.len()))),
+        }
+    }
+
+    fn quoted(&mut self, quote: char) -> String {
+        self.take(1);
+        let mut escaped = false;
+        let end = self.rest.find(|c| {
+            let ends = (c == quote && !escaped) || c == '\n';
+            escaped = c == '\\' && !escaped;
+            ends
+        });
+        let text = self.take(end.unwrap_or(self.rest.len()));
+        self.take(usize::from(self.rest.starts_with(quote)));
+        text
+    }
+
+    /// The level of a long bracket (`[[`, `[==[`), if one begins here.
+    fn long_bracket(&self) -> Option<usize> {
+        let inner = self.rest.strip_prefix('[')?;
+        let level = inner.len() - inner.trim_start_matches('=').len();
+        inner[level..].starts_with('[').then_some(level)
+    }
+
+    fn long(&mut self, level: usize) -> String {
+        self.take(level + 2);
+        let close = format!("]{}]", "=".repeat(level));
+        let end = self.rest.find(&close).unwrap_or(self.rest.len());
+        let text = self.take(end);
+        self.take(close.len().min(self.rest.len()));
+        text
+    }
+
+    fn take(&mut self, bytes: usize) -> String {
+        let (taken, rest) = self.rest.split_at(bytes);
+        self.line += taken.matches('\n').count() as u32;
+        self.rest = rest;
+        taken.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"-- pool "no" { policy = 1 }
+local web = pool "web" {
+  "10.0.0.1:80", -- policy = "comment"
+  { "10.0.0.2:80",
+    weight = 2 },
+  [[ long
+text ]], policy == 3,
+  policy = "least_conn",
+  sticky = {
+    size = 5 },
+}
+service "www" { policy = 7, listen = "0.0.0.0:80" }
+"#;
+
+    #[test]
+    fn keys_are_found_where_they_stand() {
+        let source = Source::new("x".into(), TEXT);
+        let check = |line, path: &[&str], expected| assert_eq!(source.find(line, path), expected, "{path:?}");
+        check(2, &["policy"], Some(8));
+        check(2, &["10.0.0.2:80"], Some(4));
+        check(2, &["10.0.0.2:80", "weight"], Some(5));
+        check(2, &["sticky", "size"], Some(10));
+        check(2, &["listen"], None);
+        check(12, &["policy"], Some(12));
+        check(99, &["policy"], None);
+    }
+
+    #[test]
+    fn any_text_is_scanned_to_its_end() {
+        for cut in 0..TEXT.len() {
+            tokens(&TEXT[..cut]);
+        }
+        assert_eq!(tokens("\"open\\").len(), 1);
+        assert_eq!(tokens("--[==[ never closed").len(), 0);
+    }
+}

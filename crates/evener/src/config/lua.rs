@@ -1,0 +1,395 @@
+//! Runs a configuration file in a Lua that can do nothing but declare: no files, no processes, no loading of code; bounded
+//! in memory, instructions and time.
+
+use super::locate::Source;
+use super::raw::{Made, Run, Table, Value};
+use super::{Place, Problem};
+use mlua::{
+    Function, HookTriggers, IntoLuaMulti, Lua, LuaOptions, MultiValue, StdLib, UserData, UserDataMethods,
+    VmState,
+};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+const MEMORY_BYTES_MAX: usize = 256 << 20;
+const INSTRUCTIONS_MAX: u64 = 500_000_000;
+const INSTRUCTIONS_STEP: u32 = 10_000;
+const TIME_MAX: Duration = Duration::from_secs(20);
+const INCLUDES_MAX: usize = 64;
+const TABLE_DEPTH_MAX: usize = 8;
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// What a builder takes.
+struct Builder {
+    name: &'static str,
+    /// Whether a name comes before the table, and whether the table may be left out.
+    form: Form,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// `pool "name" { ... }`: a declaration.
+    Declaration,
+    /// `server "address"` or `server "address" { ... }`.
+    Named,
+    /// `check.http { ... }` or `check.http()`.
+    Plain,
+}
+
+const BUILDERS: &[Builder] = &[
+    Builder { name: "pool", form: Form::Declaration },
+    Builder { name: "service", form: Form::Declaration },
+    Builder { name: "server", form: Form::Named },
+    Builder { name: "check.tcp", form: Form::Plain },
+    Builder { name: "check.http", form: Form::Plain },
+    Builder { name: "check.https", form: Form::Plain },
+    Builder { name: "check.udp", form: Form::Plain },
+    Builder { name: "policy.ewma", form: Form::Plain },
+    Builder { name: "policy.maglev", form: Form::Plain },
+];
+
+/// Globals of Lua that can reach files, load code or get around the bounds.
+const REMOVED: &[&str] =
+    &["collectgarbage", "dofile", "load", "loadfile", "loadstring", "require", "xpcall", "print", "warn"];
+
+type Shared = Arc<Mutex<State>>;
+
+#[derive(Default)]
+struct State {
+    run: Run,
+    /// Declarations that still wait for their table.
+    open: Vec<(&'static str, String, Place)>,
+    /// The file that runs now, the innermost last.
+    files: Vec<PathBuf>,
+    includes: usize,
+}
+
+fn lock(state: &Shared) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs the file and whatever it includes.
+pub(super) fn run(path: &Path) -> Result<Run, Vec<Problem>> {
+    let (done, result) = channel();
+    let path = path.to_owned();
+    let name = path.display().to_string();
+    let thread = std::thread::Builder::new().name("configuration".into());
+    let started = thread.spawn(move || drop(done.send(run_here(&path))));
+    if let Err(error) = started {
+        return Err(vec![Problem::new(format!("{name}: no thread to run it: {error}"))]);
+    }
+    match result.recv_timeout(TIME_MAX) {
+        Ok(outcome) => outcome,
+        Err(RecvTimeoutError::Timeout) => Err(vec![Problem::new(format!(
+            "{name}: it ran for {TIME_MAX:?} without an end; a configuration must be quick"
+        ))]),
+        Err(RecvTimeoutError::Disconnected) => Err(vec![Problem::new(format!("{name}: running it failed"))]),
+    }
+}
+
+fn run_here(path: &Path) -> Result<Run, Vec<Problem>> {
+    let state = Shared::default();
+    let outcome = sandbox(&state).and_then(|lua| run_file(&lua, &state, path));
+    let mut state = std::mem::take(&mut *lock(&state));
+    for (builder, name, place) in state.open.drain(..) {
+        let message = format!("{builder} \"{name}\" has no body: write {builder} \"{name}\" {{ ... }}");
+        state.run.problems.push(Problem::at(&place, message));
+    }
+    match outcome {
+        Ok(()) => Ok(state.run),
+        Err(error) => {
+            let mut problems = state.run.problems;
+            problems.push(problem_of(&error));
+            Err(super::sorted(problems))
+        }
+    }
+}
+
+/// A Lua error as a problem: `file:line: message` is what Lua puts in front.
+fn problem_of(error: &mlua::Error) -> Problem {
+    let text = match error {
+        mlua::Error::CallbackError { cause, .. } => return problem_of(cause),
+        mlua::Error::SyntaxError { message, .. } => message.clone(),
+        mlua::Error::RuntimeError(message) => message.clone(),
+        mlua::Error::MemoryError(_) => format!("it took more than {} MiB of memory", MEMORY_BYTES_MAX >> 20),
+        mlua::Error::ExternalError(inner) => match inner.downcast_ref::<Problem>() {
+            Some(problem) => return problem.clone(),
+            None => inner.to_string(),
+        },
+        other => other.to_string(),
+    };
+    let first = text.lines().next().unwrap_or_default();
+    let placed = first.split_once(": ").and_then(|(place, message)| {
+        let (file, line) = place.rsplit_once(':')?;
+        Some(Problem::at(&Place { file: file.into(), line: line.parse().ok()? }, message))
+    });
+    placed.unwrap_or_else(|| Problem::new(first))
+}
+
+impl std::error::Error for Problem {}
+
+fn raise(problem: Problem) -> mlua::Error {
+    mlua::Error::external(problem)
+}
+
+fn sandbox(state: &Shared) -> mlua::Result<Lua> {
+    let libraries = StdLib::STRING | StdLib::TABLE | StdLib::MATH | StdLib::UTF8;
+    let lua = Lua::new_with(libraries, LuaOptions::new().catch_rust_panics(false))?;
+    lua.set_memory_limit(MEMORY_BYTES_MAX)?;
+    let globals = lua.globals();
+    for name in REMOVED {
+        globals.raw_remove(*name)?;
+    }
+    globals.get::<mlua::Table>("string")?.raw_remove("dump")?;
+    bound_instructions(&lua)?;
+    for namespace in ["check", "policy"] {
+        globals.raw_set(namespace, lua.create_table()?)?;
+    }
+    for builder in BUILDERS {
+        let function = builder_function(&lua, state, builder)?;
+        match builder.name.split_once('.') {
+            Some((namespace, name)) => globals.get::<mlua::Table>(namespace)?.raw_set(name, function)?,
+            None => globals.raw_set(builder.name, function)?,
+        }
+    }
+    add_include(&lua, state)?;
+    let environment = lua.create_function(|_, (name, default): (String, Option<String>)| {
+        Ok(std::env::var(name).ok().or(default))
+    })?;
+    globals.raw_set("env", environment)?;
+    watch_unknown_names(&lua, state)?;
+    Ok(lua)
+}
+
+/// Counts instructions; when there were too many, every further step fails, and no `pcall` catches that.
+fn bound_instructions(lua: &Lua) -> mlua::Result<()> {
+    let used = Arc::new(AtomicU64::new(0));
+    let exceeded = |used: &AtomicU64| used.load(Ordering::Relaxed) > INSTRUCTIONS_MAX;
+    let counter = Arc::clone(&used);
+    lua.set_hook(HookTriggers::new().every_nth_instruction(INSTRUCTIONS_STEP), move |_, _| {
+        counter.fetch_add(u64::from(INSTRUCTIONS_STEP), Ordering::Relaxed);
+        if exceeded(&counter) {
+            let message =
+                format!("it ran for more than {INSTRUCTIONS_MAX} instructions; is there an endless loop?");
+            return Err(mlua::Error::RuntimeError(message));
+        }
+        Ok(VmState::Continue)
+    })?;
+    let pcall = lua.create_function(move |lua, (function, arguments): (Function, MultiValue)| {
+        match function.call::<MultiValue>(arguments) {
+            Ok(results) => {
+                let mut all = true.into_lua_multi(lua)?;
+                all.extend(results);
+                Ok(all)
+            }
+            Err(error) if exceeded(&used) => Err(error),
+            Err(error) => (false, problem_of(&error).message).into_lua_multi(lua),
+        }
+    })?;
+    lua.globals().raw_set("pcall", pcall)
+}
+
+/// A name that nobody defined is a misspelling: it is noted, and stands for something harmless, so that the rest of the
+/// file is still looked at.
+fn watch_unknown_names(lua: &Lua, state: &Shared) -> mlua::Result<()> {
+    let state = Arc::clone(state);
+    let index = lua.create_function(move |lua, (globals, name): (mlua::Table, String)| {
+        let known: Vec<String> =
+            globals.pairs::<String, mlua::Value>().flatten().map(|(name, _)| name).collect();
+        let message = format!(
+            "`{name}` is not defined{}",
+            super::fields::nearest(&name, known.iter().map(String::as_str))
+        );
+        lock(&state).run.problems.push(Problem::at(&caller(lua), message));
+        Ok(Unknown)
+    })?;
+    let meta = lua.create_table()?;
+    meta.raw_set("__index", index)?;
+    meta.raw_set("__metatable", false)?;
+    lua.globals().set_metatable(Some(meta))
+}
+
+/// What an unknown name stands for: it can be called, indexed and ignored.
+struct Unknown;
+
+impl UserData for Unknown {
+    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        methods.add_meta_method("__call", |_, _, _: MultiValue| Ok(Unknown));
+        methods.add_meta_method("__index", |_, _, _: MultiValue| Ok(Unknown));
+        methods.add_meta_method("__concat", |_, _, _: MultiValue| Ok(Unknown));
+    }
+}
+
+/// A made value in the hands of Lua.
+#[derive(Clone)]
+struct Handle(Arc<Made>, Option<Shared>);
+
+impl UserData for Handle {
+    fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        // `server "address" { ... }`: the table that may follow the name.
+        methods.add_meta_method("__call", |lua, handle, table: mlua::Table| {
+            if handle.1.is_none() {
+                return Err(raise(Problem::at(
+                    &caller(lua),
+                    format!("a {} is no function", handle.0.builder),
+                )));
+            }
+            let made = Made { table: read_table(&table, 0)?, ..(*handle.0).clone() };
+            Ok(Handle(Arc::new(made), None))
+        });
+    }
+}
+
+/// The place of the Lua code that called.
+fn caller(lua: &Lua) -> Place {
+    let of_level = |level| {
+        lua.inspect_stack(level, |debug| {
+            let file: Option<Arc<str>> =
+                debug.source().source.and_then(|source| Some(source.strip_prefix('@')?.into()));
+            Some(Place { file: file?, line: debug.current_line()? as u32 })
+        })
+    };
+    let place = (0..8).find_map(|level| of_level(level).flatten());
+    place.unwrap_or_else(|| Place { file: "configuration".into(), line: 1 })
+}
+
+fn builder_function(lua: &Lua, state: &Shared, builder: &'static Builder) -> mlua::Result<Function> {
+    let state = Arc::clone(state);
+    let name = builder.name;
+    match builder.form {
+        Form::Plain => lua.create_function(move |lua, table: Option<mlua::Table>| {
+            let table = table.map(|table| read_table(&table, 0)).transpose()?.unwrap_or_default();
+            Ok(Handle(Arc::new(Made { builder: name, name: None, table, place: caller(lua) }), None))
+        }),
+        Form::Named => lua.create_function(move |lua, address: mlua::Value| {
+            let place = caller(lua);
+            let address = name_of(name, address, &place)?;
+            let made = Made { builder: name, name: Some(address), table: Table::default(), place };
+            Ok(Handle(Arc::new(made), Some(Arc::clone(&state))))
+        }),
+        Form::Declaration => lua.create_function(move |lua, given: mlua::Value| {
+            let place = caller(lua);
+            let given = name_of(name, given, &place)?;
+            lock(&state).open.push((name, given.clone(), place));
+            declaration(lua, &state, name, given)
+        }),
+    }
+}
+
+fn name_of(builder: &str, value: mlua::Value, place: &Place) -> mlua::Result<String> {
+    match value {
+        mlua::Value::String(text) => Ok(text.to_string_lossy()),
+        _ => Err(raise(Problem::at(
+            place,
+            format!("{builder} wants a name first: {builder} \"name\" {{ ... }}"),
+        ))),
+    }
+}
+
+/// The function that takes the body of a declaration.
+fn declaration(lua: &Lua, state: &Shared, builder: &'static str, name: String) -> mlua::Result<Function> {
+    let state = Arc::clone(state);
+    lua.create_function(move |lua, table: mlua::Value| {
+        let place = caller(lua);
+        let mlua::Value::Table(table) = table else {
+            return Err(raise(Problem::at(&place, format!("{builder} \"{name}\" wants a table: {{ ... }}"))));
+        };
+        let made = Arc::new(Made { builder, name: Some(name.clone()), table: read_table(&table, 0)?, place });
+        let mut state = lock(&state);
+        state.open.retain(|(open, of, _)| (*open, of) != (builder, &name));
+        let declared = if builder == "pool" { &mut state.run.pools } else { &mut state.run.services };
+        declared.push(Arc::clone(&made));
+        Ok(Handle(made, None))
+    })
+}
+
+fn read_table(table: &mlua::Table, depth: usize) -> mlua::Result<Table> {
+    let mut read = Table::default();
+    let length = table.raw_len() as i64;
+    for at in 1..=length {
+        read.list.push(read_value(table.raw_get(at)?, depth)?);
+    }
+    for pair in table.pairs::<mlua::Value, mlua::Value>() {
+        let (key, value) = pair?;
+        match key {
+            mlua::Value::Integer(at) if (1..=length).contains(&at) => {}
+            mlua::Value::String(key) => {
+                drop(read.named.insert(key.to_string_lossy(), read_value(value, depth)?))
+            }
+            other => drop(read.named.insert(format!("[{}]", other.to_string()?), read_value(value, depth)?)),
+        }
+    }
+    Ok(read)
+}
+
+fn read_value(value: mlua::Value, depth: usize) -> mlua::Result<Value> {
+    Ok(match value {
+        mlua::Value::Boolean(value) => Value::Bool(value),
+        mlua::Value::Integer(value) => Value::Int(value),
+        mlua::Value::Number(value) => Value::Number(value),
+        mlua::Value::String(text) => Value::Text(text.to_string_lossy()),
+        mlua::Value::Table(_) if depth >= TABLE_DEPTH_MAX => Value::Other("table nested too deeply"),
+        mlua::Value::Table(table) => Value::Table(read_table(&table, depth + 1)?),
+        mlua::Value::Function(_) => Value::Other("function (did its call lose the braces or the brackets?)"),
+        mlua::Value::UserData(data) => match data.borrow::<Handle>() {
+            Ok(handle) => Value::Made(Arc::clone(&handle.0)),
+            Err(_) => Value::Other("name that is not defined"),
+        },
+        mlua::Value::Nil => Value::Other("nil"),
+        _ => Value::Other("value without a meaning here"),
+    })
+}
+
+fn add_include(lua: &Lua, state: &Shared) -> mlua::Result<()> {
+    let state = Arc::clone(state);
+    let include = lua.create_function(move |lua, name: String| {
+        let place = caller(lua);
+        let path = {
+            let mut state = lock(&state);
+            state.includes += 1;
+            if state.includes > INCLUDES_MAX {
+                let message =
+                    format!("more than {INCLUDES_MAX} files are included; does one include itself?");
+                return Err(raise(Problem::at(&place, message)));
+            }
+            let directory = state.files.last().and_then(|file| file.parent()).map(Path::to_owned);
+            directory.unwrap_or_default().join(&name)
+        };
+        run_file(lua, &state, &path).map_err(|error| match problem_of(&error) {
+            Problem { place: None, message } => raise(Problem::at(&place, message)),
+            problem => raise(problem),
+        })
+    })?;
+    lua.globals().raw_set("include", include)
+}
+
+fn run_file(lua: &Lua, state: &Shared, path: &Path) -> mlua::Result<()> {
+    let name: Arc<str> = path.display().to_string().into();
+    let text = read_file(path).map_err(|why| raise(Problem::new(format!("{name}: {why}"))))?;
+    {
+        let mut state = lock(state);
+        state.run.sources.push(Source::new(Arc::clone(&name), &text));
+        state.files.push(path.to_owned());
+    }
+    let outcome = lua.load(text).set_name(format!("@{name}")).set_mode(mlua::chunk::ChunkMode::Text).exec();
+    lock(state).files.pop();
+    outcome
+}
+
+fn read_file(path: &Path) -> Result<String, String> {
+    let explain = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "it may not be read".to_owned(),
+        std::io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
+        _ => format!("it cannot be read: {error}"),
+    };
+    let size = std::fs::metadata(path).map_err(explain)?.len();
+    if size > FILE_BYTES_MAX {
+        return Err(format!("it is larger than {} MiB", FILE_BYTES_MAX >> 20));
+    }
+    let bytes = std::fs::read(path).map_err(explain)?;
+    String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())
+}

@@ -1,0 +1,185 @@
+//! Configurations as people write them, and what is said of those that are wrong.
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use super::*;
+use evener_core::spec::{CheckKind, Policy, Protocol};
+use std::time::Duration;
+
+fn load_text(text: &str) -> Result<Config, String> {
+    let directory = std::env::temp_dir().join(format!(
+        "evener-config-{}-{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    ));
+    std::fs::create_dir_all(&directory).unwrap();
+    let path = directory.join("c.lua");
+    std::fs::write(&path, text).unwrap();
+    let loaded = load(&path);
+    std::fs::remove_dir_all(&directory).unwrap();
+    let prefix = format!("{}/", directory.display());
+    loaded.map_err(|problems| {
+        problems.iter().map(|problem| problem.to_string().replace(&prefix, "")).collect::<Vec<_>>().join("\n")
+    })
+}
+
+fn check_problems(text: &str, expected: &[&str]) {
+    let seen = load_text(text).expect_err("it is wrong");
+    let lines: Vec<&str> = seen.lines().collect();
+    assert_eq!(lines.len(), expected.len(), "{seen}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with(expected), "{line}\ninstead of\n{expected}");
+    }
+}
+
+#[test]
+fn the_example_of_the_design_works() {
+    let config = load_text(
+        r#"
+        local web = pool "web" {
+          "10.0.0.51:80",
+          { "10.0.0.52:80", weight = 2, max = 100, hard = 120 },
+          server "10.0.0.98:80" { tier = 2, name = "spare" },
+          server "10.0.0.99:80",
+          policy = "least_conn",
+          sticky = { by = "client_ip", size = 2048, ttl = "1h" },
+          check  = check.http { path = "/health", every = "2s", timeout = "1s", rise = 2, fall = 3 },
+        }
+        service "www" { listen = { "0.0.0.0:80", "[::]:80" }, pool = web, deny = "192.0.2.0/24" }
+        service "127.0.0.1:5353" { protocol = "udp", "8.8.8.8:53", "1.1.1.1:53", idle_timeout = "5s" }
+        for port = 8001, 8003 do
+          service("many-" .. port) { listen = "127.0.0.1:" .. port, pool = "web" }
+        end
+        "#,
+    )
+    .unwrap();
+    let spec = config.spec;
+    assert_eq!((spec.pools.len(), spec.services.len()), (2, 5));
+    let web = &spec.pools[0];
+    assert_eq!((web.policy, web.servers.len()), (Policy::LeastConn, 4));
+    assert_eq!(
+        (&*web.servers[2].name, web.servers[2].tier, web.servers[1].limits.hard),
+        ("spare", 2, Some(120))
+    );
+    assert!(matches!(&web.check.as_ref().unwrap().kind, CheckKind::Http { path, .. } if path == "/health"));
+    let dns = &spec.services[1];
+    assert_eq!((dns.protocol, dns.listen[0].to_string()), (Protocol::Udp, "127.0.0.1:5353".into()));
+    assert_eq!(dns.options.idle_timeout, Some(Duration::from_secs(5)));
+    assert_eq!(&*spec.services[4].name, "many-8003");
+}
+
+#[test]
+fn every_problem_is_listed_with_its_line() {
+    check_problems(
+        r#"local web = pool "web" {
+  "10.0.0.51:80",
+  { "10.0.0.52:80", weigth = 2 },
+  "10.0.0.53:99999",
+  policy = "least_con",
+  check = check.http {
+    path = "health",
+    every = "2 parsecs" },
+}
+pool "empty" { }
+service "www" { listen = "0.0.0.0:80", pool = "wbe" }
+service "again" { listen = "0.0.0.0:80", pool = web, idle_timout = "1s" }
+servce "x" { }
+"#,
+        &[
+            "c.lua:3: server `10.0.0.52:80`: there is no key `weigth`; did you mean `weight`?",
+            "c.lua:4: `10.0.0.53:99999` has the port `99999`",
+            "c.lua:5: there is no policy `least_con`; did you mean `least_conn`?",
+            "c.lua:7: `health` is no path",
+            "c.lua:8: check.http: `every` is `2 parsecs`, not a duration",
+            "c.lua:10: pool `empty` has no servers",
+            "c.lua:11: service `www`: there is no pool `wbe`; did you mean `web`?",
+            "c.lua:12: service `again` listens on 0.0.0.0:80, and so does service `www`",
+            "c.lua:12: service `again`: there is no key `idle_timout`; did you mean `idle_timeout`?",
+            "c.lua:13: `servce` is not defined; did you mean `service`?",
+        ],
+    );
+}
+
+#[test]
+fn each_mistake_has_its_message() {
+    let service =
+        |body: &str| format!("service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:1\", {body} }}");
+    let check =
+        |body: &str, expected: &str| check_problems(&service(body), &[&format!("c.lua:1: {expected}")]);
+    check("connections_max = 0", "service `s`: `connections_max` is the number 0, not a whole number from 1");
+    check("connections_max = 1.5", "service `s`: `connections_max` is the number 1.5, not a whole");
+    check("backlog = \"many\"", "service `s`: `backlog` is `many`, not a whole number");
+    check("nodelay = 1", "service `s`: `nodelay` is the number 1, not true or false");
+    check("protocol = \"udb\"", "`udb` is not a protocol: tcp or udp; did you mean `udp`?");
+    check("allow = \"10.0.0.0/40\"", "service `s`: `10.0.0.0/40` has no valid length");
+    check("policy = policy.maglev { table = 100 }", "policy.maglev: `table` is 100, which is no prime");
+    check("check = check.http", "`check` is a function (did its call lose");
+    check("check = \"htp\"", "there is no check `htp`; did you mean `http`?");
+    check("check = check.udp {}", "check.udp needs `send`");
+    check("sticky = { by = \"cookie\" }", "`cookie` is nothing to be sticky by");
+    check("\"10.0.0.1:1\"", "server `10.0.0.1:1` is in this pool already, at c.lua:1");
+    check("{ \"10.0.0.2:1\", max = 5, hard = 2 }", "server `10.0.0.2:1`: hard (2) is below max (5)");
+    check("{ \"10.0.0.2:1\", state = \"asleep\" }", "`asleep` is not a state: ready, drain or maintenance");
+    check("{ weight = 2 }", "a server begins with its address");
+    check("5", "the number 5 is no server");
+    check("source = \"eth0\"", "`eth0` is no IP address");
+    check("keepalive = \"40000s\"", "`keepalive` is from 1s to 32767s");
+    check("protocol = \"udp\", idle_timeout = false", "a udp service needs an idle_timeout");
+    check("protocol = \"udp\", \"/run/x\"", "server `/run/x` is a unix socket; a udp service has IP servers");
+    check("protocol = \"udp\", backlog = 5", "service `s`: there is no key `backlog`");
+    check_problems(
+        "service \"s\" { listen = \"localhost:80\", \"10.0.0.1:1\" }",
+        &["c.lua:1: service `s`: `localhost:80` is no address to listen on"],
+    );
+    check_problems(
+        "service \"s\" { \"10.0.0.1:1\" }",
+        &["c.lua:1: service `s` does not say where to listen"],
+    );
+    check_problems(
+        "service \"s\" { listen = \"127.0.0.1:1\" }",
+        &["c.lua:1: service `s` has neither a pool nor servers"],
+    );
+    check_problems("pool \"p\" { \"10.0.0.1:1\" }", &["c.lua:1: there is no service"]);
+    check_problems(
+        "pool \"p\"\nservice \"q\"",
+        &["c.lua:1: pool \"p\" has no body", "c.lua:2: service \"q\" has no body"],
+    );
+    check_problems("pool(5)", &["c.lua:1: pool wants a name first"]);
+    check_problems("x = = 1", &["c.lua:1: unexpected symbol near '='"]);
+    check_problems("\n\nerror('no')", &["c.lua:3: no"]);
+    check_problems("include 'gone.lua'", &["c.lua:1: gone.lua: there is no such file"]);
+}
+
+#[test]
+fn a_configuration_can_do_nothing_but_declare() {
+    for name in ["os", "io", "debug", "package", "load", "dofile", "require", "collectgarbage", "coroutine"] {
+        let seen = load_text(&format!("local x = {name}.x")).expect_err("it is not there");
+        assert!(seen.contains(&format!("`{name}` is not defined")), "{seen}");
+    }
+    let endless = "while true do pcall(function() while true do end end) end";
+    assert!(load_text(endless).expect_err("it never ends").contains("endless loop"));
+    let greedy = "local t = {} for i = 1, 1e9 do t[i] = ('x'):rep(1e6) .. i end";
+    assert!(load_text(greedy).expect_err("it takes all memory").contains("256 MiB"));
+    let recursive = load_text("include 'c.lua'").expect_err("it includes itself");
+    assert!(recursive.contains("does one include itself?"), "{recursive}");
+}
+
+#[test]
+fn files_include_others_and_the_environment_is_read() {
+    let directory = std::env::temp_dir().join(format!("evener-include-{}", std::process::id()));
+    std::fs::create_dir_all(directory.join("sub")).unwrap();
+    std::fs::write(
+        directory.join("a.lua"),
+        "include 'sub/b.lua'\nservice 'w' { listen = env('EVENER_NOWHERE', '127.0.0.1:1'), pool = 'p' }",
+    )
+    .unwrap();
+    std::fs::write(directory.join("sub/b.lua"), "include 'c.lua'").unwrap();
+    std::fs::write(directory.join("sub/c.lua"), "pool 'p' {\n '10.0.0.1:1', wieght = 1 }").unwrap();
+    let problems = load(&directory.join("a.lua")).expect_err("a key is wrong");
+    assert_eq!(problems.len(), 1);
+    assert!(
+        problems[0].to_string().contains("sub/c.lua:2: pool `p`: there is no key `wieght`"),
+        "{}",
+        problems[0]
+    );
+    std::fs::remove_dir_all(&directory).unwrap();
+}

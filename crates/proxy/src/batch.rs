@@ -1,0 +1,385 @@
+//! Batches of datagrams: recvmmsg(2), sendmmsg(2) and UDP_SEGMENT, which rustix does not wrap. All of the crate's unsafe
+//! code is here.
+
+use rustix::fd::{AsRawFd, BorrowedFd};
+use rustix::io::Errno;
+use std::io;
+use std::mem;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+
+/// Datagrams in a batch.
+pub(crate) const BATCH: usize = 64;
+/// The largest datagram: an IPv4 packet without its headers is 65 507 bytes, an IPv6 one 65 527.
+const DATAGRAM_BYTES_MAX: usize = 65_536;
+/// Buffers do not begin at the same place of a page, else they would fight for the same lines of the cache.
+const STRIDE: usize = DATAGRAM_BYTES_MAX + 320;
+/// The kernel takes at most this much in one segmented send.
+const SEGMENTED_BYTES_MAX: usize = 65_000;
+/// Room for one IPV6_PKTINFO (20 bytes) or IP_PKTINFO (12 bytes) with its header and alignment.
+const CONTROL_BYTES: usize = 64;
+
+/// Sets a socket option to 1.
+pub(crate) fn set_flag(socket: BorrowedFd<'_>, option: (i32, i32)) -> io::Result<()> {
+    set_int(socket, option, 1)
+}
+
+/// Sets a socket option, given by its level and name.
+pub(crate) fn set_int(socket: BorrowedFd<'_>, (level, name): (i32, i32), value: i32) -> io::Result<()> {
+    let size = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the descriptor is borrowed for the call, and the option points to an i32 that outlives it.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// An address as the kernel reads and writes it.
+#[derive(Clone, Copy)]
+#[repr(C)]
+union RawAddress {
+    family: libc::sa_family_t,
+    v4: libc::sockaddr_in,
+    v6: libc::sockaddr_in6,
+}
+
+impl RawAddress {
+    const EMPTY: Self = Self { v6: EMPTY_V6 };
+
+    fn read(&self) -> Option<SocketAddr> {
+        // SAFETY: every variant begins with the family and is plain old data; all bytes were initialised by EMPTY.
+        unsafe {
+            match i32::from(self.family) {
+                libc::AF_INET => {
+                    let ip = Ipv4Addr::from(u32::from_be(self.v4.sin_addr.s_addr));
+                    Some(SocketAddrV4::new(ip, u16::from_be(self.v4.sin_port)).into())
+                }
+                libc::AF_INET6 => {
+                    let ip = Ipv6Addr::from(self.v6.sin6_addr.s6_addr);
+                    let port = u16::from_be(self.v6.sin6_port);
+                    Some(SocketAddrV6::new(ip, port, self.v6.sin6_flowinfo, self.v6.sin6_scope_id).into())
+                }
+                _ => None,
+            }
+        }
+    }
+
+    fn write(&mut self, address: SocketAddr) -> libc::socklen_t {
+        match address {
+            SocketAddr::V4(address) => {
+                self.v4 = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as libc::sa_family_t,
+                    sin_port: address.port().to_be(),
+                    sin_addr: libc::in_addr { s_addr: u32::from(*address.ip()).to_be() },
+                    sin_zero: [0; 8],
+                };
+                size_of::<libc::sockaddr_in>() as libc::socklen_t
+            }
+            SocketAddr::V6(address) => {
+                self.v6 = libc::sockaddr_in6 {
+                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                    sin6_port: address.port().to_be(),
+                    sin6_flowinfo: address.flowinfo(),
+                    sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
+                    sin6_scope_id: address.scope_id(),
+                };
+                size_of::<libc::sockaddr_in6>() as libc::socklen_t
+            }
+        }
+    }
+}
+
+const EMPTY_V6: libc::sockaddr_in6 = libc::sockaddr_in6 {
+    sin6_family: 0,
+    sin6_port: 0,
+    sin6_flowinfo: 0,
+    sin6_addr: libc::in6_addr { s6_addr: [0; 16] },
+    sin6_scope_id: 0,
+};
+
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_BYTES]);
+
+/// Whether the address of ours that a datagram came to is read, or set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Local {
+    /// The socket has one address.
+    Fixed,
+    /// The socket listens on all: each datagram has its own.
+    Each,
+}
+
+/// Buffers for [`BATCH`] datagrams with their addresses. Memory is taken from the system as datagrams fill it.
+pub(crate) struct Batch {
+    buffer: Vec<u8>,
+    parts: Vec<libc::iovec>,
+    addresses: Vec<RawAddress>,
+    controls: Vec<Control>,
+    headers: Vec<libc::mmsghdr>,
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Batch").finish_non_exhaustive()
+    }
+}
+
+impl Batch {
+    pub(crate) fn new() -> Self {
+        // SAFETY: mmsghdr is plain old data for which all zeroes are valid (null pointers, no lengths).
+        let header: libc::mmsghdr = unsafe { mem::zeroed() };
+        let mut batch = Self {
+            buffer: vec![0; BATCH * STRIDE],
+            parts: Vec::with_capacity(BATCH),
+            addresses: vec![RawAddress::EMPTY; BATCH],
+            controls: vec![Control([0; CONTROL_BYTES]); BATCH],
+            headers: vec![header; BATCH],
+        };
+        for chunk in batch.buffer.chunks_exact_mut(STRIDE) {
+            batch.parts.push(libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: 0 });
+        }
+        for at in 0..BATCH {
+            // The vectors are never resized, so these pointers stay valid as long as the batch lives.
+            let header = &mut batch.headers[at].msg_hdr;
+            header.msg_iov = &raw mut batch.parts[at];
+            header.msg_iovlen = 1;
+        }
+        batch
+    }
+
+    /// Receives up to the end of the batch, from place `from` on; how many came. Fewer than there was room for means
+    /// that nothing is left. `Err` tells of an earlier send that was refused.
+    pub(crate) fn receive(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        from: usize,
+        names: Names,
+        local: Local,
+    ) -> Result<usize, Errno> {
+        for at in from..BATCH {
+            self.parts[at].iov_len = DATAGRAM_BYTES_MAX;
+            let header = &mut self.headers[at].msg_hdr;
+            (header.msg_name, header.msg_namelen) = match names {
+                Names::Wanted => {
+                    ((&raw mut self.addresses[at]).cast(), size_of::<RawAddress>() as libc::socklen_t)
+                }
+                Names::Unwanted => (std::ptr::null_mut(), 0),
+            };
+            (header.msg_control, header.msg_controllen) = match local {
+                Local::Each => ((&raw mut self.controls[at]).cast(), CONTROL_BYTES),
+                Local::Fixed => (std::ptr::null_mut(), 0),
+            };
+        }
+        let room = (BATCH - from) as libc::c_uint;
+        // SAFETY: the headers from `from` on point to buffers, addresses and controls of this batch, which outlive the
+        // call; `room` is their number.
+        let count = unsafe {
+            let first = self.headers.as_mut_ptr().add(from);
+            libc::recvmmsg(socket.as_raw_fd(), first, room, libc::MSG_DONTWAIT, std::ptr::null_mut())
+        };
+        if count < 0 {
+            return match last_error() {
+                Errno::AGAIN | Errno::INTR => Ok(0),
+                error => Err(error),
+            };
+        }
+        for at in from..from + count as usize {
+            self.parts[at].iov_len = self.headers[at].msg_len as usize;
+        }
+        Ok(count as usize)
+    }
+
+    /// How long datagram `at` is.
+    pub(crate) fn len(&self, at: usize) -> usize {
+        self.parts[at].iov_len
+    }
+
+    /// Who sent datagram `at`.
+    pub(crate) fn sender(&self, at: usize) -> Option<SocketAddr> {
+        self.addresses[at].read()
+    }
+
+    /// The address of ours that datagram `at` came to, if it was received with [`Local::Each`].
+    pub(crate) fn local(&self, at: usize) -> Option<IpAddr> {
+        let header = &self.headers[at].msg_hdr;
+        // SAFETY: the kernel filled msg_control, a buffer of this batch, up to msg_controllen; the macros stay inside.
+        unsafe {
+            let control = libc::CMSG_FIRSTHDR(header).as_ref()?;
+            let data = libc::CMSG_DATA(control);
+            match (control.cmsg_level, control.cmsg_type) {
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    let info = data.cast::<libc::in_pktinfo>().read_unaligned();
+                    Some(IpAddr::V4(Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr))))
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
+                    Some(IpAddr::V6(Ipv6Addr::from(info.ipi6_addr.s6_addr)))
+                }
+                _ => None,
+            }
+        }
+    }
+
+    /// Says to whom datagram `at` goes, and from which address of ours.
+    pub(crate) fn address(&mut self, at: usize, client: SocketAddr, local: Option<IpAddr>) {
+        let length = self.addresses[at].write(client);
+        let name = (&raw mut self.addresses[at]).cast();
+        let header = &mut self.headers[at].msg_hdr;
+        (header.msg_name, header.msg_namelen) = (name, length);
+        (header.msg_control, header.msg_controllen) = (std::ptr::null_mut(), 0);
+        if let Some(local) = local {
+            header.msg_control = (&raw mut self.controls[at]).cast();
+            header.msg_controllen = CONTROL_BYTES;
+            write_local(header, local);
+        }
+    }
+
+    /// Sends datagrams `from..to`, each to its own address. How many the kernel took; the rest is lost, and why.
+    pub(crate) fn send_addressed(&mut self, socket: BorrowedFd<'_>, from: usize, to: usize) -> Sent {
+        let mut sent = Sent::default();
+        let mut at = from;
+        while at < to {
+            // SAFETY: headers `at..to` point into this batch and were filled by `address`.
+            let taken = unsafe {
+                let first = self.headers.as_mut_ptr().add(at);
+                libc::sendmmsg(socket.as_raw_fd(), first, (to - at) as libc::c_uint, libc::MSG_NOSIGNAL)
+            };
+            if taken > 0 {
+                sent.taken += taken as usize;
+                at += taken as usize;
+            } else {
+                match last_error() {
+                    Errno::INTR => {}
+                    error => {
+                        // The first one failed: it is passed over. When the buffer is full all others are, too.
+                        sent.lost(error);
+                        at = if error == Errno::AGAIN { to } else { at + 1 };
+                    }
+                }
+            }
+        }
+        sent
+    }
+
+    /// Sends the datagrams at these places over a connected socket: one, or a run of equal size in one segmented send,
+    /// or as a batch.
+    pub(crate) fn send_connected(&mut self, socket: BorrowedFd<'_>, places: &[usize]) -> Result<(), Errno> {
+        match *places {
+            [] => Ok(()),
+            [at] => self.send_one(socket, at),
+            [first, ..] => {
+                let size = self.len(first);
+                let (last, body) = places.split_last().map_or((first, &[][..]), |(last, body)| (*last, body));
+                let equal = body.iter().all(|&at| self.len(at) == size) && self.len(last) <= size;
+                let total: usize = places.iter().map(|&at| self.len(at)).sum();
+                if equal && self.len(last) > 0 && total <= SEGMENTED_BYTES_MAX {
+                    // Where segments are too large for the route the kernel refuses (EINVAL, EMSGSIZE): one by one then.
+                    match self.send_segmented(socket, places, size as u16) {
+                        Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) => {}
+                        other => return other,
+                    }
+                }
+                places.iter().try_for_each(|&at| self.send_one(socket, at))
+            }
+        }
+    }
+
+    fn send_one(&self, socket: BorrowedFd<'_>, at: usize) -> Result<(), Errno> {
+        let part = &self.parts[at];
+        // SAFETY: the part points to iov_len initialised bytes of this batch's buffer.
+        let sent = unsafe { libc::send(socket.as_raw_fd(), part.iov_base, part.iov_len, libc::MSG_NOSIGNAL) };
+        if sent < 0 { Err(last_error()) } else { Ok(()) }
+    }
+
+    /// UDP_SEGMENT (Linux 4.18, `Documentation/networking/udp`): one message that the kernel cuts into datagrams.
+    fn send_segmented(&self, socket: BorrowedFd<'_>, places: &[usize], size: u16) -> Result<(), Errno> {
+        let mut parts = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
+        parts.iter_mut().zip(places).for_each(|(part, &at)| *part = self.parts[at]);
+        let mut control = Control([0; CONTROL_BYTES]);
+        // SAFETY: all zeroes are a valid msghdr; the pointers set here outlive the call, and the control buffer has room
+        // for one u16 with its header.
+        let sent = unsafe {
+            let mut header: libc::msghdr = mem::zeroed();
+            header.msg_iov = parts.as_mut_ptr();
+            header.msg_iovlen = places.len();
+            header.msg_control = (&raw mut control).cast();
+            header.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as u32) as usize;
+            put_control(&header, (libc::SOL_UDP, libc::UDP_SEGMENT), size);
+            libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL)
+        };
+        if sent < 0 { Err(last_error()) } else { Ok(()) }
+    }
+}
+
+/// Whether senders are to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Names {
+    Wanted,
+    /// The socket is connected.
+    Unwanted,
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sent {
+    pub(crate) taken: usize,
+    /// The send buffer was full.
+    pub(crate) full: bool,
+    /// Datagrams that failed otherwise.
+    pub(crate) failed: usize,
+}
+
+impl Sent {
+    fn lost(&mut self, error: Errno) {
+        if error == Errno::AGAIN {
+            self.full = true;
+        } else {
+            self.failed += 1;
+        }
+    }
+}
+
+fn last_error() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// Writes the source address of an answer (ip(7), ipv6(7)).
+fn write_local(header: &mut libc::msghdr, local: IpAddr) {
+    // SAFETY: msg_control points to CONTROL_BYTES bytes, enough for either with its header.
+    unsafe {
+        match local {
+            IpAddr::V4(local) => {
+                let address = libc::in_addr { s_addr: u32::from(local).to_be() };
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: address,
+                    ipi_addr: libc::in_addr { s_addr: 0 },
+                };
+                put_control(header, (libc::IPPROTO_IP, libc::IP_PKTINFO), info);
+                header.msg_controllen = libc::CMSG_SPACE(size_of_val(&info) as u32) as usize;
+            }
+            IpAddr::V6(local) => {
+                let address = libc::in6_addr { s6_addr: local.octets() };
+                let info = libc::in6_pktinfo { ipi6_addr: address, ipi6_ifindex: 0 };
+                put_control(header, (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO), info);
+                header.msg_controllen = libc::CMSG_SPACE(size_of_val(&info) as u32) as usize;
+            }
+        }
+    }
+}
+
+/// Writes one control message.
+///
+/// # Safety
+/// `header.msg_control` must point to a writable, aligned buffer of `msg_controllen` bytes, enough for `value`.
+unsafe fn put_control<T: Copy>(header: &libc::msghdr, (level, kind): (i32, i32), value: T) {
+    // SAFETY: as the caller promises; CMSG_FIRSTHDR is null only when the buffer is too small.
+    unsafe {
+        let Some(control) = libc::CMSG_FIRSTHDR(header).as_mut() else { return };
+        control.cmsg_level = level;
+        control.cmsg_type = kind;
+        control.cmsg_len = libc::CMSG_LEN(size_of::<T>() as u32) as usize;
+        libc::CMSG_DATA(control).cast::<T>().write_unaligned(value);
+    }
+}
+
+// SAFETY: the raw pointers point into the batch's own vectors, which move with it to another thread.
+unsafe impl Send for Batch {}

@@ -1,0 +1,157 @@
+//! One TCP connection of a client with its connection to a server: both directions and how they end together.
+
+use crate::relay::{Direction, End, Pumped, Scratch};
+use crate::service::{Service, Settings};
+use evener_core::limits::Lease;
+use evener_core::snapshot::Choice;
+use evener_core::{ServerId, Time};
+use rustix::fd::OwnedFd;
+use rustix::net::{Shutdown, shutdown};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) client: OwnedFd,
+    pub(crate) upstream: Option<Upstream>,
+    pub(crate) from_client: Direction,
+    pub(crate) from_server: Direction,
+    pub(crate) stage: Stage,
+    pub(crate) service: Arc<Service>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) address: IpAddr,
+    /// The servers whose connect failed for this client.
+    pub(crate) tried: Vec<ServerId>,
+    /// When something moved last; before that, when the connect began.
+    pub(crate) active_at: Time,
+    /// It is in the worker's list of those that have more to do.
+    pub(crate) queued: bool,
+    /// Its place in the service.
+    _place: Lease,
+}
+
+/// The server's side.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    pub(crate) socket: OwnedFd,
+    pub(crate) choice: Choice,
+}
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The server has not accepted yet.
+    Connecting,
+    /// Bytes move.
+    Relaying,
+    /// All is delivered; the client is heard to its end, for a time.
+    Lingering,
+    /// It is over; the slot is freed when the present events are done.
+    Over,
+}
+
+/// What follows from a relay step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// It waits.
+    Wait,
+    /// It has more to do.
+    Again,
+    /// It begins to linger.
+    Linger,
+    /// It is over.
+    Close(Ending),
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Both sides finished.
+    Finished,
+    /// The client reset it, or takes no more.
+    ClientGone,
+    /// The server reset it.
+    ServerReset,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        client: OwnedFd,
+        address: IpAddr,
+        service: Arc<Service>,
+        settings: Arc<Settings>,
+        place: Lease,
+    ) -> Self {
+        Self {
+            client,
+            upstream: None,
+            from_client: Direction::default(),
+            from_server: Direction::to_writable_sink(),
+            stage: Stage::Connecting,
+            service,
+            settings,
+            address,
+            tried: Vec::new(),
+            active_at: Time::ZERO,
+            queued: false,
+            _place: place,
+        }
+    }
+
+    /// Moves what can be moved both ways, and counts it.
+    pub(crate) fn relay(&mut self, scratch: &mut Scratch, worker: usize, now: Time) -> Step {
+        let Some(upstream) = &self.upstream else { return Step::Wait };
+        let (mut bytes_in, mut bytes_out) = (0, 0);
+        let (mut up, mut down) = (Pumped::Waiting, Pumped::Waiting);
+        if !self.from_client.done {
+            (bytes_in, up) = self.from_client.pump(&self.client, &upstream.socket, scratch);
+        }
+        if !self.from_server.done {
+            (bytes_out, down) = self.from_server.pump(&upstream.socket, &self.client, scratch);
+        }
+        if bytes_in + bytes_out > 0 {
+            self.active_at = now;
+            let (of_service, of_server) =
+                (self.service.live.counters.of(worker), upstream.choice.server.live.counters.of(worker));
+            let counted_in = if self.from_client.discards() { 0 } else { bytes_in };
+            of_service.bytes_in.add(counted_in);
+            of_service.bytes_out.add(bytes_out);
+            of_server.bytes_in.add(counted_in);
+            of_server.bytes_out.add(bytes_out);
+        }
+        self.conclude(up, down, scratch)
+    }
+
+    fn conclude(&mut self, up: Pumped, down: Pumped, scratch: &mut Scratch) -> Step {
+        match (up, down) {
+            (Pumped::Ended(End::Error(_)), _) | (_, Pumped::SinkGone(_)) => {
+                return Step::Close(Ending::ClientGone);
+            }
+            (_, Pumped::Ended(End::Error(_))) => return Step::Close(Ending::ServerReset),
+            _ => {}
+        }
+        let (up_ended, down_ended) = (matches!(up, Pumped::Ended(_)), matches!(down, Pumped::Ended(_)));
+        self.from_client.done |= up_ended;
+        self.from_server.done |= down_ended;
+        if self.from_client.done && self.from_server.done {
+            return Step::Close(Ending::Finished);
+        }
+        // Half-close is passed on; closing both makes it unnecessary.
+        if up_ended && let Some(upstream) = &self.upstream {
+            let _ = shutdown(&upstream.socket, Shutdown::Write);
+        }
+        if down_ended {
+            let _ = shutdown(&self.client, Shutdown::Write);
+        }
+        if matches!(up, Pumped::SinkGone(_)) {
+            self.from_client.discard(&mut scratch.pipes);
+            return Step::Again;
+        }
+        if self.from_server.done && self.from_client.discards() && self.stage == Stage::Relaying {
+            return Step::Linger;
+        }
+        let more = up == Pumped::More || down == Pumped::More;
+        if more { Step::Again } else { Step::Wait }
+    }
+}

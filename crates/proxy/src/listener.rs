@@ -1,0 +1,271 @@
+//! Sockets: those that clients reach us at (opened by the control thread, so that a failure changes nothing), and those
+//! with which workers reach servers.
+
+use crate::service::Service;
+use evener_core::spec::{Protocol, ServiceOptions};
+use evener_core::{Endpoint, Target, Time};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How much a datagram socket should buffer, where the system allows it.
+const DATAGRAM_BUFFER_BYTES: usize = 4 << 20;
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody has it.
+    #[error("{0} is in use: another program listens there (`ss -lntup` tells which)")]
+    InUse(Endpoint),
+    /// The port is below 1024, or the path is not ours.
+    #[error(
+        "{0} may not be listened on: it takes root or CAP_NET_BIND_SERVICE, or write access to the directory"
+    )]
+    Permission(Endpoint),
+    /// No interface has the address.
+    #[error("{0} is not an address of this machine (`ip address` lists them)")]
+    NotOurs(Endpoint),
+    /// The directory of the socket does not exist.
+    #[error("{0} cannot be made: its directory does not exist")]
+    NoDirectory(Endpoint),
+    /// Datagram services have no unix sockets.
+    #[error("{0}: a udp service listens on IP addresses only")]
+    UnixDatagram(Endpoint),
+    /// Something else.
+    #[error("{0} cannot be listened on: {1}")]
+    Other(Endpoint, io::Error),
+}
+
+impl BindError {
+    fn new(address: &Endpoint, error: io::Error) -> Self {
+        let address = address.clone();
+        match error.kind() {
+            io::ErrorKind::AddrInUse => Self::InUse(address),
+            io::ErrorKind::PermissionDenied => Self::Permission(address),
+            io::ErrorKind::AddrNotAvailable => Self::NotOurs(address),
+            io::ErrorKind::NotFound => Self::NoDirectory(address),
+            _ => Self::Other(address, error),
+        }
+    }
+}
+
+/// Sockets at one address, one for each worker.
+#[derive(Debug)]
+pub struct Bound {
+    /// The address as configured; with the port that the system chose when it was 0.
+    pub address: Endpoint,
+    pub(crate) sockets: Vec<OwnedFd>,
+    pub(crate) unix: Option<UnixPath>,
+}
+
+/// The path of a unix socket that is ours, removed when nobody listens on it any more.
+#[derive(Debug)]
+pub(crate) struct UnixPath(PathBuf);
+
+impl Drop for UnixPath {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Opens sockets at `address` for `workers` workers, without touching anybody else's.
+pub fn bind(
+    address: &Endpoint,
+    protocol: Protocol,
+    options: &ServiceOptions,
+    workers: usize,
+) -> Result<Bound, BindError> {
+    let failed = |error| BindError::new(address, error);
+    match (address, protocol) {
+        (Endpoint::Ip(ip), _) => {
+            let (sockets, ip) = bind_ip(*ip, protocol, options, workers).map_err(failed)?;
+            Ok(Bound { address: Endpoint::Ip(ip), sockets, unix: None })
+        }
+        (Endpoint::Unix(path), Protocol::Tcp) => {
+            let sockets = bind_unix(path, options, workers).map_err(failed)?;
+            Ok(Bound { address: address.clone(), sockets, unix: Some(UnixPath(path.clone())) })
+        }
+        (Endpoint::Unix(_), Protocol::Udp) => Err(BindError::UnixDatagram(address.clone())),
+        (Endpoint::Host { .. }, _) => {
+            let unresolved =
+                io::Error::new(io::ErrorKind::InvalidInput, "listen addresses are IP addresses or paths");
+            Err(BindError::Other(address.clone(), unresolved))
+        }
+    }
+}
+
+fn bind_ip(
+    address: SocketAddr,
+    protocol: Protocol,
+    options: &ServiceOptions,
+    workers: usize,
+) -> io::Result<(Vec<OwnedFd>, SocketAddr)> {
+    // With SO_REUSEPORT alone a second instance would silently take a share of the clients. A socket without it sees
+    // whether anybody is there.
+    let alone = open(address, protocol)?;
+    alone.bind(&address.into())?;
+    if protocol == Protocol::Tcp {
+        alone.listen(1)?;
+    }
+    let bound = alone.local_addr()?.as_socket().unwrap_or(address);
+    drop(alone);
+    let sockets = (0..workers.max(1)).map(|_| {
+        let socket = open(bound, protocol)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&bound.into())?;
+        if protocol == Protocol::Tcp {
+            apply_options(&socket, options)?;
+            socket.listen(backlog(options))?;
+        }
+        Ok(OwnedFd::from(socket))
+    });
+    Ok((sockets.collect::<io::Result<_>>()?, bound))
+}
+
+fn open(address: SocketAddr, protocol: Protocol) -> io::Result<Socket> {
+    let kind = if protocol == Protocol::Tcp { Type::STREAM } else { Type::DGRAM };
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        // `0.0.0.0:80` and `[::]:80` are two addresses, whatever net.ipv6.bindv6only says.
+        socket.set_only_v6(true)?;
+    }
+    match protocol {
+        Protocol::Tcp => socket.set_reuse_address(true)?,
+        Protocol::Udp => prepare_datagrams(&socket, address)?,
+    }
+    Ok(socket)
+}
+
+fn prepare_datagrams(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    grow_buffers(socket);
+    if address.ip().is_unspecified() {
+        // Answers must come from the address that the client sent to: the kernel tells it with each datagram.
+        let level_and_name = if address.is_ipv4() {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
+        };
+        crate::batch::set_flag(socket.as_fd(), level_and_name)?;
+    }
+    Ok(())
+}
+
+/// Larger buffers let bursts wait instead of being dropped; less is no error.
+fn grow_buffers(socket: &Socket) {
+    for name in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
+        let _ = crate::batch::set_int(socket.as_fd(), (libc::SOL_SOCKET, name), DATAGRAM_BUFFER_BYTES as i32);
+    }
+    if socket.recv_buffer_size().is_ok_and(|bytes| bytes < DATAGRAM_BUFFER_BYTES) {
+        let _ = socket.set_recv_buffer_size(DATAGRAM_BUFFER_BYTES);
+        let _ = socket.set_send_buffer_size(DATAGRAM_BUFFER_BYTES);
+    }
+}
+
+fn bind_unix(path: &Path, options: &ServiceOptions, workers: usize) -> io::Result<Vec<OwnedFd>> {
+    remove_stale(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(backlog(options))?;
+    // There is no SO_REUSEPORT for unix sockets: the workers share one.
+    let copies = (1..workers.max(1)).map(|_| socket.try_clone());
+    let mut sockets: Vec<OwnedFd> = copies.map(|copy| copy.map(OwnedFd::from)).collect::<io::Result<_>>()?;
+    sockets.push(socket.into());
+    Ok(sockets)
+}
+
+/// A socket file that nobody answers at was left by a program that is gone.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    let refused = || UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+    if is_socket && refused() { std::fs::remove_file(path) } else { Ok(()) }
+}
+
+fn backlog(options: &ServiceOptions) -> i32 {
+    options.backlog.min(i32::MAX as u32) as i32
+}
+
+/// What accepted sockets inherit from their listener (tcp(7)), which saves system calls for each of them.
+fn apply_options(socket: &Socket, options: &ServiceOptions) -> io::Result<()> {
+    socket.set_tcp_nodelay(options.nodelay)?;
+    socket.set_keepalive(options.keepalive.is_some())?;
+    if let Some(after) = options.keepalive {
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(after))?;
+    }
+    Ok(())
+}
+
+/// A listener of a worker for connections.
+#[derive(Debug)]
+pub(crate) struct StreamListener {
+    pub(crate) id: u64,
+    pub(crate) service: Arc<Service>,
+    pub(crate) socket: OwnedFd,
+    /// When accepting goes on, if it could not.
+    pub(crate) paused: Option<Time>,
+    /// The path goes with the last worker's listener.
+    pub(crate) _unix: Option<Arc<UnixPath>>,
+}
+
+impl StreamListener {
+    /// Takes on the options of a new configuration.
+    pub(crate) fn reconfigure(&self) {
+        let options = &self.service.settings.load().options;
+        let Ok(copy) = self.socket.try_clone() else { return };
+        let socket = Socket::from(copy);
+        if socket.domain().is_ok_and(|domain| domain != Domain::UNIX) {
+            let _ = apply_options(&socket, options);
+        }
+        // On a listening socket this only changes the length of the queue (listen(2)).
+        let _ = socket.listen(backlog(options));
+    }
+}
+
+/// A socket to connect to a server with.
+pub(crate) fn stream_socket(target: &Target) -> Result<OwnedFd, Errno> {
+    net::socket_with(family(target), SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
+}
+
+/// A connected socket for a flow.
+pub(crate) fn datagram_socket(target: &Target, source: Option<IpAddr>) -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = net::socket_with(family(target), SocketType::DGRAM, flags, None)?;
+    if let (Some(source), Target::Ip(address)) = (source, target)
+        && source.is_ipv4() == address.is_ipv4()
+    {
+        bind_source(&socket, source)?;
+    }
+    connect(&socket, target)?;
+    Ok(socket)
+}
+
+fn family(target: &Target) -> AddressFamily {
+    match target {
+        Target::Ip(SocketAddr::V4(_)) => AddressFamily::INET,
+        Target::Ip(SocketAddr::V6(_)) => AddressFamily::INET6,
+        Target::Unix(_) => AddressFamily::UNIX,
+    }
+}
+
+/// Begins a connect, or makes a datagram socket's peer.
+pub(crate) fn connect(socket: &OwnedFd, target: &Target) -> Result<(), Errno> {
+    match target {
+        Target::Ip(address) => net::connect(socket, address),
+        Target::Unix(path) => net::connect(socket, &SocketAddrUnix::new(path)?),
+    }
+}
+
+/// Binds to an address of ours; the port is chosen at connect, so that ports are not used up (ip(7)).
+pub(crate) fn bind_source(socket: &OwnedFd, source: IpAddr) -> Result<(), Errno> {
+    const IP_BIND_ADDRESS_NO_PORT: i32 = 24;
+    let _ = crate::batch::set_flag(socket.as_fd(), (libc::IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT));
+    net::bind(socket, &SocketAddr::new(source, 0))
+}

@@ -1,0 +1,140 @@
+//! The plane as the program holds it: starts the workers and hands listeners and commands to them.
+
+use crate::batch::Local;
+use crate::listener::Bound;
+use crate::service::{Reporter, Service, Settings};
+use crate::worker::{Command, PoolIs, Worker, WorkerParts};
+use evener_core::Endpoint;
+use evener_core::spec::Protocol;
+use mio::Waker;
+use std::io;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, OnceLock};
+use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
+
+/// How the workers are started.
+pub struct PlaneOptions {
+    /// How many; one a core is right.
+    pub workers: usize,
+    /// Whether worker n stays on core n.
+    pub pin: bool,
+    /// The origin of [`evener_core::Time`], the same for the whole program.
+    pub origin: Instant,
+    /// Seeds chance and the hashing of tables.
+    pub seed: u64,
+    /// Hears what workers see.
+    pub report: Reporter,
+}
+
+/// The running workers.
+#[derive(Debug)]
+pub struct Plane {
+    inboxes: Vec<Sender<Command>>,
+    wakers: Arc<OnceLock<Vec<Waker>>>,
+    threads: Vec<JoinHandle<()>>,
+    listeners: u64,
+}
+
+impl Plane {
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// When the system has no threads or descriptors left.
+    pub fn start(options: &PlaneOptions) -> io::Result<Self> {
+        let peers = Arc::new(OnceLock::new());
+        let (mut inboxes, mut wakers, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+        for id in 0..options.workers.max(1) {
+            let (sender, inbox) = channel();
+            let (worker, waker) = Worker::new(WorkerParts {
+                id,
+                workers: options.workers.max(1),
+                origin: options.origin,
+                seed: evener_core::hash::mix(options.seed, id as u64),
+                report: Arc::clone(&options.report),
+                inbox,
+                peers: Arc::clone(&peers),
+            })?;
+            let pin = options.pin;
+            let thread = Builder::new().name(format!("worker-{id}")).spawn(move || {
+                if pin {
+                    pin_to(id);
+                }
+                worker.run();
+            })?;
+            inboxes.push(sender);
+            wakers.push(waker);
+            threads.push(thread);
+        }
+        let _ = peers.set(wakers);
+        Ok(Self { inboxes, wakers: peers, threads, listeners: 0 })
+    }
+
+    /// How many workers there are.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.inboxes.len()
+    }
+
+    /// A service takes clients at an address. Returns what [`Plane::unlisten`] wants.
+    pub fn listen(&mut self, service: &Arc<Service>, bound: Bound) -> u64 {
+        self.listeners += 1;
+        let id = self.listeners;
+        let on_all = matches!(bound.address, Endpoint::Ip(address) if address.ip().is_unspecified());
+        let local = if on_all && service.protocol == Protocol::Udp { Local::Each } else { Local::Fixed };
+        let unix = bound.unix.map(Arc::new);
+        for (inbox, socket) in self.inboxes.iter().zip(bound.sockets) {
+            let (service, unix) = (Arc::clone(service), unix.clone());
+            let _ = inbox.send(Command::Listen { id, service, socket, local, unix });
+        }
+        self.wake();
+        id
+    }
+
+    /// A listener is closed; who waits in its queue is taken in first. Connections go on, flows end.
+    pub fn unlisten(&self, id: u64) {
+        self.tell(|| Command::Unlisten { id });
+    }
+
+    /// A service does something else from now on; its listeners, connections and flows stay.
+    pub fn reconfigure(&self, service: &Service, settings: Settings) {
+        let same = Arc::ptr_eq(&service.settings.load().pool, &settings.pool);
+        service.settings.store(Arc::new(settings));
+        let pool = if same { PoolIs::Same } else { PoolIs::Another };
+        self.tell(|| Command::Refresh { service: service.name.clone(), pool });
+    }
+
+    /// No new clients; connections and flows may finish.
+    pub fn drain(&self) {
+        self.tell(|| Command::Drain);
+    }
+
+    /// Ends all connections.
+    pub fn cut(&self) {
+        self.tell(|| Command::Cut);
+    }
+
+    /// Ends the workers with all that they have.
+    pub fn stop(self) {
+        self.tell(|| Command::Stop);
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) {
+        self.inboxes.iter().for_each(|inbox| drop(inbox.send(command())));
+        self.wake();
+    }
+
+    fn wake(&self) {
+        self.wakers.get().into_iter().flatten().for_each(|waker| drop(waker.wake()));
+    }
+}
+
+fn pin_to(core: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(core);
+    // Not being allowed to is no reason not to work.
+    let _ = rustix::thread::sched_setaffinity(None, &set);
+}

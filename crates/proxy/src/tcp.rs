@@ -1,0 +1,380 @@
+//! The TCP way in, in five hops: accept, admit, pick, connect (the next candidate on failure), relay.
+
+use crate::connection::{Connection, Ending, Stage, Step, Upstream};
+use crate::listener::{self, StreamListener};
+use crate::service::{Notice, Report, Settings};
+use crate::worker::{Retry, Token, Worker};
+use evener_core::health::Failure;
+use evener_core::limits::Lease;
+use evener_core::snapshot::{Choice, NoServer, Request, Why};
+use evener_core::spec::ServiceOptions;
+use evener_core::{Target, Time};
+use mio::event::Event;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with, sockopt};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// So many clients of one listener are accepted before others have their turn.
+const ACCEPTS_MAX: usize = 64;
+/// A listener that could not accept (no descriptors, no memory, no place) tries again after this.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A client that still sends after everything was delivered to it is heard for so long.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Whether somebody may still wait in a listener's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Queue {
+    /// It is empty, or accepting is paused.
+    Left,
+    /// Perhaps.
+    More,
+}
+
+/// Hop 1: accept. What is not done now is done when others had their turn.
+pub(crate) fn accept(worker: &mut Worker, index: usize) {
+    if accept_some(worker, index) == Queue::More {
+        worker.again.push_back(Retry::Accept(index));
+    }
+}
+
+/// Accepts up to [`ACCEPTS_MAX`] clients. What waits in the kernel's queue stays there while the service is full.
+pub(crate) fn accept_some(worker: &mut Worker, index: usize) -> Queue {
+    for _ in 0..ACCEPTS_MAX {
+        let Some(listener) = worker.streams.get_mut(index) else { return Queue::Left };
+        let settings = listener.service.settings.load_full();
+        let Some(place) = listener.service.enter(settings.options.connections_max) else {
+            return pause_full(worker, index, settings.options.connections_max);
+        };
+        match acceptfrom_with(&listener.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok((client, address)) => admit(worker, index, client, client_address(address), settings, place),
+            Err(Errno::AGAIN) => {
+                listener.paused = None;
+                return Queue::Left;
+            }
+            // The client left while it waited, or the network failed it (accept(2)): the next one may be well.
+            Err(Errno::CONNABORTED | Errno::INTR | Errno::PROTO | Errno::NETDOWN | Errno::HOSTUNREACH) => {}
+            Err(error) => return pause_failed(worker, index, error),
+        }
+    }
+    Queue::More
+}
+
+/// Clients of a unix socket have no address; they count as loopback.
+fn client_address(address: Option<SocketAddrAny>) -> IpAddr {
+    let address = address.and_then(|address| SocketAddr::try_from(address).ok());
+    address.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
+}
+
+fn pause_full(worker: &mut Worker, index: usize, connections_max: u32) -> Queue {
+    let (id, now) = (worker.id, worker.now);
+    let StreamListener { service, paused, .. } = &mut worker.streams[index];
+    if paused.is_none() {
+        service.live.counters.of(id).accept_pauses.one();
+    }
+    *paused = Some(now + ACCEPT_PAUSE);
+    if service.may_notice(Notice::Full, now) {
+        (worker.report)(Report::Full { service: service.name.clone(), connections_max });
+    }
+    Queue::Left
+}
+
+fn pause_failed(worker: &mut Worker, index: usize, error: Errno) -> Queue {
+    let (id, now) = (worker.id, worker.now);
+    let StreamListener { service, paused, .. } = &mut worker.streams[index];
+    service.live.counters.of(id).accept_errors.one();
+    *paused = Some(now + ACCEPT_PAUSE);
+    if service.may_notice(Notice::AcceptFailed, now) {
+        (worker.report)(Report::AcceptFailed { service: service.name.clone(), error: error.into() });
+    }
+    Queue::Left
+}
+
+/// Hop 2: admit. A client that the access list refuses is closed without a word.
+fn admit(
+    worker: &mut Worker,
+    index: usize,
+    client: OwnedFd,
+    address: IpAddr,
+    settings: Arc<Settings>,
+    place: Lease,
+) {
+    let service = Arc::clone(&worker.streams[index].service);
+    let counters = service.live.counters.of(worker.id);
+    counters.connections.one();
+    if !settings.permits(address) {
+        return counters.denied.one();
+    }
+    let connection = Connection::new(client, address, service, settings, place);
+    let index = worker.connections.insert(Box::new(connection));
+    if try_servers(worker, index) == Progress::Over {
+        return;
+    }
+    let client = &worker.connections[index].client;
+    if worker.registry.register(client, Token::Client(index)).is_err() {
+        close(worker, index);
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// A connect is under way, or done.
+    Begun,
+    /// Nobody could be had; the connection is closed.
+    Over,
+}
+
+/// Hops 3 and 4: pick and connect, until a connect is at least under way.
+fn try_servers(worker: &mut Worker, index: usize) -> Progress {
+    loop {
+        let connection = &mut worker.connections[index];
+        let request = Request { client: connection.address, now: worker.now };
+        let snapshot = connection.settings.pool.load();
+        match snapshot.pick(&request, &connection.tried, &mut worker.random) {
+            Err(reason) => {
+                drop(snapshot);
+                give_up(worker, index, reason);
+                return Progress::Over;
+            }
+            Ok(choice) => {
+                drop(snapshot);
+                match connect(worker, index, choice) {
+                    Ok(()) => return Progress::Begun,
+                    Err(failed) => fail(worker, index, &failed.choice, failed.error),
+                }
+            }
+        }
+    }
+}
+
+struct ConnectFailed {
+    choice: Choice,
+    error: Errno,
+}
+
+/// Begins a connect. On loopback it is often complete at once.
+fn connect(worker: &mut Worker, index: usize, choice: Choice) -> Result<(), ConnectFailed> {
+    let connection = &mut worker.connections[index];
+    let begun = open_socket(&choice.server.target, &connection.settings.options).and_then(|socket| {
+        match listener::connect(&socket, &choice.server.target) {
+            Ok(()) => Ok((socket, Stage::Relaying)),
+            Err(Errno::INPROGRESS) => Ok((socket, Stage::Connecting)),
+            Err(error) => Err(error),
+        }
+    });
+    let (socket, stage) = match begun {
+        Ok(begun) => begun,
+        Err(error) => return Err(ConnectFailed { choice, error }),
+    };
+    connection.stage = Stage::Connecting;
+    connection.active_at = worker.now;
+    let timeout = connection.settings.options.connect_timeout;
+    let upstream = connection.upstream.insert(Upstream { socket, choice });
+    if let Err(error) = worker.registry.register(&upstream.socket, Token::Server(index)) {
+        let Some(upstream) = connection.upstream.take() else { return Ok(()) };
+        return Err(ConnectFailed { choice: upstream.choice, error });
+    }
+    if stage == Stage::Relaying {
+        connected(worker, index);
+    } else {
+        worker.timers.set(index, worker.now + timeout);
+    }
+    Ok(())
+}
+
+fn open_socket(target: &Target, options: &ServiceOptions) -> Result<OwnedFd, Errno> {
+    let socket = listener::stream_socket(target)?;
+    if let Target::Ip(address) = target {
+        if options.nodelay {
+            sockopt::set_tcp_nodelay(&socket, true)?;
+        }
+        if let Some(after) = options.server_keepalive {
+            sockopt::set_socket_keepalive(&socket, true)?;
+            sockopt::set_tcp_keepidle(&socket, after)?;
+        }
+        if let Some(source) = options.source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
+            listener::bind_source(&socket, source)?;
+        }
+    }
+    Ok(socket)
+}
+
+/// A connect failed: it is counted and reported, and that server is passed over for this client.
+fn fail(worker: &mut Worker, index: usize, choice: &Choice, error: Errno) {
+    let server = &choice.server;
+    let counters = server.live.counters.of(worker.id);
+    let failure = match error {
+        Errno::CONNREFUSED => {
+            counters.connect_refused.one();
+            Some(Failure::Refused)
+        }
+        Errno::TIMEDOUT => {
+            counters.connect_timeouts.one();
+            Some(Failure::Timeout)
+        }
+        // These are ours, not the server's: no descriptor, no memory, no free port.
+        Errno::MFILE
+        | Errno::NFILE
+        | Errno::NOBUFS
+        | Errno::NOMEM
+        | Errno::ADDRNOTAVAIL
+        | Errno::ADDRINUSE => {
+            counters.connect_errors.one();
+            None
+        }
+        _ => {
+            counters.connect_errors.one();
+            Some(Failure::Unreachable)
+        }
+    };
+    let connection = &mut worker.connections[index];
+    connection.tried.push(server.id);
+    if let Some(failure) = failure {
+        let pool = connection.settings.pool.load().pool.clone();
+        (worker.report)(Report::Failure { pool, server: server.id, failure });
+    }
+}
+
+fn give_up(worker: &mut Worker, index: usize, reason: NoServer) {
+    let service = &worker.connections[index].service;
+    service.live.counters.of(worker.id).no_server.one();
+    if service.may_notice(Notice::NoServer, worker.now) {
+        (worker.report)(Report::NoServer { service: service.name.clone(), reason });
+    }
+    close(worker, index);
+}
+
+/// The server accepted.
+fn connected(worker: &mut Worker, index: usize) {
+    let connection = &mut worker.connections[index];
+    let Some(upstream) = &connection.upstream else { return };
+    let (server, now) = (&upstream.choice.server, worker.now);
+    let snapshot = connection.settings.pool.load();
+    snapshot.remember(connection.address, server.id, now);
+    snapshot.observe(server, now.since(connection.active_at), now);
+    server.live.counters.of(worker.id).connections.one();
+    if server.live.suspect.load(Ordering::Relaxed) || upstream.choice.why == Why::LastResort {
+        (worker.report)(Report::Success { pool: snapshot.pool.clone(), server: server.id });
+    }
+    connection.stage = Stage::Relaying;
+    connection.from_client.writable = true;
+    connection.active_at = now;
+    match connection.settings.options.idle_timeout {
+        Some(idle) => worker.timers.set(index, now + idle),
+        None => worker.timers.clear(index),
+    }
+}
+
+/// Something happened at the client's socket.
+pub(crate) fn on_client_event(worker: &mut Worker, index: usize, event: &Event) {
+    let Some(connection) = worker.connections.get_mut(index) else { return };
+    let ended = event.is_read_closed() || event.is_error();
+    connection.from_client.readable |= event.is_readable() || ended;
+    connection.from_client.hung_up |= ended;
+    connection.from_server.writable |= event.is_writable() || event.is_error();
+    match connection.stage {
+        Stage::Connecting if event.is_error() => close(worker, index),
+        Stage::Connecting | Stage::Over => {}
+        Stage::Relaying | Stage::Lingering => relay(worker, index),
+    }
+}
+
+/// Something happened at the server's socket.
+pub(crate) fn on_server_event(worker: &mut Worker, index: usize, event: &Event) {
+    let Some(connection) = worker.connections.get_mut(index) else { return };
+    let ended = event.is_read_closed() || event.is_error();
+    match connection.stage {
+        Stage::Connecting if ended => return on_connect_error(worker, index),
+        Stage::Connecting if event.is_writable() => connected(worker, index),
+        Stage::Connecting | Stage::Over => return,
+        Stage::Relaying | Stage::Lingering => {}
+    }
+    let Some(connection) = worker.connections.get_mut(index) else { return };
+    connection.from_server.readable |= event.is_readable() || ended;
+    connection.from_server.hung_up |= ended;
+    connection.from_client.writable |= event.is_writable() || event.is_error();
+    relay(worker, index);
+}
+
+/// The socket has an error, or was closed as soon as it was accepted.
+fn on_connect_error(worker: &mut Worker, index: usize) {
+    let Some(upstream) = &worker.connections[index].upstream else { return };
+    match sockopt::socket_error(&upstream.socket) {
+        Ok(Err(error)) | Err(error) => next_server(worker, index, error),
+        Ok(Ok(())) => {
+            connected(worker, index);
+            let connection = &mut worker.connections[index];
+            connection.from_server.readable = true;
+            connection.from_server.hung_up = true;
+            relay(worker, index);
+        }
+    }
+}
+
+fn next_server(worker: &mut Worker, index: usize, error: Errno) {
+    let Some(upstream) = worker.connections[index].upstream.take() else { return };
+    worker.timers.clear(index);
+    fail(worker, index, &upstream.choice, error);
+    drop(upstream);
+    // The client waits meanwhile; what it sent is still in its socket.
+    if try_servers(worker, index) == Progress::Begun && worker.connections[index].stage == Stage::Relaying {
+        relay(worker, index);
+    }
+}
+
+/// Hop 5: relay.
+pub(crate) fn relay(worker: &mut Worker, index: usize) {
+    let connection = &mut worker.connections[index];
+    match connection.relay(&mut worker.scratch, worker.id, worker.now) {
+        Step::Wait => {}
+        Step::Again => queue(worker, index),
+        Step::Linger => {
+            connection.stage = Stage::Lingering;
+            worker.timers.set(index, worker.now + LINGER);
+        }
+        Step::Close(ending) => {
+            if ending == Ending::ServerReset
+                && let Some(upstream) = &connection.upstream
+            {
+                upstream.choice.server.live.counters.of(worker.id).resets.one();
+            }
+            close(worker, index);
+        }
+    }
+}
+
+fn queue(worker: &mut Worker, index: usize) {
+    let connection = &mut worker.connections[index];
+    if !std::mem::replace(&mut connection.queued, true) {
+        worker.again.push_back(Retry::Relay(index));
+    }
+}
+
+/// The deadline of a connection came.
+pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
+    let Some(connection) = worker.connections.get(index) else { return };
+    match connection.stage {
+        Stage::Connecting => next_server(worker, index, Errno::TIMEDOUT),
+        Stage::Lingering => close(worker, index),
+        Stage::Over => {}
+        Stage::Relaying => {
+            let Some(idle) = connection.settings.options.idle_timeout else { return };
+            let deadline: Time = connection.active_at + idle;
+            if deadline > worker.now {
+                return worker.timers.set(index, deadline);
+            }
+            connection.service.live.counters.of(worker.id).idle_timeouts.one();
+            close(worker, index);
+        }
+    }
+}
+
+/// Ends a connection. Its slot is freed only when the present events are done, so that none of them meets a stranger.
+pub(crate) fn close(worker: &mut Worker, index: usize) {
+    worker.timers.clear(index);
+    worker.connections[index].stage = Stage::Over;
+    worker.over.push(index);
+}

@@ -1,0 +1,157 @@
+//! One deadline for each connection, in a hashed wheel (Varghese and Lauck 1987, scheme 6): set and clear in constant
+//! time, no memory beyond a node for each connection that ever was at once.
+
+use evener_core::Time;
+use std::time::Duration;
+
+const SLOTS: usize = 1024;
+const NONE: u32 = u32::MAX;
+const TICK: Duration = Duration::from_millis(32);
+
+/// The wheel.
+#[derive(Debug)]
+pub(crate) struct Timers {
+    heads: Box<[u32; SLOTS]>,
+    nodes: Vec<Node>,
+    /// The last tick whose slot was looked at.
+    done: u64,
+    /// No deadline is before this tick; the next one may be later.
+    earliest: u64,
+    count: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    next: u32,
+    previous: u32,
+    /// The tick of the deadline; 0 when there is none.
+    due: u64,
+}
+
+const UNSET: Node = Node { next: NONE, previous: NONE, due: 0 };
+
+/// The first tick that is not before `at`.
+fn tick(at: Time) -> u64 {
+    at.as_nanos().div_ceil(TICK.as_nanos() as u64)
+}
+
+fn slot(tick: u64) -> usize {
+    (tick % SLOTS as u64) as usize
+}
+
+impl Timers {
+    pub(crate) fn new() -> Self {
+        Self { heads: Box::new([NONE; SLOTS]), nodes: Vec::new(), done: 0, earliest: u64::MAX, count: 0 }
+    }
+
+    /// Sets the deadline of number `index`, instead of the one it had.
+    pub(crate) fn set(&mut self, index: usize, deadline: Time) {
+        self.clear(index);
+        if self.nodes.len() <= index {
+            self.nodes.resize(index + 1, UNSET);
+        }
+        let due = tick(deadline).max(self.done + 1);
+        let head = std::mem::replace(&mut self.heads[slot(due)], index as u32);
+        self.nodes[index] = Node { next: head, previous: NONE, due };
+        if head != NONE {
+            self.nodes[head as usize].previous = index as u32;
+        }
+        self.earliest = self.earliest.min(due);
+        self.count += 1;
+    }
+
+    /// Takes the deadline of number `index` away, if it has one.
+    pub(crate) fn clear(&mut self, index: usize) {
+        let Some(node) = self.nodes.get(index).copied().filter(|node| node.due != 0) else { return };
+        match node.previous {
+            NONE => self.heads[slot(node.due)] = node.next,
+            previous => self.nodes[previous as usize].next = node.next,
+        }
+        if node.next != NONE {
+            self.nodes[node.next as usize].previous = node.previous;
+        }
+        self.nodes[index] = UNSET;
+        self.count -= 1;
+    }
+
+    /// How long nothing can be due; `None` when there is no deadline.
+    pub(crate) fn wait(&self, now: Time) -> Option<Duration> {
+        let at = Time::from_nanos(self.earliest.saturating_mul(TICK.as_nanos() as u64));
+        (self.count > 0).then(|| at.since(now))
+    }
+
+    /// Puts the numbers whose deadline came into `due`; they have none then.
+    pub(crate) fn expire(&mut self, now: Time, due: &mut Vec<usize>) {
+        let now = now.as_nanos() / TICK.as_nanos() as u64;
+        if self.earliest > now {
+            self.done = self.done.max(now.min(self.earliest - 1));
+            return;
+        }
+        // Beyond one turn of the wheel each slot is looked at once.
+        for tick in (self.done + 1)..=now.min(self.done + SLOTS as u64) {
+            self.expire_slot(slot(tick), now, due);
+        }
+        self.done = now;
+        self.earliest = self.next_occupied();
+    }
+
+    fn expire_slot(&mut self, slot: usize, now: u64, due: &mut Vec<usize>) {
+        let mut at = self.heads[slot];
+        while at != NONE {
+            let node = self.nodes[at as usize];
+            if node.due <= now {
+                self.clear(at as usize);
+                due.push(at as usize);
+            }
+            at = node.next;
+        }
+    }
+
+    /// The tick of the next slot that has anything in it, be it for a later turn.
+    fn next_occupied(&self) -> u64 {
+        let ahead = (self.done + 1)..=(self.done + SLOTS as u64);
+        ahead.into_iter().find(|&tick| self.heads[slot(tick)] != NONE).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evener_core::Random;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn deadlines_come_once_not_early_and_at_most_a_tick_late() {
+        let mut random = Random::seeded(4);
+        let mut timers = Timers::new();
+        let mut model: BTreeMap<usize, Time> = BTreeMap::new();
+        let mut now = Time::ZERO;
+        for _ in 0..20_000 {
+            let index = random.below(200);
+            match random.below(4) {
+                0 => {
+                    timers.clear(index);
+                    model.remove(&index);
+                }
+                1 => {
+                    let deadline = now + Duration::from_millis(random.below(100_000) as u64);
+                    timers.set(index, deadline);
+                    model.insert(index, deadline);
+                }
+                _ => now += Duration::from_millis(random.below(400) as u64),
+            }
+            let mut due = Vec::new();
+            timers.expire(now, &mut due);
+            for index in due {
+                let deadline = model.remove(&index).expect("it had a deadline");
+                assert!(deadline <= now, "not early");
+            }
+            assert!(model.values().all(|deadline| *deadline + TICK * 2 > now), "not late");
+            assert_eq!(timers.count, model.len());
+            let wait = timers.wait(now);
+            assert_eq!(wait.is_none(), model.is_empty());
+            let next = model.values().min().copied().unwrap_or(Time::NEVER);
+            assert!(wait.is_none_or(|wait| now + wait <= next + TICK * 2), "nobody sleeps over a deadline");
+        }
+    }
+}

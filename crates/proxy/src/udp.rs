@@ -1,0 +1,425 @@
+//! The UDP way: a datagram finds its flow, or begins one; a flow has a connected socket to its server; answers go back
+//! in batches from the address that the client sent to. When a server refuses or leaves, its flows go on elsewhere at
+//! once.
+
+use crate::batch::{BATCH, Batch, Local, Names};
+use crate::listener;
+use crate::service::{Notice, Report, Service, Settings};
+use crate::worker::{Retry, Token, Worker};
+use evener_core::ServerId;
+use evener_core::Time;
+use evener_core::flow::{Flow, FlowKey, FlowTable};
+use evener_core::health::Failure;
+use evener_core::snapshot::{Choice, Request, Snapshot};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// After so many batches of one socket others have their turn.
+const BATCHES_MAX: usize = 4;
+/// While the program drains, a flow is over when nothing moved for so long.
+pub(crate) const DRAIN_IDLE: Duration = Duration::from_secs(1);
+/// Places of a batch that go nowhere.
+const DROPPED: u32 = u32::MAX;
+
+/// A listener of a worker for datagrams.
+#[derive(Debug)]
+pub(crate) struct DatagramListener {
+    pub(crate) id: u64,
+    pub(crate) service: Arc<Service>,
+    pub(crate) socket: OwnedFd,
+    pub(crate) local: Local,
+    pub(crate) flows: FlowTable,
+    /// No new datagrams are read; answers still go out.
+    pub(crate) draining: bool,
+}
+
+/// A flow's socket to its server.
+#[derive(Debug)]
+pub(crate) struct FlowSocket {
+    socket: OwnedFd,
+    listener: usize,
+    key: FlowKey,
+    choice: Choice,
+    answered_at: Time,
+}
+
+/// The answers that wait to be sent by one listener.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    batch: Batch,
+    listener: usize,
+    count: usize,
+}
+
+impl Answers {
+    pub(crate) fn new() -> Self {
+        Self { batch: Batch::new(), listener: 0, count: 0 }
+    }
+}
+
+/// How many flows a worker's table has of the service's.
+pub(crate) fn table_size(settings: &Settings, workers: usize) -> usize {
+    (settings.options.flows_max as usize).div_ceil(workers.max(1)).max(1)
+}
+
+/// How long a flow lives unused.
+pub(crate) fn flow_idle(settings: &Settings) -> Duration {
+    settings.options.idle_timeout.unwrap_or(Duration::MAX)
+}
+
+/// Clients sent something.
+pub(crate) fn on_listener_event(worker: &mut Worker, index: usize) {
+    let mut batch = worker.inbound.take().unwrap_or_else(|| Box::new(Batch::new()));
+    let emptied = (0..BATCHES_MAX).any(|_| {
+        let Some(listener) = worker.datagrams.get(index).filter(|listener| !listener.draining) else {
+            return true;
+        };
+        match batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local) {
+            Ok(count) => {
+                forward(worker, index, &mut batch, count);
+                count < BATCH
+            }
+            // A listener's socket is not connected, so this concerns no particular flow.
+            Err(_) => false,
+        }
+    });
+    if !emptied {
+        worker.again.push_back(Retry::Datagrams(index));
+    }
+    worker.inbound = Some(batch);
+}
+
+/// Sends a batch on, all datagrams of one flow together.
+fn forward(worker: &mut Worker, index: usize, batch: &mut Batch, count: usize) {
+    if count == 0 {
+        return;
+    }
+    let service = Arc::clone(&worker.datagrams[index].service);
+    let settings = service.settings.load_full();
+    let snapshot = settings.pool.load_full();
+    let mut slots = [DROPPED; BATCH];
+    for (at, slot) in slots.iter_mut().enumerate().take(count) {
+        *slot = flow_of(worker, index, batch, at, &settings, &snapshot).unwrap_or(DROPPED);
+    }
+    service.live.counters.of(worker.id).datagrams_in.add(count as u64);
+    let mut places = [0; BATCH];
+    for first in 0..count {
+        let slot = std::mem::replace(&mut slots[first], DROPPED);
+        if slot == DROPPED {
+            continue;
+        }
+        places[0] = first;
+        let mut length = 1;
+        for (at, other) in slots.iter_mut().enumerate().take(count).skip(first + 1) {
+            if *other == slot {
+                *other = DROPPED;
+                places[length] = at;
+                length += 1;
+            }
+        }
+        send_to_server(worker, index, slot as usize, batch, &places[..length], &snapshot);
+    }
+}
+
+/// The slot of the flow of datagram `at`; begins or moves the flow if need be. `None` when it is dropped.
+fn flow_of(
+    worker: &mut Worker,
+    index: usize,
+    batch: &Batch,
+    at: usize,
+    settings: &Settings,
+    snapshot: &Snapshot,
+) -> Option<u32> {
+    let listener = &mut worker.datagrams[index];
+    let local = if listener.local == Local::Each { batch.local(at) } else { None };
+    let key = FlowKey { client: batch.sender(at)?, local };
+    if let Some(flow) = listener.flows.datagram(&key, worker.now) {
+        if flow.generation == snapshot.generation {
+            return Some(flow.slot);
+        }
+        if snapshot.keeps_flows_of(flow.server) {
+            flow.generation = snapshot.generation;
+            return Some(flow.slot);
+        }
+        listener.service.live.counters.of(worker.id).flows_moved.one();
+    } else if !settings.permits(key.client.ip()) {
+        let counters = listener.service.live.counters.of(worker.id);
+        counters.denied.one();
+        counters.drop_denied.one();
+        return None;
+    }
+    let begun = begin(worker, index, key, settings, snapshot, &[]);
+    let counters = worker.datagrams[index].service.live.counters.of(worker.id);
+    match begun {
+        Ok(slot) => return Some(slot),
+        Err(Unplaced::NoServer) => counters.drop_no_server.one(),
+        Err(Unplaced::NoSocket) => counters.drop_no_socket.one(),
+    }
+    None
+}
+
+/// Why a flow could not begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unplaced {
+    /// No server could be had.
+    NoServer,
+    /// No descriptor could be had.
+    NoSocket,
+}
+
+/// Begins a flow, or lets it go on at another server than those of `tried`.
+fn begin(
+    worker: &mut Worker,
+    index: usize,
+    key: FlowKey,
+    settings: &Settings,
+    snapshot: &Snapshot,
+    tried: &[ServerId],
+) -> Result<u32, Unplaced> {
+    let request = Request { client: key.client.ip(), now: worker.now };
+    let service = Arc::clone(&worker.datagrams[index].service);
+    let counters = service.live.counters.of(worker.id);
+    let mut tried = tried.to_vec();
+    loop {
+        let choice = match snapshot.pick(&request, &tried, &mut worker.random) {
+            Ok(choice) => choice,
+            Err(reason) => {
+                counters.no_server.one();
+                if service.may_notice(Notice::NoServer, worker.now) {
+                    (worker.report)(Report::NoServer { service: service.name.clone(), reason });
+                }
+                end(worker, index, &key);
+                return Err(Unplaced::NoServer);
+            }
+        };
+        let socket = match listener::datagram_socket(&choice.server.target, settings.options.source) {
+            Ok(socket) => socket,
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS) => {
+                return Err(no_descriptors(worker, index));
+            }
+            Err(_) => {
+                choice.server.live.counters.of(worker.id).connect_errors.one();
+                report_failure(worker, snapshot, choice.server.id, Failure::Unreachable);
+                tried.push(choice.server.id);
+                continue;
+            }
+        };
+        return install(worker, index, key, socket, choice, snapshot).ok_or(Unplaced::NoSocket);
+    }
+}
+
+/// There are no descriptors: the flow that was unused the longest makes room, for the next datagram.
+fn no_descriptors(worker: &mut Worker, index: usize) -> Unplaced {
+    if let Some(oldest) = worker.datagrams[index].flows.oldest() {
+        worker.datagrams[index].service.live.counters.of(worker.id).flows_evicted.one();
+        end(worker, index, &oldest);
+    }
+    Unplaced::NoSocket
+}
+
+fn install(
+    worker: &mut Worker,
+    index: usize,
+    key: FlowKey,
+    socket: OwnedFd,
+    choice: Choice,
+    snapshot: &Snapshot,
+) -> Option<u32> {
+    let (server, live) = (choice.server.id, Arc::clone(&choice.server.live));
+    end(worker, index, &key);
+    let flow_socket = FlowSocket { socket, listener: index, key, choice, answered_at: Time::ZERO };
+    let slot = worker.flows.insert(flow_socket);
+    if worker.registry.register(&worker.flows[slot].socket, Token::Flow(slot)).is_err() {
+        worker.flows.remove(slot);
+        return None;
+    }
+    let listener = &mut worker.datagrams[index];
+    let flow = Flow { server, slot: slot as u32, generation: snapshot.generation };
+    let evicted = listener.flows.begin(key, flow, worker.now);
+    let counters = listener.service.live.counters.of(worker.id);
+    counters.flows.one();
+    live.counters.of(worker.id).flows.one();
+    listener.service.live.flows.fetch_add(1, Ordering::Relaxed);
+    if let Some(evicted) = evicted {
+        counters.flows_evicted.one();
+        listener.service.live.flows.fetch_sub(1, Ordering::Relaxed);
+        worker.retired.push(evicted.slot as usize);
+    }
+    snapshot.remember(key.client.ip(), server, worker.now);
+    Some(slot as u32)
+}
+
+/// Ends a flow, if there is one. Its slot is freed only when the present events are done: datagrams of the same batch
+/// may still name it.
+fn end(worker: &mut Worker, index: usize, key: &FlowKey) {
+    let listener = &mut worker.datagrams[index];
+    if let Some(flow) = listener.flows.end(key) {
+        listener.service.live.flows.fetch_sub(1, Ordering::Relaxed);
+        worker.retired.push(flow.slot as usize);
+    }
+}
+
+/// Sends the datagrams of one flow; when its server refuses, to the next one.
+fn send_to_server(
+    worker: &mut Worker,
+    index: usize,
+    slot: usize,
+    batch: &mut Batch,
+    places: &[usize],
+    snapshot: &Snapshot,
+) {
+    let bytes: usize = places.iter().map(|&at| batch.len(at)).sum();
+    let mut slot = slot;
+    let mut tried: Vec<ServerId> = Vec::new();
+    loop {
+        let Some(flow) = worker.flows.get(slot) else { return };
+        let service = &worker.datagrams[index].service;
+        let counters = service.live.counters.of(worker.id);
+        match batch.send_connected(flow.socket.as_fd(), places) {
+            Ok(()) => {
+                counters.bytes_in.add(bytes as u64);
+                let of_server = flow.choice.server.live.counters.of(worker.id);
+                of_server.datagrams_in.add(places.len() as u64);
+                return of_server.bytes_in.add(bytes as u64);
+            }
+            Err(Errno::AGAIN | Errno::NOBUFS) => return counters.drop_send_full.add(places.len() as u64),
+            Err(error) => {
+                // The error belongs to an earlier datagram of this flow (ICMP), these were not sent yet: on to the next.
+                let (key, server) = (flow.key, flow.choice.server.id);
+                note_refusal(worker, snapshot, slot, error);
+                tried.push(server);
+                let service = Arc::clone(&worker.datagrams[index].service);
+                let settings = service.settings.load_full();
+                let Ok(next) = begin(worker, index, key, &settings, snapshot, &tried) else {
+                    return service.live.counters.of(worker.id).drop_refused.add(places.len() as u64);
+                };
+                service.live.counters.of(worker.id).flows_moved.one();
+                slot = next as usize;
+            }
+        }
+    }
+}
+
+/// The server of a flow refused a datagram: passive failure.
+fn note_refusal(worker: &mut Worker, snapshot: &Snapshot, slot: usize, error: Errno) {
+    let server = &worker.flows[slot].choice.server;
+    let counters = server.live.counters.of(worker.id);
+    let failure = if error == Errno::CONNREFUSED {
+        counters.connect_refused.one();
+        Failure::Refused
+    } else {
+        counters.connect_errors.one();
+        Failure::Unreachable
+    };
+    report_failure(worker, snapshot, server.id, failure);
+}
+
+fn report_failure(worker: &Worker, snapshot: &Snapshot, server: ServerId, failure: Failure) {
+    (worker.report)(Report::Failure { pool: snapshot.pool.clone(), server, failure });
+}
+
+/// A server answered, or refused.
+pub(crate) fn on_flow_event(worker: &mut Worker, slot: usize) {
+    for _ in 0..BATCHES_MAX {
+        let Some(flow) = worker.flows.get(slot) else { return };
+        let index = flow.listener;
+        let mut answers = worker.answers.take().unwrap_or_else(|| Box::new(Answers::new()));
+        if answers.count == BATCH || (answers.count > 0 && answers.listener != index) {
+            flush(worker, &mut answers);
+        }
+        answers.listener = index;
+        let room = BATCH - answers.count;
+        let received = answers.batch.receive(
+            worker.flows[slot].socket.as_fd(),
+            answers.count,
+            Names::Unwanted,
+            Local::Fixed,
+        );
+        if let Ok(count) = received {
+            take_answers(worker, slot, &mut answers, count);
+        }
+        worker.answers = Some(answers);
+        match received {
+            Ok(count) if count < room => return,
+            Ok(_) => {}
+            Err(error) => return on_refused(worker, slot, error),
+        }
+    }
+    worker.again.push_back(Retry::Flow(slot));
+}
+
+fn take_answers(worker: &mut Worker, slot: usize, answers: &mut Answers, count: usize) {
+    let flow = &mut worker.flows[slot];
+    let mut bytes = 0;
+    for at in answers.count..answers.count + count {
+        answers.batch.address(at, flow.key.client, flow.key.local);
+        bytes += answers.batch.len(at) as u64;
+    }
+    answers.count += count;
+    if count > 0 {
+        flow.answered_at = worker.now;
+        let of_server = flow.choice.server.live.counters.of(worker.id);
+        of_server.datagrams_out.add(count as u64);
+        of_server.bytes_out.add(bytes);
+        if let Some(listener) = worker.datagrams.get(answers.listener) {
+            listener.service.live.counters.of(worker.id).bytes_out.add(bytes);
+        }
+    }
+}
+
+/// ICMP says that nobody is there: the flow goes on at another server, before its client sends again.
+fn on_refused(worker: &mut Worker, slot: usize, error: Errno) {
+    let Some(flow) = worker.flows.get(slot) else { return };
+    let (index, key, server) = (flow.listener, flow.key, flow.choice.server.id);
+    let service = Arc::clone(&worker.datagrams[index].service);
+    let settings = service.settings.load_full();
+    let snapshot = settings.pool.load_full();
+    note_refusal(worker, &snapshot, slot, error);
+    if begin(worker, index, key, &settings, &snapshot, &[server]).is_ok() {
+        service.live.counters.of(worker.id).flows_moved.one();
+    }
+}
+
+/// Sends the answers that wait.
+pub(crate) fn flush_answers(worker: &mut Worker) {
+    if let Some(mut answers) = worker.answers.take() {
+        flush(worker, &mut answers);
+        worker.answers = Some(answers);
+    }
+}
+
+fn flush(worker: &mut Worker, answers: &mut Answers) {
+    let count = std::mem::take(&mut answers.count);
+    let Some(listener) = worker.datagrams.get(answers.listener).filter(|_| count > 0) else { return };
+    let sent = answers.batch.send_addressed(listener.socket.as_fd(), 0, count);
+    let counters = listener.service.live.counters.of(worker.id);
+    counters.datagrams_out.add(sent.taken as u64);
+    counters.drop_send_full.add((count - sent.taken) as u64);
+}
+
+/// Ends the flows that were unused for too long.
+pub(crate) fn expire(worker: &mut Worker, index: usize) {
+    while let Some((key, flow)) = worker.datagrams[index].flows.expire(worker.now) {
+        let listener = &mut worker.datagrams[index];
+        let idle = if listener.draining { DRAIN_IDLE } else { flow_idle(&listener.service.settings.load()) };
+        let answered_at = worker.flows.get(flow.slot as usize).map_or(Time::ZERO, |flow| flow.answered_at);
+        if worker.now.since(answered_at) < idle {
+            // Its server still speaks: it stays, as if its client had sent at that moment.
+            let _ = listener.flows.begin(key, flow, worker.now);
+            continue;
+        }
+        listener.service.live.counters.of(worker.id).flows_expired.one();
+        listener.service.live.flows.fetch_sub(1, Ordering::Relaxed);
+        worker.retired.push(flow.slot as usize);
+    }
+}
+
+/// Ends every flow of a listener that goes.
+pub(crate) fn end_all(worker: &mut Worker, index: usize) {
+    let keys: Vec<FlowKey> = worker.datagrams[index].flows.iter().map(|(key, _)| *key).collect();
+    keys.iter().for_each(|key| end(worker, index, key));
+    worker.bury_flows();
+}

@@ -1,0 +1,416 @@
+//! A worker: one thread with its own epoll. It owns listeners, connections, flows, timers and buffers, and takes commands
+//! from the control thread.
+
+use crate::batch::{Batch, Local};
+use crate::connection::{Connection, Stage};
+use crate::listener::{StreamListener, UnixPath};
+use crate::relay::Scratch;
+use crate::service::{Reporter, Service};
+use crate::tcp;
+use crate::timers::Timers;
+use crate::udp::{self, Answers, DatagramListener, FlowSocket};
+use evener_core::flow::FlowTable;
+use evener_core::spec::Protocol;
+use evener_core::{Random, Time};
+use mio::event::Event;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Waker};
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::io::Errno;
+use slab::Slab;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+const EVENTS_MAX: usize = 1024;
+/// Flows are looked through for expired ones at most this often.
+const SWEEP_EVERY: Duration = Duration::from_millis(100);
+
+/// Who an epoll event is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Token {
+    Waker,
+    Stream(usize),
+    Client(usize),
+    Server(usize),
+    Datagrams(usize),
+    Flow(usize),
+}
+
+impl Token {
+    fn encode(self) -> mio::Token {
+        let (kind, index) = match self {
+            Self::Waker => (0, 0),
+            Self::Stream(index) => (1, index),
+            Self::Client(index) => (2, index),
+            Self::Server(index) => (3, index),
+            Self::Datagrams(index) => (4, index),
+            Self::Flow(index) => (5, index),
+        };
+        mio::Token(index << 3 | kind)
+    }
+
+    fn decode(mio::Token(token): mio::Token) -> Self {
+        let index = token >> 3;
+        match token & 7 {
+            1 => Self::Stream(index),
+            2 => Self::Client(index),
+            3 => Self::Server(index),
+            4 => Self::Datagrams(index),
+            5 => Self::Flow(index),
+            _ => Self::Waker,
+        }
+    }
+}
+
+/// What still has something to do without a new event.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Retry {
+    Accept(usize),
+    Relay(usize),
+    Datagrams(usize),
+    Flow(usize),
+}
+
+/// What the control thread wants.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Listen { id: u64, service: Arc<Service>, socket: OwnedFd, local: Local, unix: Option<Arc<UnixPath>> },
+    Unlisten { id: u64 },
+    Refresh { service: Arc<str>, pool: PoolIs },
+    Drain,
+    Cut,
+    Stop,
+}
+
+/// Whether a service keeps its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PoolIs {
+    Same,
+    Another,
+}
+
+/// Where descriptors are registered.
+#[derive(Debug)]
+pub(crate) struct Registry(mio::Registry);
+
+impl Registry {
+    /// Edge-triggered for both ways. Closing the descriptor takes it out again, if there is no copy of it.
+    pub(crate) fn register(&self, socket: &OwnedFd, token: Token) -> Result<(), Errno> {
+        let interest = match token {
+            Token::Client(_) | Token::Server(_) => Interest::READABLE | Interest::WRITABLE,
+            Token::Waker | Token::Stream(_) | Token::Datagrams(_) | Token::Flow(_) => Interest::READABLE,
+        };
+        let registered = self.0.register(&mut SourceFd(&socket.as_raw_fd()), token.encode(), interest);
+        registered.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    }
+
+    /// Takes a descriptor out before it is closed: of a shared unix listener copies stay open.
+    fn deregister(&self, socket: &OwnedFd) {
+        let _ = self.0.deregister(&mut SourceFd(&socket.as_raw_fd()));
+    }
+}
+
+/// The worker.
+pub(crate) struct Worker {
+    pub(crate) id: usize,
+    pub(crate) workers: usize,
+    pub(crate) now: Time,
+    pub(crate) random: Random,
+    pub(crate) registry: Registry,
+    pub(crate) report: Reporter,
+    pub(crate) streams: Slab<StreamListener>,
+    pub(crate) connections: Slab<Box<Connection>>,
+    pub(crate) datagrams: Slab<DatagramListener>,
+    pub(crate) flows: Slab<FlowSocket>,
+    pub(crate) timers: Timers,
+    pub(crate) scratch: Scratch,
+    pub(crate) inbound: Option<Box<Batch>>,
+    pub(crate) answers: Option<Box<Answers>>,
+    /// What has more to do once others had their turn.
+    pub(crate) again: VecDeque<Retry>,
+    /// Connections that ended during the present events.
+    pub(crate) over: Vec<usize>,
+    /// Flows that ended during the present events.
+    pub(crate) retired: Vec<usize>,
+    poll: Poll,
+    origin: Instant,
+    inbox: Receiver<Command>,
+    peers: Arc<OnceLock<Vec<Waker>>>,
+    swept_at: Time,
+    running: bool,
+}
+
+/// What a worker is made with.
+pub(crate) struct WorkerParts {
+    pub(crate) id: usize,
+    pub(crate) workers: usize,
+    pub(crate) origin: Instant,
+    pub(crate) seed: u64,
+    pub(crate) report: Reporter,
+    pub(crate) inbox: Receiver<Command>,
+    pub(crate) peers: Arc<OnceLock<Vec<Waker>>>,
+}
+
+impl Worker {
+    /// A worker with its waker.
+    pub(crate) fn new(parts: WorkerParts) -> io::Result<(Self, Waker)> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), Token::Waker.encode())?;
+        let worker = Self {
+            id: parts.id,
+            workers: parts.workers,
+            now: Time::ZERO,
+            random: Random::seeded(parts.seed),
+            registry: Registry(poll.registry().try_clone()?),
+            report: parts.report,
+            streams: Slab::new(),
+            connections: Slab::new(),
+            datagrams: Slab::new(),
+            flows: Slab::new(),
+            timers: Timers::new(),
+            scratch: Scratch::new(),
+            inbound: None,
+            answers: None,
+            again: VecDeque::new(),
+            over: Vec::new(),
+            retired: Vec::new(),
+            poll,
+            origin: parts.origin,
+            inbox: parts.inbox,
+            peers: parts.peers,
+            swept_at: Time::ZERO,
+            running: true,
+        };
+        Ok((worker, waker))
+    }
+
+    /// Works until told to stop.
+    pub(crate) fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut due = Vec::new();
+        while self.running {
+            let wait = self.wait();
+            if let Err(error) = self.poll.poll(&mut events, wait) {
+                debug_assert_eq!(
+                    error.kind(),
+                    io::ErrorKind::Interrupted,
+                    "epoll_wait fails only when interrupted"
+                );
+                events.clear();
+            }
+            self.now = Time::since_origin(self.origin.elapsed());
+            events.iter().for_each(|event| self.dispatch(event));
+            self.retry();
+            self.timers.expire(self.now, &mut due);
+            due.drain(..).for_each(|index| tcp::on_deadline(&mut self, index));
+            self.resume_accepting(Due::Only);
+            self.sweep();
+            udp::flush_answers(&mut self);
+            self.bury();
+        }
+    }
+
+    fn dispatch(&mut self, event: &Event) {
+        match Token::decode(event.token()) {
+            Token::Waker => {
+                while let Ok(command) = self.inbox.try_recv() {
+                    self.obey(command);
+                }
+                self.resume_accepting(Due::Any);
+            }
+            Token::Stream(index) => tcp::accept(self, index),
+            Token::Client(index) => tcp::on_client_event(self, index, event),
+            Token::Server(index) => tcp::on_server_event(self, index, event),
+            Token::Datagrams(index) => udp::on_listener_event(self, index),
+            Token::Flow(slot) => udp::on_flow_event(self, slot),
+        }
+    }
+
+    /// Goes on with what had more to do; what has still more waits for the next round.
+    fn retry(&mut self) {
+        for _ in 0..self.again.len() {
+            match self.again.pop_front() {
+                None => return,
+                Some(Retry::Accept(index)) => tcp::accept(self, index),
+                Some(Retry::Datagrams(index)) => udp::on_listener_event(self, index),
+                Some(Retry::Flow(slot)) => udp::on_flow_event(self, slot),
+                Some(Retry::Relay(index)) => {
+                    let Some(connection) = self.connections.get_mut(index) else { continue };
+                    connection.queued = false;
+                    if matches!(connection.stage, Stage::Relaying | Stage::Lingering) {
+                        tcp::relay(self, index);
+                    }
+                }
+            }
+        }
+    }
+
+    /// How long epoll may wait; `None` for ever.
+    fn wait(&self) -> Option<Duration> {
+        if !self.again.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let paused = self.streams.iter().filter_map(|(_, listener)| listener.paused).min();
+        let expiry = self.datagrams.iter().filter_map(|(_, listener)| listener.flows.next_expiry()).min();
+        let sweep = expiry.map(|expiry| expiry.max(self.swept_at + SWEEP_EVERY));
+        let until = |at: Time| at.since(self.now);
+        let waits = [self.timers.wait(self.now), paused.map(until), sweep.map(until)];
+        waits.into_iter().flatten().min()
+    }
+
+    fn resume_accepting(&mut self, which: Due) {
+        let ready = |paused: Time| which == Due::Any || paused <= self.now;
+        let waiting = self.streams.iter().filter(|(_, listener)| listener.paused.is_some_and(ready));
+        let waiting: Vec<usize> = waiting.map(|(index, _)| index).collect();
+        waiting.into_iter().for_each(|index| tcp::accept(self, index));
+    }
+
+    fn sweep(&mut self) {
+        let now = self.now;
+        if now.since(self.swept_at) < SWEEP_EVERY {
+            return;
+        }
+        self.swept_at = now;
+        let due = |(_, listener): &(usize, &DatagramListener)| {
+            listener.flows.next_expiry().is_some_and(|at| at <= now)
+        };
+        let due: Vec<usize> = self.datagrams.iter().filter(due).map(|(index, _)| index).collect();
+        due.into_iter().for_each(|index| udp::expire(self, index));
+    }
+
+    /// Frees what ended. Places that became free may be waited for, here or by another worker.
+    fn bury(&mut self) {
+        while let Some(index) = self.over.pop() {
+            let Some(mut connection) = self.connections.try_remove(index) else { continue };
+            connection.from_client.release(&mut self.scratch.pipes);
+            connection.from_server.release(&mut self.scratch.pipes);
+            let service = Arc::clone(&connection.service);
+            drop(connection);
+            if service.wants_wake() {
+                self.peers.get().into_iter().flatten().for_each(|peer| drop(peer.wake()));
+            }
+        }
+        self.bury_flows();
+    }
+
+    /// Closes the sockets of flows that ended.
+    pub(crate) fn bury_flows(&mut self) {
+        while let Some(slot) = self.retired.pop() {
+            self.flows.try_remove(slot);
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Listen { id, service, socket, local, unix } => {
+                self.listen(id, service, socket, local, unix)
+            }
+            Command::Unlisten { id } => self.unlisten(id),
+            Command::Refresh { service, pool } => self.refresh(&service, pool),
+            Command::Drain => self.drain(),
+            Command::Cut => {
+                let all: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();
+                all.into_iter().for_each(|index| self.cut(index));
+            }
+            Command::Stop => self.running = false,
+        }
+    }
+
+    fn cut(&mut self, index: usize) {
+        let connection = &self.connections[index];
+        if connection.stage != Stage::Over {
+            connection.service.live.counters.of(self.id).cut.one();
+            tcp::close(self, index);
+        }
+    }
+
+    fn listen(
+        &mut self,
+        id: u64,
+        service: Arc<Service>,
+        socket: OwnedFd,
+        local: Local,
+        unix: Option<Arc<UnixPath>>,
+    ) {
+        match service.protocol {
+            Protocol::Tcp => {
+                let index =
+                    self.streams.insert(StreamListener { id, service, socket, paused: None, _unix: unix });
+                if self.registry.register(&self.streams[index].socket, Token::Stream(index)).is_ok() {
+                    tcp::accept(self, index);
+                }
+            }
+            Protocol::Udp => {
+                let settings = service.settings.load_full();
+                let (size, idle) = (udp::table_size(&settings, self.workers), udp::flow_idle(&settings));
+                let flows = FlowTable::new(size, idle, self.random.bits());
+                let listener = DatagramListener { id, service, socket, local, flows, draining: false };
+                let index = self.datagrams.insert(listener);
+                if self.registry.register(&self.datagrams[index].socket, Token::Datagrams(index)).is_ok() {
+                    udp::on_listener_event(self, index);
+                }
+            }
+        }
+    }
+
+    fn unlisten(&mut self, id: u64) {
+        if let Some(index) =
+            self.streams.iter().find(|(_, listener)| listener.id == id).map(|(index, _)| index)
+        {
+            self.close_stream(index);
+        }
+        if let Some(index) =
+            self.datagrams.iter().find(|(_, listener)| listener.id == id).map(|(index, _)| index)
+        {
+            udp::flush_answers(self);
+            udp::end_all(self, index);
+            let listener = self.datagrams.remove(index);
+            self.registry.deregister(&listener.socket);
+        }
+    }
+
+    /// Takes in who already waits in the queue, then closes: nobody who was connected is lost.
+    fn close_stream(&mut self, index: usize) {
+        while tcp::accept_some(self, index) == tcp::Queue::More {}
+        let listener = self.streams.remove(index);
+        self.registry.deregister(&listener.socket);
+    }
+
+    fn refresh(&mut self, service: &str, pool: PoolIs) {
+        self.streams.iter().filter(|(_, l)| &*l.service.name == service).for_each(|(_, l)| l.reconfigure());
+        let of_service = self.datagrams.iter().filter(|(_, listener)| &*listener.service.name == service);
+        let of_service: Vec<usize> = of_service.map(|(index, _)| index).collect();
+        for index in of_service {
+            if pool == PoolIs::Another {
+                udp::end_all(self, index);
+            }
+            let listener = &mut self.datagrams[index];
+            let settings = listener.service.settings.load_full();
+            listener.flows.set_idle(udp::flow_idle(&settings));
+            let ended = listener.flows.resize(udp::table_size(&settings, self.workers));
+            listener.service.live.flows.fetch_sub(ended.len() as u32, std::sync::atomic::Ordering::Relaxed);
+            self.retired.extend(ended.iter().map(|flow| flow.slot as usize));
+        }
+    }
+
+    fn drain(&mut self) {
+        let streams: Vec<usize> = self.streams.iter().map(|(index, _)| index).collect();
+        streams.into_iter().for_each(|index| self.close_stream(index));
+        for (_, listener) in &mut self.datagrams {
+            listener.draining = true;
+            listener.flows.set_idle(udp::DRAIN_IDLE);
+        }
+    }
+}
+
+/// Which paused listeners are tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// Those whose pause is over.
+    Only,
+    /// All: a place became free.
+    Any,
+}
