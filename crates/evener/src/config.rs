@@ -17,30 +17,30 @@ use std::sync::Arc;
 
 /// Where something stands in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub(crate) struct Place {
     /// The file, as it was named.
-    pub file: Arc<str>,
+    pub(crate) file: Arc<str>,
     /// The line, from 1.
-    pub line: u32,
+    pub(crate) line: u32,
 }
 
 /// What is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// Where, if it has a place.
-    pub place: Option<Place>,
+    pub(crate) place: Option<Place>,
     /// What, and what to do.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl Problem {
     /// A problem without a place in a file.
-    pub fn new(message: impl Into<String>) -> Self {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
         Self { place: None, message: message.into() }
     }
 
     /// A problem at a place.
-    pub fn at(place: &Place, message: impl Into<String>) -> Self {
+    pub(crate) fn at(place: &Place, message: impl Into<String>) -> Self {
         Self { place: Some(place.clone()), message: message.into() }
     }
 }
@@ -56,15 +56,15 @@ impl fmt::Display for Problem {
 
 /// A valid configuration, with the places that later problems (an address in use, an unknown host) refer to.
 #[derive(Clone, Debug, Default)]
-pub struct Config {
+pub(crate) struct Config {
     /// What the operator wants.
-    pub spec: Spec,
+    pub(crate) spec: Spec,
     /// Where endpoints were written.
-    pub places: BTreeMap<Endpoint, Place>,
+    pub(crate) places: BTreeMap<Endpoint, Place>,
 }
 
 /// Reads a configuration file.
-pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
+pub(crate) fn load(path: &Path) -> Result<Config, Vec<Problem>> {
     let run = lua::run(path)?;
     build::build(&run).map_err(sorted)
 }

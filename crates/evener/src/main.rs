@@ -1,5 +1,15 @@
-//! tmp
+//! Evener, the program: command line, configuration, supervisor, checks and admin API around the planes.
+
+mod admin;
+mod check;
+mod cli;
 mod config;
-fn main() {
-    println!("{:?}", config::load(std::path::Path::new("x")));
+mod observe;
+mod resolve;
+mod supervisor;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
 }

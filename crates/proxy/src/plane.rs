@@ -104,6 +104,11 @@ impl Plane {
         self.tell(|| Command::Refresh { service: service.name.clone(), pool });
     }
 
+    /// A listener goes on for another service: nobody who waits in its queue is lost. Flows end, connections go on.
+    pub fn assign(&self, id: u64, service: &Arc<Service>) {
+        self.tell(|| Command::Assign { id, service: Arc::clone(service) });
+    }
+
     /// No new clients; connections and flows may finish.
     pub fn drain(&self) {
         self.tell(|| Command::Drain);

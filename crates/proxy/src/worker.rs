@@ -79,6 +79,7 @@ pub(crate) enum Retry {
 pub(crate) enum Command {
     Listen { id: u64, service: Arc<Service>, socket: OwnedFd, local: Local, unix: Option<Arc<UnixPath>> },
     Unlisten { id: u64 },
+    Assign { id: u64, service: Arc<Service> },
     Refresh { service: Arc<str>, pool: PoolIs },
     Drain,
     Cut,
@@ -306,9 +307,10 @@ impl Worker {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Listen { id, service, socket, local, unix } => {
-                self.listen(id, service, socket, local, unix)
+                self.listen(id, service, socket, local, unix);
             }
             Command::Unlisten { id } => self.unlisten(id),
+            Command::Assign { id, service } => self.assign(id, &service),
             Command::Refresh { service, pool } => self.refresh(&service, pool),
             Command::Drain => self.drain(),
             Command::Cut => {
@@ -369,6 +371,20 @@ impl Worker {
             udp::end_all(self, index);
             let listener = self.datagrams.remove(index);
             self.registry.deregister(&listener.socket);
+        }
+    }
+
+    fn assign(&mut self, id: u64, service: &Arc<Service>) {
+        for (_, listener) in self.streams.iter_mut().filter(|(_, listener)| listener.id == id) {
+            listener.service = Arc::clone(service);
+            listener.reconfigure();
+        }
+        if let Some(index) =
+            self.datagrams.iter().find(|(_, listener)| listener.id == id).map(|(index, _)| index)
+        {
+            udp::end_all(self, index);
+            self.datagrams[index].service = Arc::clone(service);
+            self.refresh(&service.name, PoolIs::Same);
         }
     }
 

@@ -317,7 +317,7 @@ fn read_table(table: &mlua::Table, depth: usize) -> mlua::Result<Table> {
         match key {
             mlua::Value::Integer(at) if (1..=length).contains(&at) => {}
             mlua::Value::String(key) => {
-                drop(read.named.insert(key.to_string_lossy(), read_value(value, depth)?))
+                drop(read.named.insert(key.to_string_lossy(), read_value(value, depth)?));
             }
             other => drop(read.named.insert(format!("[{}]", other.to_string()?), read_value(value, depth)?)),
         }

@@ -1,0 +1,88 @@
+//! The commands' side of the admin API: one request over the unix socket of a running instance.
+
+use super::{Failed, socket_directory};
+use anyhow::{Context, bail};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, header};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use tokio::net::UnixStream;
+
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// A running instance.
+pub(crate) struct Client(PathBuf);
+
+impl Client {
+    /// The instance at `socket`, or the only one that runs.
+    pub(crate) fn find(socket: Option<&Path>) -> anyhow::Result<Self> {
+        if let Some(socket) = socket {
+            return Ok(Self(socket.to_owned()));
+        }
+        let directory = socket_directory();
+        let default = directory.join("evener.sock");
+        let live = |path: &PathBuf| std::os::unix::net::UnixStream::connect(path).is_ok();
+        if live(&default) {
+            return Ok(Self(default));
+        }
+        let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+        let sockets = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()));
+        let mut running: Vec<PathBuf> = sockets.map(|entry| entry.path()).filter(live).collect();
+        running.sort();
+        match &running[..] {
+            [] => bail!(
+                "no instance runs here ({} has no live socket); name its socket with --socket",
+                directory.display()
+            ),
+            [one] => Ok(Self(one.clone())),
+            several => {
+                let names: Vec<String> = several.iter().map(|path| path.display().to_string()).collect();
+                bail!("several instances run; choose one with --socket: {}", names.join(" "))
+            }
+        }
+    }
+
+    /// Asks for something.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.ask(Method::GET, path, Bytes::new()).await
+    }
+
+    /// Has something done.
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<T> {
+        self.ask(Method::POST, path, serde_json::to_vec(body)?.into()).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<T> {
+        let socket = self.0.display();
+        let stream =
+            UnixStream::connect(&self.0).await.with_context(|| format!("no instance answers at {socket}"))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "evener")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))?;
+        let answer =
+            sender.send_request(request).await.with_context(|| format!("{socket} did not answer"))?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body =
+            body.map_err(|error| anyhow::anyhow!("{socket}: the answer broke off: {error}"))?.to_bytes();
+        if !status.is_success() {
+            let said = serde_json::from_slice::<Failed>(&body).map(|failed| failed.errors.join("\n"));
+            bail!("{}", said.unwrap_or_else(|_| format!("{status}: {}", String::from_utf8_lossy(&body))));
+        }
+        serde_json::from_slice(&body).with_context(|| format!("{socket} gave an answer of another version"))
+    }
+}

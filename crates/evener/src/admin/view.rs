@@ -1,0 +1,201 @@
+//! What the admin API shows: the shapes of its answers, made from the supervisor.
+
+use crate::supervisor::Supervisor;
+use evener_core::Random;
+use evener_core::acl::Access;
+use evener_core::counters::{CounterSet, Sharded};
+use evener_core::explain as core;
+use evener_core::health::Verdict;
+use evener_core::pool::Server;
+use evener_core::snapshot::Request;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// The program's version.
+    pub(crate) version: String,
+    pub(crate) pid: u32,
+    /// Seconds since the start.
+    pub(crate) uptime_s: u64,
+    pub(crate) workers: usize,
+    /// New clients are no longer taken.
+    pub(crate) draining: bool,
+    pub(crate) services: Vec<ServiceView>,
+    pub(crate) pools: Vec<PoolView>,
+}
+
+/// A service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ServiceView {
+    pub(crate) name: String,
+    pub(crate) protocol: String,
+    /// Addresses as bound.
+    pub(crate) listen: Vec<String>,
+    pub(crate) pool: String,
+    /// TCP connections now.
+    pub(crate) connections_active: u32,
+    /// UDP flows now.
+    pub(crate) flows_active: u32,
+    /// Counted since the start; those that are 0 are there, too.
+    pub(crate) counters: BTreeMap<String, u64>,
+}
+
+/// A pool.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct PoolView {
+    pub(crate) name: String,
+    pub(crate) policy: String,
+    /// Clients in the sticky table; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) sticky_clients: Option<usize>,
+    pub(crate) servers: Vec<ServerView>,
+}
+
+/// A server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ServerView {
+    pub(crate) name: String,
+    /// Where it was resolved to.
+    pub(crate) address: String,
+    pub(crate) tier: u8,
+    pub(crate) weight: u32,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) max: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) hard: Option<u32>,
+    /// `ready`, `drain` or `maintenance`.
+    pub(crate) state: String,
+    /// `up` or `down`.
+    pub(crate) verdict: String,
+    /// Why it is down.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) reason: Option<String>,
+    /// Seconds since the verdict changed.
+    pub(crate) since_s: u64,
+    /// Connections and flows now.
+    pub(crate) active: u32,
+    pub(crate) counters: BTreeMap<String, u64>,
+}
+
+/// The whole state.
+pub(crate) fn status(supervisor: &Supervisor) -> Status {
+    Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        uptime_s: supervisor.now().since(evener_core::Time::ZERO).as_secs(),
+        workers: supervisor.workers(),
+        draining: supervisor.is_draining(),
+        services: services(supervisor),
+        pools: pools(supervisor),
+    }
+}
+
+fn services(supervisor: &Supervisor) -> Vec<ServiceView> {
+    let view = |spec: &evener_core::spec::ServiceSpec| {
+        let service = supervisor.services.get(&spec.name)?;
+        let listeners = supervisor.listeners.values().filter(|listener| listener.service == spec.name);
+        Some(ServiceView {
+            name: spec.name.to_string(),
+            protocol: spec.protocol.name().into(),
+            listen: listeners.map(|listener| listener.bound.to_string()).collect(),
+            pool: spec.pool.to_string(),
+            connections_active: service.live.connections.active(),
+            flows_active: service.live.flows.load(Ordering::Relaxed),
+            counters: totals(&service.live.counters),
+        })
+    };
+    supervisor.config.spec.services.iter().filter_map(view).collect()
+}
+
+fn pools(supervisor: &Supervisor) -> Vec<PoolView> {
+    let view = |spec: &evener_core::spec::PoolSpec| {
+        let pool = &supervisor.pools.get(&spec.name)?.pool;
+        Some(PoolView {
+            name: spec.name.to_string(),
+            policy: spec.policy.name().into(),
+            sticky_clients: pool.remembered(),
+            servers: pool.servers().iter().map(|one| server(supervisor, one)).collect(),
+        })
+    };
+    supervisor.config.spec.pools.iter().filter_map(view).collect()
+}
+
+fn server(supervisor: &Supervisor, server: &Server) -> ServerView {
+    let is_up = server.health.verdict() == Verdict::Up;
+    ServerView {
+        name: server.spec.name.to_string(),
+        address: server.target.to_string(),
+        tier: server.spec.tier,
+        weight: server.spec.weight,
+        max: server.spec.limits.soft,
+        hard: server.spec.limits.hard,
+        state: server.state.name().into(),
+        verdict: if is_up { "up" } else { "down" }.into(),
+        reason: server.health.reason().map(str::to_owned),
+        since_s: supervisor.now().since(server.since).as_secs(),
+        active: server.live.occupancy.active(),
+        counters: totals(&server.live.counters),
+    }
+}
+
+fn totals<C: CounterSet>(counters: &Sharded<C>) -> BTreeMap<String, u64> {
+    counters.totals().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// `GET /v1/explain`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Explained {
+    pub(crate) service: String,
+    pub(crate) pool: String,
+    pub(crate) policy: String,
+    pub(crate) client: IpAddr,
+    /// The service's access list lets the client in.
+    pub(crate) permitted: bool,
+    /// The server that the sticky table names.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) sticky: Option<String>,
+    /// The policy draws by chance: another time the order is another one.
+    pub(crate) by_chance: bool,
+    /// Candidates in their order, then the others.
+    pub(crate) servers: Vec<ExplainedServer>,
+}
+
+/// What is said of a server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ExplainedServer {
+    pub(crate) server: String,
+    pub(crate) tier: u8,
+    pub(crate) reason: String,
+}
+
+/// Why a client of a service gets the server it gets.
+pub(crate) fn explain(supervisor: &Supervisor, service: &str, client: IpAddr) -> Result<Explained, String> {
+    let running = supervisor.services.get(service);
+    let running =
+        running.ok_or_else(|| format!("there is no service `{service}`; `evener status` lists them"))?;
+    let settings = running.settings.load();
+    let snapshot = settings.pool.load();
+    let request = Request { client, now: supervisor.now() };
+    let mut random = Random::seeded(request.now.as_nanos());
+    let explanation = core::explain(&snapshot, &request, &mut random);
+    let permitted = settings.acl.as_ref().is_none_or(|acl| acl.access(client) == Access::Permit);
+    let row = |row: core::Row| ExplainedServer {
+        server: row.server.to_string(),
+        tier: row.tier,
+        reason: row.reason.to_string(),
+    };
+    Ok(Explained {
+        service: service.into(),
+        pool: snapshot.pool.to_string(),
+        policy: snapshot.policy.name().into(),
+        client,
+        permitted,
+        sticky: explanation.sticky.map(|server| server.to_string()),
+        by_chance: explanation.by_chance,
+        servers: explanation.servers.into_iter().map(row).collect(),
+    })
+}

@@ -1,0 +1,91 @@
+//! Active checks: one probe of one server, with its time limit. What a verdict takes, core decides.
+
+mod http;
+
+use evener_core::health::Probe;
+use evener_core::spec::{CheckKind, CheckSpec};
+use evener_core::{Endpoint, Target};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use tokio::net::{TcpStream, UdpSocket, UnixStream};
+
+/// Whom to probe.
+#[derive(Clone, Debug)]
+pub(crate) struct Patient {
+    /// As configured; gives the name for Host and TLS.
+    pub(crate) endpoint: Endpoint,
+    /// Where it is.
+    pub(crate) target: Target,
+}
+
+/// Probes a server once.
+pub(crate) async fn probe(patient: &Patient, spec: &CheckSpec) -> Probe {
+    let target = aim(&patient.target, spec.port);
+    let asked = async {
+        match &spec.kind {
+            CheckKind::Tcp => connect(&target).await.map(drop),
+            CheckKind::Http { .. } => http::ask(&target, &patient.endpoint, &spec.kind).await,
+            CheckKind::Udp { send, expect } => ask_udp(&target, send, expect.as_deref()).await,
+        }
+    };
+    match tokio::time::timeout(spec.timeout, asked).await {
+        Ok(Ok(())) => Probe::Pass,
+        Ok(Err(why)) => Probe::Fail(why),
+        Err(_) => Probe::Fail(format!("{} check: no answer within {:?}", spec.kind.name(), spec.timeout)),
+    }
+}
+
+fn aim(target: &Target, port: Option<u16>) -> Target {
+    match (target, port) {
+        (Target::Ip(address), Some(port)) => Target::Ip(SocketAddr::new(address.ip(), port)),
+        _ => target.clone(),
+    }
+}
+
+/// A stream to a server.
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+async fn connect(target: &Target) -> Result<Stream, String> {
+    let connected = match target {
+        Target::Ip(address) => TcpStream::connect(address).await.map(Stream::Tcp),
+        Target::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+    };
+    connected.map_err(|error| format!("connect: {}", in_words(&error)))
+}
+
+/// The system's errors without their numbers.
+fn in_words(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "refused".into(),
+        io::ErrorKind::ConnectionReset => "reset".into(),
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "unreachable".into(),
+        io::ErrorKind::NotFound => "there is no such socket".into(),
+        _ => error.to_string(),
+    }
+}
+
+async fn ask_udp(target: &Target, send: &[u8], expect: Option<&[u8]>) -> Result<(), String> {
+    let Target::Ip(address) = target else { return Err("a udp check needs an IP address".into()) };
+    let ours: SocketAddr =
+        if address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let ask = async {
+        let socket = UdpSocket::bind(ours).await?;
+        socket.connect(address).await?;
+        socket.send(send).await?;
+        let mut answer = vec![0; 65_536];
+        let length = socket.recv(&mut answer).await?;
+        answer.truncate(length);
+        Ok::<_, io::Error>(answer)
+    };
+    let answer = ask.await.map_err(|error| format!("udp: {}", in_words(&error)))?;
+    match expect {
+        Some(expect) if !answer.starts_with(expect) => Err(format!(
+            "udp: the answer begins with {:?}",
+            String::from_utf8_lossy(&answer[..answer.len().min(32)])
+        )),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,173 @@
+//! HTTP checks: one request over a connection of its own, in the clear or over TLS.
+
+use super::{Stream, connect, in_words};
+use evener_core::spec::{CheckKind, CheckTls};
+use evener_core::{Endpoint, Target};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::{Request, header};
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+
+/// So much of a body is looked through for the expected text.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Asks a server; `Err` says what was wrong with the answer.
+pub(super) async fn ask(target: &Target, endpoint: &Endpoint, kind: &CheckKind) -> Result<(), String> {
+    let CheckKind::Http { method, path, host, status, body, tls } = kind else { return Ok(()) };
+    let authority = host.clone().unwrap_or_else(|| authority(endpoint));
+    let request = Request::builder()
+        .method(method.as_str())
+        .uri(path)
+        .header(header::HOST, &authority)
+        .header(header::USER_AGENT, concat!("evener/", env!("CARGO_PKG_VERSION")))
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| format!("http: the check makes no request: {error}"))?;
+    let answer = match (connect(target).await?, tls) {
+        (Stream::Tcp(stream), Some(tls)) => exchange(wrap(stream, tls, &authority).await?, request).await?,
+        (Stream::Unix(stream), Some(tls)) => exchange(wrap(stream, tls, &authority).await?, request).await?,
+        (Stream::Tcp(stream), None) => exchange(stream, request).await?,
+        (Stream::Unix(stream), None) => exchange(stream, request).await?,
+    };
+    let seen = answer.status().as_u16();
+    if !status.contains(&seen) {
+        return Err(format!("http: status {seen}"));
+    }
+    let Some(wanted) = body else { return Ok(()) };
+    let text = Limited::new(answer.into_body(), BODY_BYTES_MAX).collect().await;
+    let text = text.map_err(|error| format!("http: the body: {error}"))?.to_bytes();
+    let found = text.windows(wanted.len().max(1)).any(|window| window == wanted.as_bytes());
+    if found || wanted.is_empty() { Ok(()) } else { Err(format!("http: the body has no {wanted:?}")) }
+}
+
+/// The Host header (RFC 9110, section 7.2): the name or address as configured; a unix socket has none.
+fn authority(endpoint: &Endpoint) -> String {
+    match endpoint {
+        Endpoint::Unix(_) => "localhost".into(),
+        other => other.to_string(),
+    }
+}
+
+async fn exchange<S>(
+    stream: S,
+    request: Request<Empty<Bytes>>,
+) -> Result<hyper::Response<hyper::body::Incoming>, String>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let failed = |error: hyper::Error| format!("http: {error}");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    // Ends with the answer's body, or with the probe's time limit, which drops the sender.
+    tokio::spawn(connection);
+    sender.send_request(request).await.map_err(failed)
+}
+
+async fn wrap<S>(
+    stream: S,
+    tls: &CheckTls,
+    authority: &str,
+) -> Result<tokio_rustls::client::TlsStream<S>, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host).trim_matches(['[', ']']);
+    let name = tls.sni.clone().unwrap_or_else(|| host.to_owned());
+    let name = ServerName::try_from(name).map_err(|error| format!("tls: {error}"))?;
+    let connector = TlsConnector::from(client_config(tls)?);
+    connector.connect(name, stream).await.map_err(|error| format!("tls: {}", in_words(&error)))
+}
+
+/// Whether any certificate will do, and the file of authorities.
+type Trust = (bool, Option<String>);
+
+/// One configuration for each way to trust; reading the system's authorities takes milliseconds.
+fn client_config(tls: &CheckTls) -> Result<Arc<ClientConfig>, String> {
+    static KNOWN: LazyLock<Mutex<BTreeMap<Trust, Arc<ClientConfig>>>> = LazyLock::new(Mutex::default);
+    let key = (tls.insecure, tls.ca_file.clone());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(config) = known.get(&key) {
+        return Ok(Arc::clone(config));
+    }
+    let config = Arc::new(make_config(tls)?);
+    // A file that is replaced is read again by the next process; one of a test or an operator's typo takes no place.
+    if tls.ca_file.is_none() {
+        known.insert(key, Arc::clone(&config));
+    }
+    Ok(config)
+}
+
+fn make_config(tls: &CheckTls) -> Result<ClientConfig, String> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("tls: {error}"))?;
+    if tls.insecure {
+        let any = Arc::new(AnyCertificate(provider));
+        return Ok(builder.dangerous().with_custom_certificate_verifier(any).with_no_client_auth());
+    }
+    let mut roots = RootCertStore::empty();
+    match &tls.ca_file {
+        Some(file) => {
+            let certificates =
+                CertificateDer::pem_file_iter(file).map_err(|error| format!("tls: {file}: {error}"))?;
+            for certificate in certificates {
+                let certificate = certificate.map_err(|error| format!("tls: {file}: {error}"))?;
+                roots.add(certificate).map_err(|error| format!("tls: {file}: {error}"))?;
+            }
+        }
+        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
+    }
+    if roots.is_empty() {
+        return Err("tls: there are no authorities to trust; give the check `ca` or `verify = false`".into());
+    }
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// `verify = false`: whoever answers is well, but the signatures must fit.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,210 @@
+//! The command line.
+
+mod demo;
+mod run;
+mod talk;
+
+use crate::observe::{Log, LogFormat, LogLevel};
+use crate::supervisor::Setting;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use evener_core::spec::Policy;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+const EXAMPLES: &str = "\
+Examples:
+  evener demo                                          see it work, on loopback
+  evener tcp 127.0.0.1:8080 10.0.0.1:80 10.0.0.2:80    balance TCP, no file needed
+  evener udp 127.0.0.1:5353 10.0.0.1:53 10.0.0.2:53    balance UDP
+  evener check evener.lua && evener run evener.lua     run a configuration
+  evener status                                        look at the running instance
+  evener drain web/10.0.0.1:80                         no new clients for a server
+
+Exit status: 0 done, 1 failed, 2 wrong usage.";
+
+/// A load balancer for TCP and UDP
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a configuration
+    ///
+    /// SIGHUP reads the file again: what stays keeps its connections, flows, verdicts and counters; a file that is
+    /// wrong changes nothing. SIGTERM lets clients finish; a second one ends at once.
+    Run {
+        /// The configuration
+        #[arg(default_value = "/etc/evener/evener.lua")]
+        file: PathBuf,
+        #[command(flatten)]
+        options: RunOptions,
+    },
+    /// List every problem of a configuration, with its line
+    Check {
+        /// The configuration
+        #[arg(default_value = "/etc/evener/evener.lua")]
+        file: PathBuf,
+    },
+    /// Show balancing and failover with three embedded servers, on loopback
+    Demo {
+        /// End after so many seconds
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        seconds: Option<u64>,
+    },
+    /// Balance TCP connections over servers, without a file
+    Tcp(OneLiner),
+    /// Balance UDP datagrams over servers, without a file
+    Udp(OneLiner),
+    /// Show services, pools and servers of the running instance
+    Status(Talk),
+    /// Have the running instance read its configuration again (as SIGHUP does), and say what changed
+    Reload(Talk),
+    /// Let a server finish: it keeps its connections and known clients, and gets no new ones
+    Drain(ServerCommand),
+    /// Bring a server back, and forget the failures that traffic saw
+    Ready(ServerCommand),
+    /// Take a server out: it gets nothing, and is not checked; connections that it has go on
+    Maintenance(ServerCommand),
+    /// Say which server a client gets, and why not the others
+    Explain {
+        /// The service
+        service: String,
+        /// The client's IP address
+        client: std::net::IpAddr,
+        #[command(flatten)]
+        talk: Talk,
+    },
+    /// Print completions for a shell: `evener completions bash > /etc/bash_completion.d/evener`
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How what runs behaves.
+#[derive(Args, Debug)]
+struct RunOptions {
+    /// Worker threads (default: one a core)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Running")]
+    workers: Option<u16>,
+    /// Keep worker n on core n
+    #[arg(long, help_heading = "Running")]
+    pin: bool,
+    /// The admin socket (default: /run/evener/evener.sock, or evener/evener.sock in XDG_RUNTIME_DIR)
+    #[arg(long, value_name = "PATH", help_heading = "Running")]
+    admin: Option<PathBuf>,
+    /// How long clients may finish after SIGTERM
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration, help_heading = "Running")]
+    drain_timeout: Duration,
+    /// How log lines look
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, help_heading = "Running")]
+    log: LogFormat,
+    /// From which level on to log
+    #[arg(long, value_enum, default_value_t = LogLevel::Info, help_heading = "Running")]
+    log_level: LogLevel,
+}
+
+impl RunOptions {
+    fn setting(&self, file: Option<PathBuf>) -> Setting {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Setting {
+            workers: self.workers.map_or(cores, usize::from),
+            pin: self.pin,
+            log: Log { format: self.log, level: self.log_level },
+            drain_timeout: self.drain_timeout,
+            file,
+        }
+    }
+}
+
+/// `evener tcp LISTEN SERVER...`
+#[derive(Args, Debug)]
+struct OneLiner {
+    /// Where clients connect: 127.0.0.1:8080, [::]:80, or the path of a unix socket
+    listen: String,
+    /// Servers: address:port, name:port, or the path of a unix socket
+    #[arg(required = true)]
+    servers: Vec<String>,
+    /// How a server is chosen
+    #[arg(long, default_value = "round_robin", value_parser = clap::builder::PossibleValuesParser::new(Policy::NAMES))]
+    policy: String,
+    /// A client stays with its server
+    #[arg(long)]
+    sticky: bool,
+    /// Check every 2 s whether servers accept connections (tcp)
+    #[arg(long)]
+    check: bool,
+    #[command(flatten)]
+    options: RunOptions,
+}
+
+/// How to find the running instance.
+#[derive(Args, Debug)]
+struct Talk {
+    /// The admin socket of the instance (default: the one that runs)
+    #[arg(long, value_name = "PATH", env = "EVENER_SOCKET")]
+    socket: Option<PathBuf>,
+    /// Answer in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct ServerCommand {
+    /// The server: pool/server, or the server alone when one pool has it
+    server: String,
+    #[command(flatten)]
+    talk: Talk,
+}
+
+/// Runs the command line; what went wrong is said on standard error.
+pub(crate) fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(command(Cli::parse().command)),
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Several problems come as several lines; each is one of its own.
+            format!("{error:#}").lines().for_each(|line| eprintln!("evener: {line}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn command(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run { file, options } => run::file(file, &options).await,
+        Command::Check { file } => run::check(&file).await,
+        Command::Demo { seconds } => demo::demo(seconds.map(Duration::from_secs)).await,
+        Command::Tcp(line) => run::one_liner(&line, evener_core::spec::Protocol::Tcp).await,
+        Command::Udp(line) => run::one_liner(&line, evener_core::spec::Protocol::Udp).await,
+        Command::Status(talk) => talk::status(&talk).await,
+        Command::Reload(talk) => talk::reload(&talk).await,
+        Command::Drain(what) => talk::set_state(&what, "drain").await,
+        Command::Ready(what) => talk::set_state(&what, "ready").await,
+        Command::Maintenance(what) => talk::set_state(&what, "maintenance").await,
+        Command::Explain { service, client, talk } => talk::explain(&service, client, &talk).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "evener", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

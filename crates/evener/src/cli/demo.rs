@@ -1,0 +1,185 @@
+//! `evener demo`: three embedded HTTP servers and a UDP echo, balanced on loopback under a modest load, so that one sees
+//! who serves what and how a server that stops is left and taken back.
+
+mod load;
+mod screen;
+mod servers;
+
+use super::RunOptions;
+use crate::admin::view::Status;
+use crate::config::Config;
+use crate::observe::{LogFormat, LogLevel};
+use crate::supervisor::Handle;
+use anyhow::{Context, bail};
+use evener_core::Endpoint;
+use evener_core::spec::{
+    CheckKind, CheckSpec, PoolSpec, Protocol, ServerSpec, ServiceOptions, ServiceSpec, Spec,
+};
+use load::Tally;
+use screen::Screen;
+use servers::{Echo, WebServer};
+use std::io::IsTerminal;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
+/// A server is stopped and comes back once in so long, unless the demo is shorter.
+const ROUND: Duration = Duration::from_secs(12);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Runs the demo, for a time or until it is interrupted.
+pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
+    let (stage, addresses, echo) = start_servers().await.context("the embedded servers")?;
+    let options = RunOptions {
+        workers: None,
+        pin: false,
+        admin: None,
+        drain_timeout: Duration::from_secs(2),
+        log: LogFormat::Text,
+        log_level: LogLevel::Off,
+    };
+    let config = Config { spec: spec(&addresses, echo), ..Config::default() };
+    let (supervisor, handle) = super::run::start(config, options.setting(None)).await?;
+    let admin = super::run::open_any_admin_socket()?;
+    let mut screen = Screen::new(std::io::stdout().is_terminal());
+    screen.opening(admin.path(), &addresses, echo);
+    let api = tokio::spawn(admin.serve(handle.clone()));
+    let show = tokio::spawn(show(handle.clone(), stage, screen, length));
+    supervisor.run().await?;
+    api.abort();
+    let _ = api.await;
+    let tally = show.await?;
+    println!("\n{}", tally.summary());
+    if tally.failed() > 0 {
+        bail!("{} requests failed", tally.failed());
+    }
+    Ok(())
+}
+
+/// The servers, on a thread of their own, as they would be on machines of their own.
+async fn start_servers() -> anyhow::Result<(Stage, Vec<SocketAddr>, SocketAddr)> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let started = runtime.spawn(async {
+        let mut servers = Vec::new();
+        for name in NAMES {
+            servers.push(WebServer::start(name, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?);
+        }
+        anyhow::Ok((servers, Echo::start().await?))
+    });
+    let (servers, echo) = started.await??;
+    let addresses = servers.iter().map(|server| server.address).collect();
+    Ok((Stage { runtime: Some(runtime), servers }, addresses, echo.address))
+}
+
+/// Where the servers play.
+struct Stage {
+    runtime: Option<tokio::runtime::Runtime>,
+    servers: Vec<WebServer>,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // A runtime may not be dropped where it would wait inside another one.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn spec(addresses: &[SocketAddr], echo: SocketAddr) -> Spec {
+    let named = |(address, name): (&SocketAddr, &str)| ServerSpec {
+        name: name.into(),
+        ..ServerSpec::new(Endpoint::Ip(*address))
+    };
+    let check = CheckSpec { every: Duration::from_millis(500), rise: 1, ..CheckSpec::new(CheckKind::Tcp) };
+    let web = PoolSpec {
+        check: Some(check),
+        ..PoolSpec::new("web", addresses.iter().zip(NAMES).map(named).collect())
+    };
+    let echo = PoolSpec::new(
+        "echo",
+        vec![ServerSpec { name: "echo".into(), ..ServerSpec::new(Endpoint::Ip(echo)) }],
+    );
+    let service = |name: &str, protocol| ServiceSpec {
+        name: name.into(),
+        listen: vec![Endpoint::Ip(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))],
+        protocol,
+        pool: name.into(),
+        acl: None,
+        options: ServiceOptions::of(protocol),
+    };
+    Spec {
+        pools: vec![web, echo],
+        services: vec![service("web", Protocol::Tcp), service("echo", Protocol::Udp)],
+    }
+}
+
+/// Keeps the load on, stops servers and brings them back, and draws, until the time is over or the program ends.
+async fn show(handle: Handle, mut stage: Stage, mut screen: Screen, length: Option<Duration>) -> Arc<Tally> {
+    let tally = Arc::new(Tally::default());
+    let Some(first) = handle.look(crate::admin::view::status).await else { return tally };
+    let (Some(web), Some(udp)) = (listen_address(&first, "web"), listen_address(&first, "echo")) else {
+        return tally;
+    };
+    let Some(runtime) = &stage.runtime else { return tally };
+    let load = load::start(runtime, web, udp, &tally);
+    let began = Instant::now();
+    let mut script = Script::new(length.unwrap_or(ROUND).min(ROUND));
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    while length.is_none_or(|length| began.elapsed() < length) {
+        ticks.tick().await;
+        script.act(began.elapsed(), &mut stage, &mut screen).await;
+        // The program was told to end: the load ends first, so that nothing is cut.
+        let Some(status) = handle.look(crate::admin::view::status).await else { break };
+        if status.draining {
+            break;
+        }
+        screen.draw(began.elapsed(), &status, &tally);
+    }
+    load.end().await;
+    if let Some(status) = handle.look(crate::admin::view::status).await {
+        screen.finish(began.elapsed(), &status, &tally);
+    }
+    handle.stop().await;
+    tally
+}
+
+fn listen_address(status: &Status, service: &str) -> Option<SocketAddr> {
+    status.services.iter().find(|one| one.name == service)?.listen.first()?.parse().ok()
+}
+
+/// What happens to the servers: each round one of them stops after a third and is back after two thirds.
+struct Script {
+    round: Duration,
+    next: u32,
+    stopped: Option<usize>,
+}
+
+impl Script {
+    fn new(round: Duration) -> Self {
+        Self { round, next: 1, stopped: None }
+    }
+
+    async fn act(&mut self, elapsed: Duration, stage: &mut Stage, screen: &mut Screen) {
+        if elapsed < self.round * self.next / 3 {
+            return;
+        }
+        let which = (self.next / 3) as usize % stage.servers.len();
+        match (self.next % 3, self.stopped) {
+            (1, _) => {
+                stage.servers[which].stop().await;
+                screen.happens(elapsed, format!("the demo stops {}", NAMES[which]));
+                self.stopped = Some(which);
+            }
+            (2, Some(stopped)) => {
+                let Some(runtime) = &stage.runtime else { return };
+                stage.servers[stopped].restart(runtime.handle());
+                screen.happens(elapsed, format!("the demo starts {} again", NAMES[stopped]));
+                self.stopped = None;
+            }
+            _ => {}
+        }
+        self.next += 1;
+    }
+}

@@ -1,0 +1,134 @@
+//! What the demo shows: on a terminal a picture that is drawn anew, elsewhere lines.
+
+use super::NAMES;
+use super::load::Tally;
+use crate::admin::view::{ServerView, Status};
+use std::collections::{BTreeMap, VecDeque};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+const BAR: usize = 30;
+const HAPPENINGS: usize = 6;
+/// Without a terminal a table comes only so often.
+const TABLE_EVERY: Duration = Duration::from_secs(2);
+
+/// The screen.
+pub(super) struct Screen {
+    terminal: bool,
+    verdicts: BTreeMap<String, String>,
+    /// For each server: total and the moment, to show rates.
+    totals: BTreeMap<String, (Duration, u64, f64)>,
+    happenings: VecDeque<String>,
+    opening: String,
+    drawn_at: Option<Duration>,
+}
+
+impl Screen {
+    pub(super) fn new(terminal: bool) -> Self {
+        Self {
+            terminal,
+            verdicts: BTreeMap::new(),
+            totals: BTreeMap::new(),
+            happenings: VecDeque::new(),
+            opening: String::new(),
+            drawn_at: None,
+        }
+    }
+
+    /// Says what there is.
+    pub(super) fn opening(&mut self, admin: &Path, servers: &[SocketAddr], echo: SocketAddr) {
+        let named = servers.iter().zip(NAMES).map(|(address, name)| format!("{name} {address}"));
+        self.opening = format!(
+            "evener balances three HTTP servers ({}) and a UDP echo ({echo}).\n\
+             Look from another terminal: evener status --socket {}\n",
+            named.collect::<Vec<_>>().join(", "),
+            admin.display()
+        );
+        if !self.terminal {
+            print!("{}", self.opening);
+        }
+    }
+
+    /// Something happened that is worth a line.
+    pub(super) fn happens(&mut self, elapsed: Duration, what: impl std::fmt::Display) {
+        let line = format!("{:6.1}s  {what}", elapsed.as_secs_f64());
+        if !self.terminal {
+            println!("{line}");
+        }
+        self.happenings.push_back(line);
+        if self.happenings.len() > HAPPENINGS {
+            self.happenings.pop_front();
+        }
+    }
+
+    /// Notes what changed, and draws when it is time.
+    pub(super) fn draw(&mut self, elapsed: Duration, status: &Status, tally: &Tally) {
+        self.note_verdicts(elapsed, status);
+        let due = self.drawn_at.is_none_or(|at| elapsed >= at + TABLE_EVERY);
+        if !self.terminal && !due {
+            return;
+        }
+        self.drawn_at = Some(elapsed);
+        let table = self.table(elapsed, status, tally);
+        if self.terminal {
+            let happenings: Vec<&str> = self.happenings.iter().map(String::as_str).collect();
+            // Home, the picture with each line's rest cleared, then clear below: no flicker.
+            let picture = format!("{}\n{table}\n{}\n\n(Ctrl-C ends)\n", self.opening, happenings.join("\n"));
+            print!("\x1b[H{}\x1b[J", picture.replace('\n', "\x1b[K\n"));
+        } else {
+            print!("{table}");
+        }
+        let _ = std::io::stdout().flush();
+    }
+
+    /// The last picture.
+    pub(super) fn finish(&mut self, elapsed: Duration, status: &Status, tally: &Tally) {
+        self.drawn_at = None;
+        self.draw(elapsed, status, tally);
+    }
+
+    fn note_verdicts(&mut self, elapsed: Duration, status: &Status) {
+        for server in status.pools.iter().flat_map(|pool| &pool.servers) {
+            let before = self.verdicts.insert(server.name.clone(), server.verdict.clone());
+            if before.is_some_and(|before| before != server.verdict) {
+                let reason = server.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+                self.happens(elapsed, format!("evener: {} is {}{reason}", server.name, server.verdict));
+            }
+        }
+    }
+
+    fn table(&mut self, elapsed: Duration, status: &Status, tally: &Tally) -> String {
+        let answers = tally.answers();
+        let most = answers.values().copied().max().unwrap_or(1).max(1);
+        let mut rows = Vec::new();
+        for server in status.pools.iter().flat_map(|pool| &pool.servers) {
+            let (served, rate) = self.rate(elapsed, server);
+            let answered = answers.get(&server.name).copied();
+            let bar = answered.map_or(0, |answered| (answered as usize * BAR).div_ceil(most as usize));
+            rows.push(vec![
+                server.name.clone(),
+                server.verdict.clone(),
+                server.active.to_string(),
+                served.to_string(),
+                format!("{rate:.0}/s"),
+                "#".repeat(bar),
+            ]);
+        }
+        let head = ["SERVER", "VERDICT", "ACTIVE", "SERVED", "RATE", "ANSWERS SEEN BY CLIENTS"];
+        format!("{}{}\n", super::super::talk::table(&head, &rows), tally.summary())
+    }
+
+    /// Connections (datagrams of the echo) in all, and a second.
+    fn rate(&mut self, elapsed: Duration, server: &ServerView) -> (u64, f64) {
+        let counter = |name: &str| server.counters.get(name).copied().unwrap_or(0);
+        let served = counter("connections").max(counter("datagrams_in"));
+        let entry = self.totals.entry(server.name.clone()).or_insert((elapsed, served, 0.0));
+        let passed = elapsed.saturating_sub(entry.0);
+        if passed >= Duration::from_millis(900) {
+            *entry = (elapsed, served, (served - entry.1) as f64 / passed.as_secs_f64());
+        }
+        (served, entry.2)
+    }
+}

@@ -1,0 +1,145 @@
+//! The commands that run: `run`, `tcp`, `udp`; and `check`, which only says whether it could.
+
+use super::{OneLiner, RunOptions};
+use crate::admin::{AdminSocket, socket_directory};
+use crate::config::{self, Config, Problem};
+use crate::resolve::resolve;
+use crate::supervisor::{Handle, Setting, Supervisor};
+use anyhow::bail;
+use evener_core::Endpoint;
+use evener_core::event::Event;
+use evener_core::spec::{
+    CheckKind, CheckSpec, Policy, PoolSpec, Protocol, ServerSpec, ServiceOptions, ServiceSpec, Spec,
+    StickySpec,
+};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// `evener run FILE`
+pub(super) async fn file(file: PathBuf, options: &RunOptions) -> anyhow::Result<()> {
+    let config = read(&file).await?;
+    let admin =
+        AdminSocket::open(&options.admin.clone().unwrap_or_else(|| socket_directory().join("evener.sock")))?;
+    let (supervisor, handle) = start(config, options.setting(Some(file))).await?;
+    serve(supervisor, handle, admin).await
+}
+
+/// `evener check FILE`
+pub(super) async fn check(file: &Path) -> anyhow::Result<()> {
+    let config = read(file).await?;
+    resolve(&config).await.map_err(|problems| fail(&problems))?;
+    let servers: usize = config.spec.pools.iter().map(|pool| pool.servers.len()).sum();
+    let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    println!(
+        "{}: valid: {}, {}, {}",
+        file.display(),
+        counted(config.spec.services.len(), "service"),
+        counted(config.spec.pools.len(), "pool"),
+        counted(servers, "server")
+    );
+    Ok(())
+}
+
+/// `evener tcp|udp LISTEN SERVER...`
+pub(super) async fn one_liner(line: &OneLiner, protocol: Protocol) -> anyhow::Result<()> {
+    let config = Config { spec: one_liner_spec(line, protocol)?, ..Config::default() };
+    let admin = match &line.options.admin {
+        Some(path) => AdminSocket::open(path)?,
+        None => open_any_admin_socket()?,
+    };
+    let (supervisor, handle) = start(config, line.options.setting(None)).await?;
+    serve(supervisor, handle, admin).await
+}
+
+/// The usual socket, or one of its own when another instance has that.
+pub(super) fn open_any_admin_socket() -> anyhow::Result<AdminSocket> {
+    let directory = socket_directory();
+    AdminSocket::open(&directory.join("evener.sock"))
+        .or_else(|_| AdminSocket::open(&directory.join(format!("evener-{}.sock", std::process::id()))))
+}
+
+fn one_liner_spec(line: &OneLiner, protocol: Protocol) -> anyhow::Result<Spec> {
+    let listen: Endpoint = line.listen.parse()?;
+    if matches!(listen, Endpoint::Host { .. }) {
+        bail!(
+            "`{listen}` is no address to listen on: write an IP address, such as 127.0.0.1:8080 or 0.0.0.0:8080"
+        );
+    }
+    let mut servers = Vec::new();
+    for server in &line.servers {
+        let endpoint: Endpoint = server.parse()?;
+        if protocol == Protocol::Udp && matches!(endpoint, Endpoint::Unix(_)) {
+            bail!("server `{endpoint}` is a unix socket; udp has IP servers");
+        }
+        let server = ServerSpec::new(endpoint);
+        if servers.iter().any(|other: &ServerSpec| other.name == server.name) {
+            bail!("server `{}` is named twice", server.name);
+        }
+        servers.push(server);
+    }
+    let name = protocol.name();
+    let pool = PoolSpec {
+        policy: Policy::named(&line.policy).unwrap_or(Policy::RoundRobin),
+        sticky: line.sticky.then_some(StickySpec { size: 65_536, ttl: Some(Duration::from_secs(3600)) }),
+        check: line.check.then(|| CheckSpec::new(CheckKind::Tcp)),
+        ..PoolSpec::new(name, servers)
+    };
+    let service = ServiceSpec {
+        name: name.into(),
+        listen: vec![listen],
+        protocol,
+        pool: name.into(),
+        acl: None,
+        options: ServiceOptions::of(protocol),
+    };
+    Ok(Spec { pools: vec![pool], services: vec![service] })
+}
+
+async fn read(file: &Path) -> anyhow::Result<Config> {
+    let path = file.to_owned();
+    let config = tokio::task::spawn_blocking(move || config::load(&path)).await?;
+    config.map_err(|problems| fail(&problems))
+}
+
+/// All problems as one error, a line each.
+fn fail(problems: &[Problem]) -> anyhow::Error {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    anyhow::anyhow!(lines.join("\n"))
+}
+
+/// Resolves, starts the workers and takes the configuration on.
+pub(super) async fn start(config: Config, setting: Setting) -> anyhow::Result<(Supervisor, Handle)> {
+    let descriptors = raise_descriptor_limit();
+    let targets = resolve(&config).await.map_err(|problems| fail(&problems))?;
+    let (mut supervisor, handle) = Supervisor::start(setting)?;
+    let (services, pools) = (config.spec.services.len(), config.spec.pools.len());
+    supervisor.apply(config, &targets).map_err(|problems| fail(&problems))?;
+    let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+    supervisor.tell(&Event::Started { version, pid, workers: supervisor.workers(), services, pools });
+    if let Some(limit) = descriptors {
+        let text = format!(
+            "only {limit} descriptors may be open (two a connection): raise LimitNOFILE or `ulimit -Hn`"
+        );
+        supervisor.tell(&Event::Notice { text });
+    }
+    Ok((supervisor, handle))
+}
+
+async fn serve(supervisor: Supervisor, handle: Handle, admin: AdminSocket) -> anyhow::Result<()> {
+    supervisor.tell(&Event::AdminListening { socket: admin.path().display().to_string() });
+    let api = tokio::spawn(admin.serve(handle));
+    supervisor.run().await?;
+    api.abort();
+    // Awaited, so that the socket is removed.
+    let _ = api.await;
+    Ok(())
+}
+
+/// Takes as many descriptors as the system gives; the limit when it is a low one.
+fn raise_descriptor_limit() -> Option<u64> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+    getrlimit(Resource::Nofile).current.filter(|&limit| limit < 4096)
+}

@@ -1,0 +1,186 @@
+//! The commands that talk to a running instance.
+
+use super::{ServerCommand, Talk};
+use crate::admin::client::Client;
+use crate::admin::view::{Explained, PoolView, ServerView, ServiceView, Status};
+use crate::admin::{Reloaded, StateWanted};
+use serde::Serialize;
+use serde_json::Value;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// `evener status`
+pub(super) async fn status(talk: &Talk) -> anyhow::Result<()> {
+    let status: Status = Client::find(talk.socket.as_deref())?.get("/v1/status").await?;
+    if talk.json {
+        return print_json(&status);
+    }
+    print!("{}", status_text(&status));
+    Ok(())
+}
+
+/// `evener reload`
+pub(super) async fn reload(talk: &Talk) -> anyhow::Result<()> {
+    let reloaded: Reloaded = Client::find(talk.socket.as_deref())?.post("/v1/reload", &Value::Null).await?;
+    if talk.json {
+        return print_json(&reloaded);
+    }
+    match &reloaded.changes[..] {
+        [] => println!("reloaded; nothing changed"),
+        changes => changes.iter().for_each(|change| println!("{change}")),
+    }
+    Ok(())
+}
+
+/// `evener drain|ready|maintenance SERVER`
+pub(super) async fn set_state(what: &ServerCommand, state: &str) -> anyhow::Result<()> {
+    let wanted = StateWanted { server: what.server.clone(), state: state.into() };
+    let done: Value = Client::find(what.talk.socket.as_deref())?.post("/v1/servers/state", &wanted).await?;
+    if what.talk.json {
+        return print_json(&done);
+    }
+    println!("{}: {state}", done["server"].as_str().unwrap_or(&what.server));
+    Ok(())
+}
+
+/// `evener explain SERVICE CLIENT`
+pub(super) async fn explain(service: &str, client: IpAddr, talk: &Talk) -> anyhow::Result<()> {
+    let path = format!("/v1/explain?service={}&client={client}", percent_encoded(service));
+    let explained: Explained = Client::find(talk.socket.as_deref())?.get(&path).await?;
+    if talk.json {
+        return print_json(&explained);
+    }
+    print!("{}", explained_text(&explained));
+    Ok(())
+}
+
+/// RFC 3986, section 2.1: everything but the unreserved characters.
+fn percent_encoded(text: &str) -> String {
+    let encode = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encode).collect()
+}
+
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+fn status_text(status: &Status) -> String {
+    let Status { version, pid, workers, .. } = status;
+    let uptime = humantime::format_duration(Duration::from_secs(status.uptime_s));
+    let draining = if status.draining { ", draining" } else { "" };
+    let mut text = format!("evener {version}, pid {pid}, up {uptime}, {workers} workers{draining}\n\n");
+    let head = ["SERVICE", "PROTOCOL", "LISTEN", "POOL", "ACTIVE", "TOTAL", "IN", "OUT", "NO SERVER"];
+    text += &table(&head, &status.services.iter().map(service_row).collect::<Vec<_>>());
+    for pool in &status.pools {
+        text += &pool_text(pool);
+    }
+    text
+}
+
+fn service_row(service: &ServiceView) -> Vec<String> {
+    let counter = |name: &str| service.counters.get(name).copied().unwrap_or(0);
+    vec![
+        service.name.clone(),
+        service.protocol.clone(),
+        service.listen.join(" "),
+        service.pool.clone(),
+        (service.connections_active + service.flows_active).to_string(),
+        (counter("connections") + counter("flows")).to_string(),
+        bytes(counter("bytes_in")),
+        bytes(counter("bytes_out")),
+        counter("no_server").to_string(),
+    ]
+}
+
+fn pool_text(pool: &PoolView) -> String {
+    let sticky =
+        pool.sticky_clients.map(|clients| format!(", {clients} clients remembered")).unwrap_or_default();
+    let head =
+        ["  SERVER", "TIER", "WEIGHT", "STATE", "VERDICT", "SINCE", "ACTIVE", "TOTAL", "IN", "OUT", "FAILED"];
+    let rows: Vec<Vec<String>> = pool.servers.iter().map(server_row).collect();
+    format!("\npool {} ({}{sticky})\n{}", pool.name, pool.policy, table(&head, &rows))
+}
+
+fn server_row(server: &ServerView) -> Vec<String> {
+    let counter = |name: &str| server.counters.get(name).copied().unwrap_or(0);
+    let failed: u64 =
+        ["connect_refused", "connect_timeouts", "connect_errors", "resets"].map(counter).iter().sum();
+    let limit = server.max.map(|max| format!("/{max}")).unwrap_or_default();
+    let reason = server.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    vec![
+        format!("  {}", server.name),
+        server.tier.to_string(),
+        server.weight.to_string(),
+        server.state.clone(),
+        format!("{}{reason}", server.verdict),
+        humantime::format_duration(Duration::from_secs(server.since_s)).to_string(),
+        format!("{}{limit}", server.active),
+        (counter("connections") + counter("flows")).to_string(),
+        bytes(counter("bytes_in")),
+        bytes(counter("bytes_out")),
+        failed.to_string(),
+    ]
+}
+
+fn explained_text(explained: &Explained) -> String {
+    let Explained { service, pool, policy, client, .. } = explained;
+    let mut text = format!("client {client} of service {service}, pool {pool}, policy {policy}\n");
+    if !explained.permitted {
+        text += "the service's access list refuses this client: it is closed without a server\n";
+    }
+    if let Some(server) = &explained.sticky {
+        text += &format!("the sticky table names {server}\n");
+    }
+    if explained.by_chance {
+        text += "the policy draws by chance: another time the order may be another one\n";
+    }
+    let rows: Vec<Vec<String>> = (explained.servers.iter())
+        .map(|row| vec![row.server.clone(), row.tier.to_string(), row.reason.clone()])
+        .collect();
+    text + "\n" + &table(&["SERVER", "TIER", "REASON"], &rows)
+}
+
+/// Columns as wide as their widest cell.
+pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain([head[column].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        format!("{}\n", padded.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    let mut text = line(&mut head.iter().copied());
+    rows.iter().for_each(|row| text += &line(&mut row.iter().map(String::as_str)));
+    text
+}
+
+/// A number of bytes for people, in powers of 1024.
+pub(super) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut scaled = count as f64;
+    let mut unit = 0;
+    while scaled >= 1024.0 && unit + 1 < UNITS.len() {
+        scaled /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{count} B") } else { format!("{scaled:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_line_up_and_sizes_are_short() {
+        let rows = [vec!["a".into(), "1".into()], vec!["long".into(), "22".into()]];
+        assert_eq!(table(&["NAME", "N"], &rows), "NAME  N\na     1\nlong  22\n");
+        assert_eq!([bytes(5), bytes(1536), bytes(5 << 40)].join(" "), "5 B 1.5 KiB 5.0 TiB");
+        assert_eq!(percent_encoded("a b/ü"), "a%20b%2F%C3%BC");
+    }
+}

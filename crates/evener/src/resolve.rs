@@ -1,0 +1,67 @@
+//! Host names to addresses, before a configuration is taken on: a name that does not resolve refuses it.
+
+use crate::config::{Config, Problem};
+use evener_core::{Endpoint, Target};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The address of every server of a configuration.
+#[derive(Debug)]
+pub(crate) struct Targets(BTreeMap<Endpoint, Target>);
+
+impl Targets {
+    /// The address of a server of the configuration that these were resolved for.
+    pub(crate) fn of(&self, endpoint: &Endpoint) -> Target {
+        self.0
+            .get(endpoint)
+            .cloned()
+            .or_else(|| endpoint.target())
+            .expect("every endpoint of the configuration was resolved")
+    }
+}
+
+/// Resolves all names at once; every one that cannot be is a problem.
+pub(crate) async fn resolve(config: &Config) -> Result<Targets, Vec<Problem>> {
+    let servers = config.spec.pools.iter().flat_map(|pool| &pool.servers).map(|server| &server.endpoint);
+    let names = servers.filter(|endpoint| matches!(endpoint, Endpoint::Host { .. }));
+    let mut tasks = tokio::task::JoinSet::new();
+    for endpoint in names.collect::<std::collections::BTreeSet<_>>() {
+        tasks.spawn(look_up(endpoint.clone()));
+    }
+    let (mut targets, mut problems) = (BTreeMap::new(), Vec::new());
+    while let Some(done) = tasks.join_next().await {
+        let Ok((endpoint, found)) = done else { continue };
+        match found {
+            Ok(target) => drop(targets.insert(endpoint, target)),
+            Err(why) => problems.push(Problem { place: config.places.get(&endpoint).cloned(), message: why }),
+        }
+    }
+    problems.sort();
+    if problems.is_empty() { Ok(Targets(targets)) } else { Err(problems) }
+}
+
+async fn look_up(endpoint: Endpoint) -> (Endpoint, Result<Target, String>) {
+    let found = match &endpoint {
+        Endpoint::Host { name, port } => look_up_host(name, *port).await,
+        other => other.target().ok_or_else(|| format!("`{other}` is no address")),
+    };
+    (endpoint, found)
+}
+
+async fn look_up_host(name: &str, port: u16) -> Result<Target, String> {
+    match tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((name, port))).await {
+        // The first address in the order of RFC 6724, which getaddrinfo(3) gives.
+        Ok(Ok(mut addresses)) => {
+            addresses.next().map(Target::Ip).ok_or_else(|| format!("`{name}` has no address"))
+        }
+        Ok(Err(error)) => Err(format!("`{name}` does not resolve: {}", reason(&error))),
+        Err(_) => Err(format!("`{name}` does not resolve: no answer within {RESOLVE_TIMEOUT:?}")),
+    }
+}
+
+fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.rsplit(": ").next().unwrap_or(&text).to_owned()
+}

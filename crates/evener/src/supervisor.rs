@@ -1,0 +1,432 @@
+//! The supervisor: the one writer. It owns the pools, publishes their snapshots, hears what workers and checks saw, takes
+//! on configurations, and ends the program in order.
+
+mod apply;
+mod reload;
+
+use crate::check::{self, Patient};
+use crate::config::Config;
+use crate::observe::Log;
+use arc_swap::ArcSwap;
+use evener_core::event::Event;
+use evener_core::health::Probe;
+use evener_core::pool::{Pool, PoolSetting};
+use evener_core::snapshot::{Admission, Snapshot};
+use evener_core::spec::{AdminState, Protocol};
+use evener_core::{Endpoint, Random, ServerId, Time};
+use evener_proxy::{Plane, PlaneOptions, Report, Service};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+pub(crate) use reload::Loaded;
+
+/// Reports, probes and requests that may wait; workers drop reports beyond it, for there will be others.
+const INPUTS_MAX: usize = 4096;
+/// While draining, how often to look whether everybody finished.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
+
+/// How the program runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    pub(crate) workers: usize,
+    pub(crate) pin: bool,
+    pub(crate) log: Log,
+    pub(crate) drain_timeout: Duration,
+    /// Where a reload reads from; without a file there is nothing to reload.
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// What the supervisor hears.
+pub(crate) enum Input {
+    Report(Report),
+    Probed { pool: Arc<str>, server: ServerId, seen: Probe },
+    Loaded(Loaded),
+    Ask(Ask),
+}
+
+/// What others want of the supervisor. Each has a place for the answer.
+pub(crate) enum Ask {
+    Look(Box<dyn FnOnce(&Supervisor) + Send>),
+    Reload(oneshot::Sender<Result<Vec<String>, Vec<String>>>),
+    SetState { server: String, state: AdminState, done: oneshot::Sender<Result<String, String>> },
+    Stop,
+}
+
+/// Lets others ask.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle(mpsc::Sender<Input>);
+
+impl Handle {
+    /// Has a look at the supervisor; `None` when it is gone.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Supervisor) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (done, answer) = oneshot::channel();
+        let look = Box::new(move |supervisor: &Supervisor| drop(done.send(look(supervisor))));
+        self.0.send(Input::Ask(Ask::Look(look))).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Reads the configuration again; what changed, or every problem.
+    pub(crate) async fn reload(&self) -> Option<Result<Vec<String>, Vec<String>>> {
+        let (done, answer) = oneshot::channel();
+        self.0.send(Input::Ask(Ask::Reload(done))).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Makes a server ready, lets it drain or takes it out. Answers with its full name, or why not.
+    pub(crate) async fn set_state(
+        &self,
+        server: String,
+        state: AdminState,
+    ) -> Option<Result<String, String>> {
+        let (done, answer) = oneshot::channel();
+        self.0.send(Input::Ask(Ask::SetState { server, state, done })).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Ends the program as SIGTERM does.
+    pub(crate) async fn stop(&self) {
+        let _ = self.0.send(Input::Ask(Ask::Stop)).await;
+    }
+}
+
+/// A pool with the place where its snapshots are published.
+pub(crate) struct RunningPool {
+    pub(crate) pool: Pool,
+    pub(crate) slot: Arc<ArcSwap<Snapshot>>,
+    usable: bool,
+}
+
+/// A listener: its address as bound, and what the plane knows it by.
+pub(crate) struct RunningListener {
+    pub(crate) service: Arc<str>,
+    pub(crate) bound: Endpoint,
+    id: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    Draining { until: Time },
+    Over,
+}
+
+/// The supervisor.
+pub(crate) struct Supervisor {
+    pub(crate) setting: Setting,
+    pub(crate) config: Config,
+    pub(crate) pools: BTreeMap<Arc<str>, RunningPool>,
+    pub(crate) services: BTreeMap<Arc<str>, Arc<Service>>,
+    pub(crate) listeners: BTreeMap<(Transport, Endpoint), RunningListener>,
+    /// Services that left, while they still have connections.
+    retiring: Vec<Arc<Service>>,
+    probing: BTreeSet<(Arc<str>, ServerId)>,
+    reloads: reload::Reloads,
+    origin: Instant,
+    random: Random,
+    plane: Plane,
+    inputs: mpsc::Receiver<Input>,
+    outside: mpsc::Sender<Input>,
+    phase: Phase,
+}
+
+/// What an address belongs to: a TCP port and a UDP port of one number are two addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Transport {
+    Stream,
+    Datagram,
+}
+
+impl From<Protocol> for Transport {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Stream,
+            Protocol::Udp => Self::Datagram,
+        }
+    }
+}
+
+impl Supervisor {
+    /// Starts the workers; nothing is served before a configuration is taken on.
+    pub(crate) fn start(setting: Setting) -> std::io::Result<(Self, Handle)> {
+        let origin = Instant::now();
+        let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
+        let (outside, inputs) = mpsc::channel(INPUTS_MAX);
+        let reports = outside.clone();
+        let plane = Plane::start(&PlaneOptions {
+            workers: setting.workers,
+            pin: setting.pin,
+            origin,
+            seed,
+            report: Arc::new(move |report| drop(reports.try_send(Input::Report(report)))),
+        })?;
+        let handle = Handle(outside.clone());
+        let supervisor = Self {
+            setting,
+            config: Config::default(),
+            pools: BTreeMap::new(),
+            services: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            retiring: Vec::new(),
+            probing: BTreeSet::new(),
+            reloads: reload::Reloads::default(),
+            origin,
+            random: Random::seeded(seed),
+            plane,
+            inputs,
+            outside,
+            phase: Phase::Serving,
+        };
+        Ok((supervisor, handle))
+    }
+
+    /// The time since the start.
+    pub(crate) fn now(&self) -> Time {
+        Time::since_origin(self.origin.elapsed())
+    }
+
+    /// How many workers there are.
+    pub(crate) fn workers(&self) -> usize {
+        self.plane.workers()
+    }
+
+    /// Whether new clients are no longer taken.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.phase != Phase::Serving
+    }
+
+    /// Works until told to end, then ends in order.
+    pub(crate) async fn run(mut self) -> std::io::Result<()> {
+        let mut hang_up = signal(SignalKind::hangup())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        while self.phase != Phase::Over {
+            self.on_time();
+            let until = tokio::time::Instant::from_std(
+                self.origin + Duration::from_nanos(self.deadline().as_nanos().min(1 << 60)),
+            );
+            tokio::select! {
+                input = self.inputs.recv() => {
+                    if let Some(input) = input {
+                        self.on_input(input);
+                    }
+                    // A burst is taken in whole before anything is published.
+                    while let Ok(input) = self.inputs.try_recv() {
+                        self.on_input(input);
+                    }
+                }
+                _ = hang_up.recv() => self.begin_reload(None),
+                _ = terminate.recv() => self.on_stop("SIGTERM"),
+                _ = interrupt.recv() => self.on_stop("SIGINT"),
+                () = tokio::time::sleep_until(until) => {}
+            }
+        }
+        self.plane.stop();
+        self.setting.log.event(&Event::Stopped {});
+        Ok(())
+    }
+
+    /// Logs an event.
+    pub(crate) fn tell(&self, event: &Event) {
+        self.setting.log.event(event);
+    }
+
+    fn on_input(&mut self, input: Input) {
+        match input {
+            Input::Report(report) => self.on_report(report),
+            Input::Probed { pool, server, seen } => self.on_probed(&pool, server, seen),
+            Input::Loaded(loaded) => self.on_loaded(loaded),
+            Input::Ask(Ask::Look(look)) => look(self),
+            Input::Ask(Ask::Reload(done)) => self.begin_reload(Some(done)),
+            Input::Ask(Ask::SetState { server, state, done }) => {
+                drop(done.send(self.set_state(&server, state)));
+            }
+            Input::Ask(Ask::Stop) => self.on_stop("request"),
+        }
+    }
+
+    fn on_report(&mut self, report: Report) {
+        let now = self.now();
+        let event = match report {
+            Report::Failure { pool, server, failure } => {
+                let Some(running) = self.pools.get_mut(&pool) else { return };
+                let name = running
+                    .pool
+                    .servers()
+                    .iter()
+                    .find(|one| one.id == server)
+                    .map(|one| one.spec.name.clone());
+                let Some(name) = name else { return };
+                let event = running.pool.on_failure(now, server, failure);
+                self.tell(&Event::ConnectFailed { pool, server: name, reason: failure.reason() });
+                event
+            }
+            Report::Success { pool, server } => {
+                self.pools.get_mut(&pool).and_then(|running| running.pool.on_success(now, server))
+            }
+            Report::NoServer { service, reason } => {
+                Some(Event::NoServer { service, reason: reason.to_string() })
+            }
+            Report::Full { service, connections_max } => {
+                Some(Event::ServiceFull { service, connections_max })
+            }
+            Report::AcceptFailed { service, error } => {
+                Some(Event::AcceptFailed { service, error: error.to_string() })
+            }
+        };
+        event.iter().for_each(|event| self.tell(event));
+    }
+
+    fn on_probed(&mut self, pool: &Arc<str>, server: ServerId, seen: Probe) {
+        let now = self.now();
+        self.probing.remove(&(Arc::clone(pool), server));
+        let Some(running) = self.pools.get_mut(pool) else { return };
+        let name =
+            running.pool.servers().iter().find(|one| one.id == server).map(|one| one.spec.name.clone());
+        let Some(name) = name else { return };
+        let failed = match &seen {
+            Probe::Pass => None,
+            Probe::Fail(reason) => {
+                Some(Event::ProbeFailed { pool: Arc::clone(pool), server: name, reason: reason.clone() })
+            }
+        };
+        let event = running.pool.on_probe(now, server, seen);
+        failed.iter().chain(&event).for_each(|event| self.tell(event));
+    }
+
+    /// `pool/server`, or the server alone when only one pool has it.
+    fn set_state(&mut self, wanted: &str, state: AdminState) -> Result<String, String> {
+        let found: Vec<(Arc<str>, ServerId, String)> = (self.pools.values())
+            .flat_map(|running| {
+                running.pool.servers().iter().map(move |server| (running.pool.spec().name.clone(), server))
+            })
+            .map(|(pool, server)| (pool.clone(), server.id, format!("{pool}/{}", server.spec.name)))
+            .filter(|(pool, _, full)| {
+                full == wanted || full.strip_prefix(&format!("{pool}/")) == Some(wanted)
+            })
+            .collect();
+        let (pool, id, full) = match &found[..] {
+            [one] => one.clone(),
+            [] => return Err(format!("there is no server `{wanted}`; `evener status` lists them")),
+            several => {
+                let names: Vec<&str> = several.iter().map(|(.., full)| full.as_str()).collect();
+                return Err(format!("several pools have `{wanted}`: say {}", names.join(" or ")));
+            }
+        };
+        let now = self.now();
+        let events = self.pools.get_mut(&pool).map(|running| running.pool.set_state(now, id, state));
+        events.iter().flatten().for_each(|event| self.tell(event));
+        Ok(full)
+    }
+
+    /// What time alone brings: passive failures that are over, slow starts, probes, the end of a drain. Then publishes.
+    fn on_time(&mut self) {
+        let now = self.now();
+        let events: Vec<Event> =
+            self.pools.values_mut().flat_map(|running| running.pool.on_time(now)).collect();
+        events.iter().for_each(|event| self.tell(event));
+        self.begin_probes(now);
+        self.publish(now);
+        self.look_at_drain(now);
+        self.retiring.retain(|service| service.live.connections.active() > 0);
+    }
+
+    fn begin_probes(&mut self, now: Time) {
+        for (name, running) in &mut self.pools {
+            let due = running.pool.due_probes(now, &mut self.random);
+            let Some(spec) = running.pool.spec().check.clone().filter(|_| !due.is_empty()) else { continue };
+            let spec = Arc::new(spec);
+            for server in running.pool.servers().iter().filter(|server| due.contains(&server.id)) {
+                // A server that is slower than the interval is asked again when it has answered.
+                if !self.probing.insert((Arc::clone(name), server.id)) {
+                    continue;
+                }
+                let patient =
+                    Patient { endpoint: server.spec.endpoint.clone(), target: server.target.clone() };
+                let (pool, id, spec, outside) =
+                    (Arc::clone(name), server.id, Arc::clone(&spec), self.outside.clone());
+                tokio::spawn(async move {
+                    let seen = check::probe(&patient, &spec).await;
+                    let _ = outside.send(Input::Probed { pool, server: id, seen }).await;
+                });
+            }
+        }
+    }
+
+    /// Publishes every pool that changed: one snapshot, one store.
+    fn publish(&mut self, now: Time) {
+        let mut events = Vec::new();
+        for (name, running) in &mut self.pools {
+            let Some(snapshot) = running.pool.snapshot(now) else { continue };
+            let open =
+                |admission: &Admission| matches!(admission, Admission::Open | Admission::LastResort(_));
+            let usable = snapshot.servers().iter().any(|server| open(&server.admission));
+            running.slot.store(Arc::new(snapshot));
+            match (std::mem::replace(&mut running.usable, usable), usable) {
+                (true, false) => events.push(Event::PoolDown { pool: Arc::clone(name) }),
+                (false, true) => events.push(Event::PoolUp { pool: Arc::clone(name) }),
+                _ => {}
+            }
+        }
+        events.iter().for_each(|event| self.tell(event));
+    }
+
+    fn deadline(&self) -> Time {
+        let now = self.now();
+        let of_pools =
+            self.pools.values().map(|running| running.pool.deadline(now)).min().unwrap_or(Time::NEVER);
+        match self.phase {
+            Phase::Serving => of_pools,
+            Phase::Draining { .. } | Phase::Over => of_pools.min(now + DRAIN_LOOK),
+        }
+    }
+
+    /// Connections and flows of all services.
+    fn active(&self) -> u64 {
+        let of_service = |service: &Arc<Service>| {
+            let flows = service.live.flows.load(std::sync::atomic::Ordering::Relaxed);
+            u64::from(service.live.connections.active()) + u64::from(flows)
+        };
+        self.services.values().chain(&self.retiring).map(of_service).sum()
+    }
+
+    /// The first time: no new clients, those that are there may finish. The second time: at once.
+    fn on_stop(&mut self, signal: &'static str) {
+        match self.phase {
+            Phase::Serving => {
+                self.plane.drain();
+                self.phase = Phase::Draining { until: self.now() + self.setting.drain_timeout };
+                let deadline = humantime::format_duration(self.setting.drain_timeout).to_string();
+                self.tell(&Event::Draining { signal, connections: self.active(), deadline });
+            }
+            Phase::Draining { .. } => self.cut(),
+            Phase::Over => {}
+        }
+    }
+
+    fn look_at_drain(&mut self, now: Time) {
+        let Phase::Draining { until } = self.phase else { return };
+        if self.active() == 0 {
+            self.tell(&Event::Drained {});
+            self.phase = Phase::Over;
+        } else if until <= now {
+            self.cut();
+        }
+    }
+
+    fn cut(&mut self) {
+        self.tell(&Event::Cut { connections: self.active() });
+        self.plane.cut();
+        self.phase = Phase::Over;
+    }
+
+    fn pool_setting(&mut self) -> PoolSetting {
+        PoolSetting { workers: self.plane.workers(), key: self.random.bits() }
+    }
+}

@@ -1,0 +1,75 @@
+//! Reloading: the file is read and names are resolved beside the supervisor's own work, one reload at a time.
+
+use super::{Input, Supervisor};
+use crate::config::{self, Config, Problem};
+use crate::resolve::{Targets, resolve};
+use evener_core::event::Event;
+use tokio::sync::oneshot;
+
+type Done = oneshot::Sender<Result<Vec<String>, Vec<String>>>;
+
+/// A configuration that was read.
+pub(crate) struct Loaded(Result<(Config, Targets), Vec<Problem>>);
+
+/// Who waits for a reload.
+#[derive(Default)]
+pub(super) struct Reloads {
+    running: Option<Vec<Done>>,
+    /// Asked for while one was running: that one may have read the file too early.
+    next: Option<Vec<Done>>,
+}
+
+impl Supervisor {
+    /// Reads the configuration again, now or as soon as the present reading is done.
+    pub(super) fn begin_reload(&mut self, done: Option<Done>) {
+        let Some(file) = self.setting.file.clone() else {
+            let problem = "there is no file to reload: this instance was started without one".to_owned();
+            self.tell(&Event::ReloadFailed { problem: problem.clone() });
+            done.into_iter().for_each(|done| drop(done.send(Err(vec![problem.clone()]))));
+            return;
+        };
+        if self.reloads.running.is_some() {
+            self.reloads.next.get_or_insert_default().extend(done);
+            return;
+        }
+        self.reloads.running = Some(done.into_iter().collect());
+        let outside = self.outside.clone();
+        tokio::spawn(async move {
+            let read = tokio::task::spawn_blocking(move || config::load(&file)).await;
+            let loaded = match read.unwrap_or_else(|error| Err(vec![Problem::new(error.to_string())])) {
+                Ok(config) => resolve(&config).await.map(|targets| (config, targets)),
+                Err(problems) => Err(problems),
+            };
+            let _ = outside.send(Input::Loaded(Loaded(loaded))).await;
+        });
+    }
+
+    pub(super) fn on_loaded(&mut self, Loaded(loaded): Loaded) {
+        let outcome = if self.is_draining() {
+            Err(vec![Problem::new("this instance is about to end")])
+        } else {
+            loaded.and_then(|(config, targets)| self.apply(config, &targets))
+        };
+        let outcome = match outcome {
+            Ok(changes) => {
+                changes.iter().for_each(|change| self.tell(&Event::Changed { change: change.clone() }));
+                self.tell(&Event::Reloaded { changes: changes.len() });
+                Ok(changes)
+            }
+            Err(problems) => {
+                let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                problems
+                    .iter()
+                    .for_each(|problem| self.tell(&Event::ReloadFailed { problem: problem.clone() }));
+                Err(problems)
+            }
+        };
+        for done in self.reloads.running.take().unwrap_or_default() {
+            let _ = done.send(outcome.clone());
+        }
+        if let Some(waiting) = self.reloads.next.take() {
+            self.begin_reload(None);
+            self.reloads.running.get_or_insert_default().extend(waiting);
+        }
+    }
+}
