@@ -1,1 +1,45 @@
-fn main() {}
+//! Developer commands: `cargo xtask setup | test | bench | tidy`.
+
+mod bench;
+mod packages;
+mod shell;
+mod test;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+
+/// Developer commands of Evener
+#[derive(Debug, Parser)]
+#[command(max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install the Debian packages that tests need (as root), and say which
+    Setup {
+        /// Those of the benchmark, too
+        #[arg(long)]
+        bench: bool,
+    },
+    /// Run everything that tests: unit, simulation, end-to-end with the real peers; `setup` comes first
+    Test {
+        /// Passed on to cargo test, such as the name of a test
+        filter: Vec<String>,
+    },
+    /// Measure against pen, haproxy, nginx and dnsdist, and print the table of norms and ratios
+    Bench(bench::Options),
+    /// Check the rules of style that a machine can check
+    Tidy,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Setup { bench } => packages::install(bench),
+        Command::Test { filter } => test::run(&filter),
+        Command::Bench(options) => bench::run(&options),
+        Command::Tidy => tidy::run(),
+    }
+}

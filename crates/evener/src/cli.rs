@@ -125,7 +125,7 @@ impl RunOptions {
 /// `evener tcp LISTEN SERVER...`
 #[derive(Args, Debug)]
 struct OneLiner {
-    /// Where clients connect: 127.0.0.1:8080, [::]:80, or the path of a unix socket
+    /// Where clients connect: 127.0.0.1:8080, or the path of a unix socket
     listen: String,
     /// Servers: address:port, name:port, or the path of a unix socket
     #[arg(required = true)]

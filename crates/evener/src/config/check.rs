@@ -127,10 +127,10 @@ fn read_status(fields: &mut Fields<'_>) -> Option<BTreeSet<u16>> {
 }
 
 fn read_udp(fields: &mut Fields<'_>) -> CheckKind {
-    let send = fields.text("send").map(|text| text.as_bytes().to_vec());
+    let send = fields.bytes("send");
     if send.as_ref().is_none_or(|bytes| bytes.len() > DATAGRAM_BYTES_MAX) {
         fields.problem_here(format!("check.udp needs `send`, a text of at most {DATAGRAM_BYTES_MAX} bytes"));
     }
-    let expect = fields.text("expect").map(|text| text.as_bytes().to_vec());
+    let expect = fields.bytes("expect");
     CheckKind::Udp { send: send.unwrap_or_default(), expect }
 }

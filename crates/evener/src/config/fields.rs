@@ -7,6 +7,12 @@ use std::cell::RefCell;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+#[cfg(test)]
+thread_local! {
+    /// Every key that this thread ever looked for: the reference must have them all.
+    pub(super) static READ: RefCell<std::collections::BTreeSet<&'static str>> = const { RefCell::new(std::collections::BTreeSet::new()) };
+}
+
 /// The longest duration a configuration may have.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
@@ -78,6 +84,8 @@ impl<'a> Fields<'a> {
     /// The value of `key`, whatever it is.
     pub(super) fn take(&mut self, key: &'static str) -> Option<&'a Value> {
         self.known.push(key);
+        #[cfg(test)]
+        READ.with_borrow_mut(|read| drop(read.insert(key)));
         self.table.named.get(key)
     }
 
@@ -110,6 +118,18 @@ impl<'a> Fields<'a> {
     pub(super) fn text(&mut self, key: &'static str) -> Option<&'a str> {
         match self.take(key)? {
             Value::Text(text) => Some(text),
+            other => {
+                self.wrong(key, other, "a text in quotes");
+                None
+            }
+        }
+    }
+
+    /// A string, whatever its bytes.
+    pub(super) fn bytes(&mut self, key: &'static str) -> Option<Vec<u8>> {
+        match self.take(key)? {
+            Value::Text(text) => Some(text.as_bytes().to_vec()),
+            Value::Bytes(bytes) => Some(bytes.clone()),
             other => {
                 self.wrong(key, other, "a text in quotes");
                 None

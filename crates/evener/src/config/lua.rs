@@ -330,7 +330,10 @@ fn read_value(value: mlua::Value, depth: usize) -> mlua::Result<Value> {
         mlua::Value::Boolean(value) => Value::Bool(value),
         mlua::Value::Integer(value) => Value::Int(value),
         mlua::Value::Number(value) => Value::Number(value),
-        mlua::Value::String(text) => Value::Text(text.to_string_lossy()),
+        mlua::Value::String(text) => match text.to_str() {
+            Ok(text) => Value::Text(text.to_owned()),
+            Err(_) => Value::Bytes(text.as_bytes().to_vec()),
+        },
         mlua::Value::Table(_) if depth >= TABLE_DEPTH_MAX => Value::Other("table nested too deeply"),
         mlua::Value::Table(table) => Value::Table(read_table(&table, depth + 1)?),
         mlua::Value::Function(_) => Value::Other("function (did its call lose the braces or the brackets?)"),

@@ -12,6 +12,8 @@ pub(super) enum Value {
     Int(i64),
     Number(f64),
     Text(String),
+    /// A string that is not UTF-8.
+    Bytes(Vec<u8>),
     Table(Table),
     /// What a builder such as `check.http` or `server` made.
     Made(Arc<Made>),
@@ -27,6 +29,7 @@ impl Value {
             Self::Int(value) => format!("the number {value}"),
             Self::Number(value) => format!("the number {value}"),
             Self::Text(text) => format!("`{text}`"),
+            Self::Bytes(_) => "a string of bytes".into(),
             Self::Table(_) => "a table".into(),
             Self::Made(made) => format!("a {}", made.builder),
             Self::Other(kind) => format!("a {kind}"),

@@ -183,3 +183,59 @@ fn files_include_others_and_the_environment_is_read() {
     );
     std::fs::remove_dir_all(&directory).unwrap();
 }
+
+fn document(name: &str) -> String {
+    std::fs::read_to_string(format!("{}/../../{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+#[test]
+fn the_examples_and_the_lua_of_the_documents_are_valid() {
+    let examples = std::fs::read_dir(format!("{}/../../examples", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let mut seen = 0;
+    for example in examples.flatten() {
+        let loaded = load(&example.path());
+        assert!(loaded.is_ok(), "{:?}: {loaded:?}", example.path());
+        seen += 1;
+    }
+    for name in ["README.md", "docs/configuration.md"] {
+        let text = document(name);
+        for block in text.split("```lua\n").skip(1) {
+            let block = block.split("```").next().unwrap();
+            load_text(block).unwrap_or_else(|problems| panic!("{name}: {problems}\n{block}"));
+            seen += 1;
+        }
+    }
+    assert!(seen >= 4, "only {seen} were looked at");
+}
+
+#[test]
+fn the_reference_has_every_key_and_counter() {
+    let every_key = r#"
+        local checks = { check.tcp {}, check.http {}, check.https {}, check.udp { send = "x" } }
+        for number, one in ipairs(checks) do
+          pool("p" .. number) { { "10.0.0.1:1" }, check = one, sticky = {}, passive = {}, policy = policy.ewma {} }
+          service("s" .. number) { listen = "127.0.0.1:" .. number, pool = "p" .. number }
+        end
+        service "u" { listen = "127.0.0.1:1", protocol = "udp", "10.0.0.1:1", policy = policy.maglev {} }
+    "#;
+    let directory = std::env::temp_dir().join(format!("evener-keys-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let path = directory.join("c.lua");
+    std::fs::write(&path, every_key).unwrap();
+    build::build(&lua::run(&path).unwrap()).unwrap();
+    std::fs::remove_dir_all(&directory).unwrap();
+    let reference = document("docs/configuration.md");
+    let keys = fields::READ.with_borrow(Clone::clone);
+    assert!(keys.len() > 40, "{keys:?}");
+    for key in keys {
+        let named = [format!("`{key}`"), format!(" {key} = "), format!("`{key}, ")]
+            .iter()
+            .any(|form| reference.contains(form));
+        assert!(named || key == "by", "docs/configuration.md does not have `{key}`");
+    }
+    use evener_core::counters::{CounterSet, ServerCounters, ServiceCounters};
+    let operating = document("docs/operating.md");
+    for name in ServiceCounters::NAMES.iter().chain(ServerCounters::NAMES) {
+        assert!(operating.contains(&format!("`{name}`")), "docs/operating.md does not have `{name}`");
+    }
+}

@@ -1,0 +1,140 @@
+//! Active checks against servers that get well and fall ill.
+
+use crate::harness::{Directory, Evener, Server, free_port, wait_until};
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// An HTTP server whose status can be set; its requests are kept.
+fn web(status: &Arc<AtomicU16>) -> Server {
+    let status = Arc::clone(status);
+    Server::start(free_port(), move |mut stream| {
+        let mut request = Vec::new();
+        let mut byte = [0; 1];
+        while !request.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+            request.push(byte[0]);
+        }
+        let well = request.starts_with(b"GET /health HTTP/1.1\r\n")
+            && request.windows(14).any(|w| w == b"host: checked\r");
+        let code = if well { status.load(Ordering::Relaxed) } else { 400 };
+        let _ = write!(stream, "HTTP/1.1 {code} X\r\nContent-Length: 7\r\n\r\nall: ok");
+    })
+}
+
+fn wait_for(evener: &Evener, server: &str, verdict: &str) {
+    wait_until(&format!("{server} to be {verdict}"), || {
+        (evener.server(server)["verdict"] == verdict).then_some(())
+    });
+}
+
+#[test]
+fn an_http_check_follows_status_and_body_by_rise_and_fall() {
+    let status = Arc::new(AtomicU16::new(200));
+    let (server, listen) = (web(&status), free_port());
+    let config = |body: &str| {
+        format!(
+            "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\",\n\
+             check = check.http {{ path = \"/health\", host = \"checked\", body = \"{body}\", every = \"50ms\", fall = 2, rise = 2 }} }}",
+            server.port
+        )
+    };
+    let evener = Evener::run(&config("ok"));
+    let name = format!("127.0.0.1:{}", server.port);
+    status.store(503, Ordering::Relaxed);
+    wait_for(&evener, &name, "down");
+    assert_eq!(evener.server(&name)["reason"], "http: status 503");
+    assert!(evener.log_count("probe_failed") >= 2, "fall = 2");
+    status.store(203, Ordering::Relaxed);
+    wait_for(&evener, &name, "up");
+    evener.reload(&config("nothing of the kind"));
+    wait_for(&evener, &name, "down");
+    assert_eq!(evener.server(&name)["reason"], "http: the body has no \"nothing of the kind\"");
+    assert!(evener.log().contains("pool_down pool=s"));
+}
+
+#[test]
+fn an_https_check_verifies_the_certificate() {
+    let directory = Directory::new();
+    let made = rcgen::generate_simple_self_signed(vec!["web.example".to_owned()]).unwrap();
+    let ca = directory.write("ca.pem", &made.cert.pem());
+    let server = tls_server(&made);
+    let check = |more: &str| {
+        format!(
+            "service \"s\" {{ listen = \"127.0.0.1:{}\", {{ \"127.0.0.1:{}\", name = \"one\" }},\n\
+             check = check.https {{ host = \"web.example\", every = \"50ms\", timeout = \"2s\", fall = 1, rise = 1, {more} }} }}",
+            free_port(),
+            server.port
+        )
+    };
+    let evener = Evener::run(&check(&format!("ca = \"{}\"", ca.display())));
+    wait_until("some probes", || (evener.log().len() > 100).then_some(()));
+    evener.reload(&check(&format!("ca = \"{}\", sni = \"other.example\"", ca.display())));
+    wait_for(&evener, "one", "down");
+    assert!(
+        evener.server("one")["reason"].as_str().unwrap().starts_with("tls: "),
+        "{}",
+        evener.server("one")
+    );
+    evener.reload(&check(&format!("ca = \"{}\"", ca.display())));
+    wait_for(&evener, "one", "up");
+    evener.reload(&check("sni = \"other.example\", verify = false"));
+    let before = evener.log_count("probe_failed");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(
+        (evener.log_count("probe_failed"), evener.server("one")["verdict"].as_str()),
+        (before, Some("up"))
+    );
+}
+
+fn tls_server(made: &rcgen::CertifiedKey<rcgen::KeyPair>) -> Server {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let config = Arc::new(config);
+    Server::start(free_port(), move |stream| {
+        let Ok(connection) = rustls::ServerConnection::new(Arc::clone(&config)) else { return };
+        let mut tls = rustls::StreamOwned::new(connection, stream);
+        if tls.read(&mut [0; 2048]).is_ok() {
+            let _ = tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+            tls.conn.send_close_notify();
+            let _ = tls.flush();
+        }
+    })
+}
+
+#[test]
+fn a_tcp_check_leaves_and_takes_back_without_traffic() {
+    let (mut a, listen) = (Server::named("a"), free_port());
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", check = check.tcp {{ every = \"50ms\" }} }}",
+        a.port
+    ));
+    let name = format!("127.0.0.1:{}", a.port);
+    a.stop();
+    wait_for(&evener, &name, "down");
+    assert_eq!(evener.server(&name)["reason"], "connect: refused");
+    let _a = Server::named_at("a", a.port);
+    wait_for(&evener, &name, "up");
+}
+
+#[test]
+fn a_check_that_hangs_is_ended_by_its_time_limit() {
+    let listen = free_port();
+    let silent = Server::start(free_port(), |mut stream| {
+        let _ = stream.read(&mut [0; 1 << 16]);
+        std::thread::sleep(std::time::Duration::from_secs(3));
+    });
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\",\n\
+         check = check.http {{ every = \"100ms\", timeout = \"100ms\", fall = 1 }} }}",
+        silent.port
+    ));
+    let name = format!("127.0.0.1:{}", silent.port);
+    wait_for(&evener, &name, "down");
+    assert_eq!(evener.server(&name)["reason"], "http check: no answer within 100ms");
+}

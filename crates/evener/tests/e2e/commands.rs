@@ -1,0 +1,179 @@
+//! The commands, and what they say when something is wrong.
+
+use crate::harness::{BINARY, DEADLINE, Directory, Evener, Server, connect, free_port, line, who};
+use std::net::TcpListener;
+use std::process::{Command, Output};
+
+fn evener(arguments: &[&str]) -> Output {
+    Command::new(BINARY).args(arguments).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+const FIVE_MISTAKES: &str = r#"pool "web" {
+  "10.0.0.1:80",
+  { "10.0.0.2:80", wieght = 2 },
+  policy = "fastest",
+  check = check.http {
+    every = "soon" },
+}
+service "www" { listen = "0.0.0.0:port", pool = "web" }
+service "api" { listen = "127.0.0.1:9", pool = "wev" }
+"#;
+
+#[test]
+fn check_lists_every_problem_with_its_line() {
+    let directory = Directory::new();
+    let file = directory.write("bad.lua", FIVE_MISTAKES).display().to_string();
+    let output = evener(&["check", &file]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = said(&output);
+    let lines: Vec<&str> = text.lines().collect();
+    let expected = [
+        "3: server `10.0.0.2:80`: there is no key `wieght`",
+        "4: there is no policy `fastest`",
+        "6: check.http: `every` is `soon`",
+        "8: service `www`: `0.0.0.0:port` has the port",
+        "9: service `api`: there is no pool `wev`; did you mean `web`?",
+    ];
+    assert_eq!(lines.len(), expected.len(), "{text}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with(&format!("evener: {file}:{expected}")), "{line}");
+    }
+    let good = directory.write("good.lua", "service \"s\" { listen = \"127.0.0.1:9\", \"10.0.0.1:80\" }");
+    let output = evener(&["check", &good.display().to_string()]);
+    assert!(output.status.success());
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.ends_with(": valid: 1 service, 1 pool, 1 server\n"), "{text}");
+}
+
+#[test]
+fn each_thing_that_cannot_be_has_one_clear_line() {
+    let directory = Directory::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let socket = directory.file("a.sock").display().to_string();
+    let run = |config: &str| {
+        let file = directory.write("c.lua", config).display().to_string();
+        let output = evener(&["run", &file, "--admin", &socket]);
+        assert_eq!(output.status.code(), Some(1));
+        let text = said(&output);
+        assert_eq!(text.lines().count(), 1, "{text}");
+        text.replace(&format!("{file}:"), "")
+    };
+    let text = run(&format!("\nservice \"s\" {{ listen = \"127.0.0.1:{port}\", \"10.0.0.1:80\" }}"));
+    assert!(
+        text.starts_with(&format!(
+            "evener: 2: service `s`: 127.0.0.1:{port} is in use: another program listens"
+        )),
+        "{text}"
+    );
+    let text = run("service \"s\" { listen = \"127.0.0.1:9\",\n \"no-such-host.invalid:80\" }");
+    assert!(text.starts_with("evener: 2: `no-such-host.invalid` does not resolve"), "{text}");
+    let text = run("service \"s\" { listen = \"192.0.2.1:9\", \"10.0.0.1:80\" }");
+    assert!(text.contains("192.0.2.1:9 is not an address of this machine"), "{text}");
+    let text = run("service \"s\" { listen = \"/no/such/directory/x.sock\", \"10.0.0.1:80\" }");
+    assert!(text.contains("its directory does not exist"), "{text}");
+    let missing = evener(&["run", "/no/such/file.lua", "--admin", &socket]);
+    assert_eq!(said(&missing), "evener: /no/such/file.lua: there is no such file\n");
+    let missing = evener(&["status", "--socket", "/no/such.sock"]);
+    assert!(said(&missing).starts_with("evener: no instance answers at /no/such.sock"), "{}", said(&missing));
+    let wrong = evener(&["tcp", "127.0.0.1:9", "nowhere"]);
+    assert_eq!(said(&wrong), "evener: `nowhere` has no port: write it as nowhere:80\n");
+    assert_eq!(evener(&["frobnicate"]).status.code(), Some(2));
+    assert_eq!(evener(&["tcp", "127.0.0.1:9"]).status.code(), Some(2));
+}
+
+#[test]
+fn two_instances_do_not_share_a_port_or_a_socket() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
+    let first = Evener::run(&config);
+    let file = first.directory.file("evener.lua").display().to_string();
+    let other = first.directory.file("other.sock").display().to_string();
+    let second = evener(&["run", &file, "--admin", &other]);
+    assert!(said(&second).contains("is in use"), "{}", said(&second));
+    let admin = first.directory.file("admin.sock").display().to_string();
+    let second = evener(&["run", &file, "--admin", &admin]);
+    assert!(said(&second).contains("another instance runs there"), "{}", said(&second));
+    assert_eq!(who(listen), "a", "the first one was not disturbed");
+}
+
+#[test]
+fn status_drain_ready_and_explain_talk_to_the_instance() {
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{}\", name = \"a\" }}, {{ \"127.0.0.1:{}\", name = \"b\" }} }}",
+        a.port, b.port
+    ));
+    let text = |output: &Output| {
+        assert!(output.status.success(), "{}", said(output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let mut held = connect(listen);
+    assert!(line(&mut held).starts_with('a'));
+    let status = text(&evener.talk(&["status"]));
+    for expected in ["SERVICE", "127.0.0.1:", "pool s (round_robin)", "ready", "up"] {
+        assert!(status.contains(expected), "{status}");
+    }
+    assert_eq!(text(&evener.talk(&["drain", "a"])), "s/a: drain\n");
+    let explained = text(&evener.talk(&["explain", "s", "192.0.2.7"]));
+    assert!(
+        explained.contains("b       1     chosen by the policy\na       1     draining: no new clients\n"),
+        "{explained}"
+    );
+    assert!((0..6).all(|_| who(listen) == "b"));
+    assert_eq!(evener.server("a")["active"], 1, "what it has goes on");
+    assert_eq!(text(&evener.talk(&["maintenance", "s/b"])), "s/b: maintenance\n");
+    assert_eq!(who(listen), "");
+    assert_eq!(text(&evener.talk(&["ready", "a"])), "s/a: ready\n");
+    assert_eq!(who(listen), "a");
+    let unknown = evener.talk(&["drain", "c"]);
+    assert_eq!(
+        (unknown.status.code(), said(&unknown).as_str()),
+        (Some(1), "evener: there is no server `c`; `evener status` lists them\n")
+    );
+    let reload = text(&evener.talk(&["reload"]));
+    assert_eq!(reload, "reloaded; nothing changed\n");
+    let unknown = evener.talk(&["explain", "nothing", "192.0.2.7"]);
+    assert!(said(&unknown).contains("there is no service `nothing`"));
+}
+
+#[test]
+fn json_logs_are_json() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
+    let mut evener = Evener::run_with(&config, &["--log", "json"]);
+    evener.signal("TERM");
+    assert_eq!(evener.end(), 0);
+    let names: Vec<String> = (evener.log().lines())
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["event"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(names, ["listening", "started", "admin_listening", "draining", "drained", "stopped"]);
+    assert!(!evener.directory.file("admin.sock").exists(), "the admin socket is removed");
+}
+
+#[test]
+fn the_demo_shows_a_failover_without_a_failed_request() {
+    let runtime = Directory::new();
+    let mut demo = Command::new(BINARY);
+    demo.args(["demo", "--seconds", "6"]).env("XDG_RUNTIME_DIR", runtime.file("run"));
+    let began = std::time::Instant::now();
+    let output = demo.output().unwrap();
+    assert!(began.elapsed() < DEADLINE);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", said(&output));
+    for expected in [
+        "the demo stops alpha",
+        "evener: alpha is down: ",
+        "the demo starts alpha again",
+        "evener: alpha is up",
+        ", 0 failed",
+    ] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+}

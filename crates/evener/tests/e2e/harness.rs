@@ -1,0 +1,298 @@
+//! What the tests share: a running instance, servers to balance, ports, deadlines.
+
+use serde_json::Value;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+/// Whatever a test waits for comes within this, or the test fails.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_evener");
+
+/// Waits until `ready`, which says what is still missing.
+pub(crate) fn wait_until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + DEADLINE;
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(Instant::now() < until, "not within {DEADLINE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A port below those that the system gives to clients, free for TCP and UDP.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new((std::process::id() % 18_000) as u16));
+    wait_until("a free port", || {
+        let port = 10_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 20_000;
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+            && UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        free.then_some(port)
+    })
+}
+
+pub(crate) fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// Whether a program is there. Where tests must not be skipped (CI), its absence is a failure.
+pub(crate) fn have(program: &str) -> bool {
+    let found = ["/usr/sbin", "/usr/bin"].iter().any(|directory| Path::new(directory).join(program).exists());
+    if !found {
+        println!("skipped: needs {program} (cargo xtask setup installs it)");
+        assert!(
+            std::env::var_os("EVENER_TEST_STRICT").is_none(),
+            "skipped where nothing may be: needs {program}"
+        );
+    }
+    found
+}
+
+/// A directory that goes with its test.
+pub(crate) struct Directory(PathBuf);
+
+impl Directory {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("evener-e2e-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        fs::write(self.file(name), text).unwrap();
+        self.file(name)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running instance.
+pub(crate) struct Evener {
+    child: Child,
+    pub(crate) directory: Directory,
+}
+
+impl Drop for Evener {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("what evener said last:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+        }
+    }
+}
+
+impl Evener {
+    /// Runs a configuration.
+    pub(crate) fn run(config: &str) -> Self {
+        Self::run_with(config, &[])
+    }
+
+    pub(crate) fn run_with(config: &str, options: &[&str]) -> Self {
+        let directory = Directory::new();
+        let file = directory.write("evener.lua", config);
+        let file = file.display().to_string();
+        let arguments: Vec<&str> = ["run", &file].into_iter().chain(options.iter().copied()).collect();
+        Self::start(Command::new(BINARY), directory, &arguments)
+    }
+
+    /// Runs a one-liner.
+    pub(crate) fn one_liner(arguments: &[&str]) -> Self {
+        Self::start(Command::new(BINARY), Directory::new(), arguments)
+    }
+
+    pub(crate) fn start(mut command: Command, directory: Directory, arguments: &[&str]) -> Self {
+        let log = fs::File::create(directory.file("log")).unwrap();
+        let child = command
+            .args(arguments)
+            .args(["--log-level", "debug", "--admin"])
+            .arg(directory.file("admin.sock"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut evener = Self { child, directory };
+        wait_until("the instance to start", || {
+            let ended = evener.child.try_wait().unwrap();
+            assert!(ended.is_none(), "it ended at once: {}", evener.log());
+            evener.log().contains("admin_listening").then_some(())
+        });
+        evener
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.file("log")).unwrap_or_default()
+    }
+
+    pub(crate) fn log_count(&self, text: &str) -> usize {
+        self.log().matches(text).count()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        assert!(
+            Command::new("kill")
+                .args([&format!("-{name}"), &self.pid().to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// Replaces the configuration and waits until it was taken on.
+    pub(crate) fn reload(&self, config: &str) {
+        self.directory.write("evener.lua", config);
+        let before = self.log_count(" reloaded changes=");
+        self.signal("HUP");
+        wait_until("the reload", || (self.log_count(" reloaded changes=") > before).then_some(()));
+    }
+
+    /// A command that talks to this instance.
+    pub(crate) fn talk(&self, arguments: &[&str]) -> Output {
+        let socket = self.directory.file("admin.sock");
+        Command::new(BINARY).args(arguments).arg("--socket").arg(socket).output().unwrap()
+    }
+
+    pub(crate) fn status(&self) -> Value {
+        let output = self.talk(&["status", "--json"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// A counter of a service.
+    pub(crate) fn service_counter(&self, service: &str, name: &str) -> u64 {
+        let status = self.status();
+        let services = status["services"].as_array().unwrap();
+        let found = services.iter().find(|one| one["name"] == service).unwrap();
+        found["counters"][name].as_u64().unwrap()
+    }
+
+    /// A server by its name, whatever its pool.
+    pub(crate) fn server(&self, name: &str) -> Value {
+        let status = self.status();
+        let pools = status["pools"].as_array().unwrap();
+        let mut servers = pools.iter().flat_map(|pool| pool["servers"].as_array().unwrap());
+        servers.find(|server| server["name"] == name).unwrap_or_else(|| panic!("no server {name}")).clone()
+    }
+
+    /// Waits for its end; the exit status.
+    pub(crate) fn end(&mut self) -> i32 {
+        wait_until("the instance to end", || self.child.try_wait().unwrap()).code().unwrap_or(-1)
+    }
+
+    /// Seconds of CPU time so far.
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+    }
+}
+
+/// A TCP server on a thread: what it does with a connection is up to the test.
+pub(crate) struct Server {
+    pub(crate) port: u16,
+    over: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Server {
+    pub(crate) fn start(port: u16, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(local(port)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let (stop, serve) = (Arc::clone(&over), Arc::new(serve));
+        let thread = std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((stream, _)) => {
+                        let serve = Arc::clone(&serve);
+                        stream.set_nonblocking(false).unwrap();
+                        std::thread::spawn(move || serve(stream));
+                    }
+                    Err(_) => std::thread::sleep(Duration::from_millis(2)),
+                }
+            }
+        });
+        Self { port, over, thread: Some(thread) }
+    }
+
+    /// Says its name and the address that it saw, then sends back what it gets until the end.
+    pub(crate) fn named(name: &'static str) -> Self {
+        Self::named_at(name, free_port())
+    }
+
+    pub(crate) fn named_at(name: &'static str, port: u16) -> Self {
+        Self::start(port, move |mut stream| {
+            let peer = stream.peer_addr().unwrap().ip();
+            let _ = stream.write_all(format!("{name} {peer}\n").as_bytes());
+            let mut buffer = [0; 65_536];
+            while let Ok(read @ 1..) = stream.read(&mut buffer) {
+                if stream.write_all(&buffer[..read]).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// Closes the listening socket; connections that it has go on.
+    pub(crate) fn stop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// A client connection with a deadline.
+pub(crate) fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(local(port)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream
+}
+
+/// Reads a line.
+pub(crate) fn line(stream: &mut TcpStream) -> String {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while let Ok(1) = stream.read(&mut byte) {
+        if byte[0] == b'\n' {
+            break;
+        }
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).unwrap()
+}
+
+/// The name of the server that a new connection gets; empty when it is closed without one.
+pub(crate) fn who(port: u16) -> String {
+    line(&mut connect(port)).split(' ').next().unwrap().to_owned()
+}

@@ -1,0 +1,83 @@
+//! What happens when something is full.
+
+use crate::harness::{BINARY, Directory, Evener, Server, connect, free_port, line, wait_until, who};
+use std::io::{Read, Write};
+use std::process::Command;
+use std::time::Duration;
+
+#[test]
+fn a_full_service_lets_clients_wait_and_goes_on_when_one_leaves() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", connections_max = 3 }}",
+        a.port
+    ));
+    let mut inside: Vec<_> = (0..3).map(|_| connect(listen)).collect();
+    inside.iter_mut().for_each(|client| assert_eq!(line(client), "a 127.0.0.1"));
+    let mut waiting = connect(listen);
+    waiting.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert!(waiting.read(&mut [0; 1]).is_err(), "nobody serves it yet");
+    assert_eq!(evener.status()["services"][0]["connections_active"], 3);
+    inside.pop();
+    waiting.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    assert_eq!(line(&mut waiting), "a 127.0.0.1");
+    assert!(evener.log().contains("service_full service=s connections_max=3"));
+}
+
+#[test]
+fn want_of_descriptors_neither_spins_nor_kills() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let directory = Directory::new();
+    let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
+    let file = directory.write("evener.lua", &config).display().to_string();
+    let mut limited = Command::new("sh");
+    limited.args(["-c", &format!("ulimit -n 60; exec {BINARY} \"$@\""), "sh"]);
+    let mut evener = Evener::start(limited, directory, &["run", &file]);
+    // The command asks over a descriptor of its own: it must still be answered.
+    let held: Vec<_> = (0..100).map(|_| connect(listen)).collect();
+    wait_until("accepting to fail", || evener.log().contains("accept_failed service=s").then_some(()));
+    let before = evener.cpu_seconds();
+    std::thread::sleep(Duration::from_secs(1));
+    let used = evener.cpu_seconds() - before;
+    assert!(used < 0.4, "{used} s of CPU time in one second of waiting");
+    drop(held);
+    wait_until("service to go on", || (who(listen) == "a").then_some(()));
+    assert!(evener.service_counter("s", "accept_errors") > 0);
+    evener.signal("TERM");
+    assert_eq!(evener.end(), 0);
+}
+
+#[test]
+fn an_idle_connection_ends_and_a_busy_one_does_not() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", idle_timeout = \"400ms\" }}",
+        a.port
+    ));
+    let (mut idle, mut busy) = (connect(listen), connect(listen));
+    line(&mut idle);
+    line(&mut busy);
+    for _ in 0..10 {
+        busy.write_all(b"x").unwrap();
+        busy.read_exact(&mut [0; 1]).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    idle.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0, "the idle one was closed");
+    busy.write_all(b"y").unwrap();
+    busy.read_exact(&mut [0; 1]).unwrap();
+    assert_eq!(evener.service_counter("s", "idle_timeouts"), 1);
+}
+
+#[test]
+fn soft_and_hard_limits_of_servers_hold_across_workers() {
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{}\", hard = 5 }}, {{ \"127.0.0.1:{}\", tier = 2 }} }}",
+        a.port, b.port
+    ));
+    let mut held: Vec<_> = (0..12).map(|_| connect(listen)).collect();
+    let names: Vec<String> = held.iter_mut().map(line).collect();
+    assert_eq!(names.iter().filter(|name| name.starts_with('a')).count(), 5, "{names:?}");
+    assert_eq!(evener.server(&format!("127.0.0.1:{}", a.port))["active"], 5);
+}

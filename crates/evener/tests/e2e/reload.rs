@@ -1,0 +1,152 @@
+//! Reloads and the end: what stays, stays.
+
+use crate::harness::{Evener, Server, connect, free_port, line, local, wait_until, who};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+#[test]
+fn a_reload_keeps_connections_counters_verdicts_and_listeners() {
+    let (a, mut b, c) = (Server::named("a"), Server::named("b"), Server::named("c"));
+    let (listen, other) = (free_port(), free_port());
+    let config = |servers: &[u16], more: &str| {
+        let servers: String = servers.iter().map(|port| format!("\"127.0.0.1:{port}\", ")).collect();
+        format!(
+            "service \"s\" {{ listen = {{ \"127.0.0.1:{listen}\", {more} }}, {servers} passive = {{ down_for = \"1h\" }} }}"
+        )
+    };
+    let evener = Evener::run(&config(&[a.port, b.port], ""));
+    let mut held = connect(listen);
+    assert_eq!(line(&mut held), "a 127.0.0.1");
+    b.stop();
+    assert_eq!(who(listen), "a");
+    assert_eq!(evener.server(&format!("127.0.0.1:{}", b.port))["verdict"], "down");
+    let before = evener.service_counter("s", "connections");
+    evener.reload(&config(&[c.port, b.port], &format!("\"127.0.0.1:{other}\"")));
+    held.write_all(b"still").unwrap();
+    held.read_exact(&mut [0; 5]).unwrap();
+    assert_eq!([who(listen), who(other)], ["c", "c"]);
+    assert_eq!(evener.server(&format!("127.0.0.1:{}", b.port))["verdict"], "down", "the verdict stays");
+    assert!(evener.service_counter("s", "connections") > before, "counters go on");
+    evener.reload(&config(&[c.port], ""));
+    assert!(TcpStream::connect(local(other)).is_err(), "its listener is closed");
+    held.write_all(b"still").unwrap();
+    held.read_exact(&mut [0; 5]).unwrap();
+    let log = evener.log();
+    for change in ["- server s/127.0.0.1:", "+ server s/127.0.0.1:", "+ service s listen 127.0.0.1:"] {
+        assert!(log.contains(change), "{change}: {log}");
+    }
+}
+
+#[test]
+fn a_wrong_file_changes_nothing_and_says_why() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let good = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
+    let evener = Evener::run(&good);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let in_use = taken.local_addr().unwrap().port();
+    let wrong = [
+        ("service \"s\" {".to_owned(), "near <eof>"),
+        (good.replace("listen", "lisen"), "did you mean `listen`?"),
+        (format!("{good}\nservice \"t\" {{ listen = \"127.0.0.1:{in_use}\", \"10.0.0.1:1\" }}"), "is in use"),
+        (
+            good.replace("\"s\"", "\"renamed\"")
+                .replace(&format!("127.0.0.1:{}", a.port), "no-such-host.invalid:1"),
+            "does not resolve",
+        ),
+    ];
+    let before = evener.status()["pools"].clone();
+    for (text, expected) in wrong {
+        evener.directory.write("evener.lua", &text);
+        let output = evener.talk(&["reload"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains(expected),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let after = evener.status()["pools"].clone();
+        let names = |pools: &serde_json::Value| pools[0]["servers"][0]["name"].clone();
+        assert_eq!((names(&before), after.as_array().unwrap().len()), (names(&after), 1));
+        assert_eq!(who(listen), "a");
+    }
+    assert!(evener.log().contains("reload_failed"));
+}
+
+#[test]
+fn a_listener_passes_to_another_service_without_losing_anybody() {
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let config = |name: &str, port: u16| {
+        format!("service \"{name}\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{port}\" }}")
+    };
+    let evener = Evener::run(&config("one", a.port));
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut seen = Vec::new();
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                seen.push(who(listen));
+            }
+            seen
+        });
+        for turn in 0..10 {
+            let (name, port) = if turn % 2 == 0 { ("two", b.port) } else { ("one", a.port) };
+            evener.reload(&config(name, port));
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        let seen = asking.join().unwrap();
+        assert!(seen.iter().all(|name| name == "a" || name == "b"), "{seen:?}");
+    });
+}
+
+#[test]
+fn the_end_waits_for_clients_and_a_second_signal_does_not() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
+    let mut evener = Evener::run(&config);
+    let mut held = connect(listen);
+    line(&mut held);
+    evener.signal("TERM");
+    wait_until("the listener to close", || TcpStream::connect(local(listen)).is_err().then_some(()));
+    held.write_all(b"more").unwrap();
+    held.read_exact(&mut [0; 4]).unwrap();
+    assert_eq!(evener.status()["draining"], true);
+    drop(held);
+    assert_eq!(evener.end(), 0);
+    assert!(evener.log().contains("drained"));
+
+    let mut evener = Evener::run(&config);
+    let mut held = connect(listen);
+    line(&mut held);
+    evener.signal("TERM");
+    wait_until("the drain to begin", || evener.log().contains("draining").then_some(()));
+    evener.signal("TERM");
+    assert_eq!(evener.end(), 0);
+    assert_eq!(held.read(&mut [0; 1]).unwrap_or(0), 0);
+    assert!(evener.log().contains("cut connections=1"));
+}
+
+#[test]
+fn the_end_comes_at_the_deadline() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
+    let mut evener = Evener::run_with(&config, &["--drain-timeout", "300ms"]);
+    let mut held = connect(listen);
+    line(&mut held);
+    let began = std::time::Instant::now();
+    evener.signal("TERM");
+    assert_eq!(evener.end(), 0);
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    assert!(evener.log().contains("cut connections=1"));
+}
+
+#[test]
+fn many_hang_ups_at_once_are_one_or_two_reloads() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
+    let evener = Evener::run(&config);
+    (0..30).for_each(|_| evener.signal("HUP"));
+    wait_until("a reload", || (evener.log_count(" reloaded changes=0") > 0).then_some(()));
+    assert_eq!(who(listen), "a");
+    assert!(evener.log_count("reload_failed") == 0);
+}

@@ -1,0 +1,371 @@
+//! TCP: what goes in comes out, whoever fails.
+
+use crate::harness::{
+    BINARY, DEADLINE, Directory, Evener, Server, connect, free_port, have, line, local, wait_until, who,
+};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+fn service(listen: u16, servers: &[&Server], more: &str) -> String {
+    let servers: String = servers.iter().map(|server| format!("\"127.0.0.1:{}\", ", server.port)).collect();
+    format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", {servers} {more} }}")
+}
+
+#[test]
+fn the_one_liner_takes_turns() {
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let [listen_at, a_at, b_at] = [listen, a.port, b.port].map(|port| format!("127.0.0.1:{port}"));
+    let _evener = Evener::one_liner(&["tcp", &listen_at, &a_at, &b_at]);
+    let seen: Vec<String> = (0..6).map(|_| who(listen)).collect();
+    assert_eq!(seen, ["a", "b", "a", "b", "a", "b"]);
+}
+
+#[test]
+fn a_refused_connect_goes_on_to_the_next_server_unseen() {
+    let (mut a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let evener = Evener::run(&service(listen, &[&a, &b], "passive = { down_for = \"1s\" }"));
+    assert_eq!([who(listen), who(listen)], ["a", "b"]);
+    a.stop();
+    let seen: Vec<String> = (0..20).map(|_| who(listen)).collect();
+    assert!(seen.iter().all(|name| name == "b"), "{seen:?}");
+    let name = format!("127.0.0.1:{}", a.port);
+    let server = evener.server(&name);
+    assert_eq!((server["verdict"].as_str(), server["reason"].as_str()), (Some("down"), Some("refused")));
+    assert_eq!(server["counters"]["connect_refused"], 1, "one refusal is enough to leave it");
+    let _a = Server::named_at("a", a.port);
+    wait_until("a to be used again", || (who(listen) == "a").then_some(()));
+    assert_eq!(evener.server(&name)["verdict"], "up");
+}
+
+#[test]
+fn a_connect_that_is_not_answered_goes_on_to_the_next_server() {
+    // A listener whose queue is full drops further SYNs: nothing answers.
+    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let port = free_port();
+    silent.bind(&local(port).into()).unwrap();
+    silent.listen(0).unwrap();
+    let fill: Vec<_> = (0..8)
+        .map(|_| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let _ = socket.connect(&local(port).into());
+            socket
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(50));
+    let (b, listen) = (Server::named("b"), free_port());
+    let more = format!("\"127.0.0.1:{port}\", connect_timeout = \"300ms\"");
+    let evener = Evener::run(&service(listen, &[&b], &more));
+    assert_eq!([who(listen), who(listen), who(listen)], ["b", "b", "b"]);
+    let server = evener.server(&format!("127.0.0.1:{port}"));
+    assert_eq!(server["counters"]["connect_timeouts"], 1);
+    assert_eq!(server["reason"], "connect timeout");
+    drop(fill);
+}
+
+#[test]
+fn nobody_left_closes_the_client_and_says_so() {
+    let (mut a, listen) = (Server::named("a"), free_port());
+    a.stop();
+    let evener = Evener::run(&service(listen, &[&a], ""));
+    assert_eq!([who(listen), who(listen)], ["", ""]);
+    assert_eq!(evener.service_counter("s", "no_server"), 2);
+    assert!(
+        evener.log().contains("no_server service=s reason=\"every usable server failed\""),
+        "{}",
+        evener.log()
+    );
+}
+
+/// A block that differs at each place of the stream, cheap to make and to compare.
+fn block(number: u64, buffer: &mut [u8]) {
+    for (at, chunk) in buffer.chunks_exact_mut(4096).enumerate() {
+        chunk[..8].copy_from_slice(&(number * 1_000_003 + at as u64).to_le_bytes());
+    }
+}
+
+fn send_stream(mut stream: &TcpStream, salt: u64, blocks: u64) {
+    let mut buffer = vec![salt as u8; 1 << 20];
+    for number in 0..blocks {
+        block(number + salt, &mut buffer);
+        stream.write_all(&buffer).unwrap();
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+}
+
+fn check_stream(mut stream: &TcpStream, salt: u64, blocks: u64) {
+    let mut expected = vec![salt as u8; 1 << 20];
+    let mut seen = vec![0; 1 << 20];
+    for number in 0..blocks {
+        block(number + salt, &mut expected);
+        stream.read_exact(&mut seen).unwrap();
+        assert!(seen == expected, "block {number} differs");
+    }
+    assert_eq!(stream.read(&mut seen).unwrap(), 0, "nothing comes after the end");
+}
+
+#[test]
+fn a_gibibyte_each_way_at_once_arrives_bit_for_bit() {
+    const BLOCKS: u64 = 1024;
+    let listen = free_port();
+    let server = Server::start(free_port(), |stream| {
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| send_stream(&stream, 7, BLOCKS));
+            check_stream(&stream, 99, BLOCKS);
+        });
+    });
+    let evener = Evener::run(&service(listen, &[&server], ""));
+    let client = connect(listen);
+    std::thread::scope(|scope| {
+        scope.spawn(|| send_stream(&client, 99, BLOCKS));
+        check_stream(&client, 7, BLOCKS);
+    });
+    wait_until("the connection to end", || {
+        (evener.status()["services"][0]["connections_active"] == 0).then_some(())
+    });
+    for name in ["bytes_in", "bytes_out"] {
+        assert_eq!(evener.service_counter("s", name), BLOCKS << 20);
+    }
+}
+
+#[test]
+fn small_and_large_writes_of_many_clients_arrive_whole() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let _evener = Evener::run(&service(listen, &[&a], ""));
+    std::thread::scope(|scope| {
+        for client in 0..40_u32 {
+            scope.spawn(move || {
+                let mut stream = connect(listen);
+                line(&mut stream);
+                let mut random = u64::from(client) + 1;
+                for _ in 0..40 {
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let size = [1, 100, 4096, 65_536, 65_537, 300_000][(random >> 33) as usize % 6];
+                    let sent: Vec<u8> = (0..size).map(|at| (at as u64 ^ random) as u8).collect();
+                    let mut reader = stream.try_clone().unwrap();
+                    let writing = std::thread::spawn({
+                        let (sent, mut stream) = (sent.clone(), stream.try_clone().unwrap());
+                        move || stream.write_all(&sent).unwrap()
+                    });
+                    let mut seen = vec![0; size];
+                    reader.read_exact(&mut seen).unwrap();
+                    writing.join().unwrap();
+                    assert!(seen == sent);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn half_close_is_kept_in_both_directions() {
+    let listen = free_port();
+    let server = Server::start(free_port(), |mut stream| {
+        // First hears the client to its end, then speaks.
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).unwrap();
+        stream.write_all(format!("heard {heard}").as_bytes()).unwrap();
+    });
+    let talker = Server::start(free_port(), |mut stream| {
+        // First speaks to its end, then hears the client and says so to nobody but the log of the test: by its answer
+        // to the next connection.
+        stream.write_all(b"I am done").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).unwrap();
+        assert_eq!(heard, "still here");
+    });
+    let _evener = Evener::run(&service(listen, &[&server, &talker], ""));
+    let mut client = connect(listen);
+    client.write_all(b"everything").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "heard everything");
+    let mut client = connect(listen);
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "I am done");
+    client.write_all(b"still here").unwrap();
+}
+
+#[test]
+fn an_answer_before_the_request_is_read_reaches_the_client() {
+    let listen = free_port();
+    // As a web server that refuses a large upload: it answers and closes with the request unread, which resets.
+    let server = Server::start(free_port(), |mut stream| {
+        let mut some = [0; 10];
+        stream.read_exact(&mut some).unwrap();
+        stream.write_all(&vec![b'4'; 100_000]).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+    });
+    let _evener = Evener::run(&service(listen, &[&server], ""));
+    let mut client = connect(listen);
+    let mut writer = client.try_clone().unwrap();
+    let writing = std::thread::spawn(move || {
+        for _ in 0..200 {
+            if writer.write_all(&[0; 65_536]).is_err() {
+                return;
+            }
+        }
+    });
+    let mut answer = Vec::new();
+    let _ = client.read_to_end(&mut answer);
+    assert_eq!(answer.len(), 100_000);
+    drop(client);
+    writing.join().unwrap();
+}
+
+#[test]
+fn unix_sockets_on_both_sides_and_ipv6_to_ipv4() {
+    let directory = Directory::new();
+    let (front, back) = (directory.file("front.sock"), directory.file("back.sock"));
+    let listener = UnixListener::bind(&back).unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(b"unix\n");
+        }
+    });
+    let (a, listen) = (Server::named("a"), free_port());
+    // A socket file that nobody answers at is left over: it does not stand in the way.
+    drop(UnixListener::bind(&front).unwrap());
+    let evener = Evener::run(&format!(
+        "service \"u\" {{ listen = {{ \"{0}\", \"127.0.0.1:{listen}\" }}, \"{1}\" }}\n\
+         service \"six\" {{ listen = \"[::1]:{listen}\", \"127.0.0.1:{2}\" }}",
+        front.display(),
+        back.display(),
+        a.port
+    ));
+    let mut text = String::new();
+    UnixStream::connect(&front).unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text, "unix\n");
+    assert_eq!(who(listen), "unix");
+    let mut six = TcpStream::connect(("::1", listen)).unwrap();
+    assert_eq!(line(&mut six), "a 127.0.0.1");
+    assert!(front.exists());
+    drop(evener);
+}
+
+#[test]
+fn servers_see_the_source_address_that_was_asked_for() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let _evener = Evener::run(&service(listen, &[&a], "source = \"127.0.0.9\""));
+    assert_eq!(line(&mut connect(listen)), "a 127.0.0.9");
+}
+
+#[test]
+fn the_access_list_refuses_without_a_word() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let evener = Evener::run(&service(listen, &[&a], "deny = \"127.0.0.0/8\", allow = \"127.0.0.2\""));
+    assert_eq!(who(listen), "");
+    assert_eq!(evener.service_counter("s", "denied"), 1);
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.2:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    socket.connect(&local(listen).into()).unwrap();
+    assert_eq!(line(&mut socket.into()), "a 127.0.0.1");
+}
+
+#[test]
+fn a_reset_by_the_server_delivers_what_came_before() {
+    let listen = free_port();
+    let server = Server::start(free_port(), |mut stream| {
+        stream.write_all(b"last words").unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        let socket = socket2::Socket::from(stream);
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+    });
+    let evener = Evener::run(&service(listen, &[&server], ""));
+    let mut client = connect(listen);
+    let mut answer = Vec::new();
+    let _ = client.read_to_end(&mut answer);
+    assert_eq!(answer, b"last words");
+    let name = format!("127.0.0.1:{}", server.port);
+    wait_until("the reset to be counted", || (evener.server(&name)["counters"]["resets"] == 1).then_some(()));
+}
+
+#[test]
+fn a_client_that_never_reads_is_bounded_and_others_go_on() {
+    let listen = free_port();
+    let flood = Server::start(free_port(), |mut stream| {
+        let mut hello = [0; 1];
+        if stream.read_exact(&mut hello).is_ok() && hello[0] == b'f' {
+            while stream.write_all(&[0; 65_536]).is_ok() {}
+        }
+        let _ = stream.write_all(b"calm\n");
+    });
+    let evener = Evener::run(&service(listen, &[&flood], ""));
+    let mut stuck: Vec<TcpStream> = (0..20).map(|_| connect(listen)).collect();
+    stuck.iter_mut().for_each(|client| client.write_all(b"f").unwrap());
+    std::thread::sleep(Duration::from_millis(500));
+    let memory = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", evener.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim().to_owned();
+        line.trim_end_matches(" kB").trim().parse::<u64>().unwrap()
+    };
+    let before = memory();
+    let mut calm = connect(listen);
+    calm.write_all(b"c").unwrap();
+    assert_eq!(line(&mut calm), "calm");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(memory() < before + 8 * 1024, "{} KiB, then {} KiB", before, memory());
+}
+
+#[test]
+fn in_an_own_namespace_a_server_without_a_route_is_passed_over() {
+    if !have("ip") || !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root, for a network namespace");
+        assert!(std::env::var_os("EVENER_TEST_STRICT").is_none(), "skipped where nothing may be");
+        return;
+    }
+    // Inside, only loopback exists: 192.0.2.1 has no route. The next server answers.
+    let directory = Directory::new();
+    let script = format!(
+        "ip link set lo up; {BINARY} tcp 127.0.0.1:7001 192.0.2.1:80 127.0.0.1:7002 --admin {0}/a.sock 2>{0}/log & E=$!\n\
+         python3 -c 'import socket\ns=socket.create_server((\"127.0.0.1\",7002))\nfor i in range(4):\n  c,_=s.accept()\n  c.sendall(b\"here\")\n  c.close()' &\n\
+         for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.2; grep -q admin_listening {0}/log && break; done; sleep 0.3\n\
+         python3 -c 'import socket\nfor i in range(4): print(socket.create_connection((\"127.0.0.1\",7001)).recv(9).decode())'\n\
+         kill -9 $E",
+        directory.file("").display()
+    );
+    let output = Command::new("unshare").args(["--net", "--", "sh", "-c", &script]).output().unwrap();
+    let seen = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(seen, "here\n".repeat(4), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn clients_that_come_and_go_in_haste_leave_nothing_behind() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let evener = Evener::run(&service(listen, &[&a], ""));
+    let until = Instant::now() + Duration::from_secs(2);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(move || {
+                let mut turn = 0;
+                while Instant::now() < until {
+                    turn += 1;
+                    let mut stream = connect(listen);
+                    match turn % 4 {
+                        0 => drop(stream),
+                        1 => drop(socket2::Socket::from(stream).set_linger(Some(Duration::ZERO))),
+                        2 => drop(stream.write_all(&[1; 9000])),
+                        _ => drop(line(&mut stream)),
+                    }
+                }
+            });
+        }
+    });
+    wait_until("every connection to end", || {
+        let status = evener.status();
+        let server = &status["pools"][0]["servers"][0];
+        (status["services"][0]["connections_active"] == 0 && server["active"] == 0).then_some(())
+    });
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", evener.pid())).unwrap().count();
+    assert!(descriptors < 200, "{descriptors} descriptors are open");
+    assert_eq!(who(listen), "a");
+    drop(TcpListener::bind(local(free_port())).unwrap());
+}

@@ -1,0 +1,261 @@
+//! UDP: flows, batches, servers that die.
+
+use crate::harness::{Evener, free_port, have, local, wait_until};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// A UDP server that answers with its name and what it got.
+struct Echo {
+    port: u16,
+    over: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Echo {
+    fn start(name: &'static str) -> Self {
+        Self::start_at(name, free_port())
+    }
+
+    fn start_at(name: &'static str, port: u16) -> Self {
+        let socket = UdpSocket::bind(local(port)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            let mut buffer = vec![0; 65_536];
+            while !stop.load(Ordering::Relaxed) {
+                let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
+                let answer = [name.as_bytes(), b" ", &buffer[..length]].concat();
+                let _ = socket.send_to(&answer[..answer.len().min(65_507)], client);
+            }
+        });
+        Self { port, over, thread: Some(thread) }
+    }
+
+    fn stop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn client(port: u16) -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(local(port)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket
+}
+
+fn ask(socket: &UdpSocket, text: &str) -> String {
+    socket.send(text.as_bytes()).unwrap();
+    let mut buffer = vec![0; 65_536];
+    let length = socket.recv(&mut buffer).unwrap_or(0);
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
+}
+
+fn service(listen: u16, servers: &[&Echo], more: &str) -> String {
+    let servers: String = servers.iter().map(|server| format!("\"127.0.0.1:{}\", ", server.port)).collect();
+    format!("service \"u\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", {servers} {more} }}")
+}
+
+#[test]
+fn the_one_liner_gives_each_client_a_flow() {
+    let (a, b, listen) = (Echo::start("a"), Echo::start("b"), free_port());
+    let [listen_at, a_at, b_at] = [listen, a.port, b.port].map(|port| format!("127.0.0.1:{port}"));
+    let evener = Evener::one_liner(&["udp", &listen_at, &a_at, &b_at]);
+    let clients: Vec<UdpSocket> = (0..6).map(|_| client(listen)).collect();
+    let first: Vec<String> = clients.iter().map(|client| ask(client, "1")).collect();
+    assert_eq!(first.iter().filter(|answer| *answer == "a 1").count(), 3, "{first:?}");
+    for (client, first) in clients.iter().zip(&first) {
+        assert_eq!(ask(client, "2"), first.replace('1', "2"), "a flow stays with its server");
+    }
+    let status = evener.status();
+    assert_eq!(status["services"][0]["flows_active"], 6);
+    assert_eq!(evener.service_counter("udp", "datagrams_in"), 12);
+    assert_eq!(evener.service_counter("udp", "datagrams_out"), 12);
+}
+
+#[test]
+fn datagrams_of_every_size_pass_whole_and_in_bursts() {
+    let (a, listen) = (Echo::start("a"), free_port());
+    let _evener = Evener::run(&service(listen, &[&a], ""));
+    let socket = client(listen);
+    for size in [0, 1, 511, 1472, 1473, 9000, 65_000] {
+        let text: String = "xyz".chars().cycle().take(size).collect();
+        assert!(ask(&socket, &text) == format!("a {text}"), "{size} bytes");
+    }
+    // Bursts of one size go out as one segmented send, mixed ones do not; all arrive.
+    for burst in [vec![100; 50], (0..50).map(|at| 50 + at * 7 % 90).collect::<Vec<usize>>()] {
+        for (number, size) in burst.iter().enumerate() {
+            socket.send(format!("{number:03}{}", "-".repeat(*size)).as_bytes()).unwrap();
+        }
+        let mut seen: Vec<String> = burst
+            .iter()
+            .map(|_| {
+                let mut buffer = [0; 2048];
+                let length = socket.recv(&mut buffer).unwrap();
+                String::from_utf8_lossy(&buffer[2..length]).into_owned()
+            })
+            .collect();
+        seen.sort();
+        let expected: Vec<String> =
+            burst.iter().enumerate().map(|(n, size)| format!("{n:03}{}", "-".repeat(*size))).collect();
+        assert_eq!(seen, expected);
+    }
+}
+
+#[test]
+fn flows_of_a_server_that_dies_go_on_at_once() {
+    let (mut a, b, listen) = (Echo::start("a"), Echo::start("b"), free_port());
+    let evener =
+        Evener::run_with(&service(listen, &[&a, &b], "passive = { down_for = \"1s\" }"), &["--workers", "2"]);
+    let clients: Vec<UdpSocket> = (0..8).map(|_| client(listen)).collect();
+    let first: Vec<String> = clients.iter().map(|client| ask(client, "1")).collect();
+    assert_eq!(first.iter().filter(|answer| *answer == "a 1").count(), 4, "{first:?}");
+    a.stop();
+    for client in &clients {
+        client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        // The datagram that met the dead server may be lost, as UDP is; the next one may not.
+        if ask(client, "2") != "b 2" {
+            assert_eq!(ask(client, "3"), "b 3");
+        }
+    }
+    let name = format!("127.0.0.1:{}", a.port);
+    assert_eq!(evener.server(&name)["verdict"], "down");
+    assert!(evener.service_counter("u", "flows_moved") >= 4);
+    let _a = Echo::start_at("a", a.port);
+    wait_until("a to come back", || (evener.server(&name)["verdict"] == "up").then_some(()));
+    wait_until("new clients at a", || (ask(&client(listen), "4") == "a 4").then_some(()));
+}
+
+#[test]
+fn flows_end_unused_and_the_oldest_makes_room() {
+    let (a, listen) = (Echo::start("a"), free_port());
+    let config = service(listen, &[&a], "idle_timeout = \"600ms\", flows_max = 4");
+    let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let clients: Vec<UdpSocket> = (0..10).map(|_| client(listen)).collect();
+    clients.iter().for_each(|client| assert_eq!(ask(client, "x"), "a x"));
+    assert_eq!(evener.status()["services"][0]["flows_active"], 4);
+    assert_eq!(evener.service_counter("u", "flows_evicted"), 6);
+    assert_eq!(ask(&clients[0], "again"), "a again", "who lost its flow begins another one");
+    wait_until("the flows to expire", || (evener.status()["services"][0]["flows_active"] == 0).then_some(()));
+    assert_eq!(evener.service_counter("u", "flows_expired"), 4);
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", evener.pid())).unwrap().count();
+    assert!(descriptors < 40, "{descriptors} descriptors are open");
+}
+
+#[test]
+fn answers_come_from_the_address_that_was_asked() {
+    let (a, listen) = (Echo::start("a"), free_port());
+    let _evener = Evener::run(&format!(
+        "service \"u\" {{ protocol = \"udp\", listen = {{ \"0.0.0.0:{listen}\", \"[::]:{listen}\" }}, \"127.0.0.1:{}\" }}",
+        a.port
+    ));
+    for address in ["127.0.0.1", "127.0.0.7", "[::1]"] {
+        let target: SocketAddr = format!("{address}:{listen}").parse().unwrap();
+        let from = if target.is_ipv4() { "127.0.0.3:0" } else { "[::1]:0" };
+        let socket = UdpSocket::bind(from).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket.send_to(b"hello", target).unwrap();
+        let mut buffer = [0; 64];
+        let (length, answered) = socket.recv_from(&mut buffer).unwrap();
+        assert_eq!((&buffer[..length], answered), (&b"a hello"[..], target));
+    }
+}
+
+#[test]
+fn a_denied_client_hears_nothing_and_nobody_left_is_counted() {
+    let (mut a, listen) = (Echo::start("a"), free_port());
+    let evener = Evener::run(&service(listen, &[&a], "deny = \"127.0.0.5\""));
+    let denied = UdpSocket::bind("127.0.0.5:0").unwrap();
+    denied.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    denied.send_to(b"x", local(listen)).unwrap();
+    assert!(denied.recv(&mut [0; 8]).is_err());
+    assert_eq!(evener.service_counter("u", "drop_denied"), 1);
+    a.stop();
+    let socket = client(listen);
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert_eq!([ask(&socket, "1"), ask(&socket, "2"), ask(&socket, "3")], ["", "", ""]);
+    let name = format!("127.0.0.1:{}", a.port);
+    assert_eq!(evener.server(&name)["verdict"], "down");
+}
+
+#[test]
+fn a_reload_keeps_flows_and_a_drain_ends_them() {
+    let (a, b, listen) = (Echo::start("a"), Echo::start("b"), free_port());
+    let mut evener = Evener::run(&service(listen, &[&a], ""));
+    let socket = client(listen);
+    assert_eq!(ask(&socket, "1"), "a 1");
+    evener.reload(&service(listen, &[&b, &a], "policy = \"hash\""));
+    assert_eq!(ask(&socket, "2"), "a 2", "the flow stays with its server");
+    evener.reload(&service(listen, &[&b], ""));
+    assert_eq!(ask(&socket, "3"), "b 3", "its server left: the flow goes on at once");
+    evener.signal("TERM");
+    assert_eq!(evener.end(), 0);
+    assert!(evener.log().contains("drained"), "{}", evener.log());
+}
+
+#[test]
+fn a_thousand_names_of_a_real_name_server_by_dnsperf() {
+    if !have("nsd") || !have("dnsperf") {
+        return;
+    }
+    let (listen, port) = (free_port(), free_port());
+    let evener = Evener::run(&format!(
+        "service \"dns\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{port}\", \
+         check = check.udp {{ send = \"\\1\\2\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\2n0\\7example\\0\\0\\1\\0\\1\", expect = \"\\1\\2\" }} }}"
+    ));
+    let _nsd = Nsd::start(&evener, port);
+    wait_until("nsd to be found well", || evener.log().contains("server_up").then_some(()));
+    let questions: String = (0..1000).map(|n| format!("n{n}.example A\n")).collect();
+    let file = evener.directory.write("questions", &questions);
+    let output = std::process::Command::new("dnsperf")
+        .args(["-T1", "-c16", "-q50", "-t2", "-n5", "-s", "127.0.0.1", "-p", &listen.to_string(), "-d"])
+        .arg(file)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("Queries completed:    5000 (100.00%)"), "{said}");
+    assert!(said.contains("NOERROR 5000 (100.00%)"), "{said}");
+}
+
+struct Nsd(std::process::Child);
+
+impl Nsd {
+    fn start(evener: &Evener, port: u16) -> Self {
+        let records: String = (0..1000).map(|n| format!("n{n} A 192.0.2.{}\n", n % 250)).collect();
+        let zone =
+            format!("$ORIGIN example.\n$TTL 60\n@ SOA ns h 1 2 3 4 5\n@ NS ns\nns A 192.0.2.1\n{records}");
+        let directory = evener.directory.file("").display().to_string();
+        evener.directory.write("zone", &zone);
+        let config = evener.directory.write(
+            "nsd.conf",
+            &format!(
+                "server:\n server-count: 1\n ip-address: 127.0.0.1@{port}\n username: \"\"\n chroot: \"\"\n zonesdir: \"{directory}\"\n \
+                 database: \"\"\n pidfile: \"{directory}nsd.pid\"\n xfrdfile: \"{directory}xfrd\"\n zonelistfile: \"{directory}zl\"\n \
+                 rrl-ratelimit: 0\nremote-control:\n control-enable: no\nzone:\n name: example\n zonefile: zone\n"
+            ),
+        );
+        // Not before the check has failed, so that its success is seen.
+        wait_until("the check to fail", || evener.log().contains("server_down").then_some(()));
+        let quiet = std::process::Stdio::null;
+        let mut command = std::process::Command::new("nsd");
+        Self(command.args(["-d", "-c"]).arg(config).stdout(quiet()).stderr(quiet()).spawn().unwrap())
+    }
+}
+
+impl Drop for Nsd {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("kill").arg(self.0.id().to_string()).status();
+        let _ = self.0.wait();
+    }
+}

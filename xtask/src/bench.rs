@@ -1,0 +1,111 @@
+//! `cargo xtask bench`: norms of Evener and its peers in one run, interleaved, in a network namespace of its own.
+//!
+//! norm = CPU time of the proxy / (CPU time of client and backend) in the same run. On a shared machine an absolute
+//! figure means nothing; the ratio of two norms of the same run does.
+
+mod cpu;
+mod idle;
+mod load;
+mod peers;
+mod report;
+
+use crate::{packages, shell};
+use anyhow::{Context, bail};
+use clap::Args;
+use peers::{Case, Ground, Peer};
+use report::Results;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+/// Set in the process that runs inside the namespace.
+const INSIDE: &str = "EVENER_BENCH_INSIDE";
+
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Fewer and shorter rounds: a look, not a measurement
+    #[arg(long)]
+    quick: bool,
+    /// Only these cases (default: all)
+    #[arg(long, value_enum, value_delimiter = ',')]
+    case: Vec<Case>,
+    /// Only Evener and these peers (default: all)
+    #[arg(long, value_delimiter = ',')]
+    peer: Vec<String>,
+    /// Rounds (default: 5, quick 2)
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// The binary to measure (default: build target/release/evener)
+    #[arg(long)]
+    binary: Option<String>,
+}
+
+/// Measures and prints the tables.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    if std::env::var_os(INSIDE).is_some() {
+        return measure(options);
+    }
+    if !rustix::process::geteuid().is_root() {
+        bail!("the benchmark needs root, for a network namespace of its own");
+    }
+    packages::install(true)?;
+    if options.binary.is_none() {
+        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+        shell::run(Command::new(cargo).current_dir(shell::root()).args([
+            "build",
+            "--release",
+            "-p",
+            "evener",
+        ]))?;
+    }
+    let this = std::env::current_exe()?;
+    let mut inside = Command::new("unshare");
+    inside.args(["--net", "--"]).arg(this).args(std::env::args_os().skip(1)).env(INSIDE, "1");
+    Err(inside.exec()).context("unshare cannot be run")
+}
+
+/// Connections that a proxy can have at once: two descriptors each, with some to spare, of what the machine allows.
+fn connections_max() -> u64 {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20).min(1 << 20);
+    descriptors.saturating_sub(200) / 2
+}
+
+fn measure(options: &Options) -> anyhow::Result<()> {
+    shell::run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
+    let binary = options
+        .binary
+        .clone()
+        .unwrap_or_else(|| shell::root().join("target/release/evener").display().to_string());
+    let rounds = options.rounds.unwrap_or(if options.quick { 2 } else { 5 });
+    let length = Duration::from_secs(if options.quick { 2 } else { 4 });
+    let ground = Ground::prepare(&binary, connections_max())?;
+    let wanted = |case: &Case| options.case.is_empty() || options.case.contains(case);
+    for case in Case::ALL.into_iter().filter(wanted) {
+        if case == Case::Idle {
+            idle::measure(&ground)?;
+            continue;
+        }
+        let peers: Vec<Peer> = Peer::of(case)
+            .into_iter()
+            .filter(|peer| {
+                peer.is_ours() || options.peer.is_empty() || options.peer.iter().any(|name| peer.name == name)
+            })
+            .collect();
+        let mut results = Results::new(case, &peers);
+        let running = ground.start(&peers)?;
+        for round in 1..=rounds {
+            for (at, proxy) in running.iter().enumerate() {
+                eprint!("\r{case:?}: round {round} of {rounds}, {:<20}", peers[at].name);
+                let sample = load::sample(case, &ground, proxy, length)?;
+                results.add(at, sample);
+            }
+        }
+        eprint!("\r{:60}\r", "");
+        println!("{}", results.table());
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! The load of a case: wrk or dnsperf for a time, and what CPU it cost whom.
+
+use super::cpu::Group;
+use super::peers::{Case, Ground, Running};
+use anyhow::{Context, bail};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// What one run of one proxy gave.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sample {
+    /// CPU time of the proxy over that of client and backend.
+    pub(super) norm: f64,
+    /// Requests or answers a second.
+    pub(super) rate: f64,
+    /// CPU microseconds of the proxy a request.
+    pub(super) micros: f64,
+}
+
+/// Puts the load on for a time.
+pub(super) fn sample(
+    case: Case,
+    ground: &Ground,
+    proxy: &Running,
+    length: Duration,
+) -> anyhow::Result<Sample> {
+    let backend = if case == Case::Udp { &ground.dns } else { &ground.web };
+    let backend = &backend.as_ref().context("a backend")?.group;
+    let mut client = client(case, ground, proxy.port, length);
+    let (proxy_before, backend_before) = (proxy.group.seconds(), backend.seconds());
+    let child = client.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let (output, client_seconds) = wait(child)?;
+    let used = proxy.group.seconds() - proxy_before;
+    let others = backend.seconds() - backend_before + client_seconds;
+    let done = requests(case, &output).with_context(|| format!("what the client said:\n{output}"))?;
+    Ok(Sample { norm: used / others, rate: done / length.as_secs_f64(), micros: used * 1e6 / done })
+}
+
+fn client(case: Case, ground: &Ground, port: u16, length: Duration) -> Command {
+    let seconds = length.as_secs().to_string();
+    if case == Case::Udp {
+        let mut command = Command::new("dnsperf");
+        command.args([
+            "-T1",
+            "-c32",
+            "-q200",
+            "-t2",
+            "-s",
+            "127.0.0.1",
+            "-p",
+            &port.to_string(),
+            "-l",
+            &seconds,
+            "-d",
+        ]);
+        command.arg(ground.directory.join("questions"));
+        return command;
+    }
+    let mut command = Command::new("wrk");
+    let connections = if case == Case::Many { "-c1000" } else { "-c64" };
+    command.args(["-t1", connections, "--latency", &format!("-d{seconds}s")]);
+    if case == Case::Close {
+        command.args(["-H", "Connection: close"]);
+    }
+    let path = if case == Case::Mib { "1m" } else { "ping" };
+    command.arg(format!("http://127.0.0.1:{port}/{path}"));
+    command
+}
+
+/// Waits for the client; reads its CPU time while it is a zombie, when it is complete.
+fn wait(mut child: std::process::Child) -> anyhow::Result<(String, f64)> {
+    let mut output = String::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        std::io::Read::read_to_string(&mut stdout, &mut output)?;
+    }
+    // Its output is closed: it is about to exit. Its threads may be gone, its own account is not.
+    let seconds = Group::of(child.id()).seconds().max(zombie_seconds(child.id()));
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("the client failed: {status}");
+    }
+    Ok((output, seconds))
+}
+
+/// utime and stime of the whole process, in ticks of 10 ms (proc(5), fields 14 and 15).
+fn zombie_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let ticks = |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+/// How many requests were answered; an error of the client's is an error here.
+fn requests(case: Case, output: &str) -> anyhow::Result<f64> {
+    let number = |line: &str| line.split_whitespace().find_map(|word| word.parse::<f64>().ok());
+    if case == Case::Udp {
+        let done = output.lines().find(|line| line.contains("Queries completed:")).and_then(number);
+        let lost = output.lines().find(|line| line.contains("Queries lost:")).and_then(number).unwrap_or(0.0);
+        let done = done.context("no number of queries")?;
+        if lost > done / 100.0 {
+            bail!("{lost} of {done} questions were lost");
+        }
+        return Ok(done);
+    }
+    if let Some(errors) =
+        output.lines().find(|line| line.contains("Socket errors") || line.contains("Non-2xx"))
+    {
+        bail!("{errors}");
+    }
+    output.lines().find(|line| line.contains("requests in")).and_then(number).context("no number of requests")
+}

@@ -1,0 +1,306 @@
+//! Who is measured, how each is started, and the ground they stand on: backends and files in a directory of their own.
+
+use super::cpu::Group;
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Case {
+    /// A small answer, keep-alive
+    Tiny,
+    /// An answer of 1 MiB, keep-alive
+    Mib,
+    /// A connection for each request
+    Close,
+    /// 1000 connections, small answers
+    Many,
+    /// DNS questions over UDP
+    Udp,
+    /// Memory of 10 000 idle connections
+    Idle,
+}
+
+impl Case {
+    pub(super) const ALL: [Self; 6] = [Self::Tiny, Self::Mib, Self::Close, Self::Many, Self::Udp, Self::Idle];
+}
+
+pub(super) const WEB_PORTS: [u16; 2] = [18_001, 18_002];
+pub(super) const DNS_PORT: u16 = 18_053;
+pub(super) const NAMES: usize = 1000;
+
+/// A proxy that is measured.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub(super) name: &'static str,
+    pub(super) port: u16,
+    start: fn(&Ground, u16) -> anyhow::Result<Command>,
+}
+
+impl Peer {
+    pub(super) fn is_ours(&self) -> bool {
+        self.name == "evener"
+    }
+
+    /// Who takes part in a case; Evener first.
+    pub(super) fn of(case: Case) -> Vec<Self> {
+        let peer = |name, port, start| Self { name, port, start };
+        match case {
+            Case::Udp => vec![
+                peer("evener", 18_200, evener_udp),
+                peer("pen", 18_201, pen_udp),
+                peer("nginx", 18_203, nginx_udp),
+                peer("dnsdist", 18_204, dnsdist),
+            ],
+            _ => vec![
+                peer("evener", 18_100, evener_tcp),
+                peer("pen", 18_101, pen_tcp),
+                peer("haproxy", 18_102, haproxy),
+                peer("haproxy-splice", 18_105, haproxy_splice),
+                peer("nginx", 18_103, nginx_tcp),
+            ],
+        }
+    }
+
+    pub(super) fn command(&self, ground: &Ground) -> anyhow::Result<Command> {
+        (self.start)(ground, self.port)
+    }
+}
+
+fn web_servers() -> [String; 2] {
+    WEB_PORTS.map(|port| format!("127.0.0.1:{port}"))
+}
+
+fn evener(ground: &Ground, protocol: &str, port: u16, servers: &[String]) -> Command {
+    let mut command = Command::new(&ground.binary);
+    command.args([protocol, &format!("127.0.0.1:{port}")]).args(servers);
+    // One worker, as the peers have one thread: the norm is CPU time, which more workers do not change.
+    let socket = ground.directory.join(format!("evener-{port}.sock"));
+    command.args(["--workers", "1", "--log-level", "warn", "--admin"]).arg(socket);
+    command
+}
+
+fn evener_tcp(ground: &Ground, port: u16) -> anyhow::Result<Command> {
+    Ok(evener(ground, "tcp", port, &web_servers()))
+}
+
+fn evener_udp(ground: &Ground, port: u16) -> anyhow::Result<Command> {
+    Ok(evener(ground, "udp", port, &[format!("127.0.0.1:{DNS_PORT}")]))
+}
+
+fn pen_tcp(_: &Ground, port: u16) -> anyhow::Result<Command> {
+    let mut command = Command::new("pen");
+    command.args(["-r", "-f", "-x", "4096", "-c", "8192", &format!("127.0.0.1:{port}")]).args(web_servers());
+    Ok(command)
+}
+
+fn pen_udp(_: &Ground, port: u16) -> anyhow::Result<Command> {
+    let mut command = Command::new("pen");
+    command.args(["-U", "-r", "-f", "-x", "4096", "-c", "8192"]);
+    command.args([format!("127.0.0.1:{port}"), format!("127.0.0.1:{DNS_PORT}")]);
+    Ok(command)
+}
+
+fn haproxy_with(ground: &Ground, port: u16, options: &str) -> anyhow::Result<Command> {
+    let [a, b] = web_servers();
+    // haproxy refuses to start when the descriptors for its pipes would not suffice.
+    let connections = if options.is_empty() { ground.connections_max } else { ground.connections_max / 3 };
+    let text = format!(
+        "global\n nbthread 1\n maxconn {connections}\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n \
+         timeout server 60s\n{options}frontend f\n bind 127.0.0.1:{port} backlog 4096\n default_backend b\n\
+         backend b\n balance roundrobin\n server a {a}\n server b {b}\n"
+    );
+    let file = ground.write(&format!("haproxy-{port}.cfg"), &text)?;
+    let mut command = Command::new("haproxy");
+    command.args(["-db", "-f"]).arg(file);
+    Ok(command)
+}
+
+fn haproxy(ground: &Ground, port: u16) -> anyhow::Result<Command> {
+    haproxy_with(ground, port, "")
+}
+
+fn haproxy_splice(ground: &Ground, port: u16) -> anyhow::Result<Command> {
+    haproxy_with(ground, port, " option splice-request\n option splice-response\n")
+}
+
+fn nginx_stream(ground: &Ground, port: u16, listen: &str, servers: &[String]) -> anyhow::Result<Command> {
+    let servers: String = servers.iter().map(|server| format!("server {server}; ")).collect();
+    let text = format!(
+        "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\nworker_processes 1;\ndaemon off;\npid {0}/s{port}.pid;\n\
+         error_log {0}/s{port}.log;\nevents {{ worker_connections {1}; }}\n\
+         stream {{ upstream u {{ {servers} }} server {{ listen 127.0.0.1:{port} {listen}; proxy_pass u; proxy_timeout 60s; }} }}\n",
+        ground.directory.display(),
+        ground.connections_max * 2,
+    );
+    let file = ground.write(&format!("stream-{port}.conf"), &text)?;
+    let mut command = Command::new("nginx");
+    command.arg("-c").arg(file);
+    Ok(command)
+}
+
+fn nginx_tcp(ground: &Ground, port: u16) -> anyhow::Result<Command> {
+    nginx_stream(ground, port, "backlog=4096", &web_servers())
+}
+
+fn nginx_udp(ground: &Ground, port: u16) -> anyhow::Result<Command> {
+    nginx_stream(ground, port, "udp", &[format!("127.0.0.1:{DNS_PORT}")])
+}
+
+fn dnsdist(ground: &Ground, port: u16) -> anyhow::Result<Command> {
+    let text = format!(
+        "setLocal(\"127.0.0.1:{port}\")\nsetACL(\"127.0.0.0/8\")\nsetSecurityPollSuffix(\"\")\n\
+         newServer({{address=\"127.0.0.1:{DNS_PORT}\", healthCheckMode=\"up\", sockets=4}})\n"
+    );
+    let file = ground.write("dnsdist.conf", &text)?;
+    let mut command = Command::new("dnsdist");
+    command.args(["--supervised", "--disable-syslog", "-C"]).arg(file);
+    Ok(command)
+}
+
+/// A process that ends with its owner.
+pub(super) struct Running {
+    child: Child,
+    pub(super) group: Group,
+    pub(super) port: u16,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // nginx's workers end with their master only when it is asked to.
+        for pid in &self.group.0 {
+            if let Some(pid) = rustix::process::Pid::from_raw(*pid as i32) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
+
+/// Backends and files.
+pub(super) struct Ground {
+    pub(super) binary: String,
+    pub(super) directory: PathBuf,
+    /// Connections that a proxy can have at once on this machine.
+    pub(super) connections_max: u64,
+    pub(super) web: Option<Running>,
+    pub(super) dns: Option<Running>,
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        (self.web, self.dns) = (None, None);
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+impl Ground {
+    /// Starts the backends: nginx with one worker, nsd with a small zone.
+    pub(super) fn prepare(binary: &str, connections_max: u64) -> anyhow::Result<Self> {
+        if !Path::new(binary).exists() {
+            bail!("{binary} does not exist: build it, or give --binary");
+        }
+        let directory = std::env::temp_dir().join(format!("evener-bench-{}", std::process::id()));
+        fs::create_dir_all(&directory)?;
+        let mut ground = Self { binary: binary.to_owned(), directory, connections_max, web: None, dns: None };
+        ground.web = Some(ground.start_web()?);
+        ground.dns = Some(ground.start_dns()?);
+        Ok(ground)
+    }
+
+    fn write(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+        let path = self.directory.join(name);
+        fs::write(&path, text).with_context(|| format!("{} cannot be written", path.display()))?;
+        Ok(path)
+    }
+
+    fn start_web(&self) -> anyhow::Result<Running> {
+        let directory = self.directory.display();
+        fs::write(self.directory.join("1m"), vec![b'x'; 1 << 20])?;
+        let listen: String = WEB_PORTS.map(|port| format!("listen 127.0.0.1:{port} backlog=4096; ")).concat();
+        let text = format!(
+            "worker_processes 1;\ndaemon off;\nuser root;\npid {directory}/web.pid;\nerror_log {directory}/web.log;\n\
+             events {{ worker_connections {}; }}\n\
+             http {{ access_log off; keepalive_requests 1000000000; sendfile on; tcp_nopush on; server {{ {listen}\n\
+             location /ping {{ return 200 \"pong\"; }} location /1m {{ alias {directory}/1m; }} }} }}\n",
+            self.connections_max * 2
+        );
+        let file = self.write("web.conf", &text)?;
+        let mut command = Command::new("nginx");
+        command.arg("-c").arg(file);
+        spawn(command, WEB_PORTS[0], Case::Tiny)
+    }
+
+    fn start_dns(&self) -> anyhow::Result<Running> {
+        let directory = self.directory.display();
+        let records: String = (0..NAMES).map(|n| format!("n{n} A 192.0.2.{}\n", n % 250)).collect();
+        let zone = format!(
+            "$ORIGIN example.\n$TTL 60\n@ SOA ns.example. h.example. 1 2 3 4 5\n@ NS ns\nns A 192.0.2.1\n{records}"
+        );
+        self.write("example.zone", &zone)?;
+        let text = format!(
+            "server:\n server-count: 1\n ip-address: 127.0.0.1@{DNS_PORT}\n username: \"\"\n chroot: \"\"\n zonesdir: \"{directory}\"\n \
+             database: \"\"\n pidfile: \"{directory}/nsd.pid\"\n xfrdfile: \"{directory}/xfrd\"\n zonelistfile: \"{directory}/zl\"\n \
+             rrl-ratelimit: 0\nremote-control:\n control-enable: no\nzone:\n name: example\n zonefile: example.zone\n"
+        );
+        let file = self.write("nsd.conf", &text)?;
+        let questions: String = (0..NAMES).map(|n| format!("n{n}.example A\n")).collect();
+        self.write("questions", &questions)?;
+        let mut command = Command::new("nsd");
+        command.args(["-d", "-c"]).arg(file);
+        spawn(command, DNS_PORT, Case::Udp)
+    }
+
+    /// Starts the proxies of a case.
+    pub(super) fn start(&self, peers: &[Peer]) -> anyhow::Result<Vec<Running>> {
+        let start = |peer: &Peer| {
+            let case = if peer.port >= 18_200 { Case::Udp } else { Case::Tiny };
+            spawn(peer.command(self)?, peer.port, case).with_context(|| peer.name.to_owned())
+        };
+        peers.iter().map(start).collect()
+    }
+}
+
+/// Starts a server and waits until it answers.
+pub(super) fn spawn(mut command: Command, port: u16, case: Case) -> anyhow::Result<Running> {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let child = child.with_context(|| format!("{:?} cannot be run", command.get_program()))?;
+    let mut running = Running { child, group: Group::default(), port };
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(status) = running.child.try_wait()? {
+            bail!("{:?} ended at once: {status}", command.get_program());
+        }
+        if answers(port, case) {
+            break;
+        }
+        if Instant::now() > until {
+            bail!("{:?} does not answer on port {port}", command.get_program());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    running.group = Group::of(running.child.id());
+    Ok(running)
+}
+
+fn answers(port: u16, case: Case) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    if case != Case::Udp {
+        return TcpStream::connect(address).is_ok();
+    }
+    // n0.example A, with recursion desired.
+    let question = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x02n0\x07example\x00\x00\x01\x00\x01";
+    let ask = || {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+        socket.send_to(question, address)?;
+        socket.recv(&mut [0; 512])
+    };
+    ask().is_ok()
+}

