@@ -6,8 +6,9 @@ mod talk;
 
 use crate::observe::{Log, LogFormat, LogLevel};
 use crate::supervisor::Setting;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use evener_core::spec::Policy;
+use evener_proxy::Driver;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -95,6 +96,9 @@ struct RunOptions {
     /// Keep worker n on core n
     #[arg(long, help_heading = "Running")]
     pin: bool,
+    /// How workers hear of traffic: io_uring costs less for small messages, where kernel and container allow it
+    #[arg(long, value_enum, default_value_t = DriverName::Epoll, help_heading = "Running")]
+    driver: DriverName,
     /// The admin socket (default: /run/evener/evener.sock, or evener/evener.sock in XDG_RUNTIME_DIR)
     #[arg(long, value_name = "PATH", help_heading = "Running")]
     admin: Option<PathBuf>,
@@ -109,12 +113,23 @@ struct RunOptions {
     log_level: LogLevel,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum DriverName {
+    Epoll,
+    #[value(name = "io_uring")]
+    IoUring,
+}
+
 impl RunOptions {
     fn setting(&self, file: Option<PathBuf>) -> Setting {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Setting {
             workers: self.workers.map_or(cores, usize::from),
             pin: self.pin,
+            driver: match self.driver {
+                DriverName::Epoll => Driver::Epoll,
+                DriverName::IoUring => Driver::IoUring,
+            },
             log: Log { format: self.log, level: self.log_level },
             drain_timeout: self.drain_timeout,
             file,

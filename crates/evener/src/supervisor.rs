@@ -14,7 +14,7 @@ use evener_core::pool::{Pool, PoolSetting};
 use evener_core::snapshot::{Admission, Snapshot};
 use evener_core::spec::{AdminState, Protocol};
 use evener_core::{Endpoint, Random, ServerId, Time};
-use evener_proxy::{Plane, PlaneOptions, Report, Service};
+use evener_proxy::{Driver, Plane, PlaneOptions, Report, Service};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,6 +34,7 @@ const DRAIN_LOOK: Duration = Duration::from_millis(50);
 pub(crate) struct Setting {
     pub(crate) workers: usize,
     pub(crate) pin: bool,
+    pub(crate) driver: Driver,
     pub(crate) log: Log,
     pub(crate) drain_timeout: Duration,
     /// Where a reload reads from; without a file there is nothing to reload.
@@ -162,6 +163,7 @@ impl Supervisor {
         let plane = Plane::start(&PlaneOptions {
             workers: setting.workers,
             pin: setting.pin,
+            driver: setting.driver,
             origin,
             seed,
             report: Arc::new(move |report| drop(reports.try_send(Input::Report(report)))),
@@ -275,6 +277,9 @@ impl Supervisor {
             }
             Report::Full { service, connections_max } => {
                 Some(Event::ServiceFull { service, connections_max })
+            }
+            Report::NoRing { error } => {
+                Some(Event::Notice { text: format!("no io_uring here ({error}): epoll does the work") })
             }
             Report::AcceptFailed { service, error } => {
                 Some(Event::AcceptFailed { service, error: error.to_string() })

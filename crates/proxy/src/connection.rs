@@ -1,6 +1,7 @@
 //! One TCP connection of a client with its connection to a server: both directions and how they end together.
 
 use crate::relay::{Direction, End, Pumped, Scratch};
+use crate::ring_relay::RingState;
 use crate::service::{Service, Settings};
 use evener_core::limits::Lease;
 use evener_core::snapshot::Choice;
@@ -25,6 +26,10 @@ pub(crate) struct Connection {
     pub(crate) tried: Vec<ServerId>,
     /// When something moved last; before that, when the connect began.
     pub(crate) active_at: Time,
+    /// Its part in the ring, while it is relayed there.
+    pub(crate) ring: Option<Box<RingState>>,
+    /// Tells completions of this connect and what follows from those of others.
+    pub(crate) generation: u32,
     /// It is in the worker's list of those that have more to do.
     pub(crate) queued: bool,
     /// Its place in the service.
@@ -94,6 +99,8 @@ impl Connection {
             address,
             tried: Vec::new(),
             active_at: Time::ZERO,
+            ring: None,
+            generation: 0,
             queued: false,
             _place: place,
         }
@@ -110,20 +117,25 @@ impl Connection {
         if !self.from_server.done {
             (bytes_out, down) = self.from_server.pump(&upstream.socket, &self.client, scratch);
         }
-        if bytes_in + bytes_out > 0 {
-            self.active_at = now;
-            let (of_service, of_server) =
-                (self.service.live.counters.of(worker), upstream.choice.server.live.counters.of(worker));
-            let counted_in = if self.from_client.discards() { 0 } else { bytes_in };
-            of_service.bytes_in.add(counted_in);
-            of_service.bytes_out.add(bytes_out);
-            of_server.bytes_in.add(counted_in);
-            of_server.bytes_out.add(bytes_out);
-        }
+        self.count(bytes_in, bytes_out, worker, now);
         self.conclude(up, down, scratch)
     }
 
-    fn conclude(&mut self, up: Pumped, down: Pumped, scratch: &mut Scratch) -> Step {
+    /// Counts what was delivered.
+    pub(crate) fn count(&mut self, bytes_in: u64, bytes_out: u64, worker: usize, now: Time) {
+        let Some(upstream) = self.upstream.as_ref().filter(|_| bytes_in + bytes_out > 0) else { return };
+        self.active_at = now;
+        let of_service = self.service.live.counters.of(worker);
+        let of_server = upstream.choice.server.live.counters.of(worker);
+        let counted_in = if self.from_client.discards() { 0 } else { bytes_in };
+        of_service.bytes_in.add(counted_in);
+        of_service.bytes_out.add(bytes_out);
+        of_server.bytes_in.add(counted_in);
+        of_server.bytes_out.add(bytes_out);
+    }
+
+    /// What follows from the outcomes of both directions.
+    pub(crate) fn conclude(&mut self, up: Pumped, down: Pumped, scratch: &mut Scratch) -> Step {
         match (up, down) {
             (Pumped::Ended(End::Error(_)), _) | (_, Pumped::SinkGone(_)) => {
                 return Step::Close(Ending::ClientGone);

@@ -10,6 +10,8 @@ mod listener;
 mod pipe;
 mod plane;
 mod relay;
+mod ring;
+mod ring_relay;
 mod service;
 mod tcp;
 mod timers;
@@ -17,5 +19,5 @@ mod udp;
 mod worker;
 
 pub use listener::{BindError, Bound, bind};
-pub use plane::{Plane, PlaneOptions};
+pub use plane::{Driver, Plane, PlaneOptions};
 pub use service::{Report, Reporter, Service, ServiceLive, Settings};

@@ -13,12 +13,23 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle};
 use std::time::Instant;
 
+/// How workers hear of what happens at sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// epoll(7).
+    Epoll,
+    /// io_uring(7) for small messages of TCP, epoll for all else; epoll alone where it is forbidden.
+    IoUring,
+}
+
 /// How the workers are started.
 pub struct PlaneOptions {
     /// How many; one a core is right.
     pub workers: usize,
     /// Whether worker n stays on core n.
     pub pin: bool,
+    /// How they hear of what happens.
+    pub driver: Driver,
     /// The origin of [`evener_core::Time`], the same for the whole program.
     pub origin: Instant,
     /// Seeds chance and the hashing of tables.
@@ -49,6 +60,7 @@ impl Plane {
             let (worker, waker) = Worker::new(WorkerParts {
                 id,
                 workers: options.workers.max(1),
+                driver: options.driver,
                 origin: options.origin,
                 seed: evener_core::hash::mix(options.seed, id as u64),
                 report: Arc::clone(&options.report),

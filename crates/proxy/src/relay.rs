@@ -217,6 +217,15 @@ impl Direction {
         }
     }
 
+    /// Goes on where another relay stopped: with what the sink did not take yet, and the end if it came.
+    pub(crate) fn resume(&mut self, rest: Vec<u8>, end: Option<End>) {
+        (self.readable, self.writable) = (true, true);
+        self.end = self.end.or(end);
+        if !self.discards {
+            (self.spill, self.offset) = (rest, 0);
+        }
+    }
+
     /// The sink takes nothing any more, but the source must be heard to its end: closing while it still sends would
     /// reset it, and what it has not yet read of the other direction would be lost (RFC 9293, section 3.10.4).
     pub(crate) fn discard(&mut self, pipes: &mut PipePool) {

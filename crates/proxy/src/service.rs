@@ -143,6 +143,11 @@ pub enum Report {
         /// Its limit.
         connections_max: u32,
     },
+    /// There is no io_uring here; epoll does the work.
+    NoRing {
+        /// What the system said.
+        error: std::io::Error,
+    },
     /// Accepting failed.
     AcceptFailed {
         /// The service.

@@ -2,6 +2,8 @@
 
 use crate::connection::{Connection, Ending, Stage, Step, Upstream};
 use crate::listener::{self, StreamListener};
+use crate::ring::{GENERATION_MASK, Mark};
+use crate::ring_relay;
 use crate::service::{Notice, Report, Settings};
 use crate::worker::{Retry, Token, Worker};
 use evener_core::health::Failure;
@@ -10,7 +12,7 @@ use evener_core::snapshot::{Choice, NoServer, Request, Why};
 use evener_core::spec::ServiceOptions;
 use evener_core::{Target, Time};
 use mio::event::Event;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with, sockopt};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -113,8 +115,9 @@ fn admit(
     if try_servers(worker, index) == Progress::Over {
         return;
     }
+    // With a ring, the client is heard from when its server accepted.
     let client = &worker.connections[index].client;
-    if worker.registry.register(client, Token::Client(index)).is_err() {
+    if worker.ring.is_none() && worker.registry.register(client, Token::Client(index)).is_err() {
         close(worker, index);
     }
 }
@@ -172,8 +175,15 @@ fn connect(worker: &mut Worker, index: usize, choice: Choice) -> Result<(), Conn
     connection.stage = Stage::Connecting;
     connection.active_at = worker.now;
     let timeout = connection.settings.options.connect_timeout;
+    connection.generation = worker.generation;
+    worker.generation = worker.generation.wrapping_add(1) & GENERATION_MASK;
     let upstream = connection.upstream.insert(Upstream { socket, choice });
-    if let Err(error) = worker.registry.register(&upstream.socket, Token::Server(index)) {
+    if let Some(ring) = &mut worker.ring {
+        if stage == Stage::Connecting {
+            let mark = Mark::Connect { index: index as u32, generation: connection.generation };
+            ring.poll(upstream.socket.as_raw_fd(), libc::POLLOUT, mark);
+        }
+    } else if let Err(error) = worker.registry.register(&upstream.socket, Token::Server(index)) {
         let Some(upstream) = connection.upstream.take() else { return Ok(()) };
         return Err(ConnectFailed { choice: upstream.choice, error });
     }
@@ -266,6 +276,21 @@ fn connected(worker: &mut Worker, index: usize) {
         Some(idle) => worker.timers.set(index, now + idle),
         None => worker.timers.clear(index),
     }
+    if worker.ring.is_some() {
+        ring_relay::adopt(worker, index);
+    }
+}
+
+/// The ring tells that a socket that connects became writable, or failed.
+pub(crate) fn on_connect_polled(worker: &mut Worker, index: usize, events: i16) {
+    if worker.connections[index].stage != Stage::Connecting {
+        return;
+    }
+    if events & (libc::POLLERR | libc::POLLHUP) == 0 {
+        connected(worker, index);
+    } else {
+        on_connect_error(worker, index);
+    }
 }
 
 /// Something happened at the client's socket.
@@ -328,7 +353,17 @@ fn next_server(worker: &mut Worker, index: usize, error: Errno) {
 /// Hop 5: relay.
 pub(crate) fn relay(worker: &mut Worker, index: usize) {
     let connection = &mut worker.connections[index];
-    match connection.relay(&mut worker.scratch, worker.id, worker.now) {
+    if connection.ring.is_some() {
+        return;
+    }
+    let step = connection.relay(&mut worker.scratch, worker.id, worker.now);
+    follow(worker, index, step);
+}
+
+/// Does what follows from a relay step.
+pub(crate) fn follow(worker: &mut Worker, index: usize, step: Step) {
+    let connection = &mut worker.connections[index];
+    match step {
         Step::Wait => {}
         Step::Again => queue(worker, index),
         Step::Linger => {
@@ -375,6 +410,7 @@ pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
 /// Ends a connection. Its slot is freed only when the present events are done, so that none of them meets a stranger.
 pub(crate) fn close(worker: &mut Worker, index: usize) {
     worker.timers.clear(index);
+    ring_relay::abandon(worker, index);
     worker.connections[index].stage = Stage::Over;
     worker.over.push(index);
 }

@@ -4,8 +4,11 @@
 use crate::batch::{Batch, Local};
 use crate::connection::{Connection, Stage};
 use crate::listener::{StreamListener, UnixPath};
+use crate::plane::Driver;
 use crate::relay::Scratch;
-use crate::service::{Reporter, Service};
+use crate::ring::{Mark, Ring};
+use crate::ring_relay::{self, SendUnderWay, Starved};
+use crate::service::{Report, Reporter, Service};
 use crate::tcp;
 use crate::timers::Timers;
 use crate::udp::{self, Answers, DatagramListener, FlowSocket};
@@ -128,6 +131,12 @@ pub(crate) struct Worker {
     pub(crate) flows: Slab<FlowSocket>,
     pub(crate) timers: Timers,
     pub(crate) scratch: Scratch,
+    /// io_uring, when it is wanted and to be had.
+    pub(crate) ring: Option<Ring>,
+    pub(crate) sends: Slab<SendUnderWay>,
+    pub(crate) starved: Vec<Starved>,
+    /// Numbers the connects of this worker.
+    pub(crate) generation: u32,
     pub(crate) inbound: Option<Box<Batch>>,
     pub(crate) answers: Option<Box<Answers>>,
     /// What has more to do once others had their turn.
@@ -136,6 +145,7 @@ pub(crate) struct Worker {
     pub(crate) over: Vec<usize>,
     /// Flows that ended during the present events.
     pub(crate) retired: Vec<usize>,
+    driver: Driver,
     poll: Poll,
     origin: Instant,
     inbox: Receiver<Command>,
@@ -148,6 +158,7 @@ pub(crate) struct Worker {
 pub(crate) struct WorkerParts {
     pub(crate) id: usize,
     pub(crate) workers: usize,
+    pub(crate) driver: Driver,
     pub(crate) origin: Instant,
     pub(crate) seed: u64,
     pub(crate) report: Reporter,
@@ -173,6 +184,11 @@ impl Worker {
             flows: Slab::new(),
             timers: Timers::new(),
             scratch: Scratch::new(),
+            ring: None,
+            sends: Slab::new(),
+            starved: Vec::new(),
+            generation: 0,
+            driver: parts.driver,
             inbound: None,
             answers: None,
             again: VecDeque::new(),
@@ -192,26 +208,63 @@ impl Worker {
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS_MAX);
         let mut due = Vec::new();
+        if self.driver == Driver::IoUring {
+            self.open_ring();
+        }
         while self.running {
-            let wait = self.wait();
-            if let Err(error) = self.poll.poll(&mut events, wait) {
-                debug_assert_eq!(
-                    error.kind(),
-                    io::ErrorKind::Interrupted,
-                    "epoll_wait fails only when interrupted"
-                );
-                events.clear();
-            }
-            self.now = Time::since_origin(self.origin.elapsed());
-            events.iter().for_each(|event| self.dispatch(event));
+            self.await_events(&mut events);
             self.retry();
             self.timers.expire(self.now, &mut due);
             due.drain(..).for_each(|index| tcp::on_deadline(&mut self, index));
             self.resume_accepting(Due::Only);
             self.sweep();
             udp::flush_answers(&mut self);
+            ring_relay::feed_starved(&mut self);
             self.bury();
         }
+    }
+
+    /// A ring belongs to the thread that made it.
+    fn open_ring(&mut self) {
+        match Ring::new() {
+            Ok(mut ring) => {
+                ring.poll(self.poll.as_raw_fd(), libc::POLLIN, Mark::Epoll);
+                self.ring = Some(ring);
+            }
+            Err(error) => (self.report)(Report::NoRing { error }),
+        }
+    }
+
+    /// Waits for something to do, and does it.
+    fn await_events(&mut self, events: &mut Events) {
+        let wait = self.wait();
+        let Some(ring) = &mut self.ring else { return self.poll_events(events, wait) };
+        ring.wait(wait);
+        self.now = Time::since_origin(self.origin.elapsed());
+        let mut epoll = false;
+        while let Some(completion) = self.ring.as_mut().and_then(Ring::next) {
+            epoll |= completion.mark == Mark::Epoll;
+            ring_relay::on_completion(self, completion);
+        }
+        if epoll {
+            self.poll_events(events, Some(Duration::ZERO));
+            if let Some(ring) = &mut self.ring {
+                ring.poll(self.poll.as_raw_fd(), libc::POLLIN, Mark::Epoll);
+            }
+        }
+    }
+
+    fn poll_events(&mut self, events: &mut Events, wait: Option<Duration>) {
+        if let Err(error) = self.poll.poll(events, wait) {
+            debug_assert_eq!(
+                error.kind(),
+                io::ErrorKind::Interrupted,
+                "epoll_wait fails only when interrupted"
+            );
+            events.clear();
+        }
+        self.now = Time::since_origin(self.origin.elapsed());
+        events.iter().for_each(|event| self.dispatch(event));
     }
 
     fn dispatch(&mut self, event: &Event) {
@@ -284,6 +337,10 @@ impl Worker {
 
     /// Frees what ended. Places that became free may be waited for, here or by another worker.
     fn bury(&mut self) {
+        // What was queued names descriptors: it must reach the kernel before they are closed and given to others.
+        if let Some(ring) = self.ring.as_mut().filter(|_| !self.over.is_empty()) {
+            ring.submit();
+        }
         while let Some(index) = self.over.pop() {
             let Some(mut connection) = self.connections.try_remove(index) else { continue };
             connection.from_client.release(&mut self.scratch.pipes);

@@ -44,7 +44,7 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn is_ours(&self) -> bool {
-        self.name == "evener"
+        self.name.starts_with("evener")
     }
 
     /// Who takes part in a case; Evener first.
@@ -59,6 +59,7 @@ impl Peer {
             ],
             _ => vec![
                 peer("evener", 18_100, evener_tcp),
+                peer("evener-io_uring", 18_106, evener_uring),
                 peer("pen", 18_101, pen_tcp),
                 peer("haproxy", 18_102, haproxy),
                 peer("haproxy-splice", 18_105, haproxy_splice),
@@ -87,6 +88,12 @@ fn evener(ground: &Ground, protocol: &str, port: u16, servers: &[String]) -> Com
 
 fn evener_tcp(ground: &Ground, port: u16) -> anyhow::Result<Command> {
     Ok(evener(ground, "tcp", port, &web_servers()))
+}
+
+fn evener_uring(ground: &Ground, port: u16) -> anyhow::Result<Command> {
+    let mut command = evener(ground, "tcp", port, &web_servers());
+    command.args(["--driver", "io_uring"]);
+    Ok(command)
 }
 
 fn evener_udp(ground: &Ground, port: u16) -> anyhow::Result<Command> {

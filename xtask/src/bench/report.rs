@@ -26,10 +26,14 @@ impl Results {
 
     pub(super) fn table(&self) -> String {
         let mut text = format!(
-            "### {}\n\n| | norm (range) | CPU µs | rate/s | evener / it | goal |\n|---|---|---|---|---|---|\n",
+            "### {}\n\n| | norm (range) | CPU µs | rate/s | epoll / it | io_uring / it | goal |\n|---|---|---|---|---|---|---|\n",
             title(self.case)
         );
-        let ours = median(self.samples[0].iter().map(|sample| sample.norm));
+        let norm_of = |name: &str| {
+            let at = self.names.iter().position(|other| *other == name)?;
+            Some(median(self.samples[at].iter().map(|sample| sample.norm)))
+        };
+        let ours = [norm_of("evener"), norm_of("evener-io_uring")];
         for (name, samples) in self.names.iter().zip(&self.samples) {
             let norms = || samples.iter().map(|sample| sample.norm);
             let (least, most) = (norms().fold(f64::MAX, f64::min), norms().fold(0.0, f64::max));
@@ -37,10 +41,14 @@ impl Results {
             let (micros, rate) =
                 (median(samples.iter().map(|s| s.micros)), median(samples.iter().map(|s| s.rate)));
             let goal = goal(self.case, name).map_or(String::new(), |goal| format!("<= {goal:.2}"));
-            let ratio = if *name == self.names[0] { String::new() } else { format!("{:.2}", ours / norm) };
+            let ratio = |ours: Option<f64>| match ours {
+                Some(ours) if !name.starts_with("evener") => format!("{:.2}", ours / norm),
+                _ => String::new(),
+            };
+            let [epoll, ring] = ours.map(ratio);
             let _ = writeln!(
                 text,
-                "| {name} | {norm:.3} ({least:.3}-{most:.3}) | {micros:.1} | {rate:.0} | {ratio} | {goal} |"
+                "| {name} | {norm:.3} ({least:.3}-{most:.3}) | {micros:.1} | {rate:.0} | {epoll} | {ring} | {goal} |"
             );
         }
         text

@@ -34,6 +34,7 @@ pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
     let options = RunOptions {
         workers: None,
         pin: false,
+        driver: super::DriverName::Epoll,
         admin: None,
         drain_timeout: Duration::from_secs(2),
         log: LogFormat::Text,

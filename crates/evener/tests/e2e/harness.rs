@@ -124,6 +124,7 @@ impl Evener {
         let log = fs::File::create(directory.file("log")).unwrap();
         let child = command
             .args(arguments)
+            .args(std::env::var("EVENER_TEST_DRIVER").ok().iter().flat_map(|driver| ["--driver", driver]))
             .args(["--log-level", "debug", "--admin"])
             .arg(directory.file("admin.sock"))
             .stdin(Stdio::null())

@@ -1,0 +1,311 @@
+//! io_uring(7): one ring of a worker with provided buffers. It queues operations and hands out what completed; what
+//! connections make of it is in `ring_relay.rs`. Where the kernel or a container forbids io_uring, there is no ring, and
+//! the worker does everything by epoll.
+
+use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use rustix::fd::{AsRawFd, OwnedFd, RawFd};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use std::io;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+/// What one receive fills at most.
+pub(crate) const BUFFER_BYTES: usize = 16 * 1024;
+/// Buffers of a worker; a power of two. They take memory as they are used.
+const BUFFERS: u16 = 256;
+const SUBMISSIONS: u32 = 1024;
+const COMPLETIONS: u32 = 8192;
+/// The buffer group of this ring.
+const GROUP: u16 = 0;
+
+/// What an operation was for, as it comes back with its completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// The epoll instance has events.
+    Epoll,
+    /// A socket that connects became writable, or failed.
+    Connect { index: u32, generation: u32 },
+    /// Bytes from the client (side 0) or the server (side 1).
+    Receive { index: u32, generation: u32, side: u8 },
+    /// A send, by its number.
+    Send { number: u32 },
+    /// Nobody waits for it.
+    Nothing,
+}
+
+/// Generations wrap here.
+pub(crate) const GENERATION_MASK: u32 = (1 << 27) - 1;
+
+impl Mark {
+    fn encode(self) -> u64 {
+        let pack = |kind: u64, side: u8, generation: u32, low: u32| {
+            kind << 60
+                | u64::from(side) << 59
+                | u64::from(generation & GENERATION_MASK) << 32
+                | u64::from(low)
+        };
+        match self {
+            Self::Nothing => pack(0, 0, 0, 0),
+            Self::Epoll => pack(1, 0, 0, 0),
+            Self::Connect { index, generation } => pack(2, 0, generation, index),
+            Self::Receive { index, generation, side } => pack(3, side, generation, index),
+            Self::Send { number } => pack(4, 0, 0, number),
+        }
+    }
+
+    fn decode(mark: u64) -> Self {
+        let (index, generation) = (mark as u32, (mark >> 32) as u32 & GENERATION_MASK);
+        match mark >> 60 {
+            1 => Self::Epoll,
+            2 => Self::Connect { index, generation },
+            3 => Self::Receive { index, generation, side: (mark >> 59 & 1) as u8 },
+            4 => Self::Send { number: index },
+            _ => Self::Nothing,
+        }
+    }
+}
+
+/// What completed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Completion {
+    pub(crate) mark: Mark,
+    /// Bytes or events, or the error.
+    pub(crate) result: Result<u32, Errno>,
+    /// The buffer that a receive filled.
+    pub(crate) buffer: Option<u16>,
+    /// The operation goes on (multishot).
+    pub(crate) more: bool,
+}
+
+/// The ring of a worker.
+pub(crate) struct Ring {
+    io: IoUring,
+    buffers: Buffers,
+    completed: Vec<Completion>,
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Ring").finish_non_exhaustive()
+    }
+}
+
+impl Ring {
+    /// A ring, if the system lets us have one. To be made on the thread that will use it.
+    pub(crate) fn new() -> io::Result<Self> {
+        let io: IoUring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_coop_taskrun()
+            .setup_cqsize(COMPLETIONS)
+            .build(SUBMISSIONS)?;
+        let buffers = Buffers::new()?;
+        // SAFETY: the table is page-aligned memory of BUFFERS entries, which is unmapped only after the ring is closed:
+        // fields are dropped in their order.
+        unsafe { io.submitter().register_buf_ring_with_flags(buffers.table as u64, BUFFERS, GROUP, 0)? };
+        Ok(Self { io, buffers, completed: Vec::new() })
+    }
+
+    /// Submits what was queued and waits for a completion, for `wait` at most. The completions are then in
+    /// [`Ring::next`].
+    pub(crate) fn wait(&mut self, wait: Option<Duration>) {
+        self.buffers.publish();
+        let timespec = wait.map(Timespec::from);
+        let mut arguments = SubmitArgs::new();
+        if let Some(timespec) = &timespec {
+            arguments = arguments.timespec(timespec);
+        }
+        // A time-out, a signal and a full completion queue are no errors: what completed is taken in.
+        let _ = self.io.submitter().submit_with_args(1, &arguments);
+        self.completed.clear();
+        for entry in self.io.completion() {
+            let result = u32::try_from(entry.result()).map_err(|_| Errno::from_raw_os_error(-entry.result()));
+            let flags = entry.flags();
+            self.completed.push(Completion {
+                mark: Mark::decode(entry.user_data()),
+                result,
+                buffer: cqueue::buffer_select(flags),
+                more: cqueue::more(flags),
+            });
+        }
+        self.completed.reverse();
+    }
+
+    /// Hands over what was queued, without waiting.
+    pub(crate) fn submit(&mut self) {
+        self.buffers.publish();
+        let _ = self.io.submit();
+    }
+
+    /// The next completion of the last wait.
+    pub(crate) fn next(&mut self) -> Option<Completion> {
+        self.completed.pop()
+    }
+
+    /// Tells once when the descriptor is readable (or, for a socket that connects, writable).
+    pub(crate) fn poll(&mut self, descriptor: RawFd, events: i16, mark: Mark) {
+        let entry = opcode::PollAdd::new(Fd(descriptor), events as u32).build();
+        self.push(&entry.user_data(mark.encode()));
+    }
+
+    /// Receives again and again, until the end, an error or want of buffers.
+    pub(crate) fn receive(&mut self, socket: &OwnedFd, mark: Mark) {
+        let entry = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), GROUP).build();
+        self.push(&entry.user_data(mark.encode()));
+    }
+
+    /// Sends a part of a buffer, wholly unless it fails. The buffer stays taken until the completion was seen.
+    pub(crate) fn send(&mut self, socket: &OwnedFd, piece: Piece, mark: Mark) {
+        let bytes = self.buffers.bytes(piece);
+        let entry = opcode::Send::new(Fd(socket.as_raw_fd()), bytes.as_ptr(), bytes.len() as u32)
+            .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
+            .build();
+        self.push(&entry.user_data(mark.encode()));
+    }
+
+    /// Cancels an operation; it completes with ECANCELED, unless it was done already.
+    pub(crate) fn cancel(&mut self, mark: Mark) {
+        let entry = opcode::AsyncCancel::new(mark.encode()).build();
+        self.push(&entry.user_data(Mark::Nothing.encode()));
+    }
+
+    /// What is in a piece of a buffer.
+    pub(crate) fn bytes(&self, piece: Piece) -> &[u8] {
+        self.buffers.bytes(piece)
+    }
+
+    /// Gives a buffer back to the kernel.
+    pub(crate) fn give_back(&mut self, buffer: u16) {
+        self.buffers.give_back(buffer);
+    }
+
+    /// How many buffers the kernel may fill.
+    pub(crate) fn buffers_left(&self) -> u16 {
+        self.buffers.left
+    }
+
+    /// A buffer came with a completion: the kernel has it no more.
+    pub(crate) fn taken(&mut self) {
+        self.buffers.left = self.buffers.left.saturating_sub(1);
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) {
+        loop {
+            // SAFETY: descriptors are open now, and the kernel holds the file from the submission on; buffers belong to
+            // the ring and are given back only after the completion.
+            if unsafe { self.io.submission().push(entry) }.is_ok() {
+                return;
+            }
+            // The queue is full: hand it over without waiting.
+            let _ = self.io.submit();
+        }
+    }
+}
+
+/// A part of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub(crate) buffer: u16,
+    pub(crate) from: u32,
+    pub(crate) to: u32,
+}
+
+/// The provided buffers with the table that the kernel shares (io_uring_register(2), IORING_REGISTER_PBUF_RING).
+struct Buffers {
+    table: *mut BufRingEntry,
+    memory: *mut u8,
+    tail: u16,
+    published: u16,
+    left: u16,
+}
+
+const TABLE_BYTES: usize = BUFFERS as usize * size_of::<BufRingEntry>();
+const MEMORY_BYTES: usize = BUFFERS as usize * BUFFER_BYTES;
+
+impl Buffers {
+    fn new() -> io::Result<Self> {
+        let map = |bytes| {
+            let protection = ProtFlags::READ | ProtFlags::WRITE;
+            // SAFETY: a fresh private mapping touches nothing that exists.
+            unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, protection, MapFlags::PRIVATE) }
+        };
+        let mut buffers = Self {
+            table: map(TABLE_BYTES)?.cast(),
+            memory: map(MEMORY_BYTES)?.cast(),
+            tail: 0,
+            published: 0,
+            left: 0,
+        };
+        (0..BUFFERS).for_each(|buffer| buffers.give_back(buffer));
+        buffers.publish();
+        Ok(buffers)
+    }
+
+    fn give_back(&mut self, buffer: u16) {
+        // SAFETY: the masked index is inside the table, the buffer inside the memory; the kernel reads the entry only
+        // after the tail was published.
+        unsafe {
+            let entry = &mut *self.table.add(usize::from(self.tail & (BUFFERS - 1)));
+            entry.set_addr(self.memory.add(usize::from(buffer) * BUFFER_BYTES) as u64);
+            entry.set_len(BUFFER_BYTES as u32);
+            entry.set_bid(buffer);
+        }
+        self.tail = self.tail.wrapping_add(1);
+        self.left += 1;
+    }
+
+    fn publish(&mut self) {
+        if self.published != self.tail {
+            // SAFETY: the tail is an aligned u16 inside the first entry, shared with the kernel, written by us alone.
+            unsafe {
+                let tail = BufRingEntry::tail(self.table).cast::<AtomicU16>();
+                (*tail).store(self.tail, Ordering::Release);
+            }
+            self.published = self.tail;
+        }
+    }
+
+    fn bytes(&self, piece: Piece) -> &[u8] {
+        let (from, to) = (piece.from as usize, (piece.to as usize).min(BUFFER_BYTES));
+        // SAFETY: the range is inside this buffer; the kernel does not write it before it was given back.
+        unsafe {
+            let start = self.memory.add(usize::from(piece.buffer) * BUFFER_BYTES + from.min(to));
+            std::slice::from_raw_parts(start, to - from.min(to))
+        }
+    }
+}
+
+// SAFETY: the mappings belong to this value alone, whichever thread it is on.
+unsafe impl Send for Buffers {}
+
+impl Drop for Buffers {
+    fn drop(&mut self) {
+        // SAFETY: both were mapped with these lengths, and the ring that knew them is closed.
+        unsafe {
+            let _ = munmap(self.table.cast(), TABLE_BYTES);
+            let _ = munmap(self.memory.cast(), MEMORY_BYTES);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_come_back_as_they_went() {
+        let (index, generation) = (0xfedc_ba98, 0x0765_4321);
+        for mark in [
+            Mark::Nothing,
+            Mark::Epoll,
+            Mark::Connect { index, generation },
+            Mark::Receive { index, generation, side: 1 },
+            Mark::Receive { index: 0, generation: GENERATION_MASK, side: 0 },
+            Mark::Send { number: index },
+        ] {
+            assert_eq!(Mark::decode(mark.encode()), mark);
+        }
+    }
+}
