@@ -91,8 +91,10 @@ counters! {
         drop_send_full,
         /// Datagrams dropped: the server refused them, and no other one could be had.
         drop_refused,
-        /// Datagrams dropped: no socket could be had.
+        /// Datagrams dropped: no socket could be had (descriptors, ports).
         drop_no_socket,
+        /// Datagrams dropped: larger than the way to the server, or a local rule forbids them.
+        drop_unsendable,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The difference between two configurations, as changes that a reader understands and a plane can apply.
 
 use crate::spec::{PoolSpec, ServerSpec, ServiceSpec, Spec};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -73,9 +74,12 @@ fn pair<T>(
     name: impl Fn(&T) -> &Arc<str>,
     mut visit: impl FnMut((Option<&T>, Option<&T>)),
 ) {
-    let find = |list: &'_ [T], wanted: &T| list.iter().position(|item| name(item) == name(wanted));
-    old.iter().filter(|item| find(new, item).is_none()).for_each(|gone| visit((Some(gone), None)));
-    new.iter().for_each(|item| visit((find(old, item).map(|at| &old[at]), Some(item))));
+    let by_name =
+        |list: &'_ [T]| list.iter().enumerate().map(|(at, item)| (name(item).clone(), at)).collect();
+    let (in_old, in_new): (BTreeMap<Arc<str>, usize>, BTreeMap<Arc<str>, usize>) =
+        (by_name(old), by_name(new));
+    old.iter().filter(|item| !in_new.contains_key(name(item))).for_each(|gone| visit((Some(gone), None)));
+    new.iter().for_each(|item| visit((in_old.get(name(item)).map(|&at| &old[at]), Some(item))));
 }
 
 fn change(action: Action, subject: Subject) -> Change {

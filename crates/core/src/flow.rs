@@ -73,6 +73,12 @@ impl FlowTable {
         self.flows.touch(key, now)
     }
 
+    /// The flow of `key`, without making it newer.
+    #[must_use]
+    pub fn peek(&self, key: &FlowKey) -> Option<&Flow> {
+        self.flows.peek(key).map(|(flow, _)| flow)
+    }
+
     /// A flow begins, or goes on elsewhere. The flow that lost its place comes back: its slot is free.
     #[must_use]
     pub fn begin(&mut self, key: FlowKey, flow: Flow, now: Time) -> Option<Flow> {

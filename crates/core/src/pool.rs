@@ -12,8 +12,10 @@ use crate::snapshot::{Admission, Entry, KnownOnly, PoolLive, ServerLive, Snapsho
 use crate::spec::{AdminState, PoolSpec, ServerSpec};
 use crate::sticky::Sticky;
 use crate::time::Time;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// A slow start grows a share in so many steps.
 const SLOW_START_STEPS: u32 = 16;
@@ -25,6 +27,8 @@ pub struct PoolSetting {
     pub workers: usize,
     /// Seeds the hashing of the sticky table.
     pub key: u64,
+    /// The first identity to give: a pool that takes the name of one that left must not give its identities again.
+    pub first_id: u32,
 }
 
 /// The pool.
@@ -32,6 +36,7 @@ pub struct PoolSetting {
 pub struct Pool {
     spec: PoolSpec,
     servers: Vec<Server>,
+    by_id: BTreeMap<ServerId, usize>,
     setting: PoolSetting,
     next_id: u32,
     generation: u64,
@@ -56,7 +61,32 @@ pub struct Server {
     pub live: Arc<ServerLive>,
     /// When its verdict became what it is.
     pub since: Time,
-    slow_start_began: Option<Time>,
+    slow_start: Option<SlowStart>,
+}
+
+/// A share that grows.
+#[derive(Clone, Copy, Debug)]
+struct SlowStart {
+    began: Time,
+    /// The step that was reached, from 1 to [`SLOW_START_STEPS`]; at the last one it is over.
+    step: u32,
+}
+
+impl SlowStart {
+    fn at(began: Time) -> Self {
+        Self { began, step: 1 }
+    }
+
+    /// The step that time has reached.
+    fn reached(self, length: Duration, now: Time) -> u32 {
+        let done = now.since(self.began).as_secs_f64() / length.as_secs_f64();
+        (done.min(1.0) * f64::from(SLOW_START_STEPS)).floor() as u32 + 1
+    }
+
+    /// When the next step is reached.
+    fn next(self, length: Duration) -> Time {
+        self.began + length * self.step / SLOW_START_STEPS + Duration::from_nanos(1)
+    }
 }
 
 impl Pool {
@@ -67,15 +97,16 @@ impl Pool {
         let mut pool = Self {
             spec: empty,
             servers: Vec::new(),
+            by_id: BTreeMap::new(),
             setting,
-            next_id: 0,
+            next_id: setting.first_id,
             generation: 0,
             live: Arc::default(),
             changed: true,
         };
         pool.apply(spec, targets, now);
         // What is there from the beginning has its full share.
-        pool.servers.iter_mut().for_each(|server| server.slow_start_began = None);
+        pool.servers.iter_mut().for_each(|server| server.slow_start = None);
         pool
     }
 
@@ -91,6 +122,18 @@ impl Pool {
         &self.servers
     }
 
+    /// The server with this identity.
+    #[must_use]
+    pub fn server(&self, id: ServerId) -> Option<&Server> {
+        self.servers.get(*self.by_id.get(&id)?)
+    }
+
+    /// The identity that the next server gets.
+    #[must_use]
+    pub fn next_id(&self) -> u32 {
+        self.next_id
+    }
+
     /// How many clients the sticky table remembers; `None` without one.
     #[must_use]
     pub fn remembered(&self) -> Option<usize> {
@@ -101,17 +144,19 @@ impl Pool {
     pub fn apply(&mut self, spec: &PoolSpec, targets: &[Target], now: Time) -> Vec<Event> {
         debug_assert_eq!(spec.servers.len(), targets.len(), "a target for each server");
         let mut events = Vec::new();
-        let mut before = std::mem::take(&mut self.servers);
+        let before = std::mem::take(&mut self.servers).into_iter();
+        let mut before: BTreeMap<Arc<str>, Server> =
+            before.map(|server| (server.spec.name.clone(), server)).collect();
         self.renew_sticky(spec, now);
         for (server_spec, target) in spec.servers.iter().zip(targets) {
-            let known = before.iter().position(|server| server.spec.name == server_spec.name);
-            let server = match known {
-                Some(at) => self.adopt(before.swap_remove(at), spec, server_spec, target, now, &mut events),
+            let server = match before.remove(&server_spec.name) {
+                Some(known) => self.adopt(known, spec, server_spec, target, now, &mut events),
                 None => self.admit(spec, server_spec, target, now, &mut events),
             };
             self.servers.push(server);
         }
-        for gone in before {
+        self.by_id = self.servers.iter().enumerate().map(|(at, server)| (server.id, at)).collect();
+        for gone in before.into_values() {
             if let Some(sticky) = &self.live.sticky {
                 sticky.forget_server(gone.id);
             }
@@ -166,7 +211,7 @@ impl Pool {
             health: Health::new(spec.check.as_ref(), &spec.passive, now),
             live: Arc::new(ServerLive::new(self.setting.workers)),
             since: now,
-            slow_start_began: Some(now),
+            slow_start: Some(SlowStart::at(now)),
         }
     }
 
@@ -208,13 +253,14 @@ impl Pool {
     /// The operator wants something else of a server. Making it ready forgives what traffic saw.
     pub fn set_state(&mut self, now: Time, id: ServerId, state: AdminState) -> Vec<Event> {
         let pool = self.spec.name.clone();
-        let Some(server) = self.servers.iter_mut().find(|server| server.id == id) else { return Vec::new() };
+        let Some(server) = self.by_id.get(&id).map(|&at| &mut self.servers[at]) else { return Vec::new() };
         let mut events = Vec::new();
         if server.state != state {
+            let was_out = server.state == AdminState::Maintenance;
             server.state = state;
             events.push(Event::ServerState { pool, server: server.spec.name.clone(), state: state.name() });
-            if state == AdminState::Ready {
-                server.slow_start_began = Some(now);
+            if was_out && state == AdminState::Ready {
+                server.slow_start = Some(SlowStart::at(now));
             }
         }
         self.changed = true;
@@ -232,20 +278,21 @@ impl Pool {
             let change = server.health.on_time(now);
             events.extend(change.map(|change| server.enter(&pool, change, now)));
         }
-        self.changed |= !events.is_empty() || self.step_slow_starts(now);
+        let stepped = self.step_slow_starts(now);
+        self.changed |= stepped || !events.is_empty();
         events
     }
 
-    /// Whether a share grew; ends those that are complete.
+    /// Whether a share reached another step; ends those that are complete.
     fn step_slow_starts(&mut self, now: Time) -> bool {
         let Some(length) = self.spec.slow_start else { return false };
         let mut any = false;
         for server in &mut self.servers {
-            if let Some(began) = server.slow_start_began {
-                any = true;
-                if now.since(began) >= length {
-                    server.slow_start_began = None;
-                }
+            let Some(slow) = &mut server.slow_start else { continue };
+            let reached = slow.reached(length, now);
+            any |= std::mem::replace(&mut slow.step, reached) != reached;
+            if reached > SLOW_START_STEPS {
+                server.slow_start = None;
             }
         }
         any
@@ -264,10 +311,10 @@ impl Pool {
 
     /// When to call [`Pool::on_time`] or [`Pool::due_probes`] next.
     #[must_use]
-    pub fn deadline(&self, now: Time) -> Time {
+    pub fn deadline(&self) -> Time {
         let of_server = |server: &Server| {
-            let step = self.spec.slow_start.filter(|_| server.slow_start_began.is_some());
-            let step = step.map_or(Time::NEVER, |length| now + length / SLOW_START_STEPS);
+            let growing = self.spec.slow_start.zip(server.slow_start);
+            let step = growing.map_or(Time::NEVER, |(length, slow)| slow.next(length));
             let probed = server.state != AdminState::Maintenance;
             if probed { server.health.deadline().min(step) } else { step }
         };
@@ -275,20 +322,20 @@ impl Pool {
     }
 
     /// The snapshot to publish, if anything changed since the last one.
-    pub fn snapshot(&mut self, now: Time) -> Option<Snapshot> {
+    pub fn snapshot(&mut self) -> Option<Snapshot> {
         std::mem::take(&mut self.changed).then(|| {
             self.generation += 1;
             Snapshot::new(SnapshotParts {
                 pool: self.spec.name.clone(),
                 generation: self.generation,
                 policy: self.spec.policy,
-                entries: self.servers.iter().map(|server| self.entry(server, now)).collect(),
+                entries: self.servers.iter().map(|server| self.entry(server)).collect(),
                 live: Arc::clone(&self.live),
             })
         })
     }
 
-    fn entry(&self, server: &Server, now: Time) -> Entry {
+    fn entry(&self, server: &Server) -> Entry {
         let Limits { soft, hard } = server.spec.limits;
         Entry {
             id: server.id,
@@ -296,7 +343,7 @@ impl Pool {
             target: server.target.clone(),
             tier: server.spec.tier,
             weight: server.spec.weight,
-            share: self.share(server, now),
+            share: self.share(server),
             limits: Limits { soft, hard },
             acl: server.spec.acl.clone(),
             admission: server.admission(),
@@ -304,14 +351,10 @@ impl Pool {
         }
     }
 
-    fn share(&self, server: &Server, now: Time) -> u32 {
+    fn share(&self, server: &Server) -> u32 {
         let full = server.spec.weight * WEIGHT_UNIT;
-        match (self.spec.slow_start, server.slow_start_began) {
-            (Some(length), Some(began)) if now.since(began) < length => {
-                let done = now.since(began).as_secs_f64() / length.as_secs_f64();
-                let steps = (done * f64::from(SLOW_START_STEPS)).floor() as u32 + 1;
-                (full / SLOW_START_STEPS * steps).min(full)
-            }
+        match (self.spec.slow_start, server.slow_start) {
+            (Some(_), Some(slow)) => full / SLOW_START_STEPS * slow.step.min(SLOW_START_STEPS),
             _ => full,
         }
     }
@@ -322,7 +365,7 @@ impl Pool {
         id: ServerId,
         act: impl FnOnce(&mut Server) -> Option<Change>,
     ) -> Option<Event> {
-        let server = self.servers.iter_mut().find(|server| server.id == id)?;
+        let server = &mut self.servers[*self.by_id.get(&id)?];
         // Without another verdict, a check that agrees with traffic still ends the last resort.
         let before = server.admission();
         let event = act(server).map(|change| server.enter(&self.spec.name, change, now));
@@ -337,6 +380,8 @@ impl Pool {
         assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "an identity belongs to one server");
         assert!(ids.iter().all(|id| id.0 < self.next_id));
         assert_eq!(self.servers.len(), self.spec.servers.len());
+        assert_eq!(self.by_id.len(), self.servers.len());
+        assert!(self.by_id.iter().all(|(id, &at)| self.servers[at].id == *id));
         for (server, spec) in self.servers.iter().zip(&self.spec.servers) {
             assert_eq!(server.spec, *spec);
             server.health.check_invariants();
@@ -350,7 +395,7 @@ impl Server {
         let (pool, server) = (pool.clone(), self.spec.name.clone());
         match change {
             Change::Up => {
-                self.slow_start_began = Some(now);
+                self.slow_start = Some(SlowStart::at(now));
                 Event::ServerUp { pool, server }
             }
             Change::Down(reason) => Event::ServerDown { pool, server, reason },

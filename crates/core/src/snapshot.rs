@@ -343,10 +343,14 @@ impl Snapshot {
         }
     }
 
-    /// Whether a flow that is with this server may stay there.
+    /// Whether a flow of this client may stay with the server that it has, which was at `target` when it began. A server
+    /// that only traffic took out keeps its flows while nobody else is usable: another socket would be no better.
     #[must_use]
-    pub fn keeps_flows_of(&self, id: ServerId) -> bool {
-        self.server(id).is_some_and(|server| server.admits_known())
+    pub fn keeps_flow(&self, id: ServerId, target: &Target, client: IpAddr) -> bool {
+        self.server(id).is_some_and(|server| {
+            let last_resort = matches!(server.admission, Admission::LastResort(_)) && self.tiers.is_empty();
+            server.target == *target && server.permits(client) && (server.admits_known() || last_resort)
+        })
     }
 
     fn refusal(&self, request: &Request, tried: &[ServerId]) -> NoServer {

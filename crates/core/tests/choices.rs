@@ -24,8 +24,9 @@ impl Story {
     fn new(servers: &str, change: impl FnOnce(&mut PoolSpec)) -> Self {
         let mut spec = PoolSpec::new("web", servers.split(' ').map(server).collect());
         change(&mut spec);
-        let mut pool = Pool::new(&spec, &targets(&spec), PoolSetting { workers: 1, key: 1 }, Time::ZERO);
-        let snapshot = Arc::new(pool.snapshot(Time::ZERO).unwrap());
+        let mut pool =
+            Pool::new(&spec, &targets(&spec), PoolSetting { workers: 1, key: 1, first_id: 0 }, Time::ZERO);
+        let snapshot = Arc::new(pool.snapshot().unwrap());
         Self { pool, snapshot, now: Time::ZERO, random: Random::seeded(1), held: Vec::new() }
     }
 
@@ -34,7 +35,7 @@ impl Story {
     }
 
     fn publish(&mut self) {
-        if let Some(snapshot) = self.pool.snapshot(self.now) {
+        if let Some(snapshot) = self.pool.snapshot() {
             self.snapshot = Arc::new(snapshot);
         }
     }

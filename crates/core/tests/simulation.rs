@@ -33,9 +33,9 @@ impl Simulation {
     fn new(seed: u64) -> Self {
         let mut random = Random::seeded(seed);
         let spec = random_spec(&mut random);
-        let setting = PoolSetting { workers: 2, key: seed };
+        let setting = PoolSetting { workers: 2, key: seed, first_id: 0 };
         let mut pool = Pool::new(&spec, &targets(&spec), setting, Time::ZERO);
-        let snapshot = Arc::new(pool.snapshot(Time::ZERO).expect("a new pool has a snapshot to publish"));
+        let snapshot = Arc::new(pool.snapshot().expect("a new pool has a snapshot to publish"));
         Self { random, now: Time::ZERO, pool, snapshot, connections: Vec::new(), remembered: BTreeMap::new() }
     }
 
@@ -49,7 +49,7 @@ impl Simulation {
             86..98 => self.pass_time(),
             _ => self.reload(),
         }
-        if let Some(snapshot) = self.pool.snapshot(self.now) {
+        if let Some(snapshot) = self.pool.snapshot() {
             assert!(snapshot.generation > self.snapshot.generation, "generations grow");
             self.snapshot = Arc::new(snapshot);
         }
@@ -171,7 +171,7 @@ impl Simulation {
         let _ = self.pool.on_time(self.now);
         let due = self.pool.due_probes(self.now, &mut self.random);
         assert!(due.len() <= self.pool.servers().len());
-        assert!(self.pool.deadline(self.now) > self.now, "what was due is planned anew");
+        assert!(self.pool.deadline() > self.now, "what was due is planned anew");
     }
 
     fn reload(&mut self) {

@@ -130,7 +130,7 @@ impl RunOptions {
                 DriverName::Epoll => Driver::Epoll,
                 DriverName::IoUring => Driver::IoUring,
             },
-            log: Log { format: self.log, level: self.log_level },
+            log: Log::new(self.log, self.log_level),
             drain_timeout: self.drain_timeout,
             file,
         }
@@ -179,9 +179,13 @@ struct ServerCommand {
 
 /// Runs the command line; what went wrong is said on standard error.
 pub(crate) fn main() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(command(Cli::parse().command)),
+    let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            let outcome = runtime.block_on(command(Cli::parse().command));
+            // What still reads a file or asks for a name is not waited for.
+            runtime.shutdown_background();
+            outcome
+        }
         Err(error) => Err(error.into()),
     };
     match outcome {

@@ -5,7 +5,10 @@ use evener_core::event::{Event, Level};
 use serde_json::{Map, Value};
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::{Duration, SystemTime};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -43,26 +46,77 @@ impl LogLevel {
     }
 }
 
-/// Where events go.
-#[derive(Clone, Copy, Debug)]
+/// Lines that may wait to be written; further ones are dropped, and their number is said.
+const LINES_MAX: usize = 8192;
+/// How long the last lines may take at the end of the program.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Where events go: standard error, by a thread of its own, for whoever reads it may stall.
+#[derive(Clone, Debug)]
 pub(crate) struct Log {
-    pub(crate) format: LogFormat,
-    pub(crate) level: LogLevel,
+    format: LogFormat,
+    level: LogLevel,
+    writer: Arc<Writer>,
+}
+
+#[derive(Debug)]
+struct Writer {
+    lines: SyncSender<Line>,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Line {
+    Text(String),
+    /// All lines before are written.
+    Flush(SyncSender<()>),
 }
 
 impl Log {
-    /// Writes an event to standard error, if its level is shown.
-    pub(crate) fn event(self, event: &Event) {
+    pub(crate) fn new(format: LogFormat, level: LogLevel) -> Self {
+        let (lines, waiting) = sync_channel::<Line>(LINES_MAX);
+        // Without a thread nothing is logged; balancing goes on.
+        let _ = std::thread::Builder::new().name("log".into()).spawn(move || {
+            for line in waiting {
+                match line {
+                    Line::Text(text) => drop(std::io::stderr().lock().write_all(text.as_bytes())),
+                    Line::Flush(done) => drop(done.send(())),
+                }
+            }
+        });
+        Self { format, level, writer: Arc::new(Writer { lines, dropped: AtomicU64::new(0) }) }
+    }
+
+    /// Logs an event, if its level is shown. Never waits.
+    pub(crate) fn event(&self, event: &Event) {
         if !self.level.shows(event.level()) {
             return;
         }
+        let dropped = self.writer.dropped.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            let text = format!("{dropped} lines were not logged: whoever reads the log is too slow");
+            self.write(&Event::Notice { text }, dropped);
+        }
+        self.write(event, 1);
+    }
+
+    fn write(&self, event: &Event, lost_with_it: u64) {
         let now = SystemTime::now();
         let line = match self.format {
             LogFormat::Text => text_line(event, now, std::io::stderr().is_terminal()),
             LogFormat::Json => json_line(event, now),
         };
-        // A log that cannot be written is no reason to stop balancing.
-        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+        if self.writer.lines.try_send(Line::Text(line)).is_err() {
+            self.writer.dropped.fetch_add(lost_with_it, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits, not for long, until what was logged is written.
+    pub(crate) fn flush(&self) {
+        let (done, written) = sync_channel(1);
+        if self.writer.lines.try_send(Line::Flush(done)).is_ok() {
+            let _ = written.recv_timeout(FLUSH_TIMEOUT);
+        }
     }
 }
 

@@ -13,13 +13,13 @@ use evener_core::health::Probe;
 use evener_core::pool::{Pool, PoolSetting};
 use evener_core::snapshot::{Admission, Snapshot};
 use evener_core::spec::{AdminState, Protocol};
-use evener_core::{Endpoint, Random, ServerId, Time};
+use evener_core::{Endpoint, Random, ServerId, Target, Time};
 use evener_proxy::{Driver, Plane, PlaneOptions, Report, Service};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use reload::Loaded;
@@ -41,12 +41,37 @@ pub(crate) struct Setting {
     pub(crate) file: Option<PathBuf>,
 }
 
+/// The signals that the program obeys, caught from its first moment on.
+pub(crate) struct Signals {
+    hang_up: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(crate) fn catch() -> std::io::Result<Self> {
+        Ok(Self {
+            hang_up: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
 /// What the supervisor hears.
 pub(crate) enum Input {
     Report(Report),
-    Probed { pool: Arc<str>, server: ServerId, seen: Probe },
+    Probed { who: Probed, seen: Probe },
     Loaded(Loaded),
     Ask(Ask),
+}
+
+/// Which server was probed, and where it was then: a reload may have moved it since.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Probed {
+    pool: Arc<str>,
+    server: ServerId,
+    target: Target,
 }
 
 /// What others want of the supervisor. Each has a place for the answer.
@@ -127,8 +152,10 @@ pub(crate) struct Supervisor {
     pub(crate) listeners: BTreeMap<(Transport, Endpoint), RunningListener>,
     /// Services that left, while they still have connections.
     retiring: Vec<Arc<Service>>,
-    probing: BTreeSet<(Arc<str>, ServerId)>,
+    probing: BTreeSet<Probed>,
     reloads: reload::Reloads,
+    /// Identities of servers of pools that left are not given again.
+    next_id: u32,
     origin: Instant,
     random: Random,
     plane: Plane,
@@ -178,6 +205,7 @@ impl Supervisor {
             retiring: Vec::new(),
             probing: BTreeSet::new(),
             reloads: reload::Reloads::default(),
+            next_id: 0,
             origin,
             random: Random::seeded(seed),
             plane,
@@ -204,10 +232,7 @@ impl Supervisor {
     }
 
     /// Works until told to end, then ends in order.
-    pub(crate) async fn run(mut self) -> std::io::Result<()> {
-        let mut hang_up = signal(SignalKind::hangup())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+    pub(crate) async fn run(mut self, mut signals: Signals) {
         while self.phase != Phase::Over {
             self.on_time();
             let until = tokio::time::Instant::from_std(
@@ -218,20 +243,21 @@ impl Supervisor {
                     if let Some(input) = input {
                         self.on_input(input);
                     }
-                    // A burst is taken in whole before anything is published.
-                    while let Ok(input) = self.inputs.try_recv() {
+                    // A burst is taken in whole before anything is published, but signals get their turn.
+                    for _ in 0..INPUTS_MAX {
+                        let Ok(input) = self.inputs.try_recv() else { break };
                         self.on_input(input);
                     }
                 }
-                _ = hang_up.recv() => self.begin_reload(None),
-                _ = terminate.recv() => self.on_stop("SIGTERM"),
-                _ = interrupt.recv() => self.on_stop("SIGINT"),
+                _ = signals.hang_up.recv() => self.begin_reload(None),
+                _ = signals.terminate.recv() => self.on_stop("SIGTERM"),
+                _ = signals.interrupt.recv() => self.on_stop("SIGINT"),
                 () = tokio::time::sleep_until(until) => {}
             }
         }
         self.plane.stop();
         self.setting.log.event(&Event::Stopped {});
-        Ok(())
+        self.setting.log.flush();
     }
 
     /// Logs an event.
@@ -242,7 +268,7 @@ impl Supervisor {
     fn on_input(&mut self, input: Input) {
         match input {
             Input::Report(report) => self.on_report(report),
-            Input::Probed { pool, server, seen } => self.on_probed(&pool, server, seen),
+            Input::Probed { who, seen } => self.on_probed(who, seen),
             Input::Loaded(loaded) => self.on_loaded(loaded),
             Input::Ask(Ask::Look(look)) => look(self),
             Input::Ask(Ask::Reload(done)) => self.begin_reload(Some(done)),
@@ -256,16 +282,10 @@ impl Supervisor {
     fn on_report(&mut self, report: Report) {
         let now = self.now();
         let event = match report {
-            Report::Failure { pool, server, failure } => {
-                let Some(running) = self.pools.get_mut(&pool) else { return };
-                let name = running
-                    .pool
-                    .servers()
-                    .iter()
-                    .find(|one| one.id == server)
-                    .map(|one| one.spec.name.clone());
-                let Some(name) = name else { return };
-                let event = running.pool.on_failure(now, server, failure);
+            Report::Failure { pool, server, target, failure } => {
+                let Some(name) = self.name_at(&pool, server, &target) else { return };
+                let running = self.pools.get_mut(&pool);
+                let event = running.and_then(|running| running.pool.on_failure(now, server, failure));
                 self.tell(&Event::ConnectFailed { pool, server: name, reason: failure.reason() });
                 event
             }
@@ -288,20 +308,24 @@ impl Supervisor {
         event.iter().for_each(|event| self.tell(event));
     }
 
-    fn on_probed(&mut self, pool: &Arc<str>, server: ServerId, seen: Probe) {
+    /// The name of a server, if it is still where it was when something was seen of it.
+    fn name_at(&self, pool: &Arc<str>, server: ServerId, target: &Target) -> Option<Arc<str>> {
+        let server = self.pools.get(pool)?.pool.server(server)?;
+        (server.target == *target).then(|| server.spec.name.clone())
+    }
+
+    fn on_probed(&mut self, who: Probed, seen: Probe) {
         let now = self.now();
-        self.probing.remove(&(Arc::clone(pool), server));
-        let Some(running) = self.pools.get_mut(pool) else { return };
-        let name =
-            running.pool.servers().iter().find(|one| one.id == server).map(|one| one.spec.name.clone());
-        let Some(name) = name else { return };
+        self.probing.remove(&who);
+        let Some(name) = self.name_at(&who.pool, who.server, &who.target) else { return };
+        let Some(running) = self.pools.get_mut(&who.pool) else { return };
         let failed = match &seen {
             Probe::Pass => None,
             Probe::Fail(reason) => {
-                Some(Event::ProbeFailed { pool: Arc::clone(pool), server: name, reason: reason.clone() })
+                Some(Event::ProbeFailed { pool: who.pool, server: name, reason: reason.clone() })
             }
         };
-        let event = running.pool.on_probe(now, server, seen);
+        let event = running.pool.on_probe(now, who.server, seen);
         failed.iter().chain(&event).for_each(|event| self.tell(event));
     }
 
@@ -337,7 +361,7 @@ impl Supervisor {
             self.pools.values_mut().flat_map(|running| running.pool.on_time(now)).collect();
         events.iter().for_each(|event| self.tell(event));
         self.begin_probes(now);
-        self.publish(now);
+        self.publish();
         self.look_at_drain(now);
         self.retiring.retain(|service| service.live.connections.active() > 0);
     }
@@ -347,28 +371,28 @@ impl Supervisor {
             let due = running.pool.due_probes(now, &mut self.random);
             let Some(spec) = running.pool.spec().check.clone().filter(|_| !due.is_empty()) else { continue };
             let spec = Arc::new(spec);
-            for server in running.pool.servers().iter().filter(|server| due.contains(&server.id)) {
+            for server in due.iter().filter_map(|id| running.pool.server(*id)) {
+                let who = Probed { pool: Arc::clone(name), server: server.id, target: server.target.clone() };
                 // A server that is slower than the interval is asked again when it has answered.
-                if !self.probing.insert((Arc::clone(name), server.id)) {
+                if !self.probing.insert(who.clone()) {
                     continue;
                 }
                 let patient =
                     Patient { endpoint: server.spec.endpoint.clone(), target: server.target.clone() };
-                let (pool, id, spec, outside) =
-                    (Arc::clone(name), server.id, Arc::clone(&spec), self.outside.clone());
+                let (spec, outside) = (Arc::clone(&spec), self.outside.clone());
                 tokio::spawn(async move {
                     let seen = check::probe(&patient, &spec).await;
-                    let _ = outside.send(Input::Probed { pool, server: id, seen }).await;
+                    let _ = outside.send(Input::Probed { who, seen }).await;
                 });
             }
         }
     }
 
     /// Publishes every pool that changed: one snapshot, one store.
-    fn publish(&mut self, now: Time) {
+    fn publish(&mut self) {
         let mut events = Vec::new();
         for (name, running) in &mut self.pools {
-            let Some(snapshot) = running.pool.snapshot(now) else { continue };
+            let Some(snapshot) = running.pool.snapshot() else { continue };
             let open =
                 |admission: &Admission| matches!(admission, Admission::Open | Admission::LastResort(_));
             let usable = snapshot.servers().iter().any(|server| open(&server.admission));
@@ -385,7 +409,7 @@ impl Supervisor {
     fn deadline(&self) -> Time {
         let now = self.now();
         let of_pools =
-            self.pools.values().map(|running| running.pool.deadline(now)).min().unwrap_or(Time::NEVER);
+            self.pools.values().map(|running| running.pool.deadline()).min().unwrap_or(Time::NEVER);
         match self.phase {
             Phase::Serving => of_pools,
             Phase::Draining { .. } | Phase::Over => of_pools.min(now + DRAIN_LOOK),
@@ -432,6 +456,6 @@ impl Supervisor {
     }
 
     fn pool_setting(&mut self) -> PoolSetting {
-        PoolSetting { workers: self.plane.workers(), key: self.random.bits() }
+        PoolSetting { workers: self.plane.workers(), key: self.random.bits(), first_id: self.next_id }
     }
 }

@@ -1,5 +1,4 @@
-//! Batches of datagrams: recvmmsg(2), sendmmsg(2) and UDP_SEGMENT, which rustix does not wrap. All of the crate's unsafe
-//! code is here.
+//! Batches of datagrams: recvmmsg(2), sendmmsg(2) and UDP_SEGMENT, which rustix does not wrap.
 
 use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
@@ -17,19 +16,6 @@ const STRIDE: usize = DATAGRAM_BYTES_MAX + 320;
 const SEGMENTED_BYTES_MAX: usize = 65_000;
 /// Room for one IPV6_PKTINFO (20 bytes) or IP_PKTINFO (12 bytes) with its header and alignment.
 const CONTROL_BYTES: usize = 64;
-
-/// Sets a socket option to 1.
-pub(crate) fn set_flag(socket: BorrowedFd<'_>, option: (i32, i32)) -> io::Result<()> {
-    set_int(socket, option, 1)
-}
-
-/// Sets a socket option, given by its level and name.
-pub(crate) fn set_int(socket: BorrowedFd<'_>, (level, name): (i32, i32), value: i32) -> io::Result<()> {
-    let size = size_of::<i32>() as libc::socklen_t;
-    // SAFETY: the descriptor is borrowed for the call, and the option points to an i32 that outlives it.
-    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
 
 /// An address as the kernel reads and writes it.
 #[derive(Clone, Copy)]
@@ -260,26 +246,35 @@ impl Batch {
     }
 
     /// Sends the datagrams at these places over a connected socket: one, or a run of equal size in one segmented send,
-    /// or as a batch.
-    pub(crate) fn send_connected(&mut self, socket: BorrowedFd<'_>, places: &[usize]) -> Result<(), Errno> {
-        match *places {
-            [] => Ok(()),
-            [at] => self.send_one(socket, at),
-            [first, ..] => {
-                let size = self.len(first);
-                let (last, body) = places.split_last().map_or((first, &[][..]), |(last, body)| (*last, body));
-                let equal = body.iter().all(|&at| self.len(at) == size) && self.len(last) <= size;
-                let total: usize = places.iter().map(|&at| self.len(at)).sum();
-                if equal && self.len(last) > 0 && total <= SEGMENTED_BYTES_MAX {
-                    // Where segments are too large for the route the kernel refuses (EINVAL, EMSGSIZE): one by one then.
-                    match self.send_segmented(socket, places, size as u16) {
-                        Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) => {}
-                        other => return other,
-                    }
-                }
-                places.iter().try_for_each(|&at| self.send_one(socket, at))
+    /// or one by one. How many the kernel took, and why not the next one.
+    pub(crate) fn send_connected(&self, socket: BorrowedFd<'_>, places: &[usize]) -> Delivered {
+        if places.len() > 1 && self.is_run(places) {
+            match self.send_segmented(socket, places, self.len(places[0]) as u16) {
+                Ok(()) => return Delivered { taken: places.len(), error: None },
+                // Where segments are too large for the route the kernel refuses: one by one then.
+                Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) => {}
+                Err(error) => return Delivered { taken: 0, error: Some(error) },
             }
         }
+        for (taken, &at) in places.iter().enumerate() {
+            if let Err(error) = self.send_one(socket, at) {
+                return Delivered { taken, error: Some(error) };
+            }
+        }
+        Delivered { taken: places.len(), error: None }
+    }
+
+    /// Whether these can go as one segmented send: all of one size, the last one perhaps shorter.
+    fn is_run(&self, places: &[usize]) -> bool {
+        let Some((&last, body)) = places.split_last() else { return false };
+        let size = self.len(places[0]);
+        let equal = body.iter().all(|&at| self.len(at) == size) && (1..=size).contains(&self.len(last));
+        equal && self.bytes(places) <= SEGMENTED_BYTES_MAX as u64
+    }
+
+    /// How many bytes the datagrams at these places have.
+    pub(crate) fn bytes(&self, places: &[usize]) -> u64 {
+        places.iter().map(|&at| self.len(at) as u64).sum()
     }
 
     fn send_one(&self, socket: BorrowedFd<'_>, at: usize) -> Result<(), Errno> {
@@ -307,6 +302,13 @@ impl Batch {
         };
         if sent < 0 { Err(last_error()) } else { Ok(()) }
     }
+}
+
+/// What became of the datagrams of a flow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Delivered {
+    pub(crate) taken: usize,
+    pub(crate) error: Option<Errno>,
 }
 
 /// Whether senders are to be known.

@@ -6,7 +6,7 @@ use crate::service::{Service, Settings};
 use evener_core::limits::Lease;
 use evener_core::snapshot::Choice;
 use evener_core::{ServerId, Time};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::{Shutdown, shutdown};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -66,18 +66,7 @@ pub(crate) enum Step {
     /// It begins to linger.
     Linger,
     /// It is over.
-    Close(Ending),
-}
-
-/// How a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// Both sides finished.
-    Finished,
-    /// The client reset it, or takes no more.
-    ClientGone,
-    /// The server reset it.
-    ServerReset,
+    Close,
 }
 
 impl Connection {
@@ -118,7 +107,7 @@ impl Connection {
             (bytes_out, down) = self.from_server.pump(&upstream.socket, &self.client, scratch);
         }
         self.count(bytes_in, bytes_out, worker, now);
-        self.conclude(up, down, scratch)
+        self.conclude(up, down, scratch, worker)
     }
 
     /// Counts what was delivered.
@@ -135,19 +124,23 @@ impl Connection {
     }
 
     /// What follows from the outcomes of both directions.
-    pub(crate) fn conclude(&mut self, up: Pumped, down: Pumped, scratch: &mut Scratch) -> Step {
+    pub(crate) fn conclude(
+        &mut self,
+        up: Pumped,
+        down: Pumped,
+        scratch: &mut Scratch,
+        worker: usize,
+    ) -> Step {
         match (up, down) {
-            (Pumped::Ended(End::Error(_)), _) | (_, Pumped::SinkGone(_)) => {
-                return Step::Close(Ending::ClientGone);
-            }
-            (_, Pumped::Ended(End::Error(_))) => return Step::Close(Ending::ServerReset),
+            (Pumped::Ended(End::Error(_)), _) | (_, Pumped::SinkGone(_)) => return self.client_gone(),
+            (_, Pumped::Ended(End::Error(_))) => return self.server_reset(scratch, worker),
             _ => {}
         }
         let (up_ended, down_ended) = (matches!(up, Pumped::Ended(_)), matches!(down, Pumped::Ended(_)));
         self.from_client.done |= up_ended;
         self.from_server.done |= down_ended;
         if self.from_client.done && self.from_server.done {
-            return Step::Close(Ending::Finished);
+            return Step::Close;
         }
         // Half-close is passed on; closing both makes it unnecessary.
         if up_ended && let Some(upstream) = &self.upstream {
@@ -166,4 +159,34 @@ impl Connection {
         let more = up == Pumped::More || down == Pumped::More;
         if more { Step::Again } else { Step::Wait }
     }
+
+    /// The client reset the connection, or takes nothing any more: the server must not take that for an orderly end.
+    fn client_gone(&mut self) -> Step {
+        self.upstream.iter().for_each(|upstream| reset_at_close(&upstream.socket));
+        Step::Close
+    }
+
+    /// The server reset the connection; whatever it sent before was taken by the client's socket. The client learns of
+    /// the reset if it has received all that; a client that still sends is heard to its end first, else its own data
+    /// would reset what it has not read yet.
+    fn server_reset(&mut self, scratch: &mut Scratch, worker: usize) -> Step {
+        self.upstream
+            .iter()
+            .for_each(|upstream| upstream.choice.server.live.counters.of(worker).resets.one());
+        if self.from_client.done {
+            if crate::sys::unsent_bytes(self.client.as_fd()).is_ok_and(|unsent| unsent == 0) {
+                reset_at_close(&self.client);
+            }
+            return Step::Close;
+        }
+        self.from_server.done = true;
+        let _ = shutdown(&self.client, Shutdown::Write);
+        self.from_client.discard(&mut scratch.pipes);
+        Step::Linger
+    }
+}
+
+/// Closing this socket resets its connection (socket(7), SO_LINGER).
+fn reset_at_close(socket: &OwnedFd) {
+    let _ = rustix::net::sockopt::set_socket_linger(socket, Some(std::time::Duration::ZERO));
 }

@@ -13,11 +13,12 @@ mod relay;
 mod ring;
 mod ring_relay;
 mod service;
+mod sys;
 mod tcp;
 mod timers;
 mod udp;
 mod worker;
 
-pub use listener::{BindError, Bound, bind};
+pub use listener::{BindError, Bound, Sharing, bind};
 pub use plane::{Driver, Plane, PlaneOptions};
 pub use service::{Report, Reporter, Service, ServiceLive, Settings};

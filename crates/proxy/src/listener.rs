@@ -75,17 +75,27 @@ impl Drop for UnixPath {
     }
 }
 
+/// Whether this process has the port already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// It has not: anybody who has it is another.
+    None,
+    /// One of our own listeners has it, on another address that includes this one or is included.
+    WithOurs,
+}
+
 /// Opens sockets at `address` for `workers` workers, without touching anybody else's.
 pub fn bind(
     address: &Endpoint,
     protocol: Protocol,
     options: &ServiceOptions,
     workers: usize,
+    sharing: Sharing,
 ) -> Result<Bound, BindError> {
     let failed = |error| BindError::new(address, error);
     match (address, protocol) {
         (Endpoint::Ip(ip), _) => {
-            let (sockets, ip) = bind_ip(*ip, protocol, options, workers).map_err(failed)?;
+            let (sockets, ip) = bind_ip(*ip, protocol, options, workers, sharing).map_err(failed)?;
             Ok(Bound { address: Endpoint::Ip(ip), sockets, unix: None })
         }
         (Endpoint::Unix(path), Protocol::Tcp) => {
@@ -106,16 +116,9 @@ fn bind_ip(
     protocol: Protocol,
     options: &ServiceOptions,
     workers: usize,
+    sharing: Sharing,
 ) -> io::Result<(Vec<OwnedFd>, SocketAddr)> {
-    // With SO_REUSEPORT alone a second instance would silently take a share of the clients. A socket without it sees
-    // whether anybody is there.
-    let alone = open(address, protocol)?;
-    alone.bind(&address.into())?;
-    if protocol == Protocol::Tcp {
-        alone.listen(1)?;
-    }
-    let bound = alone.local_addr()?.as_socket().unwrap_or(address);
-    drop(alone);
+    let bound = if sharing == Sharing::None { find_free(address, protocol)? } else { address };
     let sockets = (0..workers.max(1)).map(|_| {
         let socket = open(bound, protocol)?;
         socket.set_reuse_port(true)?;
@@ -127,6 +130,18 @@ fn bind_ip(
         Ok(OwnedFd::from(socket))
     });
     Ok((sockets.collect::<io::Result<_>>()?, bound))
+}
+
+/// The address, if nobody has it; with the port that the system chose when it was 0.
+fn find_free(address: SocketAddr, protocol: Protocol) -> io::Result<SocketAddr> {
+    // With SO_REUSEPORT alone a second instance would silently take a share of the clients. A socket without it sees
+    // whether anybody is there.
+    let alone = open(address, protocol)?;
+    alone.bind(&address.into())?;
+    if protocol == Protocol::Tcp {
+        alone.listen(1)?;
+    }
+    Ok(alone.local_addr()?.as_socket().unwrap_or(address))
 }
 
 fn open(address: SocketAddr, protocol: Protocol) -> io::Result<Socket> {
@@ -153,7 +168,7 @@ fn prepare_datagrams(socket: &Socket, address: SocketAddr) -> io::Result<()> {
         } else {
             (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
         };
-        crate::batch::set_flag(socket.as_fd(), level_and_name)?;
+        crate::sys::set_flag(socket.as_fd(), level_and_name)?;
     }
     Ok(())
 }
@@ -161,7 +176,7 @@ fn prepare_datagrams(socket: &Socket, address: SocketAddr) -> io::Result<()> {
 /// Larger buffers let bursts wait instead of being dropped; less is no error.
 fn grow_buffers(socket: &Socket) {
     for name in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
-        let _ = crate::batch::set_int(socket.as_fd(), (libc::SOL_SOCKET, name), DATAGRAM_BUFFER_BYTES as i32);
+        let _ = crate::sys::set_int(socket.as_fd(), (libc::SOL_SOCKET, name), DATAGRAM_BUFFER_BYTES as i32);
     }
     if socket.recv_buffer_size().is_ok_and(|bytes| bytes < DATAGRAM_BUFFER_BYTES) {
         let _ = socket.set_recv_buffer_size(DATAGRAM_BUFFER_BYTES);
@@ -266,6 +281,6 @@ pub(crate) fn connect(socket: &OwnedFd, target: &Target) -> Result<(), Errno> {
 /// Binds to an address of ours; the port is chosen at connect, so that ports are not used up (ip(7)).
 pub(crate) fn bind_source(socket: &OwnedFd, source: IpAddr) -> Result<(), Errno> {
     const IP_BIND_ADDRESS_NO_PORT: i32 = 24;
-    let _ = crate::batch::set_flag(socket.as_fd(), (libc::IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT));
+    let _ = crate::sys::set_flag(socket.as_fd(), (libc::IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT));
     net::bind(socket, &SocketAddr::new(source, 0))
 }

@@ -44,6 +44,9 @@ pub(crate) struct Direction {
     /// The source ended, and the sink knows.
     pub(crate) done: bool,
     bulk: bool,
+    /// splice found nothing more, or the end: a receive has to confirm it. An urgent mark (RFC 9293, section 3.8.5) in
+    /// the stream stops splice for ever, and looks like either.
+    splice_dry: bool,
     /// What a blocked sink left over, from `offset` on.
     spill: Vec<u8>,
     offset: usize,
@@ -107,7 +110,7 @@ impl Direction {
         if !self.readable {
             return Err(Pumped::Waiting);
         }
-        if self.bulk && !self.discards {
+        if self.bulk && !self.discards && !self.splice_dry {
             self.fill_pipe(source, &mut scratch.pipes)
         } else {
             self.copy(source, sink, scratch)
@@ -146,7 +149,7 @@ impl Direction {
             return Ok(0);
         };
         match pipe.fill(source) {
-            Ok(0) => self.end = Some(End::Fin),
+            Ok(0) | Err(Errno::AGAIN) => self.splice_dry = true,
             Ok(moved) => {
                 self.bulk = moved >= SPLICE_BYTES_MIN;
                 self.pipe = Some(pipe);
@@ -159,6 +162,7 @@ impl Direction {
     }
 
     fn copy(&mut self, source: &OwnedFd, sink: &OwnedFd, scratch: &mut Scratch) -> Result<usize, Pumped> {
+        self.splice_dry = false;
         let buffer = &mut scratch.buffer[..];
         let read = match recv(source, &mut *buffer, RecvFlags::empty()) {
             Ok((0, _)) => {

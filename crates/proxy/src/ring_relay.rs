@@ -216,10 +216,14 @@ fn on_sent(worker: &mut Worker, number: u32, result: Result<u32, Errno>) {
 /// A direction ended, or its sink is gone.
 fn conclude(worker: &mut Worker, index: usize, side: usize, outcome: Pumped) {
     let (up, down) = if side == 0 { (outcome, Pumped::Waiting) } else { (Pumped::Waiting, outcome) };
-    match worker.connections[index].conclude(up, down, &mut worker.scratch) {
+    match worker.connections[index].conclude(up, down, &mut worker.scratch, worker.id) {
         Step::Wait => {}
         // The server takes nothing any more: what the client still sends is heard by the epoll relay.
         Step::Again => leave(worker, index),
+        Step::Linger => {
+            tcp::follow(worker, index, Step::Linger);
+            leave(worker, index);
+        }
         step => tcp::follow(worker, index, step),
     }
 }

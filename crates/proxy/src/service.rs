@@ -7,7 +7,7 @@ use evener_core::health::Failure;
 use evener_core::limits::{Lease, Occupancy};
 use evener_core::snapshot::{NoServer, Snapshot};
 use evener_core::spec::{Protocol, ServiceOptions};
-use evener_core::{ServerId, Time};
+use evener_core::{ServerId, Target, Time};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
@@ -119,6 +119,8 @@ pub enum Report {
         pool: Arc<str>,
         /// The server.
         server: ServerId,
+        /// Where it was.
+        target: Target,
         /// What went wrong.
         failure: Failure,
     },

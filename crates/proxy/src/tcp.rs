@@ -1,6 +1,6 @@
 //! The TCP way in, in five hops: accept, admit, pick, connect (the next candidate on failure), relay.
 
-use crate::connection::{Connection, Ending, Stage, Step, Upstream};
+use crate::connection::{Connection, Stage, Step, Upstream};
 use crate::listener::{self, StreamListener};
 use crate::ring::{GENERATION_MASK, Mark};
 use crate::ring_relay;
@@ -12,6 +12,7 @@ use evener_core::snapshot::{Choice, NoServer, Request, Why};
 use evener_core::spec::ServiceOptions;
 use evener_core::{Target, Time};
 use mio::event::Event;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with, sockopt};
@@ -29,7 +30,7 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// Whether somebody may still wait in a listener's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Queue {
+enum Queue {
     /// It is empty, or accepting is paused.
     Left,
     /// Perhaps.
@@ -44,25 +45,50 @@ pub(crate) fn accept(worker: &mut Worker, index: usize) {
 }
 
 /// Accepts up to [`ACCEPTS_MAX`] clients. What waits in the kernel's queue stays there while the service is full.
-pub(crate) fn accept_some(worker: &mut Worker, index: usize) -> Queue {
+fn accept_some(worker: &mut Worker, index: usize) -> Queue {
     for _ in 0..ACCEPTS_MAX {
-        let Some(listener) = worker.streams.get_mut(index) else { return Queue::Left };
+        let Some(listener) = worker.streams.get(index) else { return Queue::Left };
         let settings = listener.service.settings.load_full();
         let Some(place) = listener.service.enter(settings.options.connections_max) else {
             return pause_full(worker, index, settings.options.connections_max);
         };
-        match acceptfrom_with(&listener.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-            Ok((client, address)) => admit(worker, index, client, client_address(address), settings, place),
-            Err(Errno::AGAIN) => {
-                listener.paused = None;
-                return Queue::Left;
-            }
-            // The client left while it waited, or the network failed it (accept(2)): the next one may be well.
-            Err(Errno::CONNABORTED | Errno::INTR | Errno::PROTO | Errno::NETDOWN | Errno::HOSTUNREACH) => {}
-            Err(error) => return pause_failed(worker, index, error),
+        if let Some(queue) = accept_one(worker, index, settings, place) {
+            return queue;
         }
     }
     Queue::More
+}
+
+/// Takes in everybody who waits in the queue of a listener that is about to close, beyond the limit if need be: they are
+/// connected already.
+pub(crate) fn accept_rest(worker: &mut Worker, index: usize) {
+    while let Some(listener) = worker.streams.get(index) {
+        let settings = listener.service.settings.load_full();
+        let Some(place) = listener.service.enter(u32::MAX) else { return };
+        if accept_one(worker, index, settings, place).is_some() {
+            return;
+        }
+    }
+}
+
+/// Accepts one client; `Some` when there is none, or it cannot be now.
+fn accept_one(worker: &mut Worker, index: usize, settings: Arc<Settings>, place: Lease) -> Option<Queue> {
+    let listener = &mut worker.streams[index];
+    match acceptfrom_with(&listener.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+        Ok((client, address)) => admit(worker, index, client, client_address(address), settings, place),
+        Err(Errno::AGAIN) => {
+            listener.paused = None;
+            // The place was held for nobody; another worker may have found the service full for it.
+            drop(place);
+            let service = Arc::clone(&listener.service);
+            worker.wake_waiting(&service);
+            return Some(Queue::Left);
+        }
+        // The client left while it waited, or the network failed it (accept(2)): the next one may be well.
+        Err(Errno::CONNABORTED | Errno::INTR | Errno::PROTO | Errno::NETDOWN | Errno::HOSTUNREACH) => {}
+        Err(error) => return Some(pause_failed(worker, index, error)),
+    }
+    None
 }
 
 /// Clients of a unix socket have no address; they count as loopback.
@@ -73,7 +99,13 @@ fn client_address(address: Option<SocketAddrAny>) -> IpAddr {
 
 fn pause_full(worker: &mut Worker, index: usize, connections_max: u32) -> Queue {
     let (id, now) = (worker.id, worker.now);
-    let StreamListener { service, paused, .. } = &mut worker.streams[index];
+    let StreamListener { service, paused, socket, .. } = &mut worker.streams[index];
+    let mut queue = [PollFd::new(socket, PollFlags::IN)];
+    if poll(&mut queue, Some(&Timespec::default())) == Ok(0) {
+        // Full, but nobody waits; the next one makes an edge.
+        *paused = None;
+        return Queue::Left;
+    }
     if paused.is_none() {
         service.live.counters.of(id).accept_pauses.one();
     }
@@ -244,8 +276,26 @@ fn fail(worker: &mut Worker, index: usize, choice: &Choice, error: Errno) {
     connection.tried.push(server.id);
     if let Some(failure) = failure {
         let pool = connection.settings.pool.load().pool.clone();
-        (worker.report)(Report::Failure { pool, server: server.id, failure });
+        (worker.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
     }
+}
+
+/// Whether an error of a connect is ours, not the server's: no descriptor, memory or port is left, a local rule forbids
+/// it, the source address is not ours. EAGAIN: no local port, or the queue of a unix socket is full for a moment.
+pub(crate) fn is_ours(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::MFILE
+            | Errno::NFILE
+            | Errno::NOBUFS
+            | Errno::NOMEM
+            | Errno::NOSPC
+            | Errno::AGAIN
+            | Errno::ADDRNOTAVAIL
+            | Errno::ADDRINUSE
+            | Errno::PERM
+            | Errno::ACCESS
+    )
 }
 
 fn give_up(worker: &mut Worker, index: usize, reason: NoServer) {
@@ -369,15 +419,10 @@ pub(crate) fn follow(worker: &mut Worker, index: usize, step: Step) {
         Step::Linger => {
             connection.stage = Stage::Lingering;
             worker.timers.set(index, worker.now + LINGER);
+            // What the client sent meanwhile may have had its edge already.
+            queue(worker, index);
         }
-        Step::Close(ending) => {
-            if ending == Ending::ServerReset
-                && let Some(upstream) = &connection.upstream
-            {
-                upstream.choice.server.live.counters.of(worker.id).resets.one();
-            }
-            close(worker, index);
-        }
+        Step::Close => close(worker, index),
     }
 }
 

@@ -5,12 +5,13 @@
 use crate::batch::{BATCH, Batch, Local, Names};
 use crate::listener;
 use crate::service::{Notice, Report, Service, Settings};
+use crate::tcp::is_ours;
 use crate::worker::{Retry, Token, Worker};
 use evener_core::ServerId;
 use evener_core::Time;
 use evener_core::flow::{Flow, FlowKey, FlowTable};
 use evener_core::health::Failure;
-use evener_core::snapshot::{Choice, Request, Snapshot};
+use evener_core::snapshot::{Choice, Entry, Request, Snapshot};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::sync::Arc;
@@ -140,11 +141,14 @@ fn flow_of(
         if flow.generation == snapshot.generation {
             return Some(flow.slot);
         }
-        if snapshot.keeps_flows_of(flow.server) {
+        let target = worker.flows.get(flow.slot as usize).map(|flow| &flow.choice.server.target);
+        if target.is_some_and(|target| snapshot.keeps_flow(flow.server, target, key.client.ip())) {
             flow.generation = snapshot.generation;
             return Some(flow.slot);
         }
         listener.service.live.counters.of(worker.id).flows_moved.one();
+        // Its own place must not stand in the way of its new one.
+        end(worker, index, &key);
     } else if !settings.permits(key.client.ip()) {
         let counters = listener.service.live.counters.of(worker.id);
         counters.denied.one();
@@ -166,7 +170,7 @@ fn flow_of(
 enum Unplaced {
     /// No server could be had.
     NoServer,
-    /// No descriptor could be had.
+    /// No descriptor or port could be had.
     NoSocket,
 }
 
@@ -197,12 +201,10 @@ fn begin(
         };
         let socket = match listener::datagram_socket(&choice.server.target, settings.options.source) {
             Ok(socket) => socket,
-            Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS) => {
-                return Err(no_descriptors(worker, index));
-            }
+            Err(error) if is_ours(error) => return Err(no_socket(worker, index)),
             Err(_) => {
                 choice.server.live.counters.of(worker.id).connect_errors.one();
-                report_failure(worker, snapshot, choice.server.id, Failure::Unreachable);
+                report_failure(worker, snapshot, &choice.server, Failure::Unreachable);
                 tried.push(choice.server.id);
                 continue;
             }
@@ -211,8 +213,8 @@ fn begin(
     }
 }
 
-/// There are no descriptors: the flow that was unused the longest makes room, for the next datagram.
-fn no_descriptors(worker: &mut Worker, index: usize) -> Unplaced {
+/// There are no descriptors or ports: the flow that was unused the longest makes room, for the next datagram.
+fn no_socket(worker: &mut Worker, index: usize) -> Unplaced {
     if let Some(oldest) = worker.datagrams[index].flows.oldest() {
         worker.datagrams[index].service.live.counters.of(worker.id).flows_evicted.one();
         end(worker, index, &oldest);
@@ -271,22 +273,28 @@ fn send_to_server(
     places: &[usize],
     snapshot: &Snapshot,
 ) {
-    let bytes: usize = places.iter().map(|&at| batch.len(at)).sum();
-    let mut slot = slot;
+    let (mut slot, mut left) = (slot, places);
     let mut tried: Vec<ServerId> = Vec::new();
     loop {
         let Some(flow) = worker.flows.get(slot) else { return };
         let service = &worker.datagrams[index].service;
         let counters = service.live.counters.of(worker.id);
-        match batch.send_connected(flow.socket.as_fd(), places) {
-            Ok(()) => {
-                counters.bytes_in.add(bytes as u64);
-                let of_server = flow.choice.server.live.counters.of(worker.id);
-                of_server.datagrams_in.add(places.len() as u64);
-                return of_server.bytes_in.add(bytes as u64);
+        let sent = batch.send_connected(flow.socket.as_fd(), left);
+        let (done, rest) = left.split_at(sent.taken);
+        counters.bytes_in.add(batch.bytes(done));
+        let of_server = flow.choice.server.live.counters.of(worker.id);
+        of_server.datagrams_in.add(done.len() as u64);
+        of_server.bytes_in.add(batch.bytes(done));
+        left = rest;
+        match sent.error {
+            None => return,
+            Some(Errno::AGAIN | Errno::NOBUFS) => return counters.drop_send_full.add(left.len() as u64),
+            // Too large for the way there, or forbidden here: it is the datagram's fault, not the server's.
+            Some(error) if error == Errno::MSGSIZE || error == Errno::INVAL || is_ours(error) => {
+                counters.drop_unsendable.one();
+                left = &left[1..];
             }
-            Err(Errno::AGAIN | Errno::NOBUFS) => return counters.drop_send_full.add(places.len() as u64),
-            Err(error) => {
+            Some(error) => {
                 // The error belongs to an earlier datagram of this flow (ICMP), these were not sent yet: on to the next.
                 let (key, server) = (flow.key, flow.choice.server.id);
                 note_refusal(worker, snapshot, slot, error);
@@ -294,7 +302,7 @@ fn send_to_server(
                 let service = Arc::clone(&worker.datagrams[index].service);
                 let settings = service.settings.load_full();
                 let Ok(next) = begin(worker, index, key, &settings, snapshot, &tried) else {
-                    return service.live.counters.of(worker.id).drop_refused.add(places.len() as u64);
+                    return service.live.counters.of(worker.id).drop_refused.add(left.len() as u64);
                 };
                 service.live.counters.of(worker.id).flows_moved.one();
                 slot = next as usize;
@@ -314,11 +322,12 @@ fn note_refusal(worker: &mut Worker, snapshot: &Snapshot, slot: usize, error: Er
         counters.connect_errors.one();
         Failure::Unreachable
     };
-    report_failure(worker, snapshot, server.id, failure);
+    report_failure(worker, snapshot, server, failure);
 }
 
-fn report_failure(worker: &Worker, snapshot: &Snapshot, server: ServerId, failure: Failure) {
-    (worker.report)(Report::Failure { pool: snapshot.pool.clone(), server, failure });
+fn report_failure(worker: &Worker, snapshot: &Snapshot, server: &Entry, failure: Failure) {
+    let (pool, target) = (snapshot.pool.clone(), server.target.clone());
+    (worker.report)(Report::Failure { pool, server: server.id, target, failure });
 }
 
 /// A server answered, or refused.
@@ -361,6 +370,13 @@ fn take_answers(worker: &mut Worker, slot: usize, answers: &mut Answers, count: 
     answers.count += count;
     if count > 0 {
         flow.answered_at = worker.now;
+        let server = &flow.choice.server;
+        if server.live.suspect.load(Ordering::Relaxed)
+            && let Some(listener) = worker.datagrams.get(answers.listener)
+        {
+            let pool = listener.service.settings.load().pool.load().pool.clone();
+            (worker.report)(Report::Success { pool, server: server.id });
+        }
         let of_server = flow.choice.server.live.counters.of(worker.id);
         of_server.datagrams_out.add(count as u64);
         of_server.bytes_out.add(bytes);
@@ -374,6 +390,12 @@ fn take_answers(worker: &mut Worker, slot: usize, answers: &mut Answers, count: 
 fn on_refused(worker: &mut Worker, slot: usize, error: Errno) {
     let Some(flow) = worker.flows.get(slot) else { return };
     let (index, key, server) = (flow.listener, flow.key, flow.choice.server.id);
+    // A flow that ended or moved during the present events has another slot, or none. And what is said of the size of
+    // packets on the way (ICMP) concerns datagrams, not the server.
+    let current = worker.datagrams.get(index).and_then(|listener| listener.flows.peek(&key));
+    if current.is_none_or(|flow| flow.slot as usize != slot) || error == Errno::MSGSIZE || is_ours(error) {
+        return;
+    }
     let service = Arc::clone(&worker.datagrams[index].service);
     let settings = service.settings.load_full();
     let snapshot = settings.pool.load_full();
@@ -415,6 +437,15 @@ pub(crate) fn expire(worker: &mut Worker, index: usize) {
         listener.service.live.flows.fetch_sub(1, Ordering::Relaxed);
         worker.retired.push(flow.slot as usize);
     }
+}
+
+/// Ends the flows of clients that the access list refuses now.
+pub(crate) fn end_denied(worker: &mut Worker, index: usize, settings: &Settings) {
+    let flows = worker.datagrams[index].flows.iter();
+    let denied: Vec<FlowKey> =
+        flows.map(|(key, _)| *key).filter(|key| !settings.permits(key.client.ip())).collect();
+    denied.iter().for_each(|key| end(worker, index, key));
+    worker.bury_flows();
 }
 
 /// Ends every flow of a listener that goes.

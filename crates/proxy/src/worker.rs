@@ -347,11 +347,16 @@ impl Worker {
             connection.from_server.release(&mut self.scratch.pipes);
             let service = Arc::clone(&connection.service);
             drop(connection);
-            if service.wants_wake() {
-                self.peers.get().into_iter().flatten().for_each(|peer| drop(peer.wake()));
-            }
+            self.wake_waiting(&service);
         }
         self.bury_flows();
+    }
+
+    /// A place of a service became free: listeners that wait for one, here or at another worker, try again.
+    pub(crate) fn wake_waiting(&self, service: &Service) {
+        if service.wants_wake() {
+            self.peers.get().into_iter().flatten().for_each(|peer| drop(peer.wake()));
+        }
     }
 
     /// Closes the sockets of flows that ended.
@@ -447,7 +452,7 @@ impl Worker {
 
     /// Takes in who already waits in the queue, then closes: nobody who was connected is lost.
     fn close_stream(&mut self, index: usize) {
-        while tcp::accept_some(self, index) == tcp::Queue::More {}
+        tcp::accept_rest(self, index);
         let listener = self.streams.remove(index);
         self.registry.deregister(&listener.socket);
     }
@@ -460,8 +465,9 @@ impl Worker {
             if pool == PoolIs::Another {
                 udp::end_all(self, index);
             }
+            let settings = self.datagrams[index].service.settings.load_full();
+            udp::end_denied(self, index, &settings);
             let listener = &mut self.datagrams[index];
-            let settings = listener.service.settings.load_full();
             listener.flows.set_idle(udp::flow_idle(&settings));
             let ended = listener.flows.resize(udp::table_size(&settings, self.workers));
             listener.service.live.flows.fetch_sub(ended.len() as u32, std::sync::atomic::Ordering::Relaxed);

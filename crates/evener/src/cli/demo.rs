@@ -9,7 +9,7 @@ use super::RunOptions;
 use crate::admin::view::Status;
 use crate::config::Config;
 use crate::observe::{LogFormat, LogLevel};
-use crate::supervisor::Handle;
+use crate::supervisor::{Handle, Signals};
 use anyhow::{Context, bail};
 use evener_core::Endpoint;
 use evener_core::spec::{
@@ -30,6 +30,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Runs the demo, for a time or until it is interrupted.
 pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
+    let signals = Signals::catch()?;
     let (stage, addresses, echo) = start_servers().await.context("the embedded servers")?;
     let options = RunOptions {
         workers: None,
@@ -47,7 +48,7 @@ pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
     screen.opening(admin.path(), &addresses, echo);
     let api = tokio::spawn(admin.serve(handle.clone()));
     let show = tokio::spawn(show(handle.clone(), stage, screen, length));
-    supervisor.run().await?;
+    supervisor.run(signals).await;
     api.abort();
     let _ = api.await;
     let tally = show.await?;

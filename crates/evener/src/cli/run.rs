@@ -4,7 +4,7 @@ use super::{OneLiner, RunOptions};
 use crate::admin::{AdminSocket, socket_directory};
 use crate::config::{self, Config, Problem};
 use crate::resolve::resolve;
-use crate::supervisor::{Handle, Setting, Supervisor};
+use crate::supervisor::{Handle, Setting, Signals, Supervisor};
 use anyhow::bail;
 use evener_core::Endpoint;
 use evener_core::event::Event;
@@ -18,11 +18,12 @@ use std::time::Duration;
 
 /// `evener run FILE`
 pub(super) async fn file(file: PathBuf, options: &RunOptions) -> anyhow::Result<()> {
+    let signals = Signals::catch()?;
     let config = read(&file).await?;
     let admin =
         AdminSocket::open(&options.admin.clone().unwrap_or_else(|| socket_directory().join("evener.sock")))?;
     let (supervisor, handle) = start(config, options.setting(Some(file))).await?;
-    serve(supervisor, handle, admin).await
+    serve(supervisor, handle, admin, signals).await
 }
 
 /// `evener check FILE`
@@ -43,13 +44,14 @@ pub(super) async fn check(file: &Path) -> anyhow::Result<()> {
 
 /// `evener tcp|udp LISTEN SERVER...`
 pub(super) async fn one_liner(line: &OneLiner, protocol: Protocol) -> anyhow::Result<()> {
+    let signals = Signals::catch()?;
     let config = Config { spec: one_liner_spec(line, protocol)?, ..Config::default() };
     let admin = match &line.options.admin {
         Some(path) => AdminSocket::open(path)?,
         None => open_any_admin_socket()?,
     };
     let (supervisor, handle) = start(config, line.options.setting(None)).await?;
-    serve(supervisor, handle, admin).await
+    serve(supervisor, handle, admin, signals).await
 }
 
 /// The usual socket, or one of its own when another instance has that.
@@ -126,10 +128,15 @@ pub(super) async fn start(config: Config, setting: Setting) -> anyhow::Result<(S
     Ok((supervisor, handle))
 }
 
-async fn serve(supervisor: Supervisor, handle: Handle, admin: AdminSocket) -> anyhow::Result<()> {
+async fn serve(
+    supervisor: Supervisor,
+    handle: Handle,
+    admin: AdminSocket,
+    signals: Signals,
+) -> anyhow::Result<()> {
     supervisor.tell(&Event::AdminListening { socket: admin.path().display().to_string() });
     let api = tokio::spawn(admin.serve(handle));
-    supervisor.run().await?;
+    supervisor.run(signals).await;
     api.abort();
     // Awaited, so that the socket is removed.
     let _ = api.await;

@@ -10,7 +10,7 @@ use evener_core::event::Event;
 use evener_core::pool::Pool;
 use evener_core::spec::{PoolSpec, ServiceSpec};
 use evener_core::{Endpoint, Target};
-use evener_proxy::{Bound, Service, Settings, bind};
+use evener_proxy::{Bound, Service, Settings, Sharing, bind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -24,14 +24,15 @@ impl Supervisor {
         for spec in &config.spec.pools {
             self.apply_pool(spec, targets);
         }
-        let now = self.now();
-        self.publish(now);
+        self.publish();
         for spec in &config.spec.services {
             self.apply_service(spec);
         }
         self.apply_listeners(&config, fresh);
         let pools: BTreeSet<_> = config.spec.pools.iter().map(|pool| pool.name.clone()).collect();
-        self.pools.retain(|name, _| pools.contains(name));
+        for (_, gone) in self.pools.extract_if(.., |name, _| !pools.contains(name)) {
+            self.next_id = self.next_id.max(gone.pool.next_id());
+        }
         self.retire_services(&config);
         self.config = config;
         Ok(changes)
@@ -46,7 +47,8 @@ impl Supervisor {
                 if self.listeners.contains_key(&key) {
                     continue;
                 }
-                match bind(address, service.protocol, &service.options, self.plane.workers()) {
+                let sharing = if self.overlaps_ours(&key) { Sharing::WithOurs } else { Sharing::None };
+                match bind(address, service.protocol, &service.options, self.plane.workers(), sharing) {
                     Ok(bound) => drop(fresh.insert(key, bound)),
                     Err(error) => {
                         let message = format!("service `{}`: {error}", service.name);
@@ -56,6 +58,16 @@ impl Supervisor {
             }
         }
         if problems.is_empty() { Ok(fresh) } else { Err(problems) }
+    }
+
+    /// Whether a listener of ours has the port already, on all addresses or on one of those that this one means.
+    fn overlaps_ours(&self, (transport, address): &(Transport, Endpoint)) -> bool {
+        let Endpoint::Ip(wanted) = address else { return false };
+        self.listeners.keys().any(|(other, address)| {
+            let Endpoint::Ip(ours) = address else { return false };
+            let all = ours.ip().is_unspecified() || wanted.ip().is_unspecified();
+            other == transport && ours.port() == wanted.port() && ours.is_ipv4() == wanted.is_ipv4() && all
+        })
     }
 
     fn apply_pool(&mut self, spec: &PoolSpec, targets: &Targets) {
@@ -72,7 +84,7 @@ impl Supervisor {
         }
         let setting = self.pool_setting();
         let mut pool = Pool::new(spec, &targets, setting, now);
-        if let Some(snapshot) = pool.snapshot(now) {
+        if let Some(snapshot) = pool.snapshot() {
             let slot = Arc::new(ArcSwap::from_pointee(snapshot));
             self.pools.insert(spec.name.clone(), RunningPool { pool, slot, usable: true });
         }

@@ -1,0 +1,25 @@
+//! System calls that rustix does not wrap, other than those for batches and rings.
+
+use rustix::fd::{AsRawFd, BorrowedFd};
+use std::io;
+
+/// Sets a socket option to 1.
+pub(crate) fn set_flag(socket: BorrowedFd<'_>, option: (i32, i32)) -> io::Result<()> {
+    set_int(socket, option, 1)
+}
+
+/// Sets a socket option, given by its level and name.
+pub(crate) fn set_int(socket: BorrowedFd<'_>, (level, name): (i32, i32), value: i32) -> io::Result<()> {
+    let size = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the descriptor is borrowed for the call, and the option points to an i32 that outlives it.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// How many bytes of a socket's send buffer its peer has not acknowledged (tcp(7), SIOCOUTQ).
+pub(crate) fn unsent_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut unsent: libc::c_int = 0;
+    // SAFETY: the descriptor is borrowed for the call, which writes one int to a variable that outlives it.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut unsent) };
+    if done == 0 { Ok(usize::try_from(unsent).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+}
