@@ -17,6 +17,7 @@ const FOR_TESTS: &[Need] = &[
     Need { program: "nsd", package: "nsd" },
     Need { program: "dnsperf", package: "dnsperf" },
     Need { program: "ip", package: "iproute2" },
+    Need { program: "python3", package: "python3-minimal" },
 ];
 
 const FOR_BENCH: &[Need] = &[

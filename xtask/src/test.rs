@@ -7,7 +7,7 @@ use std::process::Command;
 pub(crate) fn run(filter: &[String]) -> anyhow::Result<()> {
     packages::install(false)?;
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let mut tests = Command::new(cargo);
+    let mut tests = Command::new(&cargo);
     tests.current_dir(shell::root()).args(["test", "--workspace"]);
     if !filter.is_empty() {
         tests.arg("--").args(filter);
@@ -16,5 +16,15 @@ pub(crate) fn run(filter: &[String]) -> anyhow::Result<()> {
     if rustix::process::geteuid().is_root() {
         tests.env("EVENER_TEST_STRICT", "1");
     }
-    shell::run(&mut tests)
+    shell::run(&mut tests)?;
+    if !filter.is_empty() {
+        return Ok(());
+    }
+    println!("\nEnd to end once more, with io_uring:");
+    let mut again = Command::new(cargo);
+    again.current_dir(shell::root()).args(["test", "--package", "evener", "--test", "e2e"]);
+    if rustix::process::geteuid().is_root() {
+        again.env("EVENER_TEST_STRICT", "1");
+    }
+    shell::run(again.env("EVENER_TEST_DRIVER", "io_uring"))
 }

@@ -71,10 +71,7 @@ fn check_functions(name: &str, lines: &[&str], problems: &mut Vec<String>) {
     let mut open: Option<(usize, usize)> = None;
     for (at, line) in lines.iter().enumerate() {
         let indent = line.len() - line.trim_start().len();
-        let is_function =
-            ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn ", "async fn ", "pub(super) async fn "]
-                .iter()
-                .any(|start| line.trim_start().starts_with(start));
+        let is_function = begins_function(line);
         match open {
             None if is_function && !line.ends_with([';', '}']) => open = Some((at, indent)),
             Some((began, of)) if indent == of && line.trim() == "}" => {
@@ -92,6 +89,21 @@ fn check_functions(name: &str, lines: &[&str], problems: &mut Vec<String>) {
     }
 }
 
+/// Whether a line begins a function, whatever its visibility and qualifiers.
+fn begins_function(line: &str) -> bool {
+    let mut rest = line.trim_start();
+    while let Some((word, after)) = rest.split_once(' ') {
+        let qualifier =
+            matches!(word, "pub" | "const" | "async" | "unsafe" | "extern") || word.starts_with("pub(");
+        match word {
+            "fn" => return true,
+            _ if qualifier => rest = after,
+            _ => return false,
+        }
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +115,10 @@ mod tests {
             check_file(name, text, &mut problems);
             problems.len()
         };
+        for form in ["fn f()", "  pub(crate) async fn f()", "pub const unsafe fn f<T>("] {
+            assert!(begins_function(form), "{form}");
+        }
+        assert!(!begins_function("let fn_name = 5;") && !begins_function("// fn f()"));
         let long = format!("//! x\nfn f() {{\n{}}}\n", "    x();\n".repeat(70));
         assert_eq!(check("a/b.rs", "//! fine\nfn f() {}\n"), 0);
         assert_eq!(check("a/b.rs", "fn f() {}\n"), 1);

@@ -39,6 +39,12 @@ pub enum AddressError {
     /// There is nothing there.
     #[error("an address is empty: write host:port or the path of a unix socket")]
     Empty,
+    /// Only a port.
+    #[error("`{0}` has no host: write 0.0.0.0:{port} or [::]:{port} for all addresses", port = .0.trim_start_matches(['*', ':']))]
+    NoHost(String),
+    /// A URL.
+    #[error("`{0}` is a URL; write only its host and port, such as 10.0.0.1:80")]
+    Url(String),
     /// No port follows the host.
     #[error("`{0}` has no port: write it as {0}:80")]
     NoPort(String),
@@ -66,7 +72,9 @@ impl FromStr for Endpoint {
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         if let Some(path) = unix_path(text) {
-            return if path.is_empty() {
+            return if path.contains('\0') {
+                Err(AddressError::Host(text.replace('\0', "\\0")))
+            } else if path.is_empty() {
                 Err(AddressError::Empty)
             } else if path.len() > UNIX_PATH_BYTES_MAX {
                 Err(AddressError::PathLength(path.into()))
@@ -76,6 +84,12 @@ impl FromStr for Endpoint {
         }
         if text.is_empty() {
             return Err(AddressError::Empty);
+        }
+        if text.contains("://") {
+            return Err(AddressError::Url(text.into()));
+        }
+        if text.strip_prefix(['*', ':']).is_some() || text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(AddressError::NoHost(text.into()));
         }
         if let Some(rest) = text.strip_prefix('[') {
             return bracketed(text, rest);
@@ -197,7 +211,11 @@ mod tests {
         check("[10.0.0.1]:80", "write an IPv6 address as");
         check("10.0.0.256:80", "neither an IPv4 address nor a host name");
         check("a b:80", "neither an IPv4 address nor a host name");
-        check(":80", "neither an IPv4 address nor a host name");
+        check(":80", "has no host: write 0.0.0.0:80 or [::]:80");
+        check("*:80", "has no host: write 0.0.0.0:80");
+        check("8080", "has no host: write 0.0.0.0:8080");
+        check("http://10.0.0.1:80", "is a URL");
+        check("/run/x\0y", "neither");
         check(&format!("/{}", "x".repeat(107)), "longer than 107 bytes");
     }
 

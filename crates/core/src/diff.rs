@@ -146,7 +146,7 @@ fn services((old, new): (Option<&ServiceSpec>, Option<&ServiceSpec>), changes: &
                 options.connections_max as "connections_max", options.flows_max as "flows_max",
                 options.connect_timeout as "connect_timeout", options.idle_timeout as "idle_timeout",
                 options.backlog as "backlog", options.nodelay as "nodelay", options.keepalive as "keepalive",
-                options.server_keepalive as "server_keepalive", options.source as "source");
+                options.server_keepalive as "server_keepalive", options.unix_mode as "unix_mode", options.source as "source");
             set(fields, subject(new), changes);
             let listener =
                 |address: &crate::Endpoint| Subject::Listener(new.name.clone(), address.to_string());

@@ -75,6 +75,8 @@ pub struct ServiceOptions {
     pub keepalive: Option<Duration>,
     /// TCP: the same towards servers; costs system calls for each connection.
     pub server_keepalive: Option<Duration>,
+    /// TCP: the mode of the file of a unix socket; what the umask leaves when absent.
+    pub unix_mode: Option<u32>,
     /// The address from which servers see us.
     pub source: Option<IpAddr>,
 }
@@ -92,6 +94,7 @@ impl ServiceOptions {
             nodelay: true,
             keepalive: Some(Duration::from_secs(75)),
             server_keepalive: None,
+            unix_mode: None,
             source: None,
         }
     }

@@ -5,6 +5,7 @@ pub(crate) mod view;
 
 use crate::supervisor::{Handle, Supervisor};
 use anyhow::{Context, bail};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use tokio::net::UnixListener;
 
@@ -35,24 +36,58 @@ pub(crate) struct AdminSocket {
     path: SocketPath,
 }
 
-struct SocketPath(PathBuf);
+struct SocketPath {
+    path: PathBuf,
+    /// Device and inode: another instance may have put its own there since.
+    identity: Option<(u64, u64)>,
+}
 
 impl Drop for SocketPath {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        if identity(&self.path) == self.identity {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// The usual directory, ours alone: in /tmp anybody could have made it before.
+fn own_directory() -> anyhow::Result<PathBuf> {
+    let directory = socket_directory();
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+    made.with_context(|| format!("{} cannot be made; give --admin PATH", directory.display()))?;
+    let meta = fs::symlink_metadata(&directory)?;
+    let user = rustix::process::geteuid().as_raw();
+    if !meta.is_dir() || meta.uid() != user || meta.mode() & 0o022 != 0 {
+        bail!("{} is not a directory of ours alone; give --admin PATH", directory.display());
+    }
+    Ok(directory)
+}
+
 impl AdminSocket {
+    /// Opens the usual one.
+    pub(crate) fn open_usual() -> anyhow::Result<Self> {
+        Self::open(&own_directory()?.join("evener.sock"))
+    }
+
+    /// Opens the usual one, or one of its own when another instance has that.
+    pub(crate) fn open_any() -> anyhow::Result<Self> {
+        let directory = own_directory()?;
+        Self::open(&directory.join("evener.sock"))
+            .or_else(|_| Self::open(&directory.join(format!("evener-{}.sock", std::process::id()))))
+    }
+
     /// Opens it for its owner alone.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
-        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(|| {
-                format!("the admin socket's directory {} cannot be made", directory.display())
-            })?;
-        }
-        if fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        if let Ok(meta) = fs::symlink_metadata(path) {
+            if !meta.file_type().is_socket() {
+                bail!("{} is there already, and is no socket; give --admin PATH", path.display());
+            }
+            let refused = |error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+            if !std::os::unix::net::UnixStream::connect(path).is_err_and(refused) {
                 bail!(
                     "{} is in use: another instance runs there; give this one --admin PATH",
                     path.display()
@@ -61,16 +96,18 @@ impl AdminSocket {
             fs::remove_file(path)
                 .with_context(|| format!("{} is left over and cannot be removed", path.display()))?;
         }
-        let listener = UnixListener::bind(path).with_context(|| {
+        // Never open to others, not even for a moment. No other thread makes files yet.
+        let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+        let listener = UnixListener::bind(path);
+        rustix::process::umask(before);
+        let listener = listener.with_context(|| {
             format!("the admin socket {} cannot be made; give --admin PATH", path.display())
         })?;
-        let path = SocketPath(path.to_owned());
-        fs::set_permissions(&path.0, fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, path })
+        Ok(Self { listener, path: SocketPath { path: path.to_owned(), identity: identity(path) } })
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.path.0
+        &self.path.path
     }
 
     /// Answers until the program ends; dropping the task's handle's guard removes the socket.
@@ -81,6 +118,9 @@ impl AdminSocket {
             .route("/v1/servers/state", post(set_state))
             .route("/v1/explain", get(explain))
             .fallback(|| async { failed(StatusCode::NOT_FOUND, "there is no such path; see docs/api.md") })
+            .method_not_allowed_fallback(|| async {
+                failed(StatusCode::METHOD_NOT_ALLOWED, "this path has another method; see docs/api.md")
+            })
             .with_state(supervisor);
         let _path = self.path;
         let _ = axum::serve(self.listener, router).await;
@@ -129,7 +169,14 @@ pub(crate) struct StateWanted {
     pub(crate) state: String,
 }
 
-async fn set_state(State(supervisor): State<Handle>, Json(wanted): Json<StateWanted>) -> Response {
+async fn set_state(
+    State(supervisor): State<Handle>,
+    wanted: Result<Json<StateWanted>, JsonRejection>,
+) -> Response {
+    let wanted = match wanted {
+        Ok(Json(wanted)) => wanted,
+        Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
+    };
     let Some(state) = AdminState::ALL.into_iter().find(|state| state.name() == wanted.state) else {
         let why = format!("`{}` is not a state: ready, drain or maintenance", wanted.state);
         return failed(StatusCode::UNPROCESSABLE_ENTITY, why);
@@ -147,7 +194,11 @@ struct WhoAsks {
     client: IpAddr,
 }
 
-async fn explain(State(supervisor): State<Handle>, Query(who): Query<WhoAsks>) -> Response {
+async fn explain(State(supervisor): State<Handle>, who: Result<Query<WhoAsks>, QueryRejection>) -> Response {
+    let who = match who {
+        Ok(Query(who)) => who,
+        Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
+    };
     let look = move |supervisor: &Supervisor| view::explain(supervisor, &who.service, who.client);
     match supervisor.look(look).await {
         Some(Ok(explanation)) => Json(explanation).into_response(),

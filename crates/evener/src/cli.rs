@@ -7,7 +7,7 @@ mod talk;
 use crate::observe::{Log, LogFormat, LogLevel};
 use crate::supervisor::Setting;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use evener_core::spec::Policy;
+use evener_core::spec::{Policy, Protocol};
 use evener_proxy::Driver;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -58,7 +58,13 @@ enum Command {
         seconds: Option<u64>,
     },
     /// Balance TCP connections over servers, without a file
-    Tcp(OneLiner),
+    Tcp {
+        #[command(flatten)]
+        line: OneLiner,
+        /// Check every 2 s whether servers accept connections
+        #[arg(long)]
+        check: bool,
+    },
     /// Balance UDP datagrams over servers, without a file
     Udp(OneLiner),
     /// Show services, pools and servers of the running instance
@@ -140,9 +146,9 @@ impl RunOptions {
 /// `evener tcp LISTEN SERVER...`
 #[derive(Args, Debug)]
 struct OneLiner {
-    /// Where clients connect: 127.0.0.1:8080, or the path of a unix socket
+    /// Where clients connect, such as 127.0.0.1:8080
     listen: String,
-    /// Servers: address:port, name:port, or the path of a unix socket
+    /// Servers, such as 10.0.0.1:80 or app.example:80
     #[arg(required = true)]
     servers: Vec<String>,
     /// How a server is chosen
@@ -151,9 +157,6 @@ struct OneLiner {
     /// A client stays with its server
     #[arg(long)]
     sticky: bool,
-    /// Check every 2 s whether servers accept connections (tcp)
-    #[arg(long)]
-    check: bool,
     #[command(flatten)]
     options: RunOptions,
 }
@@ -203,8 +206,8 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Run { file, options } => run::file(file, &options).await,
         Command::Check { file } => run::check(&file).await,
         Command::Demo { seconds } => demo::demo(seconds.map(Duration::from_secs)).await,
-        Command::Tcp(line) => run::one_liner(&line, evener_core::spec::Protocol::Tcp).await,
-        Command::Udp(line) => run::one_liner(&line, evener_core::spec::Protocol::Udp).await,
+        Command::Tcp { line, check } => run::one_liner(&line, Protocol::Tcp, check).await,
+        Command::Udp(line) => run::one_liner(&line, Protocol::Udp, false).await,
         Command::Status(talk) => talk::status(&talk).await,
         Command::Reload(talk) => talk::reload(&talk).await,
         Command::Drain(what) => talk::set_state(&what, "drain").await,

@@ -59,8 +59,10 @@ impl fmt::Display for Problem {
 pub(crate) struct Config {
     /// What the operator wants.
     pub(crate) spec: Spec,
-    /// Where endpoints were written.
+    /// Where the addresses of servers were written.
     pub(crate) places: BTreeMap<Endpoint, Place>,
+    /// Where the addresses of services were written.
+    pub(crate) listen_places: BTreeMap<(Arc<str>, Endpoint), Place>,
 }
 
 /// Reads a configuration file.

@@ -10,7 +10,7 @@ use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +24,9 @@ pub enum BindError {
     /// Somebody has it.
     #[error("{0} is in use: another program listens there (`ss -lntup` tells which)")]
     InUse(Endpoint),
+    /// A file that is no socket is there.
+    #[error("{0} is there already, and is no socket: remove it, or listen elsewhere")]
+    NoSocket(Endpoint),
     /// The port is below 1024, or the path is not ours.
     #[error(
         "{0} may not be listened on: it takes root or CAP_NET_BIND_SERVICE, or write access to the directory"
@@ -47,6 +50,9 @@ impl BindError {
     fn new(address: &Endpoint, error: io::Error) -> Self {
         let address = address.clone();
         match error.kind() {
+            io::ErrorKind::AddrInUse if matches!(&address, Endpoint::Unix(path) if !is_socket(path)) => {
+                Self::NoSocket(address)
+            }
             io::ErrorKind::AddrInUse => Self::InUse(address),
             io::ErrorKind::PermissionDenied => Self::Permission(address),
             io::ErrorKind::AddrNotAvailable => Self::NotOurs(address),
@@ -189,6 +195,9 @@ fn bind_unix(path: &Path, options: &ServiceOptions, workers: usize) -> io::Resul
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.bind(&SockAddr::unix(path)?)?;
+    if let Some(mode) = options.unix_mode {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
     socket.listen(backlog(options))?;
     // There is no SO_REUSEPORT for unix sockets: the workers share one.
     let copies = (1..workers.max(1)).map(|_| socket.try_clone());
@@ -199,9 +208,12 @@ fn bind_unix(path: &Path, options: &ServiceOptions, workers: usize) -> io::Resul
 
 /// A socket file that nobody answers at was left by a program that is gone.
 fn remove_stale(path: &Path) -> io::Result<()> {
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
     let refused = || UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
-    if is_socket && refused() { std::fs::remove_file(path) } else { Ok(()) }
+    if is_socket(path) && refused() { std::fs::remove_file(path) } else { Ok(()) }
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
 }
 
 fn backlog(options: &ServiceOptions) -> i32 {

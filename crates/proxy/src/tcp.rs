@@ -257,13 +257,7 @@ fn fail(worker: &mut Worker, index: usize, choice: &Choice, error: Errno) {
             counters.connect_timeouts.one();
             Some(Failure::Timeout)
         }
-        // These are ours, not the server's: no descriptor, no memory, no free port.
-        Errno::MFILE
-        | Errno::NFILE
-        | Errno::NOBUFS
-        | Errno::NOMEM
-        | Errno::ADDRNOTAVAIL
-        | Errno::ADDRINUSE => {
+        error if is_ours(error) => {
             counters.connect_errors.one();
             None
         }

@@ -11,9 +11,12 @@ use serde::de::DeserializeOwned;
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::net::UnixStream;
 
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// A reload may read a file for 20 s and ask for names for 5 s.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running instance.
 pub(crate) struct Client(PathBuf);
@@ -73,8 +76,9 @@ impl Client {
             .header(header::HOST, "evener")
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))?;
-        let answer =
-            sender.send_request(request).await.with_context(|| format!("{socket} did not answer"))?;
+        let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await;
+        let answer = answer.with_context(|| format!("{socket} did not answer within {PATIENCE:?}"))?;
+        let answer = answer.with_context(|| format!("{socket} did not answer"))?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
         let body =

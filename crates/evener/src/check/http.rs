@@ -3,7 +3,7 @@
 use super::{Stream, connect, in_words};
 use evener_core::spec::{CheckKind, CheckTls};
 use evener_core::{Endpoint, Target};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
@@ -43,10 +43,21 @@ pub(super) async fn ask(target: &Target, endpoint: &Endpoint, kind: &CheckKind) 
         return Err(format!("http: status {seen}"));
     }
     let Some(wanted) = body else { return Ok(()) };
-    let text = Limited::new(answer.into_body(), BODY_BYTES_MAX).collect().await;
-    let text = text.map_err(|error| format!("http: the body: {error}"))?.to_bytes();
-    let found = text.windows(wanted.len().max(1)).any(|window| window == wanted.as_bytes());
-    if found || wanted.is_empty() { Ok(()) } else { Err(format!("http: the body has no {wanted:?}")) }
+    let mut body = answer.into_body();
+    let mut text: Vec<u8> = Vec::new();
+    loop {
+        if text.windows(wanted.len().max(1)).any(|window| window == wanted.as_bytes()) || wanted.is_empty() {
+            return Ok(());
+        }
+        match body.frame().await {
+            Some(Ok(frame)) if text.len() < BODY_BYTES_MAX => {
+                let data = frame.into_data().unwrap_or_default();
+                text.extend_from_slice(&data[..data.len().min(BODY_BYTES_MAX - text.len())]);
+            }
+            Some(Err(error)) => return Err(format!("http: the body: {error}")),
+            Some(Ok(_)) | None => return Err(format!("http: the body has no {wanted:?}")),
+        }
+    }
 }
 
 /// The Host header (RFC 9110, section 7.2): the name or address as configured; a unix socket has none.

@@ -6,6 +6,7 @@ mod screen;
 mod servers;
 
 use super::RunOptions;
+use crate::admin::AdminSocket;
 use crate::admin::view::Status;
 use crate::config::Config;
 use crate::observe::{LogFormat, LogLevel};
@@ -43,7 +44,7 @@ pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
     };
     let config = Config { spec: spec(&addresses, echo), ..Config::default() };
     let (supervisor, handle) = super::run::start(config, options.setting(None)).await?;
-    let admin = super::run::open_any_admin_socket()?;
+    let admin = AdminSocket::open_any()?;
     let mut screen = Screen::new(std::io::stdout().is_terminal());
     screen.opening(admin.path(), &addresses, echo);
     let api = tokio::spawn(admin.serve(handle.clone()));

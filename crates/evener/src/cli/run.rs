@@ -1,7 +1,7 @@
 //! The commands that run: `run`, `tcp`, `udp`; and `check`, which only says whether it could.
 
 use super::{OneLiner, RunOptions};
-use crate::admin::{AdminSocket, socket_directory};
+use crate::admin::AdminSocket;
 use crate::config::{self, Config, Problem};
 use crate::resolve::resolve;
 use crate::supervisor::{Handle, Setting, Signals, Supervisor};
@@ -20,8 +20,10 @@ use std::time::Duration;
 pub(super) async fn file(file: PathBuf, options: &RunOptions) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
     let config = read(&file).await?;
-    let admin =
-        AdminSocket::open(&options.admin.clone().unwrap_or_else(|| socket_directory().join("evener.sock")))?;
+    let admin = match &options.admin {
+        Some(path) => AdminSocket::open(path)?,
+        None => AdminSocket::open_usual()?,
+    };
     let (supervisor, handle) = start(config, options.setting(Some(file))).await?;
     serve(supervisor, handle, admin, signals).await
 }
@@ -43,26 +45,22 @@ pub(super) async fn check(file: &Path) -> anyhow::Result<()> {
 }
 
 /// `evener tcp|udp LISTEN SERVER...`
-pub(super) async fn one_liner(line: &OneLiner, protocol: Protocol) -> anyhow::Result<()> {
+pub(super) async fn one_liner(line: &OneLiner, protocol: Protocol, check: bool) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
-    let config = Config { spec: one_liner_spec(line, protocol)?, ..Config::default() };
+    let config = Config { spec: one_liner_spec(line, protocol, check)?, ..Config::default() };
     let admin = match &line.options.admin {
         Some(path) => AdminSocket::open(path)?,
-        None => open_any_admin_socket()?,
+        None => AdminSocket::open_any()?,
     };
     let (supervisor, handle) = start(config, line.options.setting(None)).await?;
     serve(supervisor, handle, admin, signals).await
 }
 
-/// The usual socket, or one of its own when another instance has that.
-pub(super) fn open_any_admin_socket() -> anyhow::Result<AdminSocket> {
-    let directory = socket_directory();
-    AdminSocket::open(&directory.join("evener.sock"))
-        .or_else(|_| AdminSocket::open(&directory.join(format!("evener-{}.sock", std::process::id()))))
-}
-
-fn one_liner_spec(line: &OneLiner, protocol: Protocol) -> anyhow::Result<Spec> {
+fn one_liner_spec(line: &OneLiner, protocol: Protocol, check: bool) -> anyhow::Result<Spec> {
     let listen: Endpoint = line.listen.parse()?;
+    if protocol == Protocol::Udp && matches!(listen, Endpoint::Unix(_)) {
+        bail!("`{listen}` is a unix socket; udp listens on IP addresses");
+    }
     if matches!(listen, Endpoint::Host { .. }) {
         bail!(
             "`{listen}` is no address to listen on: write an IP address, such as 127.0.0.1:8080 or 0.0.0.0:8080"
@@ -84,7 +82,7 @@ fn one_liner_spec(line: &OneLiner, protocol: Protocol) -> anyhow::Result<Spec> {
     let pool = PoolSpec {
         policy: Policy::named(&line.policy).unwrap_or(Policy::RoundRobin),
         sticky: line.sticky.then_some(StickySpec { size: 65_536, ttl: Some(Duration::from_secs(3600)) }),
-        check: line.check.then(|| CheckSpec::new(CheckKind::Tcp)),
+        check: check.then(|| CheckSpec::new(CheckKind::Tcp)),
         ..PoolSpec::new(name, servers)
     };
     let service = ServiceSpec {

@@ -73,7 +73,19 @@ fn status_text(status: &Status) -> String {
     let uptime = humantime::format_duration(Duration::from_secs(status.uptime_s));
     let draining = if status.draining { ", draining" } else { "" };
     let mut text = format!("evener {version}, pid {pid}, up {uptime}, {workers} workers{draining}\n\n");
-    let head = ["SERVICE", "PROTOCOL", "LISTEN", "POOL", "ACTIVE", "TOTAL", "IN", "OUT", "NO SERVER"];
+    let head = [
+        "SERVICE",
+        "PROTOCOL",
+        "LISTEN",
+        "POOL",
+        "ACTIVE",
+        "TOTAL",
+        "IN",
+        "OUT",
+        "NO SERVER",
+        "DENIED",
+        "DROPPED",
+    ];
     text += &table(&head, &status.services.iter().map(service_row).collect::<Vec<_>>());
     for pool in &status.pools {
         text += &pool_text(pool);
@@ -83,6 +95,8 @@ fn status_text(status: &Status) -> String {
 
 fn service_row(service: &ServiceView) -> Vec<String> {
     let counter = |name: &str| service.counters.get(name).copied().unwrap_or(0);
+    let dropped: u64 =
+        service.counters.iter().filter(|(name, _)| name.starts_with("drop_")).map(|(_, n)| n).sum();
     vec![
         service.name.clone(),
         service.protocol.clone(),
@@ -93,6 +107,8 @@ fn service_row(service: &ServiceView) -> Vec<String> {
         bytes(counter("bytes_in")),
         bytes(counter("bytes_out")),
         counter("no_server").to_string(),
+        counter("denied").to_string(),
+        dropped.to_string(),
     ]
 }
 
@@ -109,7 +125,8 @@ fn server_row(server: &ServerView) -> Vec<String> {
     let counter = |name: &str| server.counters.get(name).copied().unwrap_or(0);
     let failed: u64 =
         ["connect_refused", "connect_timeouts", "connect_errors", "resets"].map(counter).iter().sum();
-    let limit = server.max.map(|max| format!("/{max}")).unwrap_or_default();
+    let limits = [server.max, server.hard].into_iter().flatten().map(|limit| format!("/{limit}"));
+    let limit: String = limits.collect();
     let reason = server.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
     vec![
         format!("  {}", server.name),

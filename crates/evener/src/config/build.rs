@@ -22,6 +22,15 @@ pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
     let reading = Reading::new(run);
     let mut builder = Builder { reading: &reading, config: Config::default() };
     let mut pools: BTreeMap<&str, &Place> = BTreeMap::new();
+    for made in run.pools.iter().chain(&run.services) {
+        let name = made.name.as_deref().unwrap_or_default();
+        if name.is_empty() || name.len() > 255 || name.chars().any(char::is_control) {
+            reading.problem(
+                &made.place,
+                format!("{name:?} is no name for a {}: 1 to 255 bytes, no control characters", made.builder),
+            );
+        }
+    }
     for made in &run.pools {
         let name = made.name.as_deref().unwrap_or_default();
         if let Some(first) = pools.insert(name, &made.place) {
@@ -60,6 +69,11 @@ impl<'a> Builder<'a> {
         if pool.servers.is_empty() {
             fields.problem_here(format!(
                 "pool `{name}` has no servers: list their addresses, such as \"10.0.0.1:80\""
+            ));
+        }
+        if !pool.servers.is_empty() && pool.servers.iter().all(|server| server.weight == 0) {
+            fields.problem_here(format!(
+                "pool `{name}`: every server has the weight 0, so no client would get one"
             ));
         }
         fields.finish();
@@ -126,6 +140,7 @@ impl<'a> Builder<'a> {
             Value::Made(server) if server.builder == "server" => {
                 (server.name.as_deref().unwrap_or_default(), &server.table, &server.place, Vec::new())
             }
+            Value::Unknown => return None,
             other => {
                 fields.problem_here(format!(
                     "{} is no server: write an address such as \"10.0.0.1:80\"",
@@ -165,7 +180,7 @@ impl<'a> Builder<'a> {
         // A name that is an address is where the service listens.
         let listen = given.or_else(|| parse_listen(name).ok().map(|endpoint| vec![endpoint]));
         let listen = listen.unwrap_or_else(|| {
-            if !fields.take("listen").is_some_and(|_| true) {
+            if fields.take("listen").is_none() {
                 fields.problem_here(format!(
                     "service `{name}` does not say where to listen: listen = \"0.0.0.0:80\""
                 ));
@@ -174,7 +189,7 @@ impl<'a> Builder<'a> {
         });
         for endpoint in &listen {
             let place = fields.place_of(&endpoint.to_string());
-            self.config.places.entry(endpoint.clone()).or_insert(place);
+            self.config.listen_places.insert((name.into(), endpoint.clone()), place);
         }
         listen
     }
@@ -185,8 +200,14 @@ impl<'a> Builder<'a> {
             None => None,
             Some(Value::Text(pool)) => Some(pool.as_str()),
             Some(Value::Made(pool)) if pool.builder == "pool" => pool.name.as_deref(),
+            Some(Value::Unknown) => return name.into(),
             Some(other) => {
-                fields.problem("pool", format!("`pool` is {}, not a pool", other.kind()));
+                let hint = if matches!(other, Value::Table(_)) {
+                    ": servers stand in the service itself"
+                } else {
+                    ""
+                };
+                fields.problem("pool", format!("`pool` is {}, not a pool or its name{hint}", other.kind()));
                 return name.into();
             }
         };
@@ -303,6 +324,12 @@ fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> ServiceOptions {
         }
         options.idle_timeout = idle;
     }
+    if !is_udp && let Some(mode) = fields.text("unix_mode") {
+        options.unix_mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o777);
+        if options.unix_mode.is_none() {
+            fields.problem("unix_mode", format!("`{mode}` is no mode such as \"0660\""));
+        }
+    }
     options.source = fields.text("source").and_then(|text| {
         let address = text.parse().ok();
         if address.is_none() {
@@ -350,7 +377,10 @@ fn read_acl(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
 
 fn read_server(endpoint: &Endpoint, fields: &mut Fields<'_>) -> ServerSpec {
     let defaults = ServerSpec::new(endpoint.clone());
-    let name = fields.text("name").map_or(defaults.name, Into::into);
+    let name: Arc<str> = fields.text("name").map_or(defaults.name, Into::into);
+    if name.is_empty() || name.chars().any(char::is_control) {
+        fields.problem("name", format!("{name:?} is no name for a server"));
+    }
     let limits =
         Limits { soft: fields.integer("max", 1..=u32::MAX), hard: fields.integer("hard", 1..=u32::MAX) };
     if let (Some(soft), Some(hard)) = (limits.soft, limits.hard)
@@ -408,6 +438,7 @@ fn read_policy(fields: &mut Fields<'_>) -> Option<Policy> {
             own.finish();
             Some(Policy::Maglev { table })
         }
+        Value::Unknown => None,
         other => {
             fields.problem(
                 "policy",
@@ -433,6 +464,7 @@ fn read_sticky(fields: &mut Fields<'_>) -> Option<StickySpec> {
             own.finish();
             Some(StickySpec { size: size.map_or(defaults.size, |size| size as usize), ttl })
         }
+        Value::Unknown => None,
         other => {
             fields.problem(
                 "sticky",

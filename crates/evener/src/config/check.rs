@@ -8,6 +8,7 @@ use std::time::Duration;
 
 const KINDS: [&str; 4] = ["tcp", "http", "https", "udp"];
 const DATAGRAM_BYTES_MAX: usize = 1400;
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// The check that a pool or service says it wants.
 pub(super) fn read(fields: &mut Fields<'_>) -> Option<CheckSpec> {
@@ -23,13 +24,11 @@ pub(super) fn read(fields: &mut Fields<'_>) -> Option<CheckSpec> {
         Value::Text(kind) if KINDS.contains(&kind.as_str()) => Some(CheckSpec::new(default_kind(kind))),
         Value::Text(kind) => {
             let hint = nearest(kind, KINDS.into_iter());
-            fields.problem(
-                "check",
-                format!("there is no check `{kind}`{hint}; there are tcp, http, https and udp"),
-            );
+            fields.problem("check", format!("there is no check `{kind}` (tcp, http, https, udp){hint}"));
             None
         }
         Value::Bool(false) => None,
+        Value::Unknown => None,
         other => {
             let message = format!(
                 "`check` is {}, not a check such as check.http {{ path = \"/health\" }}",
@@ -71,6 +70,12 @@ fn made_check(reading: &Reading<'_>, made: &Made, kind: &str) -> CheckSpec {
         port: fields.integer("port", 1..=65_535).map(|port| port as u16),
         kind: defaults.kind,
     };
+    if check.timeout > TIMEOUT_MAX {
+        fields.problem(
+            "timeout",
+            format!("a check may take {} s at most: it is repeated when it has ended", TIMEOUT_MAX.as_secs()),
+        );
+    }
     if check.every < Duration::from_millis(10) {
         fields.problem("every", "a check may run every 10ms at most");
     }
@@ -104,6 +109,15 @@ fn read_http(fields: &mut Fields<'_>, kind: &str) -> CheckKind {
         status = given;
     }
     let host = fields.text("host").map(str::to_owned);
+    if host.as_ref().is_some_and(|host| host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_graphic()))
+    {
+        fields.problem("host", "`host` is no host name");
+    }
+    if let Some(file) = tls.as_ref().and_then(|tls| tls.ca_file.as_ref())
+        && let Err(error) = std::fs::File::open(file)
+    {
+        fields.problem("ca", format!("`{file}` cannot be read: {error}"));
+    }
     let body = fields.text("body").map(str::to_owned);
     CheckKind::Http { method, path, host, status, body, tls }
 }

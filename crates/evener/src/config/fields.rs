@@ -111,6 +111,9 @@ impl<'a> Fields<'a> {
     }
 
     fn wrong(&mut self, key: &'static str, value: &Value, wanted: &str) {
+        if matches!(value, Value::Unknown) {
+            return;
+        }
         let message = format!("{}: `{key}` is {}, not {wanted}", self.what, value.kind());
         self.problem(key, message);
     }
@@ -155,7 +158,16 @@ impl<'a> Fields<'a> {
         };
         let fits = number.filter(|number| range.contains(number));
         if fits.is_none() {
-            self.wrong(key, value, &format!("a whole number from {} to {}", range.start(), range.end()));
+            let hint = if matches!(value, Value::Text(_)) {
+                " (without quotes; tonumber makes one of a text)"
+            } else {
+                ""
+            };
+            self.wrong(
+                key,
+                value,
+                &format!("a whole number from {} to {}{hint}", range.start(), range.end()),
+            );
         }
         fits
     }
@@ -179,7 +191,7 @@ impl<'a> Fields<'a> {
         let value = self.take(key)?;
         let duration = parse_duration(value).filter(|duration| !duration.is_zero());
         if duration.is_none() {
-            self.wrong(key, value, "a duration such as \"500ms\", \"2s\" or \"1h\"");
+            self.wrong(key, value, "a duration above zero such as \"500ms\", \"2s\" or \"1h\"");
         }
         duration
     }
@@ -231,17 +243,47 @@ impl<'a> Fields<'a> {
     pub(super) fn finish(self) {
         for key in self.table.named.keys().filter(|key| !self.known.contains(&key.as_str())) {
             let place = self.place_of(key);
-            let hint = nearest(key, self.known.iter().copied());
+            let hint = nearest_key(key, &self.known);
             self.reading.problem(&place, format!("{}: there is no key `{key}`{hint}", self.what));
         }
     }
 }
 
+/// The words of other programs for what has another name here.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("bind", "listen"),
+    ("address", "listen"),
+    ("port", "listen"),
+    ("balance", "policy"),
+    ("algorithm", "policy"),
+    ("lb_policy", "policy"),
+    ("maxconn", "connections_max"),
+    ("max_conns", "connections_max"),
+    ("timeout", "idle_timeout"),
+    ("backup", "tier"),
+    ("stick", "sticky"),
+    ("health_check", "check"),
+    ("servers", "a list without a key"),
+    ("server", "a list without a key"),
+    ("mode", "protocol"),
+];
+
 /// `; did you mean X?`, when something is near enough.
 pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let near = known.map(|known| (strsim::damerau_levenshtein(word, known), known));
-    let best = near.filter(|(distance, known)| *distance <= 1 + known.len() / 4).min();
-    best.map(|(_, known)| format!("; did you mean `{known}`?")).unwrap_or_default()
+    let near = |known: &'a str| (strsim::damerau_levenshtein(word, known), known);
+    let close = known.map(near).filter(|(distance, known)| *distance <= 1 + known.len() / 4).min();
+    close.map(|(_, known)| format!("; did you mean `{known}`?")).unwrap_or_default()
+}
+
+/// The same for a key, where other programs' words count too.
+fn nearest_key(word: &str, known: &[&'static str]) -> String {
+    let hint = nearest(word, known.iter().copied());
+    let means =
+        |(other, ours): &&(&str, &str)| *other == word && (ours.contains(' ') || known.contains(ours));
+    match ELSEWHERE.iter().find(means) {
+        Some((_, ours)) if hint.is_empty() => format!("; here it is {ours}"),
+        _ => hint,
+    }
 }
 
 fn parse_duration(value: &Value) -> Option<Duration> {

@@ -5,11 +5,13 @@ use super::locate::Source;
 use super::raw::{Made, Run, Table, Value};
 use super::{Place, Problem};
 use mlua::{
-    Function, HookTriggers, IntoLuaMulti, Lua, LuaOptions, MultiValue, StdLib, UserData, UserDataMethods,
-    VmState,
+    Function, HookTriggers, IntoLua, IntoLuaMulti, Lua, LuaOptions, MultiValue, StdLib, UserData,
+    UserDataMethods, VmState,
 };
+use std::cell::Cell;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,6 +22,11 @@ const INSTRUCTIONS_STEP: u32 = 10_000;
 const TIME_MAX: Duration = Duration::from_secs(20);
 const INCLUDES_MAX: usize = 64;
 const TABLE_DEPTH_MAX: usize = 8;
+/// Values and bytes of text that declarations may have, shared tables counted as often as they are used.
+const VALUES_MAX: u64 = 4_000_000;
+const TEXT_BYTES_MAX: u64 = 64 << 20;
+/// Problems that are noted while the file runs; there will be no less to do with more of them.
+const PROBLEMS_MAX: usize = 1000;
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// What a builder takes.
@@ -52,8 +59,18 @@ const BUILDERS: &[Builder] = &[
 ];
 
 /// Globals of Lua that can reach files, load code or get around the bounds.
-const REMOVED: &[&str] =
-    &["collectgarbage", "dofile", "load", "loadfile", "loadstring", "require", "xpcall", "print", "warn"];
+const REMOVED: &[&str] = &[
+    "setmetatable",
+    "collectgarbage",
+    "dofile",
+    "load",
+    "loadfile",
+    "loadstring",
+    "require",
+    "xpcall",
+    "print",
+    "warn",
+];
 
 type Shared = Arc<Mutex<State>>;
 
@@ -73,11 +90,21 @@ fn lock(state: &Shared) -> MutexGuard<'_, State> {
 
 /// Runs the file and whatever it includes.
 pub(super) fn run(path: &Path) -> Result<Run, Vec<Problem>> {
+    // A run that was given up still goes on; another one beside it would only add to that.
+    static BUSY: AtomicBool = AtomicBool::new(false);
+    if !cfg!(test) && BUSY.swap(true, Ordering::Acquire) {
+        let message = "an earlier reading of the configuration still runs; mend the file and start again";
+        return Err(vec![Problem::new(format!("{}: {message}", path.display()))]);
+    }
     let (done, result) = channel();
     let path = path.to_owned();
     let name = path.display().to_string();
     let thread = std::thread::Builder::new().name("configuration".into());
-    let started = thread.spawn(move || drop(done.send(run_here(&path))));
+    let started = thread.spawn(move || {
+        let outcome = run_here(&path);
+        BUSY.store(false, Ordering::Release);
+        drop(done.send(outcome));
+    });
     if let Err(error) = started {
         return Err(vec![Problem::new(format!("{name}: no thread to run it: {error}"))]);
     }
@@ -94,7 +121,8 @@ fn run_here(path: &Path) -> Result<Run, Vec<Problem>> {
     let state = Shared::default();
     let outcome = sandbox(&state).and_then(|lua| run_file(&lua, &state, path));
     let mut state = std::mem::take(&mut *lock(&state));
-    for (builder, name, place) in state.open.drain(..) {
+    // Where an error ended the run, a body may still have come.
+    for (builder, name, place) in state.open.drain(..).filter(|_| outcome.is_ok()) {
         let message = format!("{builder} \"{name}\" has no body: write {builder} \"{name}\" {{ ... }}");
         state.run.problems.push(Problem::at(&place, message));
     }
@@ -121,6 +149,8 @@ fn problem_of(error: &mlua::Error) -> Problem {
         },
         other => other.to_string(),
     };
+    let text =
+        if text.starts_with("table: ") { "the file raised an error that is no text".into() } else { text };
     let first = text.lines().next().unwrap_or_default();
     let placed = first.split_once(": ").and_then(|(place, message)| {
         let (file, line) = place.rsplit_once(':')?;
@@ -131,6 +161,29 @@ fn problem_of(error: &mlua::Error) -> Problem {
 
 impl std::error::Error for Problem {}
 
+/// What declarations took of their bounds.
+#[derive(Default)]
+struct Budget {
+    values: Cell<u64>,
+    text_bytes: Cell<u64>,
+}
+
+impl Budget {
+    fn spend(lua: &Lua, text_bytes: usize) -> mlua::Result<()> {
+        let Some(budget) = lua.app_data_ref::<Self>() else { return Ok(()) };
+        budget.values.set(budget.values.get() + 1);
+        budget.text_bytes.set(budget.text_bytes.get() + text_bytes as u64);
+        if budget.values.get() > VALUES_MAX || budget.text_bytes.get() > TEXT_BYTES_MAX {
+            let message = format!(
+                "the declarations have more than {VALUES_MAX} values or {} MiB of text",
+                TEXT_BYTES_MAX >> 20
+            );
+            return Err(raise(Problem::at(&caller(lua), message)));
+        }
+        Ok(())
+    }
+}
+
 fn raise(problem: Problem) -> mlua::Error {
     mlua::Error::external(problem)
 }
@@ -139,6 +192,7 @@ fn sandbox(state: &Shared) -> mlua::Result<Lua> {
     let libraries = StdLib::STRING | StdLib::TABLE | StdLib::MATH | StdLib::UTF8;
     let lua = Lua::new_with(libraries, LuaOptions::new().catch_rust_panics(false))?;
     lua.set_memory_limit(MEMORY_BYTES_MAX)?;
+    lua.set_app_data(Budget::default());
     let globals = lua.globals();
     for name in REMOVED {
         globals.raw_remove(*name)?;
@@ -156,12 +210,59 @@ fn sandbox(state: &Shared) -> mlua::Result<Lua> {
         }
     }
     add_include(&lua, state)?;
-    let environment = lua.create_function(|_, (name, default): (String, Option<String>)| {
-        Ok(std::env::var(name).ok().or(default))
-    })?;
-    globals.raw_set("env", environment)?;
+    add_environment(&lua)?;
+    add_print(&lua)?;
+    guard_metatables(&lua)?;
     watch_unknown_names(&lua, state)?;
     Ok(lua)
+}
+
+/// `env "NAME"`: a variable that is not set is an error, unless there is a default; `env("NAME", false)` gives nil.
+fn add_environment(lua: &Lua) -> mlua::Result<()> {
+    let environment = lua.create_function(|lua, (name, default): (String, mlua::Value)| {
+        match (std::env::var(&name), default) {
+            (Ok(value), _) => value.into_lua(lua),
+            (Err(_), mlua::Value::Boolean(false)) => Ok(mlua::Value::Nil),
+            (Err(_), mlua::Value::Nil) => {
+                let message = format!(
+                    "the environment has no {name}; set it, or give a default: env(\"{name}\", \"...\")"
+                );
+                Err(raise(Problem::at(&caller(lua), message)))
+            }
+            (Err(_), default) => Ok(default),
+        }
+    })?;
+    lua.globals().raw_set("env", environment)
+}
+
+/// `print` tells whoever writes the file, on standard error.
+fn add_print(lua: &Lua) -> mlua::Result<()> {
+    let print = lua.create_function(|lua, values: MultiValue| {
+        let texts: Vec<String> = values.iter().map(mlua::Value::to_string).collect::<mlua::Result<_>>()?;
+        let Place { file, line } = caller(lua);
+        // Control characters would speak to the terminal.
+        let text: String =
+            texts.join("\t").chars().map(|c| if c.is_control() && c != '\t' { '?' } else { c }).collect();
+        eprintln!("{file}:{line}: {text}");
+        Ok(())
+    })?;
+    lua.globals().raw_set("print", print)
+}
+
+/// `setmetatable` as usual, but without finalizers: Lua runs those without counting instructions.
+fn guard_metatables(lua: &Lua) -> mlua::Result<()> {
+    let guarded = lua.create_function(|lua, (table, meta): (mlua::Table, Option<mlua::Table>)| {
+        if meta.as_ref().is_some_and(|meta| !matches!(meta.raw_get("__gc"), Ok(mlua::Value::Nil))) {
+            return Err(raise(Problem::at(&caller(lua), "a metatable may not have __gc here")));
+        }
+        if table.equals(&lua.globals())? {
+            return Err(raise(Problem::at(&caller(lua), "the globals keep their metatable")));
+        }
+        // A key that is added later does not make a finalizer: Lua looks for it when the metatable is set.
+        table.set_metatable(meta)?;
+        Ok(table)
+    })?;
+    lua.globals().raw_set("setmetatable", guarded)
 }
 
 /// Counts instructions; when there were too many, every further step fails, and no `pcall` catches that.
@@ -193,33 +294,54 @@ fn bound_instructions(lua: &Lua) -> mlua::Result<()> {
 }
 
 /// A name that nobody defined is a misspelling: it is noted, and stands for something harmless, so that the rest of the
-/// file is still looked at.
+/// file is still looked at. The same holds for the members of `check` and `policy`.
 fn watch_unknown_names(lua: &Lua, state: &Shared) -> mlua::Result<()> {
-    let state = Arc::clone(state);
-    let index = lua.create_function(move |lua, (globals, name): (mlua::Table, String)| {
+    let globals = lua.globals();
+    for namespace in ["check", "policy"] {
+        watch(lua, state, &globals.get(namespace)?, &format!("{namespace}."))?;
+    }
+    watch(lua, state, &globals, "")
+}
+
+fn watch(lua: &Lua, state: &Shared, table: &mlua::Table, prefix: &str) -> mlua::Result<()> {
+    let (state, prefix) = (Arc::clone(state), prefix.to_owned());
+    let index = lua.create_function(move |lua, (table, name): (mlua::Table, mlua::Value)| {
+        let name = name.to_string()?;
         let known: Vec<String> =
-            globals.pairs::<String, mlua::Value>().flatten().map(|(name, _)| name).collect();
-        let message = format!(
-            "`{name}` is not defined{}",
-            super::fields::nearest(&name, known.iter().map(String::as_str))
-        );
-        lock(&state).run.problems.push(Problem::at(&caller(lua), message));
+            table.pairs::<String, mlua::Value>().flatten().map(|(name, _)| name).collect();
+        let hint = super::fields::nearest(&name, known.iter().map(String::as_str));
+        let problem = Problem::at(&caller(lua), format!("`{prefix}{name}` is not defined{hint}"));
+        let mut state = lock(&state);
+        if state.run.problems.len() >= PROBLEMS_MAX {
+            return Err(raise(problem));
+        }
+        state.run.problems.push(problem);
         Ok(Unknown)
     })?;
     let meta = lua.create_table()?;
     meta.raw_set("__index", index)?;
     meta.raw_set("__metatable", false)?;
-    lua.globals().set_metatable(Some(meta))
+    table.set_metatable(Some(meta))
 }
 
-/// What an unknown name stands for: it can be called, indexed and ignored.
+/// What an unknown name stands for: it can be called, indexed, computed with and ignored. As a list it is empty.
 struct Unknown;
 
 impl UserData for Unknown {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods.add_meta_method("__call", |_, _, _: MultiValue| Ok(Unknown));
-        methods.add_meta_method("__index", |_, _, _: MultiValue| Ok(Unknown));
-        methods.add_meta_method("__concat", |_, _, _: MultiValue| Ok(Unknown));
+        methods.add_meta_function("__index", |_, (_, key): (mlua::Value, mlua::Value)| {
+            Ok((!key.is_integer()).then_some(Unknown))
+        });
+        for operation in
+            ["__call", "__concat", "__add", "__sub", "__mul", "__div", "__mod", "__unm", "__idiv", "__pow"]
+        {
+            methods.add_meta_function(operation, |_, _: MultiValue| Ok(Unknown));
+        }
+        for comparison in ["__lt", "__le", "__eq"] {
+            methods.add_meta_function(comparison, |_, _: MultiValue| Ok(false));
+        }
+        methods.add_meta_function("__len", |_, _: MultiValue| Ok(0));
+        methods.add_meta_function("__tostring", |_, _: MultiValue| Ok("unknown"));
     }
 }
 
@@ -237,7 +359,7 @@ impl UserData for Handle {
                     format!("a {} is no function", handle.0.builder),
                 )));
             }
-            let made = Made { table: read_table(&table, 0)?, ..(*handle.0).clone() };
+            let made = Made { table: read_table(lua, &table, 0)?, ..(*handle.0).clone() };
             Ok(Handle(Arc::new(made), None))
         });
     }
@@ -261,7 +383,7 @@ fn builder_function(lua: &Lua, state: &Shared, builder: &'static Builder) -> mlu
     let name = builder.name;
     match builder.form {
         Form::Plain => lua.create_function(move |lua, table: Option<mlua::Table>| {
-            let table = table.map(|table| read_table(&table, 0)).transpose()?.unwrap_or_default();
+            let table = table.map(|table| read_table(lua, &table, 0)).transpose()?.unwrap_or_default();
             Ok(Handle(Arc::new(Made { builder: name, name: None, table, place: caller(lua) }), None))
         }),
         Form::Named => lua.create_function(move |lua, address: mlua::Value| {
@@ -297,7 +419,8 @@ fn declaration(lua: &Lua, state: &Shared, builder: &'static str, name: String) -
         let mlua::Value::Table(table) = table else {
             return Err(raise(Problem::at(&place, format!("{builder} \"{name}\" wants a table: {{ ... }}"))));
         };
-        let made = Arc::new(Made { builder, name: Some(name.clone()), table: read_table(&table, 0)?, place });
+        let made =
+            Arc::new(Made { builder, name: Some(name.clone()), table: read_table(lua, &table, 0)?, place });
         let mut state = lock(&state);
         state.open.retain(|(open, of, _)| (*open, of) != (builder, &name));
         let declared = if builder == "pool" { &mut state.run.pools } else { &mut state.run.services };
@@ -306,26 +429,29 @@ fn declaration(lua: &Lua, state: &Shared, builder: &'static str, name: String) -
     })
 }
 
-fn read_table(table: &mlua::Table, depth: usize) -> mlua::Result<Table> {
+fn read_table(lua: &Lua, table: &mlua::Table, depth: usize) -> mlua::Result<Table> {
     let mut read = Table::default();
     let length = table.raw_len() as i64;
     for at in 1..=length {
-        read.list.push(read_value(table.raw_get(at)?, depth)?);
+        read.list.push(read_value(lua, table.raw_get(at)?, depth)?);
     }
     for pair in table.pairs::<mlua::Value, mlua::Value>() {
         let (key, value) = pair?;
         match key {
             mlua::Value::Integer(at) if (1..=length).contains(&at) => {}
             mlua::Value::String(key) => {
-                drop(read.named.insert(key.to_string_lossy(), read_value(value, depth)?));
+                drop(read.named.insert(key.to_string_lossy(), read_value(lua, value, depth)?));
             }
-            other => drop(read.named.insert(format!("[{}]", other.to_string()?), read_value(value, depth)?)),
+            other => {
+                drop(read.named.insert(format!("[{}]", other.to_string()?), read_value(lua, value, depth)?));
+            }
         }
     }
     Ok(read)
 }
 
-fn read_value(value: mlua::Value, depth: usize) -> mlua::Result<Value> {
+fn read_value(lua: &Lua, value: mlua::Value, depth: usize) -> mlua::Result<Value> {
+    Budget::spend(lua, if let mlua::Value::String(text) = &value { text.as_bytes().len() } else { 0 })?;
     Ok(match value {
         mlua::Value::Boolean(value) => Value::Bool(value),
         mlua::Value::Integer(value) => Value::Int(value),
@@ -335,11 +461,11 @@ fn read_value(value: mlua::Value, depth: usize) -> mlua::Result<Value> {
             Err(_) => Value::Bytes(text.as_bytes().to_vec()),
         },
         mlua::Value::Table(_) if depth >= TABLE_DEPTH_MAX => Value::Other("table nested too deeply"),
-        mlua::Value::Table(table) => Value::Table(read_table(&table, depth + 1)?),
+        mlua::Value::Table(table) => Value::Table(read_table(lua, &table, depth + 1)?),
         mlua::Value::Function(_) => Value::Other("function (did its call lose the braces or the brackets?)"),
         mlua::Value::UserData(data) => match data.borrow::<Handle>() {
             Ok(handle) => Value::Made(Arc::clone(&handle.0)),
-            Err(_) => Value::Other("name that is not defined"),
+            Err(_) => Value::Unknown,
         },
         mlua::Value::Nil => Value::Other("nil"),
         _ => Value::Other("value without a meaning here"),
@@ -389,10 +515,15 @@ fn read_file(path: &Path) -> Result<String, String> {
         std::io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
         _ => format!("it cannot be read: {error}"),
     };
-    let size = std::fs::metadata(path).map_err(explain)?.len();
-    if size > FILE_BYTES_MAX {
+    let meta = std::fs::metadata(path).map_err(explain)?;
+    if !meta.is_file() && !meta.is_dir() {
+        return Err("it is not a file".into());
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(explain)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(explain)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(format!("it is larger than {} MiB", FILE_BYTES_MAX >> 20));
     }
-    let bytes = std::fs::read(path).map_err(explain)?;
     String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())
 }

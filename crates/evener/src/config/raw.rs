@@ -17,6 +17,8 @@ pub(super) enum Value {
     Table(Table),
     /// What a builder such as `check.http` or `server` made.
     Made(Arc<Made>),
+    /// A name that is not defined; that was noted already.
+    Unknown,
     /// Something that has no meaning in a configuration.
     Other(&'static str),
 }
@@ -32,6 +34,7 @@ impl Value {
             Self::Bytes(_) => "a string of bytes".into(),
             Self::Table(_) => "a table".into(),
             Self::Made(made) => format!("a {}", made.builder),
+            Self::Unknown => "a name that is not defined".into(),
             Self::Other(kind) => format!("a {kind}"),
         }
     }

@@ -113,7 +113,29 @@ fn each_mistake_has_its_message() {
     check("allow = \"10.0.0.0/40\"", "service `s`: `10.0.0.0/40` has no valid length");
     check("policy = policy.maglev { table = 100 }", "policy.maglev: `table` is 100, which is no prime");
     check("check = check.http", "`check` is a function (did its call lose");
-    check("check = \"htp\"", "there is no check `htp`; did you mean `http`?");
+    check("check = \"htp\"", "there is no check `htp` (tcp, http, https, udp); did you mean `http`?");
+    check("check = check.htp", "`check.htp` is not defined; did you mean `http`?");
+    check("check = check.htp { path = 5 }", "`check.htp` is not defined; did you mean `http`?");
+    check("policy = policy.maglef {}", "`policy.maglef` is not defined; did you mean `maglev`?");
+    check(
+        "allow = env(\"EVENER_NOWHERE\")",
+        "the environment has no EVENER_NOWHERE; set it, or give a default",
+    );
+    check(
+        "connections_max = \"100\"",
+        "service `s`: `connections_max` is `100`, not a whole number from 1 to 16000000 (without quotes",
+    );
+    check("connect_timeout = \"0s\"", "service `s`: `connect_timeout` is `0s`, not a duration above zero");
+    check("maxconn = 5", "service `s`: there is no key `maxconn`; here it is connections_max");
+    check(
+        "pool = { \"10.0.0.9:1\" }",
+        "`pool` is a table, not a pool or its name: servers stand in the service itself",
+    );
+    check("check = check.https { ca = \"/no/such.pem\" }", "`/no/such.pem` cannot be read");
+    check("check = check.http { host = \"a\\r\\nb\" }", "`host` is no host name");
+    check("check = check.tcp { timeout = \"2h\" }", "a check may take 60 s at most");
+    check("{ \"10.0.0.2:1\", name = \"a\\27[2J\" }", "\"a\\u{1b}[2J\" is no name for a server");
+    check("unix_mode = \"rw\"", "`rw` is no mode such as");
     check("check = check.udp {}", "check.udp needs `send`");
     check("sticky = { by = \"cookie\" }", "`cookie` is nothing to be sticky by");
     check("\"10.0.0.1:1\"", "server `10.0.0.1:1` is in this pool already, at c.lua:1");
@@ -126,6 +148,10 @@ fn each_mistake_has_its_message() {
     check("protocol = \"udp\", idle_timeout = false", "a udp service needs an idle_timeout");
     check("protocol = \"udp\", \"/run/x\"", "server `/run/x` is a unix socket; a udp service has IP servers");
     check("protocol = \"udp\", backlog = 5", "service `s`: there is no key `backlog`");
+}
+
+#[test]
+fn a_file_that_is_wrong_as_a_whole_has_its_message() {
     check_problems(
         "service \"s\" { listen = \"localhost:80\", \"10.0.0.1:1\" }",
         &["c.lua:1: service `s`: `localhost:80` is no address to listen on"],
@@ -139,6 +165,28 @@ fn each_mistake_has_its_message() {
         &["c.lua:1: service `s` has neither a pool nor servers"],
     );
     check_problems("pool \"p\" { \"10.0.0.1:1\" }", &["c.lua:1: there is no service"]);
+    check_problems(
+        "service \"s\" { listen = \"8080\", \"10.0.0.1:1\" }",
+        &["c.lua:1: service `s`: `8080` has no host: write 0.0.0.0:8080"],
+    );
+    check_problems("for _, s in ipairs(srvs) do print(s) end", &["c.lua:1: `srvs` is not defined"]);
+    check_problems(
+        "service \"s\" { listen = \"127.0.0.1:\" .. prt, \"10.0.0.1:1\" }",
+        &["c.lua:1: `prt` is not defined"],
+    );
+    check_problems(
+        "service \"s\" { listen = \"127.0.0.1:1\", \"10.0.0.1:\" .. nosuch.port + 1, error(\"stop\") }",
+        &["c.lua:1: `nosuch` is not defined", "c.lua:1: stop"],
+    );
+    check_problems("error({})", &["the file raised an error that is no text"]);
+    check_problems(
+        "pool \"p\" { { \"10.0.0.1:1\", weight = 0 } } service \"s\" { listen = \"127.0.0.1:1\", pool = \"p\" }",
+        &["c.lua:1: pool `p`: every server has the weight 0"],
+    );
+    check_problems(
+        "service \"a\\nb\" { listen = \"127.0.0.1:1\", \"10.0.0.1:1\" }",
+        &["c.lua:1: \"a\\nb\" is no name for a service"],
+    );
     check_problems(
         "pool \"p\"\nservice \"q\"",
         &["c.lua:1: pool \"p\" has no body", "c.lua:2: service \"q\" has no body"],
@@ -159,8 +207,28 @@ fn a_configuration_can_do_nothing_but_declare() {
     assert!(load_text(endless).expect_err("it never ends").contains("endless loop"));
     let greedy = "local t = {} for i = 1, 1e9 do t[i] = ('x'):rep(1e6) .. i end";
     assert!(load_text(greedy).expect_err("it takes all memory").contains("256 MiB"));
+    let finalizer = "setmetatable({}, { __gc = function() while true do end end })";
+    assert!(load_text(finalizer).expect_err("it would run uncounted").contains("may not have __gc"));
+    let shared = "local t = {'10.0.0.1:1'} for d = 1, 6 do local n = {} for i = 1, 200 do n[i] = t end t = n end service 'x' {t}";
+    assert!(load_text(shared).expect_err("it would fill memory").contains("more than 4000000 values"));
+    assert!(load(Path::new("/dev/zero")).expect_err("it has no end")[0].message.contains("it is not a file"));
     let recursive = load_text("include 'c.lua'").expect_err("it includes itself");
     assert!(recursive.contains("does one include itself?"), "{recursive}");
+}
+
+#[test]
+fn ten_thousand_servers_with_lines_of_their_own_are_read_quickly() {
+    let servers: String =
+        (0..20_000).map(|n| format!("  {{ \"10.{}.{}.1:80\", wieght = 1 }},\n", n / 250, n % 250)).collect();
+    let began = std::time::Instant::now();
+    let seen = load_text(&format!(
+        "pool \"p\" {{\n{servers}}}\nservice \"s\" {{ listen = \"127.0.0.1:1\", pool = \"p\" }}"
+    ));
+    let seen = seen.expect_err("each has a mistake");
+    assert_eq!(seen.lines().count(), 20_000);
+    assert!(seen.contains("c.lua:20001: server `10.79.249.1:80`: there is no key `wieght`"));
+    // Not a measurement: searching anew for each line would take minutes.
+    assert!(began.elapsed() < Duration::from_secs(60));
 }
 
 #[test]

@@ -42,17 +42,27 @@ impl Supervisor {
     fn bind_fresh(&self, config: &Config) -> Result<Fresh, Vec<Problem>> {
         let (mut fresh, mut problems) = (Fresh::new(), Vec::new());
         for service in &config.spec.services {
+            // A source that is not ours would fail every connect.
+            if let Some(source) =
+                service.options.source.filter(|ip| std::net::UdpSocket::bind((*ip, 0)).is_err())
+            {
+                let message =
+                    format!("service `{}`: source {source} is not an address of this machine", service.name);
+                problems.push(Problem::new(message));
+            }
             for address in &service.listen {
                 let key = (Transport::from(service.protocol), address.clone());
                 if self.listeners.contains_key(&key) {
                     continue;
                 }
-                let sharing = if self.overlaps_ours(&key) { Sharing::WithOurs } else { Sharing::None };
+                let sharing =
+                    if self.overlaps_ours(&key, &fresh) { Sharing::WithOurs } else { Sharing::None };
                 match bind(address, service.protocol, &service.options, self.plane.workers(), sharing) {
                     Ok(bound) => drop(fresh.insert(key, bound)),
                     Err(error) => {
                         let message = format!("service `{}`: {error}", service.name);
-                        problems.push(Problem { place: config.places.get(address).cloned(), message });
+                        let place = config.listen_places.get(&(service.name.clone(), address.clone()));
+                        problems.push(Problem { place: place.cloned(), message });
                     }
                 }
             }
@@ -61,9 +71,9 @@ impl Supervisor {
     }
 
     /// Whether a listener of ours has the port already, on all addresses or on one of those that this one means.
-    fn overlaps_ours(&self, (transport, address): &(Transport, Endpoint)) -> bool {
+    fn overlaps_ours(&self, (transport, address): &(Transport, Endpoint), fresh: &Fresh) -> bool {
         let Endpoint::Ip(wanted) = address else { return false };
-        self.listeners.keys().any(|(other, address)| {
+        self.listeners.keys().chain(fresh.keys()).any(|(other, address)| {
             let Endpoint::Ip(ours) = address else { return false };
             let all = ours.ip().is_unspecified() || wanted.ip().is_unspecified();
             other == transport && ours.port() == wanted.port() && ours.is_ipv4() == wanted.is_ipv4() && all

@@ -76,6 +76,10 @@ fn each_thing_that_cannot_be_has_one_clear_line() {
     assert!(text.contains("192.0.2.1:9 is not an address of this machine"), "{text}");
     let text = run("service \"s\" { listen = \"/no/such/directory/x.sock\", \"10.0.0.1:80\" }");
     assert!(text.contains("its directory does not exist"), "{text}");
+    let text = run(
+        "pool \"web\" { \"127.0.0.1:1\" }\n\nservice \"s\" { listen = \"127.0.0.1:9\", pool = \"web\", source = \"192.0.2.9\" }",
+    );
+    assert!(text.contains("source 192.0.2.9 is not an address of this machine"), "{text}");
     let missing = evener(&["run", "/no/such/file.lua", "--admin", &socket]);
     assert_eq!(said(&missing), "evener: /no/such/file.lua: there is no such file\n");
     let missing = evener(&["status", "--socket", "/no/such.sock"]);

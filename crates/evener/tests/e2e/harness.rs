@@ -55,6 +55,16 @@ pub(crate) fn have(program: &str) -> bool {
     found
 }
 
+/// Whether the test runs as root, which namespaces need.
+pub(crate) fn have_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("skipped: needs root, for a network namespace");
+        assert!(std::env::var_os("EVENER_TEST_STRICT").is_none(), "skipped where nothing may be: needs root");
+    }
+    root
+}
+
 /// A directory that goes with its test.
 pub(crate) struct Directory(PathBuf);
 

@@ -51,22 +51,40 @@ fn want_of_descriptors_neither_spins_nor_kills() {
 fn an_idle_connection_ends_and_a_busy_one_does_not() {
     let (a, listen) = (Server::named("a"), free_port());
     let evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", idle_timeout = \"400ms\" }}",
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", idle_timeout = \"2s\" }}",
         a.port
     ));
     let (mut idle, mut busy) = (connect(listen), connect(listen));
     line(&mut idle);
     line(&mut busy);
-    for _ in 0..10 {
+    for _ in 0..14 {
         busy.write_all(b"x").unwrap();
         busy.read_exact(&mut [0; 1]).unwrap();
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(200));
     }
-    idle.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    idle.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0, "the idle one was closed");
     busy.write_all(b"y").unwrap();
     busy.read_exact(&mut [0; 1]).unwrap();
     assert_eq!(evener.service_counter("s", "idle_timeouts"), 1);
+}
+
+#[test]
+fn who_waits_in_the_queue_of_a_full_service_is_taken_in_when_it_closes() {
+    let (a, listen, other) = (Server::named("a"), free_port(), free_port());
+    let config = |port: u16| {
+        format!(
+            "service \"s\" {{ listen = \"127.0.0.1:{port}\", \"127.0.0.1:{}\", connections_max = 1 }}",
+            a.port
+        )
+    };
+    let evener = Evener::run(&config(listen));
+    let mut inside = connect(listen);
+    line(&mut inside);
+    let mut waiting = connect(listen);
+    std::thread::sleep(Duration::from_millis(200));
+    evener.reload(&config(other));
+    assert_eq!(line(&mut waiting), "a 127.0.0.1", "it was connected, so it is served");
 }
 
 #[test]

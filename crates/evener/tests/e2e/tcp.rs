@@ -1,7 +1,8 @@
 //! TCP: what goes in comes out, whoever fails.
 
 use crate::harness::{
-    BINARY, DEADLINE, Directory, Evener, Server, connect, free_port, have, line, local, wait_until, who,
+    BINARY, DEADLINE, Directory, Evener, Server, connect, free_port, have, have_root, line, local,
+    wait_until, who,
 };
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -34,7 +35,8 @@ fn a_refused_connect_goes_on_to_the_next_server_unseen() {
     let name = format!("127.0.0.1:{}", a.port);
     let server = evener.server(&name);
     assert_eq!((server["verdict"].as_str(), server["reason"].as_str()), (Some("down"), Some("refused")));
-    assert_eq!(server["counters"]["connect_refused"], 1, "one refusal is enough to leave it");
+    // One refusal is enough to leave it; clients may come in the milliseconds before the next snapshot.
+    assert!((1..=3).contains(&server["counters"]["connect_refused"].as_u64().unwrap()), "{server}");
     let _a = Server::named_at("a", a.port);
     wait_until("a to be used again", || (who(listen) == "a").then_some(()));
     assert_eq!(evener.server(&name)["verdict"], "up");
@@ -61,7 +63,8 @@ fn a_connect_that_is_not_answered_goes_on_to_the_next_server() {
     let evener = Evener::run(&service(listen, &[&b], &more));
     assert_eq!([who(listen), who(listen), who(listen)], ["b", "b", "b"]);
     let server = evener.server(&format!("127.0.0.1:{port}"));
-    assert_eq!(server["counters"]["connect_timeouts"], 1);
+    // A client may come in the milliseconds between the time-out and the next snapshot.
+    assert!((1..=2).contains(&server["counters"]["connect_timeouts"].as_u64().unwrap()));
     assert_eq!(server["reason"], "connect timeout");
     drop(fill);
 }
@@ -289,6 +292,69 @@ fn a_reset_by_the_server_delivers_what_came_before() {
 }
 
 #[test]
+fn an_urgent_mark_in_bulk_loses_nothing_behind_it() {
+    let (heard, listen) = (std::sync::Arc::new(std::sync::Mutex::new(Vec::new())), free_port());
+    let keep = std::sync::Arc::clone(&heard);
+    let server = Server::start(free_port(), move |mut stream| {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        *keep.lock().unwrap() = all;
+        let _ = stream.write_all(b"done\n");
+    });
+    let _evener = Evener::run(&service(listen, &[&server], ""));
+    let mut client = connect(listen);
+    client.write_all(&[1; 400_000]).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    client.write_all(&[2; 300_000]).unwrap();
+    socket2::SockRef::from(&client).send_out_of_band(b"!").unwrap();
+    client.write_all(&[3; 50_000]).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(line(&mut client), "done");
+    let heard = heard.lock().unwrap();
+    let count = |byte| heard.iter().filter(|seen| **seen == byte).count();
+    assert_eq!((count(1), count(2), count(3)), (400_000, 300_000, 50_000));
+}
+
+#[test]
+fn a_client_that_resets_is_not_an_orderly_end_for_the_server() {
+    let listen = free_port();
+    let (tell, told) = std::sync::mpsc::channel();
+    let server = Server::start(free_port(), move |mut stream| {
+        let mut all = Vec::new();
+        let _ = tell.send(stream.read_to_end(&mut all).is_err());
+    });
+    let _evener = Evener::run(&service(listen, &[&server], ""));
+    let mut client = connect(listen);
+    client.write_all(b"half of an upload").unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    assert!(told.recv_timeout(DEADLINE).unwrap(), "the server saw a reset");
+}
+
+#[test]
+fn a_full_queue_of_a_unix_server_does_not_take_it_out() {
+    let directory = Directory::new();
+    let path = directory.file("busy.sock");
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+    socket.listen(1).unwrap();
+    let (b, listen) = (Server::named("b"), free_port());
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"{}\", name = \"busy\" }}, {{ \"127.0.0.1:{}\", tier = 2 }} }}",
+        path.display(),
+        b.port
+    ));
+    let mut held: Vec<_> = (0..6).map(|_| connect(listen)).collect();
+    assert_eq!(line(&mut held[5]), "b 127.0.0.1", "who finds the queue full gets the next server");
+    let busy = evener.server("busy");
+    assert_eq!(
+        (busy["verdict"].as_str(), busy["counters"]["connect_errors"].as_u64() > Some(0)),
+        (Some("up"), true)
+    );
+}
+
+#[test]
 fn a_client_that_never_reads_is_bounded_and_others_go_on() {
     let listen = free_port();
     let flood = Server::start(free_port(), |mut stream| {
@@ -317,24 +383,28 @@ fn a_client_that_never_reads_is_bounded_and_others_go_on() {
 
 #[test]
 fn in_an_own_namespace_a_server_without_a_route_is_passed_over() {
-    if !have("ip") || !rustix::process::geteuid().is_root() {
-        println!("skipped: needs root, for a network namespace");
-        assert!(std::env::var_os("EVENER_TEST_STRICT").is_none(), "skipped where nothing may be");
+    if !have("ip") || !have_root() {
         return;
     }
     // Inside, only loopback exists: 192.0.2.1 has no route. The next server answers.
     let directory = Directory::new();
-    let script = format!(
-        "ip link set lo up; {BINARY} tcp 127.0.0.1:7001 192.0.2.1:80 127.0.0.1:7002 --admin {0}/a.sock 2>{0}/log & E=$!\n\
-         python3 -c 'import socket\ns=socket.create_server((\"127.0.0.1\",7002))\nfor i in range(4):\n  c,_=s.accept()\n  c.sendall(b\"here\")\n  c.close()' &\n\
-         for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.2; grep -q admin_listening {0}/log && break; done; sleep 0.3\n\
-         python3 -c 'import socket\nfor i in range(4): print(socket.create_connection((\"127.0.0.1\",7001)).recv(9).decode())'\n\
-         kill -9 $E",
-        directory.file("").display()
-    );
-    let output = Command::new("unshare").args(["--net", "--", "sh", "-c", &script]).output().unwrap();
-    let seen = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(seen, "here\n".repeat(4), "{}", String::from_utf8_lossy(&output.stderr));
+    let back = directory.file("back.sock").display().to_string();
+    let listener = UnixListener::bind(&back).unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(b"here\n");
+        }
+    });
+    let front = directory.file("front.sock").display().to_string();
+    let mut inside = Command::new("unshare");
+    inside.args(["--net", "--", BINARY]);
+    let evener = Evener::start(inside, directory, &["tcp", &front, "192.0.2.1:80", &back]);
+    for _ in 0..4 {
+        let mut text = String::new();
+        UnixStream::connect(&front).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "here\n");
+    }
+    assert_eq!(evener.server("192.0.2.1:80")["reason"], "unreachable");
 }
 
 #[test]

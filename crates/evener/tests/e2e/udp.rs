@@ -1,6 +1,6 @@
 //! UDP: flows, batches, servers that die.
 
-use crate::harness::{Evener, free_port, have, local, wait_until};
+use crate::harness::{Evener, free_port, have, have_root, local, wait_until};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -202,6 +202,89 @@ fn a_reload_keeps_flows_and_a_drain_ends_them() {
     evener.signal("TERM");
     assert_eq!(evener.end(), 0);
     assert!(evener.log().contains("drained"), "{}", evener.log());
+}
+
+#[test]
+fn a_datagram_too_large_for_its_way_takes_no_server_down() {
+    let (a, listen) = (Echo::start("a"), free_port());
+    let evener = Evener::run(&format!(
+        "service \"u\" {{ protocol = \"udp\", listen = \"[::1]:{listen}\", {{ \"127.0.0.1:{}\", name = \"a\" }} }}",
+        a.port
+    ));
+    let socket = UdpSocket::bind("[::1]:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket.connect(("::1", listen)).unwrap();
+    // IPv6 carries 65 527 bytes, IPv4 only 65 507.
+    socket.send(&[0; 65_520]).unwrap();
+    assert_eq!(ask(&socket, "still"), "a still");
+    assert_eq!(
+        (evener.server("a")["verdict"].as_str(), evener.service_counter("u", "drop_unsendable")),
+        (Some("up"), 1)
+    );
+}
+
+#[test]
+fn without_ports_datagrams_are_dropped_and_servers_stay_up() {
+    if !have("ip") || !have_root() {
+        return;
+    }
+    // In a namespace of its own, with ten ports for flows, and a client that comes from twenty addresses.
+    let directory = crate::harness::Directory::new();
+    let script = directory.write(
+        "many.py",
+        "import socket\ns=[socket.socket(socket.AF_INET,socket.SOCK_DGRAM) for _ in range(20)]\n\
+         for n,x in enumerate(s):\n  x.bind((f'127.0.1.{n+1}',5000))\n  x.sendto(b'x',('127.0.0.1',7001))\n",
+    );
+    let mut inside = std::process::Command::new("unshare");
+    inside.args(["--net", "--", "sh", "-c"]).arg(format!(
+        "ip link set lo up; echo '40000 40009' > /proc/sys/net/ipv4/ip_local_port_range; \
+         (for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.3; python3 {}; done) & exec {} \"$@\"",
+        script.display(),
+        crate::harness::BINARY
+    ));
+    inside.arg("sh");
+    let evener =
+        Evener::start(inside, directory, &["udp", "127.0.0.1:7001", "127.0.0.1:7002", "--workers", "1"]);
+    // Somebody must be there, else ICMP takes the server down: the instance's own admin socket is enough of a witness.
+    wait_until("datagrams to be dropped for want of ports", || {
+        (evener.service_counter("udp", "drop_no_socket") > 0).then_some(())
+    });
+    assert!(!evener.log().contains("reason=unreachable"), "{}", evener.log());
+}
+
+#[test]
+fn flows_follow_a_new_address_and_a_new_access_list() {
+    let (a, b, listen) = (Echo::start("a"), Echo::start("b"), free_port());
+    let config = |port: u16, more: &str| {
+        format!(
+            "service \"u\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{port}\", name = \"one\" }}, {more} }}"
+        )
+    };
+    let evener = Evener::run(&config(a.port, ""));
+    let socket = client(listen);
+    assert_eq!(ask(&socket, "1"), "a 1");
+    evener.reload(&config(b.port, ""));
+    assert_eq!(ask(&socket, "2"), "b 2", "the server moved, and its flow with it");
+    evener.reload(&config(b.port, "deny = \"127.0.0.0/8\""));
+    socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert_eq!(ask(&socket, "3"), "", "a client that is denied now has no flow any more");
+}
+
+#[test]
+fn isolated_refusals_are_not_failures_in_a_row() {
+    let (mut a, listen) = (Echo::start("a"), free_port());
+    let evener = Evener::run(&service(listen, &[&a], "passive = { failures = 3, down_for = \"1h\" }"));
+    let name = format!("127.0.0.1:{}", a.port);
+    for turn in 0..5 {
+        a.stop();
+        let socket = client(listen);
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        ask(&socket, "lost");
+        wait_until("a refusal", || (evener.log_count("connect_failed") > turn).then_some(()));
+        a = Echo::start_at("a", a.port);
+        wait_until("an answer", || (ask(&client(listen), "x") == "a x").then_some(()));
+    }
+    assert_eq!(evener.server(&name)["verdict"], "up");
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn twenty_reloads_under_load_lose_nothing() {
     let _servers = ports.map(Nginx::start);
     let evener = Evener::run(&config(listen, &ports, 0));
     for close in [false, true] {
-        let wrk = Wrk::start(listen, 5, close);
+        let mut wrk = Wrk::start(listen, 8, close);
         for turn in 1..=20 {
             std::thread::sleep(Duration::from_millis(150));
             // The order of the servers, the policy and a limit change; in some turns a server is gone.
@@ -98,6 +98,7 @@ fn twenty_reloads_under_load_lose_nothing() {
             ports.truncate(if turn % 4 == 0 { 2 } else { 3 });
             evener.reload(&config(listen, &ports, turn));
         }
+        assert!(wrk.0.try_wait().unwrap().is_none(), "the load lasted longer than the reloads");
         let (errors, requests, text) = wrk.end();
         assert_eq!(errors, [0; 4], "close: {close}\n{text}");
         assert!(requests > 1000, "{text}");
