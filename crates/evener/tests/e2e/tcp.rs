@@ -346,7 +346,13 @@ fn a_full_queue_of_a_unix_server_does_not_take_it_out() {
         b.port
     ));
     let mut held: Vec<_> = (0..6).map(|_| connect(listen)).collect();
-    assert_eq!(line(&mut held[5]), "b 127.0.0.1", "who finds the queue full gets the next server");
+    // Two workers accept them in any order: some wait in the queue of the busy one, the others get the next server.
+    let mut passed_on = 0;
+    for client in &mut held {
+        client.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        passed_on += usize::from(line(client) == "b 127.0.0.1");
+    }
+    assert!((3..=5).contains(&passed_on), "{passed_on} of six got the next server");
     let busy = evener.server("busy");
     assert_eq!(
         (busy["verdict"].as_str(), busy["counters"]["connect_errors"].as_u64() > Some(0)),
