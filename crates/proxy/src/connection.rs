@@ -3,6 +3,7 @@
 use crate::relay::{Direction, End, Pumped, Scratch};
 use crate::ring_relay::RingState;
 use crate::service::{Service, Settings};
+use crate::sys;
 use evener_core::limits::Lease;
 use evener_core::snapshot::Choice;
 use evener_core::{ServerId, Time};
@@ -166,17 +167,20 @@ impl Connection {
         Step::Close
     }
 
-    /// The server reset the connection; whatever it sent before was taken by the client's socket. The client learns of
-    /// the reset if it has received all that; a client that still sends is heard to its end first, else its own data
-    /// would reset what it has not read yet.
+    /// The server reset the connection; whatever it sent before was taken by the client's socket. A client that has
+    /// received all that, and sends nothing, gets the reset. One that still sends is heard to its end first, else its own
+    /// data would reset what it has not received yet.
     fn server_reset(&mut self, scratch: &mut Scratch, worker: usize) -> Step {
         self.upstream
             .iter()
             .for_each(|upstream| upstream.choice.server.live.counters.of(worker).resets.one());
+        let client = self.client.as_fd();
+        let silent = self.from_client.done || (self.from_client.is_empty() && sys::is_all_read(client));
+        if silent && sys::is_all_delivered(client) {
+            reset_at_close(&self.client);
+            return Step::Close;
+        }
         if self.from_client.done {
-            if crate::sys::unsent_bytes(self.client.as_fd()).is_ok_and(|unsent| unsent == 0) {
-                reset_at_close(&self.client);
-            }
             return Step::Close;
         }
         self.from_server.done = true;

@@ -16,10 +16,19 @@ pub(crate) fn set_int(socket: BorrowedFd<'_>, (level, name): (i32, i32), value: 
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// How many bytes of a socket's send buffer its peer has not acknowledged (tcp(7), SIOCOUTQ).
-pub(crate) fn unsent_bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
-    let mut unsent: libc::c_int = 0;
+/// Whether a socket's peer has acknowledged all that was sent (tcp(7), SIOCOUTQ).
+pub(crate) fn is_all_delivered(socket: BorrowedFd<'_>) -> bool {
+    count(socket, libc::TIOCOUTQ) == Some(0)
+}
+
+/// Whether a socket has nothing to read now (tcp(7), SIOCINQ).
+pub(crate) fn is_all_read(socket: BorrowedFd<'_>) -> bool {
+    count(socket, libc::FIONREAD) == Some(0)
+}
+
+fn count(socket: BorrowedFd<'_>, request: libc::Ioctl) -> Option<libc::c_int> {
+    let mut bytes: libc::c_int = 0;
     // SAFETY: the descriptor is borrowed for the call, which writes one int to a variable that outlives it.
-    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut unsent) };
-    if done == 0 { Ok(usize::try_from(unsent).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut bytes) };
+    (done == 0).then_some(bytes)
 }

@@ -274,7 +274,7 @@ fn the_access_list_refuses_without_a_word() {
 }
 
 #[test]
-fn a_reset_by_the_server_delivers_what_came_before() {
+fn a_reset_by_the_server_delivers_what_came_before_and_is_passed_on() {
     let listen = free_port();
     let server = Server::start(free_port(), |mut stream| {
         stream.write_all(b"last words").unwrap();
@@ -284,9 +284,14 @@ fn a_reset_by_the_server_delivers_what_came_before() {
     });
     let evener = Evener::run(&service(listen, &[&server], ""));
     let mut client = connect(listen);
-    let mut answer = Vec::new();
-    let _ = client.read_to_end(&mut answer);
-    assert_eq!(answer, b"last words");
+    let mut answer = [0; 10];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"last words");
+    let end = client.read(&mut answer);
+    assert!(
+        end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset),
+        "not an orderly end"
+    );
     let name = format!("127.0.0.1:{}", server.port);
     wait_until("the reset to be counted", || (evener.server(&name)["counters"]["resets"] == 1).then_some(()));
 }
