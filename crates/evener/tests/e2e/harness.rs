@@ -29,7 +29,9 @@ pub(crate) fn wait_until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) ->
 
 /// A port below those that the system gives to clients, free for TCP and UDP.
 pub(crate) fn free_port() -> u16 {
-    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new((std::process::id() % 18_000) as u16));
+    // Far from where another run of the tests, with a neighbouring pid, looks for its ports.
+    static NEXT: LazyLock<AtomicU16> =
+        LazyLock::new(|| AtomicU16::new((u64::from(std::process::id()) * 7919 % 20_000) as u16));
     wait_until("a free port", || {
         let port = 10_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 20_000;
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
