@@ -103,6 +103,12 @@ fn two_instances_do_not_share_a_port_or_a_socket() {
     let second = evener(&["run", &file, "--admin", &admin]);
     assert!(said(&second).contains("another instance runs there"), "{}", said(&second));
     assert_eq!(who(listen), "a", "the first one was not disturbed");
+    // What an instance that was killed left behind does not stand in the way of the next one.
+    let directory = Directory::new();
+    drop(std::os::unix::net::UnixListener::bind(directory.file("admin.sock")).unwrap());
+    let file = directory.write("evener.lua", &config.replace(&listen.to_string(), &free_port().to_string()));
+    let next = Evener::start(Command::new(BINARY), directory, &["run", &file.display().to_string()]);
+    assert_eq!(next.status()["draining"], false);
 }
 
 #[test]

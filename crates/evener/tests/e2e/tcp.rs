@@ -6,6 +6,7 @@ use crate::harness::{
 };
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -238,7 +239,7 @@ fn unix_sockets_on_both_sides_and_ipv6_to_ipv4() {
     // A socket file that nobody answers at is left over: it does not stand in the way.
     drop(UnixListener::bind(&front).unwrap());
     let evener = Evener::run(&format!(
-        "service \"u\" {{ listen = {{ \"{0}\", \"127.0.0.1:{listen}\" }}, \"{1}\" }}\n\
+        "service \"u\" {{ listen = {{ \"{0}\", \"127.0.0.1:{listen}\" }}, \"{1}\", unix_mode = \"0621\" }}\n\
          service \"six\" {{ listen = \"[::1]:{listen}\", \"127.0.0.1:{2}\" }}",
         front.display(),
         back.display(),
@@ -250,8 +251,55 @@ fn unix_sockets_on_both_sides_and_ipv6_to_ipv4() {
     assert_eq!(who(listen), "unix");
     let mut six = TcpStream::connect(("::1", listen)).unwrap();
     assert_eq!(line(&mut six), "a 127.0.0.1");
-    assert!(front.exists());
+    let mode = std::fs::metadata(&front).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o621);
     drop(evener);
+}
+
+#[test]
+fn keepalive_is_asked_of_the_kernel_on_the_sides_that_want_it() {
+    if !have("ss") {
+        return;
+    }
+    let (a, listen) = (Server::named("a"), free_port());
+    let _evener = Evener::run(&service(listen, &[&a], "keepalive = \"4000s\", server_keepalive = \"8000s\""));
+    let mut held = connect(listen);
+    line(&mut held);
+    // The timer of an idle connection with keepalive: `timer:(keepalive,66min,0)`.
+    let timer = |filter: String| {
+        let output = Command::new("ss").args(["-tnoH", "state", "established", &filter]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (client, server) = (timer(format!("sport = :{listen}")), timer(format!("dport = :{}", a.port)));
+    assert!(client.contains("timer:(keepalive,66min"), "{client}");
+    assert!(server.contains("timer:(keepalive,133min") || server.contains("timer:(keepalive,2h"), "{server}");
+}
+
+#[test]
+fn a_sticky_client_keeps_its_server_across_workers_and_a_reload() {
+    let (a, b, c) = (Server::named("a"), Server::named("b"), Server::named("c"));
+    let listen = free_port();
+    let from = |address: &str| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&format!("{address}:0").parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+        socket.connect(&local(listen).into()).unwrap();
+        line(&mut socket.into()).split(' ').next().unwrap().to_owned()
+    };
+    let evener = Evener::run_with(&service(listen, &[&a, &b, &c], "sticky = true"), &["--workers", "2"]);
+    let first: Vec<String> = (2..8).map(|n| from(&format!("127.0.0.{n}"))).collect();
+    assert!(["a", "b", "c"].iter().all(|name| first.contains(&(*name).to_owned())), "{first:?}");
+    for turn in 0..8 {
+        let again: Vec<String> = (2..8).map(|n| from(&format!("127.0.0.{n}"))).collect();
+        assert_eq!(again, first, "turn {turn}");
+        if turn == 3 {
+            evener.reload(&service(
+                listen,
+                &[&c, &a, &b],
+                "sticky = { size = 100 }, policy = \"least_conn\"",
+            ));
+        }
+    }
+    assert_eq!(evener.status()["pools"][0]["sticky_clients"], 6);
 }
 
 #[test]
