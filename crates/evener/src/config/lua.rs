@@ -93,7 +93,8 @@ pub(super) fn run(path: &Path) -> Result<Run, Vec<Problem>> {
     // A run that was given up still goes on; another one beside it would only add to that.
     static BUSY: AtomicBool = AtomicBool::new(false);
     if !cfg!(test) && BUSY.swap(true, Ordering::Acquire) {
-        let message = "an earlier reading of the configuration still runs; mend the file and start again";
+        let message =
+            "an earlier reading of the configuration still runs: try again, or restart if it never ends";
         return Err(vec![Problem::new(format!("{}: {message}", path.display()))]);
     }
     let (done, result) = channel();
@@ -106,6 +107,7 @@ pub(super) fn run(path: &Path) -> Result<Run, Vec<Problem>> {
         drop(done.send(outcome));
     });
     if let Err(error) = started {
+        BUSY.store(false, Ordering::Release);
         return Err(vec![Problem::new(format!("{name}: no thread to run it: {error}"))]);
     }
     match result.recv_timeout(TIME_MAX) {

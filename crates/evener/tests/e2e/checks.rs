@@ -48,13 +48,13 @@ fn an_http_check_follows_status_and_body_by_rise_and_fall() {
     status.store(503, Ordering::Relaxed);
     wait_for(&evener, &name, "down");
     assert_eq!(evener.server(&name)["reason"], "http: status 503");
-    assert!(evener.log_count("probe_failed") >= 2, "fall = 2");
+    wait_until("two failures, for fall = 2", || (evener.log_count("probe_failed") >= 2).then_some(()));
     status.store(203, Ordering::Relaxed);
     wait_for(&evener, &name, "up");
     evener.reload(&config("nothing of the kind"));
     wait_for(&evener, &name, "down");
     assert_eq!(evener.server(&name)["reason"], "http: the body has no \"nothing of the kind\"");
-    assert!(evener.log().contains("pool_down pool=s"));
+    evener.expect_log("pool_down pool=s");
 }
 
 #[test]

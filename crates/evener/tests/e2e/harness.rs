@@ -165,6 +165,11 @@ impl Evener {
         self.log().matches(text).count()
     }
 
+    /// Waits for a text in the log, which is written by a thread of its own.
+    pub(crate) fn expect_log(&self, text: &str) {
+        wait_until(text, || self.log().contains(text).then_some(()));
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         assert!(
             Command::new("kill")

@@ -21,7 +21,7 @@ fn a_full_service_lets_clients_wait_and_goes_on_when_one_leaves() {
     inside.pop();
     waiting.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     assert_eq!(line(&mut waiting), "a 127.0.0.1");
-    assert!(evener.log().contains("service_full service=s connections_max=3"));
+    evener.expect_log("service_full service=s connections_max=3");
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn a_wrong_file_changes_nothing_and_says_why() {
         assert_eq!((names(&before), after.as_array().unwrap().len()), (names(&after), 1));
         assert_eq!(who(listen), "a");
     }
-    assert!(evener.log().contains("reload_failed"));
+    evener.expect_log("reload_failed");
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn the_end_waits_for_clients_and_a_second_signal_does_not() {
     assert_eq!(evener.status()["draining"], true);
     drop(held);
     assert_eq!(evener.end(), 0);
-    assert!(evener.log().contains("drained"));
+    evener.expect_log("drained");
 
     let mut evener = Evener::run(&config);
     let mut held = connect(listen);
@@ -123,7 +123,7 @@ fn the_end_waits_for_clients_and_a_second_signal_does_not() {
     evener.signal("TERM");
     assert_eq!(evener.end(), 0);
     assert_eq!(held.read(&mut [0; 1]).unwrap_or(0), 0);
-    assert!(evener.log().contains("cut connections=1"));
+    evener.expect_log("cut connections=1");
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn the_end_comes_at_the_deadline() {
     evener.signal("TERM");
     assert_eq!(evener.end(), 0);
     assert!(began.elapsed() >= Duration::from_millis(300));
-    assert!(evener.log().contains("cut connections=1"));
+    evener.expect_log("cut connections=1");
 }
 
 #[test]
@@ -149,6 +149,7 @@ fn many_hang_ups_at_once_are_few_reloads() {
     assert!(std::process::Command::new("sh").args(["-c", &signals]).status().unwrap().success());
     // One more that waits: everything before it is done then.
     assert!(evener.talk(&["reload"]).status.success());
+    evener.expect_log(" reloaded changes=0");
     let reloads = evener.log_count(" reloaded changes=0");
     assert!((1..150).contains(&reloads), "{reloads} reloads");
     assert_eq!(who(listen), "a");

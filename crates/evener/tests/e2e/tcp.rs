@@ -77,11 +77,7 @@ fn nobody_left_closes_the_client_and_says_so() {
     let evener = Evener::run(&service(listen, &[&a], ""));
     assert_eq!([who(listen), who(listen)], ["", ""]);
     assert_eq!(evener.service_counter("s", "no_server"), 2);
-    assert!(
-        evener.log().contains("no_server service=s reason=\"every usable server failed\""),
-        "{}",
-        evener.log()
-    );
+    evener.expect_log("no_server service=s reason=\"every usable server failed\"");
 }
 
 /// A block that differs at each place of the stream, cheap to make and to compare.

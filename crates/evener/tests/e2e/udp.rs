@@ -201,7 +201,7 @@ fn a_reload_keeps_flows_and_a_drain_ends_them() {
     assert_eq!(ask(&socket, "3"), "b 3", "its server left: the flow goes on at once");
     evener.signal("TERM");
     assert_eq!(evener.end(), 0);
-    assert!(evener.log().contains("drained"), "{}", evener.log());
+    evener.expect_log("drained");
 }
 
 #[test]
