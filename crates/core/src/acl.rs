@@ -1,7 +1,9 @@
 //! Access lists: prefixes that permit or deny, the longest match wins, and an answer for everybody else.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// What an access list says of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,15 @@ pub enum PrefixError {
     Length(String),
 }
 
+impl fmt::Display for Prefix {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.family {
+            Family::V4 => write!(out, "{}/{}", Ipv4Addr::from_bits((self.bits >> 96) as u32), self.length),
+            Family::V6 => write!(out, "{}/{}", Ipv6Addr::from_bits(self.bits), self.length),
+        }
+    }
+}
+
 impl FromStr for Prefix {
     type Err = PrefixError;
 
@@ -69,10 +80,12 @@ fn mask(length: u8) -> u128 {
     if length == 0 { 0 } else { u128::MAX << (128 - u32::from(length)) }
 }
 
-/// A compiled access list: for each length a sorted array, so a million prefixes take 32 bytes each.
+/// A compiled access list: layers that are asked in turn, each with a sorted array for each length, so that a million
+/// prefixes take 32 bytes each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acl {
-    levels: Vec<Level>,
+    /// Clones share them.
+    layers: Vec<Arc<[Level]>>,
     otherwise: Access,
 }
 
@@ -87,28 +100,52 @@ impl Acl {
     /// A list of `rules`, and what it says where none matches. Of rules with the same prefix the first one counts.
     #[must_use]
     pub fn new(rules: &[(Prefix, Access)], otherwise: Access) -> Self {
-        let mut sorted: Vec<_> = rules.to_vec();
-        // The longest first; a stable sort keeps the order of equal prefixes.
-        sorted.sort_by_key(|(prefix, _)| (prefix.family, u8::MAX - prefix.length, prefix.bits));
-        sorted.dedup_by_key(|(prefix, _)| *prefix);
-        let levels = sorted
-            .chunk_by(|(a, _), (b, _)| (a.family, a.length) == (b.family, b.length))
-            .map(|level| Level {
-                family: level[0].0.family,
-                length: level[0].0.length,
-                entries: level.iter().map(|(prefix, access)| (prefix.bits, *access)).collect(),
-            })
-            .collect();
-        Self { levels, otherwise }
+        Self { layers: Vec::new(), otherwise }.after(rules)
+    }
+
+    /// The same list after `rules`: they are asked first, whatever the lengths of the prefixes.
+    #[must_use]
+    pub fn after(&self, rules: &[(Prefix, Access)]) -> Self {
+        let layers = [compile(rules)].into_iter().chain(self.layers.iter().cloned());
+        Self { layers: layers.filter(|layer| !layer.is_empty()).collect(), otherwise: self.otherwise }
+    }
+
+    /// How many prefixes it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.layers.iter().flat_map(|layer| layer.iter()).map(|level| level.entries.len()).sum()
+    }
+
+    /// Whether it says the same of everybody.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// What the list says of `client`.
     #[must_use]
     pub fn access(&self, client: IpAddr) -> Access {
         let (family, bits) = left_aligned(client);
-        let of_family = self.levels.iter().filter(|level| level.family == family);
-        of_family.filter_map(|level| level.find(bits)).next().unwrap_or(self.otherwise)
+        let find = |layer: &Arc<[Level]>| {
+            layer.iter().filter(|level| level.family == family).find_map(|level| level.find(bits))
+        };
+        self.layers.iter().find_map(find).unwrap_or(self.otherwise)
     }
+}
+
+fn compile(rules: &[(Prefix, Access)]) -> Arc<[Level]> {
+    let mut sorted: Vec<_> = rules.to_vec();
+    // The longest first; a stable sort keeps the order of equal prefixes.
+    sorted.sort_by_key(|(prefix, _)| (prefix.family, u8::MAX - prefix.length, prefix.bits));
+    sorted.dedup_by_key(|(prefix, _)| *prefix);
+    sorted
+        .chunk_by(|(a, _), (b, _)| (a.family, a.length) == (b.family, b.length))
+        .map(|level| Level {
+            family: level[0].0.family,
+            length: level[0].0.length,
+            entries: level.iter().map(|(prefix, access)| (prefix.bits, *access)).collect(),
+        })
+        .collect()
 }
 
 impl Level {
@@ -149,6 +186,35 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_later_is_asked_first() {
+        let list = Acl::new(&rules("-10.1.2.3"), Access::Permit).after(&rules("+10.0.0.0/8"));
+        assert_eq!(list.access("10.1.2.3".parse().unwrap()), Access::Permit);
+        assert_eq!((list.len(), list.is_empty()), (2, false));
+    }
+
+    #[test]
+    fn a_million_prefixes_take_32_bytes_each() {
+        let rule = |number: u32| {
+            let bits = u128::from(number) << 100;
+            (Prefix { family: Family::V4, bits: bits & mask(28), length: 28 }, Access::Deny)
+        };
+        let rules: Vec<_> = (0..1_000_000).map(rule).collect();
+        let list = Acl::new(&rules, Access::Permit);
+        assert_eq!(list.len(), 1_000_000);
+        assert_eq!(size_of::<(u128, Access)>(), 32);
+        assert_eq!(list.access("0.0.0.16".parse().unwrap()), Access::Deny);
+        assert_eq!(list.access("255.0.0.1".parse().unwrap()), Access::Permit);
+    }
+
+    #[test]
+    fn prefixes_are_written_as_they_are_read() {
+        for text in ["10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32", "::/0"] {
+            assert_eq!(text.parse::<Prefix>().unwrap().to_string(), text);
+        }
+        assert_eq!("10.1.2.3/8".parse::<Prefix>().unwrap().to_string(), "10.0.0.0/8");
+    }
+
+    #[test]
     fn prefixes_that_are_none_say_what_to_write() {
         let error = |text: &str| text.parse::<Prefix>().unwrap_err().to_string();
         assert!(error("ten").contains("write 10.0.0.0/8"));
@@ -162,7 +228,7 @@ mod tests {
         let mut random = Random::seeded(11);
         let rules: Vec<(Prefix, Access)> = (0..400)
             .map(|_| {
-                let address = std::net::Ipv4Addr::from((random.bits() as u32) & 0x0f0f_0f0f);
+                let address = Ipv4Addr::from((random.bits() as u32) & 0x0f0f_0f0f);
                 let prefix = format!("{address}/{}", random.below(33)).parse().unwrap();
                 (prefix, if random.below(2) == 0 { Access::Permit } else { Access::Deny })
             })

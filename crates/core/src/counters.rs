@@ -67,6 +67,34 @@ counters! {
         datagrams_out,
         /// Clients that the access list refused.
         denied,
+        /// Clients that reached their limit of connections, of new ones, or of requests.
+        limited,
+        /// Refused clients that were kept waiting.
+        tarpitted,
+        /// Connections whose PROXY header was missing or malformed, or that did not begin with the ClientHello that a route needs.
+        greeting_refused,
+        /// Connections that did not say in time what has to come first: PROXY header, handshake, request.
+        greeting_timeouts,
+        /// Handshakes of TLS that were completed.
+        tls_handshakes,
+        /// Those of them that resumed a session.
+        tls_resumed,
+        /// Handshakes that failed.
+        tls_failed,
+        /// Clients closed because too many handshakes were under way.
+        tls_refused,
+        /// Requests of HTTP.
+        requests,
+        /// Requests that were malformed, ambiguous or beyond the limits.
+        requests_bad,
+        /// Requests that were sent again, to another server.
+        requests_retried,
+        /// Requests that were answered by the service itself: redirects and its health.
+        requests_own,
+        /// Requests that no server answered: 502, 503 or 504 went to the client.
+        requests_failed,
+        /// Connections of HTTP that became relays (Upgrade, CONNECT).
+        upgrades,
         /// Clients for whom no server could be had.
         no_server,
         /// Connections that ended by the idle timeout.
@@ -93,6 +121,8 @@ counters! {
         drop_refused,
         /// Datagrams dropped: no socket could be had (descriptors, ports).
         drop_no_socket,
+        /// Datagrams dropped: their PROXY header is missing or malformed.
+        drop_greeting,
         /// Datagrams dropped: larger than the way to the server, or a local rule forbids them.
         drop_unsendable,
     }
@@ -121,6 +151,18 @@ counters! {
         connect_errors,
         /// Connections that it reset.
         resets,
+        /// Requests of HTTP sent to it.
+        requests,
+        /// Answers that it began.
+        answers,
+        /// Answers of the statuses 500 to 599.
+        answers_5xx,
+        /// Answers that did not begin in time.
+        answer_timeouts,
+        /// Answers that were malformed or broke off.
+        answers_bad,
+        /// Handshakes of TLS with it that failed.
+        tls_failed,
     }
 }
 

@@ -110,7 +110,7 @@ fn pools((old, new): (Option<&PoolSpec>, Option<&PoolSpec>), changes: &mut Vec<C
         }
         (Some(old), Some(new)) => {
             let fields = differing!(old, new, policy as "policy", sticky as "sticky", check as "check",
-                passive as "passive", slow_start as "slow_start");
+                passive as "passive", slow_start as "slow_start", tls as "tls", send_proxy as "send_proxy");
             set(fields, subject(new), changes);
             pair(&old.servers, &new.servers, |server| &server.name, |pair| servers(&new.name, pair, changes));
         }
@@ -142,7 +142,9 @@ fn services((old, new): (Option<&ServiceSpec>, Option<&ServiceSpec>), changes: &
         (Some(old), None) => changes.push(change(Action::Remove, subject(old))),
         (None, Some(new)) => changes.push(change(Action::Add, subject(new))),
         (Some(old), Some(new)) => {
-            let fields = differing!(old, new, protocol as "protocol", pool as "pool", acl as "acl",
+            let fields = differing!(old, new, protocol as "protocol", pool as "pool", routes as "routes",
+                acl as "acl", denied as "denied", throttle as "per_client", exceeded as "exceeded",
+                proxy_from as "proxy_from", tls as "tls", http as "http",
                 options.connections_max as "connections_max", options.flows_max as "flows_max",
                 options.connect_timeout as "connect_timeout", options.idle_timeout as "idle_timeout",
                 options.backlog as "backlog", options.nodelay as "nodelay", options.keepalive as "keepalive",
@@ -165,19 +167,16 @@ fn services((old, new): (Option<&ServiceSpec>, Option<&ServiceSpec>), changes: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Policy, Protocol, ServiceOptions};
+    use crate::spec::{Policy, Protocol};
 
     fn spec(pools: &[(&str, &[&str])], listen: &[&str]) -> Spec {
         let server = |address: &&str| ServerSpec::new(address.parse().unwrap());
         let pool =
             |(name, servers): &(&str, &[&str])| PoolSpec::new(name, servers.iter().map(server).collect());
         let service = ServiceSpec {
-            name: "www".into(),
             listen: listen.iter().map(|address| address.parse().unwrap()).collect(),
-            protocol: Protocol::Tcp,
-            pool: pools[0].0.into(),
-            acl: None,
-            options: ServiceOptions::of(Protocol::Tcp),
+            pool: Some(pools[0].0.into()),
+            ..ServiceSpec::new("www", Protocol::Tcp)
         };
         Spec { pools: pools.iter().map(pool).collect(), services: vec![service] }
     }

@@ -100,6 +100,12 @@ events! {
     Info "changed" Changed { change: String }
     /// A configuration was refused; nothing changed.
     Error "reload_failed" ReloadFailed { problem: String }
+    /// Certificates changed on disk, and are in force.
+    Info "certificates_reloaded" CertificatesReloaded {}
+    /// Certificates changed on disk, but cannot be used: the old ones stay.
+    Error "certificates_kept" CertificatesKept { problem: String }
+    /// The operator changed who may come in.
+    Info "access_changed" AccessChanged { service: Arc<str>, change: String }
     /// No new clients; those that are there may finish.
     Info "draining" Draining { signal: &'static str, connections: u64, deadline: String }
     /// Everybody finished.

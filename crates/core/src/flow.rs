@@ -16,6 +16,25 @@ pub struct FlowKey {
     pub client: SocketAddr,
     /// The address of ours that it used, when the listener has several.
     pub local: Option<IpAddr>,
+    /// Who told us of the client, by a PROXY header.
+    pub via: Option<Via>,
+}
+
+/// Whoever stands between us and a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Via {
+    /// Its address and port: answers go there.
+    pub proxy: SocketAddr,
+    /// What the client sent to.
+    pub destination: SocketAddr,
+}
+
+impl FlowKey {
+    /// Where answers go.
+    #[must_use]
+    pub fn sender(&self) -> SocketAddr {
+        self.via.map_or(self.client, |via| via.proxy)
+    }
 }
 
 /// Where a flow goes.
@@ -129,7 +148,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn key(number: u16) -> FlowKey {
-        FlowKey { client: SocketAddr::from(([192, 0, 2, 1], number)), local: None }
+        FlowKey { client: SocketAddr::from(([192, 0, 2, 1], number)), local: None, via: None }
     }
 
     fn flow(slot: u32) -> Flow {

@@ -26,6 +26,8 @@ pub enum Failure {
     Timeout,
     /// There is no way to it.
     Unreachable,
+    /// TLS with it failed.
+    Tls,
 }
 
 impl Failure {
@@ -36,6 +38,7 @@ impl Failure {
             Self::Refused => "refused",
             Self::Timeout => "connect timeout",
             Self::Unreachable => "unreachable",
+            Self::Tls => "TLS handshake failed",
         }
     }
 }

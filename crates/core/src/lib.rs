@@ -18,10 +18,13 @@ pub mod lru;
 pub mod policy;
 pub mod pool;
 pub mod random;
+pub mod route;
 pub mod snapshot;
 pub mod spec;
 pub mod sticky;
+pub mod throttle;
 pub mod time;
+pub mod wire;
 
 pub use address::{Endpoint, Target};
 pub use random::Random;

@@ -4,12 +4,13 @@
 use crate::ServerId;
 use crate::address::Target;
 use crate::event::Event;
+use crate::hash;
 use crate::health::{Change, Failure, Health, Probe, Verdict};
 use crate::limits::Limits;
 use crate::policy::WEIGHT_UNIT;
 use crate::random::Random;
 use crate::snapshot::{Admission, Entry, KnownOnly, PoolLive, ServerLive, Snapshot, SnapshotParts};
-use crate::spec::{AdminState, PoolSpec, ServerSpec};
+use crate::spec::{AdminState, PoolSpec, ServerSpec, StickyBy};
 use crate::sticky::Sticky;
 use crate::time::Time;
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ use std::time::Duration;
 
 /// A slow start grows a share in so many steps.
 const SLOW_START_STEPS: u32 = 16;
+/// Sets the tokens of cookies apart from other hashes of names.
+const COOKIE_SALT: u64 = 0x636f_6f6b_6965;
 
 /// What a pool is made with, besides its specification.
 #[derive(Clone, Copy, Debug)]
@@ -216,10 +219,11 @@ impl Pool {
     }
 
     fn renew_sticky(&mut self, spec: &PoolSpec, now: Time) {
-        if self.live.sticky.as_ref().map(Sticky::spec) == spec.sticky.as_ref() {
+        let table = spec.sticky.as_ref().filter(|sticky| sticky.by == StickyBy::ClientIp);
+        if self.live.sticky.as_ref().map(Sticky::spec) == table {
             return;
         }
-        let sticky = spec.sticky.as_ref().map(|wanted| {
+        let sticky = table.map(|wanted| {
             let fresh = Sticky::new(wanted, self.setting.key);
             self.live.sticky.iter().for_each(|old| fresh.adopt(old, now));
             fresh
@@ -329,10 +333,18 @@ impl Pool {
                 pool: self.spec.name.clone(),
                 generation: self.generation,
                 policy: self.spec.policy,
+                cookie: self.cookie(),
                 entries: self.servers.iter().map(|server| self.entry(server)).collect(),
                 live: Arc::clone(&self.live),
             })
         })
+    }
+
+    fn cookie(&self) -> Option<Arc<str>> {
+        match &self.spec.sticky.as_ref()?.by {
+            StickyBy::Cookie(name) => Some(name.as_str().into()),
+            StickyBy::ClientIp => None,
+        }
     }
 
     fn entry(&self, server: &Server) -> Entry {
@@ -340,6 +352,7 @@ impl Pool {
         Entry {
             id: server.id,
             name: server.spec.name.clone(),
+            token: hash::of_name(&server.spec.name, COOKIE_SALT),
             target: server.target.clone(),
             tier: server.spec.tier,
             weight: server.spec.weight,

@@ -83,6 +83,8 @@ pub struct Entry {
     pub id: ServerId,
     /// Its name.
     pub name: Arc<str>,
+    /// Stands for its name in cookies: the same in every instance and after every restart.
+    pub token: u64,
     /// Where to connect to.
     pub target: Target,
     /// Its tier.
@@ -126,6 +128,18 @@ pub struct Request {
     pub client: IpAddr,
     /// Now.
     pub now: Time,
+    /// The server that the client's cookie names, by its [`Entry::token`].
+    pub token: Option<u64>,
+    /// The server that the client's connection has.
+    pub stay: Option<ServerId>,
+}
+
+impl Request {
+    /// Of a client that shows no cookie.
+    #[must_use]
+    pub fn of(client: IpAddr, now: Time) -> Self {
+        Self { client, now, token: None, stay: None }
+    }
 }
 
 /// The server that a client gets, and its place there.
@@ -198,6 +212,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// The policy.
     pub policy: Policy,
+    /// The name of the cookie by which clients are known again.
+    pub cookie: Option<Arc<str>>,
     entries: Vec<Arc<Entry>>,
     /// Positions of the entries, in the order of their identities.
     by_id: Vec<(ServerId, u32)>,
@@ -215,6 +231,8 @@ pub struct SnapshotParts {
     pub generation: u64,
     /// The policy.
     pub policy: Policy,
+    /// The name of the cookie by which clients are known again.
+    pub cookie: Option<Arc<str>>,
     /// Every server.
     pub entries: Vec<Entry>,
     /// What lives on.
@@ -225,7 +243,7 @@ impl Snapshot {
     /// Prepares what the policy needs.
     #[must_use]
     pub fn new(parts: SnapshotParts) -> Self {
-        let SnapshotParts { pool, generation, policy, entries, live } = parts;
+        let SnapshotParts { pool, generation, policy, cookie, entries, live } = parts;
         let entries: Vec<Arc<Entry>> = entries.into_iter().map(Arc::new).collect();
         let tier = |keep: &dyn Fn(&Entry) -> bool| {
             let members: Vec<_> = entries.iter().filter(|entry| keep(entry)).cloned().collect();
@@ -245,7 +263,7 @@ impl Snapshot {
         let last_resort = Tier { members, table: Table::None };
         let mut by_id: Vec<_> = entries.iter().zip(0..).map(|(entry, at)| (entry.id, at)).collect();
         by_id.sort_unstable();
-        Self { pool, generation, policy, entries, by_id, tiers, last_resort, live }
+        Self { pool, generation, policy, cookie, entries, by_id, tiers, last_resort, live }
     }
 
     /// Every server, in the order of the configuration.
@@ -259,6 +277,12 @@ impl Snapshot {
     pub fn server(&self, id: ServerId) -> Option<&Arc<Entry>> {
         let at = self.by_id.binary_search_by_key(&id, |(id, _)| *id).ok()?;
         Some(&self.entries[self.by_id[at].1 as usize])
+    }
+
+    /// Whether anybody gets new clients.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        !self.tiers.is_empty() || !self.last_resort.members.is_empty()
     }
 
     /// Chooses a server for a client and takes a place there. Servers in `tried` are passed over, so that a connect that
@@ -321,6 +345,12 @@ impl Snapshot {
 
     /// The server that the sticky table names for the client, if it is still in the pool.
     pub(crate) fn known_server(&self, request: &Request) -> Option<&Arc<Entry>> {
+        if let Some(stay) = request.stay {
+            return self.server(stay);
+        }
+        if let Some(token) = request.token.filter(|_| self.cookie.is_some()) {
+            return self.entries.iter().find(|server| server.token == token);
+        }
         self.server(self.live.sticky.as_ref()?.lookup(request.client, request.now)?)
     }
 

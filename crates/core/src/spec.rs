@@ -1,9 +1,20 @@
 //! The validated configuration: what the operator wants. Whatever exists here is consistent; the program's
 //! configuration reader makes it, and nothing else has to check it again.
 
+mod http;
+mod tls;
+
+pub use http::{Balance, ForwardedMode, ForwardedSpec, Http2, HttpSpec, RedirectSpec};
+pub use tls::{
+    CertificateFiles, ClientCertificates, Presence, ServerTlsSpec, TlsSpec, TlsVersion, Verification,
+};
+
 use crate::acl::Acl;
 use crate::address::Endpoint;
 use crate::limits::Limits;
+use crate::route::Route;
+use crate::throttle::ThrottleSpec;
+use crate::wire::proxy;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,12 +38,49 @@ pub struct ServiceSpec {
     pub listen: Vec<Endpoint>,
     /// How bytes are understood.
     pub protocol: Protocol,
-    /// The name of the pool that serves it.
-    pub pool: Arc<str>,
+    /// The name of the pool that serves it, where no route says otherwise. Absent only where routes or a redirect
+    /// answer for everybody.
+    pub pool: Option<Arc<str>>,
+    /// Other pools, by host name (TLS: the SNI) and path.
+    pub routes: Vec<Route<Arc<str>>>,
     /// Who may come in; `None` lets everybody in.
     pub acl: Option<Arc<Acl>>,
+    /// What becomes of those who may not.
+    pub denied: Denied,
+    /// The limits of each client.
+    pub throttle: Option<ThrottleSpec>,
+    /// What becomes of clients that reach them.
+    pub exceeded: Denied,
+    /// Whoever stands before us there tells us of clients, by the PROXY protocol.
+    pub proxy_from: Option<Arc<Acl>>,
+    /// TLS with clients.
+    pub tls: Option<Arc<TlsSpec>>,
+    /// How HTTP is understood; there when the protocol is HTTP.
+    pub http: Option<Arc<HttpSpec>>,
     /// The options that a running service takes on without a new listener.
     pub options: ServiceOptions,
+}
+
+impl ServiceSpec {
+    /// A service with the defaults, which listens nowhere and has no pool yet.
+    #[must_use]
+    pub fn new(name: &str, protocol: Protocol) -> Self {
+        Self {
+            name: name.into(),
+            listen: Vec::new(),
+            protocol,
+            pool: None,
+            routes: Vec::new(),
+            acl: None,
+            denied: Denied::Drop,
+            throttle: None,
+            exceeded: Denied::Drop,
+            proxy_from: None,
+            tls: None,
+            http: (protocol == Protocol::Http).then(Arc::default),
+            options: ServiceOptions::of(protocol),
+        }
+    }
 }
 
 /// How a service understands what comes in.
@@ -42,6 +90,8 @@ pub enum Protocol {
     Tcp,
     /// Datagrams, associated to flows by the client's address and port.
     Udp,
+    /// Requests, one after the other on a connection.
+    Http,
 }
 
 impl Protocol {
@@ -51,8 +101,27 @@ impl Protocol {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Http => "http",
         }
     }
+}
+
+/// What becomes of a client that may not come in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// It is closed without a word.
+    Drop,
+    /// It is told: by a reset, or by an answer of HTTP.
+    Reject,
+    /// It is kept waiting, then closed.
+    Tarpit(Duration),
+    /// It gets a server of another pool.
+    Pool(Arc<str>),
+}
+
+impl Denied {
+    /// How many clients of a service a worker keeps waiting at once; others are closed.
+    pub const TARPIT_MAX: usize = 4096;
 }
 
 /// Limits and times of a service.
@@ -117,6 +186,10 @@ pub struct PoolSpec {
     pub passive: PassiveSpec,
     /// How long a server that came up takes to get its full share.
     pub slow_start: Option<Duration>,
+    /// TLS with its servers.
+    pub tls: Option<Arc<ServerTlsSpec>>,
+    /// Its servers are told of clients by the PROXY protocol.
+    pub send_proxy: Option<proxy::Version>,
 }
 
 impl PoolSpec {
@@ -131,6 +204,8 @@ impl PoolSpec {
             check: None,
             passive: PassiveSpec::default(),
             slow_start: None,
+            tls: None,
+            send_proxy: None,
         }
     }
 }
@@ -268,10 +343,21 @@ impl Policy {
 /// A client stays with its server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StickySpec {
+    /// How a client is known again.
+    pub by: StickyBy,
     /// How many clients are remembered; the least recently seen makes room.
     pub size: usize,
     /// For how long; `None` as long as there is room.
     pub ttl: Option<Duration>,
+}
+
+/// How a client is known again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StickyBy {
+    /// By its address, in a table.
+    ClientIp,
+    /// By a cookie of this name that its server's answer sets (HTTP).
+    Cookie(String),
 }
 
 impl StickySpec {

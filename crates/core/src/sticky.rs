@@ -116,9 +116,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::StickyBy;
 
     fn table(size: usize, ttl_secs: Option<u64>) -> Sticky {
-        Sticky::new(&StickySpec { size, ttl: ttl_secs.map(Duration::from_secs) }, 3)
+        Sticky::new(&StickySpec { by: StickyBy::ClientIp, size, ttl: ttl_secs.map(Duration::from_secs) }, 3)
     }
 
     fn client(number: u32) -> IpAddr {

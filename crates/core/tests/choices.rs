@@ -5,7 +5,9 @@ use evener_core::health::{Failure, Probe};
 use evener_core::limits::Limits;
 use evener_core::pool::{Pool, PoolSetting};
 use evener_core::snapshot::{Choice, NoServer, Request, Snapshot};
-use evener_core::spec::{AdminState, CheckKind, CheckSpec, Policy, PoolSpec, ServerSpec, StickySpec};
+use evener_core::spec::{
+    AdminState, CheckKind, CheckSpec, Policy, PoolSpec, ServerSpec, StickyBy, StickySpec,
+};
 use evener_core::{Endpoint, Random, ServerId, Target, Time};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -73,7 +75,7 @@ impl Story {
     }
 
     fn pick(&mut self, client: u32, tried: &[ServerId]) -> Result<Choice, NoServer> {
-        let request = Request { client: address(client), now: self.now };
+        let request = Request::of(address(client), self.now);
         self.snapshot.pick(&request, tried, &mut self.random)
     }
 }
@@ -102,7 +104,7 @@ fn targets(spec: &PoolSpec) -> Vec<Target> {
 }
 
 fn sticky(spec: &mut PoolSpec) {
-    spec.sticky = Some(StickySpec { size: 16, ttl: None });
+    spec.sticky = Some(StickySpec { by: StickyBy::ClientIp, size: 16, ttl: None });
 }
 
 #[test]

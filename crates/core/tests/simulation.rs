@@ -9,7 +9,7 @@ use evener_core::limits::{Known, Limits};
 use evener_core::pool::{Pool, PoolSetting};
 use evener_core::snapshot::{Choice, NoServer, Request, Snapshot, Why};
 use evener_core::spec::{
-    AdminState, CheckKind, CheckSpec, PassiveSpec, Policy, PoolSpec, ServerSpec, StickySpec,
+    AdminState, CheckKind, CheckSpec, PassiveSpec, Policy, PoolSpec, ServerSpec, StickyBy, StickySpec,
 };
 use evener_core::{Endpoint, Random, ServerId, Target, Time};
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,7 +63,7 @@ impl Simulation {
     /// As a plane does it: pick, sometimes fail and go on with the next candidate, remember.
     fn connect(&mut self) {
         let client = self.client();
-        let request = Request { client, now: self.now };
+        let request = Request::of(client, self.now);
         let explained = explain(&self.snapshot, &request, &mut self.random.clone());
         let mut tried = Vec::new();
         loop {
@@ -226,7 +226,7 @@ fn random_spec(random: &mut Random) -> PoolSpec {
     let check = CheckSpec { jitter: 0.5, ..CheckSpec::new(CheckKind::Tcp) };
     PoolSpec {
         policy,
-        sticky: (random.below(3) > 0).then_some(StickySpec { size: 1024, ttl: None }),
+        sticky: (random.below(3) > 0).then_some(StickySpec { by: StickyBy::ClientIp, size: 1024, ttl: None }),
         check: (random.below(2) > 0).then_some(check),
         passive: PassiveSpec { failures: random.below(3) as u32, down_for: Duration::from_secs(5) },
         slow_start: (random.below(3) == 0).then_some(Duration::from_secs(10)),

@@ -3,7 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod view;
 
-use crate::supervisor::{Handle, Supervisor};
+use crate::supervisor::{AccessChange, AccessRefused, Handle, Supervisor};
 use anyhow::{Context, bail};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use evener_core::acl::{Access, PrefixError};
 use evener_core::spec::AdminState;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -116,6 +117,7 @@ impl AdminSocket {
             .route("/v1/status", get(status))
             .route("/v1/reload", post(reload))
             .route("/v1/servers/state", post(set_state))
+            .route("/v1/access", get(access).post(change_access))
             .route("/v1/explain", get(explain))
             .fallback(|| async { failed(StatusCode::NOT_FOUND, "there is no such path; see docs/api.md") })
             .method_not_allowed_fallback(|| async {
@@ -184,6 +186,62 @@ async fn set_state(
     match supervisor.set_state(wanted.server, state).await {
         Some(Ok(server)) => Json(json!({ "server": server, "state": state.name() })).into_response(),
         Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
+        None => gone(),
+    }
+}
+
+async fn access(State(supervisor): State<Handle>) -> Response {
+    match supervisor.look(view::access).await {
+        Some(rules) => Json(rules).into_response(),
+        None => gone(),
+    }
+}
+
+/// What is to be said of who may come in.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AccessWanted {
+    pub(crate) service: String,
+    pub(crate) prefix: String,
+    /// `permit`, `deny` or `forget`.
+    pub(crate) action: String,
+    /// For how long, such as `10m`; until forgotten when absent.
+    #[serde(default, rename = "for")]
+    pub(crate) time: Option<String>,
+}
+
+impl AccessWanted {
+    fn change(&self) -> Result<AccessChange, String> {
+        let prefix = self.prefix.parse().map_err(|error: PrefixError| error.to_string())?;
+        let time = self.time.as_deref().map(humantime::parse_duration).transpose();
+        let time = time.map_err(|error| format!("`for`: {error}"))?;
+        if time.is_some_and(|time| time.is_zero()) {
+            return Err("`for` is a time above zero, such as 10m".into());
+        }
+        match self.action.as_str() {
+            "permit" => Ok(AccessChange::Say(Access::Permit, prefix, time)),
+            "deny" => Ok(AccessChange::Say(Access::Deny, prefix, time)),
+            "forget" => Ok(AccessChange::Forget(prefix)),
+            other => Err(format!("`{other}` is not an action: permit, deny or forget")),
+        }
+    }
+}
+
+async fn change_access(
+    State(supervisor): State<Handle>,
+    wanted: Result<Json<AccessWanted>, JsonRejection>,
+) -> Response {
+    let wanted = match wanted {
+        Ok(Json(wanted)) => wanted,
+        Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
+    };
+    let change = match wanted.change() {
+        Ok(change) => change,
+        Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
+    };
+    match supervisor.change_access(wanted.service.clone(), change).await {
+        Some(Ok(done)) => Json(json!({ "service": wanted.service, "done": done })).into_response(),
+        Some(Err(AccessRefused::Unknown(why))) => failed(StatusCode::NOT_FOUND, why),
+        Some(Err(AccessRefused::Impossible(why))) => failed(StatusCode::UNPROCESSABLE_ENTITY, why),
         None => gone(),
     }
 }

@@ -2,11 +2,15 @@
 
 mod http;
 
+pub(crate) use http::insecure_verifier;
+
 use evener_core::health::Probe;
 use evener_core::spec::{CheckKind, CheckSpec};
+use evener_core::wire::proxy::{self, Extras, Transport, Version};
 use evener_core::{Endpoint, Target};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UdpSocket, UnixStream};
 
 /// Whom to probe.
@@ -16,6 +20,8 @@ pub(crate) struct Patient {
     pub(crate) endpoint: Endpoint,
     /// Where it is.
     pub(crate) target: Target,
+    /// It expects a PROXY header: ours says that we speak for ourselves.
+    pub(crate) send_proxy: Option<Version>,
 }
 
 /// Probes a server once.
@@ -23,8 +29,8 @@ pub(crate) async fn probe(patient: &Patient, spec: &CheckSpec) -> Probe {
     let target = aim(&patient.target, spec.port);
     let asked = async {
         match &spec.kind {
-            CheckKind::Tcp => connect(&target).await.map(drop),
-            CheckKind::Http { .. } => http::ask(&target, &patient.endpoint, &spec.kind).await,
+            CheckKind::Tcp => connect(&target, patient.send_proxy).await.map(drop),
+            CheckKind::Http { .. } => http::ask(&target, patient, &spec.kind).await,
             CheckKind::Udp { send, expect } => ask_udp(&target, send, expect.as_deref()).await,
         }
     };
@@ -48,12 +54,24 @@ pub(crate) enum Stream {
     Unix(UnixStream),
 }
 
-async fn connect(target: &Target) -> Result<Stream, String> {
+async fn connect(target: &Target, send_proxy: Option<Version>) -> Result<Stream, String> {
     let connected = match target {
         Target::Ip(address) => TcpStream::connect(address).await.map(Stream::Tcp),
         Target::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
     };
-    connected.map_err(|error| format!("connect: {}", in_words(&error)))
+    let mut stream = connected.map_err(|error| format!("connect: {}", in_words(&error)))?;
+    let mut header = Vec::new();
+    match send_proxy {
+        None => return Ok(stream),
+        Some(Version::V1) => proxy::emit_v1(None, &mut header),
+        Some(Version::V2) => proxy::emit_v2(None, Transport::Stream, &Extras::default(), &mut header),
+    }
+    let said = match &mut stream {
+        Stream::Tcp(stream) => stream.write_all(&header).await,
+        Stream::Unix(stream) => stream.write_all(&header).await,
+    };
+    said.map_err(|error| format!("connect: {}", in_words(&error)))?;
+    Ok(stream)
 }
 
 /// The system's errors without their numbers.

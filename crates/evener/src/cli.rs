@@ -7,7 +7,7 @@ mod talk;
 use crate::observe::{Log, LogFormat, LogLevel};
 use crate::supervisor::Setting;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use evener_core::spec::{Policy, Protocol};
+use evener_core::spec::{CheckKind, CheckSpec, Policy, Protocol};
 use evener_proxy::Driver;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,13 +18,15 @@ Examples:
   evener demo                                          see it work, on loopback
   evener tcp 127.0.0.1:8080 10.0.0.1:80 10.0.0.2:80    balance TCP, no file needed
   evener udp 127.0.0.1:5353 10.0.0.1:53 10.0.0.2:53    balance UDP
+  evener http 127.0.0.1:8080 10.0.0.1:80 10.0.0.2:80   balance HTTP, a request at a time
   evener check evener.lua && evener run evener.lua     run a configuration
   evener status                                        look at the running instance
   evener drain web/10.0.0.1:80                         no new clients for a server
+  evener deny www 192.0.2.0/24 --for 10m               refuse clients for a while
 
 Exit status: 0 done, 1 failed, 2 wrong usage.";
 
-/// A load balancer for TCP and UDP
+/// A load balancer for TCP, TLS, HTTP and UDP
 #[derive(Debug, Parser)]
 #[command(version, about, after_help = EXAMPLES, max_term_width = 100)]
 struct Cli {
@@ -65,6 +67,17 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Balance HTTP requests over servers, without a file
+    Http {
+        #[command(flatten)]
+        line: OneLiner,
+        /// Check every 2 s whether servers answer GET / with 200 to 399
+        #[arg(long)]
+        check: bool,
+        /// Speak TLS with clients: a PEM file with certificate and key
+        #[arg(long, value_name = "FILE")]
+        tls: Option<PathBuf>,
+    },
     /// Balance UDP datagrams over servers, without a file
     Udp(OneLiner),
     /// Show services, pools and servers of the running instance
@@ -86,6 +99,26 @@ enum Command {
         #[command(flatten)]
         talk: Talk,
     },
+    /// Refuse clients of a prefix, from now on
+    Deny {
+        #[command(flatten)]
+        what: AccessCommand,
+        /// For so long; until forgotten without it
+        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+        time: Option<Duration>,
+    },
+    /// Let clients of a prefix in, whatever the configuration says
+    Permit {
+        #[command(flatten)]
+        what: AccessCommand,
+        /// For so long; until forgotten without it
+        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+        time: Option<Duration>,
+    },
+    /// Forget what `deny` or `permit` said of a prefix
+    Forget(AccessCommand),
+    /// List what `deny` and `permit` said
+    Access(Talk),
     /// Print completions for a shell: `evener completions bash > /etc/bash_completion.d/evener`
     Completions {
         /// The shell
@@ -143,7 +176,7 @@ impl RunOptions {
     }
 }
 
-/// `evener tcp LISTEN SERVER...`
+/// `evener tcp|udp|http LISTEN SERVER...`
 #[derive(Args, Debug)]
 struct OneLiner {
     /// Where clients connect, such as 127.0.0.1:8080
@@ -170,6 +203,16 @@ struct Talk {
     /// Answer in JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Args, Debug)]
+struct AccessCommand {
+    /// The service
+    service: String,
+    /// The clients, such as 192.0.2.7 or 2001:db8::/32
+    prefix: String,
+    #[command(flatten)]
+    talk: Talk,
 }
 
 #[derive(Args, Debug)]
@@ -206,14 +249,23 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Run { file, options } => run::file(file, &options).await,
         Command::Check { file } => run::check(&file).await,
         Command::Demo { seconds } => demo::demo(seconds.map(Duration::from_secs)).await,
-        Command::Tcp { line, check } => run::one_liner(&line, Protocol::Tcp, check).await,
-        Command::Udp(line) => run::one_liner(&line, Protocol::Udp, false).await,
+        Command::Tcp { line, check } => {
+            run::one_liner(&line, Protocol::Tcp, check.then(|| CheckSpec::new(CheckKind::Tcp)), None).await
+        }
+        Command::Http { line, check, tls } => {
+            run::one_liner(&line, Protocol::Http, check.then(crate::config::http_check), tls).await
+        }
+        Command::Udp(line) => run::one_liner(&line, Protocol::Udp, None, None).await,
         Command::Status(talk) => talk::status(&talk).await,
         Command::Reload(talk) => talk::reload(&talk).await,
         Command::Drain(what) => talk::set_state(&what, "drain").await,
         Command::Ready(what) => talk::set_state(&what, "ready").await,
         Command::Maintenance(what) => talk::set_state(&what, "maintenance").await,
         Command::Explain { service, client, talk } => talk::explain(&service, client, &talk).await,
+        Command::Deny { what, time } => talk::change_access(&what, "deny", time).await,
+        Command::Permit { what, time } => talk::change_access(&what, "permit", time).await,
+        Command::Forget(what) => talk::change_access(&what, "forget", None).await,
+        Command::Access(talk) => talk::access(&talk).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "evener", &mut std::io::stdout());
             Ok(())

@@ -1,12 +1,15 @@
 //! The configuration: Lua to raw declarations ([`lua`]), raw declarations to a [`Spec`] ([`build`]). A configuration that
 //! is not wholly valid is refused with every problem at once, each with its file and line.
 
+mod access;
 mod build;
 mod check;
+mod edge;
 mod fields;
 mod locate;
 mod lua;
 mod raw;
+mod search_tree;
 
 use evener_core::Endpoint;
 use evener_core::spec::Spec;
@@ -61,9 +64,14 @@ pub(crate) struct Config {
     pub(crate) spec: Spec,
     /// Where the addresses of servers were written.
     pub(crate) places: BTreeMap<Endpoint, Place>,
+    /// Where services and pools speak of TLS.
+    pub(crate) tls_places: BTreeMap<(&'static str, Arc<str>), Place>,
     /// Where the addresses of services were written.
     pub(crate) listen_places: BTreeMap<(Arc<str>, Endpoint), Place>,
 }
+
+pub(crate) use check::http_check;
+pub(crate) use edge::tls_from_file;
 
 /// Reads a configuration file.
 pub(crate) fn load(path: &Path) -> Result<Config, Vec<Problem>> {

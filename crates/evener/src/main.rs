@@ -4,7 +4,9 @@ mod admin;
 mod check;
 mod cli;
 mod config;
+mod material;
 mod observe;
+mod outside;
 mod resolve;
 mod supervisor;
 

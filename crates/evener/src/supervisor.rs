@@ -1,11 +1,14 @@
 //! The supervisor: the one writer. It owns the pools, publishes their snapshots, hears what workers and checks saw, takes
 //! on configurations, and ends the program in order.
 
+mod access;
 mod apply;
+mod certificates;
 mod reload;
 
 use crate::check::{self, Patient};
 use crate::config::Config;
+use crate::material::Materials;
 use crate::observe::Log;
 use arc_swap::ArcSwap;
 use evener_core::event::Event;
@@ -22,6 +25,8 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use access::{AccessChange, AccessRefused, Rule};
+pub(crate) use certificates::Reread;
 pub(crate) use reload::Loaded;
 
 /// Reports, probes and requests that may wait; workers drop reports beyond it, for there will be others.
@@ -63,6 +68,7 @@ pub(crate) enum Input {
     Report(Report),
     Probed { who: Probed, seen: Probe },
     Loaded(Loaded),
+    Reread(Reread),
     Ask(Ask),
 }
 
@@ -79,6 +85,7 @@ pub(crate) enum Ask {
     Look(Box<dyn FnOnce(&Supervisor) + Send>),
     Reload(oneshot::Sender<Result<Vec<String>, Vec<String>>>),
     SetState { server: String, state: AdminState, done: oneshot::Sender<Result<String, String>> },
+    Access { service: String, change: AccessChange, done: oneshot::Sender<Result<String, AccessRefused>> },
     Stop,
 }
 
@@ -116,6 +123,17 @@ impl Handle {
         answer.await.ok()
     }
 
+    /// Changes who may come in to a service. Answers with what was done, or why not.
+    pub(crate) async fn change_access(
+        &self,
+        service: String,
+        change: AccessChange,
+    ) -> Option<Result<String, AccessRefused>> {
+        let (done, answer) = oneshot::channel();
+        self.0.send(Input::Ask(Ask::Access { service, change, done })).await.ok()?;
+        answer.await.ok()
+    }
+
     /// Ends the program as SIGTERM does.
     pub(crate) async fn stop(&self) {
         let _ = self.0.send(Input::Ask(Ask::Stop)).await;
@@ -132,6 +150,8 @@ pub(crate) struct RunningPool {
 /// A listener: its address as bound, and what the plane knows it by.
 pub(crate) struct RunningListener {
     pub(crate) service: Arc<str>,
+    /// The service as the plane has it: one of another protocol is another one.
+    serving: Arc<Service>,
     pub(crate) bound: Endpoint,
     id: u64,
 }
@@ -149,6 +169,16 @@ pub(crate) struct Supervisor {
     pub(crate) config: Config,
     pub(crate) pools: BTreeMap<Arc<str>, RunningPool>,
     pub(crate) services: BTreeMap<Arc<str>, Arc<Service>>,
+    /// What TLS is made of.
+    materials: Materials,
+    /// When their files are looked at again.
+    watch: certificates::Watch,
+    /// How many configurations were taken on: what was read for an earlier one is not for this one.
+    configurations: u64,
+    /// What the operator said at run time of who may come in, by service.
+    pub(crate) access: BTreeMap<Arc<str>, Vec<Rule>>,
+    /// Services whose rules changed, with those who wait for that to be in force.
+    access_changed: access::Changed,
     pub(crate) listeners: BTreeMap<(Transport, Endpoint), RunningListener>,
     /// Services that left, while they still have connections.
     retiring: Vec<Arc<Service>>,
@@ -174,7 +204,7 @@ pub(crate) enum Transport {
 impl From<Protocol> for Transport {
     fn from(protocol: Protocol) -> Self {
         match protocol {
-            Protocol::Tcp => Self::Stream,
+            Protocol::Tcp | Protocol::Http => Self::Stream,
             Protocol::Udp => Self::Datagram,
         }
     }
@@ -201,6 +231,11 @@ impl Supervisor {
             config: Config::default(),
             pools: BTreeMap::new(),
             services: BTreeMap::new(),
+            materials: Materials::default(),
+            watch: certificates::Watch::default(),
+            configurations: 0,
+            access: BTreeMap::new(),
+            access_changed: access::Changed::default(),
             listeners: BTreeMap::new(),
             retiring: Vec::new(),
             probing: BTreeSet::new(),
@@ -270,6 +305,10 @@ impl Supervisor {
             Input::Report(report) => self.on_report(report),
             Input::Probed { who, seen } => self.on_probed(who, seen),
             Input::Loaded(loaded) => self.on_loaded(loaded),
+            Input::Reread(reread) => self.on_reread(reread),
+            Input::Ask(Ask::Access { service, change, done }) => {
+                self.change_access(&service, change, done);
+            }
             Input::Ask(Ask::Look(look)) => look(self),
             Input::Ask(Ask::Reload(done)) => self.begin_reload(Some(done)),
             Input::Ask(Ask::SetState { server, state, done }) => {
@@ -360,6 +399,9 @@ impl Supervisor {
         let events: Vec<Event> =
             self.pools.values_mut().flat_map(|running| running.pool.on_time(now)).collect();
         events.iter().for_each(|event| self.tell(event));
+        self.expire_access(now);
+        self.apply_access();
+        self.look_at_certificates(now);
         self.begin_probes(now);
         self.publish();
         self.look_at_drain(now);
@@ -377,8 +419,11 @@ impl Supervisor {
                 if !self.probing.insert(who.clone()) {
                     continue;
                 }
-                let patient =
-                    Patient { endpoint: server.spec.endpoint.clone(), target: server.target.clone() };
+                let patient = Patient {
+                    endpoint: server.spec.endpoint.clone(),
+                    target: server.target.clone(),
+                    send_proxy: running.pool.spec().send_proxy,
+                };
                 let (spec, outside) = (Arc::clone(&spec), self.outside.clone());
                 tokio::spawn(async move {
                     let seen = check::probe(&patient, &spec).await;
@@ -410,6 +455,7 @@ impl Supervisor {
         let now = self.now();
         let of_pools =
             self.pools.values().map(|running| running.pool.deadline()).min().unwrap_or(Time::NEVER);
+        let of_pools = of_pools.min(self.access_deadline()).min(self.certificates_deadline());
         match self.phase {
             Phase::Serving => of_pools,
             Phase::Draining { .. } | Phase::Over => of_pools.min(now + DRAIN_LOOK),

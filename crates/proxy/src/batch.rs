@@ -173,6 +173,28 @@ impl Batch {
         Ok(count as usize)
     }
 
+    /// Datagram `at`.
+    pub(crate) fn bytes_of(&self, at: usize) -> &[u8] {
+        &self.buffer[at * STRIDE..at * STRIDE + self.len(at)]
+    }
+
+    /// Takes the first `count` bytes of datagram `at` away.
+    pub(crate) fn strip(&mut self, at: usize, count: usize) {
+        let (start, length) = (at * STRIDE, self.len(at));
+        debug_assert!(count <= length, "no more than there is");
+        self.buffer.copy_within(start + count..start + length, start);
+        self.parts[at].iov_len -= count;
+    }
+
+    /// Puts `bytes` before datagram `at`; at most as many as buffers are larger than datagrams.
+    pub(crate) fn prepend(&mut self, at: usize, bytes: &[u8]) {
+        let (start, length) = (at * STRIDE, self.len(at));
+        debug_assert!(bytes.len() <= STRIDE - DATAGRAM_BYTES_MAX, "a PROXY header without names is short");
+        self.buffer.copy_within(start..start + length, start + bytes.len());
+        self.buffer[start..start + bytes.len()].copy_from_slice(bytes);
+        self.parts[at].iov_len += bytes.len();
+    }
+
     /// How long datagram `at` is.
     pub(crate) fn len(&self, at: usize) -> usize {
         self.parts[at].iov_len

@@ -1,8 +1,10 @@
 //! One TCP connection of a client with its connection to a server: both directions and how they end together.
 
+use crate::admission::{Guest, reset_at_close};
+use crate::greeting::Greeting;
 use crate::relay::{Direction, End, Pumped, Scratch};
 use crate::ring_relay::RingState;
-use crate::service::{Service, Settings};
+use crate::service::{Backend, Service, Settings};
 use crate::sys;
 use evener_core::limits::Lease;
 use evener_core::snapshot::Choice;
@@ -23,6 +25,12 @@ pub(crate) struct Connection {
     pub(crate) service: Arc<Service>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) address: IpAddr,
+    /// Which backend of the settings serves it.
+    pub(crate) backend: usize,
+    /// What it says before a server is chosen, and what the server gets first; kept apart, most connections have none.
+    pub(crate) greeting: Option<Box<Greeting>>,
+    /// Its place among the connections of its address.
+    pub(crate) guest: Guest,
     /// The servers whose connect failed for this client.
     pub(crate) tried: Vec<ServerId>,
     /// When something moved last; before that, when the connect began.
@@ -34,7 +42,7 @@ pub(crate) struct Connection {
     /// It is in the worker's list of those that have more to do.
     pub(crate) queued: bool,
     /// Its place in the service.
-    _place: Lease,
+    pub(crate) place: Lease,
 }
 
 /// The server's side.
@@ -47,6 +55,10 @@ pub(crate) struct Upstream {
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
+    /// The client says what a server is chosen by.
+    Greeting,
+    /// The client was refused, and is kept waiting.
+    Tarpit,
     /// The server has not accepted yet.
     Connecting,
     /// Bytes move.
@@ -78,6 +90,7 @@ impl Connection {
         settings: Arc<Settings>,
         place: Lease,
     ) -> Self {
+        let backend = settings.default_backend.unwrap_or_default();
         Self {
             client,
             upstream: None,
@@ -87,13 +100,21 @@ impl Connection {
             service,
             settings,
             address,
+            backend,
+            greeting: None,
+            guest: Guest::default(),
             tried: Vec::new(),
             active_at: Time::ZERO,
             ring: None,
             generation: 0,
             queued: false,
-            _place: place,
+            place,
         }
+    }
+
+    /// The backend that serves it.
+    pub(crate) fn backend(&self) -> &Backend {
+        &self.settings.backends[self.backend]
     }
 
     /// Moves what can be moved both ways, and counts it.
@@ -188,9 +209,4 @@ impl Connection {
         self.from_client.discard(&mut scratch.pipes);
         Step::Linger
     }
-}
-
-/// Closing this socket resets its connection (socket(7), SO_LINGER).
-fn reset_at_close(socket: &OwnedFd) {
-    let _ = rustix::net::sockopt::set_socket_linger(socket, Some(std::time::Duration::ZERO));
 }

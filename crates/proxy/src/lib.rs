@@ -4,21 +4,32 @@
 //! way of a packet but atomics and the published [`Snapshot`](evener_core::snapshot::Snapshot) of each pool. The crate
 //! opens sockets and moves bytes; what a client gets, `evener-core` decides; when things change, the program says.
 
+mod admission;
 mod batch;
 mod connection;
+mod exchange;
+mod greeting;
+mod http1;
+mod http2;
+mod link;
 mod listener;
+mod message;
 mod pipe;
 mod plane;
 mod relay;
 mod ring;
 mod ring_relay;
 mod service;
+mod session;
 mod sys;
 mod tcp;
 mod timers;
+mod tls;
+mod tunnel;
 mod udp;
 mod worker;
 
 pub use listener::{BindError, Bound, Sharing, bind};
 pub use plane::{Driver, Plane, PlaneOptions};
-pub use service::{Report, Reporter, Service, ServiceLive, Settings};
+pub use service::{Backend, Refusal, Report, Reporter, Service, ServiceLive, Settings};
+pub use tls::{TlsAcceptor, TlsConnector};

@@ -104,7 +104,7 @@ pub fn bind(
             let (sockets, ip) = bind_ip(*ip, protocol, options, workers, sharing).map_err(failed)?;
             Ok(Bound { address: Endpoint::Ip(ip), sockets, unix: None })
         }
-        (Endpoint::Unix(path), Protocol::Tcp) => {
+        (Endpoint::Unix(path), Protocol::Tcp | Protocol::Http) => {
             let sockets = bind_unix(path, options, workers).map_err(failed)?;
             Ok(Bound { address: address.clone(), sockets, unix: Some(UnixPath(path.clone())) })
         }
@@ -129,7 +129,7 @@ fn bind_ip(
         let socket = open(bound, protocol)?;
         socket.set_reuse_port(true)?;
         socket.bind(&bound.into())?;
-        if protocol == Protocol::Tcp {
+        if protocol != Protocol::Udp {
             apply_options(&socket, options)?;
             socket.listen(backlog(options))?;
         }
@@ -144,14 +144,14 @@ fn find_free(address: SocketAddr, protocol: Protocol) -> io::Result<SocketAddr> 
     // whether anybody is there.
     let alone = open(address, protocol)?;
     alone.bind(&address.into())?;
-    if protocol == Protocol::Tcp {
+    if protocol != Protocol::Udp {
         alone.listen(1)?;
     }
     Ok(alone.local_addr()?.as_socket().unwrap_or(address))
 }
 
 fn open(address: SocketAddr, protocol: Protocol) -> io::Result<Socket> {
-    let kind = if protocol == Protocol::Tcp { Type::STREAM } else { Type::DGRAM };
+    let kind = if protocol != Protocol::Udp { Type::STREAM } else { Type::DGRAM };
     let socket = Socket::new(Domain::for_address(address), kind, None)?;
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
@@ -159,7 +159,7 @@ fn open(address: SocketAddr, protocol: Protocol) -> io::Result<Socket> {
         socket.set_only_v6(true)?;
     }
     match protocol {
-        Protocol::Tcp => socket.set_reuse_address(true)?,
+        Protocol::Tcp | Protocol::Http => socket.set_reuse_address(true)?,
         Protocol::Udp => prepare_datagrams(&socket, address)?,
     }
     Ok(socket)

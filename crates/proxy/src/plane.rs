@@ -110,7 +110,10 @@ impl Plane {
 
     /// A service does something else from now on; its listeners, connections and flows stay.
     pub fn reconfigure(&self, service: &Service, settings: Settings) {
-        let same = Arc::ptr_eq(&service.settings.load().pool, &settings.pool);
+        let same = match (service.settings.load().backends.first(), settings.backends.first()) {
+            (Some(old), Some(new)) => Arc::ptr_eq(&old.pool, &new.pool) && old.send_proxy == new.send_proxy,
+            (old, new) => old.is_none() && new.is_none(),
+        };
         service.settings.store(Arc::new(settings));
         let pool = if same { PoolIs::Same } else { PoolIs::Another };
         self.tell(|| Command::Refresh { service: service.name.clone(), pool });

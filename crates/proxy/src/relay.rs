@@ -221,6 +221,12 @@ impl Direction {
         }
     }
 
+    /// The sink gets these bytes before what the source sends.
+    pub(crate) fn begin_with(&mut self, bytes: Vec<u8>) {
+        debug_assert!(self.is_empty(), "nothing was read yet");
+        (self.spill, self.offset) = (bytes, 0);
+    }
+
     /// Goes on where another relay stopped: with what the sink did not take yet, and the end if it came.
     pub(crate) fn resume(&mut self, rest: Vec<u8>, end: Option<End>) {
         (self.readable, self.writable) = (true, true);

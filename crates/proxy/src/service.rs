@@ -1,12 +1,16 @@
 //! A service as workers share it: its present settings, what is counted, and what is reported of it.
 
+use crate::tls::{TlsAcceptor, TlsConnector};
 use arc_swap::ArcSwap;
 use evener_core::acl::{Access, Acl};
 use evener_core::counters::{ServiceCounters, Sharded};
 use evener_core::health::Failure;
 use evener_core::limits::{Lease, Occupancy};
+use evener_core::route::Routes;
 use evener_core::snapshot::{NoServer, Snapshot};
-use evener_core::spec::{Protocol, ServiceOptions};
+use evener_core::spec::{HttpSpec, Protocol, ServiceOptions};
+use evener_core::throttle::Throttle;
+use evener_core::wire::proxy;
 use evener_core::{ServerId, Target, Time};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,13 +27,87 @@ pub struct Settings {
     pub options: ServiceOptions,
     /// Who may come in.
     pub acl: Option<Arc<Acl>>,
-    /// The pool that serves it, where its snapshots are published.
+    /// What becomes of those who may not.
+    pub denied: Refusal,
+    /// The limits of each client.
+    pub throttle: Option<Arc<Throttle>>,
+    /// What becomes of clients that reach them.
+    pub exceeded: Refusal,
+    /// Whoever stands before us there tells us of clients, by the PROXY protocol.
+    pub proxy_from: Option<Arc<Acl>>,
+    /// TLS with clients.
+    pub tls: Option<Arc<TlsAcceptor>>,
+    /// How HTTP is understood, if it is.
+    pub http: Option<Arc<HttpSpec>>,
+    /// The pools that serve it.
+    pub backends: Vec<Backend>,
+    /// The one for clients that no route names.
+    pub default_backend: Option<usize>,
+    /// Others, by host name and path.
+    pub routes: Routes<usize>,
+}
+
+/// A pool with how its servers are spoken to.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    /// Where its snapshots are published.
     pub pool: Arc<ArcSwap<Snapshot>>,
+    /// TLS with its servers.
+    pub tls: Option<Arc<TlsConnector>>,
+    /// Its servers are told of clients by the PROXY protocol.
+    pub send_proxy: Option<proxy::Version>,
+}
+
+/// What becomes of a client that may not come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is closed without a word.
+    Drop,
+    /// It is told: by a reset, or by an answer of HTTP.
+    Reject,
+    /// It is kept waiting for so long, then closed.
+    Tarpit(Duration),
+    /// It gets a server of this backend.
+    Backend(usize),
 }
 
 impl Settings {
+    /// Settings with the defaults, served by one pool.
+    #[must_use]
+    pub fn new(options: ServiceOptions, pool: Arc<ArcSwap<Snapshot>>) -> Self {
+        Self {
+            options,
+            acl: None,
+            denied: Refusal::Drop,
+            throttle: None,
+            exceeded: Refusal::Drop,
+            proxy_from: None,
+            tls: None,
+            http: None,
+            backends: vec![Backend { pool, tls: None, send_proxy: None }],
+            default_backend: Some(0),
+            routes: Routes::default(),
+        }
+    }
+
+    /// The default backend's pool.
+    #[must_use]
+    pub fn pool(&self) -> Option<&Arc<ArcSwap<Snapshot>>> {
+        self.default_backend.map(|index| &self.backends[index].pool)
+    }
+
     pub(crate) fn permits(&self, client: IpAddr) -> bool {
         self.acl.as_ref().is_none_or(|acl| acl.access(client) == Access::Permit)
+    }
+
+    /// Whether `peer` tells of clients, rather than being one.
+    pub(crate) fn is_proxy(&self, peer: IpAddr) -> bool {
+        self.proxy_from.as_ref().is_some_and(|acl| acl.access(peer) == Access::Permit)
+    }
+
+    /// Whether connections need more than their bytes moved: TLS on either side, or HTTP.
+    pub(crate) fn is_layered(&self) -> bool {
+        self.tls.is_some() || self.http.is_some() || self.backends.iter().any(|backend| backend.tls.is_some())
     }
 }
 
@@ -51,6 +129,10 @@ pub struct Service {
 pub struct ServiceLive {
     /// TCP connections now.
     pub connections: Occupancy,
+    /// Handshakes of TLS under way.
+    pub handshakes: Occupancy,
+    /// Refused clients that are kept waiting.
+    pub tarpitted: Occupancy,
     /// UDP flows now.
     pub flows: AtomicU32,
     /// What was counted.
@@ -66,6 +148,8 @@ impl Service {
     pub fn new(name: Arc<str>, protocol: Protocol, settings: Settings, workers: usize) -> Self {
         let live = ServiceLive {
             connections: Occupancy::default(),
+            handshakes: Occupancy::default(),
+            tarpitted: Occupancy::default(),
             flows: AtomicU32::new(0),
             counters: Sharded::new(workers),
             waiting: AtomicBool::new(false),

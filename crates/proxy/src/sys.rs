@@ -21,6 +21,11 @@ pub(crate) fn is_all_delivered(socket: BorrowedFd<'_>) -> bool {
     count(socket, libc::TIOCOUTQ) == Some(0)
 }
 
+/// How many bytes a socket's peer has not acknowledged (tcp(7), SIOCOUTQ).
+pub(crate) fn undelivered(socket: BorrowedFd<'_>) -> usize {
+    count(socket, libc::TIOCOUTQ).map_or(0, |bytes| bytes.max(0) as usize)
+}
+
 /// Whether a socket has nothing to read now (tcp(7), SIOCINQ).
 pub(crate) fn is_all_read(socket: BorrowedFd<'_>) -> bool {
     count(socket, libc::FIONREAD) == Some(0)

@@ -1,22 +1,25 @@
 //! The TCP way in, in five hops: accept, admit, pick, connect (the next candidate on failure), relay.
 
+use crate::admission::{self, Admission, Refused, reset_at_close};
 use crate::connection::{Connection, Stage, Step, Upstream};
+use crate::greeting::{self, Greeted, Greeting};
 use crate::listener::{self, StreamListener};
 use crate::ring::{GENERATION_MASK, Mark};
 use crate::ring_relay;
-use crate::service::{Notice, Report, Settings};
+use crate::service::{Notice, Report, Service, Settings};
+use crate::session;
 use crate::worker::{Retry, Token, Worker};
 use evener_core::health::Failure;
 use evener_core::limits::Lease;
-use evener_core::snapshot::{Choice, NoServer, Request, Why};
+use evener_core::snapshot::{Choice, Entry, NoServer, Request, Why};
 use evener_core::spec::ServiceOptions;
 use evener_core::{Target, Time};
 use mio::event::Event;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with, sockopt};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use rustix::net::{RecvFlags, SocketAddrAny, SocketFlags, acceptfrom_with, recv, sockopt};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -27,6 +30,10 @@ const ACCEPTS_MAX: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A client that still sends after everything was delivered to it is heard for so long.
 const LINGER: Duration = Duration::from_secs(5);
+/// What has to be said before a server is chosen is said within this.
+pub(crate) const GREETING: Duration = Duration::from_secs(10);
+/// One receive of a greeting.
+const GREETING_BYTES: usize = 4096;
 
 /// Whether somebody may still wait in a listener's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,9 +99,9 @@ fn accept_one(worker: &mut Worker, index: usize, settings: Arc<Settings>, place:
 }
 
 /// Clients of a unix socket have no address; they count as loopback.
-fn client_address(address: Option<SocketAddrAny>) -> IpAddr {
+fn client_address(address: Option<SocketAddrAny>) -> SocketAddr {
     let address = address.and_then(|address| SocketAddr::try_from(address).ok());
-    address.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
+    address.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
 }
 
 fn pause_full(worker: &mut Worker, index: usize, connections_max: u32) -> Queue {
@@ -127,30 +134,120 @@ fn pause_failed(worker: &mut Worker, index: usize, error: Errno) -> Queue {
     Queue::Left
 }
 
-/// Hop 2: admit. A client that the access list refuses is closed without a word.
+/// Hop 2: admit. What has more layers than bytes goes its own way; whoever has to say something first is heard.
 fn admit(
     worker: &mut Worker,
     index: usize,
     client: OwnedFd,
-    address: IpAddr,
+    peer: SocketAddr,
     settings: Arc<Settings>,
     place: Lease,
 ) {
     let service = Arc::clone(&worker.streams[index].service);
-    let counters = service.live.counters.of(worker.id);
-    counters.connections.one();
-    if !settings.permits(address) {
-        return counters.denied.one();
+    service.live.counters.of(worker.id).connections.one();
+    if settings.is_layered() {
+        return session::begin(worker, client, peer, service, settings, place);
     }
-    let connection = Connection::new(client, address, service, settings, place);
-    let index = worker.connections.insert(Box::new(connection));
-    if try_servers(worker, index) == Progress::Over {
+    let greeting = Greeting::new(peer, &settings);
+    let introduces = settings.backends.iter().any(|backend| backend.send_proxy.is_some());
+    let index = {
+        let connection = Connection::new(client, peer.ip(), service, settings, place);
+        worker.connections.insert(Box::new(connection))
+    };
+    let (greets, awaits_proxy) = (!greeting.is_over(), greeting.awaits_proxy());
+    if greets || introduces {
+        worker.connections[index].greeting = Some(Box::new(greeting));
+    }
+    // Who is told of by a PROXY header is admitted when that has come.
+    if !awaits_proxy && admit_client(worker, index) == Progress::Over {
+        return;
+    }
+    let connection = &mut worker.connections[index];
+    if greets {
+        connection.stage = Stage::Greeting;
+        worker.timers.set(index, worker.now + GREETING);
+    } else if try_servers(worker, index) == Progress::Over {
         return;
     }
     // With a ring, the client is heard from when its server accepted.
-    let client = &worker.connections[index].client;
-    if worker.ring.is_none() && worker.registry.register(client, Token::Client(index)).is_err() {
+    let connection = &worker.connections[index];
+    let rides = worker.ring.is_some() && connection.greeting.is_none();
+    if !rides && worker.registry.register(&connection.client, Token::Client(index)).is_err() {
         close(worker, index);
+    }
+}
+
+/// Asks the access list and the limits.
+fn admit_client(worker: &mut Worker, index: usize) -> Progress {
+    let connection = &mut worker.connections[index];
+    let (service, settings) = (&connection.service, &connection.settings);
+    match admission::admit(service, settings, connection.address, worker.id, worker.now) {
+        Admission::Enter(guest) => {
+            connection.backend = guest.backend.unwrap_or(connection.backend);
+            connection.guest = guest;
+            return Progress::Begun;
+        }
+        Admission::Refused(Refused::Drop) => close(worker, index),
+        Admission::Refused(Refused::Reject(_)) => {
+            reset_at_close(&connection.client);
+            close(worker, index);
+        }
+        Admission::Refused(Refused::Tarpit(place, time)) => {
+            // It gives its place in the service to others.
+            connection.place = place;
+            connection.stage = Stage::Tarpit;
+            worker.timers.set(index, worker.now + time);
+        }
+    }
+    Progress::Over
+}
+
+/// The client says what has to be known before a server is chosen.
+fn greet(worker: &mut Worker, index: usize) {
+    loop {
+        let connection = &mut worker.connections[index];
+        let Some(greeting) = &mut connection.greeting else { return };
+        match greeting.read() {
+            Greeted::Known => {
+                connection.address = greeting.origin.client.ip();
+                if admit_client(worker, index) == Progress::Over {
+                    return;
+                }
+            }
+            Greeted::Done => return greeted(worker, index),
+            Greeted::Malformed => {
+                connection.service.live.counters.of(worker.id).greeting_refused.one();
+                return close(worker, index);
+            }
+            Greeted::More => {
+                let mut piece = [0; GREETING_BYTES];
+                match recv(&connection.client, &mut piece, RecvFlags::empty()) {
+                    Ok((read @ 1.., _)) => greeting.bytes.extend_from_slice(&piece[..read]),
+                    Err(Errno::AGAIN) => return,
+                    Err(Errno::INTR) => {}
+                    Ok(_) | Err(_) => return close(worker, index),
+                }
+            }
+        }
+    }
+}
+
+/// All is said: where does it lead?
+fn greeted(worker: &mut Worker, index: usize) {
+    worker.timers.clear(index);
+    let connection = &mut worker.connections[index];
+    let name = connection.greeting.as_ref().and_then(|greeting| greeting.name.as_deref()).unwrap_or_default();
+    let routed = connection.settings.routes.find(name.as_bytes(), b"").copied();
+    let Some(backend) = connection.guest.backend.or(routed).or(connection.settings.default_backend) else {
+        // Nobody is meant by that name.
+        connection.service.live.counters.of(worker.id).greeting_refused.one();
+        return close(worker, index);
+    };
+    connection.backend = backend;
+    // What came after the greeting is still in the socket, without another edge.
+    connection.from_client.readable = true;
+    if try_servers(worker, index) == Progress::Begun && worker.connections[index].stage == Stage::Relaying {
+        relay(worker, index);
     }
 }
 
@@ -166,8 +263,8 @@ enum Progress {
 fn try_servers(worker: &mut Worker, index: usize) -> Progress {
     loop {
         let connection = &mut worker.connections[index];
-        let request = Request { client: connection.address, now: worker.now };
-        let snapshot = connection.settings.pool.load();
+        let request = Request::of(connection.address, worker.now);
+        let snapshot = connection.backend().pool.load();
         match snapshot.pick(&request, &connection.tried, &mut worker.random) {
             Err(reason) => {
                 drop(snapshot);
@@ -210,7 +307,7 @@ fn connect(worker: &mut Worker, index: usize, choice: Choice) -> Result<(), Conn
     connection.generation = worker.generation;
     worker.generation = worker.generation.wrapping_add(1) & GENERATION_MASK;
     let upstream = connection.upstream.insert(Upstream { socket, choice });
-    if let Some(ring) = &mut worker.ring {
+    if let Some(ring) = worker.ring.as_mut().filter(|_| connection.greeting.is_none()) {
         if stage == Stage::Connecting {
             let mark = Mark::Connect { index: index as u32, generation: connection.generation };
             ring.poll(upstream.socket.as_raw_fd(), libc::POLLOUT, mark);
@@ -227,7 +324,7 @@ fn connect(worker: &mut Worker, index: usize, choice: Choice) -> Result<(), Conn
     Ok(())
 }
 
-fn open_socket(target: &Target, options: &ServiceOptions) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_socket(target: &Target, options: &ServiceOptions) -> Result<OwnedFd, Errno> {
     let socket = listener::stream_socket(target)?;
     if let Target::Ip(address) = target {
         if options.nodelay {
@@ -246,7 +343,14 @@ fn open_socket(target: &Target, options: &ServiceOptions) -> Result<OwnedFd, Err
 
 /// A connect failed: it is counted and reported, and that server is passed over for this client.
 fn fail(worker: &mut Worker, index: usize, choice: &Choice, error: Errno) {
-    let server = &choice.server;
+    let connection = &mut worker.connections[index];
+    connection.tried.push(choice.server.id);
+    let pool = connection.backend().pool.load().pool.clone();
+    note_failure(worker, pool, &choice.server, error);
+}
+
+/// Counts a connect that failed, and reports it if it is the server's fault.
+pub(crate) fn note_failure(worker: &Worker, pool: Arc<str>, server: &Entry, error: Errno) {
     let counters = server.live.counters.of(worker.id);
     let failure = match error {
         Errno::CONNREFUSED => {
@@ -266,10 +370,7 @@ fn fail(worker: &mut Worker, index: usize, choice: &Choice, error: Errno) {
             Some(Failure::Unreachable)
         }
     };
-    let connection = &mut worker.connections[index];
-    connection.tried.push(server.id);
     if let Some(failure) = failure {
-        let pool = connection.settings.pool.load().pool.clone();
         (worker.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
     }
 }
@@ -293,12 +394,17 @@ pub(crate) fn is_ours(error: Errno) -> bool {
 }
 
 fn give_up(worker: &mut Worker, index: usize, reason: NoServer) {
-    let service = &worker.connections[index].service;
+    let service = Arc::clone(&worker.connections[index].service);
+    note_no_server(worker, &service, reason);
+    close(worker, index);
+}
+
+/// Nobody could be had for a client.
+pub(crate) fn note_no_server(worker: &Worker, service: &Service, reason: NoServer) {
     service.live.counters.of(worker.id).no_server.one();
     if service.may_notice(Notice::NoServer, worker.now) {
         (worker.report)(Report::NoServer { service: service.name.clone(), reason });
     }
-    close(worker, index);
 }
 
 /// The server accepted.
@@ -306,7 +412,7 @@ fn connected(worker: &mut Worker, index: usize) {
     let connection = &mut worker.connections[index];
     let Some(upstream) = &connection.upstream else { return };
     let (server, now) = (&upstream.choice.server, worker.now);
-    let snapshot = connection.settings.pool.load();
+    let snapshot = connection.settings.backends[connection.backend].pool.load();
     snapshot.remember(connection.address, server.id, now);
     snapshot.observe(server, now.since(connection.active_at), now);
     server.live.counters.of(worker.id).connections.one();
@@ -320,9 +426,26 @@ fn connected(worker: &mut Worker, index: usize) {
         Some(idle) => worker.timers.set(index, now + idle),
         None => worker.timers.clear(index),
     }
-    if worker.ring.is_some() {
+    if connection.greeting.is_some() {
+        say_first(worker, index);
+    } else if worker.ring.is_some() {
         ring_relay::adopt(worker, index);
     }
+}
+
+/// The server gets the PROXY header, and what the client said before it was chosen.
+fn say_first(worker: &mut Worker, index: usize) {
+    let connection = &mut worker.connections[index];
+    let Some(greeting) = &mut connection.greeting else { return };
+    let mut first = Vec::new();
+    if let Some(version) = connection.settings.backends[connection.backend].send_proxy {
+        let ends = greeting.origin.ends(&connection.client);
+        let name = greeting.name.as_deref();
+        first = greeting::introduce(version, &greeting.origin, ends, name, None, worker.random.bits());
+    }
+    first.append(&mut greeting.bytes);
+    connection.from_client.begin_with(first);
+    queue(worker, index);
 }
 
 /// The ring tells that a socket that connects became writable, or failed.
@@ -345,8 +468,9 @@ pub(crate) fn on_client_event(worker: &mut Worker, index: usize, event: &Event) 
     connection.from_client.hung_up |= ended;
     connection.from_server.writable |= event.is_writable() || event.is_error();
     match connection.stage {
+        Stage::Greeting => greet(worker, index),
         Stage::Connecting if event.is_error() => close(worker, index),
-        Stage::Connecting | Stage::Over => {}
+        Stage::Connecting | Stage::Tarpit | Stage::Over => {}
         Stage::Relaying | Stage::Lingering => relay(worker, index),
     }
 }
@@ -358,7 +482,7 @@ pub(crate) fn on_server_event(worker: &mut Worker, index: usize, event: &Event) 
     match connection.stage {
         Stage::Connecting if ended => return on_connect_error(worker, index),
         Stage::Connecting if event.is_writable() => connected(worker, index),
-        Stage::Connecting | Stage::Over => return,
+        Stage::Greeting | Stage::Tarpit | Stage::Connecting | Stage::Over => return,
         Stage::Relaying | Stage::Lingering => {}
     }
     let Some(connection) = worker.connections.get_mut(index) else { return };
@@ -432,7 +556,11 @@ pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
     let Some(connection) = worker.connections.get(index) else { return };
     match connection.stage {
         Stage::Connecting => next_server(worker, index, Errno::TIMEDOUT),
-        Stage::Lingering => close(worker, index),
+        Stage::Greeting => {
+            connection.service.live.counters.of(worker.id).greeting_timeouts.one();
+            close(worker, index);
+        }
+        Stage::Lingering | Stage::Tarpit => close(worker, index),
         Stage::Over => {}
         Stage::Relaying => {
             let Some(idle) = connection.settings.options.idle_timeout else { return };

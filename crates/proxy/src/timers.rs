@@ -60,6 +60,11 @@ impl Timers {
         self.count += 1;
     }
 
+    /// Whether number `index` has a deadline.
+    pub(crate) fn is_set(&self, index: usize) -> bool {
+        self.nodes.get(index).is_some_and(|node| node.due != 0)
+    }
+
     /// Takes the deadline of number `index` away, if it has one.
     pub(crate) fn clear(&mut self, index: usize) {
         let Some(node) = self.nodes.get(index).copied().filter(|node| node.due != 0) else { return };

@@ -3,17 +3,20 @@
 //! once.
 
 use crate::batch::{BATCH, Batch, Local, Names};
+use crate::greeting;
 use crate::listener;
 use crate::service::{Notice, Report, Service, Settings};
 use crate::tcp::is_ours;
 use crate::worker::{Retry, Token, Worker};
 use evener_core::ServerId;
 use evener_core::Time;
-use evener_core::flow::{Flow, FlowKey, FlowTable};
+use evener_core::flow::{Flow, FlowKey, FlowTable, Via};
 use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry, Request, Snapshot};
+use evener_core::wire::proxy::{self, Ends, Extras, Transport};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -44,6 +47,8 @@ pub(crate) struct FlowSocket {
     listener: usize,
     key: FlowKey,
     choice: Choice,
+    /// The PROXY header that each datagram begins with.
+    header: Option<Box<[u8]>>,
     answered_at: Time,
 }
 
@@ -100,10 +105,11 @@ fn forward(worker: &mut Worker, index: usize, batch: &mut Batch, count: usize) {
     }
     let service = Arc::clone(&worker.datagrams[index].service);
     let settings = service.settings.load_full();
-    let snapshot = settings.pool.load_full();
+    let snapshot = settings.backends[0].pool.load_full();
     let mut slots = [DROPPED; BATCH];
     for (at, slot) in slots.iter_mut().enumerate().take(count) {
-        *slot = flow_of(worker, index, batch, at, &settings, &snapshot).unwrap_or(DROPPED);
+        let Some(key) = key_of(worker, index, batch, at, &settings) else { continue };
+        *slot = flow_of(worker, index, key, &settings, &snapshot).unwrap_or(DROPPED);
     }
     service.live.counters.of(worker.id).datagrams_in.add(count as u64);
     let mut places = [0; BATCH];
@@ -121,22 +127,58 @@ fn forward(worker: &mut Worker, index: usize, batch: &mut Batch, count: usize) {
                 length += 1;
             }
         }
+        introduce(worker, slot as usize, batch, &places[..length]);
         send_to_server(worker, index, slot as usize, batch, &places[..length], &snapshot);
     }
 }
 
-/// The slot of the flow of datagram `at`; begins or moves the flow if need be. `None` when it is dropped.
+/// Whose datagram `at` is. What stands before us tells of its client in each one; `None` when it does not.
+fn key_of(
+    worker: &Worker,
+    index: usize,
+    batch: &mut Batch,
+    at: usize,
+    settings: &Settings,
+) -> Option<FlowKey> {
+    let listener = &worker.datagrams[index];
+    let local = if listener.local == Local::Each { batch.local(at) } else { None };
+    let sender = batch.sender(at)?;
+    let own = FlowKey { client: sender, local, via: None };
+    if !settings.is_proxy(sender.ip()) {
+        return Some(own);
+    }
+    let Ok(Some(header)) = proxy::parse(batch.bytes_of(at)) else {
+        listener.service.live.counters.of(worker.id).drop_greeting.one();
+        return None;
+    };
+    let (length, ends) = (header.length, header.ends);
+    batch.strip(at, length);
+    Some(match ends {
+        None => own,
+        Some(Ends { source, destination }) => {
+            FlowKey { client: source, local, via: Some(Via { proxy: sender, destination }) }
+        }
+    })
+}
+
+/// Puts the PROXY header before each datagram of a flow, if its server is told of clients.
+fn introduce(worker: &Worker, slot: usize, batch: &mut Batch, places: &[usize]) {
+    let header = worker.flows.get(slot).and_then(|flow| flow.header.as_deref());
+    if let Some(header) = header {
+        // One that is too large with it is refused by the socket.
+        places.iter().for_each(|&at| batch.prepend(at, header));
+    }
+}
+
+/// The slot of a flow; begins or moves it if need be. `None` when its datagram is dropped.
 fn flow_of(
     worker: &mut Worker,
     index: usize,
-    batch: &Batch,
-    at: usize,
+    key: FlowKey,
     settings: &Settings,
     snapshot: &Snapshot,
 ) -> Option<u32> {
     let listener = &mut worker.datagrams[index];
-    let local = if listener.local == Local::Each { batch.local(at) } else { None };
-    let key = FlowKey { client: batch.sender(at)?, local };
     if let Some(flow) = listener.flows.datagram(&key, worker.now) {
         if flow.generation == snapshot.generation {
             return Some(flow.slot);
@@ -183,7 +225,7 @@ fn begin(
     snapshot: &Snapshot,
     tried: &[ServerId],
 ) -> Result<u32, Unplaced> {
-    let request = Request { client: key.client.ip(), now: worker.now };
+    let request = Request::of(key.client.ip(), worker.now);
     let service = Arc::clone(&worker.datagrams[index].service);
     let counters = service.live.counters.of(worker.id);
     let mut tried = tried.to_vec();
@@ -209,7 +251,9 @@ fn begin(
                 continue;
             }
         };
-        return install(worker, index, key, socket, choice, snapshot).ok_or(Unplaced::NoSocket);
+        let header = settings.backends[0].send_proxy.map(|_| header_of(worker, index, &key));
+        let flow = FlowSocket { socket, listener: index, key, choice, header, answered_at: Time::ZERO };
+        return install(worker, index, flow, snapshot).ok_or(Unplaced::NoSocket);
     }
 }
 
@@ -222,17 +266,21 @@ fn no_socket(worker: &mut Worker, index: usize) -> Unplaced {
     Unplaced::NoSocket
 }
 
-fn install(
-    worker: &mut Worker,
-    index: usize,
-    key: FlowKey,
-    socket: OwnedFd,
-    choice: Choice,
-    snapshot: &Snapshot,
-) -> Option<u32> {
+/// What the server is told of a client with each of its datagrams.
+fn header_of(worker: &Worker, index: usize, key: &FlowKey) -> Box<[u8]> {
+    let bound = greeting::local_address(&worker.datagrams[index].socket);
+    let used = bound.map(|bound| SocketAddr::new(key.local.unwrap_or(bound.ip()), bound.port()));
+    let destination = key.via.map(|via| via.destination).or(used);
+    let ends = destination.map(|destination| Ends { source: key.client, destination });
+    let mut header = Vec::new();
+    proxy::emit_v2(ends, Transport::Datagram, &Extras::default(), &mut header);
+    header.into()
+}
+
+fn install(worker: &mut Worker, index: usize, flow_socket: FlowSocket, snapshot: &Snapshot) -> Option<u32> {
+    let (key, choice) = (flow_socket.key, &flow_socket.choice);
     let (server, live) = (choice.server.id, Arc::clone(&choice.server.live));
     end(worker, index, &key);
-    let flow_socket = FlowSocket { socket, listener: index, key, choice, answered_at: Time::ZERO };
     let slot = worker.flows.insert(flow_socket);
     if worker.registry.register(&worker.flows[slot].socket, Token::Flow(slot)).is_err() {
         worker.flows.remove(slot);
@@ -364,7 +412,7 @@ fn take_answers(worker: &mut Worker, slot: usize, answers: &mut Answers, count: 
     let flow = &mut worker.flows[slot];
     let mut bytes = 0;
     for at in answers.count..answers.count + count {
-        answers.batch.address(at, flow.key.client, flow.key.local);
+        answers.batch.address(at, flow.key.sender(), flow.key.local);
         bytes += answers.batch.len(at) as u64;
     }
     answers.count += count;
@@ -374,7 +422,7 @@ fn take_answers(worker: &mut Worker, slot: usize, answers: &mut Answers, count: 
         if server.live.suspect.load(Ordering::Relaxed)
             && let Some(listener) = worker.datagrams.get(answers.listener)
         {
-            let pool = listener.service.settings.load().pool.load().pool.clone();
+            let pool = listener.service.settings.load().backends[0].pool.load().pool.clone();
             (worker.report)(Report::Success { pool, server: server.id });
         }
         let of_server = flow.choice.server.live.counters.of(worker.id);
@@ -398,7 +446,7 @@ fn on_refused(worker: &mut Worker, slot: usize, error: Errno) {
     }
     let service = Arc::clone(&worker.datagrams[index].service);
     let settings = service.settings.load_full();
-    let snapshot = settings.pool.load_full();
+    let snapshot = settings.backends[0].pool.load_full();
     note_refusal(worker, &snapshot, slot, error);
     if begin(worker, index, key, &settings, &snapshot, &[server]).is_ok() {
         service.live.counters.of(worker.id).flows_moved.one();

@@ -3,16 +3,21 @@
 
 use crate::batch::{Batch, Local};
 use crate::connection::{Connection, Stage};
+use crate::exchange::{self, Exchange, IdleKey, ServerLink};
+use crate::http1::Heads;
+use crate::link::Buffers;
 use crate::listener::{StreamListener, UnixPath};
 use crate::plane::Driver;
 use crate::relay::Scratch;
 use crate::ring::{Mark, Ring};
 use crate::ring_relay::{self, SendUnderWay, Starved};
 use crate::service::{Report, Reporter, Service};
+use crate::session::{self, Mode, Session};
 use crate::tcp;
 use crate::timers::Timers;
 use crate::udp::{self, Answers, DatagramListener, FlowSocket};
 use evener_core::flow::FlowTable;
+use evener_core::hash::Keyed;
 use evener_core::spec::Protocol;
 use evener_core::{Random, Time};
 use mio::event::Event;
@@ -21,7 +26,7 @@ use mio::{Events, Interest, Poll, Waker};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use slab::Slab;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
@@ -40,6 +45,8 @@ pub(crate) enum Token {
     Server(usize),
     Datagrams(usize),
     Flow(usize),
+    Session(usize),
+    Upstream(usize),
 }
 
 impl Token {
@@ -51,6 +58,8 @@ impl Token {
             Self::Server(index) => (3, index),
             Self::Datagrams(index) => (4, index),
             Self::Flow(index) => (5, index),
+            Self::Session(index) => (6, index),
+            Self::Upstream(index) => (7, index),
         };
         mio::Token(index << 3 | kind)
     }
@@ -63,6 +72,8 @@ impl Token {
             3 => Self::Server(index),
             4 => Self::Datagrams(index),
             5 => Self::Flow(index),
+            6 => Self::Session(index),
+            7 => Self::Upstream(index),
             _ => Self::Waker,
         }
     }
@@ -75,6 +86,7 @@ pub(crate) enum Retry {
     Relay(usize),
     Datagrams(usize),
     Flow(usize),
+    Session(usize),
 }
 
 /// What the control thread wants.
@@ -104,7 +116,9 @@ impl Registry {
     /// Edge-triggered for both ways. Closing the descriptor takes it out again, if there is no copy of it.
     pub(crate) fn register(&self, socket: &OwnedFd, token: Token) -> Result<(), Errno> {
         let interest = match token {
-            Token::Client(_) | Token::Server(_) => Interest::READABLE | Interest::WRITABLE,
+            Token::Client(_) | Token::Server(_) | Token::Session(_) | Token::Upstream(_) => {
+                Interest::READABLE | Interest::WRITABLE
+            }
             Token::Waker | Token::Stream(_) | Token::Datagrams(_) | Token::Flow(_) => Interest::READABLE,
         };
         let registered = self.0.register(&mut SourceFd(&socket.as_raw_fd()), token.encode(), interest);
@@ -127,14 +141,27 @@ pub(crate) struct Worker {
     pub(crate) report: Reporter,
     pub(crate) streams: Slab<StreamListener>,
     pub(crate) connections: Slab<Box<Connection>>,
+    pub(crate) sessions: Slab<Box<Session>>,
+    pub(crate) exchanges: Slab<Box<Exchange>>,
+    /// Connections of exchanges to servers.
+    pub(crate) servers: Slab<Box<ServerLink>>,
+    /// Those of them that nobody uses; the last one was used last.
+    pub(crate) idle: HashMap<IdleKey, Vec<usize>, Keyed>,
     pub(crate) datagrams: Slab<DatagramListener>,
     pub(crate) flows: Slab<FlowSocket>,
     pub(crate) timers: Timers,
+    pub(crate) session_timers: Timers,
+    pub(crate) exchange_timers: Timers,
+    pub(crate) server_timers: Timers,
+    pub(crate) buffers: Buffers,
+    pub(crate) heads: Heads,
     pub(crate) scratch: Scratch,
     /// io_uring, when it is wanted and to be had.
     pub(crate) ring: Option<Ring>,
     pub(crate) sends: Slab<SendUnderWay>,
     pub(crate) starved: Vec<Starved>,
+    /// Numbers the connections of exchanges to servers.
+    pub(crate) next_serial: u64,
     /// Numbers the connects of this worker.
     pub(crate) generation: u32,
     pub(crate) inbound: Option<Box<Batch>>,
@@ -143,6 +170,10 @@ pub(crate) struct Worker {
     pub(crate) again: VecDeque<Retry>,
     /// Connections that ended during the present events.
     pub(crate) over: Vec<usize>,
+    pub(crate) sessions_over: Vec<usize>,
+    pub(crate) servers_over: Vec<usize>,
+    /// No new clients; those that are idle leave.
+    pub(crate) draining: bool,
     /// Flows that ended during the present events.
     pub(crate) retired: Vec<usize>,
     driver: Driver,
@@ -180,19 +211,32 @@ impl Worker {
             report: parts.report,
             streams: Slab::new(),
             connections: Slab::new(),
+            sessions: Slab::new(),
+            exchanges: Slab::new(),
+            servers: Slab::new(),
+            idle: HashMap::with_hasher(Keyed::new(parts.seed)),
             datagrams: Slab::new(),
             flows: Slab::new(),
             timers: Timers::new(),
+            session_timers: Timers::new(),
+            exchange_timers: Timers::new(),
+            server_timers: Timers::new(),
+            buffers: Buffers::default(),
+            heads: Heads::default(),
             scratch: Scratch::new(),
             ring: None,
             sends: Slab::new(),
             starved: Vec::new(),
+            next_serial: 0,
             generation: 0,
             driver: parts.driver,
             inbound: None,
             answers: None,
             again: VecDeque::new(),
             over: Vec::new(),
+            sessions_over: Vec::new(),
+            servers_over: Vec::new(),
+            draining: false,
             retired: Vec::new(),
             poll,
             origin: parts.origin,
@@ -216,6 +260,12 @@ impl Worker {
             self.retry();
             self.timers.expire(self.now, &mut due);
             due.drain(..).for_each(|index| tcp::on_deadline(&mut self, index));
+            self.session_timers.expire(self.now, &mut due);
+            due.drain(..).for_each(|index| session::on_deadline(&mut self, index));
+            self.exchange_timers.expire(self.now, &mut due);
+            due.drain(..).for_each(|number| exchange::on_deadline(&mut self, number));
+            self.server_timers.expire(self.now, &mut due);
+            due.drain(..).for_each(|slot| exchange::on_idle_deadline(&mut self, slot));
             self.resume_accepting(Due::Only);
             self.sweep();
             udp::flush_answers(&mut self);
@@ -280,6 +330,8 @@ impl Worker {
             Token::Server(index) => tcp::on_server_event(self, index, event),
             Token::Datagrams(index) => udp::on_listener_event(self, index),
             Token::Flow(slot) => udp::on_flow_event(self, slot),
+            Token::Session(index) => session::on_event(self, index, event),
+            Token::Upstream(slot) => exchange::on_event(self, slot, event),
         }
     }
 
@@ -291,6 +343,11 @@ impl Worker {
                 Some(Retry::Accept(index)) => tcp::accept(self, index),
                 Some(Retry::Datagrams(index)) => udp::on_listener_event(self, index),
                 Some(Retry::Flow(slot)) => udp::on_flow_event(self, slot),
+                Some(Retry::Session(index)) => {
+                    let Some(session) = self.sessions.get_mut(index) else { continue };
+                    session.queued = false;
+                    session::drive(self, index);
+                }
                 Some(Retry::Relay(index)) => {
                     let Some(connection) = self.connections.get_mut(index) else { continue };
                     connection.queued = false;
@@ -311,7 +368,9 @@ impl Worker {
         let expiry = self.datagrams.iter().filter_map(|(_, listener)| listener.flows.next_expiry()).min();
         let sweep = expiry.map(|expiry| expiry.max(self.swept_at + SWEEP_EVERY));
         let until = |at: Time| at.since(self.now);
-        let waits = [self.timers.wait(self.now), paused.map(until), sweep.map(until)];
+        let timers = [&self.timers, &self.session_timers, &self.exchange_timers, &self.server_timers];
+        let timer = timers.into_iter().filter_map(|timers| timers.wait(self.now)).min();
+        let waits = [timer, paused.map(until), sweep.map(until)];
         waits.into_iter().flatten().min()
     }
 
@@ -349,7 +408,23 @@ impl Worker {
             drop(connection);
             self.wake_waiting(&service);
         }
+        self.bury_sessions();
         self.bury_flows();
+    }
+
+    /// The same for what has layers. Connections to servers go first: sessions may wait for their places.
+    fn bury_sessions(&mut self) {
+        while let Some(slot) = self.servers_over.pop() {
+            let Some(mut server) = self.servers.try_remove(slot) else { continue };
+            server.link.release(&mut self.buffers);
+        }
+        while let Some(index) = self.sessions_over.pop() {
+            let Some(mut session) = self.sessions.try_remove(index) else { continue };
+            session.link.release(&mut self.buffers);
+            let service = Arc::clone(&session.service);
+            drop(session);
+            self.wake_waiting(&service);
+        }
     }
 
     /// A place of a service became free: listeners that wait for one, here or at another worker, try again.
@@ -378,6 +453,8 @@ impl Worker {
             Command::Cut => {
                 let all: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();
                 all.into_iter().for_each(|index| self.cut(index));
+                let all: Vec<usize> = self.sessions.iter().map(|(index, _)| index).collect();
+                all.into_iter().for_each(|index| self.cut_session(index));
             }
             Command::Stop => self.running = false,
         }
@@ -391,6 +468,14 @@ impl Worker {
         }
     }
 
+    fn cut_session(&mut self, index: usize) {
+        let session = &self.sessions[index];
+        if !matches!(session.mode, Mode::Over) {
+            session.service.live.counters.of(self.id).cut.one();
+            session::close(self, index);
+        }
+    }
+
     fn listen(
         &mut self,
         id: u64,
@@ -400,7 +485,7 @@ impl Worker {
         unix: Option<Arc<UnixPath>>,
     ) {
         match service.protocol {
-            Protocol::Tcp => {
+            Protocol::Tcp | Protocol::Http => {
                 let index =
                     self.streams.insert(StreamListener { id, service, socket, paused: None, _unix: unix });
                 if self.registry.register(&self.streams[index].socket, Token::Stream(index)).is_ok() {
@@ -478,6 +563,9 @@ impl Worker {
     fn drain(&mut self) {
         let streams: Vec<usize> = self.streams.iter().map(|(index, _)| index).collect();
         streams.into_iter().for_each(|index| self.close_stream(index));
+        self.draining = true;
+        let sessions: Vec<usize> = self.sessions.iter().map(|(index, _)| index).collect();
+        sessions.into_iter().for_each(|index| session::on_drain(self, index));
         for (_, listener) in &mut self.datagrams {
             listener.draining = true;
             listener.flows.set_idle(udp::DRAIN_IDLE);

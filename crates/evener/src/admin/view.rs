@@ -1,6 +1,6 @@
 //! What the admin API shows: the shapes of its answers, made from the supervisor.
 
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Rule, Supervisor};
 use evener_core::Random;
 use evener_core::acl::Access;
 use evener_core::counters::{CounterSet, Sharded};
@@ -35,7 +35,9 @@ pub(crate) struct ServiceView {
     pub(crate) protocol: String,
     /// Addresses as bound.
     pub(crate) listen: Vec<String>,
-    pub(crate) pool: String,
+    /// The pool for clients that no route names; absent when there is none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) pool: Option<String>,
     /// TCP connections now.
     pub(crate) connections_active: u32,
     /// UDP flows now.
@@ -102,7 +104,7 @@ fn services(supervisor: &Supervisor) -> Vec<ServiceView> {
             name: spec.name.to_string(),
             protocol: spec.protocol.name().into(),
             listen: listeners.map(|listener| listener.bound.to_string()).collect(),
-            pool: spec.pool.to_string(),
+            pool: spec.pool.as_ref().map(ToString::to_string),
             connections_active: service.live.connections.active(),
             flows_active: service.live.flows.load(Ordering::Relaxed),
             counters: totals(&service.live.counters),
@@ -146,6 +148,33 @@ fn totals<C: CounterSet>(counters: &Sharded<C>) -> BTreeMap<String, u64> {
     counters.totals().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
+/// A rule of `GET /v1/access`: what the operator said at run time.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RuleView {
+    pub(crate) service: String,
+    pub(crate) prefix: String,
+    /// `permit` or `deny`.
+    pub(crate) action: String,
+    /// Seconds until it is over; absent when it lasts.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) left_s: Option<u64>,
+}
+
+/// What was said at run time of who may come in.
+pub(crate) fn access(supervisor: &Supervisor) -> Vec<RuleView> {
+    let now = supervisor.now();
+    let of_service = |(service, rules): (&std::sync::Arc<str>, &Vec<Rule>)| {
+        let view = |rule: &Rule| RuleView {
+            service: service.to_string(),
+            prefix: rule.prefix.to_string(),
+            action: if rule.access == Access::Deny { "deny" } else { "permit" }.into(),
+            left_s: rule.until.map(|until| until.since(now).as_secs()),
+        };
+        rules.iter().map(view).collect::<Vec<_>>()
+    };
+    supervisor.access.iter().flat_map(of_service).collect()
+}
+
 /// `GET /v1/explain`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Explained {
@@ -178,8 +207,10 @@ pub(crate) fn explain(supervisor: &Supervisor, service: &str, client: IpAddr) ->
     let running =
         running.ok_or_else(|| format!("there is no service `{service}`; `evener status` lists them"))?;
     let settings = running.settings.load();
-    let snapshot = settings.pool.load();
-    let request = Request { client, now: supervisor.now() };
+    let pool =
+        settings.pool().ok_or_else(|| format!("service `{service}` has only routes: no pool to explain"))?;
+    let snapshot = pool.load();
+    let request = Request::of(client, supervisor.now());
     let mut random = Random::seeded(request.now.as_nanos());
     let explanation = core::explain(&snapshot, &request, &mut random);
     let permitted = settings.acl.as_ref().is_none_or(|acl| acl.access(client) == Access::Permit);

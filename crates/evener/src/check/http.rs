@@ -1,6 +1,6 @@
 //! HTTP checks: one request over a connection of its own, in the clear or over TLS.
 
-use super::{Stream, connect, in_words};
+use super::{Patient, Stream, connect, in_words};
 use evener_core::spec::{CheckKind, CheckTls};
 use evener_core::{Endpoint, Target};
 use http_body_util::{BodyExt, Empty};
@@ -21,9 +21,9 @@ use tokio_rustls::TlsConnector;
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Asks a server; `Err` says what was wrong with the answer.
-pub(super) async fn ask(target: &Target, endpoint: &Endpoint, kind: &CheckKind) -> Result<(), String> {
+pub(super) async fn ask(target: &Target, patient: &Patient, kind: &CheckKind) -> Result<(), String> {
     let CheckKind::Http { method, path, host, status, body, tls } = kind else { return Ok(()) };
-    let authority = host.clone().unwrap_or_else(|| authority(endpoint));
+    let authority = host.clone().unwrap_or_else(|| authority(&patient.endpoint));
     let request = Request::builder()
         .method(method.as_str())
         .uri(path)
@@ -32,7 +32,7 @@ pub(super) async fn ask(target: &Target, endpoint: &Endpoint, kind: &CheckKind) 
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(|error| format!("http: the check makes no request: {error}"))?;
-    let answer = match (connect(target).await?, tls) {
+    let answer = match (connect(target, patient.send_proxy).await?, tls) {
         (Stream::Tcp(stream), Some(tls)) => exchange(wrap(stream, tls, &authority).await?, request).await?,
         (Stream::Unix(stream), Some(tls)) => exchange(wrap(stream, tls, &authority).await?, request).await?,
         (Stream::Tcp(stream), None) => exchange(stream, request).await?,
@@ -118,13 +118,12 @@ fn client_config(tls: &CheckTls) -> Result<Arc<ClientConfig>, String> {
 }
 
 fn make_config(tls: &CheckTls) -> Result<ClientConfig, String> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("tls: {error}"))?;
     if tls.insecure {
-        let any = Arc::new(AnyCertificate(provider));
-        return Ok(builder.dangerous().with_custom_certificate_verifier(any).with_no_client_auth());
+        let builder = builder.dangerous().with_custom_certificate_verifier(insecure_verifier());
+        return Ok(builder.with_no_client_auth());
     }
     let mut roots = RootCertStore::empty();
     match &tls.ca_file {
@@ -142,6 +141,11 @@ fn make_config(tls: &CheckTls) -> Result<ClientConfig, String> {
         return Err("tls: there are no authorities to trust; give the check `ca` or `verify = false`".into());
     }
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Takes any certificate.
+pub(crate) fn insecure_verifier() -> Arc<dyn ServerCertVerifier> {
+    Arc::new(AnyCertificate(Arc::new(ring::default_provider())))
 }
 
 /// `verify = false`: whoever answers is well, but the signatures must fit.

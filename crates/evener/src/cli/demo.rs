@@ -13,9 +13,7 @@ use crate::observe::{LogFormat, LogLevel};
 use crate::supervisor::{Handle, Signals};
 use anyhow::{Context, bail};
 use evener_core::Endpoint;
-use evener_core::spec::{
-    CheckKind, CheckSpec, PoolSpec, Protocol, ServerSpec, ServiceOptions, ServiceSpec, Spec,
-};
+use evener_core::spec::{CheckKind, CheckSpec, PoolSpec, Protocol, ServerSpec, ServiceSpec, Spec};
 use load::Tally;
 use screen::Screen;
 use servers::{Echo, WebServer};
@@ -105,12 +103,9 @@ fn spec(addresses: &[SocketAddr], echo: SocketAddr) -> Spec {
         vec![ServerSpec { name: "echo".into(), ..ServerSpec::new(Endpoint::Ip(echo)) }],
     );
     let service = |name: &str, protocol| ServiceSpec {
-        name: name.into(),
         listen: vec![Endpoint::Ip(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))],
-        protocol,
-        pool: name.into(),
-        acl: None,
-        options: ServiceOptions::of(protocol),
+        pool: Some(name.into()),
+        ..ServiceSpec::new(name, protocol)
     };
     Spec {
         pools: vec![web, echo],

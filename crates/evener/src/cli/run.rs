@@ -1,16 +1,16 @@
-//! The commands that run: `run`, `tcp`, `udp`; and `check`, which only says whether it could.
+//! The commands that run: `run`, `tcp`, `udp`, `http`; and `check`, which only says whether it could.
 
 use super::{OneLiner, RunOptions};
 use crate::admin::AdminSocket;
 use crate::config::{self, Config, Problem};
-use crate::resolve::resolve;
+use crate::material::Materials;
+use crate::outside::gather;
 use crate::supervisor::{Handle, Setting, Signals, Supervisor};
 use anyhow::bail;
 use evener_core::Endpoint;
 use evener_core::event::Event;
 use evener_core::spec::{
-    CheckKind, CheckSpec, Policy, PoolSpec, Protocol, ServerSpec, ServiceOptions, ServiceSpec, Spec,
-    StickySpec,
+    CheckSpec, Policy, PoolSpec, Protocol, ServerSpec, ServiceSpec, Spec, StickyBy, StickySpec,
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ pub(super) async fn file(file: PathBuf, options: &RunOptions) -> anyhow::Result<
 /// `evener check FILE`
 pub(super) async fn check(file: &Path) -> anyhow::Result<()> {
     let config = read(file).await?;
-    resolve(&config).await.map_err(|problems| fail(&problems))?;
+    gather(&config, Materials::default()).await.map_err(|problems| fail(&problems))?;
     let servers: usize = config.spec.pools.iter().map(|pool| pool.servers.len()).sum();
     let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     println!(
@@ -44,10 +44,19 @@ pub(super) async fn check(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `evener tcp|udp LISTEN SERVER...`
-pub(super) async fn one_liner(line: &OneLiner, protocol: Protocol, check: bool) -> anyhow::Result<()> {
+/// `evener tcp|udp|http LISTEN SERVER...`
+pub(super) async fn one_liner(
+    line: &OneLiner,
+    protocol: Protocol,
+    check: Option<CheckSpec>,
+    tls: Option<PathBuf>,
+) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
-    let config = Config { spec: one_liner_spec(line, protocol, check)?, ..Config::default() };
+    let mut spec = one_liner_spec(line, protocol, check)?;
+    if let (Some(file), Some(service)) = (tls, spec.services.first_mut()) {
+        service.tls = Some(config::tls_from_file(&file));
+    }
+    let config = Config { spec, ..Config::default() };
     let admin = match &line.options.admin {
         Some(path) => AdminSocket::open(path)?,
         None => AdminSocket::open_any()?,
@@ -56,7 +65,7 @@ pub(super) async fn one_liner(line: &OneLiner, protocol: Protocol, check: bool) 
     serve(supervisor, handle, admin, signals).await
 }
 
-fn one_liner_spec(line: &OneLiner, protocol: Protocol, check: bool) -> anyhow::Result<Spec> {
+fn one_liner_spec(line: &OneLiner, protocol: Protocol, check: Option<CheckSpec>) -> anyhow::Result<Spec> {
     let listen: Endpoint = line.listen.parse()?;
     if protocol == Protocol::Udp && matches!(listen, Endpoint::Unix(_)) {
         bail!("`{listen}` is a unix socket; udp listens on IP addresses");
@@ -81,18 +90,16 @@ fn one_liner_spec(line: &OneLiner, protocol: Protocol, check: bool) -> anyhow::R
     let name = protocol.name();
     let pool = PoolSpec {
         policy: Policy::named(&line.policy).unwrap_or(Policy::RoundRobin),
-        sticky: line.sticky.then_some(StickySpec { size: 65_536, ttl: Some(Duration::from_secs(3600)) }),
-        check: check.then(|| CheckSpec::new(CheckKind::Tcp)),
+        sticky: line.sticky.then_some(StickySpec {
+            by: StickyBy::ClientIp,
+            size: 65_536,
+            ttl: Some(Duration::from_secs(3600)),
+        }),
+        check,
         ..PoolSpec::new(name, servers)
     };
-    let service = ServiceSpec {
-        name: name.into(),
-        listen: vec![listen],
-        protocol,
-        pool: name.into(),
-        acl: None,
-        options: ServiceOptions::of(protocol),
-    };
+    let service =
+        ServiceSpec { listen: vec![listen], pool: Some(name.into()), ..ServiceSpec::new(name, protocol) };
     Ok(Spec { pools: vec![pool], services: vec![service] })
 }
 
@@ -111,10 +118,10 @@ fn fail(problems: &[Problem]) -> anyhow::Error {
 /// Resolves, starts the workers and takes the configuration on.
 pub(super) async fn start(config: Config, setting: Setting) -> anyhow::Result<(Supervisor, Handle)> {
     let descriptors = raise_descriptor_limit();
-    let targets = resolve(&config).await.map_err(|problems| fail(&problems))?;
+    let outside = gather(&config, Materials::default()).await.map_err(|problems| fail(&problems))?;
     let (mut supervisor, handle) = Supervisor::start(setting)?;
     let (services, pools) = (config.spec.services.len(), config.spec.pools.len());
-    supervisor.apply(config, &targets).map_err(|problems| fail(&problems))?;
+    supervisor.apply(config, outside).map_err(|problems| fail(&problems))?;
     let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
     supervisor.tell(&Event::Started { version, pid, workers: supervisor.workers(), services, pools });
     if let Some(limit) = descriptors {

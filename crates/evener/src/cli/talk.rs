@@ -1,9 +1,9 @@
 //! The commands that talk to a running instance.
 
-use super::{ServerCommand, Talk};
+use super::{AccessCommand, ServerCommand, Talk};
 use crate::admin::client::Client;
-use crate::admin::view::{Explained, PoolView, ServerView, ServiceView, Status};
-use crate::admin::{Reloaded, StateWanted};
+use crate::admin::view::{Explained, PoolView, RuleView, ServerView, ServiceView, Status};
+use crate::admin::{AccessWanted, Reloaded, StateWanted};
 use serde::Serialize;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -40,6 +40,42 @@ pub(super) async fn set_state(what: &ServerCommand, state: &str) -> anyhow::Resu
         return print_json(&done);
     }
     println!("{}: {state}", done["server"].as_str().unwrap_or(&what.server));
+    Ok(())
+}
+
+/// `evener access`
+pub(super) async fn access(talk: &Talk) -> anyhow::Result<()> {
+    let rules: Vec<RuleView> = Client::find(talk.socket.as_deref())?.get("/v1/access").await?;
+    if talk.json {
+        return print_json(&rules);
+    }
+    let left = |rule: &RuleView| match rule.left_s {
+        Some(seconds) => humantime::format_duration(Duration::from_secs(seconds)).to_string(),
+        None => "until forgotten".into(),
+    };
+    let row =
+        |rule: &RuleView| vec![rule.service.clone(), rule.action.clone(), rule.prefix.clone(), left(rule)];
+    print!("{}", table(&["SERVICE", "ACTION", "PREFIX", "LEFT"], &rules.iter().map(row).collect::<Vec<_>>()));
+    Ok(())
+}
+
+/// `evener deny|permit|forget SERVICE PREFIX`
+pub(super) async fn change_access(
+    what: &AccessCommand,
+    action: &str,
+    time: Option<Duration>,
+) -> anyhow::Result<()> {
+    let wanted = AccessWanted {
+        service: what.service.clone(),
+        prefix: what.prefix.clone(),
+        action: action.into(),
+        time: time.map(|time| humantime::format_duration(time).to_string()),
+    };
+    let done: Value = Client::find(what.talk.socket.as_deref())?.post("/v1/access", &wanted).await?;
+    if what.talk.json {
+        return print_json(&done);
+    }
+    println!("{}: {}", what.service, done["done"].as_str().unwrap_or_default());
     Ok(())
 }
 
@@ -93,6 +129,17 @@ fn status_text(status: &Status) -> String {
     text
 }
 
+/// What counts as failed in a server's row.
+const SERVER_FAILURES: [&str; 7] = [
+    "connect_refused",
+    "connect_timeouts",
+    "connect_errors",
+    "resets",
+    "answer_timeouts",
+    "answers_bad",
+    "tls_failed",
+];
+
 fn service_row(service: &ServiceView) -> Vec<String> {
     let counter = |name: &str| service.counters.get(name).copied().unwrap_or(0);
     let dropped: u64 =
@@ -101,13 +148,13 @@ fn service_row(service: &ServiceView) -> Vec<String> {
         service.name.clone(),
         service.protocol.clone(),
         service.listen.join(" "),
-        service.pool.clone(),
+        service.pool.clone().unwrap_or_else(|| "by route".into()),
         (service.connections_active + service.flows_active).to_string(),
         (counter("connections") + counter("flows")).to_string(),
         bytes(counter("bytes_in")),
         bytes(counter("bytes_out")),
         counter("no_server").to_string(),
-        counter("denied").to_string(),
+        (counter("denied") + counter("limited")).to_string(),
         dropped.to_string(),
     ]
 }
@@ -123,8 +170,7 @@ fn pool_text(pool: &PoolView) -> String {
 
 fn server_row(server: &ServerView) -> Vec<String> {
     let counter = |name: &str| server.counters.get(name).copied().unwrap_or(0);
-    let failed: u64 =
-        ["connect_refused", "connect_timeouts", "connect_errors", "resets"].map(counter).iter().sum();
+    let failed: u64 = SERVER_FAILURES.map(counter).iter().sum();
     let limits = [server.max, server.hard].into_iter().flatten().map(|limit| format!("/{limit}"));
     let limit: String = limits.collect();
     let reason = server.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
@@ -147,7 +193,7 @@ fn explained_text(explained: &Explained) -> String {
     let Explained { service, pool, policy, client, .. } = explained;
     let mut text = format!("client {client} of service {service}, pool {pool}, policy {policy}\n");
     if !explained.permitted {
-        text += "the service's access list refuses this client: it is closed without a server\n";
+        text += "the service's access list refuses this client; `denied` says what becomes of it\n";
     }
     if let Some(server) = &explained.sticky {
         text += &format!("the sticky table names {server}\n");

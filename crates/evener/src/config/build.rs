@@ -1,15 +1,18 @@
 //! From raw declarations to a specification: types, bounds, references, duplicates. Every problem is found in one pass.
 
+mod whole;
+
+use super::access::{read_acl, read_denied, read_prefixes, read_throttle};
 use super::fields::{Fields, Reading, nearest};
 use super::raw::{Made, Run, Table, Value};
-use super::{Config, Place, Problem, check};
+use super::{Config, Place, Problem, check, edge};
 use evener_core::Endpoint;
-use evener_core::acl::{Access, Acl, Prefix};
 use evener_core::limits::Limits;
 use evener_core::policy::is_prime;
+use evener_core::route::Route;
 use evener_core::spec::{
-    AdminState, PassiveSpec, Policy, PoolSpec, Protocol, ServerSpec, ServiceOptions, ServiceSpec, StickySpec,
-    WEIGHT_MAX,
+    AdminState, Denied, PassiveSpec, Policy, PoolSpec, Protocol, ServerSpec, ServiceOptions, ServiceSpec,
+    StickyBy, StickySpec, WEIGHT_MAX,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -65,7 +68,10 @@ impl<'a> Builder<'a> {
     fn pool(&mut self, made: &'a Made) {
         let name = made.name.as_deref().unwrap_or_default();
         let mut fields = Fields::new(self.reading, &made.table, &made.place, format!("pool `{name}`"));
-        let pool = self.pool_fields(name, made, &mut fields);
+        let mut pool = self.pool_fields(name, made, &mut fields);
+        pool.tls = edge::read_server_tls(&mut fields);
+        self.config.tls_places.insert(("pool", name.into()), fields.place_of("tls"));
+        edge::inherit_tls(&mut pool, &mut fields);
         if pool.servers.is_empty() {
             fields.problem_here(format!(
                 "pool `{name}` has no servers: list their addresses, such as \"10.0.0.1:80\""
@@ -89,6 +95,7 @@ impl<'a> Builder<'a> {
             check: check::read(fields),
             passive: read_passive(fields),
             slow_start: fields.duration("slow_start"),
+            send_proxy: edge::read_send_proxy(fields),
             ..PoolSpec::new(name, servers)
         }
     }
@@ -169,10 +176,71 @@ impl<'a> Builder<'a> {
         let listen = self.listen(name, &mut fields);
         let options = read_options(protocol, &mut fields);
         let acl = read_acl(&mut fields);
-        let pool = self.service_pool(name, made, &mut fields);
+        let denied = read_denied(&mut fields, "denied").unwrap_or(Denied::Drop);
+        let throttle = read_throttle(&mut fields);
+        let proxy_from = read_prefixes(&mut fields, "proxy_from");
+        let tls = edge::read_tls(&mut fields, protocol);
+        self.config.tls_places.insert(("service", name.into()), fields.place_of("tls"));
+        let http = (protocol == Protocol::Http).then(|| edge::read_http(&mut fields));
+        let routes = if protocol == Protocol::Udp { Vec::new() } else { self.routes(&mut fields, protocol) };
+        let answers_all = !routes.is_empty() || http.as_ref().is_some_and(|http| http.redirect.is_some());
+        let pool = self.service_pool(name, made, &mut fields, answers_all);
         fields.finish();
-        let service = ServiceSpec { name: name.into(), listen, protocol, pool, acl, options };
+        let (throttle, exceeded) =
+            throttle.map_or((None, Denied::Drop), |(spec, denied)| (Some(spec), denied));
+        let service = ServiceSpec {
+            name: name.into(),
+            listen,
+            protocol,
+            pool,
+            routes,
+            acl,
+            denied,
+            throttle,
+            exceeded,
+            proxy_from,
+            tls,
+            http,
+            options,
+        };
         self.config.spec.services.push(service);
+    }
+
+    /// `routes = { { host = "a.example", pool = a }, ... }`.
+    fn routes(&self, fields: &mut Fields<'a>, protocol: Protocol) -> Vec<Route<Arc<str>>> {
+        let Some(items) = fields.items("routes") else { return Vec::new() };
+        let mut routes = Vec::new();
+        for item in items {
+            let Value::Table(table) = item else {
+                fields.problem("routes", "`routes` is a list of { host = \"www.example.org\", pool = www }");
+                continue;
+            };
+            routes.extend(edge::read_route(fields, table, protocol, |own| self.route_pool(own)));
+        }
+        routes
+    }
+
+    fn route_pool(&self, own: &mut Fields<'_>) -> Option<Arc<str>> {
+        let name = match own.take("pool") {
+            Some(Value::Text(name)) => name.as_str(),
+            Some(Value::Made(pool)) if pool.builder == "pool" => pool.name.as_deref()?,
+            Some(Value::Unknown) => return None,
+            Some(_) | None => {
+                own.problem_here("a route leads to a pool: pool = www");
+                return None;
+            }
+        };
+        self.known_pool(name, own).then(|| name.into())
+    }
+
+    fn known_pool(&self, name: &str, fields: &mut Fields<'_>) -> bool {
+        let known = || self.config.spec.pools.iter().map(|pool| &*pool.name);
+        let is_known = known().any(|known| known == name);
+        if !is_known {
+            let hint = nearest(name, known());
+            fields.problem("pool", format!("there is no pool `{name}`{hint}"));
+        }
+        is_known
     }
 
     fn listen(&mut self, name: &str, fields: &mut Fields<'_>) -> Vec<Endpoint> {
@@ -195,12 +263,18 @@ impl<'a> Builder<'a> {
     }
 
     /// The pool of a service: one that it names, or the servers in place.
-    fn service_pool(&mut self, name: &str, made: &'a Made, fields: &mut Fields<'a>) -> Arc<str> {
+    fn service_pool(
+        &mut self,
+        name: &str,
+        made: &'a Made,
+        fields: &mut Fields<'a>,
+        answers_all: bool,
+    ) -> Option<Arc<str>> {
         let named = match fields.take("pool") {
             None => None,
             Some(Value::Text(pool)) => Some(pool.as_str()),
             Some(Value::Made(pool)) if pool.builder == "pool" => pool.name.as_deref(),
-            Some(Value::Unknown) => return name.into(),
+            Some(Value::Unknown) => return Some(name.into()),
             Some(other) => {
                 let hint = if matches!(other, Value::Table(_)) {
                     ": servers stand in the service itself"
@@ -208,9 +282,12 @@ impl<'a> Builder<'a> {
                     ""
                 };
                 fields.problem("pool", format!("`pool` is {}, not a pool or its name{hint}", other.kind()));
-                return name.into();
+                return Some(name.into());
             }
         };
+        if named.is_none() && answers_all && fields.list().is_empty() {
+            return None;
+        }
         match named {
             Some(pool) => {
                 if !fields.list().is_empty() {
@@ -224,7 +301,7 @@ impl<'a> Builder<'a> {
                     let hint = nearest(pool, known());
                     fields.problem("pool", format!("service `{name}`: there is no pool `{pool}`{hint}"));
                 }
-                pool.into()
+                Some(pool.into())
             }
             None => {
                 let pool = self.pool_fields(name, made, fields);
@@ -237,58 +314,7 @@ impl<'a> Builder<'a> {
                     ));
                 }
                 self.config.spec.pools.push(pool);
-                name.into()
-            }
-        }
-    }
-
-    /// What only shows when everything is known: addresses used twice, servers that a protocol cannot have.
-    fn check_whole(&self) {
-        if self.config.spec.services.is_empty() && self.reading.is_well() {
-            let file = self
-                .reading
-                .run
-                .sources
-                .first()
-                .map_or_else(|| "configuration".into(), |source| Arc::clone(&source.file));
-            let message =
-                "there is no service: write service \"www\" { listen = \"0.0.0.0:80\", \"10.0.0.1:80\" }";
-            self.reading.problem(&Place { file, line: 1 }, message);
-        }
-        let mut taken: BTreeMap<(&'static str, &Endpoint), &str> = BTreeMap::new();
-        let places: BTreeMap<&str, &Place> = self
-            .reading
-            .run
-            .services
-            .iter()
-            .map(|made| (made.name.as_deref().unwrap_or_default(), &made.place))
-            .collect();
-        for service in &self.config.spec.services {
-            let Some(place) = places.get(&*service.name) else { continue };
-            for endpoint in &service.listen {
-                if let Some(other) = taken.insert((service.protocol.name(), endpoint), &service.name) {
-                    let at = self.reading.run.refine(place, &[&endpoint.to_string()]);
-                    let message = if *other == *service.name {
-                        format!("service `{other}` listens on {endpoint} twice")
-                    } else {
-                        format!(
-                            "service `{}` listens on {endpoint}, and so does service `{other}`",
-                            service.name
-                        )
-                    };
-                    self.reading.problem(&at, message);
-                }
-            }
-            if service.protocol == Protocol::Udp {
-                let servers = self.config.spec.pools.iter().filter(|pool| pool.name == service.pool);
-                let unix =
-                    servers.flat_map(|pool| &pool.servers).find(|s| matches!(s.endpoint, Endpoint::Unix(_)));
-                if let Some(server) = unix {
-                    let at = self.config.places.get(&server.endpoint).unwrap_or(place);
-                    let message =
-                        format!("server `{}` is a unix socket; a udp service has IP servers", server.name);
-                    self.reading.problem(at, message);
-                }
+                Some(name.into())
             }
         }
     }
@@ -307,9 +333,10 @@ fn read_protocol(fields: &mut Fields<'_>) -> Protocol {
     match fields.text("protocol") {
         None | Some("tcp") => Protocol::Tcp,
         Some("udp") => Protocol::Udp,
+        Some("http") => Protocol::Http,
         Some(other) => {
-            let hint = nearest(other, ["tcp", "udp"].into_iter());
-            fields.problem("protocol", format!("`{other}` is not a protocol: tcp or udp{hint}"));
+            let hint = nearest(other, ["tcp", "udp", "http"].into_iter());
+            fields.problem("protocol", format!("`{other}` is not a protocol: tcp, udp or http{hint}"));
             Protocol::Tcp
         }
     }
@@ -356,23 +383,6 @@ fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> ServiceOptions {
         }
     }
     options
-}
-
-/// `allow` and `deny`: the longest prefix wins. With `allow` everybody else is refused, without it let in.
-fn read_acl(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
-    let parse = |text: &str| text.parse::<Prefix>().map_err(|error| error.to_string());
-    let wanted = "a prefix such as \"10.0.0.0/8\", or a list of them";
-    let allow = fields.texts("allow", wanted, parse);
-    let deny = fields.texts("deny", wanted, parse);
-    if allow.is_none() && deny.is_none() {
-        return None;
-    }
-    let otherwise = if allow.is_some() { Access::Deny } else { Access::Permit };
-    let with = |prefixes: Option<Vec<Prefix>>, access| {
-        prefixes.unwrap_or_default().into_iter().map(move |prefix| (prefix, access))
-    };
-    let rules: Vec<_> = with(deny, Access::Deny).chain(with(allow, Access::Permit)).collect();
-    Some(Arc::new(Acl::new(&rules, otherwise)))
 }
 
 fn read_server(endpoint: &Endpoint, fields: &mut Fields<'_>) -> ServerSpec {
@@ -450,19 +460,24 @@ fn read_policy(fields: &mut Fields<'_>) -> Option<Policy> {
 }
 
 fn read_sticky(fields: &mut Fields<'_>) -> Option<StickySpec> {
-    let defaults = StickySpec { size: 65_536, ttl: Some(Duration::from_secs(3600)) };
+    let defaults = StickySpec { by: StickyBy::ClientIp, size: 65_536, ttl: Some(Duration::from_secs(3600)) };
     match fields.take("sticky")? {
         Value::Bool(false) => None,
         Value::Bool(true) => Some(defaults),
         Value::Table(table) => {
             let mut own = fields.within("sticky", table);
-            if let Some(by) = own.text("by").filter(|by| *by != "client_ip") {
-                own.problem("by", format!("`{by}` is nothing to be sticky by: client_ip"));
-            }
+            let by = match own.text("by") {
+                None | Some("client_ip") => StickyBy::ClientIp,
+                Some("cookie") => return Some(StickySpec { by: read_cookie(own), ..defaults }),
+                Some(by) => {
+                    own.problem("by", format!("`{by}` is nothing to be sticky by: client_ip or cookie"));
+                    StickyBy::ClientIp
+                }
+            };
             let size = own.integer("size", 1..=StickySpec::SIZE_MAX as u32);
             let ttl = own.optional_duration("ttl").unwrap_or(defaults.ttl);
             own.finish();
-            Some(StickySpec { size: size.map_or(defaults.size, |size| size as usize), ttl })
+            Some(StickySpec { by, size: size.map_or(defaults.size, |size| size as usize), ttl })
         }
         Value::Unknown => None,
         other => {
@@ -473,6 +488,18 @@ fn read_sticky(fields: &mut Fields<'_>) -> Option<StickySpec> {
             None
         }
     }
+}
+
+/// `sticky = { by = "cookie", name = "EVENER" }`
+fn read_cookie(mut own: Fields<'_>) -> StickyBy {
+    let name = own.text("name").unwrap_or("EVENER").to_owned();
+    // A token (RFC 6265, section 4.1.1).
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || !name.bytes().all(is_token) {
+        own.problem("name", format!("`{name}` is no name for a cookie"));
+    }
+    own.finish();
+    StickyBy::Cookie(name)
 }
 
 fn read_passive(fields: &mut Fields<'_>) -> PassiveSpec {

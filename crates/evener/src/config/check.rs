@@ -48,6 +48,11 @@ fn default_kind(kind: &str) -> CheckKind {
     }
 }
 
+/// A check of HTTP with the defaults.
+pub(crate) fn http_check() -> CheckSpec {
+    CheckSpec::new(http(None))
+}
+
 fn http(tls: Option<CheckTls>) -> CheckKind {
     let status: BTreeSet<u16> = (200..400).collect();
     CheckKind::Http { method: "GET".into(), path: "/".into(), host: None, status, body: None, tls }
@@ -90,7 +95,7 @@ fn read_http(fields: &mut Fields<'_>, kind: &str) -> CheckKind {
     let tls = (kind == "https").then(|| CheckTls {
         sni: fields.text("sni").map(str::to_owned),
         insecure: fields.bool("verify") == Some(false),
-        ca_file: fields.text("ca").map(str::to_owned),
+        ca_file: fields.path("ca"),
     });
     let CheckKind::Http { mut method, mut path, mut status, .. } = http(None) else { return http(tls) };
     if let Some(given) = fields.text("method") {

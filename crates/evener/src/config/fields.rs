@@ -5,6 +5,7 @@ use super::raw::{Run, Table, Value};
 use super::{Place, Problem};
 use std::cell::RefCell;
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 #[cfg(test)]
@@ -30,6 +31,11 @@ impl<'a> Reading<'a> {
     /// Notes a problem.
     pub(super) fn problem(&self, place: &Place, message: impl Into<String>) {
         self.problems.borrow_mut().push(Problem::at(place, message));
+    }
+
+    /// A path as the configuration means it: from the directory of the file that names it.
+    pub(super) fn path(&self, place: &Place, text: &str) -> PathBuf {
+        Path::new(&*place.file).parent().unwrap_or(Path::new("")).join(text)
     }
 
     /// Whether nothing is wrong so far.
@@ -89,6 +95,11 @@ impl<'a> Fields<'a> {
         self.table.named.get(key)
     }
 
+    /// Whether the table has the key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.named.contains_key(key)
+    }
+
     /// The line of a key or text of this table.
     pub(super) fn place_of(&self, key: &str) -> Place {
         let path: Vec<&str> = self.path.iter().copied().chain([key]).collect();
@@ -99,6 +110,12 @@ impl<'a> Fields<'a> {
     pub(super) fn problem(&mut self, key: &str, message: impl Into<String>) {
         let place = self.place_of(key);
         self.reading.problem(&place, message);
+    }
+
+    /// The same, with what the table is.
+    pub(super) fn problem_with(&mut self, key: &str, message: impl std::fmt::Display) {
+        let message = format!("{}: {message}", self.what);
+        self.problem(key, message);
     }
 
     /// Notes a problem with the whole table.
@@ -239,11 +256,34 @@ impl<'a> Fields<'a> {
         Some(made)
     }
 
+    /// One value or a list of them.
+    pub(super) fn items(&mut self, key: &'static str) -> Option<Vec<&'a Value>> {
+        match self.take(key)? {
+            Value::Table(table) if table.named.is_empty() => Some(table.list.iter().collect()),
+            other => Some(vec![other]),
+        }
+    }
+
+    /// The path of a file, which is meant from where the configuration is.
+    pub(super) fn path(&mut self, key: &'static str) -> Option<String> {
+        let text = self.text(key)?;
+        Some(self.path_of(key, text))
+    }
+
+    /// The same, of a text that was read already.
+    pub(super) fn path_of(&self, key: &str, text: &str) -> String {
+        self.reading.path(&self.place_of(key), text).display().to_string()
+    }
+
     /// Notes every key that was not read, with the nearest that could have been meant.
     pub(super) fn finish(self) {
         for key in self.table.named.keys().filter(|key| !self.known.contains(&key.as_str())) {
             let place = self.place_of(key);
-            let hint = nearest_key(key, &self.known);
+            let mut hint = nearest_key(key, &self.known);
+            let in_http = OF_HTTP.contains(&key.as_str()) && self.known.contains(&"protocol");
+            if in_http && hint.is_empty() {
+                hint = "; it goes with protocol = \"http\"".into();
+            }
             self.reading.problem(&place, format!("{}: there is no key `{key}`{hint}", self.what));
         }
     }
@@ -266,6 +306,40 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("servers", "a list without a key"),
     ("server", "a list without a key"),
     ("mode", "protocol"),
+    ("ssl", "tls"),
+    ("crt", "certificate"),
+    ("cert", "certificate"),
+    ("ssl_certificate", "certificate"),
+    ("ssl_certificate_key", "key"),
+    ("ca_file", "client_ca"),
+    ("cafile", "ca"),
+    ("verify", "client_certificate"),
+    ("accept_proxy", "proxy_from"),
+    ("proxy_protocol", "proxy_from"),
+    ("send_proxy_v2", "send_proxy"),
+    ("forwardfor", "forwarded"),
+    ("x_forwarded_for", "forwarded"),
+    ("server_name", "host"),
+    ("location", "path"),
+    ("timeout_connect", "connect_timeout"),
+    ("cookie", "sticky"),
+];
+
+/// Keys that only http has.
+const OF_HTTP: &[&str] = &[
+    "balance_per",
+    "forwarded",
+    "redirect",
+    "health",
+    "retries",
+    "head_timeout",
+    "keepalive_timeout",
+    "stall_timeout",
+    "answer_timeout",
+    "head_bytes_max",
+    "head_fields_max",
+    "certificate_header",
+    "http2",
 ];
 
 /// `; did you mean X?`, when something is near enough.

@@ -50,6 +50,8 @@ const BUILDERS: &[Builder] = &[
     Builder { name: "pool", form: Form::Declaration },
     Builder { name: "service", form: Form::Declaration },
     Builder { name: "server", form: Form::Named },
+    Builder { name: "prefixes", form: Form::Named },
+    Builder { name: "country", form: Form::Named },
     Builder { name: "check.tcp", form: Form::Plain },
     Builder { name: "check.http", form: Form::Plain },
     Builder { name: "check.https", form: Form::Plain },
@@ -212,6 +214,7 @@ fn sandbox(state: &Shared) -> mlua::Result<Lua> {
         }
     }
     add_include(&lua, state)?;
+    add_geoip(&lua, state)?;
     add_environment(&lua)?;
     add_print(&lua)?;
     guard_metatables(&lua)?;
@@ -235,6 +238,16 @@ fn add_environment(lua: &Lua) -> mlua::Result<()> {
         }
     })?;
     lua.globals().raw_set("env", environment)
+}
+
+/// `geoip "FILE"` names the database of countries.
+fn add_geoip(lua: &Lua, state: &Shared) -> mlua::Result<()> {
+    let state = Arc::clone(state);
+    let geoip = lua.create_function(move |lua, file: String| {
+        lock(&state).run.geoip = Some((file, caller(lua)));
+        Ok(())
+    })?;
+    lua.globals().raw_set("geoip", geoip)
 }
 
 /// `print` tells whoever writes the file, on standard error.

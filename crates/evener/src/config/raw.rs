@@ -63,6 +63,8 @@ pub(super) struct Made {
 pub(super) struct Run {
     pub(super) pools: Vec<Arc<Made>>,
     pub(super) services: Vec<Arc<Made>>,
+    /// The database of countries, and where it was named.
+    pub(super) geoip: Option<(String, Place)>,
     /// Problems met while it ran (unknown globals).
     pub(super) problems: Vec<super::Problem>,
     /// The files it consists of.

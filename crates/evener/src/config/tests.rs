@@ -109,7 +109,7 @@ fn each_mistake_has_its_message() {
     check("connections_max = 1.5", "service `s`: `connections_max` is the number 1.5, not a whole");
     check("backlog = \"many\"", "service `s`: `backlog` is `many`, not a whole number");
     check("nodelay = 1", "service `s`: `nodelay` is the number 1, not true or false");
-    check("protocol = \"udb\"", "`udb` is not a protocol: tcp or udp; did you mean `udp`?");
+    check("protocol = \"udb\"", "`udb` is not a protocol: tcp, udp or http; did you mean `udp`?");
     check("allow = \"10.0.0.0/40\"", "service `s`: `10.0.0.0/40` has no valid length");
     check("policy = policy.maglev { table = 100 }", "policy.maglev: `table` is 100, which is no prime");
     check("check = check.http", "`check` is a function (did its call lose");
@@ -137,7 +137,8 @@ fn each_mistake_has_its_message() {
     check("{ \"10.0.0.2:1\", name = \"a\\27[2J\" }", "\"a\\u{1b}[2J\" is no name for a server");
     check("unix_mode = \"rw\"", "`rw` is no mode such as");
     check("check = check.udp {}", "check.udp needs `send`");
-    check("sticky = { by = \"cookie\" }", "`cookie` is nothing to be sticky by");
+    check("sticky = { by = \"cookies\" }", "`cookies` is nothing to be sticky by: client_ip or cookie");
+    check("sticky = { by = \"cookie\" }", "service `s`: pool `s` is sticky by a cookie, which only http has");
     check("\"10.0.0.1:1\"", "server `10.0.0.1:1` is in this pool already, at c.lua:1");
     check("{ \"10.0.0.2:1\", max = 5, hard = 2 }", "server `10.0.0.2:1`: hard (2) is below max (5)");
     check("{ \"10.0.0.2:1\", state = \"asleep\" }", "`asleep` is not a state: ready, drain or maintenance");
@@ -277,6 +278,46 @@ fn the_examples_and_the_lua_of_the_documents_are_valid() {
 }
 
 #[test]
+fn each_mistake_at_the_edge_has_its_message() {
+    let check = |keys: &str, expected: &str| {
+        let text = format!("service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:1\", {keys} }}");
+        check_problems(&text, &[&format!("c.lua:1: {expected}")]);
+    };
+    check("redirect = \"https\"", "service `s`: there is no key `redirect`");
+    check("protocol = \"http\", redirect = \"http\"", "`redirect` is `http`, not \"https\"");
+    check(
+        "protocol = \"http\", forwarded = \"prepend\"",
+        "`prepend` is not \"replace\", \"append\" or \"off\"",
+    );
+    check(
+        "protocol = \"http\", routes = { { pool = pool \"p\" { \"10.0.0.1:1\" } } }",
+        "a route needs a host or a path",
+    );
+    check(
+        "routes = { { sni = \"a b\", pool = pool \"p\" { \"10.0.0.1:1\" } } }",
+        "routes: `a b` is no host name",
+    );
+    check("protocol = \"udp\", tls = \"x.pem\"", "a udp service has no TLS");
+    check("protocol = \"udp\", denied = \"reject\"", "service `s`: a udp service can only drop clients");
+    check(
+        "protocol = \"udp\", send_proxy = \"v1\"",
+        "service `s`: version 1 of the PROXY protocol has no UDP",
+    );
+    check("tls = { key = \"a.key\" }", "a key or an OCSP response goes with a `certificate`");
+    check(
+        "tls = { certificate = \"a.crt\", client_certificate = \"required\" }",
+        "clients' certificates are verified",
+    );
+    check("tls = { certificate = \"a.crt\", min_version = \"1.1\" }", "`1.1` is not spoken: 1.2 or 1.3");
+    check("per_client = { connection_rate = \"20\" }", "`20` is no rate: write 20/s, 100/m or 1000/h");
+    check("per_client = {}", "`per_client` limits nothing");
+    check("deny = country \"SE\"", "a country needs a database");
+    check("deny = prefixes \"/nonexistent\"", "/nonexistent cannot be read");
+    check("denied = \"tarpti\"", "`denied` is `tarpti`, not \"drop\", \"reject\"");
+    check("send_proxy = \"v3\"", "`send_proxy` is `v3`, not \"v1\" or \"v2\"");
+}
+
+#[test]
 fn the_reference_has_every_key_and_counter() {
     let every_key = r#"
         local checks = { check.tcp {}, check.http {}, check.https {}, check.udp { send = "x" } }
@@ -285,6 +326,13 @@ fn the_reference_has_every_key_and_counter() {
           service("s" .. number) { listen = "127.0.0.1:" .. number, pool = "p" .. number }
         end
         service "u" { listen = "127.0.0.1:1", protocol = "udp", "10.0.0.1:1", policy = policy.maglev {} }
+        local safe = pool "safe" { "10.0.0.1:1", tls = { ca = "ca.crt" }, sticky = { by = "cookie" } }
+        service "h" {
+          listen = "127.0.0.1:9", protocol = "http", pool = safe, forwarded = {}, redirect = { port = 1 },
+          routes = { { host = "a.example", pool = safe } }, denied = { tarpit = "1s" },
+          per_client = { connections = 1 }, tls = { certificate = "a.crt", certificates = { { certificate = "b.crt" } } },
+        }
+        service "t" { listen = "127.0.0.1:10", routes = { { sni = "a.example", pool = "p1" } } }
     "#;
     let directory = std::env::temp_dir().join(format!("evener-keys-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
@@ -296,7 +344,7 @@ fn the_reference_has_every_key_and_counter() {
     let keys = fields::READ.with_borrow(Clone::clone);
     assert!(keys.len() > 40, "{keys:?}");
     for key in keys {
-        let named = [format!("`{key}`"), format!(" {key} = "), format!("`{key}, ")]
+        let named = [format!("`{key}`"), format!(" {key} = "), format!("`{key}, "), format!("`{key} = ")]
             .iter()
             .any(|form| reference.contains(form));
         assert!(named || key == "by", "docs/configuration.md does not have `{key}`");

@@ -3,14 +3,19 @@
 
 use super::{RunningListener, RunningPool, Supervisor, Transport};
 use crate::config::{Config, Problem};
+use crate::material::Materials;
+use crate::outside::Outside;
 use crate::resolve::Targets;
 use arc_swap::ArcSwap;
+use evener_core::acl::{Access, Acl};
 use evener_core::diff::diff;
 use evener_core::event::Event;
 use evener_core::pool::Pool;
-use evener_core::spec::{PoolSpec, ServiceSpec};
+use evener_core::route::{Route, Routes};
+use evener_core::spec::{Denied, PoolSpec, ServiceSpec};
+use evener_core::throttle::Throttle;
 use evener_core::{Endpoint, Target};
-use evener_proxy::{Bound, Service, Settings, Sharing, bind};
+use evener_proxy::{Backend, Bound, Refusal, Service, Settings, Sharing, bind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -18,11 +23,16 @@ type Fresh = BTreeMap<(Transport, Endpoint), Bound>;
 
 impl Supervisor {
     /// Takes on a configuration; what changed, in words. With a problem nothing changes.
-    pub(crate) fn apply(&mut self, config: Config, targets: &Targets) -> Result<Vec<String>, Vec<Problem>> {
+    pub(crate) fn apply(&mut self, config: Config, outside: Outside) -> Result<Vec<String>, Vec<Problem>> {
+        let Outside { targets, materials } = outside;
         let fresh = self.bind_fresh(&config)?;
-        let changes = diff(&self.config.spec, &config.spec).iter().map(ToString::to_string).collect();
+        let renewed = self.renewed(&config, &materials);
+        self.materials = materials;
+        self.configurations += 1;
+        let changes =
+            diff(&self.config.spec, &config.spec).iter().map(ToString::to_string).chain(renewed).collect();
         for spec in &config.spec.pools {
-            self.apply_pool(spec, targets);
+            self.apply_pool(spec, &targets);
         }
         self.publish();
         for spec in &config.spec.services {
@@ -34,7 +44,9 @@ impl Supervisor {
             self.next_id = self.next_id.max(gone.pool.next_id());
         }
         self.retire_services(&config);
+        self.access.retain(|name, _| config.spec.services.iter().any(|service| service.name == *name));
         self.config = config;
+        self.warn_of_certificates();
         Ok(changes)
     }
 
@@ -100,19 +112,12 @@ impl Supervisor {
         }
     }
 
-    fn apply_service(&mut self, spec: &ServiceSpec) {
-        let Some(running) = self.pools.get(&spec.pool) else { return };
-        let settings = Settings {
-            options: spec.options.clone(),
-            acl: spec.acl.clone(),
-            pool: Arc::clone(&running.slot),
-        };
+    pub(super) fn apply_service(&mut self, spec: &ServiceSpec) {
+        let Some(settings) = self.settings(spec) else { return };
         match self.services.get(&spec.name).filter(|service| service.protocol == spec.protocol) {
             Some(service) => {
                 let old = service.settings.load();
-                let unchanged = old.options == settings.options
-                    && old.acl == settings.acl
-                    && Arc::ptr_eq(&old.pool, &settings.pool);
+                let unchanged = self.config.spec.services.contains(spec) && same_outside(&old, &settings);
                 if !unchanged {
                     self.plane.reconfigure(service, settings);
                 }
@@ -123,6 +128,72 @@ impl Supervisor {
                 self.retiring.extend(before);
             }
         }
+    }
+
+    /// What the workers need of a service.
+    fn settings(&mut self, spec: &ServiceSpec) -> Option<Settings> {
+        let mut names: Vec<Arc<str>> = Vec::new();
+        let mut number = |name: &Arc<str>| {
+            let known = names.iter().position(|known| known == name);
+            known.unwrap_or_else(|| {
+                names.push(name.clone());
+                names.len() - 1
+            })
+        };
+        let default_backend = spec.pool.as_ref().map(&mut number);
+        let route = |route: &Route<Arc<str>>| (route.hosts.clone(), route.path.clone(), route.to.clone());
+        let routes: Vec<Route<usize>> = (spec.routes.iter().map(route))
+            .map(|(hosts, path, to)| Route { hosts, path, to: number(&to) })
+            .collect();
+        let mut refusal = |denied: &Denied| match denied {
+            Denied::Drop => Refusal::Drop,
+            Denied::Reject => Refusal::Reject,
+            Denied::Tarpit(time) => Refusal::Tarpit(*time),
+            Denied::Pool(pool) => Refusal::Backend(number(pool)),
+        };
+        let (denied, exceeded) = (refusal(&spec.denied), refusal(&spec.exceeded));
+        let backend = |name: &Arc<str>| {
+            let running = self.pools.get(name)?;
+            Some(Backend {
+                pool: Arc::clone(&running.slot),
+                tls: self.materials.connector(name),
+                send_proxy: running.pool.spec().send_proxy,
+            })
+        };
+        let backends = names.iter().map(backend).collect::<Option<Vec<_>>>()?;
+        Some(Settings {
+            options: spec.options.clone(),
+            acl: self.acl_of(spec),
+            denied,
+            throttle: self.throttle_of(spec),
+            exceeded,
+            proxy_from: spec.proxy_from.clone(),
+            tls: self.materials.acceptor(&spec.name),
+            http: spec.http.clone(),
+            backends,
+            default_backend,
+            routes: Routes::new(&routes),
+        })
+    }
+
+    /// The access list of the configuration, after what the operator said since.
+    fn acl_of(&self, spec: &ServiceSpec) -> Option<Arc<Acl>> {
+        match self.access.get(&spec.name).filter(|rules| !rules.is_empty()) {
+            None => spec.acl.clone(),
+            Some(rules) => {
+                let everybody = || Arc::new(Acl::new(&[], Access::Permit));
+                let rules: Vec<_> = rules.iter().map(|rule| (rule.prefix, rule.access)).collect();
+                Some(Arc::new(spec.acl.clone().unwrap_or_else(everybody).after(&rules)))
+            }
+        }
+    }
+
+    /// The limits of clients; as long as they stay the same, so does what was counted.
+    fn throttle_of(&mut self, spec: &ServiceSpec) -> Option<Arc<Throttle>> {
+        let wanted = spec.throttle.as_ref()?;
+        let old = self.services.get(&spec.name).and_then(|service| service.settings.load().throttle.clone());
+        let same = old.filter(|old| old.spec() == wanted);
+        Some(same.unwrap_or_else(|| Arc::new(Throttle::new(wanted, self.random.bits()))))
     }
 
     /// Listeners whose address stays go on, with another service if it is so; others open and close.
@@ -140,11 +211,14 @@ impl Supervisor {
                     let event =
                         Event::Listening { service: name.clone(), protocol, address: address.to_string() };
                     self.tell(&event);
-                    self.listeners.insert(key, RunningListener { service: name, bound: address, id });
+                    let serving = Arc::clone(&service);
+                    self.listeners
+                        .insert(key, RunningListener { service: name, serving, bound: address, id });
                 } else if let Some(listener) = self.listeners.get_mut(&key)
-                    && listener.service != spec.name
+                    && !Arc::ptr_eq(&listener.serving, &service)
                 {
                     listener.service = spec.name.clone();
+                    listener.serving = Arc::clone(&service);
                     self.plane.assign(listener.id, &service);
                 }
             }
@@ -157,9 +231,45 @@ impl Supervisor {
         }
     }
 
+    /// Services and pools that stay as they are, but whose certificates changed.
+    fn renewed(&self, config: &Config, materials: &Materials) -> Vec<String> {
+        let (old, new) = (&self.config.spec, &config.spec);
+        let services = new.services.iter().filter(|service| old.services.contains(service));
+        let services = services.filter(|service| !self.materials.same_for_clients(materials, &service.name));
+        let pools = new.pools.iter().filter(|pool| old.pools.contains(pool));
+        let pools = pools.filter(|pool| !self.materials.same_for_servers(materials, &pool.name));
+        let services = services.map(|service| format!("~ service {}: certificates", service.name));
+        services.chain(pools.map(|pool| format!("~ pool {}: certificates", pool.name))).collect()
+    }
+
+    /// Certificates changed on disk: only they are taken on.
+    pub(super) fn apply_materials(&mut self, materials: Materials) {
+        self.materials = materials;
+        let services = self.config.spec.services.clone();
+        services.iter().for_each(|spec| self.apply_service(spec));
+    }
+
     fn retire_services(&mut self, config: &Config) {
         let names: BTreeSet<_> = config.spec.services.iter().map(|service| service.name.clone()).collect();
         let gone: Vec<_> = self.services.keys().filter(|name| !names.contains(*name)).cloned().collect();
         self.retiring.extend(gone.iter().filter_map(|name| self.services.remove(name)));
     }
+}
+
+/// Whether what a service has of others is what it had.
+fn same_outside(old: &Settings, new: &Settings) -> bool {
+    fn same<T: ?Sized>(old: Option<&Arc<T>>, new: Option<&Arc<T>>) -> bool {
+        match (old, new) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+    let backends = old.backends.len() == new.backends.len()
+        && old.backends.iter().zip(&new.backends).all(|(old, new)| {
+            Arc::ptr_eq(&old.pool, &new.pool)
+                && same(old.tls.as_ref(), new.tls.as_ref())
+                && old.send_proxy == new.send_proxy
+        });
+    backends && old.acl == new.acl && same(old.tls.as_ref(), new.tls.as_ref())
 }

@@ -2,14 +2,14 @@
 
 use super::{Input, Supervisor};
 use crate::config::{self, Config, Problem};
-use crate::resolve::{Targets, resolve};
+use crate::outside::{Outside, gather};
 use evener_core::event::Event;
 use tokio::sync::oneshot;
 
 type Done = oneshot::Sender<Result<Vec<String>, Vec<String>>>;
 
 /// A configuration that was read.
-pub(crate) struct Loaded(Result<(Config, Targets), Vec<Problem>>);
+pub(crate) struct Loaded(Result<(Config, Outside), Vec<Problem>>);
 
 /// Who waits for a reload.
 #[derive(Default)]
@@ -33,11 +33,11 @@ impl Supervisor {
             return;
         }
         self.reloads.running = Some(done.into_iter().collect());
-        let outside = self.outside.clone();
+        let (outside, before) = (self.outside.clone(), self.materials.clone());
         tokio::spawn(async move {
             let read = tokio::task::spawn_blocking(move || config::load(&file)).await;
             let loaded = match read.unwrap_or_else(|error| Err(vec![Problem::new(error.to_string())])) {
-                Ok(config) => resolve(&config).await.map(|targets| (config, targets)),
+                Ok(config) => gather(&config, before).await.map(|outside| (config, outside)),
                 Err(problems) => Err(problems),
             };
             let _ = outside.send(Input::Loaded(Loaded(loaded))).await;
@@ -48,7 +48,7 @@ impl Supervisor {
         let outcome = if self.is_draining() {
             Err(vec![Problem::new("this instance is about to end")])
         } else {
-            loaded.and_then(|(config, targets)| self.apply(config, &targets))
+            loaded.and_then(|(config, outside)| self.apply(config, outside))
         };
         let outcome = match outcome {
             Ok(changes) => {

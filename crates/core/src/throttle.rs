@@ -1,0 +1,277 @@
+//! Limits for each client: connections at once, new connections and requests a second.
+//!
+//! Rates are token buckets, kept as one time each (the generic cell rate algorithm, ITU-T I.371, annex A). The table is
+//! bounded: the client that was unseen the longest is forgotten for a new one, so under a flood from more addresses than
+//! it holds the limits get looser, never tighter. It is split into shards with short locks, taken once a connection or
+//! request of services that have such limits.
+
+use crate::hash;
+use crate::lru::Lru;
+use crate::time::Time;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+const SHARDS: usize = 16;
+
+/// So many in a period; as many may come at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many.
+    pub count: u32,
+    /// In which time.
+    pub period: Duration,
+}
+
+/// Why a text is no rate.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no rate: write 20/s, 100/m or 1000/h")]
+pub struct RateError(String);
+
+impl FromStr for Rate {
+    type Err = RateError;
+
+    fn from_str(text: &str) -> Result<Self, RateError> {
+        let fail = || RateError(text.into());
+        let (count, unit) = text.split_once('/').ok_or_else(fail)?;
+        let count =
+            count.trim().parse().ok().filter(|count| (1..=1_000_000_000).contains(count)).ok_or_else(fail)?;
+        let period = match unit.trim() {
+            "s" | "second" => 1,
+            "m" | "minute" => 60,
+            "h" | "hour" => 3600,
+            _ => return Err(fail()),
+        };
+        Ok(Self { count, period: Duration::from_secs(period) })
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.period.as_secs() {
+            1 => "s",
+            60 => "m",
+            _ => "h",
+        };
+        write!(out, "{}/{unit}", self.count)
+    }
+}
+
+impl Rate {
+    /// Whether one more may come now; `full_at` is when the bucket is full again, and moves on if so.
+    fn admits(self, full_at: &mut Time, now: Time) -> bool {
+        let interval = self.period / self.count;
+        let next = (*full_at).max(now) + interval;
+        let fits = next.since(now) <= self.period;
+        if fits {
+            *full_at = next;
+        }
+        fits
+    }
+}
+
+/// The limits of each client of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThrottleSpec {
+    /// Connections at once.
+    pub connections: Option<u32>,
+    /// New connections.
+    pub connection_rate: Option<Rate>,
+    /// Requests of HTTP.
+    pub request_rate: Option<Rate>,
+    /// How many clients are remembered.
+    pub size: usize,
+}
+
+impl ThrottleSpec {
+    /// The most clients a table may have.
+    pub const SIZE_MAX: usize = 16_000_000;
+}
+
+/// What is known of a client.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    connections: u32,
+    connections_full_at: Time,
+    requests_full_at: Time,
+}
+
+/// The table of a service.
+#[derive(Debug)]
+pub struct Throttle {
+    spec: ThrottleSpec,
+    shards: Box<[Mutex<Lru<IpAddr, Seen>>]>,
+}
+
+/// Which limit a client reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exceeded {
+    /// Connections at once.
+    Connections,
+    /// New connections in a time.
+    ConnectionRate,
+}
+
+impl Throttle {
+    /// An empty table as `spec` says; `key` seeds its hashing.
+    #[must_use]
+    pub fn new(spec: &ThrottleSpec, key: u64) -> Self {
+        let capacity = spec.size.div_ceil(SHARDS);
+        let shards = (0..SHARDS).map(|_| Mutex::new(Lru::new(capacity, key))).collect();
+        Self { spec: spec.clone(), shards }
+    }
+
+    /// What it was made from.
+    #[must_use]
+    pub fn spec(&self) -> &ThrottleSpec {
+        &self.spec
+    }
+
+    /// A new connection of `client`: its place, or the limit that it reached.
+    pub fn enter(self: &Arc<Self>, client: IpAddr, now: Time) -> Result<ClientLease, Exceeded> {
+        let key = key_of(client);
+        let mut shard = self.shard(key);
+        let mut seen = shard.peek(&key).map(|(seen, _)| *seen).unwrap_or_default();
+        if self.spec.connections.is_some_and(|most| seen.connections >= most) {
+            return Err(Exceeded::Connections);
+        }
+        if self.spec.connection_rate.is_some_and(|rate| !rate.admits(&mut seen.connections_full_at, now)) {
+            return Err(Exceeded::ConnectionRate);
+        }
+        seen.connections += 1;
+        shard.insert(key, seen, now);
+        drop(shard);
+        Ok(ClientLease { throttle: Arc::clone(self), key })
+    }
+
+    /// A request of `client`: whether it may be served.
+    #[must_use]
+    pub fn admits_request(&self, client: IpAddr, now: Time) -> bool {
+        let Some(rate) = self.spec.request_rate else { return true };
+        let key = key_of(client);
+        let mut shard = self.shard(key);
+        let mut seen = shard.peek(&key).map(|(seen, _)| *seen).unwrap_or_default();
+        let admitted = rate.admits(&mut seen.requests_full_at, now);
+        shard.insert(key, seen, now);
+        admitted
+    }
+
+    /// How many clients are in the table.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// Whether nobody is in the table.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn leave(&self, key: IpAddr) {
+        let mut shard = self.shard(key);
+        let seen = shard.peek(&key).map(|(seen, used)| (*seen, used));
+        if let Some((mut seen, used)) = seen {
+            seen.connections = seen.connections.saturating_sub(1);
+            shard.insert(key, seen, used);
+        }
+    }
+
+    fn shard(&self, key: IpAddr) -> MutexGuard<'_, Lru<IpAddr, Seen>> {
+        lock(&self.shards[hash::of_client(key) as usize % SHARDS])
+    }
+}
+
+/// Whoever has an IPv6 address has all of its /64 (RFC 6177): they count as one client.
+fn key_of(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A client's place, given back when dropped.
+#[derive(Debug)]
+pub struct ClientLease {
+    throttle: Arc<Throttle>,
+    key: IpAddr,
+}
+
+impl Drop for ClientLease {
+    fn drop(&mut self) {
+        self.throttle.leave(self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Time {
+        Time::from_nanos(1_000_000_000 + ms * 1_000_000)
+    }
+
+    fn throttle(connections: Option<u32>, rate: Option<&str>, size: usize) -> Arc<Throttle> {
+        let rate = rate.map(|rate| rate.parse().unwrap());
+        let spec = ThrottleSpec { connections, connection_rate: rate, request_rate: rate, size };
+        Arc::new(Throttle::new(&spec, 1))
+    }
+
+    #[test]
+    fn connections_at_once_are_bounded_for_each_client() {
+        let throttle = throttle(Some(2), None, 100);
+        let enter = |client: &str| throttle.enter(client.parse().unwrap(), at(0));
+        let first = (enter("192.0.2.1").unwrap(), enter("192.0.2.1").unwrap());
+        assert_eq!(enter("192.0.2.1").unwrap_err(), Exceeded::Connections);
+        let _other = enter("192.0.2.2").unwrap();
+        drop(first);
+        assert!(enter("192.0.2.1").is_ok());
+    }
+
+    #[test]
+    fn all_addresses_of_a_64_are_one_client() {
+        let throttle = throttle(Some(1), None, 100);
+        let enter = |client: &str| throttle.enter(client.parse().unwrap(), at(0));
+        let _place = enter("2001:db8::1").unwrap();
+        assert!(enter("2001:db8::2:3").is_err());
+        assert!(enter("2001:db8:0:1::1").is_ok());
+    }
+
+    #[test]
+    fn a_bucket_holds_one_period_and_fills_evenly() {
+        let throttle = throttle(None, Some("10/s"), 100);
+        let client = "192.0.2.1".parse().unwrap();
+        let admitted = |ms: u64| throttle.admits_request(client, at(ms));
+        assert_eq!((0..20).filter(|_| admitted(0)).count(), 10);
+        assert!(!admitted(99));
+        assert!(admitted(100) && !admitted(100));
+        assert_eq!((0..20).filter(|_| admitted(60_000)).count(), 10);
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_a_forgotten_place_does_no_harm() {
+        let throttle = throttle(Some(1), None, 160);
+        let address = |number: u32| IpAddr::from(number.to_be_bytes());
+        let places: Vec<_> =
+            (0..10_000).map(|number| throttle.enter(address(number), at(0)).unwrap()).collect();
+        assert!(throttle.len() <= 160 + SHARDS);
+        drop(places);
+        assert!(throttle.enter(address(9_999), at(1)).is_ok());
+    }
+
+    #[test]
+    fn rates_are_written_with_their_unit() {
+        for text in ["20/s", "100/m", "1000/h"] {
+            assert_eq!(text.parse::<Rate>().unwrap().to_string(), text);
+        }
+        for wrong in ["", "20", "0/s", "-1/s", "20/d", "x/s"] {
+            assert!(wrong.parse::<Rate>().is_err(), "{wrong}");
+        }
+    }
+}

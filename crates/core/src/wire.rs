@@ -1,0 +1,7 @@
+//! Wire formats: views over bytes and what they say, without any I/O. Whatever comes in may be hostile; nothing here
+//! panics, and each parser gives the same answer however its bytes were cut into pieces.
+
+pub mod chunked;
+pub mod hello;
+pub mod http;
+pub mod proxy;

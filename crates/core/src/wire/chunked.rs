@@ -1,0 +1,236 @@
+//! The chunked transfer coding (RFC 9112, section 7.1): takes the coding off, strictly. Chunk extensions and trailers are
+//! read and left out (RFC 9110, section 6.5.1 lets an intermediary do so), so that what goes on is always written by us.
+
+use super::http::is_token;
+
+/// Extensions of one chunk, and one trailer line, may have so many bytes.
+const LINE_BYTES_MAX: u32 = 4096;
+/// All trailers together may have so many bytes.
+const TRAILER_BYTES_MAX: u32 = 16 * 1024;
+
+/// Takes the coding off a body that comes in pieces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decoder {
+    state: State,
+    /// What is left of the present chunk; its size while that is read.
+    left: u64,
+    /// Bytes of the present line.
+    line: u32,
+    /// Bytes of all trailers so far.
+    trailers: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// At the size; no digit came yet.
+    #[default]
+    SizeBegin,
+    Size,
+    /// Behind the size: spaces before an extension, or the extension.
+    Extension,
+    SizeLf,
+    Data,
+    DataCr,
+    DataLf,
+    /// At the beginning of a trailer line, or of the empty line that ends the body.
+    TrailerBegin,
+    TrailerName,
+    Trailer,
+    TrailerLf,
+    EndLf,
+    Done,
+}
+
+/// What became of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// These bytes are part of the body.
+    Data(&'a [u8]),
+    /// All that was given is read; more has to come.
+    More,
+    /// The body is complete.
+    Done,
+}
+
+/// The coding is malformed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed chunked body")]
+pub struct Malformed;
+
+impl Decoder {
+    /// Reads on. Returns how many bytes were used and what they brought; to be called until it wants more, or is done.
+    pub fn step<'a>(&mut self, bytes: &'a [u8]) -> Result<(usize, Step<'a>), Malformed> {
+        let mut at = 0;
+        while let Some(&byte) = bytes.get(at) {
+            match self.state {
+                State::Data => {
+                    let length = self.left.min((bytes.len() - at) as u64) as usize;
+                    self.left -= length as u64;
+                    if self.left == 0 {
+                        self.state = State::DataCr;
+                    }
+                    return Ok((at + length, Step::Data(&bytes[at..at + length])));
+                }
+                State::Done => break,
+                _ => self.state = self.after(byte)?,
+            }
+            at += 1;
+        }
+        Ok((at, if self.state == State::Done { Step::Done } else { Step::More }))
+    }
+
+    /// Whether the body is complete.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    fn after(&mut self, byte: u8) -> Result<State, Malformed> {
+        let digit = char::from(byte).to_digit(16).map(u64::from);
+        Ok(match (self.state, byte) {
+            (State::SizeBegin | State::Size, _) if digit.is_some() => {
+                let shifted = self.left.checked_mul(16).ok_or(Malformed)?;
+                self.left = shifted + digit.unwrap_or(0);
+                State::Size
+            }
+            (State::Size | State::Extension, b'\r') => State::SizeLf,
+            // Space before an extension is bad, but allowed (RFC 9112, section 7.1.1).
+            (State::Size, b';' | b' ' | b'\t') => self.in_line(State::Extension)?,
+            (State::Extension, b'\t' | b' '..=b'~' | 0x80..) => self.in_line(State::Extension)?,
+            (State::SizeLf, b'\n') => {
+                self.line = 0;
+                if self.left == 0 { State::TrailerBegin } else { State::Data }
+            }
+            (State::DataCr, b'\r') => State::DataLf,
+            (State::DataLf, b'\n') => State::SizeBegin,
+            (State::TrailerBegin, b'\r') => State::EndLf,
+            (State::TrailerBegin | State::TrailerName, _) if is_token(byte) => {
+                self.in_trailer(State::TrailerName)?
+            }
+            (State::TrailerName, b':') => self.in_trailer(State::Trailer)?,
+            (State::Trailer, b'\t' | b' '..=b'~' | 0x80..) => self.in_trailer(State::Trailer)?,
+            (State::Trailer, b'\r') => State::TrailerLf,
+            (State::TrailerLf, b'\n') => {
+                self.line = 0;
+                State::TrailerBegin
+            }
+            (State::EndLf, b'\n') => State::Done,
+            _ => return Err(Malformed),
+        })
+    }
+
+    fn in_trailer(&mut self, state: State) -> Result<State, Malformed> {
+        self.trailers += 1;
+        if self.trailers > TRAILER_BYTES_MAX { Err(Malformed) } else { self.in_line(state) }
+    }
+
+    fn in_line(&mut self, state: State) -> Result<State, Malformed> {
+        self.line += 1;
+        if self.line > LINE_BYTES_MAX { Err(Malformed) } else { Ok(state) }
+    }
+}
+
+/// Writes the head of a chunk of `length` bytes, which is above 0.
+pub fn emit_size(length: usize, out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = (usize::BITS - length.leading_zeros()).div_ceil(4).max(1);
+    (0..digits).rev().for_each(|digit| out.push(DIGITS[length >> (digit * 4) & 0xf]));
+    out.extend_from_slice(b"\r\n");
+}
+
+/// What ends a chunk.
+pub const CHUNK_END: &[u8] = b"\r\n";
+/// What ends a body.
+pub const BODY_END: &[u8] = b"0\r\n\r\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The body and how many bytes it took, when it comes in pieces of `size`.
+    fn decode(bytes: &[u8], size: usize) -> Result<(Vec<u8>, usize, bool), Malformed> {
+        let (mut decoder, mut body, mut used) = (Decoder::default(), Vec::new(), 0);
+        for piece in bytes.chunks(size) {
+            let mut rest = piece;
+            loop {
+                let (taken, step) = decoder.step(rest)?;
+                used += taken;
+                rest = &rest[taken..];
+                match step {
+                    Step::Data(data) => body.extend_from_slice(data),
+                    Step::More => break,
+                    Step::Done => return Ok((body, used, true)),
+                }
+            }
+        }
+        Ok((body, used, false))
+    }
+
+    #[test]
+    fn any_pieces_give_the_same_body() {
+        let check = |bytes: &[u8], body: &[u8], used: usize| {
+            for size in 1..=bytes.len() {
+                assert_eq!(decode(bytes, size), Ok((body.to_vec(), used, true)), "{size}: {bytes:?}");
+            }
+        };
+        check(b"0\r\n\r\nGET", b"", 5);
+        check(b"5\r\nhello\r\n0\r\n\r\n", b"hello", 15);
+        check(b"0005\r\nhello\r\n1 ;a=\"b\"\r\n!\r\n00\r\nX: y\r\nZ: 1\r\n\r\n", b"hello!", 44);
+        check(b"A\r\n0123456789\r\na\r\n0123456789\r\n0;x\r\n\r\n", b"01234567890123456789", 37);
+    }
+
+    #[test]
+    fn what_is_malformed_is_refused_at_the_first_wrong_byte() {
+        for bytes in [
+            b"\r\n".as_slice(),
+            b";a\r\n",
+            b"-1\r\n",
+            b"+1\r\n",
+            b"0x1\r\n",
+            b" 1\r\n",
+            b"g\r\n",
+            b"1\nx",
+            b"1\r\r\n",
+            b"1;a\nb\r\n",
+            b"1;\0\r\n",
+            b"1\r\nxy\r\n",
+            b"1\r\nx\n",
+            b"1\r\nx\r\r",
+            b"0\r\n\n",
+            b"0\r\n\rX",
+            b"0\r\nX: y\n\r\n",
+            b"0\r\nX: \x01\r\n\r\n",
+            b"0\r\nX y\r\n\r\n",
+            b"0\r\nX\r\n\r\n",
+            b"0\r\n folded\r\n\r\n",
+            b"0\r\n: y\r\n\r\n",
+            b"10000000000000000\r\n",
+            b"fffffffffffffffff\r\n",
+        ] {
+            for size in 1..=bytes.len() {
+                assert_eq!(decode(bytes, size), Err(Malformed), "{size}: {bytes:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn lines_and_trailers_are_bounded() {
+        let extension = [b"1;".as_slice(), &[b'a'; 5000]].concat();
+        assert_eq!(decode(&extension, 100), Err(Malformed));
+        let trailers = [b"0\r\n".to_vec(), b"X: 12345678901234567890\r\n".repeat(2000)].concat();
+        assert_eq!(decode(&trailers, 100), Err(Malformed));
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for length in [1, 9, 10, 15, 16, 17, 255, 256, 65_536, 70_000] {
+            let data = vec![b'x'; length];
+            let mut written = Vec::new();
+            emit_size(length, &mut written);
+            written.extend_from_slice(&data);
+            written.extend_from_slice(CHUNK_END);
+            written.extend_from_slice(BODY_END);
+            assert_eq!(decode(&written, 1000), Ok((data, written.len(), true)));
+        }
+    }
+}

@@ -1,0 +1,505 @@
+//! Heads of HTTP/1.1 messages (RFC 9112): where they end, what their lines are, how the body is framed, and what
+//! concerns this connection alone. Whatever two programs could understand in two ways is refused: that is what request
+//! smuggling lives on.
+
+mod request;
+mod response;
+
+pub use request::{Request, RequestError, Target};
+pub use response::{Response, ResponseError};
+
+/// The limits of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Bytes of the start line and all fields.
+    pub bytes_max: usize,
+    /// How many fields.
+    pub fields_max: usize,
+}
+
+impl Default for HeadLimits {
+    fn default() -> Self {
+        Self { bytes_max: 32 * 1024, fields_max: 128 }
+    }
+}
+
+/// Why bytes are not the head of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// It is longer than the limit.
+    #[error("the head is too long")]
+    TooLong,
+    /// It has more fields than the limit.
+    #[error("too many header fields")]
+    TooManyFields,
+    /// A line ends in LF alone, or CR stands alone (RFC 9112, section 2.2).
+    #[error("a line does not end in CRLF")]
+    LineEnd,
+    /// A start line that is none.
+    #[error("malformed start line")]
+    StartLine,
+    /// A field whose name is no token, or is not followed by a colon at once (RFC 9112, section 5.1).
+    #[error("malformed field name")]
+    FieldName,
+    /// A field continues on the next line (RFC 9112, section 5.2).
+    #[error("a folded field")]
+    Folded,
+    /// A field with a control character.
+    #[error("malformed field value")]
+    FieldValue,
+    /// Lengths that contradict each other, or are no numbers (RFC 9112, section 6.3).
+    #[error("ambiguous message length")]
+    Length,
+    /// A transfer coding that is not understood (RFC 9112, section 6.1).
+    #[error("unknown transfer coding")]
+    Coding,
+}
+
+/// Finds the end of a head in bytes that come in pieces. It looks at each byte once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// Up to here everything was looked at.
+    seen: usize,
+    /// Where the present line begins.
+    line: usize,
+    /// The message has begun: a line that was not empty came.
+    begun: bool,
+}
+
+/// Where a head is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where it begins: an empty line before it does not count (RFC 9112, section 2.2).
+    pub start: usize,
+    /// Where the body begins.
+    pub end: usize,
+}
+
+impl Scan {
+    /// Looks at what came since: `bytes` is all that came, from the beginning.
+    pub fn find(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<Found>, HeadError> {
+        while let Some(lf) = find_lf(&bytes[self.seen..]).map(|at| self.seen + at) {
+            if lf >= limits.bytes_max {
+                return Err(HeadError::TooLong);
+            }
+            if lf == self.line || bytes[lf - 1] != b'\r' {
+                return Err(HeadError::LineEnd);
+            }
+            let is_empty = lf - 1 == self.line;
+            let start = if self.begun { 0 } else { self.line };
+            (self.seen, self.line) = (lf + 1, lf + 1);
+            match (is_empty, self.begun) {
+                (true, true) => return Ok(Some(Found { start: leading(bytes), end: lf + 1 })),
+                (true, false) if start == 0 => {}
+                (true, false) => return Err(HeadError::StartLine),
+                (false, _) => self.begun = true,
+            }
+        }
+        self.seen = bytes.len();
+        if bytes.len() >= limits.bytes_max { Err(HeadError::TooLong) } else { Ok(None) }
+    }
+
+    /// Whether anything of a message came.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.begun || self.seen > self.line
+    }
+}
+
+/// How long the empty line before the message is.
+fn leading(bytes: &[u8]) -> usize {
+    if bytes.starts_with(b"\r\n") { 2 } else { 0 }
+}
+
+/// The place of the first LF: eight bytes at a time (Warren, Hacker's Delight, section 6-1).
+fn find_lf(bytes: &[u8]) -> Option<usize> {
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    const LF: u64 = LOW * 0x0a;
+    let (words, _) = bytes.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let differs = u64::from_le_bytes(*word) ^ LF;
+        let zero = differs.wrapping_sub(LOW) & !differs & (LOW << 7);
+        if zero != 0 {
+            return Some(at * 8 + zero.trailing_zeros() as usize / 8);
+        }
+    }
+    let done = words.len() * 8;
+    bytes[done..].iter().position(|&byte| byte == b'\n').map(|at| done + at)
+}
+
+/// A part of the bytes of a head.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    fn new(start: usize, end: usize) -> Self {
+        Self { start: start as u32, end: end as u32 }
+    }
+
+    /// The bytes, of the head that the span was made from; empty for another one that is too short.
+    #[must_use]
+    pub fn of<'a>(&self, head: &'a [u8]) -> &'a [u8] {
+        head.get(self.start as usize..self.end as usize).unwrap_or_default()
+    }
+}
+
+/// One field line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Its name, as it was written.
+    pub name: Span,
+    /// Its value, without the space around it.
+    pub value: Span,
+    /// What it is, if it concerns us.
+    pub kind: Kind,
+}
+
+/// Fields that concern an intermediary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// None of them.
+    Other,
+    /// For this connection alone; never passed on (RFC 9110, section 7.6.1).
+    Hop,
+    /// `Connection`
+    Connection,
+    /// `Content-Length`
+    ContentLength,
+    /// `Transfer-Encoding`
+    TransferEncoding,
+    /// `Host`
+    Host,
+    /// `Upgrade`
+    Upgrade,
+    /// `Expect`
+    Expect,
+    /// `Cookie`
+    Cookie,
+    /// `Forwarded` (RFC 7239)
+    Forwarded,
+    /// `X-Forwarded-For`
+    ForwardedFor,
+    /// `X-Forwarded-Proto`, `-Host` and `-Port`
+    ForwardedProto,
+    /// See [`Kind::ForwardedProto`].
+    ForwardedHost,
+    /// See [`Kind::ForwardedProto`].
+    ForwardedPort,
+}
+
+impl Kind {
+    fn of(name: &[u8]) -> Self {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        match name.len() {
+            2 if is("te") => Self::Hop,
+            4 if is("host") => Self::Host,
+            6 if is("cookie") => Self::Cookie,
+            6 if is("expect") => Self::Expect,
+            7 if is("upgrade") => Self::Upgrade,
+            9 if is("forwarded") => Self::Forwarded,
+            10 if is("connection") => Self::Connection,
+            10 if is("keep-alive") => Self::Hop,
+            14 if is("content_length") => Self::Hop,
+            14 if is("content-length") => Self::ContentLength,
+            14 if is("http2-settings") => Self::Hop,
+            // Some servers take `_` for `-` (RFC 3875, section 4.1.18): such names would get around what is said of the
+            // client, or of the message.
+            15..=17 if name.contains(&b'_') && Self::is_one_in_disguise(name) => Self::Hop,
+            15 if is("x-forwarded-for") => Self::ForwardedFor,
+            16 if is("x-forwarded-host") => Self::ForwardedHost,
+            16 if is("x-forwarded-port") => Self::ForwardedPort,
+            16 if is("proxy-connection") => Self::Hop,
+            17 if is("transfer-encoding") => Self::TransferEncoding,
+            17 if is("x-forwarded-proto") => Self::ForwardedProto,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Kind {
+    fn is_one_in_disguise(name: &[u8]) -> bool {
+        let plain: Vec<u8> = name.iter().map(|&byte| if byte == b'_' { b'-' } else { byte }).collect();
+        !matches!(Self::of(&plain), Self::Other)
+    }
+}
+
+/// How a body is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// So many bytes.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+    /// Until the connection is closed; responses only.
+    Close,
+}
+
+/// What `Connection` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionSays {
+    /// `close`
+    pub close: bool,
+    /// `keep-alive`
+    pub keep_alive: bool,
+    /// `upgrade`
+    pub upgrade: bool,
+    /// Names of other fields that end here.
+    pub names: bool,
+}
+
+/// The version, as far as it matters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// HTTP/1.0: connections close, there are no chunks.
+    Http10,
+    /// HTTP/1.1, or a later 1.x.
+    #[default]
+    Http11,
+}
+
+pub(super) fn is_token(byte: u8) -> bool {
+    TOKEN[usize::from(byte)]
+}
+
+const fn table(is: u8) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut at = 0;
+    while at < 256 {
+        let byte = at as u8;
+        table[at] = match is {
+            0 => {
+                matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
+            }
+            _ => byte >= b' ' && byte != 0x7f || byte == b'\t',
+        };
+        at += 1;
+    }
+    table
+}
+
+/// What a token consists of (RFC 9110, section 5.6.2).
+static TOKEN: [bool; 256] = table(0);
+/// What a value consists of (RFC 9110, section 5.5): visible characters, spaces, tabs and anything above ASCII.
+static VALUE: [bool; 256] = table(1);
+
+/// The fields of a head and what they say about the message.
+#[derive(Clone, Debug, Default)]
+struct Fields {
+    fields: Vec<Field>,
+    connection: ConnectionSays,
+    length: Option<u64>,
+    codings: u32,
+}
+
+impl Fields {
+    fn clear(&mut self) {
+        let mut fields = std::mem::take(&mut self.fields);
+        fields.clear();
+        *self = Self { fields, ..Self::default() };
+    }
+
+    /// Reads all lines from `at` to the empty one.
+    fn parse(&mut self, head: &[u8], mut at: usize, limits: &HeadLimits) -> Result<(), HeadError> {
+        loop {
+            let line = at;
+            while head.get(at).is_some_and(|&byte| TOKEN[usize::from(byte)]) {
+                at += 1;
+            }
+            match head.get(at) {
+                Some(b':') if at > line => {}
+                Some(b'\r') if at == line => {
+                    let end = head.get(at + 1) == Some(&b'\n') && head.len() == at + 2;
+                    return if end { Ok(()) } else { Err(HeadError::LineEnd) };
+                }
+                Some(b' ' | b'\t') if at == line => return Err(HeadError::Folded),
+                _ => return Err(HeadError::FieldName),
+            }
+            if self.fields.len() == limits.fields_max {
+                return Err(HeadError::TooManyFields);
+            }
+            let name = Span::new(line, at);
+            let first = at + 1;
+            at = first;
+            while head.get(at).is_some_and(|&byte| VALUE[usize::from(byte)]) {
+                at += 1;
+            }
+            match (head.get(at), head.get(at + 1)) {
+                (Some(b'\r'), Some(b'\n')) => {}
+                (Some(b'\r' | b'\n'), _) => return Err(HeadError::LineEnd),
+                _ => return Err(HeadError::FieldValue),
+            }
+            let value = trim(head, first, at);
+            self.take(head, name, value)?;
+            at += 2;
+        }
+    }
+
+    fn take(&mut self, head: &[u8], name: Span, value: Span) -> Result<(), HeadError> {
+        let kind = Kind::of(name.of(head));
+        match kind {
+            Kind::ContentLength => {
+                // A second one, or a list, would let two programs choose differently.
+                let length = parse_length(value.of(head)).filter(|_| self.length.is_none());
+                self.length = Some(length.ok_or(HeadError::Length)?);
+            }
+            Kind::TransferEncoding => {
+                self.codings += 1;
+                if !value.of(head).eq_ignore_ascii_case(b"chunked") {
+                    return Err(HeadError::Coding);
+                }
+            }
+            Kind::Connection => self.connection.read(value.of(head)),
+            _ => {}
+        }
+        self.fields.push(Field { name, value, kind });
+        Ok(())
+    }
+
+    /// Whether `Connection` names this field, so that it ends here. What decides about the message cannot be taken away
+    /// so.
+    fn is_named_by_connection(&self, head: &[u8], field: &Field) -> bool {
+        let protected = matches!(
+            field.kind,
+            Kind::Host | Kind::ContentLength | Kind::TransferEncoding | Kind::Cookie | Kind::Expect
+        );
+        self.connection.names
+            && !protected
+            && self.fields.iter().filter(|other| other.kind == Kind::Connection).any(|other| {
+                tokens(other.value.of(head)).any(|token| token.eq_ignore_ascii_case(field.name.of(head)))
+            })
+    }
+
+    /// Both lengths at once are the classic of smuggling (RFC 9112, section 6.3, items 3 and 4).
+    fn framing(&self, version: HttpVersion) -> Result<Option<Framing>, HeadError> {
+        match (self.codings, self.length) {
+            (0, None) => Ok(None),
+            (0, Some(length)) => Ok(Some(Framing::Length(length))),
+            (1, None) if version == HttpVersion::Http11 => Ok(Some(Framing::Chunked)),
+            _ => Err(HeadError::Length),
+        }
+    }
+}
+
+impl ConnectionSays {
+    fn read(&mut self, value: &[u8]) {
+        for token in tokens(value) {
+            match token {
+                token if token.eq_ignore_ascii_case(b"close") => self.close = true,
+                token if token.eq_ignore_ascii_case(b"keep-alive") => self.keep_alive = true,
+                token if token.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
+                _ => self.names = true,
+            }
+        }
+    }
+}
+
+/// The members of a list, without empty ones (RFC 9110, section 5.6.1).
+pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
+
+/// Decimal digits only (RFC 9110, section 8.6), at most 18 of them.
+fn parse_length(value: &[u8]) -> Option<u64> {
+    let fits = !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit);
+    fits.then(|| value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
+}
+
+fn trim(head: &[u8], mut start: usize, mut end: usize) -> Span {
+    let is_space = |at: usize| matches!(head[at], b' ' | b'\t');
+    while start < end && is_space(start) {
+        start += 1;
+    }
+    while start < end && is_space(end - 1) {
+        end -= 1;
+    }
+    Span::new(start, end)
+}
+
+/// `HTTP/1.x`; an error for anything else.
+fn parse_version(text: &[u8]) -> Option<Result<HttpVersion, ()>> {
+    match text {
+        b"HTTP/1.1" => Some(Ok(HttpVersion::Http11)),
+        b"HTTP/1.0" => Some(Ok(HttpVersion::Http10)),
+        // Digits only (RFC 9112, section 2.3); a higher minor version is spoken to as 1.1.
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9'] => Some(Ok(HttpVersion::Http11)),
+        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => Some(Err(())),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_token(byte: u8) -> bool {
+        byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    }
+
+    fn is_value(byte: u8) -> bool {
+        byte >= b' ' && byte != 0x7f || byte == b'\t'
+    }
+
+    #[test]
+    fn the_tables_say_what_the_functions_say() {
+        for byte in 0..=255_u8 {
+            assert_eq!(TOKEN[usize::from(byte)], is_token(byte), "{byte}");
+            assert_eq!(VALUE[usize::from(byte)], is_value(byte), "{byte}");
+        }
+    }
+
+    #[test]
+    fn a_line_feed_is_found_wherever_it_is() {
+        for length in 0..40 {
+            for at in 0..length {
+                let mut bytes = vec![0x8a; length];
+                assert_eq!(find_lf(&bytes), None);
+                bytes[at] = b'\n';
+                assert_eq!(find_lf(&bytes), Some(at));
+                bytes[length - 1] = b'\n';
+                assert_eq!(find_lf(&bytes), Some(at));
+            }
+        }
+    }
+
+    #[test]
+    fn the_end_is_found_whatever_the_pieces() {
+        let limits = HeadLimits { bytes_max: 60, ..HeadLimits::default() };
+        let check = |bytes: &[u8], expected: Result<Option<Found>, HeadError>| {
+            for size in 1..=bytes.len() {
+                let mut scan = Scan::default();
+                let mut outcome = Ok(None);
+                for end in (size..bytes.len()).step_by(size).chain([bytes.len()]) {
+                    outcome = scan.find(&bytes[..end], &limits);
+                    if outcome != Ok(None) {
+                        break;
+                    }
+                }
+                assert_eq!(outcome, expected, "{size}: {:?}", String::from_utf8_lossy(bytes));
+            }
+        };
+        check(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nbody", Ok(Some(Found { start: 0, end: 27 })));
+        check(b"\r\nGET / HTTP/1.1\r\n\r\n", Ok(Some(Found { start: 2, end: 20 })));
+        check(b"\r\n\r\nGET / HTTP/1.1\r\n\r\n", Err(HeadError::StartLine));
+        check(b"GET / HTTP/1.1\nHost: a\r\n\r\n", Err(HeadError::LineEnd));
+        check(b"\nGET / HTTP/1.1\r\n", Err(HeadError::LineEnd));
+        check(b"GET / HTTP/1.1\r\n\n", Err(HeadError::LineEnd));
+        check(b"GET / HTTP/1.1\r\nHost: a\r\n", Ok(None));
+        check(&[b'a'; 60], Err(HeadError::TooLong));
+        check(&[b'a'; 59], Ok(None));
+        check(&[&[b'a'; 58][..], b"\r\n\r\n"].concat(), Err(HeadError::TooLong));
+    }
+
+    #[test]
+    fn lengths_are_digits() {
+        let check = |text: &str, expected| assert_eq!(parse_length(text.as_bytes()), expected, "{text}");
+        check("0", Some(0));
+        check("0012", Some(12));
+        check("999999999999999999", Some(999_999_999_999_999_999));
+        for wrong in ["", "-1", "+1", "1,1", "1 1", "0x1", "1.0", "1000000000000000000"] {
+            check(wrong, None);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The head of a response.
+
+use super::{
+    ConnectionSays, Field, Fields, Framing, HeadError, HeadLimits, HttpVersion, Kind, Span, parse_version,
+};
+
+/// A response's head that was read; to be used for one after the other.
+#[derive(Clone, Debug, Default)]
+pub struct Response {
+    status: u16,
+    reason: Span,
+    version: HttpVersion,
+    framing: Option<Framing>,
+    fields: Fields,
+}
+
+/// Why bytes are not the head of a response that can be passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub struct ResponseError(#[from] pub HeadError);
+
+impl Response {
+    /// Reads a head: from the status line to the empty line, as [`super::Scan`] found it.
+    pub fn parse(&mut self, head: &[u8], limits: &HeadLimits) -> Result<(), ResponseError> {
+        self.fields.clear();
+        let end = head.iter().position(|&byte| byte == b'\r').ok_or(HeadError::LineEnd)?;
+        if head.get(end + 1) != Some(&b'\n') {
+            return Err(HeadError::LineEnd.into());
+        }
+        // "HTTP/1.1 200 OK"; the reason may be empty, and some leave its space out (RFC 9112, section 4).
+        let line = &head[..end];
+        let version = line.get(..8).and_then(parse_version).and_then(Result::ok);
+        self.version = version.ok_or(HeadError::StartLine)?;
+        let status = match line.get(8..12) {
+            Some([b' ', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9']) => {
+                [a, b, c].iter().fold(0, |sum, digit| sum * 10 + u16::from(*digit - b'0'))
+            }
+            _ => return Err(HeadError::StartLine.into()),
+        };
+        self.status = status;
+        self.reason = match line.get(12) {
+            None => Span::new(12, 12),
+            Some(b' ') if line[13..].iter().all(|&byte| super::VALUE[usize::from(byte)]) => {
+                Span::new(13, end)
+            }
+            Some(_) => return Err(HeadError::StartLine.into()),
+        };
+        self.fields.parse(head, end + 2, limits)?;
+        self.framing = self.fields.framing(self.version)?;
+        Ok(())
+    }
+
+    /// The status, from 100 to 999.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The reason, perhaps empty.
+    #[must_use]
+    pub fn reason<'a>(&self, head: &'a [u8]) -> &'a [u8] {
+        self.reason.of(head)
+    }
+
+    /// The framing that the fields tell, be there a body or not; `None` when they tell none.
+    #[must_use]
+    pub fn told_framing(&self) -> Option<Framing> {
+        self.framing
+    }
+
+    /// How the body is framed, for an answer to a request of this method (RFC 9112, section 6.3); `None` when there is no
+    /// body.
+    #[must_use]
+    pub fn framing(&self, method: &[u8]) -> Option<Framing> {
+        match self.status {
+            100..=199 | 204 | 304 => None,
+            _ if method == b"HEAD" => None,
+            _ => Some(self.framing.unwrap_or(Framing::Close)),
+        }
+    }
+
+    /// What `Connection` says.
+    #[must_use]
+    pub fn connection(&self) -> ConnectionSays {
+        self.fields.connection
+    }
+
+    /// Whether the server keeps the connection (RFC 9112, section 9.3).
+    #[must_use]
+    pub fn keeps_alive(&self) -> bool {
+        let says = self.fields.connection;
+        !says.close && (self.version == HttpVersion::Http11 || says.keep_alive)
+    }
+
+    /// What the server changes to, with the status 101.
+    #[must_use]
+    pub fn upgrade<'a>(&self, head: &'a [u8]) -> Option<&'a [u8]> {
+        let field = self.fields.fields.iter().find(|field| field.kind == Kind::Upgrade)?;
+        Some(field.value.of(head))
+    }
+
+    /// All fields.
+    #[must_use]
+    pub fn fields(&self) -> &[Field] {
+        &self.fields.fields
+    }
+
+    /// The fields that go on to the client as they are.
+    pub fn passed_on<'a>(&'a self, head: &'a [u8]) -> impl Iterator<Item = &'a Field> {
+        let stays = |field: &&Field| {
+            !matches!(
+                field.kind,
+                Kind::Hop | Kind::Connection | Kind::Upgrade | Kind::ContentLength | Kind::TransferEncoding
+            )
+        };
+        self.fields.fields.iter().filter(stays).filter(|f| !self.fields.is_named_by_connection(head, f))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Response, HeadError> {
+        let mut response = Response::default();
+        let parsed = response.parse(text.replace('\n', "\r\n").as_bytes(), &HeadLimits::default());
+        parsed.map(|()| response).map_err(|error| error.0)
+    }
+
+    #[test]
+    fn status_lines() {
+        let status = |line: &str| parse(&format!("{line}\n\n")).map(|response| response.status());
+        assert_eq!(status("HTTP/1.1 200 OK"), Ok(200));
+        assert_eq!(status("HTTP/1.0 404 "), Ok(404));
+        assert_eq!(status("HTTP/1.1 204"), Ok(204));
+        for wrong in [
+            "HTTP/2 200 OK",
+            "HTTP/1.1 20 OK",
+            "HTTP/1.1  200",
+            "HTTP/1.1 2000",
+            "ICY 200 OK",
+            "HTTP/1.1 099 X",
+        ] {
+            assert_eq!(status(wrong), Err(HeadError::StartLine), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn bodies_by_status_and_method() {
+        let framing = |text: &str, method: &str| parse(text).unwrap().framing(method.as_bytes());
+        assert_eq!(framing("HTTP/1.1 200 OK\nContent-Length: 5\n\n", "GET"), Some(Framing::Length(5)));
+        assert_eq!(framing("HTTP/1.1 200 OK\nContent-Length: 5\n\n", "HEAD"), None);
+        assert_eq!(framing("HTTP/1.1 304 OK\nContent-Length: 5\n\n", "GET"), None);
+        assert_eq!(framing("HTTP/1.1 200 OK\nTransfer-Encoding: Chunked\n\n", "GET"), Some(Framing::Chunked));
+        assert_eq!(framing("HTTP/1.1 200 OK\n\n", "GET"), Some(Framing::Close));
+    }
+
+    #[test]
+    fn two_lengths_are_refused() {
+        let text = "HTTP/1.1 200 OK\nContent-Length: 5\nTransfer-Encoding: chunked\n\n";
+        assert_eq!(parse(text).unwrap_err(), HeadError::Length);
+    }
+}

@@ -1,0 +1,150 @@
+//! What only shows when everything is known: addresses used twice, what a protocol cannot have.
+
+use super::Builder;
+use crate::config::Place;
+use evener_core::Endpoint;
+use evener_core::spec::{Denied, PoolSpec, Protocol, ServiceSpec, StickyBy};
+use evener_core::wire::proxy::Version;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+impl Builder<'_> {
+    /// What only shows when everything is known: addresses used twice, servers that a protocol cannot have.
+    pub(super) fn check_whole(&self) {
+        if self.config.spec.services.is_empty() && self.reading.is_well() {
+            let file = self
+                .reading
+                .run
+                .sources
+                .first()
+                .map_or_else(|| "configuration".into(), |source| Arc::clone(&source.file));
+            let message =
+                "there is no service: write service \"www\" { listen = \"0.0.0.0:80\", \"10.0.0.1:80\" }";
+            self.reading.problem(&Place { file, line: 1 }, message);
+        }
+        let mut taken: BTreeMap<(&'static str, &Endpoint), &str> = BTreeMap::new();
+        let places: BTreeMap<&str, &Place> = self
+            .reading
+            .run
+            .services
+            .iter()
+            .map(|made| (made.name.as_deref().unwrap_or_default(), &made.place))
+            .collect();
+        for service in &self.config.spec.services {
+            let Some(place) = places.get(&*service.name) else { continue };
+            for endpoint in &service.listen {
+                if let Some(other) = taken.insert((transport(service.protocol), endpoint), &service.name) {
+                    let at = self.reading.run.refine(place, &[&endpoint.to_string()]);
+                    let message = if *other == *service.name {
+                        format!("service `{other}` listens on {endpoint} twice")
+                    } else {
+                        format!(
+                            "service `{}` listens on {endpoint}, and so does service `{other}`",
+                            service.name
+                        )
+                    };
+                    self.reading.problem(&at, message);
+                }
+            }
+            self.check_cookies(service, place);
+            self.check_edge(service, place);
+            if service.protocol == Protocol::Udp {
+                self.check_udp(service, place);
+                let servers =
+                    self.config.spec.pools.iter().filter(|pool| Some(&pool.name) == service.pool.as_ref());
+                let unix =
+                    servers.flat_map(|pool| &pool.servers).find(|s| matches!(s.endpoint, Endpoint::Unix(_)));
+                if let Some(server) = unix {
+                    let at = self.config.places.get(&server.endpoint).unwrap_or(place);
+                    let message =
+                        format!("server `{}` is a unix socket; a udp service has IP servers", server.name);
+                    self.reading.problem(at, message);
+                }
+            }
+        }
+    }
+
+    /// What goes together at the edge, and what does not.
+    fn check_edge(&self, service: &ServiceSpec, place: &Place) {
+        let name = &service.name;
+        let pools =
+            || pools_of(service).filter_map(|name| self.config.spec.pools.iter().find(|p| p.name == *name));
+        let passes = service.protocol == Protocol::Tcp && service.tls.is_none() && !service.routes.is_empty();
+        if let Some(pool) = pools().find(|pool| passes && pool.tls.is_some()) {
+            let message = format!(
+                "service `{name}`: routes by `sni` without `tls` pass TLS through, but pool `{}` has `tls`",
+                pool.name
+            );
+            self.reading.problem(place, message);
+        }
+        let rates = service.throttle.as_ref().is_some_and(|throttle| throttle.request_rate.is_some());
+        if rates && service.protocol != Protocol::Http {
+            let at = self.reading.run.refine(place, &["per_client", "request_rate"]);
+            self.reading.problem(&at, format!("service `{name}`: only http has requests: `request_rate`"));
+        }
+        for (key, denied) in [("denied", &service.denied), ("exceeded", &service.exceeded)] {
+            let Denied::Pool(pool) = denied else { continue };
+            if !self.config.spec.pools.iter().any(|known| known.name == *pool) {
+                let at = self.reading.run.refine(place, &[key]);
+                let message = format!(
+                    "`{key}` is `{pool}`, not \"drop\", \"reject\", \"tarpit\", {{ tarpit = \"10s\" }} or a pool"
+                );
+                self.reading.problem(&at, message);
+            }
+        }
+    }
+
+    /// Cookies need HTTP.
+    fn check_cookies(&self, service: &ServiceSpec, place: &Place) {
+        let pools = pools_of(service)
+            .filter_map(|name| self.config.spec.pools.iter().find(|pool| pool.name == *name));
+        let by_cookie =
+            |pool: &&PoolSpec| pool.sticky.as_ref().is_some_and(|sticky| sticky.by != StickyBy::ClientIp);
+        if let Some(pool) = pools.filter(|_| service.protocol != Protocol::Http).find(by_cookie) {
+            let (service, pool) = (&service.name, &pool.name);
+            let message =
+                format!("service `{service}`: pool `{pool}` is sticky by a cookie, which only http has");
+            self.reading.problem(place, message);
+        }
+    }
+
+    /// What a udp service cannot have.
+    fn check_udp(&self, service: &ServiceSpec, place: &Place) {
+        let name = &service.name;
+        let pool = self.config.spec.pools.iter().find(|pool| Some(&pool.name) == service.pool.as_ref());
+        let refuses = [&service.denied, &service.exceeded].into_iter().any(|denied| *denied != Denied::Drop);
+        if pool.is_some_and(|pool| pool.send_proxy == Some(Version::V1)) {
+            self.reading.problem(
+                place,
+                format!("service `{name}`: version 1 of the PROXY protocol has no UDP; send_proxy = \"v2\""),
+            );
+        }
+        if pool.is_some_and(|pool| pool.tls.is_some()) {
+            self.reading
+                .problem(place, format!("service `{name}`: a udp service has no TLS, but its pool has"));
+        }
+        if refuses || service.throttle.is_some() {
+            let message = format!(
+                "service `{name}`: a udp service can only drop clients: no `denied`, no `per_client`"
+            );
+            self.reading.problem(place, message);
+        }
+    }
+}
+
+/// Every pool that a service may send clients to.
+fn pools_of(service: &ServiceSpec) -> impl Iterator<Item = &Arc<str>> {
+    let refused = [&service.denied, &service.exceeded].into_iter().filter_map(|denied| match denied {
+        Denied::Pool(pool) => Some(pool),
+        _ => None,
+    });
+    service.pool.iter().chain(service.routes.iter().map(|route| &route.to)).chain(refused)
+}
+
+/// Services of one transport cannot share an address.
+fn transport(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp | Protocol::Http => "stream",
+        Protocol::Udp => "datagram",
+    }
+}

@@ -1,0 +1,374 @@
+//! What stands at the edge: TLS with clients and with servers, the PROXY protocol, HTTP and its routes.
+
+use super::access::read_prefixes;
+use super::fields::{Fields, nearest};
+use super::raw::{Table, Value};
+use evener_core::route::{HostPattern, Route};
+use evener_core::spec::{
+    Balance, CertificateFiles, CheckKind, ClientCertificates, ForwardedMode, ForwardedSpec, Http2, HttpSpec,
+    PoolSpec, Presence, Protocol, RedirectSpec, ServerTlsSpec, TlsSpec, TlsVersion, Verification,
+};
+use evener_core::wire::proxy;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// TLS with one file that has certificate and key.
+pub(crate) fn tls_from_file(file: &Path) -> Arc<TlsSpec> {
+    let file = file.display().to_string();
+    let certificate = CertificateFiles { chain: file.clone(), key: file, ocsp: None };
+    Arc::new(TlsSpec { certificates: vec![certificate], ..tls_defaults() })
+}
+
+fn tls_defaults() -> TlsSpec {
+    TlsSpec {
+        certificates: Vec::new(),
+        directories: Vec::new(),
+        client: None,
+        oldest: TlsVersion::V12,
+        alpn: Vec::new(),
+        handshake_timeout: Duration::from_secs(10),
+        handshakes_max: 4096,
+    }
+}
+
+/// `tls = "site.pem"`, or a table with certificates.
+pub(super) fn read_tls(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Arc<TlsSpec>> {
+    let mut spec = tls_defaults();
+    match fields.take("tls")? {
+        Value::Text(file) => {
+            let file = fields.path_of("tls", file);
+            spec.certificates.push(CertificateFiles { chain: file.clone(), key: file, ocsp: None });
+        }
+        Value::Table(table) => {
+            let mut own = fields.within("tls", table);
+            read_tls_table(&mut own, protocol, &mut spec);
+            own.finish();
+        }
+        Value::Bool(false) | Value::Unknown => return None,
+        other => {
+            let message = format!(
+                "`tls` is {}, not a file of PEM or {{ certificate = \"site.crt\", key = \"site.key\" }}",
+                other.kind()
+            );
+            fields.problem("tls", message);
+            return None;
+        }
+    }
+    if protocol == Protocol::Udp {
+        fields.problem("tls", "a udp service has no TLS");
+    }
+    Some(Arc::new(spec))
+}
+
+fn read_tls_table(own: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpec) {
+    spec.certificates.extend(read_certificate(own));
+    for item in own.items("certificates").unwrap_or_default() {
+        match item {
+            Value::Text(file) => {
+                let file = own.path_of("certificates", file);
+                spec.certificates.push(CertificateFiles { chain: file.clone(), key: file, ocsp: None });
+            }
+            Value::Table(table) => {
+                let mut one = own.within("certificates", table);
+                match read_certificate(&mut one) {
+                    Some(files) => spec.certificates.push(files),
+                    None => one.problem_here("a certificate is { certificate = \"a.crt\", key = \"a.key\" }"),
+                }
+                one.finish();
+            }
+            Value::Unknown => {}
+            other => own.problem("certificates", format!("{} is no certificate", other.kind())),
+        }
+    }
+    if let Some(directories) =
+        own.texts("directory", "a directory of name.crt and name.key, or a list of them", |text| {
+            Ok(text.to_owned())
+        })
+    {
+        spec.directories = directories.iter().map(|directory| own.path_of("directory", directory)).collect();
+    }
+    let tried = ["certificate", "key", "ocsp", "certificates", "directory"].iter().any(|key| own.has(key));
+    if !tried {
+        own.problem_here(
+            "TLS needs a certificate: certificate = \"site.crt\", key = \"site.key\", or a directory",
+        );
+    }
+    spec.client = read_client_certificates(own);
+    if let Some(version) = own.text("min_version") {
+        match version {
+            "1.2" => spec.oldest = TlsVersion::V12,
+            "1.3" => spec.oldest = TlsVersion::V13,
+            other => own.problem("min_version", format!("`{other}` is not spoken: 1.2 or 1.3")),
+        }
+    }
+    if let Some(alpn) =
+        own.texts("alpn", "a protocol such as \"http/1.1\", or a list", |text| match text.len() {
+            1..=255 => Ok(text.to_owned()),
+            _ => Err(format!("`{text}` is no protocol: 1 to 255 bytes (RFC 7301)")),
+        })
+    {
+        if protocol == Protocol::Http {
+            own.problem(
+                "alpn",
+                "an http service agrees on what it speaks by itself; `http2 = false` leaves HTTP/2 out",
+            );
+        }
+        spec.alpn = alpn;
+    }
+    spec.handshake_timeout = own.duration("handshake_timeout").unwrap_or(spec.handshake_timeout);
+    spec.handshakes_max = own.integer("handshakes_max", 1..=1_000_000).unwrap_or(spec.handshakes_max);
+}
+
+/// `certificate`, `key` and `ocsp`; without `key` it is in the same file.
+fn read_certificate(own: &mut Fields<'_>) -> Option<CertificateFiles> {
+    let chain = own.path("certificate");
+    let key = own.path("key");
+    let ocsp = own.path("ocsp");
+    if chain.is_none() && (key.is_some() || ocsp.is_some()) {
+        own.problem_here("a key or an OCSP response goes with a `certificate`");
+    }
+    let chain = chain?;
+    Some(CertificateFiles { key: key.unwrap_or_else(|| chain.clone()), chain, ocsp })
+}
+
+fn read_client_certificates(own: &mut Fields<'_>) -> Option<ClientCertificates> {
+    let authorities = own.path("client_ca");
+    let presence = own.text("client_certificate").and_then(|word| match word {
+        "required" => Some(Presence::Required),
+        "optional" => Some(Presence::Optional),
+        other => {
+            own.problem("client_certificate", format!("`{other}` is not \"required\" or \"optional\""));
+            None
+        }
+    });
+    match (authorities, presence) {
+        (Some(authorities), presence) => {
+            Some(ClientCertificates { authorities, presence: presence.unwrap_or(Presence::Required) })
+        }
+        (None, Some(_)) => {
+            own.problem(
+                "client_certificate",
+                "clients' certificates are verified by a `client_ca`; name one",
+            );
+            None
+        }
+        (None, None) => None,
+    }
+}
+
+/// `tls = true`, or a table, of a pool.
+pub(super) fn read_server_tls(fields: &mut Fields<'_>) -> Option<Arc<ServerTlsSpec>> {
+    let mut spec =
+        ServerTlsSpec { name: None, authorities: None, verification: Verification::Full, certificate: None };
+    match fields.take("tls")? {
+        Value::Bool(true) => {}
+        Value::Bool(false) | Value::Unknown => return None,
+        Value::Table(table) => {
+            let mut own = fields.within("tls", table);
+            spec.name = own.text("sni").map(str::to_owned);
+            if spec.name.as_deref().is_some_and(|name| rustls::pki_types::ServerName::try_from(name).is_err())
+            {
+                own.problem("sni", "`sni` is no host name");
+            }
+            spec.authorities = own.path("ca");
+            if own.bool("verify") == Some(false) {
+                spec.verification = Verification::Off;
+            }
+            spec.certificate = read_certificate(&mut own);
+            own.finish();
+        }
+        other => {
+            let message = format!(
+                "a pool's `tls` is {}, not true or {{ ca = \"ca.crt\", sni = \"name\" }}",
+                other.kind()
+            );
+            fields.problem("tls", message);
+            return None;
+        }
+    }
+    Some(Arc::new(spec))
+}
+
+/// Checks of a pool that speaks TLS with its servers: those of https take on what it says, those of http would be answered
+/// by nobody.
+pub(super) fn inherit_tls(pool: &mut PoolSpec, fields: &mut Fields<'_>) {
+    let Some(spec) = pool.tls.clone() else { return };
+    match pool.check.as_mut().map(|check| &mut check.kind) {
+        Some(CheckKind::Http { tls: Some(tls), .. }) => {
+            tls.sni = tls.sni.take().or_else(|| spec.name.clone());
+            tls.ca_file = tls.ca_file.take().or_else(|| spec.authorities.clone());
+            tls.insecure |= spec.verification == Verification::Off;
+        }
+        Some(CheckKind::Http { tls: None, .. }) => {
+            fields.problem("check", "the servers of this pool speak TLS: use check.https");
+        }
+        _ => {}
+    }
+}
+
+/// `send_proxy = "v2"`, of a pool.
+pub(super) fn read_send_proxy(fields: &mut Fields<'_>) -> Option<proxy::Version> {
+    match fields.take("send_proxy")? {
+        Value::Text(word) if word == "v1" => Some(proxy::Version::V1),
+        Value::Text(word) if word == "v2" => Some(proxy::Version::V2),
+        Value::Bool(true) => Some(proxy::Version::V2),
+        Value::Bool(false) | Value::Unknown => None,
+        other => {
+            fields.problem("send_proxy", format!("`send_proxy` is {}, not \"v1\" or \"v2\"", other.kind()));
+            None
+        }
+    }
+}
+
+/// The keys of an http service.
+pub(super) fn read_http(fields: &mut Fields<'_>) -> Arc<HttpSpec> {
+    let mut spec = HttpSpec::default();
+    if let Some(word) = fields.text("balance_per") {
+        match word {
+            "request" => spec.balance = Balance::Request,
+            "connection" => spec.balance = Balance::Connection,
+            other => {
+                let hint = nearest(other, ["request", "connection"].into_iter());
+                fields
+                    .problem("balance_per", format!("`{other}` is not \"request\" or \"connection\"{hint}"));
+            }
+        }
+    }
+    read_forwarded(fields, &mut spec.forwarded);
+    spec.limits.bytes_max =
+        fields.integer("head_bytes_max", 1024..=65_536).map_or(spec.limits.bytes_max, |bytes| bytes as usize);
+    spec.limits.fields_max =
+        fields.integer("head_fields_max", 8..=10_000).map_or(spec.limits.fields_max, |count| count as usize);
+    spec.head_timeout = fields.duration("head_timeout").unwrap_or(spec.head_timeout);
+    spec.keepalive_timeout = fields.duration("keepalive_timeout").unwrap_or(spec.keepalive_timeout);
+    spec.stall_timeout = fields.duration("stall_timeout").unwrap_or(spec.stall_timeout);
+    spec.answer_timeout = fields.duration("answer_timeout").unwrap_or(spec.answer_timeout);
+    spec.retries = fields.integer("retries", 0..=100).unwrap_or(spec.retries);
+    spec.redirect = read_redirect(fields);
+    spec.health = fields.text("health").map(str::to_owned);
+    if spec.health.as_ref().is_some_and(|path| !path.starts_with('/') || path.contains(['?', ' '])) {
+        fields.problem("health", "`health` is a path such as \"/health\"");
+    }
+    spec.subject_field = fields.text("certificate_header").map(str::to_owned);
+    let token =
+        |name: &String| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    let ours = ["host", "content-length", "transfer-encoding", "connection", "upgrade", "cookie", "expect"];
+    let is_ours = |name: &String| ours.contains(&name.to_ascii_lowercase().as_str());
+    if spec.subject_field.as_ref().is_some_and(|name| name.is_empty() || !token(name) || is_ours(name)) {
+        fields.problem(
+            "certificate_header",
+            "`certificate_header` is the name of a header, such as \"X-Client-Subject\"",
+        );
+    }
+    if fields.bool("http2") == Some(false) {
+        spec.http2 = Http2::Off;
+    }
+    Arc::new(spec)
+}
+
+fn forwarded_mode(word: &str) -> Option<ForwardedMode> {
+    Some(match word {
+        "replace" => ForwardedMode::Replace,
+        "append" => ForwardedMode::Append,
+        "off" => ForwardedMode::Off,
+        _ => return None,
+    })
+}
+
+/// `forwarded = "append"`, or `{ mode = "replace", trust = { "10.0.0.0/8" }, headers = "both" }`.
+fn read_forwarded(fields: &mut Fields<'_>, spec: &mut ForwardedSpec) {
+    const MODES: &str = "\"replace\", \"append\" or \"off\"";
+    match fields.take("forwarded") {
+        None | Some(Value::Unknown) => {}
+        Some(Value::Bool(false)) => spec.mode = ForwardedMode::Off,
+        Some(Value::Text(word)) => match forwarded_mode(word) {
+            Some(mode) => spec.mode = mode,
+            None => fields.problem("forwarded", format!("`{word}` is not {MODES}")),
+        },
+        Some(Value::Table(table)) => {
+            let mut own = fields.within("forwarded", table);
+            if let Some(word) = own.text("mode") {
+                match forwarded_mode(word) {
+                    Some(mode) => spec.mode = mode,
+                    None => own.problem("mode", format!("`{word}` is not {MODES}")),
+                }
+            }
+            spec.trust = read_prefixes(&mut own, "trust");
+            match own.text("headers") {
+                None | Some("x-forwarded") => {}
+                Some("forwarded") => (spec.classic, spec.standard) = (false, true),
+                Some("both") => (spec.classic, spec.standard) = (true, true),
+                Some(other) => {
+                    own.problem(
+                        "headers",
+                        format!("`{other}` is not \"x-forwarded\", \"forwarded\" or \"both\""),
+                    );
+                }
+            }
+            own.finish();
+        }
+        Some(other) => {
+            fields.problem("forwarded", format!("`forwarded` is {}, not {MODES}, or a table", other.kind()));
+        }
+    }
+}
+
+fn read_redirect(fields: &mut Fields<'_>) -> Option<RedirectSpec> {
+    let mut spec = RedirectSpec { status: 308, port: 443 };
+    match fields.take("redirect")? {
+        Value::Text(word) if word == "https" => {}
+        Value::Table(table) => {
+            let mut own = fields.within("redirect", table);
+            if let Some(status) = own.integer("status", 301..=308) {
+                spec.status = status as u16;
+                if ![301, 302, 307, 308].contains(&status) {
+                    own.problem("status", format!("{status} sends nobody elsewhere: 301, 302, 307 or 308"));
+                }
+            }
+            spec.port = own.integer("port", 1..=65_535).map_or(spec.port, |port| port as u16);
+            own.finish();
+        }
+        Value::Bool(false) | Value::Unknown => return None,
+        other => {
+            fields.problem(
+                "redirect",
+                format!("`redirect` is {}, not \"https\" or {{ port = 8443 }}", other.kind()),
+            );
+            return None;
+        }
+    }
+    Some(spec)
+}
+
+/// The hosts of a route: `host` for http, `sni` for what is only relayed.
+fn read_hosts(own: &mut Fields<'_>, key: &'static str) -> Option<Vec<HostPattern>> {
+    let parse = |text: &str| {
+        let host: Result<HostPattern, _> = text.parse();
+        host.map_err(|error| error.to_string())
+    };
+    own.texts(key, "a host name such as \"www.example.org\" or \"*.example.org\", or a list", parse)
+}
+
+/// One route, with the name of its pool.
+pub(super) fn read_route(
+    fields: &Fields<'_>,
+    table: &Table,
+    protocol: Protocol,
+    pool: impl FnOnce(&mut Fields<'_>) -> Option<Arc<str>>,
+) -> Option<Route<Arc<str>>> {
+    // The table lives as long as the run that it came from; only the borrow of the reader is shorter.
+    let mut own = fields.within("routes", table);
+    let is_http = protocol == Protocol::Http;
+    let hosts = read_hosts(&mut own, if is_http { "host" } else { "sni" });
+    let path = if is_http { own.text("path").map(str::to_owned) } else { None };
+    if path.as_ref().is_some_and(|path| !path.starts_with('/')) {
+        own.problem("path", "a path begins with /");
+    }
+    if hosts.is_none() && path.is_none() {
+        own.problem_here(if is_http { "a route needs a host or a path" } else { "a route needs `sni`" });
+    }
+    let to = pool(&mut own);
+    own.finish();
+    Some(Route { hosts: hosts.unwrap_or_default(), path, to: to? })
+}

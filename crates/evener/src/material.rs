@@ -1,0 +1,505 @@
+//! What TLS is made of: certificates, keys, authorities, tickets. It is read from files before a configuration is taken
+//! on; what did not change since the last time is kept, with its sessions and the keys of its tickets.
+
+mod resolver;
+
+use crate::check::insecure_verifier;
+use crate::config::{Config, Place, Problem};
+use evener_core::Endpoint;
+use evener_core::spec::{
+    CertificateFiles, ClientCertificates, Http2, PoolSpec, Presence, ServerTlsSpec, ServiceSpec, TlsSpec,
+    TlsVersion, Verification,
+};
+use evener_proxy::{TlsAcceptor, TlsConnector};
+use resolver::{Ends, Resolver};
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ProducesTickets, ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, SupportedProtocolVersion, WantsVerifier,
+    version,
+};
+use std::collections::BTreeMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+use x509_cert::der::{Decode, Tagged};
+
+const FILE_BYTES_MAX: u64 = 4 << 20;
+const CERTIFICATES_MAX: usize = 100_000;
+/// Sessions of TLS 1.2 clients that know no tickets.
+const SESSIONS_MAX: usize = 10_000;
+
+/// All of it.
+#[derive(Clone, Default)]
+pub(crate) struct Materials {
+    services: BTreeMap<Arc<str>, ForClients>,
+    pools: BTreeMap<Arc<str>, ForServers>,
+    /// The files that were read, with what tells that they changed.
+    files: BTreeMap<PathBuf, Option<Stamp>>,
+}
+
+/// A certificate, with the name that its file has.
+type Named = (Option<String>, Arc<CertifiedKey>);
+
+/// What tells that a file changed.
+/// Its number, its length, and when anything of it changed (which nobody can set back).
+type Stamp = (u64, u64, i64, i64);
+
+#[derive(Clone)]
+struct ForClients {
+    /// Of all that it was made from.
+    digest: u64,
+    /// Of what clients have to show: tickets of before must not get around it.
+    client_digest: u64,
+    tickets: Arc<dyn ProducesTickets>,
+    acceptor: Arc<TlsAcceptor>,
+    /// When the certificates end.
+    ends: Vec<Ends>,
+}
+
+#[derive(Clone)]
+struct ForServers {
+    digest: u64,
+    connector: Arc<TlsConnector>,
+}
+
+impl Materials {
+    /// What the service of this name speaks TLS with.
+    pub(crate) fn acceptor(&self, service: &str) -> Option<Arc<TlsAcceptor>> {
+        self.services.get(service).map(|one| Arc::clone(&one.acceptor))
+    }
+
+    /// What the servers of the pool of this name are spoken to with.
+    pub(crate) fn connector(&self, pool: &str) -> Option<Arc<TlsConnector>> {
+        self.pools.get(pool).map(|one| Arc::clone(&one.connector))
+    }
+
+    /// Which certificates have ended, or end soon.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        let of_service = |(name, one): (&Arc<str>, &ForClients)| {
+            let what = |ends: &Ends| ends.warning(now).map(|warning| format!("service `{name}`: {warning}"));
+            one.ends.iter().filter_map(what).collect::<Vec<_>>()
+        };
+        self.services.iter().flat_map(of_service).collect()
+    }
+
+    /// Whether nothing of it is other than `new` has it, apart from when the files were looked at.
+    pub(crate) fn is_same(&self, new: &Self) -> bool {
+        self.services.keys().all(|name| self.same_for_clients(new, name))
+            && self.pools.keys().all(|name| self.same_for_servers(new, name))
+    }
+
+    /// Whether `new` has the same for a service.
+    pub(crate) fn same_for_clients(&self, new: &Self, name: &str) -> bool {
+        match (self.services.get(name), new.services.get(name)) {
+            (Some(old), Some(new)) => old.digest == new.digest,
+            (old, new) => old.is_none() && new.is_none(),
+        }
+    }
+
+    /// Whether `new` has the same for a pool.
+    pub(crate) fn same_for_servers(&self, new: &Self, name: &str) -> bool {
+        match (self.pools.get(name), new.pools.get(name)) {
+            (Some(old), Some(new)) => old.digest == new.digest,
+            (old, new) => old.is_none() && new.is_none(),
+        }
+    }
+
+    /// Whether a file changed since it was read.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.files.iter().any(|(path, stamp)| stamp_of(path) != *stamp)
+    }
+
+    /// Whether there is anything that could change.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+}
+
+/// Reads what a configuration needs; what `before` has of it and did not change is kept.
+pub(crate) fn load(config: &Config, before: &Materials) -> Result<Materials, Vec<Problem>> {
+    let mut loader = Loader {
+        materials: Materials::default(),
+        problems: Vec::new(),
+        digest: DefaultHasher::new(),
+        place: None,
+    };
+    for service in &config.spec.services {
+        if let Some(spec) = &service.tls {
+            let old = before.services.get(&service.name);
+            loader.place = config.tls_places.get(&("service", Arc::clone(&service.name))).cloned();
+            if let Some(made) = loader.for_clients(service, spec, old) {
+                loader.materials.services.insert(service.name.clone(), made);
+            }
+        }
+    }
+    for pool in &config.spec.pools {
+        if let Some(spec) = &pool.tls {
+            let old = before.pools.get(&pool.name);
+            loader.place = config.tls_places.get(&("pool", Arc::clone(&pool.name))).cloned();
+            if let Some(made) = loader.for_servers(pool, spec, old) {
+                loader.materials.pools.insert(pool.name.clone(), made);
+            }
+        }
+    }
+    if loader.problems.is_empty() { Ok(loader.materials) } else { Err(loader.problems) }
+}
+
+struct Loader {
+    materials: Materials,
+    problems: Vec<Problem>,
+    /// Of what is read for the present service or pool.
+    digest: DefaultHasher,
+    /// Where that is declared.
+    place: Option<Place>,
+}
+
+impl Loader {
+    fn problem(&mut self, what: &str, message: impl std::fmt::Display) {
+        self.problems.push(Problem { place: self.place.clone(), message: format!("{what}: {message}") });
+    }
+
+    /// A file, remembered so that its change is noticed.
+    fn read(&mut self, what: &str, path: &Path) -> Option<Vec<u8>> {
+        self.materials.files.insert(path.to_owned(), stamp_of(path));
+        let too_large = std::fs::metadata(path).is_ok_and(|meta| meta.len() > FILE_BYTES_MAX);
+        let read =
+            if too_large { Err(std::io::Error::other("it is too large")) } else { std::fs::read(path) };
+        match read {
+            Ok(bytes) => {
+                bytes.hash(&mut self.digest);
+                Some(bytes)
+            }
+            Err(error) => {
+                self.problem(what, format!("{} cannot be read: {error}", path.display()));
+                None
+            }
+        }
+    }
+
+    /// The files of a directory, in order.
+    fn list(&mut self, what: &str, directory: &Path) -> Vec<PathBuf> {
+        self.materials.files.insert(directory.to_owned(), stamp_of(directory));
+        match std::fs::read_dir(directory) {
+            Ok(entries) => {
+                let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+                files.sort();
+                files
+            }
+            Err(error) => {
+                self.problem(what, format!("{} cannot be read: {error}", directory.display()));
+                Vec::new()
+            }
+        }
+    }
+
+    fn for_clients(
+        &mut self,
+        service: &ServiceSpec,
+        spec: &TlsSpec,
+        old: Option<&ForClients>,
+    ) -> Option<ForClients> {
+        let what = format!("service `{}`", service.name);
+        let before = self.problems.len();
+        // What clients have to show has a digest of its own: its tickets outlive a change of our certificates.
+        self.digest = DefaultHasher::new();
+        format!("{:?}", spec.client).hash(&mut self.digest);
+        let verifier = spec.client.as_ref().map(|client| self.client_verifier(&what, client));
+        let client_digest = self.digest.finish();
+        let http = service.http.as_ref().map(|http| http.http2);
+        format!("{spec:?} {http:?}").hash(&mut self.digest);
+        let certificates = self.certificates(&what, spec);
+        let digest = self.digest.finish();
+        if self.problems.len() > before {
+            return None;
+        }
+        if let Some(old) = old.filter(|old| old.digest == digest) {
+            return Some(old.clone());
+        }
+        let verifier = match verifier {
+            None => WebPkiClientVerifier::no_client_auth(),
+            Some(verifier) => verifier?,
+        };
+        let (resolver, ends) = Resolver::new(certificates);
+        let tickets =
+            old.filter(|old| old.client_digest == client_digest).map(|old| Arc::clone(&old.tickets));
+        let tickets = match tickets.map_or_else(ring::Ticketer::new, Ok) {
+            Ok(tickets) => tickets,
+            Err(error) => {
+                self.problem(&what, format!("no keys for tickets: {error}"));
+                return None;
+            }
+        };
+        let mut config = server_builder(spec.oldest)
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::new(resolver));
+        config.alpn_protocols = protocols(service, spec);
+        // testssl.sh wants a server that has a preference.
+        config.ignore_client_order = true;
+        config.ticketer = Arc::clone(&tickets);
+        config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
+        let acceptor = TlsAcceptor {
+            config: Arc::new(config),
+            handshake_timeout: spec.handshake_timeout,
+            handshakes_max: spec.handshakes_max,
+        };
+        Some(ForClients { digest, client_digest, tickets, acceptor: Arc::new(acceptor), ends })
+    }
+
+    /// All certificates of a service, with the names that files tell.
+    fn certificates(&mut self, what: &str, spec: &TlsSpec) -> Vec<Named> {
+        let (mut certificates, before) = (Vec::new(), self.problems.len());
+        for files in &spec.certificates {
+            certificates.extend(self.certificate(what, files).map(|key| (None, key)));
+        }
+        for directory in &spec.directories {
+            self.directory(what, Path::new(directory), &mut certificates);
+        }
+        match certificates.len() {
+            0 if self.problems.len() == before => self.problem(what, "there is no certificate"),
+            count if count > CERTIFICATES_MAX => {
+                self.problem(what, format!("more than {CERTIFICATES_MAX} certificates"));
+            }
+            _ => {}
+        }
+        certificates
+    }
+
+    /// Every `name.crt` with its `name.key`.
+    fn directory(&mut self, what: &str, directory: &Path, certificates: &mut Vec<Named>) {
+        for path in self.list(what, directory) {
+            if path.extension().is_none_or(|extension| extension != "crt") {
+                continue;
+            }
+            let text = |path: &Path| path.display().to_string();
+            let ocsp = path.with_extension("ocsp");
+            let files = CertificateFiles {
+                chain: text(&path),
+                key: text(&path.with_extension("key")),
+                ocsp: ocsp.exists().then(|| text(&ocsp)),
+            };
+            let name = path.file_stem().map(|stem| stem.to_string_lossy().to_lowercase());
+            certificates.extend(self.certificate(what, &files).map(|key| (name, key)));
+        }
+    }
+
+    fn certificate(&mut self, what: &str, files: &CertificateFiles) -> Option<Arc<CertifiedKey>> {
+        let (chain_path, key_path) = (Path::new(&files.chain), Path::new(&files.key));
+        let chain = self.read(what, chain_path)?;
+        let key = if key_path == chain_path { chain.clone() } else { self.read(what, key_path)? };
+        let ocsp = match &files.ocsp {
+            Some(path) => {
+                let response = self.read(what, Path::new(path))?;
+                if !is_der(&response) {
+                    self.problem(
+                        what,
+                        format!("{path} is no OCSP response in DER (RFC 6960, section 4.2.1)"),
+                    );
+                    return None;
+                }
+                Some(response)
+            }
+            None => None,
+        };
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&chain).collect();
+        let chain = chain.ok().filter(|chain| !chain.is_empty());
+        let Some(chain) = chain else {
+            self.problem(what, format!("{} has no certificate in PEM", files.chain));
+            return None;
+        };
+        let Ok(key) = PrivateKeyDer::from_pem_slice(&key) else {
+            self.problem(what, format!("{} has no private key in PEM (is it encrypted?)", files.key));
+            return None;
+        };
+        match CertifiedKey::from_der(chain, key, &ring::default_provider()) {
+            Ok(mut certified) => {
+                certified.ocsp = ocsp;
+                Some(Arc::new(certified))
+            }
+            Err(rustls::Error::InconsistentKeys(_)) => {
+                self.problem(what, format!("{} is not the key of {}", files.key, files.chain));
+                None
+            }
+            Err(error) => {
+                self.problem(what, format!("{}: {error}", files.chain));
+                None
+            }
+        }
+    }
+
+    /// The authorities of a file, or of all files of a directory.
+    fn authorities(&mut self, what: &str, path: &str) -> Option<RootCertStore> {
+        let path = Path::new(path);
+        let files = if path.is_dir() { self.list(what, path) } else { vec![path.to_owned()] };
+        let mut store = RootCertStore::empty();
+        // Links that lead nowhere, as c_rehash leaves them, and directories are no authorities.
+        for file in files.iter().filter(|file| file.is_file() || **file == path) {
+            let bytes = self.read(what, file)?;
+            for certificate in CertificateDer::pem_slice_iter(&bytes) {
+                let added = certificate.map_err(|error| error.to_string());
+                let added = added.and_then(|der| store.add(der).map_err(|error| error.to_string()));
+                if let Err(error) = added {
+                    self.problem(what, format!("{}: {error}", file.display()));
+                }
+            }
+        }
+        if store.is_empty() {
+            self.problem(what, format!("{} has no authority's certificate in PEM", path.display()));
+            return None;
+        }
+        Some(store)
+    }
+
+    fn client_verifier(
+        &mut self,
+        what: &str,
+        client: &ClientCertificates,
+    ) -> Option<Arc<dyn rustls::server::danger::ClientCertVerifier>> {
+        let store = self.authorities(what, &client.authorities)?;
+        let provider = Arc::new(ring::default_provider());
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider);
+        let builder = match client.presence {
+            Presence::Required => builder,
+            Presence::Optional => builder.allow_unauthenticated(),
+        };
+        match builder.build() {
+            Ok(verifier) => Some(verifier),
+            Err(error) => {
+                self.problem(what, error);
+                None
+            }
+        }
+    }
+
+    fn for_servers(
+        &mut self,
+        pool: &PoolSpec,
+        spec: &ServerTlsSpec,
+        old: Option<&ForServers>,
+    ) -> Option<ForServers> {
+        let what = format!("pool `{}`", pool.name);
+        self.digest = DefaultHasher::new();
+        format!("{spec:?}").hash(&mut self.digest);
+        let mut names = BTreeMap::new();
+        for server in &pool.servers {
+            server.name.hash(&mut self.digest);
+            server.endpoint.to_string().hash(&mut self.digest);
+            match name_of(&server.endpoint, spec) {
+                Some(name) => drop(names.insert(server.name.clone(), name)),
+                None => {
+                    let message = format!(
+                        "server `{}` has no name to verify: give the pool `tls = {{ sni = ... }}`",
+                        server.name
+                    );
+                    self.problem(&what, message);
+                }
+            }
+        }
+        let before = self.problems.len();
+        let store = match &spec.authorities {
+            Some(path) => self.authorities(&what, path)?,
+            None => system_authorities(),
+        };
+        if store.is_empty() && spec.verification == Verification::Full {
+            self.problem(
+                &what,
+                "this system trusts no authorities; give the pool `tls = { ca = \"ca.crt\" }`",
+            );
+        }
+        let own = match &spec.certificate {
+            Some(files) => Some(self.certificate(&what, files)?),
+            None => None,
+        };
+        let digest = self.digest.finish();
+        if self.problems.len() > before {
+            return None;
+        }
+        if let Some(old) = old.filter(|old| old.digest == digest) {
+            return Some(old.clone());
+        }
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(versions(TlsVersion::V12))
+            .expect("ring speaks these versions");
+        let builder = match spec.verification {
+            Verification::Full => builder.with_root_certificates(store),
+            Verification::Off => builder.dangerous().with_custom_certificate_verifier(insecure_verifier()),
+        };
+        let config = match own {
+            Some(key) => {
+                builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key)))
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let connector = TlsConnector { config: Arc::new(config), names };
+        Some(ForServers { digest, connector: Arc::new(connector) })
+    }
+}
+
+fn stamp_of(path: &Path) -> Option<Stamp> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.ino(), meta.len(), meta.ctime(), meta.ctime_nsec()))
+}
+
+/// Whether these bytes are one sequence of DER (X.690, section 8.1), and nothing else.
+fn is_der(bytes: &[u8]) -> bool {
+    x509_cert::der::AnyRef::from_der(bytes).is_ok_and(|any| any.tag() == x509_cert::der::Tag::Sequence)
+}
+
+fn versions(oldest: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
+    static ALL: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
+    match oldest {
+        TlsVersion::V12 => ALL,
+        TlsVersion::V13 => &ALL[..1],
+    }
+}
+
+fn server_builder(oldest: TlsVersion) -> ConfigBuilder<ServerConfig, WantsVerifier> {
+    ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(versions(oldest))
+        .expect("ring speaks these versions")
+}
+
+/// What is agreed on: HTTP speaks what it can, others what they are told.
+fn protocols(service: &ServiceSpec, spec: &TlsSpec) -> Vec<Vec<u8>> {
+    let of_http: &[&str] = match service.http.as_ref().map(|http| http.http2) {
+        None => return spec.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect(),
+        Some(Http2::On) => HTTP_PROTOCOLS,
+        Some(Http2::Off) => &["http/1.1", "http/1.0"],
+    };
+    of_http.iter().map(|protocol| protocol.as_bytes().to_vec()).collect()
+}
+
+/// HTTP/2 first.
+const HTTP_PROTOCOLS: &[&str] = &["h2", "http/1.1", "http/1.0"];
+
+/// The name that a server's certificate has to have.
+fn name_of(endpoint: &Endpoint, spec: &ServerTlsSpec) -> Option<ServerName<'static>> {
+    if let Some(name) = &spec.name {
+        return ServerName::try_from(name.clone()).ok();
+    }
+    match endpoint {
+        Endpoint::Ip(address) => Some(ServerName::IpAddress(address.ip().into())),
+        Endpoint::Host { name, .. } => ServerName::try_from(name.clone()).ok(),
+        // Without verification no name is needed, but TLS wants one.
+        Endpoint::Unix(_) => {
+            (spec.verification == Verification::Off).then(|| ServerName::try_from("localhost").ok()).flatten()
+        }
+    }
+}
+
+/// The authorities that this system trusts, read once.
+fn system_authorities() -> RootCertStore {
+    static STORE: LazyLock<RootCertStore> = LazyLock::new(|| {
+        let mut store = RootCertStore::empty();
+        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        store
+    });
+    STORE.clone()
+}

@@ -1,0 +1,139 @@
+//! Who may come in, as the operator says at run time: prefixes that are asked before the configuration's lists, for a
+//! time or until forgotten.
+
+use super::Supervisor;
+use evener_core::Time;
+use evener_core::acl::{Access, Prefix};
+use evener_core::event::Event;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// So many rules may be there for one service.
+const RULES_MAX: usize = 100_000;
+
+/// A rule of the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) prefix: Prefix,
+    pub(crate) access: Access,
+    /// When it ends; `None` when it is forgotten.
+    pub(crate) until: Option<Time>,
+}
+
+/// What is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum AccessChange {
+    /// From now on, for a time or until forgotten.
+    Say(Access, Prefix, Option<Duration>),
+    /// The configuration's word counts again.
+    Forget(Prefix),
+}
+
+impl AccessChange {
+    fn prefix(self) -> Prefix {
+        match self {
+            Self::Say(_, prefix, _) | Self::Forget(prefix) => prefix,
+        }
+    }
+}
+
+/// Why nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AccessRefused {
+    /// What was named is not there.
+    Unknown(String),
+    /// It cannot be done.
+    Impossible(String),
+}
+
+type Done = oneshot::Sender<Result<String, AccessRefused>>;
+
+/// Services whose rules changed. Many changes at once are compiled once.
+#[derive(Default)]
+pub(super) struct Changed {
+    services: BTreeSet<Arc<str>>,
+    waiting: Vec<(Done, String)>,
+}
+
+impl Supervisor {
+    /// Changes who may come in to a service. Connections that are there stay; their next requests ask, and flows of UDP
+    /// that are refused end. The answer comes when it is in force.
+    pub(super) fn change_access(&mut self, service: &str, change: AccessChange, done: Done) {
+        match self.say(service, change) {
+            Ok(said) => self.access_changed.waiting.push((done, said)),
+            Err(refused) => drop(done.send(Err(refused))),
+        }
+    }
+
+    fn say(&mut self, service: &str, change: AccessChange) -> Result<String, AccessRefused> {
+        let spec = self.config.spec.services.iter().find(|spec| *spec.name == *service);
+        let name = spec.map(|spec| Arc::clone(&spec.name)).ok_or_else(|| {
+            AccessRefused::Unknown(format!("there is no service `{service}`; `evener status` lists them"))
+        })?;
+        let now = self.now();
+        let rules = self.access.entry(Arc::clone(&name)).or_default();
+        let known = rules.iter().position(|rule| rule.prefix == change.prefix());
+        let said = match change {
+            AccessChange::Say(access, prefix, time) => {
+                let rule = Rule { prefix, access, until: time.map(|time| now + time) };
+                match known {
+                    Some(at) => rules[at] = rule,
+                    None if rules.len() < RULES_MAX => rules.push(rule),
+                    None => {
+                        let message =
+                            format!("service `{service}` has {RULES_MAX} rules already; forget some first");
+                        return Err(AccessRefused::Impossible(message));
+                    }
+                }
+                let time =
+                    time.map(|time| format!(" for {}", humantime::format_duration(time))).unwrap_or_default();
+                format!("{} {prefix}{time}", if access == Access::Deny { "deny" } else { "permit" })
+            }
+            AccessChange::Forget(prefix) => {
+                let message =
+                    || format!("nothing was said of {prefix} at run time; `evener access` lists what was");
+                rules.swap_remove(known.ok_or_else(|| AccessRefused::Unknown(message()))?);
+                format!("forget {prefix}")
+            }
+        };
+        self.tell(&Event::AccessChanged { service: Arc::clone(&name), change: said.clone() });
+        self.access_changed.services.insert(name);
+        Ok(said)
+    }
+
+    /// Puts what was said in force.
+    pub(super) fn apply_access(&mut self) {
+        let Changed { services, waiting } = std::mem::take(&mut self.access_changed);
+        for service in services {
+            let spec = self.config.spec.services.iter().find(|spec| spec.name == service).cloned();
+            spec.iter().for_each(|spec| self.apply_service(spec));
+        }
+        waiting.into_iter().for_each(|(done, said)| drop(done.send(Ok(said))));
+    }
+
+    /// Forgets what was said for a time that is over.
+    pub(super) fn expire_access(&mut self, now: Time) {
+        if self.access_deadline() > now {
+            return;
+        }
+        let over = |rule: &Rule| rule.until.is_some_and(|until| until <= now);
+        let mut changed = Vec::new();
+        for (service, rules) in &mut self.access {
+            for rule in rules.extract_if(.., |rule| over(rule)) {
+                changed.push((Arc::clone(service), format!("{} is over", rule.prefix)));
+            }
+        }
+        for (service, change) in changed {
+            self.tell(&Event::AccessChanged { service: Arc::clone(&service), change });
+            self.access_changed.services.insert(service);
+        }
+    }
+
+    /// When the next rule ends.
+    pub(super) fn access_deadline(&self) -> Time {
+        let ends = self.access.values().flatten().filter_map(|rule| rule.until);
+        ends.min().unwrap_or(Time::NEVER)
+    }
+}

@@ -1,0 +1,92 @@
+//! Certificates that change on disk, as ACME clients change them: they are taken on without being told, and without
+//! anything else changing. What is wrong is said, and the old ones stay.
+
+use super::{Input, Supervisor};
+use crate::config::Problem;
+use crate::material::{self, Materials};
+use evener_core::Time;
+use evener_core::event::Event;
+use std::time::Duration;
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often a certificate that ends soon is spoken of.
+const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
+
+/// What is known of the looking.
+#[derive(Default)]
+pub(super) struct Watch {
+    next: Time,
+    busy: bool,
+    warned: Time,
+    /// What was wrong the last time: it is not said again.
+    said: Option<String>,
+}
+
+/// Certificates that were read again.
+pub(crate) struct Reread {
+    /// For which configuration.
+    configuration: u64,
+    /// `None` when no file changed.
+    found: Option<Result<Materials, Vec<Problem>>>,
+}
+
+impl Supervisor {
+    /// Looks at the files when it is time, beside the supervisor's own work.
+    pub(super) fn look_at_certificates(&mut self, now: Time) {
+        if self.materials.is_empty() || self.watch.busy || now < self.watch.next {
+            return;
+        }
+        (self.watch.busy, self.watch.next) = (true, now + LOOK_EVERY);
+        if now.since(self.watch.warned) >= WARN_EVERY {
+            self.warn_of_certificates();
+        }
+        let (config, before) = (self.config.clone(), self.materials.clone());
+        let (outside, configuration) = (self.outside.clone(), self.configurations);
+        tokio::spawn(async move {
+            let look = move || before.is_stale().then(|| material::load(&config, &before));
+            let found = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+            let _ = outside.send(Input::Reread(Reread { configuration, found })).await;
+        });
+    }
+
+    pub(super) fn on_reread(&mut self, reread: Reread) {
+        self.watch.busy = false;
+        if reread.configuration != self.configurations {
+            // A reload came in between: what it read is newer, and for another configuration.
+            return;
+        }
+        match reread.found {
+            None => self.watch.said = None,
+            Some(Ok(materials)) => {
+                self.watch.said = None;
+                // A file that was only touched brings nothing new.
+                let same = self.materials.is_same(&materials);
+                self.apply_materials(materials);
+                if !same {
+                    self.tell(&Event::CertificatesReloaded {});
+                    self.warn_of_certificates();
+                }
+            }
+            Some(Err(problems)) => {
+                let problem = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                if self.watch.said.as_ref() != Some(&problem) {
+                    self.tell(&Event::CertificatesKept { problem: problem.clone() });
+                    self.watch.said = Some(problem);
+                }
+            }
+        }
+    }
+
+    /// Says which certificates end soon.
+    pub(super) fn warn_of_certificates(&mut self) {
+        self.watch.warned = self.now();
+        for text in self.materials.warnings() {
+            self.tell(&Event::Notice { text });
+        }
+    }
+
+    pub(super) fn certificates_deadline(&self) -> Time {
+        if self.materials.is_empty() || self.watch.busy { Time::NEVER } else { self.watch.next }
+    }
+}

@@ -1,0 +1,594 @@
+//! Exchanges: what a session has with a server. An exchange chooses the server, reaches it by a connection that is kept
+//! or made, goes on to the next one when that fails, and gives the connection back. HTTP's part of it is in `http1`; here
+//! is also the relay, for everything that is not HTTP any more.
+
+use crate::admission::reset_at_close;
+use crate::greeting;
+use crate::http1::{Body, HttpPart};
+use crate::http2;
+use crate::link::{Link, Received};
+use crate::listener;
+use crate::service::{Backend, Report, Settings};
+use crate::session::{self, Mode};
+use crate::tcp;
+use crate::tls::{Tls, TlsConnector};
+use crate::worker::{Token, Worker};
+use evener_core::health::Failure;
+use evener_core::snapshot::{Choice, Entry, NoServer, Request, Snapshot, Why};
+use evener_core::{ServerId, Target, Time};
+use mio::event::Event;
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A connection to a server that nobody uses is kept for so long.
+const IDLE: Duration = Duration::from_secs(30);
+/// A worker keeps so many unused connections to one server.
+const IDLE_MAX: usize = 256;
+/// A request that cannot be repeated goes only over connections that were used this lately: a server that is about to
+/// close would most likely have done so by then.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// An exchange.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) session: usize,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) backend: usize,
+    /// The client by which a server is chosen.
+    pub(crate) client: IpAddr,
+    /// The server that the client's cookie names.
+    pub(crate) token: Option<u64>,
+    /// The server that the client's connection has.
+    pub(crate) stay: Option<ServerId>,
+    /// A connection that is for this client only, to be used if it leads to the chosen server.
+    pub(crate) kept: Option<Kept>,
+    pub(crate) choice: Option<Choice>,
+    pub(crate) reach: Reach,
+    pub(crate) tried: Vec<ServerId>,
+    /// When the connect, or the waiting for an answer, began.
+    pub(crate) since: Time,
+    /// The part of HTTP, if it is that.
+    pub(crate) http: Option<Box<HttpPart>>,
+}
+
+impl Exchange {
+    /// Whether its deadline is about a stream of HTTP/2 whose bodies move, not about the server's time to answer.
+    fn stands(&self) -> bool {
+        let moves = |http: &HttpPart| http.stream.is_some() && (http.answered || http.upload != Body::Done);
+        self.http.as_deref().is_some_and(moves)
+    }
+}
+
+/// How near the server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// None is chosen.
+    Wanted,
+    /// A connect or handshake is under way there.
+    Connecting(usize),
+    /// It can be spoken to there.
+    Open(usize),
+    /// Nobody could be had, and why.
+    Failed(NoServer),
+}
+
+/// A connection to a server.
+#[derive(Debug)]
+pub(crate) struct ServerLink {
+    pub(crate) link: Link,
+    pub(crate) key: IdleKey,
+    target: Target,
+    connector: Option<Arc<TlsConnector>>,
+    pub(crate) exchange: Option<usize>,
+    /// Tells it from those that had or will have its slot.
+    serial: u64,
+    stage: Stage,
+    idle_since: Time,
+    /// It carried a request before the present one.
+    pub(crate) reused: bool,
+    /// The server was told of a client: it is for nobody else.
+    pub(crate) introduced: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Connecting,
+    Handshaking,
+    Open,
+    Over,
+}
+
+/// Whose unused connections those are: the pool, by where it is published, and the server.
+pub(crate) type IdleKey = (usize, ServerId);
+
+fn key_of(backend: &Backend, server: ServerId) -> IdleKey {
+    (Arc::as_ptr(&backend.pool) as usize, server)
+}
+
+/// A connection that a session keeps for itself. It may be gone, and its slot another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    slot: usize,
+    serial: u64,
+}
+
+impl Kept {
+    /// Its slot, if it is still there and nobody uses it.
+    fn find(self, worker: &Worker) -> Option<usize> {
+        let server = worker.servers.get(self.slot)?;
+        let sound = server.serial == self.serial && server.stage == Stage::Open && server.exchange.is_none();
+        sound.then_some(self.slot)
+    }
+}
+
+/// Which connections will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    /// Any that is kept.
+    Any,
+    /// One that was used lately.
+    Fresh,
+    /// None.
+    Never,
+}
+
+impl Exchange {
+    pub(crate) fn backend(&self) -> &Backend {
+        &self.settings.backends[self.backend]
+    }
+
+    fn reuse(&self) -> Reuse {
+        match &self.http {
+            Some(http) if self.backend().send_proxy.is_none() => http.reuse(),
+            _ => Reuse::Never,
+        }
+    }
+}
+
+/// A session becomes a relay to a server of this backend.
+pub(crate) fn begin_relay(worker: &mut Worker, index: usize, backend: usize) {
+    let session = &mut worker.sessions[index];
+    let exchange = Exchange {
+        session: index,
+        settings: Arc::clone(&session.settings),
+        backend,
+        client: session.origin.client.ip(),
+        token: None,
+        stay: None,
+        kept: None,
+        choice: None,
+        reach: Reach::Wanted,
+        tried: Vec::new(),
+        since: worker.now,
+        http: None,
+    };
+    let number = worker.exchanges.insert(Box::new(exchange));
+    session.mode = Mode::Relay(number);
+    // What the client said already is in its input.
+    session::drive(worker, index);
+}
+
+/// Makes sure that the server can be spoken to, as far as it goes without waiting.
+pub(crate) fn reach(worker: &mut Worker, number: usize) -> Reach {
+    while worker.exchanges[number].reach == Reach::Wanted {
+        let exchange = &mut worker.exchanges[number];
+        let request =
+            Request { client: exchange.client, now: worker.now, token: exchange.token, stay: exchange.stay };
+        let snapshot = exchange.settings.backends[exchange.backend].pool.load_full();
+        match snapshot.pick(&request, &exchange.tried, &mut worker.random) {
+            Ok(choice) => {
+                let key = key_of(exchange.backend(), choice.server.id);
+                let reuse = exchange.reuse();
+                exchange.choice = Some(choice);
+                match find_kept(worker, number, key).or_else(|| find_idle(worker, number, key, reuse)) {
+                    Some(slot) => use_idle(worker, number, slot),
+                    None => connect(worker, number, key),
+                }
+            }
+            Err(reason) => {
+                let service = Arc::clone(&worker.sessions[exchange.session].service);
+                exchange.reach = Reach::Failed(reason);
+                tcp::note_no_server(worker, &service, reason);
+            }
+        }
+    }
+    worker.exchanges[number].reach
+}
+
+/// The client's own connection, if it leads to the chosen server; else it is closed.
+fn find_kept(worker: &mut Worker, number: usize, key: IdleKey) -> Option<usize> {
+    let slot = worker.exchanges[number].kept.take()?.find(worker)?;
+    let exchange = &worker.exchanges[number];
+    let harmless = exchange.http.as_ref().is_some_and(|http| http.reuse_own() == Reuse::Any);
+    let young = worker.now.since(worker.servers[slot].idle_since) <= FRESH;
+    if worker.servers[slot].key == key && leads(worker, number, slot) && (harmless || young) {
+        return Some(slot);
+    }
+    close_server(worker, slot);
+    None
+}
+
+/// Whether a connection leads to the chosen server, spoken to as it is now.
+fn leads(worker: &Worker, number: usize, slot: usize) -> bool {
+    let (exchange, server) = (&worker.exchanges[number], &worker.servers[slot]);
+    let same = match (&server.connector, &exchange.backend().tls) {
+        (None, None) => true,
+        (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+        _ => false,
+    };
+    // A server that was told of a client is for nobody else, and one that was not has to be.
+    let same = same && server.introduced == exchange.backend().send_proxy.is_some();
+    same && exchange.choice.as_ref().is_some_and(|choice| choice.server.target == server.target)
+}
+
+/// An unused connection to the chosen server that still leads there.
+fn find_idle(worker: &mut Worker, number: usize, key: IdleKey, reuse: Reuse) -> Option<usize> {
+    if reuse == Reuse::Never {
+        return None;
+    }
+    loop {
+        let slot = *worker.idle.get(&key)?.last()?;
+        if reuse == Reuse::Fresh && worker.now.since(worker.servers[slot].idle_since) > FRESH {
+            return None;
+        }
+        if leads(worker, number, slot) {
+            return Some(slot);
+        }
+        // A reload moved the server, or speaks to it differently.
+        close_server(worker, slot);
+    }
+}
+
+fn use_idle(worker: &mut Worker, number: usize, slot: usize) {
+    take_from_idle(worker, slot);
+    worker.server_timers.clear(slot);
+    let server = &mut worker.servers[slot];
+    server.exchange = Some(number);
+    server.reused = true;
+    worker.exchanges[number].reach = Reach::Open(slot);
+    worker.exchanges[number].since = worker.now;
+}
+
+fn take_from_idle(worker: &mut Worker, slot: usize) {
+    let key = worker.servers[slot].key;
+    if let Some(idle) = worker.idle.get_mut(&key) {
+        idle.retain(|other| *other != slot);
+        if idle.is_empty() {
+            worker.idle.remove(&key);
+        }
+    }
+}
+
+/// Begins a connect to the chosen server.
+fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
+    let exchange = &mut worker.exchanges[number];
+    let Some(choice) = &exchange.choice else { return };
+    let target = choice.server.target.clone();
+    let begun = tcp::open_socket(&target, &exchange.settings.options).and_then(|socket| {
+        match listener::connect(&socket, &target) {
+            Ok(()) => Ok((socket, Stage::Open)),
+            Err(Errno::INPROGRESS) => Ok((socket, Stage::Connecting)),
+            Err(error) => Err(error),
+        }
+    });
+    let (socket, stage) = match begun {
+        Ok(begun) => begun,
+        Err(error) => return fail(worker, number, error),
+    };
+    let connector = exchange.backend().tls.clone();
+    let timeout = exchange.settings.options.connect_timeout;
+    let mut link = Link::new(socket);
+    link.writable = stage == Stage::Open;
+    let server = ServerLink {
+        link,
+        key,
+        target,
+        connector,
+        exchange: Some(number),
+        serial: worker.next_serial,
+        stage: Stage::Connecting,
+        idle_since: worker.now,
+        reused: false,
+        introduced: false,
+    };
+    worker.next_serial += 1;
+    let slot = worker.servers.insert(Box::new(server));
+    exchange.reach = Reach::Connecting(slot);
+    exchange.since = worker.now;
+    if let Err(error) = worker.registry.register(&worker.servers[slot].link.socket, Token::Upstream(slot)) {
+        drop_server(worker, slot);
+        return fail(worker, number, error);
+    }
+    worker.exchange_timers.set(number, worker.now + timeout);
+    if stage == Stage::Open {
+        connected(worker, slot);
+    }
+}
+
+/// The chosen server cannot be reached: it is passed over, and another one wanted.
+fn fail(worker: &mut Worker, number: usize, error: Errno) {
+    let Some(choice) = give_up_choice(worker, number) else { return };
+    let pool = worker.exchanges[number].backend().pool.load().pool.clone();
+    tcp::note_failure(worker, pool, &choice.server, error);
+}
+
+fn fail_tls(worker: &mut Worker, number: usize) {
+    let Some(choice) = give_up_choice(worker, number) else { return };
+    let pool = worker.exchanges[number].backend().pool.load().pool.clone();
+    let server = &choice.server;
+    server.live.counters.of(worker.id).tls_failed.one();
+    let target = server.target.clone();
+    (worker.report)(Report::Failure { pool, server: server.id, target, failure: Failure::Tls });
+}
+
+fn give_up_choice(worker: &mut Worker, number: usize) -> Option<Choice> {
+    worker.exchange_timers.clear(number);
+    let exchange = &mut worker.exchanges[number];
+    exchange.reach = Reach::Wanted;
+    let choice = exchange.choice.take()?;
+    exchange.tried.push(choice.server.id);
+    Some(choice)
+}
+
+/// The server accepted: the PROXY header comes first, then TLS.
+fn connected(worker: &mut Worker, slot: usize) {
+    let server = &mut worker.servers[slot];
+    let Some(number) = server.exchange else { return };
+    let exchange = &worker.exchanges[number];
+    let Some(choice) = &exchange.choice else { return };
+    server.link.writable = true;
+    if let Some(version) = exchange.backend().send_proxy {
+        let session = &worker.sessions[exchange.session];
+        let ends = session.origin.ends(&session.link.socket);
+        let (name, facts) = (session.name(), session.facts.as_deref());
+        let header = greeting::introduce(version, &session.origin, ends, name, facts, worker.random.bits());
+        server.link.send_raw(&header);
+        server.introduced = true;
+    }
+    let Some(connector) = &server.connector else { return opened(worker, slot) };
+    let name = connector.names.get(&choice.server.name).cloned();
+    match name.and_then(|name| Tls::client(&connector.config, name).ok()) {
+        Some(tls) => {
+            server.stage = Stage::Handshaking;
+            server.link.begin_tls(tls, &mut worker.buffers);
+        }
+        None => {
+            drop_server(worker, slot);
+            fail_tls(worker, number);
+        }
+    }
+}
+
+/// The server can be spoken to.
+fn opened(worker: &mut Worker, slot: usize) {
+    let server = &mut worker.servers[slot];
+    let Some(number) = server.exchange else { return };
+    server.stage = Stage::Open;
+    worker.exchange_timers.clear(number);
+    let exchange = &mut worker.exchanges[number];
+    exchange.reach = Reach::Open(slot);
+    let Some(choice) = &exchange.choice else { return };
+    let entry = Arc::clone(&choice.server);
+    let snapshot = exchange.backend().pool.load_full();
+    let took = worker.now.since(exchange.since);
+    exchange.since = worker.now;
+    entry.live.counters.of(worker.id).connections.one();
+    if entry.live.suspect.load(Ordering::Relaxed) || choice.why == Why::LastResort {
+        (worker.report)(Report::Success { pool: snapshot.pool.clone(), server: entry.id });
+    }
+    if exchange.http.is_none() {
+        chosen(worker, number, &snapshot, &entry, took);
+    }
+}
+
+/// The client is with this server now.
+pub(crate) fn chosen(worker: &Worker, number: usize, snapshot: &Snapshot, entry: &Entry, took: Duration) {
+    snapshot.remember(worker.exchanges[number].client, entry.id, worker.now);
+    snapshot.observe(entry, took, worker.now);
+}
+
+/// Something happened at a server's socket.
+pub(crate) fn on_event(worker: &mut Worker, slot: usize, event: &Event) {
+    let Some(server) = worker.servers.get_mut(slot) else { return };
+    let ended = event.is_read_closed() || event.is_error();
+    server.link.readable |= event.is_readable() || ended;
+    server.link.hung_up |= ended;
+    match (server.stage, server.exchange) {
+        (Stage::Over, _) => {}
+        (Stage::Connecting, Some(number)) => {
+            let outcome = if ended {
+                sockopt::socket_error(&server.link.socket).and_then(|error| error)
+            } else {
+                Ok(())
+            };
+            match outcome {
+                Ok(()) if ended || event.is_writable() => connected(worker, slot),
+                Ok(()) => return,
+                Err(error) => {
+                    drop_server(worker, slot);
+                    fail(worker, number, error);
+                }
+            }
+            tell_session(worker, number);
+        }
+        (Stage::Handshaking, Some(number)) => {
+            server.link.writable |= event.is_writable() || event.is_error();
+            shake_hands(worker, slot);
+            tell_session(worker, number);
+        }
+        (_, Some(number)) => {
+            server.link.writable |= event.is_writable() || event.is_error();
+            tell_session(worker, number);
+        }
+        // Nobody asked it anything: it closes, or speaks out of turn. (Writable again it may become.)
+        (_, None) if event.is_readable() || ended => {
+            server.link.readable = true;
+            on_idle_readable(worker, slot);
+        }
+        (_, None) => server.link.writable |= event.is_writable(),
+    }
+}
+
+/// An unused connection is readable: only what TLS has to say for itself (tickets) is no reason to leave it.
+fn on_idle_readable(worker: &mut Worker, slot: usize) {
+    let server = &mut worker.servers[slot];
+    while server.link.receive(&mut worker.buffers) == Received::Some {
+        if !server.link.input.is_empty() {
+            break;
+        }
+    }
+    if !server.link.input.is_empty() || server.link.end.is_some() || server.link.failure.is_some() {
+        close_server(worker, slot);
+    }
+}
+
+fn shake_hands(worker: &mut Worker, slot: usize) {
+    loop {
+        let server = &mut worker.servers[slot];
+        let Some(number) = server.exchange else { return };
+        server.link.flush(&mut worker.buffers);
+        if server.link.is_established() {
+            return opened(worker, slot);
+        }
+        let received = server.link.receive(&mut worker.buffers);
+        if server.link.failure.is_some() || server.link.end.is_some() {
+            drop_server(worker, slot);
+            return fail_tls(worker, number);
+        }
+        if received == Received::Nothing {
+            return;
+        }
+    }
+}
+
+/// Something happened at the server: the session knows what to do.
+fn tell_session(worker: &mut Worker, number: usize) {
+    let Some(exchange) = worker.exchanges.get(number) else { return };
+    let session = exchange.session;
+    if matches!(worker.sessions[session].mode, Mode::Http2(_)) {
+        http2::on_server(worker, session, number);
+    } else {
+        session::drive(worker, session);
+    }
+}
+
+/// The deadline of an exchange came.
+pub(crate) fn on_deadline(worker: &mut Worker, number: usize) {
+    // One that ended meanwhile may have given its number to another.
+    if worker.exchange_timers.is_set(number) {
+        return;
+    }
+    let Some(exchange) = worker.exchanges.get(number) else { return };
+    match exchange.reach {
+        Reach::Connecting(slot) => {
+            drop_server(worker, slot);
+            fail(worker, number, Errno::TIMEDOUT);
+            tell_session(worker, number);
+        }
+        Reach::Open(_) if exchange.stands() => http2::on_stalled(worker, number),
+        Reach::Open(_) if exchange.http.is_some() => crate::http1::on_answer_deadline(worker, number),
+        _ => {}
+    }
+}
+
+/// A connection that nobody used for long enough is closed.
+pub(crate) fn on_idle_deadline(worker: &mut Worker, slot: usize) {
+    if worker.servers.get(slot).is_some_and(|server| server.exchange.is_none() && server.stage == Stage::Open)
+    {
+        close_server(worker, slot);
+    }
+}
+
+/// Whether a connection may be used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// By anybody.
+    Shared,
+    /// By the same client only; the caller holds it.
+    Private,
+    /// No more.
+    No,
+}
+
+/// An exchange is over; returns its server's connection when it is kept for the same client.
+pub(crate) fn end(worker: &mut Worker, number: usize, keep: Keep) -> Option<Kept> {
+    worker.exchange_timers.clear(number);
+    let exchange = worker.exchanges.try_remove(number)?;
+    exchange.kept.into_iter().for_each(|kept| let_go(worker, kept));
+    let (Reach::Open(slot) | Reach::Connecting(slot)) = exchange.reach else { return None };
+    let server = &mut worker.servers[slot];
+    server.exchange = None;
+    // More than was asked for, or the end, came already.
+    let sound = server.stage == Stage::Open
+        && server.link.input.is_empty()
+        && server.link.end.is_none()
+        && server.link.pending() == 0
+        && !server.link.broken;
+    server.idle_since = worker.now;
+    if keep == Keep::No || !sound || (keep == Keep::Shared && server.introduced) {
+        close_server(worker, slot);
+        return None;
+    }
+    if keep == Keep::Private {
+        return Some(Kept { slot, serial: server.serial });
+    }
+    let idle = worker.idle.entry(server.key).or_default();
+    if idle.len() >= IDLE_MAX || worker.draining {
+        close_server(worker, slot);
+    } else {
+        idle.push(slot);
+        worker.server_timers.set(slot, worker.now + IDLE);
+        if worker.servers[slot].link.readable {
+            on_idle_readable(worker, slot);
+        }
+    }
+    None
+}
+
+/// An exchange is over, whatever it was about.
+pub(crate) fn abandon(worker: &mut Worker, number: usize) {
+    if let Some(Exchange { reach: Reach::Open(slot), .. }) = worker.exchanges.get(number).map(|one| &**one) {
+        // Half a request must not look like a whole one.
+        reset_at_close(&worker.servers[*slot].link.socket);
+    }
+    end(worker, number, Keep::No);
+}
+
+/// The same request goes to another server, or to the same by another connection.
+pub(crate) fn again(worker: &mut Worker, number: usize) {
+    worker.exchange_timers.clear(number);
+    let exchange = &mut worker.exchanges[number];
+    let Reach::Open(slot) = std::mem::replace(&mut exchange.reach, Reach::Wanted) else { return };
+    let fresh = !worker.servers[slot].reused;
+    if let Some(choice) = exchange.choice.take().filter(|_| fresh) {
+        exchange.tried.push(choice.server.id);
+    }
+    drop_server(worker, slot);
+}
+
+/// Closes a connection that a session kept for itself.
+pub(crate) fn let_go(worker: &mut Worker, kept: Kept) {
+    if let Some(slot) = kept.find(worker) {
+        close_server(worker, slot);
+    }
+}
+
+/// Closes a connection to a server.
+pub(crate) fn close_server(worker: &mut Worker, slot: usize) {
+    take_from_idle(worker, slot);
+    drop_server(worker, slot);
+}
+
+fn drop_server(worker: &mut Worker, slot: usize) {
+    let Some(server) = worker.servers.get_mut(slot) else { return };
+    if server.stage != Stage::Over {
+        server.stage = Stage::Over;
+        server.exchange = None;
+        worker.server_timers.clear(slot);
+        worker.servers_over.push(slot);
+    }
+}

@@ -1,0 +1,348 @@
+//! HTTP/2 with clients. The frames are the `h2` crate's, which asks for nothing but bytes in and out: here it is polled by
+//! hand in the worker's own loop, over buffers in memory instead of a socket. Each stream is an exchange like a request of
+//! HTTP/1, and its head goes through the same reader, so that the same rules hold.
+
+mod stream;
+mod wire;
+
+use crate::http1::Body;
+use crate::link::{PENDING_BYTES_MAX, Received};
+use crate::message::OwnAnswer;
+use crate::session::{self, Mode, ROUNDS_MAX, Session};
+use crate::worker::Worker;
+use bytes::Bytes;
+use evener_core::Time;
+use evener_core::snapshot::NoServer;
+use h2::server::{Connection, Handshake, SendResponse};
+use h2::{RecvStream, SendStream};
+use slab::Slab;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use wire::Wire;
+
+/// Streams of one client at once.
+const STREAMS_MAX: u32 = 128;
+/// What a client may send of a body before it is taken: for each stream, and for all together.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// What is kept of each answer for a client that does not take it.
+const SEND_BUFFER_BYTES: usize = 32 * 1024;
+
+/// What small DATA frames that wait may cost together, by the count of `h2` (256 bytes each, less what they carry): its own
+/// choice would end a client whose frames of one byte fill one read.
+const SMALL_FRAMES_BUDGET: usize = 2 * 1024 * 1024;
+/// A client that was told to go has so much time to take leave.
+const LEAVE: Duration = Duration::from_secs(5);
+
+/// The client's side of HTTP/2.
+pub(crate) struct Http2 {
+    wire: Wire,
+    state: State,
+    streams: Slab<Stream>,
+    /// The client was told to go, as it asked for nothing.
+    leaves: bool,
+    /// It has no streams, and the deadline is that of such clients.
+    idle: bool,
+}
+
+enum State {
+    Begins(Handshake<Wire, Bytes>),
+    Open(Connection<Wire, Bytes>),
+    /// What is left goes out, then it ends.
+    Ends,
+}
+
+/// A request with its answer.
+struct Stream {
+    exchange: Option<usize>,
+    /// When a byte of its bodies moved last.
+    active_at: Time,
+    body: RecvStream,
+    respond: SendResponse<Bytes>,
+    /// Where the answer's body goes, once its head is out.
+    send: Option<SendStream<Bytes>>,
+}
+
+impl std::fmt::Debug for Http2 {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Http2").field("streams", &self.streams.len()).finish_non_exhaustive()
+    }
+}
+
+impl Http2 {
+    pub(crate) fn new(fields_bytes_max: usize) -> Self {
+        let wire = Wire::default();
+        let handshake = h2::server::Builder::new()
+            .max_concurrent_streams(STREAMS_MAX)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(fields_bytes_max as u32)
+            .max_send_buffer_size(SEND_BUFFER_BYTES)
+            .data_frame_budget(SMALL_FRAMES_BUDGET)
+            .handshake(wire.clone());
+        Self { wire, state: State::Begins(handshake), streams: Slab::new(), leaves: false, idle: true }
+    }
+
+    /// The exchanges that are under way.
+    pub(crate) fn exchanges(&self) -> Vec<usize> {
+        self.streams.iter().filter_map(|(_, stream)| stream.exchange).collect()
+    }
+
+    /// Lets the connection write more frames; requests that come meanwhile wait inside of it.
+    fn write_frames(&mut self) {
+        let mut context = Context::from_waker(Waker::noop());
+        if let State::Open(connection) = &mut self.state {
+            // What it says of itself, the next accept says again.
+            let _ = connection.poll_closed(&mut context);
+        }
+    }
+
+    /// Lets the connection do what it can; a request if one came.
+    fn poll(&mut self) -> Polled {
+        let mut context = Context::from_waker(Waker::noop());
+        loop {
+            match &mut self.state {
+                State::Begins(handshake) => match Future::poll(Pin::new(handshake), &mut context) {
+                    Poll::Ready(Ok(connection)) => self.state = State::Open(connection),
+                    Poll::Ready(Err(_)) => self.state = State::Ends,
+                    Poll::Pending => return Polled::Nothing,
+                },
+                State::Open(connection) => match connection.poll_accept(&mut context) {
+                    Poll::Ready(Some(Ok((request, respond)))) => {
+                        return Polled::Request(Box::new(request), respond);
+                    }
+                    Poll::Ready(Some(Err(_)) | None) => self.state = State::Ends,
+                    Poll::Pending => return Polled::Nothing,
+                },
+                State::Ends => return Polled::Over,
+            }
+        }
+    }
+}
+
+enum Polled {
+    Request(Box<http::Request<RecvStream>>, SendResponse<Bytes>),
+    Nothing,
+    Over,
+}
+
+/// The parts of a session that speaks HTTP/2.
+fn http2(session: &mut Session) -> Option<&mut Http2> {
+    match &mut session.mode {
+        Mode::Http2(http) => Some(http),
+        _ => None,
+    }
+}
+
+/// The client sent something, or takes more.
+pub(crate) fn drive(worker: &mut Worker, index: usize) {
+    for _ in 0..ROUNDS_MAX {
+        let received = receive(worker, index);
+        if !accept(worker, index) {
+            return;
+        }
+        let exchanges =
+            worker.sessions.get_mut(index).and_then(|session| http2(session)).map(|http| http.exchanges());
+        for number in exchanges.unwrap_or_default() {
+            stream::drive(worker, index, number);
+        }
+        match flush(worker, index) {
+            Flushed::Over => return,
+            // What went out made room for more.
+            Flushed::Some => {}
+            Flushed::Nothing if received == Received::Some => {}
+            Flushed::Nothing => return,
+        }
+    }
+    session::queue(worker, index);
+}
+
+/// Something happened at the server of one stream.
+pub(crate) fn on_server(worker: &mut Worker, index: usize, number: usize) {
+    for _ in 0..ROUNDS_MAX {
+        stream::drive(worker, index, number);
+        if flush(worker, index) != Flushed::Some {
+            return;
+        }
+    }
+    session::queue(worker, index);
+}
+
+/// What became of a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flushed {
+    /// Something went out.
+    Some,
+    Nothing,
+    /// The session is over.
+    Over,
+}
+
+fn receive(worker: &mut Worker, index: usize) -> Received {
+    let Worker { sessions, buffers, .. } = worker;
+    let session = &mut *sessions[index];
+    let Mode::Http2(http) = &mut session.mode else { return Received::Nothing };
+    // What the client takes now may be what others wait for.
+    session.link.flush(buffers);
+    if session.link.pending() >= PENDING_BYTES_MAX {
+        // Who does not read what it gets is not heard either.
+        return Received::Nothing;
+    }
+    let received = session.link.receive(buffers);
+    if !session.link.input.is_empty() {
+        http.wire.put(session.link.input.unread());
+        session.link.input.consume(usize::MAX);
+        session.link.settle(buffers);
+    }
+    if session.link.end.is_some() {
+        http.wire.end();
+    }
+    received
+}
+
+/// Takes in the requests that came. False when the session is over.
+fn accept(worker: &mut Worker, index: usize) -> bool {
+    loop {
+        let Some(http) = worker.sessions.get_mut(index).and_then(|session| http2(session)) else {
+            return false;
+        };
+        match http.poll() {
+            Polled::Request(request, respond) => stream::begin(worker, index, *request, respond),
+            Polled::Nothing => return true,
+            Polled::Over => {
+                flush_out(worker, index);
+                session::finish(worker, index);
+                return false;
+            }
+        }
+    }
+}
+
+/// Brings what the connection has to say to the client.
+fn flush(worker: &mut Worker, index: usize) -> Flushed {
+    // What streams said has to become frames first.
+    if !accept(worker, index) {
+        return Flushed::Over;
+    }
+    let flushed = flush_out(worker, index);
+    note_idle(worker, index);
+    let Some(session) = worker.sessions.get_mut(index) else { return Flushed::Over };
+    if session.link.broken {
+        session::close(worker, index);
+        return Flushed::Over;
+    }
+    flushed
+}
+
+/// With the last stream, the time of a client without a request begins.
+fn note_idle(worker: &mut Worker, index: usize) {
+    let Some(session) = worker.sessions.get_mut(index) else { return };
+    let Some(wait) = session.settings.http.as_ref().map(|spec| spec.keepalive_timeout) else { return };
+    let Some(http) = http2(session) else { return };
+    let was_idle = std::mem::replace(&mut http.idle, http.streams.is_empty());
+    if http.idle && !was_idle {
+        worker.session_timers.set(index, worker.now + wait);
+    }
+}
+
+fn flush_out(worker: &mut Worker, index: usize) -> Flushed {
+    let Worker { sessions, buffers, .. } = worker;
+    let Some(session) = sessions.get_mut(index) else { return Flushed::Over };
+    let Session { mode: Mode::Http2(http), link, .. } = &mut **session else { return Flushed::Over };
+    link.flush(buffers);
+    let mut flushed = Flushed::Nothing;
+    for _ in 0..ROUNDS_MAX {
+        if link.pending() >= PENDING_BYTES_MAX {
+            // It goes on when the client took that.
+            return Flushed::Nothing;
+        }
+        let out = http.wire.take_output();
+        if out.is_empty() {
+            break;
+        }
+        link.send(&out, buffers);
+        flushed = Flushed::Some;
+        // The connection may have had more than the wire held.
+        http.write_frames();
+    }
+    flushed
+}
+
+/// The deadline of the client's side came.
+pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
+    let session = &mut worker.sessions[index];
+    let Some(spec) = session.settings.http.clone() else { return };
+    let active_at = if session.is_taking() { worker.now } else { session.active_at };
+    let Some(http) = http2(session) else { return };
+    let idle = http.streams.is_empty();
+    let deadline = active_at + if idle { spec.keepalive_timeout } else { spec.stall_timeout };
+    if deadline > worker.now {
+        return worker.session_timers.set(index, deadline);
+    }
+    let exchanges = http.exchanges();
+    let waits = |number: &usize| {
+        worker.exchanges[*number]
+            .http
+            .as_ref()
+            .is_some_and(|http| http.upload == Body::Done && !http.answered)
+    };
+    if exchanges.iter().any(waits) {
+        // Servers' time to answer has a deadline of its own.
+        return worker.session_timers.set(index, worker.now + spec.stall_timeout);
+    }
+    let session = &mut worker.sessions[index];
+    session.service.live.counters.of(worker.id).idle_timeouts.one();
+    let gone = http2(session).is_none_or(|http| !idle || std::mem::replace(&mut http.leaves, true));
+    if gone {
+        return session::close(worker, index);
+    }
+    // One that answers nothing any more would never leave.
+    worker.session_timers.set(index, worker.now + LEAVE);
+    shut_down(worker, index);
+}
+
+/// The deadline of a stream came whose bodies move: one that stands still ends, though others go on.
+pub(crate) fn on_stalled(worker: &mut Worker, number: usize) {
+    let index = worker.exchanges[number].session;
+    stream::on_stalled(worker, index, number);
+    flush(worker, index);
+}
+
+/// No new requests; those that are there may finish.
+pub(crate) fn shut_down(worker: &mut Worker, index: usize) {
+    let Some(http) = worker.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
+    match &mut http.state {
+        State::Open(connection) => connection.graceful_shutdown(),
+        State::Begins(_) | State::Ends => return session::finish(worker, index),
+    }
+    flush(worker, index);
+}
+
+/// No server answers this stream's request.
+pub(crate) fn fail(worker: &mut Worker, index: usize, number: usize, status: u16) {
+    stream::fail(worker, index, number, status);
+    flush(worker, index);
+}
+
+/// The status that tells why nobody could be had.
+fn status_of(reason: NoServer) -> u16 {
+    if reason == NoServer::Failed { 502 } else { 503 }
+}
+
+/// Makes a page of our own into an answer.
+fn own_answer(answer: &OwnAnswer) -> (http::Response<()>, Bytes) {
+    let mut response = http::Response::new(());
+    *response.status_mut() =
+        http::StatusCode::from_u16(answer.status).unwrap_or(http::StatusCode::BAD_GATEWAY);
+    let fields = response.headers_mut();
+    fields.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(answer.kind));
+    fields.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    fields.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(answer.body.len()));
+    if let Some(location) =
+        answer.location.as_ref().and_then(|value| http::HeaderValue::from_bytes(value).ok())
+    {
+        fields.insert(http::header::LOCATION, location);
+    }
+    (response, Bytes::copy_from_slice(answer.body.as_bytes()))
+}

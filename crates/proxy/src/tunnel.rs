@@ -1,0 +1,95 @@
+//! The relay between links: what a client and its server say goes both ways, whatever layers either side has.
+
+use crate::admission::reset_at_close;
+use crate::exchange::{Reach, reach};
+use crate::link::{Buffers, Link, PENDING_BYTES_MAX, Received};
+use crate::relay::End;
+use crate::session::ROUNDS_MAX;
+use crate::worker::Worker;
+
+/// What became of a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Relayed {
+    Wait,
+    Again,
+    /// In order.
+    Over,
+    /// The client is gone: the server must not take that for an orderly end.
+    Broken,
+}
+
+/// Moves what can be moved both ways.
+pub(crate) fn relay(worker: &mut Worker, number: usize) -> Relayed {
+    let slot = match reach(worker, number) {
+        Reach::Open(slot) => slot,
+        Reach::Connecting(_) | Reach::Wanted => return Relayed::Wait,
+        Reach::Failed(_) => return Relayed::Over,
+    };
+    let exchange = &worker.exchanges[number];
+    let Worker { sessions, servers, buffers, .. } = worker;
+    let (session, server) = (&mut sessions[exchange.session], &mut servers[slot]);
+    let (up, bytes_in) = carry(&mut session.link, &mut server.link, buffers);
+    let (down, bytes_out) = carry(&mut server.link, &mut session.link, buffers);
+    if bytes_in + bytes_out > 0 {
+        session.active_at = worker.now;
+        let of_service = session.service.live.counters.of(worker.id);
+        of_service.bytes_in.add(bytes_in);
+        of_service.bytes_out.add(bytes_out);
+        if let Some(choice) = &exchange.choice {
+            let of_server = choice.server.live.counters.of(worker.id);
+            of_server.bytes_in.add(bytes_in);
+            of_server.bytes_out.add(bytes_out);
+        }
+    }
+    if let Some(idle) = exchange.settings.options.idle_timeout
+        && !worker.session_timers.is_set(exchange.session)
+    {
+        worker.session_timers.set(exchange.session, worker.now + idle);
+    }
+    outcome(&session.link, &server.link, up, down)
+}
+
+fn outcome(client: &Link, server: &Link, up: Carried, down: Carried) -> Relayed {
+    let is_error = |link: &Link| matches!(link.end, Some(End::Error(_)));
+    if client.broken || is_error(client) {
+        return Relayed::Broken;
+    }
+    if is_error(server) && client.pending() == 0 {
+        reset_at_close(&client.socket);
+        return Relayed::Over;
+    }
+    // Everything was said both ways and taken, or nobody is there to take the rest.
+    if client.is_finished() && (server.broken || (client.end.is_some() && server.is_finished())) {
+        return Relayed::Over;
+    }
+    if up == Carried::More || down == Carried::More { Relayed::Again } else { Relayed::Wait }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carried {
+    More,
+    Waits,
+}
+
+/// Moves what `from` has to `to`, and its end; returns how many bytes.
+fn carry(from: &mut Link, to: &mut Link, buffers: &mut Buffers) -> (Carried, u64) {
+    let mut bytes = 0;
+    to.flush(buffers);
+    for _ in 0..ROUNDS_MAX {
+        if to.pending() >= PENDING_BYTES_MAX {
+            return (Carried::Waits, bytes);
+        }
+        if from.input.is_empty() && from.receive(buffers) == Received::Nothing {
+            if from.is_at_end() {
+                to.finish(buffers);
+            }
+            return (Carried::Waits, bytes);
+        }
+        // To a sink that is gone it is read and thrown away.
+        bytes += from.input.len() as u64;
+        to.send(from.input.unread(), buffers);
+        from.input.consume(usize::MAX);
+        from.settle(buffers);
+    }
+    (Carried::More, bytes)
+}
