@@ -1,0 +1,20 @@
+//! As soon as some bytes tell what a ClientHello asks for, or that it is none, more bytes do not change that.
+#![no_main]
+
+use evener_core::wire::hello;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let whole = hello::parse(bytes);
+    // Every end in short inputs, some in long ones.
+    let step = bytes.len() / 256 + 1;
+    let told = (0..bytes.len()).step_by(step).map(|end| hello::parse(&bytes[..end]));
+    if let Some(first) = told.into_iter().find(|told| *told != Ok(None)) {
+        assert_eq!(first, whole);
+    }
+    if let Ok(Some(found)) = whole {
+        let name = found.name.unwrap_or_default();
+        assert!(name.bytes().all(|byte| byte.is_ascii_graphic() && !byte.is_ascii_uppercase()));
+        assert!(found.alpn.iter().all(|protocol| (1..=255).contains(&protocol.len())));
+    }
+});
