@@ -17,13 +17,22 @@ const FOR_TESTS: &[Need] = &[
     Need { program: "nsd", package: "nsd" },
     Need { program: "dnsperf", package: "dnsperf" },
     Need { program: "ip", package: "iproute2" },
-    Need { program: "python3", package: "python3-minimal" },
+    Need { program: "/usr/bin/python3", package: "python3" },
+    Need { program: "/usr/share/doc/python3-venv", package: "python3-venv" },
+    Need { program: "haproxy", package: "haproxy" },
+    Need { program: "dnsdist", package: "dnsdist" },
+    Need { program: "curl", package: "curl" },
+    Need { program: "openssl", package: "openssl" },
+    Need { program: "testssl", package: "testssl.sh" },
+    Need { program: "slowhttptest", package: "slowhttptest" },
+    Need { program: "h2load", package: "nghttp2-client" },
 ];
+
+/// What tests need of PyPI, in an environment of their own under `target`.
+const PYTHON: &[&str] = &["mmdb_writer==0.2.7", "websockets==17.4"];
 
 const FOR_BENCH: &[Need] = &[
     Need { program: "pen", package: "pen" },
-    Need { program: "haproxy", package: "haproxy" },
-    Need { program: "dnsdist", package: "dnsdist" },
     Need { program: "/usr/lib/nginx/modules/ngx_stream_module.so", package: "libnginx-mod-stream" },
     Need { program: "strace", package: "strace" },
 ];
@@ -46,7 +55,7 @@ pub(crate) fn install(bench: bool) -> anyhow::Result<()> {
         needs.filter(|need| find(need.program).is_none()).map(|need| need.package).collect();
     if missing.is_empty() {
         println!("setup: every package is installed");
-        return Ok(());
+        return install_python();
     }
     println!("setup: installing {}", missing.join(" "));
     if !rustix::process::geteuid().is_root() || find("apt-get").is_none() {
@@ -56,5 +65,20 @@ pub(crate) fn install(bench: bool) -> anyhow::Result<()> {
     let mut install = Command::new("apt-get");
     install.args(["-q", "-y", "--no-install-recommends", "install"]).args(&missing);
     // No daemon may start by itself: tests start their own, on ports of their own.
-    shell::run(install.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1"))
+    shell::run(install.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1"))?;
+    install_python()
+}
+
+/// Makes the environment of Python, unless it is there with all that is wanted.
+fn install_python() -> anyhow::Result<()> {
+    let directory = shell::root().join("target/python");
+    let (mark, wanted) = (directory.join("evener-packages"), PYTHON.join("\n"));
+    if std::fs::read_to_string(&mark).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    println!("setup: installing {} from PyPI into {}", PYTHON.join(" "), directory.display());
+    shell::run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&directory))?;
+    let mut pip = Command::new(directory.join("bin/pip"));
+    shell::run(pip.args(["--quiet", "--disable-pip-version-check", "install"]).args(PYTHON))?;
+    Ok(std::fs::write(mark, wanted)?)
 }

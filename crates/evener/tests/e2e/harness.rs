@@ -57,6 +57,20 @@ pub(crate) fn have(program: &str) -> bool {
     found
 }
 
+/// The Python that has what tests need of PyPI. Where tests must not be skipped (CI), its absence is a failure.
+pub(crate) fn python() -> Option<PathBuf> {
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/python/bin/python");
+    if !python.exists() {
+        println!("skipped: needs target/python (cargo xtask setup makes it)");
+        assert!(
+            std::env::var_os("EVENER_TEST_STRICT").is_none(),
+            "skipped where nothing may be: needs target/python"
+        );
+        return None;
+    }
+    Some(python)
+}
+
 /// Whether the test runs as root, which namespaces need.
 pub(crate) fn have_root() -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -109,6 +123,10 @@ impl Drop for Evener {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             eprintln!("what evener said last:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+        } else {
+            // A worker that is gone is not always missed: others serve on.
+            let log = self.log();
+            assert!(!log.contains("panicked at"), "a thread panicked: {log}");
         }
     }
 }
@@ -244,7 +262,8 @@ impl Drop for Server {
 
 impl Server {
     pub(crate) fn start(port: u16, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(local(port)).unwrap();
+        // Whoever looked for a free port there a moment ago may still be closing it.
+        let listener = wait_until("the port", || TcpListener::bind(local(port)).ok());
         listener.set_nonblocking(true).unwrap();
         let over = Arc::new(AtomicBool::new(false));
         let (stop, serve) = (Arc::clone(&over), Arc::new(serve));

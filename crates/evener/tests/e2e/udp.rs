@@ -311,10 +311,11 @@ fn a_thousand_names_of_a_real_name_server_by_dnsperf() {
     assert!(said.contains("NOERROR 5000 (100.00%)"), "{said}");
 }
 
-struct Nsd(std::process::Child);
+/// A name server with a thousand names.
+pub(crate) struct Nsd(std::process::Child);
 
 impl Nsd {
-    fn start(evener: &Evener, port: u16) -> Self {
+    pub(crate) fn start(evener: &Evener, port: u16) -> Self {
         let records: String = (0..1000).map(|n| format!("n{n} A 192.0.2.{}\n", n % 250)).collect();
         let zone =
             format!("$ORIGIN example.\n$TTL 60\n@ SOA ns h 1 2 3 4 5\n@ NS ns\nns A 192.0.2.1\n{records}");

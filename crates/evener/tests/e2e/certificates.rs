@@ -1,0 +1,251 @@
+//! Certificates for tests, clients and servers of TLS that use them, and the programs that do.
+
+use crate::harness::{DEADLINE, Directory, Server, connect, free_port};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+    SupportedProtocolVersion,
+};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A certificate with its key, both PEM.
+pub(crate) struct Issued {
+    pub(crate) chain: String,
+    pub(crate) key: String,
+}
+
+impl Issued {
+    /// `name.crt` and `name.key` in a directory.
+    pub(crate) fn write(&self, directory: &Directory, name: &str) -> (PathBuf, PathBuf) {
+        let chain = directory.write(&format!("{name}.crt"), &self.chain);
+        (chain, directory.write(&format!("{name}.key"), &self.key))
+    }
+
+    /// The keys of a configuration that name it.
+    pub(crate) fn keys(&self, directory: &Directory, name: &str) -> String {
+        let (chain, key) = self.write(directory, name);
+        format!("certificate = \"{}\", key = \"{}\"", chain.display(), key.display())
+    }
+
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.chain.as_bytes()).unwrap()
+    }
+
+    /// Shows it to whoever asks.
+    pub(crate) fn resolver(&self) -> Arc<dyn rustls::client::ResolvesClientCert> {
+        let provider = rustls::crypto::ring::default_provider();
+        let key = rustls::sign::CertifiedKey::from_der(vec![self.der()], self.key_der(), &provider).unwrap();
+        Arc::new(rustls::sign::SingleCertAndKey::from(key))
+    }
+
+    fn key_der(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
+    }
+}
+
+/// An authority that issues certificates.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub(crate) own: Issued,
+}
+
+impl Authority {
+    pub(crate) fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        let key = KeyPair::generate().unwrap();
+        let own = Issued { chain: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() };
+        Self { issuer: Issuer::new(params, key), own }
+    }
+
+    /// For a server with these names; the first is the common name, too.
+    pub(crate) fn issue(&self, names: &[&str]) -> Issued {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(names.clone()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, names[0].as_str());
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+        self.sign(params)
+    }
+
+    /// For a server, until so many days from now.
+    pub(crate) fn issue_until(&self, name: &str, days: i64) -> Issued {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let end = now.as_secs().checked_add_signed(days * 86_400).unwrap();
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(end);
+        self.sign(params)
+    }
+
+    /// For a client.
+    pub(crate) fn issue_client(&self, common_name: &str) -> Issued {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+        self.sign(params)
+    }
+
+    fn sign(&self, mut params: CertificateParams) -> Issued {
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate().unwrap();
+        Issued { chain: params.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
+    }
+
+    /// A client that trusts it.
+    pub(crate) fn client(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+        let mut store = RootCertStore::empty();
+        store.add(self.own.der()).unwrap();
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(store)
+            .with_no_client_auth()
+    }
+}
+
+/// Both versions.
+pub(crate) const ANY: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+
+pub(crate) type TlsStream = StreamOwned<ClientConnection, TcpStream>;
+
+/// A client whose handshake is complete.
+pub(crate) fn shake(port: u16, name: &str, config: &Arc<ClientConfig>) -> io::Result<TlsStream> {
+    shake_over(connect(port), name, config)
+}
+
+/// The same over a connection of the test's own making.
+pub(crate) fn shake_over<S: Read + Write>(
+    mut stream: S,
+    name: &str,
+    config: &Arc<ClientConfig>,
+) -> io::Result<StreamOwned<ClientConnection, S>> {
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut connection = ClientConnection::new(Arc::clone(config), name).unwrap();
+    while connection.is_handshaking() {
+        connection.complete_io(&mut stream)?;
+    }
+    Ok(StreamOwned::new(connection, stream))
+}
+
+/// A server of TLS that says its name and the name that it was asked for, then sends back what it gets.
+pub(crate) fn tls_echo(name: &'static str, issued: &Issued) -> Server {
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![issued.der()], issued.key_der())
+        .unwrap();
+    let config = Arc::new(config);
+    Server::start(free_port(), move |stream| {
+        let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+        let _ = echo(StreamOwned::new(connection, stream), name);
+    })
+}
+
+fn echo(mut tls: StreamOwned<ServerConnection, TcpStream>, name: &str) -> io::Result<()> {
+    while tls.conn.is_handshaking() {
+        tls.conn.complete_io(&mut tls.sock)?;
+    }
+    let asked = tls.conn.server_name().unwrap_or("-").to_owned();
+    tls.write_all(format!("{name} {asked}\n").as_bytes())?;
+    tls.flush()?;
+    let mut buffer = vec![0; 65_536];
+    loop {
+        let read = tls.read(&mut buffer)?;
+        if read == 0 {
+            tls.conn.send_close_notify();
+            return tls.flush();
+        }
+        tls.write_all(&buffer[..read])?;
+        tls.flush()?;
+    }
+}
+
+/// Reads a line of whatever can be read.
+pub(crate) fn line_of(stream: &mut impl Read) -> String {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while let Ok(1) = stream.read(&mut byte) {
+        if byte[0] == b'\n' {
+            break;
+        }
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).unwrap()
+}
+
+/// A server of HTTP whose answers are its name and the head of the request.
+pub(crate) fn mirror(name: &'static str) -> Server {
+    Server::start(free_port(), move |mut stream| {
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while let Ok(1) = stream.read(&mut byte) {
+            head.push(byte[0]);
+            if head.ends_with(b"\r\n\r\n") {
+                let body = format!("{name}\n{}", String::from_utf8_lossy(&head));
+                let length = body.len();
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
+                if stream.write_all(answer.as_bytes()).is_err() {
+                    return;
+                }
+                head.clear();
+            }
+        }
+    })
+}
+
+fn run(program: &str, arguments: &[&str], said: &[u8]) -> Output {
+    let mut command = Command::new("timeout");
+    command.arg(DEADLINE.as_secs().to_string()).arg(program).args(arguments);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    // It may end without reading that.
+    let _ = input.write_all(said);
+    drop(input);
+    child.wait_with_output().unwrap()
+}
+
+/// All that openssl says.
+pub(crate) fn openssl(arguments: &[&str], said: &str) -> String {
+    let output = run("openssl", arguments, said.as_bytes());
+    [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat()
+}
+
+/// A handshake of `openssl s_client`; when it says something, it stays until the other side ends.
+pub(crate) fn s_client(port: u16, arguments: &[&str], said: &str) -> String {
+    let at = format!("127.0.0.1:{port}");
+    let mut all = vec!["s_client", "-connect", &at];
+    all.extend(arguments);
+    if !said.is_empty() {
+        all.push("-ign_eof");
+    }
+    openssl(&all, said)
+}
+
+/// A request of curl to this port by this name: the status and the body; 0 when there is none.
+pub(crate) fn curl(port: u16, name: &str, scheme: &str, arguments: &[&str]) -> (u16, String) {
+    let resolve = format!("{name}:{port}:127.0.0.1");
+    let url = format!("{scheme}://{name}:{port}/");
+    let mut all = vec!["-s", "--noproxy", "*", "--resolve", &resolve, "-w", "\n%{http_code}"];
+    all.extend(arguments);
+    all.push(&url);
+    let output = run("curl", &all, b"");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (body, status) = text.rsplit_once('\n').unwrap_or(("", "0"));
+    (status.parse().unwrap_or(0), body.to_owned())
+}

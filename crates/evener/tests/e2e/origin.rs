@@ -1,0 +1,387 @@
+//! HTTP/1.1 as the tests speak it: a server that keeps what it saw, and a client. Both are strict: what is not exactly
+//! as RFC 9112 wants it is an error here, whatever a lenient program would make of it.
+
+use crate::harness::{Evener, Server, connect, free_port};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+/// A request or an answer, without its coding.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    /// Byte for byte, each as one character; the empty line is part of it.
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+    pub(crate) framing: Framing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    None,
+    Length(usize),
+    Chunked,
+    Close,
+}
+
+impl Message {
+    pub(crate) fn line(&self) -> &str {
+        self.head.split("\r\n").next().unwrap()
+    }
+
+    pub(crate) fn method(&self) -> &str {
+        self.line().split(' ').next().unwrap()
+    }
+
+    pub(crate) fn target(&self) -> &str {
+        self.line().split(' ').nth(1).unwrap()
+    }
+
+    pub(crate) fn status(&self) -> u16 {
+        self.target().parse().unwrap()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// Every value of a field.
+    pub(crate) fn fields(&self, name: &str) -> Vec<&str> {
+        fields(&self.head, name)
+    }
+
+    /// The only value of a field; empty when there is none.
+    pub(crate) fn field(&self, name: &str) -> &str {
+        let all = self.fields(name);
+        assert!(all.len() < 2, "{name} comes {} times: {}", all.len(), self.head);
+        all.first().copied().unwrap_or_default()
+    }
+
+    pub(crate) fn closes(&self) -> bool {
+        self.field("Connection") == "close"
+    }
+}
+
+fn fields<'a>(head: &'a str, name: &str) -> Vec<&'a str> {
+    let lines = head.split("\r\n").skip(1);
+    lines
+        .filter_map(|line| line.split_once(": "))
+        .filter(|(field, _)| field.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value)
+        .collect()
+}
+
+fn malformed(what: &str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, what.to_owned())
+}
+
+/// What a handler returns to close the connection.
+pub(crate) fn hang_up() -> io::Result<()> {
+    Err(ErrorKind::ConnectionAborted.into())
+}
+
+/// One end of a connection.
+pub(crate) struct Wire {
+    pub(crate) stream: Arc<TcpStream>,
+    input: Vec<u8>,
+    at: usize,
+}
+
+impl Wire {
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).unwrap();
+        Self { stream: Arc::new(stream), input: Vec::new(), at: 0 }
+    }
+
+    /// A client's connection to this port.
+    pub(crate) fn to(port: u16) -> Self {
+        Self::new(connect(port))
+    }
+
+    pub(crate) fn send(&self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        (&*self.stream).write_all(bytes.as_ref())
+    }
+
+    /// What came and was not used.
+    pub(crate) fn left(&self) -> &[u8] {
+        &self.input[self.at..]
+    }
+
+    /// Reads once; whether something came.
+    fn more(&mut self) -> io::Result<bool> {
+        if self.at == self.input.len() {
+            (self.at, self.input) = (0, std::mem::take(&mut self.input));
+            self.input.clear();
+        }
+        let mut buffer = [0; 65_536];
+        let read = (&*self.stream).read(&mut buffer)?;
+        self.input.extend_from_slice(&buffer[..read]);
+        Ok(read > 0)
+    }
+
+    fn need(&mut self) -> io::Result<()> {
+        if self.more()? { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
+    }
+
+    /// Everything up to and with `end`; `None` when nothing comes any more.
+    fn until(&mut self, end: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let mut seen = 0;
+        loop {
+            let left = self.left();
+            if let Some(at) = left[seen..].windows(end.len()).position(|window| window == end) {
+                let found = left[..seen + at + end.len()].to_vec();
+                self.at += found.len();
+                return Ok(Some(found));
+            }
+            seen = left.len().saturating_sub(end.len() - 1);
+            if !self.more()? {
+                return if self.left().is_empty() { Ok(None) } else { Err(ErrorKind::UnexpectedEof.into()) };
+            }
+        }
+    }
+
+    /// A head; `None` at the end of the connection.
+    pub(crate) fn head(&mut self) -> io::Result<Option<String>> {
+        let head = self.until(b"\r\n\r\n")?;
+        Ok(head.map(|head| head.into_iter().map(char::from).collect()))
+    }
+
+    fn exactly(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(length);
+        loop {
+            let take = self.left().len().min(length - bytes.len());
+            bytes.extend_from_slice(&self.left()[..take]);
+            self.at += take;
+            if bytes.len() == length {
+                return Ok(bytes);
+            }
+            self.need()?;
+        }
+    }
+
+    /// The body of a chunked message, which has neither extensions nor trailers.
+    fn chunks(&mut self) -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let line = self.until(b"\r\n")?.ok_or(ErrorKind::UnexpectedEof)?;
+            let digits =
+                std::str::from_utf8(&line[..line.len() - 2]).map_err(|_| malformed("a chunk's size"))?;
+            let is_hex = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+            if !is_hex {
+                return Err(malformed("a chunk's size"));
+            }
+            let size = usize::from_str_radix(digits, 16).map_err(|_| malformed("a chunk's size"))?;
+            body.append(&mut self.exactly(size)?);
+            if self.exactly(2)? != b"\r\n" {
+                return Err(malformed("no end of a chunk"));
+            }
+            if size == 0 {
+                return Ok(body);
+            }
+        }
+    }
+
+    pub(crate) fn body(&mut self, framing: Framing) -> io::Result<Vec<u8>> {
+        match framing {
+            Framing::None => Ok(Vec::new()),
+            Framing::Length(length) => self.exactly(length),
+            Framing::Chunked => self.chunks(),
+            Framing::Close => {
+                while self.more()? {}
+                let body = self.left().to_vec();
+                self.at = self.input.len();
+                Ok(body)
+            }
+        }
+    }
+
+    /// A request; `None` at the end of the connection.
+    pub(crate) fn request(&mut self) -> io::Result<Option<Message>> {
+        let Some(head) = self.head()? else { return Ok(None) };
+        let framing = told_framing(&head)?.unwrap_or(Framing::None);
+        let body = self.body(framing)?;
+        Ok(Some(Message { head, body, framing }))
+    }
+
+    /// The next answer, an interim one too, to a request of this method.
+    pub(crate) fn answer(&mut self, method: &str) -> io::Result<Message> {
+        let head = self.head()?.ok_or(ErrorKind::UnexpectedEof)?;
+        let told = told_framing(&head)?;
+        let status = head.split(' ').nth(1).unwrap_or_default().to_owned();
+        let framing = match (method, status.as_str()) {
+            ("HEAD", _) | (_, "204" | "304") => Framing::None,
+            (_, status) if status.starts_with('1') => Framing::None,
+            _ => told.unwrap_or(Framing::Close),
+        };
+        let body = self.body(framing)?;
+        Ok(Message { head, body, framing })
+    }
+
+    /// Sends a request with its `Host`, and reads the answer.
+    pub(crate) fn ask(&mut self, method: &str, target: &str, more: &str) -> io::Result<Message> {
+        self.send(format!("{method} {target} HTTP/1.1\r\nHost: test\r\n{more}\r\n"))?;
+        self.answer(method)
+    }
+
+    /// Answers with a body, and with fields that end in CRLF each.
+    pub(crate) fn reply(&self, status: &str, fields: &str, body: &[u8]) -> io::Result<()> {
+        let head = format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\n\r\n", body.len());
+        self.send([head.as_bytes(), body].concat())
+    }
+
+    /// Whether the other side ends in order, without another word.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.left().is_empty() && matches!(self.more(), Ok(false))
+    }
+}
+
+/// What the fields of a head say of the length. Two of them are one too many.
+fn told_framing(head: &str) -> io::Result<Option<Framing>> {
+    let (lengths, codings) = (fields(head, "Content-Length"), fields(head, "Transfer-Encoding"));
+    match (lengths.as_slice(), codings.as_slice()) {
+        ([], []) => Ok(None),
+        ([length], []) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Ok(Some(Framing::Length(length.parse().map_err(|_| malformed("a length"))?)))
+        }
+        ([], ["chunked"]) => Ok(Some(Framing::Chunked)),
+        _ => Err(malformed("an ambiguous length")),
+    }
+}
+
+#[derive(Default)]
+struct Seen {
+    requests: Mutex<Vec<Message>>,
+    faults: Mutex<Vec<String>>,
+    connections: AtomicUsize,
+    wires: Mutex<Vec<Weak<TcpStream>>>,
+}
+
+/// A server, and what it saw.
+pub(crate) struct Origin {
+    pub(crate) port: u16,
+    server: Server,
+    seen: Arc<Seen>,
+}
+
+impl Origin {
+    /// What becomes of each request is up to `answer`; an error closes the connection.
+    pub(crate) fn start(
+        answer: impl Fn(&mut Wire, &Message) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_at(free_port(), answer)
+    }
+
+    pub(crate) fn start_at(
+        port: u16,
+        answer: impl Fn(&mut Wire, &Message) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        let seen = Arc::new(Seen::default());
+        let keep = Arc::clone(&seen);
+        let server = Server::start(port, move |stream| {
+            keep.connections.fetch_add(1, Ordering::Relaxed);
+            let mut wire = Wire::new(stream);
+            keep.wires.lock().unwrap().push(Arc::downgrade(&wire.stream));
+            loop {
+                match wire.request() {
+                    Ok(Some(request)) => {
+                        keep.requests.lock().unwrap().push(request.clone());
+                        if answer(&mut wire, &request).is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => return,
+                    // A reset says that half a request is none; an orderly end in its middle does not.
+                    Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
+                    Err(error) => {
+                        let left = String::from_utf8_lossy(wire.left()).into_owned();
+                        return keep.faults.lock().unwrap().push(format!("{error}, then {left:?}"));
+                    }
+                }
+            }
+        });
+        Self { port, server, seen }
+    }
+
+    /// Answers everything with its name.
+    pub(crate) fn named(name: &'static str) -> Self {
+        Self::start(move |wire, _| wire.reply("200 OK", "", name.as_bytes()))
+    }
+
+    pub(crate) fn requests(&self) -> Vec<Message> {
+        self.seen.requests.lock().unwrap().clone()
+    }
+
+    pub(crate) fn forget(&self) {
+        self.seen.requests.lock().unwrap().clear();
+    }
+
+    /// Which requests came, such as `GET /`.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.requests().iter().map(|request| format!("{} {}", request.method(), request.target())).collect()
+    }
+
+    /// What it saw that was no request.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        self.seen.faults.lock().unwrap().clone()
+    }
+
+    /// How many connections came so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.seen.connections.load(Ordering::Relaxed)
+    }
+
+    /// Ends what it has, and goes on.
+    pub(crate) fn hang_up_all(&self) {
+        for wire in self.seen.wires.lock().unwrap().drain(..).filter_map(|wire| wire.upgrade()) {
+            let _ = wire.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Nobody listens any more, and what there was ends.
+    pub(crate) fn kill(&mut self) {
+        self.server.stop();
+        self.hang_up_all();
+    }
+}
+
+/// One request over a connection of its own.
+pub(crate) fn get(port: u16, target: &str) -> Message {
+    Wire::to(port).ask("GET", target, "").unwrap()
+}
+
+/// The configuration of an http service.
+pub(crate) fn http_service(listen: u16, origins: &[&Origin], more: &str) -> String {
+    let servers: String = origins.iter().map(|origin| format!("\"127.0.0.1:{}\", ", origin.port)).collect();
+    format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", {servers} {more} }}\n")
+}
+
+/// An instance of one worker with one http service, and where that listens. Connections to servers are kept by each
+/// worker: with one, what is reused is known.
+pub(crate) fn run_http(origins: &[&Origin], more: &str) -> (Evener, u16) {
+    let listen = free_port();
+    (Evener::run_with(&http_service(listen, origins, more), &["--workers", "1"]), listen)
+}
+
+/// Bytes that differ at each place of a body.
+pub(crate) fn pattern(salt: u64, length: usize) -> Vec<u8> {
+    let mut state = salt.wrapping_mul(2).wrapping_add(1);
+    let words = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state ^ state >> 29).to_le_bytes()
+    });
+    let mut bytes: Vec<u8> = words.take(length.div_ceil(8)).flatten().collect();
+    bytes.truncate(length);
+    bytes
+}
+
+/// A body in chunks of this size.
+pub(crate) fn chunked(body: &[u8], size: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(body.len() + body.len() / size * 12 + 32);
+    for chunk in body.chunks(size) {
+        out.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        out.extend_from_slice(chunk);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"0\r\n\r\n");
+    out
+}
