@@ -56,14 +56,21 @@ fn client(case: Case, ground: &Ground, port: u16, length: Duration) -> Command {
         command.arg(ground.directory.join("questions"));
         return command;
     }
+    if case == Case::Http2 {
+        let mut command = Command::new("h2load");
+        command.args(["-t1", "-c8", "-m16", "-D", &seconds, &format!("https://127.0.0.1:{port}/ping")]);
+        return command;
+    }
     let mut command = Command::new("wrk");
     let connections = if case == Case::Many { "-c1000" } else { "-c64" };
     command.args(["-t1", connections, "--latency", &format!("-d{seconds}s")]);
-    if case == Case::Close {
+    if matches!(case, Case::Close | Case::Handshake) {
         command.args(["-H", "Connection: close"]);
     }
-    let path = if case == Case::Mib { "1m" } else { "ping" };
-    command.arg(format!("http://127.0.0.1:{port}/{path}"));
+    let path = if matches!(case, Case::Mib | Case::HttpMib | Case::HttpsMib) { "1m" } else { "ping" };
+    let scheme =
+        if matches!(case, Case::Https | Case::HttpsMib | Case::Handshake) { "https" } else { "http" };
+    command.arg(format!("{scheme}://127.0.0.1:{port}/{path}"));
     command
 }
 
@@ -101,6 +108,15 @@ fn requests(case: Case, output: &str) -> anyhow::Result<f64> {
             bail!("{lost} of {done} questions were lost");
         }
         return Ok(done);
+    }
+    if case == Case::Http2 {
+        // "requests: 1000 total, 1000 started, 1000 done, 1000 succeeded, 0 failed, 0 errored, 0 timeout"
+        let line =
+            output.lines().find(|line| line.starts_with("requests:")).context("no number of requests")?;
+        if !line.contains(" 0 failed") {
+            bail!("{line}");
+        }
+        return number(line).context("no number of requests");
     }
     if let Some(errors) =
         output.lines().find(|line| line.contains("Socket errors") || line.contains("Non-2xx"))

@@ -22,12 +22,37 @@ pub(super) enum Case {
     Many,
     /// DNS questions over UDP
     Udp,
+    /// HTTP: a small answer, keep-alive
+    Http,
+    /// HTTP: an answer of 1 MiB, keep-alive
+    HttpMib,
+    /// HTTP over TLS: a small answer, keep-alive
+    Https,
+    /// HTTP over TLS: an answer of 1 MiB, keep-alive
+    HttpsMib,
+    /// A handshake of TLS for each request
+    Handshake,
+    /// HTTP/2 over TLS: small answers, 16 streams a connection
+    Http2,
     /// Memory of 10 000 idle connections
     Idle,
 }
 
 impl Case {
-    pub(super) const ALL: [Self; 6] = [Self::Tiny, Self::Mib, Self::Close, Self::Many, Self::Udp, Self::Idle];
+    pub(super) const ALL: [Self; 12] = [
+        Self::Tiny,
+        Self::Mib,
+        Self::Close,
+        Self::Many,
+        Self::Udp,
+        Self::Http,
+        Self::HttpMib,
+        Self::Https,
+        Self::HttpsMib,
+        Self::Handshake,
+        Self::Http2,
+        Self::Idle,
+    ];
 }
 
 pub(super) const WEB_PORTS: [u16; 2] = [18_001, 18_002];
@@ -39,17 +64,24 @@ pub(super) const NAMES: usize = 1000;
 pub(super) struct Peer {
     pub(super) name: &'static str,
     pub(super) port: u16,
-    start: fn(&Ground, u16) -> anyhow::Result<Command>,
+    start: Start,
 }
 
+/// Makes the command that starts a peer on a port.
+type Start = fn(&Ground, u16) -> anyhow::Result<Command>;
+
 impl Peer {
+    pub(super) fn new(name: &'static str, port: u16, start: Start) -> Self {
+        Self { name, port, start }
+    }
+
     pub(super) fn is_ours(&self) -> bool {
         self.name.starts_with("evener")
     }
 
     /// Who takes part in a case; Evener first.
     pub(super) fn of(case: Case) -> Vec<Self> {
-        let peer = |name, port, start| Self { name, port, start };
+        let peer = Self::new;
         match case {
             Case::Udp => vec![
                 peer("evener", 18_200, evener_udp),
@@ -57,7 +89,9 @@ impl Peer {
                 peer("nginx", 18_203, nginx_udp),
                 peer("dnsdist", 18_204, dnsdist),
             ],
-            _ => vec![
+            Case::Http | Case::HttpMib => super::http::clear(),
+            Case::Https | Case::HttpsMib | Case::Handshake | Case::Http2 => super::http::tls(),
+            Case::Tiny | Case::Mib | Case::Close | Case::Many | Case::Idle => vec![
                 peer("evener", 18_100, evener_tcp),
                 peer("evener-io_uring", 18_106, evener_uring),
                 peer("pen", 18_101, pen_tcp),
@@ -73,7 +107,7 @@ impl Peer {
     }
 }
 
-fn web_servers() -> [String; 2] {
+pub(super) fn web_servers() -> [String; 2] {
     WEB_PORTS.map(|port| format!("127.0.0.1:{port}"))
 }
 
@@ -216,12 +250,13 @@ impl Ground {
         let directory = std::env::temp_dir().join(format!("evener-bench-{}", std::process::id()));
         fs::create_dir_all(&directory)?;
         let mut ground = Self { binary: binary.to_owned(), directory, connections_max, web: None, dns: None };
+        super::http::make_certificate(&ground)?;
         ground.web = Some(ground.start_web()?);
         ground.dns = Some(ground.start_dns()?);
         Ok(ground)
     }
 
-    fn write(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+    pub(super) fn write(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
         let path = self.directory.join(name);
         fs::write(&path, text).with_context(|| format!("{} cannot be written", path.display()))?;
         Ok(path)

@@ -62,6 +62,12 @@ fn title(case: Case) -> &'static str {
         Case::Close => "A connection for each request, 64 at once",
         Case::Many => "Small answers, 1000 connections",
         Case::Udp => "DNS questions over UDP, 32 clients",
+        Case::Http => "HTTP: small answers, keep-alive, 64 connections",
+        Case::HttpMib => "HTTP: answers of 1 MiB, keep-alive, 64 connections",
+        Case::Https => "HTTP over TLS: small answers, keep-alive, 64 connections",
+        Case::HttpsMib => "HTTP over TLS: answers of 1 MiB, keep-alive, 64 connections",
+        Case::Handshake => "HTTP over TLS: a connection and a full handshake for each request, 64 at once",
+        Case::Http2 => "HTTP/2 over TLS: small answers, 8 connections with 16 streams",
         Case::Idle => "10 000 idle connections",
     }
 }
