@@ -33,6 +33,9 @@ pub(crate) struct Status {
 pub(crate) struct ServiceView {
     pub(crate) name: String,
     pub(crate) protocol: String,
+    /// It speaks TLS with clients.
+    #[serde(default)]
+    pub(crate) tls: bool,
     /// Addresses as bound.
     pub(crate) listen: Vec<String>,
     /// The pool for clients that no route names; absent when there is none.
@@ -103,6 +106,7 @@ fn services(supervisor: &Supervisor) -> Vec<ServiceView> {
         Some(ServiceView {
             name: spec.name.to_string(),
             protocol: spec.protocol.name().into(),
+            tls: spec.tls.is_some(),
             listen: listeners.map(|listener| listener.bound.to_string()).collect(),
             pool: spec.pool.as_ref().map(ToString::to_string),
             connections_active: service.live.connections.active(),

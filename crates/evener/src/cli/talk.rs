@@ -146,7 +146,7 @@ fn service_row(service: &ServiceView) -> Vec<String> {
         service.counters.iter().filter(|(name, _)| name.starts_with("drop_")).map(|(_, n)| n).sum();
     vec![
         service.name.clone(),
-        service.protocol.clone(),
+        format!("{}{}", service.protocol, if service.tls { "+tls" } else { "" }),
         service.listen.join(" "),
         service.pool.clone().unwrap_or_else(|| "by route".into()),
         (service.connections_active + service.flows_active).to_string(),
