@@ -59,11 +59,6 @@ pub enum TlsVersion {
     V13,
 }
 
-impl TlsVersion {
-    /// The words of the configuration.
-    pub const NAMES: [&'static str; 2] = ["1.2", "1.3"];
-}
-
 /// TLS with servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTlsSpec {

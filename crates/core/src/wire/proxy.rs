@@ -38,17 +38,6 @@ pub enum Version {
     V2,
 }
 
-impl Version {
-    /// The word of the configuration.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::V1 => "v1",
-            Self::V2 => "v2",
-        }
-    }
-}
-
 /// What carries the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
