@@ -228,11 +228,24 @@ pub(crate) fn drive(worker: &mut Worker, index: usize) {
                     close(worker, index);
                 }
                 Relayed::Broken => close(worker, index),
+                Relayed::Reset => on_server_reset(worker, index, exchange),
             }
         }
         Mode::Lingering(_) => linger(worker, index),
         Mode::Tarpit | Mode::Over => {}
     }
+}
+
+/// The server of a relay reset its connection. A client that has received everything gets the reset; another one is let
+/// receive the rest, which a reset would take from it.
+fn on_server_reset(worker: &mut Worker, index: usize, exchange: usize) {
+    exchange::end(worker, exchange, Keep::No);
+    let session = &worker.sessions[index];
+    if session.link.left() > 0 {
+        return finish(worker, index);
+    }
+    reset_at_close(&session.link.socket);
+    close(worker, index);
 }
 
 /// It has more to do when others had their turn.

@@ -1,6 +1,5 @@
 //! The relay between links: what a client and its server say goes both ways, whatever layers either side has.
 
-use crate::admission::reset_at_close;
 use crate::exchange::{Reach, reach};
 use crate::link::{Buffers, Link, PENDING_BYTES_MAX, Received};
 use crate::relay::End;
@@ -16,6 +15,8 @@ pub(crate) enum Relayed {
     Over,
     /// The client is gone: the server must not take that for an orderly end.
     Broken,
+    /// The server is gone, and the client's socket has all that it sent.
+    Reset,
 }
 
 /// Moves what can be moved both ways.
@@ -55,8 +56,7 @@ fn outcome(client: &Link, server: &Link, up: Carried, down: Carried) -> Relayed 
         return Relayed::Broken;
     }
     if is_error(server) && client.pending() == 0 {
-        reset_at_close(&client.socket);
-        return Relayed::Over;
+        return Relayed::Reset;
     }
     // Everything was said both ways and taken, or nobody is there to take the rest.
     if client.is_finished() && (server.broken || (client.end.is_some() && server.is_finished())) {

@@ -351,6 +351,38 @@ fn sealed(client: rustls::ClientConnection, kind: rustls::ContentType, payload: 
 }
 
 #[test]
+fn what_a_server_sent_before_it_reset_reaches_a_slow_client() {
+    const SIZE: usize = 200_000;
+    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), free_port());
+    let server = Server::start(free_port(), |mut stream| {
+        let _ = stream.read_exact(&mut [0]);
+        stream.write_all(&vec![b'x'; SIZE]).unwrap();
+        // The other byte tells that all of it was taken; then closing resets.
+        let _ = stream.read_exact(&mut [0]);
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    });
+    let keys = authority.issue(&["a.example"]).keys(&directory, "a");
+    let evener = Evener::run(&tcp(listen, &server, &keys, ""));
+    let mut client = shake(listen, "a.example", &Arc::new(authority.client(ANY))).unwrap();
+    socket2::SockRef::from(&client.sock).set_recv_buffer_size(8192).unwrap();
+    client.write_all(b"1").unwrap();
+    wait_until("everything to be on its way", || {
+        (evener.service_counter("s", "bytes_out") >= SIZE as u64).then_some(())
+    });
+    client.write_all(b"2").unwrap();
+    // The reset is there before the client takes anything more.
+    wait_until("the server's connection to end", || {
+        let status = evener.server(&format!("127.0.0.1:{}", server.port));
+        (status["active"] == 0).then_some(())
+    });
+    let (mut seen, mut piece) = (0, [0; 4096]);
+    while let Ok(read @ 1..) = client.read(&mut piece) {
+        seen += read;
+    }
+    assert_eq!(seen, SIZE);
+}
+
+#[test]
 fn half_close_goes_through_tls_both_ways() {
     let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), free_port());
     let (tell, told) = std::sync::mpsc::channel();
