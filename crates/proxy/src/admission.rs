@@ -29,7 +29,14 @@ pub(crate) struct Guest {
     /// Where it is sent, whatever the routes say: it was refused, and there is a pool for such clients.
     pub(crate) backend: Option<usize>,
     /// Its place among the connections of its address.
-    pub(crate) _place: Option<ClientLease>,
+    pub(crate) place: Option<ClientLease>,
+}
+
+impl Guest {
+    /// Whether there is nothing to be said of it.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.backend.is_none() && self.place.is_none()
+    }
 }
 
 /// How a client is turned away.
@@ -58,7 +65,7 @@ pub(crate) fn admit(
     }
     match settings.throttle.as_ref().map(|throttle| throttle.enter(client, now)) {
         None => Admission::Enter(Guest::default()),
-        Some(Ok(place)) => Admission::Enter(Guest { backend: None, _place: Some(place) }),
+        Some(Ok(place)) => Admission::Enter(Guest { backend: None, place: Some(place) }),
         Some(Err(_)) => {
             counters.limited.one();
             refuse(service, settings.exceeded, worker, TOO_MANY)
@@ -71,7 +78,7 @@ pub(crate) fn refuse(service: &Service, refusal: Refusal, worker: usize, status:
     match refusal {
         Refusal::Drop => Admission::Refused(Refused::Drop),
         Refusal::Reject => Admission::Refused(Refused::Reject(status)),
-        Refusal::Backend(backend) => Admission::Enter(Guest { backend: Some(backend), _place: None }),
+        Refusal::Backend(backend) => Admission::Enter(Guest { backend: Some(backend), place: None }),
         // When so many wait already, the others need not.
         Refusal::Tarpit(time) => match service.live.tarpitted.enter(Denied::TARPIT_MAX as u32) {
             Some(place) => {

@@ -26,11 +26,11 @@ pub(crate) struct Connection {
     pub(crate) settings: Arc<Settings>,
     pub(crate) address: IpAddr,
     /// Which backend of the settings serves it.
-    pub(crate) backend: usize,
+    pub(crate) backend: u32,
     /// What it says before a server is chosen, and what the server gets first; kept apart, most connections have none.
     pub(crate) greeting: Option<Box<Greeting>>,
-    /// Its place among the connections of its address.
-    pub(crate) guest: Guest,
+    /// Its place among the connections of its address, or where it is sent though it was refused; kept apart, too.
+    pub(crate) guest: Option<Box<Guest>>,
     /// The servers whose connect failed for this client.
     pub(crate) tried: Vec<ServerId>,
     /// When something moved last; before that, when the connect began.
@@ -90,7 +90,7 @@ impl Connection {
         settings: Arc<Settings>,
         place: Lease,
     ) -> Self {
-        let backend = settings.default_backend.unwrap_or_default();
+        let backend = settings.default_backend.unwrap_or_default() as u32;
         Self {
             client,
             upstream: None,
@@ -102,7 +102,7 @@ impl Connection {
             address,
             backend,
             greeting: None,
-            guest: Guest::default(),
+            guest: None,
             tried: Vec::new(),
             active_at: Time::ZERO,
             ring: None,
@@ -114,7 +114,7 @@ impl Connection {
 
     /// The backend that serves it.
     pub(crate) fn backend(&self) -> &Backend {
-        &self.settings.backends[self.backend]
+        &self.settings.backends[self.backend as usize]
     }
 
     /// Moves what can be moved both ways, and counts it.

@@ -183,8 +183,8 @@ fn admit_client(worker: &mut Worker, index: usize) -> Progress {
     let (service, settings) = (&connection.service, &connection.settings);
     match admission::admit(service, settings, connection.address, worker.id, worker.now) {
         Admission::Enter(guest) => {
-            connection.backend = guest.backend.unwrap_or(connection.backend);
-            connection.guest = guest;
+            connection.backend = guest.backend.map_or(connection.backend, |backend| backend as u32);
+            connection.guest = (!guest.is_plain()).then(|| Box::new(guest));
             return Progress::Begun;
         }
         Admission::Refused(Refused::Drop) => close(worker, index),
@@ -238,12 +238,13 @@ fn greeted(worker: &mut Worker, index: usize) {
     let connection = &mut worker.connections[index];
     let name = connection.greeting.as_ref().and_then(|greeting| greeting.name.as_deref()).unwrap_or_default();
     let routed = connection.settings.routes.find(name.as_bytes(), b"").copied();
-    let Some(backend) = connection.guest.backend.or(routed).or(connection.settings.default_backend) else {
+    let guest = connection.guest.as_ref().and_then(|guest| guest.backend);
+    let Some(backend) = guest.or(routed).or(connection.settings.default_backend) else {
         // Nobody is meant by that name.
         connection.service.live.counters.of(worker.id).greeting_refused.one();
         return close(worker, index);
     };
-    connection.backend = backend;
+    connection.backend = backend as u32;
     // What came after the greeting is still in the socket, without another edge.
     connection.from_client.readable = true;
     if try_servers(worker, index) == Progress::Begun && worker.connections[index].stage == Stage::Relaying {
@@ -412,7 +413,7 @@ fn connected(worker: &mut Worker, index: usize) {
     let connection = &mut worker.connections[index];
     let Some(upstream) = &connection.upstream else { return };
     let (server, now) = (&upstream.choice.server, worker.now);
-    let snapshot = connection.settings.backends[connection.backend].pool.load();
+    let snapshot = connection.backend().pool.load();
     snapshot.remember(connection.address, server.id, now);
     snapshot.observe(server, now.since(connection.active_at), now);
     server.live.counters.of(worker.id).connections.one();
@@ -436,9 +437,10 @@ fn connected(worker: &mut Worker, index: usize) {
 /// The server gets the PROXY header, and what the client said before it was chosen.
 fn say_first(worker: &mut Worker, index: usize) {
     let connection = &mut worker.connections[index];
+    let version = connection.backend().send_proxy;
     let Some(greeting) = &mut connection.greeting else { return };
     let mut first = Vec::new();
-    if let Some(version) = connection.settings.backends[connection.backend].send_proxy {
+    if let Some(version) = version {
         let ends = greeting.origin.ends(&connection.client);
         let name = greeting.name.as_deref();
         first = greeting::introduce(version, &greeting.origin, ends, name, None, worker.random.bits());
