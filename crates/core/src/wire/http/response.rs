@@ -99,6 +99,12 @@ impl Response {
         Some(field.value.of(head))
     }
 
+    /// All fields.
+    #[must_use]
+    pub fn fields(&self) -> &[Field] {
+        &self.fields.fields
+    }
+
     /// The fields that go on to the client as they are.
     pub fn passed_on<'a>(&'a self, head: &'a [u8]) -> impl Iterator<Item = &'a Field> {
         let stays = |field: &&Field| {
