@@ -3,6 +3,7 @@
 mod admin;
 mod check;
 mod cli;
+mod compat;
 mod config;
 mod material;
 mod observe;
@@ -13,5 +14,5 @@ mod supervisor;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cli::main()
+    compat::called().map_or_else(cli::main, |(program, arguments)| program.run(arguments))
 }

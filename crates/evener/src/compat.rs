@@ -1,0 +1,54 @@
+//! The programs that Evener stands in for, each with its own command line: `evener pen ...`, or a link named `pen`.
+
+mod pen;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// A program that Evener stands in for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Program {
+    Mergelogs,
+    Penlog,
+    Penlogd,
+}
+
+impl Program {
+    const ALL: [Self; 3] = [Self::Mergelogs, Self::Penlog, Self::Penlogd];
+
+    /// The name of its binary, and of our subcommand.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Mergelogs => "mergelogs",
+            Self::Penlog => "penlog",
+            Self::Penlogd => "penlogd",
+        }
+    }
+
+    fn named(name: &OsString) -> Option<Self> {
+        let name = Path::new(name).file_name()?;
+        Self::ALL.into_iter().find(|program| name == program.name())
+    }
+
+    /// Does what the program does with these arguments.
+    pub(crate) fn run(self, arguments: Vec<OsString>) -> ExitCode {
+        match self {
+            Self::Mergelogs => pen::mergelogs::main(arguments),
+            Self::Penlog => pen::penlog::main(arguments),
+            Self::Penlogd => pen::penlogd::main(arguments),
+        }
+    }
+}
+
+/// The program that this process was called as, by the name of a link or by the first argument; with its arguments.
+pub(crate) fn called() -> Option<(Program, Vec<OsString>)> {
+    let mut arguments = std::env::args_os();
+    let own = arguments.next()?;
+    let program = Program::named(&own).or_else(|| {
+        let first = arguments.next()?;
+        // A path is no subcommand.
+        Program::named(&first).filter(|program| first == program.name())
+    })?;
+    Some((program, arguments.collect()))
+}
