@@ -110,7 +110,7 @@ fn pools((old, new): (Option<&PoolSpec>, Option<&PoolSpec>), changes: &mut Vec<C
         }
         (Some(old), Some(new)) => {
             let fields = differing!(old, new, policy as "policy", sticky as "sticky", check as "check",
-                passive as "passive", slow_start as "slow_start", tls as "tls", send_proxy as "send_proxy");
+                passive as "passive", failover as "failover", slow_start as "slow_start", tls as "tls", send_proxy as "send_proxy");
             set(fields, subject(new), changes);
             pair(&old.servers, &new.servers, |server| &server.name, |pair| servers(&new.name, pair, changes));
         }
@@ -148,7 +148,9 @@ fn services((old, new): (Option<&ServiceSpec>, Option<&ServiceSpec>), changes: &
                 options.connections_max as "connections_max", options.flows_max as "flows_max",
                 options.connect_timeout as "connect_timeout", options.idle_timeout as "idle_timeout",
                 options.backlog as "backlog", options.nodelay as "nodelay", options.keepalive as "keepalive",
-                options.server_keepalive as "server_keepalive", options.unix_mode as "unix_mode", options.source as "source");
+                options.server_keepalive as "server_keepalive", options.unix_mode as "unix_mode", options.source as "source",
+                options.fast_close as "fast_close", options.pending_max as "pending_max", options.warm as "warm",
+                clients as "clients", request_log as "request_log");
             set(fields, subject(new), changes);
             let listener =
                 |address: &crate::Endpoint| Subject::Listener(new.name.clone(), address.to_string());

@@ -4,7 +4,7 @@
 mod http;
 mod tls;
 
-pub use http::{Balance, ForwardedMode, ForwardedSpec, Http2, HttpSpec, RedirectSpec};
+pub use http::{Balance, ForwardedMode, ForwardedSpec, Http2, HttpSpec, RedirectSpec, RespondSpec};
 pub use tls::{
     CertificateFiles, ClientCertificates, Presence, ServerTlsSpec, TlsSpec, TlsVersion, Verification,
 };
@@ -16,7 +16,8 @@ use crate::route::Route;
 use crate::throttle::ThrottleSpec;
 use crate::wire::proxy;
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,11 +58,18 @@ pub struct ServiceSpec {
     pub tls: Option<Arc<TlsSpec>>,
     /// How HTTP is understood; there when the protocol is HTTP.
     pub http: Option<Arc<HttpSpec>>,
+    /// How many clients are remembered with what they did; `None` none.
+    pub clients: Option<u32>,
+    /// Where a line for each request goes.
+    pub request_log: Option<RequestLog>,
     /// The options that a running service takes on without a new listener.
     pub options: ServiceOptions,
 }
 
 impl ServiceSpec {
+    /// The most clients that are remembered.
+    pub const CLIENTS_MAX: u32 = 16_000_000;
+
     /// A service with the defaults, which listens nowhere and has no pool yet.
     #[must_use]
     pub fn new(name: &str, protocol: Protocol) -> Self {
@@ -78,6 +86,8 @@ impl ServiceSpec {
             proxy_from: None,
             tls: None,
             http: (protocol == Protocol::Http).then(Arc::default),
+            clients: None,
+            request_log: None,
             options: ServiceOptions::of(protocol),
         }
     }
@@ -124,6 +134,53 @@ impl Denied {
     pub const TARPIT_MAX: usize = 4096;
 }
 
+/// Where a line for each request goes: client, time, server, and how the request began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestLog {
+    /// A file is appended to: `client epoch server request`.
+    File(PathBuf),
+    /// A datagram is sent, as penlogd wants it: `+ client server request`.
+    Udp(SocketAddr),
+}
+
+/// From which address servers see us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// This one, where it is of the server's family.
+    Address(IpAddr),
+    /// The client's (`IP_TRANSPARENT`), where it is of the server's family.
+    Client,
+}
+
+/// Who ends a connection of both sides by closing its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FastClose {
+    /// Nobody: what is half closed goes on the other way.
+    Off,
+    /// The client.
+    Client,
+    /// The server.
+    Server,
+    /// Either of them.
+    Both,
+}
+
+impl FastClose {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Off, Self::Client, Self::Server, Self::Both];
+
+    /// The word of the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Client => "client",
+            Self::Server => "server",
+            Self::Both => "both",
+        }
+    }
+}
+
 /// Limits and times of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceOptions {
@@ -147,10 +204,25 @@ pub struct ServiceOptions {
     /// TCP: the mode of the file of a unix socket; what the umask leaves when absent.
     pub unix_mode: Option<u32>,
     /// The address from which servers see us.
-    pub source: Option<IpAddr>,
+    pub source: Option<Source>,
+    /// TCP: whose closing ends both sides.
+    pub fast_close: FastClose,
+    /// TCP: connects to servers under way at once; accepting pauses at the limit.
+    pub pending_max: Option<u32>,
+    /// TCP: connections to servers that are made before clients want them. Split evenly between the workers.
+    pub warm: u32,
 }
 
 impl ServiceOptions {
+    /// The address of ours from which servers see us, if one is given.
+    #[must_use]
+    pub fn source_address(&self) -> Option<IpAddr> {
+        match self.source {
+            Some(Source::Address(address)) => Some(address),
+            Some(Source::Client) | None => None,
+        }
+    }
+
     /// The defaults of a protocol.
     #[must_use]
     pub fn of(protocol: Protocol) -> Self {
@@ -165,6 +237,9 @@ impl ServiceOptions {
             server_keepalive: None,
             unix_mode: None,
             source: None,
+            fast_close: FastClose::Off,
+            pending_max: None,
+            warm: 0,
         }
     }
 }
@@ -184,6 +259,8 @@ pub struct PoolSpec {
     pub check: Option<CheckSpec>,
     /// What a failed connect means.
     pub passive: PassiveSpec,
+    /// What becomes of a client whose server does not take it.
+    pub failover: Failover,
     /// How long a server that came up takes to get its full share.
     pub slow_start: Option<Duration>,
     /// TLS with its servers.
@@ -203,6 +280,7 @@ impl PoolSpec {
             sticky: None,
             check: None,
             passive: PassiveSpec::default(),
+            failover: Failover::Next,
             slow_start: None,
             tls: None,
             send_proxy: None,
@@ -279,6 +357,8 @@ impl AdminState {
 pub enum Policy {
     /// One after the other.
     RoundRobin,
+    /// The first one that has room, in the order of the configuration.
+    First,
     /// By weight, smoothly: the order that nginx made known.
     Weighted,
     /// The one with the fewest connections for its weight.
@@ -301,8 +381,8 @@ pub enum Policy {
 
 impl Policy {
     /// The words of the configuration.
-    pub const NAMES: [&'static str; 7] =
-        ["round_robin", "weighted", "least_conn", "p2c", "ewma", "hash", "maglev"];
+    pub const NAMES: [&'static str; 8] =
+        ["round_robin", "weighted", "least_conn", "p2c", "ewma", "hash", "maglev", "first"];
     /// The default size of the Maglev table.
     pub const MAGLEV_TABLE: u32 = 65_537;
     /// The largest size of the Maglev table: 5 million entries are 20 MiB.
@@ -321,6 +401,7 @@ impl Policy {
             "ewma" => Self::Ewma { decay: Self::EWMA_DECAY },
             "hash" => Self::Hash,
             "maglev" => Self::Maglev { table: Self::MAGLEV_TABLE },
+            "first" => Self::First,
             _ => return None,
         })
     }
@@ -336,6 +417,7 @@ impl Policy {
             Self::Ewma { .. } => Self::NAMES[4],
             Self::Hash => Self::NAMES[5],
             Self::Maglev { .. } => Self::NAMES[6],
+            Self::First => Self::NAMES[7],
         }
     }
 }
@@ -363,6 +445,15 @@ pub enum StickyBy {
 impl StickySpec {
     /// The most clients a table may have.
     pub const SIZE_MAX: usize = 16_000_000;
+}
+
+/// What becomes of a client whose server does not take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failover {
+    /// It gets the next one.
+    Next,
+    /// It gets none: whoever was chosen first, whatever its state, is the only one.
+    Never,
 }
 
 /// How a failed connect, or an ICMP refusal, counts.

@@ -335,7 +335,8 @@ pub(crate) fn open_socket(target: &Target, options: &ServiceOptions) -> Result<O
             sockopt::set_socket_keepalive(&socket, true)?;
             sockopt::set_tcp_keepidle(&socket, after)?;
         }
-        if let Some(source) = options.source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
+        if let Some(source) = options.source_address().filter(|source| source.is_ipv4() == address.is_ipv4())
+        {
             listener::bind_source(&socket, source)?;
         }
     }

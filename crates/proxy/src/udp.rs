@@ -241,7 +241,8 @@ fn begin(
                 return Err(Unplaced::NoServer);
             }
         };
-        let socket = match listener::datagram_socket(&choice.server.target, settings.options.source) {
+        let socket = match listener::datagram_socket(&choice.server.target, settings.options.source_address())
+        {
             Ok(socket) => socket,
             Err(error) if is_ours(error) => return Err(no_socket(worker, index)),
             Err(_) => {

@@ -27,6 +27,8 @@ pub struct HttpSpec {
     pub retries: u32,
     /// Every request is sent to https instead.
     pub redirect: Option<RedirectSpec>,
+    /// Every request is answered by the service itself.
+    pub respond: Option<RespondSpec>,
     /// The path at which the service itself tells whether it has servers.
     pub health: Option<String>,
     /// The field with the subject of the client's certificate.
@@ -47,6 +49,7 @@ impl Default for HttpSpec {
             answer_timeout: Duration::from_secs(60),
             retries: 2,
             redirect: None,
+            respond: None,
             health: None,
             subject_field: None,
             http2: Http2::On,
@@ -108,6 +111,22 @@ pub enum ForwardedMode {
     Append,
     /// It is taken away, and nothing is added.
     Off,
+}
+
+/// What the service itself answers to every request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RespondSpec {
+    /// The status, from 200 to 599.
+    pub status: u16,
+    /// The `Content-Type`.
+    pub content_type: String,
+    /// The body.
+    pub body: String,
+}
+
+impl RespondSpec {
+    /// The longest body.
+    pub const BODY_BYTES_MAX: usize = 16 << 10;
 }
 
 /// Where requests are sent.

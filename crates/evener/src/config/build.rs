@@ -11,8 +11,8 @@ use evener_core::limits::Limits;
 use evener_core::policy::is_prime;
 use evener_core::route::Route;
 use evener_core::spec::{
-    AdminState, Denied, PassiveSpec, Policy, PoolSpec, Protocol, ServerSpec, ServiceOptions, ServiceSpec,
-    StickyBy, StickySpec, WEIGHT_MAX,
+    AdminState, Denied, Failover, FastClose, PassiveSpec, Policy, PoolSpec, Protocol, RequestLog, ServerSpec,
+    ServiceOptions, ServiceSpec, Source, StickyBy, StickySpec, WEIGHT_MAX,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -94,6 +94,7 @@ impl<'a> Builder<'a> {
             sticky: read_sticky(fields),
             check: check::read(fields),
             passive: read_passive(fields),
+            failover: read_failover(fields),
             slow_start: fields.duration("slow_start"),
             send_proxy: edge::read_send_proxy(fields),
             ..PoolSpec::new(name, servers)
@@ -182,8 +183,11 @@ impl<'a> Builder<'a> {
         let tls = edge::read_tls(&mut fields, protocol);
         self.config.tls_places.insert(("service", name.into()), fields.place_of("tls"));
         let http = (protocol == Protocol::Http).then(|| edge::read_http(&mut fields));
+        let clients = fields.integer("clients", 1..=ServiceSpec::CLIENTS_MAX);
+        let request_log = read_request_log(&mut fields, protocol);
         let routes = if protocol == Protocol::Udp { Vec::new() } else { self.routes(&mut fields, protocol) };
-        let answers_all = !routes.is_empty() || http.as_ref().is_some_and(|http| http.redirect.is_some());
+        let answers_all = !routes.is_empty()
+            || http.as_ref().is_some_and(|http| http.redirect.is_some() || http.respond.is_some());
         let pool = self.service_pool(name, made, &mut fields, answers_all);
         fields.finish();
         let (throttle, exceeded) =
@@ -201,6 +205,8 @@ impl<'a> Builder<'a> {
             proxy_from,
             tls,
             http,
+            clients,
+            request_log,
             options,
         };
         self.config.spec.services.push(service);
@@ -358,11 +364,12 @@ fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> ServiceOptions {
         }
     }
     options.source = fields.text("source").and_then(|text| {
-        let address = text.parse().ok();
-        if address.is_none() {
-            fields.problem("source", format!("`{text}` is no IP address"));
+        let source =
+            if text == "client" { Some(Source::Client) } else { text.parse().map(Source::Address).ok() };
+        if source.is_none() {
+            fields.problem("source", format!("`{text}` is no IP address, nor \"client\""));
         }
-        address
+        source
     });
     if is_udp {
         options.flows_max = fields.integer("flows_max", 1..=16_000_000).unwrap_or(options.flows_max);
@@ -373,6 +380,14 @@ fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> ServiceOptions {
     options.connect_timeout = fields.duration("connect_timeout").unwrap_or(options.connect_timeout);
     options.backlog = fields.integer("backlog", 1..=65_535).unwrap_or(options.backlog);
     options.nodelay = fields.bool("nodelay").unwrap_or(options.nodelay);
+    if let Some(word) = fields.text("fast_close") {
+        match FastClose::ALL.into_iter().find(|fast_close| fast_close.name() == word) {
+            Some(fast_close) => options.fast_close = fast_close,
+            None => fields.problem("fast_close", format!("`{word}` is not off, client, server or both")),
+        }
+    }
+    options.pending_max = fields.integer("pending_max", 1..=16_000_000);
+    options.warm = fields.integer("warm", 0..=10_000).unwrap_or(options.warm);
     options.keepalive = fields.optional_duration("keepalive").unwrap_or(options.keepalive);
     options.server_keepalive =
         fields.optional_duration("server_keepalive").unwrap_or(options.server_keepalive);
@@ -500,6 +515,38 @@ fn read_cookie(mut own: Fields<'_>) -> StickyBy {
     }
     own.finish();
     StickyBy::Cookie(name)
+}
+
+fn read_failover(fields: &mut Fields<'_>) -> Failover {
+    if fields.bool("failover") == Some(false) { Failover::Never } else { Failover::Next }
+}
+
+/// `request_log = "requests.log"`, or `{ udp = "10.0.0.9:10000" }`.
+fn read_request_log(fields: &mut Fields<'_>, protocol: Protocol) -> Option<RequestLog> {
+    let log = match fields.take("request_log")? {
+        Value::Text(file) => RequestLog::File(fields.path_of("request_log", file).into()),
+        Value::Table(table) => {
+            let mut own = fields.within("request_log", table);
+            let address = own.text("udp").unwrap_or_default();
+            let parsed = address.parse().map(RequestLog::Udp);
+            if parsed.is_err() {
+                own.problem("udp", format!("`{address}` is no address such as \"10.0.0.9:10000\""));
+            }
+            own.finish();
+            parsed.ok()?
+        }
+        Value::Unknown => return None,
+        other => {
+            let message =
+                format!("`request_log` is {}, not a file or {{ udp = \"10.0.0.9:10000\" }}", other.kind());
+            fields.problem("request_log", message);
+            return None;
+        }
+    };
+    if protocol == Protocol::Udp {
+        fields.problem("request_log", "datagrams are not logged");
+    }
+    Some(log)
 }
 
 fn read_passive(fields: &mut Fields<'_>) -> PassiveSpec {

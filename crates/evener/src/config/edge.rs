@@ -6,7 +6,8 @@ use super::raw::{Table, Value};
 use evener_core::route::{HostPattern, Route};
 use evener_core::spec::{
     Balance, CertificateFiles, CheckKind, ClientCertificates, ForwardedMode, ForwardedSpec, Http2, HttpSpec,
-    PoolSpec, Presence, Protocol, RedirectSpec, ServerTlsSpec, TlsSpec, TlsVersion, Verification,
+    PoolSpec, Presence, Protocol, RedirectSpec, RespondSpec, ServerTlsSpec, TlsSpec, TlsVersion,
+    Verification,
 };
 use evener_core::wire::proxy;
 use std::path::Path;
@@ -246,6 +247,7 @@ pub(super) fn read_http(fields: &mut Fields<'_>) -> Arc<HttpSpec> {
     spec.answer_timeout = fields.duration("answer_timeout").unwrap_or(spec.answer_timeout);
     spec.retries = fields.integer("retries", 0..=100).unwrap_or(spec.retries);
     spec.redirect = read_redirect(fields);
+    spec.respond = read_respond(fields);
     spec.health = fields.text("health").map(str::to_owned);
     if spec.health.as_ref().is_some_and(|path| !path.starts_with('/') || path.contains(['?', ' '])) {
         fields.problem("health", "`health` is a path such as \"/health\"");
@@ -338,6 +340,33 @@ fn read_redirect(fields: &mut Fields<'_>) -> Option<RedirectSpec> {
             return None;
         }
     }
+    Some(spec)
+}
+
+/// `respond = { status = 200, type = "text/html", body = "..." }`
+fn read_respond(fields: &mut Fields<'_>) -> Option<RespondSpec> {
+    let table = match fields.take("respond")? {
+        Value::Table(table) => table,
+        Value::Unknown => return None,
+        other => {
+            fields
+                .problem("respond", format!("`respond` is {}, not {{ body = \"It works\" }}", other.kind()));
+            return None;
+        }
+    };
+    let mut own = fields.within("respond", table);
+    let spec = RespondSpec {
+        status: own.integer("status", 200..=599).unwrap_or(200) as u16,
+        content_type: own.text("type").unwrap_or("text/plain; charset=utf-8").to_owned(),
+        body: own.text("body").unwrap_or_default().to_owned(),
+    };
+    if spec.content_type.chars().any(char::is_control) || spec.content_type.is_empty() {
+        own.problem("type", "`type` is a media type such as \"text/html\"");
+    }
+    if spec.body.len() > RespondSpec::BODY_BYTES_MAX {
+        own.problem("body", format!("a body of more than {} bytes", RespondSpec::BODY_BYTES_MAX));
+    }
+    own.finish();
     Some(spec)
 }
 

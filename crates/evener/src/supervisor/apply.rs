@@ -12,7 +12,7 @@ use evener_core::diff::diff;
 use evener_core::event::Event;
 use evener_core::pool::Pool;
 use evener_core::route::{Route, Routes};
-use evener_core::spec::{Denied, PoolSpec, ServiceSpec};
+use evener_core::spec::{Denied, PoolSpec, ServiceSpec, Source};
 use evener_core::throttle::Throttle;
 use evener_core::{Endpoint, Target};
 use evener_proxy::{Backend, Bound, Refusal, Service, Settings, Sharing, bind};
@@ -55,8 +55,8 @@ impl Supervisor {
         let (mut fresh, mut problems) = (Fresh::new(), Vec::new());
         for service in &config.spec.services {
             // A source that is not ours would fail every connect.
-            if let Some(source) =
-                service.options.source.filter(|ip| std::net::UdpSocket::bind((*ip, 0)).is_err())
+            if let Some(Source::Address(source)) = service.options.source
+                && std::net::UdpSocket::bind((source, 0)).is_err()
             {
                 let message =
                     format!("service `{}`: source {source} is not an address of this machine", service.name);
