@@ -58,6 +58,8 @@ pub enum Reason {
     Down(Arc<str>),
     /// The operator took it out.
     Maintenance,
+    /// Another one was chosen, and there is no failover.
+    NoFailover,
 }
 
 impl fmt::Display for Reason {
@@ -77,6 +79,7 @@ impl fmt::Display for Reason {
             Self::Weightless => write!(out, "weight 0: no new clients"),
             Self::Down(reason) => write!(out, "down: {reason}"),
             Self::Maintenance => write!(out, "in maintenance"),
+            Self::NoFailover => write!(out, "not this client's server, and there is no failover"),
         }
     }
 }
@@ -93,7 +96,7 @@ pub fn explain(snapshot: &Snapshot, request: &Request, random: &mut Random) -> E
         servers.push(row(server, Reason::Candidate(tried.len(), why)));
     }
     let others = snapshot.servers().iter().filter(|server| !tried.contains(&server.id));
-    servers.extend(others.map(|server| row(server, against(server, request))));
+    servers.extend(others.map(|server| row(server, against(snapshot, server, request))));
     Explanation {
         sticky: snapshot.known_server(request).map(|server| server.name.clone()),
         by_chance: matches!(snapshot.policy, Policy::P2c | Policy::Ewma { .. }),
@@ -105,13 +108,14 @@ fn row(server: &Entry, reason: Reason) -> Row {
     Row { server: server.name.clone(), tier: server.tier, reason }
 }
 
-fn against(server: &Entry, request: &Request) -> Reason {
+fn against(snapshot: &Snapshot, server: &Entry, request: &Request) -> Reason {
     let (active, bound) = (server.live.occupancy.active(), server.limits.bound(Known::No));
     match &server.admission {
         Admission::Maintenance => Reason::Maintenance,
         Admission::Down(reason) => Reason::Down(reason.clone()),
         Admission::KnownOnly(KnownOnly::Drain) => Reason::Drain,
         Admission::KnownOnly(KnownOnly::Weight) => Reason::Weightless,
+        Admission::Open | Admission::LastResort(_) if snapshot.is_alone() => Reason::NoFailover,
         Admission::Open | Admission::LastResort(_) if !server.permits(request.client) => Reason::Denied,
         Admission::Open | Admission::LastResort(_) if active >= bound => Reason::Full { active, bound },
         Admission::Open | Admission::LastResort(_) => Reason::Further,

@@ -58,6 +58,8 @@ pub struct Server {
     pub target: Target,
     /// What the operator wants now.
     pub state: AdminState,
+    /// When that is over, and the server ready again.
+    pub state_until: Option<Time>,
     /// Its health.
     pub health: Health,
     /// What planes share.
@@ -180,7 +182,7 @@ impl Pool {
         events: &mut Vec<Event>,
     ) -> Server {
         if server.spec.state != server_spec.state {
-            server.state = server_spec.state;
+            (server.state, server.state_until) = (server_spec.state, None);
         }
         let change = if server.target == *target {
             server.health.configure(spec.check.as_ref(), &spec.passive, now)
@@ -211,6 +213,7 @@ impl Pool {
             spec: server_spec.clone(),
             target: target.clone(),
             state: server_spec.state,
+            state_until: None,
             health: Health::new(spec.check.as_ref(), &spec.passive, now),
             live: Arc::new(ServerLive::new(self.setting.workers)),
             since: now,
@@ -254,11 +257,19 @@ impl Pool {
         })
     }
 
-    /// The operator wants something else of a server. Making it ready forgives what traffic saw.
-    pub fn set_state(&mut self, now: Time, id: ServerId, state: AdminState) -> Vec<Event> {
+    /// The operator wants something else of a server, until a time or until told otherwise. Making it ready forgives what
+    /// traffic saw.
+    pub fn set_state(
+        &mut self,
+        now: Time,
+        id: ServerId,
+        state: AdminState,
+        until: Option<Time>,
+    ) -> Vec<Event> {
         let pool = self.spec.name.clone();
         let Some(server) = self.by_id.get(&id).map(|&at| &mut self.servers[at]) else { return Vec::new() };
         let mut events = Vec::new();
+        server.state_until = until;
         if server.state != state {
             let was_out = server.state == AdminState::Maintenance;
             server.state = state;
@@ -277,7 +288,10 @@ impl Pool {
     /// Time passed.
     pub fn on_time(&mut self, now: Time) -> Vec<Event> {
         let pool = self.spec.name.clone();
-        let mut events = Vec::new();
+        let is_over = |server: &&Server| server.state_until.is_some_and(|until| until <= now);
+        let over: Vec<ServerId> = self.servers.iter().filter(is_over).map(|server| server.id).collect();
+        let ready = over.into_iter().flat_map(|id| self.set_state(now, id, AdminState::Ready, None));
+        let mut events: Vec<Event> = ready.collect();
         for server in &mut self.servers {
             let change = server.health.on_time(now);
             events.extend(change.map(|change| server.enter(&pool, change, now)));
@@ -320,7 +334,8 @@ impl Pool {
             let growing = self.spec.slow_start.zip(server.slow_start);
             let step = growing.map_or(Time::NEVER, |(length, slow)| slow.next(length));
             let probed = server.state != AdminState::Maintenance;
-            if probed { server.health.deadline().min(step) } else { step }
+            let alone = step.min(server.state_until.unwrap_or(Time::NEVER));
+            if probed { server.health.deadline().min(alone) } else { alone }
         };
         self.servers.iter().map(of_server).min().unwrap_or(Time::NEVER)
     }
@@ -334,6 +349,7 @@ impl Pool {
                 generation: self.generation,
                 policy: self.spec.policy,
                 cookie: self.cookie(),
+                failover: self.spec.failover,
                 entries: self.servers.iter().map(|server| self.entry(server)).collect(),
                 live: Arc::clone(&self.live),
             })

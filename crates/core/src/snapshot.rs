@@ -9,7 +9,7 @@ use crate::hash;
 use crate::limits::{Known, Lease, Limits, Occupancy};
 use crate::policy::{self, Contender, Draw, Latency, Table};
 use crate::random::Random;
-use crate::spec::Policy;
+use crate::spec::{Failover, Policy};
 use crate::sticky::Sticky;
 use crate::time::Time;
 use std::net::IpAddr;
@@ -194,6 +194,9 @@ pub enum NoServer {
     /// None is up and ready.
     #[error("no server is up and ready")]
     Down,
+    /// The one that was chosen does not take it, and there is no failover.
+    #[error("its server does not take this client, and no other one may be tried")]
+    NoFailover,
 }
 
 /// The servers of a tier that get new clients.
@@ -219,6 +222,8 @@ pub struct Snapshot {
     by_id: Vec<(ServerId, u32)>,
     tiers: Vec<Tier>,
     last_resort: Tier,
+    /// Without failover: those of whom one is chosen, whether it can take the client or not.
+    only: Option<Tier>,
     live: Arc<PoolLive>,
 }
 
@@ -233,6 +238,8 @@ pub struct SnapshotParts {
     pub policy: Policy,
     /// The name of the cookie by which clients are known again.
     pub cookie: Option<Arc<str>>,
+    /// What becomes of a client whose server does not take it.
+    pub failover: Failover,
     /// Every server.
     pub entries: Vec<Entry>,
     /// What lives on.
@@ -243,8 +250,9 @@ impl Snapshot {
     /// Prepares what the policy needs.
     #[must_use]
     pub fn new(parts: SnapshotParts) -> Self {
-        let SnapshotParts { pool, generation, policy, cookie, entries, live } = parts;
+        let SnapshotParts { pool, generation, policy, cookie, failover, entries, live } = parts;
         let entries: Vec<Arc<Entry>> = entries.into_iter().map(Arc::new).collect();
+        let is_open = |entry: &Entry| entry.admission == Admission::Open;
         let tier = |keep: &dyn Fn(&Entry) -> bool| {
             let members: Vec<_> = entries.iter().filter(|entry| keep(entry)).cloned().collect();
             let table = Table::prepare(policy, &members);
@@ -255,15 +263,20 @@ impl Snapshot {
         numbers.dedup();
         let tiers = numbers
             .iter()
-            .map(|&number| tier(&|entry| entry.tier == number && entry.admission == Admission::Open))
+            .map(|&number| tier(&|entry| entry.tier == number && is_open(entry)))
             .filter(|tier| !tier.members.is_empty())
             .collect();
         let members =
             entries.iter().filter(|e| matches!(e.admission, Admission::LastResort(_))).cloned().collect();
         let last_resort = Tier { members, table: Table::None };
+        let only = numbers.first().filter(|_| failover == Failover::Never).map(|&first| {
+            // A client's address leads to its server even when that is down; turns are taken by those that are there.
+            let by_address = matches!(policy, Policy::Hash | Policy::Maglev { .. });
+            tier(&|entry| entry.tier == first && (by_address || is_open(entry)))
+        });
         let mut by_id: Vec<_> = entries.iter().zip(0..).map(|(entry, at)| (entry.id, at)).collect();
         by_id.sort_unstable();
-        Self { pool, generation, policy, cookie, entries, by_id, tiers, last_resort, live }
+        Self { pool, generation, policy, cookie, entries, by_id, tiers, last_resort, only, live }
     }
 
     /// Every server, in the order of the configuration.
@@ -282,7 +295,16 @@ impl Snapshot {
     /// Whether anybody gets new clients.
     #[must_use]
     pub fn is_usable(&self) -> bool {
-        !self.tiers.is_empty() || !self.last_resort.members.is_empty()
+        match &self.only {
+            Some(only) => only.members.iter().any(|entry| entry.admission == Admission::Open),
+            None => !self.tiers.is_empty() || !self.last_resort.members.is_empty(),
+        }
+    }
+
+    /// Whether a client gets the one server that is chosen, or none.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.only.is_some()
     }
 
     /// Chooses a server for a client and takes a place there. Servers in `tried` are passed over, so that a connect that
@@ -313,14 +335,17 @@ impl Snapshot {
         turn: u64,
         random: &mut Random,
     ) -> Option<(&Arc<Entry>, Why)> {
+        let mut draw = Draw { client: hash::of_client(request.client), turn, now: request.now, random };
+        if let Some(only) = &self.only {
+            return self.find_only(only, request, tried, &mut draw);
+        }
         if let Some(server) = self.known_server(request).filter(|server| {
             !tried.contains(&server.id)
-                && server.admits_known()
-                && server.has_room_for(request.client, Known::Yes)
+                && (request.stay.is_some() || self.may_return(server))
+                && server.takes_known(request.client)
         }) {
             return Some((server, Why::Sticky));
         }
-        let mut draw = Draw { client: hash::of_client(request.client), turn, now: request.now, random };
         let mut from = |tier, policy| self.find_in(tier, policy, request.client, tried, &mut draw);
         let by_policy = self.tiers.iter().find_map(|tier| from(tier, self.policy));
         by_policy
@@ -341,6 +366,32 @@ impl Snapshot {
             !tried.contains(&server.id) && server.has_room_for(client, Known::No)
         };
         policy::choose(policy, &tier.table, &tier.members, draw, eligible).map(|at| &tier.members[at])
+    }
+
+    /// The one server that a client may have where there is no failover, if that takes it.
+    fn find_only<'a>(
+        &'a self,
+        only: &'a Tier,
+        request: &Request,
+        tried: &[ServerId],
+        draw: &mut Draw<'_>,
+    ) -> Option<(&'a Arc<Entry>, Why)> {
+        if !tried.is_empty() {
+            return None;
+        }
+        if let Some(known) = self.known_server(request) {
+            return known.takes_known(request.client).then_some((known, Why::Sticky));
+        }
+        let at = policy::choose(self.policy, &only.table, &only.members, draw, |_| true)?;
+        let server = &only.members[at];
+        let takes = server.admission == Admission::Open && server.has_room_for(request.client, Known::No);
+        takes.then_some((server, Why::Policy))
+    }
+
+    /// Whether a client that had this server may have it again: one of a lower tier serves nobody while a higher one has
+    /// somebody.
+    fn may_return(&self, server: &Entry) -> bool {
+        self.tiers.first().is_none_or(|first| server.tier <= first.members[0].tier)
     }
 
     /// The server that the sticky table names for the client, if it is still in the pool.
@@ -388,6 +439,8 @@ impl Snapshot {
         let fresh = || usable().filter(|server| !tried.contains(&server.id));
         if self.entries.is_empty() {
             NoServer::Empty
+        } else if self.only.as_ref().is_some_and(|only| !only.members.is_empty()) {
+            NoServer::NoFailover
         } else if fresh().any(|server| server.permits(request.client)) {
             NoServer::Full
         } else if !tried.is_empty() {
@@ -419,6 +472,10 @@ impl Snapshot {
 }
 
 impl Entry {
+    fn takes_known(&self, client: IpAddr) -> bool {
+        self.admits_known() && self.has_room_for(client, Known::Yes)
+    }
+
     fn admits_known(&self) -> bool {
         matches!(self.admission, Admission::Open | Admission::KnownOnly(_))
     }

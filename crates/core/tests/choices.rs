@@ -6,7 +6,7 @@ use evener_core::limits::Limits;
 use evener_core::pool::{Pool, PoolSetting};
 use evener_core::snapshot::{Choice, NoServer, Request, Snapshot};
 use evener_core::spec::{
-    AdminState, CheckKind, CheckSpec, Policy, PoolSpec, ServerSpec, StickyBy, StickySpec,
+    AdminState, CheckKind, CheckSpec, Failover, Policy, PoolSpec, ServerSpec, StickyBy, StickySpec,
 };
 use evener_core::{Endpoint, Random, ServerId, Target, Time};
 use std::net::IpAddr;
@@ -44,7 +44,7 @@ impl Story {
 
     fn state(&mut self, name: &str, state: AdminState) {
         let id = self.id(name);
-        self.pool.set_state(self.now, id, state);
+        self.pool.set_state(self.now, id, state, None);
         self.publish();
     }
 
@@ -120,6 +120,19 @@ fn a_draining_server_gets_no_new_clients_but_keeps_those_it_has() {
 }
 
 #[test]
+fn a_state_for_a_time_ends_by_itself() {
+    let mut story = Story::new("a b", |_| ());
+    let (a, until) = (story.id("a"), story.now + Duration::from_secs(5));
+    story.pool.set_state(story.now, a, AdminState::Maintenance, Some(until));
+    story.publish();
+    assert_eq!((story.picks(1..=2), story.pool.deadline()), ("b b".into(), until));
+    story.wait(4);
+    assert_eq!(story.picks(1..=2), "b b");
+    story.wait(1);
+    assert_eq!((story.picks(1..=2), story.pool.deadline()), ("a b".into(), Time::NEVER));
+}
+
+#[test]
 fn a_lower_tier_serves_only_when_nobody_above_can() {
     let mut story = Story::new("a b@2 c@3", |_| ());
     assert_eq!(story.picks([1, 2]), "a a");
@@ -154,6 +167,51 @@ fn a_known_client_may_exceed_the_soft_limit_up_to_the_hard_one() {
     assert_eq!(story.pick(3, &[]).unwrap_err(), NoServer::Full);
     story.held.pop();
     assert_eq!(story.picks([3, 1]), "- a");
+}
+
+#[test]
+fn a_client_returns_from_a_lower_tier_when_a_higher_one_is_back() {
+    let mut story = Story::new("a b@2", sticky);
+    story.state("a", AdminState::Maintenance);
+    assert_eq!(story.picks([1, 1]), "b b");
+    story.state("a", AdminState::Ready);
+    assert_eq!(story.picks([1, 1]), "a a");
+    story.state("a", AdminState::Drain);
+    assert_eq!(story.picks([1, 2]), "a b");
+}
+
+#[test]
+fn the_first_is_the_first_that_has_room() {
+    let mut story = Story::new("a!2/2 b c", |spec| spec.policy = Policy::First);
+    assert_eq!(story.picks(1..=4), "a a b b");
+    story.state("b", AdminState::Maintenance);
+    assert_eq!(story.picks(5..=6), "c c");
+}
+
+#[test]
+fn without_failover_a_client_has_one_server_or_none() {
+    let never = |policy| move |spec: &mut PoolSpec| (spec.policy, spec.failover) = (policy, Failover::Never);
+    let mut story = Story::new("a b c@2", never(Policy::Hash));
+    let all = story.picks(0..40);
+    story.refused("a");
+    let left = story.picks(0..40);
+    assert_eq!(left, all.replace('a', "-"));
+    assert!(left.contains('b') && !left.contains('c'));
+    let tried = [story.id("b")];
+    assert_eq!(story.pick(1, &tried).unwrap_err(), NoServer::NoFailover);
+
+    let mut story = Story::new("a!1/1 b", never(Policy::RoundRobin));
+    assert_eq!(story.picks(1..=4), "a b - b", "who comes to the full one is turned away");
+    story.refused("b");
+    assert_eq!(story.picks(5..=6), "- -");
+
+    let mut story = Story::new("a b", |spec| {
+        sticky(spec);
+        spec.failover = Failover::Never;
+    });
+    assert_eq!(story.picks([1, 2]), "a b");
+    story.refused("b");
+    assert_eq!(story.picks([2, 3, 2]), "- a -");
 }
 
 #[test]

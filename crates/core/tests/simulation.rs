@@ -161,7 +161,7 @@ impl Simulation {
     fn administer(&mut self) {
         let Some(id) = self.any_server() else { return };
         let state = AdminState::ALL[self.random.below(3)];
-        let _ = self.pool.set_state(self.now, id, state);
+        let _ = self.pool.set_state(self.now, id, state, None);
         let server = self.pool.servers().iter().find(|server| server.id == id).expect("it is still there");
         assert_eq!(server.state, state);
     }

@@ -3,7 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod view;
 
-use crate::supervisor::{AccessChange, AccessRefused, Handle, Supervisor};
+use crate::supervisor::{AccessChange, AccessRefused, Handle, StateChange, Supervisor};
 use anyhow::{Context, bail};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
@@ -19,6 +19,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::net::UnixListener;
 
 /// The socket of an instance without `--admin`: `/run/evener`, else XDG_RUNTIME_DIR, else a directory of one's own.
@@ -169,6 +170,31 @@ async fn reload(State(supervisor): State<Handle>) -> Response {
 pub(crate) struct StateWanted {
     pub(crate) server: String,
     pub(crate) state: String,
+    /// For how long, such as `10m`; until told otherwise when absent.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub(crate) time: Option<String>,
+}
+
+impl StateWanted {
+    fn change(self) -> Result<StateChange, String> {
+        let state = AdminState::ALL.into_iter().find(|state| state.name() == self.state);
+        let state =
+            state.ok_or_else(|| format!("`{}` is not a state: ready, drain or maintenance", self.state))?;
+        let time = parse_time(self.time.as_deref())?;
+        if time.is_some() && state == AdminState::Ready {
+            return Err("a server is ready until told otherwise: leave `for` out".into());
+        }
+        Ok(StateChange { server: self.server, state, time })
+    }
+}
+
+/// `for`, of what ends by itself.
+fn parse_time(text: Option<&str>) -> Result<Option<Duration>, String> {
+    let time = text.map(humantime::parse_duration).transpose().map_err(|error| format!("`for`: {error}"))?;
+    if time.is_some_and(|time| time.is_zero()) {
+        return Err("`for` is a time above zero, such as 10m".into());
+    }
+    Ok(time)
 }
 
 async fn set_state(
@@ -179,12 +205,13 @@ async fn set_state(
         Ok(Json(wanted)) => wanted,
         Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
     };
-    let Some(state) = AdminState::ALL.into_iter().find(|state| state.name() == wanted.state) else {
-        let why = format!("`{}` is not a state: ready, drain or maintenance", wanted.state);
-        return failed(StatusCode::UNPROCESSABLE_ENTITY, why);
+    let change = match wanted.change() {
+        Ok(change) => change,
+        Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
-    match supervisor.set_state(wanted.server, state).await {
-        Some(Ok(server)) => Json(json!({ "server": server, "state": state.name() })).into_response(),
+    let state = change.state.name();
+    match supervisor.set_state(change).await {
+        Some(Ok(server)) => Json(json!({ "server": server, "state": state })).into_response(),
         Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
         None => gone(),
     }
@@ -212,11 +239,7 @@ pub(crate) struct AccessWanted {
 impl AccessWanted {
     fn change(&self) -> Result<AccessChange, String> {
         let prefix = self.prefix.parse().map_err(|error: PrefixError| error.to_string())?;
-        let time = self.time.as_deref().map(humantime::parse_duration).transpose();
-        let time = time.map_err(|error| format!("`for`: {error}"))?;
-        if time.is_some_and(|time| time.is_zero()) {
-            return Err("`for` is a time above zero, such as 10m".into());
-        }
+        let time = parse_time(self.time.as_deref())?;
         match self.action.as_str() {
             "permit" => Ok(AccessChange::Say(Access::Permit, prefix, time)),
             "deny" => Ok(AccessChange::Say(Access::Deny, prefix, time)),

@@ -5,7 +5,7 @@ mod run;
 mod talk;
 
 use crate::observe::{Log, LogFormat, LogLevel};
-use crate::supervisor::Setting;
+use crate::supervisor::{ConfigSource, Setting};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use evener_core::spec::{CheckKind, CheckSpec, Policy, Protocol};
 use evener_proxy::Driver;
@@ -85,11 +85,23 @@ enum Command {
     /// Have the running instance read its configuration again (as SIGHUP does), and say what changed
     Reload(Talk),
     /// Let a server finish: it keeps its connections and known clients, and gets no new ones
-    Drain(ServerCommand),
+    Drain {
+        #[command(flatten)]
+        what: ServerCommand,
+        /// For so long, then it is ready again; until told otherwise without it
+        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+        time: Option<Duration>,
+    },
     /// Bring a server back, and forget the failures that traffic saw
     Ready(ServerCommand),
     /// Take a server out: it gets nothing, and is not checked; connections that it has go on
-    Maintenance(ServerCommand),
+    Maintenance {
+        #[command(flatten)]
+        what: ServerCommand,
+        /// For so long, then it is ready again; until told otherwise without it
+        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+        time: Option<Duration>,
+    },
     /// Say which server a client gets, and why not the others
     Explain {
         /// The service
@@ -160,7 +172,7 @@ enum DriverName {
 }
 
 impl RunOptions {
-    fn setting(&self, file: Option<PathBuf>) -> Setting {
+    fn setting(&self, source: ConfigSource) -> Setting {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Setting {
             workers: self.workers.map_or(cores, usize::from),
@@ -171,7 +183,7 @@ impl RunOptions {
             },
             log: Log::new(self.log, self.log_level),
             drain_timeout: self.drain_timeout,
-            file,
+            source,
         }
     }
 }
@@ -258,9 +270,9 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Udp(line) => run::one_liner(&line, Protocol::Udp, None, None).await,
         Command::Status(talk) => talk::status(&talk).await,
         Command::Reload(talk) => talk::reload(&talk).await,
-        Command::Drain(what) => talk::set_state(&what, "drain").await,
-        Command::Ready(what) => talk::set_state(&what, "ready").await,
-        Command::Maintenance(what) => talk::set_state(&what, "maintenance").await,
+        Command::Drain { what, time } => talk::set_state(&what, "drain", time).await,
+        Command::Ready(what) => talk::set_state(&what, "ready", None).await,
+        Command::Maintenance { what, time } => talk::set_state(&what, "maintenance", time).await,
         Command::Explain { service, client, talk } => talk::explain(&service, client, &talk).await,
         Command::Deny { what, time } => talk::change_access(&what, "deny", time).await,
         Command::Permit { what, time } => talk::change_access(&what, "permit", time).await,

@@ -42,8 +42,18 @@ pub(crate) struct Setting {
     pub(crate) driver: Driver,
     pub(crate) log: Log,
     pub(crate) drain_timeout: Duration,
-    /// Where a reload reads from; without a file there is nothing to reload.
-    pub(crate) file: Option<PathBuf>,
+    pub(crate) source: ConfigSource,
+}
+
+/// Where a reload has the configuration from.
+#[derive(Clone, Debug)]
+pub(crate) enum ConfigSource {
+    /// There is nothing to reload.
+    None,
+    /// A file.
+    File(PathBuf),
+    /// A front end: it is told, and asks for [`Handle::apply`] in its own time.
+    Front(mpsc::Sender<oneshot::Sender<Result<Vec<String>, Vec<String>>>>),
 }
 
 /// The signals that the program obeys, caught from its first moment on.
@@ -84,9 +94,20 @@ pub(crate) struct Probed {
 pub(crate) enum Ask {
     Look(Box<dyn FnOnce(&Supervisor) + Send>),
     Reload(oneshot::Sender<Result<Vec<String>, Vec<String>>>),
-    SetState { server: String, state: AdminState, done: oneshot::Sender<Result<String, String>> },
+    SetState { wanted: StateChange, done: oneshot::Sender<Result<String, String>> },
+    Apply { config: Box<Config>, done: reload::Done },
     Access { service: String, change: AccessChange, done: oneshot::Sender<Result<String, AccessRefused>> },
     Stop,
+}
+
+/// What a server should be.
+#[derive(Clone, Debug)]
+pub(crate) struct StateChange {
+    /// `pool/server`, or the server alone when only one pool has it.
+    pub(crate) server: String,
+    pub(crate) state: AdminState,
+    /// For how long; until told otherwise when absent.
+    pub(crate) time: Option<Duration>,
 }
 
 /// Lets others ask.
@@ -112,14 +133,17 @@ impl Handle {
         answer.await.ok()
     }
 
-    /// Makes a server ready, lets it drain or takes it out. Answers with its full name, or why not.
-    pub(crate) async fn set_state(
-        &self,
-        server: String,
-        state: AdminState,
-    ) -> Option<Result<String, String>> {
+    /// Takes on a configuration that did not come from the file; what changed, or every problem.
+    pub(crate) async fn apply(&self, config: Config) -> Option<Result<Vec<String>, Vec<String>>> {
         let (done, answer) = oneshot::channel();
-        self.0.send(Input::Ask(Ask::SetState { server, state, done })).await.ok()?;
+        self.0.send(Input::Ask(Ask::Apply { config: Box::new(config), done })).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Makes a server ready, lets it drain or takes it out. Answers with its full name, or why not.
+    pub(crate) async fn set_state(&self, wanted: StateChange) -> Option<Result<String, String>> {
+        let (done, answer) = oneshot::channel();
+        self.0.send(Input::Ask(Ask::SetState { wanted, done })).await.ok()?;
         answer.await.ok()
     }
 
@@ -311,9 +335,8 @@ impl Supervisor {
             }
             Input::Ask(Ask::Look(look)) => look(self),
             Input::Ask(Ask::Reload(done)) => self.begin_reload(Some(done)),
-            Input::Ask(Ask::SetState { server, state, done }) => {
-                drop(done.send(self.set_state(&server, state)));
-            }
+            Input::Ask(Ask::SetState { wanted, done }) => drop(done.send(self.set_state(&wanted))),
+            Input::Ask(Ask::Apply { config, done }) => self.begin_apply(*config, done),
             Input::Ask(Ask::Stop) => self.on_stop("request"),
         }
     }
@@ -368,15 +391,15 @@ impl Supervisor {
         failed.iter().chain(&event).for_each(|event| self.tell(event));
     }
 
-    /// `pool/server`, or the server alone when only one pool has it.
-    fn set_state(&mut self, wanted: &str, state: AdminState) -> Result<String, String> {
+    fn set_state(&mut self, change: &StateChange) -> Result<String, String> {
+        let wanted = &change.server;
         let found: Vec<(Arc<str>, ServerId, String)> = (self.pools.values())
             .flat_map(|running| {
                 running.pool.servers().iter().map(move |server| (running.pool.spec().name.clone(), server))
             })
             .map(|(pool, server)| (pool.clone(), server.id, format!("{pool}/{}", server.spec.name)))
             .filter(|(pool, _, full)| {
-                full == wanted || full.strip_prefix(&format!("{pool}/")) == Some(wanted)
+                full == wanted || full.strip_prefix(&format!("{pool}/")) == Some(wanted.as_str())
             })
             .collect();
         let (pool, id, full) = match &found[..] {
@@ -388,7 +411,9 @@ impl Supervisor {
             }
         };
         let now = self.now();
-        let events = self.pools.get_mut(&pool).map(|running| running.pool.set_state(now, id, state));
+        let until = change.time.map(|time| now + time);
+        let running = self.pools.get_mut(&pool);
+        let events = running.map(|running| running.pool.set_state(now, id, change.state, until));
         events.iter().flatten().for_each(|event| self.tell(event));
         Ok(full)
     }

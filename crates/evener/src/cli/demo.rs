@@ -10,7 +10,7 @@ use crate::admin::AdminSocket;
 use crate::admin::view::Status;
 use crate::config::Config;
 use crate::observe::{LogFormat, LogLevel};
-use crate::supervisor::{Handle, Signals};
+use crate::supervisor::{ConfigSource, Handle, Signals};
 use anyhow::{Context, bail};
 use evener_core::Endpoint;
 use evener_core::spec::{CheckKind, CheckSpec, PoolSpec, Protocol, ServerSpec, ServiceSpec, Spec};
@@ -41,7 +41,7 @@ pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
         log_level: LogLevel::Off,
     };
     let config = Config { spec: spec(&addresses, echo), ..Config::default() };
-    let (supervisor, handle) = super::run::start(config, options.setting(None)).await?;
+    let (supervisor, handle) = super::run::start(config, options.setting(ConfigSource::None)).await?;
     let admin = AdminSocket::open_any()?;
     let mut screen = Screen::new(std::io::stdout().is_terminal());
     screen.opening(admin.path(), &addresses, echo);

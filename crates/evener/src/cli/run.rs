@@ -5,7 +5,7 @@ use crate::admin::AdminSocket;
 use crate::config::{self, Config, Problem};
 use crate::material::Materials;
 use crate::outside::gather;
-use crate::supervisor::{Handle, Setting, Signals, Supervisor};
+use crate::supervisor::{ConfigSource, Handle, Setting, Signals, Supervisor};
 use anyhow::bail;
 use evener_core::Endpoint;
 use evener_core::event::Event;
@@ -24,7 +24,7 @@ pub(super) async fn file(file: PathBuf, options: &RunOptions) -> anyhow::Result<
         Some(path) => AdminSocket::open(path)?,
         None => AdminSocket::open_usual()?,
     };
-    let (supervisor, handle) = start(config, options.setting(Some(file))).await?;
+    let (supervisor, handle) = start(config, options.setting(ConfigSource::File(file))).await?;
     serve(supervisor, handle, admin, signals).await
 }
 
@@ -61,7 +61,7 @@ pub(super) async fn one_liner(
         Some(path) => AdminSocket::open(path)?,
         None => AdminSocket::open_any()?,
     };
-    let (supervisor, handle) = start(config, line.options.setting(None)).await?;
+    let (supervisor, handle) = start(config, line.options.setting(ConfigSource::None)).await?;
     serve(supervisor, handle, admin, signals).await
 }
 

@@ -33,13 +33,22 @@ pub(super) async fn reload(talk: &Talk) -> anyhow::Result<()> {
 }
 
 /// `evener drain|ready|maintenance SERVER`
-pub(super) async fn set_state(what: &ServerCommand, state: &str) -> anyhow::Result<()> {
-    let wanted = StateWanted { server: what.server.clone(), state: state.into() };
+pub(super) async fn set_state(
+    what: &ServerCommand,
+    state: &str,
+    time: Option<Duration>,
+) -> anyhow::Result<()> {
+    let wanted = StateWanted {
+        server: what.server.clone(),
+        state: state.into(),
+        time: time.map(|time| humantime::format_duration(time).to_string()),
+    };
     let done: Value = Client::find(what.talk.socket.as_deref())?.post("/v1/servers/state", &wanted).await?;
     if what.talk.json {
         return print_json(&done);
     }
-    println!("{}: {state}", done["server"].as_str().unwrap_or(&what.server));
+    let time = time.map(|time| format!(" for {}", humantime::format_duration(time))).unwrap_or_default();
+    println!("{}: {state}{time}", done["server"].as_str().unwrap_or(&what.server));
     Ok(())
 }
 

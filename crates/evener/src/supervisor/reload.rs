@@ -1,15 +1,19 @@
 //! Reloading: the file is read and names are resolved beside the supervisor's own work, one reload at a time.
 
-use super::{Input, Supervisor};
+use super::{ConfigSource, Input, Supervisor};
 use crate::config::{self, Config, Problem};
 use crate::outside::{Outside, gather};
 use evener_core::event::Event;
 use tokio::sync::oneshot;
 
-type Done = oneshot::Sender<Result<Vec<String>, Vec<String>>>;
+pub(super) type Done = oneshot::Sender<Result<Vec<String>, Vec<String>>>;
 
 /// A configuration that was read.
-pub(crate) struct Loaded(Result<(Config, Outside), Vec<Problem>>);
+pub(crate) struct Loaded {
+    found: Result<(Config, Outside), Vec<Problem>>,
+    /// Who gave it, if it is not from the file.
+    given: Option<Done>,
+}
 
 /// Who waits for a reload.
 #[derive(Default)]
@@ -22,11 +26,22 @@ pub(super) struct Reloads {
 impl Supervisor {
     /// Reads the configuration again, now or as soon as the present reading is done.
     pub(super) fn begin_reload(&mut self, done: Option<Done>) {
-        let Some(file) = self.setting.file.clone() else {
-            let problem = "there is no file to reload: this instance was started without one".to_owned();
-            self.tell(&Event::ReloadFailed { problem: problem.clone() });
-            done.into_iter().for_each(|done| drop(done.send(Err(vec![problem.clone()]))));
-            return;
+        let file = match &self.setting.source {
+            ConfigSource::File(file) => file.clone(),
+            // A front end catches the signal itself.
+            ConfigSource::Front(front) => {
+                if let Some(Err(full)) = done.map(|done| front.try_send(done)) {
+                    let problem = "several reloads wait already".to_owned();
+                    drop(full.into_inner().send(Err(vec![problem])));
+                }
+                return;
+            }
+            ConfigSource::None => {
+                let problem = "there is no file to reload: this instance was started without one".to_owned();
+                self.tell(&Event::ReloadFailed { problem: problem.clone() });
+                done.into_iter().for_each(|done| drop(done.send(Err(vec![problem.clone()]))));
+                return;
+            }
         };
         if self.reloads.running.is_some() {
             self.reloads.next.get_or_insert_default().extend(done);
@@ -36,21 +51,45 @@ impl Supervisor {
         let (outside, before) = (self.outside.clone(), self.materials.clone());
         tokio::spawn(async move {
             let read = tokio::task::spawn_blocking(move || config::load(&file)).await;
-            let loaded = match read.unwrap_or_else(|error| Err(vec![Problem::new(error.to_string())])) {
+            let found = match read.unwrap_or_else(|error| Err(vec![Problem::new(error.to_string())])) {
                 Ok(config) => gather(&config, before).await.map(|outside| (config, outside)),
                 Err(problems) => Err(problems),
             };
-            let _ = outside.send(Input::Loaded(Loaded(loaded))).await;
+            let _ = outside.send(Input::Loaded(Loaded { found, given: None })).await;
         });
     }
 
-    pub(super) fn on_loaded(&mut self, Loaded(loaded): Loaded) {
+    /// Takes on a configuration that somebody gives, as soon as what it needs from outside is there.
+    pub(super) fn begin_apply(&mut self, config: Config, done: Done) {
+        let (outside, before) = (self.outside.clone(), self.materials.clone());
+        tokio::spawn(async move {
+            let found = gather(&config, before).await.map(|outside| (config, outside));
+            let _ = outside.send(Input::Loaded(Loaded { found, given: Some(done) })).await;
+        });
+    }
+
+    pub(super) fn on_loaded(&mut self, Loaded { found, given }: Loaded) {
         let outcome = if self.is_draining() {
             Err(vec![Problem::new("this instance is about to end")])
         } else {
-            loaded.and_then(|(config, outside)| self.apply(config, outside))
+            found.and_then(|(config, outside)| self.apply(config, outside))
         };
-        let outcome = match outcome {
+        let outcome = self.tell_outcome(outcome);
+        if let Some(done) = given {
+            let _ = done.send(outcome);
+            return;
+        }
+        for done in self.reloads.running.take().unwrap_or_default() {
+            let _ = done.send(outcome.clone());
+        }
+        if let Some(waiting) = self.reloads.next.take() {
+            self.begin_reload(None);
+            self.reloads.running.get_or_insert_default().extend(waiting);
+        }
+    }
+
+    fn tell_outcome(&self, outcome: Result<Vec<String>, Vec<Problem>>) -> Result<Vec<String>, Vec<String>> {
+        match outcome {
             Ok(changes) => {
                 changes.iter().for_each(|change| self.tell(&Event::Changed { change: change.clone() }));
                 self.tell(&Event::Reloaded { changes: changes.len() });
@@ -58,18 +97,10 @@ impl Supervisor {
             }
             Err(problems) => {
                 let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-                problems
-                    .iter()
-                    .for_each(|problem| self.tell(&Event::ReloadFailed { problem: problem.clone() }));
+                let failed = |problem: &String| Event::ReloadFailed { problem: problem.clone() };
+                problems.iter().for_each(|problem| self.tell(&failed(problem)));
                 Err(problems)
             }
-        };
-        for done in self.reloads.running.take().unwrap_or_default() {
-            let _ = done.send(outcome.clone());
-        }
-        if let Some(waiting) = self.reloads.next.take() {
-            self.begin_reload(None);
-            self.reloads.running.get_or_insert_default().extend(waiting);
         }
     }
 }
