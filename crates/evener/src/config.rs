@@ -70,8 +70,10 @@ pub(crate) struct Config {
     pub(crate) listen_places: BTreeMap<(Arc<str>, Endpoint), Place>,
 }
 
+pub(crate) use access::countries;
 pub(crate) use check::http_check;
-pub(crate) use edge::tls_from_file;
+pub(crate) use edge::{tls_defaults, tls_from_file};
+pub(crate) use fields::nearest;
 
 /// Reads a configuration file.
 pub(crate) fn load(path: &Path) -> Result<Config, Vec<Problem>> {

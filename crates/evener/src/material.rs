@@ -1,6 +1,7 @@
 //! What TLS is made of: certificates, keys, authorities, tickets. It is read from files before a configuration is taken
 //! on; what did not change since the last time is kept, with its sessions and the keys of its tickets.
 
+mod chain;
 mod resolver;
 
 use crate::check::insecure_verifier;
@@ -279,11 +280,12 @@ impl Loader {
                 continue;
             }
             let text = |path: &Path| path.display().to_string();
-            let ocsp = path.with_extension("ocsp");
+            let (ocsp, issuers) = (path.with_extension("ocsp"), path.with_extension("ca"));
             let files = CertificateFiles {
                 chain: text(&path),
                 key: text(&path.with_extension("key")),
                 ocsp: ocsp.exists().then(|| text(&ocsp)),
+                issuers: issuers.exists().then(|| text(&issuers)),
             };
             let name = path.file_stem().map(|stem| stem.to_string_lossy().to_lowercase());
             certificates.extend(self.certificate(what, &files).map(|key| (name, key)));
@@ -314,6 +316,12 @@ impl Loader {
             self.problem(what, format!("{} has no certificate in PEM", files.chain));
             return None;
         };
+        let issuers = match &files.issuers {
+            Some(path) => self.read(what, Path::new(path))?,
+            None => Vec::new(),
+        };
+        let issuers: Vec<_> = CertificateDer::pem_slice_iter(&issuers).flatten().collect();
+        let chain = chain::complete(chain, &issuers);
         let Ok(key) = PrivateKeyDer::from_pem_slice(&key) else {
             self.problem(what, format!("{} has no private key in PEM (is it encrypted?)", files.key));
             return None;
@@ -334,11 +342,18 @@ impl Loader {
         }
     }
 
-    /// The authorities of a file, or of all files of a directory.
-    fn authorities(&mut self, what: &str, path: &str) -> Option<RootCertStore> {
-        let path = Path::new(path);
-        let files = if path.is_dir() { self.list(what, path) } else { vec![path.to_owned()] };
+    /// The authorities of all these files, and of all files of directories among them.
+    fn authorities(&mut self, what: &str, paths: &[String]) -> Option<RootCertStore> {
         let mut store = RootCertStore::empty();
+        for path in paths {
+            self.add_authorities(what, Path::new(path), &mut store)?;
+        }
+        Some(store)
+    }
+
+    fn add_authorities(&mut self, what: &str, path: &Path, store: &mut RootCertStore) -> Option<()> {
+        let files = if path.is_dir() { self.list(what, path) } else { vec![path.to_owned()] };
+        let before = store.len();
         // Links that lead nowhere, as c_rehash leaves them, and directories are no authorities.
         for file in files.iter().filter(|file| file.is_file() || **file == path) {
             let bytes = self.read(what, file)?;
@@ -350,11 +365,11 @@ impl Loader {
                 }
             }
         }
-        if store.is_empty() {
+        if store.len() == before {
             self.problem(what, format!("{} has no authority's certificate in PEM", path.display()));
             return None;
         }
-        Some(store)
+        Some(())
     }
 
     fn client_verifier(
@@ -404,7 +419,7 @@ impl Loader {
         }
         let before = self.problems.len();
         let store = match &spec.authorities {
-            Some(path) => self.authorities(&what, path)?,
+            Some(path) => self.authorities(&what, std::slice::from_ref(path))?,
             None => system_authorities(),
         };
         if store.is_empty() && spec.verification == Verification::Full {

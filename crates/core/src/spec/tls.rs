@@ -11,6 +11,8 @@ pub struct CertificateFiles {
     pub key: String,
     /// DER: an OCSP response to staple (RFC 6960).
     pub ocsp: Option<String>,
+    /// PEM: certificates from which the chain is completed, where it does not lead to an authority by itself.
+    pub issuers: Option<String>,
 }
 
 /// TLS with clients.
@@ -18,7 +20,7 @@ pub struct CertificateFiles {
 pub struct TlsSpec {
     /// The first is for clients that name no host, or one that no certificate has.
     pub certificates: Vec<CertificateFiles>,
-    /// Directories of `name.crt` with `name.key`, and perhaps `name.ocsp`.
+    /// Directories of `name.crt` with `name.key`, and perhaps `name.ocsp` and `name.ca` (issuers).
     pub directories: Vec<String>,
     /// Certificates of clients.
     pub client: Option<ClientCertificates>,
@@ -35,8 +37,8 @@ pub struct TlsSpec {
 /// What is asked of clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertificates {
-    /// PEM: the authorities; a file, or a directory of them.
-    pub authorities: String,
+    /// PEM: the authorities; files, or directories of them.
+    pub authorities: Vec<String>,
     /// Whether a client without a certificate is let in.
     pub presence: Presence,
 }

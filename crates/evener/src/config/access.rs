@@ -140,6 +140,12 @@ fn read_countries(fields: &mut Fields<'_>, key: &'static str, codes: &BTreeSet<S
     }
 }
 
+/// The networks of one country.
+pub(crate) fn countries(path: &Path, code: &str) -> Result<Vec<Prefix>, String> {
+    let (networks, missing) = networks_of(path, &BTreeSet::from([code.to_owned()]))?;
+    if missing.is_empty() { Ok(networks) } else { Err(format!("it has no network of country {code}")) }
+}
+
 fn networks_of(path: &Path, codes: &BTreeSet<String>) -> Result<(Vec<Prefix>, BTreeSet<String>), String> {
     let too_large = std::fs::metadata(path).is_ok_and(|meta| meta.len() > GEOIP_FILE_BYTES_MAX);
     if too_large {

@@ -17,11 +17,11 @@ use std::time::Duration;
 /// TLS with one file that has certificate and key.
 pub(crate) fn tls_from_file(file: &Path) -> Arc<TlsSpec> {
     let file = file.display().to_string();
-    let certificate = CertificateFiles { chain: file.clone(), key: file, ocsp: None };
+    let certificate = CertificateFiles { chain: file.clone(), key: file, ocsp: None, issuers: None };
     Arc::new(TlsSpec { certificates: vec![certificate], ..tls_defaults() })
 }
 
-fn tls_defaults() -> TlsSpec {
+pub(crate) fn tls_defaults() -> TlsSpec {
     TlsSpec {
         certificates: Vec::new(),
         directories: Vec::new(),
@@ -39,7 +39,12 @@ pub(super) fn read_tls(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Ar
     match fields.take("tls")? {
         Value::Text(file) => {
             let file = fields.path_of("tls", file);
-            spec.certificates.push(CertificateFiles { chain: file.clone(), key: file, ocsp: None });
+            spec.certificates.push(CertificateFiles {
+                chain: file.clone(),
+                key: file,
+                ocsp: None,
+                issuers: None,
+            });
         }
         Value::Table(table) => {
             let mut own = fields.within("tls", table);
@@ -68,7 +73,12 @@ fn read_tls_table(own: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpec) 
         match item {
             Value::Text(file) => {
                 let file = own.path_of("certificates", file);
-                spec.certificates.push(CertificateFiles { chain: file.clone(), key: file, ocsp: None });
+                spec.certificates.push(CertificateFiles {
+                    chain: file.clone(),
+                    key: file,
+                    ocsp: None,
+                    issuers: None,
+                });
             }
             Value::Table(table) => {
                 let mut one = own.within("certificates", table);
@@ -89,7 +99,8 @@ fn read_tls_table(own: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpec) 
     {
         spec.directories = directories.iter().map(|directory| own.path_of("directory", directory)).collect();
     }
-    let tried = ["certificate", "key", "ocsp", "certificates", "directory"].iter().any(|key| own.has(key));
+    let tried =
+        ["certificate", "key", "ocsp", "issuers", "certificates", "directory"].iter().any(|key| own.has(key));
     if !tried {
         own.problem_here(
             "TLS needs a certificate: certificate = \"site.crt\", key = \"site.key\", or a directory",
@@ -126,15 +137,20 @@ fn read_certificate(own: &mut Fields<'_>) -> Option<CertificateFiles> {
     let chain = own.path("certificate");
     let key = own.path("key");
     let ocsp = own.path("ocsp");
-    if chain.is_none() && (key.is_some() || ocsp.is_some()) {
-        own.problem_here("a key or an OCSP response goes with a `certificate`");
+    let issuers = own.path("issuers");
+    if chain.is_none() && (key.is_some() || ocsp.is_some() || issuers.is_some()) {
+        own.problem_here("a key, an OCSP response or issuers go with a `certificate`");
     }
     let chain = chain?;
-    Some(CertificateFiles { key: key.unwrap_or_else(|| chain.clone()), chain, ocsp })
+    Some(CertificateFiles { key: key.unwrap_or_else(|| chain.clone()), chain, ocsp, issuers })
 }
 
 fn read_client_certificates(own: &mut Fields<'_>) -> Option<ClientCertificates> {
-    let authorities = own.path("client_ca");
+    let authorities = own
+        .texts("client_ca", "a file or a directory of authorities, or a list of them", |text| {
+            Ok(text.to_owned())
+        })
+        .map(|list| list.iter().map(|path| own.path_of("client_ca", path)).collect());
     let presence = own.text("client_certificate").and_then(|word| match word {
         "required" => Some(Presence::Required),
         "optional" => Some(Presence::Optional),

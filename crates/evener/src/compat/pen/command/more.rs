@@ -1,0 +1,168 @@
+//! TLS, what is refused, and what pen could say on its command line only (so that a file can say everything).
+
+use super::{Step, Words};
+use crate::compat::pen::state::{Slot, State};
+use crate::config::nearest;
+use std::path::PathBuf;
+
+/// The commands of this file and of `command.rs`, to find the one that was meant.
+const ALL: [&str; 63] = [
+    "abort_on_error",
+    "abuse",
+    "acl",
+    "ascii",
+    "backlog",
+    "blacklist",
+    "block",
+    "client_acl",
+    "clients_max",
+    "close",
+    "conn_max",
+    "connection",
+    "control",
+    "control_acl",
+    "debug",
+    "delayed_forward",
+    "dsr_if",
+    "dsr_ip",
+    "dummy",
+    "emergency",
+    "epoll",
+    "exit",
+    "geoip",
+    "hash",
+    "http",
+    "idle_timeout",
+    "idlers",
+    "include",
+    "keepalive",
+    "kqueue",
+    "listen",
+    "log",
+    "mode",
+    "no",
+    "peek",
+    "pending_max",
+    "pid",
+    "poll",
+    "prio",
+    "recent",
+    "roundrobin",
+    "select",
+    "server",
+    "servers",
+    "socket",
+    "source",
+    "ssl_ca",
+    "ssl_ca_directory",
+    "ssl_certificate",
+    "ssl_ciphers",
+    "ssl_key",
+    "ssl_ocsp_response",
+    "ssl_option",
+    "ssl_sni_path",
+    "status",
+    "stubborn",
+    "tcp_fastclose",
+    "tcp_nodelay",
+    "timeout",
+    "tracking",
+    "transparent",
+    "udp",
+    "write",
+];
+
+/// What OpenSSL's words for `ssl_option` mean here.
+const SSL_OPTIONS: [&str; 6] =
+    ["no_sslv2", "no_sslv3", "no_tlsv1", "no_tlsv1.1", "no_tlsv1.2", "cipher_server_preference"];
+
+pub(super) fn run(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
+    let tls = &mut state.tls;
+    let path = |words: &Words<'_>| words.one("a file").map(|path| Some(PathBuf::from(path)));
+    match words.verb {
+        "ssl_ciphers" => {
+            tls.ciphers = words.optional()?.map(str::to_owned);
+            let why =
+                "ssl_ciphers: every cipher suite that is spoken here is a strong one; the list is not used";
+            return Ok(vec![Step::Warn(why.into())]);
+        }
+        "ssl_option" => return ssl_option(state, words.one("an option")?),
+        "ssl_ocsp_response" => tls.ocsp = path(words)?,
+        "ssl_sni_path" => tls.sni_path = path(words)?,
+        "ssl_certificate" => tls.certificate = path(words)?,
+        "ssl_key" => tls.key = path(words)?,
+        "ssl_ca" => tls.ca_file = path(words)?,
+        "ssl_ca_directory" => tls.ca_directory = path(words)?,
+        "ssl_require_peer" => words.none().map(|()| tls.required = true)?,
+        "geoip" => state.geoip = path(words)?,
+        "udp" => words.none().map(|()| state.udp = true)?,
+        "forget" => words.none().map(|()| state.forget = true)?,
+        "emergency" => state.emergency = Some(special(state, words)?),
+        "abuse" => state.abuse = Some(special(state, words)?),
+        "tarpit_acl" => return tarpit(words),
+        "dsr_if" => {
+            let why = "dsr_if: direct server return is not there yet; without it servers answer through this \
+                       program, which is not what was asked for";
+            return Err(why.into());
+        }
+        verb => {
+            let hint = nearest(verb, ALL.into_iter());
+            return Err(format!("do_cmd: ignoring command starting with '{verb}'{hint}"));
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// `no WORD`, of the commands of this file.
+pub(super) fn no(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
+    words.none()?;
+    let tls = &mut state.tls;
+    match words.verb {
+        "abuse" => state.abuse = None,
+        "emergency" => state.emergency = None,
+        "forget" => state.forget = false,
+        "geoip" => state.geoip = None,
+        "ssl_ca" => tls.ca_file = None,
+        "ssl_ca_directory" => tls.ca_directory = None,
+        "ssl_certificate" => tls.certificate = None,
+        "ssl_key" => tls.key = None,
+        "ssl_ocsp_response" => tls.ocsp = None,
+        "ssl_option" => tls.options.clear(),
+        "ssl_require_peer" => tls.required = false,
+        "ssl_sni_path" => tls.sni_path = None,
+        "udp" => state.udp = false,
+        verb => {
+            let hint = nearest(verb, ALL.into_iter());
+            return Err(format!("no {verb}: there is nothing of that name to turn off{hint}"));
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// The emergency server, or that for those who may not come in.
+fn special(state: &State, words: &Words<'_>) -> Result<Slot, String> {
+    Slot::parse(words.one("an address")?, state.listen.as_ref().and_then(super::Listen::port))
+}
+
+fn ssl_option(state: &mut State, option: &str) -> Result<Vec<Step>, String> {
+    if !SSL_OPTIONS.contains(&option) {
+        let all = SSL_OPTIONS.join(", ");
+        return Err(format!(
+            "ssl_option: `{option}` is not one of {all}{}",
+            nearest(option, SSL_OPTIONS.into_iter())
+        ));
+    }
+    if !state.tls.options.iter().any(|known| known == option) {
+        state.tls.options.push(option.to_owned());
+    }
+    Ok(Vec::new())
+}
+
+/// The tarpit answered for addresses that nobody has, with raw frames.
+fn tarpit(words: &Words<'_>) -> Result<Vec<Step>, String> {
+    match words.optional()? {
+        None => Ok(vec![Step::Say("tarpit_acl = -1".into())]),
+        Some("-1") => Ok(vec![Step::Say("tarpit_acl = -1".into())]),
+        Some(_) => Err("tarpit_acl: it belongs to direct server return, which is not there yet".into()),
+    }
+}

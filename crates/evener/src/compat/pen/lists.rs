@@ -1,0 +1,258 @@
+//! pen's access lists: numbered from 0 to 9, asked in order; what nothing matches gets the inverse of the last entry.
+
+use crate::config::countries;
+use evener_core::acl::{Access, Acl, Prefix};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
+
+/// How many lists there are.
+pub(super) const LISTS: usize = 10;
+/// How many entries a list may have.
+const ENTRIES_MAX: usize = 100_000;
+/// A mask with holes becomes so many prefixes at most.
+const MASK_PREFIXES_MAX: u32 = 4096;
+
+/// Whom an entry means.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Who {
+    /// An IPv4 address with its mask, which may have holes.
+    V4 { address: Ipv4Addr, mask: Ipv4Addr },
+    /// An IPv6 prefix, as `address/length`.
+    V6(String),
+    /// Two letters (ISO 3166-1).
+    Country(String),
+}
+
+/// An entry of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) access: Access,
+    pub(super) who: Who,
+}
+
+/// A list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct List {
+    entries: Vec<Entry>,
+    known: BTreeSet<(bool, Who)>,
+    /// What the last entry said, were it one that was there already.
+    last: Option<Access>,
+}
+
+impl List {
+    /// Adds an entry. One that is there already decides nothing more, but it is the last one.
+    pub(super) fn add(&mut self, entry: Entry) -> Result<(), String> {
+        let key = (entry.access == Access::Permit, entry.who.clone());
+        if !self.known.contains(&key) {
+            if self.entries.len() >= ENTRIES_MAX {
+                return Err(format!("an access list has at most {ENTRIES_MAX} entries"));
+            }
+            self.known.insert(key);
+            self.entries.push(entry.clone());
+        }
+        self.last = Some(entry.access);
+        Ok(())
+    }
+
+    /// The entries that `write` writes: those that decide, and perhaps one more that makes the last word.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let last = self.entries.last().map(|entry| entry.access);
+        let again = self.last.filter(|access| Some(*access) != last);
+        let again = again.and_then(|access| self.entries.iter().find(|entry| entry.access == access));
+        self.entries.iter().chain(again)
+    }
+
+    /// What it says where nothing matches.
+    pub(super) fn otherwise(&self) -> Access {
+        match self.last {
+            Some(Access::Permit) => Access::Deny,
+            Some(Access::Deny) | None => Access::Permit,
+        }
+    }
+
+    /// The list as planes ask it; `None` when it is empty and everybody is permitted.
+    pub(super) fn compile(&self, geoip: Option<&Path>) -> Result<Option<Arc<Acl>>, String> {
+        if self.last.is_none() {
+            return Ok(None);
+        }
+        let mut groups: Vec<(Access, Vec<Prefix>)> = Vec::new();
+        for entry in &self.entries {
+            let prefixes = entry.who.prefixes(geoip)?;
+            match groups.last_mut() {
+                Some((access, group)) if *access == entry.access => group.extend(prefixes),
+                _ => groups.push((entry.access, prefixes)),
+            }
+        }
+        let mut acl = Acl::new(&[], self.otherwise());
+        for (access, prefixes) in groups.iter().rev() {
+            let rules: Vec<_> = prefixes.iter().map(|prefix| (*prefix, *access)).collect();
+            acl = acl.after(&rules);
+        }
+        Ok(Some(Arc::new(acl)))
+    }
+
+    /// Whether `client` may come in; without an address (a unix socket) everybody may.
+    pub(super) fn permits(&self, client: Option<IpAddr>, geoip: Option<&Path>) -> bool {
+        let Some(client) = client else { return true };
+        // A list that cannot be compiled lets nobody in.
+        self.compile(geoip).is_ok_and(|acl| acl.is_none_or(|acl| acl.access(client) == Access::Permit))
+    }
+}
+
+impl Who {
+    /// `sourceip4 [mask]`, `sourceip6[/length]` or `country NN`.
+    pub(super) fn parse(words: &[&str]) -> Result<Self, String> {
+        match words {
+            ["country", code] if code.len() == 2 && code.bytes().all(|byte| byte.is_ascii_alphabetic()) => {
+                Ok(Self::Country(code.to_ascii_uppercase()))
+            }
+            ["country", ..] => Err("country takes two letters, such as SE".into()),
+            [address] if address.contains(':') => {
+                let prefix: Prefix = address.parse().map_err(|_| format!("`{address}` is no IPv6 prefix"))?;
+                Ok(Self::V6(prefix.to_string()))
+            }
+            [address] => Self::parse_v4(address, "255.255.255.255"),
+            [address, mask] => Self::parse_v4(address, mask),
+            _ => Err("write acl N permit|deny ADDRESS [MASK], ADDRESS6[/LENGTH] or country NN".into()),
+        }
+    }
+
+    fn parse_v4(address: &str, mask: &str) -> Result<Self, String> {
+        let parse = |text: &str| text.parse::<Ipv4Addr>().map_err(|_| format!("`{text}` is no IPv4 address"));
+        // 10.0.0.0/8 is what everybody writes, though pen does not take it.
+        if let Some((address, length)) = address.split_once('/') {
+            let length: u32 =
+                length.parse().ok().filter(|length| *length <= 32).ok_or("a length is 0 to 32")?;
+            let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
+            return Ok(Self::V4 { address: parse(address)?, mask: mask.into() });
+        }
+        let (address, mask) = (parse(address)?, parse(mask)?);
+        if prefix_count(mask) > MASK_PREFIXES_MAX {
+            return Err(format!(
+                "the mask {mask} has too many holes: more than {MASK_PREFIXES_MAX} networks"
+            ));
+        }
+        Ok(Self::V4 { address, mask })
+    }
+
+    fn prefixes(&self, geoip: Option<&Path>) -> Result<Vec<Prefix>, String> {
+        match self {
+            Self::V4 { address, mask } => Ok(prefixes_of_mask(*address, *mask)),
+            Self::V6(prefix) => Ok(prefix.parse().into_iter().collect()),
+            Self::Country(code) => {
+                let file = geoip.ok_or("no database of countries: say where it is with `geoip FILE`")?;
+                countries(file, code).map_err(|error| format!("{}: {error}", file.display()))
+            }
+        }
+    }
+}
+
+/// The bits of a mask that are 0 above its lowest 1.
+fn holes(mask: Ipv4Addr) -> Vec<u32> {
+    let mask = mask.to_bits();
+    let low = mask.trailing_zeros();
+    (low..32).map(|bit| 1 << bit).filter(|bit| mask & bit == 0).collect()
+}
+
+fn prefix_count(mask: Ipv4Addr) -> u32 {
+    1_u32.checked_shl(holes(mask).len() as u32).unwrap_or(u32::MAX)
+}
+
+fn prefixes_of_mask(address: Ipv4Addr, mask: Ipv4Addr) -> Vec<Prefix> {
+    let holes = holes(mask);
+    let length = 32 - mask.to_bits().trailing_zeros();
+    let base = address.to_bits() & mask.to_bits();
+    let fill = |number: u32| {
+        let set = holes.iter().enumerate().filter(|(at, _)| number >> at & 1 == 1);
+        base | set.map(|(_, bit)| bit).sum::<u32>()
+    };
+    let all = (0..prefix_count(mask)).map(fill).map(Ipv4Addr::from_bits);
+    all.filter_map(|address| format!("{address}/{length}").parse().ok()).collect()
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(if self.access == Access::Permit { "permit" } else { "deny" })?;
+        match &self.who {
+            Who::V4 { address, mask } => write!(out, " {address} {mask}"),
+            Who::V6(prefix) => write!(out, " {prefix}"),
+            Who::Country(code) => write!(out, " country {code}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(text: &str) -> List {
+        let mut list = List::default();
+        for line in text.split("; ") {
+            let words: Vec<&str> = line.split(' ').collect();
+            let access = if words[0] == "permit" { Access::Permit } else { Access::Deny };
+            let who = Who::parse(&words[1..]).expect("an entry");
+            list.add(Entry { access, who }).expect("there is room");
+        }
+        list
+    }
+
+    fn check(text: &str, client: &str, expected: bool) {
+        assert_eq!(list(text).permits(client.parse().ok(), None), expected, "{text}: {client}");
+    }
+
+    #[test]
+    fn the_first_entry_that_matches_decides() {
+        check("deny 10.0.0.0 255.0.0.0; permit 10.1.2.3", "10.1.2.3", false);
+        check("permit 10.1.2.3; deny 10.0.0.0 255.0.0.0", "10.1.2.3", true);
+        check("permit 10.1.2.3; deny 10.0.0.0 255.0.0.0; permit 10.0.0.0/8", "10.1.2.4", false);
+    }
+
+    #[test]
+    fn where_nothing_matches_the_last_entry_is_inverted() {
+        check("permit 10.1.2.3", "10.1.2.4", false);
+        check("deny 10.1.2.3", "10.1.2.4", true);
+        check("permit 10.1.2.3; deny ::1", "10.1.2.4", true);
+        check("permit 10.1.2.3; deny 10.1.2.4; permit 10.1.2.3", "10.1.2.5", false);
+        assert!(List::default().permits("10.0.0.1".parse().ok(), None));
+    }
+
+    #[test]
+    fn masks_may_have_holes() {
+        check("permit 10.0.7.0 255.0.255.0", "10.99.7.1", true);
+        check("permit 10.0.7.0 255.0.255.0", "10.99.8.1", false);
+        check("permit 0.0.0.0 0.0.0.0", "192.0.2.1", true);
+        assert!(Who::parse(&["10.0.0.1", "0.0.0.255"]).unwrap_err().contains("too many holes"));
+    }
+
+    #[test]
+    fn what_is_no_entry_is_said() {
+        for (words, part) in [
+            (&["ten"][..], "no IPv4 address"),
+            (&["10.0.0.1", "x"], "no IPv4 address"),
+            (&["::g"], "no IPv6 prefix"),
+            (&["country", "SWE"], "two letters"),
+            (&[], "write acl N"),
+        ] {
+            assert!(Who::parse(words).unwrap_err().contains(part), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_says_the_same_when_it_is_read() {
+        let text = "permit 10.1.2.3; deny 10.1.2.4; permit 10.1.2.3";
+        let first = list(text);
+        let written: Vec<String> = first.entries().map(ToString::to_string).collect();
+        assert_eq!(
+            written,
+            [
+                "permit 10.1.2.3 255.255.255.255",
+                "deny 10.1.2.4 255.255.255.255",
+                "permit 10.1.2.3 255.255.255.255"
+            ]
+        );
+        assert_eq!(list(&written.join("; ")), first);
+    }
+}

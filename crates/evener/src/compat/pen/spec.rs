@@ -1,0 +1,320 @@
+//! From pen's settings to the configuration that runs: one service, its pool, and perhaps one for those who may not come
+//! in.
+
+use super::lists::List;
+use super::state::{FastClose, Listen, ListenTo, Slot, State};
+use crate::config::{Config, Problem, tls_defaults};
+use evener_core::Endpoint;
+use evener_core::acl::Acl;
+use evener_core::limits::Limits;
+use evener_core::spec::{
+    self, Balance, CertificateFiles, ClientCertificates, Denied, Failover, HttpSpec, PassiveSpec, Policy,
+    PoolSpec, Presence, Protocol, RequestLog, RespondSpec, ServerSpec, ServiceOptions, ServiceSpec, Source,
+    Spec, StickyBy, StickySpec, TlsSpec, TlsVersion, WEIGHT_MAX,
+};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The name of the service and its pool.
+pub(super) const NAME: &str = "pen";
+/// The name of the emergency server.
+pub(super) const EMERGENCY: &str = "emergency";
+/// The name of the pool for those who may not come in, and of its server.
+pub(super) const ABUSE: &str = "abuse";
+/// A flow of UDP ends when it is unused for so long, where nothing is said.
+const FLOW_IDLE: Duration = Duration::from_secs(60);
+/// What pen asks of the kernel with `keepalive` is the system's time; this is ours.
+const KEEPALIVE: Duration = Duration::from_secs(75);
+/// Tiers are numbered to 255; the emergency server has the last one.
+const TIERS_MAX: usize = 250;
+const DUMMY_TYPE: &str = "text/html";
+const DUMMY_BODY: &str = "Ulric was here.";
+/// Where Debian has the authorities that everybody trusts.
+const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// The configuration, or everything that is wrong with it.
+pub(super) fn config(state: &State) -> Result<Config, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let mut well = |result: Result<Option<Arc<Acl>>, String>| {
+        result.unwrap_or_else(|error| {
+            problems.push(Problem::new(error));
+            None
+        })
+    };
+    let lists: Vec<Option<Arc<Acl>>> =
+        state.lists.iter().map(|list: &List| well(list.compile(state.geoip.as_deref()))).collect();
+    let service = service(state, &lists).map_err(|error| problems.push(Problem::new(error)));
+    match service {
+        Ok(service) if problems.is_empty() => {
+            let pools = [Some(pool(state, &lists)), abuse_pool(state)].into_iter().flatten().collect();
+            Ok(Config { spec: Spec { pools, services: vec![service] }, ..Config::default() })
+        }
+        _ => Err(problems),
+    }
+}
+
+fn pool(state: &State, lists: &[Option<Arc<Acl>>]) -> PoolSpec {
+    let ranks = ranks(state);
+    let tier = |slot: &Slot| match ranks.binary_search(&slot.prio) {
+        Ok(rank) if state.prio => rank.min(TIERS_MAX - 1) as u8 + 1,
+        _ => 1,
+    };
+    let used = state.servers.iter().enumerate().filter(|(_, slot)| slot.is_used());
+    let mut servers: Vec<ServerSpec> = used
+        .filter_map(|(number, slot)| {
+            let server = server(number.to_string(), slot)?;
+            let weight = if state.weight { slot.weight.min(WEIGHT_MAX) } else { 1 };
+            Some(ServerSpec { tier: tier(slot), weight, acl: lists[slot.acl].clone(), ..server })
+        })
+        .collect();
+    let last = servers.iter().map(|server| server.tier).max().unwrap_or(0);
+    let emergency = state.emergency.as_ref().and_then(|slot| server(EMERGENCY.into(), slot));
+    servers.extend(emergency.map(|server| ServerSpec { tier: last + 1, ..server }));
+    PoolSpec {
+        policy: policy(state),
+        sticky: state.tracks().then(|| StickySpec {
+            by: StickyBy::ClientIp,
+            size: state.clients_max() as usize,
+            ttl: seconds(state.tracking),
+        }),
+        passive: PassiveSpec { failures: 1, down_for: Duration::from_secs(state.blacklist.into()) },
+        failover: if state.stubborn { Failover::Never } else { Failover::Next },
+        ..PoolSpec::new(NAME, servers)
+    }
+}
+
+/// The priorities that servers have, the first to use first.
+fn ranks(state: &State) -> Vec<i32> {
+    let used = state.servers.iter().filter(|slot| slot.is_used());
+    let mut ranks: Vec<i32> = used.map(|slot| slot.prio).collect();
+    ranks.sort_unstable();
+    ranks.dedup();
+    ranks
+}
+
+/// In pen's order: priority before weight before hash.
+fn policy(state: &State) -> Policy {
+    match (state.prio, state.weight, state.hash) {
+        (true, ..) => Policy::First,
+        (_, true, _) => Policy::LeastConn,
+        (.., true) => Policy::Hash,
+        _ => Policy::RoundRobin,
+    }
+}
+
+fn server(name: String, slot: &Slot) -> Option<ServerSpec> {
+    let endpoint = Endpoint::Ip(SocketAddr::new(slot.address?, slot.port));
+    // Without a soft limit pen looks at no limit at all; a hard one below it is none.
+    let soft = (slot.max > 0).then_some(slot.max);
+    let limits = Limits { soft, hard: soft.map(|soft| slot.hard.max(soft)) };
+    Some(ServerSpec { name: name.into(), limits, ..ServerSpec::new(endpoint) })
+}
+
+fn abuse_pool(state: &State) -> Option<PoolSpec> {
+    let server = server(ABUSE.into(), state.abuse.as_ref()?)?;
+    let down_for = Duration::from_secs(state.blacklist.into());
+    Some(PoolSpec { passive: PassiveSpec { failures: 1, down_for }, ..PoolSpec::new(ABUSE, vec![server]) })
+}
+
+fn service(state: &State, lists: &[Option<Arc<Acl>>]) -> Result<ServiceSpec, String> {
+    let protocol = protocol(state);
+    let listen =
+        state.listen.as_ref().ok_or("no port to listen on: give one before the servers, or `listen PORT`")?;
+    if state.udp && matches!(listen.to, ListenTo::Path(_)) {
+        return Err(format!("-U listens on addresses, not on a unix socket: {}", listen.text));
+    }
+    let tls = state.tls.certificate.as_ref().map(|_| tls(state)).transpose()?;
+    if tls.is_some() && state.udp {
+        return Err("-E and -U do not go together: TLS needs connections".into());
+    }
+    let denied = if state.abuse.is_some() { Denied::Pool(ABUSE.into()) } else { Denied::Drop };
+    let request_log = if state.udp { None } else { state.log.as_deref().map(request_log).transpose()? };
+    Ok(ServiceSpec {
+        listen: listen_on(listen),
+        pool: Some(NAME.into()),
+        acl: lists[state.client_acl].clone(),
+        denied,
+        tls,
+        http: (protocol == Protocol::Http).then(|| Arc::new(http(state))),
+        clients: Some(state.clients_max()),
+        request_log,
+        options: options(state, protocol),
+        ..ServiceSpec::new(NAME, protocol)
+    })
+}
+
+fn protocol(state: &State) -> Protocol {
+    match (state.udp, state.http || state.dummy) {
+        (true, _) => Protocol::Udp,
+        (_, true) => Protocol::Http,
+        _ => Protocol::Tcp,
+    }
+}
+
+/// `::` means IPv4, too, as it does for pen where net.ipv6.bindv6only is 0.
+fn listen_on(listen: &Listen) -> Vec<Endpoint> {
+    match &listen.to {
+        ListenTo::Path(path) => vec![Endpoint::Unix(path.clone())],
+        ListenTo::Ip(address, port) => {
+            let all = matches!(address, IpAddr::V6(address) if address.is_unspecified());
+            let both = all.then(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port)));
+            let own = SocketAddr::new(*address, *port);
+            [Some(own), both].into_iter().flatten().map(Endpoint::Ip).collect()
+        }
+    }
+}
+
+fn options(state: &State, protocol: Protocol) -> ServiceOptions {
+    let defaults = ServiceOptions::of(protocol);
+    let idle = seconds(state.idle_timeout);
+    ServiceOptions {
+        connections_max: state.conn_max(),
+        flows_max: state.conn_max(),
+        connect_timeout: Duration::from_secs(state.timeout.into()),
+        idle_timeout: if state.udp { idle.or(Some(FLOW_IDLE)) } else { idle },
+        backlog: state.backlog.min(65_535),
+        nodelay: state.tcp_nodelay,
+        server_keepalive: state.keepalive.then_some(KEEPALIVE),
+        source: match (state.transparent, state.source) {
+            (true, _) => Some(Source::Client),
+            (false, source) => source.map(Source::Address),
+        },
+        fast_close: match state.fast_close {
+            FastClose::Off => spec::FastClose::Off,
+            FastClose::Up => spec::FastClose::Server,
+            FastClose::Down => spec::FastClose::Client,
+            FastClose::Both => spec::FastClose::Both,
+        },
+        pending_max: (!state.udp).then_some(state.pending_max),
+        warm: if state.udp { 0 } else { state.idlers.min(10_000) },
+        ..defaults
+    }
+}
+
+fn seconds(seconds: u32) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+}
+
+/// A client's connection stays with its server, as it does in pen.
+fn http(state: &State) -> HttpSpec {
+    let defaults = HttpSpec::default();
+    HttpSpec {
+        balance: Balance::Connection,
+        keepalive_timeout: seconds(state.idle_timeout).unwrap_or(defaults.keepalive_timeout),
+        respond: state.dummy.then(|| RespondSpec {
+            status: 200,
+            content_type: DUMMY_TYPE.into(),
+            body: DUMMY_BODY.into(),
+        }),
+        ..defaults
+    }
+}
+
+/// A file, or `host:port` of penlogd.
+fn request_log(text: &str) -> Result<RequestLog, String> {
+    match text.rsplit_once(':').filter(|_| !text.starts_with('/')) {
+        None => Ok(RequestLog::File(text.into())),
+        Some((host, port)) => {
+            let port: u16 =
+                port.parse().map_err(|_| format!("log {text}: `{port}` is no port of penlogd"))?;
+            let found = (host, port).to_socket_addrs().map_err(|error| format!("log {text}: {error}"))?;
+            let found: Vec<SocketAddr> = found.collect();
+            let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
+            first.copied().map(RequestLog::Udp).ok_or_else(|| format!("log {text}: `{host}` has no address"))
+        }
+    }
+}
+
+fn tls(state: &State) -> Result<Arc<TlsSpec>, String> {
+    let tls = &state.tls;
+    let text = |path: &std::path::PathBuf| path.display().to_string();
+    let chain = tls.certificate.as_ref().map(text).unwrap_or_default();
+    let certificate = CertificateFiles {
+        key: tls.key.as_ref().map_or_else(|| chain.clone(), text),
+        chain,
+        ocsp: tls.ocsp.as_ref().map(text),
+        issuers: tls.ca_file.as_ref().map(text),
+    };
+    let has = |option: &str| tls.options.iter().any(|known| known == option);
+    let authorities: Vec<String> = tls.ca_file.iter().chain(&tls.ca_directory).map(text).collect();
+    let client = tls.required.then(|| ClientCertificates {
+        authorities: if authorities.is_empty() { vec![SYSTEM_AUTHORITIES.into()] } else { authorities },
+        presence: Presence::Required,
+    });
+    Ok(Arc::new(TlsSpec {
+        certificates: vec![certificate],
+        directories: tls.sni_path.iter().map(text).collect(),
+        client,
+        oldest: if has("no_tlsv1.2") { TlsVersion::V13 } else { TlsVersion::V12 },
+        ..tls_defaults()
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::line::{Wanted, parse};
+    use super::*;
+
+    fn spec(line: &str) -> Spec {
+        let Ok(Wanted::Run(line)) = parse(line.split(' ').map(Into::into).collect()) else {
+            panic!("{line}")
+        };
+        config(&line.state).expect("a configuration").spec
+    }
+
+    #[test]
+    fn priorities_are_tiers_and_the_emergency_server_comes_last() {
+        let spec = spec(
+            "-e 10.0.0.9 -o prio 80 10.0.0.1::::: 10.0.0.2:80:0:0:0:5 10.0.0.3:80:0:0:0:5"
+                .replace("::::: ", ":80:0:0:0:7 ")
+                .as_str(),
+        );
+        let pool = &spec.pools[0];
+        let tiers: Vec<(&str, u8)> = pool.servers.iter().map(|server| (&*server.name, server.tier)).collect();
+        assert_eq!(tiers, [("0", 2), ("1", 1), ("2", 1), ("emergency", 3)]);
+        assert_eq!(pool.policy, Policy::First);
+    }
+
+    #[test]
+    fn weights_count_only_when_asked_for() {
+        let weights = |line: &str| -> Vec<u32> {
+            spec(line).pools[0].servers.iter().map(|server| server.weight).collect()
+        };
+        assert_eq!(weights("80 10.0.0.1:80:0:0:4 10.0.0.2"), [1, 1]);
+        assert_eq!(weights("-W 80 10.0.0.1:80:0:0:4 10.0.0.2"), [4, 0]);
+    }
+
+    #[test]
+    fn limits_mean_what_they_mean_in_pen() {
+        let limits = |server: &str| spec(&format!("80 {server}")).pools[0].servers[0].limits;
+        assert_eq!(limits("10.0.0.1:80:10:20"), Limits { soft: Some(10), hard: Some(20) });
+        assert_eq!(limits("10.0.0.1:80:10"), Limits { soft: Some(10), hard: Some(10) });
+        assert_eq!(limits("10.0.0.1:80:0:20"), Limits { soft: None, hard: None });
+    }
+
+    #[test]
+    fn all_ipv6_addresses_mean_all_ipv4_addresses_too() {
+        let listen = |text: &str| -> Vec<String> {
+            spec(&format!("{text} 10.0.0.1")).services[0].listen.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(listen(":::53"), ["[::]:53", "0.0.0.0:53"]);
+        assert_eq!(listen("53"), ["0.0.0.0:53"]);
+        assert_eq!(listen("::1:53"), ["[::1]:53"]);
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_said() {
+        for (line, part) in [
+            ("-U /run/x 10.0.0.1:80", "unix socket"),
+            ("-U -E x.pem 80 10.0.0.1", "TLS needs connections"),
+            ("-f", "no port to listen on"),
+        ] {
+            let Ok(Wanted::Run(parsed)) = parse(line.split(' ').map(Into::into).collect()) else {
+                panic!("{line}")
+            };
+            let problems = config(&parsed.state).expect_err(line);
+            assert!(problems[0].message.contains(part), "{line}: {problems:?}");
+        }
+    }
+}
