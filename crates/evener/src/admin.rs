@@ -1,6 +1,7 @@
 //! The admin API: HTTP on a unix socket, `/v1`. This is the one place where it grows.
 
 pub(crate) mod client;
+pub(crate) mod clients;
 pub(crate) mod view;
 
 use crate::supervisor::{AccessChange, AccessRefused, Handle, StateChange, Supervisor};
@@ -119,6 +120,7 @@ impl AdminSocket {
             .route("/v1/reload", post(reload))
             .route("/v1/servers/state", post(set_state))
             .route("/v1/access", get(access).post(change_access))
+            .route("/v1/clients", get(clients::clients))
             .route("/v1/explain", get(explain))
             .fallback(|| async { failed(StatusCode::NOT_FOUND, "there is no such path; see docs/api.md") })
             .method_not_allowed_fallback(|| async {

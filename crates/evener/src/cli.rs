@@ -1,6 +1,7 @@
 //! The command line.
 
 mod demo;
+mod look;
 mod run;
 mod talk;
 
@@ -108,6 +109,19 @@ enum Command {
         service: String,
         /// The client's IP address
         client: std::net::IpAddr,
+        #[command(flatten)]
+        talk: Talk,
+    },
+    /// Show the clients of services that remember them, the most recently seen first
+    Clients {
+        /// The service (default: all)
+        service: Option<String>,
+        /// Only those that were seen within so long
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        since: Option<Duration>,
+        /// Show so many (default: 1000)
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
         #[command(flatten)]
         talk: Talk,
     },
@@ -274,6 +288,9 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Ready(what) => talk::set_state(&what, "ready", None).await,
         Command::Maintenance { what, time } => talk::set_state(&what, "maintenance", time).await,
         Command::Explain { service, client, talk } => talk::explain(&service, client, &talk).await,
+        Command::Clients { service, since, limit, talk } => {
+            look::clients(service.as_deref(), since, limit, &talk).await
+        }
         Command::Deny { what, time } => talk::change_access(&what, "deny", time).await,
         Command::Permit { what, time } => talk::change_access(&what, "permit", time).await,
         Command::Forget(what) => talk::change_access(&what, "forget", None).await,

@@ -2,11 +2,13 @@
 
 use crate::service::{Refusal, Service, Settings};
 use evener_core::Time;
+use evener_core::clients::ClientRecord;
 use evener_core::limits::Lease;
 use evener_core::spec::Denied;
 use evener_core::throttle::ClientLease;
 use rustix::fd::OwnedFd;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The status for those whom the access list refuses (RFC 9110, section 15.5.4).
@@ -30,12 +32,14 @@ pub(crate) struct Guest {
     pub(crate) backend: Option<usize>,
     /// Its place among the connections of its address.
     pub(crate) place: Option<ClientLease>,
+    /// What it does is written down there.
+    pub(crate) record: Option<Arc<ClientRecord>>,
 }
 
 impl Guest {
     /// Whether there is nothing to be said of it.
     pub(crate) fn is_plain(&self) -> bool {
-        self.backend.is_none() && self.place.is_none()
+        self.backend.is_none() && self.place.is_none() && self.record.is_none()
     }
 }
 
@@ -50,7 +54,7 @@ pub(crate) enum Refused {
     Tarpit(Lease, Duration),
 }
 
-/// Decides of a client; counts it if it is refused.
+/// Decides of a client; counts it if it is refused, and writes it down if it comes in.
 pub(crate) fn admit(
     service: &Service,
     settings: &Settings,
@@ -58,6 +62,27 @@ pub(crate) fn admit(
     worker: usize,
     now: Time,
 ) -> Admission {
+    let mut admission = decide(service, settings, client, worker, now);
+    if let Admission::Enter(guest) = &mut admission {
+        guest.record = record_of(service, settings, client, now);
+        guest.record.iter().for_each(|record| record.connected(now));
+    }
+    admission
+}
+
+/// Where it is written down what a client does, if the service remembers its clients.
+pub(crate) fn record_of(
+    service: &Service,
+    settings: &Settings,
+    client: IpAddr,
+    now: Time,
+) -> Option<Arc<ClientRecord>> {
+    settings.clients.as_ref()?;
+    // A reload may have put another table there since the client was accepted.
+    service.settings.load().clients.as_ref().map(|clients| clients.enter(client, now))
+}
+
+fn decide(service: &Service, settings: &Settings, client: IpAddr, worker: usize, now: Time) -> Admission {
     let counters = service.live.counters.of(worker);
     if !settings.permits(client) {
         counters.denied.one();
@@ -65,7 +90,7 @@ pub(crate) fn admit(
     }
     match settings.throttle.as_ref().map(|throttle| throttle.enter(client, now)) {
         None => Admission::Enter(Guest::default()),
-        Some(Ok(place)) => Admission::Enter(Guest { backend: None, place: Some(place) }),
+        Some(Ok(place)) => Admission::Enter(Guest { place: Some(place), ..Guest::default() }),
         Some(Err(_)) => {
             counters.limited.one();
             refuse(service, settings.exceeded, worker, TOO_MANY)
@@ -78,7 +103,7 @@ pub(crate) fn refuse(service: &Service, refusal: Refusal, worker: usize, status:
     match refusal {
         Refusal::Drop => Admission::Refused(Refused::Drop),
         Refusal::Reject => Admission::Refused(Refused::Reject(status)),
-        Refusal::Backend(backend) => Admission::Enter(Guest { backend: Some(backend), place: None }),
+        Refusal::Backend(backend) => Admission::Enter(Guest { backend: Some(backend), ..Guest::default() }),
         // When so many wait already, the others need not.
         Refusal::Tarpit(time) => match service.live.tarpitted.enter(Denied::TARPIT_MAX as u32) {
             Some(place) => {

@@ -6,6 +6,7 @@ use crate::relay::{Direction, End, Pumped, Scratch};
 use crate::ring_relay::RingState;
 use crate::service::{Backend, Service, Settings};
 use crate::sys;
+use evener_core::clients::ClientRecord;
 use evener_core::limits::Lease;
 use evener_core::snapshot::Choice;
 use evener_core::{ServerId, Time};
@@ -143,6 +144,14 @@ impl Connection {
         of_service.bytes_out.add(bytes_out);
         of_server.bytes_in.add(counted_in);
         of_server.bytes_out.add(bytes_out);
+        if let Some(record) = self.record() {
+            record.moved(counted_in, bytes_out, now);
+        }
+    }
+
+    /// Where it is written down what the client does.
+    pub(crate) fn record(&self) -> Option<&ClientRecord> {
+        self.guest.as_deref()?.record.as_deref()
     }
 
     /// What follows from the outcomes of both directions.

@@ -387,8 +387,10 @@ fn opened(worker: &mut Worker, slot: usize) {
 
 /// The client is with this server now.
 pub(crate) fn chosen(worker: &Worker, number: usize, snapshot: &Snapshot, entry: &Entry, took: Duration) {
-    snapshot.remember(worker.exchanges[number].client, entry.id, worker.now);
+    let exchange = &worker.exchanges[number];
+    snapshot.remember(exchange.client, entry.id, worker.now);
     snapshot.observe(entry, took, worker.now);
+    worker.sessions[exchange.session].had(exchange.backend(), entry);
 }
 
 /// Something happened at a server's socket.

@@ -199,8 +199,7 @@ fn answer_own(worker: &mut Worker, index: usize, answer: &OwnAnswer, verb: Verb,
     let afterwards = if then == Then::End { Afterwards::Closes } else { Afterwards::Stays };
     answer.write(verb == Verb::Head, afterwards, &mut worker.heads.out);
     session.link.send(&worker.heads.out, &mut worker.buffers);
-    let counters = session.service.live.counters.of(worker.id);
-    counters.bytes_out.add(worker.heads.out.len() as u64);
+    session.count(0, worker.heads.out.len() as u64, worker.id, worker.now);
     worker.heads.out.clear();
     let stall = session.settings.http.as_ref().map_or(Duration::ZERO, |spec| spec.stall_timeout);
     if let Some(http) = http1(session) {

@@ -3,6 +3,7 @@
 use crate::tls::{TlsAcceptor, TlsConnector};
 use arc_swap::ArcSwap;
 use evener_core::acl::{Access, Acl};
+use evener_core::clients::{ClientSeen, Clients};
 use evener_core::counters::{ServiceCounters, Sharded};
 use evener_core::health::Failure;
 use evener_core::limits::{Lease, Occupancy};
@@ -35,6 +36,8 @@ pub struct Settings {
     pub exceeded: Refusal,
     /// Whoever stands before us there tells us of clients, by the PROXY protocol.
     pub proxy_from: Option<Arc<Acl>>,
+    /// Its clients with what they did, if they are remembered.
+    pub clients: Option<Arc<Clients>>,
     /// TLS with clients.
     pub tls: Option<Arc<TlsAcceptor>>,
     /// How HTTP is understood, if it is.
@@ -82,6 +85,7 @@ impl Settings {
             throttle: None,
             exceeded: Refusal::Drop,
             proxy_from: None,
+            clients: None,
             tls: None,
             http: None,
             backends: vec![Backend { pool, tls: None, send_proxy: None }],
@@ -156,6 +160,13 @@ impl Service {
             noticed_at: Default::default(),
         };
         Self { name, protocol, settings: ArcSwap::from_pointee(settings), live }
+    }
+
+    /// Its clients, the most recently seen first; `None` when they are not remembered.
+    pub fn clients(&self) -> Option<impl Iterator<Item = ClientSeen> + use<>> {
+        let settings = self.settings.load();
+        let clients = settings.clients.as_ref()?;
+        Some(clients.newest(Time::ZERO, usize::MAX).0.into_iter())
     }
 
     /// A place for one more connection. When there is none, [`Service::wants_wake`] tells whoever leaves that somebody

@@ -8,12 +8,13 @@ use crate::http1::{self, Http1};
 use crate::http2::{self, Http2};
 use crate::link::{Link, Received};
 use crate::relay::End;
-use crate::service::{Service, Settings};
+use crate::service::{Backend, Service, Settings};
 use crate::tcp::GREETING;
 use crate::tls::{Tls, TlsFacts};
 use crate::tunnel::{self, Relayed};
 use crate::worker::{Retry, Token, Worker};
 use evener_core::limits::Lease;
+use evener_core::snapshot::Entry;
 use evener_core::wire::hello;
 use evener_core::{ServerId, Time};
 use mio::event::Event;
@@ -82,6 +83,23 @@ impl Session {
     pub(crate) fn is_taking(&mut self) -> bool {
         let left = self.link.left();
         std::mem::replace(&mut self.left, left) > left
+    }
+
+    /// Counts bytes that came from the client, and that went to it.
+    pub(crate) fn count(&self, bytes_in: u64, bytes_out: u64, worker: usize, now: Time) {
+        let counters = self.service.live.counters.of(worker);
+        counters.bytes_in.add(bytes_in);
+        counters.bytes_out.add(bytes_out);
+        if let Some(record) = self.guest.record.as_ref().filter(|_| bytes_in + bytes_out > 0) {
+            record.moved(bytes_in, bytes_out, now);
+        }
+    }
+
+    /// Writes down which server the client has.
+    pub(crate) fn had(&self, backend: &Backend, server: &Entry) {
+        if let Some(record) = &self.guest.record {
+            record.had(&backend.pool.load().pool, &server.name);
+        }
     }
 
     /// The name that the client asked for by TLS.

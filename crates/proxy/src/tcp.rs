@@ -417,6 +417,9 @@ fn connected(worker: &mut Worker, index: usize) {
     let snapshot = connection.backend().pool.load();
     snapshot.remember(connection.address, server.id, now);
     snapshot.observe(server, now.since(connection.active_at), now);
+    if let Some(record) = connection.record() {
+        record.had(&snapshot.pool, &server.name);
+    }
     server.live.counters.of(worker.id).connections.one();
     if server.live.suspect.load(Ordering::Relaxed) || upstream.choice.why == Why::LastResort {
         (worker.report)(Report::Success { pool: snapshot.pool.clone(), server: server.id });

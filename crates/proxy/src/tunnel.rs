@@ -33,9 +33,7 @@ pub(crate) fn relay(worker: &mut Worker, number: usize) -> Relayed {
     let (down, bytes_out) = carry(&mut server.link, &mut session.link, buffers);
     if bytes_in + bytes_out > 0 {
         session.active_at = worker.now;
-        let of_service = session.service.live.counters.of(worker.id);
-        of_service.bytes_in.add(bytes_in);
-        of_service.bytes_out.add(bytes_out);
+        session.count(bytes_in, bytes_out, worker.id, worker.now);
         if let Some(choice) = &exchange.choice {
             let of_server = choice.server.live.counters.of(worker.id);
             of_server.bytes_in.add(bytes_in);

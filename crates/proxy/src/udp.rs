@@ -2,6 +2,7 @@
 //! in batches from the address that the client sent to. When a server refuses or leaves, its flows go on elsewhere at
 //! once.
 
+use crate::admission;
 use crate::batch::{BATCH, Batch, Local, Names};
 use crate::greeting;
 use crate::listener;
@@ -10,6 +11,7 @@ use crate::tcp::is_ours;
 use crate::worker::{Retry, Token, Worker};
 use evener_core::ServerId;
 use evener_core::Time;
+use evener_core::clients::ClientRecord;
 use evener_core::flow::{Flow, FlowKey, FlowTable, Via};
 use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry, Request, Snapshot};
@@ -49,6 +51,8 @@ pub(crate) struct FlowSocket {
     choice: Choice,
     /// The PROXY header that each datagram begins with.
     header: Option<Box<[u8]>>,
+    /// Where it is written down what the client does.
+    record: Option<Arc<ClientRecord>>,
     answered_at: Time,
 }
 
@@ -179,7 +183,7 @@ fn flow_of(
     snapshot: &Snapshot,
 ) -> Option<u32> {
     let listener = &mut worker.datagrams[index];
-    if let Some(flow) = listener.flows.datagram(&key, worker.now) {
+    let record = if let Some(flow) = listener.flows.datagram(&key, worker.now) {
         if flow.generation == snapshot.generation {
             return Some(flow.slot);
         }
@@ -189,15 +193,20 @@ fn flow_of(
             return Some(flow.slot);
         }
         listener.service.live.counters.of(worker.id).flows_moved.one();
+        let record = worker.flows.get(flow.slot as usize).and_then(|flow| flow.record.clone());
         // Its own place must not stand in the way of its new one.
         end(worker, index, &key);
+        record
     } else if !settings.permits(key.client.ip()) {
         let counters = listener.service.live.counters.of(worker.id);
         counters.denied.one();
         counters.drop_denied.one();
         return None;
-    }
-    let begun = begin(worker, index, key, settings, snapshot, &[]);
+    } else {
+        None
+    };
+    let wish = Wish { key, record, settings, snapshot };
+    let begun = begin(worker, index, &wish, &[]);
     let counters = worker.datagrams[index].service.live.counters.of(worker.id);
     match begun {
         Ok(slot) => return Some(slot),
@@ -216,15 +225,18 @@ enum Unplaced {
     NoSocket,
 }
 
-/// Begins a flow, or lets it go on at another server than those of `tried`.
-fn begin(
-    worker: &mut Worker,
-    index: usize,
+/// What a flow is begun with.
+struct Wish<'a> {
     key: FlowKey,
-    settings: &Settings,
-    snapshot: &Snapshot,
-    tried: &[ServerId],
-) -> Result<u32, Unplaced> {
+    /// Of a flow that was there already, and goes on elsewhere.
+    record: Option<Arc<ClientRecord>>,
+    settings: &'a Settings,
+    snapshot: &'a Snapshot,
+}
+
+/// Begins a flow, or lets it go on at another server than those of `tried`.
+fn begin(worker: &mut Worker, index: usize, wish: &Wish<'_>, tried: &[ServerId]) -> Result<u32, Unplaced> {
+    let &Wish { key, settings, snapshot, .. } = wish;
     let request = Request::of(key.client.ip(), worker.now);
     let service = Arc::clone(&worker.datagrams[index].service);
     let counters = service.live.counters.of(worker.id);
@@ -253,9 +265,24 @@ fn begin(
             }
         };
         let header = settings.backends[0].send_proxy.map(|_| header_of(worker, index, &key));
-        let flow = FlowSocket { socket, listener: index, key, choice, header, answered_at: Time::ZERO };
+        let record = wish.record.clone().or_else(|| new_record(worker, index, &key, settings));
+        let flow =
+            FlowSocket { socket, listener: index, key, choice, header, record, answered_at: Time::ZERO };
         return install(worker, index, flow, snapshot).ok_or(Unplaced::NoSocket);
     }
+}
+
+/// The client of a new flow is written down, if the service remembers its clients.
+fn new_record(
+    worker: &Worker,
+    index: usize,
+    key: &FlowKey,
+    settings: &Settings,
+) -> Option<Arc<ClientRecord>> {
+    let service = &worker.datagrams[index].service;
+    let record = admission::record_of(service, settings, key.client.ip(), worker.now)?;
+    record.connected(worker.now);
+    Some(record)
 }
 
 /// There are no descriptors or ports: the flow that was unused the longest makes room, for the next datagram.
@@ -281,6 +308,9 @@ fn header_of(worker: &Worker, index: usize, key: &FlowKey) -> Box<[u8]> {
 fn install(worker: &mut Worker, index: usize, flow_socket: FlowSocket, snapshot: &Snapshot) -> Option<u32> {
     let (key, choice) = (flow_socket.key, &flow_socket.choice);
     let (server, live) = (choice.server.id, Arc::clone(&choice.server.live));
+    if let Some(record) = &flow_socket.record {
+        record.had(&snapshot.pool, &choice.server.name);
+    }
     end(worker, index, &key);
     let slot = worker.flows.insert(flow_socket);
     if worker.registry.register(&worker.flows[slot].socket, Token::Flow(slot)).is_err() {
@@ -334,6 +364,9 @@ fn send_to_server(
         let of_server = flow.choice.server.live.counters.of(worker.id);
         of_server.datagrams_in.add(done.len() as u64);
         of_server.bytes_in.add(batch.bytes(done));
+        if let Some(record) = &flow.record {
+            record.moved(batch.bytes(done), 0, worker.now);
+        }
         left = rest;
         match sent.error {
             None => return,
@@ -350,7 +383,9 @@ fn send_to_server(
                 tried.push(server);
                 let service = Arc::clone(&worker.datagrams[index].service);
                 let settings = service.settings.load_full();
-                let Ok(next) = begin(worker, index, key, &settings, snapshot, &tried) else {
+                let record = worker.flows.get(slot).and_then(|flow| flow.record.clone());
+                let wish = Wish { key, record, settings: &settings, snapshot };
+                let Ok(next) = begin(worker, index, &wish, &tried) else {
                     return service.live.counters.of(worker.id).drop_refused.add(left.len() as u64);
                 };
                 service.live.counters.of(worker.id).flows_moved.one();
@@ -429,6 +464,9 @@ fn take_answers(worker: &mut Worker, slot: usize, answers: &mut Answers, count: 
         let of_server = flow.choice.server.live.counters.of(worker.id);
         of_server.datagrams_out.add(count as u64);
         of_server.bytes_out.add(bytes);
+        if let Some(record) = &flow.record {
+            record.moved(0, bytes, worker.now);
+        }
         if let Some(listener) = worker.datagrams.get(answers.listener) {
             listener.service.live.counters.of(worker.id).bytes_out.add(bytes);
         }
@@ -449,7 +487,9 @@ fn on_refused(worker: &mut Worker, slot: usize, error: Errno) {
     let settings = service.settings.load_full();
     let snapshot = settings.backends[0].pool.load_full();
     note_refusal(worker, &snapshot, slot, error);
-    if begin(worker, index, key, &settings, &snapshot, &[server]).is_ok() {
+    let record = worker.flows.get(slot).and_then(|flow| flow.record.clone());
+    let wish = Wish { key, record, settings: &settings, snapshot: &snapshot };
+    if begin(worker, index, &wish, &[server]).is_ok() {
         service.live.counters.of(worker.id).flows_moved.one();
     }
 }

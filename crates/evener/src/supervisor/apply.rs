@@ -8,13 +8,14 @@ use crate::outside::Outside;
 use crate::resolve::Targets;
 use arc_swap::ArcSwap;
 use evener_core::acl::{Access, Acl};
+use evener_core::clients::Clients;
 use evener_core::diff::diff;
 use evener_core::event::Event;
 use evener_core::pool::Pool;
 use evener_core::route::{Route, Routes};
 use evener_core::spec::{Denied, PoolSpec, ServiceSpec, Source};
 use evener_core::throttle::Throttle;
-use evener_core::{Endpoint, Target};
+use evener_core::{Endpoint, Target, Time};
 use evener_proxy::{Backend, Bound, Refusal, Service, Settings, Sharing, bind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -113,13 +114,21 @@ impl Supervisor {
     }
 
     pub(super) fn apply_service(&mut self, spec: &ServiceSpec) {
+        let began = self.now();
         let Some(settings) = self.settings(spec) else { return };
         match self.services.get(&spec.name).filter(|service| service.protocol == spec.protocol) {
             Some(service) => {
                 let old = service.settings.load();
                 let unchanged = self.config.spec.services.contains(spec) && same_outside(&old, &settings);
                 if !unchanged {
+                    let (before, after) = (old.clients.clone(), settings.clients.clone());
                     self.plane.reconfigure(service, settings);
+                    // Who came into the old table until now is not lost either.
+                    if let (Some(before), Some(after)) = (before, after)
+                        && !Arc::ptr_eq(&before, &after)
+                    {
+                        after.adopt(&before, began);
+                    }
                 }
             }
             None => {
@@ -168,6 +177,7 @@ impl Supervisor {
             throttle: self.throttle_of(spec),
             exceeded,
             proxy_from: spec.proxy_from.clone(),
+            clients: self.clients_of(spec),
             tls: self.materials.acceptor(&spec.name),
             http: spec.http.clone(),
             backends,
@@ -194,6 +204,19 @@ impl Supervisor {
         let old = self.services.get(&spec.name).and_then(|service| service.settings.load().throttle.clone());
         let same = old.filter(|old| old.spec() == wanted);
         Some(same.unwrap_or_else(|| Arc::new(Throttle::new(wanted, self.random.bits()))))
+    }
+
+    /// What is remembered of clients; of another size it keeps the newest.
+    fn clients_of(&mut self, spec: &ServiceSpec) -> Option<Arc<Clients>> {
+        let size = spec.clients?;
+        let old = self.services.get(&spec.name).filter(|service| service.protocol == spec.protocol);
+        let old = old.and_then(|service| service.settings.load().clients.clone());
+        if let Some(same) = old.as_ref().filter(|old| old.size() == size) {
+            return Some(Arc::clone(same));
+        }
+        let clients = Clients::new(size, self.random.bits());
+        old.iter().for_each(|old| clients.adopt(old, Time::ZERO));
+        Some(Arc::new(clients))
     }
 
     /// Listeners whose address stays go on, with another service if it is so; others open and close.

@@ -20,14 +20,14 @@ fn said(output: &Output) -> (i32, String, String) {
 }
 
 /// A command that has to succeed; what it says.
-fn done(evener: &Evener, arguments: &[&str]) -> String {
+pub(crate) fn done(evener: &Evener, arguments: &[&str]) -> String {
     let (status, out, err) = said(&evener.talk(arguments));
     assert_eq!(status, 0, "{arguments:?}: {err}");
     out
 }
 
 /// A command that has to fail; what it says.
-fn fails(evener: &Evener, arguments: &[&str]) -> String {
+pub(crate) fn fails(evener: &Evener, arguments: &[&str]) -> String {
     let (status, out, err) = said(&evener.talk(arguments));
     assert_eq!((status, out.as_str()), (1, ""), "{arguments:?}");
     err
@@ -39,7 +39,7 @@ fn is_in(from: &str, listen: u16) -> bool {
 }
 
 /// A request to the admin API: the status and the body.
-fn api(evener: &Evener, method: &str, path: &str, body: Option<&str>) -> (u16, Value) {
+pub(crate) fn api(evener: &Evener, method: &str, path: &str, body: Option<&str>) -> (u16, Value) {
     let mut stream = UnixStream::connect(evener.directory.file("admin.sock")).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     let body = body.unwrap_or_default();

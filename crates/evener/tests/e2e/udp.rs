@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A UDP server that answers with its name and what it got.
-struct Echo {
-    port: u16,
+pub(crate) struct Echo {
+    pub(crate) port: u16,
     over: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Echo {
-    fn start(name: &'static str) -> Self {
+    pub(crate) fn start(name: &'static str) -> Self {
         Self::start_at(name, free_port())
     }
 
@@ -48,21 +48,21 @@ impl Drop for Echo {
     }
 }
 
-fn client(port: u16) -> UdpSocket {
+pub(crate) fn client(port: u16) -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(local(port)).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     socket
 }
 
-fn ask(socket: &UdpSocket, text: &str) -> String {
+pub(crate) fn ask(socket: &UdpSocket, text: &str) -> String {
     socket.send(text.as_bytes()).unwrap();
     let mut buffer = vec![0; 65_536];
     let length = socket.recv(&mut buffer).unwrap_or(0);
     String::from_utf8_lossy(&buffer[..length]).into_owned()
 }
 
-fn service(listen: u16, servers: &[&Echo], more: &str) -> String {
+pub(crate) fn service(listen: u16, servers: &[&Echo], more: &str) -> String {
     let servers: String = servers.iter().map(|server| format!("\"127.0.0.1:{}\", ", server.port)).collect();
     format!("service \"u\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", {servers} {more} }}")
 }

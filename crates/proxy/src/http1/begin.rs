@@ -157,7 +157,7 @@ fn serve(
     let service = Arc::clone(&session.service);
     let counters = service.live.counters.of(worker.id);
     counters.requests.one();
-    counters.bytes_in.add(head.len() as u64);
+    session.count(head.len() as u64, 0, worker.id, now);
     let refusal = match &session.mode {
         Mode::Http1(http) => http.refusal,
         _ => None,

@@ -119,7 +119,9 @@ fn bad_body(worker: &mut Worker, index: usize, number: usize) -> Next {
 fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize) -> Moved {
     let Worker { sessions, exchanges, servers, buffers, .. } = worker;
     let (session, exchange, server) = (&mut sessions[index], &mut exchanges[number], &mut servers[slot]);
-    let Exchange { http: Some(http), choice, .. } = &mut **exchange else { return Moved::Waits };
+    let Exchange { http: Some(http), choice, settings, backend, .. } = &mut **exchange else {
+        return Moved::Waits;
+    };
     if http.upload == Body::Done && http.outgoing.is_empty() {
         return Moved::Waits;
     }
@@ -163,9 +165,10 @@ fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize) -> Move
         of_server.bytes_in.add(sent as u64);
         if head > 0 && sent > 0 {
             of_server.requests.one();
+            session.had(&settings.backends[*backend], &choice.server);
         }
     }
-    session.service.live.counters.of(worker.id).bytes_in.add(body_bytes);
+    session.count(body_bytes, 0, worker.id, worker.now);
     if body_bytes > 0 {
         session.active_at = worker.now;
     }
@@ -294,7 +297,7 @@ pub(super) fn download_body(worker: &mut Worker, index: usize, number: usize, sl
     }
     // Waiting for the rest is no reason to keep back what there is.
     session.link.send(&heads.out, buffers);
-    session.service.live.counters.of(worker.id).bytes_out.add(bytes);
+    session.count(0, bytes, worker.id, worker.now);
     if let Some(choice) = choice {
         choice.server.live.counters.of(worker.id).bytes_out.add(bytes);
     }

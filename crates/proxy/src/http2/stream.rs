@@ -2,7 +2,7 @@
 
 use super::{Stream, http2, own_answer, status_of};
 use crate::exchange::{self, Exchange, Keep, Reach};
-use crate::http1::{self, Body, Judged, Outgoing};
+use crate::http1::{self, Body, HttpPart, Judged, Outgoing};
 use crate::link::{PENDING_BYTES_MAX, Received};
 use crate::message::OwnAnswer;
 use crate::relay::End;
@@ -236,7 +236,9 @@ fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize, key: us
     let (session, exchange, server) = (&mut sessions[index], &mut exchanges[number], &mut servers[slot]);
     let Mode::Http2(http2) = &mut session.mode else { return Uploaded::Waits };
     let Some(stream) = http2.streams.get_mut(key) else { return Uploaded::Waits };
-    let Exchange { http: Some(http), choice, settings, .. } = &mut **exchange else { return Uploaded::Waits };
+    let Exchange { http: Some(http), choice, settings, backend, .. } = &mut **exchange else {
+        return Uploaded::Waits;
+    };
     if http.upload == Body::Done && http.outgoing.is_empty() {
         return Uploaded::Waits;
     }
@@ -258,18 +260,10 @@ fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize, key: us
                 outcome = Uploaded::Broken;
                 break;
             }
-            Poll::Ready(None) => {
-                http.upload = Body::Done;
-                if http.uploads_chunks {
-                    http.outgoing.extend_from_slice(chunked::BODY_END);
-                }
-            }
+            Poll::Ready(None) => end_upload(http),
         }
         if stream.body.is_end_stream() && http.upload != Body::Done {
-            http.upload = Body::Done;
-            if http.uploads_chunks {
-                http.outgoing.extend_from_slice(chunked::BODY_END);
-            }
+            end_upload(http);
         }
     }
     if outcome != Uploaded::Broken {
@@ -282,9 +276,12 @@ fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize, key: us
             }
         }
     }
-    session.service.live.counters.of(worker.id).bytes_in.add(bytes);
     if bytes > 0 {
         (session.active_at, stream.active_at) = (now, now);
+    }
+    session.count(bytes, 0, worker.id, now);
+    if let Some(choice) = choice.as_ref().filter(|_| begins && outcome != Uploaded::Broken) {
+        session.had(&settings.backends[*backend], &choice.server);
     }
     if begins && http.upload != Body::Done && !http.answered {
         let stall = settings.http.as_ref().map_or(Duration::MAX, |spec| spec.stall_timeout);
@@ -294,6 +291,14 @@ fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize, key: us
         http1::await_answer(worker, number);
     }
     outcome
+}
+
+/// The body is whole.
+fn end_upload(http: &mut HttpPart) {
+    http.upload = Body::Done;
+    if http.uploads_chunks {
+        http.outgoing.extend_from_slice(chunked::BODY_END);
+    }
 }
 
 fn take_head(
@@ -438,7 +443,7 @@ fn download(worker: &mut Worker, index: usize, number: usize, slot: usize, key: 
     if let Some(stream) = http2.streams.get_mut(key) {
         stream.active_at = now;
     }
-    session.service.live.counters.of(worker.id).bytes_out.add(bytes);
+    session.count(0, bytes, worker.id, now);
     if let Some(choice) = choice {
         choice.server.live.counters.of(worker.id).bytes_out.add(bytes);
     }

@@ -1,0 +1,123 @@
+//! `GET /v1/clients`: who a service has seen, and what they did.
+
+use super::{failed, gone};
+use crate::supervisor::{Handle, Supervisor};
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use evener_core::Time;
+use evener_core::clients::ClientSeen;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// So many are shown unless more are asked for.
+const SHOWN: usize = 1000;
+/// So many may be asked for.
+const SHOWN_MAX: usize = 100_000;
+
+/// How many are to be shown, or why not so many.
+pub(super) fn shown(limit: Option<usize>) -> Result<usize, String> {
+    match limit {
+        Some(limit) if limit > SHOWN_MAX => Err(format!("`limit` is at most {SHOWN_MAX}")),
+        limit => Ok(limit.unwrap_or(SHOWN)),
+    }
+}
+
+/// The clients of one service or of all.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ClientsView {
+    /// How many there are, shown or not.
+    pub(crate) total: usize,
+    /// The most recently seen first.
+    pub(crate) clients: Vec<ClientView>,
+}
+
+/// A client.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ClientView {
+    pub(crate) service: String,
+    pub(crate) client: IpAddr,
+    /// Connections and flows that it began.
+    pub(crate) connects: u64,
+    /// Bytes received from it.
+    pub(crate) bytes_in: u64,
+    /// Bytes sent to it.
+    pub(crate) bytes_out: u64,
+    /// Seconds since it connected, or bytes moved, last.
+    pub(crate) seen_s: u64,
+    /// The server that it had last.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) pool: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) server: Option<String>,
+}
+
+/// What is asked for.
+#[derive(Debug, Deserialize)]
+pub(super) struct Wanted {
+    service: Option<String>,
+    since: Option<u64>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn clients(
+    State(supervisor): State<Handle>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Response {
+    let wanted = match wanted {
+        Ok(Query(wanted)) => wanted,
+        Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
+    };
+    let most = match shown(wanted.limit) {
+        Ok(most) => most,
+        Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
+    };
+    match supervisor.look(move |supervisor| look(supervisor, &wanted, most)).await {
+        Some(Ok(clients)) => Json(clients).into_response(),
+        Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
+        None => gone(),
+    }
+}
+
+fn look(supervisor: &Supervisor, wanted: &Wanted, most: usize) -> Result<ClientsView, String> {
+    let now = supervisor.now();
+    let since = wanted.since.map_or(Time::ZERO, |secs| now - Duration::from_secs(secs));
+    let (mut seen, mut total) = (Vec::new(), 0);
+    if let Some(name) = &wanted.service {
+        let service = supervisor.services.get(name.as_str());
+        let service =
+            service.ok_or_else(|| format!("there is no service `{name}`; `evener status` lists them"))?;
+        if service.settings.load().clients.is_none() {
+            return Err(format!(
+                "service `{name}` remembers no clients: give it `clients`, such as clients = 1000"
+            ));
+        }
+    }
+    let is_meant = |name: &str| wanted.service.as_ref().is_none_or(|wanted| wanted == name);
+    for (name, service) in supervisor.services.iter().filter(|(name, _)| is_meant(name)) {
+        let settings = service.settings.load();
+        let Some(clients) = &settings.clients else { continue };
+        let (newest, count) = clients.newest(since, most);
+        total += count;
+        seen.extend(newest.into_iter().map(|one| (one.seen, view(name, one, now))));
+    }
+    seen.sort_by_key(|(seen, _)| std::cmp::Reverse(*seen));
+    Ok(ClientsView { total, clients: seen.into_iter().take(most).map(|(_, view)| view).collect() })
+}
+
+fn view(service: &str, seen: ClientSeen, now: Time) -> ClientView {
+    let (pool, server) = seen.had.map(|had| (had.pool.to_string(), had.server.to_string())).unzip();
+    ClientView {
+        service: service.into(),
+        client: seen.address,
+        connects: seen.connects,
+        bytes_in: seen.bytes_in,
+        bytes_out: seen.bytes_out,
+        seen_s: now.since(seen.seen).as_secs(),
+        pool,
+        server,
+    }
+}
