@@ -169,6 +169,18 @@ impl FastClose {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Off, Self::Client, Self::Server, Self::Both];
 
+    /// Whether a client that closes its side ends both.
+    #[must_use]
+    pub const fn by_client(self) -> bool {
+        matches!(self, Self::Client | Self::Both)
+    }
+
+    /// Whether a server that closes its side ends both.
+    #[must_use]
+    pub const fn by_server(self) -> bool {
+        matches!(self, Self::Server | Self::Both)
+    }
+
     /// The word of the configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {

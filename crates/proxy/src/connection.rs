@@ -2,13 +2,14 @@
 
 use crate::admission::{Guest, reset_at_close};
 use crate::greeting::Greeting;
-use crate::relay::{Direction, End, Pumped, Scratch};
+use crate::relay::{self, Direction, End, Pumped, Scratch};
 use crate::ring_relay::RingState;
 use crate::service::{Backend, Service, Settings};
 use crate::sys;
 use evener_core::clients::ClientRecord;
 use evener_core::limits::Lease;
 use evener_core::snapshot::Choice;
+use evener_core::spec::FastClose;
 use evener_core::{ServerId, Time};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::{Shutdown, shutdown};
@@ -170,8 +171,11 @@ impl Connection {
         let (up_ended, down_ended) = (matches!(up, Pumped::Ended(_)), matches!(down, Pumped::Ended(_)));
         self.from_client.done |= up_ended;
         self.from_server.done |= down_ended;
+        if (up_ended || down_ended) && self.ends_both(up_ended, down_ended) {
+            self.end_both();
+        }
         if self.from_client.done && self.from_server.done {
-            return Step::Close;
+            return self.over(scratch);
         }
         // Half-close is passed on; closing both makes it unnecessary.
         if up_ended && let Some(upstream) = &self.upstream {
@@ -189,6 +193,35 @@ impl Connection {
         }
         let more = up == Pumped::More || down == Pumped::More;
         if more { Step::Again } else { Step::Wait }
+    }
+
+    /// Whether the end of one side is that of both (`fast_close`).
+    pub(crate) fn ends_both(&self, client_ended: bool, server_ended: bool) -> bool {
+        let fast_close = self.settings.options.fast_close;
+        (client_ended && fast_close.by_client()) || (server_ended && fast_close.by_server())
+    }
+
+    /// Nothing more is read; what was read is still delivered, both ways.
+    fn end_both(&mut self) {
+        for direction in [&mut self.from_client, &mut self.from_server] {
+            direction.stop();
+            direction.done |= direction.is_empty();
+        }
+    }
+
+    /// Both sides ended, or one of them for both: then the other one may have said something that nobody read. A server
+    /// does not need it; a client would lose by a reset what it has not received yet, so it is heard for a time.
+    fn over(&mut self, scratch: &mut Scratch) -> Step {
+        if self.settings.options.fast_close == FastClose::Off || self.stage != Stage::Relaying {
+            return Step::Close;
+        }
+        self.upstream.iter().for_each(|upstream| relay::drain(&upstream.socket));
+        if sys::is_all_read(self.client.as_fd()) {
+            return Step::Close;
+        }
+        let _ = shutdown(&self.client, Shutdown::Write);
+        self.from_client.hear_out(&mut scratch.pipes);
+        Step::Linger
     }
 
     /// The client reset the connection, or takes nothing any more: the server must not take that for an orderly end.

@@ -375,6 +375,15 @@ impl Link {
         self.ours == Ours::Ended || self.broken
     }
 
+    /// What was received, but not read, is to be heard after all, though it is for nobody; whether there is any.
+    pub(crate) fn hear_out(&mut self) -> bool {
+        let unread = !sys::is_all_read(self.socket.as_fd());
+        if unread {
+            (self.end, self.readable) = (None, true);
+        }
+        unread
+    }
+
     /// Gives back what is empty.
     pub(crate) fn settle(&mut self, buffers: &mut Buffers) {
         self.input.settle(buffers);

@@ -17,6 +17,9 @@ const SPLICE_BYTES_MIN: usize = 16 * 1024;
 /// After so many rounds another connection has its turn.
 const ROUNDS_MAX: usize = 16;
 
+/// So much is taken out of a socket before it is closed.
+const DRAIN_BYTES_MAX: usize = 1 << 20;
+
 /// What all connections of a worker use in turn.
 #[derive(Debug)]
 pub(crate) struct Scratch {
@@ -75,6 +78,18 @@ pub(crate) enum Pumped {
     Ended(End),
     /// The sink takes nothing any more.
     SinkGone(Errno),
+}
+
+/// Takes out what a socket that is about to be closed has received: with unread bytes the close would be a reset, which
+/// can take from its peer what that has not read yet (RFC 9293, section 3.10.4). Not more than [`DRAIN_BYTES_MAX`].
+pub(crate) fn drain(socket: &OwnedFd) {
+    let mut piece = [0; 16 * 1024];
+    for _ in 0..DRAIN_BYTES_MAX / piece.len() {
+        match recv(socket, &mut piece, RecvFlags::DONTWAIT) {
+            Ok((1.., _)) | Err(Errno::INTR) => {}
+            Ok(_) | Err(_) => return,
+        }
+    }
 }
 
 impl Direction {
@@ -242,6 +257,17 @@ impl Direction {
         self.discards = true;
         (self.spill, self.offset) = (Vec::new(), 0);
         self.release(pipes);
+    }
+
+    /// Nothing more is read of the source; what is held is still brought to the sink.
+    pub(crate) fn stop(&mut self) {
+        self.end.get_or_insert(End::Fin);
+    }
+
+    /// The source was stopped, or ended, and is to be heard all the same, for nobody.
+    pub(crate) fn hear_out(&mut self, pipes: &mut PipePool) {
+        self.discard(pipes);
+        (self.end, self.done, self.readable) = (None, false, true);
     }
 
     /// Whether the sink is gone.

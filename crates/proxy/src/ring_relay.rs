@@ -216,6 +216,11 @@ fn on_sent(worker: &mut Worker, number: u32, result: Result<u32, Errno>) {
 /// A direction ended, or its sink is gone.
 fn conclude(worker: &mut Worker, index: usize, side: usize, outcome: Pumped) {
     let (up, down) = if side == 0 { (outcome, Pumped::Waiting) } else { (Pumped::Waiting, outcome) };
+    let ended = outcome == Pumped::Ended(End::Fin);
+    if ended && worker.connections[index].ends_both(side == 0, side == 1) {
+        // What the other side has under way is for the epoll relay to deliver.
+        return leave(worker, index);
+    }
     match worker.connections[index].conclude(up, down, &mut worker.scratch, worker.id) {
         Step::Wait => {}
         // The server takes nothing any more: what the client still sends is heard by the epoll relay.

@@ -245,6 +245,10 @@ pub(crate) fn drive(worker: &mut Worker, index: usize) {
                     exchange::end(worker, exchange, Keep::No);
                     close(worker, index);
                 }
+                Relayed::Unheard => {
+                    exchange::end(worker, exchange, Keep::No);
+                    finish(worker, index);
+                }
                 Relayed::Broken => close(worker, index),
                 Relayed::Reset => on_server_reset(worker, index, exchange),
             }

@@ -2,9 +2,10 @@
 
 use crate::exchange::{Reach, reach};
 use crate::link::{Buffers, Link, PENDING_BYTES_MAX, Received};
-use crate::relay::End;
+use crate::relay::{self, End};
 use crate::session::ROUNDS_MAX;
 use crate::worker::Worker;
+use evener_core::spec::FastClose;
 
 /// What became of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub(crate) enum Relayed {
     Again,
     /// In order.
     Over,
+    /// The same, but the client still says something that is for nobody.
+    Unheard,
     /// The client is gone: the server must not take that for an orderly end.
     Broken,
     /// The server is gone, and the client's socket has all that it sent.
@@ -29,8 +32,16 @@ pub(crate) fn relay(worker: &mut Worker, number: usize) -> Relayed {
     let exchange = &worker.exchanges[number];
     let Worker { sessions, servers, buffers, .. } = worker;
     let (session, server) = (&mut sessions[exchange.session], &mut servers[slot]);
-    let (up, bytes_in) = carry(&mut session.link, &mut server.link, buffers);
-    let (down, bytes_out) = carry(&mut server.link, &mut session.link, buffers);
+    let (mut up, mut bytes_in) = carry(&mut session.link, &mut server.link, buffers);
+    let (mut down, mut bytes_out) = carry(&mut server.link, &mut session.link, buffers);
+    let fast_close = exchange.settings.options.fast_close;
+    if end_both(&mut session.link, &mut server.link, fast_close) {
+        // What was read is still delivered, then each side is told.
+        let (rest_in, rest_out);
+        (up, rest_in) = carry(&mut session.link, &mut server.link, buffers);
+        (down, rest_out) = carry(&mut server.link, &mut session.link, buffers);
+        (bytes_in, bytes_out) = (bytes_in + rest_in, bytes_out + rest_out);
+    }
     if bytes_in + bytes_out > 0 {
         session.active_at = worker.now;
         session.count(bytes_in, bytes_out, worker.id, worker.now);
@@ -45,7 +56,28 @@ pub(crate) fn relay(worker: &mut Worker, number: usize) -> Relayed {
     {
         worker.session_timers.set(exchange.session, worker.now + idle);
     }
-    outcome(&session.link, &server.link, up, down)
+    match outcome(&session.link, &server.link, up, down) {
+        Relayed::Over if fast_close != FastClose::Off => {
+            // A server that still speaks needs no answer to it; a client would lose by a reset what is on its way to it.
+            relay::drain(&server.link.socket);
+            if session.link.hear_out() { Relayed::Unheard } else { Relayed::Over }
+        }
+        relayed => relayed,
+    }
+}
+
+/// Where the end of one side is that of both, nothing more is read of the other one. Whether that is new.
+fn end_both(client: &mut Link, server: &mut Link, fast_close: FastClose) -> bool {
+    let ended = |link: &Link| link.end == Some(End::Fin);
+    if fast_close.by_client() && ended(client) && server.end.is_none() {
+        server.end = Some(End::Fin);
+        return true;
+    }
+    if fast_close.by_server() && ended(server) && client.end.is_none() {
+        client.end = Some(End::Fin);
+        return true;
+    }
+    false
 }
 
 fn outcome(client: &Link, server: &Link, up: Carried, down: Carried) -> Relayed {

@@ -8,6 +8,7 @@ mod certificates_live;
 mod checks;
 mod clients;
 mod commands;
+mod fast_close;
 mod harness;
 mod http;
 mod http2;
