@@ -89,7 +89,7 @@ counters! {
         requests_bad,
         /// Requests that were sent again, to another server.
         requests_retried,
-        /// Requests that were answered by the service itself: redirects and its health.
+        /// Requests that were answered by the service itself: redirects, its health, `respond`.
         requests_own,
         /// Requests that no server answered: 502, 503 or 504 went to the client.
         requests_failed,

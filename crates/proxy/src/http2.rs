@@ -336,9 +336,13 @@ fn own_answer(answer: &OwnAnswer) -> (http::Response<()>, Bytes) {
     *response.status_mut() =
         http::StatusCode::from_u16(answer.status).unwrap_or(http::StatusCode::BAD_GATEWAY);
     let fields = response.headers_mut();
-    fields.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(answer.kind));
+    if answer.has_body() {
+        if let Ok(kind) = http::HeaderValue::from_bytes(answer.kind.as_bytes()) {
+            fields.insert(http::header::CONTENT_TYPE, kind);
+        }
+        fields.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(answer.body.len()));
+    }
     fields.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
-    fields.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(answer.body.len()));
     if let Some(location) =
         answer.location.as_ref().and_then(|value| http::HeaderValue::from_bytes(value).ok())
     {

@@ -1,7 +1,8 @@
 //! Heads as we write them: requests as servers get them, answers as clients get them, and our own answers.
 
-use evener_core::spec::{ForwardedMode, ForwardedSpec, RedirectSpec};
+use evener_core::spec::{ForwardedMode, ForwardedSpec, RedirectSpec, RespondSpec};
 use evener_core::wire::http::{Framing, Kind, Request, Response, Target};
+use std::borrow::Cow;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
@@ -269,7 +270,8 @@ pub(crate) struct OwnAnswer {
     pub(crate) status: u16,
     pub(crate) location: Option<Vec<u8>>,
     pub(crate) body: String,
-    pub(crate) kind: &'static str,
+    /// The media type of the body.
+    pub(crate) kind: Cow<'static, str>,
 }
 
 impl OwnAnswer {
@@ -280,13 +282,29 @@ impl OwnAnswer {
             "<!doctype html>\n<title>{status} {reason}</title>\n<h1>{status} {reason}</h1>\n<p>{}</p>\n",
             explanation_of(status)
         );
-        Self { status, location: None, body, kind: "text/html; charset=utf-8" }
+        Self { status, location: None, body, kind: "text/html; charset=utf-8".into() }
     }
 
     /// What the service says of itself.
     pub(crate) fn health(usable: bool) -> Self {
         let (status, body) = if usable { (200, "ok\n") } else { (503, "no server is up\n") };
-        Self { status, location: None, body: body.into(), kind: "text/plain; charset=utf-8" }
+        Self { status, location: None, body: body.into(), kind: "text/plain; charset=utf-8".into() }
+    }
+
+    /// What the configuration says to everybody.
+    pub(crate) fn respond(spec: &RespondSpec) -> Self {
+        Self {
+            status: spec.status,
+            location: None,
+            // This one ends without a body, but has a length (RFC 9110, section 15.3.6).
+            body: if spec.status == 205 { String::new() } else { spec.body.clone() },
+            kind: spec.content_type.clone().into(),
+        }
+    }
+
+    /// Whether a body belongs to it, and its length is told (RFC 9110, section 8.6).
+    pub(crate) fn has_body(&self) -> bool {
+        !matches!(self.status, 204 | 304)
     }
 
     /// The same, by https. `None` when nobody knows which host was meant.
@@ -310,9 +328,11 @@ impl OwnAnswer {
     /// Writes it for a client of HTTP/1.
     pub(crate) fn write(&self, is_head: bool, afterwards: Afterwards, out: &mut Vec<u8>) {
         let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason_of(self.status));
-        field("Content-Type", self.kind.as_bytes(), out);
+        if self.has_body() {
+            field("Content-Type", self.kind.as_bytes(), out);
+            number("Content-Length", self.body.len() as u64, out);
+        }
         field("Cache-Control", b"no-store", out);
-        number("Content-Length", self.body.len() as u64, out);
         if let Some(location) = &self.location {
             field("Location", location, out);
         }
@@ -321,34 +341,18 @@ impl OwnAnswer {
         }
         afterwards.write(out);
         out.extend_from_slice(b"\r\n");
-        if !is_head {
+        if !is_head && self.has_body() {
             out.extend_from_slice(self.body.as_bytes());
         }
     }
 }
 
-/// The reason phrases of what we say ourselves (RFC 9110, section 15).
+/// The reason phrase (RFC 9110, section 15).
 fn reason_of(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        301 => "Moved Permanently",
-        302 => "Found",
-        307 => "Temporary Redirect",
-        308 => "Permanent Redirect",
-        400 => "Bad Request",
-        403 => "Forbidden",
-        404 => "Not Found",
-        408 => "Request Timeout",
-        421 => "Misdirected Request",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        501 => "Not Implemented",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
-        _ => "Error",
-    }
+    http::StatusCode::from_u16(status)
+        .ok()
+        .and_then(|status| status.canonical_reason())
+        .unwrap_or("Unassigned")
 }
 
 fn explanation_of(status: u16) -> &'static str {

@@ -1,7 +1,7 @@
 //! HTTP/2 with clients: what is agreed on, requests and answers as they should be, and where they go.
 
 mod bodies;
-mod client;
+pub(crate) mod client;
 mod failures;
 mod limits;
 mod malformed;

@@ -24,6 +24,7 @@ mod proxy_protocol;
 mod proxy_udp;
 mod proxy_udp_peers;
 mod reload;
+mod respond;
 mod smuggling;
 mod tcp;
 mod testssl;

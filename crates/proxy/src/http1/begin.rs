@@ -32,7 +32,7 @@ enum Verdict {
 /// Why an answer is our own.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Why {
-    /// It is our part: redirects, health.
+    /// It is our part: redirects, health, what is said to everybody.
     Ours,
     /// The client may not.
     Refused,
@@ -221,13 +221,17 @@ fn judge(
         session.service.live.counters.of(worker).limited.one();
         return refused(session, settings.exceeded, client, 429, worker);
     }
+    let answers_itself = spec.redirect.is_some() || spec.respond.is_some();
+    if answers_itself && matches!(target, Target::Authority(_)) {
+        // Who wants a tunnel does not want a page.
+        return Verdict::Answer(OwnAnswer::page(400), Why::Refused);
+    }
     if let Some(redirect) = spec.redirect {
-        if matches!(target, Target::Authority(_)) {
-            // Who wants a tunnel does not want a page.
-            return Verdict::Answer(OwnAnswer::page(400), Why::Refused);
-        }
         let answer = OwnAnswer::redirect(redirect, request.authority(head), path);
         return Verdict::Answer(answer.unwrap_or_else(|| OwnAnswer::page(400)), Why::Ours);
+    }
+    if let Some(respond) = &spec.respond {
+        return Verdict::Answer(OwnAnswer::respond(respond), Why::Ours);
     }
     let routed = settings.routes.find(request.authority(head), path).copied();
     match session.guest.backend.or(routed).or(settings.default_backend) {

@@ -93,10 +93,11 @@ fn key_of(worker: &Worker, number: usize) -> Option<usize> {
 /// Answers for ourselves; the stream is over.
 fn answer_own(worker: &mut Worker, index: usize, key: usize, answer: &OwnAnswer, is_head: bool) {
     let (response, body) = own_answer(answer);
+    let bodyless = is_head || !answer.has_body();
     let Some(http) = worker.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
     let Some(mut stream) = http.streams.try_remove(key) else { return };
-    if let Ok(mut send) = stream.respond.send_response(response, is_head)
-        && !is_head
+    if let Ok(mut send) = stream.respond.send_response(response, bodyless)
+        && !bodyless
     {
         let _ = send.send_data(body, true);
     }
