@@ -1,4 +1,4 @@
-//! Access lists: prefixes that permit or deny, the longest match wins, and an answer for everybody else.
+//! Access lists: prefixes that permit or deny, by the longest match or in order, and an answer for everybody else.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,6 +12,17 @@ pub enum Access {
     Permit,
     /// The client may not.
     Deny,
+}
+
+impl Access {
+    /// The other one.
+    #[must_use]
+    pub const fn inverse(self) -> Self {
+        match self {
+            Self::Permit => Self::Deny,
+            Self::Deny => Self::Permit,
+        }
+    }
 }
 
 /// An address with the number of leading bits that count: `10.0.0.0/8`, `2001:db8::/32`, `192.0.2.1`.
@@ -103,6 +114,21 @@ impl Acl {
         Self { layers: Vec::new(), otherwise }.after(rules)
     }
 
+    /// A list whose first group with a match decides, whatever the lengths of the prefixes. Groups of the same access
+    /// that follow one another are one layer, so a long list of one kind is searched at once.
+    #[must_use]
+    pub fn in_order(groups: &[(Access, Vec<Prefix>)], otherwise: Access) -> Self {
+        let said: Vec<_> = groups.iter().filter(|(_, prefixes)| !prefixes.is_empty()).collect();
+        let layer = |alike: &[&(Access, Vec<Prefix>)]| {
+            let of = |(access, prefixes): &&(Access, Vec<Prefix>)| {
+                let access = *access;
+                prefixes.iter().map(move |prefix| (*prefix, access)).collect::<Vec<_>>()
+            };
+            compile(&alike.iter().flat_map(of).collect::<Vec<_>>())
+        };
+        Self { layers: said.chunk_by(|(a, _), (b, _)| a == b).map(layer).collect(), otherwise }
+    }
+
     /// The same list after `rules`: they are asked first, whatever the lengths of the prefixes.
     #[must_use]
     pub fn after(&self, rules: &[(Prefix, Access)]) -> Self {
@@ -120,6 +146,40 @@ impl Acl {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// What it says where nothing matches.
+    #[must_use]
+    pub fn otherwise(&self) -> Access {
+        self.otherwise
+    }
+
+    /// Whether the order of its rules counts, and not the longest match alone.
+    #[must_use]
+    pub fn is_ordered(&self) -> bool {
+        self.layers.len() > 1
+    }
+
+    /// The list as groups of which the first with a match decides; neighbours differ. [`Self::in_order`] makes of them
+    /// a list that says the same, and an equal one where this one came from there.
+    #[must_use]
+    pub fn groups(&self) -> Vec<(Access, Vec<Prefix>)> {
+        let mut groups: Vec<(Access, Vec<Prefix>)> = Vec::new();
+        for level in self.layers.iter().flat_map(|layer| layer.iter()) {
+            // Prefixes of one length do not overlap: those that go on with the last group come first.
+            let first = groups.last().map_or(Access::Permit, |(access, _)| *access);
+            for wanted in [first, first.inverse()] {
+                let alike = level.entries.iter().filter(|(_, access)| *access == wanted);
+                let (family, length) = (level.family, level.length);
+                let mut prefixes = alike.map(|(bits, _)| Prefix { family, bits: *bits, length }).peekable();
+                match groups.last_mut() {
+                    Some((access, last)) if *access == wanted => last.extend(prefixes),
+                    _ if prefixes.peek().is_some() => groups.push((wanted, prefixes.collect())),
+                    _ => {}
+                }
+            }
+        }
+        groups
     }
 
     /// What the list says of `client`.
@@ -190,6 +250,87 @@ mod tests {
         let list = Acl::new(&rules("-10.1.2.3"), Access::Permit).after(&rules("+10.0.0.0/8"));
         assert_eq!(list.access("10.1.2.3".parse().unwrap()), Access::Permit);
         assert_eq!((list.len(), list.is_empty()), (2, false));
+    }
+
+    fn random_prefix(random: &mut Random) -> Prefix {
+        let bits = random.bits();
+        if random.below(4) == 0 {
+            let address = Ipv6Addr::from_bits(u128::from(bits & 0x0f0f) << 112 | u128::from(bits >> 63));
+            return format!("{address}/{}", random.below(129)).parse().unwrap();
+        }
+        format!("{}/{}", Ipv4Addr::from((bits as u32) & 0x0303_0303), random.below(33)).parse().unwrap()
+    }
+
+    fn random_client(random: &mut Random) -> IpAddr {
+        let bits = random.bits();
+        match random.below(4) {
+            0 => Ipv6Addr::from_bits(u128::from(bits & 0x0f0f) << 112 | u128::from(bits >> 63)).into(),
+            _ => Ipv4Addr::from((bits as u32) & 0x0303_0303).into(),
+        }
+    }
+
+    fn random_access(random: &mut Random) -> Access {
+        if random.below(2) == 0 { Access::Permit } else { Access::Deny }
+    }
+
+    #[test]
+    fn in_order_the_first_group_with_a_match_decides() {
+        let mut random = Random::seeded(12);
+        for _ in 0..300 {
+            let group = |random: &mut Random| {
+                let prefixes = (0..random.below(6)).map(|_| random_prefix(random)).collect();
+                (random_access(random), prefixes)
+            };
+            let groups: Vec<(Access, Vec<Prefix>)> =
+                (0..random.below(12)).map(|_| group(&mut random)).collect();
+            let otherwise = random_access(&mut random);
+            let acl = Acl::in_order(&groups, otherwise);
+            for _ in 0..100 {
+                let client = random_client(&mut random);
+                let (family, bits) = left_aligned(client);
+                let matches =
+                    |prefix: &Prefix| prefix.family == family && bits & mask(prefix.length) == prefix.bits;
+                let first = groups.iter().find(|(_, prefixes)| prefixes.iter().any(matches));
+                assert_eq!(acl.access(client), first.map_or(otherwise, |(access, _)| *access), "{groups:?}");
+            }
+            assert_eq!(Acl::in_order(&acl.groups(), acl.otherwise()), acl, "{groups:?}");
+        }
+    }
+
+    #[test]
+    fn the_groups_of_any_list_say_the_same() {
+        let mut random = Random::seeded(13);
+        for _ in 0..100 {
+            let rules = |random: &mut Random| -> Vec<_> {
+                (0..random.below(30)).map(|_| (random_prefix(random), random_access(random))).collect()
+            };
+            let acl = Acl::new(&rules(&mut random), Access::Deny).after(&rules(&mut random));
+            let groups = acl.groups();
+            assert!(groups.iter().all(|(_, prefixes)| !prefixes.is_empty()));
+            assert!(groups.windows(2).all(|pair| pair[0].0 != pair[1].0), "{groups:?}");
+            let ordered = Acl::in_order(&groups, acl.otherwise());
+            for _ in 0..100 {
+                let client = random_client(&mut random);
+                assert_eq!(ordered.access(client), acl.access(client), "{acl:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn groups_of_one_kind_are_one_layer() {
+        let group = |access, text: &str| (access, vec![text.parse().unwrap()]);
+        let acl = Acl::in_order(
+            &[
+                group(Access::Deny, "10.1.0.0/16"),
+                (Access::Permit, Vec::new()),
+                group(Access::Deny, "10.2.0.0/16"),
+                group(Access::Permit, "10.0.0.0/8"),
+            ],
+            Access::Deny,
+        );
+        assert_eq!((acl.layers.len(), acl.len(), acl.is_ordered()), (2, 3, true));
+        assert!(!Acl::in_order(&[group(Access::Deny, "::/0")], Access::Permit).is_ordered());
+        assert_eq!(Acl::in_order(&[], Access::Permit), Acl::new(&[], Access::Permit));
     }
 
     #[test]

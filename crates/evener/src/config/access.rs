@@ -1,60 +1,152 @@
-//! Who may come in: `allow` and `deny` with prefixes, files of prefixes and countries; what becomes of others; the limits
-//! of each client; who may tell us of clients.
+//! Who may come in: `allow` and `deny`, or `access` in order, with prefixes, files of prefixes and countries; what becomes
+//! of others; the limits of each client; who may tell us of clients.
 
 use super::fields::Fields;
-use super::raw::{Made, Value};
+use super::raw::{Made, Table, Value};
 use super::search_tree;
 use evener_core::acl::{Access, Acl, Prefix};
 use evener_core::spec::Denied;
 use evener_core::throttle::{Rate, ThrottleSpec};
 use maxminddb::{Reader, WithinOptions};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a refused client waits when nothing else is said.
-const TARPIT: Duration = Duration::from_secs(30);
+pub(super) const TARPIT: Duration = Duration::from_secs(30);
+/// How many clients are remembered when nothing else is said.
+pub(super) const REMEMBERED: usize = 65_536;
 const TARPIT_MAX: Duration = Duration::from_secs(3600);
 const LIST_FILE_BYTES_MAX: u64 = 128 << 20;
 const GEOIP_FILE_BYTES_MAX: u64 = 512 << 20;
 
-/// `allow` and `deny`. Of the prefixes the longest wins; countries are asked where no prefix matches. With `allow`
-/// everybody else is refused, without it let in.
+/// The items of `access` after which lines of problems are no longer exact: each costs a step to find.
+const PLACED_ITEMS_MAX: usize = 1000;
+
+/// `allow` and `deny`, or `access`. Of the prefixes of `allow` and `deny` the longest wins; countries are asked where no
+/// prefix matches. With `allow` everybody else is refused, without it let in.
 pub(super) fn read_acl(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
-    let allow = read_list(fields, "allow");
-    let deny = read_list(fields, "deny");
-    if allow.is_none() && deny.is_none() {
-        return None;
+    let ordered = read_ordered(fields);
+    let allow = read_both(fields, "allow");
+    let deny = read_both(fields, "deny");
+    if fields.has("access") && (fields.has("allow") || fields.has("deny")) {
+        fields.problem_with(
+            "access",
+            "`access` goes without `allow` and `deny`: the order of its items counts",
+        );
+    }
+    if ordered.is_some() || (allow.is_none() && deny.is_none()) {
+        return ordered;
     }
     let otherwise = if allow.is_some() { Access::Deny } else { Access::Permit };
     let lists = [(deny.unwrap_or_default(), Access::Deny), (allow.unwrap_or_default(), Access::Permit)];
-    let of = |part: fn(&List) -> &[Prefix]| {
+    let of = |part: fn(&(Vec<Prefix>, Vec<Prefix>)) -> &[Prefix]| {
         let rules = lists.iter().flat_map(move |(list, access)| part(list).iter().map(|one| (*one, *access)));
         rules.collect::<Vec<_>>()
     };
-    let acl = Acl::new(&of(|list| &list.countries), otherwise);
-    Some(Arc::new(acl.after(&of(|list| &list.prefixes))))
+    let acl = Acl::new(&of(|(_, countries)| countries), otherwise);
+    Some(Arc::new(acl.after(&of(|(prefixes, _)| prefixes))))
 }
 
 /// A list of prefixes alone, such as `proxy_from`: those who are in it are permitted.
 pub(super) fn read_prefixes(fields: &mut Fields<'_>, key: &'static str) -> Option<Arc<Acl>> {
-    let list = read_list(fields, key)?;
-    let rules: Vec<_> =
-        list.countries.iter().chain(&list.prefixes).map(|prefix| (*prefix, Access::Permit)).collect();
+    let (prefixes, countries) = read_both(fields, key)?;
+    let rules: Vec<_> = countries.iter().chain(&prefixes).map(|prefix| (*prefix, Access::Permit)).collect();
     Some(Arc::new(Acl::new(&rules, Access::Deny)))
 }
 
+/// `access = { { permit = "10.0.0.0/8" }, { deny = country "SE" }, otherwise = "deny" }`: the first item that matches
+/// decides; for everybody else `otherwise`, the inverse of the last item when it is not said.
+fn read_ordered(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
+    const WANTED: &str = "a list of { permit = \"10.0.0.0/8\" } and { deny = \"192.0.2.0/24\" }";
+    let table = match fields.take("access")? {
+        Value::Table(table) => table,
+        Value::Unknown => return None,
+        other => {
+            fields.problem_with("access", format!("`access` is {}, not {WANTED}", other.kind()));
+            return None;
+        }
+    };
+    let mut own = fields.within("access", table);
+    if own.has("permit") || own.has("deny") {
+        own.problem_here("each item of `access` has braces of its own: { { permit = \"10.0.0.0/8\" }, ... }");
+        return None;
+    }
+    let otherwise = read_otherwise(&mut own);
+    own.finish();
+    let mut own = fields.within("access", table);
+    let mut items = Vec::new();
+    for item in &table.list {
+        match item {
+            Value::Table(table) => items.extend(read_item(&mut own, table)),
+            Value::Unknown => {}
+            Value::Text(text) => own.problem(text, format!("`{text}` stands alone: `access` is {WANTED}")),
+            other => own.problem_here(format!("{} is no item: `access` is {WANTED}", other.kind())),
+        }
+    }
+    let codes = items.iter().flat_map(|(_, list)| list.codes.iter().cloned()).collect();
+    let countries = read_countries(fields, "access", &codes);
+    let last = items.last().map_or(Access::Deny, |(access, _)| *access);
+    let group = |(access, mut list): (Access, List)| {
+        list.prefixes.extend(list.codes.iter().filter_map(|code| countries.get(code)).flatten());
+        (access, list.prefixes)
+    };
+    let groups: Vec<_> = items.into_iter().map(group).collect();
+    Some(Arc::new(Acl::in_order(&groups, otherwise.unwrap_or(last.inverse()))))
+}
+
+fn read_otherwise(own: &mut Fields<'_>) -> Option<Access> {
+    match own.text("otherwise")? {
+        "permit" => Some(Access::Permit),
+        "deny" => Some(Access::Deny),
+        other => {
+            own.problem("otherwise", format!("`{other}` is not \"permit\" or \"deny\""));
+            None
+        }
+    }
+}
+
+/// One item: `permit` or `deny`.
+fn read_item<'a>(own: &mut Fields<'a>, table: &'a Table) -> Option<(Access, List)> {
+    own.turn_to(table);
+    let permit = read_list(own, "permit");
+    let deny = read_list(own, "deny");
+    own.note_unknown_keys();
+    for key in ["permit", "deny"].into_iter().filter(|key| table.named.contains_key(*key)) {
+        own.pass(key, PLACED_ITEMS_MAX);
+    }
+    let item = match (permit, deny) {
+        (Some(list), None) => Some((Access::Permit, list)),
+        (None, Some(list)) => Some((Access::Deny, list)),
+        _ => None,
+    };
+    let both = own.has("permit") && own.has("deny");
+    if both || table.named.is_empty() || !table.list.is_empty() {
+        own.problem_here(
+            "an item of `access` is { permit = ... } or { deny = ... }, one of them and nothing else",
+        );
+    }
+    item
+}
+
+/// Prefixes, and the codes of countries.
 #[derive(Default)]
 struct List {
     prefixes: Vec<Prefix>,
-    countries: Vec<Prefix>,
+    codes: BTreeSet<String>,
+}
+
+/// The prefixes of a list, and those of its countries.
+fn read_both(fields: &mut Fields<'_>, key: &'static str) -> Option<(Vec<Prefix>, Vec<Prefix>)> {
+    let list = read_list(fields, key)?;
+    let countries = read_countries(fields, key, &list.codes);
+    Some((list.prefixes, countries.into_values().flatten().collect()))
 }
 
 fn read_list(fields: &mut Fields<'_>, key: &'static str) -> Option<List> {
     let items = fields.items(key)?;
     let mut list = List::default();
-    let mut codes = BTreeSet::new();
     for item in items {
         match item {
             Value::Text(text) => match text.parse() {
@@ -67,7 +159,7 @@ fn read_list(fields: &mut Fields<'_>, key: &'static str) -> Option<List> {
             Value::Made(made) if made.builder == "country" => {
                 let code = made.name.clone().unwrap_or_default().to_ascii_uppercase();
                 if code.len() == 2 && code.bytes().all(|byte| byte.is_ascii_uppercase()) {
-                    codes.insert(code);
+                    list.codes.insert(code);
                 } else {
                     fields.problem(key, format!("`{code}` is no country: two letters, as ISO 3166-1 has them"));
                 }
@@ -82,9 +174,6 @@ fn read_list(fields: &mut Fields<'_>, key: &'static str) -> Option<List> {
                 ),
             ),
         }
-    }
-    if !codes.is_empty() {
-        list.countries = read_countries(fields, key, &codes);
     }
     Some(list)
 }
@@ -120,33 +209,39 @@ fn read_file(fields: &mut Fields<'_>, made: &Made, prefixes: &mut Vec<Prefix>) {
 }
 
 /// The networks of countries, from the database that `geoip` names.
-fn read_countries(fields: &mut Fields<'_>, key: &'static str, codes: &BTreeSet<String>) -> Vec<Prefix> {
+fn read_countries(fields: &mut Fields<'_>, key: &'static str, codes: &BTreeSet<String>) -> Networks {
+    if codes.is_empty() {
+        return Networks::new();
+    }
     let Some((path, place)) = fields.reading().run.geoip.as_ref() else {
         fields.problem(key, "a country needs a database: write geoip \"GeoLite2-Country.mmdb\" before");
-        return Vec::new();
+        return Networks::new();
     };
     let path = fields.reading().path(place, path);
     match networks_of(&path, codes) {
-        Ok((networks, missing)) => {
-            for code in missing {
+        Ok(networks) => {
+            for code in codes.iter().filter(|code| !networks.contains_key(*code)) {
                 fields.problem(key, format!("{} has no network of country {code}", path.display()));
             }
             networks
         }
         Err(error) => {
             fields.reading().problem(place, format!("{}: {error}", path.display()));
-            Vec::new()
+            Networks::new()
         }
     }
 }
 
 /// The networks of one country.
 pub(crate) fn countries(path: &Path, code: &str) -> Result<Vec<Prefix>, String> {
-    let (networks, missing) = networks_of(path, &BTreeSet::from([code.to_owned()]))?;
-    if missing.is_empty() { Ok(networks) } else { Err(format!("it has no network of country {code}")) }
+    let found = networks_of(path, &BTreeSet::from([code.to_owned()]))?.remove(code);
+    found.ok_or_else(|| format!("it has no network of country {code}"))
 }
 
-fn networks_of(path: &Path, codes: &BTreeSet<String>) -> Result<(Vec<Prefix>, BTreeSet<String>), String> {
+/// Of each country the networks.
+type Networks = BTreeMap<String, Vec<Prefix>>;
+
+fn networks_of(path: &Path, codes: &BTreeSet<String>) -> Result<Networks, String> {
     let too_large = std::fs::metadata(path).is_ok_and(|meta| meta.len() > GEOIP_FILE_BYTES_MAX);
     if too_large {
         return Err(format!("it is larger than {} MiB", GEOIP_FILE_BYTES_MAX >> 20));
@@ -154,19 +249,19 @@ fn networks_of(path: &Path, codes: &BTreeSet<String>) -> Result<(Vec<Prefix>, BT
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     let reader = Reader::from_source(&bytes[..]).map_err(|error| error.to_string())?;
     search_tree::verify(&bytes, &reader.metadata)?;
-    let (mut networks, mut missing) = (Vec::new(), codes.clone());
+    let mut networks = Networks::new();
     let all = reader.networks(WithinOptions::default()).map_err(|error| error.to_string())?;
     for found in all {
         let found = found.map_err(|error| error.to_string())?;
         let record = found.decode::<maxminddb::geoip2::Country<'_>>().map_err(|error| error.to_string())?;
         let Some(code) = record.and_then(|record| record.country.iso_code) else { continue };
         if codes.contains(code) {
-            missing.remove(code);
             let network = found.network().map_err(|error| error.to_string())?;
-            networks.push(network.to_string().parse().map_err(|_| format!("a strange network: {network}"))?);
+            let prefix = network.to_string().parse().map_err(|_| format!("a strange network: {network}"))?;
+            networks.entry(code.to_owned()).or_default().push(prefix);
         }
     }
-    Ok((networks, missing))
+    Ok(networks)
 }
 
 /// What a refusal means: `"drop"`, `"reject"`, `"tarpit"`, `{ tarpit = "10s" }`, or a pool.
@@ -215,7 +310,7 @@ pub(super) fn read_throttle(fields: &mut Fields<'_>) -> Option<(ThrottleSpec, De
         connections: own.integer("connections", 1..=1_000_000),
         connection_rate: read_rate(&mut own, "connection_rate"),
         request_rate: read_rate(&mut own, "request_rate"),
-        size: own.integer("size", 1..=ThrottleSpec::SIZE_MAX as u32).map_or(65_536, |size| size as usize),
+        size: own.integer("size", 1..=ThrottleSpec::SIZE_MAX as u32).map_or(REMEMBERED, |size| size as usize),
     };
     let exceeded = read_denied(&mut own, "exceeded").unwrap_or(Denied::Reject);
     if !["connections", "connection_rate", "request_rate"].iter().any(|key| own.has(key)) {

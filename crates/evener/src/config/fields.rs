@@ -275,8 +275,26 @@ impl<'a> Fields<'a> {
         self.reading.path(&self.place_of(key), text).display().to_string()
     }
 
+    /// Goes on with another table, which is inside or behind what the path leads to.
+    pub(super) fn turn_to(&mut self, table: &'a Table) {
+        self.table = table;
+        self.known.clear();
+    }
+
+    /// What comes is behind `key`; noted for so many steps.
+    pub(super) fn pass(&mut self, key: &'static str, steps_max: usize) {
+        if self.path.len() < steps_max {
+            self.path.push(key);
+        }
+    }
+
     /// Notes every key that was not read, with the nearest that could have been meant.
     pub(super) fn finish(self) {
+        self.note_unknown_keys();
+    }
+
+    /// The same, where reading goes on with another table.
+    pub(super) fn note_unknown_keys(&self) {
         for key in self.table.named.keys().filter(|key| !self.known.contains(&key.as_str())) {
             let place = self.place_of(key);
             let mut hint = nearest_key(key, &self.known);

@@ -253,6 +253,82 @@ fn files_include_others_and_the_environment_is_read() {
     std::fs::remove_dir_all(&directory).unwrap();
 }
 
+#[test]
+fn an_ordered_list_is_decided_by_its_first_match() {
+    use evener_core::acl::{Access, Acl};
+    let groups = |text: &str| -> Vec<(Access, Vec<evener_core::acl::Prefix>)> {
+        let group = |words: &str| {
+            let access = if words.starts_with('+') { Access::Permit } else { Access::Deny };
+            (access, words[1..].split(' ').map(|word| word.parse().unwrap()).collect())
+        };
+        text.split("; ").filter(|text| !text.is_empty()).map(group).collect()
+    };
+    let check = |list: &str, expected: &str, otherwise| {
+        let server = format!("{{ \"10.0.0.1:1\", access = {list} }}");
+        let text = format!("service \"s\" {{ listen = \"127.0.0.1:1\", {server}, access = {list} }}");
+        let spec = load_text(&text).unwrap().spec;
+        let expected = Acl::in_order(&groups(expected), otherwise);
+        for acl in [&spec.services[0].acl, &spec.pools[0].servers[0].acl] {
+            assert_eq!(**acl.as_ref().unwrap(), expected, "{list}");
+        }
+    };
+    check(
+        r#"{ { permit = "10.0.0.0/8" }, { deny = { "192.0.2.0/24", "::/0" } }, { permit = "::1" } }"#,
+        "+10.0.0.0/8; -192.0.2.0/24 ::/0; +::1",
+        Access::Deny,
+    );
+    check(
+        r#"{ { permit = "10.1.0.0/16" }, { deny = "10.0.0.0/8" } }"#,
+        "+10.1.0.0/16; -10.0.0.0/8",
+        Access::Permit,
+    );
+    check(r#"{ { deny = "::/0" }, otherwise = "deny" }"#, "-::/0", Access::Deny);
+    check(r#"{ { deny = {} } }"#, "", Access::Permit);
+    check("{}", "", Access::Permit);
+    check("{ otherwise = \"deny\" }", "", Access::Deny);
+}
+
+#[test]
+fn each_mistake_in_an_ordered_list_has_its_line() {
+    check_problems(
+        r#"service "s" { listen = "127.0.0.1:1", "10.0.0.1:1",
+  access = {
+    { permit = "10.0.0.0/8" },
+    { permit = "10.0.0.0/40" },
+    { deny = 5 },
+    { deny = { "x", country "SE" } },
+    { dney = "10.0.0.0/8" },
+    { permit = "::1",
+      "::2" },
+    { permit = "::3", deny = "::4" },
+    "10.0.0.0/9",
+    { deny = country "Sweden" },
+    otherwise = "nobody",
+  } }
+"#,
+        &[
+            "c.lua:2: a country needs a database",
+            "c.lua:4: access: `10.0.0.0/40` has no valid length",
+            "c.lua:5: `deny` is the number 5, not a prefix",
+            "c.lua:6: access: `x` is not a prefix",
+            "c.lua:7: access: there is no key `dney`; did you mean `deny`?",
+            "c.lua:8: an item of `access` is { permit = ... } or { deny = ... }, one of them",
+            "c.lua:10: an item of `access` is { permit = ... } or { deny = ... }, one of them",
+            "c.lua:11: `10.0.0.0/9` stands alone: `access` is a list of { permit",
+            "c.lua:12: `SWEDEN` is no country",
+            "c.lua:13: `nobody` is not \"permit\" or \"deny\"",
+        ],
+    );
+    let check = |keys: &str, expected: &str| {
+        let text = format!("service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:1\",\n {keys} }}");
+        check_problems(&text, &[&format!("c.lua:2: {expected}")]);
+    };
+    check("access = \"10.0.0.0/8\"", "service `s`: `access` is `10.0.0.0/8`, not a list of { permit");
+    check("access = { permit = \"10.0.0.0/8\" }", "each item of `access` has braces of its own");
+    check("access = {}, deny = \"10.0.0.0/8\"", "service `s`: `access` goes without `allow` and `deny`");
+    check("access = { { deny = {} }, other = 1 }", "access: there is no key `other`");
+}
+
 fn document(name: &str) -> String {
     std::fs::read_to_string(format!("{}/../../{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
@@ -325,7 +401,7 @@ fn the_reference_has_every_key_and_counter() {
           pool("p" .. number) { { "10.0.0.1:1" }, check = one, sticky = {}, passive = {}, policy = policy.ewma {} }
           service("s" .. number) { listen = "127.0.0.1:" .. number, pool = "p" .. number }
         end
-        service "u" { listen = "127.0.0.1:1", protocol = "udp", "10.0.0.1:1", policy = policy.maglev {} }
+        service "u" { listen = "127.0.0.1:1", access = { { permit = {} } }, protocol = "udp", "10.0.0.1:1", policy = policy.maglev {} }
         local safe = pool "safe" { "10.0.0.1:1", tls = { ca = "ca.crt" }, sticky = { by = "cookie" } }
         service "h" {
           listen = "127.0.0.1:9", protocol = "http", pool = safe, forwarded = {}, redirect = { port = 1 },
