@@ -5,6 +5,8 @@ mod look;
 mod run;
 mod talk;
 
+pub(crate) use run::raise_descriptor_limit;
+
 use crate::observe::{Log, LogFormat, LogLevel};
 use crate::supervisor::{ConfigSource, Setting};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};

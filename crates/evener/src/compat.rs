@@ -1,6 +1,10 @@
 //! The programs that Evener stands in for, each with its own command line: `evener pen ...`, or a link named `pen`.
 
+mod daemon;
 mod pen;
+mod syslog;
+
+pub(crate) use syslog::Syslog;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -10,17 +14,21 @@ use std::process::ExitCode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Program {
     Mergelogs,
+    Pen,
+    Penctl,
     Penlog,
     Penlogd,
 }
 
 impl Program {
-    const ALL: [Self; 3] = [Self::Mergelogs, Self::Penlog, Self::Penlogd];
+    const ALL: [Self; 5] = [Self::Mergelogs, Self::Pen, Self::Penctl, Self::Penlog, Self::Penlogd];
 
     /// The name of its binary, and of our subcommand.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Mergelogs => "mergelogs",
+            Self::Pen => "pen",
+            Self::Penctl => "penctl",
             Self::Penlog => "penlog",
             Self::Penlogd => "penlogd",
         }
@@ -35,6 +43,8 @@ impl Program {
     pub(crate) fn run(self, arguments: Vec<OsString>) -> ExitCode {
         match self {
             Self::Mergelogs => pen::mergelogs::main(arguments),
+            Self::Pen => pen::run::main(arguments),
+            Self::Penctl => pen::penctl::main(arguments),
             Self::Penlog => pen::penlog::main(arguments),
             Self::Penlogd => pen::penlogd::main(arguments),
         }

@@ -1,12 +1,13 @@
 //! What the program says of itself: events as log lines, in text for people or in JSON for machines.
 
+use crate::compat::Syslog;
 use clap::ValueEnum;
 use evener_core::event::{Event, Level};
 use serde_json::{Map, Value};
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +18,8 @@ pub(crate) enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+    /// The system's log, by /dev/log.
+    Syslog,
 }
 
 /// From which level on events are logged.
@@ -35,6 +38,12 @@ pub(crate) enum LogLevel {
 }
 
 impl LogLevel {
+    const ALL: [Self; 5] = [Self::Debug, Self::Info, Self::Warn, Self::Error, Self::Off];
+
+    fn numbered(number: u8) -> Self {
+        Self::ALL.into_iter().find(|level| *level as u8 == number).unwrap_or(Self::Info)
+    }
+
     fn shows(self, level: Level) -> bool {
         match self {
             Self::Debug => true,
@@ -49,13 +58,15 @@ impl LogLevel {
 /// Lines that may wait to be written; further ones are dropped, and their number is said.
 const LINES_MAX: usize = 8192;
 /// How long the last lines may take at the end of the program.
+/// What the system's log knows us by.
+const SYSLOG_NAME: &str = "evener";
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where events go: standard error, by a thread of its own, for whoever reads it may stall.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
     format: LogFormat,
-    level: LogLevel,
+    level: Arc<AtomicU8>,
     writer: Arc<Writer>,
 }
 
@@ -75,21 +86,34 @@ enum Line {
 impl Log {
     pub(crate) fn new(format: LogFormat, level: LogLevel) -> Self {
         let (lines, waiting) = sync_channel::<Line>(LINES_MAX);
+        let syslog = (format == LogFormat::Syslog).then(|| Syslog::open(SYSLOG_NAME));
         // Without a thread nothing is logged; balancing goes on.
         let _ = std::thread::Builder::new().name("log".into()).spawn(move || {
             for line in waiting {
                 match line {
-                    Line::Text(text) => drop(std::io::stderr().lock().write_all(text.as_bytes())),
+                    Line::Text(text) => match &syslog {
+                        Some(syslog) => syslog.say(&text),
+                        None => drop(std::io::stderr().lock().write_all(text.as_bytes())),
+                    },
                     Line::Flush(done) => drop(done.send(())),
                 }
             }
         });
-        Self { format, level, writer: Arc::new(Writer { lines, dropped: AtomicU64::new(0) }) }
+        Self {
+            format,
+            level: Arc::new(AtomicU8::new(level as u8)),
+            writer: Arc::new(Writer { lines, dropped: AtomicU64::new(0) }),
+        }
+    }
+
+    /// From now on events of this level and above it are logged.
+    pub(crate) fn set_level(&self, level: LogLevel) {
+        self.level.store(level as u8, Ordering::Relaxed);
     }
 
     /// Logs an event, if its level is shown. Never waits.
     pub(crate) fn event(&self, event: &Event) {
-        if !self.level.shows(event.level()) {
+        if !LogLevel::numbered(self.level.load(Ordering::Relaxed)).shows(event.level()) {
             return;
         }
         let dropped = self.writer.dropped.swap(0, Ordering::Relaxed);
@@ -105,6 +129,7 @@ impl Log {
         let line = match self.format {
             LogFormat::Text => text_line(event, now, std::io::stderr().is_terminal()),
             LogFormat::Json => json_line(event, now),
+            LogFormat::Syslog => syslog_line(event),
         };
         if self.writer.lines.try_send(Line::Text(line)).is_err() {
             self.writer.dropped.fetch_add(lost_with_it, Ordering::Relaxed);
@@ -131,13 +156,24 @@ fn text_line(event: &Event, now: SystemTime, colours: bool) -> String {
     };
     let time = humantime::format_rfc3339_millis(now);
     let mut line = format!("{time} {on}{:<5}{off} {}", level.name(), event.name());
+    add_fields(&mut line, event);
+    line.push('\n');
+    line
+}
+
+fn add_fields(line: &mut String, event: &Event) {
     event.fields(&mut |name, value| {
         let value = value.to_string();
         let quoted =
             value.is_empty() || value.contains(|c: char| c.is_whitespace() || c == '"' || c.is_control());
         let _ = if quoted { write!(line, " {name}={value:?}") } else { write!(line, " {name}={value}") };
     });
-    line.push('\n');
+}
+
+/// The time is the log's own.
+fn syslog_line(event: &Event) -> String {
+    let mut line = format!("{} {}", event.level().name(), event.name());
+    add_fields(&mut line, event);
     line
 }
 

@@ -17,7 +17,7 @@ use evener_core::pool::{Pool, PoolSetting};
 use evener_core::snapshot::{Admission, Snapshot};
 use evener_core::spec::{AdminState, Protocol};
 use evener_core::{Endpoint, Random, ServerId, Target, Time};
-use evener_proxy::{Driver, Plane, PlaneOptions, Report, Service};
+use evener_proxy::{Closed, Driver, Listing, Plane, PlaneOptions, Report, Service};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +45,18 @@ pub(crate) struct Setting {
     pub(crate) source: ConfigSource,
 }
 
+/// What a new configuration changed, or every problem.
+pub(crate) type Outcome = Result<Vec<String>, Vec<String>>;
+
+/// What of the files that TLS is made of, when a front end has another configuration taken on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Files {
+    /// They are read where something else is said of them; the program may have given up the right to read them.
+    Kept,
+    /// They are read again.
+    Anew,
+}
+
 /// Where a reload has the configuration from.
 #[derive(Clone, Debug)]
 pub(crate) enum ConfigSource {
@@ -53,7 +65,7 @@ pub(crate) enum ConfigSource {
     /// A file.
     File(PathBuf),
     /// A front end: it is told, and asks for [`Handle::apply`] in its own time.
-    Front(mpsc::Sender<oneshot::Sender<Result<Vec<String>, Vec<String>>>>),
+    Front(mpsc::Sender<oneshot::Sender<Outcome>>),
 }
 
 /// The signals that the program obeys, caught from its first moment on.
@@ -93,9 +105,11 @@ pub(crate) struct Probed {
 /// What others want of the supervisor. Each has a place for the answer.
 pub(crate) enum Ask {
     Look(Box<dyn FnOnce(&Supervisor) + Send>),
-    Reload(oneshot::Sender<Result<Vec<String>, Vec<String>>>),
+    Reload(oneshot::Sender<Outcome>),
     SetState { wanted: StateChange, done: oneshot::Sender<Result<String, String>> },
-    Apply { config: Box<Config>, done: reload::Done },
+    Apply { config: Box<Config>, files: Files, done: reload::Done },
+    Connections { service: Option<Arc<str>>, most: usize, done: oneshot::Sender<Listing> },
+    Close { number: u64, done: oneshot::Sender<Closed> },
     Access { service: String, change: AccessChange, done: oneshot::Sender<Result<String, AccessRefused>> },
     Stop,
 }
@@ -127,16 +141,30 @@ impl Handle {
     }
 
     /// Reads the configuration again; what changed, or every problem.
-    pub(crate) async fn reload(&self) -> Option<Result<Vec<String>, Vec<String>>> {
+    pub(crate) async fn reload(&self) -> Option<Outcome> {
         let (done, answer) = oneshot::channel();
         self.0.send(Input::Ask(Ask::Reload(done))).await.ok()?;
         answer.await.ok()
     }
 
     /// Takes on a configuration that did not come from the file; what changed, or every problem.
-    pub(crate) async fn apply(&self, config: Config) -> Option<Result<Vec<String>, Vec<String>>> {
+    pub(crate) async fn apply(&self, config: Config, files: Files) -> Option<Outcome> {
         let (done, answer) = oneshot::channel();
-        self.0.send(Input::Ask(Ask::Apply { config: Box::new(config), done })).await.ok()?;
+        self.0.send(Input::Ask(Ask::Apply { config: Box::new(config), files, done })).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// What is open: of one service or of all, so many of each worker.
+    pub(crate) async fn connections(&self, service: Option<Arc<str>>, most: usize) -> Option<Listing> {
+        let (done, answer) = oneshot::channel();
+        self.0.send(Input::Ask(Ask::Connections { service, most, done })).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Closes a connection or flow.
+    pub(crate) async fn close(&self, number: u64) -> Option<Closed> {
+        let (done, answer) = oneshot::channel();
+        self.0.send(Input::Ask(Ask::Close { number, done })).await.ok()?;
         answer.await.ok()
     }
 
@@ -336,7 +364,13 @@ impl Supervisor {
             Input::Ask(Ask::Look(look)) => look(self),
             Input::Ask(Ask::Reload(done)) => self.begin_reload(Some(done)),
             Input::Ask(Ask::SetState { wanted, done }) => drop(done.send(self.set_state(&wanted))),
-            Input::Ask(Ask::Apply { config, done }) => self.begin_apply(*config, done),
+            Input::Ask(Ask::Connections { service, most, done }) => {
+                self.plane.connections(service, most, move |listing| drop(done.send(listing)));
+            }
+            Input::Ask(Ask::Close { number, done }) => {
+                self.plane.close(number, move |closed| drop(done.send(closed)));
+            }
+            Input::Ask(Ask::Apply { config, files, done }) => self.begin_apply(*config, files, done),
             Input::Ask(Ask::Stop) => self.on_stop("request"),
         }
     }

@@ -14,6 +14,7 @@ mod http2;
 mod link;
 mod listener;
 mod message;
+mod open;
 mod pipe;
 mod plane;
 mod relay;
@@ -33,3 +34,5 @@ pub use listener::{BindError, Bound, Sharing, bind};
 pub use plane::{Driver, Plane, PlaneOptions};
 pub use service::{Backend, Refusal, Report, Reporter, Service, ServiceLive, Settings};
 pub use tls::{TlsAcceptor, TlsConnector};
+
+pub use open::{Closed, Listing, Open};

@@ -149,7 +149,7 @@ async fn serve(
 }
 
 /// Takes as many descriptors as the system gives; the limit when it is a low one.
-fn raise_descriptor_limit() -> Option<u64> {
+pub(crate) fn raise_descriptor_limit() -> Option<u64> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     let _ = setrlimit(Resource::Nofile, limit);

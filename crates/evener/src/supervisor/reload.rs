@@ -1,12 +1,14 @@
 //! Reloading: the file is read and names are resolved beside the supervisor's own work, one reload at a time.
 
-use super::{ConfigSource, Input, Supervisor};
+use super::{ConfigSource, Files, Input, Outcome, Supervisor};
 use crate::config::{self, Config, Problem};
 use crate::outside::{Outside, gather};
+use crate::resolve::resolve;
 use evener_core::event::Event;
+use evener_core::spec::Spec;
 use tokio::sync::oneshot;
 
-pub(super) type Done = oneshot::Sender<Result<Vec<String>, Vec<String>>>;
+pub(super) type Done = oneshot::Sender<Outcome>;
 
 /// A configuration that was read.
 pub(crate) struct Loaded {
@@ -60,10 +62,15 @@ impl Supervisor {
     }
 
     /// Takes on a configuration that somebody gives, as soon as what it needs from outside is there.
-    pub(super) fn begin_apply(&mut self, config: Config, done: Done) {
+    pub(super) fn begin_apply(&mut self, config: Config, files: Files, done: Done) {
         let (outside, before) = (self.outside.clone(), self.materials.clone());
+        let same = files == Files::Kept && says_the_same_of_tls(&self.config.spec, &config.spec);
         tokio::spawn(async move {
-            let found = gather(&config, before).await.map(|outside| (config, outside));
+            let gathered = match same {
+                true => resolve(&config).await.map(|targets| Outside { targets, materials: before }),
+                false => gather(&config, before).await,
+            };
+            let found = gathered.map(|outside| (config, outside));
             let _ = outside.send(Input::Loaded(Loaded { found, given: Some(done) })).await;
         });
     }
@@ -88,7 +95,7 @@ impl Supervisor {
         }
     }
 
-    fn tell_outcome(&self, outcome: Result<Vec<String>, Vec<Problem>>) -> Result<Vec<String>, Vec<String>> {
+    fn tell_outcome(&self, outcome: Result<Vec<String>, Vec<Problem>>) -> Outcome {
         match outcome {
             Ok(changes) => {
                 changes.iter().for_each(|change| self.tell(&Event::Changed { change: change.clone() }));
@@ -103,4 +110,15 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// Whether TLS of all services and pools is what it was.
+fn says_the_same_of_tls(old: &Spec, new: &Spec) -> bool {
+    let services = |spec: &Spec| -> Vec<_> {
+        spec.services.iter().map(|one| (one.name.clone(), one.tls.clone(), one.protocol)).collect()
+    };
+    let pools = |spec: &Spec| -> Vec<_> {
+        spec.pools.iter().map(|one| (one.name.clone(), one.tls.clone())).collect()
+    };
+    services(old) == services(new) && pools(old) == pools(new)
 }

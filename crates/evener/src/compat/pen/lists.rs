@@ -78,20 +78,9 @@ impl List {
         if self.last.is_none() {
             return Ok(None);
         }
-        let mut groups: Vec<(Access, Vec<Prefix>)> = Vec::new();
-        for entry in &self.entries {
-            let prefixes = entry.who.prefixes(geoip)?;
-            match groups.last_mut() {
-                Some((access, group)) if *access == entry.access => group.extend(prefixes),
-                _ => groups.push((entry.access, prefixes)),
-            }
-        }
-        let mut acl = Acl::new(&[], self.otherwise());
-        for (access, prefixes) in groups.iter().rev() {
-            let rules: Vec<_> = prefixes.iter().map(|prefix| (*prefix, *access)).collect();
-            acl = acl.after(&rules);
-        }
-        Ok(Some(Arc::new(acl)))
+        let group = |entry: &Entry| Ok((entry.access, entry.who.prefixes(geoip)?));
+        let groups: Vec<_> = self.entries.iter().map(group).collect::<Result<_, String>>()?;
+        Ok(Some(Arc::new(Acl::in_order(&groups, self.otherwise()))))
     }
 
     /// Whether `client` may come in; without an address (a unix socket) everybody may.

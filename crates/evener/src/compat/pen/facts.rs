@@ -1,0 +1,160 @@
+//! What runs, as pen sees it: its servers by their numbers, its clients, its connections with small numbers that stay.
+
+use super::spec::{ABUSE, EMERGENCY, NAME};
+use super::state::State;
+use crate::supervisor::Supervisor;
+use evener_core::clients::{ClientSeen, Had};
+use evener_core::health::Verdict;
+use evener_core::spec::AdminState;
+use evener_proxy::Open;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// pen's numbers of the emergency server and the abuse server, and of none.
+const EMERGENCY_NUMBER: i64 = -1;
+const ABUSE_NUMBER: i64 = -2;
+const NO_SERVER: i64 = -3;
+
+/// One server.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Server {
+    /// Connections and flows now.
+    pub(super) connections: u32,
+    /// Bytes given to it.
+    pub(super) sent: u64,
+    /// Bytes taken from it.
+    pub(super) received: u64,
+    /// Since when it is left out, in seconds since 1970; 0 when it is not.
+    pub(super) out_since: u64,
+}
+
+/// One client.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    pub(super) address: IpAddr,
+    /// Seconds since it was seen.
+    pub(super) age: u64,
+    pub(super) server: i64,
+    pub(super) connects: u64,
+    pub(super) sent: u64,
+    pub(super) received: u64,
+}
+
+/// What was seen at one moment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Facts {
+    /// In the order of the table; unused places have zeros.
+    pub(super) servers: Vec<Server>,
+    /// The most recently seen first.
+    pub(super) clients: Vec<Client>,
+    /// Connections and flows of all services.
+    pub(super) connections: u32,
+    /// Connections to servers that wait for clients.
+    pub(super) idlers: u64,
+}
+
+impl Facts {
+    /// Looks at what runs.
+    pub(super) fn look(supervisor: &Supervisor, state: &State) -> Self {
+        let pool = supervisor.pools.get(NAME).map(|running| &running.pool);
+        let found = |number: usize| {
+            let name = number.to_string();
+            let server = pool?.servers().iter().find(|server| *server.spec.name == *name)?;
+            let out = server.health.verdict() == Verdict::Down || server.state != AdminState::Ready;
+            let since = supervisor.now().since(server.since);
+            Some(Server {
+                connections: server.live.occupancy.active(),
+                sent: server.live.counters.total("bytes_in"),
+                received: server.live.counters.total("bytes_out"),
+                out_since: if out { epoch().saturating_sub(since.as_secs()) } else { 0 },
+            })
+        };
+        let service = supervisor.services.get(NAME);
+        let clients = service.and_then(|service| service.clients()).into_iter().flatten();
+        let now = supervisor.now();
+        let flows = |live: &evener_proxy::ServiceLive| live.flows.load(std::sync::atomic::Ordering::Relaxed);
+        Self {
+            servers: (0..state.servers.len()).map(|number| found(number).unwrap_or_default()).collect(),
+            clients: clients.map(|client| Client::of(&client, now.since(client.seen))).collect(),
+            connections: service.map_or(0, |one| one.live.connections.active() + flows(&one.live)),
+            idlers: 0,
+        }
+    }
+}
+
+impl Client {
+    fn of(client: &ClientSeen, age: Duration) -> Self {
+        Self {
+            address: client.address,
+            age: age.as_secs(),
+            server: number_of(client.had.as_ref()),
+            connects: client.connects,
+            sent: client.bytes_out,
+            received: client.bytes_in,
+        }
+    }
+}
+
+/// pen's number of a server.
+pub(super) fn number_of(had: Option<&Had>) -> i64 {
+    match had.map(|had| (&*had.pool, &*had.server)) {
+        Some((NAME, EMERGENCY)) => EMERGENCY_NUMBER,
+        Some((ABUSE, _)) => ABUSE_NUMBER,
+        Some((_, number)) => number.parse().unwrap_or(NO_SERVER),
+        None => NO_SERVER,
+    }
+}
+
+/// Seconds since 1970.
+fn epoch() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Small numbers for connections: each keeps its own as long as it lives, and the lowest free one is given.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Numbers(Vec<Option<u64>>);
+
+impl Numbers {
+    /// Numbers what is open now.
+    pub(super) fn number(&mut self, open: Vec<Open>) -> Vec<(usize, Open)> {
+        for slot in &mut self.0 {
+            slot.take_if(|known| open.binary_search_by_key(&*known, |open| open.number).is_err());
+        }
+        let mut free = 0;
+        let numbered = open.into_iter().map(|open| {
+            let known = self.0.iter().position(|slot| *slot == Some(open.number));
+            let number = known.unwrap_or_else(|| {
+                while self.0.get(free).is_some_and(Option::is_some) {
+                    free += 1;
+                }
+                if free == self.0.len() {
+                    self.0.push(None);
+                }
+                self.0[free] = Some(open.number);
+                free
+            });
+            (number, open)
+        });
+        let mut numbered: Vec<_> = numbered.collect();
+        numbered.sort_by_key(|(number, _)| *number);
+        numbered
+    }
+}
+
+/// A connection as pen has it: what is only half there is in its state, in pen's bits.
+pub(super) fn pen_state(open: &Open) -> u32 {
+    const IN_PROGRESS: u32 = 1;
+    const CONNECTED: u32 = 2;
+    if open.server_socket.is_none() || open.stage == "connecting" { IN_PROGRESS } else { CONNECTED }
+}
+
+/// A name that `set_state` knows a server by.
+pub(super) fn server_name(number: usize) -> String {
+    format!("{NAME}/{number}")
+}
+
+/// The service's name, shared.
+pub(super) fn service_name() -> Arc<str> {
+    NAME.into()
+}

@@ -1,0 +1,311 @@
+//! The front end while it runs: one task that takes commands, one after the other, changes the settings and has the
+//! supervisor take on what follows from them. A command that cannot be done changes nothing.
+
+use super::command::{Act, FileProblem, Question, Step, execute, read};
+use super::facts::{Facts, Numbers, server_name, service_name};
+use super::state::State;
+use super::{page, spec, write};
+use crate::config::{Config, Problem};
+use crate::observe::{Log, LogLevel};
+use crate::supervisor::{Files, Handle, Outcome, StateChange};
+use evener_core::event::Event;
+use evener_core::spec::AdminState;
+use evener_proxy::Open;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+/// The longest line that is heard.
+pub(super) const LINE_BYTES_MAX: usize = 4096;
+/// Commands that may wait.
+pub(super) const INPUTS_MAX: usize = 64;
+
+/// Who asks at the control port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Who {
+    /// Whoever may open the file of the socket.
+    Local,
+    Address(IpAddr),
+}
+
+/// What the front end hears.
+#[derive(Debug)]
+pub(super) enum Input {
+    Command { line: String, who: Who, answer: oneshot::Sender<String> },
+}
+
+/// The signals that are the front end's.
+pub(super) struct Signals {
+    hang_up: Signal,
+    statistics: Signal,
+    abort: Signal,
+}
+
+impl Signals {
+    pub(super) fn catch() -> std::io::Result<Self> {
+        Ok(Self {
+            hang_up: signal(SignalKind::hangup())?,
+            statistics: signal(SignalKind::user_defined1())?,
+            abort: signal(SignalKind::user_defined2())?,
+        })
+    }
+}
+
+/// The front end.
+pub(super) struct Front {
+    pub(super) state: State,
+    /// What runs now.
+    pub(super) config: Config,
+    pub(super) handle: Handle,
+    pub(super) log: Log,
+    /// The command line in comments, for `write`.
+    pub(super) head: Vec<String>,
+    pub(super) numbers: Numbers,
+}
+
+impl Front {
+    /// Works for ever.
+    pub(super) async fn run(
+        mut self,
+        first: Vec<Step>,
+        mut inputs: mpsc::Receiver<Input>,
+        mut reloads: mpsc::Receiver<oneshot::Sender<Outcome>>,
+        mut signals: Signals,
+    ) {
+        // What files and options asked for beside settings; nobody waits for the answer.
+        self.follow(first).await;
+        loop {
+            tokio::select! {
+                Some(Input::Command { line, who, answer }) = inputs.recv() => {
+                    if let Some(text) = self.on_command(line, who).await {
+                        let _ = answer.send(text);
+                    }
+                }
+                Some(done) = reloads.recv() => drop(done.send(self.reload().await)),
+                _ = signals.hang_up.recv() => drop(self.reload().await),
+                _ = signals.statistics.recv() => self.statistics().await,
+                _ = signals.abort.recv() => std::process::abort(),
+            }
+        }
+    }
+
+    /// The answer to a line; `None` for those who may not ask.
+    async fn on_command(&mut self, line: String, who: Who) -> Option<String> {
+        let list = &self.state.lists[self.state.control_acl];
+        let address = match who {
+            Who::Local => None,
+            Who::Address(address) => Some(address.to_canonical()),
+        };
+        if !list.permits(address, self.state.geoip.as_deref()) {
+            self.notice(format!(
+                "control port: {} may not ask",
+                address.map_or(String::new(), |it| it.to_string())
+            ));
+            return None;
+        }
+        let done =
+            self.change(Files::Kept, move |state| execute(state, &line).map_err(|error| vec![error])).await;
+        Some(match done {
+            Ok(steps) => self.follow(steps).await,
+            Err(problems) => problems.iter().map(|problem| format!("{problem}\n")).collect(),
+        })
+    }
+
+    /// Reads the file of commands again, and opens the log anew.
+    async fn reload(&mut self) -> Outcome {
+        let file = self.state.config_file.clone();
+        let read_file = move |state: &mut State| match &file {
+            Some(file) => read_again(state, file),
+            None => Ok(Vec::new()),
+        };
+        let before = self.config.spec.clone();
+        match self.change(Files::Anew, read_file).await {
+            Ok(steps) => {
+                self.follow(steps).await;
+                Ok(evener_core::diff::diff(&before, &self.config.spec)
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect())
+            }
+            Err(problems) => {
+                let failed = |problem: &String| Event::ReloadFailed { problem: problem.clone() };
+                problems.iter().for_each(|problem| self.log.event(&failed(problem)));
+                Err(problems)
+            }
+        }
+    }
+
+    /// Changes the settings, if what follows from them can be had.
+    async fn change(
+        &mut self,
+        files: Files,
+        act: impl FnOnce(&mut State) -> Result<Vec<Step>, Vec<String>> + Send + 'static,
+    ) -> Result<Vec<Step>, Vec<String>> {
+        let mut state = self.state.clone();
+        // Names are resolved and files read meanwhile; whoever asks next waits, the supervisor does not.
+        let work = tokio::task::spawn_blocking(move || {
+            let before = state.clone();
+            let steps = act(&mut state)?;
+            let config = (state != before || files == Files::Anew).then(|| spec::config(&state)).transpose();
+            let config =
+                config.map_err(|problems| problems.iter().map(Problem::to_string).collect::<Vec<_>>())?;
+            Ok::<_, Vec<String>>((state, steps, config))
+        });
+        let (state, steps, config) = work.await.map_err(|error| vec![error.to_string()])??;
+        if let Some(config) = config.filter(|config| config.spec != self.config.spec || files == Files::Anew)
+        {
+            let gone = || Err(vec!["the program is about to end".to_owned()]);
+            self.handle.apply(config.clone(), files).await.unwrap_or_else(gone)?;
+            self.config = config;
+        }
+        if state.debug != self.state.debug {
+            self.log.set_level(level(state.debug));
+        }
+        self.state = state;
+        Ok(steps)
+    }
+
+    /// Does what a command does beside changing settings; the whole answer.
+    pub(super) async fn follow(&mut self, steps: Vec<Step>) -> String {
+        let mut answer = String::new();
+        for step in steps {
+            match step {
+                Step::Say(text) => answer += &text,
+                Step::Warn(text) => self.notice(text),
+                Step::Ask(question) => answer += &self.answer(question).await,
+                Step::Do(act) => answer += &self.act(act).await,
+            }
+        }
+        answer
+    }
+
+    async fn answer(&mut self, question: Question) -> String {
+        let facts = self.facts().await;
+        match question {
+            Question::Servers => page::servers(&self.state, &facts),
+            Question::Recent(seconds) => page::recent(&facts, seconds),
+            Question::Idlers => format!("Idlers: {}/{}\n", facts.idlers, self.state.idlers),
+            Question::Status => self.status(&facts).await,
+            Question::Socket(socket) => page::socket(socket, &self.open().await),
+            Question::Connection(number) => {
+                page::connection(number, self.state.conn_max(), &self.open().await, &facts)
+            }
+        }
+    }
+
+    async fn facts(&self) -> Facts {
+        let state = self.state.clone();
+        self.handle.look(move |supervisor| Facts::look(supervisor, &state)).await.unwrap_or_default()
+    }
+
+    /// What is open, with pen's numbers.
+    async fn open(&mut self) -> Vec<(usize, Open)> {
+        let listing = self.handle.connections(Some(service_name()), page::ROWS_MAX).await.unwrap_or_default();
+        self.numbers.number(listing.open)
+    }
+
+    /// The status page; it goes to its file, too.
+    async fn status(&mut self, facts: &Facts) -> String {
+        let open = self.open().await;
+        let text = page::html(&self.state, facts, &open);
+        if let Some(file) = self.state.web_stats.clone()
+            && let Err(error) = put(&file, text.clone()).await
+        {
+            self.notice(error);
+        }
+        text
+    }
+
+    /// What SIGUSR1 wants: the status page in its file, or statistics in the log.
+    async fn statistics(&mut self) {
+        let facts = self.facts().await;
+        if self.state.web_stats.is_some() {
+            self.status(&facts).await;
+        } else {
+            page::text(&self.state, &facts).into_iter().for_each(|text| self.notice(text));
+        }
+    }
+
+    async fn act(&mut self, act: Act) -> String {
+        match act {
+            Act::Blacklist(number, seconds) => self.blacklist(number, seconds).await,
+            Act::Close(number) => self.close(number).await,
+            Act::Exit => {
+                self.handle.stop().await;
+                String::new()
+            }
+            Act::Write(file) => {
+                let now = humantime::format_rfc3339_seconds(SystemTime::now());
+                let mut head = vec![format!("Generated by evener pen {now}")];
+                head.extend(self.head.iter().cloned());
+                let text = write::write(&self.state, &head);
+                put(&file, text).await.err().map(|error| format!("{error}\n")).unwrap_or_default()
+            }
+        }
+    }
+
+    /// Leaves a server out for a time; none brings it back at once.
+    async fn blacklist(&self, number: usize, seconds: u32) -> String {
+        let server = server_name(number);
+        let change = match seconds {
+            0 => StateChange { server, state: AdminState::Ready, time: None },
+            _ => StateChange {
+                server,
+                state: AdminState::Maintenance,
+                time: Some(Duration::from_secs(seconds.into())),
+            },
+        };
+        match self.handle.set_state(change).await {
+            Some(Err(_)) => format!("server {number} has no address and port yet\n"),
+            _ => String::new(),
+        }
+    }
+
+    async fn close(&mut self, number: i64) -> String {
+        if !(0..i64::from(self.state.conn_max())).contains(&number) {
+            return page::out_of_range(number);
+        }
+        let open = self.open().await;
+        if let Some((_, open)) = open.iter().find(|(own, _)| *own as i64 == number) {
+            let _ = self.handle.close(open.number).await;
+        }
+        format!("Forcibly closing connection {number}\n")
+    }
+
+    fn notice(&self, text: String) {
+        self.log.event(&Event::Notice { text });
+    }
+}
+
+/// From which level on is logged, for so many `-d`.
+pub(super) fn level(debug: u32) -> LogLevel {
+    if debug == 0 { LogLevel::Info } else { LogLevel::Debug }
+}
+
+/// The file of commands; every problem with its line.
+pub(super) fn read_again(state: &mut State, file: &Path) -> Result<Vec<Step>, Vec<String>> {
+    read(state, file).map_err(|problems| problems.iter().map(FileProblem::to_string).collect())
+}
+
+/// Writes a file whole, or not at all.
+async fn put(file: &Path, text: String) -> Result<(), String> {
+    let file: Arc<Path> = file.into();
+    let work = move || {
+        let failed = |error: std::io::Error| format!("{} cannot be written: {error}", file.display());
+        // Only what is a file, in a directory where we may write, can be replaced; a pipe or a device is written to.
+        let replaced = std::fs::metadata(&file).is_ok_and(|meta| !meta.is_file());
+        let beside: PathBuf = file.with_extension(format!("{}.tmp", std::process::id()));
+        if replaced || std::fs::write(&beside, &text).is_err() {
+            let _ = std::fs::remove_file(&beside);
+            return std::fs::write(&file, text).map_err(failed);
+        }
+        if let Ok(meta) = std::fs::metadata(&file) {
+            let _ = std::fs::set_permissions(&beside, meta.permissions());
+        }
+        std::fs::rename(&beside, &file).map_err(failed)
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
+}

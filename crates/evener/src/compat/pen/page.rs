@@ -1,0 +1,190 @@
+//! The answers: what runs in pen's words, as lines and as its status page.
+
+use super::facts::{Client, Facts, Server, number_of, pen_state};
+use super::state::{Slot, State};
+use evener_proxy::Open;
+use std::fmt::{Display, Write as _};
+use std::time::SystemTime;
+
+/// How many rows of connections a page has at most.
+pub(super) const ROWS_MAX: usize = 10_000;
+const HEAD: &str = "#80f080";
+
+/// `servers`
+pub(super) fn servers(state: &State, facts: &Facts) -> String {
+    let mut out = String::new();
+    for (number, (slot, server)) in state.servers.iter().zip(&facts.servers).enumerate() {
+        let Slot { port, max, hard, weight, prio, .. } = slot;
+        let Server { connections, sent, received, .. } = server;
+        let _ = writeln!(
+            out,
+            "{number} addr {} port {port} conn {connections} max {max} hard {hard} weight {weight} prio {prio} sx {sent} \
+             rx {received}",
+            address(slot)
+        );
+    }
+    out
+}
+
+/// What pen says of a place that has no address.
+fn address(slot: &Slot) -> String {
+    slot.address.map_or_else(|| "(unknown address family 0".into(), |address| address.to_string())
+}
+
+/// `recent`: clients of the last so many seconds.
+pub(super) fn recent(facts: &Facts, seconds: u64) -> String {
+    let line = |client: &Client| {
+        let Client { address, connects, sent, received, .. } = client;
+        format!("{address} connects {connects} sx {sent} rx {received}\n")
+    };
+    facts.clients.iter().filter(|client| client.age <= seconds).map(line).collect()
+}
+
+/// `connection N`
+pub(super) fn connection(number: i64, conn_max: u32, open: &[(usize, Open)], facts: &Facts) -> String {
+    if !(0..i64::from(conn_max)).contains(&number) {
+        return out_of_range(number);
+    }
+    let Some((_, open)) = open.iter().find(|(own, _)| *own as i64 == number) else {
+        return format!(
+            "Connection {number}:\nstate = 0\ndownfd = -1, upfd = -1\nclient = 0, server = 0\npend = 0\n"
+        );
+    };
+    format!(
+        "Connection {number}:\nstate = {}\ndownfd = {}, upfd = {}\nclient = {}, server = {}\npend = 0\n",
+        pen_state(open),
+        open.client_socket.unwrap_or(-1),
+        open.server_socket.unwrap_or(-1),
+        client_number(open, facts),
+        number_of(open.server.as_ref())
+    )
+}
+
+pub(super) fn out_of_range(number: i64) -> String {
+    format!("Connection {number} out of range\n")
+}
+
+/// `socket N`
+pub(super) fn socket(socket: i64, open: &[(usize, Open)]) -> String {
+    let has = |end: Option<i32>| end.is_some_and(|end| i64::from(end) == socket);
+    let owner = open.iter().find(|(_, open)| has(open.client_socket) || has(open.server_socket));
+    let number = owner.map_or(-1, |(number, _)| *number as i64);
+    format!("Socket {socket} belongs to connection {number}\n")
+}
+
+fn client_number(open: &Open, facts: &Facts) -> i64 {
+    let own = facts.clients.iter().position(|client| client.address == open.client.to_canonical());
+    own.map_or(-1, |at| at as i64)
+}
+
+/// The status page.
+pub(super) fn html(state: &State, facts: &Facts, open: &[(usize, Open)]) -> String {
+    let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string().replace('T', " ");
+    let current = facts.clients.first().map_or(0, |client| client.server.max(0));
+    let mut out = format!(
+        "<html>\n<head>\n<title>Pen status page</title>\n</head>\n<body bgcolor=\"#ffffff\"><h1>Pen status page</h1>\n\
+         Time {} UTC, {} servers, {current} current<p>\n",
+        now.trim_end_matches('Z'),
+        state.servers.len()
+    );
+    table(&mut out, &SERVER_HEAD, state.servers.iter().zip(&facts.servers).enumerate().map(server_row));
+    let _ = write!(out, "<h2>Active clients</h2>Max number of clients: {}<p>", state.clients_max());
+    table(&mut out, &CLIENT_HEAD, facts.clients.iter().enumerate().map(client_row));
+    let last = open.last().map_or(0, |(number, _)| *number);
+    let (max, used) = (state.conn_max(), facts.connections);
+    let _ = write!(
+        out,
+        "<h2>Active connections</h2>Number of connections: {max} max, {used} used, {last} last<p>"
+    );
+    table(&mut out, &CONNECTION_HEAD, open.iter().map(|open| connection_row(open, facts)));
+    out.push_str("</body>\n</html>\n");
+    out
+}
+
+const SERVER_HEAD: [&str; 11] = [
+    "server",
+    "address",
+    "status",
+    "port",
+    "connections",
+    "max soft",
+    "max hard",
+    "sent",
+    "received",
+    "weight",
+    "prio",
+];
+const CLIENT_HEAD: [&str; 7] =
+    ["client", "address", "age(secs)", "last server", "connects", "sent", "received"];
+const CONNECTION_HEAD: [&str; 7] =
+    ["connection", "downfd", "upfd", "pending data down", "pending data up", "client", "server"];
+
+fn server_row((number, (slot, server)): (usize, (&Slot, &Server))) -> Vec<String> {
+    row([
+        &number,
+        &address(slot),
+        &server.out_since,
+        &slot.port,
+        &server.connections,
+        &slot.max,
+        &slot.hard,
+        &server.sent,
+        &server.received,
+        &slot.weight,
+        &slot.prio,
+    ])
+}
+
+fn client_row((number, client): (usize, &Client)) -> Vec<String> {
+    let Client { address, age, server, connects, sent, received } = client;
+    row([&number, address, age, server, connects, sent, received])
+}
+
+fn connection_row((number, open): &(usize, Open), facts: &Facts) -> Vec<String> {
+    let end = |end: Option<i32>| end.unwrap_or(-1);
+    row([
+        number,
+        &end(open.client_socket),
+        &end(open.server_socket),
+        &open.to_client,
+        &open.to_server,
+        &client_number(open, facts),
+        &number_of(open.server.as_ref()),
+    ])
+}
+
+fn row<const N: usize>(cells: [&dyn Display; N]) -> Vec<String> {
+    cells.iter().map(ToString::to_string).collect()
+}
+
+/// A table as pen writes it: whoever picks it apart finds what was there.
+fn table(out: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    out.push_str("<table bgcolor=\"#c0c0c0\">\n<tr>\n");
+    head.iter().for_each(|cell| drop(writeln!(out, "<td bgcolor=\"{HEAD}\">{cell}</td>")));
+    out.push_str("</tr>\n");
+    for row in rows {
+        out.push_str("<tr>\n");
+        row.iter().for_each(|cell| drop(writeln!(out, "<td>{cell}</td>")));
+        out.push_str("</tr>\n");
+    }
+    out.push_str("</table>\n");
+}
+
+/// What SIGUSR1 says where there is no file for the page.
+pub(super) fn text(state: &State, facts: &Facts) -> Vec<String> {
+    let mut lines = vec![format!(
+        "{} servers, {} of {} connections, {} of {} clients",
+        state.servers.len(),
+        facts.connections,
+        state.conn_max(),
+        facts.clients.len(),
+        state.clients_max()
+    )];
+    lines.extend(servers(state, facts).lines().map(|line| format!("server {line}")));
+    let client = |client: &Client| {
+        let Client { address, age, server, connects, sent, received } = client;
+        format!("client {address} age {age} server {server} connects {connects} sx {sent} rx {received}")
+    };
+    lines.extend(facts.clients.iter().take(100).map(client));
+    lines
+}

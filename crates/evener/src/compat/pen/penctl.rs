@@ -1,0 +1,60 @@
+//! `penctl`: one command to the control port, the answer to standard output.
+
+use super::state::port_number;
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: penctl host:port|/path/to/socket command";
+/// As many bytes as pen's own penctl sends, with the end of the line.
+const COMMAND_BYTES_MAX: usize = 1023;
+
+/// Runs it.
+pub(in crate::compat) fn main(arguments: Vec<OsString>) -> ExitCode {
+    let words: Vec<String> = arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    match &words[..] {
+        [only] if only == "--help" || only == "-h" => {
+            println!(
+                "{USAGE}\n\nSends a command to a running `evener pen` (or pen) that was started with -C."
+            );
+            ExitCode::SUCCESS
+        }
+        [] | [_] => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
+        [address, command @ ..] => match talk(address, &command.join(" ")) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn talk(address: &str, command: &str) -> Result<(), String> {
+    if command.len() + 1 > COMMAND_BYTES_MAX {
+        return Err(format!("the command is longer than {COMMAND_BYTES_MAX} bytes"));
+    }
+    if address.contains('/') {
+        let failed = |error: std::io::Error| format!("error connecting to server {address}: {error}");
+        return exchange(UnixStream::connect(address).map_err(failed)?, command);
+    }
+    // The last colon, so that ::1:10080 can be said as pen can be told to listen there.
+    let (host, port) = address.rsplit_once(':').ok_or("no port given: write host:port")?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let port = port_number(port).ok_or_else(|| format!("`{port}` is no port"))?;
+    let failed = |error: std::io::Error| format!("error connecting to server {address}: {error}");
+    exchange(TcpStream::connect((host, port)).map_err(failed)?, command)
+}
+
+fn exchange(mut stream: impl Read + Write, command: &str) -> Result<(), String> {
+    let sent = stream.write_all(format!("{command}\n").as_bytes());
+    sent.map_err(|error| format!("error writing to socket: {error}"))?;
+    let mut out = std::io::stdout().lock();
+    let copied = std::io::copy(&mut stream, &mut out).and_then(|_| out.flush());
+    copied.map_err(|error| format!("error reading from socket: {error}"))
+}

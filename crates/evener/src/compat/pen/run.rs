@@ -1,0 +1,243 @@
+//! `pen`: from the command line to what runs. What takes root is had first, then rights are given up, then the rest.
+
+use super::command::Step;
+use super::control::Control;
+use super::facts::Numbers;
+use super::front::{Front, INPUTS_MAX, Signals, level, read_again};
+use super::line::{HELP, Line, Wanted, parse};
+use super::spec;
+use super::state::{Listen, ListenTo};
+use crate::admin::AdminSocket;
+use crate::compat::daemon::{Daemon, PidFile, Process, Stdout, User, change_root};
+use crate::config::{Config, Problem};
+use crate::observe::{Log, LogFormat};
+use crate::outside::{Outside, gather};
+use crate::supervisor::{self, ConfigSource, Setting, Supervisor};
+use anyhow::Context;
+use evener_core::event::Event;
+use evener_proxy::Driver;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+use tokio::sync::mpsc;
+
+/// Runs it.
+pub(in crate::compat) fn main(arguments: Vec<OsString>) -> ExitCode {
+    let head = comment(&arguments);
+    let mut line = match parse(arguments) {
+        Ok(Wanted::Run(line)) => *line,
+        Ok(Wanted::Help) => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(Wanted::Version) => {
+            println!("pen (evener {})", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("pen: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match begin(&mut line, head) {
+        Ok(code) => code,
+        Err(error) => {
+            format!("{error:#}").lines().for_each(|line| eprintln!("pen: {line}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The command line as `write` keeps it.
+fn comment(arguments: &[OsString]) -> Vec<String> {
+    let words: Vec<String> = arguments.iter().map(|word| word.to_string_lossy().replace('\n', " ")).collect();
+    vec![format!("pen {}", words.join(" "))]
+}
+
+fn begin(line: &mut Line, head: Vec<String>) -> anyhow::Result<ExitCode> {
+    if let Some(file) = line.state.config_file.clone() {
+        let steps =
+            read_again(&mut line.state, &file).map_err(|problems| anyhow::anyhow!(problems.join("\n")))?;
+        line.steps.extend(steps);
+    }
+    if !line.foreground {
+        make_absolute(line)?;
+    }
+    let config = spec::config(&line.state).map_err(|problems| fail(&problems))?;
+    if line.check_only {
+        println!("valid");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let daemon = if line.foreground {
+        None
+    } else {
+        match Daemon::begin()? {
+            Process::Called(code) => return Ok(code),
+            Process::Background(daemon) => Some(daemon),
+        }
+    };
+    if daemon.is_none() {
+        // As pen prints what commands of its file answer.
+        let said =
+            line.steps.iter().filter_map(|step| if let Step::Say(text) = step { Some(text) } else { None });
+        said.for_each(|text| print!("{text}"));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(serve(line, config, head, daemon));
+    runtime.shutdown_background();
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// A daemon is in `/`: what was named where it was called is there still.
+fn make_absolute(line: &mut Line) -> anyhow::Result<()> {
+    let here = std::env::current_dir()?;
+    let jailed = line.jail.is_some();
+    let state = &mut line.state;
+    let tls = &mut state.tls;
+    let paths = [
+        &mut state.config_file,
+        &mut state.geoip,
+        &mut tls.certificate,
+        &mut tls.key,
+        &mut tls.ca_file,
+        &mut tls.ca_directory,
+        &mut tls.sni_path,
+        &mut tls.ocsp,
+        &mut line.jail,
+        &mut line.admin,
+    ];
+    // These are seen from the new root.
+    let inside = [&mut state.web_stats, &mut line.pid_file].into_iter().filter(|_| !jailed);
+    for path in paths.into_iter().chain(inside).flatten() {
+        *path = here.join(&*path);
+    }
+    if let Some(log) = state.log.as_mut().filter(|log| !jailed && !log.contains(':') && !log.starts_with('/'))
+    {
+        *log = here.join(&*log).display().to_string();
+    }
+    if let Some(control) = state.control.as_mut().filter(|control| control.contains('/')) {
+        *control = here.join(&*control).display().to_string();
+    }
+    if let Some(Listen { to: ListenTo::Path(path), .. }) = &mut state.listen {
+        *path = here.join(&*path);
+    }
+    Ok(())
+}
+
+fn fail(problems: &[Problem]) -> anyhow::Error {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    anyhow::anyhow!(lines.join("\n"))
+}
+
+async fn serve(
+    line: &mut Line,
+    config: Config,
+    head: Vec<String>,
+    daemon: Option<Daemon>,
+) -> anyhow::Result<()> {
+    let (signals, own_signals) = (supervisor::Signals::catch()?, Signals::catch()?);
+    let format = if daemon.is_some() { LogFormat::Syslog } else { LogFormat::Text };
+    let log = Log::new(format, level(line.state.debug));
+    let control = open_control(line, &log)?;
+    let admin = open_admin(line.admin.as_deref(), &log)?;
+    let outside =
+        gather(&config, crate::material::Materials::default()).await.map_err(|problems| fail(&problems))?;
+    let pid_file = leave_rights(line)?;
+    let (ask_reload, reloads) = mpsc::channel(1);
+    let (mut supervisor, handle) =
+        Supervisor::start(setting(line, log.clone(), ConfigSource::Front(ask_reload)))?;
+    start(&mut supervisor, &config, outside)?;
+    let (inputs, heard) = mpsc::channel(INPUTS_MAX);
+    let front = Front {
+        state: line.state.clone(),
+        config,
+        handle: handle.clone(),
+        log: log.clone(),
+        head,
+        numbers: Numbers::default(),
+    };
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(front.run(std::mem::take(&mut line.steps), heard, reloads, own_signals));
+    if let Some(control) = control {
+        tasks.spawn(async move { drop(control.serve(inputs).await) });
+    }
+    if let Some(admin) = admin {
+        supervisor.tell(&Event::AdminListening { socket: admin.path().display().to_string() });
+        tasks.spawn(admin.serve(handle));
+    }
+    daemon.map(|daemon| daemon.ready(Stdout::Closed)).transpose()?;
+    supervisor.run(signals).await;
+    // Awaited, so that the files of sockets are removed.
+    tasks.shutdown().await;
+    drop(pid_file);
+    Ok(())
+}
+
+/// pen refuses to hear commands as root unless it was told to be root.
+fn open_control(line: &Line, log: &Log) -> anyhow::Result<Option<Control>> {
+    let Some(address) = &line.state.control else { return Ok(None) };
+    if rustix::process::geteuid().is_root() && line.user.is_none() {
+        let text = "Won't open control port running as root; use -u to run as different user (or -u root)";
+        log.event(&Event::Notice { text: text.into() });
+        return Ok(None);
+    }
+    Control::open(address).map(Some)
+}
+
+/// pen has no admin socket: where there can be none, it goes without.
+fn open_admin(path: Option<&Path>, log: &Log) -> anyhow::Result<Option<AdminSocket>> {
+    match path {
+        Some(path) => AdminSocket::open(path).map(Some),
+        None => Ok(AdminSocket::open_any()
+            .inspect_err(|error| log.event(&Event::Notice { text: format!("no admin socket: {error:#}") }))
+            .ok()),
+    }
+}
+
+/// Changes root and user. What may listen below 1024, and speak with clients' addresses, stays.
+fn leave_rights(line: &Line) -> anyhow::Result<Option<PidFile>> {
+    let user = line.user.as_deref().map(User::find).transpose()?;
+    line.jail.as_deref().map(change_root).transpose()?;
+    let pid_file = line.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let Some(user) = user else { return Ok(pid_file) };
+    let kept = CapabilitySet::NET_BIND_SERVICE
+        | if line.state.transparent { CapabilitySet::NET_ADMIN } else { CapabilitySet::empty() };
+    let had = rustix::thread::capabilities(None)?.permitted;
+    // Threads that start later have what this one has; those that are there lose all.
+    rustix::thread::set_keep_capabilities(true)?;
+    user.become_it()?;
+    let kept = kept & had;
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, sets).context("capabilities")?;
+    Ok(pid_file)
+}
+
+fn setting(line: &Line, log: Log, source: ConfigSource) -> Setting {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Setting {
+        workers: line.workers.map_or(cores, usize::from),
+        pin: false,
+        driver: if line.io_uring { Driver::IoUring } else { Driver::Epoll },
+        log,
+        drain_timeout: line.drain_timeout,
+        source,
+    }
+}
+
+fn start(supervisor: &mut Supervisor, config: &Config, outside: Outside) -> anyhow::Result<()> {
+    let descriptors = crate::cli::raise_descriptor_limit();
+    supervisor.apply(config.clone(), outside).map_err(|problems| fail(&problems))?;
+    let (services, pools) = (config.spec.services.len(), config.spec.pools.len());
+    let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+    supervisor.tell(&Event::Started { version, pid, workers: supervisor.workers(), services, pools });
+    let connections =
+        config.spec.services.iter().map(|service| u64::from(service.options.connections_max)).sum::<u64>();
+    if let Some(limit) = descriptors.filter(|limit| limit / 2 < connections) {
+        let text = format!(
+            "only {limit} descriptors may be open (two a connection): raise LimitNOFILE or `ulimit -Hn`"
+        );
+        supervisor.tell(&Event::Notice { text });
+    }
+    Ok(())
+}
