@@ -1,10 +1,11 @@
-//! pen, and the programs that come with it.
+//! pen, and the programs that come with it. What their command lines have in common is here.
 
 mod command;
 mod control;
 mod facts;
 mod front;
 mod line;
+mod lines;
 mod lists;
 pub(super) mod mergelogs;
 mod page;
@@ -15,3 +16,44 @@ pub(super) mod run;
 mod spec;
 mod state;
 mod write;
+
+use anyhow::{Context, bail};
+use std::ops::RangeInclusive;
+use std::process::ExitCode;
+
+/// A wrong command line ends the program with what is wrong and how it is used. pen's own programs print the latter
+/// only, and some of them then end as if all were well; whoever starts them by a script has to learn that they did not run.
+fn wrong_usage(program: &str, usage: &str, error: &anyhow::Error) -> ExitCode {
+    eprintln!("{program}: {error:#}\n{usage}");
+    ExitCode::from(2)
+}
+
+/// How a program ends that could do its work, or not.
+fn end(program: &str, result: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    let reader_gone = error.downcast_ref::<std::io::Error>();
+    if reader_gone.is_none_or(|error| error.kind() != std::io::ErrorKind::BrokenPipe) {
+        eprintln!("{program}: {error:#}");
+    }
+    ExitCode::FAILURE
+}
+
+/// The number that is the value of the option at hand.
+fn number(parser: &mut lexopt::Parser, allowed: RangeInclusive<i64>) -> anyhow::Result<i64> {
+    let value = parser.value()?;
+    let value = value.to_str().with_context(|| format!("{} is no number", value.display()))?;
+    within(value, allowed)
+}
+
+fn within(value: &str, allowed: RangeInclusive<i64>) -> anyhow::Result<i64> {
+    let number: i64 = value.parse().with_context(|| format!("`{value}` is no number"))?;
+    if !allowed.contains(&number) {
+        bail!("{number} is not within {} to {}", allowed.start(), allowed.end());
+    }
+    Ok(number)
+}
+
+fn port(value: &str) -> anyhow::Result<u16> {
+    let port = within(value, 1..=i64::from(u16::MAX)).context("the port")?;
+    Ok(u16::try_from(port).expect("it was found to be a port"))
+}

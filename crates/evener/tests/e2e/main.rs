@@ -19,6 +19,7 @@ mod limits;
 mod one_liner;
 mod origin;
 mod peers;
+mod pen_logs;
 mod proxy_from;
 mod proxy_protocol;
 mod proxy_udp;

@@ -1,9 +1,201 @@
-//! mergelogs
+//! `mergelogs -p penlog [options] server:logfile ...`: one log of those of several web servers, by time, with the clients
+//! that pen saw in place of pen itself. Reads each file once, and keeps what is near in time.
 
+mod entry;
+mod window;
+
+use super::lines::{self, Line};
+use anyhow::{Context, bail};
+use entry::WebLine;
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use window::{PenLog, WINDOW_BYTES_MAX, Window};
+
+const USAGE: &str = "Usage: mergelogs -p penlog [-cd] [-j jitter] [-t seconds] server:logfile ...
+
+  -c                do not cache pen's log: search all of it for each line
+  -d                say on stderr how each client was found
+  -p penlog         log file from pen
+  -j jitter         how many seconds the clocks may differ [600]
+  -t seconds        how far this machine's time is ahead of UTC
+  server:logfile    address of a web server, and its log file";
+
+/// A longer line is left out.
+const LINE_BYTES_MAX: usize = 64 << 10;
+
+const JITTER_DEFAULT: i64 = 600;
+
+/// What `-j` and `-t` take: nothing needs more than a century.
+const SECONDS_MAX: i64 = 100 * 366 * 86_400;
+
+/// What the command line asks for.
+#[derive(Debug)]
+struct Options {
+    pen: PathBuf,
+    cache: bool,
+    debug: bool,
+    jitter: i64,
+    ahead: i64,
+    webs: Vec<(Vec<u8>, PathBuf)>,
+}
 
 /// Runs it.
-pub(crate) fn main(_arguments: Vec<OsString>) -> ExitCode {
-    ExitCode::FAILURE
+pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
+    match Options::parse(arguments) {
+        Ok(options) => super::end("mergelogs", merge(&options)),
+        Err(error) => super::wrong_usage("mergelogs", USAGE, &error),
+    }
+}
+
+impl Options {
+    fn parse(arguments: Vec<OsString>) -> anyhow::Result<Self> {
+        use lexopt::prelude::*;
+        let mut parser = lexopt::Parser::from_args(arguments);
+        let (mut pen, mut cache, mut debug) = (None, true, false);
+        let (mut jitter, mut ahead, mut webs) = (JITTER_DEFAULT, 0, Vec::new());
+        while let Some(argument) = parser.next()? {
+            match argument {
+                Short('c') => cache = false,
+                Short('d') => debug = true,
+                Short('j') => jitter = super::number(&mut parser, 0..=SECONDS_MAX).context("-j")?,
+                Short('p') => pen = Some(parser.value()?.into()),
+                Short('t') => ahead = super::number(&mut parser, -SECONDS_MAX..=SECONDS_MAX).context("-t")?,
+                Value(word) => webs.push(server_and_file(&word)?),
+                other => return Err(other.unexpected().into()),
+            }
+        }
+        let pen = pen.context("there is no -p with pen's log")?;
+        if webs.is_empty() {
+            bail!("there is no server with its log");
+        }
+        Ok(Self { pen, cache, debug, jitter, ahead, webs })
+    }
+}
+
+/// Of `server:logfile`. An address of IPv6 is in brackets, for it has colons of its own.
+fn server_and_file(word: &OsString) -> anyhow::Result<(Vec<u8>, PathBuf)> {
+    let bytes = word.as_bytes();
+    let bracketed = bytes.strip_prefix(b"[").and_then(|rest| {
+        let end = rest.windows(2).position(|two| two == b"]:")?;
+        Some((&rest[..end], &rest[end + 2..]))
+    });
+    let split = || bytes.iter().position(|byte| *byte == b':').map(|at| (&bytes[..at], &bytes[at + 1..]));
+    let Some((server, file)) = bracketed.or_else(split) else {
+        bail!("`{}` is not a server and its log with a colon between them", word.display());
+    };
+    Ok((server.to_vec(), OsString::from_vec(file.to_vec()).into()))
+}
+
+fn merge(options: &Options) -> anyhow::Result<()> {
+    let mut clients = Clients::open(options)?;
+    let mut webs = options.webs.iter().map(WebLog::open).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut line = Vec::new();
+    // The first of those that are equally old.
+    while let Some(web) = webs.iter_mut().filter(|web| web.next.is_some()).min_by_key(|web| web.time()) {
+        let Some(entry) = web.next.take() else { break };
+        let client = clients.find(&web.server, &entry)?;
+        entry.emit(client.as_deref().unwrap_or(&web.server), &mut line);
+        out.write_all(&line)?;
+        web.advance()?;
+    }
+    out.flush()?;
+    let left_out: u64 = webs.iter().map(|web| web.left_out).sum();
+    if left_out > 0 {
+        eprintln!("mergelogs: {left_out} lines were left out: they are none of a web server's log");
+    }
+    Ok(())
+}
+
+/// A web server's log, and its next line.
+#[derive(Debug)]
+struct WebLog {
+    server: Vec<u8>,
+    path: PathBuf,
+    reader: BufReader<File>,
+    line: Vec<u8>,
+    next: Option<WebLine>,
+    left_out: u64,
+}
+
+impl WebLog {
+    fn open((server, path): &(Vec<u8>, PathBuf)) -> anyhow::Result<Self> {
+        let file = File::open(path).with_context(|| format!("cannot open the log {}", path.display()))?;
+        let mut web = Self {
+            server: server.clone(),
+            path: path.clone(),
+            reader: BufReader::new(file),
+            line: Vec::new(),
+            next: None,
+            left_out: 0,
+        };
+        web.advance()?;
+        Ok(web)
+    }
+
+    fn time(&self) -> Option<i64> {
+        self.next.as_ref().map(|next| next.time)
+    }
+
+    /// Goes on to the next line that is one.
+    fn advance(&mut self) -> anyhow::Result<()> {
+        loop {
+            let read = lines::read(&mut self.reader, LINE_BYTES_MAX, &mut self.line);
+            self.next = match read.with_context(|| format!("cannot read the log {}", self.path.display()))? {
+                Line::End => return Ok(()),
+                Line::Whole => WebLine::parse(&self.line),
+                Line::Cut => None,
+            };
+            if self.next.is_some() {
+                return Ok(());
+            }
+            self.left_out += 1;
+        }
+    }
+}
+
+/// Who finds the clients.
+#[derive(Debug)]
+struct Clients<'a> {
+    options: &'a Options,
+    window: Window<BufReader<File>>,
+}
+
+impl<'a> Clients<'a> {
+    fn open(options: &'a Options) -> anyhow::Result<Self> {
+        let log = PenLog::open(&options.pen).with_context(|| Self::trouble("open", options))?;
+        Ok(Self { options, window: Window::new(log, options.jitter, WINDOW_BYTES_MAX) })
+    }
+
+    fn trouble(what: &str, options: &Options) -> String {
+        format!("cannot {what} pen's log {}", options.pen.display())
+    }
+
+    /// The client that pen saw.
+    fn find(&mut self, server: &[u8], line: &WebLine) -> anyhow::Result<Option<Box<[u8]>>> {
+        let key = entry::key(server, &line.request);
+        // pen's times are of this machine's clock, less -t; those of web servers are of its zone.
+        let time = line.time - entry::standard_offset(line.time) + self.options.ahead;
+        let found = self.nearest(&key, time).with_context(|| Self::trouble("read", self.options))?;
+        if self.options.debug {
+            let told = found.as_ref().map_or_else(
+                || "is not in pen's log".to_owned(),
+                |(client, off)| format!("is of {}, {off} s off", client.escape_ascii()),
+            );
+            eprintln!("mergelogs: {} {told}", key.escape_ascii());
+        }
+        Ok(found.map(|(client, _)| client))
+    }
+
+    fn nearest(&mut self, key: &[u8], time: i64) -> io::Result<Option<(Box<[u8]>, u64)>> {
+        if self.options.cache {
+            let found = self.window.nearest(key, time)?;
+            return Ok(found.map(|(client, off)| (client.into(), off)));
+        }
+        PenLog::open(&self.options.pen)?.nearest(key, time)
+    }
 }

@@ -1,9 +1,121 @@
-//! penlog
+//! `penlog server_ip server_port [my_ip]`: sends each line of its input to penlogd as one datagram.
+//!
+//! A line that does not fit into a datagram is cut. (pen's own program sends every line of over 1023 bytes in pieces, of
+//! which penlogd takes the second for a line without a request and throws it away.) What cannot be sent is said once,
+//! not once a line, and does not end the program: a web server's log must go on.
 
+use super::lines::{self, Line};
+use anyhow::{Context, bail};
 use std::ffi::OsString;
+use std::io::{self, BufReader, Read};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::process::ExitCode;
 
+const USAGE: &str = "Usage: penlog server_ip server_port [my_ip]";
+
+/// The longest line: with its newline it fits into a datagram of IPv4 or IPv6.
+const LINE_BYTES_MAX: usize = 60_000;
+
+/// Where to send, and from where.
+#[derive(Debug)]
+struct Way {
+    server: SocketAddr,
+    own: Option<IpAddr>,
+}
+
 /// Runs it.
-pub(crate) fn main(_arguments: Vec<OsString>) -> ExitCode {
-    ExitCode::FAILURE
+pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
+    match words(arguments) {
+        Ok(words) => {
+            super::end("penlog", Way::find(&words).and_then(|way| send_all(&way, io::stdin().lock())))
+        }
+        Err(error) => super::wrong_usage("penlog", USAGE, &error),
+    }
+}
+
+fn words(arguments: Vec<OsString>) -> anyhow::Result<Vec<String>> {
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let mut words = Vec::new();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            lexopt::Arg::Value(word) => words.push(word.to_string_lossy().into_owned()),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if !(2..=3).contains(&words.len()) {
+        bail!("{} words where there must be two or three", words.len());
+    }
+    super::port(&words[1])?;
+    Ok(words)
+}
+
+impl Way {
+    fn find(words: &[String]) -> anyhow::Result<Self> {
+        let port = super::port(&words[1])?;
+        let own = words.get(2).map(|own| resolve(own, 0)).transpose()?;
+        let servers = resolve(&words[0], port)?;
+        let Some(own) = own else {
+            return Ok(Self { server: servers[0], own: None });
+        };
+        let pairs = servers.iter().flat_map(|server| own.iter().map(move |own| (server, own)));
+        let (server, own) = pairs
+            .into_iter()
+            .find(|(server, own)| server.is_ipv4() == own.is_ipv4())
+            .with_context(|| format!("{} and {} are not of the same family", words[0], words[2]))?;
+        Ok(Self { server: *server, own: Some(own.ip()) })
+    }
+
+    fn connect(&self) -> io::Result<UdpSocket> {
+        let any = if self.server.is_ipv4() { "0.0.0.0" } else { "::" };
+        let own = self.own.unwrap_or_else(|| any.parse().expect("it is an address"));
+        let socket = UdpSocket::bind((own, 0))?;
+        // Only a connected socket is told that nobody listens there.
+        socket.connect(self.server)?;
+        Ok(socket)
+    }
+}
+
+/// The addresses of a host, never none, those of IPv4 first: pen's own penlogd listens to no other.
+fn resolve(host: &str, port: u16) -> anyhow::Result<Vec<SocketAddr>> {
+    let found = (host, port).to_socket_addrs().with_context(|| format!("`{host}` does not resolve"))?;
+    let mut found: Vec<SocketAddr> = found.collect();
+    found.sort_by_key(SocketAddr::is_ipv6);
+    if found.is_empty() {
+        bail!("`{host}` has no address");
+    }
+    Ok(found)
+}
+
+fn send_all(way: &Way, input: impl Read) -> anyhow::Result<()> {
+    let socket = way.connect().with_context(|| format!("cannot send to {}", way.server))?;
+    let mut input = BufReader::new(input);
+    let (mut line, mut well, mut cut_before) = (Vec::new(), true, false);
+    loop {
+        match lines::read(&mut input, LINE_BYTES_MAX, &mut line).context("cannot read the input")? {
+            Line::End => return Ok(()),
+            Line::Whole => {}
+            Line::Cut => {
+                line.push(b'\n');
+                if !std::mem::replace(&mut cut_before, true) {
+                    eprintln!("penlog: lines of over {LINE_BYTES_MAX} bytes are cut");
+                }
+            }
+        }
+        let sent = send(&socket, &line);
+        if let (Err(error), true) = (&sent, well) {
+            eprintln!("penlog: cannot send to {}: {error}; is penlogd running there? Going on", way.server);
+        }
+        well = sent.is_ok();
+    }
+}
+
+/// Sends a line. A refusal is that of an earlier one: this one has not been tried yet.
+fn send(socket: &UdpSocket, line: &[u8]) -> io::Result<()> {
+    match socket.send(line) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            socket.send(line)?;
+            Err(error)
+        }
+        sent => sent.map(drop),
+    }
 }

@@ -1,9 +1,329 @@
-//! penlogd
+//! `penlogd [options] port`: one log of all web servers, with the clients that pen saw in place of pen itself.
+//!
+//! Whoever can send datagrams to it can write into the log, as with pen's own: it belongs in a network of one's own.
 
+mod seen;
+
+use super::super::daemon::{self, Daemon, PidFile, Process, Stdout, User};
+use super::super::syslog::Syslog;
+use anyhow::{Context, bail};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
+use seen::{Passed, Seen};
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+const USAGE: &str = "Usage: penlogd [options] port
+
+  -d        debugging on
+  -f        stay in foreground
+  -j dir    run in chroot
+  -l file   write log to file
+  -b        write each line at once (it always does)
+  -n N      number of pen log entries to remember [1000]
+  -p file   write pid to file
+  -u user   run as another user";
+
+/// The most requests that can be asked for with `-n`; each takes some 200 bytes.
+const REMEMBERED_MAX: i64 = 1_000_000;
+
+const REMEMBERED_DEFAULT: usize = 1000;
+
+/// No datagram is longer.
+const DATAGRAM_BYTES_MAX: usize = 65_536;
+
+/// A flood of datagrams that mean nothing must not become a flood of complaints.
+const COMPLAINT_EVERY: Duration = Duration::from_secs(1);
+
+/// How much of such a datagram is told.
+const TOLD_BYTES_MAX: usize = 100;
+
+/// What the command line asks for.
+#[derive(Debug)]
+struct Options {
+    port: u16,
+    remembered: usize,
+    foreground: bool,
+    debug: bool,
+    root: Option<PathBuf>,
+    log: Option<PathBuf>,
+    pid: Option<PathBuf>,
+    user: Option<String>,
+}
 
 /// Runs it.
-pub(crate) fn main(_arguments: Vec<OsString>) -> ExitCode {
-    ExitCode::FAILURE
+pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
+    let options = match Options::parse(arguments) {
+        Ok(options) => options,
+        Err(error) => return super::wrong_usage("penlogd", USAGE, &error),
+    };
+    if options.foreground {
+        return super::end("penlogd", run(&options, None));
+    }
+    match Daemon::begin() {
+        Ok(Process::Called(code)) => code,
+        Ok(Process::Background(daemon)) => super::end("penlogd", run(&options, Some(daemon))),
+        Err(error) => super::end("penlogd", Err(error)),
+    }
+}
+
+impl Options {
+    fn parse(arguments: Vec<OsString>) -> anyhow::Result<Self> {
+        use lexopt::prelude::*;
+        let mut parser = lexopt::Parser::from_args(arguments);
+        let mut options = Self {
+            port: 0,
+            remembered: REMEMBERED_DEFAULT,
+            foreground: false,
+            debug: false,
+            root: None,
+            log: None,
+            pid: None,
+            user: None,
+        };
+        let mut words = Vec::new();
+        while let Some(argument) = parser.next()? {
+            match argument {
+                Short('b') => {}
+                Short('d') => options.debug = true,
+                Short('f') => options.foreground = true,
+                Short('j') => options.root = Some(parser.value()?.into()),
+                Short('l') => options.log = Some(parser.value()?.into()),
+                Short('n') => {
+                    options.remembered =
+                        usize::try_from(super::number(&mut parser, 0..=REMEMBERED_MAX).context("-n")?)?;
+                }
+                Short('p') => options.pid = Some(parser.value()?.into()),
+                Short('u') => options.user = Some(parser.value()?.string()?),
+                Value(word) => words.push(word.string()?),
+                other => return Err(other.unexpected().into()),
+            }
+        }
+        let [port] = words.as_slice() else { bail!("{} ports where there must be one", words.len()) };
+        options.port = super::port(port)?;
+        options.with_absolute_paths()
+    }
+
+    /// A daemon goes to `/`, and comes back to its log file at each HUP. Behind a changed root, `/` is where we are.
+    fn with_absolute_paths(mut self) -> anyhow::Result<Self> {
+        self.root = self.root.map(std::path::absolute).transpose().context("-j")?;
+        if self.root.is_none() {
+            self.log = self.log.map(std::path::absolute).transpose().context("-l")?;
+            self.pid = self.pid.map(std::path::absolute).transpose().context("-p")?;
+        }
+        Ok(self)
+    }
+}
+
+fn run(options: &Options, daemon: Option<Daemon>) -> anyhow::Result<()> {
+    let socket = bind(options.port).with_context(|| format!("cannot listen to UDP port {}", options.port))?;
+    let voice = if daemon.is_some() { Voice::Log(Syslog::open("penlogd")) } else { Voice::Terminal };
+    let user = options.user.as_deref().map(User::find).transpose()?;
+    if let Some(root) = &options.root {
+        daemon::change_root(root)?;
+    }
+    // Before the user changes: /run is root's. The log file is the user's, who has to open it anew at HUP.
+    let _pid = options.pid.as_deref().map(PidFile::write).transpose()?;
+    if let Some(user) = user {
+        user.become_it()?;
+    }
+    let collector = Collector {
+        out: Out::open(options.log.clone())?,
+        seen: Seen::new(options.remembered),
+        complaints: Complaints { voice, last: None, unsaid: 0 },
+        debug: options.debug,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    runtime.block_on(collector.serve(socket, daemon))
+}
+
+/// A socket for both families; for IPv4 alone where there is no other.
+fn bind(port: u16) -> io::Result<UdpSocket> {
+    let of_family = |family| {
+        rustix::net::socket_with(
+            family,
+            SocketType::DGRAM,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            Some(ipproto::UDP),
+        )
+    };
+    let six = of_family(AddressFamily::INET6).and_then(|socket| {
+        sockopt::set_ipv6_v6only(&socket, false)?;
+        rustix::net::bind(&socket, &SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))?;
+        Ok(socket)
+    });
+    match six {
+        Err(rustix::io::Errno::AFNOSUPPORT | rustix::io::Errno::ADDRNOTAVAIL) => {}
+        six => return Ok(six?.into()),
+    }
+    let four = of_family(AddressFamily::INET)?;
+    rustix::net::bind(&four, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?;
+    Ok(four.into())
+}
+
+/// Where the lines go.
+#[derive(Debug)]
+enum Out {
+    Stdout,
+    File { file: File, path: PathBuf },
+}
+
+impl Out {
+    fn open(path: Option<PathBuf>) -> anyhow::Result<Self> {
+        let Some(path) = path else { return Ok(Self::Stdout) };
+        let file =
+            append_to(&path).with_context(|| format!("cannot open the log file {}", path.display()))?;
+        Ok(Self::File { file, path })
+    }
+
+    /// Opens the log file anew, by its name. When that fails, the old one goes on.
+    fn reopen(&mut self) -> anyhow::Result<()> {
+        if let Self::File { file, path } = self {
+            *file = append_to(path)
+                .with_context(|| format!("cannot open the log file {} anew", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Stdout => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(line)?;
+                stdout.flush()
+            }
+            Self::File { file, .. } => file.write_all(line),
+        }
+    }
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    File::options().append(true).create(true).open(path)
+}
+
+/// Where the program speaks.
+#[derive(Debug)]
+enum Voice {
+    Terminal,
+    Log(Syslog),
+}
+
+impl Voice {
+    fn say(&self, text: &str) {
+        match self {
+            Self::Terminal => eprintln!("penlogd: {text}"),
+            Self::Log(syslog) => syslog.say(text),
+        }
+    }
+}
+
+/// What is wrong, not more than once in a while.
+#[derive(Debug)]
+struct Complaints {
+    voice: Voice,
+    last: Option<Instant>,
+    unsaid: u64,
+}
+
+impl Complaints {
+    fn say(&mut self, now: Instant, text: &str) {
+        if self.last.is_some_and(|last| now.duration_since(last) < COMPLAINT_EVERY) {
+            self.unsaid += 1;
+            return;
+        }
+        match std::mem::take(&mut self.unsaid) {
+            0 => self.voice.say(text),
+            unsaid => self.voice.say(&format!("{text} (and {unsaid} other complaints before)")),
+        }
+        self.last = Some(now);
+    }
+}
+
+/// The one who writes the log.
+#[derive(Debug)]
+struct Collector {
+    out: Out,
+    seen: Seen,
+    complaints: Complaints,
+    debug: bool,
+}
+
+impl Collector {
+    async fn serve(mut self, socket: UdpSocket, daemon: Option<Daemon>) -> anyhow::Result<()> {
+        let socket = tokio::net::UdpSocket::from_std(socket)?;
+        let [mut hangup, mut interrupt, mut terminate] = signals()?;
+        if let Some(daemon) = daemon {
+            let stdout = if matches!(self.out, Out::Stdout) { Stdout::Kept } else { Stdout::Closed };
+            daemon.ready(stdout)?;
+        }
+        let mut datagram = vec![0; DATAGRAM_BYTES_MAX];
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => {
+                    if let Err(error) = self.out.reopen() {
+                        self.complaints.say(Instant::now(), &format!("{error:#}"));
+                    }
+                }
+                _ = interrupt.recv() => return Ok(()),
+                _ = terminate.recv() => return Ok(()),
+                received = socket.recv_from(&mut datagram) => match received {
+                    Ok((length, from)) => self.on_datagram(from, &datagram[..length])?,
+                    Err(error) => self.complaints.say(Instant::now(), &format!("cannot receive: {error}")),
+                },
+            }
+        }
+    }
+
+    fn on_datagram(&mut self, from: SocketAddr, datagram: &[u8]) -> anyhow::Result<()> {
+        if self.debug {
+            self.complaints.voice.say(&told(from, "sent", datagram));
+        }
+        if datagram.starts_with(b"+") {
+            match Passed::parse(datagram) {
+                Some(passed) => self.seen.remember(passed),
+                None => self.complain(from, "sent no line of pen", datagram),
+            }
+            return Ok(());
+        }
+        match self.seen.line(from.ip(), datagram) {
+            Some(line) => self.write(&line),
+            None => {
+                self.complain(from, "sent a line without a request", datagram);
+                Ok(())
+            }
+        }
+    }
+
+    fn complain(&mut self, from: SocketAddr, what: &str, datagram: &[u8]) {
+        self.complaints.say(Instant::now(), &told(from, what, datagram));
+    }
+
+    /// A full disk may have room again; a reader of stdout that is gone does not come back.
+    fn write(&mut self, line: &[u8]) -> anyhow::Result<()> {
+        match self.out.write(line) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(error.into()),
+            Err(error) => {
+                self.complaints.say(Instant::now(), &format!("cannot write the log: {error}"));
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+fn signals() -> io::Result<[Signal; 3]> {
+    let [hangup, interrupt, terminate] =
+        [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+    Ok([hangup?, interrupt?, terminate?])
+}
+
+/// What a datagram holds, safe for a terminal and of bounded length.
+fn told(from: SocketAddr, what: &str, datagram: &[u8]) -> String {
+    let beginning = &datagram[..datagram.len().min(TOLD_BYTES_MAX)];
+    format!("{} {what}: {}", from.ip().to_canonical(), beginning.trim_ascii_end().escape_ascii())
 }

@@ -1,0 +1,71 @@
+//! Lines of a file or a pipe, none of them longer in memory than its bound.
+
+use std::io::{self, BufRead};
+
+/// What was read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    /// A line with its newline; the last one may have none.
+    Whole,
+    /// The beginning of a line that is longer than the bound; its rest is read and gone.
+    Cut,
+    End,
+}
+
+/// Reads the next line into `line`, at most `max` bytes of it.
+pub(super) fn read(reader: &mut impl BufRead, max: usize, line: &mut Vec<u8>) -> io::Result<Line> {
+    line.clear();
+    let (mut any, mut cut) = (false, false);
+    loop {
+        let part = match reader.fill_buf() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            part => part?,
+        };
+        let newline = part.iter().position(|byte| *byte == b'\n');
+        let length = newline.map_or(part.len(), |at| at + 1);
+        let kept = length.min(max - line.len());
+        line.extend_from_slice(&part[..kept]);
+        any |= length > 0;
+        cut |= kept < length;
+        reader.consume(length);
+        if newline.is_some() || length == 0 {
+            return Ok(if cut {
+                Line::Cut
+            } else if any {
+                Line::Whole
+            } else {
+                Line::End
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Line, read};
+    use std::io::BufReader;
+
+    #[test]
+    fn lines_are_cut_at_the_bound_whatever_the_reader_gives_at_once() {
+        for capacity in 1..12 {
+            let mut reader = BufReader::with_capacity(capacity, &b"ab\n\nabcd\nabc\nabcdefghi\nx"[..]);
+            let mut line = Vec::new();
+            let mut seen = Vec::new();
+            loop {
+                match read(&mut reader, 4, &mut line).expect("memory can be read") {
+                    Line::End => break,
+                    what => seen.push((what, String::from_utf8_lossy(&line).into_owned())),
+                }
+            }
+            let expected = [
+                (Line::Whole, "ab\n"),
+                (Line::Whole, "\n"),
+                (Line::Cut, "abcd"),
+                (Line::Whole, "abc\n"),
+                (Line::Cut, "abcd"),
+                (Line::Whole, "x"),
+            ];
+            assert_eq!(seen, expected.map(|(what, text)| (what, text.to_owned())));
+        }
+    }
+}

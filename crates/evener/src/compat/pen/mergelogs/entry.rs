@@ -1,0 +1,237 @@
+//! The lines of the two kinds of log, and their times.
+
+use time::{Date, Month, OffsetDateTime, UtcOffset};
+
+/// What pen writes of a request into its log. (Compared with more, pen's own mergelogs never finds a longer one.)
+pub(super) const REQUEST_BYTES_MAX: usize = 100;
+
+const MONTHS: [&str; 12] =
+    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+/// A line of a web server's log: `client - - [time] "request" 200 1`, cut at its brackets and quotation marks.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct WebLine {
+    /// Seconds since 1970.
+    pub(super) time: i64,
+    /// What stands between the client and the time.
+    pub(super) before: Box<[u8]>,
+    /// What stands between the time and the request.
+    pub(super) between: Box<[u8]>,
+    pub(super) request: Box<[u8]>,
+    /// The rest, without the newline.
+    pub(super) after: Box<[u8]>,
+}
+
+impl WebLine {
+    /// Each part has something in it, or it is no line of such a log.
+    pub(super) fn parse(line: &[u8]) -> Option<Self> {
+        let (_client, rest) = until(line, b' ')?;
+        let (before, rest) = until(rest.trim_ascii_start(), b'[')?;
+        let (time, rest) = until(rest, b']')?;
+        let (between, rest) = until(rest, b'"')?;
+        let (request, rest) = until(rest, b'"')?;
+        let after = rest.strip_suffix(b"\n").unwrap_or(rest);
+        let time = parse_time(str::from_utf8(time).ok()?)?;
+        (!after.is_empty()).then(|| Self {
+            time,
+            before: before.into(),
+            between: between.into(),
+            request: request.into(),
+            after: after.into(),
+        })
+    }
+
+    /// The line as it is written, with a newline.
+    pub(super) fn emit(&self, client: &[u8], line: &mut Vec<u8>) {
+        let time = emit_time(self.time);
+        let parts: [&[u8]; 11] = [
+            client,
+            b" ",
+            &self.before,
+            b"[",
+            time.as_bytes(),
+            b"]",
+            &self.between,
+            b"\"",
+            &self.request,
+            b"\"",
+            &self.after,
+        ];
+        line.clear();
+        parts.iter().for_each(|part| line.extend_from_slice(part));
+        line.push(b'\n');
+    }
+}
+
+/// What stands before a mark, and after it. Before it must stand something.
+fn until(text: &[u8], mark: u8) -> Option<(&[u8], &[u8])> {
+    let at = text.iter().position(|byte| *byte == mark).filter(|at| *at > 0)?;
+    Some((&text[..at], &text[at + 1..]))
+}
+
+/// A line of pen's log: `client epoch server request`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct PenLine {
+    pub(super) client: Box<[u8]>,
+    pub(super) time: i64,
+    pub(super) key: Box<[u8]>,
+}
+
+impl PenLine {
+    pub(super) fn parse(line: &[u8]) -> Option<Self> {
+        let (client, rest) = word(line)?;
+        let (time, rest) = word(rest)?;
+        let (server, rest) = word(rest)?;
+        let request = rest.trim_ascii_start();
+        let request = request.strip_suffix(b"\n").unwrap_or(request);
+        let time = str::from_utf8(time).ok()?.parse().ok()?;
+        (!request.is_empty()).then(|| Self { client: client.into(), time, key: key(server, request) })
+    }
+}
+
+fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let text = text.trim_ascii_start();
+    let end = text.iter().position(u8::is_ascii_whitespace).filter(|end| *end > 0)?;
+    Some(text.split_at(end))
+}
+
+/// What has to be the same in both logs: the server and the request, as far as pen writes it. The server has no space.
+pub(super) fn key(server: &[u8], request: &[u8]) -> Box<[u8]> {
+    let request = &request[..request.len().min(REQUEST_BYTES_MAX)];
+    [server, b" ", request].concat().into()
+}
+
+/// A time such as `09/Jan/2002:00:28:50 +0100`.
+fn parse_time(text: &str) -> Option<i64> {
+    let (time, zone) = text.split_once(' ').unwrap_or((text, ""));
+    let (date, time) = time.split_once(':')?;
+    let [day, month, year] = three(date, '/')?;
+    let [hour, minute, second] = three(time, ':')?;
+    let month = MONTHS.iter().position(|name| *name == month)?;
+    let month = Month::try_from(u8::try_from(month + 1).ok()?).ok()?;
+    let date = Date::from_calendar_date(year.parse().ok()?, month, day.parse().ok()?).ok()?;
+    let (hour, minute, second) = (below(hour, 24)?, below(minute, 60)?, below(second, 61)?);
+    let time = date.midnight().assume_utc().unix_timestamp() + hour * 3600 + minute * 60 + second;
+    Some(time - seconds_east(zone.trim()))
+}
+
+fn three(text: &str, mark: char) -> Option<[&str; 3]> {
+    let mut parts = text.split(mark);
+    let three = [parts.next()?, parts.next()?, parts.next()?];
+    parts.next().is_none().then_some(three)
+}
+
+fn below(text: &str, bound: u8) -> Option<i64> {
+    let number: u8 = text.parse().ok()?;
+    (number < bound).then_some(i64::from(number))
+}
+
+/// Of a zone such as `+0130`. Whatever else stands there is taken for UTC.
+fn seconds_east(zone: &str) -> i64 {
+    let (sign, digits) = match zone.split_at_checked(1) {
+        Some(("-", digits)) => (-1, digits),
+        Some(("+", digits)) => (1, digits),
+        _ => return 0,
+    };
+    match digits.split_whitespace().next().unwrap_or_default().parse::<u16>() {
+        Ok(number @ 0..=9999) => sign * (i64::from(number / 100) * 3600 + i64::from(number % 100) * 60),
+        _ => 0,
+    }
+}
+
+/// The same in UTC.
+fn emit_time(time: i64) -> String {
+    let at = OffsetDateTime::from_unix_timestamp(time).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let month = MONTHS[usize::from(u8::from(at.month())) - 1];
+    let (hour, minute, second) = at.to_hms();
+    format!("{:02}/{month}/{:04}:{hour:02}:{minute:02}:{second:02} +0000", at.day(), at.year())
+}
+
+/// How far this machine's clocks are east of UTC in that year, in seconds, without daylight saving time.
+///
+/// pen's own mergelogs takes the web servers' times for those of this machine, which `-t` is there to make up for.
+pub(super) fn standard_offset(time: i64) -> i64 {
+    let year = OffsetDateTime::from_unix_timestamp(time).map_or(1970, OffsetDateTime::year);
+    let of = |month| {
+        let date = Date::from_calendar_date(year, month, 1).ok()?;
+        UtcOffset::local_offset_at(date.midnight().assume_utc()).ok()
+    };
+    // One of the two is winter, on either half of the earth.
+    let offsets = [of(Month::January), of(Month::July)];
+    offsets.into_iter().flatten().map(UtcOffset::whole_seconds).min().map_or(0, i64::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PenLine, WebLine};
+
+    const CASES: &[(&str, Option<&str>)] = &[
+        (
+            "x - - [09/Jan/2002:00:28:50 +0000] \"GET / HTTP/1.0\" 200 1\n",
+            Some("C - - [09/Jan/2002:00:28:50 +0000] \"GET / HTTP/1.0\" 200 1\n"),
+        ),
+        (
+            "x - bob [09/Jan/2002:01:28:50 +0100] \"G\" 2 \"r\" \"a\"",
+            Some("C - bob [09/Jan/2002:00:28:50 +0000] \"G\" 2 \"r\" \"a\"\n"),
+        ),
+        (
+            "x  -  - [9/Jan/2002:0:28:50   -0330 zz] \"G\\\" 2",
+            Some("C -  - [09/Jan/2002:03:58:50 +0000] \"G\\\" 2\n"),
+        ),
+        (
+            "x - - [29/Feb/2024:23:59:60 GMT] \"G\" 1\r\n",
+            Some("C - - [01/Mar/2024:00:00:00 +0000] \"G\" 1\r\n"),
+        ),
+        ("x - - [01/Jan/2002:00:00:00] \"G\" 1", Some("C - - [01/Jan/2002:00:00:00 +0000] \"G\" 1\n")),
+        ("", None),
+        ("\n", None),
+        ("x [09/Jan/2002:00:28:50 +0000] \"G\" 1\n", None),
+        (" x - [09/Jan/2002:00:28:50 +0000] \"G\" 1\n", None),
+        ("x - - [09/Jan/2002:00:28:50 +0000] \"\" 1\n", None),
+        ("x - - [09/Jan/2002:00:28:50 +0000]\"G\" 1\n", None),
+        ("x - - [09/Jan/2002:00:28:50 +0000] \"G\"\n", None),
+        ("x - - [09/jan/2002:00:28:50 +0000] \"G\" 1\n", None),
+        ("x - - [31/Feb/2002:00:28:50 +0000] \"G\" 1\n", None),
+        ("x - - [09/Jan/2002:24:28:50 +0000] \"G\" 1\n", None),
+        ("x - - [09/Jan/99999:00:28:50 +0000] \"G\" 1\n", None),
+        (
+            "x - - [31/Dec/9999:23:59:59 -9999] \"G\" 1\n",
+            Some("C - - [01/Jan/1970:00:00:00 +0000] \"G\" 1\n"),
+        ),
+    ];
+
+    #[test]
+    fn lines_of_web_servers() {
+        for (line, expected) in CASES {
+            let mut out = Vec::new();
+            let parsed = WebLine::parse(line.as_bytes());
+            let parsed = parsed.map(|parsed| {
+                parsed.emit(b"C", &mut out);
+                String::from_utf8_lossy(&out).into_owned()
+            });
+            assert_eq!(parsed.as_deref(), *expected, "{line}");
+            (0..line.len()).for_each(|length| drop(WebLine::parse(&line.as_bytes()[..length])));
+        }
+    }
+
+    fn check_pen(line: &[u8], expected: Option<(&str, i64, &str)>) {
+        let expected = expected.map(|(client, time, key)| PenLine {
+            client: client.as_bytes().into(),
+            time,
+            key: key.as_bytes().into(),
+        });
+        assert_eq!(PenLine::parse(line), expected, "{}", line.escape_ascii());
+        (0..line.len()).for_each(|length| drop(PenLine::parse(&line[..length])));
+    }
+
+    #[test]
+    fn lines_of_pen() {
+        check_pen(b"c 17 s GET /\n", Some(("c", 17, "s GET /")));
+        check_pen(b"  c  -17  s   GET / ", Some(("c", -17, "s GET / ")));
+        let long = format!("c 1 s {}", "G".repeat(300));
+        check_pen(long.as_bytes(), Some(("c", 1, &format!("s {}", "G".repeat(100)))));
+        for wrong in ["", "\n", "c", "c 1", "c 1 s", "c 1 s \n", "c x s r", "c 99999999999999999999 s r"] {
+            check_pen(wrong.as_bytes(), None);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The part of pen's log that is near in time to what is merged, for a log may be larger than memory.
+
+use super::super::lines::{self, Line};
+use super::LINE_BYTES_MAX;
+use super::entry::PenLine;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::Path;
+use std::rc::Rc;
+
+/// How much the entries of a window may take together. Full, it lets the oldest go, as if they were out of it.
+pub(super) const WINDOW_BYTES_MAX: usize = 256 << 20;
+
+/// What an entry takes beside its text, about: its places in the order and in the index.
+const ENTRY_BYTES: usize = 160;
+
+/// The entries of pen's log, one after the other. What is none is passed over.
+#[derive(Debug)]
+pub(super) struct PenLog<R> {
+    reader: R,
+    line: Vec<u8>,
+}
+
+impl PenLog<BufReader<File>> {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self::new(BufReader::new(File::open(path)?)))
+    }
+}
+
+impl<R: BufRead> PenLog<R> {
+    pub(super) fn new(reader: R) -> Self {
+        Self { reader, line: Vec::new() }
+    }
+
+    fn next(&mut self) -> io::Result<Option<PenLine>> {
+        loop {
+            let end = lines::read(&mut self.reader, LINE_BYTES_MAX, &mut self.line)? == Line::End;
+            let entry = PenLine::parse(&self.line);
+            if end || entry.is_some() {
+                return Ok(entry);
+            }
+        }
+    }
+
+    /// The client of the entry with this key whose time is nearest, of the whole log; and how far it is off.
+    pub(super) fn nearest(&mut self, key: &[u8], time: i64) -> io::Result<Option<(Box<[u8]>, u64)>> {
+        let mut best: Option<(Box<[u8]>, u64)> = None;
+        while let Some(entry) = self.next()? {
+            let off = entry.time.abs_diff(time);
+            if *entry.key == *key && best.as_ref().is_none_or(|(_, nearest)| off < *nearest) {
+                best = Some((entry.client, off));
+            }
+        }
+        Ok(best)
+    }
+}
+
+/// An entry's place: by time, and among those of one time by the order in the log.
+type Place = (i64, u64);
+
+/// The clients of one server and request, in the order of time.
+type Asked = BTreeMap<Place, Box<[u8]>>;
+
+/// A window that goes along pen's log.
+#[derive(Debug)]
+pub(super) struct Window<R> {
+    log: PenLog<R>,
+    jitter: i64,
+    bytes_max: usize,
+    bytes: usize,
+    /// In the order of the log, which need not be that of time.
+    order: VecDeque<(Place, Rc<[u8]>)>,
+    index: HashMap<Rc<[u8]>, Asked>,
+    /// The time of the entry that was read last.
+    last: Option<i64>,
+    read: u64,
+}
+
+impl<R: BufRead> Window<R> {
+    pub(super) fn new(log: PenLog<R>, jitter: i64, bytes_max: usize) -> Self {
+        Self {
+            log,
+            jitter,
+            bytes_max,
+            bytes: 0,
+            order: VecDeque::new(),
+            index: HashMap::new(),
+            last: None,
+            read: 0,
+        }
+    }
+
+    /// The client of the entry in the window around a time with this key whose time is nearest; and how far it is off.
+    pub(super) fn nearest(&mut self, key: &[u8], time: i64) -> io::Result<Option<(&[u8], u64)>> {
+        self.move_to(time)?;
+        let Some(entries) = self.index.get(key) else { return Ok(None) };
+        let later = entries.range((time, 0)..).next();
+        let earlier = entries.range(..(time, 0)).next_back();
+        // Of those of one time, the first in the log.
+        let earlier = earlier.and_then(|((time, _), _)| entries.range((*time, 0)..).next());
+        let candidates = [earlier, later].into_iter().flatten();
+        let best = candidates.min_by_key(|((at, number), _)| (at.abs_diff(time), *number));
+        Ok(best.map(|((at, _), client)| (&**client, at.abs_diff(time))))
+    }
+
+    fn move_to(&mut self, time: i64) -> io::Result<()> {
+        let oldest = time.saturating_sub(self.jitter);
+        while self.order.front().is_some_and(|((first, _), _)| *first < oldest) {
+            self.forget_first();
+        }
+        let newest = time.saturating_add(self.jitter);
+        while self.last.is_none_or(|last| last <= newest) {
+            let Some(entry) = self.log.next()? else { break };
+            self.add(entry);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, entry: PenLine) {
+        let bytes = ENTRY_BYTES + entry.key.len() + entry.client.len();
+        while !self.order.is_empty() && self.bytes + bytes > self.bytes_max {
+            self.forget_first();
+        }
+        self.bytes += bytes;
+        self.last = Some(entry.time);
+        let place = (entry.time, self.read);
+        self.read += 1;
+        let key =
+            self.index.get_key_value(&*entry.key).map_or_else(|| entry.key.into(), |(key, _)| Rc::clone(key));
+        self.index.entry(Rc::clone(&key)).or_default().insert(place, entry.client);
+        self.order.push_back((place, key));
+    }
+
+    fn forget_first(&mut self) {
+        let (place, key) = self.order.pop_front().expect("the caller found one");
+        let entries = self.index.get_mut(&key).expect("each entry in the order is in the index");
+        let client = entries.remove(&place).expect("each entry in the order is in the index");
+        self.bytes -= ENTRY_BYTES + key.len() + client.len();
+        if entries.is_empty() {
+            self.index.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ENTRY_BYTES, PenLog, WINDOW_BYTES_MAX, Window};
+
+    /// pen's log as `client:time` of one server and request; questions as times; the answers.
+    fn check(jitter: i64, bytes_max: usize, log: &str, questions: &[i64], expected: &str) {
+        let pair = |entry: &str| entry.split_once(':').map(|(client, time)| format!("{client} {time} s r\n"));
+        let log: String = log.split(' ').filter_map(pair).collect();
+        let mut window = Window::new(PenLog::new(log.as_bytes()), jitter, bytes_max);
+        let mut answers = Vec::new();
+        for time in questions {
+            let answer = window.nearest(b"s r", *time).expect("memory can be read");
+            answers.push(
+                answer.map_or_else(
+                    || "-".to_owned(),
+                    |(client, _)| String::from_utf8_lossy(client).into_owned(),
+                ),
+            );
+            assert!(window.bytes <= bytes_max);
+            assert_eq!(window.order.len(), window.index.values().map(super::Asked::len).sum::<usize>());
+        }
+        assert_eq!(answers.join(" "), expected);
+    }
+
+    #[test]
+    fn the_nearest_in_the_window_answers() {
+        let all = WINDOW_BYTES_MAX;
+        check(10, all, "a:0", &[-11, -10, 0, 10, 11], "a a a a -");
+        check(600, all, "a:-5 b:5 c:5", &[0, 1, -1], "a b a");
+        check(600, all, "b:5 a:-5", &[0], "b");
+        check(0, all, "a:0 b:1 c:2", &[0, 1, 2, 3], "a b c -");
+        // What pen's own program answers, too: it looks back no further than the log was read.
+        check(10, all, "a:0 b:10 c:20 d:30 e:40 f:50 g:60", &[0, 60, 20, 50], "a g d f");
+        check(10, all, "a:2000 b:0 c:1000 d:10 e:3000", &[0, 12, 900, 1000, 1900, 3000], "a a a a a e");
+    }
+
+    #[test]
+    fn a_full_window_lets_the_oldest_go() {
+        check(600, 2 * (ENTRY_BYTES + 4), "a:0 b:1 c:2", &[0, 2], "b c");
+        check(600, 1, "", &[0], "-");
+        check(
+            i64::MAX,
+            WINDOW_BYTES_MAX,
+            "a:-9223372036854775808 b:9223372036854775807",
+            &[i64::MIN, i64::MAX, 0],
+            "a b b",
+        );
+    }
+}

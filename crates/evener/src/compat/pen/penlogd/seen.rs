@@ -1,0 +1,198 @@
+//! Which client asked for what, of which server: what pen told lately. Parses datagrams, and touches no socket.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+/// What is compared of a request. pen's own penlogd keeps as much, but compares one byte more, so that it never finds the
+/// client of a longer request.
+const REQUEST_BYTES_MAX: usize = 99;
+
+/// The longest client's name: an address has at most 45 bytes.
+const CLIENT_BYTES_MAX: usize = 99;
+
+/// A request that pen passed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Passed {
+    client: Box<[u8]>,
+    server: IpAddr,
+    request: Box<[u8]>,
+}
+
+impl Passed {
+    /// From pen's datagram, `+ client server request`.
+    pub(super) fn parse(datagram: &[u8]) -> Option<Self> {
+        let (client, rest) = word(datagram.strip_prefix(b"+")?)?;
+        let (server, rest) = word(rest)?;
+        let server: IpAddr = str::from_utf8(server).ok()?.parse().ok()?;
+        let request = rest.trim_ascii_start().split(|byte| *byte == b'\n').next()?;
+        let sane = (1..=CLIENT_BYTES_MAX).contains(&client.len()) && client.iter().all(u8::is_ascii_graphic);
+        (sane && !request.is_empty()).then(|| Self {
+            client: client.into(),
+            server: server.to_canonical(),
+            request: beginning(request).into(),
+        })
+    }
+}
+
+/// The first word of a text, and what follows it.
+fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let text = text.trim_ascii_start();
+    let end = text.iter().position(|byte| *byte == b' ')?;
+    Some(text.split_at(end))
+}
+
+fn beginning(request: &[u8]) -> &[u8] {
+    &request[..request.len().min(REQUEST_BYTES_MAX)]
+}
+
+/// The request of a web server's log line: what stands between its first two quotation marks.
+pub(super) fn request(line: &[u8]) -> Option<&[u8]> {
+    let mut parts = line.splitn(3, |byte| *byte == b'"');
+    let (_, request, _) = (parts.next()?, parts.next()?, parts.next()?);
+    Some(request)
+}
+
+/// What pen told of last: so many requests, the oldest of which go first.
+#[derive(Debug)]
+pub(super) struct Seen {
+    passed: VecDeque<Passed>,
+    max: usize,
+}
+
+impl Seen {
+    pub(super) fn new(max: usize) -> Self {
+        Self { passed: VecDeque::new(), max }
+    }
+
+    pub(super) fn remember(&mut self, passed: Passed) {
+        while !self.passed.is_empty() && self.passed.len() >= self.max {
+            self.passed.pop_front();
+        }
+        if self.max > 0 {
+            self.passed.push_back(passed);
+        }
+    }
+
+    /// The client that asked this server for this last. A web server may log less of a request than pen does.
+    fn client(&self, server: IpAddr, request: &[u8]) -> Option<&[u8]> {
+        let (server, request) = (server.to_canonical(), beginning(request));
+        let mut newest_first = self.passed.iter().rev();
+        let found =
+            newest_first.find(|passed| passed.server == server && passed.request.starts_with(request))?;
+        Some(&found.client)
+    }
+
+    /// The line as it is to be written: with the client, when it is known, for its first word; and with a newline.
+    /// Nothing of a line that has no request.
+    pub(super) fn line(&self, server: IpAddr, line: &[u8]) -> Option<Vec<u8>> {
+        let client = self.client(server, request(line)?);
+        let first = line.iter().position(|byte| *byte == b' ');
+        let mut out = match (client, first) {
+            (Some(client), Some(end)) => [client, &line[end..]].concat(),
+            _ => line.to_vec(),
+        };
+        // Two lines must not become one.
+        if out.last() != Some(&b'\n') {
+            out.push(b'\n');
+        }
+        Some(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Passed, Seen};
+
+    /// Gives it datagrams, each from its address, and says what is written.
+    fn check(max: usize, datagrams: &[(&str, &[u8])], expected: &[&str]) {
+        let (mut seen, mut written) = (Seen::new(max), Vec::new());
+        for (from, datagram) in datagrams {
+            if datagram.starts_with(b"+") {
+                Passed::parse(datagram).into_iter().for_each(|passed| seen.remember(passed));
+                continue;
+            }
+            let line =
+                seen.line(from.parse().expect("an address"), datagram).unwrap_or_else(|| b"-".to_vec());
+            written.push(String::from_utf8_lossy(&line).into_owned());
+        }
+        assert_eq!(written, expected);
+        assert!(seen.passed.len() <= max);
+    }
+
+    const A: &str = "10.0.0.1";
+    const MAPPED: &str = "::ffff:10.0.0.1";
+    const SIX: &str = "2001:db8::1";
+
+    #[test]
+    fn the_newest_request_that_fits_gives_the_client() {
+        check(
+            9,
+            &[
+                (A, b"+ c1 10.0.0.1 GET /\n"),
+                (A, b"+ c2 10.0.0.2 GET /\n"),
+                (A, b"w - \"GET /\" 1\n"),
+                (MAPPED, b"w - \"GET /\" 1"),
+                (A, b"+ c3 10.0.0.1 GET /\n"),
+                (A, b"w - \"GET /\" 1\n"),
+                (A, b"w - \"GET /x\" 1\n"),
+                (SIX, b"w - \"GET /\" 1\n"),
+                (A, b"+ c6 2001:db8::1 GET /\n"),
+                (SIX, b"w - \"GET /\" 1\n"),
+            ],
+            &[
+                "c1 - \"GET /\" 1\n",
+                "c1 - \"GET /\" 1\n",
+                "c3 - \"GET /\" 1\n",
+                "w - \"GET /x\" 1\n",
+                "w - \"GET /\" 1\n",
+                "c6 - \"GET /\" 1\n",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_full_ring_forgets_the_oldest() {
+        let told: [(&str, &[u8]); 2] = [(A, b"+ c1 10.0.0.1 a"), (A, b"+ c2 10.0.0.1 b")];
+        let asked: [(&str, &[u8]); 2] = [(A, b"w \"a\""), (A, b"w \"b\"")];
+        let all = [told, asked].concat();
+        check(2, &all, &["c1 \"a\"\n", "c2 \"b\"\n"]);
+        check(1, &all, &["w \"a\"\n", "c2 \"b\"\n"]);
+        check(0, &all, &["w \"a\"\n", "w \"b\"\n"]);
+    }
+
+    #[test]
+    fn long_requests_are_compared_by_their_beginning() {
+        let long = "G".repeat(300);
+        let told = format!("+ c 10.0.0.1 {long}\n");
+        let line = format!("w \"{long}\"\n");
+        check(9, &[(A, told.as_bytes()), (A, line.as_bytes())], &[&line.replace("w ", "c ")]);
+    }
+
+    #[test]
+    fn what_is_no_line_of_pen_is_not_remembered() {
+        let long = format!("+ {} 10.0.0.1 a", "c".repeat(100));
+        let wrong: [&[u8]; 9] = [
+            b"+",
+            b"+ a",
+            b"+ a b c",
+            b"+ a 10.0.0.1 ",
+            b"+ a 10.0.0.1 \n",
+            b"+ a\nb 10.0.0.1 c",
+            b"+ a\x1b 10.0.0.1 c",
+            b"+ \xff 10.0.0.1 c",
+            long.as_bytes(),
+        ];
+        for datagram in wrong {
+            assert_eq!(Passed::parse(datagram), None, "{}", datagram.escape_ascii());
+        }
+        let whole = b"+ client 10.0.0.1 GET /\n";
+        for length in 0..whole.len() {
+            let _ = Passed::parse(&whole[..length]);
+        }
+    }
+
+    #[test]
+    fn a_line_without_a_request_is_none() {
+        check(9, &[(A, b""), (A, b"\n"), (A, b"w \"a"), (A, b"w\"a\"")], &["-", "-", "-", "w\"a\"\n"]);
+    }
+}
