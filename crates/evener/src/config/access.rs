@@ -40,13 +40,14 @@ pub(super) fn read_acl(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
         return ordered;
     }
     let otherwise = if allow.is_some() { Access::Deny } else { Access::Permit };
-    let lists = [(deny.unwrap_or_default(), Access::Deny), (allow.unwrap_or_default(), Access::Permit)];
-    let of = |part: fn(&(Vec<Prefix>, Vec<Prefix>)) -> &[Prefix]| {
-        let rules = lists.iter().flat_map(move |(list, access)| part(list).iter().map(|one| (*one, *access)));
-        rules.collect::<Vec<_>>()
+    let (denied, denied_countries) = deny.unwrap_or_default();
+    let (allowed, allowed_countries) = allow.unwrap_or_default();
+    let rules = |denied: &[Prefix], allowed: &[Prefix]| -> Vec<(Prefix, Access)> {
+        let denied = denied.iter().map(|prefix| (*prefix, Access::Deny));
+        denied.chain(allowed.iter().map(|prefix| (*prefix, Access::Permit))).collect()
     };
-    let acl = Acl::new(&of(|(_, countries)| countries), otherwise);
-    Some(Arc::new(acl.after(&of(|(prefixes, _)| prefixes))))
+    let acl = Acl::new(&rules(&denied_countries, &allowed_countries), otherwise);
+    Some(Arc::new(acl.after(&rules(&denied, &allowed))))
 }
 
 /// A list of prefixes alone, such as `proxy_from`: those who are in it are permitted.
