@@ -77,11 +77,6 @@ impl<'a> Builder<'a> {
                 "pool `{name}` has no servers: list their addresses, such as \"10.0.0.1:80\""
             ));
         }
-        if !pool.servers.is_empty() && pool.servers.iter().all(|server| server.weight == 0) {
-            fields.problem_here(format!(
-                "pool `{name}`: every server has the weight 0, so no client would get one"
-            ));
-        }
         fields.finish();
         self.config.spec.pools.push(pool);
     }
@@ -89,6 +84,11 @@ impl<'a> Builder<'a> {
     /// What a pool and a service with servers in place have in common.
     fn pool_fields(&mut self, name: &str, made: &'a Made, fields: &mut Fields<'a>) -> PoolSpec {
         let servers = self.servers(made, fields);
+        if !servers.is_empty() && servers.iter().all(|server| server.weight == 0) {
+            fields.problem_here(format!(
+                "pool `{name}`: every server has the weight 0, so no client would get one"
+            ));
+        }
         PoolSpec {
             policy: read_policy(fields).unwrap_or(Policy::RoundRobin),
             sticky: read_sticky(fields),

@@ -185,6 +185,10 @@ fn a_file_that_is_wrong_as_a_whole_has_its_message() {
         &["c.lua:1: pool `p`: every server has the weight 0"],
     );
     check_problems(
+        "service \"s\" { listen = \"127.0.0.1:1\", { \"10.0.0.1:1\", weight = 0 } }",
+        &["c.lua:1: pool `s`: every server has the weight 0"],
+    );
+    check_problems(
         "service \"a\\nb\" { listen = \"127.0.0.1:1\", \"10.0.0.1:1\" }",
         &["c.lua:1: \"a\\nb\" is no name for a service"],
     );
