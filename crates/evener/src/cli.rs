@@ -55,6 +55,9 @@ enum Command {
         /// The configuration
         #[arg(default_value = "/etc/evener/evener.lua")]
         file: PathBuf,
+        /// When it is valid, write it as it is understood: loops and lists resolved, without what is the default
+        #[arg(long)]
+        print: bool,
     },
     /// Show balancing and failover with three embedded servers, on loopback
     Demo {
@@ -275,7 +278,7 @@ pub(crate) fn main() -> ExitCode {
 async fn command(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run { file, options } => run::file(file, &options).await,
-        Command::Check { file } => run::check(&file).await,
+        Command::Check { file, print } => run::check(&file, print).await,
         Command::Demo { seconds } => demo::demo(seconds.map(Duration::from_secs)).await,
         Command::Tcp { line, check } => {
             run::one_liner(&line, Protocol::Tcp, check.then(|| CheckSpec::new(CheckKind::Tcp)), None).await

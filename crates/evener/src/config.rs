@@ -8,6 +8,7 @@ mod edge;
 mod fields;
 mod locate;
 mod lua;
+mod print;
 mod raw;
 mod search_tree;
 
@@ -74,6 +75,7 @@ pub(crate) use access::countries;
 pub(crate) use check::http_check;
 pub(crate) use edge::{tls_defaults, tls_from_file};
 pub(crate) use fields::nearest;
+pub(crate) use print::print;
 
 /// Reads a configuration file.
 pub(crate) fn load(path: &Path) -> Result<Config, Vec<Problem>> {

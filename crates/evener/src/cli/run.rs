@@ -13,6 +13,7 @@ use evener_core::spec::{
     CheckSpec, Policy, PoolSpec, Protocol, ServerSpec, ServiceSpec, Spec, StickyBy, StickySpec,
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,10 +29,14 @@ pub(super) async fn file(file: PathBuf, options: &RunOptions) -> anyhow::Result<
     serve(supervisor, handle, admin, signals).await
 }
 
-/// `evener check FILE`
-pub(super) async fn check(file: &Path) -> anyhow::Result<()> {
+/// `evener check FILE`, with `--print` or without
+pub(super) async fn check(file: &Path, print: bool) -> anyhow::Result<()> {
     let config = read(file).await?;
     gather(&config, Materials::default()).await.map_err(|problems| fail(&problems))?;
+    if print {
+        let text = config::print(&config.spec, &|_| None);
+        return Ok(std::io::stdout().write_all(text.as_bytes())?);
+    }
     let servers: usize = config.spec.pools.iter().map(|pool| pool.servers.len()).sum();
     let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     println!(

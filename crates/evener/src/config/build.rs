@@ -474,8 +474,15 @@ fn read_policy(fields: &mut Fields<'_>) -> Option<Policy> {
     }
 }
 
+/// The cookie's name when nothing else is said.
+pub(super) const COOKIE: &str = "EVENER";
+
+pub(super) fn sticky_defaults() -> StickySpec {
+    StickySpec { by: StickyBy::ClientIp, size: 65_536, ttl: Some(Duration::from_secs(3600)) }
+}
+
 fn read_sticky(fields: &mut Fields<'_>) -> Option<StickySpec> {
-    let defaults = StickySpec { by: StickyBy::ClientIp, size: 65_536, ttl: Some(Duration::from_secs(3600)) };
+    let defaults = sticky_defaults();
     match fields.take("sticky")? {
         Value::Bool(false) => None,
         Value::Bool(true) => Some(defaults),
@@ -507,7 +514,7 @@ fn read_sticky(fields: &mut Fields<'_>) -> Option<StickySpec> {
 
 /// `sticky = { by = "cookie", name = "EVENER" }`
 fn read_cookie(mut own: Fields<'_>) -> StickyBy {
-    let name = own.text("name").unwrap_or("EVENER").to_owned();
+    let name = own.text("name").unwrap_or(COOKIE).to_owned();
     // A token (RFC 6265, section 4.1.1).
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     if name.is_empty() || !name.bytes().all(is_token) {

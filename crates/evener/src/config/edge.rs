@@ -332,8 +332,12 @@ fn read_forwarded(fields: &mut Fields<'_>, spec: &mut ForwardedSpec) {
     }
 }
 
+pub(super) fn redirect_defaults() -> RedirectSpec {
+    RedirectSpec { status: 308, port: 443 }
+}
+
 fn read_redirect(fields: &mut Fields<'_>) -> Option<RedirectSpec> {
-    let mut spec = RedirectSpec { status: 308, port: 443 };
+    let mut spec = redirect_defaults();
     match fields.take("redirect")? {
         Value::Text(word) if word == "https" => {}
         Value::Table(table) => {
@@ -359,6 +363,10 @@ fn read_redirect(fields: &mut Fields<'_>) -> Option<RedirectSpec> {
     Some(spec)
 }
 
+pub(super) fn respond_defaults() -> RespondSpec {
+    RespondSpec { status: 200, content_type: "text/plain; charset=utf-8".into(), body: String::new() }
+}
+
 /// `respond = { status = 200, type = "text/html", body = "..." }`
 fn read_respond(fields: &mut Fields<'_>) -> Option<RespondSpec> {
     let table = match fields.take("respond")? {
@@ -371,10 +379,11 @@ fn read_respond(fields: &mut Fields<'_>) -> Option<RespondSpec> {
         }
     };
     let mut own = fields.within("respond", table);
+    let defaults = respond_defaults();
     let spec = RespondSpec {
-        status: own.integer("status", 200..=599).unwrap_or(200) as u16,
-        content_type: own.text("type").unwrap_or("text/plain; charset=utf-8").to_owned(),
-        body: own.text("body").unwrap_or_default().to_owned(),
+        status: own.integer("status", 200..=599).map_or(defaults.status, |status| status as u16),
+        content_type: own.text("type").map_or(defaults.content_type, str::to_owned),
+        body: own.text("body").map_or(defaults.body, str::to_owned),
     };
     if spec.content_type.chars().any(char::is_control) || spec.content_type.is_empty() {
         own.problem("type", "`type` is a media type such as \"text/html\"");

@@ -50,6 +50,53 @@ fn check_lists_every_problem_with_its_line() {
 }
 
 #[test]
+fn check_prints_what_a_configuration_means_and_that_means_the_same() {
+    let directory = Directory::new();
+    directory.write("bad.txt", "192.0.2.0/24\n# a comment\n198.51.100.7\n");
+    directory.write(
+        "first.lua",
+        r#"for number = 1, 2 do
+  pool("p" .. number) { "10.0.0." .. number .. ":80", policy = "round_robin", slow_start = "120s" }
+end
+service "www" {
+  listen = "127.0.0.1:9", pool = "p1", routes = { { sni = "a.example", pool = "p2" } },
+  access = { { permit = "192.0.2.1" }, { deny = prefixes "bad.txt" }, otherwise = "permit" },
+  request_log = "requests.log", backlog = 4096,
+}
+"#,
+    );
+    let print = |file: &str| {
+        let mut command = Command::new(BINARY);
+        let output =
+            command.args(["check", file, "--print"]).current_dir(directory.file("")).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let printed = print("first.lua");
+    let log = directory.file("requests.log").display().to_string();
+    let expected = format!(
+        r#"pool "p1" {{ "10.0.0.1:80", slow_start = "2min" }}
+pool "p2" {{ "10.0.0.2:80", slow_start = "2min" }}
+
+service "www" {{
+  listen = "127.0.0.1:9",
+  pool = "p1",
+  routes = {{ {{ sni = "a.example", pool = "p2" }} }},
+  access = {{ {{ permit = "192.0.2.1" }}, {{ deny = {{ "198.51.100.7", "192.0.2.0/24" }} }} }},
+  request_log = "{log}",
+}}
+"#
+    );
+    assert_eq!(printed, expected);
+    std::fs::create_dir(directory.file("elsewhere")).unwrap();
+    directory.write("elsewhere/second.lua", &printed);
+    assert_eq!(print("elsewhere/second.lua"), printed);
+    let wrong = directory.write("bad.lua", FIVE_MISTAKES).display().to_string();
+    let output = evener(&["check", &wrong, "--print"]);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+}
+
+#[test]
 fn each_thing_that_cannot_be_has_one_clear_line() {
     let directory = Directory::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

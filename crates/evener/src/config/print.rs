@@ -1,0 +1,94 @@
+//! A specification as the Lua that means exactly it: what differs from the defaults, as a person would write it. It says
+//! all that the configuration can say; the structures are taken apart field by field, so that a new one is not forgotten.
+
+mod access;
+mod http;
+mod pool;
+mod service;
+mod source;
+mod tls;
+
+use evener_core::acl::Acl;
+use evener_core::spec::{Denied, PoolSpec, ServiceSpec, Spec};
+use source::Table;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Says of an access list how it was written, where the caller knows better than its prefixes (files, countries): the
+/// value of `access`, or of the key that takes prefixes alone (`proxy_from`, `trust`).
+pub(crate) type Lists<'a> = &'a dyn Fn(&Arc<Acl>) -> Option<String>;
+
+/// The configuration that is this specification.
+pub(crate) fn print(spec: &Spec, lists: Lists<'_>) -> String {
+    let Spec { pools, services } = spec;
+    let declared = pools.len() - in_place(spec);
+    let (pools, in_place) = pools.split_at(declared);
+    let mut page = Page::default();
+    for pool in pools {
+        let wanted = services.iter().any(|service| sends_refused(service, pool));
+        let handle = access::handle_of(&pool.name).filter(|_| wanted);
+        page.add("pool", &pool::pool(pool, handle, lists));
+    }
+    let in_place: BTreeMap<&str, &PoolSpec> = in_place.iter().map(|pool| (&*pool.name, pool)).collect();
+    for service in services {
+        let own = in_place.get(&*service.name).copied();
+        page.add("service", &service::service(service, own, lists));
+    }
+    page.text
+}
+
+/// Whether clients that the service refuses get the pool.
+fn sends_refused(service: &ServiceSpec, pool: &PoolSpec) -> bool {
+    [&service.denied, &service.exceeded].into_iter().any(|denied| *denied == Denied::Pool(pool.name.clone()))
+}
+
+/// How many of the last pools may stand in the service that has their name. Those come after all others, in the order of
+/// the services, when they are read; and nobody else may name them.
+fn in_place(spec: &Spec) -> usize {
+    let mut uses: BTreeMap<&str, usize> = BTreeMap::new();
+    for service in &spec.services {
+        let refused = [&service.denied, &service.exceeded].into_iter().filter_map(|denied| match denied {
+            Denied::Pool(pool) => Some(pool),
+            Denied::Drop | Denied::Reject | Denied::Tarpit(_) => None,
+        });
+        let routes = service.routes.iter().map(|route| &route.to);
+        for pool in service.pool.iter().chain(routes).chain(refused) {
+            *uses.entry(pool).or_default() += 1;
+        }
+    }
+    let own = |service: &ServiceSpec| service.pool.as_ref().filter(|pool| **pool == service.name).cloned();
+    let places: BTreeMap<Arc<str>, usize> =
+        spec.services.iter().enumerate().filter_map(|(at, service)| Some((own(service)?, at))).collect();
+    let mut before = usize::MAX;
+    let fits = |pool: &&PoolSpec| {
+        let alone = uses.get(&*pool.name) == Some(&1) && pool.tls.is_none();
+        let place = places.get(&pool.name).filter(|place| alone && **place < before);
+        before = place.copied().unwrap_or(before);
+        place.is_some()
+    };
+    spec.pools.iter().rev().take_while(fits).count()
+}
+
+/// The declarations, one after the other.
+#[derive(Default)]
+struct Page {
+    text: String,
+    /// What the last line declared, when it was one alone.
+    line_of: Option<&'static str>,
+}
+
+impl Page {
+    fn add(&mut self, what: &'static str, table: &Table) {
+        let statement = table.statement();
+        let line_of = (statement.lines().count() == 1).then_some(what);
+        // Single lines of one kind stand together.
+        if !self.text.is_empty() && (line_of.is_none() || line_of != self.line_of) {
+            self.text.push('\n');
+        }
+        self.text.push_str(&statement);
+        self.line_of = line_of;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! The keys of a service that speaks HTTP.
+
+use super::Lists;
+use super::access::write_prefixes;
+use super::source::{Table, prose};
+use crate::config::edge::{redirect_defaults, respond_defaults};
+use evener_core::spec::{Balance, ForwardedMode, ForwardedSpec, Http2, HttpSpec, RedirectSpec, RespondSpec};
+use evener_core::wire::http::HeadLimits;
+
+/// All of them that are not the defaults.
+pub(super) fn write_http(table: &mut Table, http: &HttpSpec, lists: Lists<'_>) {
+    let HttpSpec {
+        balance,
+        forwarded,
+        limits,
+        head_timeout,
+        keepalive_timeout,
+        stall_timeout,
+        answer_timeout,
+        retries,
+        redirect,
+        respond,
+        health,
+        subject_field,
+        http2,
+    } = http;
+    let HeadLimits { bytes_max, fields_max } = limits;
+    let defaults = HttpSpec::default();
+    match balance {
+        Balance::Request => {}
+        Balance::Connection => table.set("balance_per", "connection"),
+    }
+    write_forwarded(table, forwarded, lists);
+    write_redirect(table, redirect.as_ref());
+    write_respond(table, respond.as_ref());
+    table.some("health", health.as_ref());
+    table.unless("retries", retries, &defaults.retries);
+    table.unless("head_timeout", head_timeout, &defaults.head_timeout);
+    table.unless("keepalive_timeout", keepalive_timeout, &defaults.keepalive_timeout);
+    table.unless("stall_timeout", stall_timeout, &defaults.stall_timeout);
+    table.unless("answer_timeout", answer_timeout, &defaults.answer_timeout);
+    table.unless("head_bytes_max", bytes_max, &defaults.limits.bytes_max);
+    table.unless("head_fields_max", fields_max, &defaults.limits.fields_max);
+    table.some("certificate_header", subject_field.as_ref());
+    match http2 {
+        Http2::On => {}
+        Http2::Off => table.set("http2", &false),
+    }
+}
+
+fn mode_word(mode: ForwardedMode) -> &'static str {
+    match mode {
+        ForwardedMode::Replace => "replace",
+        ForwardedMode::Append => "append",
+        ForwardedMode::Off => "off",
+    }
+}
+
+fn write_forwarded(table: &mut Table, forwarded: &ForwardedSpec, lists: Lists<'_>) {
+    let ForwardedSpec { mode, trust, classic, standard } = forwarded;
+    let defaults = ForwardedSpec::default();
+    let mut own = Table::new();
+    own.unless("mode", &mode_word(*mode), &mode_word(defaults.mode));
+    write_prefixes(&mut own, "trust", trust.as_ref(), lists);
+    match (classic, standard) {
+        // Nothing is written with neither; `mode = "off"` says that.
+        (true, false) | (false, false) => {}
+        (false, true) => own.set("headers", "forwarded"),
+        (true, true) => own.set("headers", "both"),
+    }
+    match own.is_empty() {
+        true => {}
+        false if trust.is_none() && !standard => table.set("forwarded", mode_word(*mode)),
+        false => table.key("forwarded", own),
+    }
+}
+
+fn write_redirect(table: &mut Table, redirect: Option<&RedirectSpec>) {
+    let Some(RedirectSpec { status, port }) = redirect else { return };
+    let defaults = redirect_defaults();
+    let mut own = Table::new();
+    own.unless("status", status, &defaults.status);
+    own.unless("port", port, &defaults.port);
+    if own.is_empty() { table.set("redirect", "https") } else { table.key("redirect", own) }
+}
+
+fn write_respond(table: &mut Table, respond: Option<&RespondSpec>) {
+    let Some(RespondSpec { status, content_type, body }) = respond else { return };
+    let defaults = respond_defaults();
+    let mut own = Table::new();
+    own.unless("status", status, &defaults.status);
+    own.unless("type", content_type, &defaults.content_type);
+    if *body != defaults.body {
+        own.key("body", prose(body));
+    }
+    table.key("respond", own);
+}

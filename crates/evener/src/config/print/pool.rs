@@ -1,0 +1,191 @@
+//! Pools: servers, how one of them is chosen, and how they are asked whether they live.
+
+use super::Lists;
+use super::access::write_acl;
+use super::source::{Say, Table, one_or_list, path, prose, quoted};
+use super::tls::write_server_tls;
+use crate::config::build::sticky_defaults;
+use crate::config::check::http_check;
+use evener_core::limits::Limits;
+use evener_core::spec::{
+    CheckKind, CheckSpec, CheckTls, Failover, PassiveSpec, Policy, PoolSpec, ServerSpec, ServerTlsSpec,
+    StickyBy, StickySpec, Verification,
+};
+use evener_core::wire::proxy;
+
+/// `pool "web" { ... }`, kept in a variable where one is needed.
+pub(super) fn pool(pool: &PoolSpec, handle: Option<&str>, lists: Lists<'_>) -> Table {
+    let local = handle.map(|handle| format!("local {handle} = ")).unwrap_or_default();
+    let mut table = Table::of(format!("{local}pool {}", quoted(pool.name.as_bytes())));
+    write_servers(&mut table, &pool.servers, lists);
+    table.gap();
+    write_keys(&mut table, pool);
+    table
+}
+
+/// The servers, as items of a pool or a service.
+pub(super) fn write_servers(table: &mut Table, servers: &[ServerSpec], lists: Lists<'_>) {
+    for spec in servers {
+        let server = server(spec, lists);
+        match server.is_empty() {
+            true => table.item(spec.endpoint.say()),
+            false => {
+                let mut whole = Table::new();
+                whole.item(spec.endpoint.say());
+                whole.extend(server);
+                table.item(whole);
+            }
+        }
+    }
+}
+
+/// What a server has beside its address.
+fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
+    let ServerSpec { name, endpoint, weight, tier, limits, acl, state } = server;
+    let Limits { soft, hard } = limits;
+    let defaults = ServerSpec::new(endpoint.clone());
+    let mut table = Table::new();
+    table.unless("name", name, &defaults.name);
+    table.unless("weight", weight, &defaults.weight);
+    table.unless("tier", tier, &defaults.tier);
+    table.some("max", soft.as_ref());
+    table.some("hard", hard.as_ref());
+    write_acl(&mut table, acl.as_ref(), lists);
+    table.unless("state", &state.name(), &defaults.state.name());
+    table
+}
+
+/// What a pool has beside its name and servers.
+pub(super) fn write_keys(table: &mut Table, pool: &PoolSpec) {
+    let PoolSpec {
+        name: _,
+        servers: _,
+        policy,
+        sticky,
+        check,
+        passive,
+        failover,
+        slow_start,
+        tls,
+        send_proxy,
+    } = pool;
+    write_policy(table, *policy);
+    write_sticky(table, sticky.as_ref());
+    write_server_tls(table, tls.as_deref());
+    table.some("send_proxy", send_proxy.map(version).as_ref());
+    write_check(table, check.as_ref(), tls.as_deref());
+    write_passive(table, passive);
+    match failover {
+        Failover::Next => {}
+        Failover::Never => table.set("failover", &false),
+    }
+    table.some("slow_start", slow_start.as_ref());
+}
+
+fn version(version: proxy::Version) -> &'static str {
+    match version {
+        proxy::Version::V1 => "v1",
+        proxy::Version::V2 => "v2",
+    }
+}
+
+fn write_policy(table: &mut Table, policy: Policy) {
+    let mut own = Table::of(format!("policy.{}", policy.name()));
+    match policy {
+        Policy::RoundRobin => return,
+        Policy::Ewma { decay } => own.unless("decay", &decay, &Policy::EWMA_DECAY),
+        Policy::Maglev { table } => own.unless("table", &table, &Policy::MAGLEV_TABLE),
+        Policy::First | Policy::Weighted | Policy::LeastConn | Policy::P2c | Policy::Hash => {}
+    }
+    if own.is_empty() { table.set("policy", policy.name()) } else { table.key("policy", own) }
+}
+
+fn write_sticky(table: &mut Table, sticky: Option<&StickySpec>) {
+    let Some(StickySpec { by, size, ttl }) = sticky else { return };
+    let defaults = sticky_defaults();
+    let mut own = Table::new();
+    match by {
+        StickyBy::ClientIp => {
+            own.unless("size", size, &defaults.size);
+            own.unless("ttl", ttl, &defaults.ttl);
+        }
+        // Cookies are kept by clients: neither size nor time is asked for.
+        StickyBy::Cookie(name) => {
+            own.set("by", "cookie");
+            own.unless("name", &name.as_str(), &crate::config::build::COOKIE);
+        }
+    }
+    if own.is_empty() { table.set("sticky", &true) } else { table.key("sticky", own) }
+}
+
+fn write_passive(table: &mut Table, passive: &PassiveSpec) {
+    let PassiveSpec { failures, down_for } = passive;
+    let defaults = PassiveSpec::default();
+    if *passive == (PassiveSpec { failures: 0, ..defaults }) {
+        return table.set("passive", &false);
+    }
+    let mut own = Table::new();
+    own.unless("failures", failures, &defaults.failures);
+    own.unless("down_for", down_for, &defaults.down_for);
+    if !own.is_empty() {
+        table.key("passive", own);
+    }
+}
+
+fn write_check(table: &mut Table, check: Option<&CheckSpec>, servers_tls: Option<&ServerTlsSpec>) {
+    let Some(check) = check else { return };
+    let CheckSpec { kind, every, timeout, rise, fall, jitter, port } = check;
+    let mut own = Table::of(format!("check.{}", kind.name()));
+    write_kind(&mut own, kind, servers_tls);
+    let defaults = CheckSpec::new(CheckKind::Tcp);
+    own.unless("every", every, &defaults.every);
+    own.unless("timeout", timeout, &defaults.timeout);
+    own.unless("rise", rise, &defaults.rise);
+    own.unless("fall", fall, &defaults.fall);
+    own.unless("jitter", jitter, &defaults.jitter);
+    own.some("port", port.as_ref());
+    if own.is_empty() { table.set("check", kind.name()) } else { table.key("check", own) }
+}
+
+fn write_kind(own: &mut Table, kind: &CheckKind, servers_tls: Option<&ServerTlsSpec>) {
+    match kind {
+        CheckKind::Tcp => {}
+        CheckKind::Http { method, path, host, status, body, tls } => {
+            let CheckSpec { kind: defaults, .. } = http_check();
+            if let CheckKind::Http { method: usual_method, path: usual_path, status: usual, .. } = &defaults {
+                own.unless("method", method, usual_method);
+                own.unless("path", path, usual_path);
+                own.some("host", host.as_ref());
+                if status != usual {
+                    own.key("status", one_or_list(status));
+                }
+            }
+            if let Some(body) = body {
+                own.key("body", prose(body));
+            }
+            if let Some(tls) = tls {
+                write_check_tls(own, tls, servers_tls);
+            }
+        }
+        CheckKind::Udp { send, expect } => {
+            own.key("send", quoted(send));
+            if let Some(expect) = expect {
+                own.key("expect", quoted(expect));
+            }
+        }
+    }
+}
+
+/// What the check does not take on from the pool's own TLS.
+fn write_check_tls(own: &mut Table, tls: &CheckTls, servers: Option<&ServerTlsSpec>) {
+    let CheckTls { sni, insecure, ca_file } = tls;
+    if sni.as_ref() != servers.and_then(|servers| servers.name.as_ref()) {
+        own.some("sni", sni.as_ref());
+    }
+    if *insecure && servers.is_none_or(|servers| servers.verification == Verification::Full) {
+        own.set("verify", &false);
+    }
+    if ca_file.as_ref() != servers.and_then(|servers| servers.authorities.as_ref()) {
+        own.some("ca", ca_file.as_deref().map(path).as_ref());
+    }
+}

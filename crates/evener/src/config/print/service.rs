@@ -1,0 +1,133 @@
+//! Services: where they listen, where clients go, and the options.
+
+use super::Lists;
+use super::access::{write_acl, write_denied, write_prefixes, write_throttle};
+use super::http::write_http;
+use super::pool::{write_keys, write_servers};
+use super::source::{Node, Table, one_or_list, quoted};
+use super::tls::write_tls;
+use evener_core::Endpoint;
+use evener_core::route::Route;
+use evener_core::spec::{Denied, PoolSpec, Protocol, RequestLog, ServiceOptions, ServiceSpec, Source};
+use std::sync::Arc;
+
+/// `service "www" { ... }`, with the servers of a pool that stands in it.
+pub(super) fn service(service: &ServiceSpec, in_place: Option<&PoolSpec>, lists: Lists<'_>) -> Table {
+    let ServiceSpec {
+        name,
+        listen,
+        protocol,
+        pool,
+        routes,
+        acl,
+        denied,
+        throttle,
+        exceeded,
+        proxy_from,
+        tls,
+        http,
+        clients,
+        request_log,
+        options,
+    } = service;
+    let mut table = Table::of(format!("service {}", quoted(name.as_bytes())));
+    write_listen(&mut table, name, listen);
+    table.unless("protocol", &protocol.name(), &Protocol::Tcp.name());
+    write_tls(&mut table, tls.as_deref());
+    match in_place {
+        None => table.some("pool", pool.as_ref()),
+        Some(pool) => {
+            write_servers(&mut table, &pool.servers, lists);
+            write_keys(&mut table, pool);
+        }
+    }
+    write_routes(&mut table, *protocol, routes);
+    write_acl(&mut table, acl.as_ref(), lists);
+    write_denied(&mut table, "denied", denied, &Denied::Drop);
+    write_throttle(&mut table, throttle.as_ref(), exceeded);
+    write_prefixes(&mut table, "proxy_from", proxy_from.as_ref(), lists);
+    if let Some(http) = http {
+        write_http(&mut table, http, lists);
+    }
+    write_options(&mut table, *protocol, options);
+    table.some("clients", clients.as_ref());
+    write_request_log(&mut table, request_log.as_ref());
+    table
+}
+
+/// A name that is an address is where the service listens.
+fn write_listen(table: &mut Table, name: &str, listen: &[Endpoint]) {
+    let named: Option<Endpoint> = name.parse().ok();
+    let by_name = named.is_some_and(|named| !matches!(named, Endpoint::Host { .. }) && *listen == [named]);
+    if !by_name {
+        table.key("listen", one_or_list(listen));
+    }
+}
+
+fn write_routes(table: &mut Table, protocol: Protocol, routes: &[Route<Arc<str>>]) {
+    let mut list = Table::new();
+    for Route { hosts, path, to } in routes {
+        let mut own = Table::new();
+        if !hosts.is_empty() || path.is_none() {
+            own.key(if protocol == Protocol::Http { "host" } else { "sni" }, one_or_list(hosts));
+        }
+        own.some("path", path.as_ref());
+        own.set("pool", to);
+        list.item(own);
+    }
+    if !list.is_empty() {
+        table.key("routes", list);
+    }
+}
+
+fn write_options(table: &mut Table, protocol: Protocol, options: &ServiceOptions) {
+    let ServiceOptions {
+        connections_max,
+        flows_max,
+        connect_timeout,
+        idle_timeout,
+        backlog,
+        nodelay,
+        keepalive,
+        server_keepalive,
+        unix_mode,
+        source,
+        fast_close,
+        pending_max,
+        warm,
+    } = options;
+    let defaults = ServiceOptions::of(protocol);
+    table.unless("idle_timeout", idle_timeout, &defaults.idle_timeout);
+    match source {
+        None => {}
+        Some(Source::Client) => table.set("source", "client"),
+        Some(Source::Address(address)) => table.set("source", address),
+    }
+    if protocol == Protocol::Udp {
+        return table.unless("flows_max", flows_max, &defaults.flows_max);
+    }
+    if let Some(mode) = unix_mode {
+        table.key("unix_mode", Node::Source(format!("\"{mode:04o}\"")));
+    }
+    table.unless("connections_max", connections_max, &defaults.connections_max);
+    table.unless("connect_timeout", connect_timeout, &defaults.connect_timeout);
+    table.unless("backlog", backlog, &defaults.backlog);
+    table.unless("nodelay", nodelay, &defaults.nodelay);
+    table.unless("keepalive", keepalive, &defaults.keepalive);
+    table.unless("server_keepalive", server_keepalive, &defaults.server_keepalive);
+    table.unless("fast_close", &fast_close.name(), &defaults.fast_close.name());
+    table.some("pending_max", pending_max.as_ref());
+    table.unless("warm", warm, &defaults.warm);
+}
+
+fn write_request_log(table: &mut Table, log: Option<&RequestLog>) {
+    match log {
+        None => {}
+        Some(RequestLog::File(file)) => table.set("request_log", file),
+        Some(RequestLog::Udp(address)) => {
+            let mut own = Table::new();
+            own.set("udp", address);
+            table.key("request_log", own);
+        }
+    }
+}

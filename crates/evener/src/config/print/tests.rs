@@ -1,0 +1,200 @@
+//! What is printed is read back as the specification that it was.
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+mod random;
+
+use super::*;
+use crate::config::{fields, load};
+use evener_core::Random;
+use evener_core::acl::{Access, Prefix};
+use evener_core::spec::Protocol;
+use std::path::PathBuf;
+
+/// A directory that goes when the test ends well.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("evener-print-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, text: &str) -> PathBuf {
+        let path = self.0.join("c.lua");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn load(&self, text: &str) -> Spec {
+        let loaded = load(&self.write(text));
+        loaded.unwrap_or_else(|problems| panic!("{problems:#?}\n{text}")).spec
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn printed(spec: &Spec) -> String {
+    print(spec, &|_| None)
+}
+
+/// Loads, prints, loads, and gives what was printed.
+fn check_round_trip(scratch: &Scratch, text: &str) -> String {
+    let spec = scratch.load(text);
+    let printed = printed(&spec);
+    assert_eq!(scratch.load(&printed), spec, "{printed}");
+    printed
+}
+
+#[test]
+fn any_specification_comes_back_the_same() {
+    let scratch = Scratch::new("random");
+    let (mut all, mut standing) = (String::new(), 0);
+    for seed in 0..500 {
+        let spec = random::spec(&mut Random::seeded(seed), &scratch.0);
+        let text = printed(&spec);
+        let seen = load(&scratch.write(&text));
+        let seen = seen.unwrap_or_else(|problems| panic!("seed {seed}: {problems:#?}\n{text}")).spec;
+        for (seen, pool) in seen.pools.iter().zip(&spec.pools) {
+            assert_eq!(seen, pool, "seed {seed}\n{text}");
+        }
+        for (seen, service) in seen.services.iter().zip(&spec.services) {
+            assert_eq!(seen, service, "seed {seed}\n{text}");
+        }
+        assert_eq!(seen, spec, "seed {seed}\n{text}");
+        all.push_str(&text);
+        standing += in_place(&spec);
+    }
+    assert!(standing > 100, "only {standing} pools stood in their services");
+    for key in fields::READ.with_borrow(Clone::clone) {
+        assert!(all.contains(&format!(" {key} = ")), "`{key}` was never printed");
+    }
+}
+
+#[test]
+fn the_examples_and_the_lua_of_the_documents_come_back_the_same() {
+    let root = format!("{}/../..", env!("CARGO_MANIFEST_DIR"));
+    let scratch = Scratch::new("documents");
+    let mut seen = 0;
+    let mut check = |text: &str| {
+        let printed = check_round_trip(&scratch, text);
+        assert!(printed.lines().all(|line| line.len() <= 100), "{printed}");
+        seen += 1;
+    };
+    for example in std::fs::read_dir(format!("{root}/examples")).unwrap().flatten() {
+        check(&std::fs::read_to_string(example.path()).unwrap());
+    }
+    for name in ["README.md", "docs/configuration.md"] {
+        let text = std::fs::read_to_string(format!("{root}/{name}")).unwrap();
+        text.split("```lua\n").skip(1).for_each(|block| check(block.split("```").next().unwrap()));
+    }
+    assert!(seen >= 5, "only {seen} were looked at");
+}
+
+#[test]
+fn it_reads_as_a_person_would_write_it() {
+    let scratch = Scratch::new("looks");
+    let check = |text: &str, expected: &str| assert_eq!(check_round_trip(&scratch, text), expected);
+    check(
+        r#"
+        local web = pool "web" { "10.0.0.1:80", { "10.0.0.2:80", weight = 2 }, tls = {}, policy = policy.ewma {}, slow_start = "120s" }
+        local drop = pool "drop" { "10.0.0.9:80" }
+        service "www" {
+          listen = { "0.0.0.0:80", "[::]:80" }, pool = web, denied = drop, idle_timeout = "3600s",
+          access = { { permit = "10.1.0.0/16" }, { deny = { "10.0.0.0/8", "192.0.2.1" } }, otherwise = "permit" },
+        }
+        service "127.0.0.1:53" { protocol = "udp", "10.0.0.3:53", idle_timeout = "90000ms" }
+        service "127.0.0.1:54" { protocol = "udp", "10.0.0.3:53", deny = "2001:db8::/32" }
+        service "a" {
+          listen = "127.0.0.1:2", protocol = "http",
+          respond = { type = "text/html", body = "<h1>It works</h1>\n<p>\"A service\" that answers by itself.</p>\n" },
+        }
+        "#,
+        r#"pool "web" {
+  "10.0.0.1:80",
+  { "10.0.0.2:80", weight = 2 },
+
+  policy = "ewma",
+  tls = true,
+  slow_start = "2min",
+}
+
+local drop_pool = pool "drop" { "10.0.0.9:80" }
+
+service "www" {
+  listen = { "0.0.0.0:80", "[::]:80" },
+  pool = "web",
+  access = { { permit = "10.1.0.0/16" }, { deny = { "192.0.2.1", "10.0.0.0/8" } } },
+  denied = drop_pool,
+}
+
+service "127.0.0.1:53" { protocol = "udp", "10.0.0.3:53", idle_timeout = "90s" }
+service "127.0.0.1:54" { protocol = "udp", "10.0.0.3:53", deny = "2001:db8::/32" }
+
+service "a" {
+  listen = "127.0.0.1:2",
+  protocol = "http",
+  respond = {
+    type = "text/html",
+    body = [[
+<h1>It works</h1>
+<p>"A service" that answers by itself.</p>
+]],
+  },
+}
+"#,
+    );
+}
+
+#[test]
+fn a_caller_may_know_how_a_list_was_written() {
+    let scratch = Scratch::new("lists");
+    std::fs::write(scratch.0.join("bad.txt"), "192.0.2.0/24\n").unwrap();
+    let text = r#"service "s" {
+  listen = "127.0.0.1:1",
+  "10.0.0.1:1",
+  access = { { deny = prefixes "bad.txt" } },
+  proxy_from = prefixes "bad.txt",
+}
+"#;
+    let spec = scratch.load(text);
+    let acl = spec.services[0].acl.clone().unwrap();
+    let lists = |list: &Arc<Acl>| {
+        let text = if Arc::ptr_eq(list, &acl) {
+            "{ { deny = prefixes \"bad.txt\" } }"
+        } else {
+            "prefixes \"bad.txt\""
+        };
+        Some(text.to_owned())
+    };
+    let seen = print(&spec, &lists);
+    assert_eq!(scratch.load(&seen), spec);
+    let words = |text: &str| text.split_whitespace().collect::<String>().replace(",}", "}");
+    assert_eq!(words(&seen), words(text));
+}
+
+#[test]
+fn a_list_in_layers_is_printed_as_one_that_says_the_same() {
+    let scratch = Scratch::new("layers");
+    let rule = |text: &str, access| (text.parse::<Prefix>().unwrap(), access);
+    let countries = [rule("10.0.0.0/8", Access::Deny), rule("10.1.0.0/16", Access::Permit)];
+    let prefixes = [rule("10.1.2.0/24", Access::Deny), rule("10.1.2.3", Access::Permit)];
+    let acl = Acl::new(&countries, Access::Permit).after(&prefixes);
+    let service = ServiceSpec {
+        listen: vec!["127.0.0.1:1".parse().unwrap()],
+        pool: Some("s".into()),
+        acl: Some(Arc::new(acl.clone())),
+        ..ServiceSpec::new("s", Protocol::Tcp)
+    };
+    let server = evener_core::spec::ServerSpec::new("10.0.0.1:1".parse().unwrap());
+    let spec = Spec { pools: vec![PoolSpec::new("s", vec![server])], services: vec![service] };
+    let seen = scratch.load(&printed(&spec)).services[0].acl.clone().unwrap();
+    for client in ["10.1.2.3", "10.1.2.4", "10.1.3.1", "10.2.0.1", "11.0.0.1", "::1"] {
+        let client = client.parse().unwrap();
+        assert_eq!(seen.access(client), acl.access(client), "{client}");
+    }
+}

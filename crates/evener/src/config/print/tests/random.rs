@@ -1,0 +1,540 @@
+//! Random specifications, of all that the configuration can say.
+
+use evener_core::acl::{Access, Acl, Prefix};
+use evener_core::limits::Limits;
+use evener_core::route::Route;
+use evener_core::spec::*;
+use evener_core::throttle::{Rate, ThrottleSpec};
+use evener_core::wire::http::HeadLimits;
+use evener_core::wire::proxy;
+use evener_core::{Endpoint, Random};
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a pool has that not every service may use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Datagrams,
+    Plain,
+    Tls,
+    Cookie,
+}
+
+/// A valid specification; its files are in `directory`.
+pub(super) fn spec(random: &mut Random, directory: &Path) -> Spec {
+    let ca = directory.join("ca \"1\".pem").display().to_string();
+    drop(std::fs::write(&ca, ""));
+    let apart = random.below(2) == 0;
+    let mut chance = Chance { random, ca, number: 0, pools: Vec::new(), apart };
+    let count = 1 + chance.below(5);
+    let mut pools: Vec<PoolSpec> = (0..count).map(|_| chance.pool()).collect();
+    let wanted = 1 + chance.below(5);
+    let mut services: Vec<ServiceSpec> = Vec::new();
+    for _ in 0..wanted {
+        let service = chance.service(&services);
+        services.extend(service);
+    }
+    if services.is_empty() {
+        let respond = RespondSpec { status: 200, content_type: "a/b".into(), body: String::new() };
+        let http = HttpSpec { respond: Some(respond), ..HttpSpec::default() };
+        let service = ServiceSpec::new("only", Protocol::Http);
+        services.push(ServiceSpec { http: Some(Arc::new(http)), ..service });
+    }
+    if chance.one_in(2) {
+        // As they are when each stands in its service.
+        let place = |pool: &PoolSpec| services.iter().position(|service| service.name == pool.name);
+        pools.sort_by_key(|pool| place(pool).map_or(0, |place| place + 1));
+    }
+    Spec { pools, services }
+}
+
+struct Chance<'a> {
+    random: &'a mut Random,
+    ca: String,
+    /// Makes names and ports unique.
+    number: u16,
+    pools: Vec<(Arc<str>, Kind)>,
+    /// Whether each pool is used once, so that it may stand in its service.
+    apart: bool,
+}
+
+impl Chance<'_> {
+    fn below(&mut self, bound: usize) -> usize {
+        self.random.below(bound)
+    }
+
+    fn one_in(&mut self, of: usize) -> bool {
+        self.below(of) == 0
+    }
+
+    fn pick<T: Clone>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len())].clone()
+    }
+
+    /// Once in three times.
+    fn maybe<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        self.one_in(3).then(|| make(self))
+    }
+
+    /// The default, or another once in three times.
+    fn or<T>(&mut self, default: T, make: impl FnOnce(&mut Self) -> T) -> T {
+        self.maybe(make).unwrap_or(default)
+    }
+
+    fn some<T>(&mut self, count: RangeInclusive<usize>, mut make: impl FnMut(&mut Self) -> T) -> Vec<T> {
+        let count = count.start() + self.below(count.end() - count.start() + 1);
+        (0..count).map(|_| make(self)).collect()
+    }
+
+    fn within(&mut self, range: RangeInclusive<u32>) -> u32 {
+        match self.below(8) {
+            0 => *range.start(),
+            1 => *range.end(),
+            _ => range.start() + self.below((range.end() - range.start()) as usize + 1) as u32,
+        }
+    }
+
+    fn unique(&mut self) -> u16 {
+        self.number += 1;
+        self.number
+    }
+
+    fn duration(&mut self, least: Duration, most: Duration) -> Duration {
+        let units = [1, 1_000, 1_000_000, 1_000_000_000, 60_000_000_000, 3_600_000_000_000];
+        let duration = Duration::from_nanos(self.pick(&units) * (1 + self.below(2000) as u64));
+        duration.clamp(least, most)
+    }
+
+    fn time(&mut self) -> Duration {
+        self.duration(Duration::from_nanos(1), Duration::from_secs(366 * 24 * 3600))
+    }
+
+    /// A text of characters that need care.
+    fn text(&mut self, pieces: &[&str], count: RangeInclusive<usize>) -> String {
+        self.some(count, |chance| chance.pick(pieces)).concat()
+    }
+
+    fn word(&mut self) -> String {
+        self.text(
+            &["a", "B", "\"", "\\", "'", "ü", " ", "[[", "]]", "--", "{", "}", "=", "7", "\u{202e}"],
+            1..=6,
+        )
+    }
+
+    /// A text of anything, perhaps of several lines.
+    fn prose(&mut self) -> String {
+        let pieces = ["line", "\n", "\n", " ", "]]", "]=]", "\\", "\"", "'", "\t", "é", "]"];
+        let any = ["\0", "1", "\r\n", "\u{85}", "\u{1b}", "\u{7f}9", "\n", "\""];
+        if self.one_in(2) { self.text(&pieces, 0..=60) } else { self.text(&any, 0..=40) }
+    }
+
+    fn bytes(&mut self) -> Vec<u8> {
+        self.some(0..=40, |chance| (chance.random.bits() % 256) as u8)
+    }
+
+    fn path(&mut self) -> String {
+        let word = self.word();
+        format!("/etc/{word}{}.pem", self.unique())
+    }
+
+    fn prefix(&mut self) -> Prefix {
+        let bits = self.random.bits();
+        let (v4, v6) =
+            (std::net::Ipv4Addr::from(bits as u32), std::net::Ipv6Addr::from(u128::from(bits) << 64));
+        let text = match self.below(4) {
+            0 => format!("{v6}/{}", self.below(129)),
+            1 => v4.to_string(),
+            2 => v6.to_string(),
+            _ => format!("{v4}/{}", self.below(33)),
+        };
+        text.parse().unwrap()
+    }
+
+    fn acl(&mut self) -> Arc<Acl> {
+        let access = |chance: &mut Self| chance.pick(&[Access::Permit, Access::Deny]);
+        let groups = self.some(0..=4, |chance| (access(chance), chance.some(0..=12, Self::prefix)));
+        let denied: Vec<_> = self.some(0..=30, |chance| (chance.prefix(), Access::Deny));
+        let mixed: Vec<_> = self.some(0..=9, |chance| (chance.prefix(), access(chance)));
+        Arc::new(match self.below(4) {
+            0 => Acl::new(&denied, Access::Permit),
+            1 => Acl::new(&mixed, Access::Deny).after(&[]),
+            _ => Acl::in_order(&groups, access(self)),
+        })
+    }
+
+    fn prefixes(&mut self) -> Arc<Acl> {
+        let rules = self.some(0..=9, |chance| (chance.prefix(), Access::Permit));
+        Arc::new(Acl::new(&rules, Access::Deny))
+    }
+
+    fn endpoint(&mut self, kinds: usize) -> Endpoint {
+        let port = self.unique();
+        let text = match self.below(kinds) {
+            0 | 1 => format!("10.0.0.1:{port}"),
+            2 => format!("[2001:db8::{port:x}]:{port}"),
+            3 => format!("/run/{} {port}", self.word()),
+            4 => format!("unix:{port} {}", self.word()),
+            _ => format!("host-{port}.example:80"),
+        };
+        text.parse().unwrap()
+    }
+
+    fn server(&mut self, kind: Kind) -> ServerSpec {
+        let endpoint = if kind == Kind::Datagrams { self.endpoint(3) } else { self.endpoint(6) };
+        let defaults = ServerSpec::new(endpoint.clone());
+        let soft = self.maybe(|chance| chance.within(1..=1000));
+        ServerSpec {
+            name: self.or(defaults.name, |chance| format!("{} {}", chance.word(), chance.unique()).into()),
+            endpoint,
+            weight: self.or(defaults.weight, |chance| chance.within(0..=WEIGHT_MAX)),
+            tier: self.or(defaults.tier, |chance| chance.within(1..=255) as u8),
+            limits: Limits { soft, hard: self.maybe(|chance| chance.within(soft.unwrap_or(1)..=u32::MAX)) },
+            acl: self.maybe(Self::acl),
+            state: self.pick(&AdminState::ALL),
+        }
+    }
+
+    fn pool(&mut self) -> PoolSpec {
+        let kind = self.pick(&[Kind::Datagrams, Kind::Plain, Kind::Plain, Kind::Tls, Kind::Cookie]);
+        let name = match self.below(3) {
+            0 => self.pick(&["drop", "reject", "tarpit"]).to_owned(),
+            1 => format!("127.0.0.1:{}", self.unique()),
+            _ => format!("{}{}", self.word(), self.unique()),
+        };
+        let name: Arc<str> = match self.pools.iter().any(|(other, _)| **other == *name) {
+            true => format!("{name} {}", self.unique()).into(),
+            false => name.into(),
+        };
+        self.pools.push((Arc::clone(&name), kind));
+        let mut servers = self.some(1..=4, |chance| chance.server(kind));
+        servers[0].weight = servers[0].weight.max(1);
+        let tls = (kind == Kind::Tls || (kind == Kind::Cookie && self.one_in(2))).then(|| self.server_tls());
+        PoolSpec {
+            policy: self.policy(),
+            sticky: self.sticky(kind),
+            check: self.maybe(|chance| chance.check(tls.as_ref())),
+            passive: self.passive(),
+            failover: self.pick(&[Failover::Next, Failover::Never]),
+            slow_start: self.maybe(Self::time),
+            tls: tls.map(Arc::new),
+            send_proxy: match (self.below(4), kind) {
+                (0, _) => Some(proxy::Version::V2),
+                (1, Kind::Plain | Kind::Tls | Kind::Cookie) => Some(proxy::Version::V1),
+                _ => None,
+            },
+            ..PoolSpec::new(&name, servers)
+        }
+    }
+
+    fn policy(&mut self) -> Policy {
+        let name = self.pick(&Policy::NAMES);
+        match Policy::named(name).unwrap() {
+            Policy::Ewma { decay } => Policy::Ewma { decay: self.or(decay, Self::time) },
+            Policy::Maglev { table } => {
+                Policy::Maglev { table: self.or(table, |c| c.pick(&[2, 101, 5_000_011])) }
+            }
+            policy => policy,
+        }
+    }
+
+    fn sticky(&mut self, kind: Kind) -> Option<StickySpec> {
+        let defaults = crate::config::build::sticky_defaults();
+        if kind == Kind::Cookie {
+            let name = self.pick(&["EVENER", "a|b", "'`~"]);
+            return Some(StickySpec { by: StickyBy::Cookie(name.into()), ..defaults });
+        }
+        self.maybe(|chance| StickySpec {
+            size: chance.or(defaults.size, |chance| chance.within(1..=16_000_000) as usize),
+            ttl: chance.or(defaults.ttl, |chance| chance.maybe(Self::time)),
+            ..defaults
+        })
+    }
+
+    fn passive(&mut self) -> PassiveSpec {
+        let PassiveSpec { failures, down_for } = PassiveSpec::default();
+        PassiveSpec {
+            failures: self.or(failures, |chance| chance.within(0..=1000)),
+            down_for: self.or(down_for, Self::time),
+        }
+    }
+
+    fn certificate(&mut self) -> CertificateFiles {
+        let chain = self.path();
+        CertificateFiles {
+            key: self.or(chain.clone(), Self::path),
+            ocsp: self.maybe(Self::path),
+            issuers: self.maybe(Self::path),
+            chain,
+        }
+    }
+
+    fn server_tls(&mut self) -> ServerTlsSpec {
+        let ca = self.ca.clone();
+        ServerTlsSpec {
+            name: self.maybe(|chance| chance.pick(&["a.example", "192.0.2.1"]).to_owned()),
+            authorities: self.maybe(|chance| chance.or(ca, Self::path)),
+            verification: self.pick(&[Verification::Full, Verification::Off]),
+            certificate: self.maybe(Self::certificate),
+        }
+    }
+
+    fn check(&mut self, tls: Option<&ServerTlsSpec>) -> CheckSpec {
+        let kind = match self.below(4) {
+            0 => CheckKind::Udp { send: self.bytes(), expect: self.maybe(Self::bytes) },
+            1 => CheckKind::Tcp,
+            2 if tls.is_none() => self.http_check(None),
+            _ => {
+                let ca = self.ca.clone();
+                let own = CheckTls {
+                    sni: self.maybe(Self::word),
+                    insecure: self.one_in(3),
+                    ca_file: self.maybe(|_| ca),
+                };
+                self.http_check(Some(inherited(own, tls)))
+            }
+        };
+        let defaults = CheckSpec::new(kind);
+        let (moment, minute) = (Duration::from_nanos(1), Duration::from_secs(60));
+        CheckSpec {
+            every: self.or(defaults.every, |c| c.duration(Duration::from_millis(10), minute * 60)),
+            timeout: self.or(defaults.timeout, |chance| chance.duration(moment, minute)),
+            rise: self.or(defaults.rise, |chance| chance.within(1..=100)),
+            fall: self.or(defaults.fall, |chance| chance.within(1..=100)),
+            jitter: match self.below(6) {
+                0 => self.random.fraction(),
+                1 => self.random.fraction() / 1e9,
+                edge @ 2..=3 => (edge - 2) as f64,
+                _ => defaults.jitter,
+            },
+            port: self.maybe(|chance| chance.within(1..=65_535) as u16),
+            kind: defaults.kind,
+        }
+    }
+
+    fn http_check(&mut self, tls: Option<CheckTls>) -> CheckKind {
+        let usual = (200..400).collect();
+        CheckKind::Http {
+            method: self.pick(&["GET", "HEAD", "OPTIONS"]).into(),
+            path: self.or("/".into(), |chance| format!("/{}", chance.word().replace(' ', "?"))),
+            host: self.maybe(|chance| chance.pick(&["a.example", "\"\\[["]).into()),
+            status: self.or(usual, |c| c.some(1..=90, |c| c.within(100..=599) as u16).into_iter().collect()),
+            body: self.maybe(Self::prose),
+            tls,
+        }
+    }
+}
+
+/// As a check takes on what its pool says of TLS.
+fn inherited(own: CheckTls, pool: Option<&ServerTlsSpec>) -> CheckTls {
+    let Some(pool) = pool else { return own };
+    CheckTls {
+        sni: own.sni.or_else(|| pool.name.clone()),
+        insecure: own.insecure || pool.verification == Verification::Off,
+        ca_file: own.ca_file.or_else(|| pool.authorities.clone()),
+    }
+}
+
+impl Chance<'_> {
+    /// A pool of one of these kinds.
+    fn pool_of(&mut self, kinds: &[Kind]) -> Option<Arc<str>> {
+        let fit: Vec<_> = self.pools.iter().filter(|(_, kind)| kinds.contains(kind)).cloned().collect();
+        let (pool, _) = (!fit.is_empty()).then(|| self.pick(&fit))?;
+        if self.apart {
+            self.pools.retain(|(other, _)| *other != pool);
+        }
+        Some(pool)
+    }
+
+    /// A service that can be, if there is a pool for it.
+    fn service(&mut self, others: &[ServiceSpec]) -> Option<ServiceSpec> {
+        let protocol = self.pick(&[Protocol::Tcp, Protocol::Udp, Protocol::Http, Protocol::Http]);
+        let (is_udp, is_http) = (protocol == Protocol::Udp, protocol == Protocol::Http);
+        let tls = if is_udp { None } else { self.maybe(|chance| Arc::new(chance.tls(protocol))) };
+        let passes = protocol == Protocol::Tcp && tls.is_none();
+        let kinds: &[Kind] = match protocol {
+            Protocol::Udp => &[Kind::Datagrams],
+            Protocol::Tcp if passes => &[Kind::Plain],
+            Protocol::Tcp => &[Kind::Plain, Kind::Tls],
+            Protocol::Http => &[Kind::Plain, Kind::Tls, Kind::Cookie],
+        };
+        let pool = self.pool_of(kinds);
+        let few = is_udp || (self.apart && self.below(4) > 0);
+        let routes = if few { Vec::new() } else { self.routes(kinds, is_http) };
+        let http = is_http.then(|| Arc::new(self.http()));
+        let answers = http.as_ref().is_some_and(|http| http.redirect.is_some() || http.respond.is_some());
+        let pool = pool.filter(|_| routes.is_empty() && !answers || self.one_in(2));
+        if pool.is_none() && routes.is_empty() && !answers {
+            return None;
+        }
+        let name = self.service_name(pool.as_ref(), others);
+        let throttle = if is_udp { None } else { self.maybe(|chance| chance.throttle(is_http)) };
+        let listen = match name.strip_prefix("127.0.0.1:") {
+            Some(_) if self.one_in(2) => vec![name.parse().unwrap()],
+            _ => self.some(0..=3, |chance| chance.endpoint(if is_udp { 3 } else { 5 })),
+        };
+        Some(ServiceSpec {
+            listen,
+            pool,
+            routes,
+            acl: self.maybe(Self::acl),
+            denied: if is_udp { Denied::Drop } else { self.denied(kinds) },
+            exceeded: if throttle.is_some() { self.denied(kinds) } else { Denied::Drop },
+            throttle,
+            proxy_from: self.maybe(Self::prefixes),
+            tls,
+            http,
+            clients: self.maybe(|chance| chance.within(1..=ServiceSpec::CLIENTS_MAX)),
+            request_log: if is_udp { None } else { self.maybe(Self::request_log) },
+            options: self.options(protocol),
+            ..ServiceSpec::new(&name, protocol)
+        })
+    }
+
+    /// Often that of its pool.
+    fn service_name(&mut self, pool: Option<&Arc<str>>, others: &[ServiceSpec]) -> Arc<str> {
+        let own = format!("{}{}", self.word(), self.unique()).into();
+        let name = pool.filter(|_| !self.one_in(4)).cloned().unwrap_or_else(|| Arc::clone(&own));
+        if others.iter().any(|other| other.name == name) { own } else { name }
+    }
+
+    fn routes(&mut self, kinds: &[Kind], is_http: bool) -> Vec<Route<Arc<str>>> {
+        let hosts = ["a.example", "*.b.example", "2001:db8::1", "*.example"];
+        let route = |chance: &mut Self| {
+            Some(Route {
+                hosts: chance.some(0..=6, |chance| chance.pick(&hosts).parse().unwrap()),
+                path: if is_http { chance.maybe(|chance| format!("/{}", chance.word())) } else { None },
+                to: chance.pool_of(kinds)?,
+            })
+        };
+        self.some(0..=3, route).into_iter().flatten().collect()
+    }
+
+    fn denied(&mut self, kinds: &[Kind]) -> Denied {
+        match self.below(5) {
+            0 => Denied::Drop,
+            1 => Denied::Reject,
+            2 => Denied::Tarpit(Duration::from_secs(30)),
+            3 => Denied::Tarpit(self.duration(Duration::from_nanos(1), Duration::from_secs(3600))),
+            _ if self.apart => Denied::Reject,
+            _ => self.pool_of(kinds).map_or(Denied::Drop, Denied::Pool),
+        }
+    }
+
+    fn throttle(&mut self, is_http: bool) -> ThrottleSpec {
+        let rate = |chance: &mut Self| Rate {
+            count: chance.within(1..=1_000_000_000),
+            period: Duration::from_secs(chance.pick(&[1, 60, 3600])),
+        };
+        let connection_rate = self.maybe(rate);
+        let request_rate = if is_http { self.maybe(rate) } else { None };
+        let needed = connection_rate.is_none() && request_rate.is_none();
+        ThrottleSpec {
+            connections: (needed || self.one_in(2)).then(|| self.within(1..=1_000_000)),
+            connection_rate,
+            request_rate,
+            size: self.or(65_536, |chance| chance.within(1..=16_000_000) as usize),
+        }
+    }
+
+    fn request_log(&mut self) -> RequestLog {
+        match self.below(3) {
+            0 => RequestLog::File(self.path().into()),
+            1 => RequestLog::Udp("[2001:db8::1]:10000".parse().unwrap()),
+            _ => RequestLog::Udp("10.0.0.9:10000".parse().unwrap()),
+        }
+    }
+
+    fn tls(&mut self, protocol: Protocol) -> TlsSpec {
+        let defaults = crate::config::edge::tls_defaults();
+        let alpn = if protocol == Protocol::Http { Vec::new() } else { self.some(0..=2, Self::word) };
+        TlsSpec {
+            certificates: self.some(0..=3, Self::certificate),
+            directories: self.or(Vec::new(), |chance| chance.some(0..=3, Self::path)),
+            client: self.maybe(|chance| ClientCertificates {
+                authorities: chance.some(1..=2, Self::path),
+                presence: chance.pick(&[Presence::Required, Presence::Optional]),
+            }),
+            oldest: self.or(defaults.oldest, |_| TlsVersion::V13),
+            alpn: self.or(Vec::new(), |_| alpn),
+            handshake_timeout: self.or(defaults.handshake_timeout, Self::time),
+            handshakes_max: self.or(defaults.handshakes_max, |chance| chance.within(1..=1_000_000)),
+        }
+    }
+
+    fn options(&mut self, protocol: Protocol) -> ServiceOptions {
+        let defaults = ServiceOptions::of(protocol);
+        let addresses = ["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+        let source = self.maybe(|chance| match chance.below(2) {
+            0 => Source::Client,
+            _ => Source::Address(chance.pick(&addresses)),
+        });
+        let idle = self.maybe(Self::time);
+        if protocol == Protocol::Udp {
+            let flows_max = self.or(defaults.flows_max, |chance| chance.within(1..=16_000_000));
+            return ServiceOptions {
+                source,
+                flows_max,
+                idle_timeout: idle.or(defaults.idle_timeout),
+                ..defaults
+            };
+        }
+        let alive = |c: &mut Self| c.duration(Duration::from_secs(1), Duration::from_secs(32_767));
+        ServiceOptions {
+            connections_max: self.or(defaults.connections_max, |chance| chance.within(1..=16_000_000)),
+            flows_max: defaults.flows_max,
+            connect_timeout: self.or(defaults.connect_timeout, Self::time),
+            idle_timeout: self.or(defaults.idle_timeout, |_| idle),
+            backlog: self.or(defaults.backlog, |chance| chance.within(1..=65_535)),
+            nodelay: self.or(defaults.nodelay, |_| false),
+            keepalive: self.or(defaults.keepalive, |chance| chance.maybe(alive)),
+            server_keepalive: self.or(defaults.server_keepalive, |chance| chance.maybe(alive)),
+            unix_mode: self.maybe(|chance| chance.within(0..=0o777)),
+            source,
+            fast_close: self.pick(&FastClose::ALL),
+            pending_max: self.maybe(|chance| chance.within(1..=16_000_000)),
+            warm: self.or(defaults.warm, |chance| chance.within(0..=10_000)),
+        }
+    }
+
+    fn http(&mut self) -> HttpSpec {
+        let defaults = HttpSpec::default();
+        let limits = HeadLimits {
+            bytes_max: self.or(defaults.limits.bytes_max, |chance| chance.within(1024..=65_536) as usize),
+            fields_max: self.or(defaults.limits.fields_max, |chance| chance.within(8..=10_000) as usize),
+        };
+        HttpSpec {
+            balance: self.pick(&[Balance::Request, Balance::Connection]),
+            forwarded: self.forwarded(),
+            limits,
+            head_timeout: self.or(defaults.head_timeout, Self::time),
+            keepalive_timeout: self.or(defaults.keepalive_timeout, Self::time),
+            stall_timeout: self.or(defaults.stall_timeout, Self::time),
+            answer_timeout: self.or(defaults.answer_timeout, Self::time),
+            retries: self.or(defaults.retries, |chance| chance.within(0..=100)),
+            redirect: self.maybe(|chance| RedirectSpec {
+                status: chance.pick(&[301, 302, 307, 308]),
+                port: chance.or(443, |chance| chance.within(1..=65_535) as u16),
+            }),
+            respond: self.maybe(|chance| RespondSpec {
+                status: chance.or(200, |chance| chance.within(200..=599) as u16),
+                content_type: chance.or("text/plain; charset=utf-8".into(), Self::word),
+                body: chance.prose(),
+            }),
+            health: self.maybe(|chance| format!("/{}", chance.word().replace(' ', ""))),
+            subject_field: self.maybe(|chance| chance.pick(&["X-Client", "S_1"]).into()),
+            http2: self.pick(&[Http2::On, Http2::Off]),
+        }
+    }
+
+    fn forwarded(&mut self) -> ForwardedSpec {
+        let (classic, standard) = self.pick(&[(true, false), (false, true), (true, true)]);
+        ForwardedSpec {
+            mode: self.pick(&[ForwardedMode::Replace, ForwardedMode::Append, ForwardedMode::Off]),
+            trust: self.maybe(Self::prefixes),
+            classic,
+            standard,
+        }
+    }
+}
