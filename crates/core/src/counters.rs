@@ -101,6 +101,8 @@ counters! {
         idle_timeouts,
         /// Connections cut because the drain deadline came.
         cut,
+        /// Connections and flows that the operator closed.
+        closed,
         /// Accepts that failed for want of descriptors or memory.
         accept_errors,
         /// Times that accepting paused because the service was full.

@@ -106,6 +106,8 @@ events! {
     Error "certificates_kept" CertificatesKept { problem: String }
     /// The operator changed who may come in.
     Info "access_changed" AccessChanged { service: Arc<str>, change: String }
+    /// The operator closed a connection, or a flow.
+    Info "connection_closed" ConnectionClosed { number: u64 }
     /// No new clients; those that are there may finish.
     Info "draining" Draining { signal: &'static str, connections: u64, deadline: String }
     /// Everybody finished.

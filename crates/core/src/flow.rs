@@ -127,6 +127,12 @@ impl FlowTable {
         self.flows.oldest().map(|(key, _)| key)
     }
 
+    /// When a datagram came for the flow of `key` last.
+    #[must_use]
+    pub fn used(&self, key: &FlowKey) -> Option<Time> {
+        self.flows.peek(key).map(|(_, used)| used)
+    }
+
     /// Every flow, the newest first.
     pub fn iter(&self) -> impl Iterator<Item = (&FlowKey, &Flow)> {
         self.flows.iter().map(|(key, flow, _)| (key, flow))

@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 pub(crate) mod clients;
+pub(crate) mod connections;
 pub(crate) mod view;
 
 use crate::supervisor::{AccessChange, AccessRefused, Handle, StateChange, Supervisor};
@@ -10,7 +11,7 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use evener_core::acl::{Access, PrefixError};
 use evener_core::spec::AdminState;
@@ -121,6 +122,8 @@ impl AdminSocket {
             .route("/v1/servers/state", post(set_state))
             .route("/v1/access", get(access).post(change_access))
             .route("/v1/clients", get(clients::clients))
+            .route("/v1/connections", get(connections::connections))
+            .route("/v1/connections/{number}", delete(connections::close))
             .route("/v1/explain", get(explain))
             .fallback(|| async { failed(StatusCode::NOT_FOUND, "there is no such path; see docs/api.md") })
             .method_not_allowed_fallback(|| async {

@@ -130,6 +130,23 @@ enum Command {
         #[command(flatten)]
         talk: Talk,
     },
+    /// Show what is open: connections of clients and their flows, by their numbers
+    Connections {
+        /// The service (default: all)
+        service: Option<String>,
+        /// Show so many (default: 1000)
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+        #[command(flatten)]
+        talk: Talk,
+    },
+    /// Close a connection or flow, both sides of it
+    Close {
+        /// Its number, as `connections` shows it
+        number: u64,
+        #[command(flatten)]
+        talk: Talk,
+    },
     /// Refuse clients of a prefix, from now on
     Deny {
         #[command(flatten)]
@@ -296,6 +313,10 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Clients { service, since, limit, talk } => {
             look::clients(service.as_deref(), since, limit, &talk).await
         }
+        Command::Connections { service, limit, talk } => {
+            look::connections(service.as_deref(), limit, &talk).await
+        }
+        Command::Close { number, talk } => look::close(number, &talk).await,
         Command::Deny { what, time } => talk::change_access(&what, "deny", time).await,
         Command::Permit { what, time } => talk::change_access(&what, "permit", time).await,
         Command::Forget(what) => talk::change_access(&what, "forget", None).await,

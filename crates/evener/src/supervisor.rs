@@ -4,6 +4,7 @@
 mod access;
 mod apply;
 mod certificates;
+mod connections;
 mod reload;
 
 use crate::check::{self, Patient};
@@ -17,7 +18,7 @@ use evener_core::pool::{Pool, PoolSetting};
 use evener_core::snapshot::{Admission, Snapshot};
 use evener_core::spec::{AdminState, Protocol};
 use evener_core::{Endpoint, Random, ServerId, Target, Time};
-use evener_proxy::{Closed, Driver, Listing, Plane, PlaneOptions, Report, Service};
+use evener_proxy::{Driver, Plane, PlaneOptions, Report, Service};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -108,8 +109,6 @@ pub(crate) enum Ask {
     Reload(oneshot::Sender<Outcome>),
     SetState { wanted: StateChange, done: oneshot::Sender<Result<String, String>> },
     Apply { config: Box<Config>, files: Files, done: reload::Done },
-    Connections { service: Option<Arc<str>>, most: usize, done: oneshot::Sender<Listing> },
-    Close { number: u64, done: oneshot::Sender<Closed> },
     Access { service: String, change: AccessChange, done: oneshot::Sender<Result<String, AccessRefused>> },
     Stop,
 }
@@ -151,20 +150,6 @@ impl Handle {
     pub(crate) async fn apply(&self, config: Config, files: Files) -> Option<Outcome> {
         let (done, answer) = oneshot::channel();
         self.0.send(Input::Ask(Ask::Apply { config: Box::new(config), files, done })).await.ok()?;
-        answer.await.ok()
-    }
-
-    /// What is open: of one service or of all, so many of each worker.
-    pub(crate) async fn connections(&self, service: Option<Arc<str>>, most: usize) -> Option<Listing> {
-        let (done, answer) = oneshot::channel();
-        self.0.send(Input::Ask(Ask::Connections { service, most, done })).await.ok()?;
-        answer.await.ok()
-    }
-
-    /// Closes a connection or flow.
-    pub(crate) async fn close(&self, number: u64) -> Option<Closed> {
-        let (done, answer) = oneshot::channel();
-        self.0.send(Input::Ask(Ask::Close { number, done })).await.ok()?;
         answer.await.ok()
     }
 
@@ -364,12 +349,6 @@ impl Supervisor {
             Input::Ask(Ask::Look(look)) => look(self),
             Input::Ask(Ask::Reload(done)) => self.begin_reload(Some(done)),
             Input::Ask(Ask::SetState { wanted, done }) => drop(done.send(self.set_state(&wanted))),
-            Input::Ask(Ask::Connections { service, most, done }) => {
-                self.plane.connections(service, most, move |listing| drop(done.send(listing)));
-            }
-            Input::Ask(Ask::Close { number, done }) => {
-                self.plane.close(number, move |closed| drop(done.send(closed)));
-            }
             Input::Ask(Ask::Apply { config, files, done }) => self.begin_apply(*config, files, done),
             Input::Ask(Ask::Stop) => self.on_stop("request"),
         }

@@ -39,8 +39,8 @@ pub(crate) struct Connection {
     pub(crate) active_at: Time,
     /// Its part in the ring, while it is relayed there.
     pub(crate) ring: Option<Box<RingState>>,
-    /// Tells completions of this connect and what follows from those of others.
-    pub(crate) generation: u32,
+    /// Tells it from all others of its worker.
+    pub(crate) number: u32,
     /// It is in the worker's list of those that have more to do.
     pub(crate) queued: bool,
     /// Its place in the service.
@@ -51,6 +51,8 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) socket: OwnedFd,
+    /// Tells completions of this connect and what follows from those of others.
+    pub(crate) generation: u32,
     pub(crate) choice: Choice,
 }
 
@@ -108,7 +110,7 @@ impl Connection {
             tried: Vec::new(),
             active_at: Time::ZERO,
             ring: None,
-            generation: 0,
+            number: 0,
             queued: false,
             place,
         }
@@ -117,6 +119,11 @@ impl Connection {
     /// The backend that serves it.
     pub(crate) fn backend(&self) -> &Backend {
         &self.settings.backends[self.backend as usize]
+    }
+
+    /// Which connect it is about, if one is under way or done.
+    pub(crate) fn generation(&self) -> Option<u32> {
+        self.upstream.as_ref().map(|upstream| upstream.generation)
     }
 
     /// Moves what can be moved both ways, and counts it.
@@ -250,5 +257,15 @@ impl Connection {
         let _ = shutdown(&self.client, Shutdown::Write);
         self.from_client.discard(&mut scratch.pipes);
         Step::Linger
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_connection_is_small() {
+        assert!(size_of::<Connection>() <= 256, "{}", size_of::<Connection>());
     }
 }

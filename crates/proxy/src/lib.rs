@@ -31,8 +31,7 @@ mod udp;
 mod worker;
 
 pub use listener::{BindError, Bound, Sharing, bind};
+pub use open::{Closed, Listing, Open};
 pub use plane::{Driver, Plane, PlaneOptions};
 pub use service::{Backend, Refusal, Report, Reporter, Service, ServiceLive, Settings};
 pub use tls::{TlsAcceptor, TlsConnector};
-
-pub use open::{Closed, Listing, Open};

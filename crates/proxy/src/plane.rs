@@ -2,6 +2,7 @@
 
 use crate::batch::Local;
 use crate::listener::Bound;
+use crate::open::{self, Closed, Hearer, Listing, Question};
 use crate::service::{Reporter, Service, Settings};
 use crate::worker::{Command, PoolIs, Worker, WorkerParts};
 use evener_core::Endpoint;
@@ -129,18 +130,25 @@ impl Plane {
         self.tell(|| Command::Drain);
     }
 
-    /// shim
+    /// Asks for what is open, of one service or of all: at most `most` of each worker, and how many there are. `done`
+    /// gets the answer on a worker's thread, so it must not block.
     pub fn connections(
         &self,
-        _s: Option<Arc<str>>,
-        _m: usize,
-        done: impl FnOnce(crate::Listing) + Send + 'static,
+        service: Option<Arc<str>>,
+        most: usize,
+        done: impl FnOnce(Listing) + Send + 'static,
     ) {
-        done(crate::Listing::default())
+        let question = Arc::new(Question::new(service, most, done));
+        self.tell(|| Command::List(Arc::clone(&question)));
     }
-    /// shim
-    pub fn close(&self, _n: u64, done: impl FnOnce(crate::Closed) + Send + 'static) {
-        done(crate::Closed::Nobody)
+
+    /// Closes the connection or flow with this number, both sides of it. `done` hears on a worker's thread whether
+    /// there was one, so it must not block.
+    pub fn close(&self, number: u64, done: impl FnOnce(Closed) + Send + 'static) {
+        let Some((worker, serial)) = open::find(number, self.workers()) else { return done(Closed::Nobody) };
+        let hearer = Hearer::new(done);
+        let _ = self.inboxes[worker].send(Command::Close { serial, hearer });
+        self.wake();
     }
 
     /// Ends all connections.

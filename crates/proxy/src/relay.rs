@@ -115,6 +115,11 @@ impl Direction {
         self.spill.is_empty() && self.pipe.is_none()
     }
 
+    /// How many bytes the sink still has to take.
+    pub(crate) fn held(&self) -> usize {
+        self.spill.len() - self.offset + self.pipe.as_ref().map_or(0, |pipe| pipe.held)
+    }
+
     fn round(&mut self, source: &OwnedFd, sink: &OwnedFd, scratch: &mut Scratch) -> Result<usize, Pumped> {
         if !self.is_empty() {
             return self.flush(sink, &mut scratch.pipes);

@@ -28,6 +28,13 @@ pub(crate) struct RingState {
     leaving: bool,
 }
 
+impl RingState {
+    /// How many bytes of a side wait for its sink.
+    pub(crate) fn waiting(&self, side: usize) -> usize {
+        self.sides[side].waiting.iter().map(|piece| (piece.to - piece.from) as usize).sum()
+    }
+}
+
 /// One direction: 0 from the client, 1 from the server.
 #[derive(Debug, Default)]
 struct Side {
@@ -77,7 +84,8 @@ pub(crate) fn adopt(worker: &mut Worker, index: usize) {
 
 fn arm(worker: &mut Worker, index: usize, side: usize) {
     let connection = &mut worker.connections[index];
-    let mark = mark(index, connection.generation, side);
+    let Some(generation) = connection.generation() else { return };
+    let mark = mark(index, generation, side);
     let Some(ring) = &mut worker.ring else { return };
     let Some(socket) = source(connection, side) else { return };
     ring.receive(socket, mark);
@@ -105,7 +113,9 @@ pub(crate) fn on_completion(worker: &mut Worker, completion: Completion) {
 
 fn is_current(worker: &Worker, index: usize, generation: u32) -> bool {
     let found = worker.connections.get(index);
-    found.is_some_and(|connection| connection.generation == generation && connection.stage != Stage::Over)
+    found.is_some_and(|connection| {
+        connection.generation() == Some(generation) && connection.stage != Stage::Over
+    })
 }
 
 fn on_received(worker: &mut Worker, index: usize, generation: u32, side: usize, completion: Completion) {
@@ -113,7 +123,8 @@ fn on_received(worker: &mut Worker, index: usize, generation: u32, side: usize, 
     if completion.buffer.is_some() {
         ring.taken();
     }
-    let current = worker.connections.get_mut(index).filter(|connection| connection.generation == generation);
+    let current =
+        worker.connections.get_mut(index).filter(|connection| connection.generation() == Some(generation));
     let state =
         current.filter(|connection| connection.stage != Stage::Over).and_then(|one| one.ring.as_mut());
     let Some(state) = state else {
@@ -170,7 +181,7 @@ fn advance(worker: &mut Worker, index: usize, side: usize, arming: Arm) {
 /// Sends what waits first; whether there was anything.
 fn send_next(worker: &mut Worker, index: usize, side: usize) -> bool {
     let connection = &mut worker.connections[index];
-    let generation = connection.generation;
+    let Some(generation) = connection.generation() else { return false };
     let Some(state) = &mut connection.ring else { return false };
     let Some(piece) = state.sides[side].waiting.pop_front() else { return false };
     let under_way = SendUnderWay { index: index as u32, generation, side: side as u8, piece };
@@ -246,12 +257,13 @@ fn leave(worker: &mut Worker, index: usize) {
 fn cancel(worker: &mut Worker, index: usize) {
     let connection = &worker.connections[index];
     let (Some(state), Some(ring)) = (&connection.ring, &mut worker.ring) else { return };
+    let Some(generation) = connection.generation() else { return };
     if state.leaving {
         return;
     }
     for (side, one) in state.sides.iter().enumerate() {
         if one.armed {
-            ring.cancel(mark(index, connection.generation, side));
+            ring.cancel(mark(index, generation, side));
         }
         one.sending.into_iter().for_each(|number| ring.cancel(Mark::Send { number }));
     }

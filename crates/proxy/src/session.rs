@@ -50,6 +50,8 @@ pub(crate) struct Session {
     pub(crate) active_at: Time,
     /// What the client had not received when that was looked at.
     left: usize,
+    /// Tells it from all others of its worker.
+    pub(crate) number: u32,
     /// It is in the worker's list of those that have more to do.
     pub(crate) queued: bool,
     /// Its place in the service, or among those that are kept waiting.
@@ -131,6 +133,7 @@ pub(crate) fn begin(
         mode: Mode::Proxy,
         active_at: worker.now,
         left: usize::MAX,
+        number: worker.number(),
         queued: false,
         place,
     };

@@ -151,7 +151,8 @@ fn admit(
     let greeting = Greeting::new(peer, &settings);
     let introduces = settings.backends.iter().any(|backend| backend.send_proxy.is_some());
     let index = {
-        let connection = Connection::new(client, peer.ip(), service, settings, place);
+        let mut connection = Connection::new(client, peer.ip(), service, settings, place);
+        (connection.number, connection.active_at) = (worker.number(), worker.now);
         worker.connections.insert(Box::new(connection))
     };
     let (greets, awaits_proxy) = (!greeting.is_over(), greeting.awaits_proxy());
@@ -305,12 +306,12 @@ fn connect(worker: &mut Worker, index: usize, choice: Choice) -> Result<(), Conn
     connection.stage = Stage::Connecting;
     connection.active_at = worker.now;
     let timeout = connection.settings.options.connect_timeout;
-    connection.generation = worker.generation;
+    let generation = worker.generation;
     worker.generation = worker.generation.wrapping_add(1) & GENERATION_MASK;
-    let upstream = connection.upstream.insert(Upstream { socket, choice });
+    let upstream = connection.upstream.insert(Upstream { socket, generation, choice });
     if let Some(ring) = worker.ring.as_mut().filter(|_| connection.greeting.is_none()) {
         if stage == Stage::Connecting {
-            let mark = Mark::Connect { index: index as u32, generation: connection.generation };
+            let mark = Mark::Connect { index: index as u32, generation };
             ring.poll(upstream.socket.as_raw_fd(), libc::POLLOUT, mark);
         }
     } else if let Err(error) = worker.registry.register(&upstream.socket, Token::Server(index)) {

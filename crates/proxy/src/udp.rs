@@ -6,6 +6,7 @@ use crate::admission;
 use crate::batch::{BATCH, Batch, Local, Names};
 use crate::greeting;
 use crate::listener;
+use crate::open::{self, Open};
 use crate::service::{Notice, Report, Service, Settings};
 use crate::tcp::is_ours;
 use crate::worker::{Retry, Token, Worker};
@@ -16,7 +17,7 @@ use evener_core::flow::{Flow, FlowKey, FlowTable, Via};
 use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry, Request, Snapshot};
 use evener_core::wire::proxy::{self, Ends, Extras, Transport};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -51,9 +52,17 @@ pub(crate) struct FlowSocket {
     choice: Choice,
     /// The PROXY header that each datagram begins with.
     header: Option<Box<[u8]>>,
+    identity: Identity,
+    answered_at: Time,
+}
+
+/// What a flow keeps when it goes on at another server.
+#[derive(Clone, Debug)]
+struct Identity {
+    /// Tells it from all others of its worker.
+    number: u32,
     /// Where it is written down what the client does.
     record: Option<Arc<ClientRecord>>,
-    answered_at: Time,
 }
 
 /// The answers that wait to be sent by one listener.
@@ -183,7 +192,7 @@ fn flow_of(
     snapshot: &Snapshot,
 ) -> Option<u32> {
     let listener = &mut worker.datagrams[index];
-    let record = if let Some(flow) = listener.flows.datagram(&key, worker.now) {
+    let identity = if let Some(flow) = listener.flows.datagram(&key, worker.now) {
         if flow.generation == snapshot.generation {
             return Some(flow.slot);
         }
@@ -193,10 +202,10 @@ fn flow_of(
             return Some(flow.slot);
         }
         listener.service.live.counters.of(worker.id).flows_moved.one();
-        let record = worker.flows.get(flow.slot as usize).and_then(|flow| flow.record.clone());
+        let identity = worker.flows.get(flow.slot as usize).map(|flow| flow.identity.clone());
         // Its own place must not stand in the way of its new one.
         end(worker, index, &key);
-        record
+        identity
     } else if !settings.permits(key.client.ip()) {
         let counters = listener.service.live.counters.of(worker.id);
         counters.denied.one();
@@ -205,7 +214,7 @@ fn flow_of(
     } else {
         None
     };
-    let wish = Wish { key, record, settings, snapshot };
+    let wish = Wish { key, identity, settings, snapshot };
     let begun = begin(worker, index, &wish, &[]);
     let counters = worker.datagrams[index].service.live.counters.of(worker.id);
     match begun {
@@ -229,7 +238,7 @@ enum Unplaced {
 struct Wish<'a> {
     key: FlowKey,
     /// Of a flow that was there already, and goes on elsewhere.
-    record: Option<Arc<ClientRecord>>,
+    identity: Option<Identity>,
     settings: &'a Settings,
     snapshot: &'a Snapshot,
 }
@@ -265,24 +274,20 @@ fn begin(worker: &mut Worker, index: usize, wish: &Wish<'_>, tried: &[ServerId])
             }
         };
         let header = settings.backends[0].send_proxy.map(|_| header_of(worker, index, &key));
-        let record = wish.record.clone().or_else(|| new_record(worker, index, &key, settings));
+        let identity = wish.identity.clone().unwrap_or_else(|| identify(worker, index, &key, settings));
         let flow =
-            FlowSocket { socket, listener: index, key, choice, header, record, answered_at: Time::ZERO };
+            FlowSocket { socket, listener: index, key, choice, header, identity, answered_at: Time::ZERO };
         return install(worker, index, flow, snapshot).ok_or(Unplaced::NoSocket);
     }
 }
 
-/// The client of a new flow is written down, if the service remembers its clients.
-fn new_record(
-    worker: &Worker,
-    index: usize,
-    key: &FlowKey,
-    settings: &Settings,
-) -> Option<Arc<ClientRecord>> {
+/// A new flow gets a number, and its client is written down if the service remembers its clients.
+fn identify(worker: &mut Worker, index: usize, key: &FlowKey, settings: &Settings) -> Identity {
+    let number = worker.number();
     let service = &worker.datagrams[index].service;
-    let record = admission::record_of(service, settings, key.client.ip(), worker.now)?;
-    record.connected(worker.now);
-    Some(record)
+    let record = admission::record_of(service, settings, key.client.ip(), worker.now);
+    record.iter().for_each(|record| record.connected(worker.now));
+    Identity { number, record }
 }
 
 /// There are no descriptors or ports: the flow that was unused the longest makes room, for the next datagram.
@@ -308,7 +313,7 @@ fn header_of(worker: &Worker, index: usize, key: &FlowKey) -> Box<[u8]> {
 fn install(worker: &mut Worker, index: usize, flow_socket: FlowSocket, snapshot: &Snapshot) -> Option<u32> {
     let (key, choice) = (flow_socket.key, &flow_socket.choice);
     let (server, live) = (choice.server.id, Arc::clone(&choice.server.live));
-    if let Some(record) = &flow_socket.record {
+    if let Some(record) = &flow_socket.identity.record {
         record.had(&snapshot.pool, &choice.server.name);
     }
     end(worker, index, &key);
@@ -364,7 +369,7 @@ fn send_to_server(
         let of_server = flow.choice.server.live.counters.of(worker.id);
         of_server.datagrams_in.add(done.len() as u64);
         of_server.bytes_in.add(batch.bytes(done));
-        if let Some(record) = &flow.record {
+        if let Some(record) = &flow.identity.record {
             record.moved(batch.bytes(done), 0, worker.now);
         }
         left = rest;
@@ -383,8 +388,8 @@ fn send_to_server(
                 tried.push(server);
                 let service = Arc::clone(&worker.datagrams[index].service);
                 let settings = service.settings.load_full();
-                let record = worker.flows.get(slot).and_then(|flow| flow.record.clone());
-                let wish = Wish { key, record, settings: &settings, snapshot };
+                let identity = worker.flows.get(slot).map(|flow| flow.identity.clone());
+                let wish = Wish { key, identity, settings: &settings, snapshot };
                 let Ok(next) = begin(worker, index, &wish, &tried) else {
                     return service.live.counters.of(worker.id).drop_refused.add(left.len() as u64);
                 };
@@ -464,7 +469,7 @@ fn take_answers(worker: &mut Worker, slot: usize, answers: &mut Answers, count: 
         let of_server = flow.choice.server.live.counters.of(worker.id);
         of_server.datagrams_out.add(count as u64);
         of_server.bytes_out.add(bytes);
-        if let Some(record) = &flow.record {
+        if let Some(record) = &flow.identity.record {
             record.moved(0, bytes, worker.now);
         }
         if let Some(listener) = worker.datagrams.get(answers.listener) {
@@ -487,8 +492,8 @@ fn on_refused(worker: &mut Worker, slot: usize, error: Errno) {
     let settings = service.settings.load_full();
     let snapshot = settings.backends[0].pool.load_full();
     note_refusal(worker, &snapshot, slot, error);
-    let record = worker.flows.get(slot).and_then(|flow| flow.record.clone());
-    let wish = Wish { key, record, settings: &settings, snapshot: &snapshot };
+    let identity = worker.flows.get(slot).map(|flow| flow.identity.clone());
+    let wish = Wish { key, identity, settings: &settings, snapshot: &snapshot };
     if begin(worker, index, &wish, &[server]).is_ok() {
         service.live.counters.of(worker.id).flows_moved.one();
     }
@@ -535,6 +540,41 @@ pub(crate) fn end_denied(worker: &mut Worker, index: usize, settings: &Settings)
         flows.map(|(key, _)| *key).filter(|key| !settings.permits(key.client.ip())).collect();
     denied.iter().for_each(|key| end(worker, index, key));
     worker.bury_flows();
+}
+
+/// A flow as others are told of it.
+pub(crate) fn open(worker: &Worker, listener: &DatagramListener, key: &FlowKey, flow: &Flow) -> Open {
+    let socket = worker.flows.get(flow.slot as usize);
+    let pool = || listener.service.settings.load().backends[0].pool.load().pool.clone();
+    let moved = listener.flows.used(key).max(socket.map(|socket| socket.answered_at));
+    Open {
+        number: open::number(worker, socket.map_or(0, |socket| socket.identity.number)),
+        service: listener.service.name.clone(),
+        client: key.client.ip(),
+        client_port: Some(key.client.port()),
+        server: socket.map(|socket| open::had(&pool(), &socket.choice.server)),
+        stage: "flow",
+        idle: worker.now.since(moved.unwrap_or_default()),
+        client_socket: None,
+        server_socket: socket.map(|socket| socket.socket.as_raw_fd()),
+        to_client: 0,
+        to_server: 0,
+    }
+}
+
+/// Ends the flow with this number; whether there was one.
+pub(crate) fn close(worker: &mut Worker, number: u32) -> bool {
+    let is_it = |flow: &Flow| {
+        worker.flows.get(flow.slot as usize).is_some_and(|socket| socket.identity.number == number)
+    };
+    let mut listeners = worker.datagrams.iter();
+    let found = listeners.find_map(|(index, listener)| {
+        listener.flows.iter().find(|(_, flow)| is_it(flow)).map(|(key, _)| (index, *key))
+    });
+    let Some((index, key)) = found else { return false };
+    worker.datagrams[index].service.live.counters.of(worker.id).closed.one();
+    end(worker, index, &key);
+    true
 }
 
 /// Ends every flow of a listener that goes.

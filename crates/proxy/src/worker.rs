@@ -7,6 +7,7 @@ use crate::exchange::{self, Exchange, IdleKey, ServerLink};
 use crate::http1::Heads;
 use crate::link::Buffers;
 use crate::listener::{StreamListener, UnixPath};
+use crate::open::{self, Hearer, Question};
 use crate::plane::Driver;
 use crate::relay::Scratch;
 use crate::ring::{Mark, Ring};
@@ -96,6 +97,8 @@ pub(crate) enum Command {
     Unlisten { id: u64 },
     Assign { id: u64, service: Arc<Service> },
     Refresh { service: Arc<str>, pool: PoolIs },
+    List(Arc<Question>),
+    Close { serial: u32, hearer: Hearer },
     Drain,
     Cut,
     Stop,
@@ -162,6 +165,8 @@ pub(crate) struct Worker {
     pub(crate) starved: Vec<Starved>,
     /// Numbers the connections of exchanges to servers.
     pub(crate) next_serial: u64,
+    /// Numbers connections of clients, sessions and flows.
+    pub(crate) next_number: u32,
     /// Numbers the connects of this worker.
     pub(crate) generation: u32,
     pub(crate) inbound: Option<Box<Batch>>,
@@ -228,6 +233,7 @@ impl Worker {
             sends: Slab::new(),
             starved: Vec::new(),
             next_serial: 0,
+            next_number: 0,
             generation: 0,
             driver: parts.driver,
             inbound: None,
@@ -246,6 +252,13 @@ impl Worker {
             running: true,
         };
         Ok((worker, waker))
+    }
+
+    /// The number of one more connection, session or flow.
+    pub(crate) fn number(&mut self) -> u32 {
+        let number = self.next_number;
+        self.next_number = number.wrapping_add(1);
+        number
     }
 
     /// Works until told to stop.
@@ -449,6 +462,8 @@ impl Worker {
             Command::Unlisten { id } => self.unlisten(id),
             Command::Assign { id, service } => self.assign(id, &service),
             Command::Refresh { service, pool } => self.refresh(&service, pool),
+            Command::List(question) => open::answer(self, &question),
+            Command::Close { serial, hearer } => hearer.tell(open::close(self, serial)),
             Command::Drain => self.drain(),
             Command::Cut => {
                 let all: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();

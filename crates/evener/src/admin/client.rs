@@ -55,6 +55,11 @@ impl Client {
         self.ask(Method::GET, path, Bytes::new()).await
     }
 
+    /// Has something ended.
+    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.ask(Method::DELETE, path, Bytes::new()).await
+    }
+
     /// Has something done.
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,

@@ -1,9 +1,11 @@
-//! The commands that show who is there.
+//! The commands that show who is there, and end a connection.
 
 use super::Talk;
 use super::talk::{bytes, percent_encoded, print_json, table};
 use crate::admin::client::Client;
 use crate::admin::clients::{ClientView, ClientsView};
+use crate::admin::connections::{ClosedView, ConnectionView, ConnectionsView};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// `evener clients [SERVICE] [--since TIME] [--limit N]`
@@ -58,4 +60,52 @@ fn path_with(path: &str, values: &[(&str, Option<&str>)], limit: Option<usize>) 
     let values = values.filter_map(|(key, value)| Some(format!("{key}={}", percent_encoded(value?))));
     let values: Vec<String> = values.collect();
     if values.is_empty() { path.into() } else { format!("{path}?{}", values.join("&")) }
+}
+
+/// `evener connections [SERVICE] [--limit N]`
+pub(super) async fn connections(
+    service: Option<&str>,
+    limit: Option<usize>,
+    talk: &Talk,
+) -> anyhow::Result<()> {
+    let path = path_with("/v1/connections", &[("service", service)], limit);
+    let found: ConnectionsView = Client::find(talk.socket.as_deref())?.get(&path).await?;
+    if talk.json {
+        return print_json(&found);
+    }
+    let head =
+        ["NUMBER", "SERVICE", "CLIENT", "SERVER", "STAGE", "IDLE", "SOCKETS", "TO CLIENT", "TO SERVER"];
+    print!("{}", table(&head, &found.connections.iter().map(connection_row).collect::<Vec<_>>()));
+    say_rest(found.connections.len(), found.total);
+    Ok(())
+}
+
+fn connection_row(open: &ConnectionView) -> Vec<String> {
+    let client = match open.client_port {
+        Some(port) => SocketAddr::new(open.client, port).to_string(),
+        None => open.client.to_string(),
+    };
+    let socket = |socket: Option<i32>| socket.map_or_else(|| "-".into(), |socket| socket.to_string());
+    vec![
+        open.number.to_string(),
+        open.service.clone(),
+        client,
+        server_name(open.pool.as_deref(), open.server.as_deref()),
+        open.stage.clone(),
+        humantime::format_duration(Duration::from_secs(open.idle_s as u64)).to_string(),
+        format!("{} {}", socket(open.client_socket), socket(open.server_socket)),
+        bytes(open.to_client as u64),
+        bytes(open.to_server as u64),
+    ]
+}
+
+/// `evener close NUMBER`
+pub(super) async fn close(number: u64, talk: &Talk) -> anyhow::Result<()> {
+    let closed: ClosedView =
+        Client::find(talk.socket.as_deref())?.delete(&format!("/v1/connections/{number}")).await?;
+    if talk.json {
+        return print_json(&closed);
+    }
+    println!("{}: closed", closed.closed);
+    Ok(())
 }

@@ -8,6 +8,7 @@ mod certificates_live;
 mod checks;
 mod clients;
 mod commands;
+mod connections;
 mod fast_close;
 mod harness;
 mod http;

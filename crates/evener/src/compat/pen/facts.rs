@@ -8,7 +8,6 @@ use evener_core::health::Verdict;
 use evener_core::spec::AdminState;
 use evener_proxy::Open;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// pen's numbers of the emergency server and the abuse server, and of none.
@@ -152,9 +151,4 @@ pub(super) fn pen_state(open: &Open) -> u32 {
 /// A name that `set_state` knows a server by.
 pub(super) fn server_name(number: usize) -> String {
     format!("{NAME}/{number}")
-}
-
-/// The service's name, shared.
-pub(super) fn service_name() -> Arc<str> {
-    NAME.into()
 }

@@ -2,7 +2,8 @@
 //! supervisor take on what follows from them. A command that cannot be done changes nothing.
 
 use super::command::{Act, FileProblem, Question, Step, execute, read};
-use super::facts::{Facts, Numbers, server_name, service_name};
+use super::facts::{Facts, Numbers, server_name};
+use super::spec::NAME;
 use super::state::State;
 use super::{page, spec, write};
 use crate::config::{Config, Problem};
@@ -203,8 +204,9 @@ impl Front {
 
     /// What is open, with pen's numbers.
     async fn open(&mut self) -> Vec<(usize, Open)> {
-        let listing = self.handle.connections(Some(service_name()), page::ROWS_MAX).await.unwrap_or_default();
-        self.numbers.number(listing.open)
+        let listing = self.handle.connections(Some(NAME.into()), page::ROWS_MAX).await;
+        let open = listing.and_then(Result::ok).unwrap_or_default().open;
+        self.numbers.number(open)
     }
 
     /// The status page; it goes to its file, too.

@@ -160,11 +160,15 @@ fn row<const N: usize>(cells: [&dyn Display; N]) -> Vec<String> {
 /// A table as pen writes it: whoever picks it apart finds what was there.
 fn table(out: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     out.push_str("<table bgcolor=\"#c0c0c0\">\n<tr>\n");
-    head.iter().for_each(|cell| drop(writeln!(out, "<td bgcolor=\"{HEAD}\">{cell}</td>")));
+    for cell in head {
+        let _ = writeln!(out, "<td bgcolor=\"{HEAD}\">{cell}</td>");
+    }
     out.push_str("</tr>\n");
     for row in rows {
         out.push_str("<tr>\n");
-        row.iter().for_each(|cell| drop(writeln!(out, "<td>{cell}</td>")));
+        for cell in row {
+            let _ = writeln!(out, "<td>{cell}</td>");
+        }
         out.push_str("</tr>\n");
     }
     out.push_str("</table>\n");

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 /// The whole file; `head` are comment lines, without their `#`.
 pub(super) fn write(state: &State, head: &[String]) -> String {
     let mut out = String::new();
-    head.iter().for_each(|line| drop(writeln!(out, "# {line}")));
-    let mut line = |text: String| drop(writeln!(out, "{text}"));
+    let mut line = |text: String| out.extend([text.as_str(), "\n"]);
+    head.iter().for_each(|text| line(format!("# {text}")));
     if let Some(listen) = &state.listen {
         line(format!("listen {}", listen.text));
     }
