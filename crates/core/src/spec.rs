@@ -226,15 +226,6 @@ pub struct ServiceOptions {
 }
 
 impl ServiceOptions {
-    /// The address of ours from which servers see us, if one is given.
-    #[must_use]
-    pub fn source_address(&self) -> Option<IpAddr> {
-        match self.source {
-            Some(Source::Address(address)) => Some(address),
-            Some(Source::Client) | None => None,
-        }
-    }
-
     /// The defaults of a protocol.
     #[must_use]
     pub fn of(protocol: Protocol) -> Self {

@@ -90,8 +90,8 @@ pub(crate) struct ServerLink {
     idle_since: Time,
     /// It carried a request before the present one.
     pub(crate) reused: bool,
-    /// The server was told of a client: it is for nobody else.
-    pub(crate) introduced: bool,
+    /// The server was told of a client, or takes us for it: the connection is for nobody else.
+    pub(crate) personal: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,9 +141,14 @@ impl Exchange {
         &self.settings.backends[self.backend]
     }
 
+    /// Whether a connection to the server is for this client only.
+    fn is_personal(&self) -> bool {
+        self.settings.is_personal(self.backend)
+    }
+
     fn reuse(&self) -> Reuse {
         match &self.http {
-            Some(http) if self.backend().send_proxy.is_none() => http.reuse(),
+            Some(http) if !self.is_personal() => http.reuse(),
             _ => Reuse::Never,
         }
     }
@@ -220,8 +225,8 @@ fn leads(worker: &Worker, number: usize, slot: usize) -> bool {
         (Some(old), Some(new)) => Arc::ptr_eq(old, new),
         _ => false,
     };
-    // A server that was told of a client is for nobody else, and one that was not has to be.
-    let same = same && server.introduced == exchange.backend().send_proxy.is_some();
+    // What a server takes for one client's is for nobody else, and where it has to be so, nothing else will do.
+    let same = same && server.personal == exchange.is_personal();
     same && exchange.choice.as_ref().is_some_and(|choice| choice.server.target == server.target)
 }
 
@@ -268,7 +273,8 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
     let exchange = &mut worker.exchanges[number];
     let Some(choice) = &exchange.choice else { return };
     let target = choice.server.target.clone();
-    let begun = tcp::open_socket(&target, &exchange.settings.options).and_then(|socket| {
+    let client = worker.sessions[exchange.session].origin.client.ip();
+    let begun = tcp::open_socket(&target, &exchange.settings.options, client).and_then(|socket| {
         match listener::connect(&socket, &target) {
             Ok(()) => Ok((socket, Stage::Open)),
             Err(Errno::INPROGRESS) => Ok((socket, Stage::Connecting)),
@@ -293,7 +299,7 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
         stage: Stage::Connecting,
         idle_since: worker.now,
         reused: false,
-        introduced: false,
+        personal: exchange.is_personal(),
     };
     worker.next_serial += 1;
     let slot = worker.servers.insert(Box::new(server));
@@ -347,7 +353,6 @@ fn connected(worker: &mut Worker, slot: usize) {
         let (name, facts) = (session.name(), session.facts.as_deref());
         let header = greeting::introduce(version, &session.origin, ends, name, facts, worker.random.bits());
         server.link.send_raw(&header);
-        server.introduced = true;
     }
     let Some(connector) = &server.connector else { return opened(worker, slot) };
     let name = connector.names.get(&choice.server.name).cloned();
@@ -531,7 +536,7 @@ pub(crate) fn end(worker: &mut Worker, number: usize, keep: Keep) -> Option<Kept
         && server.link.pending() == 0
         && !server.link.broken;
     server.idle_since = worker.now;
-    if keep == Keep::No || !sound || (keep == Keep::Shared && server.introduced) {
+    if keep == Keep::No || !sound || (keep == Keep::Shared && server.personal) {
         close_server(worker, slot);
         return None;
     }

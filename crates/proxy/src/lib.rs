@@ -30,7 +30,7 @@ mod tunnel;
 mod udp;
 mod worker;
 
-pub use listener::{BindError, Bound, Sharing, bind};
+pub use listener::{BindError, Bound, Sharing, bind, may_be_transparent};
 pub use open::{Closed, Listing, Open};
 pub use plane::{Driver, Plane, PlaneOptions};
 pub use service::{Backend, Refusal, Report, Reporter, Service, ServiceLive, Settings};

@@ -2,14 +2,14 @@
 //! with which workers reach servers.
 
 use crate::service::Service;
-use evener_core::spec::{Protocol, ServiceOptions};
+use evener_core::spec::{Protocol, ServiceOptions, Source};
 use evener_core::{Endpoint, Target, Time};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -262,13 +262,11 @@ pub(crate) fn stream_socket(target: &Target) -> Result<OwnedFd, Errno> {
 }
 
 /// A connected socket for a flow.
-pub(crate) fn datagram_socket(target: &Target, source: Option<IpAddr>) -> Result<OwnedFd, Errno> {
+pub(crate) fn datagram_socket(target: &Target, seen: Option<Seen>) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = net::socket_with(family(target), SocketType::DGRAM, flags, None)?;
-    if let (Some(source), Target::Ip(address)) = (source, target)
-        && source.is_ipv4() == address.is_ipv4()
-    {
-        bind_source(&socket, source)?;
+    if let (Some(seen), Target::Ip(address)) = (seen, target) {
+        seen.bind(&socket, *address)?;
     }
     connect(&socket, target)?;
     Ok(socket)
@@ -290,8 +288,61 @@ pub(crate) fn connect(socket: &OwnedFd, target: &Target) -> Result<(), Errno> {
     }
 }
 
-/// Binds to an address of ours; the port is chosen at connect, so that ports are not used up (ip(7)).
-pub(crate) fn bind_source(socket: &OwnedFd, source: IpAddr) -> Result<(), Errno> {
+/// As whom a server sees us.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Seen {
+    /// By an address of ours.
+    Ours(IpAddr),
+    /// As the client itself.
+    Client(IpAddr),
+}
+
+impl Seen {
+    /// As the configuration wants it for this client; `None` is the system's choice.
+    pub(crate) fn of(options: &ServiceOptions, client: IpAddr) -> Option<Self> {
+        options.source.map(|source| match source {
+            Source::Address(address) => Self::Ours(address),
+            Source::Client => Self::Client(client.to_canonical()),
+        })
+    }
+
+    /// Binds a socket that will be connected to `server`, where the families agree.
+    pub(crate) fn bind(self, socket: &OwnedFd, server: SocketAddr) -> Result<(), Errno> {
+        let (Self::Ours(source) | Self::Client(source)) = self;
+        if source.is_ipv4() != server.is_ipv4() {
+            return Ok(());
+        }
+        if matches!(self, Self::Client(_)) {
+            // A client of this machine itself has an address that means another one elsewhere.
+            if source.is_loopback() && !server.ip().is_loopback() {
+                return Ok(());
+            }
+            let flag = crate::sys::set_flag(socket.as_fd(), transparent(source));
+            flag.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))?;
+        }
+        bind_source(socket, source)
+    }
+}
+
+/// The option by which a socket may have an address that is not ours (ip(7), ipv6(7)).
+fn transparent(address: IpAddr) -> (i32, i32) {
+    match address {
+        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
+        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT),
+    }
+}
+
+/// Whether servers may be shown the addresses of clients.
+///
+/// # Errors
+/// What the system says to whoever may not; it takes CAP_NET_ADMIN.
+pub fn may_be_transparent() -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    crate::sys::set_flag(socket.as_fd(), transparent(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
+}
+
+/// Binds to an address; the port is chosen at connect, so that ports are not used up (ip(7)).
+fn bind_source(socket: &OwnedFd, source: IpAddr) -> Result<(), Errno> {
     const IP_BIND_ADDRESS_NO_PORT: i32 = 24;
     let _ = crate::sys::set_flag(socket.as_fd(), (libc::IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT));
     net::bind(socket, &SocketAddr::new(source, 0))

@@ -9,7 +9,7 @@ use evener_core::health::Failure;
 use evener_core::limits::{Lease, Occupancy};
 use evener_core::route::Routes;
 use evener_core::snapshot::{NoServer, Snapshot};
-use evener_core::spec::{HttpSpec, Protocol, ServiceOptions};
+use evener_core::spec::{HttpSpec, Protocol, ServiceOptions, Source};
 use evener_core::throttle::Throttle;
 use evener_core::wire::proxy;
 use evener_core::{ServerId, Target, Time};
@@ -107,6 +107,12 @@ impl Settings {
     /// Whether `peer` tells of clients, rather than being one.
     pub(crate) fn is_proxy(&self, peer: IpAddr) -> bool {
         self.proxy_from.as_ref().is_some_and(|acl| acl.access(peer) == Access::Permit)
+    }
+
+    /// Whether a connection to a server of this backend is for one client only: the server is told of it, or sees its
+    /// address.
+    pub(crate) fn is_personal(&self, backend: usize) -> bool {
+        self.options.source == Some(Source::Client) || self.backends[backend].send_proxy.is_some()
     }
 
     /// Whether connections need more than their bytes moved: TLS on either side, or HTTP.

@@ -3,7 +3,7 @@
 use crate::admission::{self, Admission, Refused, reset_at_close};
 use crate::connection::{Connection, Stage, Step, Upstream};
 use crate::greeting::{self, Greeted, Greeting};
-use crate::listener::{self, StreamListener};
+use crate::listener::{self, Seen, StreamListener};
 use crate::ring::{GENERATION_MASK, Mark};
 use crate::ring_relay;
 use crate::service::{Notice, Report, Service, Settings};
@@ -19,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketAddrAny, SocketFlags, acceptfrom_with, recv, sockopt};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -292,13 +292,12 @@ struct ConnectFailed {
 /// Begins a connect. On loopback it is often complete at once.
 fn connect(worker: &mut Worker, index: usize, choice: Choice) -> Result<(), ConnectFailed> {
     let connection = &mut worker.connections[index];
-    let begun = open_socket(&choice.server.target, &connection.settings.options).and_then(|socket| {
-        match listener::connect(&socket, &choice.server.target) {
+    let begun = open_socket(&choice.server.target, &connection.settings.options, connection.address)
+        .and_then(|socket| match listener::connect(&socket, &choice.server.target) {
             Ok(()) => Ok((socket, Stage::Relaying)),
             Err(Errno::INPROGRESS) => Ok((socket, Stage::Connecting)),
             Err(error) => Err(error),
-        }
-    });
+        });
     let (socket, stage) = match begun {
         Ok(begun) => begun,
         Err(error) => return Err(ConnectFailed { choice, error }),
@@ -326,7 +325,12 @@ fn connect(worker: &mut Worker, index: usize, choice: Choice) -> Result<(), Conn
     Ok(())
 }
 
-pub(crate) fn open_socket(target: &Target, options: &ServiceOptions) -> Result<OwnedFd, Errno> {
+/// A socket to connect to a server with, for this client.
+pub(crate) fn open_socket(
+    target: &Target,
+    options: &ServiceOptions,
+    client: IpAddr,
+) -> Result<OwnedFd, Errno> {
     let socket = listener::stream_socket(target)?;
     if let Target::Ip(address) = target {
         if options.nodelay {
@@ -336,9 +340,8 @@ pub(crate) fn open_socket(target: &Target, options: &ServiceOptions) -> Result<O
             sockopt::set_socket_keepalive(&socket, true)?;
             sockopt::set_tcp_keepidle(&socket, after)?;
         }
-        if let Some(source) = options.source_address().filter(|source| source.is_ipv4() == address.is_ipv4())
-        {
-            listener::bind_source(&socket, source)?;
+        if let Some(seen) = Seen::of(options, client) {
+            seen.bind(&socket, *address)?;
         }
     }
     Ok(socket)

@@ -5,7 +5,7 @@
 use crate::admission;
 use crate::batch::{BATCH, Batch, Local, Names};
 use crate::greeting;
-use crate::listener;
+use crate::listener::{self, Seen};
 use crate::open::{self, Open};
 use crate::service::{Notice, Report, Service, Settings};
 use crate::tcp::is_ours;
@@ -262,8 +262,8 @@ fn begin(worker: &mut Worker, index: usize, wish: &Wish<'_>, tried: &[ServerId])
                 return Err(Unplaced::NoServer);
             }
         };
-        let socket = match listener::datagram_socket(&choice.server.target, settings.options.source_address())
-        {
+        let seen = Seen::of(&settings.options, key.client.ip());
+        let socket = match listener::datagram_socket(&choice.server.target, seen) {
             Ok(socket) => socket,
             Err(error) if is_ours(error) => return Err(no_socket(worker, index)),
             Err(_) => {

@@ -16,7 +16,7 @@ use evener_core::route::{Route, Routes};
 use evener_core::spec::{Denied, PoolSpec, ServiceSpec, Source};
 use evener_core::throttle::Throttle;
 use evener_core::{Endpoint, Target, Time};
-use evener_proxy::{Backend, Bound, Refusal, Service, Settings, Sharing, bind};
+use evener_proxy::{Backend, Bound, Refusal, Service, Settings, Sharing, bind, may_be_transparent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -55,14 +55,7 @@ impl Supervisor {
     fn bind_fresh(&self, config: &Config) -> Result<Fresh, Vec<Problem>> {
         let (mut fresh, mut problems) = (Fresh::new(), Vec::new());
         for service in &config.spec.services {
-            // A source that is not ours would fail every connect.
-            if let Some(Source::Address(source)) = service.options.source
-                && std::net::UdpSocket::bind((source, 0)).is_err()
-            {
-                let message =
-                    format!("service `{}`: source {source} is not an address of this machine", service.name);
-                problems.push(Problem::new(message));
-            }
+            problems.extend(source_problem(service));
             for address in &service.listen {
                 let key = (Transport::from(service.protocol), address.clone());
                 if self.listeners.contains_key(&key) {
@@ -277,6 +270,25 @@ impl Supervisor {
         let gone: Vec<_> = self.services.keys().filter(|name| !names.contains(*name)).cloned().collect();
         self.retiring.extend(gone.iter().filter_map(|name| self.services.remove(name)));
     }
+}
+
+/// A source that may not be used would fail every connect.
+fn source_problem(service: &ServiceSpec) -> Option<Problem> {
+    let message = match service.options.source? {
+        Source::Address(source) if std::net::UdpSocket::bind((source, 0)).is_err() => {
+            format!("service `{}`: source {source} is not an address of this machine", service.name)
+        }
+        Source::Client => {
+            let error = may_be_transparent().err()?;
+            format!(
+                "service `{}`: source = \"client\" is not allowed here ({error}): give the program CAP_NET_ADMIN \
+                 (AmbientCapabilities= in its systemd unit, or run it as root)",
+                service.name
+            )
+        }
+        Source::Address(_) => return None,
+    };
+    Some(Problem::new(message))
 }
 
 /// Whether what a service has of others is what it had.

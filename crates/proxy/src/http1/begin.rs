@@ -279,7 +279,7 @@ fn begin_exchange(
     let cookie = snapshot.cookie.as_ref().and_then(|name| request.cookie(head, name.as_bytes()));
     let token = cookie.and_then(|value| u64::from_str_radix(std::str::from_utf8(value).ok()?, 16).ok());
     drop(snapshot);
-    let is_private = spec.balance == Balance::Connection || settings.backends[backend].send_proxy.is_some();
+    let is_private = spec.balance == Balance::Connection || settings.is_personal(backend);
     let part = part_of(asked, outgoing(session, asked), is_private);
     let stay = session.stay.filter(|_| spec.balance == Balance::Connection);
     let kept = match &mut session.mode {

@@ -1,0 +1,87 @@
+//! Three machines in one: a client, a balancer and a server, each in a network namespace of its own, in a row. They are
+//! gone when their processes are.
+
+use crate::harness::{have, have_root, wait_until};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+/// One network namespace, held by a process that ends by itself when its test does not.
+pub(crate) struct Namespace(Child);
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Namespace {
+    fn new() -> Self {
+        let holder = Command::new("unshare").args(["--net", "sleep", "180"]).spawn().unwrap();
+        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+        let namespace = Self(holder);
+        wait_until("a namespace", || {
+            std::fs::read_link(namespace.path()).is_ok_and(|link| link != own).then_some(())
+        });
+        namespace.run("ip link set lo up");
+        namespace
+    }
+
+    fn path(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.0.id()).into()
+    }
+
+    /// A program inside.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.path().display())).args(["--", program]);
+        command
+    }
+
+    /// Commands inside; what they said.
+    pub(crate) fn run(&self, script: &str) -> String {
+        let output = self.command("sh").args(["-ec", script]).stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{script}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+/// Client, balancer and server.
+pub(crate) struct Row {
+    pub(crate) client: Namespace,
+    pub(crate) balancer: Namespace,
+    pub(crate) server: Namespace,
+}
+
+impl Row {
+    /// The client is 10.77.1.2 and .3 (fd77:1::2 and ::3), the server 10.77.2.2 (fd77:2::2); the balancer has the .1 of
+    /// both networks, and the server's way back leads through it. `None` where that cannot be made.
+    pub(crate) fn new() -> Option<Self> {
+        if !have("ip") || !have("unshare") || !have("nsenter") || !have_root() {
+            return None;
+        }
+        let row = Self { client: Namespace::new(), balancer: Namespace::new(), server: Namespace::new() };
+        let link = |name: &str, other: &Namespace| {
+            let pid = other.0.id();
+            row.balancer.run(&format!("ip link add name {name} type veth peer name eth0 netns {pid}"));
+        };
+        link("clients", &row.client);
+        link("servers", &row.server);
+        row.balancer.run(
+            "ip address add 10.77.1.1/24 dev clients; ip address add fd77:1::1/64 dev clients nodad
+             ip address add 10.77.2.1/24 dev servers; ip address add fd77:2::1/64 dev servers nodad
+             ip link set clients up; ip link set servers up",
+        );
+        row.client.run(
+            "ip address add 10.77.1.2/24 dev eth0; ip address add 10.77.1.3/24 dev eth0
+             ip address add fd77:1::2/64 dev eth0 nodad; ip address add fd77:1::3/64 dev eth0 nodad
+             ip link set eth0 up",
+        );
+        row.server.run(
+            "ip address add 10.77.2.2/24 dev eth0; ip address add fd77:2::2/64 dev eth0 nodad
+             ip link set eth0 up; ip route add default via 10.77.2.1; ip -6 route add default via fd77:2::1",
+        );
+        Some(row)
+    }
+}
