@@ -2,20 +2,26 @@
 //! or made, goes on to the next one when that fails, and gives the connection back. HTTP's part of it is in `http1`; here
 //! is also the relay, for everything that is not HTTP any more.
 
+mod idle;
+
+pub(crate) use idle::{IdleKey, Kept, let_go, on_idle_deadline};
+
 use crate::admission::reset_at_close;
+use crate::connect;
 use crate::greeting;
 use crate::http1::{Body, HttpPart};
 use crate::http2;
 use crate::link::{Link, Received};
 use crate::listener;
+use crate::registry::Token;
 use crate::service::{Backend, Report, Settings};
 use crate::session::{self, Mode};
-use crate::tcp;
 use crate::tls::{Tls, TlsConnector};
-use crate::worker::{Token, Worker};
+use crate::worker::Worker;
 use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry, NoServer, Request, Snapshot, Why};
 use evener_core::{ServerId, Target, Time};
+use idle::{find_idle, find_kept, key_of, on_idle_readable, take_from_idle, use_idle};
 use mio::event::Event;
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -28,9 +34,6 @@ use std::time::Duration;
 const IDLE: Duration = Duration::from_secs(30);
 /// A worker keeps so many unused connections to one server.
 const IDLE_MAX: usize = 256;
-/// A request that cannot be repeated goes only over connections that were used this lately: a server that is about to
-/// close would most likely have done so by then.
-const FRESH: Duration = Duration::from_secs(1);
 
 /// An exchange.
 #[derive(Debug)]
@@ -100,29 +103,6 @@ enum Stage {
     Handshaking,
     Open,
     Over,
-}
-
-/// Whose unused connections those are: the pool, by where it is published, and the server.
-pub(crate) type IdleKey = (usize, ServerId);
-
-fn key_of(backend: &Backend, server: ServerId) -> IdleKey {
-    (Arc::as_ptr(&backend.pool) as usize, server)
-}
-
-/// A connection that a session keeps for itself. It may be gone, and its slot another's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Kept {
-    slot: usize,
-    serial: u64,
-}
-
-impl Kept {
-    /// Its slot, if it is still there and nobody uses it.
-    fn find(self, worker: &Worker) -> Option<usize> {
-        let server = worker.servers.get(self.slot)?;
-        let sound = server.serial == self.serial && server.stage == Stage::Open && server.exchange.is_none();
-        sound.then_some(self.slot)
-    }
 }
 
 /// Which connections will do.
@@ -197,75 +177,11 @@ pub(crate) fn reach(worker: &mut Worker, number: usize) -> Reach {
             Err(reason) => {
                 let service = Arc::clone(&worker.sessions[exchange.session].service);
                 exchange.reach = Reach::Failed(reason);
-                tcp::note_no_server(worker, &service, reason);
+                connect::note_no_server(worker, &service, reason);
             }
         }
     }
     worker.exchanges[number].reach
-}
-
-/// The client's own connection, if it leads to the chosen server; else it is closed.
-fn find_kept(worker: &mut Worker, number: usize, key: IdleKey) -> Option<usize> {
-    let slot = worker.exchanges[number].kept.take()?.find(worker)?;
-    let exchange = &worker.exchanges[number];
-    let harmless = exchange.http.as_ref().is_some_and(|http| http.reuse_own() == Reuse::Any);
-    let young = worker.now.since(worker.servers[slot].idle_since) <= FRESH;
-    if worker.servers[slot].key == key && leads(worker, number, slot) && (harmless || young) {
-        return Some(slot);
-    }
-    close_server(worker, slot);
-    None
-}
-
-/// Whether a connection leads to the chosen server, spoken to as it is now.
-fn leads(worker: &Worker, number: usize, slot: usize) -> bool {
-    let (exchange, server) = (&worker.exchanges[number], &worker.servers[slot]);
-    let same = match (&server.connector, &exchange.backend().tls) {
-        (None, None) => true,
-        (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-        _ => false,
-    };
-    // What a server takes for one client's is for nobody else, and where it has to be so, nothing else will do.
-    let same = same && server.personal == exchange.is_personal();
-    same && exchange.choice.as_ref().is_some_and(|choice| choice.server.target == server.target)
-}
-
-/// An unused connection to the chosen server that still leads there.
-fn find_idle(worker: &mut Worker, number: usize, key: IdleKey, reuse: Reuse) -> Option<usize> {
-    if reuse == Reuse::Never {
-        return None;
-    }
-    loop {
-        let slot = *worker.idle.get(&key)?.last()?;
-        if reuse == Reuse::Fresh && worker.now.since(worker.servers[slot].idle_since) > FRESH {
-            return None;
-        }
-        if leads(worker, number, slot) {
-            return Some(slot);
-        }
-        // A reload moved the server, or speaks to it differently.
-        close_server(worker, slot);
-    }
-}
-
-fn use_idle(worker: &mut Worker, number: usize, slot: usize) {
-    take_from_idle(worker, slot);
-    worker.server_timers.clear(slot);
-    let server = &mut worker.servers[slot];
-    server.exchange = Some(number);
-    server.reused = true;
-    worker.exchanges[number].reach = Reach::Open(slot);
-    worker.exchanges[number].since = worker.now;
-}
-
-fn take_from_idle(worker: &mut Worker, slot: usize) {
-    let key = worker.servers[slot].key;
-    if let Some(idle) = worker.idle.get_mut(&key) {
-        idle.retain(|other| *other != slot);
-        if idle.is_empty() {
-            worker.idle.remove(&key);
-        }
-    }
 }
 
 /// Begins a connect to the chosen server.
@@ -274,7 +190,7 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
     let Some(choice) = &exchange.choice else { return };
     let target = choice.server.target.clone();
     let client = worker.sessions[exchange.session].origin.client.ip();
-    let begun = tcp::open_socket(&target, &exchange.settings.options, client).and_then(|socket| {
+    let begun = connect::open_socket(&target, &exchange.settings.options, client).and_then(|socket| {
         match listener::connect(&socket, &target) {
             Ok(()) => Ok((socket, Stage::Open)),
             Err(Errno::INPROGRESS) => Ok((socket, Stage::Connecting)),
@@ -319,7 +235,7 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
 fn fail(worker: &mut Worker, number: usize, error: Errno) {
     let Some(choice) = give_up_choice(worker, number) else { return };
     let pool = worker.exchanges[number].backend().pool.load().pool.clone();
-    tcp::note_failure(worker, pool, &choice.server, error);
+    connect::note_failure(worker, pool, &choice.server, error);
 }
 
 fn fail_tls(worker: &mut Worker, number: usize) {
@@ -440,19 +356,6 @@ pub(crate) fn on_event(worker: &mut Worker, slot: usize, event: &Event) {
     }
 }
 
-/// An unused connection is readable: only what TLS has to say for itself (tickets) is no reason to leave it.
-fn on_idle_readable(worker: &mut Worker, slot: usize) {
-    let server = &mut worker.servers[slot];
-    while server.link.receive(&mut worker.buffers) == Received::Some {
-        if !server.link.input.is_empty() {
-            break;
-        }
-    }
-    if !server.link.input.is_empty() || server.link.end.is_some() || server.link.failure.is_some() {
-        close_server(worker, slot);
-    }
-}
-
 fn shake_hands(worker: &mut Worker, slot: usize) {
     loop {
         let server = &mut worker.servers[slot];
@@ -502,14 +405,6 @@ pub(crate) fn on_deadline(worker: &mut Worker, number: usize) {
     }
 }
 
-/// A connection that nobody used for long enough is closed.
-pub(crate) fn on_idle_deadline(worker: &mut Worker, slot: usize) {
-    if worker.servers.get(slot).is_some_and(|server| server.exchange.is_none() && server.stage == Stage::Open)
-    {
-        close_server(worker, slot);
-    }
-}
-
 /// Whether a connection may be used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keep {
@@ -541,7 +436,7 @@ pub(crate) fn end(worker: &mut Worker, number: usize, keep: Keep) -> Option<Kept
         return None;
     }
     if keep == Keep::Private {
-        return Some(Kept { slot, serial: server.serial });
+        return Some(Kept::at(slot, server));
     }
     let idle = worker.idle.entry(server.key).or_default();
     if idle.len() >= IDLE_MAX || worker.draining {
@@ -575,13 +470,6 @@ pub(crate) fn again(worker: &mut Worker, number: usize) {
         exchange.tried.push(choice.server.id);
     }
     drop_server(worker, slot);
-}
-
-/// Closes a connection that a session kept for itself.
-pub(crate) fn let_go(worker: &mut Worker, kept: Kept) {
-    if let Some(slot) = kept.find(worker) {
-        close_server(worker, slot);
-    }
 }
 
 /// Closes a connection to a server.

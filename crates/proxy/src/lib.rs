@@ -6,6 +6,7 @@
 
 mod admission;
 mod batch;
+mod connect;
 mod connection;
 mod exchange;
 mod greeting;
@@ -17,6 +18,7 @@ mod message;
 mod open;
 mod pipe;
 mod plane;
+mod registry;
 mod relay;
 mod ring;
 mod ring_relay;

@@ -6,10 +6,11 @@
 //! sink that is gone.
 
 use crate::connection::{Connection, Stage, Step};
+use crate::registry::Token;
 use crate::relay::{End, Pumped};
 use crate::ring::{BUFFER_BYTES, Completion, Mark, Piece};
 use crate::tcp;
-use crate::worker::{Token, Worker};
+use crate::worker::Worker;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::collections::VecDeque;

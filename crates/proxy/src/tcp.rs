@@ -1,25 +1,25 @@
 //! The TCP way in, in five hops: accept, admit, pick, connect (the next candidate on failure), relay.
 
 use crate::admission::{self, Admission, Refused, reset_at_close};
+use crate::connect::{note_failure, note_no_server, open_socket};
 use crate::connection::{Connection, Stage, Step, Upstream};
 use crate::greeting::{self, Greeted, Greeting};
-use crate::listener::{self, Seen, StreamListener};
+use crate::listener::{self, StreamListener};
+use crate::registry::Token;
 use crate::ring::{GENERATION_MASK, Mark};
 use crate::ring_relay;
-use crate::service::{Notice, Report, Service, Settings};
+use crate::service::{Notice, Report, Settings};
 use crate::session;
-use crate::worker::{Retry, Token, Worker};
-use evener_core::health::Failure;
+use crate::worker::{Retry, Worker};
+use evener_core::Time;
 use evener_core::limits::Lease;
-use evener_core::snapshot::{Choice, Entry, NoServer, Request, Why};
-use evener_core::spec::ServiceOptions;
-use evener_core::{Target, Time};
+use evener_core::snapshot::{Choice, NoServer, Request, Why};
 use mio::event::Event;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketAddrAny, SocketFlags, acceptfrom_with, recv, sockopt};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -325,28 +325,6 @@ fn connect(worker: &mut Worker, index: usize, choice: Choice) -> Result<(), Conn
     Ok(())
 }
 
-/// A socket to connect to a server with, for this client.
-pub(crate) fn open_socket(
-    target: &Target,
-    options: &ServiceOptions,
-    client: IpAddr,
-) -> Result<OwnedFd, Errno> {
-    let socket = listener::stream_socket(target)?;
-    if let Target::Ip(address) = target {
-        if options.nodelay {
-            sockopt::set_tcp_nodelay(&socket, true)?;
-        }
-        if let Some(after) = options.server_keepalive {
-            sockopt::set_socket_keepalive(&socket, true)?;
-            sockopt::set_tcp_keepidle(&socket, after)?;
-        }
-        if let Some(seen) = Seen::of(options, client) {
-            seen.bind(&socket, *address)?;
-        }
-    }
-    Ok(socket)
-}
-
 /// A connect failed: it is counted and reported, and that server is passed over for this client.
 fn fail(worker: &mut Worker, index: usize, choice: &Choice, error: Errno) {
     let connection = &mut worker.connections[index];
@@ -355,62 +333,10 @@ fn fail(worker: &mut Worker, index: usize, choice: &Choice, error: Errno) {
     note_failure(worker, pool, &choice.server, error);
 }
 
-/// Counts a connect that failed, and reports it if it is the server's fault.
-pub(crate) fn note_failure(worker: &Worker, pool: Arc<str>, server: &Entry, error: Errno) {
-    let counters = server.live.counters.of(worker.id);
-    let failure = match error {
-        Errno::CONNREFUSED => {
-            counters.connect_refused.one();
-            Some(Failure::Refused)
-        }
-        Errno::TIMEDOUT => {
-            counters.connect_timeouts.one();
-            Some(Failure::Timeout)
-        }
-        error if is_ours(error) => {
-            counters.connect_errors.one();
-            None
-        }
-        _ => {
-            counters.connect_errors.one();
-            Some(Failure::Unreachable)
-        }
-    };
-    if let Some(failure) = failure {
-        (worker.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
-    }
-}
-
-/// Whether an error of a connect is ours, not the server's: no descriptor, memory or port is left, a local rule forbids
-/// it, the source address is not ours. EAGAIN: no local port, or the queue of a unix socket is full for a moment.
-pub(crate) fn is_ours(error: Errno) -> bool {
-    matches!(
-        error,
-        Errno::MFILE
-            | Errno::NFILE
-            | Errno::NOBUFS
-            | Errno::NOMEM
-            | Errno::NOSPC
-            | Errno::AGAIN
-            | Errno::ADDRNOTAVAIL
-            | Errno::ADDRINUSE
-            | Errno::PERM
-            | Errno::ACCESS
-    )
-}
-
 fn give_up(worker: &mut Worker, index: usize, reason: NoServer) {
     let service = Arc::clone(&worker.connections[index].service);
     note_no_server(worker, &service, reason);
     close(worker, index);
-}
-
-/// Nobody could be had for a client.
-pub(crate) fn note_no_server(worker: &Worker, service: &Service, reason: NoServer) {
-    service.live.counters.of(worker.id).no_server.one();
-    if service.may_notice(Notice::NoServer, worker.now) {
-        (worker.report)(Report::NoServer { service: service.name.clone(), reason });
-    }
 }
 
 /// The server accepted.

@@ -4,12 +4,13 @@
 
 use crate::admission;
 use crate::batch::{BATCH, Batch, Local, Names};
+use crate::connect::is_ours;
 use crate::greeting;
 use crate::listener::{self, Seen};
 use crate::open::{self, Open};
+use crate::registry::Token;
 use crate::service::{Notice, Report, Service, Settings};
-use crate::tcp::is_ours;
-use crate::worker::{Retry, Token, Worker};
+use crate::worker::{Retry, Worker};
 use evener_core::ServerId;
 use evener_core::Time;
 use evener_core::clients::ClientRecord;

@@ -9,6 +9,7 @@ use crate::link::Buffers;
 use crate::listener::{StreamListener, UnixPath};
 use crate::open::{self, Hearer, Question};
 use crate::plane::Driver;
+use crate::registry::{Registry, Token};
 use crate::relay::Scratch;
 use crate::ring::{Mark, Ring};
 use crate::ring_relay::{self, SendUnderWay, Starved};
@@ -22,10 +23,8 @@ use evener_core::hash::Keyed;
 use evener_core::spec::Protocol;
 use evener_core::{Random, Time};
 use mio::event::Event;
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Waker};
+use mio::{Events, Poll, Waker};
 use rustix::fd::{AsRawFd, OwnedFd};
-use rustix::io::Errno;
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -36,49 +35,6 @@ use std::time::{Duration, Instant};
 const EVENTS_MAX: usize = 1024;
 /// Flows are looked through for expired ones at most this often.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
-
-/// Who an epoll event is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Token {
-    Waker,
-    Stream(usize),
-    Client(usize),
-    Server(usize),
-    Datagrams(usize),
-    Flow(usize),
-    Session(usize),
-    Upstream(usize),
-}
-
-impl Token {
-    fn encode(self) -> mio::Token {
-        let (kind, index) = match self {
-            Self::Waker => (0, 0),
-            Self::Stream(index) => (1, index),
-            Self::Client(index) => (2, index),
-            Self::Server(index) => (3, index),
-            Self::Datagrams(index) => (4, index),
-            Self::Flow(index) => (5, index),
-            Self::Session(index) => (6, index),
-            Self::Upstream(index) => (7, index),
-        };
-        mio::Token(index << 3 | kind)
-    }
-
-    fn decode(mio::Token(token): mio::Token) -> Self {
-        let index = token >> 3;
-        match token & 7 {
-            1 => Self::Stream(index),
-            2 => Self::Client(index),
-            3 => Self::Server(index),
-            4 => Self::Datagrams(index),
-            5 => Self::Flow(index),
-            6 => Self::Session(index),
-            7 => Self::Upstream(index),
-            _ => Self::Waker,
-        }
-    }
-}
 
 /// What still has something to do without a new event.
 #[derive(Clone, Copy, Debug)]
@@ -109,29 +65,6 @@ pub(crate) enum Command {
 pub(crate) enum PoolIs {
     Same,
     Another,
-}
-
-/// Where descriptors are registered.
-#[derive(Debug)]
-pub(crate) struct Registry(mio::Registry);
-
-impl Registry {
-    /// Edge-triggered for both ways. Closing the descriptor takes it out again, if there is no copy of it.
-    pub(crate) fn register(&self, socket: &OwnedFd, token: Token) -> Result<(), Errno> {
-        let interest = match token {
-            Token::Client(_) | Token::Server(_) | Token::Session(_) | Token::Upstream(_) => {
-                Interest::READABLE | Interest::WRITABLE
-            }
-            Token::Waker | Token::Stream(_) | Token::Datagrams(_) | Token::Flow(_) => Interest::READABLE,
-        };
-        let registered = self.0.register(&mut SourceFd(&socket.as_raw_fd()), token.encode(), interest);
-        registered.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-    }
-
-    /// Takes a descriptor out before it is closed: of a shared unix listener copies stay open.
-    fn deregister(&self, socket: &OwnedFd) {
-        let _ = self.0.deregister(&mut SourceFd(&socket.as_raw_fd()));
-    }
 }
 
 /// The worker.
@@ -212,7 +145,7 @@ impl Worker {
             workers: parts.workers,
             now: Time::ZERO,
             random: Random::seeded(parts.seed),
-            registry: Registry(poll.registry().try_clone()?),
+            registry: Registry::new(poll.registry().try_clone()?),
             report: parts.report,
             streams: Slab::new(),
             connections: Slab::new(),

@@ -1,0 +1,89 @@
+//! Connecting to servers, whoever does it: the socket, and what it means when nobody is reached. Which server is chosen, and
+//! who is tried next, is not decided here.
+
+use crate::listener::{self, Seen};
+use crate::service::{Notice, Report, Service};
+use crate::worker::Worker;
+use evener_core::Target;
+use evener_core::health::Failure;
+use evener_core::snapshot::{Entry, NoServer};
+use evener_core::spec::ServiceOptions;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A socket to connect to a server with, for this client.
+pub(crate) fn open_socket(
+    target: &Target,
+    options: &ServiceOptions,
+    client: IpAddr,
+) -> Result<OwnedFd, Errno> {
+    let socket = listener::stream_socket(target)?;
+    if let Target::Ip(address) = target {
+        if options.nodelay {
+            sockopt::set_tcp_nodelay(&socket, true)?;
+        }
+        if let Some(after) = options.server_keepalive {
+            sockopt::set_socket_keepalive(&socket, true)?;
+            sockopt::set_tcp_keepidle(&socket, after)?;
+        }
+        if let Some(seen) = Seen::of(options, client) {
+            seen.bind(&socket, *address)?;
+        }
+    }
+    Ok(socket)
+}
+
+/// Counts a connect that failed, and reports it if it is the server's fault.
+pub(crate) fn note_failure(worker: &Worker, pool: Arc<str>, server: &Entry, error: Errno) {
+    let counters = server.live.counters.of(worker.id);
+    let failure = match error {
+        Errno::CONNREFUSED => {
+            counters.connect_refused.one();
+            Some(Failure::Refused)
+        }
+        Errno::TIMEDOUT => {
+            counters.connect_timeouts.one();
+            Some(Failure::Timeout)
+        }
+        error if is_ours(error) => {
+            counters.connect_errors.one();
+            None
+        }
+        _ => {
+            counters.connect_errors.one();
+            Some(Failure::Unreachable)
+        }
+    };
+    if let Some(failure) = failure {
+        (worker.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
+    }
+}
+
+/// Whether an error of a connect is ours, not the server's: no descriptor, memory or port is left, a local rule forbids
+/// it, the source address is not ours. EAGAIN: no local port, or the queue of a unix socket is full for a moment.
+pub(crate) fn is_ours(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::MFILE
+            | Errno::NFILE
+            | Errno::NOBUFS
+            | Errno::NOMEM
+            | Errno::NOSPC
+            | Errno::AGAIN
+            | Errno::ADDRNOTAVAIL
+            | Errno::ADDRINUSE
+            | Errno::PERM
+            | Errno::ACCESS
+    )
+}
+
+/// Nobody could be had for a client.
+pub(crate) fn note_no_server(worker: &Worker, service: &Service, reason: NoServer) {
+    service.live.counters.of(worker.id).no_server.one();
+    if service.may_notice(Notice::NoServer, worker.now) {
+        (worker.report)(Report::NoServer { service: service.name.clone(), reason });
+    }
+}
