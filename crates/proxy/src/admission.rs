@@ -34,6 +34,8 @@ pub(crate) struct Guest {
     pub(crate) place: Option<ClientLease>,
     /// What it does is written down there.
     pub(crate) record: Option<Arc<ClientRecord>>,
+    /// Its place among the connects that are under way, where they are counted.
+    pub(crate) pending: Option<Lease>,
 }
 
 impl Guest {

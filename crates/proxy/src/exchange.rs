@@ -14,7 +14,7 @@ use crate::http2;
 use crate::link::{Link, Received};
 use crate::listener;
 use crate::registry::Token;
-use crate::service::{Backend, Report, Settings};
+use crate::service::{Backend, Pending, Report, Settings};
 use crate::session::{self, Mode};
 use crate::tls::{Tls, TlsConnector};
 use crate::worker::Worker;
@@ -87,6 +87,8 @@ pub(crate) struct ServerLink {
     target: Target,
     connector: Option<Arc<TlsConnector>>,
     pub(crate) exchange: Option<usize>,
+    /// Its connect is under way, and counted.
+    pending: Option<Pending>,
     /// Tells it from those that had or will have its slot.
     serial: u64,
     stage: Stage,
@@ -189,7 +191,8 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
     let exchange = &mut worker.exchanges[number];
     let Some(choice) = &exchange.choice else { return };
     let target = choice.server.target.clone();
-    let client = worker.sessions[exchange.session].origin.client.ip();
+    let session = &worker.sessions[exchange.session];
+    let client = session.origin.client.ip();
     let begun = connect::open_socket(&target, &exchange.settings.options, client).and_then(|socket| {
         match listener::connect(&socket, &target) {
             Ok(()) => Ok((socket, Stage::Open)),
@@ -201,6 +204,8 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
         Ok(begun) => begun,
         Err(error) => return fail(worker, number, error),
     };
+    let counts = stage == Stage::Connecting && exchange.settings.options.pending_max.is_some();
+    let pending = counts.then(|| Pending::begin(&session.service));
     let connector = exchange.backend().tls.clone();
     let timeout = exchange.settings.options.connect_timeout;
     let mut link = Link::new(socket);
@@ -211,6 +216,7 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
         target,
         connector,
         exchange: Some(number),
+        pending,
         serial: worker.next_serial,
         stage: Stage::Connecting,
         idle_since: worker.now,
@@ -258,6 +264,7 @@ fn give_up_choice(worker: &mut Worker, number: usize) -> Option<Choice> {
 
 /// The server accepted: the PROXY header comes first, then TLS.
 fn connected(worker: &mut Worker, slot: usize) {
+    end_pending(worker, slot);
     let server = &mut worker.servers[slot];
     let Some(number) = server.exchange else { return };
     let exchange = &worker.exchanges[number];
@@ -478,6 +485,11 @@ pub(crate) fn close_server(worker: &mut Worker, slot: usize) {
     drop_server(worker, slot);
 }
 
+fn end_pending(worker: &mut Worker, slot: usize) {
+    let pending = worker.servers[slot].pending.take();
+    worker.end_pending(pending);
+}
+
 fn drop_server(worker: &mut Worker, slot: usize) {
     let Some(server) = worker.servers.get_mut(slot) else { return };
     if server.stage != Stage::Over {
@@ -485,5 +497,6 @@ fn drop_server(worker: &mut Worker, slot: usize) {
         server.exchange = None;
         worker.server_timers.clear(slot);
         worker.servers_over.push(slot);
+        end_pending(worker, slot);
     }
 }

@@ -139,6 +139,8 @@ pub struct Service {
 pub struct ServiceLive {
     /// TCP connections now.
     pub connections: Occupancy,
+    /// Connects to servers under way; counted where `pending_max` is set.
+    pub pending: Occupancy,
     /// Handshakes of TLS under way.
     pub handshakes: Occupancy,
     /// Refused clients that are kept waiting.
@@ -158,6 +160,7 @@ impl Service {
     pub fn new(name: Arc<str>, protocol: Protocol, settings: Settings, workers: usize) -> Self {
         let live = ServiceLive {
             connections: Occupancy::default(),
+            pending: Occupancy::default(),
             handshakes: Occupancy::default(),
             tarpitted: Occupancy::default(),
             flows: AtomicU32::new(0),
@@ -178,11 +181,20 @@ impl Service {
     /// A place for one more connection. When there is none, [`Service::wants_wake`] tells whoever leaves that somebody
     /// waits.
     pub(crate) fn enter(&self, connections_max: u32) -> Option<Lease> {
-        self.live.connections.enter(connections_max).or_else(|| {
+        self.enter_or_wait(&self.live.connections, connections_max)
+    }
+
+    /// The same for one more connect to a server.
+    pub(crate) fn enter_pending(&self, pending_max: u32) -> Option<Lease> {
+        self.enter_or_wait(&self.live.pending, pending_max)
+    }
+
+    fn enter_or_wait(&self, places: &Occupancy, bound: u32) -> Option<Lease> {
+        places.enter(bound).or_else(|| {
             self.live.waiting.store(true, Ordering::Relaxed);
             // Either this sees the place that is given back now, or who gives it back sees the flag.
             fence(Ordering::SeqCst);
-            self.live.connections.enter(connections_max)
+            places.enter(bound)
         })
     }
 
@@ -200,6 +212,20 @@ impl Service {
         due && slot
             .compare_exchange(last, now.as_nanos().max(1), Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
+    }
+}
+
+/// A connect of a session that is under way.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) service: Arc<Service>,
+    _place: Option<Lease>,
+}
+
+impl Pending {
+    /// Counts it. Whoever was accepted already may exceed the limit: only accepting waits for it.
+    pub(crate) fn begin(service: &Arc<Service>) -> Self {
+        Self { service: Arc::clone(service), _place: service.live.pending.enter(u32::MAX) }
     }
 }
 

@@ -57,9 +57,22 @@ fn accept_some(worker: &mut Worker, index: usize) -> Queue {
         let Some(listener) = worker.streams.get(index) else { return Queue::Left };
         let settings = listener.service.settings.load_full();
         let Some(place) = listener.service.enter(settings.options.connections_max) else {
-            return pause_full(worker, index, settings.options.connections_max);
+            return pause_full(worker, index, Full::Connections(settings.options.connections_max));
         };
-        if let Some(queue) = accept_one(worker, index, settings, place) {
+        if let Some(pending_max) = settings.options.pending_max {
+            // Should somebody have missed the place that is given back here, it tries again soon.
+            let Some(pending) = listener.service.enter_pending(pending_max) else {
+                return pause_full(worker, index, Full::Pending);
+            };
+            worker.pending = Some(pending);
+        }
+        let accepted = accept_one(worker, index, settings, place);
+        if worker.pending.take().is_some() {
+            // It was not needed: the connect was done at once, or comes later.
+            let service = Arc::clone(&worker.streams[index].service);
+            worker.wake_waiting(&service);
+        }
+        if let Some(queue) = accepted {
             return queue;
         }
     }
@@ -85,9 +98,9 @@ fn accept_one(worker: &mut Worker, index: usize, settings: Arc<Settings>, place:
         Ok((client, address)) => admit(worker, index, client, client_address(address), settings, place),
         Err(Errno::AGAIN) => {
             listener.paused = None;
-            // The place was held for nobody; another worker may have found the service full for it.
-            drop(place);
             let service = Arc::clone(&listener.service);
+            // The places were held for nobody; another worker may have found the service full for them.
+            drop((place, worker.pending.take()));
             worker.wake_waiting(&service);
             return Some(Queue::Left);
         }
@@ -104,7 +117,16 @@ fn client_address(address: Option<SocketAddrAny>) -> SocketAddr {
     address.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
 }
 
-fn pause_full(worker: &mut Worker, index: usize, connections_max: u32) -> Queue {
+/// What there is no place for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Full {
+    /// One more connection; the limit.
+    Connections(u32),
+    /// One more connect under way.
+    Pending,
+}
+
+fn pause_full(worker: &mut Worker, index: usize, full: Full) -> Queue {
     let (id, now) = (worker.id, worker.now);
     let StreamListener { service, paused, socket, .. } = &mut worker.streams[index];
     let mut queue = [PollFd::new(socket, PollFlags::IN)];
@@ -117,7 +139,10 @@ fn pause_full(worker: &mut Worker, index: usize, connections_max: u32) -> Queue 
         service.live.counters.of(id).accept_pauses.one();
     }
     *paused = Some(now + ACCEPT_PAUSE);
-    if service.may_notice(Notice::Full, now) {
+    // That servers take their time is for a moment, and said of them when it is not.
+    if let Full::Connections(connections_max) = full
+        && service.may_notice(Notice::Full, now)
+    {
         (worker.report)(Report::Full { service: service.name.clone(), connections_max });
     }
     Queue::Left
@@ -320,9 +345,30 @@ fn connect(worker: &mut Worker, index: usize, choice: Choice) -> Result<(), Conn
     if stage == Stage::Relaying {
         connected(worker, index);
     } else {
+        begin_pending(worker, index);
         worker.timers.set(index, worker.now + timeout);
     }
     Ok(())
+}
+
+/// Counts a connect that is under way, if such are counted; who goes on to another server counts once.
+fn begin_pending(worker: &mut Worker, index: usize) {
+    let connection = &mut worker.connections[index];
+    if connection.settings.options.pending_max.is_some() {
+        let guest = connection.guest.get_or_insert_default();
+        let place = guest.pending.take().or_else(|| worker.pending.take());
+        guest.pending = place.or_else(|| connection.service.live.pending.enter(u32::MAX));
+    }
+}
+
+/// The connect is done.
+fn end_pending(worker: &mut Worker, index: usize) {
+    let connection = &mut worker.connections[index];
+    if let Some(place) = connection.guest.as_mut().and_then(|guest| guest.pending.take()) {
+        drop(place);
+        let service = Arc::clone(&connection.service);
+        worker.wake_waiting(&service);
+    }
 }
 
 /// A connect failed: it is counted and reported, and that server is passed over for this client.
@@ -341,6 +387,7 @@ fn give_up(worker: &mut Worker, index: usize, reason: NoServer) {
 
 /// The server accepted.
 fn connected(worker: &mut Worker, index: usize) {
+    end_pending(worker, index);
     let connection = &mut worker.connections[index];
     let Some(upstream) = &connection.upstream else { return };
     let (server, now) = (&upstream.choice.server, worker.now);

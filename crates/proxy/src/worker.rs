@@ -13,13 +13,14 @@ use crate::registry::{Registry, Token};
 use crate::relay::Scratch;
 use crate::ring::{Mark, Ring};
 use crate::ring_relay::{self, SendUnderWay, Starved};
-use crate::service::{Report, Reporter, Service};
+use crate::service::{Pending, Report, Reporter, Service};
 use crate::session::{self, Mode, Session};
 use crate::tcp;
 use crate::timers::Timers;
 use crate::udp::{self, Answers, DatagramListener, FlowSocket};
 use evener_core::flow::FlowTable;
 use evener_core::hash::Keyed;
+use evener_core::limits::Lease;
 use evener_core::spec::Protocol;
 use evener_core::{Random, Time};
 use mio::event::Event;
@@ -100,6 +101,8 @@ pub(crate) struct Worker {
     pub(crate) next_serial: u64,
     /// Numbers connections of clients, sessions and flows.
     pub(crate) next_number: u32,
+    /// The place among the connects under way of the client that is accepted just now.
+    pub(crate) pending: Option<Lease>,
     /// Numbers the connects of this worker.
     pub(crate) generation: u32,
     pub(crate) inbound: Option<Box<Batch>>,
@@ -167,6 +170,7 @@ impl Worker {
             starved: Vec::new(),
             next_serial: 0,
             next_number: 0,
+            pending: None,
             generation: 0,
             driver: parts.driver,
             inbound: None,
@@ -377,6 +381,15 @@ impl Worker {
     pub(crate) fn wake_waiting(&self, service: &Service) {
         if service.wants_wake() {
             self.peers.get().into_iter().flatten().for_each(|peer| drop(peer.wake()));
+        }
+    }
+
+    /// A connect of a session is done, or given up.
+    pub(crate) fn end_pending(&self, pending: Option<Pending>) {
+        if let Some(pending) = pending {
+            let service = Arc::clone(&pending.service);
+            drop(pending);
+            self.wake_waiting(&service);
         }
     }
 

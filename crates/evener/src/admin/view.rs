@@ -43,6 +43,9 @@ pub(crate) struct ServiceView {
     pub(crate) pool: Option<String>,
     /// TCP connections now.
     pub(crate) connections_active: u32,
+    /// Connects to servers under way now; counted where `pending_max` is set.
+    #[serde(default)]
+    pub(crate) connects_pending: u32,
     /// UDP flows now.
     pub(crate) flows_active: u32,
     /// Counted since the start; those that are 0 are there, too.
@@ -110,6 +113,7 @@ fn services(supervisor: &Supervisor) -> Vec<ServiceView> {
             listen: listeners.map(|listener| listener.bound.to_string()).collect(),
             pool: spec.pool.as_ref().map(ToString::to_string),
             connections_active: service.live.connections.active(),
+            connects_pending: service.live.pending.active(),
             flows_active: service.live.flows.load(Ordering::Relaxed),
             counters: totals(&service.live.counters),
         })

@@ -22,6 +22,7 @@ mod one_liner;
 mod origin;
 mod peers;
 mod pen_logs;
+mod pending;
 mod proxy_from;
 mod proxy_protocol;
 mod proxy_udp;
