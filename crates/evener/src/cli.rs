@@ -26,6 +26,7 @@ Examples:
   evener status                                        look at the running instance
   evener drain web/10.0.0.1:80                         no new clients for a server
   evener deny www 192.0.2.0/24 --for 10m               refuse clients for a while
+  evener import pen -r 80 10.0.0.1 10.0.0.2            the configuration that does what pen does
 
 Exit status: 0 done, 1 failed, 2 wrong usage.";
 
@@ -167,11 +168,44 @@ enum Command {
     Forget(AccessCommand),
     /// List what `deny` and `permit` said
     Access(Talk),
+    /// Do what pen does, by its own command line: `evener pen --help`. Also by a link named `pen`
+    #[command(disable_help_flag = true)]
+    Pen(Foreign),
+    /// Speak with the control port of `evener pen`, or of pen. Also by a link named `penctl`
+    #[command(disable_help_flag = true)]
+    Penctl(Foreign),
+    /// Send a web server's log from standard input to penlogd
+    #[command(disable_help_flag = true)]
+    Penlog(Foreign),
+    /// Merge the logs of web servers behind pen as they come
+    #[command(disable_help_flag = true)]
+    Penlogd(Foreign),
+    /// Merge the log files of web servers behind pen
+    #[command(disable_help_flag = true)]
+    Mergelogs(Foreign),
+    /// Print the configuration that does what another program does
+    ///
+    /// `evener import pen -r 80 10.0.0.1 10.0.0.2`, or `evener import pen FILE` with a file of pen's commands.
+    Import {
+        /// The program
+        #[arg(value_parser = clap::builder::PossibleValuesParser::new(["pen"]))]
+        program: String,
+        #[command(flatten)]
+        what: Foreign,
+    },
     /// Print completions for a shell: `evener completions bash > /etc/bash_completion.d/evener`
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// Words that are not ours to understand.
+#[derive(Args, Debug)]
+struct Foreign {
+    /// The options of that program
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<std::ffi::OsString>,
 }
 
 /// How what runs behaves.
@@ -321,6 +355,16 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Permit { what, time } => talk::change_access(&what, "permit", time).await,
         Command::Forget(what) => talk::change_access(&what, "forget", None).await,
         Command::Access(talk) => talk::access(&talk).await,
+        Command::Import { what, .. } => {
+            print!("{}", crate::compat::import_pen(what.words)?);
+            Ok(())
+        }
+        // They were seen to before this command line was read: they have no runtime of this kind.
+        Command::Pen(_)
+        | Command::Penctl(_)
+        | Command::Penlog(_)
+        | Command::Penlogd(_)
+        | Command::Mergelogs(_) => anyhow::bail!("the name of the program comes first"),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "evener", &mut std::io::stdout());
             Ok(())

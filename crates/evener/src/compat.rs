@@ -51,6 +51,11 @@ impl Program {
     }
 }
 
+/// The configuration that does what pen does with these arguments.
+pub(crate) fn import_pen(arguments: Vec<OsString>) -> anyhow::Result<String> {
+    pen::import::import(arguments)
+}
+
 /// The program that this process was called as, by the name of a link or by the first argument; with its arguments.
 pub(crate) fn called() -> Option<(Program, Vec<OsString>)> {
     let mut arguments = std::env::args_os();

@@ -4,6 +4,7 @@ mod command;
 mod control;
 mod facts;
 mod front;
+pub(super) mod import;
 mod line;
 mod lines;
 mod lists;

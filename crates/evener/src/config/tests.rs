@@ -383,7 +383,7 @@ fn each_mistake_at_the_edge_has_its_message() {
         "protocol = \"udp\", send_proxy = \"v1\"",
         "service `s`: version 1 of the PROXY protocol has no UDP",
     );
-    check("tls = { key = \"a.key\" }", "a key or an OCSP response goes with a `certificate`");
+    check("tls = { key = \"a.key\" }", "a key, an OCSP response or issuers go with a `certificate`");
     check(
         "tls = { certificate = \"a.crt\", client_certificate = \"required\" }",
         "clients' certificates are verified",

@@ -127,7 +127,7 @@ impl Who {
         Ok(Self::V4 { address, mask })
     }
 
-    fn prefixes(&self, geoip: Option<&Path>) -> Result<Vec<Prefix>, String> {
+    pub(super) fn prefixes(&self, geoip: Option<&Path>) -> Result<Vec<Prefix>, String> {
         match self {
             Self::V4 { address, mask } => Ok(prefixes_of_mask(*address, *mask)),
             Self::V6(prefix) => Ok(prefix.parse().into_iter().collect()),

@@ -168,26 +168,34 @@ fn listen_on(listen: &Listen) -> Vec<Endpoint> {
 fn options(state: &State, protocol: Protocol) -> ServiceOptions {
     let defaults = ServiceOptions::of(protocol);
     let idle = seconds(state.idle_timeout);
+    let source = match (state.transparent, state.source) {
+        (true, _) => Some(Source::Client),
+        (false, source) => source.map(Source::Address),
+    };
+    if state.udp {
+        return ServiceOptions {
+            flows_max: state.conn_max(),
+            idle_timeout: idle.or(Some(FLOW_IDLE)),
+            source,
+            ..defaults
+        };
+    }
     ServiceOptions {
         connections_max: state.conn_max(),
-        flows_max: state.conn_max(),
         connect_timeout: Duration::from_secs(state.timeout.into()),
-        idle_timeout: if state.udp { idle.or(Some(FLOW_IDLE)) } else { idle },
+        idle_timeout: idle,
         backlog: state.backlog.min(65_535),
         nodelay: state.tcp_nodelay,
         server_keepalive: state.keepalive.then_some(KEEPALIVE),
-        source: match (state.transparent, state.source) {
-            (true, _) => Some(Source::Client),
-            (false, source) => source.map(Source::Address),
-        },
+        source,
         fast_close: match state.fast_close {
             FastClose::Off => spec::FastClose::Off,
             FastClose::Up => spec::FastClose::Server,
             FastClose::Down => spec::FastClose::Client,
             FastClose::Both => spec::FastClose::Both,
         },
-        pending_max: (!state.udp).then_some(state.pending_max),
-        warm: if state.udp { 0 } else { state.idlers.min(10_000) },
+        pending_max: Some(state.pending_max),
+        warm: state.idlers.min(10_000),
         ..defaults
     }
 }
