@@ -95,6 +95,8 @@ counters! {
         requests_failed,
         /// Connections of HTTP that became relays (Upgrade, CONNECT).
         upgrades,
+        /// Lines of the request log that found no room.
+        log_dropped,
         /// Clients for whom no server could be had.
         no_server,
         /// Connections that ended by the idle timeout.

@@ -8,6 +8,7 @@ mod config;
 mod material;
 mod observe;
 mod outside;
+mod request_log;
 mod resolve;
 mod supervisor;
 

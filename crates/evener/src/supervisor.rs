@@ -11,6 +11,7 @@ use crate::check::{self, Patient};
 use crate::config::Config;
 use crate::material::Materials;
 use crate::observe::Log;
+use crate::request_log::RequestLogs;
 use arc_swap::ArcSwap;
 use evener_core::event::Event;
 use evener_core::health::Probe;
@@ -206,6 +207,8 @@ pub(crate) struct Supervisor {
     pub(crate) config: Config,
     pub(crate) pools: BTreeMap<Arc<str>, RunningPool>,
     pub(crate) services: BTreeMap<Arc<str>, Arc<Service>>,
+    /// Where lines about requests go.
+    pub(crate) request_logs: RequestLogs,
     /// What TLS is made of.
     materials: Materials,
     /// When their files are looked at again.
@@ -264,6 +267,7 @@ impl Supervisor {
         })?;
         let handle = Handle(outside.clone());
         let supervisor = Self {
+            request_logs: RequestLogs::new(setting.log.clone()),
             setting,
             config: Config::default(),
             pools: BTreeMap::new(),
@@ -328,6 +332,7 @@ impl Supervisor {
             }
         }
         self.plane.stop();
+        self.request_logs.flush();
         self.setting.log.event(&Event::Stopped {});
         self.setting.log.flush();
     }

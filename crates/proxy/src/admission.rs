@@ -1,5 +1,6 @@
 //! Who may come in: access lists and the limits of each client, and what becomes of those who may not.
 
+use crate::request_log::RequestLog;
 use crate::service::{Refusal, Service, Settings};
 use evener_core::Time;
 use evener_core::clients::ClientRecord;
@@ -36,12 +37,14 @@ pub(crate) struct Guest {
     pub(crate) record: Option<Arc<ClientRecord>>,
     /// Its place among the connects that are under way, where they are counted.
     pub(crate) pending: Option<Lease>,
+    /// What it says is written down there.
+    pub(crate) log: Option<Arc<RequestLog>>,
 }
 
 impl Guest {
     /// Whether there is nothing to be said of it.
     pub(crate) fn is_plain(&self) -> bool {
-        self.backend.is_none() && self.place.is_none() && self.record.is_none()
+        self.backend.is_none() && self.place.is_none() && self.record.is_none() && self.log.is_none()
     }
 }
 
@@ -68,6 +71,7 @@ pub(crate) fn admit(
     if let Admission::Enter(guest) = &mut admission {
         guest.record = record_of(service, settings, client, now);
         guest.record.iter().for_each(|record| record.connected(now));
+        guest.log.clone_from(&settings.request_log);
     }
     admission
 }

@@ -3,6 +3,7 @@
 use crate::admission::{Guest, reset_at_close};
 use crate::greeting::Greeting;
 use crate::relay::{self, Direction, End, Pumped, Scratch};
+use crate::request_log::Tap;
 use crate::ring_relay::RingState;
 use crate::service::{Backend, Service, Settings};
 use crate::sys;
@@ -126,16 +127,22 @@ impl Connection {
         self.upstream.as_ref().map(|upstream| upstream.generation)
     }
 
+    /// What the client says is told to this, if it is written down.
+    pub(crate) fn tap(&self, worker: usize) -> Option<Tap<'_>> {
+        tap(self.guest.as_deref(), self.address, self.upstream.as_ref()?, &self.service, worker)
+    }
+
     /// Moves what can be moved both ways, and counts it.
     pub(crate) fn relay(&mut self, scratch: &mut Scratch, worker: usize, now: Time) -> Step {
         let Some(upstream) = &self.upstream else { return Step::Wait };
         let (mut bytes_in, mut bytes_out) = (0, 0);
         let (mut up, mut down) = (Pumped::Waiting, Pumped::Waiting);
         if !self.from_client.done {
-            (bytes_in, up) = self.from_client.pump(&self.client, &upstream.socket, scratch);
+            let tap = tap(self.guest.as_deref(), self.address, upstream, &self.service, worker);
+            (bytes_in, up) = self.from_client.pump(&self.client, &upstream.socket, scratch, tap);
         }
         if !self.from_server.done {
-            (bytes_out, down) = self.from_server.pump(&upstream.socket, &self.client, scratch);
+            (bytes_out, down) = self.from_server.pump(&upstream.socket, &self.client, scratch, None);
         }
         self.count(bytes_in, bytes_out, worker, now);
         self.conclude(up, down, scratch, worker)
@@ -258,6 +265,18 @@ impl Connection {
         self.from_client.discard(&mut scratch.pipes);
         Step::Linger
     }
+}
+
+fn tap<'a>(
+    guest: Option<&'a Guest>,
+    client: IpAddr,
+    upstream: &'a Upstream,
+    service: &'a Service,
+    worker: usize,
+) -> Option<Tap<'a>> {
+    let log = guest?.log.as_deref()?;
+    let counters = service.live.counters.of(worker);
+    Some(Tap { log, client, server: &upstream.choice.server.target, counters })
 }
 
 #[cfg(test)]

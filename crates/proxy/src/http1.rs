@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub(crate) use answer::{Answer, may_repeat, read_answer, repeat};
 pub(crate) use begin::{Judged, Outgoing, judge_stream};
-pub(crate) use body::{Body, HttpPart, await_answer, flush_upload, put, take};
+pub(crate) use body::{Body, HttpPart, await_answer, flush_upload, note_request, put, take};
 
 /// What the heads of a worker's messages are read and written with.
 #[derive(Debug, Default)]

@@ -6,6 +6,7 @@
 //! that its source gave was taken by its sink.
 
 use crate::pipe::{Pipe, PipePool};
+use crate::request_log::Tap;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -98,11 +99,17 @@ impl Direction {
         Self { writable: true, ..Self::default() }
     }
 
-    /// Moves what can be moved. Returns how many bytes the sink took.
-    pub(crate) fn pump(&mut self, source: &OwnedFd, sink: &OwnedFd, scratch: &mut Scratch) -> (u64, Pumped) {
+    /// Moves what can be moved; what is read is told to `tap`, too. Returns how many bytes the sink took.
+    pub(crate) fn pump(
+        &mut self,
+        source: &OwnedFd,
+        sink: &OwnedFd,
+        scratch: &mut Scratch,
+        tap: Option<Tap<'_>>,
+    ) -> (u64, Pumped) {
         let mut moved = 0;
         for _ in 0..ROUNDS_MAX {
-            match self.round(source, sink, scratch) {
+            match self.round(source, sink, scratch, tap) {
                 Ok(bytes) => moved += bytes as u64,
                 Err(outcome) => return (moved, outcome),
             }
@@ -120,7 +127,13 @@ impl Direction {
         self.spill.len() - self.offset + self.pipe.as_ref().map_or(0, |pipe| pipe.held)
     }
 
-    fn round(&mut self, source: &OwnedFd, sink: &OwnedFd, scratch: &mut Scratch) -> Result<usize, Pumped> {
+    fn round(
+        &mut self,
+        source: &OwnedFd,
+        sink: &OwnedFd,
+        scratch: &mut Scratch,
+        tap: Option<Tap<'_>>,
+    ) -> Result<usize, Pumped> {
         if !self.is_empty() {
             return self.flush(sink, &mut scratch.pipes);
         }
@@ -130,10 +143,11 @@ impl Direction {
         if !self.readable {
             return Err(Pumped::Waiting);
         }
-        if self.bulk && !self.discards && !self.splice_dry {
+        // Nobody sees what is spliced.
+        if self.bulk && !self.discards && !self.splice_dry && tap.is_none() {
             self.fill_pipe(source, &mut scratch.pipes)
         } else {
-            self.copy(source, sink, scratch)
+            self.copy(source, sink, scratch, tap)
         }
     }
 
@@ -181,7 +195,13 @@ impl Direction {
         Ok(0)
     }
 
-    fn copy(&mut self, source: &OwnedFd, sink: &OwnedFd, scratch: &mut Scratch) -> Result<usize, Pumped> {
+    fn copy(
+        &mut self,
+        source: &OwnedFd,
+        sink: &OwnedFd,
+        scratch: &mut Scratch,
+        tap: Option<Tap<'_>>,
+    ) -> Result<usize, Pumped> {
         self.splice_dry = false;
         let buffer = &mut scratch.buffer[..];
         let read = match recv(source, &mut *buffer, RecvFlags::empty()) {
@@ -195,6 +215,9 @@ impl Direction {
                 return Ok(0);
             }
         };
+        if let Some(tap) = tap.filter(|_| !self.discards) {
+            tap.piece(&buffer[..read]);
+        }
         self.bulk = read == BUFFER_BYTES;
         // A short read emptied the socket: the next edge tells of more, unless the end was already told.
         self.readable = self.bulk || self.hung_up;

@@ -136,7 +136,13 @@ fn on_received(worker: &mut Worker, index: usize, generation: u32, side: usize, 
     match (completion.result, completion.buffer) {
         (Ok(length @ 1..), Some(buffer)) => {
             one.full = if length as usize == BUFFER_BYTES { one.full + 1 } else { 0 };
-            one.waiting.push_back(Piece { buffer, from: 0, to: length });
+            let piece = Piece { buffer, from: 0, to: length };
+            one.waiting.push_back(piece);
+            if side == 0
+                && let Some(tap) = worker.connections[index].tap(worker.id)
+            {
+                tap.piece(ring.bytes(piece));
+            }
         }
         (Ok(_), buffer) => {
             buffer.into_iter().for_each(|buffer| ring.give_back(buffer));

@@ -1,5 +1,6 @@
 //! A service as workers share it: its present settings, what is counted, and what is reported of it.
 
+use crate::request_log::RequestLog;
 use crate::tls::{TlsAcceptor, TlsConnector};
 use arc_swap::ArcSwap;
 use evener_core::acl::{Access, Acl};
@@ -38,6 +39,8 @@ pub struct Settings {
     pub proxy_from: Option<Arc<Acl>>,
     /// Its clients with what they did, if they are remembered.
     pub clients: Option<Arc<Clients>>,
+    /// Where lines about their requests go.
+    pub request_log: Option<Arc<RequestLog>>,
     /// TLS with clients.
     pub tls: Option<Arc<TlsAcceptor>>,
     /// How HTTP is understood, if it is.
@@ -86,6 +89,7 @@ impl Settings {
             exceeded: Refusal::Drop,
             proxy_from: None,
             clients: None,
+            request_log: None,
             tls: None,
             http: None,
             backends: vec![Backend { pool, tls: None, send_proxy: None }],

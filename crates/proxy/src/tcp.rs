@@ -426,7 +426,11 @@ fn say_first(worker: &mut Worker, index: usize) {
         let name = greeting.name.as_deref();
         first = greeting::introduce(version, &greeting.origin, ends, name, None, worker.random.bits());
     }
+    let said = first.len();
     first.append(&mut greeting.bytes);
+    if let Some(tap) = connection.tap(worker.id).filter(|_| first.len() > said) {
+        tap.piece(&first[said..]);
+    }
     connection.from_client.begin_with(first);
     queue(worker, index);
 }

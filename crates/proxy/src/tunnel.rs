@@ -3,6 +3,7 @@
 use crate::exchange::{Reach, reach};
 use crate::link::{Buffers, Link, PENDING_BYTES_MAX, Received};
 use crate::relay::{self, End};
+use crate::request_log::Tap;
 use crate::session::ROUNDS_MAX;
 use crate::worker::Worker;
 use evener_core::spec::FastClose;
@@ -32,14 +33,23 @@ pub(crate) fn relay(worker: &mut Worker, number: usize) -> Relayed {
     let exchange = &worker.exchanges[number];
     let Worker { sessions, servers, buffers, .. } = worker;
     let (session, server) = (&mut sessions[exchange.session], &mut servers[slot]);
-    let (mut up, mut bytes_in) = carry(&mut session.link, &mut server.link, buffers);
-    let (mut down, mut bytes_out) = carry(&mut server.link, &mut session.link, buffers);
+    let counters = session.service.live.counters.of(worker.id);
+    // Of HTTP its requests are written down, not what comes after an upgrade.
+    let log = session.settings.request_log.as_deref().filter(|_| session.settings.http.is_none());
+    let tap = log.zip(exchange.choice.as_ref()).map(|(log, choice)| Tap {
+        log,
+        client: exchange.client,
+        server: &choice.server.target,
+        counters,
+    });
+    let (mut up, mut bytes_in) = carry(&mut session.link, &mut server.link, buffers, tap);
+    let (mut down, mut bytes_out) = carry(&mut server.link, &mut session.link, buffers, None);
     let fast_close = exchange.settings.options.fast_close;
     if end_both(&mut session.link, &mut server.link, fast_close) {
         // What was read is still delivered, then each side is told.
         let (rest_in, rest_out);
-        (up, rest_in) = carry(&mut session.link, &mut server.link, buffers);
-        (down, rest_out) = carry(&mut server.link, &mut session.link, buffers);
+        (up, rest_in) = carry(&mut session.link, &mut server.link, buffers, tap);
+        (down, rest_out) = carry(&mut server.link, &mut session.link, buffers, None);
         (bytes_in, bytes_out) = (bytes_in + rest_in, bytes_out + rest_out);
     }
     if bytes_in + bytes_out > 0 {
@@ -101,8 +111,8 @@ enum Carried {
     Waits,
 }
 
-/// Moves what `from` has to `to`, and its end; returns how many bytes.
-fn carry(from: &mut Link, to: &mut Link, buffers: &mut Buffers) -> (Carried, u64) {
+/// Moves what `from` has to `to`, and its end; what is read is told to `tap`, too. Returns how many bytes.
+fn carry(from: &mut Link, to: &mut Link, buffers: &mut Buffers, tap: Option<Tap<'_>>) -> (Carried, u64) {
     let mut bytes = 0;
     to.flush(buffers);
     for _ in 0..ROUNDS_MAX {
@@ -114,6 +124,9 @@ fn carry(from: &mut Link, to: &mut Link, buffers: &mut Buffers) -> (Carried, u64
                 to.finish(buffers);
             }
             return (Carried::Waits, bytes);
+        }
+        if let Some(tap) = tap.filter(|_| !to.broken && !from.input.is_empty()) {
+            tap.piece(from.input.unread());
         }
         // To a sink that is gone it is read and thrown away.
         bytes += from.input.len() as u64;

@@ -26,9 +26,13 @@ impl Supervisor {
     /// Takes on a configuration; what changed, in words. With a problem nothing changes.
     pub(crate) fn apply(&mut self, config: Config, outside: Outside) -> Result<Vec<String>, Vec<Problem>> {
         let Outside { targets, materials } = outside;
-        let fresh = self.bind_fresh(&config)?;
+        let (fresh, logs) = match (self.bind_fresh(&config), self.request_logs.open(&config)) {
+            (Ok(fresh), Ok(logs)) => (fresh, logs),
+            (fresh, logs) => return Err(fresh.err().into_iter().chain(logs.err()).flatten().collect()),
+        };
         let renewed = self.renewed(&config, &materials);
         self.materials = materials;
+        self.request_logs.take_on(logs, &config);
         self.configurations += 1;
         let changes =
             diff(&self.config.spec, &config.spec).iter().map(ToString::to_string).chain(renewed).collect();
@@ -171,6 +175,7 @@ impl Supervisor {
             exceeded,
             proxy_from: spec.proxy_from.clone(),
             clients: self.clients_of(spec),
+            request_log: spec.request_log.as_ref().and_then(|wanted| self.request_logs.of(wanted)),
             tls: self.materials.acceptor(&spec.name),
             http: spec.http.clone(),
             backends,

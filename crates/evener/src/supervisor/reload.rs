@@ -28,6 +28,8 @@ pub(super) struct Reloads {
 impl Supervisor {
     /// Reads the configuration again, now or as soon as the present reading is done.
     pub(super) fn begin_reload(&mut self, done: Option<Done>) {
+        // Whoever rotates files needs that now, whatever becomes of the configuration.
+        self.request_logs.reopen();
         let file = match &self.setting.source {
             ConfigSource::File(file) => file.clone(),
             // A front end catches the signal itself.

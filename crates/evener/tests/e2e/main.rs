@@ -28,6 +28,7 @@ mod proxy_protocol;
 mod proxy_udp;
 mod proxy_udp_peers;
 mod reload;
+mod request_log;
 mod respond;
 mod smuggling;
 mod tcp;

@@ -5,6 +5,7 @@ use super::{Next, Stage, Then, answer, fail_exchange, http1, set_stage};
 use crate::exchange::{self, Exchange, Keep, Reach, Reuse};
 use crate::link::{Buffers, Link, PENDING_BYTES_MAX, Received};
 use crate::relay::End;
+use crate::request_log::Tap;
 use crate::session::{self, Mode, ROUNDS_MAX};
 use crate::worker::Worker;
 use evener_core::wire::chunked::{self, Decoder, Step};
@@ -53,6 +54,19 @@ impl HttpPart {
     /// Which of the kept connections will do.
     pub(crate) fn reuse(&self) -> Reuse {
         if self.is_private { Reuse::Never } else { self.reuse_own() }
+    }
+
+    /// The line that the request begins with, as its client would say it; to be asked before anything went out.
+    pub(crate) fn request_line(&self) -> Vec<u8> {
+        let end = self.outgoing.windows(2).position(|end| end == b"\r\n").unwrap_or(self.outgoing.len());
+        let line = &self.outgoing[..end];
+        let version: &[u8] = match self.stream {
+            Some(_) => b"HTTP/2.0",
+            None if self.is_http10 => b"HTTP/1.0",
+            None => b"HTTP/1.1",
+        };
+        let until = line.iter().rposition(|byte| *byte == b' ').map_or(line.len(), |at| at + 1);
+        [&line[..until], version].concat()
     }
 
     /// Whether the client's own kept connection will do.
@@ -119,15 +133,14 @@ fn bad_body(worker: &mut Worker, index: usize, number: usize) -> Next {
 fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize) -> Moved {
     let Worker { sessions, exchanges, servers, buffers, .. } = worker;
     let (session, exchange, server) = (&mut sessions[index], &mut exchanges[number], &mut servers[slot]);
-    let Exchange { http: Some(http), choice, settings, backend, .. } = &mut **exchange else {
-        return Moved::Waits;
-    };
+    let Exchange { http: Some(http), choice, settings, .. } = &mut **exchange else { return Moved::Waits };
     if http.upload == Body::Done && http.outgoing.is_empty() {
         return Moved::Waits;
     }
     let mut outcome = Moved::On;
     let mut body_bytes = 0;
     let (mut sent, head) = (0, http.outgoing.len());
+    let line = settings.request_log.as_ref().filter(|_| head > 0).map(|_| http.request_line());
     for _ in 0..ROUNDS_MAX {
         if server.link.pending() >= PENDING_BYTES_MAX || http.upload == Body::Done {
             outcome = Moved::Waits;
@@ -163,19 +176,31 @@ fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize) -> Move
     if let Some(choice) = choice {
         let of_server = choice.server.live.counters.of(worker.id);
         of_server.bytes_in.add(sent as u64);
-        if head > 0 && sent > 0 {
-            of_server.requests.one();
-            session.had(&settings.backends[*backend], &choice.server);
-        }
     }
     session.count(body_bytes, 0, worker.id, worker.now);
     if body_bytes > 0 {
         session.active_at = worker.now;
     }
-    if http.upload == Body::Done {
+    let uploaded = http.upload == Body::Done;
+    if head > 0 && sent > 0 {
+        note_request(worker, number, line.as_deref());
+    }
+    if uploaded {
         await_answer(worker, number);
     }
     outcome
+}
+
+/// A request of HTTP went out: its client is with this server, and the line of it is written down.
+pub(crate) fn note_request(worker: &Worker, number: usize, line: Option<&[u8]>) {
+    let exchange = &worker.exchanges[number];
+    let (session, Some(choice)) = (&worker.sessions[exchange.session], &exchange.choice) else { return };
+    choice.server.live.counters.of(worker.id).requests.one();
+    session.had(exchange.backend(), &choice.server);
+    if let Some((log, line)) = exchange.settings.request_log.as_deref().zip(line) {
+        let counters = session.service.live.counters.of(worker.id);
+        Tap { log, client: exchange.client, server: &choice.server.target, counters }.request(line);
+    }
 }
 
 /// The request is whole: from here on it is the server's turn.

@@ -237,13 +237,12 @@ fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize, key: us
     let (session, exchange, server) = (&mut sessions[index], &mut exchanges[number], &mut servers[slot]);
     let Mode::Http2(http2) = &mut session.mode else { return Uploaded::Waits };
     let Some(stream) = http2.streams.get_mut(key) else { return Uploaded::Waits };
-    let Exchange { http: Some(http), choice, settings, backend, .. } = &mut **exchange else {
-        return Uploaded::Waits;
-    };
+    let Exchange { http: Some(http), choice, settings, .. } = &mut **exchange else { return Uploaded::Waits };
     if http.upload == Body::Done && http.outgoing.is_empty() {
         return Uploaded::Waits;
     }
     let begins = !http.outgoing.is_empty();
+    let line = settings.request_log.as_ref().filter(|_| begins).map(|_| http.request_line());
     let (mut outcome, mut bytes) = (Uploaded::Waits, 0);
     while http.upload != Body::Done && server.link.pending() < PENDING_BYTES_MAX {
         if http.outgoing.len() >= PENDING_BYTES_MAX {
@@ -272,23 +271,21 @@ fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize, key: us
         if let Some(choice) = choice {
             let of_server = choice.server.live.counters.of(worker.id);
             of_server.bytes_in.add(sent as u64);
-            if begins {
-                of_server.requests.one();
-            }
         }
     }
     if bytes > 0 {
         (session.active_at, stream.active_at) = (now, now);
     }
     session.count(bytes, 0, worker.id, now);
-    if let Some(choice) = choice.as_ref().filter(|_| begins && outcome != Uploaded::Broken) {
-        session.had(&settings.backends[*backend], &choice.server);
-    }
     if begins && http.upload != Body::Done && !http.answered {
         let stall = settings.http.as_ref().map_or(Duration::MAX, |spec| spec.stall_timeout);
         exchange_timers.set(number, now + stall);
     }
-    if http.upload == Body::Done {
+    let uploaded = http.upload == Body::Done;
+    if begins && outcome != Uploaded::Broken {
+        http1::note_request(worker, number, line.as_deref());
+    }
+    if uploaded {
         http1::await_answer(worker, number);
     }
     outcome

@@ -1,0 +1,253 @@
+//! Request logs: files and collectors of datagrams, and the thread that writes to them. Whoever asks for a line to be
+//! written never waits; a file that was moved away goes on elsewhere after [`RequestLogs::reopen`].
+
+use crate::config::{Config, Problem};
+use crate::observe::Log;
+use arc_swap::ArcSwap;
+use evener_core::event::Event;
+use evener_core::spec::RequestLog as Wanted;
+use evener_proxy::{LogForm, Queued, RequestLog};
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+/// Lines that may wait to be written, of all logs; further ones are counted and forgotten.
+const LINES_MAX: usize = 8192;
+/// So many lines go out in one write at most.
+const BATCH_LINES: usize = 1024;
+/// How long the last lines may take at the end of the program.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+const FLUSH_LOOK: Duration = Duration::from_millis(5);
+
+/// All request logs.
+pub(crate) struct RequestLogs {
+    /// What goes wrong is said there.
+    log: Log,
+    /// The thread that writes; there when there was a log to write.
+    writer: Option<SyncSender<Message>>,
+    running: Vec<Running>,
+}
+
+/// A log that services have.
+struct Running {
+    wanted: Wanted,
+    output: Arc<Output>,
+    handle: Arc<RequestLog>,
+}
+
+/// What was opened for a configuration, before anything changes.
+pub(crate) struct Opened(Vec<(Wanted, Arc<Output>)>);
+
+/// Where lines are written to.
+#[derive(Debug)]
+enum Output {
+    File { path: PathBuf, file: ArcSwap<File> },
+    Datagrams { socket: UdpSocket, to: SocketAddr },
+}
+
+enum Message {
+    Line(Arc<Output>, Vec<u8>),
+    /// All lines before are written.
+    Flush(SyncSender<()>),
+}
+
+impl RequestLogs {
+    pub(crate) fn new(log: Log) -> Self {
+        Self { log, writer: None, running: Vec::new() }
+    }
+
+    /// Opens what a configuration wants and is not open yet.
+    pub(crate) fn open(&self, config: &Config) -> Result<Opened, Vec<Problem>> {
+        let (mut opened, mut problems) = (Vec::new(), Vec::new());
+        for service in &config.spec.services {
+            let Some(wanted) = &service.request_log else { continue };
+            let known = opened.iter().any(|(other, _)| other == wanted);
+            if known || self.running.iter().any(|running| running.wanted == *wanted) {
+                continue;
+            }
+            match Output::open(wanted) {
+                Ok(output) => opened.push((wanted.clone(), Arc::new(output))),
+                Err(error) => {
+                    let message =
+                        format!("service `{}`: request_log: {}: {error}", service.name, name(wanted));
+                    problems.push(Problem::new(message));
+                }
+            }
+        }
+        if problems.is_empty() { Ok(Opened(opened)) } else { Err(problems) }
+    }
+
+    /// Takes on what was opened, and lets go of what nobody wants any more.
+    pub(crate) fn take_on(&mut self, opened: Opened, config: &Config) {
+        for (wanted, output) in opened.0 {
+            let lines = self.writer.get_or_insert_with(|| start(self.log.clone())).clone();
+            let (form, to) = (output.form(), Arc::clone(&output));
+            let handle = RequestLog::new(form, move |line| {
+                let queued = lines.try_send(Message::Line(Arc::clone(&to), line));
+                if queued.is_ok() { Queued::Taken } else { Queued::Full }
+            });
+            self.running.push(Running { wanted, output, handle: Arc::new(handle) });
+        }
+        let services = &config.spec.services;
+        let is_wanted =
+            |wanted: &Wanted| services.iter().any(|service| service.request_log.as_ref() == Some(wanted));
+        self.running.retain(|running| is_wanted(&running.wanted));
+    }
+
+    /// The log that was taken on as this one.
+    pub(crate) fn of(&self, wanted: &Wanted) -> Option<Arc<RequestLog>> {
+        let running = self.running.iter().find(|running| running.wanted == *wanted)?;
+        Some(Arc::clone(&running.handle))
+    }
+
+    /// Opens every file anew by its name: whoever moved the old ones away has them for himself. A file that cannot be
+    /// opened is said in the log, and the old one goes on.
+    pub(crate) fn reopen(&self) {
+        for running in &self.running {
+            let Output::File { path, file } = &*running.output else { continue };
+            match open_file(path) {
+                Ok(new) => file.store(Arc::new(new)),
+                Err(error) => {
+                    let text =
+                        format!("{}: {error}: the request log goes on in the old file", path.display());
+                    self.log.event(&Event::Notice { text });
+                }
+            }
+        }
+    }
+
+    /// Waits, not for long, until what was queued is written.
+    pub(crate) fn flush(&self) {
+        let Some(writer) = &self.writer else { return };
+        let (until, (done, written)) = (Instant::now() + FLUSH_TIMEOUT, sync_channel(1));
+        // Nobody adds lines any more: room comes unless the writer is stuck.
+        while writer.try_send(Message::Flush(done.clone())).is_err() {
+            if Instant::now() >= until {
+                return;
+            }
+            std::thread::sleep(FLUSH_LOOK);
+        }
+        let _ = written.recv_timeout(FLUSH_TIMEOUT);
+    }
+}
+
+fn name(wanted: &Wanted) -> String {
+    match wanted {
+        Wanted::File(path) => path.display().to_string(),
+        Wanted::Udp(address) => address.to_string(),
+    }
+}
+
+/// Opens a file to append to. A pipe that nobody reads must not stop us, nor one that was full once lose lines later.
+fn open_file(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = File::options().append(true).create(true).custom_flags(flags).open(path)?;
+    rustix::io::ioctl_fionbio(&file, false)?;
+    Ok(file)
+}
+
+impl Output {
+    fn open(wanted: &Wanted) -> io::Result<Self> {
+        Ok(match wanted {
+            Wanted::File(path) => {
+                Self::File { path: path.clone(), file: ArcSwap::from_pointee(open_file(path)?) }
+            }
+            Wanted::Udp(to) => {
+                let any: IpAddr =
+                    if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+                Self::Datagrams { socket: UdpSocket::bind((any, 0))?, to: *to }
+            }
+        })
+    }
+
+    fn form(&self) -> LogForm {
+        match self {
+            Self::File { .. } => LogForm::Line,
+            Self::Datagrams { .. } => LogForm::Datagram,
+        }
+    }
+
+    /// Writes lines: to a file all at once, each in a datagram of its own.
+    fn write(&self, lines: &[Vec<u8>]) -> io::Result<()> {
+        match self {
+            Self::File { file, .. } => (&**file.load()).write_all(&lines.concat()),
+            Self::Datagrams { socket, to } => {
+                lines.iter().try_for_each(|line| socket.send_to(line, to).map(drop))
+            }
+        }
+    }
+}
+
+/// Starts the thread that writes. Without one, every line is one too many.
+fn start(log: Log) -> SyncSender<Message> {
+    let (lines, waiting) = sync_channel(LINES_MAX);
+    let _ = std::thread::Builder::new().name("requests".into()).spawn(move || Writer::new(log).run(&waiting));
+    lines
+}
+
+/// What the thread has.
+struct Writer {
+    log: Log,
+    /// Lines for one output, which are written together.
+    batch: Vec<Vec<u8>>,
+    output: Option<Arc<Output>>,
+    /// The last write failed, and that was said.
+    fails: bool,
+}
+
+impl Writer {
+    fn new(log: Log) -> Self {
+        Self { log, batch: Vec::new(), output: None, fails: false }
+    }
+
+    fn run(mut self, waiting: &Receiver<Message>) {
+        while let Ok(first) = waiting.recv() {
+            self.take(first);
+            for _ in 0..BATCH_LINES {
+                let Ok(next) = waiting.try_recv() else { break };
+                self.take(next);
+            }
+            self.write();
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Line(output, line) => {
+                if !self.output.as_ref().is_some_and(|present| Arc::ptr_eq(present, &output)) {
+                    self.write();
+                    self.output = Some(output);
+                }
+                self.batch.push(line);
+            }
+            Message::Flush(done) => {
+                self.write();
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn write(&mut self) {
+        let Some(output) = self.output.take().filter(|_| !self.batch.is_empty()) else { return };
+        let written = output.write(&self.batch);
+        self.batch.clear();
+        match written {
+            Ok(()) => self.fails = false,
+            Err(error) if !std::mem::replace(&mut self.fails, true) => {
+                let to = match &*output {
+                    Output::File { path, .. } => path.display().to_string(),
+                    Output::Datagrams { to, .. } => to.to_string(),
+                };
+                let text = format!("{to}: {error}: lines of the request log are lost");
+                self.log.event(&Event::Notice { text });
+            }
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Lines about requests: who asked which server for what. A line is made where the bytes are, and given to a queue that
+//! the program empties; when there is no room it is counted and forgotten, for nobody waits for whoever writes.
+
+use evener_core::Target;
+use evener_core::counters::ServiceCounters;
+use std::io::Write;
+use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// So much of a piece of a plain connection is said in a file.
+const PIECE_BYTES_MAX: usize = 100;
+/// So much of a request line of HTTP is said in a file.
+const REQUEST_BYTES_MAX: usize = 2048;
+/// The largest datagram.
+const DATAGRAM_BYTES_MAX: usize = 1024;
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogForm {
+    /// For a file: `client epoch server request`.
+    Line,
+    /// For penlogd, in one datagram: `+ client server request`.
+    Datagram,
+}
+
+/// What became of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queued {
+    /// It will be written.
+    Taken,
+    /// There was no room.
+    Full,
+}
+
+type Queue = Box<dyn Fn(Vec<u8>) -> Queued + Send + Sync>;
+
+/// Where lines about requests go.
+pub struct RequestLog {
+    form: LogForm,
+    queue: Queue,
+}
+
+impl std::fmt::Debug for RequestLog {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("RequestLog").field("form", &self.form).finish_non_exhaustive()
+    }
+}
+
+impl RequestLog {
+    /// A log whose lines, each with its end, go to `queue`, which must not block.
+    pub fn new(form: LogForm, queue: impl Fn(Vec<u8>) -> Queued + Send + Sync + 'static) -> Self {
+        Self { form, queue: Box::new(queue) }
+    }
+}
+
+/// A log with what is said of one connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tap<'a> {
+    pub(crate) log: &'a RequestLog,
+    pub(crate) client: IpAddr,
+    pub(crate) server: &'a Target,
+    /// Lines that found no room are counted there.
+    pub(crate) counters: &'a ServiceCounters,
+}
+
+impl Tap<'_> {
+    /// The client said this.
+    pub(crate) fn piece(&self, bytes: &[u8]) {
+        self.say(bytes, PIECE_BYTES_MAX);
+    }
+
+    /// The client asked for this, by HTTP.
+    pub(crate) fn request(&self, line: &[u8]) {
+        self.say(line, REQUEST_BYTES_MAX);
+    }
+
+    fn say(&self, request: &[u8], most: usize) {
+        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let line = match self.log.form {
+            LogForm::Line => line(self.client, epoch, self.server, request, most),
+            LogForm::Datagram => datagram(self.client, self.server, request),
+        };
+        if (self.log.queue)(line) == Queued::Full {
+            self.counters.log_dropped.one();
+        }
+    }
+}
+
+fn line(client: IpAddr, epoch: u64, server: &Target, request: &[u8], most: usize) -> Vec<u8> {
+    let mut line = Vec::with_capacity(64 + request.len().min(most));
+    // Nothing fails that is written to memory.
+    let _ = write!(line, "{} {epoch} ", client.to_canonical());
+    put_server(server, &mut line);
+    put_request(request, most, &mut line);
+    line
+}
+
+fn datagram(client: IpAddr, server: &Target, request: &[u8]) -> Vec<u8> {
+    let mut line = Vec::with_capacity(DATAGRAM_BYTES_MAX);
+    let _ = write!(line, "+ {} ", client.to_canonical());
+    put_server(server, &mut line);
+    let room = DATAGRAM_BYTES_MAX.saturating_sub(line.len() + 1);
+    put_request(request, room, &mut line);
+    line
+}
+
+fn put_server(server: &Target, line: &mut Vec<u8>) {
+    let _ = match server {
+        Target::Ip(address) => write!(line, "{} ", address.ip().to_canonical()),
+        Target::Unix(path) => write!(line, "{} ", path.display()),
+    };
+}
+
+/// How the request begins, as pen has it: up to the end of its first line, and ASCII only.
+fn put_request(request: &[u8], most: usize, line: &mut Vec<u8>) {
+    let first = request.iter().take(most).take_while(|byte| !matches!(byte, b'\r' | b'\n'));
+    line.extend(first.map(|byte| if byte.is_ascii() { *byte } else { b'.' }));
+    line.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evener_core::counters::Sharded;
+    use std::sync::{Arc, Mutex};
+
+    #[track_caller]
+    fn check(form: LogForm, server: &str, request: &[u8], expected: &str) {
+        let server: Target = match server.parse() {
+            Ok(address) => Target::Ip(address),
+            Err(_) => Target::Unix(server.into()),
+        };
+        let client = "::ffff:192.0.2.7".parse().unwrap();
+        let said = match form {
+            LogForm::Line => line(client, 1_763_870_000, &server, request, PIECE_BYTES_MAX),
+            LogForm::Datagram => datagram(client, &server, request),
+        };
+        assert_eq!(String::from_utf8(said).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_line_has_addresses_without_ports_and_the_first_line_of_what_was_said() {
+        let server = "10.0.0.51:80";
+        let begin = "192.0.2.7 1763870000 10.0.0.51 ";
+        let file =
+            |request: &[u8], said: &str| check(LogForm::Line, server, request, &format!("{begin}{said}\n"));
+        file(b"GET / HTTP/1.1\r\nHost: a\r\n", "GET / HTTP/1.1");
+        file(b"GET / HTTP/1.0\nHost: a\n", "GET / HTTP/1.0");
+        file("gr\u{fc}\u{df}e".as_bytes(), "gr....e");
+        file(b"\r\nGET / HTTP/1.1\r\n", "");
+        file(b"", "");
+        file(&[b'x'; 300], &"x".repeat(100));
+        check(LogForm::Line, "/run/a.sock", b"hello", "192.0.2.7 1763870000 /run/a.sock hello\n");
+        check(LogForm::Line, "[2001:db8::1]:80", b"hello", "192.0.2.7 1763870000 2001:db8::1 hello\n");
+    }
+
+    #[test]
+    fn a_datagram_is_never_too_long() {
+        check(LogForm::Datagram, "10.0.0.51:80", b"GET /\r\n", "+ 192.0.2.7 10.0.0.51 GET /\n");
+        let begin = "+ 192.0.2.7 10.0.0.51 ";
+        let cut = format!("{begin}{}\n", "x".repeat(1024 - begin.len() - 1));
+        assert_eq!(cut.len(), 1024);
+        check(LogForm::Datagram, "10.0.0.51:80", &[b'x'; 5000], &cut);
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted() {
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        let queue = Arc::clone(&taken);
+        let log = RequestLog::new(LogForm::Datagram, move |line| {
+            let mut taken = queue.lock().unwrap();
+            if taken.len() == 2 {
+                return Queued::Full;
+            }
+            taken.push(line);
+            Queued::Taken
+        });
+        let counters = Sharded::<ServiceCounters>::new(1);
+        let server = Target::Unix("/a".into());
+        let tap = Tap { log: &log, client: [192, 0, 2, 1].into(), server: &server, counters: counters.of(0) };
+        (0..5).for_each(|_| tap.piece(b"x"));
+        assert_eq!((taken.lock().unwrap().len(), counters.total("log_dropped")), (2, 3));
+    }
+}
