@@ -44,7 +44,7 @@ impl Program {
         match self {
             Self::Mergelogs => pen::mergelogs::main(arguments),
             Self::Pen => pen::run::main(arguments),
-            Self::Penctl => pen::penctl::main(arguments),
+            Self::Penctl => pen::penctl::main(&arguments),
             Self::Penlog => pen::penlog::main(arguments),
             Self::Penlogd => pen::penlogd::main(arguments),
         }

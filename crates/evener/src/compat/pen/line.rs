@@ -237,9 +237,13 @@ fn obsolete(letter: char, parser: &mut lexopt::Parser, line: &mut Line) -> Resul
     let why = match letter {
         'a' => {
             line.state.ascii = true;
-            return Ok(line.steps.extend(command::obsolete("ascii")));
+            line.steps.extend(command::obsolete("ascii"));
+            return Ok(());
         }
-        'P' => return Ok(line.steps.extend(command::obsolete("poll"))),
+        'P' => {
+            line.steps.extend(command::obsolete("poll"));
+            return Ok(());
+        }
         'D' => "data is forwarded at once",
         'Q' => "kqueue is not there on Linux; epoll is used",
         'n' => "sockets never block",

@@ -45,15 +45,15 @@ pub(super) struct List {
 impl List {
     /// Adds an entry. One that is there already decides nothing more, but it is the last one.
     pub(super) fn add(&mut self, entry: Entry) -> Result<(), String> {
-        let key = (entry.access == Access::Permit, entry.who.clone());
+        let (access, key) = (entry.access, (entry.access == Access::Permit, entry.who.clone()));
         if !self.known.contains(&key) {
             if self.entries.len() >= ENTRIES_MAX {
                 return Err(format!("an access list has at most {ENTRIES_MAX} entries"));
             }
             self.known.insert(key);
-            self.entries.push(entry.clone());
+            self.entries.push(entry);
         }
-        self.last = Some(entry.access);
+        self.last = Some(access);
         Ok(())
     }
 

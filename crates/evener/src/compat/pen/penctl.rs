@@ -12,7 +12,7 @@ const USAGE: &str = "usage: penctl host:port|/path/to/socket command";
 const COMMAND_BYTES_MAX: usize = 1023;
 
 /// Runs it.
-pub(in crate::compat) fn main(arguments: Vec<OsString>) -> ExitCode {
+pub(in crate::compat) fn main(arguments: &[OsString]) -> ExitCode {
     let words: Vec<String> = arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     match &words[..] {
         [only] if only == "--help" || only == "-h" => {
