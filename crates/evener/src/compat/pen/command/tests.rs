@@ -1,1 +1,130 @@
-//! x
+//! Lines as people and programs send them.
+
+use super::*;
+use evener_core::Random;
+
+/// Commands, and what they say in the end: answers, and errors after `!`.
+fn session(lines: &str) -> (State, String) {
+    let mut state = State::default();
+    let mut said = String::new();
+    for line in lines.split("; ") {
+        match execute(&mut state, line) {
+            Ok(steps) => said.extend(steps.into_iter().filter_map(|step| match step {
+                Step::Say(text) => Some(text.trim_end().to_owned() + "; "),
+                Step::Warn(text) => Some(format!("({}) ", text.split(':').next().unwrap_or_default())),
+                Step::Ask(_) | Step::Do(_) => None,
+            })),
+            Err(error) => said += &format!("!{error}; "),
+        }
+    }
+    (state, said.trim_end_matches("; ").trim_end().to_owned())
+}
+
+#[track_caller]
+fn check(lines: &str, expected: &str) {
+    assert_eq!(session(lines).1, expected, "{lines}");
+}
+
+#[test]
+fn numbers_are_set_and_shown() {
+    check("blacklist; blacklist 7; blacklist", "30; 7; 7");
+    check("timeout 9; tracking 60; debug 2", "9; 60; 2");
+    check("idle_timeout; idle_timeout 5", "Idle timeout: 0 seconds; Idle timeout: 5 seconds");
+    check("clients_max; clients_max 100; clients_max 5000; clients_max 10", "2048; 100; 5000; 5000");
+    check("conn_max 1000; conn_max 20", "1000; 1000");
+    check("client_acl; client_acl 3; client_acl", "0; 3; 3");
+    check("pending_max 5", "");
+}
+
+#[test]
+fn what_is_wrong_changes_nothing_and_says_why() {
+    for (line, part) in [
+        ("blacklist x", "`x` is no number"),
+        ("blacklist -1", "`-1` is no number"),
+        ("timeout 0", "at least 1"),
+        ("pending_max 0", "at least 1"),
+        ("client_acl 12", "numbered from 0 to 9"),
+        ("control_acl -1", "numbered from 0 to 9"),
+        ("no acl", "its number is missing"),
+        ("no acl 99", "numbered from 0 to 9"),
+        ("no", "what?"),
+        ("no hsh", "did you mean `hash`?"),
+        ("acl 1", "write acl N"),
+        ("acl 11 permit 10.0.0.1", "numbered from 0 to 9"),
+        ("acl 1 allow 10.0.0.1", "`allow` is not permit or deny"),
+        ("server", "its number is missing"),
+        ("server x port 1", "no number of a server"),
+        ("server 10000 port 1", "no number of a server"),
+        ("server 0 max", "`max` lacks its value"),
+        ("server 0 max 4 port 99999", "no port"),
+        ("server 0 colour red", "`colour` is not one of"),
+        ("listen nonsense", "no port to listen on"),
+        ("source", "an address is missing"),
+        ("tcp_fastclose sideways", "not up, down, both or off"),
+        ("hash now", "takes no argument"),
+        ("mode now", "takes no argument"),
+        ("write", "There is no -F"),
+        ("ssl_option no_tls", "is not one of"),
+        ("ssl_ocsp_response", "a file is missing"),
+        ("dsr_if eth0", "direct server return is not there yet"),
+        ("tarpit_acl 3", "not there yet"),
+        ("include /nonexistent/file", "cannot be read"),
+    ] {
+        let (state, said) = session(line);
+        assert!(said.starts_with('!') && said.contains(part), "{line}: {said}");
+        assert_eq!(state, State::default(), "{line}");
+    }
+}
+
+#[test]
+fn modes_are_shown_as_pen_shows_them() {
+    check("mode", "no hash no roundrobin no stubborn no weight no prio");
+    check("hash; prio; stubborn; no hash; mode", "no hash no roundrobin stubborn no weight prio");
+}
+
+#[test]
+fn what_does_nothing_any_more_is_taken_with_a_warning() {
+    for word in ["poll", "epoll", "select", "kqueue", "block", "delayed_forward", "abort_on_error", "ascii"] {
+        assert_eq!(session(word).1, format!("({word})"));
+    }
+    check("no abort_on_error; no ascii; no block; no delayed_forward; no peek", "");
+}
+
+#[test]
+fn servers_are_set_in_any_order_and_the_table_grows() {
+    let (state, said) = session("server 3 port 81 address 10.0.0.1 max 2 hard 3 weight 4 prio -5 acl 6");
+    assert_eq!((said.as_str(), state.servers.len()), ("", 4));
+    let slot = &state.servers[3];
+    assert!(slot.is_used() && !state.servers[0].is_used());
+    assert_eq!((slot.port, slot.max, slot.hard, slot.weight, slot.prio, slot.acl), (81, 2, 3, 4, -5, 6));
+}
+
+#[test]
+fn exit_is_for_those_who_were_told_so() {
+    check("exit", "Exit is not enabled; restart with -X flag");
+    let mut state = State { exit_enabled: true, ..State::default() };
+    assert_eq!(execute(&mut state, "exit"), Ok(vec![Step::Do(Act::Exit)]));
+}
+
+#[test]
+fn comments_and_empty_lines_are_nothing() {
+    check("# comment; ; hash # not one", "!hash takes no argument such as `#`");
+}
+
+#[test]
+fn any_bytes_are_answered() {
+    let words: Vec<&str> = "no acl server blacklist permit deny 0 9 10.0.0.1 ::1/64 country SE port max hard \
+        weight prio timeout x -1 99999999999 listen 127.0.0.1:1 :: [ ] / # \u{fffd} tcp_fastclose up ssl_option"
+        .split_whitespace()
+        .collect();
+    let mut random = Random::seeded(7);
+    let mut state = State::default();
+    for _ in 0..20_000 {
+        let count = random.below(7);
+        let line: Vec<&str> = (0..count).map(|_| words[random.below(words.len())]).collect();
+        let before = state.clone();
+        if execute(&mut state, &line.join(" ")).is_err() {
+            assert_eq!(state, before, "{line:?}");
+        }
+    }
+}
