@@ -3,7 +3,7 @@
 use crate::batch::Local;
 use crate::listener::Bound;
 use crate::open::{self, Closed, Hearer, Listing, Question};
-use crate::service::{Reporter, Service, Settings};
+use crate::service::{Backend, Reporter, Service, Settings};
 use crate::worker::{Command, PoolIs, Worker, WorkerParts};
 use evener_core::Endpoint;
 use evener_core::spec::Protocol;
@@ -111,12 +111,19 @@ impl Plane {
 
     /// A service does something else from now on; its listeners, connections and flows stay.
     pub fn reconfigure(&self, service: &Service, settings: Settings) {
-        let same = match (service.settings.load().backends.first(), settings.backends.first()) {
+        let same = |old: Option<&Backend>, new: Option<&Backend>| match (old, new) {
             (Some(old), Some(new)) => Arc::ptr_eq(&old.pool, &new.pool) && old.send_proxy == new.send_proxy,
             (old, new) => old.is_none() && new.is_none(),
         };
+        let old = service.settings.load_full();
+        let pool = if !same(old.backends.first(), settings.backends.first()) {
+            PoolIs::Another
+        } else if !same(old.refused(), settings.refused()) {
+            PoolIs::AnotherOfRefused
+        } else {
+            PoolIs::Same
+        };
         service.settings.store(Arc::new(settings));
-        let pool = if same { PoolIs::Same } else { PoolIs::Another };
         self.tell(|| Command::Refresh { service: service.name.clone(), pool });
     }
 

@@ -104,6 +104,14 @@ impl Settings {
         self.default_backend.map(|index| &self.backends[index].pool)
     }
 
+    /// Where clients are sent whom the access list refuses, if anywhere.
+    pub(crate) fn refused(&self) -> Option<&Backend> {
+        match self.denied {
+            Refusal::Backend(backend) => self.backends.get(backend),
+            Refusal::Drop | Refusal::Reject | Refusal::Tarpit(_) => None,
+        }
+    }
+
     pub(crate) fn permits(&self, client: IpAddr) -> bool {
         self.acl.as_ref().is_none_or(|acl| acl.access(client) == Access::Permit)
     }

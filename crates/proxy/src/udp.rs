@@ -2,14 +2,15 @@
 //! in batches from the address that the client sent to. When a server refuses or leaves, its flows go on elsewhere at
 //! once.
 
+mod table;
+
 use crate::admission;
 use crate::batch::{BATCH, Batch, Local, Names};
 use crate::connect::is_ours;
 use crate::greeting;
 use crate::listener::{self, Seen};
-use crate::open::{self, Open};
 use crate::registry::Token;
-use crate::service::{Notice, Report, Service, Settings};
+use crate::service::{Backend, Notice, Report, Service, Settings};
 use crate::worker::{Retry, Worker};
 use evener_core::ServerId;
 use evener_core::Time;
@@ -18,12 +19,14 @@ use evener_core::flow::{Flow, FlowKey, FlowTable, Via};
 use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry, Request, Snapshot};
 use evener_core::wire::proxy::{self, Ends, Extras, Transport};
-use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+pub(crate) use table::{close, end_all, end_astray, expire, open};
 
 /// After so many batches of one socket others have their turn.
 const BATCHES_MAX: usize = 4;
@@ -54,7 +57,52 @@ pub(crate) struct FlowSocket {
     /// The PROXY header that each datagram begins with.
     header: Option<Box<[u8]>>,
     identity: Identity,
+    party: Party,
     answered_at: Time,
+}
+
+/// Whose pool a flow goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Party {
+    /// The service's own.
+    Admitted,
+    /// That of clients whom the access list refuses.
+    Refused,
+}
+
+impl Party {
+    /// The party of a client; `None` when it is dropped.
+    fn of(client: IpAddr, settings: &Settings) -> Option<Self> {
+        if settings.permits(client) {
+            return Some(Self::Admitted);
+        }
+        settings.refused().map(|_| Self::Refused)
+    }
+
+    /// Where its servers are.
+    fn backend(self, settings: &Settings) -> &Backend {
+        let refused = settings.refused().filter(|_| self == Self::Refused);
+        refused.unwrap_or(&settings.backends[0])
+    }
+}
+
+/// The pools of a service, as they are for one batch.
+struct Pools<'a> {
+    settings: &'a Settings,
+    own: Arc<Snapshot>,
+    refused: Option<Arc<Snapshot>>,
+}
+
+impl<'a> Pools<'a> {
+    fn load(settings: &'a Settings) -> Self {
+        let own = settings.backends[0].pool.load_full();
+        Self { settings, own, refused: settings.refused().map(|backend| backend.pool.load_full()) }
+    }
+
+    fn of(&self, party: Party) -> &Snapshot {
+        let refused = self.refused.as_deref().filter(|_| party == Party::Refused);
+        refused.unwrap_or(&self.own)
+    }
 }
 
 /// What a flow keeps when it goes on at another server.
@@ -119,11 +167,11 @@ fn forward(worker: &mut Worker, index: usize, batch: &mut Batch, count: usize) {
     }
     let service = Arc::clone(&worker.datagrams[index].service);
     let settings = service.settings.load_full();
-    let snapshot = settings.backends[0].pool.load_full();
+    let pools = Pools::load(&settings);
     let mut slots = [DROPPED; BATCH];
     for (at, slot) in slots.iter_mut().enumerate().take(count) {
         let Some(key) = key_of(worker, index, batch, at, &settings) else { continue };
-        *slot = flow_of(worker, index, key, &settings, &snapshot).unwrap_or(DROPPED);
+        *slot = flow_of(worker, index, key, &pools).unwrap_or(DROPPED);
     }
     service.live.counters.of(worker.id).datagrams_in.add(count as u64);
     let mut places = [0; BATCH];
@@ -142,7 +190,7 @@ fn forward(worker: &mut Worker, index: usize, batch: &mut Batch, count: usize) {
             }
         }
         introduce(worker, slot as usize, batch, &places[..length]);
-        send_to_server(worker, index, slot as usize, batch, &places[..length], &snapshot);
+        send_to_server(worker, index, slot as usize, batch, &places[..length], &pools);
     }
 }
 
@@ -185,37 +233,37 @@ fn introduce(worker: &Worker, slot: usize, batch: &mut Batch, places: &[usize]) 
 }
 
 /// The slot of a flow; begins or moves it if need be. `None` when its datagram is dropped.
-fn flow_of(
-    worker: &mut Worker,
-    index: usize,
-    key: FlowKey,
-    settings: &Settings,
-    snapshot: &Snapshot,
-) -> Option<u32> {
-    let listener = &mut worker.datagrams[index];
-    let identity = if let Some(flow) = listener.flows.datagram(&key, worker.now) {
+fn flow_of(worker: &mut Worker, index: usize, key: FlowKey, pools: &Pools<'_>) -> Option<u32> {
+    let (listener, client) = (&mut worker.datagrams[index], key.client.ip());
+    let mut identity = None;
+    if let Some(flow) = listener.flows.datagram(&key, worker.now) {
+        let socket = || worker.flows.get(flow.slot as usize);
+        let refused =
+            pools.refused.is_some() && socket().is_some_and(|socket| socket.party == Party::Refused);
+        let snapshot = pools.of(if refused { Party::Refused } else { Party::Admitted });
         if flow.generation == snapshot.generation {
             return Some(flow.slot);
         }
-        let target = worker.flows.get(flow.slot as usize).map(|flow| &flow.choice.server.target);
-        if target.is_some_and(|target| snapshot.keeps_flow(flow.server, target, key.client.ip())) {
+        let target = socket().map(|socket| &socket.choice.server.target);
+        if target.is_some_and(|target| snapshot.keeps_flow(flow.server, target, client)) {
             flow.generation = snapshot.generation;
             return Some(flow.slot);
         }
         listener.service.live.counters.of(worker.id).flows_moved.one();
-        let identity = worker.flows.get(flow.slot as usize).map(|flow| flow.identity.clone());
+        identity = socket().map(|socket| socket.identity.clone());
         // Its own place must not stand in the way of its new one.
         end(worker, index, &key);
-        identity
-    } else if !settings.permits(key.client.ip()) {
-        let counters = listener.service.live.counters.of(worker.id);
+    }
+    let counters = worker.datagrams[index].service.live.counters.of(worker.id);
+    let party = Party::of(client, pools.settings);
+    if party != Some(Party::Admitted) && identity.is_none() {
         counters.denied.one();
+    }
+    let Some(party) = party else {
         counters.drop_denied.one();
         return None;
-    } else {
-        None
     };
-    let wish = Wish { key, identity, settings, snapshot };
+    let wish = Wish { key, party, identity, settings: pools.settings, snapshot: pools.of(party) };
     let begun = begin(worker, index, &wish, &[]);
     let counters = worker.datagrams[index].service.live.counters.of(worker.id);
     match begun {
@@ -238,6 +286,7 @@ enum Unplaced {
 /// What a flow is begun with.
 struct Wish<'a> {
     key: FlowKey,
+    party: Party,
     /// Of a flow that was there already, and goes on elsewhere.
     identity: Option<Identity>,
     settings: &'a Settings,
@@ -246,7 +295,7 @@ struct Wish<'a> {
 
 /// Begins a flow, or lets it go on at another server than those of `tried`.
 fn begin(worker: &mut Worker, index: usize, wish: &Wish<'_>, tried: &[ServerId]) -> Result<u32, Unplaced> {
-    let &Wish { key, settings, snapshot, .. } = wish;
+    let &Wish { key, party, settings, snapshot, .. } = wish;
     let request = Request::of(key.client.ip(), worker.now);
     let service = Arc::clone(&worker.datagrams[index].service);
     let counters = service.live.counters.of(worker.id);
@@ -274,10 +323,18 @@ fn begin(worker: &mut Worker, index: usize, wish: &Wish<'_>, tried: &[ServerId])
                 continue;
             }
         };
-        let header = settings.backends[0].send_proxy.map(|_| header_of(worker, index, &key));
+        let header = party.backend(settings).send_proxy.map(|_| header_of(worker, index, &key));
         let identity = wish.identity.clone().unwrap_or_else(|| identify(worker, index, &key, settings));
-        let flow =
-            FlowSocket { socket, listener: index, key, choice, header, identity, answered_at: Time::ZERO };
+        let flow = FlowSocket {
+            socket,
+            listener: index,
+            key,
+            choice,
+            header,
+            identity,
+            party,
+            answered_at: Time::ZERO,
+        };
         return install(worker, index, flow, snapshot).ok_or(Unplaced::NoSocket);
     }
 }
@@ -356,7 +413,7 @@ fn send_to_server(
     slot: usize,
     batch: &mut Batch,
     places: &[usize],
-    snapshot: &Snapshot,
+    pools: &Pools<'_>,
 ) {
     let (mut slot, mut left) = (slot, places);
     let mut tried: Vec<ServerId> = Vec::new();
@@ -384,13 +441,13 @@ fn send_to_server(
             }
             Some(error) => {
                 // The error belongs to an earlier datagram of this flow (ICMP), these were not sent yet: on to the next.
-                let (key, server) = (flow.key, flow.choice.server.id);
+                let (key, party, server) = (flow.key, flow.party, flow.choice.server.id);
+                let snapshot = pools.of(party);
                 note_refusal(worker, snapshot, slot, error);
                 tried.push(server);
                 let service = Arc::clone(&worker.datagrams[index].service);
-                let settings = service.settings.load_full();
                 let identity = worker.flows.get(slot).map(|flow| flow.identity.clone());
-                let wish = Wish { key, identity, settings: &settings, snapshot };
+                let wish = Wish { key, party, identity, settings: pools.settings, snapshot };
                 let Ok(next) = begin(worker, index, &wish, &tried) else {
                     return service.live.counters.of(worker.id).drop_refused.add(left.len() as u64);
                 };
@@ -464,7 +521,7 @@ fn take_answers(worker: &mut Worker, slot: usize, answers: &mut Answers, count: 
         if server.live.suspect.load(Ordering::Relaxed)
             && let Some(listener) = worker.datagrams.get(answers.listener)
         {
-            let pool = listener.service.settings.load().backends[0].pool.load().pool.clone();
+            let pool = flow.party.backend(&listener.service.settings.load()).pool.load().pool.clone();
             (worker.report)(Report::Success { pool, server: server.id });
         }
         let of_server = flow.choice.server.live.counters.of(worker.id);
@@ -482,7 +539,7 @@ fn take_answers(worker: &mut Worker, slot: usize, answers: &mut Answers, count: 
 /// ICMP says that nobody is there: the flow goes on at another server, before its client sends again.
 fn on_refused(worker: &mut Worker, slot: usize, error: Errno) {
     let Some(flow) = worker.flows.get(slot) else { return };
-    let (index, key, server) = (flow.listener, flow.key, flow.choice.server.id);
+    let (index, key, party, server) = (flow.listener, flow.key, flow.party, flow.choice.server.id);
     // A flow that ended or moved during the present events has another slot, or none. And what is said of the size of
     // packets on the way (ICMP) concerns datagrams, not the server.
     let current = worker.datagrams.get(index).and_then(|listener| listener.flows.peek(&key));
@@ -491,10 +548,10 @@ fn on_refused(worker: &mut Worker, slot: usize, error: Errno) {
     }
     let service = Arc::clone(&worker.datagrams[index].service);
     let settings = service.settings.load_full();
-    let snapshot = settings.backends[0].pool.load_full();
+    let snapshot = party.backend(&settings).pool.load_full();
     note_refusal(worker, &snapshot, slot, error);
     let identity = worker.flows.get(slot).map(|flow| flow.identity.clone());
-    let wish = Wish { key, identity, settings: &settings, snapshot: &snapshot };
+    let wish = Wish { key, party, identity, settings: &settings, snapshot: &snapshot };
     if begin(worker, index, &wish, &[server]).is_ok() {
         service.live.counters.of(worker.id).flows_moved.one();
     }
@@ -515,72 +572,4 @@ fn flush(worker: &mut Worker, answers: &mut Answers) {
     let counters = listener.service.live.counters.of(worker.id);
     counters.datagrams_out.add(sent.taken as u64);
     counters.drop_send_full.add((count - sent.taken) as u64);
-}
-
-/// Ends the flows that were unused for too long.
-pub(crate) fn expire(worker: &mut Worker, index: usize) {
-    while let Some((key, flow)) = worker.datagrams[index].flows.expire(worker.now) {
-        let listener = &mut worker.datagrams[index];
-        let idle = if listener.draining { DRAIN_IDLE } else { flow_idle(&listener.service.settings.load()) };
-        let answered_at = worker.flows.get(flow.slot as usize).map_or(Time::ZERO, |flow| flow.answered_at);
-        if worker.now.since(answered_at) < idle {
-            // Its server still speaks: it stays, as if its client had sent at that moment.
-            let _ = listener.flows.begin(key, flow, worker.now);
-            continue;
-        }
-        listener.service.live.counters.of(worker.id).flows_expired.one();
-        listener.service.live.flows.fetch_sub(1, Ordering::Relaxed);
-        worker.retired.push(flow.slot as usize);
-    }
-}
-
-/// Ends the flows of clients that the access list refuses now.
-pub(crate) fn end_denied(worker: &mut Worker, index: usize, settings: &Settings) {
-    let flows = worker.datagrams[index].flows.iter();
-    let denied: Vec<FlowKey> =
-        flows.map(|(key, _)| *key).filter(|key| !settings.permits(key.client.ip())).collect();
-    denied.iter().for_each(|key| end(worker, index, key));
-    worker.bury_flows();
-}
-
-/// A flow as others are told of it.
-pub(crate) fn open(worker: &Worker, listener: &DatagramListener, key: &FlowKey, flow: &Flow) -> Open {
-    let socket = worker.flows.get(flow.slot as usize);
-    let pool = || listener.service.settings.load().backends[0].pool.load().pool.clone();
-    let moved = listener.flows.used(key).max(socket.map(|socket| socket.answered_at));
-    Open {
-        number: open::number(worker, socket.map_or(0, |socket| socket.identity.number)),
-        service: listener.service.name.clone(),
-        client: key.client.ip(),
-        client_port: Some(key.client.port()),
-        server: socket.map(|socket| open::had(&pool(), &socket.choice.server)),
-        stage: "flow",
-        idle: worker.now.since(moved.unwrap_or_default()),
-        client_socket: None,
-        server_socket: socket.map(|socket| socket.socket.as_raw_fd()),
-        to_client: 0,
-        to_server: 0,
-    }
-}
-
-/// Ends the flow with this number; whether there was one.
-pub(crate) fn close(worker: &mut Worker, number: u32) -> bool {
-    let is_it = |flow: &Flow| {
-        worker.flows.get(flow.slot as usize).is_some_and(|socket| socket.identity.number == number)
-    };
-    let mut listeners = worker.datagrams.iter();
-    let found = listeners.find_map(|(index, listener)| {
-        listener.flows.iter().find(|(_, flow)| is_it(flow)).map(|(key, _)| (index, *key))
-    });
-    let Some((index, key)) = found else { return false };
-    worker.datagrams[index].service.live.counters.of(worker.id).closed.one();
-    end(worker, index, &key);
-    true
-}
-
-/// Ends every flow of a listener that goes.
-pub(crate) fn end_all(worker: &mut Worker, index: usize) {
-    let keys: Vec<FlowKey> = worker.datagrams[index].flows.iter().map(|(key, _)| *key).collect();
-    keys.iter().for_each(|key| end(worker, index, key));
-    worker.bury_flows();
 }

@@ -66,6 +66,8 @@ pub(crate) enum Command {
 pub(crate) enum PoolIs {
     Same,
     Another,
+    /// Its own is the same, that of clients whom the access list refuses is not.
+    AnotherOfRefused,
 }
 
 /// The worker.
@@ -512,7 +514,7 @@ impl Worker {
                 udp::end_all(self, index);
             }
             let settings = self.datagrams[index].service.settings.load_full();
-            udp::end_denied(self, index, &settings);
+            udp::end_astray(self, index, &settings, pool);
             let listener = &mut self.datagrams[index];
             listener.flows.set_idle(udp::flow_idle(&settings));
             let ended = listener.flows.resize(udp::table_size(&settings, self.workers));

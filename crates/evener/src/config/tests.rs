@@ -378,7 +378,18 @@ fn each_mistake_at_the_edge_has_its_message() {
         "routes: `a b` is no host name",
     );
     check("protocol = \"udp\", tls = \"x.pem\"", "a udp service has no TLS");
-    check("protocol = \"udp\", denied = \"reject\"", "service `s`: a udp service can only drop clients");
+    for denied in ["\"reject\"", "\"tarpit\"", "{ tarpit = \"1s\" }"] {
+        let config = format!("protocol = \"udp\", denied = {denied}");
+        check(&config, "service `s`: a udp service drops whom it refuses, or sends them to a pool");
+    }
+    check(
+        "protocol = \"udp\", denied = pool \"p\" { \"/run/a.sock\" }",
+        "server `/run/a.sock` is a unix socket; a udp service has IP servers",
+    );
+    check(
+        "protocol = \"udp\", per_client = { connections = 1 }",
+        "service `s`: a udp service has no `per_client`",
+    );
     check(
         "protocol = \"udp\", send_proxy = \"v1\"",
         "service `s`: version 1 of the PROXY protocol has no UDP",

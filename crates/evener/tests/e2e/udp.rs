@@ -343,3 +343,72 @@ impl Drop for Nsd {
         let _ = self.0.wait();
     }
 }
+
+/// A socket that sends from this address.
+fn client_from(from: &str, port: u16) -> UdpSocket {
+    let socket = UdpSocket::bind((from, 0)).unwrap();
+    socket.connect(local(port)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket
+}
+
+#[test]
+fn refused_clients_get_servers_of_another_pool() {
+    let [a, b, c] = ["a", "b", "c"].map(Echo::start);
+    let listen = free_port();
+    let config = |more: &str| {
+        format!(
+            "pool \"bad\" {{ \"127.0.0.1:{}\" }}\npool \"worse\" {{ \"127.0.0.1:{}\" }}\n{}",
+            b.port,
+            c.port,
+            service(listen, &[&a], more)
+        )
+    };
+    let evener = Evener::run(&config("deny = \"127.0.0.2\", denied = \"bad\""));
+    let (good, bad) = (client_from("127.0.0.1", listen), client_from("127.0.0.2", listen));
+    assert_eq!([ask(&good, "1"), ask(&bad, "1"), ask(&bad, "2")], ["a 1", "b 1", "b 2"]);
+    assert_eq!(evener.status()["services"][0]["flows_active"], 2);
+    let counters = ["denied", "drop_denied"].map(|name| evener.service_counter("u", name));
+    assert_eq!(counters, [1, 0], "a client is counted once, and nothing dropped");
+    assert_eq!(evener.server(&format!("127.0.0.1:{}", b.port))["counters"]["datagrams_in"], 2);
+    // What is said at run time, and a reload, count for flows that are there.
+    let say = |action: &str, prefix: &str| assert!(evener.talk(&[action, "u", prefix]).status.success());
+    say("deny", "127.0.0.1");
+    assert_eq!([ask(&good, "3"), ask(&bad, "3")], ["b 3", "b 3"]);
+    say("forget", "127.0.0.1");
+    say("permit", "127.0.0.2");
+    assert_eq!([ask(&good, "4"), ask(&bad, "4")], ["a 4", "a 4"]);
+    say("forget", "127.0.0.2");
+    evener.reload(&config("deny = \"127.0.0.2\", denied = \"worse\""));
+    assert_eq!([ask(&good, "5"), ask(&bad, "5")], ["a 5", "c 5"]);
+    let listed = evener.talk(&["connections", "u"]);
+    assert!(String::from_utf8_lossy(&listed.stdout).contains(&format!("worse/127.0.0.1:{}", c.port)));
+    evener.reload(&config("deny = \"127.0.0.2\""));
+    bad.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert_eq!([ask(&good, "6"), ask(&bad, "6")], ["a 6", ""]);
+    assert!(evener.service_counter("u", "drop_denied") >= 1);
+}
+
+#[test]
+fn a_refused_client_goes_on_when_its_server_dies_or_leaves() {
+    let (a, mut b, c, listen) = (Echo::start("a"), Echo::start("b"), Echo::start("c"), free_port());
+    let config = |servers: &[&Echo]| {
+        let servers: String = servers.iter().map(|one| format!("\"127.0.0.1:{}\", ", one.port)).collect();
+        let bad = format!("pool \"bad\" {{ {servers} passive = {{ down_for = \"1s\" }} }}\n");
+        bad + &service(listen, &[&a], "deny = \"127.0.0.2\", denied = \"bad\"")
+    };
+    let evener = Evener::run_with(&config(&[&b, &c]), &["--workers", "1"]);
+    let (good, bad) = (client_from("127.0.0.1", listen), client_from("127.0.0.2", listen));
+    assert_eq!([ask(&good, "1"), ask(&bad, "1")], ["a 1", "b 1"]);
+    b.stop();
+    bad.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    wait_until("the flow to move", || (ask(&bad, "2") == "c 2").then_some(()));
+    let name = |echo: &Echo| format!("127.0.0.1:{}", echo.port);
+    assert!(evener.server(&name(&b))["counters"]["connect_refused"].as_u64() > Some(0));
+    assert_eq!(evener.server(&name(&a))["verdict"], "up");
+    let b = Echo::start_at("b", b.port);
+    evener.reload(&config(&[&b]));
+    wait_until("the flow to leave a server that left", || (ask(&bad, "3") == "b 3").then_some(()));
+    assert_eq!(ask(&good, "3"), "a 3");
+    assert_eq!(evener.service_counter("u", "drop_denied"), 0);
+}

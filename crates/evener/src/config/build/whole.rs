@@ -50,8 +50,12 @@ impl Builder<'_> {
             self.check_edge(service, place);
             if service.protocol == Protocol::Udp {
                 self.check_udp(service, place);
-                let servers =
-                    self.config.spec.pools.iter().filter(|pool| Some(&pool.name) == service.pool.as_ref());
+                let servers = self
+                    .config
+                    .spec
+                    .pools
+                    .iter()
+                    .filter(|pool| pools_of(service).any(|name| *name == pool.name));
                 let unix =
                     servers.flat_map(|pool| &pool.servers).find(|s| matches!(s.endpoint, Endpoint::Unix(_)));
                 if let Some(server) = unix {
@@ -111,23 +115,22 @@ impl Builder<'_> {
     /// What a udp service cannot have.
     fn check_udp(&self, service: &ServiceSpec, place: &Place) {
         let name = &service.name;
-        let pool = self.config.spec.pools.iter().find(|pool| Some(&pool.name) == service.pool.as_ref());
-        let refuses = [&service.denied, &service.exceeded].into_iter().any(|denied| *denied != Denied::Drop);
-        if pool.is_some_and(|pool| pool.send_proxy == Some(Version::V1)) {
-            self.reading.problem(
-                place,
-                format!("service `{name}`: version 1 of the PROXY protocol has no UDP; send_proxy = \"v2\""),
+        let problem = |message: &str| self.reading.problem(place, format!("service `{name}`: {message}"));
+        let pools =
+            || pools_of(service).filter_map(|name| self.config.spec.pools.iter().find(|p| p.name == *name));
+        if pools().any(|pool| pool.send_proxy == Some(Version::V1)) {
+            problem("version 1 of the PROXY protocol has no UDP; send_proxy = \"v2\"");
+        }
+        if pools().any(|pool| pool.tls.is_some()) {
+            problem("a udp service has no TLS, but its pool has");
+        }
+        if matches!(service.denied, Denied::Reject | Denied::Tarpit(_)) {
+            problem(
+                "a udp service drops whom it refuses, or sends them to a pool: no \"reject\", no \"tarpit\"",
             );
         }
-        if pool.is_some_and(|pool| pool.tls.is_some()) {
-            self.reading
-                .problem(place, format!("service `{name}`: a udp service has no TLS, but its pool has"));
-        }
-        if refuses || service.throttle.is_some() {
-            let message = format!(
-                "service `{name}`: a udp service can only drop clients: no `denied`, no `per_client`"
-            );
-            self.reading.problem(place, message);
+        if service.throttle.is_some() {
+            problem("a udp service has no `per_client`");
         }
     }
 }

@@ -1,0 +1,86 @@
+//! The flows of a listener as a whole: which of them end, and what others are told of them.
+
+use super::{DRAIN_IDLE, DatagramListener, Party, end, flow_idle};
+use crate::open::{self, Open};
+use crate::service::Settings;
+use crate::worker::{PoolIs, Worker};
+use evener_core::Time;
+use evener_core::flow::{Flow, FlowKey};
+use rustix::fd::AsRawFd;
+use std::sync::atomic::Ordering;
+
+/// Ends the flows that were unused for too long.
+pub(crate) fn expire(worker: &mut Worker, index: usize) {
+    while let Some((key, flow)) = worker.datagrams[index].flows.expire(worker.now) {
+        let listener = &mut worker.datagrams[index];
+        let idle = if listener.draining { DRAIN_IDLE } else { flow_idle(&listener.service.settings.load()) };
+        let answered_at = worker.flows.get(flow.slot as usize).map_or(Time::ZERO, |flow| flow.answered_at);
+        if worker.now.since(answered_at) < idle {
+            // Its server still speaks: it stays, as if its client had sent at that moment.
+            let _ = listener.flows.begin(key, flow, worker.now);
+            continue;
+        }
+        listener.service.live.counters.of(worker.id).flows_expired.one();
+        listener.service.live.flows.fetch_sub(1, Ordering::Relaxed);
+        worker.retired.push(flow.slot as usize);
+    }
+}
+
+/// Ends the flows that are not where their clients belong now: the access list says something else of them, or those
+/// that it refuses have another pool.
+pub(crate) fn end_astray(worker: &mut Worker, index: usize, settings: &Settings, pool: PoolIs) {
+    let is_astray = |key: &FlowKey, flow: &Flow| {
+        let party = worker.flows.get(flow.slot as usize).map(|socket| socket.party);
+        let moves = party == Some(Party::Refused) && pool == PoolIs::AnotherOfRefused;
+        moves || party != Party::of(key.client.ip(), settings)
+    };
+    let flows = worker.datagrams[index].flows.iter();
+    let astray: Vec<FlowKey> =
+        flows.filter(|(key, flow)| is_astray(key, flow)).map(|(key, _)| *key).collect();
+    astray.iter().for_each(|key| end(worker, index, key));
+    worker.bury_flows();
+}
+
+/// A flow as others are told of it.
+pub(crate) fn open(worker: &Worker, listener: &DatagramListener, key: &FlowKey, flow: &Flow) -> Open {
+    let socket = worker.flows.get(flow.slot as usize);
+    let settings = listener.service.settings.load();
+    let moved = listener.flows.used(key).max(socket.map(|socket| socket.answered_at));
+    Open {
+        number: open::number(worker, socket.map_or(0, |socket| socket.identity.number)),
+        service: listener.service.name.clone(),
+        client: key.client.ip(),
+        client_port: Some(key.client.port()),
+        server: socket.map(|socket| {
+            open::had(&socket.party.backend(&settings).pool.load().pool, &socket.choice.server)
+        }),
+        stage: "flow",
+        idle: worker.now.since(moved.unwrap_or_default()),
+        client_socket: None,
+        server_socket: socket.map(|socket| socket.socket.as_raw_fd()),
+        to_client: 0,
+        to_server: 0,
+    }
+}
+
+/// Ends the flow with this number; whether there was one.
+pub(crate) fn close(worker: &mut Worker, number: u32) -> bool {
+    let is_it = |flow: &Flow| {
+        worker.flows.get(flow.slot as usize).is_some_and(|socket| socket.identity.number == number)
+    };
+    let mut listeners = worker.datagrams.iter();
+    let found = listeners.find_map(|(index, listener)| {
+        listener.flows.iter().find(|(_, flow)| is_it(flow)).map(|(key, _)| (index, *key))
+    });
+    let Some((index, key)) = found else { return false };
+    worker.datagrams[index].service.live.counters.of(worker.id).closed.one();
+    end(worker, index, &key);
+    true
+}
+
+/// Ends every flow of a listener that goes.
+pub(crate) fn end_all(worker: &mut Worker, index: usize) {
+    let keys: Vec<FlowKey> = worker.datagrams[index].flows.iter().map(|(key, _)| *key).collect();
+    keys.iter().for_each(|key| end(worker, index, key));
+    worker.bury_flows();
+}
