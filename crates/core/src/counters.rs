@@ -97,6 +97,8 @@ counters! {
         upgrades,
         /// Lines of the request log that found no room.
         log_dropped,
+        /// Clients that got a connection to their server that was there already.
+        warm_used,
         /// Clients for whom no server could be had.
         no_server,
         /// Connections that ended by the idle timeout.

@@ -31,6 +31,7 @@ mod timers;
 mod tls;
 mod tunnel;
 mod udp;
+mod warm;
 mod worker;
 
 pub use listener::{BindError, Bound, Sharing, bind, may_be_transparent};

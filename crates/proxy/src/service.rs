@@ -153,6 +153,8 @@ pub struct ServiceLive {
     pub connections: Occupancy,
     /// Connects to servers under way; counted where `pending_max` is set.
     pub pending: Occupancy,
+    /// Warm connections to servers, made and unused.
+    pub warm: Occupancy,
     /// Handshakes of TLS under way.
     pub handshakes: Occupancy,
     /// Refused clients that are kept waiting.
@@ -173,6 +175,7 @@ impl Service {
         let live = ServiceLive {
             connections: Occupancy::default(),
             pending: Occupancy::default(),
+            warm: Occupancy::default(),
             handshakes: Occupancy::default(),
             tarpitted: Occupancy::default(),
             flows: AtomicU32::new(0),

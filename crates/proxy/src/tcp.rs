@@ -10,6 +10,7 @@ use crate::ring::{GENERATION_MASK, Mark};
 use crate::ring_relay;
 use crate::service::{Notice, Report, Settings};
 use crate::session;
+use crate::warm;
 use crate::worker::{Retry, Worker};
 use evener_core::Time;
 use evener_core::limits::Lease;
@@ -295,6 +296,10 @@ fn try_servers(worker: &mut Worker, index: usize) -> Progress {
         match snapshot.pick(&request, &connection.tried, &mut worker.random) {
             Err(reason) => {
                 drop(snapshot);
+                let warm = connection.settings.options.warm > 0;
+                if warm && reason == NoServer::Full && warm::give_way(worker, index) {
+                    continue;
+                }
                 give_up(worker, index, reason);
                 return Progress::Over;
             }
@@ -316,17 +321,11 @@ struct ConnectFailed {
 
 /// Begins a connect. On loopback it is often complete at once.
 fn connect(worker: &mut Worker, index: usize, choice: Choice) -> Result<(), ConnectFailed> {
-    let connection = &mut worker.connections[index];
-    let begun = open_socket(&choice.server.target, &connection.settings.options, connection.address)
-        .and_then(|socket| match listener::connect(&socket, &choice.server.target) {
-            Ok(()) => Ok((socket, Stage::Relaying)),
-            Err(Errno::INPROGRESS) => Ok((socket, Stage::Connecting)),
-            Err(error) => Err(error),
-        });
-    let (socket, stage) = match begun {
+    let (socket, way) = match warm_or_fresh(worker, index, &choice) {
         Ok(begun) => begun,
         Err(error) => return Err(ConnectFailed { choice, error }),
     };
+    let connection = &mut worker.connections[index];
     connection.stage = Stage::Connecting;
     connection.active_at = worker.now;
     let timeout = connection.settings.options.connect_timeout;
@@ -334,7 +333,7 @@ fn connect(worker: &mut Worker, index: usize, choice: Choice) -> Result<(), Conn
     worker.generation = worker.generation.wrapping_add(1) & GENERATION_MASK;
     let upstream = connection.upstream.insert(Upstream { socket, generation, choice });
     if let Some(ring) = worker.ring.as_mut().filter(|_| connection.greeting.is_none()) {
-        if stage == Stage::Connecting {
+        if way == Way::Connecting {
             let mark = Mark::Connect { index: index as u32, generation };
             ring.poll(upstream.socket.as_raw_fd(), libc::POLLOUT, mark);
         }
@@ -342,13 +341,42 @@ fn connect(worker: &mut Worker, index: usize, choice: Choice) -> Result<(), Conn
         let Some(upstream) = connection.upstream.take() else { return Ok(()) };
         return Err(ConnectFailed { choice: upstream.choice, error });
     }
-    if stage == Stage::Relaying {
-        connected(worker, index);
+    if way != Way::Connecting {
+        connected(worker, index, way);
     } else {
         begin_pending(worker, index);
         worker.timers.set(index, worker.now + timeout);
     }
     Ok(())
+}
+
+/// How a connection to a server came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Its connect is under way.
+    Connecting,
+    /// It was made for this client.
+    Fresh,
+    /// It was there before the client.
+    Warm,
+}
+
+/// A connection that is there already, or a connect that begins.
+fn warm_or_fresh(worker: &mut Worker, index: usize, choice: &Choice) -> Result<(OwnedFd, Way), Errno> {
+    let Connection { settings, backend, .. } = &*worker.connections[index];
+    if settings.options.warm > 0
+        && !settings.is_personal(*backend as usize)
+        && let Some(socket) = warm::take(worker, index, choice)
+    {
+        return Ok((socket, Way::Warm));
+    }
+    let connection = &worker.connections[index];
+    let socket = open_socket(&choice.server.target, &connection.settings.options, connection.address)?;
+    match listener::connect(&socket, &choice.server.target) {
+        Ok(()) => Ok((socket, Way::Fresh)),
+        Err(Errno::INPROGRESS) => Ok((socket, Way::Connecting)),
+        Err(error) => Err(error),
+    }
 }
 
 /// Counts a connect that is under way, if such are counted; who goes on to another server counts once.
@@ -386,14 +414,16 @@ fn give_up(worker: &mut Worker, index: usize, reason: NoServer) {
 }
 
 /// The server accepted.
-fn connected(worker: &mut Worker, index: usize) {
+fn connected(worker: &mut Worker, index: usize, way: Way) {
     end_pending(worker, index);
     let connection = &mut worker.connections[index];
     let Some(upstream) = &connection.upstream else { return };
     let (server, now) = (&upstream.choice.server, worker.now);
     let snapshot = connection.backend().pool.load();
     snapshot.remember(connection.address, server.id, now);
-    snapshot.observe(server, now.since(connection.active_at), now);
+    if way == Way::Fresh {
+        snapshot.observe(server, now.since(connection.active_at), now);
+    }
     if let Some(record) = connection.record() {
         record.had(&snapshot.pool, &server.name);
     }
@@ -441,7 +471,7 @@ pub(crate) fn on_connect_polled(worker: &mut Worker, index: usize, events: i16) 
         return;
     }
     if events & (libc::POLLERR | libc::POLLHUP) == 0 {
-        connected(worker, index);
+        connected(worker, index, Way::Fresh);
     } else {
         on_connect_error(worker, index);
     }
@@ -468,7 +498,7 @@ pub(crate) fn on_server_event(worker: &mut Worker, index: usize, event: &Event) 
     let ended = event.is_read_closed() || event.is_error();
     match connection.stage {
         Stage::Connecting if ended => return on_connect_error(worker, index),
-        Stage::Connecting if event.is_writable() => connected(worker, index),
+        Stage::Connecting if event.is_writable() => connected(worker, index, Way::Fresh),
         Stage::Greeting | Stage::Tarpit | Stage::Connecting | Stage::Over => return,
         Stage::Relaying | Stage::Lingering => {}
     }
@@ -485,7 +515,7 @@ fn on_connect_error(worker: &mut Worker, index: usize) {
     match sockopt::socket_error(&upstream.socket) {
         Ok(Err(error)) | Err(error) => next_server(worker, index, error),
         Ok(Ok(())) => {
-            connected(worker, index);
+            connected(worker, index, Way::Fresh);
             let connection = &mut worker.connections[index];
             connection.from_server.readable = true;
             connection.from_server.hung_up = true;

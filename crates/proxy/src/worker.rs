@@ -18,6 +18,7 @@ use crate::session::{self, Mode, Session};
 use crate::tcp;
 use crate::timers::Timers;
 use crate::udp::{self, Answers, DatagramListener, FlowSocket};
+use crate::warm::{self, Warm};
 use evener_core::flow::FlowTable;
 use evener_core::hash::Keyed;
 use evener_core::limits::Lease;
@@ -105,6 +106,8 @@ pub(crate) struct Worker {
     pub(crate) next_number: u32,
     /// The place among the connects under way of the client that is accepted just now.
     pub(crate) pending: Option<Lease>,
+    /// Connections to servers that are made before clients want them.
+    pub(crate) warm: Warm,
     /// Numbers the connects of this worker.
     pub(crate) generation: u32,
     pub(crate) inbound: Option<Box<Batch>>,
@@ -173,6 +176,7 @@ impl Worker {
             next_serial: 0,
             next_number: 0,
             pending: None,
+            warm: Warm::default(),
             generation: 0,
             driver: parts.driver,
             inbound: None,
@@ -220,6 +224,9 @@ impl Worker {
             due.drain(..).for_each(|slot| exchange::on_idle_deadline(&mut self, slot));
             self.resume_accepting(Due::Only);
             self.sweep();
+            if self.warm.due().is_some_and(|due| due <= self.now) {
+                warm::tend(&mut self);
+            }
             udp::flush_answers(&mut self);
             ring_relay::feed_starved(&mut self);
             self.bury();
@@ -322,7 +329,7 @@ impl Worker {
         let until = |at: Time| at.since(self.now);
         let timers = [&self.timers, &self.session_timers, &self.exchange_timers, &self.server_timers];
         let timer = timers.into_iter().filter_map(|timers| timers.wait(self.now)).min();
-        let waits = [timer, paused.map(until), sweep.map(until)];
+        let waits = [timer, paused.map(until), sweep.map(until), self.warm.due().map(until)];
         waits.into_iter().flatten().min()
     }
 
@@ -421,6 +428,7 @@ impl Worker {
             }
             Command::Stop => self.running = false,
         }
+        self.warm.look_again(self.now);
     }
 
     fn cut(&mut self, index: usize) {

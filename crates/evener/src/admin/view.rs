@@ -46,6 +46,9 @@ pub(crate) struct ServiceView {
     /// Connects to servers under way now; counted where `pending_max` is set.
     #[serde(default)]
     pub(crate) connects_pending: u32,
+    /// Warm connections to servers now, made and unused.
+    #[serde(default)]
+    pub(crate) warm: u32,
     /// UDP flows now.
     pub(crate) flows_active: u32,
     /// Counted since the start; those that are 0 are there, too.
@@ -114,6 +117,7 @@ fn services(supervisor: &Supervisor) -> Vec<ServiceView> {
             pool: spec.pool.as_ref().map(ToString::to_string),
             connections_active: service.live.connections.active(),
             connects_pending: service.live.pending.active(),
+            warm: service.live.warm.active(),
             flows_active: service.live.flows.load(Ordering::Relaxed),
             counters: totals(&service.live.counters),
         })

@@ -39,4 +39,5 @@ mod tls_peers;
 mod tls_sessions;
 mod transparent;
 mod udp;
+mod warm;
 mod web;

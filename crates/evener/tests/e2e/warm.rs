@@ -1,0 +1,209 @@
+//! `warm`: connections to servers that are made before clients want them.
+
+use crate::harness::{DEADLINE, Evener, Server, connect, free_port, line, wait_until, who};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+fn config(listen: u16, servers: &[u16], more: &str) -> String {
+    let servers: String = servers.iter().map(|port| format!("\"127.0.0.1:{port}\", ")).collect();
+    format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", {servers} {more} }}")
+}
+
+fn warm(evener: &Evener) -> u64 {
+    evener.status()["services"][0]["warm"].as_u64().unwrap()
+}
+
+fn await_warm(evener: &Evener, count: u64) {
+    wait_until(&format!("{count} warm connections"), || (warm(evener) == count).then_some(()));
+}
+
+fn active(evener: &Evener, port: u16) -> u64 {
+    evener.server(&format!("127.0.0.1:{port}"))["active"].as_u64().unwrap()
+}
+
+/// A server that counts who came, says its name, sends back what it gets, and can be told to hang up.
+struct Counted {
+    server: Server,
+    came: Arc<AtomicUsize>,
+    shuts: Arc<AtomicBool>,
+    streams: Arc<Mutex<Vec<Weak<TcpStream>>>>,
+}
+
+impl Counted {
+    fn new() -> Self {
+        let (came, shuts) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let streams = Arc::new(Mutex::new(Vec::new()));
+        let (count, shut, keep) = (Arc::clone(&came), Arc::clone(&shuts), Arc::clone(&streams));
+        let server = Server::start(free_port(), move |stream| {
+            count.fetch_add(1, Ordering::Relaxed);
+            if shut.load(Ordering::Relaxed) {
+                return;
+            }
+            let stream = Arc::new(stream);
+            keep.lock().unwrap().push(Arc::downgrade(&stream));
+            let mut stream = &*stream;
+            let _ = stream.write_all(b"counted\n");
+            let mut piece = [0; 4096];
+            while let Ok(read @ 1..) = stream.read(&mut piece) {
+                let _ = stream.write_all(&piece[..read]);
+            }
+        });
+        Self { server, came, shuts, streams }
+    }
+
+    fn came(&self) -> usize {
+        self.came.load(Ordering::Relaxed)
+    }
+
+    /// Ends what it has.
+    fn hang_up(&self) {
+        for stream in self.streams.lock().unwrap().drain(..).filter_map(|stream| stream.upgrade()) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+#[test]
+fn clients_get_what_is_there_already_and_it_is_made_anew() {
+    let (a, b, listen) = (Server::named("a"), Counted::new(), free_port());
+    let evener = Evener::run_with(&config(listen, &[a.port, b.server.port], "warm = 4"), &["--workers", "2"]);
+    await_warm(&evener, 4);
+    assert_eq!((b.came(), active(&evener, a.port), active(&evener, b.server.port)), (2, 2, 2));
+    let mut held: Vec<_> = (0..6).map(|_| connect(listen)).collect();
+    // What a server says first is not lost, whenever it said it.
+    let mut names: Vec<String> = held.iter_mut().map(line).collect();
+    names.sort();
+    assert_eq!(names, ["a 127.0.0.1", "a 127.0.0.1", "a 127.0.0.1", "counted", "counted", "counted"]);
+    for client in &mut held {
+        client.write_all(b"echo\n").unwrap();
+        assert_eq!(line(client), "echo");
+    }
+    assert!(evener.service_counter("s", "warm_used") >= 2, "{}", evener.status());
+    await_warm(&evener, 4);
+    assert_eq!((b.came(), active(&evener, a.port), active(&evener, b.server.port)), (5, 5, 5));
+    drop(held);
+    wait_until("clients to be gone", || (active(&evener, b.server.port) == 2).then_some(()));
+    assert_eq!(evener.server(&format!("127.0.0.1:{}", a.port))["counters"]["connections"], 3);
+}
+
+#[test]
+fn one_that_died_is_not_seen_by_a_client() {
+    let (server, listen) = (Counted::new(), free_port());
+    let evener = Evener::run_with(&config(listen, &[server.server.port], "warm = 3"), &["--workers", "1"]);
+    for _ in 0..3 {
+        await_warm(&evener, 3);
+        server.hang_up();
+        assert_eq!(who(listen), "counted");
+    }
+    assert_eq!(evener.service_counter("s", "no_server"), 0);
+    assert_eq!(evener.server(&format!("127.0.0.1:{}", server.server.port))["verdict"], "up");
+}
+
+#[test]
+fn a_server_that_hangs_up_is_not_asked_in_haste() {
+    let (server, mut away, listen) = (Counted::new(), Server::named("away"), free_port());
+    away.stop();
+    server.shuts.store(true, Ordering::Relaxed);
+    let more = "warm = 2, passive = { failures = 0 }";
+    let config = config(listen, &[server.server.port, away.port], more);
+    let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let (since, before) = (Instant::now(), evener.cpu_seconds());
+    wait_until("a few connections", || (server.came() >= 4).then_some(()));
+    assert!(since.elapsed() > Duration::from_millis(2500), "{:?}", since.elapsed());
+    let refused = evener.server(&format!("127.0.0.1:{}", away.port))["counters"]["connect_refused"].clone();
+    assert!((1..=6).contains(&refused.as_u64().unwrap()), "{refused}");
+    let used = evener.cpu_seconds() - before;
+    assert!(used < 0.5, "{used} s of CPU time");
+    // It thinks better of it.
+    server.shuts.store(false, Ordering::Relaxed);
+    await_warm(&evener, 1);
+}
+
+#[test]
+fn they_leave_the_last_place_to_clients_and_never_exceed_a_limit() {
+    let (server, listen) = (Counted::new(), free_port());
+    let limited = format!("{{ \"127.0.0.1:{}\", max = 3 }}", server.server.port);
+    let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", {limited}, warm = 8 }}");
+    let evener = Evener::run_with(&config, &["--workers", "1"]);
+    await_warm(&evener, 2);
+    // Clients want all places: they get them.
+    let mut held: Vec<_> = (0..3).map(|_| connect(listen)).collect();
+    held.iter_mut().for_each(|client| assert_eq!(line(client), "counted"));
+    assert_eq!((warm(&evener), active(&evener, server.server.port)), (0, 3));
+    assert_eq!(who(listen), "", "it is full");
+    held.truncate(1);
+    await_warm(&evener, 1);
+    assert_eq!(active(&evener, server.server.port), 2);
+}
+
+#[test]
+fn they_end_with_what_they_were_made_for() {
+    let (a, b, listen) = (Counted::new(), Counted::new(), free_port());
+    let (first, second) = (a.server.port, b.server.port);
+    let evener = Evener::run(&config(listen, &[first, second], "warm = 6"));
+    await_warm(&evener, 6);
+    let ends = |port: u16, expected: [u64; 2]| {
+        let both = || [active(&evener, first), active(&evener, second)];
+        wait_until(&format!("{expected:?} after {port}"), || (both() == expected).then_some(()));
+    };
+    ends(0, [3, 3]);
+    // Whoever does not get clients gets none of these, and the other one gets them all.
+    for command in ["maintenance", "drain"] {
+        assert!(evener.talk(&[command, &format!("127.0.0.1:{first}")]).status.success());
+        ends(first, [0, 6]);
+        assert!(evener.talk(&["ready", &format!("127.0.0.1:{first}")]).status.success());
+        ends(first, [3, 3]);
+    }
+    evener.reload(&config(listen, &[first, second], "warm = 2"));
+    await_warm(&evener, 2);
+    evener.reload(&config(listen, &[second], "warm = 2"));
+    wait_until("the server that left", || (active(&evener, second) == 2).then_some(()));
+    // The same server at another address.
+    let named = |port: u16, more: &str| {
+        format!(
+            "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{port}\", name = \"one\" }}, {more} }}"
+        )
+    };
+    evener.reload(&named(second, "warm = 3"));
+    await_warm(&evener, 3);
+    let before = a.came();
+    evener.reload(&named(first, "warm = 3"));
+    wait_until("the new address", || (a.came() == before + 3).then_some(()));
+    assert_eq!(who(listen), "counted");
+    for more in ["warm = 3, send_proxy = \"v1\"", "warm = 0", "warm = 3, protocol = \"http\""] {
+        evener.reload(&named(first, "warm = 3"));
+        await_warm(&evener, 3);
+        evener.reload(&named(first, more));
+        await_warm(&evener, 0);
+    }
+}
+
+#[test]
+fn a_drain_does_not_wait_for_them_and_a_server_that_goes_loses_them() {
+    let (mut a, b, listen) = (Counted::new(), Server::named("b"), free_port());
+    let config = format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", {{ \"127.0.0.1:{}\", tier = 2 }}, \
+         warm = 4, check = check.tcp {{ every = \"100ms\", fall = 2, rise = 2 }} }}",
+        a.server.port, b.port
+    );
+    let mut evener = Evener::run(&config);
+    wait_until("all at the first tier", || (active(&evener, a.server.port) == 4).then_some(()));
+    assert_eq!(active(&evener, b.port), 0);
+    a.server.stop();
+    // Connections that it has go on; but as it is down, nobody gets them.
+    wait_until("all at the second tier", || {
+        (active(&evener, b.port) == 4 && active(&evener, a.server.port) == 0).then_some(())
+    });
+    assert_eq!(who(listen), "b");
+    let mut held = connect(listen);
+    line(&mut held);
+    evener.signal("TERM");
+    wait_until("the warm ones to end", || (active(&evener, b.port) == 1).then_some(()));
+    drop(held);
+    let since = Instant::now();
+    assert_eq!(evener.end(), 0);
+    assert!(since.elapsed() < DEADLINE / 2);
+}
