@@ -50,7 +50,7 @@ pub(super) struct Facts {
     /// Connections and flows of all services.
     pub(super) connections: u32,
     /// Connections to servers that wait for clients.
-    pub(super) idlers: u64,
+    pub(super) idlers: u32,
 }
 
 impl Facts {
@@ -77,7 +77,7 @@ impl Facts {
             servers: (0..state.servers.len()).map(|number| found(number).unwrap_or_default()).collect(),
             clients: clients.map(|client| Client::of(&client, now.since(client.seen))).collect(),
             connections: service.map_or(0, |one| one.live.connections.active() + flows(&one.live)),
-            idlers: 0,
+            idlers: service.map_or(0, |one| one.live.warm.active()),
         }
     }
 }

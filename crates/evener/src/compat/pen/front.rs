@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use time::UtcOffset;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -65,6 +66,8 @@ pub(super) struct Front {
     /// The command line in comments, for `write`.
     pub(super) head: Vec<String>,
     pub(super) numbers: Numbers,
+    /// The time of this place, as it was before there were threads: after that nobody can tell.
+    pub(super) offset: UtcOffset,
 }
 
 impl Front {
@@ -212,7 +215,7 @@ impl Front {
     /// The status page; it goes to its file, too.
     async fn status(&mut self, facts: &Facts) -> String {
         let open = self.open().await;
-        let text = page::html(&self.state, facts, &open);
+        let text = page::html(&self.state, facts, &open, self.offset);
         if let Some(file) = self.state.web_stats.clone()
             && let Err(error) = put(&file, text.clone()).await
         {

@@ -4,7 +4,7 @@ use super::facts::{Client, Facts, Server, number_of, pen_state};
 use super::state::{Slot, State};
 use evener_proxy::Open;
 use std::fmt::{Display, Write as _};
-use std::time::SystemTime;
+use time::{OffsetDateTime, UtcOffset};
 
 /// How many rows of connections a page has at most.
 pub(super) const ROWS_MAX: usize = 10_000;
@@ -77,14 +77,20 @@ fn client_number(open: &Open, facts: &Facts) -> i64 {
     own.map_or(-1, |at| at as i64)
 }
 
+/// The time as people here have it.
+fn local_time(offset: UtcOffset) -> String {
+    let now = OffsetDateTime::now_utc().to_offset(offset);
+    let (date, [hour, minute, second]) = (now.date(), [now.hour(), now.minute(), now.second()]);
+    format!("{date} {hour:02}:{minute:02}:{second:02}")
+}
+
 /// The status page.
-pub(super) fn html(state: &State, facts: &Facts, open: &[(usize, Open)]) -> String {
-    let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string().replace('T', " ");
+pub(super) fn html(state: &State, facts: &Facts, open: &[(usize, Open)], offset: UtcOffset) -> String {
     let current = facts.clients.first().map_or(0, |client| client.server.max(0));
     let mut out = format!(
         "<html>\n<head>\n<title>Pen status page</title>\n</head>\n<body bgcolor=\"#ffffff\"><h1>Pen status page</h1>\n\
-         Time {} UTC, {} servers, {current} current<p>\n",
-        now.trim_end_matches('Z'),
+         Time {}, {} servers, {current} current<p>\n",
+        local_time(offset),
         state.servers.len()
     );
     table(&mut out, &SERVER_HEAD, state.servers.iter().zip(&facts.servers).enumerate().map(server_row));

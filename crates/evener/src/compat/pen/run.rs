@@ -20,6 +20,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use time::UtcOffset;
 use tokio::sync::mpsc;
 
 /// Runs it.
@@ -136,6 +137,7 @@ async fn serve(
     head: Vec<String>,
     daemon: Option<Daemon>,
 ) -> anyhow::Result<()> {
+    let offset = UtcOffset::current_local_offset().unwrap_or(UtcOffset::UTC);
     let (signals, own_signals) = (supervisor::Signals::catch()?, Signals::catch()?);
     let format = if daemon.is_some() { LogFormat::Syslog } else { LogFormat::Text };
     let log = Log::new(format, level(line.state.debug));
@@ -156,6 +158,7 @@ async fn serve(
         log: log.clone(),
         head,
         numbers: Numbers::default(),
+        offset,
     };
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(front.run(std::mem::take(&mut line.steps), heard, reloads, own_signals));
