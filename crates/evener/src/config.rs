@@ -58,6 +58,11 @@ impl fmt::Display for Problem {
     }
 }
 
+/// Problems in one line.
+pub(crate) fn one_line(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
 /// A valid configuration, with the places that later problems (an address in use, an unknown host) refer to.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Config {

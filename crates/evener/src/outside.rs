@@ -1,7 +1,7 @@
 //! What a configuration needs from outside of it: addresses for names, and what TLS is made of. All of it is had before
 //! anything changes.
 
-use crate::config::{Config, Problem};
+use crate::config::{Config, Problem, one_line};
 use crate::material::{self, Materials};
 use crate::resolve::{Targets, resolve};
 
@@ -11,12 +11,47 @@ pub(crate) struct Outside {
     pub(crate) materials: Materials,
 }
 
+type Gathered = Result<Outside, Vec<Problem>>;
+
 /// Resolves names and reads files; whatever cannot be had is a problem.
-pub(crate) async fn gather(config: &Config, before: Materials) -> Result<Outside, Vec<Problem>> {
+pub(crate) async fn gather(config: &Config, before: Materials) -> Gathered {
+    let (targets, materials) = tokio::join!(resolve(config), load(config, before));
+    both(targets, materials)
+}
+
+/// What becomes of `before`, which is for the same certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// It goes on.
+    Kept,
+    /// It goes on where files cannot be read again: the right to read them may be gone, or the root another one.
+    KeptAtNeed,
+}
+
+/// Resolves names; certificates are known. Why they were kept is told, too.
+pub(crate) async fn gather_known(
+    config: &Config,
+    before: Materials,
+    known: Known,
+) -> (Gathered, Option<String>) {
+    let loaded = match known {
+        Known::Kept => Ok(before.clone()),
+        Known::KeptAtNeed => load(config, before.clone()).await,
+    };
+    let (materials, why) = match loaded {
+        Ok(materials) => (materials, None),
+        Err(problems) => (before, Some(one_line(&problems))),
+    };
+    (both(resolve(config).await, Ok(materials)), why)
+}
+
+async fn load(config: &Config, before: Materials) -> Result<Materials, Vec<Problem>> {
     let wanted = config.clone();
     let loading = tokio::task::spawn_blocking(move || material::load(&wanted, &before));
-    let (targets, materials) = tokio::join!(resolve(config), loading);
-    let materials = materials.unwrap_or_else(|error| Err(vec![Problem::new(error.to_string())]));
+    loading.await.unwrap_or_else(|error| Err(vec![Problem::new(error.to_string())]))
+}
+
+fn both(targets: Result<Targets, Vec<Problem>>, materials: Result<Materials, Vec<Problem>>) -> Gathered {
     match (targets, materials) {
         (Ok(targets), Ok(materials)) => Ok(Outside { targets, materials }),
         (targets, materials) => Err(targets.err().into_iter().chain(materials.err()).flatten().collect()),

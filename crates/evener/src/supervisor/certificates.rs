@@ -2,7 +2,7 @@
 //! anything else changing. What is wrong is said, and the old ones stay.
 
 use super::{Input, Supervisor};
-use crate::config::Problem;
+use crate::config::{Problem, one_line};
 use crate::material::{self, Materials};
 use evener_core::Time;
 use evener_core::event::Event;
@@ -69,7 +69,7 @@ impl Supervisor {
                 }
             }
             Some(Err(problems)) => {
-                let problem = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                let problem = one_line(&problems);
                 if self.watch.said.as_ref() != Some(&problem) {
                     self.tell(&Event::CertificatesKept { problem: problem.clone() });
                     self.watch.said = Some(problem);

@@ -2,8 +2,7 @@
 
 use super::{ConfigSource, Files, Input, Outcome, Supervisor};
 use crate::config::{self, Config, Problem};
-use crate::outside::{Outside, gather};
-use crate::resolve::resolve;
+use crate::outside::{Known, Outside, gather, gather_known};
 use evener_core::event::Event;
 use evener_core::spec::Spec;
 use tokio::sync::oneshot;
@@ -15,6 +14,8 @@ pub(crate) struct Loaded {
     found: Result<(Config, Outside), Vec<Problem>>,
     /// Who gave it, if it is not from the file.
     given: Option<Done>,
+    /// Why certificates are those of before, though they were to be read again.
+    kept: Option<String>,
 }
 
 /// Who waits for a reload.
@@ -59,25 +60,27 @@ impl Supervisor {
                 Ok(config) => gather(&config, before).await.map(|outside| (config, outside)),
                 Err(problems) => Err(problems),
             };
-            let _ = outside.send(Input::Loaded(Loaded { found, given: None })).await;
+            let _ = outside.send(Input::Loaded(Loaded { found, given: None, kept: None })).await;
         });
     }
 
     /// Takes on a configuration that somebody gives, as soon as what it needs from outside is there.
     pub(super) fn begin_apply(&mut self, config: Config, files: Files, done: Done) {
         let (outside, before) = (self.outside.clone(), self.materials.clone());
-        let same = files == Files::Kept && says_the_same_of_tls(&self.config.spec, &config.spec);
+        let same = says_the_same_of_tls(&self.config.spec, &config.spec);
         tokio::spawn(async move {
-            let gathered = match same {
-                true => resolve(&config).await.map(|targets| Outside { targets, materials: before }),
-                false => gather(&config, before).await,
+            let (found, kept) = match (same, files) {
+                (false, _) => (gather(&config, before).await, None),
+                (true, Files::Kept) => gather_known(&config, before, Known::Kept).await,
+                (true, Files::Anew) => gather_known(&config, before, Known::KeptAtNeed).await,
             };
-            let found = gathered.map(|outside| (config, outside));
-            let _ = outside.send(Input::Loaded(Loaded { found, given: Some(done) })).await;
+            let found = found.map(|outside| (config, outside));
+            let _ = outside.send(Input::Loaded(Loaded { found, given: Some(done), kept })).await;
         });
     }
 
-    pub(super) fn on_loaded(&mut self, Loaded { found, given }: Loaded) {
+    pub(super) fn on_loaded(&mut self, Loaded { found, given, kept }: Loaded) {
+        kept.into_iter().for_each(|problem| self.tell(&Event::CertificatesKept { problem }));
         let outcome = if self.is_draining() {
             Err(vec![Problem::new("this instance is about to end")])
         } else {

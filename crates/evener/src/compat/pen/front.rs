@@ -56,6 +56,13 @@ impl Signals {
     }
 }
 
+/// Why the settings are what they were.
+struct Refused {
+    problems: Vec<String>,
+    /// The supervisor said so in the log.
+    is_told: bool,
+}
+
 /// The front end.
 pub(super) struct Front {
     pub(super) state: State,
@@ -114,7 +121,7 @@ impl Front {
             self.change(Files::Kept, move |state| execute(state, &line).map_err(|error| vec![error])).await;
         Some(match done {
             Ok(steps) => self.follow(steps).await,
-            Err(problems) => problems.iter().map(|problem| format!("{problem}\n")).collect(),
+            Err(refused) => refused.problems.iter().map(|problem| format!("{problem}\n")).collect(),
         })
     }
 
@@ -134,10 +141,12 @@ impl Front {
                     .map(ToString::to_string)
                     .collect())
             }
-            Err(problems) => {
+            Err(refused) => {
                 let failed = |problem: &String| Event::ReloadFailed { problem: problem.clone() };
-                problems.iter().for_each(|problem| self.log.event(&failed(problem)));
-                Err(problems)
+                if !refused.is_told {
+                    refused.problems.iter().for_each(|problem| self.log.event(&failed(problem)));
+                }
+                Err(refused.problems)
             }
         }
     }
@@ -147,7 +156,7 @@ impl Front {
         &mut self,
         files: Files,
         act: impl FnOnce(&mut State) -> Result<Vec<Step>, Vec<String>> + Send + 'static,
-    ) -> Result<Vec<Step>, Vec<String>> {
+    ) -> Result<Vec<Step>, Refused> {
         let mut state = self.state.clone();
         // Names are resolved and files read meanwhile; whoever asks next waits, the supervisor does not.
         let work = tokio::task::spawn_blocking(move || {
@@ -158,11 +167,13 @@ impl Front {
                 config.map_err(|problems| problems.iter().map(Problem::to_string).collect::<Vec<_>>())?;
             Ok::<_, Vec<String>>((state, steps, config))
         });
-        let (state, steps, config) = work.await.map_err(|error| vec![error.to_string()])??;
+        let done = work.await.unwrap_or_else(|error| Err(vec![error.to_string()]));
+        let (state, steps, config) = done.map_err(|problems| Refused { problems, is_told: false })?;
         if let Some(config) = config.filter(|config| config.spec != self.config.spec || files == Files::Anew)
         {
             let gone = || Err(vec!["the program is about to end".to_owned()]);
-            self.handle.apply(config.clone(), files).await.unwrap_or_else(gone)?;
+            let taken_on = self.handle.apply(config.clone(), files).await.unwrap_or_else(gone);
+            taken_on.map_err(|problems| Refused { problems, is_told: true })?;
             self.config = config;
         }
         if state.debug != self.state.debug {

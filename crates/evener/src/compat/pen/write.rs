@@ -2,6 +2,7 @@
 
 use super::lists::LISTS;
 use super::state::{Slot, State};
+use evener_core::acl::Access;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -15,7 +16,12 @@ pub(super) fn write(state: &State, head: &[String]) -> String {
     }
     for number in 0..LISTS {
         line(format!("no acl {number}"));
-        state.lists[number].entries().for_each(|entry| line(format!("acl {number} {entry}")));
+        let list = &state.lists[number];
+        list.entries().for_each(|entry| line(format!("acl {number} {entry}")));
+        if list.entries().next().is_some() {
+            let otherwise = if list.otherwise() == Access::Permit { "permit" } else { "deny" };
+            line(format!("# acl {number} {otherwise} everybody else, the inverse of its last entry"));
+        }
     }
     switches(state)
         .into_iter()
