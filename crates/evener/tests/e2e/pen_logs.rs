@@ -433,7 +433,7 @@ fn a_background_penlogd_that_cannot_start_says_so_and_fails() {
     ];
     for (arguments, expected) in cases {
         let output = program(By::Us, "penlogd").args(*arguments).output().unwrap();
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
         let text = said(&output);
         assert!(text.starts_with(expected), "{text}");
         assert_eq!(text.lines().count(), 1, "{text}");
@@ -474,8 +474,9 @@ fn a_wrong_command_line_says_what_is_wrong() {
     ];
     for (name, arguments, expected) in cases {
         let output = program(By::Us, name).args(*arguments).stdin(Stdio::null()).output().unwrap();
-        assert_eq!(output.status.code(), Some(2), "{name} {arguments:?}");
         let text = said(&output);
+        let usage = if text.contains("\nUsage") { 2 } else { 1 };
+        assert_eq!(output.status.code(), Some(usage), "{name} {arguments:?}");
         assert!(text.starts_with(expected), "{name} {arguments:?}: {text}");
         assert!(output.stdout.is_empty());
     }
@@ -487,7 +488,7 @@ fn a_link_of_its_name_is_the_program() {
     for name in ["penlog", "penlogd", "mergelogs"] {
         std::os::unix::fs::symlink(BINARY, directory.file(name)).unwrap();
         let output = Command::new(directory.file(name)).stdin(Stdio::null()).output().unwrap();
-        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.status.code(), Some(2));
         assert!(said(&output).starts_with(&format!("{name}: ")), "{}", said(&output));
     }
 }
