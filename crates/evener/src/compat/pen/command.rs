@@ -117,10 +117,11 @@ impl<'a> Words<'a> {
     }
 }
 
-/// Does what a line says. `#` begins a comment.
+/// Does what a line says. A word that begins with `#` begins a comment: after a command pen looks at no more words than
+/// it takes, so that files have comments there.
 pub(super) fn execute(state: &mut State, line: &str) -> Result<Vec<Step>, String> {
-    let mut words = line.split_whitespace();
-    let Some(verb) = words.next().filter(|word| !word.starts_with('#')) else { return Ok(Vec::new()) };
+    let mut words = line.split_whitespace().take_while(|word| !word.starts_with('#'));
+    let Some(verb) = words.next() else { return Ok(Vec::new()) };
     let words = Words { verb, rest: words.collect() };
     // A command that fails half-way has changed nothing.
     let mut changed = state.clone();

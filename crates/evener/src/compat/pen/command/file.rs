@@ -69,7 +69,8 @@ impl Reader {
             Err(error) => return self.problem(file, None, format!("it cannot be read: {error}")),
         };
         for (number, line) in text.lines().enumerate() {
-            let words: Vec<&str> = line.split_whitespace().collect();
+            let words: Vec<&str> =
+                line.split_whitespace().take_while(|word| !word.starts_with('#')).collect();
             match words[..] {
                 // Here, so that the problems of the other file are listed with these.
                 ["include", other] if self.depth < DEPTH_MAX => {
