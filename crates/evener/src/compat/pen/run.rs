@@ -62,6 +62,7 @@ fn begin(line: &mut Line, head: Vec<String>) -> anyhow::Result<ExitCode> {
             read_again(&mut line.state, &file).map_err(|problems| anyhow::anyhow!(problems.join("\n")))?;
         line.steps.extend(steps);
     }
+    line.state.make_tables();
     if !line.foreground {
         make_absolute(line)?;
     }

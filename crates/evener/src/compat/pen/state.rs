@@ -74,6 +74,12 @@ impl State {
         self.conn_max.unwrap_or(Self::CONN_MAX)
     }
 
+    /// Makes the tables: what runs only grows them.
+    pub(super) fn make_tables(&mut self) {
+        self.clients_max.get_or_insert(Self::CLIENTS_MAX);
+        self.conn_max.get_or_insert(Self::CONN_MAX);
+    }
+
     /// Whether clients are sent to the server that they had.
     pub(super) fn tracks(&self) -> bool {
         !self.roundrobin && !self.forget
