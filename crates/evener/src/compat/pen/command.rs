@@ -150,7 +150,9 @@ fn run(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
         "listen" | "log" | "web_stats" | "control" | "pid" => place(state, words),
         "tcp_fastclose" => fast_close(state, words),
         "source" => {
-            state.source = Some(resolve(words.one("an address")?)?);
+            let host = words.one("an address")?;
+            let wrong = |error| format!("unable to set source address to '{host}': {error}");
+            state.source = Some(resolve(host).map_err(wrong)?);
             Ok(Vec::new())
         }
         "exit" => exit(state, words),
