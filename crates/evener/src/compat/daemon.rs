@@ -131,6 +131,10 @@ impl User {
         Ok(Self { name: CString::new(found.name)?, uid: found.uid, gid: found.gid })
     }
 
+    pub(crate) fn is_root(&self) -> bool {
+        self.uid.is_root()
+    }
+
     /// Gives up the rights of this process, all of its threads, for those of the user. There is no way back.
     pub(crate) fn become_it(&self) -> anyhow::Result<()> {
         // In this order: each of them needs the rights that the last one gives up.

@@ -199,12 +199,17 @@ fn open_admin(path: Option<&Path>, log: &Log) -> anyhow::Result<Option<AdminSock
     }
 }
 
-/// Changes root and user. What may listen below 1024, and speak with clients' addresses, stays.
+/// Changes root and user. What may listen below 1024, and speak with clients' addresses, stays; whoever wants to be root
+/// (`-u root`) keeps everything, for files of others may have to be read and written.
 fn leave_rights(line: &Line) -> anyhow::Result<Option<PidFile>> {
     let user = line.user.as_deref().map(User::find).transpose()?;
     line.jail.as_deref().map(change_root).transpose()?;
     let pid_file = line.pid_file.as_deref().map(PidFile::write).transpose()?;
     let Some(user) = user else { return Ok(pid_file) };
+    if user.is_root() {
+        user.become_it()?;
+        return Ok(pid_file);
+    }
     let kept = CapabilitySet::NET_BIND_SERVICE
         | if line.state.transparent { CapabilitySet::NET_ADMIN } else { CapabilitySet::empty() };
     let had = rustix::thread::capabilities(None)?.permitted;
