@@ -26,13 +26,15 @@ const FOR_TESTS: &[Need] = &[
     Need { program: "testssl", package: "testssl.sh" },
     Need { program: "slowhttptest", package: "slowhttptest" },
     Need { program: "h2load", package: "nghttp2-client" },
+    Need { program: "pen", package: "pen" },
+    Need { program: "dig", package: "bind9-dnsutils" },
+    Need { program: "/lib/lsb/init-functions", package: "sysvinit-utils" },
 ];
 
 /// What tests need of PyPI, in an environment of their own under `target`.
 const PYTHON: &[&str] = &["mmdb_writer==0.2.7", "websockets==17.4"];
 
 const FOR_BENCH: &[Need] = &[
-    Need { program: "pen", package: "pen" },
     Need { program: "/usr/lib/nginx/modules/ngx_stream_module.so", package: "libnginx-mod-stream" },
     Need { program: "strace", package: "strace" },
 ];

@@ -21,6 +21,7 @@ mod namespaces;
 mod one_liner;
 mod origin;
 mod peers;
+mod pen_init;
 mod pen_logs;
 mod pending;
 mod proxy_from;
