@@ -232,6 +232,8 @@ pub(crate) struct Supervisor {
     inputs: mpsc::Receiver<Input>,
     outside: mpsc::Sender<Input>,
     phase: Phase,
+    /// Who wants to know when new clients are no longer taken.
+    watcher: Option<oneshot::Sender<()>>,
 }
 
 /// What an address belongs to: a TCP port and a UDP port of one number are two addresses.
@@ -288,6 +290,7 @@ impl Supervisor {
             inputs,
             outside,
             phase: Phase::Serving,
+            watcher: None,
         };
         Ok((supervisor, handle))
     }
@@ -305,6 +308,13 @@ impl Supervisor {
     /// Whether new clients are no longer taken.
     pub(crate) fn is_draining(&self) -> bool {
         self.phase != Phase::Serving
+    }
+
+    /// Becomes ready when new clients are no longer taken.
+    pub(crate) fn draining(&mut self) -> oneshot::Receiver<()> {
+        let (watcher, draining) = oneshot::channel();
+        self.watcher = Some(watcher);
+        draining
     }
 
     /// Works until told to end, then ends in order.
@@ -519,6 +529,9 @@ impl Supervisor {
         match self.phase {
             Phase::Serving => {
                 self.plane.drain();
+                self.watcher.take().into_iter().for_each(|watcher| {
+                    let _ = watcher.send(());
+                });
                 self.phase = Phase::Draining { until: self.now() + self.setting.drain_timeout };
                 let deadline = humantime::format_duration(self.setting.drain_timeout).to_string();
                 self.tell(&Event::Draining { signal, connections: self.active(), deadline });

@@ -237,3 +237,28 @@ fn a_web_server_that_stops_is_not_missed() {
     let seen: String = (0..20).map(|_| machine.curl("30", &[])).collect();
     assert!(seen.lines().count() == 20 && !seen.contains("52"), "{seen}");
 }
+
+#[test]
+fn a_restart_waits_for_nobody_and_cuts_nobody() {
+    let Some(machine) = Machine::new() else { return };
+    machine.expect("start", 0, "Starting light weight simple load balancer: pen.\n");
+    let pid = machine.pid();
+    let slow = machine.directory.file("slow");
+    let length = || fs::metadata(&slow).map_or(0, |meta| meta.len());
+    std::thread::scope(|scope| {
+        // Longer than the script waits, shorter than an old process may take to finish.
+        let fetched = scope.spawn(|| {
+            let url = "http://10.0.0.30/slow";
+            machine.elsewhere(&["curl", "-sf", "--noproxy", "*", "-o", &slow.display().to_string(), url])
+        });
+        wait_until("the transfer to begin", || (length() > 0).then_some(()));
+        machine.expect("restart", 0, "Starting");
+        assert_ne!(machine.pid(), pid);
+        assert!(!machine.curl("30", &[]).is_empty(), "the new one serves");
+        assert!(!fetched.is_finished(), "the old one was still at work when the new one came");
+        assert!(fetched.join().unwrap().status.success());
+    });
+    assert_eq!(length(), 1 << 20);
+    machine.expect("status", 0, "Pend is running");
+    assert!(!machine.curl("30", &[]).is_empty(), "the old one took nothing along");
+}

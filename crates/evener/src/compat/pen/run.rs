@@ -163,18 +163,25 @@ async fn serve(
     };
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(front.run(std::mem::take(&mut line.steps), heard, reloads, own_signals));
+    let mut hearing = tokio::task::JoinSet::new();
     if let Some(control) = control {
-        tasks.spawn(async move { drop(control.serve(inputs).await) });
+        hearing.spawn(async move { drop(control.serve(inputs).await) });
     }
     if let Some(admin) = admin {
         supervisor.tell(&Event::AdminListening { socket: admin.path().display().to_string() });
         tasks.spawn(admin.serve(handle));
     }
     daemon.map(|daemon| daemon.ready(Stdout::Closed)).transpose()?;
-    supervisor.run(signals).await;
+    let draining = supervisor.draining();
+    // Whoever restarts it may start the next one while clients of this one finish: its places are free by then.
+    let make_room = async move {
+        let _ = draining.await;
+        drop(pid_file);
+        hearing.shutdown().await;
+    };
+    tokio::join!(supervisor.run(signals), make_room);
     // Awaited, so that the files of sockets are removed.
     tasks.shutdown().await;
-    drop(pid_file);
     Ok(())
 }
 
