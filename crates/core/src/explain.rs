@@ -91,7 +91,7 @@ pub fn explain(snapshot: &Snapshot, request: &Request, random: &mut Random) -> E
     let mut tried: Vec<ServerId> = Vec::new();
     let mut servers = Vec::new();
     while tried.len() < CANDIDATES_MAX {
-        let Some((server, why)) = snapshot.find(request, &tried, turn, random) else { break };
+        let Some((server, why)) = snapshot.find(request, &tried, || turn, random) else { break };
         tried.push(server.id);
         servers.push(row(server, Reason::Candidate(tried.len(), why)));
     }

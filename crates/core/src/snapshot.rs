@@ -315,10 +315,12 @@ impl Snapshot {
         tried: &[ServerId],
         random: &mut Random,
     ) -> Result<Choice, NoServer> {
-        let turn = self.live.turn.fetch_add(1, Ordering::Relaxed);
+        // Only a client that is nobody's takes a turn: where each comes twice, all would get the same server of two.
+        let mut taken = None;
+        let mut turn = || *taken.get_or_insert_with(|| self.live.turn.fetch_add(1, Ordering::Relaxed));
         // A place that another worker took between look and grasp makes that server full: look again.
         for _ in 0..=self.entries.len() {
-            let Some((server, why)) = self.find(request, tried, turn, random) else { break };
+            let Some((server, why)) = self.find(request, tried, &mut turn, random) else { break };
             let known = if why == Why::Sticky { Known::Yes } else { Known::No };
             if let Some(lease) = server.live.occupancy.enter(server.limits.bound(known)) {
                 return Ok(Choice { server: Arc::clone(server), lease, why });
@@ -327,17 +329,18 @@ impl Snapshot {
         Err(self.refusal(request, tried))
     }
 
-    /// The server that [`Snapshot::pick`] would choose in this turn; nothing changes.
+    /// The server that [`Snapshot::pick`] would choose; nothing changes but by `turn`, which is asked where turns count.
     pub(crate) fn find(
         &self,
         request: &Request,
         tried: &[ServerId],
-        turn: u64,
+        turn: impl FnOnce() -> u64,
         random: &mut Random,
     ) -> Option<(&Arc<Entry>, Why)> {
-        let mut draw = Draw { client: hash::of_client(request.client), turn, now: request.now, random };
+        let client = hash::of_client(request.client);
+        let draw = || Draw { client, turn: turn(), now: request.now, random };
         if let Some(only) = &self.only {
-            return self.find_only(only, request, tried, &mut draw);
+            return self.find_only(only, request, tried, draw);
         }
         if let Some(server) = self.known_server(request).filter(|server| {
             !tried.contains(&server.id)
@@ -346,6 +349,7 @@ impl Snapshot {
         }) {
             return Some((server, Why::Sticky));
         }
+        let mut draw = draw();
         let mut from = |tier, policy| self.find_in(tier, policy, request.client, tried, &mut draw);
         let by_policy = self.tiers.iter().find_map(|tier| from(tier, self.policy));
         by_policy
@@ -369,12 +373,12 @@ impl Snapshot {
     }
 
     /// The one server that a client may have where there is no failover, if that takes it.
-    fn find_only<'a>(
+    fn find_only<'a, 'd>(
         &'a self,
         only: &'a Tier,
         request: &Request,
         tried: &[ServerId],
-        draw: &mut Draw<'_>,
+        draw: impl FnOnce() -> Draw<'d>,
     ) -> Option<(&'a Arc<Entry>, Why)> {
         if !tried.is_empty() {
             return None;
@@ -382,7 +386,7 @@ impl Snapshot {
         if let Some(known) = self.known_server(request) {
             return known.takes_known(request.client).then_some((known, Why::Sticky));
         }
-        let at = policy::choose(self.policy, &only.table, &only.members, draw, |_| true)?;
+        let at = policy::choose(self.policy, &only.table, &only.members, &mut draw(), |_| true)?;
         let server = &only.members[at];
         let takes = server.admission == Admission::Open && server.has_room_for(request.client, Known::No);
         takes.then_some((server, Why::Policy))

@@ -215,6 +215,17 @@ fn without_failover_a_client_has_one_server_or_none() {
 }
 
 #[test]
+fn clients_that_come_back_take_nobodys_turn() {
+    let mut story = Story::new("a b", sticky);
+    assert_eq!(story.picks([1, 1, 2, 2, 3, 3, 4, 4]), "a a b b a a b b");
+    let mut alone = Story::new("a b", |spec| {
+        sticky(spec);
+        spec.failover = Failover::Never;
+    });
+    assert_eq!(alone.picks([1, 1, 2, 2, 3, 3]), "a a b b a a");
+}
+
+#[test]
 fn a_full_server_sends_new_clients_to_the_next() {
     let mut story = Story::new("a!1/1 b@2", |spec| spec.policy = Policy::LeastConn);
     assert_eq!(story.picks([1, 2, 3]), "a b b");
@@ -270,12 +281,12 @@ fn a_reload_keeps_clients_counters_and_verdicts_of_what_stays() {
     let names: Vec<&str> = events.iter().map(evener_core::event::Event::name).collect();
     assert_eq!(names, ["server_added", "server_removed"]);
     story.publish();
-    assert_eq!(story.picks([3, 1]), "c d");
+    assert_eq!(story.picks([3, 1, 4]), "c c d");
     let active = |name: &str| {
         let server = story.pool.servers().iter().find(|server| &*server.spec.name == name).unwrap();
         (server.live.occupancy.active(), server.health.reason().map(str::to_owned))
     };
-    assert_eq!(active("c"), (2, None));
+    assert_eq!(active("c"), (3, None));
     assert_eq!(active("b"), (1, Some("refused".into())));
 }
 
