@@ -138,7 +138,7 @@ fn a_list_that_cannot_be_read_is_a_problem_with_its_line() {
 }
 
 /// A database in which parts of 127.0.0.0/8 and of 2001:db8::/32 are in countries, as the usual ones have it.
-fn database(directory: &Directory, name: &str, version: u8) -> bool {
+pub(crate) fn database(directory: &Directory, name: &str, version: u8) -> bool {
     let Some(python) = python() else { return false };
     let script = directory.write(
         "make.py",

@@ -1,6 +1,6 @@
 //! UDP: flows, batches, servers that die.
 
-use crate::harness::{Evener, free_port, have, have_root, local, wait_until};
+use crate::harness::{Directory, Evener, free_port, have, have_root, local, wait_until};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ impl Echo {
         Self::start_at(name, free_port())
     }
 
-    fn start_at(name: &'static str, port: u16) -> Self {
+    pub(crate) fn start_at(name: &'static str, port: u16) -> Self {
         let socket = UdpSocket::bind(local(port)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let over = Arc::new(AtomicBool::new(false));
@@ -34,7 +34,7 @@ impl Echo {
         Self { port, over, thread: Some(thread) }
     }
 
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
@@ -229,7 +229,7 @@ fn without_ports_datagrams_are_dropped_and_servers_stay_up() {
         return;
     }
     // In a namespace of its own, with ten ports for flows, and a client that comes from twenty addresses.
-    let directory = crate::harness::Directory::new();
+    let directory = Directory::new();
     let script = directory.write(
         "many.py",
         "import socket\ns=[socket.socket(socket.AF_INET,socket.SOCK_DGRAM) for _ in range(20)]\n\
@@ -316,21 +316,26 @@ pub(crate) struct Nsd(std::process::Child);
 
 impl Nsd {
     pub(crate) fn start(evener: &Evener, port: u16) -> Self {
+        // Not before the check has failed, so that its success is seen.
+        wait_until("the check to fail", || evener.log().contains("server_down").then_some(()));
+        Self::start_in(&evener.directory, port)
+    }
+
+    /// One whose files are in this directory.
+    pub(crate) fn start_in(directory: &Directory, port: u16) -> Self {
         let records: String = (0..1000).map(|n| format!("n{n} A 192.0.2.{}\n", n % 250)).collect();
         let zone =
             format!("$ORIGIN example.\n$TTL 60\n@ SOA ns h 1 2 3 4 5\n@ NS ns\nns A 192.0.2.1\n{records}");
-        let directory = evener.directory.file("").display().to_string();
-        evener.directory.write("zone", &zone);
-        let config = evener.directory.write(
-            "nsd.conf",
+        directory.write("zone", &zone);
+        let at = directory.file("").display().to_string();
+        let config = directory.write(
+            &format!("nsd-{port}.conf"),
             &format!(
-                "server:\n server-count: 1\n ip-address: 127.0.0.1@{port}\n username: \"\"\n chroot: \"\"\n zonesdir: \"{directory}\"\n \
-                 database: \"\"\n pidfile: \"{directory}nsd.pid\"\n xfrdfile: \"{directory}xfrd\"\n zonelistfile: \"{directory}zl\"\n \
+                "server:\n server-count: 1\n ip-address: 127.0.0.1@{port}\n username: \"\"\n chroot: \"\"\n zonesdir: \"{at}\"\n \
+                 database: \"\"\n pidfile: \"{at}nsd-{port}.pid\"\n xfrdfile: \"{at}xfrd-{port}\"\n zonelistfile: \"{at}zl-{port}\"\n \
                  rrl-ratelimit: 0\nremote-control:\n control-enable: no\nzone:\n name: example\n zonefile: zone\n"
             ),
         );
-        // Not before the check has failed, so that its success is seen.
-        wait_until("the check to fail", || evener.log().contains("server_down").then_some(()));
         let quiet = std::process::Stdio::null;
         let mut command = std::process::Command::new("nsd");
         Self(command.args(["-d", "-c"]).arg(config).stdout(quiet()).stderr(quiet()).spawn().unwrap())
@@ -339,6 +344,13 @@ impl Nsd {
 
 impl Drop for Nsd {
     fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Nsd {
+    pub(crate) fn end(&mut self) {
+        // Its other processes end with it, but not when it is killed.
         let _ = std::process::Command::new("kill").arg(self.0.id().to_string()).status();
         let _ = self.0.wait();
     }

@@ -1,0 +1,181 @@
+//! A running `evener pen`, and penctl that talks to it.
+
+use crate::harness::{BINARY, Directory, wait_until};
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+/// An instance in the foreground, with a control port where the test may have one.
+pub(crate) struct Pen {
+    child: Child,
+    pub(crate) directory: Directory,
+}
+
+impl Drop for Pen {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let log = self.log();
+        if std::thread::panicking() {
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("what pen said last:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+        } else {
+            assert!(!log.contains("panicked at"), "a thread panicked: {log}");
+        }
+    }
+}
+
+impl Pen {
+    /// Runs it with these words after its own: `-f`, a control socket, a log for the test.
+    pub(crate) fn run(words: &[&str]) -> Self {
+        Self::run_in(Directory::new(), words)
+    }
+
+    pub(crate) fn run_in(directory: Directory, words: &[&str]) -> Self {
+        let control = directory.file("ctl").display().to_string();
+        // As root it hears commands only when it is told whom to run as.
+        let root = rustix::process::geteuid().is_root();
+        let user: &[&str] = if root && !words.contains(&"-u") { &["-u", "root"] } else { &[] };
+        let all: Vec<&str> = ["-C", &control].iter().chain(user).chain(words).copied().collect();
+        Self::start(Command::new(BINARY), directory, &all)
+    }
+
+    /// Runs it in the foreground with just these words.
+    pub(crate) fn start(mut command: Command, directory: Directory, words: &[&str]) -> Self {
+        let log = fs::File::create(directory.file("log")).unwrap();
+        let child = command
+            .args(["pen", "-f", "-d", "--admin"])
+            .arg(directory.file("admin.sock"))
+            .args(std::env::var("EVENER_TEST_DRIVER").ok().iter().flat_map(|driver| ["--driver", driver]))
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut pen = Self { child, directory };
+        wait_until("pen to start", || {
+            let ended = pen.child.try_wait().unwrap();
+            assert!(ended.is_none(), "it ended at once: {}", pen.log());
+            pen.log().contains("admin_listening").then_some(())
+        });
+        pen
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.file("log")).unwrap_or_default()
+    }
+
+    pub(crate) fn log_count(&self, text: &str) -> usize {
+        self.log().matches(text).count()
+    }
+
+    /// Waits for a text in the log.
+    pub(crate) fn expect_log(&self, text: &str) {
+        wait_until(text, || self.log().contains(text).then_some(()));
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        signal(name, self.pid());
+    }
+
+    /// Has the file of commands read again, and waits until that is done.
+    pub(crate) fn hang_up(&self) {
+        let count = || self.log_count(" reloaded changes=");
+        let before = count();
+        self.signal("HUP");
+        wait_until("the reload", || (count() > before).then_some(()));
+    }
+
+    /// What penctl prints.
+    pub(crate) fn ctl(&self, command: &str) -> String {
+        let output = penctl(&self.directory.file("ctl").display().to_string(), command);
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A command that is taken without a word.
+    pub(crate) fn order(&self, command: &str) {
+        assert_eq!(self.ctl(command), "", "{command}");
+    }
+
+    /// What `servers` says of one of them after this word.
+    pub(crate) fn of_server(&self, number: usize, word: &str) -> u64 {
+        let servers = self.ctl("servers");
+        let line = servers.lines().nth(number).unwrap_or_else(|| panic!("no server {number}: {servers}"));
+        let mut words = line.split(' ').skip_while(|other| *other != word);
+        words.nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Waits for its end; the exit status.
+    pub(crate) fn end(&mut self) -> Option<i32> {
+        wait_until("pen to end", || self.child.try_wait().unwrap()).code()
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+}
+
+/// `penctl ADDRESS COMMAND`.
+pub(crate) fn penctl(address: &str, command: &str) -> Output {
+    Command::new(BINARY).args(["penctl", address]).args(command.split(' ')).output().unwrap()
+}
+
+pub(crate) fn signal(name: &str, pid: u32) {
+    let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
+    assert!(status.unwrap().success(), "kill -{name} {pid}");
+}
+
+/// Whether a process runs that is nobody's child here.
+pub(crate) fn runs(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z ")
+}
+
+/// What an instance says that ends at once: its exit status, and stderr.
+pub(crate) fn refused(words: &[&str]) -> (i32, String) {
+    let mut command = Command::new("timeout");
+    let output = command.args(["20", BINARY, "pen"]).args(words).stdin(Stdio::null()).output().unwrap();
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// One in the background: its pid, from its pid file. It goes with its test.
+pub(crate) struct Daemon {
+    pub(crate) pid: u32,
+    pid_file: PathBuf,
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if runs(self.pid) && fs::read_to_string(&self.pid_file).is_ok_and(|text| text == self.pid.to_string())
+        {
+            signal("KILL", self.pid);
+        }
+    }
+}
+
+impl Daemon {
+    /// Starts it by its command line, with `-p` in front; it has to say that it serves.
+    pub(crate) fn start(directory: &Directory, words: &[&str]) -> Self {
+        let pid_file = directory.file("pid");
+        let output = Command::new(BINARY)
+            .args(["pen", "-p"])
+            .arg(&pid_file)
+            .args(words)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let pid = fs::read_to_string(&pid_file).unwrap().parse().unwrap();
+        Self { pid, pid_file }
+    }
+
+    pub(crate) fn expect_end(&self) {
+        wait_until("the daemon to end", || (!runs(self.pid)).then_some(()));
+    }
+}
