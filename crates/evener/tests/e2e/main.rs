@@ -25,6 +25,7 @@ mod pen_dns;
 mod pen_harness;
 mod pen_init;
 mod pen_logs;
+mod pen_running;
 mod pen_tcp;
 mod pending;
 mod proxy_from;

@@ -162,15 +162,20 @@ impl Drop for Daemon {
 impl Daemon {
     /// Starts it by its command line, with `-p` in front; it has to say that it serves.
     pub(crate) fn start(directory: &Directory, words: &[&str]) -> Self {
-        let pid_file = directory.file("pid");
         let output = Command::new(BINARY)
             .args(["pen", "-p"])
-            .arg(&pid_file)
+            .arg(directory.file("pid"))
             .args(words)
             .stdin(Stdio::null())
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Self::adopt(directory)
+    }
+
+    /// The one that the test started itself, with its pid file in this directory.
+    pub(crate) fn adopt(directory: &Directory) -> Self {
+        let pid_file = directory.file("pid");
         let pid = fs::read_to_string(&pid_file).unwrap().parse().unwrap();
         Self { pid, pid_file }
     }
