@@ -295,6 +295,14 @@ fn another_user_keeps_low_ports_keys_and_commands() {
     assert_eq!(pen.ctl(&format!("listen 127.0.0.1:{other}")), format!("127.0.0.1:{other}\n"));
     serves(other);
     wait_until("the old port to be closed", || (!listens(low)).then_some(()));
+    // A log is rotated and the file of commands read again, with the key that there was.
+    fs::rename(&log, format!("{log}.1")).unwrap();
+    fs::write(&commands, "blacklist 6\n").unwrap();
+    pen.signal("HUP");
+    wait_until("the new log", || fs::exists(&log).unwrap().then_some(()));
+    wait_until("the new settings", || (pen.ctl("blacklist") == "6\n").then_some(()));
+    pen.expect_log("kept as it was: service `pen`: ");
+    serves(other);
 }
 
 #[test]
