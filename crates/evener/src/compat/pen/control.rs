@@ -118,23 +118,35 @@ fn remove_left_over(path: &Path) -> anyhow::Result<()> {
 /// The answer to what comes; `None` when nothing may be answered.
 async fn ask(stream: &mut (impl AsyncRead + Unpin), front: mpsc::Sender<Input>, who: Who) -> Option<String> {
     let line = tokio::time::timeout(TIME_MAX, read_line(stream)).await.ok()??;
+    let Heard::Line(line) = line else {
+        return Some(format!("a command has at most {LINE_BYTES_MAX} bytes: this one was not looked at\n"));
+    };
     let (answer, answered) = oneshot::channel();
     front.send(Input::Command { line, who, answer }).await.ok()?;
     answered.await.ok()
 }
 
+/// What somebody said.
+enum Heard {
+    Line(String),
+    /// Half of it could mean something else.
+    TooLong,
+}
+
 /// Up to the end of the line, or of what is sent.
-async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
+async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> Option<Heard> {
     let mut bytes = Vec::new();
     let mut piece = [0; 1024];
-    while bytes.len() < LINE_BYTES_MAX {
+    loop {
         let read = stream.read(&mut piece).await.ok()?;
         bytes.extend_from_slice(&piece[..read]);
-        if read == 0 || piece[..read].contains(&b'\n') {
-            break;
+        let end = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
+        let end = end.or((read == 0).then_some(bytes.len()));
+        if end.unwrap_or(bytes.len()) > LINE_BYTES_MAX {
+            return Some(Heard::TooLong);
+        }
+        if let Some(end) = end {
+            return Some(Heard::Line(String::from_utf8_lossy(&bytes[..end]).into_owned()));
         }
     }
-    bytes.truncate(LINE_BYTES_MAX);
-    let end = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
-    Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
 }
