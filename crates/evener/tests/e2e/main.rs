@@ -21,6 +21,7 @@ mod namespaces;
 mod one_liner;
 mod origin;
 mod peers;
+mod pen_control;
 mod pen_dns;
 mod pen_harness;
 mod pen_init;
