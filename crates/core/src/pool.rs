@@ -60,6 +60,8 @@ pub struct Server {
     pub state: AdminState,
     /// When that is over, and the server ready again.
     pub state_until: Option<Time>,
+    /// When it became so.
+    pub state_since: Time,
     /// Its health.
     pub health: Health,
     /// What planes share.
@@ -182,7 +184,7 @@ impl Pool {
         events: &mut Vec<Event>,
     ) -> Server {
         if server.spec.state != server_spec.state {
-            (server.state, server.state_until) = (server_spec.state, None);
+            (server.state, server.state_until, server.state_since) = (server_spec.state, None, now);
         }
         let change = if server.target == *target {
             server.health.configure(spec.check.as_ref(), &spec.passive, now)
@@ -214,6 +216,7 @@ impl Pool {
             target: target.clone(),
             state: server_spec.state,
             state_until: None,
+            state_since: now,
             health: Health::new(spec.check.as_ref(), &spec.passive, now),
             live: Arc::new(ServerLive::new(self.setting.workers)),
             since: now,
@@ -272,7 +275,7 @@ impl Pool {
         server.state_until = until;
         if server.state != state {
             let was_out = server.state == AdminState::Maintenance;
-            server.state = state;
+            (server.state, server.state_since) = (state, now);
             events.push(Event::ServerState { pool, server: server.spec.name.clone(), state: state.name() });
             if was_out && state == AdminState::Ready {
                 server.slow_start = Some(SlowStart::at(now));

@@ -224,6 +224,8 @@ pub struct Snapshot {
     last_resort: Tier,
     /// Without failover: those of whom one is chosen, whether it can take the client or not.
     only: Option<Tier>,
+    /// The lowest number of a tier.
+    first_tier: u8,
     live: Arc<PoolLive>,
 }
 
@@ -274,9 +276,10 @@ impl Snapshot {
             let by_address = matches!(policy, Policy::Hash | Policy::Maglev { .. });
             tier(&|entry| entry.tier == first && (by_address || is_open(entry)))
         });
+        let first_tier = numbers.first().copied().unwrap_or_default();
         let mut by_id: Vec<_> = entries.iter().zip(0..).map(|(entry, at)| (entry.id, at)).collect();
         by_id.sort_unstable();
-        Self { pool, generation, policy, cookie, entries, by_id, tiers, last_resort, only, live }
+        Self { pool, generation, policy, cookie, entries, by_id, tiers, last_resort, only, first_tier, live }
     }
 
     /// Every server, in the order of the configuration.
@@ -383,7 +386,9 @@ impl Snapshot {
         if !tried.is_empty() {
             return None;
         }
-        if let Some(known) = self.known_server(request) {
+        // One of another tier is nobody's only server.
+        let known = self.known_server(request).filter(|known| known.tier == self.first_tier);
+        if let Some(known) = known {
             return known.takes_known(request.client).then_some((known, Why::Sticky));
         }
         let at = policy::choose(self.policy, &only.table, &only.members, &mut draw(), |_| true)?;

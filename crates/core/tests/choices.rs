@@ -205,6 +205,14 @@ fn without_failover_a_client_has_one_server_or_none() {
     story.refused("b");
     assert_eq!(story.picks(5..=6), "- -");
 
+    let mut story = Story::new("a b@2", sticky);
+    story.state("a", AdminState::Maintenance);
+    assert_eq!(story.picks([1]), "b");
+    let alone = PoolSpec { failover: Failover::Never, ..story.pool.spec().clone() };
+    story.pool.apply(&alone, &targets(&alone), story.now);
+    story.state("a", AdminState::Ready);
+    assert_eq!(story.picks([1]), "a", "who was at a lower tier is not there for ever");
+
     let mut story = Story::new("a b", |spec| {
         sticky(spec);
         spec.failover = Failover::Never;
