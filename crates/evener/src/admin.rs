@@ -6,6 +6,7 @@ pub(crate) mod connections;
 pub(crate) mod view;
 
 use crate::supervisor::{AccessChange, AccessRefused, Handle, StateChange, Supervisor};
+use crate::unix_socket::{SocketFile, Taken, remove_left_over};
 use anyhow::{Context, bail};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixListener;
@@ -34,28 +35,13 @@ pub(crate) fn socket_directory() -> PathBuf {
     }
 }
 
+/// So many sockets of programs that are gone are looked for.
+const LEFT_OVER_MAX: usize = 1000;
+
 /// The admin socket, removed at the end.
 pub(crate) struct AdminSocket {
     listener: UnixListener,
-    path: SocketPath,
-}
-
-struct SocketPath {
-    path: PathBuf,
-    /// Device and inode: another instance may have put its own there since.
-    identity: Option<(u64, u64)>,
-}
-
-impl Drop for SocketPath {
-    fn drop(&mut self) {
-        if identity(&self.path) == self.identity {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+    file: SocketFile,
 }
 
 /// The usual directory, ours alone: in /tmp anybody could have made it before.
@@ -80,26 +66,23 @@ impl AdminSocket {
     /// Opens the usual one, or one of its own when another instance has that.
     pub(crate) fn open_any() -> anyhow::Result<Self> {
         let directory = own_directory()?;
+        // Who gave up its rights could not remove its own; those that are in use stay.
+        for entry in fs::read_dir(&directory)?.flatten().take(LEFT_OVER_MAX) {
+            let _ = remove_left_over(&entry.path());
+        }
         Self::open(&directory.join("evener.sock"))
             .or_else(|_| Self::open(&directory.join(format!("evener-{}.sock", std::process::id()))))
     }
 
     /// Opens it for its owner alone.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
-        if let Ok(meta) = fs::symlink_metadata(path) {
-            if !meta.file_type().is_socket() {
-                bail!("{} is there already, and is no socket; give --admin PATH", path.display());
-            }
-            let refused = |error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
-            if !std::os::unix::net::UnixStream::connect(path).is_err_and(refused) {
-                bail!(
-                    "{} is in use: another instance runs there; give this one --admin PATH",
-                    path.display()
-                );
-            }
-            fs::remove_file(path)
-                .with_context(|| format!("{} is left over and cannot be removed", path.display()))?;
-        }
+        remove_left_over(path).map_err(|taken| {
+            let hint = match taken {
+                Taken::InUse => "another instance runs there; give this one --admin PATH",
+                Taken::NoSocket | Taken::Kept(_) => "give --admin PATH",
+            };
+            anyhow::anyhow!("{}: {taken}; {hint}", path.display())
+        })?;
         // Never open to others, not even for a moment. No other thread makes files yet.
         let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
         let listener = UnixListener::bind(path);
@@ -107,11 +90,11 @@ impl AdminSocket {
         let listener = listener.with_context(|| {
             format!("the admin socket {} cannot be made; give --admin PATH", path.display())
         })?;
-        Ok(Self { listener, path: SocketPath { path: path.to_owned(), identity: identity(path) } })
+        Ok(Self { listener, file: SocketFile::of(path) })
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.path.path
+        self.file.path()
     }
 
     /// Answers until the program ends; dropping the task's handle's guard removes the socket.
@@ -130,7 +113,7 @@ impl AdminSocket {
                 failed(StatusCode::METHOD_NOT_ALLOWED, "this path has another method; see docs/api.md")
             })
             .with_state(supervisor);
-        let _path = self.path;
+        let _file = self.file;
         let _ = axum::serve(self.listener, router).await;
     }
 }

@@ -11,6 +11,7 @@ mod outside;
 mod request_log;
 mod resolve;
 mod supervisor;
+mod unix_socket;
 
 use std::process::ExitCode;
 

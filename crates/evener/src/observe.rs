@@ -58,8 +58,6 @@ impl LogLevel {
 /// Lines that may wait to be written; further ones are dropped, and their number is said.
 const LINES_MAX: usize = 8192;
 /// How long the last lines may take at the end of the program.
-/// What the system's log knows us by.
-const SYSLOG_NAME: &str = "evener";
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where events go: standard error, by a thread of its own, for whoever reads it may stall.
@@ -78,21 +76,26 @@ struct Writer {
 
 #[derive(Debug)]
 enum Line {
-    Text(String),
+    Text(Level, String),
     /// All lines before are written.
     Flush(SyncSender<()>),
 }
 
 impl Log {
     pub(crate) fn new(format: LogFormat, level: LogLevel) -> Self {
+        Self::named("evener", format, level)
+    }
+
+    /// A log of a program that the system's log knows by this name.
+    pub(crate) fn named(program: &'static str, format: LogFormat, level: LogLevel) -> Self {
         let (lines, waiting) = sync_channel::<Line>(LINES_MAX);
-        let syslog = (format == LogFormat::Syslog).then(|| Syslog::open(SYSLOG_NAME));
+        let mut syslog = (format == LogFormat::Syslog).then(|| Syslog::open(program));
         // Without a thread nothing is logged; balancing goes on.
         let _ = std::thread::Builder::new().name("log".into()).spawn(move || {
             for line in waiting {
                 match line {
-                    Line::Text(text) => match &syslog {
-                        Some(syslog) => syslog.say(&text),
+                    Line::Text(level, text) => match &mut syslog {
+                        Some(syslog) => syslog.say_at(level, &text),
                         None => drop(std::io::stderr().lock().write_all(text.as_bytes())),
                     },
                     Line::Flush(done) => drop(done.send(())),
@@ -131,7 +134,7 @@ impl Log {
             LogFormat::Json => json_line(event, now),
             LogFormat::Syslog => syslog_line(event),
         };
-        if self.writer.lines.try_send(Line::Text(line)).is_err() {
+        if self.writer.lines.try_send(Line::Text(event.level(), line)).is_err() {
             self.writer.dropped.fetch_add(lost_with_it, Ordering::Relaxed);
         }
     }

@@ -220,6 +220,8 @@ pub(crate) struct Supervisor {
     /// Services whose rules changed, with those who wait for that to be in force.
     access_changed: access::Changed,
     pub(crate) listeners: BTreeMap<(Transport, Endpoint), RunningListener>,
+    /// Addresses that were bound before there was a configuration.
+    brought: apply::Fresh,
     /// Services that left, while they still have connections.
     retiring: Vec<Arc<Service>>,
     probing: BTreeSet<Probed>,
@@ -280,6 +282,7 @@ impl Supervisor {
             access: BTreeMap::new(),
             access_changed: access::Changed::default(),
             listeners: BTreeMap::new(),
+            brought: apply::Fresh::new(),
             retiring: Vec::new(),
             probing: BTreeSet::new(),
             reloads: reload::Reloads::default(),

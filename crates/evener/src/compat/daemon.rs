@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use rustix::fs::{Mode, OFlags};
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,15 @@ pub(crate) struct Daemon {
     null: OwnedFd,
 }
 
+/// Where a daemon works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Directory {
+    /// `/`, so that it keeps no file system busy; make paths absolute before.
+    Root,
+    /// Where it was called.
+    Kept,
+}
+
 /// What becomes of stdout once a daemon is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stdout {
@@ -45,15 +54,21 @@ pub(crate) enum Stdout {
 
 impl Daemon {
     /// Goes to the background: after the command line was understood, before anything is opened or a thread started.
-    /// The daemon has a session of its own and `/` as its directory; make paths absolute before.
-    pub(crate) fn begin() -> anyhow::Result<Process> {
-        if is_started_for_it() { Self::enter().map(Process::Background) } else { call().map(Process::Called) }
+    /// The daemon has a session of its own.
+    pub(crate) fn begin(directory: Directory) -> anyhow::Result<Process> {
+        if is_started_for_it() {
+            Self::enter(directory).map(Process::Background)
+        } else {
+            call().map(Process::Called)
+        }
     }
 
-    fn enter() -> anyhow::Result<Self> {
+    fn enter(directory: Directory) -> anyhow::Result<Self> {
         // It fails for the leader of a group of processes, which one that was just started is not.
         let _ = rustix::process::setsid();
-        std::env::set_current_dir("/").context("cannot go to /")?;
+        if directory == Directory::Root {
+            std::env::set_current_dir("/").context("cannot go to /")?;
+        }
         // Behind a changed root there may be none.
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
         Ok(Self { null: null.context("cannot open /dev/null")? })
@@ -150,17 +165,35 @@ impl User {
 pub(crate) struct PidFile {
     path: PathBuf,
     file: File,
+    state: PidState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PidState {
+    /// Open, and as it was: another one's, perhaps, that runs.
+    Found,
+    /// Open, and nobody's before.
+    Made,
+    Written,
 }
 
 impl PidFile {
-    /// Writes it: the number, without a newline.
-    pub(crate) fn write(path: &Path) -> anyhow::Result<Self> {
-        let written = File::create(path).and_then(|mut file| {
-            file.write_all(own_pid().as_bytes())?;
-            Ok(file)
-        });
-        let file = written.with_context(|| format!("cannot write the pid file {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), file })
+    /// Opens it, as long as there is the right to, and leaves it as it is.
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+        let made = File::create_new(path).map(|file| (file, PidState::Made));
+        let found = || fs::OpenOptions::new().write(true).open(path).map(|file| (file, PidState::Found));
+        let (file, state) = made
+            .or_else(|error| if error.kind() == ErrorKind::AlreadyExists { found() } else { Err(error) })
+            .with_context(|| format!("cannot write the pid file {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), file, state })
+    }
+
+    /// Writes our pid into it: the number, without a newline. By then nothing else can keep us from serving.
+    pub(crate) fn write(mut self) -> anyhow::Result<Self> {
+        let written = self.file.set_len(0).and_then(|()| self.file.write_all(own_pid().as_bytes()));
+        written.with_context(|| format!("cannot write the pid file {}", self.path.display()))?;
+        self.state = PidState::Written;
+        Ok(self)
     }
 
     /// Whether the file is still ours: another instance may have put its own in this place.
@@ -168,7 +201,8 @@ impl PidFile {
         let mut held = String::new();
         // One byte more than any pid: a longer file is not ours.
         let read = File::open(&self.path).and_then(|file| file.take(21).read_to_string(&mut held));
-        read.is_ok() && held == own_pid()
+        let expected = if self.state == PidState::Made { String::new() } else { own_pid() };
+        self.state != PidState::Found && read.is_ok() && held == expected
     }
 }
 
@@ -193,14 +227,19 @@ mod tests {
     #[test]
     fn a_pid_file_goes_with_its_process_unless_another_has_taken_its_place() {
         let path = std::env::temp_dir().join(format!("evener-pid-file-{}", std::process::id()));
-        let file = PidFile::write(&path).expect("it can be written");
+        let file = PidFile::open(&path).and_then(PidFile::write).expect("it can be written");
         assert_eq!(fs::read_to_string(&path).ok(), Some(std::process::id().to_string()));
         drop(file);
         assert!(!path.exists());
-        let file = PidFile::write(&path).expect("it can be written");
+        let file = PidFile::open(&path).and_then(PidFile::write).expect("it can be written");
         fs::write(&path, "1").expect("it can be written");
         drop(file);
         assert_eq!(fs::read_to_string(&path).ok().as_deref(), Some("1"));
+        // One that could not serve leaves the file of the one that does.
+        drop(PidFile::open(&path).expect("it can be opened"));
+        assert_eq!(fs::read_to_string(&path).ok().as_deref(), Some("1"));
         fs::remove_file(&path).expect("it is there");
+        drop(PidFile::open(&path).expect("it can be opened"));
+        assert!(!path.exists());
     }
 }

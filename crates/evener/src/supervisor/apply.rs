@@ -13,14 +13,14 @@ use evener_core::diff::diff;
 use evener_core::event::Event;
 use evener_core::pool::Pool;
 use evener_core::route::{Route, Routes};
-use evener_core::spec::{Denied, PoolSpec, ServiceSpec, Source};
+use evener_core::spec::{Denied, PoolSpec, Protocol, ServiceSpec, Source};
 use evener_core::throttle::Throttle;
 use evener_core::{Endpoint, Target, Time};
 use evener_proxy::{Backend, Bound, Refusal, Service, Settings, Sharing, bind, may_be_transparent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-type Fresh = BTreeMap<(Transport, Endpoint), Bound>;
+pub(super) type Fresh = BTreeMap<(Transport, Endpoint), Bound>;
 
 impl Supervisor {
     /// Takes on a configuration; what changed, in words. With a problem nothing changes.
@@ -55,14 +55,24 @@ impl Supervisor {
         Ok(changes)
     }
 
+    /// Addresses that are bound already, for the next configuration: the right to bind them may be gone by then.
+    pub(crate) fn bring(&mut self, bound: Vec<(Protocol, Endpoint, Bound)>) {
+        let keyed = bound.into_iter().map(|(protocol, address, bound)| ((protocol.into(), address), bound));
+        self.brought.extend(keyed);
+    }
+
     /// Binds every address that is not listened on yet.
-    fn bind_fresh(&self, config: &Config) -> Result<Fresh, Vec<Problem>> {
+    fn bind_fresh(&mut self, config: &Config) -> Result<Fresh, Vec<Problem>> {
         let (mut fresh, mut problems) = (Fresh::new(), Vec::new());
         for service in &config.spec.services {
             problems.extend(source_problem(service));
             for address in &service.listen {
                 let key = (Transport::from(service.protocol), address.clone());
                 if self.listeners.contains_key(&key) {
+                    continue;
+                }
+                if let Some(bound) = self.brought.remove(&key) {
+                    fresh.insert(key, bound);
                     continue;
                 }
                 let sharing =

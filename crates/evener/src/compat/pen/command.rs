@@ -5,9 +5,10 @@ mod file;
 mod more;
 
 pub(super) use file::{FileProblem, read};
+pub(super) use more::UNKNOWN;
 
 use super::lists::{Entry, LISTS, Who};
-use super::state::{FastClose, Listen, State, resolve};
+use super::state::{FastClose, Listen, Log, State, resolve};
 use evener_core::acl::Access;
 use std::path::PathBuf;
 
@@ -117,17 +118,40 @@ impl<'a> Words<'a> {
     }
 }
 
-/// Does what a line says. A word that begins with `#` begins a comment: after a command pen looks at no more words than
-/// it takes, so that files have comments there.
+/// Does what a line says. One that fails may have changed a part: callers have a copy, and throw it away.
 pub(super) fn execute(state: &mut State, line: &str) -> Result<Vec<Step>, String> {
-    let mut words = line.split_whitespace().take_while(|word| !word.starts_with('#'));
-    let Some(verb) = words.next() else { return Ok(Vec::new()) };
-    let words = Words { verb, rest: words.collect() };
-    // A command that fails half-way has changed nothing.
-    let mut changed = state.clone();
-    let steps = run(&mut changed, &words)?;
-    *state = changed;
-    Ok(steps)
+    let words = split(line)?;
+    let Some((&verb, rest)) = words.split_first() else { return Ok(Vec::new()) };
+    run(state, &Words { verb, rest: rest.to_vec() })
+}
+
+/// The words of a line; one in quotes may have spaces. A word that begins with `#` begins a comment: after a command pen
+/// looks at no more words than it takes, so that files have comments there.
+pub(super) fn split(line: &str) -> Result<Vec<&str>, String> {
+    let (mut words, mut rest) = (Vec::new(), line.trim());
+    while let Some(first) = rest.chars().next().filter(|first| *first != '#') {
+        let (word, after) = if matches!(first, '\'' | '"') {
+            rest[1..].split_once(first).ok_or_else(|| format!("{rest}: the second {first} is missing"))?
+        } else {
+            rest.split_once(char::is_whitespace).unwrap_or((rest, ""))
+        };
+        words.push(word);
+        rest = after.trim_start();
+    }
+    Ok(words)
+}
+
+/// A text as [`split`] takes it for one word; `None` when it cannot be said.
+pub(super) fn quote(text: &str) -> Option<String> {
+    let plain = !text.is_empty() && !text.starts_with(['#', '\'', '"']);
+    if text.chars().any(char::is_control) {
+        None
+    } else if plain && !text.contains(char::is_whitespace) {
+        Some(text.to_owned())
+    } else {
+        let quote = ['\'', '"'].into_iter().find(|quote| !text.contains(*quote))?;
+        Some(format!("{quote}{text}{quote}"))
+    }
 }
 
 fn run(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
@@ -214,6 +238,9 @@ fn acl(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
     };
     let number = parse_list(number)?;
     let who = Who::parse(who).map_err(|error| format!("acl: {error}"))?;
+    if let Who::Country(code) = &who {
+        state.countries.know(code, state.geoip.as_deref()).map_err(|error| format!("acl: {error}"))?;
+    }
     state.lists[number].add(Entry { access, who })?;
     Ok(Vec::new())
 }
@@ -250,6 +277,9 @@ fn server(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
             "blacklist" => steps.push(Step::Do(Act::Blacklist(number, whole(value)?))),
             other => return Err(format!("server: `{other}` is not one of {WANTED}")),
         }
+    }
+    if !steps.is_empty() && !slot.is_used() {
+        return Err(format!("server {number} has no address and port yet: nobody is sent there anyway"));
     }
     Ok(steps)
 }
@@ -348,8 +378,10 @@ fn place(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
         }
         ("listen", None) => state.listen.as_ref().map(|listen| listen.text.clone()),
         ("log", given) => {
-            state.log = given.map(str::to_owned).or(state.log.take());
-            state.log.clone()
+            if let Some(given) = given {
+                state.log = Some(Log::parse(given)?);
+            }
+            state.log.as_ref().map(|log| log.text.clone())
         }
         (_, given) => {
             state.web_stats = given.map(PathBuf::from).or(state.web_stats.take());

@@ -1,17 +1,15 @@
 //! The control port: a connection carries one line in and the answer out.
 
-use super::front::{Input, Who};
+use super::front::{Gate, Input};
 use super::state::{Listen, ListenTo};
 use crate::compat::pen::front::LINE_BYTES_MAX;
-use anyhow::{Context, bail};
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use crate::unix_socket::{SocketFile, remove_left_over};
+use anyhow::Context;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// How many may ask at once; others wait.
 const ASKING_MAX: usize = 64;
@@ -25,16 +23,6 @@ pub(super) enum Control {
     Unix(std::os::unix::net::UnixListener, SocketFile),
 }
 
-/// The file of a unix socket, removed at the end.
-#[derive(Debug)]
-pub(super) struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 impl Control {
     /// Opens it: `[host:]port` or a path.
     pub(super) fn open(text: &str) -> anyhow::Result<Self> {
@@ -46,54 +34,54 @@ impl Control {
                 Ok(Self::Tcp(listener))
             }
             ListenTo::Path(path) => {
-                remove_left_over(&path)?;
+                remove_left_over(&path).with_context(failed)?;
                 let listener = std::os::unix::net::UnixListener::bind(&path).with_context(failed)?;
                 listener.set_nonblocking(true)?;
-                Ok(Self::Unix(listener, SocketFile(path)))
+                Ok(Self::Unix(listener, SocketFile::of(&path)))
             }
         }
     }
 
-    /// Hears who asks, for ever.
-    pub(super) async fn serve(self, front: mpsc::Sender<Input>) -> std::io::Result<()> {
+    /// Hears who asks, for ever. Those who may not are turned away before they take anybody's place.
+    pub(super) async fn serve(self, front: mpsc::Sender<Input>, gate: Gate) -> std::io::Result<()> {
         let places = Arc::new(Semaphore::new(ASKING_MAX));
         match self {
             Self::Tcp(listener) => {
                 let listener = TcpListener::from_std(listener)?;
                 loop {
                     let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
-                    let Ok((stream, peer)) = listener.accept().await else {
-                        pause().await;
-                        continue;
-                    };
-                    let (front, who) = (front.clone(), Who::Address(peer.ip()));
-                    tokio::spawn(async move {
-                        let _place = place;
-                        let (mut read, mut write) = stream.into_split();
-                        if let Some(answer) = ask(&mut read, front, who).await {
-                            let _ = tokio::time::timeout(TIME_MAX, write.write_all(answer.as_bytes())).await;
+                    match listener.accept().await {
+                        Ok((stream, peer)) if gate.permits(peer.ip()) => {
+                            tokio::spawn(hear(stream, front.clone(), place));
                         }
-                    });
+                        // A reset: penctl fails, as it does with pen.
+                        Ok((stream, _)) => drop(stream.set_zero_linger()),
+                        Err(_) => pause().await,
+                    }
                 }
             }
             Self::Unix(listener, _file) => {
                 let listener = UnixListener::from_std(listener)?;
                 loop {
                     let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
-                    let Ok((mut stream, _)) = listener.accept().await else {
-                        pause().await;
-                        continue;
-                    };
-                    let front = front.clone();
-                    tokio::spawn(async move {
-                        let _place = place;
-                        if let Some(answer) = ask(&mut stream, front, Who::Local).await {
-                            let _ = tokio::time::timeout(TIME_MAX, stream.write_all(answer.as_bytes())).await;
-                        }
-                    });
+                    match listener.accept().await {
+                        Ok((stream, _)) => drop(tokio::spawn(hear(stream, front.clone(), place))),
+                        Err(_) => pause().await,
+                    }
                 }
             }
         }
+    }
+}
+
+/// One who asks.
+async fn hear(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    front: mpsc::Sender<Input>,
+    _place: OwnedSemaphorePermit,
+) {
+    if let Some(answer) = ask(&mut stream, front).await {
+        let _ = tokio::time::timeout(TIME_MAX, stream.write_all(answer.as_bytes())).await;
     }
 }
 
@@ -102,27 +90,14 @@ async fn pause() {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-fn remove_left_over(path: &Path) -> anyhow::Result<()> {
-    let Ok(meta) = std::fs::symlink_metadata(path) else { return Ok(()) };
-    if !meta.file_type().is_socket() {
-        bail!("control port {}: it is there already, and is no socket", path.display());
-    }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).with_context(|| format!("control port {}", path.display()))
-        }
-        _ => bail!("control port {} is in use: another program listens there", path.display()),
-    }
-}
-
 /// The answer to what comes; `None` when nothing may be answered.
-async fn ask(stream: &mut (impl AsyncRead + Unpin), front: mpsc::Sender<Input>, who: Who) -> Option<String> {
+async fn ask(stream: &mut (impl AsyncRead + Unpin), front: mpsc::Sender<Input>) -> Option<String> {
     let line = tokio::time::timeout(TIME_MAX, read_line(stream)).await.ok()??;
     let Heard::Line(line) = line else {
         return Some(format!("a command has at most {LINE_BYTES_MAX} bytes: this one was not looked at\n"));
     };
     let (answer, answered) = oneshot::channel();
-    front.send(Input::Command { line, who, answer }).await.ok()?;
+    front.send(Input::Command { line, answer }).await.ok()?;
     answered.await.ok()
 }
 

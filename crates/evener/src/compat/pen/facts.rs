@@ -3,8 +3,10 @@
 use super::spec::{ABUSE, EMERGENCY, NAME};
 use super::state::State;
 use crate::supervisor::Supervisor;
+use evener_core::Time;
 use evener_core::clients::{ClientSeen, Had};
 use evener_core::health::Verdict;
+use evener_core::pool::Pool;
 use evener_core::spec::AdminState;
 use evener_proxy::Open;
 use std::net::IpAddr;
@@ -57,27 +59,38 @@ impl Facts {
     /// Looks at what runs.
     pub(super) fn look(supervisor: &Supervisor, state: &State) -> Self {
         let pool = supervisor.pools.get(NAME).map(|running| &running.pool);
-        let found = |number: usize| {
-            let name = number.to_string();
-            let server = pool?.servers().iter().find(|server| *server.spec.name == *name)?;
-            let out = server.health.verdict() == Verdict::Down || server.state != AdminState::Ready;
-            let since = supervisor.now().since(server.since);
-            Some(Server {
-                connections: server.live.occupancy.active(),
-                sent: server.live.counters.total("bytes_in"),
-                received: server.live.counters.total("bytes_out"),
-                out_since: if out { epoch().saturating_sub(since.as_secs()) } else { 0 },
-            })
-        };
+        let mut servers = vec![Server::default(); state.servers.len()];
+        for server in pool.into_iter().flat_map(Pool::servers) {
+            let number = server.spec.name.parse::<usize>().ok();
+            if let Some(place) = number.and_then(|number| servers.get_mut(number)) {
+                *place = Server::of(server, supervisor.now());
+            }
+        }
         let service = supervisor.services.get(NAME);
         let clients = service.and_then(|service| service.clients()).into_iter().flatten();
         let now = supervisor.now();
         let flows = |live: &evener_proxy::ServiceLive| live.flows.load(std::sync::atomic::Ordering::Relaxed);
         Self {
-            servers: (0..state.servers.len()).map(|number| found(number).unwrap_or_default()).collect(),
+            servers,
             clients: clients.map(|client| Client::of(&client, now.since(client.seen))).collect(),
             connections: service.map_or(0, |one| one.live.connections.active() + flows(&one.live)),
             idlers: service.map_or(0, |one| one.live.warm.active()),
+        }
+    }
+}
+
+impl Server {
+    fn of(server: &evener_core::pool::Server, now: Time) -> Self {
+        let since = match (server.state, server.health.verdict()) {
+            (AdminState::Ready, Verdict::Up) => None,
+            (AdminState::Ready, Verdict::Down) => Some(server.since),
+            _ => Some(server.state_since),
+        };
+        Self {
+            connections: server.live.occupancy.active(),
+            sent: server.live.counters.total("bytes_in"),
+            received: server.live.counters.total("bytes_out"),
+            out_since: since.map_or(0, |since| epoch().saturating_sub(now.since(since).as_secs())),
         }
     }
 }

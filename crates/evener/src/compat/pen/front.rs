@@ -1,7 +1,7 @@
 //! The front end while it runs: one task that takes commands, one after the other, changes the settings and has the
 //! supervisor take on what follows from them. A command that cannot be done changes nothing.
 
-use super::command::{Act, FileProblem, Question, Step, execute, read};
+use super::command::{Act, FileProblem, Question, Step, UNKNOWN, execute, read};
 use super::facts::{Facts, Numbers, server_name};
 use super::spec::NAME;
 use super::state::State;
@@ -9,11 +9,15 @@ use super::{page, spec, write};
 use crate::config::{Config, Problem};
 use crate::observe::{Log, LogLevel};
 use crate::supervisor::{Files, Handle, Outcome, StateChange};
+use arc_swap::ArcSwapOption;
+use evener_core::acl::{Access, Acl};
 use evener_core::event::Event;
 use evener_core::spec::AdminState;
 use evener_proxy::Open;
+use std::io::Write;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use time::UtcOffset;
@@ -25,18 +29,24 @@ pub(super) const LINE_BYTES_MAX: usize = 4096;
 /// Commands that may wait.
 pub(super) const INPUTS_MAX: usize = 64;
 
-/// Who asks at the control port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Who {
-    /// Whoever may open the file of the socket.
-    Local,
-    Address(IpAddr),
+/// Who may speak with the control port, as the settings say now.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gate(Arc<ArcSwapOption<Acl>>);
+
+impl Gate {
+    pub(super) fn set(&self, list: Option<Arc<Acl>>) {
+        self.0.store(list);
+    }
+
+    pub(super) fn permits(&self, client: IpAddr) -> bool {
+        self.0.load().as_ref().is_none_or(|list| list.access(client) == Access::Permit)
+    }
 }
 
 /// What the front end hears.
 #[derive(Debug)]
 pub(super) enum Input {
-    Command { line: String, who: Who, answer: oneshot::Sender<String> },
+    Command { line: String, answer: oneshot::Sender<String> },
 }
 
 /// The signals that are the front end's.
@@ -73,6 +83,7 @@ pub(super) struct Front {
     /// The command line in comments, for `write`.
     pub(super) head: Vec<String>,
     pub(super) numbers: Numbers,
+    pub(super) gate: Gate,
     /// The time of this place, as it was before there were threads: after that nobody can tell.
     pub(super) offset: UtcOffset,
 }
@@ -90,10 +101,8 @@ impl Front {
         self.follow(first).await;
         loop {
             tokio::select! {
-                Some(Input::Command { line, who, answer }) = inputs.recv() => {
-                    if let Some(text) = self.on_command(line, who).await {
-                        let _ = answer.send(text);
-                    }
+                Some(Input::Command { line, answer }) = inputs.recv() => {
+                    let _ = answer.send(self.on_command(line).await);
                 }
                 Some(done) = reloads.recv() => drop(done.send(self.reload().await)),
                 _ = signals.hang_up.recv() => drop(self.reload().await),
@@ -103,34 +112,28 @@ impl Front {
         }
     }
 
-    /// The answer to a line; `None` for those who may not ask.
-    async fn on_command(&mut self, line: String, who: Who) -> Option<String> {
-        let list = &self.state.lists[self.state.control_acl];
-        let address = match who {
-            Who::Local => None,
-            Who::Address(address) => Some(address.to_canonical()),
-        };
-        if !list.permits(address, self.state.geoip.as_deref()) {
-            self.notice(format!(
-                "control port: {} may not ask",
-                address.map_or(String::new(), |it| it.to_string())
-            ));
-            return None;
-        }
+    /// The answer to a line.
+    async fn on_command(&mut self, line: String) -> String {
         let done =
             self.change(Files::Kept, move |state| execute(state, &line).map_err(|error| vec![error])).await;
-        Some(match done {
+        // What scripts know of pen is said in its words.
+        let said = |problem: &String| match problem.strip_prefix(UNKNOWN) {
+            Some(rest) => format!("do_cmd: ignoring command starting with {rest}\n"),
+            None => format!("{problem}\n"),
+        };
+        match done {
             Ok(steps) => self.follow(steps).await,
-            Err(refused) => refused.problems.iter().map(|problem| format!("{problem}\n")).collect(),
-        })
+            Err(refused) => refused.problems.iter().map(said).collect(),
+        }
     }
 
     /// Reads the file of commands again, and opens the log anew.
     async fn reload(&mut self) -> Outcome {
         let file = self.state.config_file.clone();
-        let read_file = move |state: &mut State| match &file {
-            Some(file) => read_again(state, file),
-            None => Ok(Vec::new()),
+        let read_file = move |state: &mut State| {
+            // What cannot be looked up any more stays what it was.
+            let _ = state.countries.renew(state.geoip.as_deref());
+            file.as_ref().map_or(Ok(Vec::new()), |file| read_again(state, file))
         };
         let before = self.config.spec.clone();
         match self.change(Files::Anew, read_file).await {
@@ -162,19 +165,21 @@ impl Front {
         let work = tokio::task::spawn_blocking(move || {
             let before = state.clone();
             let steps = act(&mut state)?;
-            let config = (state != before || files == Files::Anew).then(|| spec::config(&state)).transpose();
-            let config =
-                config.map_err(|problems| problems.iter().map(Problem::to_string).collect::<Vec<_>>())?;
-            Ok::<_, Vec<String>>((state, steps, config))
+            let whole = (state != before || files == Files::Anew).then(|| spec::whole(&state)).transpose();
+            let whole =
+                whole.map_err(|problems| problems.iter().map(Problem::to_string).collect::<Vec<_>>())?;
+            Ok::<_, Vec<String>>((state, steps, whole))
         });
         let done = work.await.unwrap_or_else(|error| Err(vec![error.to_string()]));
-        let (state, steps, config) = done.map_err(|problems| Refused { problems, is_told: false })?;
-        if let Some(config) = config.filter(|config| config.spec != self.config.spec || files == Files::Anew)
-        {
-            let gone = || Err(vec!["the program is about to end".to_owned()]);
-            let taken_on = self.handle.apply(config.clone(), files).await.unwrap_or_else(gone);
-            taken_on.map_err(|problems| Refused { problems, is_told: true })?;
-            self.config = config;
+        let (state, steps, whole) = done.map_err(|problems| Refused { problems, is_told: false })?;
+        if let Some(whole) = whole {
+            if whole.config.spec != self.config.spec || files == Files::Anew {
+                let gone = || Err(vec!["the program is about to end".to_owned()]);
+                let taken_on = self.handle.apply(whole.config.clone(), files).await.unwrap_or_else(gone);
+                taken_on.map_err(|problems| Refused { problems, is_told: true })?;
+                self.config = whole.config;
+            }
+            self.gate.set(whole.control);
         }
         if state.debug != self.state.debug {
             self.log.set_level(level(state.debug));
@@ -257,7 +262,10 @@ impl Front {
                 let now = humantime::format_rfc3339_seconds(SystemTime::now());
                 let mut head = vec![format!("Generated by evener pen {now}")];
                 head.extend(self.head.iter().cloned());
-                let text = write::write(&self.state, &head);
+                let text = match write::write(&self.state, &head) {
+                    Ok(text) => text,
+                    Err(error) => return format!("{error}\n"),
+                };
                 put(&file, text).await.err().map(|error| format!("{error}\n")).unwrap_or_default()
             }
         }
@@ -311,17 +319,38 @@ async fn put(file: &Path, text: String) -> Result<(), String> {
     let file: Arc<Path> = file.into();
     let work = move || {
         let failed = |error: std::io::Error| format!("{} cannot be written: {error}", file.display());
-        // Only what is a file, in a directory where we may write, can be replaced; a pipe or a device is written to.
-        let replaced = std::fs::metadata(&file).is_ok_and(|meta| !meta.is_file());
-        let beside: PathBuf = file.with_extension(format!("{}.tmp", std::process::id()));
-        if replaced || std::fs::write(&beside, &text).is_err() {
-            let _ = std::fs::remove_file(&beside);
+        // Whoever made it a link to the file wants the file written.
+        let file = std::fs::canonicalize(&file).unwrap_or_else(|_| file.to_path_buf());
+        let known = std::fs::metadata(&file).ok();
+        // A pipe or a device is no file that another could take the place of.
+        if known.as_ref().is_some_and(|meta| !meta.is_file()) {
             return std::fs::write(&file, text).map_err(failed);
         }
-        if let Ok(meta) = std::fs::metadata(&file) {
-            let _ = std::fs::set_permissions(&beside, meta.permissions());
-        }
-        std::fs::rename(&beside, &file).map_err(failed)
+        let mut name = file.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.tmp", std::process::id()));
+        let beside = file.with_file_name(name);
+        let _ = std::fs::remove_file(&beside);
+        let mut fresh = match std::fs::File::create_new(&beside) {
+            Ok(fresh) => fresh,
+            // The file is ours to write, its directory is not.
+            Err(error) if is_forbidden(&error) => return std::fs::write(&file, text).map_err(failed),
+            Err(error) => return Err(failed(error)),
+        };
+        let written = fresh.write_all(text.as_bytes()).and_then(|()| {
+            if let Some(meta) = known {
+                let _ = std::os::unix::fs::fchown(&fresh, Some(meta.uid()), Some(meta.gid()));
+                fresh.set_permissions(meta.permissions())?;
+            }
+            std::fs::rename(&beside, &file)
+        });
+        written.map_err(|error| {
+            let _ = std::fs::remove_file(&beside);
+            failed(error)
+        })
     };
     tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
+}
+
+fn is_forbidden(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
 }

@@ -2,7 +2,7 @@
 //! next; they may stand between the other words. Ours have long names.
 
 use super::command::{self, Step};
-use super::state::{Listen, Slot, State};
+use super::state::{Listen, Log, Slot, State};
 use lexopt::prelude::*;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -57,7 +57,7 @@ More than pen has:
   --workers N           worker threads (one a core)
   --driver epoll|io_uring   how workers hear of traffic
   --admin PATH          the admin socket, for `evener status` and others
-  --drain-timeout TIME  how long connections may finish after SIGTERM [30s]
+  --drain-timeout TIME  how long connections may finish after SIGTERM [30s, with -U 1s]
   --check               list every problem, and run nothing
   --help, --version
 
@@ -75,7 +75,7 @@ pub(super) struct Line {
     pub(super) workers: Option<u16>,
     pub(super) io_uring: bool,
     pub(super) admin: Option<PathBuf>,
-    pub(super) drain_timeout: Duration,
+    pub(super) drain_timeout: Option<Duration>,
     pub(super) check_only: bool,
     /// What commands among the options did beside changing the settings.
     pub(super) steps: Vec<Step>,
@@ -100,7 +100,7 @@ impl Line {
             workers: None,
             io_uring: false,
             admin: None,
-            drain_timeout: Duration::from_secs(30),
+            drain_timeout: None,
             check_only: false,
             steps: Vec::new(),
         }
@@ -171,7 +171,7 @@ fn long(name: &str, parser: &mut lexopt::Parser, line: &mut Line) -> Result<(), 
         "drain-timeout" => {
             let given = value(parser)?;
             let time = humantime::parse_duration(&given);
-            line.drain_timeout = time.map_err(|error| format!("--drain-timeout: `{given}`: {error}"))?;
+            line.drain_timeout = Some(time.map_err(|error| format!("--drain-timeout: `{given}`: {error}"))?);
         }
         "check" => line.check_only = true,
         other => return Err(format!("there is no option --{other}; `pen --help` lists them")),
@@ -195,7 +195,7 @@ fn short(letter: char, parser: &mut lexopt::Parser, line: &mut Line) -> Result<(
         'f' => line.foreground = true,
         'h' => state.hash = true,
         'j' => line.jail = Some(value(parser)?.into()),
-        'l' => state.log = Some(value(parser)?),
+        'l' => state.log = Some(Log::parse(&value(parser)?)?),
         'p' => line.pid_file = Some(value(parser)?.into()),
         'r' => state.roundrobin = true,
         's' => state.stubborn = true,

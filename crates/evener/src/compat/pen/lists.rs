@@ -2,9 +2,9 @@
 
 use crate::config::countries;
 use evener_core::acl::{Access, Acl, Prefix};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -74,20 +74,43 @@ impl List {
     }
 
     /// The list as planes ask it; `None` when it is empty and everybody is permitted.
-    pub(super) fn compile(&self, geoip: Option<&Path>) -> Result<Option<Arc<Acl>>, String> {
-        if self.last.is_none() {
-            return Ok(None);
+    pub(super) fn compile(&self, countries: &Countries) -> Option<Arc<Acl>> {
+        self.last?;
+        let group = |entry: &Entry| (entry.access, entry.who.prefixes(countries));
+        let groups: Vec<_> = self.entries.iter().map(group).collect();
+        Some(Arc::new(Acl::in_order(&groups, self.otherwise())))
+    }
+}
+
+/// The networks of countries, each looked up once: the database may be out of reach later.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Countries(BTreeMap<String, Arc<[Prefix]>>);
+
+impl Countries {
+    /// Looks a country up, unless it is known.
+    pub(super) fn know(&mut self, code: &str, geoip: Option<&Path>) -> Result<(), String> {
+        if !self.0.contains_key(code) {
+            let file = geoip
+                .ok_or("no database of countries: say where it is with `geoip FILE`, before the lists")?;
+            let found = countries(file, code).map_err(|error| format!("{}: {error}", file.display()))?;
+            self.0.insert(code.to_owned(), found.into());
         }
-        let group = |entry: &Entry| Ok((entry.access, entry.who.prefixes(geoip)?));
-        let groups: Vec<_> = self.entries.iter().map(group).collect::<Result<_, String>>()?;
-        Ok(Some(Arc::new(Acl::in_order(&groups, self.otherwise()))))
+        Ok(())
     }
 
-    /// Whether `client` may come in; without an address (a unix socket) everybody may.
-    pub(super) fn permits(&self, client: Option<IpAddr>, geoip: Option<&Path>) -> bool {
-        let Some(client) = client else { return true };
-        // A list that cannot be compiled lets nobody in.
-        self.compile(geoip).is_ok_and(|acl| acl.is_none_or(|acl| acl.access(client) == Access::Permit))
+    /// Looks all of them up again; one that cannot be found stays what it was, and the first of them is told.
+    pub(super) fn renew(&mut self, geoip: Option<&Path>) -> Result<(), String> {
+        let mut outcome = Ok(());
+        for (code, networks) in &mut self.0 {
+            let found = geoip.ok_or_else(|| "no database of countries".to_owned()).and_then(|file| {
+                countries(file, code).map_err(|error| format!("{}: {error}", file.display()))
+            });
+            match found {
+                Ok(found) => *networks = found.into(),
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+        }
+        outcome
     }
 }
 
@@ -127,14 +150,11 @@ impl Who {
         Ok(Self::V4 { address, mask })
     }
 
-    pub(super) fn prefixes(&self, geoip: Option<&Path>) -> Result<Vec<Prefix>, String> {
+    pub(super) fn prefixes(&self, countries: &Countries) -> Vec<Prefix> {
         match self {
-            Self::V4 { address, mask } => Ok(prefixes_of_mask(*address, *mask)),
-            Self::V6(prefix) => Ok(prefix.parse().into_iter().collect()),
-            Self::Country(code) => {
-                let file = geoip.ok_or("no database of countries: say where it is with `geoip FILE`")?;
-                countries(file, code).map_err(|error| format!("{}: {error}", file.display()))
-            }
+            Self::V4 { address, mask } => prefixes_of_mask(*address, *mask),
+            Self::V6(prefix) => prefix.parse().into_iter().collect(),
+            Self::Country(code) => countries.0.get(code).map(|known| known.to_vec()).unwrap_or_default(),
         }
     }
 }
@@ -189,7 +209,9 @@ mod tests {
     }
 
     fn check(text: &str, client: &str, expected: bool) {
-        assert_eq!(list(text).permits(client.parse().ok(), None), expected, "{text}: {client}");
+        let acl = list(text).compile(&Countries::default()).expect("it is not empty");
+        let permits = acl.access(client.parse().expect("an address")) == Access::Permit;
+        assert_eq!(permits, expected, "{text}: {client}");
     }
 
     #[test]
@@ -205,7 +227,7 @@ mod tests {
         check("deny 10.1.2.3", "10.1.2.4", true);
         check("permit 10.1.2.3; deny ::1", "10.1.2.4", true);
         check("permit 10.1.2.3; deny 10.1.2.4; permit 10.1.2.3", "10.1.2.5", false);
-        assert!(List::default().permits("10.0.0.1".parse().ok(), None));
+        assert_eq!(List::default().compile(&Countries::default()), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 mod seen;
 
-use super::super::daemon::{self, Daemon, PidFile, Process, Stdout, User};
+use super::super::daemon::{self, Daemon, Directory, PidFile, Process, Stdout, User};
 use super::super::syslog::Syslog;
 use anyhow::{Context, bail};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
@@ -65,7 +65,7 @@ pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     if options.foreground {
         return super::end("penlogd", run(&options, None));
     }
-    match Daemon::begin() {
+    match Daemon::begin(Directory::Root) {
         Ok(Process::Called(code)) => code,
         Ok(Process::Background(daemon)) => super::end("penlogd", run(&options, Some(daemon))),
         Err(error) => super::end("penlogd", Err(error)),
@@ -128,7 +128,7 @@ fn run(options: &Options, daemon: Option<Daemon>) -> anyhow::Result<()> {
         daemon::change_root(root)?;
     }
     // Before the user changes: /run is root's. The log file is the user's, who has to open it anew at HUP.
-    let _pid = options.pid.as_deref().map(PidFile::write).transpose()?;
+    let _pid = options.pid.as_deref().map(|path| PidFile::open(path).and_then(PidFile::write)).transpose()?;
     if let Some(user) = user {
         user.become_it()?;
     }
@@ -214,7 +214,7 @@ enum Voice {
 }
 
 impl Voice {
-    fn say(&self, text: &str) {
+    fn say(&mut self, text: &str) {
         match self {
             Self::Terminal => eprintln!("penlogd: {text}"),
             Self::Log(syslog) => syslog.say(text),

@@ -3,25 +3,33 @@
 use super::command::Step;
 use super::control::Control;
 use super::facts::Numbers;
-use super::front::{Front, INPUTS_MAX, Signals, level, read_again};
+use super::front::{Front, Gate, INPUTS_MAX, Signals, level, read_again};
 use super::line::{HELP, Line, Wanted, parse};
-use super::spec;
+use super::spec::{self, Whole};
 use super::state::{Listen, ListenTo};
 use crate::admin::AdminSocket;
-use crate::compat::daemon::{Daemon, PidFile, Process, Stdout, User, change_root};
+use crate::compat::daemon::{Daemon, Directory, PidFile, Process, Stdout, User, change_root};
 use crate::config::{Config, Problem};
 use crate::observe::{Log, LogFormat};
 use crate::outside::{Outside, gather};
 use crate::supervisor::{self, ConfigSource, Setting, Supervisor};
 use anyhow::Context;
+use evener_core::Endpoint;
 use evener_core::event::Event;
-use evener_proxy::Driver;
+use evener_core::spec::Protocol;
+use evener_proxy::{Bound, Driver, Sharing, bind};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 use time::UtcOffset;
 use tokio::sync::mpsc;
+
+/// How long connections may finish.
+const DRAIN: Duration = Duration::from_secs(30);
+/// Datagrams are answered soon or never, and whoever restarts wants the port.
+const DRAIN_UDP: Duration = Duration::from_secs(1);
 
 /// Runs it.
 pub(in crate::compat) fn main(arguments: Vec<OsString>) -> ExitCode {
@@ -63,19 +71,24 @@ fn begin(line: &mut Line, head: Vec<String>) -> anyhow::Result<ExitCode> {
         line.steps.extend(steps);
     }
     line.state.make_tables();
-    if !line.foreground {
+    if line.jail.is_some() {
         make_absolute(line)?;
     }
-    let config = spec::config(&line.state).map_err(|problems| fail(&problems))?;
+    let whole = spec::whole(&line.state).map_err(|problems| fail(&problems))?;
     if line.check_only {
+        warn(line);
         println!("valid");
         return Ok(ExitCode::SUCCESS);
     }
     let daemon = if line.foreground {
         None
     } else {
-        match Daemon::begin()? {
-            Process::Called(code) => return Ok(code),
+        // pen stays where it was called, so that names of files go on meaning what they meant.
+        match Daemon::begin(Directory::Kept)? {
+            Process::Called(code) => {
+                warn(line);
+                return Ok(code);
+            }
             Process::Background(daemon) => Some(daemon),
         }
     };
@@ -86,15 +99,24 @@ fn begin(line: &mut Line, head: Vec<String>) -> anyhow::Result<ExitCode> {
         said.for_each(|text| print!("{text}"));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(serve(line, config, head, daemon));
+    let outcome = runtime.block_on(serve(line, whole, head, daemon));
     runtime.shutdown_background();
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-/// A daemon is in `/`: what was named where it was called is there still.
+/// Says what is taken but does nothing; while the program runs its log says so.
+fn warn(line: &Line) {
+    for step in &line.steps {
+        if let Step::Warn(text) = step {
+            eprintln!("pen: {text}");
+        }
+    }
+}
+
+/// Behind another root the directory is another, too: what is had before is named as it is seen from here. The request log,
+/// the status page and the pid file are seen from the new root.
 fn make_absolute(line: &mut Line) -> anyhow::Result<()> {
     let here = std::env::current_dir()?;
-    let jailed = line.jail.is_some();
     let state = &mut line.state;
     let tls = &mut state.tls;
     let paths = [
@@ -109,14 +131,8 @@ fn make_absolute(line: &mut Line) -> anyhow::Result<()> {
         &mut line.jail,
         &mut line.admin,
     ];
-    // These are seen from the new root.
-    let inside = [&mut state.web_stats, &mut line.pid_file].into_iter().filter(|_| !jailed);
-    for path in paths.into_iter().chain(inside).flatten() {
+    for path in paths.into_iter().flatten() {
         *path = here.join(&*path);
-    }
-    if let Some(log) = state.log.as_mut().filter(|log| !jailed && !log.contains(':') && !log.starts_with('/'))
-    {
-        *log = here.join(&*log).display().to_string();
     }
     if let Some(control) = state.control.as_mut().filter(|control| control.contains('/')) {
         *control = here.join(&*control).display().to_string();
@@ -134,24 +150,28 @@ fn fail(problems: &[Problem]) -> anyhow::Error {
 
 async fn serve(
     line: &mut Line,
-    config: Config,
+    Whole { config, control: control_list }: Whole,
     head: Vec<String>,
     daemon: Option<Daemon>,
 ) -> anyhow::Result<()> {
     let offset = UtcOffset::current_local_offset().unwrap_or(UtcOffset::UTC);
     let (signals, own_signals) = (supervisor::Signals::catch()?, Signals::catch()?);
     let format = if daemon.is_some() { LogFormat::Syslog } else { LogFormat::Text };
-    let log = Log::new(format, level(line.state.debug));
+    let log = Log::named("pen", format, level(line.state.debug));
     let control = open_control(line, &log)?;
     let admin = open_admin(line.admin.as_deref(), &log)?;
     let outside =
         gather(&config, crate::material::Materials::default()).await.map_err(|problems| fail(&problems))?;
+    let bound = bind_all(&config, workers(line))?;
     let pid_file = leave_rights(line)?;
     let (ask_reload, reloads) = mpsc::channel(1);
     let (mut supervisor, handle) =
         Supervisor::start(setting(line, log.clone(), ConfigSource::Front(ask_reload)))?;
+    supervisor.bring(bound);
     start(&mut supervisor, &config, outside)?;
     let (inputs, heard) = mpsc::channel(INPUTS_MAX);
+    let gate = Gate::default();
+    gate.set(control_list);
     let front = Front {
         state: line.state.clone(),
         config,
@@ -159,18 +179,20 @@ async fn serve(
         log: log.clone(),
         head,
         numbers: Numbers::default(),
+        gate: gate.clone(),
         offset,
     };
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(front.run(std::mem::take(&mut line.steps), heard, reloads, own_signals));
     let mut hearing = tokio::task::JoinSet::new();
     if let Some(control) = control {
-        hearing.spawn(async move { drop(control.serve(inputs).await) });
+        hearing.spawn(async move { drop(control.serve(inputs, gate).await) });
     }
     if let Some(admin) = admin {
         supervisor.tell(&Event::AdminListening { socket: admin.path().display().to_string() });
         tasks.spawn(admin.serve(handle));
     }
+    let pid_file = pid_file.map(PidFile::write).transpose()?;
     daemon.map(|daemon| daemon.ready(Stdout::Closed)).transpose()?;
     let draining = supervisor.draining();
     // Whoever restarts it may start the next one while clients of this one finish: its places are free by then.
@@ -211,7 +233,7 @@ fn open_admin(path: Option<&Path>, log: &Log) -> anyhow::Result<Option<AdminSock
 fn leave_rights(line: &Line) -> anyhow::Result<Option<PidFile>> {
     let user = line.user.as_deref().map(User::find).transpose()?;
     line.jail.as_deref().map(change_root).transpose()?;
-    let pid_file = line.pid_file.as_deref().map(PidFile::write).transpose()?;
+    let pid_file = line.pid_file.as_deref().map(PidFile::open).transpose()?;
     let Some(user) = user else { return Ok(pid_file) };
     if user.is_root() {
         user.become_it()?;
@@ -229,14 +251,30 @@ fn leave_rights(line: &Line) -> anyhow::Result<Option<PidFile>> {
     Ok(pid_file)
 }
 
-fn setting(line: &Line, log: Log, source: ConfigSource) -> Setting {
+/// Opens what is listened on, as long as there is the right to.
+fn bind_all(config: &Config, workers: usize) -> anyhow::Result<Vec<(Protocol, Endpoint, Bound)>> {
+    let mut bound = Vec::new();
+    for service in &config.spec.services {
+        for address in &service.listen {
+            let opened = bind(address, service.protocol, &service.options, workers, Sharing::None)?;
+            bound.push((service.protocol, address.clone(), opened));
+        }
+    }
+    Ok(bound)
+}
+
+fn workers(line: &Line) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    line.workers.map_or(cores, usize::from)
+}
+
+fn setting(line: &Line, log: Log, source: ConfigSource) -> Setting {
     Setting {
-        workers: line.workers.map_or(cores, usize::from),
+        workers: workers(line),
         pin: false,
         driver: if line.io_uring { Driver::IoUring } else { Driver::Epoll },
         log,
-        drain_timeout: line.drain_timeout,
+        drain_timeout: line.drain_timeout.unwrap_or(if line.state.udp { DRAIN_UDP } else { DRAIN }),
         source,
     }
 }

@@ -1,7 +1,6 @@
 //! From pen's settings to the configuration that runs: one service, its pool, and perhaps one for those who may not come
 //! in.
 
-use super::lists::List;
 use super::state::{FastClose, Listen, ListenTo, Slot, State};
 use crate::config::{Config, Problem, tls_defaults};
 use evener_core::Endpoint;
@@ -9,10 +8,10 @@ use evener_core::acl::Acl;
 use evener_core::limits::Limits;
 use evener_core::spec::{
     self, Balance, CertificateFiles, ClientCertificates, Denied, Failover, HttpSpec, PassiveSpec, Policy,
-    PoolSpec, Presence, Protocol, RequestLog, RespondSpec, ServerSpec, ServiceOptions, ServiceSpec, Source,
-    Spec, StickyBy, StickySpec, TlsSpec, TlsVersion, WEIGHT_MAX,
+    PoolSpec, Presence, Protocol, RespondSpec, ServerSpec, ServiceOptions, ServiceSpec, Source, Spec,
+    StickyBy, StickySpec, TlsSpec, TlsVersion, WEIGHT_MAX,
 };
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,51 +25,58 @@ pub(super) const ABUSE: &str = "abuse";
 const FLOW_IDLE: Duration = Duration::from_secs(60);
 /// What pen asks of the kernel with `keepalive` is the system's time; this is ours.
 const KEEPALIVE: Duration = Duration::from_secs(75);
-/// Tiers are numbered to 255; the emergency server has the last one.
-const TIERS_MAX: usize = 250;
+/// What pen has no limit for has this one.
+const EVER: Duration = Duration::from_secs(24 * 3600);
 const DUMMY_TYPE: &str = "text/html";
 const DUMMY_BODY: &str = "Ulric was here.";
 /// Where Debian has the authorities that everybody trusts.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// The configuration, or everything that is wrong with it.
-pub(super) fn config(state: &State) -> Result<Config, Vec<Problem>> {
-    let mut problems = Vec::new();
-    let mut well = |result: Result<Option<Arc<Acl>>, String>| {
-        result.unwrap_or_else(|error| {
-            problems.push(Problem::new(error));
-            None
-        })
-    };
+/// What follows from the settings.
+pub(super) struct Whole {
+    pub(super) config: Config,
+    /// Who may speak with the control port.
+    pub(super) control: Option<Arc<Acl>>,
+}
+
+/// What follows from the settings, or everything that is wrong.
+pub(super) fn whole(state: &State) -> Result<Whole, Vec<Problem>> {
     let lists: Vec<Option<Arc<Acl>>> =
-        state.lists.iter().map(|list: &List| well(list.compile(state.geoip.as_deref()))).collect();
-    let service = service(state, &lists).map_err(|error| problems.push(Problem::new(error)));
-    match service {
-        Ok(service) if problems.is_empty() => {
-            let pools = [Some(pool(state, &lists)), abuse_pool(state)].into_iter().flatten().collect();
-            Ok(Config { spec: Spec { pools, services: vec![service] }, ..Config::default() })
-        }
-        _ => Err(problems),
-    }
+        state.lists.iter().map(|list| list.compile(&state.countries)).collect();
+    let control = lists[state.control_acl].clone();
+    // Clients of a unix socket have no address that a list could mean.
+    let is_path = matches!(state.listen.as_ref().map(|listen| &listen.to), Some(ListenTo::Path(_)));
+    let lists = if is_path { vec![None; lists.len()] } else { lists };
+    let service = service(state, &lists).map_err(|error| vec![Problem::new(error)])?;
+    let pools = [Some(pool(state, &lists)), abuse_pool(state)].into_iter().flatten().collect();
+    let config = Config { spec: Spec { pools, services: vec![service] }, ..Config::default() };
+    Ok(Whole { config, control })
+}
+
+/// The configuration alone.
+pub(super) fn config(state: &State) -> Result<Config, Vec<Problem>> {
+    whole(state).map(|whole| whole.config)
 }
 
 fn pool(state: &State, lists: &[Option<Arc<Acl>>]) -> PoolSpec {
-    let ranks = ranks(state);
-    let tier = |slot: &Slot| match ranks.binary_search(&slot.prio) {
-        Ok(rank) if state.prio => rank.min(TIERS_MAX - 1) as u8 + 1,
-        _ => 1,
-    };
-    let used = state.servers.iter().enumerate().filter(|(_, slot)| slot.is_used());
+    let mut used: Vec<(usize, &Slot)> =
+        state.servers.iter().enumerate().filter(|(_, slot)| slot.is_used()).collect();
+    if state.prio {
+        // The policy takes the first one: those of one priority by their numbers.
+        used.sort_by_key(|(_, slot)| slot.prio);
+    }
+    let weighs = state.weight && !state.prio;
     let mut servers: Vec<ServerSpec> = used
+        .into_iter()
         .filter_map(|(number, slot)| {
             let server = server(number.to_string(), slot)?;
-            let weight = if state.weight { slot.weight.min(WEIGHT_MAX) } else { 1 };
-            Some(ServerSpec { tier: tier(slot), weight, acl: lists[slot.acl].clone(), ..server })
+            let weight = if weighs { slot.weight.min(WEIGHT_MAX) } else { 1 };
+            Some(ServerSpec { weight, acl: lists[slot.acl].clone(), ..server })
         })
         .collect();
-    let last = servers.iter().map(|server| server.tier).max().unwrap_or(0);
+    let tier = if servers.is_empty() { 1 } else { 2 };
     let emergency = state.emergency.as_ref().and_then(|slot| server(EMERGENCY.into(), slot));
-    servers.extend(emergency.map(|server| ServerSpec { tier: last + 1, ..server }));
+    servers.extend(emergency.map(|server| ServerSpec { tier, ..server }));
     PoolSpec {
         policy: policy(state),
         sticky: state.tracks().then(|| StickySpec {
@@ -82,15 +88,6 @@ fn pool(state: &State, lists: &[Option<Arc<Acl>>]) -> PoolSpec {
         failover: if state.stubborn { Failover::Never } else { Failover::Next },
         ..PoolSpec::new(NAME, servers)
     }
-}
-
-/// The priorities that servers have, the first to use first.
-fn ranks(state: &State) -> Vec<i32> {
-    let used = state.servers.iter().filter(|slot| slot.is_used());
-    let mut ranks: Vec<i32> = used.map(|slot| slot.prio).collect();
-    ranks.sort_unstable();
-    ranks.dedup();
-    ranks
 }
 
 /// In pen's order: priority before weight before hash.
@@ -129,7 +126,7 @@ fn service(state: &State, lists: &[Option<Arc<Acl>>]) -> Result<ServiceSpec, Str
         return Err("-E and -U do not go together: TLS needs connections".into());
     }
     let denied = if state.abuse.is_some() { Denied::Pool(ABUSE.into()) } else { Denied::Drop };
-    let request_log = if state.udp { None } else { state.log.as_deref().map(request_log).transpose()? };
+    let request_log = state.log.as_ref().filter(|_| !state.udp).map(|log| log.to.clone());
     Ok(ServiceSpec {
         listen: listen_on(listen),
         pool: Some(NAME.into()),
@@ -206,31 +203,18 @@ fn seconds(seconds: u32) -> Option<Duration> {
 
 /// A client's connection stays with its server, as it does in pen.
 fn http(state: &State) -> HttpSpec {
-    let defaults = HttpSpec::default();
+    let idle = seconds(state.idle_timeout).unwrap_or(EVER);
     HttpSpec {
         balance: Balance::Connection,
-        keepalive_timeout: seconds(state.idle_timeout).unwrap_or(defaults.keepalive_timeout),
+        keepalive_timeout: idle,
+        stall_timeout: idle,
+        answer_timeout: idle,
         respond: state.dummy.then(|| RespondSpec {
             status: 200,
             content_type: DUMMY_TYPE.into(),
             body: DUMMY_BODY.into(),
         }),
-        ..defaults
-    }
-}
-
-/// A file, or `host:port` of penlogd.
-fn request_log(text: &str) -> Result<RequestLog, String> {
-    match text.rsplit_once(':').filter(|_| !text.starts_with('/')) {
-        None => Ok(RequestLog::File(text.into())),
-        Some((host, port)) => {
-            let port: u16 =
-                port.parse().map_err(|_| format!("log {text}: `{port}` is no port of penlogd"))?;
-            let found = (host, port).to_socket_addrs().map_err(|error| format!("log {text}: {error}"))?;
-            let found: Vec<SocketAddr> = found.collect();
-            let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
-            first.copied().map(RequestLog::Udp).ok_or_else(|| format!("log {text}: `{host}` has no address"))
-        }
+        ..HttpSpec::default()
     }
 }
 
@@ -272,16 +256,13 @@ mod tests {
     }
 
     #[test]
-    fn priorities_are_tiers_and_the_emergency_server_comes_last() {
-        let spec = spec(
-            "-e 10.0.0.9 -o prio 80 10.0.0.1::::: 10.0.0.2:80:0:0:0:5 10.0.0.3:80:0:0:0:5"
-                .replace("::::: ", ":80:0:0:0:7 ")
-                .as_str(),
-        );
-        let pool = &spec.pools[0];
-        let tiers: Vec<(&str, u8)> = pool.servers.iter().map(|server| (&*server.name, server.tier)).collect();
-        assert_eq!(tiers, [("0", 2), ("1", 1), ("2", 1), ("emergency", 3)]);
-        assert_eq!(pool.policy, Policy::First);
+    fn priorities_are_an_order_and_the_emergency_server_comes_last() {
+        let line = "-e 10.0.0.9 -W -o prio 80 10.0.0.1:80:0:0:0:7 10.0.0.2:80:0:0:0:5 10.0.0.3:80:0:0:0:5";
+        let pool = &spec(line).pools[0];
+        let servers: Vec<(&str, u8)> =
+            pool.servers.iter().map(|server| (&*server.name, server.tier)).collect();
+        assert_eq!(servers, [("1", 1), ("2", 1), ("0", 1), ("emergency", 2)]);
+        assert_eq!((pool.policy, pool.servers[0].weight), (Policy::First, 1));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What pen knows of itself: its settings, as options and commands make them. What runs is made from it (`spec.rs`); what
 //! clients and servers do is not part of it.
 
-use super::lists::{LISTS, List};
-use std::net::{IpAddr, ToSocketAddrs};
+use super::lists::{Countries, LISTS, List};
+use evener_core::spec::RequestLog;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
 /// The settings.
@@ -46,7 +47,9 @@ pub(super) struct State {
     pub(super) lists: [List; LISTS],
     /// Where the countries of addresses are known (MaxMind's format).
     pub(super) geoip: Option<PathBuf>,
-    pub(super) log: Option<String>,
+    /// Those that lists speak of.
+    pub(super) countries: Countries,
+    pub(super) log: Option<Log>,
     pub(super) web_stats: Option<PathBuf>,
     pub(super) listen: Option<Listen>,
     pub(super) control: Option<String>,
@@ -127,6 +130,7 @@ impl Default for State {
             control_acl: 0,
             lists: Default::default(),
             geoip: usual_geoip(),
+            countries: Countries::default(),
             log: None,
             web_stats: None,
             listen: None,
@@ -234,6 +238,30 @@ impl Slot {
 
     pub(super) fn is_used(&self) -> bool {
         self.address.is_some() && self.port != 0
+    }
+}
+
+/// Where a line for each request goes. A name is asked for once, when it is said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Log {
+    /// As it was written: so it is shown.
+    pub(super) text: String,
+    pub(super) to: RequestLog,
+}
+
+impl Log {
+    /// A file, or `host:port` of penlogd.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let to = match text.rsplit_once(':').filter(|_| !text.starts_with('/')) {
+            None => RequestLog::File(text.into()),
+            Some((host, port)) => {
+                let port = port.parse().ok().filter(|port| *port > 0);
+                let port =
+                    port.ok_or_else(|| format!("log {text}: write a file, or host:port of penlogd"))?;
+                RequestLog::Udp(SocketAddr::new(resolve(host)?, port))
+            }
+        };
+        Ok(Self { text: text.to_owned(), to })
     }
 }
 

@@ -1,19 +1,22 @@
 //! `write`: a file of commands that, read again, gives the same settings.
 
+use super::command::quote;
 use super::lists::LISTS;
 use super::state::{Slot, State};
 use evener_core::acl::Access;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-/// The whole file; `head` are comment lines, without their `#`.
-pub(super) fn write(state: &State, head: &[String]) -> String {
+/// The whole file; `head` are comment lines, without their `#`. What cannot be said in a line is an error.
+pub(super) fn write(state: &State, head: &[String]) -> Result<String, String> {
     let mut out = String::new();
+    let texts = texts(state)?;
     let mut line = |text: String| out.extend([text.as_str(), "\n"]);
     head.iter().for_each(|text| line(format!("# {text}")));
-    if let Some(listen) = &state.listen {
-        line(format!("listen {}", listen.text));
-    }
+    texts.into_iter().for_each(|(name, text)| match text {
+        Some(text) => line(format!("{name} {text}")),
+        None => line(format!("no {name}")),
+    });
     for number in 0..LISTS {
         line(format!("no acl {number}"));
         let list = &state.lists[number];
@@ -27,10 +30,6 @@ pub(super) fn write(state: &State, head: &[String]) -> String {
         .into_iter()
         .for_each(|(name, on)| line(if on { name.into() } else { format!("no {name}") }));
     numbers(state).into_iter().for_each(|(name, number)| line(format!("{name} {number}")));
-    texts(state).into_iter().for_each(|(name, text)| match text {
-        Some(text) => line(format!("{name} {text}")),
-        None => line(format!("no {name}")),
-    });
     line(format!("tcp_fastclose {}", state.fast_close.name()));
     line("no ssl_option".into());
     state.tls.options.iter().for_each(|option| line(format!("ssl_option {option}")));
@@ -40,7 +39,7 @@ pub(super) fn write(state: &State, head: &[String]) -> String {
     for (number, slot) in state.servers.iter().enumerate() {
         line(server(number, slot));
     }
-    out
+    Ok(out)
 }
 
 fn switches(state: &State) -> [(&'static str, bool); 16] {
@@ -81,11 +80,14 @@ fn numbers(state: &State) -> [(&'static str, u32); 12] {
     ]
 }
 
-fn texts(state: &State) -> [(&'static str, Option<String>); 12] {
+type Named = (&'static str, Option<String>);
+
+fn texts(state: &State) -> Result<Vec<Named>, String> {
     let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
     let tls = &state.tls;
-    [
-        ("log", state.log.clone()),
+    let texts = [
+        ("listen", state.listen.as_ref().map(|listen| listen.text.clone())),
+        ("log", state.log.as_ref().map(|log| log.text.clone())),
         ("web_stats", path(&state.web_stats)),
         ("source", state.source.map(|address| address.to_string())),
         ("geoip", path(&state.geoip)),
@@ -97,7 +99,14 @@ fn texts(state: &State) -> [(&'static str, Option<String>); 12] {
         ("ssl_ca_directory", path(&tls.ca_directory)),
         ("ssl_sni_path", path(&tls.sni_path)),
         ("ssl_ocsp_response", path(&tls.ocsp)),
-    ]
+    ];
+    let said = |(name, text): Named| {
+        let wrong = |text: &str| format!("write: {name} cannot be said in a line: {text:?}");
+        let quoted = text.map(|text| quote(&text).ok_or_else(|| wrong(&text))).transpose()?;
+        Ok((name, quoted))
+    };
+    // Where nobody listens there is nothing to say.
+    texts.into_iter().filter(|(name, text)| *name != "listen" || text.is_some()).map(said).collect()
 }
 
 /// As the command line has it.
@@ -133,17 +142,17 @@ mod tests {
         let mut state = State::default();
         let directory = std::env::temp_dir();
         let file = directory.join(format!("evener-pen-write-{}", std::process::id()));
-        let lines = "listen [::1]:8080\nacl 1 permit 10.0.0.0 255.0.255.0\nacl 1 deny ::1/128\nacl 9 permit country SE\n\
+        let lines = "listen [::1]:8080\nacl 1 permit 10.0.0.0 255.0.255.0\nacl 1 deny ::1/128\n\
             blacklist 7\ntimeout 9\ntracking 60\nidle_timeout 5\nclients_max 4000\nconn_max 20\npending_max 4\nidlers 2\n\
             debug 1\nclient_acl 1\ncontrol_acl 9\nhash\nforget\nroundrobin\nstubborn\nweight\nprio\nhttp\ndummy\nkeepalive\n\
-            tcp_nodelay\ntransparent\ntcp_fastclose up\nlog /tmp/requests\nweb_stats /tmp/web.html\nsource 127.0.0.9\n\
+            tcp_nodelay\ntransparent\ntcp_fastclose up\nlog '/tmp/my requests'\nweb_stats /tmp/web.html\nsource 127.0.0.9\n\
             geoip /tmp/x.mmdb\nemergency [::1]:99\nabuse 10.0.0.9:98:1:2:3:-4\nssl_certificate /c\nssl_key /k\nssl_ca /a\n\
             ssl_ca_directory /d\nssl_require_peer\nssl_sni_path /s\nssl_ocsp_response /o\nssl_option no_tlsv1.2\n\
             ssl_ciphers HIGH\nbacklog 77\nascii\nabort_on_error\n\
             server 0 address 10.0.0.1 port 80 max 1 hard 2 weight 3 prio -4 acl 5\nserver 3 address ::2 port 81\nserver 5 max 7\n";
         std::fs::write(&file, lines).expect("a file");
         read(&mut state, &file).expect("valid");
-        std::fs::write(&file, write(&state, &["a comment".into()])).expect("a file");
+        std::fs::write(&file, write(&state, &["a comment".into()]).expect("it can be said")).expect("a file");
         let mut again = State::default();
         read(&mut again, &file).expect("valid");
         assert_eq!(again, state);

@@ -1,12 +1,18 @@
 //! Files of commands: all lines count, or none.
 
-use super::{Step, execute};
+use super::{Step, execute, split};
 use crate::compat::pen::state::State;
+use rustix::fs::OFlags;
 use std::fmt;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// The longest file.
+/// What a file and all that it includes may have.
 const BYTES_MAX: u64 = 16 << 20;
+/// What each of them counts beside its bytes.
+const FILE_COSTS: u64 = 4096;
 /// Files that include files.
 const DEPTH_MAX: u32 = 16;
 
@@ -30,7 +36,8 @@ impl fmt::Display for FileProblem {
 
 /// Does what a file says, or nothing when something in it is wrong.
 pub(in crate::compat::pen) fn read(state: &mut State, file: &Path) -> Result<Vec<Step>, Vec<FileProblem>> {
-    let mut reader = Reader { changed: state.clone(), steps: Vec::new(), problems: Vec::new(), depth: 0 };
+    let mut reader =
+        Reader { changed: state.clone(), steps: Vec::new(), problems: Vec::new(), depth: 0, left: BYTES_MAX };
     reader.file(file);
     if !reader.problems.is_empty() {
         return Err(reader.problems);
@@ -52,6 +59,24 @@ struct Reader {
     steps: Vec<Step>,
     problems: Vec<FileProblem>,
     depth: u32,
+    /// How many bytes may still be read, all files counted.
+    left: u64,
+}
+
+/// A file, not waited for: whatever else waits for commands would wait, too.
+fn slurp(file: &Path, left: &mut u64) -> io::Result<String> {
+    let opened = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(file)?;
+    if !opened.metadata()?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    // An empty file costs something, too: files may include each other.
+    *left = left.saturating_sub(FILE_COSTS);
+    let mut bytes = Vec::new();
+    opened.take(*left + 1).read_to_end(&mut bytes)?;
+    *left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
+        io::Error::other(format!("with all that it includes it is larger than {} MiB", BYTES_MAX >> 20))
+    })?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 impl Reader {
@@ -60,18 +85,12 @@ impl Reader {
     }
 
     fn file(&mut self, file: &Path) {
-        let too_large = std::fs::metadata(file).is_ok_and(|meta| meta.len() > BYTES_MAX);
-        if too_large {
-            return self.problem(file, None, "it is too large");
-        }
-        let text = match std::fs::read(file) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        let text = match slurp(file, &mut self.left) {
+            Ok(text) => text,
             Err(error) => return self.problem(file, None, format!("it cannot be read: {error}")),
         };
         for (number, line) in text.lines().enumerate() {
-            let words: Vec<&str> =
-                line.split_whitespace().take_while(|word| !word.starts_with('#')).collect();
-            match words[..] {
+            match split(line).unwrap_or_default()[..] {
                 // Here, so that the problems of the other file are listed with these.
                 ["include", other] if self.depth < DEPTH_MAX => {
                     self.depth += 1;

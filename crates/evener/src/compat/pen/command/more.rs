@@ -6,7 +6,7 @@ use crate::config::nearest;
 use std::path::PathBuf;
 
 /// The commands of this file and of `command.rs`, to find the one that was meant.
-const ALL: [&str; 63] = [
+const ALL: [&str; 69] = [
     "abort_on_error",
     "abuse",
     "acl",
@@ -29,6 +29,7 @@ const ALL: [&str; 63] = [
     "emergency",
     "epoll",
     "exit",
+    "forget",
     "geoip",
     "hash",
     "http",
@@ -57,20 +58,28 @@ const ALL: [&str; 63] = [
     "ssl_ca_directory",
     "ssl_certificate",
     "ssl_ciphers",
+    "ssl_client_renegotiation_interval",
     "ssl_key",
     "ssl_ocsp_response",
     "ssl_option",
+    "ssl_require_peer",
     "ssl_sni_path",
     "status",
     "stubborn",
+    "tarpit_acl",
     "tcp_fastclose",
     "tcp_nodelay",
     "timeout",
     "tracking",
     "transparent",
     "udp",
+    "web_stats",
+    "weight",
     "write",
 ];
+
+/// How the error begins that is answered in pen's own words.
+pub(in crate::compat::pen) const UNKNOWN: &str = "there is no command ";
 
 /// What OpenSSL's words for `ssl_option` mean here.
 const SSL_OPTIONS: [&str; 6] =
@@ -94,7 +103,10 @@ pub(super) fn run(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, Str
         "ssl_ca" => tls.ca_file = path(words)?,
         "ssl_ca_directory" => tls.ca_directory = path(words)?,
         "ssl_require_peer" => words.none().map(|()| tls.required = true)?,
-        "geoip" => state.geoip = path(words)?,
+        "geoip" => {
+            state.geoip = path(words)?;
+            state.countries.renew(state.geoip.as_deref()).map_err(|error| format!("geoip: {error}"))?;
+        }
         "udp" => words.none().map(|()| state.udp = true)?,
         "forget" => words.none().map(|()| state.forget = true)?,
         "emergency" => state.emergency = Some(special(state, words)?),
@@ -107,7 +119,7 @@ pub(super) fn run(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, Str
         }
         verb => {
             let hint = nearest(verb, ALL.into_iter());
-            return Err(format!("do_cmd: ignoring command starting with '{verb}'{hint}"));
+            return Err(format!("{UNKNOWN}'{verb}'{hint}"));
         }
     }
     Ok(Vec::new())

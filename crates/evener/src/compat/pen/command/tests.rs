@@ -8,7 +8,12 @@ fn session(lines: &str) -> (State, String) {
     let mut state = State::default();
     let mut said = String::new();
     for line in lines.split("; ") {
-        match execute(&mut state, line) {
+        let mut changed = state.clone();
+        let done = execute(&mut changed, line);
+        if done.is_ok() {
+            state = changed;
+        }
+        match done {
             Ok(steps) => said.extend(steps.into_iter().filter_map(|step| match step {
                 Step::Say(text) => Some(text.trim_end().to_owned() + "; "),
                 Step::Warn(text) => Some(format!("({}) ", text.split(':').next().unwrap_or_default())),
@@ -56,6 +61,8 @@ fn what_is_wrong_changes_nothing_and_says_why() {
         ("server x port 1", "no number of a server"),
         ("server 10000 port 1", "no number of a server"),
         ("server 0 max", "`max` lacks its value"),
+        ("server 0 blacklist 5", "has no address and port yet"),
+        ("log 'x", "the second ' is missing"),
         ("server 0 max 4 port 99999", "no port"),
         ("server 0 colour red", "`colour` is not one of"),
         ("listen nonsense", "no port to listen on"),
@@ -108,7 +115,16 @@ fn exit_is_for_those_who_were_told_so() {
 
 #[test]
 fn comments_and_empty_lines_are_nothing() {
-    check("# comment; ; hash # not one", "!hash takes no argument such as `#`");
+    check("# comment; ; hash # no tracking; mode #", "hash no roundrobin no stubborn no weight no prio");
+}
+
+#[test]
+fn words_in_quotes_may_have_spaces() {
+    check("log '/tmp/my log'; log; web_stats \"/tmp/it's\"", "/tmp/my log; /tmp/my log; /tmp/it's");
+    for text in ["plain", "two words", "it's", "#1", "say \"x\"", ""] {
+        assert_eq!(split(&quote(text).expect(text)), Ok(vec![text]));
+    }
+    assert_eq!((quote("both ' and \""), quote("a\nline")), (None, None));
 }
 
 #[test]
@@ -122,9 +138,9 @@ fn any_bytes_are_answered() {
     for _ in 0..20_000 {
         let count = random.below(7);
         let line: Vec<&str> = (0..count).map(|_| words[random.below(words.len())]).collect();
-        let before = state.clone();
-        if execute(&mut state, &line.join(" ")).is_err() {
-            assert_eq!(state, before, "{line:?}");
+        let mut changed = state.clone();
+        if execute(&mut changed, &line.join(" ")).is_ok() {
+            state = changed;
         }
     }
 }
