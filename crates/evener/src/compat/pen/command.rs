@@ -279,7 +279,7 @@ fn server(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
         }
     }
     if !steps.is_empty() && !slot.is_used() {
-        return Err(format!("server {number} has no address and port yet: nobody is sent there anyway"));
+        return Err(format!("server {number} has no address and port yet"));
     }
     Ok(steps)
 }

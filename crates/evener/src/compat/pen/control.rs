@@ -3,16 +3,20 @@
 use super::front::{Gate, Input};
 use super::state::{Listen, ListenTo};
 use crate::compat::pen::front::LINE_BYTES_MAX;
+use crate::observe::Log;
 use crate::unix_socket::{SocketFile, remove_left_over};
 use anyhow::Context;
+use evener_core::event::Event;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// How many may ask at once; others wait.
 const ASKING_MAX: usize = 64;
+/// Who is turned away is told of this often at most.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How long a line may take to come, and an answer to go.
 const TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -43,7 +47,8 @@ impl Control {
     }
 
     /// Hears who asks, for ever. Those who may not are turned away before they take anybody's place.
-    pub(super) async fn serve(self, front: mpsc::Sender<Input>, gate: Gate) -> std::io::Result<()> {
+    pub(super) async fn serve(self, front: mpsc::Sender<Input>, gate: Gate, log: Log) -> std::io::Result<()> {
+        let mut told: Option<Instant> = None;
         let places = Arc::new(Semaphore::new(ASKING_MAX));
         match self {
             Self::Tcp(listener) => {
@@ -55,7 +60,14 @@ impl Control {
                             tokio::spawn(hear(stream, front.clone(), place));
                         }
                         // A reset: penctl fails, as it does with pen.
-                        Ok((stream, _)) => drop(stream.set_zero_linger()),
+                        Ok((stream, peer)) => {
+                            let _ = stream.set_zero_linger();
+                            if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+                                told = Some(Instant::now());
+                                let text = format!("control port: {} may not ask", peer.ip().to_canonical());
+                                log.event(&Event::Notice { text });
+                            }
+                        }
                         Err(_) => pause().await,
                     }
                 }

@@ -186,7 +186,7 @@ async fn serve(
     tasks.spawn(front.run(std::mem::take(&mut line.steps), heard, reloads, own_signals));
     let mut hearing = tokio::task::JoinSet::new();
     if let Some(control) = control {
-        hearing.spawn(async move { drop(control.serve(inputs, gate).await) });
+        hearing.spawn(async move { drop(control.serve(inputs, gate, log).await) });
     }
     if let Some(admin) = admin {
         supervisor.tell(&Event::AdminListening { socket: admin.path().display().to_string() });
