@@ -28,6 +28,7 @@ mod pen_init;
 mod pen_logs;
 mod pen_running;
 mod pen_tcp;
+mod pen_tls;
 mod pending;
 mod proxy_from;
 mod proxy_protocol;
