@@ -75,6 +75,10 @@ fn begin(line: &mut Line, head: Vec<String>) -> anyhow::Result<ExitCode> {
         make_absolute(line)?;
     }
     let whole = spec::whole(&line.state).map_err(|problems| fail(&problems))?;
+    if line.state.tls.is_in_vain() {
+        let why = "-K, -G, -A, -R and ssl_sni_path mean nothing without -E: clients are served without TLS";
+        line.steps.push(Step::Warn(why.into()));
+    }
     if line.check_only {
         warn(line);
         println!("valid");

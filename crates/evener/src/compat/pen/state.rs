@@ -190,6 +190,15 @@ pub(super) struct Tls {
     pub(super) ciphers: Option<String>,
 }
 
+impl Tls {
+    /// Whether something is said of it, but no certificate is given.
+    pub(super) fn is_in_vain(&self) -> bool {
+        let Self { key, ca_file, ca_directory, sni_path, .. } = self;
+        let some = [key, ca_file, ca_directory, sni_path].into_iter().any(Option::is_some);
+        self.certificate.is_none() && (some || self.required)
+    }
+}
+
 /// A place in the table of servers. One without address or port is used for nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Slot {
