@@ -29,6 +29,7 @@ mod pen_logs;
 mod pen_running;
 mod pen_tcp;
 mod pen_tls;
+mod pen_udp;
 mod pending;
 mod proxy_from;
 mod proxy_protocol;
