@@ -186,7 +186,12 @@ enum Command {
     /// Print the configuration that does what another program does
     ///
     /// `evener import pen -r 80 10.0.0.1 10.0.0.2`, or `evener import pen FILE` with a file of pen's commands.
+    // Only --help is ours: -h is an option of pen.
+    #[command(disable_help_flag = true)]
     Import {
+        /// Print help
+        #[arg(long, action = clap::ArgAction::Help)]
+        help: Option<bool>,
         /// The program
         #[arg(value_parser = clap::builder::PossibleValuesParser::new(["pen"]))]
         program: String,
