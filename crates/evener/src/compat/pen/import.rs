@@ -9,7 +9,7 @@ use super::state::State;
 use crate::config;
 use anyhow::bail;
 use evener_core::acl::{Access, Acl};
-use evener_core::spec::Spec;
+use evener_core::spec::{Policy, Spec};
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -35,9 +35,10 @@ pub(in crate::compat) fn import(arguments: Vec<OsString>) -> anyhow::Result<Stri
     Ok(out)
 }
 
-/// pen's servers are called by their numbers; without pen an address says more, where it is one server's alone.
+/// pen's servers are called by their numbers; without pen an address says more, where it is one server's alone. Where the
+/// hash of its name decides who comes to a server, it keeps that: no client moves.
 fn named_by_address(mut spec: Spec) -> Spec {
-    for pool in &mut spec.pools {
+    for pool in spec.pools.iter_mut().filter(|pool| pool.policy != Policy::Hash) {
         let names: Vec<String> = pool.servers.iter().map(|server| server.endpoint.to_string()).collect();
         for (server, name) in pool.servers.iter_mut().zip(&names) {
             if names.iter().filter(|other| *other == name).count() == 1
