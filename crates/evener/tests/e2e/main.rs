@@ -24,6 +24,7 @@ mod peers;
 mod pen_control;
 mod pen_dns;
 mod pen_harness;
+mod pen_import;
 mod pen_init;
 mod pen_logs;
 mod pen_running;

@@ -57,7 +57,7 @@ threading.Event().wait(170)
 "#;
 
 /// What a client hears that comes from an address: `tcp`, `udp`, or `http`, which asks three times.
-const CLIENT: &str = r#"
+pub(crate) const CLIENT: &str = r#"
 import http.client, socket, sys
 kind, source, host = sys.argv[1:4]
 family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -82,7 +82,7 @@ else:
     print(heard.decode(), end="")
 "#;
 
-struct Ends(Child);
+pub(crate) struct Ends(Child);
 
 impl Drop for Ends {
     fn drop(&mut self) {
@@ -107,7 +107,7 @@ fn config() -> String {
     hosts.into_iter().map(of).collect()
 }
 
-fn start_server(row: &Row, directory: &Directory) -> Ends {
+pub(crate) fn start_server(row: &Row, directory: &Directory) -> Ends {
     let script = directory.write("server.py", SERVER);
     let ready = directory.file("ready");
     let said = std::fs::File::create(&ready).unwrap();
