@@ -1,5 +1,6 @@
 //! pen, and the programs that come with it. What their command lines have in common is here.
 
+mod advice;
 mod command;
 mod control;
 mod facts;

@@ -31,6 +31,7 @@ mod pen_running;
 mod pen_tcp;
 mod pen_tls;
 mod pen_udp;
+mod pen_usage;
 mod pending;
 mod proxy_from;
 mod proxy_protocol;

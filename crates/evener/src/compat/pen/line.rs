@@ -212,9 +212,9 @@ fn short(letter: char, parser: &mut lexopt::Parser, line: &mut Line) -> Result<(
             line.steps
                 .extend(command::execute(state, &command).map_err(|error| format!("-{letter} {error}"))?);
         }
-        'c' => command_of(line, "clients_max", number(letter, parser)?)?,
-        'x' => command_of(line, "conn_max", number(letter, parser)?)?,
-        't' => command_of(line, "timeout", number(letter, parser)?)?,
+        'c' => command_of(letter, line, "clients_max", number(letter, parser)?)?,
+        'x' => command_of(letter, line, "conn_max", number(letter, parser)?)?,
+        't' => command_of(letter, line, "timeout", number(letter, parser)?)?,
         'q' => {
             let given = number(letter, parser)?;
             state.backlog = given.max(State::BACKLOG_MIN);
@@ -228,8 +228,9 @@ fn short(letter: char, parser: &mut lexopt::Parser, line: &mut Line) -> Result<(
 }
 
 /// Options that are the same as a command, but without its answer.
-fn command_of(line: &mut Line, verb: &str, number: u32) -> Result<(), String> {
-    command::execute(&mut line.state, &format!("{verb} {number}")).map(drop)
+fn command_of(letter: char, line: &mut Line, verb: &str, number: u32) -> Result<(), String> {
+    let done = command::execute(&mut line.state, &format!("{verb} {number}"));
+    done.map(drop).map_err(|error| format!("-{letter}: {error}"))
 }
 
 /// Options that do nothing any more.

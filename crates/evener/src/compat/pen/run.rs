@@ -1,5 +1,6 @@
 //! `pen`: from the command line to what runs. What takes root is had first, then rights are given up, then the rest.
 
+use super::advice::advice;
 use super::command::Step;
 use super::control::Control;
 use super::facts::Numbers;
@@ -75,10 +76,7 @@ fn begin(line: &mut Line, head: Vec<String>) -> anyhow::Result<ExitCode> {
         make_absolute(line)?;
     }
     let whole = spec::whole(&line.state).map_err(|problems| fail(&problems))?;
-    if line.state.tls.is_in_vain() {
-        let why = "-K, -G, -A, -R and ssl_sni_path mean nothing without -E: clients are served without TLS";
-        line.steps.push(Step::Warn(why.into()));
-    }
+    line.steps.extend(advice(&line.state).into_iter().map(Step::Warn));
     if line.check_only {
         warn(line);
         println!("valid");
@@ -90,6 +88,7 @@ fn begin(line: &mut Line, head: Vec<String>) -> anyhow::Result<ExitCode> {
         // pen stays where it was called, so that names of files go on meaning what they meant.
         match Daemon::begin(Directory::Kept)? {
             Process::Called(code) => {
+                // The other one says it in the system's log, where nobody looks who has just started it.
                 warn(line);
                 return Ok(code);
             }

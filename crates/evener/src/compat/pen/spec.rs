@@ -117,9 +117,13 @@ fn abuse_pool(state: &State) -> Option<PoolSpec> {
 fn service(state: &State, lists: &[Option<Arc<Acl>>]) -> Result<ServiceSpec, String> {
     let protocol = protocol(state);
     let listen =
-        state.listen.as_ref().ok_or("no port to listen on: give one before the servers, or `listen PORT`")?;
+        state.listen.as_ref().ok_or("no port to listen on: `pen PORT SERVER...`, or `listen PORT` in a file (-F); `pen --help` tells more")?;
     if state.udp && matches!(listen.to, ListenTo::Path(_)) {
         return Err(format!("-U listens on addresses, not on a unix socket: {}", listen.text));
+    }
+    let control = state.control.as_ref().and_then(|control| Listen::parse(control).ok());
+    if let Some(control) = control.filter(|control| control.to == listen.to && !state.udp) {
+        return Err(format!("{}: -C needs a port of its own, not that for clients", control.text));
     }
     let tls = state.tls.certificate.as_ref().map(|_| tls(state)).transpose()?;
     if tls.is_some() && state.udp {
@@ -298,6 +302,7 @@ mod tests {
             ("-U /run/x 10.0.0.1:80", "unix socket"),
             ("-U -E x.pem 80 10.0.0.1", "TLS needs connections"),
             ("-f", "no port to listen on"),
+            ("-C 80 80 10.0.0.1", "a port of its own"),
         ] {
             let Ok(Wanted::Run(parsed)) = parse(line.split(' ').map(Into::into).collect()) else {
                 panic!("{line}")

@@ -222,6 +222,9 @@ impl Slot {
             None => text.split_once(':').map_or((text, ""), |(host, rest)| (host, rest)),
         };
         let mut words = rest.strip_prefix(':').unwrap_or(rest).split(':').filter(|_| !rest.is_empty());
+        if text.contains("://") {
+            return Err(format!("server `{text}`: write HOST:PORT, not a URL"));
+        }
         let wrong = |what: &str, word: &str| format!("server `{text}`: `{word}` is no {what}");
         let port = match words.next() {
             Some(word) => port_number(word).ok_or_else(|| wrong("port", word))?,
@@ -296,8 +299,13 @@ impl Listen {
         } else {
             let (host, port) = text.rsplit_once(':').unwrap_or(("0.0.0.0", text));
             let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-            let port =
-                port_number(port).ok_or_else(|| format!("`{text}`: `{port}` is no port to listen on"))?;
+            let wrong = || {
+                let whole = if port == text { String::new() } else { format!("`{text}`: ") };
+                format!(
+                    "{whole}`{port}` is no port to listen on: write [HOST:]PORT (1 to 65535, or a name such as http) or a path"
+                )
+            };
+            let port = port_number(port).ok_or_else(wrong)?;
             let host = if host.is_empty() { "0.0.0.0" } else { host };
             ListenTo::Ip(resolve(host)?, port)
         };
