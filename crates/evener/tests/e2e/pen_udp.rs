@@ -115,3 +115,30 @@ fn six_to_four_and_four_to_six() {
         assert_eq!(seen, ["four x", "six x"], "{to}");
     }
 }
+
+#[test]
+fn the_abuse_server_answers_those_who_may_not_come_in() {
+    let (a, abuse, listen) = (Echo::start("a"), Echo::start("abuse"), free_port());
+    let pen = Pen::run(&[
+        "-U",
+        "-B",
+        &at(&abuse),
+        "-o",
+        "acl 3 deny 127.0.0.64 255.255.255.192",
+        "-o",
+        "client_acl 3",
+        &format!("127.0.0.1:{listen}"),
+        &at(&a),
+    ]);
+    let seen = ["127.0.0.63", "127.0.0.64", "127.0.0.127", "127.0.0.128"].map(|from| who_from(from, listen));
+    assert_eq!(seen, ["a", "abuse", "abuse", "a"]);
+    // Who is let in later leaves it, with the flow that there is.
+    let held = client_from("127.0.0.65", listen);
+    assert_eq!(ask(&held, "1"), "abuse 1");
+    pen.order("no acl 3");
+    wait_until("the flow to go elsewhere", || (ask(&held, "2") == "a 2").then_some(()));
+    pen.order("no abuse");
+    pen.order("acl 3 deny 127.0.0.65");
+    wait_until("the client to be refused", || is_ignored("127.0.0.65", listen).then_some(()));
+    assert_eq!(who_from("127.0.0.64", listen), "a");
+}
