@@ -259,44 +259,16 @@ fn what_a_running_program_writes_makes_another_one_the_same() {
     let (ca, _) = authority.own.write(&directory, "ca");
     let file = |name: &str| directory.file(name).display().to_string();
     let (log, page) = (file("requests"), file("page.html"));
-    let [chain, key, ca] = [chain, key, ca].map(|path| path.display().to_string());
-    let listen_at = format!("127.0.0.1:{listen}");
-    let server = format!("{}:7:9:3:-2", at(&b));
-    let pen = Pen::run(&[
-        "-h",
-        "-s",
-        "-W",
-        "-H",
-        "-b",
-        "11",
-        "-T",
-        "12",
-        "-t",
-        "13",
-        "-x",
-        "140",
-        "-c",
-        "3000",
-        "-q",
-        "77",
-        "-l",
-        &log,
-        "-w",
-        &page,
-        "-e",
-        "127.0.0.1:9",
-        "-B",
-        "[::1]:8:1:2:3:4",
-        "-E",
-        &chain,
-        "-K",
-        &key,
-        "-G",
-        &ca,
-        &listen_at,
-        &at(&a),
-        &server,
-    ]);
+    let line = format!(
+        "-h -s -W -H -b 11 -T 12 -t 13 -x 140 -c 3000 -q 77 -l {log} -w {page} -e 127.0.0.1:9 -B [::1]:8:1:2:3:4 \
+         -E {} -K {} -G {} 127.0.0.1:{listen} {} {}:7:9:3:-2",
+        chain.display(),
+        key.display(),
+        ca.display(),
+        at(&a),
+        at(&b)
+    );
+    let pen = Pen::run(&line.split(' ').collect::<Vec<_>>());
     for command in [
         "acl 1 permit 10.0.0.0 255.0.255.0",
         "acl 1 deny ::1/128",
