@@ -203,8 +203,6 @@ fn a_daemon_serves_when_its_caller_ends_and_has_a_pid_file_while_it_does() {
     // At once: nobody waits here.
     assert_eq!(who(listen), "a");
     let of = |what: &str| fs::read_link(format!("/proc/{}/{what}", daemon.pid)).unwrap();
-    // As with pen: names of files go on meaning what they meant.
-    assert_eq!(of("cwd"), std::env::current_dir().unwrap());
     assert!(["fd/0", "fd/1", "fd/2"].into_iter().all(|fd| of(fd).display().to_string() == "/dev/null"));
     signal("TERM", daemon.pid);
     daemon.expect_end();
@@ -217,6 +215,32 @@ fn a_daemon_serves_when_its_caller_ends_and_has_a_pid_file_while_it_does() {
     assert!(said.starts_with(&format!("pen: service `pen`: {listen_at} is in use")), "{said}");
     assert!(!directory.file("other").exists(), "who does not run leaves no pid file");
     drop(taken);
+}
+
+#[test]
+fn a_daemon_sees_paths_from_where_it_was_called_also_when_it_reads_them_again() {
+    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    directory.write("inner", &format!("server 0 address 127.0.0.1 port {}\n", a.port));
+    directory.write("commands", "include inner\nlog requests\nweb_stats page.html\n");
+    let output = std::process::Command::new(BINARY)
+        .args(["pen", "-p", "pid", "-F", "commands", &format!("127.0.0.1:{listen}")])
+        .current_dir(directory.file(""))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let daemon = Daemon::adopt(&directory);
+    assert_eq!(who(listen), "a");
+    fs::rename(directory.file("requests"), directory.file("requests.1")).unwrap();
+    let b = Server::named("b");
+    directory.write("inner", &format!("server 0 address 127.0.0.1 port {}\n", b.port));
+    signal("HUP", daemon.pid);
+    wait_until("the new log", || directory.file("requests").exists().then_some(()));
+    wait_until("the other server", || (who(listen) == "b").then_some(()));
+    signal("USR1", daemon.pid);
+    wait_until("the page", || directory.file("page.html").exists().then_some(()));
+    signal("TERM", daemon.pid);
+    daemon.expect_end();
+    assert!(!directory.file("pid").exists());
 }
 
 #[test]
