@@ -309,8 +309,11 @@ pub(super) fn level(debug: u32) -> LogLevel {
     if debug == 0 { LogLevel::Info } else { LogLevel::Debug }
 }
 
-/// The file of commands; every problem with its line.
+/// The file of commands; every problem with its line. One that is not there yet may come to be by `write`.
 pub(super) fn read_again(state: &mut State, file: &Path) -> Result<Vec<Step>, Vec<String>> {
+    if file.try_exists().is_ok_and(|exists| !exists) {
+        return Ok(vec![Step::Warn(format!("{} is not there: no commands were read", file.display()))]);
+    }
     read(state, file).map_err(|problems| problems.iter().map(FileProblem::to_string).collect())
 }
 
