@@ -320,11 +320,13 @@ pub(crate) fn connect(port: u16) -> TcpStream {
 pub(crate) fn line(stream: &mut TcpStream) -> String {
     let mut line = Vec::new();
     let mut byte = [0];
-    while let Ok(1) = stream.read(&mut byte) {
-        if byte[0] == b'\n' {
-            break;
+    loop {
+        match stream.read(&mut byte) {
+            Ok(1) if byte[0] != b'\n' => line.push(byte[0]),
+            // A read with a deadline is not taken up again by itself.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            _ => break,
         }
-        line.push(byte[0]);
     }
     String::from_utf8(line).unwrap()
 }
