@@ -22,6 +22,7 @@ mod one_liner;
 mod origin;
 mod peers;
 mod pen_control;
+mod pen_differential;
 mod pen_dns;
 mod pen_harness;
 mod pen_import;

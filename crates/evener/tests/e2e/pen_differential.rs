@@ -1,0 +1,10 @@
+//! Debian's pen and ours side by side: the same command line, the same commands by Debian's penctl, the same traffic. What
+//! differs is listed, in `differences.rs` and in `docs/migrate-from-pen.md`.
+
+mod access;
+mod choosing;
+mod commands;
+mod differences;
+mod programs;
+mod running;
+mod traffic;

@@ -1,0 +1,327 @@
+//! Which server a client gets: round robin, tracking, hash, weight, priority, failover, blacklist, limits.
+
+use super::differences::differs;
+use super::programs::{By, Pen, alike, name};
+use crate::harness::{Server, free_port, have, wait_until};
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+
+fn named() -> [Server; 3] {
+    ["a", "b", "c"].map(Server::named)
+}
+
+/// As the command line has them, each with its limits, weight and priority.
+fn with(servers: &[Server], what: &[&str]) -> Vec<String> {
+    servers.iter().zip(what).map(|(server, what)| format!("127.0.0.1:{}{what}", server.port)).collect()
+}
+
+/// How often each name is there.
+fn spread(names: &[String]) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    names.iter().for_each(|name| *counts.entry(name.as_str()).or_default() += 1);
+    counts
+}
+
+fn counts(names: &[String]) -> Vec<usize> {
+    spread(names).into_values().collect()
+}
+
+#[test]
+fn round_robin_takes_turns_and_begins_elsewhere() {
+    if !have("pen") {
+        return;
+    }
+    let servers = named();
+    let list = with(&servers, &["", "", ""]);
+    differs("first-server", "-r", &list, "b".to_owned(), "a".to_owned(), Pen::who);
+    alike("-r", &list, vec![3, 3, 3], |pen| counts(&pen.whos([1; 9])));
+    alike("-r", &list, true, |pen| {
+        let names = pen.whos([1; 6]);
+        names[..3] == names[3..] && spread(&names).len() == 3
+    });
+    // Clients that are tracked take turns when they are new.
+    alike("", &list, vec![2, 2, 2], |pen| counts(&pen.whos(2..8)));
+}
+
+#[test]
+fn clients_come_back_to_their_server_until_they_are_forgotten() {
+    if !have("pen") {
+        return;
+    }
+    let servers = named();
+    let list = with(&servers, &["", "", ""]);
+    alike("", &list, true, |pen| {
+        let first = pen.whos([1, 2, 3]);
+        (0..3).all(|_| pen.whos([1, 2, 3]) == first)
+    });
+    alike("", &list, vec![1, 1, 1], |pen| {
+        pen.tell(&["roundrobin"]);
+        let turns = pen.whos([1; 3]);
+        pen.tell(&["no roundrobin"]);
+        assert_eq!(spread(&pen.whos([1; 3])).len(), 1);
+        counts(&turns)
+    });
+    // In a table of two places the third client throws out the first.
+    alike("-c 2", &list, vec!["127.0.0.2", "127.0.0.3"], |pen| {
+        pen.whos([1, 2, 3]);
+        ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+            .into_iter()
+            .filter(|client| pen.ask("recent").contains(&format!("{client} connects 1 sx")))
+            .collect()
+    });
+    differs("tracking-time", "-T 1", &list, false, true, |pen| {
+        let first = pen.who();
+        assert_eq!(pen.who(), first);
+        wait_until("the client to be old", || pen.ask("recent 1").is_empty().then_some(()));
+        pen.who() != first
+    });
+}
+
+#[test]
+fn hashing_is_steady_but_spreads_better() {
+    if !have("pen") {
+        return;
+    }
+    let servers = named();
+    let list = with(&servers, &["", ""]);
+    alike("-h", &list, true, |pen| pen.whos(2..12) == pen.whos(2..12));
+    // With -r a client's connections are spread: by their ports or in turn.
+    alike("-h -r", &with(&servers, &["", "", ""]), 3, |pen| spread(&pen.whos([1; 40])).len());
+    differs("hash", "-h", &list, 1, 2, |pen| spread(&pen.whos(2..32)).len());
+}
+
+#[test]
+fn weights_share_connections() {
+    if !have("pen") {
+        return;
+    }
+    let servers = named();
+    let list = with(&servers, &[":0:0:1", ":0:0:3", ":0:0:0"]);
+    let hold = |pen: &Pen, options: usize| {
+        let mut held: Vec<_> = (0..options).map(|_| pen.connect_from(1)).collect();
+        let names: Vec<String> = held.iter_mut().map(name).collect();
+        let counts = spread(&names).into_iter().map(|(name, count)| (name.to_owned(), count));
+        counts.collect::<Vec<_>>()
+    };
+    let expected = vec![("a".to_owned(), 2), ("b".to_owned(), 6)];
+    alike("-W -r", &list, expected.clone(), |pen| hold_one_by_one(pen, 8));
+    alike("-r", &list, expected, |pen| {
+        pen.tell(&["weight"]);
+        hold_one_by_one(pen, 8)
+    });
+    alike("-r", &list, 3, |pen| hold(pen, 3).len());
+}
+
+/// Connections that stay, each begun when the last one has its server.
+fn hold_one_by_one(pen: &Pen, count: usize) -> Vec<(String, usize)> {
+    let mut held = Vec::new();
+    let names: Vec<String> = (0..count)
+        .map(|_| {
+            held.push(pen.connect_from(1));
+            name(held.last_mut().unwrap())
+        })
+        .collect();
+    spread(&names).into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
+}
+
+#[test]
+fn the_best_priority_is_used_while_it_is_there() {
+    if !have("pen") {
+        return;
+    }
+    let servers = named();
+    let list = with(&servers, &[":0:0:0:2", ":0:0:0:-1", ":0:0:0:1"]);
+    let expected: Vec<String> = ["b", "b", "c", "a", "b"].map(str::to_owned).into();
+    alike("-r -o prio", &list, expected, |pen| {
+        let mut seen = pen.whos([1, 2]);
+        pen.tell(&["server 1 blacklist 60"]);
+        seen.push(pen.who());
+        pen.tell(&["server 2 blacklist 60"]);
+        seen.push(pen.who());
+        pen.tell(&["server 1 blacklist 0"]);
+        seen.push(pen.who());
+        seen
+    });
+}
+
+#[test]
+fn a_server_that_is_down_is_left_out_unless_clients_are_stubborn() {
+    if !have("pen") {
+        return;
+    }
+    let servers = named();
+    let mut list = with(&servers[..1], &[""]);
+    list.push(format!("127.0.0.1:{}", free_port()));
+    // Whichever is first: one of the two would have got the server that is down.
+    alike("-r -P", &list, names("a a a a"), |pen| pen.whos([1; 4]));
+    differs("refused-connect", "-r", &list, names("- a - a"), names("a a a a"), |pen| pen.whos([1; 4]));
+    alike("-r -P -s", &list, vec![1, 1], |pen| counts(&pen.whos([1; 2])));
+    // It is marked with the time since when it is left out, until it is brought back.
+    alike("-r -P -w page", &list, (true, true, false), |pen| {
+        let out = || {
+            let page = pen.ask("status");
+            let row = page.split("<tr>").nth(3).unwrap().to_owned();
+            row.lines().nth(3).unwrap() != "<td>0</td>"
+        };
+        pen.whos([1; 2]);
+        let first = out();
+        let still = pen.whos([1; 4]) == names("a a a a") && out();
+        pen.tell(&["server 1 blacklist 0"]);
+        (first, still, pen.by == By::Us && out())
+    });
+}
+
+#[test]
+fn the_emergency_server_is_the_last_one_and_only_that() {
+    if !have("pen") {
+        return;
+    }
+    let servers = named();
+    let emergency = format!("-r -P -b 1 -e 127.0.0.1:{}", servers[2].port);
+    let down = free_port();
+    let list = vec![format!("127.0.0.1:{down}")];
+    alike(&emergency, &list, vec!["c", "c", "back"], |pen| {
+        let mut seen = vec![leak(pen.who()), leak(pen.who())];
+        let server = Server::named_at("back", down);
+        seen.push(wait_until("the server to be back", || Some(leak(pen.who())).filter(|who| *who != "c")));
+        drop(server);
+        seen
+    });
+    // Without one, nobody serves.
+    alike("-r -P", &list, "".to_owned(), Pen::who);
+}
+
+/// The names are few.
+fn leak(name: String) -> &'static str {
+    name.leak()
+}
+
+/// How many of these connections, held at once by a client, each of `servers` has; those without any are closed.
+fn held(pen: &Pen, clients: &[u8]) -> Vec<String> {
+    let mut held: Vec<_> = Vec::new();
+    let mut names = Vec::new();
+    for client in clients {
+        let mut stream = pen.connect_from(*client);
+        names.push(name(&mut stream));
+        held.push(stream);
+    }
+    names
+}
+
+fn names(text: &str) -> Vec<String> {
+    text.split(' ').map(|name| name.trim_matches('-').to_owned()).collect()
+}
+
+#[test]
+fn soft_and_hard_limits() {
+    if !have("pen") {
+        return;
+    }
+    let servers = named();
+    let check = |options: &str, what: &str, clients: &[u8], expected: &str| {
+        alike(options, &with(&servers, &[what]), names(expected), |pen| held(pen, clients));
+    };
+    // A new client stops at the soft limit, one that was there at the hard one; a dash is nobody.
+    check("", ":2", &[1, 2, 3], "a a -");
+    check("", ":2:4", &[1, 2, 3], "a a -");
+    check("", ":2:4", &[1, 1, 1, 1, 1], "a a a a -");
+    check("", ":2:0", &[1, 1, 1], "a a -");
+    check("", ":2:1", &[1, 1, 1], "a a -");
+    check("", ":0:2", &[1, 1, 1, 2], "a a a a");
+    check("-r", ":2:4", &[1, 2, 3], "a a -");
+    let emergency = format!("-e 127.0.0.1:{}", servers[2].port);
+    check(&emergency, ":1", &[1, 2], "a c");
+    check("-s", ":1", &[1, 2], "a -");
+    let list = with(&servers, &[":2:4"]);
+    differs("limit-leak", "-r", &list, names("a a - a - a"), names("a a - - - -"), |pen| {
+        held(pen, &[1, 2, 3, 4, 5, 6])
+    });
+}
+
+#[test]
+fn limits_change_while_it_runs() {
+    if !have("pen") {
+        return;
+    }
+    let servers = named();
+    alike("", &with(&servers, &[""]), names("a a - a"), |pen| {
+        let mut open = [pen.connect_from(1), pen.connect_from(2)];
+        let mut seen: Vec<String> = open.iter_mut().map(name).collect();
+        pen.tell(&["server 0 max 2"]);
+        seen.push(pen.who_from(3));
+        pen.tell(&["server 0 max 3"]);
+        seen.push(pen.who_from(3));
+        seen
+    });
+}
+
+#[test]
+fn a_full_program_lets_clients_wait() {
+    if !have("pen") {
+        return;
+    }
+    let servers = named();
+    alike("-x 2", &with(&servers, &[""]), names("a a a"), |pen| {
+        let mut open = [pen.connect_from(1), pen.connect_from(1)];
+        let mut seen: Vec<String> = open.iter_mut().map(name).collect();
+        wait_until("both to be counted", || (pen.field(0, "conn") == "2").then_some(()));
+        let mut waiting = pen.connect_from(1);
+        waiting.set_read_timeout(Some(std::time::Duration::from_millis(150))).unwrap();
+        let nothing = std::io::Read::read(&mut waiting, &mut [0]).map_err(|error| error.kind());
+        assert!(matches!(nothing, Err(ErrorKind::WouldBlock | ErrorKind::Interrupted)), "{nothing:?}");
+        drop(open);
+        waiting.set_read_timeout(Some(crate::harness::DEADLINE)).unwrap();
+        seen.push(name(&mut waiting));
+        seen
+    });
+}
+
+#[test]
+fn servers_change_while_it_runs() {
+    if !have("pen") {
+        return;
+    }
+    let servers = named();
+    alike("-r", &with(&servers, &[""]), names("a b a b c"), |pen| {
+        let (second, third) = (servers[1].port, servers[2].port);
+        let mut seen = vec![pen.who()];
+        pen.tell(&[&format!("server 0 port {second}")]);
+        seen.push(pen.who());
+        pen.tell(&[&format!("server 0 port {}", servers[0].port)]);
+        seen.push(pen.who());
+        pen.tell(&[&format!("server 0 address 127.0.0.1 port {second}")]);
+        seen.push(pen.who());
+        pen.tell(&[&format!("server 3 address 127.0.0.1 port {third}"), "server 0 blacklist 60"]);
+        seen.push(pen.who());
+        seen
+    });
+}
+
+/// A server that takes no more connections: what wants to connect waits.
+fn silent() -> (socket2::Socket, Vec<socket2::Socket>) {
+    let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    listener.bind(&crate::harness::local(0).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let fill = |_| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let _ = socket.connect(&address);
+        socket
+    };
+    let full: Vec<_> = (0..3).map(fill).collect();
+    (listener, full)
+}
+
+#[test]
+fn a_server_that_does_not_answer_is_left_out_after_the_timeout() {
+    if !have("pen") {
+        return;
+    }
+    let servers = named();
+    let (silent, _full) = silent();
+    let port = silent.local_addr().unwrap().as_socket().unwrap().port();
+    let mut list = with(&servers[..1], &[""]);
+    list.push(format!("127.0.0.1:{port}"));
+    alike("-r -t 1", &list, names("a a a a"), |pen| pen.whos([1; 4]));
+}

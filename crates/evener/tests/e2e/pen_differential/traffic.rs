@@ -1,0 +1,447 @@
+//! What becomes of connections: closing by halves, addresses, HTTP, logs, pages, and what the control port tells of them.
+
+use super::differences::differs;
+use super::programs::{BOTH, By, Pen, alike, name};
+use crate::harness::{DEADLINE, Server, connect, free_port, have, line, local, wait_until};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+
+fn to(server: &Server) -> Vec<String> {
+    vec![format!("127.0.0.1:{}", server.port)]
+}
+
+fn rest(stream: &mut impl Read) -> String {
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A server that says what it was sent, once it has all of it.
+fn reader() -> Server {
+    Server::start(free_port(), |mut stream| {
+        let sent = rest(&mut stream);
+        let _ = stream.write_all(format!("got {sent}").as_bytes());
+    })
+}
+
+/// What a client gets that ends its half, and what a server gets that ends its own.
+fn halves(pen: &Pen, ended: &TcpListener) -> (String, String) {
+    let mut client = connect(pen.port);
+    let first = client.write_all(b"all").and_then(|()| client.shutdown(Shutdown::Write));
+    first.unwrap();
+    let down = rest(&mut client);
+    pen.tell(&[&format!("server 0 port {}", ended.local_addr().unwrap().port())]);
+    let mut client = connect(pen.port);
+    let (mut server, _) = ended.accept().unwrap();
+    server.set_read_timeout(Some(DEADLINE)).unwrap();
+    server.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(rest(&mut client), "");
+    let _ = client.write_all(b"late");
+    let _ = client.shutdown(Shutdown::Write);
+    (down, rest(&mut server))
+}
+
+#[test]
+fn connections_close_by_halves_unless_they_are_to_close_fast() {
+    if !have("pen") {
+        return;
+    }
+    let server = reader();
+    let ended = TcpListener::bind(local(0)).unwrap();
+    for (how, up, down) in
+        [("off", "got all", "late"), ("up", "got all", ""), ("down", "", "late"), ("both", "", "")]
+    {
+        alike("-P", &to(&server), (up.to_owned(), down.to_owned()), |pen| {
+            pen.tell(&[&format!("tcp_fastclose {how}")]);
+            halves(pen, &ended)
+        });
+    }
+}
+
+#[test]
+fn servers_see_the_source_that_they_are_to_see() {
+    if !have("pen") {
+        return;
+    }
+    let server = Server::named("a");
+    let seen = |pen: &Pen| line(&mut connect(pen.port));
+    alike("", &to(&server), ["a 127.0.0.1", "a 127.0.0.9"].map(str::to_owned), |pen| {
+        let before = seen(pen);
+        pen.tell(&["source 127.0.0.9"]);
+        [before, seen(pen)]
+    });
+    differs("no-source", "", &to(&server), "a 127.0.0.9".to_owned(), "a 127.0.0.1".to_owned(), |pen| {
+        pen.tell(&["source 127.0.0.9", "no source"]);
+        seen(pen)
+    });
+}
+
+#[test]
+fn both_listen_on_a_unix_socket() {
+    if !have("pen") {
+        return;
+    }
+    let server = Server::named("a");
+    for by in BOTH {
+        let pen = Pen::listening(by, "-P", 0, "./socket", &to(&server));
+        let mut client = UnixStream::connect(pen.directory.file("socket")).unwrap();
+        client.set_read_timeout(Some(DEADLINE)).unwrap();
+        client.write_all(b"hello").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(rest(&mut client), "a 127.0.0.1\nhello", "{by:?}");
+        assert_eq!(pen.ask("listen"), "./socket\n");
+    }
+}
+
+#[test]
+fn the_port_to_listen_on_changes_while_it_runs() {
+    if !have("pen") {
+        return;
+    }
+    let server = Server::named("a");
+    alike("", &to(&server), (true, true, true), |pen| {
+        let mut old = connect(pen.port);
+        assert_eq!(name(&mut old), "a");
+        let port = free_port();
+        let answer = format!("127.0.0.1:{port}\n");
+        assert_eq!(pen.ask(&format!("listen 127.0.0.1:{port}")), answer);
+        assert_eq!(pen.ask("listen"), answer);
+        let new = wait_until("the new port", || TcpStream::connect(local(port)).ok());
+        new.set_read_timeout(Some(DEADLINE)).unwrap();
+        let gone =
+            wait_until("the old port to close", || TcpStream::connect(local(pen.port)).err().map(|_| true));
+        old.write_all(b"still\n").unwrap();
+        (name(&mut { new }) == "a", gone, line(&mut old) == "still")
+    });
+}
+
+#[test]
+fn the_control_port_tells_of_a_connection_and_closes_it() {
+    if !have("pen") {
+        return;
+    }
+    let server = Server::named("a");
+    let expected = "Connection 0:|state = 2|downfd = DOWN, upfd = UP|client = 0, server = 0|pend = PEND|\
+        Socket UP belongs to connection 0|Socket DOWN belongs to connection 0|Forcibly closing connection 0|closed";
+    alike("", &to(&server), expected.to_owned(), |pen| {
+        let mut client = connect(pen.port);
+        assert_eq!(name(&mut client), "a");
+        let told = pen.ask("connection 0");
+        let number = |name: &str| {
+            let after = told.split(&format!("{name} = ")).nth(1).unwrap_or_else(|| panic!("{told}"));
+            after.split([',', '\n']).next().unwrap().to_owned()
+        };
+        let (down, up, pend) = (number("downfd"), number("upfd"), number("pend"));
+        assert!(down != "-1" && up != "-1" && down != up, "{told}");
+        let told = told.replace(&format!("pend = {pend}"), "pend = PEND");
+        let answers = told
+            + &pen.ask(&format!("socket {up}"))
+            + &pen.ask(&format!("socket {down}"))
+            + &pen.ask("close 0");
+        assert_eq!(rest(&mut client), "");
+        assert_eq!(pen.ask("connection 0").lines().nth(2), Some("downfd = -1, upfd = -1"));
+        let answers = answers
+            .replace(&format!("downfd = {down},"), "downfd = DOWN,")
+            .replace(&format!("upfd = {up}"), "upfd = UP");
+        let answers = answers
+            .replace(&format!("Socket {up} "), "Socket UP ")
+            .replace(&format!("Socket {down} "), "Socket DOWN ");
+        answers.replace('\n', "|") + "closed"
+    });
+}
+
+#[test]
+fn an_idle_connection_is_closed() {
+    if !have("pen") {
+        return;
+    }
+    let server = Server::named("a");
+    alike("", &to(&server), true, |pen| {
+        assert_eq!(pen.ask("idle_timeout 1"), "Idle timeout: 1 seconds\n");
+        let mut client = connect(pen.port);
+        assert_eq!(name(&mut client), "a");
+        let since = std::time::Instant::now();
+        assert_eq!(rest(&mut client), "");
+        since.elapsed() < DEADLINE / 2
+    });
+}
+
+#[test]
+fn bytes_are_counted_alike() {
+    if !have("pen") {
+        return;
+    }
+    let server = Server::named("a");
+    let servers = "0 addr 127.0.0.1 port SERVER conn 0 max 0 hard 0 weight 0 prio 0 sx 5 rx 17\n";
+    let clients = "127.0.0.1 connects 1 sx 17 rx 5\n";
+    alike("-P", &to(&server), format!("{servers}{clients}"), |pen| {
+        let mut client = connect(pen.port);
+        client.write_all(b"hello").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(rest(&mut client), "a 127.0.0.1\nhello");
+        pen.wait_idle();
+        (pen.ask("servers") + &pen.ask("recent")).replace(&format!("port {}", server.port), "port SERVER")
+    });
+}
+
+/// The page without what must differ: times, descriptors, and our note that the time is UTC.
+fn page_alike(pen: &Pen, page: &str, server: u16) -> String {
+    let page = page.replace(&format!("<td>{server}</td>"), "<td>SERVER</td>");
+    let mut out = String::new();
+    for text in page.lines() {
+        match text.strip_prefix("Time ") {
+            Some(time) => {
+                let (stamp, rest) = time.split_once(", ").unwrap();
+                let stamp = if pen.by == By::Us { stamp.strip_suffix(" UTC").unwrap() } else { stamp };
+                let shape: String = stamp.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+                assert_eq!(shape, "0000-00-00 00:00:00", "status-time: {text}");
+                out += &format!("Time, {rest}\n");
+            }
+            None => out += &format!("{text}\n"),
+        }
+    }
+    out
+}
+
+#[test]
+fn the_status_page_is_the_same_by_command_and_by_signal() {
+    if !have("pen") {
+        return;
+    }
+    let server = Server::named("a");
+    let pages = BOTH.map(|by| {
+        let pen = Pen::start(by, "-P -w page", &to(&server));
+        let mut client = connect(pen.port);
+        client.write_all(b"hello").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        rest(&mut client);
+        pen.wait_idle();
+        let page = pen.ask("status");
+        assert_eq!(pen.file("page"), page, "{by:?}");
+        std::fs::remove_file(pen.directory.file("page")).unwrap();
+        pen.signal("USR1");
+        let again =
+            wait_until("the page", || Some(pen.file("page")).filter(|page| page.ends_with("</html>\n")));
+        let alike = page_alike(&pen, &page, server.port);
+        let ages = |text: &str| text.replace("<td>1</td>", "<td>0</td>");
+        assert_eq!(ages(&page_alike(&pen, &again, server.port)), ages(&alike), "{by:?}");
+        ages(&alike)
+    });
+    assert!(
+        pages[0].contains("<td>SERVER</td>\n<td>0</td>\n<td>0</td>\n<td>0</td>\n<td>5</td>\n<td>17</td>\n"),
+        "{}",
+        pages[0]
+    );
+    assert_eq!(pages[0], pages[1]);
+}
+
+#[test]
+fn without_a_file_only_ours_has_a_page_and_both_print_statistics() {
+    if !have("pen") {
+        return;
+    }
+    let server = Server::named("a");
+    differs("status-without-file", "", &to(&server), false, true, |pen| {
+        assert_eq!(pen.who(), "a");
+        pen.signal("USR1");
+        let part = if pen.by == By::Debian { "last server 0" } else { "client 127.0.0.1 age" };
+        wait_until("statistics: as they are", || pen.said().contains(part).then_some(()));
+        let page = pen.ask("status");
+        assert!(page == "Unable to create webstats\n" || page.starts_with("<html>"), "{page}");
+        page.starts_with("<html>")
+    });
+}
+
+/// Sends a request in one piece; the server's answer is an echo.
+fn request(pen: &Pen, text: &str) {
+    let mut client = connect(pen.port);
+    assert_eq!(name(&mut client), "a");
+    client.write_all(text.as_bytes()).unwrap();
+    let mut echo = vec![0; text.len()];
+    client.read_exact(&mut echo).unwrap();
+    assert_eq!(echo, text.as_bytes());
+}
+
+#[test]
+fn the_log_has_the_same_lines_also_after_it_was_moved() {
+    if !have("pen") {
+        return;
+    }
+    let server = Server::named("a");
+    let expected = "127.0.0.1 TIME 127.0.0.1 GET / HTTP/1.0\n127.0.0.1 TIME 127.0.0.1 POST /x\n127.0.0.1 TIME 127.0.0.1 after\n";
+    alike("-l log", &to(&server), expected.to_owned(), |pen| {
+        request(pen, "GET / HTTP/1.0\r\nHost: x\r\n\r\n");
+        request(pen, "POST /x\n");
+        pen.wait_idle();
+        std::fs::rename(pen.directory.file("log"), pen.directory.file("log.1")).unwrap();
+        pen.signal("HUP");
+        wait_until("the new log", || pen.directory.file("log").exists().then_some(()));
+        request(pen, "after\n");
+        pen.wait_idle();
+        // Debian's writes when it closes the file.
+        pen.tell(&["no log"]);
+        let text = wait_until("the last line", || {
+            Some(pen.file("log.1") + &pen.file("log")).filter(|text| text.lines().count() == 3)
+        });
+        let stamped = |line: &str| {
+            let mut words: Vec<&str> = line.splitn(3, ' ').collect();
+            assert!(words[1].parse::<u64>().unwrap() > 1_500_000_000, "{line}");
+            words[1] = "TIME";
+            words.join(" ") + "\n"
+        };
+        text.lines().map(stamped).collect()
+    });
+}
+
+#[test]
+fn the_log_keeps_the_same_part_of_a_request() {
+    if !have("pen") {
+        return;
+    }
+    let server = Server::named("a");
+    let lines = BOTH.map(|by| {
+        let pen = Pen::start(by, "-l log", &to(&server));
+        let long = format!("GET /{} HTTP/1.0\r\n\r\n", "x".repeat(300));
+        let requests = [
+            &long,
+            "no end",
+            "tab\there\n",
+            "\n",
+            "two\nlines\n",
+            "odd \u{7f} \u{1b}[1m \u{e9} bytes\r\n",
+            " blank\n",
+        ];
+        requests.iter().for_each(|text| request(&pen, text));
+        pen.wait_idle();
+        pen.tell(&["no log"]);
+        let text =
+            wait_until("the last line", || Some(pen.file("log")).filter(|text| text.contains(" blank")));
+        let without_time = |line: &str| line.splitn(3, ' ').nth(2).unwrap_or(line).to_owned();
+        text.lines().map(without_time).collect::<Vec<_>>()
+    });
+    assert!(lines[0].len() >= 7, "{lines:?}");
+    assert_eq!(lines[0], lines[1]);
+}
+
+#[test]
+fn penlogd_gets_the_same_datagrams() {
+    if !have("pen") {
+        return;
+    }
+    let server = Server::named("a");
+    let collector = UdpSocket::bind(local(0)).unwrap();
+    collector.set_read_timeout(Some(DEADLINE)).unwrap();
+    let port = collector.local_addr().unwrap().port();
+    alike(
+        &format!("-l 127.0.0.1:{port}"),
+        &to(&server),
+        "+ 127.0.0.1 127.0.0.1 GET / HTTP/1.0".to_owned(),
+        |pen| {
+            request(pen, "GET / HTTP/1.0\r\nHost: x\r\n\r\n");
+            let mut buffer = [0; 2048];
+            let length = collector.recv(&mut buffer).unwrap();
+            String::from_utf8_lossy(&buffer[..length]).trim_end().to_owned()
+        },
+    );
+}
+
+/// A server that answers every request with what it was asked.
+fn echo_http() -> Server {
+    Server::start(free_port(), |mut stream| {
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+            head.push(byte[0]);
+        }
+        let answer = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", head.len());
+        let _ = stream.write_all(&[answer.as_bytes(), &head].concat());
+    })
+}
+
+fn exchange(pen: &Pen, text: &str) -> String {
+    let mut client = connect(pen.port);
+    client.write_all(text.as_bytes()).unwrap();
+    rest(&mut client)
+}
+
+#[test]
+fn servers_are_told_the_client_in_http() {
+    if !have("pen") {
+        return;
+    }
+    let server = echo_http();
+    // As the server sees it, in alphabetic order, as headers have none.
+    let all = |pen: &Pen| {
+        let answer = exchange(pen, "GET /x HTTP/1.0\r\nHost: h\r\nA: b\r\n\r\n").to_lowercase();
+        let asked = answer.split_once("\r\n\r\n").unwrap().1.to_owned();
+        let mut lines: Vec<String> =
+            asked.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
+        lines[1..].sort_unstable();
+        lines.join("|").replace(&pen.port.to_string(), "PORT")
+    };
+    let plain = "get /x http/1.0|a: b|host: h".to_owned();
+    let debian = format!("{plain}|x-forwarded-for: 127.0.0.1|x-forwarded-proto: http");
+    let ours =
+        "get /x http/1.1|a: b|host: h|x-forwarded-for: 127.0.0.1|x-forwarded-host: h|x-forwarded-port: PORT|\
+        x-forwarded-proto: http"
+            .to_owned();
+    alike("", &to(&server), plain.clone(), all);
+    differs("http-rewritten", "-H", &to(&server), debian.clone(), ours.clone(), all);
+    differs("http-rewritten", "", &to(&server), (debian, plain.clone()), (ours, plain), |pen| {
+        pen.tell(&["http"]);
+        let with = all(pen);
+        pen.tell(&["no http"]);
+        (with, all(pen))
+    });
+    let lie = "GET / HTTP/1.0\r\nX-Forwarded-For: 10.9.9.9\r\n\r\n";
+    differs("spoofed-header", "-H", &to(&server), true, false, |pen| exchange(pen, lie).contains("10.9.9.9"));
+}
+
+#[test]
+fn a_dummy_answers_by_itself() {
+    if !have("pen") {
+        return;
+    }
+    alike("-O dummy", &["127.0.0.1:9".to_owned()], ("200".to_owned(), "Ulric was here.".to_owned()), |pen| {
+        let answer = exchange(pen, "GET / HTTP/1.0\r\n\r\n");
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer}"));
+        assert!(head.starts_with("HTTP/1."), "{head}");
+        assert!(head.to_lowercase().contains("content-type: text/html"), "{head}");
+        (head.split(' ').nth(1).unwrap().to_owned(), body.to_owned())
+    });
+}
+
+#[test]
+fn datagrams_come_back_from_the_port_that_they_were_sent_to() {
+    if !have("pen") {
+        return;
+    }
+    let servers = ["a", "b"].map(|name| {
+        let socket = UdpSocket::bind(local(0)).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(&[name.as_bytes(), b" ", &buffer[..length]].concat(), from);
+            }
+        });
+        format!("127.0.0.1:{port}")
+    });
+    alike("-U -r", &servers, ["a one", "b one"].map(str::to_owned).to_vec(), |pen| {
+        let mut seen: Vec<String> = (0..2)
+            .map(|_| {
+                let client = UdpSocket::bind(local(0)).unwrap();
+                client.set_read_timeout(Some(DEADLINE)).unwrap();
+                client.connect(local(pen.port)).unwrap();
+                client.send(b"one").unwrap();
+                let mut buffer = [0; 2048];
+                let length = client.recv(&mut buffer).unwrap();
+                String::from_utf8_lossy(&buffer[..length]).into_owned()
+            })
+            .collect();
+        seen.sort_unstable();
+        seen
+    });
+}
