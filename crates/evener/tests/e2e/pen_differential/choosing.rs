@@ -325,3 +325,20 @@ fn a_server_that_does_not_answer_is_left_out_after_the_timeout() {
     list.push(format!("127.0.0.1:{port}"));
     alike("-r -t 1", &list, names("a a a a"), |pen| pen.whos([1; 4]));
 }
+
+#[test]
+fn a_server_that_was_left_out_by_hand_comes_back_by_itself() {
+    if !have("pen") {
+        return;
+    }
+    let servers = named();
+    alike("-r", &with(&servers, &["", ""]), names("b b b a"), |pen| {
+        // Both count whole seconds; one may be nearly over.
+        let mut seen = wait_until("a second to begin", || {
+            pen.tell(&["server 0 blacklist 2"]);
+            Some(pen.whos([1; 3])).filter(|seen| *seen == names("b b b"))
+        });
+        seen.push(wait_until("the server to be back", || Some(pen.who()).filter(|who| who == "a")));
+        seen
+    });
+}

@@ -366,6 +366,9 @@ pub(super) const DEEDS: &[&str] = &[
     "penctl-usage",
     "status-time",
     "statistics",
+    "drain",
+    "unix-clients",
+    "client-order",
 ];
 
 /// Runs the same with both programs, which come to different ends, as it is known and explained.

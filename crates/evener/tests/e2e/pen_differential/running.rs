@@ -2,7 +2,8 @@
 
 use super::differences::differs;
 use super::programs::{BOTH, By, Pen, alike, is_root, program};
-use crate::harness::{BINARY, Directory, Server, free_port, have, local, wait_until};
+use crate::harness::{BINARY, Directory, Server, free_port, have, line, local, wait_until};
+use std::io::Write;
 use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 
@@ -39,6 +40,25 @@ fn term_ends_it_and_takes_its_pid_file_along() {
         assert_eq!(pen.end(), Some(0), "{by:?}");
         assert!(!pen.directory.file("pid").exists(), "{by:?}");
         assert!(TcpStream::connect(local(pen.port)).is_err());
+    }
+}
+
+#[test]
+fn term_lets_connections_finish_only_in_ours() {
+    if !have("pen") {
+        return;
+    }
+    let server = Server::named("a");
+    for by in BOTH {
+        let pen = Pen::start(by, "", &to(&server));
+        let mut client = pen.connect_from(1);
+        assert_eq!(line(&mut client), "a 127.0.0.1");
+        pen.signal("TERM");
+        wait_until("the port to close", || TcpStream::connect(local(pen.port)).err());
+        let goes_on = client.write_all(b"still\n").is_ok() && line(&mut client) == "still";
+        assert_eq!(goes_on, by == By::Us, "drain: {by:?}");
+        drop(client);
+        assert_eq!(pen.end(), Some(0), "{by:?}");
     }
 }
 

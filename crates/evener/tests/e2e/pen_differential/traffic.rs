@@ -91,6 +91,9 @@ fn both_listen_on_a_unix_socket() {
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(rest(&mut client), "a 127.0.0.1\nhello", "{by:?}");
         assert_eq!(pen.ask("listen"), "./socket\n");
+        let address = if by == By::Debian { "" } else { "127.0.0.1" };
+        let recent = pen.ask("recent");
+        assert!(recent.starts_with(&format!("{address} connects 1 ")), "unix-clients: {by:?}: {recent}");
     }
 }
 
@@ -182,6 +185,52 @@ fn bytes_are_counted_alike() {
         assert_eq!(rest(&mut client), "a 127.0.0.1\nhello");
         pen.wait_idle();
         (pen.ask("servers") + &pen.ask("recent")).replace(&format!("port {}", server.port), "port SERVER")
+    });
+}
+
+#[test]
+fn clients_are_listed_in_another_order() {
+    if !have("pen") {
+        return;
+    }
+    let server = Server::named("a");
+    let recent = |pen: &Pen| {
+        assert_eq!(pen.whos([5, 3, 4]).concat(), "aaa");
+        let recent = pen.ask("recent");
+        recent.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let addresses = |last: [u8; 3]| last.map(|last| format!("127.0.0.{last}")).to_vec();
+    differs("client-order", "", &to(&server), addresses([5, 3, 4]), addresses([4, 3, 5]), recent);
+}
+
+/// What the rows of the page's table of connections say, but for the descriptors.
+fn rows(page: &str) -> Vec<String> {
+    let table = page.split("<h2>Active connections</h2>").nth(1).unwrap();
+    let row = |row: &str| {
+        let cells: Vec<&str> =
+            row.lines().filter_map(|cell| cell.strip_prefix("<td>")?.strip_suffix("</td>")).collect();
+        assert!(cells[1].parse::<u32>().is_ok() && cells[2].parse::<u32>().is_ok(), "{row}");
+        [&cells[..1], &cells[3..]].concat().join(" ")
+    };
+    let head = table.lines().next().unwrap().to_owned();
+    std::iter::once(head).chain(table.split("<tr>\n").skip(2).map(row)).collect()
+}
+
+#[test]
+fn the_status_page_shows_open_connections_alike() {
+    if !have("pen") {
+        return;
+    }
+    let server = Server::named("a");
+    let expected = [
+        "Number of connections: 500 max, 2 used, 1 last<p><table bgcolor=\"#c0c0c0\">",
+        "0 0 0 0 0",
+        "1 0 0 0 0",
+    ];
+    alike("-w page", &to(&server), expected.map(str::to_owned).to_vec(), |pen| {
+        let mut open = [connect(pen.port), connect(pen.port)];
+        assert_eq!(open.each_mut().map(name), ["a", "a"]);
+        rows(&pen.ask("status"))
     });
 }
 
