@@ -98,6 +98,22 @@ fn a_file_of_commands_is_read_at_the_start_and_again() {
 }
 
 #[test]
+fn a_file_of_many_lines_is_read_in_no_time() {
+    if !have("pen") {
+        return;
+    }
+    let lines = |number: u32| format!("acl 1 deny 10.{}.{}.1\n", number / 256, number % 256);
+    for by in BOTH {
+        let directory = Directory::new();
+        directory.write("cf", &(0..20_000).map(lines).collect::<String>());
+        // Within the deadline of every start; line by line it took twice that.
+        let pen = Pen::prepared(by, directory, "-F cf", None, &[NOBODY.to_owned()]);
+        pen.tell(&["write file"]);
+        assert_eq!(pen.file("file").matches("acl 1 deny ").count(), 20_000, "{by:?}");
+    }
+}
+
+#[test]
 fn a_file_that_is_not_there_is_made_by_write() {
     if !have("pen") {
         return;
