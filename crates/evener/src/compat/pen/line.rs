@@ -61,7 +61,7 @@ More than pen has:
   --check               list every problem, and run nothing
   --help, --version
 
-Accepted, and of no use any more: -a -D -m -n -P -Q -S -Z, -L ssl23.
+Accepted, and of no use any more: -a -D -L -m -n -P -Q -S -Z.
 `evener import pen ...` prints the configuration that does the same.";
 
 /// What a command line says.
@@ -206,7 +206,10 @@ fn short(letter: char, parser: &mut lexopt::Parser, line: &mut Line) -> Result<(
         'G' => state.tls.ca_file = Some(value(parser)?.into()),
         'A' => state.tls.ca_directory = Some(value(parser)?.into()),
         'R' => state.tls.required = true,
-        'L' => protocol(&value(parser)?)?,
+        'L' => {
+            let step = protocol(&value(parser)?)?;
+            line.steps.extend(step);
+        }
         'O' | 'o' => {
             let command = value(parser)?;
             line.steps
@@ -264,13 +267,13 @@ fn obsolete(letter: char, parser: &mut lexopt::Parser, line: &mut Line) -> Resul
     Ok(())
 }
 
-/// `-L`: which protocol of TLS.
-fn protocol(name: &str) -> Result<(), String> {
+/// `-L`: which protocol of TLS. For Debian's pen, too, each name means TLS 1.2 and 1.3.
+fn protocol(name: &str) -> Result<Option<Step>, String> {
     match name {
-        "ssl23" => Ok(()),
-        "ssl2" | "ssl3" | "tls1" => Err(format!(
-            "-L {name}: it is broken (RFC 8996, RFC 7568) and not spoken; leave -L out for TLS 1.2 and 1.3"
-        )),
+        "ssl23" => Ok(None),
+        "ssl2" | "ssl3" | "tls1" => Ok(Some(Step::Warn(format!(
+            "-L {name}: it is broken (RFC 8996, RFC 7568) and not spoken; TLS 1.2 and 1.3 are"
+        )))),
         other => Err(format!("-L: protocol version {other} not known")),
     }
 }
@@ -312,7 +315,7 @@ mod tests {
             ("--what 80 10.0.0.1", "no option --what"),
             ("-x many 80 10.0.0.1", "`many` is no number"),
             ("-t 0 80 10.0.0.1", "at least 1"),
-            ("-L ssl3 80 10.0.0.1", "broken"),
+            ("-L ssl4 80 10.0.0.1", "ssl4 not known"),
             ("nonsense 10.0.0.1", "no port to listen on"),
             ("/run/x 10.0.0.1", "has no port"),
             ("80 10.0.0.1 -b", "missing argument"),

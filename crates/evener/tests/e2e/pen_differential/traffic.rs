@@ -2,7 +2,7 @@
 
 use super::differences::differs;
 use super::programs::{BOTH, By, Pen, alike, name};
-use crate::harness::{DEADLINE, Server, connect, free_port, have, line, local, wait_until};
+use crate::harness::{DEADLINE, Directory, Server, connect, free_port, have, line, local, wait_until};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
@@ -445,6 +445,32 @@ fn servers_are_told_the_client_in_http() {
     });
     let lie = "GET / HTTP/1.0\r\nX-Forwarded-For: 10.9.9.9\r\n\r\n";
     differs("spoofed-header", "-H", &to(&server), true, false, |pen| exchange(pen, lie).contains("10.9.9.9"));
+}
+
+#[test]
+fn tls_is_spoken_whatever_protocol_is_named() {
+    if !have("pen") || !have("curl") {
+        return;
+    }
+    let server = echo_http();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    for options in
+        ["-E both", "-E certificate -K key", "-E both -L tls1", "-E both -L ssl3 -Z", "-E both -L ssl23"]
+    {
+        for by in BOTH {
+            let directory = Directory::new();
+            directory.write("certificate", &certificate);
+            directory.write("key", &key);
+            directory.write("both", &(certificate.clone() + &key));
+            let pen = Pen::prepared(by, directory, options, None, &to(&server));
+            let url = format!("https://127.0.0.1:{}/x", pen.port);
+            let mut curl = std::process::Command::new("curl");
+            let output = curl.args(["-sk", "--tlsv1.2", "--max-time", "15", &url]).output().unwrap();
+            let asked = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(asked.starts_with("GET /x HTTP/1.1\r\n"), "{by:?}: {options}: {asked}");
+        }
+    }
 }
 
 #[test]
