@@ -203,6 +203,8 @@ fn a_daemon_serves_when_its_caller_ends_and_has_a_pid_file_while_it_does() {
     // At once: nobody waits here.
     assert_eq!(who(listen), "a");
     let of = |what: &str| fs::read_link(format!("/proc/{}/{what}", daemon.pid)).unwrap();
+    // As with pen: names of files go on meaning what they meant.
+    assert_eq!(of("cwd"), std::env::current_dir().unwrap());
     assert!(["fd/0", "fd/1", "fd/2"].into_iter().all(|fd| of(fd).display().to_string() == "/dev/null"));
     signal("TERM", daemon.pid);
     daemon.expect_end();
@@ -212,7 +214,7 @@ fn a_daemon_serves_when_its_caller_ends_and_has_a_pid_file_while_it_does() {
     let pid_file = directory.file("other").display().to_string();
     let (code, said) = refused(&["-p", &pid_file, &listen_at, &at(&a)]);
     assert_eq!(code, 1, "{said}");
-    assert!(said.starts_with(&format!("pen: service `pen`: {listen_at} is in use")), "{said}");
+    assert!(said.starts_with(&format!("pen: {listen_at} is in use")), "{said}");
     assert!(!directory.file("other").exists(), "who does not run leaves no pid file");
     drop(taken);
 }

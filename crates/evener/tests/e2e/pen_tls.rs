@@ -223,9 +223,7 @@ fn what_cannot_be_is_said_at_the_start() {
     let [_, other] = place.issue("b.example");
     let nonsense = place.directory.write("nonsense", "no PEM\n").display().to_string();
     for (options, code, part) in [
-        (&["-L", "ssl3"][..], 2, "-L ssl3: it is broken"),
-        (&["-L", "tls1"], 2, "leave -L out for TLS 1.2 and 1.3"),
-        (&["-L", "ssl4"], 2, "ssl4 not known"),
+        (&["-L", "ssl4"][..], 2, "ssl4 not known"),
         (&["-E", "/nowhere.pem"], 1, "/nowhere.pem cannot be read: No such file"),
         (&["-E", &nonsense], 1, &nonsense),
         (&["-E", &chain], 1, "key"),

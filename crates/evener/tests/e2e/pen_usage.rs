@@ -47,7 +47,7 @@ fn mistakes_are_told_with_what_to_do() {
         ("80 10.0.0.1:8O", 2, "server `10.0.0.1:8O`: `8O` is no port"),
         ("80 nobody.invalid", 2, "`nobody.invalid` does not resolve"),
         ("80 10.0.0.1:80:1:2:3:4:5", 2, "after the priority nothing follows"),
-        ("-O blaclist 80 10.0.0.1", 2, "-O do_cmd: ignoring command starting with 'blaclist'"),
+        ("-O blaclist 80 10.0.0.1", 2, "-O there is no command 'blaclist'; did you mean `blacklist`?"),
         ("-f -F /nowhere 80 10.0.0.1", 1, "/nowhere: it cannot be read: No such file"),
         ("-f -l /nowhere/log FREE 10.0.0.1:1", 1, "/nowhere/log: No such file"),
         ("-f -p /nowhere/pid FREE 10.0.0.1:1", 1, "cannot write the pid file /nowhere/pid: No such file"),

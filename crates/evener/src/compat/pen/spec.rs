@@ -90,9 +90,10 @@ fn pool(state: &State, lists: &[Option<Arc<Acl>>]) -> PoolSpec {
     }
 }
 
-/// In pen's order: priority before weight before hash.
+/// In pen's order: priority before weight before hash. With round robin pen hashes clients' ports, too: a client's
+/// connections are spread, as they are without a hash.
 fn policy(state: &State) -> Policy {
-    match (state.prio, state.weight, state.hash) {
+    match (state.prio, state.weight, state.hash && !state.roundrobin) {
         (true, ..) => Policy::First,
         (_, true, _) => Policy::LeastConn,
         (.., true) => Policy::Hash,

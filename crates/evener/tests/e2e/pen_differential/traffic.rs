@@ -234,7 +234,7 @@ fn the_status_page_shows_open_connections_alike() {
     });
 }
 
-/// The page without what must differ: times, descriptors, and our note that the time is UTC.
+/// The page without what must differ: times and descriptors.
 fn page_alike(pen: &Pen, page: &str, server: u16) -> String {
     let page = page.replace(&format!("<td>{server}</td>"), "<td>SERVER</td>");
     let mut out = String::new();
@@ -242,9 +242,8 @@ fn page_alike(pen: &Pen, page: &str, server: u16) -> String {
         match text.strip_prefix("Time ") {
             Some(time) => {
                 let (stamp, rest) = time.split_once(", ").unwrap();
-                let stamp = if pen.by == By::Us { stamp.strip_suffix(" UTC").unwrap() } else { stamp };
                 let shape: String = stamp.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
-                assert_eq!(shape, "0000-00-00 00:00:00", "status-time: {text}");
+                assert_eq!(shape, "0000-00-00 00:00:00", "{text}");
                 out += &format!("Time, {rest}\n");
             }
             None => out += &format!("{text}\n"),
