@@ -48,7 +48,6 @@ fn mistakes_are_told_with_what_to_do() {
         ("80 nobody.invalid", 2, "`nobody.invalid` does not resolve"),
         ("80 10.0.0.1:80:1:2:3:4:5", 2, "after the priority nothing follows"),
         ("-O blaclist 80 10.0.0.1", 2, "-O there is no command 'blaclist'; did you mean `blacklist`?"),
-        ("-f -F /nowhere 80 10.0.0.1", 1, "/nowhere: it cannot be read: No such file"),
         ("-f -l /nowhere/log FREE 10.0.0.1:1", 1, "/nowhere/log: No such file"),
         ("-f -p /nowhere/pid FREE 10.0.0.1:1", 1, "cannot write the pid file /nowhere/pid: No such file"),
         ("-f -l DIR FREE 10.0.0.1:1", 1, "Is a directory"),

@@ -306,7 +306,12 @@ pub(super) const ANSWERS: &[Difference] = &[
         "PID\n./control\n",
         "pid takes no argument such as `x`\ncontrol takes no argument such as `x`\n",
     ),
-    answer("crash", "listen nonsense", ENDED, "`nonsense`: `nonsense` is no port to listen on\n"),
+    answer(
+        "crash",
+        "listen nonsense",
+        ENDED,
+        "`nonsense` is no port to listen on: write [HOST:]PORT (1 to 65535, or a name such as http) or a path\n",
+    ),
     answer("says-what-is-wrong", "write", "", "write: to which file? There is no -F\n"),
     answer(
         "says-what-is-wrong",

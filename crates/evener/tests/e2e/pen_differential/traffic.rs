@@ -235,7 +235,7 @@ fn the_status_page_shows_open_connections_alike() {
 }
 
 /// The page without what must differ: times and descriptors.
-fn page_alike(pen: &Pen, page: &str, server: u16) -> String {
+fn page_alike(page: &str, server: u16) -> String {
     let page = page.replace(&format!("<td>{server}</td>"), "<td>SERVER</td>");
     let mut out = String::new();
     for text in page.lines() {
@@ -271,9 +271,9 @@ fn the_status_page_is_the_same_by_command_and_by_signal() {
         pen.signal("USR1");
         let again =
             wait_until("the page", || Some(pen.file("page")).filter(|page| page.ends_with("</html>\n")));
-        let alike = page_alike(&pen, &page, server.port);
+        let alike = page_alike(&page, server.port);
         let ages = |text: &str| text.replace("<td>1</td>", "<td>0</td>");
-        assert_eq!(ages(&page_alike(&pen, &again, server.port)), ages(&alike), "{by:?}");
+        assert_eq!(ages(&page_alike(&again, server.port)), ages(&alike), "{by:?}");
         ages(&alike)
     });
     assert!(

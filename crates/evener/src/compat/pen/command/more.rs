@@ -6,7 +6,7 @@ use crate::config::nearest;
 use std::path::PathBuf;
 
 /// The commands of this file and of `command.rs`, to find the one that was meant.
-const ALL: [&str; 69] = [
+pub(super) const ALL: [&str; 69] = [
     "abort_on_error",
     "abuse",
     "acl",

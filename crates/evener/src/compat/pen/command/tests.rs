@@ -119,6 +119,14 @@ fn comments_and_empty_lines_are_nothing() {
 }
 
 #[test]
+fn what_is_suggested_is_there() {
+    for word in more::ALL {
+        let error = execute(&mut State::default(), word).err().unwrap_or_default();
+        assert!(!error.starts_with(UNKNOWN), "{word}");
+    }
+}
+
+#[test]
 fn words_in_quotes_may_have_spaces() {
     check("log '/tmp/my log'; log; web_stats \"/tmp/it's\"", "/tmp/my log; /tmp/my log; /tmp/it's");
     for text in ["plain", "two words", "it's", "#1", "say \"x\"", ""] {
