@@ -9,6 +9,7 @@ use evener_core::health::Verdict;
 use evener_core::pool::Pool;
 use evener_core::spec::AdminState;
 use evener_proxy::Open;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -133,10 +134,12 @@ impl Numbers {
         for slot in &mut self.0 {
             slot.take_if(|known| open.binary_search_by_key(&*known, |open| open.number).is_err());
         }
+        let places = self.0.iter().enumerate();
+        let known: BTreeMap<u64, usize> =
+            places.filter_map(|(place, number)| number.map(|number| (number, place))).collect();
         let mut free = 0;
         let numbered = open.into_iter().map(|open| {
-            let known = self.0.iter().position(|slot| *slot == Some(open.number));
-            let number = known.unwrap_or_else(|| {
+            let number = known.get(&open.number).copied().unwrap_or_else(|| {
                 while self.0.get(free).is_some_and(Option::is_some) {
                     free += 1;
                 }
@@ -164,4 +167,41 @@ pub(super) fn pen_state(open: &Open) -> u32 {
 /// A name that `set_state` knows a server by.
 pub(super) fn server_name(number: usize) -> String {
     format!("{NAME}/{number}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn open(number: u64) -> Open {
+        Open {
+            number,
+            service: NAME.into(),
+            client: IpAddr::from([127, 0, 0, 1]),
+            client_port: None,
+            server: None,
+            stage: "relaying",
+            idle: Duration::ZERO,
+            client_socket: None,
+            server_socket: None,
+            to_client: 0,
+            to_server: 0,
+        }
+    }
+
+    #[test]
+    fn a_connection_keeps_its_number_and_the_lowest_free_one_is_given() {
+        let mut numbers = Numbers::default();
+        let mut check = |open_now: &[u64], expected: &[(usize, u64)]| {
+            let seen = numbers.number(open_now.iter().map(|number| open(*number)).collect());
+            let seen: Vec<(usize, u64)> = seen.iter().map(|(number, open)| (*number, open.number)).collect();
+            assert_eq!(seen, expected);
+        };
+        check(&[10, 11, 12], &[(0, 10), (1, 11), (2, 12)]);
+        check(&[10, 12], &[(0, 10), (2, 12)]);
+        check(&[10, 12, 15, 16], &[(0, 10), (1, 15), (2, 12), (3, 16)]);
+        check(&[16], &[(3, 16)]);
+        check(&[], &[]);
+    }
 }
