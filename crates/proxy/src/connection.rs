@@ -177,6 +177,9 @@ impl Connection {
         scratch: &mut Scratch,
         worker: usize,
     ) -> Step {
+        if self.stage == Stage::Lingering {
+            return self.linger(up, down);
+        }
         match (up, down) {
             (Pumped::Ended(End::Error(_)), _) | (_, Pumped::SinkGone(_)) => return self.client_gone(),
             (_, Pumped::Ended(End::Error(_))) => return self.server_reset(scratch, worker),
@@ -202,7 +205,7 @@ impl Connection {
             self.from_client.discard(&mut scratch.pipes);
             return Step::Again;
         }
-        if self.from_server.done && self.from_client.discards() && self.stage == Stage::Relaying {
+        if self.from_server.done && self.from_client.discards() {
             return Step::Linger;
         }
         let more = up == Pumped::More || down == Pumped::More;
@@ -223,19 +226,33 @@ impl Connection {
         }
     }
 
-    /// Both sides ended, or one of them for both: then the other one may have said something that nobody read. A server
-    /// does not need it; a client would lose by a reset what it has not received yet, so it is heard for a time.
+    /// Both sides ended, or one of them for both: then the other one may say something that nobody reads. A server does not
+    /// need it; a client would lose by a reset what it has not received yet, so it is heard for a time.
     fn over(&mut self, scratch: &mut Scratch) -> Step {
-        if self.settings.options.fast_close == FastClose::Off || self.stage != Stage::Relaying {
+        if self.settings.options.fast_close == FastClose::Off {
             return Step::Close;
         }
         self.upstream.iter().for_each(|upstream| relay::drain(&upstream.socket));
-        if sys::is_all_read(self.client.as_fd()) {
+        let client = self.client.as_fd();
+        if sys::is_all_read(client) && sys::is_all_delivered(client) {
             return Step::Close;
         }
-        let _ = shutdown(&self.client, Shutdown::Write);
+        // The server has its end at once.
+        for socket in self.upstream.iter().map(|upstream| &upstream.socket).chain([&self.client]) {
+            let _ = shutdown(socket, Shutdown::Write);
+        }
         self.from_client.hear_out(&mut scratch.pipes);
         Step::Linger
+    }
+
+    /// All is said: the other side is heard for nobody, until it ends in whatever way.
+    fn linger(&mut self, up: Pumped, down: Pumped) -> Step {
+        self.from_client.done |= matches!(up, Pumped::Ended(_));
+        self.from_server.done |= matches!(down, Pumped::Ended(_) | Pumped::SinkGone(_));
+        if self.from_client.done && self.from_server.done {
+            return Step::Close;
+        }
+        if up == Pumped::More || down == Pumped::More { Step::Again } else { Step::Wait }
     }
 
     /// The client reset the connection, or takes nothing any more: the server must not take that for an orderly end.

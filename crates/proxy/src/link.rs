@@ -375,13 +375,14 @@ impl Link {
         self.ours == Ours::Ended || self.broken
     }
 
-    /// What was received, but not read, is to be heard after all, though it is for nobody; whether there is any.
+    /// The other side is to be heard after all, though it is for nobody, until it has received everything; whether that is
+    /// so. A reset, for what it says to a closed socket, would take from it what is on its way.
     pub(crate) fn hear_out(&mut self) -> bool {
-        let unread = !sys::is_all_read(self.socket.as_fd());
-        if unread {
+        let needs = self.left() > 0 || !sys::is_all_read(self.socket.as_fd());
+        if needs {
             (self.end, self.readable) = (None, true);
         }
-        unread
+        needs
     }
 
     /// Gives back what is empty.

@@ -15,7 +15,7 @@ pub(crate) enum Relayed {
     Again,
     /// In order.
     Over,
-    /// The same, but the client still says something that is for nobody.
+    /// The same, but the client has not received everything, or says something that is for nobody.
     Unheard,
     /// The client is gone: the server must not take that for an orderly end.
     Broken,

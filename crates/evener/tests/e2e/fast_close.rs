@@ -156,6 +156,42 @@ fn a_client_that_reads_slowly_or_still_speaks_gets_everything() {
     writing.join().unwrap();
 }
 
+/// A client that says a word now and then, while it slowly takes what the server said before it ended.
+fn takes_slowly(mut client: impl Read + Write) {
+    client.write_all(b"s").unwrap();
+    let (mut answer, mut piece) = (Vec::new(), vec![0; 16 << 10]);
+    loop {
+        client.write_all(b"x").unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(3));
+        match client.read(&mut piece).unwrap() {
+            0 => break,
+            read => answer.extend_from_slice(&piece[..read]),
+        }
+    }
+    assert!(answer == pattern(1, SIZE), "{} bytes", answer.len());
+}
+
+#[test]
+fn a_client_that_has_not_received_everything_may_go_on_speaking() {
+    let talker = Server::start(free_port(), |mut stream| {
+        stream.read_exact(&mut [0]).unwrap();
+        stream.write_all(&pattern(1, SIZE)).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
+    let keys = authority.issue(&["a.example"]).keys(&directory, "a");
+    let tls = Arc::new(authority.client(&[&rustls::version::TLS13]));
+    for word in ["server", "both"] {
+        let (plain, secure, word) = (free_port(), free_port(), format!("fast_close = \"{word}\""));
+        let behind_tls = config(secure, &talker, &format!("tls = {{ {keys} }}, {word}"));
+        let config = format!("{}\n{}", config(plain, &talker, &word), behind_tls.replace("\"s\"", "\"t\""));
+        let _evener = Evener::run(&config);
+        takes_slowly(connect(plain));
+        takes_slowly(shake(secure, "a.example", &tls).unwrap());
+    }
+}
+
 #[test]
 fn it_holds_behind_tls() {
     let ((server, told), listen) = (server(), free_port());
