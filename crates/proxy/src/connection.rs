@@ -155,12 +155,13 @@ impl Connection {
         let of_service = self.service.live.counters.of(worker);
         let of_server = upstream.choice.server.live.counters.of(worker);
         let counted_in = if self.from_client.discards() { 0 } else { bytes_in };
+        let counted_out = if self.from_server.discards() { 0 } else { bytes_out };
         of_service.bytes_in.add(counted_in);
-        of_service.bytes_out.add(bytes_out);
+        of_service.bytes_out.add(counted_out);
         of_server.bytes_in.add(counted_in);
-        of_server.bytes_out.add(bytes_out);
+        of_server.bytes_out.add(counted_out);
         if let Some(record) = self.record() {
-            record.moved(counted_in, bytes_out, now);
+            record.moved(counted_in, counted_out, now);
         }
     }
 
@@ -226,30 +227,42 @@ impl Connection {
         }
     }
 
-    /// Both sides ended, or one of them for both: then the other one may say something that nobody reads. A server does not
-    /// need it; a client would lose by a reset what it has not received yet, so it is heard for a time.
+    /// Both sides ended, or one of them for both: then the other one may say something that nobody reads, and lose by the
+    /// reset, which is the answer to that, what it has not received yet. Whoever may is heard for a time.
     fn over(&mut self, scratch: &mut Scratch) -> Step {
         if self.settings.options.fast_close == FastClose::Off {
             return Step::Close;
         }
         self.upstream.iter().for_each(|upstream| relay::drain(&upstream.socket));
         let client = self.client.as_fd();
-        if sys::is_all_read(client) && sys::is_all_delivered(client) {
+        let client_served = sys::is_all_read(client) && sys::is_all_delivered(client);
+        let server_served = self.is_server_served();
+        if client_served && server_served {
             return Step::Close;
         }
-        // The server has its end at once.
         for socket in self.upstream.iter().map(|upstream| &upstream.socket).chain([&self.client]) {
             let _ = shutdown(socket, Shutdown::Write);
         }
-        self.from_client.hear_out(&mut scratch.pipes);
+        if !client_served {
+            self.from_client.hear_out(&mut scratch.pipes);
+        }
+        if !server_served {
+            self.from_server.hear_out(&mut scratch.pipes);
+        }
         Step::Linger
     }
 
-    /// All is said: the other side is heard for nobody, until it ends in whatever way.
+    /// Whether the server has received everything.
+    fn is_server_served(&self) -> bool {
+        self.upstream.as_ref().is_none_or(|upstream| sys::is_all_delivered(upstream.socket.as_fd()))
+    }
+
+    /// All is said: a client is heard for nobody until it ends in whatever way, a server until it has received everything.
+    /// (When our end is acknowledged, that makes an edge.)
     fn linger(&mut self, up: Pumped, down: Pumped) -> Step {
         self.from_client.done |= matches!(up, Pumped::Ended(_));
         self.from_server.done |= matches!(down, Pumped::Ended(_) | Pumped::SinkGone(_));
-        if self.from_client.done && self.from_server.done {
+        if self.from_client.done && (self.from_server.done || self.is_server_served()) {
             return Step::Close;
         }
         if up == Pumped::More || down == Pumped::More { Step::Again } else { Step::Wait }

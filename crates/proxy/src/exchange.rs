@@ -15,7 +15,7 @@ use crate::link::{Link, Received};
 use crate::listener;
 use crate::registry::Token;
 use crate::service::{Backend, Pending, Report, Settings};
-use crate::session::{self, Mode};
+use crate::session::{self, LINGER, LINGER_BYTES_MAX, Mode};
 use crate::tls::{Tls, TlsConnector};
 use crate::worker::Worker;
 use evener_core::health::Failure;
@@ -104,6 +104,8 @@ enum Stage {
     Connecting,
     Handshaking,
     Open,
+    /// All is said; it is heard until it has received everything, for a time.
+    Lingering,
     Over,
 }
 
@@ -329,6 +331,7 @@ pub(crate) fn on_event(worker: &mut Worker, slot: usize, event: &Event) {
     server.link.hung_up |= ended;
     match (server.stage, server.exchange) {
         (Stage::Over, _) => {}
+        (Stage::Lingering, _) => hear(worker, slot),
         (Stage::Connecting, Some(number)) => {
             let outcome = if ended {
                 sockopt::socket_error(&server.link.socket).and_then(|error| error)
@@ -421,6 +424,8 @@ pub(crate) enum Keep {
     Private,
     /// No more.
     No,
+    /// No more, once the server has received everything: its client ended for both (`fast_close`).
+    Unserved,
 }
 
 /// An exchange is over; returns its server's connection when it is kept for the same client.
@@ -438,7 +443,10 @@ pub(crate) fn end(worker: &mut Worker, number: usize, keep: Keep) -> Option<Kept
         && server.link.pending() == 0
         && !server.link.broken;
     server.idle_since = worker.now;
-    if keep == Keep::No || !sound || (keep == Keep::Shared && server.personal) {
+    if keep == Keep::Unserved && exchange.settings.options.fast_close.by_client() {
+        return linger(worker, slot);
+    }
+    if matches!(keep, Keep::No | Keep::Unserved) || !sound || (keep == Keep::Shared && server.personal) {
         close_server(worker, slot);
         return None;
     }
@@ -456,6 +464,33 @@ pub(crate) fn end(worker: &mut Worker, number: usize, keep: Keep) -> Option<Kept
         }
     }
     None
+}
+
+/// What a server says goes to nobody any more; what it gets must not be lost by a reset, the answer to that.
+fn linger(worker: &mut Worker, slot: usize) -> Option<Kept> {
+    let server = &mut worker.servers[slot];
+    if server.stage == Stage::Open && !server.link.broken && server.link.hear_out() {
+        server.stage = Stage::Lingering;
+        worker.server_timers.set(slot, worker.now + LINGER);
+        hear(worker, slot);
+    } else {
+        close_server(worker, slot);
+    }
+    None
+}
+
+/// Hears a server for nobody.
+fn hear(worker: &mut Worker, slot: usize) {
+    let server = &mut worker.servers[slot];
+    let mut heard = 0;
+    while heard < LINGER_BYTES_MAX && server.link.receive(&mut worker.buffers) == Received::Some {
+        heard += server.link.input.len();
+        server.link.input.consume(usize::MAX);
+        server.link.settle(&mut worker.buffers);
+    }
+    if heard >= LINGER_BYTES_MAX || server.link.end.is_some() || server.link.left() == 0 {
+        close_server(worker, slot);
+    }
 }
 
 /// An exchange is over, whatever it was about.

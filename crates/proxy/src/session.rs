@@ -24,10 +24,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A client that still sends after everything was delivered to it is heard for so long.
-const LINGER: Duration = Duration::from_secs(5);
-/// A lingering client is heard for so many bytes at most.
-const LINGER_BYTES_MAX: usize = 16 << 20;
+/// Who still sends when all is said is heard for so long, so that it receives everything.
+pub(crate) const LINGER: Duration = Duration::from_secs(5);
+/// And for so many bytes at most.
+pub(crate) const LINGER_BYTES_MAX: usize = 16 << 20;
 /// After so many rounds another session has its turn.
 pub(crate) const ROUNDS_MAX: usize = 16;
 
@@ -246,11 +246,11 @@ pub(crate) fn drive(worker: &mut Worker, index: usize) {
                 Relayed::Again => queue(worker, index),
                 Relayed::Wait => {}
                 Relayed::Over => {
-                    exchange::end(worker, exchange, Keep::No);
+                    exchange::end(worker, exchange, Keep::Unserved);
                     close(worker, index);
                 }
                 Relayed::Unheard => {
-                    exchange::end(worker, exchange, Keep::No);
+                    exchange::end(worker, exchange, Keep::Unserved);
                     finish(worker, index);
                 }
                 Relayed::Broken => close(worker, index),

@@ -68,7 +68,7 @@ pub(crate) fn relay(worker: &mut Worker, number: usize) -> Relayed {
     }
     match outcome(&session.link, &server.link, up, down) {
         Relayed::Over if fast_close != FastClose::Off => {
-            // A server that still speaks needs no answer to it; a client would lose by a reset what is on its way to it.
+            // What a server still says is for nobody; a client would lose by a reset what is on its way to it.
             relay::drain(&server.link.socket);
             if session.link.hear_out() { Relayed::Unheard } else { Relayed::Over }
         }

@@ -1,7 +1,7 @@
 //! `fast_close`: one side ends, and both are closed; what was said before still arrives.
 
 use crate::certificates::{Authority, shake};
-use crate::harness::{DEADLINE, Directory, Evener, Server, connect, free_port};
+use crate::harness::{DEADLINE, Directory, Evener, Server, connect, free_port, wait_until};
 use crate::origin::{Wire, pattern};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -189,6 +189,54 @@ fn a_client_that_has_not_received_everything_may_go_on_speaking() {
         let _evener = Evener::run(&config);
         takes_slowly(connect(plain));
         takes_slowly(shake(secure, "a.example", &tls).unwrap());
+    }
+}
+
+/// It reads slowly, and says after each piece that it has it, whether anybody listens or not.
+fn slow_reader() -> (Server, Receiver<usize>) {
+    let (tell, told) = channel();
+    let server = Server::start(free_port(), move |mut stream| {
+        let (mut heard, mut piece) = (Vec::new(), vec![0; 16 << 10]);
+        while let Ok(read @ 1..) = stream.read(&mut piece) {
+            heard.extend_from_slice(&piece[..read]);
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            let _ = stream.write_all(b"progress");
+        }
+        let right = heard.iter().zip(pattern(2, UPLOAD)).take_while(|(got, sent)| **got == *sent);
+        tell.send(right.count()).unwrap();
+    });
+    (server, told)
+}
+
+/// More than buffers hold, so that much is on its way when the client ends.
+const UPLOAD: usize = 12 << 20;
+
+#[test]
+fn a_server_that_speaks_meanwhile_receives_everything() {
+    let (server, told) = slow_reader();
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
+    let keys = authority.issue(&["a.example"]).keys(&directory, "a");
+    let tls = Arc::new(authority.client(&[&rustls::version::TLS13]));
+    for word in ["client", "both"] {
+        let (plain, secure, word) = (free_port(), free_port(), format!("fast_close = \"{word}\""));
+        let behind_tls = config(secure, &server, &format!("tls = {{ {keys} }}, {word}"));
+        let config = format!("{}\n{}", config(plain, &server, &word), behind_tls.replace("\"s\"", "\"t\""));
+        let evener = Evener::run(&config);
+        let mut client = connect(plain);
+        client.write_all(&pattern(2, UPLOAD)).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(told.recv_timeout(DEADLINE).unwrap(), UPLOAD);
+        let mut client = shake(secure, "a.example", &tls).unwrap();
+        client.write_all(&pattern(2, UPLOAD)).unwrap();
+        client.conn.send_close_notify();
+        client.flush().unwrap();
+        client.sock.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(told.recv_timeout(DEADLINE).unwrap(), UPLOAD);
+        wait_until("nothing to be left", || {
+            let status = evener.status();
+            let active = |at: usize| status["services"][at]["connections_active"].as_u64().unwrap();
+            (active(0) + active(1) == 0).then_some(())
+        });
     }
 }
 

@@ -116,10 +116,12 @@ pub(super) fn on_idle_readable(worker: &mut Worker, slot: usize) {
     }
 }
 
-/// A connection that nobody used for long enough is closed.
+/// A connection that nobody used for long enough is closed; so is one that still speaks to nobody.
 pub(crate) fn on_idle_deadline(worker: &mut Worker, slot: usize) {
-    if worker.servers.get(slot).is_some_and(|server| server.exchange.is_none() && server.stage == Stage::Open)
-    {
+    let unused = |server: &ServerLink| {
+        server.exchange.is_none() && matches!(server.stage, Stage::Open | Stage::Lingering)
+    };
+    if worker.servers.get(slot).is_some_and(|server| unused(server)) {
         close_server(worker, slot);
     }
 }
