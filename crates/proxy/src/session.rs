@@ -2,7 +2,7 @@
 //! itself (a PROXY header, a handshake of TLS), and goes on as requests of HTTP or as a relay.
 
 use crate::admission::{self, Admission, Guest, Refused, reset_at_close};
-use crate::exchange::{self, Keep};
+use crate::exchange::{self, Exchange, Keep};
 use crate::greeting::{self, Origin};
 use crate::http1::{self, Http1};
 use crate::http2::{self, Http2};
@@ -14,8 +14,10 @@ use crate::tcp::GREETING;
 use crate::tls::{Tls, TlsFacts};
 use crate::tunnel::{self, Relayed};
 use crate::worker::{Retry, Worker};
+use arc_swap::ArcSwap;
 use evener_core::limits::Lease;
-use evener_core::snapshot::Entry;
+use evener_core::snapshot::{Entry, Snapshot};
+use evener_core::spec::Balance;
 use evener_core::wire::hello;
 use evener_core::{ServerId, Time};
 use mio::event::Event;
@@ -44,8 +46,8 @@ pub(crate) struct Session {
     pub(crate) guest: Guest,
     /// The settings changed: the access list is asked for the next request, too.
     pub(crate) asks_again: bool,
-    /// The server that the last request had.
-    pub(crate) stay: Option<ServerId>,
+    /// The server that the last request had, where the next one wants the same.
+    pub(crate) stay: Option<Stay>,
     pub(crate) mode: Mode,
     /// When something moved last.
     pub(crate) active_at: Time,
@@ -57,6 +59,27 @@ pub(crate) struct Session {
     pub(crate) queued: bool,
     /// Its place in the service, or among those that are kept waiting.
     pub(crate) place: Lease,
+}
+
+/// A server, with where its pool is published: its identity means nothing in another one.
+#[derive(Debug)]
+pub(crate) struct Stay {
+    pool: Arc<ArcSwap<Snapshot>>,
+    server: ServerId,
+}
+
+impl Stay {
+    /// Where an exchange was, if the next one of its connection is to go there, too.
+    pub(crate) fn of(exchange: &Exchange) -> Option<Self> {
+        let wanted = exchange.settings.http.as_ref().is_some_and(|spec| spec.balance == Balance::Connection);
+        let server = exchange.choice.as_ref().filter(|_| wanted)?.server.id;
+        Some(Self { pool: Arc::clone(&exchange.backend().pool), server })
+    }
+
+    /// The server, if it is of this backend's pool.
+    pub(crate) fn at(&self, backend: &Backend) -> Option<ServerId> {
+        Arc::ptr_eq(&self.pool, &backend.pool).then_some(self.server)
+    }
 }
 
 /// What a session is about now.

@@ -1,6 +1,6 @@
 //! HTTP when servers fail: who is asked next, what the client is told, and whom it stays with.
 
-use crate::harness::{DEADLINE, free_port, wait_until};
+use crate::harness::{DEADLINE, Evener, free_port, wait_until};
 use crate::origin::{Message, Origin, Wire, get, hang_up, http_service, run_http};
 use std::io::Read;
 use std::net::Shutdown;
@@ -37,7 +37,7 @@ fn a_dead_server_gives_a_page_and_the_connection_goes_on() {
 fn nobody_in_service_gives_503_and_says_when_to_come_again() {
     let origin = Origin::named("a");
     let listen = free_port();
-    let _evener = crate::harness::Evener::run(&format!(
+    let _evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \
          {{ \"127.0.0.1:{}\", state = \"maintenance\" }} }}",
         origin.port
@@ -197,7 +197,7 @@ fn an_answer_before_the_upload_is_complete_reaches_the_client() {
         std::thread::sleep(Duration::from_millis(300));
     });
     let listen = free_port();
-    let _evener = crate::harness::Evener::run(&format!(
+    let _evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{}\" }}",
         origin.port
     ));
@@ -331,6 +331,24 @@ fn balance_per_connection_keeps_a_client_with_its_server() {
     assert!(names.iter().all(|turn| *turn == names[0]), "{names:?}");
     assert_eq!(names[0], "abcabc");
     assert_eq!(origins.each_ref().map(Origin::connections), [2, 2, 2], "one connection for each client");
+}
+
+#[test]
+fn balance_per_connection_is_for_the_pool_that_a_request_leads_to() {
+    let [a, emergency, usual] = ["a", "emergency", "usual"].map(Origin::named);
+    let port = free_port();
+    let _evener = Evener::run(&format!(
+        "local a = pool \"a\" {{ \"127.0.0.1:{}\" }}
+         local b = pool \"b\" {{ {{ \"127.0.0.1:{}\", tier = 2 }}, \"127.0.0.1:{}\" }}
+         service \"h\" {{ listen = \"127.0.0.1:{port}\", protocol = \"http\", pool = a,
+           balance_per = \"connection\", routes = {{ {{ path = \"/b\", pool = b }} }} }}",
+        a.port, emergency.port, usual.port
+    ));
+    // Both pools number their servers for themselves.
+    let mut client = Wire::to(port);
+    for (path, name) in [("/", "a"), ("/b", "usual"), ("/b", "usual"), ("/", "a"), ("/b", "usual")] {
+        assert_eq!(client.ask("GET", path, "").unwrap().text(), name, "{path}");
+    }
 }
 
 #[test]
@@ -490,7 +508,7 @@ fn a_change_of_protocol_before_the_upload_is_complete_is_no_answer() {
         let _ = wire.head();
     });
     let listen = free_port();
-    let _evener = crate::harness::Evener::run(&format!(
+    let _evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{}\" }}",
         origin.port
     ));

@@ -281,7 +281,8 @@ fn begin_exchange(
     drop(snapshot);
     let is_private = spec.balance == Balance::Connection || settings.is_personal(backend);
     let part = part_of(asked, outgoing(session, asked), is_private);
-    let stay = session.stay.filter(|_| spec.balance == Balance::Connection);
+    let stay = session.stay.as_ref().filter(|_| spec.balance == Balance::Connection);
+    let stay = stay.and_then(|stay| stay.at(&settings.backends[backend]));
     let kept = match &mut session.mode {
         Mode::Http1(http) => http.private.take(),
         _ => None,

@@ -6,7 +6,7 @@ use crate::exchange::{self, Exchange, Keep, Reach, Reuse};
 use crate::link::{Buffers, Link, PENDING_BYTES_MAX, Received};
 use crate::relay::End;
 use crate::request_log::Tap;
-use crate::session::{self, Mode, ROUNDS_MAX};
+use crate::session::{self, Mode, ROUNDS_MAX, Stay};
 use crate::worker::Worker;
 use evener_core::wire::chunked::{self, Decoder, Step};
 use evener_core::wire::http::Scan;
@@ -345,10 +345,10 @@ pub(super) fn complete(worker: &mut Worker, index: usize, number: usize) -> Next
     };
     let stays = http.stays && uploaded;
     let stall = exchange.settings.http.as_ref().map_or(Duration::ZERO, |spec| spec.stall_timeout);
-    let server = exchange.choice.as_ref().map(|choice| choice.server.id);
+    let stay = Stay::of(exchange);
     let private = exchange::end(worker, number, keep);
     let session = &mut worker.sessions[index];
-    session.stay = server;
+    session.stay = stay;
     if let Some(http) = http1(session) {
         http.keep(private);
     }

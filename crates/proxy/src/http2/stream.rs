@@ -6,7 +6,7 @@ use crate::http1::{self, Body, HttpPart, Judged, Outgoing};
 use crate::link::{PENDING_BYTES_MAX, Received};
 use crate::message::OwnAnswer;
 use crate::relay::End;
-use crate::session::{self, Mode, ROUNDS_MAX};
+use crate::session::{self, Mode, ROUNDS_MAX, Stay};
 use crate::worker::Worker;
 use bytes::Bytes;
 use evener_core::wire::chunked::{self, Step};
@@ -491,11 +491,11 @@ fn bad_answer(worker: &mut Worker, index: usize, number: usize) {
 fn complete(worker: &mut Worker, index: usize, number: usize, key: usize) {
     let http = worker.exchanges[number].http.as_ref();
     let shared = http.is_some_and(|http| http.server_stays && http.upload == Body::Done && !http.is_private);
-    let server = worker.exchanges[number].choice.as_ref().map(|choice| choice.server.id);
+    let stay = Stay::of(&worker.exchanges[number]);
     exchange::end(worker, number, if shared { Keep::Shared } else { Keep::No });
     let session = &mut *worker.sessions[index];
     session.active_at = worker.now;
-    session.stay = server;
+    session.stay = stay;
     // A body that is still sent is for nobody: with its handles the stream ends, when all is out
     // (RFC 9113, section 8.1).
     if let Some(http) = http2(session) {
