@@ -347,8 +347,8 @@ impl Snapshot {
         }
         if let Some(server) = self.known_server(request).filter(|server| {
             !tried.contains(&server.id)
-                && (request.stay.is_some() || self.may_return(server))
                 && server.takes_known(request.client)
+                && (request.stay.is_some() || !self.is_taken_above(server, request, tried))
         }) {
             return Some((server, Why::Sticky));
         }
@@ -397,10 +397,12 @@ impl Snapshot {
         takes.then_some((server, Why::Policy))
     }
 
-    /// Whether a client that had this server may have it again: one of a lower tier serves nobody while a higher one has
-    /// somebody.
-    fn may_return(&self, server: &Entry) -> bool {
-        self.tiers.first().is_none_or(|first| server.tier <= first.members[0].tier)
+    /// Whether somebody of a higher tier takes the client: then it returns there from the server that it had.
+    fn is_taken_above(&self, known: &Entry, request: &Request, tried: &[ServerId]) -> bool {
+        let above = self.tiers.iter().take_while(|tier| tier.members[0].tier < known.tier);
+        above
+            .flat_map(|tier| &tier.members)
+            .any(|server| !tried.contains(&server.id) && server.has_room_for(request.client, Known::No))
     }
 
     /// The server that the sticky table names for the client, if it is still in the pool.

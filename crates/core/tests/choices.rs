@@ -1,6 +1,7 @@
 //! The choice of a server, told as short stories: a pool, what happens, who is picked.
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+use evener_core::acl::{Access, Acl};
 use evener_core::health::{Failure, Probe};
 use evener_core::limits::Limits;
 use evener_core::pool::{Pool, PoolSetting};
@@ -178,6 +179,36 @@ fn a_client_returns_from_a_lower_tier_when_a_higher_one_is_back() {
     assert_eq!(story.picks([1, 1]), "a a");
     story.state("a", AdminState::Drain);
     assert_eq!(story.picks([1, 2]), "a b");
+}
+
+#[test]
+fn a_client_of_a_lower_tier_stays_with_its_server_while_no_higher_one_takes_it() {
+    let at_tier_2 = |spec: &mut PoolSpec| {
+        sticky(spec);
+        spec.servers[1..].iter_mut().for_each(|server| server.tier = 2);
+    };
+    // A higher tier that is full.
+    let mut story = Story::new("a!1/1 b c d", at_tier_2);
+    assert_eq!(story.picks([9, 1, 2, 3]), "a c d b");
+    assert_eq!(story.picks([2, 2, 1, 3, 2]), "d d c b d");
+    story.held.remove(0);
+    assert_eq!(story.picks([2, 1]), "a c", "it returns when it is really taken");
+    // One that was tried for this client, and failed.
+    let mut story = Story::new("a b c d", at_tier_2);
+    story.state("a", AdminState::Maintenance);
+    assert_eq!(story.picks([1, 2, 3]), "b c d");
+    story.state("a", AdminState::Ready);
+    let tried = [story.id("a")];
+    for _ in 0..3 {
+        assert_eq!(story.pick(2, &tried).unwrap().server.name.as_ref(), "c");
+    }
+    // One that refuses this client.
+    let mut story = Story::new("a b c d", |spec| {
+        at_tier_2(spec);
+        let refused = [("192.0.2.2/32".parse().unwrap(), Access::Deny)];
+        spec.servers[0].acl = Some(Arc::new(Acl::new(&refused, Access::Permit)));
+    });
+    assert_eq!(story.picks([2, 1, 2, 2]), "b a b b");
 }
 
 #[test]
