@@ -298,10 +298,16 @@ impl Snapshot {
     /// Whether anybody gets new clients.
     #[must_use]
     pub fn is_usable(&self) -> bool {
-        match &self.only {
-            Some(only) => only.members.iter().any(|entry| entry.admission == Admission::Open),
-            None => !self.tiers.is_empty() || !self.last_resort.members.is_empty(),
-        }
+        let last_resort = !self.is_alone() && !self.last_resort.members.is_empty();
+        last_resort || self.first_choices().next().is_some()
+    }
+
+    /// The servers that clients without a history get first: those that are open, of the first tier that has any; without
+    /// failover of the first tier only.
+    pub fn first_choices(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        let tier = self.only.as_ref().or_else(|| self.tiers.first());
+        let members = tier.map_or(&[][..], |tier| &tier.members);
+        members.iter().filter(|entry| entry.admission == Admission::Open)
     }
 
     /// Whether a client gets the one server that is chosen, or none.
@@ -450,8 +456,9 @@ impl Snapshot {
         let fresh = || usable().filter(|server| !tried.contains(&server.id));
         if self.entries.is_empty() {
             NoServer::Empty
-        } else if self.only.as_ref().is_some_and(|only| !only.members.is_empty()) {
-            NoServer::NoFailover
+        } else if self.is_alone() {
+            // Nobody else is asked, whatever is usable.
+            if self.is_usable() { NoServer::NoFailover } else { NoServer::Down }
         } else if fresh().any(|server| server.permits(request.client)) {
             NoServer::Full
         } else if !tried.is_empty() {

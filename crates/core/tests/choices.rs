@@ -254,6 +254,22 @@ fn without_failover_a_client_has_one_server_or_none() {
 }
 
 #[test]
+fn without_failover_lower_tiers_are_nobodys_choice() {
+    for policy in [Policy::RoundRobin, Policy::Hash] {
+        let mut story = Story::new("a b@2", |spec| (spec.policy, spec.failover) = (policy, Failover::Never));
+        let first = |story: &Story| {
+            story.snapshot.first_choices().map(|server| server.name.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!((first(&story), story.snapshot.is_usable()), (vec!["a".to_owned()], true));
+        story.refused("a");
+        assert_eq!((first(&story), story.snapshot.is_usable()), (Vec::new(), false));
+        assert_eq!(story.pick(1, &[]).unwrap_err(), NoServer::Down);
+    }
+    let mut story = Story::new("a!0/0 b@2", |spec| spec.failover = Failover::Never);
+    assert_eq!(story.pick(1, &[]).unwrap_err(), NoServer::NoFailover, "it is there, and takes nobody");
+}
+
+#[test]
 fn clients_that_come_back_take_nobodys_turn() {
     let mut story = Story::new("a b", sticky);
     assert_eq!(story.picks([1, 1, 2, 2, 3, 3, 4, 4]), "a a b b a a b b");

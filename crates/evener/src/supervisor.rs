@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use evener_core::event::Event;
 use evener_core::health::Probe;
 use evener_core::pool::{Pool, PoolSetting};
-use evener_core::snapshot::{Admission, Snapshot};
+use evener_core::snapshot::Snapshot;
 use evener_core::spec::{AdminState, Protocol};
 use evener_core::{Endpoint, Random, ServerId, Target, Time};
 use evener_proxy::{Driver, Plane, PlaneOptions, Report, Service};
@@ -494,9 +494,7 @@ impl Supervisor {
         let mut events = Vec::new();
         for (name, running) in &mut self.pools {
             let Some(snapshot) = running.pool.snapshot() else { continue };
-            let open =
-                |admission: &Admission| matches!(admission, Admission::Open | Admission::LastResort(_));
-            let usable = snapshot.servers().iter().any(|server| open(&server.admission));
+            let usable = snapshot.is_usable();
             running.slot.store(Arc::new(snapshot));
             match (std::mem::replace(&mut running.usable, usable), usable) {
                 (true, false) => events.push(Event::PoolDown { pool: Arc::clone(name) }),

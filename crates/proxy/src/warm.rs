@@ -193,7 +193,7 @@ impl Part {
     fn tend(&mut self, worker: &Worker) -> Time {
         let (now, snapshot) = (worker.now, self.pool.load_full());
         let share = share(&self.service.settings.load(), worker);
-        let servers = usable(&snapshot);
+        let servers: Vec<Arc<Entry>> = snapshot.first_choices().cloned().collect();
         let looks = self.look_at <= now;
         let mut before = std::mem::take(&mut self.sockets);
         for (place, server) in servers.iter().enumerate() {
@@ -334,13 +334,6 @@ impl WarmSocket {
             Ok(_) | Err(_) => State::Ended,
         }
     }
-}
-
-/// Those that clients without a history get: of the first tier that has any.
-fn usable(snapshot: &Snapshot) -> Vec<Arc<Entry>> {
-    let open = || snapshot.servers().iter().filter(|entry| entry.admission == Admission::Open);
-    let tier = open().map(|entry| entry.tier).min();
-    open().filter(|entry| Some(entry.tier) == tier).cloned().collect()
 }
 
 #[cfg(test)]

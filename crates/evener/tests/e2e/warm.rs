@@ -182,6 +182,29 @@ fn they_end_with_what_they_were_made_for() {
 }
 
 #[test]
+fn without_failover_a_lower_tier_gets_none_and_the_pool_is_down_with_its_first_tier() {
+    let (mut a, b, listen) = (Counted::new(), Counted::new(), free_port());
+    let config = format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", {{ \"127.0.0.1:{}\", tier = 2 }}, \
+         failover = false, warm = 2, check = check.tcp {{ every = \"100ms\", fall = 2, rise = 1 }} }}",
+        a.server.port, b.server.port
+    );
+    let evener = Evener::run(&config);
+    await_warm(&evener, 2);
+    a.server.stop();
+    evener.expect_log("pool_down");
+    assert_eq!(who(listen), "");
+    evener.expect_log("no server is up and ready");
+    await_warm(&evener, 0);
+    // It is checked a while longer, and gets nothing else.
+    let came = b.came();
+    wait_until("a second or so", || {
+        assert_eq!((warm(&evener), active(&evener, b.server.port)), (0, 0));
+        (b.came() >= came + 12).then_some(())
+    });
+}
+
+#[test]
 fn a_drain_does_not_wait_for_them_and_a_server_that_goes_loses_them() {
     let (mut a, b, listen) = (Counted::new(), Server::named("b"), free_port());
     let config = format!(
