@@ -307,7 +307,15 @@ impl Seen {
     }
 
     /// Binds a socket that will be connected to `server`, where the families agree.
+    ///
+    /// # Errors
+    /// EADDRNOTAVAIL, whatever the system said: no server, and no want of ports or descriptors, is the reason. A client
+    /// with an address of one link only (RFC 4291, section 2.5.6), for one, is nobody elsewhere.
     pub(crate) fn bind(self, socket: &OwnedFd, server: SocketAddr) -> Result<(), Errno> {
+        self.try_bind(socket, server).map_err(|_| Errno::ADDRNOTAVAIL)
+    }
+
+    fn try_bind(self, socket: &OwnedFd, server: SocketAddr) -> Result<(), Errno> {
         let (Self::Ours(source) | Self::Client(source)) = self;
         if source.is_ipv4() != server.is_ipv4() {
             return Ok(());
@@ -346,4 +354,26 @@ fn bind_source(socket: &OwnedFd, source: IpAddr) -> Result<(), Errno> {
     const IP_BIND_ADDRESS_NO_PORT: i32 = 24;
     let _ = crate::sys::set_flag(socket.as_fd(), (libc::IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT));
     net::bind(socket, &SocketAddr::new(source, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connect::is_ours;
+
+    #[test]
+    fn a_source_that_cannot_be_is_an_error_of_our_own() {
+        let server: SocketAddr = "[::1]:9".parse().unwrap();
+        // Of one link, but of which is not said; of nobody here.
+        for source in ["fe80::1", "2001:db8::1"] {
+            let seen = Seen::Ours(source.parse().unwrap());
+            let error = datagram_socket(&Target::Ip(server), Some(seen)).unwrap_err();
+            assert!(is_ours(error) && error == Errno::ADDRNOTAVAIL, "{source}: {error}");
+        }
+        let other = Seen::Ours("127.0.0.1".parse().unwrap());
+        assert!(
+            datagram_socket(&Target::Ip(server), Some(other)).is_ok(),
+            "another family has its own address"
+        );
+    }
 }

@@ -315,6 +315,12 @@ fn begin(worker: &mut Worker, index: usize, wish: &Wish<'_>, tried: &[ServerId])
         let seen = Seen::of(&settings.options, key.client.ip());
         let socket = match listener::datagram_socket(&choice.server.target, seen) {
             Ok(socket) => socket,
+            // This client cannot be shown to this server: no other flow would make room for it, and it is nobody's failure.
+            Err(Errno::ADDRNOTAVAIL) => {
+                choice.server.live.counters.of(worker.id).connect_errors.one();
+                tried.push(choice.server.id);
+                continue;
+            }
             Err(error) if is_ours(error) => return Err(no_socket(worker, index)),
             Err(_) => {
                 choice.server.live.counters.of(worker.id).connect_errors.one();

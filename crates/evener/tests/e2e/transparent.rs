@@ -147,6 +147,47 @@ fn servers_see_the_clients_themselves() {
     assert_eq!(evener.server("10.77.2.2:7000")["counters"]["connect_errors"], 0);
 }
 
+/// A client with an address of its link only speaks TCP, then UDP.
+const OF_THE_LINK: &str = r#"
+import socket
+link = socket.if_nametoindex("eth0")
+s = socket.socket(socket.AF_INET6)
+s.settimeout(5)
+s.bind(("fe80::77", 0, 0, link))
+s.connect(("fd77:1::1", 7000))
+try:
+    print(s.recv(100))
+except ConnectionResetError:
+    print(b"")
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+s.bind(("fe80::77", 0, 0, link))
+s.sendto(b"x", ("fd77:1::1", 7000))
+"#;
+
+#[test]
+fn a_client_that_is_nobody_elsewhere_is_not_the_servers_failure() {
+    let Some(row) = Row::new() else { return };
+    row.balancer.run("ip -6 rule add iif servers lookup 100; ip -6 route add local default dev lo table 100");
+    row.client.run("ip address add fe80::77/64 dev eth0 nodad");
+    let directory = Directory::new();
+    let script = directory.write("client.py", CLIENT).display().to_string();
+    let of_the_link = directory.write("link.py", OF_THE_LINK).display().to_string();
+    let _server = start_server(&row, &directory);
+    let file = directory.write("evener.lua", &config()).display().to_string();
+    let evener = Evener::start(row.balancer.command(BINARY), directory, &["run", &file, "--workers", "1"]);
+    let hear = |kind: &str| row.client.run(&format!("python3 {script} {kind} fd77:1::2 fd77:1::1"));
+    assert_eq!(hear("udp"), "fd77:1::2\n");
+    for count in 1..=3 {
+        assert_eq!(row.client.run(&format!("python3 {of_the_link}")), "b''\n");
+        wait_until("its datagram", || {
+            (evener.service_counter("u6", "drop_no_server") == count).then_some(())
+        });
+    }
+    assert_eq!(evener.service_counter("u6", "flows_evicted"), 0, "the flow of another one");
+    assert_eq!(evener.log_count("server_down"), 0, "{}", evener.log());
+    assert_eq!((hear("tcp").as_str(), hear("udp").as_str()), ("fd77:1::2\necho\n", "fd77:1::2\n"));
+}
+
 /// What the program says and does without the right, within 10 s.
 fn without_the_right(arguments: &[&str]) -> Output {
     let mut command = Command::new("timeout");
