@@ -22,6 +22,8 @@ use std::time::Duration;
 pub struct ServerLive {
     /// Connections and flows now.
     pub occupancy: Occupancy,
+    /// Connections that wait for clients: they hold no places, and are made only where places are left.
+    pub warm: Occupancy,
     /// How fast it accepts.
     pub latency: Latency,
     /// What was counted.
@@ -36,6 +38,7 @@ impl ServerLive {
     pub fn new(workers: usize) -> Self {
         Self {
             occupancy: Occupancy::default(),
+            warm: Occupancy::default(),
             latency: Latency::default(),
             counters: Sharded::new(workers),
             suspect: AtomicBool::new(false),
@@ -500,6 +503,13 @@ impl Entry {
 
     pub(crate) fn permits(&self, client: IpAddr) -> bool {
         self.acl.as_ref().is_none_or(|acl| acl.access(client) == Access::Permit)
+    }
+
+    /// How many connections may wait for clients here: all places that are free but the last one.
+    #[must_use]
+    pub fn warm_max(&self) -> u32 {
+        let taken = self.live.occupancy.active().saturating_add(1);
+        self.limits.bound(Known::No).saturating_sub(taken)
     }
 
     fn has_room_for(&self, client: IpAddr, known: Known) -> bool {

@@ -296,10 +296,6 @@ fn try_servers(worker: &mut Worker, index: usize) -> Progress {
         match snapshot.pick(&request, &connection.tried, &mut worker.random) {
             Err(reason) => {
                 drop(snapshot);
-                let warm = connection.settings.options.warm > 0;
-                if warm && reason == NoServer::Full && warm::give_way(worker, index) {
-                    continue;
-                }
                 give_up(worker, index, reason);
                 return Progress::Over;
             }

@@ -7,7 +7,7 @@ use crate::listener;
 use crate::service::{Service, Settings};
 use crate::worker::Worker;
 use arc_swap::ArcSwap;
-use evener_core::limits::{Known, Lease};
+use evener_core::limits::Lease;
 use evener_core::snapshot::{Admission, Choice, Entry, Snapshot};
 use evener_core::spec::ServiceOptions;
 use evener_core::{ServerId, Time};
@@ -55,7 +55,7 @@ struct WarmSocket {
     server: Arc<Entry>,
     /// When its connect began, while that is under way.
     since: Option<Time>,
-    /// Its place at the server.
+    /// It is counted among those of its server, apart from clients, whom it never keeps out.
     _place: Lease,
     /// It is counted among those of the service, once it is made.
     counted: Option<Lease>,
@@ -153,14 +153,6 @@ pub(crate) fn take(worker: &mut Worker, index: usize, choice: &Choice) -> Option
     taken
 }
 
-/// Servers are full: the places of warm connections are for clients. Whether there were any.
-pub(crate) fn give_way(worker: &mut Worker, index: usize) -> bool {
-    let connection = &worker.connections[index];
-    let Some(part) = worker.warm.part(&connection.service, &connection.backend().pool) else { return false };
-    part.make_at = worker.now + EVERY;
-    !std::mem::take(&mut part.sockets).is_empty()
-}
-
 impl Part {
     fn new(
         service: &Arc<Service>,
@@ -200,6 +192,8 @@ impl Part {
             let Some(mut sockets) = before.remove(&server.id) else { continue };
             sockets.retain_mut(|one| one.server.target == server.target && self.keeps(one, worker, looks));
             sockets.truncate(share.at(place, servers.len()));
+            // Clients took the places meanwhile.
+            while server.live.warm.active() > server.warm_max() && sockets.pop_back().is_some() {}
             self.sockets.insert(server.id, sockets);
         }
         // Those of servers that clients do not get any more.
@@ -256,10 +250,9 @@ impl Part {
         false
     }
 
-    /// Begins one more connection; it never takes the last place, which is for a client.
+    /// Begins one more connection, if clients leave room for it.
     fn begin(&mut self, server: &Arc<Entry>, worker: &Worker) -> bool {
-        let bound = server.limits.bound(Known::No).saturating_sub(1);
-        let Some(place) = server.live.occupancy.enter(bound) else { return false };
+        let Some(place) = server.live.warm.enter(server.warm_max()) else { return false };
         // No client is meant: where it would matter, there are none of these.
         let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let begun = open_socket(&server.target, &self.options, nobody).and_then(|socket| {

@@ -89,6 +89,8 @@ pub(crate) struct ServerView {
     pub(crate) since_s: u64,
     /// Connections and flows now.
     pub(crate) active: u32,
+    /// Connections that wait for clients.
+    pub(crate) warm: u32,
     pub(crate) counters: BTreeMap<String, u64>,
 }
 
@@ -152,6 +154,7 @@ fn server(supervisor: &Supervisor, server: &Server) -> ServerView {
         reason: server.health.reason().map(str::to_owned),
         since_s: supervisor.now().since(server.since).as_secs(),
         active: server.live.occupancy.active(),
+        warm: server.live.warm.active(),
         counters: totals(&server.live.counters),
     }
 }

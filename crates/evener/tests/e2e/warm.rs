@@ -20,8 +20,10 @@ fn await_warm(evener: &Evener, count: u64) {
     wait_until(&format!("{count} warm connections"), || (warm(evener) == count).then_some(()));
 }
 
-fn active(evener: &Evener, port: u16) -> u64 {
-    evener.server(&format!("127.0.0.1:{port}"))["active"].as_u64().unwrap()
+/// The connections of a server, clients' and warm ones.
+fn has(evener: &Evener, port: u16) -> u64 {
+    let server = evener.server(&format!("127.0.0.1:{port}"));
+    server["active"].as_u64().unwrap() + server["warm"].as_u64().unwrap()
 }
 
 /// A server that counts who came, says its name, sends back what it gets, and can be told to hang up.
@@ -71,7 +73,7 @@ fn clients_get_what_is_there_already_and_it_is_made_anew() {
     let (a, b, listen) = (Server::named("a"), Counted::new(), free_port());
     let evener = Evener::run_with(&config(listen, &[a.port, b.server.port], "warm = 4"), &["--workers", "2"]);
     await_warm(&evener, 4);
-    assert_eq!((b.came(), active(&evener, a.port), active(&evener, b.server.port)), (2, 2, 2));
+    assert_eq!((b.came(), has(&evener, a.port), has(&evener, b.server.port)), (2, 2, 2));
     let mut held: Vec<_> = (0..6).map(|_| connect(listen)).collect();
     // What a server says first is not lost, whenever it said it.
     let mut names: Vec<String> = held.iter_mut().map(line).collect();
@@ -83,9 +85,9 @@ fn clients_get_what_is_there_already_and_it_is_made_anew() {
     }
     assert!(evener.service_counter("s", "warm_used") >= 2, "{}", evener.status());
     await_warm(&evener, 4);
-    assert_eq!((b.came(), active(&evener, a.port), active(&evener, b.server.port)), (5, 5, 5));
+    assert_eq!((b.came(), has(&evener, a.port), has(&evener, b.server.port)), (5, 5, 5));
     drop(held);
-    wait_until("clients to be gone", || (active(&evener, b.server.port) == 2).then_some(()));
+    wait_until("clients to be gone", || (has(&evener, b.server.port) == 2).then_some(()));
     assert_eq!(evener.server(&format!("127.0.0.1:{}", a.port))["counters"]["connections"], 3);
 }
 
@@ -123,7 +125,7 @@ fn a_server_that_hangs_up_is_not_asked_in_haste() {
 }
 
 #[test]
-fn they_leave_the_last_place_to_clients_and_never_exceed_a_limit() {
+fn they_leave_the_last_place_to_clients_and_make_way_for_them() {
     let (server, listen) = (Counted::new(), free_port());
     let limited = format!("{{ \"127.0.0.1:{}\", max = 3 }}", server.server.port);
     let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", {limited}, warm = 8 }}");
@@ -132,11 +134,41 @@ fn they_leave_the_last_place_to_clients_and_never_exceed_a_limit() {
     // Clients want all places: they get them.
     let mut held: Vec<_> = (0..3).map(|_| connect(listen)).collect();
     held.iter_mut().for_each(|client| assert_eq!(line(client), "counted"));
-    assert_eq!((warm(&evener), active(&evener, server.server.port)), (0, 3));
+    assert_eq!((warm(&evener), has(&evener, server.server.port)), (0, 3));
     assert_eq!(who(listen), "", "it is full");
     held.truncate(1);
     await_warm(&evener, 1);
-    assert_eq!(active(&evener, server.server.port), 2);
+    assert_eq!(has(&evener, server.server.port), 2);
+}
+
+#[test]
+fn they_keep_no_client_out_whoever_made_them() {
+    let (a, b) = (Counted::new(), Server::named("b"));
+    let [listen, other, alone, overflowing] = std::array::from_fn(|_| free_port());
+    let (first, second) = (a.server.port, b.port);
+    let evener = Evener::run_with(
+        &format!(
+            "local p = pool \"p\" {{ {{ \"127.0.0.1:{first}\", max = 8 }}, {{ \"127.0.0.1:{second}\", tier = 2 }} }}
+             local q = pool \"q\" {{ {{ \"127.0.0.1:{first}\", name = \"q\", max = 8 }}, failover = false }}
+             service \"s\" {{ listen = \"127.0.0.1:{listen}\", pool = p, warm = 7 }}
+             service \"other\" {{ listen = \"127.0.0.1:{other}\", pool = p }}
+             service \"alone\" {{ listen = \"127.0.0.1:{alone}\", pool = q, warm = 7 }}
+             service \"overflowing\" {{ listen = \"127.0.0.1:{overflowing}\", pool = p, warm = 7 }}"
+        ),
+        &["--workers", "2"],
+    );
+    let made = || evener.server("q")["warm"] == 7 && has(&evener, first) == 7;
+    wait_until("those of two pools", || made().then_some(()));
+    for port in [listen, other, alone, overflowing] {
+        let mut clients: Vec<_> = (0..8).map(|_| connect(port)).collect();
+        clients.iter_mut().for_each(|client| assert_eq!(line(client), "counted", "at {port}"));
+        assert_eq!(who(port), if port == alone { "" } else { "b" }, "it is really full");
+        let name = if port == alone { "q".to_owned() } else { format!("127.0.0.1:{first}") };
+        wait_until("the surplus to be closed", || (evener.server(&name)["warm"] == 0).then_some(()));
+        assert_eq!(evener.server(&name)["active"], 8);
+        drop(clients);
+        wait_until("them again", || made().then_some(()));
+    }
 }
 
 #[test]
@@ -146,7 +178,7 @@ fn they_end_with_what_they_were_made_for() {
     let evener = Evener::run(&config(listen, &[first, second], "warm = 6"));
     await_warm(&evener, 6);
     let ends = |port: u16, expected: [u64; 2]| {
-        let both = || [active(&evener, first), active(&evener, second)];
+        let both = || [has(&evener, first), has(&evener, second)];
         wait_until(&format!("{expected:?} after {port}"), || (both() == expected).then_some(()));
     };
     ends(0, [3, 3]);
@@ -160,7 +192,7 @@ fn they_end_with_what_they_were_made_for() {
     evener.reload(&config(listen, &[first, second], "warm = 2"));
     await_warm(&evener, 2);
     evener.reload(&config(listen, &[second], "warm = 2"));
-    wait_until("the server that left", || (active(&evener, second) == 2).then_some(()));
+    wait_until("the server that left", || (has(&evener, second) == 2).then_some(()));
     // The same server at another address.
     let named = |port: u16, more: &str| {
         format!(
@@ -199,7 +231,7 @@ fn without_failover_a_lower_tier_gets_none_and_the_pool_is_down_with_its_first_t
     // It is checked a while longer, and gets nothing else.
     let came = b.came();
     wait_until("a second or so", || {
-        assert_eq!((warm(&evener), active(&evener, b.server.port)), (0, 0));
+        assert_eq!((warm(&evener), has(&evener, b.server.port)), (0, 0));
         (b.came() >= came + 12).then_some(())
     });
 }
@@ -213,18 +245,18 @@ fn a_drain_does_not_wait_for_them_and_a_server_that_goes_loses_them() {
         a.server.port, b.port
     );
     let mut evener = Evener::run(&config);
-    wait_until("all at the first tier", || (active(&evener, a.server.port) == 4).then_some(()));
-    assert_eq!(active(&evener, b.port), 0);
+    wait_until("all at the first tier", || (has(&evener, a.server.port) == 4).then_some(()));
+    assert_eq!(has(&evener, b.port), 0);
     a.server.stop();
     // Connections that it has go on; but as it is down, nobody gets them.
     wait_until("all at the second tier", || {
-        (active(&evener, b.port) == 4 && active(&evener, a.server.port) == 0).then_some(())
+        (has(&evener, b.port) == 4 && has(&evener, a.server.port) == 0).then_some(())
     });
     assert_eq!(who(listen), "b");
     let mut held = connect(listen);
     line(&mut held);
     evener.signal("TERM");
-    wait_until("the warm ones to end", || (active(&evener, b.port) == 1).then_some(()));
+    wait_until("the warm ones to end", || (has(&evener, b.port) == 1).then_some(()));
     drop(held);
     let since = Instant::now();
     assert_eq!(evener.end(), 0);
