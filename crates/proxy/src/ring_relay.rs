@@ -297,8 +297,21 @@ fn finish_leaving(worker: &mut Worker, index: usize) {
     if registered { tcp::relay(worker, index) } else { tcp::close(worker, index) }
 }
 
+/// A connect is given up: the poll for it holds the socket, and would let the kernel go on with it.
+pub(crate) fn cancel_connect(worker: &mut Worker, index: usize) {
+    let connection = &worker.connections[index];
+    // Those that greet connect by epoll.
+    if connection.stage != Stage::Connecting || connection.greeting.is_some() {
+        return;
+    }
+    if let (Some(generation), Some(ring)) = (connection.generation(), &mut worker.ring) {
+        ring.cancel(Mark::Connect { index: index as u32, generation });
+    }
+}
+
 /// The connection is over: what is under way is cancelled, what waits is dropped.
 pub(crate) fn abandon(worker: &mut Worker, index: usize) {
+    cancel_connect(worker, index);
     cancel(worker, index);
     let (Some(mut state), Some(ring)) = (worker.connections[index].ring.take(), &mut worker.ring) else {
         return;

@@ -521,6 +521,7 @@ fn on_connect_error(worker: &mut Worker, index: usize) {
 }
 
 fn next_server(worker: &mut Worker, index: usize, error: Errno) {
+    ring_relay::cancel_connect(worker, index);
     let Some(upstream) = worker.connections[index].upstream.take() else { return };
     worker.timers.clear(index);
     fail(worker, index, &upstream.choice, error);

@@ -74,6 +74,37 @@ fn clients_beyond_the_limit_wait_and_are_served_as_connects_are_done() {
     assert_eq!(evener.log_count("service_full"), 0, "it is not full");
 }
 
+/// How many connects to a port the kernel has under way (proc_pid_net(5): the state 02 is SYN_SENT).
+fn under_way(port: u16) -> usize {
+    let remote = format!(":{port:04X} 02 ");
+    std::fs::read_to_string("/proc/net/tcp").unwrap().matches(&remote).count()
+}
+
+#[test]
+fn connects_that_are_given_up_do_not_go_on() {
+    let (silent, b, listen) = (Silent::new(), Server::named("b"), free_port());
+    let config = config(listen, &silent, b.port, "").replace("pending_max = 2", "connections_max = 100");
+    let config = config.replace("600ms", "2s");
+    let evener = Evener::run_with(&config, &["--workers", "1"]);
+    // Of the test's own sockets, which filled the queue.
+    let before = under_way(silent.port);
+    let mut clients: Vec<_> = (0..4).map(|_| connect(listen)).collect();
+    wait_until("connects", || (under_way(silent.port) == before + 4).then_some(()));
+    clients.iter_mut().for_each(|client| assert_eq!(line(client), "b 127.0.0.1"));
+    wait_until("what timed out to end", || (under_way(silent.port) <= before).then_some(()));
+    // Those of clients that the operator closes.
+    let _clients: Vec<_> = (0..4).map(|_| connect(listen)).collect();
+    wait_until("connects", || (under_way(silent.port) == before + 4).then_some(()));
+    let listed = evener.talk(&["connections", "--json"]);
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let connecting = listed["connections"].as_array().unwrap().iter();
+    for one in connecting.filter(|one| one["stage"] == "connecting") {
+        evener.talk(&["close", &one["number"].to_string()]);
+    }
+    assert!(evener.service_counter("s", "closed") > 0);
+    wait_until("them to end", || (under_way(silent.port) <= before).then_some(()));
+}
+
 #[test]
 fn a_client_that_leaves_makes_room_and_what_is_done_at_once_takes_none() {
     let (silent, b, listen) = (Silent::new(), Server::named("b"), free_port());
