@@ -1,6 +1,7 @@
 //! What is open: connections, sessions and flows, told of on demand, and ended one by one. Nothing is kept for it but a
 //! number each.
 
+use crate::admission::reset_at_close;
 use crate::connection::{Connection, Stage};
 use crate::exchange::{Exchange, Reach};
 use crate::link::Link;
@@ -162,6 +163,8 @@ pub(crate) fn close(worker: &mut Worker, serial: u32) -> Closed {
     let found = worker.connections.iter().find(|(_, one)| one.number == serial && one.stage != Stage::Over);
     if let Some((index, connection)) = found {
         connection.service.live.counters.of(worker.id).closed.one();
+        // The server must not take it for the client's orderly end.
+        connection.upstream.iter().for_each(|upstream| reset_at_close(&upstream.socket));
         tcp::close(worker, index);
         return Closed::Done;
     }

@@ -41,13 +41,26 @@ fn is_over(stream: &mut impl Read) -> bool {
     !matches!(stream.read(&mut [0; 1]), Ok(1))
 }
 
-/// A server that says hello, and tells the test when a client of its own is over.
-fn watched() -> (Server, Receiver<()>) {
+/// How a client ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    InOrder,
+    Reset,
+}
+
+/// A server that says hello, and tells the test when a client of its own is over, and how.
+fn watched() -> (Server, Receiver<Ended>) {
     let (tell, told) = channel();
     let server = Server::start(free_port(), move |mut stream| {
         let _ = stream.write_all(b"a\n");
-        while let Ok(1..) = stream.read(&mut [0; 4096]) {}
-        let _ = tell.send(());
+        let ended = loop {
+            match stream.read(&mut [0; 4096]) {
+                Ok(1..) => {}
+                Ok(0) => break Ended::InOrder,
+                Err(_) => break Ended::Reset,
+            }
+        };
+        let _ = tell.send(ended);
     });
     (server, told)
 }
@@ -73,7 +86,8 @@ fn a_connection_is_listed_with_what_it_is_and_closed_on_both_sides() {
     line(&mut other);
     assert_eq!(close(&evener, &one), 200);
     assert!(is_over(&mut client));
-    over.recv_timeout(DEADLINE).expect("the server's side ends, too");
+    let ended = over.recv_timeout(DEADLINE).expect("the server's side ends, too");
+    assert_eq!(ended, Ended::Reset, "half of what a client had to say is not all of it");
     assert_eq!(only(&evener, "s", "relaying")["client"], "127.0.0.3");
     assert_eq!(evener.service_counter("s", "closed"), 1);
     assert_eq!(evener.status()["services"][0]["connections_active"], 1);
