@@ -2,7 +2,7 @@
 
 use crate::harness::{Evener, free_port};
 use crate::http2::client::{Front, within};
-use crate::origin::Wire;
+use crate::origin::{Origin, Wire};
 
 const BODY: &str = "<h1>It works</h1>\n";
 
@@ -36,6 +36,24 @@ fn every_request_gets_the_same_answer_and_the_connection_stays() {
     assert!(client.is_over());
     assert_eq!(evener.service_counter("s", "requests_own"), 8);
     assert_eq!(evener.service_counter("s", "requests"), 8);
+}
+
+#[test]
+fn who_is_refused_gets_what_is_meant_for_such() {
+    let (listen, refused) = (free_port(), Origin::named("refused"));
+    let of = |own: &str| {
+        format!(
+            "local r = pool \"r\" {{ \"127.0.0.1:{}\" }}
+             service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", {own},
+               access = {{ {{ deny = \"127.0.0.1\" }} }}, denied = r }}",
+            refused.port
+        )
+    };
+    let evener = Evener::run(&of("respond = { body = \"hi\" }"));
+    let ask = || Wire::to(listen).ask("GET", "/", "").unwrap();
+    assert_eq!((ask().status(), ask().text().as_str()), (200, "refused"));
+    evener.reload(&of("redirect = \"https\""));
+    assert_eq!((ask().status(), ask().text().as_str()), (200, "refused"));
 }
 
 #[test]

@@ -221,6 +221,10 @@ fn judge(
         session.service.live.counters.of(worker).limited.one();
         return refused(session, settings.exceeded, client, 429, worker);
     }
+    if let Some(backend) = session.guest.backend {
+        // Whom the access list refused gets what is meant for such, not what is meant for everybody.
+        return Verdict::Serve(backend, client);
+    }
     let answers_itself = spec.redirect.is_some() || spec.respond.is_some();
     if answers_itself && matches!(target, Target::Authority(_)) {
         // Who wants a tunnel does not want a page.
@@ -234,7 +238,7 @@ fn judge(
         return Verdict::Answer(OwnAnswer::respond(respond), Why::Ours);
     }
     let routed = settings.routes.find(request.authority(head), path).copied();
-    match session.guest.backend.or(routed).or(settings.default_backend) {
+    match routed.or(settings.default_backend) {
         Some(backend) => Verdict::Serve(backend, client),
         None => Verdict::Answer(OwnAnswer::page(404), Why::Nobody),
     }
