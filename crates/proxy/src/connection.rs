@@ -154,7 +154,8 @@ impl Connection {
         self.active_at = now;
         let of_service = self.service.live.counters.of(worker);
         let of_server = upstream.choice.server.live.counters.of(worker);
-        let counted_in = if self.from_client.discards() { 0 } else { bytes_in };
+        let said = self.greeting.as_mut().map_or(bytes_in, |greeting| greeting.count_of_client(bytes_in));
+        let counted_in = if self.from_client.discards() { 0 } else { said };
         let counted_out = if self.from_server.discards() { 0 } else { bytes_out };
         of_service.bytes_in.add(counted_in);
         of_service.bytes_out.add(counted_out);

@@ -64,6 +64,8 @@ pub(crate) struct Greeting {
     pub(crate) bytes: Vec<u8>,
     /// The name that the client asks for.
     pub(crate) name: Option<String>,
+    /// How much of what the server gets next is our own header, which no client said.
+    pub(crate) header_left: u64,
     awaits_proxy: bool,
     awaits_hello: bool,
 }
@@ -88,9 +90,17 @@ impl Greeting {
             origin: Origin::new(peer),
             bytes: Vec::new(),
             name: None,
+            header_left: 0,
             awaits_proxy: settings.is_proxy(peer.ip()),
             awaits_hello: !settings.routes.is_empty(),
         }
+    }
+
+    /// How many of the next bytes that the server takes are the client's: our header goes before them.
+    pub(crate) fn count_of_client(&mut self, bytes: u64) -> u64 {
+        let header = bytes.min(self.header_left);
+        self.header_left -= header;
+        bytes - header
     }
 
     pub(crate) fn is_over(&self) -> bool {

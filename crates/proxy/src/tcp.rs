@@ -453,6 +453,7 @@ fn say_first(worker: &mut Worker, index: usize) {
         first = greeting::introduce(version, &greeting.origin, ends, name, None, worker.random.bits());
     }
     let said = first.len();
+    greeting.header_left = said as u64;
     first.append(&mut greeting.bytes);
     if let Some(tap) = connection.tap(worker.id).filter(|_| first.len() > said) {
         tap.piece(&first[said..]);

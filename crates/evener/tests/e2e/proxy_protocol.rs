@@ -273,7 +273,7 @@ fn version_1_is_one_line_before_everything() {
     let directory = Directory::new();
     let socket = directory.file("front.sock");
     let (echo, listen) = (Server::named("a"), free_port());
-    let _evener = Evener::run(&format!(
+    let evener = Evener::run(&format!(
         "service \"s\" {{ listen = {{ \"[::1]:{listen}\", \"127.0.0.1:{listen}\", \"{}\" }}, \"127.0.0.1:{}\", send_proxy = \"v1\" }}",
         socket.display(),
         echo.port
@@ -284,6 +284,8 @@ fn version_1_is_one_line_before_everything() {
     four.write_all(b"and more\n").unwrap();
     assert_eq!(line_of(&mut four), format!("PROXY TCP4 127.0.0.7 127.0.0.1 {port} {listen}\r"));
     assert_eq!(line_of(&mut four), "and more");
+    assert_eq!(evener.service_counter("s", "bytes_in"), 9, "what the client said, and nothing of our own");
+    assert_eq!(evener.server(&format!("127.0.0.1:{}", echo.port))["counters"]["bytes_in"], 9);
     let mut six = TcpStream::connect(("::1", listen)).unwrap();
     let port = six.local_addr().unwrap().port();
     line_of(&mut six);
