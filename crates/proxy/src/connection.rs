@@ -127,8 +127,11 @@ impl Connection {
         self.upstream.as_ref().map(|upstream| upstream.generation)
     }
 
-    /// What the client says is told to this, if it is written down.
+    /// What the client says is told to this, if it is written down; not what is for nobody any more.
     pub(crate) fn tap(&self, worker: usize) -> Option<Tap<'_>> {
+        if self.from_client.discards() {
+            return None;
+        }
         tap(self.guest.as_deref(), self.address, self.upstream.as_ref()?, &self.service, worker)
     }
 
