@@ -1,5 +1,5 @@
 //! Warm connections: made to servers before clients want them, spread evenly over the servers that a service's own pool
-//! would choose from. Each worker makes its part, looks after it once a second, and hands one out when a client's chosen
+//! would choose from. Each worker makes its part, looks at each once a second, and hands one out when a client's chosen
 //! server has one. Which server that is, is not decided here; nor is a byte read.
 
 use crate::connect::{note_failure, open_socket};
@@ -24,8 +24,12 @@ use std::time::Duration;
 const EVERY: Duration = Duration::from_secs(1);
 /// Connects that are under way are looked at this often.
 const SOON: Duration = Duration::from_millis(50);
+/// So many connections are looked at at a time, too.
+const LOOKS_MAX: usize = 64;
 /// So many connects are begun at a time; then clients have their turn.
 const BEGUN_MAX: usize = 64;
+/// When clients had their turn.
+const TURN: Duration = Duration::from_millis(1);
 
 /// The warm connections of a worker.
 #[derive(Debug, Default)]
@@ -44,7 +48,6 @@ struct Part {
     options: ServiceOptions,
     /// Those of each server, the oldest first.
     sockets: BTreeMap<ServerId, VecDeque<WarmSocket>>,
-    look_at: Time,
     make_at: Time,
 }
 
@@ -55,6 +58,8 @@ struct WarmSocket {
     server: Arc<Entry>,
     /// When its connect began, while that is under way.
     since: Option<Time>,
+    /// Until then it counts as well.
+    look_at: Time,
     /// It is counted among those of its server, apart from clients, whom it never keeps out.
     _place: Lease,
     /// It is counted among those of the service, once it is made.
@@ -94,10 +99,9 @@ impl Share {
 }
 
 impl Warm {
-    /// Something changed: they are looked at as soon as possible.
+    /// Something changed: it is seen to as soon as possible that they are those that are wanted.
     pub(crate) fn look_again(&mut self, now: Time) {
         self.due = Some(now);
-        self.parts.iter_mut().for_each(|part| part.look_at = now);
     }
 
     pub(crate) fn due(&self) -> Option<Time> {
@@ -165,7 +169,6 @@ impl Part {
             pool: Arc::clone(pool),
             options: options.clone(),
             sockets: BTreeMap::new(),
-            look_at: now,
             make_at: now,
         }
     }
@@ -186,11 +189,12 @@ impl Part {
         let (now, snapshot) = (worker.now, self.pool.load_full());
         let share = share(&self.service.settings.load(), worker);
         let servers: Vec<Arc<Entry>> = snapshot.first_choices().cloned().collect();
-        let looks = self.look_at <= now;
+        let mut looks = LOOKS_MAX;
         let mut before = std::mem::take(&mut self.sockets);
         for (place, server) in servers.iter().enumerate() {
             let Some(mut sockets) = before.remove(&server.id) else { continue };
-            sockets.retain_mut(|one| one.server.target == server.target && self.keeps(one, worker, looks));
+            sockets
+                .retain_mut(|one| one.server.target == server.target && self.keeps(one, worker, &mut looks));
             sockets.truncate(share.at(place, servers.len()));
             // Clients took the places meanwhile.
             while server.live.warm.active() > server.warm_max() && sockets.pop_back().is_some() {}
@@ -198,22 +202,29 @@ impl Part {
         }
         // Those of servers that clients do not get any more.
         drop(before);
-        if looks {
-            self.look_at = now + EVERY;
-        }
-        let more = self.make_at <= now && self.make(worker, &servers, share);
-        let connecting = self.sockets.values().flatten().any(|one| one.since.is_some());
-        match (more, connecting) {
-            (true, _) => now + Duration::from_millis(1),
-            (false, true) => self.look_at.min(now + SOON),
-            (false, false) => self.look_at,
-        }
+        let makes_more = self.make_at <= now && self.make(worker, &servers, share);
+        // With no look left there may be more to look at.
+        if makes_more || looks == 0 { now + TURN } else { self.due(now) }
     }
 
-    /// Whether a connection goes on.
-    fn keeps(&mut self, one: &mut WarmSocket, worker: &Worker, looks: bool) -> bool {
-        if one.since.is_none() && !looks {
-            return true;
+    /// When there is something to do again.
+    fn due(&self, now: Time) -> Time {
+        let of_socket =
+            |one: &WarmSocket| if one.since.is_some() { now + SOON } else { one.look_at.max(now + SOON) };
+        let look_at = self.sockets.values().flatten().map(of_socket).min();
+        let make_at = Some(self.make_at).filter(|at| *at > now);
+        [look_at, make_at].into_iter().flatten().min().unwrap_or(now + EVERY)
+    }
+
+    /// Whether a connection goes on. It is looked at when it is its time and `looks` are left; always, while it
+    /// connects.
+    fn keeps(&mut self, one: &mut WarmSocket, worker: &Worker, looks: &mut usize) -> bool {
+        if one.since.is_none() {
+            if one.look_at > worker.now || *looks == 0 {
+                return true;
+            }
+            *looks -= 1;
+            one.look_at = worker.now + EVERY;
         }
         let state = match one.look(&self.service) {
             State::Connecting
@@ -267,7 +278,8 @@ impl Part {
                 let counted = if since.is_none() { self.service.live.warm.enter(u32::MAX) } else { None };
                 let server = Arc::clone(server);
                 let sockets = self.sockets.entry(server.id).or_default();
-                sockets.push_back(WarmSocket { socket, server, since, _place: place, counted });
+                let look_at = worker.now + EVERY;
+                sockets.push_back(WarmSocket { socket, server, since, look_at, _place: place, counted });
                 true
             }
             Err(error) => {
