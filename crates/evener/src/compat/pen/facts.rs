@@ -88,7 +88,8 @@ impl Server {
             _ => Some(server.state_since),
         };
         Self {
-            connections: server.live.occupancy.active(),
+            // Those that wait for clients are connections to it, too.
+            connections: server.live.occupancy.active() + server.live.warm.active(),
             sent: server.live.counters.total("bytes_in"),
             received: server.live.counters.total("bytes_out"),
             out_since: since.map_or(0, |since| epoch().saturating_sub(now.since(since).as_secs())),
