@@ -183,8 +183,10 @@ fn server_row(server: &ServerView) -> Vec<String> {
     let limits = [server.max, server.hard].into_iter().flatten().map(|limit| format!("/{limit}"));
     let limit: String = limits.collect();
     let reason = server.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    // A name that is no address does not say where the server is.
+    let at = if server.name == server.address { String::new() } else { format!(" ({})", server.address) };
     vec![
-        format!("  {}", server.name),
+        format!("  {}{at}", server.name),
         server.tier.to_string(),
         server.weight.to_string(),
         server.state.clone(),

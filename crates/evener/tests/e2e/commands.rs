@@ -159,6 +159,21 @@ fn two_instances_do_not_share_a_port_or_a_socket() {
 }
 
 #[test]
+fn a_server_is_taken_out_for_a_time() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{}\", name = \"a\" }} }}",
+        a.port
+    ));
+    let done = evener.talk(&["maintenance", "a", "--for", "1s"]);
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "s/a: maintenance for 1s\n", "{}", said(&done));
+    assert_eq!(who(listen), "");
+    crate::harness::wait_until("it to be ready again", || (who(listen) == "a").then_some(()));
+    let wrong = evener.talk(&["drain", "a", "--for", "soon"]);
+    assert_eq!(wrong.status.code(), Some(2), "{}", said(&wrong));
+}
+
+#[test]
 fn status_drain_ready_and_explain_talk_to_the_instance() {
     let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
     let evener = Evener::run(&format!(
@@ -172,7 +187,8 @@ fn status_drain_ready_and_explain_talk_to_the_instance() {
     let mut held = connect(listen);
     assert!(line(&mut held).starts_with('a'));
     let status = text(&evener.talk(&["status"]));
-    for expected in ["SERVICE", "127.0.0.1:", "pool s (round_robin)", "ready", "up"] {
+    let where_a_is = format!("  a (127.0.0.1:{})  ", a.port);
+    for expected in ["SERVICE", "127.0.0.1:", "pool s (round_robin)", "ready", "up", &where_a_is] {
         assert!(status.contains(expected), "{status}");
     }
     assert_eq!(text(&evener.talk(&["drain", "a"])), "s/a: drain\n");
