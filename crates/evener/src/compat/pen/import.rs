@@ -20,6 +20,9 @@ pub(in crate::compat) fn import(arguments: Vec<OsString>) -> anyhow::Result<Stri
     let line = match &arguments[..] {
         [] => bail!("what is to be imported? Give pen's options and servers, or a file of its commands"),
         [file] if Path::new(file).is_file() => from_file(Path::new(file))?,
+        [word] if !word.as_encoded_bytes().starts_with(b"-") => {
+            bail!("{}: there is no such file; a command line has servers, too", word.display());
+        }
         _ => from_options(arguments)?,
     };
     let state = &line.state;
@@ -57,6 +60,10 @@ fn from_options(arguments: Vec<OsString>) -> anyhow::Result<Line> {
     };
     let mut line = *line;
     if let Some(file) = line.state.config_file.clone() {
+        if !file.exists() {
+            // pen starts without it, so that `write` can make it; here it was meant to be read.
+            bail!("{}: there is no such file", file.display());
+        }
         read(&mut line, &file)?;
     }
     Ok(line)
@@ -180,6 +187,14 @@ mod tests {
         let text = check("-C 99 -u nobody -w /tmp/w -Z 80 10.0.0.1");
         for part in ["evener status", "/v1/status", "systemd", "Left out: -Z"] {
             assert!(text.contains(part), "{part}\n{text}");
+        }
+    }
+
+    #[test]
+    fn files_that_are_not_there_are_said() {
+        for words in ["/nowhere", "-F /nowhere 80 10.0.0.1"] {
+            let error = import(words.split(' ').map(Into::into).collect()).expect_err(words).to_string();
+            assert!(error.starts_with("/nowhere: there is no such file"), "{error}");
         }
     }
 

@@ -302,7 +302,7 @@ impl Listen {
             let wrong = || {
                 let whole = if port == text { String::new() } else { format!("`{text}`: ") };
                 format!(
-                    "{whole}`{port}` is no port to listen on: write [HOST:]PORT (1 to 65535, or a name such as http) or a path"
+                    "{whole}`{port}` is no port to listen on: write [HOST:]PORT (1 to 65535, or a name such as http), or a path with a `/`"
                 )
             };
             let port = port_number(port).ok_or_else(wrong)?;

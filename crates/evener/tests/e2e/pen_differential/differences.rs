@@ -310,7 +310,7 @@ pub(super) const ANSWERS: &[Difference] = &[
         "crash",
         "listen nonsense",
         ENDED,
-        "`nonsense` is no port to listen on: write [HOST:]PORT (1 to 65535, or a name such as http) or a path\n",
+        "`nonsense` is no port to listen on: write [HOST:]PORT (1 to 65535, or a name such as http), or a path with a `/`\n",
     ),
     answer("says-what-is-wrong", "write", "", "write: to which file? There is no -F\n"),
     answer(
