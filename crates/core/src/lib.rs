@@ -9,6 +9,7 @@ pub mod address;
 pub mod clients;
 pub mod counters;
 pub mod diff;
+pub mod dns;
 pub mod event;
 pub mod explain;
 pub mod flow;

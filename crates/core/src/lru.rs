@@ -66,6 +66,12 @@ impl<K: Copy + Eq + Hash, V> Lru<K, V> {
         slot.entry.as_ref().map(|(_, value)| (value, slot.used))
     }
 
+    /// The entry of `key`, to be changed; its last use stays as it was.
+    pub fn peek_mut(&mut self, key: &K) -> Option<&mut V> {
+        let slot = &mut self.slots[*self.index.get(key)? as usize];
+        slot.entry.as_mut().map(|(_, value)| value)
+    }
+
     /// The entry of `key`, now the newest.
     pub fn touch(&mut self, key: &K, now: Time) -> Option<&mut V> {
         let at = *self.index.get(key)?;
@@ -111,10 +117,19 @@ impl<K: Copy + Eq + Hash, V> Lru<K, V> {
 
     /// Every entry with its last use, the newest first.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V, Time)> {
-        let mut at = self.newest;
+        self.walk(self.newest, |slot| slot.older)
+    }
+
+    /// Every entry with its last use, the oldest first.
+    pub fn iter_oldest(&self) -> impl Iterator<Item = (&K, &V, Time)> {
+        self.walk(self.oldest, |slot| slot.newer)
+    }
+
+    fn walk(&self, from: u32, next: fn(&Slot<K, V>) -> u32) -> impl Iterator<Item = (&K, &V, Time)> {
+        let mut at = from;
         std::iter::from_fn(move || {
             let slot = self.slots.get(at as usize)?;
-            at = slot.older;
+            at = next(slot);
             slot.entry.as_ref().map(|(key, value)| (key, value, slot.used))
         })
     }
@@ -169,6 +184,7 @@ impl<K: Copy + Eq + Hash, V> Lru<K, V> {
         assert!(self.len() <= self.capacity, "within its capacity");
         assert_eq!(self.len() + self.free.len(), self.slots.len(), "each slot is used or free");
         assert_eq!(self.iter().count(), self.len(), "the order has every entry once");
+        assert_eq!(self.iter_oldest().count(), self.len(), "and so has the other direction");
         for (key, _, used) in self.iter() {
             let at = self.index[key] as usize;
             assert_eq!(self.slots[at].used, used, "the index finds what the order holds");
@@ -215,9 +231,15 @@ mod tests {
     #[test]
     fn a_smaller_capacity_throws_out_the_oldest() {
         let mut lru = Lru::new(4, 1);
-        (0..4).for_each(|key| assert!(lru.insert(key, (), Time::from_nanos(key)).is_none()));
+        (0..4).for_each(|key| assert!(lru.insert(key, 1, Time::from_nanos(key)).is_none()));
         lru.resize(2);
         assert_eq!(lru.iter().map(|(key, ..)| *key).collect::<Vec<_>>(), [3, 2]);
+        assert_eq!(lru.iter_oldest().map(|(key, ..)| *key).collect::<Vec<_>>(), [2, 3]);
+        lru.peek_mut(&2).into_iter().for_each(|value| *value = 20);
+        assert_eq!(
+            (lru.oldest(), lru.peek(&2)),
+            (Some((2, Time::from_nanos(2))), Some((&20, Time::from_nanos(2))))
+        );
         lru.check_invariants();
     }
 }

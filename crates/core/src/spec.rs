@@ -1,9 +1,11 @@
 //! The validated configuration: what the operator wants. Whatever exists here is consistent; the program's
 //! configuration reader makes it, and nothing else has to check it again.
 
+mod dns;
 mod http;
 mod tls;
 
+pub use dns::{ClientSubnetSpec, DnsCacheSpec, DnsRateSpec, DnsSpec, OnFailure};
 pub use http::{Balance, ForwardedMode, ForwardedSpec, Http2, HttpSpec, RedirectSpec, RespondSpec};
 pub use tls::{
     CertificateFiles, ClientCertificates, Presence, ServerTlsSpec, TlsSpec, TlsVersion, Verification,

@@ -61,7 +61,7 @@ impl fmt::Display for Rate {
 
 impl Rate {
     /// Whether one more may come now; `full_at` is when the bucket is full again, and moves on if so.
-    fn admits(self, full_at: &mut Time, now: Time) -> bool {
+    pub(crate) fn admits(self, full_at: &mut Time, now: Time) -> bool {
         let interval = self.period / self.count;
         let next = (*full_at).max(now) + interval;
         let fits = next.since(now) <= self.period;

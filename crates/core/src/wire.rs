@@ -2,6 +2,8 @@
 //! panics, and each parser gives the same answer however its bytes were cut into pieces.
 
 pub mod chunked;
+pub mod dns;
 pub mod hello;
 pub mod http;
+pub mod mname;
 pub mod proxy;

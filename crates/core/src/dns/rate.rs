@@ -1,0 +1,122 @@
+//! How much the networks of clients ask over UDP (response rate limiting, as BIND and NSD have it): beyond the rate a
+//! question gets a truncated answer, which whoever really is there follows by asking over TCP, or none.
+
+use crate::hash;
+use crate::lru::Lru;
+use crate::spec::DnsRateSpec;
+use crate::time::Time;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
+
+const SHARDS: usize = 16;
+
+/// What becomes of a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateVerdict {
+    /// It is answered.
+    Answer,
+    /// It gets a truncated answer.
+    Truncate,
+    /// It gets none.
+    Drop,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    full_at: Time,
+    beyond: u32,
+}
+
+/// The table of a service.
+#[derive(Debug)]
+pub struct RateLimit {
+    spec: DnsRateSpec,
+    shards: Box<[Mutex<Lru<IpAddr, Seen>>]>,
+}
+
+impl RateLimit {
+    /// An empty table as `spec` says; `key` seeds its hashing.
+    #[must_use]
+    pub fn new(spec: &DnsRateSpec, key: u64) -> Self {
+        let capacity = (spec.size as usize).div_ceil(SHARDS);
+        let shards = (0..SHARDS).map(|_| Mutex::new(Lru::new(capacity, key))).collect();
+        Self { spec: spec.clone(), shards }
+    }
+
+    /// What it was made from.
+    #[must_use]
+    pub fn spec(&self) -> &DnsRateSpec {
+        &self.spec
+    }
+
+    /// One more question of `client`.
+    #[must_use]
+    pub fn ask(&self, client: IpAddr, now: Time) -> RateVerdict {
+        let key = network(client, self.spec.v4, self.spec.v6);
+        let shard = &self.shards[hash::of_client(key) as usize % SHARDS];
+        // A shard is sound between its methods, so a panic elsewhere while it was locked leaves it usable.
+        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = shard.peek(&key).map(|(seen, _)| *seen).unwrap_or_default();
+        let verdict = if self.spec.rate.admits(&mut seen.full_at, now) {
+            seen.beyond = 0;
+            RateVerdict::Answer
+        } else {
+            seen.beyond = seen.beyond.wrapping_add(1);
+            let slips = self.spec.slip > 0 && seen.beyond.is_multiple_of(self.spec.slip);
+            if slips { RateVerdict::Truncate } else { RateVerdict::Drop }
+        };
+        shard.insert(key, seen, now);
+        verdict
+    }
+}
+
+/// The network of so many bits that an address is in. An IPv4 address within IPv6 (RFC 4291, section 2.5.5.2) counts as what
+/// it is.
+#[must_use]
+pub fn network(client: IpAddr, v4: u8, v6: u8) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V4(address) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(v4.min(32))).unwrap_or(0);
+            Ipv4Addr::from_bits(address.to_bits() & mask).into()
+        }
+        IpAddr::V6(address) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(v6.min(128))).unwrap_or(0);
+            Ipv6Addr::from_bits(address.to_bits() & mask).into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::throttle::Rate;
+    use std::time::Duration;
+
+    #[test]
+    fn beyond_the_rate_each_second_one_slips_and_networks_are_apart() {
+        let spec = DnsRateSpec::new(Rate { count: 3, period: Duration::from_secs(1) });
+        let limit = RateLimit::new(&spec, 1);
+        let at = |millis| Time::ZERO + Duration::from_millis(millis);
+        let ask = |client: &str, millis| limit.ask(client.parse().unwrap(), at(millis));
+        let seen: Vec<_> = (1..8).map(|host| ask(&format!("192.0.2.{host}"), 1)).collect();
+        use RateVerdict::{Answer, Drop, Truncate};
+        assert_eq!(seen, [Answer, Answer, Answer, Drop, Truncate, Drop, Truncate]);
+        assert_eq!(ask("192.0.3.1", 1), Answer);
+        assert_eq!(ask("::ffff:192.0.2.9", 2), Drop, "the same network");
+        assert_eq!(ask("2001:db8:0:ff::1", 2), Answer);
+        assert_eq!(ask("192.0.2.1", 1100), Answer, "after a while it may ask again");
+    }
+
+    #[test]
+    fn bits_make_networks() {
+        let check = |client: &str, v4, v6, expected: &str| {
+            assert_eq!(network(client.parse().unwrap(), v4, v6), expected.parse::<IpAddr>().unwrap());
+        };
+        check("192.0.2.77", 24, 56, "192.0.2.0");
+        check("192.0.2.77", 32, 56, "192.0.2.77");
+        check("192.0.2.77", 0, 56, "0.0.0.0");
+        check("2001:db8:1:2ff::1", 24, 56, "2001:db8:1:200::");
+        check("2001:db8::1", 24, 0, "::");
+        check("2001:db8::1", 24, 128, "2001:db8::1");
+    }
+}

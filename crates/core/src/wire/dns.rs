@@ -1,0 +1,127 @@
+//! DNS messages (RFC 1035, section 4.1): what a load balancer looks at in a question, whether an answer is one to it, and the
+//! few messages that it writes itself. Nothing of a message is encoded anew: what is not ours goes on byte for byte.
+
+mod emit;
+mod options;
+mod query;
+mod record;
+#[cfg(test)]
+pub(crate) mod samples;
+mod subnet;
+mod text;
+
+pub use emit::{emit_formerr, emit_query};
+pub use query::{Query, QueryError};
+pub use subnet::{Added, strip};
+pub use text::{NameError, parse_name, rcode_name, rcode_number, type_name, type_number};
+
+pub(crate) use options::retain_options;
+pub(crate) use record::{Record, Records, Section, is_name, question_end};
+
+/// The header that each message begins with (RFC 1035, section 4.1.1).
+pub const HEADER_BYTES: usize = 12;
+/// The longest message (RFC 1035, section 4.2.2).
+pub const MESSAGE_BYTES_MAX: usize = 65_535;
+/// The longest message over UDP to a client that did not say that it takes more (RFC 1035, section 4.2.1).
+pub const UDP_BYTES: usize = 512;
+/// The longest name in wire form (RFC 1035, section 3.1).
+pub const NAME_BYTES_MAX: usize = 255;
+/// The UDP size in an OPT of ours: what goes through nearly any network in one piece (DNS Flag Day 2020).
+const UDP_BYTES_OURS: u16 = 1232;
+
+/// No error.
+pub const NOERROR: u8 = 0;
+/// The question could not be read.
+pub const FORMERR: u8 = 1;
+/// The server failed.
+pub const SERVFAIL: u8 = 2;
+/// There is no such name.
+pub const NXDOMAIN: u8 = 3;
+/// The server cannot do that.
+pub const NOTIMP: u8 = 4;
+/// The server will not do that.
+pub const REFUSED: u8 = 5;
+
+// The third byte of a message and its fourth: QR, opcode, AA, TC, RD; RA, Z, AD, CD, rcode.
+const QR: u8 = 0x80;
+const OPCODE: u8 = 0x78;
+const AA: u8 = 0x04;
+const TC: u8 = 0x02;
+const RD: u8 = 0x01;
+const RA: u8 = 0x80;
+const Z: u8 = 0x40;
+const AD: u8 = 0x20;
+const CD: u8 = 0x10;
+const RCODE: u8 = 0x0f;
+
+const OPCODE_QUERY: u8 = 0;
+/// RFC 2136, section 1.3.
+const UPDATE: u8 = 5;
+
+pub(crate) const TYPE_CNAME: u16 = 5;
+pub(crate) const TYPE_SOA: u16 = 6;
+const TYPE_SIG: u16 = 24;
+pub(crate) const TYPE_DNAME: u16 = 39;
+pub(crate) const TYPE_OPT: u16 = 41;
+const TYPE_TSIG: u16 = 250;
+const TYPE_IXFR: u16 = 251;
+const TYPE_AXFR: u16 = 252;
+pub(crate) const TYPE_ANY: u16 = 255;
+const CLASS_IN: u16 = 1;
+const CLASS_NONE: u16 = 254;
+const CLASS_ANY: u16 = 255;
+
+/// The ID of a message; 0 if it is too short for one.
+#[must_use]
+pub fn id(message: &[u8]) -> u16 {
+    message.first_chunk().map_or(0, |id| u16::from_be_bytes(*id))
+}
+
+/// Changes the ID of a message, if it is long enough for one.
+pub fn set_id(message: &mut [u8], id: u16) {
+    if let Some(place) = message.first_chunk_mut() {
+        *place = id.to_be_bytes();
+    }
+}
+
+/// The rcode in the header (RFC 1035, section 4.1.1), which is the low part of the extended one (RFC 6891, section 6.1.3).
+#[must_use]
+pub fn rcode(message: &[u8]) -> u8 {
+    message.get(3).map_or(0, |flags| flags & RCODE)
+}
+
+/// Whether a message says that it was cut to fit (TC).
+#[must_use]
+pub fn is_truncated(message: &[u8]) -> bool {
+    message.get(2).is_some_and(|flags| flags & TC != 0)
+}
+
+/// The opcode of a message.
+fn opcode(message: &[u8]) -> u8 {
+    message.get(2).map_or(0, |flags| (flags & OPCODE) >> 3)
+}
+
+/// Whether a message is an answer to a query (QR and the opcode).
+pub(crate) fn is_query_answer(message: &[u8]) -> bool {
+    message.get(2).is_some_and(|flags| flags & (QR | OPCODE) == QR | OPCODE_QUERY << 3)
+}
+
+/// The two bytes at a place as a number.
+pub(crate) fn number_at(message: &[u8], at: usize) -> Option<u16> {
+    message.get(at..)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_says_its_id_and_flags() {
+        let mut message = vec![0x12, 0x34, 0x82, 0x83];
+        assert_eq!((id(&message), rcode(&message), is_truncated(&message)), (0x1234, NXDOMAIN, true));
+        set_id(&mut message, 0xabcd);
+        assert_eq!(message, [0xab, 0xcd, 0x82, 0x83]);
+        assert_eq!((id(&[1]), rcode(&[0; 3]), is_truncated(&[0; 2]), opcode(&[0; 2])), (0, 0, false, 0));
+        set_id(&mut [1], 7);
+    }
+}

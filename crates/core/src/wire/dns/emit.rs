@@ -1,0 +1,181 @@
+//! The messages that are written here: errors, truncated answers, and the questions of checks.
+
+use super::record::{Record, Records, question_end};
+use super::{
+    CD, CLASS_IN, FORMERR, HEADER_BYTES, NOERROR, OPCODE, QR, Query, RCODE, RD, SERVFAIL, TC, TYPE_OPT,
+    UDP_BYTES_OURS, number_at,
+};
+
+/// What of an OPT differs; it has no options.
+#[derive(Clone, Copy, Debug)]
+struct OptFields {
+    size: u16,
+    rcode_high: u8,
+    is_dnssec_ok: bool,
+}
+
+impl Query {
+    /// Writes an answer without records: ID, opcode, RD and CD of the question, and an OPT if it had one (RFC 6891, section
+    /// 7). An rcode over 15 needs that OPT (section 6.1.3); without it SERVFAIL stands in for it.
+    pub fn emit_error(&self, message: &[u8], rcode: u8, out: &mut Vec<u8>) {
+        let rcode = if self.has_edns() || rcode <= RCODE { rcode } else { SERVFAIL };
+        let opt = self.has_edns().then_some(OptFields {
+            size: UDP_BYTES_OURS,
+            rcode_high: rcode >> 4,
+            is_dnssec_ok: self.dnssec_ok(),
+        });
+        let flags = flags_of(message, rcode & RCODE);
+        self.emit(message, flags, opt, out);
+    }
+
+    /// Writes a truncated answer without records, which tells the client to ask over TCP (RFC 7766, section 5). Where there
+    /// is an answer, its flags are kept, and of its OPT all but the options, if the client speaks EDNS.
+    pub fn emit_truncated(&self, message: &[u8], answer: Option<&[u8]>, out: &mut Vec<u8>) {
+        let Some(answer) = answer.filter(|answer| answer.len() >= HEADER_BYTES) else {
+            self.emit_error(message, NOERROR, out);
+            if let Some(flags) = out.get_mut(2) {
+                *flags |= TC;
+            }
+            return;
+        };
+        let opt = if self.has_edns() { opt_of(answer) } else { None };
+        self.emit(message, [answer[2] | QR | TC, answer[3]], opt, out);
+    }
+
+    fn emit(&self, message: &[u8], flags: [u8; 2], opt: Option<OptFields>, out: &mut Vec<u8>) {
+        out.clear();
+        out.extend_from_slice(message.get(..2).unwrap_or(&[0; 2]));
+        out.extend_from_slice(&flags);
+        out.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, u8::from(opt.is_some())]);
+        out.extend_from_slice(self.question(message));
+        if let Some(opt) = opt {
+            emit_opt(opt, out);
+        }
+    }
+}
+
+/// The flags of an answer of ours: opcode, RD and CD are the question's (RFC 1035, section 4.1.1; RFC 4035, section 3.2.2).
+fn flags_of(message: &[u8], rcode: u8) -> [u8; 2] {
+    let high = message.get(2).map_or(0, |high| high & (OPCODE | RD));
+    let low = message.get(3).map_or(0, |low| low & CD);
+    [QR | high, low | rcode]
+}
+
+fn emit_opt(opt: OptFields, out: &mut Vec<u8>) {
+    out.push(0);
+    out.extend_from_slice(&TYPE_OPT.to_be_bytes());
+    out.extend_from_slice(&opt.size.to_be_bytes());
+    // The version is 0, and DO of the question is in the answer, too (RFC 3225, section 3).
+    out.extend_from_slice(&[opt.rcode_high, 0, if opt.is_dnssec_ok { 0x80 } else { 0 }, 0, 0, 0]);
+}
+
+/// What the OPT of a message says, as far as the message can be read.
+fn opt_of(message: &[u8]) -> Option<OptFields> {
+    let records = Records::new(message, question_end(message)?);
+    let opt = records.map_while(Result::ok).find(Record::is_opt_in_place)?;
+    Some(OptFields {
+        size: number_at(message, opt.fixed + 2)?,
+        rcode_high: *message.get(opt.ttl_at())?,
+        is_dnssec_ok: *message.get(opt.ttl_at() + 2)? & 0x80 != 0,
+    })
+}
+
+/// Writes FORMERR to a message that could not be read: a header alone, for nothing else of it can be trusted. Nothing is
+/// written to what is shorter than a header.
+pub fn emit_formerr(message: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    let Some(header) = message.get(..HEADER_BYTES) else { return };
+    out.extend_from_slice(&header[..2]);
+    out.extend_from_slice(&flags_of(message, FORMERR));
+    out.resize(HEADER_BYTES, 0);
+}
+
+/// Writes a question of ours for a name in wire form, of class IN, with RD and an OPT.
+pub fn emit_query(id: u16, name: &[u8], qtype: u16, out: &mut Vec<u8>) {
+    out.clear();
+    out.extend_from_slice(&id.to_be_bytes());
+    out.extend_from_slice(&[RD, 0, 0, 1, 0, 0, 0, 0, 0, 1]);
+    out.extend_from_slice(name);
+    out.extend_from_slice(&qtype.to_be_bytes());
+    out.extend_from_slice(&CLASS_IN.to_be_bytes());
+    emit_opt(OptFields { size: UDP_BYTES_OURS, rcode_high: 0, is_dnssec_ok: false }, out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{opt, sample, with_records};
+    use super::super::{is_truncated, parse_name, rcode};
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_what_it_must_of_the_question() {
+        let check = |message: &[u8], code: u8, header: [u8; 4], edns: Option<Vec<u8>>| {
+            let mut out = b"before".to_vec();
+            let query = Query::parse(message).unwrap();
+            query.emit_error(message, code, &mut out);
+            let counts = [0, 1, 0, 0, 0, 0, 0, u8::from(edns.is_some())];
+            let expected =
+                [&header, &counts[..], query.question(message), &edns.unwrap_or_default()].concat();
+            assert_eq!(out, expected);
+            assert!(query.is_answered_by(message, &out));
+        };
+        check(&sample("question"), 5, [0x12, 0x34, 0x81, 5], None);
+        check(&sample("question"), 16, [0x12, 0x34, 0x81, 2], None);
+        check(&sample("update"), 4, [0x12, 0x34, 0xa8, 4], None);
+        check(&sample("question_edns"), 2, [0x12, 0x34, 0x81, 2], Some(opt(1232, 0x8000, &[])));
+        check(&sample("question_subnet"), 16, [0x12, 0x34, 0x81, 0], Some(opt(1232, 0x0100_0000, &[])));
+        let mut odd = sample("question");
+        // AA, TC, RA, Z and AD mean nothing in a question; CD comes back.
+        (odd[2], odd[3]) = (0x07, 0xff);
+        check(&odd, 2, [0x12, 0x34, 0x81, 0x12], None);
+    }
+
+    #[test]
+    fn a_truncated_answer_has_no_records() {
+        let check = |question: &str, answer: Option<&[u8]>, header: [u8; 4], edns: Option<Vec<u8>>| {
+            let message = sample(question);
+            let mut out = b"before".to_vec();
+            let query = Query::parse(&message).unwrap();
+            query.emit_truncated(&message, answer, &mut out);
+            let counts = [0, 1, 0, 0, 0, 0, 0, u8::from(edns.is_some())];
+            let expected =
+                [&header, &counts[..], query.question(&message), &edns.unwrap_or_default()].concat();
+            assert_eq!(out, expected);
+            assert!(is_truncated(&out) && query.is_answered_by(&message, &out));
+        };
+        let with = |ttl, options: &[u8]| with_records(sample("answer"), 3, &[opt(4000, ttl, options)]);
+        check("question", None, [0x12, 0x34, 0x83, 0], None);
+        check("question_edns", None, [0x12, 0x34, 0x83, 0], Some(opt(1232, 0x8000, &[])));
+        check("question", Some(&sample("answer")), [0x12, 0x34, 0x83, 0x80], None);
+        check("question", Some(&with(0, &[])), [0x12, 0x34, 0x83, 0x80], None);
+        check("question_edns", Some(&sample("answer")), [0x12, 0x34, 0x83, 0x80], None);
+        let edns = Some(opt(4000, 0x0100_8000, &[]));
+        check("question_edns", Some(&with(0x0100_8000, &[0, 3, 0, 0])), [0x12, 0x34, 0x83, 0x80], edns);
+        check("question_edns", Some(&sample("nxdomain")[..40]), [0x12, 0x34, 0x83, 0x83], None);
+        check("question", Some(&[0; 5]), [0x12, 0x34, 0x83, 0], None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_gets_a_header() {
+        let check = |message: &[u8], expected: &[u8]| {
+            let mut out = b"before".to_vec();
+            emit_formerr(message, &mut out);
+            assert_eq!(out, expected);
+        };
+        check(&sample("update")[..20], &[0x12, 0x34, 0xa8, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+        check(&[1, 2, 0x07, 0xff, 9, 9, 9, 9, 9, 9, 9, 9], &[1, 2, 0x81, 0x11, 0, 0, 0, 0, 0, 0, 0, 0]);
+        check(&[7; 11], &[]);
+    }
+
+    #[test]
+    fn a_question_of_ours_is_one() {
+        let (name, mut out) = (parse_name("a.root-servers.net.").unwrap(), Vec::new());
+        emit_query(0x1234, &name, 28, &mut out);
+        let query = Query::parse(&out).unwrap();
+        assert_eq!(
+            (query.qtype(), query.qclass(), query.udp_size(), query.name(&out)),
+            (28, 1, 1232, &name[..])
+        );
+        assert_eq!((super::super::id(&out), rcode(&out), out[2]), (0x1234, NOERROR, RD));
+    }
+}

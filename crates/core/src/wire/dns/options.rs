@@ -1,0 +1,214 @@
+//! The options of an OPT record (RFC 6891, section 6.1.2), and how some are taken out of a message.
+
+use super::number_at;
+use super::record::{Record, Records, pointer, question_end, skip_name};
+use std::ops::Range;
+
+/// The client's network (RFC 7871, section 6).
+pub(super) const SUBNET: u16 = 8;
+/// A cookie (RFC 7873, section 4).
+pub(super) const COOKIE: u16 = 10;
+/// Padding (RFC 7830, section 3).
+pub(super) const PADDING: u16 = 12;
+/// Code and length.
+pub(super) const OPTION_HEAD: usize = 4;
+
+/// An option, and where it is in its message.
+pub(super) struct EdnsOption {
+    pub(super) code: u16,
+    pub(super) place: Range<usize>,
+}
+
+/// The options of an OPT; a `None` among them is the last: they do not fill the record.
+pub(super) fn all(message: &[u8], opt: &Record) -> impl Iterator<Item = Option<EdnsOption>> {
+    let (mut at, end) = (opt.data_at(), opt.end);
+    std::iter::from_fn(move || {
+        if at >= end {
+            return None;
+        }
+        let option = read(&message[..end], at);
+        at = option.as_ref().map_or(end, |option| option.place.end);
+        Some(option)
+    })
+}
+
+fn read(message: &[u8], at: usize) -> Option<EdnsOption> {
+    let code = number_at(message, at)?;
+    let length = number_at(message, at + 2)?;
+    let end = at + OPTION_HEAD + usize::from(length);
+    (end <= message.len()).then_some(EdnsOption { code, place: at..end })
+}
+
+/// The one OPT of a message whose records fill it, what it has after that, and nothing where it is signed.
+struct Found {
+    opt: Record,
+    /// Places of pointers that point at what comes after the OPT, and so move with it.
+    pointers: Vec<usize>,
+}
+
+fn find(message: &[u8]) -> Option<Found> {
+    let mut records = Records::new(message, question_end(message)?);
+    let mut found: Option<Found> = None;
+    for record in records.by_ref() {
+        let record = record.ok()?;
+        if record.is_signature(message) {
+            return None;
+        }
+        match &mut found {
+            None if record.is_opt_in_place() => found = Some(Found { opt: record, pointers: Vec::new() }),
+            None => {}
+            Some(found) => note_pointers(message, &record, found)?,
+        }
+    }
+    if records.at() == message.len() { found } else { None }
+}
+
+/// Notes the pointers in a record after the OPT; none if one points into the OPT, or its data are malformed.
+fn note_pointers(message: &[u8], record: &Record, found: &mut Found) -> Option<()> {
+    note_pointer(message, record.at, found)?;
+    let Some((mut at, count)) = names_in_data(record) else { return Some(()) };
+    for _ in 0..count {
+        note_pointer(message, at, found)?;
+        at = skip_name(&message[..record.end], at)?;
+    }
+    Some(())
+}
+
+fn note_pointer(message: &[u8], at: usize, found: &mut Found) -> Option<()> {
+    let Some((place, target)) = pointer(message, at) else { return Some(()) };
+    if (found.opt.at..found.opt.end).contains(&target) {
+        return None;
+    }
+    if target >= found.opt.end {
+        found.pointers.push(place);
+    }
+    Some(())
+}
+
+/// Where names begin in the data of a record, and how many. Names elsewhere are never compressed (RFC 3597, section 4).
+fn names_in_data(record: &Record) -> Option<(usize, usize)> {
+    let (skipped, count) = match record.rtype {
+        // NS, MD, MF, CNAME, MB, MG, MR, PTR, DNAME.
+        2..=5 | 7..=9 | 12 | 39 => (0, 1),
+        // SOA, MINFO, RP.
+        6 | 14 | 17 => (0, 2),
+        // MX, AFSDB, RT, KX; PX; SIG; SRV.
+        15 | 18 | 21 | 36 => (2, 1),
+        26 => (2, 2),
+        24 => (18, 1),
+        33 => (6, 1),
+        _ => return None,
+    };
+    Some((record.data_at() + skipped, count))
+}
+
+/// Takes out of the OPT of a message the options whose code is not to be kept. False, and the message is as it was, where
+/// that cannot be done: it does not walk, has no OPT, or is signed.
+pub(crate) fn retain_options(message: &mut Vec<u8>, keep: impl Fn(u16) -> bool) -> bool {
+    let Some(found) = find(message) else { return false };
+    let Some(options) = all(message, &found.opt).collect::<Option<Vec<_>>>() else { return false };
+    let mut end = found.opt.data_at();
+    for option in options.into_iter().filter(|option| keep(option.code)) {
+        let length = option.place.len();
+        message.copy_within(option.place, end);
+        end += length;
+    }
+    let length = (end - found.opt.data_at()) as u16;
+    message[found.opt.data_at() - 2..found.opt.data_at()].copy_from_slice(&length.to_be_bytes());
+    cut(message, end..found.opt.end, &found.pointers);
+    true
+}
+
+/// Takes the OPT out of a message, and says what the high part of its rcode was. None, and the message is as it was, where
+/// that cannot be done.
+pub(super) fn remove_opt(message: &mut Vec<u8>) -> Option<u8> {
+    let Found { opt, pointers } = find(message)?;
+    let rcode_high = message[opt.ttl_at()];
+    let count = number_at(message, 10)?.saturating_sub(1);
+    message[10..12].copy_from_slice(&count.to_be_bytes());
+    cut(message, opt.at..opt.end, &pointers);
+    Some(rcode_high)
+}
+
+/// Takes bytes out, and turns the pointers that point beyond them.
+fn cut(message: &mut Vec<u8>, range: Range<usize>, pointers: &[usize]) {
+    for &place in pointers {
+        if let Some(pointer) = number_at(message, place) {
+            // It points beyond the range, so that more than the length of that is in its lower bits.
+            let turned = pointer - range.len() as u16;
+            message[place..place + 2].copy_from_slice(&turned.to_be_bytes());
+        }
+    }
+    message.drain(range);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{opt, record, sample, with_records};
+    use super::*;
+
+    const OPTIONS: &[u8] = &[0, 10, 0, 2, 7, 7, 0, 8, 0, 1, 9, 0, 12, 0, 0, 0, 8, 0, 0];
+
+    /// An answer with an OPT amid records whose names point everywhere before them.
+    fn answer(edns: &[u8]) -> Vec<u8> {
+        let mut message = sample("answer");
+        message = with_records(message, 3, &[record(&[2, b'n', b's', 0xc0, 16], 1, 1, 60, &[1; 4])]);
+        if !edns.is_empty() {
+            message = with_records(message, 3, &[edns.to_vec()]);
+        }
+        let named = message.len() as u16 | 0xc000;
+        message = with_records(message, 3, &[record(&[1, b'a', 0xc0, 16], 1, 1, 60, &[2; 4])]);
+        let [high, low] = named.to_be_bytes();
+        let data = [&[0, 5, 1, b'b', high, low][..], &[high, low], &[0xc0, 12, high, low]];
+        message = with_records(message, 3, &[record(&[high, low], 15, 1, 60, data[0])]);
+        message = with_records(message, 3, &[record(&[0xc0, 12], 2, 1, 60, data[1])]);
+        with_records(message, 3, &[record(&[0xc0, 12], 6, 1, 60, &[data[2], &[0; 20]].concat())])
+    }
+
+    #[test]
+    fn an_opt_amid_others_is_taken_out() {
+        let mut message = answer(&opt(1232, 0x0700_0000, OPTIONS));
+        assert_eq!(remove_opt(&mut message), Some(7));
+        assert_eq!(message, answer(&[]));
+        assert_eq!(remove_opt(&mut message), None);
+        assert_eq!(message, answer(&[]), "there is none");
+    }
+
+    #[test]
+    fn options_are_taken_out_by_code() {
+        let check = |kept: &[u16], expected: &[u8]| {
+            let mut message = answer(&opt(1232, 0x8000, OPTIONS));
+            assert!(retain_options(&mut message, |code| kept.contains(&code)));
+            assert_eq!(message, answer(&opt(1232, 0x8000, expected)));
+        };
+        check(&[8, 10, 12], OPTIONS);
+        check(&[10, 12], &[0, 10, 0, 2, 7, 7, 0, 12, 0, 0]);
+        check(&[8], &[0, 8, 0, 1, 9, 0, 8, 0, 0]);
+        check(&[12], &[0, 12, 0, 0]);
+        check(&[], &[]);
+    }
+
+    #[test]
+    fn what_cannot_be_changed_stays() {
+        let check = |message: Vec<u8>| {
+            let mut changed = message.clone();
+            assert!(!retain_options(&mut changed, |_| false));
+            assert_eq!(remove_opt(&mut changed), None);
+            assert_eq!(changed, message);
+        };
+        let edns = opt(1232, 0, OPTIONS);
+        let with = |records: &[Vec<u8>]| with_records(sample("answer"), 3, records);
+        let tsig = record(&[1, b'k', 0], 250, 255, 0, &[0; 16]);
+        check(with(&[edns.clone(), tsig.clone()]));
+        check(with(&[tsig, edns.clone()]));
+        check([&with(std::slice::from_ref(&edns))[..], &[0]].concat());
+        let length = with(std::slice::from_ref(&edns)).len();
+        check(with(std::slice::from_ref(&edns))[..length - 1].to_vec());
+        // A name that points at the root in the OPT, and data that end amid a name.
+        let [high, low] = (sample("answer").len() as u16 | 0xc000).to_be_bytes();
+        check(with(&[edns.clone(), record(&[high, low], 1, 1, 60, &[1; 4])]));
+        check(with(&[edns, record(&[0], 2, 1, 60, &[3, b'a'])]));
+        check(sample("answer"));
+        check(vec![]);
+    }
+}

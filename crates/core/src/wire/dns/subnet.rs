@@ -1,0 +1,183 @@
+//! The client's network, told to servers on demand (RFC 7871), and taken out of their answers again: the client did not ask
+//! for it.
+
+use super::options::{OPTION_HEAD, SUBNET, remove_opt, retain_options};
+use super::{MESSAGE_BYTES_MAX, OPCODE_QUERY, Query, RCODE, SERVFAIL, TYPE_OPT, UDP_BYTES, number_at};
+use crate::dns::network;
+use std::net::IpAddr;
+
+/// An OPT without options.
+const OPT_BYTES: usize = 11;
+/// Family, the two lengths, and the longest address.
+const SUBNET_BYTES_MAX: usize = OPTION_HEAD + 4 + 16;
+
+/// What a question got by [`Query::with_client_subnet`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// A whole OPT, for it had none.
+    Record,
+    /// An option in the OPT that it had.
+    Option,
+}
+
+impl Query {
+    /// Writes the message with the first `bits` of the client's address added (RFC 7871, section 6) to `out`. None, and `out`
+    /// as it was, where the message is passed on as it is: it has such an option already (section 7.1.1 would let us change
+    /// it; we do not), is no query, is signed, speaks an EDNS that we do not know, or would be too long.
+    pub fn with_client_subnet(
+        &self,
+        message: &[u8],
+        client: IpAddr,
+        bits: u8,
+        out: &mut Vec<u8>,
+    ) -> Option<Added> {
+        if self.is_signed || self.opcode != OPCODE_QUERY {
+            return None;
+        }
+        let mut buffer = [0; SUBNET_BYTES_MAX];
+        let option = write_option(client, bits, &mut buffer);
+        if message.len() + OPT_BYTES + option.len() > MESSAGE_BYTES_MAX {
+            return None;
+        }
+        match self.opt {
+            None => add_record(message, option, out),
+            // Nothing comes after the OPT, so that no pointer needs to be turned.
+            Some(opt) if usize::from(opt.end) == message.len() && opt.version == 0 && !opt.has_subnet => {
+                add_option(message, usize::from(opt.at), option, out)
+            }
+            Some(_) => None,
+        }
+    }
+}
+
+/// Writes the option: code, length, family, source and scope prefix length, and as much of the address as that takes.
+fn write_option(client: IpAddr, bits: u8, buffer: &mut [u8; SUBNET_BYTES_MAX]) -> &[u8] {
+    let client = client.to_canonical();
+    let (family, bits) = match client {
+        IpAddr::V4(_) => (1, bits.min(32)),
+        IpAddr::V6(_) => (2, bits.min(128)),
+    };
+    // Bits beyond the prefix are zero, and bytes beyond it are left out (section 6).
+    let bytes = usize::from(bits).div_ceil(8);
+    match network(client, bits, bits) {
+        IpAddr::V4(address) => buffer[8..12].copy_from_slice(&address.octets()),
+        IpAddr::V6(address) => buffer[8..24].copy_from_slice(&address.octets()),
+    }
+    let [high, low] = SUBNET.to_be_bytes();
+    buffer[..8].copy_from_slice(&[high, low, 0, 4 + bytes as u8, 0, family, bits, 0]);
+    &buffer[..8 + bytes]
+}
+
+fn add_record(message: &[u8], option: &[u8], out: &mut Vec<u8>) -> Option<Added> {
+    let count = number_at(message, 10)?.checked_add(1)?;
+    out.clear();
+    out.extend_from_slice(message);
+    out[10..12].copy_from_slice(&count.to_be_bytes());
+    out.push(0);
+    out.extend_from_slice(&TYPE_OPT.to_be_bytes());
+    // The client takes no more than this, as it did not say otherwise.
+    out.extend_from_slice(&(UDP_BYTES as u16).to_be_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&(option.len() as u16).to_be_bytes());
+    out.extend_from_slice(option);
+    Some(Added::Record)
+}
+
+fn add_option(message: &[u8], opt: usize, option: &[u8], out: &mut Vec<u8>) -> Option<Added> {
+    let length_at = opt + OPT_BYTES - 2;
+    let length = number_at(message, length_at)?.checked_add(option.len() as u16)?;
+    out.clear();
+    out.extend_from_slice(message);
+    out[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(option);
+    Some(Added::Option)
+}
+
+/// Takes out of an answer what its question got by [`Query::with_client_subnet`]. An answer that it cannot be taken out of
+/// stays as it is: it does not walk, has none of it, or is signed.
+pub fn strip(answer: &mut Vec<u8>, added: Added) {
+    match added {
+        Added::Option => {
+            retain_options(answer, |code| code != SUBNET);
+        }
+        Added::Record => {
+            // Without the OPT the low part of an extended rcode would mean something else (RFC 6891, section 6.1.3).
+            if remove_opt(answer).is_some_and(|rcode_high| rcode_high != 0) {
+                answer[3] = answer[3] & !RCODE | SERVFAIL;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{opt, record, sample, with_records};
+    use super::*;
+
+    fn add(message: &[u8], client: &str, bits: u8) -> Option<(Added, Vec<u8>)> {
+        let mut out = b"before".to_vec();
+        let query = Query::parse(message).unwrap();
+        let added = query.with_client_subnet(message, client.parse().unwrap(), bits, &mut out);
+        if added.is_none() {
+            assert_eq!(out, b"before");
+        }
+        added.map(|added| (added, out))
+    }
+
+    #[test]
+    fn a_network_is_added_as_an_opt_or_to_it() {
+        let check = |client: &str, bits, option: &[u8]| {
+            let expected = with_records(sample("question"), 3, &[opt(512, 0, option)]);
+            assert_eq!(add(&sample("question"), client, bits), Some((Added::Record, expected)));
+            let with = |options: &[u8]| with_records(sample("question"), 3, &[opt(4096, 0x8000, options)]);
+            let cookie = [0, 10, 0, 1, 7];
+            let expected = with(&[&cookie, option].concat());
+            assert_eq!(add(&with(&cookie), client, bits), Some((Added::Option, expected)));
+        };
+        check("192.0.2.77", 24, &[0, 8, 0, 7, 0, 1, 24, 0, 192, 0, 2]);
+        check("::ffff:192.0.2.77", 24, &[0, 8, 0, 7, 0, 1, 24, 0, 192, 0, 2]);
+        check("192.0.255.77", 20, &[0, 8, 0, 7, 0, 1, 20, 0, 192, 0, 240]);
+        check("192.0.2.77", 99, &[0, 8, 0, 8, 0, 1, 32, 0, 192, 0, 2, 77]);
+        check("192.0.2.77", 0, &[0, 8, 0, 4, 0, 1, 0, 0]);
+        check("2001:db8:1:2ff::1", 56, &[0, 8, 0, 11, 0, 2, 56, 0, 32, 1, 13, 184, 0, 1, 2]);
+        let all = [&[0, 8, 0, 20, 0, 2, 128, 0, 32, 1, 13, 184][..], &[0; 11], &[1]].concat();
+        check("2001:db8::1", 255, &all);
+    }
+
+    #[test]
+    fn what_is_passed_on_as_it_is() {
+        let check = |message: &[u8]| assert_eq!(add(message, "192.0.2.1", 24), None);
+        ["question_subnet", "question_tsig", "update", "notify"]
+            .into_iter()
+            .for_each(|name| check(&sample(name)));
+        let with = |records: &[Vec<u8>]| with_records(sample("question"), 3, records);
+        check(&with(&[opt(1232, 0x1_0000, &[])]));
+        check(&with(&[opt(1232, 0, &[]), record(&[0], 16, 1, 0, &[])]));
+        let long = with(&[record(&[0], 16, 1, 0, &[0; 65_470])]);
+        assert!(Query::parse(&long).is_ok());
+        check(&long);
+        let just = with(&[record(&[0], 16, 1, 0, &[0; 65_469])]);
+        assert_eq!(add(&just, "192.0.2.1", 24).unwrap().1.len(), MESSAGE_BYTES_MAX);
+    }
+
+    #[test]
+    fn what_was_added_is_taken_out_of_the_answer() {
+        let check = |answer: Vec<u8>, added, expected: Vec<u8>| {
+            let mut stripped = answer;
+            strip(&mut stripped, added);
+            assert_eq!(stripped, expected);
+        };
+        let with = |ttl, options: &[u8]| with_records(sample("answer"), 3, &[opt(1232, ttl, options)]);
+        let (cookie, subnet) = ([0, 10, 0, 1, 7], [0, 8, 0, 7, 0, 1, 24, 16, 192, 0, 2]);
+        check(with(0, &subnet), Added::Record, sample("answer"));
+        check(with(0, &[&subnet[..], &cookie].concat()), Added::Option, with(0, &cookie));
+        check(with(0, &[&cookie, &subnet[..]].concat()), Added::Option, with(0, &cookie));
+        check(with(0, &cookie), Added::Option, with(0, &cookie));
+        check(sample("answer"), Added::Record, sample("answer"));
+        check(sample("answer"), Added::Option, sample("answer"));
+        let mut failed = sample("answer");
+        failed[3] |= SERVFAIL;
+        check(with(0x100_0000, &subnet), Added::Record, failed);
+        check(sample("question_tsig"), Added::Record, sample("question_tsig"));
+    }
+}

@@ -1,0 +1,59 @@
+//! Whatever a client asks and a server answers: what is made of it is well-formed, fits, and is an answer to that question;
+//! what is added to a question comes out again.
+#![no_main]
+
+use evener_core::wire::dns::{self, Added, Query};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: (u8, &[u8], &[u8])| {
+    let (bits, message, answer) = input;
+    let mut out = Vec::new();
+    for added in [Added::Record, Added::Option] {
+        let mut stripped = answer.to_vec();
+        dns::strip(&mut stripped, added);
+        assert!(stripped.len() <= answer.len());
+    }
+    dns::emit_formerr(message, &mut out);
+    assert_eq!(out.len(), if message.len() < 12 { 0 } else { 12 });
+    let Ok(query) = Query::parse(message) else { return };
+    assert_eq!(query.question(message).len(), query.name(message).len() + 4);
+    assert!(query.name(message).len() <= dns::NAME_BYTES_MAX && query.udp_size() >= dns::UDP_BYTES);
+    assert!(!query.is_answered_by(message, message));
+
+    query.emit_error(message, bits, &mut out);
+    assert!(out.len() <= dns::UDP_BYTES && query.is_answered_by(message, &out));
+    for answer in [None, Some(answer)] {
+        query.emit_truncated(message, answer, &mut out);
+        assert!(out.len() <= dns::UDP_BYTES && dns::is_truncated(&out));
+        // Its flags are those of the answer, which the question was compared with before.
+        if answer.is_none_or(|answer| query.is_answered_by(message, answer)) {
+            assert!(query.is_answered_by(message, &out));
+        }
+    }
+
+    let (mut key, mut other) = (Vec::new(), Vec::new());
+    if query.cache_key(message, &mut key) {
+        let lower = message.to_ascii_lowercase();
+        let name = query.name(&lower);
+        assert!(key.starts_with(name) && key.len() == name.len() + 5);
+        // What a key is made of makes the same key.
+        out.clear();
+        out.extend_from_slice(&message[..12]);
+        out[6..12].fill(0);
+        out.extend_from_slice(query.question(message));
+        let plain = Query::parse(&out).expect("a question without records");
+        assert!(plain.cache_key(&out, &mut other) && other[..other.len() - 1] == key[..key.len() - 1]);
+    }
+
+    let client = if bits & 1 == 0 { [192, 0, 2, bits].into() } else { [0x2001, 0xdb8, 0, 7, 0, 0, 0, 1].into() };
+    let Some(added) = query.with_client_subnet(message, client, bits, &mut out) else { return };
+    assert!(out.len() > message.len() && out.len() <= dns::MESSAGE_BYTES_MAX);
+    let with = Query::parse(&out).expect("a question still");
+    assert!(with.has_edns() && with.question(&out) == query.question(message));
+    assert!(with.with_client_subnet(&out, client, bits, &mut other).is_none(), "once is enough");
+    // Both as if they were answers.
+    out[2] |= 0x80;
+    dns::strip(&mut out, added);
+    out[2] &= 0x7f;
+    assert_eq!(out, message);
+});
