@@ -1,14 +1,29 @@
--- DNS over UDP and over TCP, to the same resolvers. Each client keeps its flow; a resolver that dies loses its flows at
--- once.
+-- DNS over UDP and TCP: a resolver is chosen for each question, answers are kept, and given longer while no resolver answers.
+-- Try it: evener run examples/dns.lua, then dig @127.0.0.1 -p 5300 example.org
 
 local resolvers = pool "resolvers" {
   "127.0.0.1:5301",
   "127.0.0.1:5302",
 
-  policy = "hash",
-  -- A question for the root's name servers, as bytes: ID 1, recursion desired, one question.
-  check = check.udp { send = "\0\1\1\0\0\1\0\0\0\0\0\0\0\0\2\0\1", expect = "\0\1", every = "1s" },
+  policy = "least_outstanding",
+  check = check.dns { name = "a.root-servers.net.", type = "A", rcode = "NOERROR", every = "1s" },
 }
 
-service "dns-udp" { listen = "127.0.0.1:5300", protocol = "udp", pool = resolvers, idle_timeout = "5s" }
-service "dns-tcp" { listen = "127.0.0.1:5300", pool = resolvers, idle_timeout = "10s" }
+service "dns" {
+  listen = { "127.0.0.1:5300", "[::1]:5300" },
+  protocol = "dns",
+  pool = resolvers,
+  dns = {
+    query_timeout = "1s",
+    cache = { entries = 10000, bytes = "16MiB", stale = "1h" },
+    rate_limit = { rate = "100/s", slip = 2 },
+  },
+}
+
+-- Each client stays with one of the servers that come and go as sockets in a directory, as mname-balancer has it.
+service "binder" {
+  listen = "127.0.0.1:5310",
+  protocol = "dns",
+  discover = { mname = "/var/run/binder/sockets" },
+  sticky = { ttl = "300s", failback = true, rebalance = "15s" },
+}

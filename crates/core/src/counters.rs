@@ -83,7 +83,7 @@ counters! {
         tls_failed,
         /// Clients closed because too many handshakes were under way.
         tls_refused,
-        /// Requests of HTTP.
+        /// Requests of HTTP, or questions of DNS.
         requests,
         /// Requests that were malformed, ambiguous or beyond the limits.
         requests_bad,
@@ -129,6 +129,24 @@ counters! {
         drop_no_socket,
         /// Datagrams dropped: their PROXY header is missing or malformed.
         drop_greeting,
+        /// Datagrams dropped: they are no question of DNS (too short, or an answer).
+        drop_no_question,
+        /// Datagrams dropped: too many questions are under way.
+        drop_outstanding,
+        /// Datagrams dropped: the servers left cannot take them (size, address, a stuck connection).
+        drop_untakable,
+        /// Questions of DNS that were answered FORMERR: malformed, or not one of them.
+        formerr,
+        /// Answers of DNS that were cut to what the client takes over UDP; it asks again over TCP.
+        truncated,
+        /// Questions of DNS beyond the rate of their network that got a truncated answer or none.
+        rate_limited,
+        /// Questions of DNS that a kept answer served.
+        cache_hits,
+        /// Questions of DNS for which none was there.
+        cache_misses,
+        /// Questions of DNS that an expired answer served, because no server did.
+        cache_stale,
         /// Datagrams dropped: larger than the way to the server, or a local rule forbids them.
         drop_unsendable,
     }
@@ -157,7 +175,7 @@ counters! {
         connect_errors,
         /// Connections that it reset.
         resets,
-        /// Requests of HTTP sent to it.
+        /// Requests of HTTP, or questions of DNS, sent to it.
         requests,
         /// Answers that it began.
         answers,
@@ -165,10 +183,16 @@ counters! {
         answers_5xx,
         /// Answers that did not begin in time.
         answer_timeouts,
-        /// Answers that were malformed or broke off.
+        /// Answers that were malformed, broke off, or were to no question that was asked.
         answers_bad,
         /// Handshakes of TLS with it that failed.
         tls_failed,
+        /// Standing connections with it (mname) that were agreed on.
+        sessions,
+        /// Those of them that ended by a fault.
+        session_faults,
+        /// Datagrams not given to it because its connection was stuck.
+        drop_stuck,
     }
 }
 

@@ -110,7 +110,7 @@ fn pools((old, new): (Option<&PoolSpec>, Option<&PoolSpec>), changes: &mut Vec<C
         }
         (Some(old), Some(new)) => {
             let fields = differing!(old, new, policy as "policy", sticky as "sticky", check as "check",
-                passive as "passive", failover as "failover", slow_start as "slow_start", tls as "tls", send_proxy as "send_proxy");
+                passive as "passive", failover as "failover", slow_start as "slow_start", tls as "tls", send_proxy as "send_proxy", discover as "discover");
             set(fields, subject(new), changes);
             pair(&old.servers, &new.servers, |server| &server.name, |pair| servers(&new.name, pair, changes));
         }
@@ -128,7 +128,7 @@ fn servers(
         (Some(old), None) => changes.push(change(Action::Remove, subject(old))),
         (None, Some(new)) => changes.push(change(Action::Add, subject(new))),
         (Some(old), Some(new)) => {
-            let fields = differing!(old, new, endpoint as "address", weight as "weight", tier as "tier",
+            let fields = differing!(old, new, endpoint as "address", dialect as "mname", weight as "weight", tier as "tier",
                 limits.soft as "max", limits.hard as "hard", acl as "acl", state as "state");
             set(fields, subject(new), changes);
         }
@@ -144,7 +144,7 @@ fn services((old, new): (Option<&ServiceSpec>, Option<&ServiceSpec>), changes: &
         (Some(old), Some(new)) => {
             let fields = differing!(old, new, protocol as "protocol", pool as "pool", routes as "routes",
                 acl as "acl", denied as "denied", throttle as "per_client", exceeded as "exceeded",
-                proxy_from as "proxy_from", tls as "tls", http as "http",
+                proxy_from as "proxy_from", tls as "tls", http as "http", dns as "dns",
                 options.connections_max as "connections_max", options.flows_max as "flows_max",
                 options.connect_timeout as "connect_timeout", options.idle_timeout as "idle_timeout",
                 options.backlog as "backlog", options.nodelay as "nodelay", options.keepalive as "keepalive",

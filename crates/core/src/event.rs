@@ -70,9 +70,11 @@ events! {
     Info "listening" Listening { service: Arc<str>, protocol: &'static str, address: String }
     /// A service takes no more clients at an address.
     Info "listener_closed" ListenerClosed { service: Arc<str>, address: String }
-    /// A server came with the configuration.
+    /// A directory where servers are to be found has something wrong with it; what was found stays.
+    Warn "discovery_failed" DiscoveryFailed { directory: String, problem: String }
+    /// A server came with the configuration, or was found.
     Info "server_added" ServerAdded { pool: Arc<str>, server: Arc<str> }
-    /// A server left with the configuration.
+    /// A server left with the configuration, or is no longer found.
     Info "server_removed" ServerRemoved { pool: Arc<str>, server: Arc<str> }
     /// A server is used again.
     Info "server_up" ServerUp { pool: Arc<str>, server: Arc<str> }
@@ -80,12 +82,16 @@ events! {
     Warn "server_down" ServerDown { pool: Arc<str>, server: Arc<str>, reason: String }
     /// The operator wants something else of a server.
     Info "server_state" ServerState { pool: Arc<str>, server: Arc<str>, state: &'static str }
+    /// A server had many more clients than others: some are chosen for anew.
+    Info "clients_rebalanced" ClientsRebalanced { pool: Arc<str>, server: Arc<str>, clients: usize }
     /// No server of a pool is usable.
     Error "pool_down" PoolDown { pool: Arc<str> }
     /// A pool that had no usable server has one.
     Info "pool_up" PoolUp { pool: Arc<str> }
     /// A probe failed; the verdict may stand.
     Debug "probe_failed" ProbeFailed { pool: Arc<str>, server: Arc<str>, reason: String }
+    /// A connection that has to stand with a server does not, or ended.
+    Debug "session_failed" SessionFailed { pool: Arc<str>, server: Arc<str>, reason: String }
     /// Traffic could not reach a server.
     Debug "connect_failed" ConnectFailed { pool: Arc<str>, server: Arc<str>, reason: &'static str }
     /// Clients got no server; at most once a second a service.

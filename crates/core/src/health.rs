@@ -28,6 +28,8 @@ pub enum Failure {
     Unreachable,
     /// TLS with it failed.
     Tls,
+    /// It was asked, and said nothing at all in time.
+    Silent,
 }
 
 impl Failure {
@@ -39,6 +41,7 @@ impl Failure {
             Self::Timeout => "connect timeout",
             Self::Unreachable => "unreachable",
             Self::Tls => "TLS handshake failed",
+            Self::Silent => "no answer in time",
         }
     }
 }
@@ -76,6 +79,8 @@ pub struct Health {
     out_until: Option<Time>,
     reason: Option<String>,
     next_probe: Time,
+    /// Whether the connection that has to stand with it does; `None` where none has to.
+    session: Option<Verdict>,
 }
 
 impl Health {
@@ -92,7 +97,28 @@ impl Health {
             out_until: None,
             reason: None,
             next_probe: if check.is_some() { now } else { Time::NEVER },
+            session: None,
         }
+    }
+
+    /// A server that is down as long as no connection stands with it. Probes are not for such.
+    #[must_use]
+    pub fn with_session(passive: &PassiveSpec, now: Time) -> Self {
+        let reason = Some("no connection stands with it".into());
+        Self { session: Some(Verdict::Down), reason, ..Self::new(None, passive, now) }
+    }
+
+    /// The connection that has to stand with it does, or no longer does and why.
+    pub fn on_session(&mut self, seen: Probe) -> Option<Change> {
+        let before = self.verdict();
+        match seen {
+            Probe::Pass => self.session = Some(Verdict::Up),
+            Probe::Fail(reason) => {
+                self.session = Some(Verdict::Down);
+                self.reason = Some(reason);
+            }
+        }
+        self.changed(before)
     }
 
     /// Takes on another configuration; the verdict stays. Without a check nothing could lift its verdict, so it goes.
@@ -121,13 +147,15 @@ impl Health {
     /// Whether the server is used.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        if self.out_until.is_some() { Verdict::Down } else { self.active }
+        let no_session = self.session == Some(Verdict::Down);
+        if self.out_until.is_some() || no_session { Verdict::Down } else { self.active }
     }
 
     /// Whether only real traffic took it out: as a last resort it may be tried.
     #[must_use]
     pub fn is_only_passively_down(&self) -> bool {
-        self.out_until.is_some() && self.active == Verdict::Up
+        let stands = self.session != Some(Verdict::Down);
+        self.out_until.is_some() && self.active == Verdict::Up && stands
     }
 
     /// Why it is down.

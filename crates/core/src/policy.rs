@@ -84,7 +84,11 @@ impl Table {
             Policy::Hash => {
                 Self::Names(contenders.iter().map(|c| crate::hash::of_name(c.name(), 0)).collect())
             }
-            Policy::First | Policy::LeastConn | Policy::P2c | Policy::Ewma { .. } => Self::None,
+            Policy::First
+            | Policy::LeastConn
+            | Policy::LeastOutstanding
+            | Policy::P2c
+            | Policy::Ewma { .. } => Self::None,
         }
     }
 }
@@ -116,6 +120,10 @@ pub fn choose<C: Contender>(
         (_, Table::Maglev(table)) => maglev::choose(table, draw.client, count, eligible),
         (_, Table::Names(names)) => hash::choose(contenders, names, draw.client, eligible),
         (Policy::First, _) => (0..count).find(|&at| eligible(at)),
+        (Policy::LeastOutstanding, _) => {
+            let now = draw.now;
+            least_conn::choose_soonest(contenders, now, eligible)
+        }
         (Policy::LeastConn, _) => least_conn::choose(contenders, draw.turn, eligible),
         (Policy::P2c, _) => p2c::choose(count, draw.random, eligible, |at| least_conn::load(&contenders[at])),
         (Policy::Ewma { decay }, _) => {

@@ -1,6 +1,8 @@
 //! A pool as the supervisor keeps it: servers with their health and administrative state, and the snapshots made of it.
 //! A server keeps its identity (its name in the pool) across reloads: verdict, counters, stickiness and flows stay.
 
+mod upkeep;
+
 use crate::ServerId;
 use crate::address::Target;
 use crate::event::Event;
@@ -10,13 +12,14 @@ use crate::limits::Limits;
 use crate::policy::WEIGHT_UNIT;
 use crate::random::Random;
 use crate::snapshot::{Admission, Entry, KnownOnly, PoolLive, ServerLive, Snapshot, SnapshotParts};
-use crate::spec::{AdminState, PoolSpec, ServerSpec, StickyBy};
+use crate::spec::{AdminState, CheckSpec, Dialect, PoolSpec, ServerSpec, StickyBy};
 use crate::sticky::Sticky;
 use crate::time::Time;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use upkeep::Upkeep;
 
 /// A slow start grows a share in so many steps.
 const SLOW_START_STEPS: u32 = 16;
@@ -44,6 +47,7 @@ pub struct Pool {
     next_id: u32,
     generation: u64,
     live: Arc<PoolLive>,
+    upkeep: Upkeep,
     changed: bool,
 }
 
@@ -109,6 +113,7 @@ impl Pool {
             next_id: setting.first_id,
             generation: 0,
             live: Arc::default(),
+            upkeep: Upkeep::plan(None, now),
             changed: true,
         };
         pool.apply(spec, targets, now);
@@ -145,6 +150,12 @@ impl Pool {
     #[must_use]
     pub fn remembered(&self) -> Option<usize> {
         self.live.sticky.as_ref().map(Sticky::len)
+    }
+
+    /// The table of which client has which server, if there is one.
+    #[must_use]
+    pub fn sticky(&self) -> Option<&Sticky> {
+        self.live.sticky.as_ref()
     }
 
     /// Takes on another specification. What stays keeps its identity and all that belongs to it.
@@ -186,12 +197,13 @@ impl Pool {
         if server.spec.state != server_spec.state {
             (server.state, server.state_until, server.state_since) = (server_spec.state, None, now);
         }
-        let change = if server.target == *target {
-            server.health.configure(spec.check.as_ref(), &spec.passive, now)
+        let change = if server.target == *target && server.spec.dialect == server_spec.dialect {
+            server.health.configure(check_of(spec, server_spec), &spec.passive, now)
         } else {
             let was_down = server.health.verdict() == Verdict::Down;
-            server.health = Health::new(spec.check.as_ref(), &spec.passive, now);
-            was_down.then_some(Change::Up)
+            server.health = health(spec, server_spec, now);
+            let is_up = server.health.verdict() == Verdict::Up;
+            (was_down && is_up).then_some(Change::Up)
         };
         server.spec = server_spec.clone();
         server.target = target.clone();
@@ -217,7 +229,7 @@ impl Pool {
             state: server_spec.state,
             state_until: None,
             state_since: now,
-            health: Health::new(spec.check.as_ref(), &spec.passive, now),
+            health: health(spec, server_spec, now),
             live: Arc::new(ServerLive::new(self.setting.workers)),
             since: now,
             slow_start: Some(SlowStart::at(now)),
@@ -234,6 +246,7 @@ impl Pool {
             self.live.sticky.iter().for_each(|old| fresh.adopt(old, now));
             fresh
         });
+        self.upkeep = Upkeep::plan(table, now);
         let turn = AtomicU64::new(self.live.turn.load(Ordering::Relaxed));
         self.live = Arc::new(PoolLive { turn, sticky });
     }
@@ -241,6 +254,11 @@ impl Pool {
     /// A probe of a server came back; one that left meanwhile is none of ours.
     pub fn on_probe(&mut self, now: Time, id: ServerId, seen: Probe) -> Option<Event> {
         self.change(now, id, |server| server.health.on_probe(seen))
+    }
+
+    /// The connection that has to stand with a server does, or no longer does and why.
+    pub fn on_session(&mut self, now: Time, id: ServerId, seen: Probe) -> Option<Event> {
+        self.change(now, id, |server| server.health.on_session(seen))
     }
 
     /// Real traffic could not reach a server.
@@ -301,6 +319,8 @@ impl Pool {
         }
         let stepped = self.step_slow_starts(now);
         self.changed |= stepped || !events.is_empty();
+        // Who is chosen for anew makes no other snapshot.
+        events.extend(self.look_after_sticky(now));
         events
     }
 
@@ -340,7 +360,7 @@ impl Pool {
             let alone = step.min(server.state_until.unwrap_or(Time::NEVER));
             if probed { server.health.deadline().min(alone) } else { alone }
         };
-        self.servers.iter().map(of_server).min().unwrap_or(Time::NEVER)
+        self.servers.iter().map(of_server).min().unwrap_or(Time::NEVER).min(self.upkeep.deadline())
     }
 
     /// The snapshot to publish, if anything changed since the last one.
@@ -373,6 +393,7 @@ impl Pool {
             name: server.spec.name.clone(),
             token: hash::of_name(&server.spec.name, COOKIE_SALT),
             target: server.target.clone(),
+            dialect: server.spec.dialect,
             tier: server.spec.tier,
             weight: server.spec.weight,
             share: self.share(server),
@@ -418,6 +439,18 @@ impl Pool {
             assert_eq!(server.spec, *spec);
             server.health.check_invariants();
         }
+    }
+}
+
+/// Whom the check is for: with whom a connection stands, that tells.
+fn check_of<'a>(spec: &'a PoolSpec, server: &ServerSpec) -> Option<&'a CheckSpec> {
+    spec.check.as_ref().filter(|_| server.dialect == Dialect::Plain)
+}
+
+fn health(spec: &PoolSpec, server: &ServerSpec, now: Time) -> Health {
+    match server.dialect {
+        Dialect::Plain => Health::new(spec.check.as_ref(), &spec.passive, now),
+        Dialect::Mname => Health::with_session(&spec.passive, now),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::hash;
 use crate::limits::{Known, Lease, Limits, Occupancy};
 use crate::policy::{self, Contender, Draw, Latency, Table};
 use crate::random::Random;
-use crate::spec::{Failover, Policy};
+use crate::spec::{Dialect, Failover, Policy};
 use crate::sticky::Sticky;
 use crate::time::Time;
 use std::net::IpAddr;
@@ -90,6 +90,8 @@ pub struct Entry {
     pub token: u64,
     /// Where to connect to.
     pub target: Target,
+    /// How it is spoken to.
+    pub dialect: Dialect,
     /// Its tier.
     pub tier: u8,
     /// Its weight as configured.
@@ -354,11 +356,12 @@ impl Snapshot {
         if let Some(only) = &self.only {
             return self.find_only(only, request, tried, draw);
         }
-        if let Some(server) = self.known_server(request).filter(|server| {
+        let known = self.known_servers(request).into_iter().flatten().find(|server| {
             !tried.contains(&server.id)
                 && server.takes_known(request.client)
                 && (request.stay.is_some() || !self.is_taken_above(server, request, tried))
-        }) {
+        });
+        if let Some(server) = known {
             return Some((server, Why::Sticky));
         }
         let mut draw = draw();
@@ -414,15 +417,22 @@ impl Snapshot {
             .any(|server| !tried.contains(&server.id) && server.has_room_for(request.client, Known::No))
     }
 
-    /// The server that the sticky table names for the client, if it is still in the pool.
+    /// The server that the client is known to belong to, if it is still in the pool.
     pub(crate) fn known_server(&self, request: &Request) -> Option<&Arc<Entry>> {
+        self.known_servers(request)[0]
+    }
+
+    /// The servers that the client had before, the one to prefer first: its home, and whom it has while that is out.
+    fn known_servers(&self, request: &Request) -> [Option<&Arc<Entry>>; 2] {
         if let Some(stay) = request.stay {
-            return self.server(stay);
+            return [self.server(stay), None];
         }
         if let Some(token) = request.token.filter(|_| self.cookie.is_some()) {
-            return self.entries.iter().find(|server| server.token == token);
+            return [self.entries.iter().find(|server| server.token == token), None];
         }
-        self.server(self.live.sticky.as_ref()?.lookup(request.client, request.now)?)
+        let sticky = self.live.sticky.as_ref();
+        let seat = sticky.and_then(|sticky| sticky.lookup(request.client, request.now));
+        seat.map_or([None; 2], |seat| [Some(seat.home), seat.meanwhile].map(|id| self.server(id?)))
     }
 
     /// The number of the next choice.
@@ -432,16 +442,21 @@ impl Snapshot {
 
     /// A client is with a server now: the sticky table, if there is one, remembers it.
     pub fn remember(&self, client: IpAddr, server: ServerId, now: Time) {
-        if let Some(sticky) = &self.live.sticky {
-            sticky.remember(client, server, now);
-        }
+        let Some(sticky) = &self.live.sticky else { return };
+        let tier = |id| self.server(id).map(|server| server.tier);
+        // Nobody returns to a server that left, nor to one of a lower tier than where it is now.
+        let moves = |home| tier(home).is_none_or(|of_home| tier(server).is_some_and(|now| now < of_home));
+        sticky.remember(client, server, now, moves);
     }
 
     /// A connect took so long; kept only where the policy looks at it.
     pub fn observe(&self, server: &Entry, took: Duration, now: Time) {
-        if let Policy::Ewma { decay } = self.policy {
-            server.live.latency.observe(took, now, decay);
-        }
+        let decay = match self.policy {
+            Policy::Ewma { decay } => decay,
+            Policy::LeastOutstanding => Policy::EWMA_DECAY,
+            _ => return,
+        };
+        server.live.latency.observe(took, now, decay);
     }
 
     /// Whether a flow of this client may stay with the server that it has, which was at `target` when it began. A server

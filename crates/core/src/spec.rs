@@ -1,10 +1,12 @@
 //! The validated configuration: what the operator wants. Whatever exists here is consistent; the program's
 //! configuration reader makes it, and nothing else has to check it again.
 
+mod check;
 mod dns;
 mod http;
 mod tls;
 
+pub use check::{CheckKind, CheckSpec, CheckTls, PassiveSpec};
 pub use dns::{ClientSubnetSpec, DnsCacheSpec, DnsRateSpec, DnsSpec, OnFailure};
 pub use http::{Balance, ForwardedMode, ForwardedSpec, Http2, HttpSpec, RedirectSpec, RespondSpec};
 pub use tls::{
@@ -17,7 +19,6 @@ use crate::limits::Limits;
 use crate::route::Route;
 use crate::throttle::ThrottleSpec;
 use crate::wire::proxy;
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -60,6 +61,8 @@ pub struct ServiceSpec {
     pub tls: Option<Arc<TlsSpec>>,
     /// How HTTP is understood; there when the protocol is HTTP.
     pub http: Option<Arc<HttpSpec>>,
+    /// How DNS is understood; there when the protocol is DNS.
+    pub dns: Option<Arc<DnsSpec>>,
     /// How many clients are remembered with what they did; `None` none.
     pub clients: Option<u32>,
     /// Where a line for each request goes.
@@ -88,6 +91,7 @@ impl ServiceSpec {
             proxy_from: None,
             tls: None,
             http: (protocol == Protocol::Http).then(Arc::default),
+            dns: (protocol == Protocol::Dns).then(Arc::default),
             clients: None,
             request_log: None,
             options: ServiceOptions::of(protocol),
@@ -104,6 +108,8 @@ pub enum Protocol {
     Udp,
     /// Requests, one after the other on a connection.
     Http,
+    /// Questions, each on its own, over UDP and TCP on one address.
+    Dns,
 }
 
 impl Protocol {
@@ -114,8 +120,28 @@ impl Protocol {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
             Self::Http => "http",
+            Self::Dns => "dns",
         }
     }
+
+    /// How clients come: by connections, by datagrams, or by both.
+    #[must_use]
+    pub const fn transports(self) -> &'static [Transport] {
+        match self {
+            Self::Tcp | Self::Http => &[Transport::Stream],
+            Self::Udp => &[Transport::Datagram],
+            Self::Dns => &[Transport::Stream, Transport::Datagram],
+        }
+    }
+}
+
+/// How clients come. A TCP port and a UDP port of one number are two addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transport {
+    /// By connections.
+    Stream,
+    /// By datagrams.
+    Datagram,
 }
 
 /// What becomes of a client that may not come in.
@@ -235,7 +261,12 @@ impl ServiceOptions {
             connections_max: 100_000,
             flows_max: 65_536,
             connect_timeout: Duration::from_secs(3),
-            idle_timeout: Some(Duration::from_secs(if protocol == Protocol::Udp { 60 } else { 3600 })),
+            idle_timeout: Some(Duration::from_secs(match protocol {
+                Protocol::Udp => 60,
+                // RFC 7766, section 6.2.3: of the order of seconds.
+                Protocol::Dns => 10,
+                Protocol::Tcp | Protocol::Http => 3600,
+            })),
             backlog: 4096,
             nodelay: true,
             keepalive: Some(Duration::from_secs(75)),
@@ -256,6 +287,8 @@ pub struct PoolSpec {
     pub name: Arc<str>,
     /// The servers; their names are unique.
     pub servers: Vec<ServerSpec>,
+    /// Where further servers are found while it runs.
+    pub discover: Vec<DiscoverSpec>,
     /// How a server is chosen.
     pub policy: Policy,
     /// Whether a client stays with its server.
@@ -281,6 +314,7 @@ impl PoolSpec {
         Self {
             name: name.into(),
             servers,
+            discover: Vec::new(),
             policy: Policy::RoundRobin,
             sticky: None,
             check: None,
@@ -300,6 +334,8 @@ pub struct ServerSpec {
     pub name: Arc<str>,
     /// Where it is.
     pub endpoint: Endpoint,
+    /// How it is spoken to.
+    pub dialect: Dialect,
     /// Its share among its tier; 0 gets no new clients.
     pub weight: u32,
     /// Servers of a tier are used only when no server of a lower number is usable.
@@ -319,6 +355,7 @@ impl ServerSpec {
         Self {
             name: endpoint.to_string().into(),
             endpoint,
+            dialect: Dialect::Plain,
             weight: 1,
             tier: 1,
             limits: Limits::default(),
@@ -326,6 +363,26 @@ impl ServerSpec {
             state: AdminState::Ready,
         }
     }
+}
+
+/// How a server is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// By the protocol of the service.
+    Plain,
+    /// By the frames of mname-balancer, over a unix socket, on a connection that stands as long as the server is there
+    /// (DNS only).
+    Mname,
+}
+
+/// Where servers are found while the program runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiscoverSpec {
+    /// Each socket in a directory is a server that speaks [`Dialect::Mname`].
+    Mname {
+        /// The directory.
+        directory: PathBuf,
+    },
 }
 
 /// The largest weight of a server.
@@ -368,6 +425,8 @@ pub enum Policy {
     Weighted,
     /// The one with the fewest connections for its weight.
     LeastConn,
+    /// The one with the fewest connections or questions under way for its weight; of equals the one that answers sooner.
+    LeastOutstanding,
     /// The less busy one of two chosen at random.
     P2c,
     /// The one of two chosen at random that answers sooner (peak EWMA), its connections considered.
@@ -386,8 +445,17 @@ pub enum Policy {
 
 impl Policy {
     /// The words of the configuration.
-    pub const NAMES: [&'static str; 8] =
-        ["round_robin", "weighted", "least_conn", "p2c", "ewma", "hash", "maglev", "first"];
+    pub const NAMES: [&'static str; 9] = [
+        "round_robin",
+        "weighted",
+        "least_conn",
+        "p2c",
+        "ewma",
+        "hash",
+        "maglev",
+        "first",
+        "least_outstanding",
+    ];
     /// The default size of the Maglev table.
     pub const MAGLEV_TABLE: u32 = 65_537;
     /// The largest size of the Maglev table: 5 million entries are 20 MiB.
@@ -407,6 +475,7 @@ impl Policy {
             "hash" => Self::Hash,
             "maglev" => Self::Maglev { table: Self::MAGLEV_TABLE },
             "first" => Self::First,
+            "least_outstanding" => Self::LeastOutstanding,
             _ => return None,
         })
     }
@@ -423,6 +492,7 @@ impl Policy {
             Self::Hash => Self::NAMES[5],
             Self::Maglev { .. } => Self::NAMES[6],
             Self::First => Self::NAMES[7],
+            Self::LeastOutstanding => Self::NAMES[8],
         }
     }
 }
@@ -436,6 +506,10 @@ pub struct StickySpec {
     pub size: usize,
     /// For how long; `None` as long as there is room.
     pub ttl: Option<Duration>,
+    /// A client whose server is out gets another one meanwhile, and goes back when its own returns.
+    pub failback: bool,
+    /// So often some clients of a server that has many more than another one are sent to be chosen for anew.
+    pub rebalance: Option<Duration>,
 }
 
 /// How a client is known again.
@@ -459,107 +533,4 @@ pub enum Failover {
     Next,
     /// It gets none: whoever was chosen first, whatever its state, is the only one.
     Never,
-}
-
-/// How a failed connect, or an ICMP refusal, counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PassiveSpec {
-    /// So many failures in a row take a server out; 0 turns it off.
-    pub failures: u32,
-    /// For so long, or until a check finds it well.
-    pub down_for: Duration,
-}
-
-impl Default for PassiveSpec {
-    fn default() -> Self {
-        Self { failures: 1, down_for: Duration::from_secs(30) }
-    }
-}
-
-/// An active check.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CheckSpec {
-    /// What is asked.
-    pub kind: CheckKind,
-    /// How often.
-    pub every: Duration,
-    /// How long an answer may take.
-    pub timeout: Duration,
-    /// So many successes in a row bring a server up.
-    pub rise: u32,
-    /// So many failures in a row take it down.
-    pub fall: u32,
-    /// The share of `every` by which each probe is moved at random, so that many instances do not ask at once.
-    pub jitter: f64,
-    /// Another port than the server's.
-    pub port: Option<u16>,
-}
-
-impl CheckSpec {
-    /// A check of this kind with the defaults.
-    #[must_use]
-    pub fn new(kind: CheckKind) -> Self {
-        Self {
-            kind,
-            every: Duration::from_secs(2),
-            timeout: Duration::from_secs(1),
-            rise: 2,
-            fall: 3,
-            jitter: 0.1,
-            port: None,
-        }
-    }
-}
-
-/// What a check asks.
-#[derive(Clone, Debug, PartialEq)]
-pub enum CheckKind {
-    /// A connection that is accepted is enough.
-    Tcp,
-    /// An HTTP/1.1 request, over TLS when `tls` is given.
-    Http {
-        /// The method.
-        method: String,
-        /// The path with its query.
-        path: String,
-        /// The Host header; the server's name or address when absent.
-        host: Option<String>,
-        /// The statuses that mean well.
-        status: BTreeSet<u16>,
-        /// A text that the body's first 64 KiB must have.
-        body: Option<String>,
-        /// How to speak TLS.
-        tls: Option<CheckTls>,
-    },
-    /// A datagram is sent; an answer that begins with `expect` is well. Without an expectation any answer is.
-    Udp {
-        /// The datagram.
-        send: Vec<u8>,
-        /// How the answer begins.
-        expect: Option<Vec<u8>>,
-    },
-}
-
-impl CheckKind {
-    /// The word of the configuration.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Http { tls: None, .. } => "http",
-            Self::Http { tls: Some(_), .. } => "https",
-            Self::Udp { .. } => "udp",
-        }
-    }
-}
-
-/// TLS of a check.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CheckTls {
-    /// The name that is sent and verified; the Host header's or the server's when absent.
-    pub sni: Option<String>,
-    /// Whether any certificate will do.
-    pub insecure: bool,
-    /// The file with the authorities to trust; the system's when absent.
-    pub ca_file: Option<String>,
 }

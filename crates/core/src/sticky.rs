@@ -1,27 +1,60 @@
 //! Stickiness: the bounded table of which client had which server.
 //!
 //! Workers share it. It is split by the client's hash into shards, each with its own short lock, taken once for a new
-//! connection or flow of a pool that is sticky, never for a packet. A table of up to [`SHARD_CLIENTS`] clients is one
-//! shard, so its eviction is exactly the least recently used; a larger one evicts the least recently used of a shard.
+//! connection or flow of a pool that is sticky, never for a packet of one. A table of up to [`SHARD_CLIENTS`] clients is
+//! one shard, so its eviction is exactly the least recently used; a larger one evicts the least recently used of a shard.
+//!
+//! Which servers are usable is not known here: the snapshot asks for a client's [`Seat`], and says what became of it.
+
+pub mod balance;
+mod shard;
 
 use crate::ServerId;
 use crate::hash;
-use crate::lru::Lru;
 use crate::spec::StickySpec;
 use crate::time::Time;
+use shard::Shard;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 /// How many clients one shard holds before the table is split.
 pub const SHARD_CLIENTS: usize = 4096;
 /// The most shards a table is split into.
 const SHARDS_MAX: usize = 64;
+/// How many clients whose time is over one lock takes out: others wait for no more.
+const SWEEP_MAX: usize = 1024;
+
+/// Where a client belongs, and where it is until it can go there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// Its server.
+    pub home: ServerId,
+    /// Whom it has while its home is out; only with [`StickySpec::failback`].
+    pub meanwhile: Option<ServerId>,
+}
+
+impl Seat {
+    /// Of a client that is at home.
+    #[must_use]
+    pub const fn at(home: ServerId) -> Self {
+        Self { home, meanwhile: None }
+    }
+
+    /// The seat of a client that is with `server` now. `moves` says whether its home is none to return to.
+    fn with(self, server: ServerId, moves: impl FnOnce(ServerId) -> bool) -> Self {
+        if self.home == server || moves(self.home) {
+            Self::at(server)
+        } else {
+            Self { home: self.home, meanwhile: Some(server) }
+        }
+    }
+}
 
 /// The table of a pool.
 #[derive(Debug)]
 pub struct Sticky {
-    shards: Box<[Mutex<Lru<IpAddr, ServerId>>]>,
+    shards: Box<[Mutex<Shard>]>,
     spec: StickySpec,
 }
 
@@ -32,7 +65,7 @@ impl Sticky {
         let shards = spec.size.div_ceil(SHARD_CLIENTS).next_power_of_two().min(SHARDS_MAX);
         let capacity = spec.size.div_ceil(shards);
         Self {
-            shards: (0..shards).map(|_| Mutex::new(Lru::new(capacity, key))).collect(),
+            shards: (0..shards).map(|_| Mutex::new(Shard::new(capacity, key))).collect(),
             spec: spec.clone(),
         }
     }
@@ -43,32 +76,57 @@ impl Sticky {
         &self.spec
     }
 
-    /// The server that `client` had last, unless that is longer ago than the time to live.
+    /// Where `client` belongs, unless it was seen longer ago than the time to live.
     #[must_use]
-    pub fn lookup(&self, client: IpAddr, now: Time) -> Option<ServerId> {
-        let shard = self.shard(client);
-        let (&server, used) = shard.peek(&client)?;
-        self.alive(used, now).then_some(server)
+    pub fn lookup(&self, client: IpAddr, now: Time) -> Option<Seat> {
+        let (seat, seen) = self.shard(client).seat(client)?;
+        self.alive(seen, now).then_some(seat)
     }
 
-    /// Remembers that `client` is with `server` now.
-    pub fn remember(&self, client: IpAddr, server: ServerId, now: Time) {
-        self.shard(client).insert(client, server, now);
+    /// Remembers that `client` is with `server` now. With failback that is its home if it has none, or if `moves` says of
+    /// the one that it has that it is none to return to; and else where it is meanwhile. Without, it is its home.
+    pub fn remember(
+        &self,
+        client: IpAddr,
+        server: ServerId,
+        now: Time,
+        moves: impl FnOnce(ServerId) -> bool,
+    ) {
+        let mut shard = self.shard(client);
+        let known = if self.spec.failback { shard.seat(client) } else { None };
+        let known = known.filter(|&(_, seen)| self.alive(seen, now));
+        let seat = known.map_or(Seat::at(server), |(seat, _)| seat.with(server, moves));
+        shard.put(client, seat, now);
     }
 
-    /// Forgets every client of a server that left.
+    /// Forgets every client of a server that left, and who was with it meanwhile.
     pub fn forget_server(&self, server: ServerId) {
+        self.shards.iter().for_each(|shard| lock(shard).forget_server(server));
+    }
+
+    /// Forgets up to `count` clients whose home a server is, those first that were not seen for the longest; how many these
+    /// were. Each shard gives the part of them that it has of the server's clients.
+    pub fn forget_some(&self, home: ServerId, count: usize) -> usize {
+        let held: Vec<usize> = self.shards.iter().map(|shard| lock(shard).clients_of(home)).collect();
+        let all = held.iter().sum::<usize>().max(1);
+        let mut left = count;
+        for (shard, held) in self.shards.iter().zip(held) {
+            // A table has fewer than 2^24 clients, so the product fits.
+            let part = (count.min(all) * held).div_ceil(all).min(left);
+            left -= lock(shard).forget_oldest(home, part);
+        }
+        count - left
+    }
+
+    /// Takes out the clients whose time is over.
+    pub fn sweep(&self, now: Time) {
+        let is_over = |seen| !self.alive(seen, now);
         for shard in &self.shards {
-            let mut shard = lock(shard);
-            let gone: Vec<IpAddr> =
-                shard.iter().filter(|(_, with, _)| **with == server).map(|(client, ..)| *client).collect();
-            for client in &gone {
-                shard.remove(client);
-            }
+            while lock(shard).sweep(SWEEP_MAX, is_over) == SWEEP_MAX {}
         }
     }
 
-    /// How many clients are in the table, those whose time is over included.
+    /// How many clients are in the table, those included whose time is over since the last [`Sticky::sweep`].
     #[must_use]
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
@@ -80,15 +138,43 @@ impl Sticky {
         self.len() == 0
     }
 
+    /// How many clients each server is the home of, in the order of the servers' identities; nobody whose time is over.
+    #[must_use]
+    pub fn homes(&self, now: Time) -> Vec<(ServerId, usize)> {
+        self.sweep(now);
+        let mut homes = BTreeMap::new();
+        for shard in &self.shards {
+            lock(shard).homes().for_each(|(home, clients)| *homes.entry(home).or_default() += clients);
+        }
+        homes.into_iter().collect()
+    }
+
+    /// The clients that were seen last, at most `max`, the newest first: who, its home, whom it has meanwhile, and when it
+    /// was seen.
+    #[must_use]
+    pub fn clients(&self, now: Time, max: usize) -> Vec<(IpAddr, ServerId, Option<ServerId>, Time)> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let shard = lock(shard);
+            let alive = shard.clients().take_while(|&(.., seen)| self.alive(seen, now));
+            all.extend(alive.take(max).map(|(client, seat, seen)| (client, seat.home, seat.meanwhile, seen)));
+            drop(shard);
+            // Two runs that are in order already: the stable sort merges them.
+            all.sort_by_key(|&(.., seen)| std::cmp::Reverse(seen));
+            all.truncate(max);
+        }
+        all
+    }
+
     /// Takes over what another table remembers, the oldest first, as far as there is room.
     pub fn adopt(&self, other: &Self, now: Time) {
         for shard in &other.shards {
-            let mut entries: Vec<_> =
-                lock(shard).iter().map(|(client, with, used)| (used, *client, *with)).collect();
+            let mut entries: Vec<_> = lock(shard).clients().collect();
             entries.reverse();
-            for (used, client, server) in entries {
-                if other.alive(used, now) {
-                    self.shard(client).insert(client, server, used);
+            for (client, seat, seen) in entries {
+                if other.alive(seen, now) {
+                    let seat = if self.spec.failback { seat } else { Seat::at(seat.home) };
+                    self.shard(client).put(client, seat, seen);
                 }
             }
         }
@@ -96,14 +182,14 @@ impl Sticky {
 
     /// Panics unless every shard is sound.
     pub fn check_invariants(&self) {
-        self.shards.iter().for_each(|shard| lock(shard).check_invariants());
+        self.shards.iter().for_each(|shard| lock(shard).check_invariants(self.spec.failback));
     }
 
-    fn alive(&self, used: Time, now: Time) -> bool {
-        self.spec.ttl.is_none_or(|ttl: Duration| now.since(used) < ttl)
+    fn alive(&self, seen: Time, now: Time) -> bool {
+        self.spec.ttl.is_none_or(|ttl| now.since(seen) < ttl)
     }
 
-    fn shard(&self, client: IpAddr) -> MutexGuard<'_, Lru<IpAddr, ServerId>> {
+    fn shard(&self, client: IpAddr) -> MutexGuard<'_, Shard> {
         lock(&self.shards[hash::of_client(client) as usize & (self.shards.len() - 1)])
     }
 }
@@ -117,9 +203,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::spec::StickyBy;
+    use std::time::Duration;
 
     fn table(size: usize, ttl_secs: Option<u64>) -> Sticky {
-        Sticky::new(&StickySpec { by: StickyBy::ClientIp, size, ttl: ttl_secs.map(Duration::from_secs) }, 3)
+        with_failback(size, ttl_secs, false)
+    }
+
+    fn with_failback(size: usize, ttl_secs: Option<u64>, failback: bool) -> Sticky {
+        let ttl = ttl_secs.map(Duration::from_secs);
+        let by = StickyBy::ClientIp;
+        Sticky::new(&StickySpec { by, size, ttl, failback, rebalance: None }, 3)
     }
 
     fn client(number: u32) -> IpAddr {
@@ -130,41 +223,156 @@ mod tests {
         Time::ZERO + Duration::from_secs(secs)
     }
 
+    fn remember(sticky: &Sticky, number: u32, server: u32, secs: u64) {
+        sticky.remember(client(number), ServerId(server), at(secs), |_| false);
+    }
+
+    fn home(sticky: &Sticky, number: u32, secs: u64) -> Option<u32> {
+        sticky.lookup(client(number), at(secs)).map(|seat| seat.home.0)
+    }
+
     #[test]
     fn the_least_recently_seen_client_goes_first() {
         let sticky = table(2, None);
-        (1..=2).for_each(|n| sticky.remember(client(n), ServerId(n), at(u64::from(n))));
-        sticky.remember(client(1), ServerId(1), at(3));
-        sticky.remember(client(3), ServerId(3), at(4));
-        let seen: Vec<_> = (1..=3).map(|n| sticky.lookup(client(n), at(5))).collect();
-        assert_eq!(seen, [Some(ServerId(1)), None, Some(ServerId(3))]);
+        (1..=2).for_each(|n| remember(&sticky, n, n, u64::from(n)));
+        remember(&sticky, 1, 1, 3);
+        remember(&sticky, 3, 3, 4);
+        let seen: Vec<_> = (1..=3).map(|n| home(&sticky, n, 5)).collect();
+        assert_eq!(seen, [Some(1), None, Some(3)]);
+        assert_eq!(sticky.homes(at(5)), [(ServerId(1), 1), (ServerId(3), 1)]);
     }
 
     #[test]
     fn a_client_is_forgotten_after_its_time_to_live() {
         let sticky = table(8, Some(10));
-        sticky.remember(client(1), ServerId(1), at(0));
-        assert_eq!(sticky.lookup(client(1), at(9)), Some(ServerId(1)));
-        assert_eq!(sticky.lookup(client(1), at(10)), None);
+        remember(&sticky, 1, 1, 0);
+        remember(&sticky, 2, 1, 5);
+        assert_eq!(home(&sticky, 1, 9), Some(1));
+        assert_eq!(home(&sticky, 1, 10), None);
+        assert_eq!(sticky.clients(at(10), 9), [(client(2), ServerId(1), None, at(5))]);
+        assert_eq!(sticky.len(), 2, "until it is swept it only looks forgotten");
+        assert_eq!((sticky.homes(at(10)), sticky.len()), (vec![(ServerId(1), 1)], 1));
+        sticky.sweep(at(15));
+        assert_eq!((sticky.homes(at(15)), sticky.is_empty()), (vec![], true));
+    }
+
+    #[test]
+    fn a_sweep_of_many_takes_all_whose_time_is_over_and_no_others() {
+        let sticky = table(20_000, Some(10));
+        (0..10_000).for_each(|n| remember(&sticky, n, n % 3, 0));
+        (10_000..10_500).for_each(|n| remember(&sticky, n, 7, 5));
+        sticky.sweep(at(10));
+        assert_eq!((sticky.homes(at(10)), sticky.len()), (vec![(ServerId(7), 500)], 500));
+        sticky.check_invariants();
     }
 
     #[test]
     fn a_million_clients_fit_and_no_more() {
         let sticky = table(1_000_000, None);
-        (0..1_200_000).for_each(|n| sticky.remember(client(n), ServerId(n % 7), at(1)));
+        (0..1_200_000).for_each(|n| remember(&sticky, n, n % 7, 1));
         assert!((980_000..=1_000_064).contains(&sticky.len()), "{}", sticky.len());
-        assert_eq!(sticky.lookup(client(1_199_999), at(1)), Some(ServerId(1_199_999 % 7)));
+        assert_eq!(home(&sticky, 1_199_999, 1), Some(1_199_999 % 7));
         sticky.forget_server(ServerId(3));
-        assert_eq!(sticky.lookup(client(1_199_999 - 1_199_999 % 7 + 3 - 7), at(1)), None);
+        assert_eq!(home(&sticky, 1_199_999 - 1_199_999 % 7 + 3 - 7, 1), None);
         sticky.check_invariants();
     }
 
     #[test]
     fn another_size_keeps_the_newest() {
         let (old, new) = (table(4, Some(10)), table(2, Some(10)));
-        (0..4).for_each(|n| old.remember(client(n), ServerId(n), at(u64::from(n))));
+        (0..4).for_each(|n| remember(&old, n, n, u64::from(n)));
         new.adopt(&old, at(5));
-        assert_eq!((new.lookup(client(3), at(5)), new.lookup(client(1), at(5))), (Some(ServerId(3)), None));
-        assert_eq!(new.lookup(client(3), at(13)), None, "the time of the last use is kept");
+        assert_eq!((home(&new, 3, 5), home(&new, 1, 5)), (Some(3), None));
+        assert_eq!(home(&new, 3, 13), None, "the time of the last use is kept");
+        new.check_invariants();
+    }
+
+    #[test]
+    fn a_client_keeps_its_home_while_it_is_elsewhere() {
+        let sticky = with_failback(8, Some(10), true);
+        let check = |secs, expected: Option<(u32, Option<u32>)>| {
+            let seat = sticky.lookup(client(1), at(secs));
+            assert_eq!(seat.map(|seat| (seat.home.0, seat.meanwhile.map(|id| id.0))), expected);
+            sticky.check_invariants();
+        };
+        remember(&sticky, 1, 5, 0);
+        check(0, Some((5, None)));
+        remember(&sticky, 1, 6, 1);
+        check(1, Some((5, Some(6))));
+        remember(&sticky, 1, 7, 2);
+        check(2, Some((5, Some(7))));
+        sticky.forget_server(ServerId(7));
+        check(2, Some((5, None)));
+        remember(&sticky, 1, 6, 3);
+        remember(&sticky, 1, 5, 4);
+        check(4, Some((5, None)));
+        // A home that is none any more, one that left, and one of before the time to live.
+        sticky.remember(client(1), ServerId(8), at(5), |home| home == ServerId(5));
+        check(5, Some((8, None)));
+        sticky.forget_server(ServerId(8));
+        check(5, None);
+        remember(&sticky, 1, 5, 6);
+        remember(&sticky, 1, 6, 16);
+        check(16, Some((6, None)));
+    }
+
+    #[test]
+    fn without_failback_the_last_server_is_the_home() {
+        let sticky = table(8, None);
+        remember(&sticky, 1, 5, 0);
+        remember(&sticky, 1, 6, 1);
+        assert_eq!(sticky.lookup(client(1), at(1)), Some(Seat::at(ServerId(6))));
+        // What was with another server meanwhile is at home when failback is turned off.
+        let old = with_failback(8, None, true);
+        remember(&old, 1, 5, 0);
+        remember(&old, 1, 6, 1);
+        let (with, without) = (with_failback(9, None, true), table(9, None));
+        with.adopt(&old, at(2));
+        without.adopt(&old, at(2));
+        let meanwhile = |sticky: &Sticky| sticky.lookup(client(1), at(2)).map(|seat| seat.meanwhile);
+        assert_eq!((meanwhile(&with), meanwhile(&without)), (Some(Some(ServerId(6))), Some(None)));
+    }
+
+    #[test]
+    fn the_longest_unseen_clients_of_a_server_are_forgotten() {
+        let sticky = table(100, None);
+        (0..10).for_each(|n| remember(&sticky, n, n % 2, u64::from(n)));
+        assert_eq!(sticky.forget_some(ServerId(0), 3), 3);
+        let left: Vec<_> = (0..10).filter(|&n| home(&sticky, n, 10).is_some()).collect();
+        assert_eq!(left, [1, 3, 5, 6, 7, 8, 9]);
+        assert_eq!(sticky.forget_some(ServerId(0), 9), 2, "there are no more");
+        assert_eq!(sticky.forget_some(ServerId(0), 9), 0);
+        assert_eq!(sticky.homes(at(10)), [(ServerId(1), 5)]);
+    }
+
+    #[test]
+    fn every_shard_gives_its_part() {
+        let sticky = table(64 * SHARD_CLIENTS, None);
+        (0..64_000).for_each(|n| remember(&sticky, n, n % 2, 1));
+        assert_eq!(sticky.forget_some(ServerId(1), 8_000), 8_000);
+        assert_eq!(sticky.homes(at(1)), [(ServerId(0), 32_000), (ServerId(1), 24_000)]);
+        // Of about 500 in a shard about 375 are left.
+        let parts: Vec<usize> =
+            sticky.shards.iter().map(|shard| lock(shard).clients_of(ServerId(1))).collect();
+        assert!(parts[..63].iter().all(|part| (250..500).contains(part)), "{parts:?}");
+        sticky.check_invariants();
+    }
+
+    #[test]
+    fn a_listing_has_the_newest_of_all_shards() {
+        let sticky = with_failback(2 * SHARD_CLIENTS, None, true);
+        (0..100).for_each(|n| remember(&sticky, n, 1, u64::from(n)));
+        remember(&sticky, 7, 2, 100);
+        let listed = sticky.clients(at(200), 3);
+        assert_eq!(
+            listed,
+            [
+                (client(7), ServerId(1), Some(ServerId(2)), at(100)),
+                (client(99), ServerId(1), None, at(99)),
+                (client(98), ServerId(1), None, at(98)),
+            ]
+        );
+        assert_eq!(sticky.clients(at(200), 1000).len(), 100);
+        assert_eq!(sticky.clients(at(200), 0), []);
     }
 }

@@ -1,7 +1,11 @@
 //! The choice of a server, told as short stories: a pool, what happens, who is picked.
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+#[path = "choices/homes.rs"]
+mod homes;
+
 use evener_core::acl::{Access, Acl};
+use evener_core::event::Event;
 use evener_core::health::{Failure, Probe};
 use evener_core::limits::Limits;
 use evener_core::pool::{Pool, PoolSetting};
@@ -55,10 +59,19 @@ impl Story {
         self.publish();
     }
 
-    fn wait(&mut self, secs: u64) {
+    /// Time passes; what the pool says of it.
+    fn wait(&mut self, secs: u64) -> Vec<Event> {
         self.now += Duration::from_secs(secs);
-        self.pool.on_time(self.now);
+        let events = self.pool.on_time(self.now);
         self.publish();
+        events
+    }
+
+    /// How many clients each server is the home of.
+    fn homes(&self) -> String {
+        let name = |id| self.pool.server(id).map_or("?", |server| &*server.spec.name);
+        let homes = self.pool.sticky().unwrap().homes(self.now);
+        homes.into_iter().map(|(id, clients)| format!("{}={clients}", name(id))).collect::<Vec<_>>().join(" ")
     }
 
     /// Clients by their number: who gets which server (held until the end), `-` for nobody.
@@ -105,7 +118,8 @@ fn targets(spec: &PoolSpec) -> Vec<Target> {
 }
 
 fn sticky(spec: &mut PoolSpec) {
-    spec.sticky = Some(StickySpec { by: StickyBy::ClientIp, size: 16, ttl: None });
+    spec.sticky =
+        Some(StickySpec { by: StickyBy::ClientIp, size: 16, ttl: None, failback: false, rebalance: None });
 }
 
 #[test]
@@ -333,7 +347,7 @@ fn a_reload_keeps_clients_counters_and_verdicts_of_what_stays() {
     let mut spec = story.pool.spec().clone();
     spec.servers = "d c b".split(' ').map(server).collect();
     let events = story.pool.apply(&spec, &targets(&spec), story.now);
-    let names: Vec<&str> = events.iter().map(evener_core::event::Event::name).collect();
+    let names: Vec<&str> = events.iter().map(Event::name).collect();
     assert_eq!(names, ["server_added", "server_removed"]);
     story.publish();
     assert_eq!(story.picks([3, 1, 4]), "c c d");
@@ -352,4 +366,36 @@ fn sixty_clients_by_hash_over_two_servers_spread_evenly_and_stay() {
     let of_a = first.split(' ').filter(|name| *name == "a").count();
     assert!((20..=40).contains(&of_a), "{of_a} of 60");
     assert_eq!(story.picks(0..60), first);
+}
+
+#[test]
+fn the_fewest_questions_outstanding_win_and_of_equals_the_sooner_answer() {
+    let by_outstanding = |spec: &mut PoolSpec| spec.policy = Policy::LeastOutstanding;
+    let mut story = Story::new("a b c", by_outstanding);
+    assert_eq!(story.picks(1..=6), "a b c a b c", "who never answered comes in turn");
+    story.held.clear();
+    let answer = |story: &Story, name: &str, millis| {
+        let server = story.snapshot.server(story.id(name)).unwrap();
+        story.snapshot.observe(server, Duration::from_millis(millis), story.now);
+    };
+    [("a", 30), ("b", 10), ("c", 20)].iter().for_each(|&(name, millis)| answer(&story, name, millis));
+    assert_eq!(story.picks(1..=6), "b c a b c a", "the sooner one only among equals");
+    story.held.retain(|choice| &*choice.server.name == "b");
+    assert_eq!(story.picks(7..=10), "c a c a");
+    story.refused("c");
+    story.held.clear();
+    assert_eq!(story.picks(1..=3), "b a b");
+    answer(&story, "b", 50);
+    story.held.clear();
+    assert_eq!(story.picks(1..=3), "a b a", "one slow answer is enough");
+}
+
+#[test]
+fn outstanding_questions_are_weighed_and_limits_kept() {
+    let mut story = Story::new("a*2 b", |spec| spec.policy = Policy::LeastOutstanding);
+    assert_eq!(story.picks(1..=6), "a a b a a b");
+    let mut story = Story::new("a!1/1 b c@2", |spec| spec.policy = Policy::LeastOutstanding);
+    assert_eq!(story.picks(1..=4), "a b b b");
+    let tried = [story.id("b")];
+    assert_eq!(story.pick(9, &tried).unwrap().server.name.as_ref(), "c");
 }

@@ -2,6 +2,9 @@
 //! connect, leave, time passes, configurations change), the invariants checked after each. A failure prints the seed.
 #![allow(clippy::disallowed_methods, reason = "the seed to replay comes from the environment")]
 
+#[path = "simulation/model.rs"]
+mod model;
+
 use evener_core::acl::{Access, Acl};
 use evener_core::explain::{Reason, explain};
 use evener_core::health::{Failure, Probe, Verdict};
@@ -12,6 +15,7 @@ use evener_core::spec::{
     AdminState, CheckKind, CheckSpec, PassiveSpec, Policy, PoolSpec, ServerSpec, StickyBy, StickySpec,
 };
 use evener_core::{Endpoint, Random, ServerId, Target, Time};
+use model::Model;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,11 +27,12 @@ struct Simulation {
     pool: Pool,
     snapshot: Arc<Snapshot>,
     connections: Vec<(IpAddr, Choice)>,
-    /// What the sticky table must say, as long as it is not full: who had which server last.
-    remembered: BTreeMap<IpAddr, ServerId>,
+    /// What the sticky table must say.
+    model: Model,
 }
 
 const CLIENTS: usize = 300;
+const CLIENTS_OFTEN: usize = 20;
 
 impl Simulation {
     fn new(seed: u64) -> Self {
@@ -36,7 +41,8 @@ impl Simulation {
         let setting = PoolSetting { workers: 2, key: seed, first_id: 0 };
         let mut pool = Pool::new(&spec, &targets(&spec), setting, Time::ZERO);
         let snapshot = Arc::new(pool.snapshot().expect("a new pool has a snapshot to publish"));
-        Self { random, now: Time::ZERO, pool, snapshot, connections: Vec::new(), remembered: BTreeMap::new() }
+        let model = Model::new(spec.sticky.as_ref(), Time::ZERO);
+        Self { random, now: Time::ZERO, pool, snapshot, connections: Vec::new(), model }
     }
 
     fn step(&mut self) {
@@ -49,15 +55,21 @@ impl Simulation {
             86..98 => self.pass_time(),
             _ => self.reload(),
         }
+        self.publish();
+        self.check();
+    }
+
+    fn publish(&mut self) {
         if let Some(snapshot) = self.pool.snapshot() {
             assert!(snapshot.generation > self.snapshot.generation, "generations grow");
             self.snapshot = Arc::new(snapshot);
         }
-        self.check();
     }
 
+    /// Any client; some come often, so that they see their servers go and return.
     fn client(&mut self) -> IpAddr {
-        IpAddr::from((0x0a00_0000 + self.random.below(CLIENTS) as u32).to_be_bytes())
+        let among = if self.random.below(2) == 0 { CLIENTS } else { CLIENTS_OFTEN };
+        IpAddr::from((0x0a00_0000 + self.random.below(among) as u32).to_be_bytes())
     }
 
     /// As a plane does it: pick, sometimes fail and go on with the next candidate, remember.
@@ -79,7 +91,7 @@ impl Simulation {
             }
             if self.random.below(10) > 0 {
                 self.snapshot.remember(client, choice.server.id, self.now);
-                self.remembered.insert(client, choice.server.id);
+                self.model.remember(&self.snapshot, client, choice.server.id, self.now);
                 self.connections.push((client, choice));
                 return;
             }
@@ -96,8 +108,9 @@ impl Simulation {
         assert!(active <= server.spec.limits.bound(known), "{active} exceed {:?}", server.spec.limits);
         assert!(server.spec.acl.as_ref().is_none_or(|acl| acl.access(client) == Access::Permit));
         assert_ne!(server.state, AdminState::Maintenance);
+        self.model.check_choice(&self.snapshot, client, choice, tried, self.now);
         match choice.why {
-            Why::Sticky => assert_eq!(self.remembered.get(&client), Some(&choice.server.id)),
+            Why::Sticky => {}
             Why::Policy => {
                 assert!(server.state == AdminState::Ready && server.spec.weight > 0);
                 let better = self.snapshot.servers().iter().filter(|other| {
@@ -168,7 +181,9 @@ impl Simulation {
 
     fn pass_time(&mut self) {
         self.now += Duration::from_millis(self.random.below(3_000) as u64);
-        let _ = self.pool.on_time(self.now);
+        let events = self.pool.on_time(self.now);
+        self.publish();
+        self.model.on_time(&self.pool, &self.snapshot, &events, self.now);
         let due = self.pool.due_probes(self.now, &mut self.random);
         assert!(due.len() <= self.pool.servers().len());
         assert!(self.pool.deadline() > self.now, "what was due is planned anew");
@@ -184,7 +199,10 @@ impl Simulation {
             })
             .collect();
         let had_check = self.pool.spec().check.is_some();
-        let spec = random_spec(&mut self.random);
+        let mut spec = random_spec(&mut self.random);
+        if self.random.below(4) > 0 {
+            spec.sticky = self.pool.spec().sticky.clone();
+        }
         let _ = self.pool.apply(&spec, &targets(&spec), self.now);
         for server in self.pool.servers() {
             let Some((id, target, verdict, passive)) = before.get(&server.spec.name) else { continue };
@@ -195,7 +213,7 @@ impl Simulation {
             }
         }
         let ids: BTreeSet<ServerId> = self.pool.servers().iter().map(|server| server.id).collect();
-        self.remembered.retain(|_, id| ids.contains(id));
+        self.model.reload(spec.sticky.as_ref(), |id| ids.contains(&id), self.now);
     }
 
     fn check(&self) {
@@ -210,6 +228,7 @@ impl Simulation {
             assert!(server.share <= server.weight * evener_core::policy::WEIGHT_UNIT);
         });
         self.pool.remembered().into_iter().for_each(|count| assert!(count <= CLIENTS));
+        self.model.check(&self.pool, self.now);
     }
 }
 
@@ -226,7 +245,13 @@ fn random_spec(random: &mut Random) -> PoolSpec {
     let check = CheckSpec { jitter: 0.5, ..CheckSpec::new(CheckKind::Tcp) };
     PoolSpec {
         policy,
-        sticky: (random.below(3) > 0).then_some(StickySpec { by: StickyBy::ClientIp, size: 1024, ttl: None }),
+        sticky: (random.below(3) > 0).then_some(StickySpec {
+            by: StickyBy::ClientIp,
+            size: 1024,
+            ttl: (random.below(3) == 0).then_some(Duration::from_secs(20)),
+            failback: random.below(2) == 0,
+            rebalance: (random.below(2) == 0).then_some(Duration::from_secs(5)),
+        }),
         check: (random.below(2) > 0).then_some(check),
         passive: PassiveSpec { failures: random.below(3) as u32, down_for: Duration::from_secs(5) },
         slow_start: (random.below(3) == 0).then_some(Duration::from_secs(10)),
@@ -260,15 +285,20 @@ fn targets(spec: &PoolSpec) -> Vec<Target> {
 fn random_lives_of_pools_keep_every_invariant() {
     let from = std::env::var("EVENER_SEED").ok().and_then(|seed| seed.parse().ok());
     let seeds = from.map_or(0..40, |seed: u64| seed..seed + 1);
+    let mut seen = (0, 0);
     for seed in seeds {
         let run = std::panic::AssertUnwindSafe(|| {
             let mut simulation = Simulation::new(seed);
             (0..2_500).for_each(|_| simulation.step());
+            (simulation.model.rebalanced, simulation.model.returned)
         });
-        if std::panic::catch_unwind(run).is_err() {
-            panic!("the simulation failed: run it again with EVENER_SEED={seed}");
+        match std::panic::catch_unwind(run) {
+            Ok((rebalanced, returned)) => seen = (seen.0 + rebalanced, seen.1 + returned),
+            Err(_) => panic!("the simulation failed: run it again with EVENER_SEED={seed}"),
         }
     }
+    let enough = from.is_some() || seen.0 > 100 && seen.1 > 50;
+    assert!(enough, "clients were rebalanced, and went home: {seen:?}");
 }
 
 #[test]

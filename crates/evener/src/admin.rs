@@ -1,8 +1,10 @@
 //! The admin API: HTTP on a unix socket, `/v1`. This is the one place where it grows.
 
+pub(crate) mod cache;
 pub(crate) mod client;
 pub(crate) mod clients;
 pub(crate) mod connections;
+pub(crate) mod sticky;
 pub(crate) mod view;
 
 use crate::supervisor::{AccessChange, AccessRefused, Handle, StateChange, Supervisor};
@@ -107,6 +109,8 @@ impl AdminSocket {
             .route("/v1/clients", get(clients::clients))
             .route("/v1/connections", get(connections::connections))
             .route("/v1/connections/{number}", delete(connections::close))
+            .route("/v1/sticky", get(sticky::sticky))
+            .route("/v1/cache/expunge", post(cache::expunge))
             .route("/v1/explain", get(explain))
             .fallback(|| async { failed(StatusCode::NOT_FOUND, "there is no such path; see docs/api.md") })
             .method_not_allowed_fallback(|| async {

@@ -1,5 +1,6 @@
 //! Active checks: one probe of one server, with its time limit. What a verdict takes, core decides.
 
+mod dns;
 mod http;
 
 pub(crate) use http::insecure_verifier;
@@ -31,6 +32,7 @@ pub(crate) async fn probe(patient: &Patient, spec: &CheckSpec) -> Probe {
         match &spec.kind {
             CheckKind::Tcp => connect(&target, patient.send_proxy).await.map(drop),
             CheckKind::Http { .. } => http::ask(&target, patient, &spec.kind).await,
+            CheckKind::Dns { .. } => dns::ask(&target, patient, &spec.kind).await,
             CheckKind::Udp { send, expect } => ask_udp(&target, send, expect.as_deref()).await,
         }
     };
@@ -85,12 +87,15 @@ fn in_words(error: &io::Error) -> String {
     }
 }
 
+/// Any address and port of ours in the family of another address.
+fn unspecified(other: SocketAddr) -> SocketAddr {
+    if other.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() }
+}
+
 async fn ask_udp(target: &Target, send: &[u8], expect: Option<&[u8]>) -> Result<(), String> {
     let Target::Ip(address) = target else { return Err("a udp check needs an IP address".into()) };
-    let ours: SocketAddr =
-        if address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
     let ask = async {
-        let socket = UdpSocket::bind(ours).await?;
+        let socket = UdpSocket::bind(unspecified(*address)).await?;
         socket.connect(address).await?;
         socket.send(send).await?;
         let mut answer = vec![0; 65_536];

@@ -1,19 +1,22 @@
 //! The command line.
 
+mod balstat;
 mod demo;
+mod expunge;
 mod look;
 mod run;
 mod talk;
 
-pub(crate) use run::raise_descriptor_limit;
+pub(crate) use run::{raise_descriptor_limit, start};
 
 use crate::observe::{Log, LogFormat, LogLevel};
 use crate::supervisor::{ConfigSource, Setting};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use evener_core::spec::{CheckKind, CheckSpec, Policy, Protocol};
+use evener_core::spec::{CheckKind, CheckSpec, DnsCacheSpec, DnsSpec, Policy, Protocol};
 use evener_proxy::Driver;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
@@ -21,6 +24,7 @@ Examples:
   evener demo                                          see it work, on loopback
   evener tcp 127.0.0.1:8080 10.0.0.1:80 10.0.0.2:80    balance TCP, no file needed
   evener udp 127.0.0.1:5353 10.0.0.1:53 10.0.0.2:53    balance UDP
+  evener dns 127.0.0.1:5353 8.8.8.8:53 1.1.1.1:53      balance DNS, a question at a time
   evener http 127.0.0.1:8080 10.0.0.1:80 10.0.0.2:80   balance HTTP, a request at a time
   evener check evener.lua && evener run evener.lua     run a configuration
   evener status                                        look at the running instance
@@ -30,7 +34,7 @@ Examples:
 
 Exit status: 0 done, 1 failed, 2 wrong usage.";
 
-/// A load balancer for TCP, TLS, HTTP and UDP
+/// A load balancer for TCP, TLS, HTTP, UDP and DNS
 #[derive(Debug, Parser)]
 #[command(version, about, after_help = EXAMPLES, max_term_width = 100)]
 struct Cli {
@@ -87,6 +91,17 @@ enum Command {
     },
     /// Balance UDP datagrams over servers, without a file
     Udp(OneLiner),
+    /// Balance questions of DNS over servers, over UDP and TCP, without a file
+    Dns {
+        #[command(flatten)]
+        line: OneLiner,
+        /// Ask servers every 2 s for the addresses of this name, which has to be there
+        #[arg(long, value_name = "NAME")]
+        check: Option<String>,
+        /// Keep answers (100000 of them, 64 MiB)
+        #[arg(long)]
+        cache: bool,
+    },
     /// Show services, pools and servers of the running instance
     Status(Talk),
     /// Have the running instance read its configuration again (as SIGHUP does), and say what changed
@@ -131,6 +146,16 @@ enum Command {
         #[command(flatten)]
         talk: Talk,
     },
+    /// Show the servers of sticky pools and their clients, as mname-balancer's balstat does
+    Balstat {
+        /// The pool (default: all that are sticky by address)
+        pool: Option<String>,
+        /// Show so many clients (default: 1000)
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+        #[command(flatten)]
+        talk: Talk,
+    },
     /// Show what is open: connections of clients and their flows, by their numbers
     Connections {
         /// The service (default: all)
@@ -148,6 +173,11 @@ enum Command {
         #[command(flatten)]
         talk: Talk,
     },
+    /// Take answers out of the cache of a dns service
+    #[command(
+        override_usage = "evener expunge <SERVICE> <NAME> [--below]\n       evener expunge <SERVICE> --all"
+    )]
+    Expunge(expunge::Expunge),
     /// Refuse clients of a prefix, from now on
     Deny {
         #[command(flatten)]
@@ -183,6 +213,10 @@ enum Command {
     /// Merge the log files of web servers behind pen
     #[command(disable_help_flag = true)]
     Mergelogs(Foreign),
+    /// Balance DNS over the processes of a directory, by the command line of mname-balancer. Also by a link named
+    /// `mname-balancer` or `bbal`
+    #[command(disable_help_flag = true)]
+    MnameBalancer(Foreign),
     /// Print the configuration that does what another program does
     ///
     /// `evener import pen -r 80 10.0.0.1 10.0.0.2`, or `evener import pen FILE` with a file of pen's commands.
@@ -263,7 +297,7 @@ impl RunOptions {
     }
 }
 
-/// `evener tcp|udp|http LISTEN SERVER...`
+/// `evener tcp|udp|http|dns LISTEN SERVER...`
 #[derive(Args, Debug)]
 struct OneLiner {
     /// Where clients connect, such as 127.0.0.1:8080
@@ -337,12 +371,22 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Check { file, print } => run::check(&file, print).await,
         Command::Demo { seconds } => demo::demo(seconds.map(Duration::from_secs)).await,
         Command::Tcp { line, check } => {
-            run::one_liner(&line, Protocol::Tcp, check.then(|| CheckSpec::new(CheckKind::Tcp)), None).await
+            run::one_liner(&line, Protocol::Tcp, check.then(|| CheckSpec::new(CheckKind::Tcp)), |_| {}).await
         }
         Command::Http { line, check, tls } => {
-            run::one_liner(&line, Protocol::Http, check.then(crate::config::http_check), tls).await
+            let check = check.then(crate::config::http_check);
+            run::one_liner(&line, Protocol::Http, check, |service| {
+                service.tls = tls.as_deref().map(crate::config::tls_from_file);
+            })
+            .await
         }
-        Command::Udp(line) => run::one_liner(&line, Protocol::Udp, None, None).await,
+        Command::Udp(line) => run::one_liner(&line, Protocol::Udp, None, |_| {}).await,
+        Command::Dns { line, check, cache } => {
+            let check =
+                check.as_deref().map(crate::config::dns_check).transpose().map_err(anyhow::Error::msg)?;
+            let spec = DnsSpec { cache: cache.then(DnsCacheSpec::default), ..DnsSpec::default() };
+            run::one_liner(&line, Protocol::Dns, check, |service| service.dns = Some(Arc::new(spec))).await
+        }
         Command::Status(talk) => talk::status(&talk).await,
         Command::Reload(talk) => talk::reload(&talk).await,
         Command::Drain { what, time } => talk::set_state(&what, "drain", time).await,
@@ -352,10 +396,12 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Clients { service, since, limit, talk } => {
             look::clients(service.as_deref(), since, limit, &talk).await
         }
+        Command::Balstat { pool, limit, talk } => balstat::balstat(pool.as_deref(), limit, &talk).await,
         Command::Connections { service, limit, talk } => {
             look::connections(service.as_deref(), limit, &talk).await
         }
         Command::Close { number, talk } => look::close(number, &talk).await,
+        Command::Expunge(what) => expunge::expunge(what).await,
         Command::Deny { what, time } => talk::change_access(&what, "deny", time).await,
         Command::Permit { what, time } => talk::change_access(&what, "permit", time).await,
         Command::Forget(what) => talk::change_access(&what, "forget", None).await,
@@ -369,7 +415,8 @@ async fn command(command: Command) -> anyhow::Result<()> {
         | Command::Penctl(_)
         | Command::Penlog(_)
         | Command::Penlogd(_)
-        | Command::Mergelogs(_) => anyhow::bail!("the name of the program comes first"),
+        | Command::Mergelogs(_)
+        | Command::MnameBalancer(_) => anyhow::bail!("the name of the program comes first"),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "evener", &mut std::io::stdout());
             Ok(())

@@ -1,6 +1,7 @@
 //! The programs that Evener stands in for, each with its own command line: `evener pen ...`, or a link named `pen`.
 
 mod daemon;
+mod mname_balancer;
 mod pen;
 mod syslog;
 
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Program {
     Mergelogs,
+    MnameBalancer,
     Pen,
     Penctl,
     Penlog,
@@ -21,12 +23,14 @@ pub(crate) enum Program {
 }
 
 impl Program {
-    const ALL: [Self; 5] = [Self::Mergelogs, Self::Pen, Self::Penctl, Self::Penlog, Self::Penlogd];
+    const ALL: [Self; 6] =
+        [Self::Mergelogs, Self::MnameBalancer, Self::Pen, Self::Penctl, Self::Penlog, Self::Penlogd];
 
     /// The name of its binary, and of our subcommand.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Mergelogs => "mergelogs",
+            Self::MnameBalancer => "mname-balancer",
             Self::Pen => "pen",
             Self::Penctl => "penctl",
             Self::Penlog => "penlog",
@@ -36,13 +40,16 @@ impl Program {
 
     fn named(name: &OsString) -> Option<Self> {
         let name = Path::new(name).file_name()?;
-        Self::ALL.into_iter().find(|program| name == program.name())
+        // Packages of mname-balancer call its binary so.
+        let by_other_name = (name == "bbal").then_some(Self::MnameBalancer);
+        Self::ALL.into_iter().find(|program| name == program.name()).or(by_other_name)
     }
 
     /// Does what the program does with these arguments.
     pub(crate) fn run(self, arguments: Vec<OsString>) -> ExitCode {
         match self {
             Self::Mergelogs => pen::mergelogs::main(arguments),
+            Self::MnameBalancer => mname_balancer::main(arguments),
             Self::Pen => pen::run::main(arguments),
             Self::Penctl => pen::penctl::main(&arguments),
             Self::Penlog => pen::penlog::main(arguments),

@@ -4,6 +4,7 @@
 mod access;
 mod build;
 mod check;
+mod dns;
 mod edge;
 mod fields;
 mod locate;
@@ -11,6 +12,7 @@ mod lua;
 mod print;
 mod raw;
 mod search_tree;
+mod sticky;
 
 use evener_core::Endpoint;
 use evener_core::spec::Spec;
@@ -77,7 +79,7 @@ pub(crate) struct Config {
 }
 
 pub(crate) use access::countries;
-pub(crate) use check::http_check;
+pub(crate) use check::{dns_check, http_check};
 pub(crate) use edge::{tls_defaults, tls_from_file};
 pub(crate) use fields::nearest;
 pub(crate) use print::print;

@@ -5,6 +5,7 @@ mod check;
 mod cli;
 mod compat;
 mod config;
+mod discover;
 mod material;
 mod observe;
 mod outside;

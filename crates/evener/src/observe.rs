@@ -1,6 +1,9 @@
 //! What the program says of itself: events as log lines, in text for people or in JSON for machines.
 
+mod bunyan;
+
 use crate::compat::Syslog;
+use bunyan::Bunyan;
 use clap::ValueEnum;
 use evener_core::event::{Event, Level};
 use serde_json::{Map, Value};
@@ -20,6 +23,8 @@ pub(crate) enum LogFormat {
     Json,
     /// The system's log, by /dev/log.
     Syslog,
+    /// One JSON object a line on standard output, as npm bunyan reads it.
+    Bunyan,
 }
 
 /// From which level on events are logged.
@@ -60,7 +65,7 @@ const LINES_MAX: usize = 8192;
 /// How long the last lines may take at the end of the program.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where events go: standard error, by a thread of its own, for whoever reads it may stall.
+/// Where events go: standard error (bunyan: standard output), by a thread of its own, for whoever reads it may stall.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
     format: LogFormat,
@@ -71,6 +76,7 @@ pub(crate) struct Log {
 #[derive(Debug)]
 struct Writer {
     lines: SyncSender<Line>,
+    bunyan: Bunyan,
     dropped: AtomicU64,
 }
 
@@ -96,6 +102,10 @@ impl Log {
                 match line {
                     Line::Text(level, text) => match &mut syslog {
                         Some(syslog) => syslog.say_at(level, &text),
+                        None if format == LogFormat::Bunyan => {
+                            let mut stdout = std::io::stdout().lock();
+                            let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+                        }
                         None => drop(std::io::stderr().lock().write_all(text.as_bytes())),
                     },
                     Line::Flush(done) => drop(done.send(())),
@@ -105,7 +115,7 @@ impl Log {
         Self {
             format,
             level: Arc::new(AtomicU8::new(level as u8)),
-            writer: Arc::new(Writer { lines, dropped: AtomicU64::new(0) }),
+            writer: Arc::new(Writer { lines, bunyan: Bunyan::new(program), dropped: AtomicU64::new(0) }),
         }
     }
 
@@ -133,6 +143,10 @@ impl Log {
             LogFormat::Text => text_line(event, now, std::io::stderr().is_terminal()),
             LogFormat::Json => json_line(event, now),
             LogFormat::Syslog => syslog_line(event),
+            LogFormat::Bunyan => match self.writer.bunyan.line(event, now) {
+                Some(line) => line,
+                None => return,
+            },
         };
         if self.writer.lines.try_send(Line::Text(event.level(), line)).is_err() {
             self.writer.dropped.fetch_add(lost_with_it, Ordering::Relaxed);

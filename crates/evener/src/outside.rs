@@ -1,7 +1,8 @@
-//! What a configuration needs from outside of it: addresses for names, and what TLS is made of. All of it is had before
-//! anything changes.
+//! What a configuration needs from outside of it: addresses for names, what TLS is made of, and which servers are found in
+//! directories. All of it is had before anything changes.
 
 use crate::config::{Config, Problem, one_line};
+use crate::discover::{Found, look_for};
 use crate::material::{self, Materials};
 use crate::resolve::{Targets, resolve};
 
@@ -9,14 +10,16 @@ use crate::resolve::{Targets, resolve};
 pub(crate) struct Outside {
     pub(crate) targets: Targets,
     pub(crate) materials: Materials,
+    pub(crate) found: Found,
 }
 
 type Gathered = Result<Outside, Vec<Problem>>;
 
 /// Resolves names and reads files; whatever cannot be had is a problem.
 pub(crate) async fn gather(config: &Config, before: Materials) -> Gathered {
-    let (targets, materials) = tokio::join!(resolve(config), load(config, before));
-    both(targets, materials)
+    let (targets, materials, found) =
+        tokio::join!(resolve(config), load(config, before), look_for(&config.spec));
+    all(targets, materials, found)
 }
 
 /// What becomes of `before`, which is for the same certificates.
@@ -42,7 +45,7 @@ pub(crate) async fn gather_known(
         Ok(materials) => (materials, None),
         Err(problems) => (before, Some(one_line(&problems))),
     };
-    (both(resolve(config).await, Ok(materials)), why)
+    (all(resolve(config).await, Ok(materials), look_for(&config.spec).await), why)
 }
 
 async fn load(config: &Config, before: Materials) -> Result<Materials, Vec<Problem>> {
@@ -51,9 +54,13 @@ async fn load(config: &Config, before: Materials) -> Result<Materials, Vec<Probl
     loading.await.unwrap_or_else(|error| Err(vec![Problem::new(error.to_string())]))
 }
 
-fn both(targets: Result<Targets, Vec<Problem>>, materials: Result<Materials, Vec<Problem>>) -> Gathered {
+fn all(
+    targets: Result<Targets, Vec<Problem>>,
+    materials: Result<Materials, Vec<Problem>>,
+    found: Found,
+) -> Gathered {
     match (targets, materials) {
-        (Ok(targets), Ok(materials)) => Ok(Outside { targets, materials }),
+        (Ok(targets), Ok(materials)) => Ok(Outside { targets, materials, found }),
         (targets, materials) => Err(targets.err().into_iter().chain(materials.err()).flatten().collect()),
     }
 }

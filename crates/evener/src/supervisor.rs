@@ -5,6 +5,7 @@ mod access;
 mod apply;
 mod certificates;
 mod connections;
+mod discovery;
 mod reload;
 
 use crate::check::{self, Patient};
@@ -17,7 +18,7 @@ use evener_core::event::Event;
 use evener_core::health::Probe;
 use evener_core::pool::{Pool, PoolSetting};
 use evener_core::snapshot::Snapshot;
-use evener_core::spec::{AdminState, Protocol};
+use evener_core::spec::{AdminState, Transport};
 use evener_core::{Endpoint, Random, ServerId, Target, Time};
 use evener_proxy::{Driver, Plane, PlaneOptions, Report, Service};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use access::{AccessChange, AccessRefused, Rule};
 pub(crate) use certificates::Reread;
+pub(crate) use discovery::Scanned;
 pub(crate) use reload::Loaded;
 
 /// Reports, probes and requests that may wait; workers drop reports beyond it, for there will be others.
@@ -93,6 +95,8 @@ pub(crate) enum Input {
     Probed { who: Probed, seen: Probe },
     Loaded(Loaded),
     Reread(Reread),
+    Scanned(Scanned),
+    DirectoryChanged,
     Ask(Ask),
 }
 
@@ -213,6 +217,8 @@ pub(crate) struct Supervisor {
     materials: Materials,
     /// When their files are looked at again.
     watch: certificates::Watch,
+    /// Servers that are found while it runs.
+    discovery: discovery::Discovery,
     /// How many configurations were taken on: what was read for an earlier one is not for this one.
     configurations: u64,
     /// What the operator said at run time of who may come in, by service.
@@ -225,6 +231,8 @@ pub(crate) struct Supervisor {
     /// Services that left, while they still have connections.
     retiring: Vec<Arc<Service>>,
     probing: BTreeSet<Probed>,
+    /// The workers whose connections stand with a server.
+    standing: BTreeMap<(Arc<str>, ServerId), BTreeSet<usize>>,
     reloads: reload::Reloads,
     /// Identities of servers of pools that left are not given again.
     next_id: u32,
@@ -236,22 +244,6 @@ pub(crate) struct Supervisor {
     phase: Phase,
     /// Who wants to know when new clients are no longer taken.
     watcher: Option<oneshot::Sender<()>>,
-}
-
-/// What an address belongs to: a TCP port and a UDP port of one number are two addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Transport {
-    Stream,
-    Datagram,
-}
-
-impl From<Protocol> for Transport {
-    fn from(protocol: Protocol) -> Self {
-        match protocol {
-            Protocol::Tcp | Protocol::Http => Self::Stream,
-            Protocol::Udp => Self::Datagram,
-        }
-    }
 }
 
 impl Supervisor {
@@ -278,6 +270,7 @@ impl Supervisor {
             services: BTreeMap::new(),
             materials: Materials::default(),
             watch: certificates::Watch::default(),
+            discovery: discovery::Discovery::default(),
             configurations: 0,
             access: BTreeMap::new(),
             access_changed: access::Changed::default(),
@@ -285,6 +278,7 @@ impl Supervisor {
             brought: apply::Fresh::new(),
             retiring: Vec::new(),
             probing: BTreeSet::new(),
+            standing: BTreeMap::new(),
             reloads: reload::Reloads::default(),
             next_id: 0,
             origin,
@@ -361,6 +355,8 @@ impl Supervisor {
             Input::Probed { who, seen } => self.on_probed(who, seen),
             Input::Loaded(loaded) => self.on_loaded(loaded),
             Input::Reread(reread) => self.on_reread(reread),
+            Input::Scanned(scanned) => self.on_scanned(scanned),
+            Input::DirectoryChanged => self.on_directory_changed(),
             Input::Ask(Ask::Access { service, change, done }) => {
                 self.change_access(&service, change, done);
             }
@@ -385,6 +381,9 @@ impl Supervisor {
             Report::Success { pool, server } => {
                 self.pools.get_mut(&pool).and_then(|running| running.pool.on_success(now, server))
             }
+            Report::Session { pool, server, target, worker, fault } => {
+                self.on_session((pool, server), &target, worker, fault)
+            }
             Report::NoServer { service, reason } => {
                 Some(Event::NoServer { service, reason: reason.to_string() })
             }
@@ -399,6 +398,37 @@ impl Supervisor {
             }
         };
         event.iter().for_each(|event| self.tell(event));
+    }
+
+    /// A server with which a connection has to stand is up as long as one of a worker does.
+    fn on_session(
+        &mut self,
+        (pool, server): (Arc<str>, ServerId),
+        target: &Target,
+        worker: usize,
+        fault: Option<String>,
+    ) -> Option<Event> {
+        let now = self.now();
+        let name = self.name_at(&pool, server, target)?;
+        if let Some(reason) = fault.clone() {
+            self.tell(&Event::SessionFailed { pool: pool.clone(), server: name, reason });
+        }
+        let standing = self.standing.entry((pool.clone(), server)).or_default();
+        let seen = match fault {
+            None => {
+                standing.insert(worker);
+                Probe::Pass
+            }
+            Some(reason) => {
+                standing.remove(&worker);
+                if !standing.is_empty() {
+                    return None;
+                }
+                self.standing.remove(&(pool.clone(), server));
+                Probe::Fail(reason)
+            }
+        };
+        self.pools.get_mut(&pool)?.pool.on_session(now, server, seen)
     }
 
     /// The name of a server, if it is still where it was when something was seen of it.
@@ -458,6 +488,7 @@ impl Supervisor {
         self.expire_access(now);
         self.apply_access();
         self.look_at_certificates(now);
+        self.look_for_servers(now);
         self.begin_probes(now);
         self.publish();
         self.look_at_drain(now);
@@ -510,6 +541,7 @@ impl Supervisor {
         let of_pools =
             self.pools.values().map(|running| running.pool.deadline()).min().unwrap_or(Time::NEVER);
         let of_pools = of_pools.min(self.access_deadline()).min(self.certificates_deadline());
+        let of_pools = of_pools.min(self.discovery_deadline());
         match self.phase {
             Phase::Serving => of_pools,
             Phase::Draining { .. } | Phase::Over => of_pools.min(now + DRAIN_LOOK),

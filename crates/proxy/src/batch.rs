@@ -6,14 +6,14 @@ use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-/// Datagrams in a batch.
+/// Datagrams in a batch, where nothing else is said.
 pub(crate) const BATCH: usize = 64;
 /// The largest datagram: an IPv4 packet without its headers is 65 507 bytes, an IPv6 one 65 527.
 const DATAGRAM_BYTES_MAX: usize = 65_536;
 /// Buffers do not begin at the same place of a page, else they would fight for the same lines of the cache.
 const STRIDE: usize = DATAGRAM_BYTES_MAX + 320;
 /// The kernel takes at most this much in one segmented send.
-const SEGMENTED_BYTES_MAX: usize = 65_000;
+pub(crate) const SEGMENTED_BYTES_MAX: usize = 65_000;
 /// Room for one IPV6_PKTINFO (20 bytes) or IP_PKTINFO (12 bytes) with its header and alignment.
 const CONTROL_BYTES: usize = 64;
 
@@ -93,7 +93,7 @@ pub(crate) enum Local {
     Each,
 }
 
-/// Buffers for [`BATCH`] datagrams with their addresses. Memory is taken from the system as datagrams fill it.
+/// Buffers for datagrams with their addresses. Memory is taken from the system as datagrams fill it.
 pub(crate) struct Batch {
     buffer: Vec<u8>,
     parts: Vec<libc::iovec>,
@@ -109,20 +109,21 @@ impl std::fmt::Debug for Batch {
 }
 
 impl Batch {
-    pub(crate) fn new() -> Self {
+    /// With room for so many.
+    pub(crate) fn new(room: usize) -> Self {
         // SAFETY: mmsghdr is plain old data for which all zeroes are valid (null pointers, no lengths).
         let header: libc::mmsghdr = unsafe { mem::zeroed() };
         let mut batch = Self {
-            buffer: vec![0; BATCH * STRIDE],
-            parts: Vec::with_capacity(BATCH),
-            addresses: vec![RawAddress::EMPTY; BATCH],
-            controls: vec![Control([0; CONTROL_BYTES]); BATCH],
-            headers: vec![header; BATCH],
+            buffer: vec![0; room * STRIDE],
+            parts: Vec::with_capacity(room),
+            addresses: vec![RawAddress::EMPTY; room],
+            controls: vec![Control([0; CONTROL_BYTES]); room],
+            headers: vec![header; room],
         };
         for chunk in batch.buffer.chunks_exact_mut(STRIDE) {
             batch.parts.push(libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: 0 });
         }
-        for at in 0..BATCH {
+        for at in 0..room {
             // The vectors are never resized, so these pointers stay valid as long as the batch lives.
             let header = &mut batch.headers[at].msg_hdr;
             header.msg_iov = &raw mut batch.parts[at];
@@ -131,8 +132,8 @@ impl Batch {
         batch
     }
 
-    /// Receives up to the end of the batch, from place `from` on; how many came. Fewer than there was room for means
-    /// that nothing is left. `Err` tells of an earlier send that was refused.
+    /// Receives [`BATCH`] datagrams at most, up to the end of the batch, from place `from` on; how many came. Fewer than that
+    /// means that nothing is left. `Err` tells of an earlier send that was refused.
     pub(crate) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -140,7 +141,8 @@ impl Batch {
         names: Names,
         local: Local,
     ) -> Result<usize, Errno> {
-        for at in from..BATCH {
+        let to = self.headers.len().min(from + BATCH);
+        for at in from..to {
             self.parts[at].iov_len = DATAGRAM_BYTES_MAX;
             let header = &mut self.headers[at].msg_hdr;
             (header.msg_name, header.msg_namelen) = match names {
@@ -154,7 +156,7 @@ impl Batch {
                 Local::Fixed => (std::ptr::null_mut(), 0),
             };
         }
-        let room = (BATCH - from) as libc::c_uint;
+        let room = (to - from) as libc::c_uint;
         // SAFETY: the headers from `from` on point to buffers, addresses and controls of this batch, which outlive the
         // call; `room` is their number.
         let count = unsafe {
@@ -178,6 +180,19 @@ impl Batch {
         &self.buffer[at * STRIDE..at * STRIDE + self.len(at)]
     }
 
+    /// Datagram `at`, to be changed.
+    pub(crate) fn bytes_of_mut(&mut self, at: usize) -> &mut [u8] {
+        let length = self.len(at);
+        &mut self.buffer[at * STRIDE..at * STRIDE + length]
+    }
+
+    /// Makes `bytes` datagram `at`, as far as there is room for one.
+    pub(crate) fn put(&mut self, at: usize, bytes: &[u8]) {
+        let length = bytes.len().min(DATAGRAM_BYTES_MAX);
+        self.buffer[at * STRIDE..at * STRIDE + length].copy_from_slice(&bytes[..length]);
+        self.parts[at].iov_len = length;
+    }
+
     /// Takes the first `count` bytes of datagram `at` away.
     pub(crate) fn strip(&mut self, at: usize, count: usize) {
         let (start, length) = (at * STRIDE, self.len(at));
@@ -198,6 +213,11 @@ impl Batch {
     /// How long datagram `at` is.
     pub(crate) fn len(&self, at: usize) -> usize {
         self.parts[at].iov_len
+    }
+
+    /// Datagram `at` as the kernel takes it, and where its bytes are, after [`Batch::address`]. Both point into this batch.
+    pub(crate) fn prepared(&self, at: usize) -> (libc::msghdr, libc::iovec) {
+        (self.headers[at].msg_hdr, self.parts[at])
     }
 
     /// Who sent datagram `at`.
@@ -342,7 +362,7 @@ pub(crate) enum Names {
 }
 
 /// What became of a batch.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sent {
     pub(crate) taken: usize,
     /// The send buffer was full.
@@ -352,7 +372,7 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
-    fn lost(&mut self, error: Errno) {
+    pub(crate) fn lost(&mut self, error: Errno) {
         if error == Errno::AGAIN {
             self.full = true;
         } else {
@@ -361,7 +381,7 @@ impl Sent {
     }
 }
 
-fn last_error() -> Errno {
+pub(crate) fn last_error() -> Errno {
     Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
@@ -394,7 +414,7 @@ fn write_local(header: &mut libc::msghdr, local: IpAddr) {
 ///
 /// # Safety
 /// `header.msg_control` must point to a writable, aligned buffer of `msg_controllen` bytes, enough for `value`.
-unsafe fn put_control<T: Copy>(header: &libc::msghdr, (level, kind): (i32, i32), value: T) {
+pub(crate) unsafe fn put_control<T: Copy>(header: &libc::msghdr, (level, kind): (i32, i32), value: T) {
     // SAFETY: as the caller promises; CMSG_FIRSTHDR is null only when the buffer is too small.
     unsafe {
         let Some(control) = libc::CMSG_FIRSTHDR(header).as_mut() else { return };

@@ -62,6 +62,18 @@ pub(crate) fn note_failure(worker: &Worker, pool: Arc<str>, server: &Entry, erro
     }
 }
 
+/// Counts a datagram that a server refused (ICMP); what that is to be reported as.
+pub(crate) fn count_refusal(worker: &Worker, server: &Entry, error: Errno) -> Failure {
+    let counters = server.live.counters.of(worker.id);
+    if error == Errno::CONNREFUSED {
+        counters.connect_refused.one();
+        Failure::Refused
+    } else {
+        counters.connect_errors.one();
+        Failure::Unreachable
+    }
+}
+
 /// Whether an error of a connect is ours, not the server's: no descriptor, memory or port is left, a local rule forbids
 /// it, the source address is not ours. EAGAIN: no local port, or the queue of a unix socket is full for a moment.
 pub(crate) fn is_ours(error: Errno) -> bool {

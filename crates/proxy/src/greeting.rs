@@ -6,7 +6,8 @@ use crate::tls::TlsFacts;
 use evener_core::wire::proxy::{self, Ends, Extras, Ssl, Transport, Version};
 use evener_core::wire::{hello, proxy::ProxyError};
 use rustix::fd::OwnedFd;
-use std::net::SocketAddr;
+use rustix::net::SocketAddrAny;
+use std::net::{Ipv4Addr, SocketAddr};
 
 /// Who is at the other end, as far as it is known.
 #[derive(Clone, Debug)]
@@ -41,6 +42,12 @@ impl Origin {
         let destination = self.destination.or_else(|| local_address(socket))?;
         Some(Ends { source: self.client, destination })
     }
+}
+
+/// Clients of a unix socket have no address; they count as loopback.
+pub(crate) fn client_address(address: Option<SocketAddrAny>) -> SocketAddr {
+    let address = address.and_then(|address| SocketAddr::try_from(address).ok());
+    address.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
 }
 
 /// The address that a client connected to; `None` for a unix socket.

@@ -6,8 +6,10 @@
 
 mod admission;
 mod batch;
+mod burst;
 mod connect;
 mod connection;
+mod dns;
 mod exchange;
 mod greeting;
 mod http1;
@@ -38,5 +40,5 @@ pub use listener::{BindError, Bound, Sharing, bind, may_be_transparent};
 pub use open::{Closed, Listing, Open};
 pub use plane::{Driver, Plane, PlaneOptions};
 pub use request_log::{LogForm, Queued, RequestLog};
-pub use service::{Backend, Refusal, Report, Reporter, Service, ServiceLive, Settings};
+pub use service::{Backend, Dns, Refusal, Report, Reporter, Service, ServiceLive, Settings};
 pub use tls::{TlsAcceptor, TlsConnector};

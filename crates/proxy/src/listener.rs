@@ -2,11 +2,11 @@
 //! with which workers reach servers.
 
 use crate::service::Service;
-use evener_core::spec::{Protocol, ServiceOptions, Source};
+use evener_core::spec::{ServiceOptions, Source, Transport};
 use evener_core::{Endpoint, Target, Time};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -39,7 +39,7 @@ pub enum BindError {
     #[error("{0} cannot be made: its directory does not exist")]
     NoDirectory(Endpoint),
     /// Datagram services have no unix sockets.
-    #[error("{0}: a udp service listens on IP addresses only")]
+    #[error("{0}: a udp or dns service listens on IP addresses only")]
     UnixDatagram(Endpoint),
     /// Something else.
     #[error("{0} cannot be listened on: {1}")]
@@ -67,6 +67,7 @@ impl BindError {
 pub struct Bound {
     /// The address as configured; with the port that the system chose when it was 0.
     pub address: Endpoint,
+    pub(crate) transport: Transport,
     pub(crate) sockets: Vec<OwnedFd>,
     pub(crate) unix: Option<UnixPath>,
 }
@@ -93,22 +94,22 @@ pub enum Sharing {
 /// Opens sockets at `address` for `workers` workers, without touching anybody else's.
 pub fn bind(
     address: &Endpoint,
-    protocol: Protocol,
+    transport: Transport,
     options: &ServiceOptions,
     workers: usize,
     sharing: Sharing,
 ) -> Result<Bound, BindError> {
     let failed = |error| BindError::new(address, error);
-    match (address, protocol) {
+    match (address, transport) {
         (Endpoint::Ip(ip), _) => {
-            let (sockets, ip) = bind_ip(*ip, protocol, options, workers, sharing).map_err(failed)?;
-            Ok(Bound { address: Endpoint::Ip(ip), sockets, unix: None })
+            let (sockets, ip) = bind_ip(*ip, transport, options, workers, sharing).map_err(failed)?;
+            Ok(Bound { address: Endpoint::Ip(ip), transport, sockets, unix: None })
         }
-        (Endpoint::Unix(path), Protocol::Tcp | Protocol::Http) => {
+        (Endpoint::Unix(path), Transport::Stream) => {
             let sockets = bind_unix(path, options, workers).map_err(failed)?;
-            Ok(Bound { address: address.clone(), sockets, unix: Some(UnixPath(path.clone())) })
+            Ok(Bound { address: address.clone(), transport, sockets, unix: Some(UnixPath(path.clone())) })
         }
-        (Endpoint::Unix(_), Protocol::Udp) => Err(BindError::UnixDatagram(address.clone())),
+        (Endpoint::Unix(_), Transport::Datagram) => Err(BindError::UnixDatagram(address.clone())),
         (Endpoint::Host { .. }, _) => {
             let unresolved =
                 io::Error::new(io::ErrorKind::InvalidInput, "listen addresses are IP addresses or paths");
@@ -119,17 +120,17 @@ pub fn bind(
 
 fn bind_ip(
     address: SocketAddr,
-    protocol: Protocol,
+    transport: Transport,
     options: &ServiceOptions,
     workers: usize,
     sharing: Sharing,
 ) -> io::Result<(Vec<OwnedFd>, SocketAddr)> {
-    let bound = if sharing == Sharing::None { find_free(address, protocol)? } else { address };
+    let bound = if sharing == Sharing::None { find_free(address, transport)? } else { address };
     let sockets = (0..workers.max(1)).map(|_| {
-        let socket = open(bound, protocol)?;
+        let socket = open(bound, transport)?;
         socket.set_reuse_port(true)?;
         socket.bind(&bound.into())?;
-        if protocol != Protocol::Udp {
+        if transport == Transport::Stream {
             apply_options(&socket, options)?;
             socket.listen(backlog(options))?;
         }
@@ -139,28 +140,28 @@ fn bind_ip(
 }
 
 /// The address, if nobody has it; with the port that the system chose when it was 0.
-fn find_free(address: SocketAddr, protocol: Protocol) -> io::Result<SocketAddr> {
+fn find_free(address: SocketAddr, transport: Transport) -> io::Result<SocketAddr> {
     // With SO_REUSEPORT alone a second instance would silently take a share of the clients. A socket without it sees
     // whether anybody is there.
-    let alone = open(address, protocol)?;
+    let alone = open(address, transport)?;
     alone.bind(&address.into())?;
-    if protocol != Protocol::Udp {
+    if transport == Transport::Stream {
         alone.listen(1)?;
     }
     Ok(alone.local_addr()?.as_socket().unwrap_or(address))
 }
 
-fn open(address: SocketAddr, protocol: Protocol) -> io::Result<Socket> {
-    let kind = if protocol != Protocol::Udp { Type::STREAM } else { Type::DGRAM };
+fn open(address: SocketAddr, transport: Transport) -> io::Result<Socket> {
+    let kind = if transport == Transport::Stream { Type::STREAM } else { Type::DGRAM };
     let socket = Socket::new(Domain::for_address(address), kind, None)?;
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
         // `0.0.0.0:80` and `[::]:80` are two addresses, whatever net.ipv6.bindv6only says.
         socket.set_only_v6(true)?;
     }
-    match protocol {
-        Protocol::Tcp | Protocol::Http => socket.set_reuse_address(true)?,
-        Protocol::Udp => prepare_datagrams(&socket, address)?,
+    match transport {
+        Transport::Stream => socket.set_reuse_address(true)?,
+        Transport::Datagram => prepare_datagrams(&socket, address)?,
     }
     Ok(socket)
 }
@@ -180,13 +181,14 @@ fn prepare_datagrams(socket: &Socket, address: SocketAddr) -> io::Result<()> {
 }
 
 /// Larger buffers let bursts wait instead of being dropped; less is no error.
-fn grow_buffers(socket: &Socket) {
+pub(crate) fn grow_buffers(socket: impl AsFd) {
+    let socket = socket.as_fd();
     for name in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
-        let _ = crate::sys::set_int(socket.as_fd(), (libc::SOL_SOCKET, name), DATAGRAM_BUFFER_BYTES as i32);
+        let _ = crate::sys::set_int(socket, (libc::SOL_SOCKET, name), DATAGRAM_BUFFER_BYTES as i32);
     }
-    if socket.recv_buffer_size().is_ok_and(|bytes| bytes < DATAGRAM_BUFFER_BYTES) {
-        let _ = socket.set_recv_buffer_size(DATAGRAM_BUFFER_BYTES);
-        let _ = socket.set_send_buffer_size(DATAGRAM_BUFFER_BYTES);
+    if sockopt::socket_recv_buffer_size(socket).is_ok_and(|bytes| bytes < DATAGRAM_BUFFER_BYTES) {
+        let _ = sockopt::set_socket_recv_buffer_size(socket, DATAGRAM_BUFFER_BYTES);
+        let _ = sockopt::set_socket_send_buffer_size(socket, DATAGRAM_BUFFER_BYTES);
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::admission::reset_at_close;
 use crate::connection::{Connection, Stage};
+use crate::dns;
 use crate::exchange::{Exchange, Reach};
 use crate::link::Link;
 use crate::session::{self, Mode, Session};
@@ -142,6 +143,9 @@ pub(crate) fn answer(worker: &Worker, question: &Question) {
             take(&|| udp::open(worker, listener, key, flow));
         }
     }
+    for open in dns::open(worker, is_meant) {
+        take(&open);
+    }
     let mut listing = question.listing.lock().unwrap_or_else(PoisonError::into_inner);
     listing.total += own.total;
     listing.open.append(&mut own.open);
@@ -175,7 +179,8 @@ pub(crate) fn close(worker: &mut Worker, serial: u32) -> Closed {
         session::close(worker, index);
         return Closed::Done;
     }
-    if udp::close(worker, serial) { Closed::Done } else { Closed::Nobody }
+    let is_closed = udp::close(worker, serial) || dns::close_numbered(worker, serial);
+    if is_closed { Closed::Done } else { Closed::Nobody }
 }
 
 /// The server as others are told of it.

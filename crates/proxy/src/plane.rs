@@ -6,7 +6,7 @@ use crate::open::{self, Closed, Hearer, Listing, Question};
 use crate::service::{Backend, Reporter, Service, Settings};
 use crate::worker::{Command, PoolIs, Worker, WorkerParts};
 use evener_core::Endpoint;
-use evener_core::spec::Protocol;
+use evener_core::spec::Transport;
 use mio::Waker;
 use std::io;
 use std::sync::mpsc::{Sender, channel};
@@ -94,11 +94,11 @@ impl Plane {
         self.listeners += 1;
         let id = self.listeners;
         let on_all = matches!(bound.address, Endpoint::Ip(address) if address.ip().is_unspecified());
-        let local = if on_all && service.protocol == Protocol::Udp { Local::Each } else { Local::Fixed };
-        let unix = bound.unix.map(Arc::new);
+        let local = if on_all && bound.transport == Transport::Datagram { Local::Each } else { Local::Fixed };
+        let (transport, unix) = (bound.transport, bound.unix.map(Arc::new));
         for (inbox, socket) in self.inboxes.iter().zip(bound.sockets) {
             let (service, unix) = (Arc::clone(service), unix.clone());
-            let _ = inbox.send(Command::Listen { id, service, socket, local, unix });
+            let _ = inbox.send(Command::Listen { id, service, socket, transport, local, unix });
         }
         self.wake();
         id
@@ -130,6 +130,11 @@ impl Plane {
     /// A listener goes on for another service: nobody who waits in its queue is lost. Flows end, connections go on.
     pub fn assign(&self, id: u64, service: &Arc<Service>) {
         self.tell(|| Command::Assign { id, service: Arc::clone(service) });
+    }
+
+    /// Servers with which connections have to stand came or went.
+    pub fn tend(&self) {
+        self.tell(|| Command::Tend);
     }
 
     /// No new clients; connections and flows may finish.

@@ -16,6 +16,11 @@ pub(crate) enum Token {
     Flow(usize),
     Session(usize),
     Upstream(usize),
+    DnsListener(usize),
+    DnsSocket(usize),
+    DnsClient(usize),
+    DnsStream(usize),
+    DnsStanding(usize),
 }
 
 impl Token {
@@ -29,13 +34,18 @@ impl Token {
             Self::Flow(index) => (5, index),
             Self::Session(index) => (6, index),
             Self::Upstream(index) => (7, index),
+            Self::DnsListener(index) => (8, index),
+            Self::DnsSocket(index) => (9, index),
+            Self::DnsClient(index) => (10, index),
+            Self::DnsStream(index) => (11, index),
+            Self::DnsStanding(index) => (12, index),
         };
-        mio::Token(index << 3 | kind)
+        mio::Token(index << 4 | kind)
     }
 
     pub(crate) fn decode(mio::Token(token): mio::Token) -> Self {
-        let index = token >> 3;
-        match token & 7 {
+        let index = token >> 4;
+        match token & 15 {
             1 => Self::Stream(index),
             2 => Self::Client(index),
             3 => Self::Server(index),
@@ -43,6 +53,11 @@ impl Token {
             5 => Self::Flow(index),
             6 => Self::Session(index),
             7 => Self::Upstream(index),
+            8 => Self::DnsListener(index),
+            9 => Self::DnsSocket(index),
+            10 => Self::DnsClient(index),
+            11 => Self::DnsStream(index),
+            12 => Self::DnsStanding(index),
             _ => Self::Waker,
         }
     }
@@ -60,10 +75,19 @@ impl Registry {
     /// Edge-triggered for both ways. Closing the descriptor takes it out again, if there is no copy of it.
     pub(crate) fn register(&self, socket: &OwnedFd, token: Token) -> Result<(), Errno> {
         let interest = match token {
-            Token::Client(_) | Token::Server(_) | Token::Session(_) | Token::Upstream(_) => {
-                Interest::READABLE | Interest::WRITABLE
-            }
-            Token::Waker | Token::Stream(_) | Token::Datagrams(_) | Token::Flow(_) => Interest::READABLE,
+            Token::Client(_)
+            | Token::Server(_)
+            | Token::Session(_)
+            | Token::Upstream(_)
+            | Token::DnsClient(_)
+            | Token::DnsStream(_)
+            | Token::DnsStanding(_) => Interest::READABLE | Interest::WRITABLE,
+            Token::Waker
+            | Token::Stream(_)
+            | Token::Datagrams(_)
+            | Token::Flow(_)
+            | Token::DnsListener(_)
+            | Token::DnsSocket(_) => Interest::READABLE,
         };
         let registered = self.0.register(&mut SourceFd(&socket.as_raw_fd()), token.encode(), interest);
         registered.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))

@@ -6,11 +6,12 @@ use arc_swap::ArcSwap;
 use evener_core::acl::{Access, Acl};
 use evener_core::clients::{ClientSeen, Clients};
 use evener_core::counters::{ServiceCounters, Sharded};
+use evener_core::dns::{Cache, RateLimit};
 use evener_core::health::Failure;
 use evener_core::limits::{Lease, Occupancy};
 use evener_core::route::Routes;
 use evener_core::snapshot::{NoServer, Snapshot};
-use evener_core::spec::{HttpSpec, Protocol, ServiceOptions, Source};
+use evener_core::spec::{DnsSpec, HttpSpec, Protocol, ServiceOptions, Source};
 use evener_core::throttle::Throttle;
 use evener_core::wire::proxy;
 use evener_core::{ServerId, Target, Time};
@@ -45,12 +46,25 @@ pub struct Settings {
     pub tls: Option<Arc<TlsAcceptor>>,
     /// How HTTP is understood, if it is.
     pub http: Option<Arc<HttpSpec>>,
+    /// How DNS is understood, if it is.
+    pub dns: Option<Dns>,
     /// The pools that serve it.
     pub backends: Vec<Backend>,
     /// The one for clients that no route names.
     pub default_backend: Option<usize>,
     /// Others, by host name and path.
     pub routes: Routes<usize>,
+}
+
+/// What a service of DNS has beside others.
+#[derive(Clone, Debug)]
+pub struct Dns {
+    /// How it is understood.
+    pub spec: Arc<DnsSpec>,
+    /// Kept answers.
+    pub cache: Option<Arc<Cache>>,
+    /// How much the networks of clients asked.
+    pub rate_limit: Option<Arc<RateLimit>>,
 }
 
 /// A pool with how its servers are spoken to.
@@ -92,6 +106,7 @@ impl Settings {
             request_log: None,
             tls: None,
             http: None,
+            dns: None,
             backends: vec![Backend { pool, tls: None, send_proxy: None }],
             default_backend: Some(0),
             routes: Routes::default(),
@@ -272,6 +287,19 @@ pub enum Report {
         pool: Arc<str>,
         /// The server.
         server: ServerId,
+    },
+    /// The connection that has to stand with a server does for this worker, or no longer does and why.
+    Session {
+        /// The pool.
+        pool: Arc<str>,
+        /// The server.
+        server: ServerId,
+        /// Where it was.
+        target: Target,
+        /// The worker.
+        worker: usize,
+        /// Why it does not stand; `None` when it does.
+        fault: Option<String>,
     },
     /// A client got no server.
     NoServer {

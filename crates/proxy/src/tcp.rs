@@ -3,6 +3,7 @@
 use crate::admission::{self, Admission, Refused, reset_at_close};
 use crate::connect::{note_failure, note_no_server, open_socket};
 use crate::connection::{Connection, Stage, Step, Upstream};
+use crate::dns;
 use crate::greeting::{self, Greeted, Greeting};
 use crate::listener::{self, StreamListener};
 use crate::registry::Token;
@@ -15,12 +16,13 @@ use crate::worker::{Retry, Worker};
 use evener_core::Time;
 use evener_core::limits::Lease;
 use evener_core::snapshot::{Choice, NoServer, Request, Why};
+use evener_core::spec::Protocol;
 use mio::event::Event;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SocketAddrAny, SocketFlags, acceptfrom_with, recv, sockopt};
-use std::net::{Ipv4Addr, SocketAddr};
+use rustix::net::{RecvFlags, SocketFlags, acceptfrom_with, recv, sockopt};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -96,7 +98,9 @@ pub(crate) fn accept_rest(worker: &mut Worker, index: usize) {
 fn accept_one(worker: &mut Worker, index: usize, settings: Arc<Settings>, place: Lease) -> Option<Queue> {
     let listener = &mut worker.streams[index];
     match acceptfrom_with(&listener.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-        Ok((client, address)) => admit(worker, index, client, client_address(address), settings, place),
+        Ok((client, address)) => {
+            admit(worker, index, client, greeting::client_address(address), settings, place);
+        }
         Err(Errno::AGAIN) => {
             listener.paused = None;
             let service = Arc::clone(&listener.service);
@@ -110,12 +114,6 @@ fn accept_one(worker: &mut Worker, index: usize, settings: Arc<Settings>, place:
         Err(error) => return Some(pause_failed(worker, index, error)),
     }
     None
-}
-
-/// Clients of a unix socket have no address; they count as loopback.
-fn client_address(address: Option<SocketAddrAny>) -> SocketAddr {
-    let address = address.and_then(|address| SocketAddr::try_from(address).ok());
-    address.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
 }
 
 /// What there is no place for.
@@ -171,6 +169,9 @@ fn admit(
 ) {
     let service = Arc::clone(&worker.streams[index].service);
     service.live.counters.of(worker.id).connections.one();
+    if service.protocol == Protocol::Dns {
+        return dns::begin(worker, client, peer, &service, &settings, place);
+    }
     if settings.is_layered() {
         return session::begin(worker, client, peer, service, settings, place);
     }

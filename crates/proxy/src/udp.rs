@@ -6,7 +6,7 @@ mod table;
 
 use crate::admission;
 use crate::batch::{BATCH, Batch, Local, Names};
-use crate::connect::is_ours;
+use crate::connect::{count_refusal, is_ours};
 use crate::greeting;
 use crate::listener::{self, Seen};
 use crate::registry::Token;
@@ -124,7 +124,7 @@ pub(crate) struct Answers {
 
 impl Answers {
     pub(crate) fn new() -> Self {
-        Self { batch: Batch::new(), listener: 0, count: 0 }
+        Self { batch: Batch::new(BATCH), listener: 0, count: 0 }
     }
 }
 
@@ -140,7 +140,7 @@ pub(crate) fn flow_idle(settings: &Settings) -> Duration {
 
 /// Clients sent something.
 pub(crate) fn on_listener_event(worker: &mut Worker, index: usize) {
-    let mut batch = worker.inbound.take().unwrap_or_else(|| Box::new(Batch::new()));
+    let mut batch = worker.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
     let emptied = (0..BATCHES_MAX).any(|_| {
         let Some(listener) = worker.datagrams.get(index).filter(|listener| !listener.draining) else {
             return true;
@@ -467,14 +467,7 @@ fn send_to_server(
 /// The server of a flow refused a datagram: passive failure.
 fn note_refusal(worker: &mut Worker, snapshot: &Snapshot, slot: usize, error: Errno) {
     let server = &worker.flows[slot].choice.server;
-    let counters = server.live.counters.of(worker.id);
-    let failure = if error == Errno::CONNREFUSED {
-        counters.connect_refused.one();
-        Failure::Refused
-    } else {
-        counters.connect_errors.one();
-        Failure::Unreachable
-    };
+    let failure = count_refusal(worker, server, error);
     report_failure(worker, snapshot, server, failure);
 }
 

@@ -1,28 +1,30 @@
 //! A worker: one thread with its own epoll. It owns listeners, connections, flows, timers and buffers, and takes commands
 //! from the control thread.
 
+mod commands;
+
 use crate::batch::{Batch, Local};
 use crate::connection::{Connection, Stage};
+use crate::dns::{self, Dns};
 use crate::exchange::{self, Exchange, IdleKey, ServerLink};
 use crate::http1::Heads;
 use crate::link::Buffers;
 use crate::listener::{StreamListener, UnixPath};
-use crate::open::{self, Hearer, Question};
+use crate::open::{Hearer, Question};
 use crate::plane::Driver;
 use crate::registry::{Registry, Token};
 use crate::relay::Scratch;
 use crate::ring::{Mark, Ring};
 use crate::ring_relay::{self, SendUnderWay, Starved};
 use crate::service::{Pending, Report, Reporter, Service};
-use crate::session::{self, Mode, Session};
+use crate::session::{self, Session};
 use crate::tcp;
 use crate::timers::Timers;
 use crate::udp::{self, Answers, DatagramListener, FlowSocket};
 use crate::warm::{self, Warm};
-use evener_core::flow::FlowTable;
 use evener_core::hash::Keyed;
 use evener_core::limits::Lease;
-use evener_core::spec::Protocol;
+use evener_core::spec::Transport;
 use evener_core::{Random, Time};
 use mio::event::Event;
 use mio::{Events, Poll, Waker};
@@ -46,17 +48,42 @@ pub(crate) enum Retry {
     Datagrams(usize),
     Flow(usize),
     Session(usize),
+    DnsListener(usize),
+    DnsSocket(usize),
+    DnsClient(usize),
+    DnsStream(usize),
+    DnsStanding(usize),
 }
 
 /// What the control thread wants.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Listen { id: u64, service: Arc<Service>, socket: OwnedFd, local: Local, unix: Option<Arc<UnixPath>> },
-    Unlisten { id: u64 },
-    Assign { id: u64, service: Arc<Service> },
-    Refresh { service: Arc<str>, pool: PoolIs },
+    Listen {
+        id: u64,
+        service: Arc<Service>,
+        socket: OwnedFd,
+        transport: Transport,
+        local: Local,
+        unix: Option<Arc<UnixPath>>,
+    },
+    Unlisten {
+        id: u64,
+    },
+    Assign {
+        id: u64,
+        service: Arc<Service>,
+    },
+    Refresh {
+        service: Arc<str>,
+        pool: PoolIs,
+    },
     List(Arc<Question>),
-    Close { serial: u32, hearer: Hearer },
+    Close {
+        serial: u32,
+        hearer: Hearer,
+    },
+    /// Servers with which connections have to stand came or went.
+    Tend,
     Drain,
     Cut,
     Stop,
@@ -89,6 +116,7 @@ pub(crate) struct Worker {
     pub(crate) idle: HashMap<IdleKey, Vec<usize>, Keyed>,
     pub(crate) datagrams: Slab<DatagramListener>,
     pub(crate) flows: Slab<FlowSocket>,
+    pub(crate) dns: Dns,
     pub(crate) timers: Timers,
     pub(crate) session_timers: Timers,
     pub(crate) exchange_timers: Timers,
@@ -163,6 +191,7 @@ impl Worker {
             idle: HashMap::with_hasher(Keyed::new(parts.seed)),
             datagrams: Slab::new(),
             flows: Slab::new(),
+            dns: Dns::new(parts.seed),
             timers: Timers::new(),
             session_timers: Timers::new(),
             exchange_timers: Timers::new(),
@@ -222,12 +251,14 @@ impl Worker {
             due.drain(..).for_each(|number| exchange::on_deadline(&mut self, number));
             self.server_timers.expire(self.now, &mut due);
             due.drain(..).for_each(|slot| exchange::on_idle_deadline(&mut self, slot));
+            dns::on_time(&mut self, &mut due);
             self.resume_accepting(Due::Only);
             self.sweep();
             if self.warm.due().is_some_and(|due| due <= self.now) {
                 warm::tend(&mut self);
             }
             udp::flush_answers(&mut self);
+            dns::flush(&mut self);
             ring_relay::feed_starved(&mut self);
             self.bury();
         }
@@ -291,6 +322,11 @@ impl Worker {
             Token::Flow(slot) => udp::on_flow_event(self, slot),
             Token::Session(index) => session::on_event(self, index, event),
             Token::Upstream(slot) => exchange::on_event(self, slot, event),
+            Token::DnsListener(index) => dns::on_listener_event(self, index),
+            Token::DnsSocket(at) => dns::on_socket_event(self, at),
+            Token::DnsClient(index) => dns::on_client_event(self, index, event),
+            Token::DnsStream(index) => dns::on_stream_event(self, index, event),
+            Token::DnsStanding(at) => dns::on_standing_event(self, at, event),
         }
     }
 
@@ -302,6 +338,11 @@ impl Worker {
                 Some(Retry::Accept(index)) => tcp::accept(self, index),
                 Some(Retry::Datagrams(index)) => udp::on_listener_event(self, index),
                 Some(Retry::Flow(slot)) => udp::on_flow_event(self, slot),
+                Some(Retry::DnsListener(index)) => dns::on_listener_event(self, index),
+                Some(Retry::DnsSocket(at)) => dns::on_socket_event(self, at),
+                Some(Retry::DnsClient(index)) => dns::queue_client(self, index),
+                Some(Retry::DnsStream(index)) => dns::queue_stream(self, index),
+                Some(Retry::DnsStanding(at)) => dns::queue_standing(self, at),
                 Some(Retry::Session(index)) => {
                     let Some(session) = self.sessions.get_mut(index) else { continue };
                     session.queued = false;
@@ -329,7 +370,8 @@ impl Worker {
         let until = |at: Time| at.since(self.now);
         let timers = [&self.timers, &self.session_timers, &self.exchange_timers, &self.server_timers];
         let timer = timers.into_iter().filter_map(|timers| timers.wait(self.now)).min();
-        let waits = [timer, paused.map(until), sweep.map(until), self.warm.due().map(until)];
+        let dns = self.dns.wait(self.now);
+        let waits = [timer, paused.map(until), sweep.map(until), self.warm.due().map(until), dns];
         waits.into_iter().flatten().min()
     }
 
@@ -351,6 +393,7 @@ impl Worker {
         };
         let due: Vec<usize> = self.datagrams.iter().filter(due).map(|(index, _)| index).collect();
         due.into_iter().for_each(|index| udp::expire(self, index));
+        dns::sweep(self);
     }
 
     /// Frees what ended. Places that became free may be waited for, here or by another worker.
@@ -406,140 +449,6 @@ impl Worker {
     pub(crate) fn bury_flows(&mut self) {
         while let Some(slot) = self.retired.pop() {
             self.flows.try_remove(slot);
-        }
-    }
-
-    fn obey(&mut self, command: Command) {
-        match command {
-            Command::Listen { id, service, socket, local, unix } => {
-                self.listen(id, service, socket, local, unix);
-            }
-            Command::Unlisten { id } => self.unlisten(id),
-            Command::Assign { id, service } => self.assign(id, &service),
-            Command::Refresh { service, pool } => self.refresh(&service, pool),
-            Command::List(question) => open::answer(self, &question),
-            Command::Close { serial, hearer } => hearer.tell(open::close(self, serial)),
-            Command::Drain => self.drain(),
-            Command::Cut => {
-                let all: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();
-                all.into_iter().for_each(|index| self.cut(index));
-                let all: Vec<usize> = self.sessions.iter().map(|(index, _)| index).collect();
-                all.into_iter().for_each(|index| self.cut_session(index));
-            }
-            Command::Stop => self.running = false,
-        }
-        self.warm.look_again(self.now);
-    }
-
-    fn cut(&mut self, index: usize) {
-        let connection = &self.connections[index];
-        if connection.stage != Stage::Over {
-            connection.service.live.counters.of(self.id).cut.one();
-            tcp::close(self, index);
-        }
-    }
-
-    fn cut_session(&mut self, index: usize) {
-        let session = &self.sessions[index];
-        if !matches!(session.mode, Mode::Over) {
-            session.service.live.counters.of(self.id).cut.one();
-            session::close(self, index);
-        }
-    }
-
-    fn listen(
-        &mut self,
-        id: u64,
-        service: Arc<Service>,
-        socket: OwnedFd,
-        local: Local,
-        unix: Option<Arc<UnixPath>>,
-    ) {
-        match service.protocol {
-            Protocol::Tcp | Protocol::Http => {
-                let index =
-                    self.streams.insert(StreamListener { id, service, socket, paused: None, _unix: unix });
-                if self.registry.register(&self.streams[index].socket, Token::Stream(index)).is_ok() {
-                    tcp::accept(self, index);
-                }
-            }
-            Protocol::Udp => {
-                let settings = service.settings.load_full();
-                let (size, idle) = (udp::table_size(&settings, self.workers), udp::flow_idle(&settings));
-                let flows = FlowTable::new(size, idle, self.random.bits());
-                let listener = DatagramListener { id, service, socket, local, flows, draining: false };
-                let index = self.datagrams.insert(listener);
-                if self.registry.register(&self.datagrams[index].socket, Token::Datagrams(index)).is_ok() {
-                    udp::on_listener_event(self, index);
-                }
-            }
-        }
-    }
-
-    fn unlisten(&mut self, id: u64) {
-        if let Some(index) =
-            self.streams.iter().find(|(_, listener)| listener.id == id).map(|(index, _)| index)
-        {
-            self.close_stream(index);
-        }
-        if let Some(index) =
-            self.datagrams.iter().find(|(_, listener)| listener.id == id).map(|(index, _)| index)
-        {
-            udp::flush_answers(self);
-            udp::end_all(self, index);
-            let listener = self.datagrams.remove(index);
-            self.registry.deregister(&listener.socket);
-        }
-    }
-
-    fn assign(&mut self, id: u64, service: &Arc<Service>) {
-        for (_, listener) in self.streams.iter_mut().filter(|(_, listener)| listener.id == id) {
-            listener.service = Arc::clone(service);
-            listener.reconfigure();
-        }
-        if let Some(index) =
-            self.datagrams.iter().find(|(_, listener)| listener.id == id).map(|(index, _)| index)
-        {
-            udp::end_all(self, index);
-            self.datagrams[index].service = Arc::clone(service);
-            self.refresh(&service.name, PoolIs::Same);
-        }
-    }
-
-    /// Takes in who already waits in the queue, then closes: nobody who was connected is lost.
-    fn close_stream(&mut self, index: usize) {
-        tcp::accept_rest(self, index);
-        let listener = self.streams.remove(index);
-        self.registry.deregister(&listener.socket);
-    }
-
-    fn refresh(&mut self, service: &str, pool: PoolIs) {
-        self.streams.iter().filter(|(_, l)| &*l.service.name == service).for_each(|(_, l)| l.reconfigure());
-        let of_service = self.datagrams.iter().filter(|(_, listener)| &*listener.service.name == service);
-        let of_service: Vec<usize> = of_service.map(|(index, _)| index).collect();
-        for index in of_service {
-            if pool == PoolIs::Another {
-                udp::end_all(self, index);
-            }
-            let settings = self.datagrams[index].service.settings.load_full();
-            udp::end_astray(self, index, &settings, pool);
-            let listener = &mut self.datagrams[index];
-            listener.flows.set_idle(udp::flow_idle(&settings));
-            let ended = listener.flows.resize(udp::table_size(&settings, self.workers));
-            listener.service.live.flows.fetch_sub(ended.len() as u32, std::sync::atomic::Ordering::Relaxed);
-            self.retired.extend(ended.iter().map(|flow| flow.slot as usize));
-        }
-    }
-
-    fn drain(&mut self) {
-        let streams: Vec<usize> = self.streams.iter().map(|(index, _)| index).collect();
-        streams.into_iter().for_each(|index| self.close_stream(index));
-        self.draining = true;
-        let sessions: Vec<usize> = self.sessions.iter().map(|(index, _)| index).collect();
-        sessions.into_iter().for_each(|index| session::on_drain(self, index));
-        for (_, listener) in &mut self.datagrams {
-            listener.draining = true;
-            listener.flows.set_idle(udp::DRAIN_IDLE);
         }
     }
 }

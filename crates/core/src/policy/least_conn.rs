@@ -1,6 +1,8 @@
 //! The fewest connections for the weight; turns among equals.
 
 use super::{Contender, WEIGHT_UNIT};
+use crate::spec::Policy;
+use crate::time::Time;
 
 /// How busy a contender would be with one more, in connections a weight of 1; infinite without a share.
 pub(super) fn load(contender: &impl Contender) -> f64 {
@@ -23,6 +25,21 @@ pub(super) fn choose<C: Contender>(
         }
     }
     best.map(|(at, _)| at)
+}
+
+/// The least busy one; of equals the one that answered sooner of late.
+pub(super) fn choose_soonest<C: Contender>(
+    contenders: &[C],
+    now: Time,
+    eligible: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    let cost = |at: usize| {
+        let latency = contenders[at].latency().at(now, Policy::EWMA_DECAY).unwrap_or_default();
+        (load(&contenders[at]), latency)
+    };
+    let costs = (0..contenders.len()).filter(|&at| eligible(at)).map(|at| (at, cost(at)));
+    let least = costs.min_by(|(_, a), (_, b)| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    least.map(|(at, _)| at)
 }
 
 #[cfg(test)]

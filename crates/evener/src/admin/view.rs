@@ -8,8 +8,9 @@ use evener_core::explain as core;
 use evener_core::health::Verdict;
 use evener_core::pool::Server;
 use evener_core::snapshot::Request;
+use evener_proxy::Service;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
@@ -51,8 +52,24 @@ pub(crate) struct ServiceView {
     pub(crate) warm: u32,
     /// UDP flows now.
     pub(crate) flows_active: u32,
+    /// Kept answers; absent where none are kept.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) cache: Option<CacheView>,
     /// Counted since the start; those that are 0 are there, too.
     pub(crate) counters: BTreeMap<String, u64>,
+}
+
+/// The answers that a service of DNS keeps.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct CacheView {
+    /// How many there are now.
+    pub(crate) entries: usize,
+    /// Bytes that they take.
+    pub(crate) bytes: u64,
+    /// Questions since the start that one of them served, expired ones included.
+    pub(crate) hits: u64,
+    /// Questions since the start for which none was there.
+    pub(crate) misses: u64,
 }
 
 /// A pool.
@@ -111,20 +128,32 @@ fn services(supervisor: &Supervisor) -> Vec<ServiceView> {
     let view = |spec: &evener_core::spec::ServiceSpec| {
         let service = supervisor.services.get(&spec.name)?;
         let listeners = supervisor.listeners.values().filter(|listener| listener.service == spec.name);
+        // An address that is listened on over TCP and UDP is one.
+        let listen: BTreeSet<&evener_core::Endpoint> = listeners.map(|listener| &listener.bound).collect();
         Some(ServiceView {
             name: spec.name.to_string(),
             protocol: spec.protocol.name().into(),
             tls: spec.tls.is_some(),
-            listen: listeners.map(|listener| listener.bound.to_string()).collect(),
+            listen: listen.iter().map(ToString::to_string).collect(),
             pool: spec.pool.as_ref().map(ToString::to_string),
             connections_active: service.live.connections.active(),
             connects_pending: service.live.pending.active(),
             warm: service.live.warm.active(),
             flows_active: service.live.flows.load(Ordering::Relaxed),
+            cache: cache(service),
             counters: totals(&service.live.counters),
         })
     };
     supervisor.config.spec.services.iter().filter_map(view).collect()
+}
+
+fn cache(service: &Service) -> Option<CacheView> {
+    let settings = service.settings.load();
+    let stats = settings.dns.as_ref()?.cache.as_ref()?.stats();
+    let counters = &service.live.counters;
+    let hits = counters.total("cache_hits") + counters.total("cache_stale");
+    let misses = counters.total("cache_misses");
+    Some(CacheView { entries: stats.entries, bytes: stats.bytes, hits, misses })
 }
 
 fn pools(supervisor: &Supervisor) -> Vec<PoolView> {

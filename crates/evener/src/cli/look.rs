@@ -48,13 +48,13 @@ fn server_name(pool: Option<&str>, server: Option<&str>) -> String {
 }
 
 /// Says on standard error that there are more than were shown.
-fn say_rest(shown: usize, total: usize) {
+pub(super) fn say_rest(shown: usize, total: usize) {
     if shown < total {
         eprintln!("{shown} of {total}; --limit N shows more");
     }
 }
 
-fn path_with(path: &str, values: &[(&str, Option<&str>)], limit: Option<usize>) -> String {
+pub(super) fn path_with(path: &str, values: &[(&str, Option<&str>)], limit: Option<usize>) -> String {
     let limit = limit.map(|limit| limit.to_string());
     let values = values.iter().copied().chain([("limit", limit.as_deref())]);
     let values = values.filter_map(|(key, value)| Some(format!("{key}={}", percent_encoded(value?))));

@@ -1,4 +1,4 @@
-//! The commands that run: `run`, `tcp`, `udp`, `http`; and `check`, which only says whether it could.
+//! The commands that run: `run`, `tcp`, `udp`, `http`, `dns`; and `check`, which only says whether it could.
 
 use super::{OneLiner, RunOptions};
 use crate::admin::AdminSocket;
@@ -10,7 +10,7 @@ use anyhow::bail;
 use evener_core::Endpoint;
 use evener_core::event::Event;
 use evener_core::spec::{
-    CheckSpec, Policy, PoolSpec, Protocol, ServerSpec, ServiceSpec, Spec, StickyBy, StickySpec,
+    CheckSpec, Policy, PoolSpec, Protocol, ServerSpec, ServiceSpec, Spec, StickyBy, StickySpec, Transport,
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::io::Write;
@@ -49,18 +49,16 @@ pub(super) async fn check(file: &Path, print: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `evener tcp|udp|http LISTEN SERVER...`
+/// `evener tcp|udp|http|dns LISTEN SERVER...`; `more` sets what only one of them has.
 pub(super) async fn one_liner(
     line: &OneLiner,
     protocol: Protocol,
     check: Option<CheckSpec>,
-    tls: Option<PathBuf>,
+    more: impl FnOnce(&mut ServiceSpec),
 ) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
     let mut spec = one_liner_spec(line, protocol, check)?;
-    if let (Some(file), Some(service)) = (tls, spec.services.first_mut()) {
-        service.tls = Some(config::tls_from_file(&file));
-    }
+    spec.services.first_mut().map(more);
     let config = Config { spec, ..Config::default() };
     let admin = match &line.options.admin {
         Some(path) => AdminSocket::open(path)?,
@@ -72,8 +70,10 @@ pub(super) async fn one_liner(
 
 fn one_liner_spec(line: &OneLiner, protocol: Protocol, check: Option<CheckSpec>) -> anyhow::Result<Spec> {
     let listen: Endpoint = line.listen.parse()?;
-    if protocol == Protocol::Udp && matches!(listen, Endpoint::Unix(_)) {
-        bail!("`{listen}` is a unix socket; udp listens on IP addresses");
+    let name = protocol.name();
+    let has_datagrams = protocol.transports().contains(&Transport::Datagram);
+    if has_datagrams && matches!(listen, Endpoint::Unix(_)) {
+        bail!("`{listen}` is a unix socket; {name} listens on IP addresses");
     }
     if matches!(listen, Endpoint::Host { .. }) {
         bail!(
@@ -83,8 +83,8 @@ fn one_liner_spec(line: &OneLiner, protocol: Protocol, check: Option<CheckSpec>)
     let mut servers = Vec::new();
     for server in &line.servers {
         let endpoint: Endpoint = server.parse()?;
-        if protocol == Protocol::Udp && matches!(endpoint, Endpoint::Unix(_)) {
-            bail!("server `{endpoint}` is a unix socket; udp has IP servers");
+        if has_datagrams && matches!(endpoint, Endpoint::Unix(_)) {
+            bail!("server `{endpoint}` is a unix socket; {name} has IP servers");
         }
         let server = ServerSpec::new(endpoint);
         if servers.iter().any(|other: &ServerSpec| other.name == server.name) {
@@ -92,13 +92,14 @@ fn one_liner_spec(line: &OneLiner, protocol: Protocol, check: Option<CheckSpec>)
         }
         servers.push(server);
     }
-    let name = protocol.name();
     let pool = PoolSpec {
         policy: Policy::named(&line.policy).unwrap_or(Policy::RoundRobin),
         sticky: line.sticky.then_some(StickySpec {
             by: StickyBy::ClientIp,
             size: 65_536,
             ttl: Some(Duration::from_secs(3600)),
+            failback: false,
+            rebalance: None,
         }),
         check,
         ..PoolSpec::new(name, servers)
@@ -121,7 +122,7 @@ fn fail(problems: &[Problem]) -> anyhow::Error {
 }
 
 /// Resolves, starts the workers and takes the configuration on.
-pub(super) async fn start(config: Config, setting: Setting) -> anyhow::Result<(Supervisor, Handle)> {
+pub(crate) async fn start(config: Config, setting: Setting) -> anyhow::Result<(Supervisor, Handle)> {
     let descriptors = raise_descriptor_limit();
     let outside = gather(&config, Materials::default()).await.map_err(|problems| fail(&problems))?;
     let (mut supervisor, handle) = Supervisor::start(setting)?;

@@ -2,10 +2,11 @@
 
 use super::{AccessCommand, ServerCommand, Talk};
 use crate::admin::client::Client;
-use crate::admin::view::{Explained, PoolView, RuleView, ServerView, ServiceView, Status};
+use crate::admin::view::{CacheView, Explained, PoolView, RuleView, ServerView, ServiceView, Status};
 use crate::admin::{AccessWanted, Reloaded, StateWanted};
 use serde::Serialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -132,14 +133,31 @@ fn status_text(status: &Status) -> String {
         "DROPPED",
     ];
     text += &table(&head, &status.services.iter().map(service_row).collect::<Vec<_>>());
+    text.extend(status.services.iter().filter_map(cache_text));
     for pool in &status.pools {
-        text += &pool_text(pool);
+        let of_dns = |service: &ServiceView| {
+            service.protocol == DNS && service.pool.as_deref() == Some(pool.name.as_str())
+        };
+        text += &pool_text(pool, status.services.iter().any(of_dns));
     }
     text
 }
 
+const DNS: &str = "dns";
+
+/// What a service keeps, and how well that serves.
+fn cache_text(service: &ServiceView) -> Option<String> {
+    let CacheView { entries, bytes: taken, hits, misses } = service.cache.as_ref()?;
+    let asked = hits + misses;
+    let served = if asked == 0 { 0.0 } else { 100.0 * *hits as f64 / asked as f64 };
+    let (name, taken) = (&service.name, bytes(*taken));
+    Some(format!(
+        "\ncache of {name}: {entries} answers, {taken}; it served {served:.1} % of {asked} questions\n"
+    ))
+}
+
 /// What counts as failed in a server's row.
-const SERVER_FAILURES: [&str; 7] = [
+const SERVER_FAILURES: [&str; 8] = [
     "connect_refused",
     "connect_timeouts",
     "connect_errors",
@@ -147,6 +165,7 @@ const SERVER_FAILURES: [&str; 7] = [
     "answer_timeouts",
     "answers_bad",
     "tls_failed",
+    "session_faults",
 ];
 
 fn service_row(service: &ServiceView) -> Vec<String> {
@@ -159,7 +178,7 @@ fn service_row(service: &ServiceView) -> Vec<String> {
         service.listen.join(" "),
         service.pool.clone().unwrap_or_else(|| "by route".into()),
         (service.connections_active + service.flows_active).to_string(),
-        (counter("connections") + counter("flows")).to_string(),
+        served(&service.counters, service.protocol == DNS).to_string(),
         bytes(counter("bytes_in")),
         bytes(counter("bytes_out")),
         counter("no_server").to_string(),
@@ -168,16 +187,22 @@ fn service_row(service: &ServiceView) -> Vec<String> {
     ]
 }
 
-fn pool_text(pool: &PoolView) -> String {
+/// How many clients were served: connections and flows, or questions of DNS, which have a server each.
+fn served(counters: &BTreeMap<String, u64>, is_dns: bool) -> u64 {
+    let names: &[&str] = if is_dns { &["requests"] } else { &["connections", "flows"] };
+    names.iter().filter_map(|name| counters.get(*name)).sum()
+}
+
+fn pool_text(pool: &PoolView, is_dns: bool) -> String {
     let sticky =
         pool.sticky_clients.map(|clients| format!(", {clients} clients remembered")).unwrap_or_default();
     let head =
         ["  SERVER", "TIER", "WEIGHT", "STATE", "VERDICT", "SINCE", "ACTIVE", "TOTAL", "IN", "OUT", "FAILED"];
-    let rows: Vec<Vec<String>> = pool.servers.iter().map(server_row).collect();
+    let rows: Vec<Vec<String>> = pool.servers.iter().map(|server| server_row(server, is_dns)).collect();
     format!("\npool {} ({}{sticky})\n{}", pool.name, pool.policy, table(&head, &rows))
 }
 
-fn server_row(server: &ServerView) -> Vec<String> {
+fn server_row(server: &ServerView, is_dns: bool) -> Vec<String> {
     let counter = |name: &str| server.counters.get(name).copied().unwrap_or(0);
     let failed: u64 = SERVER_FAILURES.map(counter).iter().sum();
     let limits = [server.max, server.hard].into_iter().flatten().map(|limit| format!("/{limit}"));
@@ -193,7 +218,7 @@ fn server_row(server: &ServerView) -> Vec<String> {
         format!("{}{reason}", server.verdict),
         humantime::format_duration(Duration::from_secs(server.since_s)).to_string(),
         format!("{}{limit}", server.active),
-        (counter("connections") + counter("flows")).to_string(),
+        served(&server.counters, is_dns).to_string(),
         bytes(counter("bytes_in")),
         bytes(counter("bytes_out")),
         failed.to_string(),
@@ -256,5 +281,8 @@ mod tests {
         assert_eq!(table(&["NAME", "N"], &rows), "NAME  N\na     1\nlong  22\n");
         assert_eq!([bytes(5), bytes(1536), bytes(5 << 40)].join(" "), "5 B 1.5 KiB 5.0 TiB");
         assert_eq!(percent_encoded("a b/ü"), "a%20b%2F%C3%BC");
+        let counters = [("connections", 1), ("flows", 2), ("requests", 4)];
+        let counters = counters.map(|(name, count)| (name.to_owned(), count)).into();
+        assert_eq!((served(&counters, false), served(&counters, true)), (3, 4));
     }
 }

@@ -321,7 +321,7 @@ pub(super) fn read_throttle(fields: &mut Fields<'_>) -> Option<(ThrottleSpec, De
     Some((spec, exceeded))
 }
 
-fn read_rate(fields: &mut Fields<'_>, key: &'static str) -> Option<Rate> {
+pub(super) fn read_rate(fields: &mut Fields<'_>, key: &'static str) -> Option<Rate> {
     let text = fields.text(key)?;
     text.parse()
         .map_err(|error: evener_core::throttle::RateError| fields.problem(key, error.to_string()))

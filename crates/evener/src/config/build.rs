@@ -5,14 +5,15 @@ mod whole;
 use super::access::{read_acl, read_denied, read_prefixes, read_throttle};
 use super::fields::{Fields, Reading, nearest};
 use super::raw::{Made, Run, Table, Value};
-use super::{Config, Place, Problem, check, edge};
+use super::sticky::read_sticky;
+use super::{Config, Place, Problem, check, dns, edge};
 use evener_core::Endpoint;
 use evener_core::limits::Limits;
 use evener_core::policy::is_prime;
 use evener_core::route::Route;
 use evener_core::spec::{
     AdminState, Denied, Failover, FastClose, PassiveSpec, Policy, PoolSpec, Protocol, RequestLog, ServerSpec,
-    ServiceOptions, ServiceSpec, Source, StickyBy, StickySpec, WEIGHT_MAX,
+    ServiceOptions, ServiceSpec, Source, WEIGHT_MAX,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -72,7 +73,7 @@ impl<'a> Builder<'a> {
         pool.tls = edge::read_server_tls(&mut fields);
         self.config.tls_places.insert(("pool", name.into()), fields.place_of("tls"));
         edge::inherit_tls(&mut pool, &mut fields);
-        if pool.servers.is_empty() {
+        if pool.servers.is_empty() && !fields.has("discover") {
             fields.problem_here(format!(
                 "pool `{name}` has no servers: list their addresses, such as \"10.0.0.1:80\""
             ));
@@ -90,6 +91,7 @@ impl<'a> Builder<'a> {
             ));
         }
         PoolSpec {
+            discover: dns::read_discover(fields),
             policy: read_policy(fields).unwrap_or(Policy::RoundRobin),
             sticky: read_sticky(fields),
             check: check::read(fields),
@@ -185,7 +187,11 @@ impl<'a> Builder<'a> {
         let http = (protocol == Protocol::Http).then(|| edge::read_http(&mut fields));
         let clients = fields.integer("clients", 1..=ServiceSpec::CLIENTS_MAX);
         let request_log = read_request_log(&mut fields, protocol);
-        let routes = if protocol == Protocol::Udp { Vec::new() } else { self.routes(&mut fields, protocol) };
+        let dns = (protocol == Protocol::Dns).then(|| dns::read_dns(&mut fields));
+        let routes = match protocol {
+            Protocol::Udp | Protocol::Dns => Vec::new(),
+            Protocol::Tcp | Protocol::Http => self.routes(&mut fields, protocol),
+        };
         let answers_all = !routes.is_empty()
             || http.as_ref().is_some_and(|http| http.redirect.is_some() || http.respond.is_some());
         let pool = self.service_pool(name, made, &mut fields, answers_all);
@@ -205,6 +211,7 @@ impl<'a> Builder<'a> {
             proxy_from,
             tls,
             http,
+            dns,
             clients,
             request_log,
             options,
@@ -311,7 +318,7 @@ impl<'a> Builder<'a> {
             }
             None => {
                 let pool = self.pool_fields(name, made, fields);
-                if made.table.list.is_empty() {
+                if made.table.list.is_empty() && !fields.has("discover") {
                     fields.problem_here(format!("service `{name}` has neither a pool nor servers"));
                 }
                 if self.config.spec.pools.iter().any(|other| other.name == pool.name) {
@@ -340,9 +347,10 @@ fn read_protocol(fields: &mut Fields<'_>) -> Protocol {
         None | Some("tcp") => Protocol::Tcp,
         Some("udp") => Protocol::Udp,
         Some("http") => Protocol::Http,
+        Some("dns") => Protocol::Dns,
         Some(other) => {
-            let hint = nearest(other, ["tcp", "udp", "http"].into_iter());
-            fields.problem("protocol", format!("`{other}` is not a protocol: tcp, udp or http{hint}"));
+            let hint = nearest(other, ["tcp", "udp", "http", "dns"].into_iter());
+            fields.problem("protocol", format!("`{other}` is not a protocol: tcp, udp, http or dns{hint}"));
             Protocol::Tcp
         }
     }
@@ -350,14 +358,20 @@ fn read_protocol(fields: &mut Fields<'_>) -> Protocol {
 
 fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> ServiceOptions {
     let mut options = ServiceOptions::of(protocol);
-    let is_udp = protocol == Protocol::Udp;
+    let (is_udp, is_dns) = (protocol == Protocol::Udp, protocol == Protocol::Dns);
     if let Some(idle) = fields.optional_duration("idle_timeout") {
         if is_udp && idle.is_none() {
             fields.problem("idle_timeout", "a udp service needs an idle_timeout: nothing else ends a flow");
         }
+        if is_dns && idle.is_none() {
+            fields.problem("idle_timeout", "a dns service needs an idle_timeout: idle clients would fill it");
+        }
         options.idle_timeout = idle;
     }
-    if !is_udp && let Some(mode) = fields.text("unix_mode") {
+    if !is_udp
+        && !is_dns
+        && let Some(mode) = fields.text("unix_mode")
+    {
         options.unix_mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o777);
         if options.unix_mode.is_none() {
             fields.problem("unix_mode", format!("`{mode}` is no mode such as \"0660\""));
@@ -369,6 +383,9 @@ fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> ServiceOptions {
         if source.is_none() {
             fields.problem("source", format!("`{text}` is no IP address, nor \"client\""));
         }
+        if is_dns && source == Some(Source::Client) {
+            fields.problem("source", "a dns service shares its sockets: `source` is an address of ours");
+        }
         source
     });
     if is_udp {
@@ -379,6 +396,11 @@ fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> ServiceOptions {
         fields.integer("connections_max", 1..=16_000_000).unwrap_or(options.connections_max);
     options.connect_timeout = fields.duration("connect_timeout").unwrap_or(options.connect_timeout);
     options.backlog = fields.integer("backlog", 1..=65_535).unwrap_or(options.backlog);
+    options.keepalive = fields.optional_duration("keepalive").unwrap_or(options.keepalive);
+    check_keepalive("keepalive", options.keepalive, fields);
+    if is_dns {
+        return options;
+    }
     options.nodelay = fields.bool("nodelay").unwrap_or(options.nodelay);
     if let Some(word) = fields.text("fast_close") {
         match FastClose::ALL.into_iter().find(|fast_close| fast_close.name() == word) {
@@ -388,16 +410,16 @@ fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> ServiceOptions {
     }
     options.pending_max = fields.integer("pending_max", 1..=16_000_000);
     options.warm = fields.integer("warm", 0..=10_000).unwrap_or(options.warm);
-    options.keepalive = fields.optional_duration("keepalive").unwrap_or(options.keepalive);
     options.server_keepalive =
         fields.optional_duration("server_keepalive").unwrap_or(options.server_keepalive);
-    for (key, keepalive) in [("keepalive", options.keepalive), ("server_keepalive", options.server_keepalive)]
-    {
-        if keepalive.is_some_and(|after| after < Duration::from_secs(1) || after.as_secs() > 32_767) {
-            fields.problem(key, format!("`{key}` is from 1s to 32767s (tcp(7))"));
-        }
-    }
+    check_keepalive("server_keepalive", options.server_keepalive, fields);
     options
+}
+
+fn check_keepalive(key: &str, keepalive: Option<Duration>, fields: &mut Fields<'_>) {
+    if keepalive.is_some_and(|after| after < Duration::from_secs(1) || after.as_secs() > 32_767) {
+        fields.problem(key, format!("`{key}` is from 1s to 32767s (tcp(7))"));
+    }
 }
 
 fn read_server(endpoint: &Endpoint, fields: &mut Fields<'_>) -> ServerSpec {
@@ -425,6 +447,7 @@ fn read_server(endpoint: &Endpoint, fields: &mut Fields<'_>) -> ServerSpec {
     }
     ServerSpec {
         name,
+        dialect: dns::read_dialect(fields, endpoint),
         weight: fields.integer("weight", 0..=WEIGHT_MAX).unwrap_or(defaults.weight),
         tier: fields.integer("tier", 1..=255).map_or(defaults.tier, |tier| tier as u8),
         limits,
@@ -474,56 +497,6 @@ fn read_policy(fields: &mut Fields<'_>) -> Option<Policy> {
     }
 }
 
-/// The cookie's name when nothing else is said.
-pub(super) const COOKIE: &str = "EVENER";
-
-pub(super) fn sticky_defaults() -> StickySpec {
-    StickySpec { by: StickyBy::ClientIp, size: 65_536, ttl: Some(Duration::from_secs(3600)) }
-}
-
-fn read_sticky(fields: &mut Fields<'_>) -> Option<StickySpec> {
-    let defaults = sticky_defaults();
-    match fields.take("sticky")? {
-        Value::Bool(false) => None,
-        Value::Bool(true) => Some(defaults),
-        Value::Table(table) => {
-            let mut own = fields.within("sticky", table);
-            let by = match own.text("by") {
-                None | Some("client_ip") => StickyBy::ClientIp,
-                Some("cookie") => return Some(StickySpec { by: read_cookie(own), ..defaults }),
-                Some(by) => {
-                    own.problem("by", format!("`{by}` is nothing to be sticky by: client_ip or cookie"));
-                    StickyBy::ClientIp
-                }
-            };
-            let size = own.integer("size", 1..=StickySpec::SIZE_MAX as u32);
-            let ttl = own.optional_duration("ttl").unwrap_or(defaults.ttl);
-            own.finish();
-            Some(StickySpec { by, size: size.map_or(defaults.size, |size| size as usize), ttl })
-        }
-        Value::Unknown => None,
-        other => {
-            fields.problem(
-                "sticky",
-                format!("`sticky` is {}, not true or {{ size = 2048, ttl = \"1h\" }}", other.kind()),
-            );
-            None
-        }
-    }
-}
-
-/// `sticky = { by = "cookie", name = "EVENER" }`
-fn read_cookie(mut own: Fields<'_>) -> StickyBy {
-    let name = own.text("name").unwrap_or(COOKIE).to_owned();
-    // A token (RFC 6265, section 4.1.1).
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.is_empty() || !name.bytes().all(is_token) {
-        own.problem("name", format!("`{name}` is no name for a cookie"));
-    }
-    own.finish();
-    StickyBy::Cookie(name)
-}
-
 fn read_failover(fields: &mut Fields<'_>) -> Failover {
     if fields.bool("failover") == Some(false) { Failover::Never } else { Failover::Next }
 }
@@ -550,8 +523,10 @@ fn read_request_log(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Reque
             return None;
         }
     };
-    if protocol == Protocol::Udp {
-        fields.problem("request_log", "datagrams are not logged");
+    match protocol {
+        Protocol::Tcp | Protocol::Http => {}
+        Protocol::Udp => fields.problem("request_log", "datagrams are not logged"),
+        Protocol::Dns => fields.problem("request_log", "questions of dns are not logged"),
     }
     Some(log)
 }

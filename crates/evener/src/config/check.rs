@@ -3,10 +3,11 @@
 use super::fields::{Fields, Reading, nearest};
 use super::raw::{Made, Value};
 use evener_core::spec::{CheckKind, CheckSpec, CheckTls};
+use evener_core::wire::dns;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-const KINDS: [&str; 4] = ["tcp", "http", "https", "udp"];
+const KINDS: [&str; 5] = ["tcp", "http", "https", "udp", "dns"];
 const DATAGRAM_BYTES_MAX: usize = 1400;
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
@@ -24,7 +25,7 @@ pub(super) fn read(fields: &mut Fields<'_>) -> Option<CheckSpec> {
         Value::Text(kind) if KINDS.contains(&kind.as_str()) => Some(CheckSpec::new(default_kind(kind))),
         Value::Text(kind) => {
             let hint = nearest(kind, KINDS.into_iter());
-            fields.problem("check", format!("there is no check `{kind}` (tcp, http, https, udp){hint}"));
+            fields.problem("check", format!("there is no check `{kind}` ({}){hint}", KINDS.join(", ")));
             None
         }
         Value::Bool(false) => None,
@@ -44,6 +45,10 @@ fn default_kind(kind: &str) -> CheckKind {
     match kind {
         "http" => http(None),
         "https" => http(Some(CheckTls::default())),
+        "dns" => {
+            let (name, qtype, rcode) = dns_defaults();
+            CheckKind::Dns { name, qtype, rcode }
+        }
         _ => CheckKind::Tcp,
     }
 }
@@ -51,6 +56,22 @@ fn default_kind(kind: &str) -> CheckKind {
 /// A check of HTTP with the defaults.
 pub(crate) fn http_check() -> CheckSpec {
     CheckSpec::new(http(None))
+}
+
+/// NOERROR (RFC 1035, section 4.1.1).
+const NOERROR: u8 = 0;
+/// The type A (RFC 1035, section 3.2.2).
+const TYPE_A: u16 = 1;
+
+/// A check of DNS with the defaults: a question that each resolver and most servers of zones have some answer to.
+pub(super) fn dns_defaults() -> (String, u16, Option<u8>) {
+    ("a.root-servers.net.".into(), TYPE_A, None)
+}
+
+/// A check of DNS that asks for the addresses of a name, which has to be there.
+pub(crate) fn dns_check(name: &str) -> Result<CheckSpec, String> {
+    dns::parse_name(name).map_err(|error| format!("`{name}` is no name: {error}"))?;
+    Ok(CheckSpec::new(CheckKind::Dns { name: name.into(), qtype: TYPE_A, rcode: Some(NOERROR) }))
 }
 
 fn http(tls: Option<CheckTls>) -> CheckKind {
@@ -63,6 +84,7 @@ fn made_check(reading: &Reading<'_>, made: &Made, kind: &str) -> CheckSpec {
     let kind = match kind {
         "http" | "https" => read_http(&mut fields, kind),
         "udp" => read_udp(&mut fields),
+        "dns" => read_dns(&mut fields),
         _ => CheckKind::Tcp,
     };
     let defaults = CheckSpec::new(kind);
@@ -152,4 +174,31 @@ fn read_udp(fields: &mut Fields<'_>) -> CheckKind {
     }
     let expect = fields.bytes("expect");
     CheckKind::Udp { send: send.unwrap_or_default(), expect }
+}
+
+/// `name = "a.root-servers.net.", type = "A", rcode = "NOERROR"`
+fn read_dns(fields: &mut Fields<'_>) -> CheckKind {
+    let (mut name, mut qtype, mut rcode) = dns_defaults();
+    if let Some(given) = fields.text("name") {
+        name = given.to_owned();
+        if let Err(error) = dns::parse_name(given) {
+            fields.problem("name", format!("`{given}` is no name: {error}"));
+        }
+    }
+    if let Some(given) = fields.text("type") {
+        match dns::type_number(given) {
+            Some(number) => qtype = number,
+            None => {
+                fields.problem("type", format!("`{given}` is no type of DNS such as \"A\" or \"TYPE65280\""));
+            }
+        }
+    }
+    if let Some(given) = fields.text("rcode") {
+        rcode = dns::rcode_number(given);
+        if rcode.is_none() {
+            let message = format!("`{given}` is no answer of DNS such as \"NOERROR\" or \"NXDOMAIN\"");
+            fields.problem("rcode", message);
+        }
+    }
+    CheckKind::Dns { name, qtype, rcode }
 }

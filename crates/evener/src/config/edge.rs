@@ -61,8 +61,8 @@ pub(super) fn read_tls(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Ar
             return None;
         }
     }
-    if protocol == Protocol::Udp {
-        fields.problem("tls", "a udp service has no TLS");
+    if matches!(protocol, Protocol::Udp | Protocol::Dns) {
+        fields.problem("tls", format!("a {} service has no TLS", protocol.name()));
     }
     Some(Arc::new(spec))
 }

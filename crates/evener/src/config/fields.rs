@@ -226,6 +226,27 @@ impl<'a> Fields<'a> {
         duration.map(Some)
     }
 
+    /// A duration that may be zero.
+    pub(super) fn duration_or_zero(&mut self, key: &'static str) -> Option<Duration> {
+        let value = self.take(key)?;
+        let duration = parse_duration(value);
+        if duration.is_none() {
+            self.wrong(key, value, "a duration such as \"500ms\", \"2s\" or \"0s\"");
+        }
+        duration
+    }
+
+    /// A number of bytes.
+    pub(super) fn size(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
+        let value = self.take(key)?;
+        let size = parse_size(value).filter(|size| range.contains(size));
+        if size.is_none() {
+            let (least, most) = (size_text(*range.start()), size_text(*range.end()));
+            self.wrong(key, value, &format!("a size such as \"64MiB\", from {least} to {most}"));
+        }
+        size
+    }
+
     /// One text or a list of texts, each made into something; what cannot be made is a problem of its own.
     pub(super) fn texts<T>(
         &mut self,
@@ -297,11 +318,11 @@ impl<'a> Fields<'a> {
     pub(super) fn note_unknown_keys(&self) {
         for key in self.table.named.keys().filter(|key| !self.known.contains(&key.as_str())) {
             let place = self.place_of(key);
-            let mut hint = nearest_key(key, &self.known);
-            let in_http = OF_HTTP.contains(&key.as_str()) && self.known.contains(&"protocol");
-            if in_http && hint.is_empty() {
-                hint = "; it goes with protocol = \"http\"".into();
-            }
+            let elsewhere = protocol_of(key).filter(|_| self.known.contains(&"protocol"));
+            let hint = match elsewhere {
+                Some(protocol) => format!("; it goes with protocol = \"{protocol}\""),
+                None => nearest_key(key, &self.known),
+            };
             self.reading.problem(&place, format!("{}: there is no key `{key}`{hint}", self.what));
         }
     }
@@ -360,6 +381,15 @@ const OF_HTTP: &[&str] = &[
     "http2",
 ];
 
+/// The protocol whose services have the key, if only one has.
+fn protocol_of(key: &str) -> Option<&'static str> {
+    match key {
+        "dns" => Some("dns"),
+        key if OF_HTTP.contains(&key) => Some("http"),
+        _ => None,
+    }
+}
+
 /// `; did you mean X?`, when something is near enough.
 pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
     let near = |known: &'a str| (strsim::damerau_levenshtein(word, known), known);
@@ -381,4 +411,23 @@ fn nearest_key(word: &str, known: &[&'static str]) -> String {
 fn parse_duration(value: &Value) -> Option<Duration> {
     let Value::Text(text) = value else { return None };
     humantime::parse_duration(text).ok().filter(|duration| *duration <= DURATION_MAX)
+}
+
+/// The units of sizes, the largest first.
+const SIZE_UNITS: [(&str, u64); 5] =
+    [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+fn parse_size(value: &Value) -> Option<u64> {
+    let Value::Text(text) = value else { return None };
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let (_, scale) = SIZE_UNITS.into_iter().find(|(name, _)| *name == unit.trim_start())?;
+    number.parse::<u64>().ok()?.checked_mul(scale)
+}
+
+/// A size as it is written: a whole number of the largest unit.
+pub(super) fn size_text(bytes: u64) -> String {
+    let fits = |(_, scale): &(&str, u64)| bytes >= *scale && bytes.is_multiple_of(*scale);
+    let (name, scale) = SIZE_UNITS.into_iter().find(fits).unwrap_or(("B", 1));
+    format!("{}{name}", bytes / scale)
 }

@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// So many texts that are values are passed over in search of a key that is called the same.
+const VALUES_MAX: usize = 4;
+
 /// A file of the configuration as a list of the tokens that matter, with what it takes to find one quickly: a file may
 /// have a hundred thousand servers, each with a line of its own.
 #[derive(Debug)]
@@ -53,20 +56,34 @@ impl Source {
         for wanted in path {
             let places = self.named.get(*wanted)?;
             let later = &places[places.partition_point(|at| *at < from)..];
-            let at = *later.iter().take_while(|at| **at < end).find(|at| self.names(**at))?;
+            let mut named = later.iter().copied().take_while(|at| *at < end).filter(|at| self.names(*at));
+            let first = named.next()?;
+            let at = match self.is_value(first) {
+                // `protocol = "dns", dns = { ... }`: the key is meant, if there is one.
+                true => named.take(VALUES_MAX).find(|at| self.is_key(*at)).unwrap_or(first),
+                false => first,
+            };
             found = Some(self.tokens[at].line);
             from = at + 1;
         }
         found
     }
 
-    /// Whether the token is a text, or a key: a word followed by `=`.
+    /// Whether the token is a text, or a key.
     fn names(&self, at: usize) -> bool {
-        match &self.tokens[at].kind {
-            Kind::Text(_) => true,
-            Kind::Word(_) => self.tokens.get(at + 1).is_some_and(|next| next.kind == Kind::Equals),
-            _ => false,
-        }
+        matches!(self.tokens[at].kind, Kind::Text(_)) || self.is_key(at)
+    }
+
+    /// Whether it is a word followed by `=`.
+    fn is_key(&self, at: usize) -> bool {
+        let followed = || self.tokens.get(at + 1).is_some_and(|next| next.kind == Kind::Equals);
+        matches!(self.tokens[at].kind, Kind::Word(_)) && followed()
+    }
+
+    /// Whether it is a text that follows `=`.
+    fn is_value(&self, at: usize) -> bool {
+        let before = || at.checked_sub(1).is_some_and(|before| self.tokens[before].kind == Kind::Equals);
+        matches!(self.tokens[at].kind, Kind::Text(_)) && before()
     }
 }
 

@@ -56,6 +56,7 @@ const BUILDERS: &[Builder] = &[
     Builder { name: "check.http", form: Form::Plain },
     Builder { name: "check.https", form: Form::Plain },
     Builder { name: "check.udp", form: Form::Plain },
+    Builder { name: "check.dns", form: Form::Plain },
     Builder { name: "policy.ewma", form: Form::Plain },
     Builder { name: "policy.maglev", form: Form::Plain },
 ];

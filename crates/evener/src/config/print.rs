@@ -2,6 +2,7 @@
 //! all that the configuration can say; the structures are taken apart field by field, so that a new one is not forgotten.
 
 mod access;
+mod dns;
 mod http;
 mod pool;
 mod service;

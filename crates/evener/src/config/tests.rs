@@ -1,6 +1,8 @@
 //! Configurations as people write them, and what is said of those that are wrong.
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
+mod dns;
+
 use super::*;
 use evener_core::spec::{CheckKind, Policy, Protocol};
 use std::time::Duration;
@@ -109,11 +111,11 @@ fn each_mistake_has_its_message() {
     check("connections_max = 1.5", "service `s`: `connections_max` is the number 1.5, not a whole");
     check("backlog = \"many\"", "service `s`: `backlog` is `many`, not a whole number");
     check("nodelay = 1", "service `s`: `nodelay` is the number 1, not true or false");
-    check("protocol = \"udb\"", "`udb` is not a protocol: tcp, udp or http; did you mean `udp`?");
+    check("protocol = \"udb\"", "`udb` is not a protocol: tcp, udp, http or dns; did you mean `udp`?");
     check("allow = \"10.0.0.0/40\"", "service `s`: `10.0.0.0/40` has no valid length");
     check("policy = policy.maglev { table = 100 }", "policy.maglev: `table` is 100, which is no prime");
     check("check = check.http", "`check` is a function (did its call lose");
-    check("check = \"htp\"", "there is no check `htp` (tcp, http, https, udp); did you mean `http`?");
+    check("check = \"htp\"", "there is no check `htp` (tcp, http, https, udp, dns); did you mean `http`?");
     check("check = check.htp", "`check.htp` is not defined; did you mean `http`?");
     check("check = check.htp { path = 5 }", "`check.htp` is not defined; did you mean `http`?");
     check("policy = policy.maglef {}", "`policy.maglef` is not defined; did you mean `maglev`?");
@@ -411,7 +413,7 @@ fn each_mistake_at_the_edge_has_its_message() {
 #[test]
 fn the_reference_has_every_key_and_counter() {
     let every_key = r#"
-        local checks = { check.tcp {}, check.http {}, check.https {}, check.udp { send = "x" } }
+        local checks = { check.tcp {}, check.http {}, check.https {}, check.udp { send = "x" }, check.dns {} }
         for number, one in ipairs(checks) do
           pool("p" .. number) { { "10.0.0.1:1" }, check = one, sticky = {}, passive = {}, policy = policy.ewma {} }
           service("s" .. number) { listen = "127.0.0.1:" .. number, pool = "p" .. number }
@@ -422,6 +424,10 @@ fn the_reference_has_every_key_and_counter() {
           listen = "127.0.0.1:9", protocol = "http", pool = safe, forwarded = {}, redirect = { port = 1 },
           routes = { { host = "a.example", pool = safe } }, denied = { tarpit = "1s" },
           per_client = { connections = 1 }, tls = { certificate = "a.crt", certificates = { { certificate = "b.crt" } } },
+        }
+        service "d" {
+          listen = "127.0.0.1:11", protocol = "dns", discover = { mname = "sockets" },
+          dns = { cache = {}, client_subnet = {}, rate_limit = { rate = "1/s" } },
         }
         service "t" { listen = "127.0.0.1:10", routes = { { sni = "a.example", pool = "p1" } } }
     "#;

@@ -1,7 +1,7 @@
 //! Taking on a configuration: whatever can fail is done first (addresses are bound), and nothing has changed by then. What
 //! stays keeps its listeners, connections, flows, verdicts and counters.
 
-use super::{RunningListener, RunningPool, Supervisor, Transport};
+use super::{RunningListener, RunningPool, Supervisor};
 use crate::config::{Config, Problem};
 use crate::material::Materials;
 use crate::outside::Outside;
@@ -10,13 +10,14 @@ use arc_swap::ArcSwap;
 use evener_core::acl::{Access, Acl};
 use evener_core::clients::Clients;
 use evener_core::diff::diff;
+use evener_core::dns::{Cache, RateLimit};
 use evener_core::event::Event;
 use evener_core::pool::Pool;
 use evener_core::route::{Route, Routes};
-use evener_core::spec::{Denied, PoolSpec, Protocol, ServiceSpec, Source};
+use evener_core::spec::{Denied, PoolSpec, ServiceSpec, Source, Transport};
 use evener_core::throttle::Throttle;
 use evener_core::{Endpoint, Target, Time};
-use evener_proxy::{Backend, Bound, Refusal, Service, Settings, Sharing, bind, may_be_transparent};
+use evener_proxy::{Backend, Bound, Dns, Refusal, Service, Settings, Sharing, bind, may_be_transparent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ pub(super) type Fresh = BTreeMap<(Transport, Endpoint), Bound>;
 impl Supervisor {
     /// Takes on a configuration; what changed, in words. With a problem nothing changes.
     pub(crate) fn apply(&mut self, config: Config, outside: Outside) -> Result<Vec<String>, Vec<Problem>> {
-        let Outside { targets, materials } = outside;
+        let Outside { targets, materials, found } = outside;
         let (fresh, logs) = match (self.bind_fresh(&config), self.request_logs.open(&config)) {
             (Ok(fresh), Ok(logs)) => (fresh, logs),
             (fresh, logs) => return Err(fresh.err().into_iter().chain(logs.err()).flatten().collect()),
@@ -34,6 +35,7 @@ impl Supervisor {
         self.materials = materials;
         self.request_logs.take_on(logs, &config);
         self.configurations += 1;
+        self.renew_discovery(&config.spec, found);
         let changes =
             diff(&self.config.spec, &config.spec).iter().map(ToString::to_string).chain(renewed).collect();
         for spec in &config.spec.pools {
@@ -44,10 +46,12 @@ impl Supervisor {
             self.apply_service(spec);
         }
         self.apply_listeners(&config, fresh);
+        self.plane.tend();
         let pools: BTreeSet<_> = config.spec.pools.iter().map(|pool| pool.name.clone()).collect();
         for (_, gone) in self.pools.extract_if(.., |name, _| !pools.contains(name)) {
             self.next_id = self.next_id.max(gone.pool.next_id());
         }
+        self.standing.retain(|(pool, _), _| self.pools.contains_key(pool));
         self.retire_services(&config);
         self.access.retain(|name, _| config.spec.services.iter().any(|service| service.name == *name));
         self.config = config;
@@ -56,8 +60,8 @@ impl Supervisor {
     }
 
     /// Addresses that are bound already, for the next configuration: the right to bind them may be gone by then.
-    pub(crate) fn bring(&mut self, bound: Vec<(Protocol, Endpoint, Bound)>) {
-        let keyed = bound.into_iter().map(|(protocol, address, bound)| ((protocol.into(), address), bound));
+    pub(crate) fn bring(&mut self, bound: Vec<(Transport, Endpoint, Bound)>) {
+        let keyed = bound.into_iter().map(|(transport, address, bound)| ((transport, address), bound));
         self.brought.extend(keyed);
     }
 
@@ -66,8 +70,8 @@ impl Supervisor {
         let (mut fresh, mut problems) = (Fresh::new(), Vec::new());
         for service in &config.spec.services {
             problems.extend(source_problem(service));
-            for address in &service.listen {
-                let key = (Transport::from(service.protocol), address.clone());
+            for (transport, address) in places_of(service) {
+                let key = (transport, address.clone());
                 if self.listeners.contains_key(&key) {
                     continue;
                 }
@@ -77,7 +81,9 @@ impl Supervisor {
                 }
                 let sharing =
                     if self.overlaps_ours(&key, &fresh) { Sharing::WithOurs } else { Sharing::None };
-                match bind(address, service.protocol, &service.options, self.plane.workers(), sharing) {
+                // Where the system chooses the port, both transports have the same one.
+                let wanted = same_port(&fresh, &key).unwrap_or_else(|| address.clone());
+                match bind(&wanted, transport, &service.options, self.plane.workers(), sharing) {
                     Ok(bound) => drop(fresh.insert(key, bound)),
                     Err(error) => {
                         let message = format!("service `{}`: {error}", service.name);
@@ -102,21 +108,27 @@ impl Supervisor {
 
     fn apply_pool(&mut self, spec: &PoolSpec, targets: &Targets) {
         let now = self.now();
+        let configured = spec.servers.len();
+        let spec = &self.with_found(spec);
         let targets: Vec<Target> = spec.servers.iter().map(|server| targets.of(&server.endpoint)).collect();
-        if let Some(running) = self.pools.get_mut(&spec.name) {
+        if let Some(running) = self.pools.get(&spec.name) {
             let unchanged = running.pool.spec() == spec
                 && running.pool.servers().iter().map(|server| &server.target).eq(targets.iter());
             if !unchanged {
-                let events = running.pool.apply(spec, &targets, now);
-                events.iter().for_each(|event| self.tell(event));
+                self.take_on_servers(spec, &targets);
             }
             return;
         }
         let setting = self.pool_setting();
         let mut pool = Pool::new(spec, &targets, setting, now);
         if let Some(snapshot) = pool.snapshot() {
+            let usable = snapshot.is_usable();
             let slot = Arc::new(ArcSwap::from_pointee(snapshot));
-            self.pools.insert(spec.name.clone(), RunningPool { pool, slot, usable: true });
+            self.pools.insert(spec.name.clone(), RunningPool { pool, slot, usable });
+            for found in &spec.servers[configured..] {
+                let (pool, server) = (spec.name.clone(), found.name.clone());
+                self.tell(&Event::ServerAdded { pool, server });
+            }
         }
     }
 
@@ -188,6 +200,7 @@ impl Supervisor {
             request_log: spec.request_log.as_ref().and_then(|wanted| self.request_logs.of(wanted)),
             tls: self.materials.acceptor(&spec.name),
             http: spec.http.clone(),
+            dns: self.dns_of(spec),
             backends,
             default_backend,
             routes: Routes::new(&routes),
@@ -214,6 +227,21 @@ impl Supervisor {
         Some(same.unwrap_or_else(|| Arc::new(Throttle::new(wanted, self.random.bits()))))
     }
 
+    /// What a service of DNS has; kept answers stay as long as they are kept by the same rules.
+    fn dns_of(&mut self, spec: &ServiceSpec) -> Option<Dns> {
+        let wanted = spec.dns.as_ref()?;
+        let old = self.services.get(&spec.name).and_then(|service| service.settings.load().dns.clone());
+        let cache = wanted.cache.as_ref().map(|wanted| {
+            let same = old.as_ref().and_then(|old| old.cache.clone()).filter(|old| old.spec() == wanted);
+            same.unwrap_or_else(|| Arc::new(Cache::new(wanted, self.random.bits())))
+        });
+        let rate_limit = wanted.rate_limit.as_ref().map(|wanted| {
+            let same = old.as_ref().and_then(|old| old.rate_limit.clone()).filter(|old| old.spec() == wanted);
+            same.unwrap_or_else(|| Arc::new(RateLimit::new(wanted, self.random.bits())))
+        });
+        Some(Dns { spec: Arc::clone(wanted), cache, rate_limit })
+    }
+
     /// What is remembered of clients; of another size it keeps the newest.
     fn clients_of(&mut self, spec: &ServiceSpec) -> Option<Arc<Clients>> {
         let size = spec.clients?;
@@ -229,19 +257,21 @@ impl Supervisor {
 
     /// Listeners whose address stays go on, with another service if it is so; others open and close.
     fn apply_listeners(&mut self, config: &Config, mut fresh: Fresh) {
-        let mut wanted = BTreeSet::new();
+        // What comes by connections and by datagrams listens twice; that is said once.
+        let (mut wanted, mut told) = (BTreeSet::new(), BTreeSet::new());
         for spec in &config.spec.services {
             let Some(service) = self.services.get(&spec.name).map(Arc::clone) else { continue };
-            for address in &spec.listen {
-                let key = (Transport::from(spec.protocol), address.clone());
+            for (transport, address) in places_of(spec) {
+                let key = (transport, address.clone());
                 wanted.insert(key.clone());
                 if let Some(bound) = fresh.remove(&key) {
                     let address = bound.address.clone();
                     let id = self.plane.listen(&service, bound);
                     let (name, protocol) = (spec.name.clone(), spec.protocol.name());
-                    let event =
-                        Event::Listening { service: name.clone(), protocol, address: address.to_string() };
-                    self.tell(&event);
+                    if told.insert((name.clone(), address.clone())) {
+                        let address = address.to_string();
+                        self.tell(&Event::Listening { service: name.clone(), protocol, address });
+                    }
                     let serving = Arc::clone(&service);
                     self.listeners
                         .insert(key, RunningListener { service: name, serving, bound: address, id });
@@ -255,10 +285,13 @@ impl Supervisor {
             }
         }
         let gone: Vec<_> = self.listeners.keys().filter(|key| !wanted.contains(key)).cloned().collect();
+        let mut closed = BTreeSet::new();
         for listener in gone.iter().filter_map(|key| self.listeners.remove(key)) {
             self.plane.unlisten(listener.id);
-            let address = listener.bound.to_string();
-            self.setting.log.event(&Event::ListenerClosed { service: listener.service, address });
+            if closed.insert((listener.service.clone(), listener.bound.clone())) {
+                let address = listener.bound.to_string();
+                self.setting.log.event(&Event::ListenerClosed { service: listener.service, address });
+            }
         }
     }
 
@@ -285,6 +318,20 @@ impl Supervisor {
         let gone: Vec<_> = self.services.keys().filter(|name| !names.contains(*name)).cloned().collect();
         self.retiring.extend(gone.iter().filter_map(|name| self.services.remove(name)));
     }
+}
+
+/// Where a service listens, and how clients come there.
+fn places_of(service: &ServiceSpec) -> impl Iterator<Item = (Transport, &Endpoint)> {
+    let transports = service.protocol.transports();
+    service.listen.iter().flat_map(move |address| transports.iter().map(move |each| (*each, address)))
+}
+
+/// The address that the other transport of a place got, where the system chose its port.
+fn same_port(fresh: &Fresh, (transport, address): &(Transport, Endpoint)) -> Option<Endpoint> {
+    if *transport != Transport::Datagram || !matches!(address, Endpoint::Ip(ip) if ip.port() == 0) {
+        return None;
+    }
+    fresh.get(&(Transport::Stream, address.clone())).map(|bound| bound.address.clone())
 }
 
 /// A source that may not be used would fail every connect.

@@ -17,7 +17,7 @@ use crate::supervisor::{self, ConfigSource, Setting, Supervisor};
 use anyhow::Context;
 use evener_core::Endpoint;
 use evener_core::event::Event;
-use evener_core::spec::Protocol;
+use evener_core::spec::Transport;
 use evener_proxy::{Bound, Driver, Sharing, bind};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::ffi::OsString;
@@ -255,12 +255,14 @@ fn leave_rights(line: &Line) -> anyhow::Result<Option<PidFile>> {
 }
 
 /// Opens what is listened on, as long as there is the right to.
-fn bind_all(config: &Config, workers: usize) -> anyhow::Result<Vec<(Protocol, Endpoint, Bound)>> {
+fn bind_all(config: &Config, workers: usize) -> anyhow::Result<Vec<(Transport, Endpoint, Bound)>> {
     let mut bound = Vec::new();
     for service in &config.spec.services {
         for address in &service.listen {
-            let opened = bind(address, service.protocol, &service.options, workers, Sharing::None)?;
-            bound.push((service.protocol, address.clone(), opened));
+            for &transport in service.protocol.transports() {
+                let opened = bind(address, transport, &service.options, workers, Sharing::None)?;
+                bound.push((transport, address.clone(), opened));
+            }
         }
     }
     Ok(bound)

@@ -1,9 +1,9 @@
 //! What only shows when everything is known: addresses used twice, what a protocol cannot have.
 
 use super::Builder;
-use crate::config::Place;
+use crate::config::{Place, dns};
 use evener_core::Endpoint;
-use evener_core::spec::{Denied, PoolSpec, Protocol, ServiceSpec, StickyBy};
+use evener_core::spec::{CheckKind, Denied, PoolSpec, Protocol, ServiceSpec, StickyBy, Transport};
 use evener_core::wire::proxy::Version;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ impl Builder<'_> {
                 "there is no service: write service \"www\" { listen = \"0.0.0.0:80\", \"10.0.0.1:80\" }";
             self.reading.problem(&Place { file, line: 1 }, message);
         }
-        let mut taken: BTreeMap<(&'static str, &Endpoint), &str> = BTreeMap::new();
+        let mut taken: BTreeMap<(Transport, &Endpoint), &str> = BTreeMap::new();
         let places: BTreeMap<&str, &Place> = self
             .reading
             .run
@@ -30,10 +30,13 @@ impl Builder<'_> {
             .iter()
             .map(|made| (made.name.as_deref().unwrap_or_default(), &made.place))
             .collect();
+        self.check_checks();
         for service in &self.config.spec.services {
             let Some(place) = places.get(&*service.name) else { continue };
             for endpoint in &service.listen {
-                if let Some(other) = taken.insert((transport(service.protocol), endpoint), &service.name) {
+                let places = service.protocol.transports().iter().map(|each| (*each, endpoint));
+                let others = places.filter_map(|place| taken.insert(place, &service.name));
+                if let Some(other) = others.last() {
                     let at = self.reading.run.refine(place, &[&endpoint.to_string()]);
                     let message = if *other == *service.name {
                         format!("service `{other}` listens on {endpoint} twice")
@@ -48,6 +51,7 @@ impl Builder<'_> {
             }
             self.check_cookies(service, place);
             self.check_edge(service, place);
+            self.check_dns(service, place);
             if service.protocol == Protocol::Udp {
                 self.check_udp(service, place);
                 let servers = self
@@ -112,6 +116,55 @@ impl Builder<'_> {
         }
     }
 
+    /// What a dns service cannot have, and what only one has.
+    fn check_dns(&self, service: &ServiceSpec, place: &Place) {
+        let name = &service.name;
+        let pools =
+            || pools_of(service).filter_map(|name| self.config.spec.pools.iter().find(|p| p.name == *name));
+        let problem = |message: String| self.reading.problem(place, format!("service `{name}`: {message}"));
+        if service.protocol != Protocol::Dns {
+            if let Some(pool) = pools().find(|pool| dns::has_mname(pool)) {
+                let pool = &pool.name;
+                problem(format!("pool `{pool}` has servers of mname, which only dns services can have"));
+            }
+            return;
+        }
+        if let Some(endpoint) = service.listen.iter().find(|endpoint| matches!(endpoint, Endpoint::Unix(_))) {
+            problem(format!("`{endpoint}` is a unix socket; dns is asked at IP addresses"));
+        }
+        if let Some(server) = pools().find_map(dns::plain_socket) {
+            let at = self.config.places.get(&server.endpoint).unwrap_or(place);
+            let server = &server.name;
+            let message = format!(
+                "server `{server}` is a unix socket: a dns service has IP servers, and sockets with mname = true"
+            );
+            self.reading.problem(at, message);
+        }
+        if pools().any(|pool| pool.send_proxy == Some(Version::V1)) {
+            problem("version 1 of the PROXY protocol has no UDP; send_proxy = \"v2\"".into());
+        }
+        if pools().any(|pool| pool.tls.is_some()) {
+            problem("a dns service has no TLS, but its pool has".into());
+        }
+        if matches!(service.denied, Denied::Tarpit(_)) || matches!(service.exceeded, Denied::Tarpit(_)) {
+            problem(
+                "a dns service keeps nobody waiting: \"drop\", \"reject\" or a pool, no \"tarpit\"".into(),
+            );
+        }
+    }
+
+    /// Whom a check of dns cannot ask.
+    fn check_checks(&self) {
+        for pool in &self.config.spec.pools {
+            let asks = matches!(&pool.check, Some(check) if matches!(check.kind, CheckKind::Dns { .. }));
+            let Some(server) = dns::plain_socket(pool).filter(|_| asks) else { continue };
+            let Some(at) = self.config.places.get(&server.endpoint) else { continue };
+            let message =
+                format!("server `{}` is a unix socket; check.dns asks at IP addresses", server.name);
+            self.reading.problem(at, message);
+        }
+    }
+
     /// What a udp service cannot have.
     fn check_udp(&self, service: &ServiceSpec, place: &Place) {
         let name = &service.name;
@@ -142,12 +195,4 @@ fn pools_of(service: &ServiceSpec) -> impl Iterator<Item = &Arc<str>> {
         _ => None,
     });
     service.pool.iter().chain(service.routes.iter().map(|route| &route.to)).chain(refused)
-}
-
-/// Services of one transport cannot share an address.
-fn transport(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp | Protocol::Http => "stream",
-        Protocol::Udp => "datagram",
-    }
 }

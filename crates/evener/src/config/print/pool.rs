@@ -2,16 +2,17 @@
 
 use super::Lists;
 use super::access::write_acl;
+use super::dns::write_discover;
 use super::source::{Say, Table, one_or_list, path, prose, quoted};
 use super::tls::write_server_tls;
-use crate::config::build::sticky_defaults;
-use crate::config::check::http_check;
+use crate::config::check::{dns_defaults, http_check};
+use crate::config::sticky::sticky_defaults;
 use evener_core::limits::Limits;
 use evener_core::spec::{
-    CheckKind, CheckSpec, CheckTls, Failover, PassiveSpec, Policy, PoolSpec, ServerSpec, ServerTlsSpec,
-    StickyBy, StickySpec, Verification,
+    CheckKind, CheckSpec, CheckTls, Dialect, Failover, PassiveSpec, Policy, PoolSpec, ServerSpec,
+    ServerTlsSpec, StickyBy, StickySpec, Verification,
 };
-use evener_core::wire::proxy;
+use evener_core::wire::{dns, proxy};
 
 /// `pool "web" { ... }`, kept in a variable where one is needed.
 pub(super) fn pool(pool: &PoolSpec, handle: Option<&str>, lists: Lists<'_>) -> Table {
@@ -41,11 +42,15 @@ pub(super) fn write_servers(table: &mut Table, servers: &[ServerSpec], lists: Li
 
 /// What a server has beside its address.
 fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
-    let ServerSpec { name, endpoint, weight, tier, limits, acl, state } = server;
+    let ServerSpec { name, endpoint, dialect, weight, tier, limits, acl, state } = server;
     let Limits { soft, hard } = limits;
     let defaults = ServerSpec::new(endpoint.clone());
     let mut table = Table::new();
     table.unless("name", name, &defaults.name);
+    match dialect {
+        Dialect::Plain => {}
+        Dialect::Mname => table.set("mname", &true),
+    }
     table.unless("weight", weight, &defaults.weight);
     table.unless("tier", tier, &defaults.tier);
     table.some("max", soft.as_ref());
@@ -60,6 +65,7 @@ pub(super) fn write_keys(table: &mut Table, pool: &PoolSpec) {
     let PoolSpec {
         name: _,
         servers: _,
+        discover,
         policy,
         sticky,
         check,
@@ -69,6 +75,7 @@ pub(super) fn write_keys(table: &mut Table, pool: &PoolSpec) {
         tls,
         send_proxy,
     } = pool;
+    write_discover(table, discover);
     write_policy(table, *policy);
     write_sticky(table, sticky.as_ref());
     write_server_tls(table, tls.as_deref());
@@ -95,24 +102,31 @@ fn write_policy(table: &mut Table, policy: Policy) {
         Policy::RoundRobin => return,
         Policy::Ewma { decay } => own.unless("decay", &decay, &Policy::EWMA_DECAY),
         Policy::Maglev { table } => own.unless("table", &table, &Policy::MAGLEV_TABLE),
-        Policy::First | Policy::Weighted | Policy::LeastConn | Policy::P2c | Policy::Hash => {}
+        Policy::First
+        | Policy::Weighted
+        | Policy::LeastConn
+        | Policy::LeastOutstanding
+        | Policy::P2c
+        | Policy::Hash => {}
     }
     if own.is_empty() { table.set("policy", policy.name()) } else { table.key("policy", own) }
 }
 
 fn write_sticky(table: &mut Table, sticky: Option<&StickySpec>) {
-    let Some(StickySpec { by, size, ttl }) = sticky else { return };
+    let Some(StickySpec { by, size, ttl, failback, rebalance }) = sticky else { return };
     let defaults = sticky_defaults();
     let mut own = Table::new();
     match by {
         StickyBy::ClientIp => {
             own.unless("size", size, &defaults.size);
             own.unless("ttl", ttl, &defaults.ttl);
+            own.unless("failback", failback, &defaults.failback);
+            own.some("rebalance", rebalance.as_ref());
         }
         // Cookies are kept by clients: neither size nor time is asked for.
         StickyBy::Cookie(name) => {
             own.set("by", "cookie");
-            own.unless("name", &name.as_str(), &crate::config::build::COOKIE);
+            own.unless("name", &name.as_str(), &crate::config::sticky::COOKIE);
         }
     }
     if own.is_empty() { table.set("sticky", &true) } else { table.key("sticky", own) }
@@ -150,6 +164,12 @@ fn write_check(table: &mut Table, check: Option<&CheckSpec>, servers_tls: Option
 fn write_kind(own: &mut Table, kind: &CheckKind, servers_tls: Option<&ServerTlsSpec>) {
     match kind {
         CheckKind::Tcp => {}
+        CheckKind::Dns { name, qtype, rcode } => {
+            let (usual_name, usual_type, _) = dns_defaults();
+            own.unless("name", name, &usual_name);
+            own.unless("type", &dns::type_name(*qtype), &dns::type_name(usual_type));
+            own.some("rcode", rcode.map(dns::rcode_name).as_ref());
+        }
         CheckKind::Http { method, path, host, status, body, tls } => {
             let CheckSpec { kind: defaults, .. } = http_check();
             if let CheckKind::Http { method: usual_method, path: usual_path, status: usual, .. } = &defaults {

@@ -2,6 +2,7 @@
 
 use super::Lists;
 use super::access::{write_acl, write_denied, write_prefixes, write_throttle};
+use super::dns::write_dns;
 use super::http::write_http;
 use super::pool::{write_keys, write_servers};
 use super::source::{Node, Table, one_or_list, quoted};
@@ -26,6 +27,7 @@ pub(super) fn service(service: &ServiceSpec, in_place: Option<&PoolSpec>, lists:
         proxy_from,
         tls,
         http,
+        dns,
         clients,
         request_log,
         options,
@@ -49,6 +51,7 @@ pub(super) fn service(service: &ServiceSpec, in_place: Option<&PoolSpec>, lists:
     if let Some(http) = http {
         write_http(&mut table, http, lists);
     }
+    write_dns(&mut table, dns.as_deref());
     write_options(&mut table, *protocol, options);
     table.some("clients", clients.as_ref());
     write_request_log(&mut table, request_log.as_ref());
@@ -106,14 +109,17 @@ fn write_options(table: &mut Table, protocol: Protocol, options: &ServiceOptions
     if protocol == Protocol::Udp {
         return table.unless("flows_max", flows_max, &defaults.flows_max);
     }
-    if let Some(mode) = unix_mode {
-        table.key("unix_mode", Node::Source(format!("\"{mode:04o}\"")));
-    }
     table.unless("connections_max", connections_max, &defaults.connections_max);
     table.unless("connect_timeout", connect_timeout, &defaults.connect_timeout);
     table.unless("backlog", backlog, &defaults.backlog);
-    table.unless("nodelay", nodelay, &defaults.nodelay);
     table.unless("keepalive", keepalive, &defaults.keepalive);
+    if protocol == Protocol::Dns {
+        return;
+    }
+    if let Some(mode) = unix_mode {
+        table.key("unix_mode", Node::Source(format!("\"{mode:04o}\"")));
+    }
+    table.unless("nodelay", nodelay, &defaults.nodelay);
     table.unless("server_keepalive", server_keepalive, &defaults.server_keepalive);
     table.unless("fast_close", &fast_close.name(), &defaults.fast_close.name());
     table.some("pending_max", pending_max.as_ref());

@@ -1,6 +1,8 @@
 //! Lua source as a careful person lays it out: values quoted so that they are read back the same, tables on one line where
 //! they fit, two spaces a level otherwise. It knows nothing of what the tables mean.
 
+use crate::config::fields::size_text;
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -238,7 +240,7 @@ macro_rules! say {
 say!(bool, u8, u16, u32, usize: |value| value.to_string());
 // The shortest digits that are read back as this number.
 say!(f64: |value| format!("{value:?}"));
-say!(str, String, Arc<str>: |text| quoted(text.as_bytes()));
+say!(str, String, Arc<str>, Cow<'static, str>: |text| quoted(text.as_bytes()));
 say!(Duration: |value| quoted(duration(*value).as_bytes()));
 say!(Option<Duration>: |value| value.map_or("false".into(), |value| quoted(duration(value).as_bytes())));
 say!(IpAddr, SocketAddr, evener_core::Endpoint, evener_core::throttle::Rate: |value| quoted(value.to_string().as_bytes()));
@@ -248,6 +250,12 @@ say!(Path, PathBuf: |path| {
     let absolute = if path.is_absolute() { None } else { std::path::absolute(path).ok() };
     quoted(absolute.as_deref().unwrap_or(path).to_string_lossy().as_bytes())
 });
+
+/// A number of bytes.
+#[derive(PartialEq)]
+pub(super) struct Size(pub(super) u64);
+
+say!(Size: |size| quoted(size_text(size.0).as_bytes()));
 
 /// A path that the specification holds as a text.
 pub(super) fn path(text: &str) -> &Path {
@@ -304,6 +312,7 @@ pub(super) fn prose(text: &str) -> Node {
 pub(super) fn duration(duration: Duration) -> String {
     let (seconds, nanos) = (duration.as_secs(), duration.as_nanos());
     match duration.subsec_nanos() {
+        0 if seconds == 0 => "0s".into(),
         0 if seconds.is_multiple_of(3600) => format!("{}h", seconds / 3600),
         0 if seconds.is_multiple_of(60) => format!("{}min", seconds / 60),
         0 => format!("{seconds}s"),
@@ -331,7 +340,10 @@ mod tests {
         check(Duration::from_secs(300).say(), "\"5min\"");
         check(Duration::from_secs(86_400).say(), "\"24h\"");
         check(Duration::from_nanos(1_000_001).say(), "\"1000001ns\"");
+        check(Duration::ZERO.say(), "\"0s\"");
         check(None::<Duration>.say(), "false");
+        check(Size(64 << 20).say(), "\"64MiB\"");
+        check(Size((1 << 20) + 1).say(), "\"1048577B\"");
         check(0.1_f64.say(), "0.1");
         check("a\"b\\c\n\u{7}\u{7}5".say(), r#""a\"b\\c\n\7\0075""#);
         check("é\u{202e}\u{85}".say(), r#""é\u{202e}\u{85}""#);

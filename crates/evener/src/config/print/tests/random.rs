@@ -1,5 +1,8 @@
 //! Random specifications, of all that the configuration can say.
 
+mod dns;
+
+use crate::config::sticky::REBALANCE_MIN;
 use evener_core::acl::{Access, Acl, Prefix};
 use evener_core::limits::Limits;
 use evener_core::route::Route;
@@ -20,6 +23,7 @@ enum Kind {
     Plain,
     Tls,
     Cookie,
+    Dns,
 }
 
 /// A valid specification; its files are in `directory`.
@@ -186,6 +190,7 @@ impl Chance<'_> {
         let defaults = ServerSpec::new(endpoint.clone());
         let soft = self.maybe(|chance| chance.within(1..=1000));
         ServerSpec {
+            dialect: Dialect::Plain,
             name: self.or(defaults.name, |chance| format!("{} {}", chance.word(), chance.unique()).into()),
             endpoint,
             weight: self.or(defaults.weight, |chance| chance.within(0..=WEIGHT_MAX)),
@@ -197,7 +202,8 @@ impl Chance<'_> {
     }
 
     fn pool(&mut self) -> PoolSpec {
-        let kind = self.pick(&[Kind::Datagrams, Kind::Plain, Kind::Plain, Kind::Tls, Kind::Cookie]);
+        let kind =
+            self.pick(&[Kind::Datagrams, Kind::Plain, Kind::Plain, Kind::Tls, Kind::Cookie, Kind::Dns]);
         let name = match self.below(3) {
             0 => self.pick(&["drop", "reject", "tarpit"]).to_owned(),
             1 => format!("127.0.0.1:{}", self.unique()),
@@ -208,13 +214,20 @@ impl Chance<'_> {
             false => name.into(),
         };
         self.pools.push((Arc::clone(&name), kind));
-        let mut servers = self.some(1..=4, |chance| chance.server(kind));
-        servers[0].weight = servers[0].weight.max(1);
+        let (servers, discover) = match kind {
+            Kind::Dns => self.dns_servers(),
+            kind => {
+                let mut servers = self.some(1..=4, |chance| chance.server(kind));
+                servers[0].weight = servers[0].weight.max(1);
+                (servers, Vec::new())
+            }
+        };
         let tls = (kind == Kind::Tls || (kind == Kind::Cookie && self.one_in(2))).then(|| self.server_tls());
         PoolSpec {
+            discover,
             policy: self.policy(),
             sticky: self.sticky(kind),
-            check: self.maybe(|chance| chance.check(tls.as_ref())),
+            check: self.maybe(|chance| chance.check(kind, tls.as_ref())),
             passive: self.passive(),
             failover: self.pick(&[Failover::Next, Failover::Never]),
             slow_start: self.maybe(Self::time),
@@ -240,7 +253,7 @@ impl Chance<'_> {
     }
 
     fn sticky(&mut self, kind: Kind) -> Option<StickySpec> {
-        let defaults = crate::config::build::sticky_defaults();
+        let defaults = crate::config::sticky::sticky_defaults();
         if kind == Kind::Cookie {
             let name = self.pick(&["EVENER", "a|b", "'`~"]);
             return Some(StickySpec { by: StickyBy::Cookie(name.into()), ..defaults });
@@ -248,6 +261,8 @@ impl Chance<'_> {
         self.maybe(|chance| StickySpec {
             size: chance.or(defaults.size, |chance| chance.within(1..=16_000_000) as usize),
             ttl: chance.or(defaults.ttl, |chance| chance.maybe(Self::time)),
+            failback: chance.one_in(2),
+            rebalance: chance.maybe(|chance| chance.duration(REBALANCE_MIN, Duration::from_secs(3600))),
             ..defaults
         })
     }
@@ -280,8 +295,9 @@ impl Chance<'_> {
         }
     }
 
-    fn check(&mut self, tls: Option<&ServerTlsSpec>) -> CheckSpec {
+    fn check(&mut self, kind: Kind, tls: Option<&ServerTlsSpec>) -> CheckSpec {
         let kind = match self.below(4) {
+            _ if matches!(kind, Kind::Datagrams | Kind::Dns) && self.one_in(2) => self.dns_check(),
             0 => CheckKind::Udp { send: self.bytes(), expect: self.maybe(Self::bytes) },
             1 => CheckKind::Tcp,
             2 if tls.is_none() => self.http_check(None),
@@ -349,18 +365,21 @@ impl Chance<'_> {
 
     /// A service that can be, if there is a pool for it.
     fn service(&mut self, others: &[ServiceSpec]) -> Option<ServiceSpec> {
-        let protocol = self.pick(&[Protocol::Tcp, Protocol::Udp, Protocol::Http, Protocol::Http]);
+        let protocol =
+            self.pick(&[Protocol::Tcp, Protocol::Udp, Protocol::Http, Protocol::Http, Protocol::Dns]);
         let (is_udp, is_http) = (protocol == Protocol::Udp, protocol == Protocol::Http);
-        let tls = if is_udp { None } else { self.maybe(|chance| Arc::new(chance.tls(protocol))) };
+        let is_dns = protocol == Protocol::Dns;
+        let tls = if is_udp || is_dns { None } else { self.maybe(|chance| Arc::new(chance.tls(protocol))) };
         let passes = protocol == Protocol::Tcp && tls.is_none();
         let kinds: &[Kind] = match protocol {
             Protocol::Udp => &[Kind::Datagrams],
             Protocol::Tcp if passes => &[Kind::Plain],
             Protocol::Tcp => &[Kind::Plain, Kind::Tls],
             Protocol::Http => &[Kind::Plain, Kind::Tls, Kind::Cookie],
+            Protocol::Dns => &[Kind::Datagrams, Kind::Dns],
         };
         let pool = self.pool_of(kinds);
-        let few = is_udp || (self.apart && self.below(4) > 0);
+        let few = is_udp || is_dns || (self.apart && self.below(4) > 0);
         let routes = if few { Vec::new() } else { self.routes(kinds, is_http) };
         let http = is_http.then(|| Arc::new(self.http()));
         let answers = http.as_ref().is_some_and(|http| http.redirect.is_some() || http.respond.is_some());
@@ -372,21 +391,22 @@ impl Chance<'_> {
         let throttle = if is_udp { None } else { self.maybe(|chance| chance.throttle(is_http)) };
         let listen = match name.strip_prefix("127.0.0.1:") {
             Some(_) if self.one_in(2) => vec![name.parse().unwrap()],
-            _ => self.some(0..=3, |chance| chance.endpoint(if is_udp { 3 } else { 5 })),
+            _ => self.some(0..=3, |chance| chance.endpoint(if is_udp || is_dns { 3 } else { 5 })),
         };
         Some(ServiceSpec {
             listen,
             pool,
             routes,
             acl: self.maybe(Self::acl),
-            denied: if is_udp { Denied::Drop } else { self.denied(kinds) },
-            exceeded: if throttle.is_some() { self.denied(kinds) } else { Denied::Drop },
+            denied: if is_udp { Denied::Drop } else { self.denied(protocol, kinds) },
+            exceeded: if throttle.is_some() { self.denied(protocol, kinds) } else { Denied::Drop },
             throttle,
             proxy_from: self.maybe(Self::prefixes),
             tls,
             http,
+            dns: is_dns.then(|| Arc::new(self.dns())),
             clients: self.maybe(|chance| chance.within(1..=ServiceSpec::CLIENTS_MAX)),
-            request_log: if is_udp { None } else { self.maybe(Self::request_log) },
+            request_log: if is_udp || is_dns { None } else { self.maybe(Self::request_log) },
             options: self.options(protocol),
             ..ServiceSpec::new(&name, protocol)
         })
@@ -411,8 +431,9 @@ impl Chance<'_> {
         self.some(0..=3, route).into_iter().flatten().collect()
     }
 
-    fn denied(&mut self, kinds: &[Kind]) -> Denied {
+    fn denied(&mut self, protocol: Protocol, kinds: &[Kind]) -> Denied {
         match self.below(5) {
+            2 | 3 if protocol == Protocol::Dns => Denied::Reject,
             0 => Denied::Drop,
             1 => Denied::Reject,
             2 => Denied::Tarpit(Duration::from_secs(30)),
@@ -467,7 +488,7 @@ impl Chance<'_> {
         let defaults = ServiceOptions::of(protocol);
         let addresses = ["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
         let source = self.maybe(|chance| match chance.below(2) {
-            0 => Source::Client,
+            0 if protocol != Protocol::Dns => Source::Client,
             _ => Source::Address(chance.pick(&addresses)),
         });
         let idle = self.maybe(Self::time);
@@ -481,6 +502,17 @@ impl Chance<'_> {
             };
         }
         let alive = |c: &mut Self| c.duration(Duration::from_secs(1), Duration::from_secs(32_767));
+        if protocol == Protocol::Dns {
+            return ServiceOptions {
+                connections_max: self.or(defaults.connections_max, |chance| chance.within(1..=16_000_000)),
+                connect_timeout: self.or(defaults.connect_timeout, Self::time),
+                backlog: self.or(defaults.backlog, |chance| chance.within(1..=65_535)),
+                keepalive: self.or(defaults.keepalive, |chance| chance.maybe(alive)),
+                idle_timeout: idle.or(defaults.idle_timeout),
+                source,
+                ..defaults
+            };
+        }
         ServiceOptions {
             connections_max: self.or(defaults.connections_max, |chance| chance.within(1..=16_000_000)),
             flows_max: defaults.flows_max,

@@ -1,0 +1,99 @@
+//! What a sticky table needs from time to time: clients whose time is over leave it, and the clients of a server that has
+//! many more than another one are chosen for anew.
+
+use super::{Pool, Server};
+use crate::ServerId;
+use crate::event::Event;
+use crate::limits::Known;
+use crate::snapshot::Admission;
+use crate::spec::{Failover, Policy, StickySpec};
+use crate::sticky::balance::{Rival, surplus};
+use crate::time::Time;
+use std::time::Duration;
+
+/// So often clients whose time is over are taken out.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// Nothing is rebalanced more often, whatever is asked for.
+const REBALANCE_EVERY_MIN: Duration = Duration::from_millis(100);
+
+/// When the table is looked after next.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    sweep: Time,
+    rebalance: Time,
+}
+
+impl Upkeep {
+    /// What a new table needs, if there is one.
+    pub(super) fn plan(table: Option<&StickySpec>, now: Time) -> Self {
+        let swept = table.is_some_and(|spec| spec.ttl.is_some());
+        Self {
+            sweep: if swept { now + SWEEP_EVERY } else { Time::NEVER },
+            rebalance: table.map_or(Time::NEVER, |spec| next_rebalance(spec, now)),
+        }
+    }
+
+    /// When something is due.
+    pub(super) fn deadline(&self) -> Time {
+        self.sweep.min(self.rebalance)
+    }
+}
+
+fn next_rebalance(spec: &StickySpec, now: Time) -> Time {
+    spec.rebalance.map_or(Time::NEVER, |every| now + every.max(REBALANCE_EVERY_MIN))
+}
+
+impl Pool {
+    /// Does what is due to the sticky table, and says whom it sent away.
+    pub(super) fn look_after_sticky(&mut self, now: Time) -> Option<Event> {
+        let sticky = self.live.sticky.as_ref().filter(|_| self.upkeep.deadline() <= now)?;
+        if self.upkeep.sweep <= now {
+            sticky.sweep(now);
+            self.upkeep.sweep = now + SWEEP_EVERY;
+        }
+        if self.upkeep.rebalance > now {
+            return None;
+        }
+        self.upkeep.rebalance = next_rebalance(sticky.spec(), now);
+        self.rebalance(now)
+    }
+
+    fn rebalance(&self, now: Time) -> Option<Event> {
+        // Who is chosen for by address, or in a fixed order, would only get the same server again.
+        if matches!(self.spec.policy, Policy::Hash | Policy::Maglev { .. } | Policy::First) {
+            return None;
+        }
+        let sticky = self.live.sticky.as_ref()?;
+        let beyond = surplus(&self.rivals(&sticky.homes(now)))?;
+        let clients = sticky.forget_some(beyond.server, beyond.clients);
+        let server = self.server(beyond.server)?.spec.name.clone();
+        // They may all have made room for others just now.
+        (clients > 0).then(|| Event::ClientsRebalanced { pool: self.spec.name.clone(), server, clients })
+    }
+
+    /// The servers that clients without a history get, as [`crate::snapshot::Snapshot::first_choices`] has them.
+    fn rivals(&self, homes: &[(ServerId, usize)]) -> Vec<Rival> {
+        let is_open = |server: &&Server| server.admission() == Admission::Open;
+        let counts = |server: &&Server| self.spec.failover == Failover::Never || is_open(server);
+        let tier = self.servers.iter().filter(counts).map(|server| server.spec.tier).min();
+        let of_tier = self.servers.iter().filter(|server| Some(server.spec.tier) == tier).filter(is_open);
+        of_tier.map(|server| self.rival(server, homes)).collect()
+    }
+
+    fn rival(&self, server: &Server, homes: &[(ServerId, usize)]) -> Rival {
+        let at = homes.binary_search_by_key(&server.id, |(id, _)| *id);
+        let limit = server.spec.limits.bound(Known::No);
+        Rival {
+            server: server.id,
+            clients: at.map_or(0, |at| homes[at].1),
+            share: self.share_of_clients(server),
+            has_room: server.live.occupancy.active() < limit,
+        }
+    }
+
+    /// In what proportion the policy gives it new clients. Turns have no weights, but a slow start counts everywhere.
+    fn share_of_clients(&self, server: &Server) -> u32 {
+        let share = self.share(server);
+        if self.spec.policy == Policy::RoundRobin { share / server.spec.weight.max(1) } else { share }
+    }
+}

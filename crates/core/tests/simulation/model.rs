@@ -1,0 +1,191 @@
+//! What the sticky table must say, told in the simplest way: a plain map, with the rules applied by looking at everything.
+//! It is never full here.
+
+use evener_core::event::Event;
+use evener_core::limits::Known;
+use evener_core::pool::Pool;
+use evener_core::snapshot::{Admission, Choice, Entry, Snapshot, Why};
+use evener_core::spec::{Policy, StickySpec};
+use evener_core::{ServerId, Time, acl::Access};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// Where a client belongs, whom it has meanwhile, and when it was seen.
+type Seat = (ServerId, Option<ServerId>, Time);
+
+/// The table, and what happened to its clients.
+pub(crate) struct Model {
+    spec: Option<StickySpec>,
+    clients: BTreeMap<IpAddr, Seat>,
+    rebalance_due: Time,
+    /// How many clients were chosen for anew.
+    pub(crate) rebalanced: usize,
+    /// How often a client went back to its home.
+    pub(crate) returned: usize,
+}
+
+/// A server as a client that asks finds it: the place that was just taken is not counted.
+struct Asking<'a> {
+    snapshot: &'a Snapshot,
+    client: IpAddr,
+    choice: &'a Choice,
+    tried: &'a [ServerId],
+}
+
+impl Asking<'_> {
+    fn has_room(&self, server: &Entry, known: Known) -> bool {
+        let taken = u32::from(server.id == self.choice.server.id);
+        let permits = server.acl.as_ref().is_none_or(|acl| acl.access(self.client) == Access::Permit);
+        permits && server.live.occupancy.active() - taken < server.limits.bound(known)
+    }
+
+    /// Whether the client may go to a server that it had.
+    fn may_return_to(&self, id: ServerId) -> bool {
+        let Some(server) = self.snapshot.servers().iter().find(|server| server.id == id) else {
+            return false;
+        };
+        let is_above = |other: &Entry| other.tier < server.tier && other.admission == Admission::Open;
+        let taken_above = self.snapshot.servers().iter().any(|other| {
+            is_above(other) && !self.tried.contains(&other.id) && self.has_room(other, Known::No)
+        });
+        let admits = matches!(server.admission, Admission::Open | Admission::KnownOnly(_));
+        admits && !self.tried.contains(&id) && self.has_room(server, Known::Yes) && !taken_above
+    }
+}
+
+impl Model {
+    /// Nobody.
+    pub(crate) fn new(spec: Option<&StickySpec>, now: Time) -> Self {
+        let (clients, rebalance_due) = (BTreeMap::new(), Time::NEVER);
+        let mut model = Self { spec: None, clients, rebalance_due, rebalanced: 0, returned: 0 };
+        model.reload(spec, |_| true, now);
+        model
+    }
+
+    fn seat(&self, client: IpAddr, now: Time) -> Option<Seat> {
+        self.clients.get(&client).copied().filter(|seat| self.is_alive(seat, now))
+    }
+
+    fn is_alive(&self, &(.., seen): &Seat, now: Time) -> bool {
+        self.spec.as_ref().and_then(|spec| spec.ttl).is_none_or(|ttl| now.since(seen) < ttl)
+    }
+
+    /// Home when it can be had, else whom it has meanwhile, else somebody new.
+    pub(crate) fn check_choice(
+        &self,
+        snapshot: &Snapshot,
+        client: IpAddr,
+        choice: &Choice,
+        tried: &[ServerId],
+        now: Time,
+    ) {
+        let asking = Asking { snapshot, client, choice, tried };
+        let may = |id: Option<ServerId>| id.filter(|&id| asking.may_return_to(id));
+        let (home, meanwhile) =
+            self.seat(client, now).map_or((None, None), |(home, meanwhile, _)| (Some(home), meanwhile));
+        let expected = may(home).or_else(|| may(meanwhile));
+        assert_eq!(
+            expected,
+            (choice.why == Why::Sticky).then_some(choice.server.id),
+            "{home:?} {meanwhile:?}"
+        );
+    }
+
+    /// A client is with a server now.
+    pub(crate) fn remember(&mut self, snapshot: &Snapshot, client: IpAddr, server: ServerId, now: Time) {
+        let Some(spec) = &self.spec else { return };
+        let failback = spec.failback;
+        let tier = |id| snapshot.servers().iter().find(|server| server.id == id).map(|server| server.tier);
+        let seat = match self.seat(client, now).filter(|_| failback) {
+            Some((home, ..)) if home != server && tier(home) <= tier(server) && tier(home).is_some() => {
+                (home, Some(server), now)
+            }
+            Some((home, Some(_), _)) if home == server => {
+                self.returned += 1;
+                (home, None, now)
+            }
+            _ => (server, None, now),
+        };
+        self.clients.insert(client, seat);
+    }
+
+    /// Another configuration; `stays` says who is still there.
+    pub(crate) fn reload(&mut self, spec: Option<&StickySpec>, stays: impl Fn(ServerId) -> bool, now: Time) {
+        let alive: BTreeMap<IpAddr, Seat> =
+            self.clients.iter().filter(|(_, seat)| self.is_alive(seat, now)).map(|(c, s)| (*c, *s)).collect();
+        if self.spec.as_ref() != spec {
+            self.clients = alive;
+            self.rebalance_due =
+                spec.and_then(|spec| spec.rebalance).map_or(Time::NEVER, |every| now + every);
+        }
+        let failback = spec.is_some_and(|spec| spec.failback);
+        self.clients.retain(|_, (home, ..)| spec.is_some() && stays(*home));
+        for (_, meanwhile, _) in self.clients.values_mut() {
+            *meanwhile = meanwhile.filter(|id| failback && stays(*id));
+        }
+        self.spec = spec.cloned();
+    }
+
+    /// Time passed, and this is what the pool said of it.
+    pub(crate) fn on_time(&mut self, pool: &Pool, snapshot: &Snapshot, events: &[Event], now: Time) {
+        let said = events.iter().find_map(|event| match event {
+            Event::ClientsRebalanced { server, clients, .. } => Some((server, *clients)),
+            _ => None,
+        });
+        let due = self.rebalance_due <= now;
+        if due {
+            let every = self.spec.as_ref().and_then(|spec| spec.rebalance);
+            self.rebalance_due = every.map_or(Time::NEVER, |every| now + every);
+        }
+        assert!(due || said.is_none(), "nothing is rebalanced before its time");
+        self.check_balance(pool, snapshot, said.map_or(0, |(_, clients)| clients), due, now);
+        if let Some((name, clients)) = said {
+            let server = pool.servers().iter().find(|server| server.spec.name == *name);
+            self.forget(pool, server.expect("it is of the pool").id, clients, now);
+        }
+    }
+
+    /// Where each server is to have as many clients, the rule is plain.
+    fn check_balance(&self, pool: &Pool, snapshot: &Snapshot, clients: usize, due: bool, now: Time) {
+        let even = pool.spec().policy == Policy::RoundRobin && pool.spec().slow_start.is_none();
+        let has_room = |server: &Entry| server.live.occupancy.active() < server.limits.bound(Known::No);
+        let servers: Vec<_> = snapshot.first_choices().collect();
+        if !due || !even || !servers.iter().all(|server| has_room(server)) || servers.is_empty() {
+            return;
+        }
+        let count = |id: ServerId| {
+            self.clients.values().filter(|seat| seat.0 == id && self.is_alive(seat, now)).count()
+        };
+        let counts = || servers.iter().map(|server| count(server.id));
+        let difference = counts().max().unwrap_or(0) - counts().min().unwrap_or(0);
+        assert_eq!(clients, difference.saturating_sub(servers.len()), "{:?}", counts().collect::<Vec<_>>());
+    }
+
+    /// The clients of a server that are not in the table any more are the ones that were seen the longest ago.
+    fn forget(&mut self, pool: &Pool, home: ServerId, clients: usize, now: Time) {
+        let sticky = pool.sticky().expect("a table was rebalanced");
+        let of_home = self.clients.iter().filter(|(_, seat)| seat.0 == home && self.is_alive(seat, now));
+        let (kept, gone): (Vec<_>, Vec<_>) = of_home
+            .map(|(client, seat)| (*client, seat.2))
+            .partition(|(c, _)| sticky.lookup(*c, now).is_some());
+        assert_eq!(gone.len(), clients, "as many were forgotten as was said");
+        let newest_gone = gone.iter().map(|(_, seen)| *seen).max();
+        assert!(kept.iter().all(|(_, seen)| Some(*seen) >= newest_gone), "who was seen of late stays");
+        self.clients.retain(|client, _| !gone.iter().any(|(forgotten, _)| forgotten == client));
+        self.rebalanced += gone.len();
+    }
+
+    /// Table and model say the same.
+    pub(crate) fn check(&self, pool: &Pool, now: Time) {
+        assert_eq!(self.spec.is_some(), pool.sticky().is_some());
+        let Some(sticky) = pool.sticky() else { return };
+        sticky.check_invariants();
+        let table: BTreeMap<IpAddr, Seat> = sticky
+            .clients(now, usize::MAX)
+            .into_iter()
+            .map(|(client, home, meanwhile, seen)| (client, (home, meanwhile, seen)))
+            .collect();
+        let alive = self.clients.iter().filter(|(_, seat)| self.is_alive(seat, now));
+        assert_eq!(table, alive.map(|(client, seat)| (*client, *seat)).collect::<BTreeMap<_, _>>());
+    }
+}

@@ -1,0 +1,129 @@
+//! `POST /v1/cache/expunge`: answers that a service of DNS keeps are taken out.
+
+use super::{failed, gone};
+use crate::supervisor::{Handle, Supervisor};
+use axum::Json;
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use evener_core::dns::{Cache, Reach};
+use evener_core::wire::dns::parse_name;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Whose kept answers should go: those for a name, or all.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ExpungeWanted {
+    pub(crate) service: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    /// Those of all names below it, too.
+    #[serde(default)]
+    pub(crate) below: bool,
+    #[serde(default)]
+    pub(crate) all: bool,
+}
+
+/// What is to go.
+#[derive(Debug, PartialEq, Eq)]
+enum Extent {
+    All,
+    /// A name, in wire form and lower case.
+    Name(Vec<u8>, Reach),
+}
+
+impl ExpungeWanted {
+    fn extent(&self) -> Result<Extent, String> {
+        match (&self.name, self.all) {
+            (None, true) if self.below => Err("`below` goes with a name".into()),
+            (None, true) => Ok(Extent::All),
+            (Some(name), false) => {
+                let mut name = parse_name(name).map_err(|error| format!("`{name}` is no name: {error}"))?;
+                // Lengths of labels are below the letters (RFC 1035, section 3.1).
+                name.make_ascii_lowercase();
+                Ok(Extent::Name(name, if self.below { Reach::Below } else { Reach::Name }))
+            }
+            (None, false) | (Some(_), true) => {
+                Err("say which answers should go: a `name`, or `all`, and not both".into())
+            }
+        }
+    }
+}
+
+/// How many answers went.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ExpungedView {
+    pub(crate) service: String,
+    pub(crate) expunged: usize,
+}
+
+pub(super) async fn expunge(
+    State(supervisor): State<Handle>,
+    wanted: Result<Json<ExpungeWanted>, JsonRejection>,
+) -> Response {
+    let wanted = match wanted {
+        Ok(Json(wanted)) => wanted,
+        Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
+    };
+    let extent = match wanted.extent() {
+        Ok(extent) => extent,
+        Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
+    };
+    let service = wanted.service.clone();
+    let cache = match supervisor.look(move |supervisor| cache_of(supervisor, &service)).await {
+        Some(Ok(cache)) => cache,
+        Some(Err((status, why))) => return failed(status, why),
+        None => return gone(),
+    };
+    // All that is kept is looked at, which may take a while: the control thread does not wait for it.
+    let expunged = tokio::task::spawn_blocking(move || match extent {
+        Extent::All => cache.clear(),
+        Extent::Name(name, reach) => cache.expunge(&name, reach),
+    });
+    match expunged.await {
+        Ok(expunged) => Json(ExpungedView { service: wanted.service, expunged }).into_response(),
+        Err(_) => gone(),
+    }
+}
+
+fn cache_of(supervisor: &Supervisor, service: &str) -> Result<Arc<Cache>, (StatusCode, String)> {
+    let running = supervisor.services.get(service).ok_or_else(|| {
+        (StatusCode::NOT_FOUND, format!("there is no service `{service}`; `evener status` lists them"))
+    })?;
+    let cache = running.settings.load().dns.as_ref().and_then(|dns| dns.cache.clone());
+    cache.ok_or_else(|| {
+        let why = format!("service `{service}` keeps no answers: it has no dns = {{ cache = true }}");
+        (StatusCode::UNPROCESSABLE_ENTITY, why)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+    use super::*;
+
+    #[test]
+    fn either_a_name_or_all_is_meant() {
+        let check = |body: &str, expected: Result<Extent, &str>| {
+            let wanted: ExpungeWanted = serde_json::from_str(body).unwrap();
+            assert_eq!(wanted.extent(), expected.map_err(str::to_owned), "{body}");
+        };
+        let name = || b"\x07example\x03org\0".to_vec();
+        check(r#"{"service": "s", "all": true}"#, Ok(Extent::All));
+        check(r#"{"service": "s", "name": "Example.ORG"}"#, Ok(Extent::Name(name(), Reach::Name)));
+        check(
+            r#"{"service": "s", "name": "example.org.", "below": true}"#,
+            Ok(Extent::Name(name(), Reach::Below)),
+        );
+        check(r#"{"service": "s", "all": true, "below": true}"#, Err("`below` goes with a name"));
+        let which = "say which answers should go: a `name`, or `all`, and not both";
+        check(r#"{"service": "s"}"#, Err(which));
+        check(r#"{"service": "s", "name": "a", "all": true}"#, Err(which));
+        let wrong: ExpungeWanted = serde_json::from_str(r#"{"service": "s", "name": "a..b"}"#).unwrap();
+        assert!(wrong.extent().unwrap_err().contains("a..b"));
+        assert!(serde_json::from_str::<ExpungeWanted>(r#"{"service": "s", "nmae": "a"}"#).is_err());
+    }
+}

@@ -1,0 +1,148 @@
+//! `GET /v1/sticky`: which client is at home with which server, and how many each server has.
+
+use super::clients::shown;
+use super::{failed, gone};
+use crate::supervisor::{Handle, RunningPool, Supervisor};
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use evener_core::health::Verdict;
+use evener_core::pool::{Pool, Server};
+use evener_core::spec::AdminState;
+use evener_core::sticky::Sticky;
+use evener_core::{ServerId, Time};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// What pools remember that are sticky by address.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct StickyView {
+    /// How many clients there are, shown or not.
+    pub(crate) total: usize,
+    /// The servers, pool by pool.
+    pub(crate) servers: Vec<HomeView>,
+    /// The clients, by their addresses.
+    pub(crate) clients: Vec<RememberedView>,
+}
+
+/// A server that clients are at home with.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct HomeView {
+    pub(crate) pool: String,
+    pub(crate) server: String,
+    /// The number of one that was found in a directory.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) id: Option<u32>,
+    pub(crate) address: String,
+    /// It is up, and the operator did not take it out.
+    pub(crate) ok: bool,
+    pub(crate) clients: usize,
+}
+
+/// A client.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RememberedView {
+    pub(crate) client: IpAddr,
+    pub(crate) pool: String,
+    /// The server that it is at home with.
+    pub(crate) server: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) id: Option<u32>,
+    /// The server that it has while that one is out.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) meanwhile: Option<String>,
+    /// Seconds since it was seen.
+    pub(crate) seen_s: u64,
+}
+
+/// What is asked for.
+#[derive(Debug, Deserialize)]
+pub(super) struct Wanted {
+    pool: Option<String>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn sticky(
+    State(supervisor): State<Handle>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Response {
+    let wanted = match wanted {
+        Ok(Query(wanted)) => wanted,
+        Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
+    };
+    let most = match shown(wanted.limit) {
+        Ok(most) => most,
+        Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
+    };
+    match supervisor.look(move |supervisor| look(supervisor, wanted.pool.as_deref(), most)).await {
+        Some(Ok(view)) => Json(view).into_response(),
+        Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
+        None => gone(),
+    }
+}
+
+fn look(supervisor: &Supervisor, wanted: Option<&str>, most: usize) -> Result<StickyView, String> {
+    if let Some(name) = wanted {
+        let running = supervisor.pools.get(name);
+        let running =
+            running.ok_or_else(|| format!("there is no pool `{name}`; `evener status` lists them"))?;
+        if running.pool.sticky().is_none() {
+            return Err(format!(
+                "pool `{name}` remembers no clients: give it sticky = {{ by = \"client_ip\" }}"
+            ));
+        }
+    }
+    let mut view = StickyView::default();
+    let is_meant = |name: &str| wanted.is_none_or(|wanted| wanted == name);
+    for (name, RunningPool { pool, .. }) in supervisor.pools.iter().filter(|(name, _)| is_meant(name)) {
+        if let Some(sticky) = pool.sticky() {
+            look_at_pool(supervisor, name, (pool, sticky), most, &mut view);
+        }
+    }
+    Ok(view)
+}
+
+fn look_at_pool(
+    supervisor: &Supervisor,
+    name: &str,
+    (pool, sticky): (&Pool, &Sticky),
+    most: usize,
+    view: &mut StickyView,
+) {
+    let now = supervisor.now();
+    let homes: BTreeMap<ServerId, usize> = sticky.homes(now).into_iter().collect();
+    view.total += homes.values().sum::<usize>();
+    let clients = |id: ServerId| homes.get(&id).copied().unwrap_or_default();
+    let home = |server: &Server| HomeView {
+        pool: name.into(),
+        server: server.spec.name.to_string(),
+        id: supervisor.number_of(name, &server.target),
+        address: server.target.to_string(),
+        ok: is_ok(server),
+        clients: clients(server.id),
+    };
+    view.servers.extend(pool.servers().iter().map(home));
+    let remembered = |(client, home, meanwhile, seen): (IpAddr, ServerId, Option<ServerId>, Time)| {
+        let home = pool.server(home)?;
+        let meanwhile = meanwhile.and_then(|server| pool.server(server));
+        Some(RememberedView {
+            client,
+            pool: name.into(),
+            server: home.spec.name.to_string(),
+            id: supervisor.number_of(name, &home.target),
+            meanwhile: meanwhile.map(|server| server.spec.name.to_string()),
+            seen_s: now.since(seen).as_secs(),
+        })
+    };
+    let room = most.saturating_sub(view.clients.len());
+    let mut shown: Vec<_> = sticky.clients(now, room).into_iter().filter_map(remembered).collect();
+    shown.sort_by_key(|one| one.client);
+    view.clients.extend(shown);
+}
+
+fn is_ok(server: &Server) -> bool {
+    server.health.verdict() == Verdict::Up && server.state != AdminState::Maintenance
+}

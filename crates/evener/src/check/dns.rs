@@ -1,0 +1,167 @@
+//! Checks of DNS: one question over UDP, from a port and with an ID that nobody knows. Whatever does not answer exactly
+//! that question is not looked at (RFC 5452, section 9.1); an answer that is truncated is one.
+
+use super::{Patient, in_words, unspecified};
+use evener_core::Target;
+use evener_core::spec::CheckKind;
+use evener_core::wire::dns::{self, Query};
+use evener_core::wire::proxy::{self, Extras, Transport};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::SocketAddr;
+use tokio::net::UdpSocket;
+
+/// The largest datagram (RFC 768).
+const ANSWER_BYTES_MAX: usize = 65_536;
+
+/// Asks a server; `Err` says what was wrong with the answer.
+pub(super) async fn ask(target: &Target, patient: &Patient, kind: &CheckKind) -> Result<(), String> {
+    let CheckKind::Dns { name, qtype, rcode } = kind else { return Ok(()) };
+    let Target::Ip(address) = target else { return Err("a dns check needs an IP address".into()) };
+    let name = dns::parse_name(name).map_err(|error| format!("dns: {error}"))?;
+    let mut question = Vec::new();
+    dns::emit_query(any_id(), &name, *qtype, &mut question);
+    let answer = exchange(*address, &question, patient.send_proxy.is_some()).await;
+    let answer = answer.map_err(|error| format!("dns: {}", in_words(&error)))?;
+    let seen = dns::rcode(&answer);
+    match rcode {
+        Some(wanted) if *wanted != seen => Err(format!("dns: {}", dns::rcode_name(seen))),
+        _ => Ok(()),
+    }
+}
+
+/// An ID that cannot be guessed: the standard library seeds its hashers from the system's entropy.
+fn any_id() -> u16 {
+    RandomState::new().hash_one(()) as u16
+}
+
+/// Sends the question and waits for its answer.
+async fn exchange(address: SocketAddr, question: &[u8], with_proxy: bool) -> io::Result<Vec<u8>> {
+    let parsed = Query::parse(question).map_err(io::Error::other)?;
+    let socket = UdpSocket::bind(unspecified(address)).await?;
+    // Only what comes from there is received then, and what ICMP says of it.
+    socket.connect(address).await?;
+    let mut datagram = Vec::new();
+    if with_proxy {
+        proxy::emit_v2(None, Transport::Datagram, &Extras::default(), &mut datagram);
+    }
+    datagram.extend_from_slice(question);
+    socket.send(&datagram).await?;
+    let mut answer = vec![0; ANSWER_BYTES_MAX];
+    loop {
+        let length = socket.recv(&mut answer).await?;
+        let seen = &answer[..length];
+        if dns::id(seen) == dns::id(question) && parsed.is_answered_by(question, seen) {
+            return Ok(seen.to_vec());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+    use super::*;
+    use crate::check::probe;
+    use evener_core::health::Probe;
+    use evener_core::spec::CheckSpec;
+    use evener_core::wire::proxy::Version;
+    use std::time::Duration;
+
+    /// Probes a server that answers the question with what `answers` makes of it, one datagram each.
+    async fn seen(
+        rcode: Option<u8>,
+        send_proxy: Option<Version>,
+        answers: impl Fn(&[u8]) -> Vec<Vec<u8>>,
+    ) -> Probe {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let target = Target::Ip(address);
+        let patient = Patient { endpoint: address.to_string().parse().unwrap(), target, send_proxy };
+        let kind = CheckKind::Dns { name: "WWW.Example.org".into(), qtype: 28, rcode };
+        let spec = CheckSpec { timeout: Duration::from_millis(300), ..CheckSpec::new(kind) };
+        let serve = async {
+            let mut asked = [0; 512];
+            let (length, client) = server.recv_from(&mut asked).await.unwrap();
+            for answer in answers(&asked[..length]) {
+                server.send_to(&answer, client).await.unwrap();
+            }
+        };
+        tokio::join!(probe(&patient, &spec), serve).0
+    }
+
+    /// The question as an answer without records, with these flags.
+    fn answer(question: &[u8], flags: u16) -> Vec<u8> {
+        let mut answer = question.to_vec();
+        answer[2..4].copy_from_slice(&flags.to_be_bytes());
+        answer
+    }
+
+    const WELL: u16 = 0x8180;
+    const TRUNCATED: u16 = 0x8380;
+    const NXDOMAIN: u16 = 0x8183;
+
+    #[tokio::test]
+    async fn an_answer_is_well_as_its_code_says() {
+        let check = async |flags: u16, rcode: Option<u8>, expected: Result<(), &str>| {
+            let expected = expected.map_or_else(|why| Probe::Fail(why.into()), |()| Probe::Pass);
+            let seen = seen(rcode, None, |question| vec![answer(question, flags)]).await;
+            assert_eq!(seen, expected, "{flags:04x} {rcode:?}");
+        };
+        check(WELL, Some(0), Ok(())).await;
+        check(WELL, None, Ok(())).await;
+        check(TRUNCATED, Some(0), Ok(())).await;
+        check(NXDOMAIN, None, Ok(())).await;
+        check(NXDOMAIN, Some(3), Ok(())).await;
+        check(NXDOMAIN, Some(0), Err("dns: NXDOMAIN")).await;
+        check(WELL, Some(3), Err("dns: NOERROR")).await;
+    }
+
+    #[tokio::test]
+    async fn only_the_answer_to_the_question_counts() {
+        let wrong = |question: &[u8]| {
+            let right = answer(question, NXDOMAIN);
+            let flipped = |at: usize, bit: u8| {
+                let mut wrong = right.clone();
+                wrong[at] ^= bit;
+                wrong
+            };
+            // The ID, the name, the type; no answer at all; too little.
+            vec![
+                flipped(0, 1),
+                flipped(1, 0x80),
+                flipped(14, 1),
+                flipped(30, 1),
+                question.to_vec(),
+                vec![0; 3],
+            ]
+        };
+        let never = Probe::Fail("dns check: no answer within 300ms".into());
+        assert_eq!(seen(None, None, wrong).await, never);
+        let late = |question: &[u8]| wrong(question).into_iter().chain([answer(question, WELL)]).collect();
+        assert_eq!(seen(Some(0), None, late).await, Probe::Pass, "the right one may come after others");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_wants_a_proxy_header_gets_one_that_tells_of_nobody() {
+        let answers = |datagram: &[u8]| {
+            assert_eq!(&datagram[..14], b"\r\n\r\n\0\r\nQUIT\n\x20\0", "version 2, LOCAL");
+            let length = 16 + usize::from(u16::from_be_bytes([datagram[14], datagram[15]]));
+            vec![answer(&datagram[length..], WELL)]
+        };
+        assert_eq!(seen(None, Some(Version::V2), answers).await, Probe::Pass);
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_refused_and_ids_differ() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        drop(socket);
+        let endpoint = address.to_string().parse().unwrap();
+        let patient = Patient { endpoint, target: Target::Ip(address), send_proxy: None };
+        let kind = CheckKind::Dns { name: ".".into(), qtype: 2, rcode: None };
+        assert_eq!(probe(&patient, &CheckSpec::new(kind)).await, Probe::Fail("dns: refused".into()));
+        let ids: std::collections::BTreeSet<u16> = (0..100).map(|_| any_id()).collect();
+        assert!(ids.len() > 90, "{ids:?}");
+    }
+}

@@ -1,0 +1,67 @@
+//! The configuration that does what mname-balancer does.
+
+use super::line::Line;
+use evener_core::Endpoint;
+use evener_core::spec::{
+    DiscoverSpec, DnsSpec, Policy, PoolSpec, Protocol, ServiceOptions, ServiceSpec, Spec, StickyBy,
+    StickySpec,
+};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the service and its pool are called.
+const NAME: &str = "mname";
+/// The most clients that are remembered.
+const REMOTES_MAX: usize = 65_536;
+/// A client that was not seen for so long is forgotten.
+const REMOTE_TTL: Duration = Duration::from_secs(300);
+/// How often homes are evened out.
+const REBALANCE: Duration = Duration::from_secs(15);
+/// Servers end idle connections after 5 s of their own accord.
+const IDLE: Duration = Duration::from_secs(30);
+
+pub(super) fn spec(line: &Line) -> Spec {
+    let sticky = StickySpec {
+        by: StickyBy::ClientIp,
+        size: REMOTES_MAX,
+        ttl: Some(REMOTE_TTL),
+        failback: true,
+        rebalance: Some(REBALANCE),
+    };
+    let pool = PoolSpec {
+        discover: vec![DiscoverSpec::Mname { directory: line.sockets.clone() }],
+        policy: Policy::RoundRobin,
+        sticky: Some(sticky),
+        ..PoolSpec::new(NAME, Vec::new())
+    };
+    let service = ServiceSpec {
+        listen: vec![Endpoint::Ip(SocketAddr::from((line.address, line.port)))],
+        pool: Some(NAME.into()),
+        dns: Some(Arc::new(DnsSpec::default())),
+        options: ServiceOptions { idle_timeout: Some(IDLE), ..ServiceOptions::of(Protocol::Dns) },
+        ..ServiceSpec::new(NAME, Protocol::Dns)
+    };
+    Spec { pools: vec![pool], services: vec![service] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::line::{Wanted, parse};
+    use super::*;
+
+    /// The configuration that docs/migrate-from-mname-balancer.md has for its command line is what runs for that.
+    #[test]
+    fn the_configuration_of_the_document_does_the_same() {
+        let document = include_str!("../../../../../docs/migrate-from-mname-balancer.md");
+        let line = document.lines().find_map(|line| line.strip_prefix("    mname-balancer ")).unwrap();
+        let words = line.split(' ').map(std::ffi::OsString::from).collect();
+        let Ok(Wanted::Run(line)) = parse(words, None) else { panic!("a command line") };
+        let lua = document.split("```lua\n").nth(1).unwrap().split("```").next().unwrap();
+        let file = std::env::temp_dir().join(format!("evener-mname-{}.lua", std::process::id()));
+        std::fs::write(&file, lua).unwrap();
+        let config = crate::config::load(&file);
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(config.unwrap().spec, spec(&line));
+    }
+}

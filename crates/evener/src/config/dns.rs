@@ -1,0 +1,227 @@
+//! What only DNS has: the `dns` key of a service, `discover` of a pool, and which of all that goes together.
+
+use super::access::read_rate;
+use super::fields::{Fields, nearest};
+use super::raw::Value;
+use evener_core::Endpoint;
+use evener_core::spec::{
+    ClientSubnetSpec, Dialect, DiscoverSpec, DnsCacheSpec, DnsRateSpec, DnsSpec, OnFailure, PoolSpec,
+    ServerSpec,
+};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A client asks anew long before.
+const QUERY_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+/// RFC 2308, section 7.1.
+const FAILURE_TTL_MAX: Duration = Duration::from_secs(300);
+const CACHE_BYTES_MAX: u64 = 1 << 40;
+const NETWORKS_MAX: u32 = 16_000_000;
+const SLIP_MAX: u32 = 1000;
+/// The most directories of a pool.
+const DIRECTORIES_MAX: usize = 16;
+/// A socket's path has 107 bytes, and its name some of them.
+const DIRECTORY_BYTES_MAX: usize = 100;
+
+/// `dns = { query_timeout = "2s", cache = true, ... }`
+pub(super) fn read_dns(fields: &mut Fields<'_>) -> Arc<DnsSpec> {
+    let defaults = DnsSpec::default();
+    let table = match fields.take("dns") {
+        None | Some(Value::Unknown) => return Arc::new(defaults),
+        Some(Value::Table(table)) => table,
+        Some(other) => {
+            let message =
+                format!("`dns` is {}, not {{ query_timeout = \"2s\", cache = true }}", other.kind());
+            fields.problem("dns", message);
+            return Arc::new(defaults);
+        }
+    };
+    let mut own = fields.within("dns", table);
+    let spec = DnsSpec {
+        query_timeout: read_query_timeout(&mut own).unwrap_or(defaults.query_timeout),
+        retries: own.integer("retries", 0..=DnsSpec::RETRIES_MAX).unwrap_or(defaults.retries),
+        on_failure: read_on_failure(&mut own).unwrap_or(defaults.on_failure),
+        outstanding_max: own
+            .integer("outstanding_max", 1..=DnsSpec::OUTSTANDING_MAX)
+            .unwrap_or(defaults.outstanding_max),
+        sockets: own.integer("sockets", 1..=DnsSpec::SOCKETS_MAX).unwrap_or(defaults.sockets),
+        pipeline_max: own.integer("pipeline_max", 1..=DnsSpec::PIPELINE_MAX).unwrap_or(defaults.pipeline_max),
+        cache: read_cache(&mut own),
+        client_subnet: read_client_subnet(&mut own),
+        rate_limit: read_rate_limit(&mut own),
+    };
+    own.finish();
+    Arc::new(spec)
+}
+
+fn read_query_timeout(own: &mut Fields<'_>) -> Option<Duration> {
+    let time = own.duration("query_timeout")?;
+    if time > QUERY_TIMEOUT_MAX {
+        own.problem("query_timeout", "no client waits for an answer for more than a minute");
+    }
+    Some(time)
+}
+
+fn read_on_failure(own: &mut Fields<'_>) -> Option<OnFailure> {
+    let word = own.text("on_failure")?;
+    let found = OnFailure::ALL.into_iter().find(|each| each.name() == word);
+    if found.is_none() {
+        let hint = nearest(word, OnFailure::ALL.into_iter().map(OnFailure::name));
+        own.problem("on_failure", format!("`{word}` is not \"servfail\", \"refused\" or \"drop\"{hint}"));
+    }
+    found
+}
+
+/// `cache = true`, or a table.
+fn read_cache(fields: &mut Fields<'_>) -> Option<DnsCacheSpec> {
+    let defaults = DnsCacheSpec::default();
+    let table = match fields.take("cache")? {
+        Value::Bool(true) => return Some(defaults),
+        Value::Table(table) => table,
+        Value::Bool(false) | Value::Unknown => return None,
+        other => {
+            let message = format!("`cache` is {}, not true or {{ entries = 100000 }}", other.kind());
+            fields.problem("cache", message);
+            return None;
+        }
+    };
+    let mut own = fields.within("cache", table);
+    let spec = DnsCacheSpec {
+        entries: own.integer("entries", 1..=DnsCacheSpec::ENTRIES_MAX).unwrap_or(defaults.entries),
+        bytes: own.size("bytes", DnsCacheSpec::BYTES_MIN..=CACHE_BYTES_MAX).unwrap_or(defaults.bytes),
+        ttl_max: own.duration("ttl_max").unwrap_or(defaults.ttl_max),
+        negative_ttl_max: own.duration("negative_ttl_max").unwrap_or(defaults.negative_ttl_max),
+        failure_ttl: own.duration_or_zero("failure_ttl").unwrap_or(defaults.failure_ttl),
+        stale: own.duration_or_zero("stale").unwrap_or(defaults.stale),
+    };
+    if spec.failure_ttl > FAILURE_TTL_MAX {
+        own.problem("failure_ttl", "a failure is kept for 5 minutes at most (RFC 2308, section 7.1)");
+    }
+    own.finish();
+    Some(spec)
+}
+
+/// `client_subnet = true`, or `{ v4 = 24, v6 = 56 }`.
+fn read_client_subnet(fields: &mut Fields<'_>) -> Option<ClientSubnetSpec> {
+    let defaults = ClientSubnetSpec::default();
+    match fields.take("client_subnet")? {
+        Value::Bool(true) => Some(defaults),
+        Value::Table(table) => {
+            let mut own = fields.within("client_subnet", table);
+            let (v4, v6) = read_bits(&mut own, (defaults.v4, defaults.v6));
+            own.finish();
+            Some(ClientSubnetSpec { v4, v6 })
+        }
+        Value::Bool(false) | Value::Unknown => None,
+        other => {
+            let message = format!("`client_subnet` is {}, not true or {{ v4 = 24, v6 = 56 }}", other.kind());
+            fields.problem("client_subnet", message);
+            None
+        }
+    }
+}
+
+/// How many bits of an address make a network.
+fn read_bits(own: &mut Fields<'_>, (v4, v6): (u8, u8)) -> (u8, u8) {
+    let v4 = own.integer("v4", 0..=32).map_or(v4, |bits| bits as u8);
+    let v6 = own.integer("v6", 0..=128).map_or(v6, |bits| bits as u8);
+    (v4, v6)
+}
+
+/// `rate_limit = "20/s"`, or `{ rate = "20/s", v4 = 24, slip = 2 }`.
+fn read_rate_limit(fields: &mut Fields<'_>) -> Option<DnsRateSpec> {
+    let table = match fields.take("rate_limit")? {
+        Value::Text(_) => return read_rate(fields, "rate_limit").map(DnsRateSpec::new),
+        Value::Table(table) => table,
+        Value::Bool(false) | Value::Unknown => return None,
+        other => {
+            let message = format!("`rate_limit` is {}, not \"20/s\" or {{ rate = \"20/s\" }}", other.kind());
+            fields.problem("rate_limit", message);
+            return None;
+        }
+    };
+    let mut own = fields.within("rate_limit", table);
+    if !own.has("rate") {
+        own.problem_here("`rate_limit` limits nothing: rate_limit = { rate = \"20/s\" }");
+    }
+    let rate = read_rate(&mut own, "rate");
+    let (v4, v6) = read_bits(&mut own, (24, 56));
+    let (slip, size) = (own.integer("slip", 0..=SLIP_MAX), own.integer("size", 1..=NETWORKS_MAX));
+    own.finish();
+    let defaults = DnsRateSpec::new(rate?);
+    Some(DnsRateSpec {
+        v4,
+        v6,
+        slip: slip.unwrap_or(defaults.slip),
+        size: size.unwrap_or(defaults.size),
+        ..defaults
+    })
+}
+
+/// `discover = { mname = "/var/run/binder/sockets" }`, or a list of directories.
+pub(super) fn read_discover(fields: &mut Fields<'_>) -> Vec<DiscoverSpec> {
+    const WANTED: &str = "{ mname = \"/var/run/binder/sockets\" }";
+    let table = match fields.take("discover") {
+        None | Some(Value::Bool(false) | Value::Unknown) => return Vec::new(),
+        Some(Value::Table(table)) => table,
+        Some(other) => {
+            fields.problem("discover", format!("`discover` is {}, not {WANTED}", other.kind()));
+            return Vec::new();
+        }
+    };
+    let mut own = fields.within("discover", table);
+    let wanted = "a directory of sockets, or a list of directories";
+    let texts = own.texts("mname", wanted, |text| match text.is_empty() {
+        true => Err("an empty text is no directory".into()),
+        false => Ok(text.to_owned()),
+    });
+    let names_none = matches!(table.named.get("mname"), Some(Value::Table(list)) if list.list.is_empty());
+    if names_none || table.named.is_empty() {
+        own.problem_here(format!("`discover` finds nothing: discover = {WANTED}"));
+    }
+    let texts = texts.unwrap_or_default();
+    if texts.len() > DIRECTORIES_MAX {
+        own.problem("mname", format!("a pool looks into {DIRECTORIES_MAX} directories at most"));
+    }
+    let mut directories: Vec<PathBuf> = Vec::new();
+    for text in &texts {
+        let directory = PathBuf::from(own.path_of("mname", text));
+        if directory.as_os_str().len() > DIRECTORY_BYTES_MAX {
+            let message =
+                format!("`{text}` is too long: the paths of sockets in it have 107 bytes at most (unix(7))");
+            own.problem(text, message);
+        } else if directories.contains(&directory) {
+            own.problem(text, format!("the directory `{text}` is there already"));
+        } else {
+            directories.push(directory);
+        }
+    }
+    own.finish();
+    directories.into_iter().map(|directory| DiscoverSpec::Mname { directory }).collect()
+}
+
+/// `mname = true`, of a server.
+pub(super) fn read_dialect(fields: &mut Fields<'_>, endpoint: &Endpoint) -> Dialect {
+    if fields.bool("mname") != Some(true) {
+        return Dialect::Plain;
+    }
+    if !matches!(endpoint, Endpoint::Unix(_)) {
+        let message = format!("server `{endpoint}` is no unix socket, which `mname` is spoken over");
+        fields.problem("mname", message);
+    }
+    Dialect::Mname
+}
+
+/// Whether there are servers, now or later, that speak as those of mname-balancer do.
+pub(super) fn has_mname(pool: &PoolSpec) -> bool {
+    !pool.discover.is_empty() || pool.servers.iter().any(|server| server.dialect == Dialect::Mname)
+}
+
+/// A unix socket that speaks no frames has no meaning for DNS.
+pub(super) fn plain_socket(pool: &PoolSpec) -> Option<&ServerSpec> {
+    let is_plain = |server: &&ServerSpec| {
+        server.dialect == Dialect::Plain && matches!(server.endpoint, Endpoint::Unix(_))
+    };
+    pool.servers.iter().find(is_plain)
+}

@@ -1,0 +1,86 @@
+//! What only DNS has: the `dns` key of a service, and where a pool finds servers.
+
+use super::source::{Size, Table, one_or_list};
+use evener_core::spec::{ClientSubnetSpec, DiscoverSpec, DnsCacheSpec, DnsRateSpec, DnsSpec};
+
+/// `dns = { ... }`, where it is not the default.
+pub(super) fn write_dns(table: &mut Table, dns: Option<&DnsSpec>) {
+    let Some(dns) = dns else { return };
+    let DnsSpec {
+        query_timeout,
+        retries,
+        on_failure,
+        outstanding_max,
+        sockets,
+        pipeline_max,
+        cache,
+        client_subnet,
+        rate_limit,
+    } = dns;
+    let defaults = DnsSpec::default();
+    let mut own = Table::new();
+    own.unless("query_timeout", query_timeout, &defaults.query_timeout);
+    own.unless("retries", retries, &defaults.retries);
+    own.unless("on_failure", &on_failure.name(), &defaults.on_failure.name());
+    own.unless("outstanding_max", outstanding_max, &defaults.outstanding_max);
+    own.unless("sockets", sockets, &defaults.sockets);
+    own.unless("pipeline_max", pipeline_max, &defaults.pipeline_max);
+    write_cache(&mut own, cache.as_ref());
+    write_client_subnet(&mut own, client_subnet.as_ref());
+    write_rate_limit(&mut own, rate_limit.as_ref());
+    if !own.is_empty() {
+        table.key("dns", own);
+    }
+}
+
+fn write_cache(table: &mut Table, cache: Option<&DnsCacheSpec>) {
+    let Some(DnsCacheSpec { entries, bytes, ttl_max, negative_ttl_max, failure_ttl, stale }) = cache else {
+        return;
+    };
+    let defaults = DnsCacheSpec::default();
+    let mut own = Table::new();
+    own.unless("entries", entries, &defaults.entries);
+    own.unless("bytes", &Size(*bytes), &Size(defaults.bytes));
+    own.unless("ttl_max", ttl_max, &defaults.ttl_max);
+    own.unless("negative_ttl_max", negative_ttl_max, &defaults.negative_ttl_max);
+    own.unless("failure_ttl", failure_ttl, &defaults.failure_ttl);
+    own.unless("stale", stale, &defaults.stale);
+    if own.is_empty() { table.set("cache", &true) } else { table.key("cache", own) }
+}
+
+fn write_client_subnet(table: &mut Table, client_subnet: Option<&ClientSubnetSpec>) {
+    let Some(ClientSubnetSpec { v4, v6 }) = client_subnet else { return };
+    let defaults = ClientSubnetSpec::default();
+    let mut own = Table::new();
+    own.unless("v4", v4, &defaults.v4);
+    own.unless("v6", v6, &defaults.v6);
+    if own.is_empty() { table.set("client_subnet", &true) } else { table.key("client_subnet", own) }
+}
+
+fn write_rate_limit(table: &mut Table, rate_limit: Option<&DnsRateSpec>) {
+    let Some(DnsRateSpec { rate, v4, v6, slip, size }) = rate_limit else { return };
+    let defaults = DnsRateSpec::new(*rate);
+    let mut own = Table::new();
+    own.unless("v4", v4, &defaults.v4);
+    own.unless("v6", v6, &defaults.v6);
+    own.unless("slip", slip, &defaults.slip);
+    own.unless("size", size, &defaults.size);
+    if own.is_empty() {
+        return table.set("rate_limit", rate);
+    }
+    let mut whole = Table::new();
+    whole.set("rate", rate);
+    whole.extend(own);
+    table.key("rate_limit", whole);
+}
+
+/// `discover = { mname = ... }`
+pub(super) fn write_discover(table: &mut Table, discover: &[DiscoverSpec]) {
+    if discover.is_empty() {
+        return;
+    }
+    let mut own = Table::new();
+    let directory = |DiscoverSpec::Mname { directory }: &DiscoverSpec| directory.clone();
+    own.key("mname", one_or_list(discover.iter().map(directory)));
+    table.key("discover", own);
+}

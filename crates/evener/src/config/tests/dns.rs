@@ -1,0 +1,221 @@
+//! Services of DNS as people write them.
+
+use super::*;
+use evener_core::spec::{
+    CheckSpec, ClientSubnetSpec, Dialect, DiscoverSpec, DnsCacheSpec, DnsRateSpec, DnsSpec, OnFailure,
+    StickyBy, StickySpec,
+};
+
+const SERVER: &str = "\"10.0.0.1:53\"";
+
+const EVERY_WORD: &str = r#"
+        local binder = pool "binder" {
+          "8.8.8.8:53",
+          { "unix:/var/run/x", mname = true, weight = 2 },
+          policy = "least_outstanding", discover = { mname = { "/var/run/binder/sockets", "more" } },
+          sticky = { by = "client_ip", size = 10, ttl = "300s", failback = true, rebalance = "15s" },
+          check = check.dns { name = "example.org", type = "SOA", rcode = "NXDOMAIN", every = "5s" },
+        }
+        service "dns" {
+          protocol = "dns", listen = "127.0.0.1:5353", pool = binder, idle_timeout = "5s", connections_max = 7,
+          dns = {
+            query_timeout = "1s", retries = 1, on_failure = "drop", outstanding_max = 1000, sockets = 8, pipeline_max = 9,
+            cache = { entries = 10, bytes = "1MiB", ttl_max = "1h", negative_ttl_max = "10s", failure_ttl = "0s", stale = "1h" },
+            client_subnet = { v4 = 20, v6 = 0 },
+            rate_limit = { rate = "20/s", v4 = 32, v6 = 48, slip = 0, size = 5 },
+          },
+        }
+        service "127.0.0.1:54" { protocol = "dns", discover = { mname = "/run/a" },
+          dns = { cache = true, client_subnet = true, rate_limit = "5/m" }, check = "dns" }
+        service "127.0.0.1:55" { protocol = "dns", "10.0.0.1:53" }
+        "#;
+
+/// What the first service of it says.
+fn every_word() -> DnsSpec {
+    DnsSpec {
+        query_timeout: Duration::from_secs(1),
+        retries: 1,
+        on_failure: OnFailure::Drop,
+        outstanding_max: 1000,
+        sockets: 8,
+        pipeline_max: 9,
+        cache: Some(DnsCacheSpec {
+            entries: 10,
+            bytes: 1 << 20,
+            ttl_max: Duration::from_secs(3600),
+            negative_ttl_max: Duration::from_secs(10),
+            failure_ttl: Duration::ZERO,
+            stale: Duration::from_secs(3600),
+        }),
+        client_subnet: Some(ClientSubnetSpec { v4: 20, v6: 0 }),
+        rate_limit: Some(DnsRateSpec { v4: 32, v6: 48, slip: 0, size: 5, ..rate("20/s") }),
+    }
+}
+
+fn rate(text: &str) -> DnsRateSpec {
+    DnsRateSpec::new(text.parse().unwrap())
+}
+
+#[test]
+fn every_word_of_dns_is_read() {
+    let config = load_text(EVERY_WORD).unwrap();
+    let spec = config.spec;
+    let binder = &spec.pools[0];
+    let dialects: Vec<Dialect> = binder.servers.iter().map(|server| server.dialect).collect();
+    assert_eq!(dialects, [Dialect::Plain, Dialect::Mname]);
+    let DiscoverSpec::Mname { directory } = &binder.discover[0];
+    let DiscoverSpec::Mname { directory: other } = &binder.discover[1];
+    assert_eq!(directory.to_str(), Some("/var/run/binder/sockets"));
+    assert!(other.is_absolute() && other.ends_with("more"), "as seen from the file: {}", other.display());
+    let sticky = StickySpec {
+        by: StickyBy::ClientIp,
+        size: 10,
+        ttl: Some(Duration::from_secs(300)),
+        failback: true,
+        rebalance: Some(Duration::from_secs(15)),
+    };
+    assert_eq!((binder.sticky.as_ref(), binder.policy), (Some(&sticky), Policy::LeastOutstanding));
+    let kind = CheckKind::Dns { name: "example.org".into(), qtype: 6, rcode: Some(3) };
+    let check = CheckSpec { every: Duration::from_secs(5), ..CheckSpec::new(kind) };
+    assert_eq!(binder.check, Some(check));
+    assert_eq!(spec.services[0].dns.as_deref(), Some(&every_word()));
+    let options = &spec.services[0].options;
+    assert_eq!((options.idle_timeout, options.connections_max), (Some(Duration::from_secs(5)), 7));
+    let short = DnsSpec {
+        cache: Some(DnsCacheSpec::default()),
+        client_subnet: Some(ClientSubnetSpec::default()),
+        rate_limit: Some(rate("5/m")),
+        ..DnsSpec::default()
+    };
+    assert_eq!(spec.services[1].dns.as_deref(), Some(&short));
+    assert_eq!((spec.pools[1].servers.len(), spec.pools[1].discover.len()), (0, 1));
+    let question = CheckKind::Dns { name: "a.root-servers.net.".into(), qtype: 1, rcode: None };
+    assert_eq!(spec.pools[1].check, Some(CheckSpec::new(question)));
+    assert_eq!(spec.services[2].dns.as_deref(), Some(&DnsSpec::default()));
+    assert_eq!(spec.services[2].options.idle_timeout, Some(Duration::from_secs(10)));
+}
+
+#[test]
+fn each_mistake_of_a_dns_service_has_its_message() {
+    let check = |keys: &str, expected: &str| {
+        let text =
+            format!("service \"s\" {{ listen = \"127.0.0.1:1\", protocol = \"dns\", {SERVER},\n{keys} }}");
+        check_problems(&text, &[&format!("c.lua:2: {expected}")]);
+    };
+    check("dns = true", "`dns` is true, not { query_timeout");
+    check("dns = { cash = true }", "dns: there is no key `cash`; did you mean `cache`?");
+    check("dns = { query_timeout = \"2min\" }", "no client waits");
+    check("dns = { query_timeout = \"0s\" }", "dns: `query_timeout` is `0s`, not a duration above zero");
+    check("dns = { retries = 17 }", "dns: `retries` is the number 17, not a whole number from 0 to 16");
+    check(
+        "dns = { on_failure = \"servfial\" }",
+        "`servfial` is not \"servfail\", \"refused\" or \"drop\"; did",
+    );
+    check("dns = { outstanding_max = 0 }", "dns: `outstanding_max` is the number 0");
+    check("dns = { sockets = 65 }", "dns: `sockets` is the number 65, not a whole number from 1 to 64");
+    check("dns = { pipeline_max = 5000 }", "dns: `pipeline_max` is the number 5000");
+    check("dns = { cache = 5 }", "`cache` is the number 5, not true or { entries");
+    check(
+        "dns = { cache = { bytes = \"1KiB\" } }",
+        "cache: `bytes` is `1KiB`, not a size such as \"64MiB\", from",
+    );
+    check("dns = { cache = { bytes = \"64MB\" } }", "cache: `bytes` is `64MB`, not a size");
+    check("dns = { cache = { bytes = \"99999999TiB\" } }", "cache: `bytes` is `99999999TiB`, not a size");
+    check("dns = { cache = { bytes = 67108864 } }", "cache: `bytes` is the number 67108864, not a size");
+    check("dns = { cache = { ttl_max = \"0s\" } }", "cache: `ttl_max` is `0s`, not a duration above zero");
+    check("dns = { cache = { failure_ttl = \"6min\" } }", "a failure is kept for 5 minutes at most");
+    check("dns = { cache = { stale = 5 } }", "cache: `stale` is the number 5, not a duration such as");
+    check("dns = { client_subnet = 24 }", "`client_subnet` is the number 24, not true or");
+    check("dns = { client_subnet = { v4 = 33 } }", "client_subnet: `v4` is the number 33");
+    check("dns = { rate_limit = \"20\" }", "`20` is no rate");
+    check("dns = { rate_limit = 20 }", "`rate_limit` is the number 20, not \"20/s\" or");
+    check("dns = { rate_limit = { v4 = 24 } }", "`rate_limit` limits nothing");
+    check("idle_timeout = false", "a dns service needs an idle_timeout");
+    check("source = \"client\"", "a dns service shares its sockets");
+    check("tls = \"a.pem\"", "a dns service has no TLS");
+    check("request_log = \"a.log\"", "questions of dns are not logged");
+    for key in ["warm = 5", "routes = {}", "nodelay = true", "fast_close = \"both\"", "flows_max = 5"] {
+        let name = key.split(' ').next().unwrap();
+        check(key, &format!("service `s`: there is no key `{name}`"));
+    }
+    check(
+        "redirect = \"https\"",
+        "service `s`: there is no key `redirect`; it goes with protocol = \"http\"",
+    );
+    check("discover = \"/run/a\"", "`discover` is `/run/a`, not { mname");
+    check("discover = {}", "`discover` finds nothing");
+    check("discover = { mname = {} }", "`discover` finds nothing");
+    check("discover = { mname = \"\" }", "discover: an empty text is no directory");
+    check("discover = { mnaem = \"/a\" }", "discover: there is no key `mnaem`; did you mean `mname`?");
+    check("discover = { mname = { \"/run/a\", \"/run/a\" } }", "the directory `/run/a` is there already");
+    let long = format!("/{}", "a".repeat(100));
+    check(&format!("discover = {{ mname = \"{long}\" }}"), &format!("`{long}` is too long"));
+    check("{ \"10.0.0.2:53\", mname = true }", "server `10.0.0.2:53` is no unix socket, which `mname`");
+    check("sticky = { failback = 5 }", "sticky: `failback` is the number 5, not true or false");
+    check("sticky = { rebalance = \"1ms\" }", "clients are moved every 100ms at most");
+    check("check = check.dns { name = \"a..b\" }", "`a..b`");
+    check("check = check.dns { type = \"AAAAA\" }", "`AAAAA` is no type of DNS");
+    check("check = check.dns { rcode = \"OK\" }", "`OK` is no answer of DNS");
+}
+
+#[test]
+fn what_does_not_go_with_dns_has_its_message() {
+    let check = |body: &str, expected: &str| {
+        let text = format!("service \"s\" {{ listen = \"127.0.0.1:1\", {body} }}");
+        check_problems(&text, &[&format!("c.lua:1: {expected}")]);
+    };
+    check(
+        &format!("dns = {{}}, {SERVER}"),
+        "service `s`: there is no key `dns`; it goes with protocol = \"dns\"",
+    );
+    for (protocol, server) in
+        [("tcp", "{ \"/run/x\", mname = true }"), ("http", "discover = { mname = \"/a\" }")]
+    {
+        check(
+            &format!("protocol = \"{protocol}\", {server}"),
+            "service `s`: pool `s` has servers of mname, which only dns services can have",
+        );
+    }
+    check("protocol = \"dns\", \"/run/x\"", "server `/run/x` is a unix socket: a dns service has IP servers");
+    check(
+        &format!("protocol = \"dns\", {SERVER}, send_proxy = \"v1\""),
+        "service `s`: version 1 of the PROXY protocol has no UDP",
+    );
+    check(
+        &format!("protocol = \"dns\", {SERVER}, denied = \"tarpit\""),
+        "service `s`: a dns service keeps nobody waiting",
+    );
+    check(
+        &format!("protocol = \"dns\", {SERVER}, sticky = {{ by = \"cookie\" }}"),
+        "service `s`: pool `s` is sticky by a cookie, which only http has",
+    );
+    check(
+        "\"/run/x\", check = check.dns {}",
+        "server `/run/x` is a unix socket; check.dns asks at IP addresses",
+    );
+    check("protocol = \"dns\"", "service `s` has neither a pool nor servers");
+    let listen = "listen = \"/run/dns.sock\"";
+    check_problems(
+        &format!("service \"s\" {{ protocol = \"dns\", {listen}, {SERVER} }}"),
+        &["c.lua:1: service `s`: `/run/dns.sock` is a unix socket; dns is asked at IP addresses"],
+    );
+    check_problems(
+        &format!(
+            "pool \"p\" {{ {SERVER}, tls = true }}\nservice \"s\" {{ protocol = \"dns\", listen = \"[::1]:1\", pool = \"p\" }}"
+        ),
+        &["c.lua:2: service `s`: a dns service has no TLS, but its pool has"],
+    );
+}
+
+#[test]
+fn dns_takes_the_ports_of_both_transports() {
+    let of = |protocol: &str, name: &str| {
+        format!("service \"{name}\" {{ protocol = \"{protocol}\", listen = \"127.0.0.1:1\", {SERVER} }}\n")
+    };
+    for other in ["tcp", "udp", "http", "dns"] {
+        let expected = "c.lua:2: service `b` listens on 127.0.0.1:1, and so does service `a`";
+        check_problems(&(of("dns", "a") + &of(other, "b")), &[expected]);
+        check_problems(&(of(other, "a") + &of("dns", "b")), &[expected]);
+    }
+    assert!(load_text(&(of("tcp", "a") + &of("udp", "b"))).is_ok());
+}

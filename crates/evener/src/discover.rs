@@ -1,0 +1,198 @@
+//! Sockets in directories, each of which is a server: looks for them, and hears of changes. Which servers follow from
+//! that is the supervisor's affair; nothing here connects to anybody.
+
+use evener_core::address::UNIX_PATH_BYTES_MAX;
+use evener_core::spec::{DiscoverSpec, Spec};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::unix::pipe::Receiver;
+use tokio::task::AbortHandle;
+
+/// The most servers of a directory; further ones are passed over, the last ones by name.
+pub(crate) const SOCKETS_MAX: usize = 1024;
+/// A directory with more entries is none of ours.
+const ENTRIES_MAX: usize = 65_536;
+/// What comes within this is one change: a socket is there a moment before somebody listens.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// What was seen in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// The paths of its sockets; `None` when nobody can tell, so that what was there may still be.
+    pub(crate) sockets: Option<BTreeSet<PathBuf>>,
+    /// What an operator should know of it.
+    pub(crate) problem: Option<String>,
+}
+
+/// What was seen, by directory.
+pub(crate) type Found = BTreeMap<PathBuf, Seen>;
+
+/// The directories that a configuration wants looked at.
+pub(crate) fn directories(spec: &Spec) -> BTreeSet<PathBuf> {
+    let wanted = spec.pools.iter().flat_map(|pool| &pool.discover);
+    wanted.map(|DiscoverSpec::Mname { directory }| directory.clone()).collect()
+}
+
+/// Looks into directories. It may block.
+pub(crate) fn scan(directories: &BTreeSet<PathBuf>) -> Found {
+    directories.iter().map(|directory| (directory.clone(), look(directory))).collect()
+}
+
+/// The directories and what is in them, for a configuration that is to be taken on.
+pub(crate) async fn look_for(spec: &Spec) -> Found {
+    let wanted = directories(spec);
+    if wanted.is_empty() {
+        return Found::new();
+    }
+    tokio::task::spawn_blocking(move || scan(&wanted)).await.unwrap_or_default()
+}
+
+fn look(directory: &Path) -> Seen {
+    match sockets_of(directory) {
+        Ok(sockets) => sift(sockets),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Seen { sockets: Some(BTreeSet::new()), problem: Some("it is not there".into()) }
+        }
+        Err(error) => Seen { sockets: None, problem: Some(error.to_string()) },
+    }
+}
+
+fn sockets_of(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let mut sockets = BTreeSet::new();
+    for (number, entry) in std::fs::read_dir(directory)?.enumerate() {
+        if number == ENTRIES_MAX {
+            return Err(io::Error::other(format!("it has more than {ENTRIES_MAX} entries")));
+        }
+        let path = entry?.path();
+        // What went away since is not there; a link counts as what it leads to.
+        if std::fs::metadata(&path).is_ok_and(|meta| meta.file_type().is_socket()) {
+            sockets.insert(path);
+        }
+    }
+    Ok(sockets)
+}
+
+/// Leaves out what nobody can connect to, and what is too much.
+fn sift(mut sockets: BTreeSet<PathBuf>) -> Seen {
+    let all = sockets.len();
+    sockets.retain(|path| path.as_os_str().as_bytes().len() <= UNIX_PATH_BYTES_MAX);
+    let long = all - sockets.len();
+    let many = sockets.len().saturating_sub(SOCKETS_MAX);
+    let sockets = sockets.into_iter().take(SOCKETS_MAX).collect();
+    let problem = match (long, many) {
+        (0, 0) => None,
+        (0, many) => Some(format!("it has {many} sockets more than {SOCKETS_MAX}: they are passed over")),
+        (long, _) => {
+            Some(format!("paths of {long} sockets are longer than {UNIX_PATH_BYTES_MAX} bytes: shorten them"))
+        }
+    };
+    Seen { sockets: Some(sockets), problem }
+}
+
+/// Hears of changes in directories (inotify), until it is dropped. Where the system has no room for that, scans do.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    descriptor: Arc<OwnedFd>,
+    task: AbortHandle,
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Watcher {
+    /// `changed` is called after changes, and says whether it wants to hear more.
+    pub(crate) fn start<F>(changed: impl Fn() -> F + Send + 'static) -> io::Result<Self>
+    where
+        F: Future<Output = bool> + Send,
+    {
+        let descriptor = Arc::new(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?);
+        // What can be read as a pipe is; tokio asks for nothing else of it.
+        let events = Receiver::from_owned_fd_unchecked(descriptor.try_clone()?)?;
+        let task = tokio::spawn(async move { drop(hear(&events, changed).await) });
+        Ok(Self { descriptor, task: task.abort_handle() })
+    }
+
+    /// Watches directories; those that are watched already stay so.
+    pub(crate) fn watch(&self, directories: &BTreeSet<PathBuf>) -> impl FnOnce() + Send + 'static {
+        let (descriptor, directories) = (Arc::clone(&self.descriptor), directories.clone());
+        let wanted = WatchFlags::CREATE
+            | WatchFlags::DELETE
+            | WatchFlags::MOVED_FROM
+            | WatchFlags::MOVED_TO
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF
+            | WatchFlags::ONLYDIR;
+        move || {
+            for directory in &directories {
+                // One that is not there yet is tried again at the next scan.
+                let _ = inotify::add_watch(&descriptor, directory, wanted);
+            }
+        }
+    }
+}
+
+async fn hear<F>(events: &Receiver, changed: impl Fn() -> F) -> io::Result<()>
+where
+    F: Future<Output = bool>,
+{
+    let mut buffer = [0; 4096];
+    loop {
+        events.readable().await?;
+        tokio::time::sleep(SETTLE).await;
+        // What happened does not matter, only that something did: all of it is read.
+        while events.try_read(&mut buffer).is_ok_and(|read| read > 0) {}
+        if !changed().await {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn sockets_are_found_and_nothing_else() {
+        let directory = std::env::temp_dir().join(format!("evener-discover-{}", std::process::id()));
+        let one = |directory: &Path| scan(&BTreeSet::from([directory.to_owned()])).remove(directory).unwrap();
+        assert_eq!(one(&directory).problem.as_deref(), Some("it is not there"));
+        assert_eq!(one(&directory).sockets, Some(BTreeSet::new()));
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::write(directory.join("5300"), "no socket").unwrap();
+        let _socket = UnixListener::bind(directory.join("5301")).unwrap();
+        std::os::unix::fs::symlink("5301", directory.join("link")).unwrap();
+        std::os::unix::fs::symlink("5302", directory.join("to-nothing")).unwrap();
+        let seen = one(&directory);
+        let expected = BTreeSet::from([directory.join("5301"), directory.join("link")]);
+        assert_eq!((seen.sockets, seen.problem), (Some(expected), None));
+        let file = one(&directory.join("5300"));
+        assert!(file.sockets.is_none() && file.problem.is_some(), "what is there cannot be told: {file:?}");
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn long_paths_and_too_many_are_passed_over_and_said() {
+        let check = |paths: &mut dyn Iterator<Item = String>, kept: usize, said: Option<&str>| {
+            let seen = sift(paths.map(PathBuf::from).collect());
+            assert_eq!(seen.sockets.map(|sockets| sockets.len()), Some(kept));
+            assert_eq!(seen.problem.is_some(), said.is_some());
+            assert!(seen.problem.unwrap_or_default().contains(said.unwrap_or_default()));
+        };
+        let path = |bytes: usize| format!("/{}", "x".repeat(bytes - 1));
+        check(&mut [path(107)].into_iter(), 1, None);
+        check(&mut [path(107), path(108)].into_iter(), 1, Some("paths of 1 sockets are longer"));
+        check(&mut (0..1024).map(|n| format!("/{n}")), 1024, None);
+        check(&mut (0..1026).map(|n| format!("/{n}")), 1024, Some("2 sockets more than 1024"));
+    }
+}

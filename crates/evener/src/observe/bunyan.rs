@@ -1,0 +1,114 @@
+//! Log lines as bunyan's tools read them (npm bunyan, log format version 0): one JSON object a line, on standard output.
+
+use evener_core::event::{Event, Level};
+use serde_json::{Map, Value};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+/// Clients without a server are spoken of at most once in this time, as mname-balancer does.
+const NO_SERVER_EVERY: Duration = Duration::from_secs(5);
+
+/// What all lines have in common.
+#[derive(Debug)]
+pub(super) struct Bunyan {
+    program: &'static str,
+    hostname: String,
+    no_server_at: Mutex<Option<SystemTime>>,
+}
+
+impl Bunyan {
+    pub(super) fn new(program: &'static str) -> Self {
+        let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        Self { program, hostname: hostname.trim().to_owned(), no_server_at: Mutex::new(None) }
+    }
+
+    /// The line of an event; `None` for one that was said a moment ago.
+    pub(super) fn line(&self, event: &Event, now: SystemTime) -> Option<String> {
+        if matches!(event, Event::NoServer { .. }) && !self.may_say_no_server(now) {
+            return None;
+        }
+        let mut object = Map::new();
+        event.fields(&mut |name, value| drop(object.insert(name.into(), Value::String(value.to_string()))));
+        let msg = match event {
+            Event::NoServer { .. } => "No backends available".to_owned(),
+            Event::Notice { text } => text.clone(),
+            event => event.name().replace('_', " "),
+        };
+        let core: [(&str, Value); 8] = [
+            ("name", self.program.into()),
+            ("hostname", self.hostname.as_str().into()),
+            ("pid", std::process::id().into()),
+            ("level", number(event.level()).into()),
+            ("event", event.name().into()),
+            ("msg", msg.into()),
+            ("time", humantime::format_rfc3339_millis(now).to_string().into()),
+            ("v", 0.into()),
+        ];
+        // No field of an event is in their place.
+        core.into_iter().for_each(|(name, value)| drop(object.insert(name.into(), value)));
+        let mut line = Value::Object(object).to_string();
+        line.push('\n');
+        Some(line)
+    }
+
+    fn may_say_no_server(&self, now: SystemTime) -> bool {
+        let mut said = self.no_server_at.lock().unwrap_or_else(PoisonError::into_inner);
+        // A clock that was set back does not silence it.
+        let recently = |said: SystemTime| now.duration_since(said).is_ok_and(|since| since < NO_SERVER_EVERY);
+        let may = !said.is_some_and(recently);
+        if may {
+            *said = Some(now);
+        }
+        may
+    }
+}
+
+/// bunyan's numbers of levels.
+const fn number(level: Level) -> u8 {
+    match level {
+        Level::Debug => 20,
+        Level::Info => 30,
+        Level::Warn => 40,
+        Level::Error => 50,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(bunyan: &Bunyan, event: &Event, seconds: u64) -> Option<Value> {
+        let line = bunyan.line(event, SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))?;
+        assert_eq!(line.matches('\n').count(), 1);
+        Some(serde_json::from_str(&line).unwrap())
+    }
+
+    #[test]
+    fn a_line_has_what_bunyan_wants() {
+        let bunyan = Bunyan::new("mname-balancer");
+        let down =
+            Event::ServerDown { pool: "mname".into(), server: "5300".into(), reason: "no\nanswer".into() };
+        let seen = line(&bunyan, &down, 0).unwrap();
+        let expected = serde_json::json!({
+            "name": "mname-balancer", "hostname": bunyan.hostname, "pid": std::process::id(), "level": 40,
+            "msg": "server down", "event": "server_down", "time": "1970-01-01T00:00:00.000Z", "v": 0,
+            "pool": "mname", "server": "5300", "reason": "no\nanswer",
+        });
+        assert_eq!(seen, expected);
+        let started = Event::Started { version: "1", pid: 1, workers: 1, services: 1, pools: 1 };
+        let seen = line(&bunyan, &started, 0).unwrap();
+        assert_eq!((&seen["pid"], &seen["level"]), (&std::process::id().into(), &30.into()));
+    }
+
+    #[test]
+    fn no_server_is_said_once_in_five_seconds() {
+        let bunyan = Bunyan::new("mname-balancer");
+        let none = Event::NoServer { service: "dns".into(), reason: "down".into() };
+        let said = |seconds| line(&bunyan, &none, seconds).map(|line| line["msg"].clone());
+        let seen: Vec<bool> = [10, 11, 14, 15, 16, 5].map(|seconds| said(seconds).is_some()).into();
+        assert_eq!(seen, [true, false, false, true, false, true]);
+        assert_eq!(said(20), Some("No backends available".into()));
+        let other = Event::PoolDown { pool: "mname".into() };
+        assert!(line(&bunyan, &other, 20).is_some() && line(&bunyan, &other, 20).is_some());
+    }
+}

@@ -1,0 +1,324 @@
+//! Servers that are found while the program runs: sockets in a directory. They join and leave their pools as those of the
+//! configuration do with a reload; what stays keeps its identity. A directory that cannot be read changes nothing.
+
+use super::{Input, Supervisor};
+use crate::discover::{Found, Watcher, directories, scan};
+use evener_core::event::Event;
+use evener_core::spec::{Dialect, DiscoverSpec, PoolSpec, ServerSpec, Spec};
+use evener_core::{Endpoint, ServerId, Target, Time};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often directories are looked at, whatever is heard of changes.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Numbers of sockets that are gone are kept, for they may come back; beyond so many in a pool they are not.
+const NUMBERS_MAX: usize = 4096;
+/// A socket that is named so has that number, as mname-balancer has it.
+const NAMED: std::ops::RangeInclusive<u32> = 5300..=5399;
+
+/// What is known of the looking.
+#[derive(Default)]
+pub(super) struct Discovery {
+    next: Time,
+    busy: bool,
+    /// Something changed while a scan was under way, which may have missed it.
+    again: bool,
+    directories: BTreeSet<PathBuf>,
+    found: Found,
+    /// What was said of directories: it is not said again.
+    said: BTreeMap<PathBuf, String>,
+    numbers: BTreeMap<Arc<str>, Numbers>,
+    watcher: Option<Watcher>,
+}
+
+/// What a scan brought.
+pub(crate) struct Scanned {
+    /// For which configuration.
+    configuration: u64,
+    found: Found,
+}
+
+/// The numbers of the sockets of a pool.
+#[derive(Debug, Default)]
+struct Numbers(BTreeMap<PathBuf, u32>);
+
+impl Numbers {
+    /// The number of a socket: the one that it had, the one that it is named, else the one after the greatest.
+    fn of(&mut self, path: &Path) -> u32 {
+        if let Some(&known) = self.0.get(path) {
+            return known;
+        }
+        let is_free = |number: &u32| self.0.values().all(|other| other != number);
+        let next = || self.0.values().max().map_or(1, |most| most + 1);
+        let number = named(path).filter(is_free).unwrap_or_else(next);
+        self.0.insert(path.to_owned(), number);
+        number
+    }
+
+    /// Forgets those that are gone, where there are too many.
+    fn make_room(&mut self, present: &BTreeSet<PathBuf>) {
+        if self.0.len() > NUMBERS_MAX {
+            self.0.retain(|path, _| present.contains(path));
+        }
+    }
+}
+
+fn named(path: &Path) -> Option<u32> {
+    let name = path.file_name()?.to_str()?;
+    let number = name.parse().ok().filter(|number| NAMED.contains(number))?;
+    (name == number.to_string()).then_some(number)
+}
+
+impl Discovery {
+    /// Takes on what was seen; directories that could not be read keep what they had.
+    fn take_on(&mut self, found: Found) {
+        for (directory, mut seen) in found {
+            let before = self.found.get_mut(&directory);
+            seen.sockets = seen.sockets.or_else(|| before.and_then(|before| before.sockets.take()));
+            self.found.insert(directory, seen);
+        }
+    }
+
+    /// The servers that were found for a pool, by their numbers.
+    fn servers_of(&mut self, pool: &PoolSpec) -> Vec<ServerSpec> {
+        let found = &self.found;
+        let sockets =
+            |DiscoverSpec::Mname { directory }: &DiscoverSpec| found.get(directory)?.sockets.as_ref();
+        // One that the configuration names is a server already.
+        let is_new = |path: &&PathBuf| {
+            !pool.servers.iter().any(|server| matches!(&server.endpoint, Endpoint::Unix(own) if own == *path))
+        };
+        let paths = pool.discover.iter().filter_map(sockets).flatten().filter(is_new);
+        let paths: BTreeSet<PathBuf> = paths.cloned().collect();
+        let numbers = self.numbers.entry(pool.name.clone()).or_default();
+        numbers.make_room(&paths);
+        // Names that are numbers come first, so that no other socket takes one of them.
+        let (mut of_name, others): (Vec<_>, Vec<_>) = paths.iter().partition(|path| named(path).is_some());
+        of_name.extend(others);
+        let mut numbered: Vec<(u32, &PathBuf)> =
+            of_name.into_iter().map(|path| (numbers.of(path), path)).collect();
+        numbered.sort_unstable();
+        let mut names: BTreeSet<Arc<str>> = pool.servers.iter().map(|server| server.name.clone()).collect();
+        let mut server = |path: &PathBuf| {
+            let short = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let candidates = [short, path.display().to_string()];
+            // Where two have one name the second is called by its path.
+            let name = candidates.into_iter().map(Arc::from).find(|name| names.insert(Arc::clone(name)))?;
+            let server = ServerSpec::new(Endpoint::Unix(path.clone()));
+            Some(ServerSpec { name, dialect: Dialect::Mname, ..server })
+        };
+        numbered.into_iter().filter_map(|(_, path)| server(path)).collect()
+    }
+}
+
+impl Supervisor {
+    /// A configuration comes, with what was seen for it.
+    pub(super) fn renew_discovery(&mut self, spec: &Spec, found: Found) {
+        let directories = directories(spec);
+        self.discovery.take_on(found);
+        self.discovery.numbers.retain(|name, _| spec.pools.iter().any(|pool| pool.name == *name));
+        self.discovery.found.retain(|directory, _| directories.contains(directory));
+        self.discovery.said.retain(|directory, _| directories.contains(directory));
+        if self.discovery.directories != directories {
+            self.discovery.watcher = None;
+            self.discovery.directories = directories;
+            // What came between the scan and the watch is found at once.
+            self.discovery.next = self.now();
+        }
+        // What is under way is for another configuration.
+        self.discovery.busy = false;
+        self.tell_problems();
+    }
+
+    /// The pool as it runs: with the servers that were found for it.
+    pub(super) fn with_found(&mut self, spec: &PoolSpec) -> PoolSpec {
+        let mut spec = spec.clone();
+        if !spec.discover.is_empty() {
+            let found = self.discovery.servers_of(&spec);
+            spec.servers.extend(found);
+        }
+        spec
+    }
+
+    /// The number of a server that was found in a directory.
+    pub(crate) fn number_of(&self, pool: &str, target: &Target) -> Option<u32> {
+        let Target::Unix(path) = target else { return None };
+        self.discovery.numbers.get(pool)?.0.get(path).copied()
+    }
+
+    /// Looks into directories when it is time, beside the supervisor's own work.
+    pub(super) fn look_for_servers(&mut self, now: Time) {
+        if now < self.discovery_deadline() || self.is_draining() {
+            return;
+        }
+        (self.discovery.busy, self.discovery.next) = (true, now + LOOK_EVERY);
+        let (outside, configuration) = (self.outside.clone(), self.configurations);
+        let wanted = self.discovery.directories.clone();
+        let watch = self.watcher().map(|watcher| watcher.watch(&wanted));
+        tokio::spawn(async move {
+            let work = move || {
+                // First the watch, then the look: what comes between is seen twice rather than never.
+                watch.into_iter().for_each(|watch| watch());
+                scan(&wanted)
+            };
+            let found = tokio::task::spawn_blocking(work).await.unwrap_or_default();
+            let _ = outside.send(Input::Scanned(Scanned { configuration, found })).await;
+        });
+    }
+
+    fn watcher(&mut self) -> Option<&Watcher> {
+        if self.discovery.watcher.is_none() {
+            let outside = self.outside.clone();
+            let changed = move || {
+                let outside = outside.clone();
+                async move { outside.send(Input::DirectoryChanged).await.is_ok() }
+            };
+            self.discovery.watcher = Watcher::start(changed).ok();
+        }
+        self.discovery.watcher.as_ref()
+    }
+
+    pub(super) fn on_directory_changed(&mut self) {
+        self.discovery.again = self.discovery.busy;
+        self.discovery.next = self.now();
+    }
+
+    pub(super) fn on_scanned(&mut self, Scanned { configuration, found }: Scanned) {
+        if configuration != self.configurations {
+            // The configuration that came in between had a scan of its own, which is newer.
+            return;
+        }
+        self.discovery.busy = false;
+        if std::mem::take(&mut self.discovery.again) {
+            self.discovery.next = self.now();
+        }
+        self.discovery.take_on(found);
+        self.tell_problems();
+        self.renew_found();
+    }
+
+    /// Pools take on what was found.
+    fn renew_found(&mut self) {
+        let pools = self.config.spec.pools.iter().filter(|pool| !pool.discover.is_empty());
+        let mut changed = false;
+        for spec in pools.cloned().collect::<Vec<_>>() {
+            let spec = self.with_found(&spec);
+            changed |= self.renew_pool(&spec);
+        }
+        if changed {
+            self.publish();
+            self.plane.tend();
+        }
+    }
+
+    /// Whether servers of a pool came or went. Those of the configuration stay where they are.
+    fn renew_pool(&mut self, spec: &PoolSpec) -> bool {
+        let Some(running) = self.pools.get(&spec.name).filter(|running| running.pool.spec() != spec) else {
+            return false;
+        };
+        let known: BTreeMap<&Endpoint, &Target> =
+            running.pool.servers().iter().map(|server| (&server.spec.endpoint, &server.target)).collect();
+        let target = |server: &ServerSpec| {
+            known.get(&server.endpoint).map(|target| (*target).clone()).or_else(|| server.endpoint.target())
+        };
+        // All are known or paths: nothing has to be resolved.
+        let Some(targets) = spec.servers.iter().map(target).collect::<Option<Vec<_>>>() else { return false };
+        self.take_on_servers(spec, &targets);
+        true
+    }
+
+    /// A pool has these servers from now on. What stood with one that left, or moved, stands no more.
+    pub(super) fn take_on_servers(&mut self, spec: &PoolSpec, targets: &[Target]) {
+        let now = self.now();
+        let Some(running) = self.pools.get_mut(&spec.name) else { return };
+        let places = |pool: &evener_core::pool::Pool| -> BTreeSet<(ServerId, Target)> {
+            pool.servers().iter().map(|server| (server.id, server.target.clone())).collect()
+        };
+        let before = places(&running.pool);
+        let events = running.pool.apply(spec, targets, now);
+        for (moved, _) in before.difference(&places(&running.pool)) {
+            self.standing.remove(&(spec.name.clone(), *moved));
+        }
+        events.iter().for_each(|event| self.tell(event));
+    }
+
+    fn tell_problems(&mut self) {
+        let mut said = BTreeMap::new();
+        for (directory, seen) in &self.discovery.found {
+            let Some(problem) = &seen.problem else { continue };
+            if self.discovery.said.get(directory) != Some(problem) {
+                let directory = directory.display().to_string();
+                self.tell(&Event::DiscoveryFailed { directory, problem: problem.clone() });
+            }
+            said.insert(directory.clone(), problem.clone());
+        }
+        self.discovery.said = said;
+    }
+
+    pub(super) fn discovery_deadline(&self) -> Time {
+        let Discovery { directories, busy, next, .. } = &self.discovery;
+        if directories.is_empty() || *busy || self.is_draining() { Time::NEVER } else { *next }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discover::Seen;
+
+    fn check(found: &[&str], configured: &[&str], expected: &str) {
+        let mut discovery = Discovery::default();
+        for path in found {
+            let path = PathBuf::from(path);
+            let directory = path.parent().unwrap().to_owned();
+            let seen = Seen { sockets: Some(BTreeSet::new()), problem: None };
+            let seen = discovery.found.entry(directory).or_insert(seen);
+            seen.sockets.as_mut().unwrap().insert(path);
+        }
+        let servers = configured.iter().map(|name| ServerSpec::new(name.parse().unwrap())).collect();
+        let directory = |directory: &PathBuf| DiscoverSpec::Mname { directory: directory.clone() };
+        let discover = discovery.found.keys().map(directory).collect();
+        let pool = PoolSpec { discover, ..PoolSpec::new("p", servers) };
+        let servers = discovery.servers_of(&pool);
+        let seen = servers.iter().map(|server| {
+            let Endpoint::Unix(path) = &server.endpoint else { panic!("a path") };
+            format!("{}={}", server.name, discovery.numbers["p"].0[path])
+        });
+        assert_eq!(seen.collect::<Vec<_>>().join(" "), expected);
+    }
+
+    #[test]
+    fn sockets_are_numbered_and_named() {
+        check(&["/s/5301", "/s/5300"], &[], "5300=5300 5301=5301");
+        check(&["/s/a", "/s/b"], &[], "a=1 b=2");
+        check(&["/s/a", "/s/5399", "/s/5299", "/s/05300"], &[], "5399=5399 05300=5400 5299=5401 a=5402");
+        check(&["/s/5300", "/t/5300"], &[], "5300=5300 /t/5300=5301");
+        check(&["/s/a", "/s/b"], &["/s/a"], "b=1");
+        check(&[], &["127.0.0.1:53"], "");
+    }
+
+    #[test]
+    fn a_socket_that_comes_back_has_its_number_and_an_unreadable_directory_keeps_its_sockets() {
+        let mut numbers = Numbers::default();
+        let mut of = |path: &str| numbers.of(Path::new(path));
+        assert_eq!([of("/s/a"), of("/s/5300"), of("/s/b"), of("/s/a")], [1, 5300, 5301, 1]);
+        assert_eq!(of("/s/5301"), 5302, "its name's number is taken");
+        let mut discovery = Discovery::default();
+        let sockets = Some(BTreeSet::from([PathBuf::from("/s/a")]));
+        discovery.take_on(Found::from([("/s".into(), Seen { sockets: sockets.clone(), problem: None })]));
+        discovery.take_on(Found::from([("/s".into(), Seen { sockets: None, problem: Some("no".into()) })]));
+        assert_eq!(discovery.found[Path::new("/s")].sockets, sockets);
+    }
+
+    #[test]
+    fn numbers_of_sockets_that_are_gone_are_bounded() {
+        let mut numbers = Numbers::default();
+        for n in 0..=NUMBERS_MAX {
+            numbers.of(Path::new(&format!("/s/x{n}")));
+        }
+        numbers.make_room(&BTreeSet::from([PathBuf::from("/s/x7")]));
+        assert_eq!(numbers.0.len(), 1);
+    }
+}

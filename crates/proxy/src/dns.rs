@@ -1,0 +1,262 @@
+//! The DNS way: each question on its own, over UDP and TCP. It is looked for among kept answers, then given to a server
+//! with an ID that nobody can guess; an answer counts only when it comes from where the question went and repeats it
+//! (RFC 5452). A server that does not answer costs one time-out, then another one is asked.
+//!
+//! What a question lives through is in `query.rs`, what its client hears in `reply.rs`; how datagrams come and go in `listener.rs` and `sockets.rs`, streams in
+//! `client.rs` and `stream.rs`, the frames of mname in `standing.rs`.
+
+mod answers;
+mod client;
+mod framed;
+mod ids;
+mod listener;
+mod query;
+mod reply;
+mod sockets;
+mod standing;
+mod stream;
+mod twins;
+mod upstream;
+
+use crate::batch::BATCH;
+use crate::burst::Burst;
+use crate::service::Service;
+use crate::timers::Timers;
+use crate::worker::{Retry, Worker};
+use answers::Answers;
+use client::Client;
+use evener_core::Time;
+use evener_core::hash::Keyed;
+use ids::Secrets;
+use listener::Listener;
+use query::Query;
+use slab::Slab;
+use sockets::Socket;
+use standing::Standing;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use stream::Stream;
+use upstream::Upstream;
+
+pub(crate) use client::{begin, close_numbered, cut_all, on_client_event, open, queue as queue_client};
+pub(crate) use listener::{assign, listen, on_listener_event, release};
+pub(crate) use sockets::on_socket_event;
+pub(crate) use standing::{on_standing_event, queue as queue_standing, tend};
+pub(crate) use stream::{on_stream_event, queue as queue_stream};
+
+/// Buffers of questions that are over, kept for those to come.
+const SPARES_MAX: usize = 1024;
+/// A buffer that a large question made large is not kept.
+const SPARE_BYTES_MAX: usize = 1024;
+/// How much is read from a stream at once.
+const READ_BYTES: usize = 65_536;
+
+/// All that a worker has of DNS.
+pub(crate) struct Dns {
+    services: Slab<Served>,
+    listeners: Slab<Listener>,
+    queries: Slab<Query>,
+    /// Bytes that they hold.
+    held: usize,
+    /// The questions that others may wait for, by what they ask.
+    twins: HashMap<Vec<u8>, usize, Keyed>,
+    /// Answers that others wait for, too, and who does.
+    shared: Vec<(Vec<usize>, Vec<u8>)>,
+    upstreams: Slab<Upstream>,
+    /// Where the upstream of a service (its place here) and server (what of it lives on) is.
+    upstream_of: HashMap<(usize, usize), usize, Keyed>,
+    sockets: Slab<Socket>,
+    streams: Slab<Box<Stream>>,
+    clients: Slab<Box<Client>>,
+    standings: Slab<Box<Standing>>,
+    /// Where the one with a server is, by what of the server lives on.
+    standing_of: HashMap<usize, usize, Keyed>,
+    query_timers: Timers,
+    client_timers: Timers,
+    stream_timers: Timers,
+    standing_timers: Timers,
+    secrets: Secrets,
+    answers: Option<Box<Answers>>,
+    spares: Vec<Vec<u8>>,
+    buffer: Vec<u8>,
+    /// What sends datagrams to servers.
+    burst: Box<Burst>,
+    /// The key of the question that is looked for just now.
+    key: Vec<u8>,
+    /// The frame that is written just now.
+    frame: Vec<u8>,
+    /// Numbers the rounds of events.
+    round: u32,
+    /// Who has something to send once the present events are done.
+    sockets_dirty: Vec<usize>,
+    clients_dirty: Vec<usize>,
+    streams_dirty: Vec<usize>,
+    standings_dirty: Vec<usize>,
+    clients_over: Vec<usize>,
+    streams_over: Vec<usize>,
+}
+
+/// A service that this worker serves.
+struct Served {
+    service: Arc<Service>,
+    /// Questions under way, and how many of them others were told of.
+    in_flight: u32,
+    told: u32,
+}
+
+impl Dns {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            services: Slab::new(),
+            listeners: Slab::new(),
+            queries: Slab::new(),
+            held: 0,
+            twins: HashMap::with_hasher(Keyed::new(seed)),
+            shared: Vec::new(),
+            upstreams: Slab::new(),
+            upstream_of: HashMap::with_hasher(Keyed::new(seed)),
+            sockets: Slab::new(),
+            streams: Slab::new(),
+            clients: Slab::new(),
+            standings: Slab::new(),
+            standing_of: HashMap::with_hasher(Keyed::new(seed)),
+            query_timers: Timers::new(),
+            client_timers: Timers::new(),
+            stream_timers: Timers::new(),
+            standing_timers: Timers::new(),
+            secrets: Secrets::default(),
+            answers: None,
+            spares: Vec::new(),
+            buffer: Vec::new(),
+            burst: Box::new(Burst::new(BATCH)),
+            key: Vec::new(),
+            frame: Vec::new(),
+            round: 0,
+            sockets_dirty: Vec::new(),
+            clients_dirty: Vec::new(),
+            streams_dirty: Vec::new(),
+            standings_dirty: Vec::new(),
+            clients_over: Vec::new(),
+            streams_over: Vec::new(),
+        }
+    }
+
+    /// How long nothing can be due.
+    pub(crate) fn wait(&self, now: Time) -> Option<Duration> {
+        let timers = [&self.query_timers, &self.client_timers, &self.stream_timers, &self.standing_timers];
+        timers.into_iter().filter_map(|timers| timers.wait(now)).min()
+    }
+
+    /// An empty buffer.
+    fn spare(&mut self) -> Vec<u8> {
+        self.spares.pop().unwrap_or_default()
+    }
+
+    /// A buffer that is not needed any more.
+    fn give_back(&mut self, mut buffer: Vec<u8>) {
+        if self.spares.len() < SPARES_MAX && (1..=SPARE_BYTES_MAX).contains(&buffer.capacity()) {
+            buffer.clear();
+            self.spares.push(buffer);
+        }
+    }
+
+    /// The buffer for reading streams, taken for as long as one is read.
+    fn take_buffer(&mut self) -> Vec<u8> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(READ_BYTES, 0);
+        buffer
+    }
+
+    /// The place of a service.
+    fn place_of(&mut self, service: &Arc<Service>) -> usize {
+        let known = self.services.iter().find(|(_, served)| Arc::ptr_eq(&served.service, service));
+        known.map(|(at, _)| at).unwrap_or_else(|| {
+            self.services.insert(Served { service: Arc::clone(service), in_flight: 0, told: 0 })
+        })
+    }
+}
+
+/// What is due.
+pub(crate) fn on_time(worker: &mut Worker, due: &mut Vec<usize>) {
+    let now = worker.now;
+    worker.dns.query_timers.expire(now, due);
+    due.drain(..).for_each(|slot| query::on_deadline(worker, slot));
+    worker.dns.client_timers.expire(now, due);
+    due.drain(..).for_each(|index| client::on_deadline(worker, index));
+    worker.dns.stream_timers.expire(now, due);
+    due.drain(..).for_each(|index| stream::on_deadline(worker, index));
+    worker.dns.standing_timers.expire(now, due);
+    due.drain(..).for_each(|index| standing::on_deadline(worker, index));
+}
+
+/// Sends what waits, and frees what ended, once the present events are done.
+pub(crate) fn flush(worker: &mut Worker) {
+    // Whoever is looked at may give others something to do; each client is looked at once, and each question goes on a
+    // bounded number of times.
+    loop {
+        if let Some(at) = worker.dns.standings_dirty.pop() {
+            standing::flush(worker, at);
+        } else if let Some(index) = worker.dns.streams_dirty.pop() {
+            stream::flush(worker, index);
+        } else if let Some(index) = worker.dns.clients_dirty.pop() {
+            // Who has more to do at once waits until others had their turn.
+            if !client::flush_once(worker, index) {
+                worker.again.push_back(Retry::DnsClient(index));
+            }
+        } else if let Some(at) = worker.dns.sockets_dirty.pop() {
+            sockets::flush(worker, at);
+        } else {
+            break;
+        }
+    }
+    answers::flush(worker);
+    bury(worker);
+    worker.dns.round = worker.dns.round.wrapping_add(1);
+    for (_, served) in &mut worker.dns.services {
+        if served.in_flight != served.told {
+            served
+                .service
+                .live
+                .flows
+                .fetch_add(served.in_flight.wrapping_sub(served.told), Ordering::Relaxed);
+            served.told = served.in_flight;
+        }
+    }
+}
+
+fn bury(worker: &mut Worker) {
+    while let Some(index) = worker.dns.streams_over.pop() {
+        worker.dns.streams.try_remove(index);
+    }
+    while let Some(index) = worker.dns.clients_over.pop() {
+        if let Some(client) = worker.dns.clients.try_remove(index) {
+            let service = Arc::clone(&worker.dns.services[client.service].service);
+            drop(client);
+            worker.wake_waiting(&service);
+        }
+    }
+}
+
+/// Closes what was unused for long, and forgets services that nobody has any more.
+pub(crate) fn sweep(worker: &mut Worker) {
+    upstream::sweep(worker);
+    let dns = &mut worker.dns;
+    let is_used = |at: usize| {
+        dns.listeners.iter().any(|(_, listener)| listener.service == at)
+            || dns.clients.iter().any(|(_, client)| client.service == at)
+            || dns.upstreams.iter().any(|(_, upstream)| upstream.service == at)
+            || dns.queries.iter().any(|(_, query)| query.asker.service == at)
+    };
+    let alone = |served: &Served| Arc::strong_count(&served.service) == 1;
+    let gone: Vec<usize> =
+        dns.services.iter().filter(|(at, served)| alone(served) && !is_used(*at)).map(|(at, _)| at).collect();
+    gone.into_iter().for_each(|at| drop(dns.services.remove(at)));
+}
+
+/// No new questions; those that are under way are answered.
+pub(crate) fn drain(worker: &mut Worker) {
+    let clients: Vec<usize> = worker.dns.clients.iter().map(|(index, _)| index).collect();
+    clients.into_iter().for_each(|index| client::on_drain(worker, index));
+}

@@ -1,0 +1,185 @@
+//! A stream socket with what came and was not used yet, and what waits to be sent. DNS over it has a length before each
+//! message (RFC 1035, section 4.2.2).
+
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+
+/// What a receive brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Received {
+    /// Bytes; perhaps there are more.
+    Some,
+    /// Nothing more for now.
+    Blocked,
+    /// The other side sends no more.
+    End,
+}
+
+/// The socket.
+#[derive(Debug)]
+pub(super) struct Framed {
+    pub(super) socket: OwnedFd,
+    pub(super) inbox: Vec<u8>,
+    /// How much of the inbox was used.
+    used: usize,
+    outbox: Vec<u8>,
+    /// How much of the outbox was sent.
+    sent: usize,
+    /// Messages that wait until the other side takes the session, where it has to.
+    held: Option<Vec<u8>>,
+    /// There may be something to receive.
+    pub(super) readable: bool,
+}
+
+impl Framed {
+    pub(super) fn new(socket: OwnedFd) -> Self {
+        Self { socket, inbox: Vec::new(), used: 0, outbox: Vec::new(), sent: 0, held: None, readable: true }
+    }
+
+    /// Receives once.
+    pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Result<Received, Errno> {
+        match recv(&self.socket, &mut *buffer, RecvFlags::empty()) {
+            Ok((0, _)) => {
+                self.readable = false;
+                Ok(Received::End)
+            }
+            Ok((count, _)) => {
+                self.compact();
+                self.inbox.extend_from_slice(&buffer[..count]);
+                Ok(Received::Some)
+            }
+            Err(Errno::INTR) => Ok(Received::Some),
+            Err(Errno::AGAIN) => {
+                self.readable = false;
+                Ok(Received::Blocked)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What came and was not used yet.
+    pub(super) fn pending(&self) -> &[u8] {
+        &self.inbox[self.used..]
+    }
+
+    /// The first bytes were used.
+    pub(super) fn consume(&mut self, count: usize) {
+        self.used = (self.used + count).min(self.inbox.len());
+        if self.used == self.inbox.len() {
+            self.inbox.clear();
+            self.used = 0;
+            // One large message does not hold its memory for all that follow.
+            if self.inbox.capacity() > super::READ_BYTES {
+                self.inbox = Vec::new();
+            }
+        }
+    }
+
+    fn compact(&mut self) {
+        if self.used > 0 {
+            self.inbox.drain(..self.used);
+            self.used = 0;
+        }
+    }
+
+    /// Puts the next whole message into `message`; whether there was one.
+    pub(super) fn take_message(&mut self, message: &mut Vec<u8>) -> bool {
+        let pending = self.pending();
+        let Some((length, rest)) = pending.split_first_chunk::<2>() else { return false };
+        let length = usize::from(u16::from_be_bytes(*length));
+        let Some(found) = rest.get(..length) else { return false };
+        message.clear();
+        message.extend_from_slice(found);
+        self.consume(2 + length);
+        true
+    }
+
+    /// Bytes to be sent.
+    pub(super) fn queue(&mut self, bytes: &[u8]) {
+        self.outbox.extend_from_slice(bytes);
+    }
+
+    /// A message to be sent, with its length before it.
+    pub(super) fn queue_message(&mut self, message: &[u8]) {
+        let length = message.len().min(usize::from(u16::MAX)) as u16;
+        let queue = self.held.as_mut().unwrap_or(&mut self.outbox);
+        queue.extend_from_slice(&length.to_be_bytes());
+        queue.extend_from_slice(&message[..usize::from(length)]);
+    }
+
+    /// Messages wait from now on, until they are let go.
+    pub(super) fn hold(&mut self) {
+        self.held.get_or_insert_default();
+    }
+
+    /// What was held goes out.
+    pub(super) fn let_go(&mut self) {
+        let held = self.held.take().unwrap_or_default();
+        self.queue(&held);
+    }
+
+    /// How many bytes wait to be sent.
+    pub(super) fn waiting(&self) -> usize {
+        self.outbox.len() - self.sent + self.held.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Sends what it can; how many bytes that were.
+    pub(super) fn flush(&mut self) -> Result<usize, Errno> {
+        let mut total = 0;
+        while self.sent < self.outbox.len() {
+            match send(&self.socket, &self.outbox[self.sent..], SendFlags::NOSIGNAL) {
+                Ok(count) => {
+                    self.sent += count;
+                    total += count;
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if self.sent == self.outbox.len() {
+            self.outbox.clear();
+            self.sent = 0;
+            if self.outbox.capacity() > super::READ_BYTES {
+                self.outbox = Vec::new();
+            }
+        } else if self.sent > super::READ_BYTES {
+            self.outbox.drain(..self.sent);
+            self.sent = 0;
+        }
+        Ok(total)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn messages_come_whole_however_they_are_cut() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut framed = Framed::new(ours.into());
+        let bytes = [&[0, 3][..], b"abc", &[0, 0], &[1, 44], &[7; 300]].concat();
+        let (mut seen, mut message, mut buffer) = (Vec::new(), Vec::new(), [0; 16]);
+        for byte in &bytes {
+            theirs.write_all(&[*byte]).unwrap();
+            framed.receive(&mut buffer).unwrap();
+            while framed.take_message(&mut message) {
+                seen.push(message.clone());
+            }
+        }
+        assert_eq!(seen, [b"abc".to_vec(), Vec::new(), vec![7; 300]]);
+        assert!(framed.pending().is_empty());
+        framed.queue_message(b"xy");
+        assert_eq!((framed.flush().unwrap(), framed.waiting()), (4, 0));
+        let mut sent = [0; 4];
+        theirs.read_exact(&mut sent).unwrap();
+        assert_eq!(sent, [0, 2, b'x', b'y']);
+        drop(theirs);
+        assert_eq!(framed.receive(&mut buffer).unwrap(), Received::End);
+    }
+}

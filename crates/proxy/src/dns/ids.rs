@@ -1,0 +1,136 @@
+//! IDs that nobody can guess (RFC 5452, section 4.5), from the system's generator, and who has which.
+
+use evener_core::ServerId;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// How much is asked of the system at once.
+const BLOCK: usize = 2048;
+/// So many of the 65 536 IDs of one socket are in use at most: the next one is found soon, and a guess hits seldom.
+const IN_USE_MAX: usize = 16_384;
+
+/// Bits from the system.
+#[derive(Debug, Default)]
+pub(super) struct Secrets {
+    block: Vec<u8>,
+}
+
+impl Secrets {
+    /// 16 bits.
+    pub(super) fn bits(&mut self) -> u16 {
+        if self.block.len() < 2 {
+            self.fill();
+        }
+        let (high, low) = (self.block.pop().unwrap_or_default(), self.block.pop().unwrap_or_default());
+        u16::from_be_bytes([high, low])
+    }
+
+    fn fill(&mut self) {
+        self.block.resize(BLOCK, 0);
+        let mut filled = 0;
+        while filled < BLOCK {
+            match rustix::rand::getrandom(&mut self.block[filled..], rustix::rand::GetRandomFlags::empty()) {
+                Ok(count) => filled += count,
+                Err(rustix::io::Errno::INTR) => {}
+                // Where the system has none, IDs would be guessed: without a generator nothing is asked.
+                Err(error) => unreachable!("getrandom(2) gives bits once the system is up: {error}"),
+            }
+        }
+    }
+
+    /// A number below `bound`.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        (usize::from(self.bits()) * bound) >> 16
+    }
+}
+
+/// IDs are even by themselves.
+#[derive(Debug, Default)]
+pub(super) struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0 << 8 | u64::from(*byte));
+    }
+
+    fn write_u16(&mut self, id: u16) {
+        // The table takes its place from the low bits and its tag from the high ones.
+        self.0 = u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// Who waits for an answer with which ID, on one socket.
+#[derive(Debug, Default)]
+pub(super) struct Ids(HashMap<u16, u32, BuildHasherDefault<AsIs>>);
+
+impl Ids {
+    /// An ID for the question at this place; `None` when too many are in use.
+    pub(super) fn give(&mut self, slot: usize, secrets: &mut Secrets) -> Option<u16> {
+        if self.0.len() >= IN_USE_MAX {
+            return None;
+        }
+        loop {
+            let id = secrets.bits();
+            if let std::collections::hash_map::Entry::Vacant(vacant) = self.0.entry(id) {
+                vacant.insert(slot as u32);
+                return Some(id);
+            }
+        }
+    }
+
+    /// Who has an ID.
+    pub(super) fn owner(&self, id: u16) -> Option<usize> {
+        self.0.get(&id).map(|&slot| slot as usize)
+    }
+
+    /// An ID is free again; who had it.
+    pub(super) fn free(&mut self, id: u16) -> Option<usize> {
+        self.0.remove(&id).map(|slot| slot as usize)
+    }
+
+    /// Everybody who waits.
+    pub(super) fn owners(&self) -> Vec<usize> {
+        self.0.values().map(|&slot| slot as usize).collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Servers that a question went to already, or that cannot take it.
+pub(super) type Tried = Vec<ServerId>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_belongs_to_one_question_and_the_table_is_bounded() {
+        let (mut ids, mut secrets) = (Ids::default(), Secrets::default());
+        let given: Vec<u16> = (0..IN_USE_MAX).map(|slot| ids.give(slot, &mut secrets).unwrap()).collect();
+        assert_eq!(ids.give(0, &mut secrets), None);
+        for (slot, id) in given.iter().enumerate() {
+            assert_eq!(ids.owner(*id), Some(slot));
+        }
+        ids.free(given[7]);
+        assert_eq!((ids.owner(given[7]), ids.len()), (None, IN_USE_MAX - 1));
+        assert!(ids.give(7, &mut secrets).is_some());
+    }
+
+    #[test]
+    fn ids_are_even() {
+        let mut secrets = Secrets::default();
+        let mut seen = [0_u32; 16];
+        (0..32_000).for_each(|_| seen[usize::from(secrets.bits() >> 12)] += 1);
+        assert!(seen.iter().all(|count| (1_700..2_300).contains(count)), "{seen:?}");
+    }
+}

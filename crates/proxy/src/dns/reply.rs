@@ -1,0 +1,206 @@
+//! What a client hears: a server's answer made its own, or one that is kept, or an error.
+
+use super::answers;
+use super::query::{Asker, Origin, Party, Query, TRANSFER_PAUSE, Waits, retire, spec};
+use super::{client, twins};
+use crate::service::{Report, Settings};
+use crate::worker::Worker;
+use evener_core::dns::{Cache, Freshness, network};
+use evener_core::snapshot::Why;
+use evener_core::wire::dns as wire;
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+
+/// What one datagram of IPv4 has room for.
+const DATAGRAM_BYTES_MAX: usize = 65_507;
+
+/// Tells a client that it gets no answer, and why.
+pub(super) fn answer_error(
+    worker: &mut Worker,
+    asker: &Asker,
+    view: &wire::Query,
+    message: &[u8],
+    rcode: u8,
+) {
+    let mut out = worker.dns.spare();
+    view.emit_error(message, rcode, &mut out);
+    deliver(worker, asker, &out);
+    worker.dns.give_back(out);
+}
+
+/// Sends what is for a client.
+pub(super) fn deliver(worker: &mut Worker, asker: &Asker, answer: &[u8]) {
+    match asker.origin {
+        Origin::Datagram(way) => answers::push(worker, way, answer),
+        Origin::Stream { client, number } => client::answer(worker, client, number, answer),
+    }
+}
+
+/// Whether a message is the answer to the question at this place, which is not over then: a transfer goes on.
+pub(super) fn is_answered_by(query: &Query, answer: &[u8]) -> bool {
+    // The messages of a transfer after the first one need not repeat the question (RFC 5936, section 2.2.1).
+    let is_piece = query.pieces > 0
+        && answer.get(2).is_some_and(|flags| flags & 0x80 != 0)
+        && answer.get(4..6) == Some(&[0, 0]);
+    is_piece || query.view.is_answered_by(&query.message, answer)
+}
+
+/// The server of a question answered it.
+pub(super) fn note_answer(worker: &Worker, settings: &Settings, query: &Query, bytes: usize) {
+    let Some(choice) = &query.choice else { return };
+    let server = &choice.server;
+    let counters = server.live.counters.of(worker.id);
+    counters.answers.one();
+    counters.bytes_out.add(bytes as u64);
+    let Some(backend) = query.asker.backend(settings) else { return };
+    let snapshot = backend.pool.load();
+    if let Some(record) = &query.record {
+        record.had(&snapshot.pool, &server.name);
+        record.moved(0, bytes as u64, worker.now);
+    }
+    snapshot.observe(server, worker.now.since(query.sent_at), worker.now);
+    if server.live.suspect.load(Ordering::Relaxed) || choice.why == Why::LastResort {
+        (worker.report)(Report::Success { pool: snapshot.pool.clone(), server: server.id });
+    }
+}
+
+/// Makes of the server's answer the client's, and keeps it if it is to be kept. Its ID is the client's after that.
+pub(super) fn finish(worker: &mut Worker, settings: &Settings, query: &Query, answer: &mut Vec<u8>) {
+    wire::set_id(answer, query.id);
+    if let Some(added) = query.altered.as_ref().and_then(|altered| altered.added) {
+        wire::strip(answer, added);
+    }
+    keep(worker, settings, query, answer);
+}
+
+/// The same where only the ID has to be another one.
+pub(super) fn finish_in_place(worker: &mut Worker, settings: &Settings, query: &Query, answer: &mut [u8]) {
+    wire::set_id(answer, query.id);
+    keep(worker, settings, query, answer);
+}
+
+/// Whether more than the ID of an answer has to be changed.
+pub(super) fn is_altered(query: &Query) -> bool {
+    query.altered.as_ref().is_some_and(|altered| altered.added.is_some())
+}
+
+fn keep(worker: &mut Worker, settings: &Settings, query: &Query, answer: &[u8]) {
+    let Some(cache) = cache(settings, &query.asker) else { return };
+    if key_of(&mut worker.dns.key, settings, &query.asker, &query.view, &query.message) {
+        cache.store(&worker.dns.key, answer, worker.now);
+    }
+}
+
+/// Passes an answer that came by a stream or frame on to the client. The question is over, unless it is a transfer.
+pub(super) fn pass_on(worker: &mut Worker, settings: &Settings, slot: usize, answer: &mut Vec<u8>) {
+    let query = &mut worker.dns.queries[slot];
+    // What is refused, or has no records, is one message.
+    let goes_on =
+        query.pieces > 0 || (wire::rcode(answer) == wire::NOERROR && answer.get(6..8) != Some(&[0, 0]));
+    if query.view.is_transfer() && matches!(query.waits, Waits::AtStream(_)) && goes_on {
+        return pass_piece_on(worker, settings, slot, answer);
+    }
+    let bytes = answer.len();
+    let mut query = retire(worker, slot);
+    note_answer(worker, settings, &query, bytes);
+    finish(worker, settings, &query, answer);
+    twins::share(worker, &mut query, answer);
+    cut(worker, &query, answer);
+    deliver(worker, &query.asker, answer);
+    worker.dns.give_back(query.message);
+}
+
+fn pass_piece_on(worker: &mut Worker, settings: &Settings, slot: usize, answer: &mut [u8]) {
+    let query = &mut worker.dns.queries[slot];
+    query.pieces = query.pieces.saturating_add(1);
+    let (asker, id) = (query.asker, query.id);
+    if query.pieces == 1 {
+        note_answer(worker, settings, &worker.dns.queries[slot], answer.len());
+    }
+    wire::set_id(answer, id);
+    worker.dns.query_timers.set(slot, worker.now + TRANSFER_PAUSE);
+    deliver(worker, &asker, answer);
+}
+
+/// Whether an answer of so many bytes is one that the client takes.
+pub(super) fn fits(query: &Query, bytes: usize) -> bool {
+    goes_through(&query.asker, &query.view, bytes)
+}
+
+fn goes_through(asker: &Asker, view: &wire::Query, bytes: usize) -> bool {
+    matches!(asker.origin, Origin::Stream { .. }) || bytes <= view.udp_size().min(DATAGRAM_BYTES_MAX)
+}
+
+/// An answer that is longer than the client takes over UDP becomes one that says so.
+pub(super) fn cut(worker: &mut Worker, query: &Query, answer: &mut Vec<u8>) {
+    if !fits(query, answer.len()) {
+        let mut out = worker.dns.spare();
+        query.view.emit_truncated(&query.message, Some(answer), &mut out);
+        std::mem::swap(answer, &mut out);
+        worker.dns.give_back(out);
+        let service = &worker.dns.services[query.asker.service].service;
+        service.live.counters.of(worker.id).truncated.one();
+    }
+}
+
+/// The kept answers of a service. Those whom the access list refuses have servers of their own, and so no part in them.
+pub(super) fn cache<'a>(settings: &'a Settings, asker: &Asker) -> Option<&'a Cache> {
+    settings.dns.as_ref()?.cache.as_deref().filter(|_| asker.party == Party::Admitted)
+}
+
+/// Makes the key of a question; whether answers to it are kept at all.
+pub(super) fn key_of(
+    key: &mut Vec<u8>,
+    settings: &Settings,
+    asker: &Asker,
+    view: &wire::Query,
+    message: &[u8],
+) -> bool {
+    if !view.cache_key(message, key) {
+        return false;
+    }
+    // Servers may answer each network otherwise.
+    if let Some(subnet) = spec(settings).and_then(|spec| spec.client_subnet) {
+        match network(asker.client.ip(), subnet.v4, subnet.v6) {
+            IpAddr::V4(network) => key.extend_from_slice(&network.octets()),
+            IpAddr::V6(network) => key.extend_from_slice(&network.octets()),
+        }
+    }
+    true
+}
+
+/// Answers with what is kept, if there is something.
+pub(super) fn answer_from_cache(
+    worker: &mut Worker,
+    settings: &Settings,
+    asker: &Asker,
+    view: &wire::Query,
+    message: &[u8],
+    freshness: Freshness,
+) -> bool {
+    let Some(cache) = cache(settings, asker) else { return false };
+    if !key_of(&mut worker.dns.key, settings, asker, view, message) {
+        return false;
+    }
+    let mut out = worker.dns.spare();
+    let found = cache.lookup(&worker.dns.key, worker.now, freshness, &mut out);
+    if found {
+        wire::set_id(&mut out, wire::id(message));
+        // Clients check that their own spelling of the name comes back.
+        let question = view.question(message);
+        out[wire::HEADER_BYTES..wire::HEADER_BYTES + question.len()].copy_from_slice(question);
+        if !goes_through(asker, view, out.len()) {
+            let whole = std::mem::replace(&mut out, worker.dns.spare());
+            view.emit_truncated(message, Some(&whole), &mut out);
+            worker.dns.give_back(whole);
+            let service = &worker.dns.services[asker.service].service;
+            service.live.counters.of(worker.id).truncated.one();
+        }
+        deliver(worker, asker, &out);
+    } else if freshness == Freshness::Fresh {
+        let service = &worker.dns.services[asker.service].service;
+        service.live.counters.of(worker.id).cache_misses.one();
+    }
+    worker.dns.give_back(out);
+    found
+}

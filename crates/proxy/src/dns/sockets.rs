@@ -1,0 +1,331 @@
+//! Datagrams to servers: each server is asked from a few ports, chosen by chance, with IDs that cannot be guessed. The
+//! sockets are connected, so the kernel lets through only what comes from the server's own address (RFC 5452, section 4).
+
+use super::answers::{self, Answers};
+use super::ids::Ids;
+use super::query::{self, Cause, Origin, Taken, Waits};
+use super::upstream::{self, Upstream};
+use super::{reply, twins};
+use crate::batch::{BATCH, Batch, Local, Names};
+use crate::connect::{count_refusal, is_ours};
+use crate::listener::{self, Seen};
+use crate::registry::Token;
+use crate::service::{Service, Settings};
+use crate::worker::{Retry, Worker};
+use evener_core::health::Failure;
+use evener_core::snapshot::Entry;
+use evener_core::wire::dns as wire;
+use evener_core::{Target, Time};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use slab::Slab;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// After so many batches others have their turn.
+const BATCHES_MAX: usize = 4;
+/// Somebody who sends so many answers that nobody waits for may be guessing: the port is given up.
+const UNEXPECTED_MAX: u32 = 1024;
+/// No port is asked from for longer: who finds it out has not much of it.
+const AGE_MAX: Duration = Duration::from_secs(60);
+
+/// A socket to a server.
+pub(super) struct Socket {
+    pub(super) upstream: usize,
+    socket: OwnedFd,
+    pub(super) ids: Ids,
+    /// Questions that go out once the present events are done.
+    outgoing: Vec<usize>,
+    /// How many more answers came that nobody waited for than ones that somebody did.
+    unexpected: u32,
+    opened_at: Time,
+}
+
+/// Gives a question to a server.
+pub(super) fn give(worker: &mut Worker, settings: &Settings, slot: usize, server: &Arc<Entry>) -> Taken {
+    if !matches!(server.target, Target::Ip(_)) {
+        return Taken::Unfit;
+    }
+    let service = worker.dns.queries[slot].asker.service;
+    let upstream = upstream::find(worker, service, server);
+    let at = match socket_of(worker, upstream, settings) {
+        Ok(at) => at,
+        Err(error) if is_ours(error) => return Taken::NoRoom,
+        Err(_) => {
+            server.live.counters.of(worker.id).connect_errors.one();
+            query::report_failure(worker, settings, slot, server, Failure::Unreachable);
+            return Taken::Failed;
+        }
+    };
+    let Some((at, id)) = id_at(worker, upstream, at, slot) else { return Taken::Unfit };
+    let socket = &mut worker.dns.sockets[at];
+    if socket.outgoing.is_empty() {
+        worker.dns.sockets_dirty.push(at);
+    }
+    socket.outgoing.push(slot);
+    let query = &mut worker.dns.queries[slot];
+    query.call(id);
+    query.waits = Waits::AtSocket(at);
+    let bytes = query.datagram().len() as u64;
+    let counters = server.live.counters.of(worker.id);
+    counters.datagrams_in.one();
+    counters.bytes_in.add(bytes);
+    Taken::Yes
+}
+
+/// An ID at this socket of an upstream, or where that has none left, at another one.
+fn id_at(worker: &mut Worker, upstream: usize, at: usize, slot: usize) -> Option<(usize, u16)> {
+    let dns = &mut worker.dns;
+    if let Some(id) = dns.sockets[at].ids.give(slot, &mut dns.secrets) {
+        return Some((at, id));
+    }
+    let others = &dns.upstreams[upstream].sockets;
+    others.iter().find_map(|&other| Some((other, dns.sockets[other].ids.give(slot, &mut dns.secrets)?)))
+}
+
+/// The socket whose turn it is: one for all questions that come together, so that they go out together.
+fn socket_of(worker: &mut Worker, upstream: usize, settings: &Settings) -> Result<usize, Errno> {
+    let (now, round) = (worker.now, worker.dns.round);
+    let there = &mut worker.dns.upstreams[upstream];
+    there.used_at = now;
+    if there.round != round {
+        there.round = round;
+        there.turn = worker.dns.secrets.below(upstream::width(settings));
+    }
+    if let Some(&at) = there.sockets.get(there.turn) {
+        return Ok(at);
+    }
+    let target = there.target.clone();
+    let seen = settings.options.source.and_then(|_| Seen::of(&settings.options, [0, 0, 0, 0].into()));
+    let socket = listener::datagram_socket(&target, seen)?;
+    // Answers come for all that went out together, at once.
+    listener::grow_buffers(&socket);
+    let ids = Ids::default();
+    let socket = Socket { upstream, socket, ids, outgoing: Vec::new(), unexpected: 0, opened_at: now };
+    let at = worker.dns.sockets.insert(socket);
+    if let Err(error) = worker.registry.register(&worker.dns.sockets[at].socket, Token::DnsSocket(at)) {
+        worker.dns.sockets.remove(at);
+        return Err(error);
+    }
+    let there = &mut worker.dns.upstreams[upstream];
+    there.turn = there.sockets.len();
+    there.sockets.push(at);
+    Ok(at)
+}
+
+/// A question does not wait here any more.
+pub(super) fn withdraw(worker: &mut Worker, at: usize, id: u16) {
+    if let Some(socket) = worker.dns.sockets.get_mut(at)
+        && let Some(slot) = socket.ids.free(id)
+        && let Some(place) = socket.outgoing.iter().position(|other| *other == slot)
+    {
+        socket.outgoing.swap_remove(place);
+    }
+}
+
+/// Sends what waits.
+pub(super) fn flush(worker: &mut Worker, at: usize) {
+    let Some(socket) = worker.dns.sockets.get_mut(at) else { return };
+    let mut outgoing = std::mem::take(&mut socket.outgoing);
+    // Those of one length go out as one.
+    outgoing.sort_unstable_by_key(|slot| worker.dns.queries[*slot].datagram().len());
+    let (mut from, mut unsendable, mut refused) = (0, Vec::new(), None);
+    while from < outgoing.len() {
+        let slots = &outgoing[from..(from + BATCH).min(outgoing.len())];
+        let mut datagrams: [&[u8]; BATCH] = [&[]; BATCH];
+        for (datagram, slot) in datagrams.iter_mut().zip(slots) {
+            *datagram = worker.dns.queries[*slot].datagram();
+        }
+        let socket = worker.dns.sockets[at].socket.as_fd();
+        let sent = worker.dns.burst.send(socket, &datagrams[..slots.len()]);
+        from += sent.taken;
+        match sent.error {
+            None => {}
+            // They are asked again in time.
+            Some(Errno::AGAIN | Errno::NOBUFS) => {
+                let upstream = worker.dns.sockets[at].upstream;
+                let service = &service_of(worker, upstream).live.counters;
+                service.of(worker.id).drop_send_full.add((outgoing.len() - from) as u64);
+                break;
+            }
+            // Too large for the way there, or forbidden here: it is the question's fault, not the server's.
+            Some(error) if error == Errno::MSGSIZE || error == Errno::INVAL || is_ours(error) => {
+                unsendable.push(outgoing[from]);
+                from += 1;
+            }
+            Some(error) => {
+                // It belongs to an earlier datagram (ICMP), but means them all.
+                refused = Some(error);
+                break;
+            }
+        }
+    }
+    outgoing.clear();
+    worker.dns.sockets[at].outgoing = outgoing;
+    unsendable.into_iter().for_each(|slot| on_unsendable(worker, slot, at));
+    if let Some(error) = refused {
+        on_refused(worker, at, error);
+    }
+}
+
+fn service_of(worker: &Worker, upstream: usize) -> &Arc<Service> {
+    &worker.dns.services[worker.dns.upstreams[upstream].service].service
+}
+
+fn on_unsendable(worker: &mut Worker, slot: usize, at: usize) {
+    let query = worker.dns.queries.get(slot).filter(|query| query.waits == Waits::AtSocket(at));
+    let Some(query) = query else { return };
+    let service = Arc::clone(&worker.dns.services[query.asker.service].service);
+    service.live.counters.of(worker.id).drop_unsendable.one();
+    let settings = service.settings.load_full();
+    query::again(worker, &settings, slot, Cause::Refused);
+}
+
+/// A server answered, or refused.
+pub(crate) fn on_socket_event(worker: &mut Worker, at: usize) {
+    for _ in 0..BATCHES_MAX {
+        let Some(socket) = worker.dns.sockets.get(at) else { return };
+        let settings = service_of(worker, socket.upstream).settings.load_full();
+        let mut answers = answers::take(worker);
+        let room = answers.room().min(BATCH);
+        let from = answers.count;
+        let socket = worker.dns.sockets[at].socket.as_fd();
+        let received = answers.batch.receive(socket, from, Names::Unwanted, Local::Fixed);
+        if let Ok(count) = received {
+            take_answers(worker, &settings, at, &mut answers, count);
+        }
+        worker.dns.answers = Some(answers);
+        twins::share_kept(worker);
+        match received {
+            Ok(count) if count < room => return,
+            Ok(_) => {}
+            Err(error) => {
+                // What came before it is still there, and makes no further edge.
+                on_refused(worker, at, error);
+                break;
+            }
+        }
+    }
+    worker.again.push_back(Retry::DnsSocket(at));
+}
+
+fn take_answers(worker: &mut Worker, settings: &Settings, at: usize, answers: &mut Answers, count: usize) {
+    for _ in 0..count {
+        let place = answers.count;
+        let way = take_answer(worker, settings, at, &mut answers.batch, place);
+        answers.send_next(way.filter(|way| answers::is_there(worker, way)));
+    }
+}
+
+/// Looks whether somebody waits for this answer, and makes it theirs. It is sent from where it was received.
+fn take_answer(
+    worker: &mut Worker,
+    settings: &Settings,
+    at: usize,
+    batch: &mut Batch,
+    place: usize,
+) -> Option<answers::Way> {
+    let answer = batch.bytes_of(place);
+    let socket = &worker.dns.sockets[at];
+    let owner = socket.ids.owner(wire::id(answer));
+    let owner = owner.filter(|slot| reply::is_answered_by(&worker.dns.queries[*slot], answer));
+    let Some(slot) = owner else {
+        on_unexpected(worker, at);
+        return None;
+    };
+    let (upstream, bytes) = (socket.upstream, answer.len());
+    let upstream = &mut worker.dns.upstreams[upstream];
+    upstream.on_answer(worker.now);
+    upstream.live.counters.of(worker.id).datagrams_out.one();
+    let socket = &mut worker.dns.sockets[at];
+    socket.unexpected = socket.unexpected.saturating_sub(1);
+    let mut query = query::retire(worker, slot);
+    reply::note_answer(worker, settings, &query, bytes);
+    if reply::is_altered(&query) || !query.followers.is_empty() || !reply::fits(&query, bytes) {
+        let mut answer = worker.dns.spare();
+        answer.extend_from_slice(batch.bytes_of(place));
+        reply::finish(worker, settings, &query, &mut answer);
+        twins::keep(worker, &mut query, &answer);
+        reply::cut(worker, &query, &mut answer);
+        batch.put(place, &answer);
+        worker.dns.give_back(answer);
+    } else {
+        reply::finish_in_place(worker, settings, &query, batch.bytes_of_mut(place));
+    }
+    let origin = query.asker.origin;
+    worker.dns.give_back(query.message);
+    match origin {
+        Origin::Datagram(way) => Some(way),
+        Origin::Stream { .. } => None,
+    }
+}
+
+/// Nobody waits for it: it is late, or made up.
+fn on_unexpected(worker: &mut Worker, at: usize) {
+    let socket = &mut worker.dns.sockets[at];
+    socket.unexpected += 1;
+    let (is_too_much, upstream) = (socket.unexpected >= UNEXPECTED_MAX, socket.upstream);
+    let upstream = &mut worker.dns.upstreams[upstream];
+    upstream.live.counters.of(worker.id).answers_bad.one();
+    if is_too_much {
+        give_up(upstream, at);
+    }
+}
+
+/// No new question goes this way; those that wait may still be answered.
+fn give_up(upstream: &mut Upstream, at: usize) {
+    if let Some(place) = upstream.sockets.iter().position(|other| *other == at) {
+        upstream.sockets.swap_remove(place);
+        upstream.given_up.push(at);
+        // The turn may have been its.
+        upstream.turn = usize::MAX;
+    }
+}
+
+/// Gives up the sockets of an upstream that are old.
+pub(super) fn age(sockets: &mut Slab<Socket>, upstream: &mut Upstream, now: Time) {
+    let is_old = |at: &usize| sockets.get(*at).is_none_or(|socket| now.since(socket.opened_at) >= AGE_MAX);
+    let old: Vec<usize> = upstream.sockets.iter().copied().filter(is_old).collect();
+    old.into_iter().for_each(|at| give_up(upstream, at));
+}
+
+/// Nobody is there (ICMP): everybody who waits asks another server, before any client asks again.
+fn on_refused(worker: &mut Worker, at: usize, error: Errno) {
+    // What is said of the size of packets on the way concerns datagrams, not the server.
+    if error == Errno::MSGSIZE || is_ours(error) {
+        return;
+    }
+    let Some(socket) = worker.dns.sockets.get(at) else { return };
+    let settings = service_of(worker, socket.upstream).settings.load_full();
+    let mut is_told = false;
+    for slot in socket.ids.owners() {
+        let Some(query) = worker.dns.queries.get(slot).filter(|query| query.waits == Waits::AtSocket(at))
+        else {
+            continue;
+        };
+        if let Some(server) = query.choice.as_ref().map(|choice| Arc::clone(&choice.server))
+            && !std::mem::replace(&mut is_told, true)
+        {
+            note_refusal(worker, &settings, slot, &server, error);
+        }
+        query::again(worker, &settings, slot, Cause::Refused);
+    }
+}
+
+fn note_refusal(worker: &Worker, settings: &Settings, slot: usize, server: &Entry, error: Errno) {
+    let failure = count_refusal(worker, server, error);
+    query::report_failure(worker, settings, slot, server, failure);
+}
+
+/// Closes a socket of an upstream; whoever waits there asks again.
+pub(super) fn close(worker: &mut Worker, at: usize, upstream: usize) {
+    let Some(socket) = worker.dns.sockets.get(at).filter(|socket| socket.upstream == upstream) else {
+        return;
+    };
+    for slot in socket.ids.owners() {
+        let Some(query) = worker.dns.queries.get(slot) else { continue };
+        let settings = worker.dns.services[query.asker.service].service.settings.load_full();
+        query::again(worker, &settings, slot, Cause::CutShort);
+    }
+    worker.dns.sockets.try_remove(at);
+}

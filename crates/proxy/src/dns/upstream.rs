@@ -1,0 +1,150 @@
+//! The sockets and streams that a service of this worker has to a server.
+
+use super::{sockets, stream};
+use crate::service::Settings;
+use crate::worker::Worker;
+use evener_core::snapshot::{Entry, ServerLive};
+use evener_core::{Target, Time};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What was not used for so long is closed.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// What leads to a server.
+pub(super) struct Upstream {
+    pub(super) service: usize,
+    pub(super) target: Target,
+    /// Holds what of the server lives on, so that its address stands for it alone.
+    pub(super) live: Arc<ServerLive>,
+    pub(super) sockets: Vec<usize>,
+    /// Sockets for which no question is meant any more.
+    pub(super) given_up: Vec<usize>,
+    /// Streams that all clients share.
+    pub(super) streams: Vec<usize>,
+    /// The socket that questions take now.
+    pub(super) turn: usize,
+    /// The round in which that was chosen.
+    pub(super) round: u32,
+    pub(super) used_at: Time,
+    /// When its server last answered anything.
+    pub(super) answered_at: Time,
+    /// How silent it has been since.
+    silence: u32,
+    /// The last question that met it.
+    silent_to: Vec<u8>,
+    told_at: Option<Time>,
+}
+
+/// One question more that met silence adds this; one that did already adds 1.
+const SILENCE: u32 = 3;
+/// So much of it is a failure: three questions, or one that is asked on and on.
+const SILENCE_MAX: u32 = 9;
+/// A failure is told of at most so often.
+const TOLD_EVERY: Duration = Duration::from_millis(100);
+
+impl Upstream {
+    /// The server answered something.
+    pub(super) fn on_answer(&mut self, now: Time) {
+        self.answered_at = now;
+        self.silence = 0;
+    }
+
+    /// A question was not answered, and nothing else meanwhile; whether the server is to blame, and that is to be told.
+    pub(super) fn on_silence(&mut self, question: &[u8], now: Time) -> bool {
+        let is_known = self.silent_to == question;
+        self.silence = self.silence.saturating_add(if is_known { 1 } else { SILENCE });
+        if !is_known {
+            self.silent_to.clear();
+            self.silent_to.extend_from_slice(question);
+        }
+        self.silence >= SILENCE_MAX && self.may_tell(now)
+    }
+
+    fn may_tell(&mut self, now: Time) -> bool {
+        let is_due = self.told_at.is_none_or(|at| now.since(at) >= TOLD_EVERY);
+        if is_due {
+            self.told_at = Some(now);
+        }
+        is_due
+    }
+}
+
+/// The upstream of a service to a server; a server that moved gets another one.
+pub(super) fn find(worker: &mut Worker, service: usize, entry: &Entry) -> usize {
+    let key = (service, Arc::as_ptr(&entry.live) as usize);
+    if let Some(&at) = worker.dns.upstream_of.get(&key) {
+        if worker.dns.upstreams[at].target == entry.target {
+            return at;
+        }
+        close(worker, at);
+        // Whoever waited there may have made the new one already.
+        if let Some(&at) = worker.dns.upstream_of.get(&key) {
+            return at;
+        }
+    }
+    let now = worker.now;
+    let at = worker.dns.upstreams.insert(Upstream {
+        service,
+        target: entry.target.clone(),
+        live: Arc::clone(&entry.live),
+        sockets: Vec::new(),
+        given_up: Vec::new(),
+        streams: Vec::new(),
+        turn: 0,
+        round: worker.dns.round.wrapping_sub(1),
+        used_at: now,
+        answered_at: Time::ZERO,
+        silence: 0,
+        silent_to: Vec::new(),
+        told_at: None,
+    });
+    worker.dns.upstream_of.insert(key, at);
+    at
+}
+
+/// Closes an upstream; whoever waits there asks somebody else.
+fn close(worker: &mut Worker, at: usize) {
+    let Some(upstream) = worker.dns.upstreams.try_remove(at) else { return };
+    let key = (upstream.service, Arc::as_ptr(&upstream.live) as usize);
+    if worker.dns.upstream_of.get(&key) == Some(&at) {
+        worker.dns.upstream_of.remove(&key);
+    }
+    // Streams of one client each are known there only.
+    let streams = worker.dns.streams.iter().filter(|(_, stream)| stream.upstream == at);
+    let streams: Vec<usize> = streams.map(|(index, _)| index).collect();
+    for socket in upstream.sockets.into_iter().chain(upstream.given_up) {
+        sockets::close(worker, socket, at);
+    }
+    for index in streams {
+        stream::close(worker, index);
+    }
+}
+
+/// Closes what was unused for long, and has nobody waiting.
+pub(super) fn sweep(worker: &mut Worker) {
+    let dns = &mut worker.dns;
+    for (_, upstream) in &mut dns.upstreams {
+        sockets::age(&mut dns.sockets, upstream, worker.now);
+        upstream.given_up.retain(|&at| {
+            let waits = dns.sockets.get(at).is_some_and(|socket| !socket.ids.is_empty());
+            if !waits {
+                dns.sockets.try_remove(at);
+            }
+            waits
+        });
+    }
+    let is_quiet = |upstream: &Upstream| {
+        worker.now.since(upstream.used_at) >= IDLE
+            && upstream.sockets.iter().all(|&at| dns.sockets.get(at).is_none_or(|s| s.ids.is_empty()))
+            && upstream.streams.iter().all(|&at| dns.streams.get(at).is_none_or(|s| s.ids.is_empty()))
+    };
+    let quiet: Vec<usize> =
+        dns.upstreams.iter().filter(|(_, upstream)| is_quiet(upstream)).map(|(at, _)| at).collect();
+    quiet.into_iter().for_each(|at| close(worker, at));
+}
+
+/// How many sockets or streams a service has to a server.
+pub(super) fn width(settings: &Settings) -> usize {
+    settings.dns.as_ref().map_or(1, |dns| dns.spec.sockets.max(1) as usize)
+}
