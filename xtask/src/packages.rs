@@ -29,10 +29,15 @@ const FOR_TESTS: &[Need] = &[
     Need { program: "pen", package: "pen" },
     Need { program: "dig", package: "bind9-dnsutils" },
     Need { program: "/lib/lsb/init-functions", package: "sysvinit-utils" },
+    Need { program: "node", package: "nodejs" },
+    Need { program: "npm", package: "npm" },
 ];
 
 /// What tests need of PyPI, in an environment of their own under `target`.
 const PYTHON: &[&str] = &["mmdb_writer==0.2.7", "websockets==17.4"];
+
+/// What tests need of npm, in a directory of its own under `target`.
+const NODE: &[&str] = &["mname@1.5.1", "bunyan@2.0.5"];
 
 const FOR_BENCH: &[Need] = &[
     Need { program: "/usr/lib/nginx/modules/ngx_stream_module.so", package: "libnginx-mod-stream" },
@@ -57,7 +62,7 @@ pub(crate) fn install(bench: bool) -> anyhow::Result<()> {
         needs.filter(|need| find(need.program).is_none()).map(|need| need.package).collect();
     if missing.is_empty() {
         println!("setup: every package is installed");
-        return install_python();
+        return install_libraries();
     }
     println!("setup: installing {}", missing.join(" "));
     if !rustix::process::geteuid().is_root() || find("apt-get").is_none() {
@@ -68,7 +73,12 @@ pub(crate) fn install(bench: bool) -> anyhow::Result<()> {
     install.args(["-q", "-y", "--no-install-recommends", "install"]).args(&missing);
     // No daemon may start by itself: tests start their own, on ports of their own.
     shell::run(install.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1"))?;
-    install_python()
+    install_libraries()
+}
+
+fn install_libraries() -> anyhow::Result<()> {
+    install_python()?;
+    install_node()
 }
 
 /// Makes the environment of Python, unless it is there with all that is wanted.
@@ -82,5 +92,20 @@ fn install_python() -> anyhow::Result<()> {
     shell::run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&directory))?;
     let mut pip = Command::new(directory.join("bin/pip"));
     shell::run(pip.args(["--quiet", "--disable-pip-version-check", "install"]).args(PYTHON))?;
+    Ok(std::fs::write(mark, wanted)?)
+}
+
+/// Makes the directory of Node's modules, unless it is there with all that is wanted. No script of theirs is run.
+fn install_node() -> anyhow::Result<()> {
+    let directory = shell::root().join("target/node");
+    let (mark, wanted) = (directory.join("evener-packages"), NODE.join("\n"));
+    if std::fs::read_to_string(&mark).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    println!("setup: installing {} from npm into {}", NODE.join(" "), directory.display());
+    std::fs::create_dir_all(&directory)?;
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--silent", "--prefix"]);
+    shell::run(npm.arg(&directory).args(NODE))?;
     Ok(std::fs::write(mark, wanted)?)
 }

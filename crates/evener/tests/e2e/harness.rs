@@ -71,6 +71,22 @@ pub(crate) fn python() -> Option<PathBuf> {
     Some(python)
 }
 
+/// Node with what tests need of npm; the script comes next. Where tests must not be skipped (CI), its absence is a failure.
+pub(crate) fn node() -> Option<Command> {
+    let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/node/node_modules");
+    if !modules.join("mname").exists() {
+        println!("skipped: needs target/node (cargo xtask setup makes it)");
+        assert!(
+            std::env::var_os("EVENER_TEST_STRICT").is_none(),
+            "skipped where nothing may be: needs target/node"
+        );
+        return None;
+    }
+    let mut node = Command::new("node");
+    node.env("NODE_PATH", modules);
+    Some(node)
+}
+
 /// Whether the test runs as root, which namespaces need.
 pub(crate) fn have_root() -> bool {
     let root = rustix::process::geteuid().is_root();

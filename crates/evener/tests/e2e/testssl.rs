@@ -15,6 +15,7 @@ const NOT_OURS: &[(&str, &str)] = &[
     ("cert_chain_of_trust", "the authority is a test's, should --add-ca not be taken"),
     ("certificate_transparency", "the authority is a test's"),
     ("DNS_CAArecord", "the name is in no DNS"),
+    ("engine_problem", "the openssl that it looks with may be without GOST"),
     // In TLS 1.3 tickets come after the handshake, when its `openssl s_client </dev/null` is gone already, so that it
     // has no session to resume with. `tls_sessions` looks at that itself.
     ("sessionresumption_ticket", "it does not wait for the tickets of TLS 1.3"),

@@ -324,8 +324,10 @@ impl Nsd {
     /// One whose files are in this directory.
     pub(crate) fn start_in(directory: &Directory, port: u16) -> Self {
         let records: String = (0..1000).map(|n| format!("n{n} A 192.0.2.{}\n", n % 250)).collect();
-        let zone =
-            format!("$ORIGIN example.\n$TTL 60\n@ SOA ns h 1 2 3 4 5\n@ NS ns\nns A 192.0.2.1\n{records}");
+        let zone = format!(
+            "$ORIGIN example.\n$TTL 60\n@ SOA ns h 1 2 3 4 5\n@ NS ns\nns A 192.0.2.1\n{records}big TXT {}\n",
+            Self::big()
+        );
         directory.write("zone", &zone);
         let at = directory.file("").display().to_string();
         let config = directory.write(
@@ -333,7 +335,8 @@ impl Nsd {
             &format!(
                 "server:\n server-count: 1\n ip-address: 127.0.0.1@{port}\n username: \"\"\n chroot: \"\"\n zonesdir: \"{at}\"\n \
                  database: \"\"\n pidfile: \"{at}nsd-{port}.pid\"\n xfrdfile: \"{at}xfrd-{port}\"\n zonelistfile: \"{at}zl-{port}\"\n \
-                 rrl-ratelimit: 0\nremote-control:\n control-enable: no\nzone:\n name: example\n zonefile: zone\n"
+                 rrl-ratelimit: 0\nremote-control:\n control-enable: no\nzone:\n name: example\n zonefile: zone\n \
+                 provide-xfr: 127.0.0.1 NOKEY\n"
             ),
         );
         let quiet = std::process::Stdio::null;
@@ -349,6 +352,25 @@ impl Drop for Nsd {
 }
 
 impl Nsd {
+    /// What `big.example` has for a text: more than fits into a datagram.
+    pub(crate) fn big() -> String {
+        vec![format!("\"{}\"", "x".repeat(200)); 20].join(" ")
+    }
+
+    /// Sends a signal to all its processes.
+    pub(crate) fn signal(&self, name: &str) {
+        let mut pids = vec![self.0.id().to_string()];
+        let mut at = 0;
+        while at < pids.len() {
+            let children = format!("/proc/{0}/task/{0}/children", pids[at]);
+            let children = std::fs::read_to_string(children).unwrap_or_default();
+            pids.extend(children.split_whitespace().map(str::to_owned));
+            at += 1;
+        }
+        let sent = std::process::Command::new("kill").arg(format!("-{name}")).args(&pids).status();
+        assert!(sent.unwrap().success(), "{pids:?}");
+    }
+
     pub(crate) fn end(&mut self) {
         // Its other processes end with it, but not when it is killed.
         let _ = std::process::Command::new("kill").arg(self.0.id().to_string()).status();

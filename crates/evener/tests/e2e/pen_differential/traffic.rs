@@ -91,9 +91,10 @@ fn both_listen_on_a_unix_socket() {
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(rest(&mut client), "a 127.0.0.1\nhello", "{by:?}");
         assert_eq!(pen.ask("listen"), "./socket\n");
-        let address = if by == By::Debian { "" } else { "127.0.0.1" };
+        // Debian's prints an address that nobody wrote: what was in memory, often nothing.
         let recent = pen.ask("recent");
-        assert!(recent.starts_with(&format!("{address} connects 1 ")), "unix-clients: {by:?}: {recent}");
+        let is_known = by == By::Debian || recent.starts_with("127.0.0.1 ");
+        assert!(is_known && recent.contains(" connects 1 "), "unix-clients: {by:?}: {recent}");
     }
 }
 

@@ -1,0 +1,205 @@
+//! DNS as the operator sees it: `evener dns`, its checks, what is kept and how it is taken out, what status shows.
+
+use crate::harness::{BINARY, Evener, free_port, wait_until};
+use std::net::UdpSocket;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+const NOERROR: u8 = 0;
+const SERVFAIL: u8 = 2;
+
+/// A server that answers each question with one address, for ten minutes.
+struct Nameserver {
+    port: u16,
+    rcode: Arc<AtomicU8>,
+    asked: Arc<AtomicUsize>,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Nameserver {
+    fn start() -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let (rcode, asked, over) = <(Arc<AtomicU8>, Arc<AtomicUsize>, Arc<AtomicBool>)>::default();
+        let (code, count, end) = (Arc::clone(&rcode), Arc::clone(&asked), Arc::clone(&over));
+        let thread = std::thread::spawn(move || {
+            let mut question = [0; 4096];
+            while !end.load(Ordering::Relaxed) {
+                let Ok((length, client)) = socket.recv_from(&mut question) else { continue };
+                count.fetch_add(1, Ordering::Relaxed);
+                let answer = answer(&question[..length], code.load(Ordering::Relaxed));
+                let _ = socket.send_to(&answer, client);
+            }
+        });
+        Self { port, rcode, asked, over, thread: Some(thread) }
+    }
+
+    fn at(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Nameserver {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.take().into_iter().for_each(|thread| drop(thread.join()));
+    }
+}
+
+/// Where the question ends; names in questions are not compressed.
+fn question_end(message: &[u8]) -> usize {
+    let mut at = 12;
+    while message[at] != 0 {
+        at += usize::from(message[at]) + 1;
+    }
+    at + 5
+}
+
+fn answer(question: &[u8], rcode: u8) -> Vec<u8> {
+    let mut answer = question[..question_end(question)].to_vec();
+    answer[2..12].copy_from_slice(&[0x85, 0x80 | rcode, 0, 1, 0, u8::from(rcode == NOERROR), 0, 0, 0, 0]);
+    if rcode == NOERROR {
+        // The name of the question, A, IN, 600 s, 192.0.2.1.
+        answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 2, 88, 0, 4, 192, 0, 2, 1]);
+    }
+    answer
+}
+
+/// A question for the address of a name, without EDNS.
+fn question(id: u16, name: &str) -> Vec<u8> {
+    let mut question = [id.to_be_bytes(), [1, 0], [0, 1], [0, 0], [0, 0], [0, 0]].concat();
+    for label in name.split('.') {
+        question.push(label.len() as u8);
+        question.extend_from_slice(label.as_bytes());
+    }
+    question.extend_from_slice(&[0, 0, 1, 0, 1]);
+    question
+}
+
+/// Asks for a name; the code of the answer.
+fn ask(port: u16, name: &str) -> u8 {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    socket.connect(("127.0.0.1", port)).unwrap();
+    let question = question(0x1234, name);
+    socket.send(&question).unwrap();
+    let mut answer = [0; 4096];
+    let length = socket.recv(&mut answer).expect("an answer");
+    let end = question_end(&question);
+    assert_eq!(&answer[..2], &question[..2], "the ID");
+    assert_eq!(&answer[12..end], &question[12..], "the question, of {length} bytes");
+    answer[3] & 15
+}
+
+fn said(evener: &Evener, arguments: &[&str]) -> (i32, String) {
+    let output = evener.talk(arguments);
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[test]
+fn a_one_liner_listens_once_and_its_cache_can_be_emptied() {
+    let (server, listen) = (Nameserver::start(), free_port());
+    let at = format!("127.0.0.1:{listen}");
+    let evener = Evener::one_liner(&["dns", &at, &server.at(), "--cache"]);
+    let status = evener.status();
+    let service = &status["services"][0];
+    assert_eq!((&service["name"], &service["protocol"]), (&"dns".into(), &"dns".into()));
+    assert_eq!(service["listen"], serde_json::json!([at]), "UDP and TCP are one address");
+    assert_eq!(service["cache"], serde_json::json!({ "entries": 0, "bytes": 0, "hits": 0, "misses": 0 }));
+    assert_eq!(said(&evener, &["expunge", "dns", "--all"]), (0, "dns: 0 answers expunged\n".into()));
+    let (code, text) = said(&evener, &["status"]);
+    assert!(code == 0 && text.contains("\ncache of dns: 0 answers, 0 B; it served 0.0 % of 0"), "{text}");
+    let cases = [
+        (&["expunge", "dns", "a..b"][..], 1, "a..b"),
+        (&["expunge", "dsn", "a.example"], 1, "there is no service `dsn`"),
+        (&["expunge", "dns"], 2, "--all"),
+        (&["expunge", "dns", "a.example", "--all"], 2, "--all"),
+        (&["expunge", "dns", "--all", "--below"], 2, "--below"),
+    ];
+    for (arguments, expected, why) in cases {
+        let (code, text) = said(&evener, arguments);
+        assert!(code == expected && text.contains(why), "{arguments:?}: {code} {text}");
+    }
+}
+
+#[test]
+fn without_a_cache_there_is_nothing_to_expunge() {
+    let (server, listen) = (Nameserver::start(), free_port());
+    let evener = Evener::one_liner(&["dns", &format!("127.0.0.1:{listen}"), &server.at()]);
+    assert_eq!(evener.status()["services"][0].get("cache"), None);
+    let (code, text) = said(&evener, &["expunge", "dns", "a.example"]);
+    assert!(code == 1 && text.contains("service `dns` keeps no answers"), "{text}");
+}
+
+#[test]
+fn wrong_words_of_the_one_liner_are_said() {
+    let listen = format!("127.0.0.1:{}", free_port());
+    let cases = [
+        (&["dns", &listen, "127.0.0.1:1", "--check", "a..b"][..], 1, "a..b"),
+        (&["dns", &listen, "/run/x"], 1, "server `/run/x` is a unix socket; dns has IP servers"),
+        (&["dns", "/run/x", "127.0.0.1:1"], 1, "`/run/x` is a unix socket; dns listens on IP addresses"),
+        (&["dns", &listen], 2, "SERVER"),
+    ];
+    for (arguments, expected, why) in cases {
+        let output = Command::new("timeout").arg("20").arg(BINARY).args(arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(expected) && text.contains(why), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn the_check_of_a_one_liner_asks_for_its_name() {
+    let (well, ill) = (Nameserver::start(), Nameserver::start());
+    ill.rcode.store(SERVFAIL, Ordering::Relaxed);
+    let listen = format!("127.0.0.1:{}", free_port());
+    let evener = Evener::one_liner(&["dns", &listen, &well.at(), &ill.at(), "--check", "www.example.org"]);
+    wait_until("the check", || (evener.server(&ill.at())["verdict"] == "down").then_some(()));
+    assert_eq!(evener.server(&ill.at())["reason"], "dns: SERVFAIL");
+    assert_eq!(evener.server(&well.at())["verdict"], "up");
+    ill.rcode.store(NOERROR, Ordering::Relaxed);
+    wait_until("it to be well", || (evener.server(&ill.at())["verdict"] == "up").then_some(()));
+}
+
+#[test]
+fn kept_answers_are_counted_live_across_reloads_and_go_by_name() {
+    let (server, listen) = (Nameserver::start(), free_port());
+    let config = |more: &str| {
+        format!(
+            "service \"d\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"dns\", \"{}\", dns = {{ cache = true }}{more} }}",
+            server.at()
+        )
+    };
+    let evener = Evener::run(&config(""));
+    for name in ["a.example", "b.a.example", "aa.example", "other"] {
+        assert_eq!(ask(listen, name), NOERROR, "{name}");
+        assert_eq!(ask(listen, &name.to_ascii_uppercase()), NOERROR, "{name}");
+    }
+    assert_eq!(server.asked.load(Ordering::Relaxed), 4, "each name once");
+    let cache = |name: &str| evener.status()["services"][0]["cache"][name].as_u64().unwrap();
+    assert_eq!((cache("entries"), cache("hits"), cache("misses")), (4, 4, 4));
+    assert!(cache("bytes") > 100, "{}", cache("bytes"));
+    let (_, text) = said(&evener, &["status"]);
+    assert!(text.contains("cache of d: 4 answers, ") && text.contains("it served 50.0 % of 8"), "{text}");
+    evener.reload(&config(", clients = 100"));
+    assert_eq!(cache("entries"), 4, "a reload that says nothing of the cache leaves it");
+    assert_eq!(said(&evener, &["expunge", "d", "EXAMPLE"]), (0, "d: 0 answers expunged\n".into()));
+    assert_eq!(said(&evener, &["expunge", "d", "other."]), (0, "d: 1 answer expunged\n".into()));
+    assert_eq!(
+        said(&evener, &["expunge", "d", "A.example", "--below"]),
+        (0, "d: 2 answers expunged\n".into())
+    );
+    assert_eq!(ask(listen, "aa.example"), NOERROR);
+    assert_eq!(server.asked.load(Ordering::Relaxed), 4, "it is not below a.example");
+    assert_eq!(ask(listen, "b.a.example"), NOERROR);
+    assert_eq!(server.asked.load(Ordering::Relaxed), 5, "it was gone");
+    let (_, text) = said(&evener, &["expunge", "d", "--all", "--json"]);
+    let expunged: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(expunged, serde_json::json!({ "service": "d", "expunged": 2 }));
+    assert_eq!(cache("entries"), 0);
+}
