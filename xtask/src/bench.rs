@@ -4,6 +4,7 @@
 //! figure means nothing; the ratio of two norms of the same run does.
 
 mod cpu;
+mod dns;
 mod http;
 mod idle;
 mod load;

@@ -24,7 +24,7 @@ pub(super) fn sample(
     proxy: &Running,
     length: Duration,
 ) -> anyhow::Result<Sample> {
-    let backend = if case == Case::Udp { &ground.dns } else { &ground.web };
+    let backend = if case.is_dns() { &ground.dns } else { &ground.web };
     let backend = &backend.as_ref().context("a backend")?.group;
     let mut client = client(case, ground, proxy.port, length);
     let (proxy_before, backend_before) = (proxy.group.seconds(), backend.seconds());
@@ -38,7 +38,7 @@ pub(super) fn sample(
 
 fn client(case: Case, ground: &Ground, port: u16, length: Duration) -> Command {
     let seconds = length.as_secs().to_string();
-    if case == Case::Udp {
+    if case.is_dns() {
         let mut command = Command::new("dnsperf");
         command.args([
             "-T1",
@@ -100,7 +100,7 @@ fn zombie_seconds(pid: u32) -> f64 {
 /// How many requests were answered; an error of the client's is an error here.
 fn requests(case: Case, output: &str) -> anyhow::Result<f64> {
     let number = |line: &str| line.split_whitespace().find_map(|word| word.parse::<f64>().ok());
-    if case == Case::Udp {
+    if case.is_dns() {
         let done = output.lines().find(|line| line.contains("Queries completed:")).and_then(number);
         let lost = output.lines().find(|line| line.contains("Queries lost:")).and_then(number).unwrap_or(0.0);
         let done = done.context("no number of queries")?;

@@ -20,8 +20,12 @@ pub(super) enum Case {
     Close,
     /// 1000 connections, small answers
     Many,
-    /// DNS questions over UDP
+    /// DNS questions over UDP, as datagrams of flows
     Udp,
+    /// DNS questions over UDP, each on its own
+    Dns,
+    /// DNS questions over UDP, answers kept
+    DnsCache,
     /// HTTP: a small answer, keep-alive
     Http,
     /// HTTP: an answer of 1 MiB, keep-alive
@@ -39,12 +43,14 @@ pub(super) enum Case {
 }
 
 impl Case {
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::Tiny,
         Self::Mib,
         Self::Close,
         Self::Many,
         Self::Udp,
+        Self::Dns,
+        Self::DnsCache,
         Self::Http,
         Self::HttpMib,
         Self::Https,
@@ -53,6 +59,11 @@ impl Case {
         Self::Http2,
         Self::Idle,
     ];
+
+    /// Whether clients ask for names, by dnsperf, and nsd answers.
+    pub(super) fn is_dns(self) -> bool {
+        matches!(self, Self::Udp | Self::Dns | Self::DnsCache)
+    }
 }
 
 pub(super) const WEB_PORTS: [u16; 2] = [18_001, 18_002];
@@ -83,12 +94,9 @@ impl Peer {
     pub(super) fn of(case: Case) -> Vec<Self> {
         let peer = Self::new;
         match case {
-            Case::Udp => vec![
-                peer("evener", 18_200, evener_udp),
-                peer("pen", 18_201, pen_udp),
-                peer("nginx", 18_203, nginx_udp),
-                peer("dnsdist", 18_204, dnsdist),
-            ],
+            Case::Udp => super::dns::flows(),
+            Case::Dns => super::dns::questions(),
+            Case::DnsCache => super::dns::kept(),
             Case::Http | Case::HttpMib => super::http::clear(),
             Case::Https | Case::HttpsMib | Case::Handshake | Case::Http2 => super::http::tls(),
             Case::Tiny | Case::Mib | Case::Close | Case::Many | Case::Idle => vec![
@@ -111,13 +119,18 @@ pub(super) fn web_servers() -> [String; 2] {
     WEB_PORTS.map(|port| format!("127.0.0.1:{port}"))
 }
 
-fn evener(ground: &Ground, protocol: &str, port: u16, servers: &[String]) -> Command {
+pub(super) fn evener(ground: &Ground, protocol: &str, port: u16, servers: &[String]) -> Command {
     let mut command = Command::new(&ground.binary);
     command.args([protocol, &format!("127.0.0.1:{port}")]).args(servers);
+    alone(&mut command, ground, port);
+    command
+}
+
+/// Options of ours that all cases have.
+pub(super) fn alone(command: &mut Command, ground: &Ground, port: u16) {
     // One worker, as the peers have one thread: the norm is CPU time, which more workers do not change.
     let socket = ground.directory.join(format!("evener-{port}.sock"));
     command.args(["--workers", "1", "--log-level", "warn", "--admin"]).arg(socket);
-    command
 }
 
 fn evener_tcp(ground: &Ground, port: u16) -> anyhow::Result<Command> {
@@ -130,20 +143,9 @@ fn evener_uring(ground: &Ground, port: u16) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-fn evener_udp(ground: &Ground, port: u16) -> anyhow::Result<Command> {
-    Ok(evener(ground, "udp", port, &[format!("127.0.0.1:{DNS_PORT}")]))
-}
-
 fn pen_tcp(_: &Ground, port: u16) -> anyhow::Result<Command> {
     let mut command = Command::new("pen");
     command.args(["-r", "-f", "-x", "4096", "-c", "8192", &format!("127.0.0.1:{port}")]).args(web_servers());
-    Ok(command)
-}
-
-fn pen_udp(_: &Ground, port: u16) -> anyhow::Result<Command> {
-    let mut command = Command::new("pen");
-    command.args(["-U", "-r", "-f", "-x", "4096", "-c", "8192"]);
-    command.args([format!("127.0.0.1:{port}"), format!("127.0.0.1:{DNS_PORT}")]);
     Ok(command)
 }
 
@@ -170,7 +172,12 @@ fn haproxy_splice(ground: &Ground, port: u16) -> anyhow::Result<Command> {
     haproxy_with(ground, port, " option splice-request\n option splice-response\n")
 }
 
-fn nginx_stream(ground: &Ground, port: u16, listen: &str, servers: &[String]) -> anyhow::Result<Command> {
+pub(super) fn nginx_stream(
+    ground: &Ground,
+    port: u16,
+    listen: &str,
+    servers: &[String],
+) -> anyhow::Result<Command> {
     let servers: String = servers.iter().map(|server| format!("server {server}; ")).collect();
     let text = format!(
         "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\nworker_processes 1;\ndaemon off;\npid {0}/s{port}.pid;\n\
@@ -187,21 +194,6 @@ fn nginx_stream(ground: &Ground, port: u16, listen: &str, servers: &[String]) ->
 
 fn nginx_tcp(ground: &Ground, port: u16) -> anyhow::Result<Command> {
     nginx_stream(ground, port, "backlog=4096", &web_servers())
-}
-
-fn nginx_udp(ground: &Ground, port: u16) -> anyhow::Result<Command> {
-    nginx_stream(ground, port, "udp", &[format!("127.0.0.1:{DNS_PORT}")])
-}
-
-fn dnsdist(ground: &Ground, port: u16) -> anyhow::Result<Command> {
-    let text = format!(
-        "setLocal(\"127.0.0.1:{port}\")\nsetACL(\"127.0.0.0/8\")\nsetSecurityPollSuffix(\"\")\n\
-         newServer({{address=\"127.0.0.1:{DNS_PORT}\", healthCheckMode=\"up\", sockets=4}})\n"
-    );
-    let file = ground.write("dnsdist.conf", &text)?;
-    let mut command = Command::new("dnsdist");
-    command.args(["--supervised", "--disable-syslog", "-C"]).arg(file);
-    Ok(command)
 }
 
 /// A process that ends with its owner.
@@ -333,7 +325,7 @@ pub(super) fn spawn(mut command: Command, port: u16, case: Case) -> anyhow::Resu
 
 fn answers(port: u16, case: Case) -> bool {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    if case != Case::Udp {
+    if !case.is_dns() {
         return TcpStream::connect(address).is_ok();
     }
     // n0.example A, with recursion desired.

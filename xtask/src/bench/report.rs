@@ -61,7 +61,9 @@ fn title(case: Case) -> &'static str {
         Case::Mib => "Answers of 1 MiB, keep-alive, 64 connections",
         Case::Close => "A connection for each request, 64 at once",
         Case::Many => "Small answers, 1000 connections",
-        Case::Udp => "DNS questions over UDP, 32 clients",
+        Case::Udp => "DNS questions over UDP by flows, 32 clients",
+        Case::Dns => "DNS questions over UDP, 32 clients",
+        Case::DnsCache => "DNS questions over UDP, 32 clients, answers kept",
         Case::Http => "HTTP: small answers, keep-alive, 64 connections",
         Case::HttpMib => "HTTP: answers of 1 MiB, keep-alive, 64 connections",
         Case::Https => "HTTP over TLS: small answers, keep-alive, 64 connections",
@@ -84,6 +86,9 @@ fn goal(case: Case, peer: &str) -> Option<f64> {
         (Case::Close, "pen") => 0.85,
         (Case::Close, "haproxy") => 0.82,
         (Case::Close, "nginx") => 0.88,
+        (Case::Dns, "pen") => 0.75,
+        (Case::Dns, "nginx") => 0.65,
+        (Case::Dns, "dnsdist") => 0.55,
         _ => return None,
     })
 }

@@ -1,0 +1,88 @@
+//! The peers of DNS over UDP: Evener by flows, by questions, and with answers kept; pen, nginx and dnsdist.
+
+use super::peers::{DNS_PORT, Ground, Peer, alone, evener, nginx_stream};
+use std::process::Command;
+
+/// Who takes part by flows: a socket a client.
+pub(super) fn flows() -> Vec<Peer> {
+    vec![
+        Peer::new("evener", 18_200, evener_flows),
+        Peer::new("pen", 18_201, pen),
+        Peer::new("nginx", 18_203, nginx),
+        Peer::new("dnsdist", 18_204, |ground, port| dnsdist(ground, port, Keeps::Nothing)),
+    ]
+}
+
+/// Who takes part by questions.
+pub(super) fn questions() -> Vec<Peer> {
+    vec![
+        Peer::new("evener", 18_210, |ground, port| evener_questions(ground, port, Keeps::Nothing)),
+        Peer::new("pen", 18_211, pen),
+        Peer::new("nginx", 18_213, nginx),
+        Peer::new("dnsdist", 18_214, |ground, port| dnsdist(ground, port, Keeps::Nothing)),
+    ]
+}
+
+/// Who takes part with answers kept; pen and nginx keep none.
+pub(super) fn kept() -> Vec<Peer> {
+    vec![
+        Peer::new("evener", 18_220, |ground, port| evener_questions(ground, port, Keeps::Answers)),
+        Peer::new("dnsdist", 18_224, |ground, port| dnsdist(ground, port, Keeps::Answers)),
+    ]
+}
+
+/// What a proxy keeps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keeps {
+    Nothing,
+    /// As many for both.
+    Answers,
+}
+
+fn server() -> String {
+    format!("127.0.0.1:{DNS_PORT}")
+}
+
+fn evener_flows(ground: &Ground, port: u16) -> anyhow::Result<Command> {
+    Ok(evener(ground, "udp", port, &[server()]))
+}
+
+fn evener_questions(ground: &Ground, port: u16, keeps: Keeps) -> anyhow::Result<Command> {
+    let cache = if keeps == Keeps::Answers { "cache = { entries = 100000 }" } else { "" };
+    let text = format!(
+        "service \"dns\" {{ protocol = \"dns\", listen = \"127.0.0.1:{port}\", \"{}\", dns = {{ sockets = 4, {cache} }} }}\n",
+        server()
+    );
+    let file = ground.write(&format!("evener-{port}.lua"), &text)?;
+    let mut command = Command::new(&ground.binary);
+    command.arg("run").arg(file);
+    alone(&mut command, ground, port);
+    Ok(command)
+}
+
+fn pen(_: &Ground, port: u16) -> anyhow::Result<Command> {
+    let mut command = Command::new("pen");
+    command.args(["-U", "-r", "-f", "-x", "4096", "-c", "8192"]);
+    command.args([format!("127.0.0.1:{port}"), server()]);
+    Ok(command)
+}
+
+fn nginx(ground: &Ground, port: u16) -> anyhow::Result<Command> {
+    nginx_stream(ground, port, "udp", &[server()])
+}
+
+fn dnsdist(ground: &Ground, port: u16, keeps: Keeps) -> anyhow::Result<Command> {
+    let cache = match keeps {
+        Keeps::Answers => "getPool(\"\"):setCache(newPacketCache(100000))\n",
+        Keeps::Nothing => "",
+    };
+    let text = format!(
+        "setLocal(\"127.0.0.1:{port}\")\nsetACL(\"127.0.0.0/8\")\nsetSecurityPollSuffix(\"\")\n\
+         newServer({{address=\"{}\", healthCheckMode=\"up\", sockets=4}})\n{cache}",
+        server()
+    );
+    let file = ground.write(&format!("dnsdist-{port}.conf"), &text)?;
+    let mut command = Command::new("dnsdist");
+    command.args(["--supervised", "--disable-syslog", "-C"]).arg(file);
+    Ok(command)
+}
