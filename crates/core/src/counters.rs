@@ -133,7 +133,7 @@ counters! {
         drop_no_question,
         /// Datagrams dropped: too many questions are under way.
         drop_outstanding,
-        /// Datagrams dropped: the servers left cannot take them (size, address, a stuck connection).
+        /// Questions that no server left could take (size, address, a stuck connection).
         drop_untakable,
         /// Questions of DNS that were answered FORMERR: malformed, or not one of them.
         formerr,

@@ -300,9 +300,9 @@ impl RunOptions {
 /// `evener tcp|udp|http|dns LISTEN SERVER...`
 #[derive(Args, Debug)]
 struct OneLiner {
-    /// Where clients connect, such as 127.0.0.1:8080
+    /// Where clients come, an address with its port such as 127.0.0.1:8080 (5353 for dns)
     listen: String,
-    /// Servers, such as 10.0.0.1:80 or app.example:80
+    /// Servers, each with its port, such as 10.0.0.1:80 or app.example:80 (53 for dns)
     #[arg(required = true)]
     servers: Vec<String>,
     /// How a server is chosen

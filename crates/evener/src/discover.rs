@@ -72,8 +72,13 @@ fn sockets_of(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
         }
         let path = entry?.path();
         // What went away since is not there; a link counts as what it leads to.
-        if std::fs::metadata(&path).is_ok_and(|meta| meta.file_type().is_socket()) {
-            sockets.insert(path);
+        match std::fs::metadata(&path) {
+            Ok(meta) if meta.file_type().is_socket() => drop(sockets.insert(path)),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // A link that leads round in a circle is nobody's socket; what may not be looked at may be one.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            Err(_) => {}
         }
     }
     Ok(sockets)
@@ -122,8 +127,8 @@ impl Watcher {
         Ok(Self { descriptor, task: task.abort_handle() })
     }
 
-    /// Watches directories; those that are watched already stay so.
-    pub(crate) fn watch(&self, directories: &BTreeSet<PathBuf>) -> impl FnOnce() + Send + 'static {
+    /// Watches directories; those that are watched already stay so. Whether all are there.
+    pub(crate) fn watch(&self, directories: &BTreeSet<PathBuf>) -> impl Fn() -> bool + Send + 'static {
         let (descriptor, directories) = (Arc::clone(&self.descriptor), directories.clone());
         let wanted = WatchFlags::CREATE
             | WatchFlags::DELETE
@@ -133,10 +138,11 @@ impl Watcher {
             | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR;
         move || {
-            for directory in &directories {
-                // One that is not there yet is tried again at the next scan.
-                let _ = inotify::add_watch(&descriptor, directory, wanted);
-            }
+            // One that is not there yet is tried again at the next scan.
+            let failed = directories
+                .iter()
+                .filter(|at| inotify::add_watch(&descriptor, at.as_path(), wanted).is_err());
+            failed.count() == 0
         }
     }
 }

@@ -40,7 +40,7 @@ impl DnsSpec {
 impl Default for DnsSpec {
     fn default() -> Self {
         Self {
-            query_timeout: Duration::from_secs(2),
+            query_timeout: Duration::from_millis(1500),
             retries: 2,
             on_failure: OnFailure::ServFail,
             outstanding_max: 65_536,

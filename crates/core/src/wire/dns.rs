@@ -9,11 +9,13 @@ mod record;
 pub(crate) mod samples;
 mod subnet;
 mod text;
+mod transfer;
 
 pub use emit::{emit_formerr, emit_query};
 pub use query::{Query, QueryError};
 pub use subnet::{Added, strip};
 pub use text::{NameError, parse_name, rcode_name, rcode_number, type_name, type_number};
+pub use transfer::Transfer;
 
 pub(crate) use options::retain_options;
 pub(crate) use record::{Record, Records, Section, is_name, question_end};

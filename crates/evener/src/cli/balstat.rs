@@ -14,6 +14,9 @@ pub(super) async fn balstat(pool: Option<&str>, limit: Option<usize>, talk: &Tal
     if talk.json {
         return print_json(&seen);
     }
+    if seen.servers.is_empty() && seen.clients.is_empty() {
+        eprintln!("no pool that is sticky by address has servers");
+    }
     print!("{}", text(&seen));
     say_rest(seen.clients.len(), seen.total);
     Ok(())

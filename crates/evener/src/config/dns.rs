@@ -58,7 +58,10 @@ pub(super) fn read_dns(fields: &mut Fields<'_>) -> Arc<DnsSpec> {
 fn read_query_timeout(own: &mut Fields<'_>) -> Option<Duration> {
     let time = own.duration("query_timeout")?;
     if time > QUERY_TIMEOUT_MAX {
-        own.problem("query_timeout", "no client waits for an answer for more than a minute");
+        own.problem(
+            "query_timeout",
+            "`query_timeout` is over a minute; no client waits for an answer for so long",
+        );
     }
     Some(time)
 }
@@ -68,7 +71,10 @@ fn read_on_failure(own: &mut Fields<'_>) -> Option<OnFailure> {
     let found = OnFailure::ALL.into_iter().find(|each| each.name() == word);
     if found.is_none() {
         let hint = nearest(word, OnFailure::ALL.into_iter().map(OnFailure::name));
-        own.problem("on_failure", format!("`{word}` is not \"servfail\", \"refused\" or \"drop\"{hint}"));
+        own.problem(
+            "on_failure",
+            format!("`on_failure`: `{word}` is not \"servfail\", \"refused\" or \"drop\"{hint}"),
+        );
     }
     found
 }
@@ -96,7 +102,10 @@ fn read_cache(fields: &mut Fields<'_>) -> Option<DnsCacheSpec> {
         stale: own.duration_or_zero("stale").unwrap_or(defaults.stale),
     };
     if spec.failure_ttl > FAILURE_TTL_MAX {
-        own.problem("failure_ttl", "a failure is kept for 5 minutes at most (RFC 2308, section 7.1)");
+        own.problem(
+            "failure_ttl",
+            "`failure_ttl`: a failure is kept for 5 minutes at most (RFC 2308, section 7.1)",
+        );
     }
     own.finish();
     Some(spec)

@@ -93,6 +93,8 @@ impl Supervisor {
                 }
             }
         }
+        // Where somebody has the address for streams and for datagrams, once is enough.
+        problems.dedup();
         if problems.is_empty() { Ok(fresh) } else { Err(problems) }
     }
 

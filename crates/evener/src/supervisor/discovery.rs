@@ -160,7 +160,12 @@ impl Supervisor {
         tokio::spawn(async move {
             let work = move || {
                 // First the watch, then the look: what comes between is seen twice rather than never.
-                watch.into_iter().for_each(|watch| watch());
+                let all_there = watch.as_ref().is_none_or(|watch| watch());
+                let found = scan(&wanted);
+                if all_there || watch.is_none_or(|watch| !watch()) {
+                    return found;
+                }
+                // A directory came to be just then.
                 scan(&wanted)
             };
             let found = tokio::task::spawn_blocking(work).await.unwrap_or_default();

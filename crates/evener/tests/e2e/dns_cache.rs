@@ -272,3 +272,24 @@ fn who_asks_the_same_meanwhile_gets_the_same_answer() {
     assert_eq!(server.count(), 2, "one over UDP, one over TCP");
     assert!(clients.iter().take(3).all(is_quiet));
 }
+
+#[test]
+fn an_old_answer_is_given_after_the_second_time_out() {
+    let hushed = Arc::new(AtomicBool::new(false));
+    let quiet = Arc::clone(&hushed);
+    let server = Nameserver::start(move |question, back| {
+        if !quiet.load(Ordering::Relaxed) {
+            back.send(&address(question, 1, 9));
+        }
+    });
+    let listen = free_port();
+    let more = "dns = { cache = { stale = \"1h\" }, query_timeout = \"200ms\", retries = 9 }";
+    let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
+    let asked = question(7, "a.example", A);
+    assert_eq!(host(&ask(listen, &asked)), 9);
+    hushed.store(true, Ordering::Relaxed);
+    std::thread::sleep(Duration::from_millis(1100));
+    assert_eq!(host(&ask(listen, &asked)), 9);
+    assert_eq!(evener.service_counter("d", "cache_stale"), 1);
+    assert_eq!(server.count(), 3, "once when it answered, and twice in vain");
+}

@@ -215,6 +215,22 @@ fn what_does_not_fit_into_a_frame_goes_to_another_server() {
     client(listen).send(&large).unwrap();
     wait_until("it to be counted", || (evener.service_counter("d", "drop_untakable") == 2).then_some(()));
     assert_eq!(ask_tcp(listen, &large).len(), address(&large, 60, 4).len(), "streams carry any length");
+    evener.reload(&mname_service(listen, &[&backend], &[], ""));
+    assert_eq!(rcode(&ask(listen, &large)), SERVFAIL, "it is told where nothing else is said");
+    assert_eq!(evener.service_counter("d", "drop_untakable"), 3);
+    evener.expect_log("no server that is left can take it");
+}
+
+#[test]
+fn a_server_of_mname_hears_of_clients_by_its_frames_alone() {
+    let backend = Backend::start(|frame, back| well(frame, back, 4));
+    let listen = free_port();
+    let more = "send_proxy = \"v2\", dns = { query_timeout = \"200ms\" }";
+    let config = mname_service(listen, &[&backend], &[], more);
+    let evener = Evener::run(&config);
+    wait_until("the session to stand", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
+    assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 4);
+    assert_eq!(host(&ask_tcp(listen, &question(2, "a.example", A))), 4);
 }
 
 #[test]

@@ -25,6 +25,7 @@ mod dns_peers;
 mod dns_proxy;
 mod dns_streams;
 mod dns_tcp;
+mod dns_transfers;
 mod dns_twins;
 mod fast_close;
 mod harness;

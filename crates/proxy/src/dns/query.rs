@@ -13,7 +13,7 @@ use evener_core::dns::{Freshness, RateVerdict};
 use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry, NoServer, Request};
 use evener_core::spec::{ClientSubnetSpec, Dialect, DnsSpec, OnFailure};
-use evener_core::wire::dns::{self as wire, Added, QueryError};
+use evener_core::wire::dns::{self as wire, Added, QueryError, Transfer};
 use evener_core::wire::proxy::{self, Ends, Extras, Transport};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -119,6 +119,7 @@ pub(super) struct Query {
     pub(super) twin_key: Option<Vec<u8>>,
     /// Messages that came for it; only a transfer of a zone has several.
     pub(super) pieces: u32,
+    pub(super) transfer: Transfer,
 }
 
 pub(super) struct Altered {
@@ -274,6 +275,7 @@ fn begin(
         followers: Vec::new(),
         twin_key: None,
         pieces: 0,
+        transfer: Transfer::default(),
     })
 }
 
@@ -406,8 +408,9 @@ pub(super) fn on_deadline(worker: &mut Worker, slot: usize) {
     if let Waits::AtStream(at) = worker.dns.queries[slot].waits {
         stream::on_silence(worker, at, worker.dns.queries[slot].sent_at);
     }
-    // Rather an old answer now than a better one when the client is gone (RFC 8767, section 5).
-    if worker.dns.queries[slot].may_repeat && answer_stale(worker, &settings, slot) {
+    // From the second time on: rather an old answer now than a better one when the client is gone (RFC 8767, section 5).
+    let is_first = spec(&settings).is_none_or(|spec| worker.dns.queries[slot].retries >= spec.retries);
+    if !is_first && answer_stale(worker, &settings, slot) {
         return;
     }
     again(worker, &settings, slot, Cause::Timeout);
@@ -546,17 +549,21 @@ fn fail(worker: &mut Worker, settings: &Settings, slot: usize, reason: Option<No
         fail(worker, settings, follower, reason);
     }
     counters.requests_failed.one();
+    let is_unfit = !query.unfit.is_empty() && query.tried.len() == query.unfit.len();
+    let reason = reason.map(|reason| if is_unfit { NoServer::Unfit } else { reason });
     if let Some(reason) = reason {
         note_no_server(worker, &service, reason);
+    }
+    if is_unfit {
+        counters.drop_untakable.one();
     }
     let rcode = match spec(settings).map(|spec| spec.on_failure) {
         Some(OnFailure::ServFail) => wire::SERVFAIL,
         Some(OnFailure::Refused) => wire::REFUSED,
         Some(OnFailure::Drop) | None => {
-            let is_unfit = !query.unfit.is_empty() && query.tried.len() == query.unfit.len();
-            let counter = if is_unfit { &counters.drop_untakable } else { &counters.drop_no_server };
-            counter.one();
-            forget(worker, &query.asker);
+            if !is_unfit {
+                counters.drop_no_server.one();
+            }
             return worker.dns.give_back(query.message);
         }
     };
@@ -583,11 +590,4 @@ fn answer_stale(worker: &mut Worker, settings: &Settings, slot: usize) -> bool {
     }
     worker.dns.give_back(query.message);
     true
-}
-
-/// A question gets no answer.
-fn forget(worker: &mut Worker, asker: &Asker) {
-    if let Origin::Stream { client, .. } = asker.origin {
-        client::queue(worker, client);
-    }
 }

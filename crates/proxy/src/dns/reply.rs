@@ -113,13 +113,17 @@ pub(super) fn pass_on(worker: &mut Worker, settings: &Settings, slot: usize, ans
 fn pass_piece_on(worker: &mut Worker, settings: &Settings, slot: usize, answer: &mut [u8]) {
     let query = &mut worker.dns.queries[slot];
     query.pieces = query.pieces.saturating_add(1);
-    let (asker, id) = (query.asker, query.id);
+    let (asker, id, is_over) = (query.asker, query.id, query.transfer.take(answer));
     if query.pieces == 1 {
         note_answer(worker, settings, &worker.dns.queries[slot], answer.len());
     }
     wire::set_id(answer, id);
-    worker.dns.query_timers.set(slot, worker.now + TRANSFER_PAUSE);
     deliver(worker, &asker, answer);
+    if is_over {
+        let query = retire(worker, slot);
+        return worker.dns.give_back(query.message);
+    }
+    worker.dns.query_timers.set(slot, worker.now + TRANSFER_PAUSE);
 }
 
 /// Whether an answer of so many bytes is one that the client takes.

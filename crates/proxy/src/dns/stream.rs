@@ -206,7 +206,7 @@ fn open(
     };
     let (mut framed, name) = (Framed::new(socket), worker.random.bits());
     if let (Owner::Client { index, .. } | Owner::Transfer { index, .. }, Some(version)) =
-        (owner, backend.send_proxy)
+        (owner, backend.send_proxy.filter(|_| server.dialect == Dialect::Plain))
         && let Some((told, socket)) = client::told(worker, index)
     {
         let ends = told.ends(socket);

@@ -8,6 +8,10 @@ use crate::service::Settings;
 use crate::worker::Worker;
 use evener_core::wire::dns as wire;
 
+/// Those who take more than so many bytes over UDP do not wait for one who does not, for whom an answer may be cut. No finer:
+/// each class is one more question under way.
+const SIZES: [usize; 2] = [wire::UDP_BYTES, 1232];
+
 /// Lets a question wait for one that asks the same, or gives it to a server.
 pub(super) fn set_out(worker: &mut Worker, settings: &Settings, slot: usize) {
     if !join(worker, settings, slot) {
@@ -25,8 +29,9 @@ fn join(worker: &mut Worker, settings: &Settings, slot: usize) -> bool {
     if reply::cache(settings, &asker).is_none() || !reply::key_of(key, settings, &asker, &view, message) {
         return false;
     }
-    // What is cut for datagrams is no answer for a stream.
+    // What is cut for datagrams is no answer for a stream, nor what is cut for a short one for a long one.
     key.push(u8::from(matches!(asker.origin, Origin::Stream { .. })));
+    key.push(SIZES.iter().filter(|size| view.udp_size() > **size).count() as u8);
     key.extend_from_slice(&asker.service.to_ne_bytes());
     if let Some(&leader) = worker.dns.twins.get(key.as_slice()) {
         worker.dns.queries[leader].followers.push(slot);

@@ -39,6 +39,7 @@ pub(super) fn spec(line: &Line) -> Spec {
         listen: vec![Endpoint::Ip(SocketAddr::from((line.address, line.port)))],
         pool: Some(NAME.into()),
         dns: Some(Arc::new(DnsSpec::default())),
+        clients: Some(REMOTES_MAX as u32),
         options: ServiceOptions { idle_timeout: Some(IDLE), ..ServiceOptions::of(Protocol::Dns) },
         ..ServiceSpec::new(NAME, Protocol::Dns)
     };

@@ -104,12 +104,12 @@ fn each_mistake_of_a_dns_service_has_its_message() {
     };
     check("dns = true", "`dns` is true, not { query_timeout");
     check("dns = { cash = true }", "dns: there is no key `cash`; did you mean `cache`?");
-    check("dns = { query_timeout = \"2min\" }", "no client waits");
+    check("dns = { query_timeout = \"2min\" }", "`query_timeout` is over a minute");
     check("dns = { query_timeout = \"0s\" }", "dns: `query_timeout` is `0s`, not a duration above zero");
     check("dns = { retries = 17 }", "dns: `retries` is the number 17, not a whole number from 0 to 16");
     check(
         "dns = { on_failure = \"servfial\" }",
-        "`servfial` is not \"servfail\", \"refused\" or \"drop\"; did",
+        "`on_failure`: `servfial` is not \"servfail\", \"refused\" or \"drop\"; did",
     );
     check("dns = { outstanding_max = 0 }", "dns: `outstanding_max` is the number 0");
     check("dns = { sockets = 65 }", "dns: `sockets` is the number 65, not a whole number from 1 to 64");
@@ -123,7 +123,10 @@ fn each_mistake_of_a_dns_service_has_its_message() {
     check("dns = { cache = { bytes = \"99999999TiB\" } }", "cache: `bytes` is `99999999TiB`, not a size");
     check("dns = { cache = { bytes = 67108864 } }", "cache: `bytes` is the number 67108864, not a size");
     check("dns = { cache = { ttl_max = \"0s\" } }", "cache: `ttl_max` is `0s`, not a duration above zero");
-    check("dns = { cache = { failure_ttl = \"6min\" } }", "a failure is kept for 5 minutes at most");
+    check(
+        "dns = { cache = { failure_ttl = \"6min\" } }",
+        "`failure_ttl`: a failure is kept for 5 minutes at most",
+    );
     check("dns = { cache = { stale = 5 } }", "cache: `stale` is the number 5, not a duration such as");
     check("dns = { client_subnet = 24 }", "`client_subnet` is the number 24, not true or");
     check("dns = { client_subnet = { v4 = 33 } }", "client_subnet: `v4` is the number 33");
