@@ -154,13 +154,22 @@ fn transfers_that_are_refused_hold_no_descriptors() {
 
 /// A server that wants to be told of the client of each connection.
 fn told(number: u8) -> Server {
+    told_and(move |message| address(message, 60, number))
+}
+
+/// One with answers of so many bytes.
+fn told_and_sized(bytes: usize) -> Server {
+    told_and(move |message| sized(message, bytes))
+}
+
+fn told_and(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> Server {
     Server::start(free_port(), move |mut stream| {
         let mut head = [0; 16];
         stream.read_exact(&mut head).unwrap();
         assert_eq!(&head[..12], b"\r\n\r\n\0\r\nQUIT\n");
         stream.read_exact(&mut vec![0; head[15].into()]).unwrap();
         while let Some(message) = read_message(&stream) {
-            let _ = stream.write_all(&framed(&address(&message, 60, number)));
+            let _ = stream.write_all(&framed(&answer(&message)));
         }
     })
 }
@@ -180,6 +189,29 @@ fn a_connection_for_one_client_follows_its_server_to_another_address() {
             assert_eq!(host(&ask_stream(stream, &question(5, "a.example", A))), number);
         }
     }
+    assert_eq!(evener.service_counter("d", "requests_failed"), 0);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_no_failure_of_a_server_that_is_told_of_it() {
+    const QUESTIONS: u16 = 600;
+    let (server, listen) = (told_and_sized(60_000), free_port());
+    let more = format!(
+        "{{ \"127.0.0.1:{}\", name = \"s\" }}, send_proxy = \"v2\", passive = {{ failures = 1 }}, \
+         dns = {{ query_timeout = \"1500ms\", pipeline_max = 1000 }}, idle_timeout = \"1min\"",
+        server.port
+    );
+    let evener = Evener::run_with(&service(listen, &[], &more), &["--workers", "1"]);
+    let mut stream = connect(listen);
+    for number in 0..QUESTIONS {
+        stream.write_all(&framed(&question(number, &format!("n{number}.example"), TXT))).unwrap();
+    }
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(evener.server("s")["verdict"], "up");
+    let mut seen: Vec<u16> = (0..QUESTIONS).map(|_| id(&read_message(&stream).unwrap())).collect();
+    seen.sort_unstable();
+    assert!(seen.into_iter().eq(0..QUESTIONS), "each is answered, though late");
+    assert_eq!(evener.server("s")["counters"]["answer_timeouts"], 0);
     assert_eq!(evener.service_counter("d", "requests_failed"), 0);
 }
 

@@ -336,7 +336,7 @@ fn send(worker: &mut Worker, index: usize) -> Sent {
     if was_slow && !client.is_slow() {
         // What servers have for it alone was left where it is.
         for at in client.streams.clone() {
-            stream::queue(worker, at);
+            stream::resume(worker, at);
         }
     }
     Sent::Well

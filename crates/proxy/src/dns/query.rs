@@ -396,8 +396,15 @@ fn service_counters(
 pub(super) fn on_deadline(worker: &mut Worker, slot: usize) {
     let Some(query) = worker.dns.queries.get(slot) else { return };
     let settings = worker.dns.services[query.asker.service].service.settings.load_full();
+    if let (Waits::AtStream(at), Some(spec)) = (query.waits, spec(&settings))
+        && stream::was_held(worker, at, spec.query_timeout)
+    {
+        // It is the client that takes its time: what its server has for it is not read.
+        return worker.dns.query_timers.set(slot, worker.now + spec.query_timeout);
+    }
     if query.pieces > 0 {
-        return on_pause(worker, slot);
+        // No further message of a transfer came for a while. Whether it is over only who asked can tell.
+        return drop(retire(worker, slot));
     }
     if let Some(server) = query.choice.as_ref().map(|choice| Arc::clone(&choice.server)) {
         server.live.counters.of(worker.id).answer_timeouts.one();
@@ -414,18 +421,6 @@ pub(super) fn on_deadline(worker: &mut Worker, slot: usize) {
         return;
     }
     again(worker, &settings, slot, Cause::Timeout);
-}
-
-/// No further message of a transfer came for a while. Whether it is over only who asked can tell.
-fn on_pause(worker: &mut Worker, slot: usize) {
-    let query = &worker.dns.queries[slot];
-    match query.waits {
-        // The client takes its time.
-        Waits::AtStream(at) if stream::is_held(worker, at) => {
-            worker.dns.query_timers.set(slot, worker.now + TRANSFER_PAUSE);
-        }
-        _ => drop(retire(worker, slot)),
-    }
 }
 
 /// Whether the server of a question is to blame for its silence: it said nothing since it was asked, nor to others. One lost

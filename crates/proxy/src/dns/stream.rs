@@ -77,6 +77,8 @@ pub(super) struct Stream {
     bad: u32,
     /// It takes no more questions, and ends when nobody waits there any more.
     is_given_up: bool,
+    /// When its client went on to take what it has, after it had not.
+    resumed_at: Option<Time>,
     /// The connection that stood with its server (mname) when it began.
     session: Option<u64>,
     dirty: bool,
@@ -235,6 +237,7 @@ fn open(
         heard_at: Time::ZERO,
         bad: 0,
         is_given_up: false,
+        resumed_at: None,
         session: standing::serial_of(worker, &live),
         dirty: false,
     }));
@@ -334,12 +337,26 @@ pub(super) fn flush(worker: &mut Worker, index: usize) {
 }
 
 /// Whether the one client that it is for does not take what it has already.
-pub(super) fn is_held(worker: &Worker, index: usize) -> bool {
+fn is_held(worker: &Worker, index: usize) -> bool {
     match worker.dns.streams.get(index).map(|stream| stream.owner) {
         None | Some(Owner::All) => false,
         Some(Owner::Client { index, .. } | Owner::Transfer { index, .. }) => {
             worker.dns.clients.get(index).is_some_and(|client| client.is_slow())
         }
+    }
+}
+
+/// Whether it was so within this time: what came meanwhile was not read.
+pub(super) fn was_held(worker: &Worker, index: usize, within: Duration) -> bool {
+    let resumed_at = worker.dns.streams.get(index).and_then(|stream| stream.resumed_at);
+    is_held(worker, index) || resumed_at.is_some_and(|at| worker.now.since(at) < within)
+}
+
+/// Its client takes what it has again.
+pub(super) fn resume(worker: &mut Worker, index: usize) {
+    if let Some(stream) = worker.dns.streams.get_mut(index) {
+        stream.resumed_at = Some(worker.now);
+        queue(worker, index);
     }
 }
 
