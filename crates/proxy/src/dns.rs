@@ -2,8 +2,9 @@
 //! with an ID that nobody can guess; an answer counts only when it comes from where the question went and repeats it
 //! (RFC 5452). A server that does not answer costs one time-out, then another one is asked.
 //!
-//! What a question lives through is in `query.rs`, what its client hears in `reply.rs`; how datagrams come and go in `listener.rs` and `sockets.rs`, streams in
-//! `client.rs` and `stream.rs`, the frames of mname in `standing.rs`.
+//! What a question lives through is in `query.rs`, what its client hears in `reply.rs`, who waits with it in `twins.rs`; how
+//! datagrams come and go in `listener.rs`, `sockets.rs` and `answers.rs`, streams in `client.rs` and `stream.rs`, the frames of
+//! mname in `standing.rs`.
 
 mod answers;
 mod client;

@@ -105,7 +105,7 @@ pub(super) fn pass_on(worker: &mut Worker, settings: &Settings, slot: usize, ans
     note_answer(worker, settings, &query, bytes);
     finish(worker, settings, &query, answer);
     twins::share(worker, &mut query, answer);
-    cut(worker, &query, answer);
+    cut(worker, &query.asker, &query.view, &query.message, answer);
     deliver(worker, &query.asker, answer);
     worker.dns.give_back(query.message);
 }
@@ -127,23 +127,36 @@ fn pass_piece_on(worker: &mut Worker, settings: &Settings, slot: usize, answer: 
 }
 
 /// Whether an answer of so many bytes is one that the client takes.
-pub(super) fn fits(query: &Query, bytes: usize) -> bool {
-    goes_through(&query.asker, &query.view, bytes)
-}
-
-fn goes_through(asker: &Asker, view: &wire::Query, bytes: usize) -> bool {
+pub(super) fn fits(asker: &Asker, view: &wire::Query, bytes: usize) -> bool {
     matches!(asker.origin, Origin::Stream { .. }) || bytes <= view.udp_size().min(DATAGRAM_BYTES_MAX)
 }
 
 /// An answer that is longer than the client takes over UDP becomes one that says so.
-pub(super) fn cut(worker: &mut Worker, query: &Query, answer: &mut Vec<u8>) {
-    if !fits(query, answer.len()) {
+pub(super) fn cut(
+    worker: &mut Worker,
+    asker: &Asker,
+    view: &wire::Query,
+    message: &[u8],
+    answer: &mut Vec<u8>,
+) {
+    if !fits(asker, view, answer.len()) {
         let mut out = worker.dns.spare();
-        query.view.emit_truncated(&query.message, Some(answer), &mut out);
+        view.emit_truncated(message, Some(answer), &mut out);
         std::mem::swap(answer, &mut out);
         worker.dns.give_back(out);
-        let service = &worker.dns.services[query.asker.service].service;
+        let service = &worker.dns.services[asker.service].service;
         service.live.counters.of(worker.id).truncated.one();
+    }
+}
+
+/// Makes an answer to somebody else's question, which asked the same, the one to this: clients check that their own ID and
+/// spelling of the name come back.
+pub(super) fn address(answer: &mut [u8], view: &wire::Query, message: &[u8]) {
+    wire::set_id(answer, wire::id(message));
+    let question = view.question(message);
+    // A bare header has none.
+    if let Some(place) = answer.get_mut(wire::HEADER_BYTES..wire::HEADER_BYTES + question.len()) {
+        place.copy_from_slice(question);
     }
 }
 
@@ -189,17 +202,8 @@ pub(super) fn answer_from_cache(
     let mut out = worker.dns.spare();
     let found = cache.lookup(&worker.dns.key, worker.now, freshness, &mut out);
     if found {
-        wire::set_id(&mut out, wire::id(message));
-        // Clients check that their own spelling of the name comes back.
-        let question = view.question(message);
-        out[wire::HEADER_BYTES..wire::HEADER_BYTES + question.len()].copy_from_slice(question);
-        if !goes_through(asker, view, out.len()) {
-            let whole = std::mem::replace(&mut out, worker.dns.spare());
-            view.emit_truncated(message, Some(&whole), &mut out);
-            worker.dns.give_back(whole);
-            let service = &worker.dns.services[asker.service].service;
-            service.live.counters.of(worker.id).truncated.one();
-        }
+        address(&mut out, view, message);
+        cut(worker, asker, view, message, &mut out);
         deliver(worker, asker, &out);
     } else if freshness == Freshness::Fresh {
         let service = &worker.dns.services[asker.service].service;

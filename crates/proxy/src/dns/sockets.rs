@@ -241,12 +241,15 @@ fn take_answer(
     socket.unexpected = socket.unexpected.saturating_sub(1);
     let mut query = query::retire(worker, slot);
     reply::note_answer(worker, settings, &query, bytes);
-    if reply::is_altered(&query) || !query.followers.is_empty() || !reply::fits(&query, bytes) {
+    if reply::is_altered(&query)
+        || !query.followers.is_empty()
+        || !reply::fits(&query.asker, &query.view, bytes)
+    {
         let mut answer = worker.dns.spare();
         answer.extend_from_slice(batch.bytes_of(place));
         reply::finish(worker, settings, &query, &mut answer);
         twins::keep(worker, &mut query, &answer);
-        reply::cut(worker, &query, &mut answer);
+        reply::cut(worker, &query.asker, &query.view, &query.message, &mut answer);
         batch.put(place, &answer);
         worker.dns.give_back(answer);
     } else {

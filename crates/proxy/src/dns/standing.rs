@@ -13,7 +13,7 @@ use evener_core::snapshot::{Entry, ServerLive};
 use evener_core::spec::{Dialect, Protocol};
 use evener_core::wire::dns as wire;
 use evener_core::wire::mname::{self, DATAGRAM_BYTES_MAX, Frame};
-use evener_core::{ServerId, Target, Time};
+use evener_core::{ServerId, Target};
 use mio::event::Event;
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -56,7 +56,6 @@ pub(super) struct Standing {
     stage: Stage,
     framed: Option<Framed>,
     ids: Ids,
-    pub(super) answered_at: Time,
     /// Connects in a row that led to nothing.
     failures: u64,
     /// Numbers the connections.
@@ -94,7 +93,6 @@ pub(crate) fn tend(worker: &mut Worker) {
                 stage: Stage::Waiting,
                 framed: None,
                 ids: Ids::default(),
-                answered_at: Time::ZERO,
                 failures: 0,
                 serial: 0,
                 dirty: false,
@@ -335,7 +333,6 @@ fn take_answer(worker: &mut Worker, at: usize, to: SocketAddrV4, message: &mut V
     });
     let Some(slot) = owner else { return counters.answers_bad.one() };
     counters.datagrams_out.one();
-    standing.answered_at = worker.now;
     let service = worker.dns.queries[slot].asker.service;
     let settings = worker.dns.services[service].service.settings.load_full();
     reply::pass_on(worker, &settings, slot, message);

@@ -76,20 +76,12 @@ fn share_with(worker: &mut Worker, followers: Vec<usize>, answer: &[u8]) {
         let follower = query::retire(worker, slot);
         let mut copy = worker.dns.spare();
         copy.extend_from_slice(answer);
-        address(&mut copy, &follower);
-        reply::cut(worker, &follower, &mut copy);
-        reply::deliver(worker, &follower.asker, &copy);
+        let Query { asker, view, message, .. } = &follower;
+        reply::address(&mut copy, view, message);
+        reply::cut(worker, asker, view, message, &mut copy);
+        reply::deliver(worker, asker, &copy);
         worker.dns.give_back(copy);
         worker.dns.give_back(follower.message);
-    }
-}
-
-fn address(answer: &mut [u8], follower: &Query) {
-    wire::set_id(answer, wire::id(&follower.message));
-    let question = follower.view.question(&follower.message);
-    // A bare header has none.
-    if let Some(place) = answer.get_mut(wire::HEADER_BYTES..wire::HEADER_BYTES + question.len()) {
-        place.copy_from_slice(question);
     }
 }
 
