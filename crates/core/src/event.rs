@@ -96,6 +96,9 @@ events! {
     Debug "connect_failed" ConnectFailed { pool: Arc<str>, server: Arc<str>, reason: &'static str }
     /// Clients got no server; at most once a second a service.
     Warn "no_server" NoServer { service: Arc<str>, reason: String }
+    /// A question that no server left could take: too long, an address that frames have no room for, or what stands with the
+    /// server is stuck; at most once a second a service.
+    Warn "untakable" Untakable { service: Arc<str> }
     /// A service is full: accepting pauses; at most once a second a service.
     Warn "service_full" ServiceFull { service: Arc<str>, connections_max: u32 }
     /// Accepting failed, and goes on after a pause; at most once a second a service.

@@ -202,11 +202,6 @@ pub enum NoServer {
     /// The one that was chosen does not take it, and there is no failover.
     #[error("its server does not take this client, and no other one may be tried")]
     NoFailover,
-    /// Those that are left cannot take what it asks.
-    #[error(
-        "no server that is left can take it: it is too long, its client's address is of the wrong family, or what stands with the server is stuck"
-    )]
-    Unfit,
 }
 
 /// The servers of a tier that get new clients.

@@ -384,6 +384,7 @@ impl Supervisor {
             Report::Session { pool, server, target, worker, fault } => {
                 self.on_session((pool, server), &target, worker, fault)
             }
+            Report::Untakable { service } => Some(Event::Untakable { service }),
             Report::NoServer { service, reason } => {
                 Some(Event::NoServer { service, reason: reason.to_string() })
             }

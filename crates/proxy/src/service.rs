@@ -180,7 +180,7 @@ pub struct ServiceLive {
     pub counters: Sharded<ServiceCounters>,
     /// A listener waits for a place.
     waiting: AtomicBool,
-    noticed_at: [AtomicU64; 3],
+    noticed_at: [AtomicU64; 4],
 }
 
 impl Service {
@@ -263,6 +263,7 @@ impl Pending {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Notice {
     NoServer,
+    Untakable,
     Full,
     AcceptFailed,
 }
@@ -300,6 +301,11 @@ pub enum Report {
         worker: usize,
         /// Why it does not stand; `None` when it does.
         fault: Option<String>,
+    },
+    /// No server that was left could take a question.
+    Untakable {
+        /// The service.
+        service: Arc<str>,
     },
     /// A client got no server.
     NoServer {

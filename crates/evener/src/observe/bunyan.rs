@@ -1,7 +1,6 @@
 //! Log lines as bunyan's tools read them (npm bunyan, log format version 0): one JSON object a line, on standard output.
 
 use evener_core::event::{Event, Level};
-use evener_core::snapshot::NoServer;
 use serde_json::{Map, Value};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -25,16 +24,13 @@ impl Bunyan {
 
     /// The line of an event; `None` for one that was said a moment ago.
     pub(super) fn line(&self, event: &Event, now: SystemTime) -> Option<String> {
-        let is_unfit = |reason: &str| reason == NoServer::Unfit.to_string();
-        let no_server = matches!(event, Event::NoServer { reason, .. } if !is_unfit(reason));
-        if no_server && !self.may_say_no_server(now) {
+        if matches!(event, Event::NoServer { .. }) && !self.may_say_no_server(now) {
             return None;
         }
         let mut object = Map::new();
         event.fields(&mut |name, value| drop(object.insert(name.into(), Value::String(value.to_string()))));
         let msg = match event {
-            Event::NoServer { .. } if no_server => "No backends available".to_owned(),
-            Event::NoServer { .. } => "dropped a question".to_owned(),
+            Event::NoServer { .. } => "No backends available".to_owned(),
             Event::Notice { text } => text.clone(),
             event => event.name().replace('_', " "),
         };
@@ -107,9 +103,6 @@ mod tests {
     #[test]
     fn no_server_is_said_once_in_five_seconds() {
         let bunyan = Bunyan::new("mname-balancer");
-        let unfit = Event::NoServer { service: "dns".into(), reason: NoServer::Unfit.to_string() };
-        let said = line(&bunyan, &unfit, 9).map(|line| line["msg"].clone());
-        assert_eq!(said, Some("dropped a question".into()), "and that is no word of the servers");
         let none = Event::NoServer { service: "dns".into(), reason: "down".into() };
         let said = |seconds| line(&bunyan, &none, seconds).map(|line| line["msg"].clone());
         let seen: Vec<bool> = [10, 11, 14, 15, 16, 5].map(|seconds| said(seconds).is_some()).into();

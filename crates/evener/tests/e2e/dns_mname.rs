@@ -218,7 +218,8 @@ fn what_does_not_fit_into_a_frame_goes_to_another_server() {
     evener.reload(&mname_service(listen, &[&backend], &[], ""));
     assert_eq!(rcode(&ask(listen, &large)), SERVFAIL, "it is told where nothing else is said");
     assert_eq!(evener.service_counter("d", "drop_untakable"), 3);
-    evener.expect_log("no server that is left can take it");
+    evener.expect_log("untakable service=d");
+    assert_eq!(evener.log_count("no_server"), 0, "that is no word of the servers");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::ids::Tried;
 use super::{client, reply, sockets, standing, stream, twins};
 use crate::admission;
 use crate::connect::note_no_server;
-use crate::service::{Backend, Report, Settings};
+use crate::service::{Backend, Notice, Report, Settings};
 use crate::worker::Worker;
 use evener_core::Time;
 use evener_core::clients::ClientRecord;
@@ -545,12 +545,13 @@ fn fail(worker: &mut Worker, settings: &Settings, slot: usize, reason: Option<No
     }
     counters.requests_failed.one();
     let is_unfit = !query.unfit.is_empty() && query.tried.len() == query.unfit.len();
-    let reason = reason.map(|reason| if is_unfit { NoServer::Unfit } else { reason });
-    if let Some(reason) = reason {
-        note_no_server(worker, &service, reason);
-    }
     if is_unfit {
         counters.drop_untakable.one();
+        if service.may_notice(Notice::Untakable, worker.now) {
+            (worker.report)(Report::Untakable { service: service.name.clone() });
+        }
+    } else if let Some(reason) = reason {
+        note_no_server(worker, &service, reason);
     }
     let rcode = match spec(settings).map(|spec| spec.on_failure) {
         Some(OnFailure::ServFail) => wire::SERVFAIL,
