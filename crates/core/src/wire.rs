@@ -3,6 +3,7 @@
 
 pub mod chunked;
 pub mod dns;
+pub mod forwarded;
 pub mod hello;
 pub mod http;
 pub mod mname;

@@ -1,6 +1,7 @@
 //! Heads as we write them: requests as servers get them, answers as clients get them, and our own answers.
 
 use evener_core::spec::{ForwardedMode, ForwardedSpec, RedirectSpec, RespondSpec};
+use evener_core::wire::forwarded::{self, Client, Lists, Syntax};
 use evener_core::wire::http::{Framing, Kind, Request, Response, Target};
 use std::borrow::Cow;
 use std::io::Write;
@@ -61,28 +62,18 @@ impl<'a> Told<'a> {
         told
     }
 
-    /// The client as far as those whom we trust tell: the last address of the list that is not one of theirs.
-    pub(crate) fn client(&self, peer: IpAddr, spec: &ForwardedSpec) -> IpAddr {
-        if !spec.trusts(peer) {
-            return peer;
-        }
-        let list = self.addresses.iter().flat_map(|line| line.split(|&byte| byte == b',')).rev();
-        let mut client = peer;
-        for text in list {
-            let Some(address) = parse_address(text) else { break };
-            client = address;
-            if !spec.trusts(address) {
-                break;
-            }
-        }
-        client
+    /// The client as far as trusted proxies tell, by the fields that the service is configured to read.
+    pub(crate) fn client(&self, peer: IpAddr, spec: &ForwardedSpec) -> Client {
+        self.lists(spec).client(peer, |address| spec.trusts(address))
     }
-}
 
-/// An address of `X-Forwarded-For`; some write it with a port.
-fn parse_address(text: &[u8]) -> Option<IpAddr> {
-    let text = std::str::from_utf8(text).ok()?.trim();
-    text.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
+    /// The lists that count: a field that is not configured says nothing, for its proxies pass it on as it came.
+    fn lists(&self, spec: &ForwardedSpec) -> Lists<'_> {
+        Lists {
+            forwarded: if spec.standard { &self.standard } else { &[] },
+            forwarded_for: if spec.classic { &self.addresses } else { &[] },
+        }
+    }
 }
 
 fn field(name: &str, value: &[u8], out: &mut Vec<u8>) {
@@ -167,14 +158,21 @@ fn write_forwarded(
         return;
     }
     let trusted = spec.trusts(sender.client);
-    let keeps = trusted || spec.mode == ForwardedMode::Append;
+    // Of lists that contradict each other one is the client's own work.
+    let keeps = match trusted {
+        true => !told.lists(spec).contradict(sender.client, |address| spec.trusts(address)),
+        false => spec.mode == ForwardedMode::Append,
+    };
+    // Where only one of two lists came, the other one begins with the client that it gives: both say the same.
+    let client = match told.client(sender.client, spec) {
+        Client::Known(client) if client != sender.client.to_canonical() => Some(client),
+        _ => None,
+    };
     if spec.classic {
         out.extend_from_slice(b"X-Forwarded-For: ");
-        for list in told.addresses.iter().filter(|list| keeps && !list.is_empty()) {
-            out.extend_from_slice(list);
-            out.extend_from_slice(b", ");
-        }
-        let _ = write!(out, "{}\r\n", sender.client.to_canonical());
+        write_list(Syntax::ForwardedFor, if keeps { &told.addresses } else { &[] }, client, out);
+        write_node(Syntax::ForwardedFor, sender.client.to_canonical(), out);
+        out.extend_from_slice(b"\r\n");
         let scheme = sender.scheme().as_bytes();
         field("X-Forwarded-Proto", told.proto.filter(|_| trusted).unwrap_or(scheme), out);
         let host = told.host.filter(|_| trusted).unwrap_or(authority);
@@ -189,15 +187,8 @@ fn write_forwarded(
     }
     if spec.standard {
         out.extend_from_slice(b"Forwarded: ");
-        for list in told.standard.iter().filter(|list| keeps && !list.is_empty()) {
-            out.extend_from_slice(list);
-            out.extend_from_slice(b", ");
-        }
-        // An IPv6 address is bracketed and quoted (RFC 7239, section 6).
-        let _ = match sender.client.to_canonical() {
-            IpAddr::V4(address) => write!(out, "for={address}"),
-            IpAddr::V6(address) => write!(out, "for=\"[{address}]\""),
-        };
+        write_list(Syntax::Forwarded, if keeps { &told.standard } else { &[] }, client, out);
+        write_node(Syntax::Forwarded, sender.client.to_canonical(), out);
         if !authority.is_empty() {
             out.extend_from_slice(b";host=\"");
             out.extend_from_slice(authority);
@@ -205,6 +196,25 @@ fn write_forwarded(
         }
         let _ = write!(out, ";proto={}\r\n", sender.scheme());
     }
+}
+
+/// Writes what comes before our own element: the list that came, or else the client.
+fn write_list(syntax: Syntax, lines: &[&[u8]], client: Option<IpAddr>, out: &mut Vec<u8>) {
+    let empty = out.len();
+    forwarded::emit_before(syntax, lines, out);
+    if let Some(client) = client.filter(|_| out.len() == empty) {
+        write_node(syntax, client, out);
+        out.extend_from_slice(b", ");
+    }
+}
+
+fn write_node(syntax: Syntax, address: IpAddr, out: &mut Vec<u8>) {
+    let _ = match (syntax, address) {
+        (Syntax::ForwardedFor, address) => write!(out, "{address}"),
+        (Syntax::Forwarded, IpAddr::V4(address)) => write!(out, "for={address}"),
+        // An IPv6 address is bracketed and quoted (RFC 7239, section 6).
+        (Syntax::Forwarded, IpAddr::V6(address)) => write!(out, "for=\"[{address}]\""),
+    };
 }
 
 /// What becomes of the client's connection after an answer.

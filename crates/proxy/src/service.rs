@@ -13,6 +13,7 @@ use evener_core::route::Routes;
 use evener_core::snapshot::{NoServer, Snapshot};
 use evener_core::spec::{DnsSpec, HttpSpec, Protocol, ServiceOptions, Source};
 use evener_core::throttle::Throttle;
+use evener_core::wire::forwarded::Client;
 use evener_core::wire::proxy;
 use evener_core::{ServerId, Target, Time};
 use std::net::IpAddr;
@@ -129,6 +130,13 @@ impl Settings {
 
     pub(crate) fn permits(&self, client: IpAddr) -> bool {
         self.acl.as_ref().is_none_or(|acl| acl.access(client) == Access::Permit)
+    }
+
+    /// The same of a client that a proxy tells of. With an access list, one whose address is hidden may not come in: the
+    /// list can say nothing of it.
+    pub(crate) fn permits_told(&self, client: Client) -> bool {
+        let is_listed = self.acl.as_ref().is_some_and(|acl| !acl.is_empty());
+        self.permits(client.address()) && !(is_listed && matches!(client, Client::Hidden(_)))
     }
 
     /// Whether `peer` tells of clients, rather than being one.

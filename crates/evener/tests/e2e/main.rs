@@ -28,6 +28,7 @@ mod dns_tcp;
 mod dns_transfers;
 mod dns_twins;
 mod fast_close;
+mod forwarded;
 mod harness;
 mod http;
 mod http2;

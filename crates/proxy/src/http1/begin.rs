@@ -12,6 +12,7 @@ use evener_core::Time;
 use evener_core::limits::Lease;
 use evener_core::spec::{Balance, HttpSpec};
 use evener_core::wire::chunked;
+use evener_core::wire::forwarded::Client;
 use evener_core::wire::http::{Found, Framing, HttpVersion, Request, Target};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -211,9 +212,10 @@ fn judge(
     }
     let fields = request.fields().iter().map(|field| (field.kind, field.value.of(head)));
     let peer = session.origin.client.ip();
-    let client = Told::of(fields).client(peer, &spec.forwarded);
-    let asks = client != peer || std::mem::take(&mut session.asks_again);
-    if asks && session.guest.backend.is_none() && !settings.permits(client) {
+    let told = Told::of(fields).client(peer, &spec.forwarded);
+    let client = told.address();
+    let asks = told != Client::Known(peer) || std::mem::take(&mut session.asks_again);
+    if asks && session.guest.backend.is_none() && !settings.permits_told(told) {
         session.service.live.counters.of(worker).denied.one();
         return refused(session, settings.denied, client, 403, worker);
     }
