@@ -1,4 +1,5 @@
-//! The head of a response is understood the same however it is cut, and never has two lengths.
+//! The head of a response is understood the same however it is cut; where its framing had to be repaired, the connection
+//! is not used again.
 #![no_main]
 
 use evener_core::wire::http::{Framing, HeadLimits, Kind, Response, Scan};
@@ -7,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 const LIMITS: HeadLimits = HeadLimits { bytes_max: 2048, fields_max: 16 };
 
 fn read(bytes: &[u8], step: usize) -> Result<Option<(Response, Vec<u8>)>, String> {
-    let mut scan = Scan::default();
+    let mut scan = Scan::of_response();
     for end in (0..bytes.len()).step_by(step).chain([bytes.len()]) {
         if let Some(found) = scan.find(&bytes[..end], &LIMITS).map_err(|error| error.to_string())? {
             let head = bytes[found.start..found.end].to_vec();
@@ -27,10 +28,10 @@ fuzz_target!(|input: (u8, &[u8])| {
     assert!((100..=999).contains(&response.status()));
     let count = |kind| response.fields().iter().filter(|field| field.kind == kind).count();
     let (lengths, codings) = (count(Kind::ContentLength), count(Kind::TransferEncoding));
-    assert!(lengths + codings <= 1);
+    assert!(codings <= 1 && (lengths == 0 || codings == 0 || !response.keeps_alive()));
     match response.told_framing() {
         None => assert_eq!(lengths + codings, 0),
-        Some(Framing::Length(_)) => assert_eq!(lengths, 1),
+        Some(Framing::Length(_)) => assert!(lengths > 0 && codings == 0),
         Some(Framing::Chunked) => assert_eq!(codings, 1),
         Some(Framing::Close) => panic!("no field says that"),
     }

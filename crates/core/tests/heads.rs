@@ -38,7 +38,7 @@ fn understand(head: &[u8], is_request: bool) -> String {
 }
 
 fn read_head(bytes: &[u8], ends: &[usize], is_request: bool) -> String {
-    let mut scan = Scan::default();
+    let mut scan = if is_request { Scan::default() } else { Scan::of_response() };
     for end in ends {
         match scan.find(&bytes[..*end], &LIMITS) {
             Err(error) => return format!("{error:?}"),

@@ -1,6 +1,6 @@
 //! Heads of HTTP/1.1 messages (RFC 9112): where they end, what their lines are, how the body is framed, and what
 //! concerns this connection alone. Whatever two programs could understand in two ways is refused: that is what request
-//! smuggling lives on.
+//! smuggling lives on. In responses, what RFC 9112 lets a recipient repair is repaired.
 
 mod request;
 mod response;
@@ -21,6 +21,18 @@ impl Default for HeadLimits {
     fn default() -> Self {
         Self { bytes_max: 32 * 1024, fields_max: 128 }
     }
+}
+
+/// How strictly a head is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strictness {
+    /// As clients' requests are: anything ambiguous is refused.
+    #[default]
+    Strict,
+    /// As servers' responses are: a line may end in LF alone (RFC 9112, section 2.2), equal lengths are one (RFC 9110,
+    /// section 8.6), and `Transfer-Encoding` wins over a length and in HTTP/1.0 (RFC 9112, section 6.3, item 3, and
+    /// section 6.1). The head is written anew, and the connection is not used again where the framing was faulty.
+    Tolerant,
 }
 
 /// Why bytes are not the head of a message.
@@ -64,6 +76,7 @@ pub struct Scan {
     line: usize,
     /// The message has begun: a line that was not empty came.
     begun: bool,
+    strictness: Strictness,
 }
 
 /// Where a head is.
@@ -76,16 +89,23 @@ pub struct Found {
 }
 
 impl Scan {
+    /// Looks for the end of a response's head.
+    #[must_use]
+    pub fn of_response() -> Self {
+        Self { strictness: Strictness::Tolerant, ..Self::default() }
+    }
+
     /// Looks at what came since: `bytes` is all that came, from the beginning.
     pub fn find(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<Found>, HeadError> {
         while let Some(lf) = find_lf(&bytes[self.seen..]).map(|at| self.seen + at) {
             if lf >= limits.bytes_max {
                 return Err(HeadError::TooLong);
             }
-            if lf == self.line || bytes[lf - 1] != b'\r' {
+            let has_cr = lf > self.line && bytes[lf - 1] == b'\r';
+            if !has_cr && self.strictness == Strictness::Strict {
                 return Err(HeadError::LineEnd);
             }
-            let is_empty = lf - 1 == self.line;
+            let is_empty = lf == self.line + usize::from(has_cr);
             let start = if self.begun { 0 } else { self.line };
             (self.seen, self.line) = (lf + 1, lf + 1);
             match (is_empty, self.begun) {
@@ -108,7 +128,11 @@ impl Scan {
 
 /// How long the empty line before the message is.
 fn leading(bytes: &[u8]) -> usize {
-    if bytes.starts_with(b"\r\n") { 2 } else { 0 }
+    match bytes {
+        [b'\r', b'\n', ..] => 2,
+        [b'\n', ..] => 1,
+        _ => 0,
+    }
 }
 
 /// The place of the first LF: eight bytes at a time (Warren, Hacker's Delight, section 6-1).
@@ -292,13 +316,24 @@ struct Fields {
     connection: ConnectionSays,
     length: Option<u64>,
     codings: u32,
+    strictness: Strictness,
+}
+
+/// The end of a line at this place: how long it is.
+fn line_end(head: &[u8], at: usize, strictness: Strictness) -> Result<usize, HeadError> {
+    match (head.get(at), head.get(at + 1)) {
+        (Some(b'\r'), Some(b'\n')) => Ok(2),
+        (Some(b'\n'), _) if strictness == Strictness::Tolerant => Ok(1),
+        (Some(b'\r' | b'\n'), _) => Err(HeadError::LineEnd),
+        _ => Err(HeadError::FieldValue),
+    }
 }
 
 impl Fields {
-    fn clear(&mut self) {
+    fn clear(&mut self, strictness: Strictness) {
         let mut fields = std::mem::take(&mut self.fields);
         fields.clear();
-        *self = Self { fields, ..Self::default() };
+        *self = Self { fields, strictness, ..Self::default() };
     }
 
     /// Reads all lines from `at` to the empty one.
@@ -310,9 +345,9 @@ impl Fields {
             }
             match head.get(at) {
                 Some(b':') if at > line => {}
-                Some(b'\r') if at == line => {
-                    let end = head.get(at + 1) == Some(&b'\n') && head.len() == at + 2;
-                    return if end { Ok(()) } else { Err(HeadError::LineEnd) };
+                Some(b'\r' | b'\n') if at == line => {
+                    let is_end = head.len() == at + line_end(head, at, self.strictness)?;
+                    return if is_end { Ok(()) } else { Err(HeadError::LineEnd) };
                 }
                 Some(b' ' | b'\t') if at == line => return Err(HeadError::Folded),
                 _ => return Err(HeadError::FieldName),
@@ -326,14 +361,10 @@ impl Fields {
             while head.get(at).is_some_and(|&byte| VALUE[usize::from(byte)]) {
                 at += 1;
             }
-            match (head.get(at), head.get(at + 1)) {
-                (Some(b'\r'), Some(b'\n')) => {}
-                (Some(b'\r' | b'\n'), _) => return Err(HeadError::LineEnd),
-                _ => return Err(HeadError::FieldValue),
-            }
+            let end = line_end(head, at, self.strictness)?;
             let value = trim(head, first, at);
             self.take(head, name, value)?;
-            at += 2;
+            at += end;
         }
     }
 
@@ -341,9 +372,7 @@ impl Fields {
         let kind = Kind::of(name.of(head));
         match kind {
             Kind::ContentLength => {
-                // A second one, or a list, would let two programs choose differently.
-                let length = parse_length(value.of(head)).filter(|_| self.length.is_none());
-                self.length = Some(length.ok_or(HeadError::Length)?);
+                self.take_length(value.of(head))?;
             }
             Kind::TransferEncoding => {
                 self.codings += 1;
@@ -355,6 +384,23 @@ impl Fields {
             _ => {}
         }
         self.fields.push(Field { name, value, kind });
+        Ok(())
+    }
+
+    /// A second length, or a list, would let two programs choose differently. In responses equal ones are one (RFC 9112,
+    /// section 6.3, item 5).
+    fn take_length(&mut self, value: &[u8]) -> Result<(), HeadError> {
+        if self.strictness == Strictness::Strict {
+            let length = parse_length(value).filter(|_| self.length.is_none());
+            self.length = Some(length.ok_or(HeadError::Length)?);
+            return Ok(());
+        }
+        for text in value.split(|&byte| byte == b',') {
+            let length = parse_length(text.trim_ascii()).ok_or(HeadError::Length)?;
+            if self.length.replace(length).is_some_and(|other| other != length) {
+                return Err(HeadError::Length);
+            }
+        }
         Ok(())
     }
 
@@ -378,8 +424,15 @@ impl Fields {
             (0, None) => Ok(None),
             (0, Some(length)) => Ok(Some(Framing::Length(length))),
             (1, None) if version == HttpVersion::Http11 => Ok(Some(Framing::Chunked)),
+            (1, _) if self.strictness == Strictness::Tolerant => Ok(Some(Framing::Chunked)),
             _ => Err(HeadError::Length),
         }
+    }
+
+    /// Whether the framing was repaired: the other side may take another end for the message's, so nothing may follow on
+    /// this connection (RFC 9112, sections 6.1 and 6.3).
+    fn is_framing_faulty(&self, version: HttpVersion) -> bool {
+        self.codings > 0 && (self.length.is_some() || version == HttpVersion::Http10)
     }
 }
 
@@ -487,6 +540,7 @@ mod tests {
         check(b"\nGET / HTTP/1.1\r\n", Err(HeadError::LineEnd));
         check(b"GET / HTTP/1.1\r\n\n", Err(HeadError::LineEnd));
         check(b"GET / HTTP/1.1\r\nHost: a\r\n", Ok(None));
+        check(b"HTTP/1.1 200 OK\n\n", Err(HeadError::LineEnd));
         check(&[b'a'; 60], Err(HeadError::TooLong));
         check(&[b'a'; 59], Ok(None));
         check(&[&[b'a'; 58][..], b"\r\n\r\n"].concat(), Err(HeadError::TooLong));

@@ -35,6 +35,7 @@ mod http2;
 mod http_failures;
 mod http_limits;
 mod http_peers;
+mod http_tolerance;
 mod limits;
 mod mname_balancer;
 mod mname_discovery;

@@ -8,7 +8,7 @@ use crate::message::{self, Afterwards};
 use crate::worker::Worker;
 use evener_core::snapshot::{Choice, Snapshot, Why};
 use evener_core::wire::chunked::Decoder;
-use evener_core::wire::http::{Found, Framing, Response, Scan};
+use evener_core::wire::http::{Found, Framing, Response};
 
 /// A server may say so many things before its final answer.
 const INTERIMS_MAX: u32 = 16;
@@ -147,7 +147,7 @@ pub(crate) fn read_answer(
     let status = response.status();
     if (100..200).contains(&status) && status != 101 {
         http.interims += 1;
-        http.download = Body::Head(Scan::default());
+        http.download = Body::head();
         return (http.interims <= INTERIMS_MAX).then_some(Answer::Interim);
     }
     let relays = status == 101 || (http.is_connect && (200..300).contains(&status));

@@ -92,7 +92,7 @@ pub(crate) enum Body {
 
 impl Body {
     pub(super) fn head() -> Self {
-        Self::Head(Scan::default())
+        Self::Head(Scan::of_response())
     }
 }
 

@@ -381,7 +381,8 @@ fn translate(
         fields.append(name, http::HeaderValue::from_bytes(field.value.of(head)).ok()?);
     }
     // Where no body comes, the length that it would have is told all the same (RFC 9110, section 8.6).
-    let told = framing.or(response.told_framing().filter(|_| response.status() != 204));
+    let may_have = response.status() >= 200 && response.status() != 204;
+    let told = framing.or(response.told_framing().filter(|_| may_have));
     if let Some(Framing::Length(length)) = told {
         fields.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
     }

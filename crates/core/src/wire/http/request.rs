@@ -1,7 +1,8 @@
 //! The head of a request.
 
 use super::{
-    ConnectionSays, Field, Fields, Framing, HeadError, HeadLimits, HttpVersion, Kind, Span, parse_version,
+    ConnectionSays, Field, Fields, Framing, HeadError, HeadLimits, HttpVersion, Kind, Span, Strictness,
+    parse_version,
 };
 
 /// A request's head that was read; to be used for one after the other.
@@ -60,7 +61,7 @@ impl RequestError {
 impl Request {
     /// Reads a head: from the start line to the empty line, as [`super::Scan`] found it.
     pub fn parse(&mut self, head: &[u8], limits: &HeadLimits) -> Result<(), RequestError> {
-        self.fields.clear();
+        self.fields.clear(Strictness::Strict);
         let line_end = head.iter().position(|&byte| byte == b'\r').ok_or(HeadError::LineEnd)?;
         if head.get(line_end + 1) != Some(&b'\n') {
             return Err(HeadError::LineEnd.into());

@@ -1,7 +1,8 @@
 //! The head of a response.
 
 use super::{
-    ConnectionSays, Field, Fields, Framing, HeadError, HeadLimits, HttpVersion, Kind, Span, parse_version,
+    ConnectionSays, Field, Fields, Framing, HeadError, HeadLimits, HttpVersion, Kind, Span, Strictness,
+    parse_version,
 };
 
 /// A response's head that was read; to be used for one after the other.
@@ -20,13 +21,11 @@ pub struct Response {
 pub struct ResponseError(#[from] pub HeadError);
 
 impl Response {
-    /// Reads a head: from the status line to the empty line, as [`super::Scan`] found it.
+    /// Reads a head: from the status line to the empty line, as [`super::Scan::of_response`] found it.
     pub fn parse(&mut self, head: &[u8], limits: &HeadLimits) -> Result<(), ResponseError> {
-        self.fields.clear();
-        let end = head.iter().position(|&byte| byte == b'\r').ok_or(HeadError::LineEnd)?;
-        if head.get(end + 1) != Some(&b'\n') {
-            return Err(HeadError::LineEnd.into());
-        }
+        self.fields.clear(Strictness::Tolerant);
+        let end = head.iter().position(|byte| b"\r\n".contains(byte)).ok_or(HeadError::LineEnd)?;
+        let next = end + super::line_end(head, end, Strictness::Tolerant)?;
         // "HTTP/1.1 200 OK"; the reason may be empty, and some leave its space out (RFC 9112, section 4).
         let line = &head[..end];
         let version = line.get(..8).and_then(parse_version).and_then(Result::ok);
@@ -45,7 +44,7 @@ impl Response {
             }
             Some(_) => return Err(HeadError::StartLine.into()),
         };
-        self.fields.parse(head, end + 2, limits)?;
+        self.fields.parse(head, next, limits)?;
         self.framing = self.fields.framing(self.version)?;
         Ok(())
     }
@@ -89,7 +88,8 @@ impl Response {
     #[must_use]
     pub fn keeps_alive(&self) -> bool {
         let says = self.fields.connection;
-        !says.close && (self.version == HttpVersion::Http11 || says.keep_alive)
+        let is_sound = !self.fields.is_framing_faulty(self.version);
+        is_sound && !says.close && (self.version == HttpVersion::Http11 || says.keep_alive)
     }
 
     /// What the server changes to, with the status 101.
@@ -156,8 +156,61 @@ mod tests {
     }
 
     #[test]
-    fn two_lengths_are_refused() {
-        let text = "HTTP/1.1 200 OK\nContent-Length: 5\nTransfer-Encoding: chunked\n\n";
-        assert_eq!(parse(text).unwrap_err(), HeadError::Length);
+    fn what_rfc_9112_lets_a_recipient_repair_is_repaired() {
+        let check = |head: &str, framing, stays: bool| {
+            let mut response = Response::default();
+            let found = super::super::Scan::of_response().find(head.as_bytes(), &HeadLimits::default());
+            let found = found.unwrap().expect("a whole head");
+            assert_eq!((found.start, found.end), (0, head.len()), "{head:?}");
+            response.parse(head.as_bytes(), &HeadLimits::default()).unwrap();
+            assert_eq!(
+                (response.framing(b"GET").unwrap(), response.keeps_alive()),
+                (framing, stays),
+                "{head:?}"
+            );
+            assert_eq!(response.reason(head.as_bytes()), b"OK");
+            let values = response.passed_on(head.as_bytes()).map(|field| field.value.of(head.as_bytes()));
+            assert!(values.into_iter().all(|value| !value.iter().any(|byte| b"\r\n".contains(byte))));
+        };
+        let (two, chunked) = (Framing::Length(2), Framing::Chunked);
+        for (fields, framing, stays) in [
+            ("Content-Length: 2\n", two, true),
+            ("Content-Length: 2\nContent-Length: 2\n", two, true),
+            ("Content-Length: 2, 2\nContent-Length: 02\n", two, true),
+            ("Transfer-Encoding: chunked\n", chunked, true),
+            ("Content-Length: 2\nTransfer-Encoding: chunked\n", chunked, false),
+            ("Transfer-Encoding: chunked\nContent-Length: 2\nContent-Length: 2\n", chunked, false),
+        ] {
+            let head = format!("HTTP/1.1 200 OK\nX: y\n{fields}\n");
+            check(&head, framing, stays);
+            check(&head.replace('\n', "\r\n"), framing, stays);
+            // Lines of both kinds.
+            check(&head.replace("OK\n", "OK\r\n"), framing, stays);
+            check(&head.replace("\n\n", "\n\r\n"), framing, stays);
+            let kept = head.replace("\n\n", "\nConnection: keep-alive\n\n");
+            check(&kept.replace("HTTP/1.1", "HTTP/1.0"), framing, stays && framing == two);
+        }
+    }
+
+    #[test]
+    fn what_stays_ambiguous_is_refused() {
+        let error = |fields: &str| parse(&format!("HTTP/1.1 200 OK\n{fields}\n\n")).unwrap_err();
+        for lengths in [
+            "Content-Length: 5\nContent-Length: 50",
+            "Content-Length: 5, 50",
+            "Content-Length: 5,",
+            "Content-Length: 5, +5",
+            "Content-Length: 5\nContent-Length:",
+            "Content-Length: 5\nContent-Length: 50\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: chunked\nContent-Length: x",
+            "Transfer-Encoding: chunked\nTransfer-Encoding: chunked",
+        ] {
+            assert_eq!(error(lengths), HeadError::Length, "{lengths}");
+        }
+        assert_eq!(error("Transfer-Encoding: chunked, chunked"), HeadError::Coding);
+        assert_eq!(error("X: a\rb"), HeadError::LineEnd);
+        assert_eq!(error("X: a\r"), HeadError::LineEnd);
+        assert_eq!(error(" folded"), HeadError::Folded);
+        assert_eq!(error("X: a\0b"), HeadError::FieldValue);
     }
 }
