@@ -1,12 +1,15 @@
 //! Active checks: one probe of one server, with its time limit. What a verdict takes, core decides.
 
 mod dns;
+mod exchange;
 mod http;
 
+pub(crate) use exchange::head_limits;
 pub(crate) use http::insecure_verifier;
 
 use evener_core::health::Probe;
 use evener_core::spec::{CheckKind, CheckSpec};
+use evener_core::wire::http::HeadLimits;
 use evener_core::wire::proxy::{self, Extras, Transport, Version};
 use evener_core::{Endpoint, Target};
 use std::io;
@@ -23,6 +26,8 @@ pub(crate) struct Patient {
     pub(crate) target: Target,
     /// It expects a PROXY header: ours says that we speak for ourselves.
     pub(crate) send_proxy: Option<Version>,
+    /// The limits of an HTTP response's head.
+    pub(crate) limits: HeadLimits,
 }
 
 /// Probes a server once.

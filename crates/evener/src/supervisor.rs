@@ -501,6 +501,7 @@ impl Supervisor {
             let due = running.pool.due_probes(now, &mut self.random);
             let Some(spec) = running.pool.spec().check.clone().filter(|_| !due.is_empty()) else { continue };
             let spec = Arc::new(spec);
+            let limits = check::head_limits(self.services.values(), &running.slot);
             for server in due.iter().filter_map(|id| running.pool.server(*id)) {
                 let who = Probed { pool: Arc::clone(name), server: server.id, target: server.target.clone() };
                 // A server that is slower than the interval is asked again when it has answered.
@@ -511,6 +512,7 @@ impl Supervisor {
                     endpoint: server.spec.endpoint.clone(),
                     target: server.target.clone(),
                     send_proxy: running.pool.spec().send_proxy,
+                    limits,
                 };
                 let (spec, outside) = (Arc::clone(&spec), self.outside.clone());
                 tokio::spawn(async move {

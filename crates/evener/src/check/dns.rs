@@ -65,6 +65,7 @@ mod tests {
     use crate::check::probe;
     use evener_core::health::Probe;
     use evener_core::spec::CheckSpec;
+    use evener_core::wire::http::HeadLimits;
     use evener_core::wire::proxy::Version;
     use std::time::Duration;
 
@@ -77,7 +78,12 @@ mod tests {
         let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = server.local_addr().unwrap();
         let target = Target::Ip(address);
-        let patient = Patient { endpoint: address.to_string().parse().unwrap(), target, send_proxy };
+        let patient = Patient {
+            endpoint: address.to_string().parse().unwrap(),
+            target,
+            send_proxy,
+            limits: HeadLimits::default(),
+        };
         let kind = CheckKind::Dns { name: "WWW.Example.org".into(), qtype: 28, rcode };
         let spec = CheckSpec { timeout: Duration::from_millis(300), ..CheckSpec::new(kind) };
         let serve = async {
@@ -158,7 +164,12 @@ mod tests {
         let address = socket.local_addr().unwrap();
         drop(socket);
         let endpoint = address.to_string().parse().unwrap();
-        let patient = Patient { endpoint, target: Target::Ip(address), send_proxy: None };
+        let patient = Patient {
+            endpoint,
+            target: Target::Ip(address),
+            send_proxy: None,
+            limits: HeadLimits::default(),
+        };
         let kind = CheckKind::Dns { name: ".".into(), qtype: 2, rcode: None };
         assert_eq!(probe(&patient, &CheckSpec::new(kind)).await, Probe::Fail("dns: refused".into()));
         let ids: std::collections::BTreeSet<u16> = (0..100).map(|_| any_id()).collect();

@@ -1,12 +1,9 @@
 //! HTTP checks: one request over a connection of its own, in the clear or over TLS.
 
+use super::exchange::{Expected, exchange};
 use super::{Patient, Stream, connect, in_words};
 use evener_core::spec::{CheckKind, CheckTls};
 use evener_core::{Endpoint, Target};
-use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
-use hyper::{Request, header};
-use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
@@ -17,47 +14,37 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
-/// So much of a body is looked through for the expected text.
-const BODY_BYTES_MAX: usize = 64 * 1024;
-
 /// Asks a server; `Err` says what was wrong with the answer.
 pub(super) async fn ask(target: &Target, patient: &Patient, kind: &CheckKind) -> Result<(), String> {
     let CheckKind::Http { method, path, host, status, body, tls } = kind else { return Ok(()) };
     let authority = host.clone().unwrap_or_else(|| authority(&patient.endpoint));
-    let request = Request::builder()
-        .method(method.as_str())
-        .uri(path)
-        .header(header::HOST, &authority)
-        .header(header::USER_AGENT, concat!("evener/", env!("CARGO_PKG_VERSION")))
-        .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| format!("http: the check makes no request: {error}"))?;
-    let answer = match (connect(target, patient.send_proxy).await?, tls) {
-        (Stream::Tcp(stream), Some(tls)) => exchange(wrap(stream, tls, &authority).await?, request).await?,
-        (Stream::Unix(stream), Some(tls)) => exchange(wrap(stream, tls, &authority).await?, request).await?,
-        (Stream::Tcp(stream), None) => exchange(stream, request).await?,
-        (Stream::Unix(stream), None) => exchange(stream, request).await?,
-    };
-    let seen = answer.status().as_u16();
-    if !status.contains(&seen) {
-        return Err(format!("http: status {seen}"));
-    }
-    let Some(wanted) = body else { return Ok(()) };
-    let mut body = answer.into_body();
-    let mut text: Vec<u8> = Vec::new();
-    loop {
-        if text.windows(wanted.len().max(1)).any(|window| window == wanted.as_bytes()) || wanted.is_empty() {
-            return Ok(());
+    let request = request(method, path, &authority)?;
+    let expected = Expected { status, body: body.as_deref(), limits: patient.limits };
+    match (connect(target, patient.send_proxy).await?, tls) {
+        (Stream::Tcp(stream), Some(tls)) => {
+            exchange(wrap(stream, tls, &authority).await?, &request, &expected).await
         }
-        match body.frame().await {
-            Some(Ok(frame)) if text.len() < BODY_BYTES_MAX => {
-                let data = frame.into_data().unwrap_or_default();
-                text.extend_from_slice(&data[..data.len().min(BODY_BYTES_MAX - text.len())]);
-            }
-            Some(Err(error)) => return Err(format!("http: the body: {error}")),
-            Some(Ok(_)) | None => return Err(format!("http: the body has no {wanted:?}")),
+        (Stream::Unix(stream), Some(tls)) => {
+            exchange(wrap(stream, tls, &authority).await?, &request, &expected).await
+        }
+        (Stream::Tcp(stream), None) => exchange(stream, &request, &expected).await,
+        (Stream::Unix(stream), None) => exchange(stream, &request, &expected).await,
+    }
+}
+
+/// The head of the request.
+fn request(method: &str, path: &str, authority: &str) -> Result<Vec<u8>, String> {
+    // A fragment never goes over the wire (RFC 9110, section 4.1).
+    let path = path.split('#').next().unwrap_or_default();
+    let fits = |text: &str| !text.is_empty() && !text.bytes().any(|byte| byte <= b' ' || byte == 0x7f);
+    for text in [method, path, authority] {
+        if !fits(text) {
+            return Err(format!("http: the check makes no request: {text:?} cannot be part of one"));
         }
     }
+    let agent = concat!("evener/", env!("CARGO_PKG_VERSION"));
+    let fields = format!("host: {authority}\r\nuser-agent: {agent}\r\nconnection: close\r\n\r\n");
+    Ok(format!("{method} {path} HTTP/1.1\r\n{fields}").into_bytes())
 }
 
 /// The Host header (RFC 9110, section 7.2): the name or address as configured; a unix socket has none.
@@ -66,21 +53,6 @@ fn authority(endpoint: &Endpoint) -> String {
         Endpoint::Unix(_) => "localhost".into(),
         other => other.to_string(),
     }
-}
-
-async fn exchange<S>(
-    stream: S,
-    request: Request<Empty<Bytes>>,
-) -> Result<hyper::Response<hyper::body::Incoming>, String>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let failed = |error: hyper::Error| format!("http: {error}");
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-    // Ends with the answer's body, or with the probe's time limit, which drops the sender.
-    tokio::spawn(connection);
-    sender.send_request(request).await.map_err(failed)
 }
 
 async fn wrap<S>(

@@ -6,6 +6,7 @@ mod access_lists;
 mod certificates;
 mod certificates_live;
 mod checks;
+mod checks_http;
 mod clients;
 mod commands;
 mod connections;

@@ -1,0 +1,302 @@
+//! One request of a check and its response, read by the rules, and within the limits, that hold for clients' requests: a
+//! server whose responses clients would get as 502 does not pass.
+
+use super::in_words;
+use arc_swap::ArcSwap;
+use evener_core::snapshot::Snapshot;
+use evener_core::wire::chunked::{Decoder, Step};
+use evener_core::wire::http::{Framing, HeadLimits, Response, Scan};
+use evener_proxy::Service;
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// So much of a body is looked through for the expected text.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+/// A server may send so many interim responses.
+const INTERIMS_MAX: u32 = 16;
+/// So much is read at once.
+const READ_BYTES: usize = 8 * 1024;
+/// The limits where no http service uses the pool: the largest that can be configured.
+const LIMITS_MAX: HeadLimits = HeadLimits { bytes_max: 64 * 1024, fields_max: 10_000 };
+
+/// What the response must be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected<'a> {
+    pub(super) status: &'a BTreeSet<u16>,
+    /// A text that the body must have.
+    pub(super) body: Option<&'a str>,
+    pub(super) limits: HeadLimits,
+}
+
+/// The limits of heads for the servers of a pool: the widest among the http services that use it, so that no service
+/// loses a server that it could use.
+pub(crate) fn head_limits<'a>(
+    services: impl Iterator<Item = &'a Arc<Service>>,
+    pool: &Arc<ArcSwap<Snapshot>>,
+) -> HeadLimits {
+    let limits = services.filter_map(|service| {
+        let settings = service.settings.load();
+        let uses = settings.backends.iter().any(|backend| Arc::ptr_eq(&backend.pool, pool));
+        settings.http.as_ref().filter(|_| uses).map(|http| http.limits)
+    });
+    let wider = |a: HeadLimits, b: HeadLimits| HeadLimits {
+        bytes_max: a.bytes_max.max(b.bytes_max),
+        fields_max: a.fields_max.max(b.fields_max),
+    };
+    limits.reduce(wider).unwrap_or(LIMITS_MAX)
+}
+
+/// Sends the head of a request and judges the response; `Err` says what was wrong with it.
+pub(super) async fn exchange<S>(mut stream: S, request: &[u8], expected: &Expected<'_>) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    stream.write_all(request).await.map_err(failed)?;
+    stream.flush().await.map_err(failed)?;
+    let mut reader = Reader { stream, input: Vec::new() };
+    let method = request.split(|&byte| byte == b' ').next().unwrap_or_default();
+    let (status, framing) = reader.final_head(method, &expected.limits).await?;
+    if !expected.status.contains(&status) {
+        return Err(format!("http: status {status}"));
+    }
+    match expected.body {
+        None => Ok(()),
+        Some(wanted) => reader.look_for(wanted, framing).await,
+    }
+}
+
+fn failed(error: io::Error) -> String {
+    format!("http: {}", in_words(&error))
+}
+
+fn unusable(why: impl std::fmt::Display) -> String {
+    format!("http: clients would get 502 for this response: {why}")
+}
+
+/// What came from a server and was not used.
+struct Reader<S> {
+    stream: S,
+    input: Vec<u8>,
+}
+
+impl<S: AsyncRead + Unpin> Reader<S> {
+    /// Reads once; whether something came.
+    async fn more(&mut self) -> Result<bool, String> {
+        let mut buffer = [0; READ_BYTES];
+        let length = self.stream.read(&mut buffer).await.map_err(failed)?;
+        self.input.extend_from_slice(&buffer[..length]);
+        Ok(length > 0)
+    }
+
+    /// The status and the framing of the final response.
+    async fn final_head(
+        &mut self,
+        method: &[u8],
+        limits: &HeadLimits,
+    ) -> Result<(u16, Option<Framing>), String> {
+        let mut response = Response::default();
+        for _ in 0..=INTERIMS_MAX {
+            let length = self.find_head(limits).await?;
+            response.parse(&self.input[..length], limits).map_err(unusable)?;
+            self.input.drain(..length);
+            match response.status() {
+                101 => return Err(unusable("101 was not asked for")),
+                100..200 => {}
+                status => return Ok((status, response.framing(method))),
+            }
+        }
+        Err(unusable(format!("more than {INTERIMS_MAX} interim responses")))
+    }
+
+    /// How long the head is.
+    async fn find_head(&mut self, limits: &HeadLimits) -> Result<usize, String> {
+        let mut scan = Scan::of_response();
+        loop {
+            match scan.find(&self.input, limits).map_err(unusable)? {
+                Some(found) if found.start > 0 => return Err(unusable("an empty line before it")),
+                Some(found) => return Ok(found.end),
+                None if self.more().await? => {}
+                None if self.input.is_empty() => return Err("http: closed without a response".into()),
+                None => return Err(unusable("it ends within its head")),
+            }
+        }
+    }
+
+    /// Looks for a text at the beginning of the body.
+    async fn look_for(&mut self, wanted: &str, framing: Option<Framing>) -> Result<(), String> {
+        let mut text: Vec<u8> = Vec::new();
+        let mut body = Body::framed(framing);
+        loop {
+            // What was looked through is not looked through again.
+            let from = text.len().saturating_sub(wanted.len());
+            let is_over = body.take(&mut self.input, &mut text)?;
+            text.truncate(BODY_BYTES_MAX);
+            let mut windows = text[from..].windows(wanted.len().max(1));
+            if wanted.is_empty() || windows.any(|window| window == wanted.as_bytes()) {
+                return Ok(());
+            }
+            if is_over || text.len() == BODY_BYTES_MAX {
+                return Err(format!("http: the body has no {wanted:?}"));
+            }
+            if !self.more().await? {
+                return match body {
+                    Body::Close => Err(format!("http: the body has no {wanted:?}")),
+                    _ => Err("http: the body ends too early".into()),
+                };
+            }
+        }
+    }
+}
+
+/// How far a body is.
+enum Body {
+    Length(u64),
+    Chunked(Decoder),
+    Close,
+}
+
+impl Body {
+    fn framed(framing: Option<Framing>) -> Self {
+        match framing {
+            None => Self::Length(0),
+            Some(Framing::Length(length)) => Self::Length(length),
+            Some(Framing::Chunked) => Self::Chunked(Decoder::default()),
+            Some(Framing::Close) => Self::Close,
+        }
+    }
+
+    /// Moves what came into `text`; whether the body is complete.
+    fn take(&mut self, input: &mut Vec<u8>, text: &mut Vec<u8>) -> Result<bool, String> {
+        match self {
+            Self::Close => {
+                text.append(input);
+                Ok(false)
+            }
+            Self::Length(left) => {
+                let length = (*left).min(input.len() as u64);
+                text.extend(input.drain(..length as usize));
+                *left -= length;
+                Ok(*left == 0)
+            }
+            Self::Chunked(decoder) => loop {
+                let (used, step) = decoder.step(input).map_err(|error| format!("http: {error}"))?;
+                let is_over = match step {
+                    Step::Data(data) => {
+                        text.extend_from_slice(data);
+                        None
+                    }
+                    Step::More => Some(false),
+                    Step::Done => Some(true),
+                };
+                input.drain(..used);
+                if let Some(is_over) = is_over {
+                    return Ok(is_over);
+                }
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: HeadLimits = HeadLimits { bytes_max: 200, fields_max: 8 };
+
+    /// The verdict on a response that comes in pieces of this size.
+    fn judge(method: &str, response: &str, size: usize, body: Option<&str>) -> Result<(), String> {
+        let status = (200..300).collect();
+        let expected = Expected { status: &status, body, limits: LIMITS };
+        let request = format!("{method} / HTTP/1.1\r\nhost: a\r\n\r\n");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+            let server = async {
+                let mut asked = vec![0; request.len()];
+                theirs.read_exact(&mut asked).await.unwrap();
+                for piece in response.as_bytes().chunks(size) {
+                    let _ = theirs.write_all(piece).await;
+                    tokio::task::yield_now().await;
+                }
+                drop(theirs);
+            };
+            tokio::join!(exchange(ours, request.as_bytes(), &expected), server).0
+        })
+    }
+
+    fn check(response: &str, expected: Result<(), &str>) {
+        for size in [1, 7, 10_000] {
+            let got = judge("GET", response, size, Some("hello"));
+            match expected {
+                Ok(()) => assert_eq!(got, Ok(()), "{response:?}"),
+                Err(part) => {
+                    let why = got.expect_err(response);
+                    assert!(why.contains(part), "{why}: {response:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_clients_would_get_passes() {
+        for well in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+            "HTTP/1.0 200\r\n\r\nsay hello",
+            "HTTP/1.1 200 OK\nContent-Length: 5\n\nhello",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+            "HTTP/1.1 103 A\r\nX: y\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x\r\nlo\r\n0\r\n\r\n",
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        ] {
+            check(well, Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_clients_would_not_get_fails() {
+        const BAD: &str = "http: clients would get 502 for this response: ";
+        for head in [
+            "HTTP/1.1 200 OK\r\nX : y\r\nContent-Length: 5\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 5\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nX: a\u{1}b\r\nContent-Length: 5\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            "\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+            "ICY 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+            "HTTP/1.1 101 Go\r\nUpgrade: x\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nContent-Le",
+        ] {
+            check(head, Err(BAD));
+        }
+        check(&"HTTP/1.1 103 A\r\n\r\n".repeat(20), Err("16 interim responses"));
+        let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 5\r\n\r\nhello", "x".repeat(200));
+        check(&long, Err("too long"));
+        let many = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 5\r\n\r\nhello", "X: y\r\n".repeat(8));
+        check(&many, Err("too many header fields"));
+        check("", Err("http: closed without a response"));
+        check("HTTP/1.1 404 No\r\nContent-Length: 5\r\n\r\nhello", Err("http: status 404"));
+        check("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhello", Err("http: the body has no \"hello\""));
+        check("HTTP/1.1 204 OK\r\nContent-Length: 5\r\n\r\nhello", Err("http: the body has no \"hello\""));
+        check("HTTP/1.1 200 OK\r\n\r\nhell", Err("http: the body has no \"hello\""));
+        check("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhell", Err("http: the body ends too early"));
+        let chunks = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nz\r\nhello";
+        check(chunks, Err("http: malformed chunked body"));
+    }
+
+    #[test]
+    fn a_response_to_head_has_no_body() {
+        let response = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+        assert_eq!(judge("HEAD", response, 7, None), Ok(()));
+        assert_eq!(judge("HEAD", response, 7, Some("x")), Err("http: the body has no \"x\"".into()));
+    }
+
+    #[test]
+    fn only_the_beginning_of_a_body_is_looked_through() {
+        let far = format!("HTTP/1.1 200 OK\r\n\r\n{}hello", " ".repeat(BODY_BYTES_MAX));
+        assert!(judge("GET", &far, 10_000, Some("hello")).is_err());
+        let near = format!("HTTP/1.1 200 OK\r\n\r\n{}hello", " ".repeat(BODY_BYTES_MAX - 5));
+        assert_eq!(judge("GET", &near, 10_000, Some("hello")), Ok(()));
+    }
+}
