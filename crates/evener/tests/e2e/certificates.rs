@@ -48,6 +48,17 @@ impl Issued {
         Arc::new(rustls::sign::SingleCertAndKey::from(key))
     }
 
+    /// A server of TLS with this certificate.
+    pub(crate) fn server(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ServerConfig> {
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![self.der()], self.key_der())
+            .unwrap();
+        Arc::new(config)
+    }
+
     fn key_der(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
     }
@@ -143,13 +154,7 @@ pub(crate) fn shake_over<S: Read + Write>(
 
 /// A server of TLS that says its name and the name that it was asked for, then sends back what it gets.
 pub(crate) fn tls_echo(name: &'static str, issued: &Issued) -> Server {
-    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![issued.der()], issued.key_der())
-        .unwrap();
-    let config = Arc::new(config);
+    let config = issued.server(ANY);
     Server::start(free_port(), move |stream| {
         let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
         let _ = echo(StreamOwned::new(connection, stream), name);

@@ -70,6 +70,7 @@ mod smuggling;
 mod tcp;
 mod testssl;
 mod tls;
+mod tls_endings;
 mod tls_passthrough;
 mod tls_peers;
 mod tls_sessions;

@@ -406,15 +406,17 @@ fn download(worker: &mut Worker, index: usize, number: usize, slot: usize, key: 
     if session.link.pending() >= PENDING_BYTES_MAX {
         return Pumped::Waits;
     }
-    if server.link.input.is_empty() && server.link.receive(buffers) == Received::Nothing {
-        return match (server.link.end, http.download) {
-            (None, _) => Pumped::Waits,
-            (Some(End::Fin), Body::Close) if !server.link.cut => {
+    if server.link.input.is_empty() {
+        return match (server.link.receive(buffers), server.link.end, http.download) {
+            // TLS may have had something to say for itself only, its end among that: no other event tells of the rest.
+            (Received::Some, ..) => Pumped::Again,
+            (_, None, _) => Pumped::Waits,
+            (_, Some(End::Fin), Body::Close) if !server.link.cut => {
                 let _ = send.send_data(Bytes::new(), true);
                 http.download = Body::Done;
                 Pumped::Complete
             }
-            (Some(_), _) => Pumped::Bad,
+            (_, Some(_), _) => Pumped::Bad,
         };
     }
     let available = server.link.input.len().min(PENDING_BYTES_MAX);
