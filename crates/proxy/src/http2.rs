@@ -34,6 +34,9 @@ const SEND_BUFFER_BYTES: usize = 32 * 1024;
 const SMALL_FRAMES_BUDGET: usize = 2 * 1024 * 1024;
 /// A client that was told to go has so much time to take leave.
 const LEAVE: Duration = Duration::from_secs(5);
+/// The same while the program drains: a client that does not answer the PING, by which the last GOAWAY waits for requests
+/// that are on their way (RFC 9113, section 6.8), does not hold the program.
+const DRAIN_LEAVE: Duration = Duration::from_secs(1);
 
 /// The client's side of HTTP/2.
 pub(crate) struct Http2 {
@@ -242,6 +245,9 @@ fn note_idle(worker: &mut Worker, index: usize) {
     let Some(http) = http2(session) else { return };
     let was_idle = std::mem::replace(&mut http.idle, http.streams.is_empty());
     if http.idle && !was_idle {
+        // The program may drain since: this client was told so, with the others.
+        http.leaves |= worker.draining;
+        let wait = if worker.draining { DRAIN_LEAVE } else { wait };
         worker.session_timers.set(index, worker.now + wait);
     }
 }
@@ -276,6 +282,9 @@ pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
     let active_at = if session.is_taking() { worker.now } else { session.active_at };
     let Some(http) = http2(session) else { return };
     let idle = http.streams.is_empty();
+    if idle && http.leaves {
+        return session::close(worker, index);
+    }
     let deadline = active_at + if idle { spec.keepalive_timeout } else { spec.stall_timeout };
     if deadline > worker.now {
         return worker.session_timers.set(index, deadline);
@@ -293,13 +302,10 @@ pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
     }
     let session = &mut worker.sessions[index];
     session.service.live.counters.of(worker.id).idle_timeouts.one();
-    let gone = http2(session).is_none_or(|http| !idle || std::mem::replace(&mut http.leaves, true));
-    if gone {
+    if !idle {
         return session::close(worker, index);
     }
-    // One that answers nothing any more would never leave.
-    worker.session_timers.set(index, worker.now + LEAVE);
-    shut_down(worker, index);
+    shut_down(worker, index, LEAVE);
 }
 
 /// The deadline of a stream came whose bodies move: one that stands still ends, though others go on.
@@ -309,9 +315,19 @@ pub(crate) fn on_stalled(worker: &mut Worker, number: usize) {
     flush(worker, index);
 }
 
-/// No new requests; those that are there may finish.
-pub(crate) fn shut_down(worker: &mut Worker, index: usize) {
+/// The program drains.
+pub(crate) fn on_drain(worker: &mut Worker, index: usize) {
+    shut_down(worker, index, DRAIN_LEAVE);
+}
+
+/// No new requests; those that are there may finish. A client without any is closed after `leave`, whatever it answers.
+fn shut_down(worker: &mut Worker, index: usize, leave: Duration) {
     let Some(http) = worker.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
+    if http.streams.is_empty() {
+        // A request that is on its way has that time to come.
+        http.leaves = true;
+        worker.session_timers.set(index, worker.now + leave);
+    }
     match &mut http.state {
         State::Open(connection) => connection.graceful_shutdown(),
         State::Begins(_) | State::Ends => return session::finish(worker, index),

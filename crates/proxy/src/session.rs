@@ -28,6 +28,8 @@ use std::time::Duration;
 
 /// Who still sends when all is said is heard for so long, so that it receives everything.
 pub(crate) const LINGER: Duration = Duration::from_secs(5);
+/// The same while the program drains, as long as the client takes nothing: it does not hold the program.
+const DRAIN_LINGER: Duration = Duration::from_secs(1);
 /// And for so many bytes at most.
 pub(crate) const LINGER_BYTES_MAX: usize = 16 << 20;
 /// After so many rounds another session has its turn.
@@ -376,7 +378,8 @@ pub(crate) fn finish(worker: &mut Worker, index: usize) {
     let session = &mut worker.sessions[index];
     session.link.finish(&mut worker.buffers);
     enter(worker, index, Mode::Lingering(0));
-    worker.session_timers.set(index, worker.now + LINGER);
+    let time = if worker.draining { DRAIN_LINGER } else { LINGER };
+    worker.session_timers.set(index, worker.now + time);
     linger(worker, index);
 }
 
@@ -419,6 +422,15 @@ fn linger(worker: &mut Worker, index: usize) {
     queue(worker, index);
 }
 
+/// A client that still takes its response while the program drains has more time, up to the drain timeout.
+fn linger_on(worker: &mut Worker, index: usize) {
+    if worker.sessions[index].is_taking() {
+        worker.session_timers.set(index, worker.now + DRAIN_LINGER);
+    } else {
+        close(worker, index);
+    }
+}
+
 /// The deadline of a session came.
 pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
     let Some(session) = worker.sessions.get(index) else { return };
@@ -441,6 +453,7 @@ pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
             exchange::end(worker, exchange, Keep::No);
             close(worker, index);
         }
+        Mode::Lingering(_) if worker.draining && session.link.left() > 0 => linger_on(worker, index),
         Mode::Tarpit | Mode::Lingering(_) | Mode::Over => close(worker, index),
     }
 }
@@ -449,7 +462,8 @@ pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
 pub(crate) fn on_drain(worker: &mut Worker, index: usize) {
     match worker.sessions.get(index).map(|session| &session.mode) {
         Some(Mode::Http1(_)) => http1::on_drain(worker, index),
-        Some(Mode::Http2(_)) => http2::shut_down(worker, index),
+        Some(Mode::Http2(_)) => http2::on_drain(worker, index),
+        Some(Mode::Lingering(_)) => worker.session_timers.set(index, worker.now + DRAIN_LINGER),
         _ => {}
     }
 }

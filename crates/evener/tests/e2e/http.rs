@@ -399,6 +399,23 @@ fn a_drain_finishes_the_present_answer_and_lets_the_idle_go() {
 }
 
 #[test]
+fn clients_that_never_close_do_not_hold_the_program() {
+    let origin = Origin::start(move |wire, _| wire.reply("200 OK", "", b"a"));
+    let listen = free_port();
+    // Within the time for which the program otherwise hears a client to its end.
+    let options = ["--workers", "1", "--drain-timeout", "4s"];
+    let mut evener = Evener::run_with(&http_service(listen, &[&origin], ""), &options);
+    let (mut idle, mut closed) = (Wire::to(listen), Wire::to(listen));
+    assert!(!idle.ask("GET", "/", "").unwrap().closes());
+    assert!(closed.ask("GET", "/", "Connection: close\r\n").unwrap().closes());
+    evener.signal("TERM");
+    assert!(idle.is_over() && closed.is_over());
+    assert_eq!(evener.end(), 0);
+    assert_eq!(evener.log_count(" cut connections="), 0, "{}", evener.log());
+    evener.expect_log("drained");
+}
+
+#[test]
 fn a_client_that_ended_its_side_still_gets_its_answers() {
     let origin = Origin::start(|wire, request| {
         std::thread::sleep(std::time::Duration::from_millis(100));

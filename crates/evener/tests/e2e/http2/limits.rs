@@ -157,6 +157,28 @@ fn the_end_of_the_program_is_told_before_it_comes() {
 }
 
 #[test]
+fn clients_that_do_not_answer_a_ping_do_not_hold_the_program() {
+    let origin = Origin::start(|wire, request| {
+        std::thread::sleep(Duration::from_millis(500));
+        tell(wire, request)
+    });
+    let mut front = Front::run(&[&origin], "");
+    // One that never asked for anything, one that did, and one whose request is under way.
+    let _silent = front.raw();
+    let mut served = front.raw();
+    served.headers(1, END_STREAM, &request_block("GET", "/", &[]));
+    assert_eq!(served.of(1).unwrap().kind, HEADERS);
+    let mut busy = front.raw();
+    busy.headers(1, END_STREAM, &request_block("GET", "/", &[]));
+    wait_until("the request", || (origin.requests().len() == 2).then_some(()));
+    front.evener.signal("TERM");
+    assert_eq!(busy.of(1).unwrap().kind, GOAWAY);
+    assert_eq!(busy.of(1).unwrap().kind, HEADERS);
+    // The drain timeout is longer than what is waited for here.
+    assert_eq!(front.evener.end(), 0);
+}
+
+#[test]
 fn a_client_that_is_kept_waiting_leaves_nothing_behind() {
     let origin = Origin::start(|wire, _| wire.head().map(|_| ()));
     let front =
