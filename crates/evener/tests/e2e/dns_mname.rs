@@ -2,7 +2,7 @@
 
 use crate::dns_harness::{
     A, Nameserver, SERVFAIL, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id, is_closed,
-    is_quiet, name_of, question, rcode, read_message, service, with_edns,
+    is_quiet, name_of, question, rcode, read_message, receive, service, with_edns,
 };
 use crate::dns_mname_harness::{
     Backend, Frame, accepted, alive, frame, hello, mname_service, outbound, well,
@@ -11,6 +11,7 @@ use crate::harness::{Directory, Evener, connect, free_port, wait_until};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -45,6 +46,49 @@ fn questions_go_in_frames_that_tell_of_the_client() {
     // It ends with the client's.
     drop(stream);
     wait_until("the session of TCP to end", || (backend.open() == 1).then_some(()));
+}
+
+#[test]
+fn the_ids_of_clients_stay_what_they_are() {
+    // What comes for "slow" is answered once the third query for it is there.
+    let waiting = Mutex::new(Vec::new());
+    let backend = Backend::start(move |frame, mut back| match frame {
+        Frame::Udp { from, message } if name_of(message) == "slow" => {
+            let mut waiting = waiting.lock().unwrap();
+            waiting.push((*from, message.clone()));
+            if waiting.len() == 3 {
+                for (from, message) in waiting.drain(..) {
+                    back.write_all(&outbound(from, &address(&message, 60, 4))).unwrap();
+                }
+            }
+        }
+        _ => well(frame, back, 4),
+    });
+    let listen = free_port();
+    let _evener = started(listen, &backend, &[], "dns = { query_timeout = \"30s\" }");
+    let clients = [client(listen), client(listen)];
+    let asked = question(0x1234, "slow", A);
+    clients[0].send(&asked).unwrap();
+    clients[1].send(&asked).unwrap();
+    // The same once more, while the first one is under way: one of its ID would be taken for an answer to either.
+    clients[0].send(&asked).unwrap();
+    for (socket, answers) in [(&clients[0], 2), (&clients[1], 1)] {
+        (0..answers).for_each(|_| assert_eq!(receive(socket), address(&asked, 60, 4)));
+    }
+    let stream = connect(listen);
+    for number in [7, 0x1234, 7, u16::MAX, 0] {
+        ask_on(&clients[0], &question(number, "a.example", A));
+        ask_stream(&stream, &question(number, "a.example", A));
+    }
+    let mut seen = Vec::new();
+    for frame in backend.seen() {
+        if let Frame::Udp { message, .. } | Frame::Message(message) = frame {
+            seen.push(id(&message));
+        }
+    }
+    assert_ne!(seen[2], 0x1234);
+    seen.remove(2);
+    assert_eq!(seen, [0x1234, 0x1234, 7, 7, 0x1234, 0x1234, 7, 7, u16::MAX, u16::MAX, 0, 0]);
 }
 
 #[test]

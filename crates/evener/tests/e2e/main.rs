@@ -42,6 +42,7 @@ mod mname_balancer;
 mod mname_discovery;
 mod mname_harness;
 mod mname_traffic;
+mod mname_tsig;
 mod namespaces;
 mod one_liner;
 mod origin;

@@ -2,7 +2,9 @@
 
 use evener_core::ServerId;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::net::SocketAddrV4;
 
 /// How much is asked of the system at once.
 const BLOCK: usize = 2048;
@@ -75,11 +77,22 @@ impl Ids {
         }
         loop {
             let id = secrets.bits();
-            if let std::collections::hash_map::Entry::Vacant(vacant) = self.0.entry(id) {
+            if let Entry::Vacant(vacant) = self.0.entry(id) {
                 vacant.insert(slot as u32);
                 return Some(id);
             }
         }
+    }
+
+    /// The client's own ID where it is free, or another one. Only for streams: nobody else can send an answer there.
+    pub(super) fn keep(&mut self, id: u16, slot: usize, secrets: &mut Secrets) -> Option<u16> {
+        if self.0.len() < IN_USE_MAX
+            && let Entry::Vacant(vacant) = self.0.entry(id)
+        {
+            vacant.insert(slot as u32);
+            return Some(id);
+        }
+        self.give(slot, secrets)
     }
 
     /// Who has an ID.
@@ -106,6 +119,50 @@ impl Ids {
     }
 }
 
+/// Queries under way by the address of their client and their ID, where answers repeat both: what signs a message may count
+/// the ID in, so that clients keep theirs.
+#[derive(Debug, Default)]
+pub(super) struct ClientIds(HashMap<(SocketAddrV4, u16), u32>);
+
+impl ClientIds {
+    /// The client's own ID for the query at this place, or another one while an earlier query of the client has it; `None` when
+    /// too many are in use.
+    pub(super) fn keep(
+        &mut self,
+        client: SocketAddrV4,
+        id: u16,
+        slot: usize,
+        secrets: &mut Secrets,
+    ) -> Option<u16> {
+        if self.0.len() >= IN_USE_MAX {
+            return None;
+        }
+        let mut id = id;
+        loop {
+            if let Entry::Vacant(vacant) = self.0.entry((client, id)) {
+                vacant.insert(slot as u32);
+                return Some(id);
+            }
+            id = secrets.bits();
+        }
+    }
+
+    /// The place of the query that has an ID of this client's.
+    pub(super) fn owner(&self, client: SocketAddrV4, id: u16) -> Option<usize> {
+        self.0.get(&(client, id)).map(|&slot| slot as usize)
+    }
+
+    /// An ID is free again.
+    pub(super) fn free(&mut self, client: SocketAddrV4, id: u16) {
+        self.0.remove(&(client, id));
+    }
+
+    /// The places of all queries.
+    pub(super) fn owners(&self) -> Vec<usize> {
+        self.0.values().map(|&slot| slot as usize).collect()
+    }
+}
+
 /// Servers that a question went to already, or that cannot take it.
 pub(super) type Tried = Vec<ServerId>;
 
@@ -124,6 +181,40 @@ mod tests {
         ids.free(given[7]);
         assert_eq!((ids.owner(given[7]), ids.len()), (None, IN_USE_MAX - 1));
         assert!(ids.give(7, &mut secrets).is_some());
+    }
+
+    #[test]
+    fn the_id_of_a_client_stays_where_it_is_free() {
+        let (mut ids, mut secrets) = (Ids::default(), Secrets::default());
+        assert_eq!(ids.keep(7, 1, &mut secrets), Some(7));
+        let other = ids.keep(7, 2, &mut secrets).unwrap();
+        assert_ne!(other, 7);
+        assert_eq!((ids.owner(7), ids.owner(other)), (Some(1), Some(2)));
+        ids.free(7);
+        assert_eq!(ids.keep(7, 3, &mut secrets), Some(7));
+        while ids.len() < IN_USE_MAX {
+            ids.give(9, &mut secrets).unwrap();
+        }
+        assert_eq!((0..=u16::MAX).find_map(|id| ids.keep(id, 9, &mut secrets)), None, "the table is full");
+    }
+
+    #[test]
+    fn clients_do_not_take_ids_from_each_other() {
+        let (mut ids, mut secrets) = (ClientIds::default(), Secrets::default());
+        let [one, other] = [1, 2].map(|port| SocketAddrV4::new([192, 0, 2, 1].into(), port));
+        assert_eq!(ids.keep(one, 7, 1, &mut secrets), Some(7));
+        assert_eq!(ids.keep(other, 7, 2, &mut secrets), Some(7));
+        // The same query once more, while the first is under way.
+        let again = ids.keep(one, 7, 3, &mut secrets).unwrap();
+        assert_ne!(again, 7);
+        assert_eq!([ids.owner(one, 7), ids.owner(other, 7), ids.owner(one, again)], [1, 2, 3].map(Some));
+        assert_eq!((ids.owner(other, again), ids.owners().len()), (None, 3));
+        ids.free(one, 7);
+        assert_eq!((ids.owner(one, 7), ids.owner(other, 7)), (None, Some(2)));
+        for slot in 2..IN_USE_MAX {
+            ids.keep(one, 7, slot, &mut secrets).unwrap();
+        }
+        assert_eq!(ids.keep(other, 8, 0, &mut secrets), None, "the table is full");
     }
 
     #[test]

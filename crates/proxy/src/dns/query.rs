@@ -513,7 +513,7 @@ fn withdraw(worker: &mut Worker, slot: usize) {
     match std::mem::replace(&mut query.waits, Waits::Nowhere) {
         Waits::AtSocket(at) => sockets::withdraw(worker, at, id),
         Waits::AtStream(at) => stream::withdraw(worker, at, id),
-        Waits::AtStanding(at) => standing::withdraw(worker, at, id),
+        Waits::AtStanding(at) => standing::withdraw(worker, at, slot),
         Waits::AtQuery | Waits::Nowhere => {}
     }
 }

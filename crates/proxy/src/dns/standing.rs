@@ -2,7 +2,7 @@
 //! and heartbeats. A server is up as long as one stands.
 
 use super::framed::{Framed, Received};
-use super::ids::Ids;
+use super::ids::ClientIds;
 use super::query::{self, Cause, Origin, Taken, Waits};
 use super::reply;
 use crate::listener;
@@ -17,7 +17,7 @@ use evener_core::{ServerId, Target};
 use mio::event::Event;
 use rustix::io::Errno;
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ pub(super) struct Standing {
     live: Arc<ServerLive>,
     stage: Stage,
     framed: Option<Framed>,
-    ids: Ids,
+    ids: ClientIds,
     /// Connects in a row that led to nothing.
     failures: u64,
     /// Numbers the connections.
@@ -92,7 +92,7 @@ pub(crate) fn tend(worker: &mut Worker) {
                 live: Arc::clone(&entry.live),
                 stage: Stage::Waiting,
                 framed: None,
-                ids: Ids::default(),
+                ids: ClientIds::default(),
                 failures: 0,
                 serial: 0,
                 dirty: false,
@@ -180,7 +180,7 @@ pub(super) fn give(worker: &mut Worker, slot: usize, server: &Arc<Entry>) -> Tak
         return Taken::Unfit;
     };
     // A frame has room for an IPv4 address, and for so many bytes.
-    let IpAddr::V4(client) = query.asker.client.ip().to_canonical() else { return Taken::Unfit };
+    let Some(client) = v4_of(query.asker.client) else { return Taken::Unfit };
     if query.framed().len() > DATAGRAM_BYTES_MAX {
         return Taken::Unfit;
     }
@@ -189,12 +189,13 @@ pub(super) fn give(worker: &mut Worker, slot: usize, server: &Arc<Entry>) -> Tak
         counters.drop_stuck.one();
         return Taken::Unfit;
     }
-    let Some(id) = standing.ids.give(slot, &mut worker.dns.secrets) else { return Taken::Unfit };
+    let id = standing.ids.keep(client, query.id, slot, &mut worker.dns.secrets);
+    let Some(id) = id else { return Taken::Unfit };
     query.call(id);
     query.waits = Waits::AtStanding(at);
     let mut frame = std::mem::take(&mut worker.dns.frame);
     frame.clear();
-    mname::emit_inbound_udp(SocketAddrV4::new(client, query.asker.client.port()), query.framed(), &mut frame);
+    mname::emit_inbound_udp(client, query.framed(), &mut frame);
     framed.queue(&frame);
     counters.datagrams_in.one();
     counters.bytes_in.add(query.framed().len() as u64);
@@ -204,9 +205,18 @@ pub(super) fn give(worker: &mut Worker, slot: usize, server: &Arc<Entry>) -> Tak
 }
 
 /// A question does not wait here any more.
-pub(super) fn withdraw(worker: &mut Worker, at: usize, id: u16) {
-    if let Some(standing) = worker.dns.standings.get_mut(at) {
-        standing.ids.free(id);
+pub(super) fn withdraw(worker: &mut Worker, at: usize, slot: usize) {
+    let query = &worker.dns.queries[slot];
+    if let (Some(standing), Some(client)) = (worker.dns.standings.get_mut(at), v4_of(query.asker.client)) {
+        standing.ids.free(client, query.called());
+    }
+}
+
+/// A client's address as a frame has it: there is room for IPv4 only.
+pub(super) fn v4_of(client: SocketAddr) -> Option<SocketAddrV4> {
+    match client.ip().to_canonical() {
+        IpAddr::V4(ip) => Some(SocketAddrV4::new(ip, client.port())),
+        IpAddr::V6(_) => None,
     }
 }
 
@@ -323,13 +333,9 @@ fn on_heard(worker: &mut Worker, at: usize, heard: Heard, message: &mut Vec<u8>)
 fn take_answer(worker: &mut Worker, at: usize, to: SocketAddrV4, message: &mut Vec<u8>) {
     let standing = &mut worker.dns.standings[at];
     let counters = standing.live.counters.of(worker.id);
-    let owner = standing.ids.owner(wire::id(message)).filter(|slot| {
+    let owner = standing.ids.owner(to, wire::id(message)).filter(|slot| {
         let query = &worker.dns.queries[*slot];
-        let client = query.asker.client;
-        let is_theirs = client.ip().to_canonical() == *to.ip() && client.port() == to.port();
-        is_theirs
-            && matches!(query.asker.origin, Origin::Datagram(_))
-            && reply::is_answered_by(query, message)
+        matches!(query.asker.origin, Origin::Datagram(_)) && reply::is_answered_by(query, message)
     });
     let Some(slot) = owner else { return counters.answers_bad.one() };
     counters.datagrams_out.one();

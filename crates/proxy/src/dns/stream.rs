@@ -4,6 +4,7 @@
 use super::framed::{Framed, Received};
 use super::ids::Ids;
 use super::query::{self, Cause, Taken, Waits};
+use super::standing::v4_of;
 use super::{client, reply, standing, upstream};
 use crate::connect::{is_ours, note_failure, open_socket};
 use crate::greeting;
@@ -19,7 +20,6 @@ use evener_core::{Target, Time};
 use mio::event::Event;
 use rustix::io::Errno;
 use rustix::net::sockopt;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,9 +121,8 @@ pub(super) fn give(
             Err(error) => return on_unopened(worker, settings, slot, server, error),
         },
     };
-    let stream = &mut worker.dns.streams[index];
-    let Some(id) = stream.ids.give(slot, &mut worker.dns.secrets) else { return Taken::Unfit };
-    let query = &mut worker.dns.queries[slot];
+    let (stream, query) = (&mut worker.dns.streams[index], &mut worker.dns.queries[slot]);
+    let Some(id) = stream.ids.keep(query.id, slot, &mut worker.dns.secrets) else { return Taken::Unfit };
     query.call(id);
     query.waits = Waits::AtStream(index);
     stream.framed.queue_message(query.framed());
@@ -132,13 +131,6 @@ pub(super) fn give(
     server.live.counters.of(worker.id).bytes_in.add(bytes);
     queue(worker, index);
     Taken::Yes
-}
-
-fn v4_of(client: SocketAddr) -> Option<SocketAddrV4> {
-    match client.ip().to_canonical() {
-        IpAddr::V4(ip) => Some(SocketAddrV4::new(ip, client.port())),
-        IpAddr::V6(_) => None,
-    }
 }
 
 /// A stream that is there already and takes one more question.

@@ -1,6 +1,8 @@
 // A DNS server of npm mname on the socket that a balancer connects to: `node server.js SOCKET NAME`. It answers each
 // question with a TXT record that has its name, names that begin with "big" with so many that only TCP has room for them,
-// and names that begin with "slow" after a while. What it sees as a protocol error goes to stderr, as bunyan writes it.
+// and names that begin with "slow" after a while. A query that is signed by a key named like its algorithm is verified, and
+// the response to it signed; a zone is transferred in several messages to who signs. What it sees as a protocol error goes to
+// stderr, as bunyan writes it.
 'use strict';
 
 const fs = require('fs');
@@ -11,12 +13,44 @@ const mname = require('mname');
 const [path, name] = process.argv.slice(2);
 const BIG_RECORDS = 40;
 const SLOW_MS = 1000;
+const ZONE_MESSAGES = 5;
+const ZONE_RECORDS = 20;
+const ALGORITHMS = ['hmac-md5', 'hmac-sha1', 'hmac-sha256'];
+const KEYS = Object.fromEntries(ALGORITHMS.map((algorithm) =>
+	[algorithm, { name: algorithm, algorithm, data: Buffer.from('known to both') }]));
 
 const log = bunyan.createLogger({ name, level: 'warn', stream: process.stderr });
 const server = mname.createServer({ log });
 
+function transfer(query, end) {
+	const zone = query.name();
+	const soa = new mname.SOARecord(`ns.${zone}`, { serial: 7 });
+	for (let message = 0; message < ZONE_MESSAGES; ++message) {
+		if (message === 0)
+			query.addAnswer(zone, soa, 60);
+		for (let n = 0; n < ZONE_RECORDS; ++n)
+			query.addAnswer(`n${message}-${n}.${zone}`, new mname.TXTRecord(name), 60);
+		if (message === ZONE_MESSAGES - 1)
+			query.addAnswer(zone, soa, 60);
+		query.respond();
+	}
+	end();
+}
+
 server.on('query', (query, end) => {
 	const asked = query.name();
+	const isSigned = query.isSigned();
+	const isTransfer = query.type() === 'AXFR';
+	if (isSigned ? !query.verify(KEYS) : isTransfer) {
+		query.setError('REFUSED');
+		query.respond();
+		end();
+		return;
+	}
+	if (isTransfer) {
+		transfer(query, end);
+		return;
+	}
 	const texts = asked.startsWith('big') ?
 		Array.from({ length: BIG_RECORDS }, (_, n) => `${name} ${n} ${'x'.repeat(100)}`) : [name];
 	texts.forEach((text) => query.addAnswer(asked, new mname.TXTRecord(text), 60));
