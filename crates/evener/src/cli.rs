@@ -418,7 +418,10 @@ async fn command(command: Command) -> anyhow::Result<()> {
         | Command::Mergelogs(_)
         | Command::MnameBalancer(_) => anyhow::bail!("the name of the program comes first"),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "evener", &mut std::io::stdout());
+            // It panics when it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "evener", &mut script);
+            print!("{}", String::from_utf8_lossy(&script));
             Ok(())
         }
     }

@@ -1,5 +1,8 @@
 //! Evener, the program: command line, configuration, supervisor, checks and admin API around the planes.
 
+#[macro_use]
+mod output;
+
 mod admin;
 mod check;
 mod cli;

@@ -130,7 +130,7 @@ async fn show(handle: Handle, mut stage: Stage, mut screen: Screen, length: Opti
         script.act(began.elapsed(), &mut stage, &mut screen).await;
         // The program was told to end: the load ends first, so that nothing is cut.
         let Some(status) = handle.look(crate::admin::view::status).await else { break };
-        if status.draining {
+        if status.draining || screen.is_gone() {
             break;
         }
         screen.draw(began.elapsed(), &status, &tally);

@@ -13,7 +13,6 @@ use evener_core::spec::{
     CheckSpec, Policy, PoolSpec, Protocol, ServerSpec, ServiceSpec, Spec, StickyBy, StickySpec, Transport,
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,7 +34,8 @@ pub(super) async fn check(file: &Path, print: bool) -> anyhow::Result<()> {
     gather(&config, Materials::default()).await.map_err(|problems| fail(&problems))?;
     if print {
         let text = config::print(&config.spec, &|_| None);
-        return Ok(std::io::stdout().write_all(text.as_bytes())?);
+        print!("{text}");
+        return Ok(());
     }
     let servers: usize = config.spec.pools.iter().map(|pool| pool.servers.len()).sum();
     let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });

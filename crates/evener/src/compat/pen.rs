@@ -33,10 +33,11 @@ fn wrong_usage(program: &str, usage: &str, error: &anyhow::Error) -> ExitCode {
 /// How a program ends that could do its work, or not.
 fn end(program: &str, result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
-    let reader_gone = error.downcast_ref::<std::io::Error>();
-    if reader_gone.is_none_or(|error| error.kind() != std::io::ErrorKind::BrokenPipe) {
-        eprintln!("{program}: {error:#}");
+    let io = error.downcast_ref::<std::io::Error>();
+    if io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
+        return ExitCode::from(crate::output::READER_GONE);
     }
+    eprintln!("{program}: {error:#}");
     ExitCode::FAILURE
 }
 

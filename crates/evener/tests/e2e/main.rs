@@ -3,6 +3,7 @@
 
 mod access;
 mod access_lists;
+mod broken_pipes;
 mod certificates;
 mod certificates_live;
 mod checks;

@@ -23,6 +23,8 @@ pub(super) struct Screen {
     happenings: VecDeque<String>,
     opening: String,
     drawn_at: Option<Duration>,
+    /// Something could not be written.
+    gone: bool,
 }
 
 impl Screen {
@@ -34,6 +36,7 @@ impl Screen {
             happenings: VecDeque::new(),
             opening: String::new(),
             drawn_at: None,
+            gone: false,
         }
     }
 
@@ -47,7 +50,7 @@ impl Screen {
             admin.display()
         );
         if !self.terminal {
-            print!("{}", self.opening);
+            self.print(&self.opening.clone());
         }
     }
 
@@ -55,7 +58,7 @@ impl Screen {
     pub(super) fn happens(&mut self, elapsed: Duration, what: impl std::fmt::Display) {
         let line = format!("{:6.1}s  {what}", elapsed.as_secs_f64());
         if !self.terminal {
-            println!("{line}");
+            self.print(&format!("{line}\n"));
         }
         self.happenings.push_back(line);
         if self.happenings.len() > HAPPENINGS {
@@ -76,11 +79,21 @@ impl Screen {
             let happenings: Vec<&str> = self.happenings.iter().map(String::as_str).collect();
             // Home, the picture with each line's rest cleared, then clear below: no flicker.
             let picture = format!("{}\n{table}\n{}\n\n(Ctrl-C ends)\n", self.opening, happenings.join("\n"));
-            print!("\x1b[H{}\x1b[J", picture.replace('\n', "\x1b[K\n"));
+            self.print(&format!("\x1b[H{}\x1b[J", picture.replace('\n', "\x1b[K\n")));
         } else {
-            print!("{table}");
+            self.print(&table);
         }
-        let _ = std::io::stdout().flush();
+    }
+
+    /// True once something could not be written.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    /// The servers and the load end in order even when this cannot be written.
+    fn print(&mut self, text: &str) {
+        let mut stdout = std::io::stdout().lock();
+        self.gone |= stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_err();
     }
 
     /// The last picture.

@@ -1,6 +1,7 @@
 //! `penctl`: one command to the control port, the answer to standard output.
 
 use super::state::port_number;
+use crate::output;
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,6 +11,8 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: penctl host:port|/path/to/socket command";
 /// As many bytes as pen's own penctl sends, with the end of the line.
 const COMMAND_BYTES_MAX: usize = 1023;
+/// So much of an answer is printed at once.
+const PIECE_BYTES: usize = 8192;
 
 /// Runs it.
 pub(in crate::compat) fn main(arguments: &[OsString]) -> ExitCode {
@@ -54,7 +57,13 @@ fn talk(address: &str, command: &str) -> Result<(), String> {
 fn exchange(mut stream: impl Read + Write, command: &str) -> Result<(), String> {
     let sent = stream.write_all(format!("{command}\n").as_bytes());
     sent.map_err(|error| format!("error writing to socket: {error}"))?;
-    let mut out = std::io::stdout().lock();
-    let copied = std::io::copy(&mut stream, &mut out).and_then(|_| out.flush());
-    copied.map_err(|error| format!("error reading from socket: {error}"))
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        match stream.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(read) => output::bytes_to_stdout(&piece[..read]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(format!("error reading from socket: {error}")),
+        }
+    }
 }

@@ -22,6 +22,7 @@ use evener_proxy::{Bound, Driver, Sharing, bind};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::ffi::OsString;
 use std::path::Path;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 use time::UtcOffset;
@@ -99,7 +100,8 @@ fn begin(line: &mut Line, head: Vec<String>) -> anyhow::Result<ExitCode> {
         // As pen prints what commands of its file answer.
         let said =
             line.steps.iter().filter_map(|step| if let Step::Say(text) = step { Some(text) } else { None });
-        said.for_each(|text| print!("{text}"));
+        // It serves whether that is read or not.
+        said.for_each(|text| drop(std::io::stdout().write_all(text.as_bytes())));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(line, whole, head, daemon));
