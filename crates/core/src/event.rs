@@ -103,6 +103,8 @@ events! {
     Warn "service_full" ServiceFull { service: Arc<str>, connections_max: u32 }
     /// Accepting failed, and goes on after a pause; at most once a second a service.
     Warn "accept_failed" AcceptFailed { service: Arc<str>, error: String }
+    /// The files of request logs were opened anew, at SIGUSR1.
+    Info "logs_reopened" LogsReopened {}
     /// Another configuration is in force.
     Info "reloaded" Reloaded { changes: usize }
     /// What a reload changed.

@@ -10,6 +10,7 @@ mod talk;
 pub(crate) use run::{raise_descriptor_limit, start};
 
 use crate::observe::{Log, LogFormat, LogLevel};
+use crate::signals;
 use crate::supervisor::{ConfigSource, Setting};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use evener_core::spec::{CheckKind, CheckSpec, DnsCacheSpec, DnsSpec, Policy, Protocol};
@@ -239,6 +240,21 @@ enum Command {
     },
 }
 
+impl Command {
+    /// Returns whether it runs until it is told to end, and therefore catches signals.
+    fn serves(&self) -> bool {
+        matches!(
+            self,
+            Self::Run { .. }
+                | Self::Demo { .. }
+                | Self::Tcp { .. }
+                | Self::Http { .. }
+                | Self::Udp(_)
+                | Self::Dns { .. }
+        )
+    }
+}
+
 /// Words that are not ours to understand.
 #[derive(Args, Debug)]
 struct Foreign {
@@ -348,7 +364,11 @@ struct ServerCommand {
 pub(crate) fn main() -> ExitCode {
     let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
-            let outcome = runtime.block_on(command(Cli::parse().command));
+            let wanted = Cli::parse().command;
+            if !wanted.serves() {
+                signals::let_through();
+            }
+            let outcome = runtime.block_on(command(wanted));
             // What still reads a file or asks for a name is not waited for.
             runtime.shutdown_background();
             outcome

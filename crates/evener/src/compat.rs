@@ -47,6 +47,10 @@ impl Program {
 
     /// Does what the program does with these arguments.
     pub(crate) fn run(self, arguments: Vec<OsString>) -> ExitCode {
+        if matches!(self, Self::Mergelogs | Self::Penctl | Self::Penlog) {
+            // They do not last: signals end them.
+            crate::signals::let_through();
+        }
         match self {
             Self::Mergelogs => pen::mergelogs::main(arguments),
             Self::MnameBalancer => mname_balancer::main(arguments),

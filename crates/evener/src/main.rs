@@ -14,11 +14,13 @@ mod observe;
 mod outside;
 mod request_log;
 mod resolve;
+mod signals;
 mod supervisor;
 mod unix_socket;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    signals::hold();
     compat::called().map_or_else(cli::main, |(program, arguments)| program.run(arguments))
 }

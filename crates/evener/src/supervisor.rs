@@ -7,12 +7,14 @@ mod certificates;
 mod connections;
 mod discovery;
 mod reload;
+mod signalled;
 
 use crate::check::{self, Patient};
 use crate::config::Config;
 use crate::material::Materials;
 use crate::observe::Log;
 use crate::request_log::RequestLogs;
+use crate::signals::Signals;
 use arc_swap::ArcSwap;
 use evener_core::event::Event;
 use evener_core::health::Probe;
@@ -25,7 +27,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use access::{AccessChange, AccessRefused, Rule};
@@ -70,23 +71,6 @@ pub(crate) enum ConfigSource {
     File(PathBuf),
     /// A front end: it is told, and asks for [`Handle::apply`] in its own time.
     Front(mpsc::Sender<oneshot::Sender<Outcome>>),
-}
-
-/// The signals that the program obeys, caught from its first moment on.
-pub(crate) struct Signals {
-    hang_up: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    pub(crate) fn catch() -> std::io::Result<Self> {
-        Ok(Self {
-            hang_up: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
 }
 
 /// What the supervisor hears.
@@ -242,6 +226,8 @@ pub(crate) struct Supervisor {
     inputs: mpsc::Receiver<Input>,
     outside: mpsc::Sender<Input>,
     phase: Phase,
+    /// The log says that SIGUSR2 does nothing.
+    user2_told: bool,
     /// Who wants to know when new clients are no longer taken.
     watcher: Option<oneshot::Sender<()>>,
 }
@@ -287,6 +273,7 @@ impl Supervisor {
             inputs,
             outside,
             phase: Phase::Serving,
+            user2_told: false,
             watcher: None,
         };
         Ok((supervisor, handle))
@@ -332,9 +319,7 @@ impl Supervisor {
                         self.on_input(input);
                     }
                 }
-                _ = signals.hang_up.recv() => self.begin_reload(None),
-                _ = signals.terminate.recv() => self.on_stop("SIGTERM"),
-                _ = signals.interrupt.recv() => self.on_stop("SIGINT"),
+                caught = signals.next() => self.on_signal(caught),
                 () = tokio::time::sleep_until(until) => {}
             }
         }

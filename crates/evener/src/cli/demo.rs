@@ -10,7 +10,8 @@ use crate::admin::AdminSocket;
 use crate::admin::view::Status;
 use crate::config::Config;
 use crate::observe::{LogFormat, LogLevel};
-use crate::supervisor::{ConfigSource, Handle, Signals};
+use crate::signals::{self, Signals};
+use crate::supervisor::{ConfigSource, Handle};
 use anyhow::{Context, bail};
 use evener_core::Endpoint;
 use evener_core::spec::{CheckKind, CheckSpec, PoolSpec, Protocol, ServerSpec, ServiceSpec, Spec};
@@ -30,6 +31,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Runs the demo, for a time or until it is interrupted.
 pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
+    signals::let_through();
     let (stage, addresses, echo) = start_servers().await.context("the embedded servers")?;
     let options = RunOptions {
         workers: None,

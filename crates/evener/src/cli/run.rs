@@ -5,7 +5,8 @@ use crate::admin::AdminSocket;
 use crate::config::{self, Config, Problem};
 use crate::material::Materials;
 use crate::outside::gather;
-use crate::supervisor::{ConfigSource, Handle, Setting, Signals, Supervisor};
+use crate::signals::{self, Signals};
+use crate::supervisor::{ConfigSource, Handle, Setting, Supervisor};
 use anyhow::bail;
 use evener_core::Endpoint;
 use evener_core::event::Event;
@@ -19,6 +20,7 @@ use std::time::Duration;
 /// `evener run FILE`
 pub(super) async fn file(file: PathBuf, options: &RunOptions) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
+    signals::let_through();
     let config = read(&file).await?;
     let admin = match &options.admin {
         Some(path) => AdminSocket::open(path)?,
@@ -57,6 +59,7 @@ pub(super) async fn one_liner(
     more: impl FnOnce(&mut ServiceSpec),
 ) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
+    signals::let_through();
     let mut spec = one_liner_spec(line, protocol, check)?;
     spec.services.first_mut().map(more);
     let config = Config { spec, ..Config::default() };

@@ -99,6 +99,8 @@ fn call() -> anyhow::Result<ExitCode> {
     command.env(VARIABLE, std::process::id().to_string()).stdin(Stdio::from(to_us));
     // Not waited for: this process ends before it.
     let _child = command.spawn().context("cannot start in the background")?;
+    // This process only waits: a signal may end it.
+    crate::signals::let_through();
     // The command holds our copy of the other end; without it the pipe ends with the daemon.
     drop(command);
     let mut said = Vec::new();

@@ -8,7 +8,8 @@ use crate::admin::AdminSocket;
 use crate::cli;
 use crate::config::Config;
 use crate::observe::{Log, LogFormat};
-use crate::supervisor::{ConfigSource, Setting, Signals};
+use crate::signals::{self, Signals};
+use crate::supervisor::{ConfigSource, Setting};
 use evener_core::event::Event;
 use evener_proxy::Driver;
 use line::{HELP, Line, Wanted, parse};
@@ -57,6 +58,7 @@ fn begin(line: &Line) -> anyhow::Result<()> {
 
 async fn serve(line: &Line) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
+    signals::let_through();
     let log = Log::named(NAME, LogFormat::Bunyan, line.level);
     let admin = open_admin(line.admin.as_deref(), &log)?;
     let setting = Setting {

@@ -69,6 +69,7 @@ mod reload;
 mod request_log;
 mod respond;
 mod smuggling;
+mod stray_signals;
 mod tcp;
 mod testssl;
 mod tls;

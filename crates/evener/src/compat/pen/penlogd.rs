@@ -256,7 +256,8 @@ struct Collector {
 impl Collector {
     async fn serve(mut self, socket: UdpSocket, daemon: Option<Daemon>) -> anyhow::Result<()> {
         let socket = tokio::net::UdpSocket::from_std(socket)?;
-        let [mut hangup, mut interrupt, mut terminate] = signals()?;
+        let [mut hangup, mut user1, mut user2, mut interrupt, mut terminate] = signals()?;
+        crate::signals::let_through();
         if let Some(daemon) = daemon {
             let stdout = if matches!(self.out, Out::Stdout) { Stdout::Kept } else { Stdout::Closed };
             daemon.ready(stdout)?;
@@ -264,11 +265,10 @@ impl Collector {
         let mut datagram = vec![0; DATAGRAM_BYTES_MAX];
         loop {
             tokio::select! {
-                _ = hangup.recv() => {
-                    if let Err(error) = self.out.reopen() {
-                        self.complaints.say(Instant::now(), &format!("{error:#}"));
-                    }
-                }
+                _ = hangup.recv() => self.reopen(),
+                // As other daemons do, whose scripts rotate its log, too.
+                _ = user1.recv() => self.reopen(),
+                _ = user2.recv() => {}
                 _ = interrupt.recv() => return Ok(()),
                 _ = terminate.recv() => return Ok(()),
                 received = socket.recv_from(&mut datagram) => match received {
@@ -276,6 +276,12 @@ impl Collector {
                     Err(error) => self.complaints.say(Instant::now(), &format!("cannot receive: {error}")),
                 },
             }
+        }
+    }
+
+    fn reopen(&mut self) {
+        if let Err(error) = self.out.reopen() {
+            self.complaints.say(Instant::now(), &format!("{error:#}"));
         }
     }
 
@@ -316,10 +322,11 @@ impl Collector {
     }
 }
 
-fn signals() -> io::Result<[Signal; 3]> {
+fn signals() -> io::Result<[Signal; 5]> {
+    let [user1, user2] = [SignalKind::user_defined1(), SignalKind::user_defined2()].map(signal);
     let [hangup, interrupt, terminate] =
         [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()].map(signal);
-    Ok([hangup?, interrupt?, terminate?])
+    Ok([hangup?, user1?, user2?, interrupt?, terminate?])
 }
 
 /// What a datagram holds, safe for a terminal and of bounded length.

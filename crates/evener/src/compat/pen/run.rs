@@ -13,7 +13,8 @@ use crate::compat::daemon::{Daemon, Directory, PidFile, Process, Stdout, User, c
 use crate::config::{Config, Problem};
 use crate::observe::{Log, LogFormat};
 use crate::outside::{Outside, gather};
-use crate::supervisor::{self, ConfigSource, Setting, Supervisor};
+use crate::signals;
+use crate::supervisor::{ConfigSource, Setting, Supervisor};
 use anyhow::Context;
 use evener_core::Endpoint;
 use evener_core::event::Event;
@@ -21,8 +22,8 @@ use evener_core::spec::Transport;
 use evener_proxy::{Bound, Driver, Sharing, bind};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::ffi::OsString;
-use std::path::Path;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use time::UtcOffset;
@@ -160,7 +161,8 @@ async fn serve(
     daemon: Option<Daemon>,
 ) -> anyhow::Result<()> {
     let offset = UtcOffset::current_local_offset().unwrap_or(UtcOffset::UTC);
-    let (signals, own_signals) = (supervisor::Signals::catch()?, Signals::catch()?);
+    let (signals, own_signals) = (signals::Signals::catch()?, Signals::catch()?);
+    signals::let_through();
     let format = if daemon.is_some() { LogFormat::Syslog } else { LogFormat::Text };
     let log = Log::named("pen", format, level(line.state.debug));
     let control = open_control(line, &log)?;

@@ -1,0 +1,25 @@
+//! What the supervisor does at a signal.
+
+use super::{ConfigSource, Supervisor};
+use crate::signals::Caught;
+use evener_core::event::Event;
+
+impl Supervisor {
+    pub(super) fn on_signal(&mut self, caught: Caught) {
+        match caught {
+            Caught::HangUp => self.begin_reload(None),
+            Caught::End(signal) => self.on_stop(signal),
+            // A front end has uses of its own for these.
+            Caught::User1 | Caught::User2 if matches!(self.setting.source, ConfigSource::Front(_)) => {}
+            Caught::User1 => {
+                self.request_logs.reopen();
+                self.tell(&Event::LogsReopened {});
+            }
+            Caught::User2 if !std::mem::replace(&mut self.user2_told, true) => {
+                let text = "SIGUSR2 does nothing, now and later".to_owned();
+                self.tell(&Event::Notice { text });
+            }
+            Caught::User2 => {}
+        }
+    }
+}

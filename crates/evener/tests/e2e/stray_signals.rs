@@ -1,0 +1,134 @@
+//! Signals that other programs have uses for, and signals in the first moments: neither ends what serves.
+
+use crate::harness::{BINARY, Directory, Evener, Server, connect, free_port, line, wait_until, who};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+fn config(listen: u16, server: u16, log: &std::path::Path) -> String {
+    let log = log.display();
+    format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{server}\", request_log = \"{log}\" }}\n"
+    )
+}
+
+#[test]
+fn usr1_opens_request_logs_anew_and_usr2_does_nothing() {
+    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (log, moved) = (directory.file("requests.log"), directory.file("requests.log.1"));
+    let evener = Evener::run(&config(listen, a.port, &log));
+    let mut kept = connect(listen);
+    line(&mut kept);
+    let mut say = |text: &[u8]| {
+        kept.write_all(text).unwrap();
+        let mut back = vec![0; text.len()];
+        kept.read_exact(&mut back).unwrap();
+        assert_eq!(back, text);
+    };
+    say(b"before\n");
+    let reads = |path: &std::path::Path, text: &str| {
+        wait_until(text, || fs::read_to_string(path).ok()?.contains(text).then_some(()));
+    };
+    reads(&log, "before");
+    fs::rename(&log, &moved).unwrap();
+    evener.signal("USR1");
+    evener.expect_log("logs_reopened");
+    say(b"after\n");
+    reads(&log, "after");
+    assert!(!fs::read_to_string(&moved).unwrap().contains("after"));
+    for _ in 0..2 {
+        evener.signal("USR2");
+        // Signals are heard in turn: this one was after it.
+        let before = evener.log_count("logs_reopened");
+        wait_until("the next signal", || {
+            evener.signal("USR1");
+            (evener.log_count("logs_reopened") > before).then_some(())
+        });
+    }
+    say(b"still the same connection\n");
+    assert_eq!(who(listen), "a");
+    wait_until("the notice", || (evener.log_count("SIGUSR2 does nothing") > 0).then_some(()));
+    assert_eq!(evener.log_count("SIGUSR2 does nothing"), 1);
+}
+
+#[test]
+fn usr1_and_usr2_do_not_end_what_has_no_file() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let evener =
+        Evener::one_liner(&["tcp", &format!("127.0.0.1:{listen}"), &format!("127.0.0.1:{}", a.port)]);
+    evener.signal("USR1");
+    evener.signal("USR2");
+    evener.expect_log("logs_reopened");
+    evener.expect_log("SIGUSR2 does nothing");
+    assert_eq!(who(listen), "a");
+}
+
+/// Sends signals without a pause from the moment on that the program is this one, until it serves.
+fn starts_under(what: &str, mut command: Command, signals: &[Signal], is_ready: impl Fn() -> bool) -> Child {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let pid = Pid::from_child(&child);
+    // Before `main` the dynamic loader runs, which no program can do anything about: its mask shows that it has begun.
+    let status = format!("/proc/{}/status", child.id());
+    let held = || {
+        let status = fs::read_to_string(&status).unwrap_or_default();
+        let mask = |name: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name));
+            u64::from_str_radix(value.unwrap_or("0").trim(), 16).unwrap_or(0)
+        };
+        // USR1, blocked or caught.
+        (mask("SigBlk:") | mask("SigCgt:")) & (1 << 9) != 0
+    };
+    let until = std::time::Instant::now() + crate::harness::DEADLINE;
+    while !held() {
+        assert!(
+            std::time::Instant::now() < until && child.try_wait().unwrap().is_none(),
+            "{what} has not begun"
+        );
+    }
+    while !is_ready() {
+        signals.iter().for_each(|&signal| {
+            let _ = kill_process(pid, signal);
+        });
+        let ended = child.try_wait().unwrap();
+        assert!(ended.is_none(), "{what} was ended: {ended:?}");
+        assert!(std::time::Instant::now() < until, "{what} does not serve");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    child
+}
+
+#[test]
+fn signals_in_the_first_moments_end_nothing_that_is_about_to_serve() {
+    let directory = Directory::new();
+    let (a, listen) = (Server::named("a"), free_port());
+    let file = directory.write("a.lua", &config(listen, a.port, &directory.file("requests.log")));
+    let all = [Signal::HUP, Signal::USR1, Signal::USR2];
+    // pen aborts at USR2, and so does ours.
+    let of_pen = [Signal::HUP, Signal::USR1];
+    let (here, server) = (format!("127.0.0.1:{listen}"), format!("127.0.0.1:{}", a.port));
+    let sockets = directory.file("sockets");
+    fs::create_dir(&sockets).unwrap();
+    let lines: [(Vec<String>, &[Signal]); 4] = [
+        (vec!["run".into(), file.display().to_string()], &all),
+        (vec!["tcp".into(), here.clone(), server.clone()], &all),
+        (["pen", "-f", &here, &server].map(String::from).to_vec(), &of_pen),
+        (
+            ["mname-balancer", "-b", "127.0.0.1", "-p", &listen.to_string(), "-s"]
+                .map(String::from)
+                .into_iter()
+                .chain([sockets.display().to_string()])
+                .collect(),
+            &all,
+        ),
+    ];
+    for (words, signals) in lines {
+        let mut command = Command::new(BINARY);
+        command.args(&words).env("XDG_RUNTIME_DIR", directory.file(""));
+        let ready = || std::net::TcpStream::connect(("127.0.0.1", listen)).is_ok();
+        let mut child = starts_under(&words.join(" "), command, signals, ready);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
