@@ -8,7 +8,7 @@ pub(crate) mod sticky;
 pub(crate) mod view;
 
 use crate::supervisor::{AccessChange, AccessRefused, Handle, StateChange, Supervisor};
-use crate::unix_socket::{SocketFile, Taken, remove_left_over};
+use crate::unix_socket::{self, SocketFile, Taken, remove_left_over};
 use anyhow::{Context, bail};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
@@ -17,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use evener_core::acl::{Access, PrefixError};
+use evener_core::event::Event;
 use evener_core::spec::AdminState;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -26,6 +27,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixListener;
+use tokio::sync::oneshot;
 
 /// The socket of an instance without `--admin`: `/run/evener`, else XDG_RUNTIME_DIR, else a directory of one's own.
 pub(crate) fn socket_directory() -> PathBuf {
@@ -78,6 +80,8 @@ impl AdminSocket {
 
     /// Opens it for its owner alone.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+        // Those of instances that ended while they drained, without an end in order.
+        unix_socket::draining(path).iter().for_each(|aside| drop(remove_left_over(aside)));
         remove_left_over(path).map_err(|taken| {
             let hint = match taken {
                 Taken::InUse => "another instance runs there; give this one --admin PATH",
@@ -99,27 +103,49 @@ impl AdminSocket {
         self.file.path()
     }
 
-    /// Answers until the program ends; dropping the task's handle's guard removes the socket.
-    pub(crate) async fn serve(self, supervisor: Handle) {
-        let router = Router::new()
-            .route("/v1/status", get(status))
-            .route("/v1/reload", post(reload))
-            .route("/v1/servers/state", post(set_state))
-            .route("/v1/access", get(access).post(change_access))
-            .route("/v1/clients", get(clients::clients))
-            .route("/v1/connections", get(connections::connections))
-            .route("/v1/connections/{number}", delete(connections::close))
-            .route("/v1/sticky", get(sticky::sticky))
-            .route("/v1/cache/expunge", post(cache::expunge))
-            .route("/v1/explain", get(explain))
-            .fallback(|| async { failed(StatusCode::NOT_FOUND, "there is no such path; see docs/api.md") })
-            .method_not_allowed_fallback(|| async {
-                failed(StatusCode::METHOD_NOT_ALLOWED, "this path has another method; see docs/api.md")
-            })
-            .with_state(supervisor);
-        let _file = self.file;
-        let _ = axum::serve(self.listener, router).await;
+    /// Answers until the program ends; dropping the task's handle's guard removes the socket. When the program drains, the
+    /// path is free for the next one, and this one answers at `PATH.draining-PID`.
+    pub(crate) async fn serve(self, supervisor: Handle, draining: oneshot::Receiver<()>) {
+        let Self { listener, mut file } = self;
+        let router = router(supervisor.clone());
+        let make_room = async {
+            if draining.await.is_ok() && file.step_aside().is_err() {
+                // Nobody may rename it: a socket that nobody listens at is left over, which the next one removes.
+                return;
+            }
+            let socket = file.path().display().to_string();
+            let tell = move |supervisor: &Supervisor| {
+                if supervisor.is_draining() {
+                    supervisor.tell(&Event::AdminListening { socket });
+                }
+            };
+            let _ = supervisor.look(tell).await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            _ = axum::serve(listener, router).into_future() => {}
+            () = make_room => {}
+        }
     }
+}
+
+fn router(supervisor: Handle) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/reload", post(reload))
+        .route("/v1/servers/state", post(set_state))
+        .route("/v1/access", get(access).post(change_access))
+        .route("/v1/clients", get(clients::clients))
+        .route("/v1/connections", get(connections::connections))
+        .route("/v1/connections/{number}", delete(connections::close))
+        .route("/v1/sticky", get(sticky::sticky))
+        .route("/v1/cache/expunge", post(cache::expunge))
+        .route("/v1/explain", get(explain))
+        .fallback(|| async { failed(StatusCode::NOT_FOUND, "there is no such path; see docs/api.md") })
+        .method_not_allowed_fallback(|| async {
+            failed(StatusCode::METHOD_NOT_ALLOWED, "this path has another method; see docs/api.md")
+        })
+        .with_state(supervisor)
 }
 
 /// What is said when something cannot be done.

@@ -228,8 +228,8 @@ pub(crate) struct Supervisor {
     phase: Phase,
     /// The log says that SIGUSR2 does nothing.
     user2_told: bool,
-    /// Who wants to know when new clients are no longer taken.
-    watcher: Option<oneshot::Sender<()>>,
+    /// Those that want to know when new clients are no longer taken.
+    watchers: Vec<oneshot::Sender<()>>,
 }
 
 impl Supervisor {
@@ -274,7 +274,7 @@ impl Supervisor {
             outside,
             phase: Phase::Serving,
             user2_told: false,
-            watcher: None,
+            watchers: Vec::new(),
         };
         Ok((supervisor, handle))
     }
@@ -297,7 +297,7 @@ impl Supervisor {
     /// Becomes ready when new clients are no longer taken.
     pub(crate) fn draining(&mut self) -> oneshot::Receiver<()> {
         let (watcher, draining) = oneshot::channel();
-        self.watcher = Some(watcher);
+        self.watchers.push(watcher);
         draining
     }
 
@@ -550,9 +550,9 @@ impl Supervisor {
         match self.phase {
             Phase::Serving => {
                 self.plane.drain();
-                self.watcher.take().into_iter().for_each(|watcher| {
+                for watcher in self.watchers.drain(..) {
                     let _ = watcher.send(());
-                });
+                }
                 self.phase = Phase::Draining { until: self.now() + self.setting.drain_timeout };
                 let deadline = humantime::format_duration(self.setting.drain_timeout).to_string();
                 self.tell(&Event::Draining { signal, connections: self.active(), deadline });

@@ -6,6 +6,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+/// So many files of a directory are looked at for sockets that instances left which drained.
+const LEFT_OVER_MAX: usize = 1000;
+
 /// Why a path cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Taken {
@@ -47,6 +50,42 @@ impl SocketFile {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Leaves the path to another program: the socket itself goes on under [`draining_name`].
+    ///
+    /// # Errors
+    /// The directory is not writable, or the file is gone.
+    pub(crate) fn step_aside(&mut self) -> io::Result<()> {
+        if self.identity.is_none() || identity(&self.path) != self.identity {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let aside = draining_name(&self.path, std::process::id());
+        fs::rename(&self.path, &aside)?;
+        self.path = aside;
+        Ok(())
+    }
+}
+
+/// The path of a socket whose instance drains: `PATH.draining-PID`.
+fn draining_name(path: &Path, pid: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!("{DRAINING}{pid}"));
+    name.into()
+}
+
+const DRAINING: &str = ".draining-";
+
+/// The sockets of instances that drain and had `path` before.
+pub(crate) fn draining(path: &Path) -> Vec<PathBuf> {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let Ok(files) = fs::read_dir(directory.unwrap_or(Path::new("."))) else { return Vec::new() };
+    let Some(prefix) = path.file_name().map(|name| format!("{}{DRAINING}", name.display())) else {
+        return Vec::new();
+    };
+    let files = files.flatten().take(LEFT_OVER_MAX).map(|file| path.with_file_name(file.file_name()));
+    files
+        .filter(|file| file.file_name().is_some_and(|name| name.display().to_string().starts_with(&prefix)))
+        .collect()
 }
 
 impl Drop for SocketFile {
@@ -59,4 +98,52 @@ impl Drop for SocketFile {
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn a_socket_that_stepped_aside_leaves_its_path_to_the_next_program() {
+        let directory = std::env::temp_dir().join(format!("evener-socket-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("s.sock");
+        let old = UnixListener::bind(&path).unwrap();
+        let mut file = SocketFile::of(&path);
+        assert!(matches!(remove_left_over(&path), Err(Taken::InUse)));
+        file.step_aside().unwrap();
+        assert!(remove_left_over(&path).is_ok() && !path.exists());
+        let (new, new_file) = (UnixListener::bind(&path).unwrap(), SocketFile::of(&path));
+        assert_eq!(draining(&path), [file.path()]);
+        UnixStream::connect(file.path()).unwrap();
+        assert!(old.accept().is_ok());
+        drop((old, file));
+        assert!(
+            draining(&path).is_empty() && path.exists(),
+            "the end of the old one does not touch the new one"
+        );
+        drop((new, new_file));
+        assert!(!path.exists());
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_file_of_another_program_is_neither_moved_nor_removed() {
+        let directory = std::env::temp_dir().join(format!("evener-other-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("s.sock");
+        let _old = UnixListener::bind(&path).unwrap();
+        let mut file = SocketFile::of(&path);
+        fs::remove_file(&path).unwrap();
+        // Both exist at once, so that they differ by their inode.
+        let _new = UnixListener::bind(&path).unwrap();
+        if identity(&path) != file.identity {
+            assert!(file.step_aside().is_err());
+            drop(file);
+            assert!(path.exists());
+        }
+        fs::remove_dir_all(&directory).unwrap();
+    }
 }

@@ -10,7 +10,7 @@ use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, 
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,12 +74,29 @@ pub struct Bound {
 
 /// The path of a unix socket that is ours, removed when nobody listens on it any more.
 #[derive(Debug)]
-pub(crate) struct UnixPath(PathBuf);
+pub(crate) struct UnixPath {
+    path: PathBuf,
+    /// Device and inode: the next instance may have put its own there since.
+    identity: Option<(u64, u64)>,
+}
+
+impl UnixPath {
+    /// Of a socket that was bound just now.
+    fn of(path: &Path) -> Self {
+        Self { path: path.to_owned(), identity: identity(path) }
+    }
+}
 
 impl Drop for UnixPath {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        if identity(&self.path) == self.identity {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
 /// Whether this process has the port already.
@@ -107,7 +124,7 @@ pub fn bind(
         }
         (Endpoint::Unix(path), Transport::Stream) => {
             let sockets = bind_unix(path, options, workers).map_err(failed)?;
-            Ok(Bound { address: address.clone(), transport, sockets, unix: Some(UnixPath(path.clone())) })
+            Ok(Bound { address: address.clone(), transport, sockets, unix: Some(UnixPath::of(path)) })
         }
         (Endpoint::Unix(_), Transport::Datagram) => Err(BindError::UnixDatagram(address.clone())),
         (Endpoint::Host { .. }, _) => {
@@ -237,11 +254,12 @@ fn apply_options(socket: &Socket, options: &ServiceOptions) -> io::Result<()> {
 pub(crate) struct StreamListener {
     pub(crate) id: u64,
     pub(crate) service: Arc<Service>,
+    /// The path goes with the last worker's listener, and before its socket: the next instance finds nothing there, not
+    /// something that looks left over.
+    pub(crate) _unix: Option<Arc<UnixPath>>,
     pub(crate) socket: OwnedFd,
     /// When accepting goes on, if it could not.
     pub(crate) paused: Option<Time>,
-    /// The path goes with the last worker's listener.
-    pub(crate) _unix: Option<Arc<UnixPath>>,
 }
 
 impl StreamListener {

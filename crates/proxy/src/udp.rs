@@ -26,12 +26,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-pub(crate) use table::{close, end_all, end_astray, expire, open};
+pub(crate) use table::{close, end_all, end_answered, end_astray, expire, open};
 
 /// After so many batches of one socket others have their turn.
 const BATCHES_MAX: usize = 4;
 /// While the program drains, a flow is over when nothing moved for so long.
 pub(crate) const DRAIN_IDLE: Duration = Duration::from_secs(1);
+/// While the program drains, a flow whose last datagram has its response is over when nothing moved for so long.
+const DRAIN_ANSWERED_IDLE: Duration = Duration::from_millis(100);
 /// Places of a batch that go nowhere.
 const DROPPED: u32 = u32::MAX;
 

@@ -1,6 +1,7 @@
 //! The commands' side of the admin API: one request over the unix socket of a running instance.
 
 use super::{Failed, socket_directory};
+use crate::unix_socket;
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -24,12 +25,16 @@ pub(crate) struct Client(PathBuf);
 impl Client {
     /// The instance at `socket`, or the only one that runs.
     pub(crate) fn find(socket: Option<&Path>) -> anyhow::Result<Self> {
+        let live = |path: &PathBuf| std::os::unix::net::UnixStream::connect(path).is_ok();
         if let Some(socket) = socket {
-            return Ok(Self(socket.to_owned()));
+            // Where only an instance that drains is left, that one is meant.
+            let gone = || socket.try_exists().is_ok_and(|exists| !exists);
+            let draining = if gone() { unix_socket::draining(socket) } else { Vec::new() };
+            let draining = draining.into_iter().find(live);
+            return Ok(Self(draining.unwrap_or_else(|| socket.to_owned())));
         }
         let directory = socket_directory();
         let default = directory.join("evener.sock");
-        let live = |path: &PathBuf| std::os::unix::net::UnixStream::connect(path).is_ok();
         if live(&default) {
             return Ok(Self(default));
         }

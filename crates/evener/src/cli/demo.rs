@@ -43,11 +43,11 @@ pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
         log_level: LogLevel::Off,
     };
     let config = Config { spec: spec(&addresses, echo), ..Config::default() };
-    let (supervisor, handle) = super::run::start(config, options.setting(ConfigSource::None)).await?;
+    let (mut supervisor, handle) = super::run::start(config, options.setting(ConfigSource::None)).await?;
     let admin = AdminSocket::open_any()?;
     let mut screen = Screen::new(std::io::stdout().is_terminal());
     screen.opening(admin.path(), &addresses, echo);
-    let api = tokio::spawn(admin.serve(handle.clone()));
+    let api = tokio::spawn(admin.serve(handle.clone(), supervisor.draining()));
     let show = tokio::spawn(show(handle.clone(), stage, screen, length));
     supervisor.run(signals).await;
     api.abort();

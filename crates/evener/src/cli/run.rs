@@ -143,13 +143,13 @@ pub(crate) async fn start(config: Config, setting: Setting) -> anyhow::Result<(S
 }
 
 async fn serve(
-    supervisor: Supervisor,
+    mut supervisor: Supervisor,
     handle: Handle,
     admin: AdminSocket,
     signals: Signals,
 ) -> anyhow::Result<()> {
     supervisor.tell(&Event::AdminListening { socket: admin.path().display().to_string() });
-    let api = tokio::spawn(admin.serve(handle));
+    let api = tokio::spawn(admin.serve(handle, supervisor.draining()));
     supervisor.run(signals).await;
     api.abort();
     // Awaited, so that the socket is removed.

@@ -70,11 +70,11 @@ async fn serve(line: &Line) -> anyhow::Result<()> {
         source: ConfigSource::None,
     };
     let config = Config { spec: spec::spec(line), ..Config::default() };
-    let (supervisor, handle) = cli::start(config, setting).await?;
+    let (mut supervisor, handle) = cli::start(config, setting).await?;
     let mut tasks = tokio::task::JoinSet::new();
     if let Some(admin) = admin {
         supervisor.tell(&Event::AdminListening { socket: admin.path().display().to_string() });
-        tasks.spawn(admin.serve(handle));
+        tasks.spawn(admin.serve(handle, supervisor.draining()));
     }
     supervisor.run(signals).await;
     // Awaited, so that the file of the socket is removed.

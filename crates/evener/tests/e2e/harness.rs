@@ -166,13 +166,25 @@ impl Evener {
         Self::start(Command::new(BINARY), Directory::new(), arguments)
     }
 
-    pub(crate) fn start(mut command: Command, directory: Directory, arguments: &[&str]) -> Self {
+    pub(crate) fn start(command: Command, directory: Directory, arguments: &[&str]) -> Self {
+        let admin = directory.file("admin.sock");
+        Self::start_at(command, directory, arguments, &admin)
+    }
+
+    /// Runs a configuration with an admin socket that another instance may have had before.
+    pub(crate) fn run_at(config: &str, admin: &Path) -> Self {
+        let directory = Directory::new();
+        let file = directory.write("evener.lua", config).display().to_string();
+        Self::start_at(Command::new(BINARY), directory, &["run", &file], admin)
+    }
+
+    fn start_at(mut command: Command, directory: Directory, arguments: &[&str], admin: &Path) -> Self {
         let log = fs::File::create(directory.file("log")).unwrap();
         let child = command
             .args(arguments)
             .args(std::env::var("EVENER_TEST_DRIVER").ok().iter().flat_map(|driver| ["--driver", driver]))
             .args(["--log-level", "debug", "--admin"])
-            .arg(directory.file("admin.sock"))
+            .arg(admin)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

@@ -68,6 +68,7 @@ mod proxy_udp_peers;
 mod reload;
 mod request_log;
 mod respond;
+mod restart;
 mod smuggling;
 mod stray_signals;
 mod tcp;

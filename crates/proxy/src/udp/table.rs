@@ -1,6 +1,6 @@
 //! The flows of a listener as a whole: which of them end, and what others are told of them.
 
-use super::{DRAIN_IDLE, DatagramListener, Party, end, flow_idle};
+use super::{DRAIN_ANSWERED_IDLE, DRAIN_IDLE, DatagramListener, Party, end, flow_idle};
 use crate::open::{self, Open};
 use crate::service::Settings;
 use crate::worker::{PoolIs, Worker};
@@ -24,6 +24,21 @@ pub(crate) fn expire(worker: &mut Worker, index: usize) {
         listener.service.live.flows.fetch_sub(1, Ordering::Relaxed);
         worker.retired.push(flow.slot as usize);
     }
+}
+
+/// Ends the flows of a listener that drains whose server responded to the last datagram and is quiet since.
+pub(crate) fn end_answered(worker: &mut Worker, index: usize) {
+    let listener = &worker.datagrams[index];
+    let is_answered = |key: &FlowKey, flow: &Flow| {
+        let answered_at = worker.flows.get(flow.slot as usize).map(|socket| socket.answered_at);
+        let quiet = |at: &Time| worker.now.since(*at) >= DRAIN_ANSWERED_IDLE;
+        answered_at.filter(quiet) > listener.flows.used(key)
+    };
+    let flows = listener.flows.iter();
+    let answered: Vec<FlowKey> =
+        flows.filter(|(key, flow)| is_answered(key, flow)).map(|(key, _)| *key).collect();
+    answered.iter().for_each(|key| end(worker, index, key));
+    worker.bury_flows();
 }
 
 /// Ends the flows that are not where their clients belong now: the access list says something else of them, or those

@@ -174,5 +174,6 @@ impl Worker {
             listener.draining = true;
             listener.flows.set_idle(udp::DRAIN_IDLE);
         }
+        self.end_answered_flows();
     }
 }

@@ -197,7 +197,7 @@ async fn serve(
     }
     if let Some(admin) = admin {
         supervisor.tell(&Event::AdminListening { socket: admin.path().display().to_string() });
-        tasks.spawn(admin.serve(handle));
+        tasks.spawn(admin.serve(handle, supervisor.draining()));
     }
     let pid_file = pid_file.map(PidFile::write).transpose()?;
     daemon.map(|daemon| daemon.ready(Stdout::Closed)).transpose()?;
