@@ -22,7 +22,7 @@ pub enum Action {
     /// It goes.
     Remove,
     /// It stays, with other settings; these.
-    Set(Vec<&'static str>),
+    Set(Vec<String>),
 }
 
 /// What a change is about.
@@ -95,6 +95,7 @@ macro_rules! differing {
 
 fn set(fields: Vec<&'static str>, subject: Subject, changes: &mut Vec<Change>) {
     if !fields.is_empty() {
+        let fields = fields.into_iter().map(str::to_owned).collect();
         changes.push(change(Action::Set(fields), subject));
     }
 }
@@ -130,7 +131,12 @@ fn servers(
         (Some(old), Some(new)) => {
             let fields = differing!(old, new, endpoint as "address", dialect as "mname", weight as "weight", tier as "tier",
                 limits.soft as "max", limits.hard as "hard", acl as "acl", state as "state");
-            set(fields, subject(new), changes);
+            let moved = || format!("address {} -> {}", old.endpoint, new.endpoint);
+            let said = |field: &str| if field == "address" { moved() } else { field.to_owned() };
+            let fields: Vec<String> = fields.into_iter().map(said).collect();
+            if !fields.is_empty() {
+                changes.push(change(Action::Set(fields), subject(new)));
+            }
         }
         (None, None) => {}
     }
@@ -211,6 +217,16 @@ mod tests {
                 "- service www listen 0.0.0.0:80",
                 "+ service www listen [::]:80",
             ],
+        );
+        let named = |address: &str| {
+            let mut spec = spec(&[("web", &[address])], &["0.0.0.0:80"]);
+            spec.pools[0].servers[0].name = "a".into();
+            spec
+        };
+        check(
+            &named("10.0.0.1:80"),
+            &named("/run/a.sock"),
+            &["~ server web/a: address 10.0.0.1:80 -> /run/a.sock"],
         );
         check(&new, &Spec::default(), &["- pool web", "- pool api", "- service www"]);
     }

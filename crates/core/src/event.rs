@@ -76,8 +76,12 @@ events! {
     Info "server_added" ServerAdded { pool: Arc<str>, server: Arc<str> }
     /// A server left with the configuration, or is no longer found.
     Info "server_removed" ServerRemoved { pool: Arc<str>, server: Arc<str> }
+    /// A server is at another address: its verdict starts anew.
+    Info "server_moved" ServerMoved { pool: Arc<str>, server: Arc<str>, before: String, after: String }
     /// A server is used again.
     Info "server_up" ServerUp { pool: Arc<str>, server: Arc<str> }
+    /// The first check of a server passed.
+    Debug "server_checked" ServerChecked { pool: Arc<str>, server: Arc<str> }
     /// A server is used no more.
     Warn "server_down" ServerDown { pool: Arc<str>, server: Arc<str>, reason: String }
     /// The operator wants something else of a server.

@@ -67,9 +67,13 @@ impl fmt::Display for Reason {
         match self {
             Self::Candidate(1, Why::Sticky) => write!(out, "chosen: the client had it before"),
             Self::Candidate(1, Why::Policy) => write!(out, "chosen by the policy"),
+            Self::Candidate(1, Why::Unchecked) => {
+                write!(out, "chosen: not checked yet, but no checked server takes the client")
+            }
             Self::Candidate(1, Why::LastResort) => {
                 write!(out, "chosen: traffic failed to reach it, but nobody else is left")
             }
+            Self::Candidate(place, Why::Unchecked) => write!(out, "candidate {place}, not checked yet"),
             Self::Candidate(place, Why::LastResort) => write!(out, "candidate {place}, as a last resort"),
             Self::Candidate(place, _) => write!(out, "candidate {place}"),
             Self::Further => write!(out, "a later candidate"),
@@ -115,9 +119,17 @@ fn against(snapshot: &Snapshot, server: &Entry, request: &Request) -> Reason {
         Admission::Down(reason) => Reason::Down(reason.clone()),
         Admission::KnownOnly(KnownOnly::Drain) => Reason::Drain,
         Admission::KnownOnly(KnownOnly::Weight) => Reason::Weightless,
-        Admission::Open | Admission::LastResort(_) if snapshot.is_alone() => Reason::NoFailover,
-        Admission::Open | Admission::LastResort(_) if !server.permits(request.client) => Reason::Denied,
-        Admission::Open | Admission::LastResort(_) if active >= bound => Reason::Full { active, bound },
-        Admission::Open | Admission::LastResort(_) => Reason::Further,
+        Admission::Open | Admission::Unchecked | Admission::LastResort(_) if snapshot.is_alone() => {
+            Reason::NoFailover
+        }
+        Admission::Open | Admission::Unchecked | Admission::LastResort(_)
+            if !server.permits(request.client) =>
+        {
+            Reason::Denied
+        }
+        Admission::Open | Admission::Unchecked | Admission::LastResort(_) if active >= bound => {
+            Reason::Full { active, bound }
+        }
+        Admission::Open | Admission::Unchecked | Admission::LastResort(_) => Reason::Further,
     }
 }

@@ -1,6 +1,7 @@
 //! Health: from what probes and real traffic saw to a verdict, and the deadlines of both.
 //!
-//! An active check decides by `rise` and `fall`. A failed connect takes a server out at once (or after some failures in
+//! An active check decides by `rise` and `fall`; the first probe of a server decides alone, and until then the server is
+//! unchecked. A failed connect takes a server out at once (or after some failures in
 //! a row): for a time, or, when there is a check, until the check has found it well again or that time is over.
 
 use crate::random::Random;
@@ -51,8 +52,22 @@ impl Failure {
 pub enum Verdict {
     /// It is.
     Up,
+    /// Its first probe has not come back yet: it is used only where no other server is there.
+    Unchecked,
     /// It is not.
     Down,
+}
+
+impl Verdict {
+    /// The word of the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Unchecked => "unchecked",
+            Self::Down => "down",
+        }
+    }
 }
 
 /// A verdict that changed.
@@ -60,6 +75,8 @@ pub enum Verdict {
 pub enum Change {
     /// The server is used again.
     Up,
+    /// The first probe of an unchecked server passed.
+    Checked,
     /// The server is used no more, and why.
     Down(String),
 }
@@ -70,6 +87,8 @@ pub struct Health {
     check: Option<CheckSpec>,
     passive: PassiveSpec,
     active: Verdict,
+    /// The next probe decides alone, for none has come back yet.
+    first: bool,
     /// Consecutive probes that passed since real traffic last took it out, up to `rise`.
     passes: u32,
     /// Consecutive probes that failed, up to `fall`.
@@ -84,13 +103,15 @@ pub struct Health {
 }
 
 impl Health {
-    /// A server that nobody has seen yet counts as up. With a check, its first probe is due at once.
+    /// Health of a server without a history. With a check it is unchecked, and its first probe is due at once; without
+    /// one it counts as up.
     #[must_use]
     pub fn new(check: Option<&CheckSpec>, passive: &PassiveSpec, now: Time) -> Self {
         Self {
             check: check.cloned(),
             passive: passive.clone(),
-            active: Verdict::Up,
+            active: if check.is_some() { Verdict::Unchecked } else { Verdict::Up },
+            first: check.is_some(),
             passes: 0,
             fails: 0,
             failures: 0,
@@ -121,7 +142,8 @@ impl Health {
         self.changed(before)
     }
 
-    /// Takes on another configuration; the verdict stays. Without a check nothing could lift its verdict, so it goes.
+    /// Takes on another configuration; the verdict stays, but the first probe of a check that was not there before
+    /// decides alone. Without a check nothing could lift its verdict, so it goes.
     pub fn configure(
         &mut self,
         check: Option<&CheckSpec>,
@@ -130,18 +152,32 @@ impl Health {
     ) -> Option<Change> {
         let before = self.verdict();
         if self.check.as_ref() != check {
+            self.first |= self.check.is_none();
             self.check = check.cloned();
             (self.passes, self.fails) = (0, 0);
             self.next_probe = if check.is_some() { now } else { Time::NEVER };
         }
         if check.is_none() {
-            self.active = Verdict::Up;
+            (self.active, self.first) = (Verdict::Up, false);
         }
         if passive.failures == 0 {
             self.out_until = None;
         }
         self.passive = passive.clone();
         self.changed(before)
+    }
+
+    /// Takes up the probes again after a time without any: the next one decides alone. A server that was up is unchecked
+    /// until then.
+    pub fn resume(&mut self, now: Time) {
+        if self.check.is_none() {
+            return;
+        }
+        (self.first, self.next_probe) = (true, now);
+        (self.passes, self.fails) = (0, 0);
+        if self.active == Verdict::Up {
+            self.active = Verdict::Unchecked;
+        }
     }
 
     /// Whether the server is used.
@@ -155,7 +191,7 @@ impl Health {
     #[must_use]
     pub fn is_only_passively_down(&self) -> bool {
         let stands = self.session != Some(Verdict::Down);
-        self.out_until.is_some() && self.active == Verdict::Up && stands
+        self.out_until.is_some() && self.active != Verdict::Down && stands
     }
 
     /// Why it is down.
@@ -168,6 +204,10 @@ impl Health {
     pub fn on_probe(&mut self, seen: Probe) -> Option<Change> {
         let (rise, fall) = self.check.as_ref().map(|check| (check.rise, check.fall))?;
         let before = self.verdict();
+        if std::mem::take(&mut self.first) {
+            // As if it were the last one of a streak.
+            (self.passes, self.fails) = (rise - 1, fall - 1);
+        }
         match seen {
             Probe::Pass => self.on_pass(rise),
             Probe::Fail(reason) => self.on_fail(reason, fall),
@@ -207,7 +247,7 @@ impl Health {
                     self.next_probe = self.next_probe.min(now);
                 }
             }
-            if self.active == Verdict::Up {
+            if self.active != Verdict::Down {
                 self.reason = Some(failure.reason().into());
             }
         }
@@ -251,14 +291,15 @@ impl Health {
 
     fn changed(&mut self, before: Verdict) -> Option<Change> {
         let after = self.verdict();
-        if after == Verdict::Up {
+        if after != Verdict::Down {
             self.reason = None;
         }
         match (before, after) {
-            (Verdict::Up, Verdict::Down) => {
+            (Verdict::Up | Verdict::Unchecked, Verdict::Down) => {
                 Some(Change::Down(self.reason.clone().unwrap_or_else(|| "unknown".into())))
             }
-            (Verdict::Down, Verdict::Up) => Some(Change::Up),
+            (Verdict::Down, Verdict::Up | Verdict::Unchecked) => Some(Change::Up),
+            (Verdict::Unchecked, Verdict::Up) => Some(Change::Checked),
             _ => None,
         }
     }
@@ -271,6 +312,8 @@ impl Health {
             "a reason exactly when it is down"
         );
         assert!(self.check.is_some() || self.active == Verdict::Up, "without a check only traffic takes out");
+        assert!(self.check.is_some() || !self.first, "without a check no probe comes");
+        assert!(self.first || self.active != Verdict::Unchecked, "the first probe decides");
         let (rise, fall) = self.check.as_ref().map_or((0, 0), |check| (check.rise, check.fall));
         assert!(self.passes <= rise && self.fails <= fall, "a streak ends in a verdict");
     }
@@ -281,7 +324,8 @@ mod tests {
     use super::*;
     use crate::spec::CheckKind;
 
-    /// Steps: `p`ass, `f`ail, `r`efused, `s`uccess, digits pass seconds. Returns the verdict after each letter.
+    /// Steps: `p`ass, `f`ail, `r`efused, `s`uccess, `m`aintenance over, digits pass seconds. Expects the verdict after each
+    /// letter.
     fn check(rise: u32, fall: u32, failures: u32, steps: &str, expected: &str) {
         let spec = CheckSpec { rise, fall, ..CheckSpec::new(CheckKind::Tcp) };
         let passive = PassiveSpec { failures, down_for: Duration::from_secs(5) };
@@ -298,32 +342,54 @@ mod tests {
                 'f' => health.on_probe(Probe::Fail("no".into())),
                 'r' => health.on_failure(now, Failure::Refused),
                 's' => health.forgive(),
+                'm' => {
+                    health.resume(now);
+                    None
+                }
                 digit => {
                     now += Duration::from_secs(u64::from(digit.to_digit(10).unwrap()));
                     health.on_time(now)
                 }
             };
             health.check_invariants();
-            seen.push(if health.verdict() == Verdict::Up { 'U' } else { 'd' });
+            seen.push(match health.verdict() {
+                Verdict::Up => 'U',
+                Verdict::Unchecked => '?',
+                Verdict::Down => 'd',
+            });
         }
         assert_eq!(seen, expected, "{steps}");
     }
 
     #[test]
     fn an_active_verdict_takes_rise_and_fall_in_a_row() {
-        check(2, 3, 1, "ffpfffppp", "UUUUUddUU");
-        check(2, 3, 1, "fffpfpp", "UUddddU");
+        check(2, 3, 1, "pffpfffppp", "UUUUUUddUU");
+        check(2, 3, 1, "pfffpfpp", "UUUddddU");
         check(1, 1, 1, "fpfp", "dUdU");
     }
 
     #[test]
+    fn the_first_probe_decides_alone() {
+        check(2, 3, 1, "0f", "?d");
+        check(2, 3, 1, "9pff", "?UUU");
+        check(2, 3, 1, "fpp", "ddU");
+        check(2, 3, 1, "rp", "dU");
+        check(2, 3, 1, "r5f", "d?d");
+        check(2, 3, 1, "rs", "d?");
+        check(2, 3, 1, "pmf", "U?d");
+        check(2, 3, 1, "pmp", "U?U");
+        check(2, 3, 1, "fmp", "ddU");
+        check(2, 3, 1, "fmfpp", "ddddU");
+    }
+
+    #[test]
     fn traffic_takes_out_at_once_and_the_check_brings_back() {
-        check(2, 3, 1, "rpp", "ddU");
-        check(2, 3, 1, "rpfpp", "ddddU");
-        check(2, 3, 1, "r5", "dU");
-        check(2, 3, 1, "rfff5", "ddddd");
-        check(2, 3, 0, "rrr", "UUU");
-        check(2, 3, 2, "rsrrs", "UUUdU");
+        check(2, 3, 1, "prpp", "UddU");
+        check(2, 3, 1, "prpfpp", "UddddU");
+        check(2, 3, 1, "pr5", "UdU");
+        check(2, 3, 1, "prfff5", "Uddddd");
+        check(2, 3, 0, "prrr", "UUUU");
+        check(2, 3, 2, "prsrrs", "UUUUdU");
     }
 
     #[test]
@@ -357,5 +423,15 @@ mod tests {
         assert!(matches!(health.on_probe(Probe::Fail("no".into())), Some(Change::Down(_))));
         assert_eq!(health.configure(Some(&spec), &passive, Time::ZERO), None);
         assert_eq!(health.configure(None, &passive, Time::ZERO), Some(Change::Up));
+    }
+
+    #[test]
+    fn a_check_that_comes_leaves_the_verdict_until_its_first_probe() {
+        let (spec, passive) = (CheckSpec::new(CheckKind::Tcp), PassiveSpec::default());
+        let mut health = Health::new(None, &passive, Time::ZERO);
+        assert_eq!(health.configure(Some(&spec), &passive, Time::ZERO), None);
+        assert_eq!(health.verdict(), Verdict::Up);
+        assert!(matches!(health.on_probe(Probe::Fail("no".into())), Some(Change::Down(_))));
+        health.check_invariants();
     }
 }

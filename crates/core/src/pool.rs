@@ -195,16 +195,29 @@ impl Pool {
         events: &mut Vec<Event>,
     ) -> Server {
         if server.spec.state != server_spec.state {
-            (server.state, server.state_until, server.state_since) = (server_spec.state, None, now);
+            server.put_into(server_spec.state, now);
+            server.state_until = None;
         }
-        let change = if server.target == *target && server.spec.dialect == server_spec.dialect {
+        let is_moved = server.target != *target;
+        let change = if !is_moved && server.spec.dialect == server_spec.dialect {
             server.health.configure(check_of(spec, server_spec), &spec.passive, now)
         } else {
+            // Nothing that was seen of the old one counts for the new one.
             let was_down = server.health.verdict() == Verdict::Down;
             server.health = health(spec, server_spec, now);
+            (server.since, server.slow_start) = (now, Some(SlowStart::at(now)));
+            server.live.suspect.store(false, Ordering::Relaxed);
             let is_up = server.health.verdict() == Verdict::Up;
             (was_down && is_up).then_some(Change::Up)
         };
+        if is_moved {
+            events.push(Event::ServerMoved {
+                pool: spec.name.clone(),
+                server: server_spec.name.clone(),
+                before: server.target.to_string(),
+                after: target.to_string(),
+            });
+        }
         server.spec = server_spec.clone();
         server.target = target.clone();
         events.extend(change.map(|change| server.enter(&spec.name, change, now)));
@@ -293,7 +306,7 @@ impl Pool {
         server.state_until = until;
         if server.state != state {
             let was_out = server.state == AdminState::Maintenance;
-            (server.state, server.state_since) = (state, now);
+            server.put_into(state, now);
             events.push(Event::ServerState { pool, server: server.spec.name.clone(), state: state.name() });
             if was_out && state == AdminState::Ready {
                 server.slow_start = Some(SlowStart::at(now));
@@ -329,7 +342,12 @@ impl Pool {
         let Some(length) = self.spec.slow_start else { return false };
         let mut any = false;
         for server in &mut self.servers {
-            let Some(slow) = &mut server.slow_start else { continue };
+            // An unchecked server begins with its first check.
+            let Some(slow) =
+                server.slow_start.as_mut().filter(|_| server.health.verdict() != Verdict::Unchecked)
+            else {
+                continue;
+            };
             let reached = slow.reached(length, now);
             any |= std::mem::replace(&mut slow.step, reached) != reached;
             if reached > SLOW_START_STEPS {
@@ -354,7 +372,8 @@ impl Pool {
     #[must_use]
     pub fn deadline(&self) -> Time {
         let of_server = |server: &Server| {
-            let growing = self.spec.slow_start.zip(server.slow_start);
+            let grows = server.health.verdict() != Verdict::Unchecked;
+            let growing = self.spec.slow_start.zip(server.slow_start.filter(|_| grows));
             let step = growing.map_or(Time::NEVER, |(length, slow)| slow.next(length));
             let probed = server.state != AdminState::Maintenance;
             let alone = step.min(server.state_until.unwrap_or(Time::NEVER));
@@ -463,8 +482,21 @@ impl Server {
                 self.slow_start = Some(SlowStart::at(now));
                 Event::ServerUp { pool, server }
             }
+            Change::Checked => {
+                // A server that is there from the beginning has its full share.
+                self.slow_start = self.slow_start.map(|_| SlowStart::at(now));
+                Event::ServerChecked { pool, server }
+            }
             Change::Down(reason) => Event::ServerDown { pool, server, reason },
         }
+    }
+
+    /// Takes on another administrative state. A server in maintenance is not probed, so what was known of it is old.
+    fn put_into(&mut self, state: AdminState, now: Time) {
+        if self.state == AdminState::Maintenance {
+            self.health.resume(now);
+        }
+        (self.state, self.state_since) = (state, now);
     }
 
     fn admission(&self) -> Admission {
@@ -477,10 +509,9 @@ impl Server {
                 Admission::LastResort(reason())
             }
             (_, Verdict::Down) => Admission::Down(reason()),
-            (AdminState::Drain, Verdict::Up) => Admission::KnownOnly(KnownOnly::Drain),
-            (AdminState::Ready, Verdict::Up) if self.spec.weight == 0 => {
-                Admission::KnownOnly(KnownOnly::Weight)
-            }
+            (AdminState::Drain, _) => Admission::KnownOnly(KnownOnly::Drain),
+            (AdminState::Ready, _) if self.spec.weight == 0 => Admission::KnownOnly(KnownOnly::Weight),
+            (AdminState::Ready, Verdict::Unchecked) => Admission::Unchecked,
             (AdminState::Ready, Verdict::Up) => Admission::Open,
         }
     }

@@ -62,6 +62,9 @@ pub enum Admission {
     Open,
     /// Only clients that the sticky table names for it: it drains, or has the weight 0.
     KnownOnly(KnownOnly),
+    /// Clients that the sticky table names for it, and others only when no server is open for them: its first check has not
+    /// come back yet.
+    Unchecked,
     /// Only when nobody else is left: real traffic took it out, and why.
     LastResort(Arc<str>),
     /// Nobody, for a check found it down, and why.
@@ -165,6 +168,8 @@ pub enum Why {
     Sticky,
     /// The policy chose it.
     Policy,
+    /// No checked server takes the client.
+    Unchecked,
     /// Nobody else was left, though traffic lately failed to reach it.
     LastResort,
 }
@@ -176,6 +181,7 @@ impl Why {
         match self {
             Self::Sticky => "sticky",
             Self::Policy => "policy",
+            Self::Unchecked => "unchecked",
             Self::LastResort => "last_resort",
         }
     }
@@ -226,6 +232,10 @@ pub struct Snapshot {
     /// Positions of the entries, in the order of their identities.
     by_id: Vec<(ServerId, u32)>,
     tiers: Vec<Tier>,
+    /// Servers without a first check, by tier.
+    unchecked: Vec<Tier>,
+    /// How one of these is chosen.
+    policy_of_unchecked: Policy,
     last_resort: Tier,
     /// Without failover: those of whom one is chosen, whether it can take the client or not.
     only: Option<Tier>,
@@ -260,7 +270,8 @@ impl Snapshot {
         let SnapshotParts { pool, generation, policy, cookie, failover, entries, live } = parts;
         let entries: Vec<Arc<Entry>> = entries.into_iter().map(Arc::new).collect();
         let is_open = |entry: &Entry| entry.admission == Admission::Open;
-        let tier = |keep: &dyn Fn(&Entry) -> bool| {
+        let is_unchecked = |entry: &Entry| entry.admission == Admission::Unchecked;
+        let tier = |policy: Policy, keep: &dyn Fn(&Entry) -> bool| {
             let members: Vec<_> = entries.iter().filter(|entry| keep(entry)).cloned().collect();
             let table = Table::prepare(policy, &members);
             Tier { members, table }
@@ -268,23 +279,44 @@ impl Snapshot {
         let mut numbers: Vec<u8> = entries.iter().map(|entry| entry.tier).collect();
         numbers.sort_unstable();
         numbers.dedup();
-        let tiers = numbers
-            .iter()
-            .map(|&number| tier(&|entry| entry.tier == number && is_open(entry)))
-            .filter(|tier| !tier.members.is_empty())
-            .collect();
+        let by_tier = |policy: Policy, keep: &dyn Fn(&Entry) -> bool| -> Vec<Tier> {
+            let of = |&number: &u8| tier(policy, &|entry| entry.tier == number && keep(entry));
+            numbers.iter().map(of).filter(|tier| !tier.members.is_empty()).collect()
+        };
+        let tiers = by_tier(policy, &is_open);
+        // As long as the whole pool is unchecked its policy holds; beside servers that are open no table is worth it.
+        let policy_of_unchecked = if tiers.is_empty() { policy } else { Policy::RoundRobin };
+        let unchecked = by_tier(policy_of_unchecked, &is_unchecked);
         let members =
             entries.iter().filter(|e| matches!(e.admission, Admission::LastResort(_))).cloned().collect();
         let last_resort = Tier { members, table: Table::None };
         let only = numbers.first().filter(|_| failover == Failover::Never).map(|&first| {
             // A client's address leads to its server even when that is down; turns are taken by those that are there.
             let by_address = matches!(policy, Policy::Hash | Policy::Maglev { .. });
-            tier(&|entry| entry.tier == first && (by_address || is_open(entry)))
+            let any_open = entries.iter().any(|entry| entry.tier == first && is_open(entry));
+            tier(policy, &|entry| {
+                let is_there = if any_open { is_open(entry) } else { is_unchecked(entry) };
+                entry.tier == first && (by_address || is_there)
+            })
         });
         let first_tier = numbers.first().copied().unwrap_or_default();
         let mut by_id: Vec<_> = entries.iter().zip(0..).map(|(entry, at)| (entry.id, at)).collect();
         by_id.sort_unstable();
-        Self { pool, generation, policy, cookie, entries, by_id, tiers, last_resort, only, first_tier, live }
+        Self {
+            pool,
+            generation,
+            policy,
+            cookie,
+            entries,
+            by_id,
+            tiers,
+            unchecked,
+            policy_of_unchecked,
+            last_resort,
+            only,
+            first_tier,
+            live,
+        }
     }
 
     /// Every server, in the order of the configuration.
@@ -303,8 +335,13 @@ impl Snapshot {
     /// Whether anybody gets new clients.
     #[must_use]
     pub fn is_usable(&self) -> bool {
-        let last_resort = !self.is_alone() && !self.last_resort.members.is_empty();
-        last_resort || self.first_choices().next().is_some()
+        match &self.only {
+            Some(only) => only.members.iter().any(|entry| entry.admits_chosen()),
+            None => {
+                let any = |tiers: &[Tier]| tiers.iter().any(|tier| !tier.members.is_empty());
+                any(&self.tiers) || any(&self.unchecked) || !self.last_resort.members.is_empty()
+            }
+        }
     }
 
     /// The servers that clients without a history get first: those that are open, of the first tier that has any; without
@@ -367,8 +404,13 @@ impl Snapshot {
         let mut draw = draw();
         let mut from = |tier, policy| self.find_in(tier, policy, request.client, tried, &mut draw);
         let by_policy = self.tiers.iter().find_map(|tier| from(tier, self.policy));
+        let unchecked = || self.unchecked.iter();
         by_policy
             .map(|server| (server, Why::Policy))
+            .or_else(|| {
+                let server = unchecked().find_map(|tier| from(tier, self.policy_of_unchecked));
+                server.map(|server| (server, Why::Unchecked))
+            })
             .or_else(|| from(&self.last_resort, Policy::RoundRobin).map(|server| (server, Why::LastResort)))
     }
 
@@ -405,8 +447,9 @@ impl Snapshot {
         }
         let at = policy::choose(self.policy, &only.table, &only.members, &mut draw(), |_| true)?;
         let server = &only.members[at];
-        let takes = server.admission == Admission::Open && server.has_room_for(request.client, Known::No);
-        takes.then_some((server, Why::Policy))
+        let why = if server.admission == Admission::Unchecked { Why::Unchecked } else { Why::Policy };
+        let takes = server.admits_chosen() && server.has_room_for(request.client, Known::No);
+        takes.then_some((server, why))
     }
 
     /// Whether somebody of a higher tier takes the client: then it returns there from the server that it had.
@@ -470,7 +513,8 @@ impl Snapshot {
     }
 
     fn refusal(&self, request: &Request, tried: &[ServerId]) -> NoServer {
-        let usable = || self.tiers.iter().chain([&self.last_resort]).flat_map(|tier| &tier.members);
+        let tiers = || self.tiers.iter().chain(&self.unchecked).chain([&self.last_resort]);
+        let usable = || tiers().flat_map(|tier| &tier.members);
         let fresh = || usable().filter(|server| !tried.contains(&server.id));
         if self.entries.is_empty() {
             NoServer::Empty
@@ -496,6 +540,10 @@ impl Snapshot {
                 assert!(positions.iter().all(|&at| (at as usize) < tier.members.len()));
             }
         }
+        for tier in &self.unchecked {
+            assert!(tier.members.iter().all(|entry| entry.admission == Admission::Unchecked));
+            assert!(tier.members.iter().all(|entry| entry.weight > 0), "who is there takes clients");
+        }
         for entry in &self.entries {
             if let Some(hard) = entry.limits.hard {
                 assert!(entry.live.occupancy.active() <= hard, "{} exceeds its hard limit", entry.name);
@@ -513,7 +561,12 @@ impl Entry {
     }
 
     fn admits_known(&self) -> bool {
-        matches!(self.admission, Admission::Open | Admission::KnownOnly(_))
+        matches!(self.admission, Admission::Open | Admission::Unchecked | Admission::KnownOnly(_))
+    }
+
+    /// Whether a client may have it that can have no other one.
+    fn admits_chosen(&self) -> bool {
+        matches!(self.admission, Admission::Open | Admission::Unchecked)
     }
 
     pub(crate) fn permits(&self, client: IpAddr) -> bool {

@@ -4,6 +4,9 @@
 #[path = "choices/homes.rs"]
 mod homes;
 
+#[path = "choices/unchecked.rs"]
+mod unchecked;
+
 use evener_core::acl::{Access, Acl};
 use evener_core::event::Event;
 use evener_core::health::{Failure, Probe};

@@ -9,8 +9,8 @@ use evener_core::acl::{Access, Acl};
 use evener_core::explain::{Reason, explain};
 use evener_core::health::{Failure, Probe, Verdict};
 use evener_core::limits::{Known, Limits};
-use evener_core::pool::{Pool, PoolSetting};
-use evener_core::snapshot::{Choice, NoServer, Request, Snapshot, Why};
+use evener_core::pool::{Pool, PoolSetting, Server};
+use evener_core::snapshot::{Admission, Choice, Entry, NoServer, Request, Snapshot, Why};
 use evener_core::spec::{
     AdminState, CheckKind, CheckSpec, PassiveSpec, Policy, PoolSpec, ServerSpec, StickyBy, StickySpec,
 };
@@ -113,23 +113,43 @@ impl Simulation {
             Why::Sticky => {}
             Why::Policy => {
                 assert!(server.state == AdminState::Ready && server.spec.weight > 0);
-                let better = self.snapshot.servers().iter().filter(|other| {
-                    other.tier < choice.server.tier
-                        && other.admission == evener_core::snapshot::Admission::Open
+                assert_eq!(choice.server.admission, Admission::Open);
+                let is_better = |other: &Entry| other.tier < choice.server.tier;
+                self.check_passed_over(client, tried, |other| {
+                    is_better(other) && other.admission == Admission::Open
                 });
-                for other in better {
-                    let full = other.live.occupancy.active() >= other.limits.bound(Known::No);
-                    let denied = other.acl.as_ref().is_some_and(|acl| acl.access(client) == Access::Deny);
-                    assert!(full || denied || tried.contains(&other.id), "a higher tier was passed over");
-                }
             }
-            Why::LastResort => assert!(server.health.is_only_passively_down()),
+            Why::Unchecked => {
+                assert!(server.state == AdminState::Ready && server.spec.weight > 0);
+                assert_eq!(choice.server.admission, Admission::Unchecked);
+                let is_better = |other: &Entry| other.tier < choice.server.tier;
+                self.check_passed_over(client, tried, |other| match other.admission {
+                    Admission::Open => true,
+                    Admission::Unchecked => is_better(other),
+                    _ => false,
+                });
+            }
+            Why::LastResort => {
+                assert!(server.health.is_only_passively_down());
+                self.check_passed_over(client, tried, |other| {
+                    matches!(other.admission, Admission::Open | Admission::Unchecked)
+                });
+            }
+        }
+    }
+
+    /// Servers that come before the one that was chosen do not take the client.
+    fn check_passed_over(&self, client: IpAddr, tried: &[ServerId], is_before: impl Fn(&Entry) -> bool) {
+        for other in self.snapshot.servers().iter().filter(|other| is_before(other)) {
+            let full = other.live.occupancy.active() >= other.limits.bound(Known::No);
+            let denied = other.acl.as_ref().is_some_and(|acl| acl.access(client) == Access::Deny);
+            assert!(full || denied || tried.contains(&other.id), "{} was passed over", other.name);
         }
     }
 
     fn check_refusal(&self, client: IpAddr, tried: &[ServerId], refusal: NoServer) {
         let usable = self.snapshot.servers().iter().filter(|server| {
-            server.admission == evener_core::snapshot::Admission::Open
+            matches!(server.admission, Admission::Open | Admission::Unchecked)
                 && !tried.contains(&server.id)
                 && server.acl.as_ref().is_none_or(|acl| acl.access(client) == Access::Permit)
         });
@@ -158,8 +178,18 @@ impl Simulation {
     fn probe(&mut self) {
         let Some(id) = self.any_server() else { return };
         let seen = if self.random.below(3) > 0 { Probe::Pass } else { Probe::Fail("simulated".into()) };
+        let (before, passed) = (self.verdict(id), seen == Probe::Pass);
         let _ = self.pool.on_probe(self.now, id, seen);
+        if before == Verdict::Unchecked {
+            let expected = if passed { Verdict::Up } else { Verdict::Down };
+            assert_eq!(self.verdict(id), expected, "the first check decides alone");
+        }
+        assert_ne!((self.pool.spec().check.is_some(), self.verdict(id)), (true, Verdict::Unchecked));
         let _ = self.pool.on_probe(self.now, ServerId(u32::MAX), Probe::Pass);
+    }
+
+    fn verdict(&self, id: ServerId) -> Verdict {
+        self.pool.server(id).expect("it is of the pool").health.verdict()
     }
 
     fn fail(&mut self) {
@@ -198,6 +228,8 @@ impl Simulation {
                 )
             })
             .collect();
+        let is_out = |server: &&Server| server.state == AdminState::Maintenance;
+        let was_out: BTreeSet<ServerId> = self.pool.servers().iter().filter(is_out).map(|s| s.id).collect();
         let had_check = self.pool.spec().check.is_some();
         let mut spec = random_spec(&mut self.random);
         if self.random.below(4) > 0 {
@@ -209,7 +241,12 @@ impl Simulation {
             assert_eq!(*id, server.id, "identity stays");
             let lifted = had_check && spec.check.is_none() || *passive && spec.passive.failures == 0;
             if *target == server.target && !lifted {
-                assert_eq!(*verdict, server.health.verdict(), "the verdict stays");
+                let was_out = was_out.contains(id) && server.state != AdminState::Maintenance;
+                let resumed = was_out && server.health.verdict() == Verdict::Unchecked;
+                assert!(resumed || *verdict == server.health.verdict(), "the verdict stays");
+            } else if *target != server.target {
+                let anew = if spec.check.is_some() { Verdict::Unchecked } else { Verdict::Up };
+                assert_eq!(server.health.verdict(), anew, "another machine has a verdict of its own");
             }
         }
         let ids: BTreeSet<ServerId> = self.pool.servers().iter().map(|server| server.id).collect();

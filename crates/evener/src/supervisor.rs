@@ -363,7 +363,10 @@ impl Supervisor {
                 self.tell(&Event::ConnectFailed { pool, server: name, reason: failure.reason() });
                 event
             }
-            Report::Success { pool, server } => {
+            Report::Success { pool, server, target } => {
+                if self.name_at(&pool, server, &target).is_none() {
+                    return;
+                }
                 self.pools.get_mut(&pool).and_then(|running| running.pool.on_success(now, server))
             }
             Report::Session { pool, server, target, worker, fault } => {

@@ -6,13 +6,14 @@ use crate::service::{Notice, Report, Service};
 use crate::worker::Worker;
 use evener_core::Target;
 use evener_core::health::Failure;
-use evener_core::snapshot::{Entry, NoServer};
+use evener_core::snapshot::{Choice, Entry, NoServer, Why};
 use evener_core::spec::ServiceOptions;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// A socket to connect to a server with, for this client.
 pub(crate) fn open_socket(
@@ -59,6 +60,15 @@ pub(crate) fn note_failure(worker: &Worker, pool: Arc<str>, server: &Entry, erro
     };
     if let Some(failure) = failure {
         (worker.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
+    }
+}
+
+/// Reports that a server was reached, if that is worth a report.
+pub(crate) fn note_success(worker: &Worker, pool: &Arc<str>, choice: &Choice) {
+    let server = &choice.server;
+    if server.live.suspect.load(Ordering::Relaxed) || choice.why == Why::LastResort {
+        let (pool, target) = (Arc::clone(pool), server.target.clone());
+        (worker.report)(Report::Success { pool, server: server.id, target });
     }
 }
 

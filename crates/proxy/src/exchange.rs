@@ -19,7 +19,7 @@ use crate::session::{self, LINGER, LINGER_BYTES_MAX, Mode};
 use crate::tls::{Tls, TlsConnector};
 use crate::worker::Worker;
 use evener_core::health::Failure;
-use evener_core::snapshot::{Choice, Entry, NoServer, Request, Snapshot, Why};
+use evener_core::snapshot::{Choice, Entry, NoServer, Request, Snapshot};
 use evener_core::{ServerId, Target, Time};
 use idle::{find_idle, find_kept, key_of, on_idle_readable, take_from_idle, use_idle};
 use mio::event::Event;
@@ -27,7 +27,6 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// A connection to a server that nobody uses is kept for so long.
@@ -301,15 +300,14 @@ fn opened(worker: &mut Worker, slot: usize) {
     worker.exchange_timers.clear(number);
     let exchange = &mut worker.exchanges[number];
     exchange.reach = Reach::Open(slot);
+    let since = std::mem::replace(&mut exchange.since, worker.now);
+    let exchange = &worker.exchanges[number];
     let Some(choice) = &exchange.choice else { return };
     let entry = Arc::clone(&choice.server);
     let snapshot = exchange.backend().pool.load_full();
-    let took = worker.now.since(exchange.since);
-    exchange.since = worker.now;
+    let took = worker.now.since(since);
     entry.live.counters.of(worker.id).connections.one();
-    if entry.live.suspect.load(Ordering::Relaxed) || choice.why == Why::LastResort {
-        (worker.report)(Report::Success { pool: snapshot.pool.clone(), server: entry.id });
-    }
+    connect::note_success(worker, &snapshot.pool, choice);
     if exchange.http.is_none() {
         chosen(worker, number, &snapshot, &entry, took);
     }

@@ -296,6 +296,8 @@ pub enum Report {
         pool: Arc<str>,
         /// The server.
         server: ServerId,
+        /// Where it was.
+        target: Target,
     },
     /// The connection that has to stand with a server does for this worker, or no longer does and why.
     Session {

@@ -1,7 +1,7 @@
 //! The TCP way in, in five hops: accept, admit, pick, connect (the next candidate on failure), relay.
 
 use crate::admission::{self, Admission, Refused, reset_at_close};
-use crate::connect::{note_failure, note_no_server, open_socket};
+use crate::connect::{note_failure, note_no_server, note_success, open_socket};
 use crate::connection::{Connection, Stage, Step, Upstream};
 use crate::dns;
 use crate::greeting::{self, Greeted, Greeting};
@@ -15,7 +15,7 @@ use crate::warm;
 use crate::worker::{Retry, Worker};
 use evener_core::Time;
 use evener_core::limits::Lease;
-use evener_core::snapshot::{Choice, NoServer, Request, Why};
+use evener_core::snapshot::{Choice, NoServer, Request};
 use evener_core::spec::Protocol;
 use mio::event::Event;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -24,7 +24,6 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags, acceptfrom_with, recv, sockopt};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// So many clients of one listener are accepted before others have their turn.
@@ -413,7 +412,7 @@ fn give_up(worker: &mut Worker, index: usize, reason: NoServer) {
 /// The server accepted.
 fn connected(worker: &mut Worker, index: usize, way: Way) {
     end_pending(worker, index);
-    let connection = &mut worker.connections[index];
+    let connection = &worker.connections[index];
     let Some(upstream) = &connection.upstream else { return };
     let (server, now) = (&upstream.choice.server, worker.now);
     let snapshot = connection.backend().pool.load();
@@ -425,9 +424,8 @@ fn connected(worker: &mut Worker, index: usize, way: Way) {
         record.had(&snapshot.pool, &server.name);
     }
     server.live.counters.of(worker.id).connections.one();
-    if server.live.suspect.load(Ordering::Relaxed) || upstream.choice.why == Why::LastResort {
-        (worker.report)(Report::Success { pool: snapshot.pool.clone(), server: server.id });
-    }
+    note_success(worker, &snapshot.pool, &upstream.choice);
+    let connection = &mut worker.connections[index];
     connection.stage = Stage::Relaying;
     connection.from_client.writable = true;
     connection.active_at = now;

@@ -523,7 +523,7 @@ fn take_answers(worker: &mut Worker, slot: usize, answers: &mut Answers, count: 
             && let Some(listener) = worker.datagrams.get(answers.listener)
         {
             let pool = flow.party.backend(&listener.service.settings.load()).pool.load().pool.clone();
-            (worker.report)(Report::Success { pool, server: server.id });
+            (worker.report)(Report::Success { pool, server: server.id, target: server.target.clone() });
         }
         let of_server = flow.choice.server.live.counters.of(worker.id);
         of_server.datagrams_out.add(count as u64);

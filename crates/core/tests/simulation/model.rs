@@ -48,7 +48,8 @@ impl Asking<'_> {
         let taken_above = self.snapshot.servers().iter().any(|other| {
             is_above(other) && !self.tried.contains(&other.id) && self.has_room(other, Known::No)
         });
-        let admits = matches!(server.admission, Admission::Open | Admission::KnownOnly(_));
+        let admits =
+            matches!(server.admission, Admission::Open | Admission::Unchecked | Admission::KnownOnly(_));
         admits && !self.tried.contains(&id) && self.has_room(server, Known::Yes) && !taken_above
     }
 }

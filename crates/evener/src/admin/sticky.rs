@@ -144,5 +144,5 @@ fn look_at_pool(
 }
 
 fn is_ok(server: &Server) -> bool {
-    server.health.verdict() == Verdict::Up && server.state != AdminState::Maintenance
+    server.health.verdict() != Verdict::Down && server.state != AdminState::Maintenance
 }

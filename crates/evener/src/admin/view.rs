@@ -5,7 +5,6 @@ use evener_core::Random;
 use evener_core::acl::Access;
 use evener_core::counters::{CounterSet, Sharded};
 use evener_core::explain as core;
-use evener_core::health::Verdict;
 use evener_core::pool::Server;
 use evener_core::snapshot::Request;
 use evener_proxy::Service;
@@ -97,7 +96,7 @@ pub(crate) struct ServerView {
     pub(crate) hard: Option<u32>,
     /// `ready`, `drain` or `maintenance`.
     pub(crate) state: String,
-    /// `up` or `down`.
+    /// `up`, `down`, or `unchecked` until the first check.
     pub(crate) verdict: String,
     /// Why it is down.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -170,7 +169,6 @@ fn pools(supervisor: &Supervisor) -> Vec<PoolView> {
 }
 
 fn server(supervisor: &Supervisor, server: &Server) -> ServerView {
-    let is_up = server.health.verdict() == Verdict::Up;
     ServerView {
         name: server.spec.name.to_string(),
         address: server.target.to_string(),
@@ -179,7 +177,7 @@ fn server(supervisor: &Supervisor, server: &Server) -> ServerView {
         max: server.spec.limits.soft,
         hard: server.spec.limits.hard,
         state: server.state.name().into(),
-        verdict: if is_up { "up" } else { "down" }.into(),
+        verdict: server.health.verdict().name().into(),
         reason: server.health.reason().map(str::to_owned),
         since_s: supervisor.now().since(server.since).as_secs(),
         active: server.live.occupancy.active(),

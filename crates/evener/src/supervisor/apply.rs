@@ -12,9 +12,9 @@ use evener_core::clients::Clients;
 use evener_core::diff::diff;
 use evener_core::dns::{Cache, RateLimit};
 use evener_core::event::Event;
-use evener_core::pool::Pool;
+use evener_core::pool::{Pool, Server};
 use evener_core::route::{Route, Routes};
-use evener_core::spec::{Denied, PoolSpec, ServiceSpec, Source, Transport};
+use evener_core::spec::{Denied, PoolSpec, ServerSpec, ServiceSpec, Source, Transport};
 use evener_core::throttle::Throttle;
 use evener_core::{Endpoint, Target, Time};
 use evener_proxy::{Backend, Bound, Dns, Refusal, Service, Settings, Sharing, bind, may_be_transparent};
@@ -32,12 +32,14 @@ impl Supervisor {
             (fresh, logs) => return Err(fresh.err().into_iter().chain(logs.err()).flatten().collect()),
         };
         let renewed = self.renewed(&config, &materials);
+        let moved = self.moved(&config, &targets);
         self.materials = materials;
         self.request_logs.take_on(logs, &config);
         self.configurations += 1;
         self.renew_discovery(&config.spec, found);
-        let changes =
-            diff(&self.config.spec, &config.spec).iter().map(ToString::to_string).chain(renewed).collect();
+        let changes = diff(&self.config.spec, &config.spec);
+        let changes = changes.iter().map(ToString::to_string);
+        let changes = changes.chain(moved).chain(renewed).collect();
         for spec in &config.spec.pools {
             self.apply_pool(spec, &targets);
         }
@@ -295,6 +297,24 @@ impl Supervisor {
                 self.setting.log.event(&Event::ListenerClosed { service: listener.service, address });
             }
         }
+    }
+
+    /// Servers whose names lead to another address now, though the configuration says the same of them.
+    fn moved(&self, config: &Config, targets: &Targets) -> Vec<String> {
+        let of_pool = |spec: &PoolSpec| {
+            let servers = self.pools.get(&spec.name).map_or(&[][..], |running| running.pool.servers());
+            let before: BTreeMap<&Arc<str>, &Server> =
+                servers.iter().map(|server| (&server.spec.name, server)).collect();
+            let moved = |server: &ServerSpec| {
+                let old = before.get(&server.name).filter(|old| old.spec.endpoint == server.endpoint)?;
+                let target = targets.of(&server.endpoint);
+                let said =
+                    || format!("~ server {}/{}: address {} -> {target}", spec.name, server.name, old.target);
+                (old.target != target).then(said)
+            };
+            spec.servers.iter().filter_map(moved).collect::<Vec<_>>()
+        };
+        config.spec.pools.iter().flat_map(of_pool).collect()
     }
 
     /// Services and pools that stay as they are, but whose certificates changed.

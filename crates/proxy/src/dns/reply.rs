@@ -3,13 +3,12 @@
 use super::answers;
 use super::query::{Asker, Origin, Party, Query, TRANSFER_PAUSE, Waits, retire, spec};
 use super::{client, twins};
-use crate::service::{Report, Settings};
+use crate::connect::note_success;
+use crate::service::Settings;
 use crate::worker::Worker;
 use evener_core::dns::{Cache, Freshness, network};
-use evener_core::snapshot::Why;
 use evener_core::wire::dns as wire;
 use std::net::IpAddr;
-use std::sync::atomic::Ordering;
 
 /// What one datagram of IPv4 has room for.
 const DATAGRAM_BYTES_MAX: usize = 65_507;
@@ -59,9 +58,7 @@ pub(super) fn note_answer(worker: &Worker, settings: &Settings, query: &Query, b
         record.moved(0, bytes as u64, worker.now);
     }
     snapshot.observe(server, worker.now.since(query.sent_at), worker.now);
-    if server.live.suspect.load(Ordering::Relaxed) || choice.why == Why::LastResort {
-        (worker.report)(Report::Success { pool: snapshot.pool.clone(), server: server.id });
-    }
+    note_success(worker, &snapshot.pool, choice);
 }
 
 /// Makes of the server's answer the client's, and keeps it if it is to be kept. Its ID is the client's after that.

@@ -83,7 +83,7 @@ impl Facts {
 impl Server {
     fn of(server: &evener_core::pool::Server, now: Time) -> Self {
         let since = match (server.state, server.health.verdict()) {
-            (AdminState::Ready, Verdict::Up) => None,
+            (AdminState::Ready, Verdict::Up | Verdict::Unchecked) => None,
             (AdminState::Ready, Verdict::Down) => Some(server.since),
             _ => Some(server.state_since),
         };
