@@ -521,6 +521,14 @@ pub enum StickyBy {
     Cookie(String),
 }
 
+impl StickyBy {
+    /// The cookie's name by default.
+    pub const COOKIE: &str = "EVENER";
+    /// What the default name begins with, followed by the pool's name, where several such pools serve one service: under
+    /// one name each would overwrite the other's cookie.
+    pub const COOKIE_OF_POOL: &str = "EVENER_";
+}
+
 impl StickySpec {
     /// The most clients a table may have.
     pub const SIZE_MAX: usize = 16_000_000;

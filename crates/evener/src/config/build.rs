@@ -2,10 +2,12 @@
 
 mod whole;
 
+pub(super) use whole::pools_of;
+
 use super::access::{read_acl, read_denied, read_prefixes, read_throttle};
 use super::fields::{Fields, Reading, nearest};
 use super::raw::{Made, Run, Table, Value};
-use super::sticky::read_sticky;
+use super::sticky::{name_cookies, read_sticky};
 use super::{Config, Place, Problem, check, dns, edge};
 use evener_core::Endpoint;
 use evener_core::limits::Limits;
@@ -50,6 +52,7 @@ pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
         }
         builder.service(made);
     }
+    name_cookies(&mut builder.config.spec);
     builder.check_whole();
     let config = builder.config;
     if reading.is_well() { Ok(config) } else { Err(reading.into_problems()) }

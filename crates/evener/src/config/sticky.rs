@@ -2,11 +2,12 @@
 
 use super::fields::Fields;
 use super::raw::Value;
-use evener_core::spec::{StickyBy, StickySpec};
+use evener_core::spec::{PoolSpec, ServiceSpec, Spec, StickyBy, StickySpec};
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
-/// The cookie's name when nothing else is said.
-pub(super) const COOKIE: &str = "EVENER";
 /// Moving clients more often would only make them lose what their servers know.
 pub(super) const REBALANCE_MIN: Duration = Duration::from_millis(100);
 
@@ -66,14 +67,65 @@ fn read_table(own: &mut Fields<'_>, defaults: StickySpec) -> StickySpec {
     }
 }
 
-/// `sticky = { by = "cookie", name = "EVENER" }`
+/// What the name of a cookie consists of (RFC 6265, section 4.1.1).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// `sticky = { by = "cookie", name = "EVENER" }`; without a name it is empty until [`name_cookies`] knows all pools.
 fn read_cookie(mut own: Fields<'_>) -> StickyBy {
-    let name = own.text("name").unwrap_or(COOKIE).to_owned();
-    // A token (RFC 6265, section 4.1.1).
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let Some(name) = own.text("name").map(str::to_owned) else {
+        own.finish();
+        return StickyBy::Cookie(String::new());
+    };
     if name.is_empty() || !name.bytes().all(is_token) {
         own.problem("name", format!("`{name}` is no name for a cookie"));
     }
     own.finish();
     StickyBy::Cookie(name)
+}
+
+/// Names the cookies that the configuration does not name: `EVENER`, but where several pools of one service would have
+/// that name, `EVENER_` and the pool's.
+pub(super) fn name_cookies(spec: &mut Spec) {
+    let shared: BTreeSet<Arc<str>> =
+        spec.services.iter().flat_map(|service| sharing(service, &spec.pools)).collect();
+    for pool in &mut spec.pools {
+        if let Some(StickySpec { by: StickyBy::Cookie(name), .. }) = &mut pool.sticky
+            && name.is_empty()
+        {
+            *name = match shared.contains(&pool.name) {
+                true => cookie_of_pool(&pool.name),
+                false => StickyBy::COOKIE.into(),
+            };
+        }
+    }
+}
+
+/// The pools of a service whose clients would get cookies of the default name from several of them.
+fn sharing(service: &ServiceSpec, pools: &[PoolSpec]) -> BTreeSet<Arc<str>> {
+    let has_default = |pool: &&PoolSpec| match &pool.sticky {
+        Some(StickySpec { by: StickyBy::Cookie(name), .. }) => name.is_empty() || name == StickyBy::COOKIE,
+        _ => false,
+    };
+    let named = |name: &Arc<str>| pools.iter().find(|pool| pool.name == *name);
+    let ours: BTreeSet<Arc<str>> = super::build::pools_of(service)
+        .filter_map(named)
+        .filter(has_default)
+        .map(|pool| Arc::clone(&pool.name))
+        .collect();
+    if ours.len() > 1 { ours } else { BTreeSet::new() }
+}
+
+/// Bytes that a cookie's name cannot have are escaped as in a URL, so that two pools never have one name.
+fn cookie_of_pool(pool: &str) -> String {
+    let mut name = String::from(StickyBy::COOKIE_OF_POOL);
+    for byte in pool.bytes() {
+        if is_token(byte) && byte != b'%' {
+            name.push(char::from(byte));
+        } else {
+            let _ = write!(name, "%{byte:02X}");
+        }
+    }
+    name
 }

@@ -35,6 +35,7 @@ mod forwarded;
 mod harness;
 mod http;
 mod http2;
+mod http_cookies;
 mod http_failures;
 mod http_limits;
 mod http_peers;

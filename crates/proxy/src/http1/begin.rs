@@ -10,7 +10,7 @@ use crate::session::{self, Mode, Session};
 use crate::worker::Worker;
 use evener_core::Time;
 use evener_core::limits::Lease;
-use evener_core::spec::{Balance, HttpSpec};
+use evener_core::spec::{Balance, HttpSpec, StickyBy};
 use evener_core::wire::chunked;
 use evener_core::wire::forwarded::Client;
 use evener_core::wire::http::{Found, Framing, HttpVersion, Request, Target};
@@ -282,7 +282,7 @@ fn begin_exchange(
     let session = &mut *worker.sessions[index];
     let settings = Arc::clone(&session.settings);
     let snapshot = settings.backends[backend].pool.load();
-    let cookie = snapshot.cookie.as_ref().and_then(|name| request.cookie(head, name.as_bytes()));
+    let cookie = snapshot.cookie.as_ref().and_then(|name| cookie_of(request, head, name));
     let token = cookie.and_then(|value| u64::from_str_radix(std::str::from_utf8(value).ok()?, 16).ok());
     drop(snapshot);
     let is_private = spec.balance == Balance::Connection || settings.is_personal(backend);
@@ -308,6 +308,15 @@ fn begin_exchange(
         http: Some(Box::new(part)),
     };
     worker.exchanges.insert(Box::new(exchange))
+}
+
+/// The cookie by which the pool knows a client again. One with the name of its own that it has by default also takes the
+/// cookie of the plain name: it may be from before another pool came to the service.
+fn cookie_of<'a>(request: &Request, head: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    request.cookie(head, name.as_bytes()).or_else(|| {
+        let is_of_pool = name.starts_with(StickyBy::COOKIE_OF_POOL);
+        request.cookie(head, StickyBy::COOKIE.as_bytes()).filter(|_| is_of_pool)
+    })
 }
 
 /// The head as the server gets it.

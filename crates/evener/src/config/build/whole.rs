@@ -189,7 +189,7 @@ impl Builder<'_> {
 }
 
 /// Every pool that a service may send clients to.
-fn pools_of(service: &ServiceSpec) -> impl Iterator<Item = &Arc<str>> {
+pub(in crate::config) fn pools_of(service: &ServiceSpec) -> impl Iterator<Item = &Arc<str>> {
     let refused = [&service.denied, &service.exceeded].into_iter().filter_map(|denied| match denied {
         Denied::Pool(pool) => Some(pool),
         _ => None,

@@ -126,7 +126,8 @@ fn write_sticky(table: &mut Table, sticky: Option<&StickySpec>) {
         // Cookies are kept by clients: neither size nor time is asked for.
         StickyBy::Cookie(name) => {
             own.set("by", "cookie");
-            own.unless("name", &name.as_str(), &crate::config::sticky::COOKIE);
+            // The default depends on the other pools of its services.
+            own.set("name", name.as_str());
         }
     }
     if own.is_empty() { table.set("sticky", &true) } else { table.key("sticky", own) }
