@@ -29,7 +29,7 @@ impl Sender<'_> {
 /// What a request is, apart from how it came.
 pub(crate) struct RequestParts<'a> {
     pub(crate) method: &'a [u8],
-    pub(crate) target: &'a [u8],
+    pub(crate) target: Cow<'a, [u8]>,
     pub(crate) authority: &'a [u8],
     pub(crate) framing: Option<Framing>,
     pub(crate) upgrade: Option<&'a [u8]>,
@@ -88,10 +88,11 @@ fn number(name: &str, value: u64, out: &mut Vec<u8>) {
 }
 
 /// The target as it goes to a server.
-pub(crate) fn target_bytes<'a>(target: &Target<'a>) -> &'a [u8] {
+pub(crate) fn target_bytes<'a>(target: &Target<'a>) -> Cow<'a, [u8]> {
     match target {
-        Target::Path(bytes) | Target::Authority(bytes) => bytes,
-        Target::Asterisk => b"*",
+        Target::Path(bytes) | Target::Authority(bytes) => Cow::Borrowed(bytes),
+        Target::Query(query) => Cow::Owned([b"/", *query].concat()),
+        Target::Asterisk => Cow::Borrowed(b"*"),
     }
 }
 
@@ -104,7 +105,7 @@ pub(crate) fn write_request<'a>(
     spec: &ForwardedSpec,
     out: &mut Vec<u8>,
 ) {
-    for part in [parts.method, b" ", parts.target, b" HTTP/1.1\r\n"] {
+    for part in [parts.method, b" ", &parts.target, b" HTTP/1.1\r\n"] {
         out.extend_from_slice(part);
     }
     match (parts.authority, sender.local) {

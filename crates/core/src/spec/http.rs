@@ -25,9 +25,9 @@ pub struct HttpSpec {
     pub answer_timeout: Duration,
     /// How often a request is sent again, to another server, when nothing came back.
     pub retries: u32,
-    /// Every request is sent to https instead.
+    /// Every request that no route names is sent to https instead.
     pub redirect: Option<RedirectSpec>,
-    /// Every request is answered by the service itself.
+    /// Every request that no route names is answered by the service itself.
     pub respond: Option<RespondSpec>,
     /// The path at which the service itself tells whether it has servers.
     pub health: Option<String>,
@@ -113,7 +113,7 @@ pub enum ForwardedMode {
     Off,
 }
 
-/// What the service itself answers to every request.
+/// What the service itself answers to every request that no route names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RespondSpec {
     /// The status, from 200 to 599.

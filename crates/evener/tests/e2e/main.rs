@@ -39,6 +39,7 @@ mod http_cookies;
 mod http_failures;
 mod http_limits;
 mod http_peers;
+mod http_routes;
 mod http_tolerance;
 mod limits;
 mod mname_balancer;

@@ -201,7 +201,7 @@ fn judge(
     spec: &HttpSpec,
     (worker, now): (usize, Time),
 ) -> Verdict {
-    let path = message::target_bytes(target);
+    let path = &*message::target_bytes(target);
     let settings = Arc::clone(&session.settings);
     if spec
         .health
@@ -227,6 +227,10 @@ fn judge(
         // Whom the access list refused gets what is meant for such, not what is meant for everybody.
         return Verdict::Serve(backend, client);
     }
+    // A route wins over what the service answers itself: that is for everything that no route names.
+    if let Some(backend) = settings.routes.find(request.authority(head), path) {
+        return Verdict::Serve(*backend, client);
+    }
     let answers_itself = spec.redirect.is_some() || spec.respond.is_some();
     if answers_itself && matches!(target, Target::Authority(_)) {
         // Who wants a tunnel does not want a page.
@@ -239,8 +243,7 @@ fn judge(
     if let Some(respond) = &spec.respond {
         return Verdict::Answer(OwnAnswer::respond(respond), Why::Ours);
     }
-    let routed = settings.routes.find(request.authority(head), path).copied();
-    match routed.or(settings.default_backend) {
+    match settings.default_backend {
         Some(backend) => Verdict::Serve(backend, client),
         None => Verdict::Answer(OwnAnswer::page(404), Why::Nobody),
     }

@@ -22,6 +22,8 @@ pub struct Request {
 pub enum Target<'a> {
     /// A path with its query, of the origin or the absolute form.
     Path(&'a [u8]),
+    /// The query, from `?` on, of an absolute form without a path: `/` goes before it (RFC 9110, section 4.2.3).
+    Query(&'a [u8]),
     /// `host:port`, of CONNECT.
     Authority(&'a [u8]),
     /// `*`, of OPTIONS.
@@ -123,8 +125,7 @@ impl Request {
                 let host = start + absolute.len() - rest.len();
                 let length = rest.iter().position(|byte| b"/?".contains(byte)).unwrap_or(rest.len());
                 let authority = Span::new(host, host + length);
-                // What follows a host without a path is a query; a path has to be put before it.
-                if length == 0 || !is_host(authority.of(head)) || rest.get(length) == Some(&b'?') {
+                if length == 0 || !is_host(authority.of(head)) {
                     return Err(RequestError::Target);
                 }
                 self.authority = Some(authority);
@@ -159,7 +160,10 @@ impl Request {
             // The absolute form of `*` has no path (RFC 9112, section 3.2.4).
             (b"OPTIONS", _) if self.authority.is_some() && self.path.of(head).is_empty() => Target::Asterisk,
             _ if self.path == Span::default() || self.path.of(head).is_empty() => Target::Path(b"/"),
-            _ => Target::Path(self.path.of(head)),
+            _ => match self.path.of(head) {
+                query @ [b'?', ..] => Target::Query(query),
+                path => Target::Path(path),
+            },
         }
     }
 
@@ -295,6 +299,10 @@ mod tests {
         check("GET /a?b=c", "x.example", Target::Path(b"/a?b=c"), "x.example");
         check("GET http://y.example:81/a", "x.example", Target::Path(b"/a"), "y.example:81");
         check("GET HTTP://[::1]", "x.example", Target::Path(b"/"), "[::1]");
+        check("GET http://y.example?b=c/?", "x.example", Target::Query(b"?b=c/?"), "y.example");
+        check("GET http://y.example:81?", "x.example", Target::Query(b"?"), "y.example:81");
+        check("OPTIONS http://y.example", "x.example", Target::Asterisk, "y.example");
+        check("OPTIONS http://y.example?a", "x.example", Target::Query(b"?a"), "y.example");
         check("OPTIONS *", "[::1]:80", Target::Asterisk, "[::1]:80");
         check("CONNECT a.example:443", "a.example", Target::Authority(b"a.example:443"), "a.example:443");
         check("GET /", "", Target::Path(b"/"), "");
@@ -315,7 +323,10 @@ mod tests {
         assert_eq!(error("GET / HTTP/1.1\n\n"), RequestError::Host);
         assert_eq!(error("GET  / HTTP/1.1\nHost: a\n\n"), HeadError::StartLine.into());
         assert_eq!(error("GET / HTTP/2.0\nHost: a\n\n"), RequestError::Version);
-        assert_eq!(error("GET a HTTP/1.1\nHost: a\n\n"), RequestError::Target);
+        for target in ["a", "?a", "http://?a", "http:///a", "http://a?#", "http://a@b?c"] {
+            let text = format!("GET {target} HTTP/1.1\nHost: a\n\n");
+            assert_eq!(error(&text), RequestError::Target, "{target}");
+        }
         assert_eq!(error("CONNECT / HTTP/1.1\nHost: a\n\n"), RequestError::Target);
         assert_eq!(
             error("POST / HTTP/1.0\nTransfer-Encoding: chunked\n\n"),
