@@ -2,12 +2,16 @@
 //! with an ID that nobody can guess; an answer counts only when it comes from where the question went and repeats it
 //! (RFC 5452). A server that does not answer costs one time-out, then another one is asked.
 //!
-//! What a question lives through is in `query.rs`, what its client hears in `reply.rs`, who waits with it in `twins.rs`; how
+//! What a question lives through is in `query.rs`, its tries in `attempt.rs`, what becomes of SERVFAIL in
+//! `declined.rs`, what its client hears in `reply.rs`, who waits with it in `twins.rs`; how
 //! datagrams come and go in `listener.rs`, `sockets.rs` and `answers.rs`, streams in `client.rs` and `stream.rs`, the frames of
 //! mname in `standing.rs`.
 
 mod answers;
+mod attempt;
 mod client;
+mod declined;
+mod failure;
 mod framed;
 mod ids;
 mod listener;
@@ -26,6 +30,7 @@ use crate::timers::Timers;
 use crate::worker::{Retry, Worker};
 use answers::Answers;
 use client::Client;
+use declined::Declined;
 use evener_core::Time;
 use evener_core::hash::Keyed;
 use ids::Secrets;
@@ -65,6 +70,8 @@ pub(crate) struct Dns {
     twins: HashMap<Vec<u8>, usize, Keyed>,
     /// Answers that others wait for, too, and who does.
     shared: Vec<(Vec<usize>, Vec<u8>)>,
+    /// Responses that decline, for which something better may be had.
+    declined: Vec<Declined>,
     upstreams: Slab<Upstream>,
     /// Where the upstream of a service (its place here) and server (what of it lives on) is.
     upstream_of: HashMap<(usize, usize), usize, Keyed>,
@@ -116,6 +123,7 @@ impl Dns {
             held: 0,
             twins: HashMap::with_hasher(Keyed::new(seed)),
             shared: Vec::new(),
+            declined: Vec::new(),
             upstreams: Slab::new(),
             upstream_of: HashMap::with_hasher(Keyed::new(seed)),
             sockets: Slab::new(),

@@ -1,6 +1,7 @@
 //! How a service understands DNS.
 
 use crate::throttle::Rate;
+use crate::wire::dns::{REFUSED, SERVFAIL};
 use std::time::Duration;
 
 /// Settings of a service whose protocol is DNS.
@@ -12,6 +13,8 @@ pub struct DnsSpec {
     pub retries: u32,
     /// What a client hears when none did.
     pub on_failure: OnFailure,
+    /// Response codes for which another server is asked.
+    pub retry_on: RetryOn,
     /// Questions under way at once. Split evenly between the workers.
     pub outstanding_max: u32,
     /// Sockets, each with a port of its own, that a worker has for a server.
@@ -43,6 +46,7 @@ impl Default for DnsSpec {
             query_timeout: Duration::from_millis(1500),
             retries: 2,
             on_failure: OnFailure::ServFail,
+            retry_on: RetryOn { servfail: true, refused: false },
             outstanding_max: 65_536,
             sockets: 4,
             pipeline_max: 128,
@@ -76,6 +80,36 @@ impl OnFailure {
             Self::Refused => "refused",
             Self::Drop => "drop",
         }
+    }
+}
+
+/// Response codes for which another server is asked, as if this one had not responded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryOn {
+    /// SERVFAIL: the server could not do it.
+    pub servfail: bool,
+    /// REFUSED: the server will not do it.
+    pub refused: bool,
+}
+
+impl RetryOn {
+    /// No code: whatever a server responds is passed on.
+    pub const NONE: Self = Self { servfail: false, refused: false };
+
+    /// Whether another server is asked after a response with this code.
+    #[must_use]
+    pub const fn has(self, rcode: u8) -> bool {
+        match rcode {
+            SERVFAIL => self.servfail,
+            REFUSED => self.refused,
+            _ => false,
+        }
+    }
+
+    /// The words of the configuration.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        let each = [("servfail", self.servfail), ("refused", self.refused)];
+        each.into_iter().filter(|(_, is_wanted)| *is_wanted).map(|(name, _)| name)
     }
 }
 

@@ -6,7 +6,7 @@ use super::raw::Value;
 use evener_core::Endpoint;
 use evener_core::spec::{
     ClientSubnetSpec, Dialect, DiscoverSpec, DnsCacheSpec, DnsRateSpec, DnsSpec, OnFailure, PoolSpec,
-    ServerSpec,
+    RetryOn, ServerSpec,
 };
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,6 +42,7 @@ pub(super) fn read_dns(fields: &mut Fields<'_>) -> Arc<DnsSpec> {
         query_timeout: read_query_timeout(&mut own).unwrap_or(defaults.query_timeout),
         retries: own.integer("retries", 0..=DnsSpec::RETRIES_MAX).unwrap_or(defaults.retries),
         on_failure: read_on_failure(&mut own).unwrap_or(defaults.on_failure),
+        retry_on: read_retry_on(&mut own).unwrap_or(defaults.retry_on),
         outstanding_max: own
             .integer("outstanding_max", 1..=DnsSpec::OUTSTANDING_MAX)
             .unwrap_or(defaults.outstanding_max),
@@ -77,6 +78,21 @@ fn read_on_failure(own: &mut Fields<'_>) -> Option<OnFailure> {
         );
     }
     found
+}
+
+/// `retry_on = { "servfail", "refused" }`; an empty list is none.
+fn read_retry_on(own: &mut Fields<'_>) -> Option<RetryOn> {
+    const WORDS: [&str; 2] = ["servfail", "refused"];
+    let wanted = "a list of response codes: { \"servfail\", \"refused\" }, or {} for none";
+    let words = own.texts("retry_on", wanted, |word| match WORDS.contains(&word) {
+        true => Ok(word.to_owned()),
+        false => {
+            let hint = nearest(word, WORDS.into_iter());
+            Err(format!("`retry_on`: `{word}` is not \"servfail\" or \"refused\"{hint}"))
+        }
+    })?;
+    let has = |wanted: &str| words.iter().any(|word| word == wanted);
+    Some(RetryOn { servfail: has("servfail"), refused: has("refused") })
 }
 
 /// `cache = true`, or a table.

@@ -105,9 +105,9 @@ impl Ids {
         self.0.remove(&id).map(|slot| slot as usize)
     }
 
-    /// Everybody who waits.
-    pub(super) fn owners(&self) -> Vec<usize> {
-        self.0.values().map(|&slot| slot as usize).collect()
+    /// Everybody who waits, and by which ID.
+    pub(super) fn owners(&self) -> Vec<(u16, usize)> {
+        self.0.iter().map(|(&id, &slot)| (id, slot as usize)).collect()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -157,9 +157,9 @@ impl ClientIds {
         self.0.remove(&(client, id));
     }
 
-    /// The places of all queries.
-    pub(super) fn owners(&self) -> Vec<usize> {
-        self.0.values().map(|&slot| slot as usize).collect()
+    /// The IDs of all queries, with their places.
+    pub(super) fn owners(&self) -> Vec<(u16, usize)> {
+        self.0.iter().map(|(&(_, id), &slot)| (id, slot as usize)).collect()
     }
 }
 

@@ -1,18 +1,19 @@
 //! A question: taken in, answered from what is kept, or given to a server; and to another one when that stays silent.
 
 use super::answers::Way;
+use super::attempt::{self, Attempt};
+use super::failure::fail;
 use super::ids::Tried;
-use super::{client, reply, sockets, standing, stream, twins};
+use super::{client, failure, reply, sockets, standing, stream, twins};
 use crate::admission;
-use crate::connect::note_no_server;
-use crate::service::{Backend, Notice, Report, Settings};
+use crate::service::{Backend, Report, Settings};
 use crate::worker::Worker;
 use evener_core::Time;
 use evener_core::clients::ClientRecord;
 use evener_core::dns::{Freshness, RateVerdict};
 use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry, NoServer, Request};
-use evener_core::spec::{ClientSubnetSpec, Dialect, DnsSpec, OnFailure};
+use evener_core::spec::{ClientSubnetSpec, Dialect, DnsSpec};
 use evener_core::wire::dns::{self as wire, Added, QueryError, Transfer};
 use evener_core::wire::proxy::{self, Ends, Extras, Transport};
 use std::net::{IpAddr, SocketAddr};
@@ -104,12 +105,18 @@ pub(super) struct Query {
     pub(super) record: Option<Arc<ClientRecord>>,
     pub(super) waits: Waits,
     pub(super) sent_at: Time,
+    /// Tries that may still be answered.
+    pub(super) earlier: Vec<Attempt>,
+    /// An earlier try was waited for instead of another one.
+    pub(super) was_resumed: bool,
     /// Servers that did not answer, or cannot take it.
-    tried: Tried,
+    pub(super) tried: Tried,
     /// Those of them that cannot.
-    unfit: Tried,
+    pub(super) unfit: Tried,
     /// How many more servers may be waited for.
-    retries: u32,
+    pub(super) retries: u32,
+    /// What a server said that declined, while others are asked.
+    pub(super) declined: Option<Vec<u8>>,
     /// When nobody else is left, who was silent may be asked again.
     may_repeat: bool,
     /// How often a connection that others had used ended under it, which is nobody's fault.
@@ -149,6 +156,12 @@ impl Query {
         }
     }
 
+    /// Whether another server may be asked, though one received it: nothing but a plain query is sure to change nothing there
+    /// (UPDATE: RFC 2136, section 3; NOTIFY; whatever comes).
+    pub(super) fn may_repeat_elsewhere(&self) -> bool {
+        self.view.opcode() == 0
+    }
+
     /// The ID that its server has.
     pub(super) fn called(&self) -> u16 {
         wire::id(&self.message)
@@ -158,6 +171,11 @@ impl Query {
 /// The settings of a service of DNS.
 pub(super) fn spec(settings: &Settings) -> Option<&DnsSpec> {
     settings.dns.as_ref().map(|dns| &*dns.spec)
+}
+
+/// How long a server may take to answer.
+pub(super) fn timeout(settings: &Settings) -> Duration {
+    spec(settings).map_or(Duration::MAX, |spec| spec.query_timeout)
 }
 
 /// Takes in a message of a client.
@@ -267,9 +285,12 @@ fn begin(
         record,
         waits: Waits::Nowhere,
         sent_at: worker.now,
+        earlier: Vec::new(),
+        was_resumed: false,
         tried: Tried::new(),
         unfit: Tried::new(),
         retries,
+        declined: None,
         may_repeat: false,
         cut_short: 0,
         followers: Vec::new(),
@@ -326,24 +347,42 @@ pub(super) enum Taken {
     NoRoom,
 }
 
+/// Whether a question was given to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Placed {
+    Yes,
+    /// It waits for an earlier try, or is over.
+    No,
+}
+
 /// Gives a question to a server, whichever takes it.
-pub(super) fn place(worker: &mut Worker, settings: &Settings, slot: usize) {
+pub(super) fn place(worker: &mut Worker, settings: &Settings, slot: usize) -> Placed {
     loop {
         let query = &worker.dns.queries[slot];
-        let Some(backend) = query.asker.backend(settings) else { return fail(worker, settings, slot, None) };
+        let Some(backend) = query.asker.backend(settings) else {
+            fail(worker, settings, slot, None);
+            return Placed::No;
+        };
         let snapshot = backend.pool.load();
-        let client = query.asker.client.ip();
+        let (client, may_repeat) = (query.asker.client.ip(), query.may_repeat);
         let request = Request::of(client, worker.now);
         let choice = match snapshot.pick(&request, &query.tried, &mut worker.random) {
             Ok(choice) => choice,
-            Err(_) if query.may_repeat => {
+            Err(_) if may_repeat => {
+                worker.dns.queries[slot].may_repeat = false;
+                if attempt::resume_late(worker, settings, slot) {
+                    return Placed::No;
+                }
                 // Where everybody was asked, what got lost may get through now.
                 let query = &mut worker.dns.queries[slot];
                 query.tried.clone_from(&query.unfit);
-                query.may_repeat = false;
                 continue;
             }
-            Err(reason) => return fail(worker, settings, slot, Some(reason)),
+            Err(_) if attempt::resume_any(worker, settings, slot) => return Placed::No,
+            Err(reason) => {
+                fail(worker, settings, slot, Some(reason));
+                return Placed::No;
+            }
         };
         let server = Arc::clone(&choice.server);
         worker.dns.queries[slot].choice = Some(choice);
@@ -351,13 +390,14 @@ pub(super) fn place(worker: &mut Worker, settings: &Settings, slot: usize) {
             Taken::Yes => {
                 snapshot.remember(client, server.id, worker.now);
                 server.live.counters.of(worker.id).requests.one();
-                return;
+                return Placed::Yes;
             }
             Taken::Unfit => worker.dns.queries[slot].unfit.push(server.id),
             Taken::Failed => {}
             Taken::NoRoom => {
                 service_counters(worker, slot, |counters| counters.drop_no_socket.one());
-                return fail(worker, settings, slot, None);
+                fail(worker, settings, slot, None);
+                return Placed::No;
             }
         }
         let query = &mut worker.dns.queries[slot];
@@ -408,36 +448,26 @@ pub(super) fn on_deadline(worker: &mut Worker, slot: usize) {
     }
     if let Some(server) = query.choice.as_ref().map(|choice| Arc::clone(&choice.server)) {
         server.live.counters.of(worker.id).answer_timeouts.one();
-        if is_silent(worker, slot, &server) {
-            report_failure(worker, &settings, slot, &server, Failure::Silent);
-        }
+    }
+    attempt::blame_overdue(worker, slot);
+    if worker.dns.queries[slot].retries == 0 {
+        attempt::blame_current(worker, slot);
     }
     if let Waits::AtStream(at) = worker.dns.queries[slot].waits {
         stream::on_silence(worker, at, worker.dns.queries[slot].sent_at);
     }
+    let query = &mut worker.dns.queries[slot];
+    if !query.may_repeat_elsewhere() && query.retries > 0 {
+        // Its server has it, and may answer still.
+        query.retries -= 1;
+        return worker.dns.query_timers.set(slot, worker.now + timeout(&settings));
+    }
     // From the second time on: rather an old answer now than a better one when the client is gone (RFC 8767, section 5).
     let is_first = spec(&settings).is_none_or(|spec| worker.dns.queries[slot].retries >= spec.retries);
-    if !is_first && answer_stale(worker, &settings, slot) {
+    if !is_first && failure::answer_stale(worker, &settings, slot) {
         return;
     }
     again(worker, &settings, slot, Cause::Timeout);
-}
-
-/// Whether the server of a question is to blame for its silence: it said nothing since it was asked, nor to others. One lost
-/// datagram, or one name that it cannot find out about, is no failure. A standing connection has its own signs of life.
-fn is_silent(worker: &mut Worker, slot: usize, server: &Entry) -> bool {
-    let dns = &mut worker.dns;
-    let query = &dns.queries[slot];
-    let upstream = match query.waits {
-        Waits::AtSocket(at) => dns.sockets.get(at).map(|socket| socket.upstream),
-        Waits::AtStream(at) => dns.streams.get(at).map(|stream| stream.upstream),
-        Waits::AtStanding(_) | Waits::AtQuery | Waits::Nowhere => None,
-    };
-    let Some(upstream) = upstream.and_then(|at| dns.upstreams.get_mut(at)) else { return false };
-    if server.dialect != Dialect::Plain || upstream.answered_at >= query.sent_at {
-        return false;
-    }
-    upstream.on_silence(query.view.question(&query.message), worker.now)
 }
 
 /// Tells the supervisor that a question did not reach a server.
@@ -462,11 +492,26 @@ pub(super) enum Cause {
     Refused,
     /// A connection that others had used ended; the server may be asked again.
     CutShort,
+    /// The server declined.
+    Declined,
+}
+
+/// Asks the next server, unless the one that is not heard of any more may have received it, and it must not be given to two.
+pub(super) fn again_unless_received(worker: &mut Worker, settings: &Settings, slot: usize, cause: Cause) {
+    if worker.dns.queries[slot].may_repeat_elsewhere() || is_moot(worker, slot) {
+        return again(worker, settings, slot, cause);
+    }
+    fail(worker, settings, slot, Some(NoServer::Failed));
 }
 
 /// Asks the next server, as far as that is wanted.
 pub(super) fn again(worker: &mut Worker, settings: &Settings, slot: usize, cause: Cause) {
-    withdraw(worker, slot);
+    let server = worker.dns.queries[slot].choice.as_ref().map(|choice| choice.server.id);
+    if cause == Cause::Timeout {
+        attempt::set_aside(worker, slot);
+    } else {
+        attempt::withdraw(worker, slot);
+    }
     if is_moot(worker, slot) {
         let mut query = retire(worker, slot);
         twins::part(worker, settings, &mut query);
@@ -477,21 +522,22 @@ pub(super) fn again(worker: &mut Worker, settings: &Settings, slot: usize, cause
         return worker.dns.give_back(query.message);
     }
     let query = &mut worker.dns.queries[slot];
-    let choice = query.choice.take();
     let exhausted = cause == Cause::Timeout && query.retries == 0;
     if cause == Cause::Timeout {
         query.retries = query.retries.saturating_sub(1);
         query.may_repeat = true;
     }
-    if let Some(choice) = choice.filter(|_| cause != Cause::CutShort) {
-        query.tried.push(choice.server.id);
+    if let Some(server) = server.filter(|_| cause != Cause::CutShort) {
+        query.tried.push(server);
     }
     query.cut_short += u32::from(cause == Cause::CutShort);
     if exhausted {
         return fail(worker, settings, slot, Some(NoServer::Failed));
     }
-    service_counters(worker, slot, |counters| counters.requests_retried.one());
-    place(worker, settings, slot);
+    let service = Arc::clone(&worker.dns.services[query.asker.service].service);
+    if place(worker, settings, slot) == Placed::Yes {
+        service.live.counters.of(worker.id).requests_retried.one();
+    }
 }
 
 /// Whether nobody waits for the answer any more: the client left, or got what there was of a transfer.
@@ -505,22 +551,10 @@ fn is_moot(worker: &mut Worker, slot: usize) -> bool {
     }
 }
 
-/// A question does not wait where it did any more: an answer that still comes there is nobody's.
-fn withdraw(worker: &mut Worker, slot: usize) {
-    worker.dns.query_timers.clear(slot);
-    let query = &mut worker.dns.queries[slot];
-    let id = query.called();
-    match std::mem::replace(&mut query.waits, Waits::Nowhere) {
-        Waits::AtSocket(at) => sockets::withdraw(worker, at, id),
-        Waits::AtStream(at) => stream::withdraw(worker, at, id),
-        Waits::AtStanding(at) => standing::withdraw(worker, at, slot),
-        Waits::AtQuery | Waits::Nowhere => {}
-    }
-}
-
 /// Takes a question out.
 pub(super) fn retire(worker: &mut Worker, slot: usize) -> Query {
-    withdraw(worker, slot);
+    attempt::withdraw_earlier(worker, slot);
+    attempt::withdraw(worker, slot);
     let mut query = worker.dns.queries.remove(slot);
     twins::leave(worker, &mut query);
     worker.dns.services[query.asker.service].in_flight -= 1;
@@ -530,60 +564,4 @@ pub(super) fn retire(worker: &mut Worker, slot: usize) -> Query {
         client::answered(worker, client, number);
     }
     query
-}
-
-/// No server answers: what is kept though it expired, or the word for it.
-fn fail(worker: &mut Worker, settings: &Settings, slot: usize, reason: Option<NoServer>) {
-    let service = Arc::clone(&worker.dns.services[worker.dns.queries[slot].asker.service].service);
-    let counters = service.live.counters.of(worker.id);
-    if answer_stale(worker, settings, slot) {
-        return;
-    }
-    let mut query = retire(worker, slot);
-    for follower in std::mem::take(&mut query.followers) {
-        fail(worker, settings, follower, reason);
-    }
-    counters.requests_failed.one();
-    let is_unfit = !query.unfit.is_empty() && query.tried.len() == query.unfit.len();
-    if is_unfit {
-        counters.drop_untakable.one();
-        if service.may_notice(Notice::Untakable, worker.now) {
-            (worker.report)(Report::Untakable { service: service.name.clone() });
-        }
-    } else if let Some(reason) = reason {
-        note_no_server(worker, &service, reason);
-    }
-    let rcode = match spec(settings).map(|spec| spec.on_failure) {
-        Some(OnFailure::ServFail) => wire::SERVFAIL,
-        Some(OnFailure::Refused) => wire::REFUSED,
-        Some(OnFailure::Drop) | None => {
-            if !is_unfit {
-                counters.drop_no_server.one();
-            }
-            return worker.dns.give_back(query.message);
-        }
-    };
-    reply::answer_error(worker, &query.asker, &query.view, &query.message, rcode);
-    worker.dns.give_back(query.message);
-}
-
-/// Answers with what is kept though it expired, if there is something.
-fn answer_stale(worker: &mut Worker, settings: &Settings, slot: usize) -> bool {
-    let query = &worker.dns.queries[slot];
-    let (asker, view, message) = (query.asker, query.view, query.message.clone());
-    let mut message = message;
-    wire::set_id(&mut message, query.id);
-    if !reply::answer_from_cache(worker, settings, &asker, &view, &message, Freshness::Stale) {
-        return false;
-    }
-    let service = Arc::clone(&worker.dns.services[asker.service].service);
-    service.live.counters.of(worker.id).cache_stale.one();
-    let mut query = retire(worker, slot);
-    for follower in std::mem::take(&mut query.followers) {
-        if !answer_stale(worker, settings, follower) {
-            fail(worker, settings, follower, None);
-        }
-    }
-    worker.dns.give_back(query.message);
-    true
 }

@@ -2,7 +2,7 @@
 
 use super::answers;
 use super::query::{Asker, Origin, Party, Query, TRANSFER_PAUSE, Waits, retire, spec};
-use super::{client, twins};
+use super::{attempt, client, declined, twins};
 use crate::connect::note_success;
 use crate::service::Settings;
 use crate::worker::Worker;
@@ -90,6 +90,9 @@ fn keep(worker: &mut Worker, settings: &Settings, query: &Query, answer: &[u8]) 
 
 /// Passes an answer that came by a stream or frame on to the client. The question is over, unless it is a transfer.
 pub(super) fn pass_on(worker: &mut Worker, settings: &Settings, slot: usize, answer: &mut Vec<u8>) {
+    if declined::is_bettered(worker, settings, slot, answer) {
+        return;
+    }
     let query = &mut worker.dns.queries[slot];
     // What is refused, or has no records, is one message.
     let goes_on =
@@ -112,6 +115,7 @@ fn pass_piece_on(worker: &mut Worker, settings: &Settings, slot: usize, answer: 
     query.pieces = query.pieces.saturating_add(1);
     let (asker, id, is_over) = (query.asker, query.id, query.transfer.take(answer));
     if query.pieces == 1 {
+        attempt::withdraw_earlier(worker, slot);
         note_answer(worker, settings, &worker.dns.queries[slot], answer.len());
     }
     wire::set_id(answer, id);

@@ -5,6 +5,7 @@ use super::answers::{self, Answers};
 use super::ids::Ids;
 use super::query::{self, Cause, Origin, Taken, Waits};
 use super::upstream::{self, Upstream};
+use super::{attempt, declined};
 use super::{reply, twins};
 use crate::batch::{BATCH, Batch, Local, Names};
 use crate::connect::{count_refusal, is_ours};
@@ -196,6 +197,7 @@ pub(crate) fn on_socket_event(worker: &mut Worker, at: usize) {
         }
         worker.dns.answers = Some(answers);
         twins::share_kept(worker);
+        declined::take_kept(worker, &settings);
         match received {
             Ok(count) if count < room => return,
             Ok(_) => {}
@@ -233,12 +235,18 @@ fn take_answer(
         on_unexpected(worker, at);
         return None;
     };
-    let (upstream, bytes) = (socket.upstream, answer.len());
+    let (upstream, bytes, id) = (socket.upstream, answer.len(), wire::id(answer));
+    attempt::turn_to(worker, slot, Waits::AtSocket(at), id);
+    let asked_at = worker.dns.queries[slot].sent_at;
     let upstream = &mut worker.dns.upstreams[upstream];
-    upstream.on_answer(worker.now);
+    upstream.on_answer(worker.now, asked_at, query::timeout(settings));
     upstream.live.counters.of(worker.id).datagrams_out.one();
     let socket = &mut worker.dns.sockets[at];
     socket.unexpected = socket.unexpected.saturating_sub(1);
+    if declined::is_declined(settings, &worker.dns.queries[slot], batch.bytes_of(place)) {
+        declined::keep(worker, slot, at, batch.bytes_of(place));
+        return None;
+    }
     let mut query = query::retire(worker, slot);
     reply::note_answer(worker, settings, &query, bytes);
     if reply::is_altered(&query)
@@ -301,17 +309,23 @@ fn on_refused(worker: &mut Worker, at: usize, error: Errno) {
     let Some(socket) = worker.dns.sockets.get(at) else { return };
     let settings = service_of(worker, socket.upstream).settings.load_full();
     let mut is_told = false;
-    for slot in socket.ids.owners() {
-        let Some(query) = worker.dns.queries.get(slot).filter(|query| query.waits == Waits::AtSocket(at))
-        else {
+    // Of several it is not known which one was refused, and so which ones the server received.
+    let is_alone = socket.ids.len() == 1;
+    for (id, slot) in socket.ids.owners() {
+        if !attempt::is_current(worker, slot, Waits::AtSocket(at), id) {
             continue;
-        };
+        }
+        let query = &worker.dns.queries[slot];
         if let Some(server) = query.choice.as_ref().map(|choice| Arc::clone(&choice.server))
             && !std::mem::replace(&mut is_told, true)
         {
             note_refusal(worker, &settings, slot, &server, error);
         }
-        query::again(worker, &settings, slot, Cause::Refused);
+        if is_alone {
+            query::again(worker, &settings, slot, Cause::Refused);
+        } else {
+            query::again_unless_received(worker, &settings, slot, Cause::Refused);
+        }
     }
 }
 
@@ -325,10 +339,13 @@ pub(super) fn close(worker: &mut Worker, at: usize, upstream: usize) {
     let Some(socket) = worker.dns.sockets.get(at).filter(|socket| socket.upstream == upstream) else {
         return;
     };
-    for slot in socket.ids.owners() {
-        let Some(query) = worker.dns.queries.get(slot) else { continue };
+    for (id, slot) in socket.ids.owners() {
+        if !attempt::is_current(worker, slot, Waits::AtSocket(at), id) {
+            continue;
+        }
+        let query = &worker.dns.queries[slot];
         let settings = worker.dns.services[query.asker.service].service.settings.load_full();
-        query::again(worker, &settings, slot, Cause::CutShort);
+        query::again_unless_received(worker, &settings, slot, Cause::CutShort);
     }
     worker.dns.sockets.try_remove(at);
 }

@@ -4,7 +4,7 @@
 use super::framed::{Framed, Received};
 use super::ids::ClientIds;
 use super::query::{self, Cause, Origin, Taken, Waits};
-use super::reply;
+use super::{attempt, reply};
 use crate::listener;
 use crate::registry::Token;
 use crate::service::Report;
@@ -132,13 +132,13 @@ fn leave(worker: &mut Worker, at: usize) {
 }
 
 fn ask_others(worker: &mut Worker, at: usize) {
-    for slot in worker.dns.standings[at].ids.owners() {
-        let Some(query) = worker.dns.queries.get(slot).filter(|query| query.waits == Waits::AtStanding(at))
-        else {
+    for (id, slot) in worker.dns.standings[at].ids.owners() {
+        if !attempt::is_current(worker, slot, Waits::AtStanding(at), id) {
             continue;
-        };
+        }
+        let query = &worker.dns.queries[slot];
         let settings = worker.dns.services[query.asker.service].service.settings.load_full();
-        query::again(worker, &settings, slot, Cause::Refused);
+        query::again_unless_received(worker, &settings, slot, Cause::Refused);
     }
 }
 
@@ -205,10 +205,10 @@ pub(super) fn give(worker: &mut Worker, slot: usize, server: &Arc<Entry>) -> Tak
 }
 
 /// A question does not wait here any more.
-pub(super) fn withdraw(worker: &mut Worker, at: usize, slot: usize) {
+pub(super) fn withdraw(worker: &mut Worker, at: usize, slot: usize, id: u16) {
     let query = &worker.dns.queries[slot];
     if let (Some(standing), Some(client)) = (worker.dns.standings.get_mut(at), v4_of(query.asker.client)) {
-        standing.ids.free(client, query.called());
+        standing.ids.free(client, id);
     }
 }
 
@@ -339,6 +339,7 @@ fn take_answer(worker: &mut Worker, at: usize, to: SocketAddrV4, message: &mut V
     });
     let Some(slot) = owner else { return counters.answers_bad.one() };
     counters.datagrams_out.one();
+    attempt::turn_to(worker, slot, Waits::AtStanding(at), wire::id(message));
     let service = worker.dns.queries[slot].asker.service;
     let settings = worker.dns.services[service].service.settings.load_full();
     reply::pass_on(worker, &settings, slot, message);

@@ -3,9 +3,9 @@
 
 use super::framed::{Framed, Received};
 use super::ids::Ids;
-use super::query::{self, Cause, Taken, Waits};
+use super::query::{self, Cause, Query, Taken, Waits};
 use super::standing::v4_of;
-use super::{client, reply, standing, upstream};
+use super::{attempt, client, reply, standing, upstream};
 use crate::connect::{is_ours, note_failure, open_socket};
 use crate::greeting;
 use crate::listener;
@@ -362,7 +362,8 @@ fn take_answers(worker: &mut Worker, index: usize) {
         if !stream.framed.take_message(&mut message) {
             break;
         }
-        let owner = stream.ids.owner(wire::id(&message));
+        let id = wire::id(&message);
+        let owner = stream.ids.owner(id);
         let owner = owner.filter(|slot| reply::is_answered_by(&worker.dns.queries[*slot], &message));
         let Some(slot) = owner else {
             // It is late, or made up.
@@ -374,13 +375,16 @@ fn take_answers(worker: &mut Worker, index: usize) {
             continue;
         };
         (stream.answered, stream.active_at, stream.heard_at) = (true, worker.now, worker.now);
-        stream.bad = 0;
+        // It is slow, not dead.
+        (stream.bad, stream.is_given_up) = (0, false);
         let upstream = stream.upstream;
-        if let Some(upstream) = worker.dns.upstreams.get_mut(upstream) {
-            upstream.on_answer(worker.now);
-        }
-        let service = worker.dns.queries[slot].asker.service;
+        attempt::turn_to(worker, slot, Waits::AtStream(index), id);
+        let Query { asker, sent_at, .. } = &worker.dns.queries[slot];
+        let (asked_at, service) = (*sent_at, asker.service);
         let settings = worker.dns.services[service].service.settings.load_full();
+        if let Some(upstream) = worker.dns.upstreams.get_mut(upstream) {
+            upstream.on_answer(worker.now, asked_at, query::timeout(&settings));
+        }
         reply::pass_on(worker, &settings, slot, &mut message);
     }
     worker.dns.give_back(message);
@@ -430,7 +434,8 @@ enum Ending {
 /// Ends a stream; whoever waits there asks again, or somebody else.
 fn end(worker: &mut Worker, index: usize, ending: Ending) {
     let Some(stream) = worker.dns.streams.get_mut(index) else { return };
-    if std::mem::replace(&mut stream.stage, Stage::Over) == Stage::Over {
+    let stage = std::mem::replace(&mut stream.stage, Stage::Over);
+    if stage == Stage::Over {
         return;
     }
     let (was_used, slots, upstream) = (stream.answered, stream.ids.owners(), stream.upstream);
@@ -451,16 +456,20 @@ fn end(worker: &mut Worker, index: usize, ending: Ending) {
     }
     worker.dns.stream_timers.clear(index);
     worker.dns.streams_over.push(index);
-    for slot in slots {
-        let Some(query) = worker.dns.queries.get(slot).filter(|query| query.waits == Waits::AtStream(index))
-        else {
+    for (id, slot) in slots {
+        if !attempt::is_current(worker, slot, Waits::AtStream(index), id) {
             continue;
-        };
+        }
+        let query = &worker.dns.queries[slot];
         let settings = worker.dns.services[query.asker.service].service.settings.load_full();
         let is_innocent = ending == Ending::Closed || (ending == Ending::Broken && was_used);
         let may_repeat = query.cut_short < CUT_SHORT_MAX;
         let cause = if is_innocent && may_repeat { Cause::CutShort } else { Cause::Refused };
-        query::again(worker, &settings, slot, cause);
+        if stage == Stage::Open {
+            query::again_unless_received(worker, &settings, slot, cause);
+        } else {
+            query::again(worker, &settings, slot, cause);
+        }
     }
 }
 
@@ -485,11 +494,19 @@ fn close_if_done(worker: &mut Worker, index: usize) {
     }
 }
 
-/// A question that was sent then got no answer: where nothing came since, nothing will.
+/// A question that was sent then got no answer: where nothing came since, nothing will, unless its server is just slow.
 pub(super) fn on_silence(worker: &mut Worker, index: usize, since: Time) {
-    if let Some(stream) = worker.dns.streams.get_mut(index) {
-        stream.is_given_up |= stream.stage == Stage::Open && stream.heard_at < since;
-    }
+    let dns = &mut worker.dns;
+    let Some(stream) = dns.streams.get_mut(index) else { return };
+    let is_late = dns.upstreams.get(stream.upstream).is_some_and(|upstream| upstream.is_late);
+    let is_slow = is_late && worker.now.since(stream.heard_at) < IDLE;
+    stream.is_given_up |= stream.stage == Stage::Open && stream.heard_at < since && !is_slow;
+}
+
+/// Whether an answer may still come on a stream.
+pub(super) fn is_alive(worker: &Worker, index: usize) -> bool {
+    let stream = worker.dns.streams.get(index);
+    stream.is_some_and(|stream| stream.stage != Stage::Over && !stream.is_given_up)
 }
 
 /// A server did not accept in time, or nobody used the stream for long.

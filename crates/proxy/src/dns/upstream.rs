@@ -29,6 +29,8 @@ pub(super) struct Upstream {
     pub(super) used_at: Time,
     /// When its server last answered anything.
     pub(super) answered_at: Time,
+    /// That came after the time for it.
+    pub(super) is_late: bool,
     /// How silent it has been since.
     silence: u32,
     /// The last question that met it.
@@ -44,9 +46,10 @@ const SILENCE_MAX: u32 = 9;
 const TOLD_EVERY: Duration = Duration::from_millis(100);
 
 impl Upstream {
-    /// The server answered something.
-    pub(super) fn on_answer(&mut self, now: Time) {
+    /// The server answered something that it was asked then, which is late after `limit`.
+    pub(super) fn on_answer(&mut self, now: Time, asked_at: Time, limit: Duration) {
         self.answered_at = now;
+        self.is_late = now.since(asked_at) >= limit;
         self.silence = 0;
     }
 
@@ -95,6 +98,7 @@ pub(super) fn find(worker: &mut Worker, service: usize, entry: &Entry) -> usize 
         round: worker.dns.round.wrapping_sub(1),
         used_at: now,
         answered_at: Time::ZERO,
+        is_late: false,
         silence: 0,
         silent_to: Vec::new(),
         told_at: None,

@@ -3,7 +3,7 @@
 use super::line::Line;
 use evener_core::Endpoint;
 use evener_core::spec::{
-    DiscoverSpec, DnsSpec, Policy, PoolSpec, Protocol, ServiceOptions, ServiceSpec, Spec, StickyBy,
+    DiscoverSpec, DnsSpec, Policy, PoolSpec, Protocol, RetryOn, ServiceOptions, ServiceSpec, Spec, StickyBy,
     StickySpec,
 };
 use std::net::SocketAddr;
@@ -38,7 +38,8 @@ pub(super) fn spec(line: &Line) -> Spec {
     let service = ServiceSpec {
         listen: vec![Endpoint::Ip(SocketAddr::from((line.address, line.port)))],
         pool: Some(NAME.into()),
-        dns: Some(Arc::new(DnsSpec::default())),
+        // What a server responds is what its clients get.
+        dns: Some(Arc::new(DnsSpec { retry_on: RetryOn::NONE, ..DnsSpec::default() })),
         clients: Some(REMOTES_MAX as u32),
         options: ServiceOptions { idle_timeout: Some(IDLE), ..ServiceOptions::of(Protocol::Dns) },
         ..ServiceSpec::new(NAME, Protocol::Dns)

@@ -10,6 +10,7 @@ pub(super) fn write_dns(table: &mut Table, dns: Option<&DnsSpec>) {
         query_timeout,
         retries,
         on_failure,
+        retry_on,
         outstanding_max,
         sockets,
         pipeline_max,
@@ -22,6 +23,9 @@ pub(super) fn write_dns(table: &mut Table, dns: Option<&DnsSpec>) {
     own.unless("query_timeout", query_timeout, &defaults.query_timeout);
     own.unless("retries", retries, &defaults.retries);
     own.unless("on_failure", &on_failure.name(), &defaults.on_failure.name());
+    if *retry_on != defaults.retry_on {
+        own.key("retry_on", one_or_list(retry_on.names()));
+    }
     own.unless("outstanding_max", outstanding_max, &defaults.outstanding_max);
     own.unless("sockets", sockets, &defaults.sockets);
     own.unless("pipeline_max", pipeline_max, &defaults.pipeline_max);

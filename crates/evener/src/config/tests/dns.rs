@@ -3,7 +3,7 @@
 use super::*;
 use evener_core::spec::{
     CheckSpec, ClientSubnetSpec, Dialect, DiscoverSpec, DnsCacheSpec, DnsRateSpec, DnsSpec, OnFailure,
-    StickyBy, StickySpec,
+    RetryOn, StickyBy, StickySpec,
 };
 
 const SERVER: &str = "\"10.0.0.1:53\"";
@@ -19,7 +19,7 @@ const EVERY_WORD: &str = r#"
         service "dns" {
           protocol = "dns", listen = "127.0.0.1:5353", pool = binder, idle_timeout = "5s", connections_max = 7,
           dns = {
-            query_timeout = "1s", retries = 1, on_failure = "drop", outstanding_max = 1000, sockets = 8, pipeline_max = 9,
+            query_timeout = "1s", retries = 1, on_failure = "drop", retry_on = "refused", outstanding_max = 1000, sockets = 8, pipeline_max = 9,
             cache = { entries = 10, bytes = "1MiB", ttl_max = "1h", negative_ttl_max = "10s", failure_ttl = "0s", stale = "1h" },
             client_subnet = { v4 = 20, v6 = 0 },
             rate_limit = { rate = "20/s", v4 = 32, v6 = 48, slip = 0, size = 5 },
@@ -36,6 +36,7 @@ fn every_word() -> DnsSpec {
         query_timeout: Duration::from_secs(1),
         retries: 1,
         on_failure: OnFailure::Drop,
+        retry_on: RetryOn { servfail: false, refused: true },
         outstanding_max: 1000,
         sockets: 8,
         pipeline_max: 9,
@@ -111,6 +112,11 @@ fn each_mistake_of_a_dns_service_has_its_message() {
         "dns = { on_failure = \"servfial\" }",
         "`on_failure`: `servfial` is not \"servfail\", \"refused\" or \"drop\"; did",
     );
+    check(
+        "dns = { retry_on = { \"servfail\", \"refuse\" } }",
+        "dns: `retry_on`: `refuse` is not \"servfail\" or \"refused\"; did you mean `refused`?",
+    );
+    check("dns = { retry_on = true }", "dns: `retry_on` is true, not a list of response codes");
     check("dns = { outstanding_max = 0 }", "dns: `outstanding_max` is the number 0");
     check("dns = { sockets = 65 }", "dns: `sockets` is the number 65, not a whole number from 1 to 64");
     check("dns = { pipeline_max = 5000 }", "dns: `pipeline_max` is the number 5000");

@@ -44,6 +44,7 @@ impl Chance<'_> {
             query_timeout: self.or(defaults.query_timeout, |chance| chance.duration(moment, minute)),
             retries: self.or(defaults.retries, |chance| chance.within(0..=DnsSpec::RETRIES_MAX)),
             on_failure: self.pick(&OnFailure::ALL),
+            retry_on: RetryOn { servfail: self.one_in(2), refused: self.one_in(2) },
             outstanding_max: self
                 .or(defaults.outstanding_max, |chance| chance.within(1..=DnsSpec::OUTSTANDING_MAX)),
             sockets: self.or(defaults.sockets, |chance| chance.within(1..=DnsSpec::SOCKETS_MAX)),

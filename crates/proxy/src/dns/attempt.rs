@@ -1,0 +1,196 @@
+//! The tries of a query: the one that is waited for, and earlier ones that were not answered within `query_timeout`. As long
+//! as the query is open, a response to any of them counts: their IDs stay taken, and it is checked as one to the last try
+//! would be. Which server is tried next is not decided here.
+
+use super::query::{self, Query, Waits};
+use super::{sockets, standing, stream};
+use crate::service::Settings;
+use crate::worker::Worker;
+use evener_core::Time;
+use evener_core::health::Failure;
+use evener_core::snapshot::{Choice, Entry};
+use evener_core::spec::Dialect;
+
+/// A try that is not the current one. A query has at most as many as it has retries.
+pub(super) struct Attempt {
+    waits: Waits,
+    id: u16,
+    choice: Option<Choice>,
+    sent_at: Time,
+    /// Its time was out, and its server was not blamed for that yet.
+    is_overdue: bool,
+}
+
+impl Attempt {
+    fn is_at(&self, waits: Waits, id: u16) -> bool {
+        self.waits == waits && self.id == id
+    }
+}
+
+impl Query {
+    /// Whether the current try waits there by this ID.
+    pub(super) fn is_at(&self, waits: Waits, id: u16) -> bool {
+        self.waits == waits && self.called() == id
+    }
+
+    /// Puts the current try among the earlier ones.
+    fn set_aside(&mut self, is_overdue: bool) {
+        let (id, sent_at) = (self.called(), self.sent_at);
+        let (waits, choice) = (std::mem::replace(&mut self.waits, Waits::Nowhere), self.choice.take());
+        if matches!(waits, Waits::AtSocket(_) | Waits::AtStream(_) | Waits::AtStanding(_)) {
+            self.earlier.push(Attempt { waits, id, choice, sent_at, is_overdue });
+        }
+    }
+
+    /// Makes an earlier try the current one.
+    fn take_up(&mut self, place: usize) {
+        let Attempt { waits, id, choice, sent_at, .. } = self.earlier.swap_remove(place);
+        self.call(id);
+        (self.waits, self.choice, self.sent_at) = (waits, choice, sent_at);
+    }
+}
+
+/// Another server is asked because the time is out; a response to this try still counts.
+pub(super) fn set_aside(worker: &mut Worker, slot: usize) {
+    worker.dns.query_timers.clear(slot);
+    worker.dns.queries[slot].set_aside(true);
+}
+
+/// Makes the try that waits there by this ID the current one: its response came.
+pub(super) fn turn_to(worker: &mut Worker, slot: usize, waits: Waits, id: u16) {
+    let query = &mut worker.dns.queries[slot];
+    if !query.is_at(waits, id)
+        && let Some(place) = query.earlier.iter().position(|attempt| attempt.is_at(waits, id))
+    {
+        // The time of the one that is left is not out.
+        query.set_aside(false);
+        query.take_up(place);
+    }
+}
+
+/// Whether the current try waits there by this ID. An earlier one is forgotten: no response can come there any more.
+pub(super) fn is_current(worker: &mut Worker, slot: usize, waits: Waits, id: u16) -> bool {
+    let Some(query) = worker.dns.queries.get_mut(slot) else { return false };
+    if query.is_at(waits, id) {
+        return true;
+    }
+    let count = query.earlier.len();
+    query.earlier.retain(|attempt| !attempt.is_at(waits, id));
+    if query.earlier.len() < count {
+        free(worker, slot, waits, id);
+    }
+    false
+}
+
+/// Waits on for an earlier try instead of asking its server once more; whether there is one for which `is_worth_it`.
+fn resume(
+    worker: &mut Worker,
+    settings: &Settings,
+    slot: usize,
+    is_worth_it: impl Fn(&Worker, &Attempt) -> bool,
+) -> bool {
+    let Some(spec) = query::spec(settings) else { return false };
+    let earlier = &worker.dns.queries[slot].earlier;
+    let Some(place) = earlier.iter().rposition(|attempt| is_worth_it(worker, attempt)) else { return false };
+    worker.dns.queries[slot].take_up(place);
+    worker.dns.query_timers.set(slot, worker.now + spec.query_timeout);
+    true
+}
+
+/// The same where nobody else is left to be asked.
+pub(super) fn resume_any(worker: &mut Worker, settings: &Settings, slot: usize) -> bool {
+    resume(worker, settings, slot, |_, _| true)
+}
+
+/// The same where everybody was asked, and may be asked again: a server that has the query gets it once more only if it may
+/// have been lost. A connection that lives loses nothing, and a server whose last response was late has it probably.
+pub(super) fn resume_late(worker: &mut Worker, settings: &Settings, slot: usize) -> bool {
+    let may_skip = !std::mem::replace(&mut worker.dns.queries[slot].was_resumed, true);
+    resume(worker, settings, slot, |worker, attempt| match attempt.waits {
+        Waits::AtSocket(_) => may_skip && is_late(worker, attempt.waits),
+        Waits::AtStream(at) => stream::is_alive(worker, at),
+        Waits::AtStanding(_) => true,
+        Waits::AtQuery | Waits::Nowhere => false,
+    })
+}
+
+/// Whether what the server of a try answered last came after its time.
+fn is_late(worker: &Worker, waits: Waits) -> bool {
+    let dns = &worker.dns;
+    upstream_of(worker, waits).and_then(|at| dns.upstreams.get(at)).is_some_and(|upstream| upstream.is_late)
+}
+
+fn upstream_of(worker: &Worker, waits: Waits) -> Option<usize> {
+    match waits {
+        Waits::AtSocket(at) => worker.dns.sockets.get(at).map(|socket| socket.upstream),
+        Waits::AtStream(at) => worker.dns.streams.get(at).map(|stream| stream.upstream),
+        Waits::AtStanding(_) | Waits::AtQuery | Waits::Nowhere => None,
+    }
+}
+
+/// The query does not wait for its current try any more: a response that still comes is nobody's.
+pub(super) fn withdraw(worker: &mut Worker, slot: usize) {
+    worker.dns.query_timers.clear(slot);
+    let query = &mut worker.dns.queries[slot];
+    let id = query.called();
+    let waits = std::mem::replace(&mut query.waits, Waits::Nowhere);
+    free(worker, slot, waits, id);
+}
+
+/// The same for its earlier ones.
+pub(super) fn withdraw_earlier(worker: &mut Worker, slot: usize) {
+    if worker.dns.queries[slot].earlier.is_empty() {
+        return;
+    }
+    blame_overdue(worker, slot);
+    for attempt in std::mem::take(&mut worker.dns.queries[slot].earlier) {
+        free(worker, slot, attempt.waits, attempt.id);
+    }
+}
+
+fn free(worker: &mut Worker, slot: usize, waits: Waits, id: u16) {
+    match waits {
+        Waits::AtSocket(at) => sockets::withdraw(worker, at, id),
+        Waits::AtStream(at) => stream::withdraw(worker, at, id),
+        Waits::AtStanding(at) => standing::withdraw(worker, at, slot, id),
+        Waits::AtQuery | Waits::Nowhere => {}
+    }
+}
+
+/// Blames the servers of earlier tries that stayed silent for another `query_timeout`, or until the query was over.
+pub(super) fn blame_overdue(worker: &mut Worker, slot: usize) {
+    let mut earlier = std::mem::take(&mut worker.dns.queries[slot].earlier);
+    for attempt in &mut earlier {
+        if std::mem::take(&mut attempt.is_overdue)
+            && let Some(choice) = &attempt.choice
+        {
+            blame(worker, slot, &choice.server, (attempt.waits, attempt.sent_at));
+        }
+    }
+    worker.dns.queries[slot].earlier = earlier;
+}
+
+/// Blames the server of the current try.
+pub(super) fn blame_current(worker: &mut Worker, slot: usize) {
+    let query = &worker.dns.queries[slot];
+    if let Some(server) = query.choice.as_ref().map(|choice| choice.server.clone()) {
+        let since = (query.waits, query.sent_at);
+        blame(worker, slot, &server, since);
+    }
+}
+
+/// Reports a server if it is to blame for its silence: it said nothing since it was asked, nor to others. One lost datagram,
+/// or one name that it cannot find out about, is no failure. A standing connection has its own signs of life.
+fn blame(worker: &mut Worker, slot: usize, server: &Entry, (waits, sent_at): (Waits, Time)) {
+    let upstream = upstream_of(worker, waits);
+    let dns = &mut worker.dns;
+    let query = &dns.queries[slot];
+    let Some(upstream) = upstream.and_then(|at| dns.upstreams.get_mut(at)) else { return };
+    if server.dialect != Dialect::Plain || upstream.answered_at >= sent_at {
+        return;
+    }
+    if upstream.on_silence(query.view.question(&query.message), worker.now) {
+        let settings = dns.services[query.asker.service].service.settings.load_full();
+        query::report_failure(worker, &settings, slot, server, Failure::Silent);
+    }
+}
