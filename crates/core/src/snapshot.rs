@@ -5,6 +5,7 @@ use crate::ServerId;
 use crate::acl::{Access, Acl};
 use crate::address::Target;
 use crate::counters::{ServerCounters, Sharded};
+use crate::dns::Transports;
 use crate::hash;
 use crate::limits::{Known, Lease, Limits, Occupancy};
 use crate::policy::{self, Contender, Draw, Latency, Table};
@@ -30,6 +31,8 @@ pub struct ServerLive {
     pub counters: Sharded<ServerCounters>,
     /// Some traffic failed of late, so the next success is worth a report.
     pub suspect: AtomicBool,
+    /// Which transports of DNS it refuses.
+    pub transports: Transports,
 }
 
 impl ServerLive {
@@ -42,6 +45,7 @@ impl ServerLive {
             latency: Latency::default(),
             counters: Sharded::new(workers),
             suspect: AtomicBool::new(false),
+            transports: Transports::default(),
         }
     }
 }

@@ -39,8 +39,15 @@ pub(crate) fn open_socket(
 
 /// Counts a connect that failed, and reports it if it is the server's fault.
 pub(crate) fn note_failure(worker: &Worker, pool: Arc<str>, server: &Entry, error: Errno) {
+    if let Some(failure) = count_failure(worker, server, error) {
+        (worker.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
+    }
+}
+
+/// Counts a connect that failed; what that is to be reported as, if it is the server's fault.
+pub(crate) fn count_failure(worker: &Worker, server: &Entry, error: Errno) -> Option<Failure> {
     let counters = server.live.counters.of(worker.id);
-    let failure = match error {
+    match error {
         Errno::CONNREFUSED => {
             counters.connect_refused.one();
             Some(Failure::Refused)
@@ -57,9 +64,6 @@ pub(crate) fn note_failure(worker: &Worker, pool: Arc<str>, server: &Entry, erro
             counters.connect_errors.one();
             Some(Failure::Unreachable)
         }
-    };
-    if let Some(failure) = failure {
-        (worker.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
     }
 }
 

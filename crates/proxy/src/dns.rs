@@ -9,6 +9,7 @@
 
 mod answers;
 mod attempt;
+mod choose;
 mod client;
 mod declined;
 mod failure;

@@ -30,6 +30,7 @@ mod dns_retry_on;
 mod dns_streams;
 mod dns_tcp;
 mod dns_transfers;
+mod dns_transports;
 mod dns_twins;
 mod fast_close;
 mod first_check;

@@ -4,7 +4,7 @@ use super::answers::Way;
 use super::attempt::{self, Attempt};
 use super::failure::fail;
 use super::ids::Tried;
-use super::{client, failure, reply, sockets, standing, stream, twins};
+use super::{choose, client, failure, reply, sockets, standing, stream, twins};
 use crate::admission;
 use crate::service::{Backend, Report, Settings};
 use crate::worker::Worker;
@@ -12,8 +12,8 @@ use evener_core::Time;
 use evener_core::clients::ClientRecord;
 use evener_core::dns::{Freshness, RateVerdict};
 use evener_core::health::Failure;
-use evener_core::snapshot::{Choice, Entry, NoServer, Request};
-use evener_core::spec::{ClientSubnetSpec, Dialect, DnsSpec};
+use evener_core::snapshot::{Choice, Entry, NoServer};
+use evener_core::spec::{self, ClientSubnetSpec, Dialect, DnsSpec};
 use evener_core::wire::dns::{self as wire, Added, QueryError, Transfer};
 use evener_core::wire::proxy::{self, Ends, Extras, Transport};
 use std::net::{IpAddr, SocketAddr};
@@ -34,6 +34,16 @@ pub(super) enum Origin {
         client: usize,
         number: u32,
     },
+}
+
+impl Origin {
+    /// How its server is asked, too.
+    pub(super) const fn transport(self) -> spec::Transport {
+        match self {
+            Self::Datagram(_) => spec::Transport::Datagram,
+            Self::Stream { .. } => spec::Transport::Stream,
+        }
+    }
 }
 
 /// Who asks.
@@ -365,8 +375,7 @@ pub(super) fn place(worker: &mut Worker, settings: &Settings, slot: usize) -> Pl
         };
         let snapshot = backend.pool.load();
         let (client, may_repeat) = (query.asker.client.ip(), query.may_repeat);
-        let request = Request::of(client, worker.now);
-        let choice = match snapshot.pick(&request, &query.tried, &mut worker.random) {
+        let choice = match choose::choose(worker, &snapshot, slot) {
             Ok(choice) => choice,
             Err(_) if may_repeat => {
                 worker.dns.queries[slot].may_repeat = false;

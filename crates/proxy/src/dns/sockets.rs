@@ -15,6 +15,7 @@ use crate::service::{Service, Settings};
 use crate::worker::{Retry, Worker};
 use evener_core::health::Failure;
 use evener_core::snapshot::Entry;
+use evener_core::spec::Transport;
 use evener_core::wire::dns as wire;
 use evener_core::{Target, Time};
 use rustix::fd::{AsFd, OwnedFd};
@@ -240,6 +241,7 @@ fn take_answer(
     let asked_at = worker.dns.queries[slot].sent_at;
     let upstream = &mut worker.dns.upstreams[upstream];
     upstream.on_answer(worker.now, asked_at, query::timeout(settings));
+    upstream.live.transports.answered(Transport::Datagram, worker.now);
     upstream.live.counters.of(worker.id).datagrams_out.one();
     let socket = &mut worker.dns.sockets[at];
     socket.unexpected = socket.unexpected.saturating_sub(1);
@@ -329,9 +331,14 @@ fn on_refused(worker: &mut Worker, at: usize, error: Errno) {
     }
 }
 
+/// Counts that a server refused a datagram, and reports it unless it is known to answer by TCP.
 fn note_refusal(worker: &Worker, settings: &Settings, slot: usize, server: &Entry, error: Errno) {
     let failure = count_refusal(worker, server, error);
-    query::report_failure(worker, settings, slot, server, failure);
+    let transports = &server.live.transports;
+    transports.refused(Transport::Datagram, worker.now);
+    if transports.is_telling(Transport::Datagram, worker.now) {
+        query::report_failure(worker, settings, slot, server, failure);
+    }
 }
 
 /// Closes a socket of an upstream; whoever waits there asks again.

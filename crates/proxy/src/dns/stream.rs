@@ -6,14 +6,14 @@ use super::ids::Ids;
 use super::query::{self, Cause, Query, Taken, Waits};
 use super::standing::v4_of;
 use super::{attempt, client, reply, standing, upstream};
-use crate::connect::{is_ours, note_failure, open_socket};
+use crate::connect::{count_failure, is_ours, open_socket};
 use crate::greeting;
 use crate::listener;
 use crate::registry::Token;
-use crate::service::Settings;
+use crate::service::{Report, Settings};
 use crate::worker::{Retry, Worker};
 use evener_core::snapshot::Entry;
-use evener_core::spec::Dialect;
+use evener_core::spec::{Dialect, Transport};
 use evener_core::wire::dns as wire;
 use evener_core::wire::mname::{self, Frame};
 use evener_core::{Target, Time};
@@ -175,7 +175,7 @@ fn shared(worker: &Worker, upstream: usize) -> usize {
 
 fn on_unopened(worker: &Worker, settings: &Settings, slot: usize, server: &Entry, error: Errno) -> Taken {
     if let Some(backend) = worker.dns.queries[slot].asker.backend(settings) {
-        note_failure(worker, backend.pool.load().pool.clone(), server, error);
+        note_refusal(worker, backend.pool.load().pool.clone(), server, error);
     }
     if is_ours(error) { Taken::NoRoom } else { Taken::Failed }
 }
@@ -283,8 +283,19 @@ pub(crate) fn on_stream_event(worker: &mut Worker, index: usize, event: &Event) 
 fn on_connect_error(worker: &mut Worker, index: usize, error: Errno) {
     let stream = &worker.dns.streams[index];
     let (pool, server) = (stream.pool.clone(), Arc::clone(&stream.server));
-    note_failure(worker, pool, &server, error);
+    note_refusal(worker, pool, &server, error);
     end(worker, index, Ending::Failed);
+}
+
+/// Counts that a server refused a stream. That is reported where it says something of the server as a whole: one that speaks
+/// only UDP is asked by UDP as before.
+fn note_refusal(worker: &Worker, pool: Arc<str>, server: &Entry, error: Errno) {
+    let Some(failure) = count_failure(worker, server, error) else { return };
+    let transports = &server.live.transports;
+    transports.refused(Transport::Stream, worker.now);
+    if server.dialect == Dialect::Mname || transports.is_telling(Transport::Stream, worker.now) {
+        (worker.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
+    }
 }
 
 /// A stream is looked at once the present events are done.
@@ -384,6 +395,7 @@ fn take_answers(worker: &mut Worker, index: usize) {
         let settings = worker.dns.services[service].service.settings.load_full();
         if let Some(upstream) = worker.dns.upstreams.get_mut(upstream) {
             upstream.on_answer(worker.now, asked_at, query::timeout(&settings));
+            upstream.live.transports.answered(Transport::Stream, worker.now);
         }
         reply::pass_on(worker, &settings, slot, &mut message);
     }
