@@ -21,6 +21,7 @@ mod reply;
 mod sockets;
 mod standing;
 mod stream;
+mod transfers;
 mod twins;
 mod upstream;
 

@@ -110,7 +110,7 @@ pub(super) fn resume_late(worker: &mut Worker, settings: &Settings, slot: usize)
         Waits::AtSocket(_) => may_skip && is_late(worker, attempt.waits),
         Waits::AtStream(at) => stream::is_alive(worker, at),
         Waits::AtStanding(_) => true,
-        Waits::AtQuery | Waits::Nowhere => false,
+        Waits::AtQuery | Waits::ForTurn | Waits::Nowhere => false,
     })
 }
 
@@ -124,7 +124,7 @@ fn upstream_of(worker: &Worker, waits: Waits) -> Option<usize> {
     match waits {
         Waits::AtSocket(at) => worker.dns.sockets.get(at).map(|socket| socket.upstream),
         Waits::AtStream(at) => worker.dns.streams.get(at).map(|stream| stream.upstream),
-        Waits::AtStanding(_) | Waits::AtQuery | Waits::Nowhere => None,
+        Waits::AtStanding(_) | Waits::AtQuery | Waits::ForTurn | Waits::Nowhere => None,
     }
 }
 
@@ -153,7 +153,7 @@ fn free(worker: &mut Worker, slot: usize, waits: Waits, id: u16) {
         Waits::AtSocket(at) => sockets::withdraw(worker, at, id),
         Waits::AtStream(at) => stream::withdraw(worker, at, id),
         Waits::AtStanding(at) => standing::withdraw(worker, at, slot, id),
-        Waits::AtQuery | Waits::Nowhere => {}
+        Waits::AtQuery | Waits::ForTurn | Waits::Nowhere => {}
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::framed::{Framed, Received};
 use super::query::{self, Asker, Origin, Party};
+use super::transfers::{self, Transfers};
 use super::{Served, stream};
 use crate::admission::{self, Admission, Guest, Refused, reset_at_close};
 use crate::greeting::{self, Origin as Told};
@@ -59,6 +60,7 @@ pub(super) struct Client {
     round: u32,
     /// Streams to servers that are for this client alone.
     pub(super) streams: Vec<usize>,
+    pub(super) transfers: Transfers,
     place: Option<Lease>,
     guest: Guest,
 }
@@ -99,6 +101,7 @@ pub(crate) fn begin(
         dirty: false,
         round: worker.dns.round.wrapping_sub(1),
         streams: Vec::new(),
+        transfers: Transfers::default(),
         place: Some(place),
         guest: Guest::default(),
     }));
@@ -195,6 +198,7 @@ pub(super) fn flush_once(worker: &mut Worker, index: usize) -> bool {
 /// Sends what waits, and reads as far as that is wanted.
 fn flush(worker: &mut Worker, index: usize) {
     let settings = settings_of(worker, index);
+    transfers::begin_next(worker, &settings, index);
     for _ in 0..READS_MAX {
         let client = &worker.dns.clients[index];
         if client.stage == Stage::Over {
@@ -417,6 +421,7 @@ fn close(worker: &mut Worker, index: usize) {
     }
     worker.dns.client_timers.clear(index);
     worker.dns.clients_over.push(index);
+    transfers::abandon(worker, index);
     for at in std::mem::take(&mut worker.dns.clients[index].streams) {
         stream::close(worker, at);
     }

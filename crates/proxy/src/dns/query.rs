@@ -4,7 +4,7 @@ use super::answers::Way;
 use super::attempt::{self, Attempt};
 use super::failure::fail;
 use super::ids::Tried;
-use super::{choose, client, failure, reply, sockets, standing, stream, twins};
+use super::{choose, client, failure, reply, sockets, standing, stream, transfers, twins};
 use crate::admission;
 use crate::service::{Backend, Report, Settings};
 use crate::worker::Worker;
@@ -98,6 +98,8 @@ pub(super) enum Waits {
     AtStanding(usize),
     /// For the answer to another question, which asks the same.
     AtQuery,
+    /// Until fewer transfers of its client are under way.
+    ForTurn,
 }
 
 /// A question that is under way.
@@ -137,6 +139,8 @@ pub(super) struct Query {
     /// Messages that came for it; only a transfer of a zone has several.
     pub(super) pieces: u32,
     pub(super) transfer: Transfer,
+    /// It is one of the transfers of its client that are under way.
+    pub(super) has_turn: bool,
 }
 
 pub(super) struct Altered {
@@ -227,7 +231,7 @@ pub(super) fn ask(worker: &mut Worker, settings: &Settings, asker: &Asker, messa
         return;
     }
     let slot = begin(worker, settings, asker, view, message, spec.retries);
-    twins::set_out(worker, settings, slot);
+    transfers::set_out(worker, settings, slot);
 }
 
 /// What is no question gets no answer, or the shortest one.
@@ -289,6 +293,8 @@ fn begin(
         asker: *asker,
         view,
         id: wire::id(&copy),
+        transfer: Transfer::of(&view, &copy),
+        has_turn: false,
         message: copy,
         altered: None,
         choice: None,
@@ -306,7 +312,6 @@ fn begin(
         followers: Vec::new(),
         twin_key: None,
         pieces: 0,
-        transfer: Transfer::default(),
     })
 }
 
@@ -569,6 +574,7 @@ pub(super) fn retire(worker: &mut Worker, slot: usize) -> Query {
     worker.dns.services[query.asker.service].in_flight -= 1;
     worker.dns.held -= query.message.len();
     wire::set_id(&mut query.message, query.id);
+    transfers::on_over(worker, &query);
     if let Origin::Stream { client, number } = query.asker.origin {
         client::answered(worker, client, number);
     }

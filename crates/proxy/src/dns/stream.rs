@@ -29,7 +29,7 @@ const OUTBOX_MAX: usize = 262_144;
 const READS_MAX: usize = 8;
 /// A shared stream on which nobody waits is closed after this (RFC 7766, section 6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
-/// A client has so many streams of its own at most.
+/// A client has so many streams of its own at most, beside those of transfers.
 const OWN_MAX: usize = 8;
 /// A server that sends so many messages in a row that nobody waits for is not heard any more.
 const BAD_MAX: u32 = 1024;
@@ -160,9 +160,15 @@ fn find(worker: &Worker, settings: &Settings, upstream: usize, owner: Owner) -> 
 fn may_open(worker: &Worker, settings: &Settings, upstream: usize, owner: Owner) -> bool {
     match owner {
         Owner::All => shared(worker, upstream) < upstream::width(settings),
-        Owner::Client { index, .. } | Owner::Transfer { index, .. } => {
-            worker.dns.clients.get(index).is_some_and(|client| client.streams.len() < OWN_MAX)
-        }
+        Owner::Client { index, .. } => worker.dns.clients.get(index).is_some_and(|client| {
+            let own = client
+                .streams
+                .iter()
+                .filter(|at| worker.dns.streams.get(**at).is_some_and(|stream| stream.owner == owner));
+            own.count() < OWN_MAX
+        }),
+        // The turns of its client and the tries of its query bound them.
+        Owner::Transfer { .. } => true,
     }
 }
 
