@@ -24,6 +24,8 @@ pub enum RateVerdict {
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     full_at: Time,
+    /// Queries beyond the rate. Those within it do not begin the count anew: a client that is just over the rate would never be
+    /// sent to TCP.
     beyond: u32,
 }
 
@@ -58,7 +60,6 @@ impl RateLimit {
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         let mut seen = shard.peek(&key).map(|(seen, _)| *seen).unwrap_or_default();
         let verdict = if self.spec.rate.admits(&mut seen.full_at, now) {
-            seen.beyond = 0;
             RateVerdict::Answer
         } else {
             seen.beyond = seen.beyond.wrapping_add(1);
@@ -105,6 +106,29 @@ mod tests {
         assert_eq!(ask("::ffff:192.0.2.9", 2), Drop, "the same network");
         assert_eq!(ask("2001:db8:0:ff::1", 2), Answer);
         assert_eq!(ask("192.0.2.1", 1100), Answer, "after a while it may ask again");
+    }
+
+    #[test]
+    fn each_second_query_beyond_the_rate_slips_though_others_are_within_it() {
+        let check = |slip, expected: &str| {
+            let spec =
+                DnsRateSpec { slip, ..DnsRateSpec::new(Rate { count: 2, period: Duration::from_secs(1) }) };
+            let limit = RateLimit::new(&spec, 1);
+            // Three in a second: one of them is beyond the rate, once the first second has used up what was saved.
+            let seen = (0..15_u64).map(|n| {
+                let at = Time::ZERO + Duration::from_millis(1000 * n / 3);
+                match limit.ask([192, 0, 2, 1].into(), at) {
+                    RateVerdict::Answer => 'a',
+                    RateVerdict::Truncate => 't',
+                    RateVerdict::Drop => 'd',
+                }
+            });
+            assert_eq!(seen.filter(|verdict| *verdict != 'a').collect::<String>(), expected, "slip {slip}");
+        };
+        check(0, "dddd");
+        check(1, "tttt");
+        check(2, "dtdt");
+        check(3, "ddtd");
     }
 
     #[test]
