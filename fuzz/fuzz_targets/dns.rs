@@ -2,7 +2,7 @@
 //! what is added to a question comes out again.
 #![no_main]
 
-use evener_core::wire::dns::{self, Added, Query};
+use evener_core::wire::dns::{self, Added, Cookies, Query};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (u8, &[u8], &[u8])| {
@@ -13,10 +13,21 @@ fuzz_target!(|input: (u8, &[u8], &[u8])| {
         dns::strip(&mut stripped, added);
         assert!(stripped.len() <= answer.len());
     }
-    dns::emit_formerr(message, &mut out);
+    for cookies in [Cookies::Pass, Cookies::Remove] {
+        let mut stripped = answer.to_vec();
+        dns::strip_hop_options(&mut stripped, cookies);
+        assert!(stripped.len() <= answer.len());
+        if let Ok(query) = Query::parse(message) {
+            let mut stripped = query.whole(message).to_vec();
+            let left = query.without_hop_options(&mut stripped, cookies);
+            assert_eq!(left.question(&stripped), query.question(message));
+        }
+    }
+    dns::emit_malformed(message, &mut out);
     assert_eq!(out.len(), if message.len() < 12 { 0 } else { 12 });
     let Ok(query) = Query::parse(message) else { return };
-    assert_eq!(query.question(message).len(), query.name(message).len() + 4);
+    let fixed = if query.has_question() { 4 } else { 0 };
+    assert_eq!(query.question(message).len(), query.name(message).len() + fixed);
     assert!(query.name(message).len() <= dns::NAME_BYTES_MAX && query.udp_size() >= dns::UDP_BYTES);
     assert!(!query.is_answered_by(message, message));
 
@@ -55,5 +66,5 @@ fuzz_target!(|input: (u8, &[u8], &[u8])| {
     out[2] |= 0x80;
     dns::strip(&mut out, added);
     out[2] &= 0x7f;
-    assert_eq!(out, message);
+    assert_eq!(out, query.whole(message));
 });

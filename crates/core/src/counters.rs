@@ -135,7 +135,7 @@ counters! {
         drop_outstanding,
         /// Questions that no server left could take (size, address, a stuck connection).
         drop_untakable,
-        /// Questions of DNS that were answered FORMERR: malformed, or not one of them.
+        /// Questions of DNS that were answered FORMERR, or NOTIMP: malformed, or not one of them.
         formerr,
         /// Answers of DNS that were cut to what the client takes over UDP; it asks again over TCP.
         truncated,

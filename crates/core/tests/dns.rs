@@ -5,7 +5,7 @@
 use evener_core::Time;
 use evener_core::dns::{Cache, Freshness};
 use evener_core::spec::DnsCacheSpec;
-use evener_core::wire::dns::{self, Added, Query};
+use evener_core::wire::dns::{self, Added, Cookies, Query};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -26,7 +26,7 @@ fn sample(name: &str) -> Vec<u8> {
 /// What is made of a question, if it is one.
 fn check_question(message: &[u8], answer: &[u8]) {
     let (mut out, mut key) = (Vec::new(), Vec::new());
-    dns::emit_formerr(message, &mut out);
+    dns::emit_malformed(message, &mut out);
     assert_eq!(out.len(), if message.len() < dns::HEADER_BYTES { 0 } else { dns::HEADER_BYTES });
     let Ok(query) = Query::parse(message) else { return };
     query.cache_key(message, &mut key);
@@ -43,7 +43,22 @@ fn check_question(message: &[u8], answer: &[u8]) {
         out[2] |= 0x80;
         dns::strip(&mut out, added);
         out[2] &= 0x7f;
-        assert_eq!(out, message);
+        assert_eq!(out, query.whole(message));
+    }
+    check_hops(&query, query.whole(message));
+}
+
+/// What is between us and either side comes out of a query and its response, and nothing else does.
+fn check_hops(query: &Query, message: &[u8]) {
+    for cookies in [Cookies::Pass, Cookies::Remove] {
+        let mut stripped = message.to_vec();
+        let left = query.without_hop_options(&mut stripped, cookies);
+        assert_eq!(left.question(&stripped), query.question(message));
+        assert_eq!((left.udp_size(), left.dnssec_ok()), (query.udp_size(), query.dnssec_ok()));
+        if stripped != message {
+            assert!(!left.asks_for_keepalive() && stripped.len() < message.len());
+            assert!(!dns::has_hop_options(&stripped, cookies));
+        }
     }
 }
 
@@ -58,6 +73,13 @@ fn check_answer(question: &[u8], answer: &[u8]) {
         let mut stripped = answer.to_vec();
         dns::strip(&mut stripped, added);
         assert!(stripped.len() <= answer.len());
+    }
+    for cookies in [Cookies::Pass, Cookies::Remove] {
+        let mut stripped = answer.to_vec();
+        dns::strip_hop_options(&mut stripped, cookies);
+        assert_eq!(query.is_answered_by(question, &stripped), query.is_answered_by(question, answer));
+        dns::add_keepalive(&mut stripped, std::time::Duration::from_secs(10));
+        assert!(stripped.len() <= answer.len() + 6);
     }
     let (cache, mut key, mut out) = (Cache::new(&DnsCacheSpec::default(), 1), Vec::new(), Vec::new());
     assert!(query.cache_key(question, &mut key));

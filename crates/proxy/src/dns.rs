@@ -3,7 +3,7 @@
 //! (RFC 5452). A server that does not answer costs one time-out, then another one is asked.
 //!
 //! What a question lives through is in `query.rs`, its tries in `attempt.rs`, what becomes of SERVFAIL in
-//! `declined.rs`, what its client hears in `reply.rs`, who waits with it in `twins.rs`; how
+//! `declined.rs`, what is for us alone in `hop.rs`, what its client hears in `reply.rs`, who waits with it in `twins.rs`; how
 //! datagrams come and go in `listener.rs`, `sockets.rs` and `answers.rs`, streams in `client.rs` and `stream.rs`, the frames of
 //! mname in `standing.rs`.
 
@@ -14,6 +14,7 @@ mod client;
 mod declined;
 mod failure;
 mod framed;
+mod hop;
 mod ids;
 mod listener;
 mod query;

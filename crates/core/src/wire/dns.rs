@@ -2,6 +2,7 @@
 //! few messages that it writes itself. Nothing of a message is encoded anew: what is not ours goes on byte for byte.
 
 mod emit;
+mod hop;
 mod options;
 mod query;
 mod record;
@@ -11,7 +12,8 @@ mod subnet;
 mod text;
 mod transfer;
 
-pub use emit::{emit_formerr, emit_query};
+pub use emit::{emit_malformed, emit_query};
+pub use hop::{Cookies, add_keepalive, has_hop_options, strip_hop_options};
 pub use query::{Query, QueryError};
 pub use subnet::{Added, strip};
 pub use text::{NameError, parse_name, rcode_name, rcode_number, type_name, type_number};
@@ -57,6 +59,8 @@ const CD: u8 = 0x10;
 const RCODE: u8 = 0x0f;
 
 const OPCODE_QUERY: u8 = 0;
+/// RFC 1996, section 3.3.
+const NOTIFY: u8 = 4;
 /// RFC 2136, section 1.3.
 const UPDATE: u8 = 5;
 

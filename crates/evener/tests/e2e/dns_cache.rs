@@ -152,23 +152,6 @@ fn questions_that_may_be_answered_otherwise_are_apart() {
 }
 
 #[test]
-fn what_is_one_clients_in_an_answer_is_no_others() {
-    const COOKIE: [u8; 8] = [0xc0, 0x0c, 1, 0xe5, 5, 6, 7, 8];
-    let server = Nameserver::start(|question, back| {
-        let option = [&[0, 10, 0, 16][..], &COOKIE, &COOKIE].concat();
-        back.send(&with_edns(address(question, 60, 1), 1232, false, &option));
-    });
-    let listen = free_port();
-    let _evener = Evener::run(&cached(listen, &server, "true"));
-    let has_cookie = |answer: &[u8]| answer.windows(8).any(|window| window == COOKIE);
-    let own = with_edns(question(1, "a.example", A), 1232, false, &[&[0, 10, 0, 8][..], &COOKIE].concat());
-    assert!(has_cookie(&ask(listen, &own)), "who asked gets its own back");
-    let kept = ask(listen, &with_edns(question(2, "a.example", A), 1232, false, &[]));
-    assert!(!has_cookie(&kept) && kept[11] == 1, "{kept:02x?}");
-    assert_eq!(server.count(), 1);
-}
-
-#[test]
 fn kept_answers_are_cut_to_what_each_client_takes() {
     let server = Nameserver::start(|question, back| back.send(&sized(question, 2000)));
     let listen = free_port();

@@ -37,8 +37,6 @@ fn malformed() -> Vec<(&'static str, Vec<u8>)> {
         ("65535 questions", with(&|message| message[4..6].copy_from_slice(&[255, 255]))),
         ("a record that is not there", with(&|message| message[7] = 1)),
         ("65535 records that are not there", with(&|message| message[6..12].copy_from_slice(&[255; 6]))),
-        ("a byte too many", with(&|message| message.push(0))),
-        ("another message behind it", [&asked[..], &asked].concat()),
         ("a name of 257 bytes", named(&long)),
         ("a name that points to itself", named(&[0xc0, 12])),
         ("a name that points ahead", named(&[1, b'a', 0xc0, 16])),

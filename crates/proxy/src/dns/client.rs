@@ -150,6 +150,13 @@ fn idle_timeout(worker: &Worker, settings: &Settings) -> Option<Duration> {
     if worker.draining { Some(DRAIN_IDLE) } else { settings.options.idle_timeout }
 }
 
+/// How long the client with this number may do nothing, if it is still there: while the program drains, it should leave.
+pub(super) fn idle_time(worker: &mut Worker, index: usize, number: u32) -> Option<Duration> {
+    find(worker, index, number)?;
+    let idle = settings_of(worker, index).options.idle_timeout.unwrap_or(Duration::MAX);
+    Some(if worker.draining { Duration::ZERO } else { idle })
+}
+
 fn arm(worker: &mut Worker, index: usize, settings: &Settings) {
     let active_at = worker.dns.clients[index].active_at;
     match idle_timeout(worker, settings) {
@@ -306,6 +313,7 @@ fn asker_of(worker: &Worker, index: usize) -> Asker {
         destination: ends.map(|ends| ends.destination),
         party: if client.refused { Party::Refused } else { Party::Admitted },
         origin: Origin::Stream { client: index, number: client.number },
+        keepalive: false,
     }
 }
 

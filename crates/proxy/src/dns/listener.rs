@@ -135,7 +135,8 @@ fn asker_of(
     };
     let way = Way { listener: index, serial: listener.serial, address: sender, local };
     let destination = ends.map(|ends| ends.destination);
-    Some(Asker { service: listener.service, client, destination, party, origin: Origin::Datagram(way) })
+    let origin = Origin::Datagram(way);
+    Some(Asker { service: listener.service, client, destination, party, origin, keepalive: false })
 }
 
 /// What the access list makes of a client; `None` when it is not heard.

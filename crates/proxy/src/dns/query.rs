@@ -4,7 +4,7 @@ use super::answers::Way;
 use super::attempt::{self, Attempt};
 use super::failure::fail;
 use super::ids::Tried;
-use super::{choose, client, failure, reply, sockets, standing, stream, transfers, twins};
+use super::{choose, client, failure, hop, reply, sockets, standing, stream, transfers, twins};
 use crate::admission;
 use crate::service::{Backend, Report, Settings};
 use crate::worker::Worker;
@@ -56,6 +56,8 @@ pub(super) struct Asker {
     pub(super) destination: Option<SocketAddr>,
     pub(super) party: Party,
     pub(super) origin: Origin,
+    /// Asks in this query for how long its TCP connection may be idle.
+    pub(super) keepalive: bool,
 }
 
 /// What the access list makes of a client.
@@ -194,8 +196,8 @@ pub(super) fn timeout(settings: &Settings) -> Duration {
 
 /// Takes in a message of a client.
 pub(super) fn ask(worker: &mut Worker, settings: &Settings, asker: &Asker, message: &[u8]) {
-    let view = match wire::Query::parse(message) {
-        Ok(view) => view,
+    let (view, asker) = &match hop::read(settings, asker, message) {
+        Ok(read) => read,
         Err(error) => return refuse(worker, settings, asker, message, error),
     };
     let service = Arc::clone(&worker.dns.services[asker.service].service);
@@ -213,9 +215,9 @@ pub(super) fn ask(worker: &mut Worker, settings: &Settings, asker: &Asker, messa
         return;
     }
     if asker.party == Party::Rejected {
-        return reply::answer_error(worker, asker, &view, message, wire::REFUSED);
+        return reply::answer_error(worker, asker, view, message, wire::REFUSED);
     }
-    if reply::answer_from_cache(worker, settings, asker, &view, message, Freshness::Fresh) {
+    if reply::answer_from_cache(worker, settings, asker, view, message, Freshness::Fresh) {
         counters.cache_hits.one();
         return;
     }
@@ -226,7 +228,7 @@ pub(super) fn ask(worker: &mut Worker, settings: &Settings, asker: &Asker, messa
         counters.drop_outstanding.one();
         // Over UDP whoever asks too much hears nothing: it may be somebody else.
         if matches!(asker.origin, Origin::Stream { .. }) {
-            reply::answer_error(worker, asker, &view, message, wire::SERVFAIL);
+            reply::answer_error(worker, asker, view, message, wire::SERVFAIL);
         }
         return;
     }
@@ -249,7 +251,7 @@ fn refuse(worker: &mut Worker, settings: &Settings, asker: &Asker, message: &[u8
             counters.formerr.one();
             if rate_verdict(worker, settings, asker) == RateVerdict::Answer {
                 let mut out = worker.dns.spare();
-                wire::emit_formerr(message, &mut out);
+                wire::emit_malformed(message, &mut out);
                 reply::deliver(worker, asker, &out);
                 worker.dns.give_back(out);
             }
@@ -270,7 +272,7 @@ fn begin(
     worker: &mut Worker,
     settings: &Settings,
     asker: &Asker,
-    view: wire::Query,
+    view: &wire::Query,
     message: &[u8],
     retries: u32,
 ) -> usize {
@@ -283,7 +285,8 @@ fn begin(
         record.moved(message.len() as u64, 0, worker.now);
     }
     let mut copy = worker.dns.spare();
-    copy.extend_from_slice(message);
+    copy.extend_from_slice(view.whole(message));
+    let view = view.without_hop_options(&mut copy, hop::cookies(settings, asker));
     worker.dns.services[asker.service].in_flight += 1;
     worker.dns.held += copy.len();
     if let Origin::Stream { client, number } = asker.origin {
@@ -425,6 +428,7 @@ fn give(worker: &mut Worker, settings: &Settings, slot: usize, server: &Arc<Entr
     query.sent_at = worker.now;
     let origin = query.asker.origin;
     let taken = match (server.dialect, origin) {
+        (Dialect::Mname, _) if !query.view.has_question() => Taken::Unfit,
         (Dialect::Plain, Origin::Datagram(_)) => sockets::give(worker, settings, slot, server),
         (Dialect::Mname, Origin::Datagram(_)) => standing::give(worker, slot, server),
         (_, Origin::Stream { client, number }) => {

@@ -2,7 +2,7 @@
 
 use super::answers;
 use super::query::{Asker, Origin, Party, Query, TRANSFER_PAUSE, Waits, retire, spec};
-use super::{attempt, client, declined, twins};
+use super::{attempt, client, declined, hop, twins};
 use crate::connect::note_success;
 use crate::service::Settings;
 use crate::worker::Worker;
@@ -31,6 +31,9 @@ pub(super) fn answer_error(
 pub(super) fn deliver(worker: &mut Worker, asker: &Asker, answer: &[u8]) {
     match asker.origin {
         Origin::Datagram(way) => answers::push(worker, way, answer),
+        Origin::Stream { client, number } if asker.keepalive => {
+            hop::answer_with_keepalive(worker, client, number, answer);
+        }
         Origin::Stream { client, number } => client::answer(worker, client, number, answer),
     }
 }
@@ -67,6 +70,7 @@ pub(super) fn finish(worker: &mut Worker, settings: &Settings, query: &Query, an
     if let Some(added) = query.altered.as_ref().and_then(|altered| altered.added) {
         wire::strip(answer, added);
     }
+    wire::strip_hop_options(answer, hop::cookies(settings, &query.asker));
     keep(worker, settings, query, answer);
 }
 
@@ -77,8 +81,9 @@ pub(super) fn finish_in_place(worker: &mut Worker, settings: &Settings, query: &
 }
 
 /// Whether more than the ID of an answer has to be changed.
-pub(super) fn is_altered(query: &Query) -> bool {
+pub(super) fn is_altered(settings: &Settings, query: &Query, answer: &[u8]) -> bool {
     query.altered.as_ref().is_some_and(|altered| altered.added.is_some())
+        || wire::has_hop_options(answer, hop::cookies(settings, &query.asker))
 }
 
 fn keep(worker: &mut Worker, settings: &Settings, query: &Query, answer: &[u8]) {
@@ -110,7 +115,7 @@ pub(super) fn pass_on(worker: &mut Worker, settings: &Settings, slot: usize, ans
     worker.dns.give_back(query.message);
 }
 
-fn pass_piece_on(worker: &mut Worker, settings: &Settings, slot: usize, answer: &mut [u8]) {
+fn pass_piece_on(worker: &mut Worker, settings: &Settings, slot: usize, answer: &mut Vec<u8>) {
     let query = &mut worker.dns.queries[slot];
     query.pieces = query.pieces.saturating_add(1);
     let (asker, id, is_over) = (query.asker, query.id, query.transfer.take(answer));
@@ -119,6 +124,7 @@ fn pass_piece_on(worker: &mut Worker, settings: &Settings, slot: usize, answer: 
         note_answer(worker, settings, &worker.dns.queries[slot], answer.len());
     }
     wire::set_id(answer, id);
+    wire::strip_hop_options(answer, hop::cookies(settings, &asker));
     deliver(worker, &asker, answer);
     if is_over {
         let query = retire(worker, slot);

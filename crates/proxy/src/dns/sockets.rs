@@ -251,7 +251,7 @@ fn take_answer(
     }
     let mut query = query::retire(worker, slot);
     reply::note_answer(worker, settings, &query, bytes);
-    if reply::is_altered(&query)
+    if reply::is_altered(settings, &query, batch.bytes_of(place))
         || !query.followers.is_empty()
         || !reply::fits(&query.asker, &query.view, bytes)
     {

@@ -1,9 +1,9 @@
 //! The messages that are written here: errors, truncated answers, and the questions of checks.
 
-use super::record::{Record, Records, question_end};
+use super::record::{Record, Records, records_start};
 use super::{
-    CD, CLASS_IN, FORMERR, HEADER_BYTES, NOERROR, OPCODE, QR, Query, RCODE, RD, SERVFAIL, TC, TYPE_OPT,
-    UDP_BYTES_OURS, number_at,
+    CD, CLASS_IN, FORMERR, HEADER_BYTES, NOERROR, NOTIFY, NOTIMP, OPCODE, OPCODE_QUERY, QR, Query, RCODE, RD,
+    SERVFAIL, TC, TYPE_OPT, UDP_BYTES_OURS, UPDATE, number_at, opcode,
 };
 
 /// What of an OPT differs; it has no options.
@@ -46,7 +46,7 @@ impl Query {
         out.clear();
         out.extend_from_slice(message.get(..2).unwrap_or(&[0; 2]));
         out.extend_from_slice(&flags);
-        out.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, u8::from(opt.is_some())]);
+        out.extend_from_slice(&[0, u8::from(self.has_question()), 0, 0, 0, 0, 0, u8::from(opt.is_some())]);
         out.extend_from_slice(self.question(message));
         if let Some(opt) = opt {
             emit_opt(opt, out);
@@ -71,7 +71,7 @@ fn emit_opt(opt: OptFields, out: &mut Vec<u8>) {
 
 /// What the OPT of a message says, as far as the message can be read.
 fn opt_of(message: &[u8]) -> Option<OptFields> {
-    let records = Records::new(message, question_end(message)?);
+    let records = Records::new(message, records_start(message)?);
     let opt = records.map_while(Result::ok).find(Record::is_opt_in_place)?;
     Some(OptFields {
         size: number_at(message, opt.fixed + 2)?,
@@ -80,13 +80,14 @@ fn opt_of(message: &[u8]) -> Option<OptFields> {
     })
 }
 
-/// Writes FORMERR to a message that could not be read: a header alone, for nothing else of it can be trusted. Nothing is
-/// written to what is shorter than a header.
-pub fn emit_formerr(message: &[u8], out: &mut Vec<u8>) {
+/// Writes FORMERR to a message that could not be read, or NOTIMP where its opcode is none that has a question (RFC 8906, section
+/// 3.1.4): a header alone, for nothing else of it can be trusted. Nothing is written to what is shorter than a header.
+pub fn emit_malformed(message: &[u8], out: &mut Vec<u8>) {
     out.clear();
     let Some(header) = message.get(..HEADER_BYTES) else { return };
+    let rcode = if matches!(opcode(message), OPCODE_QUERY | NOTIFY | UPDATE) { FORMERR } else { NOTIMP };
     out.extend_from_slice(&header[..2]);
-    out.extend_from_slice(&flags_of(message, FORMERR));
+    out.extend_from_slice(&flags_of(message, rcode));
     out.resize(HEADER_BYTES, 0);
 }
 
@@ -159,12 +160,17 @@ mod tests {
     fn what_cannot_be_read_gets_a_header() {
         let check = |message: &[u8], expected: &[u8]| {
             let mut out = b"before".to_vec();
-            emit_formerr(message, &mut out);
+            emit_malformed(message, &mut out);
             assert_eq!(out, expected);
         };
         check(&sample("update")[..20], &[0x12, 0x34, 0xa8, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
         check(&[1, 2, 0x07, 0xff, 9, 9, 9, 9, 9, 9, 9, 9], &[1, 2, 0x81, 0x11, 0, 0, 0, 0, 0, 0, 0, 0]);
         check(&[7; 11], &[]);
+        // IQUERY, STATUS, DSO (RFC 8490), and one that is none; NOTIFY and UPDATE have a question.
+        let header = |flags: u8, rcode: u8| [&[0, 9, flags, rcode][..], &[0; 8]].concat();
+        for (opcode, rcode) in [(0, 1), (1, 4), (2, 4), (4, 1), (5, 1), (6, 4), (15, 4)] {
+            check(&header(opcode << 3, 0), &header(0x80 | opcode << 3, rcode));
+        }
     }
 
     #[test]

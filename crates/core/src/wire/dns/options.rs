@@ -1,13 +1,15 @@
 //! The options of an OPT record (RFC 6891, section 6.1.2), and how some are taken out of a message.
 
-use super::number_at;
-use super::record::{Record, Records, pointer, question_end, skip_name};
+use super::record::{Record, Records, pointer, records_start, skip_name};
+use super::{MESSAGE_BYTES_MAX, number_at};
 use std::ops::Range;
 
 /// The client's network (RFC 7871, section 6).
 pub(super) const SUBNET: u16 = 8;
 /// A cookie (RFC 7873, section 4).
 pub(super) const COOKIE: u16 = 10;
+/// How long a TCP connection may be idle (RFC 7828, section 3.1).
+pub(super) const KEEPALIVE: u16 = 11;
 /// Padding (RFC 7830, section 3).
 pub(super) const PADDING: u16 = 12;
 /// Code and length.
@@ -47,7 +49,7 @@ struct Found {
 }
 
 fn find(message: &[u8]) -> Option<Found> {
-    let mut records = Records::new(message, question_end(message)?);
+    let mut records = Records::new(message, records_start(message)?);
     let mut found: Option<Found> = None;
     for record in records.by_ref() {
         let record = record.ok()?;
@@ -116,6 +118,24 @@ pub(crate) fn retain_options(message: &mut Vec<u8>, keep: impl Fn(u16) -> bool) 
     let length = (end - found.opt.data_at()) as u16;
     message[found.opt.data_at() - 2..found.opt.data_at()].copy_from_slice(&length.to_be_bytes());
     cut(message, end..found.opt.end, &found.pointers);
+    true
+}
+
+/// Adds an option to the OPT of a message. False, and the message is as it was, where that cannot be done: it does not walk, has
+/// no OPT, or something after that, or would be too long.
+pub(super) fn add_option(message: &mut Vec<u8>, code: u16, data: &[u8]) -> bool {
+    let Some(opt) = find(message).map(|found| found.opt).filter(|opt| opt.end == message.len()) else {
+        return false;
+    };
+    let (added, length_at) = (OPTION_HEAD + data.len(), opt.data_at() - 2);
+    let length = u16::try_from(opt.end - opt.data_at() + added);
+    let Some(length) = length.ok().filter(|_| message.len() + added <= MESSAGE_BYTES_MAX) else {
+        return false;
+    };
+    message[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
+    message.extend_from_slice(&code.to_be_bytes());
+    message.extend_from_slice(&(data.len() as u16).to_be_bytes());
+    message.extend_from_slice(data);
     true
 }
 

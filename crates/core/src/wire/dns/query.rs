@@ -1,7 +1,7 @@
 //! What of a question is looked at. This is the hot path of the data plane: nothing here allocates, but for a key that grows.
 
-use super::options::{self, COOKIE, PADDING, SUBNET};
-use super::record::{Record, Records, question_end};
+use super::options::{self, COOKIE, KEEPALIVE, PADDING, SUBNET};
+use super::record::{Record, Records, records_start};
 use super::{
     AA, CLASS_ANY, CLASS_NONE, HEADER_BYTES, MESSAGE_BYTES_MAX, OPCODE, OPCODE_QUERY, QR, RA, RCODE, TC,
     TYPE_AXFR, TYPE_IXFR, TYPE_OPT, UDP_BYTES, Z, number_at, opcode,
@@ -30,8 +30,10 @@ pub enum QueryError {
 /// What was read of a question: offsets into its message, which the methods want again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Query {
-    /// Where the question ends: type and class are its last four bytes.
+    /// Where the question ends: type and class are its last four bytes. Where there is none, the header ends there.
     pub(super) question_end: u16,
+    /// Where the last record ends.
+    pub(super) end: u16,
     pub(super) opt: Option<Opt>,
     pub(super) opcode: u8,
     qtype: u16,
@@ -50,6 +52,8 @@ pub(super) struct Opt {
     pub(super) version: u8,
     flags: u16,
     pub(super) has_subnet: bool,
+    pub(super) has_cookie: bool,
+    pub(super) has_keepalive: bool,
     has_other_options: bool,
 }
 
@@ -57,10 +61,13 @@ impl Opt {
     const DNSSEC_OK: u16 = 0x8000;
 
     fn read(message: &[u8], record: &Record) -> Option<Self> {
-        let (mut has_subnet, mut has_other_options) = (false, false);
+        let (mut has_subnet, mut has_cookie, mut has_keepalive) = (false, false, false);
+        let mut has_other_options = false;
         for option in options::all(message, record) {
             match option?.code {
-                COOKIE | PADDING => {}
+                PADDING => {}
+                COOKIE => has_cookie = true,
+                KEEPALIVE => has_keepalive = true,
                 SUBNET => has_subnet = true,
                 _ => has_other_options = true,
             }
@@ -74,6 +81,8 @@ impl Opt {
             version,
             flags: number_at(message, record.ttl_at() + 2)?,
             has_subnet,
+            has_cookie,
+            has_keepalive,
             has_other_options,
         })
     }
@@ -87,7 +96,9 @@ impl Opt {
 
 impl Query {
     /// Reads a question. There is exactly one, its name is well-formed and not compressed; the records of all sections lie
-    /// within the message and fill it; there is at most one OPT (RFC 6891, section 6.1.1). All opcodes are read alike.
+    /// within the message; there is at most one OPT (RFC 6891, section 6.1.1). All opcodes are read alike. Without a question
+    /// it is a query if it asks for a cookie and nothing else (RFC 7873, section 5.4). Bytes after the last record are no part
+    /// of the message: some clients fill it up to 512.
     pub fn parse(message: &[u8]) -> Result<Self, QueryError> {
         match message.get(..HEADER_BYTES) {
             None => Err(QueryError::Short),
@@ -100,13 +111,16 @@ impl Query {
         if message.len() > MESSAGE_BYTES_MAX {
             return None;
         }
-        let end = question_end(message)?;
+        let end = records_start(message)?;
+        let has_question = end > HEADER_BYTES;
+        let number = |at: usize| if has_question { number_at(message, at) } else { Some(0) };
         let mut query = Self {
             question_end: u16::try_from(end).ok()?,
+            end: 0,
             opt: None,
             opcode: opcode(message),
-            qtype: number_at(message, end - 4)?,
-            qclass: number_at(message, end - 2)?,
+            qtype: number(end - 4)?,
+            qclass: number(end - 2)?,
             is_signed: false,
             has_other_records: false,
         };
@@ -114,7 +128,13 @@ impl Query {
         for record in records.by_ref() {
             query.take(message, &record.ok()?)?;
         }
-        (records.at() == message.len()).then_some(query)
+        query.end = u16::try_from(records.at()).ok()?;
+        (has_question || query.asks_for_cookie_alone()).then_some(query)
+    }
+
+    fn asks_for_cookie_alone(&self) -> bool {
+        let has_cookie = self.opt.is_some_and(|opt| opt.has_cookie);
+        self.opcode == OPCODE_QUERY && has_cookie && !self.has_other_records
     }
 
     fn take(&mut self, message: &[u8], record: &Record) -> Option<()> {
@@ -128,6 +148,18 @@ impl Query {
         }
         self.opt = Some(Opt::read(message, record)?);
         Some(())
+    }
+
+    /// The message without what comes after its last record.
+    #[must_use]
+    pub fn whole<'a>(&self, message: &'a [u8]) -> &'a [u8] {
+        message.get(..usize::from(self.end)).unwrap_or(message)
+    }
+
+    /// Whether it has a question; otherwise it asks for a cookie.
+    #[must_use]
+    pub fn has_question(&self) -> bool {
+        usize::from(self.question_end) > HEADER_BYTES
     }
 
     /// What is wanted: 0 is a query, 4 NOTIFY, 5 UPDATE.
@@ -192,6 +224,7 @@ impl Query {
         let Some(&[_, _, high, low]) = message.first_chunk() else { return false };
         let is_plain = high & (QR | OPCODE | AA | TC) == 0 && low & (RA | Z | RCODE) == 0;
         let is_kept = is_plain
+            && self.has_question()
             && self.opcode == OPCODE_QUERY
             && !self.is_transfer()
             && !matches!(self.qclass, CLASS_ANY | CLASS_NONE)
@@ -220,7 +253,11 @@ impl Query {
             let says_no = !matches!(header[3] & 15, NOERROR | NXDOMAIN);
             let is_whole = header[4..].iter().all(|byte| *byte == 0);
             let is_ours = header[2] & (QR | OPCODE) == QR | self.opcode << 3;
-            return is_whole && is_ours && (says_no || self.opcode == UPDATE);
+            return is_whole && is_ours && (says_no || self.opcode == UPDATE || !self.has_question());
+        }
+        if !self.has_question() {
+            let is_ours = answer.get(2).is_some_and(|flags| flags & (QR | OPCODE) == QR | self.opcode << 3);
+            return is_ours && answer.get(4..6) == Some(&[0, 0]);
         }
         let (question, end) = (self.question(message), usize::from(self.question_end));
         let Some(answered) = answer.get(HEADER_BYTES..end) else { return false };
@@ -284,7 +321,6 @@ mod tests {
         check(&[0, 0, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0], QueryError::Answer);
         malformed(vec![0; 12]);
         let plain = sample("question");
-        malformed([&plain[..], &[0]].concat());
         let changed = |at: usize, value| {
             let mut message = plain.clone();
             message[at] = value;
@@ -310,6 +346,47 @@ mod tests {
         malformed(with_records(plain.clone(), 3, &[opt(1232, 0, &[0, 10, 0, 1])]));
         let huge = record(&[0], 16, 1, 0, &[0; 65_500]);
         malformed(with_records(plain, 3, &[huge]));
+    }
+
+    #[test]
+    fn a_query_may_ask_for_a_cookie_alone() {
+        let header = |flags: u8| [&[0, 7, flags, 0][..], &[0; 8]].concat();
+        let cookie = opt(1232, 0, &[0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8]);
+        let message = with_records(header(0), 3, std::slice::from_ref(&cookie));
+        let query = Query::parse(&message).unwrap();
+        assert!(!query.has_question() && query.has_edns() && !query.is_transfer());
+        assert_eq!((query.name(&message), query.question(&message)), (&[][..], &[][..]));
+        assert!(!query.cache_key(&message, &mut Vec::new()));
+        assert_eq!(query.with_client_subnet(&message, [192, 0, 2, 1].into(), 24, &mut Vec::new()), None);
+        let answer = |flags: u8| with_records(header(flags), 3, &[opt(1232, 0, &[0, 10, 0, 16])]);
+        assert!(
+            query.is_answered_by(&message, &answer(0x80)) && query.is_answered_by(&message, &header(0x80))
+        );
+        assert!(
+            !query.is_answered_by(&message, &answer(0)) && !query.is_answered_by(&message, &answer(0xa8))
+        );
+        assert!(
+            !query.is_answered_by(&message, &sample("answer")) && !query.is_answered_by(&message, &[0; 3])
+        );
+        let mut out = Vec::new();
+        query.emit_error(&message, 5, &mut out);
+        assert_eq!(out, with_records([&[0, 7, 0x80, 5][..], &[0; 8]].concat(), 3, &[opt(1232, 0, &[])]));
+        // Not without a cookie, with another opcode, or beside other records.
+        let malformed = |message: &[u8]| assert_eq!(Query::parse(message), Err(QueryError::Malformed));
+        malformed(&with_records(header(0), 3, &[opt(1232, 0, &[])]));
+        malformed(&with_records(header(0x28), 3, std::slice::from_ref(&cookie)));
+        malformed(&with_records(header(0), 3, &[cookie, record(&[0], 16, 1, 0, &[])]));
+    }
+
+    #[test]
+    fn bytes_after_the_message_are_no_part_of_it() {
+        for name in ["question", "question_edns", "question_tsig", "update", "ixfr"] {
+            let message = sample(name);
+            let filled = [&message[..], &[0; 100]].concat();
+            let query = Query::parse(&filled).unwrap();
+            assert_eq!(query, Query::parse(&message).unwrap());
+            assert_eq!((query.whole(&filled), query.whole(&message)), (&message[..], &message[..]));
+        }
     }
 
     #[test]
@@ -355,7 +432,7 @@ mod tests {
             changed(&|message| message[13..16].make_ascii_uppercase()),
         ];
         assert!(same.iter().all(|key| *key == keys[0]));
-        assert_eq!(edns(0, &[0, 10, 0, 1, 7, 0, 12, 0, 0]), edns(0, &[]), "cookies and padding");
+        assert_eq!(edns(0, &[0, 10, 0, 1, 7, 0, 12, 0, 0, 0, 11, 0, 0]), edns(0, &[]), "what is no matter");
         // An unknown option, flag, version, and rcode.
         assert_eq!(edns(0, &[0, 3, 0, 0]), None);
         assert_eq!([0x4000, 0x1_0000, 0x100_0000].map(|ttl| edns(ttl, &[])), [None, None, None]);

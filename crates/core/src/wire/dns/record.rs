@@ -153,3 +153,8 @@ pub(crate) fn question_end(message: &[u8]) -> Option<usize> {
     let end = question_name_end(message)? + 4;
     (one && end <= message.len()).then_some(end)
 }
+
+/// Where the records of a message with at most one question begin.
+pub(super) fn records_start(message: &[u8]) -> Option<usize> {
+    if number_at(message, 4)? == 0 { Some(HEADER_BYTES) } else { question_end(message) }
+}

@@ -31,7 +31,8 @@ impl Query {
         bits: u8,
         out: &mut Vec<u8>,
     ) -> Option<Added> {
-        if self.is_signed || self.opcode != OPCODE_QUERY {
+        let message = self.whole(message);
+        if self.is_signed || self.opcode != OPCODE_QUERY || !self.has_question() {
             return None;
         }
         let mut buffer = [0; SUBNET_BYTES_MAX];

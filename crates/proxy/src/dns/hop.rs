@@ -1,0 +1,39 @@
+//! What of a client's message is for us and not for its server, and the other way round: the idle time of a TCP connection (RFC
+//! 7828), and cookies (RFC 7873) where answers are kept.
+
+use super::query::{Asker, Origin};
+use super::{client, reply};
+use crate::service::Settings;
+use crate::worker::Worker;
+use evener_core::wire::dns::{self as wire, Cookies, QueryError};
+
+/// Reads a query of a client.
+pub(super) fn read(
+    settings: &Settings,
+    asker: &Asker,
+    message: &[u8],
+) -> Result<(wire::Query, Asker), QueryError> {
+    let view = wire::Query::parse(message)?;
+    // Who does not know of cookies finds nothing in it (RFC 7873, section 5.4).
+    if !view.has_question() && cookies(settings, asker) == Cookies::Remove {
+        return Err(QueryError::Malformed);
+    }
+    // Over UDP it means nothing (RFC 7828, section 3.3.1).
+    let is_stream = matches!(asker.origin, Origin::Stream { .. });
+    Ok((view, Asker { keepalive: is_stream && view.asks_for_keepalive(), ..*asker }))
+}
+
+/// Whether cookies are passed on for this client.
+pub(super) fn cookies(settings: &Settings, asker: &Asker) -> Cookies {
+    if reply::cache(settings, asker).is_some() { Cookies::Remove } else { Cookies::Pass }
+}
+
+/// Sends a response to a client that asked for how long its connection may be idle.
+pub(super) fn answer_with_keepalive(worker: &mut Worker, client: usize, number: u32, answer: &[u8]) {
+    let Some(idle) = client::idle_time(worker, client, number) else { return };
+    let mut told = worker.dns.spare();
+    told.extend_from_slice(answer);
+    wire::add_keepalive(&mut told, idle);
+    client::answer(worker, client, number, &told);
+    worker.dns.give_back(told);
+}
