@@ -93,6 +93,14 @@ counters! {
         requests_own,
         /// Requests that no server answered: 502, 503 or 504 went to the client.
         requests_failed,
+        /// Requests whose header section has more bytes or fields than the limits allow: 431 went to the client.
+        headers_too_large,
+        /// Requests ended because their body came below the minimum rate.
+        slow_requests,
+        /// Responses ended because their client took them below the minimum rate.
+        slow_responses,
+        /// Requests given up because their client left before it had its response.
+        requests_aborted,
         /// Connections of HTTP that became relays (Upgrade, CONNECT).
         upgrades,
         /// Lines of the request log that found no room.

@@ -17,6 +17,7 @@ pub mod hash;
 pub mod health;
 pub mod limits;
 pub mod lru;
+pub mod pace;
 pub mod policy;
 pub mod pool;
 pub mod random;

@@ -9,6 +9,7 @@ mod edge;
 mod fields;
 mod locate;
 mod lua;
+mod patience;
 mod print;
 mod raw;
 mod search_tree;

@@ -20,6 +20,7 @@ use crate::tls::{Tls, TlsConnector};
 use crate::worker::Worker;
 use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry, NoServer, Request, Snapshot};
+use evener_core::spec::AbortOnClose;
 use evener_core::{ServerId, Target, Time};
 use idle::{find_idle, find_kept, key_of, on_idle_readable, take_from_idle, use_idle};
 use mio::event::Event;
@@ -58,6 +59,21 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
+    /// Whether it is the server's turn: the request is whole, and no response began.
+    pub(crate) fn waits_for_response(&self) -> bool {
+        self.http.as_ref().is_some_and(|http| http.upload == Body::Done && !http.answered)
+    }
+
+    /// Whether it is given up when its client closed: the request is whole, and the service wants that.
+    pub(crate) fn aborts_on_close(&self) -> bool {
+        let wanted = |http: &HttpPart| match self.settings.http.as_ref().map(|spec| spec.abort_on_close) {
+            Some(AbortOnClose::Always) => true,
+            Some(AbortOnClose::Idempotent) => http.is_idempotent,
+            Some(AbortOnClose::Never) | None => false,
+        };
+        self.http.as_deref().is_some_and(|http| http.upload == Body::Done && wanted(http))
+    }
+
     /// Whether its deadline is about a stream of HTTP/2 whose bodies move, not about the server's time to answer.
     fn stands(&self) -> bool {
         let moves = |http: &HttpPart| http.stream.is_some() && (http.answered || http.upload != Body::Done);

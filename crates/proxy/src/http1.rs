@@ -14,13 +14,17 @@ use crate::relay::End;
 use crate::session::{self, Mode, ROUNDS_MAX, Session};
 use crate::worker::Worker;
 use evener_core::snapshot::NoServer;
+use evener_core::spec::HttpSpec;
 use evener_core::wire::http::{Request, Response, Scan};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use answer::{Answer, may_repeat, read_answer, repeat};
-pub(crate) use begin::{Judged, Outgoing, judge_stream};
-pub(crate) use body::{Body, HttpPart, await_answer, flush_upload, note_request, put, take};
+pub(crate) use begin::{Judged, Outgoing, judge_stream, refuse_stream};
+pub(crate) use body::{Body, HttpPart, await_answer, flush_upload, is_slow, note_request, put, take};
+
+/// A client that closed, or ended its side, is taken for gone when nothing moves for so long.
+pub(crate) const CLOSED: Duration = Duration::from_millis(200);
 
 /// What the heads of a worker's messages are read and written with.
 #[derive(Debug, Default)]
@@ -115,11 +119,18 @@ fn step(worker: &mut Worker, index: usize) -> Next {
     worker.heads.out.clear();
     let Some(session) = worker.sessions.get_mut(index) else { return Next::Wait };
     session.link.flush(&mut worker.buffers);
+    let Some(stage) = http1(session).map(|http| http.stage) else { return Next::Wait };
+    if let Stage::Exchange(number) = stage {
+        watch_client(worker, index, number);
+    }
+    let session = &mut worker.sessions[index];
     if session.link.broken || matches!(session.link.end, Some(End::Error(_))) {
+        if matches!(stage, Stage::Exchange(_)) {
+            session.service.live.counters.of(worker.id).requests_aborted.one();
+        }
         session::close(worker, index);
         return Next::Wait;
     }
-    let Some(stage) = http1(session).map(|http| http.stage) else { return Next::Wait };
     match stage {
         Stage::Head => read_head(worker, index),
         Stage::Exchange(number) => match exchange::reach(worker, number) {
@@ -136,6 +147,22 @@ fn step(worker: &mut Worker, index: usize) -> Next {
             }
             flushed(worker, index, then)
         }
+    }
+}
+
+/// Looks whether the client closed while its request is under way. One that ended its side only may still wait for the
+/// response: it is given [`CLOSED`].
+fn watch_client(worker: &mut Worker, index: usize, number: usize) {
+    let Worker { sessions, exchanges, buffers, .. } = worker;
+    let (session, Some(exchange)) = (&mut *sessions[index], exchanges.get(number)) else { return };
+    let aborts = exchange.aborts_on_close();
+    if aborts && session.link.tls().is_some() && session.link.input.is_empty() {
+        // What it says is sealed: the end of it is found by reading. Another request may come instead.
+        session.link.receive(buffers);
+    }
+    let closed = session.link.hung_up || session.link.end.is_some();
+    if aborts && closed && !std::mem::replace(&mut session.left_early, true) {
+        worker.session_timers.set(index, worker.now + CLOSED);
     }
 }
 
@@ -182,8 +209,17 @@ fn read_head(worker: &mut Worker, index: usize) -> Next {
 /// A request that is not understood: it is answered, and what follows is not looked at.
 fn bad_request(worker: &mut Worker, index: usize, status: u16) -> Next {
     let session = &mut worker.sessions[index];
-    session.service.live.counters.of(worker.id).requests_bad.one();
+    count_bad(session, worker.id, status);
     answer_own(worker, index, &OwnAnswer::page(status), Verb::Other, Then::End)
+}
+
+/// Counts a request that is not understood.
+fn count_bad(session: &Session, worker: usize, status: u16) {
+    let counters = session.service.live.counters.of(worker);
+    counters.requests_bad.one();
+    if status == 431 {
+        counters.headers_too_large.one();
+    }
 }
 
 /// Whether a body may follow the head of an answer.
@@ -201,11 +237,12 @@ fn answer_own(worker: &mut Worker, index: usize, answer: &OwnAnswer, verb: Verb,
     session.link.send(&worker.heads.out, &mut worker.buffers);
     session.count(0, worker.heads.out.len() as u64, worker.id, worker.now);
     worker.heads.out.clear();
-    let stall = session.settings.http.as_ref().map_or(Duration::ZERO, |spec| spec.stall_timeout);
+    let patience = session.settings.http.as_ref().map_or(Duration::ZERO, |spec| spec.look_after());
+    session.active_at = worker.now;
     if let Some(http) = http1(session) {
         http.stage = Stage::Flush(then);
     }
-    worker.session_timers.set(index, worker.now + stall);
+    worker.session_timers.set(index, worker.now + patience);
     Next::Step
 }
 
@@ -240,7 +277,6 @@ fn set_stage(worker: &mut Worker, index: usize, stage: Stage) {
 pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
     let session = &mut worker.sessions[index];
     let Some(spec) = session.settings.http.clone() else { return };
-    let active_at = session.active_at;
     let Some(http) = http1(session) else { return };
     let (stage, begun) = (http.stage, http.scan.has_begun());
     let service = Arc::clone(&session.service);
@@ -255,41 +291,62 @@ pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
             counters.idle_timeouts.one();
             session::finish(worker, index);
         }
-        Stage::Flush(_) if worker.sessions[index].is_taking() => {
-            worker.session_timers.set(index, worker.now + spec.stall_timeout);
-        }
-        Stage::Flush(_) => {
-            counters.idle_timeouts.one();
-            session::close(worker, index);
-        }
-        Stage::Exchange(number) => {
-            let taking = worker.sessions[index].is_taking();
-            let deadline = if taking { worker.now } else { active_at } + spec.stall_timeout;
-            if deadline > worker.now {
-                return worker.session_timers.set(index, deadline);
+        Stage::Flush(_) => on_look(worker, index, &spec, None),
+        Stage::Exchange(number) => on_look(worker, index, &spec, Some(number)),
+    }
+}
+
+/// It is time to look whether bodies move, and fast enough.
+fn on_look(worker: &mut Worker, index: usize, spec: &HttpSpec, exchange: Option<usize>) {
+    let service = Arc::clone(&worker.sessions[index].service);
+    let counters = service.live.counters.of(worker.id);
+    let takes_slowly = worker.sessions[index].is_slow(worker.now);
+    let sends_slowly = exchange.is_some_and(|number| is_slow(worker, number));
+    let waits = exchange.is_some_and(|number| worker.exchanges[number].waits_for_response());
+    let deadline = worker.sessions[index].active_at + spec.stall_timeout;
+    let leaves = worker.sessions[index].left_early
+        && exchange.is_some_and(|number| worker.exchanges[number].aborts_on_close());
+    if leaves && worker.sessions[index].is_quiet(worker.now) {
+        counters.requests_aborted.one();
+        return session::close(worker, index);
+    }
+    let look_after = if leaves { CLOSED } else { spec.look_after() };
+    let next = match (takes_slowly || sends_slowly, deadline > worker.now) {
+        (true, _) => None,
+        (false, true) => Some(deadline.min(worker.now + look_after)),
+        // The server's time to answer has a deadline of its own.
+        (false, false) => waits.then(|| worker.now + look_after),
+    };
+    if let Some(next) = next {
+        return worker.session_timers.set(index, next);
+    }
+    if takes_slowly {
+        counters.slow_responses.one();
+    } else if !sends_slowly {
+        counters.idle_timeouts.one();
+    }
+    let answered = |number: usize| worker.exchanges[number].http.as_ref().is_some_and(|http| http.answered);
+    match exchange.filter(|number| !takes_slowly && !answered(*number)) {
+        Some(number) => {
+            let fault = is_servers_fault(worker, number);
+            if sends_slowly && !fault {
+                counters.slow_requests.one();
             }
-            let http = worker.exchanges[number].http.as_deref();
-            let waits = http.is_some_and(|http| http.upload == Body::Done && !http.answered);
-            if waits {
-                // The server's time to answer has a deadline of its own.
-                return worker.session_timers.set(index, worker.now + spec.stall_timeout);
-            }
-            counters.idle_timeouts.one();
-            if http.is_some_and(|http| http.answered) {
-                // Half an answer must not look like a whole one.
+            fail_exchange(worker, index, number, if fault { 504 } else { 408 });
+            drive(worker, index);
+        }
+        None => {
+            if takes_slowly || exchange.is_some() {
+                // Half an answer must not look like a whole one, and what is left is not to be held by the kernel either.
                 crate::admission::reset_at_close(&worker.sessions[index].link.socket);
-                session::close(worker, index);
-            } else {
-                let status = if is_servers_fault(worker, number) { 504 } else { 408 };
-                fail_exchange(worker, index, number, status);
-                drive(worker, index);
             }
+            session::close(worker, index);
         }
     }
 }
 
 /// Whether it is the server that does not go on with a request: it is not reached, or does not take what it gets.
-fn is_servers_fault(worker: &Worker, number: usize) -> bool {
+pub(crate) fn is_servers_fault(worker: &Worker, number: usize) -> bool {
     let exchange = &worker.exchanges[number];
     let fault = match exchange.reach {
         Reach::Open(slot) => worker.servers[slot].link.pending() > 0,

@@ -5,14 +5,15 @@
 mod stream;
 mod wire;
 
-use crate::http1::Body;
 use crate::link::{PENDING_BYTES_MAX, Received};
 use crate::message::OwnAnswer;
 use crate::session::{self, Mode, ROUNDS_MAX, Session};
 use crate::worker::Worker;
 use bytes::Bytes;
 use evener_core::Time;
+use evener_core::pace::Pace;
 use evener_core::snapshot::NoServer;
+use evener_core::wire::http::HeadLimits;
 use h2::server::{Connection, Handshake, SendResponse};
 use h2::{RecvStream, SendStream};
 use slab::Slab;
@@ -61,6 +62,9 @@ struct Stream {
     exchange: Option<usize>,
     /// When a byte of its bodies moved last.
     active_at: Time,
+    /// How much of the response the client took, as the server sent it, and how fast.
+    taken: u64,
+    pace: Pace,
     body: RecvStream,
     respond: SendResponse<Bytes>,
     /// Where the answer's body goes, once its head is out.
@@ -74,17 +78,22 @@ impl std::fmt::Debug for Http2 {
 }
 
 impl Http2 {
-    pub(crate) fn new(fields_bytes_max: usize) -> Self {
+    pub(crate) fn new(limits: &HeadLimits) -> Self {
         let wire = Wire::default();
         let handshake = h2::server::Builder::new()
             .max_concurrent_streams(STREAMS_MAX)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(fields_bytes_max as u32)
+            .max_header_list_size(list_bytes_max(limits))
             .max_send_buffer_size(SEND_BUFFER_BYTES)
             .data_frame_budget(SMALL_FRAMES_BUDGET)
             .handshake(wire.clone());
         Self { wire, state: State::Begins(handshake), streams: Slab::new(), leaves: false, idle: true }
+    }
+
+    /// Whether a stream has others beside it.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.streams.len() > 1
     }
 
     /// The exchanges that are under way.
@@ -128,6 +137,12 @@ enum Polled {
     Request(Box<http::Request<RecvStream>>, SendResponse<Bytes>),
     Nothing,
     Over,
+}
+
+/// The limits of a head by the count of HTTP/2: 32 bytes more for each field (RFC 9113, section 6.5.2). What the reader
+/// refuses is answered and counted like a head of HTTP/1; what goes beyond even this, `h2` answers itself.
+fn list_bytes_max(limits: &HeadLimits) -> u32 {
+    u32::try_from(limits.bytes_max + 32 * limits.fields_max).unwrap_or(u32::MAX)
 }
 
 /// The parts of a session that speaks HTTP/2.
@@ -214,12 +229,20 @@ fn accept(worker: &mut Worker, index: usize) -> bool {
             Polled::Request(request, respond) => stream::begin(worker, index, *request, respond),
             Polled::Nothing => return true,
             Polled::Over => {
+                count_aborted(worker, index);
                 flush_out(worker, index);
                 session::finish(worker, index);
                 return false;
             }
         }
     }
+}
+
+/// The client is gone, and with it whatever it asked for.
+fn count_aborted(worker: &mut Worker, index: usize) {
+    let Some(session) = worker.sessions.get_mut(index) else { return };
+    let under_way = http2(session).map_or(0, |http| http.exchanges().len());
+    session.service.live.counters.of(worker.id).requests_aborted.add(under_way as u64);
 }
 
 /// Brings what the connection has to say to the client.
@@ -232,6 +255,7 @@ fn flush(worker: &mut Worker, index: usize) -> Flushed {
     note_idle(worker, index);
     let Some(session) = worker.sessions.get_mut(index) else { return Flushed::Over };
     if session.link.broken {
+        count_aborted(worker, index);
         session::close(worker, index);
         return Flushed::Over;
     }
@@ -279,26 +303,27 @@ fn flush_out(worker: &mut Worker, index: usize) -> Flushed {
 pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
     let session = &mut worker.sessions[index];
     let Some(spec) = session.settings.http.clone() else { return };
-    let active_at = if session.is_taking() { worker.now } else { session.active_at };
+    let slow = session.is_slow(worker.now);
+    let active_at = session.active_at;
     let Some(http) = http2(session) else { return };
     let idle = http.streams.is_empty();
     if idle && http.leaves {
         return session::close(worker, index);
     }
+    let exchanges = http.exchanges();
+    if slow && !idle {
+        session.service.live.counters.of(worker.id).slow_responses.one();
+        crate::admission::reset_at_close(&session.link.socket);
+        return session::close(worker, index);
+    }
     let deadline = active_at + if idle { spec.keepalive_timeout } else { spec.stall_timeout };
     if deadline > worker.now {
-        return worker.session_timers.set(index, deadline);
+        let look = if idle { deadline } else { worker.now + spec.look_after() };
+        return worker.session_timers.set(index, deadline.min(look));
     }
-    let exchanges = http.exchanges();
-    let waits = |number: &usize| {
-        worker.exchanges[*number]
-            .http
-            .as_ref()
-            .is_some_and(|http| http.upload == Body::Done && !http.answered)
-    };
-    if exchanges.iter().any(waits) {
+    if exchanges.iter().any(|number| worker.exchanges[*number].waits_for_response()) {
         // Servers' time to answer has a deadline of its own.
-        return worker.session_timers.set(index, worker.now + spec.stall_timeout);
+        return worker.session_timers.set(index, worker.now + spec.look_after());
     }
     let session = &mut worker.sessions[index];
     session.service.live.counters.of(worker.id).idle_timeouts.one();
@@ -311,7 +336,7 @@ pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
 /// The deadline of a stream came whose bodies move: one that stands still ends, though others go on.
 pub(crate) fn on_stalled(worker: &mut Worker, number: usize) {
     let index = worker.exchanges[number].session;
-    stream::on_stalled(worker, index, number);
+    stream::on_look(worker, index, number);
     flush(worker, index);
 }
 

@@ -5,6 +5,7 @@
 use crate::relay::End;
 use crate::sys;
 use crate::tls::{Opened, Tls};
+use evener_core::pace::Progress;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
@@ -132,6 +133,8 @@ pub(crate) struct Link {
     output: Buffer,
     /// What is to be sealed when the handshake is complete.
     early: Vec<u8>,
+    /// How many bytes the socket took so far.
+    taken: u64,
     /// How the other side's sending ended.
     pub(crate) end: Option<End>,
     /// TLS ended without saying so: what came may be a part (RFC 8446, section 6.1).
@@ -156,6 +159,7 @@ impl Link {
             records: Buffer::default(),
             output: Buffer::default(),
             early: Vec::new(),
+            taken: 0,
             end: None,
             cut: false,
             broken: false,
@@ -189,6 +193,15 @@ impl Link {
     /// How many bytes the other side has not received, what the kernel holds for it included.
     pub(crate) fn left(&self) -> usize {
         self.pending() + sys::undelivered(self.socket.as_fd())
+    }
+
+    /// How far the other side is with what it is sent.
+    pub(crate) fn progress(&self) -> Progress {
+        let (pending, held) = (self.pending() as u64, sys::undelivered(self.socket.as_fd()) as u64);
+        Progress {
+            moved: self.taken.saturating_sub(held),
+            owed: (pending + held > 0).then_some(self.taken + pending),
+        }
     }
 
     /// Whether nothing more will come and nothing is left of what came.
@@ -316,7 +329,10 @@ impl Link {
     /// How many bytes the socket takes; `None` when it is broken.
     fn push(&mut self, bytes: &[u8]) -> Option<usize> {
         match send(&self.socket, bytes, SendFlags::NOSIGNAL) {
-            Ok(taken) => Some(taken),
+            Ok(taken) => {
+                self.taken += taken as u64;
+                Some(taken)
+            }
             Err(Errno::AGAIN) => {
                 self.writable = false;
                 Some(0)

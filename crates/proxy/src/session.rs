@@ -16,6 +16,7 @@ use crate::tunnel::{self, Relayed};
 use crate::worker::{Retry, Worker};
 use arc_swap::ArcSwap;
 use evener_core::limits::Lease;
+use evener_core::pace::Pace;
 use evener_core::snapshot::{Entry, Snapshot};
 use evener_core::spec::Balance;
 use evener_core::wire::hello;
@@ -46,6 +47,8 @@ pub(crate) struct Session {
     pub(crate) local: Option<SocketAddr>,
     pub(crate) facts: Option<Box<TlsFacts>>,
     pub(crate) guest: Guest,
+    /// Its client closed while a request was under way.
+    pub(crate) left_early: bool,
     /// The settings changed: the access list is asked for the next request, too.
     pub(crate) asks_again: bool,
     /// The server that the last request had, where the next one wants the same.
@@ -53,6 +56,8 @@ pub(crate) struct Session {
     pub(crate) mode: Mode,
     /// When something moved last.
     pub(crate) active_at: Time,
+    /// How fast it takes what it is sent.
+    pace: Pace,
     /// What the client had not received when that was looked at.
     left: usize,
     /// Tells it from all others of its worker.
@@ -113,6 +118,21 @@ impl Session {
         std::mem::replace(&mut self.left, left) > left
     }
 
+    /// Whether nothing moved of late, and the client has all that it was sent.
+    pub(crate) fn is_quiet(&self, now: Time) -> bool {
+        now.since(self.active_at) >= http1::CLOSED && self.link.left() == 0
+    }
+
+    /// Looks whether the client took something since the last time, which counts as a move; whether it takes what it is
+    /// sent below the minimum rate.
+    pub(crate) fn is_slow(&mut self, now: Time) -> bool {
+        if self.is_taking() {
+            self.active_at = now;
+        }
+        let rate = self.settings.http.as_ref().and_then(|spec| spec.min_rate);
+        rate.is_some_and(|rate| self.pace.is_slow(now, self.link.progress(), &rate))
+    }
+
     /// Counts bytes that came from the client, and that went to it.
     pub(crate) fn count(&self, bytes_in: u64, bytes_out: u64, worker: usize, now: Time) {
         let counters = self.service.live.counters.of(worker);
@@ -154,10 +174,12 @@ pub(crate) fn begin(
         local: None,
         facts: None,
         guest: Guest::default(),
+        left_early: false,
         asks_again: false,
         stay: None,
         mode: Mode::Proxy,
         active_at: worker.now,
+        pace: Pace::default(),
         left: usize::MAX,
         number: worker.number(),
         queued: false,
@@ -230,7 +252,7 @@ fn begin_protocol(worker: &mut Worker, index: usize) {
         session.local = greeting::local_address(&session.link.socket);
         let alpn = session.facts.as_ref().and_then(|facts| facts.alpn.as_deref());
         session.mode = if alpn == Some(b"h2") {
-            Mode::Http2(Box::new(Http2::new(http.limits.bytes_max)))
+            Mode::Http2(Box::new(Http2::new(&http.limits)))
         } else {
             Mode::Http1(Box::new(Http1::new()))
         };

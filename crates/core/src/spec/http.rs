@@ -1,6 +1,7 @@
 //! HTTP as configured.
 
 use crate::acl::{Access, Acl};
+use crate::pace::MinRate;
 use crate::wire::http::HeadLimits;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,6 +22,10 @@ pub struct HttpSpec {
     pub keepalive_timeout: Duration,
     /// How long a body, or the taking of an answer, may stand still.
     pub stall_timeout: Duration,
+    /// The rate below which a body is ended, if there is one.
+    pub min_rate: Option<MinRate>,
+    /// What it means for a request under way that its client closed.
+    pub abort_on_close: AbortOnClose,
     /// How long a server may take to begin its answer.
     pub answer_timeout: Duration,
     /// How often a request is sent again, to another server, when nothing came back.
@@ -46,6 +51,8 @@ impl Default for HttpSpec {
             head_timeout: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(30),
+            min_rate: Some(MinRate::DEFAULT),
+            abort_on_close: AbortOnClose::Idempotent,
             answer_timeout: Duration::from_secs(60),
             retries: 2,
             redirect: None,
@@ -55,6 +62,25 @@ impl Default for HttpSpec {
             http2: Http2::On,
         }
     }
+}
+
+impl HttpSpec {
+    /// How long a body may be left alone before its progress is looked at.
+    #[must_use]
+    pub fn look_after(&self) -> Duration {
+        self.min_rate.map_or(self.stall_timeout, |rate| rate.step().min(self.stall_timeout))
+    }
+}
+
+/// Which requests are given up when their client closed its connection, or its side of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AbortOnClose {
+    /// None: a client may end its side and still wait for its response.
+    Never,
+    /// Those that do no harm twice, or half (RFC 9110, section 9.2.2).
+    Idempotent,
+    /// All.
+    Always,
 }
 
 /// What a server is chosen for.

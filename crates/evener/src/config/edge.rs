@@ -2,6 +2,7 @@
 
 use super::access::read_prefixes;
 use super::fields::{Fields, nearest};
+use super::patience::{read_abort_on_close, read_min_rate};
 use super::raw::{Table, Value};
 use evener_core::route::{HostPattern, Route};
 use evener_core::spec::{
@@ -260,6 +261,8 @@ pub(super) fn read_http(fields: &mut Fields<'_>) -> Arc<HttpSpec> {
     spec.head_timeout = fields.duration("head_timeout").unwrap_or(spec.head_timeout);
     spec.keepalive_timeout = fields.duration("keepalive_timeout").unwrap_or(spec.keepalive_timeout);
     spec.stall_timeout = fields.duration("stall_timeout").unwrap_or(spec.stall_timeout);
+    spec.min_rate = read_min_rate(fields).unwrap_or(spec.min_rate);
+    spec.abort_on_close = read_abort_on_close(fields).unwrap_or(spec.abort_on_close);
     spec.answer_timeout = fields.duration("answer_timeout").unwrap_or(spec.answer_timeout);
     spec.retries = fields.integer("retries", 0..=100).unwrap_or(spec.retries);
     spec.redirect = read_redirect(fields);

@@ -374,6 +374,8 @@ const OF_HTTP: &[&str] = &[
     "head_timeout",
     "keepalive_timeout",
     "stall_timeout",
+    "min_rate",
+    "abort_on_close",
     "answer_timeout",
     "head_bytes_max",
     "head_fields_max",

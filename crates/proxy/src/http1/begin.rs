@@ -1,7 +1,7 @@
 //! A request begins: it is understood, admitted, routed, and becomes an exchange, or is answered at once.
 
 use super::body::{Body, HttpPart, REPLAY_BYTES_MAX};
-use super::{Http1, Next, Stage, Then, Verb, answer_own, bad_request, set_stage};
+use super::{Http1, Next, Stage, Then, Verb, answer_own, bad_request, count_bad, set_stage};
 use crate::admission::{self, Admission, Refused};
 use crate::exchange::{Exchange, Kept, Reach};
 use crate::message::{self, OwnAnswer, Sender, Told};
@@ -10,6 +10,7 @@ use crate::session::{self, Mode, Session};
 use crate::worker::Worker;
 use evener_core::Time;
 use evener_core::limits::Lease;
+use evener_core::pace::Pace;
 use evener_core::spec::{Balance, HttpSpec, StickyBy};
 use evener_core::wire::chunked;
 use evener_core::wire::forwarded::Client;
@@ -105,12 +106,16 @@ pub(super) fn request(worker: &mut Worker, index: usize, found: Found) -> Next {
 
 /// The head of a request of HTTP/2, written as HTTP/1.1 would have it.
 pub(crate) fn judge_stream(worker: &mut Worker, index: usize, head: &[u8], outgoing: Outgoing) -> Judged {
-    judge_head(worker, index, head, outgoing).unwrap_or_else(|status| {
-        worker.sessions[index].service.live.counters.of(worker.id).requests_bad.one();
-        // An answer to HEAD has no body, even if the rest of the head is not understood.
-        let is_head = head.starts_with(b"HEAD ");
-        Judged::Answer(Own { answer: OwnAnswer::page(status), is_head, stays: true })
-    })
+    judge_head(worker, index, head, outgoing)
+        .unwrap_or_else(|status| refuse_stream(worker, index, head, status))
+}
+
+/// A request of HTTP/2 that is malformed or beyond the limits: it is answered with this status.
+pub(crate) fn refuse_stream(worker: &Worker, index: usize, head: &[u8], status: u16) -> Judged {
+    count_bad(&worker.sessions[index], worker.id, status);
+    // An answer to HEAD has no body, even if the rest of the head is not understood.
+    let is_head = head.starts_with(b"HEAD ");
+    Judged::Answer(Own { answer: OwnAnswer::page(status), is_head, stays: true })
 }
 
 /// Reads a head and decides; `Err` has the status for one that is not understood.
@@ -155,6 +160,7 @@ fn serve(
     let now = worker.now;
     let session = &mut *worker.sessions[index];
     session.active_at = now;
+    session.left_early = false;
     let service = Arc::clone(&session.service);
     let counters = service.live.counters.of(worker.id);
     counters.requests.one();
@@ -170,7 +176,10 @@ fn serve(
     };
     match verdict {
         Verdict::Serve(backend, client) => {
-            worker.session_timers.set(index, now + spec.stall_timeout);
+            // Beside other streams the time to look at all of them stays.
+            if !matches!(&session.mode, Mode::Http2(http) if http.is_shared()) {
+                worker.session_timers.set(index, now + spec.look_after());
+            }
             let asked = Asked { request, head, target, spec, way };
             Judged::Exchange(begin_exchange(worker, index, &asked, backend, client))
         }
@@ -344,6 +353,8 @@ fn part_of(asked: &Asked<'_>, outgoing: Vec<u8>, is_private: bool) -> HttpPart {
     let Asked { request, head, spec, way, .. } = *asked;
     let method = request.method(head);
     HttpPart {
+        pace: Pace::default(),
+        uploaded: 0,
         replay: (outgoing.len() <= REPLAY_BYTES_MAX).then(Vec::new),
         outgoing,
         upload: match (way, request.framing()) {

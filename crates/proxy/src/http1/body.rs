@@ -8,6 +8,7 @@ use crate::relay::End;
 use crate::request_log::Tap;
 use crate::session::{self, Mode, ROUNDS_MAX, Stay};
 use crate::worker::Worker;
+use evener_core::pace::{Pace, Progress};
 use evener_core::wire::chunked::{self, Decoder, Step};
 use evener_core::wire::http::Scan;
 use std::time::Duration;
@@ -26,12 +27,15 @@ pub(crate) struct HttpPart {
     /// All that went to the server, while it is little; absent when it was too much to be sent again.
     pub(super) replay: Option<Vec<u8>>,
     pub(crate) upload: Body,
+    /// How much of the body came, and how fast.
+    pub(crate) uploaded: u64,
+    pub(super) pace: Pace,
     pub(crate) uploads_chunks: bool,
     pub(crate) download: Body,
     pub(super) downloads_chunks: bool,
     pub(crate) is_head: bool,
     pub(super) is_connect: bool,
-    pub(super) is_idempotent: bool,
+    pub(crate) is_idempotent: bool,
     pub(super) is_http10: bool,
     /// The client asks for another protocol.
     pub(super) upgrades: bool,
@@ -159,6 +163,7 @@ fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize) -> Move
         };
         if let Step::Data(data) = step {
             body_bytes += data.len() as u64;
+            http.uploaded += data.len() as u64;
             put(data, http.uploads_chunks, &mut http.outgoing);
         }
         if http.upload == Body::Done && http.uploads_chunks {
@@ -201,6 +206,18 @@ pub(crate) fn note_request(worker: &Worker, number: usize, line: Option<&[u8]>) 
         let counters = session.service.live.counters.of(worker.id);
         Tap { log, client: exchange.client, server: &choice.server.target, counters }.request(line);
     }
+}
+
+/// Whether the body of a request comes, or its server takes it, below the minimum rate. Once the response began, both
+/// sides may take their time: the body may be one half of a dialogue.
+pub(crate) fn is_slow(worker: &mut Worker, number: usize) -> bool {
+    let now = worker.now;
+    let Exchange { http: Some(http), settings, reach, .. } = &mut *worker.exchanges[number] else {
+        return false;
+    };
+    let Some(rate) = settings.http.as_ref().and_then(|spec| spec.min_rate) else { return false };
+    let owes = matches!(reach, Reach::Open(_)) && http.upload != Body::Done && !http.answered;
+    http.pace.is_slow(now, Progress { moved: http.uploaded, owed: owes.then_some(u64::MAX) }, &rate)
 }
 
 /// The request is whole: from here on it is the server's turn.
@@ -344,7 +361,7 @@ pub(super) fn complete(worker: &mut Worker, index: usize, number: usize) -> Next
         (true, false) => Keep::Shared,
     };
     let stays = http.stays && uploaded;
-    let stall = exchange.settings.http.as_ref().map_or(Duration::ZERO, |spec| spec.stall_timeout);
+    let patience = exchange.settings.http.as_ref().map_or(Duration::ZERO, |spec| spec.look_after());
     let stay = Stay::of(exchange);
     let private = exchange::end(worker, number, keep);
     let session = &mut worker.sessions[index];
@@ -354,7 +371,7 @@ pub(super) fn complete(worker: &mut Worker, index: usize, number: usize) -> Next
     }
     set_stage(worker, index, Stage::Flush(if stays { Then::NextRequest } else { Then::End }));
     if worker.sessions[index].link.pending() > 0 {
-        worker.session_timers.set(index, worker.now + stall);
+        worker.session_timers.set(index, worker.now + patience);
     }
     Next::Step
 }

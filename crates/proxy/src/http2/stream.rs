@@ -9,8 +9,9 @@ use crate::relay::End;
 use crate::session::{self, Mode, ROUNDS_MAX, Stay};
 use crate::worker::Worker;
 use bytes::Bytes;
+use evener_core::pace::{Pace, Progress};
 use evener_core::wire::chunked::{self, Step};
-use evener_core::wire::http::{Found, Framing, Response};
+use evener_core::wire::http::{Found, Framing, HeadLimits, Response};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use std::task::{Context, Poll, Waker};
@@ -27,12 +28,26 @@ pub(super) fn begin(
     let active_at = worker.now;
     let mut head = std::mem::take(&mut worker.heads.head);
     write_head(&parts, body.is_end_stream(), &mut head);
-    let Some(http) = worker.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
+    let Some(session) = worker.sessions.get_mut(index) else { return };
+    let too_large = session.settings.http.as_ref().is_some_and(|spec| exceeds(&parts, &head, &spec.limits));
+    let Some(http) = http2(session) else { return };
     let bodyless = body.is_end_stream();
     http.idle = false;
-    let key = http.streams.insert(Stream { exchange: None, active_at, body, respond, send: None });
+    let key = http.streams.insert(Stream {
+        exchange: None,
+        active_at,
+        taken: 0,
+        pace: Pace::default(),
+        body,
+        respond,
+        send: None,
+    });
     let outgoing = if bodyless { Outgoing::Complete(key) } else { Outgoing::Stream(key) };
-    let judged = http1::judge_stream(worker, index, &head, outgoing);
+    let judged = if too_large {
+        http1::refuse_stream(worker, index, &head, 431)
+    } else {
+        http1::judge_stream(worker, index, &head, outgoing)
+    };
     worker.heads.head = head;
     match judged {
         Judged::Exchange(number) => {
@@ -45,6 +60,15 @@ pub(super) fn begin(
         Judged::Close => session::close(worker, index),
         Judged::Waits => {}
     }
+}
+
+/// Whether a head has more fields or bytes than the limits allow, as it came: pieces of a cookie are fields, too. Bytes are
+/// counted as HTTP/1.1 would have them.
+fn exceeds(parts: &http::request::Parts, head: &[u8], limits: &HeadLimits) -> bool {
+    let pieces = parts.headers.get_all(http::header::COOKIE).iter().count();
+    // Joined, each piece but the first costs two bytes instead of `cookie: ` and the end of the line.
+    let bytes = head.len() + pieces.saturating_sub(1) * ("cookie: \r\n".len() - "; ".len());
+    parts.headers.len() > limits.fields_max || bytes > limits.bytes_max
 }
 
 /// The head as HTTP/1.1 would have it: one reader for both, so that the same is refused and understood.
@@ -117,21 +141,44 @@ pub(super) fn fail(worker: &mut Worker, index: usize, number: usize, status: u16
     answer_own(worker, index, key, &OwnAnswer::page(status), is_head);
 }
 
-/// Nothing moved for some time, perhaps.
-pub(super) fn on_stalled(worker: &mut Worker, index: usize, number: usize) {
+/// It is time to look whether its bodies move, and fast enough.
+pub(super) fn on_look(worker: &mut Worker, index: usize, number: usize) {
     let Some(key) = key_of(worker, number) else { return };
     let Some(spec) = worker.sessions[index].settings.http.clone() else { return };
     let Some(active_at) = stream_of(worker, index, key).map(|stream| stream.active_at) else { return };
-    let deadline = active_at + spec.stall_timeout;
     // What waits for the client as a whole is judged as a whole; a little is always under way where others go on.
     let held = worker.sessions[index].link.left() >= PENDING_BYTES_MAX;
-    if held || deadline > worker.now {
-        let next = if held { worker.now + spec.stall_timeout } else { deadline };
-        return worker.exchange_timers.set(number, next);
+    let sends_slowly = http1::is_slow(worker, number);
+    let takes_slowly = takes_slowly(worker, index, number, key, held);
+    let deadline = active_at + spec.stall_timeout;
+    if !sends_slowly && !takes_slowly && (held || deadline > worker.now) {
+        let look = worker.now + spec.look_after();
+        return worker.exchange_timers.set(number, if held { look } else { deadline.min(look) });
     }
-    worker.sessions[index].service.live.counters.of(worker.id).idle_timeouts.one();
+    let counters = worker.sessions[index].service.live.counters.of(worker.id);
+    match (sends_slowly, takes_slowly) {
+        (true, _) if http1::is_servers_fault(worker, number) => {}
+        (true, _) => counters.slow_requests.one(),
+        (_, true) => counters.slow_responses.one(),
+        (false, false) => counters.idle_timeouts.one(),
+    }
     exchange::abandon(worker, number);
     reset(worker, index, key, Reason::CANCEL);
+}
+
+/// Whether the client takes the response of one stream below the minimum rate: the server's bytes wait for its window.
+fn takes_slowly(worker: &mut Worker, index: usize, number: usize, key: usize, held: bool) -> bool {
+    let now = worker.now;
+    let exchange = &worker.exchanges[number];
+    let Some(rate) = exchange.settings.http.as_ref().and_then(|spec| spec.min_rate) else { return false };
+    let waiting = match exchange.reach {
+        Reach::Open(slot) => worker.servers[slot].link.input.len() as u64,
+        _ => 0,
+    };
+    let Some(stream) = stream_of(worker, index, key) else { return false };
+    let waits = waiting > 0 && stream.send.is_some() && !held;
+    let progress = Progress { moved: stream.taken, owed: waits.then_some(stream.taken + waiting) };
+    stream.pace.is_slow(now, progress, &rate)
 }
 
 /// The stream cannot go on.
@@ -155,6 +202,7 @@ pub(super) fn drive(worker: &mut Worker, index: usize, number: usize) {
         None => stream.respond.poll_reset(&mut context).is_ready(),
     });
     if gone {
+        worker.sessions[index].service.live.counters.of(worker.id).requests_aborted.one();
         exchange::abandon(worker, number);
         if let Some(http) = worker.sessions.get_mut(index).and_then(|session| http2(session)) {
             http.streams.try_remove(key);
@@ -253,6 +301,7 @@ fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize, key: us
             Poll::Pending => break,
             Poll::Ready(Some(Ok(data))) => {
                 bytes += data.len() as u64;
+                http.uploaded += data.len() as u64;
                 http1::put(&data, http.uploads_chunks, &mut http.outgoing);
                 let _ = stream.body.flow_control().release_capacity(data.len());
             }
@@ -278,8 +327,8 @@ fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize, key: us
     }
     session.count(bytes, 0, worker.id, now);
     if begins && http.upload != Body::Done && !http.answered {
-        let stall = settings.http.as_ref().map_or(Duration::MAX, |spec| spec.stall_timeout);
-        exchange_timers.set(number, now + stall);
+        let patience = settings.http.as_ref().map_or(Duration::MAX, |spec| spec.look_after());
+        exchange_timers.set(number, now + patience);
     }
     let uploaded = http.upload == Body::Done;
     if begins && outcome != Uploaded::Broken {
@@ -346,9 +395,8 @@ fn read_head(
             pumped = Pumped::Complete;
         } else {
             stream.active_at = *now;
-            let stall =
-                exchanges[number].settings.http.as_ref().map_or(Duration::MAX, |spec| spec.stall_timeout);
-            exchange_timers.set(number, *now + stall);
+            let spec = exchanges[number].settings.http.as_ref();
+            exchange_timers.set(number, *now + spec.map_or(Duration::MAX, |spec| spec.look_after()));
         }
     }
     server.link.input.consume(found.end);
@@ -443,6 +491,7 @@ fn download(worker: &mut Worker, index: usize, number: usize, slot: usize, key: 
     session.active_at = now;
     if let Some(stream) = http2.streams.get_mut(key) {
         stream.active_at = now;
+        stream.taken += used as u64;
     }
     session.count(0, bytes, worker.id, now);
     if let Some(choice) = choice {

@@ -7,9 +7,9 @@ use evener_core::Endpoint;
 use evener_core::acl::Acl;
 use evener_core::limits::Limits;
 use evener_core::spec::{
-    self, Balance, CertificateFiles, ClientCertificates, Denied, Failover, HttpSpec, PassiveSpec, Policy,
-    PoolSpec, Presence, Protocol, RespondSpec, ServerSpec, ServiceOptions, ServiceSpec, Source, Spec,
-    StickyBy, StickySpec, TlsSpec, TlsVersion, WEIGHT_MAX,
+    self, AbortOnClose, Balance, CertificateFiles, ClientCertificates, Denied, Failover, HttpSpec,
+    PassiveSpec, Policy, PoolSpec, Presence, Protocol, RespondSpec, ServerSpec, ServiceOptions, ServiceSpec,
+    Source, Spec, StickyBy, StickySpec, TlsSpec, TlsVersion, WEIGHT_MAX,
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -216,6 +216,8 @@ fn http(state: &State) -> HttpSpec {
         balance: Balance::Connection,
         keepalive_timeout: idle,
         stall_timeout: idle,
+        min_rate: None,
+        abort_on_close: AbortOnClose::Never,
         answer_timeout: idle,
         respond: state.dummy.then(|| RespondSpec {
             status: 200,

@@ -4,7 +4,10 @@ use super::Lists;
 use super::access::write_prefixes;
 use super::source::{Table, prose};
 use crate::config::edge::{redirect_defaults, respond_defaults};
-use evener_core::spec::{Balance, ForwardedMode, ForwardedSpec, Http2, HttpSpec, RedirectSpec, RespondSpec};
+use evener_core::pace::MinRate;
+use evener_core::spec::{
+    AbortOnClose, Balance, ForwardedMode, ForwardedSpec, Http2, HttpSpec, RedirectSpec, RespondSpec,
+};
 use evener_core::wire::http::HeadLimits;
 
 /// All of them that are not the defaults.
@@ -16,6 +19,8 @@ pub(super) fn write_http(table: &mut Table, http: &HttpSpec, lists: Lists<'_>) {
         head_timeout,
         keepalive_timeout,
         stall_timeout,
+        min_rate,
+        abort_on_close,
         answer_timeout,
         retries,
         redirect,
@@ -38,6 +43,12 @@ pub(super) fn write_http(table: &mut Table, http: &HttpSpec, lists: Lists<'_>) {
     table.unless("head_timeout", head_timeout, &defaults.head_timeout);
     table.unless("keepalive_timeout", keepalive_timeout, &defaults.keepalive_timeout);
     table.unless("stall_timeout", stall_timeout, &defaults.stall_timeout);
+    write_min_rate(table, *min_rate);
+    match abort_on_close {
+        AbortOnClose::Idempotent => {}
+        AbortOnClose::Never => table.set("abort_on_close", &false),
+        AbortOnClose::Always => table.set("abort_on_close", &true),
+    }
     table.unless("answer_timeout", answer_timeout, &defaults.answer_timeout);
     table.unless("head_bytes_max", bytes_max, &defaults.limits.bytes_max);
     table.unless("head_fields_max", fields_max, &defaults.limits.fields_max);
@@ -46,6 +57,19 @@ pub(super) fn write_http(table: &mut Table, http: &HttpSpec, lists: Lists<'_>) {
         Http2::On => {}
         Http2::Off => table.set("http2", &false),
     }
+}
+
+fn write_min_rate(table: &mut Table, min_rate: Option<MinRate>) {
+    let Some(MinRate { bytes_per_second, window }) = min_rate else {
+        return table.set("min_rate", &false);
+    };
+    if window == MinRate::DEFAULT.window {
+        return table.unless("min_rate", &bytes_per_second, &MinRate::DEFAULT.bytes_per_second);
+    }
+    let mut own = Table::new();
+    own.unless("rate", &bytes_per_second, &MinRate::DEFAULT.bytes_per_second);
+    own.set("window", &window);
+    table.key("min_rate", own);
 }
 
 fn mode_word(mode: ForwardedMode) -> &'static str {

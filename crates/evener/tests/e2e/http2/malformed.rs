@@ -144,6 +144,23 @@ fn a_head_that_is_too_large_is_answered_431() {
 }
 
 #[test]
+fn pieces_of_a_cookie_count_as_fields_and_bytes() {
+    let origin = teller();
+    let front = Front::run(&[&origin], "head_bytes_max = 4096, head_fields_max = 16");
+    within(async {
+        let client = front.client().await;
+        let (much, more) = ("x".repeat(480), "x".repeat(502));
+        let cases = [(16, "a=b", 200), (17, "a=b", 431), (8, much.as_str(), 200), (8, more.as_str(), 431)];
+        for (pieces, value, status) in cases {
+            let fields = vec![("cookie", value); pieces];
+            assert_eq!(client.ask("GET", "/", &fields).await.unwrap().status, status, "{pieces} pieces");
+        }
+    });
+    assert_eq!(front.counter("headers_too_large"), 2);
+    assert_eq!(front.counter("requests_bad"), 2);
+}
+
+#[test]
 fn a_head_without_end_ends_the_connection() {
     let origin = teller();
     let front = Front::run(&[&origin], "");

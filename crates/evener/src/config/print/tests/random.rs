@@ -1,6 +1,7 @@
 //! Random specifications, of all that the configuration can say.
 
 mod dns;
+mod patience;
 
 use crate::config::sticky::REBALANCE_MIN;
 use evener_core::acl::{Access, Acl, Prefix};
@@ -543,6 +544,8 @@ impl Chance<'_> {
             head_timeout: self.or(defaults.head_timeout, Self::time),
             keepalive_timeout: self.or(defaults.keepalive_timeout, Self::time),
             stall_timeout: self.or(defaults.stall_timeout, Self::time),
+            min_rate: self.min_rate(),
+            abort_on_close: self.abort_on_close(),
             answer_timeout: self.or(defaults.answer_timeout, Self::time),
             retries: self.or(defaults.retries, |chance| chance.within(0..=100)),
             redirect: self.maybe(|chance| RedirectSpec {

@@ -1,0 +1,171 @@
+//! The pace of a body: whether its sender sends it, or its receiver takes it, at a minimum rate over a sliding time.
+//! Only time in which something was owed counts. Who measures, when, and what follows is not decided here.
+
+use crate::time::Time;
+use std::time::Duration;
+
+/// The window slides in so many steps.
+const SLOTS: usize = 6;
+
+/// The minimum rate of bodies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MinRate {
+    /// Bytes a second, on average over the window.
+    pub bytes_per_second: u32,
+    /// The sliding time.
+    pub window: Duration,
+}
+
+impl MinRate {
+    /// The default: what Kestrel and IIS ask for, over a minute.
+    pub const DEFAULT: Self = Self { bytes_per_second: 240, window: Duration::from_secs(60) };
+    /// The shortest window.
+    pub const WINDOW_MIN: Duration = Duration::from_secs(1);
+    /// The longest window.
+    pub const WINDOW_MAX: Duration = Duration::from_secs(3600);
+    /// The highest rate.
+    pub const BYTES_PER_SECOND_MAX: u32 = 1_000_000_000;
+
+    /// How often a pace has to be measured.
+    #[must_use]
+    pub fn step(&self) -> Duration {
+        self.window / SLOTS as u32
+    }
+
+    /// Whether so many bytes in so much time are too few.
+    fn is_missed_by(&self, bytes: u64, time: Duration) -> bool {
+        u128::from(bytes) * 1000 < u128::from(self.bytes_per_second) * time.as_millis()
+    }
+}
+
+/// How far a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes that moved since its beginning.
+    pub moved: u64,
+    /// What [`Progress::moved`] would be if nothing waited for the peer; `None` when nothing does.
+    pub owed: Option<u64>,
+}
+
+/// One step of the window: the time that counts, and what moved in it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    time_ms: u32,
+    bytes: u32,
+}
+
+/// The pace of one body.
+#[derive(Clone, Debug, Default)]
+pub struct Pace {
+    measured: Option<(Time, Progress)>,
+    slots: [Slot; SLOTS],
+    at: u8,
+}
+
+impl Pace {
+    /// Takes a measurement. Returns whether the peer was slower than `rate` throughout the window.
+    ///
+    /// The time since the measurement before counts if something was owed then and now, and not all that was owed then
+    /// has moved since. Otherwise the peer is even, and what it missed earlier is forgotten.
+    pub fn is_slow(&mut self, now: Time, progress: Progress, rate: &MinRate) -> bool {
+        let Some((at, before)) = self.measured.replace((now, progress)) else { return false };
+        let caught_up = before.owed.is_none_or(|owed| progress.moved >= owed);
+        if caught_up || progress.owed.is_none() {
+            (self.slots, self.at) = ([Slot::default(); SLOTS], 0);
+            return false;
+        }
+        self.count(now.since(at), progress.moved.saturating_sub(before.moved), rate);
+        let time: u64 = self.slots.iter().map(|slot| u64::from(slot.time_ms)).sum();
+        let bytes: u64 = self.slots.iter().map(|slot| u64::from(slot.bytes)).sum();
+        let time = Duration::from_millis(time);
+        time >= rate.window && rate.is_missed_by(bytes, time)
+    }
+
+    fn count(&mut self, time: Duration, bytes: u64, rate: &MinRate) {
+        let saturated = |amount: u64| u32::try_from(amount).unwrap_or(u32::MAX);
+        if Duration::from_millis(self.slots[usize::from(self.at)].time_ms.into()) >= rate.step() {
+            self.at = (self.at + 1) % SLOTS as u8;
+            self.slots[usize::from(self.at)] = Slot::default();
+        }
+        let slot = &mut self.slots[usize::from(self.at)];
+        let time = saturated(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        slot.time_ms = slot.time_ms.saturating_add(time);
+        slot.bytes = slot.bytes.saturating_add(saturated(bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    const RATE: MinRate = MinRate::DEFAULT;
+
+    fn at(seconds: u64) -> Time {
+        Time::ZERO + Duration::from_secs(seconds)
+    }
+
+    /// Measures every `step` seconds; when the peer is found slow, if it is within the ten minutes looked at.
+    fn slow_at(step: u64, progress: impl Fn(u64) -> Progress) -> Option<u64> {
+        let mut pace = Pace::default();
+        (0..=600).step_by(step as usize).find(|&now| pace.is_slow(at(now), progress(now), &RATE))
+    }
+
+    fn owing(moved: u64) -> Progress {
+        Progress { moved, owed: Some(u64::MAX) }
+    }
+
+    #[test]
+    fn a_peer_below_the_rate_is_slow_after_the_window_and_not_before() {
+        for step in [1, 5, 10] {
+            assert_eq!(slow_at(step, |_| owing(0)), Some(60), "{step}");
+            assert_eq!(slow_at(step, owing), Some(60), "a byte a second, {step}");
+            assert_eq!(slow_at(step, |now| owing(now * 239)), Some(60), "{step}");
+            assert_eq!(slow_at(step, |now| owing(now * 240)), None, "{step}");
+        }
+        // Measurements that come late find the same.
+        assert_eq!(slow_at(50, owing), Some(100));
+    }
+
+    #[test]
+    fn a_peer_that_becomes_slow_is_found_though_it_was_fast() {
+        let found = slow_at(10, |now| owing(now.min(300) * 300 + now.saturating_sub(300)));
+        assert!(found.is_some_and(|at| (310..=370).contains(&at)), "{found:?}");
+    }
+
+    #[test]
+    fn bursts_count_as_their_average() {
+        assert_eq!(slow_at(10, |now| owing(now / 30 * 7200)), None);
+        assert_eq!(slow_at(10, |now| owing(now / 30 * 7000)), Some(60));
+    }
+
+    #[test]
+    fn time_without_anything_to_move_does_not_count() {
+        let idle = |moved| Progress { moved, owed: None };
+        assert_eq!(slow_at(10, |_| idle(0)), None);
+        // An event of fifty bytes now and then, that is just on its way whenever that is measured.
+        let event = |now: u64| Progress { moved: now * 5, owed: Some(now * 5 + 50) };
+        assert_eq!(slow_at(10, event), None);
+        // Owed for fifty seconds, then everything is taken, again and again.
+        let taken = |now: u64| if now % 60 == 0 { idle(now * 10) } else { owing(now / 60 * 600) };
+        assert_eq!(slow_at(10, taken), None);
+        // A few bytes that are never taken.
+        assert_eq!(slow_at(10, |_| Progress { moved: 7, owed: Some(17) }), Some(60));
+    }
+
+    #[test]
+    fn whatever_is_measured_whenever_a_steady_peer_is_judged_by_its_rate() {
+        let mut random = Random::seeded(7);
+        for _ in 0..200 {
+            let rate = random.below(480) as u64;
+            let (mut pace, mut now, mut slow) = (Pace::default(), Time::ZERO, false);
+            for _ in 0..500 {
+                now += Duration::from_millis(random.below(11_000) as u64);
+                let moved = now.as_nanos() / 1_000_000 * rate / 1000;
+                slow |= pace.is_slow(now, owing(moved), &RATE);
+            }
+            // Whole bytes are measured, one of each slot may be missing.
+            assert!(slow == (rate < 240) || rate == 240, "{rate}");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! How long and how slowly clients may keep what they have: the minimum rate of bodies, and what a close means.
+
+use super::fields::Fields;
+use super::raw::Value;
+use evener_core::pace::MinRate;
+use evener_core::spec::AbortOnClose;
+
+/// `min_rate = 240`, `{ rate = 240, window = "60s" }`, or `false`; absent when it is not said.
+pub(super) fn read_min_rate(fields: &mut Fields<'_>) -> Option<Option<MinRate>> {
+    const KEY: &str = "min_rate";
+    let rate_of = |number: i64| {
+        let rate = u32::try_from(number).ok().filter(|rate| *rate <= MinRate::BYTES_PER_SECOND_MAX)?;
+        Some((rate > 0).then_some(MinRate { bytes_per_second: rate, ..MinRate::DEFAULT }))
+    };
+    match fields.take(KEY)? {
+        Value::Bool(false) => Some(None),
+        Value::Unknown => None,
+        Value::Int(number) if rate_of(*number).is_some() => rate_of(*number),
+        Value::Table(table) => {
+            let mut own = fields.within(KEY, table);
+            let rate = own.integer("rate", 0..=MinRate::BYTES_PER_SECOND_MAX);
+            let window = own.duration("window").unwrap_or(MinRate::DEFAULT.window);
+            if !(MinRate::WINDOW_MIN..=MinRate::WINDOW_MAX).contains(&window) {
+                own.problem("window", "a window is 1 second to 1 hour long");
+            }
+            own.finish();
+            let rate = rate.unwrap_or(MinRate::DEFAULT.bytes_per_second);
+            Some((rate > 0).then_some(MinRate { bytes_per_second: rate, window }))
+        }
+        other => {
+            let message = format!(
+                "`min_rate` is {}, not bytes a second from 0 to {}, {{ rate = 240, window = \"60s\" }}, or false for none",
+                other.kind(),
+                MinRate::BYTES_PER_SECOND_MAX
+            );
+            fields.problem(KEY, message);
+            None
+        }
+    }
+}
+
+/// `abort_on_close = "idempotent"`, `true` or `false`.
+pub(super) fn read_abort_on_close(fields: &mut Fields<'_>) -> Option<AbortOnClose> {
+    const KEY: &str = "abort_on_close";
+    match fields.take(KEY)? {
+        Value::Bool(false) => Some(AbortOnClose::Never),
+        Value::Bool(true) => Some(AbortOnClose::Always),
+        Value::Text(word) if word == "idempotent" => Some(AbortOnClose::Idempotent),
+        Value::Unknown => None,
+        other => {
+            fields.problem(
+                KEY,
+                format!("`abort_on_close` is {}, not \"idempotent\", true or false", other.kind()),
+            );
+            None
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! How long clients wait, and how slow they may be, by chance.
+
+use super::Chance;
+use evener_core::pace::MinRate;
+use evener_core::spec::AbortOnClose;
+use std::time::Duration;
+
+impl Chance<'_> {
+    pub(super) fn min_rate(&mut self) -> Option<MinRate> {
+        let within = |chance: &mut Self| MinRate {
+            bytes_per_second: chance.within(1..=1_000_000),
+            window: Duration::from_secs(chance.or(60, |chance| chance.within(1..=3600)).into()),
+        };
+        self.or(Some(MinRate::DEFAULT), |chance| chance.maybe(within))
+    }
+
+    pub(super) fn abort_on_close(&mut self) -> AbortOnClose {
+        self.pick(&[AbortOnClose::Never, AbortOnClose::Idempotent, AbortOnClose::Always])
+    }
+}
