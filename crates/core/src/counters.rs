@@ -20,6 +20,11 @@ impl Counter {
         self.add(1);
     }
 
+    /// Adds one where others than the shard's worker add, too.
+    pub fn one_shared(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// What was counted.
     #[must_use]
     pub fn read(&self) -> u64 {
@@ -181,6 +186,8 @@ counters! {
         connect_timeouts,
         /// Connects that failed otherwise (no route, no such socket).
         connect_errors,
+        /// Connects and checks that failed for a reason of our own (descriptors, ports, memory): no verdict on it.
+        local_errors,
         /// Connections that it reset.
         resets,
         /// Requests of HTTP, or questions of DNS, sent to it.

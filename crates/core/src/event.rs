@@ -98,6 +98,9 @@ events! {
     Debug "session_failed" SessionFailed { pool: Arc<str>, server: Arc<str>, reason: String }
     /// Traffic could not reach a server.
     Debug "connect_failed" ConnectFailed { pool: Arc<str>, server: Arc<str>, reason: &'static str }
+    /// A connect or a check failed for a reason of our own (descriptors, ports, memory), which is no verdict on the
+    /// server; at most once a second.
+    Warn "local_error" LocalError { pool: Arc<str>, server: Arc<str>, error: String }
     /// Clients got no server; at most once a second a service.
     Warn "no_server" NoServer { service: Arc<str>, reason: String }
     /// A question that no server left could take: too long, an address that frames have no room for, or what stands with the

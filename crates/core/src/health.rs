@@ -16,6 +16,8 @@ pub enum Probe {
     Pass,
     /// It did not, and this is why.
     Fail(String),
+    /// It was not asked, for a reason of our own (descriptors, ports, memory): no verdict.
+    Unmade(String),
 }
 
 /// What real traffic saw of a server.
@@ -138,6 +140,7 @@ impl Health {
                 self.session = Some(Verdict::Down);
                 self.reason = Some(reason);
             }
+            Probe::Unmade(_) => {}
         }
         self.changed(before)
     }
@@ -211,6 +214,7 @@ impl Health {
         match seen {
             Probe::Pass => self.on_pass(rise),
             Probe::Fail(reason) => self.on_fail(reason, fall),
+            Probe::Unmade(_) => {}
         }
         self.changed(before)
     }
@@ -340,6 +344,7 @@ mod tests {
             let _ = match step {
                 'p' => health.on_probe(Probe::Pass),
                 'f' => health.on_probe(Probe::Fail("no".into())),
+                'u' => health.on_probe(Probe::Unmade("no descriptor".into())),
                 'r' => health.on_failure(now, Failure::Refused),
                 's' => health.forgive(),
                 'm' => {
@@ -390,6 +395,13 @@ mod tests {
         check(2, 3, 1, "prfff5", "Uddddd");
         check(2, 3, 0, "prrr", "UUUU");
         check(2, 3, 2, "prsrrs", "UUUUdU");
+    }
+
+    #[test]
+    fn a_check_that_could_not_be_made_changes_nothing() {
+        check(2, 3, 1, "uuuuu", "UUUUU");
+        check(2, 3, 1, "ffufupp", "UUUdddU");
+        check(2, 3, 1, "fffpup", "UUdddU");
     }
 
     #[test]

@@ -43,9 +43,50 @@ pub(crate) async fn probe(patient: &Patient, spec: &CheckSpec) -> Probe {
     };
     match tokio::time::timeout(spec.timeout, asked).await {
         Ok(Ok(())) => Probe::Pass,
-        Ok(Err(why)) => Probe::Fail(why),
+        Ok(Err(Missed::Failed(why))) => Probe::Fail(why),
+        Ok(Err(Missed::Unmade(why))) => Probe::Unmade(why),
         Err(_) => Probe::Fail(format!("{} check: no answer within {:?}", spec.kind.name(), spec.timeout)),
     }
+}
+
+/// Why a check did not pass.
+#[derive(Debug)]
+enum Missed {
+    /// The server did not answer as it should.
+    Failed(String),
+    /// It was not asked, for a reason of our own.
+    Unmade(String),
+}
+
+impl From<String> for Missed {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
+}
+
+impl Missed {
+    /// What the system said while something was done.
+    fn by_system(doing: &str, error: &io::Error) -> Self {
+        let why = format!("{doing}: {}", in_words(error));
+        if is_want(error) { Self::Unmade(why) } else { Self::Failed(why) }
+    }
+}
+
+/// Whether an error is for want of descriptors, ports or memory of our own. (EAGAIN at a unix socket is its full queue.)
+fn is_want(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        Errno::from_io_error(error),
+        Some(
+            Errno::MFILE
+                | Errno::NFILE
+                | Errno::NOBUFS
+                | Errno::NOMEM
+                | Errno::NOSPC
+                | Errno::ADDRNOTAVAIL
+                | Errno::ADDRINUSE
+        )
+    )
 }
 
 fn aim(target: &Target, port: Option<u16>) -> Target {
@@ -61,12 +102,12 @@ pub(crate) enum Stream {
     Unix(UnixStream),
 }
 
-async fn connect(target: &Target, send_proxy: Option<Version>) -> Result<Stream, String> {
+async fn connect(target: &Target, send_proxy: Option<Version>) -> Result<Stream, Missed> {
     let connected = match target {
         Target::Ip(address) => TcpStream::connect(address).await.map(Stream::Tcp),
         Target::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
     };
-    let mut stream = connected.map_err(|error| format!("connect: {}", in_words(&error)))?;
+    let mut stream = connected.map_err(|error| Missed::by_system("connect", &error))?;
     let mut header = Vec::new();
     match send_proxy {
         None => return Ok(stream),
@@ -77,7 +118,7 @@ async fn connect(target: &Target, send_proxy: Option<Version>) -> Result<Stream,
         Stream::Tcp(stream) => stream.write_all(&header).await,
         Stream::Unix(stream) => stream.write_all(&header).await,
     };
-    said.map_err(|error| format!("connect: {}", in_words(&error)))?;
+    said.map_err(|error| Missed::by_system("connect", &error))?;
     Ok(stream)
 }
 
@@ -97,8 +138,8 @@ fn unspecified(other: SocketAddr) -> SocketAddr {
     if other.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() }
 }
 
-async fn ask_udp(target: &Target, send: &[u8], expect: Option<&[u8]>) -> Result<(), String> {
-    let Target::Ip(address) = target else { return Err("a udp check needs an IP address".into()) };
+async fn ask_udp(target: &Target, send: &[u8], expect: Option<&[u8]>) -> Result<(), Missed> {
+    let Target::Ip(address) = target else { return Err("a udp check needs an IP address".to_owned().into()) };
     let ask = async {
         let socket = UdpSocket::bind(unspecified(*address)).await?;
         socket.connect(address).await?;
@@ -108,12 +149,13 @@ async fn ask_udp(target: &Target, send: &[u8], expect: Option<&[u8]>) -> Result<
         answer.truncate(length);
         Ok::<_, io::Error>(answer)
     };
-    let answer = ask.await.map_err(|error| format!("udp: {}", in_words(&error)))?;
+    let answer = ask.await.map_err(|error| Missed::by_system("udp", &error))?;
     match expect {
         Some(expect) if !answer.starts_with(expect) => Err(format!(
             "udp: the answer begins with {:?}",
             String::from_utf8_lossy(&answer[..answer.len().min(32)])
-        )),
+        )
+        .into()),
         _ => Ok(()),
     }
 }

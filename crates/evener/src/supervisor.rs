@@ -7,6 +7,7 @@ mod certificates;
 mod connections;
 mod discovery;
 mod reload;
+mod shortage;
 mod signalled;
 
 use crate::check::{self, Patient};
@@ -226,6 +227,8 @@ pub(crate) struct Supervisor {
     inputs: mpsc::Receiver<Input>,
     outside: mpsc::Sender<Input>,
     phase: Phase,
+    /// What was said of shortages of our own.
+    shortage: shortage::Shortage,
     /// The log says that SIGUSR2 does nothing.
     user2_told: bool,
     /// Those that want to know when new clients are no longer taken.
@@ -273,6 +276,7 @@ impl Supervisor {
             inputs,
             outside,
             phase: Phase::Serving,
+            shortage: shortage::Shortage::default(),
             user2_told: false,
             watchers: Vec::new(),
         };
@@ -363,6 +367,7 @@ impl Supervisor {
                 self.tell(&Event::ConnectFailed { pool, server: name, reason: failure.reason() });
                 event
             }
+            Report::LocalError { pool, server, error } => self.local_error(pool, server, &error),
             Report::Success { pool, server, target } => {
                 if self.name_at(&pool, server, &target).is_none() {
                     return;
@@ -436,6 +441,7 @@ impl Supervisor {
             Probe::Fail(reason) => {
                 Some(Event::ProbeFailed { pool: who.pool, server: name, reason: reason.clone() })
             }
+            Probe::Unmade(error) => return self.on_unmade(&who, name, error),
         };
         let event = running.pool.on_probe(now, who.server, seen);
         failed.iter().chain(&event).for_each(|event| self.tell(event));

@@ -2,18 +2,18 @@
 //! who is tried next, is not decided here.
 
 use crate::listener::{self, Seen};
-use crate::service::{Notice, Report, Service};
+use crate::service::{Notice, Report, Service, is_due};
 use crate::worker::Worker;
-use evener_core::Target;
 use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry, NoServer, Why};
 use evener_core::spec::ServiceOptions;
+use evener_core::{ServerId, Target};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A socket to connect to a server with, for this client.
 pub(crate) fn open_socket(
@@ -39,13 +39,18 @@ pub(crate) fn open_socket(
 
 /// Counts a connect that failed, and reports it if it is the server's fault.
 pub(crate) fn note_failure(worker: &Worker, pool: Arc<str>, server: &Entry, error: Errno) {
-    if let Some(failure) = count_failure(worker, server, error) {
+    if let Some(failure) = count_failure(worker, &pool, server, error) {
         (worker.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
     }
 }
 
 /// Counts a connect that failed; what that is to be reported as, if it is the server's fault.
-pub(crate) fn count_failure(worker: &Worker, server: &Entry, error: Errno) -> Option<Failure> {
+pub(crate) fn count_failure(
+    worker: &Worker,
+    pool: &Arc<str>,
+    server: &Entry,
+    error: Errno,
+) -> Option<Failure> {
     let counters = server.live.counters.of(worker.id);
     match error {
         Errno::CONNREFUSED => {
@@ -58,6 +63,7 @@ pub(crate) fn count_failure(worker: &Worker, server: &Entry, error: Errno) -> Op
         }
         error if is_ours(error) => {
             counters.connect_errors.one();
+            note_local(worker, pool, server, error);
             None
         }
         _ => {
@@ -88,9 +94,22 @@ pub(crate) fn count_refusal(worker: &Worker, server: &Entry, error: Errno) -> Fa
     }
 }
 
-/// Whether an error of a connect is ours, not the server's: no descriptor, memory or port is left, a local rule forbids
-/// it, the source address is not ours. EAGAIN: no local port, or the queue of a unix socket is full for a moment.
-pub(crate) fn is_ours(error: Errno) -> bool {
+/// Counts a connect that failed for a reason of our own, and says so now and then.
+pub(crate) fn note_local(worker: &Worker, pool: &Arc<str>, server: &Entry, error: Errno) {
+    server.live.counters.of(worker.id).local_errors.one_shared();
+    tell_local(worker, pool, server.id, error);
+}
+
+/// Reports an error of our own, at most once a second for the whole program: what is wanting is the process's.
+pub(crate) fn tell_local(worker: &Worker, pool: &Arc<str>, server: ServerId, error: Errno) {
+    static TOLD_AT: AtomicU64 = AtomicU64::new(0);
+    if is_due(&TOLD_AT, worker.now) {
+        (worker.report)(Report::LocalError { pool: Arc::clone(pool), server, error: error.into() });
+    }
+}
+
+/// Whether an error is for want of descriptors, ports or memory of our own, whoever is to be reached.
+pub(crate) fn is_want(error: Errno) -> bool {
     matches!(
         error,
         Errno::MFILE
@@ -98,12 +117,15 @@ pub(crate) fn is_ours(error: Errno) -> bool {
             | Errno::NOBUFS
             | Errno::NOMEM
             | Errno::NOSPC
-            | Errno::AGAIN
             | Errno::ADDRNOTAVAIL
             | Errno::ADDRINUSE
-            | Errno::PERM
-            | Errno::ACCESS
     )
+}
+
+/// Whether an error of a connect is ours, not the server's: no descriptor, memory or port is left, a local rule forbids
+/// it, the source address is not ours. EAGAIN: no local port, or the queue of a unix socket is full for a moment.
+pub(crate) fn is_ours(error: Errno) -> bool {
+    is_want(error) || matches!(error, Errno::AGAIN | Errno::PERM | Errno::ACCESS)
 }
 
 /// Nobody could be had for a client.

@@ -244,13 +244,17 @@ impl Service {
 
     /// Whether a lasting condition should be reported again.
     pub(crate) fn may_notice(&self, kind: Notice, now: Time) -> bool {
-        let slot = &self.live.noticed_at[kind as usize];
-        let last = slot.load(Ordering::Relaxed);
-        let due = last == 0 || now.since(Time::from_nanos(last)) >= NOTICE_EVERY;
-        due && slot
-            .compare_exchange(last, now.as_nanos().max(1), Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
+        is_due(&self.live.noticed_at[kind as usize], now)
     }
+}
+
+/// Whether something that lasts should be said again; `told_at` is when it was said last, 0 for never. True for one caller.
+pub(crate) fn is_due(told_at: &AtomicU64, now: Time) -> bool {
+    let last = told_at.load(Ordering::Relaxed);
+    let due = last == 0 || now.since(Time::from_nanos(last)) >= NOTICE_EVERY;
+    let claim =
+        || told_at.compare_exchange(last, now.as_nanos().max(1), Ordering::Relaxed, Ordering::Relaxed);
+    due && claim().is_ok()
 }
 
 /// A connect of a session that is under way.
@@ -289,6 +293,15 @@ pub enum Report {
         target: Target,
         /// What went wrong.
         failure: Failure,
+    },
+    /// A connect failed for a reason of our own, which is no verdict on the server.
+    LocalError {
+        /// The pool.
+        pool: Arc<str>,
+        /// The server.
+        server: ServerId,
+        /// What the system said.
+        error: std::io::Error,
     },
     /// Traffic reached a server that had failed before.
     Success {

@@ -6,7 +6,7 @@ mod table;
 
 use crate::admission;
 use crate::batch::{BATCH, Batch, Local, Names};
-use crate::connect::{count_refusal, is_ours};
+use crate::connect::{count_refusal, is_ours, note_local};
 use crate::greeting;
 use crate::listener::{self, Seen};
 use crate::registry::Token;
@@ -320,10 +320,14 @@ fn begin(worker: &mut Worker, index: usize, wish: &Wish<'_>, tried: &[ServerId])
             // This client cannot be shown to this server: no other flow would make room for it, and it is nobody's failure.
             Err(Errno::ADDRNOTAVAIL) => {
                 choice.server.live.counters.of(worker.id).connect_errors.one();
+                note_local(worker, &snapshot.pool, &choice.server, Errno::ADDRNOTAVAIL);
                 tried.push(choice.server.id);
                 continue;
             }
-            Err(error) if is_ours(error) => return Err(no_socket(worker, index)),
+            Err(error) if is_ours(error) => {
+                note_local(worker, &snapshot.pool, &choice.server, error);
+                return Err(no_socket(worker, index));
+            }
             Err(_) => {
                 choice.server.live.counters.of(worker.id).connect_errors.one();
                 report_failure(worker, snapshot, &choice.server, Failure::Unreachable);

@@ -1,7 +1,7 @@
 //! Checks of DNS: one question over UDP, from a port and with an ID that nobody knows. Whatever does not answer exactly
 //! that question is not looked at (RFC 5452, section 9.1); an answer that is truncated is one.
 
-use super::{Patient, in_words, unspecified};
+use super::{Missed, Patient, unspecified};
 use evener_core::Target;
 use evener_core::spec::CheckKind;
 use evener_core::wire::dns::{self, Query};
@@ -15,17 +15,17 @@ use tokio::net::UdpSocket;
 const ANSWER_BYTES_MAX: usize = 65_536;
 
 /// Asks a server; `Err` says what was wrong with the answer.
-pub(super) async fn ask(target: &Target, patient: &Patient, kind: &CheckKind) -> Result<(), String> {
+pub(super) async fn ask(target: &Target, patient: &Patient, kind: &CheckKind) -> Result<(), Missed> {
     let CheckKind::Dns { name, qtype, rcode } = kind else { return Ok(()) };
-    let Target::Ip(address) = target else { return Err("a dns check needs an IP address".into()) };
+    let Target::Ip(address) = target else { return Err("a dns check needs an IP address".to_owned().into()) };
     let name = dns::parse_name(name).map_err(|error| format!("dns: {error}"))?;
     let mut question = Vec::new();
     dns::emit_query(any_id(), &name, *qtype, &mut question);
     let answer = exchange(*address, &question, patient.send_proxy.is_some()).await;
-    let answer = answer.map_err(|error| format!("dns: {}", in_words(&error)))?;
+    let answer = answer.map_err(|error| Missed::by_system("dns", &error))?;
     let seen = dns::rcode(&answer);
     match rcode {
-        Some(wanted) if *wanted != seen => Err(format!("dns: {}", dns::rcode_name(seen))),
+        Some(wanted) if *wanted != seen => Err(format!("dns: {}", dns::rcode_name(seen)).into()),
         _ => Ok(()),
     }
 }

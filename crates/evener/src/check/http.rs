@@ -1,12 +1,12 @@
 //! HTTP checks: one request over a connection of its own, in the clear or over TLS.
 
 use super::exchange::{Expected, exchange};
-use super::{Patient, Stream, connect, in_words};
+use super::{Missed, Patient, Stream, connect, is_want};
 use evener_core::spec::{CheckKind, CheckTls};
 use evener_core::{Endpoint, Target};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::collections::BTreeMap;
@@ -15,12 +15,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
 /// Asks a server; `Err` says what was wrong with the answer.
-pub(super) async fn ask(target: &Target, patient: &Patient, kind: &CheckKind) -> Result<(), String> {
+pub(super) async fn ask(target: &Target, patient: &Patient, kind: &CheckKind) -> Result<(), Missed> {
     let CheckKind::Http { method, path, host, status, body, tls } = kind else { return Ok(()) };
     let authority = host.clone().unwrap_or_else(|| authority(&patient.endpoint));
     let request = request(method, path, &authority)?;
     let expected = Expected { status, body: body.as_deref(), limits: patient.limits };
-    match (connect(target, patient.send_proxy).await?, tls) {
+    let judged = match (connect(target, patient.send_proxy).await?, tls) {
         (Stream::Tcp(stream), Some(tls)) => {
             exchange(wrap(stream, tls, &authority).await?, &request, &expected).await
         }
@@ -29,7 +29,8 @@ pub(super) async fn ask(target: &Target, patient: &Patient, kind: &CheckKind) ->
         }
         (Stream::Tcp(stream), None) => exchange(stream, &request, &expected).await,
         (Stream::Unix(stream), None) => exchange(stream, &request, &expected).await,
-    }
+    };
+    Ok(judged?)
 }
 
 /// The head of the request.
@@ -59,7 +60,7 @@ async fn wrap<S>(
     stream: S,
     tls: &CheckTls,
     authority: &str,
-) -> Result<tokio_rustls::client::TlsStream<S>, String>
+) -> Result<tokio_rustls::client::TlsStream<S>, Missed>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -67,14 +68,14 @@ where
     let name = tls.sni.clone().unwrap_or_else(|| host.to_owned());
     let name = ServerName::try_from(name).map_err(|error| format!("tls: {error}"))?;
     let connector = TlsConnector::from(client_config(tls)?);
-    connector.connect(name, stream).await.map_err(|error| format!("tls: {}", in_words(&error)))
+    connector.connect(name, stream).await.map_err(|error| Missed::by_system("tls", &error))
 }
 
 /// Whether any certificate will do, and the file of authorities.
 type Trust = (bool, Option<String>);
 
 /// One configuration for each way to trust; reading the system's authorities takes milliseconds.
-fn client_config(tls: &CheckTls) -> Result<Arc<ClientConfig>, String> {
+fn client_config(tls: &CheckTls) -> Result<Arc<ClientConfig>, Missed> {
     static KNOWN: LazyLock<Mutex<BTreeMap<Trust, Arc<ClientConfig>>>> = LazyLock::new(Mutex::default);
     let key = (tls.insecure, tls.ca_file.clone());
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +90,7 @@ fn client_config(tls: &CheckTls) -> Result<Arc<ClientConfig>, String> {
     Ok(config)
 }
 
-fn make_config(tls: &CheckTls) -> Result<ClientConfig, String> {
+fn make_config(tls: &CheckTls) -> Result<ClientConfig, Missed> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("tls: {error}"))?;
@@ -100,19 +101,37 @@ fn make_config(tls: &CheckTls) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     match &tls.ca_file {
         Some(file) => {
-            let certificates =
-                CertificateDer::pem_file_iter(file).map_err(|error| format!("tls: {file}: {error}"))?;
+            let certificates = CertificateDer::pem_file_iter(file).map_err(|error| unread(file, &error))?;
             for certificate in certificates {
-                let certificate = certificate.map_err(|error| format!("tls: {file}: {error}"))?;
+                let certificate = certificate.map_err(|error| unread(file, &error))?;
                 roots.add(certificate).map_err(|error| format!("tls: {file}: {error}"))?;
             }
         }
-        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            if let Some(error) = found.errors.iter().find(|error| wants(&error.kind)) {
+                return Err(Missed::Unmade(format!("tls: {error}")));
+            }
+            roots.add_parsable_certificates(found.certs);
+        }
     }
     if roots.is_empty() {
-        return Err("tls: there are no authorities to trust; give the check `ca` or `verify = false`".into());
+        let why = "tls: there are no authorities to trust; give the check `ca` or `verify = false`";
+        return Err(why.to_owned().into());
     }
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn unread(file: &str, error: &pem::Error) -> Missed {
+    match error {
+        pem::Error::Io(error) => Missed::by_system(&format!("tls: {file}"), error),
+        error => Missed::Failed(format!("tls: {file}: {error}")),
+    }
+}
+
+/// Whether authorities of the system were not read for a reason of our own.
+fn wants(kind: &rustls_native_certs::ErrorKind) -> bool {
+    matches!(kind, rustls_native_certs::ErrorKind::Io { inner, .. } if is_want(inner))
 }
 
 /// Takes any certificate.

@@ -20,7 +20,7 @@ fn soa(serial: u8) -> Vec<u8> {
 
 /// A zone in three messages; to anything else an address.
 fn zone(question: &[u8], back: &Back) {
-    if crate::dns_harness::question_end(question) != question.len()
+    if question_end(question) != question.len()
         || question[question.len() - 4..question.len() - 2] != AXFR.to_be_bytes()
     {
         return back.send(&address(question, 60, 4));
@@ -34,7 +34,7 @@ fn zone(question: &[u8], back: &Back) {
 #[test]
 fn a_transfer_is_over_with_its_last_soa() {
     let (server, listen) = (Nameserver::start(zone), free_port());
-    let config = crate::dns_harness::service(listen, &[&server], "");
+    let config = service(listen, &[&server], "");
     let mut evener = Evener::run_with(&config, &["--workers", "1"]);
     let mut stream = connect(listen);
     let active = || evener.status()["services"][0]["flows_active"].as_u64().unwrap();

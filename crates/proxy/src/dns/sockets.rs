@@ -8,7 +8,7 @@ use super::upstream::{self, Upstream};
 use super::{attempt, declined};
 use super::{reply, twins};
 use crate::batch::{BATCH, Batch, Local, Names};
-use crate::connect::{count_refusal, is_ours};
+use crate::connect::{count_refusal, is_ours, note_local};
 use crate::listener::{self, Seen};
 use crate::registry::Token;
 use crate::service::{Service, Settings};
@@ -52,7 +52,12 @@ pub(super) fn give(worker: &mut Worker, settings: &Settings, slot: usize, server
     let upstream = upstream::find(worker, service, server);
     let at = match socket_of(worker, upstream, settings) {
         Ok(at) => at,
-        Err(error) if is_ours(error) => return Taken::NoRoom,
+        Err(error) if is_ours(error) => {
+            if let Some(backend) = worker.dns.queries[slot].asker.backend(settings) {
+                note_local(worker, &backend.pool.load().pool, server, error);
+            }
+            return Taken::NoRoom;
+        }
         Err(_) => {
             server.live.counters.of(worker.id).connect_errors.one();
             query::report_failure(worker, settings, slot, server, Failure::Unreachable);

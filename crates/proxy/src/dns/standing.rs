@@ -5,6 +5,7 @@ use super::framed::{Framed, Received};
 use super::ids::ClientIds;
 use super::query::{self, Cause, Origin, Taken, Waits};
 use super::{attempt, reply};
+use crate::connect::{is_want, tell_local};
 use crate::listener;
 use crate::registry::Token;
 use crate::service::Report;
@@ -27,6 +28,8 @@ const HELLO: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// It answers that within this.
 const ANSWER: Duration = Duration::from_secs(15);
+/// A connect for which we had no descriptor or memory is made this much later.
+const POSTPONED: Duration = Duration::from_secs(1);
 /// The longest wait before the next connect.
 const BACK_OFF_MAX: u64 = 33;
 /// While more waits to be sent the server counts as stuck.
@@ -149,6 +152,7 @@ fn connect(worker: &mut Worker, at: usize) {
         .and_then(|socket| listener::connect(&socket, &standing.target).map(|()| socket));
     let socket = match connected {
         Ok(socket) => socket,
+        Err(error) if is_want(error) => return postpone(worker, at, error),
         Err(error) => {
             counters.connect_errors.one();
             if error == Errno::CONNREFUSED {
@@ -368,6 +372,16 @@ pub(super) fn fault_of(worker: &mut Worker, live: &Arc<ServerLive>, serial: u64,
 }
 
 /// Something is wrong: the connection is dropped and made anew, the next time at once, later after a while.
+/// A connect that could not be made for a reason of our own says nothing of the server: it is made later.
+fn postpone(worker: &mut Worker, at: usize, error: Errno) {
+    let Standing { live, pool, id, .. } = &*worker.dns.standings[at];
+    let counters = live.counters.of(worker.id);
+    counters.connect_errors.one();
+    counters.local_errors.one_shared();
+    tell_local(worker, pool, *id, error);
+    worker.dns.standing_timers.set(at, worker.now + POSTPONED);
+}
+
 fn fault(worker: &mut Worker, at: usize, reason: &str) {
     let standing = &mut worker.dns.standings[at];
     if matches!(standing.stage, Stage::Up { .. }) {

@@ -296,7 +296,7 @@ fn on_connect_error(worker: &mut Worker, index: usize, error: Errno) {
 /// Counts that a server refused a stream. That is reported where it says something of the server as a whole: one that speaks
 /// only UDP is asked by UDP as before.
 fn note_refusal(worker: &Worker, pool: Arc<str>, server: &Entry, error: Errno) {
-    let Some(failure) = count_failure(worker, server, error) else { return };
+    let Some(failure) = count_failure(worker, &pool, server, error) else { return };
     let transports = &server.live.transports;
     transports.refused(Transport::Stream, worker.now);
     if server.dialect == Dialect::Mname || transports.is_telling(Transport::Stream, worker.now) {
