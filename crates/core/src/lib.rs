@@ -6,6 +6,7 @@
 
 pub mod acl;
 pub mod address;
+pub mod attempt;
 pub mod clients;
 pub mod counters;
 pub mod diff;

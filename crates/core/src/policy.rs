@@ -134,6 +134,48 @@ pub fn choose<C: Contender>(
     }
 }
 
+/// Every position in the order in which [`choose`] would choose one after the other, did nothing change meanwhile; by chance
+/// where it goes by chance. Costs little more than one choice.
+pub fn order<C: Contender>(policy: Policy, table: &Table, contenders: &[C], draw: &mut Draw<'_>) -> Vec<u32> {
+    let count = contenders.len();
+    let turned = |length: usize| {
+        let start = if length == 0 { 0 } else { (draw.turn % length as u64) as usize };
+        (start..length).chain(0..start)
+    };
+    match (policy, table) {
+        (_, Table::Cycle(cycle)) => once(turned(cycle.len()).map(|at| cycle[at] as usize), count),
+        (_, Table::Maglev(table)) => maglev::order(table, draw.client, count),
+        (_, Table::Names(names)) => hash::order(contenders, names, draw.client),
+        (Policy::First, _) => once(0..count, count),
+        (Policy::LeastOutstanding, _) => least_conn::order_soonest(contenders, draw.now),
+        (Policy::LeastConn, _) => least_conn::order(contenders, turned(count)),
+        (Policy::P2c, _) => p2c::order(count, draw.random, |at| least_conn::load(&contenders[at])),
+        (Policy::Ewma { decay }, _) => {
+            let now = draw.now;
+            p2c::order(count, draw.random, |at| ewma::cost(&contenders[at], now, decay))
+        }
+        _ => once(turned(count), count),
+    }
+}
+
+/// Positions below `count`, each where it comes first.
+fn once(positions: impl Iterator<Item = usize>, count: usize) -> Vec<u32> {
+    let mut seen = vec![false; count];
+    let first = positions.filter(|&at| !std::mem::replace(&mut seen[at], true));
+    first.map(|at| at as u32).collect()
+}
+
+/// Positions by what each costs; of equals the earlier one first.
+fn by_cost<K>(
+    positions: impl Iterator<Item = usize>,
+    cost: impl Fn(usize) -> K,
+    compare: impl Fn(&K, &K) -> std::cmp::Ordering,
+) -> Vec<u32> {
+    let mut costs: Vec<(u32, K)> = positions.map(|at| (at as u32, cost(at))).collect();
+    costs.sort_by(|(_, a), (_, b)| compare(a, b));
+    costs.into_iter().map(|(at, _)| at).collect()
+}
+
 /// The first eligible one from the `turn`-th of `length` places on.
 fn in_turn(
     length: usize,

@@ -4,6 +4,7 @@
 use crate::ServerId;
 use crate::acl::{Access, Acl};
 use crate::address::Target;
+use crate::attempt::work;
 use crate::counters::{ServerCounters, Sharded};
 use crate::dns::Transports;
 use crate::hash;
@@ -381,7 +382,51 @@ impl Snapshot {
                 return Ok(Choice { server: Arc::clone(server), lease, why });
             }
         }
-        Err(self.refusal(request, tried))
+        Err(self.refusal(request, tried.len(), |id| tried.contains(&id)))
+    }
+
+    /// Takes a place at a server of [`Snapshot::order`], if it is still to be had for this reason.
+    pub(crate) fn take(&self, id: ServerId, request: &Request, why: Why) -> Option<Choice> {
+        let server = self.server(id)?;
+        let is_fit = match server.admission {
+            Admission::Open => true,
+            Admission::Unchecked => why != Why::Policy,
+            Admission::LastResort(_) => why == Why::LastResort,
+            _ => false,
+        };
+        if !is_fit || !server.has_room_for(request.client, Known::No) {
+            return None;
+        }
+        let lease = server.live.occupancy.enter(server.limits.bound(Known::No))?;
+        Some(Choice { server: Arc::clone(server), lease, why })
+    }
+
+    /// The servers that new clients get, unchecked ones and those that are a last resort after them, from the last to the
+    /// first in the order in which they would be chosen.
+    pub(crate) fn order(
+        &self,
+        request: &Request,
+        random: &mut Random,
+        is_tried: impl Fn(ServerId) -> bool,
+    ) -> Vec<(ServerId, Why)> {
+        let client = hash::of_client(request.client);
+        let mut draw = Draw { client, turn: self.next_turn(), now: request.now, random };
+        let parts = [
+            (&self.tiers[..], self.policy, Why::Policy),
+            (&self.unchecked[..], self.policy_of_unchecked, Why::Unchecked),
+            (std::slice::from_ref(&self.last_resort), Policy::RoundRobin, Why::LastResort),
+        ];
+        let mut order = Vec::new();
+        for (tiers, policy, why) in parts {
+            for tier in tiers {
+                work::add(tier.members.len());
+                let positions = policy::order(policy, &tier.table, &tier.members, &mut draw);
+                order.extend(positions.into_iter().map(|at| (tier.members[at as usize].id, why)));
+            }
+        }
+        order.retain(|(id, _)| !is_tried(*id));
+        order.reverse();
+        order
     }
 
     /// The server that [`Snapshot::pick`] would choose; nothing changes but by `turn`, which is asked where turns count.
@@ -428,6 +473,7 @@ impl Snapshot {
     ) -> Option<&'a Arc<Entry>> {
         let eligible = |at: usize| {
             let server = &tier.members[at];
+            work::add(tried.len());
             !tried.contains(&server.id) && server.has_room_for(client, Known::No)
         };
         policy::choose(policy, &tier.table, &tier.members, draw, eligible).map(|at| &tier.members[at])
@@ -516,10 +562,16 @@ impl Snapshot {
         })
     }
 
-    fn refusal(&self, request: &Request, tried: &[ServerId]) -> NoServer {
+    /// Why no server is left, after so many that were tried.
+    pub(crate) fn refusal(
+        &self,
+        request: &Request,
+        tried: usize,
+        is_tried: impl Fn(ServerId) -> bool,
+    ) -> NoServer {
         let tiers = || self.tiers.iter().chain(&self.unchecked).chain([&self.last_resort]);
         let usable = || tiers().flat_map(|tier| &tier.members);
-        let fresh = || usable().filter(|server| !tried.contains(&server.id));
+        let fresh = || usable().filter(|server| !is_tried(server.id));
         if self.entries.is_empty() {
             NoServer::Empty
         } else if self.is_alone() {
@@ -527,7 +579,7 @@ impl Snapshot {
             if self.is_usable() { NoServer::NoFailover } else { NoServer::Down }
         } else if fresh().any(|server| server.permits(request.client)) {
             NoServer::Full
-        } else if !tried.is_empty() {
+        } else if tried > 0 {
             NoServer::Failed
         } else if usable().next().is_some() {
             NoServer::Denied
@@ -585,6 +637,7 @@ impl Entry {
     }
 
     fn has_room_for(&self, client: IpAddr, known: Known) -> bool {
+        work::add(1);
         self.live.occupancy.active() < self.limits.bound(known) && self.permits(client)
     }
 }

@@ -17,6 +17,7 @@ pub use tls::{
 
 use crate::acl::Acl;
 use crate::address::Endpoint;
+use crate::attempt::AttemptLimits;
 use crate::limits::Limits;
 use crate::route::Route;
 use crate::throttle::ThrottleSpec;
@@ -232,6 +233,10 @@ pub struct ServiceOptions {
     pub flows_max: u32,
     /// TCP: how long a server may take to accept.
     pub connect_timeout: Duration,
+    /// TCP: servers that may fail otherwise than at once for one client.
+    pub attempts_max: u32,
+    /// TCP: how long the connects for one client may take, all together.
+    pub connect_time_max: Duration,
     /// TCP: a connection on which nothing moves for so long is closed; `None` never.
     /// UDP: a flow ends after so long; never `None`.
     pub idle_timeout: Option<Duration>,
@@ -256,6 +261,15 @@ pub struct ServiceOptions {
 }
 
 impl ServiceOptions {
+    /// What servers that fail may cost a client; one connect always has its time.
+    #[must_use]
+    pub fn attempt_limits(&self) -> AttemptLimits {
+        AttemptLimits {
+            slow_max: self.attempts_max,
+            time_max: self.connect_time_max.max(self.connect_timeout),
+        }
+    }
+
     /// The defaults of a protocol.
     #[must_use]
     pub fn of(protocol: Protocol) -> Self {
@@ -263,6 +277,8 @@ impl ServiceOptions {
             connections_max: 100_000,
             flows_max: 65_536,
             connect_timeout: Duration::from_secs(3),
+            attempts_max: 3,
+            connect_time_max: Duration::from_secs(10),
             idle_timeout: Some(Duration::from_secs(match protocol {
                 Protocol::Udp => 60,
                 // RFC 7766, section 6.2.3: of the order of seconds.

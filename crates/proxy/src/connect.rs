@@ -4,6 +4,7 @@
 use crate::listener::{self, Seen};
 use crate::service::{Notice, Report, Service, is_due};
 use crate::worker::Worker;
+use evener_core::attempt::Cost;
 use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry, NoServer, Why};
 use evener_core::spec::ServiceOptions;
@@ -14,6 +15,9 @@ use rustix::net::sockopt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// So many servers that fail at once are tried for one client before others have their turn.
+pub(crate) const TRIES_MAX: usize = 256;
 
 /// A socket to connect to a server with, for this client.
 pub(crate) fn open_socket(
@@ -126,6 +130,32 @@ pub(crate) fn is_want(error: Errno) -> bool {
 /// it, the source address is not ours. EAGAIN: no local port, or the queue of a unix socket is full for a moment.
 pub(crate) fn is_ours(error: Errno) -> bool {
     is_want(error) || matches!(error, Errno::AGAIN | Errno::PERM | Errno::ACCESS)
+}
+
+/// What a failed connect cost the client: a silent server takes the whole timeout, one that is not on its network some
+/// seconds (ARP), all other failures show at once.
+pub(crate) fn cost(error: Errno) -> Cost {
+    if matches!(error, Errno::TIMEDOUT | Errno::HOSTUNREACH) { Cost::Slow } else { Cost::Quick }
+}
+
+/// Counts a connect that is under way, if such are counted; who goes on to another server counts once.
+pub(crate) fn begin_pending(worker: &mut Worker, index: usize) {
+    let connection = &mut worker.connections[index];
+    if connection.settings.options.pending_max.is_some() {
+        let guest = connection.guest.get_or_insert_default();
+        let place = guest.pending.take().or_else(|| worker.pending.take());
+        guest.pending = place.or_else(|| connection.service.live.pending.enter(u32::MAX));
+    }
+}
+
+/// The connect is done.
+pub(crate) fn end_pending(worker: &mut Worker, index: usize) {
+    let connection = &mut worker.connections[index];
+    if let Some(place) = connection.guest.as_mut().and_then(|guest| guest.pending.take()) {
+        drop(place);
+        let service = Arc::clone(&connection.service);
+        worker.wake_waiting(&service);
+    }
 }
 
 /// Nobody could be had for a client.

@@ -7,11 +7,12 @@ use crate::request_log::Tap;
 use crate::ring_relay::RingState;
 use crate::service::{Backend, Service, Settings};
 use crate::sys;
+use evener_core::Time;
+use evener_core::attempt::Attempt;
 use evener_core::clients::ClientRecord;
 use evener_core::limits::Lease;
 use evener_core::snapshot::Choice;
 use evener_core::spec::FastClose;
-use evener_core::{ServerId, Time};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::{Shutdown, shutdown};
 use std::net::IpAddr;
@@ -34,8 +35,8 @@ pub(crate) struct Connection {
     pub(crate) greeting: Option<Box<Greeting>>,
     /// Its place among the connections of its address, or where it is sent though it was refused; kept apart, too.
     pub(crate) guest: Option<Box<Guest>>,
-    /// The servers whose connect failed for this client.
-    pub(crate) tried: Vec<ServerId>,
+    /// The servers that it has not been able to reach.
+    pub(crate) attempt: Attempt,
     /// When something moved last; before that, when the connect began.
     pub(crate) active_at: Time,
     /// Its part in the ring, while it is relayed there.
@@ -108,7 +109,7 @@ impl Connection {
             backend,
             greeting: None,
             guest: None,
-            tried: Vec::new(),
+            attempt: Attempt::new(),
             active_at: Time::ZERO,
             ring: None,
             number: 0,

@@ -18,6 +18,7 @@ use crate::service::{Backend, Pending, Report, Settings};
 use crate::session::{self, LINGER, LINGER_BYTES_MAX, Mode};
 use crate::tls::{Tls, TlsConnector};
 use crate::worker::Worker;
+use evener_core::attempt::{Attempt, Cost};
 use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry, NoServer, Request, Snapshot};
 use evener_core::spec::AbortOnClose;
@@ -51,7 +52,7 @@ pub(crate) struct Exchange {
     pub(crate) kept: Option<Kept>,
     pub(crate) choice: Option<Choice>,
     pub(crate) reach: Reach,
-    pub(crate) tried: Vec<ServerId>,
+    pub(crate) attempt: Attempt,
     /// When the connect, or the waiting for an answer, began.
     pub(crate) since: Time,
     /// The part of HTTP, if it is that.
@@ -166,7 +167,7 @@ pub(crate) fn begin_relay(worker: &mut Worker, index: usize, backend: usize) {
         kept: None,
         choice: None,
         reach: Reach::Wanted,
-        tried: Vec::new(),
+        attempt: Attempt::new(),
         since: worker.now,
         http: None,
     };
@@ -178,12 +179,16 @@ pub(crate) fn begin_relay(worker: &mut Worker, index: usize, backend: usize) {
 
 /// Makes sure that the server can be spoken to, as far as it goes without waiting.
 pub(crate) fn reach(worker: &mut Worker, number: usize) -> Reach {
-    while worker.exchanges[number].reach == Reach::Wanted {
+    for _ in 0..connect::TRIES_MAX {
+        if worker.exchanges[number].reach != Reach::Wanted {
+            return worker.exchanges[number].reach;
+        }
         let exchange = &mut worker.exchanges[number];
         let request =
             Request { client: exchange.client, now: worker.now, token: exchange.token, stay: exchange.stay };
         let snapshot = exchange.settings.backends[exchange.backend].pool.load_full();
-        match snapshot.pick(&request, &exchange.tried, &mut worker.random) {
+        let limits = exchange.settings.options.attempt_limits();
+        match exchange.attempt.next(&snapshot, &request, &limits, &mut worker.random) {
             Ok(choice) => {
                 let key = key_of(exchange.backend(), choice.server.id);
                 let reuse = exchange.reuse();
@@ -199,6 +204,10 @@ pub(crate) fn reach(worker: &mut Worker, number: usize) -> Reach {
                 connect::note_no_server(worker, &service, reason);
             }
         }
+    }
+    if worker.exchanges[number].reach == Reach::Wanted {
+        // So many failed at once that others have their turn now.
+        worker.exchange_timers.set(number, worker.now);
     }
     worker.exchanges[number].reach
 }
@@ -224,7 +233,9 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
     let counts = stage == Stage::Connecting && exchange.settings.options.pending_max.is_some();
     let pending = counts.then(|| Pending::begin(&session.service));
     let connector = exchange.backend().tls.clone();
-    let timeout = exchange.settings.options.connect_timeout;
+    let options = &exchange.settings.options;
+    let limits = options.attempt_limits();
+    let deadline = exchange.attempt.deadline(worker.now, options.connect_timeout, &limits);
     let mut link = Link::new(socket);
     link.writable = stage == Stage::Open;
     let server = ServerLink {
@@ -248,7 +259,7 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
         drop_server(worker, slot);
         return fail(worker, number, error);
     }
-    worker.exchange_timers.set(number, worker.now + timeout);
+    worker.exchange_timers.set(number, deadline);
     if stage == Stage::Open {
         connected(worker, slot);
     }
@@ -256,13 +267,13 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
 
 /// The chosen server cannot be reached: it is passed over, and another one wanted.
 fn fail(worker: &mut Worker, number: usize, error: Errno) {
-    let Some(choice) = give_up_choice(worker, number) else { return };
+    let Some(choice) = give_up_choice(worker, number, connect::cost(error)) else { return };
     let pool = worker.exchanges[number].backend().pool.load().pool.clone();
     connect::note_failure(worker, pool, &choice.server, error);
 }
 
 fn fail_tls(worker: &mut Worker, number: usize) {
-    let Some(choice) = give_up_choice(worker, number) else { return };
+    let Some(choice) = give_up_choice(worker, number, Cost::Slow) else { return };
     let pool = worker.exchanges[number].backend().pool.load().pool.clone();
     let server = &choice.server;
     server.live.counters.of(worker.id).tls_failed.one();
@@ -270,12 +281,12 @@ fn fail_tls(worker: &mut Worker, number: usize) {
     (worker.report)(Report::Failure { pool, server: server.id, target, failure: Failure::Tls });
 }
 
-fn give_up_choice(worker: &mut Worker, number: usize) -> Option<Choice> {
+fn give_up_choice(worker: &mut Worker, number: usize, cost: Cost) -> Option<Choice> {
     worker.exchange_timers.clear(number);
     let exchange = &mut worker.exchanges[number];
     exchange.reach = Reach::Wanted;
     let choice = exchange.choice.take()?;
-    exchange.tried.push(choice.server.id);
+    exchange.attempt.failed(choice.server.id, choice.why, cost);
     Some(choice)
 }
 
@@ -423,6 +434,7 @@ pub(crate) fn on_deadline(worker: &mut Worker, number: usize) {
             fail(worker, number, Errno::TIMEDOUT);
             tell_session(worker, number);
         }
+        Reach::Wanted => tell_session(worker, number),
         Reach::Open(_) if exchange.stands() => http2::on_stalled(worker, number),
         Reach::Open(_) if exchange.http.is_some() => crate::http1::on_answer_deadline(worker, number),
         _ => {}
@@ -523,7 +535,7 @@ pub(crate) fn again(worker: &mut Worker, number: usize) {
     let Reach::Open(slot) = std::mem::replace(&mut exchange.reach, Reach::Wanted) else { return };
     let fresh = !worker.servers[slot].reused;
     if let Some(choice) = exchange.choice.take().filter(|_| fresh) {
-        exchange.tried.push(choice.server.id);
+        exchange.attempt.again(choice.server.id);
     }
     drop_server(worker, slot);
 }

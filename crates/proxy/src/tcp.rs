@@ -1,7 +1,9 @@
 //! The TCP way in, in five hops: accept, admit, pick, connect (the next candidate on failure), relay.
 
 use crate::admission::{self, Admission, Refused, reset_at_close};
-use crate::connect::{note_failure, note_no_server, note_success, open_socket};
+use crate::connect::{
+    TRIES_MAX, begin_pending, cost, end_pending, note_failure, note_no_server, note_success, open_socket,
+};
 use crate::connection::{Connection, Stage, Step, Upstream};
 use crate::dns;
 use crate::greeting::{self, Greeted, Greeting};
@@ -289,11 +291,12 @@ enum Progress {
 
 /// Hops 3 and 4: pick and connect, until a connect is at least under way.
 fn try_servers(worker: &mut Worker, index: usize) -> Progress {
-    loop {
+    for _ in 0..TRIES_MAX {
         let connection = &mut worker.connections[index];
+        let limits = connection.settings.options.attempt_limits();
         let request = Request::of(connection.address, worker.now);
-        let snapshot = connection.backend().pool.load();
-        match snapshot.pick(&request, &connection.tried, &mut worker.random) {
+        let snapshot = connection.settings.backends[connection.backend as usize].pool.load();
+        match connection.attempt.next(&snapshot, &request, &limits, &mut worker.random) {
             Err(reason) => {
                 drop(snapshot);
                 give_up(worker, index, reason);
@@ -308,6 +311,9 @@ fn try_servers(worker: &mut Worker, index: usize) -> Progress {
             }
         }
     }
+    worker.connections[index].stage = Stage::Connecting;
+    worker.timers.set(index, worker.now);
+    Progress::Begun
 }
 
 struct ConnectFailed {
@@ -324,7 +330,9 @@ fn connect(worker: &mut Worker, index: usize, choice: Choice) -> Result<(), Conn
     let connection = &mut worker.connections[index];
     connection.stage = Stage::Connecting;
     connection.active_at = worker.now;
-    let timeout = connection.settings.options.connect_timeout;
+    let options = &connection.settings.options;
+    let limits = options.attempt_limits();
+    let deadline = connection.attempt.deadline(worker.now, options.connect_timeout, &limits);
     let generation = worker.generation;
     worker.generation = worker.generation.wrapping_add(1) & GENERATION_MASK;
     let upstream = connection.upstream.insert(Upstream { socket, generation, choice });
@@ -341,7 +349,7 @@ fn connect(worker: &mut Worker, index: usize, choice: Choice) -> Result<(), Conn
         connected(worker, index, way);
     } else {
         begin_pending(worker, index);
-        worker.timers.set(index, worker.now + timeout);
+        worker.timers.set(index, deadline);
     }
     Ok(())
 }
@@ -375,30 +383,10 @@ fn warm_or_fresh(worker: &mut Worker, index: usize, choice: &Choice) -> Result<(
     }
 }
 
-/// Counts a connect that is under way, if such are counted; who goes on to another server counts once.
-fn begin_pending(worker: &mut Worker, index: usize) {
-    let connection = &mut worker.connections[index];
-    if connection.settings.options.pending_max.is_some() {
-        let guest = connection.guest.get_or_insert_default();
-        let place = guest.pending.take().or_else(|| worker.pending.take());
-        guest.pending = place.or_else(|| connection.service.live.pending.enter(u32::MAX));
-    }
-}
-
-/// The connect is done.
-fn end_pending(worker: &mut Worker, index: usize) {
-    let connection = &mut worker.connections[index];
-    if let Some(place) = connection.guest.as_mut().and_then(|guest| guest.pending.take()) {
-        drop(place);
-        let service = Arc::clone(&connection.service);
-        worker.wake_waiting(&service);
-    }
-}
-
 /// A connect failed: it is counted and reported, and that server is passed over for this client.
 fn fail(worker: &mut Worker, index: usize, choice: &Choice, error: Errno) {
     let connection = &mut worker.connections[index];
-    connection.tried.push(choice.server.id);
+    connection.attempt.failed(choice.server.id, choice.why, cost(error));
     let pool = connection.backend().pool.load().pool.clone();
     note_failure(worker, pool, &choice.server, error);
 }
@@ -522,10 +510,11 @@ fn on_connect_error(worker: &mut Worker, index: usize) {
 
 fn next_server(worker: &mut Worker, index: usize, error: Errno) {
     ring_relay::cancel_connect(worker, index);
-    let Some(upstream) = worker.connections[index].upstream.take() else { return };
     worker.timers.clear(index);
-    fail(worker, index, &upstream.choice, error);
-    drop(upstream);
+    // There is none where so many failed at once that others had their turn.
+    if let Some(upstream) = worker.connections[index].upstream.take() {
+        fail(worker, index, &upstream.choice, error);
+    }
     // The client waits meanwhile; what it sent is still in its socket.
     if try_servers(worker, index) == Progress::Begun && worker.connections[index].stage == Stage::Relaying {
         relay(worker, index);

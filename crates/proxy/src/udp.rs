@@ -12,8 +12,8 @@ use crate::listener::{self, Seen};
 use crate::registry::Token;
 use crate::service::{Backend, Notice, Report, Service, Settings};
 use crate::worker::{Retry, Worker};
-use evener_core::ServerId;
 use evener_core::Time;
+use evener_core::attempt::{Attempt, AttemptLimits, Cost};
 use evener_core::clients::ClientRecord;
 use evener_core::flow::{Flow, FlowKey, FlowTable, Via};
 use evener_core::health::Failure;
@@ -266,7 +266,7 @@ fn flow_of(worker: &mut Worker, index: usize, key: FlowKey, pools: &Pools<'_>) -
         return None;
     };
     let wish = Wish { key, party, identity, settings: pools.settings, snapshot: pools.of(party) };
-    let begun = begin(worker, index, &wish, &[]);
+    let begun = begin(worker, index, &wish, &mut Attempt::new());
     let counters = worker.datagrams[index].service.live.counters.of(worker.id);
     match begun {
         Ok(slot) => return Some(slot),
@@ -295,15 +295,14 @@ struct Wish<'a> {
     snapshot: &'a Snapshot,
 }
 
-/// Begins a flow, or lets it go on at another server than those of `tried`.
-fn begin(worker: &mut Worker, index: usize, wish: &Wish<'_>, tried: &[ServerId]) -> Result<u32, Unplaced> {
+/// Begins a flow, or lets it go on at another server than those that failed.
+fn begin(worker: &mut Worker, index: usize, wish: &Wish<'_>, attempt: &mut Attempt) -> Result<u32, Unplaced> {
     let &Wish { key, party, settings, snapshot, .. } = wish;
     let request = Request::of(key.client.ip(), worker.now);
     let service = Arc::clone(&worker.datagrams[index].service);
     let counters = service.live.counters.of(worker.id);
-    let mut tried = tried.to_vec();
     loop {
-        let choice = match snapshot.pick(&request, &tried, &mut worker.random) {
+        let choice = match attempt.next(snapshot, &request, &AttemptLimits::NONE, &mut worker.random) {
             Ok(choice) => choice,
             Err(reason) => {
                 counters.no_server.one();
@@ -321,7 +320,7 @@ fn begin(worker: &mut Worker, index: usize, wish: &Wish<'_>, tried: &[ServerId])
             Err(Errno::ADDRNOTAVAIL) => {
                 choice.server.live.counters.of(worker.id).connect_errors.one();
                 note_local(worker, &snapshot.pool, &choice.server, Errno::ADDRNOTAVAIL);
-                tried.push(choice.server.id);
+                attempt.failed(choice.server.id, choice.why, Cost::Quick);
                 continue;
             }
             Err(error) if is_ours(error) => {
@@ -331,7 +330,7 @@ fn begin(worker: &mut Worker, index: usize, wish: &Wish<'_>, tried: &[ServerId])
             Err(_) => {
                 choice.server.live.counters.of(worker.id).connect_errors.one();
                 report_failure(worker, snapshot, &choice.server, Failure::Unreachable);
-                tried.push(choice.server.id);
+                attempt.failed(choice.server.id, choice.why, Cost::Quick);
                 continue;
             }
         };
@@ -428,7 +427,7 @@ fn send_to_server(
     pools: &Pools<'_>,
 ) {
     let (mut slot, mut left) = (slot, places);
-    let mut tried: Vec<ServerId> = Vec::new();
+    let mut attempt = Attempt::new();
     loop {
         let Some(flow) = worker.flows.get(slot) else { return };
         let service = &worker.datagrams[index].service;
@@ -453,14 +452,14 @@ fn send_to_server(
             }
             Some(error) => {
                 // The error belongs to an earlier datagram of this flow (ICMP), these were not sent yet: on to the next.
-                let (key, party, server) = (flow.key, flow.party, flow.choice.server.id);
+                let (key, party) = (flow.key, flow.party);
+                attempt.failed(flow.choice.server.id, flow.choice.why, Cost::Quick);
                 let snapshot = pools.of(party);
                 note_refusal(worker, snapshot, slot, error);
-                tried.push(server);
                 let service = Arc::clone(&worker.datagrams[index].service);
                 let identity = worker.flows.get(slot).map(|flow| flow.identity.clone());
                 let wish = Wish { key, party, identity, settings: pools.settings, snapshot };
-                let Ok(next) = begin(worker, index, &wish, &tried) else {
+                let Ok(next) = begin(worker, index, &wish, &mut attempt) else {
                     return service.live.counters.of(worker.id).drop_refused.add(left.len() as u64);
                 };
                 service.live.counters.of(worker.id).flows_moved.one();
@@ -544,7 +543,9 @@ fn take_answers(worker: &mut Worker, slot: usize, answers: &mut Answers, count: 
 /// ICMP says that nobody is there: the flow goes on at another server, before its client sends again.
 fn on_refused(worker: &mut Worker, slot: usize, error: Errno) {
     let Some(flow) = worker.flows.get(slot) else { return };
-    let (index, key, party, server) = (flow.listener, flow.key, flow.party, flow.choice.server.id);
+    let (index, key, party) = (flow.listener, flow.key, flow.party);
+    let mut attempt = Attempt::new();
+    attempt.failed(flow.choice.server.id, flow.choice.why, Cost::Quick);
     // A flow that ended or moved during the present events has another slot, or none. And what is said of the size of
     // packets on the way (ICMP) concerns datagrams, not the server.
     let current = worker.datagrams.get(index).and_then(|listener| listener.flows.peek(&key));
@@ -557,7 +558,7 @@ fn on_refused(worker: &mut Worker, slot: usize, error: Errno) {
     note_refusal(worker, &snapshot, slot, error);
     let identity = worker.flows.get(slot).map(|flow| flow.identity.clone());
     let wish = Wish { key, party, identity, settings: &settings, snapshot: &snapshot };
-    if begin(worker, index, &wish, &[server]).is_ok() {
+    if begin(worker, index, &wish, &mut attempt).is_ok() {
         service.live.counters.of(worker.id).flows_moved.one();
     }
 }

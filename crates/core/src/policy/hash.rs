@@ -2,7 +2,7 @@
 //! score from its name and the client, the best one wins. It is even for any number of servers, and when a server leaves
 //! only its own clients move.
 
-use super::Contender;
+use super::{Contender, by_cost};
 use crate::hash::mix;
 
 /// The eligible one with the best score for this client.
@@ -15,6 +15,13 @@ pub(super) fn choose<C: Contender>(
     let scored = (0..contenders.len()).filter(|&at| eligible(at) && contenders[at].full_share() > 0);
     let best = scored.map(|at| (at, score(names[at], client, contenders[at].full_share())));
     best.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(at, _)| at)
+}
+
+/// All with a share, by their score for this client.
+pub(super) fn order<C: Contender>(contenders: &[C], names: &[u64], client: u64) -> Vec<u32> {
+    let shared = (0..contenders.len()).filter(|&at| contenders[at].full_share() > 0);
+    let score = |at: usize| score(names[at], client, contenders[at].full_share());
+    by_cost(shared, score, |a, b| b.total_cmp(a))
 }
 
 /// `-weight / ln(u)` with `u` drawn from the two hashes: the larger the weight, the likelier the best.

@@ -1,8 +1,9 @@
 //! The fewest connections for the weight; turns among equals.
 
-use super::{Contender, WEIGHT_UNIT};
+use super::{Contender, WEIGHT_UNIT, by_cost};
 use crate::spec::Policy;
 use crate::time::Time;
+use std::cmp::Ordering;
 
 /// How busy a contender would be with one more, in connections a weight of 1; infinite without a share.
 pub(super) fn load(contender: &impl Contender) -> f64 {
@@ -33,13 +34,30 @@ pub(super) fn choose_soonest<C: Contender>(
     now: Time,
     eligible: impl Fn(usize) -> bool,
 ) -> Option<usize> {
-    let cost = |at: usize| {
-        let latency = contenders[at].latency().at(now, Policy::EWMA_DECAY).unwrap_or_default();
-        (load(&contenders[at]), latency)
-    };
-    let costs = (0..contenders.len()).filter(|&at| eligible(at)).map(|at| (at, cost(at)));
-    let least = costs.min_by(|(_, a), (_, b)| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    let costs =
+        (0..contenders.len()).filter(|&at| eligible(at)).map(|at| (at, soonest(&contenders[at], now)));
+    let least = costs.min_by(|(_, a), (_, b)| compare(a, b));
     least.map(|(at, _)| at)
+}
+
+/// All, the least busy one first; equals as they come.
+pub(super) fn order<C: Contender>(contenders: &[C], positions: impl Iterator<Item = usize>) -> Vec<u32> {
+    by_cost(positions, |at| load(&contenders[at]), f64::total_cmp)
+}
+
+/// All, the least busy one first; of equals the one that answered sooner of late.
+pub(super) fn order_soonest<C: Contender>(contenders: &[C], now: Time) -> Vec<u32> {
+    let cost = |at| soonest(&contenders[at], now);
+    by_cost(0..contenders.len(), cost, compare)
+}
+
+/// How busy a contender is, then how fast.
+fn soonest(contender: &impl Contender, now: Time) -> (f64, f64) {
+    (load(contender), contender.latency().at(now, Policy::EWMA_DECAY).unwrap_or_default())
+}
+
+fn compare(a: &(f64, f64), b: &(f64, f64)) -> Ordering {
+    a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1))
 }
 
 #[cfg(test)]

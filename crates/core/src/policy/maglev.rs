@@ -1,7 +1,7 @@
 //! Maglev hashing (Eisenbud et al., NSDI 2016, section 3.4): every server fills a table in an order of its own, in turns
 //! by weight; a client's hash then finds its server in constant time. When a server leaves, few other clients move.
 
-use super::Contender;
+use super::{Contender, once};
 use crate::hash::{mix, of_name};
 
 /// So many other places of the table are looked at when the first choice is not eligible.
@@ -71,12 +71,25 @@ pub(super) fn choose(
     if table.is_empty() {
         return None;
     }
-    let place = |probe: u64| {
-        let hash = if probe == 0 { client } else { mix(client, probe) };
-        table[(hash % table.len() as u64) as usize] as usize
-    };
-    let probed = (0..PROBES_MAX).map(place).find(|&at| eligible(at));
-    probed.or_else(|| (0..count).find(|&at| eligible(at) && table.contains(&(at as u32))))
+    probed(table, client)
+        .find(|&at| eligible(at))
+        .or_else(|| (0..count).find(|&at| eligible(at) && table.contains(&(at as u32))))
+}
+
+/// All that have places, in the order in which they are looked at for this client.
+pub(super) fn order(table: &[u32], client: u64, count: usize) -> Vec<u32> {
+    if table.is_empty() {
+        return Vec::new();
+    }
+    let mut placed = vec![false; count];
+    table.iter().for_each(|&at| placed[at as usize] = true);
+    once(probed(table, client).chain((0..count).filter(|&at| placed[at])), count)
+}
+
+/// What the client's places hold, the first one first.
+fn probed(table: &[u32], client: u64) -> impl Iterator<Item = usize> {
+    let hash = move |probe: u64| if probe == 0 { client } else { mix(client, probe) };
+    (0..PROBES_MAX).map(move |probe| table[(hash(probe) % table.len() as u64) as usize] as usize)
 }
 
 /// Whether a table of this size works: trial division, at most 1 120 steps for the largest allowed.

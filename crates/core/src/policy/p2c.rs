@@ -18,6 +18,19 @@ pub(super) fn choose(
     Some(other.filter(|&other| cost(other) < cost(first)).unwrap_or(first))
 }
 
+/// All by chance, of each two the cheaper one first.
+pub(super) fn order(count: usize, random: &mut Random, cost: impl Fn(usize) -> f64) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..count as u32).collect();
+    // Fisher and Yates.
+    (1..count).rev().for_each(|at| order.swap(at, random.below(at + 1)));
+    for two in order.chunks_exact_mut(2) {
+        if cost(two[1] as usize) < cost(two[0] as usize) {
+            two.swap(0, 1);
+        }
+    }
+    order
+}
+
 fn draw(count: usize, random: &mut Random, eligible: impl Fn(usize) -> bool) -> Option<usize> {
     let lucky = (0..DRAWS_MAX).map(|_| random.below(count)).find(|&at| at < count && eligible(at));
     lucky.or_else(|| {

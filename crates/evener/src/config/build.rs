@@ -404,6 +404,8 @@ fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> ServiceOptions {
     if is_dns {
         return options;
     }
+    options.attempts_max = fields.integer("attempts_max", 1..=1000).unwrap_or(options.attempts_max);
+    options.connect_time_max = fields.duration("connect_time_max").unwrap_or(options.connect_time_max);
     options.nodelay = fields.bool("nodelay").unwrap_or(options.nodelay);
     if let Some(word) = fields.text("fast_close") {
         match FastClose::ALL.into_iter().find(|fast_close| fast_close.name() == word) {

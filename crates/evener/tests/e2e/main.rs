@@ -3,6 +3,7 @@
 
 mod access;
 mod access_lists;
+mod attempts;
 mod broken_pipes;
 mod certificates;
 mod certificates_live;

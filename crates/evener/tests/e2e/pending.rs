@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A server that answers no connect: its queue is full, and further SYNs are dropped.
-struct Silent {
-    port: u16,
+pub(crate) struct Silent {
+    pub(crate) port: u16,
     _sockets: Vec<socket2::Socket>,
 }
 
 impl Silent {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let socket = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         let (port, listener) = (free_port(), socket());
         listener.bind(&local(port).into()).unwrap();

@@ -12,7 +12,7 @@ use evener_core::snapshot::{Choice, Entry};
 use evener_core::spec::Dialect;
 
 /// A try that is not the current one. A query has at most as many as it has retries.
-pub(super) struct Attempt {
+pub(super) struct EarlierTry {
     waits: Waits,
     id: u16,
     choice: Option<Choice>,
@@ -21,7 +21,7 @@ pub(super) struct Attempt {
     is_overdue: bool,
 }
 
-impl Attempt {
+impl EarlierTry {
     fn is_at(&self, waits: Waits, id: u16) -> bool {
         self.waits == waits && self.id == id
     }
@@ -38,13 +38,13 @@ impl Query {
         let (id, sent_at) = (self.called(), self.sent_at);
         let (waits, choice) = (std::mem::replace(&mut self.waits, Waits::Nowhere), self.choice.take());
         if matches!(waits, Waits::AtSocket(_) | Waits::AtStream(_) | Waits::AtStanding(_)) {
-            self.earlier.push(Attempt { waits, id, choice, sent_at, is_overdue });
+            self.earlier.push(EarlierTry { waits, id, choice, sent_at, is_overdue });
         }
     }
 
     /// Makes an earlier try the current one.
     fn take_up(&mut self, place: usize) {
-        let Attempt { waits, id, choice, sent_at, .. } = self.earlier.swap_remove(place);
+        let EarlierTry { waits, id, choice, sent_at, .. } = self.earlier.swap_remove(place);
         self.call(id);
         (self.waits, self.choice, self.sent_at) = (waits, choice, sent_at);
     }
@@ -87,7 +87,7 @@ fn resume(
     worker: &mut Worker,
     settings: &Settings,
     slot: usize,
-    is_worth_it: impl Fn(&Worker, &Attempt) -> bool,
+    is_worth_it: impl Fn(&Worker, &EarlierTry) -> bool,
 ) -> bool {
     let Some(spec) = query::spec(settings) else { return false };
     let earlier = &worker.dns.queries[slot].earlier;

@@ -1,6 +1,8 @@
 //! Which server is asked: the pool's choice, but not one that is known to refuse the transport of the question.
 
+use super::query::Query;
 use crate::worker::Worker;
+use evener_core::attempt::AttemptLimits;
 use evener_core::snapshot::{Choice, NoServer, Request, Snapshot};
 
 /// So many servers that refuse a transport are passed over.
@@ -8,19 +10,19 @@ const PASSED_OVER_MAX: usize = 16;
 
 /// Picks a server that was not tried. One that refuses the transport of the question is left to last.
 pub(super) fn choose(worker: &mut Worker, snapshot: &Snapshot, slot: usize) -> Result<Choice, NoServer> {
-    let query = &worker.dns.queries[slot];
-    let by = query.asker.origin.transport();
-    let request = Request::of(query.asker.client.ip(), worker.now);
-    let refuses = |choice: &Choice| choice.server.live.transports.refuses(by, worker.now);
-    let first = snapshot.pick(&request, &query.tried, &mut worker.random)?;
+    let Query { asker, attempt, .. } = &mut worker.dns.queries[slot];
+    let by = asker.origin.transport();
+    let request = Request::of(asker.client.ip(), worker.now);
+    let refuses = |choice: &Choice| choice.server.live.transports.refuses(by, request.now);
+    let first = attempt.next(snapshot, &request, &AttemptLimits::NONE, &mut worker.random)?;
     if !refuses(&first) {
         return Ok(first);
     }
-    let mut tried = query.tried.clone();
-    tried.push(first.server.id);
+    let mut others = attempt.clone();
+    others.pass_over(first.server.id);
     for _ in 0..PASSED_OVER_MAX {
-        match snapshot.pick(&request, &tried, &mut worker.random) {
-            Ok(choice) if refuses(&choice) => tried.push(choice.server.id),
+        match others.next(snapshot, &request, &AttemptLimits::NONE, &mut worker.random) {
+            Ok(choice) if refuses(&choice) => others.pass_over(choice.server.id),
             Ok(choice) => return Ok(choice),
             Err(_) => break,
         }

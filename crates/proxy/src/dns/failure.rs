@@ -23,7 +23,7 @@ pub(super) fn fail(worker: &mut Worker, settings: &Settings, slot: usize, reason
         fail(worker, settings, follower, reason);
     }
     counters.requests_failed.one();
-    let is_unfit = !query.unfit.is_empty() && query.tried.len() == query.unfit.len();
+    let is_unfit = !query.unfit.is_empty() && query.attempt.tried() == query.unfit.len();
     if is_unfit {
         counters.drop_untakable.one();
         if service.may_notice(Notice::Untakable, worker.now) {

@@ -1,7 +1,7 @@
 //! A question: taken in, answered from what is kept, or given to a server; and to another one when that stays silent.
 
 use super::answers::Way;
-use super::attempt::{self, Attempt};
+use super::attempt::{self, EarlierTry};
 use super::failure::fail;
 use super::ids::Tried;
 use super::{choose, client, failure, hop, reply, sockets, standing, stream, transfers, twins};
@@ -9,6 +9,7 @@ use crate::admission;
 use crate::service::{Backend, Report, Settings};
 use crate::worker::Worker;
 use evener_core::Time;
+use evener_core::attempt::{Attempt, Cost};
 use evener_core::clients::ClientRecord;
 use evener_core::dns::{Freshness, RateVerdict};
 use evener_core::health::Failure;
@@ -120,11 +121,11 @@ pub(super) struct Query {
     pub(super) waits: Waits,
     pub(super) sent_at: Time,
     /// Tries that may still be answered.
-    pub(super) earlier: Vec<Attempt>,
+    pub(super) earlier: Vec<EarlierTry>,
     /// An earlier try was waited for instead of another one.
     pub(super) was_resumed: bool,
     /// Servers that did not answer, or cannot take it.
-    pub(super) tried: Tried,
+    pub(super) attempt: Attempt,
     /// Those of them that cannot.
     pub(super) unfit: Tried,
     /// How many more servers may be waited for.
@@ -306,7 +307,7 @@ fn begin(
         sent_at: worker.now,
         earlier: Vec::new(),
         was_resumed: false,
-        tried: Tried::new(),
+        attempt: Attempt::new(),
         unfit: Tried::new(),
         retries,
         declined: None,
@@ -392,7 +393,8 @@ pub(super) fn place(worker: &mut Worker, settings: &Settings, slot: usize) -> Pl
                 }
                 // Where everybody was asked, what got lost may get through now.
                 let query = &mut worker.dns.queries[slot];
-                query.tried.clone_from(&query.unfit);
+                query.attempt = Attempt::new();
+                query.unfit.iter().for_each(|server| query.attempt.pass_over(*server));
                 continue;
             }
             Err(_) if attempt::resume_any(worker, settings, slot) => return Placed::No,
@@ -401,7 +403,7 @@ pub(super) fn place(worker: &mut Worker, settings: &Settings, slot: usize) -> Pl
                 return Placed::No;
             }
         };
-        let server = Arc::clone(&choice.server);
+        let (server, why) = (Arc::clone(&choice.server), choice.why);
         worker.dns.queries[slot].choice = Some(choice);
         match give(worker, settings, slot, &server) {
             Taken::Yes => {
@@ -418,7 +420,7 @@ pub(super) fn place(worker: &mut Worker, settings: &Settings, slot: usize) -> Pl
             }
         }
         let query = &mut worker.dns.queries[slot];
-        query.tried.push(server.id);
+        query.attempt.failed(server.id, why, Cost::Quick);
         query.choice = None;
     }
 }
@@ -524,7 +526,7 @@ pub(super) fn again_unless_received(worker: &mut Worker, settings: &Settings, sl
 
 /// Asks the next server, as far as that is wanted.
 pub(super) fn again(worker: &mut Worker, settings: &Settings, slot: usize, cause: Cause) {
-    let server = worker.dns.queries[slot].choice.as_ref().map(|choice| choice.server.id);
+    let chosen = worker.dns.queries[slot].choice.as_ref().map(|choice| (choice.server.id, choice.why));
     if cause == Cause::Timeout {
         attempt::set_aside(worker, slot);
     } else {
@@ -545,8 +547,9 @@ pub(super) fn again(worker: &mut Worker, settings: &Settings, slot: usize, cause
         query.retries = query.retries.saturating_sub(1);
         query.may_repeat = true;
     }
-    if let Some(server) = server.filter(|_| cause != Cause::CutShort) {
-        query.tried.push(server);
+    if let Some((server, why)) = chosen.filter(|_| cause != Cause::CutShort) {
+        // How many may cost time `retries` says.
+        query.attempt.failed(server, why, Cost::Quick);
     }
     query.cut_short += u32::from(cause == Cause::CutShort);
     if exhausted {

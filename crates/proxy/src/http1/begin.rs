@@ -9,6 +9,7 @@ use crate::service::{Refusal, Settings};
 use crate::session::{self, Mode, Session};
 use crate::worker::Worker;
 use evener_core::Time;
+use evener_core::attempt::Attempt;
 use evener_core::limits::Lease;
 use evener_core::pace::Pace;
 use evener_core::spec::{Balance, HttpSpec, StickyBy};
@@ -315,7 +316,7 @@ fn begin_exchange(
         kept,
         choice: None,
         reach: Reach::Wanted,
-        tried: Vec::new(),
+        attempt: Attempt::new(),
         since: worker.now,
         http: Some(Box::new(part)),
     };

@@ -88,6 +88,8 @@ fn write_options(table: &mut Table, protocol: Protocol, options: &ServiceOptions
         connections_max,
         flows_max,
         connect_timeout,
+        attempts_max,
+        connect_time_max,
         idle_timeout,
         backlog,
         nodelay,
@@ -119,6 +121,8 @@ fn write_options(table: &mut Table, protocol: Protocol, options: &ServiceOptions
     if let Some(mode) = unix_mode {
         table.key("unix_mode", Node::Source(format!("\"{mode:04o}\"")));
     }
+    table.unless("attempts_max", attempts_max, &defaults.attempts_max);
+    table.unless("connect_time_max", connect_time_max, &defaults.connect_time_max);
     table.unless("nodelay", nodelay, &defaults.nodelay);
     table.unless("server_keepalive", server_keepalive, &defaults.server_keepalive);
     table.unless("fast_close", &fast_close.name(), &defaults.fast_close.name());

@@ -4,6 +4,7 @@ use super::client::{Front, HEADERS, RST_STREAM, frame, pause, request_block, upl
 use super::{tell, teller};
 use crate::harness::{Server, free_port, wait_until};
 use crate::origin::{Framing, Origin, Wire, hang_up};
+use crate::pending::Silent;
 use bytes::Bytes;
 use h2::Reason;
 use std::io::Write;
@@ -243,4 +244,26 @@ fn a_request_goes_to_another_server_when_the_first_is_gone() {
         }
     });
     assert_eq!(front.counter("requests_failed"), 0);
+}
+
+#[test]
+fn a_stream_waits_for_three_silent_servers_and_passes_over_any_that_refuse() {
+    let silent: Vec<Silent> = (0..4).map(|_| Silent::new()).collect();
+    let ports: Vec<u16> = silent.iter().map(|one| one.port).collect();
+    let front = Front::run_ports(&ports, "", "connect_timeout = '200ms', passive = { failures = 0 }");
+    within(async {
+        let client = front.client().await;
+        assert_eq!(client.get("/").await.status, 502);
+    });
+    let status = front.evener.status();
+    let servers = status["pools"][0]["servers"].as_array().unwrap();
+    let timeouts = servers.iter().map(|server| server["counters"]["connect_timeouts"].as_u64().unwrap());
+    assert_eq!(timeouts.sum::<u64>(), 3);
+    let b = Origin::named("b");
+    let ports: Vec<u16> = (0..300).map(|_| free_port()).chain([b.port]).collect();
+    let front = Front::run_ports(&ports, "", "policy = 'first', passive = { failures = 0 }");
+    within(async {
+        let client = front.client().await;
+        assert_eq!(client.get("/").await.text(), "b");
+    });
 }

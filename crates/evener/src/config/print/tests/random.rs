@@ -518,6 +518,8 @@ impl Chance<'_> {
             connections_max: self.or(defaults.connections_max, |chance| chance.within(1..=16_000_000)),
             flows_max: defaults.flows_max,
             connect_timeout: self.or(defaults.connect_timeout, Self::time),
+            attempts_max: self.or(defaults.attempts_max, |chance| chance.within(1..=1000)),
+            connect_time_max: self.or(defaults.connect_time_max, Self::time),
             idle_timeout: self.or(defaults.idle_timeout, |_| idle),
             backlog: self.or(defaults.backlog, |chance| chance.within(1..=65_535)),
             nodelay: self.or(defaults.nodelay, |_| false),
