@@ -1,16 +1,64 @@
-//! Why a client gets the server it gets: the order in which servers would be tried, and what speaks against the others.
+//! Why a client gets the server it gets, or none: whether the service lets it in, the order in which servers would be tried, and what speaks against the others.
 //! It asks the same code that chooses, without taking a place or a turn.
 
 use crate::ServerId;
+use crate::acl::{Access, Acl};
 use crate::limits::Known;
 use crate::random::Random;
 use crate::snapshot::{Admission, Entry, KnownOnly, Request, Snapshot, Why};
-use crate::spec::Policy;
+use crate::spec::{Policy, Protocol};
+use crate::throttle::{Exceeded, Throttle};
+use crate::time::Time;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// So many candidates are put in order; further ones are only said to be candidates.
 const CANDIDATES_MAX: usize = 64;
+
+/// What a service asks before a server is chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Gate<'a> {
+    /// The protocol of the service.
+    pub protocol: Protocol,
+    /// Its access list.
+    pub acl: Option<&'a Acl>,
+    /// Denied clients get servers of a pool.
+    pub serves_denied: bool,
+    /// The limits of each client.
+    pub throttle: Option<&'a Throttle>,
+}
+
+/// What a service says of a client that comes now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entrance {
+    /// It comes in.
+    Permitted,
+    /// The access list refuses it.
+    Denied,
+    /// It reached a limit.
+    Exceeded(Exceeded),
+}
+
+impl Gate<'_> {
+    /// What becomes of a client's next connection and the first request on it. Nothing is counted.
+    #[must_use]
+    pub fn entrance(&self, client: IpAddr, now: Time) -> Entrance {
+        let denied = self.acl.is_some_and(|acl| acl.access(client) == Access::Deny);
+        if denied && !self.serves_denied {
+            return Entrance::Denied;
+        }
+        let used = self.throttle.map(|throttle| throttle.used(client, now));
+        // Denied clients have a pool, not limits of their connections.
+        let connection = used.and_then(|used| used.connection).filter(|_| !denied);
+        let request = used.and_then(|used| used.request).filter(|_| self.protocol == Protocol::Http);
+        match connection.or(request) {
+            Some(exceeded) => Entrance::Exceeded(exceeded),
+            None if denied => Entrance::Denied,
+            None => Entrance::Permitted,
+        }
+    }
+}
 
 /// The whole answer.
 #[derive(Clone, Debug)]
@@ -131,5 +179,39 @@ fn against(snapshot: &Snapshot, server: &Entry, request: &Request) -> Reason {
             Reason::Full { active, bound }
         }
         Admission::Open | Admission::Unchecked | Admission::LastResort(_) => Reason::Further,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::throttle::ThrottleSpec;
+    use std::sync::Arc;
+
+    /// The entrance of a client after so many connections and requests of it.
+    fn check(protocol: Protocol, denied: bool, serves_denied: bool, before: (u32, u32), expected: Entrance) {
+        let client: IpAddr = "192.0.2.1".parse().unwrap();
+        let access = if denied { Access::Deny } else { Access::Permit };
+        let acl = Acl::new(&[], access);
+        let rate = |rate: &str| Some(rate.parse().unwrap());
+        let (connection_rate, request_rate) = (rate("4/s"), rate("2/s"));
+        let spec = ThrottleSpec { connections: Some(3), connection_rate, request_rate, size: 16 };
+        let throttle = Arc::new(Throttle::new(&spec, 1));
+        let _places: Vec<_> = (0..before.0).map(|_| throttle.enter(client, Time::ZERO).unwrap()).collect();
+        (0..before.1).for_each(|_| assert!(throttle.admits_request(client, Time::ZERO)));
+        let gate = Gate { protocol, acl: Some(&acl), serves_denied, throttle: Some(&throttle) };
+        assert_eq!(gate.entrance(client, Time::ZERO), expected, "{protocol:?} {denied} {before:?}");
+    }
+
+    #[test]
+    fn the_access_list_is_asked_before_the_limits() {
+        use Entrance::{Denied, Exceeded as Limit, Permitted};
+        check(Protocol::Tcp, false, false, (2, 2), Permitted);
+        check(Protocol::Tcp, false, false, (3, 0), Limit(Exceeded::Connections));
+        check(Protocol::Http, false, false, (3, 2), Limit(Exceeded::Connections));
+        check(Protocol::Http, false, false, (2, 2), Limit(Exceeded::RequestRate));
+        check(Protocol::Http, true, false, (3, 2), Denied);
+        check(Protocol::Http, true, true, (3, 1), Denied);
+        check(Protocol::Http, true, true, (3, 2), Limit(Exceeded::RequestRate));
     }
 }

@@ -112,6 +112,19 @@ pub enum Exceeded {
     Connections,
     /// New connections in a time.
     ConnectionRate,
+    /// Requests of HTTP in a time.
+    RequestRate,
+}
+
+/// What of its limits a client used up. Nothing is counted by looking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Used {
+    /// Connections now.
+    pub connections: u32,
+    /// The limit that refuses its next connection.
+    pub connection: Option<Exceeded>,
+    /// The limit that refuses its next request.
+    pub request: Option<Exceeded>,
 }
 
 impl Throttle {
@@ -156,6 +169,23 @@ impl Throttle {
         let admitted = rate.admits(&mut seen.requests_full_at, now);
         shard.insert(key, seen, now);
         admitted
+    }
+
+    /// What a client has used up now.
+    #[must_use]
+    pub fn used(&self, client: IpAddr, now: Time) -> Used {
+        let key = key_of(client);
+        let mut seen = self.shard(key).peek(&key).map(|(seen, _)| *seen).unwrap_or_default();
+        let refuses = |rate: Option<Rate>, full_at| rate.is_some_and(|rate| !rate.admits(full_at, now));
+        let connection = if self.spec.connections.is_some_and(|most| seen.connections >= most) {
+            Some(Exceeded::Connections)
+        } else {
+            refuses(self.spec.connection_rate, &mut seen.connections_full_at)
+                .then_some(Exceeded::ConnectionRate)
+        };
+        let request =
+            refuses(self.spec.request_rate, &mut seen.requests_full_at).then_some(Exceeded::RequestRate);
+        Used { connections: seen.connections, connection, request }
     }
 
     /// How many clients are in the table.
@@ -252,6 +282,27 @@ mod tests {
         assert!(!admitted(99));
         assert!(admitted(100) && !admitted(100));
         assert_eq!((0..20).filter(|_| admitted(60_000)).count(), 10);
+    }
+
+    #[test]
+    fn a_look_says_what_comes_and_counts_nothing() {
+        let throttle = throttle(Some(3), Some("2/s"), 100);
+        let client = "192.0.2.1".parse().unwrap();
+        let mut places = Vec::new();
+        for ms in [0, 0, 0, 600, 700, 5000, 5000, 9000] {
+            let looks = [throttle.used(client, at(ms)), throttle.used(client, at(ms))];
+            assert_eq!(looks[0], looks[1], "{ms}");
+            assert_eq!(looks[0].connections, places.len() as u32, "{ms}");
+            match throttle.enter(client, at(ms)) {
+                Ok(place) => {
+                    assert_eq!(looks[0].connection, None, "{ms}");
+                    places.push(place);
+                }
+                Err(exceeded) => assert_eq!(looks[0].connection, Some(exceeded), "{ms}"),
+            }
+            assert_eq!(throttle.admits_request(client, at(ms)), looks[0].request.is_none(), "{ms}");
+        }
+        assert_eq!(places.len(), 3);
     }
 
     #[test]

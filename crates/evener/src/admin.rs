@@ -4,14 +4,15 @@ pub(crate) mod cache;
 pub(crate) mod client;
 pub(crate) mod clients;
 pub(crate) mod connections;
+pub(crate) mod explain;
 pub(crate) mod sticky;
 pub(crate) mod view;
 
 use crate::supervisor::{AccessChange, AccessRefused, Handle, StateChange, Supervisor};
 use crate::unix_socket::{self, SocketFile, Taken, remove_left_over};
 use anyhow::{Context, bail};
-use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Query, State};
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -22,7 +23,6 @@ use evener_core::spec::AdminState;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::fs;
-use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -140,7 +140,7 @@ fn router(supervisor: Handle) -> Router {
         .route("/v1/connections/{number}", delete(connections::close))
         .route("/v1/sticky", get(sticky::sticky))
         .route("/v1/cache/expunge", post(cache::expunge))
-        .route("/v1/explain", get(explain))
+        .route("/v1/explain", get(explain::explain))
         .fallback(|| async { failed(StatusCode::NOT_FOUND, "there is no such path; see docs/api.md") })
         .method_not_allowed_fallback(|| async {
             failed(StatusCode::METHOD_NOT_ALLOWED, "this path has another method; see docs/api.md")
@@ -283,25 +283,6 @@ async fn change_access(
         Some(Ok(done)) => Json(json!({ "service": wanted.service, "done": done })).into_response(),
         Some(Err(AccessRefused::Unknown(why))) => failed(StatusCode::NOT_FOUND, why),
         Some(Err(AccessRefused::Impossible(why))) => failed(StatusCode::UNPROCESSABLE_ENTITY, why),
-        None => gone(),
-    }
-}
-
-#[derive(Debug, Deserialize)]
-struct WhoAsks {
-    service: String,
-    client: IpAddr,
-}
-
-async fn explain(State(supervisor): State<Handle>, who: Result<Query<WhoAsks>, QueryRejection>) -> Response {
-    let who = match who {
-        Ok(Query(who)) => who,
-        Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
-    };
-    let look = move |supervisor: &Supervisor| view::explain(supervisor, &who.service, who.client);
-    match supervisor.look(look).await {
-        Some(Ok(explanation)) => Json(explanation).into_response(),
-        Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
         None => gone(),
     }
 }

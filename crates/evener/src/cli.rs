@@ -126,14 +126,7 @@ enum Command {
         time: Option<Duration>,
     },
     /// Say which server a client gets, and why not the others
-    Explain {
-        /// The service
-        service: String,
-        /// The client's IP address
-        client: std::net::IpAddr,
-        #[command(flatten)]
-        talk: Talk,
-    },
+    Explain(ExplainCommand),
     /// Show the clients of services that remember them, the most recently seen first
     Clients {
         /// The service (default: all)
@@ -353,6 +346,22 @@ struct AccessCommand {
 }
 
 #[derive(Args, Debug)]
+struct ExplainCommand {
+    /// The service
+    service: String,
+    /// The client's IP address
+    client: std::net::IpAddr,
+    /// The host name that it asks for (http; TLS: the SNI), where the service has routes
+    #[arg(long)]
+    host: Option<String>,
+    /// The path that it asks for (http)
+    #[arg(long)]
+    path: Option<String>,
+    #[command(flatten)]
+    talk: Talk,
+}
+
+#[derive(Args, Debug)]
 struct ServerCommand {
     /// The server: pool/server, or the server alone when one pool has it
     server: String,
@@ -412,7 +421,7 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Drain { what, time } => talk::set_state(&what, "drain", time).await,
         Command::Ready(what) => talk::set_state(&what, "ready", None).await,
         Command::Maintenance { what, time } => talk::set_state(&what, "maintenance", time).await,
-        Command::Explain { service, client, talk } => talk::explain(&service, client, &talk).await,
+        Command::Explain(wanted) => talk::explain(&wanted).await,
         Command::Clients { service, since, limit, talk } => {
             look::clients(service.as_deref(), since, limit, &talk).await
         }

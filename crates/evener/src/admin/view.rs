@@ -1,16 +1,12 @@
 //! What the admin API shows: the shapes of its answers, made from the supervisor.
 
 use crate::supervisor::{Rule, Supervisor};
-use evener_core::Random;
 use evener_core::acl::Access;
 use evener_core::counters::{CounterSet, Sharded};
-use evener_core::explain as core;
 use evener_core::pool::Server;
-use evener_core::snapshot::Request;
 use evener_proxy::Service;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
 /// `GET /v1/status`.
@@ -215,60 +211,4 @@ pub(crate) fn access(supervisor: &Supervisor) -> Vec<RuleView> {
         rules.iter().map(view).collect::<Vec<_>>()
     };
     supervisor.access.iter().flat_map(of_service).collect()
-}
-
-/// `GET /v1/explain`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Explained {
-    pub(crate) service: String,
-    pub(crate) pool: String,
-    pub(crate) policy: String,
-    pub(crate) client: IpAddr,
-    /// The service's access list lets the client in.
-    pub(crate) permitted: bool,
-    /// The server that the sticky table names.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(crate) sticky: Option<String>,
-    /// The policy draws by chance: another time the order is another one.
-    pub(crate) by_chance: bool,
-    /// Candidates in their order, then the others.
-    pub(crate) servers: Vec<ExplainedServer>,
-}
-
-/// What is said of a server.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct ExplainedServer {
-    pub(crate) server: String,
-    pub(crate) tier: u8,
-    pub(crate) reason: String,
-}
-
-/// Why a client of a service gets the server it gets.
-pub(crate) fn explain(supervisor: &Supervisor, service: &str, client: IpAddr) -> Result<Explained, String> {
-    let running = supervisor.services.get(service);
-    let running =
-        running.ok_or_else(|| format!("there is no service `{service}`; `evener status` lists them"))?;
-    let settings = running.settings.load();
-    let pool =
-        settings.pool().ok_or_else(|| format!("service `{service}` has only routes: no pool to explain"))?;
-    let snapshot = pool.load();
-    let request = Request::of(client, supervisor.now());
-    let mut random = Random::seeded(request.now.as_nanos());
-    let explanation = core::explain(&snapshot, &request, &mut random);
-    let permitted = settings.acl.as_ref().is_none_or(|acl| acl.access(client) == Access::Permit);
-    let row = |row: core::Row| ExplainedServer {
-        server: row.server.to_string(),
-        tier: row.tier,
-        reason: row.reason.to_string(),
-    };
-    Ok(Explained {
-        service: service.into(),
-        pool: snapshot.pool.to_string(),
-        policy: snapshot.policy.name().into(),
-        client,
-        permitted,
-        sticky: explanation.sticky.map(|server| server.to_string()),
-        by_chance: explanation.by_chance,
-        servers: explanation.servers.into_iter().map(row).collect(),
-    })
 }

@@ -2,12 +2,12 @@
 
 use super::{AccessCommand, ServerCommand, Talk};
 use crate::admin::client::Client;
-use crate::admin::view::{CacheView, Explained, PoolView, RuleView, ServerView, ServiceView, Status};
+use crate::admin::explain::Explained;
+use crate::admin::view::{CacheView, PoolView, RuleView, ServerView, ServiceView, Status};
 use crate::admin::{AccessWanted, Reloaded, StateWanted};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 /// `evener status`
@@ -90,9 +90,14 @@ pub(super) async fn change_access(
 }
 
 /// `evener explain SERVICE CLIENT`
-pub(super) async fn explain(service: &str, client: IpAddr, talk: &Talk) -> anyhow::Result<()> {
-    let path = format!("/v1/explain?service={}&client={client}", percent_encoded(service));
-    let explained: Explained = Client::find(talk.socket.as_deref())?.get(&path).await?;
+pub(super) async fn explain(wanted: &super::ExplainCommand) -> anyhow::Result<()> {
+    let super::ExplainCommand { service, client, host, path, talk } = wanted;
+    let mut query = format!("/v1/explain?service={}&client={client}", percent_encoded(service));
+    for (name, value) in [("host", host), ("path", path)] {
+        query +=
+            &value.as_ref().map_or_else(String::new, |value| format!("&{name}={}", percent_encoded(value)));
+    }
+    let explained: Explained = Client::find(talk.socket.as_deref())?.get(&query).await?;
     if talk.json {
         return print_json(&explained);
     }
@@ -226,16 +231,21 @@ fn server_row(server: &ServerView, is_dns: bool) -> Vec<String> {
 }
 
 fn explained_text(explained: &Explained) -> String {
-    let Explained { service, pool, policy, client, .. } = explained;
-    let mut text = format!("client {client} of service {service}, pool {pool}, policy {policy}\n");
-    if !explained.permitted {
-        text += "the service's access list refuses this client; `denied` says what becomes of it\n";
+    let Explained { service, client, .. } = explained;
+    let mut text = format!("client {client} of service {service}");
+    if let (Some(pool), Some(policy)) = (&explained.pool, &explained.policy) {
+        text += &format!(", pool {pool}, policy {policy}");
     }
+    text += "\n";
+    explained.notes.iter().for_each(|note| text += &format!("{note}\n"));
     if let Some(server) = &explained.sticky {
         text += &format!("the sticky table names {server}\n");
     }
     if explained.by_chance {
         text += "the policy draws by chance: another time the order may be another one\n";
+    }
+    if explained.pool.is_none() {
+        return text;
     }
     let rows: Vec<Vec<String>> = (explained.servers.iter())
         .map(|row| vec![row.server.clone(), row.tier.to_string(), row.reason.clone()])

@@ -35,6 +35,7 @@ mod dns_tcp;
 mod dns_transfers;
 mod dns_transports;
 mod dns_twins;
+mod explain;
 mod fast_close;
 mod first_check;
 mod forwarded;

@@ -1,0 +1,264 @@
+//! `GET /v1/explain`: which server a client of a service gets, and why not the others; or why it gets none. Nothing is
+//! counted, and no place or turn is taken.
+
+use super::{failed, gone};
+use crate::supervisor::{Handle, Supervisor};
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use evener_core::acl::Access;
+use evener_core::explain::{self as core, Entrance, Gate};
+use evener_core::snapshot::Request;
+use evener_core::spec::Protocol;
+use evener_core::throttle::{Exceeded, Throttle};
+use evener_core::{Random, Time};
+use evener_proxy::{Refusal, Service, Settings};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// The answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Explained {
+    pub(crate) service: String,
+    /// The pool whose server the client gets; absent when it gets none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) pool: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) policy: Option<String>,
+    pub(crate) client: IpAddr,
+    /// The service's access list lets the client in.
+    pub(crate) permitted: bool,
+    /// The limit of `per_client` that the client reached: `connections`, `connection_rate` or `request_rate`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) limit: Option<String>,
+    /// What becomes of a client that is not permitted or reached a limit: `drop`, `reject`, `tarpit` or `pool`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) refusal: Option<String>,
+    /// What else decides, in sentences.
+    #[serde(default)]
+    pub(crate) notes: Vec<String>,
+    /// The server that the sticky table names.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) sticky: Option<String>,
+    /// The policy draws by chance: another time the order is another one.
+    pub(crate) by_chance: bool,
+    /// Candidates in their order, then the others.
+    pub(crate) servers: Vec<ExplainedServer>,
+}
+
+impl Explained {
+    /// Nothing is said of the client yet.
+    fn of(who: &WhoAsks) -> Self {
+        Self {
+            service: who.service.clone(),
+            pool: None,
+            policy: None,
+            client: who.client,
+            permitted: true,
+            limit: None,
+            refusal: None,
+            notes: Vec::new(),
+            sticky: None,
+            by_chance: false,
+            servers: Vec::new(),
+        }
+    }
+}
+
+/// What is said of a server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ExplainedServer {
+    pub(crate) server: String,
+    pub(crate) tier: u8,
+    pub(crate) reason: String,
+}
+
+/// The client in question, and what it asks for.
+#[derive(Debug, Deserialize)]
+pub(super) struct WhoAsks {
+    service: String,
+    client: IpAddr,
+    host: Option<String>,
+    path: Option<String>,
+}
+
+pub(super) async fn explain(
+    State(supervisor): State<Handle>,
+    who: Result<Query<WhoAsks>, QueryRejection>,
+) -> Response {
+    let who = match who {
+        Ok(Query(who)) => who,
+        Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
+    };
+    match supervisor.look(move |supervisor: &Supervisor| explained(supervisor, &who)).await {
+        Some(Ok(explanation)) => Json(explanation).into_response(),
+        Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
+        None => gone(),
+    }
+}
+
+fn explained(supervisor: &Supervisor, who: &WhoAsks) -> Result<Explained, String> {
+    let unknown = || format!("there is no service `{}`; `evener status` lists them", who.service);
+    let service = supervisor.services.get(who.service.as_str()).ok_or_else(unknown)?;
+    let settings = service.settings.load();
+    let mut explained = Explained::of(who);
+    if supervisor.is_draining() {
+        explained.notes.push("the instance is about to end: no new clients are accepted".into());
+    }
+    explained.notes.extend(full(service, &settings));
+    let backend = match enter(&mut explained, service, &settings, supervisor.now()) {
+        Some(Refusal::Backend(backend)) => Some(backend),
+        Some(_) => return Ok(explained),
+        None => routed(&mut explained, &settings, who),
+    };
+    if let Some(backend) = backend {
+        choose(&mut explained, &settings, backend, supervisor.now());
+    }
+    Ok(explained)
+}
+
+/// Limits of the service as a whole that are reached.
+fn full(service: &Service, settings: &Settings) -> Vec<String> {
+    let (live, options) = (&service.live, &settings.options);
+    let bounds = [
+        ("connections", live.connections.active(), Some(options.connections_max), "connections_max"),
+        ("connects under way", live.pending.active(), options.pending_max, "pending_max"),
+    ];
+    let reached = |(what, active, bound, key): (&str, u32, Option<u32>, &str)| {
+        let bound = bound.filter(|bound| active >= *bound)?;
+        Some(format!(
+            "the service is full: {active} of {bound} {what} (`{key}`); clients wait to be accepted"
+        ))
+    };
+    bounds.into_iter().filter_map(reached).collect()
+}
+
+/// What becomes of the client if it does not come in as others do.
+fn enter(explained: &mut Explained, service: &Service, settings: &Settings, now: Time) -> Option<Refusal> {
+    let client = explained.client;
+    let serves_denied = matches!(settings.denied, Refusal::Backend(_));
+    let (acl, throttle) = (settings.acl.as_deref(), settings.throttle.as_deref());
+    explained.permitted = acl.is_none_or(|acl| acl.access(client) == Access::Permit);
+    let gate = Gate { protocol: service.protocol, acl, serves_denied, throttle };
+    let (refusal, why) = match (gate.entrance(client, now), throttle) {
+        (Entrance::Denied, _) => {
+            (settings.denied, "the service's access list refuses this client".to_owned())
+        }
+        (Entrance::Exceeded(exceeded), Some(throttle)) => {
+            explained.limit = Some(key_of(exceeded).into());
+            let why = reached(exceeded, throttle, client, now);
+            if service.protocol == Protocol::Dns {
+                explained
+                    .notes
+                    .push(format!("{why}: its next connection is refused, its queries over UDP are not"));
+                return None;
+            }
+            (settings.exceeded, why)
+        }
+        _ => return None,
+    };
+    let (word, fate) = fate(refusal, service.protocol, settings, explained.limit.is_some());
+    explained.refusal = Some(word.into());
+    explained.notes.push(format!("{why}: {fate}"));
+    Some(refusal)
+}
+
+/// The key of `per_client`.
+fn key_of(exceeded: Exceeded) -> &'static str {
+    match exceeded {
+        Exceeded::Connections => "connections",
+        Exceeded::ConnectionRate => "connection_rate",
+        Exceeded::RequestRate => "request_rate",
+    }
+}
+
+fn reached(exceeded: Exceeded, throttle: &Throttle, client: IpAddr, now: Time) -> String {
+    let spec = throttle.spec();
+    let rate = match exceeded {
+        Exceeded::Connections => {
+            let (active, most) = (throttle.used(client, now).connections, spec.connections.unwrap_or(0));
+            return format!("this client has {active} of {most} connections (`per_client.connections`)");
+        }
+        Exceeded::ConnectionRate => spec.connection_rate,
+        Exceeded::RequestRate => spec.request_rate,
+    };
+    let rate = rate.map(|rate| rate.to_string()).unwrap_or_default();
+    format!("this client used up `per_client.{} = \"{rate}\"`", key_of(exceeded))
+}
+
+/// What a refusal means, in a word and in a sentence.
+fn fate(refusal: Refusal, protocol: Protocol, settings: &Settings, by_limit: bool) -> (&'static str, String) {
+    match refusal {
+        Refusal::Drop if protocol == Protocol::Udp => ("drop", "its datagrams are dropped".into()),
+        Refusal::Drop => ("drop", "it is closed without a word".into()),
+        Refusal::Reject => {
+            let how = match protocol {
+                Protocol::Dns => "its queries are answered with REFUSED, its connections reset".into(),
+                Protocol::Http if settings.tls.is_none() => {
+                    format!("it is answered with {}", if by_limit { 429 } else { 403 })
+                }
+                _ => "it is reset".into(),
+            };
+            ("reject", how)
+        }
+        Refusal::Tarpit(time) => {
+            ("tarpit", format!("it is kept waiting for {}, then closed", humantime::format_duration(time)))
+        }
+        Refusal::Backend(backend) => {
+            let pool = settings.backends.get(backend).map(|backend| backend.pool.load().pool.to_string());
+            ("pool", format!("it gets a server of pool {}", pool.unwrap_or_default()))
+        }
+    }
+}
+
+/// The backend that a client which came in is meant to get.
+fn routed(explained: &mut Explained, settings: &Settings, who: &WhoAsks) -> Option<usize> {
+    let (host, path) = (who.host.as_deref(), who.path.as_deref());
+    let found = settings.routes.find(host.unwrap_or("").as_bytes(), path.unwrap_or("/").as_bytes()).copied();
+    let asked = host.is_some() || path.is_some();
+    if found.is_some() && (asked || settings.default_backend.is_none()) {
+        explained.notes.push("a route leads to this pool".into());
+        return found;
+    }
+    if !settings.routes.is_empty() && !asked {
+        explained.notes.push("routes lead elsewhere for some hosts or paths: --host and --path tell".into());
+    }
+    let itself = settings.http.as_ref().and_then(|http| {
+        let redirect = http.redirect.as_ref().map(|_| "redirect");
+        redirect.or(http.respond.as_ref().map(|_| "respond"))
+    });
+    if let Some(key) = itself {
+        explained.notes.push(format!("the service answers itself (`{key}`): no server is asked"));
+        return None;
+    }
+    let backend = found.filter(|_| asked).or(settings.default_backend);
+    if backend.is_none() {
+        explained.notes.push("no route leads there, and the service has no pool for others".into());
+    }
+    backend
+}
+
+/// The choice among the servers of a backend.
+fn choose(explained: &mut Explained, settings: &Settings, backend: usize, now: Time) {
+    let Some(backend) = settings.backends.get(backend) else { return };
+    let snapshot = backend.pool.load();
+    let request = Request::of(explained.client, now);
+    let choice = core::explain(&snapshot, &request, &mut Random::seeded(now.as_nanos()));
+    if snapshot.cookie.is_some() {
+        explained
+            .notes
+            .push("the pool is sticky by cookie: a client that shows one gets the server it names".into());
+    }
+    explained.pool = Some(snapshot.pool.to_string());
+    explained.policy = Some(snapshot.policy.name().into());
+    explained.sticky = choice.sticky.map(|server| server.to_string());
+    explained.by_chance = choice.by_chance;
+    let row = |row: core::Row| ExplainedServer {
+        server: row.server.to_string(),
+        tier: row.tier,
+        reason: row.reason.to_string(),
+    };
+    explained.servers = choice.servers.into_iter().map(row).collect();
+}
