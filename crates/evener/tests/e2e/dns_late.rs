@@ -105,14 +105,14 @@ fn a_server_that_is_always_late_is_neither_blamed_nor_asked_twice() {
     let mut late = |number: u16| {
         let (before, asked) =
             (timeouts(&evener, &server), question(number, &format!("n{number}.example"), A));
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             socket.send(&asked).unwrap();
         } else {
             stream.write_all(&framed(&asked)).unwrap();
         }
         wait_until("its time to be out", || (timeouts(&evener, &server) > before).then_some(()));
         gate.open();
-        let heard = if number % 2 == 0 { receive(&socket) } else { read_message(&stream).unwrap() };
+        let heard = if number.is_multiple_of(2) { receive(&socket) } else { read_message(&stream).unwrap() };
         assert_eq!((id(&heard), host(&heard)), (number, 3));
     };
     // Nothing is known of it yet, so what it was asked first may have been lost.

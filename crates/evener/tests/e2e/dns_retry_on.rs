@@ -8,7 +8,10 @@ use crate::harness::{Evener, free_port, wait_until};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-const ASKS: [fn(u16, &[u8]) -> Vec<u8>; 2] = [ask, ask_tcp];
+/// Asks a port and waits for the response.
+type Ask = fn(u16, &[u8]) -> Vec<u8>;
+
+const ASKS: [Ask; 2] = [ask, ask_tcp];
 
 /// A server that responds with this code, and a record by which its response is known.
 fn declining(code: u8, mark: u8) -> Nameserver {

@@ -108,8 +108,8 @@ fn an_incremental_transfer_of_what_is_newer_goes_on_to_its_end() {
     let listen = free_port();
     let evener = Evener::run_with(&service(listen, &[&server], ""), &["--workers", "1"]);
     let mut stream = connect(listen);
-    for number in 0..20 {
-        let serial = if number % 2 == 0 { 5 } else { 3 };
+    for number in 0_u16..20 {
+        let serial = if number.is_multiple_of(2) { 5 } else { 3 };
         stream.write_all(&framed(&changes_since(number, serial))).unwrap();
         for _ in 0..3 {
             assert_eq!(id(&read_message(&stream).unwrap()), number);
