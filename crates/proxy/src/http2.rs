@@ -2,12 +2,13 @@
 //! hand in the worker's own loop, over buffers in memory instead of a socket. Each stream is an exchange like a request of
 //! HTTP/1, and its head goes through the same reader, so that the same rules hold.
 
+mod rest;
 mod stream;
 mod wire;
 
 use crate::link::{PENDING_BYTES_MAX, Received};
 use crate::message::OwnAnswer;
-use crate::session::{self, Mode, ROUNDS_MAX, Session};
+use crate::session::{self, LINGER, Mode, ROUNDS_MAX, Session};
 use crate::worker::Worker;
 use bytes::Bytes;
 use evener_core::Time;
@@ -16,6 +17,7 @@ use evener_core::snapshot::NoServer;
 use evener_core::wire::http::HeadLimits;
 use h2::server::{Connection, Handshake, SendResponse};
 use h2::{RecvStream, SendStream};
+use rest::Rests;
 use slab::Slab;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -44,6 +46,8 @@ pub(crate) struct Http2 {
     wire: Wire,
     state: State,
     streams: Slab<Stream>,
+    /// Bodies that are for nobody any more.
+    rests: Rests,
     /// The client was told to go, as it asked for nothing.
     leaves: bool,
     /// It has no streams, and the deadline is that of such clients.
@@ -88,7 +92,14 @@ impl Http2 {
             .max_send_buffer_size(SEND_BUFFER_BYTES)
             .data_frame_budget(SMALL_FRAMES_BUDGET)
             .handshake(wire.clone());
-        Self { wire, state: State::Begins(handshake), streams: Slab::new(), leaves: false, idle: true }
+        Self {
+            wire,
+            state: State::Begins(handshake),
+            streams: Slab::new(),
+            rests: Rests::default(),
+            leaves: false,
+            idle: true,
+        }
     }
 
     /// Whether a stream has others beside it.
@@ -160,8 +171,12 @@ pub(crate) fn drive(worker: &mut Worker, index: usize) {
         if !accept(worker, index) {
             return;
         }
-        let exchanges =
-            worker.sessions.get_mut(index).and_then(|session| http2(session)).map(|http| http.exchanges());
+        let now = worker.now;
+        let http = worker.sessions.get_mut(index).and_then(|session| http2(session));
+        let exchanges = http.map(|http| {
+            http.rests.take(now);
+            http.exchanges()
+        });
         for number in exchanges.unwrap_or_default() {
             stream::drive(worker, index, number);
         }
@@ -272,6 +287,8 @@ fn note_idle(worker: &mut Worker, index: usize) {
         // The program may drain since: this client was told so, with the others.
         http.leaves |= worker.draining;
         let wait = if worker.draining { DRAIN_LEAVE } else { wait };
+        // Bodies that are for nobody have their time, too.
+        let wait = if http.rests.is_empty() { wait } else { wait.min(LINGER) };
         worker.session_timers.set(index, worker.now + wait);
     }
 }
@@ -301,6 +318,7 @@ fn flush_out(worker: &mut Worker, index: usize) -> Flushed {
 
 /// The deadline of the client's side came.
 pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
+    take_rests(worker, index);
     let session = &mut worker.sessions[index];
     let Some(spec) = session.settings.http.clone() else { return };
     let slow = session.is_slow(worker.now);
@@ -318,7 +336,11 @@ pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
     }
     let deadline = active_at + if idle { spec.keepalive_timeout } else { spec.stall_timeout };
     if deadline > worker.now {
-        let look = if idle { deadline } else { worker.now + spec.look_after() };
+        let look = match (http.rests.is_empty(), idle) {
+            (false, _) => worker.now + spec.look_after().min(LINGER),
+            (true, true) => deadline,
+            (true, false) => worker.now + spec.look_after(),
+        };
         return worker.session_timers.set(index, deadline.min(look));
     }
     if exchanges.iter().any(|number| worker.exchanges[*number].waits_for_response()) {
@@ -331,6 +353,16 @@ pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
         return session::close(worker, index);
     }
     shut_down(worker, index, LEAVE);
+}
+
+/// Takes bodies that are for nobody; those whose time is over are reset.
+fn take_rests(worker: &mut Worker, index: usize) {
+    let now = worker.now;
+    let http = worker.sessions.get_mut(index).and_then(|session| http2(session));
+    if let Some(http) = http.filter(|http| !http.rests.is_empty()) {
+        http.rests.take(now);
+        flush(worker, index);
+    }
 }
 
 /// The deadline of a stream came whose bodies move: one that stands still ends, though others go on.

@@ -60,6 +60,14 @@ impl Timers {
         self.count += 1;
     }
 
+    /// Sets the deadline of number `index`, unless it has an earlier one.
+    pub(crate) fn hasten(&mut self, index: usize, deadline: Time) {
+        let earlier = |node: &Node| node.due != 0 && node.due <= tick(deadline);
+        if !self.nodes.get(index).is_some_and(earlier) {
+            self.set(index, deadline);
+        }
+    }
+
     /// Whether number `index` has a deadline.
     pub(crate) fn is_set(&self, index: usize) -> bool {
         self.nodes.get(index).is_some_and(|node| node.due != 0)

@@ -44,6 +44,7 @@ mod http;
 mod http2;
 mod http_aborts;
 mod http_cookies;
+mod http_early;
 mod http_failures;
 mod http_limits;
 mod http_peers;

@@ -6,7 +6,7 @@ use crate::http1::{self, Body, HttpPart, Judged, Outgoing};
 use crate::link::{PENDING_BYTES_MAX, Received};
 use crate::message::OwnAnswer;
 use crate::relay::End;
-use crate::session::{self, Mode, ROUNDS_MAX, Stay};
+use crate::session::{self, LINGER, Mode, ROUNDS_MAX, Stay};
 use crate::worker::Worker;
 use bytes::Bytes;
 use evener_core::pace::{Pace, Progress};
@@ -124,6 +124,17 @@ fn answer_own(worker: &mut Worker, index: usize, key: usize, answer: &OwnAnswer,
         && !bodyless
     {
         let _ = send.send_data(body, true);
+    }
+    leave_body(worker, index, stream.body);
+}
+
+/// The response is out: what still comes of the request's body is for nobody.
+fn leave_body(worker: &mut Worker, index: usize, body: RecvStream) {
+    let now = worker.now;
+    let Some(http) = worker.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
+    http.rests.add(body, now);
+    if !http.rests.is_empty() {
+        worker.session_timers.hasten(index, now + LINGER);
     }
 }
 
@@ -548,9 +559,8 @@ fn complete(worker: &mut Worker, index: usize, number: usize, key: usize) {
     let session = &mut *worker.sessions[index];
     session.active_at = worker.now;
     session.stay = stay;
-    // A body that is still sent is for nobody: with its handles the stream ends, when all is out
-    // (RFC 9113, section 8.1).
-    if let Some(http) = http2(session) {
-        http.streams.try_remove(key);
+    let stream = http2(session).and_then(|http| http.streams.try_remove(key));
+    if let Some(stream) = stream {
+        leave_body(worker, index, stream.body);
     }
 }

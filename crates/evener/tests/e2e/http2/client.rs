@@ -335,6 +335,16 @@ impl Raw {
         }
     }
 
+    /// The next frame of any of these streams but those about windows.
+    pub(crate) fn next_of(&mut self, streams: &[u32]) -> Frame {
+        loop {
+            let frame = self.next().unwrap();
+            if streams.contains(&frame.stream) && frame.kind != WINDOW_UPDATE {
+                return frame;
+            }
+        }
+    }
+
     /// Reads until the connection ends; the last GOAWAY.
     pub(crate) fn end(&mut self) -> Option<Frame> {
         let mut last = None;
