@@ -211,6 +211,8 @@ pub(crate) struct Supervisor {
     /// Services whose rules changed, with those who wait for that to be in force.
     access_changed: access::Changed,
     pub(crate) listeners: BTreeMap<(Transport, Endpoint), RunningListener>,
+    /// Addresses of datagrams that a reload took out, which workers may have until then.
+    leaving: BTreeMap<Endpoint, Time>,
     /// Addresses that were bound before there was a configuration.
     brought: apply::Fresh,
     /// Services that left, while they still have connections.
@@ -264,6 +266,7 @@ impl Supervisor {
             access: BTreeMap::new(),
             access_changed: access::Changed::default(),
             listeners: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             brought: apply::Fresh::new(),
             retiring: Vec::new(),
             probing: BTreeSet::new(),
@@ -487,7 +490,8 @@ impl Supervisor {
         self.begin_probes(now);
         self.publish();
         self.look_at_drain(now);
-        self.retiring.retain(|service| service.live.connections.active() > 0);
+        self.retiring.retain(|service| service.active() > 0);
+        self.leaving.retain(|_, until| *until > now);
     }
 
     fn begin_probes(&mut self, now: Time) {
@@ -547,11 +551,7 @@ impl Supervisor {
 
     /// Connections and flows of all services.
     fn active(&self) -> u64 {
-        let of_service = |service: &Arc<Service>| {
-            let flows = service.live.flows.load(std::sync::atomic::Ordering::Relaxed);
-            u64::from(service.live.connections.active()) + u64::from(flows)
-        };
-        self.services.values().chain(&self.retiring).map(of_service).sum()
+        self.services.values().chain(&self.retiring).map(|service| service.active()).sum()
     }
 
     /// The first time: no new clients, those that are there may finish. The second time: at once.

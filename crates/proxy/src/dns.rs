@@ -50,7 +50,7 @@ use stream::Stream;
 use upstream::Upstream;
 
 pub(crate) use client::{begin, close_numbered, cut_all, on_client_event, open, queue as queue_client};
-pub(crate) use listener::{assign, listen, on_listener_event, release};
+pub(crate) use listener::{assign, leave, listen, on_listener_event, release};
 pub(crate) use sockets::on_socket_event;
 pub(crate) use standing::{on_standing_event, queue as queue_standing, tend};
 pub(crate) use stream::{on_stream_event, queue as queue_stream};
@@ -66,6 +66,8 @@ const READ_BYTES: usize = 65_536;
 pub(crate) struct Dns {
     services: Slab<Served>,
     listeners: Slab<Listener>,
+    /// Some of them are to close.
+    is_leaving: bool,
     queries: Slab<Query>,
     /// Bytes that they hold.
     held: usize,
@@ -122,6 +124,7 @@ impl Dns {
         Self {
             services: Slab::new(),
             listeners: Slab::new(),
+            is_leaving: false,
             queries: Slab::new(),
             held: 0,
             twins: HashMap::with_hasher(Keyed::new(seed)),
@@ -224,6 +227,7 @@ pub(crate) fn flush(worker: &mut Worker) {
         }
     }
     answers::flush(worker);
+    listener::close_left(worker);
     bury(worker);
     worker.dns.round = worker.dns.round.wrapping_add(1);
     for (_, served) in &mut worker.dns.services {
@@ -267,8 +271,9 @@ pub(crate) fn sweep(worker: &mut Worker) {
     gone.into_iter().for_each(|at| drop(dns.services.remove(at)));
 }
 
-/// No new questions; those that are under way are answered.
+/// Listeners close and clients leave as soon as their questions are answered.
 pub(crate) fn drain(worker: &mut Worker) {
+    listener::leave_all(worker);
     let clients: Vec<usize> = worker.dns.clients.iter().map(|(index, _)| index).collect();
     clients.into_iter().for_each(|index| client::on_drain(worker, index));
 }

@@ -104,7 +104,8 @@ impl Plane {
         id
     }
 
-    /// A listener is closed; who waits in its queue is taken in first. Connections go on, flows end.
+    /// A listener is closed; who waits in its queue is taken in first. Connections go on. One for datagrams closes when its flows
+    /// and questions are over.
     pub fn unlisten(&self, id: u64) {
         self.tell(|| Command::Unlisten { id });
     }

@@ -209,6 +209,12 @@ impl Service {
         Self { name, protocol, settings: ArcSwap::from_pointee(settings), live }
     }
 
+    /// Connections, flows and questions now.
+    #[must_use]
+    pub fn active(&self) -> u64 {
+        u64::from(self.live.connections.active()) + u64::from(self.live.flows.load(Ordering::Relaxed))
+    }
+
     /// Its clients, the most recently seen first; `None` when they are not remembered.
     pub fn clients(&self) -> Option<impl Iterator<Item = ClientSeen> + use<>> {
         let settings = self.settings.load();

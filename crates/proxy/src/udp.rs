@@ -2,6 +2,7 @@
 //! in batches from the address that the client sent to. When a server refuses or leaves, its flows go on elsewhere at
 //! once.
 
+mod leave;
 mod table;
 
 use crate::admission;
@@ -26,13 +27,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-pub(crate) use table::{close, end_all, end_answered, end_astray, expire, open};
+pub(crate) use leave::{close_left, leave};
+pub(crate) use table::{close, end_all, end_astray, expire, open};
 
 /// After so many batches of one socket others have their turn.
 const BATCHES_MAX: usize = 4;
-/// While the program drains, a flow is over when nothing moved for so long.
+/// A flow of a listener that is to close is over when nothing moved for so long.
 pub(crate) const DRAIN_IDLE: Duration = Duration::from_secs(1);
-/// While the program drains, a flow whose last datagram has its response is over when nothing moved for so long.
+/// The same where its last datagram has its response.
 const DRAIN_ANSWERED_IDLE: Duration = Duration::from_millis(100);
 /// Places of a batch that go nowhere.
 const DROPPED: u32 = u32::MAX;
@@ -45,8 +47,8 @@ pub(crate) struct DatagramListener {
     pub(crate) socket: OwnedFd,
     pub(crate) local: Local,
     pub(crate) flows: FlowTable,
-    /// No new datagrams are read; answers still go out.
-    pub(crate) draining: bool,
+    /// Since when it is to close once its flows are over.
+    pub(crate) leaving: Option<Time>,
 }
 
 /// A flow's socket to its server.
@@ -144,9 +146,7 @@ pub(crate) fn flow_idle(settings: &Settings) -> Duration {
 pub(crate) fn on_listener_event(worker: &mut Worker, index: usize) {
     let mut batch = worker.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
     let emptied = (0..BATCHES_MAX).any(|_| {
-        let Some(listener) = worker.datagrams.get(index).filter(|listener| !listener.draining) else {
-            return true;
-        };
+        let Some(listener) = worker.datagrams.get(index) else { return true };
         match batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local) {
             Ok(count) => {
                 forward(worker, index, &mut batch, count);

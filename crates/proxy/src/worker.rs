@@ -365,12 +365,9 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let paused = self.streams.iter().filter_map(|(_, listener)| listener.paused).min();
-        let expiry = |listener: &DatagramListener| {
-            let expiry = listener.flows.next_expiry()?;
-            // What drains is looked at in each sweep.
-            Some(if listener.draining { self.now } else { expiry })
-        };
-        let expiry = self.datagrams.iter().filter_map(|(_, listener)| expiry(listener)).min();
+        let expiry = self.datagrams.iter().filter_map(|(_, listener)| listener.flows.next_expiry()).min();
+        let is_leaving = self.datagrams.iter().any(|(_, listener)| listener.leaving.is_some());
+        let expiry = if is_leaving { Some(Time::ZERO) } else { expiry };
         let sweep = expiry.map(|expiry| expiry.max(self.swept_at + SWEEP_EVERY));
         let until = |at: Time| at.since(self.now);
         let timers = [&self.timers, &self.session_timers, &self.exchange_timers, &self.server_timers];
@@ -398,15 +395,8 @@ impl Worker {
         };
         let due: Vec<usize> = self.datagrams.iter().filter(due).map(|(index, _)| index).collect();
         due.into_iter().for_each(|index| udp::expire(self, index));
-        self.end_answered_flows();
+        udp::close_left(self);
         dns::sweep(self);
-    }
-
-    /// Ends the flows that nothing is under way on, where the program drains.
-    fn end_answered_flows(&mut self) {
-        let draining = self.datagrams.iter().filter(|(_, listener)| listener.draining);
-        let draining: Vec<usize> = draining.map(|(index, _)| index).collect();
-        draining.into_iter().for_each(|index| udp::end_answered(self, index));
     }
 
     /// Frees what ended. Places that became free may be waited for, here or by another worker.

@@ -20,6 +20,11 @@ use evener_core::{Endpoint, Target, Time};
 use evener_proxy::{Backend, Bound, Dns, Refusal, Service, Settings, Sharing, bind, may_be_transparent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Workers keep a listener for datagrams that a reload took out until its flows and questions are over, which takes so long at
+/// most where nobody configured another time.
+const LEAVING_MAX: Duration = Duration::from_secs(60);
 
 pub(super) type Fresh = BTreeMap<(Transport, Endpoint), Bound>;
 
@@ -103,6 +108,14 @@ impl Supervisor {
     /// Whether a listener of ours has the port already, on all addresses or on one of those that this one means.
     fn overlaps_ours(&self, (transport, address): &(Transport, Endpoint), fresh: &Fresh) -> bool {
         let Endpoint::Ip(wanted) = address else { return false };
+        let is_leaving = |left: &Endpoint| {
+            let Endpoint::Ip(left) = left else { return false };
+            let all = left.ip().is_unspecified() || wanted.ip().is_unspecified();
+            left == wanted || (left.port() == wanted.port() && left.is_ipv4() == wanted.is_ipv4() && all)
+        };
+        if *transport == Transport::Datagram && self.leaving.keys().any(is_leaving) {
+            return true;
+        }
         self.listeners.keys().chain(fresh.keys()).any(|(other, address)| {
             let Endpoint::Ip(ours) = address else { return false };
             let all = ours.ip().is_unspecified() || wanted.ip().is_unspecified();
@@ -290,8 +303,12 @@ impl Supervisor {
         }
         let gone: Vec<_> = self.listeners.keys().filter(|key| !wanted.contains(key)).cloned().collect();
         let mut closed = BTreeSet::new();
-        for listener in gone.iter().filter_map(|key| self.listeners.remove(key)) {
+        let leaving_until = self.now() + LEAVING_MAX;
+        for (key, listener) in gone.iter().filter_map(|key| self.listeners.remove_entry(key)) {
             self.plane.unlisten(listener.id);
+            if key.0 == Transport::Datagram {
+                self.leaving.insert(listener.bound.clone(), leaving_until);
+            }
             if closed.insert((listener.service.clone(), listener.bound.clone())) {
                 let address = listener.bound.to_string();
                 self.setting.log.event(&Event::ListenerClosed { service: listener.service, address });

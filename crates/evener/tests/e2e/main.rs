@@ -51,6 +51,7 @@ mod http_peers;
 mod http_routes;
 mod http_slow;
 mod http_tolerance;
+mod leaving;
 mod limits;
 mod mname_balancer;
 mod mname_discovery;

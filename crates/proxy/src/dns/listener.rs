@@ -7,10 +7,12 @@ use crate::greeting;
 use crate::registry::Token;
 use crate::service::{Refusal, Service, Settings};
 use crate::worker::{Retry, Worker};
+use evener_core::Time;
 use evener_core::wire::proxy::{self, Ends};
 use rustix::fd::{AsFd, OwnedFd};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// After so many batches others have their turn.
 const BATCHES_MAX: usize = 4;
@@ -24,13 +26,17 @@ pub(super) struct Listener {
     pub(super) socket: OwnedFd,
     local: Local,
     bound: Option<SocketAddr>,
+    /// Questions that came here and are under way.
+    under_way: u32,
+    /// Since when it is to close once they are over.
+    leaving: Option<Time>,
 }
 
 /// Questions come to this socket from now on.
 pub(crate) fn listen(worker: &mut Worker, id: u64, service: &Arc<Service>, socket: OwnedFd, local: Local) {
     let (service, serial) = (worker.dns.place_of(service), worker.number());
     let bound = greeting::local_address(&socket);
-    let listener = Listener { id, service, serial, socket, local, bound };
+    let listener = Listener { id, service, serial, socket, local, bound, under_way: 0, leaving: None };
     let index = worker.dns.listeners.insert(listener);
     super::tend(worker);
     if worker.registry.register(&worker.dns.listeners[index].socket, Token::DnsListener(index)).is_ok() {
@@ -60,9 +66,90 @@ pub(crate) fn assign(worker: &mut Worker, id: u64, service: &Arc<Service>) -> bo
     true
 }
 
+/// A question that came this way is under way.
+pub(super) fn begun(worker: &mut Worker, way: &Way) {
+    if let Some(listener) = of(worker, way) {
+        listener.under_way += 1;
+    }
+}
+
+/// It is over.
+pub(super) fn over(worker: &mut Worker, way: &Way) {
+    if let Some(listener) = of(worker, way) {
+        listener.under_way = listener.under_way.saturating_sub(1);
+    }
+}
+
+/// The listener that a question came to, if it is still there.
+fn of<'a>(worker: &'a mut Worker, way: &Way) -> Option<&'a mut Listener> {
+    worker.dns.listeners.get_mut(way.listener).filter(|listener| listener.serial == way.serial)
+}
+
+/// A listener closes as soon as its questions are over. What comes meanwhile is answered: a successor cannot have the
+/// address before.
+pub(crate) fn leave(worker: &mut Worker, id: u64) {
+    let now = worker.now;
+    for (_, listener) in worker.dns.listeners.iter_mut().filter(|(_, listener)| listener.id == id) {
+        listener.leaving.get_or_insert(now);
+        worker.dns.is_leaving = true;
+    }
+}
+
+/// All listeners close so.
+pub(super) fn leave_all(worker: &mut Worker) {
+    let ids: Vec<u64> = worker.dns.listeners.iter().map(|(_, listener)| listener.id).collect();
+    ids.into_iter().for_each(|id| leave(worker, id));
+}
+
+/// Whether a listener that is to close takes no more questions: under load one would follow the other without end. By then
+/// all that came before it was to close are over.
+fn is_deaf(worker: &Worker, listener: &Listener) -> bool {
+    let settings = worker.dns.services[listener.service].service.settings.load();
+    let open = query::spec(&settings).map_or(Duration::ZERO, |spec| spec.query_timeout * (spec.retries + 1));
+    listener.leaving.is_some_and(|since| worker.now.since(since) >= open)
+}
+
+/// Closes those that are to close, and have no questions under way.
+pub(super) fn close_left(worker: &mut Worker) {
+    if !worker.dns.is_leaving {
+        return;
+    }
+    let is_idle = |listener: &Listener| listener.leaving.is_some() && listener.under_way == 0;
+    let idle = worker.dns.listeners.iter().filter(|(_, listener)| is_idle(listener));
+    let idle: Vec<usize> = idle.map(|(index, _)| index).collect();
+    for index in idle {
+        if take_in_rest(worker, index) {
+            // Their answers go out first.
+            worker.again.push_back(Retry::DnsListener(index));
+            continue;
+        }
+        let listener = worker.dns.listeners.remove(index);
+        worker.registry.deregister(&listener.socket);
+        if !worker.draining {
+            // While the program drains, TCP clients may still need the connections that stand with servers.
+            super::tend(worker);
+        }
+    }
+    worker.dns.is_leaving = worker.dns.listeners.iter().any(|(_, listener)| listener.leaving.is_some());
+}
+
+/// Takes in what waits in the queue of a listener; whether there was something.
+fn take_in_rest(worker: &mut Worker, index: usize) -> bool {
+    let listener = &worker.dns.listeners[index];
+    if is_deaf(worker, listener) {
+        return false;
+    }
+    let mut batch = worker.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
+    let received = batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local);
+    let count = received.unwrap_or_default();
+    take_in(worker, index, &mut batch, count);
+    worker.inbound = Some(batch);
+    count > 0
+}
+
 /// Clients asked something.
 pub(crate) fn on_listener_event(worker: &mut Worker, index: usize) {
-    if worker.draining {
+    if worker.dns.listeners.get(index).is_some_and(|listener| is_deaf(worker, listener)) {
         return;
     }
     let mut batch = worker.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));

@@ -4,7 +4,7 @@ use super::answers::Way;
 use super::attempt::{self, EarlierTry};
 use super::failure::fail;
 use super::ids::Tried;
-use super::{choose, client, failure, hop, reply, sockets, standing, stream, transfers, twins};
+use super::{choose, client, failure, hop, listener, reply, sockets, standing, stream, transfers, twins};
 use crate::admission;
 use crate::service::{Backend, Report, Settings};
 use crate::worker::Worker;
@@ -290,8 +290,9 @@ fn begin(
     let view = view.without_hop_options(&mut copy, hop::cookies(settings, asker));
     worker.dns.services[asker.service].in_flight += 1;
     worker.dns.held += copy.len();
-    if let Origin::Stream { client, number } = asker.origin {
-        client::begun(worker, client, number);
+    match &asker.origin {
+        Origin::Datagram(way) => listener::begun(worker, way),
+        Origin::Stream { client, number } => client::begun(worker, *client, *number),
     }
     worker.dns.queries.insert(Query {
         asker: *asker,
@@ -582,8 +583,9 @@ pub(super) fn retire(worker: &mut Worker, slot: usize) -> Query {
     worker.dns.held -= query.message.len();
     wire::set_id(&mut query.message, query.id);
     transfers::on_over(worker, &query);
-    if let Origin::Stream { client, number } = query.asker.origin {
-        client::answered(worker, client, number);
+    match &query.asker.origin {
+        Origin::Datagram(way) => listener::over(worker, way),
+        Origin::Stream { client, number } => client::answered(worker, *client, *number),
     }
     query
 }

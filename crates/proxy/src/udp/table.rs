@@ -13,7 +13,11 @@ use std::sync::atomic::Ordering;
 pub(crate) fn expire(worker: &mut Worker, index: usize) {
     while let Some((key, flow)) = worker.datagrams[index].flows.expire(worker.now) {
         let listener = &mut worker.datagrams[index];
-        let idle = if listener.draining { DRAIN_IDLE } else { flow_idle(&listener.service.settings.load()) };
+        let idle = if listener.leaving.is_some() {
+            DRAIN_IDLE
+        } else {
+            flow_idle(&listener.service.settings.load())
+        };
         let answered_at = worker.flows.get(flow.slot as usize).map_or(Time::ZERO, |flow| flow.answered_at);
         if worker.now.since(answered_at) < idle {
             // Its server still speaks: it stays, as if its client had sent at that moment.
@@ -26,8 +30,8 @@ pub(crate) fn expire(worker: &mut Worker, index: usize) {
     }
 }
 
-/// Ends the flows of a listener that drains whose server responded to the last datagram and is quiet since.
-pub(crate) fn end_answered(worker: &mut Worker, index: usize) {
+/// Ends the flows of a listener that is to close whose server responded to the last datagram and is quiet since.
+pub(super) fn end_answered(worker: &mut Worker, index: usize) {
     let listener = &worker.datagrams[index];
     let is_answered = |key: &FlowKey, flow: &Flow| {
         let answered_at = worker.flows.get(flow.slot as usize).map(|socket| socket.answered_at);

@@ -78,7 +78,7 @@ impl Worker {
         let settings = service.settings.load_full();
         let (size, idle) = (udp::table_size(&settings, self.workers), udp::flow_idle(&settings));
         let flows = FlowTable::new(size, idle, self.random.bits());
-        let listener = DatagramListener { id, service, socket, local, flows, draining: false };
+        let listener = DatagramListener { id, service, socket, local, flows, leaving: None };
         let index = self.datagrams.insert(listener);
         if self.registry.register(&self.datagrams[index].socket, Token::Datagrams(index)).is_ok() {
             udp::on_listener_event(self, index);
@@ -94,12 +94,10 @@ impl Worker {
         if let Some(index) =
             self.datagrams.iter().find(|(_, listener)| listener.id == id).map(|(index, _)| index)
         {
-            udp::flush_answers(self);
-            udp::end_all(self, index);
-            let listener = self.datagrams.remove(index);
-            self.registry.deregister(&listener.socket);
+            udp::leave(self, index);
+            udp::close_left(self);
         }
-        drop(dns::release(self, id));
+        dns::leave(self, id);
         dns::tend(self);
     }
 
@@ -155,7 +153,9 @@ impl Worker {
             let settings = self.datagrams[index].service.settings.load_full();
             udp::end_astray(self, index, &settings, pool);
             let listener = &mut self.datagrams[index];
-            listener.flows.set_idle(udp::flow_idle(&settings));
+            if listener.leaving.is_none() {
+                listener.flows.set_idle(udp::flow_idle(&settings));
+            }
             let ended = listener.flows.resize(udp::table_size(&settings, self.workers));
             listener.service.live.flows.fetch_sub(ended.len() as u32, std::sync::atomic::Ordering::Relaxed);
             self.retired.extend(ended.iter().map(|flow| flow.slot as usize));
@@ -170,10 +170,8 @@ impl Worker {
         let sessions: Vec<usize> = self.sessions.iter().map(|(index, _)| index).collect();
         sessions.into_iter().for_each(|index| session::on_drain(self, index));
         dns::drain(self);
-        for (_, listener) in &mut self.datagrams {
-            listener.draining = true;
-            listener.flows.set_idle(udp::DRAIN_IDLE);
-        }
-        self.end_answered_flows();
+        let datagrams: Vec<usize> = self.datagrams.iter().map(|(index, _)| index).collect();
+        datagrams.into_iter().for_each(|index| udp::leave(self, index));
+        udp::close_left(self);
     }
 }

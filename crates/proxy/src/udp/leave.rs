@@ -1,0 +1,42 @@
+//! Listeners that are to close, because the program drains or a reload took them out: they go on until their flows are over,
+//! so that what comes meanwhile is served, and no longer, so that a successor gets the address.
+
+use super::table::end_answered;
+use super::{DRAIN_IDLE, end_all, flush_answers, on_listener_event};
+use crate::worker::Worker;
+use std::time::Duration;
+
+/// A listener that a reload took out closes after this, whatever its flows do. While the program drains, its own deadline
+/// bounds that.
+const LEAVE_MAX: Duration = Duration::from_secs(30);
+
+/// A listener closes as soon as its flows are over.
+pub(crate) fn leave(worker: &mut Worker, index: usize) {
+    let now = worker.now;
+    if let Some(listener) = worker.datagrams.get_mut(index) {
+        listener.leaving.get_or_insert(now);
+        listener.flows.set_idle(DRAIN_IDLE);
+    }
+}
+
+/// Closes those of them whose flows are over.
+pub(crate) fn close_left(worker: &mut Worker) {
+    let leaving = worker.datagrams.iter().filter(|(_, listener)| listener.leaving.is_some());
+    let leaving: Vec<usize> = leaving.map(|(index, _)| index).collect();
+    for index in leaving {
+        let since = worker.datagrams[index].leaving.unwrap_or(worker.now);
+        end_answered(worker, index);
+        if !worker.draining && worker.now.since(since) >= LEAVE_MAX {
+            end_all(worker, index);
+        } else if worker.datagrams[index].flows.is_empty() {
+            // What waits in its queue came before it closes.
+            on_listener_event(worker, index);
+        }
+        if worker.datagrams[index].flows.is_empty() {
+            flush_answers(worker);
+            worker.bury_flows();
+            let listener = worker.datagrams.remove(index);
+            worker.registry.deregister(&listener.socket);
+        }
+    }
+}
