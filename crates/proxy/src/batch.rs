@@ -93,6 +93,15 @@ pub(crate) enum Local {
     Each,
 }
 
+/// What the kernel says of where a datagram came to.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    /// The address in its header.
+    to: IpAddr,
+    /// The address of ours that goes with it.
+    ours: IpAddr,
+}
+
 /// Buffers for datagrams with their addresses. Memory is taken from the system as datagrams fill it.
 pub(crate) struct Batch {
     buffer: Vec<u8>,
@@ -225,8 +234,22 @@ impl Batch {
         self.addresses[at].read()
     }
 
-    /// The address of ours that datagram `at` came to, if it was received with [`Local::Each`].
+    /// The address of ours that the answer to datagram `at` comes from, if it was received with [`Local::Each`]: the one that
+    /// it came to. For a broadcast it is the one that the kernel would choose (ip(7)), and for a group of IPv6 none, which
+    /// leaves the choice to the kernel: nothing comes from such an address (RFC 1122, section 3.2.1.3; RFC 4291, section 2.7).
     pub(crate) fn local(&self, at: usize) -> Option<IpAddr> {
+        self.arrival(at)
+            .map(|arrival| arrival.ours)
+            .filter(|ours| !ours.is_unspecified() && !ours.is_multicast())
+    }
+
+    /// Whether datagram `at`, received with [`Local::Each`], came to a broadcast address or a group. Each socket of the port
+    /// gets a copy of such a datagram.
+    pub(crate) fn is_for_all(&self, at: usize) -> bool {
+        self.arrival(at).is_some_and(|arrival| arrival.to != arrival.ours || arrival.to.is_multicast())
+    }
+
+    fn arrival(&self, at: usize) -> Option<Arrival> {
         let header = &self.headers[at].msg_hdr;
         // SAFETY: the kernel filled msg_control, a buffer of this batch, up to msg_controllen; the macros stay inside.
         unsafe {
@@ -235,11 +258,13 @@ impl Batch {
             match (control.cmsg_level, control.cmsg_type) {
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                     let info = data.cast::<libc::in_pktinfo>().read_unaligned();
-                    Some(IpAddr::V4(Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr))))
+                    let address = |raw: libc::in_addr| Ipv4Addr::from(u32::from_be(raw.s_addr)).into();
+                    Some(Arrival { to: address(info.ipi_addr), ours: address(info.ipi_spec_dst) })
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                     let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
-                    Some(IpAddr::V6(Ipv6Addr::from(info.ipi6_addr.s6_addr)))
+                    let to = Ipv6Addr::from(info.ipi6_addr.s6_addr).into();
+                    Some(Arrival { to, ours: to })
                 }
                 _ => None,
             }

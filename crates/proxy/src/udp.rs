@@ -207,6 +207,9 @@ fn key_of(
     let listener = &worker.datagrams[index];
     let local = if listener.local == Local::Each { batch.local(at) } else { None };
     let sender = batch.sender(at)?;
+    if listener.local == Local::Each && batch.is_for_all(at) && !worker.takes_broadcasts_of(sender) {
+        return None;
+    }
     let own = FlowKey { client: sender, local, via: None };
     if !settings.is_proxy(sender.ip()) {
         return Some(own);

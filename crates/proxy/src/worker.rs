@@ -22,7 +22,7 @@ use crate::tcp;
 use crate::timers::Timers;
 use crate::udp::{self, Answers, DatagramListener, FlowSocket};
 use crate::warm::{self, Warm};
-use evener_core::hash::Keyed;
+use evener_core::hash::{self, Keyed};
 use evener_core::limits::Lease;
 use evener_core::spec::Transport;
 use evener_core::{Random, Time};
@@ -32,6 +32,7 @@ use rustix::fd::{AsRawFd, OwnedFd};
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -172,6 +173,12 @@ pub(crate) struct WorkerParts {
 }
 
 impl Worker {
+    /// Whether this worker is the one to take what this client sent to a broadcast address or a group: all get a copy.
+    pub(crate) fn takes_broadcasts_of(&self, client: SocketAddr) -> bool {
+        let number = hash::of_client(client.ip()) ^ u64::from(client.port());
+        number % self.workers.max(1) as u64 == self.id as u64
+    }
+
     /// A worker with its waker.
     pub(crate) fn new(parts: WorkerParts) -> io::Result<(Self, Waker)> {
         let poll = Poll::new()?;

@@ -200,6 +200,9 @@ fn asker_of(
     let counters = worker.dns.services[listener.service].service.live.counters.of(worker.id);
     let sender = batch.sender(at)?;
     let local = if listener.local == Local::Each { batch.local(at) } else { None };
+    if listener.local == Local::Each && batch.is_for_all(at) && !worker.takes_broadcasts_of(sender) {
+        return None;
+    }
     let own = listener.bound.map(|bound| SocketAddr::new(local.unwrap_or(bound.ip()), bound.port()));
     let mut ends = own.map(|destination| Ends { source: sender, destination });
     if settings.is_proxy(sender.ip()) {
