@@ -1,14 +1,15 @@
 //! Addresses as people write them ([`Endpoint`]) and as a plane connects to them ([`Target`]).
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 /// `sun_path` of a unix socket holds 108 bytes with its terminator (unix(7)).
 pub const UNIX_PATH_BYTES_MAX: usize = 107;
 
-/// An address as written: `10.0.0.1:80`, `[2001:db8::1]:80`, `www.example:80`, `/run/app.sock` or `unix:app.sock`.
+/// An address as written: `10.0.0.1:80`, `[2001:db8::1]:80`, `[fe80::1%2]:80` (the number of an interface), `www.example:80`,
+/// `/run/app.sock` or `unix:app.sock`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Endpoint {
     /// An IP address with its port.
@@ -59,6 +60,20 @@ pub enum AddressError {
     /// An IPv6 address without brackets, or brackets around something else.
     #[error("`{0}` is no address: write an IPv6 address as [2001:db8::1]:80")]
     Brackets(String),
+    /// A link-local address means another machine on each interface (RFC 4007, section 6).
+    #[error("`{0}` is a link-local address, and says of no interface: write it as [fe80::1%eth0]:80")]
+    NoInterface(String),
+    /// Only a link-local address takes an interface.
+    #[error("`{0}` names an interface; only a link-local address (fe80::/10) does")]
+    NotLinkLocal(String),
+    /// What stands for an interface is neither its number nor, to who can look it up, its name.
+    #[error("`{text}`: this machine has no interface `{interface}` (`ip link` lists them)")]
+    Interface {
+        /// The whole text.
+        text: String,
+        /// The part after the percent sign.
+        interface: String,
+    },
     /// The host is neither an IPv4 address nor a host name (RFC 1123, section 2.1).
     #[error("`{0}` is neither an IPv4 address nor a host name")]
     Host(String),
@@ -109,9 +124,22 @@ fn unix_path(text: &str) -> Option<&str> {
 fn bracketed(text: &str, rest: &str) -> Result<Endpoint, AddressError> {
     let wrong = || AddressError::Brackets(text.into());
     let (host, tail) = rest.split_once(']').ok_or_else(wrong)?;
-    let address = host.parse().map_err(|_| wrong())?;
+    let (host, interface) = host.split_once('%').map_or((host, None), |(host, after)| (host, Some(after)));
+    let address: Ipv6Addr = host.parse().map_err(|_| wrong())?;
+    let scope = match interface {
+        None if address.is_unicast_link_local() => return Err(AddressError::NoInterface(text.into())),
+        None => 0,
+        Some(_) if !address.is_unicast_link_local() => return Err(AddressError::NotLinkLocal(text.into())),
+        Some(interface) => parse_interface(text, interface)?,
+    };
     let port = tail.strip_prefix(':').ok_or_else(|| AddressError::NoPort(text.into()))?;
-    Ok(Endpoint::Ip(SocketAddr::new(IpAddr::V6(address), parse_port(text, port)?)))
+    Ok(Endpoint::Ip(SocketAddrV6::new(address, parse_port(text, port)?, 0, scope).into()))
+}
+
+fn parse_interface(text: &str, interface: &str) -> Result<u32, AddressError> {
+    let digits = interface.bytes().all(|byte| byte.is_ascii_digit());
+    let number = interface.parse().ok().filter(|&number: &u32| digits && number > 0);
+    number.ok_or_else(|| AddressError::Interface { text: text.into(), interface: interface.into() })
 }
 
 fn parse_port(text: &str, port: &str) -> Result<u16, AddressError> {
@@ -197,6 +225,8 @@ mod tests {
     fn addresses_as_people_write_them() {
         check("10.0.0.1:80", "10.0.0.1:80");
         check("[2001:db8::1]:53", "[2001:db8::1]:53");
+        check("[fe80::1%3]:53", "[fe80::1%3]:53");
+        check("[febf::1%03]:53", "[febf::1%3]:53");
         check("www.example:8080", "www.example:8080");
         check("/run/app.sock", "/run/app.sock");
         check("unix:app.sock", "unix:app.sock");
@@ -209,6 +239,15 @@ mod tests {
         check("10.0.0.1:+5", "has the port `+5`");
         check("2001:db8::1:80", "write an IPv6 address as");
         check("[10.0.0.1]:80", "write an IPv6 address as");
+        check("[fe80::1]:80", "says of no interface: write it as [fe80::1%eth0]:80");
+        check("[fe80::1%eth0]:80", "no interface `eth0`");
+        check("[fe80::1%]:80", "no interface ``");
+        check("[fe80::1%0]:80", "no interface `0`");
+        check("[fe80::1%+3]:80", "no interface `+3`");
+        check("[fe80::1%4294967296]:80", "no interface `4294967296`");
+        check("[2001:db8::1%3]:80", "only a link-local address");
+        check("[::1%1]:80", "only a link-local address");
+        check("[10.0.0.1%1]:80", "write an IPv6 address as");
         check("10.0.0.256:80", "neither an IPv4 address nor a host name");
         check("a b:80", "neither an IPv4 address nor a host name");
         check(":80", "has no host: write 0.0.0.0:80 or [::]:80");
@@ -221,7 +260,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_refused_or_comes_back_the_same(text in "[\\[\\]a-z0-9:./_-]{0,40}") {
+        fn any_text_is_refused_or_comes_back_the_same(text in "[\\[\\]a-z0-9:./_-]{0,40}|\\[fe[0-9a-f]{2}::[0-9%]{0,5}\\]:[0-9]{1,5}") {
             if let Ok(endpoint) = text.parse::<Endpoint>() {
                 prop_assert_eq!(endpoint.to_string().parse::<Endpoint>(), Ok(endpoint));
             }

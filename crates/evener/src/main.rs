@@ -14,6 +14,7 @@ mod observe;
 mod outside;
 mod request_log;
 mod resolve;
+mod scope;
 mod signals;
 mod supervisor;
 mod unix_socket;

@@ -10,6 +10,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
@@ -52,7 +53,9 @@ fn request(method: &str, path: &str, authority: &str) -> Result<Vec<u8>, String>
 fn authority(endpoint: &Endpoint) -> String {
     match endpoint {
         Endpoint::Unix(_) => "localhost".into(),
-        other => other.to_string(),
+        // The interface is this machine's business (RFC 6874, section 4).
+        Endpoint::Ip(address) => SocketAddr::new(address.ip(), address.port()).to_string(),
+        Endpoint::Host { .. } => endpoint.to_string(),
     }
 }
 

@@ -5,6 +5,7 @@ use crate::admin::AdminSocket;
 use crate::config::{self, Config, Problem};
 use crate::material::Materials;
 use crate::outside::gather;
+use crate::scope;
 use crate::signals::{self, Signals};
 use crate::supervisor::{ConfigSource, Handle, Setting, Supervisor};
 use anyhow::bail;
@@ -72,7 +73,7 @@ pub(super) async fn one_liner(
 }
 
 fn one_liner_spec(line: &OneLiner, protocol: Protocol, check: Option<CheckSpec>) -> anyhow::Result<Spec> {
-    let listen: Endpoint = line.listen.parse()?;
+    let listen = scope::parse(&line.listen)?;
     let name = protocol.name();
     let has_datagrams = protocol.transports().contains(&Transport::Datagram);
     if has_datagrams && matches!(listen, Endpoint::Unix(_)) {
@@ -85,11 +86,10 @@ fn one_liner_spec(line: &OneLiner, protocol: Protocol, check: Option<CheckSpec>)
     }
     let mut servers = Vec::new();
     for server in &line.servers {
-        let endpoint: Endpoint = server.parse()?;
-        if has_datagrams && matches!(endpoint, Endpoint::Unix(_)) {
-            bail!("server `{endpoint}` is a unix socket; {name} has IP servers");
+        let server = scope::server(server)?;
+        if has_datagrams && matches!(server.endpoint, Endpoint::Unix(_)) {
+            bail!("server `{}` is a unix socket; {name} has IP servers", server.endpoint);
         }
-        let server = ServerSpec::new(endpoint);
         if servers.iter().any(|other: &ServerSpec| other.name == server.name) {
             bail!("server `{}` is named twice", server.name);
         }

@@ -9,6 +9,7 @@ use super::fields::{Fields, Reading, nearest};
 use super::raw::{Made, Run, Table, Value};
 use super::sticky::{name_cookies, read_sticky};
 use super::{Config, Place, Problem, check, dns, edge};
+use crate::scope;
 use evener_core::Endpoint;
 use evener_core::limits::Limits;
 use evener_core::policy::is_prime;
@@ -164,11 +165,13 @@ impl<'a> Builder<'a> {
         };
         let mut own = Fields::new(self.reading, table, place, format!("server `{address}`")).inside(&path);
         let at = if path.is_empty() { place.clone() } else { self.reading.run.refine(place, &path) };
-        let endpoint: Result<Endpoint, _> = address.parse();
-        let server = endpoint.as_ref().ok().map(|endpoint| read_server(endpoint, &mut own));
-        if let Err(error) = endpoint {
-            own.problem_here(error.to_string());
-        }
+        let server = match scope::server(address) {
+            Ok(defaults) => Some(read_server(defaults, &mut own)),
+            Err(error) => {
+                own.problem_here(error.to_string());
+                None
+            }
+        };
         if server.is_some() {
             own.finish();
         }
@@ -337,7 +340,7 @@ impl<'a> Builder<'a> {
 }
 
 fn parse_listen(text: &str) -> Result<Endpoint, String> {
-    match text.parse().map_err(|error: evener_core::address::AddressError| error.to_string())? {
+    match scope::parse(text).map_err(|error| error.to_string())? {
         Endpoint::Host { name, port } => Err(format!(
             "`{name}:{port}` is no address to listen on: write an IP address, such as 0.0.0.0:{port} for all"
         )),
@@ -427,8 +430,8 @@ fn check_keepalive(key: &str, keepalive: Option<Duration>, fields: &mut Fields<'
     }
 }
 
-fn read_server(endpoint: &Endpoint, fields: &mut Fields<'_>) -> ServerSpec {
-    let defaults = ServerSpec::new(endpoint.clone());
+fn read_server(defaults: ServerSpec, fields: &mut Fields<'_>) -> ServerSpec {
+    let endpoint = &defaults.endpoint;
     let name: Arc<str> = fields.text("name").map_or(defaults.name, Into::into);
     if name.is_empty() || name.chars().any(char::is_control) {
         fields.problem("name", format!("{name:?} is no name for a server"));

@@ -53,6 +53,7 @@ mod http_slow;
 mod http_tolerance;
 mod leaving;
 mod limits;
+mod links;
 mod mname_balancer;
 mod mname_discovery;
 mod mname_harness;

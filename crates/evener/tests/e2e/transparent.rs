@@ -82,7 +82,7 @@ else:
     print(heard.decode(), end="")
 "#;
 
-pub(crate) struct Ends(Child);
+pub(crate) struct Ends(pub(crate) Child);
 
 impl Drop for Ends {
     fn drop(&mut self) {

@@ -7,6 +7,7 @@ use super::source::{Say, Table, one_or_list, path, prose, quoted};
 use super::tls::write_server_tls;
 use crate::config::check::{dns_defaults, http_check};
 use crate::config::sticky::sticky_defaults;
+use crate::scope;
 use evener_core::limits::Limits;
 use evener_core::spec::{
     CheckKind, CheckSpec, CheckTls, Dialect, Failover, PassiveSpec, Policy, PoolSpec, ServerSpec,
@@ -46,7 +47,7 @@ fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
     let Limits { soft, hard } = limits;
     let defaults = ServerSpec::new(endpoint.clone());
     let mut table = Table::new();
-    table.unless("name", name, &defaults.name);
+    table.unless("name", name, &scope::text(endpoint).into());
     match dialect {
         Dialect::Plain => {}
         Dialect::Mname => table.set("mname", &true),

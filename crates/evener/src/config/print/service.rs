@@ -60,7 +60,7 @@ pub(super) fn service(service: &ServiceSpec, in_place: Option<&PoolSpec>, lists:
 
 /// A name that is an address is where the service listens.
 fn write_listen(table: &mut Table, name: &str, listen: &[Endpoint]) {
-    let named: Option<Endpoint> = name.parse().ok();
+    let named = crate::scope::parse(name).ok();
     let by_name = named.is_some_and(|named| !matches!(named, Endpoint::Host { .. }) && *listen == [named]);
     if !by_name {
         table.key("listen", one_or_list(listen));

@@ -243,7 +243,8 @@ say!(f64: |value| format!("{value:?}"));
 say!(str, String, Arc<str>, Cow<'static, str>: |text| quoted(text.as_bytes()));
 say!(Duration: |value| quoted(duration(*value).as_bytes()));
 say!(Option<Duration>: |value| value.map_or("false".into(), |value| quoted(duration(value).as_bytes())));
-say!(IpAddr, SocketAddr, evener_core::Endpoint, evener_core::throttle::Rate: |value| quoted(value.to_string().as_bytes()));
+say!(IpAddr, SocketAddr, evener_core::throttle::Rate: |value| quoted(value.to_string().as_bytes()));
+say!(evener_core::Endpoint: |endpoint| quoted(crate::scope::text(endpoint).as_bytes()));
 say!(evener_core::route::HostPattern: |value| quoted(value.to_string().as_bytes()));
 // Paths in a configuration follow its file, which is not known here.
 say!(Path, PathBuf: |path| {

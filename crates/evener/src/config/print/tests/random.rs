@@ -177,7 +177,9 @@ impl Chance<'_> {
     fn endpoint(&mut self, kinds: usize) -> Endpoint {
         let port = self.unique();
         let text = match self.below(kinds) {
-            0 | 1 => format!("10.0.0.1:{port}"),
+            0 => format!("10.0.0.1:{port}"),
+            // Of the loopback, whose number is the same everywhere.
+            1 => format!("[fe80::{port:x}%1]:{port}"),
             2 => format!("[2001:db8::{port:x}]:{port}"),
             3 => format!("/run/{} {port}", self.word()),
             4 => format!("unix:{port} {}", self.word()),

@@ -1,0 +1,79 @@
+//! Addresses of one link only (RFC 4007): people name the interface, `[fe80::1%eth0]:80`; sockets and core know its number.
+
+use evener_core::address::AddressError;
+use evener_core::spec::ServerSpec;
+use evener_core::{Endpoint, Target};
+use rustix::fd::OwnedFd;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+use std::net::{SocketAddr, SocketAddrV6};
+
+/// Reads an address; an interface may be named or numbered.
+pub(crate) fn parse(text: &str) -> Result<Endpoint, AddressError> {
+    with_number(text).as_deref().unwrap_or(text).parse()
+}
+
+/// Reads the address of a server. Its name is what was written, for the number of an interface may be another one tomorrow.
+pub(crate) fn server(text: &str) -> Result<ServerSpec, AddressError> {
+    let endpoint = parse(text)?;
+    let has_scope = endpoint.target().is_some_and(|target| scoped(&target).is_some());
+    let server = ServerSpec::new(endpoint);
+    Ok(if has_scope { ServerSpec { name: text.into(), ..server } } else { server })
+}
+
+/// An address as people write it.
+pub(crate) fn text(endpoint: &Endpoint) -> String {
+    let written = endpoint.target().as_ref().and_then(scoped).and_then(|address| {
+        let name = netdevice::index_to_name(any_socket()?, address.scope_id()).ok()?;
+        Some(format!("[{}%{name}]:{}", address.ip(), address.port()))
+    });
+    written.unwrap_or_else(|| endpoint.to_string())
+}
+
+fn scoped(target: &Target) -> Option<SocketAddrV6> {
+    match target {
+        Target::Ip(SocketAddr::V6(address)) if address.scope_id() > 0 => Some(*address),
+        _ => None,
+    }
+}
+
+/// The same text with the number of the interface that it names, if there is one of that name.
+fn with_number(text: &str) -> Option<String> {
+    let (host, rest) = text.strip_prefix('[')?.split_once('%')?;
+    let (name, tail) = rest.split_once(']')?;
+    let number = netdevice::name_to_index(any_socket()?, name).ok()?;
+    Some(format!("[{host}%{number}]{tail}"))
+}
+
+/// A socket to ask the kernel with (netdevice(7)).
+fn any_socket() -> Option<OwnedFd> {
+    socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+    use super::*;
+
+    #[test]
+    fn interfaces_have_names_and_numbers() {
+        // That of the loopback is 1 in each network namespace.
+        for written in ["[fe80::7%lo]:53", "[fe80::7%1]:53"] {
+            let endpoint = parse(written).unwrap();
+            assert_eq!(endpoint.to_string(), "[fe80::7%1]:53");
+            assert_eq!(text(&endpoint), "[fe80::7%lo]:53");
+            let server = server(written).unwrap();
+            assert_eq!((&*server.name, server.endpoint), (written, endpoint));
+        }
+        for written in ["[::1]:53", "10.0.0.1:53", "www.example:53", "/run/a.sock"] {
+            assert_eq!(text(&parse(written).unwrap()), written);
+            assert_eq!(&*server(written).unwrap().name, written);
+        }
+        let problem = |written: &str| parse(written).unwrap_err().to_string();
+        assert!(problem("[fe80::7%none-such]:53").contains("no interface `none-such`"));
+        assert!(problem("[2001:db8::7%lo]:53").contains("only a link-local address"));
+        assert!(problem("[%lo]:53").contains("write an IPv6 address"));
+        // No interface has it yet, or any more: its number is written.
+        assert_eq!(text(&"[fe80::7%999999]:53".parse().unwrap()), "[fe80::7%999999]:53");
+    }
+}
