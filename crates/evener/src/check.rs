@@ -3,6 +3,7 @@
 mod dns;
 mod exchange;
 mod http;
+mod stream;
 
 pub(crate) use exchange::head_limits;
 pub(crate) use http::insecure_verifier;
@@ -36,6 +37,7 @@ pub(crate) async fn probe(patient: &Patient, spec: &CheckSpec) -> Probe {
     let asked = async {
         match &spec.kind {
             CheckKind::Tcp => connect(&target, patient.send_proxy).await.map(drop),
+            CheckKind::Stream { .. } => stream::ask(&target, patient, &spec.kind).await,
             CheckKind::Http { .. } => http::ask(&target, patient, &spec.kind).await,
             CheckKind::Dns { .. } => dns::ask(&target, patient, &spec.kind).await,
             CheckKind::Udp { send, expect } => ask_udp(&target, send, expect.as_deref()).await,
@@ -45,7 +47,13 @@ pub(crate) async fn probe(patient: &Patient, spec: &CheckSpec) -> Probe {
         Ok(Ok(())) => Probe::Pass,
         Ok(Err(Missed::Failed(why))) => Probe::Fail(why),
         Ok(Err(Missed::Unmade(why))) => Probe::Unmade(why),
-        Err(_) => Probe::Fail(format!("{} check: no answer within {:?}", spec.kind.name(), spec.timeout)),
+        Err(_) => {
+            let what = match spec.kind {
+                CheckKind::Stream { .. } => "no response as it is expected",
+                _ => "no answer",
+            };
+            Probe::Fail(format!("{} check: {what} within {:?}", spec.kind.name(), spec.timeout))
+        }
     }
 }
 

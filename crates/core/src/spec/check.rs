@@ -58,6 +58,18 @@ impl CheckSpec {
 pub enum CheckKind {
     /// A connection that is accepted is enough.
     Tcp,
+    /// A connection on which the response is as it should be, over TLS when `tls` is given. Without `begins` and `expect`
+    /// any response to what is sent is well, and where nothing is sent the connection (and the handshake) is enough.
+    Stream {
+        /// What is sent; nothing when empty.
+        send: Vec<u8>,
+        /// How the response begins.
+        begins: Option<Vec<u8>>,
+        /// A text that the response's first 64 KiB must have.
+        expect: Option<Vec<u8>>,
+        /// How to speak TLS.
+        tls: Option<CheckTls>,
+    },
     /// An HTTP/1.1 request, over TLS when `tls` is given.
     Http {
         /// The method.
@@ -96,7 +108,8 @@ impl CheckKind {
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
-            Self::Tcp => "tcp",
+            Self::Tcp | Self::Stream { tls: None, .. } => "tcp",
+            Self::Stream { tls: Some(_), .. } => "tls",
             Self::Http { tls: None, .. } => "http",
             Self::Http { tls: Some(_), .. } => "https",
             Self::Udp { .. } => "udp",

@@ -50,7 +50,7 @@ fn request(method: &str, path: &str, authority: &str) -> Result<Vec<u8>, String>
 }
 
 /// The Host header (RFC 9110, section 7.2): the name or address as configured; a unix socket has none.
-fn authority(endpoint: &Endpoint) -> String {
+pub(super) fn authority(endpoint: &Endpoint) -> String {
     match endpoint {
         Endpoint::Unix(_) => "localhost".into(),
         // The interface is this machine's business (RFC 6874, section 4).
@@ -59,7 +59,8 @@ fn authority(endpoint: &Endpoint) -> String {
     }
 }
 
-async fn wrap<S>(
+/// Speaks TLS over a stream, with the server's name unless the check gives another one.
+pub(super) async fn wrap<S>(
     stream: S,
     tls: &CheckTls,
     authority: &str,

@@ -7,8 +7,10 @@ use evener_core::wire::dns;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-const KINDS: [&str; 5] = ["tcp", "http", "https", "udp", "dns"];
+const KINDS: [&str; 6] = ["tcp", "tls", "http", "https", "udp", "dns"];
 const DATAGRAM_BYTES_MAX: usize = 1400;
+/// Of what a check of tcp or tls sends, and of what it expects.
+const STREAM_BYTES_MAX: usize = 4096;
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// The check that a pool or service says it wants.
@@ -45,6 +47,9 @@ fn default_kind(kind: &str) -> CheckKind {
     match kind {
         "http" => http(None),
         "https" => http(Some(CheckTls::default())),
+        "tls" => {
+            CheckKind::Stream { send: Vec::new(), begins: None, expect: None, tls: Some(CheckTls::default()) }
+        }
         "dns" => {
             let (name, qtype, rcode) = dns_defaults();
             CheckKind::Dns { name, qtype, rcode }
@@ -85,7 +90,7 @@ fn made_check(reading: &Reading<'_>, made: &Made, kind: &str) -> CheckSpec {
         "http" | "https" => read_http(&mut fields, kind),
         "udp" => read_udp(&mut fields),
         "dns" => read_dns(&mut fields),
-        _ => CheckKind::Tcp,
+        _ => read_stream(&mut fields, kind),
     };
     let defaults = CheckSpec::new(kind);
     let check = CheckSpec {
@@ -114,11 +119,7 @@ fn made_check(reading: &Reading<'_>, made: &Made, kind: &str) -> CheckSpec {
 }
 
 fn read_http(fields: &mut Fields<'_>, kind: &str) -> CheckKind {
-    let tls = (kind == "https").then(|| CheckTls {
-        sni: fields.text("sni").map(str::to_owned),
-        insecure: fields.bool("verify") == Some(false),
-        ca_file: fields.path("ca"),
-    });
+    let tls = (kind == "https").then(|| read_tls(fields));
     let CheckKind::Http { mut method, mut path, mut status, .. } = http(None) else { return http(tls) };
     if let Some(given) = fields.text("method") {
         method = given.to_ascii_uppercase();
@@ -140,13 +141,40 @@ fn read_http(fields: &mut Fields<'_>, kind: &str) -> CheckKind {
     {
         fields.problem("host", "`host` is no host name");
     }
-    if let Some(file) = tls.as_ref().and_then(|tls| tls.ca_file.as_ref())
+    let body = fields.text("body").map(str::to_owned);
+    CheckKind::Http { method, path, host, status, body, tls }
+}
+
+fn read_tls(fields: &mut Fields<'_>) -> CheckTls {
+    let tls = CheckTls {
+        sni: fields.text("sni").map(str::to_owned),
+        insecure: fields.bool("verify") == Some(false),
+        ca_file: fields.path("ca"),
+    };
+    if let Some(file) = &tls.ca_file
         && let Err(error) = std::fs::File::open(file)
     {
         fields.problem("ca", format!("`{file}` cannot be read: {error}"));
     }
-    let body = fields.text("body").map(str::to_owned);
-    CheckKind::Http { method, path, host, status, body, tls }
+    tls
+}
+
+/// `send = "PING\r\n", expect = "+PONG"`, `begins = "220 "`.
+fn read_stream(fields: &mut Fields<'_>, kind: &str) -> CheckKind {
+    let tls = (kind == "tls").then(|| read_tls(fields));
+    let mut text = |key: &'static str| {
+        let bytes = fields.bytes(key);
+        if bytes.as_ref().is_some_and(|bytes| bytes.is_empty() || bytes.len() > STREAM_BYTES_MAX) {
+            let limit = format!("`{key}` of check.{kind} has 1 to {STREAM_BYTES_MAX} bytes");
+            fields.problem(key, limit);
+        }
+        bytes
+    };
+    let (send, begins, expect) = (text("send").unwrap_or_default(), text("begins"), text("expect"));
+    if tls.is_none() && send.is_empty() && begins.is_none() && expect.is_none() {
+        return CheckKind::Tcp;
+    }
+    CheckKind::Stream { send, begins, expect, tls }
 }
 
 /// `status = 204` or `status = { 200, 204 }`.

@@ -208,18 +208,23 @@ pub(super) fn read_server_tls(fields: &mut Fields<'_>) -> Option<Arc<ServerTlsSp
     Some(Arc::new(spec))
 }
 
-/// Checks of a pool that speaks TLS with its servers: those of https take on what it says, those of http would be answered
-/// by nobody.
+/// Checks of a pool that speaks TLS with its servers: those of https and tls take on what it says, others would not be
+/// answered.
 pub(super) fn inherit_tls(pool: &mut PoolSpec, fields: &mut Fields<'_>) {
     let Some(spec) = pool.tls.clone() else { return };
+    let port = pool.check.as_ref().and_then(|check| check.port);
     match pool.check.as_mut().map(|check| &mut check.kind) {
-        Some(CheckKind::Http { tls: Some(tls), .. }) => {
+        Some(CheckKind::Http { tls: Some(tls), .. } | CheckKind::Stream { tls: Some(tls), .. }) => {
             tls.sni = tls.sni.take().or_else(|| spec.name.clone());
             tls.ca_file = tls.ca_file.take().or_else(|| spec.authorities.clone());
             tls.insecure |= spec.verification == Verification::Off;
         }
         Some(CheckKind::Http { tls: None, .. }) => {
             fields.problem("check", "the servers of this pool speak TLS: use check.https");
+        }
+        // Another port may be one without TLS.
+        Some(CheckKind::Stream { tls: None, .. }) if port.is_none() => {
+            fields.problem("check", "the servers of this pool speak TLS: use check.tls");
         }
         _ => {}
     }

@@ -53,6 +53,7 @@ const BUILDERS: &[Builder] = &[
     Builder { name: "prefixes", form: Form::Named },
     Builder { name: "country", form: Form::Named },
     Builder { name: "check.tcp", form: Form::Plain },
+    Builder { name: "check.tls", form: Form::Plain },
     Builder { name: "check.http", form: Form::Plain },
     Builder { name: "check.https", form: Form::Plain },
     Builder { name: "check.udp", form: Form::Plain },

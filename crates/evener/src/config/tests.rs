@@ -115,7 +115,10 @@ fn each_mistake_has_its_message() {
     check("allow = \"10.0.0.0/40\"", "service `s`: `10.0.0.0/40` has no valid length");
     check("policy = policy.maglev { table = 100 }", "policy.maglev: `table` is 100, which is no prime");
     check("check = check.http", "`check` is a function (did its call lose");
-    check("check = \"htp\"", "there is no check `htp` (tcp, http, https, udp, dns); did you mean `http`?");
+    check(
+        "check = \"htp\"",
+        "there is no check `htp` (tcp, tls, http, https, udp, dns); did you mean `http`?",
+    );
     check("check = check.htp", "`check.htp` is not defined; did you mean `http`?");
     check("check = check.htp { path = 5 }", "`check.htp` is not defined; did you mean `http`?");
     check("policy = policy.maglef {}", "`policy.maglef` is not defined; did you mean `maglev`?");

@@ -144,3 +144,109 @@ fn a_check_that_hangs_is_ended_by_its_time_limit() {
     wait_for(&evener, &name, "down");
     assert_eq!(evener.server(&name)["reason"], "http check: no answer within 100ms");
 }
+
+/// A server with roles, as Redis has them: it answers `INFO` by its role, and other words with its name.
+fn roles(name: &'static str, is_master: &Arc<AtomicU16>) -> Server {
+    let is_master = Arc::clone(is_master);
+    Server::start(free_port(), move |mut stream| {
+        let mut word = [0; 64];
+        let Ok(read @ 1..) = stream.read(&mut word) else { return };
+        let role = if is_master.load(Ordering::Relaxed) == 1 { "master" } else { "slave" };
+        let answer = match &word[..read] {
+            b"INFO replication\r\n" => format!("$20\r\n# Replication\r\nrole:{role}\r\n"),
+            _ => format!("{name} 127.0.0.1\n"),
+        };
+        // Byte by byte: what is expected comes in pieces.
+        for byte in answer.as_bytes() {
+            let _ = stream.write_all(&[*byte]);
+        }
+        let _ = stream.read(&mut word);
+    })
+}
+
+#[test]
+fn a_tcp_check_that_asks_follows_the_master() {
+    let roles_of = [1, 0].map(|role| Arc::new(AtomicU16::new(role)));
+    let servers = [roles("a", &roles_of[0]), roles("b", &roles_of[1])];
+    let listen = free_port();
+    let config = |expect: &str| {
+        format!(
+            "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{}\", name = \"a\" }}, {{ \"127.0.0.1:{}\", name = \"b\" }},\n\
+             check = check.tcp {{ send = \"INFO replication\\r\\n\", {expect}, every = \"50ms\", timeout = \"1s\", fall = 2, rise = 1 }} }}",
+            servers[0].port, servers[1].port
+        )
+    };
+    let evener = Evener::run(&config("expect = \"role:master\""));
+    let who = || {
+        let mut client = crate::harness::connect(listen);
+        client.write_all(b"who\n").unwrap();
+        crate::harness::line(&mut client).split(' ').next().unwrap().to_owned()
+    };
+    wait_for(&evener, "a", "up");
+    wait_for(&evener, "b", "down");
+    // It keeps the connection, so that more might come.
+    assert_eq!(evener.server("b")["reason"], "tcp check: no response as it is expected within 1s");
+    assert_eq!([who(), who()], ["a", "a"]);
+    roles_of[0].store(0, Ordering::Relaxed);
+    roles_of[1].store(1, Ordering::Relaxed);
+    wait_for(&evener, "b", "up");
+    wait_for(&evener, "a", "down");
+    assert_eq!([who(), who()], ["b", "b"]);
+    evener.reload(&config("begins = \"$20\""));
+    wait_for(&evener, "a", "up");
+    evener.expect_log("changed change=\"~ pool s: check\"");
+}
+
+#[test]
+fn a_tls_check_speaks_tls_and_takes_on_what_its_pool_says() {
+    let directory = Directory::new();
+    let made = rcgen::generate_simple_self_signed(vec!["web.example".to_owned()]).unwrap();
+    let ca = directory.write("ca.pem", &made.cert.pem()).display().to_string();
+    let server = tls_server(&made);
+    let config = |tls: &str, check: &str| {
+        format!(
+            "service \"s\" {{ listen = \"127.0.0.1:{}\", pool = \"p\" }}\n\
+             pool \"p\" {{ {{ \"127.0.0.1:{}\", name = \"one\" }}, {tls}\n\
+             check = check.tls {{ every = \"50ms\", timeout = \"5s\", fall = 1, rise = 1, {check} }} }}",
+            free_port(),
+            server.port
+        )
+    };
+    let sni = "sni = \"web.example\"";
+    let evener =
+        Evener::run(&config("", &format!("{sni}, ca = \"{ca}\", send = \"GET\", begins = \"HTTP/1.1 200\"")));
+    wait_for(&evener, "one", "up");
+    evener.reload(&config("", &format!("{sni}, ca = \"{ca}\", send = \"GET\", expect = \"nothing\"")));
+    wait_for(&evener, "one", "down");
+    assert_eq!(evener.server("one")["reason"], "tls: the response has no \"nothing\"");
+    evener.reload(&config(&format!("tls = {{ {sni}, ca = \"{ca}\" }},"), ""));
+    wait_for(&evener, "one", "up");
+    evener.reload(&config("", "sni = \"other.example\", verify = true"));
+    wait_for(&evener, "one", "down");
+    evener.reload(&config("", "sni = \"other.example\", verify = false"));
+    wait_for(&evener, "one", "up");
+}
+
+#[test]
+fn a_check_of_a_stream_is_refused_where_it_cannot_be_meant() {
+    for (pool, expected) in [
+        ("check = check.tcp { expect = \"\" }", "`expect` of check.tcp has 1 to 4096 bytes"),
+        ("check = check.tcp { expect = (\"x\"):rep(5000) }", "`expect` of check.tcp has 1 to 4096 bytes"),
+        ("check = check.tcp { ca = \"/x\" }", "ca"),
+        (
+            "tls = true, check = check.tcp { expect = \"x\" }",
+            "the servers of this pool speak TLS: use check.tls",
+        ),
+        ("check = \"tsl\"", "did you mean `tls`?"),
+    ] {
+        let directory = Directory::new();
+        let text = format!(
+            "service \"s\" {{ listen = \"127.0.0.1:80\", pool = pool \"p\" {{ \"127.0.0.1:1\", {pool} }} }}"
+        );
+        let file = directory.write("evener.lua", &text);
+        let output =
+            std::process::Command::new(crate::harness::BINARY).arg("check").arg(file).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(expected), "{pool}: {said}");
+    }
+}

@@ -166,6 +166,17 @@ fn write_check(table: &mut Table, check: Option<&CheckSpec>, servers_tls: Option
 fn write_kind(own: &mut Table, kind: &CheckKind, servers_tls: Option<&ServerTlsSpec>) {
     match kind {
         CheckKind::Tcp => {}
+        CheckKind::Stream { send, begins, expect, tls } => {
+            let texts = [("send", Some(send)), ("begins", begins.as_ref()), ("expect", expect.as_ref())];
+            for (key, text) in texts {
+                if let Some(text) = text.filter(|text| !text.is_empty()) {
+                    own.key(key, quoted(text));
+                }
+            }
+            if let Some(tls) = tls {
+                write_check_tls(own, tls, servers_tls);
+            }
+        }
         CheckKind::Dns { name, qtype, rcode } => {
             let (usual_name, usual_type, _) = dns_defaults();
             own.unless("name", name, &usual_name);

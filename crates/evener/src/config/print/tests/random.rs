@@ -299,11 +299,12 @@ impl Chance<'_> {
     }
 
     fn check(&mut self, kind: Kind, tls: Option<&ServerTlsSpec>) -> CheckSpec {
-        let kind = match self.below(4) {
+        let kind = match self.below(5) {
             _ if matches!(kind, Kind::Datagrams | Kind::Dns) && self.one_in(2) => self.dns_check(),
             0 => CheckKind::Udp { send: self.bytes(), expect: self.maybe(Self::bytes) },
             1 => CheckKind::Tcp,
             2 if tls.is_none() => self.http_check(None),
+            3 if tls.is_none() => self.stream_check(None),
             _ => {
                 let ca = self.ca.clone();
                 let own = CheckTls {
@@ -311,7 +312,8 @@ impl Chance<'_> {
                     insecure: self.one_in(3),
                     ca_file: self.maybe(|_| ca),
                 };
-                self.http_check(Some(inherited(own, tls)))
+                let tls = Some(inherited(own, tls));
+                if self.one_in(2) { self.http_check(tls) } else { self.stream_check(tls) }
             }
         };
         let defaults = CheckSpec::new(kind);
@@ -329,6 +331,16 @@ impl Chance<'_> {
             },
             port: self.maybe(|chance| chance.within(1..=65_535) as u16),
             kind: defaults.kind,
+        }
+    }
+
+    fn stream_check(&mut self, tls: Option<CheckTls>) -> CheckKind {
+        let expect = self.maybe(|chance| [chance.bytes(), b"x".to_vec()].concat());
+        let begins = self.maybe(|chance| [chance.bytes(), b"x".to_vec()].concat());
+        let send = if self.one_in(2) { self.bytes() } else { Vec::new() };
+        match (tls, send.is_empty() && expect.is_none() && begins.is_none()) {
+            (None, true) => CheckKind::Tcp,
+            (tls, _) => CheckKind::Stream { send, begins, expect, tls },
         }
     }
 

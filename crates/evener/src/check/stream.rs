@@ -1,0 +1,238 @@
+//! Checks of tcp and tls: what is sent over a connection, and how the response has to be.
+
+use super::http::{authority, wrap};
+use super::{Missed, Patient, Stream, connect, in_words};
+use evener_core::Target;
+use evener_core::spec::CheckKind;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// So much of a response is looked through for what is expected.
+const RESPONSE_BYTES_MAX: usize = 64 * 1024;
+/// So much of a response is shown.
+const SHOWN_BYTES_MAX: usize = 32;
+
+/// What a response has to be.
+#[derive(Clone, Copy, Debug)]
+struct Wanted<'a> {
+    begins: Option<&'a [u8]>,
+    expect: Option<&'a [u8]>,
+}
+
+/// Asks a server; `Err` says what was wrong with the response.
+pub(super) async fn ask(target: &Target, patient: &Patient, kind: &CheckKind) -> Result<(), Missed> {
+    let CheckKind::Stream { send, begins, expect, tls } = kind else { return Ok(()) };
+    let wanted = Wanted { begins: begins.as_deref(), expect: expect.as_deref() };
+    let name = authority(&patient.endpoint);
+    let seen = match (connect(target, patient.send_proxy).await?, tls) {
+        (Stream::Tcp(stream), Some(tls)) => converse(wrap(stream, tls, &name).await?, send, wanted).await,
+        (Stream::Unix(stream), Some(tls)) => converse(wrap(stream, tls, &name).await?, send, wanted).await,
+        (Stream::Tcp(stream), None) => converse(stream, send, wanted).await,
+        (Stream::Unix(stream), None) => converse(stream, send, wanted).await,
+    };
+    Ok(seen.map_err(|why| format!("{}: {why}", kind.name()))?)
+}
+
+async fn converse<S>(mut stream: S, send: &[u8], wanted: Wanted<'_>) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let failed = |error: std::io::Error| in_words(&error);
+    if send.is_empty() && wanted.begins.is_none() && wanted.expect.is_none() {
+        return Ok(());
+    }
+    stream.write_all(send).await.map_err(failed)?;
+    stream.flush().await.map_err(failed)?;
+    let mut response = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        let read = stream.read(&mut piece).await.map_err(failed)?;
+        let from = response.len();
+        response.extend_from_slice(&piece[..read.min(RESPONSE_BYTES_MAX - from)]);
+        let is_whole = read == 0 || response.len() == RESPONSE_BYTES_MAX;
+        if let Some(verdict) = wanted.judge(&response, from, is_whole) {
+            return verdict;
+        }
+    }
+}
+
+impl Wanted<'_> {
+    /// What is to be said of a response whose bytes up to `from` were looked at before; `None` as long as more may come.
+    fn judge(&self, response: &[u8], from: usize, is_whole: bool) -> Option<Result<(), String>> {
+        if let Some(begins) = self.begins {
+            let length = response.len().min(begins.len());
+            if response[..length] != begins[..length] || is_whole && length < begins.len() {
+                return Some(Err(unlike(response)));
+            }
+            if length < begins.len() {
+                return None;
+            }
+        }
+        let Some(expect) = self.expect else {
+            return match response {
+                [] => is_whole.then(|| Err(unlike(response))),
+                _ => Some(Ok(())),
+            };
+        };
+        // What began in an earlier piece may end in this one.
+        let from = (from + 1).saturating_sub(expect.len()).min(response.len());
+        if response[from..].windows(expect.len().max(1)).any(|window| window == expect) {
+            return Some(Ok(()));
+        }
+        let shown = String::from_utf8_lossy(&expect[..expect.len().min(SHOWN_BYTES_MAX)]);
+        is_whole.then(|| Err(format!("the response has no {shown:?}")))
+    }
+}
+
+fn unlike(response: &[u8]) -> String {
+    match response {
+        [] => "closed without a response".into(),
+        _ => {
+            let shown = &response[..response.len().min(SHOWN_BYTES_MAX)];
+            format!("the response begins with {:?}", String::from_utf8_lossy(shown))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+    use super::*;
+    use crate::check::probe;
+    use evener_core::health::Probe;
+    use evener_core::spec::CheckSpec;
+    use evener_core::wire::http::HeadLimits;
+    use evener_core::wire::proxy::{self, Extras, Transport, Version};
+    use std::time::Duration;
+    use tokio::net::TcpListener;
+
+    /// Probes a server that writes these pieces once it has read `reads` bytes, and closes unless it `holds`.
+    struct Story<'a> {
+        reads: usize,
+        pieces: &'a [&'a [u8]],
+        holds: bool,
+        send_proxy: Option<Version>,
+    }
+
+    impl Story<'_> {
+        async fn seen(&self, send: &[u8], begins: Option<&[u8]>, expect: Option<&[u8]>) -> (Probe, Vec<u8>) {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let endpoint = address.to_string().parse().unwrap();
+            let patient = Patient {
+                endpoint,
+                target: Target::Ip(address),
+                send_proxy: self.send_proxy,
+                limits: HeadLimits::default(),
+            };
+            let kind = CheckKind::Stream {
+                send: send.to_vec(),
+                begins: begins.map(<[u8]>::to_vec),
+                expect: expect.map(<[u8]>::to_vec),
+                tls: None,
+            };
+            let timeout = if self.holds { Duration::from_millis(500) } else { Duration::from_secs(20) };
+            let spec = CheckSpec { timeout, ..CheckSpec::new(kind) };
+            let serve = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut read = vec![0; self.reads];
+                stream.read_exact(&mut read).await.unwrap();
+                for piece in self.pieces {
+                    let _ = stream.write_all(piece).await;
+                    tokio::task::yield_now().await;
+                }
+                (read, self.holds.then_some(stream))
+            };
+            let (probe, (read, _stream)) = tokio::join!(probe(&patient, &spec), serve);
+            (probe, read)
+        }
+    }
+
+    async fn check(
+        pieces: &[&[u8]],
+        begins: Option<&[u8]>,
+        expect: Option<&[u8]>,
+        holds: bool,
+        expected: Result<(), &str>,
+    ) {
+        let story = Story { reads: 2, pieces, holds, send_proxy: None };
+        let (seen, read) = story.seen(b"hi", begins, expect).await;
+        let expected = expected.map_or_else(|why| Probe::Fail(why.into()), |()| Probe::Pass);
+        assert_eq!((seen, &read[..]), (expected, &b"hi"[..]), "{pieces:?} {begins:?} {expect:?}");
+    }
+
+    #[tokio::test]
+    async fn a_response_begins_or_has_what_is_wanted() {
+        let master: &[u8] = b"$9\r\nrole:master\r\n";
+        check(&[b"220 mail"], Some(b"220 "), None, true, Ok(())).await;
+        check(&[b"2", b"2", b"0", b" ok"], Some(b"220 "), None, false, Ok(())).await;
+        check(
+            &[b"421 mx220 "],
+            Some(b"220 "),
+            None,
+            true,
+            Err("tcp: the response begins with \"421 mx220 \""),
+        )
+        .await;
+        check(&[b"22"], Some(b"220 "), None, false, Err("tcp: the response begins with \"22\"")).await;
+        check(&[master], None, Some(b"role:master"), true, Ok(())).await;
+        check(&[b"x role:ma", b"ster"], None, Some(b"role:master"), false, Ok(())).await;
+        check(
+            &[b"role:slave"],
+            None,
+            Some(b"role:master"),
+            false,
+            Err("tcp: the response has no \"role:master\""),
+        )
+        .await;
+        check(&[master], Some(b"$9"), Some(b"role:master"), false, Ok(())).await;
+        check(
+            &[master],
+            Some(b"-"),
+            Some(b"role"),
+            true,
+            Err("tcp: the response begins with \"$9\\r\\nrole:master\\r\\n\""),
+        )
+        .await;
+        check(&[b"x"], None, None, true, Ok(())).await;
+        check(&[], None, None, false, Err("tcp: closed without a response")).await;
+        check(&[], None, None, true, Err("tcp check: no response as it is expected within 500ms")).await;
+        check(&[b"x"], None, Some(b"y"), true, Err("tcp check: no response as it is expected within 500ms"))
+            .await;
+    }
+
+    #[tokio::test]
+    async fn no_more_is_read_than_the_bound() {
+        let much = vec![b'.'; RESPONSE_BYTES_MAX];
+        let late: &[&[u8]] = &[&much, b"role:master"];
+        check(late, None, Some(b"role:master"), true, Err("tcp: the response has no \"role:master\"")).await;
+    }
+
+    #[test]
+    fn each_way_to_cut_a_response_is_judged_the_same() {
+        let wanted = Wanted { begins: Some(b"+OK"), expect: Some(b"abab") };
+        for (response, is_well) in
+            [(&b"+OK ababab"[..], true), (b"+OK aabab", true), (b"+OK aba", false), (b"-OK abab", false)]
+        {
+            for at in 0..=response.len() {
+                let first = wanted.judge(&response[..at], 0, false);
+                let second = || wanted.judge(response, at, true).unwrap();
+                assert_eq!(first.unwrap_or_else(second).is_ok(), is_well, "{response:?} {at}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_wants_a_proxy_header_gets_one_before_anything_else() {
+        let mut header = Vec::new();
+        proxy::emit_v2(None, Transport::Stream, &Extras::default(), &mut header);
+        let story = Story {
+            reads: header.len() + 2,
+            pieces: &[b"+PONG"],
+            holds: false,
+            send_proxy: Some(Version::V2),
+        };
+        let (seen, read) = story.seen(b"hi", Some(b"+PONG"), None).await;
+        assert_eq!((seen, read), (Probe::Pass, [&header[..], b"hi"].concat()));
+    }
+}
