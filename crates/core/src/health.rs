@@ -29,8 +29,8 @@ pub enum Failure {
     Timeout,
     /// There is no way to it.
     Unreachable,
-    /// TLS with it failed.
-    Tls,
+    /// TLS with it failed, and how.
+    Tls(TlsFailure),
     /// It was asked, and said nothing at all in time.
     Silent,
 }
@@ -43,8 +43,61 @@ impl Failure {
             Self::Refused => "refused",
             Self::Timeout => "connect timeout",
             Self::Unreachable => "unreachable",
-            Self::Tls => "TLS handshake failed",
+            Self::Tls(how) => how.reason(),
             Self::Silent => "no answer in time",
+        }
+    }
+}
+
+/// How a TLS handshake with a server failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsFailure {
+    /// The server ended the connection.
+    Ended,
+    /// What it sent is no TLS.
+    NotTls,
+    /// Neither TLS 1.2 nor 1.3.
+    Version,
+    /// No cipher suite or group in common.
+    CipherSuite,
+    /// It wants another certificate of ours, or one at all.
+    OurCertificate,
+    /// It refused for another reason.
+    Refused,
+    /// Its certificate is not of a trusted authority.
+    Authority,
+    /// Its certificate does not have the name.
+    Name,
+    /// Its certificate has expired.
+    Expired,
+    /// Its certificate is not valid yet.
+    NotYetValid,
+    /// Its certificate is for another purpose.
+    Purpose,
+    /// Its certificate is not valid for another reason.
+    Certificate,
+    /// Anything else.
+    Other,
+}
+
+impl TlsFailure {
+    /// In words.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Ended => "TLS handshake failed: the server ended the connection",
+            Self::NotTls => "TLS handshake failed: the server does not speak TLS",
+            Self::Version => "TLS handshake failed: the server speaks neither TLS 1.2 nor 1.3",
+            Self::CipherSuite => "TLS handshake failed: no cipher suite in common",
+            Self::OurCertificate => "TLS handshake failed: the server does not take our certificate",
+            Self::Refused => "TLS handshake failed: the server refused it",
+            Self::Authority => "TLS handshake failed: the certificate is not of a trusted authority",
+            Self::Name => "TLS handshake failed: the certificate has another name",
+            Self::Expired => "TLS handshake failed: the certificate has expired",
+            Self::NotYetValid => "TLS handshake failed: the certificate is not valid yet",
+            Self::Purpose => "TLS handshake failed: the certificate is not for servers",
+            Self::Certificate => "TLS handshake failed: the certificate is not valid",
+            Self::Other => "TLS handshake failed",
         }
     }
 }

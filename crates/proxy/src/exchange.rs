@@ -16,10 +16,10 @@ use crate::listener;
 use crate::registry::Token;
 use crate::service::{Backend, Pending, Report, Settings};
 use crate::session::{self, LINGER, LINGER_BYTES_MAX, Mode};
-use crate::tls::{Tls, TlsConnector};
+use crate::tls::{self, Tls, TlsConnector};
 use crate::worker::Worker;
 use evener_core::attempt::{Attempt, Cost};
-use evener_core::health::Failure;
+use evener_core::health::{Failure, TlsFailure};
 use evener_core::snapshot::{Choice, Entry, NoServer, Request, Snapshot};
 use evener_core::spec::AbortOnClose;
 use evener_core::{ServerId, Target, Time};
@@ -272,13 +272,13 @@ fn fail(worker: &mut Worker, number: usize, error: Errno) {
     connect::note_failure(worker, pool, &choice.server, error);
 }
 
-fn fail_tls(worker: &mut Worker, number: usize) {
+fn fail_tls(worker: &mut Worker, number: usize, how: TlsFailure) {
     let Some(choice) = give_up_choice(worker, number, Cost::Slow) else { return };
     let pool = worker.exchanges[number].backend().pool.load().pool.clone();
     let server = &choice.server;
     server.live.counters.of(worker.id).tls_failed.one();
     let target = server.target.clone();
-    (worker.report)(Report::Failure { pool, server: server.id, target, failure: Failure::Tls });
+    (worker.report)(Report::Failure { pool, server: server.id, target, failure: Failure::Tls(how) });
 }
 
 fn give_up_choice(worker: &mut Worker, number: usize, cost: Cost) -> Option<Choice> {
@@ -314,7 +314,7 @@ fn connected(worker: &mut Worker, slot: usize) {
         }
         None => {
             drop_server(worker, slot);
-            fail_tls(worker, number);
+            fail_tls(worker, number, TlsFailure::Other);
         }
     }
 }
@@ -401,8 +401,9 @@ fn shake_hands(worker: &mut Worker, slot: usize) {
         }
         let received = server.link.receive(&mut worker.buffers);
         if server.link.failure.is_some() || server.link.end.is_some() {
+            let how = tls::failure_with_server(server.link.failure.as_ref());
             drop_server(worker, slot);
-            return fail_tls(worker, number);
+            return fail_tls(worker, number, how);
         }
         if received == Received::Nothing {
             return;

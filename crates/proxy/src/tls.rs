@@ -1,11 +1,15 @@
 //! TLS without I/O of its own (rustls' unbuffered connections): records are opened where the worker received them and
 //! sealed where it sends them from, so that an idle connection holds no buffers.
 
+use evener_core::health::TlsFailure;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{CipherSuite, ClientConfig, CommonState, HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::{
+    AlertDescription, CertificateError, CipherSuite, ClientConfig, CommonState, HandshakeKind,
+    PeerIncompatible, ProtocolVersion, ServerConfig,
+};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +21,55 @@ const SEAL_BYTES_MAX: usize = 256 + 5;
 const RECORD_BYTES_MAX: usize = 1 << 14;
 /// Names of certificates are cut at this length for those who are told of them.
 const SUBJECT_BYTES_MAX: usize = 1024;
+
+/// How a handshake with a server failed; without an error the server ended it.
+pub(crate) fn failure_with_server(error: Option<&rustls::Error>) -> TlsFailure {
+    match error {
+        None => TlsFailure::Ended,
+        Some(rustls::Error::InvalidCertificate(error)) => failure_of_certificate(error),
+        Some(rustls::Error::AlertReceived(alert)) => failure_of_alert(*alert),
+        Some(rustls::Error::PeerIncompatible(why)) => match why {
+            PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig => TlsFailure::Version,
+            _ => TlsFailure::CipherSuite,
+        },
+        Some(rustls::Error::InvalidMessage(_)) => TlsFailure::NotTls,
+        Some(_) => TlsFailure::Other,
+    }
+}
+
+fn failure_of_certificate(error: &CertificateError) -> TlsFailure {
+    match error {
+        CertificateError::UnknownIssuer => TlsFailure::Authority,
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            TlsFailure::Name
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => TlsFailure::Expired,
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            TlsFailure::NotYetValid
+        }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            TlsFailure::Purpose
+        }
+        _ => TlsFailure::Certificate,
+    }
+}
+
+fn failure_of_alert(alert: AlertDescription) -> TlsFailure {
+    match alert {
+        AlertDescription::ProtocolVersion => TlsFailure::Version,
+        AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => {
+            TlsFailure::CipherSuite
+        }
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::CertificateRequired
+        | AlertDescription::UnknownCA => TlsFailure::OurCertificate,
+        _ => TlsFailure::Refused,
+    }
+}
 
 /// How a service speaks TLS with clients.
 pub struct TlsAcceptor {
