@@ -259,6 +259,9 @@ impl Health {
     /// A probe came back.
     pub fn on_probe(&mut self, seen: Probe) -> Option<Change> {
         let (rise, fall) = self.check.as_ref().map(|check| (check.rise, check.fall))?;
+        if matches!(seen, Probe::Unmade(_)) {
+            return None;
+        }
         let before = self.verdict();
         if std::mem::take(&mut self.first) {
             // As if it were the last one of a streak.
@@ -452,9 +455,10 @@ mod tests {
 
     #[test]
     fn a_check_that_could_not_be_made_changes_nothing() {
-        check(2, 3, 1, "uuuuu", "UUUUU");
-        check(2, 3, 1, "ffufupp", "UUUdddU");
-        check(2, 3, 1, "fffpup", "UUdddU");
+        check(2, 3, 1, "uuuuu", "?????");
+        check(2, 3, 1, "ufpp", "?ddU");
+        check(2, 3, 1, "pffufupp", "UUUUdddU");
+        check(2, 3, 1, "pfffpup", "UUUdddU");
     }
 
     #[test]

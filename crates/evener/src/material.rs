@@ -2,20 +2,24 @@
 //! on; what did not change since the last time is kept, with its sessions and the keys of its tickets.
 
 mod chain;
+mod pem;
 mod resolver;
+mod trust;
+
+pub(crate) use pem::certificates;
+pub(crate) use trust::Authorities;
 
 use crate::check::insecure_verifier;
 use crate::config::{Config, Place, Problem};
 use evener_core::Endpoint;
 use evener_core::spec::{
-    CertificateFiles, ClientCertificates, Http2, PoolSpec, Presence, ServerTlsSpec, ServiceSpec, TlsSpec,
-    TlsVersion, Verification,
+    CertificateFiles, ClientCertificates, Http2, PoolSpec, ServerTlsSpec, ServiceSpec, TlsSpec, TlsVersion,
+    Verification,
 };
 use evener_proxy::{TlsAcceptor, TlsConnector};
 use resolver::{Ends, Resolver};
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::server::{ProducesTickets, ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
@@ -310,8 +314,7 @@ impl Loader {
             }
             None => None,
         };
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&chain).collect();
-        let chain = chain.ok().filter(|chain| !chain.is_empty());
+        let chain = certificates(&chain).ok().filter(|chain| !chain.is_empty());
         let Some(chain) = chain else {
             self.problem(what, format!("{} has no certificate in PEM", files.chain));
             return None;
@@ -320,12 +323,16 @@ impl Loader {
             Some(path) => self.read(what, Path::new(path))?,
             None => Vec::new(),
         };
-        let issuers: Vec<_> = CertificateDer::pem_slice_iter(&issuers).flatten().collect();
+        let issuers = certificates(&issuers).unwrap_or_default();
         let chain = chain::complete(chain, &issuers);
-        let Ok(key) = PrivateKeyDer::from_pem_slice(&key) else {
+        let Ok(key) = pem::private_key(&key) else {
             self.problem(what, format!("{} has no private key in PEM (is it encrypted?)", files.key));
             return None;
         };
+        if ring::default_provider().key_provider.load_private_key(key.clone_key()).is_err() {
+            self.problem(what, format!("{}: {}", files.key, pem::unsupported_key(&key)));
+            return None;
+        }
         match CertifiedKey::from_der(chain, key, &ring::default_provider()) {
             Ok(mut certified) => {
                 certified.ocsp = ocsp;
@@ -343,26 +350,24 @@ impl Loader {
     }
 
     /// The authorities of all these files, and of all files of directories among them.
-    fn authorities(&mut self, what: &str, paths: &[String]) -> Option<RootCertStore> {
-        let mut store = RootCertStore::empty();
+    fn authorities(&mut self, what: &str, paths: &[String]) -> Option<Authorities> {
+        let mut store = Authorities::default();
         for path in paths {
             self.add_authorities(what, Path::new(path), &mut store)?;
         }
         Some(store)
     }
 
-    fn add_authorities(&mut self, what: &str, path: &Path, store: &mut RootCertStore) -> Option<()> {
+    fn add_authorities(&mut self, what: &str, path: &Path, store: &mut Authorities) -> Option<()> {
         let files = if path.is_dir() { self.list(what, path) } else { vec![path.to_owned()] };
         let before = store.len();
         // Links that lead nowhere, as c_rehash leaves them, and directories are no authorities.
         for file in files.iter().filter(|file| file.is_file() || **file == path) {
             let bytes = self.read(what, file)?;
-            for certificate in CertificateDer::pem_slice_iter(&bytes) {
-                let added = certificate.map_err(|error| error.to_string());
-                let added = added.and_then(|der| store.add(der).map_err(|error| error.to_string()));
-                if let Err(error) = added {
-                    self.problem(what, format!("{}: {error}", file.display()));
-                }
+            let certificates = certificates(&bytes).map_err(|error| error.to_string());
+            let add = |der| store.add(der).map_err(|error| error.to_string());
+            if let Err(error) = certificates.and_then(|all| all.into_iter().try_for_each(add)) {
+                self.problem(what, format!("{}: {error}", file.display()));
             }
         }
         if store.len() == before {
@@ -378,13 +383,7 @@ impl Loader {
         client: &ClientCertificates,
     ) -> Option<Arc<dyn rustls::server::danger::ClientCertVerifier>> {
         let store = self.authorities(what, &client.authorities)?;
-        let provider = Arc::new(ring::default_provider());
-        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider);
-        let builder = match client.presence {
-            Presence::Required => builder,
-            Presence::Optional => builder.allow_unauthenticated(),
-        };
-        match builder.build() {
+        match store.for_clients(client.presence) {
             Ok(verifier) => Some(verifier),
             Err(error) => {
                 self.problem(what, error);
@@ -420,7 +419,7 @@ impl Loader {
         let before = self.problems.len();
         let store = match &spec.authorities {
             Some(path) => self.authorities(&what, std::slice::from_ref(path))?,
-            None => system_authorities(),
+            None => Authorities::of(system_authorities()),
         };
         if store.is_empty() && spec.verification == Verification::Full {
             self.problem(
@@ -442,10 +441,18 @@ impl Loader {
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_protocol_versions(versions(TlsVersion::V12))
             .expect("ring speaks these versions");
-        let builder = match spec.verification {
-            Verification::Full => builder.with_root_certificates(store),
-            Verification::Off => builder.dangerous().with_custom_certificate_verifier(insecure_verifier()),
+        let verifier = match spec.verification {
+            Verification::Full => store.for_servers(),
+            Verification::Off => Ok(insecure_verifier()),
         };
+        let verifier = match verifier {
+            Ok(verifier) => verifier,
+            Err(error) => {
+                self.problem(&what, error);
+                return None;
+            }
+        };
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let config = match own {
             Some(key) => {
                 builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key)))

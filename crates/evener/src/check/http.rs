@@ -2,15 +2,17 @@
 
 use super::exchange::{Expected, exchange};
 use super::{Missed, Patient, Stream, connect, is_want};
+use crate::material::{Authorities, certificates};
 use evener_core::spec::{CheckKind, CheckTls};
 use evener_core::{Endpoint, Target};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
@@ -98,17 +100,22 @@ fn make_config(tls: &CheckTls) -> Result<ClientConfig, Missed> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("tls: {error}"))?;
-    if tls.insecure {
-        let builder = builder.dangerous().with_custom_certificate_verifier(insecure_verifier());
-        return Ok(builder.with_no_client_auth());
-    }
-    let mut roots = RootCertStore::empty();
+    let verifier = if tls.insecure { insecure_verifier() } else { authorities(tls)?.for_servers()? };
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+/// Whom a check trusts: the same as traffic does.
+fn authorities(tls: &CheckTls) -> Result<Authorities, Missed> {
+    let mut authorities = Authorities::default();
+    let failed = |path: &str, error: &dyn std::fmt::Display| format!("tls: {path}: {error}");
     match &tls.ca_file {
-        Some(file) => {
-            let certificates = CertificateDer::pem_file_iter(file).map_err(|error| unread(file, &error))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|error| unread(file, &error))?;
-                roots.add(certificate).map_err(|error| format!("tls: {file}: {error}"))?;
+        Some(path) => {
+            let unread = |error: io::Error| Missed::by_system(&format!("tls: {path}"), &error);
+            for file in files_of(Path::new(path)).map_err(unread)? {
+                let bytes = std::fs::read(&file).map_err(unread)?;
+                for certificate in certificates(&bytes).map_err(|error| failed(path, &error))? {
+                    authorities.add(certificate).map_err(|error| failed(path, &error))?;
+                }
             }
         }
         None => {
@@ -116,21 +123,25 @@ fn make_config(tls: &CheckTls) -> Result<ClientConfig, Missed> {
             if let Some(error) = found.errors.iter().find(|error| wants(&error.kind)) {
                 return Err(Missed::Unmade(format!("tls: {error}")));
             }
+            let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(found.certs);
+            authorities = Authorities::of(roots);
         }
     }
-    if roots.is_empty() {
+    if authorities.is_empty() {
         let why = "tls: there are no authorities to trust; give the check `ca` or `verify = false`";
         return Err(why.to_owned().into());
     }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    Ok(authorities)
 }
 
-fn unread(file: &str, error: &pem::Error) -> Missed {
-    match error {
-        pem::Error::Io(error) => Missed::by_system(&format!("tls: {file}"), error),
-        error => Missed::Failed(format!("tls: {file}: {error}")),
+/// A file, or the files of a directory.
+fn files_of(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
     }
+    let entries = std::fs::read_dir(path)?.flatten().map(|entry| entry.path());
+    Ok(entries.filter(|entry| entry.is_file()).collect())
 }
 
 /// Whether authorities of the system were not read for a reason of our own.

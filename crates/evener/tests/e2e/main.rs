@@ -96,6 +96,7 @@ mod tls_endings;
 mod tls_passthrough;
 mod tls_peers;
 mod tls_sessions;
+mod tls_trust;
 mod transparent;
 mod udp;
 mod warm;

@@ -1,0 +1,308 @@
+//! Whom we trust: authorities, and self-signed certificates that are named themselves, as `openssl req -x509` makes them.
+//!
+//! Such a certificate says that it is an authority's, and so is refused as a server's own (RFC 5280, section 4.2.1.9, as
+//! webpki reads it). It was named to be trusted, though: whoever shows exactly this certificate, and has its key, is the
+//! one that is meant. Its name, its time and its purpose are verified as those of any other.
+
+use evener_core::spec::Presence;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
+};
+use std::sync::Arc;
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
+use x509_cert::der::asn1::ObjectIdentifier;
+use x509_cert::ext::pkix::ExtendedKeyUsage;
+
+/// id-kp-serverAuth (RFC 5280, section 4.2.1.12).
+const FOR_SERVERS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
+/// id-kp-clientAuth (RFC 5280, section 4.2.1.12).
+const FOR_CLIENTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
+
+/// Authorities, with those of their certificates that signed themselves.
+#[derive(Clone, Debug)]
+pub(crate) struct Authorities {
+    store: RootCertStore,
+    own: SelfSigned,
+}
+
+impl Default for Authorities {
+    fn default() -> Self {
+        Self::of(RootCertStore::empty())
+    }
+}
+
+impl Authorities {
+    /// Those of a store alone.
+    pub(crate) fn of(store: RootCertStore) -> Self {
+        Self { store, own: SelfSigned::default() }
+    }
+
+    pub(crate) fn add(&mut self, certificate: CertificateDer<'static>) -> Result<(), Error> {
+        self.store.add(certificate.clone())?;
+        let is_own = Certificate::from_der(&certificate)
+            .is_ok_and(|parsed| parsed.tbs_certificate.subject == parsed.tbs_certificate.issuer);
+        if is_own {
+            self.own.0.push(certificate);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.store.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.store.is_empty()
+    }
+
+    /// Verifies servers.
+    pub(crate) fn for_servers(self) -> Result<Arc<dyn ServerCertVerifier>, String> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(self.store), provider);
+        let inner = builder.build().map_err(|error| error.to_string())?;
+        Ok(Arc::new(Servers { inner, own: self.own }))
+    }
+
+    /// Verifies clients; those without a certificate may come in when it is `optional`.
+    pub(crate) fn for_clients(self, presence: Presence) -> Result<Arc<dyn ClientCertVerifier>, String> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(self.store), provider);
+        let builder = match presence {
+            Presence::Required => builder,
+            Presence::Optional => builder.allow_unauthenticated(),
+        };
+        let inner = builder.build().map_err(|error| error.to_string())?;
+        Ok(Arc::new(Clients { inner, own: self.own }))
+    }
+}
+
+/// Self-signed certificates that are trusted themselves.
+#[derive(Clone, Debug, Default)]
+struct SelfSigned(Vec<CertificateDer<'static>>);
+
+impl SelfSigned {
+    /// Whether a certificate that was refused with `error` is one of these, and is good now for this purpose.
+    fn verify(
+        &self,
+        certificate: &CertificateDer<'_>,
+        purpose: ObjectIdentifier,
+        now: UnixTime,
+        error: Error,
+    ) -> Result<(), Error> {
+        if !self.0.iter().any(|own| own == certificate) {
+            return Err(in_terms_of_authorities(error));
+        }
+        let Ok(parsed) = Certificate::from_der(certificate) else { return Err(error) };
+        let body = parsed.tbs_certificate;
+        let seconds = |time: x509_cert::time::Time| time.to_unix_duration().as_secs();
+        if now.as_secs() < seconds(body.validity.not_before) {
+            return Err(CertificateError::NotValidYet.into());
+        }
+        if now.as_secs() > seconds(body.validity.not_after) {
+            return Err(CertificateError::Expired.into());
+        }
+        match body.get::<ExtendedKeyUsage>() {
+            Ok(None) => Ok(()),
+            Ok(Some((_, usage))) if usage.0.contains(&purpose) => Ok(()),
+            _ => Err(CertificateError::InvalidPurpose.into()),
+        }
+    }
+}
+
+/// An authority's certificate that is shown as one's own, and is not named itself, is of no known authority.
+fn in_terms_of_authorities(error: Error) -> Error {
+    match &error {
+        Error::InvalidCertificate(CertificateError::Other(other))
+            if other.to_string().contains("CaUsedAsEndEntity") =>
+        {
+            CertificateError::UnknownIssuer.into()
+        }
+        _ => error,
+    }
+}
+
+/// Verifies servers' certificates.
+#[derive(Debug)]
+struct Servers {
+    inner: Arc<WebPkiServerVerifier>,
+    own: SelfSigned,
+}
+
+impl ServerCertVerifier for Servers {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let refused = match self.inner.verify_server_cert(certificate, others, name, ocsp, now) {
+            Ok(verified) => return Ok(verified),
+            Err(error) => error,
+        };
+        self.own.verify(certificate, FOR_SERVERS, now, refused)?;
+        verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// Verifies clients' certificates.
+#[derive(Debug)]
+struct Clients {
+    inner: Arc<dyn ClientCertVerifier>,
+    own: SelfSigned,
+}
+
+impl ClientCertVerifier for Clients {
+    fn offer_client_auth(&self) -> bool {
+        self.inner.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.inner.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let refused = match self.inner.verify_client_cert(certificate, others, now) {
+            Ok(verified) => return Ok(verified),
+            Err(error) => error,
+        };
+        self.own.verify(certificate, FOR_CLIENTS, now, refused)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    /// A self-signed certificate of an authority, as `openssl req -x509` makes it.
+    fn own(change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
+        let mut params =
+            CertificateParams::new(vec!["a.example".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        change(&mut params);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+    }
+
+    fn now() -> UnixTime {
+        UnixTime::since_unix_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap())
+    }
+
+    fn authorities(certificate: &CertificateDer<'static>) -> Authorities {
+        let mut authorities = Authorities::default();
+        authorities.add(certificate.clone()).unwrap();
+        authorities
+    }
+
+    /// Whether a server that shows `shown` passes where `named` is trusted.
+    fn server(
+        named: &CertificateDer<'static>,
+        shown: &CertificateDer<'_>,
+        name: &str,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let verifier = authorities(named).for_servers().unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        verifier.verify_server_cert(shown, &[], &name, &[], now).map(drop)
+    }
+
+    #[test]
+    fn a_self_signed_certificate_that_is_named_itself_is_trusted() {
+        let (one, other) = (own(|_| {}), own(|_| {}));
+        assert_eq!(server(&one, &one, "a.example", now()), Ok(()));
+        assert_eq!(server(&one, &one, "127.0.0.1", now()), Ok(()));
+        assert!(server(&one, &one, "b.example", now()).is_err(), "another name");
+        // Another certificate of the same name.
+        assert_eq!(server(&one, &other, "a.example", now()), Err(CertificateError::UnknownIssuer.into()));
+        let later = UnixTime::since_unix_epoch(Duration::from_secs(1 << 40));
+        assert_eq!(server(&one, &one, "a.example", later), Err(CertificateError::Expired.into()));
+        let before = UnixTime::since_unix_epoch(Duration::from_secs(1));
+        assert_eq!(server(&one, &one, "a.example", before), Err(CertificateError::NotValidYet.into()));
+        let plain = own(|params| params.is_ca = IsCa::NoCa);
+        assert_eq!(server(&plain, &plain, "a.example", now()), Ok(()));
+    }
+
+    #[test]
+    fn its_purpose_counts() {
+        let with = |usage: ExtendedKeyUsagePurpose| own(|params| params.extended_key_usages = vec![usage]);
+        let (for_servers, for_clients) =
+            (with(ExtendedKeyUsagePurpose::ServerAuth), with(ExtendedKeyUsagePurpose::ClientAuth));
+        let client = |one: &CertificateDer<'static>| {
+            let verifier = authorities(one).for_clients(Presence::Required).unwrap();
+            verifier.verify_client_cert(one, &[], now()).map(drop)
+        };
+        let wrong = Err(CertificateError::InvalidPurpose.into());
+        assert_eq!(server(&for_servers, &for_servers, "a.example", now()), Ok(()));
+        assert_eq!(server(&for_clients, &for_clients, "a.example", now()), wrong);
+        assert_eq!((client(&for_clients), client(&for_servers)), (Ok(()), wrong));
+        assert_eq!(client(&own(|_| {})), Ok(()));
+        let (one, other) = (own(|_| {}), own(|_| {}));
+        let verifier = authorities(&one).for_clients(Presence::Optional).unwrap();
+        assert!(verifier.verify_client_cert(&other, &[], now()).is_err());
+        assert!(!verifier.client_auth_mandatory() && verifier.offer_client_auth());
+    }
+}
