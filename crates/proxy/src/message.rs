@@ -166,7 +166,7 @@ fn write_forwarded(
     };
     // Where only one of two lists came, the other one begins with the client that it gives: both say the same.
     let client = match told.client(sender.client, spec) {
-        Client::Known(client) if client != sender.client.to_canonical() => Some(client),
+        Client::Known(client) if client.to_canonical() != sender.client.to_canonical() => Some(client),
         _ => None,
     };
     if spec.classic {

@@ -53,8 +53,8 @@ pub(super) async fn exchange<S>(mut stream: S, request: &[u8], expected: &Expect
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    stream.write_all(request).await.map_err(failed)?;
-    stream.flush().await.map_err(failed)?;
+    stream.write_all(request).await.map_err(|error| failed(&error))?;
+    stream.flush().await.map_err(|error| failed(&error))?;
     let mut reader = Reader { stream, input: Vec::new() };
     let method = request.split(|&byte| byte == b' ').next().unwrap_or_default();
     let (status, framing) = reader.final_head(method, &expected.limits).await?;
@@ -67,8 +67,8 @@ where
     }
 }
 
-fn failed(error: io::Error) -> String {
-    format!("http: {}", in_words(&error))
+fn failed(error: &io::Error) -> String {
+    format!("http: {}", in_words(error))
 }
 
 fn unusable(why: impl std::fmt::Display) -> String {
@@ -85,7 +85,7 @@ impl<S: AsyncRead + Unpin> Reader<S> {
     /// Reads once; whether something came.
     async fn more(&mut self) -> Result<bool, String> {
         let mut buffer = [0; READ_BYTES];
-        let length = self.stream.read(&mut buffer).await.map_err(failed)?;
+        let length = self.stream.read(&mut buffer).await.map_err(|error| failed(&error))?;
         self.input.extend_from_slice(&buffer[..length]);
         Ok(length > 0)
     }

@@ -38,7 +38,10 @@ fn over_http2(origins: &[&Origin], config: &str, requests: &[Fields<'_>]) -> Res
     })
 }
 
-const WAYS: [fn(&[&Origin], &str, &[Fields<'_>]) -> Responses; 2] = [over_http1, over_http2];
+/// Sends requests to a service of these servers with this configuration.
+type Way = fn(&[&Origin], &str, &[Fields<'_>]) -> Responses;
+
+const WAYS: [Way; 2] = [over_http1, over_http2];
 
 fn statuses(config: &str, requests: &[Fields<'_>]) -> [Vec<u16>; 2] {
     let origin = Origin::named("a");
