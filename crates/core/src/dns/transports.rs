@@ -9,7 +9,7 @@ use std::time::Duration;
 /// A transport that was refused is avoided for so long.
 const REFUSED: Duration = Duration::from_secs(30);
 /// A response counts for so long as evidence that the transport works.
-const WORKS: Duration = Duration::from_secs(60);
+const WORKS: Duration = Duration::from_secs(5);
 /// Responses are noted at most so often: they come often, and all workers write here.
 const NOTED_EVERY: Duration = Duration::from_secs(1);
 
@@ -42,11 +42,12 @@ impl Transports {
         seen.answered_at.store(0, Ordering::Relaxed);
     }
 
-    /// The server responded by this transport.
+    /// The server responded by this transport. Where both were refused it was gone and is back: the other one may be, too.
     pub fn answered(&self, by: Transport, now: Time) {
         let seen = self.seen(by);
         if seen.refused_at.load(Ordering::Relaxed) > 0 {
-            seen.refused_at.store(0, Ordering::Relaxed);
+            self.datagram.refused_at.store(0, Ordering::Relaxed);
+            self.stream.refused_at.store(0, Ordering::Relaxed);
         }
         if !is_within(seen.answered_at.load(Ordering::Relaxed), NOTED_EVERY, now) {
             seen.answered_at.store(now.as_nanos().max(1), Ordering::Relaxed);
@@ -57,6 +58,14 @@ impl Transports {
     #[must_use]
     pub fn refuses(&self, by: Transport, now: Time) -> bool {
         is_within(self.seen(by).refused_at.load(Ordering::Relaxed), REFUSED, now)
+    }
+
+    /// Whether this transport is refused, but not the other one. Of a server that refuses both its verdict says when it is
+    /// asked again.
+    #[must_use]
+    pub fn refuses_only(&self, by: Transport, now: Time) -> bool {
+        let both = self.refuses(Transport::Datagram, now) && self.refuses(Transport::Stream, now);
+        self.refuses(by, now) && !both
     }
 
     /// Whether this transport brought a response of late, and was not refused since.
@@ -86,8 +95,8 @@ mod tests {
     use super::*;
     use Transport::{Datagram, Stream};
 
-    /// Steps: `u` and `t`, a refusal by UDP and TCP, `U` and `T`, a response; digits pass ten seconds each. What holds in the
-    /// end: `u` and `t`, the transports that are refused, `U` and `T`, those that work, `!` and `?`, whether a refusal by UDP
+    /// Steps: `u` and `t`, a refusal by UDP and TCP, `U` and `T`, a response; digits pass so many seconds. What holds in the
+    /// end: `u` and `t`, the transports that are refused, `1`, that one of them is alone, `U` and `T`, those that work, `!` and `?`, whether a refusal by UDP
     /// and TCP is telling.
     fn check(steps: &str, expected: &str) {
         let (transports, mut now) = (Transports::default(), Time::from_nanos(1));
@@ -97,12 +106,13 @@ mod tests {
                 't' => transports.refused(Stream, now),
                 'U' => transports.answered(Datagram, now),
                 'T' => transports.answered(Stream, now),
-                digit => now += Duration::from_secs(10 * u64::from(digit.to_digit(10).unwrap())),
+                digit => now += Duration::from_secs(u64::from(digit.to_digit(10).unwrap())),
             }
         }
         let marks = [
             ('u', transports.refuses(Datagram, now)),
             ('t', transports.refuses(Stream, now)),
+            ('1', transports.refuses_only(Datagram, now) || transports.refuses_only(Stream, now)),
             ('U', transports.works(Datagram, now)),
             ('T', transports.works(Stream, now)),
             ('!', transports.is_telling(Datagram, now)),
@@ -115,21 +125,24 @@ mod tests {
     #[test]
     fn what_one_transport_refuses_counts_for_that_one() {
         check("", "!");
-        check("Ut", "tU!");
-        check("t", "t!");
-        check("Tu", "uT?");
-        check("u", "u!?");
+        check("Ut", "t1U!");
+        check("t", "t1!");
+        check("Tu", "u1T?");
+        check("u", "u1!?");
         check("ut", "ut!?");
         check("TUut", "ut!?");
     }
 
     #[test]
     fn it_is_forgotten_in_time_and_by_a_response() {
-        check("t2", "t!");
-        check("t3", "!");
+        check("t992", "t1!");
+        check("t993333", "!");
         check("tT", "T");
-        check("T5", "T");
-        check("T6", "!");
-        check("T5T5", "T");
+        check("utU", "U!");
+        check("utT", "T");
+        check("tU", "t1U!");
+        check("T4", "T");
+        check("T5", "!");
+        check("T4T4", "T");
     }
 }

@@ -78,6 +78,24 @@ fn the_first_response_is_passed_on_where_the_next_server_is_silent_or_gone() {
 }
 
 #[test]
+fn a_server_that_is_down_is_not_waited_for() {
+    let (silent, one, listen) = (Nameserver::silent(), declining(SERVFAIL, b'1'), free_port());
+    let more = "policy = \"first\", dns = { query_timeout = \"300ms\" }, passive = { down_for = \"1h\" }";
+    let evener = Evener::run_with(&service(listen, &[&silent, &one], more), &["--workers", "1"]);
+    wait_until("it to be down", || {
+        for turn in 0..3 {
+            assert_eq!(rcode(&ask(listen, &question(turn, &format!("n{turn}.example"), A))), SERVFAIL);
+        }
+        (evener.server(&silent.name())["verdict"] == "down").then_some(())
+    });
+    let before = silent.count();
+    for ask in ASKS {
+        assert_eq!(rcode(&ask(listen, &question(9, "a.example", A))), SERVFAIL);
+    }
+    assert_eq!(silent.count(), before);
+}
+
+#[test]
 fn a_stale_response_is_better_than_one_that_declines() {
     let code = Arc::new(AtomicU8::new(0));
     let says = Arc::clone(&code);

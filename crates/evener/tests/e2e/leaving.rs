@@ -176,3 +176,23 @@ fn a_reload_that_takes_a_udp_address_out_lets_its_flows_end() {
     socket.send(b"plain other").unwrap();
     assert_eq!(receive(&socket), b"plain other");
 }
+
+#[test]
+fn one_way_traffic_holds_an_address_for_a_while_only() {
+    let (log, listen) = (UdpSocket::bind("127.0.0.1:0").unwrap(), free_port());
+    let target = log.local_addr().unwrap().port();
+    let service = format!(
+        "service \"s\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{target}\" }}"
+    );
+    let mut evener = Evener::run(&service);
+    let client = client(listen);
+    client.send(b"a line").unwrap();
+    assert_eq!(log.recv(&mut [0; 16]).unwrap(), 6);
+    evener.signal("TERM");
+    // Lines come on and on.
+    wait_until("the address to be free", || {
+        let _ = client.send(b"a line");
+        is_free(listen).then_some(())
+    });
+    assert_eq!(evener.end(), 0);
+}

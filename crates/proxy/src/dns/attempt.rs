@@ -53,7 +53,9 @@ impl Query {
 /// Another server is asked because the time is out; a response to this try still counts.
 pub(super) fn set_aside(worker: &mut Worker, slot: usize) {
     worker.dns.query_timers.clear(slot);
-    worker.dns.queries[slot].set_aside(true);
+    let query = &mut worker.dns.queries[slot];
+    // The server of the last one was blamed already.
+    query.set_aside(query.retries > 0);
 }
 
 /// Makes the try that waits there by this ID the current one: its response came.

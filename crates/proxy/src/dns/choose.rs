@@ -3,18 +3,22 @@
 use super::query::Query;
 use crate::worker::Worker;
 use evener_core::attempt::AttemptLimits;
-use evener_core::snapshot::{Choice, NoServer, Request, Snapshot};
+use evener_core::snapshot::{Choice, NoServer, Request, Snapshot, Why};
 
 /// So many servers that refuse a transport are passed over.
 const PASSED_OVER_MAX: usize = 16;
 
 /// Picks a server that was not tried. One that refuses the transport of the question is left to last.
 pub(super) fn choose(worker: &mut Worker, snapshot: &Snapshot, slot: usize) -> Result<Choice, NoServer> {
-    let Query { asker, attempt, .. } = &mut worker.dns.queries[slot];
+    let Query { asker, attempt, declined, .. } = &mut worker.dns.queries[slot];
     let by = asker.origin.transport();
     let request = Request::of(asker.client.ip(), worker.now);
-    let refuses = |choice: &Choice| choice.server.live.transports.refuses(by, request.now);
+    let refuses = |choice: &Choice| choice.server.live.transports.refuses_only(by, request.now);
     let first = attempt.next(snapshot, &request, &AttemptLimits::NONE, &mut worker.random)?;
+    if declined.is_some() && first.why == Why::LastResort {
+        // What there is already is better than waiting for a server that is down.
+        return Err(NoServer::Failed);
+    }
     if !refuses(&first) {
         return Ok(first);
     }

@@ -2,7 +2,7 @@
 //! is kept though it expired is given, or the response itself.
 
 use super::query::{self, Cause, Query, retire};
-use super::{failure, reply, twins};
+use super::{attempt, failure, reply, twins};
 use crate::service::Settings;
 use crate::worker::Worker;
 use evener_core::wire::dns as wire;
@@ -52,13 +52,21 @@ pub(super) fn is_bettered(worker: &mut Worker, settings: &Settings, slot: usize,
     reply::note_answer(worker, settings, &worker.dns.queries[slot], response.len());
     let is_wanted = query::spec(settings).is_some_and(|spec| spec.retry_on.has(wire::rcode(response)));
     let query = &mut worker.dns.queries[slot];
-    if is_wanted && query.retries > 0 && response.len() <= KEPT_BYTES_MAX {
-        query.retries -= 1;
+    if is_wanted && response.len() <= KEPT_BYTES_MAX {
         query.declined = Some(response.to_vec());
-        query::again(worker, settings, slot, Cause::Declined);
-        return true;
+        if query.retries > 0 {
+            query.retries -= 1;
+            query::again(worker, settings, slot, Cause::Declined);
+            return true;
+        }
+        // Whoever was asked before may answer still.
+        attempt::withdraw(worker, slot);
+        if attempt::resume_any(worker, settings, slot) {
+            return true;
+        }
     }
-    query.choice = None;
+    let query = &mut worker.dns.queries[slot];
+    (query.choice, query.declined) = (None, None);
     failure::answer_stale(worker, settings, slot)
 }
 

@@ -104,9 +104,10 @@ pub(super) fn leave_all(worker: &mut Worker) {
 /// Whether a listener that is to close takes no more questions: under load one would follow the other without end. By then
 /// all that came before it was to close are over.
 fn is_deaf(worker: &Worker, listener: &Listener) -> bool {
+    let Some(since) = listener.leaving else { return false };
     let settings = worker.dns.services[listener.service].service.settings.load();
     let open = query::spec(&settings).map_or(Duration::ZERO, |spec| spec.query_timeout * (spec.retries + 1));
-    listener.leaving.is_some_and(|since| worker.now.since(since) >= open)
+    worker.now.since(since) >= open
 }
 
 /// Closes those that are to close, and have no questions under way.

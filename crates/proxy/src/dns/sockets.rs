@@ -6,7 +6,7 @@ use super::ids::Ids;
 use super::query::{self, Cause, Origin, Taken, Waits};
 use super::upstream::{self, Upstream};
 use super::{attempt, declined};
-use super::{reply, twins};
+use super::{reply, stream, twins};
 use crate::batch::{BATCH, Batch, Local, Names};
 use crate::connect::{count_refusal, is_ours, note_local};
 use crate::listener::{self, Seen};
@@ -314,7 +314,8 @@ fn on_refused(worker: &mut Worker, at: usize, error: Errno) {
         return;
     }
     let Some(socket) = worker.dns.sockets.get(at) else { return };
-    let settings = service_of(worker, socket.upstream).settings.load_full();
+    let upstream = socket.upstream;
+    let settings = service_of(worker, upstream).settings.load_full();
     let mut is_told = false;
     // Of several it is not known which one was refused, and so which ones the server received.
     let is_alone = socket.ids.len() == 1;
@@ -326,7 +327,7 @@ fn on_refused(worker: &mut Worker, at: usize, error: Errno) {
         if let Some(server) = query.choice.as_ref().map(|choice| Arc::clone(&choice.server))
             && !std::mem::replace(&mut is_told, true)
         {
-            note_refusal(worker, &settings, slot, &server, error);
+            note_refusal(worker, &settings, (slot, upstream), &server, error);
         }
         if is_alone {
             query::again(worker, &settings, slot, Cause::Refused);
@@ -336,12 +337,20 @@ fn on_refused(worker: &mut Worker, at: usize, error: Errno) {
     }
 }
 
-/// Counts that a server refused a datagram, and reports it unless it is known to answer by TCP.
-fn note_refusal(worker: &Worker, settings: &Settings, slot: usize, server: &Entry, error: Errno) {
+/// Counts that a server refused a datagram, and reports it unless it speaks TCP, which is found out first.
+fn note_refusal(
+    worker: &mut Worker,
+    settings: &Settings,
+    (slot, upstream): (usize, usize),
+    server: &Arc<Entry>,
+    error: Errno,
+) {
     let failure = count_refusal(worker, server, error);
     let transports = &server.live.transports;
     transports.refused(Transport::Datagram, worker.now);
-    if transports.is_telling(Transport::Datagram, worker.now) {
+    let is_telling = transports.is_telling(Transport::Datagram, worker.now);
+    let is_known = transports.refuses(Transport::Stream, worker.now);
+    if is_telling && (is_known || !stream::probe(worker, settings, slot, upstream, server)) {
         query::report_failure(worker, settings, slot, server, failure);
     }
 }

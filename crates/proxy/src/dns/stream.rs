@@ -258,9 +258,23 @@ fn open(
     Ok(index)
 }
 
+/// Finds out whether a server that refuses datagrams speaks TCP; false when it is known at once that it does not.
+pub(super) fn probe(
+    worker: &mut Worker,
+    settings: &Settings,
+    slot: usize,
+    upstream: usize,
+    server: &Arc<Entry>,
+) -> bool {
+    // One that is there connects still.
+    let is_there = worker.dns.upstreams.get(upstream).is_none_or(|upstream| !upstream.streams.is_empty());
+    is_there || open(worker, settings, slot, upstream, server, Owner::All).is_ok()
+}
+
 fn connected(worker: &mut Worker, index: usize) {
     let stream = &mut worker.dns.streams[index];
     stream.server.live.counters.of(worker.id).connections.one();
+    stream.server.live.transports.answered(Transport::Stream, worker.now);
     let (stage, time) = match stream.server.dialect {
         Dialect::Plain => (Stage::Open, IDLE),
         Dialect::Mname => (Stage::Accepting, ACCEPT),

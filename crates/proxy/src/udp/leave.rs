@@ -10,6 +10,9 @@ use std::time::Duration;
 /// bounds that.
 const LEAVE_MAX: Duration = Duration::from_secs(30);
 
+/// Flows that no server answers, as those of logs and metrics, are over after this: one datagram follows the other there.
+const ONE_WAY_MAX: Duration = Duration::from_secs(5);
+
 /// A listener closes as soon as its flows are over.
 pub(crate) fn leave(worker: &mut Worker, index: usize) {
     let now = worker.now;
@@ -26,7 +29,8 @@ pub(crate) fn close_left(worker: &mut Worker) {
     for index in leaving {
         let since = worker.datagrams[index].leaving.unwrap_or(worker.now);
         end_answered(worker, index);
-        if !worker.draining && worker.now.since(since) >= LEAVE_MAX {
+        let is_late = !worker.draining && worker.now.since(since) >= LEAVE_MAX;
+        if is_late || (worker.now.since(since) >= ONE_WAY_MAX && !is_answered(worker, index)) {
             end_all(worker, index);
         } else if worker.datagrams[index].flows.is_empty() {
             // What waits in its queue came before it closes.
@@ -39,4 +43,12 @@ pub(crate) fn close_left(worker: &mut Worker) {
             worker.registry.deregister(&listener.socket);
         }
     }
+}
+
+/// Whether a server answered any of the flows of late.
+fn is_answered(worker: &Worker, index: usize) -> bool {
+    worker.datagrams[index].flows.iter().any(|(_, flow)| {
+        let socket = worker.flows.get(flow.slot as usize);
+        socket.is_some_and(|socket| worker.now.since(socket.answered_at) < DRAIN_IDLE)
+    })
 }
