@@ -100,7 +100,7 @@ impl Attempt {
         if failures.exceed(limits) || request.now.since(self.began) >= limits.time_max {
             Err(NoServer::Failed)
         } else if failures.tried.len() < CHOSEN_MAX || snapshot.is_alone() {
-            snapshot.pick(request, &failures.tried, random)
+            snapshot.pick_again(request, &failures.tried, random)
         } else {
             failures.next_in_order(snapshot, request, random)
         }

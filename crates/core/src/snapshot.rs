@@ -373,7 +373,29 @@ impl Snapshot {
     ) -> Result<Choice, NoServer> {
         // Only a client that is nobody's takes a turn: where each comes twice, all would get the same server of two.
         let mut taken = None;
-        let mut turn = || *taken.get_or_insert_with(|| self.live.turn.fetch_add(1, Ordering::Relaxed));
+        let turn = || *taken.get_or_insert_with(|| self.live.turn.fetch_add(1, Ordering::Relaxed));
+        self.pick_by(request, tried, turn, random)
+    }
+
+    /// The same for one that was given to a server of `tried` already. It takes no further turn, for the same reason: those who
+    /// turn away from one server are spread by chance.
+    pub fn pick_again(
+        &self,
+        request: &Request,
+        tried: &[ServerId],
+        random: &mut Random,
+    ) -> Result<Choice, NoServer> {
+        let turn = random.bits();
+        self.pick_by(request, tried, || turn, random)
+    }
+
+    fn pick_by(
+        &self,
+        request: &Request,
+        tried: &[ServerId],
+        mut turn: impl FnMut() -> u64,
+        random: &mut Random,
+    ) -> Result<Choice, NoServer> {
         // A place that another worker took between look and grasp makes that server full: look again.
         for _ in 0..=self.entries.len() {
             let Some((server, why)) = self.find(request, tried, &mut turn, random) else { break };

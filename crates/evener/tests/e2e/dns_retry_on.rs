@@ -96,6 +96,16 @@ fn a_server_that_is_down_is_not_waited_for() {
 }
 
 #[test]
+fn servers_go_on_taking_turns_though_one_declines() {
+    let (one, two, listen) = (declining(SERVFAIL, b'1'), Nameserver::of(2), free_port());
+    let _evener = Evener::run_with(&service(listen, &[&one, &two], ""), &["--workers", "1"]);
+    for turn in 0..20 {
+        assert_eq!(host(&ASKS[usize::from(turn % 2)](listen, &question(turn, "a.example", A))), 2);
+    }
+    assert_eq!((one.count(), two.count()), (10, 20), "every other query begins at it");
+}
+
+#[test]
 fn a_stale_response_is_better_than_one_that_declines() {
     let code = Arc::new(AtomicU8::new(0));
     let says = Arc::clone(&code);
