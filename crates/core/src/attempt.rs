@@ -121,6 +121,11 @@ impl Attempt {
         self.began = Time::NEVER;
     }
 
+    /// The client waits in a queue: that time does not count.
+    pub const fn waited(&mut self) {
+        self.began = Time::NEVER;
+    }
+
     /// Passes a server over, for a reason of the request.
     pub fn pass_over(&mut self, server: ServerId) {
         let tried = &mut self.failures.get_or_insert_default().tried;
@@ -294,6 +299,10 @@ mod tests {
         // Another request of the same client, or the same one again, has its own time.
         attempt.again(choice.server.id);
         assert!(attempt.next(&snapshot, &at(60), &LIMITS, &mut random).is_ok());
+        assert_eq!(attempt.next(&snapshot, &at(90), &LIMITS, &mut random).unwrap_err(), NoServer::Failed);
+        attempt.waited();
+        assert!(attempt.next(&snapshot, &at(90), &LIMITS, &mut random).is_ok());
+        assert_eq!(deadline(&attempt, at(90).now, 3), 3);
     }
 
     #[test]

@@ -112,6 +112,12 @@ counters! {
         log_dropped,
         /// Clients that got a connection to their server that was there already.
         warm_used,
+        /// Clients and requests that waited in a queue, because every server was at its limit.
+        queued,
+        /// Those of them whose time in the queue was over.
+        queue_timeouts,
+        /// Clients and requests for which the queue had no room.
+        queue_full,
         /// Clients for whom no server could be had.
         no_server,
         /// Connections that ended by the idle timeout.

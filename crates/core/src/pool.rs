@@ -261,7 +261,8 @@ impl Pool {
         });
         self.upkeep = Upkeep::plan(table, now);
         let turn = AtomicU64::new(self.live.turn.load(Ordering::Relaxed));
-        self.live = Arc::new(PoolLive { turn, sticky });
+        let queued = self.live.queued.clone();
+        self.live = Arc::new(PoolLive { turn, sticky, queued });
     }
 
     /// A probe of a server came back; one that left meanwhile is none of ours.
@@ -392,6 +393,7 @@ impl Pool {
                 policy: self.spec.policy,
                 cookie: self.cookie(),
                 failover: self.spec.failover,
+                queue: self.spec.queue,
                 entries: self.servers.iter().map(|server| self.entry(server)).collect(),
                 live: Arc::clone(&self.live),
             })

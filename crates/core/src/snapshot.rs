@@ -11,7 +11,7 @@ use crate::hash;
 use crate::limits::{Known, Lease, Limits, Occupancy};
 use crate::policy::{self, Contender, Draw, Latency, Table};
 use crate::random::Random;
-use crate::spec::{Dialect, Failover, Policy};
+use crate::spec::{Dialect, Failover, Policy, QueueSpec};
 use crate::sticky::Sticky;
 use crate::time::Time;
 use std::net::IpAddr;
@@ -58,6 +58,8 @@ pub struct PoolLive {
     pub turn: AtomicU64,
     /// Which client had which server.
     pub sticky: Option<Sticky>,
+    /// Clients and requests that wait for a server.
+    pub queued: Occupancy,
 }
 
 /// Whether a server gets clients.
@@ -233,6 +235,8 @@ pub struct Snapshot {
     pub policy: Policy,
     /// The name of the cookie by which clients are known again.
     pub cookie: Option<Arc<str>>,
+    /// Where clients wait while every server is at its limit.
+    pub queue: Option<QueueSpec>,
     entries: Vec<Arc<Entry>>,
     /// Positions of the entries, in the order of their identities.
     by_id: Vec<(ServerId, u32)>,
@@ -262,6 +266,8 @@ pub struct SnapshotParts {
     pub cookie: Option<Arc<str>>,
     /// What becomes of a client whose server does not take it.
     pub failover: Failover,
+    /// Where clients wait while every server is at its limit.
+    pub queue: Option<QueueSpec>,
     /// Every server.
     pub entries: Vec<Entry>,
     /// What lives on.
@@ -272,7 +278,7 @@ impl Snapshot {
     /// Prepares what the policy needs.
     #[must_use]
     pub fn new(parts: SnapshotParts) -> Self {
-        let SnapshotParts { pool, generation, policy, cookie, failover, entries, live } = parts;
+        let SnapshotParts { pool, generation, policy, cookie, failover, queue, entries, live } = parts;
         let entries: Vec<Arc<Entry>> = entries.into_iter().map(Arc::new).collect();
         let is_open = |entry: &Entry| entry.admission == Admission::Open;
         let is_unchecked = |entry: &Entry| entry.admission == Admission::Unchecked;
@@ -312,6 +318,7 @@ impl Snapshot {
             generation,
             policy,
             cookie,
+            queue,
             entries,
             by_id,
             tiers,
@@ -335,6 +342,18 @@ impl Snapshot {
     pub fn server(&self, id: ServerId) -> Option<&Arc<Entry>> {
         let at = self.by_id.binary_search_by_key(&id, |(id, _)| *id).ok()?;
         Some(&self.entries[self.by_id[at].1 as usize])
+    }
+
+    /// How many clients and requests wait for a server, at all workers.
+    #[must_use]
+    pub fn queued(&self) -> u32 {
+        self.live.queued.active()
+    }
+
+    /// A place in the queue, given back when dropped; `None` when it is full, or there is no queue.
+    #[must_use]
+    pub fn enter_queue(&self) -> Option<Lease> {
+        self.live.queued.enter(self.queue?.size)
     }
 
     /// Whether anybody gets new clients.

@@ -319,6 +319,8 @@ pub struct PoolSpec {
     pub failover: Failover,
     /// How long a server that came up takes to get its full share.
     pub slow_start: Option<Duration>,
+    /// Where clients wait while every server is at its limit; without it they are refused at once.
+    pub queue: Option<QueueSpec>,
     /// TLS with its servers.
     pub tls: Option<Arc<ServerTlsSpec>>,
     /// Its servers are told of clients by the PROXY protocol.
@@ -339,10 +341,27 @@ impl PoolSpec {
             passive: PassiveSpec::default(),
             failover: Failover::Next,
             slow_start: None,
+            queue: Some(QueueSpec::DEFAULT),
             tls: None,
             send_proxy: None,
         }
     }
+}
+
+/// The queue of a pool, for clients of TCP and requests of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueSpec {
+    /// How many may wait at once.
+    pub size: u32,
+    /// How long each may wait.
+    pub timeout: Duration,
+}
+
+impl QueueSpec {
+    /// The default.
+    pub const DEFAULT: Self = Self { size: 1024, timeout: Duration::from_secs(5) };
+    /// The largest queue.
+    pub const SIZE_MAX: u32 = 1_000_000;
 }
 
 /// One backend.

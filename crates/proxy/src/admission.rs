@@ -1,5 +1,6 @@
 //! Who may come in: access lists and the limits of each client, and what becomes of those who may not.
 
+use crate::pool_queue::Queued;
 use crate::request_log::RequestLog;
 use crate::service::{Refusal, Service, Settings};
 use evener_core::Time;
@@ -37,6 +38,8 @@ pub(crate) struct Guest {
     pub(crate) record: Option<Arc<ClientRecord>>,
     /// Its place among the connects that are under way, where they are counted.
     pub(crate) pending: Option<Lease>,
+    /// Its slot in the queue of its pool, while it waits there.
+    pub(crate) queued: Option<Queued>,
     /// What it says is written down there.
     pub(crate) log: Option<Arc<RequestLog>>,
 }

@@ -65,6 +65,8 @@ pub(crate) enum Stage {
     Greeting,
     /// The client was refused, and is kept waiting.
     Tarpit,
+    /// Every server is at its limit; it waits for a permit.
+    Queued,
     /// The server has not accepted yet.
     Connecting,
     /// Bytes move.

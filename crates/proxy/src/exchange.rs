@@ -3,8 +3,10 @@
 //! is also the relay, for everything that is not HTTP any more.
 
 mod idle;
+mod queued;
 
 pub(crate) use idle::{IdleKey, Kept, let_go, on_idle_deadline};
+pub(crate) use queued::serve_queued;
 
 use crate::admission::reset_at_close;
 use crate::connect;
@@ -13,6 +15,7 @@ use crate::http1::{Body, HttpPart};
 use crate::http2;
 use crate::link::{Link, Received};
 use crate::listener;
+use crate::pool_queue::{self, Queued};
 use crate::registry::Token;
 use crate::service::{Backend, Pending, Report, Settings};
 use crate::session::{self, LINGER, LINGER_BYTES_MAX, Mode};
@@ -52,6 +55,8 @@ pub(crate) struct Exchange {
     pub(crate) kept: Option<Kept>,
     pub(crate) choice: Option<Choice>,
     pub(crate) reach: Reach,
+    /// Its slot in the queue of its pool, while it waits there.
+    pub(crate) queued: Option<Queued>,
     pub(crate) attempt: Attempt,
     /// When the connect, or the waiting for an answer, began.
     pub(crate) since: Time,
@@ -60,19 +65,22 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    /// Whether it is the server's turn: the request is whole, and no response began.
+    /// Whether it is the server's turn: the request is whole, and no response began; or it waits for a server.
     pub(crate) fn waits_for_response(&self) -> bool {
-        self.http.as_ref().is_some_and(|http| http.upload == Body::Done && !http.answered)
+        let whole = |http: &HttpPart| http.upload == Body::Done && !http.answered;
+        self.reach == Reach::Queued || self.http.as_deref().is_some_and(whole)
     }
 
-    /// Whether it is given up when its client closed: the request is whole, and the service wants that.
+    /// Whether it is given up when its client closed: nothing of the request is to come, and the service wants that.
     pub(crate) fn aborts_on_close(&self) -> bool {
+        // No server knows of one that still waits in a queue.
+        let queued = self.reach == Reach::Queued;
         let wanted = |http: &HttpPart| match self.settings.http.as_ref().map(|spec| spec.abort_on_close) {
             Some(AbortOnClose::Always) => true,
-            Some(AbortOnClose::Idempotent) => http.is_idempotent,
+            Some(AbortOnClose::Idempotent) => http.is_idempotent || queued,
             Some(AbortOnClose::Never) | None => false,
         };
-        self.http.as_deref().is_some_and(|http| http.upload == Body::Done && wanted(http))
+        self.http.as_deref().is_some_and(|http| (http.upload == Body::Done || queued) && wanted(http))
     }
 
     /// Whether its deadline is about a stream of HTTP/2 whose bodies move, not about the server's time to answer.
@@ -87,6 +95,8 @@ impl Exchange {
 pub(crate) enum Reach {
     /// None is chosen.
     Wanted,
+    /// Every server is at its limit; it waits for a permit.
+    Queued,
     /// A connect or handshake is under way there.
     Connecting(usize),
     /// It can be spoken to there.
@@ -167,6 +177,7 @@ pub(crate) fn begin_relay(worker: &mut Worker, index: usize, backend: usize) {
         kept: None,
         choice: None,
         reach: Reach::Wanted,
+        queued: None,
         attempt: Attempt::new(),
         since: worker.now,
         http: None,
@@ -188,21 +199,16 @@ pub(crate) fn reach(worker: &mut Worker, number: usize) -> Reach {
             Request { client: exchange.client, now: worker.now, token: exchange.token, stay: exchange.stay };
         let snapshot = exchange.settings.backends[exchange.backend].pool.load_full();
         let limits = exchange.settings.options.attempt_limits();
-        match exchange.attempt.next(&snapshot, &request, &limits, &mut worker.random) {
-            Ok(choice) => {
-                let key = key_of(exchange.backend(), choice.server.id);
-                let reuse = exchange.reuse();
-                exchange.choice = Some(choice);
-                match find_kept(worker, number, key).or_else(|| find_idle(worker, number, key, reuse)) {
-                    Some(slot) => use_idle(worker, number, slot),
-                    None => connect(worker, number, key),
-                }
-            }
-            Err(reason) => {
-                let service = Arc::clone(&worker.sessions[exchange.session].service);
-                exchange.reach = Reach::Failed(reason);
-                connect::note_no_server(worker, &service, reason);
-            }
+        let behind = exchange.attempt.tried() == 0 && pool_queue::is_taken(&snapshot);
+        let picked = if behind {
+            Err(NoServer::Full)
+        } else {
+            exchange.attempt.next(&snapshot, &request, &limits, &mut worker.random)
+        };
+        match picked {
+            Ok(choice) => take_server(worker, number, choice),
+            Err(NoServer::Full) if queued::enter_queue(worker, number, &snapshot) => {}
+            Err(reason) => refuse(worker, number, reason),
         }
     }
     if worker.exchanges[number].reach == Reach::Wanted {
@@ -210,6 +216,24 @@ pub(crate) fn reach(worker: &mut Worker, number: usize) -> Reach {
         worker.exchange_timers.set(number, worker.now);
     }
     worker.exchanges[number].reach
+}
+
+fn take_server(worker: &mut Worker, number: usize, choice: Choice) {
+    let exchange = &mut worker.exchanges[number];
+    let key = key_of(exchange.backend(), choice.server.id);
+    let reuse = exchange.reuse();
+    exchange.choice = Some(choice);
+    match find_kept(worker, number, key).or_else(|| find_idle(worker, number, key, reuse)) {
+        Some(slot) => use_idle(worker, number, slot),
+        None => connect(worker, number, key),
+    }
+}
+
+fn refuse(worker: &mut Worker, number: usize, reason: NoServer) {
+    let exchange = &mut worker.exchanges[number];
+    exchange.reach = Reach::Failed(reason);
+    let service = Arc::clone(&worker.sessions[exchange.session].service);
+    connect::note_no_server(worker, &service, reason);
 }
 
 /// Begins a connect to the chosen server.
@@ -287,7 +311,14 @@ fn give_up_choice(worker: &mut Worker, number: usize, cost: Cost) -> Option<Choi
     exchange.reach = Reach::Wanted;
     let choice = exchange.choice.take()?;
     exchange.attempt.failed(choice.server.id, choice.why, cost);
+    note_freed(worker, number);
     Some(choice)
+}
+
+/// The permit of its server is given back, now or soon.
+fn note_freed(worker: &mut Worker, number: usize) {
+    let pool = Arc::clone(&worker.exchanges[number].backend().pool);
+    pool_queue::note_freed(worker, &pool);
 }
 
 /// The server accepted: the PROXY header comes first, then TLS.
@@ -430,6 +461,7 @@ pub(crate) fn on_deadline(worker: &mut Worker, number: usize) {
     }
     let Some(exchange) = worker.exchanges.get(number) else { return };
     match exchange.reach {
+        Reach::Queued => queued::on_deadline(worker, number),
         Reach::Connecting(slot) => {
             drop_server(worker, slot);
             fail(worker, number, Errno::TIMEDOUT);
@@ -459,6 +491,10 @@ pub(crate) enum Keep {
 pub(crate) fn end(worker: &mut Worker, number: usize, keep: Keep) -> Option<Kept> {
     worker.exchange_timers.clear(number);
     let exchange = worker.exchanges.try_remove(number)?;
+    exchange.queued.iter().for_each(|queued| worker.queues.remove(queued));
+    if exchange.choice.is_some() {
+        pool_queue::note_freed(worker, &exchange.backend().pool);
+    }
     exchange.kept.into_iter().for_each(|kept| let_go(worker, kept));
     let (Reach::Open(slot) | Reach::Connecting(slot)) = exchange.reach else { return None };
     let server = &mut worker.servers[slot];
@@ -538,6 +574,7 @@ pub(crate) fn again(worker: &mut Worker, number: usize) {
     if let Some(choice) = exchange.choice.take().filter(|_| fresh) {
         exchange.attempt.again(choice.server.id);
     }
+    note_freed(worker, number);
     drop_server(worker, slot);
 }
 

@@ -135,7 +135,7 @@ fn step(worker: &mut Worker, index: usize) -> Next {
         Stage::Head => read_head(worker, index),
         Stage::Exchange(number) => match exchange::reach(worker, number) {
             Reach::Open(_) => body::pump(worker, index, number),
-            Reach::Connecting(_) | Reach::Wanted => Next::Wait,
+            Reach::Connecting(_) | Reach::Queued | Reach::Wanted => Next::Wait,
             Reach::Failed(reason) => {
                 let status = if reason == NoServer::Failed { 502 } else { 503 };
                 fail_exchange(worker, index, number, status)

@@ -20,6 +20,7 @@ mod message;
 mod open;
 mod pipe;
 mod plane;
+mod pool_queue;
 mod registry;
 mod relay;
 mod request_log;

@@ -201,6 +201,7 @@ fn of_connection(worker: &Worker, connection: &Connection) -> Open {
         stage: match connection.stage {
             Stage::Greeting => "greeting",
             Stage::Tarpit => "tarpit",
+            Stage::Queued => "queued",
             Stage::Connecting => "connecting",
             Stage::Relaying => "relaying",
             Stage::Lingering => "lingering",
@@ -236,7 +237,7 @@ fn of_session(worker: &Worker, session: &Session) -> Open {
     let exchange = number_of.and_then(|number| worker.exchanges.get(number)).map(|exchange| &**exchange);
     let slot = exchange.and_then(|exchange| match exchange.reach {
         Reach::Open(slot) | Reach::Connecting(slot) => Some(slot),
-        Reach::Wanted | Reach::Failed(_) => None,
+        Reach::Wanted | Reach::Queued | Reach::Failed(_) => None,
     });
     let link = slot.and_then(|slot| worker.servers.get(slot)).map(|server| &server.link);
     let choice = exchange.and_then(|exchange| exchange.choice.as_ref().map(|choice| (exchange, choice)));

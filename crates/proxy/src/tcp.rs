@@ -1,5 +1,10 @@
 //! The TCP way in, in five hops: accept, admit, pick, connect (the next candidate on failure), relay.
 
+mod first;
+mod queued;
+
+pub(crate) use queued::take_server;
+
 use crate::admission::{self, Admission, Refused, reset_at_close};
 use crate::connect::{
     TRIES_MAX, begin_pending, cost, end_pending, note_failure, note_no_server, note_success, open_socket,
@@ -8,6 +13,7 @@ use crate::connection::{Connection, Stage, Step, Upstream};
 use crate::dns;
 use crate::greeting::{self, Greeted, Greeting};
 use crate::listener::{self, StreamListener};
+use crate::pool_queue;
 use crate::registry::Token;
 use crate::ring::{GENERATION_MASK, Mark};
 use crate::ring_relay;
@@ -296,19 +302,23 @@ fn try_servers(worker: &mut Worker, index: usize) -> Progress {
         let limits = connection.settings.options.attempt_limits();
         let request = Request::of(connection.address, worker.now);
         let snapshot = connection.settings.backends[connection.backend as usize].pool.load();
-        match connection.attempt.next(&snapshot, &request, &limits, &mut worker.random) {
+        let behind = connection.attempt.tried() == 0 && pool_queue::is_taken(&snapshot);
+        let picked = if behind {
+            Err(NoServer::Full)
+        } else {
+            connection.attempt.next(&snapshot, &request, &limits, &mut worker.random)
+        };
+        drop(snapshot);
+        match picked {
+            Err(NoServer::Full) if pool_queue::enter_connection(worker, index) => return Progress::Begun,
             Err(reason) => {
-                drop(snapshot);
                 give_up(worker, index, reason);
                 return Progress::Over;
             }
-            Ok(choice) => {
-                drop(snapshot);
-                match connect(worker, index, choice) {
-                    Ok(()) => return Progress::Begun,
-                    Err(failed) => fail(worker, index, &failed.choice, failed.error),
-                }
-            }
+            Ok(choice) => match connect(worker, index, choice) {
+                Ok(()) => return Progress::Begun,
+                Err(failed) => fail(worker, index, &failed.choice, failed.error),
+            },
         }
     }
     worker.connections[index].stage = Stage::Connecting;
@@ -422,31 +432,10 @@ fn connected(worker: &mut Worker, index: usize, way: Way) {
         None => worker.timers.clear(index),
     }
     if connection.greeting.is_some() {
-        say_first(worker, index);
+        first::say_first(worker, index);
     } else if worker.ring.is_some() {
         ring_relay::adopt(worker, index);
     }
-}
-
-/// The server gets the PROXY header, and what the client said before it was chosen.
-fn say_first(worker: &mut Worker, index: usize) {
-    let connection = &mut worker.connections[index];
-    let version = connection.backend().send_proxy;
-    let Some(greeting) = &mut connection.greeting else { return };
-    let mut first = Vec::new();
-    if let Some(version) = version {
-        let ends = greeting.origin.ends(&connection.client);
-        let name = greeting.name.as_deref();
-        first = greeting::introduce(version, &greeting.origin, ends, name, None, worker.random.bits());
-    }
-    let said = first.len();
-    greeting.header_left = said as u64;
-    first.append(&mut greeting.bytes);
-    if let Some(tap) = connection.tap(worker.id).filter(|_| first.len() > said) {
-        tap.piece(&first[said..]);
-    }
-    connection.from_client.begin_with(first);
-    queue(worker, index);
 }
 
 /// The ring tells that a socket that connects became writable, or failed.
@@ -470,8 +459,8 @@ pub(crate) fn on_client_event(worker: &mut Worker, index: usize, event: &Event) 
     connection.from_server.writable |= event.is_writable() || event.is_error();
     match connection.stage {
         Stage::Greeting => greet(worker, index),
-        Stage::Connecting if event.is_error() => close(worker, index),
-        Stage::Connecting | Stage::Tarpit | Stage::Over => {}
+        Stage::Connecting | Stage::Queued if event.is_error() => close(worker, index),
+        Stage::Connecting | Stage::Queued | Stage::Tarpit | Stage::Over => {}
         Stage::Relaying | Stage::Lingering => relay(worker, index),
     }
 }
@@ -483,7 +472,7 @@ pub(crate) fn on_server_event(worker: &mut Worker, index: usize, event: &Event) 
     match connection.stage {
         Stage::Connecting if ended => return on_connect_error(worker, index),
         Stage::Connecting if event.is_writable() => connected(worker, index, Way::Fresh),
-        Stage::Greeting | Stage::Tarpit | Stage::Connecting | Stage::Over => return,
+        Stage::Greeting | Stage::Tarpit | Stage::Queued | Stage::Connecting | Stage::Over => return,
         Stage::Relaying | Stage::Lingering => {}
     }
     let Some(connection) = worker.connections.get_mut(index) else { return };
@@ -514,6 +503,9 @@ fn next_server(worker: &mut Worker, index: usize, error: Errno) {
     // There is none where so many failed at once that others had their turn.
     if let Some(upstream) = worker.connections[index].upstream.take() {
         fail(worker, index, &upstream.choice, error);
+        drop(upstream);
+        let pool = Arc::clone(&worker.connections[index].backend().pool);
+        pool_queue::note_freed(worker, &pool);
     }
     // The client waits meanwhile; what it sent is still in its socket.
     if try_servers(worker, index) == Progress::Begun && worker.connections[index].stage == Stage::Relaying {
@@ -559,6 +551,10 @@ pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
     let Some(connection) = worker.connections.get(index) else { return };
     match connection.stage {
         Stage::Connecting => next_server(worker, index, Errno::TIMEDOUT),
+        Stage::Queued => {
+            connection.service.live.counters.of(worker.id).queue_timeouts.one();
+            give_up(worker, index, NoServer::Full);
+        }
         Stage::Greeting => {
             connection.service.live.counters.of(worker.id).greeting_timeouts.one();
             close(worker, index);
@@ -579,6 +575,7 @@ pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
 
 /// Ends a connection. Its slot is freed only when the present events are done, so that none of them meets a stranger.
 pub(crate) fn close(worker: &mut Worker, index: usize) {
+    pool_queue::leave_connection(worker, index);
     worker.timers.clear(index);
     ring_relay::abandon(worker, index);
     worker.connections[index].stage = Stage::Over;

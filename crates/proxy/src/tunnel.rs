@@ -27,7 +27,11 @@ pub(crate) enum Relayed {
 pub(crate) fn relay(worker: &mut Worker, number: usize) -> Relayed {
     let slot = match reach(worker, number) {
         Reach::Open(slot) => slot,
-        Reach::Connecting(_) | Reach::Wanted => return Relayed::Wait,
+        // One that reset its connection does not wait.
+        Reach::Queued if worker.sessions[worker.exchanges[number].session].link.broken => {
+            return Relayed::Broken;
+        }
+        Reach::Connecting(_) | Reach::Queued | Reach::Wanted => return Relayed::Wait,
         Reach::Failed(_) => return Relayed::Over,
     };
     let exchange = &worker.exchanges[number];

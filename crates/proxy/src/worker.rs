@@ -12,6 +12,7 @@ use crate::link::Buffers;
 use crate::listener::{StreamListener, UnixPath};
 use crate::open::{Hearer, Question};
 use crate::plane::Driver;
+use crate::pool_queue::{self, PoolQueues};
 use crate::registry::{Registry, Token};
 use crate::relay::Scratch;
 use crate::ring::{Mark, Ring};
@@ -135,6 +136,8 @@ pub(crate) struct Worker {
     pub(crate) next_number: u32,
     /// The place among the connects under way of the client that is accepted just now.
     pub(crate) pending: Option<Lease>,
+    /// Clients and requests that wait for a permit of a server.
+    pub(crate) queues: PoolQueues,
     /// Connections to servers that are made before clients want them.
     pub(crate) warm: Warm,
     /// Numbers the connects of this worker.
@@ -212,6 +215,7 @@ impl Worker {
             next_serial: 0,
             next_number: 0,
             pending: None,
+            queues: PoolQueues::default(),
             warm: Warm::default(),
             generation: 0,
             driver: parts.driver,
@@ -267,6 +271,7 @@ impl Worker {
             udp::flush_answers(&mut self);
             dns::flush(&mut self);
             ring_relay::feed_starved(&mut self);
+            pool_queue::serve(&mut self);
             self.bury();
         }
     }
@@ -321,6 +326,7 @@ impl Worker {
                     self.obey(command);
                 }
                 self.resume_accepting(Due::Any);
+                self.queues.wake();
             }
             Token::Stream(index) => tcp::accept(self, index),
             Token::Client(index) => tcp::on_client_event(self, index, event),
@@ -380,7 +386,8 @@ impl Worker {
         let timers = [&self.timers, &self.session_timers, &self.exchange_timers, &self.server_timers];
         let timer = timers.into_iter().filter_map(|timers| timers.wait(self.now)).min();
         let dns = self.dns.wait(self.now);
-        let waits = [timer, paused.map(until), sweep.map(until), self.warm.due().map(until), dns];
+        let queues = self.queues.wait(self.now);
+        let waits = [timer, paused.map(until), sweep.map(until), self.warm.due().map(until), dns, queues];
         waits.into_iter().flatten().min()
     }
 
@@ -417,6 +424,9 @@ impl Worker {
             connection.from_client.release(&mut self.scratch.pipes);
             connection.from_server.release(&mut self.scratch.pipes);
             let service = Arc::clone(&connection.service);
+            if connection.upstream.is_some() {
+                pool_queue::note_freed(self, &connection.backend().pool);
+            }
             drop(connection);
             self.wake_waiting(&service);
         }
@@ -442,8 +452,13 @@ impl Worker {
     /// A place of a service became free: listeners that wait for one, here or at another worker, try again.
     pub(crate) fn wake_waiting(&self, service: &Service) {
         if service.wants_wake() {
-            self.peers.get().into_iter().flatten().for_each(|peer| drop(peer.wake()));
+            self.wake_peers();
         }
+    }
+
+    /// Wakes every worker, this one too.
+    pub(crate) fn wake_peers(&self) {
+        self.peers.get().into_iter().flatten().for_each(|peer| drop(peer.wake()));
     }
 
     /// A connect of a session is done, or given up.

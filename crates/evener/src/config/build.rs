@@ -6,6 +6,7 @@ pub(super) use whole::pools_of;
 
 use super::access::{read_acl, read_denied, read_prefixes, read_throttle};
 use super::fields::{Fields, Reading, nearest};
+use super::patience::read_queue;
 use super::raw::{Made, Run, Table, Value};
 use super::sticky::{name_cookies, read_sticky};
 use super::{Config, Place, Problem, check, dns, edge};
@@ -15,8 +16,8 @@ use evener_core::limits::Limits;
 use evener_core::policy::is_prime;
 use evener_core::route::Route;
 use evener_core::spec::{
-    AdminState, Denied, Failover, FastClose, PassiveSpec, Policy, PoolSpec, Protocol, RequestLog, ServerSpec,
-    ServiceOptions, ServiceSpec, Source, WEIGHT_MAX,
+    AdminState, Denied, Failover, FastClose, PassiveSpec, Policy, PoolSpec, Protocol, QueueSpec, RequestLog,
+    ServerSpec, ServiceOptions, ServiceSpec, Source, WEIGHT_MAX,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -102,6 +103,7 @@ impl<'a> Builder<'a> {
             passive: read_passive(fields),
             failover: read_failover(fields),
             slow_start: fields.duration("slow_start"),
+            queue: read_queue(fields).unwrap_or(Some(QueueSpec::DEFAULT)),
             send_proxy: edge::read_send_proxy(fields),
             ..PoolSpec::new(name, servers)
         }

@@ -1,9 +1,10 @@
-//! How long and how slowly clients may keep what they have: the minimum rate of bodies, and what a close means.
+//! How long and how slowly clients may keep what they have or wait for it: the minimum rate of bodies, what a close means,
+//! the queue of a pool.
 
 use super::fields::Fields;
 use super::raw::Value;
 use evener_core::pace::MinRate;
-use evener_core::spec::AbortOnClose;
+use evener_core::spec::{AbortOnClose, QueueSpec};
 
 /// `min_rate = 240`, `{ rate = 240, window = "60s" }`, or `false`; absent when it is not said.
 pub(super) fn read_min_rate(fields: &mut Fields<'_>) -> Option<Option<MinRate>> {
@@ -32,6 +33,33 @@ pub(super) fn read_min_rate(fields: &mut Fields<'_>) -> Option<Option<MinRate>> 
                 "`min_rate` is {}, not bytes a second from 0 to {}, {{ rate = 240, window = \"60s\" }}, or false for none",
                 other.kind(),
                 MinRate::BYTES_PER_SECOND_MAX
+            );
+            fields.problem(KEY, message);
+            None
+        }
+    }
+}
+
+/// `queue = { size = 1024, timeout = "5s" }`, or `false`; absent when it is not said.
+pub(super) fn read_queue(fields: &mut Fields<'_>) -> Option<Option<QueueSpec>> {
+    const KEY: &str = "queue";
+    match fields.take(KEY)? {
+        Value::Bool(false) => Some(None),
+        Value::Bool(true) => Some(Some(QueueSpec::DEFAULT)),
+        Value::Unknown => None,
+        Value::Table(table) => {
+            let mut own = fields.within(KEY, table);
+            let spec = QueueSpec {
+                size: own.integer("size", 1..=QueueSpec::SIZE_MAX).unwrap_or(QueueSpec::DEFAULT.size),
+                timeout: own.duration("timeout").unwrap_or(QueueSpec::DEFAULT.timeout),
+            };
+            own.finish();
+            Some(Some(spec))
+        }
+        other => {
+            let message = format!(
+                "`queue` is {}, not {{ size = 1024, timeout = \"5s\" }}, or false for none",
+                other.kind()
             );
             fields.problem(KEY, message);
             None

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 mod dns;
+mod patience;
 
 use super::*;
 use evener_core::spec::{CheckKind, Policy, Protocol};

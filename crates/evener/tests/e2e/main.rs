@@ -82,6 +82,7 @@ mod proxy_from;
 mod proxy_protocol;
 mod proxy_udp;
 mod proxy_udp_peers;
+mod queues;
 mod reload;
 mod request_log;
 mod respond;

@@ -316,6 +316,7 @@ fn begin_exchange(
         kept,
         choice: None,
         reach: Reach::Wanted,
+        queued: None,
         attempt: Attempt::new(),
         since: worker.now,
         http: Some(Box::new(part)),

@@ -232,7 +232,7 @@ pub(super) fn drive(worker: &mut Worker, index: usize, number: usize) {
                 }
                 Pumped::Complete => return complete(worker, index, number, key),
             },
-            Reach::Connecting(_) | Reach::Wanted => return,
+            Reach::Connecting(_) | Reach::Queued | Reach::Wanted => return,
             Reach::Failed(reason) => return fail(worker, index, number, status_of(reason)),
         }
     }

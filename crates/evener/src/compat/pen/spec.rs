@@ -88,6 +88,8 @@ fn pool(state: &State, lists: &[Option<Arc<Acl>>]) -> PoolSpec {
         }),
         passive: PassiveSpec { failures: 1, down_for: Duration::from_secs(state.blacklist.into()) },
         failover: if state.stubborn { Failover::Never } else { Failover::Next },
+        // pen refuses at once.
+        queue: None,
         ..PoolSpec::new(NAME, servers)
     }
 }
@@ -114,7 +116,11 @@ fn server(name: String, slot: &Slot) -> Option<ServerSpec> {
 fn abuse_pool(state: &State) -> Option<PoolSpec> {
     let server = server(ABUSE.into(), state.abuse.as_ref()?)?;
     let down_for = Duration::from_secs(state.blacklist.into());
-    Some(PoolSpec { passive: PassiveSpec { failures: 1, down_for }, ..PoolSpec::new(ABUSE, vec![server]) })
+    Some(PoolSpec {
+        passive: PassiveSpec { failures: 1, down_for },
+        queue: None,
+        ..PoolSpec::new(ABUSE, vec![server])
+    })
 }
 
 fn service(state: &State, lists: &[Option<Arc<Acl>>]) -> Result<ServiceSpec, String> {

@@ -10,7 +10,7 @@ use crate::config::sticky::sticky_defaults;
 use crate::scope;
 use evener_core::limits::Limits;
 use evener_core::spec::{
-    CheckKind, CheckSpec, CheckTls, Dialect, Failover, PassiveSpec, Policy, PoolSpec, ServerSpec,
+    CheckKind, CheckSpec, CheckTls, Dialect, Failover, PassiveSpec, Policy, PoolSpec, QueueSpec, ServerSpec,
     ServerTlsSpec, StickyBy, StickySpec, Verification,
 };
 use evener_core::wire::{dns, proxy};
@@ -73,6 +73,7 @@ pub(super) fn write_keys(table: &mut Table, pool: &PoolSpec) {
         passive,
         failover,
         slow_start,
+        queue,
         tls,
         send_proxy,
     } = pool;
@@ -88,6 +89,17 @@ pub(super) fn write_keys(table: &mut Table, pool: &PoolSpec) {
         Failover::Never => table.set("failover", &false),
     }
     table.some("slow_start", slow_start.as_ref());
+    write_queue(table, *queue);
+}
+
+fn write_queue(table: &mut Table, queue: Option<QueueSpec>) {
+    let Some(QueueSpec { size, timeout }) = queue else { return table.set("queue", &false) };
+    let mut own = Table::new();
+    own.unless("size", &size, &QueueSpec::DEFAULT.size);
+    own.unless("timeout", &timeout, &QueueSpec::DEFAULT.timeout);
+    if !own.is_empty() {
+        table.key("queue", own);
+    }
 }
 
 fn version(version: proxy::Version) -> &'static str {

@@ -234,6 +234,7 @@ impl Chance<'_> {
             passive: self.passive(),
             failover: self.pick(&[Failover::Next, Failover::Never]),
             slow_start: self.maybe(Self::time),
+            queue: self.queue(),
             tls: tls.map(Arc::new),
             send_proxy: match (self.below(4), kind) {
                 (0, _) => Some(proxy::Version::V2),

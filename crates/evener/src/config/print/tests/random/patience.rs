@@ -2,7 +2,7 @@
 
 use super::Chance;
 use evener_core::pace::MinRate;
-use evener_core::spec::AbortOnClose;
+use evener_core::spec::{AbortOnClose, QueueSpec};
 use std::time::Duration;
 
 impl Chance<'_> {
@@ -12,6 +12,14 @@ impl Chance<'_> {
             window: Duration::from_secs(chance.or(60, |chance| chance.within(1..=3600)).into()),
         };
         self.or(Some(MinRate::DEFAULT), |chance| chance.maybe(within))
+    }
+
+    pub(super) fn queue(&mut self) -> Option<QueueSpec> {
+        let within = |chance: &mut Self| QueueSpec {
+            size: chance.or(QueueSpec::DEFAULT.size, |chance| chance.within(1..=QueueSpec::SIZE_MAX)),
+            timeout: chance.or(QueueSpec::DEFAULT.timeout, Self::time),
+        };
+        self.or(Some(QueueSpec::DEFAULT), |chance| chance.maybe(within))
     }
 
     pub(super) fn abort_on_close(&mut self) -> AbortOnClose {

@@ -1,0 +1,72 @@
+//! How long clients wait and how slow they may be, as people write it.
+
+use super::*;
+use evener_core::pace::MinRate;
+use evener_core::spec::{AbortOnClose, HttpSpec, QueueSpec};
+
+fn http(keys: &str) -> HttpSpec {
+    let text =
+        format!("service \"s\" {{ listen = \"127.0.0.1:1\", protocol = \"http\", \"10.0.0.1:80\", {keys} }}");
+    let config = load_text(&text).unwrap();
+    (**config.spec.services[0].http.as_ref().unwrap()).clone()
+}
+
+fn queue(key: &str) -> Option<QueueSpec> {
+    load_text(&format!("service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:80\", {key} }}"))
+        .unwrap()
+        .spec
+        .pools[0]
+        .queue
+}
+
+#[test]
+fn minimum_rates_are_numbers_tables_or_none() {
+    let rate =
+        |bytes_per_second, seconds| Some(MinRate { bytes_per_second, window: Duration::from_secs(seconds) });
+    assert_eq!(http("").min_rate, rate(240, 60));
+    assert_eq!(http("min_rate = 1000").min_rate, rate(1000, 60));
+    assert_eq!(http("min_rate = { window = \"10s\" }").min_rate, rate(240, 10));
+    assert_eq!(http("min_rate = { rate = 7, window = \"1h\" }").min_rate, rate(7, 3600));
+    for none in ["false", "0", "{ rate = 0 }"] {
+        assert_eq!(http(&format!("min_rate = {none}")).min_rate, None, "{none}");
+    }
+}
+
+#[test]
+fn what_a_close_means_is_one_of_three() {
+    let abort = |keys: &str| http(keys).abort_on_close;
+    assert_eq!(abort(""), AbortOnClose::Idempotent);
+    assert_eq!(abort("abort_on_close = \"idempotent\""), AbortOnClose::Idempotent);
+    assert_eq!(abort("abort_on_close = true"), AbortOnClose::Always);
+    assert_eq!(abort("abort_on_close = false"), AbortOnClose::Never);
+}
+
+#[test]
+fn queues_have_a_size_and_a_time_or_are_none() {
+    let spec = |size, seconds| Some(QueueSpec { size, timeout: Duration::from_secs(seconds) });
+    assert_eq!(queue(""), spec(1024, 5));
+    assert_eq!(queue("queue = true"), spec(1024, 5));
+    assert_eq!(queue("queue = { size = 7 }"), spec(7, 5));
+    assert_eq!(queue("queue = { timeout = \"1m\" }"), spec(1024, 60));
+    assert_eq!(queue("queue = false"), None);
+}
+
+#[test]
+fn what_is_none_of_that_is_said() {
+    check_problems(
+        "service \"s\" { listen = \"127.0.0.1:1\", \"10.0.0.1:80\", queue = 7 }",
+        &["c.lua:1: `queue` is the number 7, not { size = 1024, timeout = \"5s\" }, or false for none"],
+    );
+    check_problems(
+        "service \"s\" { listen = \"127.0.0.1:1\", protocol = \"http\", \"10.0.0.1:80\", abort_on_close = \"always\" }",
+        &["c.lua:1: `abort_on_close` is `always`, not \"idempotent\", true or false"],
+    );
+    check_problems(
+        "service \"s\" { listen = \"127.0.0.1:1\", protocol = \"http\", \"10.0.0.1:80\", min_rate = { window = \"1ms\" } }",
+        &["c.lua:1: a window is 1 second to 1 hour long"],
+    );
+    check_problems(
+        "service \"s\" { listen = \"127.0.0.1:1\", protocol = \"http\", \"10.0.0.1:80\", min_rate = -1 }",
+        &["c.lua:1: `min_rate` is the number -1, not bytes a second"],
+    );
+}
