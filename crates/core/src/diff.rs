@@ -152,6 +152,7 @@ fn services((old, new): (Option<&ServiceSpec>, Option<&ServiceSpec>), changes: &
                 acl as "acl", denied as "denied", throttle as "per_client", exceeded as "exceeded",
                 proxy_from as "proxy_from", tls as "tls", http as "http", dns as "dns",
                 options.connections_max as "connections_max", options.flows_max as "flows_max",
+                options.spread as "spread",
                 options.connect_timeout as "connect_timeout", options.attempts_max as "attempts_max",
                 options.connect_time_max as "connect_time_max", options.idle_timeout as "idle_timeout",
                 options.backlog as "backlog", options.nodelay as "nodelay", options.keepalive as "keepalive",

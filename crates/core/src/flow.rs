@@ -18,6 +18,8 @@ pub struct FlowKey {
     pub local: Option<IpAddr>,
     /// Who told us of the client, by a PROXY header.
     pub via: Option<Via>,
+    /// The server, where the datagrams of one client are spread over several: it has a flow to each of them.
+    pub lane: Option<ServerId>,
 }
 
 /// Whoever stands between us and a client.
@@ -147,6 +149,67 @@ impl FlowTable {
     }
 }
 
+/// Which server has its turn, for each client whose datagrams are spread over several. Bounded as the flows are.
+#[derive(Debug)]
+pub struct Turns(Lru<FlowKey, Turn>);
+
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    server: ServerId,
+    /// How many more datagrams it gets.
+    left: u32,
+}
+
+impl Turns {
+    /// An empty table for at most `capacity` clients; `key` seeds the hashing.
+    #[must_use]
+    pub fn new(capacity: usize, key: u64) -> Self {
+        Self(Lru::new(capacity, key))
+    }
+
+    /// A datagram of `key` came: the server that it goes to, if that has its turn still.
+    pub fn datagram(&mut self, key: &FlowKey, now: Time) -> Option<ServerId> {
+        let turn = self.0.touch(key, now)?;
+        turn.left = turn.left.checked_sub(1)?;
+        Some(turn.server)
+    }
+
+    /// The server that had the last turn.
+    #[must_use]
+    pub fn last(&self, key: &FlowKey) -> Option<ServerId> {
+        self.0.peek(key).map(|(turn, _)| turn.server)
+    }
+
+    /// The turn of a server begins: of so many datagrams, of which one came.
+    pub fn begin(&mut self, key: FlowKey, server: ServerId, datagrams: u32, now: Time) {
+        self.0.insert(key, Turn { server, left: datagrams.saturating_sub(1) }, now);
+    }
+
+    /// Forgets clients that sent nothing for `idle`.
+    pub fn expire(&mut self, idle: Duration, now: Time) {
+        while self.0.oldest().is_some_and(|(_, used)| now.since(used) >= idle) {
+            self.0.pop_oldest();
+        }
+    }
+
+    /// Changes the most clients.
+    pub fn resize(&mut self, capacity: usize) {
+        self.0.resize(capacity);
+    }
+
+    /// How many clients there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is no client.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,7 +217,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn key(number: u16) -> FlowKey {
-        FlowKey { client: SocketAddr::from(([192, 0, 2, 1], number)), local: None, via: None }
+        FlowKey { client: SocketAddr::from(([192, 0, 2, 1], number)), local: None, via: None, lane: None }
     }
 
     fn flow(slot: u32) -> Flow {
@@ -187,6 +250,25 @@ mod tests {
         assert!(table.datagram(&key(1), at(2)).is_some());
         assert_eq!(table.begin(key(3), flow(3), at(3)), Some(flow(2)));
         assert_eq!(table.len(), 2);
+    }
+
+    #[test]
+    fn a_turn_lasts_so_many_datagrams() {
+        let mut turns = Turns::new(2, 1);
+        assert_eq!((turns.datagram(&key(1), at(0)), turns.last(&key(1))), (None, None));
+        turns.begin(key(1), ServerId(7), 3, at(0));
+        let seen: Vec<_> = (0..4).map(|_| turns.datagram(&key(1), at(1))).collect();
+        assert_eq!(seen, [Some(ServerId(7)), Some(ServerId(7)), None, None]);
+        assert_eq!(turns.last(&key(1)), Some(ServerId(7)));
+        turns.begin(key(2), ServerId(8), 1, at(2));
+        assert_eq!(turns.datagram(&key(2), at(2)), None);
+        // Bounded, the longest unused first; forgotten when idle.
+        turns.begin(key(3), ServerId(9), 1, at(3));
+        assert_eq!((turns.len(), turns.last(&key(1))), (2, None));
+        turns.expire(Duration::from_secs(5), at(7));
+        assert_eq!((turns.len(), turns.last(&key(2))), (1, None));
+        turns.expire(Duration::from_secs(5), at(8));
+        assert!(turns.is_empty());
     }
 
     #[test]

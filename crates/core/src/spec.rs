@@ -231,6 +231,8 @@ pub struct ServiceOptions {
     pub connections_max: u32,
     /// UDP: flows at once; the flow that was unused the longest makes room. Split evenly between the workers.
     pub flows_max: u32,
+    /// UDP: after so many datagrams of a client its next one goes to the server whose turn it is; `None`: it stays with one.
+    pub spread: Option<u32>,
     /// TCP: how long a server may take to accept.
     pub connect_timeout: Duration,
     /// TCP: servers that may fail otherwise than at once for one client.
@@ -261,6 +263,9 @@ pub struct ServiceOptions {
 }
 
 impl ServiceOptions {
+    /// The most datagrams of a turn.
+    pub const SPREAD_MAX: u32 = 1_000_000;
+
     /// What servers that fail may cost a client; one connect always has its time.
     #[must_use]
     pub fn attempt_limits(&self) -> AttemptLimits {
@@ -276,6 +281,7 @@ impl ServiceOptions {
         Self {
             connections_max: 100_000,
             flows_max: 65_536,
+            spread: None,
             connect_timeout: Duration::from_secs(3),
             attempts_max: 3,
             connect_time_max: Duration::from_secs(10),

@@ -3,6 +3,8 @@
 //! once.
 
 mod leave;
+mod party;
+mod spread;
 mod table;
 
 use crate::admission;
@@ -11,18 +13,19 @@ use crate::connect::{count_refusal, is_ours, note_local};
 use crate::greeting;
 use crate::listener::{self, Seen};
 use crate::registry::Token;
-use crate::service::{Backend, Notice, Report, Service, Settings};
+use crate::service::{Notice, Report, Service, Settings};
 use crate::worker::{Retry, Worker};
 use evener_core::Time;
 use evener_core::attempt::{Attempt, AttemptLimits, Cost};
 use evener_core::clients::ClientRecord;
-use evener_core::flow::{Flow, FlowKey, FlowTable, Via};
+use evener_core::flow::{Flow, FlowKey, FlowTable, Turns, Via};
 use evener_core::health::Failure;
-use evener_core::snapshot::{Choice, Entry, Request, Snapshot};
+use evener_core::snapshot::{Choice, Entry, NoServer, Request, Snapshot};
 use evener_core::wire::proxy::{self, Ends, Extras, Transport};
+use party::{Party, Pools, party_of};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -47,6 +50,8 @@ pub(crate) struct DatagramListener {
     pub(crate) socket: OwnedFd,
     pub(crate) local: Local,
     pub(crate) flows: FlowTable,
+    /// Of a service that spreads the datagrams of a client.
+    pub(crate) turns: Turns,
     /// Since when it is to close once its flows are over.
     pub(crate) leaving: Option<Time>,
 }
@@ -63,50 +68,6 @@ pub(crate) struct FlowSocket {
     identity: Identity,
     party: Party,
     answered_at: Time,
-}
-
-/// Whose pool a flow goes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Party {
-    /// The service's own.
-    Admitted,
-    /// That of clients whom the access list refuses.
-    Refused,
-}
-
-impl Party {
-    /// The party of a client; `None` when it is dropped.
-    fn of(client: IpAddr, settings: &Settings) -> Option<Self> {
-        if settings.permits(client) {
-            return Some(Self::Admitted);
-        }
-        settings.refused().map(|_| Self::Refused)
-    }
-
-    /// Where its servers are.
-    fn backend(self, settings: &Settings) -> &Backend {
-        let refused = settings.refused().filter(|_| self == Self::Refused);
-        refused.unwrap_or(&settings.backends[0])
-    }
-}
-
-/// The pools of a service, as they are for one batch.
-struct Pools<'a> {
-    settings: &'a Settings,
-    own: Arc<Snapshot>,
-    refused: Option<Arc<Snapshot>>,
-}
-
-impl<'a> Pools<'a> {
-    fn load(settings: &'a Settings) -> Self {
-        let own = settings.backends[0].pool.load_full();
-        Self { settings, own, refused: settings.refused().map(|backend| backend.pool.load_full()) }
-    }
-
-    fn of(&self, party: Party) -> &Snapshot {
-        let refused = self.refused.as_deref().filter(|_| party == Party::Refused);
-        refused.unwrap_or(&self.own)
-    }
 }
 
 /// What a flow keeps when it goes on at another server.
@@ -173,7 +134,11 @@ fn forward(worker: &mut Worker, index: usize, batch: &mut Batch, count: usize) {
     let mut slots = [DROPPED; BATCH];
     for (at, slot) in slots.iter_mut().enumerate().take(count) {
         let Some(key) = key_of(worker, index, batch, at, &settings) else { continue };
-        *slot = flow_of(worker, index, key, &pools).unwrap_or(DROPPED);
+        let flow = match settings.options.spread {
+            None => flow_of(worker, index, key, &pools),
+            Some(datagrams) => spread::flow_of(worker, index, key, datagrams, &pools),
+        };
+        *slot = flow.unwrap_or(DROPPED);
     }
     service.live.counters.of(worker.id).datagrams_in.add(count as u64);
     let mut places = [0; BATCH];
@@ -210,7 +175,7 @@ fn key_of(
     if listener.local == Local::Each && batch.is_for_all(at) && !worker.takes_broadcasts_of(sender) {
         return None;
     }
-    let own = FlowKey { client: sender, local, via: None };
+    let own = FlowKey { client: sender, local, via: None, lane: None };
     if !settings.is_proxy(sender.ip()) {
         return Some(own);
     }
@@ -223,7 +188,7 @@ fn key_of(
     Some(match ends {
         None => own,
         Some(Ends { source, destination }) => {
-            FlowKey { client: source, local, via: Some(Via { proxy: sender, destination }) }
+            FlowKey { client: source, via: Some(Via { proxy: sender, destination }), ..own }
         }
     })
 }
@@ -259,17 +224,14 @@ fn flow_of(worker: &mut Worker, index: usize, key: FlowKey, pools: &Pools<'_>) -
         // Its own place must not stand in the way of its new one.
         end(worker, index, &key);
     }
-    let counters = worker.datagrams[index].service.live.counters.of(worker.id);
-    let party = Party::of(client, pools.settings);
-    if party != Some(Party::Admitted) && identity.is_none() {
-        counters.denied.one();
-    }
-    let Some(party) = party else {
-        counters.drop_denied.one();
-        return None;
-    };
+    let party = party_of(worker, index, client, pools, identity.is_none())?;
     let wish = Wish { key, party, identity, settings: pools.settings, snapshot: pools.of(party) };
     let begun = begin(worker, index, &wish, &mut Attempt::new());
+    slot_of(worker, index, begun)
+}
+
+/// The slot of a flow that was begun; `None`, and its datagram counted, when it could not be.
+fn slot_of(worker: &Worker, index: usize, begun: Result<u32, Unplaced>) -> Option<u32> {
     let counters = worker.datagrams[index].service.live.counters.of(worker.id);
     match begun {
         Ok(slot) => return Some(slot),
@@ -300,57 +262,73 @@ struct Wish<'a> {
 
 /// Begins a flow, or lets it go on at another server than those that failed.
 fn begin(worker: &mut Worker, index: usize, wish: &Wish<'_>, attempt: &mut Attempt) -> Result<u32, Unplaced> {
-    let &Wish { key, party, settings, snapshot, .. } = wish;
+    let &Wish { key, snapshot, .. } = wish;
     let request = Request::of(key.client.ip(), worker.now);
-    let service = Arc::clone(&worker.datagrams[index].service);
-    let counters = service.live.counters.of(worker.id);
     loop {
         let choice = match attempt.next(snapshot, &request, &AttemptLimits::NONE, &mut worker.random) {
             Ok(choice) => choice,
             Err(reason) => {
-                counters.no_server.one();
-                if service.may_notice(Notice::NoServer, worker.now) {
-                    (worker.report)(Report::NoServer { service: service.name.clone(), reason });
-                }
+                note_no_server(worker, index, reason);
                 end(worker, index, &key);
                 return Err(Unplaced::NoServer);
             }
         };
-        let seen = Seen::of(&settings.options, key.client.ip());
-        let socket = match listener::datagram_socket(&choice.server.target, seen) {
-            Ok(socket) => socket,
-            // This client cannot be shown to this server: no other flow would make room for it, and it is nobody's failure.
-            Err(Errno::ADDRNOTAVAIL) => {
-                choice.server.live.counters.of(worker.id).connect_errors.one();
-                note_local(worker, &snapshot.pool, &choice.server, Errno::ADDRNOTAVAIL);
-                attempt.failed(choice.server.id, choice.why, Cost::Quick);
-                continue;
-            }
-            Err(error) if is_ours(error) => {
-                note_local(worker, &snapshot.pool, &choice.server, error);
-                return Err(no_socket(worker, index));
-            }
-            Err(_) => {
-                choice.server.live.counters.of(worker.id).connect_errors.one();
-                report_failure(worker, snapshot, &choice.server, Failure::Unreachable);
-                attempt.failed(choice.server.id, choice.why, Cost::Quick);
-                continue;
-            }
-        };
-        let header = party.backend(settings).send_proxy.map(|_| header_of(worker, index, &key));
-        let identity = wish.identity.clone().unwrap_or_else(|| identify(worker, index, &key, settings));
-        let flow = FlowSocket {
-            socket,
-            listener: index,
-            key,
-            choice,
-            header,
-            identity,
-            party,
-            answered_at: Time::ZERO,
-        };
-        return install(worker, index, flow, snapshot).ok_or(Unplaced::NoSocket);
+        let (server, why) = (choice.server.id, choice.why);
+        if let Some(placed) = begin_at(worker, index, wish, choice) {
+            return placed;
+        }
+        attempt.failed(server, why, Cost::Quick);
     }
+}
+
+fn note_no_server(worker: &Worker, index: usize, reason: NoServer) {
+    let service = &worker.datagrams[index].service;
+    service.live.counters.of(worker.id).no_server.one();
+    if service.may_notice(Notice::NoServer, worker.now) {
+        (worker.report)(Report::NoServer { service: service.name.clone(), reason });
+    }
+}
+
+/// Begins a flow at this server; `None` when that cannot be reached.
+fn begin_at(
+    worker: &mut Worker,
+    index: usize,
+    wish: &Wish<'_>,
+    choice: Choice,
+) -> Option<Result<u32, Unplaced>> {
+    let &Wish { party, settings, snapshot, .. } = wish;
+    let key = FlowKey { lane: wish.key.lane.map(|_| choice.server.id), ..wish.key };
+    if key != wish.key {
+        // The client may have a flow to this server already.
+        end(worker, index, &wish.key);
+        if let Some(flow) = worker.datagrams[index].flows.peek(&key) {
+            return Some(Ok(flow.slot));
+        }
+    }
+    let seen = Seen::of(&settings.options, key.client.ip());
+    let socket = match listener::datagram_socket(&choice.server.target, seen) {
+        Ok(socket) => socket,
+        // This client cannot be shown to this server: no other flow would make room for it, and it is nobody's failure.
+        Err(Errno::ADDRNOTAVAIL) => {
+            choice.server.live.counters.of(worker.id).connect_errors.one();
+            note_local(worker, &snapshot.pool, &choice.server, Errno::ADDRNOTAVAIL);
+            return None;
+        }
+        Err(error) if is_ours(error) => {
+            note_local(worker, &snapshot.pool, &choice.server, error);
+            return Some(Err(no_socket(worker, index)));
+        }
+        Err(_) => {
+            choice.server.live.counters.of(worker.id).connect_errors.one();
+            report_failure(worker, snapshot, &choice.server, Failure::Unreachable);
+            return None;
+        }
+    };
+    let header = party.backend(settings).send_proxy.map(|_| header_of(worker, index, &key));
+    let identity = wish.identity.clone().unwrap_or_else(|| identify(worker, index, &key, settings));
+    let answered_at = Time::ZERO;
+    let flow = FlowSocket { socket, listener: index, key, choice, header, identity, party, answered_at };
+    Some(install(worker, index, flow, snapshot).ok_or(Unplaced::NoSocket))
 }
 
 /// A new flow gets a number, and its client is written down if the service remembers its clients.

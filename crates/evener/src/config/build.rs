@@ -398,6 +398,7 @@ fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> ServiceOptions {
     });
     if is_udp {
         options.flows_max = fields.integer("flows_max", 1..=16_000_000).unwrap_or(options.flows_max);
+        options.spread = fields.integer("spread", 1..=ServiceOptions::SPREAD_MAX);
         return options;
     }
     options.connections_max =

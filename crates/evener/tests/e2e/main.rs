@@ -100,5 +100,6 @@ mod tls_sessions;
 mod tls_trust;
 mod transparent;
 mod udp;
+mod udp_spread;
 mod warm;
 mod web;

@@ -1,6 +1,7 @@
 //! The flows of a listener as a whole: which of them end, and what others are told of them.
 
-use super::{DRAIN_ANSWERED_IDLE, DRAIN_IDLE, DatagramListener, Party, end, flow_idle};
+use super::party::Party;
+use super::{DRAIN_ANSWERED_IDLE, DRAIN_IDLE, DatagramListener, end, flow_idle};
 use crate::open::{self, Open};
 use crate::service::Settings;
 use crate::worker::{PoolIs, Worker};
@@ -11,6 +12,9 @@ use std::sync::atomic::Ordering;
 
 /// Ends the flows that were unused for too long.
 pub(crate) fn expire(worker: &mut Worker, index: usize) {
+    let listener = &mut worker.datagrams[index];
+    let idle = flow_idle(&listener.service.settings.load());
+    listener.turns.expire(idle, worker.now);
     while let Some((key, flow)) = worker.datagrams[index].flows.expire(worker.now) {
         let listener = &mut worker.datagrams[index];
         let idle = if listener.leaving.is_some() {

@@ -11,7 +11,7 @@ use crate::service::Service;
 use crate::session::{self, Mode};
 use crate::tcp;
 use crate::udp::{self, DatagramListener};
-use evener_core::flow::FlowTable;
+use evener_core::flow::{FlowTable, Turns};
 use evener_core::spec::{Protocol, Transport};
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
@@ -78,7 +78,8 @@ impl Worker {
         let settings = service.settings.load_full();
         let (size, idle) = (udp::table_size(&settings, self.workers), udp::flow_idle(&settings));
         let flows = FlowTable::new(size, idle, self.random.bits());
-        let listener = DatagramListener { id, service, socket, local, flows, leaving: None };
+        let turns = Turns::new(size, self.random.bits());
+        let listener = DatagramListener { id, service, socket, local, flows, turns, leaving: None };
         let index = self.datagrams.insert(listener);
         if self.registry.register(&self.datagrams[index].socket, Token::Datagrams(index)).is_ok() {
             udp::on_listener_event(self, index);
@@ -156,6 +157,7 @@ impl Worker {
             if listener.leaving.is_none() {
                 listener.flows.set_idle(udp::flow_idle(&settings));
             }
+            listener.turns.resize(udp::table_size(&settings, self.workers));
             let ended = listener.flows.resize(udp::table_size(&settings, self.workers));
             listener.service.live.flows.fetch_sub(ended.len() as u32, std::sync::atomic::Ordering::Relaxed);
             self.retired.extend(ended.iter().map(|flow| flow.slot as usize));

@@ -3,7 +3,7 @@
 use super::Builder;
 use crate::config::{Place, dns};
 use evener_core::Endpoint;
-use evener_core::spec::{CheckKind, Denied, PoolSpec, Protocol, ServiceSpec, StickyBy, Transport};
+use evener_core::spec::{CheckKind, Denied, Policy, PoolSpec, Protocol, ServiceSpec, StickyBy, Transport};
 use evener_core::wire::proxy::Version;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -184,6 +184,19 @@ impl Builder<'_> {
         }
         if service.throttle.is_some() {
             problem("a udp service has no `per_client`");
+        }
+        let keeps = |pool: &PoolSpec| {
+            let by_client = matches!(pool.policy, Policy::Hash | Policy::Maglev { .. } | Policy::First);
+            by_client || pool.sticky.is_some()
+        };
+        if service.options.spread.is_some()
+            && let Some(pool) = pools().find(|pool| keeps(pool))
+        {
+            problem(&format!(
+                "`spread` gives each server its turn, but pool `{}` keeps a client with one: no sticky, and a policy \
+                 such as round_robin",
+                pool.name
+            ));
         }
     }
 }

@@ -87,6 +87,7 @@ fn write_options(table: &mut Table, protocol: Protocol, options: &ServiceOptions
     let ServiceOptions {
         connections_max,
         flows_max,
+        spread,
         connect_timeout,
         attempts_max,
         connect_time_max,
@@ -109,6 +110,7 @@ fn write_options(table: &mut Table, protocol: Protocol, options: &ServiceOptions
         Some(Source::Address(address)) => table.set("source", address),
     }
     if protocol == Protocol::Udp {
+        table.some("spread", spread.as_ref());
         return table.unless("flows_max", flows_max, &defaults.flows_max);
     }
     table.unless("connections_max", connections_max, &defaults.connections_max);

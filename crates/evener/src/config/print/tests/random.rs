@@ -47,6 +47,7 @@ pub(super) fn spec(random: &mut Random, directory: &Path) -> Spec {
         let service = ServiceSpec::new("only", Protocol::Http);
         services.push(ServiceSpec { http: Some(Arc::new(http)), ..service });
     }
+    services.iter_mut().for_each(|service| chance.spread(service, &pools));
     if chance.one_in(2) {
         // As they are when each stands in its service.
         let place = |pool: &PoolSpec| services.iter().position(|service| service.name == pool.name);
@@ -428,6 +429,18 @@ impl Chance<'_> {
         })
     }
 
+    /// Datagrams may be spread where the pool does not keep a client with its server.
+    fn spread(&mut self, service: &mut ServiceSpec, pools: &[PoolSpec]) {
+        let pool = pools.iter().find(|pool| service.pool.as_ref() == Some(&pool.name));
+        let keeps = |pool: &PoolSpec| {
+            matches!(pool.policy, Policy::Hash | Policy::Maglev { .. } | Policy::First)
+                || pool.sticky.is_some()
+        };
+        if service.protocol == Protocol::Udp && pool.is_some_and(|pool| !keeps(pool)) {
+            service.options.spread = self.maybe(|chance| chance.within(1..=ServiceOptions::SPREAD_MAX));
+        }
+    }
+
     /// Often that of its pool.
     fn service_name(&mut self, pool: Option<&Arc<str>>, others: &[ServiceSpec]) -> Arc<str> {
         let own = format!("{}{}", self.word(), self.unique()).into();
@@ -532,6 +545,7 @@ impl Chance<'_> {
         ServiceOptions {
             connections_max: self.or(defaults.connections_max, |chance| chance.within(1..=16_000_000)),
             flows_max: defaults.flows_max,
+            spread: None,
             connect_timeout: self.or(defaults.connect_timeout, Self::time),
             attempts_max: self.or(defaults.attempts_max, |chance| chance.within(1..=1000)),
             connect_time_max: self.or(defaults.connect_time_max, Self::time),

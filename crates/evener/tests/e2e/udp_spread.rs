@@ -1,0 +1,184 @@
+//! `spread`: the datagrams of one socket for one server after the other.
+
+use crate::harness::{BINARY, DEADLINE, Directory, Evener, free_port, wait_until};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// A server that remembers what came, and answers with its letter before it.
+struct Collector {
+    port: u16,
+    seen: Arc<Mutex<Vec<String>>>,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Collector {
+    fn start(ip: IpAddr, letter: char) -> Self {
+        Self::start_at(ip, free_port(), letter)
+    }
+
+    fn start_at(ip: IpAddr, port: u16, letter: char) -> Self {
+        let socket = wait_until("the port", || UdpSocket::bind((ip, port)).ok());
+        socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let (seen, over) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (keep, stop) = (Arc::clone(&seen), Arc::clone(&over));
+        let thread = std::thread::spawn(move || {
+            let mut buffer = [0; 2000];
+            while !stop.load(Ordering::Relaxed) {
+                let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                let _ = socket.send_to(format!("{letter}{text}").as_bytes(), from);
+                keep.lock().unwrap().push(text);
+            }
+        });
+        Self { port, seen, over, thread: Some(thread) }
+    }
+
+    fn count(&self) -> usize {
+        self.seen.lock().unwrap().len()
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.take().into_iter().for_each(|thread| drop(thread.join()));
+    }
+}
+
+const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
+fn at(ip: IpAddr, port: u16) -> String {
+    std::net::SocketAddr::new(ip, port).to_string()
+}
+
+/// A service `u` of these servers, `a` and so on.
+fn config(ip: IpAddr, listen: u16, servers: &[(&Collector, &str)], more: &str) -> String {
+    let names = ["a", "b", "c"];
+    let servers = servers.iter().zip(names).map(|((server, more), name)| {
+        format!("{{ \"{}\", name = \"{name}\", {more} }}, ", at(ip, server.port))
+    });
+    let servers: String = servers.collect();
+    format!("service \"u\" {{ protocol = \"udp\", listen = \"{}\", {servers} {more} }}", at(ip, listen))
+}
+
+fn client(ip: IpAddr, listen: u16) -> UdpSocket {
+    let socket = UdpSocket::bind((ip, 0)).unwrap();
+    socket.connect((ip, listen)).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket
+}
+
+/// The letters of the servers that so many datagrams in a row went to; each is answered before the next one.
+fn letters(socket: &UdpSocket, count: usize) -> String {
+    let mut buffer = [0; 2000];
+    let ask = |number: usize| {
+        socket.send(format!("{number:04}").as_bytes()).unwrap();
+        let length = socket.recv(&mut buffer).unwrap();
+        assert!(buffer[..length].ends_with(format!("{number:04}").as_bytes()), "its own answer");
+        char::from(buffer[0])
+    };
+    (0..count).map(ask).collect()
+}
+
+#[test]
+fn each_datagram_or_each_so_manyth_goes_to_the_next_server() {
+    for ip in [V4, V6] {
+        let (a, b) = (Collector::start(ip, 'a'), Collector::start(ip, 'b'));
+        let listen = free_port();
+        let servers = [(&a, ""), (&b, "")];
+        let evener = Evener::run(&config(ip, listen, &servers, "spread = 1"));
+        let socket = client(ip, listen);
+        let seen = letters(&socket, 40);
+        assert!(seen == "ab".repeat(20) || seen == "ba".repeat(20), "{seen}");
+        assert_eq!(evener.service_counter("u", "flows"), 2, "no datagram takes a new socket");
+        assert_eq!(evener.service_counter("u", "datagrams_out"), 40);
+        // Many at once, without waiting for answers.
+        let before = (a.count(), b.count());
+        (0..40).for_each(|number| assert!(socket.send(format!("{number:04}").as_bytes()).is_ok()));
+        wait_until("all", || ((a.count() - before.0, b.count() - before.1) == (20, 20)).then_some(()));
+
+        evener.reload(&config(ip, listen, &servers, "spread = 5"));
+        let seen = letters(&client(ip, listen), 40);
+        let runs = ["aaaaabbbbb".repeat(4), "bbbbbaaaaa".repeat(4)];
+        assert!(runs.contains(&seen), "{seen}");
+        // Two clients have turns of their own.
+        let (one, other) = (client(ip, listen), client(ip, listen));
+        let seen: Vec<(String, String)> = (0..10).map(|_| (letters(&one, 1), letters(&other, 1))).collect();
+        let of = |which: fn(&(String, String)) -> &str| seen.iter().map(which).collect::<String>();
+        for seen in [of(|both| &both.0), of(|both| &both.1)] {
+            assert!(
+                ["aaaaa", "bbbbb"].contains(&&seen[..5]) && ["aaaaa", "bbbbb"].contains(&&seen[5..]),
+                "{seen}"
+            );
+        }
+
+        // Without it a client stays where it is.
+        evener.reload(&config(ip, listen, &servers, ""));
+        let seen = letters(&client(ip, listen), 20);
+        assert!(seen == "a".repeat(20) || seen == "b".repeat(20), "{seen}");
+    }
+}
+
+#[test]
+fn weights_states_and_failures_count_as_for_new_clients() {
+    let (a, mut b) = (Collector::start(V4, 'a'), Some(Collector::start(V4, 'b')));
+    let c = Collector::start(V4, 'c');
+    let listen = free_port();
+    let servers = [(&a, "weight = 3"), (b.as_ref().unwrap(), ""), (&c, "tier = 2")];
+    let evener = Evener::run(&config(V4, listen, &servers, "spread = 1, policy = \"weighted\""));
+    let socket = client(V4, listen);
+    let seen = letters(&socket, 40);
+    assert_eq!((seen.matches('a').count(), seen.matches('b').count()), (30, 10), "{seen}");
+    assert!(evener.talk(&["drain", "u/a"]).status.success());
+    assert_eq!(letters(&socket, 10), "b".repeat(10));
+    assert!(evener.talk(&["ready", "u/a"]).status.success());
+    let seen = letters(&socket, 8);
+    assert_eq!((seen.matches('a').count(), seen.matches('b').count()), (6, 2), "{seen}");
+    // One that refuses takes no turns; what it did not take is lost, as datagrams are.
+    b.take();
+    wait_until("it to be out", || {
+        let _ = socket.send(b"0000");
+        (evener.server("b")["verdict"] == "down").then_some(())
+    });
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    while socket.recv(&mut [0; 100]).is_ok() {}
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    assert_eq!(letters(&socket, 10), "a".repeat(10), "and none of the lower tier");
+}
+
+#[test]
+fn servers_that_are_full_of_flows_keep_those_that_they_have() {
+    let (a, b) = (Collector::start(V4, 'a'), Collector::start(V4, 'b'));
+    let listen = free_port();
+    let servers = [(&a, "max = 1"), (&b, "max = 1")];
+    let evener = Evener::run_with(&config(V4, listen, &servers, "spread = 1"), &["--workers", "1"]);
+    let socket = client(V4, listen);
+    let seen = letters(&socket, 20);
+    assert!(seen.contains('a') && seen.contains('b'), "{seen}");
+    client(V4, listen).send(b"0000").unwrap();
+    wait_until("another one to be refused", || {
+        (evener.service_counter("u", "drop_no_server") > 0).then_some(())
+    });
+}
+
+#[test]
+fn what_keeps_a_client_is_no_pool_for_it() {
+    let directory = Directory::new();
+    for more in ["policy = \"hash\"", "policy = \"maglev\"", "policy = \"first\"", "sticky = true"] {
+        let text = format!(
+            "service \"u\" {{ protocol = \"udp\", listen = \"127.0.0.1:9999\", \"127.0.0.1:9\", spread = 1, {more} }}"
+        );
+        let file = directory.write("evener.lua", &text);
+        let output = std::process::Command::new(BINARY).arg("check").arg(file).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && said.contains("`spread` gives each server its turn"),
+            "{more}: {said}"
+        );
+    }
+}
