@@ -122,6 +122,8 @@ counters! {
         no_server,
         /// Connections that ended by the idle timeout.
         idle_timeouts,
+        /// Idle connections of HTTP, or of DNS over TCP, that were closed because other clients needed their descriptors.
+        idle_shed,
         /// Connections cut because the drain deadline came.
         cut,
         /// Connections and flows that the operator closed.

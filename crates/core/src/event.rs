@@ -108,6 +108,8 @@ events! {
     Warn "untakable" Untakable { service: Arc<str> }
     /// A service is full: accepting pauses; at most once a second a service.
     Warn "service_full" ServiceFull { service: Arc<str>, connections_max: u32 }
+    /// As many connections are open as descriptors allow: accepting pauses; at most once a second a service.
+    Warn "descriptors_used_up" DescriptorsUsedUp { service: Arc<str>, connections_max: u32 }
     /// Accepting failed, and goes on after a pause; at most once a second a service.
     Warn "accept_failed" AcceptFailed { service: Arc<str>, error: String }
     /// The files of request logs were opened anew, at SIGUSR1.

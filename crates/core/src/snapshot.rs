@@ -212,6 +212,9 @@ pub enum NoServer {
     /// None is up and ready.
     #[error("no server is up and ready")]
     Down,
+    /// We have no descriptor for a connection to it.
+    #[error("no descriptor is left for a connection to a server")]
+    NoDescriptor,
     /// The one that was chosen does not take it, and there is no failover.
     #[error("its server does not take this client, and no other one may be tried")]
     NoFailover,

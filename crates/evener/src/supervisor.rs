@@ -387,6 +387,9 @@ impl Supervisor {
             Report::Full { service, connections_max } => {
                 Some(Event::ServiceFull { service, connections_max })
             }
+            Report::NoDescriptors { service, connections_max } => {
+                Some(Event::DescriptorsUsedUp { service, connections_max })
+            }
             Report::NoRing { error } => {
                 Some(Event::Notice { text: format!("no io_uring here ({error}): epoll does the work") })
             }
@@ -487,6 +490,7 @@ impl Supervisor {
         self.apply_access();
         self.look_at_certificates(now);
         self.look_for_servers(now);
+        self.count_descriptors(shortage::Counted::InTime);
         self.begin_probes(now);
         self.publish();
         self.look_at_drain(now);
@@ -495,6 +499,7 @@ impl Supervisor {
     }
 
     fn begin_probes(&mut self, now: Time) {
+        let places = self.check_places();
         for (name, running) in &mut self.pools {
             let due = running.pool.due_probes(now, &mut self.random);
             let Some(spec) = running.pool.spec().check.clone().filter(|_| !due.is_empty()) else { continue };
@@ -513,7 +518,10 @@ impl Supervisor {
                     limits,
                 };
                 let (spec, outside) = (Arc::clone(&spec), self.outside.clone());
+                let places = Arc::clone(&places);
                 tokio::spawn(async move {
+                    // One that is closed is never: the places of before a reload are still places.
+                    let _place = places.acquire().await;
                     let seen = check::probe(&patient, &spec).await;
                     let _ = outside.send(Input::Probed { who, seen }).await;
                 });

@@ -5,12 +5,11 @@ use crate::greeting::Greeting;
 use crate::relay::{self, Direction, End, Pumped, Scratch};
 use crate::request_log::Tap;
 use crate::ring_relay::RingState;
-use crate::service::{Backend, Service, Settings};
+use crate::service::{Backend, Place, Service, Settings};
 use crate::sys;
 use evener_core::Time;
 use evener_core::attempt::Attempt;
 use evener_core::clients::ClientRecord;
-use evener_core::limits::Lease;
 use evener_core::snapshot::Choice;
 use evener_core::spec::FastClose;
 use rustix::fd::{AsFd, OwnedFd};
@@ -46,7 +45,7 @@ pub(crate) struct Connection {
     /// It is in the worker's list of those that have more to do.
     pub(crate) queued: bool,
     /// Its place in the service.
-    pub(crate) place: Lease,
+    pub(crate) place: Place,
 }
 
 /// The server's side.
@@ -96,7 +95,7 @@ impl Connection {
         address: IpAddr,
         service: Arc<Service>,
         settings: Arc<Settings>,
-        place: Lease,
+        place: Place,
     ) -> Self {
         let backend = settings.default_backend.unwrap_or_default() as u32;
         Self {

@@ -49,7 +49,7 @@ use std::time::Duration;
 use stream::Stream;
 use upstream::Upstream;
 
-pub(crate) use client::{begin, close_numbered, cut_all, on_client_event, open, queue as queue_client};
+pub(crate) use client::{begin, close_numbered, cut_all, on_client_event, open, queue as queue_client, shed};
 pub(crate) use listener::{assign, leave, listen, on_listener_event, release};
 pub(crate) use sockets::on_socket_event;
 pub(crate) use standing::{on_standing_event, queue as queue_standing, tend};

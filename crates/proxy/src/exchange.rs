@@ -2,14 +2,17 @@
 //! or made, goes on to the next one when that fails, and gives the connection back. HTTP's part of it is in `http1`; here
 //! is also the relay, for everything that is not HTTP any more.
 
+mod descriptor;
 mod idle;
 mod queued;
 
+pub(crate) use descriptor::shed_idle;
 pub(crate) use idle::{IdleKey, Kept, let_go, on_idle_deadline};
 pub(crate) use queued::serve_queued;
 
 use crate::admission::reset_at_close;
 use crate::connect;
+use crate::descriptors::Unit;
 use crate::greeting;
 use crate::http1::{Body, HttpPart};
 use crate::http2;
@@ -118,6 +121,8 @@ pub(crate) struct ServerLink {
     /// Tells it from those that had or will have its slot.
     serial: u64,
     stage: Stage,
+    /// Its descriptor, as it is counted.
+    unit: Option<Unit>,
     idle_since: Time,
     /// It carried a request before the present one.
     pub(crate) reused: bool,
@@ -238,6 +243,7 @@ fn refuse(worker: &mut Worker, number: usize, reason: NoServer) {
 
 /// Begins a connect to the chosen server.
 fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
+    let Some(unit) = descriptor::take(worker, number) else { return };
     let exchange = &mut worker.exchanges[number];
     let Some(choice) = &exchange.choice else { return };
     let target = choice.server.target.clone();
@@ -252,7 +258,10 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
     });
     let (socket, stage) = match begun {
         Ok(begun) => begun,
-        Err(error) => return fail(worker, number, error),
+        Err(error) => {
+            descriptor::keep(worker, number, unit);
+            return fail(worker, number, error);
+        }
     };
     let counts = stage == Stage::Connecting && exchange.settings.options.pending_max.is_some();
     let pending = counts.then(|| Pending::begin(&session.service));
@@ -271,6 +280,7 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
         pending,
         serial: worker.next_serial,
         stage: Stage::Connecting,
+        unit: Some(unit),
         idle_since: worker.now,
         reused: false,
         personal: exchange.is_personal(),
@@ -495,7 +505,10 @@ pub(crate) fn end(worker: &mut Worker, number: usize, keep: Keep) -> Option<Kept
     if exchange.choice.is_some() {
         pool_queue::note_freed(worker, &exchange.backend().pool);
     }
-    exchange.kept.into_iter().for_each(|kept| let_go(worker, kept));
+    if let Some(kept) = exchange.kept {
+        descriptor::give_back_kept(worker, exchange.session, kept);
+        let_go(worker, kept);
+    }
     let (Reach::Open(slot) | Reach::Connecting(slot)) = exchange.reach else { return None };
     let server = &mut worker.servers[slot];
     server.exchange = None;
@@ -510,14 +523,18 @@ pub(crate) fn end(worker: &mut Worker, number: usize, keep: Keep) -> Option<Kept
         return linger(worker, slot);
     }
     if matches!(keep, Keep::No | Keep::Unserved) || !sound || (keep == Keep::Shared && server.personal) {
+        descriptor::give_back(worker, exchange.session, slot);
         close_server(worker, slot);
         return None;
     }
     if keep == Keep::Private {
         return Some(Kept::at(slot, server));
     }
-    let idle = worker.idle.entry(server.key).or_default();
-    if idle.len() >= IDLE_MAX || worker.draining {
+    let key = server.key;
+    let has_room = !worker.draining && descriptor::is_promised(worker, exchange.session);
+    let idle = worker.idle.entry(key).or_default();
+    if idle.len() >= IDLE_MAX || !has_room {
+        descriptor::give_back(worker, exchange.session, slot);
         close_server(worker, slot);
     } else {
         idle.push(slot);
@@ -590,6 +607,10 @@ fn end_pending(worker: &mut Worker, slot: usize) {
 }
 
 fn drop_server(worker: &mut Worker, slot: usize) {
+    let number = worker.servers.get(slot).and_then(|server| server.exchange);
+    if let Some(session) = number.and_then(|number| Some(worker.exchanges.get(number)?.session)) {
+        descriptor::give_back(worker, session, slot);
+    }
     let Some(server) = worker.servers.get_mut(slot) else { return };
     if server.stage != Stage::Over {
         server.stage = Stage::Over;

@@ -91,6 +91,11 @@ impl Http1 {
         }
     }
 
+    /// Whether no request has begun.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.stage == Stage::Head && !self.scan.has_begun()
+    }
+
     pub(crate) fn private(&self) -> Option<Kept> {
         self.private
     }
@@ -174,6 +179,7 @@ fn flushed(worker: &mut Worker, index: usize, then: Then) -> Next {
     }
     let input = session.link.input.is_empty();
     let Some(spec) = session.settings.http.clone() else { return Next::Wait };
+    session.served = true;
     let Some(http) = http1(session) else { return Next::Wait };
     (http.stage, http.scan) = (Stage::Head, Scan::default());
     // Another request may have begun already.

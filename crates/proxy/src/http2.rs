@@ -112,6 +112,11 @@ impl Http2 {
         self.streams.iter().filter_map(|(_, stream)| stream.exchange).collect()
     }
 
+    /// Whether it has no streams, and was not told to go.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.streams.is_empty() && !self.leaves
+    }
+
     /// Lets the connection write more frames; requests that come meanwhile wait inside of it.
     fn write_frames(&mut self) {
         let mut context = Context::from_waker(Waker::noop());
@@ -289,6 +294,7 @@ fn note_idle(worker: &mut Worker, index: usize) {
         let wait = if worker.draining { DRAIN_LEAVE } else { wait };
         // Bodies that are for nobody have their time, too.
         let wait = if http.rests.is_empty() { wait } else { wait.min(LINGER) };
+        session.served = true;
         worker.session_timers.set(index, worker.now + wait);
     }
 }
@@ -352,6 +358,11 @@ pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
     if !idle {
         return session::close(worker, index);
     }
+    shut_down(worker, index, LEAVE);
+}
+
+/// An idle client makes room for others.
+pub(crate) fn dismiss(worker: &mut Worker, index: usize) {
     shut_down(worker, index, LEAVE);
 }
 

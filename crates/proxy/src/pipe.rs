@@ -1,5 +1,6 @@
 //! Pipes for splice(2), pooled: a direction borrows one while bytes are inside.
 
+use crate::descriptors::Unit;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
@@ -17,14 +18,17 @@ pub(crate) struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
     pub(crate) held: usize,
+    _units: [Unit; 2],
 }
 
 impl Pipe {
     fn new() -> Result<Self, Errno> {
+        // A pipe is for speed: it takes no descriptor that a client needs.
+        let units = Unit::take_two().ok_or(Errno::MFILE)?;
         let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
         // A smaller pipe works too.
         let _ = fcntl_setpipe_size(&write, PIPE_BYTES);
-        Ok(Self { read, write, held: 0 })
+        Ok(Self { read, write, held: 0, _units: units })
     }
 
     /// Moves bytes from a socket in; 0 at its end.
@@ -51,6 +55,11 @@ impl PipePool {
     /// An empty pipe.
     pub(crate) fn take(&mut self) -> Result<Box<Pipe>, Errno> {
         self.0.pop().map_or_else(|| Pipe::new().map(Box::new), Ok)
+    }
+
+    /// Closes those that nobody uses; how many descriptors that were.
+    pub(crate) fn shed(&mut self) -> u32 {
+        2 * self.0.drain(..).count() as u32
     }
 
     /// Gives a pipe back. One with bytes inside is closed: they must never reach another connection.

@@ -127,7 +127,7 @@ pub(crate) fn note_freed(worker: &mut Worker, pool: &ArcSwap<Snapshot>) {
 pub(crate) fn serve(worker: &mut Worker) {
     let freed = std::mem::take(&mut worker.queues.freed);
     if freed {
-        worker.wake_peers();
+        worker.wake_all();
     }
     let woken = std::mem::take(&mut worker.queues.woken);
     let due = worker.queues.look_at <= worker.now;

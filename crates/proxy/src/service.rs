@@ -1,5 +1,6 @@
 //! A service as workers share it: its present settings, what is counted, and what is reported of it.
 
+use crate::descriptors::Unit;
 use crate::request_log::RequestLog;
 use crate::tls::{TlsAcceptor, TlsConnector};
 use arc_swap::ArcSwap;
@@ -188,7 +189,7 @@ pub struct ServiceLive {
     pub counters: Sharded<ServiceCounters>,
     /// A listener waits for a place.
     waiting: AtomicBool,
-    noticed_at: [AtomicU64; 4],
+    noticed_at: [AtomicU64; 5],
 }
 
 impl Service {
@@ -263,6 +264,22 @@ pub(crate) fn is_due(told_at: &AtomicU64, now: Time) -> bool {
     due && claim().is_ok()
 }
 
+/// What a client that was accepted has: its place in the service, and descriptors for itself and for its server.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Among the connections of its service, or those that are kept waiting.
+    pub(crate) lease: Lease,
+    pub(crate) client: Unit,
+    /// None once it will not have one.
+    pub(crate) server: Option<Unit>,
+}
+
+impl Place {
+    pub(crate) fn new(lease: Lease, [client, server]: [Unit; 2]) -> Self {
+        Self { lease, client, server: Some(server) }
+    }
+}
+
 /// A connect of a session that is under way.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -284,6 +301,7 @@ pub(crate) enum Notice {
     Untakable,
     Full,
     AcceptFailed,
+    NoDescriptors,
 }
 
 /// What a worker tells the supervisor.
@@ -348,6 +366,13 @@ pub enum Report {
         /// The service.
         service: Arc<str>,
         /// Its limit.
+        connections_max: u32,
+    },
+    /// As many clients are there as descriptors allow.
+    NoDescriptors {
+        /// A service that accepts no more for now.
+        service: Arc<str>,
+        /// How many connections there can be.
         connections_max: u32,
     },
     /// There is no io_uring here; epoll does the work.

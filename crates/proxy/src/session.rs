@@ -2,6 +2,7 @@
 //! itself (a PROXY header, a handshake of TLS), and goes on as requests of HTTP or as a relay.
 
 use crate::admission::{self, Admission, Guest, Refused, reset_at_close};
+use crate::descriptors::{Promise, Unit};
 use crate::exchange::{self, Exchange, Keep};
 use crate::greeting::{self, Origin};
 use crate::http1::{self, Http1};
@@ -9,7 +10,7 @@ use crate::http2::{self, Http2};
 use crate::link::{Link, Received};
 use crate::registry::Token;
 use crate::relay::End;
-use crate::service::{Backend, Service, Settings};
+use crate::service::{Backend, Place, Service, Settings};
 use crate::tcp::GREETING;
 use crate::tls::{Tls, TlsFacts};
 use crate::tunnel::{self, Relayed};
@@ -23,6 +24,7 @@ use evener_core::wire::hello;
 use evener_core::{ServerId, Time};
 use mio::event::Event;
 use rustix::fd::OwnedFd;
+use rustix::net::{RecvFlags, recv};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,8 +66,13 @@ pub(crate) struct Session {
     pub(crate) number: u32,
     /// It is in the worker's list of those that have more to do.
     pub(crate) queued: bool,
+    /// It was served: it may go when nobody asks anything and others wait.
+    pub(crate) served: bool,
     /// Its place in the service, or among those that are kept waiting.
     pub(crate) place: Lease,
+    _descriptor: Unit,
+    /// The descriptor for its server, while no connection has it.
+    pub(crate) promise: Option<Promise>,
 }
 
 /// A server, with where its pool is published: its identity means nothing in another one.
@@ -133,6 +140,17 @@ impl Session {
         rate.is_some_and(|rate| self.pace.is_slow(now, self.link.progress(), &rate))
     }
 
+    /// Whether it speaks HTTP, and nothing is asked or said.
+    pub(crate) fn is_idle(&self) -> bool {
+        let quiet = self.link.input.is_empty() && self.link.pending() == 0;
+        quiet
+            && match &self.mode {
+                Mode::Http1(http) => http.is_idle(),
+                Mode::Http2(http) => http.is_idle(),
+                _ => false,
+            }
+    }
+
     /// Counts bytes that came from the client, and that went to it.
     pub(crate) fn count(&self, bytes_in: u64, bytes_out: u64, worker: usize, now: Time) {
         let counters = self.service.live.counters.of(worker);
@@ -163,7 +181,7 @@ pub(crate) fn begin(
     peer: SocketAddr,
     service: Arc<Service>,
     settings: Arc<Settings>,
-    place: Lease,
+    place: Place,
 ) {
     let awaits_proxy = settings.is_proxy(peer.ip());
     let session = Session {
@@ -183,7 +201,10 @@ pub(crate) fn begin(
         left: usize::MAX,
         number: worker.number(),
         queued: false,
-        place,
+        served: false,
+        place: place.lease,
+        _descriptor: place.client,
+        promise: place.server.map(Unit::promise),
     };
     let index = worker.sessions.insert(Box::new(session));
     if worker.registry.register(&worker.sessions[index].link.socket, Token::Session(index)).is_err() {
@@ -222,7 +243,7 @@ fn admit(worker: &mut Worker, index: usize) {
             close(worker, index);
         }
         Admission::Refused(Refused::Tarpit(place, time)) => {
-            session.place = place;
+            (session.place, session.promise) = (place, None);
             session.mode = Mode::Tarpit;
             worker.session_timers.set(index, worker.now + time);
         }
@@ -488,6 +509,24 @@ pub(crate) fn on_drain(worker: &mut Worker, index: usize) {
         Some(Mode::Lingering(_)) => worker.session_timers.set(index, worker.now + DRAIN_LINGER),
         _ => {}
     }
+}
+
+/// An idle client makes room for others: one of HTTP/2 is told to go, one of HTTP/1 is gone. Not one that has just asked
+/// something: returns whether it goes.
+pub(crate) fn shed(worker: &mut Worker, index: usize) -> bool {
+    let session = &mut worker.sessions[index];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    if recv(&session.link.socket, &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
+        return false;
+    }
+    session.service.live.counters.of(worker.id).idle_shed.one();
+    if matches!(session.mode, Mode::Http2(_)) {
+        http2::dismiss(worker, index);
+        return true;
+    }
+    session.link.finish(&mut worker.buffers);
+    close(worker, index);
+    true
 }
 
 /// Ends a session. Its slot is freed only when the present events are done.

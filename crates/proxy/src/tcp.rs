@@ -10,23 +10,23 @@ use crate::connect::{
     TRIES_MAX, begin_pending, cost, end_pending, note_failure, note_no_server, note_success, open_socket,
 };
 use crate::connection::{Connection, Stage, Step, Upstream};
+use crate::descriptors::Unit;
 use crate::dns;
 use crate::greeting::{self, Greeted, Greeting};
-use crate::listener::{self, StreamListener};
+use crate::listener;
+use crate::pausing::{Full, Queue, pause_failed, pause_full};
 use crate::pool_queue;
 use crate::registry::Token;
 use crate::ring::{GENERATION_MASK, Mark};
 use crate::ring_relay;
-use crate::service::{Notice, Report, Settings};
+use crate::service::{Place, Settings};
 use crate::session;
 use crate::warm;
 use crate::worker::{Retry, Worker};
 use evener_core::Time;
-use evener_core::limits::Lease;
 use evener_core::snapshot::{Choice, NoServer, Request};
 use evener_core::spec::Protocol;
 use mio::event::Event;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags, acceptfrom_with, recv, sockopt};
@@ -36,23 +36,12 @@ use std::time::Duration;
 
 /// So many clients of one listener are accepted before others have their turn.
 const ACCEPTS_MAX: usize = 64;
-/// A listener that could not accept (no descriptors, no memory, no place) tries again after this.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A client that still sends after everything was delivered to it is heard for so long.
 const LINGER: Duration = Duration::from_secs(5);
 /// What has to be said before a server is chosen is said within this.
 pub(crate) const GREETING: Duration = Duration::from_secs(10);
 /// One receive of a greeting.
 const GREETING_BYTES: usize = 4096;
-
-/// Whether somebody may still wait in a listener's queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Queue {
-    /// It is empty, or accepting is paused.
-    Left,
-    /// Perhaps.
-    More,
-}
 
 /// Hop 1: accept. What is not done now is done when others had their turn.
 pub(crate) fn accept(worker: &mut Worker, index: usize) {
@@ -69,6 +58,9 @@ fn accept_some(worker: &mut Worker, index: usize) -> Queue {
         let Some(place) = listener.service.enter(settings.options.connections_max) else {
             return pause_full(worker, index, Full::Connections(settings.options.connections_max));
         };
+        let Some(units) = Unit::take_two_or_wait() else {
+            return pause_full(worker, index, Full::Descriptors);
+        };
         if let Some(pending_max) = settings.options.pending_max {
             // Should somebody have missed the place that is given back here, it tries again soon.
             let Some(pending) = listener.service.enter_pending(pending_max) else {
@@ -76,7 +68,7 @@ fn accept_some(worker: &mut Worker, index: usize) -> Queue {
             };
             worker.pending = Some(pending);
         }
-        let accepted = accept_one(worker, index, settings, place);
+        let accepted = accept_one(worker, index, settings, Place::new(place, units));
         if worker.pending.take().is_some() {
             // It was not needed: the connect was done at once, or comes later.
             let service = Arc::clone(&worker.streams[index].service);
@@ -95,6 +87,7 @@ pub(crate) fn accept_rest(worker: &mut Worker, index: usize) {
     while let Some(listener) = worker.streams.get(index) {
         let settings = listener.service.settings.load_full();
         let Some(place) = listener.service.enter(u32::MAX) else { return };
+        let place = Place::new(place, Unit::take_two_beyond());
         if accept_one(worker, index, settings, place).is_some() {
             return;
         }
@@ -102,7 +95,7 @@ pub(crate) fn accept_rest(worker: &mut Worker, index: usize) {
 }
 
 /// Accepts one client; `Some` when there is none, or it cannot be now.
-fn accept_one(worker: &mut Worker, index: usize, settings: Arc<Settings>, place: Lease) -> Option<Queue> {
+fn accept_one(worker: &mut Worker, index: usize, settings: Arc<Settings>, place: Place) -> Option<Queue> {
     let listener = &mut worker.streams[index];
     match acceptfrom_with(&listener.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
         Ok((client, address)) => {
@@ -123,48 +116,6 @@ fn accept_one(worker: &mut Worker, index: usize, settings: Arc<Settings>, place:
     None
 }
 
-/// What there is no place for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Full {
-    /// One more connection; the limit.
-    Connections(u32),
-    /// One more connect under way.
-    Pending,
-}
-
-fn pause_full(worker: &mut Worker, index: usize, full: Full) -> Queue {
-    let (id, now) = (worker.id, worker.now);
-    let StreamListener { service, paused, socket, .. } = &mut worker.streams[index];
-    let mut queue = [PollFd::new(socket, PollFlags::IN)];
-    if poll(&mut queue, Some(&Timespec::default())) == Ok(0) {
-        // Full, but nobody waits; the next one makes an edge.
-        *paused = None;
-        return Queue::Left;
-    }
-    if paused.is_none() {
-        service.live.counters.of(id).accept_pauses.one();
-    }
-    *paused = Some(now + ACCEPT_PAUSE);
-    // That servers take their time is for a moment, and said of them when it is not.
-    if let Full::Connections(connections_max) = full
-        && service.may_notice(Notice::Full, now)
-    {
-        (worker.report)(Report::Full { service: service.name.clone(), connections_max });
-    }
-    Queue::Left
-}
-
-fn pause_failed(worker: &mut Worker, index: usize, error: Errno) -> Queue {
-    let (id, now) = (worker.id, worker.now);
-    let StreamListener { service, paused, .. } = &mut worker.streams[index];
-    service.live.counters.of(id).accept_errors.one();
-    *paused = Some(now + ACCEPT_PAUSE);
-    if service.may_notice(Notice::AcceptFailed, now) {
-        (worker.report)(Report::AcceptFailed { service: service.name.clone(), error: error.into() });
-    }
-    Queue::Left
-}
-
 /// Hop 2: admit. What has more layers than bytes goes its own way; whoever has to say something first is heard.
 fn admit(
     worker: &mut Worker,
@@ -172,7 +123,7 @@ fn admit(
     client: OwnedFd,
     peer: SocketAddr,
     settings: Arc<Settings>,
-    place: Lease,
+    place: Place,
 ) {
     let service = Arc::clone(&worker.streams[index].service);
     service.live.counters.of(worker.id).connections.one();
@@ -229,7 +180,7 @@ fn admit_client(worker: &mut Worker, index: usize) -> Progress {
         }
         Admission::Refused(Refused::Tarpit(place, time)) => {
             // It gives its place in the service to others.
-            connection.place = place;
+            (connection.place.lease, connection.place.server) = (place, None);
             connection.stage = Stage::Tarpit;
             worker.timers.set(index, worker.now + time);
         }

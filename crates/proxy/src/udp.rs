@@ -10,6 +10,7 @@ mod table;
 use crate::admission;
 use crate::batch::{BATCH, Batch, Local, Names};
 use crate::connect::{count_refusal, is_ours, note_local};
+use crate::descriptors::Unit;
 use crate::greeting;
 use crate::listener::{self, Seen};
 use crate::registry::Token;
@@ -68,6 +69,7 @@ pub(crate) struct FlowSocket {
     identity: Identity,
     party: Party,
     answered_at: Time,
+    _descriptor: Unit,
 }
 
 /// What a flow keeps when it goes on at another server.
@@ -305,6 +307,10 @@ fn begin_at(
             return Some(Ok(flow.slot));
         }
     }
+    let Some(unit) = Unit::take() else {
+        note_local(worker, &snapshot.pool, &choice.server, Errno::MFILE);
+        return Some(Err(no_socket(worker, index)));
+    };
     let seen = Seen::of(&settings.options, key.client.ip());
     let socket = match listener::datagram_socket(&choice.server.target, seen) {
         Ok(socket) => socket,
@@ -326,8 +332,17 @@ fn begin_at(
     };
     let header = party.backend(settings).send_proxy.map(|_| header_of(worker, index, &key));
     let identity = wish.identity.clone().unwrap_or_else(|| identify(worker, index, &key, settings));
-    let answered_at = Time::ZERO;
-    let flow = FlowSocket { socket, listener: index, key, choice, header, identity, party, answered_at };
+    let flow = FlowSocket {
+        socket,
+        listener: index,
+        key,
+        choice,
+        header,
+        identity,
+        party,
+        answered_at: Time::ZERO,
+        _descriptor: unit,
+    };
     Some(install(worker, index, flow, snapshot).ok_or(Unplaced::NoSocket))
 }
 

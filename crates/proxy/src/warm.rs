@@ -3,6 +3,7 @@
 //! server has one. Which server that is, is not decided here; nor is a byte read.
 
 use crate::connect::{note_failure, open_socket};
+use crate::descriptors::Unit;
 use crate::listener;
 use crate::service::{Service, Settings};
 use crate::worker::Worker;
@@ -64,6 +65,7 @@ struct WarmSocket {
     _place: Lease,
     /// It is counted among those of the service, once it is made.
     counted: Option<Lease>,
+    _descriptor: Unit,
 }
 
 /// How a connection is.
@@ -106,6 +108,17 @@ impl Warm {
 
     pub(crate) fn due(&self) -> Option<Time> {
         self.due
+    }
+
+    /// Closes all of them, for clients that have no descriptors; how many there were. Others are made later.
+    pub(crate) fn shed(&mut self, now: Time) -> u32 {
+        let mut closed = 0;
+        for part in &mut self.parts {
+            closed += part.sockets.values().map(|sockets| sockets.len() as u32).sum::<u32>();
+            part.sockets.clear();
+            part.make_at = now + EVERY;
+        }
+        closed
     }
 
     fn part(&mut self, service: &Arc<Service>, pool: &Arc<ArcSwap<Snapshot>>) -> Option<&mut Part> {
@@ -264,6 +277,11 @@ impl Part {
     /// Begins one more connection, if clients leave room for it.
     fn begin(&mut self, server: &Arc<Entry>, worker: &Worker) -> bool {
         let Some(place) = server.live.warm.enter(server.warm_max()) else { return false };
+        let Some(unit) = Unit::take() else {
+            // Clients need them more.
+            self.make_at = worker.now + EVERY;
+            return false;
+        };
         // No client is meant: where it would matter, there are none of these.
         let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let begun = open_socket(&server.target, &self.options, nobody).and_then(|socket| {
@@ -279,7 +297,16 @@ impl Part {
                 let server = Arc::clone(server);
                 let sockets = self.sockets.entry(server.id).or_default();
                 let look_at = worker.now + EVERY;
-                sockets.push_back(WarmSocket { socket, server, since, look_at, _place: place, counted });
+                let (_place, _descriptor) = (place, unit);
+                sockets.push_back(WarmSocket {
+                    socket,
+                    server,
+                    since,
+                    look_at,
+                    _place,
+                    counted,
+                    _descriptor,
+                });
                 true
             }
             Err(error) => {

@@ -2,9 +2,11 @@
 //! from the control thread.
 
 mod commands;
+mod shed;
 
 use crate::batch::{Batch, Local};
 use crate::connection::{Connection, Stage};
+use crate::descriptors;
 use crate::dns::{self, Dns};
 use crate::exchange::{self, Exchange, IdleKey, ServerLink};
 use crate::http1::Heads;
@@ -160,6 +162,10 @@ pub(crate) struct Worker {
     inbox: Receiver<Command>,
     peers: Arc<OnceLock<Vec<Waker>>>,
     swept_at: Time,
+    /// Something is about to be closed for want of descriptors.
+    shed_any: bool,
+    /// Until then nothing is closed for want of descriptors.
+    shed_after: Time,
     running: bool,
 }
 
@@ -232,6 +238,8 @@ impl Worker {
             inbox: parts.inbox,
             peers: parts.peers,
             swept_at: Time::ZERO,
+            shed_any: false,
+            shed_after: Time::ZERO,
             running: true,
         };
         Ok((worker, waker))
@@ -272,6 +280,7 @@ impl Worker {
             dns::flush(&mut self);
             ring_relay::feed_starved(&mut self);
             pool_queue::serve(&mut self);
+            shed::shed(&mut self);
             self.bury();
         }
     }
@@ -432,6 +441,9 @@ impl Worker {
         }
         self.bury_sessions();
         self.bury_flows();
+        if std::mem::take(&mut self.shed_any) {
+            self.wake_all();
+        }
     }
 
     /// The same for what has layers. Connections to servers go first: sessions may wait for their places.
@@ -451,13 +463,13 @@ impl Worker {
 
     /// A place of a service became free: listeners that wait for one, here or at another worker, try again.
     pub(crate) fn wake_waiting(&self, service: &Service) {
-        if service.wants_wake() {
-            self.wake_peers();
+        if service.wants_wake() || descriptors::wants_wake() {
+            self.wake_all();
         }
     }
 
-    /// Wakes every worker, this one too.
-    pub(crate) fn wake_peers(&self) {
+    /// All workers look at what waits.
+    pub(crate) fn wake_all(&self) {
         self.peers.get().into_iter().flatten().for_each(|peer| drop(peer.wake()));
     }
 

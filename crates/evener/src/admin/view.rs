@@ -20,8 +20,35 @@ pub(crate) struct Status {
     pub(crate) workers: usize,
     /// New clients are no longer taken.
     pub(crate) draining: bool,
+    #[serde(default)]
+    pub(crate) descriptors: DescriptorsView,
     pub(crate) services: Vec<ServiceView>,
     pub(crate) pools: Vec<PoolView>,
+}
+
+/// The descriptors of the process.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct DescriptorsView {
+    /// How many may be open; absent when there is no limit.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) limit: Option<u64>,
+    /// How many clients, flows and connections to servers have, with what is promised to clients for their servers.
+    pub(crate) used: u64,
+    /// How many are kept back for everything else: this socket, checks, a reload.
+    pub(crate) kept_back: u64,
+    /// How many connections there can be at once as descriptors go, two each; absent when there is no limit.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) connections_max: Option<u64>,
+}
+
+fn descriptors() -> DescriptorsView {
+    let usage = evener_proxy::descriptors::usage();
+    DescriptorsView {
+        limit: usage.limit,
+        used: usage.clients,
+        kept_back: usage.kept_back,
+        connections_max: usage.limit.map(|_| usage.connections_max),
+    }
 }
 
 /// A service.
@@ -114,6 +141,7 @@ pub(crate) fn status(supervisor: &Supervisor) -> Status {
         uptime_s: supervisor.now().since(evener_core::Time::ZERO).as_secs(),
         workers: supervisor.workers(),
         draining: supervisor.is_draining(),
+        descriptors: descriptors(),
         services: services(supervisor),
         pools: pools(supervisor),
     }

@@ -126,19 +126,14 @@ fn fail(problems: &[Problem]) -> anyhow::Error {
 
 /// Resolves, starts the workers and takes the configuration on.
 pub(crate) async fn start(config: Config, setting: Setting) -> anyhow::Result<(Supervisor, Handle)> {
-    let descriptors = raise_descriptor_limit();
+    raise_descriptor_limit();
     let outside = gather(&config, Materials::default()).await.map_err(|problems| fail(&problems))?;
     let (mut supervisor, handle) = Supervisor::start(setting)?;
     let (services, pools) = (config.spec.services.len(), config.spec.pools.len());
     supervisor.apply(config, outside).map_err(|problems| fail(&problems))?;
     let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
     supervisor.tell(&Event::Started { version, pid, workers: supervisor.workers(), services, pools });
-    if let Some(limit) = descriptors {
-        let text = format!(
-            "only {limit} descriptors may be open (two a connection): raise LimitNOFILE or `ulimit -Hn`"
-        );
-        supervisor.tell(&Event::Notice { text });
-    }
+    supervisor.warn_of_descriptors();
     Ok((supervisor, handle))
 }
 
@@ -157,10 +152,9 @@ async fn serve(
     Ok(())
 }
 
-/// Takes as many descriptors as the system gives; the limit when it is a low one.
-pub(crate) fn raise_descriptor_limit() -> Option<u64> {
+/// Takes as many descriptors as the system gives.
+pub(crate) fn raise_descriptor_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     let _ = setrlimit(Resource::Nofile, limit);
-    getrlimit(Resource::Nofile).current.filter(|&limit| limit < 4096)
 }

@@ -3,7 +3,7 @@
 use super::{AccessCommand, ServerCommand, Talk};
 use crate::admin::client::Client;
 use crate::admin::explain::Explained;
-use crate::admin::view::{CacheView, PoolView, RuleView, ServerView, ServiceView, Status};
+use crate::admin::view::{CacheView, DescriptorsView, PoolView, RuleView, ServerView, ServiceView, Status};
 use crate::admin::{AccessWanted, Reloaded, StateWanted};
 use serde::Serialize;
 use serde_json::Value;
@@ -123,7 +123,8 @@ fn status_text(status: &Status) -> String {
     let Status { version, pid, workers, .. } = status;
     let uptime = humantime::format_duration(Duration::from_secs(status.uptime_s));
     let draining = if status.draining { ", draining" } else { "" };
-    let mut text = format!("evener {version}, pid {pid}, up {uptime}, {workers} workers{draining}\n\n");
+    let mut text = format!("evener {version}, pid {pid}, up {uptime}, {workers} workers{draining}\n");
+    text += &descriptors_text(&status.descriptors);
     let head = [
         "SERVICE",
         "PROTOCOL",
@@ -146,6 +147,15 @@ fn status_text(status: &Status) -> String {
         text += &pool_text(pool, status.services.iter().any(of_dns));
     }
     text
+}
+
+/// How many descriptors there are, and what that allows.
+fn descriptors_text(view: &DescriptorsView) -> String {
+    let DescriptorsView { limit, used, kept_back, connections_max } = view;
+    let (Some(limit), Some(most)) = (limit, connections_max) else { return "\n".into() };
+    format!(
+        "descriptors: clients and flows use {used} of {limit}, {kept_back} are kept back; room for {most} connections\n\n"
+    )
 }
 
 const DNS: &str = "dns";

@@ -52,6 +52,7 @@ impl Supervisor {
         for spec in &config.spec.services {
             self.apply_service(spec);
         }
+        self.divide_descriptors(&config.spec);
         self.apply_listeners(&config, fresh);
         self.plane.tend();
         let pools: BTreeSet<_> = config.spec.pools.iter().map(|pool| pool.name.clone()).collect();

@@ -87,6 +87,7 @@ impl Supervisor {
             found.and_then(|(config, outside)| self.apply(config, outside))
         };
         let outcome = self.tell_outcome(outcome);
+        self.warn_of_descriptors();
         if let Some(done) = given {
             let _ = done.send(outcome);
             return;

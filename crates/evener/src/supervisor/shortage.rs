@@ -3,17 +3,53 @@
 
 use super::{Probed, Supervisor};
 use evener_core::event::Event;
+use evener_core::spec::{Protocol, ServiceSpec, Spec};
 use evener_core::{ServerId, Time};
+use evener_proxy::descriptors;
+use rustix::process::{Resource, getrlimit};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// When to count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    Now,
+    /// When it is time.
+    InTime,
+}
 
 /// A shortage that lasts is told this often.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
-/// What was said last of shortages.
-#[derive(Debug, Default)]
+/// Open descriptors are counted this often, when there is something to do anyway.
+const COUNTED_EVERY: Duration = Duration::from_secs(1);
+/// Where the kernel does not tell their number (before Linux 6.2), they are counted one by one, up to this limit of them.
+const LISTED_MAX: u64 = 65_536;
+
+/// What is known of shortages.
+#[derive(Debug)]
 pub(super) struct Shortage {
     told_at: Option<Time>,
+    counted_at: Time,
+    /// The limit of which was said that it is too low, and for how many.
+    warned: Option<(u64, u64)>,
+    /// Checks under way at once take so many descriptors.
+    checks: Arc<Semaphore>,
+    checks_max: u64,
+}
+
+impl Default for Shortage {
+    fn default() -> Self {
+        Self {
+            told_at: None,
+            counted_at: Time::ZERO,
+            warned: None,
+            checks: Arc::new(Semaphore::new(1)),
+            checks_max: 1,
+        }
+    }
 }
 
 impl Shortage {
@@ -27,7 +63,82 @@ impl Shortage {
     }
 }
 
+/// How many descriptors the process may have open; `None` is no limit.
+fn limit() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
+/// How many are open, if that can be told.
+fn open() -> Option<u64> {
+    let directory = Path::new("/proc/self/fd");
+    let told = std::fs::metadata(directory).ok()?.len();
+    if told > 0 || limit().is_none_or(|limit| limit > LISTED_MAX) {
+        return (told > 0).then_some(told);
+    }
+    Some(std::fs::read_dir(directory).ok()?.count() as u64)
+}
+
+/// How many descriptors clients and flows may take as configured.
+fn wanted(spec: &Spec) -> u64 {
+    let of_service = |service: &ServiceSpec| {
+        let options = &service.options;
+        let connections = u64::from(options.connections_max);
+        match service.protocol {
+            Protocol::Udp => u64::from(options.flows_max),
+            Protocol::Dns => connections,
+            Protocol::Tcp | Protocol::Http => 2 * connections + u64::from(options.warm),
+        }
+    };
+    spec.services.iter().map(of_service).sum()
+}
+
 impl Supervisor {
+    /// Divides the descriptors of the process: some are kept back, the rest is for clients.
+    pub(super) fn divide_descriptors(&mut self, spec: &Spec) {
+        let checked = spec.pools.iter().filter(|pool| pool.check.is_some());
+        let checked = checked.map(|pool| pool.servers.len() as u64).sum();
+        let checks_max = descriptors::set_limit(limit(), checked);
+        if checks_max != self.shortage.checks_max {
+            let places = usize::try_from(checks_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+            (self.shortage.checks, self.shortage.checks_max) = (Arc::new(Semaphore::new(places)), checks_max);
+        }
+        self.count_descriptors(Counted::Now);
+    }
+
+    /// Counts what is open, for what clients do not have is not theirs.
+    pub(super) fn count_descriptors(&mut self, when: Counted) {
+        let now = self.now();
+        if when == Counted::InTime && now.since(self.shortage.counted_at) < COUNTED_EVERY {
+            return;
+        }
+        self.shortage.counted_at = now;
+        open().into_iter().for_each(descriptors::measured);
+    }
+
+    /// Says when descriptors allow less than the configuration does.
+    pub(crate) fn warn_of_descriptors(&mut self) {
+        let usage = descriptors::usage();
+        let configured = wanted(&self.config.spec);
+        let most = usage.connections_max;
+        let short = usage.limit.filter(|_| most.saturating_mul(2) < configured);
+        let short = short.map(|limit| (limit, configured));
+        if let Some((limit, _)) = short.filter(|_| short != self.shortage.warned) {
+            let kept_back = usage.kept_back;
+            let text = format!(
+                "{limit} descriptors may be open, enough for {most} connections (two each, {kept_back} are kept back), \
+                 and the configuration allows more: accepting pauses there; raise LimitNOFILE or `ulimit -Hn`, or lower \
+                 connections_max and flows_max"
+            );
+            self.tell(&Event::Notice { text });
+        }
+        self.shortage.warned = short;
+    }
+
+    /// Where checks get their turn.
+    pub(super) fn check_places(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.shortage.checks)
+    }
+
     /// A connect failed for a reason of our own. Workers report one now and then.
     pub(super) fn local_error(
         &self,

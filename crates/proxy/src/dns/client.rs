@@ -6,9 +6,11 @@ use super::query::{self, Asker, Origin, Party};
 use super::transfers::{self, Transfers};
 use super::{Served, stream};
 use crate::admission::{self, Admission, Guest, Refused, reset_at_close};
+use crate::descriptors::Unit;
 use crate::greeting::{self, Origin as Told};
 use crate::open::{self, Open};
 use crate::registry::Token;
+use crate::service::Place;
 use crate::service::{Service, Settings};
 use crate::tcp::GREETING;
 use crate::worker::{Retry, Worker};
@@ -16,6 +18,7 @@ use evener_core::Time;
 use evener_core::limits::Lease;
 use mio::event::Event;
 use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::net::{RecvFlags, recv};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +65,7 @@ pub(super) struct Client {
     pub(super) streams: Vec<usize>,
     pub(super) transfers: Transfers,
     place: Option<Lease>,
+    _descriptor: Unit,
     guest: Guest,
 }
 
@@ -83,7 +87,7 @@ pub(crate) fn begin(
     peer: SocketAddr,
     service: &Arc<Service>,
     settings: &Settings,
-    place: Lease,
+    place: Place,
 ) {
     let (service, number) = (worker.dns.place_of(service), worker.number());
     let greets = settings.is_proxy(peer.ip());
@@ -102,7 +106,8 @@ pub(crate) fn begin(
         round: worker.dns.round.wrapping_sub(1),
         streams: Vec::new(),
         transfers: Transfers::default(),
-        place: Some(place),
+        place: Some(place.lease),
+        _descriptor: place.client,
         guest: Guest::default(),
     }));
     if greets {
@@ -363,6 +368,30 @@ fn receive(worker: &mut Worker, index: usize) {
         Err(_) => close(worker, index),
     }
     worker.dns.buffer = buffer;
+}
+
+/// Clients that were answered and ask nothing make room for others, the longest idle first; how many left.
+pub(crate) fn shed(worker: &mut Worker, wanted: u32) -> u32 {
+    let is_quiet = |client: &Client| {
+        let is_done = client.stage == Stage::Open && client.asked && client.is_idle();
+        is_done && client.framed.pending().is_empty()
+    };
+    let idle = worker.dns.clients.iter().filter(|(_, client)| is_quiet(client));
+    let mut idle: Vec<(Time, usize)> = idle.map(|(index, client)| (client.active_at, index)).collect();
+    idle.sort_unstable();
+    let mut left = 0;
+    for (_, index) in idle.into_iter().take(wanted as usize) {
+        let client = &worker.dns.clients[index];
+        // It may have asked something just now.
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        if recv(&client.framed.socket, &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
+            continue;
+        }
+        worker.dns.services[client.service].service.live.counters.of(worker.id).idle_shed.one();
+        close(worker, index);
+        left += 1;
+    }
+    left
 }
 
 /// A client that sends no more leaves when all it asked was answered; while the program drains, any does.

@@ -1,6 +1,6 @@
 //! Connections to servers that nobody uses just now: kept for anybody, or by a session for itself alone.
 
-use super::{Reach, Reuse, ServerLink, Stage, close_server};
+use super::{Reach, Reuse, ServerLink, Stage, close_server, descriptor};
 use crate::link::Received;
 use crate::service::Backend;
 use crate::worker::Worker;
@@ -32,7 +32,7 @@ impl Kept {
     }
 
     /// Its slot, if it is still there and nobody uses it.
-    fn find(self, worker: &Worker) -> Option<usize> {
+    pub(super) fn find(self, worker: &Worker) -> Option<usize> {
         let server = worker.servers.get(self.slot)?;
         let sound = server.serial == self.serial && server.stage == Stage::Open && server.exchange.is_none();
         sound.then_some(self.slot)
@@ -48,6 +48,7 @@ pub(super) fn find_kept(worker: &mut Worker, number: usize, key: IdleKey) -> Opt
     if worker.servers[slot].key == key && leads(worker, number, slot) && (harmless || young) {
         return Some(slot);
     }
+    descriptor::give_back(worker, worker.exchanges[number].session, slot);
     close_server(worker, slot);
     None
 }
@@ -91,6 +92,9 @@ pub(super) fn use_idle(worker: &mut Worker, number: usize, slot: usize) {
     server.reused = true;
     worker.exchanges[number].reach = Reach::Open(slot);
     worker.exchanges[number].since = worker.now;
+    // It has a descriptor of its own.
+    let session = worker.exchanges[number].session;
+    worker.sessions[session].promise = None;
 }
 
 pub(super) fn take_from_idle(worker: &mut Worker, slot: usize) {

@@ -194,7 +194,8 @@ fn serve(
         }
         Verdict::Close => Judged::Close,
         Verdict::Tarpit(place, time) => {
-            worker.sessions[index].place = place;
+            let session = &mut worker.sessions[index];
+            (session.place, session.promise) = (place, None);
             session::enter(worker, index, Mode::Tarpit);
             worker.session_timers.set(index, now + time);
             Judged::Waits

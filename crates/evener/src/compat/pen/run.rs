@@ -289,18 +289,11 @@ fn setting(line: &Line, log: Log, source: ConfigSource) -> Setting {
 }
 
 fn start(supervisor: &mut Supervisor, config: &Config, outside: Outside) -> anyhow::Result<()> {
-    let descriptors = crate::cli::raise_descriptor_limit();
+    crate::cli::raise_descriptor_limit();
     supervisor.apply(config.clone(), outside).map_err(|problems| fail(&problems))?;
     let (services, pools) = (config.spec.services.len(), config.spec.pools.len());
     let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
     supervisor.tell(&Event::Started { version, pid, workers: supervisor.workers(), services, pools });
-    let connections =
-        config.spec.services.iter().map(|service| u64::from(service.options.connections_max)).sum::<u64>();
-    if let Some(limit) = descriptors.filter(|limit| limit / 2 < connections) {
-        let text = format!(
-            "only {limit} descriptors may be open (two a connection): raise LimitNOFILE or `ulimit -Hn`"
-        );
-        supervisor.tell(&Event::Notice { text });
-    }
+    supervisor.warn_of_descriptors();
     Ok(())
 }

@@ -1,0 +1,49 @@
+//! What a worker closes when clients wait for descriptors: what nobody uses just now. Connections to servers and pipes that
+//! are kept go first, then clients that keep a connection of HTTP, or of DNS over TCP, without asking anything, the longest idle first.
+
+use super::Worker;
+use crate::descriptors;
+use crate::dns;
+use crate::exchange;
+use crate::session;
+use evener_core::Time;
+use std::time::Duration;
+
+/// When all was looked through, the next look is this much later.
+const SHED_EVERY: Duration = Duration::from_millis(50);
+
+/// Closes what nobody uses, as long as that is wanted.
+pub(super) fn shed(worker: &mut Worker) {
+    let wanted = descriptors::wanted();
+    if wanted == 0 || worker.now < worker.shed_after {
+        return;
+    }
+    worker.shed_after = worker.now + SHED_EVERY;
+    let mut closed = worker.warm.shed(worker.now) + worker.scratch.pipes.shed();
+    if closed < wanted {
+        closed += exchange::shed_idle(worker, wanted - closed);
+    }
+    if closed < wanted {
+        closed += shed_sessions(worker, wanted - closed);
+    }
+    if closed < wanted {
+        closed += dns::shed(worker, wanted - closed);
+    }
+    if closed > 0 {
+        descriptors::shed(closed);
+        // They are closed when the present events are done; whoever waits looks after that.
+        worker.shed_any = true;
+    }
+}
+
+/// Sessions that were served and ask nothing, the longest idle first.
+fn shed_sessions(worker: &mut Worker, wanted: u32) -> u32 {
+    let idle = worker.sessions.iter().filter(|(_, session)| session.served && session.is_idle());
+    let mut idle: Vec<(Time, usize)> = idle.map(|(index, session)| (session.active_at, index)).collect();
+    let count = idle.len().min(wanted as usize);
+    if let Some(last) = count.checked_sub(1) {
+        idle.select_nth_unstable(last);
+    }
+    let shed = idle[..count].iter().filter(|&&(_, index)| session::shed(worker, index));
+    2 * shed.count() as u32
+}
