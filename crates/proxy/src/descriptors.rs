@@ -186,6 +186,11 @@ pub fn measured(open: u64) {
     BUDGET.others.store(open.saturating_sub(of_clients), Ordering::Relaxed);
 }
 
+/// Takes in how many descriptors are open beside those of clients, where that can only be guessed.
+pub fn estimated(others: u64) {
+    BUDGET.others.store(others, Ordering::Relaxed);
+}
+
 /// How descriptors are used now.
 #[must_use]
 pub fn usage() -> Usage {

@@ -12,6 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
+/// An estimate of what the program has open, and each worker beside listeners.
+const OF_PROGRAM: usize = 20;
+const OF_WORKER: usize = 6;
+
 /// When to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counted {
@@ -68,7 +72,7 @@ fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// How many are open, if that can be told.
+/// How many are open, if that can be told: it takes /proc, which may not be there behind another root.
 fn open() -> Option<u64> {
     let directory = Path::new("/proc/self/fd");
     let told = std::fs::metadata(directory).ok()?.len();
@@ -112,7 +116,15 @@ impl Supervisor {
             return;
         }
         self.shortage.counted_at = now;
-        open().into_iter().for_each(descriptors::measured);
+        match open() {
+            Some(open) => descriptors::measured(open),
+            None => descriptors::estimated(self.own_descriptors()),
+        }
+    }
+
+    /// About how many are open beside those of clients, where nobody tells: of each worker, of listeners, and of the rest.
+    fn own_descriptors(&self) -> u64 {
+        (OF_PROGRAM + self.workers() * (OF_WORKER + self.listeners.len())) as u64
     }
 
     /// Says when descriptors allow less than the configuration does.

@@ -4,6 +4,7 @@ use crate::dns_harness::{question, reply};
 use crate::harness::{
     BINARY, DEADLINE, Directory, Evener, Server, connect, free_port, line, local, wait_until, who,
 };
+use crate::http2::client::{Front, whole, within};
 use crate::origin::{Origin, Wire};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use serde_json::Value;
@@ -370,4 +371,64 @@ fn idle_clients_of_dns_make_room_for_others() {
     asks_over_tcp(clients.last_mut().unwrap(), 1000).unwrap();
     drop(clients);
     expect_unused(&evener);
+}
+
+/// Fewer descriptors from now on: the next reload sees that.
+fn narrow(front: &Front, origin: &Origin, descriptors: u64) -> u64 {
+    limit(&front.evener, Some(descriptors));
+    front.reload(&[origin], "");
+    front.evener.expect_log(&format!("{descriptors} descriptors may be open"));
+    front.evener.status()["descriptors"]["connections_max"].as_u64().unwrap()
+}
+
+#[test]
+fn streams_beyond_what_descriptors_allow_are_refused_and_harm_nobody() {
+    let origin = Origin::start(|wire, _| {
+        std::thread::sleep(Duration::from_millis(500));
+        wire.reply("200 OK", "", b"slow")
+    });
+    let front = Front::run(&[&origin], "");
+    let most = narrow(&front, &origin, 70);
+    assert!((5..40).contains(&most), "{most}");
+    within(async {
+        let (client, other) = (front.client().await, front.client().await);
+        let mut answers = Vec::new();
+        for number in 0..100 {
+            answers.push(client.open("GET", &format!("/{number}")).await.unwrap());
+        }
+        // What was promised to another client is there.
+        assert_eq!(other.get("/other").await.status, 200);
+        let (mut served, mut refused) = (0, 0);
+        for answer in answers {
+            match whole(answer).await.unwrap().status {
+                200 => served += 1,
+                503 => refused += 1,
+                status => panic!("{status}"),
+            }
+        }
+        assert!(served >= 2 && refused >= 20, "{served} {refused}");
+        // Nothing is left of it.
+        assert_eq!(client.get("/again").await.status, 200);
+    });
+    front.evener.expect_log("no descriptor is left for a connection to a server");
+    assert_eq!(front.evener.log_count("server_down") + front.evener.log_count(" local_error "), 0);
+    origin.hang_up_all();
+    expect_unused(&front.evener);
+}
+
+#[test]
+fn idle_clients_of_http2_are_told_to_go_when_others_wait() {
+    let origin = Origin::named("a");
+    let front = Front::run(&[&origin], "");
+    let most = narrow(&front, &origin, 70);
+    within(async {
+        let mut clients = Vec::new();
+        for _ in 0..most * 2 {
+            let client = front.client().await;
+            assert_eq!(client.get("/").await.status, 200);
+            clients.push(client);
+        }
+        assert!(front.counter("idle_shed") > 0);
+    });
+    assert_eq!(front.evener.log_count("accept_failed") + front.evener.log_count(" local_error "), 0);
 }
