@@ -9,6 +9,7 @@ mod cli;
 mod compat;
 mod config;
 mod discover;
+mod loops;
 mod material;
 mod observe;
 mod outside;

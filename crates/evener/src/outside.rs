@@ -3,6 +3,7 @@
 
 use crate::config::{Config, Problem, one_line};
 use crate::discover::{Found, look_for};
+use crate::loops;
 use crate::material::{self, Materials};
 use crate::resolve::{Targets, resolve};
 
@@ -19,7 +20,7 @@ type Gathered = Result<Outside, Vec<Problem>>;
 pub(crate) async fn gather(config: &Config, before: Materials) -> Gathered {
     let (targets, materials, found) =
         tokio::join!(resolve(config), load(config, before), look_for(&config.spec));
-    all(targets, materials, found)
+    all(config, targets, materials, found)
 }
 
 /// What becomes of `before`, which is for the same certificates.
@@ -45,7 +46,7 @@ pub(crate) async fn gather_known(
         Ok(materials) => (materials, None),
         Err(problems) => (before, Some(one_line(&problems))),
     };
-    (all(resolve(config).await, Ok(materials), look_for(&config.spec).await), why)
+    (all(config, resolve(config).await, Ok(materials), look_for(&config.spec).await), why)
 }
 
 async fn load(config: &Config, before: Materials) -> Result<Materials, Vec<Problem>> {
@@ -55,10 +56,15 @@ async fn load(config: &Config, before: Materials) -> Result<Materials, Vec<Probl
 }
 
 fn all(
+    config: &Config,
     targets: Result<Targets, Vec<Problem>>,
     materials: Result<Materials, Vec<Problem>>,
     found: Found,
 ) -> Gathered {
+    let targets = targets.and_then(|targets| {
+        let problems = loops::problems(config, &targets);
+        if problems.is_empty() { Ok(targets) } else { Err(problems) }
+    });
     match (targets, materials) {
         (Ok(targets), Ok(materials)) => Ok(Outside { targets, materials, found }),
         (targets, materials) => Err(targets.err().into_iter().chain(materials.err()).flatten().collect()),

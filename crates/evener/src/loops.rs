@@ -1,0 +1,276 @@
+//! Services that lead back to themselves: a server that is an address of the service itself, or of another one that leads
+//! back to it. What comes in there would go round without end. Only what the configuration says is looked at, once its names
+//! have addresses; what other instances do shows at run time.
+
+use crate::config::{Config, Problem};
+use crate::resolve::Targets;
+use evener_core::spec::{Denied, PoolSpec, ServerSpec, ServiceSpec, Transport};
+use evener_core::{Endpoint, Target};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// A service and the transport by which it is reached, which is that by which it reaches its servers.
+type Node = (usize, Transport);
+
+/// From one service to another, by this server.
+#[derive(Clone, Copy)]
+struct Edge<'a> {
+    to: Node,
+    server: &'a ServerSpec,
+}
+
+/// Every service that leads back to itself.
+pub(crate) fn problems(config: &Config, targets: &Targets) -> Vec<Problem> {
+    let services = &config.spec.services;
+    let listeners = Listeners::of(services);
+    let pools: BTreeMap<&str, &PoolSpec> = config.spec.pools.iter().map(|pool| (&*pool.name, pool)).collect();
+    let mut edges: BTreeMap<Node, Vec<Edge<'_>>> = BTreeMap::new();
+    for (at, service) in services.iter().enumerate() {
+        let servers = pools_of(service).filter_map(|name| pools.get(name)).flat_map(|pool| &pool.servers);
+        for server in servers {
+            let target = targets.of(&server.endpoint);
+            for &transport in service.protocol.transports() {
+                if let Some(to) = listeners.find(transport, &target) {
+                    edges.entry((at, transport)).or_default().push(Edge { to: (to, transport), server });
+                }
+            }
+        }
+    }
+    let mut problems: Vec<Problem> = Vec::new();
+    let mut told = BTreeSet::new();
+    for &start in edges.keys() {
+        let Some(way) = way_back(&edges, start) else { continue };
+        // Each service of a round once, whatever the transport and wherever it begins.
+        if way.iter().any(|edge| told.contains(&edge.to.0)) {
+            continue;
+        }
+        told.extend(way.iter().map(|edge| edge.to.0));
+        problems.push(problem(config, start.0, &way));
+    }
+    problems
+}
+
+fn problem(config: &Config, start: usize, way: &[Edge<'_>]) -> Problem {
+    let name = |at: usize| &config.spec.services[at].name;
+    let server = way[0].server;
+    let (service, endpoint) = (name(start), &server.endpoint);
+    let message = if way.len() == 1 {
+        format!(
+            "service `{service}`: its server `{endpoint}` is an address of the service itself: clients would go round without \
+             end; name where its servers really are"
+        )
+    } else {
+        let steps: Vec<String> = way
+            .iter()
+            .map(|edge| format!("to `{}` by `{}`", name(edge.to.0), edge.server.endpoint))
+            .collect();
+        format!(
+            "service `{service}` leads back to itself ({}): clients would go round without end; take one of these servers out",
+            steps.join(", ")
+        )
+    };
+    Problem { place: config.places.get(endpoint).cloned(), message }
+}
+
+/// The shortest way from a service back to it.
+fn way_back<'a>(edges: &BTreeMap<Node, Vec<Edge<'a>>>, start: Node) -> Option<Vec<Edge<'a>>> {
+    let mut reached: BTreeMap<Node, (Node, Edge<'a>)> = BTreeMap::new();
+    let mut next = vec![start];
+    while !next.is_empty() && !reached.contains_key(&start) {
+        let mut further = Vec::new();
+        for from in next {
+            for edge in edges.get(&from).into_iter().flatten() {
+                if let std::collections::btree_map::Entry::Vacant(entry) = reached.entry(edge.to) {
+                    entry.insert((from, *edge));
+                    further.push(edge.to);
+                }
+            }
+        }
+        next = further;
+    }
+    let &(mut from, edge) = reached.get(&start)?;
+    let mut way = vec![edge];
+    while from != start {
+        let (before, edge) = reached[&from];
+        way.push(edge);
+        from = before;
+    }
+    way.reverse();
+    Some(way)
+}
+
+/// Who is reached at an address.
+struct Listeners<'a> {
+    exact: BTreeMap<(Transport, &'a Endpoint), usize>,
+    /// Those on all addresses of a family, by port.
+    all: BTreeMap<(Transport, bool, u16), usize>,
+    /// Addresses that are ours, for somebody listens there.
+    ours: BTreeSet<IpAddr>,
+}
+
+impl<'a> Listeners<'a> {
+    fn of(services: &'a [ServiceSpec]) -> Self {
+        let mut listeners = Self { exact: BTreeMap::new(), all: BTreeMap::new(), ours: BTreeSet::new() };
+        for (at, service) in services.iter().enumerate() {
+            for (endpoint, &transport) in service
+                .listen
+                .iter()
+                .flat_map(|each| service.protocol.transports().iter().map(move |one| (each, one)))
+            {
+                match endpoint {
+                    Endpoint::Ip(address) if address.ip().is_unspecified() => {
+                        listeners.all.insert((transport, address.is_ipv4(), address.port()), at);
+                    }
+                    _ => drop(listeners.exact.insert((transport, endpoint), at)),
+                }
+                if let Endpoint::Ip(address) = endpoint {
+                    listeners.ours.insert(address.ip());
+                }
+            }
+        }
+        listeners
+    }
+
+    /// The service that gets what is sent to `target`: the one that listens just there, else the one on all addresses.
+    fn find(&self, transport: Transport, target: &Target) -> Option<usize> {
+        let address = match target {
+            Target::Unix(path) => {
+                return self.exact.get(&(transport, &Endpoint::Unix(path.clone()))).copied();
+            }
+            Target::Ip(address) => meant(*address),
+        };
+        let exact = self.exact.get(&(transport, &Endpoint::Ip(address))).copied();
+        let is_ours = address.ip().is_loopback() || self.ours.contains(&address.ip());
+        let all = || self.all.get(&(transport, address.is_ipv4(), address.port())).copied();
+        exact.or_else(|| all().filter(|_| is_ours))
+    }
+}
+
+/// The address that is reached: `0.0.0.0` is this machine, `::ffff:10.0.0.1` is 10.0.0.1.
+fn meant(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip().to_canonical() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    match address {
+        SocketAddr::V6(mut v6) if ip.is_ipv6() => {
+            if let IpAddr::V6(ip) = ip {
+                v6.set_ip(ip);
+            }
+            v6.into()
+        }
+        _ => SocketAddr::new(ip, address.port()),
+    }
+}
+
+/// Every pool that a service may send clients to.
+fn pools_of(service: &ServiceSpec) -> impl Iterator<Item = &str> {
+    let refused = [&service.denied, &service.exceeded].into_iter().filter_map(|denied| match denied {
+        Denied::Pool(pool) => Some(&**pool),
+        _ => None,
+    });
+    service
+        .pool
+        .iter()
+        .map(|pool| &**pool)
+        .chain(service.routes.iter().map(|route| &*route.to))
+        .chain(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resolve::resolve;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+
+    /// The problems of a configuration, one a line.
+    fn check(text: &str, expected: &[&str]) {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let file = std::env::temp_dir().join(format!("evener-loops-{}-{number}.lua", std::process::id()));
+        std::fs::write(&file, text).unwrap();
+        let config = crate::config::load(&file).unwrap_or_else(|problems| panic!("{text}: {problems:?}"));
+        std::fs::remove_file(&file).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let targets = runtime.block_on(resolve(&config)).unwrap();
+        let seen: Vec<String> =
+            problems(&config, &targets).iter().map(|problem| problem.message.clone()).collect();
+        assert_eq!(seen.len(), expected.len(), "{text}: {seen:?}");
+        for (seen, expected) in seen.iter().zip(expected) {
+            assert!(seen.contains(expected), "{text}: {seen}");
+        }
+    }
+
+    fn service(name: &str, listen: &str, server: &str, more: &str) -> String {
+        format!("service '{name}' {{ listen = '{listen}', '{server}', {more} }}\n")
+    }
+
+    #[test]
+    fn a_service_is_not_its_own_server() {
+        const ITSELF: &str = "is an address of the service itself";
+        for protocol in ["tcp", "http", "udp", "dns"] {
+            let more = format!("protocol = '{protocol}'");
+            for (listen, server, round) in [
+                ("127.0.0.1:8000", "127.0.0.1:8000", true),
+                ("127.0.0.1:8000", "0.0.0.0:8000", true),
+                ("0.0.0.0:8000", "127.0.0.1:8000", true),
+                ("0.0.0.0:8000", "127.3.2.1:8000", true),
+                ("[::1]:8000", "[::1]:8000", true),
+                ("[::]:8000", "[::1]:8000", true),
+                ("10.0.0.1:8000", "[::ffff:10.0.0.1]:8000", true),
+                ("127.0.0.1:8000", "127.0.0.1:8001", false),
+                ("127.0.0.1:8000", "127.0.0.2:8000", false),
+                ("[::]:8000", "127.0.0.1:8000", false),
+                ("0.0.0.0:8000", "10.0.0.1:8000", false),
+            ] {
+                check(&service("s", listen, server, &more), if round { &[ITSELF] } else { &[] });
+            }
+        }
+        check(&service("s", "/run/a.sock", "/run/a.sock", ""), &[ITSELF]);
+        check(&service("s", "/run/a.sock", "/run/b.sock", ""), &[]);
+        check(
+            &service(
+                "s",
+                "127.0.0.1:1",
+                "127.0.0.1:2",
+                "routes = { { sni = 'a', pool = pool 'p' { '127.0.0.1:1' } } }",
+            ),
+            &[ITSELF],
+        );
+        check(&service("s", "127.0.0.1:1", "127.0.0.1:2", "denied = pool 'p' { '127.0.0.1:1' }"), &[ITSELF]);
+        // An address is ours where another service listens there.
+        let other = service("t", "10.0.0.1:9", "10.0.0.2:1", "");
+        check(&(service("s", "0.0.0.0:8000", "10.0.0.1:8000", "") + &other), &[ITSELF]);
+    }
+
+    #[test]
+    fn services_do_not_lead_in_a_round() {
+        let chain = |last: &str, more: &str| {
+            service("a", "127.0.0.1:1", "127.0.0.1:2", more)
+                + &service("b", "127.0.0.1:2", "127.0.0.1:3", more)
+                + &service("c", "127.0.0.1:3", last, more)
+        };
+        check(&chain("127.0.0.1:4", ""), &[]);
+        check(
+            &chain("127.0.0.1:1", ""),
+            &["to `b` by `127.0.0.1:2`, to `c` by `127.0.0.1:3`, to `a` by `127.0.0.1:1`"],
+        );
+        check(&chain("127.0.0.1:1", "protocol = 'dns'"), &["service `a` leads back to itself"]);
+        // Not what leads into a round is wrong.
+        let into = service("x", "127.0.0.1:9", "127.0.0.1:1", "");
+        check(&(into + &chain("127.0.0.1:2", "")), &["service `b` leads back to itself"]);
+        // A datagram does not become a connection.
+        let two = |a: &str, b: &str| {
+            service("a", "127.0.0.1:1", "127.0.0.1:2", a) + &service("b", "127.0.0.1:2", "127.0.0.1:1", b)
+        };
+        check(&two("protocol = 'udp'", "protocol = 'tcp'"), &[]);
+        check(&two("protocol = 'udp'", "protocol = 'dns'"), &["leads back"]);
+        check(&two("protocol = 'http'", "protocol = 'tcp'"), &["leads back"]);
+        // Who listens just there has the clients, not who listens on all addresses.
+        let just =
+            service("s", "0.0.0.0:53", "127.0.0.1:53", "") + &service("t", "127.0.0.1:53", "10.0.0.1:53", "");
+        check(&just, &[]);
+    }
+}
