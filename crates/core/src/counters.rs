@@ -128,6 +128,8 @@ counters! {
         cut,
         /// Connections and flows that the operator closed.
         closed,
+        /// Connections, requests and flows that ended because a check took their server down (`on_down`).
+        closed_down,
         /// Accepts that failed for want of descriptors or memory.
         accept_errors,
         /// Times that accepting paused because the service was full.

@@ -128,6 +128,8 @@ events! {
     Info "access_changed" AccessChanged { service: Arc<str>, change: String }
     /// The operator closed a connection, or a flow.
     Info "connection_closed" ConnectionClosed { number: u64 }
+    /// Connections, requests and flows of a server ended, because a check took it down or the operator wanted it.
+    Info "server_closed" ServerClosed { pool: Arc<str>, server: Arc<str>, reason: &'static str, closed: usize }
     /// No new clients; those that are there may finish.
     Info "draining" Draining { signal: &'static str, connections: u64, deadline: String }
     /// Everybody finished.

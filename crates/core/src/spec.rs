@@ -4,6 +4,7 @@
 mod check;
 mod dns;
 mod http;
+mod pool;
 mod tls;
 
 pub use check::{CheckKind, CheckSpec, CheckTls, PassiveSpec};
@@ -11,6 +12,7 @@ pub use dns::{ClientSubnetSpec, DnsCacheSpec, DnsRateSpec, DnsSpec, OnFailure, R
 pub use http::{
     AbortOnClose, Balance, ForwardedMode, ForwardedSpec, Http2, HttpSpec, RedirectSpec, RespondSpec,
 };
+pub use pool::OnDown;
 pub use tls::{
     CertificateFiles, ClientCertificates, Presence, ServerTlsSpec, TlsSpec, TlsVersion, Verification,
 };
@@ -323,6 +325,8 @@ pub struct PoolSpec {
     pub passive: PassiveSpec,
     /// What becomes of a client whose server does not take it.
     pub failover: Failover,
+    /// What becomes of the connections of a server that a check takes down.
+    pub on_down: OnDown,
     /// How long a server that came up takes to get its full share.
     pub slow_start: Option<Duration>,
     /// Where clients wait while every server is at its limit; without it they are refused at once.
@@ -346,6 +350,7 @@ impl PoolSpec {
             check: None,
             passive: PassiveSpec::default(),
             failover: Failover::Next,
+            on_down: OnDown::Keep,
             slow_start: None,
             queue: Some(QueueSpec::DEFAULT),
             tls: None,

@@ -136,7 +136,7 @@ fn router(supervisor: Handle) -> Router {
         .route("/v1/servers/state", post(set_state))
         .route("/v1/access", get(access).post(change_access))
         .route("/v1/clients", get(clients::clients))
-        .route("/v1/connections", get(connections::connections))
+        .route("/v1/connections", get(connections::connections).delete(connections::close_server))
         .route("/v1/connections/{number}", delete(connections::close))
         .route("/v1/sticky", get(sticky::sticky))
         .route("/v1/cache/expunge", post(cache::expunge))

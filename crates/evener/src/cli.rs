@@ -160,10 +160,14 @@ enum Command {
         #[command(flatten)]
         talk: Talk,
     },
-    /// Close a connection or flow, both sides of it
+    /// Close a connection or flow, both sides of it, or all that clients have of a server
     Close {
         /// Its number, as `connections` shows it
-        number: u64,
+        #[arg(required_unless_present = "server")]
+        number: Option<u64>,
+        /// Close all of this server: pool/server, or the server alone when one pool has it
+        #[arg(long, value_name = "SERVER", conflicts_with = "number")]
+        server: Option<String>,
         #[command(flatten)]
         talk: Talk,
     },
@@ -429,7 +433,8 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Connections { service, limit, talk } => {
             look::connections(service.as_deref(), limit, &talk).await
         }
-        Command::Close { number, talk } => look::close(number, &talk).await,
+        Command::Close { server: Some(server), talk, .. } => look::close_server(&server, &talk).await,
+        Command::Close { number, talk, .. } => look::close(number.unwrap_or_default(), &talk).await,
         Command::Expunge(what) => expunge::expunge(what).await,
         Command::Deny { what, time } => talk::change_access(&what, "deny", time).await,
         Command::Permit { what, time } => talk::change_access(&what, "permit", time).await,

@@ -6,6 +6,7 @@ mod apply;
 mod certificates;
 mod connections;
 mod discovery;
+mod publish;
 mod reload;
 mod shortage;
 mod signalled;
@@ -454,24 +455,7 @@ impl Supervisor {
     }
 
     fn set_state(&mut self, change: &StateChange) -> Result<String, String> {
-        let wanted = &change.server;
-        let found: Vec<(Arc<str>, ServerId, String)> = (self.pools.values())
-            .flat_map(|running| {
-                running.pool.servers().iter().map(move |server| (running.pool.spec().name.clone(), server))
-            })
-            .map(|(pool, server)| (pool.clone(), server.id, format!("{pool}/{}", server.spec.name)))
-            .filter(|(pool, _, full)| {
-                full == wanted || full.strip_prefix(&format!("{pool}/")) == Some(wanted.as_str())
-            })
-            .collect();
-        let (pool, id, full) = match &found[..] {
-            [one] => one.clone(),
-            [] => return Err(format!("there is no server `{wanted}`; `evener status` lists them")),
-            several => {
-                let names: Vec<&str> = several.iter().map(|(.., full)| full.as_str()).collect();
-                return Err(format!("several pools have `{wanted}`: say {}", names.join(" or ")));
-            }
-        };
+        let (pool, id, full) = self.find_server(&change.server)?;
         let now = self.now();
         let until = change.time.map(|time| now + time);
         let running = self.pools.get_mut(&pool);
@@ -527,22 +511,6 @@ impl Supervisor {
                 });
             }
         }
-    }
-
-    /// Publishes every pool that changed: one snapshot, one store.
-    fn publish(&mut self) {
-        let mut events = Vec::new();
-        for (name, running) in &mut self.pools {
-            let Some(snapshot) = running.pool.snapshot() else { continue };
-            let usable = snapshot.is_usable();
-            running.slot.store(Arc::new(snapshot));
-            match (std::mem::replace(&mut running.usable, usable), usable) {
-                (true, false) => events.push(Event::PoolDown { pool: Arc::clone(name) }),
-                (false, true) => events.push(Event::PoolUp { pool: Arc::clone(name) }),
-                _ => {}
-            }
-        }
-        events.iter().for_each(|event| self.tell(event));
     }
 
     fn deadline(&self) -> Time {

@@ -54,6 +54,7 @@ pub(crate) use listener::{assign, leave, listen, on_listener_event, release};
 pub(crate) use sockets::on_socket_event;
 pub(crate) use standing::{on_standing_event, queue as queue_standing, tend};
 pub(crate) use stream::{on_stream_event, queue as queue_stream};
+pub(crate) use upstream::end_server;
 
 /// Buffers of questions that are over, kept for those to come.
 const SPARES_MAX: usize = 1024;

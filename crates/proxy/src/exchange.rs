@@ -3,10 +3,12 @@
 //! is also the relay, for everything that is not HTTP any more.
 
 mod descriptor;
+mod ending;
 mod idle;
 mod queued;
 
 pub(crate) use descriptor::shed_idle;
+pub(crate) use ending::end_server;
 pub(crate) use idle::{IdleKey, Kept, let_go, on_idle_deadline};
 pub(crate) use queued::serve_queued;
 
@@ -26,7 +28,7 @@ use crate::tls::{self, Tls, TlsConnector};
 use crate::worker::Worker;
 use evener_core::attempt::{Attempt, Cost};
 use evener_core::health::{Failure, TlsFailure};
-use evener_core::snapshot::{Choice, Entry, NoServer, Request, Snapshot};
+use evener_core::snapshot::{Choice, Entry, NoServer, Request, ServerLive, Snapshot};
 use evener_core::spec::AbortOnClose;
 use evener_core::{ServerId, Target, Time};
 use idle::{find_idle, find_kept, key_of, on_idle_readable, take_from_idle, use_idle};
@@ -114,6 +116,7 @@ pub(crate) struct ServerLink {
     pub(crate) link: Link,
     pub(crate) key: IdleKey,
     target: Target,
+    live: Arc<ServerLive>,
     connector: Option<Arc<TlsConnector>>,
     pub(crate) exchange: Option<usize>,
     /// Its connect is under way, and counted.
@@ -246,7 +249,7 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
     let Some(unit) = descriptor::take(worker, number) else { return };
     let exchange = &mut worker.exchanges[number];
     let Some(choice) = &exchange.choice else { return };
-    let target = choice.server.target.clone();
+    let (target, live) = (choice.server.target.clone(), Arc::clone(&choice.server.live));
     let session = &worker.sessions[exchange.session];
     let client = session.origin.client.ip();
     let begun = connect::open_socket(&target, &exchange.settings.options, client).and_then(|socket| {
@@ -275,6 +278,7 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
         link,
         key,
         target,
+        live,
         connector,
         exchange: Some(number),
         pending,

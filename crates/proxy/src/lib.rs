@@ -11,6 +11,7 @@ mod connect;
 mod connection;
 pub mod descriptors;
 mod dns;
+mod ending;
 mod exchange;
 mod greeting;
 mod http1;
@@ -39,6 +40,7 @@ mod udp;
 mod warm;
 mod worker;
 
+pub use ending::EndReason;
 pub use listener::{BindError, Bound, Sharing, bind, may_be_transparent};
 pub use open::{Closed, Listing, Open};
 pub use plane::{Driver, Plane, PlaneOptions};

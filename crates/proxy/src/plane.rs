@@ -1,11 +1,13 @@
 //! The plane as the program holds it: starts the workers and hands listeners and commands to them.
 
 use crate::batch::Local;
+use crate::ending::{EndReason, Ending};
 use crate::listener::Bound;
 use crate::open::{self, Closed, Hearer, Listing, Question};
 use crate::service::{Backend, Reporter, Service, Settings};
 use crate::worker::{Command, PoolIs, Worker, WorkerParts};
 use evener_core::Endpoint;
+use evener_core::snapshot::Entry;
 use evener_core::spec::Transport;
 use mio::Waker;
 use std::io;
@@ -162,6 +164,13 @@ impl Plane {
         let hearer = Hearer::new(done);
         let _ = self.inboxes[worker].send(Command::Close { serial, hearer });
         self.wake();
+    }
+
+    /// Ends what clients have of a server: connections, requests, flows. `done` gets their number on a worker's thread, so
+    /// it must not block.
+    pub fn end_server(&self, server: &Entry, reason: EndReason, done: impl FnOnce(usize) + Send + 'static) {
+        let ending = Arc::new(Ending::new(server, reason, done));
+        self.tell(|| Command::End(Arc::clone(&ending)));
     }
 
     /// Ends all connections.

@@ -32,7 +32,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub(crate) use leave::{close_left, leave};
-pub(crate) use table::{close, end_all, end_astray, expire, open};
+pub(crate) use table::{close, end_all, end_astray, end_server, expire, open};
 
 /// After so many batches of one socket others have their turn.
 const BATCHES_MAX: usize = 4;

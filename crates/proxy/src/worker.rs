@@ -8,6 +8,7 @@ use crate::batch::{Batch, Local};
 use crate::connection::{Connection, Stage};
 use crate::descriptors;
 use crate::dns::{self, Dns};
+use crate::ending::Ending;
 use crate::exchange::{self, Exchange, IdleKey, ServerLink};
 use crate::http1::Heads;
 use crate::link::Buffers;
@@ -86,6 +87,8 @@ pub(crate) enum Command {
         serial: u32,
         hearer: Hearer,
     },
+    /// What clients have of a server ends.
+    End(Arc<Ending>),
     /// Servers with which connections have to stand came or went.
     Tend,
     Drain,

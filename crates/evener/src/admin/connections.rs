@@ -1,4 +1,5 @@
-//! `GET /v1/connections` and `DELETE /v1/connections/NUMBER`: what is open, and its end.
+//! `GET /v1/connections`, `DELETE /v1/connections/NUMBER` and `DELETE /v1/connections?server=NAME`: what is open, and its
+//! end.
 
 use super::clients::shown;
 use super::{failed, gone};
@@ -114,6 +115,35 @@ pub(super) async fn close(
             StatusCode::NOT_FOUND,
             format!("there is no connection {number}; `evener connections` lists them"),
         ),
+        None => gone(),
+    }
+}
+
+/// The server whose connections end.
+#[derive(Debug, Deserialize)]
+pub(super) struct OfServer {
+    server: String,
+}
+
+/// What was closed of a server.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ServerClosedView {
+    /// Its full name.
+    pub(crate) server: String,
+    /// How many connections, requests and flows there were.
+    pub(crate) closed: usize,
+}
+
+pub(super) async fn close_server(
+    State(supervisor): State<Handle>,
+    wanted: Result<Query<OfServer>, QueryRejection>,
+) -> Response {
+    let Ok(Query(OfServer { server })) = wanted else {
+        return failed(StatusCode::UNPROCESSABLE_ENTITY, "say of which server: ?server=pool/server");
+    };
+    match supervisor.close_server(server).await {
+        Some(Ok((server, closed))) => Json(ServerClosedView { server, closed }).into_response(),
+        Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
         None => gone(),
     }
 }

@@ -4,7 +4,7 @@ use super::Talk;
 use super::talk::{bytes, percent_encoded, print_json, table};
 use crate::admin::client::Client;
 use crate::admin::clients::{ClientView, ClientsView};
-use crate::admin::connections::{ClosedView, ConnectionView, ConnectionsView};
+use crate::admin::connections::{ClosedView, ConnectionView, ConnectionsView, ServerClosedView};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -97,6 +97,17 @@ fn connection_row(open: &ConnectionView) -> Vec<String> {
         bytes(open.to_client as u64),
         bytes(open.to_server as u64),
     ]
+}
+
+/// `evener close --server SERVER`
+pub(super) async fn close_server(server: &str, talk: &Talk) -> anyhow::Result<()> {
+    let path = format!("/v1/connections?server={}", percent_encoded(server));
+    let closed: ServerClosedView = Client::find(talk.socket.as_deref())?.delete(&path).await?;
+    if talk.json {
+        return print_json(&closed);
+    }
+    println!("{}: {} closed", closed.server, closed.closed);
+    Ok(())
 }
 
 /// `evener close NUMBER`

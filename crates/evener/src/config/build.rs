@@ -102,6 +102,7 @@ impl<'a> Builder<'a> {
             check: check::read(fields),
             passive: read_passive(fields),
             failover: read_failover(fields),
+            on_down: edge::read_on_down(fields).unwrap_or_default(),
             slow_start: fields.duration("slow_start"),
             queue: read_queue(fields).unwrap_or(Some(QueueSpec::DEFAULT)),
             send_proxy: edge::read_send_proxy(fields),

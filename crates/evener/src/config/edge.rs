@@ -7,7 +7,7 @@ use super::raw::{Table, Value};
 use evener_core::route::{HostPattern, Route};
 use evener_core::spec::{
     Balance, CertificateFiles, CheckKind, ClientCertificates, ForwardedMode, ForwardedSpec, Http2, HttpSpec,
-    PoolSpec, Presence, Protocol, RedirectSpec, RespondSpec, ServerTlsSpec, TlsSpec, TlsVersion,
+    OnDown, PoolSpec, Presence, Protocol, RedirectSpec, RespondSpec, ServerTlsSpec, TlsSpec, TlsVersion,
     Verification,
 };
 use evener_core::wire::proxy;
@@ -228,6 +228,22 @@ pub(super) fn inherit_tls(pool: &mut PoolSpec, fields: &mut Fields<'_>) {
         }
         _ => {}
     }
+}
+
+/// `on_down = "close"`, of a pool.
+pub(super) fn read_on_down(fields: &mut Fields<'_>) -> Option<OnDown> {
+    let word = fields.text("on_down")?;
+    let found = OnDown::ALL.into_iter().find(|known| known.name() == word);
+    if found.is_none() {
+        fields.problem("on_down", format!("`on_down` is \"keep\" or \"close\", not \"{word}\""));
+    }
+    if found == Some(OnDown::Close) && !fields.has("check") {
+        fields.problem(
+            "on_down",
+            "`on_down = \"close\"` needs a `check`: traffic alone takes no server down for good",
+        );
+    }
+    found
 }
 
 /// `send_proxy = "v2"`, of a pool.

@@ -1,8 +1,11 @@
 //! What is open, as workers tell of it: nobody waits for them but who asked.
 
 use super::{Handle, Supervisor};
+use evener_core::ServerId;
 use evener_core::event::Event;
-use evener_proxy::{Closed, Listing};
+use evener_core::snapshot::Entry;
+use evener_proxy::{Closed, EndReason, Listing};
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
 impl Handle {
@@ -45,7 +48,68 @@ impl Handle {
     }
 }
 
+impl Handle {
+    /// Ends what clients have of a server, `pool/server` or the server alone when only one pool has it. Answers with its
+    /// full name and how much there was, or why not.
+    pub(crate) async fn close_server(&self, wanted: String) -> Option<Result<(String, usize), String>> {
+        let (done, answer) = oneshot::channel();
+        let look = move |supervisor: &Supervisor| {
+            let (pool, id, full) = supervisor.find_server(&wanted)?;
+            let snapshot = supervisor.pools.get(&pool).map(|running| running.slot.load_full());
+            let server = snapshot.as_ref().and_then(|snapshot| snapshot.server(id));
+            let server = server.ok_or_else(|| format!("server `{full}` comes just now: try again"))?;
+            let done = move |closed| {
+                let _ = done.send(closed);
+            };
+            supervisor.end_server(&pool, server, EndReason::Operator, done);
+            Ok(full)
+        };
+        match self.look(look).await? {
+            Ok(full) => answer.await.ok().map(|closed| Ok((full, closed))),
+            Err(why) => Some(Err(why)),
+        }
+    }
+}
+
 impl Supervisor {
+    /// Ends what clients have of a server; `done` gets on a worker's thread how much there was.
+    pub(super) fn end_server(
+        &self,
+        pool: &Arc<str>,
+        server: &Entry,
+        reason: EndReason,
+        done: impl FnOnce(usize) + Send + 'static,
+    ) {
+        let (log, pool, name) = (self.setting.log.clone(), Arc::clone(pool), Arc::clone(&server.name));
+        self.plane.end_server(server, reason, move |closed| {
+            if closed > 0 || reason == EndReason::Operator {
+                log.event(&Event::ServerClosed { pool, server: name, reason: reason.name(), closed });
+            }
+            done(closed);
+        });
+    }
+
+    /// The server that an operator names, `pool/server` or the server alone when only one pool has it, with its full name.
+    pub(super) fn find_server(&self, wanted: &str) -> Result<(Arc<str>, ServerId, String), String> {
+        let found: Vec<(Arc<str>, ServerId, String)> = (self.pools.values())
+            .flat_map(|running| {
+                running.pool.servers().iter().map(move |server| (running.pool.spec().name.clone(), server))
+            })
+            .map(|(pool, server)| (pool.clone(), server.id, format!("{pool}/{}", server.spec.name)))
+            .filter(|(pool, _, full)| {
+                full == wanted || full.strip_prefix(&format!("{pool}/")) == Some(wanted)
+            })
+            .collect();
+        match &found[..] {
+            [one] => Ok(one.clone()),
+            [] => Err(format!("there is no server `{wanted}`; `evener status` lists them")),
+            several => {
+                let names: Vec<&str> = several.iter().map(|(.., full)| full.as_str()).collect();
+                Err(format!("several pools have `{wanted}`: say {}", names.join(" or ")))
+            }
+        }
+    }
+
     /// Whether there is such a service, or was one that still has connections.
     fn knows(&self, service: &str) -> bool {
         self.services.contains_key(service) || self.retiring.iter().any(|one| &*one.name == service)

@@ -62,6 +62,7 @@ mod mname_tsig;
 mod moved_servers;
 mod named;
 mod namespaces;
+mod on_down;
 mod one_liner;
 mod origin;
 mod peers;

@@ -1,6 +1,7 @@
 //! The sockets and streams that a service of this worker has to a server.
 
 use super::{sockets, stream};
+use crate::ending::Ending;
 use crate::service::Settings;
 use crate::worker::Worker;
 use evener_core::snapshot::{Entry, ServerLive};
@@ -123,6 +124,23 @@ fn close(worker: &mut Worker, at: usize) {
     for index in streams {
         stream::close(worker, index);
     }
+}
+
+/// Closes the sockets and streams to a server; returns how many streams there were. Queries that wait there go elsewhere.
+pub(crate) fn end_server(worker: &mut Worker, ending: &Ending) -> usize {
+    let upstreams = worker.dns.upstreams.iter();
+    let meant = upstreams.filter(|(_, upstream)| ending.means(&upstream.live, &upstream.target));
+    let meant: Vec<usize> = meant.map(|(at, _)| at).collect();
+    let mut ended = 0;
+    for at in meant {
+        let streams = worker.dns.streams.iter().filter(|(_, stream)| stream.upstream == at).count();
+        let Some(upstream) = worker.dns.upstreams.get(at) else { continue };
+        let service = &worker.dns.services[upstream.service].service;
+        ending.counter(service.live.counters.of(worker.id)).add(streams as u64);
+        close(worker, at);
+        ended += streams;
+    }
+    ended
 }
 
 /// Closes what was unused for long, and has nobody waiting.

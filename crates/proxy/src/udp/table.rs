@@ -2,6 +2,7 @@
 
 use super::party::Party;
 use super::{DRAIN_ANSWERED_IDLE, DRAIN_IDLE, DatagramListener, end, flow_idle};
+use crate::ending::Ending;
 use crate::open::{self, Open};
 use crate::service::Settings;
 use crate::worker::{PoolIs, Worker};
@@ -99,6 +100,29 @@ pub(crate) fn close(worker: &mut Worker, number: u32) -> bool {
     worker.datagrams[index].service.live.counters.of(worker.id).closed.one();
     end(worker, index, &key);
     true
+}
+
+/// Ends the flows of a server; returns how many there were. The next datagram of a client begins another one.
+pub(crate) fn end_server(worker: &mut Worker, ending: &Ending) -> usize {
+    let is_meant = |flow: &Flow| {
+        let socket = worker.flows.get(flow.slot as usize);
+        socket.is_some_and(|socket| {
+            let server = &socket.choice.server;
+            ending.means(&server.live, &server.target)
+        })
+    };
+    let of_listener = |(index, listener): (usize, &DatagramListener)| {
+        let meant = listener.flows.iter().filter(|(_, flow)| is_meant(flow));
+        meant.map(|(key, _)| (index, *key)).collect::<Vec<_>>()
+    };
+    let meant: Vec<(usize, FlowKey)> = worker.datagrams.iter().flat_map(of_listener).collect();
+    for (index, key) in &meant {
+        let service = &worker.datagrams[*index].service;
+        ending.counter(service.live.counters.of(worker.id)).one();
+        end(worker, *index, key);
+    }
+    worker.bury_flows();
+    meant.len()
 }
 
 /// Ends every flow of a listener that goes.

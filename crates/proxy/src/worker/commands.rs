@@ -4,6 +4,7 @@ use super::{Command, PoolIs, Worker};
 use crate::batch::Local;
 use crate::connection::Stage;
 use crate::dns;
+use crate::ending;
 use crate::listener::{StreamListener, UnixPath};
 use crate::open;
 use crate::registry::Token;
@@ -28,6 +29,7 @@ impl Worker {
             Command::Refresh { service, pool } => self.refresh(&service, pool),
             Command::List(question) => open::answer(self, &question),
             Command::Close { serial, hearer } => hearer.tell(open::close(self, serial)),
+            Command::End(ending) => ending::end(self, &ending),
             Command::Tend => dns::tend(self),
             Command::Drain => self.drain(),
             Command::Cut => {

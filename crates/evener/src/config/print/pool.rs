@@ -10,8 +10,8 @@ use crate::config::sticky::sticky_defaults;
 use crate::scope;
 use evener_core::limits::Limits;
 use evener_core::spec::{
-    CheckKind, CheckSpec, CheckTls, Dialect, Failover, PassiveSpec, Policy, PoolSpec, QueueSpec, ServerSpec,
-    ServerTlsSpec, StickyBy, StickySpec, Verification,
+    CheckKind, CheckSpec, CheckTls, Dialect, Failover, OnDown, PassiveSpec, Policy, PoolSpec, QueueSpec,
+    ServerSpec, ServerTlsSpec, StickyBy, StickySpec, Verification,
 };
 use evener_core::wire::{dns, proxy};
 
@@ -72,6 +72,7 @@ pub(super) fn write_keys(table: &mut Table, pool: &PoolSpec) {
         check,
         passive,
         failover,
+        on_down,
         slow_start,
         queue,
         tls,
@@ -87,6 +88,9 @@ pub(super) fn write_keys(table: &mut Table, pool: &PoolSpec) {
     match failover {
         Failover::Next => {}
         Failover::Never => table.set("failover", &false),
+    }
+    if *on_down != OnDown::default() {
+        table.set("on_down", on_down.name());
     }
     table.some("slow_start", slow_start.as_ref());
     write_queue(table, *queue);

@@ -227,11 +227,14 @@ impl Chance<'_> {
             }
         };
         let tls = (kind == Kind::Tls || (kind == Kind::Cookie && self.one_in(2))).then(|| self.server_tls());
+        let check = self.maybe(|chance| chance.check(kind, tls.as_ref()));
+        let on_down = if check.is_some() { self.pick(&OnDown::ALL) } else { OnDown::Keep };
         PoolSpec {
             discover,
             policy: self.policy(),
             sticky: self.sticky(kind),
-            check: self.maybe(|chance| chance.check(kind, tls.as_ref())),
+            check,
+            on_down,
             passive: self.passive(),
             failover: self.pick(&[Failover::Next, Failover::Never]),
             slow_start: self.maybe(Self::time),
