@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// `sun_path` of a unix socket holds 108 bytes with its terminator (unix(7)).
@@ -21,7 +21,7 @@ pub enum Endpoint {
         /// The port.
         port: u16,
     },
-    /// The path of a unix stream socket.
+    /// The path of a unix stream socket, or `@` and the name of an abstract one.
     Unix(PathBuf),
 }
 
@@ -89,7 +89,7 @@ impl FromStr for Endpoint {
         if let Some(path) = unix_path(text) {
             return if path.contains('\0') {
                 Err(AddressError::Host(text.replace('\0', "\\0")))
-            } else if path.is_empty() {
+            } else if path.is_empty() || path == "@" {
                 Err(AddressError::Empty)
             } else if path.len() > UNIX_PATH_BYTES_MAX {
                 Err(AddressError::PathLength(path.into()))
@@ -118,7 +118,14 @@ impl FromStr for Endpoint {
 }
 
 fn unix_path(text: &str) -> Option<&str> {
-    text.strip_prefix("unix:").or_else(|| text.starts_with(['/', '.']).then_some(text))
+    text.strip_prefix("unix:").or_else(|| text.starts_with(['/', '.', '@']).then_some(text))
+}
+
+/// The name of an abstract unix socket (unix(7)), which no file stands for: `@name`. A file whose name begins so is written
+/// `unix:./@name`.
+#[must_use]
+pub fn abstract_name(path: &Path) -> Option<&str> {
+    path.to_str()?.strip_prefix('@')
 }
 
 fn bracketed(text: &str, rest: &str) -> Result<Endpoint, AddressError> {
@@ -202,7 +209,7 @@ impl fmt::Display for Target {
     }
 }
 
-fn fmt_path(path: &std::path::Path, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn fmt_path(path: &Path, out: &mut fmt::Formatter<'_>) -> fmt::Result {
     let text = path.to_string_lossy();
     let prefix = if text.starts_with(['/', '.']) { "" } else { "unix:" };
     write!(out, "{prefix}{text}")
@@ -230,6 +237,10 @@ mod tests {
         check("www.example:8080", "www.example:8080");
         check("/run/app.sock", "/run/app.sock");
         check("unix:app.sock", "unix:app.sock");
+        check("unix:@app", "unix:@app");
+        check("@app", "unix:@app");
+        check("unix:@", "! an address is empty");
+        check("unix:./@app", "./@app");
         check("./app.sock", "./app.sock");
         check("", "! an address is empty");
         check("unix:", "! an address is empty");

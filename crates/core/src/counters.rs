@@ -124,6 +124,8 @@ counters! {
         idle_timeouts,
         /// Idle connections of HTTP, or of DNS over TCP, that were closed because other clients needed their descriptors.
         idle_shed,
+        /// Connections that ended because one side had ended, and then nothing moved for `half_closed_timeout`.
+        half_closed_timeouts,
         /// Connections cut because the drain deadline came.
         cut,
         /// Connections and flows that the operator closed.
@@ -218,6 +220,14 @@ counters! {
         session_faults,
         /// Datagrams not given to it because its connection was stuck.
         drop_stuck,
+    }
+}
+
+impl ServiceCounters {
+    /// The counter of connections that ended because nothing moved.
+    #[must_use]
+    pub fn quiet(&self, is_half_closed: bool) -> &Counter {
+        if is_half_closed { &self.half_closed_timeouts } else { &self.idle_timeouts }
     }
 }
 

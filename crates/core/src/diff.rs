@@ -156,6 +156,7 @@ fn services((old, new): (Option<&ServiceSpec>, Option<&ServiceSpec>), changes: &
                 options.spread as "spread",
                 options.connect_timeout as "connect_timeout", options.attempts_max as "attempts_max",
                 options.connect_time_max as "connect_time_max", options.idle_timeout as "idle_timeout",
+                options.half_closed_timeout as "half_closed_timeout", options.freebind as "freebind",
                 options.backlog as "backlog", options.nodelay as "nodelay", options.keepalive as "keepalive",
                 options.server_keepalive as "server_keepalive", options.unix_mode as "unix_mode", options.source as "source",
                 options.fast_close as "fast_close", options.pending_max as "pending_max", options.warm as "warm",

@@ -244,6 +244,10 @@ pub struct ServiceOptions {
     /// TCP: a connection on which nothing moves for so long is closed; `None` never.
     /// UDP: a flow ends after so long; never `None`.
     pub idle_timeout: Option<Duration>,
+    /// TCP: the same once one side has ended and the other one has not; `None` as long as `idle_timeout` lets it.
+    pub half_closed_timeout: Option<Duration>,
+    /// Addresses are listened on though no interface has them yet.
+    pub freebind: bool,
     /// TCP: the length of the queue of connections that wait to be accepted.
     pub backlog: u32,
     /// TCP: small writes are sent at once (RFC 9293, section 3.7.4).
@@ -265,6 +269,8 @@ pub struct ServiceOptions {
 }
 
 impl ServiceOptions {
+    /// The default of `half_closed_timeout`: long enough for a server that works for a client which said all it has to say.
+    pub const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(300);
     /// The most datagrams of a turn.
     pub const SPREAD_MAX: u32 = 1_000_000;
 
@@ -275,6 +281,13 @@ impl ServiceOptions {
             slow_max: self.attempts_max,
             time_max: self.connect_time_max.max(self.connect_timeout),
         }
+    }
+
+    /// How long nothing may move on a relayed connection.
+    #[must_use]
+    pub fn quiet_max(&self, is_half_closed: bool) -> Option<Duration> {
+        let half_closed = self.half_closed_timeout.filter(|_| is_half_closed);
+        half_closed.into_iter().chain(self.idle_timeout).min()
     }
 
     /// The defaults of a protocol.
@@ -293,6 +306,11 @@ impl ServiceOptions {
                 Protocol::Dns => 10,
                 Protocol::Tcp | Protocol::Http => 3600,
             })),
+            freebind: false,
+            half_closed_timeout: match protocol {
+                Protocol::Tcp | Protocol::Http => Some(Self::HALF_CLOSED_TIMEOUT),
+                Protocol::Udp | Protocol::Dns => None,
+            },
             backlog: 4096,
             nodelay: true,
             keepalive: Some(Duration::from_secs(75)),

@@ -8,6 +8,7 @@ mod stream;
 pub(crate) use exchange::head_limits;
 pub(crate) use http::insecure_verifier;
 
+use evener_core::address::abstract_name;
 use evener_core::health::Probe;
 use evener_core::spec::{CheckKind, CheckSpec};
 use evener_core::wire::http::HeadLimits;
@@ -113,7 +114,11 @@ pub(crate) enum Stream {
 async fn connect(target: &Target, send_proxy: Option<Version>) -> Result<Stream, Missed> {
     let connected = match target {
         Target::Ip(address) => TcpStream::connect(address).await.map(Stream::Tcp),
-        Target::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        Target::Unix(path) => {
+            // A path that begins with a null byte is an abstract name (unix(7)).
+            let name = abstract_name(path).map(|name| format!("\0{name}").into());
+            UnixStream::connect(name.as_ref().unwrap_or(path)).await.map(Stream::Unix)
+        }
     };
     let mut stream = connected.map_err(|error| Missed::by_system("connect", &error))?;
     let mut header = Vec::new();

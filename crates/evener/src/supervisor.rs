@@ -6,6 +6,7 @@ mod apply;
 mod certificates;
 mod connections;
 mod discovery;
+mod paths;
 mod publish;
 mod reload;
 mod shortage;
@@ -216,6 +217,8 @@ pub(crate) struct Supervisor {
     leaving: BTreeMap<Endpoint, Time>,
     /// Addresses that were bound before there was a configuration.
     brought: apply::Fresh,
+    /// When the files of unix sockets are looked at again.
+    paths: paths::Paths,
     /// Services that left, while they still have connections.
     retiring: Vec<Arc<Service>>,
     probing: BTreeSet<Probed>,
@@ -269,6 +272,7 @@ impl Supervisor {
             listeners: BTreeMap::new(),
             leaving: BTreeMap::new(),
             brought: apply::Fresh::new(),
+            paths: paths::Paths::default(),
             retiring: Vec::new(),
             probing: BTreeSet::new(),
             standing: BTreeMap::new(),
@@ -475,6 +479,7 @@ impl Supervisor {
         self.look_at_certificates(now);
         self.look_for_servers(now);
         self.count_descriptors(shortage::Counted::InTime);
+        self.look_at_paths(now);
         self.begin_probes(now);
         self.publish();
         self.look_at_drain(now);
@@ -518,7 +523,7 @@ impl Supervisor {
         let of_pools =
             self.pools.values().map(|running| running.pool.deadline()).min().unwrap_or(Time::NEVER);
         let of_pools = of_pools.min(self.access_deadline()).min(self.certificates_deadline());
-        let of_pools = of_pools.min(self.discovery_deadline());
+        let of_pools = of_pools.min(self.discovery_deadline()).min(self.paths_deadline());
         match self.phase {
             Phase::Serving => of_pools,
             Phase::Draining { .. } | Phase::Over => of_pools.min(now + DRAIN_LOOK),

@@ -119,6 +119,11 @@ impl Connection {
         }
     }
 
+    /// Whether one side has ended, and the other one may still say something.
+    pub(crate) fn is_half_closed(&self) -> bool {
+        self.stage == Stage::Relaying && self.from_client.done != self.from_server.done
+    }
+
     /// The backend that serves it.
     pub(crate) fn backend(&self) -> &Backend {
         &self.settings.backends[self.backend as usize]

@@ -2,6 +2,7 @@
 //! with which workers reach servers.
 
 use crate::service::Service;
+use evener_core::address::abstract_name;
 use evener_core::spec::{ServiceOptions, Source, Transport};
 use evener_core::{Endpoint, Target, Time};
 use rustix::fd::{AsFd, OwnedFd};
@@ -33,7 +34,9 @@ pub enum BindError {
     )]
     Permission(Endpoint),
     /// No interface has the address.
-    #[error("{0} is not an address of this machine (`ip address` lists them)")]
+    #[error(
+        "{0} is not an address of this machine (`ip address` lists them); `freebind = true` listens on one that comes later"
+    )]
     NotOurs(Endpoint),
     /// The directory of the socket does not exist.
     #[error("{0} cannot be made: its directory does not exist")]
@@ -50,7 +53,7 @@ impl BindError {
     fn new(address: &Endpoint, error: io::Error) -> Self {
         let address = address.clone();
         match error.kind() {
-            io::ErrorKind::AddrInUse if matches!(&address, Endpoint::Unix(path) if !is_socket(path)) => {
+            io::ErrorKind::AddrInUse if matches!(&address, Endpoint::Unix(path) if is_other_file(path)) => {
                 Self::NoSocket(address)
             }
             io::ErrorKind::AddrInUse => Self::InUse(address),
@@ -76,7 +79,7 @@ pub struct Bound {
 #[derive(Debug)]
 pub(crate) struct UnixPath {
     path: PathBuf,
-    /// Device and inode: the next instance may have put its own there since.
+    /// Device and inode: another socket may be there by then, that of the next instance or one made because this one was removed.
     identity: Option<(u64, u64)>,
 }
 
@@ -124,7 +127,8 @@ pub fn bind(
         }
         (Endpoint::Unix(path), Transport::Stream) => {
             let sockets = bind_unix(path, options, workers).map_err(failed)?;
-            Ok(Bound { address: address.clone(), transport, sockets, unix: Some(UnixPath::of(path)) })
+            let unix = abstract_name(path).is_none().then(|| UnixPath::of(path));
+            Ok(Bound { address: address.clone(), transport, sockets, unix })
         }
         (Endpoint::Unix(_), Transport::Datagram) => Err(BindError::UnixDatagram(address.clone())),
         (Endpoint::Host { .. }, _) => {
@@ -142,9 +146,9 @@ fn bind_ip(
     workers: usize,
     sharing: Sharing,
 ) -> io::Result<(Vec<OwnedFd>, SocketAddr)> {
-    let bound = if sharing == Sharing::None { find_free(address, transport)? } else { address };
+    let bound = if sharing == Sharing::None { find_free(address, transport, options)? } else { address };
     let sockets = (0..workers.max(1)).map(|_| {
-        let socket = open(bound, transport)?;
+        let socket = open(bound, transport, options)?;
         socket.set_reuse_port(true)?;
         socket.bind(&bound.into())?;
         if transport == Transport::Stream {
@@ -157,10 +161,10 @@ fn bind_ip(
 }
 
 /// The address, if nobody has it; with the port that the system chose when it was 0.
-fn find_free(address: SocketAddr, transport: Transport) -> io::Result<SocketAddr> {
+fn find_free(address: SocketAddr, transport: Transport, options: &ServiceOptions) -> io::Result<SocketAddr> {
     // With SO_REUSEPORT alone a second instance would silently take a share of the clients. A socket without it sees
     // whether anybody is there.
-    let alone = open(address, transport)?;
+    let alone = open(address, transport, options)?;
     alone.bind(&address.into())?;
     if transport == Transport::Stream {
         alone.listen(1)?;
@@ -168,13 +172,21 @@ fn find_free(address: SocketAddr, transport: Transport) -> io::Result<SocketAddr
     Ok(alone.local_addr()?.as_socket().unwrap_or(address))
 }
 
-fn open(address: SocketAddr, transport: Transport) -> io::Result<Socket> {
+fn open(address: SocketAddr, transport: Transport, options: &ServiceOptions) -> io::Result<Socket> {
     let kind = if transport == Transport::Stream { Type::STREAM } else { Type::DGRAM };
     let socket = Socket::new(Domain::for_address(address), kind, None)?;
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
         // `0.0.0.0:80` and `[::]:80` are two addresses, whatever net.ipv6.bindv6only says.
         socket.set_only_v6(true)?;
+    }
+    if options.freebind {
+        let level_and_name = if address.is_ipv4() {
+            (libc::IPPROTO_IP, libc::IP_FREEBIND)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_FREEBIND)
+        };
+        crate::sys::set_flag(socket.as_fd(), level_and_name)?;
     }
     match transport {
         Transport::Stream => socket.set_reuse_address(true)?,
@@ -210,11 +222,16 @@ pub(crate) fn grow_buffers(socket: impl AsFd) {
 }
 
 fn bind_unix(path: &Path, options: &ServiceOptions, workers: usize) -> io::Result<Vec<OwnedFd>> {
-    remove_stale(path)?;
+    let name = abstract_name(path);
+    if name.is_none() {
+        remove_stale(path)?;
+    }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    if let Some(mode) = options.unix_mode {
+    // A path that begins with a null byte is an abstract name (unix(7)).
+    let address = name.map_or_else(|| SockAddr::unix(path), |name| SockAddr::unix(format!("\0{name}")));
+    socket.bind(&address?)?;
+    if let Some(mode) = options.unix_mode.filter(|_| name.is_none()) {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     }
     socket.listen(backlog(options))?;
@@ -229,6 +246,11 @@ fn bind_unix(path: &Path, options: &ServiceOptions, workers: usize) -> io::Resul
 fn remove_stale(path: &Path) -> io::Result<()> {
     let refused = || UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
     if is_socket(path) && refused() { std::fs::remove_file(path) } else { Ok(()) }
+}
+
+/// Whether a file that is no socket keeps the path.
+fn is_other_file(path: &Path) -> bool {
+    abstract_name(path).is_none() && !is_socket(path)
 }
 
 fn is_socket(path: &Path) -> bool {
@@ -304,7 +326,10 @@ fn family(target: &Target) -> AddressFamily {
 pub(crate) fn connect(socket: &OwnedFd, target: &Target) -> Result<(), Errno> {
     match target {
         Target::Ip(address) => net::connect(socket, address),
-        Target::Unix(path) => net::connect(socket, &SocketAddrUnix::new(path)?),
+        Target::Unix(path) => match abstract_name(path) {
+            None => net::connect(socket, &SocketAddrUnix::new(path)?),
+            Some(name) => net::connect(socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?),
+        },
     }
 }
 

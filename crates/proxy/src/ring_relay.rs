@@ -240,7 +240,6 @@ fn conclude(worker: &mut Worker, index: usize, side: usize, outcome: Pumped) {
         return leave(worker, index);
     }
     match worker.connections[index].conclude(up, down, &mut worker.scratch, worker.id) {
-        Step::Wait => {}
         // The server takes nothing any more: what the client still sends is heard by the epoll relay.
         Step::Again => leave(worker, index),
         Step::Linger => {

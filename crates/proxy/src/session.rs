@@ -3,7 +3,7 @@
 
 use crate::admission::{self, Admission, Guest, Refused, reset_at_close};
 use crate::descriptors::{Promise, Unit};
-use crate::exchange::{self, Exchange, Keep};
+use crate::exchange::{self, Exchange, Keep, Reach};
 use crate::greeting::{self, Origin};
 use crate::http1::{self, Http1};
 use crate::http2::{self, Http2};
@@ -486,12 +486,16 @@ pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
         Mode::Http1(_) => http1::on_deadline(worker, index),
         Mode::Http2(_) => http2::on_deadline(worker, index),
         Mode::Relay(exchange) => {
-            let Some(idle) = session.settings.options.idle_timeout else { return };
-            let deadline = session.active_at + idle;
+            let is_half_closed = match worker.exchanges.get(*exchange).map(|exchange| exchange.reach) {
+                Some(Reach::Open(slot)) => tunnel::is_half_closed(&session.link, &worker.servers[slot].link),
+                _ => false,
+            };
+            let Some(quiet) = session.settings.options.quiet_max(is_half_closed) else { return };
+            let deadline = session.active_at + quiet;
             if deadline > worker.now {
                 return worker.session_timers.set(index, deadline);
             }
-            counters.idle_timeouts.one();
+            counters.quiet(is_half_closed).one();
             let exchange = *exchange;
             exchange::end(worker, exchange, Keep::No);
             close(worker, index);

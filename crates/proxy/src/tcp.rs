@@ -1,8 +1,10 @@
 //! The TCP way in, in five hops: accept, admit, pick, connect (the next candidate on failure), relay.
 
+mod deadline;
 mod first;
 mod queued;
 
+pub(crate) use deadline::on_deadline;
 pub(crate) use queued::take_server;
 
 use crate::admission::{self, Admission, Refused, reset_at_close};
@@ -23,7 +25,6 @@ use crate::service::{Place, Settings};
 use crate::session;
 use crate::warm;
 use crate::worker::{Retry, Worker};
-use evener_core::Time;
 use evener_core::snapshot::{Choice, NoServer, Request};
 use evener_core::spec::Protocol;
 use mio::event::Event;
@@ -477,6 +478,11 @@ pub(crate) fn relay(worker: &mut Worker, index: usize) {
 /// Does what follows from a relay step.
 pub(crate) fn follow(worker: &mut Worker, index: usize, step: Step) {
     let connection = &mut worker.connections[index];
+    if connection.is_half_closed()
+        && let Some(quiet) = connection.settings.options.quiet_max(true)
+    {
+        worker.timers.set(index, worker.now + quiet);
+    }
     match step {
         Step::Wait => {}
         Step::Again => queue(worker, index),
@@ -494,33 +500,6 @@ fn queue(worker: &mut Worker, index: usize) {
     let connection = &mut worker.connections[index];
     if !std::mem::replace(&mut connection.queued, true) {
         worker.again.push_back(Retry::Relay(index));
-    }
-}
-
-/// The deadline of a connection came.
-pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
-    let Some(connection) = worker.connections.get(index) else { return };
-    match connection.stage {
-        Stage::Connecting => next_server(worker, index, Errno::TIMEDOUT),
-        Stage::Queued => {
-            connection.service.live.counters.of(worker.id).queue_timeouts.one();
-            give_up(worker, index, NoServer::Full);
-        }
-        Stage::Greeting => {
-            connection.service.live.counters.of(worker.id).greeting_timeouts.one();
-            close(worker, index);
-        }
-        Stage::Lingering | Stage::Tarpit => close(worker, index),
-        Stage::Over => {}
-        Stage::Relaying => {
-            let Some(idle) = connection.settings.options.idle_timeout else { return };
-            let deadline: Time = connection.active_at + idle;
-            if deadline > worker.now {
-                return worker.timers.set(index, deadline);
-            }
-            connection.service.live.counters.of(worker.id).idle_timeouts.one();
-            close(worker, index);
-        }
     }
 }
 

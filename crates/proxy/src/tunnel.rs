@@ -65,10 +65,11 @@ pub(crate) fn relay(worker: &mut Worker, number: usize) -> Relayed {
             of_server.bytes_out.add(bytes_out);
         }
     }
-    if let Some(idle) = exchange.settings.options.idle_timeout
-        && !worker.session_timers.is_set(exchange.session)
+    let is_half_closed = is_half_closed(&session.link, &server.link);
+    if let Some(quiet) = exchange.settings.options.quiet_max(is_half_closed)
+        && (is_half_closed || !worker.session_timers.is_set(exchange.session))
     {
-        worker.session_timers.set(exchange.session, worker.now + idle);
+        worker.session_timers.set(exchange.session, worker.now + quiet);
     }
     match outcome(&session.link, &server.link, up, down) {
         Relayed::Over if fast_close != FastClose::Off => {
@@ -78,6 +79,11 @@ pub(crate) fn relay(worker: &mut Worker, number: usize) -> Relayed {
         }
         relayed => relayed,
     }
+}
+
+/// Whether one side of a relay has ended, and the other one may still say something.
+pub(crate) fn is_half_closed(client: &Link, server: &Link) -> bool {
+    client.end.is_some() != server.end.is_some()
 }
 
 /// Where the end of one side is that of both, nothing more is read of the other one. Whether that is new.

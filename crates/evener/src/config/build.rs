@@ -377,6 +377,7 @@ fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> ServiceOptions {
         }
         options.idle_timeout = idle;
     }
+    options.freebind = fields.bool("freebind").unwrap_or(options.freebind);
     if !is_udp
         && !is_dns
         && let Some(mode) = fields.text("unix_mode")
@@ -413,6 +414,8 @@ fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> ServiceOptions {
     }
     options.attempts_max = fields.integer("attempts_max", 1..=1000).unwrap_or(options.attempts_max);
     options.connect_time_max = fields.duration("connect_time_max").unwrap_or(options.connect_time_max);
+    options.half_closed_timeout =
+        fields.optional_duration("half_closed_timeout").unwrap_or(options.half_closed_timeout);
     options.nodelay = fields.bool("nodelay").unwrap_or(options.nodelay);
     if let Some(word) = fields.text("fast_close") {
         match FastClose::ALL.into_iter().find(|fast_close| fast_close.name() == word) {

@@ -54,6 +54,7 @@ impl Supervisor {
         }
         self.divide_descriptors(&config.spec);
         self.apply_listeners(&config, fresh);
+        self.paths.look_now();
         self.plane.tend();
         let pools: BTreeSet<_> = config.spec.pools.iter().map(|pool| pool.name.clone()).collect();
         for (_, gone) in self.pools.extract_if(.., |name, _| !pools.contains(name)) {

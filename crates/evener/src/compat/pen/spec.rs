@@ -195,6 +195,8 @@ fn options(state: &State, protocol: Protocol) -> ServiceOptions {
         connections_max: state.conn_max(),
         connect_timeout: Duration::from_secs(state.timeout.into()),
         idle_timeout: idle,
+        // pen waits for the other side as long as it takes.
+        half_closed_timeout: None,
         backlog: state.backlog.min(65_535),
         nodelay: state.tcp_nodelay,
         server_keepalive: state.keepalive.then_some(KEEPALIVE),

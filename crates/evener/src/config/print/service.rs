@@ -92,6 +92,8 @@ fn write_options(table: &mut Table, protocol: Protocol, options: &ServiceOptions
         attempts_max,
         connect_time_max,
         idle_timeout,
+        half_closed_timeout,
+        freebind,
         backlog,
         nodelay,
         keepalive,
@@ -104,6 +106,7 @@ fn write_options(table: &mut Table, protocol: Protocol, options: &ServiceOptions
     } = options;
     let defaults = ServiceOptions::of(protocol);
     table.unless("idle_timeout", idle_timeout, &defaults.idle_timeout);
+    table.unless("freebind", freebind, &defaults.freebind);
     match source {
         None => {}
         Some(Source::Client) => table.set("source", "client"),
@@ -125,6 +128,7 @@ fn write_options(table: &mut Table, protocol: Protocol, options: &ServiceOptions
     }
     table.unless("attempts_max", attempts_max, &defaults.attempts_max);
     table.unless("connect_time_max", connect_time_max, &defaults.connect_time_max);
+    table.unless("half_closed_timeout", half_closed_timeout, &defaults.half_closed_timeout);
     table.unless("nodelay", nodelay, &defaults.nodelay);
     table.unless("server_keepalive", server_keepalive, &defaults.server_keepalive);
     table.unless("fast_close", &fast_close.name(), &defaults.fast_close.name());

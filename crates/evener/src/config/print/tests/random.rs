@@ -523,7 +523,8 @@ impl Chance<'_> {
             0 if protocol != Protocol::Dns => Source::Client,
             _ => Source::Address(chance.pick(&addresses)),
         });
-        let idle = self.maybe(Self::time);
+        let (idle, half_closed) = (self.maybe(Self::time), self.maybe(Self::time));
+        let defaults = ServiceOptions { freebind: self.one_in(3), ..defaults };
         if protocol == Protocol::Udp {
             let flows_max = self.or(defaults.flows_max, |chance| chance.within(1..=16_000_000));
             return ServiceOptions {
@@ -553,6 +554,8 @@ impl Chance<'_> {
             attempts_max: self.or(defaults.attempts_max, |chance| chance.within(1..=1000)),
             connect_time_max: self.or(defaults.connect_time_max, Self::time),
             idle_timeout: self.or(defaults.idle_timeout, |_| idle),
+            freebind: defaults.freebind,
+            half_closed_timeout: self.or(defaults.half_closed_timeout, |_| half_closed),
             backlog: self.or(defaults.backlog, |chance| chance.within(1..=65_535)),
             nodelay: self.or(defaults.nodelay, |_| false),
             keepalive: self.or(defaults.keepalive, |chance| chance.maybe(alive)),

@@ -1,0 +1,85 @@
+//! Files of unix sockets that services listen on: one that was removed (by a cleaner of /tmp, by hand) is made anew, for
+//! nobody reaches the socket without it. A file that somebody else put there stays.
+
+use super::Supervisor;
+use evener_core::address::abstract_name;
+use evener_core::event::Event;
+use evener_core::spec::Transport;
+use evener_core::{Endpoint, Time};
+use evener_proxy::{Sharing, bind};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often they are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// What is known of the files.
+#[derive(Debug, Default)]
+pub(super) struct Paths {
+    next: Time,
+    /// Those that could not be made anew, which is said once.
+    said: BTreeSet<PathBuf>,
+}
+
+impl Paths {
+    /// The next look is due.
+    pub(super) fn look_now(&mut self) {
+        self.next = Time::ZERO;
+    }
+}
+
+impl Supervisor {
+    /// Makes the sockets anew whose files are gone.
+    pub(super) fn look_at_paths(&mut self, now: Time) {
+        if self.paths_deadline() > now {
+            return;
+        }
+        self.paths.next = now + LOOK_EVERY;
+        let paths = self.unix_paths();
+        self.paths.said.retain(|path| paths.contains(path));
+        let is_gone = |path: &PathBuf| {
+            path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        };
+        for path in paths.iter().filter(|path| is_gone(path)) {
+            self.make_anew(path);
+        }
+    }
+
+    fn make_anew(&mut self, path: &PathBuf) {
+        let (address, workers) = (Endpoint::Unix(path.clone()), self.plane.workers());
+        let Some(listener) = self.listeners.get_mut(&(Transport::Stream, address.clone())) else { return };
+        let service = Arc::clone(&listener.serving);
+        let options = &service.settings.load().options;
+        match bind(&address, Transport::Stream, options, workers, Sharing::None) {
+            Ok(bound) => {
+                let before = std::mem::replace(&mut listener.id, self.plane.listen(&service, bound));
+                self.plane.unlisten(before);
+                self.paths.said.remove(path);
+                let (name, protocol) = (Arc::clone(&service.name), service.protocol.name());
+                self.tell(&Event::Listening { service: name, protocol, address: address.to_string() });
+            }
+            Err(error) => {
+                if self.paths.said.insert(path.clone()) {
+                    let text = format!("service `{}`: its socket was removed, and {error}", service.name);
+                    self.tell(&Event::Notice { text });
+                }
+            }
+        }
+    }
+
+    fn unix_paths(&self) -> BTreeSet<PathBuf> {
+        let path = |(_, address): &(Transport, Endpoint)| match address {
+            Endpoint::Unix(path) if abstract_name(path).is_none() => Some(path.clone()),
+            _ => None,
+        };
+        self.listeners.keys().filter_map(path).collect()
+    }
+
+    /// When the files are looked at next; never where there are none.
+    pub(super) fn paths_deadline(&self) -> Time {
+        let listens = self.listeners.keys().any(|(_, address)| matches!(address, Endpoint::Unix(_)));
+        if listens && !self.is_draining() { self.paths.next } else { Time::NEVER }
+    }
+}

@@ -1,0 +1,105 @@
+//! `half_closed_timeout`: connections of which one side has ended.
+
+use crate::harness::{Evener, Server, connect, free_port, line, wait_until};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+fn run(listen: u16, server: u16, protocol: &str, time: &str) -> Evener {
+    Evener::run(&format!(
+        "service \"s\" {{ protocol = \"{protocol}\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{server}\", \
+         half_closed_timeout = {time} }}"
+    ))
+}
+
+/// Reads to the end, in whatever way that comes.
+fn rest(stream: &mut TcpStream) -> Vec<u8> {
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    rest
+}
+
+/// A server that greets, hears its client to the end, and then says no more for a minute.
+fn stuck() -> Server {
+    Server::start(free_port(), |mut stream| {
+        let _ = stream.write_all(b"a\n");
+        let _ = stream.read_to_end(&mut Vec::new());
+        std::thread::sleep(Duration::from_secs(60));
+    })
+}
+
+#[test]
+fn a_client_that_only_half_closes_is_not_kept_for_the_idle_timeout() {
+    let (server, listen) = (stuck(), free_port());
+    let evener = run(listen, server.port, "tcp", "\"300ms\"");
+    let mut client = connect(listen);
+    assert_eq!(line(&mut client), "a");
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(rest(&mut client), b"");
+    wait_until("its end", || (evener.service_counter("s", "half_closed_timeouts") == 1).then_some(()));
+    assert_eq!(evener.status()["services"][0]["connections_active"], 0);
+    assert_eq!(evener.service_counter("s", "idle_timeouts"), 0);
+}
+
+#[test]
+fn neither_is_a_client_whose_server_half_closes() {
+    let server = Server::start(free_port(), |mut stream| {
+        let _ = stream.write_all(b"a\n");
+        let _ = stream.shutdown(Shutdown::Write);
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let listen = free_port();
+    let evener = run(listen, server.port, "tcp", "\"300ms\"");
+    let mut client = connect(listen);
+    assert_eq!(rest(&mut client), b"a\n");
+    wait_until("its end", || (evener.service_counter("s", "half_closed_timeouts") == 1).then_some(()));
+}
+
+#[test]
+fn what_still_moves_goes_on() {
+    let server = Server::start(free_port(), |mut stream| {
+        let _ = stream.read_to_end(&mut Vec::new());
+        for _ in 0..40 {
+            let _ = stream.write_all(b".");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let listen = free_port();
+    let evener = run(listen, server.port, "tcp", "\"3s\"");
+    let mut client = connect(listen);
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(rest(&mut client).len(), 40, "longer than the limit as a whole");
+    assert_eq!(evener.service_counter("s", "half_closed_timeouts"), 0);
+}
+
+#[test]
+fn the_idle_timeout_holds_where_it_is_shorter_or_the_only_one() {
+    for time in ["\"1h\"", "false"] {
+        let (server, listen) = (stuck(), free_port());
+        let evener = run(listen, server.port, "tcp", &format!("{time}, idle_timeout = \"300ms\""));
+        let mut client = connect(listen);
+        assert_eq!(line(&mut client), "a");
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(rest(&mut client), b"", "{time}");
+        wait_until("its end", || (evener.status()["services"][0]["connections_active"] == 0).then_some(()));
+    }
+}
+
+#[test]
+fn a_tunnel_of_http_is_bounded_the_same() {
+    let server = Server::start(free_port(), |mut stream| {
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nhello\n",
+        );
+        std::thread::sleep(Duration::from_secs(60));
+    });
+    let listen = free_port();
+    let evener = run(listen, server.port, "http", "\"300ms\"");
+    let mut client = connect(listen);
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n").unwrap();
+    while line(&mut client) != "hello" {}
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(rest(&mut client), b"");
+    assert_eq!(evener.service_counter("s", "half_closed_timeouts"), 1);
+}
