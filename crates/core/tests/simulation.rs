@@ -6,6 +6,7 @@
 mod model;
 
 use evener_core::acl::{Access, Acl};
+use evener_core::attempt::{Attempt, AttemptLimits, Cost};
 use evener_core::explain::{Reason, explain};
 use evener_core::health::{Failure, Probe, Verdict};
 use evener_core::limits::{Known, Limits};
@@ -77,9 +78,12 @@ impl Simulation {
         let client = self.client();
         let request = Request::of(client, self.now);
         let explained = explain(&self.snapshot, &request, &mut self.random.clone());
-        let mut tried = Vec::new();
+        let (mut tried, mut attempt) = (Vec::new(), Attempt::new());
+        // Some clients meet nothing but failures, so that the order of many is used, too.
+        let unlucky = self.random.below(20) == 0;
         loop {
-            let choice = match self.snapshot.pick(&request, &tried, &mut self.random) {
+            let choice = match attempt.next(&self.snapshot, &request, &AttemptLimits::NONE, &mut self.random)
+            {
                 Ok(choice) => choice,
                 Err(refusal) => return self.check_refusal(client, &tried, refusal),
             };
@@ -89,13 +93,14 @@ impl Simulation {
                 assert_eq!(explained.servers[0].server, choice.server.name, "explain says what pick does");
                 assert_eq!(explained.servers[0].reason, Reason::Candidate(1, choice.why));
             }
-            if self.random.below(10) > 0 {
+            if !unlucky && self.random.below(10) > 0 {
                 self.snapshot.remember(client, choice.server.id, self.now);
                 self.model.remember(&self.snapshot, client, choice.server.id, self.now);
                 self.connections.push((client, choice));
                 return;
             }
             tried.push(choice.server.id);
+            attempt.failed(choice.server.id, choice.why, Cost::Quick);
             let _ = self.pool.on_failure(self.now, choice.server.id, Failure::Refused);
         }
     }
