@@ -115,7 +115,8 @@ fn a_server_that_moves_starts_anew_and_keeps_its_clients() {
         checked(spec);
         spec.sticky = Some(sticky);
     });
-    (story.passes("a"), story.passes("b"));
+    story.passes("a");
+    story.passes("b");
     assert_eq!(story.picks(0..2), "a b");
     let move_to = |address: &str| -> Endpoint { address.parse().unwrap() };
     let moved = |address: &str| {
@@ -144,7 +145,8 @@ fn a_server_that_moves_is_up_again_where_nothing_checks() {
 #[test]
 fn a_server_that_leaves_maintenance_is_checked_first() {
     let mut story = Story::new("a b", checked);
-    (story.passes("a"), story.passes("b"));
+    story.passes("a");
+    story.passes("b");
     story.state("a", AdminState::Maintenance);
     story.state("a", AdminState::Ready);
     assert_eq!((story.verdict("a"), story.picks(0..2)), (Verdict::Unchecked, "b b".into()));
