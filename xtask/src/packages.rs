@@ -13,6 +13,7 @@ struct Need {
 
 const FOR_TESTS: &[Need] = &[
     Need { program: "nginx", package: "nginx" },
+    Need { program: "/usr/lib/nginx/modules/ngx_stream_module.so", package: "libnginx-mod-stream" },
     Need { program: "wrk", package: "wrk" },
     Need { program: "nsd", package: "nsd" },
     Need { program: "dnsperf", package: "dnsperf" },
@@ -40,10 +41,7 @@ const PYTHON: &[&str] = &["mmdb_writer==0.2.7", "websockets==17.4"];
 /// What tests need of npm, in a directory of its own under `target`.
 const NODE: &[&str] = &["mname@1.5.1", "bunyan@2.0.5"];
 
-const FOR_BENCH: &[Need] = &[
-    Need { program: "/usr/lib/nginx/modules/ngx_stream_module.so", package: "libnginx-mod-stream" },
-    Need { program: "strace", package: "strace" },
-];
+const FOR_BENCH: &[Need] = &[Need { program: "strace", package: "strace" }];
 
 const DIRECTORIES: [&str; 6] =
     ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];

@@ -61,6 +61,8 @@ struct Failures {
     last_resorts: u32,
     /// A server that traffic had taken out cost time again.
     is_hopeless: bool,
+    /// A server was reached, and will be for others.
+    was_served: bool,
     order: Order,
 }
 
@@ -99,10 +101,12 @@ impl Attempt {
         let Some(failures) = &mut self.failures else { return snapshot.pick(request, &[], random) };
         if failures.exceed(limits) || request.now.since(self.began) >= limits.time_max {
             Err(NoServer::Failed)
-        } else if failures.tried.len() < CHOSEN_MAX || snapshot.is_alone() {
+        } else if failures.tried.len() >= CHOSEN_MAX && !snapshot.is_alone() {
+            failures.next_in_order(snapshot, request, random)
+        } else if failures.was_served {
             snapshot.pick_again(request, &failures.tried, random)
         } else {
-            failures.next_in_order(snapshot, request, random)
+            snapshot.pick(request, &failures.tried, random)
         }
     }
 
@@ -118,6 +122,7 @@ impl Attempt {
     /// The server was reached, but the request has to go to another one: that has as much time as the first one had.
     pub fn again(&mut self, server: ServerId) {
         self.pass_over(server);
+        self.failures.get_or_insert_default().was_served = true;
         self.began = Time::NEVER;
     }
 

@@ -147,7 +147,7 @@ mod tests {
         let event = |now: u64| Progress { moved: now * 5, owed: Some(now * 5 + 50) };
         assert_eq!(slow_at(10, event), None);
         // Owed for fifty seconds, then everything is taken, again and again.
-        let taken = |now: u64| if now % 60 == 0 { idle(now * 10) } else { owing(now / 60 * 600) };
+        let taken = |now: u64| if now.is_multiple_of(60) { idle(now * 10) } else { owing(now / 60 * 600) };
         assert_eq!(slow_at(10, taken), None);
         // A few bytes that are never taken.
         assert_eq!(slow_at(10, |_| Progress { moved: 7, owed: Some(17) }), Some(60));

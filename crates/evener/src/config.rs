@@ -77,6 +77,8 @@ pub(crate) struct Config {
     pub(crate) tls_places: BTreeMap<(&'static str, Arc<str>), Place>,
     /// Where the addresses of services were written.
     pub(crate) listen_places: BTreeMap<(Arc<str>, Endpoint), Place>,
+    /// A service may be its own server: pen warns of it, as it is taken there.
+    pub(crate) takes_loops: bool,
 }
 
 pub(crate) use access::countries;

@@ -21,6 +21,9 @@ struct Edge<'a> {
 
 /// Every service that leads back to itself.
 pub(crate) fn problems(config: &Config, targets: &Targets) -> Vec<Problem> {
+    if config.takes_loops {
+        return Vec::new();
+    }
     let services = &config.spec.services;
     let listeners = Listeners::of(services);
     let pools: BTreeMap<&str, &PoolSpec> = config.spec.pools.iter().map(|pool| (&*pool.name, pool)).collect();

@@ -31,7 +31,7 @@ fn has(message: &[u8], option: &[u8]) -> bool {
 /// A server that tells of its cookie and of its own idle time, asked or not.
 fn talkative() -> Nameserver {
     Nameserver::start(|asked, back| {
-        back.send(&edns(address(asked, 60, 1), &[BOTH_COOKIES, TWO_MINUTES, OTHER]))
+        back.send(&edns(address(asked, 60, 1), &[BOTH_COOKIES, TWO_MINUTES, OTHER]));
     })
 }
 

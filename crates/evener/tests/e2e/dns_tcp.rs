@@ -203,8 +203,7 @@ fn questions_that_no_server_was_asked_do_not_count_as_under_way() {
     for n in 0..40 {
         // One that is kept, and one that is no question.
         assert_eq!(host(&ask_stream(&stream, &question(n, "a.example", A))), 1);
-        let malformed = [&question(n, "a.example", A)[..], &[0]].concat();
-        assert_eq!(ask_stream(&stream, &malformed).len(), 12);
+        assert_eq!(ask_stream(&stream, &question(n, "a.example", A)[..20]).len(), 12);
     }
     assert_eq!((evener.service_counter("d", "cache_hits"), server.count()), (39, 1));
     // So whoever got all its answers is idle.

@@ -62,11 +62,14 @@ impl Slow {
 
 const GET: &[u8] = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n";
 
+/// A way to leave.
+type Leave = fn(&std::net::TcpStream);
+
 #[test]
 fn a_client_of_http1_that_leaves_frees_the_permit() {
     let slow = Slow::start();
     let (evener, port) = run_http(&[], &slow.pool());
-    let leave: [(&str, fn(&std::net::TcpStream)); 3] = [
+    let leave: [(&str, Leave); 3] = [
         ("close", |_| ()),
         ("end", |stream| stream.shutdown(Shutdown::Write).unwrap()),
         ("reset", |stream| socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap()),

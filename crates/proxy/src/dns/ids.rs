@@ -84,7 +84,7 @@ impl Ids {
         }
     }
 
-    /// The client's own ID where it is free, or another one. Only for streams: nobody else can send an answer there.
+    /// The client's own ID where it is free, or another one. Only for streams of one client: nobody else can send an answer there.
     pub(super) fn keep(&mut self, id: u16, slot: usize, secrets: &mut Secrets) -> Option<u16> {
         if self.0.len() < IN_USE_MAX
             && let Entry::Vacant(vacant) = self.0.entry(id)

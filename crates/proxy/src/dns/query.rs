@@ -548,9 +548,13 @@ pub(super) fn again(worker: &mut Worker, settings: &Settings, slot: usize, cause
         query.retries = query.retries.saturating_sub(1);
         query.may_repeat = true;
     }
-    if let Some((server, why)) = chosen.filter(|_| cause != Cause::CutShort) {
+    match (chosen, cause) {
+        (Some((server, _)), Cause::Declined) => query.attempt.again(server),
         // How many may cost time `retries` says.
-        query.attempt.failed(server, why, Cost::Quick);
+        (Some((server, why)), Cause::Timeout | Cause::Refused) => {
+            query.attempt.failed(server, why, Cost::Quick)
+        }
+        (_, Cause::CutShort) | (None, _) => {}
     }
     query.cut_short += u32::from(cause == Cause::CutShort);
     if exhausted {

@@ -122,7 +122,13 @@ pub(super) fn give(
         },
     };
     let (stream, query) = (&mut worker.dns.streams[index], &mut worker.dns.queries[slot]);
-    let Some(id) = stream.ids.keep(query.id, slot, &mut worker.dns.secrets) else { return Taken::Unfit };
+    let id = match owner {
+        Owner::All => stream.ids.give(slot, &mut worker.dns.secrets),
+        Owner::Client { .. } | Owner::Transfer { .. } => {
+            stream.ids.keep(query.id, slot, &mut worker.dns.secrets)
+        }
+    };
+    let Some(id) = id else { return Taken::Unfit };
     query.call(id);
     query.waits = Waits::AtStream(index);
     stream.framed.queue_message(query.framed());

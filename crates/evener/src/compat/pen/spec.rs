@@ -49,7 +49,8 @@ pub(super) fn whole(state: &State) -> Result<Whole, Vec<Problem>> {
     let lists = if is_path { vec![None; lists.len()] } else { lists };
     let service = service(state, &lists).map_err(|error| vec![Problem::new(error)])?;
     let pools = [Some(pool(state, &lists)), abuse_pool(state)].into_iter().flatten().collect();
-    let config = Config { spec: Spec { pools, services: vec![service] }, ..Config::default() };
+    let spec = Spec { pools, services: vec![service] };
+    let config = Config { spec, takes_loops: true, ..Config::default() };
     Ok(Whole { config, control })
 }
 
