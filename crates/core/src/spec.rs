@@ -12,7 +12,7 @@ pub use dns::{ClientSubnetSpec, DnsCacheSpec, DnsRateSpec, DnsSpec, OnFailure, R
 pub use http::{
     AbortOnClose, Balance, ForwardedMode, ForwardedSpec, Http2, HttpSpec, RedirectSpec, RespondSpec,
 };
-pub use pool::OnDown;
+pub use pool::{Failover, OnDown, QueueSpec};
 pub use tls::{
     CertificateFiles, ClientCertificates, Presence, ServerTlsSpec, TlsSpec, TlsVersion, Verification,
 };
@@ -377,22 +377,6 @@ impl PoolSpec {
     }
 }
 
-/// The queue of a pool, for clients of TCP and requests of HTTP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QueueSpec {
-    /// How many may wait at once.
-    pub size: u32,
-    /// How long each may wait.
-    pub timeout: Duration,
-}
-
-impl QueueSpec {
-    /// The default.
-    pub const DEFAULT: Self = Self { size: 1024, timeout: Duration::from_secs(5) };
-    /// The largest queue.
-    pub const SIZE_MAX: u32 = 1_000_000;
-}
-
 /// One backend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerSpec {
@@ -598,13 +582,4 @@ impl StickyBy {
 impl StickySpec {
     /// The most clients a table may have.
     pub const SIZE_MAX: usize = 16_000_000;
-}
-
-/// What becomes of a client whose server does not take it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failover {
-    /// It gets the next one.
-    Next,
-    /// It gets none: whoever was chosen first, whatever its state, is the only one.
-    Never,
 }

@@ -1,4 +1,6 @@
-//! What a pool does with what clients have of its servers.
+//! What a pool does with clients whose server fails or is full.
+
+use std::time::Duration;
 
 /// What becomes of the connections, requests and flows of a server that a check takes down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,4 +24,29 @@ impl OnDown {
             Self::Close => "close",
         }
     }
+}
+
+/// The queue of a pool, for clients of TCP and requests of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueSpec {
+    /// How many may wait at once.
+    pub size: u32,
+    /// How long each may wait.
+    pub timeout: Duration,
+}
+
+impl QueueSpec {
+    /// The default.
+    pub const DEFAULT: Self = Self { size: 1024, timeout: Duration::from_secs(5) };
+    /// The largest queue.
+    pub const SIZE_MAX: u32 = 1_000_000;
+}
+
+/// What becomes of a client whose server does not take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failover {
+    /// It gets the next one.
+    Next,
+    /// It gets none: whoever was chosen first, whatever its state, is the only one.
+    Never,
 }
