@@ -78,6 +78,8 @@ counters! {
         tarpitted,
         /// Connections whose PROXY header was missing or malformed, or that did not begin with the ClientHello that a route needs.
         greeting_refused,
+        /// Connections, requests and datagrams refused because they go round between instances.
+        loops,
         /// Connections that did not say in time what has to come first: PROXY header, handshake, request.
         greeting_timeouts,
         /// Handshakes of TLS that were completed.

@@ -106,6 +106,8 @@ events! {
     /// A question that no server left could take: too long, an address that frames have no room for, or what stands with the
     /// server is stuck; at most once a second a service.
     Warn "untakable" Untakable { service: Arc<str> }
+    /// What clients send comes back to the service, by way of its own servers; at most once a second a service.
+    Warn "loop_found" LoopFound { service: Arc<str> }
     /// A service is full: accepting pauses; at most once a second a service.
     Warn "service_full" ServiceFull { service: Arc<str>, connections_max: u32 }
     /// As many connections are open as descriptors allow: accepting pauses; at most once a second a service.

@@ -29,6 +29,8 @@ pub struct Via {
     pub proxy: SocketAddr,
     /// What the client sent to.
     pub destination: SocketAddr,
+    /// How many instances of Evener passed its datagrams on.
+    pub hops: u8,
 }
 
 impl FlowKey {

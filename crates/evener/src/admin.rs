@@ -115,12 +115,12 @@ impl AdminSocket {
             }
             let socket = file.path().display().to_string();
             let tell = move |supervisor: &Supervisor| {
-                if supervisor.is_draining() {
+                if !supervisor.is_over() {
                     supervisor.tell(&Event::AdminListening { socket });
                 }
             };
             let _ = supervisor.look(tell).await;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             _ = axum::serve(listener, router).into_future() => {}

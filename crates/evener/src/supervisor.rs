@@ -386,6 +386,7 @@ impl Supervisor {
                 self.on_session((pool, server), &target, worker, fault)
             }
             Report::Untakable { service } => Some(Event::Untakable { service }),
+            Report::Loop { service } => Some(Event::LoopFound { service }),
             Report::NoServer { service, reason } => {
                 Some(Event::NoServer { service, reason: reason.to_string() })
             }

@@ -14,7 +14,8 @@ const DATAGRAM_BYTES_MAX: usize = 65_536;
 const STRIDE: usize = DATAGRAM_BYTES_MAX + 320;
 /// The kernel takes at most this much in one segmented send.
 pub(crate) const SEGMENTED_BYTES_MAX: usize = 65_000;
-/// Room for one IPV6_PKTINFO (20 bytes) or IP_PKTINFO (12 bytes) with its header and alignment.
+/// Room for one IPV6_PKTINFO (20 bytes) or IP_PKTINFO (12 bytes), and one IP_TTL or IPV6_HOPLIMIT (4 bytes) behind it, with
+/// their headers and alignment.
 const CONTROL_BYTES: usize = 64;
 
 /// An address as the kernel reads and writes it.
@@ -109,6 +110,8 @@ pub(crate) struct Batch {
     addresses: Vec<RawAddress>,
     controls: Vec<Control>,
     headers: Vec<libc::mmsghdr>,
+    /// What comes is asked how far it may still go.
+    pub(crate) wants_ttl: bool,
 }
 
 impl std::fmt::Debug for Batch {
@@ -128,6 +131,7 @@ impl Batch {
             addresses: vec![RawAddress::EMPTY; room],
             controls: vec![Control([0; CONTROL_BYTES]); room],
             headers: vec![header; room],
+            wants_ttl: false,
         };
         for chunk in batch.buffer.chunks_exact_mut(STRIDE) {
             batch.parts.push(libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: 0 });
@@ -160,9 +164,10 @@ impl Batch {
                 }
                 Names::Unwanted => (std::ptr::null_mut(), 0),
             };
-            (header.msg_control, header.msg_controllen) = match local {
-                Local::Each => ((&raw mut self.controls[at]).cast(), CONTROL_BYTES),
-                Local::Fixed => (std::ptr::null_mut(), 0),
+            (header.msg_control, header.msg_controllen) = if local == Local::Each || self.wants_ttl {
+                ((&raw mut self.controls[at]).cast(), CONTROL_BYTES)
+            } else {
+                (std::ptr::null_mut(), 0)
             };
         }
         let room = (to - from) as libc::c_uint;
@@ -269,6 +274,26 @@ impl Batch {
                 _ => None,
             }
         }
+    }
+
+    /// How many routers datagram `at` may still pass, if it was received with that wish and the socket tells.
+    pub(crate) fn ttl(&self, at: usize) -> Option<u8> {
+        let header = &self.headers[at].msg_hdr;
+        // SAFETY: as in `local`; the two options have an int each.
+        unsafe {
+            let mut next = libc::CMSG_FIRSTHDR(header);
+            while let Some(control) = next.as_ref() {
+                if matches!(
+                    (control.cmsg_level, control.cmsg_type),
+                    (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT)
+                ) {
+                    let ttl = libc::CMSG_DATA(control).cast::<libc::c_int>().read_unaligned();
+                    return u8::try_from(ttl).ok();
+                }
+                next = libc::CMSG_NXTHDR(header, control);
+            }
+        }
+        None
     }
 
     /// Says to whom datagram `at` goes, and from which address of ours.

@@ -65,6 +65,11 @@ pub(crate) fn count_failure(
             counters.connect_timeouts.one();
             Some(Failure::Timeout)
         }
+        // It goes round, which is told already.
+        Errno::MULTIHOP => {
+            counters.connect_errors.one();
+            None
+        }
         error if is_ours(error) => {
             counters.connect_errors.one();
             note_local(worker, pool, server, error);

@@ -7,6 +7,7 @@
 //! datagrams come and go in `listener.rs`, `sockets.rs` and `answers.rs`, streams in `client.rs` and `stream.rs`, the frames of
 //! mname in `standing.rs`.
 
+mod alter;
 mod answers;
 mod attempt;
 mod choose;

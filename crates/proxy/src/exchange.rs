@@ -16,6 +16,7 @@ use crate::admission::reset_at_close;
 use crate::connect;
 use crate::descriptors::Unit;
 use crate::greeting;
+use crate::hops::limit_connection;
 use crate::http1::{Body, HttpPart};
 use crate::http2;
 use crate::link::{Link, Received};
@@ -247,12 +248,14 @@ fn refuse(worker: &mut Worker, number: usize, reason: NoServer) {
 /// Begins a connect to the chosen server.
 fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
     let Some(unit) = descriptor::take(worker, number) else { return };
-    let exchange = &mut worker.exchanges[number];
+    let exchange = &worker.exchanges[number];
     let Some(choice) = &exchange.choice else { return };
     let (target, live) = (choice.server.target.clone(), Arc::clone(&choice.server.live));
     let session = &worker.sessions[exchange.session];
     let client = session.origin.client.ip();
     let begun = connect::open_socket(&target, &exchange.settings.options, client).and_then(|socket| {
+        let ours = (&session.link.socket, client);
+        limit_connection(worker, &session.service, ours, (&socket, &target))?;
         match listener::connect(&socket, &target) {
             Ok(()) => Ok((socket, Stage::Open)),
             Err(Errno::INPROGRESS) => Ok((socket, Stage::Connecting)),
@@ -291,8 +294,8 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
     };
     worker.next_serial += 1;
     let slot = worker.servers.insert(Box::new(server));
-    exchange.reach = Reach::Connecting(slot);
-    exchange.since = worker.now;
+    let exchange = &mut worker.exchanges[number];
+    (exchange.reach, exchange.since) = (Reach::Connecting(slot), worker.now);
     if let Err(error) = worker.registry.register(&worker.servers[slot].link.socket, Token::Upstream(slot)) {
         drop_server(worker, slot);
         return fail(worker, number, error);

@@ -1,6 +1,7 @@
 //! What a connection says before a server is chosen for it: the PROXY header of whoever stands before us, and the
 //! ClientHello of TLS that is passed through. And what we say to the server of it, first of all.
 
+use crate::hops::HOPS_MAX;
 use crate::service::Settings;
 use crate::tls::TlsFacts;
 use evener_core::wire::proxy::{self, Ends, Extras, Ssl, Transport, Version};
@@ -20,11 +21,13 @@ pub(crate) struct Origin {
     pub(crate) header: Vec<u8>,
     /// It says that the client speaks TLS with whoever sent it.
     pub(crate) secure: bool,
+    /// How many instances of Evener passed the connection on before us, as far as a PROXY header tells.
+    hops: u8,
 }
 
 impl Origin {
     pub(crate) fn new(peer: SocketAddr) -> Self {
-        Self { client: peer, destination: None, header: Vec::new(), secure: false }
+        Self { client: peer, destination: None, header: Vec::new(), secure: false, hops: 0 }
     }
 
     /// Takes on what a PROXY header says.
@@ -35,6 +38,17 @@ impl Origin {
         }
         self.header = bytes[..header.length].to_vec();
         self.secure = header.extras.ssl.is_some();
+        self.hops = header.extras.hops;
+    }
+
+    /// Whether so many passed it on that it must go round.
+    pub(crate) fn goes_round(&self) -> bool {
+        self.hops >= HOPS_MAX
+    }
+
+    /// How many passed it on with us; none where no header told of it.
+    pub(crate) fn next_hop(&self) -> u8 {
+        if self.header.is_empty() { 0 } else { self.hops.saturating_add(1) }
     }
 
     /// Both ends, for those behind us.
@@ -173,6 +187,7 @@ pub(crate) fn introduce(
         authority: name.map(str::as_bytes).or(told.authority),
         unique_id: told.unique_id.or(Some(number.as_bytes())),
         ssl: ssl.or(told.ssl),
+        hops: origin.next_hop(),
     };
     proxy::emit_v2(ends, Transport::Stream, &extras, &mut out);
     out

@@ -14,6 +14,7 @@ mod dns;
 mod ending;
 mod exchange;
 mod greeting;
+mod hops;
 mod http1;
 mod http2;
 mod link;

@@ -1,5 +1,6 @@
 //! Heads as we write them: requests as servers get them, answers as clients get them, and our own answers.
 
+use crate::hops::HOPS_MAX;
 use evener_core::spec::{ForwardedMode, ForwardedSpec, RedirectSpec, RespondSpec};
 use evener_core::wire::forwarded::{self, Client, Lists, Syntax};
 use evener_core::wire::http::{Framing, Kind, Request, Response, Target};
@@ -16,6 +17,8 @@ pub(crate) struct Sender<'a> {
     pub(crate) local: Option<SocketAddr>,
     /// Whether it speaks TLS with us.
     pub(crate) secure: bool,
+    /// It may be an instance that passes on what we passed on to it.
+    pub(crate) may_go_round: bool,
     /// The field for the subject of its certificate, and that subject.
     pub(crate) subject: Option<(&'a str, Option<&'a str>)>,
 }
@@ -43,6 +46,8 @@ pub(crate) struct Told<'a> {
     pub(crate) host: Option<&'a [u8]>,
     pub(crate) port: Option<&'a [u8]>,
     pub(crate) standard: Vec<&'a [u8]>,
+    /// How many instances of Evener passed it on, as far as they said so.
+    pub(crate) hops: u8,
 }
 
 impl<'a> Told<'a> {
@@ -56,10 +61,19 @@ impl<'a> Told<'a> {
                 Kind::ForwardedHost => told.host = Some(value),
                 Kind::ForwardedPort => told.port = Some(value),
                 Kind::Forwarded => told.standard.push(value),
+                Kind::Hops => told.hops = told.hops.max(parse_hops(value)),
                 _ => {}
             }
         }
         told
+    }
+
+    /// How many instances passed it on with us. Nothing is said of the first one where the next one sees from other fields
+    /// that somebody stands before it, unless it may go round without those.
+    fn next_hop(&self, sender: &Sender<'_>, spec: &ForwardedSpec) -> Option<u8> {
+        let comes_from_another = !self.addresses.is_empty() || !self.standard.is_empty();
+        let is_told = comes_from_another && spec.mode != ForwardedMode::Off;
+        (self.hops > 0 || is_told || sender.may_go_round).then(|| self.hops.saturating_add(1))
     }
 
     /// The client as far as trusted proxies tell, by the fields that the service is configured to read.
@@ -74,6 +88,11 @@ impl<'a> Told<'a> {
             forwarded_for: if spec.classic { &self.addresses } else { &[] },
         }
     }
+}
+
+/// A value that no instance writes ends the round at once.
+fn parse_hops(text: &[u8]) -> u8 {
+    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(HOPS_MAX)
 }
 
 fn field(name: &str, value: &[u8], out: &mut Vec<u8>) {
@@ -134,6 +153,9 @@ pub(crate) fn write_request<'a>(
         field(name, subject.as_bytes(), out);
     }
     write_forwarded(parts.authority, told, sender, spec, out);
+    if let Some(hops) = told.next_hop(sender, spec) {
+        number("X-Evener-Hops", u64::from(hops), out);
+    }
     if let Some(upgrade) = parts.upgrade {
         field("Connection", b"upgrade", out);
         field("Upgrade", upgrade, out);
@@ -378,6 +400,7 @@ fn explanation_of(status: u16) -> &'static str {
         502 => "The server gave no valid answer.",
         503 => "No server is available; try again in a moment.",
         504 => "The server did not answer in time.",
+        508 => "The request goes round between balancers.",
         _ => "The request was not understood.",
     }
 }

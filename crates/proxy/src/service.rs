@@ -189,7 +189,7 @@ pub struct ServiceLive {
     pub counters: Sharded<ServiceCounters>,
     /// A listener waits for a place.
     waiting: AtomicBool,
-    noticed_at: [AtomicU64; 5],
+    noticed_at: [AtomicU64; 6],
 }
 
 impl Service {
@@ -302,6 +302,7 @@ pub(crate) enum Notice {
     Full,
     AcceptFailed,
     NoDescriptors,
+    Loop,
 }
 
 /// What a worker tells the supervisor.
@@ -351,6 +352,11 @@ pub enum Report {
     },
     /// No server that was left could take a question.
     Untakable {
+        /// The service.
+        service: Arc<str>,
+    },
+    /// What clients send comes back to the service.
+    Loop {
         /// The service.
         service: Arc<str>,
     },

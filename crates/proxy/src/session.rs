@@ -5,6 +5,7 @@ use crate::admission::{self, Admission, Guest, Refused, reset_at_close};
 use crate::descriptors::{Promise, Unit};
 use crate::exchange::{self, Exchange, Keep, Reach};
 use crate::greeting::{self, Origin};
+use crate::hops::note_loop;
 use crate::http1::{self, Http1};
 use crate::http2::{self, Http2};
 use crate::link::{Link, Received};
@@ -357,6 +358,11 @@ fn read_proxy(worker: &mut Worker, index: usize) {
             Ok(Some(length)) => {
                 session.link.input.consume(length);
                 session.link.settle(&mut worker.buffers);
+                if session.origin.goes_round() {
+                    let service = Arc::clone(&session.service);
+                    note_loop(worker, &service);
+                    return close(worker, index);
+                }
                 worker.session_timers.clear(index);
                 return admit(worker, index);
             }

@@ -15,6 +15,7 @@ use crate::connection::{Connection, Stage, Step, Upstream};
 use crate::descriptors::Unit;
 use crate::dns;
 use crate::greeting::{self, Greeted, Greeting};
+use crate::hops::{limit_connection, note_loop};
 use crate::listener;
 use crate::pausing::{Full, Queue, pause_failed, pause_full};
 use crate::pool_queue;
@@ -195,6 +196,11 @@ fn greet(worker: &mut Worker, index: usize) {
         let connection = &mut worker.connections[index];
         let Some(greeting) = &mut connection.greeting else { return };
         match greeting.read() {
+            Greeted::Known if greeting.origin.goes_round() => {
+                let service = Arc::clone(&connection.service);
+                note_loop(worker, &service);
+                return close(worker, index);
+            }
             Greeted::Known => {
                 connection.address = greeting.origin.client.ip();
                 if admit_client(worker, index) == Progress::Over {
@@ -337,7 +343,9 @@ fn warm_or_fresh(worker: &mut Worker, index: usize, choice: &Choice) -> Result<(
         return Ok((socket, Way::Warm));
     }
     let connection = &worker.connections[index];
-    let socket = open_socket(&choice.server.target, &connection.settings.options, connection.address)?;
+    let (client, target) = (connection.address, &choice.server.target);
+    let socket = open_socket(target, &connection.settings.options, client)?;
+    limit_connection(worker, &connection.service, (&connection.client, client), (&socket, target))?;
     match listener::connect(&socket, &choice.server.target) {
         Ok(()) => Ok((socket, Way::Fresh)),
         Err(Errno::INPROGRESS) => Ok((socket, Way::Connecting)),

@@ -2,6 +2,7 @@
 //! in batches from the address that the client sent to. When a server refuses or leaves, its flows go on elsewhere at
 //! once.
 
+mod header;
 mod leave;
 mod party;
 mod spread;
@@ -11,7 +12,7 @@ use crate::admission;
 use crate::batch::{BATCH, Batch, Local, Names};
 use crate::connect::{count_refusal, is_ours, note_local};
 use crate::descriptors::Unit;
-use crate::greeting;
+use crate::hops::{FlowWatch, HOPS_MAX, may_go_round, note_loop};
 use crate::listener::{self, Seen};
 use crate::registry::Token;
 use crate::service::{Notice, Report, Service, Settings};
@@ -22,11 +23,11 @@ use evener_core::clients::ClientRecord;
 use evener_core::flow::{Flow, FlowKey, FlowTable, Turns, Via};
 use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry, NoServer, Request, Snapshot};
-use evener_core::wire::proxy::{self, Ends, Extras, Transport};
+use evener_core::wire::proxy::{self, Ends};
+use header::{header_of, introduce};
 use party::{Party, Pools, party_of};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -55,6 +56,7 @@ pub(crate) struct DatagramListener {
     pub(crate) turns: Turns,
     /// Since when it is to close once its flows are over.
     pub(crate) leaving: Option<Time>,
+    pub(crate) watch: FlowWatch,
 }
 
 /// A flow's socket to its server.
@@ -110,6 +112,7 @@ pub(crate) fn on_listener_event(worker: &mut Worker, index: usize) {
     let mut batch = worker.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
     let emptied = (0..BATCHES_MAX).any(|_| {
         let Some(listener) = worker.datagrams.get(index) else { return true };
+        batch.wants_ttl = listener.watch.counts;
         match batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local) {
             Ok(count) => {
                 forward(worker, index, &mut batch, count);
@@ -122,6 +125,7 @@ pub(crate) fn on_listener_event(worker: &mut Worker, index: usize) {
     if !emptied {
         worker.again.push_back(Retry::Datagrams(index));
     }
+    batch.wants_ttl = false;
     worker.inbound = Some(batch);
 }
 
@@ -136,9 +140,10 @@ fn forward(worker: &mut Worker, index: usize, batch: &mut Batch, count: usize) {
     let mut slots = [DROPPED; BATCH];
     for (at, slot) in slots.iter_mut().enumerate().take(count) {
         let Some(key) = key_of(worker, index, batch, at, &settings) else { continue };
+        let ttl = if batch.wants_ttl { batch.ttl(at) } else { None };
         let flow = match settings.options.spread {
-            None => flow_of(worker, index, key, &pools),
-            Some(datagrams) => spread::flow_of(worker, index, key, datagrams, &pools),
+            None => flow_of(worker, index, (key, ttl), &pools),
+            Some(datagrams) => spread::flow_of(worker, index, (key, ttl), datagrams, &pools),
         };
         *slot = flow.unwrap_or(DROPPED);
     }
@@ -185,27 +190,27 @@ fn key_of(
         listener.service.live.counters.of(worker.id).drop_greeting.one();
         return None;
     };
-    let (length, ends) = (header.length, header.ends);
+    let (length, ends, hops) = (header.length, header.ends, header.extras.hops);
+    if hops >= HOPS_MAX {
+        note_loop(worker, &listener.service);
+        return None;
+    }
     batch.strip(at, length);
     Some(match ends {
         None => own,
         Some(Ends { source, destination }) => {
-            FlowKey { client: source, via: Some(Via { proxy: sender, destination }), ..own }
+            FlowKey { client: source, via: Some(Via { proxy: sender, destination, hops }), ..own }
         }
     })
 }
 
-/// Puts the PROXY header before each datagram of a flow, if its server is told of clients.
-fn introduce(worker: &Worker, slot: usize, batch: &mut Batch, places: &[usize]) {
-    let header = worker.flows.get(slot).and_then(|flow| flow.header.as_deref());
-    if let Some(header) = header {
-        // One that is too large with it is refused by the socket.
-        places.iter().for_each(|&at| batch.prepend(at, header));
-    }
-}
-
 /// The slot of a flow; begins or moves it if need be. `None` when its datagram is dropped.
-fn flow_of(worker: &mut Worker, index: usize, key: FlowKey, pools: &Pools<'_>) -> Option<u32> {
+fn flow_of(
+    worker: &mut Worker,
+    index: usize,
+    (key, ttl): (FlowKey, Option<u8>),
+    pools: &Pools<'_>,
+) -> Option<u32> {
     let (listener, client) = (&mut worker.datagrams[index], key.client.ip());
     let mut identity = None;
     if let Some(flow) = listener.flows.datagram(&key, worker.now) {
@@ -227,7 +232,7 @@ fn flow_of(worker: &mut Worker, index: usize, key: FlowKey, pools: &Pools<'_>) -
         end(worker, index, &key);
     }
     let party = party_of(worker, index, client, pools, identity.is_none())?;
-    let wish = Wish { key, party, identity, settings: pools.settings, snapshot: pools.of(party) };
+    let wish = Wish { key, ttl, party, identity, settings: pools.settings, snapshot: pools.of(party) };
     let begun = begin(worker, index, &wish, &mut Attempt::new());
     slot_of(worker, index, begun)
 }
@@ -239,6 +244,7 @@ fn slot_of(worker: &Worker, index: usize, begun: Result<u32, Unplaced>) -> Optio
         Ok(slot) => return Some(slot),
         Err(Unplaced::NoServer) => counters.drop_no_server.one(),
         Err(Unplaced::NoSocket) => counters.drop_no_socket.one(),
+        Err(Unplaced::Loop) => note_loop(worker, &Arc::clone(&worker.datagrams[index].service)),
     }
     None
 }
@@ -250,11 +256,15 @@ enum Unplaced {
     NoServer,
     /// No descriptor or port could be had.
     NoSocket,
+    /// It went round.
+    Loop,
 }
 
 /// What a flow is begun with.
 struct Wish<'a> {
     key: FlowKey,
+    /// How far its first datagram might still go, where that is watched.
+    ttl: Option<u8>,
     party: Party,
     /// Of a flow that was there already, and goes on elsewhere.
     identity: Option<Identity>,
@@ -330,6 +340,13 @@ fn begin_at(
             return None;
         }
     };
+    if may_go_round(key.client.ip(), &choice.server.target) {
+        let DatagramListener { watch, socket: listener, .. } = &mut worker.datagrams[index];
+        let to = (&socket, &choice.server.target);
+        if watch.on_flow(worker.now, listener, to, wish.ttl).is_err() {
+            return Some(Err(Unplaced::Loop));
+        }
+    }
     let header = party.backend(settings).send_proxy.map(|_| header_of(worker, index, &key));
     let identity = wish.identity.clone().unwrap_or_else(|| identify(worker, index, &key, settings));
     let flow = FlowSocket {
@@ -362,17 +379,6 @@ fn no_socket(worker: &mut Worker, index: usize) -> Unplaced {
         end(worker, index, &oldest);
     }
     Unplaced::NoSocket
-}
-
-/// What the server is told of a client with each of its datagrams.
-fn header_of(worker: &Worker, index: usize, key: &FlowKey) -> Box<[u8]> {
-    let bound = greeting::local_address(&worker.datagrams[index].socket);
-    let used = bound.map(|bound| SocketAddr::new(key.local.unwrap_or(bound.ip()), bound.port()));
-    let destination = key.via.map(|via| via.destination).or(used);
-    let ends = destination.map(|destination| Ends { source: key.client, destination });
-    let mut header = Vec::new();
-    proxy::emit_v2(ends, Transport::Datagram, &Extras::default(), &mut header);
-    header.into()
 }
 
 fn install(worker: &mut Worker, index: usize, flow_socket: FlowSocket, snapshot: &Snapshot) -> Option<u32> {
@@ -454,7 +460,7 @@ fn send_to_server(
                 note_refusal(worker, snapshot, slot, error);
                 let service = Arc::clone(&worker.datagrams[index].service);
                 let identity = worker.flows.get(slot).map(|flow| flow.identity.clone());
-                let wish = Wish { key, party, identity, settings: pools.settings, snapshot };
+                let wish = Wish { key, ttl: None, party, identity, settings: pools.settings, snapshot };
                 let Ok(next) = begin(worker, index, &wish, &mut attempt) else {
                     return service.live.counters.of(worker.id).drop_refused.add(left.len() as u64);
                 };
@@ -553,7 +559,7 @@ fn on_refused(worker: &mut Worker, slot: usize, error: Errno) {
     let snapshot = party.backend(&settings).pool.load_full();
     note_refusal(worker, &snapshot, slot, error);
     let identity = worker.flows.get(slot).map(|flow| flow.identity.clone());
-    let wish = Wish { key, party, identity, settings: &settings, snapshot: &snapshot };
+    let wish = Wish { key, ttl: None, party, identity, settings: &settings, snapshot: &snapshot };
     if begin(worker, index, &wish, &mut attempt).is_ok() {
         service.live.counters.of(worker.id).flows_moved.one();
     }

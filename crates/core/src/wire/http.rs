@@ -204,6 +204,8 @@ pub enum Kind {
     Cookie,
     /// `Forwarded` (RFC 7239)
     Forwarded,
+    /// `X-Evener-Hops`
+    Hops,
     /// `X-Forwarded-For`
     ForwardedFor,
     /// `X-Forwarded-Proto`, `-Host` and `-Port`
@@ -226,6 +228,7 @@ impl Kind {
             9 if is("forwarded") => Self::Forwarded,
             10 if is("connection") => Self::Connection,
             10 if is("keep-alive") => Self::Hop,
+            13 if is("x-evener-hops") => Self::Hops,
             14 if is("content_length") => Self::Hop,
             14 if is("content-length") => Self::ContentLength,
             14 if is("http2-settings") => Self::Hop,

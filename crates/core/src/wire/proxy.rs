@@ -20,6 +20,8 @@ const TLV_ALPN: u8 = 0x01;
 const TLV_AUTHORITY: u8 = 0x02;
 const TLV_CRC32C: u8 = 0x03;
 const TLV_UNIQUE_ID: u8 = 0x05;
+/// Of the range for applications (section 2.2.7): how many instances of Evener passed it on.
+const TLV_HOPS: u8 = 0xE7;
 const TLV_SSL: u8 = 0x20;
 const TLV_SSL_VERSION: u8 = 0x21;
 const TLV_SSL_CN: u8 = 0x22;
@@ -78,6 +80,8 @@ pub struct Extras<'a> {
     pub unique_id: Option<&'a [u8]>,
     /// The client's TLS.
     pub ssl: Option<Ssl<'a>>,
+    /// How many instances of Evener passed the header on; not told where there is none.
+    pub hops: u8,
 }
 
 /// What is told of the client's TLS (section 2.2.6).
@@ -228,6 +232,7 @@ fn parse_tlvs<'a>(mut rest: &'a [u8], whole: &'a [u8]) -> Result<Extras<'a>, Pro
             TLV_UNIQUE_ID if value.len() > UNIQUE_ID_BYTES_MAX => return Err(ProxyError::Binary),
             TLV_UNIQUE_ID => extras.unique_id = Some(value),
             TLV_SSL => extras.ssl = Some(parse_ssl(value)?),
+            TLV_HOPS => extras.hops = value.first().copied().unwrap_or_default(),
             TLV_CRC32C => {
                 let told: [u8; 4] = value.try_into().map_err(|_| ProxyError::Binary)?;
                 // Computed with the field itself as zeros (section 2.2.3).
@@ -325,6 +330,9 @@ fn emit_extras(extras: &Extras<'_>, out: &mut Vec<u8>) {
     for (kind, value) in simple {
         value.into_iter().for_each(|value| emit_tlv(kind, value, out));
     }
+    if extras.hops > 0 {
+        emit_tlv(TLV_HOPS, &[extras.hops], out);
+    }
     let Some(ssl) = extras.ssl else { return };
     let mut inner =
         vec![SSL_CLIENT | if ssl.verified { SSL_CLIENT_CERT_CONN | SSL_CLIENT_CERT_SESS } else { 0 }];
@@ -383,6 +391,7 @@ mod tests {
             common_name: Some(b"someone"),
             verified: true,
         }),
+        hops: 3,
     };
 
     #[test]

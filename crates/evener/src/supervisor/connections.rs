@@ -1,6 +1,6 @@
 //! What is open, as workers tell of it: nobody waits for them but who asked.
 
-use super::{Handle, Supervisor};
+use super::{Handle, Phase, Supervisor};
 use evener_core::ServerId;
 use evener_core::event::Event;
 use evener_core::snapshot::Entry;
@@ -108,6 +108,11 @@ impl Supervisor {
                 Err(format!("several pools have `{wanted}`: say {}", names.join(" or ")))
             }
         }
+    }
+
+    /// Whether it is about to end: nobody is left.
+    pub(crate) fn is_over(&self) -> bool {
+        self.phase == Phase::Over
     }
 
     /// Whether there is such a service, or was one that still has connections.

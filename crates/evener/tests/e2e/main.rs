@@ -56,6 +56,7 @@ mod leaving;
 mod limits;
 mod links;
 mod listen_addresses;
+mod loops;
 mod mname_balancer;
 mod mname_discovery;
 mod mname_harness;

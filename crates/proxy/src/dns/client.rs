@@ -8,6 +8,7 @@ use super::{Served, stream};
 use crate::admission::{self, Admission, Guest, Refused, reset_at_close};
 use crate::descriptors::Unit;
 use crate::greeting::{self, Origin as Told};
+use crate::hops::note_loop;
 use crate::open::{self, Open};
 use crate::registry::Token;
 use crate::service::Place;
@@ -305,6 +306,12 @@ fn greet(worker: &mut Worker, index: usize, settings: &Settings) -> bool {
             return false;
         }
     }
+    if worker.dns.clients[index].told.goes_round() {
+        let service = Arc::clone(&worker.dns.services[worker.dns.clients[index].service].service);
+        note_loop(worker, &service);
+        close(worker, index);
+        return false;
+    }
     admit(worker, index, settings);
     worker.dns.clients[index].stage == Stage::Open
 }
@@ -317,6 +324,7 @@ fn asker_of(worker: &Worker, index: usize) -> Asker {
         client: client.told.client,
         destination: ends.map(|ends| ends.destination),
         party: if client.refused { Party::Refused } else { Party::Admitted },
+        hops: client.told.next_hop(),
         origin: Origin::Stream { client: index, number: client.number },
         keepalive: false,
     }

@@ -4,6 +4,7 @@ use super::answers::{self, Way};
 use super::query::{self, Asker, Origin, Party};
 use crate::batch::{BATCH, Batch, Local, Names};
 use crate::greeting;
+use crate::hops::{HOPS_MAX, note_loop};
 use crate::registry::Token;
 use crate::service::{Refusal, Service, Settings};
 use crate::worker::{Retry, Worker};
@@ -198,7 +199,8 @@ fn asker_of(
     settings: &Settings,
 ) -> Option<Asker> {
     let listener = &worker.dns.listeners[index];
-    let counters = worker.dns.services[listener.service].service.live.counters.of(worker.id);
+    let service = &worker.dns.services[listener.service].service;
+    let counters = service.live.counters.of(worker.id);
     let sender = batch.sender(at)?;
     let local = if listener.local == Local::Each { batch.local(at) } else { None };
     if listener.local == Local::Each && batch.is_for_all(at) && !worker.takes_broadcasts_of(sender) {
@@ -206,12 +208,18 @@ fn asker_of(
     }
     let own = listener.bound.map(|bound| SocketAddr::new(local.unwrap_or(bound.ip()), bound.port()));
     let mut ends = own.map(|destination| Ends { source: sender, destination });
+    let mut hops = 0;
     if settings.is_proxy(sender.ip()) {
         let Ok(Some(header)) = proxy::parse(batch.bytes_of(at)) else {
             counters.drop_greeting.one();
             return None;
         };
         let length = header.length;
+        if header.extras.hops >= HOPS_MAX {
+            note_loop(worker, service);
+            return None;
+        }
+        hops = header.extras.hops + 1;
         ends = header.ends.or(ends);
         batch.strip(at, length);
     }
@@ -227,7 +235,7 @@ fn asker_of(
     let way = Way { listener: index, serial: listener.serial, address: sender, local };
     let destination = ends.map(|ends| ends.destination);
     let origin = Origin::Datagram(way);
-    Some(Asker { service: listener.service, client, destination, party, origin, keepalive: false })
+    Some(Asker { service: listener.service, client, destination, party, hops, origin, keepalive: false })
 }
 
 /// What the access list makes of a client; `None` when it is not heard.

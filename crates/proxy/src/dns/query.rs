@@ -1,11 +1,13 @@
 //! A question: taken in, answered from what is kept, or given to a server; and to another one when that stays silent.
 
+use super::alter::{self, Altered};
 use super::answers::Way;
 use super::attempt::{self, EarlierTry};
 use super::failure::fail;
 use super::ids::Tried;
 use super::{choose, client, failure, hop, listener, reply, sockets, standing, stream, transfers, twins};
 use crate::admission;
+use crate::hops::{HOPS_MAX, note_loop};
 use crate::service::{Backend, Report, Settings};
 use crate::worker::Worker;
 use evener_core::Time;
@@ -14,10 +16,10 @@ use evener_core::clients::ClientRecord;
 use evener_core::dns::{Freshness, RateVerdict};
 use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry, NoServer};
-use evener_core::spec::{self, ClientSubnetSpec, Dialect, DnsSpec};
-use evener_core::wire::dns::{self as wire, Added, QueryError, Transfer};
-use evener_core::wire::proxy::{self, Ends, Extras, Transport};
-use std::net::{IpAddr, SocketAddr};
+use evener_core::spec::{self, Dialect, DnsSpec};
+use evener_core::wire::dns::{self as wire, QueryError, Transfer};
+use evener_core::wire::proxy::Ends;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +58,8 @@ pub(super) struct Asker {
     /// What the client sent to.
     pub(super) destination: Option<SocketAddr>,
     pub(super) party: Party,
+    /// How many instances of Evener passed it on with us, as far as a PROXY header tells.
+    pub(super) hops: u8,
     pub(super) origin: Origin,
     /// Asks in this query for how long its TCP connection may be idle.
     pub(super) keepalive: bool,
@@ -87,7 +91,7 @@ impl Asker {
     }
 
     /// Both ends, for servers that are told.
-    fn ends(&self) -> Option<Ends> {
+    pub(super) fn ends(&self) -> Option<Ends> {
         self.destination.map(|destination| Ends { source: self.client, destination })
     }
 }
@@ -146,42 +150,11 @@ pub(super) struct Query {
     pub(super) has_turn: bool,
 }
 
-pub(super) struct Altered {
-    /// What is sent.
-    bytes: Vec<u8>,
-    /// Where the message begins in it, after a PROXY header.
-    starts: usize,
-    pub(super) added: Option<Added>,
-}
-
 impl Query {
-    /// What its server gets over UDP.
-    pub(super) fn datagram(&self) -> &[u8] {
-        self.altered.as_ref().map_or(&self.message, |altered| &altered.bytes)
-    }
-
-    /// What its server gets over a stream.
-    pub(super) fn framed(&self) -> &[u8] {
-        self.altered.as_ref().map_or(&self.message, |altered| &altered.bytes[altered.starts..])
-    }
-
-    /// It goes to its server by this ID.
-    pub(super) fn call(&mut self, id: u16) {
-        wire::set_id(&mut self.message, id);
-        if let Some(altered) = &mut self.altered {
-            wire::set_id(&mut altered.bytes[altered.starts..], id);
-        }
-    }
-
     /// Whether another server may be asked, though one received it: nothing but a plain query is sure to change nothing there
     /// (UPDATE: RFC 2136, section 3; NOTIFY; whatever comes).
     pub(super) fn may_repeat_elsewhere(&self) -> bool {
         self.view.opcode() == 0
-    }
-
-    /// The ID that its server has.
-    pub(super) fn called(&self) -> u16 {
-        wire::id(&self.message)
     }
 }
 
@@ -217,6 +190,10 @@ pub(super) fn ask(worker: &mut Worker, settings: &Settings, asker: &Asker, messa
     }
     if asker.party == Party::Rejected {
         return reply::answer_error(worker, asker, view, message, wire::REFUSED);
+    }
+    if view.hops(message) >= HOPS_MAX {
+        note_loop(worker, &service);
+        return reply::answer_error(worker, asker, view, message, wire::SERVFAIL);
     }
     if reply::answer_from_cache(worker, settings, asker, view, message, Freshness::Fresh) {
         counters.cache_hits.one();
@@ -288,6 +265,7 @@ fn begin(
     let mut copy = worker.dns.spare();
     copy.extend_from_slice(view.whole(message));
     let view = view.without_hop_options(&mut copy, hop::cookies(settings, asker));
+    view.count_hop(&mut copy);
     worker.dns.services[asker.service].in_flight += 1;
     worker.dns.held += copy.len();
     match &asker.origin {
@@ -318,40 +296,6 @@ fn begin(
         twin_key: None,
         pieces: 0,
     })
-}
-
-/// Adds what servers are told of the client.
-pub(super) fn alter(worker: &mut Worker, settings: &Settings, slot: usize) {
-    let query = &mut worker.dns.queries[slot];
-    let subnet = spec(settings).and_then(|spec| spec.client_subnet);
-    let subnet = subnet.filter(|_| !query.view.is_transfer());
-    let told = query.asker.is_told_of(settings);
-    if subnet.is_none() && !told {
-        return;
-    }
-    let (mut bytes, mut added) = (Vec::new(), None);
-    if let Some(subnet) = subnet {
-        let (client, bits) = subnet_of(query.asker.client.ip(), subnet);
-        added = query.view.with_client_subnet(&query.message, client, bits, &mut bytes);
-    }
-    if added.is_none() {
-        bytes.extend_from_slice(&query.message);
-    }
-    let mut starts = 0;
-    if told && matches!(query.asker.origin, Origin::Datagram(_)) {
-        let mut header = Vec::new();
-        proxy::emit_v2(query.asker.ends(), Transport::Datagram, &Extras::default(), &mut header);
-        starts = header.len();
-        header.extend_from_slice(&bytes);
-        bytes = header;
-    }
-    query.altered = Some(Altered { bytes, starts, added });
-}
-
-/// The client's address, and how much of it is told.
-fn subnet_of(client: IpAddr, subnet: ClientSubnetSpec) -> (IpAddr, u8) {
-    let client = client.to_canonical();
-    (client, if client.is_ipv4() { subnet.v4 } else { subnet.v6 })
 }
 
 /// What a server made of a question.
@@ -406,6 +350,7 @@ pub(super) fn place(worker: &mut Worker, settings: &Settings, slot: usize) -> Pl
         };
         let (server, why) = (Arc::clone(&choice.server), choice.why);
         worker.dns.queries[slot].choice = Some(choice);
+        alter::mark(worker, settings, slot, &server);
         match give(worker, settings, slot, &server) {
             Taken::Yes => {
                 snapshot.remember(client, server.id, worker.now);

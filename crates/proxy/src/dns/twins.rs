@@ -2,6 +2,7 @@
 //! saves, a forger who has many of one question asked would otherwise have as many IDs to hit (RFC 5452, section 5). Only
 //! where answers are kept: elsewhere a server may mean each of them for one client.
 
+use super::alter;
 use super::query::{self, Origin, Query, Waits};
 use super::reply;
 use crate::service::Settings;
@@ -15,7 +16,7 @@ const SIZES: [usize; 2] = [wire::UDP_BYTES, 1232];
 /// Lets a question wait for one that asks the same, or gives it to a server.
 pub(super) fn set_out(worker: &mut Worker, settings: &Settings, slot: usize) {
     if !join(worker, settings, slot) {
-        query::alter(worker, settings, slot);
+        alter::alter(worker, settings, slot);
         query::place(worker, settings, slot);
     }
 }

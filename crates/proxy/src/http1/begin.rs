@@ -4,6 +4,7 @@ use super::body::{Body, HttpPart, REPLAY_BYTES_MAX};
 use super::{Http1, Next, Stage, Then, Verb, answer_own, bad_request, count_bad, set_stage};
 use crate::admission::{self, Admission, Refused};
 use crate::exchange::{Exchange, Kept, Reach};
+use crate::hops::{HOPS_MAX, may_request_go_round, note_loop};
 use crate::message::{self, OwnAnswer, Sender, Told};
 use crate::service::{Refusal, Settings};
 use crate::session::{self, Mode, Session};
@@ -12,7 +13,7 @@ use evener_core::Time;
 use evener_core::attempt::Attempt;
 use evener_core::limits::Lease;
 use evener_core::pace::Pace;
-use evener_core::spec::{Balance, HttpSpec, StickyBy};
+use evener_core::spec::{Balance, ForwardedMode, HttpSpec, StickyBy};
 use evener_core::wire::chunked;
 use evener_core::wire::forwarded::Client;
 use evener_core::wire::http::{Found, Framing, HttpVersion, Request, Target};
@@ -30,6 +31,8 @@ enum Verdict {
     Close,
     /// The client is kept waiting.
     Tarpit(Lease, Duration),
+    /// It goes round between instances.
+    Loop,
 }
 
 /// Why an answer is our own.
@@ -192,6 +195,11 @@ fn serve(
             let stays = why != Why::Refused && request.keeps_alive() && request.framing().is_none();
             Judged::Answer(Own { answer, is_head: request.method(head) == b"HEAD", stays })
         }
+        Verdict::Loop => {
+            note_loop(worker, &service);
+            let is_head = request.method(head) == b"HEAD";
+            Judged::Answer(Own { answer: OwnAnswer::page(508), is_head, stays: false })
+        }
         Verdict::Close => Judged::Close,
         Verdict::Tarpit(place, time) => {
             let session = &mut worker.sessions[index];
@@ -223,7 +231,11 @@ fn judge(
     }
     let fields = request.fields().iter().map(|field| (field.kind, field.value.of(head)));
     let peer = session.origin.client.ip();
-    let told = Told::of(fields).client(peer, &spec.forwarded);
+    let told = Told::of(fields);
+    if told.hops >= HOPS_MAX {
+        return Verdict::Loop;
+    }
+    let told = told.client(peer, &spec.forwarded);
     let client = told.address();
     let asks = told != Client::Known(peer) || std::mem::take(&mut session.asks_again);
     if asks && session.guest.backend.is_none() && !settings.permits_told(told) {
@@ -300,7 +312,9 @@ fn begin_exchange(
     let token = cookie.and_then(|value| u64::from_str_radix(std::str::from_utf8(value).ok()?, 16).ok());
     drop(snapshot);
     let is_private = spec.balance == Balance::Connection || settings.is_personal(backend);
-    let part = part_of(asked, outgoing(session, asked), is_private);
+    let may_go_round = spec.forwarded.mode == ForwardedMode::Off
+        && may_request_go_round(&session.service, session.origin.client.ip(), &settings.backends[backend]);
+    let part = part_of(asked, outgoing(session, asked, may_go_round), is_private);
     let stay = session.stay.as_ref().filter(|_| spec.balance == Balance::Connection);
     let stay = stay.and_then(|stay| stay.at(&settings.backends[backend]));
     let kept = match &mut session.mode {
@@ -335,7 +349,7 @@ fn cookie_of<'a>(request: &Request, head: &'a [u8], name: &str) -> Option<&'a [u
 }
 
 /// The head as the server gets it.
-fn outgoing(session: &Session, asked: &Asked<'_>) -> Vec<u8> {
+fn outgoing(session: &Session, asked: &Asked<'_>, may_go_round: bool) -> Vec<u8> {
     let Asked { request, head, spec, .. } = *asked;
     let parts = message::parts_of(request, head, &asked.target);
     let subject = session.facts.as_ref().and_then(|facts| facts.subject.as_deref());
@@ -343,6 +357,7 @@ fn outgoing(session: &Session, asked: &Asked<'_>) -> Vec<u8> {
         client: session.origin.client.ip(),
         local: session.origin.destination.or(session.local),
         secure: session.facts.is_some() || session.origin.secure,
+        may_go_round,
         subject: spec.subject_field.as_deref().map(|name| (name, subject)),
     };
     let told = Told::of(request.fields().iter().map(|field| (field.kind, field.value.of(head))));

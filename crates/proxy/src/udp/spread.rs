@@ -13,7 +13,7 @@ use evener_core::snapshot::Request;
 pub(super) fn flow_of(
     worker: &mut Worker,
     index: usize,
-    key: FlowKey,
+    (key, ttl): (FlowKey, Option<u8>),
     datagrams: u32,
     pools: &Pools<'_>,
 ) -> Option<u32> {
@@ -44,7 +44,8 @@ pub(super) fn flow_of(
         return Some(slot);
     }
     let key = FlowKey { lane: Some(server), ..key };
-    let wish = Wish { key, party, identity: None, settings: pools.settings, snapshot: pools.of(party) };
+    let snapshot = pools.of(party);
+    let wish = Wish { key, ttl, party, identity: None, settings: pools.settings, snapshot };
     let begun = begin_at(worker, index, &wish, choice).unwrap_or_else(|| {
         let mut attempt = Attempt::new();
         attempt.failed(server, why, Cost::Quick);

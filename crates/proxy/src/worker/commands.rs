@@ -5,6 +5,7 @@ use crate::batch::Local;
 use crate::connection::Stage;
 use crate::dns;
 use crate::ending;
+use crate::hops::FlowWatch;
 use crate::listener::{StreamListener, UnixPath};
 use crate::open;
 use crate::registry::Token;
@@ -81,7 +82,16 @@ impl Worker {
         let (size, idle) = (udp::table_size(&settings, self.workers), udp::flow_idle(&settings));
         let flows = FlowTable::new(size, idle, self.random.bits());
         let turns = Turns::new(size, self.random.bits());
-        let listener = DatagramListener { id, service, socket, local, flows, turns, leaving: None };
+        let listener = DatagramListener {
+            id,
+            service,
+            socket,
+            local,
+            flows,
+            turns,
+            leaving: None,
+            watch: FlowWatch::default(),
+        };
         let index = self.datagrams.insert(listener);
         if self.registry.register(&self.datagrams[index].socket, Token::Datagrams(index)).is_ok() {
             udp::on_listener_event(self, index);

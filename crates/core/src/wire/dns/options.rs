@@ -12,6 +12,10 @@ pub(super) const COOKIE: u16 = 10;
 pub(super) const KEEPALIVE: u16 = 11;
 /// Padding (RFC 7830, section 3).
 pub(super) const PADDING: u16 = 12;
+/// How many instances of Evener passed a question on: of the range for local use (RFC 6891, section 9).
+pub(super) const HOPS: u16 = 65_197;
+/// What its data begin with, for others may use the number.
+pub(super) const HOPS_SIGN: [u8; 2] = *b"ev";
 /// Code and length.
 pub(super) const OPTION_HEAD: usize = 4;
 

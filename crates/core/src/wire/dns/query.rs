@@ -1,6 +1,6 @@
 //! What of a question is looked at. This is the hot path of the data plane: nothing here allocates, but for a key that grows.
 
-use super::options::{self, COOKIE, KEEPALIVE, PADDING, SUBNET};
+use super::options::{self, COOKIE, HOPS, HOPS_SIGN, KEEPALIVE, OPTION_HEAD, PADDING, SUBNET};
 use super::record::{Record, Records, records_start};
 use super::{
     AA, CLASS_ANY, CLASS_NONE, HEADER_BYTES, MESSAGE_BYTES_MAX, OPCODE, OPCODE_QUERY, QR, RA, RCODE, TC,
@@ -55,6 +55,8 @@ pub(super) struct Opt {
     pub(super) has_cookie: bool,
     pub(super) has_keepalive: bool,
     has_other_options: bool,
+    /// Where the number of instances is that passed it on; 0 where none is said.
+    hops_at: u16,
 }
 
 impl Opt {
@@ -62,13 +64,20 @@ impl Opt {
 
     fn read(message: &[u8], record: &Record) -> Option<Self> {
         let (mut has_subnet, mut has_cookie, mut has_keepalive) = (false, false, false);
-        let mut has_other_options = false;
+        let (mut has_other_options, mut hops_at) = (false, 0);
         for option in options::all(message, record) {
-            match option?.code {
+            let option = option?;
+            match option.code {
                 PADDING => {}
                 COOKIE => has_cookie = true,
                 KEEPALIVE => has_keepalive = true,
                 SUBNET => has_subnet = true,
+                HOPS if message[option.place.start + OPTION_HEAD..option.place.end]
+                    .starts_with(&HOPS_SIGN)
+                    && option.place.len() == OPTION_HEAD + HOPS_SIGN.len() + 1 =>
+                {
+                    hops_at = u16::try_from(option.place.end - 1).ok()?;
+                }
                 _ => has_other_options = true,
             }
         }
@@ -84,6 +93,7 @@ impl Opt {
             has_cookie,
             has_keepalive,
             has_other_options,
+            hops_at,
         })
     }
 
@@ -160,6 +170,23 @@ impl Query {
     #[must_use]
     pub fn has_question(&self) -> bool {
         usize::from(self.question_end) > HEADER_BYTES
+    }
+
+    /// How many instances of Evener passed it on, as far as they said so.
+    #[must_use]
+    pub fn hops(&self, message: &[u8]) -> u8 {
+        self.hops_at().map_or(0, |at| message.get(at).copied().unwrap_or_default())
+    }
+
+    /// Counts one more instance that passes it on, where they are counted. A signed message stays as it is.
+    pub fn count_hop(&self, message: &mut [u8]) {
+        if let Some(hops) = self.hops_at().filter(|_| !self.is_signed).and_then(|at| message.get_mut(at)) {
+            *hops = hops.saturating_add(1);
+        }
+    }
+
+    fn hops_at(&self) -> Option<usize> {
+        self.opt.map(|opt| usize::from(opt.hops_at)).filter(|at| *at > 0)
     }
 
     /// What is wanted: 0 is a query, 4 NOTIFY, 5 UPDATE.

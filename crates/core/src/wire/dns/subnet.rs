@@ -1,7 +1,7 @@
 //! The client's network, told to servers on demand (RFC 7871), and taken out of their answers again: the client did not ask
 //! for it.
 
-use super::options::{OPTION_HEAD, SUBNET, remove_opt, retain_options};
+use super::options::{HOPS, HOPS_SIGN, OPTION_HEAD, SUBNET, remove_opt, retain_options};
 use super::{MESSAGE_BYTES_MAX, OPCODE_QUERY, Query, RCODE, SERVFAIL, TYPE_OPT, UDP_BYTES, number_at};
 use crate::dns::network;
 use std::net::IpAddr;
@@ -10,14 +10,17 @@ use std::net::IpAddr;
 const OPT_BYTES: usize = 11;
 /// Family, the two lengths, and the longest address.
 const SUBNET_BYTES_MAX: usize = OPTION_HEAD + 4 + 16;
+const HOPS_BYTES: usize = OPTION_HEAD + 3;
 
 /// What a question got by [`Query::with_client_subnet`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Added {
     /// A whole OPT, for it had none.
     Record,
-    /// An option in the OPT that it had.
+    /// An option in the OPT that it had, perhaps with the number of instances.
     Option,
+    /// The number of instances alone, in the OPT that it had.
+    Hops,
 }
 
 impl Query {
@@ -31,20 +34,43 @@ impl Query {
         bits: u8,
         out: &mut Vec<u8>,
     ) -> Option<Added> {
+        self.with_options(message, Some((client, bits)), false, out)
+    }
+
+    /// The same with the number of instances that pass it on, which is one, or with that alone.
+    pub fn with_options(
+        &self,
+        message: &[u8],
+        subnet: Option<(IpAddr, u8)>,
+        counts_hops: bool,
+        out: &mut Vec<u8>,
+    ) -> Option<Added> {
         let message = self.whole(message);
         if self.is_signed || self.opcode != OPCODE_QUERY || !self.has_question() {
             return None;
         }
         let mut buffer = [0; SUBNET_BYTES_MAX];
-        let option = write_option(client, bits, &mut buffer);
+        let mut options = Vec::with_capacity(SUBNET_BYTES_MAX + HOPS_BYTES);
+        if let Some((client, bits)) = subnet.filter(|_| self.opt.is_none_or(|opt| !opt.has_subnet)) {
+            options.extend_from_slice(write_option(client, bits, &mut buffer));
+        }
+        if counts_hops {
+            options.extend_from_slice(&HOPS.to_be_bytes());
+            options.extend_from_slice(&[0, 3, HOPS_SIGN[0], HOPS_SIGN[1], 1]);
+        }
+        let option = &options[..];
+        if option.is_empty() {
+            return None;
+        }
         if message.len() + OPT_BYTES + option.len() > MESSAGE_BYTES_MAX {
             return None;
         }
         match self.opt {
             None => add_record(message, option, out),
             // Nothing comes after the OPT, so that no pointer needs to be turned.
-            Some(opt) if usize::from(opt.end) == message.len() && opt.version == 0 && !opt.has_subnet => {
-                add_option(message, usize::from(opt.at), option, out)
+            Some(opt) if usize::from(opt.end) == message.len() && opt.version == 0 => {
+                let added = add_option(message, usize::from(opt.at), option, out);
+                added.map(|added| if options.len() == HOPS_BYTES { Added::Hops } else { added })
             }
             Some(_) => None,
         }
@@ -98,8 +124,11 @@ fn add_option(message: &[u8], opt: usize, option: &[u8], out: &mut Vec<u8>) -> O
 /// stays as it is: it does not walk, has none of it, or is signed.
 pub fn strip(answer: &mut Vec<u8>, added: Added) {
     match added {
+        Added::Hops => {
+            retain_options(answer, |code| code != HOPS);
+        }
         Added::Option => {
-            retain_options(answer, |code| code != SUBNET);
+            retain_options(answer, |code| code != SUBNET && code != HOPS);
         }
         Added::Record => {
             // Without the OPT the low part of an extended rcode would mean something else (RFC 6891, section 6.1.3).
@@ -143,6 +172,47 @@ mod tests {
         check("2001:db8:1:2ff::1", 56, &[0, 8, 0, 11, 0, 2, 56, 0, 32, 1, 13, 184, 0, 1, 2]);
         let all = [&[0, 8, 0, 20, 0, 2, 128, 0, 32, 1, 13, 184][..], &[0; 11], &[1]].concat();
         check("2001:db8::1", 255, &all);
+    }
+
+    #[test]
+    fn hops_are_added_counted_and_taken_out_of_the_answer() {
+        const ONE: [u8; 7] = [0xfe, 0xad, 0, 3, b'e', b'v', 1];
+        let with = |options: &[u8]| with_records(sample("question"), 3, &[opt(1232, 0, options)]);
+        let subnet = [0, 8, 0, 4, 0, 1, 0, 0];
+        for (message, expected, kind) in [
+            (sample("question"), with_records(sample("question"), 3, &[opt(512, 0, &ONE)]), Added::Record),
+            (with(&[]), with(&ONE), Added::Hops),
+            // The network that the client told is its own.
+            (with(&subnet), with(&[&subnet[..], &ONE].concat()), Added::Hops),
+        ] {
+            let mut marked = Vec::new();
+            let query = Query::parse(&message).unwrap();
+            assert_eq!(query.hops(&message), 0);
+            assert_eq!(query.with_options(&message, None, true, &mut marked), Some(kind));
+            assert_eq!(marked, expected);
+            let query = Query::parse(&marked).unwrap();
+            let mut next = marked.clone();
+            query.count_hop(&mut next);
+            assert_eq!((query.hops(&marked), query.hops(&next), next.len()), (1, 2, marked.len()));
+            let (mut key, mut plain) = (Vec::new(), Vec::new());
+            let is_plain = Query::parse(&message).unwrap().cache_key(&message, &mut plain);
+            assert_eq!(query.cache_key(&marked, &mut key), is_plain);
+            // As answers go: with the same OPT.
+            marked[2] |= 0x80;
+            let mut answer = message.clone();
+            answer[2] |= 0x80;
+            strip(&mut marked, kind);
+            assert_eq!(marked, answer);
+        }
+        // Of others, or malformed.
+        for option in
+            [&[0xfe, 0xad, 0, 3, b'x', b'v', 9][..], &[0xfe, 0xad, 0, 2, b'e', b'v'], &[0xfe, 0xad, 0, 0]]
+        {
+            let message = with(option);
+            let (query, mut next) = (Query::parse(&message).unwrap(), message.clone());
+            query.count_hop(&mut next);
+            assert_eq!((query.hops(&message), &next), (0, &message));
+        }
     }
 
     #[test]

@@ -218,6 +218,7 @@ impl Request {
                     | Kind::Host
                     | Kind::ContentLength
                     | Kind::TransferEncoding
+                    | Kind::Hops
                     | Kind::Forwarded
                     | Kind::ForwardedFor
                     | Kind::ForwardedProto

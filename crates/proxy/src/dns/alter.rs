@@ -1,0 +1,110 @@
+//! What servers are told beside the question: the client's network, its ends by the PROXY protocol, and how many instances
+//! passed the question on, where it may go round.
+
+use super::query::{Origin, Query, spec};
+use crate::hops::{is_crowded_by_queries, may_go_round};
+use crate::service::Settings;
+use crate::worker::Worker;
+use evener_core::snapshot::Entry;
+use evener_core::spec::ClientSubnetSpec;
+use evener_core::wire::dns::{self as wire, Added};
+use evener_core::wire::proxy::{self, Extras, Transport};
+use std::net::IpAddr;
+
+/// One in so many questions that may go round is marked. One that does is soon; where servers and clients are one machine,
+/// others do not pay for it.
+const MARK_ONE_IN: usize = 16;
+
+/// What a server gets instead of the message.
+pub(super) struct Altered {
+    /// What is sent.
+    bytes: Vec<u8>,
+    /// Where the message begins in it, after a PROXY header.
+    starts: usize,
+    pub(super) added: Option<Added>,
+}
+
+impl Query {
+    /// What its server gets over UDP.
+    pub(super) fn datagram(&self) -> &[u8] {
+        self.altered.as_ref().map_or(&self.message, |altered| &altered.bytes)
+    }
+
+    /// What its server gets over a stream.
+    pub(super) fn framed(&self) -> &[u8] {
+        self.altered.as_ref().map_or(&self.message, |altered| &altered.bytes[altered.starts..])
+    }
+
+    /// It goes to its server by this ID.
+    pub(super) fn call(&mut self, id: u16) {
+        wire::set_id(&mut self.message, id);
+        if let Some(altered) = &mut self.altered {
+            wire::set_id(&mut altered.bytes[altered.starts..], id);
+        }
+    }
+
+    /// The ID that its server has.
+    pub(super) fn called(&self) -> u16 {
+        wire::id(&self.message)
+    }
+}
+
+/// Whether a question says how many instances passed it on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hops {
+    Said,
+    Unsaid,
+}
+
+/// Adds what servers are told of the client.
+pub(super) fn alter(worker: &mut Worker, settings: &Settings, slot: usize) {
+    alter_with(worker, settings, slot, Hops::Unsaid);
+}
+
+/// One of many questions from where its server is may be one that the server passed on: then it says how often that happened. What goes
+/// with a PROXY header says it there.
+pub(super) fn mark(worker: &mut Worker, settings: &Settings, slot: usize, server: &Entry) {
+    let query = &worker.dns.queries[slot];
+    let most = spec(settings).map_or(u32::MAX, |spec| spec.outstanding_max.div_ceil(worker.workers as u32));
+    if is_crowded_by_queries(worker.dns.services[query.asker.service].in_flight, most)
+        && !query.view.is_transfer()
+        && may_go_round(query.asker.client.ip(), &server.target)
+        && query.view.hops(&query.message) == 0
+        && !query.asker.is_told_of(settings)
+        && worker.random.below(MARK_ONE_IN) == 0
+    {
+        alter_with(worker, settings, slot, Hops::Said);
+    }
+}
+
+fn alter_with(worker: &mut Worker, settings: &Settings, slot: usize, hops: Hops) {
+    let query = &mut worker.dns.queries[slot];
+    let subnet = spec(settings).and_then(|spec| spec.client_subnet);
+    let subnet = subnet.filter(|_| !query.view.is_transfer());
+    let told = query.asker.is_told_of(settings);
+    if subnet.is_none() && !told && hops == Hops::Unsaid {
+        return;
+    }
+    let subnet = subnet.map(|subnet| subnet_of(query.asker.client.ip(), subnet));
+    let mut bytes = Vec::new();
+    let added = query.view.with_options(&query.message, subnet, hops == Hops::Said, &mut bytes);
+    if added.is_none() {
+        bytes.extend_from_slice(&query.message);
+    }
+    let mut starts = 0;
+    if told && matches!(query.asker.origin, Origin::Datagram(_)) {
+        let mut header = Vec::new();
+        let extras = Extras { hops: query.asker.hops, ..Extras::default() };
+        proxy::emit_v2(query.asker.ends(), Transport::Datagram, &extras, &mut header);
+        starts = header.len();
+        header.extend_from_slice(&bytes);
+        bytes = header;
+    }
+    query.altered = Some(Altered { bytes, starts, added });
+}
+
+/// The client's address, and how much of it is told.
+fn subnet_of(client: IpAddr, subnet: ClientSubnetSpec) -> (IpAddr, u8) {
+    let client = client.to_canonical();
+    (client, if client.is_ipv4() { subnet.v4 } else { subnet.v6 })
+}
