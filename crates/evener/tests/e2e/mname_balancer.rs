@@ -116,7 +116,9 @@ fn lines_are_bunyans_and_levels_are_obeyed() {
         let output = bunyan.args([tool, "--no-color"]).arg(balancer.directory.file("log")).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let says = format!(" INFO: mname-balancer/{} on ", balancer.pid());
-        assert!(text.lines().count() >= 3 && text.lines().all(|line| line.contains(&says)), "{text}");
+        // How many descriptors there are is the machine's affair.
+        let lines = text.lines().filter(|line| !line.contains("descriptors may be open"));
+        assert!(lines.clone().count() >= 3 && lines.clone().all(|line| line.contains(&says)), "{text}");
     }
     let mut quiet = Command::new(BINARY);
     quiet.env("LOG_LEVEL", "fatal").args(["mname-balancer", "-l", "debug"]);
