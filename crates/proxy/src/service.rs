@@ -270,13 +270,12 @@ pub(crate) struct Place {
     /// Among the connections of its service, or those that are kept waiting.
     pub(crate) lease: Lease,
     pub(crate) client: Unit,
-    /// None once it will not have one.
-    pub(crate) server: Option<Unit>,
+    pub(crate) server: Unit,
 }
 
 impl Place {
     pub(crate) fn new(lease: Lease, [client, server]: [Unit; 2]) -> Self {
-        Self { lease, client, server: Some(server) }
+        Self { lease, client, server }
     }
 }
 

@@ -205,7 +205,7 @@ pub(crate) fn begin(
         served: false,
         place: place.lease,
         _descriptor: place.client,
-        promise: place.server.map(Unit::promise),
+        promise: Some(place.server.promise()),
     };
     let index = worker.sessions.insert(Box::new(session));
     if worker.registry.register(&worker.sessions[index].link.socket, Token::Session(index)).is_err() {

@@ -182,7 +182,7 @@ fn admit_client(worker: &mut Worker, index: usize) -> Progress {
         }
         Admission::Refused(Refused::Tarpit(place, time)) => {
             // It gives its place in the service to others.
-            (connection.place.lease, connection.place.server) = (place, None);
+            connection.place.lease = place;
             connection.stage = Stage::Tarpit;
             worker.timers.set(index, worker.now + time);
         }
