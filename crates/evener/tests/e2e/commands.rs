@@ -225,11 +225,14 @@ fn json_logs_are_json() {
     let mut evener = Evener::run_with(&config, &["--log", "json"]);
     evener.signal("TERM");
     assert_eq!(evener.end(), 0);
-    let names: Vec<String> = (evener.log().lines())
-        .map(|line| {
-            serde_json::from_str::<serde_json::Value>(line).unwrap()["event"].as_str().unwrap().to_owned()
-        })
-        .collect();
+    let lines: Vec<serde_json::Value> =
+        evener.log().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    // Whether an instance that ends at once still has the time to answer elsewhere meanwhile is left open.
+    let is_aside = |line: &&serde_json::Value| {
+        line["socket"].as_str().is_some_and(|socket| socket.contains(".draining-"))
+    };
+    let names = lines.iter().filter(|line| !is_aside(line)).map(|line| line["event"].as_str().unwrap());
+    let names: Vec<&str> = names.collect();
     assert_eq!(names, ["listening", "started", "admin_listening", "draining", "drained", "stopped"]);
     assert!(!evener.directory.file("admin.sock").exists(), "the admin socket is removed");
 }

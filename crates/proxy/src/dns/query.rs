@@ -497,7 +497,7 @@ pub(super) fn again(worker: &mut Worker, settings: &Settings, slot: usize, cause
         (Some((server, _)), Cause::Declined) => query.attempt.again(server),
         // How many may cost time `retries` says.
         (Some((server, why)), Cause::Timeout | Cause::Refused) => {
-            query.attempt.failed(server, why, Cost::Quick)
+            query.attempt.failed(server, why, Cost::Quick);
         }
         (_, Cause::CutShort) | (None, _) => {}
     }
