@@ -124,7 +124,8 @@ counters! {
         no_server,
         /// Connections that ended by the idle timeout.
         idle_timeouts,
-        /// Idle connections of HTTP, or of DNS over TCP, that were closed because other clients needed their descriptors.
+        /// Connections of HTTP, idle or with their last response, or idle ones of DNS over TCP, that were closed because other
+        /// clients needed their descriptors.
         idle_shed,
         /// Connections that ended because one side had ended, and then nothing moved for `half_closed_timeout`.
         half_closed_timeouts,

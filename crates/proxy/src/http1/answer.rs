@@ -2,6 +2,7 @@
 
 use super::body::{self, Body, HttpPart, Moved};
 use super::{Next, fail_exchange};
+use crate::descriptors;
 use crate::exchange::{self, Exchange};
 use crate::link::{PENDING_BYTES_MAX, Received};
 use crate::message::{self, Afterwards};
@@ -192,8 +193,10 @@ fn read_head(
     response: &mut Response,
 ) -> Taken {
     let Some(answer) = read_answer(worker, index, number, slot, found, response) else { return Taken::Bad };
-    let draining = worker.draining;
-    let Worker { sessions, exchanges, servers, buffers, heads, .. } = worker;
+    // While other clients wait for descriptors, connections end with their response: no request is lost by that.
+    let makes_room = descriptors::wanted() > 0;
+    let leaves = worker.draining || makes_room;
+    let Worker { id, sessions, exchanges, servers, buffers, heads, .. } = worker;
     let (session, exchange, server) = (&mut sessions[index], &mut exchanges[number], &mut servers[slot]);
     let Exchange { http: Some(http), .. } = &mut **exchange else { return Taken::Bad };
     let head = &server.link.input.unread()[found.start..found.end];
@@ -211,7 +214,12 @@ fn read_head(
             Taken::Relay
         }
         Answer::Final { framing, cookie } => {
-            begin_body(http, response, head, framing, draining, cookie.as_deref(), &mut heads.out);
+            let stayed = http.stays;
+            begin_body(http, response, head, framing, leaves, cookie.as_deref(), &mut heads.out);
+            if makes_room && stayed {
+                descriptors::shed(2);
+                session.service.live.counters.of(*id).idle_shed.one();
+            }
             Taken::Body
         }
     };
@@ -230,7 +238,7 @@ fn begin_body(
     response: &Response,
     head: &[u8],
     framing: Option<Framing>,
-    draining: bool,
+    leaves: bool,
     cookie: Option<&str>,
     out: &mut Vec<u8>,
 ) {
@@ -247,7 +255,7 @@ fn begin_body(
     http.downloads_chunks = framing.is_some() && outgoing == Some(Framing::Chunked);
     // A client that still uploads may never end; the rest of its body must not be taken for a request.
     let waits = http.upload != Body::Done;
-    http.stays &= outgoing != Some(Framing::Close) && !draining && !waits;
+    http.stays &= outgoing != Some(Framing::Close) && !leaves && !waits;
     let afterwards = match (http.stays, http.is_http10) {
         (false, _) => Afterwards::Closes,
         (true, false) => Afterwards::Stays,

@@ -5,12 +5,14 @@ use super::Worker;
 use crate::descriptors;
 use crate::dns;
 use crate::exchange;
-use crate::session;
+use crate::session::{self, Session};
 use evener_core::Time;
 use std::time::Duration;
 
 /// When all was looked through, the next look is this much later.
 const SHED_EVERY: Duration = Duration::from_millis(50);
+/// A client that was quiet for less may have its next request under way. Those that are busy end with a response.
+const QUIET_MIN: Duration = Duration::from_secs(1);
 
 /// Closes what nobody uses, as long as that is wanted.
 pub(super) fn shed(worker: &mut Worker) {
@@ -38,7 +40,10 @@ pub(super) fn shed(worker: &mut Worker) {
 
 /// Sessions that were served and ask nothing, the longest idle first.
 fn shed_sessions(worker: &mut Worker, wanted: u32) -> u32 {
-    let idle = worker.sessions.iter().filter(|(_, session)| session.served && session.is_idle());
+    let now = worker.now;
+    let is_quiet = |session: &Session| now.since(session.active_at) >= QUIET_MIN;
+    let is_idle = |session: &Session| session.served && session.is_idle() && is_quiet(session);
+    let idle = worker.sessions.iter().filter(|(_, session)| is_idle(session));
     let mut idle: Vec<(Time, usize)> = idle.map(|(index, session)| (session.active_at, index)).collect();
     let count = idle.len().min(wanted as usize);
     if let Some(last) = count.checked_sub(1) {
