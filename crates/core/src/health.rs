@@ -144,6 +144,8 @@ pub struct Health {
     active: Verdict,
     /// The next probe decides alone, for none has come back yet.
     first: bool,
+    /// Numbers the times since which probes count: the result of an earlier one says nothing of now.
+    round: u32,
     /// Consecutive probes that passed since real traffic last took it out, up to `rise`.
     passes: u32,
     /// Consecutive probes that failed, up to `fall`.
@@ -167,6 +169,7 @@ impl Health {
             passive: passive.clone(),
             active: if check.is_some() { Verdict::Unchecked } else { Verdict::Up },
             first: check.is_some(),
+            round: 0,
             passes: 0,
             fails: 0,
             failures: 0,
@@ -209,6 +212,7 @@ impl Health {
         let before = self.verdict();
         if self.check.as_ref() != check {
             self.first |= self.check.is_none();
+            self.round = self.round.wrapping_add(1);
             self.check = check.cloned();
             (self.passes, self.fails) = (0, 0);
             self.next_probe = if check.is_some() { now } else { Time::NEVER };
@@ -230,10 +234,17 @@ impl Health {
             return;
         }
         (self.first, self.next_probe) = (true, now);
+        self.round = self.round.wrapping_add(1);
         (self.passes, self.fails) = (0, 0);
         if self.active == Verdict::Up {
             self.active = Verdict::Unchecked;
         }
+    }
+
+    /// The number of the present round of probes: one that began in an earlier round does not count.
+    #[must_use]
+    pub const fn round(&self) -> u32 {
+        self.round
     }
 
     /// Whether the server is used.

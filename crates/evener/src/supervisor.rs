@@ -31,6 +31,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 
 pub(crate) use access::{AccessChange, AccessRefused, Rule};
 pub(crate) use certificates::Reread;
@@ -93,6 +94,8 @@ pub(crate) struct Probed {
     pool: Arc<str>,
     server: ServerId,
     target: Target,
+    /// Of its health: maintenance or another check may have come since.
+    round: u32,
 }
 
 /// What others want of the supervisor. Each has a place for the answer.
@@ -221,7 +224,7 @@ pub(crate) struct Supervisor {
     paths: paths::Paths,
     /// Services that left, while they still have connections.
     retiring: Vec<Arc<Service>>,
-    probing: BTreeSet<Probed>,
+    probing: BTreeMap<Probed, AbortHandle>,
     /// The workers whose connections stand with a server.
     standing: BTreeMap<(Arc<str>, ServerId), BTreeSet<usize>>,
     reloads: reload::Reloads,
@@ -274,7 +277,7 @@ impl Supervisor {
             brought: apply::Fresh::new(),
             paths: paths::Paths::default(),
             retiring: Vec::new(),
-            probing: BTreeSet::new(),
+            probing: BTreeMap::new(),
             standing: BTreeMap::new(),
             reloads: reload::Reloads::default(),
             next_id: 0,
@@ -448,6 +451,9 @@ impl Supervisor {
         self.probing.remove(&who);
         let Some(name) = self.name_at(&who.pool, who.server, &who.target) else { return };
         let Some(running) = self.pools.get_mut(&who.pool) else { return };
+        if running.pool.server(who.server).is_none_or(|server| server.health.round() != who.round) {
+            return;
+        }
         let failed = match &seen {
             Probe::Pass => None,
             Probe::Fail(reason) => {
@@ -496,10 +502,18 @@ impl Supervisor {
             let spec = Arc::new(spec);
             let limits = check::head_limits(self.services.values(), &running.slot);
             for server in due.iter().filter_map(|id| running.pool.server(*id)) {
-                let who = Probed { pool: Arc::clone(name), server: server.id, target: server.target.clone() };
+                let (pool, round) = (Arc::clone(name), server.health.round());
+                let who = Probed { pool, server: server.id, target: server.target.clone(), round };
                 // A server that is slower than the interval is asked again when it has answered.
-                if !self.probing.insert(who.clone()) {
+                if self.probing.contains_key(&who) {
                     continue;
+                }
+                // One of an earlier round says nothing any more, and must not stand in the way.
+                let first = Probed { round: 0, ..who.clone() };
+                let stale: Vec<Probed> =
+                    self.probing.range(first..who.clone()).map(|(who, _)| who.clone()).collect();
+                for who in &stale {
+                    let _ = self.probing.remove(who).map(|task| task.abort());
                 }
                 let patient = Patient {
                     endpoint: server.spec.endpoint.clone(),
@@ -509,12 +523,14 @@ impl Supervisor {
                 };
                 let (spec, outside) = (Arc::clone(&spec), self.outside.clone());
                 let places = Arc::clone(&places);
-                tokio::spawn(async move {
+                let key = who.clone();
+                let task = tokio::spawn(async move {
                     // One that is closed is never: the places of before a reload are still places.
                     let _place = places.acquire().await;
                     let seen = check::probe(&patient, &spec).await;
                     let _ = outside.send(Input::Probed { who, seen }).await;
                 });
+                self.probing.insert(key, task.abort_handle());
             }
         }
     }

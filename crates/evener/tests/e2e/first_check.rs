@@ -3,6 +3,8 @@
 use crate::harness::{Directory, Evener, Server, free_port, wait_until, who};
 use crate::udp::{self, Echo};
 use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 fn verdict(evener: &Evener, name: &str) -> String {
@@ -124,4 +126,28 @@ fn a_unix_server_is_unchecked_too() {
     ));
     await_verdict(&evener, "a", "down");
     assert_eq!(evener.server("a")["reason"], "connect: there is no such socket");
+}
+
+/// What a check that began before maintenance sees is not what the server is after it.
+#[test]
+fn a_check_that_began_before_maintenance_does_not_decide_after_it() {
+    let (is_well, listen) = (Arc::new(AtomicBool::new(false)), free_port());
+    let mended = Arc::clone(&is_well);
+    let server = Server::start(free_port(), move |mut stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        if !mended.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_secs(60));
+        }
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    });
+    let name = format!("127.0.0.1:{}", server.port);
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"{name}\", \
+         check = check.http {{ every = \"100ms\", timeout = \"50s\" }} }}"
+    ));
+    assert_eq!(verdict(&evener, &name), "unchecked");
+    assert!(evener.talk(&["maintenance", &name]).status.success());
+    is_well.store(true, Ordering::Relaxed);
+    assert!(evener.talk(&["ready", &name]).status.success());
+    await_verdict(&evener, &name, "up");
 }
