@@ -507,7 +507,11 @@ pub(crate) fn on_flow_event(worker: &mut Worker, slot: usize) {
         match received {
             Ok(count) if count < room => return,
             Ok(_) => {}
-            Err(error) => return on_refused(worker, slot, error),
+            // What else is there makes no further event.
+            Err(error) => {
+                on_refused(worker, slot, error);
+                break;
+            }
         }
     }
     worker.again.push_back(Retry::Flow(slot));

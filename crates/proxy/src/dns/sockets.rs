@@ -43,6 +43,12 @@ pub(super) struct Socket {
     opened_at: Time,
 }
 
+/// What an error of our own means for a query. A server that has no way from here (its family is not there) or for this client
+/// is passed over; other ones may have a way.
+pub(super) fn no_room(error: Errno) -> Taken {
+    if error == Errno::ADDRNOTAVAIL { Taken::Unfit } else { Taken::NoRoom }
+}
+
 /// Gives a question to a server.
 pub(super) fn give(worker: &mut Worker, settings: &Settings, slot: usize, server: &Arc<Entry>) -> Taken {
     if !matches!(server.target, Target::Ip(_)) {
@@ -56,7 +62,7 @@ pub(super) fn give(worker: &mut Worker, settings: &Settings, slot: usize, server
             if let Some(backend) = worker.dns.queries[slot].asker.backend(settings) {
                 note_local(worker, &backend.pool.load().pool, server, error);
             }
-            return Taken::NoRoom;
+            return no_room(error);
         }
         Err(_) => {
             server.live.counters.of(worker.id).connect_errors.one();

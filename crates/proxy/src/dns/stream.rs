@@ -5,7 +5,7 @@ use super::framed::{Framed, Received};
 use super::ids::Ids;
 use super::query::{self, Cause, Query, Taken, Waits};
 use super::standing::v4_of;
-use super::{attempt, client, reply, standing, upstream};
+use super::{attempt, client, reply, sockets, standing, upstream};
 use crate::connect::{count_failure, is_ours, open_socket};
 use crate::greeting;
 use crate::listener;
@@ -189,7 +189,7 @@ fn on_unopened(worker: &Worker, settings: &Settings, slot: usize, server: &Entry
     if let Some(backend) = worker.dns.queries[slot].asker.backend(settings) {
         note_refusal(worker, backend.pool.load().pool.clone(), server, error);
     }
-    if is_ours(error) { Taken::NoRoom } else { Taken::Failed }
+    if is_ours(error) { sockets::no_room(error) } else { Taken::Failed }
 }
 
 /// Opens a stream.

@@ -156,13 +156,16 @@ pub(super) fn sweep(worker: &mut Worker) {
             waits
         });
     }
-    let is_quiet = |upstream: &Upstream| {
+    let is_unused = |upstream: &Upstream| {
+        let mut sockets = upstream.sockets.iter().chain(&upstream.given_up);
         worker.now.since(upstream.used_at) >= IDLE
-            && upstream.sockets.iter().all(|&at| dns.sockets.get(at).is_none_or(|s| s.ids.is_empty()))
-            && upstream.streams.iter().all(|&at| dns.streams.get(at).is_none_or(|s| s.ids.is_empty()))
+            && sockets.all(|&at| dns.sockets.get(at).is_none_or(|socket| socket.ids.is_empty()))
     };
-    let quiet: Vec<usize> =
-        dns.upstreams.iter().filter(|(_, upstream)| is_quiet(upstream)).map(|(at, _)| at).collect();
+    // Those of one client, a transfer that takes its time among them, are known there only.
+    let has_queries =
+        |at| dns.streams.iter().any(|(_, stream)| stream.upstream == at && !stream.ids.is_empty());
+    let unused = dns.upstreams.iter().filter(|(_, upstream)| is_unused(upstream)).map(|(at, _)| at);
+    let quiet: Vec<usize> = unused.filter(|&at| !has_queries(at)).collect();
     quiet.into_iter().for_each(|at| close(worker, at));
 }
 
