@@ -8,6 +8,7 @@ use evener_core::spec::{Denied, PoolSpec, ServerSpec, ServiceSpec, Transport};
 use evener_core::{Endpoint, Target};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 /// A service and the transport by which it is reached, which is that by which it reaches its servers.
 type Node = (usize, Transport);
@@ -105,6 +106,8 @@ fn way_back<'a>(edges: &BTreeMap<Node, Vec<Edge<'a>>>, start: Node) -> Option<Ve
 /// Who is reached at an address.
 struct Listeners<'a> {
     exact: BTreeMap<(Transport, &'a Endpoint), usize>,
+    /// By the whole path.
+    unix: BTreeMap<(Transport, PathBuf), usize>,
     /// Those on all addresses of a family, by port.
     all: BTreeMap<(Transport, bool, u16), usize>,
     /// Addresses that are ours, for somebody listens there.
@@ -113,7 +116,12 @@ struct Listeners<'a> {
 
 impl<'a> Listeners<'a> {
     fn of(services: &'a [ServiceSpec]) -> Self {
-        let mut listeners = Self { exact: BTreeMap::new(), all: BTreeMap::new(), ours: BTreeSet::new() };
+        let mut listeners = Self {
+            exact: BTreeMap::new(),
+            unix: BTreeMap::new(),
+            all: BTreeMap::new(),
+            ours: BTreeSet::new(),
+        };
         for (at, service) in services.iter().enumerate() {
             for (endpoint, &transport) in service
                 .listen
@@ -124,6 +132,7 @@ impl<'a> Listeners<'a> {
                     Endpoint::Ip(address) if address.ip().is_unspecified() => {
                         listeners.all.insert((transport, address.is_ipv4(), address.port()), at);
                     }
+                    Endpoint::Unix(path) => drop(listeners.unix.insert((transport, in_full(path)), at)),
                     _ => drop(listeners.exact.insert((transport, endpoint), at)),
                 }
                 if let Endpoint::Ip(address) = endpoint {
@@ -138,7 +147,7 @@ impl<'a> Listeners<'a> {
     fn find(&self, transport: Transport, target: &Target) -> Option<usize> {
         let address = match target {
             Target::Unix(path) => {
-                return self.exact.get(&(transport, &Endpoint::Unix(path.clone()))).copied();
+                return self.unix.get(&(transport, in_full(path))).copied();
             }
             Target::Ip(address) => meant(*address),
         };
@@ -147,6 +156,11 @@ impl<'a> Listeners<'a> {
         let all = || self.all.get(&(transport, address.is_ipv4(), address.port())).copied();
         exact.or_else(|| all().filter(|_| is_ours))
     }
+}
+
+/// The path of a unix socket from the root on: `x.sock` and `./x.sock` are one.
+fn in_full(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// The address that is reached: `0.0.0.0` is this machine, `::ffff:10.0.0.1` is 10.0.0.1.
@@ -232,6 +246,7 @@ mod tests {
             }
         }
         check(&service("s", "/run/a.sock", "/run/a.sock", ""), &[ITSELF]);
+        check(&service("s", "./a.sock", "unix:a.sock", ""), &[ITSELF]);
         check(&service("s", "/run/a.sock", "/run/b.sock", ""), &[]);
         check(
             &service(

@@ -3,6 +3,7 @@
 //! refused. What has no such place is limited as packets are: where there are suspiciously many clients that may be our own
 //! servers, each of them goes to its server with a TTL of one less than it came with, and that of 1 goes nowhere.
 
+use crate::descriptors;
 use crate::service::{Backend, Notice, Report, Service};
 use crate::worker::Worker;
 use evener_core::{Target, Time};
@@ -44,7 +45,7 @@ pub(crate) fn may_go_round(client: IpAddr, server: &Target) -> bool {
 
 /// Whether a service has so many connections that they may be few that go round.
 fn is_crowded(service: &Service) -> bool {
-    let most = service.settings.load().options.connections_max / 2;
+    let most = service.settings.load().options.connections_max.min(descriptors::connections_max()) / 2;
     service.live.connections.active() >= CONNECTIONS_SUSPICIOUS.min(most)
 }
 
