@@ -24,11 +24,14 @@ pub struct AttemptLimits {
     pub slow_max: u32,
     /// From the first choice to the last connect.
     pub time_max: Duration,
+    /// The client can wait in the queue of the pool: rather than try a server that traffic took out, it waits for one that
+    /// is full.
+    pub can_wait: bool,
 }
 
 impl AttemptLimits {
     /// Nothing but [`QUICK_FAILURES_MAX`] limits it.
-    pub const NONE: Self = Self { slow_max: u32::MAX, time_max: Duration::MAX };
+    pub const NONE: Self = Self { slow_max: u32::MAX, time_max: Duration::MAX, can_wait: false };
 }
 
 /// What a failed server cost the client.
@@ -97,6 +100,22 @@ impl Attempt {
         limits: &AttemptLimits,
         random: &mut Random,
     ) -> Result<Choice, NoServer> {
+        let choice = self.choose(snapshot, request, limits, random)?;
+        let is_tried = |id| self.failures.as_ref().is_some_and(|failures| failures.has_tried(id));
+        let should_wait = limits.can_wait && choice.why == Why::LastResort;
+        if should_wait && snapshot.is_worth_waiting(request, is_tried) {
+            return Err(NoServer::Full);
+        }
+        Ok(choice)
+    }
+
+    fn choose(
+        &mut self,
+        snapshot: &Snapshot,
+        request: &Request,
+        limits: &AttemptLimits,
+        random: &mut Random,
+    ) -> Result<Choice, NoServer> {
         self.began = self.began.min(request.now);
         let Some(failures) = &mut self.failures else { return snapshot.pick(request, &[], random) };
         if failures.exceed(limits) || request.now.since(self.began) >= limits.time_max {
@@ -126,9 +145,13 @@ impl Attempt {
         self.began = Time::NEVER;
     }
 
-    /// The client waits in a queue: that time does not count.
-    pub const fn waited(&mut self) {
+    /// The client waited in a queue, or its request was under way: that time does not count, and servers that were full
+    /// may have room since.
+    pub fn begin_anew(&mut self) {
         self.began = Time::NEVER;
+        if let Some(failures) = &mut self.failures {
+            failures.order = Order::default();
+        }
     }
 
     /// Passes a server over, for a reason of the request.
@@ -148,6 +171,10 @@ impl Attempt {
 }
 
 impl Failures {
+    fn has_tried(&self, id: ServerId) -> bool {
+        self.tried.binary_search(&id).is_ok()
+    }
+
     fn exceed(&self, limits: &AttemptLimits) -> bool {
         self.is_hopeless
             || self.slow >= limits.slow_max
@@ -215,7 +242,8 @@ mod tests {
     use crate::{Endpoint, Target};
     use std::net::Ipv4Addr;
 
-    const LIMITS: AttemptLimits = AttemptLimits { slow_max: 3, time_max: Duration::from_secs(10) };
+    const LIMITS: AttemptLimits =
+        AttemptLimits { slow_max: 3, time_max: Duration::from_secs(10), can_wait: true };
 
     fn pool(policy: &str, servers: usize, change: impl FnOnce(&mut PoolSpec)) -> Pool {
         let server = |at: usize| {
@@ -305,9 +333,51 @@ mod tests {
         attempt.again(choice.server.id);
         assert!(attempt.next(&snapshot, &at(60), &LIMITS, &mut random).is_ok());
         assert_eq!(attempt.next(&snapshot, &at(90), &LIMITS, &mut random).unwrap_err(), NoServer::Failed);
-        attempt.waited();
+        attempt.begin_anew();
         assert!(attempt.next(&snapshot, &at(90), &LIMITS, &mut random).is_ok());
         assert_eq!(deadline(&attempt, at(90).now, 3), 3);
+    }
+
+    #[test]
+    fn a_client_waits_for_a_full_server_rather_than_try_one_that_traffic_took_out() {
+        let mut pool = pool("first", 2, |spec| {
+            for server in &mut spec.servers {
+                (server.tier, server.limits.hard) = (1, Some(1));
+            }
+        });
+        let dead = pool.servers()[1].id;
+        let _ = pool.on_failure(Time::ZERO, dead, Failure::Timeout);
+        let snapshot = pool.snapshot().unwrap();
+        let (request, mut random) = (Request::of(Ipv4Addr::LOCALHOST.into(), Time::ZERO), Random::seeded(1));
+        let mut next = |limits| Attempt::new().next(&snapshot, &request, limits, &mut random);
+        let taken = next(&LIMITS).unwrap();
+        assert_eq!(next(&LIMITS).unwrap_err(), NoServer::Full);
+        // Who cannot wait tries it.
+        assert_eq!(next(&AttemptLimits::NONE).unwrap().server.id, dead);
+        drop(taken);
+        assert_ne!(next(&LIMITS).unwrap().server.id, dead);
+    }
+
+    #[test]
+    fn a_client_that_waited_after_many_failures_gets_the_server_that_was_full() {
+        let snapshot = pool("first", 40, |spec| {
+            spec.servers.iter_mut().for_each(|server| (server.tier, server.limits.hard) = (1, Some(1)));
+        });
+        let snapshot = { snapshot }.snapshot().unwrap();
+        let (request, mut random) = (Request::of(Ipv4Addr::LOCALHOST.into(), Time::ZERO), Random::seeded(1));
+        let last = snapshot.servers()[39].live.occupancy.enter(1).unwrap();
+        let mut attempt = Attempt::new();
+        for _ in 0..39 {
+            let choice = attempt.next(&snapshot, &request, &LIMITS, &mut random).unwrap();
+            attempt.failed(choice.server.id, choice.why, Cost::Quick);
+        }
+        for _ in 0..10 {
+            attempt.begin_anew();
+            assert_eq!(attempt.next(&snapshot, &request, &LIMITS, &mut random).unwrap_err(), NoServer::Full);
+        }
+        drop(last);
+        attempt.begin_anew();
+        assert!(attempt.next(&snapshot, &request, &LIMITS, &mut random).is_ok());
     }
 
     #[test]

@@ -515,6 +515,22 @@ impl Snapshot {
         }
     }
 
+    /// Whether a client that gets no server now may get one by waiting in the queue: an untried one that admits it is full.
+    pub(crate) fn is_worth_waiting(&self, request: &Request, is_tried: impl Fn(ServerId) -> bool) -> bool {
+        let members = self.tiers.iter().chain(&self.unchecked).flat_map(|tier| &tier.members);
+        self.queue.is_some()
+            && members.into_iter().any(|server| !is_tried(server.id) && server.permits(request.client))
+    }
+
+    /// Whether a newcomer may have a server that those in the queue cannot have: it is known there, or servers differ in
+    /// whom they admit.
+    #[must_use]
+    pub fn may_pass_the_queue(&self, request: &Request) -> bool {
+        let known = self.known_servers(request).into_iter().flatten();
+        known.into_iter().any(|server| server.takes_known(request.client))
+            || self.entries.iter().any(|server| server.acl.is_some())
+    }
+
     /// Panics unless tiers, tables and servers agree.
     pub fn check_invariants(&self) {
         for tier in &self.tiers {

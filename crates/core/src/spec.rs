@@ -280,6 +280,7 @@ impl ServiceOptions {
         AttemptLimits {
             slow_max: self.attempts_max,
             time_max: self.connect_time_max.max(self.connect_timeout),
+            can_wait: true,
         }
     }
 

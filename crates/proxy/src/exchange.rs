@@ -205,7 +205,7 @@ pub(crate) fn reach(worker: &mut Worker, number: usize) -> Reach {
             Request { client: exchange.client, now: worker.now, token: exchange.token, stay: exchange.stay };
         let snapshot = exchange.settings.backends[exchange.backend].pool.load_full();
         let limits = exchange.settings.options.attempt_limits();
-        let behind = exchange.attempt.tried() == 0 && pool_queue::is_taken(&snapshot);
+        let behind = exchange.attempt.tried() == 0 && pool_queue::is_behind(&snapshot, &request);
         let picked = if behind {
             Err(NoServer::Full)
         } else {

@@ -19,7 +19,8 @@ use std::time::Duration;
 /// Those that wait are looked at this often even if nobody wakes them: permits are given back by datagrams, too, and
 /// servers come up.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// So many of one pool are looked at in vain before the rest of it has to wait for the next time.
+/// So many of one pool are looked at in vain, the oldest first, and as many again from where the last look stopped, before
+/// the rest of it has to wait for the next time: servers may admit those behind and not those before.
 const VAIN_MAX: u32 = 8;
 
 /// A slot in the queue of a pool, given back when dropped.
@@ -54,6 +55,23 @@ pub(crate) struct PoolQueues {
     freed: bool,
     /// Another worker gave one back.
     woken: bool,
+    /// Pools that were not looked through, with the ticket to go on with.
+    stopped: Vec<(usize, u64)>,
+}
+
+/// How far one look through the queue of a pool is.
+struct Look {
+    pool: usize,
+    vain: u32,
+    /// Where the last one stopped.
+    resume: u64,
+}
+
+impl Look {
+    /// Whether an entry has its turn.
+    fn has_turn(&self, ticket: u64) -> bool {
+        self.vain < VAIN_MAX || (ticket >= self.resume && self.vain < 2 * VAIN_MAX)
+    }
 }
 
 impl PoolQueues {
@@ -91,8 +109,8 @@ impl PoolQueues {
 }
 
 /// Whether a newcomer has to wait behind others, whether a permit is free or not.
-pub(crate) fn is_taken(snapshot: &Snapshot) -> bool {
-    snapshot.queue.is_some() && snapshot.queued() > 0
+pub(crate) fn is_behind(snapshot: &Snapshot, request: &Request) -> bool {
+    snapshot.queue.is_some() && snapshot.queued() > 0 && !snapshot.may_pass_the_queue(request)
 }
 
 /// A slot in the queue of a pool; `None` when it has none, or that is full.
@@ -135,24 +153,29 @@ pub(crate) fn serve(worker: &mut Worker) {
         return;
     }
     worker.queues.look_at = worker.now + LOOK_EVERY;
-    let mut vain: Vec<(usize, u32)> = Vec::new();
+    let before = std::mem::take(&mut worker.queues.stopped);
+    let (mut looks, mut stopped): (Vec<Look>, Vec<(usize, u64)>) = (Vec::new(), Vec::new());
     let (mut from, until) = (0, worker.queues.next_ticket);
     while let Some(entry) = worker.queues.first_from(from).filter(|entry| entry.ticket < until) {
         from = entry.ticket + 1;
-        let at = vain.iter().position(|(pool, _)| *pool == entry.pool);
-        if at.is_some_and(|at| vain[at].1 >= VAIN_MAX) {
+        let at = looks.iter().position(|look| look.pool == entry.pool).unwrap_or_else(|| {
+            let resume = before.iter().find(|(pool, _)| *pool == entry.pool).map_or(0, |(_, ticket)| *ticket);
+            looks.push(Look { pool: entry.pool, vain: 0, resume });
+            looks.len() - 1
+        });
+        if !looks[at].has_turn(entry.ticket) {
+            if looks[at].vain == 2 * VAIN_MAX && stopped.iter().all(|(pool, _)| *pool != entry.pool) {
+                stopped.push((entry.pool, entry.ticket));
+            }
             continue;
         }
         let served = match entry.waiter {
             Waiter::Exchange(number) => exchange::serve_queued(worker, number),
             Waiter::Connection(index) => serve_connection(worker, index),
         };
-        match at {
-            _ if served => {}
-            Some(at) => vain[at].1 += 1,
-            None => vain.push((entry.pool, 1)),
-        }
+        looks[at].vain += u32::from(!served);
     }
+    worker.queues.stopped = stopped;
 }
 
 /// A client of TCP waits in the queue of its pool, if that has room.
@@ -196,7 +219,7 @@ fn serve_connection(worker: &mut Worker, index: usize) -> bool {
     let request = Request::of(connection.address, worker.now);
     let snapshot = connection.backend().pool.load_full();
     let limits = connection.settings.options.attempt_limits();
-    connection.attempt.waited();
+    connection.attempt.begin_anew();
     match connection.attempt.next(&snapshot, &request, &limits, &mut worker.random) {
         Err(NoServer::Full) => false,
         picked => {

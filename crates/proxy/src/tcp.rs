@@ -260,7 +260,7 @@ fn try_servers(worker: &mut Worker, index: usize) -> Progress {
         let limits = connection.settings.options.attempt_limits();
         let request = Request::of(connection.address, worker.now);
         let snapshot = connection.settings.backends[connection.backend as usize].pool.load();
-        let behind = connection.attempt.tried() == 0 && pool_queue::is_taken(&snapshot);
+        let behind = connection.attempt.tried() == 0 && pool_queue::is_behind(&snapshot, &request);
         let picked = if behind {
             Err(NoServer::Full)
         } else {

@@ -518,3 +518,21 @@ fn a_change_of_protocol_before_the_upload_is_complete_is_no_answer() {
         .unwrap();
     assert_eq!(client.answer("POST").unwrap().status(), 502);
 }
+
+/// A pooled connection that breaks off after a long time under way says nothing of how long a new one takes.
+#[test]
+fn a_request_whose_pooled_connection_breaks_late_is_repeated_in_a_time_of_its_own() {
+    let count = AtomicUsize::new(0);
+    let origin = Origin::start(move |wire, _| {
+        if count.fetch_add(1, Ordering::Relaxed) == 1 {
+            std::thread::sleep(Duration::from_millis(600));
+            return hang_up();
+        }
+        wire.reply("200 OK", "", b"here")
+    });
+    let (evener, port) = run_http(&[&origin], "connect_timeout = \"100ms\", connect_time_max = \"200ms\"");
+    let mut client = Wire::to(port);
+    assert_eq!(client.ask("GET", "/", "").unwrap().text(), "here");
+    assert_eq!(client.ask("GET", "/", "").unwrap().text(), "here");
+    assert_eq!((origin.connections(), evener.log_count(" server_down ")), (2, 0));
+}

@@ -290,3 +290,29 @@ fn permits_that_one_worker_frees_are_used_by_another() {
     assert!(evener.service_counter("s", "queued") > 0);
     assert_eq!(evener.service_counter("s", "no_server"), 0);
 }
+
+#[test]
+fn clients_that_wait_in_vain_do_not_keep_others_from_a_server_of_theirs() {
+    let (busy, gate) = gated();
+    let idle = Origin::named("idle");
+    let (evener, port) = run_http(
+        &[],
+        &format!(
+            "proxy_from = {{ \"127.0.0.1\" }}, pool = pool \"p\" {{ queue = {{ timeout = \"1m\" }}, \
+             {{ \"127.0.0.1:{}\", hard = 1, allow = {{ \"192.0.2.1\" }} }}, \
+             {{ \"127.0.0.1:{}\", deny = {{ \"192.0.2.1\" }} }} }}",
+            busy.port, idle.port
+        ),
+    );
+    let ask = |client: &str, target: &str| {
+        let wire = Wire::to(port);
+        let head = format!("PROXY TCP4 {client} 192.0.2.9 1 2\r\nGET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        wire.send(head).unwrap();
+        wire
+    };
+    let mut waiting: Vec<Wire> = (0..21).map(|_| ask("192.0.2.1", "/busy")).collect();
+    queued(&evener, 20);
+    assert_eq!(ask("192.0.2.2", "/").answer("GET").unwrap().status(), 200);
+    gate.open(21);
+    waiting.iter_mut().for_each(|wire| assert_eq!(wire.answer("GET").unwrap().status(), 200));
+}

@@ -119,8 +119,10 @@ pub(crate) fn again(worker: &mut Worker, number: usize) {
     let exchange = &mut worker.exchanges[number];
     let Reach::Open(slot) = std::mem::replace(&mut exchange.reach, Reach::Wanted) else { return };
     let fresh = !worker.servers[slot].reused;
-    if let Some(choice) = exchange.choice.take().filter(|_| fresh) {
-        exchange.attempt.again(choice.server.id);
+    match exchange.choice.take() {
+        Some(choice) if fresh => exchange.attempt.again(choice.server.id),
+        // The server may be well: its pooled connection was not.
+        _ => exchange.attempt.begin_anew(),
     }
     note_freed(worker, number);
     drop_server(worker, slot);

@@ -26,7 +26,7 @@ pub(crate) fn serve_queued(worker: &mut Worker, number: usize) -> bool {
         Request { client: exchange.client, now: worker.now, token: exchange.token, stay: exchange.stay };
     let snapshot = exchange.backend().pool.load_full();
     let limits = exchange.settings.options.attempt_limits();
-    exchange.attempt.waited();
+    exchange.attempt.begin_anew();
     let picked = exchange.attempt.next(&snapshot, &request, &limits, &mut worker.random);
     if matches!(picked, Err(NoServer::Full)) {
         return false;
