@@ -66,7 +66,7 @@ pub enum AddressError {
     /// Only a link-local address takes an interface.
     #[error("`{0}` names an interface; only a link-local address (fe80::/10) does")]
     NotLinkLocal(String),
-    /// What stands for an interface is neither its number nor, to who can look it up, its name.
+    /// The name or number after `%` stands for no known interface.
     #[error("`{text}`: this machine has no interface `{interface}` (`ip link` lists them)")]
     Interface {
         /// The whole text.

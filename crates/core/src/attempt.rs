@@ -17,7 +17,7 @@ pub const QUICK_FAILURES_MAX: usize = 10_000;
 /// So many servers that traffic took out may fail at once for one client.
 const LAST_RESORTS_MAX: u32 = 16;
 
-/// What a client's failed servers may cost it.
+/// Limits of what failed servers may cost a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttemptLimits {
     /// Servers that may fail otherwise than at once.
@@ -34,7 +34,7 @@ impl AttemptLimits {
     pub const NONE: Self = Self { slow_max: u32::MAX, time_max: Duration::MAX, can_wait: false };
 }
 
-/// What a failed server cost the client.
+/// The cost of a failed server to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cost {
     /// Next to nothing: it refused, or the system did.
@@ -83,7 +83,7 @@ impl Attempt {
         Self { began: Time::NEVER, failures: None }
     }
 
-    /// How many servers were tried.
+    /// Returns the number of servers that were tried.
     #[must_use]
     pub fn tried(&self) -> usize {
         self.failures.as_ref().map_or(0, |failures| failures.tried.len())
@@ -207,7 +207,7 @@ impl Failures {
     }
 }
 
-/// How many servers, and servers that were tried, were looked at: counted in tests only.
+/// Counts the servers that were looked at, in tests only.
 pub(crate) mod work {
     #[cfg(test)]
     thread_local! {

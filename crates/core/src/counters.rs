@@ -116,7 +116,7 @@ counters! {
         warm_used,
         /// Clients and requests that waited in a queue, because every server was at its limit.
         queued,
-        /// Those of them whose time in the queue was over.
+        /// Clients and requests whose time in the queue was over.
         queue_timeouts,
         /// Clients and requests for which the queue had no room.
         queue_full,

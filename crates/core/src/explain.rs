@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// So many candidates are put in order; further ones are only said to be candidates.
 const CANDIDATES_MAX: usize = 64;
 
-/// What a service asks before a server is chosen.
+/// Checks that come before a server is chosen.
 #[derive(Clone, Copy, Debug)]
 pub struct Gate<'a> {
     /// The protocol of the service.
@@ -29,19 +29,19 @@ pub struct Gate<'a> {
     pub throttle: Option<&'a Throttle>,
 }
 
-/// What a service says of a client that comes now.
+/// The verdict of a service on a client that comes now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entrance {
-    /// It comes in.
+    /// The client comes in.
     Permitted,
     /// The access list refuses it.
     Denied,
-    /// It reached a limit.
+    /// The client reached a limit.
     Exceeded(Exceeded),
 }
 
 impl Gate<'_> {
-    /// What becomes of a client's next connection and the first request on it. Nothing is counted.
+    /// Returns the verdict on a client's next connection and the first request on it. Nothing is counted.
     #[must_use]
     pub fn entrance(&self, client: IpAddr, now: Time) -> Entrance {
         let denied = self.acl.is_some_and(|acl| acl.access(client) == Access::Deny);

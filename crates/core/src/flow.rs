@@ -29,7 +29,7 @@ pub struct Via {
     pub proxy: SocketAddr,
     /// What the client sent to.
     pub destination: SocketAddr,
-    /// How many instances of Evener passed its datagrams on.
+    /// Number of instances of Evener that passed its datagrams on.
     pub hops: u8,
 }
 
@@ -158,7 +158,7 @@ pub struct Turns(Lru<FlowKey, Turn>);
 #[derive(Clone, Copy, Debug)]
 struct Turn {
     server: ServerId,
-    /// How many more datagrams it gets.
+    /// Number of further datagrams of this turn.
     left: u32,
 }
 
@@ -199,7 +199,7 @@ impl Turns {
         self.0.resize(capacity);
     }
 
-    /// How many clients there are.
+    /// Returns the number of clients.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()

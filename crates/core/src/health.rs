@@ -16,7 +16,7 @@ pub enum Probe {
     Pass,
     /// It did not, and this is why.
     Fail(String),
-    /// It was not asked, for a reason of our own (descriptors, ports, memory): no verdict.
+    /// The probe was not made, for a reason of our own (descriptors, ports, memory): no verdict.
     Unmade(String),
 }
 
@@ -49,20 +49,20 @@ impl Failure {
     }
 }
 
-/// How a TLS handshake with a server failed.
+/// The reason why a TLS handshake with a server failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsFailure {
     /// The server ended the connection.
     Ended,
-    /// What it sent is no TLS.
+    /// The server does not speak TLS.
     NotTls,
     /// Neither TLS 1.2 nor 1.3.
     Version,
     /// No cipher suite or group in common.
     CipherSuite,
-    /// It wants another certificate of ours, or one at all.
+    /// The server wants another certificate of ours, or one at all.
     OurCertificate,
-    /// It refused for another reason.
+    /// The server refused for another reason.
     Refused,
     /// Its certificate is not of a trusted authority.
     Authority,

@@ -26,7 +26,7 @@ impl MinRate {
     /// The highest rate.
     pub const BYTES_PER_SECOND_MAX: u32 = 1_000_000_000;
 
-    /// How often a pace has to be measured.
+    /// Returns the interval at which a pace has to be measured.
     #[must_use]
     pub fn step(&self) -> Duration {
         self.window / SLOTS as u32
@@ -38,7 +38,7 @@ impl MinRate {
     }
 }
 
-/// How far a body is.
+/// Progress of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes that moved since its beginning.

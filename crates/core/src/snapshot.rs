@@ -230,7 +230,7 @@ impl Snapshot {
         Some(&self.entries[self.by_id[at].1 as usize])
     }
 
-    /// How many clients and requests wait for a server, at all workers.
+    /// Returns the number of clients and requests that wait for a server, at all workers.
     #[must_use]
     pub fn queued(&self) -> u32 {
         self.live.queued.active()

@@ -274,7 +274,7 @@ impl ServiceOptions {
     /// The most datagrams of a turn.
     pub const SPREAD_MAX: u32 = 1_000_000;
 
-    /// What servers that fail may cost a client; one connect always has its time.
+    /// Returns the limits of what failed servers may cost a client; one connect always has its time.
     #[must_use]
     pub fn attempt_limits(&self) -> AttemptLimits {
         AttemptLimits {
@@ -284,7 +284,7 @@ impl ServiceOptions {
         }
     }
 
-    /// How long nothing may move on a relayed connection.
+    /// Returns the time for which nothing may move on a relayed connection.
     #[must_use]
     pub fn quiet_max(&self, is_half_closed: bool) -> Option<Duration> {
         let half_closed = self.half_closed_timeout.filter(|_| is_half_closed);
@@ -344,7 +344,7 @@ pub struct PoolSpec {
     pub passive: PassiveSpec,
     /// What becomes of a client whose server does not take it.
     pub failover: Failover,
-    /// What becomes of the connections of a server that a check takes down.
+    /// The fate of the connections of a server that a check takes down.
     pub on_down: OnDown,
     /// How long a server that came up takes to get its full share.
     pub slow_start: Option<Duration>,

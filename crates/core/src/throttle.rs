@@ -116,7 +116,7 @@ pub enum Exceeded {
     RequestRate,
 }
 
-/// What of its limits a client used up. Nothing is counted by looking.
+/// The limits that a client used up. Nothing is counted by looking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Used {
     /// Connections now.
@@ -171,7 +171,7 @@ impl Throttle {
         admitted
     }
 
-    /// What a client has used up now.
+    /// Returns the limits that a client has used up now.
     #[must_use]
     pub fn used(&self, client: IpAddr, now: Time) -> Used {
         let key = key_of(client);

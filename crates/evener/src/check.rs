@@ -14,6 +14,7 @@ use evener_core::spec::{CheckKind, CheckSpec};
 use evener_core::wire::http::HeadLimits;
 use evener_core::wire::proxy::{self, Extras, Transport, Version};
 use evener_core::{Endpoint, Target};
+use rustix::io::Errno;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::io::AsyncWriteExt;
@@ -63,7 +64,7 @@ pub(crate) async fn probe(patient: &Patient, spec: &CheckSpec) -> Probe {
 enum Missed {
     /// The server did not answer as it should.
     Failed(String),
-    /// It was not asked, for a reason of our own.
+    /// The server was not asked, for a reason of our own.
     Unmade(String),
 }
 
@@ -74,7 +75,7 @@ impl From<String> for Missed {
 }
 
 impl Missed {
-    /// What the system said while something was done.
+    /// Makes a result of an error of the system.
     fn by_system(doing: &str, error: &io::Error) -> Self {
         let why = format!("{doing}: {}", in_words(error));
         if is_want(error) { Self::Unmade(why) } else { Self::Failed(why) }
@@ -83,19 +84,7 @@ impl Missed {
 
 /// Whether an error is for want of descriptors, ports or memory of our own. (EAGAIN at a unix socket is its full queue.)
 fn is_want(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(
-        Errno::from_io_error(error),
-        Some(
-            Errno::MFILE
-                | Errno::NFILE
-                | Errno::NOBUFS
-                | Errno::NOMEM
-                | Errno::NOSPC
-                | Errno::ADDRNOTAVAIL
-                | Errno::ADDRINUSE
-        )
-    )
+    Errno::from_io_error(error).is_some_and(evener_proxy::is_want)
 }
 
 fn aim(target: &Target, port: Option<u16>) -> Target {

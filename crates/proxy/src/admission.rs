@@ -21,7 +21,7 @@ const TOO_MANY: u16 = 429;
 /// What is decided of a client.
 #[derive(Debug)]
 pub(crate) enum Admission {
-    /// It comes in.
+    /// The client comes in.
     Enter(Guest),
     /// It does not.
     Refused(Refused),

@@ -118,7 +118,7 @@ pub(crate) fn tell_local(worker: &Worker, pool: &Arc<str>, server: ServerId, err
 }
 
 /// Whether an error is for want of descriptors, ports or memory of our own, whoever is to be reached.
-pub(crate) fn is_want(error: Errno) -> bool {
+pub fn is_want(error: Errno) -> bool {
     matches!(
         error,
         Errno::MFILE

@@ -41,6 +41,7 @@ mod udp;
 mod warm;
 mod worker;
 
+pub use connect::is_want;
 pub use ending::EndReason;
 pub use listener::{BindError, Bound, Sharing, bind, may_be_transparent};
 pub use open::{Closed, Listing, Open};

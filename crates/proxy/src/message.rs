@@ -46,7 +46,7 @@ pub(crate) struct Told<'a> {
     pub(crate) host: Option<&'a [u8]>,
     pub(crate) port: Option<&'a [u8]>,
     pub(crate) standard: Vec<&'a [u8]>,
-    /// How many instances of Evener passed it on, as far as they said so.
+    /// Returns the number of instances of Evener that passed it on, as far as they said so.
     pub(crate) hops: u8,
 }
 

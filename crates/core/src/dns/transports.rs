@@ -13,7 +13,7 @@ const WORKS: Duration = Duration::from_secs(5);
 /// Responses are noted at most so often: they come often, and all workers write here.
 const NOTED_EVERY: Duration = Duration::from_secs(1);
 
-/// What is known of the transports of a server.
+/// Transports that a server is known to refuse.
 #[derive(Debug, Default)]
 pub struct Transports {
     datagram: Seen,

@@ -51,7 +51,7 @@ pub(super) fn order_soonest<C: Contender>(contenders: &[C], now: Time) -> Vec<u3
     by_cost(0..contenders.len(), cost, compare)
 }
 
-/// How busy a contender is, then how fast.
+/// The load of a contender, then its latency.
 fn soonest(contender: &impl Contender, now: Time) -> (f64, f64) {
     (load(contender), contender.latency().at(now, Policy::EWMA_DECAY).unwrap_or_default())
 }

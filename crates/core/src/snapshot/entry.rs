@@ -149,7 +149,7 @@ impl Entry {
         self.acl.as_ref().is_none_or(|acl| acl.access(client) == Access::Permit)
     }
 
-    /// How many connections may wait for clients here: all places that are free but the last one.
+    /// Returns the number of connections that may wait for clients here: all free permits but the last one.
     #[must_use]
     pub fn warm_max(&self) -> u32 {
         let taken = self.live.occupancy.active().saturating_add(1);

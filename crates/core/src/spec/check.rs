@@ -61,13 +61,13 @@ pub enum CheckKind {
     /// A connection on which the response is as it should be, over TLS when `tls` is given. Without `begins` and `expect`
     /// any response to what is sent is well, and where nothing is sent the connection (and the handshake) is enough.
     Stream {
-        /// What is sent; nothing when empty.
+        /// Bytes to send; nothing when empty.
         send: Vec<u8>,
-        /// How the response begins.
+        /// Bytes with which the response begins.
         begins: Option<Vec<u8>>,
         /// A text that the response's first 64 KiB must have.
         expect: Option<Vec<u8>>,
-        /// How to speak TLS.
+        /// Settings of TLS; `None` is a connection in the clear.
         tls: Option<CheckTls>,
     },
     /// An HTTP/1.1 request, over TLS when `tls` is given.
@@ -82,7 +82,7 @@ pub enum CheckKind {
         status: BTreeSet<u16>,
         /// A text that the body's first 64 KiB must have.
         body: Option<String>,
-        /// How to speak TLS.
+        /// Settings of TLS; `None` is a connection in the clear.
         tls: Option<CheckTls>,
     },
     /// A question over UDP is answered.

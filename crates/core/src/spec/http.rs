@@ -24,7 +24,7 @@ pub struct HttpSpec {
     pub stall_timeout: Duration,
     /// The rate below which a body is ended, if there is one.
     pub min_rate: Option<MinRate>,
-    /// What it means for a request under way that its client closed.
+    /// The requests that are given up when their client closes.
     pub abort_on_close: AbortOnClose,
     /// How long a server may take to begin its answer.
     pub answer_timeout: Duration,
@@ -65,7 +65,7 @@ impl Default for HttpSpec {
 }
 
 impl HttpSpec {
-    /// How long a body may be left alone before its progress is looked at.
+    /// Returns the time for which a body may be left alone before its progress is looked at.
     #[must_use]
     pub fn look_after(&self) -> Duration {
         self.min_rate.map_or(self.stall_timeout, |rate| rate.step().min(self.stall_timeout))

@@ -1,8 +1,8 @@
-//! What a pool does with clients whose server fails or is full.
+//! Choices of a pool for clients whose server fails or is full.
 
 use std::time::Duration;
 
-/// What becomes of the connections, requests and flows of a server that a check takes down.
+/// The fate of the connections, requests and flows of a server that a check takes down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnDown {
     /// They go on as long as they can.
@@ -29,9 +29,9 @@ impl OnDown {
 /// The queue of a pool, for clients of TCP and requests of HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueSpec {
-    /// How many may wait at once.
+    /// Largest number that may wait at once.
     pub size: u32,
-    /// How long each may wait.
+    /// Longest time that each may wait.
     pub timeout: Duration,
 }
 

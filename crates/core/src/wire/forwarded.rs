@@ -59,7 +59,7 @@ impl Lists<'_> {
     }
 }
 
-/// How the elements of a list are written.
+/// Syntax of the elements of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Syntax {
     /// `for="[2001:db8::7]:4711";proto=https` (RFC 7239, section 4).

@@ -23,7 +23,7 @@ impl Default for HeadLimits {
     }
 }
 
-/// How strictly a head is read.
+/// Strictness with which a header section is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Strictness {
     /// As clients' requests are: anything ambiguous is refused.

@@ -80,7 +80,7 @@ pub struct Extras<'a> {
     pub unique_id: Option<&'a [u8]>,
     /// The client's TLS.
     pub ssl: Option<Ssl<'a>>,
-    /// How many instances of Evener passed the header on; not told where there is none.
+    /// Number of instances of Evener that passed the header on; left out where there is none.
     pub hops: u8,
 }
 

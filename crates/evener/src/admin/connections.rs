@@ -125,12 +125,12 @@ pub(super) struct OfServer {
     server: String,
 }
 
-/// What was closed of a server.
+/// Connections of a server that were closed.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ServerClosedView {
     /// Its full name.
     pub(crate) server: String,
-    /// How many connections, requests and flows there were.
+    /// Number of connections, requests and flows that were closed.
     pub(crate) closed: usize,
 }
 

@@ -33,10 +33,10 @@ pub(crate) struct Explained {
     /// The limit of `per_client` that the client reached: `connections`, `connection_rate` or `request_rate`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) limit: Option<String>,
-    /// What becomes of a client that is not permitted or reached a limit: `drop`, `reject`, `tarpit` or `pool`.
+    /// The fate of a client that is not permitted or reached a limit: `drop`, `reject`, `tarpit` or `pool`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) refusal: Option<String>,
-    /// What else decides, in sentences.
+    /// Further facts that decide, in sentences.
     #[serde(default)]
     pub(crate) notes: Vec<String>,
     /// The server that the sticky table names.
@@ -135,7 +135,7 @@ fn full(service: &Service, settings: &Settings) -> Vec<String> {
     bounds.into_iter().filter_map(reached).collect()
 }
 
-/// What becomes of the client if it does not come in as others do.
+/// The fate of a client that does not come in as others do.
 fn enter(explained: &mut Explained, service: &Service, settings: &Settings, now: Time) -> Option<Refusal> {
     let client = explained.client;
     let serves_denied = matches!(settings.denied, Refusal::Backend(_));
@@ -188,7 +188,7 @@ fn reached(exceeded: Exceeded, throttle: &Throttle, client: IpAddr, now: Time) -
     format!("this client used up `per_client.{} = \"{rate}\"`", key_of(exceeded))
 }
 
-/// What a refusal means, in a word and in a sentence.
+/// Describes a refusal, in a word and in a sentence.
 fn fate(refusal: Refusal, protocol: Protocol, settings: &Settings, by_limit: bool) -> (&'static str, String) {
     match refusal {
         Refusal::Drop if protocol == Protocol::Udp => ("drop", "its datagrams are dropped".into()),

@@ -29,14 +29,14 @@ pub(crate) struct Status {
 /// The descriptors of the process.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct DescriptorsView {
-    /// How many may be open; absent when there is no limit.
+    /// Number that may be open; absent when there is no limit.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) limit: Option<u64>,
-    /// How many clients, flows and connections to servers have, with what is promised to clients for their servers.
+    /// Number that clients, flows and connections to servers have, with those promised to clients for their servers.
     pub(crate) used: u64,
-    /// How many are kept back for everything else: this socket, checks, a reload.
+    /// Number kept back for everything else: this socket, checks, a reload.
     pub(crate) kept_back: u64,
-    /// How many connections there can be at once as descriptors go, two each; absent when there is no limit.
+    /// Number of connections that descriptors allow at once, two each; absent when there is no limit.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) connections_max: Option<u64>,
 }

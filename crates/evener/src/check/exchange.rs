@@ -21,7 +21,7 @@ const READ_BYTES: usize = 8 * 1024;
 /// The limits where no http service uses the pool: the largest that can be configured.
 const LIMITS_MAX: HeadLimits = HeadLimits { bytes_max: 64 * 1024, fields_max: 10_000 };
 
-/// What the response must be.
+/// Requirements that the response must meet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Expected<'a> {
     pub(super) status: &'a BTreeSet<u16>,
@@ -150,7 +150,7 @@ impl<S: AsyncRead + Unpin> Reader<S> {
     }
 }
 
-/// How far a body is.
+/// Progress of a body.
 enum Body {
     Length(u64),
     Chunked(Decoder),

@@ -79,7 +79,7 @@ impl HttpPart {
     }
 }
 
-/// How far a body is.
+/// Progress of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Body {
     /// The head of an answer is awaited.

@@ -15,9 +15,9 @@ const TIMEOUT_UNIT_MS: u128 = 100;
 /// cookie takes no response without it (section 5.3), and what is kept has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cookies {
-    /// They are passed on.
+    /// Cookies are passed on.
     Pass,
-    /// They are taken out on either way, so that clients take us for one who does not know them.
+    /// Cookies are taken out in both directions, so that clients take us for a server that does not know them.
     Remove,
 }
 

@@ -8,13 +8,13 @@ use std::ops::Range;
 pub(super) const SUBNET: u16 = 8;
 /// A cookie (RFC 7873, section 4).
 pub(super) const COOKIE: u16 = 10;
-/// How long a TCP connection may be idle (RFC 7828, section 3.1).
+/// The time for which a TCP connection may be idle (RFC 7828, section 3.1).
 pub(super) const KEEPALIVE: u16 = 11;
 /// Padding (RFC 7830, section 3).
 pub(super) const PADDING: u16 = 12;
-/// How many instances of Evener passed a question on: of the range for local use (RFC 6891, section 9).
+/// Number of instances of Evener that passed a query on: of the range for local use (RFC 6891, section 9).
 pub(super) const HOPS: u16 = 65_197;
-/// What its data begin with, for others may use the number.
+/// First bytes of its data, for others may use the number.
 pub(super) const HOPS_SIGN: [u8; 2] = *b"ev";
 /// Code and length.
 pub(super) const OPTION_HEAD: usize = 4;

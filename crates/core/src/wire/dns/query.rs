@@ -172,7 +172,7 @@ impl Query {
         usize::from(self.question_end) > HEADER_BYTES
     }
 
-    /// How many instances of Evener passed it on, as far as they said so.
+    /// Returns the number of instances of Evener that passed it on, as far as they said so.
     #[must_use]
     pub fn hops(&self, message: &[u8]) -> u8 {
         self.hops_at().map_or(0, |at| message.get(at).copied().unwrap_or_default())
