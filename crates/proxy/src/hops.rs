@@ -21,10 +21,10 @@ const CONNECTIONS_SUSPICIOUS: u32 = 1000;
 const QUERIES_SUSPICIOUS: u32 = 32;
 /// So many servers of a pool are looked at for the address of a client.
 const SERVERS_LOOKED_AT: usize = 64;
-/// From so many new flows of a listener a second on, they may go round.
+/// From so many new flows of a listener in a [`WINDOW`] on, they may go round.
 const FLOWS_SUSPICIOUS: u32 = 256;
-/// How long flows are counted.
-const WINDOW: Duration = Duration::from_secs(1);
+/// How long flows are counted: on a busy machine a datagram may go round some ten times a second only.
+const WINDOW: Duration = Duration::from_secs(10);
 /// tcp(7): a listener keeps the first packets of its connections.
 const TCP_SAVE_SYN: i32 = 27;
 

@@ -57,9 +57,10 @@ impl Round {
             std::thread::sleep(Duration::from_millis(200));
             (std::mem::replace(&mut before, now) == now).then_some(())
         });
-        let told: usize =
-            self.instances.iter().map(|instance| instance.log_count("loop_found service=s")).sum();
-        assert!(told > 0);
+        wait_until("the log to tell of it", || {
+            let mut instances = self.instances.iter();
+            instances.any(|instance| instance.log_count("loop_found service=s") > 0).then_some(())
+        });
     }
 }
 
