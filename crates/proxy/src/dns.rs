@@ -27,10 +27,10 @@ mod transfers;
 mod twins;
 mod upstream;
 
-use crate::batch::BATCH;
-use crate::burst::Burst;
+use crate::context::timers::Timers;
+use crate::io::batch::BATCH;
+use crate::io::gso::Burst;
 use crate::service::Service;
-use crate::timers::Timers;
 use crate::worker::{Retry, Worker};
 use answers::Answers;
 use client::Client;

@@ -4,48 +4,22 @@
 //! way of a packet but atomics and the published [`Snapshot`](evener_core::snapshot::Snapshot) of each pool. The crate
 //! opens sockets and moves bytes; what a client gets, `evener-core` decides; when things change, the program says.
 
-mod admission;
-mod batch;
-mod burst;
-mod connect;
-mod connection;
-pub mod descriptors;
+mod context;
 mod dns;
-mod ending;
-mod exchange;
-mod greeting;
-mod hops;
-mod http1;
-mod http2;
-mod link;
-mod listener;
-mod message;
-mod open;
-mod pausing;
-mod pipe;
+mod http;
+mod io;
 mod plane;
-mod pool_queue;
-mod registry;
-mod relay;
-mod request_log;
-mod ring;
-mod ring_relay;
 mod service;
-mod session;
-mod sys;
 mod tcp;
-mod timers;
-mod tls;
-mod tunnel;
 mod udp;
-mod warm;
 mod worker;
 
-pub use connect::is_want;
-pub use ending::EndReason;
-pub use listener::{BindError, Bound, Sharing, bind, may_be_transparent};
-pub use open::{Closed, Listing, Open};
+pub use context::descriptors;
+pub use io::connect::is_want;
+pub use io::listener::{BindError, Bound, Sharing, bind, may_be_transparent};
+pub use io::request_log::{LogForm, Queued, RequestLog};
+pub use io::tls::{TlsAcceptor, TlsConnector};
 pub use plane::{Driver, Plane, PlaneOptions};
-pub use request_log::{LogForm, Queued, RequestLog};
+pub use service::ending::EndReason;
+pub use service::open::{Closed, Listing, Open};
 pub use service::{Backend, Dns, Refusal, Report, Reporter, Service, ServiceLive, Settings};
-pub use tls::{TlsAcceptor, TlsConnector};

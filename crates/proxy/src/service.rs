@@ -1,8 +1,15 @@
 //! A service as workers share it: its present settings, what is counted, and what is reported of it.
 
-use crate::descriptors::Unit;
-use crate::request_log::RequestLog;
-use crate::tls::{TlsAcceptor, TlsConnector};
+pub(crate) mod admission;
+pub(crate) mod ending;
+pub(crate) mod hops;
+pub(crate) mod open;
+pub(crate) mod pool_queue;
+pub(crate) mod preamble;
+
+use crate::context::descriptors::Unit;
+use crate::io::request_log::RequestLog;
+use crate::io::tls::{TlsAcceptor, TlsConnector};
 use arc_swap::ArcSwap;
 use evener_core::acl::{Access, Acl};
 use evener_core::clients::{ClientSeen, Clients};

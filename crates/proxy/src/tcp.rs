@@ -1,30 +1,32 @@
 //! The TCP way in, in five hops: accept, admit, pick, connect (the next candidate on failure), relay.
 
+pub(crate) mod connection;
 mod deadline;
 mod first;
+pub(crate) mod pausing;
 mod queued;
+pub(crate) mod ring_relay;
+pub(crate) mod warm;
 
 pub(crate) use deadline::on_deadline;
 pub(crate) use queued::take_server;
 
-use crate::admission::{self, Admission, Refused, reset_at_close};
-use crate::connect::{
+use crate::context::descriptors::Unit;
+use crate::context::registry::Token;
+use crate::context::ring::{GENERATION_MASK, Mark};
+use crate::dns;
+use crate::http::session;
+use crate::io::connect::{
     TRIES_MAX, begin_pending, cost, end_pending, note_failure, note_no_server, note_success, open_socket,
 };
-use crate::connection::{Connection, Stage, Step, Upstream};
-use crate::descriptors::Unit;
-use crate::dns;
-use crate::greeting::{self, Greeted, Greeting};
-use crate::hops::{limit_connection, note_loop};
-use crate::listener;
-use crate::pausing::{Full, Queue, pause_failed, pause_full};
-use crate::pool_queue;
-use crate::registry::Token;
-use crate::ring::{GENERATION_MASK, Mark};
-use crate::ring_relay;
+use crate::io::listener;
+use crate::service::admission::{self, Admission, Refused, reset_at_close};
+use crate::service::hops::{limit_connection, note_loop};
+use crate::service::pool_queue;
+use crate::service::preamble::{self, Greeted, Greeting};
 use crate::service::{Place, Settings};
-use crate::session;
-use crate::warm;
+use crate::tcp::connection::{Connection, Stage, Step, Upstream};
+use crate::tcp::pausing::{Full, Queue, pause_failed, pause_full};
 use crate::worker::{Retry, Worker};
 use evener_core::snapshot::{Choice, NoServer, Request};
 use evener_core::spec::Protocol;
@@ -101,7 +103,7 @@ fn accept_one(worker: &mut Worker, index: usize, settings: Arc<Settings>, place:
     let listener = &mut worker.streams[index];
     match acceptfrom_with(&listener.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
         Ok((client, address)) => {
-            admit(worker, index, client, greeting::client_address(address), settings, place);
+            admit(worker, index, client, preamble::client_address(address), settings, place);
         }
         Err(Errno::AGAIN) => {
             listener.paused = None;

@@ -2,8 +2,8 @@
 //! passed the question on, where it may go round.
 
 use super::query::{Origin, Query, spec};
-use crate::hops::{is_crowded_by_queries, may_go_round};
 use crate::service::Settings;
+use crate::service::hops::{is_crowded_by_queries, may_go_round};
 use crate::worker::Worker;
 use evener_core::snapshot::Entry;
 use evener_core::spec::ClientSubnetSpec;

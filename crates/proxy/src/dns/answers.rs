@@ -1,8 +1,8 @@
 //! The answers to datagrams, which go out together; each from the listener that its question came to. Those of one length to
 //! one client become one message for the kernel: half of what a question costs us is to send its answer.
 
-use crate::batch::Batch;
-use crate::burst::Burst;
+use crate::io::batch::Batch;
+use crate::io::gso::Burst;
 use crate::worker::Worker;
 use evener_core::hash;
 use rustix::fd::AsFd;

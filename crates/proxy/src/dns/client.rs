@@ -5,13 +5,13 @@ use super::framed::{Framed, Received};
 use super::query::{self, Asker, Origin, Party};
 use super::transfers::{self, Transfers};
 use super::{Served, stream};
-use crate::admission::{self, Admission, Guest, Refused, reset_at_close};
-use crate::descriptors::Unit;
-use crate::greeting::{self, Origin as Told};
-use crate::hops::note_loop;
-use crate::open::{self, Open};
-use crate::registry::Token;
+use crate::context::descriptors::Unit;
+use crate::context::registry::Token;
 use crate::service::Place;
+use crate::service::admission::{self, Admission, Guest, Refused, reset_at_close};
+use crate::service::hops::note_loop;
+use crate::service::open::{self, Open};
+use crate::service::preamble::{self, Origin as Told};
 use crate::service::{Service, Settings};
 use crate::tcp::GREETING;
 use crate::worker::{Retry, Worker};
@@ -296,7 +296,7 @@ fn take_questions(worker: &mut Worker, index: usize, settings: &Settings) -> App
 /// Hears the PROXY header; whether the client may ask now.
 fn greet(worker: &mut Worker, index: usize, settings: &Settings) -> bool {
     let client = &mut worker.dns.clients[index];
-    match greeting::read_proxy(client.framed.pending(), &mut client.told) {
+    match preamble::read_proxy(client.framed.pending(), &mut client.told) {
         Ok(None) => return false,
         Ok(Some(length)) => client.framed.consume(length),
         Err(_) => {

@@ -2,7 +2,7 @@
 
 use super::query::{retire, spec};
 use super::{declined, reply};
-use crate::connect::note_no_server;
+use crate::io::connect::note_no_server;
 use crate::service::{Notice, Report, Settings};
 use crate::worker::Worker;
 use evener_core::dns::Freshness;

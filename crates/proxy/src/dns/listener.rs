@@ -2,10 +2,10 @@
 
 use super::answers::{self, Way};
 use super::query::{self, Asker, Origin, Party};
-use crate::batch::{BATCH, Batch, Local, Names};
-use crate::greeting;
-use crate::hops::{HOPS_MAX, note_loop};
-use crate::registry::Token;
+use crate::context::registry::Token;
+use crate::io::batch::{BATCH, Batch, Local, Names};
+use crate::service::hops::{HOPS_MAX, note_loop};
+use crate::service::preamble;
 use crate::service::{Refusal, Service, Settings};
 use crate::worker::{Retry, Worker};
 use evener_core::Time;
@@ -36,7 +36,7 @@ pub(super) struct Listener {
 /// Questions come to this socket from now on.
 pub(crate) fn listen(worker: &mut Worker, id: u64, service: &Arc<Service>, socket: OwnedFd, local: Local) {
     let (service, serial) = (worker.dns.place_of(service), worker.number());
-    let bound = greeting::local_address(&socket);
+    let bound = preamble::local_address(&socket);
     let listener = Listener { id, service, serial, socket, local, bound, under_way: 0, leaving: None };
     let index = worker.dns.listeners.insert(listener);
     super::tend(worker);

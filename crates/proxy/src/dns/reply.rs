@@ -3,7 +3,7 @@
 use super::answers;
 use super::query::{Asker, Origin, Party, Query, TRANSFER_PAUSE, Waits, retire, spec};
 use super::{attempt, client, declined, hop, twins};
-use crate::connect::note_success;
+use crate::io::connect::note_success;
 use crate::service::Settings;
 use crate::worker::Worker;
 use evener_core::dns::{Cache, Freshness, network};

@@ -6,10 +6,10 @@ use super::ids::Ids;
 use super::query::{self, Cause, Query, Taken, Waits};
 use super::standing::v4_of;
 use super::{attempt, client, reply, sockets, standing, upstream};
-use crate::connect::{count_failure, is_ours, open_socket};
-use crate::greeting;
-use crate::listener;
-use crate::registry::Token;
+use crate::context::registry::Token;
+use crate::io::connect::{count_failure, is_ours, open_socket};
+use crate::io::listener;
+use crate::service::preamble;
 use crate::service::{Report, Settings};
 use crate::worker::{Retry, Worker};
 use evener_core::snapshot::Entry;
@@ -216,7 +216,7 @@ fn open(
         && let Some((told, socket)) = client::told(worker, index)
     {
         let ends = told.ends(socket);
-        framed.queue(&greeting::introduce(version, told, ends, None, None, name));
+        framed.queue(&preamble::introduce(version, told, ends, None, None, name));
     }
     if server.dialect == Dialect::Mname
         && let Some(source) = v4_of(asker.client)

@@ -1,8 +1,8 @@
 //! The sockets and streams that a service of this worker has to a server.
 
 use super::{sockets, stream};
-use crate::ending::Ending;
 use crate::service::Settings;
+use crate::service::ending::Ending;
 use crate::worker::Worker;
 use evener_core::snapshot::{Entry, ServerLive};
 use evener_core::{Target, Time};

@@ -1,7 +1,7 @@
 //! Deadlines of connections: connects, the preamble, lingering, and relays on which nothing moves.
 
 use super::{close, give_up, next_server};
-use crate::connection::Stage;
+use crate::tcp::connection::Stage;
 use crate::worker::Worker;
 use evener_core::Time;
 use evener_core::snapshot::NoServer;

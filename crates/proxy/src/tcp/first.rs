@@ -1,7 +1,7 @@
 //! What a server gets before its client's bytes are relayed.
 
 use super::queue;
-use crate::greeting;
+use crate::service::preamble;
 use crate::worker::Worker;
 
 /// The server gets the PROXY header, and what the client said before it was chosen.
@@ -13,7 +13,7 @@ pub(super) fn say_first(worker: &mut Worker, index: usize) {
     if let Some(version) = version {
         let ends = greeting.origin.ends(&connection.client);
         let name = greeting.name.as_deref();
-        first = greeting::introduce(version, &greeting.origin, ends, name, None, worker.random.bits());
+        first = preamble::introduce(version, &greeting.origin, ends, name, None, worker.random.bits());
     }
     let said = first.len();
     greeting.header_left = said as u64;

@@ -1,7 +1,7 @@
 //! Clients that waited in the queue of their pool.
 
 use super::{Progress, connect, fail, give_up, relay, try_servers};
-use crate::connection::Stage;
+use crate::tcp::connection::Stage;
 use crate::worker::Worker;
 use evener_core::snapshot::{Choice, NoServer};
 

@@ -1,7 +1,7 @@
 //! What servers are told of clients with each datagram, by the PROXY protocol.
 
-use crate::batch::Batch;
-use crate::greeting;
+use crate::io::batch::Batch;
+use crate::service::preamble;
 use crate::worker::Worker;
 use evener_core::flow::FlowKey;
 use evener_core::wire::proxy::{self, Ends, Extras, Transport};
@@ -18,7 +18,7 @@ pub(super) fn introduce(worker: &Worker, slot: usize, batch: &mut Batch, places:
 
 /// What the server is told of a client with each of its datagrams.
 pub(super) fn header_of(worker: &Worker, index: usize, key: &FlowKey) -> Box<[u8]> {
-    let bound = greeting::local_address(&worker.datagrams[index].socket);
+    let bound = preamble::local_address(&worker.datagrams[index].socket);
     let used = bound.map(|bound| SocketAddr::new(key.local.unwrap_or(bound.ip()), bound.port()));
     let destination = key.via.map(|via| via.destination).or(used);
     let ends = destination.map(|destination| Ends { source: key.client, destination });

@@ -2,9 +2,9 @@
 
 use super::party::Party;
 use super::{DRAIN_ANSWERED_IDLE, DRAIN_IDLE, DatagramListener, end, flow_idle};
-use crate::ending::Ending;
-use crate::open::{self, Open};
 use crate::service::Settings;
+use crate::service::ending::Ending;
+use crate::service::open::{self, Open};
 use crate::worker::{PoolIs, Worker};
 use evener_core::Time;
 use evener_core::flow::{Flow, FlowKey};

@@ -1,17 +1,17 @@
 //! What the control thread wants of a worker: listeners that come, go and change hands, and the end.
 
 use super::{Command, PoolIs, Worker};
-use crate::batch::Local;
-use crate::connection::Stage;
+use crate::context::registry::Token;
 use crate::dns;
-use crate::ending;
-use crate::hops::FlowWatch;
-use crate::listener::{StreamListener, UnixPath};
-use crate::open;
-use crate::registry::Token;
+use crate::http::session::{self, Mode};
+use crate::io::batch::Local;
+use crate::io::listener::{StreamListener, UnixPath};
 use crate::service::Service;
-use crate::session::{self, Mode};
+use crate::service::ending;
+use crate::service::hops::FlowWatch;
+use crate::service::open;
 use crate::tcp;
+use crate::tcp::connection::Stage;
 use crate::udp::{self, DatagramListener};
 use evener_core::flow::{FlowTable, Turns};
 use evener_core::spec::{Protocol, Transport};

@@ -2,10 +2,10 @@
 //! are kept go first, then clients that keep a connection of HTTP, or of DNS over TCP, without asking anything, the longest idle first.
 
 use super::Worker;
-use crate::descriptors;
+use crate::context::descriptors;
 use crate::dns;
-use crate::exchange;
-use crate::session::{self, Session};
+use crate::http::exchange;
+use crate::http::session::{self, Session};
 use evener_core::Time;
 use std::time::Duration;
 

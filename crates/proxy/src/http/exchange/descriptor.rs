@@ -1,0 +1,93 @@
+//! Descriptors for connections to servers. A session is promised one when it is accepted; the connection of its exchange
+//! takes that, and brings it back. Further ones, of HTTP/2, take what is left, if anything.
+
+use super::idle::Kept;
+use super::{Reach, close_server};
+use crate::context::descriptors::Unit;
+use crate::http::session::Mode;
+use crate::io::connect;
+use crate::worker::Worker;
+use evener_core::snapshot::NoServer;
+use std::sync::Arc;
+
+/// A descriptor for a connection of this exchange. Without one, no server can be had for it.
+pub(super) fn take(worker: &mut Worker, number: usize) -> Option<Unit> {
+    let session = worker.exchanges[number].session;
+    if let Some(promise) = worker.sessions[session].promise.take() {
+        return Some(promise.fulfil());
+    }
+    if let Some(unit) = Unit::take().or_else(|| take_unused(worker)) {
+        return Some(unit);
+    }
+    // A client that asks one thing at a time never has more than was promised to it.
+    if !matches!(worker.sessions[session].mode, Mode::Http2(_)) {
+        return Some(Unit::take_beyond());
+    }
+    let service = Arc::clone(&worker.sessions[session].service);
+    let exchange = &mut worker.exchanges[number];
+    exchange.choice = None;
+    exchange.reach = Reach::Failed(NoServer::NoDescriptor);
+    connect::note_no_server(worker, &service, NoServer::NoDescriptor);
+    None
+}
+
+/// The connection that is unused the longest makes room.
+fn take_unused(worker: &mut Worker) -> Option<Unit> {
+    let slot = oldest(worker)?;
+    let unit = worker.servers[slot].unit.take();
+    close_server(worker, slot);
+    unit
+}
+
+/// Of all servers; those of each are in the order in which they became unused.
+fn oldest(worker: &Worker) -> Option<usize> {
+    let firsts = worker.idle.values().filter_map(|idle| idle.first().copied());
+    firsts.min_by_key(|slot| worker.servers[*slot].idle_since)
+}
+
+/// A descriptor that was for a server is for the next one.
+pub(super) fn keep(worker: &mut Worker, number: usize, unit: Unit) {
+    let session = worker.exchanges[number].session;
+    if let Some(session) = worker.sessions.get_mut(session) {
+        session.promise.get_or_insert_with(|| unit.promise());
+    }
+}
+
+/// A connection is about to be closed: its session has the descriptor for the next one.
+pub(super) fn give_back(worker: &mut Worker, session: usize, slot: usize) {
+    let (Some(session), Some(server)) = (worker.sessions.get_mut(session), worker.servers.get_mut(slot))
+    else {
+        return;
+    };
+    if session.promise.is_none() {
+        session.promise = server.unit.take().map(Unit::promise);
+    }
+}
+
+/// The same for a connection that the session kept for itself.
+pub(super) fn give_back_kept(worker: &mut Worker, session: usize, kept: Kept) {
+    if let Some(slot) = kept.find(worker) {
+        give_back(worker, session, slot);
+    }
+}
+
+/// Whether a session has a descriptor for its next connection, besides the one that is about to be kept unused.
+pub(super) fn is_promised(worker: &mut Worker, session: usize) -> bool {
+    let Some(session) = worker.sessions.get_mut(session) else { return true };
+    if session.promise.is_none() {
+        session.promise = Unit::take().map(Unit::promise);
+    }
+    session.promise.is_some()
+}
+
+/// Closes connections that nobody uses, the longest unused first; how many there were.
+pub(crate) fn shed_idle(worker: &mut Worker, wanted: u32) -> u32 {
+    let mut closed = 0;
+    while closed < wanted
+        && let Some(slot) = oldest(worker)
+    {
+        close_server(worker, slot);
+        closed += 1;
+    }
+    closed
+}

@@ -1,0 +1,129 @@
+//! The end of an exchange: its connection is pooled, goes back to its client, or is closed; or the exchange goes on by another.
+
+use super::descriptor;
+use super::idle::{Kept, let_go, on_idle_readable};
+use super::{Exchange, Reach, Stage, close_server, drop_server, note_freed};
+use crate::http::session::{LINGER, LINGER_BYTES_MAX};
+use crate::io::transport::Received;
+use crate::service::admission::reset_at_close;
+use crate::service::pool_queue;
+use crate::worker::Worker;
+use std::time::Duration;
+
+/// A connection to a server that nobody uses is kept for so long.
+const IDLE: Duration = Duration::from_secs(30);
+/// A worker keeps so many unused connections to one server.
+const IDLE_MAX: usize = 256;
+
+/// Whether a connection may be used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// By anybody.
+    Shared,
+    /// By the same client only; the caller holds it.
+    Private,
+    /// No more.
+    No,
+    /// No more, once the server has received everything: its client ended for both (`fast_close`).
+    Unserved,
+}
+
+/// An exchange is over; returns its server's connection when it is kept for the same client.
+pub(crate) fn end(worker: &mut Worker, number: usize, keep: Keep) -> Option<Kept> {
+    worker.exchange_timers.clear(number);
+    let exchange = worker.exchanges.try_remove(number)?;
+    exchange.queued.iter().for_each(|queued| worker.queues.remove(queued));
+    if exchange.choice.is_some() {
+        pool_queue::note_freed(worker, &exchange.backend().pool);
+    }
+    if let Some(kept) = exchange.kept {
+        descriptor::give_back_kept(worker, exchange.session, kept);
+        let_go(worker, kept);
+    }
+    let (Reach::Open(slot) | Reach::Connecting(slot)) = exchange.reach else { return None };
+    let server = &mut worker.servers[slot];
+    server.exchange = None;
+    // More than was asked for, or the end, came already.
+    let sound = server.stage == Stage::Open
+        && server.link.input.is_empty()
+        && server.link.end.is_none()
+        && server.link.pending() == 0
+        && !server.link.broken;
+    server.idle_since = worker.now;
+    if keep == Keep::Unserved && exchange.settings.options.fast_close.by_client() {
+        return linger(worker, slot);
+    }
+    if matches!(keep, Keep::No | Keep::Unserved) || !sound || (keep == Keep::Shared && server.personal) {
+        descriptor::give_back(worker, exchange.session, slot);
+        close_server(worker, slot);
+        return None;
+    }
+    if keep == Keep::Private {
+        return Some(Kept::at(slot, server));
+    }
+    let key = server.key;
+    let has_room = !worker.draining && descriptor::is_promised(worker, exchange.session);
+    let idle = worker.idle.entry(key).or_default();
+    if idle.len() >= IDLE_MAX || !has_room {
+        descriptor::give_back(worker, exchange.session, slot);
+        close_server(worker, slot);
+    } else {
+        idle.push(slot);
+        worker.server_timers.set(slot, worker.now + IDLE);
+        if worker.servers[slot].link.readable {
+            on_idle_readable(worker, slot);
+        }
+    }
+    None
+}
+
+/// What a server says goes to nobody any more; what it gets must not be lost by a reset, the answer to that.
+fn linger(worker: &mut Worker, slot: usize) -> Option<Kept> {
+    let server = &mut worker.servers[slot];
+    if server.stage == Stage::Open && !server.link.broken && server.link.hear_out() {
+        server.stage = Stage::Lingering;
+        worker.server_timers.set(slot, worker.now + LINGER);
+        hear(worker, slot);
+    } else {
+        close_server(worker, slot);
+    }
+    None
+}
+
+/// Hears a server for nobody.
+pub(super) fn hear(worker: &mut Worker, slot: usize) {
+    let server = &mut worker.servers[slot];
+    let mut heard = 0;
+    while heard < LINGER_BYTES_MAX && server.link.receive(&mut worker.buffers) == Received::Some {
+        heard += server.link.input.len();
+        server.link.input.consume(usize::MAX);
+        server.link.settle(&mut worker.buffers);
+    }
+    if heard >= LINGER_BYTES_MAX || server.link.end.is_some() || server.link.left() == 0 {
+        close_server(worker, slot);
+    }
+}
+
+/// An exchange is over, whatever it was about.
+pub(crate) fn abandon(worker: &mut Worker, number: usize) {
+    if let Some(Exchange { reach: Reach::Open(slot), .. }) = worker.exchanges.get(number).map(|one| &**one) {
+        // Half a request must not look like a whole one.
+        reset_at_close(&worker.servers[*slot].link.socket);
+    }
+    end(worker, number, Keep::No);
+}
+
+/// The same request goes to another server, or to the same by another connection.
+pub(crate) fn again(worker: &mut Worker, number: usize) {
+    worker.exchange_timers.clear(number);
+    let exchange = &mut worker.exchanges[number];
+    let Reach::Open(slot) = std::mem::replace(&mut exchange.reach, Reach::Wanted) else { return };
+    let fresh = !worker.servers[slot].reused;
+    match exchange.choice.take() {
+        Some(choice) if fresh => exchange.attempt.again(choice.server.id),
+        // The server may be well: its pooled connection was not.
+        _ => exchange.attempt.begin_anew(),
+    }
+    note_freed(worker, number);
+    drop_server(worker, slot);
+}

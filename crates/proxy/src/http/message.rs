@@ -1,0 +1,417 @@
+//! Heads as we write them: requests as servers get them, answers as clients get them, and our own answers.
+
+use crate::service::hops::HOPS_MAX;
+use evener_core::spec::{ForwardedMode, ForwardedSpec, RedirectSpec, RespondSpec};
+use evener_core::wire::forwarded::{self, Client, Lists, Syntax};
+use evener_core::wire::http::{Framing, Kind, Request, Response, Target};
+use std::borrow::Cow;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+
+/// What is known of the client when a request is passed on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sender<'a> {
+    /// The client's address, as the connection or a PROXY header tells.
+    pub(crate) client: IpAddr,
+    /// What it connected to.
+    pub(crate) local: Option<SocketAddr>,
+    /// Whether it speaks TLS with us.
+    pub(crate) secure: bool,
+    /// It may be an instance that passes on what we passed on to it.
+    pub(crate) may_go_round: bool,
+    /// The field for the subject of its certificate, and that subject.
+    pub(crate) subject: Option<(&'a str, Option<&'a str>)>,
+}
+
+impl Sender<'_> {
+    fn scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
+    }
+}
+
+/// What a request is, apart from how it came.
+pub(crate) struct RequestParts<'a> {
+    pub(crate) method: &'a [u8],
+    pub(crate) target: Cow<'a, [u8]>,
+    pub(crate) authority: &'a [u8],
+    pub(crate) framing: Option<Framing>,
+    pub(crate) upgrade: Option<&'a [u8]>,
+}
+
+/// What a request says of where it came from.
+#[derive(Debug, Default)]
+pub(crate) struct Told<'a> {
+    pub(crate) addresses: Vec<&'a [u8]>,
+    pub(crate) proto: Option<&'a [u8]>,
+    pub(crate) host: Option<&'a [u8]>,
+    pub(crate) port: Option<&'a [u8]>,
+    pub(crate) standard: Vec<&'a [u8]>,
+    /// Returns the number of instances of Evener that passed it on, as far as they said so.
+    pub(crate) hops: u8,
+}
+
+impl<'a> Told<'a> {
+    /// Collects it from the fields of a request.
+    pub(crate) fn of(fields: impl Iterator<Item = (Kind, &'a [u8])>) -> Self {
+        let mut told = Self::default();
+        for (kind, value) in fields {
+            match kind {
+                Kind::ForwardedFor => told.addresses.push(value),
+                Kind::ForwardedProto => told.proto = Some(value),
+                Kind::ForwardedHost => told.host = Some(value),
+                Kind::ForwardedPort => told.port = Some(value),
+                Kind::Forwarded => told.standard.push(value),
+                Kind::Hops => told.hops = told.hops.max(parse_hops(value)),
+                _ => {}
+            }
+        }
+        told
+    }
+
+    /// How many instances passed it on with us. Nothing is said of the first one where the next one sees from other fields
+    /// that somebody stands before it, unless it may go round without those.
+    fn next_hop(&self, sender: &Sender<'_>, spec: &ForwardedSpec) -> Option<u8> {
+        let comes_from_another = !self.addresses.is_empty() || !self.standard.is_empty();
+        let is_told = comes_from_another && spec.mode != ForwardedMode::Off;
+        (self.hops > 0 || is_told || sender.may_go_round).then(|| self.hops.saturating_add(1))
+    }
+
+    /// The client as far as trusted proxies tell, by the fields that the service is configured to read.
+    pub(crate) fn client(&self, peer: IpAddr, spec: &ForwardedSpec) -> Client {
+        self.lists(spec).client(peer, |address| spec.trusts(address))
+    }
+
+    /// The lists that count: a field that is not configured says nothing, for its proxies pass it on as it came.
+    fn lists(&self, spec: &ForwardedSpec) -> Lists<'_> {
+        Lists {
+            forwarded: if spec.standard { &self.standard } else { &[] },
+            forwarded_for: if spec.classic { &self.addresses } else { &[] },
+        }
+    }
+}
+
+/// A value that no instance writes ends the round at once.
+fn parse_hops(text: &[u8]) -> u8 {
+    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(HOPS_MAX)
+}
+
+fn field(name: &str, value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn number(name: &str, value: u64, out: &mut Vec<u8>) {
+    let _ = write!(out, "{name}: {value}\r\n");
+}
+
+/// The target as it goes to a server.
+pub(crate) fn target_bytes<'a>(target: &Target<'a>) -> Cow<'a, [u8]> {
+    match target {
+        Target::Path(bytes) | Target::Authority(bytes) => Cow::Borrowed(bytes),
+        Target::Query(query) => Cow::Owned([b"/", *query].concat()),
+        Target::Asterisk => Cow::Borrowed(b"*"),
+    }
+}
+
+/// Writes the head of a request for a server; `passed_on` are the fields that go on as they are.
+pub(crate) fn write_request<'a>(
+    parts: &RequestParts<'_>,
+    passed_on: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    told: &Told<'_>,
+    sender: &Sender<'_>,
+    spec: &ForwardedSpec,
+    out: &mut Vec<u8>,
+) {
+    for part in [parts.method, b" ", &parts.target, b" HTTP/1.1\r\n"] {
+        out.extend_from_slice(part);
+    }
+    match (parts.authority, sender.local) {
+        // HTTP/1.0 may leave it out: the address that was used is meant (RFC 9112, section 3.3).
+        (b"", Some(local)) => {
+            let _ = write!(out, "Host: {local}\r\n");
+        }
+        (authority, _) => field("Host", authority, out),
+    }
+    for (name, value) in passed_on {
+        // What we say of the client's certificate, nobody else may say.
+        if sender.subject.is_some_and(|(ours, _)| is_same_name(name, ours.as_bytes())) {
+            continue;
+        }
+        out.extend_from_slice(name);
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+    }
+    match parts.framing {
+        Some(Framing::Length(length)) => number("Content-Length", length, out),
+        Some(Framing::Chunked) => field("Transfer-Encoding", b"chunked", out),
+        Some(Framing::Close) | None => {}
+    }
+    if let Some((name, Some(subject))) = sender.subject {
+        field(name, subject.as_bytes(), out);
+    }
+    write_forwarded(parts.authority, told, sender, spec, out);
+    if let Some(hops) = told.next_hop(sender, spec) {
+        number("X-Evener-Hops", u64::from(hops), out);
+    }
+    if let Some(upgrade) = parts.upgrade {
+        field("Connection", b"upgrade", out);
+        field("Upgrade", upgrade, out);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Whether two names are one, for servers that take `_` for `-`, too (RFC 3875, section 4.1.18).
+fn is_same_name(a: &[u8], b: &[u8]) -> bool {
+    let same = |(a, b): (&u8, &u8)| a.eq_ignore_ascii_case(b) || (b"-_".contains(a) && b"-_".contains(b));
+    a.len() == b.len() && a.iter().zip(b).all(same)
+}
+
+/// Says where the request came from (RFC 7239, and the custom that was before it).
+fn write_forwarded(
+    authority: &[u8],
+    told: &Told<'_>,
+    sender: &Sender<'_>,
+    spec: &ForwardedSpec,
+    out: &mut Vec<u8>,
+) {
+    if spec.mode == ForwardedMode::Off {
+        return;
+    }
+    let trusted = spec.trusts(sender.client);
+    // Of lists that contradict each other one is the client's own work.
+    let keeps = match trusted {
+        true => !told.lists(spec).contradict(sender.client, |address| spec.trusts(address)),
+        false => spec.mode == ForwardedMode::Append,
+    };
+    // Where only one of two lists came, the other one begins with the client that it gives: both say the same.
+    let client = match told.client(sender.client, spec) {
+        Client::Known(client) if client.to_canonical() != sender.client.to_canonical() => Some(client),
+        _ => None,
+    };
+    if spec.classic {
+        out.extend_from_slice(b"X-Forwarded-For: ");
+        write_list(Syntax::ForwardedFor, if keeps { &told.addresses } else { &[] }, client, out);
+        write_node(Syntax::ForwardedFor, sender.client.to_canonical(), out);
+        out.extend_from_slice(b"\r\n");
+        let scheme = sender.scheme().as_bytes();
+        field("X-Forwarded-Proto", told.proto.filter(|_| trusted).unwrap_or(scheme), out);
+        let host = told.host.filter(|_| trusted).unwrap_or(authority);
+        if !host.is_empty() {
+            field("X-Forwarded-Host", host, out);
+        }
+        match (told.port.filter(|_| trusted), sender.local) {
+            (Some(port), _) => field("X-Forwarded-Port", port, out),
+            (None, Some(local)) => number("X-Forwarded-Port", u64::from(local.port()), out),
+            (None, None) => {}
+        }
+    }
+    if spec.standard {
+        out.extend_from_slice(b"Forwarded: ");
+        write_list(Syntax::Forwarded, if keeps { &told.standard } else { &[] }, client, out);
+        write_node(Syntax::Forwarded, sender.client.to_canonical(), out);
+        if !authority.is_empty() {
+            out.extend_from_slice(b";host=\"");
+            out.extend_from_slice(authority);
+            out.push(b'"');
+        }
+        let _ = write!(out, ";proto={}\r\n", sender.scheme());
+    }
+}
+
+/// Writes what comes before our own element: the list that came, or else the client.
+fn write_list(syntax: Syntax, lines: &[&[u8]], client: Option<IpAddr>, out: &mut Vec<u8>) {
+    let empty = out.len();
+    forwarded::emit_before(syntax, lines, out);
+    if let Some(client) = client.filter(|_| out.len() == empty) {
+        write_node(syntax, client, out);
+        out.extend_from_slice(b", ");
+    }
+}
+
+fn write_node(syntax: Syntax, address: IpAddr, out: &mut Vec<u8>) {
+    let _ = match (syntax, address) {
+        (Syntax::ForwardedFor, address) => write!(out, "{address}"),
+        (Syntax::Forwarded, IpAddr::V4(address)) => write!(out, "for={address}"),
+        // An IPv6 address is bracketed and quoted (RFC 7239, section 6).
+        (Syntax::Forwarded, IpAddr::V6(address)) => write!(out, "for=\"[{address}]\""),
+    };
+}
+
+/// What becomes of the client's connection after an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Afterwards {
+    /// It stays, as HTTP/1.1 does without saying so.
+    Stays,
+    /// It stays, which an HTTP/1.0 client has to be told.
+    StaysSaid,
+    /// It is closed.
+    Closes,
+    /// It becomes a relay.
+    Upgrades,
+}
+
+impl Afterwards {
+    fn write(self, out: &mut Vec<u8>) {
+        match self {
+            Self::Stays => {}
+            Self::StaysSaid => field("Connection", b"keep-alive", out),
+            Self::Closes => field("Connection", b"close", out),
+            Self::Upgrades => field("Connection", b"upgrade", out),
+        }
+    }
+}
+
+/// Writes the head of an answer for a client of HTTP/1.
+pub(crate) fn write_answer(
+    response: &Response,
+    head: &[u8],
+    framing: Option<Framing>,
+    afterwards: Afterwards,
+    cookie: Option<&str>,
+    out: &mut Vec<u8>,
+) {
+    let _ = write!(out, "HTTP/1.1 {} ", response.status());
+    out.extend_from_slice(response.reason(head));
+    out.extend_from_slice(b"\r\n");
+    for passed in response.passed_on(head) {
+        out.extend_from_slice(passed.name.of(head));
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(passed.value.of(head));
+        out.extend_from_slice(b"\r\n");
+    }
+    match framing {
+        Some(Framing::Length(length)) => number("Content-Length", length, out),
+        Some(Framing::Chunked) => field("Transfer-Encoding", b"chunked", out),
+        Some(Framing::Close) | None => {}
+    }
+    if let Some(upgrade) = response.upgrade(head).filter(|_| afterwards == Afterwards::Upgrades) {
+        field("Upgrade", upgrade, out);
+    }
+    if let Some(cookie) = cookie {
+        field("Set-Cookie", cookie.as_bytes(), out);
+    }
+    afterwards.write(out);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// An answer of our own.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnAnswer {
+    pub(crate) status: u16,
+    pub(crate) location: Option<Vec<u8>>,
+    pub(crate) body: String,
+    /// The media type of the body.
+    pub(crate) kind: Cow<'static, str>,
+}
+
+impl OwnAnswer {
+    /// A small page that says what went wrong.
+    pub(crate) fn page(status: u16) -> Self {
+        let reason = reason_of(status);
+        let body = format!(
+            "<!doctype html>\n<title>{status} {reason}</title>\n<h1>{status} {reason}</h1>\n<p>{}</p>\n",
+            explanation_of(status)
+        );
+        Self { status, location: None, body, kind: "text/html; charset=utf-8".into() }
+    }
+
+    /// What the service says of itself.
+    pub(crate) fn health(usable: bool) -> Self {
+        let (status, body) = if usable { (200, "ok\n") } else { (503, "no server is up\n") };
+        Self { status, location: None, body: body.into(), kind: "text/plain; charset=utf-8".into() }
+    }
+
+    /// What the configuration says to everybody.
+    pub(crate) fn respond(spec: &RespondSpec) -> Self {
+        Self {
+            status: spec.status,
+            location: None,
+            // This one ends without a body, but has a length (RFC 9110, section 15.3.6).
+            body: if spec.status == 205 { String::new() } else { spec.body.clone() },
+            kind: spec.content_type.clone().into(),
+        }
+    }
+
+    /// Whether a body belongs to it, and its length is told (RFC 9110, section 8.6).
+    pub(crate) fn has_body(&self) -> bool {
+        !matches!(self.status, 204 | 304)
+    }
+
+    /// The same, by https. `None` when nobody knows which host was meant.
+    pub(crate) fn redirect(spec: RedirectSpec, authority: &[u8], target: &[u8]) -> Option<Self> {
+        let host = match authority.iter().rposition(|&byte| byte == b':') {
+            Some(colon) if !authority[colon..].contains(&b']') => &authority[..colon],
+            _ => authority,
+        };
+        if host.is_empty() {
+            return None;
+        }
+        let mut location = b"https://".to_vec();
+        location.extend_from_slice(host);
+        if spec.port != 443 {
+            let _ = write!(location, ":{}", spec.port);
+        }
+        location.extend_from_slice(if target == b"*" { b"/" } else { target });
+        Some(Self { location: Some(location), ..Self::page(spec.status) })
+    }
+
+    /// Writes it for a client of HTTP/1.
+    pub(crate) fn write(&self, is_head: bool, afterwards: Afterwards, out: &mut Vec<u8>) {
+        let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason_of(self.status));
+        if self.has_body() {
+            field("Content-Type", self.kind.as_bytes(), out);
+            number("Content-Length", self.body.len() as u64, out);
+        }
+        field("Cache-Control", b"no-store", out);
+        if let Some(location) = &self.location {
+            field("Location", location, out);
+        }
+        if self.status == 503 || self.status == 429 {
+            field("Retry-After", b"1", out);
+        }
+        afterwards.write(out);
+        out.extend_from_slice(b"\r\n");
+        if !is_head && self.has_body() {
+            out.extend_from_slice(self.body.as_bytes());
+        }
+    }
+}
+
+/// The reason phrase (RFC 9110, section 15).
+fn reason_of(status: u16) -> &'static str {
+    http::StatusCode::from_u16(status)
+        .ok()
+        .and_then(|status| status.canonical_reason())
+        .unwrap_or("Unassigned")
+}
+
+fn explanation_of(status: u16) -> &'static str {
+    match status {
+        301 | 302 | 307 | 308 => "The page is at another address.",
+        403 => "You may not come in here.",
+        404 => "Nobody serves this address here.",
+        408 => "The request took too long.",
+        421 => "This connection was made for another name.",
+        429 => "Too many requests; try again in a moment.",
+        431 => "The request's header fields are too large.",
+        502 => "The server gave no valid answer.",
+        503 => "No server is available; try again in a moment.",
+        504 => "The server did not answer in time.",
+        508 => "The request goes round between balancers.",
+        _ => "The request was not understood.",
+    }
+}
+
+/// What a request of HTTP/1 is.
+pub(crate) fn parts_of<'a>(request: &Request, head: &'a [u8], target: &Target<'a>) -> RequestParts<'a> {
+    RequestParts {
+        method: request.method(head),
+        target: target_bytes(target),
+        authority: request.authority(head),
+        framing: request.framing(),
+        upgrade: request.upgrade(head),
+    }
+}

@@ -1,0 +1,148 @@
+//! The relay between links: what a client and its server say goes both ways, whatever layers either side has.
+
+use crate::http::exchange::{Reach, reach};
+use crate::http::session::ROUNDS_MAX;
+use crate::io::relay::{self, End};
+use crate::io::request_log::Tap;
+use crate::io::transport::{Buffers, Link, PENDING_BYTES_MAX, Received};
+use crate::worker::Worker;
+use evener_core::spec::FastClose;
+
+/// What became of a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Relayed {
+    Wait,
+    Again,
+    /// In order.
+    Over,
+    /// The same, but the client has not received everything, or says something that is for nobody.
+    Unheard,
+    /// The client is gone: the server must not take that for an orderly end.
+    Broken,
+    /// The server is gone, and the client's socket has all that it sent.
+    Reset,
+}
+
+/// Moves what can be moved both ways.
+pub(crate) fn relay(worker: &mut Worker, number: usize) -> Relayed {
+    let slot = match reach(worker, number) {
+        Reach::Open(slot) => slot,
+        // One that reset its connection does not wait.
+        Reach::Queued if worker.sessions[worker.exchanges[number].session].link.broken => {
+            return Relayed::Broken;
+        }
+        Reach::Connecting(_) | Reach::Queued | Reach::Wanted => return Relayed::Wait,
+        Reach::Failed(_) => return Relayed::Over,
+    };
+    let exchange = &worker.exchanges[number];
+    let Worker { sessions, servers, buffers, .. } = worker;
+    let (session, server) = (&mut sessions[exchange.session], &mut servers[slot]);
+    let counters = session.service.live.counters.of(worker.id);
+    // Of HTTP its requests are written down, not what comes after an upgrade.
+    let log = session.settings.request_log.as_deref().filter(|_| session.settings.http.is_none());
+    let tap = log.zip(exchange.choice.as_ref()).map(|(log, choice)| Tap {
+        log,
+        client: exchange.client,
+        server: &choice.server.target,
+        counters,
+    });
+    let (mut up, mut bytes_in) = carry(&mut session.link, &mut server.link, buffers, tap);
+    let (mut down, mut bytes_out) = carry(&mut server.link, &mut session.link, buffers, None);
+    let fast_close = exchange.settings.options.fast_close;
+    if end_both(&mut session.link, &mut server.link, fast_close) {
+        // What was read is still delivered, then each side is told.
+        let (rest_in, rest_out);
+        (up, rest_in) = carry(&mut session.link, &mut server.link, buffers, tap);
+        (down, rest_out) = carry(&mut server.link, &mut session.link, buffers, None);
+        (bytes_in, bytes_out) = (bytes_in + rest_in, bytes_out + rest_out);
+    }
+    if bytes_in + bytes_out > 0 {
+        session.active_at = worker.now;
+        session.count(bytes_in, bytes_out, worker.id, worker.now);
+        if let Some(choice) = &exchange.choice {
+            let of_server = choice.server.live.counters.of(worker.id);
+            of_server.bytes_in.add(bytes_in);
+            of_server.bytes_out.add(bytes_out);
+        }
+    }
+    let is_half_closed = is_half_closed(&session.link, &server.link);
+    if let Some(quiet) = exchange.settings.options.quiet_max(is_half_closed)
+        && (is_half_closed || !worker.session_timers.is_set(exchange.session))
+    {
+        worker.session_timers.set(exchange.session, worker.now + quiet);
+    }
+    match outcome(&session.link, &server.link, up, down) {
+        Relayed::Over if fast_close != FastClose::Off => {
+            // What a server still says is for nobody; a client would lose by a reset what is on its way to it.
+            relay::drain(&server.link.socket);
+            if session.link.hear_out() { Relayed::Unheard } else { Relayed::Over }
+        }
+        relayed => relayed,
+    }
+}
+
+/// Whether one side of a relay has ended, and the other one may still say something.
+pub(crate) fn is_half_closed(client: &Link, server: &Link) -> bool {
+    client.end.is_some() != server.end.is_some()
+}
+
+/// Where the end of one side is that of both, nothing more is read of the other one. Whether that is new.
+fn end_both(client: &mut Link, server: &mut Link, fast_close: FastClose) -> bool {
+    let ended = |link: &Link| link.end == Some(End::Fin);
+    if fast_close.by_client() && ended(client) && server.end.is_none() {
+        server.end = Some(End::Fin);
+        return true;
+    }
+    if fast_close.by_server() && ended(server) && client.end.is_none() {
+        client.end = Some(End::Fin);
+        return true;
+    }
+    false
+}
+
+fn outcome(client: &Link, server: &Link, up: Carried, down: Carried) -> Relayed {
+    let is_error = |link: &Link| matches!(link.end, Some(End::Error(_)));
+    if client.broken || is_error(client) {
+        return Relayed::Broken;
+    }
+    if is_error(server) && client.pending() == 0 {
+        return Relayed::Reset;
+    }
+    // Everything was said both ways and taken, or nobody is there to take the rest.
+    if client.is_finished() && (server.broken || (client.end.is_some() && server.is_finished())) {
+        return Relayed::Over;
+    }
+    if up == Carried::More || down == Carried::More { Relayed::Again } else { Relayed::Wait }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carried {
+    More,
+    Waits,
+}
+
+/// Moves what `from` has to `to`, and its end; what is read is told to `tap`, too. Returns how many bytes.
+fn carry(from: &mut Link, to: &mut Link, buffers: &mut Buffers, tap: Option<Tap<'_>>) -> (Carried, u64) {
+    let mut bytes = 0;
+    to.flush(buffers);
+    for _ in 0..ROUNDS_MAX {
+        if to.pending() >= PENDING_BYTES_MAX {
+            return (Carried::Waits, bytes);
+        }
+        if from.input.is_empty() && from.receive(buffers) == Received::Nothing {
+            if from.is_at_end() {
+                to.finish(buffers);
+            }
+            return (Carried::Waits, bytes);
+        }
+        if let Some(tap) = tap.filter(|_| !to.broken && !from.input.is_empty()) {
+            tap.piece(from.input.unread());
+        }
+        // To a sink that is gone it is read and thrown away.
+        bytes += from.input.len() as u64;
+        to.send(from.input.unread(), buffers);
+        from.input.consume(usize::MAX);
+        from.settle(buffers);
+    }
+    (Carried::More, bytes)
+}

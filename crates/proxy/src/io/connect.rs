@@ -1,0 +1,172 @@
+//! Connecting to servers, whoever does it: the socket, and what it means when nobody is reached. Which server is chosen, and
+//! who is tried next, is not decided here.
+
+use crate::io::listener::{self, Seen};
+use crate::service::{Notice, Report, Service, is_due};
+use crate::worker::Worker;
+use evener_core::attempt::Cost;
+use evener_core::health::Failure;
+use evener_core::snapshot::{Choice, Entry, NoServer, Why};
+use evener_core::spec::ServiceOptions;
+use evener_core::{ServerId, Target};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// So many servers that fail at once are tried for one client before others have their turn.
+pub(crate) const TRIES_MAX: usize = 256;
+
+/// A socket to connect to a server with, for this client.
+pub(crate) fn open_socket(
+    target: &Target,
+    options: &ServiceOptions,
+    client: IpAddr,
+) -> Result<OwnedFd, Errno> {
+    let socket = listener::stream_socket(target)?;
+    if let Target::Ip(address) = target {
+        if options.nodelay {
+            sockopt::set_tcp_nodelay(&socket, true)?;
+        }
+        if let Some(after) = options.server_keepalive {
+            sockopt::set_socket_keepalive(&socket, true)?;
+            sockopt::set_tcp_keepidle(&socket, after)?;
+        }
+        if let Some(seen) = Seen::of(options, client) {
+            seen.bind(&socket, *address)?;
+        }
+    }
+    Ok(socket)
+}
+
+/// Counts a connect that failed, and reports it if it is the server's fault.
+pub(crate) fn note_failure(worker: &Worker, pool: Arc<str>, server: &Entry, error: Errno) {
+    if let Some(failure) = count_failure(worker, &pool, server, error) {
+        (worker.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
+    }
+}
+
+/// Counts a connect that failed; what that is to be reported as, if it is the server's fault.
+pub(crate) fn count_failure(
+    worker: &Worker,
+    pool: &Arc<str>,
+    server: &Entry,
+    error: Errno,
+) -> Option<Failure> {
+    let counters = server.live.counters.of(worker.id);
+    match error {
+        Errno::CONNREFUSED => {
+            counters.connect_refused.one();
+            Some(Failure::Refused)
+        }
+        Errno::TIMEDOUT => {
+            counters.connect_timeouts.one();
+            Some(Failure::Timeout)
+        }
+        // It goes round, which is told already.
+        Errno::MULTIHOP => {
+            counters.connect_errors.one();
+            None
+        }
+        error if is_ours(error) => {
+            counters.connect_errors.one();
+            note_local(worker, pool, server, error);
+            None
+        }
+        _ => {
+            counters.connect_errors.one();
+            Some(Failure::Unreachable)
+        }
+    }
+}
+
+/// Reports that a server was reached, if that is worth a report.
+pub(crate) fn note_success(worker: &Worker, pool: &Arc<str>, choice: &Choice) {
+    let server = &choice.server;
+    if server.live.suspect.load(Ordering::Relaxed) || choice.why == Why::LastResort {
+        let (pool, target) = (Arc::clone(pool), server.target.clone());
+        (worker.report)(Report::Success { pool, server: server.id, target });
+    }
+}
+
+/// Counts a datagram that a server refused (ICMP); what that is to be reported as.
+pub(crate) fn count_refusal(worker: &Worker, server: &Entry, error: Errno) -> Failure {
+    let counters = server.live.counters.of(worker.id);
+    if error == Errno::CONNREFUSED {
+        counters.connect_refused.one();
+        Failure::Refused
+    } else {
+        counters.connect_errors.one();
+        Failure::Unreachable
+    }
+}
+
+/// Counts a connect that failed for a reason of our own, and says so now and then.
+pub(crate) fn note_local(worker: &Worker, pool: &Arc<str>, server: &Entry, error: Errno) {
+    server.live.counters.of(worker.id).local_errors.one_shared();
+    tell_local(worker, pool, server.id, error);
+}
+
+/// Reports an error of our own, at most once a second for the whole program: what is wanting is the process's.
+pub(crate) fn tell_local(worker: &Worker, pool: &Arc<str>, server: ServerId, error: Errno) {
+    static TOLD_AT: AtomicU64 = AtomicU64::new(0);
+    if is_due(&TOLD_AT, worker.now) {
+        (worker.report)(Report::LocalError { pool: Arc::clone(pool), server, error: error.into() });
+    }
+}
+
+/// Whether an error is for want of descriptors, ports or memory of our own, whoever is to be reached.
+pub fn is_want(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::MFILE
+            | Errno::NFILE
+            | Errno::NOBUFS
+            | Errno::NOMEM
+            | Errno::NOSPC
+            | Errno::ADDRNOTAVAIL
+            | Errno::ADDRINUSE
+    )
+}
+
+/// Whether an error of a connect is ours, not the server's: no descriptor, memory or port is left, a local rule forbids
+/// it, the source address is not ours. EAGAIN: no local port, or the queue of a unix socket is full for a moment.
+pub(crate) fn is_ours(error: Errno) -> bool {
+    is_want(error) || matches!(error, Errno::AGAIN | Errno::PERM | Errno::ACCESS)
+}
+
+/// What a failed connect cost the client: a silent server takes the whole timeout, one that is not on its network some
+/// seconds (ARP), all other failures show at once.
+pub(crate) fn cost(error: Errno) -> Cost {
+    if matches!(error, Errno::TIMEDOUT | Errno::HOSTUNREACH) { Cost::Slow } else { Cost::Quick }
+}
+
+/// Counts a connect that is under way, if such are counted; who goes on to another server counts once.
+pub(crate) fn begin_pending(worker: &mut Worker, index: usize) {
+    let connection = &mut worker.connections[index];
+    if connection.settings.options.pending_max.is_some() {
+        let guest = connection.guest.get_or_insert_default();
+        let place = guest.pending.take().or_else(|| worker.pending.take());
+        guest.pending = place.or_else(|| connection.service.live.pending.enter(u32::MAX));
+    }
+}
+
+/// The connect is done.
+pub(crate) fn end_pending(worker: &mut Worker, index: usize) {
+    let connection = &mut worker.connections[index];
+    if let Some(place) = connection.guest.as_mut().and_then(|guest| guest.pending.take()) {
+        drop(place);
+        let service = Arc::clone(&connection.service);
+        worker.wake_waiting(&service);
+    }
+}
+
+/// Nobody could be had for a client.
+pub(crate) fn note_no_server(worker: &Worker, service: &Service, reason: NoServer) {
+    service.live.counters.of(worker.id).no_server.one();
+    if service.may_notice(Notice::NoServer, worker.now) {
+        (worker.report)(Report::NoServer { service: service.name.clone(), reason });
+    }
+}

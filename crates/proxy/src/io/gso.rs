@@ -1,0 +1,294 @@
+//! Many datagrams in one sendmmsg(2): runs of equal size to one address become one message each, which the kernel cuts into
+//! datagrams (UDP_SEGMENT).
+
+use crate::io::batch::{Batch, Delivered, SEGMENTED_BYTES_MAX, Sent, last_error, put_control};
+use rustix::fd::{AsRawFd, BorrowedFd};
+use rustix::io::Errno;
+
+/// Room for one IPV6_PKTINFO (20 bytes) and one u16, each with its header.
+const CONTROL_BYTES: usize = 64;
+
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_BYTES]);
+
+/// The kernel cuts one message into at most so many datagrams (UDP_MAX_SEGMENTS).
+const SEGMENTS_MAX: usize = 64;
+/// Longer ones may have to be cut on their way to a client (RFC 8200, section 5: 1280 bytes with the headers), which segments
+/// cannot be.
+const SEGMENT_BYTES_MAX: usize = 1232;
+
+/// What a send is prepared in.
+pub(crate) struct Burst {
+    parts: Vec<libc::iovec>,
+    controls: Vec<Control>,
+    headers: Vec<libc::mmsghdr>,
+    /// How many datagrams each header stands for.
+    runs: Vec<usize>,
+}
+
+impl Burst {
+    /// For so many datagrams at most.
+    pub(crate) fn new(room: usize) -> Self {
+        // SAFETY: mmsghdr is plain old data for which all zeroes are valid (null pointers, no lengths).
+        let header: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        Self {
+            parts: vec![libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; room],
+            controls: vec![Control([0; CONTROL_BYTES]); room],
+            headers: vec![header; room],
+            runs: vec![0; room],
+        }
+    }
+
+    /// Sends datagrams over a connected socket, those of one length next to each other. How many the kernel took, and why not
+    /// the next one.
+    pub(crate) fn send(&mut self, socket: BorrowedFd<'_>, datagrams: &[&[u8]]) -> Delivered {
+        let messages = self.prepare(datagrams);
+        let (mut done, mut taken) = (0, 0);
+        while done < messages {
+            // SAFETY: the headers point to parts and controls of this burst, and these to the datagrams, which outlive the
+            // call.
+            match unsafe { self.hand_over(socket, done, messages) } {
+                Ok(sent) => {
+                    taken += self.runs[done..done + sent].iter().sum::<usize>();
+                    done += sent;
+                }
+                // Where segments are too large for the route the kernel refuses: one by one then.
+                Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) if self.runs[done] > 1 => {
+                    let run = self.runs[done];
+                    let one_by_one = send_each(socket, &datagrams[taken..taken + run]);
+                    taken += one_by_one.taken;
+                    if one_by_one.error.is_some() {
+                        return Delivered { taken, error: one_by_one.error };
+                    }
+                    done += 1;
+                }
+                Err(error) => return Delivered { taken, error: Some(error) },
+            }
+        }
+        Delivered { taken, error: None }
+    }
+
+    /// Gives the messages `from..to` to the kernel; how many it took.
+    ///
+    /// # Safety
+    /// What their headers point to exists.
+    unsafe fn hand_over(&mut self, socket: BorrowedFd<'_>, from: usize, to: usize) -> Result<usize, Errno> {
+        let headers = &mut self.headers[from..to];
+        loop {
+            // SAFETY: as the caller promises; the slice has as many headers as is said.
+            let sent = unsafe {
+                let count = headers.len() as libc::c_uint;
+                libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_NOSIGNAL)
+            };
+            if sent > 0 {
+                return Ok(sent as usize);
+            }
+            match last_error() {
+                Errno::INTR => {}
+                error => return Err(error),
+            }
+        }
+    }
+
+    /// Sends these places of a batch, each to its own address; those next to each other that have one address, by `is_same`,
+    /// and one length go as one message. What the kernel refuses is lost, and passed over.
+    pub(crate) fn send_addressed(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        batch: &mut Batch,
+        places: &[usize],
+        is_same: impl Fn(usize, usize) -> bool,
+    ) -> Sent {
+        let messages = self.prepare_addressed(batch, places, is_same);
+        let (mut sent, mut done, mut passed) = (Sent::default(), 0, 0);
+        while done < messages {
+            let run = self.runs[done];
+            // SAFETY: the headers point to parts and controls of this burst and to addresses and buffers of the batch.
+            match unsafe { self.hand_over(socket, done, messages) } {
+                Ok(count) => {
+                    let taken = self.runs[done..done + count].iter().sum::<usize>();
+                    (sent.taken, passed, done) = (sent.taken + taken, passed + taken, done + count);
+                }
+                Err(Errno::AGAIN) => {
+                    sent.lost(Errno::AGAIN);
+                    break;
+                }
+                // Where segments are too large for the route the kernel refuses: one by one then.
+                Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) if run > 1 => {
+                    for &at in &places[passed..passed + run] {
+                        sent.taken += batch.send_addressed(socket, at, at + 1).taken;
+                    }
+                    (passed, done) = (passed + run, done + 1);
+                }
+                Err(error) => {
+                    sent.lost(error);
+                    (passed, done) = (passed + run, done + 1);
+                }
+            }
+        }
+        sent
+    }
+
+    fn prepare_addressed(
+        &mut self,
+        batch: &Batch,
+        places: &[usize],
+        is_same: impl Fn(usize, usize) -> bool,
+    ) -> usize {
+        let (mut at, mut messages) = (0, 0);
+        while at < places.len() {
+            let (first, length) = (places[at], batch.len(places[at]));
+            let most =
+                if (1..=SEGMENT_BYTES_MAX).contains(&length) { SEGMENTED_BYTES_MAX / length } else { 1 };
+            let goes_along = |place: usize| batch.len(place) == length && is_same(first, place);
+            let others = places[at + 1..].iter().take(most.min(SEGMENTS_MAX) - 1);
+            let run = 1 + others.take_while(|&&place| goes_along(place)).count();
+            for (part, &place) in self.parts[at..].iter_mut().zip(&places[at..at + run]) {
+                *part = batch.prepared(place).1;
+            }
+            let header = &mut self.headers[messages].msg_hdr;
+            *header = batch.prepared(first).0;
+            header.msg_iov = &raw mut self.parts[at];
+            header.msg_iovlen = run;
+            if run > 1 {
+                segment(header, &mut self.controls[messages], length);
+            }
+            self.runs[messages] = run;
+            messages += 1;
+            at += run;
+        }
+        messages
+    }
+
+    /// Makes a message of each run of equal length; how many there are.
+    fn prepare(&mut self, datagrams: &[&[u8]]) -> usize {
+        for (part, datagram) in self.parts.iter_mut().zip(datagrams) {
+            *part = libc::iovec { iov_base: datagram.as_ptr().cast_mut().cast(), iov_len: datagram.len() };
+        }
+        let (mut at, mut messages) = (0, 0);
+        while at < datagrams.len() {
+            let length = datagrams[at].len();
+            let most = (SEGMENTED_BYTES_MAX / length.max(1)).clamp(1, SEGMENTS_MAX);
+            let run = datagrams[at..].iter().take(most).take_while(|other| other.len() == length).count();
+            let header = &mut self.headers[messages].msg_hdr;
+            header.msg_iov = &raw mut self.parts[at];
+            header.msg_iovlen = run;
+            (header.msg_control, header.msg_controllen) = (std::ptr::null_mut(), 0);
+            if run > 1 {
+                segment(header, &mut self.controls[messages], length);
+            }
+            self.runs[messages] = run;
+            messages += 1;
+            at += run;
+        }
+        messages
+    }
+}
+
+/// Has the kernel cut a message into datagrams of this length (Linux 4.18); what its header says of the address of ours to
+/// send from stays.
+fn segment(header: &mut libc::msghdr, control: &mut Control, length: usize) {
+    let there = header.msg_controllen;
+    debug_assert!(there + 24 <= CONTROL_BYTES, "there is room for both");
+    // SAFETY: what the header points to has `there` bytes, and the control buffer room for them and one u16 with its header;
+    // each part is as long as its alignment wants, so that the next one is aligned, too.
+    unsafe {
+        if there > 0 {
+            std::ptr::copy_nonoverlapping(header.msg_control.cast::<u8>(), control.0.as_mut_ptr(), there);
+        }
+        let space = libc::CMSG_SPACE(size_of::<u16>() as u32) as usize;
+        (header.msg_control, header.msg_controllen) = (control.0.as_mut_ptr().add(there).cast(), space);
+        put_control(header, (libc::SOL_UDP, libc::UDP_SEGMENT), length as u16);
+        (header.msg_control, header.msg_controllen) = (control.0.as_mut_ptr().cast(), there + space);
+    }
+}
+
+fn send_each(socket: BorrowedFd<'_>, datagrams: &[&[u8]]) -> Delivered {
+    for (taken, datagram) in datagrams.iter().enumerate() {
+        if let Err(error) = rustix::net::send(socket, datagram, rustix::net::SendFlags::NOSIGNAL) {
+            return Delivered { taken, error: Some(error) };
+        }
+    }
+    Delivered { taken: datagrams.len(), error: None }
+}
+
+// SAFETY: the raw pointers are written anew before each use; between uses nothing is read through them.
+unsafe impl Send for Burst {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fd::AsFd;
+    use std::net::UdpSocket;
+
+    #[test]
+    fn all_arrive_whatever_their_lengths() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect(server.local_addr().unwrap()).unwrap();
+        let lengths = [30, 30, 30, 7, 1500, 1500, 0, 1, 64_000, 64_000];
+        let datagrams: Vec<Vec<u8>> = lengths.iter().zip(0..).map(|(length, at)| vec![at; *length]).collect();
+        let views: Vec<&[u8]> = datagrams.iter().map(Vec::as_slice).collect();
+        let mut burst = Burst::new(64);
+        let sent = burst.send(client.as_fd(), &views);
+        assert_eq!((sent.taken, sent.error), (lengths.len(), None));
+        let mut buffer = vec![0; 70_000];
+        for datagram in &datagrams {
+            let count = server.recv(&mut buffer).unwrap();
+            assert_eq!(&buffer[..count], datagram);
+        }
+    }
+
+    /// What each of these clients gets when it is sent to them in this order; `(client, length)`.
+    fn sent_to(
+        clients: &[UdpSocket],
+        answers: &[(usize, usize)],
+        local: Option<std::net::IpAddr>,
+    ) -> Vec<Vec<usize>> {
+        let server = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let mut batch = Batch::new(answers.len());
+        let ports: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap()).collect();
+        for (at, (client, length)) in answers.iter().enumerate() {
+            batch.put(at, &vec![at as u8; *length]);
+            batch.address(at, ports[*client], local);
+        }
+        let places: Vec<usize> = (0..answers.len()).collect();
+        let is_same = |one: usize, other: usize| answers[one].0 == answers[other].0;
+        let sent = Burst::new(answers.len()).send_addressed(server.as_fd(), &mut batch, &places, is_same);
+        assert_eq!(sent, Sent { taken: answers.len(), ..Sent::default() });
+        let mut got = vec![Vec::new(); clients.len()];
+        let mut buffer = [0; 4096];
+        for (at, (client, length)) in answers.iter().enumerate() {
+            let (count, from) = clients[*client].recv_from(&mut buffer).unwrap();
+            assert_eq!(buffer[..count], vec![at as u8; *length]);
+            assert_eq!(Some(from.ip()), local.or(Some([127, 0, 0, 1].into())));
+            got[*client].push(count);
+        }
+        got
+    }
+
+    #[test]
+    fn answers_reach_their_clients_whole_and_in_order() {
+        let clients = [(); 3].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let answers =
+            [(0, 50), (0, 50), (0, 50), (1, 50), (1, 60), (1, 60), (2, 0), (2, 0), (2, 1400), (2, 1400)];
+        for local in [None, Some([127, 0, 0, 7].into())] {
+            let got = sent_to(&clients, &answers, local);
+            assert_eq!(got, [vec![50, 50, 50], vec![50, 60, 60], vec![0, 0, 1400, 1400]]);
+        }
+        // More than one message takes.
+        assert_eq!(sent_to(&clients, &[(1, 30); 150], None)[1], [30; 150]);
+        assert_eq!(sent_to(&clients, &[(1, 1232); 60], None)[1], [1232; 60]);
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_told_of() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.connect(server.local_addr().unwrap()).unwrap();
+        let (short, long) = ([1; 9], vec![2; 65_530]);
+        let sent = Burst::new(64).send(client.as_fd(), &[&short, &short, &long, &short]);
+        assert_eq!((sent.taken, sent.error), (2, Some(Errno::MSGSIZE)));
+    }
+}

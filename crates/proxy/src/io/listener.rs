@@ -1,0 +1,424 @@
+//! Sockets: those that clients reach us at (opened by the control thread, so that a failure changes nothing), and those
+//! with which workers reach servers.
+
+use crate::service::Service;
+use evener_core::address::abstract_name;
+use evener_core::spec::{ServiceOptions, Source, Transport};
+use evener_core::{Endpoint, Target, Time};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How much a datagram socket should buffer, where the system allows it.
+const DATAGRAM_BUFFER_BYTES: usize = 4 << 20;
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody has it.
+    #[error("{0} is in use: another program listens there (`ss -lntup` tells which)")]
+    InUse(Endpoint),
+    /// A file that is no socket is there.
+    #[error("{0} is there already, and is no socket: remove it, or listen elsewhere")]
+    NoSocket(Endpoint),
+    /// The port is below 1024, or the path is not ours.
+    #[error(
+        "{0} may not be listened on: it takes root or CAP_NET_BIND_SERVICE, or write access to the directory"
+    )]
+    Permission(Endpoint),
+    /// No interface has the address.
+    #[error(
+        "{0} is not an address of this machine (`ip address` lists them); `freebind = true` listens on one that comes later"
+    )]
+    NotOurs(Endpoint),
+    /// The directory of the socket does not exist.
+    #[error("{0} cannot be made: its directory does not exist")]
+    NoDirectory(Endpoint),
+    /// Datagram services have no unix sockets.
+    #[error("{0}: a udp or dns service listens on IP addresses only")]
+    UnixDatagram(Endpoint),
+    /// Something else.
+    #[error("{0} cannot be listened on: {1}")]
+    Other(Endpoint, io::Error),
+}
+
+impl BindError {
+    fn new(address: &Endpoint, error: io::Error) -> Self {
+        let address = address.clone();
+        match error.kind() {
+            io::ErrorKind::AddrInUse if matches!(&address, Endpoint::Unix(path) if is_other_file(path)) => {
+                Self::NoSocket(address)
+            }
+            io::ErrorKind::AddrInUse => Self::InUse(address),
+            io::ErrorKind::PermissionDenied => Self::Permission(address),
+            io::ErrorKind::AddrNotAvailable => Self::NotOurs(address),
+            io::ErrorKind::NotFound => Self::NoDirectory(address),
+            _ => Self::Other(address, error),
+        }
+    }
+}
+
+/// Sockets at one address, one for each worker.
+#[derive(Debug)]
+pub struct Bound {
+    /// The address as configured; with the port that the system chose when it was 0.
+    pub address: Endpoint,
+    pub(crate) transport: Transport,
+    pub(crate) sockets: Vec<OwnedFd>,
+    pub(crate) unix: Option<UnixPath>,
+}
+
+/// The path of a unix socket that is ours, removed when nobody listens on it any more.
+#[derive(Debug)]
+pub(crate) struct UnixPath {
+    path: PathBuf,
+    /// Device and inode: another socket may be there by then, that of the next instance or one made because this one was removed.
+    identity: Option<(u64, u64)>,
+}
+
+impl UnixPath {
+    /// Of a socket that was bound just now.
+    fn of(path: &Path) -> Self {
+        Self { path: path.to_owned(), identity: identity(path) }
+    }
+}
+
+impl Drop for UnixPath {
+    fn drop(&mut self) {
+        if identity(&self.path) == self.identity {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// Whether this process has the port already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// It has not: anybody who has it is another.
+    None,
+    /// One of our own listeners has it, on another address that includes this one or is included.
+    WithOurs,
+}
+
+/// Opens sockets at `address` for `workers` workers, without touching anybody else's.
+pub fn bind(
+    address: &Endpoint,
+    transport: Transport,
+    options: &ServiceOptions,
+    workers: usize,
+    sharing: Sharing,
+) -> Result<Bound, BindError> {
+    let failed = |error| BindError::new(address, error);
+    match (address, transport) {
+        (Endpoint::Ip(ip), _) => {
+            let (sockets, ip) = bind_ip(*ip, transport, options, workers, sharing).map_err(failed)?;
+            Ok(Bound { address: Endpoint::Ip(ip), transport, sockets, unix: None })
+        }
+        (Endpoint::Unix(path), Transport::Stream) => {
+            let sockets = bind_unix(path, options, workers).map_err(failed)?;
+            let unix = abstract_name(path).is_none().then(|| UnixPath::of(path));
+            Ok(Bound { address: address.clone(), transport, sockets, unix })
+        }
+        (Endpoint::Unix(_), Transport::Datagram) => Err(BindError::UnixDatagram(address.clone())),
+        (Endpoint::Host { .. }, _) => {
+            let unresolved =
+                io::Error::new(io::ErrorKind::InvalidInput, "listen addresses are IP addresses or paths");
+            Err(BindError::Other(address.clone(), unresolved))
+        }
+    }
+}
+
+fn bind_ip(
+    address: SocketAddr,
+    transport: Transport,
+    options: &ServiceOptions,
+    workers: usize,
+    sharing: Sharing,
+) -> io::Result<(Vec<OwnedFd>, SocketAddr)> {
+    let bound = if sharing == Sharing::None { find_free(address, transport, options)? } else { address };
+    let sockets = (0..workers.max(1)).map(|_| {
+        let socket = open(bound, transport, options)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&bound.into())?;
+        if transport == Transport::Stream {
+            apply_options(&socket, options)?;
+            socket.listen(backlog(options))?;
+        }
+        Ok(OwnedFd::from(socket))
+    });
+    Ok((sockets.collect::<io::Result<_>>()?, bound))
+}
+
+/// The address, if nobody has it; with the port that the system chose when it was 0.
+fn find_free(address: SocketAddr, transport: Transport, options: &ServiceOptions) -> io::Result<SocketAddr> {
+    // With SO_REUSEPORT alone a second instance would silently take a share of the clients. A socket without it sees
+    // whether anybody is there.
+    let alone = open(address, transport, options)?;
+    alone.bind(&address.into())?;
+    if transport == Transport::Stream {
+        alone.listen(1)?;
+    }
+    Ok(alone.local_addr()?.as_socket().unwrap_or(address))
+}
+
+fn open(address: SocketAddr, transport: Transport, options: &ServiceOptions) -> io::Result<Socket> {
+    let kind = if transport == Transport::Stream { Type::STREAM } else { Type::DGRAM };
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        // `0.0.0.0:80` and `[::]:80` are two addresses, whatever net.ipv6.bindv6only says.
+        socket.set_only_v6(true)?;
+    }
+    if options.freebind {
+        let level_and_name = if address.is_ipv4() {
+            (libc::IPPROTO_IP, libc::IP_FREEBIND)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_FREEBIND)
+        };
+        crate::io::sys::set_flag(socket.as_fd(), level_and_name)?;
+    }
+    match transport {
+        Transport::Stream => socket.set_reuse_address(true)?,
+        Transport::Datagram => prepare_datagrams(&socket, address)?,
+    }
+    Ok(socket)
+}
+
+fn prepare_datagrams(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    grow_buffers(socket);
+    if address.ip().is_unspecified() {
+        // Answers must come from the address that the client sent to: the kernel tells it with each datagram.
+        let level_and_name = if address.is_ipv4() {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
+        };
+        crate::io::sys::set_flag(socket.as_fd(), level_and_name)?;
+    }
+    Ok(())
+}
+
+/// Larger buffers let bursts wait instead of being dropped; less is no error.
+pub(crate) fn grow_buffers(socket: impl AsFd) {
+    let socket = socket.as_fd();
+    for name in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
+        let _ = crate::io::sys::set_int(socket, (libc::SOL_SOCKET, name), DATAGRAM_BUFFER_BYTES as i32);
+    }
+    if sockopt::socket_recv_buffer_size(socket).is_ok_and(|bytes| bytes < DATAGRAM_BUFFER_BYTES) {
+        let _ = sockopt::set_socket_recv_buffer_size(socket, DATAGRAM_BUFFER_BYTES);
+        let _ = sockopt::set_socket_send_buffer_size(socket, DATAGRAM_BUFFER_BYTES);
+    }
+}
+
+fn bind_unix(path: &Path, options: &ServiceOptions, workers: usize) -> io::Result<Vec<OwnedFd>> {
+    let name = abstract_name(path);
+    if name.is_none() {
+        remove_stale(path)?;
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    // A path that begins with a null byte is an abstract name (unix(7)).
+    let address = name.map_or_else(|| SockAddr::unix(path), |name| SockAddr::unix(format!("\0{name}")));
+    socket.bind(&address?)?;
+    if let Some(mode) = options.unix_mode.filter(|_| name.is_none()) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
+    socket.listen(backlog(options))?;
+    // There is no SO_REUSEPORT for unix sockets: the workers share one.
+    let copies = (1..workers.max(1)).map(|_| socket.try_clone());
+    let mut sockets: Vec<OwnedFd> = copies.map(|copy| copy.map(OwnedFd::from)).collect::<io::Result<_>>()?;
+    sockets.push(socket.into());
+    Ok(sockets)
+}
+
+/// A socket file that nobody answers at was left by a program that is gone.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let refused = || UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+    if is_socket(path) && refused() { std::fs::remove_file(path) } else { Ok(()) }
+}
+
+/// Whether a file that is no socket keeps the path.
+fn is_other_file(path: &Path) -> bool {
+    abstract_name(path).is_none() && !is_socket(path)
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+}
+
+fn backlog(options: &ServiceOptions) -> i32 {
+    options.backlog.min(i32::MAX as u32) as i32
+}
+
+/// What accepted sockets inherit from their listener (tcp(7)), which saves system calls for each of them.
+fn apply_options(socket: &Socket, options: &ServiceOptions) -> io::Result<()> {
+    socket.set_tcp_nodelay(options.nodelay)?;
+    socket.set_keepalive(options.keepalive.is_some())?;
+    if let Some(after) = options.keepalive {
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(after))?;
+    }
+    Ok(())
+}
+
+/// A listener of a worker for connections.
+#[derive(Debug)]
+pub(crate) struct StreamListener {
+    pub(crate) id: u64,
+    pub(crate) service: Arc<Service>,
+    /// The path goes with the last worker's listener, and before its socket: the next instance finds nothing there, not
+    /// something that looks left over.
+    pub(crate) _unix: Option<Arc<UnixPath>>,
+    pub(crate) socket: OwnedFd,
+    /// When accepting goes on, if it could not.
+    pub(crate) paused: Option<Time>,
+}
+
+impl StreamListener {
+    /// Takes on the options of a new configuration.
+    pub(crate) fn reconfigure(&self) {
+        let options = &self.service.settings.load().options;
+        let Ok(copy) = self.socket.try_clone() else { return };
+        let socket = Socket::from(copy);
+        if socket.domain().is_ok_and(|domain| domain != Domain::UNIX) {
+            let _ = apply_options(&socket, options);
+        }
+        // On a listening socket this only changes the length of the queue (listen(2)).
+        let _ = socket.listen(backlog(options));
+    }
+}
+
+/// A socket to connect to a server with.
+pub(crate) fn stream_socket(target: &Target) -> Result<OwnedFd, Errno> {
+    net::socket_with(family(target), SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
+}
+
+/// A connected socket for a flow.
+pub(crate) fn datagram_socket(target: &Target, seen: Option<Seen>) -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = net::socket_with(family(target), SocketType::DGRAM, flags, None)?;
+    if let (Some(seen), Target::Ip(address)) = (seen, target) {
+        seen.bind(&socket, *address)?;
+    }
+    connect(&socket, target)?;
+    Ok(socket)
+}
+
+fn family(target: &Target) -> AddressFamily {
+    match target {
+        Target::Ip(SocketAddr::V4(_)) => AddressFamily::INET,
+        Target::Ip(SocketAddr::V6(_)) => AddressFamily::INET6,
+        Target::Unix(_) => AddressFamily::UNIX,
+    }
+}
+
+/// Begins a connect, or makes a datagram socket's peer.
+pub(crate) fn connect(socket: &OwnedFd, target: &Target) -> Result<(), Errno> {
+    match target {
+        Target::Ip(address) => net::connect(socket, address),
+        Target::Unix(path) => match abstract_name(path) {
+            None => net::connect(socket, &SocketAddrUnix::new(path)?),
+            Some(name) => net::connect(socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?),
+        },
+    }
+}
+
+/// As whom a server sees us.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Seen {
+    /// By an address of ours.
+    Ours(IpAddr),
+    /// As the client itself.
+    Client(IpAddr),
+}
+
+impl Seen {
+    /// As the configuration wants it for this client; `None` is the system's choice.
+    pub(crate) fn of(options: &ServiceOptions, client: IpAddr) -> Option<Self> {
+        options.source.map(|source| match source {
+            Source::Address(address) => Self::Ours(address),
+            Source::Client => Self::Client(client.to_canonical()),
+        })
+    }
+
+    /// Binds a socket that will be connected to `server`, where the families agree.
+    ///
+    /// # Errors
+    /// EADDRNOTAVAIL, whatever the system said: no server, and no want of ports or descriptors, is the reason. A client
+    /// with an address of one link only (RFC 4291, section 2.5.6), for one, is nobody elsewhere.
+    pub(crate) fn bind(self, socket: &OwnedFd, server: SocketAddr) -> Result<(), Errno> {
+        self.try_bind(socket, server).map_err(|_| Errno::ADDRNOTAVAIL)
+    }
+
+    fn try_bind(self, socket: &OwnedFd, server: SocketAddr) -> Result<(), Errno> {
+        let (Self::Ours(source) | Self::Client(source)) = self;
+        if source.is_ipv4() != server.is_ipv4() {
+            return Ok(());
+        }
+        if matches!(self, Self::Client(_)) {
+            // A client of this machine itself has an address that means another one elsewhere.
+            if source.is_loopback() && !server.ip().is_loopback() {
+                return Ok(());
+            }
+            let flag = crate::io::sys::set_flag(socket.as_fd(), transparent(source));
+            flag.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))?;
+        }
+        bind_source(socket, source)
+    }
+}
+
+/// The option by which a socket may have an address that is not ours (ip(7), ipv6(7)).
+fn transparent(address: IpAddr) -> (i32, i32) {
+    match address {
+        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
+        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT),
+    }
+}
+
+/// Whether servers may be shown the addresses of clients.
+///
+/// # Errors
+/// What the system says to whoever may not; it takes CAP_NET_ADMIN.
+pub fn may_be_transparent() -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+    crate::io::sys::set_flag(socket.as_fd(), transparent(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
+}
+
+/// Binds to an address; the port is chosen at connect, so that ports are not used up (ip(7)).
+fn bind_source(socket: &OwnedFd, source: IpAddr) -> Result<(), Errno> {
+    const IP_BIND_ADDRESS_NO_PORT: i32 = 24;
+    let _ = crate::io::sys::set_flag(socket.as_fd(), (libc::IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT));
+    net::bind(socket, &SocketAddr::new(source, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::connect::is_ours;
+
+    #[test]
+    fn a_source_that_cannot_be_is_an_error_of_our_own() {
+        let server: SocketAddr = "[::1]:9".parse().unwrap();
+        // Of one link, but of which is not said; of nobody here.
+        for source in ["fe80::1", "2001:db8::1"] {
+            let seen = Seen::Ours(source.parse().unwrap());
+            let error = datagram_socket(&Target::Ip(server), Some(seen)).unwrap_err();
+            assert!(is_ours(error) && error == Errno::ADDRNOTAVAIL, "{source}: {error}");
+        }
+        let other = Seen::Ours("127.0.0.1".parse().unwrap());
+        assert!(
+            datagram_socket(&Target::Ip(server), Some(other)).is_ok(),
+            "another family has its own address"
+        );
+    }
+}

@@ -1,0 +1,71 @@
+//! Pipes for splice(2), pooled: a direction borrows one while bytes are inside.
+
+use crate::context::descriptors::Unit;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+
+/// How many bytes a pipe should hold. Unprivileged processes may get less once they have many (pipe(7)).
+pub(crate) const PIPE_BYTES: usize = 256 * 1024;
+/// Empty pipes kept by a worker; further ones are closed.
+const IDLE_PIPES_MAX: usize = 64;
+
+const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
+
+/// A pipe with what is inside.
+#[derive(Debug)]
+pub(crate) struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+    pub(crate) held: usize,
+    _units: [Unit; 2],
+}
+
+impl Pipe {
+    fn new() -> Result<Self, Errno> {
+        // A pipe is for speed: it takes no descriptor that a client needs.
+        let units = Unit::take_two().ok_or(Errno::MFILE)?;
+        let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+        // A smaller pipe works too.
+        let _ = fcntl_setpipe_size(&write, PIPE_BYTES);
+        Ok(Self { read, write, held: 0, _units: units })
+    }
+
+    /// Moves bytes from a socket in; 0 at its end.
+    pub(crate) fn fill(&mut self, source: &OwnedFd) -> Result<usize, Errno> {
+        let moved = splice(source, None, &self.write, None, PIPE_BYTES, FLAGS)?;
+        self.held += moved;
+        Ok(moved)
+    }
+
+    /// Moves bytes out to a socket.
+    pub(crate) fn drain(&mut self, sink: &OwnedFd) -> Result<usize, Errno> {
+        let moved = splice(&self.read, None, sink, None, self.held, FLAGS)?;
+        self.held -= moved;
+        Ok(moved)
+    }
+}
+
+/// The empty pipes of a worker.
+#[derive(Debug, Default)]
+#[allow(clippy::vec_box, reason = "a direction has its pipe in a box, which goes back and forth as it is")]
+pub(crate) struct PipePool(Vec<Box<Pipe>>);
+
+impl PipePool {
+    /// An empty pipe.
+    pub(crate) fn take(&mut self) -> Result<Box<Pipe>, Errno> {
+        self.0.pop().map_or_else(|| Pipe::new().map(Box::new), Ok)
+    }
+
+    /// Closes those that nobody uses; how many descriptors that were.
+    pub(crate) fn shed(&mut self) -> u32 {
+        2 * self.0.drain(..).count() as u32
+    }
+
+    /// Gives a pipe back. One with bytes inside is closed: they must never reach another connection.
+    pub(crate) fn give(&mut self, pipe: Box<Pipe>) {
+        if pipe.held == 0 && self.0.len() < IDLE_PIPES_MAX {
+            self.0.push(pipe);
+        }
+    }
+}

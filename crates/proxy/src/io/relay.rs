@@ -1,0 +1,310 @@
+//! The relay: moves bytes from one socket to another, in one direction, as far as they go without waiting.
+//!
+//! Bytes are copied through the worker's one buffer; only what a blocked sink leaves over takes memory of its own. When
+//! a read fills the whole buffer the direction goes over to splice(2), which costs less for bulk and more for small
+//! messages, and comes back when a splice moves little. Zero bytes are lost at the end: a direction ends only after all
+//! that its source gave was taken by its sink.
+
+use crate::io::pipe::{Pipe, PipePool};
+use crate::io::request_log::Tap;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+
+/// The buffer that all connections of a worker share.
+pub(crate) const BUFFER_BYTES: usize = 64 * 1024;
+/// A splice that moves less than this ends the bulk mode.
+const SPLICE_BYTES_MIN: usize = 16 * 1024;
+/// After so many rounds another connection has its turn.
+const ROUNDS_MAX: usize = 16;
+
+/// So much is taken out of a socket before it is closed.
+const DRAIN_BYTES_MAX: usize = 1 << 20;
+
+/// What all connections of a worker use in turn.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    buffer: Box<[u8]>,
+    pub(crate) pipes: PipePool,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Self { buffer: vec![0; BUFFER_BYTES].into(), pipes: PipePool::default() }
+    }
+}
+
+/// One direction of a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Direction {
+    /// The source may have something to read.
+    pub(crate) readable: bool,
+    /// The sink may take something.
+    pub(crate) writable: bool,
+    /// The end of the source was announced: a short read is not the last one.
+    pub(crate) hung_up: bool,
+    /// The sink is gone; what the source sends is read and thrown away.
+    discards: bool,
+    /// The source ended, and the sink knows.
+    pub(crate) done: bool,
+    bulk: bool,
+    /// splice found nothing more, or the end: a receive has to confirm it. An urgent mark (RFC 9293, section 3.8.5) in
+    /// the stream stops splice for ever, and looks like either.
+    splice_dry: bool,
+    /// What a blocked sink left over, from `offset` on.
+    spill: Vec<u8>,
+    offset: usize,
+    /// Boxed: most directions never have one, and a connection should be small.
+    pipe: Option<Box<Pipe>>,
+    end: Option<End>,
+}
+
+/// How the source ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// In order.
+    Fin,
+    /// By a reset, or another error.
+    Error(Errno),
+}
+
+/// What became of a pump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pumped {
+    /// It waits for its source or its sink.
+    Waiting,
+    /// There is more to do; others come first.
+    More,
+    /// The source ended, and the sink has everything.
+    Ended(End),
+    /// The sink takes nothing any more.
+    SinkGone(Errno),
+}
+
+/// Takes out what a socket that is about to be closed has received: with unread bytes the close would be a reset, which
+/// can take from its peer what that has not read yet (RFC 9293, section 3.10.4). Not more than [`DRAIN_BYTES_MAX`].
+pub(crate) fn drain(socket: &OwnedFd) {
+    let mut piece = [0; 16 * 1024];
+    for _ in 0..DRAIN_BYTES_MAX / piece.len() {
+        match recv(socket, &mut piece, RecvFlags::DONTWAIT) {
+            Ok((1.., _)) | Err(Errno::INTR) => {}
+            Ok(_) | Err(_) => return,
+        }
+    }
+}
+
+impl Direction {
+    /// A direction whose sink takes bytes from the beginning, as an accepted socket does.
+    pub(crate) fn to_writable_sink() -> Self {
+        Self { writable: true, ..Self::default() }
+    }
+
+    /// Moves what can be moved; what is read is told to `tap`, too. Returns how many bytes the sink took.
+    pub(crate) fn pump(
+        &mut self,
+        source: &OwnedFd,
+        sink: &OwnedFd,
+        scratch: &mut Scratch,
+        tap: Option<Tap<'_>>,
+    ) -> (u64, Pumped) {
+        let mut moved = 0;
+        for _ in 0..ROUNDS_MAX {
+            match self.round(source, sink, scratch, tap) {
+                Ok(bytes) => moved += bytes as u64,
+                Err(outcome) => return (moved, outcome),
+            }
+        }
+        (moved, Pumped::More)
+    }
+
+    /// Whether nothing is held that the sink still has to take.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.spill.is_empty() && self.pipe.is_none()
+    }
+
+    /// How many bytes the sink still has to take.
+    pub(crate) fn held(&self) -> usize {
+        self.spill.len() - self.offset + self.pipe.as_ref().map_or(0, |pipe| pipe.held)
+    }
+
+    fn round(
+        &mut self,
+        source: &OwnedFd,
+        sink: &OwnedFd,
+        scratch: &mut Scratch,
+        tap: Option<Tap<'_>>,
+    ) -> Result<usize, Pumped> {
+        if !self.is_empty() {
+            return self.flush(sink, &mut scratch.pipes);
+        }
+        if let Some(end) = self.end {
+            return Err(Pumped::Ended(end));
+        }
+        if !self.readable {
+            return Err(Pumped::Waiting);
+        }
+        // Nobody sees what is spliced.
+        if self.bulk && !self.discards && !self.splice_dry && tap.is_none() {
+            self.fill_pipe(source, &mut scratch.pipes)
+        } else {
+            self.copy(source, sink, scratch, tap)
+        }
+    }
+
+    /// Brings what is held to the sink.
+    fn flush(&mut self, sink: &OwnedFd, pipes: &mut PipePool) -> Result<usize, Pumped> {
+        if !self.writable {
+            return Err(Pumped::Waiting);
+        }
+        let taken = match &mut self.pipe {
+            Some(pipe) => pipe.drain(sink),
+            None => send(sink, &self.spill[self.offset..], SendFlags::NOSIGNAL),
+        };
+        let taken = taken.map_err(|error| self.sink_failed(error))?;
+        match self.pipe.take_if(|pipe| pipe.held == 0) {
+            Some(pipe) => pipes.give(pipe),
+            None if self.pipe.is_none() => self.consume(taken),
+            None => {}
+        }
+        Ok(taken)
+    }
+
+    fn consume(&mut self, taken: usize) {
+        self.offset += taken;
+        if self.offset == self.spill.len() {
+            (self.spill, self.offset) = (Vec::new(), 0);
+        }
+    }
+
+    fn fill_pipe(&mut self, source: &OwnedFd, pipes: &mut PipePool) -> Result<usize, Pumped> {
+        let Ok(mut pipe) = pipes.take() else {
+            // No pipe to be had: copying works, too.
+            self.bulk = false;
+            return Ok(0);
+        };
+        match pipe.fill(source) {
+            Ok(0) | Err(Errno::AGAIN) => self.splice_dry = true,
+            Ok(moved) => {
+                self.bulk = moved >= SPLICE_BYTES_MIN;
+                self.pipe = Some(pipe);
+                return Ok(0);
+            }
+            Err(error) => self.source_failed(error),
+        }
+        pipes.give(pipe);
+        Ok(0)
+    }
+
+    fn copy(
+        &mut self,
+        source: &OwnedFd,
+        sink: &OwnedFd,
+        scratch: &mut Scratch,
+        tap: Option<Tap<'_>>,
+    ) -> Result<usize, Pumped> {
+        self.splice_dry = false;
+        let buffer = &mut scratch.buffer[..];
+        let read = match recv(source, &mut *buffer, RecvFlags::empty()) {
+            Ok((0, _)) => {
+                self.end = Some(End::Fin);
+                return Ok(0);
+            }
+            Ok((read, _)) => read,
+            Err(error) => {
+                self.source_failed(error);
+                return Ok(0);
+            }
+        };
+        if let Some(tap) = tap.filter(|_| !self.discards) {
+            tap.piece(&buffer[..read]);
+        }
+        self.bulk = read == BUFFER_BYTES;
+        // A short read emptied the socket: the next edge tells of more, unless the end was already told.
+        self.readable = self.bulk || self.hung_up;
+        let taken = if self.discards { Ok(read) } else { self.offer(&buffer[..read], sink) };
+        let taken = taken.map_err(|error| self.sink_failed(error))?;
+        if taken < read {
+            self.spill = buffer[taken..read].to_vec();
+        }
+        Ok(taken)
+    }
+
+    /// What the sink takes of these bytes at once. A part only means that the rest is to be offered again: EAGAIN alone
+    /// promises an edge.
+    fn offer(&mut self, bytes: &[u8], sink: &OwnedFd) -> Result<usize, Errno> {
+        if !self.writable {
+            return Ok(0);
+        }
+        match send(sink, bytes, SendFlags::NOSIGNAL) {
+            Err(Errno::AGAIN) => {
+                self.writable = false;
+                Ok(0)
+            }
+            Err(Errno::INTR) => Ok(0),
+            other => other,
+        }
+    }
+
+    fn source_failed(&mut self, error: Errno) {
+        match error {
+            Errno::AGAIN => self.readable = false,
+            Errno::INTR => {}
+            error => self.end = Some(End::Error(error)),
+        }
+    }
+
+    fn sink_failed(&mut self, error: Errno) -> Pumped {
+        match error {
+            Errno::AGAIN => {
+                self.writable = false;
+                Pumped::Waiting
+            }
+            Errno::INTR => Pumped::More,
+            error => Pumped::SinkGone(error),
+        }
+    }
+
+    /// The sink gets these bytes before what the source sends.
+    pub(crate) fn begin_with(&mut self, bytes: Vec<u8>) {
+        debug_assert!(self.is_empty(), "nothing was read yet");
+        (self.spill, self.offset) = (bytes, 0);
+    }
+
+    /// Goes on where another relay stopped: with what the sink did not take yet, and the end if it came.
+    pub(crate) fn resume(&mut self, rest: Vec<u8>, end: Option<End>) {
+        (self.readable, self.writable) = (true, true);
+        self.end = self.end.or(end);
+        if !self.discards {
+            (self.spill, self.offset) = (rest, 0);
+        }
+    }
+
+    /// The sink takes nothing any more, but the source must be heard to its end: closing while it still sends would
+    /// reset it, and what it has not yet read of the other direction would be lost (RFC 9293, section 3.10.4).
+    pub(crate) fn discard(&mut self, pipes: &mut PipePool) {
+        self.discards = true;
+        (self.spill, self.offset) = (Vec::new(), 0);
+        self.release(pipes);
+    }
+
+    /// Nothing more is read of the source; what is held is still brought to the sink.
+    pub(crate) fn stop(&mut self) {
+        self.end.get_or_insert(End::Fin);
+    }
+
+    /// The source was stopped, or ended, and is to be heard all the same, for nobody.
+    pub(crate) fn hear_out(&mut self, pipes: &mut PipePool) {
+        self.discard(pipes);
+        (self.end, self.done, self.readable) = (None, false, true);
+    }
+
+    /// Whether the sink is gone.
+    pub(crate) fn discards(&self) -> bool {
+        self.discards
+    }
+
+    /// Gives the pipe back when the connection is over.
+    pub(crate) fn release(&mut self, pipes: &mut PipePool) {
+        self.pipe.take().into_iter().for_each(|pipe| pipes.give(pipe));
+    }
+}

@@ -1,0 +1,130 @@
+//! Who may come in: access lists and the limits of each client, and what becomes of those who may not.
+
+use crate::io::request_log::RequestLog;
+use crate::service::pool_queue::Queued;
+use crate::service::{Refusal, Service, Settings};
+use evener_core::Time;
+use evener_core::clients::ClientRecord;
+use evener_core::limits::Lease;
+use evener_core::spec::Denied;
+use evener_core::throttle::ClientLease;
+use rustix::fd::OwnedFd;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The status for those whom the access list refuses (RFC 9110, section 15.5.4).
+const FORBIDDEN: u16 = 403;
+/// The status for those who reached a limit (RFC 6585, section 4).
+const TOO_MANY: u16 = 429;
+
+/// What is decided of a client.
+#[derive(Debug)]
+pub(crate) enum Admission {
+    /// The client comes in.
+    Enter(Guest),
+    /// It does not.
+    Refused(Refused),
+}
+
+/// A client that came in.
+#[derive(Debug, Default)]
+pub(crate) struct Guest {
+    /// Where it is sent, whatever the routes say: it was refused, and there is a pool for such clients.
+    pub(crate) backend: Option<usize>,
+    /// Its place among the connections of its address.
+    pub(crate) place: Option<ClientLease>,
+    /// What it does is written down there.
+    pub(crate) record: Option<Arc<ClientRecord>>,
+    /// Its place among the connects that are under way, where they are counted.
+    pub(crate) pending: Option<Lease>,
+    /// Its slot in the queue of its pool, while it waits there.
+    pub(crate) queued: Option<Queued>,
+    /// What it says is written down there.
+    pub(crate) log: Option<Arc<RequestLog>>,
+}
+
+impl Guest {
+    /// Whether there is nothing to be said of it.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.backend.is_none() && self.place.is_none() && self.record.is_none() && self.log.is_none()
+    }
+}
+
+/// How a client is turned away.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// It is closed.
+    Drop,
+    /// It is told, by HTTP with this status.
+    Reject(u16),
+    /// It is kept waiting.
+    Tarpit(Lease, Duration),
+}
+
+/// Decides of a client; counts it if it is refused, and writes it down if it comes in.
+pub(crate) fn admit(
+    service: &Service,
+    settings: &Settings,
+    client: IpAddr,
+    worker: usize,
+    now: Time,
+) -> Admission {
+    let mut admission = decide(service, settings, client, worker, now);
+    if let Admission::Enter(guest) = &mut admission {
+        guest.record = record_of(service, settings, client, now);
+        guest.record.iter().for_each(|record| record.connected(now));
+        guest.log.clone_from(&settings.request_log);
+    }
+    admission
+}
+
+/// Where it is written down what a client does, if the service remembers its clients.
+pub(crate) fn record_of(
+    service: &Service,
+    settings: &Settings,
+    client: IpAddr,
+    now: Time,
+) -> Option<Arc<ClientRecord>> {
+    settings.clients.as_ref()?;
+    // A reload may have put another table there since the client was accepted.
+    service.settings.load().clients.as_ref().map(|clients| clients.enter(client, now))
+}
+
+fn decide(service: &Service, settings: &Settings, client: IpAddr, worker: usize, now: Time) -> Admission {
+    let counters = service.live.counters.of(worker);
+    if !settings.permits(client) {
+        counters.denied.one();
+        return refuse(service, settings.denied, worker, FORBIDDEN);
+    }
+    match settings.throttle.as_ref().map(|throttle| throttle.enter(client, now)) {
+        None => Admission::Enter(Guest::default()),
+        Some(Ok(place)) => Admission::Enter(Guest { place: Some(place), ..Guest::default() }),
+        Some(Err(_)) => {
+            counters.limited.one();
+            refuse(service, settings.exceeded, worker, TOO_MANY)
+        }
+    }
+}
+
+/// What a refusal means now; `status` is for those who are told by HTTP.
+pub(crate) fn refuse(service: &Service, refusal: Refusal, worker: usize, status: u16) -> Admission {
+    match refusal {
+        Refusal::Drop => Admission::Refused(Refused::Drop),
+        Refusal::Reject => Admission::Refused(Refused::Reject(status)),
+        Refusal::Backend(backend) => Admission::Enter(Guest { backend: Some(backend), ..Guest::default() }),
+        // When so many wait already, the others need not.
+        Refusal::Tarpit(time) => match service.live.tarpitted.enter(Denied::TARPIT_MAX as u32) {
+            Some(place) => {
+                service.live.counters.of(worker).tarpitted.one();
+                Admission::Refused(Refused::Tarpit(place, time))
+            }
+            None => Admission::Refused(Refused::Drop),
+        },
+    }
+}
+
+/// Closing this socket resets its connection (socket(7), `SO_LINGER`).
+pub(crate) fn reset_at_close(socket: &OwnedFd) {
+    let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
+}

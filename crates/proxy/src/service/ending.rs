@@ -1,0 +1,116 @@
+//! The end of all that clients have of one server: its check took it down, or the operator wants it. Clients see that it
+//! broke off, and requests that may be repeated go to another server.
+
+use crate::http::exchange;
+use crate::service::admission::reset_at_close;
+use crate::tcp::connection::Stage;
+use crate::worker::Worker;
+use crate::{dns, tcp, udp};
+use evener_core::Target;
+use evener_core::counters::{Counter, ServiceCounters};
+use evener_core::snapshot::{Entry, ServerLive};
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Why the connections of a server end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// A check took it down: those of the address that was checked end.
+    Down,
+    /// The operator wants it: all end.
+    Operator,
+}
+
+impl EndReason {
+    /// The word of the log.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+/// Gets the number of those that ended.
+type Done = Box<dyn FnOnce(usize) + Send>;
+
+/// A wish to all workers; when the last one has done its part, or ended, the count goes out.
+pub(crate) struct Ending {
+    live: Arc<ServerLive>,
+    target: Target,
+    reason: EndReason,
+    ended: AtomicUsize,
+    done: Mutex<Option<Done>>,
+}
+
+impl Ending {
+    pub(crate) fn new(server: &Entry, reason: EndReason, done: impl FnOnce(usize) + Send + 'static) -> Self {
+        let done: Done = Box::new(done);
+        Self {
+            live: Arc::clone(&server.live),
+            target: server.target.clone(),
+            reason,
+            ended: AtomicUsize::new(0),
+            done: Mutex::new(Some(done)),
+        }
+    }
+
+    /// Whether what leads to this server, at this address, is to end.
+    pub(crate) fn means(&self, live: &Arc<ServerLive>, target: &Target) -> bool {
+        Arc::ptr_eq(live, &self.live) && (self.reason == EndReason::Operator || *target == self.target)
+    }
+
+    /// The counter of a service that counts what ends.
+    pub(crate) fn counter<'a>(&self, counters: &'a ServiceCounters) -> &'a Counter {
+        match self.reason {
+            EndReason::Down => &counters.closed_down,
+            EndReason::Operator => &counters.closed,
+        }
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if let Some(done) = self.done.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            done(*self.ended.get_mut());
+        }
+    }
+}
+
+impl fmt::Debug for Ending {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Ending").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+/// Does this worker's part.
+pub(crate) fn end(worker: &mut Worker, ending: &Ending) {
+    let ended = end_connections(worker, ending)
+        + exchange::end_server(worker, ending)
+        + udp::end_server(worker, ending)
+        + dns::end_server(worker, ending);
+    ending.ended.fetch_add(ended, Ordering::Relaxed);
+}
+
+/// Relayed connections. What still connects goes on to the next server by itself.
+fn end_connections(worker: &mut Worker, ending: &Ending) -> usize {
+    let connections = worker.connections.iter().filter(|(_, one)| {
+        let is_meant = one.upstream.as_ref().is_some_and(|upstream| {
+            let server = &upstream.choice.server;
+            ending.means(&server.live, &server.target)
+        });
+        is_meant && matches!(one.stage, Stage::Relaying | Stage::Lingering)
+    });
+    let meant: Vec<usize> = connections.map(|(index, _)| index).collect();
+    for &index in &meant {
+        let connection = &worker.connections[index];
+        ending.counter(connection.service.live.counters.of(worker.id)).one();
+        // Neither side must take it for the other one's orderly end.
+        reset_at_close(&connection.client);
+        connection.upstream.iter().for_each(|upstream| reset_at_close(&upstream.socket));
+        tcp::close(worker, index);
+    }
+    meant.len()
+}

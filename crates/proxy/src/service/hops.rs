@@ -1,0 +1,189 @@
+//! Loops that show at run time only: two instances that are each other's server, for one. What passes on carries how many
+//! instances passed it on where there is a place for that (requests, DNS, the PROXY protocol); beyond [`HOPS_MAX`] it is
+//! refused. What has no such place is limited as packets are: where there are suspiciously many clients that may be our own
+//! servers, each of them goes to its server with a TTL of one less than it came with, and that of 1 goes nowhere.
+
+use crate::context::descriptors;
+use crate::service::{Backend, Notice, Report, Service};
+use crate::worker::Worker;
+use evener_core::{Target, Time};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use evener_core::wire::HOPS_MAX;
+
+/// From so many connections of a service on, or half of its limit, they may go round.
+const CONNECTIONS_SUSPICIOUS: u32 = 1000;
+/// From so many queries of a worker on, or half of its part of the limit, they may go round.
+const QUERIES_SUSPICIOUS: u32 = 32;
+/// So many servers of a pool are looked at for the address of a client.
+const SERVERS_LOOKED_AT: usize = 64;
+/// From so many new flows of a listener in a [`WINDOW`] on, they may go round.
+const FLOWS_SUSPICIOUS: u32 = 256;
+/// How long flows are counted: on a busy machine a datagram may go round some ten times a second only.
+const WINDOW: Duration = Duration::from_secs(10);
+/// tcp(7): a listener keeps the first packets of its connections.
+const TCP_SAVE_SYN: i32 = 27;
+
+/// Counts and reports that something is refused because it goes round.
+pub(crate) fn note_loop(worker: &Worker, service: &Service) {
+    service.live.counters.of(worker.id).loops.one();
+    if service.may_notice(Notice::Loop, worker.now) {
+        (worker.report)(Report::Loop { service: service.name.clone() });
+    }
+}
+
+/// Whether what a client sends may have come from this server: it is where the server is.
+pub(crate) fn may_go_round(client: IpAddr, server: &Target) -> bool {
+    let Target::Ip(server) = server else { return false };
+    let (client, server) = (client.to_canonical(), server.ip().to_canonical());
+    client == server || (client.is_loopback() && server.is_loopback())
+}
+
+/// Whether a service has so many connections that they may be few that go round.
+fn is_crowded(service: &Service) -> bool {
+    let most = service.settings.load().options.connections_max.min(descriptors::connections_max()) / 2;
+    service.live.connections.active() >= CONNECTIONS_SUSPICIOUS.min(most)
+}
+
+/// Whether a request of this client, of which nothing tells that it went through an instance, may have done so all the same.
+pub(crate) fn may_request_go_round(service: &Service, client: IpAddr, backend: &Backend) -> bool {
+    is_crowded(service) && {
+        let pool = backend.pool.load();
+        pool.servers().iter().take(SERVERS_LOOKED_AT).any(|server| may_go_round(client, &server.target))
+    }
+}
+
+/// Whether so many queries are under way that they may be few that go round.
+pub(crate) fn is_crowded_by_queries(in_flight: u32, most: u32) -> bool {
+    in_flight >= QUERIES_SUSPICIOUS.min(most / 2)
+}
+
+/// Has a connection's way on to its server count as one router, if it may go round.
+///
+/// # Errors
+/// EMULTIHOP where it has passed as many as a packet may.
+pub(crate) fn limit_connection(
+    worker: &Worker,
+    service: &Arc<Service>,
+    (client, address): (&OwnedFd, IpAddr),
+    (server, target): (&OwnedFd, &Target),
+) -> Result<(), Errno> {
+    if !is_crowded(service) || !may_go_round(address, target) {
+        return Ok(());
+    }
+    let mut room = [0; 128];
+    let came = crate::io::sys::saved_syn(client.as_fd(), &mut room).ok().and_then(ttl_of);
+    let Some(came) = came else {
+        // From the next ones on it is known.
+        let own = worker.streams.iter().filter(|(_, listener)| Arc::ptr_eq(&listener.service, service));
+        for (_, listener) in own {
+            let _ = crate::io::sys::set_int(listener.socket.as_fd(), (libc::IPPROTO_TCP, TCP_SAVE_SYN), 1);
+        }
+        return Ok(());
+    };
+    if came <= 1 {
+        note_loop(worker, service);
+        return Err(Errno::MULTIHOP);
+    }
+    set_ttl(server.as_fd(), target, came - 1);
+    Ok(())
+}
+
+/// The TTL or hop limit of a packet (RFC 791, section 3.1; RFC 8200, section 3).
+fn ttl_of(packet: &[u8]) -> Option<u8> {
+    match packet.first()? >> 4 {
+        4 => packet.get(8).copied(),
+        6 => packet.get(7).copied(),
+        _ => None,
+    }
+}
+
+fn set_ttl(socket: BorrowedFd<'_>, target: &Target, ttl: u8) {
+    let Target::Ip(address) = target else { return };
+    let option = if address.is_ipv4() {
+        (libc::IPPROTO_IP, libc::IP_TTL)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS)
+    };
+    let _ = crate::io::sys::set_int(socket, option, ttl.into());
+}
+
+/// How many flows of a listener began of late that may go round.
+#[derive(Debug, Default)]
+pub(crate) struct FlowWatch {
+    since: Time,
+    begun: u32,
+    /// The socket tells TTLs.
+    pub(crate) counts: bool,
+}
+
+impl FlowWatch {
+    /// A flow to `target` begins whose first datagram came with this TTL. `Err` when it has passed as many as it may.
+    pub(crate) fn on_flow(
+        &mut self,
+        now: Time,
+        listener: &OwnedFd,
+        (server, target): (&OwnedFd, &Target),
+        came: Option<u8>,
+    ) -> Result<(), Errno> {
+        if now.since(self.since) >= WINDOW {
+            if self.counts && self.begun < FLOWS_SUSPICIOUS {
+                self.count(listener, false);
+            }
+            (self.since, self.begun) = (now, 0);
+        }
+        self.begun += 1;
+        if !self.counts && self.begun >= FLOWS_SUSPICIOUS {
+            self.count(listener, true);
+        }
+        match came {
+            Some(0 | 1) => Err(Errno::MULTIHOP),
+            Some(came) => {
+                set_ttl(server.as_fd(), target, came - 1);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn count(&mut self, listener: &OwnedFd, counts: bool) {
+        for option in [(libc::IPPROTO_IP, libc::IP_RECVTTL), (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT)] {
+            // One of them is of the socket's family.
+            let _ = crate::io::sys::set_int(listener.as_fd(), option, counts.into());
+        }
+        self.counts = counts;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_may_be_its_server_where_the_addresses_are_one() {
+        let check = |client: &str, server: &str, expected: bool| {
+            let server = Target::Ip(server.parse().unwrap());
+            assert_eq!(may_go_round(client.parse().unwrap(), &server), expected, "{client} {server:?}");
+        };
+        check("127.0.0.1", "127.0.0.2:53", true);
+        check("::ffff:10.0.0.1", "10.0.0.1:53", true);
+        check("2001:db8::1", "[2001:db8::1]:53", true);
+        check("10.0.0.1", "10.0.0.2:53", false);
+        check("10.0.0.1", "127.0.0.1:53", false);
+        assert!(!may_go_round("127.0.0.1".parse().unwrap(), &Target::Unix("/run/s".into())));
+    }
+
+    #[test]
+    fn packets_tell_how_far_they_may_go() {
+        let mut v4 = [0x45; 40];
+        v4[8] = 61;
+        let mut v6 = [0x60; 60];
+        v6[7] = 255;
+        assert_eq!((ttl_of(&v4), ttl_of(&v6)), (Some(61), Some(255)));
+        assert_eq!((ttl_of(&[]), ttl_of(&v4[..8]), ttl_of(&[0; 40])), (None, None, None));
+    }
+}

@@ -1,0 +1,396 @@
+//! Warm connections: made to servers before clients want them, spread evenly over the servers that a service's own pool
+//! would choose from. Each worker makes its part, looks at each once a second, and hands one out when a client's chosen
+//! server has one. Which server that is, is not decided here; nor is a byte read.
+
+use crate::context::descriptors::Unit;
+use crate::io::connect::{note_failure, open_socket};
+use crate::io::listener;
+use crate::service::{Service, Settings};
+use crate::worker::Worker;
+use arc_swap::ArcSwap;
+use evener_core::limits::Lease;
+use evener_core::snapshot::{Admission, Choice, Entry, Snapshot};
+use evener_core::spec::ServiceOptions;
+use evener_core::{ServerId, Time};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv, sockopt};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often connections are looked at; after one ended or failed, so long nothing is made anew.
+const EVERY: Duration = Duration::from_secs(1);
+/// Connects that are under way are looked at this often.
+const SOON: Duration = Duration::from_millis(50);
+/// So many connections are looked at at a time, too.
+const LOOKS_MAX: usize = 64;
+/// So many connects are begun at a time; then clients have their turn.
+const BEGUN_MAX: usize = 64;
+/// When clients had their turn.
+const TURN: Duration = Duration::from_millis(1);
+
+/// The warm connections of a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Warm {
+    parts: Vec<Part>,
+    /// When they have to be looked at; never, when no service wants any.
+    due: Option<Time>,
+}
+
+/// This worker's part of what a service wants.
+#[derive(Debug)]
+struct Part {
+    service: Arc<Service>,
+    pool: Arc<ArcSwap<Snapshot>>,
+    /// With what they were made.
+    options: ServiceOptions,
+    /// Those of each server, the oldest first.
+    sockets: BTreeMap<ServerId, VecDeque<WarmSocket>>,
+    make_at: Time,
+}
+
+/// One connection that nobody uses yet.
+#[derive(Debug)]
+struct WarmSocket {
+    socket: OwnedFd,
+    server: Arc<Entry>,
+    /// When its connect began, while that is under way.
+    since: Option<Time>,
+    /// Until then it counts as well.
+    look_at: Time,
+    /// It is counted among those of its server, apart from clients, whom it never keeps out.
+    _place: Lease,
+    /// It is counted among those of the service, once it is made.
+    counted: Option<Lease>,
+    _descriptor: Unit,
+}
+
+/// How a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Ready,
+    Connecting,
+    /// The server closed it, or it failed after it was made.
+    Ended,
+    /// Its connect failed.
+    Failed(Errno),
+}
+
+/// How many a worker makes, and how many those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Share {
+    count: usize,
+    before: usize,
+}
+
+impl Share {
+    fn of(warm: u32, worker: usize, workers: usize) -> Self {
+        let (warm, workers) = (warm as usize, workers.max(1));
+        let (each, rest) = (warm / workers, warm % workers);
+        Self { count: each + usize::from(worker < rest), before: worker * each + worker.min(rest) }
+    }
+
+    /// How many of them are the server's, by its place among so many: workers go on where those before them stopped.
+    fn at(self, place: usize, servers: usize) -> usize {
+        let turn = (place + servers - self.before % servers) % servers;
+        self.count / servers + usize::from(turn < self.count % servers)
+    }
+}
+
+impl Warm {
+    /// Something changed: it is seen to as soon as possible that they are those that are wanted.
+    pub(crate) fn look_again(&mut self, now: Time) {
+        self.due = Some(now);
+    }
+
+    pub(crate) fn due(&self) -> Option<Time> {
+        self.due
+    }
+
+    /// Closes all of them, for clients that have no descriptors; how many there were. Others are made later.
+    pub(crate) fn shed(&mut self, now: Time) -> u32 {
+        let mut closed = 0;
+        for part in &mut self.parts {
+            closed += part.sockets.values().map(|sockets| sockets.len() as u32).sum::<u32>();
+            part.sockets.clear();
+            part.make_at = now + EVERY;
+        }
+        closed
+    }
+
+    fn part(&mut self, service: &Arc<Service>, pool: &Arc<ArcSwap<Snapshot>>) -> Option<&mut Part> {
+        let same = |part: &&mut Part| Arc::ptr_eq(&part.service, service) && Arc::ptr_eq(&part.pool, pool);
+        self.parts.iter_mut().find(same)
+    }
+}
+
+/// The share of this worker; none where servers have to be told of a client, or more is spoken than bytes.
+fn share(settings: &Settings, worker: &Worker) -> Share {
+    let personal = settings.default_backend.is_none_or(|backend| settings.is_personal(backend));
+    let none = worker.draining || personal || settings.is_layered();
+    Share::of(if none { 0 } else { settings.options.warm }, worker.id, worker.workers)
+}
+
+/// Looks after all of them.
+pub(crate) fn tend(worker: &mut Worker) {
+    let mut warm = std::mem::take(&mut worker.warm);
+    let mut parts = Vec::new();
+    let services = worker.streams.iter().map(|(_, listener)| &listener.service);
+    for service in services {
+        let settings = service.settings.load_full();
+        let Some(pool) = settings.pool().filter(|_| share(&settings, worker).count > 0) else { continue };
+        let known = warm.parts.iter().position(|part| Arc::ptr_eq(&part.service, service));
+        match known {
+            Some(at) => parts.push(warm.parts.swap_remove(at).with(pool, &settings.options)),
+            None if parts.iter().any(|part: &Part| Arc::ptr_eq(&part.service, service)) => {}
+            None => parts.push(Part::new(service, pool, &settings.options, worker.now)),
+        }
+    }
+    // What is left belongs to services that went, or want none any more.
+    warm.parts = parts;
+    warm.due = warm.parts.iter_mut().map(|part| part.tend(worker)).min();
+    worker.warm = warm;
+}
+
+/// A warm connection to the server that was chosen for a client, if there is one; another one is made in its place.
+pub(crate) fn take(worker: &mut Worker, index: usize, choice: &Choice) -> Option<OwnedFd> {
+    let mut warm = std::mem::take(&mut worker.warm);
+    let connection = &worker.connections[index];
+    let part = warm.part(&connection.service, &connection.backend().pool);
+    let taken = part.and_then(|part| {
+        let taken = part.take(&choice.server, worker.now)?;
+        connection.service.live.counters.of(worker.id).warm_used.one();
+        part.replace(&choice.server, worker);
+        Some(taken)
+    });
+    worker.warm = warm;
+    taken
+}
+
+impl Part {
+    fn new(
+        service: &Arc<Service>,
+        pool: &Arc<ArcSwap<Snapshot>>,
+        options: &ServiceOptions,
+        now: Time,
+    ) -> Self {
+        Self {
+            service: Arc::clone(service),
+            pool: Arc::clone(pool),
+            options: options.clone(),
+            sockets: BTreeMap::new(),
+            make_at: now,
+        }
+    }
+
+    /// The same under the present settings; what was made for another pool or in another way is closed.
+    fn with(mut self, pool: &Arc<ArcSwap<Snapshot>>, options: &ServiceOptions) -> Self {
+        let made = |options: &ServiceOptions| (options.source, options.nodelay, options.server_keepalive);
+        if !Arc::ptr_eq(&self.pool, pool) || made(&self.options) != made(options) {
+            self.sockets.clear();
+        }
+        self.pool = Arc::clone(pool);
+        self.options.clone_from(options);
+        self
+    }
+
+    /// Closes what is no longer wanted or well, makes what is missing; when it is to be looked at again.
+    fn tend(&mut self, worker: &Worker) -> Time {
+        let (now, snapshot) = (worker.now, self.pool.load_full());
+        let share = share(&self.service.settings.load(), worker);
+        let servers: Vec<Arc<Entry>> = snapshot.first_choices().cloned().collect();
+        let mut looks = LOOKS_MAX;
+        let mut before = std::mem::take(&mut self.sockets);
+        for (place, server) in servers.iter().enumerate() {
+            let Some(mut sockets) = before.remove(&server.id) else { continue };
+            sockets
+                .retain_mut(|one| one.server.target == server.target && self.keeps(one, worker, &mut looks));
+            sockets.truncate(share.at(place, servers.len()));
+            // Clients took the places meanwhile.
+            while server.live.warm.active() > server.warm_max() && sockets.pop_back().is_some() {}
+            self.sockets.insert(server.id, sockets);
+        }
+        // Those of servers that clients do not get any more.
+        drop(before);
+        let makes_more = self.make_at <= now && self.make(worker, &servers, share);
+        // With no look left there may be more to look at.
+        if makes_more || looks == 0 { now + TURN } else { self.due(now) }
+    }
+
+    /// When there is something to do again.
+    fn due(&self, now: Time) -> Time {
+        let of_socket =
+            |one: &WarmSocket| if one.since.is_some() { now + SOON } else { one.look_at.max(now + SOON) };
+        let look_at = self.sockets.values().flatten().map(of_socket).min();
+        let make_at = Some(self.make_at).filter(|at| *at > now);
+        [look_at, make_at].into_iter().flatten().min().unwrap_or(now + EVERY)
+    }
+
+    /// Whether a connection goes on. It is looked at when it is its time and `looks` are left; always, while it
+    /// connects.
+    fn keeps(&mut self, one: &mut WarmSocket, worker: &Worker, looks: &mut usize) -> bool {
+        if one.since.is_none() {
+            if one.look_at > worker.now || *looks == 0 {
+                return true;
+            }
+            *looks -= 1;
+            one.look_at = worker.now + EVERY;
+        }
+        let state = match one.look(&self.service) {
+            State::Connecting
+                if one.since.is_some_and(|since| since + self.options.connect_timeout <= worker.now) =>
+            {
+                State::Failed(Errno::TIMEDOUT)
+            }
+            state => state,
+        };
+        match state {
+            State::Ready | State::Connecting => return true,
+            State::Ended => {}
+            State::Failed(error) => note_failure(worker, self.pool.load().pool.clone(), &one.server, error),
+        }
+        self.make_at = worker.now + EVERY;
+        false
+    }
+
+    /// Makes what is missing; whether there is more to make at once.
+    fn make(&mut self, worker: &Worker, servers: &[Arc<Entry>], share: Share) -> bool {
+        let mut begun = 0;
+        for (place, server) in servers.iter().enumerate() {
+            let wanted = share.at(place, servers.len());
+            while self.sockets.get(&server.id).map_or(0, VecDeque::len) < wanted {
+                if begun == BEGUN_MAX {
+                    return true;
+                }
+                if !self.begin(server, worker) {
+                    break;
+                }
+                begun += 1;
+            }
+        }
+        false
+    }
+
+    /// Begins one more connection, if clients leave room for it.
+    fn begin(&mut self, server: &Arc<Entry>, worker: &Worker) -> bool {
+        let Some(place) = server.live.warm.enter(server.warm_max()) else { return false };
+        let Some(unit) = Unit::take() else {
+            // Clients need them more.
+            self.make_at = worker.now + EVERY;
+            return false;
+        };
+        // No client is meant: where it would matter, there are none of these.
+        let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let begun = open_socket(&server.target, &self.options, nobody).and_then(|socket| {
+            match listener::connect(&socket, &server.target) {
+                Ok(()) => Ok((socket, None)),
+                Err(Errno::INPROGRESS) => Ok((socket, Some(worker.now))),
+                Err(error) => Err(error),
+            }
+        });
+        match begun {
+            Ok((socket, since)) => {
+                let counted = if since.is_none() { self.service.live.warm.enter(u32::MAX) } else { None };
+                let server = Arc::clone(server);
+                let sockets = self.sockets.entry(server.id).or_default();
+                let look_at = worker.now + EVERY;
+                let (_place, _descriptor) = (place, unit);
+                sockets.push_back(WarmSocket {
+                    socket,
+                    server,
+                    since,
+                    look_at,
+                    _place,
+                    counted,
+                    _descriptor,
+                });
+                true
+            }
+            Err(error) => {
+                note_failure(worker, self.pool.load().pool.clone(), server, error);
+                self.make_at = worker.now + EVERY;
+                false
+            }
+        }
+    }
+
+    /// The first one that is well; those before it are closed.
+    fn take(&mut self, server: &Entry, now: Time) -> Option<OwnedFd> {
+        let sockets = self.sockets.get_mut(&server.id)?;
+        while let Some(mut one) = sockets.pop_front() {
+            match one.look(&self.service) {
+                State::Ready if one.server.target == server.target => return Some(one.socket),
+                State::Ready => {}
+                State::Connecting => {
+                    // Those behind it began later.
+                    sockets.push_front(one);
+                    return None;
+                }
+                State::Ended | State::Failed(_) => self.make_at = now + EVERY,
+            }
+        }
+        None
+    }
+
+    /// One was taken: another one is made at once, unless something is amiss or it is too many by now.
+    fn replace(&mut self, server: &Entry, worker: &Worker) {
+        let snapshot = self.pool.load_full();
+        let current = snapshot.server(server.id).filter(|entry| entry.admission == Admission::Open);
+        let all: usize = self.sockets.values().map(VecDeque::len).sum();
+        let wanted = share(&self.service.settings.load(), worker).count;
+        if let Some(current) = current.filter(|_| self.make_at <= worker.now && all < wanted) {
+            self.begin(current, worker);
+        }
+    }
+}
+
+impl WarmSocket {
+    fn look(&mut self, service: &Service) -> State {
+        if self.since.is_some() {
+            let mut wanted = [PollFd::new(&self.socket, PollFlags::OUT)];
+            if matches!(poll(&mut wanted, Some(&Timespec::default())), Ok(0) | Err(_)) {
+                return State::Connecting;
+            }
+            if let Ok(Err(error)) | Err(error) = sockopt::socket_error(&self.socket) {
+                return State::Failed(error);
+            }
+            self.since = None;
+            self.counted = service.live.warm.enter(u32::MAX);
+        }
+        // What the server said already is for the client.
+        match recv(&self.socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((1.., _)) | Err(Errno::AGAIN | Errno::INTR) => State::Ready,
+            Ok(_) | Err(_) => State::Ended,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many each server gets of each worker.
+    fn spread(warm: u32, workers: usize, servers: usize) -> Vec<Vec<usize>> {
+        let shares = (0..workers).map(|worker| Share::of(warm, worker, workers));
+        shares.map(|share| (0..servers).map(|place| share.at(place, servers)).collect()).collect()
+    }
+
+    #[test]
+    fn workers_and_servers_have_even_parts() {
+        assert_eq!(spread(4, 2, 2), [[1, 1], [1, 1]]);
+        assert_eq!(spread(2, 2, 2), [[1, 0], [0, 1]]);
+        assert_eq!(spread(5, 2, 3), [[1, 1, 1], [1, 1, 0]]);
+        assert_eq!(spread(1, 3, 1), [[1], [0], [0]]);
+        for (warm, workers, servers) in [(100, 7, 9), (3, 8, 5), (0, 2, 2), (1000, 3, 16)] {
+            let parts = spread(warm, workers, servers);
+            let of_server = |place: usize| parts.iter().map(|part| part[place]).sum::<usize>();
+            let all: Vec<usize> = (0..servers).map(of_server).collect();
+            assert_eq!(all.iter().sum::<usize>(), warm as usize);
+            let (least, most) = (all.iter().min().unwrap(), all.iter().max().unwrap());
+            assert!(most - least <= 1, "{all:?}");
+        }
+    }
+}
