@@ -59,6 +59,8 @@ fn check_file(name: &str, text: &str, problems: &mut Vec<String>) {
         problems.push(format!("{name}: a name that says nothing"));
     }
     for (at, line) in lines.iter().enumerate() {
+        // The name that the standard library's collections have for it.
+        let line = line.replace("fn get_mut(", "");
         BANNED.iter().filter(|banned| line.contains(**banned)).for_each(|banned| {
             problems.push(format!("{name}:{}: `{banned}` must not be here", at + 1));
         });

@@ -27,11 +27,12 @@ mod transfers;
 mod twins;
 mod upstream;
 
+use crate::context::ready::Ready;
 use crate::context::timers::Timers;
-use crate::io::batch::BATCH;
+use crate::io::batch::{BATCH, Batch};
 use crate::io::gso::Burst;
 use crate::service::Service;
-use crate::worker::{Retry, Worker};
+use crate::worker::Worker;
 use answers::Answers;
 use client::Client;
 use declined::Declined;
@@ -50,7 +51,7 @@ use std::time::Duration;
 use stream::Stream;
 use upstream::Upstream;
 
-pub(crate) use client::{begin, close_numbered, cut_all, on_client_event, open, queue as queue_client, shed};
+pub(crate) use client::{begin, close_numbered, cut_all, on_client_event, queue as queue_client, shed};
 pub(crate) use listener::{assign, leave, listen, on_listener_event, release};
 pub(crate) use sockets::on_socket_event;
 pub(crate) use standing::{on_standing_event, queue as queue_standing, tend};
@@ -93,6 +94,7 @@ pub(crate) struct Dns {
     stream_timers: Timers,
     standing_timers: Timers,
     secrets: Secrets,
+    inbound: Option<Box<Batch>>,
     answers: Option<Box<Answers>>,
     spares: Vec<Vec<u8>>,
     buffer: Vec<u8>,
@@ -144,6 +146,7 @@ impl Dns {
             stream_timers: Timers::new(),
             standing_timers: Timers::new(),
             secrets: Secrets::default(),
+            inbound: None,
             answers: None,
             spares: Vec::new(),
             buffer: Vec::new(),
@@ -197,7 +200,7 @@ impl Dns {
 
 /// What is due.
 pub(crate) fn on_time(worker: &mut Worker, due: &mut Vec<usize>) {
-    let now = worker.now;
+    let now = worker.cx.now;
     worker.dns.query_timers.expire(now, due);
     due.drain(..).for_each(|slot| query::on_deadline(worker, slot));
     worker.dns.client_timers.expire(now, due);
@@ -220,7 +223,7 @@ pub(crate) fn flush(worker: &mut Worker) {
         } else if let Some(index) = worker.dns.clients_dirty.pop() {
             // Who has more to do at once waits until others had their turn.
             if !client::flush_once(worker, index) {
-                worker.again.push_back(Retry::DnsClient(index));
+                worker.cx.ready.push(Ready::DnsClient(index));
             }
         } else if let Some(at) = worker.dns.sockets_dirty.pop() {
             sockets::flush(worker, at);
@@ -252,7 +255,7 @@ fn bury(worker: &mut Worker) {
         if let Some(client) = worker.dns.clients.try_remove(index) {
             let service = Arc::clone(&worker.dns.services[client.service].service);
             drop(client);
-            worker.wake_waiting(&service);
+            service.wake_waiting(&worker.cx);
         }
     }
 }

@@ -15,6 +15,7 @@ mod udp;
 mod worker;
 
 pub use context::descriptors;
+pub use context::report::{Report, Reporter};
 pub use io::connect::is_want;
 pub use io::listener::{BindError, Bound, Sharing, bind, may_be_transparent};
 pub use io::request_log::{LogForm, Queued, RequestLog};
@@ -22,4 +23,4 @@ pub use io::tls::{TlsAcceptor, TlsConnector};
 pub use plane::{Driver, Plane, PlaneOptions};
 pub use service::ending::EndReason;
 pub use service::open::{Closed, Listing, Open};
-pub use service::{Backend, Dns, Refusal, Report, Reporter, Service, ServiceLive, Settings};
+pub use service::{Backend, Dns, Refusal, Service, ServiceLive, Settings};

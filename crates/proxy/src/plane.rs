@@ -1,10 +1,11 @@
 //! The plane as the program holds it: starts the workers and hands listeners and commands to them.
 
+use crate::context::report::Reporter;
 use crate::io::batch::Local;
 use crate::io::listener::Bound;
 use crate::service::ending::{EndReason, Ending};
 use crate::service::open::{self, Closed, Hearer, Listing, Question};
-use crate::service::{Backend, Reporter, Service, Settings};
+use crate::service::{Backend, Service, Settings};
 use crate::worker::{Command, PoolIs, Worker, WorkerParts};
 use evener_core::Endpoint;
 use evener_core::snapshot::Entry;

@@ -7,15 +7,18 @@ pub(crate) mod open;
 pub(crate) mod pool_queue;
 pub(crate) mod preamble;
 
-use crate::context::descriptors::Unit;
+use crate::context::Context;
+use crate::context::descriptors::{self, Unit};
+use crate::context::report::{Notice, Report, is_due};
+
 use crate::io::request_log::RequestLog;
 use crate::io::tls::{TlsAcceptor, TlsConnector};
 use arc_swap::ArcSwap;
+use evener_core::Time;
 use evener_core::acl::{Access, Acl};
 use evener_core::clients::{ClientSeen, Clients};
 use evener_core::counters::{ServiceCounters, Sharded};
 use evener_core::dns::{Cache, RateLimit};
-use evener_core::health::Failure;
 use evener_core::limits::{Lease, Occupancy};
 use evener_core::route::Routes;
 use evener_core::snapshot::{NoServer, Snapshot};
@@ -23,14 +26,10 @@ use evener_core::spec::{DnsSpec, HttpSpec, Protocol, ServiceOptions, Source};
 use evener_core::throttle::Throttle;
 use evener_core::wire::forwarded::Client;
 use evener_core::wire::proxy;
-use evener_core::{ServerId, Target, Time};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
-
-/// A condition that lasts is reported at most this often, for each service.
-const NOTICE_EVERY: Duration = Duration::from_secs(1);
 
 /// What a service does, as the present configuration says.
 #[derive(Debug)]
@@ -256,19 +255,25 @@ impl Service {
         self.live.waiting.load(Ordering::Relaxed) && self.live.waiting.swap(false, Ordering::Relaxed)
     }
 
+    /// A slot was given back: listeners that wait for one, here or at another worker, try again.
+    pub(crate) fn wake_waiting(&self, cx: &Context) {
+        if self.wants_wake() || descriptors::wants_wake() {
+            cx.wake_all();
+        }
+    }
+
     /// Whether a lasting condition should be reported again.
     pub(crate) fn may_notice(&self, kind: Notice, now: Time) -> bool {
         is_due(&self.live.noticed_at[kind as usize], now)
     }
 }
 
-/// Whether something that lasts should be said again; `told_at` is when it was said last, 0 for never. True for one caller.
-pub(crate) fn is_due(told_at: &AtomicU64, now: Time) -> bool {
-    let last = told_at.load(Ordering::Relaxed);
-    let due = last == 0 || now.since(Time::from_nanos(last)) >= NOTICE_EVERY;
-    let claim =
-        || told_at.compare_exchange(last, now.as_nanos().max(1), Ordering::Relaxed, Ordering::Relaxed);
-    due && claim().is_ok()
+/// Nobody could be had for a client.
+pub(crate) fn note_no_server(cx: &Context, service: &Service, reason: NoServer) {
+    service.live.counters.of(cx.id).no_server.one();
+    if service.may_notice(Notice::NoServer, cx.now) {
+        (cx.report)(Report::NoServer { service: service.name.clone(), reason });
+    }
 }
 
 /// What a client that was accepted has: its place in the service, and descriptors for itself and for its server.
@@ -299,107 +304,3 @@ impl Pending {
         Self { service: Arc::clone(service), _place: service.live.pending.enter(u32::MAX) }
     }
 }
-
-/// The lasting conditions.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Notice {
-    NoServer,
-    Untakable,
-    Full,
-    AcceptFailed,
-    NoDescriptors,
-    Loop,
-}
-
-/// What a worker tells the supervisor.
-#[derive(Debug)]
-pub enum Report {
-    /// Traffic could not reach a server.
-    Failure {
-        /// The pool.
-        pool: Arc<str>,
-        /// The server.
-        server: ServerId,
-        /// Where it was.
-        target: Target,
-        /// What went wrong.
-        failure: Failure,
-    },
-    /// A connect failed for a reason of our own, which is no verdict on the server.
-    LocalError {
-        /// The pool.
-        pool: Arc<str>,
-        /// The server.
-        server: ServerId,
-        /// What the system said.
-        error: std::io::Error,
-    },
-    /// Traffic reached a server that had failed before.
-    Success {
-        /// The pool.
-        pool: Arc<str>,
-        /// The server.
-        server: ServerId,
-        /// Where it was.
-        target: Target,
-    },
-    /// The connection that has to stand with a server does for this worker, or no longer does and why.
-    Session {
-        /// The pool.
-        pool: Arc<str>,
-        /// The server.
-        server: ServerId,
-        /// Where it was.
-        target: Target,
-        /// The worker.
-        worker: usize,
-        /// Why it does not stand; `None` when it does.
-        fault: Option<String>,
-    },
-    /// No server that was left could take a question.
-    Untakable {
-        /// The service.
-        service: Arc<str>,
-    },
-    /// What clients send comes back to the service.
-    Loop {
-        /// The service.
-        service: Arc<str>,
-    },
-    /// A client got no server.
-    NoServer {
-        /// The service.
-        service: Arc<str>,
-        /// Why.
-        reason: NoServer,
-    },
-    /// The service is full.
-    Full {
-        /// The service.
-        service: Arc<str>,
-        /// Its limit.
-        connections_max: u32,
-    },
-    /// As many clients are there as descriptors allow.
-    NoDescriptors {
-        /// A service that accepts no more for now.
-        service: Arc<str>,
-        /// How many connections there can be.
-        connections_max: u32,
-    },
-    /// There is no io_uring here; epoll does the work.
-    NoRing {
-        /// What the system said.
-        error: std::io::Error,
-    },
-    /// Accepting failed.
-    AcceptFailed {
-        /// The service.
-        service: Arc<str>,
-        /// What the system said.
-        error: std::io::Error,
-    },
-}
-
-/// Takes reports from any worker; must not block.
-pub type Reporter = Arc<dyn Fn(Report) + Send + Sync>;

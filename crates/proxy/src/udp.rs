@@ -5,18 +5,21 @@
 mod header;
 mod leave;
 mod party;
+mod responses;
 mod spread;
 mod table;
 
 use crate::context::descriptors::Unit;
+use crate::context::ready::Ready;
 use crate::context::registry::Token;
+use crate::context::report::{Notice, Report};
 use crate::io::batch::{BATCH, Batch, Local, Names};
 use crate::io::connect::{count_refusal, is_ours, note_local};
 use crate::io::listener::{self, Seen};
 use crate::service::admission;
 use crate::service::hops::{FlowWatch, HOPS_MAX, may_go_round, note_loop};
-use crate::service::{Notice, Report, Service, Settings};
-use crate::worker::{Retry, Worker};
+use crate::service::{Service, Settings};
+use crate::worker::Worker;
 use evener_core::Time;
 use evener_core::attempt::{Attempt, AttemptLimits, Cost};
 use evener_core::clients::ClientRecord;
@@ -28,12 +31,15 @@ use header::{header_of, introduce};
 use party::{Party, Pools, party_of};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
+use slab::Slab;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 pub(crate) use leave::{close_left, leave};
-pub(crate) use table::{close, end_all, end_astray, end_server, expire, open};
+use responses::Answers;
+pub(crate) use responses::{flush_answers, on_flow_event};
+pub(crate) use table::{close, end_all, end_astray, end_server, expire};
 
 /// After so many batches of one socket others have their turn.
 const BATCHES_MAX: usize = 4;
@@ -43,6 +49,38 @@ pub(crate) const DRAIN_IDLE: Duration = Duration::from_secs(1);
 const DRAIN_ANSWERED_IDLE: Duration = Duration::from_millis(100);
 /// Places of a batch that go nowhere.
 const DROPPED: u32 = u32::MAX;
+
+/// The datagrams of one worker.
+pub(crate) struct Udp {
+    pub(crate) listeners: Slab<DatagramListener>,
+    pub(crate) flows: Slab<FlowSocket>,
+    pub(crate) inbound: Option<Box<Batch>>,
+    answers: Option<Box<Answers>>,
+    /// Flows that ended during the present events.
+    pub(crate) retired: Vec<usize>,
+    /// When flows were looked through for expired ones.
+    pub(crate) swept_at: Time,
+}
+
+impl Udp {
+    pub(crate) fn new() -> Self {
+        Self {
+            listeners: Slab::new(),
+            flows: Slab::new(),
+            inbound: None,
+            answers: None,
+            retired: Vec::new(),
+            swept_at: Time::ZERO,
+        }
+    }
+
+    /// Closes the sockets of flows that ended.
+    pub(crate) fn bury(&mut self) {
+        while let Some(slot) = self.retired.pop() {
+            self.flows.try_remove(slot);
+        }
+    }
+}
 
 /// A listener of a worker for datagrams.
 #[derive(Debug)]
@@ -83,20 +121,6 @@ struct Identity {
     record: Option<Arc<ClientRecord>>,
 }
 
-/// The answers that wait to be sent by one listener.
-#[derive(Debug)]
-pub(crate) struct Answers {
-    batch: Batch,
-    listener: usize,
-    count: usize,
-}
-
-impl Answers {
-    pub(crate) fn new() -> Self {
-        Self { batch: Batch::new(BATCH), listener: 0, count: 0 }
-    }
-}
-
 /// How many flows a worker's table has of the service's.
 pub(crate) fn table_size(settings: &Settings, workers: usize) -> usize {
     (settings.options.flows_max as usize).div_ceil(workers.max(1)).max(1)
@@ -109,9 +133,9 @@ pub(crate) fn flow_idle(settings: &Settings) -> Duration {
 
 /// Clients sent something.
 pub(crate) fn on_listener_event(worker: &mut Worker, index: usize) {
-    let mut batch = worker.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
+    let mut batch = worker.udp.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
     let emptied = (0..BATCHES_MAX).any(|_| {
-        let Some(listener) = worker.datagrams.get(index) else { return true };
+        let Some(listener) = worker.udp.listeners.get(index) else { return true };
         batch.wants_ttl = listener.watch.counts;
         match batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local) {
             Ok(count) => {
@@ -123,10 +147,10 @@ pub(crate) fn on_listener_event(worker: &mut Worker, index: usize) {
         }
     });
     if !emptied {
-        worker.again.push_back(Retry::Datagrams(index));
+        worker.cx.ready.push(Ready::Datagrams(index));
     }
     batch.wants_ttl = false;
-    worker.inbound = Some(batch);
+    worker.udp.inbound = Some(batch);
 }
 
 /// Sends a batch on, all datagrams of one flow together.
@@ -134,7 +158,7 @@ fn forward(worker: &mut Worker, index: usize, batch: &mut Batch, count: usize) {
     if count == 0 {
         return;
     }
-    let service = Arc::clone(&worker.datagrams[index].service);
+    let service = Arc::clone(&worker.udp.listeners[index].service);
     let settings = service.settings.load_full();
     let pools = Pools::load(&settings);
     let mut slots = [DROPPED; BATCH];
@@ -147,7 +171,7 @@ fn forward(worker: &mut Worker, index: usize, batch: &mut Batch, count: usize) {
         };
         *slot = flow.unwrap_or(DROPPED);
     }
-    service.live.counters.of(worker.id).datagrams_in.add(count as u64);
+    service.live.counters.of(worker.cx.id).datagrams_in.add(count as u64);
     let mut places = [0; BATCH];
     for first in 0..count {
         let slot = std::mem::replace(&mut slots[first], DROPPED);
@@ -176,7 +200,7 @@ fn key_of(
     at: usize,
     settings: &Settings,
 ) -> Option<FlowKey> {
-    let listener = &worker.datagrams[index];
+    let listener = &worker.udp.listeners[index];
     let local = if listener.local == Local::Each { batch.local(at) } else { None };
     let sender = batch.sender(at)?;
     if listener.local == Local::Each && batch.is_for_all(at) && !worker.takes_broadcasts_of(sender) {
@@ -187,7 +211,7 @@ fn key_of(
         return Some(own);
     }
     let Ok(Some(header)) = proxy::parse(batch.bytes_of(at)) else {
-        listener.service.live.counters.of(worker.id).drop_greeting.one();
+        listener.service.live.counters.of(worker.cx.id).drop_greeting.one();
         return None;
     };
     let (length, ends, hops) = (header.length, header.ends, header.extras.hops);
@@ -211,10 +235,10 @@ fn flow_of(
     (key, ttl): (FlowKey, Option<u8>),
     pools: &Pools<'_>,
 ) -> Option<u32> {
-    let (listener, client) = (&mut worker.datagrams[index], key.client.ip());
+    let (listener, client) = (&mut worker.udp.listeners[index], key.client.ip());
     let mut identity = None;
-    if let Some(flow) = listener.flows.datagram(&key, worker.now) {
-        let socket = || worker.flows.get(flow.slot as usize);
+    if let Some(flow) = listener.flows.datagram(&key, worker.cx.now) {
+        let socket = || worker.udp.flows.get(flow.slot as usize);
         let refused =
             pools.refused.is_some() && socket().is_some_and(|socket| socket.party == Party::Refused);
         let snapshot = pools.of(if refused { Party::Refused } else { Party::Admitted });
@@ -226,7 +250,7 @@ fn flow_of(
             flow.generation = snapshot.generation;
             return Some(flow.slot);
         }
-        listener.service.live.counters.of(worker.id).flows_moved.one();
+        listener.service.live.counters.of(worker.cx.id).flows_moved.one();
         identity = socket().map(|socket| socket.identity.clone());
         // Its own place must not stand in the way of its new one.
         end(worker, index, &key);
@@ -239,12 +263,12 @@ fn flow_of(
 
 /// The slot of a flow that was begun; `None`, and its datagram counted, when it could not be.
 fn slot_of(worker: &Worker, index: usize, begun: Result<u32, Unplaced>) -> Option<u32> {
-    let counters = worker.datagrams[index].service.live.counters.of(worker.id);
+    let counters = worker.udp.listeners[index].service.live.counters.of(worker.cx.id);
     match begun {
         Ok(slot) => return Some(slot),
         Err(Unplaced::NoServer) => counters.drop_no_server.one(),
         Err(Unplaced::NoSocket) => counters.drop_no_socket.one(),
-        Err(Unplaced::Loop) => note_loop(worker, &Arc::clone(&worker.datagrams[index].service)),
+        Err(Unplaced::Loop) => note_loop(worker, &Arc::clone(&worker.udp.listeners[index].service)),
     }
     None
 }
@@ -275,9 +299,9 @@ struct Wish<'a> {
 /// Begins a flow, or lets it go on at another server than those that failed.
 fn begin(worker: &mut Worker, index: usize, wish: &Wish<'_>, attempt: &mut Attempt) -> Result<u32, Unplaced> {
     let &Wish { key, snapshot, .. } = wish;
-    let request = Request::of(key.client.ip(), worker.now);
+    let request = Request::of(key.client.ip(), worker.cx.now);
     loop {
-        let choice = match attempt.next(snapshot, &request, &AttemptLimits::NONE, &mut worker.random) {
+        let choice = match attempt.next(snapshot, &request, &AttemptLimits::NONE, &mut worker.cx.random) {
             Ok(choice) => choice,
             Err(reason) => {
                 note_no_server(worker, index, reason);
@@ -294,10 +318,10 @@ fn begin(worker: &mut Worker, index: usize, wish: &Wish<'_>, attempt: &mut Attem
 }
 
 fn note_no_server(worker: &Worker, index: usize, reason: NoServer) {
-    let service = &worker.datagrams[index].service;
-    service.live.counters.of(worker.id).no_server.one();
-    if service.may_notice(Notice::NoServer, worker.now) {
-        (worker.report)(Report::NoServer { service: service.name.clone(), reason });
+    let service = &worker.udp.listeners[index].service;
+    service.live.counters.of(worker.cx.id).no_server.one();
+    if service.may_notice(Notice::NoServer, worker.cx.now) {
+        (worker.cx.report)(Report::NoServer { service: service.name.clone(), reason });
     }
 }
 
@@ -313,12 +337,12 @@ fn begin_at(
     if key != wish.key {
         // The client may have a flow to this server already.
         end(worker, index, &wish.key);
-        if let Some(flow) = worker.datagrams[index].flows.peek(&key) {
+        if let Some(flow) = worker.udp.listeners[index].flows.peek(&key) {
             return Some(Ok(flow.slot));
         }
     }
     let Some(unit) = Unit::take() else {
-        note_local(worker, &snapshot.pool, &choice.server, Errno::MFILE);
+        note_local(&worker.cx, &snapshot.pool, &choice.server, Errno::MFILE);
         return Some(Err(no_socket(worker, index)));
     };
     let seen = Seen::of(&settings.options, key.client.ip());
@@ -326,24 +350,24 @@ fn begin_at(
         Ok(socket) => socket,
         // This client cannot be shown to this server: no other flow would make room for it, and it is nobody's failure.
         Err(Errno::ADDRNOTAVAIL) => {
-            choice.server.live.counters.of(worker.id).connect_errors.one();
-            note_local(worker, &snapshot.pool, &choice.server, Errno::ADDRNOTAVAIL);
+            choice.server.live.counters.of(worker.cx.id).connect_errors.one();
+            note_local(&worker.cx, &snapshot.pool, &choice.server, Errno::ADDRNOTAVAIL);
             return None;
         }
         Err(error) if is_ours(error) => {
-            note_local(worker, &snapshot.pool, &choice.server, error);
+            note_local(&worker.cx, &snapshot.pool, &choice.server, error);
             return Some(Err(no_socket(worker, index)));
         }
         Err(_) => {
-            choice.server.live.counters.of(worker.id).connect_errors.one();
+            choice.server.live.counters.of(worker.cx.id).connect_errors.one();
             report_failure(worker, snapshot, &choice.server, Failure::Unreachable);
             return None;
         }
     };
     if may_go_round(key.client.ip(), &choice.server.target) {
-        let DatagramListener { watch, socket: listener, .. } = &mut worker.datagrams[index];
+        let DatagramListener { watch, socket: listener, .. } = &mut worker.udp.listeners[index];
         let to = (&socket, &choice.server.target);
-        if watch.on_flow(worker.now, listener, to, wish.ttl).is_err() {
+        if watch.on_flow(worker.cx.now, listener, to, wish.ttl).is_err() {
             return Some(Err(Unplaced::Loop));
         }
     }
@@ -365,17 +389,17 @@ fn begin_at(
 
 /// A new flow gets a number, and its client is written down if the service remembers its clients.
 fn identify(worker: &mut Worker, index: usize, key: &FlowKey, settings: &Settings) -> Identity {
-    let number = worker.number();
-    let service = &worker.datagrams[index].service;
-    let record = admission::record_of(service, settings, key.client.ip(), worker.now);
-    record.iter().for_each(|record| record.connected(worker.now));
+    let number = worker.cx.number();
+    let service = &worker.udp.listeners[index].service;
+    let record = admission::record_of(service, settings, key.client.ip(), worker.cx.now);
+    record.iter().for_each(|record| record.connected(worker.cx.now));
     Identity { number, record }
 }
 
 /// There are no descriptors or ports: the flow that was unused the longest makes room, for the next datagram.
 fn no_socket(worker: &mut Worker, index: usize) -> Unplaced {
-    if let Some(oldest) = worker.datagrams[index].flows.oldest() {
-        worker.datagrams[index].service.live.counters.of(worker.id).flows_evicted.one();
+    if let Some(oldest) = worker.udp.listeners[index].flows.oldest() {
+        worker.udp.listeners[index].service.live.counters.of(worker.cx.id).flows_evicted.one();
         end(worker, index, &oldest);
     }
     Unplaced::NoSocket
@@ -388,34 +412,34 @@ fn install(worker: &mut Worker, index: usize, flow_socket: FlowSocket, snapshot:
         record.had(&snapshot.pool, &choice.server.name);
     }
     end(worker, index, &key);
-    let slot = worker.flows.insert(flow_socket);
-    if worker.registry.register(&worker.flows[slot].socket, Token::Flow(slot)).is_err() {
-        worker.flows.remove(slot);
+    let slot = worker.udp.flows.insert(flow_socket);
+    if worker.cx.registry.register(&worker.udp.flows[slot].socket, Token::Flow(slot)).is_err() {
+        worker.udp.flows.remove(slot);
         return None;
     }
-    let listener = &mut worker.datagrams[index];
+    let listener = &mut worker.udp.listeners[index];
     let flow = Flow { server, slot: slot as u32, generation: snapshot.generation };
-    let evicted = listener.flows.begin(key, flow, worker.now);
-    let counters = listener.service.live.counters.of(worker.id);
+    let evicted = listener.flows.begin(key, flow, worker.cx.now);
+    let counters = listener.service.live.counters.of(worker.cx.id);
     counters.flows.one();
-    live.counters.of(worker.id).flows.one();
+    live.counters.of(worker.cx.id).flows.one();
     listener.service.live.flows.fetch_add(1, Ordering::Relaxed);
     if let Some(evicted) = evicted {
         counters.flows_evicted.one();
         listener.service.live.flows.fetch_sub(1, Ordering::Relaxed);
-        worker.retired.push(evicted.slot as usize);
+        worker.udp.retired.push(evicted.slot as usize);
     }
-    snapshot.remember(key.client.ip(), server, worker.now);
+    snapshot.remember(key.client.ip(), server, worker.cx.now);
     Some(slot as u32)
 }
 
 /// Ends a flow, if there is one. Its slot is freed only when the present events are done: datagrams of the same batch
 /// may still name it.
 fn end(worker: &mut Worker, index: usize, key: &FlowKey) {
-    let listener = &mut worker.datagrams[index];
+    let listener = &mut worker.udp.listeners[index];
     if let Some(flow) = listener.flows.end(key) {
         listener.service.live.flows.fetch_sub(1, Ordering::Relaxed);
-        worker.retired.push(flow.slot as usize);
+        worker.udp.retired.push(flow.slot as usize);
     }
 }
 
@@ -431,17 +455,17 @@ fn send_to_server(
     let (mut slot, mut left) = (slot, places);
     let mut attempt = Attempt::new();
     loop {
-        let Some(flow) = worker.flows.get(slot) else { return };
-        let service = &worker.datagrams[index].service;
-        let counters = service.live.counters.of(worker.id);
+        let Some(flow) = worker.udp.flows.get(slot) else { return };
+        let service = &worker.udp.listeners[index].service;
+        let counters = service.live.counters.of(worker.cx.id);
         let sent = batch.send_connected(flow.socket.as_fd(), left);
         let (done, rest) = left.split_at(sent.taken);
         counters.bytes_in.add(batch.bytes(done));
-        let of_server = flow.choice.server.live.counters.of(worker.id);
+        let of_server = flow.choice.server.live.counters.of(worker.cx.id);
         of_server.datagrams_in.add(done.len() as u64);
         of_server.bytes_in.add(batch.bytes(done));
         if let Some(record) = &flow.identity.record {
-            record.moved(batch.bytes(done), 0, worker.now);
+            record.moved(batch.bytes(done), 0, worker.cx.now);
         }
         left = rest;
         match sent.error {
@@ -458,13 +482,13 @@ fn send_to_server(
                 attempt.failed(flow.choice.server.id, flow.choice.why, Cost::Quick);
                 let snapshot = pools.of(party);
                 note_refusal(worker, snapshot, slot, error);
-                let service = Arc::clone(&worker.datagrams[index].service);
-                let identity = worker.flows.get(slot).map(|flow| flow.identity.clone());
+                let service = Arc::clone(&worker.udp.listeners[index].service);
+                let identity = worker.udp.flows.get(slot).map(|flow| flow.identity.clone());
                 let wish = Wish { key, ttl: None, party, identity, settings: pools.settings, snapshot };
                 let Ok(next) = begin(worker, index, &wish, &mut attempt) else {
-                    return service.live.counters.of(worker.id).drop_refused.add(left.len() as u64);
+                    return service.live.counters.of(worker.cx.id).drop_refused.add(left.len() as u64);
                 };
-                service.live.counters.of(worker.id).flows_moved.one();
+                service.live.counters.of(worker.cx.id).flows_moved.one();
                 slot = next as usize;
             }
         }
@@ -473,115 +497,12 @@ fn send_to_server(
 
 /// The server of a flow refused a datagram: passive failure.
 fn note_refusal(worker: &mut Worker, snapshot: &Snapshot, slot: usize, error: Errno) {
-    let server = &worker.flows[slot].choice.server;
-    let failure = count_refusal(worker, server, error);
+    let server = &worker.udp.flows[slot].choice.server;
+    let failure = count_refusal(&worker.cx, server, error);
     report_failure(worker, snapshot, server, failure);
 }
 
 fn report_failure(worker: &Worker, snapshot: &Snapshot, server: &Entry, failure: Failure) {
     let (pool, target) = (snapshot.pool.clone(), server.target.clone());
-    (worker.report)(Report::Failure { pool, server: server.id, target, failure });
-}
-
-/// A server answered, or refused.
-pub(crate) fn on_flow_event(worker: &mut Worker, slot: usize) {
-    for _ in 0..BATCHES_MAX {
-        let Some(flow) = worker.flows.get(slot) else { return };
-        let index = flow.listener;
-        let mut answers = worker.answers.take().unwrap_or_else(|| Box::new(Answers::new()));
-        if answers.count == BATCH || (answers.count > 0 && answers.listener != index) {
-            flush(worker, &mut answers);
-        }
-        answers.listener = index;
-        let room = BATCH - answers.count;
-        let received = answers.batch.receive(
-            worker.flows[slot].socket.as_fd(),
-            answers.count,
-            Names::Unwanted,
-            Local::Fixed,
-        );
-        if let Ok(count) = received {
-            take_answers(worker, slot, &mut answers, count);
-        }
-        worker.answers = Some(answers);
-        match received {
-            Ok(count) if count < room => return,
-            Ok(_) => {}
-            // What else is there makes no further event.
-            Err(error) => {
-                on_refused(worker, slot, error);
-                break;
-            }
-        }
-    }
-    worker.again.push_back(Retry::Flow(slot));
-}
-
-fn take_answers(worker: &mut Worker, slot: usize, answers: &mut Answers, count: usize) {
-    let flow = &mut worker.flows[slot];
-    let mut bytes = 0;
-    for at in answers.count..answers.count + count {
-        answers.batch.address(at, flow.key.sender(), flow.key.local);
-        bytes += answers.batch.len(at) as u64;
-    }
-    answers.count += count;
-    if count > 0 {
-        flow.answered_at = worker.now;
-        let server = &flow.choice.server;
-        if server.live.suspect.load(Ordering::Relaxed)
-            && let Some(listener) = worker.datagrams.get(answers.listener)
-        {
-            let pool = flow.party.backend(&listener.service.settings.load()).pool.load().pool.clone();
-            (worker.report)(Report::Success { pool, server: server.id, target: server.target.clone() });
-        }
-        let of_server = flow.choice.server.live.counters.of(worker.id);
-        of_server.datagrams_out.add(count as u64);
-        of_server.bytes_out.add(bytes);
-        if let Some(record) = &flow.identity.record {
-            record.moved(0, bytes, worker.now);
-        }
-        if let Some(listener) = worker.datagrams.get(answers.listener) {
-            listener.service.live.counters.of(worker.id).bytes_out.add(bytes);
-        }
-    }
-}
-
-/// ICMP says that nobody is there: the flow goes on at another server, before its client sends again.
-fn on_refused(worker: &mut Worker, slot: usize, error: Errno) {
-    let Some(flow) = worker.flows.get(slot) else { return };
-    let (index, key, party) = (flow.listener, flow.key, flow.party);
-    let mut attempt = Attempt::new();
-    attempt.failed(flow.choice.server.id, flow.choice.why, Cost::Quick);
-    // A flow that ended or moved during the present events has another slot, or none. And what is said of the size of
-    // packets on the way (ICMP) concerns datagrams, not the server.
-    let current = worker.datagrams.get(index).and_then(|listener| listener.flows.peek(&key));
-    if current.is_none_or(|flow| flow.slot as usize != slot) || error == Errno::MSGSIZE || is_ours(error) {
-        return;
-    }
-    let service = Arc::clone(&worker.datagrams[index].service);
-    let settings = service.settings.load_full();
-    let snapshot = party.backend(&settings).pool.load_full();
-    note_refusal(worker, &snapshot, slot, error);
-    let identity = worker.flows.get(slot).map(|flow| flow.identity.clone());
-    let wish = Wish { key, ttl: None, party, identity, settings: &settings, snapshot: &snapshot };
-    if begin(worker, index, &wish, &mut attempt).is_ok() {
-        service.live.counters.of(worker.id).flows_moved.one();
-    }
-}
-
-/// Sends the answers that wait.
-pub(crate) fn flush_answers(worker: &mut Worker) {
-    if let Some(mut answers) = worker.answers.take() {
-        flush(worker, &mut answers);
-        worker.answers = Some(answers);
-    }
-}
-
-fn flush(worker: &mut Worker, answers: &mut Answers) {
-    let count = std::mem::take(&mut answers.count);
-    let Some(listener) = worker.datagrams.get(answers.listener).filter(|_| count > 0) else { return };
-    let sent = answers.batch.send_addressed(listener.socket.as_fd(), 0, count);
-    let counters = listener.service.live.counters.of(worker.id);
-    counters.datagrams_out.add(sent.taken as u64);
-    counters.drop_send_full.add((count - sent.taken) as u64);
+    (worker.cx.report)(Report::Failure { pool, server: server.id, target, failure });
 }

@@ -1,5 +1,6 @@
 //! Where the descriptors of a worker are registered, and what stands for them in events.
 
+use super::keys::Handle;
 use mio::Interest;
 use mio::unix::SourceFd;
 use rustix::fd::{AsRawFd, OwnedFd};
@@ -25,39 +26,39 @@ pub(crate) enum Token {
 
 impl Token {
     pub(crate) fn encode(self) -> mio::Token {
-        let (kind, index) = match self {
+        let (kind, raw): (u64, u64) = match self {
             Self::Waker => (0, 0),
-            Self::Stream(index) => (1, index),
-            Self::Client(index) => (2, index),
-            Self::Server(index) => (3, index),
-            Self::Datagrams(index) => (4, index),
-            Self::Flow(index) => (5, index),
-            Self::Session(index) => (6, index),
-            Self::Upstream(index) => (7, index),
-            Self::DnsListener(index) => (8, index),
-            Self::DnsSocket(index) => (9, index),
-            Self::DnsClient(index) => (10, index),
-            Self::DnsStream(index) => (11, index),
-            Self::DnsStanding(index) => (12, index),
+            Self::Stream(key) => (1, key.into_raw()),
+            Self::Client(key) => (2, key.into_raw()),
+            Self::Server(key) => (3, key.into_raw()),
+            Self::Datagrams(key) => (4, key.into_raw()),
+            Self::Flow(key) => (5, key.into_raw()),
+            Self::Session(key) => (6, key.into_raw()),
+            Self::Upstream(key) => (7, key.into_raw()),
+            Self::DnsListener(key) => (8, key.into_raw()),
+            Self::DnsSocket(key) => (9, key.into_raw()),
+            Self::DnsClient(key) => (10, key.into_raw()),
+            Self::DnsStream(key) => (11, key.into_raw()),
+            Self::DnsStanding(key) => (12, key.into_raw()),
         };
-        mio::Token(index << 4 | kind)
+        mio::Token((raw << 4 | kind) as usize)
     }
 
     pub(crate) fn decode(mio::Token(token): mio::Token) -> Self {
-        let index = token >> 4;
+        let raw = (token >> 4) as u64;
         match token & 15 {
-            1 => Self::Stream(index),
-            2 => Self::Client(index),
-            3 => Self::Server(index),
-            4 => Self::Datagrams(index),
-            5 => Self::Flow(index),
-            6 => Self::Session(index),
-            7 => Self::Upstream(index),
-            8 => Self::DnsListener(index),
-            9 => Self::DnsSocket(index),
-            10 => Self::DnsClient(index),
-            11 => Self::DnsStream(index),
-            12 => Self::DnsStanding(index),
+            1 => Self::Stream(Handle::from_raw(raw)),
+            2 => Self::Client(Handle::from_raw(raw)),
+            3 => Self::Server(Handle::from_raw(raw)),
+            4 => Self::Datagrams(Handle::from_raw(raw)),
+            5 => Self::Flow(Handle::from_raw(raw)),
+            6 => Self::Session(Handle::from_raw(raw)),
+            7 => Self::Upstream(Handle::from_raw(raw)),
+            8 => Self::DnsListener(Handle::from_raw(raw)),
+            9 => Self::DnsSocket(Handle::from_raw(raw)),
+            10 => Self::DnsClient(Handle::from_raw(raw)),
+            11 => Self::DnsStream(Handle::from_raw(raw)),
+            12 => Self::DnsStanding(Handle::from_raw(raw)),
             _ => Self::Waker,
         }
     }

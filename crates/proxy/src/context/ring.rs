@@ -2,6 +2,7 @@
 //! connections make of it is in `ring_relay.rs`. Where the kernel or a container forbids io_uring, there is no ring, and
 //! the worker does everything by epoll.
 
+pub(crate) use super::keys::GENERATION_MASK;
 use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
@@ -34,9 +35,6 @@ pub(crate) enum Mark {
     /// Nobody waits for it.
     Nothing,
 }
-
-/// Generations wrap here.
-pub(crate) const GENERATION_MASK: u32 = (1 << 27) - 1;
 
 impl Mark {
     fn encode(self) -> u64 {

@@ -1,16 +1,18 @@
 //! One deadline for each connection, in a hashed wheel (Varghese and Lauck 1987, scheme 6): set and clear in constant
 //! time, no memory beyond a node for each connection that ever was at once.
 
+use super::keys::Handle;
 use evener_core::Time;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 const SLOTS: usize = 1024;
 const NONE: u32 = u32::MAX;
 const TICK: Duration = Duration::from_millis(32);
 
-/// The wheel.
+/// The wheel, for the entries of one table.
 #[derive(Debug)]
-pub(crate) struct Timers {
+pub(crate) struct Timers<K = usize> {
     heads: Box<[u32; SLOTS]>,
     nodes: Vec<Node>,
     /// The last tick whose slot was looked at.
@@ -18,6 +20,7 @@ pub(crate) struct Timers {
     /// No deadline is before this tick; the next one may be later.
     earliest: u64,
     count: usize,
+    of: PhantomData<fn() -> K>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -26,9 +29,11 @@ struct Node {
     previous: u32,
     /// The tick of the deadline; 0 when there is none.
     due: u64,
+    /// The handle whose deadline it is.
+    raw: u64,
 }
 
-const UNSET: Node = Node { next: NONE, previous: NONE, due: 0 };
+const UNSET: Node = Node { next: NONE, previous: NONE, due: 0, raw: 0 };
 
 /// The first tick that is not before `at`.
 fn tick(at: Time) -> u64 {
@@ -39,20 +44,28 @@ fn slot(tick: u64) -> usize {
     (tick % SLOTS as u64) as usize
 }
 
-impl Timers {
+/// Where the deadline of a handle is. One entry has an index at a time: a later one takes over what is left there.
+fn node_of(raw: u64) -> usize {
+    raw as u32 as usize
+}
+
+impl<K: Handle> Timers<K> {
     pub(crate) fn new() -> Self {
-        Self { heads: Box::new([NONE; SLOTS]), nodes: Vec::new(), done: 0, earliest: u64::MAX, count: 0 }
+        let heads = Box::new([NONE; SLOTS]);
+        Self { heads, nodes: Vec::new(), done: 0, earliest: u64::MAX, count: 0, of: PhantomData }
     }
 
-    /// Sets the deadline of number `index`, instead of the one it had.
-    pub(crate) fn set(&mut self, index: usize, deadline: Time) {
-        self.clear(index);
+    /// Sets the deadline of an entry, instead of the one it had.
+    pub(crate) fn set(&mut self, key: K, deadline: Time) {
+        let raw = key.into_raw();
+        let index = node_of(raw);
+        self.unlink(index);
         if self.nodes.len() <= index {
             self.nodes.resize(index + 1, UNSET);
         }
         let due = tick(deadline).max(self.done + 1);
         let head = std::mem::replace(&mut self.heads[slot(due)], index as u32);
-        self.nodes[index] = Node { next: head, previous: NONE, due };
+        self.nodes[index] = Node { next: head, previous: NONE, due, raw };
         if head != NONE {
             self.nodes[head as usize].previous = index as u32;
         }
@@ -60,21 +73,32 @@ impl Timers {
         self.count += 1;
     }
 
-    /// Sets the deadline of number `index`, unless it has an earlier one.
-    pub(crate) fn hasten(&mut self, index: usize, deadline: Time) {
-        let earlier = |node: &Node| node.due != 0 && node.due <= tick(deadline);
-        if !self.nodes.get(index).is_some_and(earlier) {
-            self.set(index, deadline);
+    /// Sets the deadline of an entry, unless it has an earlier one.
+    pub(crate) fn hasten(&mut self, key: K, deadline: Time) {
+        let earlier = |node: &Node| node.due <= tick(deadline);
+        if !self.node(key).is_some_and(earlier) {
+            self.set(key, deadline);
         }
     }
 
-    /// Whether number `index` has a deadline.
-    pub(crate) fn is_set(&self, index: usize) -> bool {
-        self.nodes.get(index).is_some_and(|node| node.due != 0)
+    /// Whether an entry has a deadline.
+    pub(crate) fn is_set(&self, key: K) -> bool {
+        self.node(key).is_some()
     }
 
-    /// Takes the deadline of number `index` away, if it has one.
-    pub(crate) fn clear(&mut self, index: usize) {
+    /// Takes the deadline of an entry away, if it has one.
+    pub(crate) fn clear(&mut self, key: K) {
+        if self.is_set(key) {
+            self.unlink(node_of(key.into_raw()));
+        }
+    }
+
+    fn node(&self, key: K) -> Option<&Node> {
+        let raw = key.into_raw();
+        self.nodes.get(node_of(raw)).filter(|node| node.due != 0 && node.raw == raw)
+    }
+
+    fn unlink(&mut self, index: usize) {
         let Some(node) = self.nodes.get(index).copied().filter(|node| node.due != 0) else { return };
         match node.previous {
             NONE => self.heads[slot(node.due)] = node.next,
@@ -93,8 +117,8 @@ impl Timers {
         (self.count > 0).then(|| at.since(now))
     }
 
-    /// Puts the numbers whose deadline came into `due`; they have none then.
-    pub(crate) fn expire(&mut self, now: Time, due: &mut Vec<usize>) {
+    /// Puts the entries whose deadline came into `due`; they have none then.
+    pub(crate) fn expire(&mut self, now: Time, due: &mut Vec<K>) {
         let now = now.as_nanos() / TICK.as_nanos() as u64;
         if self.earliest > now {
             self.done = self.done.max(now.min(self.earliest - 1));
@@ -108,13 +132,13 @@ impl Timers {
         self.earliest = self.next_occupied();
     }
 
-    fn expire_slot(&mut self, slot: usize, now: u64, due: &mut Vec<usize>) {
+    fn expire_slot(&mut self, slot: usize, now: u64, due: &mut Vec<K>) {
         let mut at = self.heads[slot];
         while at != NONE {
             let node = self.nodes[at as usize];
             if node.due <= now {
-                self.clear(at as usize);
-                due.push(at as usize);
+                self.unlink(at as usize);
+                due.push(K::from_raw(node.raw));
             }
             at = node.next;
         }
@@ -134,9 +158,23 @@ mod tests {
     use std::collections::BTreeMap;
 
     #[test]
+    fn an_entry_that_is_gone_has_no_deadline_and_takes_none_away() {
+        let old = 5_u64 | 1 << 32;
+        let new = 5_u64 | 2 << 32;
+        let keys = [old, new].map(crate::context::keys::Key::<u8>::from_raw);
+        let (mut timers, mut due) = (Timers::new(), Vec::new());
+        timers.set(keys[0], Time::ZERO + Duration::from_secs(1));
+        timers.set(keys[1], Time::ZERO + Duration::from_secs(2));
+        timers.clear(keys[0]);
+        assert!(!timers.is_set(keys[0]) && timers.is_set(keys[1]));
+        timers.expire(Time::ZERO + Duration::from_secs(3), &mut due);
+        assert_eq!(due, [keys[1]]);
+    }
+
+    #[test]
     fn deadlines_come_once_not_early_and_at_most_a_tick_late() {
         let mut random = Random::seeded(4);
-        let mut timers = Timers::new();
+        let mut timers: Timers = Timers::new();
         let mut model: BTreeMap<usize, Time> = BTreeMap::new();
         let mut now = Time::ZERO;
         for _ in 0..20_000 {

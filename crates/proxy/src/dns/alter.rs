@@ -65,13 +65,14 @@ pub(super) fn alter(worker: &mut Worker, settings: &Settings, slot: usize) {
 /// with a PROXY header says it there.
 pub(super) fn mark(worker: &mut Worker, settings: &Settings, slot: usize, server: &Entry) {
     let query = &worker.dns.queries[slot];
-    let most = spec(settings).map_or(u32::MAX, |spec| spec.outstanding_max.div_ceil(worker.workers as u32));
+    let most =
+        spec(settings).map_or(u32::MAX, |spec| spec.outstanding_max.div_ceil(worker.cx.workers as u32));
     if is_crowded_by_queries(worker.dns.services[query.asker.service].in_flight, most)
         && !query.view.is_transfer()
         && may_go_round(query.asker.client.ip(), &server.target)
         && query.view.hops(&query.message) == 0
         && !query.asker.is_told_of(settings)
-        && worker.random.below(MARK_ONE_IN) == 0
+        && worker.cx.random.below(MARK_ONE_IN) == 0
     {
         alter_with(worker, settings, slot, Hops::Said);
     }

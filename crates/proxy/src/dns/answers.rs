@@ -131,7 +131,7 @@ pub(super) fn send(worker: &mut Worker, answers: &mut Answers) {
         let bytes: usize = group.iter().map(|place| place.length).sum();
         let is_same = |one: usize, other: usize| is_to_same(&ways[one], &ways[other]);
         let sent = burst.send_addressed(listener.socket.as_fd(), batch, places, is_same);
-        let counters = worker.dns.services[listener.service].service.live.counters.of(worker.id);
+        let counters = worker.dns.services[listener.service].service.live.counters.of(worker.cx.id);
         counters.datagrams_out.add(sent.taken as u64);
         counters.bytes_out.add(bytes as u64);
         counters.drop_send_full.add((group.len() - sent.taken) as u64);

@@ -95,7 +95,7 @@ fn resume(
     let earlier = &worker.dns.queries[slot].earlier;
     let Some(place) = earlier.iter().rposition(|attempt| is_worth_it(worker, attempt)) else { return false };
     worker.dns.queries[slot].take_up(place);
-    worker.dns.query_timers.set(slot, worker.now + spec.query_timeout);
+    worker.dns.query_timers.set(slot, worker.cx.now + spec.query_timeout);
     true
 }
 
@@ -191,7 +191,7 @@ fn blame(worker: &mut Worker, slot: usize, server: &Entry, (waits, sent_at): (Wa
     if server.dialect != Dialect::Plain || upstream.answered_at >= sent_at {
         return;
     }
-    if upstream.on_silence(query.view.question(&query.message), worker.now) {
+    if upstream.on_silence(query.view.question(&query.message), worker.cx.now) {
         let settings = dns.services[query.asker.service].service.settings.load_full();
         query::report_failure(worker, &settings, slot, server, Failure::Silent);
     }

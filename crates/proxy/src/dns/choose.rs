@@ -12,9 +12,9 @@ const PASSED_OVER_MAX: usize = 16;
 pub(super) fn choose(worker: &mut Worker, snapshot: &Snapshot, slot: usize) -> Result<Choice, NoServer> {
     let Query { asker, attempt, declined, .. } = &mut worker.dns.queries[slot];
     let by = asker.origin.transport();
-    let request = Request::of(asker.client.ip(), worker.now);
+    let request = Request::of(asker.client.ip(), worker.cx.now);
     let refuses = |choice: &Choice| choice.server.live.transports.refuses_only(by, request.now);
-    let first = attempt.next(snapshot, &request, &AttemptLimits::NONE, &mut worker.random)?;
+    let first = attempt.next(snapshot, &request, &AttemptLimits::NONE, &mut worker.cx.random)?;
     if declined.is_some() && first.why == Why::LastResort {
         // What there is already is better than waiting for a server that is down.
         return Err(NoServer::Failed);
@@ -25,7 +25,7 @@ pub(super) fn choose(worker: &mut Worker, snapshot: &Snapshot, slot: usize) -> R
     let mut others = attempt.clone();
     others.pass_over(first.server.id);
     for _ in 0..PASSED_OVER_MAX {
-        match others.next(snapshot, &request, &AttemptLimits::NONE, &mut worker.random) {
+        match others.next(snapshot, &request, &AttemptLimits::NONE, &mut worker.cx.random) {
             Ok(choice) if refuses(&choice) => others.pass_over(choice.server.id),
             Ok(choice) => return Ok(choice),
             Err(_) => break,

@@ -5,16 +5,19 @@ use super::framed::{Framed, Received};
 use super::query::{self, Asker, Origin, Party};
 use super::transfers::{self, Transfers};
 use super::{Served, stream};
+use crate::context::Context;
 use crate::context::descriptors::Unit;
+use crate::context::ready::Ready;
 use crate::context::registry::Token;
+use crate::dns::Dns;
 use crate::service::Place;
 use crate::service::admission::{self, Admission, Guest, Refused, reset_at_close};
 use crate::service::hops::note_loop;
-use crate::service::open::{self, Open};
+use crate::service::open::{self, Collector, Open};
 use crate::service::preamble::{self, Origin as Told};
 use crate::service::{Service, Settings};
 use crate::tcp::GREETING;
-use crate::worker::{Retry, Worker};
+use crate::worker::Worker;
 use evener_core::Time;
 use evener_core::limits::Lease;
 use mio::event::Event;
@@ -90,7 +93,7 @@ pub(crate) fn begin(
     settings: &Settings,
     place: Place,
 ) {
-    let (service, number) = (worker.dns.place_of(service), worker.number());
+    let (service, number) = (worker.dns.place_of(service), worker.cx.number());
     let greets = settings.is_proxy(peer.ip());
     let index = worker.dns.clients.insert(Box::new(Client {
         service,
@@ -102,7 +105,7 @@ pub(crate) fn begin(
         outstanding: 0,
         asked: false,
         ended: false,
-        active_at: worker.now,
+        active_at: worker.cx.now,
         dirty: false,
         round: worker.dns.round.wrapping_sub(1),
         streams: Vec::new(),
@@ -112,7 +115,7 @@ pub(crate) fn begin(
         guest: Guest::default(),
     }));
     if greets {
-        worker.dns.client_timers.set(index, worker.now + GREETING);
+        worker.dns.client_timers.set(index, worker.cx.now + GREETING);
     } else {
         admit(worker, index, settings);
     }
@@ -120,7 +123,7 @@ pub(crate) fn begin(
     if client.stage == Stage::Over {
         return;
     }
-    if worker.registry.register(&client.framed.socket, Token::DnsClient(index)).is_err() {
+    if worker.cx.registry.register(&client.framed.socket, Token::DnsClient(index)).is_err() {
         return close(worker, index);
     }
     queue(worker, index);
@@ -130,7 +133,7 @@ pub(crate) fn begin(
 fn admit(worker: &mut Worker, index: usize, settings: &Settings) {
     let client = &mut worker.dns.clients[index];
     let service = &worker.dns.services[client.service].service;
-    match admission::admit(service, settings, client.told.client.ip(), worker.id, worker.now) {
+    match admission::admit(service, settings, client.told.client.ip(), worker.cx.id, worker.cx.now) {
         Admission::Enter(guest) => {
             client.refused = guest.backend.is_some();
             client.guest = guest;
@@ -146,21 +149,21 @@ fn admit(worker: &mut Worker, index: usize, settings: &Settings) {
             // It gives its place in the service to others.
             client.place = Some(place);
             client.stage = Stage::Tarpit;
-            worker.dns.client_timers.set(index, worker.now + time);
+            worker.dns.client_timers.set(index, worker.cx.now + time);
         }
     }
 }
 
 /// How long a client may do nothing.
 fn idle_timeout(worker: &Worker, settings: &Settings) -> Option<Duration> {
-    if worker.draining { Some(DRAIN_IDLE) } else { settings.options.idle_timeout }
+    if worker.cx.draining { Some(DRAIN_IDLE) } else { settings.options.idle_timeout }
 }
 
 /// How long the client with this number may do nothing, if it is still there: while the program drains, it should leave.
 pub(super) fn idle_time(worker: &mut Worker, index: usize, number: u32) -> Option<Duration> {
     find(worker, index, number)?;
     let idle = settings_of(worker, index).options.idle_timeout.unwrap_or(Duration::MAX);
-    Some(if worker.draining { Duration::ZERO } else { idle })
+    Some(if worker.cx.draining { Duration::ZERO } else { idle })
 }
 
 fn arm(worker: &mut Worker, index: usize, settings: &Settings) {
@@ -231,7 +234,7 @@ fn flush(worker: &mut Worker, index: usize) {
             receive(worker, index);
         }
     }
-    worker.again.push_back(Retry::DnsClient(index));
+    worker.cx.ready.push(Ready::DnsClient(index));
 }
 
 /// Whether more is wanted of a client.
@@ -284,7 +287,7 @@ fn take_questions(worker: &mut Worker, index: usize, settings: &Settings) -> App
             break Appetite::More;
         }
         client.asked = true;
-        client.active_at = worker.now;
+        client.active_at = worker.cx.now;
         let asker = asker_of(worker, index);
         count_in(worker, index, message.len() + 2);
         query::ask(worker, settings, &asker, &message);
@@ -301,7 +304,7 @@ fn greet(worker: &mut Worker, index: usize, settings: &Settings) -> bool {
         Ok(Some(length)) => client.framed.consume(length),
         Err(_) => {
             let service = &worker.dns.services[client.service].service;
-            service.live.counters.of(worker.id).greeting_refused.one();
+            service.live.counters.of(worker.cx.id).greeting_refused.one();
             close(worker, index);
             return false;
         }
@@ -332,7 +335,7 @@ fn asker_of(worker: &Worker, index: usize) -> Asker {
 
 fn count_in(worker: &Worker, index: usize, bytes: usize) {
     let client = &worker.dns.clients[index];
-    worker.dns.services[client.service].service.live.counters.of(worker.id).bytes_in.add(bytes as u64);
+    worker.dns.services[client.service].service.live.counters.of(worker.cx.id).bytes_in.add(bytes as u64);
 }
 
 /// Whether the connection is still good.
@@ -353,8 +356,8 @@ fn send(worker: &mut Worker, index: usize) -> Sent {
         return Sent::Broken;
     };
     if count > 0 {
-        client.active_at = worker.now;
-        let counters = worker.dns.services[client.service].service.live.counters.of(worker.id);
+        client.active_at = worker.cx.now;
+        let counters = worker.dns.services[client.service].service.live.counters.of(worker.cx.id);
         counters.bytes_out.add(count as u64);
     }
     let client = &worker.dns.clients[index];
@@ -395,7 +398,7 @@ pub(crate) fn shed(worker: &mut Worker, wanted: u32) -> u32 {
         if recv(&client.framed.socket, &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
             continue;
         }
-        worker.dns.services[client.service].service.live.counters.of(worker.id).idle_shed.one();
+        worker.dns.services[client.service].service.live.counters.of(worker.cx.id).idle_shed.one();
         close(worker, index);
         left += 1;
     }
@@ -405,7 +408,7 @@ pub(crate) fn shed(worker: &mut Worker, wanted: u32) -> u32 {
 /// A client that sends no more leaves when all it asked was answered; while the program drains, any does.
 fn leave_if_done(worker: &mut Worker, index: usize) {
     let client = &worker.dns.clients[index];
-    if client.is_idle() && (client.ended || (worker.draining && client.asked)) {
+    if client.is_idle() && (client.ended || (worker.cx.draining && client.asked)) {
         close(worker, index);
     }
 }
@@ -476,7 +479,7 @@ fn close(worker: &mut Worker, index: usize) {
 pub(super) fn on_deadline(worker: &mut Worker, index: usize) {
     let Some(client) = worker.dns.clients.get(index) else { return };
     let settings = settings_of(worker, index);
-    let counters = worker.dns.services[client.service].service.live.counters.of(worker.id);
+    let counters = worker.dns.services[client.service].service.live.counters.of(worker.cx.id);
     match client.stage {
         Stage::Over => return,
         Stage::Tarpit => {}
@@ -485,11 +488,11 @@ pub(super) fn on_deadline(worker: &mut Worker, index: usize) {
             // Servers have their own time; who does not take its answers has none.
             let waits = client.outstanding > 0 && client.framed.waiting() == 0;
             let idle = idle_timeout(worker, &settings);
-            if idle.is_none_or(|idle| worker.now.since(client.active_at) < idle) {
+            if idle.is_none_or(|idle| worker.cx.now.since(client.active_at) < idle) {
                 return arm(worker, index, &settings);
             }
             if waits {
-                worker.dns.clients[index].active_at = worker.now;
+                worker.dns.clients[index].active_at = worker.cx.now;
                 return arm(worker, index, &settings);
             }
             counters.idle_timeouts.one();
@@ -502,7 +505,7 @@ pub(super) fn on_deadline(worker: &mut Worker, index: usize) {
 pub(super) fn on_drain(worker: &mut Worker, index: usize) {
     let settings = settings_of(worker, index);
     if worker.dns.clients[index].stage == Stage::Open {
-        worker.dns.clients[index].active_at = worker.now;
+        worker.dns.clients[index].active_at = worker.cx.now;
         arm(worker, index, &settings);
     }
     queue(worker, index);
@@ -514,7 +517,7 @@ pub(crate) fn cut_all(worker: &mut Worker) {
     for index in all {
         let client = &worker.dns.clients[index];
         if client.stage != Stage::Over {
-            worker.dns.services[client.service].service.live.counters.of(worker.id).cut.one();
+            worker.dns.services[client.service].service.live.counters.of(worker.cx.id).cut.one();
             close(worker, index);
         }
     }
@@ -525,27 +528,27 @@ pub(crate) fn close_numbered(worker: &mut Worker, number: u32) -> bool {
     let mut clients = worker.dns.clients.iter();
     let found = clients.find(|(_, client)| client.number == number && client.stage != Stage::Over);
     let Some((index, client)) = found else { return false };
-    worker.dns.services[client.service].service.live.counters.of(worker.id).closed.one();
+    worker.dns.services[client.service].service.live.counters.of(worker.cx.id).closed.one();
     close(worker, index);
     true
 }
 
-/// The clients of the services that are meant, for a listing.
-pub(crate) fn open<'a>(
-    worker: &'a Worker,
-    is_meant: impl Fn(&str) -> bool + 'a,
-) -> impl Iterator<Item = impl Fn() -> Open + 'a> + 'a {
-    let clients = worker.dns.clients.iter().map(|(_, client)| &**client);
-    let there = clients.filter(|client| client.stage != Stage::Over);
-    let served = there.map(|client| (client, &worker.dns.services[client.service]));
-    let meant = served.filter(move |(_, served)| is_meant(&served.service.name));
-    meant.map(move |(client, served)| move || open_of(worker, client, served))
+impl Dns {
+    /// Lists the clients that a question asks for.
+    pub(crate) fn list(&self, cx: &Context, collector: &mut Collector<'_>) {
+        for (_, client) in self.clients.iter().filter(|(_, client)| client.stage != Stage::Over) {
+            let served = &self.services[client.service];
+            if collector.is_meant(&served.service.name) {
+                collector.take(|| open_of(cx, client, served));
+            }
+        }
+    }
 }
 
-fn open_of(worker: &Worker, client: &Client, served: &Served) -> Open {
+fn open_of(cx: &Context, client: &Client, served: &Served) -> Open {
     let peer = client.told.client;
     Open {
-        number: open::number(worker, client.number),
+        number: open::number(cx, client.number),
         service: served.service.name.clone(),
         client: peer.ip(),
         client_port: (peer.port() > 0).then_some(peer.port()),
@@ -557,7 +560,7 @@ fn open_of(worker: &Worker, client: &Client, served: &Served) -> Open {
             Stage::Open => "dns idle",
             Stage::Over => "over",
         },
-        idle: worker.now.since(client.active_at),
+        idle: cx.now.since(client.active_at),
         client_socket: Some(client.framed.socket.as_raw_fd()),
         server_socket: None,
         to_client: client.framed.waiting(),

@@ -2,8 +2,9 @@
 
 use super::query::{retire, spec};
 use super::{declined, reply};
-use crate::io::connect::note_no_server;
-use crate::service::{Notice, Report, Settings};
+use crate::context::report::{Notice, Report};
+use crate::service::Settings;
+use crate::service::note_no_server;
 use crate::worker::Worker;
 use evener_core::dns::Freshness;
 use evener_core::snapshot::NoServer;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 /// No server answers: what is kept though it expired, or the word for it.
 pub(super) fn fail(worker: &mut Worker, settings: &Settings, slot: usize, reason: Option<NoServer>) {
     let service = Arc::clone(&worker.dns.services[worker.dns.queries[slot].asker.service].service);
-    let counters = service.live.counters.of(worker.id);
+    let counters = service.live.counters.of(worker.cx.id);
     if answer_stale(worker, settings, slot) || declined::give(worker, settings, slot) {
         return;
     }
@@ -26,11 +27,11 @@ pub(super) fn fail(worker: &mut Worker, settings: &Settings, slot: usize, reason
     let is_unfit = !query.unfit.is_empty() && query.attempt.tried() == query.unfit.len();
     if is_unfit {
         counters.drop_untakable.one();
-        if service.may_notice(Notice::Untakable, worker.now) {
-            (worker.report)(Report::Untakable { service: service.name.clone() });
+        if service.may_notice(Notice::Untakable, worker.cx.now) {
+            (worker.cx.report)(Report::Untakable { service: service.name.clone() });
         }
     } else if let Some(reason) = reason {
-        note_no_server(worker, &service, reason);
+        note_no_server(&worker.cx, &service, reason);
     }
     let rcode = match spec(settings).map(|spec| spec.on_failure) {
         Some(OnFailure::ServFail) => wire::SERVFAIL,
@@ -56,7 +57,7 @@ pub(super) fn answer_stale(worker: &mut Worker, settings: &Settings, slot: usize
         return false;
     }
     let service = Arc::clone(&worker.dns.services[asker.service].service);
-    service.live.counters.of(worker.id).cache_stale.one();
+    service.live.counters.of(worker.cx.id).cache_stale.one();
     let mut query = retire(worker, slot);
     for follower in std::mem::take(&mut query.followers) {
         if !answer_stale(worker, settings, follower) {

@@ -2,12 +2,13 @@
 
 use super::answers::{self, Way};
 use super::query::{self, Asker, Origin, Party};
+use crate::context::ready::Ready;
 use crate::context::registry::Token;
 use crate::io::batch::{BATCH, Batch, Local, Names};
 use crate::service::hops::{HOPS_MAX, note_loop};
 use crate::service::preamble;
 use crate::service::{Refusal, Service, Settings};
-use crate::worker::{Retry, Worker};
+use crate::worker::Worker;
 use evener_core::Time;
 use evener_core::wire::proxy::{self, Ends};
 use rustix::fd::{AsFd, OwnedFd};
@@ -35,12 +36,12 @@ pub(super) struct Listener {
 
 /// Questions come to this socket from now on.
 pub(crate) fn listen(worker: &mut Worker, id: u64, service: &Arc<Service>, socket: OwnedFd, local: Local) {
-    let (service, serial) = (worker.dns.place_of(service), worker.number());
+    let (service, serial) = (worker.dns.place_of(service), worker.cx.number());
     let bound = preamble::local_address(&socket);
     let listener = Listener { id, service, serial, socket, local, bound, under_way: 0, leaving: None };
     let index = worker.dns.listeners.insert(listener);
     super::tend(worker);
-    if worker.registry.register(&worker.dns.listeners[index].socket, Token::DnsListener(index)).is_ok() {
+    if worker.cx.registry.register(&worker.dns.listeners[index].socket, Token::DnsListener(index)).is_ok() {
         on_listener_event(worker, index);
     }
 }
@@ -51,7 +52,7 @@ pub(crate) fn release(worker: &mut Worker, id: u64) -> Option<(OwnedFd, Local)> 
     let (index, _) = worker.dns.listeners.iter().find(|(_, listener)| listener.id == id)?;
     answers::flush(worker);
     let listener = worker.dns.listeners.try_remove(index)?;
-    worker.registry.deregister(&listener.socket);
+    worker.cx.registry.deregister(&listener.socket);
     super::tend(worker);
     Some((listener.socket, listener.local))
 }
@@ -89,7 +90,7 @@ fn of<'a>(worker: &'a mut Worker, way: &Way) -> Option<&'a mut Listener> {
 /// A listener closes as soon as its questions are over. What comes meanwhile is answered: a successor cannot have the
 /// address before.
 pub(crate) fn leave(worker: &mut Worker, id: u64) {
-    let now = worker.now;
+    let now = worker.cx.now;
     for (_, listener) in worker.dns.listeners.iter_mut().filter(|(_, listener)| listener.id == id) {
         listener.leaving.get_or_insert(now);
         worker.dns.is_leaving = true;
@@ -108,7 +109,7 @@ fn is_deaf(worker: &Worker, listener: &Listener) -> bool {
     let Some(since) = listener.leaving else { return false };
     let settings = worker.dns.services[listener.service].service.settings.load();
     let open = query::spec(&settings).map_or(Duration::ZERO, |spec| spec.query_timeout * (spec.retries + 1));
-    worker.now.since(since) >= open
+    worker.cx.now.since(since) >= open
 }
 
 /// Closes those that are to close, and have no questions under way.
@@ -122,12 +123,12 @@ pub(super) fn close_left(worker: &mut Worker) {
     for index in idle {
         if take_in_rest(worker, index) {
             // Their answers go out first.
-            worker.again.push_back(Retry::DnsListener(index));
+            worker.cx.ready.push(Ready::DnsListener(index));
             continue;
         }
         let listener = worker.dns.listeners.remove(index);
-        worker.registry.deregister(&listener.socket);
-        if !worker.draining {
+        worker.cx.registry.deregister(&listener.socket);
+        if !worker.cx.draining {
             // While the program drains, TCP clients may still need the connections that stand with servers.
             super::tend(worker);
         }
@@ -141,11 +142,11 @@ fn take_in_rest(worker: &mut Worker, index: usize) -> bool {
     if is_deaf(worker, listener) {
         return false;
     }
-    let mut batch = worker.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
+    let mut batch = worker.dns.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
     let received = batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local);
     let count = received.unwrap_or_default();
     take_in(worker, index, &mut batch, count);
-    worker.inbound = Some(batch);
+    worker.dns.inbound = Some(batch);
     count > 0
 }
 
@@ -154,7 +155,7 @@ pub(crate) fn on_listener_event(worker: &mut Worker, index: usize) {
     if worker.dns.listeners.get(index).is_some_and(|listener| is_deaf(worker, listener)) {
         return;
     }
-    let mut batch = worker.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
+    let mut batch = worker.dns.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
     let emptied = (0..BATCHES_MAX).any(|_| {
         let Some(listener) = worker.dns.listeners.get(index) else { return true };
         match batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local) {
@@ -167,9 +168,9 @@ pub(crate) fn on_listener_event(worker: &mut Worker, index: usize) {
         }
     });
     if !emptied {
-        worker.again.push_back(Retry::DnsListener(index));
+        worker.cx.ready.push(Ready::DnsListener(index));
     }
-    worker.inbound = Some(batch);
+    worker.dns.inbound = Some(batch);
 }
 
 fn take_in(worker: &mut Worker, index: usize, batch: &mut Batch, count: usize) {
@@ -180,7 +181,7 @@ fn take_in(worker: &mut Worker, index: usize, batch: &mut Batch, count: usize) {
     let service = Arc::clone(&worker.dns.services[place].service);
     let settings = service.settings.load_full();
     let bytes: usize = (0..count).map(|at| batch.len(at)).sum();
-    let counters = service.live.counters.of(worker.id);
+    let counters = service.live.counters.of(worker.cx.id);
     counters.datagrams_in.add(count as u64);
     counters.bytes_in.add(bytes as u64);
     for at in 0..count {
@@ -200,7 +201,7 @@ fn asker_of(
 ) -> Option<Asker> {
     let listener = &worker.dns.listeners[index];
     let service = &worker.dns.services[listener.service].service;
-    let counters = service.live.counters.of(worker.id);
+    let counters = service.live.counters.of(worker.cx.id);
     let sender = batch.sender(at)?;
     let local = if listener.local == Local::Each { batch.local(at) } else { None };
     if listener.local == Local::Each && batch.is_for_all(at) && !worker.takes_broadcasts_of(sender) {

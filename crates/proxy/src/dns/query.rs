@@ -6,9 +6,10 @@ use super::attempt::{self, EarlierTry};
 use super::failure::fail;
 use super::ids::Tried;
 use super::{choose, client, failure, hop, listener, reply, sockets, standing, stream, transfers, twins};
+use crate::context::report::Report;
 use crate::service::admission;
 use crate::service::hops::{HOPS_MAX, note_loop};
-use crate::service::{Backend, Report, Settings};
+use crate::service::{Backend, Settings};
 use crate::worker::Worker;
 use evener_core::Time;
 use evener_core::attempt::{Attempt, Cost};
@@ -175,7 +176,7 @@ pub(super) fn ask(worker: &mut Worker, settings: &Settings, asker: &Asker, messa
         Err(error) => return refuse(worker, settings, asker, message, error),
     };
     let service = Arc::clone(&worker.dns.services[asker.service].service);
-    let counters = service.live.counters.of(worker.id);
+    let counters = service.live.counters.of(worker.cx.id);
     counters.requests.one();
     let verdict = rate_verdict(worker, settings, asker);
     if verdict != RateVerdict::Answer {
@@ -200,7 +201,7 @@ pub(super) fn ask(worker: &mut Worker, settings: &Settings, asker: &Asker, messa
         return;
     }
     let Some(spec) = spec(settings) else { return };
-    let most = spec.outstanding_max.div_ceil(worker.workers as u32);
+    let most = spec.outstanding_max.div_ceil(worker.cx.workers as u32);
     let is_held = worker.dns.held >= most as usize * BYTES_HELD;
     if worker.dns.services[asker.service].in_flight >= most || is_held {
         counters.drop_outstanding.one();
@@ -217,7 +218,7 @@ pub(super) fn ask(worker: &mut Worker, settings: &Settings, asker: &Asker, messa
 /// What is no question gets no answer, or the shortest one.
 fn refuse(worker: &mut Worker, settings: &Settings, asker: &Asker, message: &[u8], error: QueryError) {
     let service = Arc::clone(&worker.dns.services[asker.service].service);
-    let counters = service.live.counters.of(worker.id);
+    let counters = service.live.counters.of(worker.cx.id);
     match error {
         QueryError::Short | QueryError::Answer => {
             counters.drop_no_question.one();
@@ -241,7 +242,7 @@ fn refuse(worker: &mut Worker, settings: &Settings, asker: &Asker, message: &[u8
 fn rate_verdict(worker: &Worker, settings: &Settings, asker: &Asker) -> RateVerdict {
     let limit = settings.dns.as_ref().and_then(|dns| dns.rate_limit.as_ref());
     match (limit, asker.origin) {
-        (Some(limit), Origin::Datagram(_)) => limit.ask(asker.client.ip(), worker.now),
+        (Some(limit), Origin::Datagram(_)) => limit.ask(asker.client.ip(), worker.cx.now),
         _ => RateVerdict::Answer,
     }
 }
@@ -255,12 +256,12 @@ fn begin(
     retries: u32,
 ) -> usize {
     let service = &worker.dns.services[asker.service].service;
-    let record = admission::record_of(service, settings, asker.client.ip(), worker.now);
+    let record = admission::record_of(service, settings, asker.client.ip(), worker.cx.now);
     if let Some(record) = &record {
         if matches!(asker.origin, Origin::Datagram(_)) {
-            record.connected(worker.now);
+            record.connected(worker.cx.now);
         }
-        record.moved(message.len() as u64, 0, worker.now);
+        record.moved(message.len() as u64, 0, worker.cx.now);
     }
     let mut copy = worker.dns.spare();
     copy.extend_from_slice(view.whole(message));
@@ -283,7 +284,7 @@ fn begin(
         choice: None,
         record,
         waits: Waits::Nowhere,
-        sent_at: worker.now,
+        sent_at: worker.cx.now,
         earlier: Vec::new(),
         was_resumed: false,
         attempt: Attempt::new(),
@@ -353,8 +354,8 @@ pub(super) fn place(worker: &mut Worker, settings: &Settings, slot: usize) -> Pl
         alter::mark(worker, settings, slot, &server);
         match give(worker, settings, slot, &server) {
             Taken::Yes => {
-                snapshot.remember(client, server.id, worker.now);
-                server.live.counters.of(worker.id).requests.one();
+                snapshot.remember(client, server.id, worker.cx.now);
+                server.live.counters.of(worker.cx.id).requests.one();
                 return Placed::Yes;
             }
             Taken::Unfit => worker.dns.queries[slot].unfit.push(server.id),
@@ -373,7 +374,7 @@ pub(super) fn place(worker: &mut Worker, settings: &Settings, slot: usize) -> Pl
 
 fn give(worker: &mut Worker, settings: &Settings, slot: usize, server: &Arc<Entry>) -> Taken {
     let query = &mut worker.dns.queries[slot];
-    query.sent_at = worker.now;
+    query.sent_at = worker.cx.now;
     let origin = query.asker.origin;
     let taken = match (server.dialect, origin) {
         (Dialect::Mname, _) if !query.view.has_question() => Taken::Unfit,
@@ -384,7 +385,7 @@ fn give(worker: &mut Worker, settings: &Settings, slot: usize, server: &Arc<Entr
         }
     };
     if let (Taken::Yes, Some(spec)) = (taken, spec(settings)) {
-        worker.dns.query_timers.set(slot, worker.now + spec.query_timeout);
+        worker.dns.query_timers.set(slot, worker.cx.now + spec.query_timeout);
     }
     taken
 }
@@ -395,7 +396,7 @@ fn service_counters(
     count: impl FnOnce(&evener_core::counters::ServiceCounters),
 ) {
     let query = &worker.dns.queries[slot];
-    count(worker.dns.services[query.asker.service].service.live.counters.of(worker.id));
+    count(worker.dns.services[query.asker.service].service.live.counters.of(worker.cx.id));
 }
 
 /// A server did not answer in time.
@@ -406,14 +407,14 @@ pub(super) fn on_deadline(worker: &mut Worker, slot: usize) {
         && stream::was_held(worker, at, spec.query_timeout)
     {
         // It is the client that takes its time: what its server has for it is not read.
-        return worker.dns.query_timers.set(slot, worker.now + spec.query_timeout);
+        return worker.dns.query_timers.set(slot, worker.cx.now + spec.query_timeout);
     }
     if query.pieces > 0 {
         // No further message of a transfer came for a while. Whether it is over only who asked can tell.
         return drop(retire(worker, slot));
     }
     if let Some(server) = query.choice.as_ref().map(|choice| Arc::clone(&choice.server)) {
-        server.live.counters.of(worker.id).answer_timeouts.one();
+        server.live.counters.of(worker.cx.id).answer_timeouts.one();
     }
     attempt::blame_overdue(worker, slot);
     if worker.dns.queries[slot].retries == 0 {
@@ -426,7 +427,7 @@ pub(super) fn on_deadline(worker: &mut Worker, slot: usize) {
     if !query.may_repeat_elsewhere() && query.retries > 0 {
         // Its server has it, and may answer still.
         query.retries -= 1;
-        return worker.dns.query_timers.set(slot, worker.now + timeout(&settings));
+        return worker.dns.query_timers.set(slot, worker.cx.now + timeout(&settings));
     }
     // From the second time on: rather an old answer now than a better one when the client is gone (RFC 8767, section 5).
     let is_first = spec(&settings).is_none_or(|spec| worker.dns.queries[slot].retries >= spec.retries);
@@ -446,7 +447,7 @@ pub(super) fn report_failure(
 ) {
     let Some(backend) = worker.dns.queries[slot].asker.backend(settings) else { return };
     let pool = backend.pool.load().pool.clone();
-    (worker.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
+    (worker.cx.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
 }
 
 /// Why another server is asked.
@@ -507,7 +508,7 @@ pub(super) fn again(worker: &mut Worker, settings: &Settings, slot: usize, cause
     }
     let service = Arc::clone(&worker.dns.services[query.asker.service].service);
     if place(worker, settings, slot) == Placed::Yes {
-        service.live.counters.of(worker.id).requests_retried.one();
+        service.live.counters.of(worker.cx.id).requests_retried.one();
     }
 }
 

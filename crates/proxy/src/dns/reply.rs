@@ -51,17 +51,17 @@ pub(super) fn is_answered_by(query: &Query, answer: &[u8]) -> bool {
 pub(super) fn note_answer(worker: &Worker, settings: &Settings, query: &Query, bytes: usize) {
     let Some(choice) = &query.choice else { return };
     let server = &choice.server;
-    let counters = server.live.counters.of(worker.id);
+    let counters = server.live.counters.of(worker.cx.id);
     counters.answers.one();
     counters.bytes_out.add(bytes as u64);
     let Some(backend) = query.asker.backend(settings) else { return };
     let snapshot = backend.pool.load();
     if let Some(record) = &query.record {
         record.had(&snapshot.pool, &server.name);
-        record.moved(0, bytes as u64, worker.now);
+        record.moved(0, bytes as u64, worker.cx.now);
     }
-    snapshot.observe(server, worker.now.since(query.sent_at), worker.now);
-    note_success(worker, &snapshot.pool, choice);
+    snapshot.observe(server, worker.cx.now.since(query.sent_at), worker.cx.now);
+    note_success(&worker.cx, &snapshot.pool, choice);
 }
 
 /// Makes of the server's answer the client's, and keeps it if it is to be kept. Its ID is the client's after that.
@@ -89,7 +89,7 @@ pub(super) fn is_altered(settings: &Settings, query: &Query, answer: &[u8]) -> b
 fn keep(worker: &mut Worker, settings: &Settings, query: &Query, answer: &[u8]) {
     let Some(cache) = cache(settings, &query.asker) else { return };
     if key_of(&mut worker.dns.key, settings, &query.asker, &query.view, &query.message) {
-        cache.store(&worker.dns.key, answer, worker.now);
+        cache.store(&worker.dns.key, answer, worker.cx.now);
     }
 }
 
@@ -130,7 +130,7 @@ fn pass_piece_on(worker: &mut Worker, settings: &Settings, slot: usize, answer: 
         let query = retire(worker, slot);
         return worker.dns.give_back(query.message);
     }
-    worker.dns.query_timers.set(slot, worker.now + TRANSFER_PAUSE);
+    worker.dns.query_timers.set(slot, worker.cx.now + TRANSFER_PAUSE);
 }
 
 /// Whether an answer of so many bytes is one that the client takes.
@@ -152,7 +152,7 @@ pub(super) fn cut(
         std::mem::swap(answer, &mut out);
         worker.dns.give_back(out);
         let service = &worker.dns.services[asker.service].service;
-        service.live.counters.of(worker.id).truncated.one();
+        service.live.counters.of(worker.cx.id).truncated.one();
     }
 }
 
@@ -207,14 +207,14 @@ pub(super) fn answer_from_cache(
         return false;
     }
     let mut out = worker.dns.spare();
-    let found = cache.lookup(&worker.dns.key, worker.now, freshness, &mut out);
+    let found = cache.lookup(&worker.dns.key, worker.cx.now, freshness, &mut out);
     if found {
         address(&mut out, view, message);
         cut(worker, asker, view, message, &mut out);
         deliver(worker, asker, &out);
     } else if freshness == Freshness::Fresh {
         let service = &worker.dns.services[asker.service].service;
-        service.live.counters.of(worker.id).cache_misses.one();
+        service.live.counters.of(worker.cx.id).cache_misses.one();
     }
     worker.dns.give_back(out);
     found

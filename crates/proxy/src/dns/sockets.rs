@@ -7,12 +7,13 @@ use super::query::{self, Cause, Origin, Taken, Waits};
 use super::upstream::{self, Upstream};
 use super::{attempt, declined};
 use super::{reply, stream, twins};
+use crate::context::ready::Ready;
 use crate::context::registry::Token;
 use crate::io::batch::{BATCH, Batch, Local, Names};
 use crate::io::connect::{count_refusal, is_ours, note_local};
 use crate::io::listener::{self, Seen};
 use crate::service::{Service, Settings};
-use crate::worker::{Retry, Worker};
+use crate::worker::Worker;
 use evener_core::health::Failure;
 use evener_core::snapshot::Entry;
 use evener_core::spec::Transport;
@@ -60,12 +61,12 @@ pub(super) fn give(worker: &mut Worker, settings: &Settings, slot: usize, server
         Ok(at) => at,
         Err(error) if is_ours(error) => {
             if let Some(backend) = worker.dns.queries[slot].asker.backend(settings) {
-                note_local(worker, &backend.pool.load().pool, server, error);
+                note_local(&worker.cx, &backend.pool.load().pool, server, error);
             }
             return no_room(error);
         }
         Err(_) => {
-            server.live.counters.of(worker.id).connect_errors.one();
+            server.live.counters.of(worker.cx.id).connect_errors.one();
             query::report_failure(worker, settings, slot, server, Failure::Unreachable);
             return Taken::Failed;
         }
@@ -80,7 +81,7 @@ pub(super) fn give(worker: &mut Worker, settings: &Settings, slot: usize, server
     query.call(id);
     query.waits = Waits::AtSocket(at);
     let bytes = query.datagram().len() as u64;
-    let counters = server.live.counters.of(worker.id);
+    let counters = server.live.counters.of(worker.cx.id);
     counters.datagrams_in.one();
     counters.bytes_in.add(bytes);
     Taken::Yes
@@ -98,7 +99,7 @@ fn id_at(worker: &mut Worker, upstream: usize, at: usize, slot: usize) -> Option
 
 /// The socket whose turn it is: one for all questions that come together, so that they go out together.
 fn socket_of(worker: &mut Worker, upstream: usize, settings: &Settings) -> Result<usize, Errno> {
-    let (now, round) = (worker.now, worker.dns.round);
+    let (now, round) = (worker.cx.now, worker.dns.round);
     let there = &mut worker.dns.upstreams[upstream];
     there.used_at = now;
     if there.round != round {
@@ -116,7 +117,7 @@ fn socket_of(worker: &mut Worker, upstream: usize, settings: &Settings) -> Resul
     let ids = Ids::default();
     let socket = Socket { upstream, socket, ids, outgoing: Vec::new(), unexpected: 0, opened_at: now };
     let at = worker.dns.sockets.insert(socket);
-    if let Err(error) = worker.registry.register(&worker.dns.sockets[at].socket, Token::DnsSocket(at)) {
+    if let Err(error) = worker.cx.registry.register(&worker.dns.sockets[at].socket, Token::DnsSocket(at)) {
         worker.dns.sockets.remove(at);
         return Err(error);
     }
@@ -158,7 +159,7 @@ pub(super) fn flush(worker: &mut Worker, at: usize) {
             Some(Errno::AGAIN | Errno::NOBUFS) => {
                 let upstream = worker.dns.sockets[at].upstream;
                 let service = &service_of(worker, upstream).live.counters;
-                service.of(worker.id).drop_send_full.add((outgoing.len() - from) as u64);
+                service.of(worker.cx.id).drop_send_full.add((outgoing.len() - from) as u64);
                 break;
             }
             // Too large for the way there, or forbidden here: it is the question's fault, not the server's.
@@ -189,7 +190,7 @@ fn on_unsendable(worker: &mut Worker, slot: usize, at: usize) {
     let query = worker.dns.queries.get(slot).filter(|query| query.waits == Waits::AtSocket(at));
     let Some(query) = query else { return };
     let service = Arc::clone(&worker.dns.services[query.asker.service].service);
-    service.live.counters.of(worker.id).drop_unsendable.one();
+    service.live.counters.of(worker.cx.id).drop_unsendable.one();
     let settings = service.settings.load_full();
     query::again(worker, &settings, slot, Cause::Refused);
 }
@@ -220,7 +221,7 @@ pub(crate) fn on_socket_event(worker: &mut Worker, at: usize) {
             }
         }
     }
-    worker.again.push_back(Retry::DnsSocket(at));
+    worker.cx.ready.push(Ready::DnsSocket(at));
 }
 
 fn take_answers(worker: &mut Worker, settings: &Settings, at: usize, answers: &mut Answers, count: usize) {
@@ -251,9 +252,9 @@ fn take_answer(
     attempt::turn_to(worker, slot, Waits::AtSocket(at), id);
     let asked_at = worker.dns.queries[slot].sent_at;
     let upstream = &mut worker.dns.upstreams[upstream];
-    upstream.on_answer(worker.now, asked_at, query::timeout(settings));
-    upstream.live.transports.answered(Transport::Datagram, worker.now);
-    upstream.live.counters.of(worker.id).datagrams_out.one();
+    upstream.on_answer(worker.cx.now, asked_at, query::timeout(settings));
+    upstream.live.transports.answered(Transport::Datagram, worker.cx.now);
+    upstream.live.counters.of(worker.cx.id).datagrams_out.one();
     let socket = &mut worker.dns.sockets[at];
     socket.unexpected = socket.unexpected.saturating_sub(1);
     if declined::is_declined(settings, &worker.dns.queries[slot], batch.bytes_of(place)) {
@@ -290,7 +291,7 @@ fn on_unexpected(worker: &mut Worker, at: usize) {
     socket.unexpected += 1;
     let (is_too_much, upstream) = (socket.unexpected >= UNEXPECTED_MAX, socket.upstream);
     let upstream = &mut worker.dns.upstreams[upstream];
-    upstream.live.counters.of(worker.id).answers_bad.one();
+    upstream.live.counters.of(worker.cx.id).answers_bad.one();
     if is_too_much {
         give_up(upstream, at);
     }
@@ -351,11 +352,11 @@ fn note_refusal(
     server: &Arc<Entry>,
     error: Errno,
 ) {
-    let failure = count_refusal(worker, server, error);
+    let failure = count_refusal(&worker.cx, server, error);
     let transports = &server.live.transports;
-    transports.refused(Transport::Datagram, worker.now);
-    let is_telling = transports.is_telling(Transport::Datagram, worker.now);
-    let is_known = transports.refuses(Transport::Stream, worker.now);
+    transports.refused(Transport::Datagram, worker.cx.now);
+    let is_telling = transports.is_telling(Transport::Datagram, worker.cx.now);
+    let is_known = transports.refuses(Transport::Stream, worker.cx.now);
     if is_telling && (is_known || !stream::probe(worker, settings, slot, upstream, server)) {
         query::report_failure(worker, settings, slot, server, failure);
     }

@@ -5,11 +5,12 @@ use super::framed::{Framed, Received};
 use super::ids::ClientIds;
 use super::query::{self, Cause, Origin, Taken, Waits};
 use super::{attempt, reply};
+use crate::context::ready::Ready;
 use crate::context::registry::Token;
+use crate::context::report::Report;
 use crate::io::connect::{is_want, tell_local};
 use crate::io::listener;
-use crate::service::Report;
-use crate::worker::{Retry, Worker};
+use crate::worker::Worker;
 use evener_core::snapshot::{Entry, ServerLive};
 use evener_core::spec::{Dialect, Protocol};
 use evener_core::wire::dns as wire;
@@ -110,7 +111,7 @@ pub(crate) fn tend(worker: &mut Worker) {
 fn wanted(worker: &Worker) -> HashMap<usize, (Arc<str>, Arc<Entry>)> {
     let by_datagrams =
         worker.dns.listeners.iter().map(|(_, listener)| &worker.dns.services[listener.service].service);
-    let by_streams = worker.streams.iter().map(|(_, listener)| &listener.service);
+    let by_streams = worker.tcp.listeners.iter().map(|(_, listener)| &listener.service);
     let mut wanted = HashMap::new();
     for service in by_datagrams.chain(by_streams).filter(|service| service.protocol == Protocol::Dns) {
         for backend in &service.settings.load().backends {
@@ -147,7 +148,7 @@ fn ask_others(worker: &mut Worker, at: usize) {
 
 fn connect(worker: &mut Worker, at: usize) {
     let standing = &mut worker.dns.standings[at];
-    let counters = standing.live.counters.of(worker.id);
+    let counters = standing.live.counters.of(worker.cx.id);
     let connected = listener::stream_socket(&standing.target)
         .and_then(|socket| listener::connect(&socket, &standing.target).map(|()| socket));
     let socket = match connected {
@@ -162,7 +163,7 @@ fn connect(worker: &mut Worker, at: usize) {
         }
     };
     counters.connections.one();
-    if let Err(error) = worker.registry.register(&socket, Token::DnsStanding(at)) {
+    if let Err(error) = worker.cx.registry.register(&socket, Token::DnsStanding(at)) {
         return fault(worker, at, &format!("connect: {}", std::io::Error::from(error)));
     }
     let mut framed = Framed::new(socket);
@@ -171,7 +172,7 @@ fn connect(worker: &mut Worker, at: usize) {
     framed.queue(&hello);
     (standing.framed, standing.stage) = (Some(framed), Stage::Greeting);
     standing.serial += 1;
-    worker.dns.standing_timers.set(at, worker.now + HELLO);
+    worker.dns.standing_timers.set(at, worker.cx.now + HELLO);
     queue(worker, at);
 }
 
@@ -188,7 +189,7 @@ pub(super) fn give(worker: &mut Worker, slot: usize, server: &Arc<Entry>) -> Tak
     if query.framed().len() > DATAGRAM_BYTES_MAX {
         return Taken::Unfit;
     }
-    let counters = server.live.counters.of(worker.id);
+    let counters = server.live.counters.of(worker.cx.id);
     if framed.waiting() > OUTBOX_MAX {
         counters.drop_stuck.one();
         return Taken::Unfit;
@@ -273,7 +274,7 @@ pub(super) fn flush(worker: &mut Worker, at: usize) {
             Err(error) => return fault(worker, at, &format!("receive: {}", std::io::Error::from(error))),
         }
     }
-    worker.again.push_back(Retry::DnsStanding(at));
+    worker.cx.ready.push(Ready::DnsStanding(at));
 }
 
 /// Takes the whole frames that came; `Err` says what is wrong with one.
@@ -326,17 +327,17 @@ fn on_heard(worker: &mut Worker, at: usize, heard: Heard, message: &mut Vec<u8>)
         Heard::Answer(to) => return take_answer(worker, at, to, message),
         // One that says hello and then errs is not tried without end at once.
         Heard::Life => worker.dns.standings[at].failures = 0,
-        Heard::Hello => worker.dns.standings[at].live.counters.of(worker.id).sessions.one(),
+        Heard::Hello => worker.dns.standings[at].live.counters.of(worker.cx.id).sessions.one(),
     }
     // Told again with each sign of life: what is lost on the way is made good.
     tell(worker, at, None);
     worker.dns.standings[at].stage = Stage::Up { asked: false };
-    worker.dns.standing_timers.set(at, worker.now + HEARTBEAT);
+    worker.dns.standing_timers.set(at, worker.cx.now + HEARTBEAT);
 }
 
 fn take_answer(worker: &mut Worker, at: usize, to: SocketAddrV4, message: &mut Vec<u8>) {
     let standing = &mut worker.dns.standings[at];
-    let counters = standing.live.counters.of(worker.id);
+    let counters = standing.live.counters.of(worker.cx.id);
     let owner = standing.ids.owner(to, wire::id(message)).filter(|slot| {
         let query = &worker.dns.queries[*slot];
         matches!(query.asker.origin, Origin::Datagram(_)) && reply::is_answered_by(query, message)
@@ -353,7 +354,7 @@ fn take_answer(worker: &mut Worker, at: usize, to: SocketAddrV4, message: &mut V
 fn tell(worker: &Worker, at: usize, fault: Option<String>) {
     let standing = &worker.dns.standings[at];
     let (pool, target) = (standing.pool.clone(), standing.target.clone());
-    (worker.report)(Report::Session { pool, server: standing.id, target, worker: worker.id, fault });
+    (worker.cx.report)(Report::Session { pool, server: standing.id, target, worker: worker.cx.id, fault });
 }
 
 /// The number of the connection that stands with a server, if one does.
@@ -375,22 +376,22 @@ pub(super) fn fault_of(worker: &mut Worker, live: &Arc<ServerLive>, serial: u64,
 /// A connect that could not be made for a reason of our own says nothing of the server: it is made later.
 fn postpone(worker: &mut Worker, at: usize, error: Errno) {
     let Standing { live, pool, id, .. } = &*worker.dns.standings[at];
-    let counters = live.counters.of(worker.id);
+    let counters = live.counters.of(worker.cx.id);
     counters.connect_errors.one();
     counters.local_errors.one_shared();
-    tell_local(worker, pool, *id, error);
-    worker.dns.standing_timers.set(at, worker.now + POSTPONED);
+    tell_local(&worker.cx, pool, *id, error);
+    worker.dns.standing_timers.set(at, worker.cx.now + POSTPONED);
 }
 
 fn fault(worker: &mut Worker, at: usize, reason: &str) {
     let standing = &mut worker.dns.standings[at];
     if matches!(standing.stage, Stage::Up { .. }) {
-        standing.live.counters.of(worker.id).session_faults.one();
+        standing.live.counters.of(worker.cx.id).session_faults.one();
     }
     (standing.stage, standing.framed) = (Stage::Waiting, None);
     let wait = back_off(standing.failures);
     standing.failures = standing.failures.saturating_add(1);
-    worker.dns.standing_timers.set(at, worker.now + wait);
+    worker.dns.standing_timers.set(at, worker.cx.now + wait);
     tell(worker, at, Some(reason.to_owned()));
     ask_others(worker, at);
 }
@@ -408,7 +409,7 @@ pub(super) fn on_deadline(worker: &mut Worker, at: usize) {
             mname::emit_client_heartbeat(&mut heartbeat);
             standing.framed.iter_mut().for_each(|framed| framed.queue(&heartbeat));
             standing.stage = Stage::Up { asked: true };
-            worker.dns.standing_timers.set(at, worker.now + ANSWER);
+            worker.dns.standing_timers.set(at, worker.cx.now + ANSWER);
             queue(worker, at);
         }
     }

@@ -6,12 +6,14 @@ use super::ids::Ids;
 use super::query::{self, Cause, Query, Taken, Waits};
 use super::standing::v4_of;
 use super::{attempt, client, reply, sockets, standing, upstream};
+use crate::context::ready::Ready;
 use crate::context::registry::Token;
+use crate::context::report::Report;
 use crate::io::connect::{count_failure, is_ours, open_socket};
 use crate::io::listener;
+use crate::service::Settings;
 use crate::service::preamble;
-use crate::service::{Report, Settings};
-use crate::worker::{Retry, Worker};
+use crate::worker::Worker;
 use evener_core::snapshot::Entry;
 use evener_core::spec::{Dialect, Transport};
 use evener_core::wire::dns as wire;
@@ -110,7 +112,7 @@ pub(super) fn give(
     };
     let service = query.asker.service;
     let upstream = upstream::find(worker, service, server);
-    worker.dns.upstreams[upstream].used_at = worker.now;
+    worker.dns.upstreams[upstream].used_at = worker.cx.now;
     let index = match find(worker, settings, upstream, owner) {
         Some(index) => index,
         None if !may_open(worker, settings, upstream, owner) => return Taken::Unfit,
@@ -133,8 +135,8 @@ pub(super) fn give(
     query.waits = Waits::AtStream(index);
     stream.framed.queue_message(query.framed());
     let bytes = query.framed().len() as u64 + 2;
-    stream.active_at = worker.now;
-    server.live.counters.of(worker.id).bytes_in.add(bytes);
+    stream.active_at = worker.cx.now;
+    server.live.counters.of(worker.cx.id).bytes_in.add(bytes);
     queue(worker, index);
     Taken::Yes
 }
@@ -210,7 +212,7 @@ fn open(
         Err(Errno::INPROGRESS) => false,
         Err(error) => return Err(error),
     };
-    let (mut framed, name) = (Framed::new(socket), worker.random.bits());
+    let (mut framed, name) = (Framed::new(socket), worker.cx.random.bits());
     if let (Owner::Client { index, .. } | Owner::Transfer { index, .. }, Some(version)) =
         (owner, backend.send_proxy.filter(|_| server.dialect == Dialect::Plain))
         && let Some((told, socket)) = client::told(worker, index)
@@ -227,7 +229,7 @@ fn open(
         // The server takes the session before it hears anything of it.
         framed.hold();
     }
-    let (server, live, active_at) = (Arc::clone(server), Arc::clone(&server.live), worker.now);
+    let (server, live, active_at) = (Arc::clone(server), Arc::clone(&server.live), worker.cx.now);
     let index = worker.dns.streams.insert(Box::new(Stream {
         upstream,
         server,
@@ -246,7 +248,7 @@ fn open(
         dirty: false,
     }));
     if let Err(error) =
-        worker.registry.register(&worker.dns.streams[index].framed.socket, Token::DnsStream(index))
+        worker.cx.registry.register(&worker.dns.streams[index].framed.socket, Token::DnsStream(index))
     {
         worker.dns.streams.remove(index);
         return Err(error);
@@ -257,7 +259,7 @@ fn open(
             worker.dns.clients[client].streams.push(index);
         }
     }
-    worker.dns.stream_timers.set(index, worker.now + settings.options.connect_timeout);
+    worker.dns.stream_timers.set(index, worker.cx.now + settings.options.connect_timeout);
     if is_connected {
         connected(worker, index);
     }
@@ -279,14 +281,14 @@ pub(super) fn probe(
 
 fn connected(worker: &mut Worker, index: usize) {
     let stream = &mut worker.dns.streams[index];
-    stream.server.live.counters.of(worker.id).connections.one();
-    stream.server.live.transports.answered(Transport::Stream, worker.now);
+    stream.server.live.counters.of(worker.cx.id).connections.one();
+    stream.server.live.transports.answered(Transport::Stream, worker.cx.now);
     let (stage, time) = match stream.server.dialect {
         Dialect::Plain => (Stage::Open, IDLE),
         Dialect::Mname => (Stage::Accepting, ACCEPT),
     };
     stream.stage = stage;
-    worker.dns.stream_timers.set(index, worker.now + time);
+    worker.dns.stream_timers.set(index, worker.cx.now + time);
 }
 
 /// Something happened at a stream's socket.
@@ -316,11 +318,16 @@ fn on_connect_error(worker: &mut Worker, index: usize, error: Errno) {
 /// Counts that a server refused a stream. That is reported where it says something of the server as a whole: one that speaks
 /// only UDP is asked by UDP as before.
 fn note_refusal(worker: &Worker, pool: Arc<str>, server: &Entry, error: Errno) {
-    let Some(failure) = count_failure(worker, &pool, server, error) else { return };
+    let Some(failure) = count_failure(&worker.cx, &pool, server, error) else { return };
     let transports = &server.live.transports;
-    transports.refused(Transport::Stream, worker.now);
-    if server.dialect == Dialect::Mname || transports.is_telling(Transport::Stream, worker.now) {
-        (worker.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
+    transports.refused(Transport::Stream, worker.cx.now);
+    if server.dialect == Dialect::Mname || transports.is_telling(Transport::Stream, worker.cx.now) {
+        (worker.cx.report)(Report::Failure {
+            pool,
+            server: server.id,
+            target: server.target.clone(),
+            failure,
+        });
     }
 }
 
@@ -362,7 +369,7 @@ pub(super) fn flush(worker: &mut Worker, index: usize) {
             Ok(Received::End) | Err(_) => return end(worker, index, Ending::Broken),
         }
     }
-    worker.again.push_back(Retry::DnsStream(index));
+    worker.cx.ready.push(Ready::DnsStream(index));
 }
 
 /// Whether the one client that it is for does not take what it has already.
@@ -378,13 +385,13 @@ fn is_held(worker: &Worker, index: usize) -> bool {
 /// Whether it was so within this time: what came meanwhile was not read.
 pub(super) fn was_held(worker: &Worker, index: usize, within: Duration) -> bool {
     let resumed_at = worker.dns.streams.get(index).and_then(|stream| stream.resumed_at);
-    is_held(worker, index) || resumed_at.is_some_and(|at| worker.now.since(at) < within)
+    is_held(worker, index) || resumed_at.is_some_and(|at| worker.cx.now.since(at) < within)
 }
 
 /// Its client takes what it has again.
 pub(super) fn resume(worker: &mut Worker, index: usize) {
     if let Some(stream) = worker.dns.streams.get_mut(index) {
-        stream.resumed_at = Some(worker.now);
+        stream.resumed_at = Some(worker.cx.now);
         queue(worker, index);
     }
 }
@@ -404,14 +411,14 @@ fn take_answers(worker: &mut Worker, index: usize) {
         let owner = owner.filter(|slot| reply::is_answered_by(&worker.dns.queries[*slot], &message));
         let Some(slot) = owner else {
             // It is late, or made up.
-            stream.server.live.counters.of(worker.id).answers_bad.one();
+            stream.server.live.counters.of(worker.cx.id).answers_bad.one();
             stream.bad += 1;
             if stream.bad >= BAD_MAX {
                 end(worker, index, Ending::Broken);
             }
             continue;
         };
-        (stream.answered, stream.active_at, stream.heard_at) = (true, worker.now, worker.now);
+        (stream.answered, stream.active_at, stream.heard_at) = (true, worker.cx.now, worker.cx.now);
         // It is slow, not dead.
         (stream.bad, stream.is_given_up) = (0, false);
         let upstream = stream.upstream;
@@ -420,8 +427,8 @@ fn take_answers(worker: &mut Worker, index: usize) {
         let (asked_at, service) = (*sent_at, asker.service);
         let settings = worker.dns.services[service].service.settings.load_full();
         if let Some(upstream) = worker.dns.upstreams.get_mut(upstream) {
-            upstream.on_answer(worker.now, asked_at, query::timeout(&settings));
-            upstream.live.transports.answered(Transport::Stream, worker.now);
+            upstream.on_answer(worker.cx.now, asked_at, query::timeout(&settings));
+            upstream.live.transports.answered(Transport::Stream, worker.cx.now);
         }
         reply::pass_on(worker, &settings, slot, &mut message);
     }
@@ -437,7 +444,7 @@ fn accepted(worker: &mut Worker, index: usize) -> bool {
             stream.framed.consume(length);
             stream.framed.let_go();
             stream.stage = Stage::Open;
-            worker.dns.stream_timers.set(index, worker.now + IDLE);
+            worker.dns.stream_timers.set(index, worker.cx.now + IDLE);
             queue(worker, index);
             close_if_done(worker, index);
             return true;
@@ -478,7 +485,7 @@ fn end(worker: &mut Worker, index: usize, ending: Ending) {
     }
     let (was_used, slots, upstream) = (stream.answered, stream.ids.owners(), stream.upstream);
     if ending == Ending::Broken && !was_used && !slots.is_empty() {
-        stream.server.live.counters.of(worker.id).answers_bad.one();
+        stream.server.live.counters.of(worker.cx.id).answers_bad.one();
     }
     match stream.owner {
         Owner::All => {
@@ -537,7 +544,7 @@ pub(super) fn on_silence(worker: &mut Worker, index: usize, since: Time) {
     let dns = &mut worker.dns;
     let Some(stream) = dns.streams.get_mut(index) else { return };
     let is_late = dns.upstreams.get(stream.upstream).is_some_and(|upstream| upstream.is_late);
-    let is_slow = is_late && worker.now.since(stream.heard_at) < IDLE;
+    let is_slow = is_late && worker.cx.now.since(stream.heard_at) < IDLE;
     stream.is_given_up |= stream.stage == Stage::Open && stream.heard_at < since && !is_slow;
 }
 
@@ -558,10 +565,10 @@ pub(super) fn on_deadline(worker: &mut Worker, index: usize) {
             end(worker, index, Ending::Failed);
         }
         Stage::Open => {
-            let is_idle = stream.ids.is_empty() && worker.now.since(stream.active_at) >= IDLE;
+            let is_idle = stream.ids.is_empty() && worker.cx.now.since(stream.active_at) >= IDLE;
             match stream.owner {
                 Owner::All if is_idle => close(worker, index),
-                Owner::All => worker.dns.stream_timers.set(index, worker.now + IDLE),
+                Owner::All => worker.dns.stream_timers.set(index, worker.cx.now + IDLE),
                 // It ends with its client, or its transfer.
                 Owner::Client { .. } | Owner::Transfer { .. } => {}
             }

@@ -87,7 +87,7 @@ pub(super) fn find(worker: &mut Worker, service: usize, entry: &Entry) -> usize 
             return at;
         }
     }
-    let now = worker.now;
+    let now = worker.cx.now;
     let at = worker.dns.upstreams.insert(Upstream {
         service,
         target: entry.target.clone(),
@@ -136,7 +136,7 @@ pub(crate) fn end_server(worker: &mut Worker, ending: &Ending) -> usize {
         let streams = worker.dns.streams.iter().filter(|(_, stream)| stream.upstream == at).count();
         let Some(upstream) = worker.dns.upstreams.get(at) else { continue };
         let service = &worker.dns.services[upstream.service].service;
-        ending.counter(service.live.counters.of(worker.id)).add(streams as u64);
+        ending.counter(service.live.counters.of(worker.cx.id)).add(streams as u64);
         close(worker, at);
         ended += streams;
     }
@@ -147,7 +147,7 @@ pub(crate) fn end_server(worker: &mut Worker, ending: &Ending) -> usize {
 pub(super) fn sweep(worker: &mut Worker) {
     let dns = &mut worker.dns;
     for (_, upstream) in &mut dns.upstreams {
-        sockets::age(&mut dns.sockets, upstream, worker.now);
+        sockets::age(&mut dns.sockets, upstream, worker.cx.now);
         upstream.given_up.retain(|&at| {
             let waits = dns.sockets.get(at).is_some_and(|socket| !socket.ids.is_empty());
             if !waits {
@@ -158,7 +158,7 @@ pub(super) fn sweep(worker: &mut Worker) {
     }
     let is_unused = |upstream: &Upstream| {
         let mut sockets = upstream.sockets.iter().chain(&upstream.given_up);
-        worker.now.since(upstream.used_at) >= IDLE
+        worker.cx.now.since(upstream.used_at) >= IDLE
             && sockets.all(|&at| dns.sockets.get(at).is_none_or(|socket| socket.ids.is_empty()))
     };
     // Those of one client, a transfer that takes its time among them, are known there only.

@@ -16,7 +16,9 @@ pub(crate) use idle::{IdleKey, Kept, let_go, on_idle_deadline};
 pub(crate) use queued::serve_queued;
 
 use crate::context::descriptors::Unit;
+use crate::context::pool_queue::Queued;
 use crate::context::registry::Token;
+use crate::context::report::Report;
 use crate::http::http1::{Body, HttpPart};
 use crate::http::http2;
 use crate::http::session::{self, Mode};
@@ -25,9 +27,9 @@ use crate::io::listener;
 use crate::io::tls::{self, Tls, TlsConnector};
 use crate::io::transport::{Link, Received};
 use crate::service::hops::limit_connection;
-use crate::service::pool_queue::{self, Queued};
+use crate::service::pool_queue;
 use crate::service::preamble;
-use crate::service::{Backend, Pending, Report, Settings};
+use crate::service::{Backend, Pending, Settings};
 use crate::worker::Worker;
 use evener_core::attempt::{Attempt, Cost};
 use evener_core::health::{Failure, TlsFailure};
@@ -172,7 +174,7 @@ impl Exchange {
 
 /// A session becomes a relay to a server of this backend.
 pub(crate) fn begin_relay(worker: &mut Worker, index: usize, backend: usize) {
-    let session = &mut worker.sessions[index];
+    let session = &mut worker.http.sessions[index];
     let exchange = Exchange {
         session: index,
         settings: Arc::clone(&session.settings),
@@ -185,10 +187,10 @@ pub(crate) fn begin_relay(worker: &mut Worker, index: usize, backend: usize) {
         reach: Reach::Wanted,
         queued: None,
         attempt: Attempt::new(),
-        since: worker.now,
+        since: worker.cx.now,
         http: None,
     };
-    let number = worker.exchanges.insert(Box::new(exchange));
+    let number = worker.http.exchanges.insert(Box::new(exchange));
     session.mode = Mode::Relay(number);
     // What the client said already is in its input.
     session::drive(worker, index);
@@ -197,19 +199,23 @@ pub(crate) fn begin_relay(worker: &mut Worker, index: usize, backend: usize) {
 /// Makes sure that the server can be spoken to, as far as it goes without waiting.
 pub(crate) fn reach(worker: &mut Worker, number: usize) -> Reach {
     for _ in 0..connect::TRIES_MAX {
-        if worker.exchanges[number].reach != Reach::Wanted {
-            return worker.exchanges[number].reach;
+        if worker.http.exchanges[number].reach != Reach::Wanted {
+            return worker.http.exchanges[number].reach;
         }
-        let exchange = &mut worker.exchanges[number];
-        let request =
-            Request { client: exchange.client, now: worker.now, token: exchange.token, stay: exchange.stay };
+        let exchange = &mut worker.http.exchanges[number];
+        let request = Request {
+            client: exchange.client,
+            now: worker.cx.now,
+            token: exchange.token,
+            stay: exchange.stay,
+        };
         let snapshot = exchange.settings.backends[exchange.backend].pool.load_full();
         let limits = exchange.settings.options.attempt_limits();
         let behind = exchange.attempt.tried() == 0 && pool_queue::is_behind(&snapshot, &request);
         let picked = if behind {
             Err(NoServer::Full)
         } else {
-            exchange.attempt.next(&snapshot, &request, &limits, &mut worker.random)
+            exchange.attempt.next(&snapshot, &request, &limits, &mut worker.cx.random)
         };
         match picked {
             Ok(choice) => take_server(worker, number, choice),
@@ -217,15 +223,15 @@ pub(crate) fn reach(worker: &mut Worker, number: usize) -> Reach {
             Err(reason) => refuse(worker, number, reason),
         }
     }
-    if worker.exchanges[number].reach == Reach::Wanted {
+    if worker.http.exchanges[number].reach == Reach::Wanted {
         // So many failed at once that others have their turn now.
-        worker.exchange_timers.set(number, worker.now);
+        worker.http.exchange_timers.set(number, worker.cx.now);
     }
-    worker.exchanges[number].reach
+    worker.http.exchanges[number].reach
 }
 
 fn take_server(worker: &mut Worker, number: usize, choice: Choice) {
-    let exchange = &mut worker.exchanges[number];
+    let exchange = &mut worker.http.exchanges[number];
     let key = key_of(exchange.backend(), choice.server.id);
     let reuse = exchange.reuse();
     exchange.choice = Some(choice);
@@ -236,19 +242,19 @@ fn take_server(worker: &mut Worker, number: usize, choice: Choice) {
 }
 
 fn refuse(worker: &mut Worker, number: usize, reason: NoServer) {
-    let exchange = &mut worker.exchanges[number];
+    let exchange = &mut worker.http.exchanges[number];
     exchange.reach = Reach::Failed(reason);
-    let service = Arc::clone(&worker.sessions[exchange.session].service);
-    connect::note_no_server(worker, &service, reason);
+    let service = Arc::clone(&worker.http.sessions[exchange.session].service);
+    crate::service::note_no_server(&worker.cx, &service, reason);
 }
 
 /// Begins a connect to the chosen server.
 fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
     let Some(unit) = descriptor::take(worker, number) else { return };
-    let exchange = &worker.exchanges[number];
+    let exchange = &worker.http.exchanges[number];
     let Some(choice) = &exchange.choice else { return };
     let (target, live) = (choice.server.target.clone(), Arc::clone(&choice.server.live));
-    let session = &worker.sessions[exchange.session];
+    let session = &worker.http.sessions[exchange.session];
     let client = session.origin.client.ip();
     let begun = connect::open_socket(&target, &exchange.settings.options, client).and_then(|socket| {
         let ours = (&session.link.socket, client);
@@ -271,7 +277,7 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
     let connector = exchange.backend().tls.clone();
     let options = &exchange.settings.options;
     let limits = options.attempt_limits();
-    let deadline = exchange.attempt.deadline(worker.now, options.connect_timeout, &limits);
+    let deadline = exchange.attempt.deadline(worker.cx.now, options.connect_timeout, &limits);
     let mut link = Link::new(socket);
     link.writable = stage == Stage::Open;
     let server = ServerLink {
@@ -282,22 +288,24 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
         connector,
         exchange: Some(number),
         pending,
-        serial: worker.next_serial,
+        serial: worker.http.next_serial,
         stage: Stage::Connecting,
         unit: Some(unit),
-        idle_since: worker.now,
+        idle_since: worker.cx.now,
         reused: false,
         personal: exchange.is_personal(),
     };
-    worker.next_serial += 1;
-    let slot = worker.servers.insert(Box::new(server));
-    let exchange = &mut worker.exchanges[number];
-    (exchange.reach, exchange.since) = (Reach::Connecting(slot), worker.now);
-    if let Err(error) = worker.registry.register(&worker.servers[slot].link.socket, Token::Upstream(slot)) {
+    worker.http.next_serial += 1;
+    let slot = worker.http.servers.insert(Box::new(server));
+    let exchange = &mut worker.http.exchanges[number];
+    (exchange.reach, exchange.since) = (Reach::Connecting(slot), worker.cx.now);
+    if let Err(error) =
+        worker.cx.registry.register(&worker.http.servers[slot].link.socket, Token::Upstream(slot))
+    {
         drop_server(worker, slot);
         return fail(worker, number, error);
     }
-    worker.exchange_timers.set(number, deadline);
+    worker.http.exchange_timers.set(number, deadline);
     if stage == Stage::Open {
         connected(worker, slot);
     }
@@ -306,22 +314,22 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
 /// The chosen server cannot be reached: it is passed over, and another one wanted.
 fn fail(worker: &mut Worker, number: usize, error: Errno) {
     let Some(choice) = give_up_choice(worker, number, connect::cost(error)) else { return };
-    let pool = worker.exchanges[number].backend().pool.load().pool.clone();
-    connect::note_failure(worker, pool, &choice.server, error);
+    let pool = worker.http.exchanges[number].backend().pool.load().pool.clone();
+    connect::note_failure(&worker.cx, pool, &choice.server, error);
 }
 
 fn fail_tls(worker: &mut Worker, number: usize, how: TlsFailure) {
     let Some(choice) = give_up_choice(worker, number, Cost::Slow) else { return };
-    let pool = worker.exchanges[number].backend().pool.load().pool.clone();
+    let pool = worker.http.exchanges[number].backend().pool.load().pool.clone();
     let server = &choice.server;
-    server.live.counters.of(worker.id).tls_failed.one();
+    server.live.counters.of(worker.cx.id).tls_failed.one();
     let target = server.target.clone();
-    (worker.report)(Report::Failure { pool, server: server.id, target, failure: Failure::Tls(how) });
+    (worker.cx.report)(Report::Failure { pool, server: server.id, target, failure: Failure::Tls(how) });
 }
 
 fn give_up_choice(worker: &mut Worker, number: usize, cost: Cost) -> Option<Choice> {
-    worker.exchange_timers.clear(number);
-    let exchange = &mut worker.exchanges[number];
+    worker.http.exchange_timers.clear(number);
+    let exchange = &mut worker.http.exchanges[number];
     exchange.reach = Reach::Wanted;
     let choice = exchange.choice.take()?;
     exchange.attempt.failed(choice.server.id, choice.why, cost);
@@ -331,23 +339,24 @@ fn give_up_choice(worker: &mut Worker, number: usize, cost: Cost) -> Option<Choi
 
 /// The permit of its server is given back, now or soon.
 fn note_freed(worker: &mut Worker, number: usize) {
-    let pool = Arc::clone(&worker.exchanges[number].backend().pool);
-    pool_queue::note_freed(worker, &pool);
+    let pool = Arc::clone(&worker.http.exchanges[number].backend().pool);
+    pool_queue::note_freed(&mut worker.cx, &pool);
 }
 
 /// The server accepted: the PROXY header comes first, then TLS.
 fn connected(worker: &mut Worker, slot: usize) {
     end_pending(worker, slot);
-    let server = &mut worker.servers[slot];
+    let server = &mut worker.http.servers[slot];
     let Some(number) = server.exchange else { return };
-    let exchange = &worker.exchanges[number];
+    let exchange = &worker.http.exchanges[number];
     let Some(choice) = &exchange.choice else { return };
     server.link.writable = true;
     if let Some(version) = exchange.backend().send_proxy {
-        let session = &worker.sessions[exchange.session];
+        let session = &worker.http.sessions[exchange.session];
         let ends = session.origin.ends(&session.link.socket);
         let (name, facts) = (session.name(), session.facts.as_deref());
-        let header = preamble::introduce(version, &session.origin, ends, name, facts, worker.random.bits());
+        let header =
+            preamble::introduce(version, &session.origin, ends, name, facts, worker.cx.random.bits());
         server.link.send_raw(&header);
     }
     let Some(connector) = &server.connector else { return opened(worker, slot) };
@@ -355,7 +364,7 @@ fn connected(worker: &mut Worker, slot: usize) {
     match name.and_then(|name| Tls::client(&connector.config, name).ok()) {
         Some(tls) => {
             server.stage = Stage::Handshaking;
-            server.link.begin_tls(tls, &mut worker.buffers);
+            server.link.begin_tls(tls, &mut worker.http.buffers);
         }
         None => {
             drop_server(worker, slot);
@@ -366,20 +375,20 @@ fn connected(worker: &mut Worker, slot: usize) {
 
 /// The server can be spoken to.
 fn opened(worker: &mut Worker, slot: usize) {
-    let server = &mut worker.servers[slot];
+    let server = &mut worker.http.servers[slot];
     let Some(number) = server.exchange else { return };
     server.stage = Stage::Open;
-    worker.exchange_timers.clear(number);
-    let exchange = &mut worker.exchanges[number];
+    worker.http.exchange_timers.clear(number);
+    let exchange = &mut worker.http.exchanges[number];
     exchange.reach = Reach::Open(slot);
-    let since = std::mem::replace(&mut exchange.since, worker.now);
-    let exchange = &worker.exchanges[number];
+    let since = std::mem::replace(&mut exchange.since, worker.cx.now);
+    let exchange = &worker.http.exchanges[number];
     let Some(choice) = &exchange.choice else { return };
     let entry = Arc::clone(&choice.server);
     let snapshot = exchange.backend().pool.load_full();
-    let took = worker.now.since(since);
-    entry.live.counters.of(worker.id).connections.one();
-    connect::note_success(worker, &snapshot.pool, choice);
+    let took = worker.cx.now.since(since);
+    entry.live.counters.of(worker.cx.id).connections.one();
+    connect::note_success(&worker.cx, &snapshot.pool, choice);
     if exchange.http.is_none() {
         chosen(worker, number, &snapshot, &entry, took);
     }
@@ -387,15 +396,15 @@ fn opened(worker: &mut Worker, slot: usize) {
 
 /// The client is with this server now.
 pub(crate) fn chosen(worker: &Worker, number: usize, snapshot: &Snapshot, entry: &Entry, took: Duration) {
-    let exchange = &worker.exchanges[number];
-    snapshot.remember(exchange.client, entry.id, worker.now);
-    snapshot.observe(entry, took, worker.now);
-    worker.sessions[exchange.session].had(exchange.backend(), entry);
+    let exchange = &worker.http.exchanges[number];
+    snapshot.remember(exchange.client, entry.id, worker.cx.now);
+    snapshot.observe(entry, took, worker.cx.now);
+    worker.http.sessions[exchange.session].had(exchange.backend(), entry);
 }
 
 /// Something happened at a server's socket.
 pub(crate) fn on_event(worker: &mut Worker, slot: usize, event: &Event) {
-    let Some(server) = worker.servers.get_mut(slot) else { return };
+    let Some(server) = worker.http.servers.get_mut(slot) else { return };
     let ended = event.is_read_closed() || event.is_error();
     server.link.readable |= event.is_readable() || ended;
     server.link.hung_up |= ended;
@@ -438,13 +447,13 @@ pub(crate) fn on_event(worker: &mut Worker, slot: usize, event: &Event) {
 
 fn shake_hands(worker: &mut Worker, slot: usize) {
     loop {
-        let server = &mut worker.servers[slot];
+        let server = &mut worker.http.servers[slot];
         let Some(number) = server.exchange else { return };
-        server.link.flush(&mut worker.buffers);
+        server.link.flush(&mut worker.http.buffers);
         if server.link.is_established() {
             return opened(worker, slot);
         }
-        let received = server.link.receive(&mut worker.buffers);
+        let received = server.link.receive(&mut worker.http.buffers);
         if server.link.failure.is_some() || server.link.end.is_some() {
             let how = tls::failure_with_server(server.link.failure.as_ref());
             drop_server(worker, slot);
@@ -458,9 +467,9 @@ fn shake_hands(worker: &mut Worker, slot: usize) {
 
 /// Something happened at the server: the session knows what to do.
 fn tell_session(worker: &mut Worker, number: usize) {
-    let Some(exchange) = worker.exchanges.get(number) else { return };
+    let Some(exchange) = worker.http.exchanges.get(number) else { return };
     let session = exchange.session;
-    if matches!(worker.sessions[session].mode, Mode::Http2(_)) {
+    if matches!(worker.http.sessions[session].mode, Mode::Http2(_)) {
         http2::on_server(worker, session, number);
     } else {
         session::drive(worker, session);
@@ -470,10 +479,10 @@ fn tell_session(worker: &mut Worker, number: usize) {
 /// The deadline of an exchange came.
 pub(crate) fn on_deadline(worker: &mut Worker, number: usize) {
     // One that ended meanwhile may have given its number to another.
-    if worker.exchange_timers.is_set(number) {
+    if worker.http.exchange_timers.is_set(number) {
         return;
     }
-    let Some(exchange) = worker.exchanges.get(number) else { return };
+    let Some(exchange) = worker.http.exchanges.get(number) else { return };
     match exchange.reach {
         Reach::Queued => queued::on_deadline(worker, number),
         Reach::Connecting(slot) => {
@@ -495,21 +504,21 @@ pub(crate) fn close_server(worker: &mut Worker, slot: usize) {
 }
 
 fn end_pending(worker: &mut Worker, slot: usize) {
-    let pending = worker.servers[slot].pending.take();
+    let pending = worker.http.servers[slot].pending.take();
     worker.end_pending(pending);
 }
 
 fn drop_server(worker: &mut Worker, slot: usize) {
-    let number = worker.servers.get(slot).and_then(|server| server.exchange);
-    if let Some(session) = number.and_then(|number| Some(worker.exchanges.get(number)?.session)) {
+    let number = worker.http.servers.get(slot).and_then(|server| server.exchange);
+    if let Some(session) = number.and_then(|number| Some(worker.http.exchanges.get(number)?.session)) {
         descriptor::give_back(worker, session, slot);
     }
-    let Some(server) = worker.servers.get_mut(slot) else { return };
+    let Some(server) = worker.http.servers.get_mut(slot) else { return };
     if server.stage != Stage::Over {
         server.stage = Stage::Over;
         server.exchange = None;
-        worker.server_timers.clear(slot);
-        worker.servers_over.push(slot);
+        worker.http.server_timers.clear(slot);
+        worker.http.servers_over.push(slot);
         end_pending(worker, slot);
     }
 }

@@ -6,6 +6,7 @@ mod answer;
 mod begin;
 mod body;
 
+use crate::http::Http;
 use crate::http::exchange::{self, Kept, Reach};
 use crate::http::http2;
 use crate::http::message::{Afterwards, OwnAnswer};
@@ -120,18 +121,18 @@ pub(crate) fn drive(worker: &mut Worker, index: usize) {
 }
 
 fn step(worker: &mut Worker, index: usize) -> Next {
-    debug_assert!(worker.heads.out.is_empty(), "what is left would go to a stranger");
-    worker.heads.out.clear();
-    let Some(session) = worker.sessions.get_mut(index) else { return Next::Wait };
-    session.link.flush(&mut worker.buffers);
+    debug_assert!(worker.http.heads.out.is_empty(), "what is left would go to a stranger");
+    worker.http.heads.out.clear();
+    let Some(session) = worker.http.sessions.get_mut(index) else { return Next::Wait };
+    session.link.flush(&mut worker.http.buffers);
     let Some(stage) = http1(session).map(|http| http.stage) else { return Next::Wait };
     if let Stage::Exchange(number) = stage {
         watch_client(worker, index, number);
     }
-    let session = &mut worker.sessions[index];
+    let session = &mut worker.http.sessions[index];
     if session.link.broken || matches!(session.link.end, Some(End::Error(_))) {
         if matches!(stage, Stage::Exchange(_)) {
-            session.service.live.counters.of(worker.id).requests_aborted.one();
+            session.service.live.counters.of(worker.cx.id).requests_aborted.one();
         }
         session::close(worker, index);
         return Next::Wait;
@@ -158,7 +159,7 @@ fn step(worker: &mut Worker, index: usize) -> Next {
 /// Looks whether the client closed while its request is under way. One that ended its side only may still wait for the
 /// response: it is given [`CLOSED`].
 fn watch_client(worker: &mut Worker, index: usize, number: usize) {
-    let Worker { sessions, exchanges, buffers, .. } = worker;
+    let Http { sessions, exchanges, buffers, .. } = &mut worker.http;
     let (session, Some(exchange)) = (&mut *sessions[index], exchanges.get(number)) else { return };
     let aborts = exchange.aborts_on_close();
     if aborts && session.link.tls().is_some() && session.link.input.is_empty() {
@@ -167,13 +168,13 @@ fn watch_client(worker: &mut Worker, index: usize, number: usize) {
     }
     let closed = session.link.hung_up || session.link.end.is_some();
     if aborts && closed && !std::mem::replace(&mut session.left_early, true) {
-        worker.session_timers.set(index, worker.now + CLOSED);
+        worker.http.session_timers.set(index, worker.cx.now + CLOSED);
     }
 }
 
 fn flushed(worker: &mut Worker, index: usize, then: Then) -> Next {
-    let session = &mut worker.sessions[index];
-    if then == Then::End || (worker.draining && session.link.input.is_empty()) {
+    let session = &mut worker.http.sessions[index];
+    if then == Then::End || (worker.cx.draining && session.link.input.is_empty()) {
         session::finish(worker, index);
         return Next::Wait;
     }
@@ -184,12 +185,12 @@ fn flushed(worker: &mut Worker, index: usize, then: Then) -> Next {
     (http.stage, http.scan) = (Stage::Head, Scan::default());
     // Another request may have begun already.
     let wait = if input { spec.keepalive_timeout } else { spec.head_timeout };
-    worker.session_timers.set(index, worker.now + wait);
+    worker.http.session_timers.set(index, worker.cx.now + wait);
     Next::Step
 }
 
 fn read_head(worker: &mut Worker, index: usize) -> Next {
-    let session = &mut worker.sessions[index];
+    let session = &mut worker.http.sessions[index];
     let Some(spec) = session.settings.http.clone() else { return Next::Wait };
     let Session { mode: Mode::Http1(http), link, .. } = &mut **session else { return Next::Wait };
     let had_begun = http.scan.has_begun();
@@ -197,9 +198,9 @@ fn read_head(worker: &mut Worker, index: usize) -> Next {
         Ok(Some(found)) => begin::request(worker, index, found),
         Ok(None) => {
             if http.scan.has_begun() && !had_begun {
-                worker.session_timers.set(index, worker.now + spec.head_timeout);
+                worker.http.session_timers.set(index, worker.cx.now + spec.head_timeout);
             }
-            if link.receive(&mut worker.buffers) == Received::Some {
+            if link.receive(&mut worker.http.buffers) == Received::Some {
                 return Next::Step;
             }
             if link.end.is_some() {
@@ -214,8 +215,8 @@ fn read_head(worker: &mut Worker, index: usize) -> Next {
 
 /// A request that is not understood: it is answered, and what follows is not looked at.
 fn bad_request(worker: &mut Worker, index: usize, status: u16) -> Next {
-    let session = &mut worker.sessions[index];
-    count_bad(session, worker.id, status);
+    let session = &mut worker.http.sessions[index];
+    count_bad(session, worker.cx.id, status);
     answer_own(worker, index, &OwnAnswer::page(status), Verb::Other, Then::End)
 }
 
@@ -237,35 +238,35 @@ enum Verb {
 
 /// Answers for ourselves.
 fn answer_own(worker: &mut Worker, index: usize, answer: &OwnAnswer, verb: Verb, then: Then) -> Next {
-    let session = &mut worker.sessions[index];
+    let session = &mut worker.http.sessions[index];
     let afterwards = if then == Then::End { Afterwards::Closes } else { Afterwards::Stays };
-    answer.write(verb == Verb::Head, afterwards, &mut worker.heads.out);
-    session.link.send(&worker.heads.out, &mut worker.buffers);
-    session.count(0, worker.heads.out.len() as u64, worker.id, worker.now);
-    worker.heads.out.clear();
+    answer.write(verb == Verb::Head, afterwards, &mut worker.http.heads.out);
+    session.link.send(&worker.http.heads.out, &mut worker.http.buffers);
+    session.count(0, worker.http.heads.out.len() as u64, worker.cx.id, worker.cx.now);
+    worker.http.heads.out.clear();
     let patience = session.settings.http.as_ref().map_or(Duration::ZERO, |spec| spec.look_after());
-    session.active_at = worker.now;
+    session.active_at = worker.cx.now;
     if let Some(http) = http1(session) {
         http.stage = Stage::Flush(then);
     }
-    worker.session_timers.set(index, worker.now + patience);
+    worker.http.session_timers.set(index, worker.cx.now + patience);
     Next::Step
 }
 
 /// No server answered: the client is told, if nothing was said yet.
 fn fail_exchange(worker: &mut Worker, index: usize, number: usize, status: u16) -> Next {
-    let session = &mut worker.sessions[index];
-    session.service.live.counters.of(worker.id).requests_failed.one();
-    let http = worker.exchanges[number].http.as_deref();
+    let session = &mut worker.http.sessions[index];
+    session.service.live.counters.of(worker.cx.id).requests_failed.one();
+    let http = worker.http.exchanges[number].http.as_deref();
     let answered = http.is_some_and(|http| http.answered);
     let verb = if http.is_some_and(|http| http.is_head) { Verb::Head } else { Verb::Other };
     // What is left of the body would be taken for another request.
-    let stays = http.is_some_and(|http| http.stays && http.upload == Body::Done) && !worker.draining;
+    let stays = http.is_some_and(|http| http.stays && http.upload == Body::Done) && !worker.cx.draining;
     exchange::abandon(worker, number);
     if answered {
         // Half an answer cannot be taken back; its end is what tells.
         set_stage(worker, index, Stage::Head);
-        crate::service::admission::reset_at_close(&worker.sessions[index].link.socket);
+        crate::service::admission::reset_at_close(&worker.http.sessions[index].link.socket);
         session::close(worker, index);
         return Next::Wait;
     }
@@ -274,19 +275,19 @@ fn fail_exchange(worker: &mut Worker, index: usize, number: usize, status: u16) 
 }
 
 fn set_stage(worker: &mut Worker, index: usize, stage: Stage) {
-    if let Some(http) = worker.sessions.get_mut(index).and_then(|session| http1(session)) {
+    if let Some(http) = worker.http.sessions.get_mut(index).and_then(|session| http1(session)) {
         http.stage = stage;
     }
 }
 
 /// The deadline of the client's side came.
 pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
-    let session = &mut worker.sessions[index];
+    let session = &mut worker.http.sessions[index];
     let Some(spec) = session.settings.http.clone() else { return };
     let Some(http) = http1(session) else { return };
     let (stage, begun) = (http.stage, http.scan.has_begun());
     let service = Arc::clone(&session.service);
-    let counters = service.live.counters.of(worker.id);
+    let counters = service.live.counters.of(worker.cx.id);
     match stage {
         Stage::Head if begun => {
             counters.greeting_timeouts.one();
@@ -304,34 +305,35 @@ pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
 
 /// It is time to look whether bodies move, and fast enough.
 fn on_look(worker: &mut Worker, index: usize, spec: &HttpSpec, exchange: Option<usize>) {
-    let service = Arc::clone(&worker.sessions[index].service);
-    let counters = service.live.counters.of(worker.id);
-    let takes_slowly = worker.sessions[index].is_slow(worker.now);
+    let service = Arc::clone(&worker.http.sessions[index].service);
+    let counters = service.live.counters.of(worker.cx.id);
+    let takes_slowly = worker.http.sessions[index].is_slow(worker.cx.now);
     let sends_slowly = exchange.is_some_and(|number| is_slow(worker, number));
-    let waits = exchange.is_some_and(|number| worker.exchanges[number].waits_for_response());
-    let deadline = worker.sessions[index].active_at + spec.stall_timeout;
-    let leaves = worker.sessions[index].left_early
-        && exchange.is_some_and(|number| worker.exchanges[number].aborts_on_close());
-    if leaves && worker.sessions[index].is_quiet(worker.now) {
+    let waits = exchange.is_some_and(|number| worker.http.exchanges[number].waits_for_response());
+    let deadline = worker.http.sessions[index].active_at + spec.stall_timeout;
+    let leaves = worker.http.sessions[index].left_early
+        && exchange.is_some_and(|number| worker.http.exchanges[number].aborts_on_close());
+    if leaves && worker.http.sessions[index].is_quiet(worker.cx.now) {
         counters.requests_aborted.one();
         return session::close(worker, index);
     }
     let look_after = if leaves { CLOSED } else { spec.look_after() };
-    let next = match (takes_slowly || sends_slowly, deadline > worker.now) {
+    let next = match (takes_slowly || sends_slowly, deadline > worker.cx.now) {
         (true, _) => None,
-        (false, true) => Some(deadline.min(worker.now + look_after)),
+        (false, true) => Some(deadline.min(worker.cx.now + look_after)),
         // The server's time to answer has a deadline of its own.
-        (false, false) => waits.then(|| worker.now + look_after),
+        (false, false) => waits.then(|| worker.cx.now + look_after),
     };
     if let Some(next) = next {
-        return worker.session_timers.set(index, next);
+        return worker.http.session_timers.set(index, next);
     }
     if takes_slowly {
         counters.slow_responses.one();
     } else if !sends_slowly {
         counters.idle_timeouts.one();
     }
-    let answered = |number: usize| worker.exchanges[number].http.as_ref().is_some_and(|http| http.answered);
+    let answered =
+        |number: usize| worker.http.exchanges[number].http.as_ref().is_some_and(|http| http.answered);
     match exchange.filter(|number| !takes_slowly && !answered(*number)) {
         Some(number) => {
             let fault = is_servers_fault(worker, number);
@@ -344,7 +346,7 @@ fn on_look(worker: &mut Worker, index: usize, spec: &HttpSpec, exchange: Option<
         None => {
             if takes_slowly || exchange.is_some() {
                 // Half an answer must not look like a whole one, and what is left is not to be held by the kernel either.
-                crate::service::admission::reset_at_close(&worker.sessions[index].link.socket);
+                crate::service::admission::reset_at_close(&worker.http.sessions[index].link.socket);
             }
             session::close(worker, index);
         }
@@ -353,25 +355,25 @@ fn on_look(worker: &mut Worker, index: usize, spec: &HttpSpec, exchange: Option<
 
 /// Whether it is the server that does not go on with a request: it is not reached, or does not take what it gets.
 pub(crate) fn is_servers_fault(worker: &Worker, number: usize) -> bool {
-    let exchange = &worker.exchanges[number];
+    let exchange = &worker.http.exchanges[number];
     let fault = match exchange.reach {
-        Reach::Open(slot) => worker.servers[slot].link.pending() > 0,
+        Reach::Open(slot) => worker.http.servers[slot].link.pending() > 0,
         _ => true,
     };
     if let Some(choice) = exchange.choice.as_ref().filter(|_| fault) {
-        choice.server.live.counters.of(worker.id).answer_timeouts.one();
+        choice.server.live.counters.of(worker.cx.id).answer_timeouts.one();
     }
     fault
 }
 
 /// A server did not begin its answer in time.
 pub(crate) fn on_answer_deadline(worker: &mut Worker, number: usize) {
-    let exchange = &worker.exchanges[number];
+    let exchange = &worker.http.exchanges[number];
     let index = exchange.session;
     if let Some(choice) = &exchange.choice {
-        choice.server.live.counters.of(worker.id).answer_timeouts.one();
+        choice.server.live.counters.of(worker.cx.id).answer_timeouts.one();
     }
-    if matches!(worker.sessions[index].mode, Mode::Http2(_)) {
+    if matches!(worker.http.sessions[index].mode, Mode::Http2(_)) {
         return http2::fail(worker, index, number, 504);
     }
     fail_exchange(worker, index, number, 504);
@@ -380,7 +382,7 @@ pub(crate) fn on_answer_deadline(worker: &mut Worker, number: usize) {
 
 /// The program drains: a client without a request leaves.
 pub(crate) fn on_drain(worker: &mut Worker, index: usize) {
-    let session = &mut worker.sessions[index];
+    let session = &mut worker.http.sessions[index];
     let idle = session.link.input.is_empty();
     if idle && http1(session).is_some_and(|http| http.stage == Stage::Head) {
         session::finish(worker, index);

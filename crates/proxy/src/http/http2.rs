@@ -6,6 +6,7 @@ mod rest;
 mod stream;
 mod wire;
 
+use crate::http::Http;
 use crate::http::message::OwnAnswer;
 use crate::http::session::{self, LINGER, Mode, ROUNDS_MAX, Session};
 use crate::io::transport::{PENDING_BYTES_MAX, Received};
@@ -176,8 +177,8 @@ pub(crate) fn drive(worker: &mut Worker, index: usize) {
         if !accept(worker, index) {
             return;
         }
-        let now = worker.now;
-        let http = worker.sessions.get_mut(index).and_then(|session| http2(session));
+        let now = worker.cx.now;
+        let http = worker.http.sessions.get_mut(index).and_then(|session| http2(session));
         let exchanges = http.map(|http| {
             http.rests.take(now);
             http.exchanges()
@@ -218,7 +219,7 @@ enum Flushed {
 }
 
 fn receive(worker: &mut Worker, index: usize) -> Received {
-    let Worker { sessions, buffers, .. } = worker;
+    let Http { sessions, buffers, .. } = &mut worker.http;
     let session = &mut *sessions[index];
     let Mode::Http2(http) = &mut session.mode else { return Received::Nothing };
     // What the client takes now may be what others wait for.
@@ -242,7 +243,7 @@ fn receive(worker: &mut Worker, index: usize) -> Received {
 /// Takes in the requests that came. False when the session is over.
 fn accept(worker: &mut Worker, index: usize) -> bool {
     loop {
-        let Some(http) = worker.sessions.get_mut(index).and_then(|session| http2(session)) else {
+        let Some(http) = worker.http.sessions.get_mut(index).and_then(|session| http2(session)) else {
             return false;
         };
         match http.poll() {
@@ -260,9 +261,9 @@ fn accept(worker: &mut Worker, index: usize) -> bool {
 
 /// The client is gone, and with it whatever it asked for.
 fn count_aborted(worker: &mut Worker, index: usize) {
-    let Some(session) = worker.sessions.get_mut(index) else { return };
+    let Some(session) = worker.http.sessions.get_mut(index) else { return };
     let under_way = http2(session).map_or(0, |http| http.exchanges().len());
-    session.service.live.counters.of(worker.id).requests_aborted.add(under_way as u64);
+    session.service.live.counters.of(worker.cx.id).requests_aborted.add(under_way as u64);
 }
 
 /// Brings what the connection has to say to the client.
@@ -273,7 +274,7 @@ fn flush(worker: &mut Worker, index: usize) -> Flushed {
     }
     let flushed = flush_out(worker, index);
     note_idle(worker, index);
-    let Some(session) = worker.sessions.get_mut(index) else { return Flushed::Over };
+    let Some(session) = worker.http.sessions.get_mut(index) else { return Flushed::Over };
     if session.link.broken {
         count_aborted(worker, index);
         session::close(worker, index);
@@ -284,23 +285,23 @@ fn flush(worker: &mut Worker, index: usize) -> Flushed {
 
 /// With the last stream, the time of a client without a request begins.
 fn note_idle(worker: &mut Worker, index: usize) {
-    let Some(session) = worker.sessions.get_mut(index) else { return };
+    let Some(session) = worker.http.sessions.get_mut(index) else { return };
     let Some(wait) = session.settings.http.as_ref().map(|spec| spec.keepalive_timeout) else { return };
     let Some(http) = http2(session) else { return };
     let was_idle = std::mem::replace(&mut http.idle, http.streams.is_empty());
     if http.idle && !was_idle {
         // The program may drain since: this client was told so, with the others.
-        http.leaves |= worker.draining;
-        let wait = if worker.draining { DRAIN_LEAVE } else { wait };
+        http.leaves |= worker.cx.draining;
+        let wait = if worker.cx.draining { DRAIN_LEAVE } else { wait };
         // Bodies that are for nobody have their time, too.
         let wait = if http.rests.is_empty() { wait } else { wait.min(LINGER) };
         session.served = true;
-        worker.session_timers.set(index, worker.now + wait);
+        worker.http.session_timers.set(index, worker.cx.now + wait);
     }
 }
 
 fn flush_out(worker: &mut Worker, index: usize) -> Flushed {
-    let Worker { sessions, buffers, .. } = worker;
+    let Http { sessions, buffers, .. } = &mut worker.http;
     let Some(session) = sessions.get_mut(index) else { return Flushed::Over };
     let Session { mode: Mode::Http2(http), link, .. } = &mut **session else { return Flushed::Over };
     link.flush(buffers);
@@ -325,9 +326,9 @@ fn flush_out(worker: &mut Worker, index: usize) -> Flushed {
 /// The deadline of the client's side came.
 pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
     take_rests(worker, index);
-    let session = &mut worker.sessions[index];
+    let session = &mut worker.http.sessions[index];
     let Some(spec) = session.settings.http.clone() else { return };
-    let slow = session.is_slow(worker.now);
+    let slow = session.is_slow(worker.cx.now);
     let active_at = session.active_at;
     let Some(http) = http2(session) else { return };
     let idle = http.streams.is_empty();
@@ -336,25 +337,25 @@ pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
     }
     let exchanges = http.exchanges();
     if slow && !idle {
-        session.service.live.counters.of(worker.id).slow_responses.one();
+        session.service.live.counters.of(worker.cx.id).slow_responses.one();
         crate::service::admission::reset_at_close(&session.link.socket);
         return session::close(worker, index);
     }
     let deadline = active_at + if idle { spec.keepalive_timeout } else { spec.stall_timeout };
-    if deadline > worker.now {
+    if deadline > worker.cx.now {
         let look = match (http.rests.is_empty(), idle) {
-            (false, _) => worker.now + spec.look_after().min(LINGER),
+            (false, _) => worker.cx.now + spec.look_after().min(LINGER),
             (true, true) => deadline,
-            (true, false) => worker.now + spec.look_after(),
+            (true, false) => worker.cx.now + spec.look_after(),
         };
-        return worker.session_timers.set(index, deadline.min(look));
+        return worker.http.session_timers.set(index, deadline.min(look));
     }
-    if exchanges.iter().any(|number| worker.exchanges[*number].waits_for_response()) {
+    if exchanges.iter().any(|number| worker.http.exchanges[*number].waits_for_response()) {
         // Servers' time to answer has a deadline of its own.
-        return worker.session_timers.set(index, worker.now + spec.look_after());
+        return worker.http.session_timers.set(index, worker.cx.now + spec.look_after());
     }
-    let session = &mut worker.sessions[index];
-    session.service.live.counters.of(worker.id).idle_timeouts.one();
+    let session = &mut worker.http.sessions[index];
+    session.service.live.counters.of(worker.cx.id).idle_timeouts.one();
     if !idle {
         return session::close(worker, index);
     }
@@ -368,8 +369,8 @@ pub(crate) fn dismiss(worker: &mut Worker, index: usize) {
 
 /// Takes bodies that are for nobody; those whose time is over are reset.
 fn take_rests(worker: &mut Worker, index: usize) {
-    let now = worker.now;
-    let http = worker.sessions.get_mut(index).and_then(|session| http2(session));
+    let now = worker.cx.now;
+    let http = worker.http.sessions.get_mut(index).and_then(|session| http2(session));
     if let Some(http) = http.filter(|http| !http.rests.is_empty()) {
         http.rests.take(now);
         flush(worker, index);
@@ -378,7 +379,7 @@ fn take_rests(worker: &mut Worker, index: usize) {
 
 /// The deadline of a stream came whose bodies move: one that stands still ends, though others go on.
 pub(crate) fn on_stalled(worker: &mut Worker, number: usize) {
-    let index = worker.exchanges[number].session;
+    let index = worker.http.exchanges[number].session;
     stream::on_look(worker, index, number);
     flush(worker, index);
 }
@@ -390,11 +391,11 @@ pub(crate) fn on_drain(worker: &mut Worker, index: usize) {
 
 /// No new requests; those that are there may finish. A client without any is closed after `leave`, whatever it answers.
 fn shut_down(worker: &mut Worker, index: usize, leave: Duration) {
-    let Some(http) = worker.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
+    let Some(http) = worker.http.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
     if http.streams.is_empty() {
         // A request that is on its way has that time to come.
         http.leaves = true;
-        worker.session_timers.set(index, worker.now + leave);
+        worker.http.session_timers.set(index, worker.cx.now + leave);
     }
     match &mut http.state {
         State::Open(connection) => connection.graceful_shutdown(),

@@ -2,6 +2,7 @@
 //! itself (a PROXY header, a handshake of TLS), and goes on as requests of HTTP or as a relay.
 
 use crate::context::descriptors::{Promise, Unit};
+use crate::context::ready::Ready;
 use crate::context::registry::Token;
 use crate::http::exchange::{self, Exchange, Keep, Reach};
 use crate::http::http1::{self, Http1};
@@ -15,7 +16,7 @@ use crate::service::hops::note_loop;
 use crate::service::preamble::{self, Origin};
 use crate::service::{Backend, Place, Service, Settings};
 use crate::tcp::GREETING;
-use crate::worker::{Retry, Worker};
+use crate::worker::Worker;
 use arc_swap::ArcSwap;
 use evener_core::limits::Lease;
 use evener_core::pace::Pace;
@@ -197,22 +198,22 @@ pub(crate) fn begin(
         asks_again: false,
         stay: None,
         mode: Mode::Proxy,
-        active_at: worker.now,
+        active_at: worker.cx.now,
         pace: Pace::default(),
         left: usize::MAX,
-        number: worker.number(),
+        number: worker.cx.number(),
         queued: false,
         served: false,
         place: place.lease,
         _descriptor: place.client,
         promise: Some(place.server.promise()),
     };
-    let index = worker.sessions.insert(Box::new(session));
-    if worker.registry.register(&worker.sessions[index].link.socket, Token::Session(index)).is_err() {
+    let index = worker.http.sessions.insert(Box::new(session));
+    if worker.cx.registry.register(&worker.http.sessions[index].link.socket, Token::Session(index)).is_err() {
         return close(worker, index);
     }
     if awaits_proxy {
-        worker.session_timers.set(index, worker.now + GREETING);
+        worker.http.session_timers.set(index, worker.cx.now + GREETING);
     } else {
         admit(worker, index);
     }
@@ -220,9 +221,9 @@ pub(crate) fn begin(
 
 /// The client is known: may it come in?
 fn admit(worker: &mut Worker, index: usize) {
-    let session = &mut worker.sessions[index];
+    let session = &mut worker.http.sessions[index];
     let client = session.origin.client.ip();
-    match admission::admit(&session.service, &session.settings, client, worker.id, worker.now) {
+    match admission::admit(&session.service, &session.settings, client, worker.cx.id, worker.cx.now) {
         Admission::Enter(guest) => {
             session.guest = guest;
             begin_layers(worker, index);
@@ -236,7 +237,7 @@ fn admit(worker: &mut Worker, index: usize) {
             http.refuse(status);
             session.mode = Mode::Http1(Box::new(http));
             let patience = session.settings.http.as_ref().map_or(GREETING, |spec| spec.head_timeout);
-            worker.session_timers.set(index, worker.now + patience);
+            worker.http.session_timers.set(index, worker.cx.now + patience);
             drive(worker, index);
         }
         Admission::Refused(Refused::Reject(_)) => {
@@ -246,30 +247,30 @@ fn admit(worker: &mut Worker, index: usize) {
         Admission::Refused(Refused::Tarpit(place, time)) => {
             (session.place, session.promise) = (place, None);
             session.mode = Mode::Tarpit;
-            worker.session_timers.set(index, worker.now + time);
+            worker.http.session_timers.set(index, worker.cx.now + time);
         }
     }
 }
 
 /// TLS comes first, if there is any.
 fn begin_layers(worker: &mut Worker, index: usize) {
-    let session = &mut worker.sessions[index];
+    let session = &mut worker.http.sessions[index];
     let Some(acceptor) = session.settings.tls.clone() else { return begin_protocol(worker, index) };
-    let counters = session.service.live.counters.of(worker.id);
+    let counters = session.service.live.counters.of(worker.cx.id);
     let Some(place) = session.service.live.handshakes.enter(acceptor.handshakes_max) else {
         counters.tls_refused.one();
         return close(worker, index);
     };
     session.mode = Mode::Handshake(Some(place), None);
-    worker.session_timers.set(index, worker.now + acceptor.handshake_timeout);
+    worker.http.session_timers.set(index, worker.cx.now + acceptor.handshake_timeout);
     drive(worker, index);
 }
 
 /// The layers are there: what is spoken on them?
 fn begin_protocol(worker: &mut Worker, index: usize) {
-    worker.session_timers.clear(index);
-    let session = &mut worker.sessions[index];
-    session.active_at = worker.now;
+    worker.http.session_timers.clear(index);
+    let session = &mut worker.http.sessions[index];
+    session.active_at = worker.cx.now;
     if let Some(http) = session.settings.http.clone() {
         session.local = preamble::local_address(&session.link.socket);
         let alpn = session.facts.as_ref().and_then(|facts| facts.alpn.as_deref());
@@ -278,13 +279,13 @@ fn begin_protocol(worker: &mut Worker, index: usize) {
         } else {
             Mode::Http1(Box::new(Http1::new()))
         };
-        worker.session_timers.set(index, worker.now + http.keepalive_timeout);
+        worker.http.session_timers.set(index, worker.cx.now + http.keepalive_timeout);
         return drive(worker, index);
     }
     let name = session.name().unwrap_or_default();
     let routed = session.settings.routes.find(name.as_bytes(), b"").copied();
     let Some(backend) = session.guest.backend.or(routed).or(session.settings.default_backend) else {
-        session.service.live.counters.of(worker.id).greeting_refused.one();
+        session.service.live.counters.of(worker.cx.id).greeting_refused.one();
         return close(worker, index);
     };
     exchange::begin_relay(worker, index, backend);
@@ -292,7 +293,7 @@ fn begin_protocol(worker: &mut Worker, index: usize) {
 
 /// Something happened at the client's socket.
 pub(crate) fn on_event(worker: &mut Worker, index: usize, event: &Event) {
-    let Some(session) = worker.sessions.get_mut(index) else { return };
+    let Some(session) = worker.http.sessions.get_mut(index) else { return };
     let ended = event.is_read_closed() || event.is_error();
     session.link.readable |= event.is_readable() || ended;
     session.link.hung_up |= ended;
@@ -303,7 +304,7 @@ pub(crate) fn on_event(worker: &mut Worker, index: usize, event: &Event) {
 
 /// Does what can be done without waiting.
 pub(crate) fn drive(worker: &mut Worker, index: usize) {
-    let Some(session) = worker.sessions.get_mut(index) else { return };
+    let Some(session) = worker.http.sessions.get_mut(index) else { return };
     match &session.mode {
         Mode::Proxy => read_proxy(worker, index),
         Mode::Handshake(..) => shake_hands(worker, index),
@@ -335,7 +336,7 @@ pub(crate) fn drive(worker: &mut Worker, index: usize) {
 /// receive the rest, which a reset would take from it.
 fn on_server_reset(worker: &mut Worker, index: usize, exchange: usize) {
     exchange::end(worker, exchange, Keep::No);
-    let session = &worker.sessions[index];
+    let session = &worker.http.sessions[index];
     if session.link.left() > 0 {
         return finish(worker, index);
     }
@@ -345,32 +346,32 @@ fn on_server_reset(worker: &mut Worker, index: usize, exchange: usize) {
 
 /// It has more to do when others had their turn.
 pub(crate) fn queue(worker: &mut Worker, index: usize) {
-    let Some(session) = worker.sessions.get_mut(index) else { return };
+    let Some(session) = worker.http.sessions.get_mut(index) else { return };
     if !std::mem::replace(&mut session.queued, true) {
-        worker.again.push_back(Retry::Session(index));
+        worker.cx.ready.push(Ready::Session(index));
     }
 }
 
 fn read_proxy(worker: &mut Worker, index: usize) {
     loop {
-        let session = &mut worker.sessions[index];
+        let session = &mut worker.http.sessions[index];
         match preamble::read_proxy(session.link.input.unread(), &mut session.origin) {
             Ok(Some(length)) => {
                 session.link.input.consume(length);
-                session.link.settle(&mut worker.buffers);
+                session.link.settle(&mut worker.http.buffers);
                 if session.origin.goes_round() {
                     let service = Arc::clone(&session.service);
                     note_loop(worker, &service);
                     return close(worker, index);
                 }
-                worker.session_timers.clear(index);
+                worker.http.session_timers.clear(index);
                 return admit(worker, index);
             }
-            Ok(None) if session.link.receive(&mut worker.buffers) == Received::Some => {}
+            Ok(None) if session.link.receive(&mut worker.http.buffers) == Received::Some => {}
             Ok(None) if session.link.end.is_none() => return,
             Ok(None) => return close(worker, index),
             Err(_) => {
-                session.service.live.counters.of(worker.id).greeting_refused.one();
+                session.service.live.counters.of(worker.cx.id).greeting_refused.one();
                 return close(worker, index);
             }
         }
@@ -380,7 +381,7 @@ fn read_proxy(worker: &mut Worker, index: usize) {
 /// The ClientHello is looked at for its name; then rustls has everything.
 fn shake_hands(worker: &mut Worker, index: usize) {
     loop {
-        let session = &mut worker.sessions[index];
+        let session = &mut worker.http.sessions[index];
         let Mode::Handshake(_, name) = &mut session.mode else { return };
         if session.link.tls().is_none() {
             match hello::parse(session.link.input.unread()) {
@@ -390,31 +391,31 @@ fn shake_hands(worker: &mut Worker, index: usize) {
                     *name = found.ok().flatten().and_then(|hello| hello.name);
                     let tls = session.settings.tls.as_ref().and_then(|tls| Tls::server(&tls.config).ok());
                     let Some(tls) = tls else { return close(worker, index) };
-                    session.link.begin_tls(tls, &mut worker.buffers);
+                    session.link.begin_tls(tls, &mut worker.http.buffers);
                 }
             }
         }
         let established = session.link.tls().is_some() && session.link.is_established();
         if session.link.failure.is_some() || (session.link.end.is_some() && !established) {
-            session.service.live.counters.of(worker.id).tls_failed.one();
+            session.service.live.counters.of(worker.cx.id).tls_failed.one();
             return finish(worker, index);
         }
         if established {
             return shaken(worker, index);
         }
-        if session.link.receive(&mut worker.buffers) == Received::Nothing && session.link.end.is_none() {
-            return session.link.flush(&mut worker.buffers);
+        if session.link.receive(&mut worker.http.buffers) == Received::Nothing && session.link.end.is_none() {
+            return session.link.flush(&mut worker.http.buffers);
         }
     }
 }
 
 fn shaken(worker: &mut Worker, index: usize) {
-    let session = &mut worker.sessions[index];
+    let session = &mut worker.http.sessions[index];
     let Mode::Handshake(place, name) = &mut session.mode else { return };
     drop(place.take());
     let name = name.take();
     session.facts = session.link.tls().map(|tls| Box::new(tls.facts(name)));
-    let counters = session.service.live.counters.of(worker.id);
+    let counters = session.service.live.counters.of(worker.cx.id);
     counters.tls_handshakes.one();
     if session.facts.as_ref().is_some_and(|facts| facts.resumed) {
         counters.tls_resumed.one();
@@ -424,17 +425,17 @@ fn shaken(worker: &mut Worker, index: usize) {
 
 /// Says the end, and hears the client to its own, so that what it has not read yet is not lost by a reset.
 pub(crate) fn finish(worker: &mut Worker, index: usize) {
-    let session = &mut worker.sessions[index];
-    session.link.finish(&mut worker.buffers);
+    let session = &mut worker.http.sessions[index];
+    session.link.finish(&mut worker.http.buffers);
     enter(worker, index, Mode::Lingering(0));
-    let time = if worker.draining { DRAIN_LINGER } else { LINGER };
-    worker.session_timers.set(index, worker.now + time);
+    let time = if worker.cx.draining { DRAIN_LINGER } else { LINGER };
+    worker.http.session_timers.set(index, worker.cx.now + time);
     linger(worker, index);
 }
 
 /// A session is about something else from now on; what it was about lets go of its connections to servers.
 pub(crate) fn enter(worker: &mut Worker, index: usize, mode: Mode) {
-    match std::mem::replace(&mut worker.sessions[index].mode, mode) {
+    match std::mem::replace(&mut worker.http.sessions[index].mode, mode) {
         Mode::Relay(exchange) => exchange::abandon(worker, exchange),
         Mode::Http1(http) => {
             http.exchange().into_iter().for_each(|exchange| exchange::abandon(worker, exchange));
@@ -449,13 +450,13 @@ pub(crate) fn enter(worker: &mut Worker, index: usize, mode: Mode) {
 
 fn linger(worker: &mut Worker, index: usize) {
     for _ in 0..ROUNDS_MAX {
-        let session = &mut worker.sessions[index];
+        let session = &mut worker.http.sessions[index];
         let Mode::Lingering(heard) = &mut session.mode else { return };
-        session.link.flush(&mut worker.buffers);
-        let received = session.link.receive(&mut worker.buffers);
+        session.link.flush(&mut worker.http.buffers);
+        let received = session.link.receive(&mut worker.http.buffers);
         *heard += session.link.input.len();
         session.link.input.consume(usize::MAX);
-        session.link.settle(&mut worker.buffers);
+        session.link.settle(&mut worker.http.buffers);
         let over = session.link.end.is_some() && session.link.is_finished();
         if over
             || session.link.broken
@@ -473,8 +474,8 @@ fn linger(worker: &mut Worker, index: usize) {
 
 /// A client that still takes its response while the program drains has more time, up to the drain timeout.
 fn linger_on(worker: &mut Worker, index: usize) {
-    if worker.sessions[index].is_taking() {
-        worker.session_timers.set(index, worker.now + DRAIN_LINGER);
+    if worker.http.sessions[index].is_taking() {
+        worker.http.session_timers.set(index, worker.cx.now + DRAIN_LINGER);
     } else {
         close(worker, index);
     }
@@ -482,8 +483,8 @@ fn linger_on(worker: &mut Worker, index: usize) {
 
 /// The deadline of a session came.
 pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
-    let Some(session) = worker.sessions.get(index) else { return };
-    let counters = session.service.live.counters.of(worker.id);
+    let Some(session) = worker.http.sessions.get(index) else { return };
+    let counters = session.service.live.counters.of(worker.cx.id);
     match &session.mode {
         Mode::Proxy | Mode::Handshake(..) => {
             counters.greeting_timeouts.one();
@@ -492,31 +493,33 @@ pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
         Mode::Http1(_) => http1::on_deadline(worker, index),
         Mode::Http2(_) => http2::on_deadline(worker, index),
         Mode::Relay(exchange) => {
-            let is_half_closed = match worker.exchanges.get(*exchange).map(|exchange| exchange.reach) {
-                Some(Reach::Open(slot)) => tunnel::is_half_closed(&session.link, &worker.servers[slot].link),
+            let is_half_closed = match worker.http.exchanges.get(*exchange).map(|exchange| exchange.reach) {
+                Some(Reach::Open(slot)) => {
+                    tunnel::is_half_closed(&session.link, &worker.http.servers[slot].link)
+                }
                 _ => false,
             };
             let Some(quiet) = session.settings.options.quiet_max(is_half_closed) else { return };
             let deadline = session.active_at + quiet;
-            if deadline > worker.now {
-                return worker.session_timers.set(index, deadline);
+            if deadline > worker.cx.now {
+                return worker.http.session_timers.set(index, deadline);
             }
             counters.quiet(is_half_closed).one();
             let exchange = *exchange;
             exchange::end(worker, exchange, Keep::No);
             close(worker, index);
         }
-        Mode::Lingering(_) if worker.draining && session.link.left() > 0 => linger_on(worker, index),
+        Mode::Lingering(_) if worker.cx.draining && session.link.left() > 0 => linger_on(worker, index),
         Mode::Tarpit | Mode::Lingering(_) | Mode::Over => close(worker, index),
     }
 }
 
 /// The program drains: who is idle leaves now, who is not leaves after the present answer.
 pub(crate) fn on_drain(worker: &mut Worker, index: usize) {
-    match worker.sessions.get(index).map(|session| &session.mode) {
+    match worker.http.sessions.get(index).map(|session| &session.mode) {
         Some(Mode::Http1(_)) => http1::on_drain(worker, index),
         Some(Mode::Http2(_)) => http2::on_drain(worker, index),
-        Some(Mode::Lingering(_)) => worker.session_timers.set(index, worker.now + DRAIN_LINGER),
+        Some(Mode::Lingering(_)) => worker.http.session_timers.set(index, worker.cx.now + DRAIN_LINGER),
         _ => {}
     }
 }
@@ -524,27 +527,27 @@ pub(crate) fn on_drain(worker: &mut Worker, index: usize) {
 /// An idle client makes room for others: one of HTTP/2 is told to go, one of HTTP/1 is gone. Not one that has just asked
 /// something: returns whether it goes.
 pub(crate) fn shed(worker: &mut Worker, index: usize) -> bool {
-    let session = &mut worker.sessions[index];
+    let session = &mut worker.http.sessions[index];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
     if recv(&session.link.socket, &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
         return false;
     }
-    session.service.live.counters.of(worker.id).idle_shed.one();
+    session.service.live.counters.of(worker.cx.id).idle_shed.one();
     if matches!(session.mode, Mode::Http2(_)) {
         http2::dismiss(worker, index);
         return true;
     }
-    session.link.finish(&mut worker.buffers);
+    session.link.finish(&mut worker.http.buffers);
     close(worker, index);
     true
 }
 
 /// Ends a session. Its slot is freed only when the present events are done.
 pub(crate) fn close(worker: &mut Worker, index: usize) {
-    if worker.sessions.get(index).is_none_or(|session| matches!(session.mode, Mode::Over)) {
+    if worker.http.sessions.get(index).is_none_or(|session| matches!(session.mode, Mode::Over)) {
         return;
     }
     enter(worker, index, Mode::Over);
-    worker.session_timers.clear(index);
-    worker.sessions_over.push(index);
+    worker.http.session_timers.clear(index);
+    worker.http.sessions_over.push(index);
 }

@@ -1,5 +1,6 @@
 //! The relay between links: what a client and its server say goes both ways, whatever layers either side has.
 
+use crate::http::Http;
 use crate::http::exchange::{Reach, reach};
 use crate::http::session::ROUNDS_MAX;
 use crate::io::relay::{self, End};
@@ -28,16 +29,16 @@ pub(crate) fn relay(worker: &mut Worker, number: usize) -> Relayed {
     let slot = match reach(worker, number) {
         Reach::Open(slot) => slot,
         // One that reset its connection does not wait.
-        Reach::Queued if worker.sessions[worker.exchanges[number].session].link.broken => {
+        Reach::Queued if worker.http.sessions[worker.http.exchanges[number].session].link.broken => {
             return Relayed::Broken;
         }
         Reach::Connecting(_) | Reach::Queued | Reach::Wanted => return Relayed::Wait,
         Reach::Failed(_) => return Relayed::Over,
     };
-    let exchange = &worker.exchanges[number];
-    let Worker { sessions, servers, buffers, .. } = worker;
+    let Http { sessions, exchanges, servers, buffers, session_timers, .. } = &mut worker.http;
+    let exchange = &exchanges[number];
     let (session, server) = (&mut sessions[exchange.session], &mut servers[slot]);
-    let counters = session.service.live.counters.of(worker.id);
+    let counters = session.service.live.counters.of(worker.cx.id);
     // Of HTTP its requests are written down, not what comes after an upgrade.
     let log = session.settings.request_log.as_deref().filter(|_| session.settings.http.is_none());
     let tap = log.zip(exchange.choice.as_ref()).map(|(log, choice)| Tap {
@@ -57,19 +58,19 @@ pub(crate) fn relay(worker: &mut Worker, number: usize) -> Relayed {
         (bytes_in, bytes_out) = (bytes_in + rest_in, bytes_out + rest_out);
     }
     if bytes_in + bytes_out > 0 {
-        session.active_at = worker.now;
-        session.count(bytes_in, bytes_out, worker.id, worker.now);
+        session.active_at = worker.cx.now;
+        session.count(bytes_in, bytes_out, worker.cx.id, worker.cx.now);
         if let Some(choice) = &exchange.choice {
-            let of_server = choice.server.live.counters.of(worker.id);
+            let of_server = choice.server.live.counters.of(worker.cx.id);
             of_server.bytes_in.add(bytes_in);
             of_server.bytes_out.add(bytes_out);
         }
     }
     let is_half_closed = is_half_closed(&session.link, &server.link);
     if let Some(quiet) = exchange.settings.options.quiet_max(is_half_closed)
-        && (is_half_closed || !worker.session_timers.is_set(exchange.session))
+        && (is_half_closed || !session_timers.is_set(exchange.session))
     {
-        worker.session_timers.set(exchange.session, worker.now + quiet);
+        session_timers.set(exchange.session, worker.cx.now + quiet);
     }
     match outcome(&session.link, &server.link, up, down) {
         Relayed::Over if fast_close != FastClose::Off => {

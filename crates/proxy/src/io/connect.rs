@@ -1,12 +1,12 @@
 //! Connecting to servers, whoever does it: the socket, and what it means when nobody is reached. Which server is chosen, and
 //! who is tried next, is not decided here.
 
+use crate::context::Context;
+use crate::context::report::{Report, is_due};
 use crate::io::listener::{self, Seen};
-use crate::service::{Notice, Report, Service, is_due};
-use crate::worker::Worker;
 use evener_core::attempt::Cost;
 use evener_core::health::Failure;
-use evener_core::snapshot::{Choice, Entry, NoServer, Why};
+use evener_core::snapshot::{Choice, Entry, Why};
 use evener_core::spec::ServiceOptions;
 use evener_core::{ServerId, Target};
 use rustix::fd::OwnedFd;
@@ -42,20 +42,15 @@ pub(crate) fn open_socket(
 }
 
 /// Counts a connect that failed, and reports it if it is the server's fault.
-pub(crate) fn note_failure(worker: &Worker, pool: Arc<str>, server: &Entry, error: Errno) {
-    if let Some(failure) = count_failure(worker, &pool, server, error) {
-        (worker.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
+pub(crate) fn note_failure(cx: &Context, pool: Arc<str>, server: &Entry, error: Errno) {
+    if let Some(failure) = count_failure(cx, &pool, server, error) {
+        (cx.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
     }
 }
 
 /// Counts a connect that failed; what that is to be reported as, if it is the server's fault.
-pub(crate) fn count_failure(
-    worker: &Worker,
-    pool: &Arc<str>,
-    server: &Entry,
-    error: Errno,
-) -> Option<Failure> {
-    let counters = server.live.counters.of(worker.id);
+pub(crate) fn count_failure(cx: &Context, pool: &Arc<str>, server: &Entry, error: Errno) -> Option<Failure> {
+    let counters = server.live.counters.of(cx.id);
     match error {
         Errno::CONNREFUSED => {
             counters.connect_refused.one();
@@ -72,7 +67,7 @@ pub(crate) fn count_failure(
         }
         error if is_ours(error) => {
             counters.connect_errors.one();
-            note_local(worker, pool, server, error);
+            note_local(cx, pool, server, error);
             None
         }
         _ => {
@@ -83,17 +78,17 @@ pub(crate) fn count_failure(
 }
 
 /// Reports that a server was reached, if that is worth a report.
-pub(crate) fn note_success(worker: &Worker, pool: &Arc<str>, choice: &Choice) {
+pub(crate) fn note_success(cx: &Context, pool: &Arc<str>, choice: &Choice) {
     let server = &choice.server;
     if server.live.suspect.load(Ordering::Relaxed) || choice.why == Why::LastResort {
         let (pool, target) = (Arc::clone(pool), server.target.clone());
-        (worker.report)(Report::Success { pool, server: server.id, target });
+        (cx.report)(Report::Success { pool, server: server.id, target });
     }
 }
 
 /// Counts a datagram that a server refused (ICMP); what that is to be reported as.
-pub(crate) fn count_refusal(worker: &Worker, server: &Entry, error: Errno) -> Failure {
-    let counters = server.live.counters.of(worker.id);
+pub(crate) fn count_refusal(cx: &Context, server: &Entry, error: Errno) -> Failure {
+    let counters = server.live.counters.of(cx.id);
     if error == Errno::CONNREFUSED {
         counters.connect_refused.one();
         Failure::Refused
@@ -104,16 +99,16 @@ pub(crate) fn count_refusal(worker: &Worker, server: &Entry, error: Errno) -> Fa
 }
 
 /// Counts a connect that failed for a reason of our own, and says so now and then.
-pub(crate) fn note_local(worker: &Worker, pool: &Arc<str>, server: &Entry, error: Errno) {
-    server.live.counters.of(worker.id).local_errors.one_shared();
-    tell_local(worker, pool, server.id, error);
+pub(crate) fn note_local(cx: &Context, pool: &Arc<str>, server: &Entry, error: Errno) {
+    server.live.counters.of(cx.id).local_errors.one_shared();
+    tell_local(cx, pool, server.id, error);
 }
 
 /// Reports an error of our own, at most once a second for the whole program: what is wanting is the process's.
-pub(crate) fn tell_local(worker: &Worker, pool: &Arc<str>, server: ServerId, error: Errno) {
+pub(crate) fn tell_local(cx: &Context, pool: &Arc<str>, server: ServerId, error: Errno) {
     static TOLD_AT: AtomicU64 = AtomicU64::new(0);
-    if is_due(&TOLD_AT, worker.now) {
-        (worker.report)(Report::LocalError { pool: Arc::clone(pool), server, error: error.into() });
+    if is_due(&TOLD_AT, cx.now) {
+        (cx.report)(Report::LocalError { pool: Arc::clone(pool), server, error: error.into() });
     }
 }
 
@@ -141,32 +136,4 @@ pub(crate) fn is_ours(error: Errno) -> bool {
 /// seconds (ARP), all other failures show at once.
 pub(crate) fn cost(error: Errno) -> Cost {
     if matches!(error, Errno::TIMEDOUT | Errno::HOSTUNREACH) { Cost::Slow } else { Cost::Quick }
-}
-
-/// Counts a connect that is under way, if such are counted; who goes on to another server counts once.
-pub(crate) fn begin_pending(worker: &mut Worker, index: usize) {
-    let connection = &mut worker.connections[index];
-    if connection.settings.options.pending_max.is_some() {
-        let guest = connection.guest.get_or_insert_default();
-        let place = guest.pending.take().or_else(|| worker.pending.take());
-        guest.pending = place.or_else(|| connection.service.live.pending.enter(u32::MAX));
-    }
-}
-
-/// The connect is done.
-pub(crate) fn end_pending(worker: &mut Worker, index: usize) {
-    let connection = &mut worker.connections[index];
-    if let Some(place) = connection.guest.as_mut().and_then(|guest| guest.pending.take()) {
-        drop(place);
-        let service = Arc::clone(&connection.service);
-        worker.wake_waiting(&service);
-    }
-}
-
-/// Nobody could be had for a client.
-pub(crate) fn note_no_server(worker: &Worker, service: &Service, reason: NoServer) {
-    service.live.counters.of(worker.id).no_server.one();
-    if service.may_notice(Notice::NoServer, worker.now) {
-        (worker.report)(Report::NoServer { service: service.name.clone(), reason });
-    }
 }

@@ -1,10 +1,9 @@
 //! Sockets: those that clients reach us at (opened by the control thread, so that a failure changes nothing), and those
 //! with which workers reach servers.
 
-use crate::service::Service;
 use evener_core::address::abstract_name;
 use evener_core::spec::{ServiceOptions, Source, Transport};
-use evener_core::{Endpoint, Target, Time};
+use evener_core::{Endpoint, Target};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
@@ -14,7 +13,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// How much a datagram socket should buffer, where the system allows it.
 const DATAGRAM_BUFFER_BYTES: usize = 4 << 20;
@@ -271,31 +269,15 @@ fn apply_options(socket: &Socket, options: &ServiceOptions) -> io::Result<()> {
     Ok(())
 }
 
-/// A listener of a worker for connections.
-#[derive(Debug)]
-pub(crate) struct StreamListener {
-    pub(crate) id: u64,
-    pub(crate) service: Arc<Service>,
-    /// The path goes with the last worker's listener, and before its socket: the next instance finds nothing there, not
-    /// something that looks left over.
-    pub(crate) _unix: Option<Arc<UnixPath>>,
-    pub(crate) socket: OwnedFd,
-    /// When accepting goes on, if it could not.
-    pub(crate) paused: Option<Time>,
-}
-
-impl StreamListener {
-    /// Takes on the options of a new configuration.
-    pub(crate) fn reconfigure(&self) {
-        let options = &self.service.settings.load().options;
-        let Ok(copy) = self.socket.try_clone() else { return };
-        let socket = Socket::from(copy);
-        if socket.domain().is_ok_and(|domain| domain != Domain::UNIX) {
-            let _ = apply_options(&socket, options);
-        }
-        // On a listening socket this only changes the length of the queue (listen(2)).
-        let _ = socket.listen(backlog(options));
+/// Takes on the options of a new configuration, on a listener for connections.
+pub(crate) fn reconfigure(socket: &OwnedFd, options: &ServiceOptions) {
+    let Ok(copy) = socket.try_clone() else { return };
+    let socket = Socket::from(copy);
+    if socket.domain().is_ok_and(|domain| domain != Domain::UNIX) {
+        let _ = apply_options(&socket, options);
     }
+    // On a listening socket this only changes the length of the queue (listen(2)).
+    let _ = socket.listen(backlog(options));
 }
 
 /// A socket to connect to a server with.

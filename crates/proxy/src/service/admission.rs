@@ -1,7 +1,7 @@
 //! Who may come in: access lists and the limits of each client, and what becomes of those who may not.
 
+use crate::context::pool_queue::Queued;
 use crate::io::request_log::RequestLog;
-use crate::service::pool_queue::Queued;
 use crate::service::{Refusal, Service, Settings};
 use evener_core::Time;
 use evener_core::clients::ClientRecord;

@@ -1,11 +1,6 @@
 //! The end of all that clients have of one server: its check took it down, or the operator wants it. Clients see that it
 //! broke off, and requests that may be repeated go to another server.
 
-use crate::http::exchange;
-use crate::service::admission::reset_at_close;
-use crate::tcp::connection::Stage;
-use crate::worker::Worker;
-use crate::{dns, tcp, udp};
 use evener_core::Target;
 use evener_core::counters::{Counter, ServiceCounters};
 use evener_core::snapshot::{Entry, ServerLive};
@@ -62,6 +57,11 @@ impl Ending {
         Arc::ptr_eq(live, &self.live) && (self.reason == EndReason::Operator || *target == self.target)
     }
 
+    /// Adds what one worker ended.
+    pub(crate) fn add(&self, ended: usize) {
+        self.ended.fetch_add(ended, Ordering::Relaxed);
+    }
+
     /// The counter of a service that counts what ends.
     pub(crate) fn counter<'a>(&self, counters: &'a ServiceCounters) -> &'a Counter {
         match self.reason {
@@ -83,34 +83,4 @@ impl fmt::Debug for Ending {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Ending").field("target", &self.target).finish_non_exhaustive()
     }
-}
-
-/// Does this worker's part.
-pub(crate) fn end(worker: &mut Worker, ending: &Ending) {
-    let ended = end_connections(worker, ending)
-        + exchange::end_server(worker, ending)
-        + udp::end_server(worker, ending)
-        + dns::end_server(worker, ending);
-    ending.ended.fetch_add(ended, Ordering::Relaxed);
-}
-
-/// Relayed connections. What still connects goes on to the next server by itself.
-fn end_connections(worker: &mut Worker, ending: &Ending) -> usize {
-    let connections = worker.connections.iter().filter(|(_, one)| {
-        let is_meant = one.upstream.as_ref().is_some_and(|upstream| {
-            let server = &upstream.choice.server;
-            ending.means(&server.live, &server.target)
-        });
-        is_meant && matches!(one.stage, Stage::Relaying | Stage::Lingering)
-    });
-    let meant: Vec<usize> = connections.map(|(index, _)| index).collect();
-    for &index in &meant {
-        let connection = &worker.connections[index];
-        ending.counter(connection.service.live.counters.of(worker.id)).one();
-        // Neither side must take it for the other one's orderly end.
-        reset_at_close(&connection.client);
-        connection.upstream.iter().for_each(|upstream| reset_at_close(&upstream.socket));
-        tcp::close(worker, index);
-    }
-    meant.len()
 }

@@ -4,7 +4,8 @@
 //! servers, each of them goes to its server with a TTL of one less than it came with, and that of 1 goes nowhere.
 
 use crate::context::descriptors;
-use crate::service::{Backend, Notice, Report, Service};
+use crate::context::report::{Notice, Report};
+use crate::service::{Backend, Service};
 use crate::worker::Worker;
 use evener_core::{Target, Time};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,9 +31,9 @@ const TCP_SAVE_SYN: i32 = 27;
 
 /// Counts and reports that something is refused because it goes round.
 pub(crate) fn note_loop(worker: &Worker, service: &Service) {
-    service.live.counters.of(worker.id).loops.one();
-    if service.may_notice(Notice::Loop, worker.now) {
-        (worker.report)(Report::Loop { service: service.name.clone() });
+    service.live.counters.of(worker.cx.id).loops.one();
+    if service.may_notice(Notice::Loop, worker.cx.now) {
+        (worker.cx.report)(Report::Loop { service: service.name.clone() });
     }
 }
 
@@ -79,7 +80,7 @@ pub(crate) fn limit_connection(
     let came = crate::io::sys::saved_syn(client.as_fd(), &mut room).ok().and_then(ttl_of);
     let Some(came) = came else {
         // From the next ones on it is known.
-        let own = worker.streams.iter().filter(|(_, listener)| Arc::ptr_eq(&listener.service, service));
+        let own = worker.tcp.listeners.iter().filter(|(_, listener)| Arc::ptr_eq(&listener.service, service));
         for (_, listener) in own {
             let _ = crate::io::sys::set_int(listener.socket.as_fd(), (libc::IPPROTO_TCP, TCP_SAVE_SYN), 1);
         }

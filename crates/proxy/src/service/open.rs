@@ -1,19 +1,10 @@
-//! What is open: connections, sessions and flows, told of on demand, and ended one by one. Nothing is kept for it but a
+//! What is open: connections, sessions and flows, listed on demand, and ended one by one. Nothing is kept for it but a
 //! number each.
 
-use crate::dns;
-use crate::http::exchange::{Exchange, Reach};
-use crate::http::session::{self, Mode, Session};
-use crate::io::transport::Link;
-use crate::service::admission::reset_at_close;
-use crate::tcp;
-use crate::tcp::connection::{Connection, Stage};
-use crate::udp;
-use crate::worker::Worker;
-use evener_core::Time;
+use crate::context::Context;
 use evener_core::clients::Had;
 use evener_core::snapshot::Entry;
-use rustix::fd::{AsRawFd, RawFd};
+use rustix::fd::RawFd;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -120,40 +111,41 @@ impl std::fmt::Debug for Hearer {
     }
 }
 
-/// Answers for this worker.
-pub(crate) fn answer(worker: &Worker, question: &Question) {
-    let is_meant = |service: &str| question.service.as_ref().is_none_or(|wanted| **wanted == *service);
-    let mut own = Listing::default();
-    let mut take = |open: &dyn Fn() -> Open| {
-        own.total += 1;
-        if own.open.len() < question.most {
-            own.open.push(open());
+/// What one worker has open, as far as a question asks for it.
+pub(crate) struct Collector<'a> {
+    question: &'a Question,
+    own: Listing,
+}
+
+impl<'a> Collector<'a> {
+    pub(crate) fn new(question: &'a Question) -> Self {
+        Self { question, own: Listing::default() }
+    }
+
+    /// Whether the question asks for a service.
+    pub(crate) fn is_meant(&self, service: &str) -> bool {
+        self.question.service.as_ref().is_none_or(|wanted| **wanted == *service)
+    }
+
+    /// Counts one, and lists it if there is room.
+    pub(crate) fn take(&mut self, open: impl FnOnce() -> Open) {
+        self.own.total += 1;
+        if self.own.open.len() < self.question.most {
+            self.own.open.push(open());
         }
-    };
-    let connections = worker.connections.iter().map(|(_, connection)| connection);
-    for one in connections.filter(|one| one.stage != Stage::Over && is_meant(&one.service.name)) {
-        take(&|| of_connection(worker, one));
     }
-    let sessions = worker.sessions.iter().map(|(_, session)| session);
-    for one in sessions.filter(|one| !matches!(one.mode, Mode::Over) && is_meant(&one.service.name)) {
-        take(&|| of_session(worker, one));
+
+    /// Answers for this worker.
+    pub(crate) fn finish(mut self) {
+        let mut listing = self.question.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        listing.total += self.own.total;
+        listing.open.append(&mut self.own.open);
     }
-    for (_, listener) in worker.datagrams.iter().filter(|(_, listener)| is_meant(&listener.service.name)) {
-        for (key, flow) in listener.flows.iter() {
-            take(&|| udp::open(worker, listener, key, flow));
-        }
-    }
-    for open in dns::open(worker, is_meant) {
-        take(&open);
-    }
-    let mut listing = question.listing.lock().unwrap_or_else(PoisonError::into_inner);
-    listing.total += own.total;
-    listing.open.append(&mut own.open);
 }
 
 /// The number of the one that a worker counts as its `serial`th.
-pub(crate) fn number(worker: &Worker, serial: u32) -> u64 {
-    u64::from(serial) * worker.workers as u64 + worker.id as u64
+pub(crate) fn number(cx: &Context, serial: u32) -> u64 {
+    u64::from(serial) * cx.workers as u64 + cx.id as u64
 }
 
 /// The worker that a number belongs to, and its own number for it.
@@ -162,118 +154,14 @@ pub(crate) fn find(number: u64, workers: usize) -> Option<(usize, u32)> {
     Some(((number % workers) as usize, u32::try_from(number / workers).ok()?))
 }
 
-/// Ends the one with this number.
-pub(crate) fn close(worker: &mut Worker, serial: u32) -> Closed {
-    let found = worker.connections.iter().find(|(_, one)| one.number == serial && one.stage != Stage::Over);
-    if let Some((index, connection)) = found {
-        connection.service.live.counters.of(worker.id).closed.one();
-        // The server must not take it for the client's orderly end.
-        connection.upstream.iter().for_each(|upstream| reset_at_close(&upstream.socket));
-        tcp::close(worker, index);
-        return Closed::Done;
-    }
-    let mut sessions = worker.sessions.iter();
-    let found = sessions.find(|(_, one)| one.number == serial && !matches!(one.mode, Mode::Over));
-    if let Some((index, session)) = found {
-        session.service.live.counters.of(worker.id).closed.one();
-        session::close(worker, index);
-        return Closed::Done;
-    }
-    let is_closed = udp::close(worker, serial) || dns::close_numbered(worker, serial);
-    if is_closed { Closed::Done } else { Closed::Nobody }
-}
-
 /// The server as others are told of it.
 pub(crate) fn had(pool: &Arc<str>, server: &Entry) -> Had {
     Had { pool: Arc::clone(pool), server: Arc::clone(&server.name) }
 }
 
-fn of_connection(worker: &Worker, connection: &Connection) -> Open {
-    let upstream = connection.upstream.as_ref();
-    let pool = || connection.backend().pool.load().pool.clone();
-    let waiting = |side| connection.ring.as_ref().map_or(0, |ring| ring.waiting(side));
-    Open {
-        number: number(worker, connection.number),
-        service: connection.service.name.clone(),
-        client: connection.address,
-        client_port: peer_of(connection).and_then(|peer| port(peer, connection.address)),
-        server: upstream.map(|upstream| had(&pool(), &upstream.choice.server)),
-        stage: match connection.stage {
-            Stage::Greeting => "greeting",
-            Stage::Tarpit => "tarpit",
-            Stage::Queued => "queued",
-            Stage::Connecting => "connecting",
-            Stage::Relaying => "relaying",
-            Stage::Lingering => "lingering",
-            Stage::Over => "over",
-        },
-        idle: idle(worker, connection.active_at),
-        client_socket: Some(connection.client.as_raw_fd()),
-        server_socket: upstream.map(|upstream| upstream.socket.as_raw_fd()),
-        to_client: connection.from_server.held() + waiting(1),
-        to_server: connection.from_client.held() + waiting(0),
-    }
-}
-
-/// The client with its port: a PROXY header told, or the socket knows.
-fn peer_of(connection: &Connection) -> Option<SocketAddr> {
-    let told = connection.greeting.as_ref().map(|greeting| greeting.origin.client);
-    let known = || rustix::net::getpeername(&connection.client).ok()?;
-    told.or_else(|| known().and_then(|peer| SocketAddr::try_from(peer).ok()))
-}
-
 /// The port of a client with this address; unix sockets have none, and of others only the proxy's may be known.
-fn port(peer: SocketAddr, client: IpAddr) -> Option<u16> {
+pub(crate) fn port(peer: SocketAddr, client: IpAddr) -> Option<u16> {
     (peer.ip() == client && peer.port() > 0).then_some(peer.port())
-}
-
-fn of_session(worker: &Worker, session: &Session) -> Open {
-    let number_of = match &session.mode {
-        Mode::Relay(exchange) => Some(*exchange),
-        Mode::Http1(http) => http.exchange(),
-        Mode::Http2(http) => http.exchanges().first().copied(),
-        Mode::Proxy | Mode::Handshake(..) | Mode::Tarpit | Mode::Lingering(_) | Mode::Over => None,
-    };
-    let exchange = number_of.and_then(|number| worker.exchanges.get(number)).map(|exchange| &**exchange);
-    let slot = exchange.and_then(|exchange| match exchange.reach {
-        Reach::Open(slot) | Reach::Connecting(slot) => Some(slot),
-        Reach::Wanted | Reach::Queued | Reach::Failed(_) => None,
-    });
-    let link = slot.and_then(|slot| worker.servers.get(slot)).map(|server| &server.link);
-    let choice = exchange.and_then(|exchange| exchange.choice.as_ref().map(|choice| (exchange, choice)));
-    Open {
-        number: number(worker, session.number),
-        service: session.service.name.clone(),
-        client: session.origin.client.ip(),
-        client_port: port(session.origin.client, session.origin.client.ip()),
-        server: choice.map(|(exchange, choice)| had(&exchange.backend().pool.load().pool, &choice.server)),
-        stage: session_stage(session, exchange),
-        idle: idle(worker, session.active_at),
-        client_socket: Some(session.link.socket.as_raw_fd()),
-        server_socket: link.map(|link| link.socket.as_raw_fd()),
-        to_client: session.link.pending(),
-        to_server: link.map_or(0, Link::pending),
-    }
-}
-
-fn session_stage(session: &Session, exchange: Option<&Exchange>) -> &'static str {
-    match (&session.mode, exchange) {
-        (Mode::Proxy, _) => "greeting",
-        (Mode::Handshake(..), _) => "handshake",
-        (Mode::Http1(_), None) => "http/1 idle",
-        (Mode::Http1(_), Some(_)) => "http/1 request",
-        (Mode::Http2(_), None) => "http/2 idle",
-        (Mode::Http2(_), Some(_)) => "http/2 requests",
-        (Mode::Relay(_), Some(Exchange { reach: Reach::Open(_), .. })) => "relaying",
-        (Mode::Relay(_), _) => "connecting",
-        (Mode::Tarpit, _) => "tarpit",
-        (Mode::Lingering(_), _) => "lingering",
-        (Mode::Over, _) => "over",
-    }
-}
-
-fn idle(worker: &Worker, active_at: Time) -> Duration {
-    worker.now.since(active_at)
 }
 
 #[cfg(test)]
@@ -302,10 +190,9 @@ mod tests {
         let (sender, answers) = channel();
         let question = Arc::new(Question::new(None, 10, move |listing| sender.send(listing).unwrap()));
         let of_worker = |numbers: &[u64]| {
-            let question = Arc::clone(&question);
-            let mut listing = question.listing.lock().unwrap();
-            listing.total += numbers.len();
-            listing.open.extend(numbers.iter().map(|&number| open(number)));
+            let mut collector = Collector::new(&question);
+            numbers.iter().for_each(|&number| collector.take(|| open(number)));
+            collector.finish();
         };
         of_worker(&[1, 5]);
         of_worker(&[2, 4]);

@@ -9,15 +9,15 @@ use rustix::io::Errno;
 
 /// The deadline of a connection came.
 pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
-    let Some(connection) = worker.connections.get(index) else { return };
+    let Some(connection) = worker.tcp.connections.get(index) else { return };
     match connection.stage {
         Stage::Connecting => next_server(worker, index, Errno::TIMEDOUT),
         Stage::Queued => {
-            connection.service.live.counters.of(worker.id).queue_timeouts.one();
+            connection.service.live.counters.of(worker.cx.id).queue_timeouts.one();
             give_up(worker, index, NoServer::Full);
         }
         Stage::Greeting => {
-            connection.service.live.counters.of(worker.id).greeting_timeouts.one();
+            connection.service.live.counters.of(worker.cx.id).greeting_timeouts.one();
             close(worker, index);
         }
         Stage::Lingering | Stage::Tarpit => close(worker, index),
@@ -26,10 +26,10 @@ pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
             let is_half_closed = connection.is_half_closed();
             let Some(quiet) = connection.settings.options.quiet_max(is_half_closed) else { return };
             let deadline: Time = connection.active_at + quiet;
-            if deadline > worker.now {
-                return worker.timers.set(index, deadline);
+            if deadline > worker.cx.now {
+                return worker.tcp.timers.set(index, deadline);
             }
-            connection.service.live.counters.of(worker.id).quiet(is_half_closed).one();
+            connection.service.live.counters.of(worker.cx.id).quiet(is_half_closed).one();
             close(worker, index);
         }
     }

@@ -2,8 +2,8 @@
 //! a time, and as soon as a place is given back.
 
 use crate::context::descriptors;
-use crate::io::listener::StreamListener;
-use crate::service::{Notice, Report};
+use crate::context::report::{Notice, Report};
+use crate::tcp::listener::StreamListener;
 use crate::worker::Worker;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -34,8 +34,8 @@ pub(crate) enum Full {
 
 /// Pauses accepting until there is a place again.
 pub(crate) fn pause_full(worker: &mut Worker, index: usize, full: Full) -> Queue {
-    let (id, now) = (worker.id, worker.now);
-    let StreamListener { service, paused, socket, .. } = &mut worker.streams[index];
+    let (id, now) = (worker.cx.id, worker.cx.now);
+    let StreamListener { service, paused, socket, .. } = &mut worker.tcp.listeners[index];
     let mut queue = [PollFd::new(socket, PollFlags::IN)];
     if poll(&mut queue, Some(&Timespec::default())) == Ok(0) {
         // Full, but nobody waits; the next one makes an edge.
@@ -49,15 +49,15 @@ pub(crate) fn pause_full(worker: &mut Worker, index: usize, full: Full) -> Queue
     let name = service.name.clone();
     match full {
         Full::Connections(connections_max) if service.may_notice(Notice::Full, now) => {
-            (worker.report)(Report::Full { service: name, connections_max });
+            (worker.cx.report)(Report::Full { service: name, connections_max });
         }
         Full::Descriptors => {
             if service.may_notice(Notice::NoDescriptors, now) {
                 let connections_max = descriptors::connections_max();
-                (worker.report)(Report::NoDescriptors { service: name, connections_max });
+                (worker.cx.report)(Report::NoDescriptors { service: name, connections_max });
             }
             if descriptors::want_some(now) {
-                worker.wake_all();
+                worker.cx.wake_all();
             }
         }
         // That servers take their time is for a moment, and said of them when it is not.
@@ -68,12 +68,12 @@ pub(crate) fn pause_full(worker: &mut Worker, index: usize, full: Full) -> Queue
 
 /// Pauses accepting after an error.
 pub(crate) fn pause_failed(worker: &mut Worker, index: usize, error: Errno) -> Queue {
-    let (id, now) = (worker.id, worker.now);
-    let StreamListener { service, paused, .. } = &mut worker.streams[index];
+    let (id, now) = (worker.cx.id, worker.cx.now);
+    let StreamListener { service, paused, .. } = &mut worker.tcp.listeners[index];
     service.live.counters.of(id).accept_errors.one();
     *paused = Some(now + ACCEPT_PAUSE);
     if service.may_notice(Notice::AcceptFailed, now) {
-        (worker.report)(Report::AcceptFailed { service: service.name.clone(), error: error.into() });
+        (worker.cx.report)(Report::AcceptFailed { service: service.name.clone(), error: error.into() });
     }
     Queue::Left
 }

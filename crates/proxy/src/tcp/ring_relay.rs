@@ -79,15 +79,15 @@ fn source(connection: &Connection, side: usize) -> Option<&OwnedFd> {
 
 /// A connection that was accepted by its server begins to be relayed here.
 pub(crate) fn adopt(worker: &mut Worker, index: usize) {
-    worker.connections[index].ring = Some(Box::default());
+    worker.tcp.connections[index].ring = Some(Box::default());
     (0..2).for_each(|side| arm(worker, index, side));
 }
 
 fn arm(worker: &mut Worker, index: usize, side: usize) {
-    let connection = &mut worker.connections[index];
+    let connection = &mut worker.tcp.connections[index];
     let Some(generation) = connection.generation() else { return };
     let mark = mark(index, generation, side);
-    let Some(ring) = &mut worker.ring else { return };
+    let Some(ring) = &mut worker.cx.ring else { return };
     let Some(socket) = source(connection, side) else { return };
     ring.receive(socket, mark);
     if let Some(state) = &mut connection.ring {
@@ -113,19 +113,22 @@ pub(crate) fn on_completion(worker: &mut Worker, completion: Completion) {
 }
 
 fn is_current(worker: &Worker, index: usize, generation: u32) -> bool {
-    let found = worker.connections.get(index);
+    let found = worker.tcp.connections.get(index);
     found.is_some_and(|connection| {
         connection.generation() == Some(generation) && connection.stage != Stage::Over
     })
 }
 
 fn on_received(worker: &mut Worker, index: usize, generation: u32, side: usize, completion: Completion) {
-    let Some(ring) = &mut worker.ring else { return };
+    let Some(ring) = &mut worker.cx.ring else { return };
     if completion.buffer.is_some() {
         ring.taken();
     }
-    let current =
-        worker.connections.get_mut(index).filter(|connection| connection.generation() == Some(generation));
+    let current = worker
+        .tcp
+        .connections
+        .get_mut(index)
+        .filter(|connection| connection.generation() == Some(generation));
     let state =
         current.filter(|connection| connection.stage != Stage::Over).and_then(|one| one.ring.as_mut());
     let Some(state) = state else {
@@ -139,7 +142,7 @@ fn on_received(worker: &mut Worker, index: usize, generation: u32, side: usize, 
             let piece = Piece { buffer, from: 0, to: length };
             one.waiting.push_back(piece);
             if side == 0
-                && let Some(tap) = worker.connections[index].tap(worker.id)
+                && let Some(tap) = worker.tcp.connections[index].tap(worker.cx.id)
             {
                 tap.piece(ring.bytes(piece));
             }
@@ -148,7 +151,7 @@ fn on_received(worker: &mut Worker, index: usize, generation: u32, side: usize, 
             buffer.into_iter().for_each(|buffer| ring.give_back(buffer));
             one.end = Some(End::Fin);
         }
-        (Err(Errno::NOBUFS), _) => worker.starved.push(Starved { index, generation, side }),
+        (Err(Errno::NOBUFS), _) => worker.tcp.starved.push(Starved { index, generation, side }),
         (Err(Errno::CANCELED), _) => {}
         (Err(error), _) => one.end = Some(End::Error(error)),
     }
@@ -165,7 +168,7 @@ enum Arm {
 
 /// Does whatever this side can do next.
 fn advance(worker: &mut Worker, index: usize, side: usize, arming: Arm) {
-    let Some(state) = &mut worker.connections[index].ring else { return };
+    let Some(state) = &mut worker.tcp.connections[index].ring else { return };
     if state.leaving {
         return finish_leaving(worker, index);
     }
@@ -187,37 +190,37 @@ fn advance(worker: &mut Worker, index: usize, side: usize, arming: Arm) {
 
 /// Sends what waits first; whether there was anything.
 fn send_next(worker: &mut Worker, index: usize, side: usize) -> bool {
-    let connection = &mut worker.connections[index];
+    let connection = &mut worker.tcp.connections[index];
     let Some(generation) = connection.generation() else { return false };
     let Some(state) = &mut connection.ring else { return false };
     let Some(piece) = state.sides[side].waiting.pop_front() else { return false };
     let under_way = SendUnderWay { index: index as u32, generation, side: side as u8, piece };
-    let number = worker.sends.insert(under_way) as u32;
+    let number = worker.tcp.sends.insert(under_way) as u32;
     state.sides[side].sending = Some(number);
-    if let (Some(ring), Some(sink)) = (&mut worker.ring, source(connection, 1 - side)) {
+    if let (Some(ring), Some(sink)) = (&mut worker.cx.ring, source(connection, 1 - side)) {
         ring.send(sink, piece, Mark::Send { number });
     }
     true
 }
 
 fn on_sent(worker: &mut Worker, number: u32, result: Result<u32, Errno>) {
-    let Some(SendUnderWay { index, generation, side, piece }) = worker.sends.try_remove(number as usize)
+    let Some(SendUnderWay { index, generation, side, piece }) = worker.tcp.sends.try_remove(number as usize)
     else {
         return;
     };
     let (index, side) = (index as usize, usize::from(side));
     let sent = result.unwrap_or(0);
     let rest = Piece { from: piece.from + sent, ..piece };
-    let alive = is_current(worker, index, generation) && worker.connections[index].ring.is_some();
+    let alive = is_current(worker, index, generation) && worker.tcp.connections[index].ring.is_some();
     if !alive || rest.from >= rest.to {
-        worker.ring.iter_mut().for_each(|ring| ring.give_back(piece.buffer));
+        worker.cx.ring.iter_mut().for_each(|ring| ring.give_back(piece.buffer));
     }
     if !alive {
         return;
     }
-    let connection = &mut worker.connections[index];
+    let connection = &mut worker.tcp.connections[index];
     let (bytes_in, bytes_out) = if side == 0 { (sent, 0) } else { (0, sent) };
-    connection.count(u64::from(bytes_in), u64::from(bytes_out), worker.id, worker.now);
+    connection.count(u64::from(bytes_in), u64::from(bytes_out), worker.cx.id, worker.cx.now);
     let Some(state) = &mut connection.ring else { return };
     state.sides[side].sending = None;
     if rest.from < rest.to {
@@ -235,11 +238,11 @@ fn on_sent(worker: &mut Worker, number: u32, result: Result<u32, Errno>) {
 fn conclude(worker: &mut Worker, index: usize, side: usize, outcome: Pumped) {
     let (up, down) = if side == 0 { (outcome, Pumped::Waiting) } else { (Pumped::Waiting, outcome) };
     let ended = outcome == Pumped::Ended(End::Fin);
-    if ended && worker.connections[index].ends_both(side == 0, side == 1) {
+    if ended && worker.tcp.connections[index].ends_both(side == 0, side == 1) {
         // What the other side has under way is for the epoll relay to deliver.
         return leave(worker, index);
     }
-    match worker.connections[index].conclude(up, down, &mut worker.scratch, worker.id) {
+    match worker.tcp.connections[index].conclude(up, down, &mut worker.tcp.scratch, worker.cx.id) {
         // The server takes nothing any more: what the client still sends is heard by the epoll relay.
         Step::Again => leave(worker, index),
         Step::Linger => {
@@ -253,7 +256,7 @@ fn conclude(worker: &mut Worker, index: usize, side: usize, outcome: Pumped) {
 /// The connection goes over to the epoll relay, as soon as nothing of it is under way.
 fn leave(worker: &mut Worker, index: usize) {
     cancel(worker, index);
-    if let Some(state) = &mut worker.connections[index].ring {
+    if let Some(state) = &mut worker.tcp.connections[index].ring {
         state.leaving = true;
     }
     finish_leaving(worker, index);
@@ -261,8 +264,8 @@ fn leave(worker: &mut Worker, index: usize) {
 
 /// Cancels what is under way.
 fn cancel(worker: &mut Worker, index: usize) {
-    let connection = &worker.connections[index];
-    let (Some(state), Some(ring)) = (&connection.ring, &mut worker.ring) else { return };
+    let connection = &worker.tcp.connections[index];
+    let (Some(state), Some(ring)) = (&connection.ring, &mut worker.cx.ring) else { return };
     let Some(generation) = connection.generation() else { return };
     if state.leaving {
         return;
@@ -276,10 +279,10 @@ fn cancel(worker: &mut Worker, index: usize) {
 }
 
 fn finish_leaving(worker: &mut Worker, index: usize) {
-    let connection = &mut worker.connections[index];
+    let connection = &mut worker.tcp.connections[index];
     let busy = |state: &RingState| state.sides.iter().any(|one| one.armed || one.sending.is_some());
     let Some(mut state) = connection.ring.take_if(|state| !busy(state)) else { return };
-    let Some(ring) = &mut worker.ring else { return };
+    let Some(ring) = &mut worker.cx.ring else { return };
     let directions = [&mut connection.from_client, &mut connection.from_server];
     for (one, direction) in state.sides.iter_mut().zip(directions) {
         let mut rest = Vec::new();
@@ -289,21 +292,21 @@ fn finish_leaving(worker: &mut Worker, index: usize) {
         }
         direction.resume(rest, one.end);
     }
-    let mut registered = worker.registry.register(&connection.client, Token::Client(index)).is_ok();
+    let mut registered = worker.cx.registry.register(&connection.client, Token::Client(index)).is_ok();
     if let Some(upstream) = &connection.upstream {
-        registered &= worker.registry.register(&upstream.socket, Token::Server(index)).is_ok();
+        registered &= worker.cx.registry.register(&upstream.socket, Token::Server(index)).is_ok();
     }
     if registered { tcp::relay(worker, index) } else { tcp::close(worker, index) }
 }
 
 /// A connect is given up: the poll for it holds the socket, and would let the kernel go on with it.
 pub(crate) fn cancel_connect(worker: &mut Worker, index: usize) {
-    let connection = &worker.connections[index];
+    let connection = &worker.tcp.connections[index];
     // Those that greet connect by epoll.
     if connection.stage != Stage::Connecting || connection.greeting.is_some() {
         return;
     }
-    if let (Some(generation), Some(ring)) = (connection.generation(), &mut worker.ring) {
+    if let (Some(generation), Some(ring)) = (connection.generation(), &mut worker.cx.ring) {
         ring.cancel(Mark::Connect { index: index as u32, generation });
     }
 }
@@ -312,7 +315,8 @@ pub(crate) fn cancel_connect(worker: &mut Worker, index: usize) {
 pub(crate) fn abandon(worker: &mut Worker, index: usize) {
     cancel_connect(worker, index);
     cancel(worker, index);
-    let (Some(mut state), Some(ring)) = (worker.connections[index].ring.take(), &mut worker.ring) else {
+    let (Some(mut state), Some(ring)) = (worker.tcp.connections[index].ring.take(), &mut worker.cx.ring)
+    else {
         return;
     };
     for piece in state.sides.iter_mut().flat_map(|one| one.waiting.drain(..)) {
@@ -323,27 +327,27 @@ pub(crate) fn abandon(worker: &mut Worker, index: usize) {
 /// Receives that ended for want of buffers begin again when there are some. When slow sinks hold most of them, their
 /// connections leave.
 pub(crate) fn feed_starved(worker: &mut Worker) {
-    if worker.starved.is_empty() {
+    if worker.tcp.starved.is_empty() {
         return;
     }
-    if worker.ring.as_ref().is_some_and(|ring| ring.buffers_left() < BUFFERS_LOW) {
+    if worker.cx.ring.as_ref().is_some_and(|ring| ring.buffers_left() < BUFFERS_LOW) {
         let holds = |connection: &Connection| {
             let holds = |state: &RingState| state.sides.iter().any(|one| one.sending.is_some());
             connection.stage != Stage::Over && connection.ring.as_deref().is_some_and(holds)
         };
-        let holders = worker.connections.iter().filter(|(_, connection)| holds(connection));
+        let holders = worker.tcp.connections.iter().filter(|(_, connection)| holds(connection));
         let holders: Vec<usize> = holders.map(|(index, _)| index).collect();
         holders.into_iter().for_each(|index| leave(worker, index));
     }
-    if worker.ring.as_ref().is_none_or(|ring| ring.buffers_left() == 0) {
+    if worker.cx.ring.as_ref().is_none_or(|ring| ring.buffers_left() == 0) {
         return;
     }
-    for Starved { index, generation, side } in std::mem::take(&mut worker.starved) {
+    for Starved { index, generation, side } in std::mem::take(&mut worker.tcp.starved) {
         if is_current(worker, index, generation) {
             let needs = |state: &RingState| {
                 !state.leaving && !state.sides[side].armed && state.sides[side].end.is_none()
             };
-            if worker.connections[index].ring.as_deref().is_some_and(needs) {
+            if worker.tcp.connections[index].ring.as_deref().is_some_and(needs) {
                 arm(worker, index, side);
             }
         }

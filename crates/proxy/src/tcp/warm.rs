@@ -130,15 +130,15 @@ impl Warm {
 /// The share of this worker; none where servers have to be told of a client, or more is spoken than bytes.
 fn share(settings: &Settings, worker: &Worker) -> Share {
     let personal = settings.default_backend.is_none_or(|backend| settings.is_personal(backend));
-    let none = worker.draining || personal || settings.is_layered();
-    Share::of(if none { 0 } else { settings.options.warm }, worker.id, worker.workers)
+    let none = worker.cx.draining || personal || settings.is_layered();
+    Share::of(if none { 0 } else { settings.options.warm }, worker.cx.id, worker.cx.workers)
 }
 
 /// Looks after all of them.
 pub(crate) fn tend(worker: &mut Worker) {
-    let mut warm = std::mem::take(&mut worker.warm);
+    let mut warm = std::mem::take(&mut worker.tcp.warm);
     let mut parts = Vec::new();
-    let services = worker.streams.iter().map(|(_, listener)| &listener.service);
+    let services = worker.tcp.listeners.iter().map(|(_, listener)| &listener.service);
     for service in services {
         let settings = service.settings.load_full();
         let Some(pool) = settings.pool().filter(|_| share(&settings, worker).count > 0) else { continue };
@@ -146,27 +146,27 @@ pub(crate) fn tend(worker: &mut Worker) {
         match known {
             Some(at) => parts.push(warm.parts.swap_remove(at).with(pool, &settings.options)),
             None if parts.iter().any(|part: &Part| Arc::ptr_eq(&part.service, service)) => {}
-            None => parts.push(Part::new(service, pool, &settings.options, worker.now)),
+            None => parts.push(Part::new(service, pool, &settings.options, worker.cx.now)),
         }
     }
     // What is left belongs to services that went, or want none any more.
     warm.parts = parts;
     warm.due = warm.parts.iter_mut().map(|part| part.tend(worker)).min();
-    worker.warm = warm;
+    worker.tcp.warm = warm;
 }
 
 /// A warm connection to the server that was chosen for a client, if there is one; another one is made in its place.
 pub(crate) fn take(worker: &mut Worker, index: usize, choice: &Choice) -> Option<OwnedFd> {
-    let mut warm = std::mem::take(&mut worker.warm);
-    let connection = &worker.connections[index];
+    let mut warm = std::mem::take(&mut worker.tcp.warm);
+    let connection = &worker.tcp.connections[index];
     let part = warm.part(&connection.service, &connection.backend().pool);
     let taken = part.and_then(|part| {
-        let taken = part.take(&choice.server, worker.now)?;
-        connection.service.live.counters.of(worker.id).warm_used.one();
+        let taken = part.take(&choice.server, worker.cx.now)?;
+        connection.service.live.counters.of(worker.cx.id).warm_used.one();
         part.replace(&choice.server, worker);
         Some(taken)
     });
-    worker.warm = warm;
+    worker.tcp.warm = warm;
     taken
 }
 
@@ -199,7 +199,7 @@ impl Part {
 
     /// Closes what is no longer wanted or well, makes what is missing; when it is to be looked at again.
     fn tend(&mut self, worker: &Worker) -> Time {
-        let (now, snapshot) = (worker.now, self.pool.load_full());
+        let (now, snapshot) = (worker.cx.now, self.pool.load_full());
         let share = share(&self.service.settings.load(), worker);
         let servers: Vec<Arc<Entry>> = snapshot.first_choices().cloned().collect();
         let mut looks = LOOKS_MAX;
@@ -233,15 +233,15 @@ impl Part {
     /// connects.
     fn keeps(&mut self, one: &mut WarmSocket, worker: &Worker, looks: &mut usize) -> bool {
         if one.since.is_none() {
-            if one.look_at > worker.now || *looks == 0 {
+            if one.look_at > worker.cx.now || *looks == 0 {
                 return true;
             }
             *looks -= 1;
-            one.look_at = worker.now + EVERY;
+            one.look_at = worker.cx.now + EVERY;
         }
         let state = match one.look(&self.service) {
             State::Connecting
-                if one.since.is_some_and(|since| since + self.options.connect_timeout <= worker.now) =>
+                if one.since.is_some_and(|since| since + self.options.connect_timeout <= worker.cx.now) =>
             {
                 State::Failed(Errno::TIMEDOUT)
             }
@@ -250,9 +250,11 @@ impl Part {
         match state {
             State::Ready | State::Connecting => return true,
             State::Ended => {}
-            State::Failed(error) => note_failure(worker, self.pool.load().pool.clone(), &one.server, error),
+            State::Failed(error) => {
+                note_failure(&worker.cx, self.pool.load().pool.clone(), &one.server, error);
+            }
         }
-        self.make_at = worker.now + EVERY;
+        self.make_at = worker.cx.now + EVERY;
         false
     }
 
@@ -279,7 +281,7 @@ impl Part {
         let Some(place) = server.live.warm.enter(server.warm_max()) else { return false };
         let Some(unit) = Unit::take() else {
             // Clients need them more.
-            self.make_at = worker.now + EVERY;
+            self.make_at = worker.cx.now + EVERY;
             return false;
         };
         // No client is meant: where it would matter, there are none of these.
@@ -287,7 +289,7 @@ impl Part {
         let begun = open_socket(&server.target, &self.options, nobody).and_then(|socket| {
             match listener::connect(&socket, &server.target) {
                 Ok(()) => Ok((socket, None)),
-                Err(Errno::INPROGRESS) => Ok((socket, Some(worker.now))),
+                Err(Errno::INPROGRESS) => Ok((socket, Some(worker.cx.now))),
                 Err(error) => Err(error),
             }
         });
@@ -296,7 +298,7 @@ impl Part {
                 let counted = if since.is_none() { self.service.live.warm.enter(u32::MAX) } else { None };
                 let server = Arc::clone(server);
                 let sockets = self.sockets.entry(server.id).or_default();
-                let look_at = worker.now + EVERY;
+                let look_at = worker.cx.now + EVERY;
                 let (_place, _descriptor) = (place, unit);
                 sockets.push_back(WarmSocket {
                     socket,
@@ -310,8 +312,8 @@ impl Part {
                 true
             }
             Err(error) => {
-                note_failure(worker, self.pool.load().pool.clone(), server, error);
-                self.make_at = worker.now + EVERY;
+                note_failure(&worker.cx, self.pool.load().pool.clone(), server, error);
+                self.make_at = worker.cx.now + EVERY;
                 false
             }
         }
@@ -341,7 +343,7 @@ impl Part {
         let current = snapshot.server(server.id).filter(|entry| entry.admission == Admission::Open);
         let all: usize = self.sockets.values().map(VecDeque::len).sum();
         let wanted = share(&self.service.settings.load(), worker).count;
-        if let Some(current) = current.filter(|_| self.make_at <= worker.now && all < wanted) {
+        if let Some(current) = current.filter(|_| self.make_at <= worker.cx.now && all < wanted) {
             self.begin(current, worker);
         }
     }

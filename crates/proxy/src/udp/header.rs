@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 /// Puts the PROXY header before each datagram of a flow, if its server is told of clients.
 pub(super) fn introduce(worker: &Worker, slot: usize, batch: &mut Batch, places: &[usize]) {
-    let header = worker.flows.get(slot).and_then(|flow| flow.header.as_deref());
+    let header = worker.udp.flows.get(slot).and_then(|flow| flow.header.as_deref());
     if let Some(header) = header {
         // One that is too large with it is refused by the socket.
         places.iter().for_each(|&at| batch.prepend(at, header));
@@ -18,7 +18,7 @@ pub(super) fn introduce(worker: &Worker, slot: usize, batch: &mut Batch, places:
 
 /// What the server is told of a client with each of its datagrams.
 pub(super) fn header_of(worker: &Worker, index: usize, key: &FlowKey) -> Box<[u8]> {
-    let bound = preamble::local_address(&worker.datagrams[index].socket);
+    let bound = preamble::local_address(&worker.udp.listeners[index].socket);
     let used = bound.map(|bound| SocketAddr::new(key.local.unwrap_or(bound.ip()), bound.port()));
     let destination = key.via.map(|via| via.destination).or(used);
     let ends = destination.map(|destination| Ends { source: key.client, destination });

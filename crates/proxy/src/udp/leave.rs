@@ -15,8 +15,8 @@ const ONE_WAY_MAX: Duration = Duration::from_secs(5);
 
 /// A listener closes as soon as its flows are over.
 pub(crate) fn leave(worker: &mut Worker, index: usize) {
-    let now = worker.now;
-    if let Some(listener) = worker.datagrams.get_mut(index) {
+    let now = worker.cx.now;
+    if let Some(listener) = worker.udp.listeners.get_mut(index) {
         listener.leaving.get_or_insert(now);
         listener.flows.set_idle(DRAIN_IDLE);
     }
@@ -24,31 +24,31 @@ pub(crate) fn leave(worker: &mut Worker, index: usize) {
 
 /// Closes those of them whose flows are over.
 pub(crate) fn close_left(worker: &mut Worker) {
-    let leaving = worker.datagrams.iter().filter(|(_, listener)| listener.leaving.is_some());
+    let leaving = worker.udp.listeners.iter().filter(|(_, listener)| listener.leaving.is_some());
     let leaving: Vec<usize> = leaving.map(|(index, _)| index).collect();
     for index in leaving {
-        let since = worker.datagrams[index].leaving.unwrap_or(worker.now);
+        let since = worker.udp.listeners[index].leaving.unwrap_or(worker.cx.now);
         end_answered(worker, index);
-        let is_late = !worker.draining && worker.now.since(since) >= LEAVE_MAX;
-        if is_late || (worker.now.since(since) >= ONE_WAY_MAX && !is_answered(worker, index)) {
+        let is_late = !worker.cx.draining && worker.cx.now.since(since) >= LEAVE_MAX;
+        if is_late || (worker.cx.now.since(since) >= ONE_WAY_MAX && !is_answered(worker, index)) {
             end_all(worker, index);
-        } else if worker.datagrams[index].flows.is_empty() {
+        } else if worker.udp.listeners[index].flows.is_empty() {
             // What waits in its queue came before it closes.
             on_listener_event(worker, index);
         }
-        if worker.datagrams[index].flows.is_empty() {
+        if worker.udp.listeners[index].flows.is_empty() {
             flush_answers(worker);
-            worker.bury_flows();
-            let listener = worker.datagrams.remove(index);
-            worker.registry.deregister(&listener.socket);
+            worker.udp.bury();
+            let listener = worker.udp.listeners.remove(index);
+            worker.cx.registry.deregister(&listener.socket);
         }
     }
 }
 
 /// Whether a server answered any of the flows of late.
 fn is_answered(worker: &Worker, index: usize) -> bool {
-    worker.datagrams[index].flows.iter().any(|(_, flow)| {
-        let socket = worker.flows.get(flow.slot as usize);
-        socket.is_some_and(|socket| worker.now.since(socket.answered_at) < DRAIN_IDLE)
+    worker.udp.listeners[index].flows.iter().any(|(_, flow)| {
+        let socket = worker.udp.flows.get(flow.slot as usize);
+        socket.is_some_and(|socket| worker.cx.now.since(socket.answered_at) < DRAIN_IDLE)
     })
 }

@@ -58,7 +58,7 @@ pub(super) fn party_of(
     pools: &Pools<'_>,
     is_new: bool,
 ) -> Option<Party> {
-    let counters = worker.datagrams[index].service.live.counters.of(worker.id);
+    let counters = worker.udp.listeners[index].service.live.counters.of(worker.cx.id);
     let party = Party::of(client, pools.settings);
     if party != Some(Party::Admitted) && is_new {
         counters.denied.one();

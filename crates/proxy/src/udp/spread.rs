@@ -17,17 +17,17 @@ pub(super) fn flow_of(
     datagrams: u32,
     pools: &Pools<'_>,
 ) -> Option<u32> {
-    let listener = &mut worker.datagrams[index];
+    let listener = &mut worker.udp.listeners[index];
     let last = listener.turns.last(&key);
-    if let Some(server) = listener.turns.datagram(&key, worker.now)
+    if let Some(server) = listener.turns.datagram(&key, worker.cx.now)
         && let Some(slot) = lane(worker, index, key, server, pools)
     {
         return Some(slot);
     }
     let client = key.client.ip();
     let party = party_of(worker, index, client, pools, last.is_none())?;
-    let request = Request::of(client, worker.now);
-    let choice = match pools.of(party).pick(&request, &[], &mut worker.random) {
+    let request = Request::of(client, worker.cx.now);
+    let choice = match pools.of(party).pick(&request, &[], &mut worker.cx.random) {
         Ok(choice) => choice,
         Err(reason) => {
             // All may be full of flows, of which the client has one.
@@ -39,7 +39,7 @@ pub(super) fn flow_of(
         }
     };
     let (server, why) = (choice.server.id, choice.why);
-    worker.datagrams[index].turns.begin(key, server, datagrams, worker.now);
+    worker.udp.listeners[index].turns.begin(key, server, datagrams, worker.cx.now);
     if let Some(slot) = lane(worker, index, key, server, pools) {
         return Some(slot);
     }
@@ -57,8 +57,8 @@ pub(super) fn flow_of(
 /// The slot of a client's flow to a server, if there is one and it may go on.
 fn lane(worker: &mut Worker, index: usize, key: FlowKey, server: ServerId, pools: &Pools<'_>) -> Option<u32> {
     let key = FlowKey { lane: Some(server), ..key };
-    let flow = worker.datagrams[index].flows.datagram(&key, worker.now)?;
-    let socket = worker.flows.get(flow.slot as usize)?;
+    let flow = worker.udp.listeners[index].flows.datagram(&key, worker.cx.now)?;
+    let socket = worker.udp.flows.get(flow.slot as usize)?;
     let is_refused = pools.refused.is_some() && socket.party == Party::Refused;
     let snapshot = pools.of(if is_refused { Party::Refused } else { Party::Admitted });
     let goes_on = flow.generation == snapshot.generation

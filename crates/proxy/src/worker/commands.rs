@@ -3,15 +3,18 @@
 use super::{Command, PoolIs, Worker};
 use crate::context::registry::Token;
 use crate::dns;
+use crate::http;
+use crate::http::exchange;
 use crate::http::session::{self, Mode};
 use crate::io::batch::Local;
-use crate::io::listener::{StreamListener, UnixPath};
+use crate::io::listener::UnixPath;
 use crate::service::Service;
-use crate::service::ending;
+use crate::service::ending::Ending;
 use crate::service::hops::FlowWatch;
-use crate::service::open;
+use crate::service::open::{Closed, Collector, Question};
 use crate::tcp;
 use crate::tcp::connection::Stage;
+use crate::tcp::listener::StreamListener;
 use crate::udp::{self, DatagramListener};
 use evener_core::flow::{FlowTable, Turns};
 use evener_core::spec::{Protocol, Transport};
@@ -28,35 +31,62 @@ impl Worker {
             Command::Unlisten { id } => self.unlisten(id),
             Command::Assign { id, service } => self.assign(id, &service),
             Command::Refresh { service, pool } => self.refresh(&service, pool),
-            Command::List(question) => open::answer(self, &question),
-            Command::Close { serial, hearer } => hearer.tell(open::close(self, serial)),
-            Command::End(ending) => ending::end(self, &ending),
+            Command::List(question) => self.list(&question),
+            Command::Close { serial, hearer } => hearer.tell(self.close_numbered(serial)),
+            Command::End(ending) => self.end_server(&ending),
             Command::Tend => dns::tend(self),
             Command::Drain => self.drain(),
             Command::Cut => {
-                let all: Vec<usize> = self.connections.iter().map(|(index, _)| index).collect();
+                let all: Vec<usize> = self.tcp.connections.iter().map(|(index, _)| index).collect();
                 all.into_iter().for_each(|index| self.cut(index));
-                let all: Vec<usize> = self.sessions.iter().map(|(index, _)| index).collect();
+                let all: Vec<usize> = self.http.sessions.iter().map(|(index, _)| index).collect();
                 all.into_iter().for_each(|index| self.cut_session(index));
                 dns::cut_all(self);
             }
             Command::Stop => self.running = false,
         }
-        self.warm.look_again(self.now);
+        self.tcp.warm.look_again(self.cx.now);
+    }
+
+    fn list(&self, question: &Question) {
+        let mut collector = Collector::new(question);
+        self.tcp.list(&self.cx, &mut collector);
+        self.http.list(&self.cx, &mut collector);
+        self.udp.list(&self.cx, &mut collector);
+        self.dns.list(&self.cx, &mut collector);
+        collector.finish();
+    }
+
+    /// Closes the connection, session or flow with this number.
+    fn close_numbered(&mut self, number: u32) -> Closed {
+        let is_closed = tcp::close_numbered(self, number)
+            || http::close_numbered(self, number)
+            || udp::close(self, number)
+            || dns::close_numbered(self, number);
+        if is_closed { Closed::Done } else { Closed::Nobody }
+    }
+
+    /// Ends what this worker has of a server.
+    fn end_server(&mut self, ending: &Ending) {
+        let ended = tcp::end_server(self, ending)
+            + exchange::end_server(self, ending)
+            + udp::end_server(self, ending)
+            + dns::end_server(self, ending);
+        ending.add(ended);
     }
 
     fn cut(&mut self, index: usize) {
-        let connection = &self.connections[index];
+        let connection = &self.tcp.connections[index];
         if connection.stage != Stage::Over {
-            connection.service.live.counters.of(self.id).cut.one();
+            connection.service.live.counters.of(self.cx.id).cut.one();
             tcp::close(self, index);
         }
     }
 
     fn cut_session(&mut self, index: usize) {
-        let session = &self.sessions[index];
+        let session = &self.http.sessions[index];
         if !matches!(session.mode, Mode::Over) {
-            session.service.live.counters.of(self.id).cut.one();
+            session.service.live.counters.of(self.cx.id).cut.one();
             session::close(self, index);
         }
     }
@@ -68,8 +98,9 @@ impl Worker {
         socket: OwnedFd,
         unix: Option<Arc<UnixPath>>,
     ) {
-        let index = self.streams.insert(StreamListener { id, service, socket, paused: None, _unix: unix });
-        if self.registry.register(&self.streams[index].socket, Token::Stream(index)).is_ok() {
+        let index =
+            self.tcp.listeners.insert(StreamListener { id, service, socket, paused: None, _unix: unix });
+        if self.cx.registry.register(&self.tcp.listeners[index].socket, Token::Stream(index)).is_ok() {
             tcp::accept(self, index);
         }
     }
@@ -79,9 +110,9 @@ impl Worker {
             return dns::listen(self, id, &service, socket, local);
         }
         let settings = service.settings.load_full();
-        let (size, idle) = (udp::table_size(&settings, self.workers), udp::flow_idle(&settings));
-        let flows = FlowTable::new(size, idle, self.random.bits());
-        let turns = Turns::new(size, self.random.bits());
+        let (size, idle) = (udp::table_size(&settings, self.cx.workers), udp::flow_idle(&settings));
+        let flows = FlowTable::new(size, idle, self.cx.random.bits());
+        let turns = Turns::new(size, self.cx.random.bits());
         let listener = DatagramListener {
             id,
             service,
@@ -92,20 +123,20 @@ impl Worker {
             leaving: None,
             watch: FlowWatch::default(),
         };
-        let index = self.datagrams.insert(listener);
-        if self.registry.register(&self.datagrams[index].socket, Token::Datagrams(index)).is_ok() {
+        let index = self.udp.listeners.insert(listener);
+        if self.cx.registry.register(&self.udp.listeners[index].socket, Token::Datagrams(index)).is_ok() {
             udp::on_listener_event(self, index);
         }
     }
 
     fn unlisten(&mut self, id: u64) {
         if let Some(index) =
-            self.streams.iter().find(|(_, listener)| listener.id == id).map(|(index, _)| index)
+            self.tcp.listeners.iter().find(|(_, listener)| listener.id == id).map(|(index, _)| index)
         {
             self.close_stream(index);
         }
         if let Some(index) =
-            self.datagrams.iter().find(|(_, listener)| listener.id == id).map(|(index, _)| index)
+            self.udp.listeners.iter().find(|(_, listener)| listener.id == id).map(|(index, _)| index)
         {
             udp::leave(self, index);
             udp::close_left(self);
@@ -115,7 +146,7 @@ impl Worker {
     }
 
     fn assign(&mut self, id: u64, service: &Arc<Service>) {
-        for (_, listener) in self.streams.iter_mut().filter(|(_, listener)| listener.id == id) {
+        for (_, listener) in self.tcp.listeners.iter_mut().filter(|(_, listener)| listener.id == id) {
             listener.service = Arc::clone(service);
             listener.reconfigure();
         }
@@ -133,58 +164,62 @@ impl Worker {
             return self.listen_for_datagrams(id, Arc::clone(service), socket, local);
         }
         let Some(index) =
-            self.datagrams.iter().find(|(_, listener)| listener.id == id).map(|(index, _)| index)
+            self.udp.listeners.iter().find(|(_, listener)| listener.id == id).map(|(index, _)| index)
         else {
             return;
         };
         udp::end_all(self, index);
         if is_dns {
             udp::flush_answers(self);
-            let DatagramListener { socket, local, .. } = self.datagrams.remove(index);
-            self.registry.deregister(&socket);
+            let DatagramListener { socket, local, .. } = self.udp.listeners.remove(index);
+            self.cx.registry.deregister(&socket);
             return dns::listen(self, id, service, socket, local);
         }
-        self.datagrams[index].service = Arc::clone(service);
+        self.udp.listeners[index].service = Arc::clone(service);
         self.refresh(&service.name, PoolIs::Same);
     }
 
     /// Takes in who already waits in the queue, then closes: nobody who was connected is lost.
     fn close_stream(&mut self, index: usize) {
         tcp::accept_rest(self, index);
-        let listener = self.streams.remove(index);
-        self.registry.deregister(&listener.socket);
+        let listener = self.tcp.listeners.remove(index);
+        self.cx.registry.deregister(&listener.socket);
     }
 
     fn refresh(&mut self, service: &str, pool: PoolIs) {
-        self.streams.iter().filter(|(_, l)| &*l.service.name == service).for_each(|(_, l)| l.reconfigure());
-        let of_service = self.datagrams.iter().filter(|(_, listener)| &*listener.service.name == service);
+        self.tcp
+            .listeners
+            .iter()
+            .filter(|(_, l)| &*l.service.name == service)
+            .for_each(|(_, l)| l.reconfigure());
+        let of_service = self.udp.listeners.iter().filter(|(_, listener)| &*listener.service.name == service);
         let of_service: Vec<usize> = of_service.map(|(index, _)| index).collect();
         for index in of_service {
             if pool == PoolIs::Another {
                 udp::end_all(self, index);
             }
-            let settings = self.datagrams[index].service.settings.load_full();
+            let settings = self.udp.listeners[index].service.settings.load_full();
             udp::end_astray(self, index, &settings, pool);
-            let listener = &mut self.datagrams[index];
+            let listener = &mut self.udp.listeners[index];
             if listener.leaving.is_none() {
                 listener.flows.set_idle(udp::flow_idle(&settings));
             }
-            listener.turns.resize(udp::table_size(&settings, self.workers));
-            let ended = listener.flows.resize(udp::table_size(&settings, self.workers));
+            listener.turns.resize(udp::table_size(&settings, self.cx.workers));
+            let ended = listener.flows.resize(udp::table_size(&settings, self.cx.workers));
             listener.service.live.flows.fetch_sub(ended.len() as u32, std::sync::atomic::Ordering::Relaxed);
-            self.retired.extend(ended.iter().map(|flow| flow.slot as usize));
+            self.udp.retired.extend(ended.iter().map(|flow| flow.slot as usize));
         }
         dns::tend(self);
     }
 
     fn drain(&mut self) {
-        let streams: Vec<usize> = self.streams.iter().map(|(index, _)| index).collect();
+        let streams: Vec<usize> = self.tcp.listeners.iter().map(|(index, _)| index).collect();
         streams.into_iter().for_each(|index| self.close_stream(index));
-        self.draining = true;
-        let sessions: Vec<usize> = self.sessions.iter().map(|(index, _)| index).collect();
+        self.cx.draining = true;
+        let sessions: Vec<usize> = self.http.sessions.iter().map(|(index, _)| index).collect();
         sessions.into_iter().for_each(|index| session::on_drain(self, index));
         dns::drain(self);
-        let datagrams: Vec<usize> = self.datagrams.iter().map(|(index, _)| index).collect();
+        let datagrams: Vec<usize> = self.udp.listeners.iter().map(|(index, _)| index).collect();
         datagrams.into_iter().for_each(|index| udp::leave(self, index));
         udp::close_left(self);
     }

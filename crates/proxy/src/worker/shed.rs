@@ -17,11 +17,11 @@ const QUIET_MIN: Duration = Duration::from_secs(1);
 /// Closes what nobody uses, as long as that is wanted.
 pub(super) fn shed(worker: &mut Worker) {
     let wanted = descriptors::wanted();
-    if wanted == 0 || worker.now < worker.shed_after {
+    if wanted == 0 || worker.cx.now < worker.shed_after {
         return;
     }
-    worker.shed_after = worker.now + SHED_EVERY;
-    let mut closed = worker.warm.shed(worker.now) + worker.scratch.pipes.shed();
+    worker.shed_after = worker.cx.now + SHED_EVERY;
+    let mut closed = worker.tcp.warm.shed(worker.cx.now) + worker.tcp.scratch.pipes.shed();
     if closed < wanted {
         closed += exchange::shed_idle(worker, wanted - closed);
     }
@@ -40,10 +40,10 @@ pub(super) fn shed(worker: &mut Worker) {
 
 /// Sessions that were served and ask nothing, the longest idle first.
 fn shed_sessions(worker: &mut Worker, wanted: u32) -> u32 {
-    let now = worker.now;
+    let now = worker.cx.now;
     let is_quiet = |session: &Session| now.since(session.active_at) >= QUIET_MIN;
     let is_idle = |session: &Session| session.served && session.is_idle() && is_quiet(session);
-    let idle = worker.sessions.iter().filter(|(_, session)| is_idle(session));
+    let idle = worker.http.sessions.iter().filter(|(_, session)| is_idle(session));
     let mut idle: Vec<(Time, usize)> = idle.map(|(index, session)| (session.active_at, index)).collect();
     let count = idle.len().min(wanted as usize);
     if let Some(last) = count.checked_sub(1) {

@@ -5,57 +5,57 @@ use super::idle::Kept;
 use super::{Reach, close_server};
 use crate::context::descriptors::Unit;
 use crate::http::session::Mode;
-use crate::io::connect;
 use crate::worker::Worker;
 use evener_core::snapshot::NoServer;
 use std::sync::Arc;
 
 /// A descriptor for a connection of this exchange. Without one, no server can be had for it.
 pub(super) fn take(worker: &mut Worker, number: usize) -> Option<Unit> {
-    let session = worker.exchanges[number].session;
-    if let Some(promise) = worker.sessions[session].promise.take() {
+    let session = worker.http.exchanges[number].session;
+    if let Some(promise) = worker.http.sessions[session].promise.take() {
         return Some(promise.fulfil());
     }
     if let Some(unit) = Unit::take().or_else(|| take_unused(worker)) {
         return Some(unit);
     }
     // A client that asks one thing at a time never has more than was promised to it.
-    if !matches!(worker.sessions[session].mode, Mode::Http2(_)) {
+    if !matches!(worker.http.sessions[session].mode, Mode::Http2(_)) {
         return Some(Unit::take_beyond());
     }
-    let service = Arc::clone(&worker.sessions[session].service);
-    let exchange = &mut worker.exchanges[number];
+    let service = Arc::clone(&worker.http.sessions[session].service);
+    let exchange = &mut worker.http.exchanges[number];
     exchange.choice = None;
     exchange.reach = Reach::Failed(NoServer::NoDescriptor);
-    connect::note_no_server(worker, &service, NoServer::NoDescriptor);
+    crate::service::note_no_server(&worker.cx, &service, NoServer::NoDescriptor);
     None
 }
 
 /// The connection that is unused the longest makes room.
 fn take_unused(worker: &mut Worker) -> Option<Unit> {
     let slot = oldest(worker)?;
-    let unit = worker.servers[slot].unit.take();
+    let unit = worker.http.servers[slot].unit.take();
     close_server(worker, slot);
     unit
 }
 
 /// Of all servers; those of each are in the order in which they became unused.
 fn oldest(worker: &Worker) -> Option<usize> {
-    let firsts = worker.idle.values().filter_map(|idle| idle.first().copied());
-    firsts.min_by_key(|slot| worker.servers[*slot].idle_since)
+    let firsts = worker.http.idle.values().filter_map(|idle| idle.first().copied());
+    firsts.min_by_key(|slot| worker.http.servers[*slot].idle_since)
 }
 
 /// A descriptor that was for a server is for the next one.
 pub(super) fn keep(worker: &mut Worker, number: usize, unit: Unit) {
-    let session = worker.exchanges[number].session;
-    if let Some(session) = worker.sessions.get_mut(session) {
+    let session = worker.http.exchanges[number].session;
+    if let Some(session) = worker.http.sessions.get_mut(session) {
         session.promise.get_or_insert_with(|| unit.promise());
     }
 }
 
 /// A connection is about to be closed: its session has the descriptor for the next one.
 pub(super) fn give_back(worker: &mut Worker, session: usize, slot: usize) {
-    let (Some(session), Some(server)) = (worker.sessions.get_mut(session), worker.servers.get_mut(slot))
+    let (Some(session), Some(server)) =
+        (worker.http.sessions.get_mut(session), worker.http.servers.get_mut(slot))
     else {
         return;
     };
@@ -73,7 +73,7 @@ pub(super) fn give_back_kept(worker: &mut Worker, session: usize, kept: Kept) {
 
 /// Whether a session has a descriptor for its next connection, besides the one that is about to be kept unused.
 pub(super) fn is_promised(worker: &mut Worker, session: usize) -> bool {
-    let Some(session) = worker.sessions.get_mut(session) else { return true };
+    let Some(session) = worker.http.sessions.get_mut(session) else { return true };
     if session.promise.is_none() {
         session.promise = Unit::take().map(Unit::promise);
     }

@@ -11,19 +11,19 @@ use rustix::io::Errno;
 /// Ends the exchanges with a server, and its pooled connections; returns how many exchanges there were.
 pub(crate) fn end_server(worker: &mut Worker, ending: &Ending) -> usize {
     let is_meant = |server: &ServerLink| ending.means(&server.live, &server.target);
-    let slots = worker.servers.iter().filter(|(_, server)| is_meant(server));
+    let slots = worker.http.servers.iter().filter(|(_, server)| is_meant(server));
     let slots: Vec<usize> = slots.map(|(slot, _)| slot).collect();
     slots.into_iter().filter(|&slot| end(worker, slot, ending)).count()
 }
 
 /// Ends a connection; whether there was an exchange on it. What connects or shakes hands goes on to the next server by itself.
 fn end(worker: &mut Worker, slot: usize, ending: &Ending) -> bool {
-    let Some(server) = worker.servers.get_mut(slot) else { return false };
+    let Some(server) = worker.http.servers.get_mut(slot) else { return false };
     match (server.stage, server.exchange) {
         (Stage::Open, Some(number)) => {
-            let Some(exchange) = worker.exchanges.get(number) else { return false };
-            let (index, session) = (exchange.session, &worker.sessions[exchange.session]);
-            ending.counter(session.service.live.counters.of(worker.id)).one();
+            let Some(exchange) = worker.http.exchanges.get(number) else { return false };
+            let (index, session) = (exchange.session, &worker.http.sessions[exchange.session]);
+            ending.counter(session.service.live.counters.of(worker.cx.id)).one();
             reset_at_close(&server.link.socket);
             if matches!(session.mode, Mode::Relay(_)) {
                 reset_at_close(&session.link.socket);

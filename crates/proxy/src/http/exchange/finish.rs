@@ -30,18 +30,18 @@ pub(crate) enum Keep {
 
 /// An exchange is over; returns its server's connection when it is kept for the same client.
 pub(crate) fn end(worker: &mut Worker, number: usize, keep: Keep) -> Option<Kept> {
-    worker.exchange_timers.clear(number);
-    let exchange = worker.exchanges.try_remove(number)?;
-    exchange.queued.iter().for_each(|queued| worker.queues.remove(queued));
+    worker.http.exchange_timers.clear(number);
+    let exchange = worker.http.exchanges.try_remove(number)?;
+    exchange.queued.iter().for_each(|queued| worker.cx.queues.remove(queued));
     if exchange.choice.is_some() {
-        pool_queue::note_freed(worker, &exchange.backend().pool);
+        pool_queue::note_freed(&mut worker.cx, &exchange.backend().pool);
     }
     if let Some(kept) = exchange.kept {
         descriptor::give_back_kept(worker, exchange.session, kept);
         let_go(worker, kept);
     }
     let (Reach::Open(slot) | Reach::Connecting(slot)) = exchange.reach else { return None };
-    let server = &mut worker.servers[slot];
+    let server = &mut worker.http.servers[slot];
     server.exchange = None;
     // More than was asked for, or the end, came already.
     let sound = server.stage == Stage::Open
@@ -49,7 +49,7 @@ pub(crate) fn end(worker: &mut Worker, number: usize, keep: Keep) -> Option<Kept
         && server.link.end.is_none()
         && server.link.pending() == 0
         && !server.link.broken;
-    server.idle_since = worker.now;
+    server.idle_since = worker.cx.now;
     if keep == Keep::Unserved && exchange.settings.options.fast_close.by_client() {
         return linger(worker, slot);
     }
@@ -62,15 +62,15 @@ pub(crate) fn end(worker: &mut Worker, number: usize, keep: Keep) -> Option<Kept
         return Some(Kept::at(slot, server));
     }
     let key = server.key;
-    let has_room = !worker.draining && descriptor::is_promised(worker, exchange.session);
-    let idle = worker.idle.entry(key).or_default();
+    let has_room = !worker.cx.draining && descriptor::is_promised(worker, exchange.session);
+    let idle = worker.http.idle.entry(key).or_default();
     if idle.len() >= IDLE_MAX || !has_room {
         descriptor::give_back(worker, exchange.session, slot);
         close_server(worker, slot);
     } else {
         idle.push(slot);
-        worker.server_timers.set(slot, worker.now + IDLE);
-        if worker.servers[slot].link.readable {
+        worker.http.server_timers.set(slot, worker.cx.now + IDLE);
+        if worker.http.servers[slot].link.readable {
             on_idle_readable(worker, slot);
         }
     }
@@ -79,10 +79,10 @@ pub(crate) fn end(worker: &mut Worker, number: usize, keep: Keep) -> Option<Kept
 
 /// What a server says goes to nobody any more; what it gets must not be lost by a reset, the answer to that.
 fn linger(worker: &mut Worker, slot: usize) -> Option<Kept> {
-    let server = &mut worker.servers[slot];
+    let server = &mut worker.http.servers[slot];
     if server.stage == Stage::Open && !server.link.broken && server.link.hear_out() {
         server.stage = Stage::Lingering;
-        worker.server_timers.set(slot, worker.now + LINGER);
+        worker.http.server_timers.set(slot, worker.cx.now + LINGER);
         hear(worker, slot);
     } else {
         close_server(worker, slot);
@@ -92,12 +92,12 @@ fn linger(worker: &mut Worker, slot: usize) -> Option<Kept> {
 
 /// Hears a server for nobody.
 pub(super) fn hear(worker: &mut Worker, slot: usize) {
-    let server = &mut worker.servers[slot];
+    let server = &mut worker.http.servers[slot];
     let mut heard = 0;
-    while heard < LINGER_BYTES_MAX && server.link.receive(&mut worker.buffers) == Received::Some {
+    while heard < LINGER_BYTES_MAX && server.link.receive(&mut worker.http.buffers) == Received::Some {
         heard += server.link.input.len();
         server.link.input.consume(usize::MAX);
-        server.link.settle(&mut worker.buffers);
+        server.link.settle(&mut worker.http.buffers);
     }
     if heard >= LINGER_BYTES_MAX || server.link.end.is_some() || server.link.left() == 0 {
         close_server(worker, slot);
@@ -106,19 +106,21 @@ pub(super) fn hear(worker: &mut Worker, slot: usize) {
 
 /// An exchange is over, whatever it was about.
 pub(crate) fn abandon(worker: &mut Worker, number: usize) {
-    if let Some(Exchange { reach: Reach::Open(slot), .. }) = worker.exchanges.get(number).map(|one| &**one) {
+    if let Some(Exchange { reach: Reach::Open(slot), .. }) =
+        worker.http.exchanges.get(number).map(|one| &**one)
+    {
         // Half a request must not look like a whole one.
-        reset_at_close(&worker.servers[*slot].link.socket);
+        reset_at_close(&worker.http.servers[*slot].link.socket);
     }
     end(worker, number, Keep::No);
 }
 
 /// The same request goes to another server, or to the same by another connection.
 pub(crate) fn again(worker: &mut Worker, number: usize) {
-    worker.exchange_timers.clear(number);
-    let exchange = &mut worker.exchanges[number];
+    worker.http.exchange_timers.clear(number);
+    let exchange = &mut worker.http.exchanges[number];
     let Reach::Open(slot) = std::mem::replace(&mut exchange.reach, Reach::Wanted) else { return };
-    let fresh = !worker.servers[slot].reused;
+    let fresh = !worker.http.servers[slot].reused;
     match exchange.choice.take() {
         Some(choice) if fresh => exchange.attempt.again(choice.server.id),
         // The server may be well: its pooled connection was not.

@@ -33,7 +33,7 @@ impl Kept {
 
     /// Its slot, if it is still there and nobody uses it.
     pub(super) fn find(self, worker: &Worker) -> Option<usize> {
-        let server = worker.servers.get(self.slot)?;
+        let server = worker.http.servers.get(self.slot)?;
         let sound = server.serial == self.serial && server.stage == Stage::Open && server.exchange.is_none();
         sound.then_some(self.slot)
     }
@@ -41,21 +41,21 @@ impl Kept {
 
 /// The client's own connection, if it leads to the chosen server; else it is closed.
 pub(super) fn find_kept(worker: &mut Worker, number: usize, key: IdleKey) -> Option<usize> {
-    let slot = worker.exchanges[number].kept.take()?.find(worker)?;
-    let exchange = &worker.exchanges[number];
+    let slot = worker.http.exchanges[number].kept.take()?.find(worker)?;
+    let exchange = &worker.http.exchanges[number];
     let harmless = exchange.http.as_ref().is_some_and(|http| http.reuse_own() == Reuse::Any);
-    let young = worker.now.since(worker.servers[slot].idle_since) <= FRESH;
-    if worker.servers[slot].key == key && leads(worker, number, slot) && (harmless || young) {
+    let young = worker.cx.now.since(worker.http.servers[slot].idle_since) <= FRESH;
+    if worker.http.servers[slot].key == key && leads(worker, number, slot) && (harmless || young) {
         return Some(slot);
     }
-    descriptor::give_back(worker, worker.exchanges[number].session, slot);
+    descriptor::give_back(worker, worker.http.exchanges[number].session, slot);
     close_server(worker, slot);
     None
 }
 
 /// Whether a connection leads to the chosen server, spoken to as it is now.
 fn leads(worker: &Worker, number: usize, slot: usize) -> bool {
-    let (exchange, server) = (&worker.exchanges[number], &worker.servers[slot]);
+    let (exchange, server) = (&worker.http.exchanges[number], &worker.http.servers[slot]);
     let same = match (&server.connector, &exchange.backend().tls) {
         (None, None) => true,
         (Some(old), Some(new)) => Arc::ptr_eq(old, new),
@@ -72,8 +72,8 @@ pub(super) fn find_idle(worker: &mut Worker, number: usize, key: IdleKey, reuse:
         return None;
     }
     loop {
-        let slot = *worker.idle.get(&key)?.last()?;
-        if reuse == Reuse::Fresh && worker.now.since(worker.servers[slot].idle_since) > FRESH {
+        let slot = *worker.http.idle.get(&key)?.last()?;
+        if reuse == Reuse::Fresh && worker.cx.now.since(worker.http.servers[slot].idle_since) > FRESH {
             return None;
         }
         if leads(worker, number, slot) {
@@ -86,31 +86,31 @@ pub(super) fn find_idle(worker: &mut Worker, number: usize, key: IdleKey, reuse:
 
 pub(super) fn use_idle(worker: &mut Worker, number: usize, slot: usize) {
     take_from_idle(worker, slot);
-    worker.server_timers.clear(slot);
-    let server = &mut worker.servers[slot];
+    worker.http.server_timers.clear(slot);
+    let server = &mut worker.http.servers[slot];
     server.exchange = Some(number);
     server.reused = true;
-    worker.exchanges[number].reach = Reach::Open(slot);
-    worker.exchanges[number].since = worker.now;
+    worker.http.exchanges[number].reach = Reach::Open(slot);
+    worker.http.exchanges[number].since = worker.cx.now;
     // It has a descriptor of its own.
-    let session = worker.exchanges[number].session;
-    worker.sessions[session].promise = None;
+    let session = worker.http.exchanges[number].session;
+    worker.http.sessions[session].promise = None;
 }
 
 pub(super) fn take_from_idle(worker: &mut Worker, slot: usize) {
-    let key = worker.servers[slot].key;
-    if let Some(idle) = worker.idle.get_mut(&key) {
+    let key = worker.http.servers[slot].key;
+    if let Some(idle) = worker.http.idle.get_mut(&key) {
         idle.retain(|other| *other != slot);
         if idle.is_empty() {
-            worker.idle.remove(&key);
+            worker.http.idle.remove(&key);
         }
     }
 }
 
 /// An unused connection is readable: only what TLS has to say for itself (tickets) is no reason to leave it.
 pub(super) fn on_idle_readable(worker: &mut Worker, slot: usize) {
-    let server = &mut worker.servers[slot];
-    while server.link.receive(&mut worker.buffers) == Received::Some {
+    let server = &mut worker.http.servers[slot];
+    while server.link.receive(&mut worker.http.buffers) == Received::Some {
         if !server.link.input.is_empty() {
             break;
         }
@@ -125,7 +125,7 @@ pub(crate) fn on_idle_deadline(worker: &mut Worker, slot: usize) {
     let unused = |server: &ServerLink| {
         server.exchange.is_none() && matches!(server.stage, Stage::Open | Stage::Lingering)
     };
-    if worker.servers.get(slot).is_some_and(|server| unused(server)) {
+    if worker.http.servers.get(slot).is_some_and(|server| unused(server)) {
         close_server(worker, slot);
     }
 }

@@ -3,6 +3,7 @@
 use super::body::{self, Body, HttpPart, Moved};
 use super::{Next, fail_exchange};
 use crate::context::descriptors;
+use crate::http::Http;
 use crate::http::exchange::{self, Exchange};
 use crate::http::message::{self, Afterwards};
 use crate::io::transport::{PENDING_BYTES_MAX, Received};
@@ -17,9 +18,9 @@ const INTERIMS_MAX: u32 = 16;
 /// Brings what the server answers to the client.
 pub(super) fn download(worker: &mut Worker, index: usize, number: usize, slot: usize) -> Next {
     loop {
-        let Some(http) = worker.exchanges[number].http.as_deref_mut() else { return Next::Wait };
+        let Some(http) = worker.http.exchanges[number].http.as_deref_mut() else { return Next::Wait };
         let Body::Head(scan) = &mut http.download else { break };
-        let (server, session) = (&mut worker.servers[slot], &worker.sessions[index]);
+        let (server, session) = (&mut worker.http.servers[slot], &worker.http.sessions[index]);
         if session.link.pending() >= PENDING_BYTES_MAX {
             return Next::Wait;
         }
@@ -33,7 +34,7 @@ pub(super) fn download(worker: &mut Worker, index: usize, number: usize, slot: u
             },
             Ok(None) => {
                 let silent = !scan.has_begun();
-                if server.link.receive(&mut worker.buffers) == Received::Some {
+                if server.link.receive(&mut worker.http.buffers) == Received::Some {
                     continue;
                 }
                 if server.link.end.is_none() && !server.link.broken {
@@ -58,32 +59,32 @@ pub(super) fn download(worker: &mut Worker, index: usize, number: usize, slot: u
 }
 
 fn is_complete(worker: &Worker, number: usize) -> bool {
-    worker.exchanges[number].http.as_ref().is_some_and(|http| http.download == Body::Done)
+    worker.http.exchanges[number].http.as_ref().is_some_and(|http| http.download == Body::Done)
 }
 
 fn bad_answer(worker: &mut Worker, index: usize, number: usize) -> Next {
-    if let Some(choice) = &worker.exchanges[number].choice {
-        choice.server.live.counters.of(worker.id).answers_bad.one();
+    if let Some(choice) = &worker.http.exchanges[number].choice {
+        choice.server.live.counters.of(worker.cx.id).answers_bad.one();
     }
     fail_exchange(worker, index, number, 502)
 }
 
 /// Nothing came back. A request that does no harm twice is sent again, if all of it is still there.
 pub(crate) fn may_repeat(worker: &Worker, number: usize, slot: usize) -> bool {
-    let http = worker.exchanges[number].http.as_ref();
+    let http = worker.http.exchanges[number].http.as_ref();
     http.is_some_and(|http| {
         // A kept connection that its server closed says nothing about the server.
-        let may = http.retries > 0 || worker.servers[slot].reused;
+        let may = http.retries > 0 || worker.http.servers[slot].reused;
         may && http.is_idempotent && http.interims == 0 && http.replay.is_some()
     })
 }
 
 /// Sends it again.
 pub(crate) fn repeat(worker: &mut Worker, index: usize, number: usize) {
-    let session = &worker.sessions[index];
-    session.service.live.counters.of(worker.id).requests_retried.one();
+    let session = &worker.http.sessions[index];
+    session.service.live.counters.of(worker.cx.id).requests_retried.one();
     exchange::again(worker, number);
-    let exchange = &mut worker.exchanges[number];
+    let exchange = &mut worker.http.exchanges[number];
     if let Some(http) = exchange.http.as_deref_mut() {
         http.retries = http.retries.saturating_sub(1);
         let mut outgoing = http.replay.replace(Vec::new()).unwrap_or_default();
@@ -105,9 +106,9 @@ enum Taken {
 }
 
 fn take_head(worker: &mut Worker, index: usize, number: usize, slot: usize, found: Found) -> Taken {
-    let mut response = std::mem::take(&mut worker.heads.response);
+    let mut response = std::mem::take(&mut worker.http.heads.response);
     let taken = read_head(worker, index, number, slot, found, &mut response);
-    worker.heads.response = response;
+    worker.http.heads.response = response;
     taken
 }
 
@@ -131,7 +132,9 @@ pub(crate) fn read_answer(
     found: Found,
     response: &mut Response,
 ) -> Option<Answer> {
-    let Worker { sessions, exchanges, servers, now, id, .. } = worker;
+    let Http { sessions, exchanges, servers, exchange_timers, .. } = &mut worker.http;
+    let now = worker.cx.now;
+    let id = worker.cx.id;
     let (session, exchange, server) = (&sessions[index], &mut exchanges[number], &servers[slot]);
     let Exchange { http: Some(http), choice: Some(choice), settings, backend, client, since, .. } =
         &mut **exchange
@@ -158,16 +161,16 @@ pub(crate) fn read_answer(
         return None;
     }
     http.answered = true;
-    let of_server = choice.server.live.counters.of(*id);
+    let of_server = choice.server.live.counters.of(id);
     of_server.answers.one();
     if (500..600).contains(&status) {
         of_server.answers_5xx.one();
     }
     let snapshot = settings.backends[*backend].pool.load();
-    snapshot.remember(*client, choice.server.id, *now);
-    snapshot.observe(&choice.server, now.since(*since), *now);
+    snapshot.remember(*client, choice.server.id, now);
+    snapshot.observe(&choice.server, now.since(*since), now);
     let cookie = cookie(&snapshot, choice, session.facts.is_some());
-    worker.exchange_timers.clear(number);
+    exchange_timers.clear(number);
     if relays {
         return Some(Answer::Relay { cookie });
     }
@@ -195,8 +198,9 @@ fn read_head(
     let Some(answer) = read_answer(worker, index, number, slot, found, response) else { return Taken::Bad };
     // While other clients wait for descriptors, connections end with their response: no request is lost by that.
     let makes_room = descriptors::wanted() > 0;
-    let leaves = worker.draining || makes_room;
-    let Worker { id, sessions, exchanges, servers, buffers, heads, .. } = worker;
+    let leaves = worker.cx.draining || makes_room;
+    let Http { sessions, exchanges, servers, buffers, heads, .. } = &mut worker.http;
+    let id = worker.cx.id;
     let (session, exchange, server) = (&mut sessions[index], &mut exchanges[number], &mut servers[slot]);
     let Exchange { http: Some(http), .. } = &mut **exchange else { return Taken::Bad };
     let head = &server.link.input.unread()[found.start..found.end];
@@ -218,7 +222,7 @@ fn read_head(
             begin_body(http, response, head, framing, leaves, cookie.as_deref(), &mut heads.out);
             if makes_room && stayed {
                 descriptors::shed(2);
-                session.service.live.counters.of(*id).idle_shed.one();
+                session.service.live.counters.of(id).idle_shed.one();
             }
             Taken::Body
         }

@@ -79,16 +79,16 @@ pub(crate) enum Outgoing {
 
 /// The head of a request of HTTP/1 is whole.
 pub(super) fn request(worker: &mut Worker, index: usize, found: Found) -> Next {
-    let session = &mut *worker.sessions[index];
+    let session = &mut *worker.http.sessions[index];
     let bytes = &session.link.input.unread()[found.start..found.end];
     // The head is looked at while the session changes.
-    let mut head = std::mem::take(&mut worker.heads.head);
+    let mut head = std::mem::take(&mut worker.http.heads.head);
     head.clear();
     head.extend_from_slice(bytes);
     session.link.input.consume(found.end);
-    session.link.settle(&mut worker.buffers);
+    session.link.settle(&mut worker.http.buffers);
     let judged = judge_head(worker, index, &head, Outgoing::Http1);
-    worker.heads.head = head;
+    worker.http.heads.head = head;
     match judged {
         Ok(Judged::Exchange(number)) => {
             set_stage(worker, index, Stage::Exchange(number));
@@ -116,7 +116,7 @@ pub(crate) fn judge_stream(worker: &mut Worker, index: usize, head: &[u8], outgo
 
 /// A request of HTTP/2 that is malformed or beyond the limits: it is answered with this status.
 pub(crate) fn refuse_stream(worker: &Worker, index: usize, head: &[u8], status: u16) -> Judged {
-    count_bad(&worker.sessions[index], worker.id, status);
+    count_bad(&worker.http.sessions[index], worker.cx.id, status);
     // An answer to HEAD has no body, even if the rest of the head is not understood.
     let is_head = head.starts_with(b"HEAD ");
     Judged::Answer(Own { answer: OwnAnswer::page(status), is_head, stays: true })
@@ -125,22 +125,22 @@ pub(crate) fn refuse_stream(worker: &Worker, index: usize, head: &[u8], status: 
 /// Reads a head and decides; `Err` has the status for one that is not understood.
 fn judge_head(worker: &mut Worker, index: usize, head: &[u8], outgoing: Outgoing) -> Result<Judged, u16> {
     refresh(worker, index);
-    let Some(spec) = worker.sessions[index].settings.http.clone() else { return Ok(Judged::Close) };
-    let mut request = std::mem::take(&mut worker.heads.request);
+    let Some(spec) = worker.http.sessions[index].settings.http.clone() else { return Ok(Judged::Close) };
+    let mut request = std::mem::take(&mut worker.http.heads.request);
     let judged = match request.parse(head, &spec.limits) {
         // A tunnel through one stream is not offered (RFC 9113, section 8.5).
         Ok(()) if outgoing != Outgoing::Http1 && request.method(head) == b"CONNECT" => Err(501),
         Ok(()) => Ok(serve(worker, index, &request, head, &spec, outgoing)),
         Err(error) => Err(error.status()),
     };
-    worker.heads.request = request;
+    worker.http.heads.request = request;
     judged
 }
 
 /// A reload, or another word of the operator, since the last request counts for this one: the client has to be admitted
 /// again.
 fn refresh(worker: &mut Worker, index: usize) {
-    let session = &mut worker.sessions[index];
+    let session = &mut worker.http.sessions[index];
     let current = session.service.settings.load();
     if Arc::ptr_eq(&current, &session.settings) || current.http.is_none() {
         return;
@@ -161,14 +161,14 @@ fn serve(
     spec: &HttpSpec,
     way: Outgoing,
 ) -> Judged {
-    let now = worker.now;
-    let session = &mut *worker.sessions[index];
+    let now = worker.cx.now;
+    let session = &mut *worker.http.sessions[index];
     session.active_at = now;
     session.left_early = false;
     let service = Arc::clone(&session.service);
-    let counters = service.live.counters.of(worker.id);
+    let counters = service.live.counters.of(worker.cx.id);
     counters.requests.one();
-    session.count(head.len() as u64, 0, worker.id, now);
+    session.count(head.len() as u64, 0, worker.cx.id, now);
     let refusal = match &session.mode {
         Mode::Http1(http) => http.refusal,
         _ => None,
@@ -176,13 +176,13 @@ fn serve(
     let target = request.target(head);
     let verdict = match refusal {
         Some(status) => Verdict::Answer(OwnAnswer::page(status), Why::Refused),
-        None => judge(session, request, head, &target, spec, (worker.id, now)),
+        None => judge(session, request, head, &target, spec, (worker.cx.id, now)),
     };
     match verdict {
         Verdict::Serve(backend, client) => {
             // Beside other streams the time to look at all of them stays.
             if !matches!(&session.mode, Mode::Http2(http) if http.is_shared()) {
-                worker.session_timers.set(index, now + spec.look_after());
+                worker.http.session_timers.set(index, now + spec.look_after());
             }
             let asked = Asked { request, head, target, spec, way };
             Judged::Exchange(begin_exchange(worker, index, &asked, backend, client))
@@ -202,10 +202,10 @@ fn serve(
         }
         Verdict::Close => Judged::Close,
         Verdict::Tarpit(place, time) => {
-            let session = &mut worker.sessions[index];
+            let session = &mut worker.http.sessions[index];
             (session.place, session.promise) = (place, None);
             session::enter(worker, index, Mode::Tarpit);
-            worker.session_timers.set(index, now + time);
+            worker.http.session_timers.set(index, now + time);
             Judged::Waits
         }
     }
@@ -305,7 +305,7 @@ fn begin_exchange(
     client: IpAddr,
 ) -> usize {
     let Asked { request, head, spec, .. } = *asked;
-    let session = &mut *worker.sessions[index];
+    let session = &mut *worker.http.sessions[index];
     let settings = Arc::clone(&session.settings);
     let snapshot = settings.backends[backend].pool.load();
     let cookie = snapshot.cookie.as_ref().and_then(|name| cookie_of(request, head, name));
@@ -333,10 +333,10 @@ fn begin_exchange(
         reach: Reach::Wanted,
         queued: None,
         attempt: Attempt::new(),
-        since: worker.now,
+        since: worker.cx.now,
         http: Some(Box::new(part)),
     };
-    worker.exchanges.insert(Box::new(exchange))
+    worker.http.exchanges.insert(Box::new(exchange))
 }
 
 /// The cookie by which the pool knows a client again. One with the name of its own that it has by default also takes the

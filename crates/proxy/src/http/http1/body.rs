@@ -2,6 +2,7 @@
 //! other side takes it.
 
 use super::{Next, Stage, Then, answer, fail_exchange, http1, set_stage};
+use crate::http::Http;
 use crate::http::exchange::{self, Exchange, Keep, Reach, Reuse};
 use crate::http::session::{self, Mode, ROUNDS_MAX, Stay};
 use crate::io::relay::End;
@@ -102,8 +103,8 @@ impl Body {
 
 /// Moves what can be moved both ways.
 pub(super) fn pump(worker: &mut Worker, index: usize, number: usize) -> Next {
-    let Reach::Open(slot) = worker.exchanges[number].reach else { return Next::Wait };
-    worker.servers[slot].link.flush(&mut worker.buffers);
+    let Reach::Open(slot) = worker.http.exchanges[number].reach else { return Next::Wait };
+    worker.http.servers[slot].link.flush(&mut worker.http.buffers);
     let uploaded = upload(worker, index, number, slot);
     if uploaded == Moved::Broken {
         return bad_body(worker, index, number);
@@ -128,14 +129,14 @@ pub(super) enum Moved {
 
 /// The client's body is malformed, or the client left in its middle.
 fn bad_body(worker: &mut Worker, index: usize, number: usize) -> Next {
-    let session = &mut worker.sessions[index];
-    session.service.live.counters.of(worker.id).requests_bad.one();
+    let session = &mut worker.http.sessions[index];
+    session.service.live.counters.of(worker.cx.id).requests_bad.one();
     fail_exchange(worker, index, number, 400)
 }
 
 /// Sends the head, and what there is of the body.
 fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize) -> Moved {
-    let Worker { sessions, exchanges, servers, buffers, .. } = worker;
+    let Http { sessions, exchanges, servers, buffers, .. } = &mut worker.http;
     let (session, exchange, server) = (&mut sessions[index], &mut exchanges[number], &mut servers[slot]);
     let Exchange { http: Some(http), choice, settings, .. } = &mut **exchange else { return Moved::Waits };
     if http.upload == Body::Done && http.outgoing.is_empty() {
@@ -179,12 +180,12 @@ fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize) -> Move
         sent += flush_upload(http, &mut server.link, buffers);
     }
     if let Some(choice) = choice {
-        let of_server = choice.server.live.counters.of(worker.id);
+        let of_server = choice.server.live.counters.of(worker.cx.id);
         of_server.bytes_in.add(sent as u64);
     }
-    session.count(body_bytes, 0, worker.id, worker.now);
+    session.count(body_bytes, 0, worker.cx.id, worker.cx.now);
     if body_bytes > 0 {
-        session.active_at = worker.now;
+        session.active_at = worker.cx.now;
     }
     let uploaded = http.upload == Body::Done;
     if head > 0 && sent > 0 {
@@ -198,12 +199,12 @@ fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize) -> Move
 
 /// A request of HTTP went out: its client is with this server, and the line of it is written down.
 pub(crate) fn note_request(worker: &Worker, number: usize, line: Option<&[u8]>) {
-    let exchange = &worker.exchanges[number];
-    let (session, Some(choice)) = (&worker.sessions[exchange.session], &exchange.choice) else { return };
-    choice.server.live.counters.of(worker.id).requests.one();
+    let exchange = &worker.http.exchanges[number];
+    let (session, Some(choice)) = (&worker.http.sessions[exchange.session], &exchange.choice) else { return };
+    choice.server.live.counters.of(worker.cx.id).requests.one();
     session.had(exchange.backend(), &choice.server);
     if let Some((log, line)) = exchange.settings.request_log.as_deref().zip(line) {
-        let counters = session.service.live.counters.of(worker.id);
+        let counters = session.service.live.counters.of(worker.cx.id);
         Tap { log, client: exchange.client, server: &choice.server.target, counters }.request(line);
     }
 }
@@ -211,8 +212,8 @@ pub(crate) fn note_request(worker: &Worker, number: usize, line: Option<&[u8]>) 
 /// Whether the body of a request comes, or its server takes it, below the minimum rate. Once the response began, both
 /// sides may take their time: the body may be one half of a dialogue.
 pub(crate) fn is_slow(worker: &mut Worker, number: usize) -> bool {
-    let now = worker.now;
-    let Exchange { http: Some(http), settings, reach, .. } = &mut *worker.exchanges[number] else {
+    let now = worker.cx.now;
+    let Exchange { http: Some(http), settings, reach, .. } = &mut *worker.http.exchanges[number] else {
         return false;
     };
     let Some(rate) = settings.http.as_ref().and_then(|spec| spec.min_rate) else { return false };
@@ -222,14 +223,14 @@ pub(crate) fn is_slow(worker: &mut Worker, number: usize) -> bool {
 
 /// The request is whole: from here on it is the server's turn.
 pub(crate) fn await_answer(worker: &mut Worker, number: usize) {
-    let exchange = &mut worker.exchanges[number];
+    let exchange = &mut worker.http.exchanges[number];
     // It may have answered already, while the body still came.
     if exchange.http.as_ref().is_some_and(|http| http.answered) {
         return;
     }
     let patience = exchange.settings.http.as_ref().map_or(Duration::MAX, |spec| spec.answer_timeout);
-    exchange.since = worker.now;
-    worker.exchange_timers.set(number, worker.now + patience);
+    exchange.since = worker.cx.now;
+    worker.http.exchange_timers.set(number, worker.cx.now + patience);
 }
 
 pub(crate) fn flush_upload(http: &mut HttpPart, server: &mut Link, buffers: &mut Buffers) -> usize {
@@ -286,7 +287,7 @@ pub(crate) fn put(data: &[u8], as_chunk: bool, out: &mut Vec<u8>) {
 
 /// Brings the answer's body to the client.
 pub(super) fn download_body(worker: &mut Worker, index: usize, number: usize, slot: usize) -> Moved {
-    let Worker { sessions, exchanges, servers, buffers, heads, .. } = worker;
+    let Http { sessions, exchanges, servers, buffers, heads, .. } = &mut worker.http;
     let (session, exchange, server) = (&mut sessions[index], &mut exchanges[number], &mut servers[slot]);
     let Exchange { http: Some(http), choice, .. } = &mut **exchange else { return Moved::Waits };
     let mut bytes = 0;
@@ -339,12 +340,12 @@ pub(super) fn download_body(worker: &mut Worker, index: usize, number: usize, sl
     }
     // Waiting for the rest is no reason to keep back what there is.
     session.link.send(&heads.out, buffers);
-    session.count(0, bytes, worker.id, worker.now);
+    session.count(0, bytes, worker.cx.id, worker.cx.now);
     if let Some(choice) = choice {
-        choice.server.live.counters.of(worker.id).bytes_out.add(bytes);
+        choice.server.live.counters.of(worker.cx.id).bytes_out.add(bytes);
     }
     if bytes > 0 || !heads.out.is_empty() {
-        session.active_at = worker.now;
+        session.active_at = worker.cx.now;
     }
     heads.out.clear();
     outcome
@@ -352,7 +353,7 @@ pub(super) fn download_body(worker: &mut Worker, index: usize, number: usize, sl
 
 /// The answer is complete: the server's connection is kept, the client's goes on or ends.
 pub(super) fn complete(worker: &mut Worker, index: usize, number: usize) -> Next {
-    let exchange = &worker.exchanges[number];
+    let exchange = &worker.http.exchanges[number];
     let Some(http) = &exchange.http else { return Next::Wait };
     let uploaded = http.upload == Body::Done;
     let keep = match (http.server_stays && uploaded, http.is_private) {
@@ -364,25 +365,25 @@ pub(super) fn complete(worker: &mut Worker, index: usize, number: usize) -> Next
     let patience = exchange.settings.http.as_ref().map_or(Duration::ZERO, |spec| spec.look_after());
     let stay = Stay::of(exchange);
     let private = exchange::end(worker, number, keep);
-    let session = &mut worker.sessions[index];
+    let session = &mut worker.http.sessions[index];
     session.stay = stay;
     if let Some(http) = http1(session) {
         http.keep(private);
     }
     set_stage(worker, index, Stage::Flush(if stays { Then::NextRequest } else { Then::End }));
-    if worker.sessions[index].link.pending() > 0 {
-        worker.session_timers.set(index, worker.now + patience);
+    if worker.http.sessions[index].link.pending() > 0 {
+        worker.http.session_timers.set(index, worker.cx.now + patience);
     }
     Next::Step
 }
 
 /// The connection is a relay from now on.
 pub(super) fn become_relay(worker: &mut Worker, index: usize, number: usize) -> Next {
-    worker.exchange_timers.clear(number);
-    worker.session_timers.clear(index);
-    worker.exchanges[number].http = None;
-    let session = &mut worker.sessions[index];
-    session.service.live.counters.of(worker.id).upgrades.one();
+    worker.http.exchange_timers.clear(number);
+    worker.http.session_timers.clear(index);
+    worker.http.exchanges[number].http = None;
+    let session = &mut worker.http.sessions[index];
+    session.service.live.counters.of(worker.cx.id).upgrades.one();
     session.mode = Mode::Relay(number);
     session::drive(worker, index);
     Next::Wait

@@ -1,6 +1,7 @@
 //! One stream: its request becomes an exchange, its body goes to the server, the answer comes back in frames.
 
 use super::{Stream, http2, own_answer, status_of};
+use crate::http::Http;
 use crate::http::exchange::{self, Exchange, Keep, Reach};
 use crate::http::http1::{self, Body, HttpPart, Judged, Outgoing};
 use crate::http::message::OwnAnswer;
@@ -25,10 +26,10 @@ pub(super) fn begin(
     respond: SendResponse<Bytes>,
 ) {
     let (parts, body) = request.into_parts();
-    let active_at = worker.now;
-    let mut head = std::mem::take(&mut worker.heads.head);
+    let active_at = worker.cx.now;
+    let mut head = std::mem::take(&mut worker.http.heads.head);
     write_head(&parts, body.is_end_stream(), &mut head);
-    let Some(session) = worker.sessions.get_mut(index) else { return };
+    let Some(session) = worker.http.sessions.get_mut(index) else { return };
     let too_large = session.settings.http.as_ref().is_some_and(|spec| exceeds(&parts, &head, &spec.limits));
     let Some(http) = http2(session) else { return };
     let bodyless = body.is_end_stream();
@@ -48,7 +49,7 @@ pub(super) fn begin(
     } else {
         http1::judge_stream(worker, index, &head, outgoing)
     };
-    worker.heads.head = head;
+    worker.http.heads.head = head;
     match judged {
         Judged::Exchange(number) => {
             if let Some(stream) = stream_of(worker, index, key) {
@@ -107,18 +108,18 @@ fn write_head(parts: &http::request::Parts, bodyless: bool, out: &mut Vec<u8>) {
 }
 
 fn stream_of(worker: &mut Worker, index: usize, key: usize) -> Option<&mut Stream> {
-    worker.sessions.get_mut(index).and_then(|session| http2(session))?.streams.get_mut(key)
+    worker.http.sessions.get_mut(index).and_then(|session| http2(session))?.streams.get_mut(key)
 }
 
 fn key_of(worker: &Worker, number: usize) -> Option<usize> {
-    worker.exchanges.get(number)?.http.as_ref()?.stream
+    worker.http.exchanges.get(number)?.http.as_ref()?.stream
 }
 
 /// Answers for ourselves; the stream is over.
 fn answer_own(worker: &mut Worker, index: usize, key: usize, answer: &OwnAnswer, is_head: bool) {
     let (response, body) = own_answer(answer);
     let bodyless = is_head || !answer.has_body();
-    let Some(http) = worker.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
+    let Some(http) = worker.http.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
     let Some(mut stream) = http.streams.try_remove(key) else { return };
     if let Ok(mut send) = stream.respond.send_response(response, bodyless)
         && !bodyless
@@ -130,20 +131,20 @@ fn answer_own(worker: &mut Worker, index: usize, key: usize, answer: &OwnAnswer,
 
 /// The response is out: what still comes of the request's body is for nobody.
 fn leave_body(worker: &mut Worker, index: usize, body: RecvStream) {
-    let now = worker.now;
-    let Some(http) = worker.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
+    let now = worker.cx.now;
+    let Some(http) = worker.http.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
     http.rests.add(body, now);
     if !http.rests.is_empty() {
-        worker.session_timers.hasten(index, now + LINGER);
+        worker.http.session_timers.hasten(index, now + LINGER);
     }
 }
 
 /// No server answers.
 pub(super) fn fail(worker: &mut Worker, index: usize, number: usize, status: u16) {
     let Some(key) = key_of(worker, number) else { return };
-    let session = &worker.sessions[index];
-    session.service.live.counters.of(worker.id).requests_failed.one();
-    let http = worker.exchanges[number].http.as_deref();
+    let session = &worker.http.sessions[index];
+    session.service.live.counters.of(worker.cx.id).requests_failed.one();
+    let http = worker.http.exchanges[number].http.as_deref();
     let (answered, is_head) = http.map_or((false, false), |http| (http.answered, http.is_head));
     exchange::abandon(worker, number);
     if answered {
@@ -155,18 +156,18 @@ pub(super) fn fail(worker: &mut Worker, index: usize, number: usize, status: u16
 /// It is time to look whether its bodies move, and fast enough.
 pub(super) fn on_look(worker: &mut Worker, index: usize, number: usize) {
     let Some(key) = key_of(worker, number) else { return };
-    let Some(spec) = worker.sessions[index].settings.http.clone() else { return };
+    let Some(spec) = worker.http.sessions[index].settings.http.clone() else { return };
     let Some(active_at) = stream_of(worker, index, key).map(|stream| stream.active_at) else { return };
     // What waits for the client as a whole is judged as a whole; a little is always under way where others go on.
-    let held = worker.sessions[index].link.left() >= PENDING_BYTES_MAX;
+    let held = worker.http.sessions[index].link.left() >= PENDING_BYTES_MAX;
     let sends_slowly = http1::is_slow(worker, number);
     let takes_slowly = takes_slowly(worker, index, number, key, held);
     let deadline = active_at + spec.stall_timeout;
-    if !sends_slowly && !takes_slowly && (held || deadline > worker.now) {
-        let look = worker.now + spec.look_after();
-        return worker.exchange_timers.set(number, if held { look } else { deadline.min(look) });
+    if !sends_slowly && !takes_slowly && (held || deadline > worker.cx.now) {
+        let look = worker.cx.now + spec.look_after();
+        return worker.http.exchange_timers.set(number, if held { look } else { deadline.min(look) });
     }
-    let counters = worker.sessions[index].service.live.counters.of(worker.id);
+    let counters = worker.http.sessions[index].service.live.counters.of(worker.cx.id);
     match (sends_slowly, takes_slowly) {
         (true, _) if http1::is_servers_fault(worker, number) => {}
         (true, _) => counters.slow_requests.one(),
@@ -179,11 +180,11 @@ pub(super) fn on_look(worker: &mut Worker, index: usize, number: usize) {
 
 /// Whether the client takes the response of one stream below the minimum rate: the server's bytes wait for its window.
 fn takes_slowly(worker: &mut Worker, index: usize, number: usize, key: usize, held: bool) -> bool {
-    let now = worker.now;
-    let exchange = &worker.exchanges[number];
+    let now = worker.cx.now;
+    let exchange = &worker.http.exchanges[number];
     let Some(rate) = exchange.settings.http.as_ref().and_then(|spec| spec.min_rate) else { return false };
     let waiting = match exchange.reach {
-        Reach::Open(slot) => worker.servers[slot].link.input.len() as u64,
+        Reach::Open(slot) => worker.http.servers[slot].link.input.len() as u64,
         _ => 0,
     };
     let Some(stream) = stream_of(worker, index, key) else { return false };
@@ -194,7 +195,7 @@ fn takes_slowly(worker: &mut Worker, index: usize, number: usize, key: usize, he
 
 /// The stream cannot go on.
 fn reset(worker: &mut Worker, index: usize, key: usize, reason: Reason) {
-    let Some(http) = worker.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
+    let Some(http) = worker.http.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
     if let Some(mut stream) = http.streams.try_remove(key) {
         match &mut stream.send {
             Some(send) => send.send_reset(reason),
@@ -213,9 +214,9 @@ pub(super) fn drive(worker: &mut Worker, index: usize, number: usize) {
         None => stream.respond.poll_reset(&mut context).is_ready(),
     });
     if gone {
-        worker.sessions[index].service.live.counters.of(worker.id).requests_aborted.one();
+        worker.http.sessions[index].service.live.counters.of(worker.cx.id).requests_aborted.one();
         exchange::abandon(worker, number);
-        if let Some(http) = worker.sessions.get_mut(index).and_then(|session| http2(session)) {
+        if let Some(http) = worker.http.sessions.get_mut(index).and_then(|session| http2(session)) {
             http.streams.try_remove(key);
         }
         return;
@@ -251,22 +252,22 @@ enum Pumped {
 }
 
 fn pump(worker: &mut Worker, index: usize, number: usize, slot: usize, key: usize) -> Pumped {
-    worker.servers[slot].link.flush(&mut worker.buffers);
+    worker.http.servers[slot].link.flush(&mut worker.http.buffers);
     match upload(worker, index, number, slot, key) {
         Uploaded::Waits => {}
         Uploaded::On => session::queue(worker, index),
         Uploaded::Broken => return Pumped::Reset,
     }
-    let exchange = &mut worker.exchanges[number];
+    let exchange = &mut worker.http.exchanges[number];
     let limits = exchange.settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
     let Some(http) = exchange.http.as_deref_mut() else { return Pumped::Waits };
     if let Body::Head(scan) = &mut http.download {
-        let server = &mut worker.servers[slot];
+        let server = &mut worker.http.servers[slot];
         let found = scan.find(server.link.input.unread(), &limits);
         let silent = !scan.has_begun();
         return match found {
             Ok(Some(found)) => take_head(worker, index, number, slot, key, found),
-            Ok(None) if server.link.receive(&mut worker.buffers) == Received::Some => Pumped::Again,
+            Ok(None) if server.link.receive(&mut worker.http.buffers) == Received::Some => Pumped::Again,
             Ok(None) if server.link.end.is_none() && !server.link.broken => Pumped::Waits,
             Ok(None) if silent && http1::may_repeat(worker, number, slot) => {
                 http1::repeat(worker, index, number);
@@ -291,8 +292,8 @@ enum Uploaded {
 /// The body goes to the server.
 fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize, key: usize) -> Uploaded {
     let mut context = Context::from_waker(Waker::noop());
-    let now = worker.now;
-    let Worker { sessions, exchanges, servers, buffers, exchange_timers, .. } = worker;
+    let now = worker.cx.now;
+    let Http { sessions, exchanges, servers, buffers, exchange_timers, .. } = &mut worker.http;
     let (session, exchange, server) = (&mut sessions[index], &mut exchanges[number], &mut servers[slot]);
     let Mode::Http2(http2) = &mut session.mode else { return Uploaded::Waits };
     let Some(stream) = http2.streams.get_mut(key) else { return Uploaded::Waits };
@@ -329,14 +330,14 @@ fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize, key: us
     if outcome != Uploaded::Broken {
         let sent = http1::flush_upload(http, &mut server.link, buffers);
         if let Some(choice) = choice {
-            let of_server = choice.server.live.counters.of(worker.id);
+            let of_server = choice.server.live.counters.of(worker.cx.id);
             of_server.bytes_in.add(sent as u64);
         }
     }
     if bytes > 0 {
         (session.active_at, stream.active_at) = (now, now);
     }
-    session.count(bytes, 0, worker.id, now);
+    session.count(bytes, 0, worker.cx.id, now);
     if begins && http.upload != Body::Done && !http.answered {
         let patience = settings.http.as_ref().map_or(Duration::MAX, |spec| spec.look_after());
         exchange_timers.set(number, now + patience);
@@ -367,9 +368,9 @@ fn take_head(
     key: usize,
     found: Found,
 ) -> Pumped {
-    let mut response = std::mem::take(&mut worker.heads.response);
+    let mut response = std::mem::take(&mut worker.http.heads.response);
     let pumped = read_head(worker, index, number, slot, key, found, &mut response);
-    worker.heads.response = response;
+    worker.http.heads.response = response;
     pumped
 }
 
@@ -385,7 +386,8 @@ fn read_head(
     let Some(read) = http1::read_answer(worker, index, number, slot, found, response) else {
         return Pumped::Bad;
     };
-    let Worker { sessions, exchanges, servers, buffers, exchange_timers, now, .. } = worker;
+    let Http { sessions, exchanges, servers, buffers, exchange_timers, .. } = &mut worker.http;
+    let now = worker.cx.now;
     let server = &mut servers[slot];
     let head = &server.link.input.unread()[found.start..found.end];
     let mut pumped = Pumped::Again;
@@ -405,9 +407,9 @@ fn read_head(
         if ends {
             pumped = Pumped::Complete;
         } else {
-            stream.active_at = *now;
+            stream.active_at = now;
             let spec = exchanges[number].settings.http.as_ref();
-            exchange_timers.set(number, *now + spec.map_or(Duration::MAX, |spec| spec.look_after()));
+            exchange_timers.set(number, now + spec.map_or(Duration::MAX, |spec| spec.look_after()));
         }
     }
     server.link.input.consume(found.end);
@@ -453,9 +455,9 @@ fn translate(
 
 /// Brings the answer's body to the client, as far as it takes it.
 fn download(worker: &mut Worker, index: usize, number: usize, slot: usize, key: usize) -> Pumped {
-    let now = worker.now;
+    let now = worker.cx.now;
     let mut context = Context::from_waker(Waker::noop());
-    let Worker { sessions, exchanges, servers, buffers, .. } = worker;
+    let Http { sessions, exchanges, servers, buffers, .. } = &mut worker.http;
     let (session, server) = (&mut *sessions[index], &mut servers[slot]);
     let Mode::Http2(http2) = &mut session.mode else { return Pumped::Waits };
     let Some(send) = http2.streams.get_mut(key).and_then(|stream| stream.send.as_mut()) else {
@@ -504,9 +506,9 @@ fn download(worker: &mut Worker, index: usize, number: usize, slot: usize, key: 
         stream.active_at = now;
         stream.taken += used as u64;
     }
-    session.count(0, bytes, worker.id, now);
+    session.count(0, bytes, worker.cx.id, now);
     if let Some(choice) = choice {
-        choice.server.live.counters.of(worker.id).bytes_out.add(bytes);
+        choice.server.live.counters.of(worker.cx.id).bytes_out.add(bytes);
     }
     if done { Pumped::Complete } else { Pumped::Again }
 }
@@ -544,20 +546,20 @@ fn gather(
 }
 
 fn bad_answer(worker: &mut Worker, index: usize, number: usize) {
-    if let Some(choice) = &worker.exchanges[number].choice {
-        choice.server.live.counters.of(worker.id).answers_bad.one();
+    if let Some(choice) = &worker.http.exchanges[number].choice {
+        choice.server.live.counters.of(worker.cx.id).answers_bad.one();
     }
     fail(worker, index, number, 502);
 }
 
 /// The answer is whole; the server's connection is kept for others.
 fn complete(worker: &mut Worker, index: usize, number: usize, key: usize) {
-    let http = worker.exchanges[number].http.as_ref();
+    let http = worker.http.exchanges[number].http.as_ref();
     let shared = http.is_some_and(|http| http.server_stays && http.upload == Body::Done && !http.is_private);
-    let stay = Stay::of(&worker.exchanges[number]);
+    let stay = Stay::of(&worker.http.exchanges[number]);
     exchange::end(worker, number, if shared { Keep::Shared } else { Keep::No });
-    let session = &mut *worker.sessions[index];
-    session.active_at = worker.now;
+    let session = &mut *worker.http.sessions[index];
+    session.active_at = worker.cx.now;
     session.stay = stay;
     let stream = http2(session).and_then(|http| http.streams.try_remove(key));
     if let Some(stream) = stream {

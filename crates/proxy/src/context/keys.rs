@@ -1,0 +1,238 @@
+//! Generational handles, and the tables that they lead into. A key of another table does not compile; one of an entry that
+//! is gone finds nothing, although another entry may have its index by now.
+
+#![allow(dead_code, reason = "the rooms go over to keys one by one")]
+
+use slab::Slab;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::marker::PhantomData;
+use std::ops::{Index, IndexMut};
+
+/// A handle as it travels through the kernel: in the token of an epoll event, in the user data of the ring.
+pub(crate) trait Handle: Copy {
+    /// The low half is the index, the high half the generation.
+    fn into_raw(self) -> u64;
+    fn from_raw(raw: u64) -> Self;
+}
+
+impl Handle for usize {
+    fn into_raw(self) -> u64 {
+        self as u64
+    }
+
+    fn from_raw(raw: u64) -> Self {
+        raw as Self
+    }
+}
+
+/// A handle of an entry of a [`Table`].
+pub(crate) struct Key<T> {
+    index: u32,
+    generation: u32,
+    of: PhantomData<fn() -> T>,
+}
+
+impl<T> Key<T> {
+    const fn new(index: u32, generation: u32) -> Self {
+        Self { index, generation, of: PhantomData }
+    }
+}
+
+impl<T> Handle for Key<T> {
+    fn into_raw(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    fn from_raw(raw: u64) -> Self {
+        Self::new(raw as u32, (raw >> 32) as u32)
+    }
+}
+
+// Derived implementations would ask the same of `T`, which is a name only.
+impl<T> Clone for Key<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Key<T> {}
+
+impl<T> PartialEq for Key<T> {
+    fn eq(&self, other: &Self) -> bool {
+        (self.index, self.generation) == (other.index, other.generation)
+    }
+}
+
+impl<T> Eq for Key<T> {}
+
+impl<T> Hash for Key<T> {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.into_raw().hash(hasher);
+    }
+}
+
+impl<T> fmt::Debug for Key<T> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}.{}", self.index, self.generation)
+    }
+}
+
+/// Generations wrap here, so that a key fits beside the kind of an event or of an operation of the ring.
+pub(crate) const GENERATION_MASK: u32 = (1 << 27) - 1;
+
+#[derive(Debug)]
+struct Slot<V> {
+    generation: u32,
+    value: V,
+}
+
+/// Values by their keys. An index is given again, its generation only after a wrap.
+#[derive(Debug)]
+pub(crate) struct Table<K, V> {
+    slots: Slab<Slot<V>>,
+    generation: u32,
+    of: PhantomData<fn() -> K>,
+}
+
+impl<K, V> Default for Table<K, V> {
+    fn default() -> Self {
+        Self { slots: Slab::new(), generation: 0, of: PhantomData }
+    }
+}
+
+impl<K, V> Table<K, V> {
+    pub(crate) fn insert(&mut self, value: V) -> Key<K> {
+        self.insert_with(|_| value)
+    }
+
+    /// Inserts a value that has to know its key.
+    ///
+    /// # Panics
+    /// With more than 4 billion entries.
+    pub(crate) fn insert_with(&mut self, value: impl FnOnce(Key<K>) -> V) -> Key<K> {
+        self.generation = (self.generation + 1) & GENERATION_MASK;
+        let generation = self.generation;
+        let vacant = self.slots.vacant_entry();
+        let index = u32::try_from(vacant.key())
+            .expect("each entry takes descriptors or memory: they end long before");
+        let key = Key::new(index, generation);
+        vacant.insert(Slot { generation, value: value(key) });
+        key
+    }
+
+    pub(crate) fn get(&self, key: Key<K>) -> Option<&V> {
+        let slot = self.slots.get(key.index as usize)?;
+        (slot.generation == key.generation).then_some(&slot.value)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: Key<K>) -> Option<&mut V> {
+        let slot = self.slots.get_mut(key.index as usize)?;
+        (slot.generation == key.generation).then_some(&mut slot.value)
+    }
+
+    pub(crate) fn contains(&self, key: Key<K>) -> bool {
+        self.get(key).is_some()
+    }
+
+    pub(crate) fn remove(&mut self, key: Key<K>) -> Option<V> {
+        self.contains(key).then(|| self.slots.remove(key.index as usize).value)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key<K>, &V)> {
+        self.slots.iter().map(|(index, slot)| (Key::new(index as u32, slot.generation), &slot.value))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Key<K>, &mut V)> {
+        self.slots.iter_mut().map(|(index, slot)| (Key::new(index as u32, slot.generation), &mut slot.value))
+    }
+
+    /// The keys of entries that `is_meant` chooses, apart from the table, so that these can change meanwhile.
+    pub(crate) fn keys(&self, is_meant: impl Fn(&V) -> bool) -> Vec<Key<K>> {
+        self.iter().filter(|(_, value)| is_meant(value)).map(|(key, _)| key).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+}
+
+impl<K, V> Index<Key<K>> for Table<K, V> {
+    type Output = V;
+
+    fn index(&self, key: Key<K>) -> &V {
+        self.get(key).expect("whoever indexes with a key holds the entry")
+    }
+}
+
+impl<K, V> IndexMut<Key<K>> for Table<K, V> {
+    fn index_mut(&mut self, key: Key<K>) -> &mut V {
+        self.get_mut(key).expect("whoever indexes with a key holds the entry")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evener_core::Random;
+    use std::collections::HashMap;
+
+    enum Thing {}
+
+    #[test]
+    fn a_stale_key_finds_nothing_although_its_index_is_taken_again() {
+        let mut table: Table<Thing, &str> = Table::default();
+        let first = table.insert("first");
+        assert_eq!(table.remove(first), Some("first"));
+        let second = table.insert("second");
+        assert_eq!(second.index, first.index);
+        assert_eq!((table.get(first), table.get(second)), (None, Some(&"second")));
+        assert_eq!(table.remove(first), None);
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn keys_survive_their_way_through_the_kernel() {
+        for (index, generation) in [(0, 0), (7, 1), (u32::MAX, GENERATION_MASK)] {
+            let key: Key<Thing> = Key::new(index, generation);
+            assert_eq!(Key::from_raw(key.into_raw()), key);
+            assert!(key.into_raw() < 1 << 59);
+        }
+        assert_eq!(usize::from_raw(9_usize.into_raw()), 9);
+    }
+
+    #[test]
+    fn a_table_agrees_with_a_model() {
+        let (mut random, mut table) = (Random::seeded(11), Table::<Thing, u64>::default());
+        let mut model: HashMap<Key<Thing>, u64> = HashMap::new();
+        let mut ever: Vec<Key<Thing>> = Vec::new();
+        for round in 0..5_000 {
+            if random.below(2) == 0 || ever.is_empty() {
+                let key = table.insert_with(|_| round);
+                assert_eq!(model.insert(key, round), None, "no key is given twice");
+                ever.push(key);
+            } else {
+                let key = ever[random.below(ever.len())];
+                assert_eq!(table.remove(key), model.remove(&key));
+            }
+            let key = ever[random.below(ever.len())];
+            assert_eq!(table.get(key), model.get(&key));
+            assert_eq!(table.len(), model.len());
+        }
+        let mut listed: Vec<u64> = table.iter().map(|(_, value)| *value).collect();
+        let mut expected: Vec<u64> = model.values().copied().collect();
+        listed.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(listed, expected);
+        let even = table.keys(|value| value % 2 == 0);
+        assert!(even.iter().all(|key| table[*key] % 2 == 0 && table.contains(*key)));
+        assert_eq!(even.len(), expected.iter().filter(|value| *value % 2 == 0).count());
+        even.into_iter().for_each(|key| table[key] += 1);
+        assert!(table.iter_mut().all(|(_, value)| *value % 2 == 1));
+        assert!(!table.is_empty());
+    }
+}

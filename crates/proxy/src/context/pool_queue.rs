@@ -1,0 +1,302 @@
+//! The clients of TCP and requests of HTTP of one worker that wait in the queues of pools, in the order in which they came.
+
+use evener_core::Time;
+use evener_core::limits::Lease;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Those that wait are looked at this often even if nothing wakes them: permits are given back by datagrams, too, and
+/// servers come up.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// So many of one pool are looked at in vain, the oldest first, and as many again from where the last look stopped, before
+/// the rest of it has to wait for the next time: servers may admit those behind and not those before.
+const VAIN_MAX: u32 = 8;
+
+/// A slot in the queue of a pool, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    ticket: u64,
+    _slot: Lease,
+}
+
+/// What waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiter {
+    Exchange(usize),
+    Connection(usize),
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    ticket: u64,
+    /// The name of the pool.
+    pool: Arc<str>,
+    waiter: Waiter,
+}
+
+/// Those that wait at one worker.
+#[derive(Debug, Default)]
+pub(crate) struct PoolQueues {
+    /// In the order of their tickets.
+    entries: VecDeque<Entry>,
+    next_ticket: u64,
+    look_at: Time,
+    /// A permit was given back that is waited for, here or at another worker.
+    freed: bool,
+    /// Another worker gave one back.
+    woken: bool,
+    /// Pools that were not looked through, with the ticket to go on with.
+    stopped: Vec<(Arc<str>, u64)>,
+}
+
+/// How far one look through the queue of a pool is.
+#[derive(Debug)]
+struct Look {
+    pool: Arc<str>,
+    vain: u32,
+    /// Where the last one stopped.
+    resume: u64,
+}
+
+impl Look {
+    /// Whether an entry has its turn.
+    fn has_turn(&self, ticket: u64) -> bool {
+        self.vain < VAIN_MAX || (ticket >= self.resume && self.vain < 2 * VAIN_MAX)
+    }
+}
+
+/// One look through all queues.
+#[derive(Debug)]
+pub(crate) struct Round {
+    /// The next ticket to look at, and the first that came too late for this round.
+    from: u64,
+    until: u64,
+    looks: Vec<Look>,
+    /// The look of the waiter that was given out last.
+    current: usize,
+    before: Vec<(Arc<str>, u64)>,
+    stopped: Vec<(Arc<str>, u64)>,
+}
+
+impl Round {
+    /// The waiter that was given out last got nothing.
+    pub(crate) fn in_vain(&mut self) {
+        self.looks[self.current].vain += 1;
+    }
+
+    /// The look through the queue that an entry is in.
+    fn look_of(&mut self, entry: &Entry) -> usize {
+        self.looks.iter().position(|look| look.pool == entry.pool).unwrap_or_else(|| {
+            let resume = self.before.iter().find(|(pool, _)| *pool == entry.pool);
+            let resume = resume.map_or(0, |(_, ticket)| *ticket);
+            self.looks.push(Look { pool: Arc::clone(&entry.pool), vain: 0, resume });
+            self.looks.len() - 1
+        })
+    }
+}
+
+impl PoolQueues {
+    /// Adds a waiter. `is_first` when no other one waits in its pool, at any worker: the permit that was not there may have been
+    /// given back before it was in the queue.
+    pub(crate) fn enter(
+        &mut self,
+        pool: &Arc<str>,
+        waiter: Waiter,
+        slot: Lease,
+        now: Time,
+        is_first: bool,
+    ) -> Queued {
+        if self.entries.is_empty() {
+            self.look_at = now + LOOK_EVERY;
+        }
+        self.woken |= is_first;
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.entries.push_back(Entry { ticket, pool: Arc::clone(pool), waiter });
+        Queued { ticket, _slot: slot }
+    }
+
+    /// Takes out one that does not wait any more.
+    pub(crate) fn remove(&mut self, queued: &Queued) {
+        if let Ok(at) = self.entries.binary_search_by_key(&queued.ticket, |entry| entry.ticket) {
+            self.entries.remove(at);
+        }
+    }
+
+    /// A permit was given back that is waited for.
+    pub(crate) fn note_freed(&mut self) {
+        self.freed = true;
+    }
+
+    /// Whether a permit was given back here: other workers have to look, too.
+    pub(crate) fn is_freed(&self) -> bool {
+        self.freed
+    }
+
+    /// Another worker woke this one.
+    pub(crate) fn wake(&mut self) {
+        self.woken = true;
+    }
+
+    /// How long nothing has to be looked at; `None` for ever.
+    pub(crate) fn wait(&self, now: Time) -> Option<Duration> {
+        if self.freed {
+            return Some(Duration::ZERO);
+        }
+        (!self.entries.is_empty()).then(|| self.look_at.since(now))
+    }
+
+    /// Begins a look through the queues, if permits may be there.
+    pub(crate) fn begin(&mut self, now: Time) -> Option<Round> {
+        let freed = std::mem::take(&mut self.freed);
+        let woken = std::mem::take(&mut self.woken);
+        if self.entries.is_empty() || !(freed || woken || self.look_at <= now) {
+            return None;
+        }
+        self.look_at = now + LOOK_EVERY;
+        let before = std::mem::take(&mut self.stopped);
+        let (looks, stopped) = (Vec::new(), Vec::new());
+        Some(Round { from: 0, until: self.next_ticket, looks, current: 0, before, stopped })
+    }
+
+    /// The next waiter that has its turn.
+    pub(crate) fn next(&self, round: &mut Round) -> Option<Waiter> {
+        while let Some(entry) = self.first_from(round.from).filter(|entry| entry.ticket < round.until) {
+            round.from = entry.ticket + 1;
+            let at = round.look_of(entry);
+            if round.looks[at].has_turn(entry.ticket) {
+                round.current = at;
+                return Some(entry.waiter);
+            }
+            let is_new = round.stopped.iter().all(|(pool, _)| *pool != entry.pool);
+            if round.looks[at].vain == 2 * VAIN_MAX && is_new {
+                round.stopped.push((Arc::clone(&entry.pool), entry.ticket));
+            }
+        }
+        None
+    }
+
+    /// Ends a look; the next one goes on where it stopped.
+    pub(crate) fn end(&mut self, round: Round) {
+        self.stopped = round.stopped;
+    }
+
+    fn first_from(&self, ticket: u64) -> Option<&Entry> {
+        let at = self.entries.partition_point(|entry| entry.ticket < ticket);
+        self.entries.get(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evener_core::limits::Occupancy;
+
+    struct Fixture {
+        queues: PoolQueues,
+        slots: Occupancy,
+        waiting: Vec<Queued>,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            Self { queues: PoolQueues::default(), slots: Occupancy::default(), waiting: Vec::new() }
+        }
+
+        fn enter(&mut self, pool: &str, number: usize) {
+            let slot = self.slots.enter(u32::MAX).unwrap();
+            let queued = self.queues.enter(&pool.into(), Waiter::Exchange(number), slot, Time::ZERO, false);
+            self.waiting.push(queued);
+        }
+
+        /// The numbers that one look gives out; those in `served` leave.
+        fn look(&mut self, served: &[usize]) -> Vec<usize> {
+            self.queues.wake();
+            let mut given = Vec::new();
+            let mut round = self.queues.begin(Time::ZERO).unwrap();
+            while let Some(Waiter::Exchange(number)) = self.queues.next(&mut round) {
+                given.push(number);
+                if served.contains(&number) {
+                    let queued = self.waiting.iter().find(|one| one.ticket == number as u64).unwrap();
+                    self.queues.remove(queued);
+                } else {
+                    round.in_vain();
+                }
+            }
+            self.queues.end(round);
+            given
+        }
+    }
+
+    #[test]
+    fn waiters_are_given_out_in_order_whichever_leave() {
+        let mut fixture = Fixture::new();
+        (0..5).for_each(|number| fixture.enter("a", number));
+        assert_eq!(fixture.look(&[3, 0]), [0, 1, 2, 3, 4]);
+        assert_eq!(fixture.look(&[]), [1, 2, 4]);
+        fixture.enter("a", 5);
+        assert_eq!(fixture.look(&[5]), [1, 2, 4, 5]);
+        let queued = &fixture.waiting[5];
+        fixture.queues.remove(queued);
+        assert_eq!(fixture.look(&[]), [1, 2, 4], "removing twice does no harm");
+    }
+
+    #[test]
+    fn a_look_in_vain_stops_and_the_next_one_goes_on_behind() {
+        let mut fixture = Fixture::new();
+        (0..40).for_each(|number| fixture.enter("a", number));
+        fixture.enter("b", 40);
+        let first: Vec<usize> = (0..16).chain([40]).collect();
+        assert_eq!(fixture.look(&[]), first, "another pool has its own look");
+        let second: Vec<usize> = (0..8).chain(16..24).chain([40]).collect();
+        assert_eq!(fixture.look(&[]), second);
+    }
+
+    #[test]
+    fn waiters_that_come_during_a_look_have_to_wait_for_the_next() {
+        let mut fixture = Fixture::new();
+        fixture.enter("a", 0);
+        fixture.queues.wake();
+        let mut round = fixture.queues.begin(Time::ZERO).unwrap();
+        fixture.enter("a", 1);
+        assert_eq!(fixture.queues.next(&mut round), Some(Waiter::Exchange(0)));
+        assert_eq!(fixture.queues.next(&mut round), None);
+        fixture.queues.end(round);
+        assert_eq!(fixture.look(&[]), [0, 1]);
+    }
+
+    #[test]
+    fn slots_are_given_back_when_waiters_leave() {
+        let mut fixture = Fixture::new();
+        (0..3).for_each(|number| fixture.enter("a", number));
+        assert_eq!(fixture.slots.active(), 3);
+        fixture.waiting.clear();
+        assert_eq!(fixture.slots.active(), 0);
+    }
+
+    #[test]
+    fn nothing_is_due_while_nothing_waits() {
+        let mut fixture = Fixture::new();
+        assert_eq!(fixture.queues.wait(Time::ZERO), None);
+        fixture.enter("a", 0);
+        assert_eq!(fixture.queues.wait(Time::ZERO), Some(LOOK_EVERY));
+        assert!(fixture.queues.begin(Time::ZERO).is_none(), "not yet");
+        assert!(fixture.queues.begin(Time::ZERO + LOOK_EVERY).is_some());
+        fixture.queues.note_freed();
+        assert!(fixture.queues.is_freed());
+        assert_eq!(fixture.queues.wait(Time::ZERO), Some(Duration::ZERO));
+        assert!(fixture.queues.begin(Time::ZERO).is_some());
+        fixture.queues.remove(&fixture.waiting[0]);
+        assert_eq!(fixture.queues.wait(Time::ZERO), None);
+    }
+
+    #[test]
+    fn the_first_waiter_of_a_pool_is_looked_at_once_more() {
+        let (mut queues, slots) = (PoolQueues::default(), Occupancy::default());
+        let _queued =
+            queues.enter(&"a".into(), Waiter::Connection(7), slots.enter(1).unwrap(), Time::ZERO, true);
+        let mut round = queues.begin(Time::ZERO).unwrap();
+        assert_eq!(queues.next(&mut round), Some(Waiter::Connection(7)));
+    }
+}

@@ -1,0 +1,40 @@
+//! What still has something to do without a new event, in the order in which it has its turn.
+
+use std::collections::VecDeque;
+
+/// Something that has more to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ready {
+    Accept(usize),
+    Relay(usize),
+    Datagrams(usize),
+    Flow(usize),
+    Session(usize),
+    DnsListener(usize),
+    DnsSocket(usize),
+    DnsClient(usize),
+    DnsStream(usize),
+    DnsStanding(usize),
+}
+
+/// Those that have more to do once others had their turn.
+#[derive(Debug, Default)]
+pub(crate) struct ReadyQueue(VecDeque<Ready>);
+
+impl ReadyQueue {
+    pub(crate) fn push(&mut self, ready: Ready) {
+        self.0.push_back(ready);
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Ready> {
+        self.0.pop_front()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}

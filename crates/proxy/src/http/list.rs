@@ -1,0 +1,77 @@
+//! The sessions of a worker as they are listed, and those that an operator closes.
+
+use crate::context::Context;
+use crate::http::Http;
+use crate::http::exchange::{Exchange, Reach};
+use crate::http::session::{self, Mode, Session};
+use crate::io::transport::Link;
+use crate::service::open::{Collector, Open, had, number, port};
+use crate::worker::Worker;
+use rustix::fd::AsRawFd;
+
+impl Http {
+    /// Lists the sessions that a question asks for.
+    pub(crate) fn list(&self, cx: &Context, collector: &mut Collector<'_>) {
+        for (_, one) in self.sessions.iter().filter(|(_, one)| !matches!(one.mode, Mode::Over)) {
+            if collector.is_meant(&one.service.name) {
+                collector.take(|| self.open(cx, one));
+            }
+        }
+    }
+
+    fn open(&self, cx: &Context, session: &Session) -> Open {
+        let number_of = match &session.mode {
+            Mode::Relay(exchange) => Some(*exchange),
+            Mode::Http1(http) => http.exchange(),
+            Mode::Http2(http) => http.exchanges().first().copied(),
+            Mode::Proxy | Mode::Handshake(..) | Mode::Tarpit | Mode::Lingering(_) | Mode::Over => None,
+        };
+        let exchange = number_of.and_then(|number| self.exchanges.get(number)).map(|exchange| &**exchange);
+        let slot = exchange.and_then(|exchange| match exchange.reach {
+            Reach::Open(slot) | Reach::Connecting(slot) => Some(slot),
+            Reach::Wanted | Reach::Queued | Reach::Failed(_) => None,
+        });
+        let link = slot.and_then(|slot| self.servers.get(slot)).map(|server| &server.link);
+        let choice = exchange.and_then(|exchange| exchange.choice.as_ref().map(|choice| (exchange, choice)));
+        Open {
+            number: number(cx, session.number),
+            service: session.service.name.clone(),
+            client: session.origin.client.ip(),
+            client_port: port(session.origin.client, session.origin.client.ip()),
+            server: choice
+                .map(|(exchange, choice)| had(&exchange.backend().pool.load().pool, &choice.server)),
+            stage: session_stage(session, exchange),
+            idle: cx.now.since(session.active_at),
+            client_socket: Some(session.link.socket.as_raw_fd()),
+            server_socket: link.map(|link| link.socket.as_raw_fd()),
+            to_client: session.link.pending(),
+            to_server: link.map_or(0, Link::pending),
+        }
+    }
+}
+
+/// Closes the session with this number; returns whether there was one.
+pub(crate) fn close_numbered(worker: &mut Worker, number: u32) -> bool {
+    let mut sessions = worker.http.sessions.iter();
+    let found = sessions.find(|(_, one)| one.number == number && !matches!(one.mode, Mode::Over));
+    let Some((index, session)) = found else { return false };
+    session.service.live.counters.of(worker.cx.id).closed.one();
+    session::close(worker, index);
+    true
+}
+
+fn session_stage(session: &Session, exchange: Option<&Exchange>) -> &'static str {
+    match (&session.mode, exchange) {
+        (Mode::Proxy, _) => "greeting",
+        (Mode::Handshake(..), _) => "handshake",
+        (Mode::Http1(_), None) => "http/1 idle",
+        (Mode::Http1(_), Some(_)) => "http/1 request",
+        (Mode::Http2(_), None) => "http/2 idle",
+        (Mode::Http2(_), Some(_)) => "http/2 requests",
+        (Mode::Relay(_), Some(Exchange { reach: Reach::Open(_), .. })) => "relaying",
+        (Mode::Relay(_), _) => "connecting",
+        (Mode::Tarpit, _) => "tarpit",
+        (Mode::Lingering(_), _) => "lingering",
+        (Mode::Over, _) => "over",
+    }
+}
