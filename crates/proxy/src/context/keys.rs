@@ -78,6 +78,59 @@ impl<T> fmt::Debug for Key<T> {
     }
 }
 
+/// What keys lead to, as names that the shared parts of a worker can use.
+pub(crate) mod of {
+    /// A listener for connections.
+    pub(crate) enum Listener {}
+    /// A relayed connection.
+    pub(crate) enum Connection {}
+    /// A send of the ring.
+    pub(crate) enum Send {}
+    /// A client of HTTP or TLS.
+    pub(crate) enum Session {}
+    /// A request, or what a tunnel carries.
+    pub(crate) enum Exchange {}
+    /// A connection of exchanges to a server.
+    pub(crate) enum ServerLink {}
+    /// A listener for datagrams.
+    pub(crate) enum DatagramListener {}
+    /// A flow's socket to its server.
+    pub(crate) enum FlowSocket {}
+    /// A service of DNS.
+    pub(crate) enum DnsService {}
+    /// A listener for datagrams of DNS.
+    pub(crate) enum DnsListener {}
+    /// A DNS query under way.
+    pub(crate) enum Query {}
+    /// What one service has with one server of DNS.
+    pub(crate) enum DnsUpstream {}
+    /// A socket for datagrams to a server of DNS.
+    pub(crate) enum DnsSocket {}
+    /// A connection to a server of DNS.
+    pub(crate) enum DnsStream {}
+    /// A client of DNS over TCP.
+    pub(crate) enum DnsClient {}
+    /// A persistent connection to a server of DNS.
+    pub(crate) enum Persistent {}
+}
+
+pub(crate) type ListenerKey = Key<of::Listener>;
+pub(crate) type ConnectionKey = Key<of::Connection>;
+pub(crate) type SendKey = Key<of::Send>;
+pub(crate) type SessionKey = Key<of::Session>;
+pub(crate) type ExchangeKey = Key<of::Exchange>;
+pub(crate) type ServerLinkKey = Key<of::ServerLink>;
+pub(crate) type DatagramListenerKey = Key<of::DatagramListener>;
+pub(crate) type FlowSocketKey = Key<of::FlowSocket>;
+pub(crate) type DnsServiceKey = Key<of::DnsService>;
+pub(crate) type DnsListenerKey = Key<of::DnsListener>;
+pub(crate) type QueryKey = Key<of::Query>;
+pub(crate) type DnsUpstreamKey = Key<of::DnsUpstream>;
+pub(crate) type DnsSocketKey = Key<of::DnsSocket>;
+pub(crate) type DnsStreamKey = Key<of::DnsStream>;
+pub(crate) type DnsClientKey = Key<of::DnsClient>;
+pub(crate) type PersistentKey = Key<of::Persistent>;
+
 /// Generations wrap here, so that a key fits beside the kind of an event or of an operation of the ring.
 pub(crate) const GENERATION_MASK: u32 = (1 << 27) - 1;
 
