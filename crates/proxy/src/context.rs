@@ -36,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) queues: PoolQueues,
     /// No new clients; those that are idle leave.
     pub(crate) draining: bool,
+    /// Services so crowded that what their clients send may go round.
+    crowded: Vec<Arc<str>>,
     next_number: u32,
     peers: Arc<OnceLock<Vec<Waker>>>,
 }
@@ -59,6 +61,7 @@ impl Context {
             ready: ReadyQueue::default(),
             queues: PoolQueues::default(),
             draining: false,
+            crowded: Vec::new(),
             next_number: 0,
             peers,
         }
@@ -69,6 +72,18 @@ impl Context {
         let number = self.next_number;
         self.next_number = number.wrapping_add(1);
         number
+    }
+
+    /// Has the listeners of a service keep the first packets of connections, which show how far these came.
+    pub(crate) fn note_crowded(&mut self, service: &Arc<str>) {
+        if !self.crowded.contains(service) {
+            self.crowded.push(Arc::clone(service));
+        }
+    }
+
+    /// Takes the services that were noted since the last call.
+    pub(crate) fn take_crowded(&mut self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.crowded)
     }
 
     /// Has all workers look at what waits.

@@ -1,5 +1,6 @@
 //! A service as workers share it: its present settings, what is counted, and what is reported of it.
 
+pub(crate) mod accepted;
 pub(crate) mod admission;
 pub(crate) mod ending;
 pub(crate) mod hops;

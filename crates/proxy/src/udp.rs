@@ -216,7 +216,7 @@ fn key_of(
     };
     let (length, ends, hops) = (header.length, header.ends, header.extras.hops);
     if hops >= HOPS_MAX {
-        note_loop(worker, &listener.service);
+        note_loop(&worker.cx, &listener.service);
         return None;
     }
     batch.strip(at, length);
@@ -268,7 +268,7 @@ fn slot_of(worker: &Worker, index: usize, begun: Result<u32, Unplaced>) -> Optio
         Ok(slot) => return Some(slot),
         Err(Unplaced::NoServer) => counters.drop_no_server.one(),
         Err(Unplaced::NoSocket) => counters.drop_no_socket.one(),
-        Err(Unplaced::Loop) => note_loop(worker, &Arc::clone(&worker.udp.listeners[index].service)),
+        Err(Unplaced::Loop) => note_loop(&worker.cx, &Arc::clone(&worker.udp.listeners[index].service)),
     }
     None
 }

@@ -19,18 +19,16 @@ use crate::io::listener::UnixPath;
 use crate::plane::Driver;
 use crate::service::ending::Ending;
 use crate::service::open::{Hearer, Question};
-use crate::service::pool_queue;
 use crate::service::{Pending, Service};
-use crate::tcp;
 use crate::tcp::Tcp;
-use crate::tcp::connection::Stage;
-use crate::tcp::ring_relay::{self};
-use crate::tcp::warm::{self};
+
+use crate::service::accepted::Accepted;
+use crate::tcp::Paused;
 use crate::udp::Udp;
 use crate::udp::{self, DatagramListener};
 use evener_core::Time;
 use evener_core::hash::{self};
-use evener_core::spec::Transport;
+use evener_core::spec::{Protocol, Transport};
 use mio::event::Event;
 use mio::{Events, Poll, Waker};
 use rustix::fd::{AsRawFd, OwnedFd};
@@ -158,8 +156,8 @@ impl Worker {
         while self.running {
             self.await_events(&mut events);
             self.retry();
-            self.tcp.timers.expire(self.cx.now, &mut due);
-            due.drain(..).for_each(|index| tcp::on_deadline(&mut self, index));
+            self.hand_over();
+            self.tcp.on_deadlines(&mut self.cx);
             self.http.session_timers.expire(self.cx.now, &mut due);
             due.drain(..).for_each(|index| session::on_deadline(&mut self, index));
             self.http.exchange_timers.expire(self.cx.now, &mut due);
@@ -167,14 +165,11 @@ impl Worker {
             self.http.server_timers.expire(self.cx.now, &mut due);
             due.drain(..).for_each(|slot| exchange::on_idle_deadline(&mut self, slot));
             dns::on_time(&mut self, &mut due);
-            self.resume_accepting(Due::Only);
+            self.hand_over();
             self.sweep();
-            if self.tcp.warm.due().is_some_and(|due| due <= self.cx.now) {
-                warm::tend(&mut self);
-            }
             udp::flush_answers(&mut self);
             dns::flush(&mut self);
-            ring_relay::feed_starved(&mut self);
+            self.tcp.flush(&mut self.cx);
             self.serve_queues();
             shed::shed(&mut self);
             self.bury();
@@ -190,7 +185,7 @@ impl Worker {
         while let Some(waiter) = self.cx.queues.next(&mut round) {
             let served = match waiter {
                 Waiter::Exchange(number) => exchange::serve_queued(self, number),
-                Waiter::Connection(index) => tcp::serve_queued(self, index),
+                Waiter::Connection(index) => self.tcp.serve_queued(&mut self.cx, index),
             };
             if !served {
                 round.in_vain();
@@ -219,7 +214,7 @@ impl Worker {
         let mut epoll = false;
         while let Some(completion) = self.cx.ring.as_mut().and_then(Ring::next) {
             epoll |= completion.mark == Mark::Epoll;
-            ring_relay::on_completion(self, completion);
+            self.tcp.on_completion(&mut self.cx, completion);
         }
         if epoll {
             self.poll_events(events, Some(Duration::ZERO));
@@ -248,12 +243,12 @@ impl Worker {
                 while let Ok(command) = self.inbox.try_recv() {
                     self.obey(command);
                 }
-                self.resume_accepting(Due::Any);
+                self.tcp.resume_accepting(&mut self.cx, Paused::All);
                 self.cx.queues.wake();
             }
-            Token::Stream(index) => tcp::accept(self, index),
-            Token::Client(index) => tcp::on_client_event(self, index, event),
-            Token::Server(index) => tcp::on_server_event(self, index, event),
+            Token::Stream(index) => self.tcp.accept(&mut self.cx, index),
+            Token::Client(index) => self.tcp.on_client_event(&mut self.cx, index, event),
+            Token::Server(index) => self.tcp.on_server_event(&mut self.cx, index, event),
             Token::Datagrams(index) => udp::on_listener_event(self, index),
             Token::Flow(slot) => udp::on_flow_event(self, slot),
             Token::Session(index) => session::on_event(self, index, event),
@@ -271,7 +266,7 @@ impl Worker {
         for _ in 0..self.cx.ready.len() {
             match self.cx.ready.pop() {
                 None => return,
-                Some(Ready::Accept(index)) => tcp::accept(self, index),
+                Some(Ready::Accept(index)) => self.tcp.accept(&mut self.cx, index),
                 Some(Ready::Datagrams(index)) => udp::on_listener_event(self, index),
                 Some(Ready::Flow(slot)) => udp::on_flow_event(self, slot),
                 Some(Ready::DnsListener(index)) => dns::on_listener_event(self, index),
@@ -284,13 +279,18 @@ impl Worker {
                     session.queued = false;
                     session::drive(self, index);
                 }
-                Some(Ready::Relay(index)) => {
-                    let Some(connection) = self.tcp.connections.get_mut(index) else { continue };
-                    connection.queued = false;
-                    if matches!(connection.stage, Stage::Relaying | Stage::Lingering) {
-                        tcp::relay(self, index);
-                    }
-                }
+                Some(Ready::Relay(key)) => self.tcp.resume(&mut self.cx, key),
+            }
+        }
+    }
+
+    /// Passes clients on that were accepted for other components.
+    fn hand_over(&mut self) {
+        while let Some(Accepted { client, peer, service, settings, place }) = self.tcp.take_accepted() {
+            if service.protocol == Protocol::Dns {
+                dns::begin(self, client, peer, &service, &settings, place);
+            } else {
+                session::begin(self, client, peer, service, settings, place);
             }
         }
     }
@@ -300,30 +300,17 @@ impl Worker {
         if !self.cx.ready.is_empty() {
             return Some(Duration::ZERO);
         }
-        let paused = self.tcp.listeners.iter().filter_map(|(_, listener)| listener.paused).min();
         let expiry = self.udp.listeners.iter().filter_map(|(_, listener)| listener.flows.next_expiry()).min();
         let is_leaving = self.udp.listeners.iter().any(|(_, listener)| listener.leaving.is_some());
         let expiry = if is_leaving { Some(Time::ZERO) } else { expiry };
         let sweep = expiry.map(|expiry| expiry.max(self.udp.swept_at + SWEEP_EVERY));
         let until = |at: Time| at.since(self.cx.now);
-        let timers = [
-            &self.tcp.timers,
-            &self.http.session_timers,
-            &self.http.exchange_timers,
-            &self.http.server_timers,
-        ];
+        let timers = [&self.http.session_timers, &self.http.exchange_timers, &self.http.server_timers];
         let timer = timers.into_iter().filter_map(|timers| timers.wait(self.cx.now)).min();
         let dns = self.dns.wait(self.cx.now);
         let queues = self.cx.queues.wait(self.cx.now);
-        let waits = [timer, paused.map(until), sweep.map(until), self.tcp.warm.due().map(until), dns, queues];
+        let waits = [self.tcp.wait(self.cx.now), timer, sweep.map(until), dns, queues];
         waits.into_iter().flatten().min()
-    }
-
-    fn resume_accepting(&mut self, which: Due) {
-        let ready = |paused: Time| which == Due::Any || paused <= self.cx.now;
-        let waiting = self.tcp.listeners.iter().filter(|(_, listener)| listener.paused.is_some_and(ready));
-        let waiting: Vec<usize> = waiting.map(|(index, _)| index).collect();
-        waiting.into_iter().for_each(|index| tcp::accept(self, index));
     }
 
     fn sweep(&mut self) {
@@ -343,21 +330,7 @@ impl Worker {
 
     /// Frees what ended. Places that became free may be waited for, here or by another worker.
     fn bury(&mut self) {
-        // What was queued names descriptors: it must reach the kernel before they are closed and given to others.
-        if let Some(ring) = self.cx.ring.as_mut().filter(|_| !self.tcp.over.is_empty()) {
-            ring.submit();
-        }
-        while let Some(index) = self.tcp.over.pop() {
-            let Some(mut connection) = self.tcp.connections.try_remove(index) else { continue };
-            connection.from_client.release(&mut self.tcp.scratch.pipes);
-            connection.from_server.release(&mut self.tcp.scratch.pipes);
-            let service = Arc::clone(&connection.service);
-            if connection.upstream.is_some() {
-                pool_queue::note_freed(&mut self.cx, &connection.backend().pool);
-            }
-            drop(connection);
-            service.wake_waiting(&self.cx);
-        }
+        self.tcp.reap(&mut self.cx);
         self.bury_sessions();
         self.udp.bury();
         if std::mem::take(&mut self.shed_any) {
@@ -388,13 +361,4 @@ impl Worker {
             service.wake_waiting(&self.cx);
         }
     }
-}
-
-/// Which paused listeners are tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Due {
-    /// Those whose pause is over.
-    Only,
-    /// All: a place became free.
-    Any,
 }

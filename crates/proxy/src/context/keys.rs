@@ -37,6 +37,11 @@ impl<T> Key<T> {
     const fn new(index: u32, generation: u32) -> Self {
         Self { index, generation, of: PhantomData }
     }
+
+    /// The slot in the table, which another entry may have later.
+    pub(crate) const fn slot(self) -> u32 {
+        self.index
+    }
 }
 
 impl<T> Handle for Key<T> {
@@ -182,6 +187,11 @@ impl<K, V> Table<K, V> {
     pub(crate) fn get_mut(&mut self, key: Key<K>) -> Option<&mut V> {
         let slot = self.slots.get_mut(key.index as usize)?;
         (slot.generation == key.generation).then_some(&mut slot.value)
+    }
+
+    /// The key of the entry that has a slot now.
+    pub(crate) fn key_at(&self, slot: u32) -> Option<Key<K>> {
+        self.slots.get(slot as usize).map(|entry| Key::new(slot, entry.generation))
     }
 
     pub(crate) fn contains(&self, key: Key<K>) -> bool {

@@ -1,5 +1,6 @@
 //! The clients of TCP and requests of HTTP of one worker that wait in the queues of pools, in the order in which they came.
 
+use super::keys::ConnectionKey;
 use evener_core::Time;
 use evener_core::limits::Lease;
 use std::collections::VecDeque;
@@ -24,7 +25,7 @@ pub(crate) struct Queued {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waiter {
     Exchange(usize),
-    Connection(usize),
+    Connection(ConnectionKey),
 }
 
 #[derive(Clone, Debug)]
@@ -191,6 +192,7 @@ impl PoolQueues {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::keys::Handle;
     use evener_core::limits::Occupancy;
 
     struct Fixture {
@@ -294,9 +296,9 @@ mod tests {
     #[test]
     fn the_first_waiter_of_a_pool_is_looked_at_once_more() {
         let (mut queues, slots) = (PoolQueues::default(), Occupancy::default());
-        let _queued =
-            queues.enter(&"a".into(), Waiter::Connection(7), slots.enter(1).unwrap(), Time::ZERO, true);
+        let waiter = Waiter::Connection(ConnectionKey::from_raw(7));
+        let _queued = queues.enter(&"a".into(), waiter, slots.enter(1).unwrap(), Time::ZERO, true);
         let mut round = queues.begin(Time::ZERO).unwrap();
-        assert_eq!(queues.next(&mut round), Some(Waiter::Connection(7)));
+        assert_eq!(queues.next(&mut round), Some(waiter));
     }
 }

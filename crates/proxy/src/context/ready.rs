@@ -1,12 +1,13 @@
 //! What still has something to do without a new event, in the order in which it has its turn.
 
+use super::keys::{ConnectionKey, ListenerKey};
 use std::collections::VecDeque;
 
 /// Something that has more to do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ready {
-    Accept(usize),
-    Relay(usize),
+    Accept(ListenerKey),
+    Relay(ConnectionKey),
     Datagrams(usize),
     Flow(usize),
     Session(usize),

@@ -1,6 +1,6 @@
 //! Where the descriptors of a worker are registered, and what stands for them in events.
 
-use super::keys::Handle;
+use super::keys::{ConnectionKey, Handle, ListenerKey};
 use mio::Interest;
 use mio::unix::SourceFd;
 use rustix::fd::{AsRawFd, OwnedFd};
@@ -10,9 +10,9 @@ use rustix::io::Errno;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Token {
     Waker,
-    Stream(usize),
-    Client(usize),
-    Server(usize),
+    Stream(ListenerKey),
+    Client(ConnectionKey),
+    Server(ConnectionKey),
     Datagrams(usize),
     Flow(usize),
     Session(usize),

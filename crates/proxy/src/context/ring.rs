@@ -2,7 +2,7 @@
 //! connections make of it is in `ring_relay.rs`. Where the kernel or a container forbids io_uring, there is no ring, and
 //! the worker does everything by epoll.
 
-pub(crate) use super::keys::GENERATION_MASK;
+use super::keys::{GENERATION_MASK, Handle, SendKey};
 use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
@@ -27,13 +27,33 @@ pub(crate) enum Mark {
     /// The epoll instance has events.
     Epoll,
     /// A socket that connects became writable, or failed.
-    Connect { index: u32, generation: u32 },
+    Connect(ConnectId),
     /// Bytes from the client (side 0) or the server (side 1).
-    Receive { index: u32, generation: u32, side: u8 },
-    /// A send, by its number.
-    Send { number: u32 },
+    Receive { connect: ConnectId, side: u8 },
+    /// A send.
+    Send(SendKey),
     /// Nobody waits for it.
     Nothing,
+}
+
+/// One connect of a connection: the slot of the connection, and a generation that differs for each connect, so that what completes
+/// late is not taken for the present one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ConnectId {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+/// Gives each connect of a worker its generation.
+#[derive(Debug, Default)]
+pub(crate) struct Generations(u32);
+
+impl Generations {
+    pub(crate) fn next(&mut self) -> u32 {
+        let generation = self.0;
+        self.0 = generation.wrapping_add(1) & GENERATION_MASK;
+        generation
+    }
 }
 
 impl Mark {
@@ -47,19 +67,21 @@ impl Mark {
         match self {
             Self::Nothing => pack(0, 0, 0, 0),
             Self::Epoll => pack(1, 0, 0, 0),
-            Self::Connect { index, generation } => pack(2, 0, generation, index),
-            Self::Receive { index, generation, side } => pack(3, side, generation, index),
-            Self::Send { number } => pack(4, 0, 0, number),
+            Self::Connect(ConnectId { slot, generation }) => pack(2, 0, generation, slot),
+            Self::Receive { connect: ConnectId { slot, generation }, side } => {
+                pack(3, side, generation, slot)
+            }
+            Self::Send(key) => 4 << 60 | key.into_raw(),
         }
     }
 
     fn decode(mark: u64) -> Self {
-        let (index, generation) = (mark as u32, (mark >> 32) as u32 & GENERATION_MASK);
+        let connect = ConnectId { slot: mark as u32, generation: (mark >> 32) as u32 & GENERATION_MASK };
         match mark >> 60 {
             1 => Self::Epoll,
-            2 => Self::Connect { index, generation },
-            3 => Self::Receive { index, generation, side: (mark >> 59 & 1) as u8 },
-            4 => Self::Send { number: index },
+            2 => Self::Connect(connect),
+            3 => Self::Receive { connect, side: (mark >> 59 & 1) as u8 },
+            4 => Self::Send(SendKey::from_raw(mark & !(15 << 60))),
             _ => Self::Nothing,
         }
     }
@@ -298,10 +320,10 @@ mod tests {
         for mark in [
             Mark::Nothing,
             Mark::Epoll,
-            Mark::Connect { index, generation },
-            Mark::Receive { index, generation, side: 1 },
-            Mark::Receive { index: 0, generation: GENERATION_MASK, side: 0 },
-            Mark::Send { number: index },
+            Mark::Connect(ConnectId { slot: index, generation }),
+            Mark::Receive { connect: ConnectId { slot: index, generation }, side: 1 },
+            Mark::Receive { connect: ConnectId { slot: 0, generation: GENERATION_MASK }, side: 0 },
+            Mark::Send(SendKey::from_raw(u64::from(generation & GENERATION_MASK) << 32 | u64::from(index))),
         ] {
             assert_eq!(Mark::decode(mark.encode()), mark);
         }

@@ -14,9 +14,9 @@ use crate::service::Place;
 use crate::service::admission::{self, Admission, Guest, Refused, reset_at_close};
 use crate::service::hops::note_loop;
 use crate::service::open::{self, Collector, Open};
+use crate::service::preamble::GREETING;
 use crate::service::preamble::{self, Origin as Told};
 use crate::service::{Service, Settings};
-use crate::tcp::GREETING;
 use crate::worker::Worker;
 use evener_core::Time;
 use evener_core::limits::Lease;
@@ -311,7 +311,7 @@ fn greet(worker: &mut Worker, index: usize, settings: &Settings) -> bool {
     }
     if worker.dns.clients[index].told.goes_round() {
         let service = Arc::clone(&worker.dns.services[worker.dns.clients[index].service].service);
-        note_loop(worker, &service);
+        note_loop(&worker.cx, &service);
         close(worker, index);
         return false;
     }

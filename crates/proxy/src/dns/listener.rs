@@ -217,7 +217,7 @@ fn asker_of(
         };
         let length = header.length;
         if header.extras.hops >= HOPS_MAX {
-            note_loop(worker, service);
+            note_loop(&worker.cx, service);
             return None;
         }
         hops = header.extras.hops + 1;

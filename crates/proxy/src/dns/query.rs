@@ -193,7 +193,7 @@ pub(super) fn ask(worker: &mut Worker, settings: &Settings, asker: &Asker, messa
         return reply::answer_error(worker, asker, view, message, wire::REFUSED);
     }
     if view.hops(message) >= HOPS_MAX {
-        note_loop(worker, &service);
+        note_loop(&worker.cx, &service);
         return reply::answer_error(worker, asker, view, message, wire::SERVFAIL);
     }
     if reply::answer_from_cache(worker, settings, asker, view, message, Freshness::Fresh) {

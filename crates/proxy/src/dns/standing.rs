@@ -111,7 +111,7 @@ pub(crate) fn tend(worker: &mut Worker) {
 fn wanted(worker: &Worker) -> HashMap<usize, (Arc<str>, Arc<Entry>)> {
     let by_datagrams =
         worker.dns.listeners.iter().map(|(_, listener)| &worker.dns.services[listener.service].service);
-    let by_streams = worker.tcp.listeners.iter().map(|(_, listener)| &listener.service);
+    let by_streams = worker.tcp.services();
     let mut wanted = HashMap::new();
     for service in by_datagrams.chain(by_streams).filter(|service| service.protocol == Protocol::Dns) {
         for backend in &service.settings.load().backends {

@@ -258,7 +258,7 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
     let client = session.origin.client.ip();
     let begun = connect::open_socket(&target, &exchange.settings.options, client).and_then(|socket| {
         let ours = (&session.link.socket, client);
-        limit_connection(worker, &session.service, ours, (&socket, &target))?;
+        limit_connection(&mut worker.cx, &session.service, ours, (&socket, &target))?;
         match listener::connect(&socket, &target) {
             Ok(()) => Ok((socket, Stage::Open)),
             Err(Errno::INPROGRESS) => Ok((socket, Stage::Connecting)),

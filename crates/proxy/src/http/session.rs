@@ -13,9 +13,9 @@ use crate::io::tls::{Tls, TlsFacts};
 use crate::io::transport::{Link, Received};
 use crate::service::admission::{self, Admission, Guest, Refused, reset_at_close};
 use crate::service::hops::note_loop;
+use crate::service::preamble::GREETING;
 use crate::service::preamble::{self, Origin};
 use crate::service::{Backend, Place, Service, Settings};
-use crate::tcp::GREETING;
 use crate::worker::Worker;
 use arc_swap::ArcSwap;
 use evener_core::limits::Lease;
@@ -361,7 +361,7 @@ fn read_proxy(worker: &mut Worker, index: usize) {
                 session.link.settle(&mut worker.http.buffers);
                 if session.origin.goes_round() {
                     let service = Arc::clone(&session.service);
-                    note_loop(worker, &service);
+                    note_loop(&worker.cx, &service);
                     return close(worker, index);
                 }
                 worker.http.session_timers.clear(index);

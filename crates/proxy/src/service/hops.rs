@@ -3,15 +3,14 @@
 //! refused. What has no such place is limited as packets are: where there are suspiciously many clients that may be our own
 //! servers, each of them goes to its server with a TTL of one less than it came with, and that of 1 goes nowhere.
 
+use crate::context::Context;
 use crate::context::descriptors;
 use crate::context::report::{Notice, Report};
 use crate::service::{Backend, Service};
-use crate::worker::Worker;
 use evener_core::{Target, Time};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use evener_core::wire::HOPS_MAX;
@@ -30,10 +29,10 @@ const WINDOW: Duration = Duration::from_secs(10);
 const TCP_SAVE_SYN: i32 = 27;
 
 /// Counts and reports that something is refused because it goes round.
-pub(crate) fn note_loop(worker: &Worker, service: &Service) {
-    service.live.counters.of(worker.cx.id).loops.one();
-    if service.may_notice(Notice::Loop, worker.cx.now) {
-        (worker.cx.report)(Report::Loop { service: service.name.clone() });
+pub(crate) fn note_loop(cx: &Context, service: &Service) {
+    service.live.counters.of(cx.id).loops.one();
+    if service.may_notice(Notice::Loop, cx.now) {
+        (cx.report)(Report::Loop { service: service.name.clone() });
     }
 }
 
@@ -68,8 +67,8 @@ pub(crate) fn is_crowded_by_queries(in_flight: u32, most: u32) -> bool {
 /// # Errors
 /// EMULTIHOP where it has passed as many as a packet may.
 pub(crate) fn limit_connection(
-    worker: &Worker,
-    service: &Arc<Service>,
+    cx: &mut Context,
+    service: &Service,
     (client, address): (&OwnedFd, IpAddr),
     (server, target): (&OwnedFd, &Target),
 ) -> Result<(), Errno> {
@@ -80,18 +79,20 @@ pub(crate) fn limit_connection(
     let came = crate::io::sys::saved_syn(client.as_fd(), &mut room).ok().and_then(ttl_of);
     let Some(came) = came else {
         // From the next ones on it is known.
-        let own = worker.tcp.listeners.iter().filter(|(_, listener)| Arc::ptr_eq(&listener.service, service));
-        for (_, listener) in own {
-            let _ = crate::io::sys::set_int(listener.socket.as_fd(), (libc::IPPROTO_TCP, TCP_SAVE_SYN), 1);
-        }
+        cx.note_crowded(&service.name);
         return Ok(());
     };
     if came <= 1 {
-        note_loop(worker, service);
+        note_loop(cx, service);
         return Err(Errno::MULTIHOP);
     }
     set_ttl(server.as_fd(), target, came - 1);
     Ok(())
+}
+
+/// Has a listener keep the first packets of its connections from now on.
+pub(crate) fn save_first_packets(listener: &OwnedFd) {
+    let _ = crate::io::sys::set_int(listener.as_fd(), (libc::IPPROTO_TCP, TCP_SAVE_SYN), 1);
 }
 
 /// The TTL or hop limit of a packet (RFC 791, section 3.1; RFC 8200, section 3).

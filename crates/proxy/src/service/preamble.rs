@@ -9,6 +9,10 @@ use evener_core::wire::{hello, proxy::ProxyError};
 use rustix::fd::OwnedFd;
 use rustix::net::SocketAddrAny;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// What has to be said before a server is chosen is said within this.
+pub(crate) const GREETING: Duration = Duration::from_secs(10);
 
 /// Who is at the other end, as far as it is known.
 #[derive(Clone, Debug)]

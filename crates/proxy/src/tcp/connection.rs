@@ -1,5 +1,7 @@
 //! One TCP connection of a client with its connection to a server: both directions and how they end together.
 
+use crate::context::keys::ConnectionKey;
+use crate::context::ring::ConnectId;
 use crate::io::relay::{self, Direction, End, Pumped, Scratch};
 use crate::io::request_log::Tap;
 use crate::io::sys;
@@ -19,47 +21,47 @@ use std::sync::Arc;
 
 /// A connection.
 #[derive(Debug)]
-pub(crate) struct Connection {
-    pub(crate) client: OwnedFd,
-    pub(crate) upstream: Option<Upstream>,
-    pub(crate) from_client: Direction,
-    pub(crate) from_server: Direction,
-    pub(crate) stage: Stage,
-    pub(crate) service: Arc<Service>,
-    pub(crate) settings: Arc<Settings>,
-    pub(crate) address: IpAddr,
+pub(super) struct Connection {
+    pub(super) client: OwnedFd,
+    pub(super) upstream: Option<Upstream>,
+    pub(super) from_client: Direction,
+    pub(super) from_server: Direction,
+    pub(super) stage: Stage,
+    pub(super) service: Arc<Service>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) address: IpAddr,
     /// Which backend of the settings serves it.
-    pub(crate) backend: u32,
+    pub(super) backend: u32,
     /// What it says before a server is chosen, and what the server gets first; kept apart, most connections have none.
-    pub(crate) greeting: Option<Box<Greeting>>,
+    pub(super) greeting: Option<Box<Greeting>>,
     /// Its place among the connections of its address, or where it is sent though it was refused; kept apart, too.
-    pub(crate) guest: Option<Box<Guest>>,
+    pub(super) guest: Option<Box<Guest>>,
     /// The servers that it has not been able to reach.
-    pub(crate) attempt: Attempt,
+    pub(super) attempt: Attempt,
     /// When something moved last; before that, when the connect began.
-    pub(crate) active_at: Time,
+    pub(super) active_at: Time,
     /// Its part in the ring, while it is relayed there.
-    pub(crate) ring: Option<Box<RingState>>,
+    pub(super) ring: Option<Box<RingState>>,
     /// Tells it from all others of its worker.
-    pub(crate) number: u32,
+    pub(super) number: u32,
     /// It is in the worker's list of those that have more to do.
-    pub(crate) queued: bool,
+    pub(super) queued: bool,
     /// Its place in the service.
-    pub(crate) place: Place,
+    pub(super) place: Place,
 }
 
 /// The server's side.
 #[derive(Debug)]
-pub(crate) struct Upstream {
-    pub(crate) socket: OwnedFd,
+pub(super) struct Upstream {
+    pub(super) socket: OwnedFd,
     /// Tells completions of this connect and what follows from those of others.
-    pub(crate) generation: u32,
-    pub(crate) choice: Choice,
+    pub(super) generation: u32,
+    pub(super) choice: Choice,
 }
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
+pub(super) enum Stage {
     /// The client says what a server is chosen by.
     Greeting,
     /// The client was refused, and is kept waiting.
@@ -78,7 +80,7 @@ pub(crate) enum Stage {
 
 /// What follows from a relay step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(super) enum Step {
     /// It waits.
     Wait,
     /// It has more to do.
@@ -90,7 +92,7 @@ pub(crate) enum Step {
 }
 
 impl Connection {
-    pub(crate) fn new(
+    pub(super) fn new(
         client: OwnedFd,
         address: IpAddr,
         service: Arc<Service>,
@@ -120,22 +122,27 @@ impl Connection {
     }
 
     /// Whether one side has ended, and the other one may still say something.
-    pub(crate) fn is_half_closed(&self) -> bool {
+    pub(super) fn is_half_closed(&self) -> bool {
         self.stage == Stage::Relaying && self.from_client.done != self.from_server.done
     }
 
     /// The backend that serves it.
-    pub(crate) fn backend(&self) -> &Backend {
+    pub(super) fn backend(&self) -> &Backend {
         &self.settings.backends[self.backend as usize]
     }
 
-    /// Which connect it is about, if one is under way or done.
-    pub(crate) fn generation(&self) -> Option<u32> {
+    /// The connect that is under way or done, as the ring names it; `key` is the connection's.
+    pub(super) fn connect_id(&self, key: ConnectionKey) -> Option<ConnectId> {
+        self.generation().map(|generation| ConnectId { slot: key.slot(), generation })
+    }
+
+    /// The generation of the connect that is under way or done.
+    pub(super) fn generation(&self) -> Option<u32> {
         self.upstream.as_ref().map(|upstream| upstream.generation)
     }
 
     /// What the client says is told to this, if it is written down; not what is for nobody any more.
-    pub(crate) fn tap(&self, worker: usize) -> Option<Tap<'_>> {
+    pub(super) fn tap(&self, worker: usize) -> Option<Tap<'_>> {
         if self.from_client.discards() {
             return None;
         }
@@ -143,7 +150,7 @@ impl Connection {
     }
 
     /// Moves what can be moved both ways, and counts it.
-    pub(crate) fn relay(&mut self, scratch: &mut Scratch, worker: usize, now: Time) -> Step {
+    pub(super) fn relay(&mut self, scratch: &mut Scratch, worker: usize, now: Time) -> Step {
         let Some(upstream) = &self.upstream else { return Step::Wait };
         let (mut bytes_in, mut bytes_out) = (0, 0);
         let (mut up, mut down) = (Pumped::Waiting, Pumped::Waiting);
@@ -159,7 +166,7 @@ impl Connection {
     }
 
     /// Counts what was delivered.
-    pub(crate) fn count(&mut self, bytes_in: u64, bytes_out: u64, worker: usize, now: Time) {
+    pub(super) fn count(&mut self, bytes_in: u64, bytes_out: u64, worker: usize, now: Time) {
         let Some(upstream) = self.upstream.as_ref().filter(|_| bytes_in + bytes_out > 0) else { return };
         self.active_at = now;
         let of_service = self.service.live.counters.of(worker);
@@ -177,12 +184,12 @@ impl Connection {
     }
 
     /// Where it is written down what the client does.
-    pub(crate) fn record(&self) -> Option<&ClientRecord> {
+    pub(super) fn record(&self) -> Option<&ClientRecord> {
         self.guest.as_deref()?.record.as_deref()
     }
 
     /// What follows from the outcomes of both directions.
-    pub(crate) fn conclude(
+    pub(super) fn conclude(
         &mut self,
         up: Pumped,
         down: Pumped,
@@ -225,7 +232,7 @@ impl Connection {
     }
 
     /// Whether the end of one side is that of both (`fast_close`).
-    pub(crate) fn ends_both(&self, client_ended: bool, server_ended: bool) -> bool {
+    pub(super) fn ends_both(&self, client_ended: bool, server_ended: bool) -> bool {
         let fast_close = self.settings.options.fast_close;
         (client_ended && fast_close.by_client()) || (server_ended && fast_close.by_server())
     }

@@ -1,13 +1,12 @@
 //! The connections of a worker as they are listed, and those that are closed by an operator or with their server.
 
-use super::close;
 use super::connection::{Connection, Stage};
 use crate::context::Context;
+use crate::context::keys::ConnectionKey;
 use crate::service::admission::reset_at_close;
 use crate::service::ending::Ending;
 use crate::service::open::{Collector, Open, had, number, port};
 use crate::tcp::Tcp;
-use crate::worker::Worker;
 use rustix::fd::AsRawFd;
 use std::net::SocketAddr;
 
@@ -22,38 +21,40 @@ impl Tcp {
     }
 }
 
-/// Closes the connection with this number; returns whether there was one.
-pub(crate) fn close_numbered(worker: &mut Worker, number: u32) -> bool {
-    let mut connections = worker.tcp.connections.iter();
-    let found = connections.find(|(_, one)| one.number == number && one.stage != Stage::Over);
-    let Some((index, connection)) = found else { return false };
-    connection.service.live.counters.of(worker.cx.id).closed.one();
-    // The server must not take it for the client's orderly end.
-    connection.upstream.iter().for_each(|upstream| reset_at_close(&upstream.socket));
-    close(worker, index);
-    true
-}
-
-/// Ends relayed connections with a server; returns how many there were. What still connects goes on to the next server by
-/// itself.
-pub(crate) fn end_server(worker: &mut Worker, ending: &Ending) -> usize {
-    let connections = worker.tcp.connections.iter().filter(|(_, one)| {
-        let is_meant = one.upstream.as_ref().is_some_and(|upstream| {
-            let server = &upstream.choice.server;
-            ending.means(&server.live, &server.target)
-        });
-        is_meant && matches!(one.stage, Stage::Relaying | Stage::Lingering)
-    });
-    let meant: Vec<usize> = connections.map(|(index, _)| index).collect();
-    for &index in &meant {
-        let connection = &worker.tcp.connections[index];
-        ending.counter(connection.service.live.counters.of(worker.cx.id)).one();
-        // Neither side must take it for the other one's orderly end.
-        reset_at_close(&connection.client);
+impl Tcp {
+    /// Closes the connection with this number; returns whether there was one.
+    pub(crate) fn close_numbered(&mut self, cx: &mut Context, number: u32) -> bool {
+        let found = self.connections.keys(|one| one.number == number && one.stage != Stage::Over);
+        let Some(&key) = found.first() else { return false };
+        let connection = &self.connections[key];
+        connection.service.live.counters.of(cx.id).closed.one();
+        // The server must not take it for the client's orderly end.
         connection.upstream.iter().for_each(|upstream| reset_at_close(&upstream.socket));
-        close(worker, index);
+        self.close(cx, key);
+        true
     }
-    meant.len()
+
+    /// Ends relayed connections with a server; returns how many there were. What still connects goes on to the next server by
+    /// itself.
+    pub(crate) fn end_server(&mut self, cx: &mut Context, ending: &Ending) -> usize {
+        let connections = self.connections.iter().filter(|(_, one)| {
+            let is_meant = one.upstream.as_ref().is_some_and(|upstream| {
+                let server = &upstream.choice.server;
+                ending.means(&server.live, &server.target)
+            });
+            is_meant && matches!(one.stage, Stage::Relaying | Stage::Lingering)
+        });
+        let meant: Vec<ConnectionKey> = connections.map(|(key, _)| key).collect();
+        for &key in &meant {
+            let connection = &self.connections[key];
+            ending.counter(connection.service.live.counters.of(cx.id)).one();
+            // Neither side must take it for the other one's orderly end.
+            reset_at_close(&connection.client);
+            connection.upstream.iter().for_each(|upstream| reset_at_close(&upstream.socket));
+            self.close(cx, key);
+        }
+        meant.len()
+    }
 }
 
 fn of_connection(cx: &Context, connection: &Connection) -> Open {

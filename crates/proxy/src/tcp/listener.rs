@@ -1,27 +1,111 @@
 //! Listeners of a worker for connections.
 
+use super::Tcp;
+use crate::context::Context;
+use crate::context::keys::ListenerKey;
+use crate::context::registry::Token;
 use crate::io::listener::{self, UnixPath};
 use crate::service::Service;
+use crate::service::hops::save_first_packets;
 use evener_core::Time;
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
 
 /// A listener of a worker for connections.
 #[derive(Debug)]
-pub(crate) struct StreamListener {
-    pub(crate) id: u64,
-    pub(crate) service: Arc<Service>,
+pub(super) struct StreamListener {
+    pub(super) id: u64,
+    pub(super) service: Arc<Service>,
     /// The path goes with the last worker's listener, and before its socket: the next instance finds nothing there, not
     /// something that looks left over.
-    pub(crate) _unix: Option<Arc<UnixPath>>,
-    pub(crate) socket: OwnedFd,
+    _unix: Option<Arc<UnixPath>>,
+    pub(super) socket: OwnedFd,
     /// When accepting goes on, if it could not.
-    pub(crate) paused: Option<Time>,
+    pub(super) paused: Option<Time>,
 }
 
 impl StreamListener {
     /// Takes on the options of a new configuration.
-    pub(crate) fn reconfigure(&self) {
+    pub(super) fn reconfigure(&self) {
         listener::reconfigure(&self.socket, &self.service.settings.load().options);
+    }
+}
+
+/// The listeners that try again to accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Paused {
+    /// Those whose pause is over.
+    Due,
+    /// All: a slot became free.
+    All,
+}
+
+impl Tcp {
+    /// Takes clients at a socket from now on.
+    pub(crate) fn listen(
+        &mut self,
+        cx: &mut Context,
+        id: u64,
+        service: Arc<Service>,
+        socket: OwnedFd,
+        unix: Option<Arc<UnixPath>>,
+    ) {
+        let key = self.listeners.insert(StreamListener { id, service, socket, paused: None, _unix: unix });
+        if cx.registry.register(&self.listeners[key].socket, Token::Stream(key)).is_ok() {
+            self.accept(cx, key);
+        }
+    }
+
+    /// Closes the listener with this number.
+    pub(crate) fn unlisten(&mut self, cx: &mut Context, id: u64) {
+        let found = self.listeners.keys(|listener| listener.id == id);
+        found.into_iter().for_each(|key| self.close_listener(cx, key));
+    }
+
+    /// Closes all listeners.
+    pub(crate) fn unlisten_all(&mut self, cx: &mut Context) {
+        self.listeners.keys(|_| true).into_iter().for_each(|key| self.close_listener(cx, key));
+    }
+
+    /// Accepts the clients that already wait in the queue, then closes: no client that is connected is lost.
+    fn close_listener(&mut self, cx: &mut Context, key: ListenerKey) {
+        self.accept_rest(cx, key);
+        if let Some(listener) = self.listeners.remove(key) {
+            cx.registry.deregister(&listener.socket);
+        }
+    }
+
+    /// Gives the listener with this number to another service.
+    pub(crate) fn assign(&mut self, id: u64, service: &Arc<Service>) {
+        for (_, listener) in self.listeners.iter_mut().filter(|(_, listener)| listener.id == id) {
+            listener.service = Arc::clone(service);
+            listener.reconfigure();
+        }
+    }
+
+    /// The services that have a listener for connections here.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.listeners.iter().map(|(_, listener)| &listener.service)
+    }
+
+    /// Takes on the present options of a service.
+    pub(crate) fn refresh(&self, service: &str) {
+        let own = self.listeners.iter().filter(|(_, listener)| *listener.service.name == *service);
+        own.for_each(|(_, listener)| listener.reconfigure());
+    }
+
+    /// Accepts again where accepting was paused.
+    pub(crate) fn resume_accepting(&mut self, cx: &mut Context, which: Paused) {
+        let ready = |paused: Time| which == Paused::All || paused <= cx.now;
+        let waiting = self.listeners.keys(|listener| listener.paused.is_some_and(ready));
+        waiting.into_iter().for_each(|key| self.accept(cx, key));
+    }
+
+    /// Has the listeners of crowded services keep first packets.
+    pub(super) fn watch_crowded(&self, cx: &mut Context) {
+        for service in cx.take_crowded() {
+            let own = self.listeners.iter().filter(|(_, listener)| listener.service.name == service);
+            own.for_each(|(_, listener)| save_first_packets(&listener.socket));
+        }
     }
 }

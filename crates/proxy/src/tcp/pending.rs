@@ -1,24 +1,28 @@
 //! Connects under way, where they are counted (`pending_max`).
 
-use crate::worker::Worker;
+use crate::context::Context;
+use crate::context::keys::ConnectionKey;
+use crate::tcp::Tcp;
 use std::sync::Arc;
 
-/// Counts a connect that is under way, if such are counted; who goes on to another server counts once.
-pub(crate) fn begin_pending(worker: &mut Worker, index: usize) {
-    let connection = &mut worker.tcp.connections[index];
-    if connection.settings.options.pending_max.is_some() {
-        let guest = connection.guest.get_or_insert_default();
-        let place = guest.pending.take().or_else(|| worker.tcp.pending.take());
-        guest.pending = place.or_else(|| connection.service.live.pending.enter(u32::MAX));
+impl Tcp {
+    /// Counts a connect that is under way, if such are counted; who goes on to another server counts once.
+    pub(super) fn begin_pending(&mut self, _cx: &mut Context, key: ConnectionKey) {
+        let connection = &mut self.connections[key];
+        if connection.settings.options.pending_max.is_some() {
+            let guest = connection.guest.get_or_insert_default();
+            let place = guest.pending.take().or_else(|| self.pending.take());
+            guest.pending = place.or_else(|| connection.service.live.pending.enter(u32::MAX));
+        }
     }
-}
 
-/// The connect is done.
-pub(crate) fn end_pending(worker: &mut Worker, index: usize) {
-    let connection = &mut worker.tcp.connections[index];
-    if let Some(place) = connection.guest.as_mut().and_then(|guest| guest.pending.take()) {
-        drop(place);
-        let service = Arc::clone(&connection.service);
-        service.wake_waiting(&worker.cx);
+    /// The connect is done.
+    pub(super) fn end_pending(&mut self, cx: &mut Context, key: ConnectionKey) {
+        let connection = &mut self.connections[key];
+        if let Some(place) = connection.guest.as_mut().and_then(|guest| guest.pending.take()) {
+            drop(place);
+            let service = Arc::clone(&connection.service);
+            service.wake_waiting(cx);
+        }
     }
 }

@@ -1,80 +1,85 @@
 //! Clients that wait in the queue of their pool.
 
-use super::{Progress, connect, fail, give_up, relay, try_servers};
+use super::five_hops::Progress;
+use crate::context::Context;
+use crate::context::keys::ConnectionKey;
 use crate::context::pool_queue::Waiter;
 use crate::context::registry::Token;
 use crate::service::pool_queue;
+use crate::tcp::Tcp;
 use crate::tcp::connection::Stage;
-use crate::worker::Worker;
 use evener_core::snapshot::{Choice, NoServer, Request};
 use std::sync::Arc;
 
-/// A client that waited in a queue gets a server, or learns that there is none.
-fn take_server(worker: &mut Worker, index: usize, picked: Result<Choice, NoServer>) {
-    let progress = match picked {
-        Err(reason) => return give_up(worker, index, reason),
-        Ok(choice) => match connect(worker, index, choice) {
-            Ok(()) => Progress::Begun,
-            Err(failed) => {
-                fail(worker, index, &failed.choice, failed.error);
-                try_servers(worker, index)
+impl Tcp {
+    /// A client that waited in a queue gets a server, or learns that there is none.
+    fn take_server(&mut self, cx: &mut Context, key: ConnectionKey, picked: Result<Choice, NoServer>) {
+        let progress = match picked {
+            Err(reason) => return self.give_up(cx, key, reason),
+            Ok(choice) => match self.connect(cx, key, choice) {
+                Ok(()) => Progress::Begun,
+                Err(failed) => {
+                    self.fail(cx, key, &failed.choice, failed.error);
+                    self.try_servers(cx, key)
+                }
+            },
+        };
+        if progress == Progress::Begun && self.connections[key].stage == Stage::Relaying {
+            self.relay(cx, key);
+        }
+    }
+}
+impl Tcp {
+    /// A client of TCP waits in the queue of its pool, if that has room.
+    pub(super) fn enter_queue(&mut self, cx: &mut Context, key: ConnectionKey) -> bool {
+        let connection = &self.connections[key];
+        let service = Arc::clone(&connection.service);
+        let snapshot = connection.backend().pool.load_full();
+        let Some((queued, timeout)) = pool_queue::enter(cx, &service, &snapshot, Waiter::Connection(key))
+        else {
+            return false;
+        };
+        let rides = self.rides(cx, key);
+        let connection = &mut self.connections[key];
+        connection.guest.get_or_insert_default().queued = Some(queued);
+        connection.stage = Stage::Queued;
+        self.timers.set(key, cx.now + timeout);
+        if rides {
+            // Until the ring has it, epoll tells when it leaves; if that cannot be, its time is up some day.
+            let _ = cx.registry.register(&self.connections[key].client, Token::Client(key));
+        }
+        true
+    }
+
+    /// Whether a client is the ring's as soon as its server accepted, and not epoll's.
+    fn rides(&self, cx: &Context, key: ConnectionKey) -> bool {
+        cx.ring.is_some() && self.connections[key].greeting.is_none()
+    }
+
+    /// A client of TCP does not wait any more.
+    pub(super) fn leave_queue(&mut self, cx: &mut Context, key: ConnectionKey) {
+        let connection = &mut self.connections[key];
+        let Some(queued) = connection.guest.as_mut().and_then(|guest| guest.queued.take()) else { return };
+        cx.queues.remove(&queued);
+        self.timers.clear(key);
+        if self.rides(cx, key) {
+            cx.registry.deregister(&self.connections[key].client);
+        }
+    }
+
+    pub(crate) fn serve_queued(&mut self, cx: &mut Context, key: ConnectionKey) -> bool {
+        let connection = &mut self.connections[key];
+        let request = Request::of(connection.address, cx.now);
+        let snapshot = connection.backend().pool.load_full();
+        let limits = connection.settings.options.attempt_limits();
+        connection.attempt.begin_anew();
+        match connection.attempt.next(&snapshot, &request, &limits, &mut cx.random) {
+            Err(NoServer::Full) => false,
+            picked => {
+                self.leave_queue(cx, key);
+                self.take_server(cx, key, picked);
+                true
             }
-        },
-    };
-    if progress == Progress::Begun && worker.tcp.connections[index].stage == Stage::Relaying {
-        relay(worker, index);
-    }
-}
-/// A client of TCP waits in the queue of its pool, if that has room.
-pub(super) fn enter_queue(worker: &mut Worker, index: usize) -> bool {
-    let connection = &worker.tcp.connections[index];
-    let service = Arc::clone(&connection.service);
-    let snapshot = connection.backend().pool.load_full();
-    let Some((queued, timeout)) =
-        pool_queue::enter(&mut worker.cx, &service, &snapshot, Waiter::Connection(index))
-    else {
-        return false;
-    };
-    let rides = rides(worker, index);
-    let connection = &mut worker.tcp.connections[index];
-    connection.guest.get_or_insert_default().queued = Some(queued);
-    connection.stage = Stage::Queued;
-    worker.tcp.timers.set(index, worker.cx.now + timeout);
-    if rides {
-        // Until the ring has it, epoll tells when it leaves; if that cannot be, its time is up some day.
-        let _ = worker.cx.registry.register(&worker.tcp.connections[index].client, Token::Client(index));
-    }
-    true
-}
-
-/// Whether a client is the ring's as soon as its server accepted, and not epoll's.
-fn rides(worker: &Worker, index: usize) -> bool {
-    worker.cx.ring.is_some() && worker.tcp.connections[index].greeting.is_none()
-}
-
-/// A client of TCP does not wait any more.
-pub(super) fn leave_queue(worker: &mut Worker, index: usize) {
-    let connection = &mut worker.tcp.connections[index];
-    let Some(queued) = connection.guest.as_mut().and_then(|guest| guest.queued.take()) else { return };
-    worker.cx.queues.remove(&queued);
-    worker.tcp.timers.clear(index);
-    if rides(worker, index) {
-        worker.cx.registry.deregister(&worker.tcp.connections[index].client);
-    }
-}
-
-pub(crate) fn serve_queued(worker: &mut Worker, index: usize) -> bool {
-    let connection = &mut worker.tcp.connections[index];
-    let request = Request::of(connection.address, worker.cx.now);
-    let snapshot = connection.backend().pool.load_full();
-    let limits = connection.settings.options.attempt_limits();
-    connection.attempt.begin_anew();
-    match connection.attempt.next(&snapshot, &request, &limits, &mut worker.cx.random) {
-        Err(NoServer::Full) => false,
-        picked => {
-            leave_queue(worker, index);
-            take_server(worker, index, picked);
-            true
         }
     }
 }

@@ -2,11 +2,11 @@
 //! would choose from. Each worker makes its part, looks at each once a second, and hands one out when a client's chosen
 //! server has one. Which server that is, is not decided here; nor is a byte read.
 
+use crate::context::Context;
 use crate::context::descriptors::Unit;
 use crate::io::connect::{note_failure, open_socket};
 use crate::io::listener;
 use crate::service::{Service, Settings};
-use crate::worker::Worker;
 use arc_swap::ArcSwap;
 use evener_core::limits::Lease;
 use evener_core::snapshot::{Admission, Choice, Entry, Snapshot};
@@ -34,7 +34,7 @@ const TURN: Duration = Duration::from_millis(1);
 
 /// The warm connections of a worker.
 #[derive(Debug, Default)]
-pub(crate) struct Warm {
+pub(super) struct Warm {
     parts: Vec<Part>,
     /// When they have to be looked at; never, when no service wants any.
     due: Option<Time>,
@@ -102,16 +102,16 @@ impl Share {
 
 impl Warm {
     /// Something changed: it is seen to as soon as possible that they are those that are wanted.
-    pub(crate) fn look_again(&mut self, now: Time) {
+    pub(super) fn look_again(&mut self, now: Time) {
         self.due = Some(now);
     }
 
-    pub(crate) fn due(&self) -> Option<Time> {
+    pub(super) fn due(&self) -> Option<Time> {
         self.due
     }
 
     /// Closes all of them, for clients that have no descriptors; how many there were. Others are made later.
-    pub(crate) fn shed(&mut self, now: Time) -> u32 {
+    pub(super) fn shed(&mut self, now: Time) -> u32 {
         let mut closed = 0;
         for part in &mut self.parts {
             closed += part.sockets.values().map(|sockets| sockets.len() as u32).sum::<u32>();
@@ -128,46 +128,45 @@ impl Warm {
 }
 
 /// The share of this worker; none where servers have to be told of a client, or more is spoken than bytes.
-fn share(settings: &Settings, worker: &Worker) -> Share {
+fn share(settings: &Settings, cx: &Context) -> Share {
     let personal = settings.default_backend.is_none_or(|backend| settings.is_personal(backend));
-    let none = worker.cx.draining || personal || settings.is_layered();
-    Share::of(if none { 0 } else { settings.options.warm }, worker.cx.id, worker.cx.workers)
+    let none = cx.draining || personal || settings.is_layered();
+    Share::of(if none { 0 } else { settings.options.warm }, cx.id, cx.workers)
 }
 
-/// Looks after all of them.
-pub(crate) fn tend(worker: &mut Worker) {
-    let mut warm = std::mem::take(&mut worker.tcp.warm);
-    let mut parts = Vec::new();
-    let services = worker.tcp.listeners.iter().map(|(_, listener)| &listener.service);
-    for service in services {
-        let settings = service.settings.load_full();
-        let Some(pool) = settings.pool().filter(|_| share(&settings, worker).count > 0) else { continue };
-        let known = warm.parts.iter().position(|part| Arc::ptr_eq(&part.service, service));
-        match known {
-            Some(at) => parts.push(warm.parts.swap_remove(at).with(pool, &settings.options)),
-            None if parts.iter().any(|part: &Part| Arc::ptr_eq(&part.service, service)) => {}
-            None => parts.push(Part::new(service, pool, &settings.options, worker.cx.now)),
+impl Warm {
+    /// Closes and makes connections of these services, where it is due.
+    pub(super) fn maintain<'a>(&mut self, cx: &Context, services: impl Iterator<Item = &'a Arc<Service>>) {
+        let mut parts = Vec::new();
+        for service in services {
+            let settings = service.settings.load_full();
+            let Some(pool) = settings.pool().filter(|_| share(&settings, cx).count > 0) else { continue };
+            let known = self.parts.iter().position(|part| Arc::ptr_eq(&part.service, service));
+            match known {
+                Some(at) => parts.push(self.parts.swap_remove(at).with(pool, &settings.options)),
+                None if parts.iter().any(|part: &Part| Arc::ptr_eq(&part.service, service)) => {}
+                None => parts.push(Part::new(service, pool, &settings.options, cx.now)),
+            }
         }
+        // What is left belongs to services that went, or want none any more.
+        self.parts = parts;
+        self.due = self.parts.iter_mut().map(|part| part.maintain(cx)).min();
     }
-    // What is left belongs to services that went, or want none any more.
-    warm.parts = parts;
-    warm.due = warm.parts.iter_mut().map(|part| part.tend(worker)).min();
-    worker.tcp.warm = warm;
-}
 
-/// A warm connection to the server that was chosen for a client, if there is one; another one is made in its place.
-pub(crate) fn take(worker: &mut Worker, index: usize, choice: &Choice) -> Option<OwnedFd> {
-    let mut warm = std::mem::take(&mut worker.tcp.warm);
-    let connection = &worker.tcp.connections[index];
-    let part = warm.part(&connection.service, &connection.backend().pool);
-    let taken = part.and_then(|part| {
-        let taken = part.take(&choice.server, worker.cx.now)?;
-        connection.service.live.counters.of(worker.cx.id).warm_used.one();
-        part.replace(&choice.server, worker);
+    /// A warm connection to the server that was chosen for a client, if there is one; another one is made in its place.
+    pub(super) fn take(
+        &mut self,
+        cx: &Context,
+        service: &Arc<Service>,
+        pool: &Arc<ArcSwap<Snapshot>>,
+        choice: &Choice,
+    ) -> Option<OwnedFd> {
+        let part = self.part(service, pool)?;
+        let taken = part.take(&choice.server, cx.now)?;
+        service.live.counters.of(cx.id).warm_used.one();
+        part.replace(&choice.server, cx);
         Some(taken)
-    });
-    worker.tcp.warm = warm;
-    taken
+    }
 }
 
 impl Part {
@@ -198,16 +197,15 @@ impl Part {
     }
 
     /// Closes what is no longer wanted or well, makes what is missing; when it is to be looked at again.
-    fn tend(&mut self, worker: &Worker) -> Time {
-        let (now, snapshot) = (worker.cx.now, self.pool.load_full());
-        let share = share(&self.service.settings.load(), worker);
+    fn maintain(&mut self, cx: &Context) -> Time {
+        let (now, snapshot) = (cx.now, self.pool.load_full());
+        let share = share(&self.service.settings.load(), cx);
         let servers: Vec<Arc<Entry>> = snapshot.first_choices().cloned().collect();
         let mut looks = LOOKS_MAX;
         let mut before = std::mem::take(&mut self.sockets);
         for (place, server) in servers.iter().enumerate() {
             let Some(mut sockets) = before.remove(&server.id) else { continue };
-            sockets
-                .retain_mut(|one| one.server.target == server.target && self.keeps(one, worker, &mut looks));
+            sockets.retain_mut(|one| one.server.target == server.target && self.keeps(one, cx, &mut looks));
             sockets.truncate(share.at(place, servers.len()));
             // Clients took the places meanwhile.
             while server.live.warm.active() > server.warm_max() && sockets.pop_back().is_some() {}
@@ -215,7 +213,7 @@ impl Part {
         }
         // Those of servers that clients do not get any more.
         drop(before);
-        let makes_more = self.make_at <= now && self.make(worker, &servers, share);
+        let makes_more = self.make_at <= now && self.make(cx, &servers, share);
         // With no look left there may be more to look at.
         if makes_more || looks == 0 { now + TURN } else { self.due(now) }
     }
@@ -231,17 +229,17 @@ impl Part {
 
     /// Whether a connection goes on. It is looked at when it is its time and `looks` are left; always, while it
     /// connects.
-    fn keeps(&mut self, one: &mut WarmSocket, worker: &Worker, looks: &mut usize) -> bool {
+    fn keeps(&mut self, one: &mut WarmSocket, cx: &Context, looks: &mut usize) -> bool {
         if one.since.is_none() {
-            if one.look_at > worker.cx.now || *looks == 0 {
+            if one.look_at > cx.now || *looks == 0 {
                 return true;
             }
             *looks -= 1;
-            one.look_at = worker.cx.now + EVERY;
+            one.look_at = cx.now + EVERY;
         }
         let state = match one.look(&self.service) {
             State::Connecting
-                if one.since.is_some_and(|since| since + self.options.connect_timeout <= worker.cx.now) =>
+                if one.since.is_some_and(|since| since + self.options.connect_timeout <= cx.now) =>
             {
                 State::Failed(Errno::TIMEDOUT)
             }
@@ -251,15 +249,15 @@ impl Part {
             State::Ready | State::Connecting => return true,
             State::Ended => {}
             State::Failed(error) => {
-                note_failure(&worker.cx, self.pool.load().pool.clone(), &one.server, error);
+                note_failure(cx, self.pool.load().pool.clone(), &one.server, error);
             }
         }
-        self.make_at = worker.cx.now + EVERY;
+        self.make_at = cx.now + EVERY;
         false
     }
 
     /// Makes what is missing; whether there is more to make at once.
-    fn make(&mut self, worker: &Worker, servers: &[Arc<Entry>], share: Share) -> bool {
+    fn make(&mut self, cx: &Context, servers: &[Arc<Entry>], share: Share) -> bool {
         let mut begun = 0;
         for (place, server) in servers.iter().enumerate() {
             let wanted = share.at(place, servers.len());
@@ -267,7 +265,7 @@ impl Part {
                 if begun == BEGUN_MAX {
                     return true;
                 }
-                if !self.begin(server, worker) {
+                if !self.begin(server, cx) {
                     break;
                 }
                 begun += 1;
@@ -277,11 +275,11 @@ impl Part {
     }
 
     /// Begins one more connection, if clients leave room for it.
-    fn begin(&mut self, server: &Arc<Entry>, worker: &Worker) -> bool {
+    fn begin(&mut self, server: &Arc<Entry>, cx: &Context) -> bool {
         let Some(place) = server.live.warm.enter(server.warm_max()) else { return false };
         let Some(unit) = Unit::take() else {
             // Clients need them more.
-            self.make_at = worker.cx.now + EVERY;
+            self.make_at = cx.now + EVERY;
             return false;
         };
         // No client is meant: where it would matter, there are none of these.
@@ -289,7 +287,7 @@ impl Part {
         let begun = open_socket(&server.target, &self.options, nobody).and_then(|socket| {
             match listener::connect(&socket, &server.target) {
                 Ok(()) => Ok((socket, None)),
-                Err(Errno::INPROGRESS) => Ok((socket, Some(worker.cx.now))),
+                Err(Errno::INPROGRESS) => Ok((socket, Some(cx.now))),
                 Err(error) => Err(error),
             }
         });
@@ -298,7 +296,7 @@ impl Part {
                 let counted = if since.is_none() { self.service.live.warm.enter(u32::MAX) } else { None };
                 let server = Arc::clone(server);
                 let sockets = self.sockets.entry(server.id).or_default();
-                let look_at = worker.cx.now + EVERY;
+                let look_at = cx.now + EVERY;
                 let (_place, _descriptor) = (place, unit);
                 sockets.push_back(WarmSocket {
                     socket,
@@ -312,8 +310,8 @@ impl Part {
                 true
             }
             Err(error) => {
-                note_failure(&worker.cx, self.pool.load().pool.clone(), server, error);
-                self.make_at = worker.cx.now + EVERY;
+                note_failure(cx, self.pool.load().pool.clone(), server, error);
+                self.make_at = cx.now + EVERY;
                 false
             }
         }
@@ -338,13 +336,13 @@ impl Part {
     }
 
     /// One was taken: another one is made at once, unless something is amiss or it is too many by now.
-    fn replace(&mut self, server: &Entry, worker: &Worker) {
+    fn replace(&mut self, server: &Entry, cx: &Context) {
         let snapshot = self.pool.load_full();
         let current = snapshot.server(server.id).filter(|entry| entry.admission == Admission::Open);
         let all: usize = self.sockets.values().map(VecDeque::len).sum();
-        let wanted = share(&self.service.settings.load(), worker).count;
-        if let Some(current) = current.filter(|_| self.make_at <= worker.cx.now && all < wanted) {
-            self.begin(current, worker);
+        let wanted = share(&self.service.settings.load(), cx).count;
+        if let Some(current) = current.filter(|_| self.make_at <= cx.now && all < wanted) {
+            self.begin(current, cx);
         }
     }
 }

@@ -7,14 +7,10 @@ use crate::http;
 use crate::http::exchange;
 use crate::http::session::{self, Mode};
 use crate::io::batch::Local;
-use crate::io::listener::UnixPath;
 use crate::service::Service;
 use crate::service::ending::Ending;
 use crate::service::hops::FlowWatch;
 use crate::service::open::{Closed, Collector, Question};
-use crate::tcp;
-use crate::tcp::connection::Stage;
-use crate::tcp::listener::StreamListener;
 use crate::udp::{self, DatagramListener};
 use evener_core::flow::{FlowTable, Turns};
 use evener_core::spec::{Protocol, Transport};
@@ -25,7 +21,7 @@ impl Worker {
     pub(super) fn obey(&mut self, command: Command) {
         match command {
             Command::Listen { id, service, socket, transport, local, unix } => match transport {
-                Transport::Stream => self.listen_for_streams(id, service, socket, unix),
+                Transport::Stream => self.tcp.listen(&mut self.cx, id, service, socket, unix),
                 Transport::Datagram => self.listen_for_datagrams(id, service, socket, local),
             },
             Command::Unlisten { id } => self.unlisten(id),
@@ -37,15 +33,14 @@ impl Worker {
             Command::Tend => dns::tend(self),
             Command::Drain => self.drain(),
             Command::Cut => {
-                let all: Vec<usize> = self.tcp.connections.iter().map(|(index, _)| index).collect();
-                all.into_iter().for_each(|index| self.cut(index));
+                self.tcp.cut_all(&mut self.cx);
                 let all: Vec<usize> = self.http.sessions.iter().map(|(index, _)| index).collect();
                 all.into_iter().for_each(|index| self.cut_session(index));
                 dns::cut_all(self);
             }
             Command::Stop => self.running = false,
         }
-        self.tcp.warm.look_again(self.cx.now);
+        self.tcp.look_at_warm(self.cx.now);
     }
 
     fn list(&self, question: &Question) {
@@ -59,7 +54,7 @@ impl Worker {
 
     /// Closes the connection, session or flow with this number.
     fn close_numbered(&mut self, number: u32) -> Closed {
-        let is_closed = tcp::close_numbered(self, number)
+        let is_closed = self.tcp.close_numbered(&mut self.cx, number)
             || http::close_numbered(self, number)
             || udp::close(self, number)
             || dns::close_numbered(self, number);
@@ -68,19 +63,11 @@ impl Worker {
 
     /// Ends what this worker has of a server.
     fn end_server(&mut self, ending: &Ending) {
-        let ended = tcp::end_server(self, ending)
+        let ended = self.tcp.end_server(&mut self.cx, ending)
             + exchange::end_server(self, ending)
             + udp::end_server(self, ending)
             + dns::end_server(self, ending);
         ending.add(ended);
-    }
-
-    fn cut(&mut self, index: usize) {
-        let connection = &self.tcp.connections[index];
-        if connection.stage != Stage::Over {
-            connection.service.live.counters.of(self.cx.id).cut.one();
-            tcp::close(self, index);
-        }
     }
 
     fn cut_session(&mut self, index: usize) {
@@ -88,20 +75,6 @@ impl Worker {
         if !matches!(session.mode, Mode::Over) {
             session.service.live.counters.of(self.cx.id).cut.one();
             session::close(self, index);
-        }
-    }
-
-    fn listen_for_streams(
-        &mut self,
-        id: u64,
-        service: Arc<Service>,
-        socket: OwnedFd,
-        unix: Option<Arc<UnixPath>>,
-    ) {
-        let index =
-            self.tcp.listeners.insert(StreamListener { id, service, socket, paused: None, _unix: unix });
-        if self.cx.registry.register(&self.tcp.listeners[index].socket, Token::Stream(index)).is_ok() {
-            tcp::accept(self, index);
         }
     }
 
@@ -130,11 +103,7 @@ impl Worker {
     }
 
     fn unlisten(&mut self, id: u64) {
-        if let Some(index) =
-            self.tcp.listeners.iter().find(|(_, listener)| listener.id == id).map(|(index, _)| index)
-        {
-            self.close_stream(index);
-        }
+        self.tcp.unlisten(&mut self.cx, id);
         if let Some(index) =
             self.udp.listeners.iter().find(|(_, listener)| listener.id == id).map(|(index, _)| index)
         {
@@ -146,10 +115,7 @@ impl Worker {
     }
 
     fn assign(&mut self, id: u64, service: &Arc<Service>) {
-        for (_, listener) in self.tcp.listeners.iter_mut().filter(|(_, listener)| listener.id == id) {
-            listener.service = Arc::clone(service);
-            listener.reconfigure();
-        }
+        self.tcp.assign(id, service);
         self.assign_datagrams(id, service);
         dns::tend(self);
     }
@@ -179,19 +145,8 @@ impl Worker {
         self.refresh(&service.name, PoolIs::Same);
     }
 
-    /// Takes in who already waits in the queue, then closes: nobody who was connected is lost.
-    fn close_stream(&mut self, index: usize) {
-        tcp::accept_rest(self, index);
-        let listener = self.tcp.listeners.remove(index);
-        self.cx.registry.deregister(&listener.socket);
-    }
-
     fn refresh(&mut self, service: &str, pool: PoolIs) {
-        self.tcp
-            .listeners
-            .iter()
-            .filter(|(_, l)| &*l.service.name == service)
-            .for_each(|(_, l)| l.reconfigure());
+        self.tcp.refresh(service);
         let of_service = self.udp.listeners.iter().filter(|(_, listener)| &*listener.service.name == service);
         let of_service: Vec<usize> = of_service.map(|(index, _)| index).collect();
         for index in of_service {
@@ -213,8 +168,8 @@ impl Worker {
     }
 
     fn drain(&mut self) {
-        let streams: Vec<usize> = self.tcp.listeners.iter().map(|(index, _)| index).collect();
-        streams.into_iter().for_each(|index| self.close_stream(index));
+        self.tcp.unlisten_all(&mut self.cx);
+        self.hand_over();
         self.cx.draining = true;
         let sessions: Vec<usize> = self.http.sessions.iter().map(|(index, _)| index).collect();
         sessions.into_iter().for_each(|index| session::on_drain(self, index));

@@ -21,7 +21,7 @@ pub(super) fn shed(worker: &mut Worker) {
         return;
     }
     worker.shed_after = worker.cx.now + SHED_EVERY;
-    let mut closed = worker.tcp.warm.shed(worker.cx.now) + worker.tcp.scratch.pipes.shed();
+    let mut closed = worker.tcp.shed(worker.cx.now);
     if closed < wanted {
         closed += exchange::shed_idle(worker, wanted - closed);
     }

@@ -196,7 +196,7 @@ fn serve(
             Judged::Answer(Own { answer, is_head: request.method(head) == b"HEAD", stays })
         }
         Verdict::Loop => {
-            note_loop(worker, &service);
+            note_loop(&worker.cx, &service);
             let is_head = request.method(head) == b"HEAD";
             Judged::Answer(Own { answer: OwnAnswer::page(508), is_head, stays: false })
         }

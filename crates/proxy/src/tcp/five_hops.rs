@@ -1,0 +1,535 @@
+//! The way of a client of TCP, in five hops: accept, admit, pick, connect (the next candidate on failure), relay.
+
+use crate::context::Context;
+use crate::context::descriptors::Unit;
+use crate::context::keys::{ConnectionKey, ListenerKey};
+use crate::context::ready::Ready;
+use crate::context::registry::Token;
+use crate::context::ring::{ConnectId, Mark};
+use crate::io;
+use crate::io::connect::{TRIES_MAX, cost, note_failure, note_success, open_socket};
+use crate::service::accepted::Accepted;
+use crate::service::admission::{self, Admission, Refused, reset_at_close};
+use crate::service::hops::{limit_connection, note_loop};
+use crate::service::pool_queue;
+use crate::service::preamble::{self, GREETING, Greeted, Greeting};
+use crate::service::{Place, Settings, note_no_server};
+use crate::tcp::connection::{Connection, Stage, Step, Upstream};
+use crate::tcp::pausing::{Full, Queue};
+use evener_core::snapshot::{Choice, NoServer, Request};
+use evener_core::spec::Protocol;
+use mio::event::Event;
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SocketFlags, acceptfrom_with, recv, sockopt};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Tcp;
+/// So many clients of one listener are accepted before others have their turn.
+const ACCEPTS_MAX: usize = 64;
+/// A client that still sends after everything was delivered to it is heard for so long.
+const LINGER: Duration = Duration::from_secs(5);
+/// One receive of a greeting.
+const GREETING_BYTES: usize = 4096;
+
+impl Tcp {
+    /// Hop 1: accept. What is not done now is done when others had their turn.
+    pub(crate) fn accept(&mut self, cx: &mut Context, key: ListenerKey) {
+        if self.accept_some(cx, key) == Queue::More {
+            cx.ready.push(Ready::Accept(key));
+        }
+    }
+
+    /// Accepts up to [`ACCEPTS_MAX`] clients. What waits in the kernel's queue stays there while the service is full.
+    fn accept_some(&mut self, cx: &mut Context, key: ListenerKey) -> Queue {
+        for _ in 0..ACCEPTS_MAX {
+            let Some(listener) = self.listeners.get(key) else { return Queue::Left };
+            let settings = listener.service.settings.load_full();
+            let Some(place) = listener.service.enter(settings.options.connections_max) else {
+                return self.pause_full(cx, key, Full::Connections(settings.options.connections_max));
+            };
+            let Some(units) = Unit::take_two_or_wait() else {
+                return self.pause_full(cx, key, Full::Descriptors);
+            };
+            if let Some(pending_max) = settings.options.pending_max {
+                // Should somebody have missed the place that is given back here, it tries again soon.
+                let Some(pending) = listener.service.enter_pending(pending_max) else {
+                    return self.pause_full(cx, key, Full::Pending);
+                };
+                self.pending = Some(pending);
+            }
+            let accepted = self.accept_one(cx, key, settings, Place::new(place, units));
+            if self.pending.take().is_some() {
+                // It was not needed: the connect was done at once, or comes later.
+                let service = Arc::clone(&self.listeners[key].service);
+                service.wake_waiting(cx);
+            }
+            if let Some(queue) = accepted {
+                return queue;
+            }
+        }
+        Queue::More
+    }
+
+    /// Takes in everybody who waits in the queue of a listener that is about to close, beyond the limit if need be: they are
+    /// connected already.
+    pub(super) fn accept_rest(&mut self, cx: &mut Context, key: ListenerKey) {
+        while let Some(listener) = self.listeners.get(key) {
+            let settings = listener.service.settings.load_full();
+            let Some(place) = listener.service.enter(u32::MAX) else { return };
+            let place = Place::new(place, Unit::take_two_beyond());
+            if self.accept_one(cx, key, settings, place).is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Accepts one client; `Some` when there is none, or it cannot be now.
+    fn accept_one(
+        &mut self,
+        cx: &mut Context,
+        key: ListenerKey,
+        settings: Arc<Settings>,
+        place: Place,
+    ) -> Option<Queue> {
+        let listener = &mut self.listeners[key];
+        match acceptfrom_with(&listener.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok((client, address)) => {
+                self.admit(cx, key, client, preamble::client_address(address), settings, place);
+            }
+            Err(Errno::AGAIN) => {
+                listener.paused = None;
+                let service = Arc::clone(&listener.service);
+                // The places were held for nobody; another worker may have found the service full for them.
+                drop((place, self.pending.take()));
+                service.wake_waiting(cx);
+                return Some(Queue::Left);
+            }
+            // The client left while it waited, or the network failed it (accept(2)): the next one may be well.
+            Err(Errno::CONNABORTED | Errno::INTR | Errno::PROTO | Errno::NETDOWN | Errno::HOSTUNREACH) => {}
+            Err(error) => return Some(self.pause_failed(cx, key, error)),
+        }
+        None
+    }
+
+    /// Hop 2: admit. What has more layers than bytes goes its own way; whoever has to say something first is heard.
+    fn admit(
+        &mut self,
+        cx: &mut Context,
+        key: ListenerKey,
+        client: OwnedFd,
+        peer: SocketAddr,
+        settings: Arc<Settings>,
+        place: Place,
+    ) {
+        let service = Arc::clone(&self.listeners[key].service);
+        service.live.counters.of(cx.id).connections.one();
+        if service.protocol == Protocol::Dns || settings.is_layered() {
+            return self.handed_over.push(Accepted { client, peer, service, settings, place });
+        }
+        let greeting = Greeting::new(peer, &settings);
+        let introduces = settings.backends.iter().any(|backend| backend.send_proxy.is_some());
+        let key = {
+            let mut connection = Connection::new(client, peer.ip(), service, settings, place);
+            (connection.number, connection.active_at) = (cx.number(), cx.now);
+            self.connections.insert(Box::new(connection))
+        };
+        let (greets, awaits_proxy) = (!greeting.is_over(), greeting.awaits_proxy());
+        if greets || introduces {
+            self.connections[key].greeting = Some(Box::new(greeting));
+        }
+        // Who is told of by a PROXY header is admitted when that has come.
+        if !awaits_proxy && self.admit_client(cx, key) == Progress::Over {
+            return;
+        }
+        let connection = &mut self.connections[key];
+        if greets {
+            connection.stage = Stage::Greeting;
+            self.timers.set(key, cx.now + GREETING);
+        } else if self.try_servers(cx, key) == Progress::Over {
+            return;
+        }
+        // With a ring, the client is heard from when its server accepted.
+        let connection = &self.connections[key];
+        let rides = cx.ring.is_some() && connection.greeting.is_none();
+        if !rides && cx.registry.register(&connection.client, Token::Client(key)).is_err() {
+            self.close(cx, key);
+        }
+    }
+
+    /// Asks the access list and the limits.
+    fn admit_client(&mut self, cx: &mut Context, key: ConnectionKey) -> Progress {
+        let connection = &mut self.connections[key];
+        let (service, settings) = (&connection.service, &connection.settings);
+        match admission::admit(service, settings, connection.address, cx.id, cx.now) {
+            Admission::Enter(guest) => {
+                connection.backend = guest.backend.map_or(connection.backend, |backend| backend as u32);
+                connection.guest = (!guest.is_plain()).then(|| Box::new(guest));
+                return Progress::Begun;
+            }
+            Admission::Refused(Refused::Drop) => self.close(cx, key),
+            Admission::Refused(Refused::Reject(_)) => {
+                reset_at_close(&connection.client);
+                self.close(cx, key);
+            }
+            Admission::Refused(Refused::Tarpit(place, time)) => {
+                // It gives its place in the service to others.
+                connection.place.lease = place;
+                connection.stage = Stage::Tarpit;
+                self.timers.set(key, cx.now + time);
+            }
+        }
+        Progress::Over
+    }
+
+    /// The client says what has to be known before a server is chosen.
+    fn greet(&mut self, cx: &mut Context, key: ConnectionKey) {
+        loop {
+            let connection = &mut self.connections[key];
+            let Some(greeting) = &mut connection.greeting else { return };
+            match greeting.read() {
+                Greeted::Known if greeting.origin.goes_round() => {
+                    let service = Arc::clone(&connection.service);
+                    note_loop(cx, &service);
+                    return self.close(cx, key);
+                }
+                Greeted::Known => {
+                    connection.address = greeting.origin.client.ip();
+                    if self.admit_client(cx, key) == Progress::Over {
+                        return;
+                    }
+                }
+                Greeted::Done => return self.greeted(cx, key),
+                Greeted::Malformed => {
+                    connection.service.live.counters.of(cx.id).greeting_refused.one();
+                    return self.close(cx, key);
+                }
+                Greeted::More => {
+                    let mut piece = [0; GREETING_BYTES];
+                    match recv(&connection.client, &mut piece, RecvFlags::empty()) {
+                        Ok((read @ 1.., _)) => greeting.bytes.extend_from_slice(&piece[..read]),
+                        Err(Errno::AGAIN) => return,
+                        Err(Errno::INTR) => {}
+                        Ok(_) | Err(_) => return self.close(cx, key),
+                    }
+                }
+            }
+        }
+    }
+
+    /// All is said: where does it lead?
+    fn greeted(&mut self, cx: &mut Context, key: ConnectionKey) {
+        self.timers.clear(key);
+        let connection = &mut self.connections[key];
+        let name =
+            connection.greeting.as_ref().and_then(|greeting| greeting.name.as_deref()).unwrap_or_default();
+        let routed = connection.settings.routes.find(name.as_bytes(), b"").copied();
+        let guest = connection.guest.as_ref().and_then(|guest| guest.backend);
+        let Some(backend) = guest.or(routed).or(connection.settings.default_backend) else {
+            // Nobody is meant by that name.
+            connection.service.live.counters.of(cx.id).greeting_refused.one();
+            return self.close(cx, key);
+        };
+        connection.backend = backend as u32;
+        // What came after the greeting is still in the socket, without another edge.
+        connection.from_client.readable = true;
+        if self.try_servers(cx, key) == Progress::Begun && self.connections[key].stage == Stage::Relaying {
+            self.relay(cx, key);
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// A connect is under way, or done.
+    Begun,
+    /// Nobody could be had; the connection is closed.
+    Over,
+}
+
+impl Tcp {
+    /// Hops 3 and 4: pick and connect, until a connect is at least under way.
+    pub(super) fn try_servers(&mut self, cx: &mut Context, key: ConnectionKey) -> Progress {
+        for _ in 0..TRIES_MAX {
+            let connection = &mut self.connections[key];
+            let limits = connection.settings.options.attempt_limits();
+            let request = Request::of(connection.address, cx.now);
+            let snapshot = connection.settings.backends[connection.backend as usize].pool.load();
+            let behind = connection.attempt.tried() == 0 && pool_queue::is_behind(&snapshot, &request);
+            let picked = if behind {
+                Err(NoServer::Full)
+            } else {
+                connection.attempt.next(&snapshot, &request, &limits, &mut cx.random)
+            };
+            drop(snapshot);
+            match picked {
+                Err(NoServer::Full) if self.enter_queue(cx, key) => return Progress::Begun,
+                Err(reason) => {
+                    self.give_up(cx, key, reason);
+                    return Progress::Over;
+                }
+                Ok(choice) => match self.connect(cx, key, choice) {
+                    Ok(()) => return Progress::Begun,
+                    Err(failed) => self.fail(cx, key, &failed.choice, failed.error),
+                },
+            }
+        }
+        self.connections[key].stage = Stage::Connecting;
+        self.timers.set(key, cx.now);
+        Progress::Begun
+    }
+}
+
+pub(super) struct ConnectFailed {
+    pub(super) choice: Choice,
+    pub(super) error: Errno,
+}
+
+impl Tcp {
+    /// Begins a connect. On loopback it is often complete at once.
+    pub(super) fn connect(
+        &mut self,
+        cx: &mut Context,
+        key: ConnectionKey,
+        choice: Choice,
+    ) -> Result<(), ConnectFailed> {
+        let (socket, way) = match self.warm_or_fresh(cx, key, &choice) {
+            Ok(begun) => begun,
+            Err(error) => return Err(ConnectFailed { choice, error }),
+        };
+        let connection = &mut self.connections[key];
+        connection.stage = Stage::Connecting;
+        connection.active_at = cx.now;
+        let options = &connection.settings.options;
+        let limits = options.attempt_limits();
+        let deadline = connection.attempt.deadline(cx.now, options.connect_timeout, &limits);
+        let generation = self.generations.next();
+        let upstream = connection.upstream.insert(Upstream { socket, generation, choice });
+        if let Some(ring) = cx.ring.as_mut().filter(|_| connection.greeting.is_none()) {
+            if way == Way::Connecting {
+                let mark = Mark::Connect(ConnectId { slot: key.slot(), generation });
+                ring.poll(upstream.socket.as_raw_fd(), libc::POLLOUT, mark);
+            }
+        } else if let Err(error) = cx.registry.register(&upstream.socket, Token::Server(key)) {
+            let Some(upstream) = connection.upstream.take() else { return Ok(()) };
+            return Err(ConnectFailed { choice: upstream.choice, error });
+        }
+        if way != Way::Connecting {
+            self.connected(cx, key, way);
+        } else {
+            self.begin_pending(cx, key);
+            self.timers.set(key, deadline);
+        }
+        Ok(())
+    }
+}
+
+/// How a connection to a server came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Its connect is under way.
+    Connecting,
+    /// It was made for this client.
+    Fresh,
+    /// It was there before the client.
+    Warm,
+}
+
+impl Tcp {
+    /// A connection that is there already, or a connect that begins.
+    fn warm_or_fresh(
+        &mut self,
+        cx: &mut Context,
+        key: ConnectionKey,
+        choice: &Choice,
+    ) -> Result<(OwnedFd, Way), Errno> {
+        let Connection { settings, backend, .. } = &*self.connections[key];
+        if settings.options.warm > 0
+            && !settings.is_personal(*backend as usize)
+            && let Some(socket) = {
+                let Connection { service, .. } = &*self.connections[key];
+                self.warm.take(cx, service, &self.connections[key].backend().pool, choice)
+            }
+        {
+            return Ok((socket, Way::Warm));
+        }
+        let connection = &self.connections[key];
+        let (client, target) = (connection.address, &choice.server.target);
+        let socket = open_socket(target, &connection.settings.options, client)?;
+        limit_connection(cx, &connection.service, (&connection.client, client), (&socket, target))?;
+        match io::listener::connect(&socket, &choice.server.target) {
+            Ok(()) => Ok((socket, Way::Fresh)),
+            Err(Errno::INPROGRESS) => Ok((socket, Way::Connecting)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A connect failed: it is counted and reported, and that server is passed over for this client.
+    pub(super) fn fail(&mut self, cx: &mut Context, key: ConnectionKey, choice: &Choice, error: Errno) {
+        let connection = &mut self.connections[key];
+        connection.attempt.failed(choice.server.id, choice.why, cost(error));
+        let pool = connection.backend().pool.load().pool.clone();
+        note_failure(cx, pool, &choice.server, error);
+    }
+
+    pub(super) fn give_up(&mut self, cx: &mut Context, key: ConnectionKey, reason: NoServer) {
+        let service = Arc::clone(&self.connections[key].service);
+        note_no_server(cx, &service, reason);
+        self.close(cx, key);
+    }
+
+    /// The server accepted.
+    fn connected(&mut self, cx: &mut Context, key: ConnectionKey, way: Way) {
+        self.end_pending(cx, key);
+        let connection = &self.connections[key];
+        let Some(upstream) = &connection.upstream else { return };
+        let (server, now) = (&upstream.choice.server, cx.now);
+        let snapshot = connection.backend().pool.load();
+        snapshot.remember(connection.address, server.id, now);
+        if way == Way::Fresh {
+            snapshot.observe(server, now.since(connection.active_at), now);
+        }
+        if let Some(record) = connection.record() {
+            record.had(&snapshot.pool, &server.name);
+        }
+        server.live.counters.of(cx.id).connections.one();
+        note_success(cx, &snapshot.pool, &upstream.choice);
+        let connection = &mut self.connections[key];
+        connection.stage = Stage::Relaying;
+        connection.from_client.writable = true;
+        connection.active_at = now;
+        match connection.settings.options.idle_timeout {
+            Some(idle) => self.timers.set(key, now + idle),
+            None => self.timers.clear(key),
+        }
+        if connection.greeting.is_some() {
+            self.say_first(cx, key);
+        } else if cx.ring.is_some() {
+            self.adopt(cx, key);
+        }
+    }
+
+    /// The ring tells that a socket that connects became writable, or failed.
+    pub(super) fn on_connect_polled(&mut self, cx: &mut Context, key: ConnectionKey, events: i16) {
+        if self.connections[key].stage != Stage::Connecting {
+            return;
+        }
+        if events & (libc::POLLERR | libc::POLLHUP) == 0 {
+            self.connected(cx, key, Way::Fresh);
+        } else {
+            self.on_connect_error(cx, key);
+        }
+    }
+
+    /// Something happened at the client's socket.
+    pub(crate) fn on_client_event(&mut self, cx: &mut Context, key: ConnectionKey, event: &Event) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let ended = event.is_read_closed() || event.is_error();
+        connection.from_client.readable |= event.is_readable() || ended;
+        connection.from_client.hung_up |= ended;
+        connection.from_server.writable |= event.is_writable() || event.is_error();
+        match connection.stage {
+            Stage::Greeting => self.greet(cx, key),
+            Stage::Connecting | Stage::Queued if event.is_error() => self.close(cx, key),
+            Stage::Connecting | Stage::Queued | Stage::Tarpit | Stage::Over => {}
+            Stage::Relaying | Stage::Lingering => self.relay(cx, key),
+        }
+    }
+
+    /// Something happened at the server's socket.
+    pub(crate) fn on_server_event(&mut self, cx: &mut Context, key: ConnectionKey, event: &Event) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let ended = event.is_read_closed() || event.is_error();
+        match connection.stage {
+            Stage::Connecting if ended => return self.on_connect_error(cx, key),
+            Stage::Connecting if event.is_writable() => self.connected(cx, key, Way::Fresh),
+            Stage::Greeting | Stage::Tarpit | Stage::Queued | Stage::Connecting | Stage::Over => return,
+            Stage::Relaying | Stage::Lingering => {}
+        }
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        connection.from_server.readable |= event.is_readable() || ended;
+        connection.from_server.hung_up |= ended;
+        connection.from_client.writable |= event.is_writable() || event.is_error();
+        self.relay(cx, key);
+    }
+
+    /// The socket has an error, or was closed as soon as it was accepted.
+    fn on_connect_error(&mut self, cx: &mut Context, key: ConnectionKey) {
+        let Some(upstream) = &self.connections[key].upstream else { return };
+        match sockopt::socket_error(&upstream.socket) {
+            Ok(Err(error)) | Err(error) => self.next_server(cx, key, error),
+            Ok(Ok(())) => {
+                self.connected(cx, key, Way::Fresh);
+                let connection = &mut self.connections[key];
+                connection.from_server.readable = true;
+                connection.from_server.hung_up = true;
+                self.relay(cx, key);
+            }
+        }
+    }
+
+    pub(super) fn next_server(&mut self, cx: &mut Context, key: ConnectionKey, error: Errno) {
+        self.cancel_connect(cx, key);
+        self.timers.clear(key);
+        // There is none where so many failed at once that others had their turn.
+        if let Some(upstream) = self.connections[key].upstream.take() {
+            self.fail(cx, key, &upstream.choice, error);
+            drop(upstream);
+            let pool = Arc::clone(&self.connections[key].backend().pool);
+            pool_queue::note_freed(cx, &pool);
+        }
+        // The client waits meanwhile; what it sent is still in its socket.
+        if self.try_servers(cx, key) == Progress::Begun && self.connections[key].stage == Stage::Relaying {
+            self.relay(cx, key);
+        }
+    }
+
+    /// Hop 5: relay.
+    pub(super) fn relay(&mut self, cx: &mut Context, key: ConnectionKey) {
+        let connection = &mut self.connections[key];
+        if connection.ring.is_some() {
+            return;
+        }
+        let step = connection.relay(&mut self.scratch, cx.id, cx.now);
+        self.follow(cx, key, step);
+    }
+
+    /// Does what follows from a relay step.
+    pub(super) fn follow(&mut self, cx: &mut Context, key: ConnectionKey, step: Step) {
+        let connection = &mut self.connections[key];
+        if connection.is_half_closed()
+            && let Some(quiet) = connection.settings.options.quiet_max(true)
+        {
+            self.timers.set(key, cx.now + quiet);
+        }
+        match step {
+            Step::Wait => {}
+            Step::Again => self.queue(cx, key),
+            Step::Linger => {
+                connection.stage = Stage::Lingering;
+                self.timers.set(key, cx.now + LINGER);
+                // What the client sent meanwhile may have had its edge already.
+                self.queue(cx, key);
+            }
+            Step::Close => self.close(cx, key),
+        }
+    }
+
+    pub(super) fn queue(&mut self, cx: &mut Context, key: ConnectionKey) {
+        let connection = &mut self.connections[key];
+        if !std::mem::replace(&mut connection.queued, true) {
+            cx.ready.push(Ready::Relay(key));
+        }
+    }
+
+    /// Ends a connection. Its slot is freed only when the present events are done, so that none of them meets a stranger.
+    pub(super) fn close(&mut self, cx: &mut Context, key: ConnectionKey) {
+        self.leave_queue(cx, key);
+        self.timers.clear(key);
+        self.abandon(cx, key);
+        self.connections[key].stage = Stage::Over;
+        self.over.push(key);
+    }
+}
