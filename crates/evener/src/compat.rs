@@ -3,9 +3,6 @@
 mod daemon;
 mod mname_balancer;
 mod pen;
-mod syslog;
-
-pub(crate) use syslog::Syslog;
 
 use std::ffi::OsString;
 use std::path::Path;

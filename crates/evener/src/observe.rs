@@ -1,8 +1,10 @@
 //! What the program says of itself: events as log lines, in text for people or in JSON for machines.
 
 mod bunyan;
+mod syslog;
 
-use crate::compat::Syslog;
+pub(crate) use syslog::Syslog;
+
 use bunyan::Bunyan;
 use clap::ValueEnum;
 use evener_core::event::{Event, Level};

@@ -5,7 +5,7 @@
 mod seen;
 
 use super::super::daemon::{self, Daemon, Directory, PidFile, Process, Stdout, User};
-use super::super::syslog::Syslog;
+use crate::observe::Syslog;
 use anyhow::{Context, bail};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use seen::{Passed, Seen};
