@@ -6,7 +6,6 @@ mod http;
 mod stream;
 
 pub(crate) use exchange::head_limits;
-pub(crate) use http::insecure_verifier;
 
 use evener_core::address::abstract_name;
 use evener_core::health::Probe;

@@ -2,14 +2,15 @@
 //! on; what did not change since the last time is kept, with its sessions and the keys of its tickets.
 
 mod chain;
+mod insecure;
 mod pem;
 mod resolver;
 mod trust;
 
+pub(crate) use insecure::insecure_verifier;
 pub(crate) use pem::certificates;
 pub(crate) use trust::Authorities;
 
-use crate::check::insecure_verifier;
 use crate::config::{Config, Place, Problem};
 use evener_core::Endpoint;
 use evener_core::spec::{

@@ -2,13 +2,12 @@
 
 use super::exchange::{Expected, exchange};
 use super::{Missed, Patient, Stream, connect, is_want};
-use crate::material::{Authorities, certificates};
+use crate::material::{Authorities, certificates, insecure_verifier};
 use evener_core::spec::{CheckKind, CheckTls};
 use evener_core::{Endpoint, Target};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::crypto::ring;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -147,48 +146,4 @@ fn files_of(path: &Path) -> io::Result<Vec<PathBuf>> {
 /// Whether authorities of the system were not read for a reason of our own.
 fn wants(kind: &rustls_native_certs::ErrorKind) -> bool {
     matches!(kind, rustls_native_certs::ErrorKind::Io { inner, .. } if is_want(inner))
-}
-
-/// Takes any certificate.
-pub(crate) fn insecure_verifier() -> Arc<dyn ServerCertVerifier> {
-    Arc::new(AnyCertificate(Arc::new(ring::default_provider())))
-}
-
-/// `verify = false`: whoever answers is well, but the signatures must fit.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
