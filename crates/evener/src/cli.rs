@@ -7,8 +7,6 @@ mod look;
 mod run;
 mod talk;
 
-pub(crate) use run::{raise_descriptor_limit, start};
-
 use crate::observe::{Log, LogFormat, LogLevel};
 use crate::signals;
 use crate::supervisor::{ConfigSource, Setting};

@@ -4,6 +4,9 @@ mod daemon;
 mod mname_balancer;
 mod pen;
 
+use crate::admin::AdminSocket;
+use crate::observe::Log;
+use evener_core::event::Event;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
@@ -62,6 +65,17 @@ impl Program {
 /// The configuration that does what pen does with these arguments.
 pub(crate) fn import_pen(arguments: Vec<OsString>) -> anyhow::Result<String> {
     pen::import::import(arguments)
+}
+
+/// Opens the admin socket. The programs that Evener stands in for have none: without `--admin` they run without it where
+/// it cannot be made.
+fn open_admin(path: Option<&Path>, log: &Log) -> anyhow::Result<Option<AdminSocket>> {
+    match path {
+        Some(path) => AdminSocket::open(path).map(Some),
+        None => Ok(AdminSocket::open_any()
+            .inspect_err(|error| log.event(&Event::Notice { text: format!("no admin socket: {error:#}") }))
+            .ok()),
+    }
 }
 
 /// The program that this process was called as, by the name of a link or by the first argument; with its arguments.

@@ -66,6 +66,12 @@ pub(crate) fn one_line(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
+/// All problems as one error, a line each.
+pub(crate) fn failure(problems: &[Problem]) -> anyhow::Error {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    anyhow::Error::msg(lines.join("\n"))
+}
+
 /// A valid configuration, with the places that later problems (an address in use, an unknown host) refer to.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Config {

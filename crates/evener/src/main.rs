@@ -9,6 +9,7 @@ mod cli;
 mod compat;
 mod config;
 mod discover;
+mod instance;
 mod loops;
 mod material;
 mod observe;

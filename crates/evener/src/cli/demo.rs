@@ -9,6 +9,7 @@ use super::RunOptions;
 use crate::admin::AdminSocket;
 use crate::admin::view::Status;
 use crate::config::Config;
+use crate::instance::Instance;
 use crate::observe::{LogFormat, LogLevel};
 use crate::signals::{self, Signals};
 use crate::supervisor::{ConfigSource, Handle};
@@ -43,15 +44,13 @@ pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
         log_level: LogLevel::Off,
     };
     let config = Config { spec: spec(&addresses, echo), ..Config::default() };
-    let (mut supervisor, handle) = super::run::start(config, options.setting(ConfigSource::None)).await?;
+    let mut instance = Instance::start(config, options.setting(ConfigSource::None)).await?;
     let admin = AdminSocket::open_any()?;
     let mut screen = Screen::new(std::io::stdout().is_terminal());
     screen.opening(admin.path(), &addresses, echo);
-    let api = tokio::spawn(admin.serve(handle.clone(), supervisor.draining()));
-    let show = tokio::spawn(show(handle.clone(), stage, screen, length));
-    supervisor.run(signals).await;
-    api.abort();
-    let _ = api.await;
+    instance.serve_admin(admin);
+    let show = tokio::spawn(show(instance.handle(), stage, screen, length));
+    instance.run(signals).await;
     let tally = show.await?;
     println!("\n{}", tally.summary());
     if tally.failed() > 0 {

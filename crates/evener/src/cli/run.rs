@@ -2,19 +2,18 @@
 
 use super::{OneLiner, RunOptions};
 use crate::admin::AdminSocket;
-use crate::config::{self, Config, Problem};
+use crate::config::{self, Config, failure};
+use crate::instance::Instance;
 use crate::material::Materials;
 use crate::outside::gather;
 use crate::scope;
 use crate::signals::{self, Signals};
-use crate::supervisor::{ConfigSource, Handle, Setting, Supervisor};
+use crate::supervisor::ConfigSource;
 use anyhow::bail;
 use evener_core::Endpoint;
-use evener_core::event::Event;
 use evener_core::spec::{
     CheckSpec, Policy, PoolSpec, Protocol, ServerSpec, ServiceSpec, Spec, StickyBy, StickySpec, Transport,
 };
-use rustix::process::{Resource, getrlimit, setrlimit};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,14 +26,16 @@ pub(super) async fn file(file: PathBuf, options: &RunOptions) -> anyhow::Result<
         Some(path) => AdminSocket::open(path)?,
         None => AdminSocket::open_usual()?,
     };
-    let (supervisor, handle) = start(config, options.setting(ConfigSource::File(file))).await?;
-    serve(supervisor, handle, admin, signals).await
+    let mut instance = Instance::start(config, options.setting(ConfigSource::File(file))).await?;
+    instance.serve_admin(admin);
+    instance.run(signals).await;
+    Ok(())
 }
 
 /// `evener check FILE`, with `--print` or without
 pub(super) async fn check(file: &Path, print: bool) -> anyhow::Result<()> {
     let config = read(file).await?;
-    gather(&config, Materials::default()).await.map_err(|problems| fail(&problems))?;
+    gather(&config, Materials::default()).await.map_err(|problems| failure(&problems))?;
     if print {
         let text = config::print(&config.spec, &|_| None);
         print!("{text}");
@@ -68,8 +69,10 @@ pub(super) async fn one_liner(
         Some(path) => AdminSocket::open(path)?,
         None => AdminSocket::open_any()?,
     };
-    let (supervisor, handle) = start(config, line.options.setting(ConfigSource::None)).await?;
-    serve(supervisor, handle, admin, signals).await
+    let mut instance = Instance::start(config, line.options.setting(ConfigSource::None)).await?;
+    instance.serve_admin(admin);
+    instance.run(signals).await;
+    Ok(())
 }
 
 fn one_liner_spec(line: &OneLiner, protocol: Protocol, check: Option<CheckSpec>) -> anyhow::Result<Spec> {
@@ -115,46 +118,5 @@ fn one_liner_spec(line: &OneLiner, protocol: Protocol, check: Option<CheckSpec>)
 async fn read(file: &Path) -> anyhow::Result<Config> {
     let path = file.to_owned();
     let config = tokio::task::spawn_blocking(move || config::load(&path)).await?;
-    config.map_err(|problems| fail(&problems))
-}
-
-/// All problems as one error, a line each.
-fn fail(problems: &[Problem]) -> anyhow::Error {
-    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    anyhow::anyhow!(lines.join("\n"))
-}
-
-/// Resolves, starts the workers and takes the configuration on.
-pub(crate) async fn start(config: Config, setting: Setting) -> anyhow::Result<(Supervisor, Handle)> {
-    raise_descriptor_limit();
-    let outside = gather(&config, Materials::default()).await.map_err(|problems| fail(&problems))?;
-    let (mut supervisor, handle) = Supervisor::start(setting)?;
-    let (services, pools) = (config.spec.services.len(), config.spec.pools.len());
-    supervisor.apply(config, outside).map_err(|problems| fail(&problems))?;
-    let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
-    supervisor.tell(&Event::Started { version, pid, workers: supervisor.workers(), services, pools });
-    supervisor.warn_of_descriptors();
-    Ok((supervisor, handle))
-}
-
-async fn serve(
-    mut supervisor: Supervisor,
-    handle: Handle,
-    admin: AdminSocket,
-    signals: Signals,
-) -> anyhow::Result<()> {
-    supervisor.tell(&Event::AdminListening { socket: admin.path().display().to_string() });
-    let api = tokio::spawn(admin.serve(handle, supervisor.draining()));
-    supervisor.run(signals).await;
-    api.abort();
-    // Awaited, so that the socket is removed.
-    let _ = api.await;
-    Ok(())
-}
-
-/// Takes as many descriptors as the system gives.
-pub(crate) fn raise_descriptor_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    let _ = setrlimit(Resource::Nofile, limit);
+    config.map_err(|problems| failure(&problems))
 }

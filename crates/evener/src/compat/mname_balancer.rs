@@ -4,17 +4,15 @@
 mod line;
 mod spec;
 
-use crate::admin::AdminSocket;
-use crate::cli;
+use super::open_admin;
 use crate::config::Config;
+use crate::instance::Instance;
 use crate::observe::{Log, LogFormat};
 use crate::signals::{self, Signals};
 use crate::supervisor::{ConfigSource, Setting};
-use evener_core::event::Event;
 use evener_proxy::Driver;
 use line::{HELP, Line, Wanted, parse};
 use std::ffi::OsString;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -70,24 +68,8 @@ async fn serve(line: &Line) -> anyhow::Result<()> {
         source: ConfigSource::None,
     };
     let config = Config { spec: spec::spec(line), ..Config::default() };
-    let (mut supervisor, handle) = cli::start(config, setting).await?;
-    let mut tasks = tokio::task::JoinSet::new();
-    if let Some(admin) = admin {
-        supervisor.tell(&Event::AdminListening { socket: admin.path().display().to_string() });
-        tasks.spawn(admin.serve(handle, supervisor.draining()));
-    }
-    supervisor.run(signals).await;
-    // Awaited, so that the file of the socket is removed.
-    tasks.shutdown().await;
+    let mut instance = Instance::start(config, setting).await?;
+    admin.into_iter().for_each(|admin| instance.serve_admin(admin));
+    instance.run(signals).await;
     Ok(())
-}
-
-/// Whoever may only bind a port has perhaps no place for an admin socket: then it goes without.
-fn open_admin(path: Option<&Path>, log: &Log) -> anyhow::Result<Option<AdminSocket>> {
-    match path {
-        Some(path) => AdminSocket::open(path).map(Some),
-        None => Ok(AdminSocket::open_any()
-            .inspect_err(|error| log.event(&Event::Notice { text: format!("no admin socket: {error:#}") }))
-            .ok()),
-    }
 }

@@ -8,22 +8,20 @@ use super::front::{Front, Gate, INPUTS_MAX, Signals, level, read_again};
 use super::line::{HELP, Line, Wanted, parse};
 use super::spec::{self, Whole};
 use super::state::{Listen, ListenTo};
-use crate::admin::AdminSocket;
 use crate::compat::daemon::{Daemon, Directory, PidFile, Process, Stdout, User, change_root};
-use crate::config::{Config, Problem};
+use crate::compat::open_admin;
+use crate::config::{Config, failure};
+use crate::instance::{Instance, Prebound};
 use crate::observe::{Log, LogFormat};
-use crate::outside::{Outside, gather};
+use crate::outside::gather;
 use crate::signals;
-use crate::supervisor::{ConfigSource, Setting, Supervisor};
+use crate::supervisor::{ConfigSource, Setting};
 use anyhow::Context;
-use evener_core::Endpoint;
 use evener_core::event::Event;
-use evener_core::spec::Transport;
-use evener_proxy::{Bound, Driver, Sharing, bind};
+use evener_proxy::{Driver, Sharing, bind};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use time::UtcOffset;
@@ -77,7 +75,7 @@ fn begin(line: &mut Line, head: Vec<String>) -> anyhow::Result<ExitCode> {
     if line.jail.is_some() {
         make_absolute(line)?;
     }
-    let whole = spec::whole(&line.state).map_err(|problems| fail(&problems))?;
+    let whole = spec::whole(&line.state).map_err(|problems| failure(&problems))?;
     line.steps.extend(advice(&line.state).into_iter().map(Step::Warn));
     if line.check_only {
         warn(line);
@@ -149,11 +147,6 @@ fn make_absolute(line: &mut Line) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn fail(problems: &[Problem]) -> anyhow::Error {
-    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    anyhow::anyhow!(lines.join("\n"))
-}
-
 async fn serve(
     line: &mut Line,
     Whole { config, control: control_list }: Whole,
@@ -167,22 +160,21 @@ async fn serve(
     let log = Log::named("pen", format, level(line.state.debug));
     let control = open_control(line, &log)?;
     let admin = open_admin(line.admin.as_deref(), &log)?;
-    let outside =
-        gather(&config, crate::material::Materials::default()).await.map_err(|problems| fail(&problems))?;
+    let outside = gather(&config, crate::material::Materials::default())
+        .await
+        .map_err(|problems| failure(&problems))?;
     let bound = bind_all(&config, workers(line))?;
     let pid_file = leave_rights(line)?;
     let (ask_reload, reloads) = mpsc::channel(1);
-    let (mut supervisor, handle) =
-        Supervisor::start(setting(line, log.clone(), ConfigSource::Front(ask_reload)))?;
-    supervisor.bring(bound);
-    start(&mut supervisor, &config, outside)?;
+    let setting = setting(line, log.clone(), ConfigSource::Front(ask_reload));
+    let mut instance = Instance::start_with(config.clone(), outside, bound, setting)?;
     let (inputs, heard) = mpsc::channel(INPUTS_MAX);
     let gate = Gate::default();
     gate.set(control_list);
     let front = Front {
         state: line.state.clone(),
         config,
-        handle: handle.clone(),
+        handle: instance.handle(),
         log: log.clone(),
         head,
         numbers: Numbers::default(),
@@ -195,21 +187,17 @@ async fn serve(
     if let Some(control) = control {
         hearing.spawn(async move { drop(control.serve(inputs, gate, log).await) });
     }
-    if let Some(admin) = admin {
-        supervisor.tell(&Event::AdminListening { socket: admin.path().display().to_string() });
-        tasks.spawn(admin.serve(handle, supervisor.draining()));
-    }
+    admin.into_iter().for_each(|admin| instance.serve_admin(admin));
     let pid_file = pid_file.map(PidFile::write).transpose()?;
     daemon.map(|daemon| daemon.ready(Stdout::Closed)).transpose()?;
-    let draining = supervisor.draining();
+    let draining = instance.draining();
     // Whoever restarts it may start the next one while clients of this one finish: its places are free by then.
     let make_room = async move {
         let _ = draining.await;
         drop(pid_file);
         hearing.shutdown().await;
     };
-    tokio::join!(supervisor.run(signals), make_room);
-    // Awaited, so that the files of sockets are removed.
+    tokio::join!(instance.run(signals), make_room);
     tasks.shutdown().await;
     Ok(())
 }
@@ -223,16 +211,6 @@ fn open_control(line: &Line, log: &Log) -> anyhow::Result<Option<Control>> {
         return Ok(None);
     }
     Control::open(address).map(Some)
-}
-
-/// pen has no admin socket: where there can be none, it goes without.
-fn open_admin(path: Option<&Path>, log: &Log) -> anyhow::Result<Option<AdminSocket>> {
-    match path {
-        Some(path) => AdminSocket::open(path).map(Some),
-        None => Ok(AdminSocket::open_any()
-            .inspect_err(|error| log.event(&Event::Notice { text: format!("no admin socket: {error:#}") }))
-            .ok()),
-    }
 }
 
 /// Changes root and user. What may listen below 1024, and speak with clients' addresses, stays; whoever wants to be root
@@ -259,8 +237,8 @@ fn leave_rights(line: &Line) -> anyhow::Result<Option<PidFile>> {
 }
 
 /// Opens what is listened on, as long as there is the right to.
-fn bind_all(config: &Config, workers: usize) -> anyhow::Result<Vec<(Transport, Endpoint, Bound)>> {
-    let mut bound = Vec::new();
+fn bind_all(config: &Config, workers: usize) -> anyhow::Result<Prebound> {
+    let mut bound = Prebound::new();
     for service in &config.spec.services {
         for address in &service.listen {
             for &transport in service.protocol.transports() {
@@ -286,14 +264,4 @@ fn setting(line: &Line, log: Log, source: ConfigSource) -> Setting {
         drain_timeout: line.drain_timeout.unwrap_or(if line.state.udp { DRAIN_UDP } else { DRAIN }),
         source,
     }
-}
-
-fn start(supervisor: &mut Supervisor, config: &Config, outside: Outside) -> anyhow::Result<()> {
-    crate::cli::raise_descriptor_limit();
-    supervisor.apply(config.clone(), outside).map_err(|problems| fail(&problems))?;
-    let (services, pools) = (config.spec.services.len(), config.spec.pools.len());
-    let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
-    supervisor.tell(&Event::Started { version, pid, workers: supervisor.workers(), services, pools });
-    supervisor.warn_of_descriptors();
-    Ok(())
 }

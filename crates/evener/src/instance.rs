@@ -1,0 +1,84 @@
+//! A running instance: the supervisor with its workers, and the admin API beside them. The command line, the programs that
+//! Evener stands in for and the demo all start one here. It knows no command line and reads no configuration file.
+
+use crate::admin::AdminSocket;
+use crate::config::{self, Config};
+use crate::material::Materials;
+use crate::outside::{Outside, gather};
+use crate::signals::Signals;
+use crate::supervisor::{Handle, Setting, Supervisor};
+use evener_core::Endpoint;
+use evener_core::event::Event;
+use evener_core::spec::Transport;
+use evener_proxy::Bound;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+/// Sockets that were bound before the instance started, while the process had the right to bind them.
+pub(crate) type Prebound = Vec<(Transport, Endpoint, Bound)>;
+
+/// A configured instance. It takes clients once it is started, and reacts to signals and requests while [`Self::run`] runs.
+pub(crate) struct Instance {
+    supervisor: Supervisor,
+    handle: Handle,
+    admin: JoinSet<()>,
+}
+
+impl Instance {
+    /// Resolves names and reads certificates, then starts the workers and applies the configuration.
+    pub(crate) async fn start(config: Config, setting: Setting) -> anyhow::Result<Self> {
+        let outside =
+            gather(&config, Materials::default()).await.map_err(|problems| config::failure(&problems))?;
+        Self::start_with(config, outside, Prebound::new(), setting)
+    }
+
+    /// Starts the workers and applies a configuration whose names are resolved, whose certificates are read, and some of
+    /// whose addresses are bound.
+    pub(crate) fn start_with(
+        config: Config,
+        outside: Outside,
+        bound: Prebound,
+        setting: Setting,
+    ) -> anyhow::Result<Self> {
+        raise_descriptor_limit();
+        let (mut supervisor, handle) = Supervisor::start(setting)?;
+        supervisor.bring(bound);
+        let (services, pools) = (config.spec.services.len(), config.spec.pools.len());
+        supervisor.apply(config, outside).map_err(|problems| config::failure(&problems))?;
+        let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+        supervisor.tell(&Event::Started { version, pid, workers: supervisor.workers(), services, pools });
+        supervisor.warn_of_descriptors();
+        Ok(Self { supervisor, handle, admin: JoinSet::new() })
+    }
+
+    /// Returns the handle through which others ask the supervisor.
+    pub(crate) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Becomes ready when new clients are no longer taken.
+    pub(crate) fn draining(&mut self) -> oneshot::Receiver<()> {
+        self.supervisor.draining()
+    }
+
+    /// Serves the admin API on a socket, as long as the instance runs.
+    pub(crate) fn serve_admin(&mut self, admin: AdminSocket) {
+        self.supervisor.tell(&Event::AdminListening { socket: admin.path().display().to_string() });
+        let draining = self.supervisor.draining();
+        self.admin.spawn(admin.serve(self.handle(), draining));
+    }
+
+    /// Runs until a signal or a request ends it; then clients may finish, and the file of the admin socket is removed.
+    pub(crate) async fn run(mut self, signals: Signals) {
+        self.supervisor.run(signals).await;
+        self.admin.shutdown().await;
+    }
+}
+
+/// Takes as many descriptors as the system gives.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+}
