@@ -11,7 +11,7 @@ use mlua::{
 use std::cell::Cell;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -92,11 +92,13 @@ fn lock(state: &Shared) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Number of runs that took too long and still go on.
+static GIVEN_UP: AtomicUsize = AtomicUsize::new(0);
+
 /// Runs the file and whatever it includes.
 pub(super) fn run(path: &Path) -> Result<Run, Vec<Problem>> {
-    // A run that was given up still goes on; another one beside it would only add to that.
-    static BUSY: AtomicBool = AtomicBool::new(false);
-    if !cfg!(test) && BUSY.swap(true, Ordering::Acquire) {
+    // Another run beside one that was given up would only add to what that takes.
+    if !cfg!(test) && GIVEN_UP.load(Ordering::Relaxed) > 0 {
         let message =
             "an earlier reading of the configuration still runs: try again, or restart if it never ends";
         return Err(vec![Problem::new(format!("{}: {message}", path.display()))]);
@@ -104,21 +106,30 @@ pub(super) fn run(path: &Path) -> Result<Run, Vec<Problem>> {
     let (done, result) = channel();
     let path = path.to_owned();
     let name = path.display().to_string();
+    // Set by whichever comes first: the end of the run, or the one that waits for it no longer.
+    let settled = Arc::new(AtomicBool::new(false));
+    let run_settled = Arc::clone(&settled);
     let thread = std::thread::Builder::new().name("configuration".into());
     let started = thread.spawn(move || {
-        let outcome = run_here(&path);
-        BUSY.store(false, Ordering::Release);
-        drop(done.send(outcome));
+        drop(done.send(run_here(&path)));
+        if run_settled.swap(true, Ordering::AcqRel) {
+            GIVEN_UP.fetch_sub(1, Ordering::Relaxed);
+        }
     });
     if let Err(error) = started {
-        BUSY.store(false, Ordering::Release);
         return Err(vec![Problem::new(format!("{name}: no thread to run it: {error}"))]);
     }
     match result.recv_timeout(TIME_MAX) {
         Ok(outcome) => outcome,
-        Err(RecvTimeoutError::Timeout) => Err(vec![Problem::new(format!(
-            "{name}: it ran for {TIME_MAX:?} without an end; a configuration must be quick"
-        ))]),
+        Err(RecvTimeoutError::Timeout) => {
+            GIVEN_UP.fetch_add(1, Ordering::Relaxed);
+            if settled.swap(true, Ordering::AcqRel) {
+                GIVEN_UP.fetch_sub(1, Ordering::Relaxed);
+            }
+            Err(vec![Problem::new(format!(
+                "{name}: it ran for {TIME_MAX:?} without an end; a configuration must be quick"
+            ))])
+        }
         Err(RecvTimeoutError::Disconnected) => Err(vec![Problem::new(format!("{name}: running it failed"))]),
     }
 }
