@@ -13,6 +13,7 @@ use crate::supervisor::{ConfigSource, Setting};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use evener_core::spec::{CheckKind, CheckSpec, DnsCacheSpec, DnsSpec, Policy, Protocol};
 use evener_proxy::Driver;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -255,7 +256,7 @@ impl Command {
 struct Foreign {
     /// The options of that program
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    words: Vec<std::ffi::OsString>,
+    words: Vec<OsString>,
 }
 
 /// How what runs behaves.
@@ -372,10 +373,10 @@ struct ServerCommand {
 }
 
 /// Runs the command line; what went wrong is said on standard error.
-pub(crate) fn main() -> ExitCode {
+pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
     let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
-            let wanted = Cli::parse().command;
+            let wanted = Cli::parse_from(words).command;
             if !wanted.serves() {
                 signals::let_through();
             }

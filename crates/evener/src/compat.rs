@@ -78,14 +78,14 @@ fn open_admin(path: Option<&Path>, log: &Log) -> anyhow::Result<Option<AdminSock
     }
 }
 
-/// The program that this process was called as, by the name of a link or by the first argument; with its arguments.
-pub(crate) fn called() -> Option<(Program, Vec<OsString>)> {
-    let mut arguments = std::env::args_os();
-    let own = arguments.next()?;
-    let program = Program::named(&own).or_else(|| {
-        let first = arguments.next()?;
-        // A path is no subcommand.
-        Program::named(&first).filter(|program| first == program.name())
-    })?;
-    Some((program, arguments.collect()))
+/// The program that a command line calls, by the name of a link or by its first argument; with its arguments.
+pub(crate) fn called(words: &[OsString]) -> Option<(Program, &[OsString])> {
+    let (own, arguments) = words.split_first()?;
+    if let Some(program) = Program::named(own) {
+        return Some((program, arguments));
+    }
+    let (first, arguments) = arguments.split_first()?;
+    // A path is no subcommand.
+    let program = Program::named(first).filter(|program| first == program.name())?;
+    Some((program, arguments))
 }

@@ -1,5 +1,9 @@
 //! A running instance: the supervisor with its workers, and the admin API beside them. The command line, the programs that
-//! Evener stands in for and the demo all start one here. It knows no command line and reads no configuration file.
+//! Evener stands in for, the demo and tests ([`Embedded`]) all start one here. It knows no command line.
+
+mod embedded;
+
+pub use embedded::{Embedded, Options};
 
 use crate::admin::AdminSocket;
 use crate::config::{self, Config};

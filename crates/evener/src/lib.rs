@@ -1,4 +1,7 @@
-//! Evener, the program: command line, configuration, supervisor, checks and admin API around the planes.
+//! Evener, the program as a library: command line, configuration, supervisor, checks and admin API around the planes.
+//!
+//! Two things are public: [`main_with`], which is the program, and [`instance`], which starts an instance inside another
+//! program, such as a test.
 
 #[macro_use]
 mod output;
@@ -9,7 +12,7 @@ mod cli;
 mod compat;
 mod config;
 mod discover;
-mod instance;
+pub mod instance;
 mod loops;
 mod material;
 mod observe;
@@ -21,9 +24,15 @@ mod signals;
 mod supervisor;
 mod unix_socket;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-fn main() -> ExitCode {
+/// Runs the program with a command line, whose first word is the name that it was called by. Call it first in `main`: it
+/// holds back signals, for which there may be no other thread yet.
+pub fn main_with(arguments: Vec<OsString>) -> ExitCode {
     signals::hold();
-    compat::called().map_or_else(cli::main, |(program, arguments)| program.run(arguments))
+    match compat::called(&arguments) {
+        Some((program, rest)) => program.run(rest.to_vec()),
+        None => cli::main(arguments),
+    }
 }

@@ -19,8 +19,10 @@ pub(crate) fn let_through() {
     let _ = HELD.into_iter().collect::<SigSet>().thread_unblock();
 }
 
-/// The signals of a program that serves.
-pub(crate) struct Signals {
+/// The signals that a running instance reacts to.
+pub(crate) struct Signals(Option<Streams>);
+
+struct Streams {
     hang_up: Signal,
     terminate: Signal,
     interrupt: Signal,
@@ -44,23 +46,29 @@ pub(crate) enum Caught {
 impl Signals {
     /// Catches them from now on. They are still held back until [`let_through`].
     pub(crate) fn catch() -> io::Result<Self> {
-        Ok(Self {
+        Ok(Self(Some(Streams {
             hang_up: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
-        })
+        })))
+    }
+
+    /// No signals: those of the process are another program's.
+    pub(crate) fn none() -> Self {
+        Self(None)
     }
 
     /// Waits for the next one.
     pub(crate) async fn next(&mut self) -> Caught {
+        let Some(streams) = &mut self.0 else { return std::future::pending().await };
         tokio::select! {
-            _ = self.hang_up.recv() => Caught::HangUp,
-            _ = self.terminate.recv() => Caught::End("SIGTERM"),
-            _ = self.interrupt.recv() => Caught::End("SIGINT"),
-            _ = self.user1.recv() => Caught::User1,
-            _ = self.user2.recv() => Caught::User2,
+            _ = streams.hang_up.recv() => Caught::HangUp,
+            _ = streams.terminate.recv() => Caught::End("SIGTERM"),
+            _ = streams.interrupt.recv() => Caught::End("SIGINT"),
+            _ = streams.user1.recv() => Caught::User1,
+            _ = streams.user2.recv() => Caught::User2,
         }
     }
 }

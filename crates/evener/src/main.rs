@@ -1,0 +1,7 @@
+//! The program `evener`: its command line, given to the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    evener::main_with(std::env::args_os().collect())
+}
