@@ -6,6 +6,7 @@ mod apply;
 mod certificates;
 mod connections;
 mod discovery;
+mod listeners;
 mod paths;
 mod publish;
 mod reload;
@@ -219,7 +220,7 @@ pub(crate) struct Supervisor {
     /// Addresses of datagrams that a reload took out, which workers may have until then.
     leaving: BTreeMap<Endpoint, Time>,
     /// Addresses that were bound before there was a configuration.
-    brought: apply::Fresh,
+    brought: listeners::Fresh,
     /// When the files of unix sockets are looked at again.
     paths: paths::Paths,
     /// Services that left, while they still have connections.
@@ -274,7 +275,7 @@ impl Supervisor {
             access_changed: access::Changed::default(),
             listeners: BTreeMap::new(),
             leaving: BTreeMap::new(),
-            brought: apply::Fresh::new(),
+            brought: listeners::Fresh::new(),
             paths: paths::Paths::default(),
             retiring: Vec::new(),
             probing: BTreeMap::new(),
