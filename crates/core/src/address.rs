@@ -179,6 +179,20 @@ fn is_host_name(host: &str) -> bool {
 }
 
 impl Endpoint {
+    /// Parses an address to listen on. An IP address may have the port 0: the system chooses one.
+    ///
+    /// # Errors
+    /// The text is not an address.
+    pub fn parse_listen(text: &str) -> Result<Self, AddressError> {
+        match text.strip_suffix(":0").map(|host| format!("{host}:1").parse()) {
+            Some(Ok(Self::Ip(mut address))) => {
+                address.set_port(0);
+                Ok(Self::Ip(address))
+            }
+            _ => text.parse(),
+        }
+    }
+
     /// The address, when nothing has to be resolved.
     #[must_use]
     pub fn target(&self) -> Option<Target> {
@@ -267,6 +281,17 @@ mod tests {
         check("http://10.0.0.1:80", "is a URL");
         check("/run/x\0y", "neither");
         check(&format!("/{}", "x".repeat(107)), "longer than 107 bytes");
+    }
+
+    #[test]
+    fn only_an_ip_address_to_listen_on_may_have_the_port_0() {
+        for text in ["10.0.0.1:0", "0.0.0.0:0", "[::]:0", "[fe80::1%3]:0", "10.0.0.1:80", "/run/app:0"] {
+            assert_eq!(Endpoint::parse_listen(text).map(|address| address.to_string()), Ok(text.into()));
+        }
+        for text in ["www.example:0", ":0", "0", "[10.0.0.1]:0", "10.0.0.1:00", ""] {
+            assert_eq!(Endpoint::parse_listen(text), text.parse(), "{text}");
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
     }
 
     proptest! {

@@ -10,17 +10,15 @@ use crate::config::{self, Config};
 use crate::material::Materials;
 use crate::outside::{Outside, gather};
 use crate::signals::Signals;
-use crate::supervisor::{Handle, Setting, Supervisor};
-use evener_core::Endpoint;
+use crate::supervisor::{Handle, ListenerKey, Setting, Supervisor};
 use evener_core::event::Event;
-use evener_core::spec::Transport;
 use evener_proxy::Bound;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 /// Sockets that were bound before the instance started, while the process had the right to bind them.
-pub(crate) type Prebound = Vec<(Transport, Endpoint, Bound)>;
+pub(crate) type Prebound = Vec<(ListenerKey, Bound)>;
 
 /// A configured instance. It takes clients once it is started, and reacts to signals and requests while [`Self::run`] runs.
 pub(crate) struct Instance {

@@ -12,6 +12,11 @@ pub(crate) fn parse(text: &str) -> Result<Endpoint, AddressError> {
     with_number(text).as_deref().unwrap_or(text).parse()
 }
 
+/// Reads an address to listen on, where the port may be 0: the system chooses it.
+pub(crate) fn parse_listen(text: &str) -> Result<Endpoint, AddressError> {
+    Endpoint::parse_listen(with_number(text).as_deref().unwrap_or(text))
+}
+
 /// Reads the address of a server. Its name is what was written, for the number of an interface may be another one tomorrow.
 pub(crate) fn server(text: &str) -> Result<ServerSpec, AddressError> {
     let endpoint = parse(text)?;

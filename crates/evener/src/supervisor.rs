@@ -10,6 +10,7 @@ mod listeners;
 mod paths;
 mod publish;
 mod reload;
+mod reservation;
 mod shortage;
 mod signalled;
 
@@ -24,7 +25,7 @@ use evener_core::event::Event;
 use evener_core::health::Probe;
 use evener_core::pool::{Pool, PoolSetting};
 use evener_core::snapshot::Snapshot;
-use evener_core::spec::{AdminState, Transport};
+use evener_core::spec::AdminState;
 use evener_core::{Endpoint, Random, ServerId, Target, Time};
 use evener_proxy::{Driver, Plane, PlaneOptions, Report, Service};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +38,7 @@ use tokio::task::AbortHandle;
 pub(crate) use access::{AccessChange, AccessRefused, Rule};
 pub(crate) use certificates::Reread;
 pub(crate) use discovery::Scanned;
+pub(crate) use listeners::ListenerKey;
 pub(crate) use reload::Loaded;
 
 /// Reports, probes and requests that may wait; workers drop reports beyond it, for there will be others.
@@ -216,7 +218,7 @@ pub(crate) struct Supervisor {
     pub(crate) access: BTreeMap<Arc<str>, Vec<Rule>>,
     /// Services whose rules changed, with those who wait for that to be in force.
     access_changed: access::Changed,
-    pub(crate) listeners: BTreeMap<(Transport, Endpoint), RunningListener>,
+    pub(crate) listeners: BTreeMap<ListenerKey, RunningListener>,
     /// Addresses of datagrams that a reload took out, which workers may have until then.
     leaving: BTreeMap<Endpoint, Time>,
     /// Addresses that were bound before there was a configuration.

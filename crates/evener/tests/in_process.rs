@@ -4,7 +4,7 @@
 use evener::instance::{Embedded, Options};
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
@@ -48,6 +48,33 @@ fn server(name: &'static str, connections: usize) -> (String, JoinHandle<()>) {
         }
     });
     (address, thread)
+}
+
+/// A server of datagrams that sends each back, as a response where it is a DNS query.
+fn datagram_server() -> String {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((length, client)) = socket.recv_from(&mut buffer) {
+            buffer[2] |= 0x80;
+            let _ = socket.send_to(&buffer[..length], client);
+        }
+    });
+    address
+}
+
+/// A query for the address of `a.example` (RFC 1035, section 4).
+const QUERY: &[u8] = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x07example\x00\x00\x01\x00\x01";
+
+/// Sends a query and returns the response.
+fn query(service: SocketAddr) -> Vec<u8> {
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    client.send_to(QUERY, service).unwrap();
+    let mut buffer = [0; 512];
+    let length = client.recv(&mut buffer).unwrap();
+    buffer[..length].to_vec()
 }
 
 /// Sends a text, ends, and returns all that comes back.
@@ -95,4 +122,57 @@ fn a_configuration_that_is_not_valid_starts_no_instance() {
     let file = directory.configuration("service \"s\" { listen = \"nowhere\" }");
     let problem = Embedded::start(&file, Options::default()).err().unwrap().to_string();
     assert!(problem.contains("evener.lua:1: service `s`"), "{problem}");
+}
+
+#[test]
+fn ports_that_the_system_chooses_are_reported_and_stay_across_reloads() {
+    let directory = Directory::new("ports");
+    let server = datagram_server();
+    let any = "listen = \"127.0.0.1:0\"";
+    let configuration = |more: &str| {
+        directory.configuration(&format!(
+            "service \"tcp\" {{ {any}, \"{server}\" }}
+             service \"udp\" {{ {any}, protocol = \"udp\", \"{server}\" }}
+             service \"dns\" {{ {any}, protocol = \"dns\", \"{server}\" }}
+             {more}"
+        ))
+    };
+    let names = ["tcp", "udp", "dns"];
+    let file = configuration("");
+    let options = Options { workers: 3, ..Options::default() };
+    let instance = Embedded::start(&file, options).unwrap();
+    let bound = |name: &str| -> SocketAddr {
+        let addresses = instance.addresses(name);
+        assert_eq!(addresses.len(), 1, "{name}: {addresses:?}");
+        addresses[0]
+    };
+    let response: Vec<u8> = [&QUERY[..2], b"\x81", &QUERY[3..]].concat();
+    let all_serve = || {
+        let [tcp, udp, dns] = names.map(bound);
+        for _ in 0..12 {
+            TcpStream::connect(tcp).unwrap();
+            TcpStream::connect(dns).unwrap();
+            assert_eq!([query(udp), query(dns)], [response.clone(), response.clone()]);
+        }
+    };
+    let before = names.map(bound);
+    assert!(before.iter().all(|address| address.port() > 0) && before[0] != before[2], "{before:?}");
+    all_serve();
+
+    configuration(&format!("service \"more\" {{ {any}, \"{server}\" }}"));
+    instance.reload().unwrap();
+    assert_eq!(names.map(bound), before);
+    assert!(!before.contains(&bound("more")));
+    all_serve();
+
+    // Another instance, or another service of this one, gets ports of its own.
+    let other = Embedded::start(&file, options).unwrap();
+    assert!(names.iter().chain(&["more"]).all(|name| !before.contains(&other.addresses(name)[0])));
+
+    // The port that the system chose may be written down.
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replacen("127.0.0.1:0", &before[0].to_string(), 1)).unwrap();
+    instance.reload().unwrap();
+    assert_eq!(names.map(bound), before);
+    all_serve();
 }

@@ -76,7 +76,7 @@ pub(super) async fn one_liner(
 }
 
 fn one_liner_spec(line: &OneLiner, protocol: Protocol, check: Option<CheckSpec>) -> anyhow::Result<Spec> {
-    let listen = scope::parse(&line.listen)?;
+    let listen = scope::parse_listen(&line.listen)?;
     let name = protocol.name();
     let has_datagrams = protocol.transports().contains(&Transport::Datagram);
     if has_datagrams && matches!(listen, Endpoint::Unix(_)) {

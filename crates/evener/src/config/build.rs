@@ -343,7 +343,7 @@ impl<'a> Builder<'a> {
 }
 
 fn parse_listen(text: &str) -> Result<Endpoint, String> {
-    match scope::parse(text).map_err(|error| error.to_string())? {
+    match scope::parse_listen(text).map_err(|error| error.to_string())? {
         Endpoint::Host { name, port } => Err(format!(
             "`{name}:{port}` is no address to listen on: write an IP address, such as 0.0.0.0:{port} for all"
         )),

@@ -86,6 +86,8 @@ pool "empty" { }
 service "www" { listen = "0.0.0.0:80", pool = "wbe" }
 service "again" { listen = "0.0.0.0:80", pool = web, idle_timout = "1s" }
 servce "x" { }
+service "any" { listen = { "0.0.0.0:0", "0.0.0.0:0" }, pool = web }
+service "any more" { listen = "0.0.0.0:0", pool = web }
 "#,
         &[
             "c.lua:3: server `10.0.0.52:80`: there is no key `weigth`; did you mean `weight`?",
@@ -98,6 +100,7 @@ servce "x" { }
             "c.lua:12: service `again` listens on 0.0.0.0:80, and so does service `www`",
             "c.lua:12: service `again`: there is no key `idle_timout`; did you mean `idle_timeout`?",
             "c.lua:13: `servce` is not defined; did you mean `service`?",
+            "c.lua:14: service `any` listens on 0.0.0.0:0 twice",
         ],
     );
 }

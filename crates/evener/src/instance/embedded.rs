@@ -1,12 +1,14 @@
 //! An instance inside another program: on a thread of its own, without a command line, signals or an admin socket.
 
 use super::Instance;
+use crate::admin::view;
 use crate::config;
 use crate::observe::{Log, LogFormat, LogLevel};
 use crate::signals::Signals;
 use crate::supervisor::{ConfigSource, Handle, Setting};
 use anyhow::Context;
 use evener_proxy::Driver;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -50,6 +52,15 @@ impl Embedded {
             .context("the thread of the instance")?;
         let (handle, runtime) = started.recv().context("the instance ended before it started")??;
         Ok(Self { handle, runtime, thread: Some(thread) })
+    }
+
+    /// Returns the IP addresses that a service listens on, with the ports that the system chose.
+    #[must_use]
+    pub fn addresses(&self, service: &str) -> Vec<SocketAddr> {
+        let status = self.runtime.block_on(self.handle.look(view::status));
+        let services = status.into_iter().flat_map(|status| status.services);
+        let listen = services.filter(|one| one.name == service).flat_map(|one| one.listen);
+        listen.filter_map(|address| address.parse().ok()).collect()
     }
 
     /// Reads the file again and applies it. Returns what changed.

@@ -1,12 +1,16 @@
 //! Listeners of a configuration: every new address is bound before anything changes; those that stay keep their sockets.
 
+use super::reservation::Reservation;
 use super::{RunningListener, Supervisor};
 use crate::config::{Config, Problem};
 use evener_core::Endpoint;
 use evener_core::event::Event;
 use evener_core::spec::{ServiceSpec, Source, Transport};
-use evener_proxy::{Bound, Sharing, bind, may_be_transparent};
+use evener_proxy::{BindError, Bound, Sharing, bind, may_be_transparent};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +18,34 @@ use std::time::Duration;
 /// most where nobody configured another time.
 const LEAVING_MAX: Duration = Duration::from_secs(60);
 
-pub(super) type Fresh = BTreeMap<(Transport, Endpoint), Bound>;
+/// Identity of a listener across reloads. A listener with a given port passes to whichever service names its address; one
+/// whose port the system chose belongs to its service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ListenerKey {
+    pub(super) transport: Transport,
+    /// As configured.
+    pub(super) address: Endpoint,
+    owner: Option<Arc<str>>,
+}
+
+impl ListenerKey {
+    pub(crate) fn new(transport: Transport, address: &Endpoint, service: &Arc<str>) -> Self {
+        let owner = chosen_by_system(address).map(|_| Arc::clone(service));
+        Self { transport, address: address.clone(), owner }
+    }
+
+    /// The listener at the path of a unix socket.
+    pub(super) fn at_path(path: &Path) -> Self {
+        Self { transport: Transport::Stream, address: Endpoint::Unix(path.to_owned()), owner: None }
+    }
+}
+
+pub(super) type Fresh = BTreeMap<ListenerKey, Bound>;
 
 impl Supervisor {
     /// Addresses that are bound already, for the next configuration: the right to bind them may be gone by then.
-    pub(crate) fn bring(&mut self, bound: Vec<(Transport, Endpoint, Bound)>) {
-        let keyed = bound.into_iter().map(|(transport, address, bound)| ((transport, address), bound));
-        self.brought.extend(keyed);
+    pub(crate) fn bring(&mut self, bound: Vec<(ListenerKey, Bound)>) {
+        self.brought.extend(bound);
     }
 
     /// Binds every address that is not listened on yet.
@@ -28,27 +53,12 @@ impl Supervisor {
         let (mut fresh, mut problems) = (Fresh::new(), Vec::new());
         for service in &config.spec.services {
             problems.extend(source_problem(service));
-            for (transport, address) in places_of(service) {
-                let key = (transport, address.clone());
-                if self.listeners.contains_key(&key) {
-                    continue;
-                }
-                if let Some(bound) = self.brought.remove(&key) {
-                    fresh.insert(key, bound);
-                    continue;
-                }
-                let sharing =
-                    if self.overlaps_ours(&key, &fresh) { Sharing::WithOurs } else { Sharing::None };
-                // Where the system chooses the port, both transports have the same one.
-                let wanted = same_port(&fresh, &key).unwrap_or_else(|| address.clone());
-                match bind(&wanted, transport, &service.options, self.plane.workers(), sharing) {
-                    Ok(bound) => drop(fresh.insert(key, bound)),
-                    Err(error) => {
-                        let message = format!("service `{}`: {error}", service.name);
-                        let place = config.listen_places.get(&(service.name.clone(), address.clone()));
-                        problems.push(Problem { place: place.cloned(), message });
-                    }
-                }
+            for address in &service.listen {
+                let place = config.listen_places.get(&(service.name.clone(), address.clone()));
+                problems.extend(self.bind_address(service, address, &mut fresh).iter().map(|error| {
+                    let message = format!("service `{}`: {error}", service.name);
+                    Problem { place: place.cloned(), message }
+                }));
             }
         }
         // Where somebody has the address for streams and for datagrams, once is enough.
@@ -56,21 +66,69 @@ impl Supervisor {
         if problems.is_empty() { Ok(fresh) } else { Err(problems) }
     }
 
+    /// Binds an address for those transports of a service that do not listen there yet.
+    fn bind_address(
+        &mut self,
+        service: &ServiceSpec,
+        address: &Endpoint,
+        fresh: &mut Fresh,
+    ) -> Vec<BindError> {
+        let transports = service.protocol.transports();
+        let keys = transports.iter().map(|&transport| ListenerKey::new(transport, address, &service.name));
+        let (kept, mut missing): (Vec<_>, Vec<_>) = keys.partition(|key| self.listeners.contains_key(key));
+        missing.retain(|key| match self.brought.remove(key) {
+            Some(bound) => {
+                fresh.insert(key.clone(), bound);
+                false
+            }
+            None => true,
+        });
+        if missing.is_empty() {
+            return Vec::new();
+        }
+        let kept = kept.first().and_then(|key| self.listeners.get(key)).map(|listener| &listener.bound);
+        let reserved = match chosen_by_system(address).filter(|_| kept.is_none()) {
+            Some(ip) => match Reservation::new(ip, transports, service.options.freebind) {
+                Ok(reserved) => Some(reserved),
+                Err(error) => return vec![bind_error(address, error)],
+            },
+            None => None,
+        };
+        let chosen = reserved.as_ref().map(|reserved| Endpoint::Ip(reserved.address));
+        let wanted = chosen.as_ref().or(kept).unwrap_or(address).clone();
+        let mut errors = Vec::new();
+        for key in missing {
+            let shared = reserved.is_some() || self.overlaps_ours(key.transport, &wanted, fresh);
+            let sharing = if shared { Sharing::WithOurs } else { Sharing::None };
+            match bind(&wanted, key.transport, &service.options, self.plane.workers(), sharing) {
+                Ok(bound) => drop(fresh.insert(key, bound)),
+                Err(error) => errors.push(error),
+            }
+        }
+        errors
+    }
+
     /// Whether a listener of ours has the port already, on all addresses or on one of those that this one means.
-    fn overlaps_ours(&self, (transport, address): &(Transport, Endpoint), fresh: &Fresh) -> bool {
+    fn overlaps_ours(&self, transport: Transport, address: &Endpoint, fresh: &Fresh) -> bool {
         let Endpoint::Ip(wanted) = address else { return false };
         let is_leaving = |left: &Endpoint| {
             let Endpoint::Ip(left) = left else { return false };
             let all = left.ip().is_unspecified() || wanted.ip().is_unspecified();
             left == wanted || (left.port() == wanted.port() && left.is_ipv4() == wanted.is_ipv4() && all)
         };
-        if *transport == Transport::Datagram && self.leaving.keys().any(is_leaving) {
+        if transport == Transport::Datagram && self.leaving.keys().any(is_leaving) {
             return true;
         }
-        self.listeners.keys().chain(fresh.keys()).any(|(other, address)| {
+        let ours = self.listeners.iter().map(|(key, listener)| (key.transport, &listener.bound));
+        let ours = ours.chain(fresh.iter().map(|(key, bound)| (key.transport, &bound.address)));
+        ours.into_iter().any(|(other, address)| {
             let Endpoint::Ip(ours) = address else { return false };
             let all = ours.ip().is_unspecified() || wanted.ip().is_unspecified();
-            other == transport && ours.port() == wanted.port() && ours.is_ipv4() == wanted.is_ipv4() && all
+            let overlaps = all || ours == wanted;
+            other == transport
+                && ours.port() == wanted.port()
+                && ours.is_ipv4() == wanted.is_ipv4()
+                && overlaps
         })
     }
 
@@ -80,8 +138,7 @@ impl Supervisor {
         let (mut wanted, mut told) = (BTreeSet::new(), BTreeSet::new());
         for spec in &config.spec.services {
             let Some(service) = self.services.get(&spec.name).map(Arc::clone) else { continue };
-            for (transport, address) in places_of(spec) {
-                let key = (transport, address.clone());
+            for key in keys_of(spec) {
                 wanted.insert(key.clone());
                 if let Some(bound) = fresh.remove(&key) {
                     let address = bound.address.clone();
@@ -108,7 +165,7 @@ impl Supervisor {
         let leaving_until = self.now() + LEAVING_MAX;
         for (key, listener) in gone.iter().filter_map(|key| self.listeners.remove_entry(key)) {
             self.plane.unlisten(listener.id);
-            if key.0 == Transport::Datagram {
+            if key.transport == Transport::Datagram {
                 self.leaving.insert(listener.bound.clone(), leaving_until);
             }
             if closed.insert((listener.service.clone(), listener.bound.clone())) {
@@ -119,18 +176,28 @@ impl Supervisor {
     }
 }
 
-/// Where a service listens, and how clients come there.
-fn places_of(service: &ServiceSpec) -> impl Iterator<Item = (Transport, &Endpoint)> {
+/// The listeners of a service.
+fn keys_of(service: &ServiceSpec) -> impl Iterator<Item = ListenerKey> {
     let transports = service.protocol.transports();
-    service.listen.iter().flat_map(move |address| transports.iter().map(move |each| (*each, address)))
+    let of_address =
+        move |address| transports.iter().map(move |&each| ListenerKey::new(each, address, &service.name));
+    service.listen.iter().flat_map(of_address)
 }
 
-/// The address that the other transport of a place got, where the system chose its port.
-fn same_port(fresh: &Fresh, (transport, address): &(Transport, Endpoint)) -> Option<Endpoint> {
-    if *transport != Transport::Datagram || !matches!(address, Endpoint::Ip(ip) if ip.port() == 0) {
-        return None;
+/// The address, where the system chooses its port.
+fn chosen_by_system(address: &Endpoint) -> Option<SocketAddr> {
+    match address {
+        Endpoint::Ip(address) if address.port() == 0 => Some(*address),
+        _ => None,
     }
-    fresh.get(&(Transport::Stream, address.clone())).map(|bound| bound.address.clone())
+}
+
+fn bind_error(address: &Endpoint, error: io::Error) -> BindError {
+    let address = address.clone();
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => BindError::NotOurs(address),
+        _ => BindError::Other(address, error),
+    }
 }
 
 /// A source that may not be used would fail every connect.

@@ -1,7 +1,7 @@
 //! Files of unix sockets that services listen on: one that was removed (by a cleaner of /tmp, by hand) is made anew, for
 //! nobody reaches the socket without it. A file that somebody else put there stays.
 
-use super::Supervisor;
+use super::{ListenerKey, Supervisor};
 use evener_core::address::abstract_name;
 use evener_core::event::Event;
 use evener_core::spec::Transport;
@@ -49,7 +49,7 @@ impl Supervisor {
 
     fn make_anew(&mut self, path: &PathBuf) {
         let (address, workers) = (Endpoint::Unix(path.clone()), self.plane.workers());
-        let Some(listener) = self.listeners.get_mut(&(Transport::Stream, address.clone())) else { return };
+        let Some(listener) = self.listeners.get_mut(&ListenerKey::at_path(path)) else { return };
         let service = Arc::clone(&listener.serving);
         let options = &service.settings.load().options;
         match bind(&address, Transport::Stream, options, workers, Sharing::None) {
@@ -70,7 +70,7 @@ impl Supervisor {
     }
 
     fn unix_paths(&self) -> BTreeSet<PathBuf> {
-        let path = |(_, address): &(Transport, Endpoint)| match address {
+        let path = |key: &ListenerKey| match &key.address {
             Endpoint::Unix(path) if abstract_name(path).is_none() => Some(path.clone()),
             _ => None,
         };
@@ -79,7 +79,7 @@ impl Supervisor {
 
     /// When the files are looked at next; never where there are none.
     pub(super) fn paths_deadline(&self) -> Time {
-        let listens = self.listeners.keys().any(|(_, address)| matches!(address, Endpoint::Unix(_)));
+        let listens = self.listeners.keys().any(|key| matches!(key.address, Endpoint::Unix(_)));
         if listens && !self.is_draining() { self.paths.next } else { Time::NEVER }
     }
 }

@@ -4,6 +4,7 @@ use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
@@ -129,6 +130,7 @@ impl Drop for Directory {
 pub(crate) struct Evener {
     child: Child,
     pub(crate) directory: Directory,
+    admin: PathBuf,
 }
 
 impl Drop for Evener {
@@ -190,7 +192,7 @@ impl Evener {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut evener = Self { child, directory };
+        let mut evener = Self { child, directory, admin: admin.to_owned() };
         wait_until("the instance to start", || {
             let ended = evener.child.try_wait().unwrap();
             assert!(ended.is_none(), "it ended at once: {}", evener.log());
@@ -244,6 +246,27 @@ impl Evener {
         let output = self.talk(&["status", "--json"]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The port of a service that listens on one IP address, as the instance reports it.
+    pub(crate) fn port(&self, service: &str) -> u16 {
+        let status = self.request_status();
+        let services = status["services"].as_array().unwrap();
+        let found = services.iter().find(|one| one["name"] == service);
+        let listen = &found.unwrap_or_else(|| panic!("no service {service}: {status}"))["listen"];
+        assert_eq!(listen.as_array().map(Vec::len), Some(1), "{service} listens on {listen}");
+        listen[0].as_str().unwrap().parse::<SocketAddr>().unwrap().port()
+    }
+
+    /// The status, from the admin socket itself: a program for each question takes its time.
+    fn request_status(&self) -> Value {
+        let mut stream = UnixStream::connect(&self.admin).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let request = "GET /v1/status HTTP/1.1\r\nHost: evener\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        serde_json::from_str(response.split_once("\r\n\r\n").unwrap().1).unwrap()
     }
 
     /// A counter of a service.

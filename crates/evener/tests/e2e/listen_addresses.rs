@@ -20,6 +20,24 @@ fn brief(name: &'static str) -> Server {
 }
 
 #[test]
+fn a_port_that_the_system_chose_is_in_the_log_and_in_the_status() {
+    let server = Server::named("a");
+    let at = format!("127.0.0.1:{}", server.port);
+    for protocol in ["tcp", "http", "udp", "dns"] {
+        let evener = Evener::one_liner(&[protocol, "127.0.0.1:0", &at, "--workers", "3"]);
+        let address = format!("127.0.0.1:{}", evener.port(protocol));
+        evener.expect_log(&format!(" listening service={protocol} protocol={protocol} address={address}\n"));
+        assert_eq!(evener.log_count(" listening "), 1);
+        assert_eq!(evener.status()["services"][0]["listen"], serde_json::json!([address]));
+        let text = evener.talk(&["status"]).stdout;
+        assert!(String::from_utf8(text).unwrap().contains(&format!("  {address}  ")), "{address}");
+    }
+    let evener = Evener::one_liner(&["tcp", "127.0.0.1:0", &at, "--workers", "3"]);
+    let port = evener.port("tcp");
+    assert!((0..12).all(|_| who(port) == "a"));
+}
+
+#[test]
 fn an_address_that_is_not_there_yet_is_listened_on_where_that_is_wanted() {
     for address in ["192.0.2.5", "[2001:db8::5]"] {
         for protocol in ["tcp", "http", "udp", "dns"] {

@@ -15,7 +15,7 @@ use crate::instance::{Instance, Prebound};
 use crate::observe::{Log, LogFormat};
 use crate::outside::gather;
 use crate::signals;
-use crate::supervisor::{ConfigSource, Setting};
+use crate::supervisor::{ConfigSource, ListenerKey, Setting};
 use anyhow::Context;
 use evener_core::event::Event;
 use evener_proxy::{Driver, Sharing, bind};
@@ -243,7 +243,7 @@ fn bind_all(config: &Config, workers: usize) -> anyhow::Result<Prebound> {
         for address in &service.listen {
             for &transport in service.protocol.transports() {
                 let opened = bind(address, transport, &service.options, workers, Sharing::None)?;
-                bound.push((transport, address.clone(), opened));
+                bound.push((ListenerKey::new(transport, address, &service.name), opened));
             }
         }
     }

@@ -36,7 +36,11 @@ impl Builder<'_> {
             for endpoint in &service.listen {
                 let places = service.protocol.transports().iter().map(|each| (*each, endpoint));
                 let others = places.filter_map(|place| taken.insert(place, &service.name));
-                if let Some(other) = others.last() {
+                // Where the system chooses the port, each service gets one of its own.
+                let is_free = |other: &&str| {
+                    matches!(endpoint, Endpoint::Ip(ip) if ip.port() == 0) && **other != *service.name
+                };
+                if let Some(other) = others.last().filter(|other| !is_free(other)) {
                     let at = self.reading.run.refine(place, &[&endpoint.to_string()]);
                     let message = if *other == *service.name {
                         format!("service `{other}` listens on {endpoint} twice")

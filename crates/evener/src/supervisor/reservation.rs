@@ -1,0 +1,81 @@
+//! Ports that the system chooses (`listen = "127.0.0.1:0"`): one that is free for every transport of a service.
+
+use evener_core::spec::Transport;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with, sockopt};
+use std::io;
+use std::net::SocketAddr;
+
+/// Ports that are tried until one is free for every transport.
+const TRIES_MAX: usize = 64;
+
+/// A port that is kept from all others until the workers' sockets are bound to it.
+///
+/// Its sockets are bound alone, so the port is nobody else's, and share it (SO_REUSEPORT) only then. Without it two
+/// instances that choose at the same moment could get one port, and share its clients.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    /// The address, with the port.
+    pub(super) address: SocketAddr,
+    _sockets: Vec<OwnedFd>,
+}
+
+impl Reservation {
+    pub(super) fn new(address: SocketAddr, transports: &[Transport], freebind: bool) -> io::Result<Self> {
+        for _ in 0..TRIES_MAX {
+            match reserve(address, transports, freebind) {
+                // The port that the first transport got is taken for the next one.
+                Err(Errno::ADDRINUSE) => {}
+                reserved => return Ok(reserved?),
+            }
+        }
+        Err(io::ErrorKind::AddrInUse.into())
+    }
+}
+
+fn reserve(mut address: SocketAddr, transports: &[Transport], freebind: bool) -> Result<Reservation, Errno> {
+    let mut sockets = Vec::with_capacity(transports.len());
+    for transport in transports {
+        let kind = if *transport == Transport::Stream { SocketType::STREAM } else { SocketType::DGRAM };
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+        if address.is_ipv6() {
+            sockopt::set_ipv6_v6only(&socket, true)?;
+        }
+        match address {
+            SocketAddr::V4(_) => sockopt::set_ip_freebind(&socket, freebind)?,
+            SocketAddr::V6(_) => sockopt::set_ipv6_freebind(&socket, freebind)?,
+        }
+        bind(&socket, &address)?;
+        sockopt::set_socket_reuseport(&socket, true)?;
+        address = SocketAddr::try_from(getsockname(&socket)?)?;
+        sockets.push(socket);
+    }
+    Ok(Reservation { address, _sockets: sockets })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+    use super::*;
+    use std::net::{TcpListener, UdpSocket};
+
+    #[test]
+    fn a_reserved_port_is_nobody_elses_on_any_transport() {
+        let transports = [Transport::Stream, Transport::Datagram];
+        for any in ["127.0.0.1:0", "[::1]:0", "0.0.0.0:0"] {
+            let wanted: SocketAddr = any.parse().unwrap();
+            let reserved = Reservation::new(wanted, &transports, false).unwrap();
+            let address = reserved.address;
+            assert_eq!((address.ip(), address.port() > 0), (wanted.ip(), true));
+            let taken = |error: io::Error| error.kind() == io::ErrorKind::AddrInUse;
+            assert!(TcpListener::bind(address).is_err_and(taken), "{address}");
+            assert!(UdpSocket::bind(address).is_err_and(taken), "{address}");
+        }
+        let elsewhere = Reservation::new("192.0.2.1:0".parse().unwrap(), &transports, false);
+        assert_eq!(elsewhere.unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
+        assert!(Reservation::new("192.0.2.1:0".parse().unwrap(), &transports, true).is_ok());
+    }
+}
