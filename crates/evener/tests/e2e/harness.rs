@@ -1,5 +1,15 @@
 //! What the tests share: a running instance, servers to balance, ports, deadlines.
 
+pub(crate) mod certificates;
+pub(crate) mod dns;
+pub(crate) mod dns_mname;
+pub(crate) mod mname;
+pub(crate) mod named;
+pub(crate) mod namespaces;
+pub(crate) mod origin;
+pub(crate) mod peers;
+pub(crate) mod pen;
+
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};

@@ -1,109 +1,133 @@
 //! End to end: the real binary, real sockets, real peers. Each test has its own directory, ports and processes.
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-mod access;
-mod access_lists;
-mod attempts;
-mod broken_pipes;
-mod certificates;
-mod certificates_live;
-mod checks;
-mod checks_http;
-mod clients;
-mod commands;
-mod connections;
-mod dns;
-mod dns_bind;
-mod dns_cache;
-mod dns_commands;
-mod dns_failures;
-mod dns_fairness;
-mod dns_harness;
-mod dns_hostile;
-mod dns_late;
-mod dns_limits;
-mod dns_live;
-mod dns_malformed;
-mod dns_mname;
-mod dns_mname_harness;
-mod dns_options;
-mod dns_peers;
-mod dns_proxy;
-mod dns_retry_on;
-mod dns_streams;
-mod dns_tcp;
-mod dns_transfers;
-mod dns_transports;
-mod dns_twins;
-mod explain;
-mod fast_close;
-mod first_check;
-mod forwarded;
-mod half_closed;
+mod admin {
+    pub(crate) mod access;
+    mod clients;
+    mod connections;
+    mod explain;
+}
+
+mod checks {
+    mod first;
+    mod http;
+    mod on_down;
+    mod verdicts;
+}
+
+mod compat_mname {
+    mod balancer;
+    mod discovery;
+    mod traffic;
+    mod tsig;
+}
+
+mod compat_pen {
+    mod control;
+    mod differential;
+    mod dns;
+    mod import;
+    mod init;
+    mod logs;
+    mod running;
+    mod tcp;
+    mod tls;
+    mod udp;
+    mod usage;
+}
+
+mod config {
+    pub(crate) mod access_lists;
+    mod links;
+    mod listen_addresses;
+    mod loops;
+    mod moved_servers;
+    mod reload;
+}
+
+mod dns {
+    mod bind;
+    mod cache;
+    mod commands;
+    mod failures;
+    mod fairness;
+    mod hostile;
+    mod late;
+    mod limits;
+    mod live;
+    mod malformed;
+    mod mname;
+    mod options;
+    mod peers;
+    mod proxy;
+    mod queries;
+    mod retry_on;
+    mod streams;
+    mod tcp;
+    mod transfers;
+    mod transports;
+    mod twins;
+}
+
 mod harness;
-mod http;
-mod http2;
-mod http_aborts;
-mod http_cookies;
-mod http_early;
-mod http_failures;
-mod http_limits;
-mod http_peers;
-mod http_routes;
-mod http_slow;
-mod http_tolerance;
-mod leaving;
-mod limits;
-mod links;
-mod listen_addresses;
-mod loops;
-mod mname_balancer;
-mod mname_discovery;
-mod mname_harness;
-mod mname_traffic;
-mod mname_tsig;
-mod moved_servers;
-mod named;
-mod namespaces;
-mod on_down;
-mod one_liner;
-mod origin;
-mod peers;
-mod pen_control;
-mod pen_differential;
-mod pen_dns;
-mod pen_harness;
-mod pen_import;
-mod pen_init;
-mod pen_logs;
-mod pen_running;
-mod pen_tcp;
-mod pen_tls;
-mod pen_udp;
-mod pen_usage;
-mod pending;
-mod proxy_from;
-mod proxy_protocol;
-mod proxy_udp;
-mod proxy_udp_peers;
-mod queues;
-mod reload;
-mod request_log;
-mod respond;
-mod restart;
-mod shortage;
-mod smuggling;
-mod stray_signals;
-mod tcp;
-mod testssl;
-mod tls;
-mod tls_endings;
-mod tls_passthrough;
-mod tls_peers;
-mod tls_sessions;
-mod tls_trust;
-mod transparent;
-mod udp;
-mod udp_spread;
-mod warm;
-mod web;
+
+mod http {
+    mod aborts;
+    mod cookies;
+    mod early;
+    mod failures;
+    mod forwarded;
+    pub(crate) mod http2;
+    mod limits;
+    mod messages;
+    mod peers;
+    mod request_log;
+    mod respond;
+    mod routes;
+    mod slow;
+    mod smuggling;
+    mod tolerance;
+    mod wrk;
+}
+
+mod operating {
+    mod broken_pipes;
+    mod commands;
+    mod one_liner;
+    mod restart;
+    mod shortage;
+    mod stray_signals;
+}
+
+mod tcp {
+    mod attempts;
+    mod fast_close;
+    mod half_closed;
+    mod limits;
+    pub(crate) mod pending;
+    pub(crate) mod proxy_from;
+    pub(crate) mod proxy_protocol;
+    mod queues;
+    mod relay;
+    pub(crate) mod transparent;
+    mod warm;
+}
+
+mod tls {
+    pub(crate) mod clients;
+    mod endings;
+    mod live_certificates;
+    mod passthrough;
+    mod peers;
+    mod sessions;
+    mod testssl;
+    mod trust;
+}
+
+mod udp {
+    pub(crate) mod flows;
+    mod leaving;
+    mod proxy_peers;
+    mod proxy_protocol;
+    mod spread;
+}

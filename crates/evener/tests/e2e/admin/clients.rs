@@ -1,0 +1,205 @@
+//! `clients`: what a service remembers of its clients, how it is asked for, and what of it lasts.
+
+use crate::admin::access::{api, done, fails};
+use crate::harness::certificates::{ANY, Authority, line_of, shake};
+use crate::harness::origin::{Origin, http_service};
+use crate::harness::{Directory, Evener, Server, connect, free_port, line, local, wait_until};
+use crate::tcp::proxy_protocol::connect_from;
+use crate::udp::flows;
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
+use std::sync::Arc;
+
+fn tcp(listen: u16, server: u16, more: &str) -> String {
+    format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{server}\", {more} }}\n")
+}
+
+/// What the API says of the clients.
+fn clients(evener: &Evener, query: &str) -> Vec<Value> {
+    let (status, found) = api(evener, "GET", &format!("/v1/clients{query}"), None);
+    assert_eq!(status, 200, "{found}");
+    found["clients"].as_array().unwrap().clone()
+}
+
+fn addresses(evener: &Evener) -> Vec<String> {
+    clients(evener, "").iter().map(|one| one["client"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Waits until a client has connects, bytes from it and bytes to it as said.
+fn expect(evener: &Evener, client: &str, expected: [u64; 3]) {
+    let mut last = String::new();
+    wait_until(&format!("{client} with {expected:?}"), || {
+        let all = clients(evener, "");
+        last = format!("{all:?}");
+        let one = all.iter().find(|one| one["client"] == client)?;
+        let seen = ["connects", "bytes_in", "bytes_out"].map(|key| one[key].as_u64().unwrap());
+        (seen == expected).then_some(())
+    });
+}
+
+/// Writes, and reads it back.
+fn echo(stream: &mut (impl Read + Write), bytes: &[u8]) {
+    stream.write_all(bytes).unwrap();
+    stream.flush().unwrap();
+    let mut back = vec![0; bytes.len()];
+    stream.read_exact(&mut back).unwrap();
+    assert!(back == bytes);
+}
+
+#[test]
+fn a_long_connection_shows_up_while_it_lasts() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let evener = Evener::run(&tcp(listen, a.port, "clients = 100"));
+    let mut long = connect_from("127.0.0.2", listen);
+    assert_eq!(line(&mut long), "a 127.0.0.1");
+    expect(&evener, "127.0.0.2", [1, 0, 12]);
+    echo(&mut long, b"hello");
+    expect(&evener, "127.0.0.2", [1, 5, 17]);
+    // More than what is copied at once: it is spliced.
+    let mut writer = long.try_clone().unwrap();
+    let sender = std::thread::spawn(move || writer.write_all(&vec![7; 1 << 20]).unwrap());
+    long.read_exact(&mut vec![0; 1 << 20]).unwrap();
+    sender.join().unwrap();
+    expect(&evener, "127.0.0.2", [1, 5 + (1 << 20), 17 + (1 << 20)]);
+    let mut second = connect_from("127.0.0.2", listen);
+    line(&mut second);
+    expect(&evener, "127.0.0.2", [2, 5 + (1 << 20), 29 + (1 << 20)]);
+    let one = &clients(&evener, "?service=s")[0];
+    assert_eq!((one["pool"].as_str(), one["service"].as_str()), (Some("s"), Some("s")));
+    assert_eq!(one["server"], format!("127.0.0.1:{}", a.port));
+}
+
+#[test]
+fn tls_and_what_a_proxy_tells_of_are_counted_by_what_they_are() {
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
+    let (a, plain, secret) = (Server::named("a"), free_port(), free_port());
+    let keys = authority.issue(&["a.example"]).keys(&directory, "a");
+    let evener = Evener::run(&format!(
+        "service \"p\" {{ listen = \"127.0.0.1:{plain}\", \"127.0.0.1:{}\", clients = 9, proxy_from = \"127.0.0.0/8\" }}\n\
+         service \"t\" {{ listen = \"127.0.0.1:{secret}\", pool = \"p\", clients = 9, tls = {{ {keys} }} }}",
+        a.port
+    ));
+    let mut told = connect(plain);
+    told.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\nhello").unwrap();
+    assert_eq!(line(&mut told), "a 127.0.0.1");
+    told.read_exact(&mut [0; 5]).unwrap();
+    expect(&evener, "192.0.2.7", [1, 5, 17]);
+    let config = Arc::new(authority.client(ANY));
+    let mut client = shake(secret, "a.example", &config).unwrap();
+    assert_eq!(line_of(&mut client), "a 127.0.0.1");
+    echo(&mut client, b"sealed");
+    expect(&evener, "127.0.0.1", [1, 6, 18]);
+    assert_eq!(clients(&evener, "?service=t").len(), 1);
+    assert_eq!(clients(&evener, "?service=t")[0]["pool"], "p");
+}
+
+#[test]
+fn requests_and_their_bodies_are_counted_and_the_server_is_the_last_one() {
+    let (a, b, listen) = (Origin::named("a"), Origin::named("b"), free_port());
+    let evener =
+        Evener::run(&http_service(listen, &[&a, &b], "clients = 9, forwarded = { trust = \"127.0.0.0/8\" }"));
+    let mut wire = crate::harness::origin::Wire::new(connect_from("127.0.0.3", listen));
+    for name in ["a", "b"] {
+        let answer = wire.ask("GET", "/", "X-Forwarded-For: 192.0.2.9\r\n").unwrap();
+        assert_eq!(answer.text(), name);
+    }
+    // The proxy that connects is the client, whatever it tells. Heads of requests and bodies are counted.
+    let head = "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n".len() as u64;
+    expect(&evener, "127.0.0.3", [1, 2 * head, 2]);
+    assert_eq!(clients(&evener, "")[0]["server"], format!("127.0.0.1:{}", b.port));
+}
+
+#[test]
+fn flows_are_counted_and_one_that_moves_is_not_another() {
+    let (a, b, listen) = (flows::Echo::start("a"), flows::Echo::start("b"), free_port());
+    let evener =
+        Evener::run(&flows::service(listen, &[&a, &b], "clients = 9, passive = { down_for = \"1s\" }"));
+    let client = flows::client(listen);
+    assert_eq!(flows::ask(&client, "one"), "a one");
+    expect(&evener, "127.0.0.1", [1, 3, 5]);
+    drop(a);
+    wait_until("the flow to move", || flows::ask(&client, "x").starts_with('b').then_some(()));
+    let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+    other.connect(local(listen)).unwrap();
+    let one = &clients(&evener, "")[0];
+    assert_eq!(
+        (one["connects"].as_u64(), one["server"].as_str().unwrap()),
+        (Some(1), &*format!("127.0.0.1:{}", b.port))
+    );
+}
+
+#[test]
+fn the_table_is_bounded_lasts_across_reloads_and_keeps_the_newest() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let evener = Evener::run(&tcp(listen, a.port, "clients = 3"));
+    let come = |last: u8| line(&mut connect_from(&format!("127.0.0.{last}"), listen));
+    (1..=4).for_each(|last| assert_eq!(come(last), "a 127.0.0.1"));
+    let mut held = connect_from("127.0.0.9", listen);
+    line(&mut held);
+    let named = |last: &[u8]| last.iter().map(|last| format!("127.0.0.{last}")).collect::<Vec<_>>();
+    assert_eq!(addresses(&evener), named(&[9, 4, 3]));
+    evener.reload(&tcp(listen, a.port, "clients = 3, connections_max = 99"));
+    assert_eq!(addresses(&evener), named(&[9, 4, 3]));
+    evener.reload(&tcp(listen, a.port, "clients = 10000"));
+    assert_eq!(addresses(&evener), named(&[9, 4, 3]));
+    come(5);
+    evener.reload(&tcp(listen, a.port, "clients = 2"));
+    assert_eq!(addresses(&evener), named(&[5, 9]));
+    // A connection that was there all the time is still the client's.
+    echo(&mut held, b"hello");
+    expect(&evener, "127.0.0.9", [1, 5, 17]);
+    assert_eq!(addresses(&evener), named(&[9, 5]));
+    evener.reload(&tcp(listen, a.port, ""));
+    assert!(addresses(&evener).is_empty());
+    echo(&mut held, b"hello");
+}
+
+#[test]
+fn refused_clients_are_not_written_down() {
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let config = |denied: &str| {
+        format!(
+            "pool \"bad\" {{ \"127.0.0.1:{}\" }}\n{}",
+            b.port,
+            tcp(listen, a.port, &format!("clients = 9, deny = \"127.0.0.2\", denied = \"{denied}\""))
+        )
+    };
+    let evener = Evener::run(&config("drop"));
+    assert_eq!(line(&mut connect_from("127.0.0.2", listen)), "");
+    assert!(addresses(&evener).is_empty());
+    evener.reload(&config("bad"));
+    assert!(line(&mut connect_from("127.0.0.2", listen)).starts_with('b'));
+    expect(&evener, "127.0.0.2", [1, 0, 12]);
+    assert_eq!(clients(&evener, "")[0]["pool"], "bad");
+}
+
+#[test]
+fn the_command_shows_them_and_says_what_is_wrong() {
+    let (a, listen, other) = (Server::named("a"), free_port(), free_port());
+    let evener = Evener::run(&format!(
+        "{}service \"plain\" {{ listen = \"127.0.0.1:{other}\", pool = \"s\" }}",
+        tcp(listen, a.port, "clients = 9")
+    ));
+    let ends = |mut stream: TcpStream| line(&mut stream);
+    (2..=4).for_each(|last| drop(ends(connect_from(&format!("127.0.0.{last}"), listen))));
+    expect(&evener, "127.0.0.4", [1, 0, 12]);
+    let text = done(&evener, &["clients", "s", "--since", "1h"]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>()[..3], ["SERVICE", "CLIENT", "CONNECTS"]);
+    assert!(
+        lines[1].contains("127.0.0.4") && lines[1].contains(&format!("s/127.0.0.1:{}", a.port)),
+        "{text}"
+    );
+    assert_eq!(lines.len(), 4);
+    let two: Value = serde_json::from_str(&done(&evener, &["clients", "--json", "--limit", "2"])).unwrap();
+    assert_eq!((two["total"].as_u64(), two["clients"].as_array().unwrap().len()), (Some(3), 2));
+    assert!(fails(&evener, &["clients", "plain"]).contains("remembers no clients"));
+    assert!(fails(&evener, &["clients", "nobody"]).contains("there is no service `nobody`"));
+    assert_eq!(api(&evener, "GET", "/v1/clients?limit=100001", None).0, 422);
+    assert_eq!(api(&evener, "GET", "/v1/clients?limit=few", None).0, 422);
+    wait_until("time to pass", || {
+        let (_, found) = api(&evener, "GET", "/v1/clients?since=0", None);
+        (found["total"] == 0).then_some(())
+    });
+}

@@ -1,0 +1,253 @@
+//! What is open, as `evener connections` lists it, and `evener close`.
+
+use crate::admin::access::{api, done, fails};
+use crate::harness::certificates::{ANY, Authority, line_of, shake};
+use crate::harness::origin::{Origin, Wire};
+use crate::harness::{DEADLINE, Directory, Evener, Server, connect, free_port, line, wait_until, who};
+use crate::tcp::proxy_protocol::connect_from;
+use crate::udp::flows;
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+
+fn tcp(name: &str, listen: u16, server: u16, more: &str) -> String {
+    format!("service \"{name}\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{server}\", {more} }}\n")
+}
+
+/// What is open, of a service.
+fn open(evener: &Evener, service: &str) -> Vec<Value> {
+    let (status, found) = api(evener, "GET", &format!("/v1/connections?service={service}"), None);
+    assert_eq!(status, 200, "{found}");
+    assert_eq!(found["total"], found["connections"].as_array().unwrap().len());
+    found["connections"].as_array().unwrap().clone()
+}
+
+/// The only one that is open, once it is at this stage.
+fn only(evener: &Evener, service: &str, stage: &str) -> Value {
+    wait_until(&format!("one at stage {stage}: {:?}", open(evener, service)), || {
+        let all = open(evener, service);
+        (all.len() == 1 && all[0]["stage"] == stage).then(|| all[0].clone())
+    })
+}
+
+fn close(evener: &Evener, one: &Value) -> u16 {
+    api(evener, "DELETE", &format!("/v1/connections/{}", one["number"]), None).0
+}
+
+/// Whether the other side ended, in whatever way.
+fn is_over(stream: &mut impl Read) -> bool {
+    !matches!(stream.read(&mut [0; 1]), Ok(1))
+}
+
+/// How a client ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    InOrder,
+    Reset,
+}
+
+/// A server that says hello, and tells the test when a client of its own is over, and how.
+fn watched() -> (Server, Receiver<Ended>) {
+    let (tell, told) = channel();
+    let server = Server::start(free_port(), move |mut stream| {
+        let _ = stream.write_all(b"a\n");
+        let ended = loop {
+            match stream.read(&mut [0; 4096]) {
+                Ok(1..) => {}
+                Ok(0) => break Ended::InOrder,
+                Err(_) => break Ended::Reset,
+            }
+        };
+        let _ = tell.send(ended);
+    });
+    (server, told)
+}
+
+#[test]
+fn a_connection_is_listed_with_what_it_is_and_closed_on_both_sides() {
+    let ((server, over), listen) = (watched(), free_port());
+    let evener = Evener::run(&tcp("s", listen, server.port, ""));
+    let mut client = connect_from("127.0.0.2", listen);
+    line(&mut client);
+    let one = only(&evener, "s", "relaying");
+    assert_eq!(one["client"], "127.0.0.2");
+    assert_eq!(one["client_port"], client.local_addr().unwrap().port());
+    assert_eq!((&one["pool"], &one["server"]), (&"s".into(), &format!("127.0.0.1:{}", server.port).into()));
+    assert!(one["idle_s"].as_f64().unwrap() < DEADLINE.as_secs_f64());
+    assert_eq!((&one["to_client"], &one["to_server"]), (&0.into(), &0.into()));
+    for key in ["client_socket", "server_socket"] {
+        let link = std::fs::read_link(format!("/proc/{}/fd/{}", evener.pid(), one[key])).unwrap();
+        assert!(link.display().to_string().starts_with("socket:"), "{link:?}");
+    }
+    assert_ne!(one["client_socket"], one["server_socket"]);
+    let mut other = connect_from("127.0.0.3", listen);
+    line(&mut other);
+    assert_eq!(close(&evener, &one), 200);
+    assert!(is_over(&mut client));
+    let ended = over.recv_timeout(DEADLINE).expect("the server's side ends, too");
+    assert_eq!(ended, Ended::Reset, "half of what a client had to say is not all of it");
+    assert_eq!(only(&evener, "s", "relaying")["client"], "127.0.0.3");
+    assert_eq!(evener.service_counter("s", "closed"), 1);
+    assert_eq!(evener.status()["services"][0]["connections_active"], 1);
+    // Its place may be another's by now: that one is not meant.
+    let mut third = connect_from("127.0.0.4", listen);
+    line(&mut third);
+    assert_eq!(close(&evener, &one), 404);
+    assert!(open(&evener, "s").iter().all(|open| open["number"] != one["number"]));
+    evener.expect_log(&format!("connection_closed number={}", one["number"]));
+}
+
+#[test]
+fn those_that_have_no_server_yet_are_listed_and_closed_too() {
+    let (a, told, slow) = (Server::named("a"), free_port(), free_port());
+    let evener = Evener::run(&format!(
+        "{}{}",
+        tcp("told", told, a.port, "proxy_from = \"127.0.0.0/8\""),
+        tcp("slow", slow, a.port, "deny = \"127.0.0.2\", denied = \"tarpit\"")
+    ));
+    let (mut silent, mut stuck) = (connect(told), connect_from("127.0.0.2", slow));
+    for (service, stage, client) in [("told", "greeting", &mut silent), ("slow", "tarpit", &mut stuck)] {
+        let one = only(&evener, service, stage);
+        assert_eq!((&one["server"], &one["server_socket"]), (&Value::Null, &Value::Null));
+        assert_eq!(close(&evener, &one), 200);
+        assert!(is_over(client), "{service}");
+        assert!(open(&evener, service).is_empty());
+    }
+    // What a PROXY header tells of is the client.
+    let mut client = connect(told);
+    client.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\n").unwrap();
+    line(&mut client);
+    assert_eq!(only(&evener, "told", "relaying")["client"], "192.0.2.7");
+}
+
+#[test]
+fn bytes_that_wait_are_told_of_for_either_side() {
+    let (listen, back) = (free_port(), free_port());
+    let flood = Server::start(free_port(), |mut stream| {
+        let _ = stream.write_all(&vec![1; 64 << 20]);
+    });
+    let deaf = Server::start(free_port(), |stream| {
+        let _held = stream;
+        std::thread::park_timeout(DEADLINE);
+    });
+    let evener = Evener::run(&(tcp("s", listen, flood.port, "") + &tcp("b", back, deaf.port, "")));
+    let mut client = connect(listen);
+    let waiting = |service: &str, key: &str| {
+        let all = open(&evener, service);
+        all.first().and_then(|one| one[key].as_u64()).filter(|bytes| *bytes > 0)
+    };
+    wait_until("bytes for a client that does not read", || waiting("s", "to_client"));
+    let mut talker = connect(back);
+    talker.set_nonblocking(true).unwrap();
+    wait_until("bytes for a server that does not read", || {
+        while let Ok(1..) = talker.write(&[2; 65_536]) {}
+        waiting("b", "to_server")
+    });
+    client.read_exact(&mut vec![0; 64 << 20]).unwrap();
+}
+
+#[test]
+fn sessions_are_listed_by_what_they_are_about() {
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
+    let keys = authority.issue(&["a.example"]).keys(&directory, "a");
+    let (a, secret, web) = (Server::named("a"), free_port(), free_port());
+    let (sender, go_on) = channel::<()>();
+    let go_on = std::sync::Mutex::new(go_on);
+    let origin = Origin::start(move |wire, _| {
+        let _ = go_on.lock().unwrap().recv_timeout(DEADLINE);
+        wire.reply("200 OK", "", b"late")
+    });
+    let evener = Evener::run(&format!(
+        "{}{}",
+        tcp("t", secret, a.port, &format!("tls = {{ {keys} }}")),
+        tcp("w", web, origin.port, "protocol = \"http\"")
+    ));
+    let mut silent = connect(secret);
+    let one = only(&evener, "t", "handshake");
+    assert_eq!(one["client_port"], silent.local_addr().unwrap().port());
+    assert_eq!(close(&evener, &one), 200);
+    assert!(is_over(&mut silent));
+    let mut client = shake(secret, "a.example", &Arc::new(authority.client(ANY))).unwrap();
+    line_of(&mut client);
+    let one = only(&evener, "t", "relaying");
+    assert_eq!((&one["pool"], &one["server"]), (&"t".into(), &format!("127.0.0.1:{}", a.port).into()));
+    assert!(one["server_socket"].is_i64() && one["client_socket"].is_i64());
+    assert_eq!(close(&evener, &one), 200);
+    assert!(is_over(&mut client));
+
+    let mut wire = Wire::to(web);
+    assert_eq!(only(&evener, "w", "http/1 idle")["server"], Value::Null);
+    wire.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let one = wait_until("the request", || {
+        let one = only(&evener, "w", "http/1 request");
+        one["server_socket"].is_i64().then_some(one)
+    });
+    assert_eq!(one["server"], format!("127.0.0.1:{}", origin.port));
+    sender.send(()).unwrap();
+    assert_eq!(wire.answer("GET").unwrap().text(), "late");
+    let same = only(&evener, "w", "http/1 idle");
+    assert_eq!(same["number"], one["number"], "it keeps its number");
+    assert_eq!(close(&evener, &same), 200);
+    assert!(wire.is_over());
+    assert_eq!((evener.service_counter("t", "closed"), evener.service_counter("w", "closed")), (2, 1));
+}
+
+#[test]
+fn a_flow_is_listed_keeps_its_number_when_it_moves_and_can_be_closed() {
+    let (a, b, listen) = (flows::Echo::start("a"), flows::Echo::start("b"), free_port());
+    let evener = Evener::run(&flows::service(listen, &[&a, &b], "passive = { down_for = \"1s\" }"));
+    let client = flows::client(listen);
+    assert_eq!(flows::ask(&client, "one"), "a one");
+    let one = only(&evener, "u", "flow");
+    assert_eq!(one["client_port"], client.local_addr().unwrap().port());
+    assert_eq!(one["server"], format!("127.0.0.1:{}", a.port));
+    drop(a);
+    wait_until("the flow to move", || flows::ask(&client, "x").starts_with('b').then_some(()));
+    let moved = only(&evener, "u", "flow");
+    assert_eq!(moved["server"], format!("127.0.0.1:{}", b.port));
+    assert_eq!(moved["number"], one["number"]);
+    assert_eq!(close(&evener, &moved), 200);
+    assert!(open(&evener, "u").is_empty());
+    assert_eq!(evener.status()["services"][0]["flows_active"], 0);
+    wait_until("another flow", || flows::ask(&client, "y").starts_with('b').then_some(()));
+    assert_ne!(only(&evener, "u", "flow")["number"], one["number"]);
+    assert_eq!(evener.service_counter("u", "closed"), 1);
+}
+
+#[test]
+fn the_commands_show_as_many_as_wanted_and_say_what_is_wrong() {
+    let (a, listen, other) = (Server::named("a"), free_port(), free_port());
+    let config = tcp("s", listen, a.port, "") + &tcp("o", other, a.port, "");
+    let evener = Evener::run_with(&config, &["--workers", "3"]);
+    let mut held: Vec<TcpStream> = (0..12).map(|_| connect(listen)).collect();
+    held.iter_mut().for_each(|client| drop(line(client)));
+    let mut stranger = connect(other);
+    line(&mut stranger);
+    let text = done(&evener, &["connections", "s"]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("NUMBER") && lines[1].contains("relaying"), "{text}");
+    assert_eq!(lines.len(), 13);
+    let few: Value =
+        serde_json::from_str(&done(&evener, &["connections", "--json", "--limit", "5"])).unwrap();
+    assert_eq!((few["total"].as_u64(), few["connections"].as_array().unwrap().len()), (Some(13), 5));
+    // Each has a number of its own, and each can be closed by it, whichever worker has it.
+    let mut numbers: Vec<u64> =
+        open(&evener, "s").iter().map(|one| one["number"].as_u64().unwrap()).collect();
+    numbers.dedup();
+    assert_eq!(numbers.len(), 12);
+    for number in numbers {
+        assert_eq!(done(&evener, &["close", &number.to_string()]), format!("{number}: closed\n"));
+    }
+    held.iter_mut().for_each(|client| assert!(is_over(client)));
+    assert!(open(&evener, "s").is_empty());
+    assert_eq!(only(&evener, "o", "relaying")["service"], "o");
+    assert_eq!(who(listen), "a");
+    assert!(fails(&evener, &["close", "4000000000"]).contains("there is no connection 4000000000"));
+    assert!(fails(&evener, &["connections", "nobody"]).contains("there is no service `nobody`"));
+    for number in [u64::MAX.to_string(), "x".into(), "-1".into()] {
+        let status = api(&evener, "DELETE", &format!("/v1/connections/{number}"), None).0;
+        assert_eq!(status, if number.len() > 2 { 404 } else { 422 }, "{number}");
+    }
+}

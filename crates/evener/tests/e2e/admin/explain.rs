@@ -1,0 +1,144 @@
+//! `evener explain` says what happens: each test lets the client come in, and compares.
+
+use crate::harness::origin::{Origin, Wire, get};
+use crate::harness::{Evener, Server, connect, free_port, line, who};
+use serde_json::Value;
+
+fn explain(evener: &Evener, client: &str, more: &[&str]) -> String {
+    let output = evener.talk(&[&["explain", "s", client], more].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(evener: &Evener, client: &str) -> Value {
+    serde_json::from_str(&explain(evener, client, &["--json"])).unwrap()
+}
+
+/// A service of TCP before one server, and a pool for others.
+fn run(more: &str) -> (Evener, u16, [Server; 2]) {
+    let (listen, servers) = (free_port(), [Server::named("a"), Server::named("jail")]);
+    let evener = Evener::run(&format!(
+        "pool \"jail\" {{ {{ \"127.0.0.1:{}\", name = \"inmate\" }} }}\n\
+         service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{}\", name = \"a\" }}, {more} }}",
+        servers[1].port, servers[0].port
+    ));
+    (evener, listen, servers)
+}
+
+#[test]
+fn a_denied_client_is_not_told_of_a_choice() {
+    for (denied, word, fate) in [
+        ("\"drop\"", "drop", "it is closed without a word"),
+        ("\"reject\"", "reject", "it is reset"),
+        ("{ tarpit = \"100ms\" }", "tarpit", "it is kept waiting for 100ms, then closed"),
+    ] {
+        let (evener, listen, _servers) = run(&format!("deny = \"127.0.0.0/8\", denied = {denied}"));
+        assert_eq!(who(listen), "");
+        let explained = explain(&evener, "127.0.0.1", &[]);
+        let expected = format!("the service's access list refuses this client: {fate}\n");
+        assert!(explained.contains(&expected) && !explained.contains("chosen"), "{explained}");
+        let seen = json(&evener, "127.0.0.1");
+        assert_eq!((&seen["permitted"], &seen["refusal"]), (&Value::Bool(false), &Value::from(word)));
+        assert_eq!((&seen["pool"], seen["servers"].as_array().unwrap().len()), (&Value::Null, 0));
+        assert!(explain(&evener, "192.0.2.1", &[]).contains("chosen by the policy"));
+        assert_eq!(json(&evener, "192.0.2.1")["permitted"], true);
+    }
+}
+
+#[test]
+fn a_denied_client_with_a_pool_is_told_of_that_one() {
+    let (evener, listen, _servers) = run("deny = \"127.0.0.0/8\", denied = \"jail\"");
+    assert_eq!(who(listen), "jail");
+    let explained = explain(&evener, "127.0.0.1", &[]);
+    assert!(explained.contains("it gets a server of pool jail\n"), "{explained}");
+    assert!(explained.contains("inmate  1     chosen by the policy"), "{explained}");
+    let seen = json(&evener, "127.0.0.1");
+    assert_eq!((&seen["refusal"], &seen["pool"]), (&Value::from("pool"), &Value::from("jail")));
+}
+
+#[test]
+fn a_client_at_a_limit_is_told_which_one() {
+    let (evener, listen, _servers) = run("per_client = { connections = 1, exceeded = \"drop\" }");
+    let mut held = connect(listen);
+    assert_eq!(line(&mut held), "a 127.0.0.1");
+    let explained = explain(&evener, "127.0.0.1", &[]);
+    let expected = "has 1 of 1 connections (`per_client.connections`): it is closed without a word";
+    assert!(explained.contains(expected) && !explained.contains("chosen"), "{explained}");
+    assert_eq!(json(&evener, "127.0.0.1")["limit"], "connections");
+    assert_eq!(who(listen), "");
+    assert!(explain(&evener, "127.0.0.2", &[]).contains("chosen by the policy"), "others have their own");
+
+    let (evener, listen, _servers) = run("per_client = { connection_rate = \"2/h\", exceeded = \"jail\" }");
+    (0..5).for_each(|_| drop(explain(&evener, "127.0.0.1", &[])));
+    assert_eq!([who(listen), who(listen), who(listen)], ["a", "a", "jail"], "to explain counts nothing");
+    let explained = explain(&evener, "127.0.0.1", &[]);
+    assert!(
+        explained.contains("`per_client.connection_rate = \"2/h\"`: it gets a server of pool jail"),
+        "{explained}"
+    );
+    assert!(explained.contains("inmate  1     chosen by the policy"), "{explained}");
+}
+
+#[test]
+fn a_client_over_its_rate_of_requests_and_one_that_a_proxy_tells_of() {
+    let (origin, listen) = (Origin::named("a"), free_port());
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", deny = \"192.0.2.7\", \
+         denied = \"reject\", per_client = {{ request_rate = \"2/h\" }}, forwarded = {{ trust = \"127.0.0.1\" }} }}",
+        origin.port
+    ));
+    assert_eq!(
+        [get(listen, "/"), get(listen, "/"), get(listen, "/")].map(|answer| answer.status()),
+        [200, 200, 429]
+    );
+    let explained = explain(&evener, "127.0.0.1", &[]);
+    assert!(
+        explained.contains("`per_client.request_rate = \"2/h\"`: it is answered with 429"),
+        "{explained}"
+    );
+    assert_eq!(json(&evener, "127.0.0.1")["limit"], "request_rate");
+    let told = Wire::to(listen).ask("GET", "/", "X-Forwarded-For: 192.0.2.7\r\n").unwrap();
+    assert_eq!(told.status(), 403);
+    assert!(explain(&evener, "192.0.2.7", &[]).contains("refuses this client: it is answered with 403"));
+}
+
+#[test]
+fn routes_are_followed_for_a_host_and_a_path() {
+    let (a, b, listen) = (Origin::named("a"), Origin::named("b"), free_port());
+    let evener = Evener::run(&format!(
+        "pool \"b\" {{ \"127.0.0.1:{}\" }}\n\
+         service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", \
+         routes = {{ {{ host = \"b.test\", path = \"/x\", pool = \"b\" }} }} }}",
+        b.port, a.port
+    ));
+    let explained = explain(&evener, "127.0.0.1", &[]);
+    assert!(explained.contains("--host and --path tell") && explained.contains("pool s,"), "{explained}");
+    let explained = explain(&evener, "127.0.0.1", &["--host", "b.test", "--path", "/x/y"]);
+    assert!(explained.contains("a route leads to this pool") && explained.contains("pool b,"), "{explained}");
+    let explained = explain(&evener, "127.0.0.1", &["--host", "b.test", "--path", "/"]);
+    assert!(explained.contains("pool s,"), "{explained}");
+}
+
+#[test]
+fn a_full_service_and_a_limit_that_datagrams_do_not_have() {
+    let (evener, listen, _servers) = run("connections_max = 1");
+    let mut held = connect(listen);
+    assert_eq!(line(&mut held), "a 127.0.0.1");
+    let explained = explain(&evener, "127.0.0.1", &[]);
+    assert!(explained.contains("the service is full: 1 of 1 connections (`connections_max`)"), "{explained}");
+
+    let (server, listen) = (crate::harness::dns::Nameserver::of(3), free_port());
+    let more = "per_client = { connections = 1 }";
+    let service =
+        crate::harness::dns::service(listen, &[&server], more).replace("service \"d\"", "service \"s\"");
+    let evener = Evener::run(&service);
+    let asked = crate::harness::dns::question(7, "www.example", crate::harness::dns::A);
+    let stream = connect(listen);
+    let _ = crate::harness::dns::ask_stream(&stream, &asked);
+    let explained = explain(&evener, "127.0.0.1", &[]);
+    assert!(
+        explained.contains("its next connection is refused, its queries over UDP are not"),
+        "{explained}"
+    );
+    assert!(explained.contains("chosen by the policy"), "{explained}");
+}

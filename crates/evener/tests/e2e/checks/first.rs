@@ -1,0 +1,153 @@
+//! The first check of a server: it decides alone, and until then the server is used only where no other one is there.
+
+use crate::harness::{Directory, Evener, Server, free_port, wait_until, who};
+use crate::udp::flows::{self, Echo};
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+fn verdict(evener: &Evener, name: &str) -> String {
+    evener.server(name)["verdict"].as_str().unwrap().to_owned()
+}
+
+fn await_verdict(evener: &Evener, name: &str, expected: &str) {
+    wait_until(&format!("{name} to be {expected}"), || (verdict(evener, name) == expected).then_some(()));
+}
+
+/// Accepts, and answers no request.
+fn silent() -> Server {
+    Server::start(free_port(), |mut stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        std::thread::sleep(Duration::from_secs(60));
+    })
+}
+
+/// Says its name at once to those who say nothing, and answers requests well.
+fn well(name: &'static str) -> Server {
+    Server::start(free_port(), move |mut stream| {
+        let _ = stream.set_read_timeout(Some(Duration::from_millis(100)));
+        let mut request = [0; 1024];
+        let _ = match stream.read(&mut request) {
+            Ok(1..) => stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+            _ => stream.write_all(format!("{name} 127.0.0.1\n").as_bytes()),
+        };
+    })
+}
+
+#[test]
+fn a_server_that_was_never_there_is_down_after_one_check() {
+    for check in ["check.tcp", "check.http", "check.udp"] {
+        let send = if check == "check.udp" { "send = \"x\", " } else { "" };
+        let protocol = if check == "check.udp" { "udp" } else { "tcp" };
+        let (listen, nobody) = (free_port(), free_port());
+        let evener = Evener::run(&format!(
+            "service \"s\" {{ protocol = \"{protocol}\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{nobody}\", \
+             check = {check} {{ {send}every = \"1h\" }} }}"
+        ));
+        await_verdict(&evener, &format!("127.0.0.1:{nobody}"), "down");
+        assert_eq!(evener.log_count("probe_failed"), 1, "{check}");
+        evener.expect_log("pool_down");
+    }
+}
+
+#[test]
+fn an_unchecked_pool_serves_and_shows_it() {
+    // Its checks take a minute.
+    let (server, listen) = (silent(), free_port());
+    let (name, other) = (format!("127.0.0.1:{}", server.port), Server::named("other"));
+    let config = |more: &str| {
+        format!(
+            "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {more} policy = \"first\",\n\
+             check = check.http {{ every = \"1h\", timeout = \"60s\", port = {} }} }}",
+            server.port
+        )
+    };
+    let evener = Evener::run(&config(&format!("\"127.0.0.1:{}\", \"{name}\",", other.port)));
+    assert_eq!(who(listen), "other", "served at once, by the policy");
+    assert_eq!(verdict(&evener, &name), "unchecked");
+    let status = String::from_utf8(evener.talk(&["status"]).stdout).unwrap();
+    assert!(status.contains(" unchecked "), "{status}");
+    let explained = String::from_utf8(evener.talk(&["explain", "s", "192.0.2.1"]).stdout).unwrap();
+    assert!(
+        explained.contains("chosen: not checked yet, but no checked server takes the client"),
+        "{explained}"
+    );
+    assert_eq!(evener.log_count("server_up") + evener.log_count("pool_down"), 0);
+}
+
+#[test]
+fn a_server_that_a_reload_adds_gets_clients_after_its_first_check() {
+    let (checked, added, listen) = (well("checked"), silent(), free_port());
+    let config = |more: &str| {
+        format!(
+            "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", {more}\n\
+             check = check.http {{ every = \"1h\", timeout = \"60s\" }} }}",
+            checked.port
+        )
+    };
+    let evener = Evener::run(&config(""));
+    await_verdict(&evener, &format!("127.0.0.1:{}", checked.port), "up");
+    evener.reload(&config(&format!("\"127.0.0.1:{}\",", added.port)));
+    assert_eq!(verdict(&evener, &format!("127.0.0.1:{}", added.port)), "unchecked");
+    assert_eq!([who(listen), who(listen), who(listen)], ["checked"; 3]);
+}
+
+#[test]
+fn flows_and_queries_are_served_while_nothing_is_checked() {
+    let (server, listen) = (Echo::start("a"), free_port());
+    let stalled = silent();
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{}\", name = \"a\" }},\n\
+         check = check.http {{ every = \"1h\", timeout = \"60s\", port = {} }} }}",
+        server.port, stalled.port
+    ));
+    let client = flows::client(listen);
+    assert_eq!([flows::ask(&client, "x"), flows::ask(&client, "y")], ["a x", "a y"]);
+    assert_eq!(
+        (verdict(&evener, "a").as_str(), evener.service_counter("s", "flows_moved")),
+        ("unchecked", 0)
+    );
+    let dns = crate::harness::dns::Nameserver::of(3);
+    let listen = free_port();
+    let more = format!("check = check.http {{ every = \"1h\", timeout = \"60s\", port = {} }}", stalled.port);
+    let evener = Evener::run(&crate::harness::dns::service(listen, &[&dns], &more));
+    let asked = crate::harness::dns::question(7, "www.example", crate::harness::dns::A);
+    assert_eq!(crate::harness::dns::host(&crate::harness::dns::ask(listen, &asked)), 3);
+    assert_eq!(verdict(&evener, &dns.name()), "unchecked");
+}
+
+#[test]
+fn a_unix_server_is_unchecked_too() {
+    let (directory, listen) = (Directory::new(), free_port());
+    let missing = directory.file("nobody.sock").display().to_string();
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"{missing}\", name = \"a\" }}, check = check.tcp {{ every = \"1h\" }} }}"
+    ));
+    await_verdict(&evener, "a", "down");
+    assert_eq!(evener.server("a")["reason"], "connect: there is no such socket");
+}
+
+/// What a check that began before maintenance sees is not what the server is after it.
+#[test]
+fn a_check_that_began_before_maintenance_does_not_decide_after_it() {
+    let (is_well, listen) = (Arc::new(AtomicBool::new(false)), free_port());
+    let mended = Arc::clone(&is_well);
+    let server = Server::start(free_port(), move |mut stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        if !mended.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_secs(60));
+        }
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    });
+    let name = format!("127.0.0.1:{}", server.port);
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"{name}\", \
+         check = check.http {{ every = \"100ms\", timeout = \"50s\" }} }}"
+    ));
+    assert_eq!(verdict(&evener, &name), "unchecked");
+    assert!(evener.talk(&["maintenance", &name]).status.success());
+    is_well.store(true, Ordering::Relaxed);
+    assert!(evener.talk(&["ready", &name]).status.success());
+    await_verdict(&evener, &name, "up");
+}

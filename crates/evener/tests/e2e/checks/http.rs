@@ -1,0 +1,117 @@
+//! HTTP checks and clients' requests read responses by the same rules: what clients would get as 502 takes a server out,
+//! what they would get as it is meant does not, and the limits of heads are those of the services.
+
+use crate::harness::origin::{Origin, Wire};
+use crate::harness::{Evener, free_port, wait_until};
+
+/// A server that sends this to everybody and closes.
+fn fixed(response: String) -> Origin {
+    Origin::start(move |wire, _| {
+        wire.send(&response)?;
+        crate::harness::origin::hang_up()
+    })
+}
+
+fn config(listen: u16, origins: &[Origin], more: &str) -> String {
+    let servers: String = origins.iter().map(|origin| format!("\"127.0.0.1:{}\", ", origin.port)).collect();
+    format!(
+        "local p = pool \"p\" {{ {servers} check = check.http {{ every = \"50ms\", timeout = \"3s\", rise = 1, fall = 1 }} }}\n\
+         service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", pool = p, {more} }}\n"
+    )
+}
+
+fn verdict(evener: &Evener, origin: &Origin) -> (String, String) {
+    let server = evener.server(&format!("127.0.0.1:{}", origin.port));
+    let text = |key: &str| server[key].as_str().unwrap_or_default().to_owned();
+    (text("verdict"), text("reason"))
+}
+
+fn wait_for(evener: &Evener, origin: &Origin, wanted: &str) -> String {
+    wait_until(&format!("port {} to be {wanted}", origin.port), || {
+        let (verdict, reason) = verdict(evener, origin);
+        (verdict == wanted).then_some(reason)
+    })
+}
+
+/// Waits until the check has asked once more.
+fn wait_for_probes(origin: &Origin) {
+    let before = origin.requests().len();
+    wait_until("two more probes", || (origin.requests().len() >= before + 2).then_some(()));
+}
+
+const BAD: [&str; 6] = [
+    "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    "HTTP/1.1 200 OK\r\nX : y\r\nContent-Length: 5\r\n\r\nhello",
+    "HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 5\r\n\r\nhello",
+    "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    "HTTP/1.1 200 OK\r\nX: a\u{1}b\r\nContent-Length: 5\r\n\r\nhello",
+];
+
+const GOOD: [&str; 5] = [
+    "HTTP/1.1 200 OK\nContent-Length: 5\n\nhello",
+    "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+    "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "HTTP/1.1 103 Early\r\nX: y\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+];
+
+#[test]
+fn a_server_whose_responses_clients_would_not_get_is_down() {
+    let origins: Vec<Origin> = BAD.iter().map(|response| fixed((*response).to_owned())).collect();
+    let listen = free_port();
+    let evener = Evener::run(&config(listen, &origins, ""));
+    for (origin, response) in origins.iter().zip(BAD) {
+        let reason = wait_for(&evener, origin, "down");
+        assert!(
+            reason.starts_with("http: clients would get 502 for this response: "),
+            "{response:?}: {reason}"
+        );
+    }
+    // All are down: nobody is sent to any of them.
+    assert_eq!(Wire::to(listen).ask("GET", "/", "").unwrap().status(), 503);
+}
+
+#[test]
+fn a_server_whose_responses_clients_get_repaired_is_up() {
+    let origins: Vec<Origin> = GOOD.iter().map(|response| fixed((*response).to_owned())).collect();
+    let listen = free_port();
+    let evener = Evener::run(&config(listen, &origins, ""));
+    origins.iter().for_each(wait_for_probes);
+    for (origin, response) in origins.iter().zip(GOOD) {
+        assert_eq!(verdict(&evener, origin).0, "up", "{response:?}");
+    }
+    for _ in 0..2 * origins.len() {
+        let mut client = Wire::to(listen);
+        let mut response = client.ask("GET", "/", "").unwrap();
+        if response.status() == 103 {
+            response = client.answer("GET").unwrap();
+        }
+        assert_eq!((response.status(), response.text().as_str()), (200, "hello"));
+    }
+}
+
+#[test]
+fn the_limits_of_heads_hold_for_checks_too() {
+    let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(2000));
+    let many = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", "X: y\r\n".repeat(20));
+    let origins = [fixed(long), fixed(many)];
+    let listen = free_port();
+    let evener = Evener::run(&config(listen, &origins, "head_bytes_max = 1024, head_fields_max = 16"));
+    let reasons = origins.each_ref().map(|origin| wait_for(&evener, origin, "down"));
+    assert!(reasons[0].ends_with("the head is too long"), "{}", reasons[0]);
+    assert!(reasons[1].ends_with("too many header fields"), "{}", reasons[1]);
+    // A reload that raises the limits counts for the next probe.
+    evener.reload(&config(listen, &origins, ""));
+    origins.iter().for_each(|origin| drop(wait_for(&evener, origin, "up")));
+    assert_eq!(Wire::to(listen).ask("GET", "/", "").unwrap().status(), 200);
+    // Another service with wider limits can use them: they stay up for it.
+    let other = format!(
+        "service \"wide\" {{ listen = \"127.0.0.1:{}\", protocol = \"http\", pool = p }}\n",
+        free_port()
+    );
+    let narrow = config(listen, &origins, "head_bytes_max = 1024, head_fields_max = 16");
+    evener.reload(&format!("{narrow}{other}"));
+    origins.iter().for_each(wait_for_probes);
+    origins.iter().for_each(|origin| assert_eq!(verdict(&evener, origin).0, "up"));
+}

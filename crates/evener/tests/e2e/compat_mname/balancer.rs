@@ -1,0 +1,184 @@
+//! `evener mname-balancer` without traffic: options, logs, signals, and servers that come and go in its directory.
+
+use crate::harness::mname::{Balancer, with_sockets};
+use crate::harness::{BINARY, Directory, node, wait_until};
+use std::fs;
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::net::UnixListener;
+use std::process::Command;
+use std::time::Duration;
+
+/// Changes are heard of, not found by the scan each 5 s.
+const SOON: Duration = Duration::from_secs(4);
+
+fn ids(balancer: &Balancer) -> Vec<u64> {
+    balancer.backends().into_iter().map(|(id, ..)| id).collect()
+}
+
+#[test]
+fn sockets_are_servers_by_their_numbers_and_nothing_else_is() {
+    let directory = with_sockets();
+    let socket = |name: &str| UnixListener::bind(directory.file("sockets").join(name)).unwrap();
+    let _sockets = [socket("5301"), socket("web"), socket("5300")];
+    fs::write(directory.file("sockets").join("5302"), "").unwrap();
+    let balancer = Balancer::run(directory, &[]);
+    let servers = balancer.events("server_added");
+    let names: Vec<_> = servers.iter().map(|line| line["server"].as_str().unwrap()).collect();
+    assert_eq!(names, ["5300", "5301", "web"]);
+    let path = |name: &str| balancer.socket(name).display().to_string();
+    let expected = format!(
+        "BACKENDS\nID    OK  REMOTES  PATH\n5300  -   0        {}\n5301  -   0        {}\n5302  -   0        {}\n\n\
+         REMOTE PEERS\nBACKEND  ADDRESS\n",
+        path("5300"),
+        path("5301"),
+        path("web")
+    );
+    // Nobody speaks mname's protocol there, so that none is well.
+    assert_eq!(balancer.balstat(), expected);
+}
+
+#[test]
+fn sockets_that_come_and_go_are_heard_of_and_keep_their_numbers() {
+    let balancer = Balancer::run(with_sockets(), &[]);
+    let appears = |name: &str, path: &str| {
+        let socket = UnixListener::bind(balancer.socket(path)).unwrap();
+        balancer.expect(SOON, "server_added", name);
+        socket
+    };
+    let _sockets = [appears("web", "web"), appears("5300", "5300"), appears("b", "b")];
+    assert_eq!(ids(&balancer), [1, 5300, 5301]);
+    fs::remove_file(balancer.socket("web")).unwrap();
+    balancer.expect(SOON, "server_removed", "web");
+    assert_eq!(ids(&balancer), [5300, 5301]);
+    let _again = UnixListener::bind(balancer.socket("web")).unwrap();
+    wait_until("it to be back", || (balancer.events("server_added").len() == 4).then_some(()));
+    assert_eq!(ids(&balancer), [1, 5300, 5301]);
+    // A file is no server, and one that is moved away is gone.
+    fs::write(balancer.socket("c"), "").unwrap();
+    fs::rename(balancer.socket("b"), balancer.directory.file("b")).unwrap();
+    balancer.expect(SOON, "server_removed", "b");
+    assert_eq!(ids(&balancer), [1, 5300]);
+}
+
+#[test]
+fn a_directory_may_come_later_and_go() {
+    let directory = Directory::new();
+    let balancer = Balancer::run(directory, &[]);
+    let problems = balancer.events("discovery_failed");
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!((&problems[0]["level"], &problems[0]["problem"]), (&40.into(), &"it is not there".into()));
+    // Made beside it, so that its socket is there from the beginning.
+    fs::create_dir(balancer.directory.file("made")).unwrap();
+    let _socket = UnixListener::bind(balancer.directory.file("made").join("5300")).unwrap();
+    fs::rename(balancer.directory.file("made"), balancer.directory.file("sockets")).unwrap();
+    // Nobody hears of it: the scan each 5 s finds it.
+    balancer.expect(Duration::from_secs(10), "server_added", "5300");
+    fs::rename(balancer.directory.file("sockets"), balancer.directory.file("made")).unwrap();
+    balancer.expect(SOON, "server_removed", "5300");
+    assert_eq!(balancer.events("discovery_failed").len(), 2);
+}
+
+#[test]
+fn paths_that_nobody_can_connect_to_are_said_once() {
+    let directory = with_sockets();
+    let sockets = directory.file("sockets");
+    // A socket can be named with a long path only by moving it there.
+    let long = "x".repeat(108 - sockets.as_os_str().len() - 1);
+    let _socket = UnixListener::bind(sockets.join("s")).unwrap();
+    fs::rename(sockets.join("s"), sockets.join(&long)).unwrap();
+    let _other = UnixListener::bind(sockets.join("5300")).unwrap();
+    let balancer = Balancer::run(directory, &[]);
+    assert_eq!(ids(&balancer), [5300]);
+    // Another look, which comes with another socket, does not say it again.
+    let _more = UnixListener::bind(balancer.socket("5301")).unwrap();
+    balancer.expect(SOON, "server_added", "5301");
+    let problems = balancer.events("discovery_failed");
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0]["problem"].as_str().unwrap().contains("longer than 107 bytes"));
+}
+
+#[test]
+fn lines_are_bunyans_and_levels_are_obeyed() {
+    let balancer = Balancer::run(with_sockets(), &[]);
+    assert_eq!(fs::read_to_string(balancer.directory.file("stderr")).unwrap(), "");
+    let started = balancer.events("started").remove(0);
+    assert_eq!(
+        (&started["name"], &started["v"], &started["level"]),
+        (&"mname-balancer".into(), &0.into(), &30.into())
+    );
+    assert_eq!(started["pid"].as_u64(), Some(balancer.pid().into()));
+    assert_eq!(started["msg"], "started");
+    assert!(
+        started["time"].as_str().unwrap().ends_with('Z') && !started["hostname"].as_str().unwrap().is_empty()
+    );
+    if let Some(mut bunyan) = node() {
+        let tool = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/node/node_modules/bunyan/bin/bunyan");
+        let output = bunyan.args([tool, "--no-color"]).arg(balancer.directory.file("log")).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let says = format!(" INFO: mname-balancer/{} on ", balancer.pid());
+        // How many descriptors there are is the machine's affair.
+        let lines = text.lines().filter(|line| !line.contains("descriptors may be open"));
+        assert!(lines.clone().count() >= 3 && lines.clone().all(|line| line.contains(&says)), "{text}");
+    }
+    let mut quiet = Command::new(BINARY);
+    quiet.env("LOG_LEVEL", "fatal").args(["mname-balancer", "-l", "debug"]);
+    let mut quiet = Balancer::start(quiet, with_sockets(), &[]);
+    quiet.signal("TERM");
+    assert_eq!((quiet.end(), quiet.log().as_str()), (0, ""));
+}
+
+#[test]
+fn both_transports_are_listened_on_and_sigterm_frees_them() {
+    let mut balancer = Balancer::run(with_sockets(), &[]);
+    let at = ("127.0.0.1", balancer.port);
+    assert!(TcpListener::bind(at).is_err() && UdpSocket::bind(at).is_err());
+    balancer.signal("TERM");
+    assert_eq!(balancer.end(), 0);
+    assert!(UdpSocket::bind(at).is_ok());
+    assert_eq!(balancer.events("stopped").len(), 1);
+    assert!(!balancer.directory.file("admin.sock").exists());
+}
+
+#[test]
+fn links_are_the_program() {
+    let directory = with_sockets();
+    for name in ["mname-balancer", "bbal"] {
+        let link = directory.file(name);
+        std::os::unix::fs::symlink(BINARY, &link).unwrap();
+        let output = Command::new(&link).arg("--version").output().unwrap();
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap(),
+            format!("mname-balancer (evener {})\n", env!("CARGO_PKG_VERSION"))
+        );
+    }
+    let link = directory.file("bbal");
+    let balancer = Balancer::start(Command::new(link), directory, &[]);
+    assert_eq!(balancer.events("started").len(), 1);
+}
+
+#[test]
+fn what_is_wrong_is_said_and_nothing_runs() {
+    let directory = with_sockets();
+    let sockets = directory.file("sockets").display().to_string();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let check = |log_level: &str, words: &[&str], status: i32, said: &str| {
+        let output = Command::new("timeout")
+            .args(["20", BINARY, "mname-balancer"])
+            .args(words)
+            .arg("--admin")
+            .arg(directory.file("admin.sock"))
+            .env("LOG_LEVEL", log_level)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), text.lines().count()), (Some(status), 1), "{words:?}: {text}");
+        assert!(text.starts_with("mname-balancer: ") && text.contains(said), "{words:?}: {text}");
+    };
+    check("", &[], 2, "-s is missing");
+    check("loud", &["-s", &sockets], 2, "LOG_LEVEL: `loud` is no level");
+    check("", &["-s", &sockets, "-l", "loud"], 2, "-l: `loud` is no level");
+    check("", &["-s", &sockets, "-b", "::1"], 2, "`::1` is no IPv4 address");
+    check("", &["-s", &sockets, "-p", "dns"], 2, "`dns` is no port");
+    check("", &["-s", &sockets, "-b", "127.0.0.1", "-p", &port], 1, "is in use");
+}

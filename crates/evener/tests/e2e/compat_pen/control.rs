@@ -1,0 +1,348 @@
+//! The control port: what it answers, whom it hears, what does it no harm, and that `write` says everything.
+
+use crate::compat_pen::running::listens;
+use crate::compat_pen::tcp::{at, who_from};
+use crate::harness::pen::{Pen, penctl, refused};
+use crate::harness::{BINARY, DEADLINE, Directory, Server, connect, free_port, line, wait_until, who};
+use crate::tcp::proxy_protocol::connect_from;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::path::Path;
+
+/// One over TCP, with a port of its own.
+fn with_port(words: &[&str]) -> (Pen, u16) {
+    let control = free_port();
+    let root = rustix::process::geteuid().is_root();
+    let address = format!("127.0.0.1:{control}");
+    let user: &[&str] = if root { &["-u", "root"] } else { &[] };
+    let all: Vec<&str> = ["-C", &address].iter().chain(user).chain(words).copied().collect();
+    (Pen::start(std::process::Command::new(BINARY), Directory::new(), &all), control)
+}
+
+/// What comes back for these bytes.
+fn answer(mut stream: TcpStream, bytes: &[u8]) -> String {
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    // It may have been closed already.
+    let _ = stream.write_all(bytes);
+    let mut said = Vec::new();
+    let _ = stream.read_to_end(&mut said);
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+#[test]
+fn every_command_of_the_manual_answers_in_pens_words() {
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
+    for (command, expected) in [
+        ("mode", "no hash no roundrobin no stubborn no weight no prio\n"),
+        ("blacklist", "30\n"),
+        ("blacklist 7", "7\n"),
+        ("timeout", "3\n"),
+        ("timeout 5", "5\n"),
+        ("tracking 60", "60\n"),
+        ("idle_timeout 9", "Idle timeout: 9 seconds\n"),
+        ("clients_max", "2048\n"),
+        ("conn_max", "500\n"),
+        ("debug 2", "2\n"),
+        ("client_acl", "0\n"),
+        ("client_acl 4", "4\n"),
+        ("control_acl", "0\n"),
+        ("log", ""),
+        ("web_stats", ""),
+        ("recent", ""),
+        ("idlers", "Idlers: 0/0\n"),
+        (
+            "connection 9",
+            "Connection 9:\nstate = 0\ndownfd = -1, upfd = -1\nclient = 0, server = 0\npend = 0\n",
+        ),
+        ("connection 500", "Connection 500 out of range\n"),
+        ("socket 4", "Socket 4 belongs to connection -1\n"),
+        ("close 9", "Forcibly closing connection 9\n"),
+        ("exit", "Exit is not enabled; restart with -X flag\n"),
+        ("acl 1 permit 10.0.0.0 255.0.0.0", ""),
+        ("acl 1 permit 2001:db8::/32", ""),
+        ("no acl 1", ""),
+        ("hash", ""),
+        ("keepalive", ""),
+        ("no keepalive", ""),
+        ("tcp_nodelay", ""),
+        ("tcp_fastclose both", ""),
+        ("source 127.0.0.1", ""),
+        ("pending_max 5", ""),
+        ("epoll", ""),
+        ("block", ""),
+        ("no block", ""),
+        ("ssl_ciphers HIGH", ""),
+        ("stubborn", ""),
+        ("mode", "hash no roundrobin stubborn no weight no prio\n"),
+    ] {
+        assert_eq!(pen.ctl(command), expected, "{command}");
+    }
+    assert_eq!(pen.ctl("listen"), format!("127.0.0.1:{listen}\n"));
+    assert_eq!(pen.ctl("pid"), format!("{}\n", pen.pid()));
+    assert_eq!(pen.ctl("control"), format!("{}\n", pen.directory.file("ctl").display()));
+    let servers =
+        |port| format!("addr 127.0.0.1 port {port} conn 0 max 0 hard 0 weight 0 prio 0 sx 0 rx 0\n");
+    assert_eq!(pen.ctl("servers"), format!("0 {}1 {}", servers(a.port), servers(b.port)));
+    assert!(pen.ctl("status").starts_with("<html>\n<head>\n<title>Pen status page</title>"));
+}
+
+#[test]
+fn what_is_wrong_is_said_and_changes_nothing() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
+    let before = pen.ctl("servers");
+    for (command, part) in [
+        ("blaclist 7", "do_cmd: ignoring command starting with 'blaclist'"),
+        ("blacklist many", "blacklist: `many` is no number"),
+        ("blacklist -1", "blacklist: `-1` is no number"),
+        ("timeout 0", "timeout: at least 1"),
+        ("server", "its number is missing"),
+        ("server x max 1", "`x` is no number of a server"),
+        ("server 0 max", "`max` lacks its value"),
+        ("server 0 max 9 weight x", "weight is no number: `x`"),
+        ("server 0 address no-such-name.invalid", "`no-such-name.invalid` does not resolve"),
+        ("server 99999 max 1", "no number of a server"),
+        ("acl 1 allow 10.0.0.1", "`allow` is not permit or deny"),
+        ("acl 1 permit 10.0.0.999", "10.0.0.999"),
+        ("acl 1 permit country Sweden", "two letters"),
+        ("roundrobin on", "takes no argument such as `on`"),
+        ("no", "no: what?"),
+        ("no servers", "nothing of that name to turn off"),
+        ("listen 127.0.0.1:nonsense", "`nonsense` is no port to listen on"),
+        ("listen 192.0.2.1:9", "192.0.2.1:9"),
+        ("write", "write: to which file?"),
+        ("write /nowhere/file", "/nowhere/file cannot be written: No such file"),
+        ("include /nowhere/file", "/nowhere/file: it cannot be read: No such file"),
+        ("dsr_if eth0", "direct server return is not there"),
+    ] {
+        let said = pen.ctl(command);
+        assert!(said.contains(part) && said.ends_with('\n'), "{command}: {said}");
+    }
+    assert_eq!(pen.ctl("servers"), before);
+    assert_eq!(pen.ctl("blacklist"), "30\n");
+    assert_eq!(who(listen), "a");
+}
+
+#[test]
+fn connections_are_shown_and_closed_by_their_numbers() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
+    let mut clients = [connect(listen), connect(listen)];
+    clients.iter_mut().for_each(|client| assert_eq!(line(client), "a 127.0.0.1"));
+    let of = |number: usize| pen.ctl(&format!("connection {number}"));
+    let shown = wait_until("the connection", || Some(of(1)).filter(|shown| !shown.contains("downfd = -1")));
+    let word = |name: &str| -> i64 {
+        let found = shown.split(&format!("{name} = ")).nth(1).unwrap();
+        found.split([',', '\n']).next().unwrap().parse().unwrap()
+    };
+    assert!(shown.contains("server = 0") && word("downfd") > 2 && word("upfd") > 2, "{shown}");
+    assert_eq!(
+        pen.ctl(&format!("socket {}", word("downfd"))),
+        format!("Socket {} belongs to connection 1\n", word("downfd"))
+    );
+    assert_eq!(pen.of_server(0, "conn"), 2);
+    pen.ctl("close 1");
+    let ended = wait_until("one of them to end", || {
+        clients.iter_mut().position(|client| {
+            client.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
+            matches!(client.read(&mut [0]), Ok(0))
+        })
+    });
+    clients[1 - ended].write_all(b"still there\n").unwrap();
+    clients[1 - ended].set_read_timeout(Some(DEADLINE)).unwrap();
+    assert_eq!(line(&mut clients[1 - ended]), "still there");
+}
+
+#[test]
+fn whom_its_list_refuses_is_not_heard() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let (pen, control) = with_port(&[
+        "-o",
+        "acl 5 permit 127.0.0.1",
+        "-o",
+        "control_acl 5",
+        &format!("127.0.0.1:{listen}"),
+        &at(&a),
+    ]);
+    assert_eq!(answer(connect_from("127.0.0.1", control), b"blacklist\n"), "30\n");
+    assert_eq!(answer(connect_from("127.0.0.2", control), b"blacklist 1\n"), "");
+    assert_eq!(answer(connect_from("127.0.0.1", control), b"blacklist\n"), "30\n");
+    pen.expect_log("control port: 127.0.0.2 may not ask");
+    // Its list is not that of clients.
+    assert_eq!(who_from("127.0.0.2", listen), "a");
+}
+
+#[test]
+fn silent_long_and_stuck_connections_do_no_harm() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let (pen, control) = with_port(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
+    let ask = |command: &str| {
+        let output = penctl(&format!("127.0.0.1:{control}"), command);
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let silent: Vec<TcpStream> = (0..20).map(|_| connect(control)).collect();
+    // What is too long is not done by half.
+    let mut long = b"blacklist 1".to_vec();
+    long.resize(100_000, b' ');
+    let said = answer(connect(control), &long);
+    assert!(said.is_empty() || said.contains("at most 4096 bytes"), "{said}");
+    long.truncate(4096);
+    assert_eq!(
+        answer(connect(control), &[&long[..], b"x\n"].concat()),
+        "a command has at most 4096 bytes: this one was not looked at\n"
+    );
+    assert_eq!(ask("blacklist"), "30\n");
+    assert_eq!(answer(connect(control), b"\n"), "");
+    assert_eq!(answer(connect(control), b"mode\r\n"), ask("mode"));
+    assert_eq!(answer(connect(control), b"mode\nblacklist 1\n"), ask("mode"), "one command a connection");
+    assert!(answer(connect(control), &[0xff, 0x00, 0x1b, b'\n']).contains("ignoring"));
+    // One that never reads its answer.
+    let mut stuck = connect(control);
+    stuck.write_all(b"status\n").unwrap();
+    let half = connect(control);
+    (&half).write_all(b"blackl").unwrap();
+    assert_eq!(ask("blacklist"), "30\n");
+    assert_eq!(who(listen), "a");
+    (&half).write_all(b"ist 8").unwrap();
+    half.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(answer(half, b""), "8\n", "a line may come in pieces and end with the connection");
+    assert_eq!(pen.log_count("panicked"), 0);
+    drop(silent);
+}
+
+#[test]
+fn more_silent_connections_than_are_heard_at_once_are_waited_out() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let (_pen, control) = with_port(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
+    let silent: Vec<TcpStream> = (0..70).map(|_| connect(control)).collect();
+    // Somebody asks none the less, in the end.
+    let output = penctl(&format!("127.0.0.1:{control}"), "blacklist");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "30\n");
+    assert_eq!(who(listen), "a");
+    drop(silent);
+}
+
+#[test]
+fn a_line_that_is_too_long_is_refused_by_penctl() {
+    let output = penctl("127.0.0.1:1", &format!("log /{}", "x".repeat(2000)));
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("longer than 1023 bytes"));
+    let nobody = penctl("127.0.0.1:1", "mode");
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&nobody.stderr).contains("error connecting to server 127.0.0.1:1: "));
+}
+
+#[test]
+fn exit_ends_the_program_where_it_is_allowed() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let mut pen = Pen::run(&["-X", &format!("127.0.0.1:{listen}"), &at(&a)]);
+    assert_eq!(pen.ctl("exit"), "");
+    assert_eq!(pen.end(), Some(0));
+    assert!(!pen.directory.file("ctl").exists());
+}
+
+/// Without comments, of which one has the time.
+fn commands(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines().filter(|line| !line.starts_with('#')).flat_map(|line| [line, "\n"]).collect()
+}
+
+#[test]
+fn what_a_running_program_writes_makes_another_one_the_same() {
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let directory = Directory::new();
+    let authority = crate::harness::certificates::Authority::new("test ca");
+    let (chain, key) = authority.issue(&["a.example"]).write(&directory, "a");
+    let (ca, _) = authority.own.write(&directory, "ca");
+    let file = |name: &str| directory.file(name).display().to_string();
+    let (log, page) = (file("requests"), file("page.html"));
+    let line = format!(
+        "-h -s -W -H -b 11 -T 12 -t 13 -x 140 -c 3000 -q 77 -l {log} -w {page} -e 127.0.0.1:9 -B [::1]:8:1:2:3:4 \
+         -E {} -K {} -G {} 127.0.0.1:{listen} {} {}:7:9:3:-2",
+        chain.display(),
+        key.display(),
+        ca.display(),
+        at(&a),
+        at(&b)
+    );
+    let pen = Pen::run(&line.split(' ').collect::<Vec<_>>());
+    for command in [
+        "acl 1 permit 10.0.0.0 255.0.255.0",
+        "acl 1 deny ::1/128",
+        "acl 1 deny 10.0.0.0 255.0.255.0",
+        "acl 9 permit 127.0.0.0 255.0.0.0",
+        "prio",
+        "tcp_nodelay",
+        "keepalive",
+        "tcp_fastclose up",
+        "source 127.0.0.1",
+        "server 0 acl 9",
+        "server 4 max 3",
+        "pending_max 6",
+        "ssl_option no_tlsv1.2",
+    ] {
+        pen.order(command);
+    }
+    for command in ["client_acl 9", "control_acl 2", "idle_timeout 15", "debug 2", "idlers 1"] {
+        pen.ctl(command);
+    }
+    let first = directory.file("first");
+    pen.order(&format!("write {}", first.display()));
+    let (mode, servers) = (pen.ctl("mode"), pen.ctl("servers"));
+    drop(pen);
+    let again = Pen::run(&["-F", &first.display().to_string()]);
+    assert_eq!((again.ctl("mode"), again.ctl("servers")), (mode, servers));
+    let second = directory.file("second");
+    again.order(&format!("write {}", second.display()));
+    assert_eq!(commands(&first), commands(&second));
+    // It serves what the other did, and without a name `write` goes to its own file.
+    let client = std::sync::Arc::new(authority.client(crate::harness::certificates::ANY));
+    assert!(crate::harness::certificates::shake(listen, "a.example", &client).is_ok());
+    again.order("no hash");
+    again.order("write");
+    assert_eq!(commands(&first), commands(&second).replace("\nhash\n", "\nno hash\n"));
+    // Read over the same, it changes nothing.
+    again.hang_up();
+    again.order(&format!("write {}", second.display()));
+    assert_eq!(commands(&first), commands(&second));
+}
+
+#[test]
+fn a_file_may_include_others_and_their_problems_have_their_lines() {
+    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let file = |name: &str, text: &str| directory.write(name, text).display().to_string();
+    let inner = file("inner", &format!("blacklist 9\nserver 0 address 127.0.0.1 port {}\n", a.port));
+    let outer = file("outer", &format!("blacklist 8\ninclude {inner}\ntracking 5\n"));
+    let pen = Pen::run(&["-F", &outer, &format!("127.0.0.1:{listen}")]);
+    assert_eq!((pen.ctl("blacklist"), pen.ctl("tracking")), ("9\n".into(), "5\n".into()));
+    assert_eq!(who(listen), "a");
+    let wrong = file("wrong", "blacklist 1\n\nnonsense\n");
+    let said = pen.ctl(&format!("include {wrong}"));
+    assert!(said.contains(&format!("{wrong}:3: ")), "{said}");
+    assert_eq!(pen.ctl("blacklist"), "9\n");
+    let round = directory.file("round").display().to_string();
+    file("round", &format!("include {round}\n"));
+    assert!(pen.ctl(&format!("include {round}")).contains("too many files include each other"));
+    let (code, said) = refused(&["-f", "-F", &round, "127.0.0.1:1", "127.0.0.1:2"]);
+    assert!(code == 1 && said.contains("too many files"), "{code} {said}");
+}
+
+#[test]
+fn listening_elsewhere_closes_what_was_and_a_port_in_use_changes_nothing() {
+    let (a, first, second) = (Server::named("a"), free_port(), free_port());
+    let pen = Pen::run(&[&format!("127.0.0.1:{first}"), &at(&a)]);
+    let mut held = connect(first);
+    line(&mut held);
+    let taken = std::net::TcpListener::bind(("127.0.0.1", second)).unwrap();
+    assert!(pen.ctl(&format!("listen 127.0.0.1:{second}")).contains("is in use"));
+    assert_eq!((pen.ctl("listen"), who(first)), (format!("127.0.0.1:{first}\n"), "a".into()));
+    drop(taken);
+    assert_eq!(pen.ctl(&format!("listen 127.0.0.1:{second}")), format!("127.0.0.1:{second}\n"));
+    assert_eq!(who(second), "a");
+    wait_until("the old port to be closed", || (!listens(first)).then_some(()));
+    held.write_all(b"still\n").unwrap();
+    assert_eq!(line(&mut held), "still");
+}

@@ -1,0 +1,242 @@
+//! TLS as pen's options and commands have it, spoken with curl and openssl.
+
+use crate::compat_pen::tcp::at;
+use crate::harness::certificates::{Authority, Issued, curl, mirror, openssl, s_client};
+use crate::harness::pen::{Pen, refused};
+use crate::harness::{Directory, Server, free_port, have, wait_until};
+use std::fs;
+use std::process::Command;
+
+/// An authority, its files, a server that mirrors requests, and a port to listen on.
+struct Place {
+    directory: Directory,
+    authority: Authority,
+    server: Server,
+    listen: u16,
+}
+
+impl Place {
+    fn new() -> Option<Self> {
+        if !have("curl") || !have("openssl") {
+            return None;
+        }
+        let (directory, authority) = (Directory::new(), Authority::new("test ca"));
+        authority.own.write(&directory, "ca");
+        Some(Self { directory, authority, server: mirror("a"), listen: free_port() })
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.directory.file(name).display().to_string()
+    }
+
+    fn issue(&self, name: &str) -> [String; 2] {
+        let (chain, key) = self.authority.issue(&[name]).write(&self.directory, name);
+        [chain, key].map(|path| path.display().to_string())
+    }
+
+    /// pen with these options before where it listens and its server.
+    fn pen(&self, options: &[&str]) -> Pen {
+        let (listen, server) = (format!("127.0.0.1:{}", self.listen), at(&self.server));
+        Pen::run(&[options, &[&listen, &server]].concat())
+    }
+
+    /// A request by a name, and with a client's certificate perhaps.
+    fn ask(&self, name: &str, client: Option<&Issued>) -> (u16, String) {
+        let ca = self.file("ca.crt");
+        let mut words = vec!["--cacert".to_owned(), ca];
+        if let Some(issued) = client {
+            let (chain, key) = issued.write(&self.directory, "client");
+            words.extend(["--cert".into(), chain.display().to_string()]);
+            words.extend(["--key".into(), key.display().to_string()]);
+        }
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        curl(self.listen, name, "https", &words)
+    }
+
+    /// The name on the certificate that a client gets who asks for this one.
+    fn subject(&self, name: &str) -> String {
+        let said = s_client(self.listen, &["-servername", name], "");
+        said.lines().find_map(|line| line.strip_prefix("subject=")).unwrap_or_default().to_owned()
+    }
+}
+
+#[test]
+fn a_certificate_with_its_key_beside_it_or_in_it() {
+    let Some(place) = Place::new() else { return };
+    let [chain, key] = place.issue("a.example");
+    let both = fs::read_to_string(&chain).unwrap() + &fs::read_to_string(&key).unwrap();
+    let both = place.directory.write("both.pem", &both).display().to_string();
+    for options in [&["-E", &chain, "-K", &key][..], &["-E", &both], &["-Z", "-L", "ssl23", "-E", &both]] {
+        let _pen = place.pen(options);
+        let (status, body) = place.ask("a.example", None);
+        assert!(status == 200 && body.starts_with("a\nGET / HTTP/1.1"), "{options:?}: {status} {body}");
+        assert!(!body.to_lowercase().contains("x-forwarded"), "without -H nothing is added: {body}");
+    }
+    let _pen = place.pen(&["-E", &both]);
+    for (version, well) in [("-tls1_3", true), ("-tls1_2", true), ("-tls1_1", false), ("-tls1", false)] {
+        let said = s_client(place.listen, &[version, "-cipher", "ALL:@SECLEVEL=0"], "");
+        assert_eq!(said.contains("subject="), well, "{version}: {said}");
+    }
+}
+
+#[test]
+fn behind_tls_the_headers_say_https() {
+    let Some(place) = Place::new() else { return };
+    let [chain, key] = place.issue("a.example");
+    let _pen = place.pen(&["-H", "-E", &chain, "-K", &key]);
+    let ca = place.file("ca.crt");
+    let spoofed = ["--cacert", &ca, "-H", "X-Forwarded-For: 10.6.6.6", "-H", "X-Forwarded-Proto: http"];
+    let (status, body) = curl(place.listen, "a.example", "https", &spoofed);
+    let fields: Vec<String> = body
+        .lines()
+        .map(str::to_lowercase)
+        .filter(|line| line.starts_with("x-forwarded-for") || line.starts_with("x-forwarded-proto"))
+        .collect();
+    assert_eq!((status, fields.len()), (200, 2), "{body}");
+    assert!(fields.contains(&"x-forwarded-for: 127.0.0.1".into()), "{body}");
+    assert!(fields.contains(&"x-forwarded-proto: https".into()), "{body}");
+}
+
+#[test]
+fn clients_show_certificates_where_they_have_to() {
+    let Some(place) = Place::new() else { return };
+    let [chain, key] = place.issue("a.example");
+    let own = place.authority.issue_client("someone");
+    let foreign = Authority::new("x").issue_client("someone");
+    let (ca, hashed) = (place.file("ca.crt"), Directory::new());
+    let hash = openssl(&["x509", "-noout", "-hash", "-in", &ca], "");
+    fs::copy(&ca, hashed.file(&format!("{}.0", hash.trim()))).unwrap();
+    let hashed = hashed.file("").display().to_string();
+    for authorities in [["-G", &ca], ["-A", &hashed]] {
+        let _pen = place.pen(&[&["-R", "-E", &chain, "-K", &key], &authorities[..]].concat());
+        let asked = [Some(&own), Some(&foreign), None].map(|client| place.ask("a.example", client).0);
+        assert_eq!(asked, [200, 0, 0], "{authorities:?}");
+    }
+    // Without -R nobody is asked for one.
+    let _pen = place.pen(&["-E", &chain, "-K", &key, "-G", &ca]);
+    assert_eq!(place.ask("a.example", None).0, 200);
+}
+
+/// A certificate whose authority is not known to clients but by `NAME.ca`; they know `root.pem`.
+fn chain_of_three(directory: &Directory, name: &str) {
+    let script = format!(
+        "key='-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'
+         openssl req -x509 $key -subj /CN=root -keyout root.key -out root.pem -days 30
+         openssl req $key -subj /CN=between -keyout between.key -out between.csr
+         echo basicConstraints=critical,CA:TRUE > between.ext
+         openssl x509 -req -in between.csr -CA root.pem -CAkey root.key -CAcreateserial -extfile between.ext -days 30 -out {name}.ca
+         openssl req $key -subj /CN={name} -keyout {name}.key -out leaf.csr
+         echo subjectAltName=DNS:{name} > leaf.ext
+         openssl x509 -req -in leaf.csr -CA {name}.ca -CAkey between.key -CAcreateserial -extfile leaf.ext -days 30 -out {name}.crt"
+    );
+    let output = Command::new("sh").args(["-ec", &script]).current_dir(directory.file("")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn names_have_certificates_of_their_own() {
+    let Some(place) = Place::new() else { return };
+    let [chain, key] = place.issue("default.example");
+    let names = Directory::new();
+    place.authority.issue(&["one.example"]).write(&names, "one.example");
+    // What leads from a certificate to its authority stands in a file beside it.
+    chain_of_three(&names, "two.example");
+    let pen =
+        place.pen(&["-E", &chain, "-K", &key, "-o", &format!("ssl_sni_path {}", names.file("").display())]);
+    assert_eq!(place.subject("one.example"), "CN = one.example");
+    assert_eq!(place.subject("other.example"), "CN = default.example");
+    let said = s_client(place.listen, &["-servername", "two.example", "-showcerts"], "");
+    assert_eq!(said.matches("BEGIN CERTIFICATE").count(), 2, "{said}");
+    let root = names.file("root.pem").display().to_string();
+    assert_eq!(curl(place.listen, "two.example", "https", &["--cacert", &root]).0, 200);
+    // A name that comes while it runs.
+    place.authority.issue(&["three.example"]).write(&names, "three.example");
+    pen.hang_up();
+    assert_eq!(place.subject("three.example"), "CN = three.example");
+}
+
+#[test]
+fn the_answer_of_the_authority_is_stapled() {
+    let Some(place) = Place::new() else { return };
+    let [chain, key] = place.issue("a.example");
+    let (ca, ca_key) = (place.file("ca.crt"), place.file("ca.key"));
+    let serial = openssl(&["x509", "-noout", "-serial", "-in", &chain], "");
+    let serial = serial.trim().trim_start_matches("serial=");
+    let index = format!("V\t350101000000Z\t\t{serial}\tunknown\t/CN=a.example\n");
+    let index = place.directory.write("index", &index).display().to_string();
+    let make = |name: &str| {
+        let out = place.file(name);
+        openssl(
+            &[
+                "ocsp", "-index", &index, "-CA", &ca, "-rsigner", &ca, "-rkey", &ca_key, "-issuer", &ca,
+                "-cert", &chain, "-ndays", "3", "-respout", &out,
+            ],
+            "",
+        );
+        assert!(fs::metadata(&out).is_ok_and(|meta| meta.len() > 100));
+        out
+    };
+    let answer = make("ocsp.der");
+    let pen = place.pen(&["-E", &chain, "-K", &key, "-G", &ca]);
+    let stapled =
+        || s_client(place.listen, &["-status", "-servername", "a.example"], "").contains("Cert Status: good");
+    assert!(!stapled());
+    pen.order(&format!("ssl_ocsp_response {answer}"));
+    assert!(stapled());
+    assert!(pen.ctl("ssl_ocsp_response /nowhere").contains("/nowhere"));
+    assert!(stapled(), "what was there stays");
+}
+
+#[test]
+fn ssl_options_and_ciphers_are_taken_where_they_mean_something() {
+    let Some(place) = Place::new() else { return };
+    let [chain, key] = place.issue("a.example");
+    let pen = place.pen(&["-E", &chain, "-K", &key]);
+    let speaks = |version: &str| s_client(place.listen, &[version], "").contains("subject=");
+    assert!(speaks("-tls1_2") && speaks("-tls1_3"));
+    pen.order("ssl_option no_tlsv1.2");
+    assert!(!speaks("-tls1_2") && speaks("-tls1_3"));
+    pen.order("ssl_ciphers HIGH");
+    pen.expect_log("the list is not used");
+    assert!(pen.ctl("ssl_option no_tlsv9").contains("no_tlsv9"));
+    // A key that does not belong to the certificate changes nothing.
+    let [_, other] = place.issue("b.example");
+    assert!(!pen.ctl(&format!("ssl_key {other}")).is_empty());
+    assert!(speaks("-tls1_3"));
+    pen.order(&format!("ssl_ca {}", place.file("ca.crt")));
+    pen.order("ssl_require_peer");
+    wait_until("certificates to be asked for", || (place.ask("a.example", None).0 == 0).then_some(()));
+}
+
+#[test]
+fn what_means_nothing_without_a_certificate_is_said() {
+    let Some(place) = Place::new() else { return };
+    let pen = place.pen(&["-R", "-G", &place.file("ca.crt")]);
+    pen.expect_log("-R and ssl_sni_path mean nothing without -E: clients are served without TLS");
+    assert_eq!(curl(place.listen, "a.example", "http", &[]).0, 200);
+}
+
+#[test]
+fn what_cannot_be_is_said_at_the_start() {
+    let Some(place) = Place::new() else { return };
+    let [chain, key] = place.issue("a.example");
+    let [_, other] = place.issue("b.example");
+    let nonsense = place.directory.write("nonsense", "no PEM\n").display().to_string();
+    for (options, code, part) in [
+        (&["-L", "ssl4"][..], 2, "ssl4 not known"),
+        (&["-E", "/nowhere.pem"], 1, "/nowhere.pem cannot be read: No such file"),
+        (&["-E", &nonsense], 1, &nonsense),
+        (&["-E", &chain], 1, "key"),
+        (&["-E", &chain, "-K", &other], 1, "key"),
+        (&["-E", &chain, "-K", &key, "-R", "-G", &nonsense], 1, &nonsense),
+        (&["-U", "-E", &chain, "-K", &key], 1, "-E and -U do not go together"),
+    ] {
+        let listen = format!("127.0.0.1:{}", place.listen);
+        let words = [options, &["-f", "-d", &listen, "127.0.0.1:9"]].concat();
+        let (ended, said) = refused(&words);
+        assert!(
+            ended == code && said.starts_with("pen: ") && said.contains(part),
+            "{options:?}: {ended} {said}"
+        );
+    }
+}

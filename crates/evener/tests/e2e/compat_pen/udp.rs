@@ -1,0 +1,144 @@
+//! pen over UDP: which server a client's flows get, servers that fail, lists and the emergency.
+
+use crate::harness::pen::Pen;
+use crate::harness::{free_port, local, wait_until};
+use crate::udp::flows::{Echo, ask, client};
+use std::net::UdpSocket;
+use std::time::Duration;
+
+fn at(echo: &Echo) -> String {
+    format!("127.0.0.1:{}", echo.port)
+}
+
+/// A client with an address and a port of its own.
+fn client_from(from: &str, port: u16) -> UdpSocket {
+    let socket = UdpSocket::bind((from, 0)).unwrap();
+    socket.connect(local(port)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket
+}
+
+/// The server that answers a client of this address; empty when none does.
+fn who_from(from: &str, port: u16) -> String {
+    let answer = ask(&client_from(from, port), "?");
+    answer.split(' ').next().unwrap().to_owned()
+}
+
+/// The same where no answer is what is expected.
+fn is_ignored(from: &str, port: u16) -> bool {
+    let socket = client_from(from, port);
+    socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    ask(&socket, "?").is_empty()
+}
+
+#[test]
+fn a_clients_flows_go_to_its_server_unless_it_is_round_robin() {
+    let (a, b, listen) = (Echo::start("a"), Echo::start("b"), free_port());
+    let pen = Pen::run(&["-U", &format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
+    let first = [1, 2, 3, 4].map(|n| who_from(&format!("127.0.0.{n}"), listen));
+    assert_eq!(first, ["a", "b", "a", "b"]);
+    for _ in 0..3 {
+        let again = [4, 3, 2, 1].map(|n| who_from(&format!("127.0.0.{n}"), listen));
+        assert_eq!(again, ["b", "a", "b", "a"], "other ports, the same clients");
+    }
+    pen.order("roundrobin");
+    let turns: Vec<String> = (0..6).map(|_| who_from("127.0.0.1", listen)).collect();
+    assert!(turns.chunks(2).all(|pair| pair == ["a", "b"] || pair == ["b", "a"]), "{turns:?}");
+    // A flow stays whatever happens to others.
+    let one = client(listen);
+    let own = ask(&one, "1");
+    (0..5).for_each(|_| assert_eq!(ask(&one, "1"), own));
+}
+
+#[test]
+fn a_server_that_dies_is_left_at_once_and_used_again_after_its_time() {
+    let (mut a, b, listen) = (Echo::start("a"), Echo::start("b"), free_port());
+    let pen = Pen::run(&["-U", "-r", "-b", "1", &format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
+    let clients: Vec<UdpSocket> = (0..8).map(|_| client(listen)).collect();
+    let first: Vec<String> = clients.iter().map(|client| ask(client, "1")).collect();
+    assert_eq!(first.iter().filter(|answer| *answer == "a 1").count(), 4, "{first:?}");
+    a.stop();
+    for client in &clients {
+        client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        // The datagram that met the dead server may be lost, as UDP is; the next one may not.
+        if ask(client, "2") != "b 2" {
+            assert_eq!(ask(client, "3"), "b 3");
+        }
+    }
+    let _a = Echo::start_at("a", a.port);
+    wait_until("new clients at a", || (ask(&client(listen), "4") == "a 4").then_some(()));
+    drop(pen);
+}
+
+#[test]
+fn the_emergency_server_answers_when_nobody_else_is_there() {
+    let (mut a, e, listen) = (Echo::start("a"), Echo::start("e"), free_port());
+    let pen = Pen::run(&["-U", "-b", "1", "-e", &at(&e), &format!("127.0.0.1:{listen}"), &at(&a)]);
+    assert_eq!([1, 2, 3].map(|n| who_from(&format!("127.0.0.{n}"), listen)), ["a", "a", "a"]);
+    a.stop();
+    let socket = client(listen);
+    socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    wait_until("the emergency", || (ask(&socket, "?") == "e ?").then_some(()));
+    // Whom the list refuses it does not serve.
+    pen.order("acl 1 deny 127.0.0.66");
+    pen.ctl("client_acl 1");
+    assert!(is_ignored("127.0.0.66", listen));
+    assert_eq!(who_from("127.0.0.67", listen), "e");
+    let _a = Echo::start_at("a", a.port);
+    wait_until("the emergency to be over", || (who_from("127.0.0.68", listen) == "a").then_some(()));
+    wait_until("its clients to have left", || (who_from("127.0.0.67", listen) == "a").then_some(()));
+}
+
+#[test]
+fn six_to_four_and_four_to_six() {
+    let (four, listen) = (Echo::start("four"), free_port());
+    let six = UdpSocket::bind("[::1]:0").unwrap();
+    let port = six.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2000];
+        while let Ok((length, client)) = six.recv_from(&mut buffer) {
+            let _ = six.send_to(&[b"six ", &buffer[..length]].concat(), client);
+        }
+    });
+    let _pen = Pen::run(&["-U", "-r", &format!(":::{listen}"), &at(&four), &format!("[::1]:{port}")]);
+    for (own, to) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1")] {
+        let mut seen: Vec<String> = (0..2)
+            .map(|_| {
+                let socket = UdpSocket::bind((own, 0)).unwrap();
+                // What comes from another address than it was sent to is not taken by a connected socket.
+                socket.connect((to, listen)).unwrap();
+                socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                ask(&socket, "x")
+            })
+            .collect();
+        seen.sort();
+        assert_eq!(seen, ["four x", "six x"], "{to}");
+    }
+}
+
+#[test]
+fn the_abuse_server_answers_those_who_may_not_come_in() {
+    let (a, abuse, listen) = (Echo::start("a"), Echo::start("abuse"), free_port());
+    let pen = Pen::run(&[
+        "-U",
+        "-B",
+        &at(&abuse),
+        "-o",
+        "acl 3 deny 127.0.0.64 255.255.255.192",
+        "-o",
+        "client_acl 3",
+        &format!("127.0.0.1:{listen}"),
+        &at(&a),
+    ]);
+    let seen = ["127.0.0.63", "127.0.0.64", "127.0.0.127", "127.0.0.128"].map(|from| who_from(from, listen));
+    assert_eq!(seen, ["a", "abuse", "abuse", "a"]);
+    // Who is let in later leaves it, with the flow that there is.
+    let held = client_from("127.0.0.65", listen);
+    assert_eq!(ask(&held, "1"), "abuse 1");
+    pen.order("no acl 3");
+    wait_until("the flow to go elsewhere", || (ask(&held, "2") == "a 2").then_some(()));
+    pen.order("no abuse");
+    pen.order("acl 3 deny 127.0.0.65");
+    wait_until("the client to be refused", || is_ignored("127.0.0.65", listen).then_some(()));
+    assert_eq!(who_from("127.0.0.64", listen), "a");
+}

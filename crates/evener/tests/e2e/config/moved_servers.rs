@@ -1,0 +1,123 @@
+//! A reload that moves a server which has a name: it is said, the verdict starts anew, and clients go to the new address.
+
+use crate::harness::dns::{self, A, Nameserver, host, question};
+use crate::harness::origin::{Origin, Wire};
+use crate::harness::{Evener, Server, free_port, line, wait_until, who};
+use crate::udp::flows::{self, Echo};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+
+/// One named server at an address.
+fn config(protocol: &str, listen: u16, address: &str, more: &str) -> String {
+    format!(
+        "service \"s\" {{ protocol = \"{protocol}\", listen = \"127.0.0.1:{listen}\", pool = \"p\" }}\n\
+         pool \"p\" {{ {{ \"{address}\", name = \"a\" }}, {more} }}"
+    )
+}
+
+fn at(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+/// Moves the server; what the reload says.
+fn move_to(evener: &Evener, config: &str) -> String {
+    evener.directory.write("evener.lua", config);
+    let output = evener.talk(&["reload"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_reload_says_where_a_server_went_and_its_clients_go_there() {
+    let (one, two, listen) = (Server::named("one"), Server::named("two"), free_port());
+    let more = "sticky = true, check = check.tcp { every = \"1h\" }";
+    let evener = Evener::run(&config("tcp", listen, &at(one.port), more));
+    assert_eq!(who(listen), "one");
+    let said = move_to(&evener, &config("tcp", listen, &at(two.port), more));
+    assert!(said.contains(&format!("server p/a: address {} -> {}", at(one.port), at(two.port))), "{said}");
+    assert_eq!(who(listen), "two", "the client stays with the name");
+    evener.expect_log("server_moved pool=p server=a");
+    wait_until("the new address to be checked", || (evener.server("a")["verdict"] == "up").then_some(()));
+    // Nobody is at the third place: what was seen of the others does not count, nor does fall.
+    let nobody = free_port();
+    move_to(&evener, &config("tcp", listen, &at(nobody), more));
+    wait_until("it to be down", || (evener.server("a")["verdict"] == "down").then_some(()));
+    assert_eq!(evener.server("a")["reason"], "connect: refused");
+    assert_eq!(evener.log_count("probe_failed"), 1, "the first check decides");
+}
+
+#[test]
+fn warm_connections_of_the_old_address_are_closed() {
+    let held = |name: &'static str| {
+        Server::start(free_port(), move |mut stream| {
+            let _ = stream.write_all(format!("{name} 127.0.0.1\n").as_bytes());
+            let _ = stream.read(&mut [0; 16]);
+        })
+    };
+    let (one, two, listen) = (held("one"), held("two"), free_port());
+    let config = |port: u16| {
+        config("tcp", listen, &at(port), "").replace("pool = \"p\" }", "pool = \"p\", warm = 4 }")
+    };
+    let evener = Evener::run(&config(one.port));
+    let warm = || evener.status()["services"][0]["warm"] == 4;
+    wait_until("warm connections", || warm().then_some(()));
+    move_to(&evener, &config(two.port));
+    assert_eq!([who(listen), who(listen)], ["two", "two"]);
+    wait_until("warm connections", || warm().then_some(()));
+}
+
+#[test]
+fn requests_of_a_connection_that_is_kept_go_to_the_new_address() {
+    let (one, two, listen) = (Origin::named("one"), Origin::named("two"), free_port());
+    let evener = Evener::run(&config("http", listen, &at(one.port), ""));
+    let mut client = Wire::to(listen);
+    assert_eq!(client.ask("GET", "/", "").unwrap().text(), "one");
+    move_to(&evener, &config("http", listen, &at(two.port), ""));
+    assert_eq!(client.ask("GET", "/", "").unwrap().text(), "two");
+    assert_eq!(client.ask("GET", "/", "").unwrap().text(), "two");
+    assert_eq!(two.connections(), 1, "that one is kept again");
+}
+
+#[test]
+fn flows_go_to_the_new_address() {
+    let (one, two, listen) = (Echo::start("one"), Echo::start("two"), free_port());
+    let evener = Evener::run(&config("udp", listen, &at(one.port), ""));
+    let client = flows::client(listen);
+    assert_eq!(flows::ask(&client, "x"), "one x");
+    move_to(&evener, &config("udp", listen, &at(two.port), ""));
+    assert_eq!(flows::ask(&client, "x"), "two x");
+}
+
+#[test]
+fn queries_of_both_transports_go_to_the_new_address() {
+    let (one, two, listen) = (Nameserver::of(1), Nameserver::of(2), free_port());
+    let evener = Evener::run(&config("dns", listen, &one.name(), ""));
+    let asked = question(7, "www.example", A);
+    let (socket, stream) = (dns::client(listen), crate::harness::connect(listen));
+    let hosts = || {
+        let by_udp = host(&dns::ask_on(&socket, &asked));
+        (by_udp, host(&dns::ask_stream(&stream, &asked)))
+    };
+    assert_eq!(hosts(), (1, 1));
+    move_to(&evener, &config("dns", listen, &two.name(), ""));
+    assert_eq!(hosts(), (2, 2));
+}
+
+#[test]
+fn a_server_moves_between_a_socket_and_addresses_of_both_families() {
+    let listen = free_port();
+    let (four, port) = (Server::named("four"), free_port());
+    let six = std::net::TcpListener::bind((std::net::Ipv6Addr::LOCALHOST, port)).unwrap();
+    std::thread::spawn(move || six.incoming().flatten().for_each(|mut s| drop(s.write_all(b"six ::1\n"))));
+    let evener = Evener::run(&config("tcp", listen, &at(four.port), ""));
+    let path = evener.directory.file("unix.sock");
+    let unix = UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || unix.incoming().flatten().for_each(|mut s| drop(s.write_all(b"unix -\n"))));
+    assert_eq!(who(listen), "four");
+    let path = path.display().to_string();
+    for (address, name) in [(path.clone(), "unix"), (format!("[::1]:{port}"), "six"), (path, "unix")] {
+        let said = move_to(&evener, &config("tcp", listen, &address, ""));
+        assert!(said.contains(&format!(" -> {address}")), "{said}");
+        assert_eq!(line(&mut crate::harness::connect(listen)).split(' ').next(), Some(name));
+    }
+}

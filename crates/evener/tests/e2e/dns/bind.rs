@@ -1,0 +1,98 @@
+//! BIND on either side: its named as a client that believes no response without the cookie that it once got (RFC 7873), and as a
+//! server of those who sign (TSIG, RFC 8945).
+
+use crate::harness::named::{KEY, Named, dig};
+use crate::harness::{Evener, free_port, have};
+use std::process::Command;
+
+fn have_all() -> bool {
+    ["named", "dig"].iter().all(|program| have(program))
+}
+
+fn service(listen: u16, server: u16, dns: &str) -> String {
+    format!(
+        "service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{server}\", dns = {dns} }}"
+    )
+}
+
+/// What a forwarder that has us for its server hears: the address of each name, asked twice, and once by others before.
+fn forwarded(forwarder: u16, listen: u16) {
+    for name in 0..20 {
+        let asked = format!("n{name}.example");
+        if name % 2 == 1 {
+            dig(listen, &[&asked, "A"]);
+        }
+        for _ in 0..2 {
+            let said = dig(forwarder, &[&asked, "A", "+short"]);
+            assert_eq!(said.trim(), format!("192.0.2.{name}"));
+        }
+    }
+}
+
+#[test]
+fn a_forwarder_of_bind_believes_what_was_kept() {
+    if !have_all() {
+        return;
+    }
+    let [server, listen, forwarder] = [free_port(), free_port(), free_port()];
+    let (_server, _forwarder) = (Named::with_zone(server), Named::forwarder(forwarder, listen));
+    let evener = Evener::run(&service(listen, server, "{ cache = true }"));
+    forwarded(forwarder, listen);
+    assert!(evener.service_counter("d", "cache_hits") >= 20);
+    assert_eq!(evener.service_counter("d", "connections"), 0, "it never asks again over TCP");
+    // Who asks for a cookie gets none, not even in the first response, and no error either.
+    for name in ["n50.example", "n50.example", "none.example"] {
+        let said = dig(listen, &[name, "A", "+cookie"]);
+        assert!(said.contains("status: N") && !said.contains("COOKIE"), "{said}");
+    }
+    // What no datagram has room for is cut here, and asked for over TCP.
+    let big = dig(forwarder, &["big.example", "TXT", "+tcp"]);
+    assert!(big.contains("status: NOERROR") && big.matches("xxx").count() > 20, "{big}");
+}
+
+#[test]
+fn cookies_reach_bind_where_nothing_is_kept() {
+    if !have_all() {
+        return;
+    }
+    let [server, listen, forwarder] = [free_port(), free_port(), free_port()];
+    let (_server, _forwarder) = (Named::with_zone(server), Named::forwarder(forwarder, listen));
+    let evener = Evener::run(&service(listen, server, "{ client_subnet = true }"));
+    forwarded(forwarder, listen);
+    assert_eq!(evener.service_counter("d", "connections"), 0);
+    for more in [&[][..], &["+tcp"]] {
+        let said = dig(listen, &[&["n1.example", "A", "+cookie"], more].concat());
+        assert!(said.contains("COOKIE") && said.contains("(good)"), "{said}");
+        // A query for a cookie alone (RFC 7873, section 5.4).
+        let said = dig(listen, &[&["+header-only", "+cookie"], more].concat());
+        assert!(said.contains("status: NOERROR") && said.contains("(good)"), "{said}");
+    }
+}
+
+#[test]
+fn what_is_signed_passes_untouched() {
+    if !have_all() {
+        return;
+    }
+    let [server, listen] = [free_port(), free_port()];
+    let _server = Named::with_zone(server);
+    let _evener = Evener::run(&service(listen, server, "{ cache = true, client_subnet = true }"));
+    assert!(dig(listen, &["n.secret", "A"]).contains("status: REFUSED"));
+    for more in [&[][..], &["+tcp"], &["+cookie"], &["+nocookie", "+noedns"], &["+tcp", "+keepalive"]] {
+        for name in ["n.secret", "n1.example", "none.secret"] {
+            let said = dig(listen, &[&[name, "A", "-y", KEY], more].concat());
+            assert!(said.contains("status: N") && said.contains("TSIG PSEUDOSECTION"), "{said}");
+            assert!(!said.contains("verify") && !said.contains("BAD"), "{said}");
+        }
+    }
+    let said = dig(listen, &["secret", "AXFR", "-y", KEY]);
+    assert!(said.contains("n.secret.") && said.contains("XFR size: 5 records"), "{said}");
+    assert!(said.matches("TSIG").count() >= 1 && !said.contains("verify"), "{said}");
+    // An update that is signed by the wrong key gets its server's word, not ours.
+    let output = Command::new("dig")
+        .args(["@127.0.0.1", "-p", &listen.to_string(), "n.secret", "A", "-y", "hmac-sha256:k:d3Jvbmc="])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("BADSIG"), "{said}");
+}

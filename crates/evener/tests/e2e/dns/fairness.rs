@@ -1,0 +1,188 @@
+//! One client, one name, one server: what is wrong with it is no matter for the others.
+
+use crate::harness::dns::{
+    A, Nameserver, SERVFAIL, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id, name_of,
+    question, rcode, read_message, receive, service,
+};
+use crate::harness::{Directory, Evener, connect, free_port, wait_until};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Whether a client takes what it gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reads {
+    All,
+    Nothing,
+}
+
+/// A client that asks on and on over one connection, as fast as it can.
+struct Pour {
+    over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pour {
+    fn start(listen: u16, reads: Reads) -> Self {
+        let (over, stream) = (Arc::new(AtomicBool::new(false)), Arc::new(connect(listen)));
+        stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let (stop, writer) = (Arc::clone(&over), Arc::clone(&stream));
+        let mut threads = vec![std::thread::spawn(move || pour(&writer, &stop))];
+        if reads == Reads::All {
+            let stop = Arc::clone(&over);
+            threads.push(std::thread::spawn(move || {
+                let mut buffer = vec![0; 65_536];
+                while !stop.load(Ordering::Relaxed) {
+                    let _ = (&*stream).read(&mut buffer);
+                }
+            }));
+        }
+        Self { over, threads }
+    }
+}
+
+impl Drop for Pour {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
+    }
+}
+
+fn pour(mut stream: &TcpStream, over: &AtomicBool) {
+    let all = framed(&question(7, "a.example", A)).repeat(1000);
+    let mut at = 0;
+    while !over.load(Ordering::Relaxed) {
+        at = (at + stream.write(&all[at..]).unwrap_or(0)) % all.len();
+    }
+}
+
+/// While somebody pours questions into `listen`, those to another service of the worker are answered.
+fn others_are_served(evener: &Evener, listen: u16, other: u16, reads: Reads) {
+    let requests = || evener.service_counter("d", "requests");
+    let before = requests();
+    let pouring = Pour::start(listen, reads);
+    wait_until("it to pour", || (requests() > before + 500).then_some(()));
+    let (socket, mut worst) = (client(other), Duration::ZERO);
+    for number in 0..100 {
+        let begun = Instant::now();
+        assert_eq!(host(&ask_on(&socket, &question(number, "b.example", A))), 2, "{reads:?}");
+        worst = worst.max(begun.elapsed());
+    }
+    assert!(worst < Duration::from_secs(2), "nobody waits for {reads:?}: {worst:?}");
+    if reads == Reads::All {
+        let before = requests();
+        wait_until("it to pour still", || (requests() > before + 500).then_some(()));
+    }
+    drop(pouring);
+}
+
+#[test]
+fn a_client_that_pours_questions_to_which_answers_are_kept_starves_nobody() {
+    let (one, two, listen, other) = (Nameserver::of(1), Nameserver::of(2), free_port(), free_port());
+    let config = service(listen, &[&one], "dns = { cache = true }")
+        + &service(other, &[&two], "").replace("\"d\"", "\"e\"");
+    let evener = Evener::run_with(&config, &["--workers", "1"]);
+    assert_eq!(host(&ask_tcp(listen, &question(1, "a.example", A))), 1);
+    for reads in [Reads::All, Reads::Nothing] {
+        others_are_served(&evener, listen, other, reads);
+    }
+    assert_eq!(one.count(), 1, "all but the first were answered on the spot");
+}
+
+#[test]
+fn a_client_that_pours_questions_for_which_there_is_no_server_starves_nobody() {
+    let (two, listen, other, empty) = (Nameserver::of(2), free_port(), free_port(), Directory::new());
+    let config = format!(
+        "pool \"none\" {{ discover = {{ mname = \"{}\" }} }}\n\
+         service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:{listen}\", pool = \"none\" }}\n{}",
+        empty.file("").display(),
+        service(other, &[&two], "").replace("\"d\"", "\"e\"")
+    );
+    let evener = Evener::run_with(&config, &["--workers", "1"]);
+    assert_eq!(rcode(&ask_tcp(listen, &question(1, "a.example", A))), SERVFAIL);
+    for reads in [Reads::All, Reads::Nothing] {
+        others_are_served(&evener, listen, other, reads);
+    }
+}
+
+/// A server that is silent for names that begin so.
+fn silent_for(start: &'static str, number: u8) -> Nameserver {
+    Nameserver::start(move |question, back| {
+        if !name_of(question).starts_with(start) {
+            back.send(&address(question, 60, number));
+        }
+    })
+}
+
+#[test]
+fn a_slow_name_on_a_quiet_service_takes_no_server_down() {
+    let (one, two, listen) = (silent_for("slow", 1), silent_for("slow", 2), free_port());
+    let more =
+        "dns = { query_timeout = \"150ms\", retries = 1 }, passive = { failures = 1, down_for = \"1h\" }";
+    let evener = Evener::run_with(&service(listen, &[&one, &two], more), &["--workers", "1"]);
+    for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
+        // A client asks again a few times before it gives up, and nobody asks anything else.
+        for number in 0..3 {
+            assert_eq!(rcode(&ask(listen, &question(number, "slow.example", A))), SERVFAIL);
+        }
+        for server in [&one, &two] {
+            assert_eq!(evener.server(&server.name())["verdict"], "up");
+        }
+        let hosts: Vec<u8> =
+            (0..4).map(|number| host(&ask(listen, &question(number, "a.example", A)))).collect();
+        assert!(hosts.contains(&1) && hosts.contains(&2), "{hosts:?}");
+    }
+    assert_eq!(evener.service_counter("d", "requests_failed"), 6);
+}
+
+#[test]
+fn the_second_tier_is_asked_when_the_first_is_silent() {
+    let (first, second, listen) = (Nameserver::silent(), Nameserver::of(2), free_port());
+    let more = format!(
+        "{{ \"{}\", tier = 2 }}, passive = false, dns = {{ query_timeout = \"200ms\", retries = 1 }}",
+        second.name()
+    );
+    let evener = Evener::run_with(&service(listen, &[&first], &more), &["--workers", "1"]);
+    for number in 0..3 {
+        for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
+            assert_eq!(host(&ask(listen, &question(number, "a.example", A))), 2);
+        }
+    }
+    assert_eq!((first.count(), second.count()), (6, 6), "nobody counts as down, so it is asked first");
+    assert_eq!(evener.service_counter("d", "requests_failed"), 0);
+}
+
+#[test]
+fn what_is_under_way_when_its_only_server_moves_is_answered_by_the_new_one() {
+    let (old, new, listen) = (silent_for("held", 1), Nameserver::of(2), free_port());
+    // Either somebody asks at the new address before the time is out, or the question itself does after that.
+    for (timeout, somebody_asks) in [("30s", true), ("1s", false)] {
+        let of = |server: &Nameserver| {
+            let more = format!(
+                "{{ \"{}\", name = \"s\" }}, dns = {{ query_timeout = \"{timeout}\" }}",
+                server.name()
+            );
+            service(listen, &[], &more)
+        };
+        let evener = Evener::run_with(&of(&old), &["--workers", "1"]);
+        let (socket, mut stream, other) = (client(listen), connect(listen), connect(listen));
+        assert_eq!(host(&ask_stream(&other, &question(9, "a.example", A))), 1);
+        let before = old.count();
+        socket.send(&question(1, "held.udp.example", A)).unwrap();
+        stream.write_all(&framed(&question(2, "held.tcp.example", A))).unwrap();
+        wait_until("both", || (old.count() == before + 2).then_some(()));
+        evener.reload(&of(&new));
+        if somebody_asks {
+            assert_eq!(host(&ask(listen, &question(3, "a.example", A))), 2);
+            assert_eq!(host(&ask_stream(&other, &question(3, "a.example", A))), 2);
+        }
+        let answers = [receive(&socket), read_message(&stream).unwrap()];
+        assert_eq!(answers.each_ref().map(|answer| (id(answer), host(answer))), [(1, 2), (2, 2)]);
+        assert_eq!(evener.service_counter("d", "requests_failed"), 0);
+        drop(evener);
+    }
+}

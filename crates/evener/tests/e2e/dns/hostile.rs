@@ -1,0 +1,305 @@
+//! Servers that say what nobody asked for: none of it reaches a client (RFC 5452, section 4 and 9).
+
+use crate::harness::dns::{
+    A, Back, Nameserver, SERVFAIL, TXT, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id,
+    is_closed, is_quiet, name_of, question, question_end, rcode, read_message, receive, service, with_edns,
+};
+use crate::harness::{Evener, Server, connect, free_port, wait_until};
+use std::io::Write;
+use std::net::UdpSocket;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// The host of every made-up answer; the true one is another.
+const WRONG: u8 = 66;
+const RIGHT: u8 = 7;
+
+/// Ways to turn a true answer into one that must not count.
+fn lies() -> Vec<(&'static str, Vec<u8>)> {
+    let asked = question(0, "www.Example", A);
+    let true_one = address(&asked, 60, WRONG);
+    let with = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut answer = true_one.clone();
+        change(&mut answer);
+        answer
+    };
+    let end = question_end(&asked);
+    vec![
+        ("another name", address(&question(0, "www.Exbmple", A), 60, WRONG)),
+        ("a longer name", address(&question(0, "www.Example.a", A), 60, WRONG)),
+        ("a shorter name", address(&question(0, "Example", A), 60, WRONG)),
+        ("no name", address(&question(0, "", A), 60, WRONG)),
+        ("another type", address(&question(0, "www.Example", TXT), 60, WRONG)),
+        ("another class", with(&|answer| answer[end - 1] = 3)),
+        ("a question", with(&|answer| answer[2] &= 0x7f)),
+        ("another opcode", with(&|answer| answer[2] |= 0x20)),
+        ("no question", with(&|answer| drop(answer.splice(5..end, [0; 7])))),
+        ("a question that is not counted", with(&|answer| answer[5] = 0)),
+        ("two questions", with(&|answer| answer[5] = 2)),
+        ("a cut question", true_one[..end - 1].to_vec()),
+        ("a cut name", true_one[..15].to_vec()),
+        ("a header alone", true_one[..12].to_vec()),
+        ("half a header", true_one[..7].to_vec()),
+        ("an ID alone", true_one[..2].to_vec()),
+        ("a name that points to itself", with(&|answer| answer[12..14].copy_from_slice(&[0xc0, 12]))),
+        ("a label of a reserved kind", with(&|answer| answer[12] = 0x83)),
+    ]
+}
+
+/// The lie with the ID of the question.
+fn told(lie: &[u8], question: &[u8]) -> Vec<u8> {
+    let mut lie = lie.to_vec();
+    lie[..2].copy_from_slice(&question[..2]);
+    lie
+}
+
+#[test]
+fn what_is_no_answer_to_the_question_is_never_passed_on() {
+    for (what, lie) in lies() {
+        let server = Nameserver::start(move |question, back| {
+            back.send(&told(&lie, question));
+            back.send(&address(question, 60, RIGHT));
+        });
+        let listen = free_port();
+        let evener = Evener::run(&service(listen, &[&server], ""));
+        let asked = question(0x4711, "www.Example", A);
+        let socket = client(listen);
+        assert_eq!(host(&ask_on(&socket, &asked)), RIGHT, "{what}, over UDP");
+        assert!(is_quiet(&socket), "{what}, over UDP");
+        assert_eq!(host(&ask_tcp(listen, &asked)), RIGHT, "{what}, over TCP");
+        assert_eq!(evener.server(&server.name())["counters"]["answers_bad"], 2, "{what}");
+        assert_eq!(evener.server(&server.name())["counters"]["answers"], 2, "{what}");
+    }
+}
+
+#[test]
+fn an_answer_with_another_id_is_never_passed_on() {
+    let server = Nameserver::start(|question, back| {
+        let mut lie = address(question, 60, WRONG);
+        for bit in 0..16 {
+            lie[..2].copy_from_slice(&(id(question) ^ 1 << bit).to_be_bytes());
+            back.send(&lie);
+        }
+        back.send(&address(question, 60, RIGHT));
+    });
+    let listen = free_port();
+    let evener = Evener::run(&service(listen, &[&server], ""));
+    let socket = client(listen);
+    assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), RIGHT);
+    assert!(is_quiet(&socket));
+    assert_eq!(host(&ask_tcp(listen, &question(2, "a.example", A))), RIGHT);
+    assert_eq!(evener.server(&server.name())["counters"]["answers_bad"], 32);
+}
+
+#[test]
+fn an_answer_from_elsewhere_is_never_passed_on() {
+    let server = Nameserver::start(|question, back| {
+        let Back::Udp(_, to) = back else { return };
+        // Another port of the same address, and another address.
+        for from in ["127.0.0.1:0", "127.0.0.2:0"] {
+            let elsewhere = UdpSocket::bind(from).unwrap();
+            elsewhere.send_to(&address(question, 60, WRONG), to).unwrap();
+        }
+        back.send(&address(question, 60, RIGHT));
+    });
+    let listen = free_port();
+    let evener = Evener::run(&service(listen, &[&server], ""));
+    let socket = client(listen);
+    assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), RIGHT);
+    assert!(is_quiet(&socket));
+    // The kernel itself lets nothing in that is not from the server.
+    assert_eq!(evener.server(&server.name())["counters"]["answers_bad"], 0);
+}
+
+#[test]
+fn an_answer_counts_once() {
+    let server = Nameserver::start(|question, back| {
+        for host in [RIGHT, WRONG, WRONG] {
+            back.send(&address(question, 60, host));
+        }
+    });
+    let listen = free_port();
+    let evener = Evener::run(&service(listen, &[&server], ""));
+    let (socket, stream) = (client(listen), connect(listen));
+    assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), RIGHT);
+    assert!(is_quiet(&socket));
+    for id in 0..3 {
+        assert_eq!(host(&ask_stream(&stream, &question(id, "a.example", A))), RIGHT);
+    }
+    wait_until("the other answers to be counted", || {
+        (evener.server(&server.name())["counters"]["answers_bad"] == 8).then_some(())
+    });
+    assert_eq!(evener.server(&server.name())["counters"]["answers"], 4);
+}
+
+#[test]
+fn a_late_answer_is_never_passed_on() {
+    let server = Nameserver::start(|question, back| {
+        let (question, back) = (question.to_vec(), back.clone());
+        std::thread::spawn(move || {
+            if name_of(&question) == "late.example" {
+                std::thread::sleep(Duration::from_millis(600));
+                return back.send(&address(&question, 60, WRONG));
+            }
+            back.send(&address(&question, 60, RIGHT));
+        });
+    });
+    let listen = free_port();
+    let evener =
+        Evener::run(&service(listen, &[&server], "dns = { query_timeout = \"200ms\", retries = 0 }"));
+    let (socket, stream) = (client(listen), connect(listen));
+    let late = question(0x1111, "late.example", A);
+    let failed = ask_on(&socket, &late);
+    assert_eq!((rcode(&failed), &failed[12..]), (SERVFAIL, &late[12..]));
+    assert_eq!(rcode(&ask_stream(&stream, &late)), SERVFAIL);
+    // The same client asks again with the same ID meanwhile; the late answer must not take that place either.
+    assert_eq!(host(&ask_on(&socket, &question(0x1111, "b.example", A))), RIGHT);
+    // The stream that brought nothing in time is closed by then.
+    wait_until("the late answer", || {
+        (evener.server(&server.name())["counters"]["answers_bad"] == 1).then_some(())
+    });
+    assert!(is_quiet(&socket));
+    assert_eq!(host(&ask_stream(&stream, &question(0x1111, "b.example", A))), RIGHT, "and nothing before it");
+    assert_eq!(evener.service_counter("d", "requests_failed"), 2);
+    assert_eq!(evener.server(&server.name())["counters"]["answer_timeouts"], 2);
+}
+
+#[test]
+fn an_answer_to_somebody_elses_question_is_never_passed_on() {
+    // Two clients wait; each gets the answer to the other's question under its own ID, then the true one.
+    let waiting = Mutex::new(Vec::new());
+    let server = Nameserver::start(move |question, back| {
+        let mut waiting = waiting.lock().unwrap();
+        waiting.push((question.to_vec(), back.clone()));
+        if let [(one, to_one), (other, to_other)] = &waiting[..] {
+            to_one.send(&told(&address(other, 60, WRONG), one));
+            to_other.send(&told(&address(one, 60, WRONG), other));
+            to_one.send(&address(one, 60, 1));
+            to_other.send(&address(other, 60, 2));
+            waiting.clear();
+        }
+    });
+    let listen = free_port();
+    let evener = Evener::run(&service(listen, &[&server], ""));
+    let (one, other) = (client(listen), client(listen));
+    let (first, second) = (question(5, "one.example", A), question(5, "two.example", A));
+    one.send(&first).unwrap();
+    wait_until("the first question", || (server.count() == 1).then_some(()));
+    other.send(&second).unwrap();
+    for (socket, question, expected) in [(&one, &first, 1), (&other, &second, 2)] {
+        let answer = receive(socket);
+        assert_eq!((id(&answer), name_of(&answer), host(&answer)), (5, name_of(question), expected));
+        assert!(is_quiet(socket));
+    }
+    assert_eq!(evener.server(&server.name())["counters"]["answers_bad"], 2);
+}
+
+#[test]
+fn a_server_that_babbles_blocks_nobody() {
+    let bad = Nameserver::start(|question, back| {
+        // Bytes of every length, among them some with the ID asked for; then the stream ends in the middle of a message.
+        let mut state = u32::from(id(question)) | 1;
+        for round in 0..300 {
+            let bytes: Vec<u8> = (0..round)
+                .map(|_| {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (state >> 24) as u8
+                })
+                .collect();
+            let with_id = [&question[..2], &bytes].concat();
+            back.send(if round % 2 == 0 { &bytes } else { &with_id });
+        }
+        back.send_raw(&[0xff, 0xff, 1, 2, 3]);
+        back.close();
+    });
+    let (good, listen) = (Nameserver::of(RIGHT), free_port());
+    let evener = Evener::run(&service(listen, &[&bad, &good], "dns = { query_timeout = \"200ms\" }"));
+    for turn in 0..20 {
+        let asked = question(turn, "a.example", A);
+        assert_eq!(host(&ask(listen, &asked)), RIGHT);
+        assert_eq!(host(&ask_tcp(listen, &asked)), RIGHT);
+    }
+    assert!(evener.server(&bad.name())["counters"]["answers_bad"].as_u64() > Some(100));
+    assert_eq!(evener.server(&bad.name())["counters"]["answers"], 0);
+}
+
+#[test]
+fn who_sends_too_much_that_nobody_asked_for_guesses_at_a_port_that_is_given_up() {
+    let server = Nameserver::start(|question, back| {
+        if name_of(question) == "flood.example" {
+            let mut lie = address(question, 60, WRONG);
+            for guess in 0..3000_u16 {
+                lie[..2].copy_from_slice(&(id(question) ^ (guess + 1)).to_be_bytes());
+                back.send(&lie);
+                // No faster than it is read.
+                if guess % 100 == 99 {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
+        }
+        back.send(&address(question, 60, RIGHT));
+    });
+    let listen = free_port();
+    let more = "dns = { sockets = 1, query_timeout = \"10s\" }";
+    let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
+    assert_eq!(host(&ask(listen, &question(1, "a.example", A))), RIGHT);
+    assert_eq!(
+        host(&ask(listen, &question(2, "flood.example", A))),
+        RIGHT,
+        "who waits there is still answered"
+    );
+    assert_eq!(host(&ask(listen, &question(3, "b.example", A))), RIGHT);
+    let ports: Vec<u16> = server.seen().iter().map(|asked| asked.from.port()).collect();
+    assert_eq!(ports[0], ports[1], "one socket: {ports:?}");
+    assert_ne!(ports[1], ports[2], "another one after the flood: {ports:?}");
+    assert!(evener.server(&server.name())["counters"]["answers_bad"].as_u64() > Some(1024));
+}
+
+#[test]
+fn a_server_that_takes_connections_and_ends_them_is_left_for_another() {
+    let bad = Nameserver::start(|_, back| back.close());
+    let (good, listen) = (Nameserver::of(RIGHT), free_port());
+    let evener = Evener::run(&service(listen, &[&bad, &good], ""));
+    let stream = connect(listen);
+    for turn in 0..10 {
+        assert_eq!(host(&ask_stream(&stream, &question(turn, "a.example", A))), RIGHT);
+    }
+    assert!(evener.server(&bad.name())["counters"]["answers_bad"].as_u64() > Some(0));
+    drop(good);
+    stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    assert!(!is_closed(&stream));
+}
+
+#[test]
+fn a_server_that_reads_nothing_is_left_for_another() {
+    const ALL: u16 = 300;
+    let bad = Server::start(free_port(), |_stream| std::thread::sleep(Duration::from_secs(60)));
+    let (good, listen) = (Nameserver::of(RIGHT), free_port());
+    let config = format!(
+        "service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", \"{}\", passive = false, \
+         dns = {{ sockets = 1, query_timeout = \"1s\" }} }}",
+        bad.port,
+        good.name()
+    );
+    let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let stream = connect(listen);
+    let mut writer = stream.try_clone().unwrap();
+    let asking = std::thread::spawn(move || {
+        // Long ones, so that what lies between fills.
+        let padding = [&[0, 12, 0xea, 0x60][..], &[0; 60_000]].concat();
+        for number in 0..ALL {
+            let asked = question(number, &format!("n{number}.example"), A);
+            writer.write_all(&framed(&with_edns(asked, 1232, false, &padding))).unwrap();
+        }
+    });
+    // So much at once may be too much for the other one; but each hears something, and the next client is served.
+    for _ in 0..ALL {
+        assert!([0, SERVFAIL].contains(&rcode(&read_message(&stream).unwrap())));
+    }
+    asking.join().unwrap();
+    let stream = connect(listen);
+    for number in 0..6 {
+        assert_eq!(host(&ask_stream(&stream, &question(number, &format!("n{number}.example"), A))), RIGHT);
+    }
+    assert_eq!(evener.service_counter("d", "drop_no_socket"), 0);
+}

@@ -1,0 +1,252 @@
+//! Responses that come when another server was asked already: as long as the client waits, they count.
+
+use crate::harness::dns::{
+    A, Back, Nameserver, address, ask, ask_on, ask_tcp, client, framed, host, id, question, rcode,
+    read_message, receive, service,
+};
+use crate::harness::dns_mname::{Backend, Frame, mname_service, outbound, well};
+use crate::harness::{Evener, connect, free_port, wait_until};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex};
+
+/// A query and where its response goes.
+type Held = Arc<Mutex<Option<(Vec<u8>, Back)>>>;
+
+/// A server that says nothing until another one is asked the same.
+fn hesitant(held: &Held) -> Nameserver {
+    let held = Arc::clone(held);
+    Nameserver::start(move |question, back| {
+        *held.lock().unwrap() = Some((question.to_vec(), back.clone()));
+    })
+}
+
+/// Sends what the hesitant one is to send: first what is no response to its query, then the response.
+fn release(held: &Held) {
+    let Some((question, back)) = held.lock().unwrap().take() else { return };
+    let mut wrong_id = address(&question, 60, 66);
+    wrong_id[1] ^= 1;
+    let other_name = address(&crate::harness::dns::question(id(&question), "b.example", A), 60, 66);
+    [wrong_id, other_name, address(&question, 60, 1)].iter().for_each(|message| back.send(message));
+}
+
+#[test]
+fn a_response_to_an_earlier_try_counts_and_is_checked_as_ever() {
+    for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
+        let (held, listen) = (Held::default(), free_port());
+        let late = Arc::clone(&held);
+        let (one, two) = (hesitant(&held), Nameserver::start(move |_, _| release(&late)));
+        let more = "policy = \"first\", dns = { query_timeout = \"500ms\" }, passive = { failures = 1 }";
+        let evener = Evener::run_with(&service(listen, &[&one, &two], more), &["--workers", "1"]);
+        for number in 1..5 {
+            assert_eq!(host(&ask(listen, &question(number, "a.example", A))), 1);
+        }
+        let counters = |server: &Nameserver| evener.server(&server.name())["counters"].clone();
+        assert_eq!((&counters(&one)["answers"], &counters(&two)["answers"]), (&4.into(), &0.into()));
+        assert_eq!(counters(&one)["answers_bad"], 8, "another ID, another name");
+        assert_eq!(evener.server(&one.name())["verdict"], "up", "it is not silent");
+        assert_eq!(evener.service_counter("d", "requests_failed"), 0);
+    }
+}
+
+#[test]
+fn who_waits_for_the_same_gets_the_late_response_too() {
+    let (held, listen) = (Held::default(), free_port());
+    let late = Arc::clone(&held);
+    let (one, two) = (hesitant(&held), Nameserver::start(move |_, _| release(&late)));
+    let more = "policy = \"first\", dns = { query_timeout = \"1s\", cache = true }";
+    let _evener = Evener::run_with(&service(listen, &[&one, &two], more), &["--workers", "1"]);
+    let clients: Vec<_> = (0..5).map(|_| client(listen)).collect();
+    for (number, socket) in (0..).zip(&clients) {
+        socket.send(&question(100 + number, "a.example", A)).unwrap();
+    }
+    for (number, socket) in (0..).zip(&clients) {
+        let heard = receive(socket);
+        assert_eq!((id(&heard), host(&heard)), (100 + number, 1));
+    }
+    assert_eq!((one.count(), two.count()), (1, 1), "one query for all of them, and one retry");
+    assert_eq!(host(&ask(listen, &question(7, "a.example", A))), 1, "it is cached");
+}
+
+/// A gate that lets one through each time it is opened.
+#[derive(Default)]
+struct Gate(Mutex<usize>, Condvar);
+
+impl Gate {
+    fn open(&self) {
+        *self.0.lock().unwrap() += 1;
+        self.1.notify_one();
+    }
+
+    fn pass(&self) {
+        let mut count = self.1.wait_while(self.0.lock().unwrap(), |count| *count == 0).unwrap();
+        *count -= 1;
+    }
+}
+
+fn timeouts(evener: &Evener, server: &Nameserver) -> u64 {
+    evener.server(&server.name())["counters"]["answer_timeouts"].as_u64().unwrap()
+}
+
+#[test]
+fn a_server_that_is_always_late_is_neither_blamed_nor_asked_twice() {
+    let (gate, listen) = (Arc::new(Gate::default()), free_port());
+    let wait = Arc::clone(&gate);
+    let server = Nameserver::start(move |question, back| {
+        let (question, back, wait) = (question.to_vec(), back.clone(), Arc::clone(&wait));
+        std::thread::spawn(move || {
+            wait.pass();
+            back.send(&address(&question, 60, 3));
+        });
+    });
+    let more = "dns = { query_timeout = \"2s\", retries = 2 }, passive = { failures = 1 }";
+    let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
+    let (socket, mut stream) = (client(listen), connect(listen));
+    let mut late = |number: u16| {
+        let (before, asked) =
+            (timeouts(&evener, &server), question(number, &format!("n{number}.example"), A));
+        if number.is_multiple_of(2) {
+            socket.send(&asked).unwrap();
+        } else {
+            stream.write_all(&framed(&asked)).unwrap();
+        }
+        wait_until("its time to be out", || (timeouts(&evener, &server) > before).then_some(()));
+        gate.open();
+        let heard = if number.is_multiple_of(2) { receive(&socket) } else { read_message(&stream).unwrap() };
+        assert_eq!((id(&heard), host(&heard)), (number, 3));
+    };
+    // Nothing is known of it yet, so what it was asked first may have been lost.
+    late(0);
+    wait_until("the retry", || (server.count() == 2).then_some(()));
+    gate.open();
+    for number in [2, 4, 6] {
+        late(number);
+    }
+    assert_eq!(server.count(), 5, "once each");
+    // A new stream may be dead: it is asked again on another one. On one that lives nothing is lost.
+    late(1);
+    gate.open();
+    assert_eq!(server.count(), 7);
+    for number in [3, 5, 7] {
+        late(number);
+    }
+    assert_eq!(server.count(), 10, "once each");
+    assert_eq!(evener.server(&server.name())["verdict"], "up");
+    assert_eq!(evener.service_counter("d", "requests_failed"), 0);
+}
+
+#[test]
+fn a_late_frame_of_mname_counts() {
+    let (held, listen) = (Arc::new(Mutex::new(None::<(Vec<u8>, UnixStream)>)), free_port());
+    let (keep, late) = (Arc::clone(&held), Arc::clone(&held));
+    let one = Backend::start(move |frame, back| match frame {
+        Frame::Udp { from, message } => {
+            let frame = outbound(*from, &address(message, 60, 1));
+            *keep.lock().unwrap() = Some((frame, back.try_clone().unwrap()));
+        }
+        _ => well(frame, back, 1),
+    });
+    let two = Nameserver::start(move |_, _| {
+        if let Some((frame, mut back)) = late.lock().unwrap().take() {
+            back.write_all(&frame).unwrap();
+        }
+    });
+    let more = "policy = \"first\", dns = { query_timeout = \"500ms\" }";
+    let evener = Evener::run_with(&mname_service(listen, &[&one], &[&two], more), &["--workers", "1"]);
+    wait_until("the session to stand", || (evener.server(&one.name())["verdict"] == "up").then_some(()));
+    let socket = client(listen);
+    for number in 1..4 {
+        assert_eq!(host(&ask_on(&socket, &question(number, "a.example", A))), 1);
+    }
+    assert_eq!(two.count(), 3);
+}
+
+/// A message of this opcode, with a question.
+fn of_opcode(number: u16, opcode: u8) -> Vec<u8> {
+    let mut message = question(number, "example", crate::harness::dns::SOA);
+    message[2] = opcode << 3;
+    message
+}
+
+/// A response to it.
+fn done(message: &[u8], rcode: u8) -> Vec<u8> {
+    let mut response = message.to_vec();
+    response[2] |= 0x80;
+    response[3] |= rcode;
+    response
+}
+
+const UPDATE: u8 = 5;
+const POLICY: &str = "policy = \"first\", passive = { failures = 0 }, \
+    dns = { query_timeout = \"300ms\", retry_on = { \"servfail\", \"refused\" } }";
+
+#[test]
+fn what_may_change_something_is_given_to_one_server() {
+    for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
+        let (one, two, listen) = (Nameserver::silent(), Nameserver::of(2), free_port());
+        let _evener = Evener::run(&service(listen, &[&one, &two], POLICY));
+        // UPDATE, NOTIFY, and one that is not assigned.
+        for opcode in [UPDATE, 4, 7] {
+            assert_eq!(rcode(&ask(listen, &of_opcode(9, opcode))), 2, "{opcode}");
+        }
+        assert_eq!((one.count(), two.count()), (3, 0));
+        assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 2, "a query goes on");
+    }
+}
+
+#[test]
+fn a_late_response_to_an_update_counts() {
+    let (gate, listen) = (Arc::new(Gate::default()), free_port());
+    let wait = Arc::clone(&gate);
+    let (one, two) = (
+        Nameserver::start(move |message, back| {
+            let (message, back, wait) = (message.to_vec(), back.clone(), Arc::clone(&wait));
+            std::thread::spawn(move || {
+                wait.pass();
+                back.send(&done(&message, 0));
+            });
+        }),
+        Nameserver::of(2),
+    );
+    let policy = POLICY.replace("300ms", "2s");
+    let evener = Evener::run_with(&service(listen, &[&one, &two], &policy), &["--workers", "1"]);
+    let (socket, mut stream) = (client(listen), connect(listen));
+    for is_tcp in [false, true] {
+        let (asked, before) = (of_opcode(77, UPDATE), timeouts(&evener, &one));
+        if is_tcp {
+            stream.write_all(&framed(&asked)).unwrap();
+        } else {
+            socket.send(&asked).unwrap();
+        }
+        wait_until("its time to be out", || (timeouts(&evener, &one) > before).then_some(()));
+        gate.open();
+        let heard = if is_tcp { read_message(&stream).unwrap() } else { receive(&socket) };
+        assert_eq!(heard, done(&asked, 0));
+    }
+    assert_eq!((one.count(), two.count()), (2, 0));
+}
+
+#[test]
+fn an_update_whose_fate_is_unknown_fails_and_one_that_was_refused_goes_on() {
+    // The server took it, and ended the connection.
+    let (one, two, listen) = (Nameserver::start(|_, back| back.close()), Nameserver::of(2), free_port());
+    let evener = Evener::run(&service(listen, &[&one, &two], POLICY));
+    assert_eq!(rcode(&ask_tcp(listen, &of_opcode(1, UPDATE))), 2);
+    assert_eq!((one.count(), two.count()), (1, 0));
+    drop(evener);
+    // What a server declines is passed on.
+    let (one, listen) = (Nameserver::start(|message, back| back.send(&done(message, 5))), free_port());
+    let _evener = Evener::run(&service(listen, &[&one, &two], POLICY));
+    assert_eq!(rcode(&ask(listen, &of_opcode(1, UPDATE))), 5);
+    assert_eq!(two.count(), 0);
+    // Nobody is there: nobody received it.
+    for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
+        let (mut gone, listen) = (Nameserver::of(1), free_port());
+        let two = Nameserver::start(|message, back| back.send(&done(message, 0)));
+        gone.stop();
+        let more = POLICY.replace("300ms", "20s");
+        let _evener = Evener::run(&service(listen, &[&gone, &two], &more));
+        assert_eq!(rcode(&ask(listen, &of_opcode(1, UPDATE))), 0);
+        assert_eq!(two.count(), 1);
+    }
+}

@@ -1,0 +1,210 @@
+//! The DNS way through reloads and to the end.
+
+use crate::harness::dns::{
+    A, Nameserver, address, ask, ask_on, ask_stream, client, framed, host, id, is_closed, question,
+    read_message, receive, service,
+};
+use crate::harness::{Evener, connect, free_port, local, wait_until};
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// A server that keeps what it is asked until it is let go.
+fn held(host: u8) -> (Nameserver, Arc<Mutex<()>>) {
+    let gate = Arc::new(Mutex::new(()));
+    let wait = Arc::clone(&gate);
+    let server = Nameserver::start(move |question, back| {
+        let (question, back, wait) = (question.to_vec(), back.clone(), Arc::clone(&wait));
+        std::thread::spawn(move || {
+            drop(wait.lock());
+            back.send(&address(&question, 60, host));
+        });
+    });
+    (server, gate)
+}
+
+#[test]
+fn an_address_goes_from_udp_to_dns_and_back() {
+    let (one, two, listen) = (Nameserver::of(1), Nameserver::of(2), free_port());
+    let of = |server: &Nameserver, protocol: &str| {
+        service(listen, &[server], "").replace("\"dns\"", &format!("\"{protocol}\""))
+    };
+    let evener = Evener::run(&of(&one, "udp"));
+    let socket = client(listen);
+    let asked = question(1, "a.example", A);
+    assert_eq!(host(&ask_on(&socket, &asked)), 1);
+    assert!(TcpStream::connect(local(listen)).is_err());
+    for _ in 0..3 {
+        evener.reload(&of(&two, "dns"));
+        assert_eq!(host(&ask_on(&socket, &asked)), 2);
+        let stream = connect(listen);
+        assert_eq!(host(&ask_stream(&stream, &asked)), 2);
+        evener.reload(&of(&one, "udp"));
+        assert_eq!(host(&ask_on(&socket, &asked)), 1);
+        wait_until("nobody to listen on TCP", || TcpStream::connect(local(listen)).is_err().then_some(()));
+    }
+}
+
+#[test]
+fn reloads_under_load_lose_no_question() {
+    let (one, two, listen) = (Nameserver::of(1), Nameserver::of(2), free_port());
+    let evener = Evener::run(&service(listen, &[&one], ""));
+    let over = Arc::new(AtomicBool::new(false));
+    let done = Arc::new(AtomicUsize::new(0));
+    let clients: Vec<_> = (0..6)
+        .map(|number| {
+            let (over, done) = (Arc::clone(&over), Arc::clone(&done));
+            std::thread::spawn(move || {
+                let (socket, stream) = (client(listen), connect(listen));
+                for turn in 0.. {
+                    let asked = question(turn as u16, "a.example", A);
+                    let answer =
+                        if number % 2 == 1 { ask_stream(&stream, &asked) } else { ask_on(&socket, &asked) };
+                    assert!([1, 2].contains(&host(&answer)), "{answer:02x?}");
+                    done.fetch_add(1, Ordering::Relaxed);
+                    if over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            })
+        })
+        .collect();
+    let configs = [
+        service(listen, &[&two], ""),
+        service(listen, &[&one, &two], "dns = { sockets = 1, query_timeout = \"5s\" }"),
+        service(listen, &[&one], "dns = { cache = true }, deny = \"192.0.2.0/24\""),
+        service(listen, &[&two, &one], "policy = \"least_outstanding\", idle_timeout = \"30s\""),
+    ];
+    for config in configs.iter().cycle().take(12) {
+        let before = done.load(Ordering::Relaxed);
+        evener.reload(config);
+        wait_until("some more answers", || (done.load(Ordering::Relaxed) > before + 100).then_some(()));
+    }
+    over.store(true, Ordering::Relaxed);
+    clients.into_iter().for_each(|client| client.join().unwrap());
+    assert_eq!(evener.service_counter("d", "requests_failed"), 0);
+}
+
+#[test]
+fn what_is_under_way_when_its_server_leaves_is_answered() {
+    let ((old, gate), new, listen) = (held(1), Nameserver::of(2), free_port());
+    let more = "dns = { query_timeout = \"30s\" }";
+    let evener = Evener::run(&service(listen, &[&old], more));
+    let (socket, mut stream) = (client(listen), connect(listen));
+    let shut = gate.lock();
+    socket.send(&question(1, "udp.example", A)).unwrap();
+    stream.write_all(&framed(&question(2, "tcp.example", A))).unwrap();
+    wait_until("both", || (old.count() == 2).then_some(()));
+    evener.reload(&service(listen, &[&new], more));
+    assert_eq!(host(&ask(listen, &question(3, "a.example", A))), 2);
+    drop(shut);
+    for answer in [receive(&socket), read_message(&stream).unwrap()] {
+        assert!([1, 2].contains(&host(&answer)) && [1, 2].contains(&id(&answer)));
+    }
+}
+
+#[test]
+fn sigterm_waits_for_what_is_under_way() {
+    let ((server, gate), listen) = (held(1), free_port());
+    let mut evener = Evener::run(&service(listen, &[&server], "dns = { query_timeout = \"30s\" }"));
+    let (socket, mut stream, asked, silent) =
+        (client(listen), connect(listen), connect(listen), connect(listen));
+    assert_eq!(host(&ask_stream(&asked, &question(9, "a.example", A))), 1);
+    let shut = gate.lock();
+    socket.send(&question(1, "udp.example", A)).unwrap();
+    stream.write_all(&framed(&question(2, "tcp.example", A))).unwrap();
+    wait_until("both", || (server.count() == 3).then_some(()));
+    evener.signal("TERM");
+    assert!(is_closed(&asked), "who got all its answers leaves");
+    assert!(is_closed(&silent), "who never asked does, too, after a while");
+    drop(shut);
+    assert_eq!(host(&receive(&socket)), 1);
+    assert_eq!(host(&read_message(&stream).unwrap()), 1);
+    assert!(is_closed(&stream));
+    assert_eq!(evener.end(), 0);
+    evener.expect_log("drained");
+}
+
+#[test]
+fn two_services_share_a_pool_and_keep_their_answers_apart() {
+    let (server, listens) = (Nameserver::of(1), [free_port(), free_port()]);
+    let pool = format!("pool \"p\" {{ \"{}\" }}\n", server.name());
+    let of = |name: &str, listen: u16| {
+        format!(
+            "service \"{name}\" {{ protocol = \"dns\", listen = \"127.0.0.1:{listen}\", pool = \"p\", dns = {{ cache = true }} }}\n"
+        )
+    };
+    let evener = Evener::run(&(pool + &of("d", listens[0]) + &of("e", listens[1])));
+    for listen in listens {
+        (0..3).for_each(|n| assert_eq!(host(&ask(listen, &question(n, "a.example", A))), 1));
+    }
+    assert_eq!(server.count(), 2);
+    assert_eq!(["d", "e"].map(|name| evener.service_counter(name, "cache_hits")), [2, 2]);
+}
+
+#[test]
+fn what_clients_leave_behind_is_closed() {
+    let (server, listen) = (Nameserver::of(1), free_port());
+    let evener = Evener::run_with(&service(listen, &[&server], ""), &["--workers", "2"]);
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", evener.pid())).unwrap().count();
+    for round in 0..6 {
+        let streams: Vec<TcpStream> = (0..50).map(|_| connect(listen)).collect();
+        for (number, mut stream) in (0..).zip(&streams) {
+            let asked = question(number, &format!("n{round}.n{number}.example"), A);
+            if number % 3 == 0 {
+                // This one does not wait for its answer.
+                stream.write_all(&framed(&asked)).unwrap();
+            } else {
+                assert_eq!(host(&ask_stream(stream, &asked)), 1);
+            }
+            assert_eq!(host(&ask(listen, &asked)), 1);
+        }
+    }
+    // What leads to the server stays: four sockets and four streams of each worker.
+    wait_until("connections to be closed", || (descriptors() < 60).then_some(()));
+    wait_until("nothing to be under way", || {
+        (evener.status()["services"][0]["flows_active"] == 0).then_some(())
+    });
+}
+
+#[test]
+fn a_server_that_drains_gets_no_more_questions_and_may_answer_those_it_has() {
+    let ((one, gate), two, listen) = (held(1), Nameserver::of(2), free_port());
+    let more = "policy = \"first\", dns = { query_timeout = \"30s\" }";
+    let evener = Evener::run(&service(listen, &[&one, &two], more));
+    let socket = client(listen);
+    let shut = gate.lock();
+    socket.send(&question(1, "a.example", A)).unwrap();
+    wait_until("it to be asked", || (one.count() == 1).then_some(()));
+    assert!(evener.talk(&["drain", &one.name()]).status.success());
+    for number in 0..10 {
+        assert_eq!(host(&ask(listen, &question(number, &format!("n{number}.example"), A))), 2);
+    }
+    drop(shut);
+    assert_eq!((host(&receive(&socket)), one.count()), (1, 1));
+    assert!(evener.talk(&["ready", &one.name()]).status.success());
+    wait_until("it to be asked again", || {
+        (host(&ask(listen, &question(1, "b.example", A))) == 1).then_some(())
+    });
+}
+
+#[test]
+fn a_client_goes_home_when_its_server_is_back() {
+    let (mut one, two, listen) = (Nameserver::of(1), Nameserver::of(2), free_port());
+    let more = "sticky = { failback = true }, passive = { down_for = \"1s\" }";
+    let evener = Evener::run_with(&service(listen, &[&one, &two], more), &["--workers", "1"]);
+    let asked = |number: u8| {
+        let socket = crate::harness::dns::client_from([127, 0, 0, number], listen);
+        host(&ask_on(&socket, &question(1, "a.example", A)))
+    };
+    let homes: Vec<u8> = (1..9).map(asked).collect();
+    assert!(homes.contains(&1) && homes.contains(&2), "{homes:?}");
+    one.stop();
+    assert!((1..9).all(|number| asked(number) == 2), "at once, and for as long as it is away");
+    let _back = Nameserver::of_at(one.port, 1);
+    wait_until("all to be home", || ((1..9).map(asked).collect::<Vec<u8>>() == homes).then_some(()));
+    assert_eq!(evener.service_counter("d", "requests_failed"), 0);
+}

@@ -1,0 +1,411 @@
+//! Servers that speak the frames of mname-balancer, well and badly. Real ones are in `compat_mname/traffic.rs`.
+
+use crate::harness::dns::{
+    A, Nameserver, SERVFAIL, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id, is_closed,
+    is_quiet, name_of, question, rcode, read_message, receive, service, with_edns,
+};
+use crate::harness::dns_mname::{
+    Backend, Frame, accepted, alive, frame, hello, mname_service, outbound, well,
+};
+use crate::harness::{Directory, Evener, connect, free_port, wait_until};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+fn started(listen: u16, backend: &Backend, servers: &[&Nameserver], more: &str) -> Evener {
+    let evener = Evener::run_with(&mname_service(listen, &[backend], servers, more), &["--workers", "1"]);
+    wait_until("the session to stand", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
+    evener
+}
+
+#[test]
+fn questions_go_in_frames_that_tell_of_the_client() {
+    let (backend, listen) = (Backend::start(|frame, back| well(frame, back, 4)), free_port());
+    let evener = started(listen, &backend, &[], "");
+    let (socket, stream) = (client(listen), connect(listen));
+    for number in 0..20 {
+        let asked = question(number, "a.Example", A);
+        for answer in [ask_on(&socket, &asked), ask_stream(&stream, &asked)] {
+            assert_eq!(answer, address(&asked, 60, 4));
+        }
+    }
+    let v4 = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    let (udp, tcp) = (v4(socket.local_addr().unwrap().port()), v4(stream.local_addr().unwrap().port()));
+    let seen = backend.seen();
+    assert_eq!(seen.iter().filter(|frame| **frame == Frame::Hello).count(), 1, "one worker, one session");
+    let datagrams =
+        seen.iter().filter(|frame| matches!(frame, Frame::Udp { from, .. } if *from == udp)).count();
+    assert_eq!(datagrams, 20);
+    let sessions: Vec<&Frame> = seen.iter().filter(|frame| matches!(frame, Frame::Tcp { .. })).collect();
+    assert_eq!(sessions, [&Frame::Tcp { from: tcp }], "a client has one session of TCP");
+    let counters = &evener.server(&backend.name())["counters"];
+    assert_eq!((&counters["sessions"], &counters["answers"]), (&1.into(), &40.into()));
+    // It ends with the client's.
+    drop(stream);
+    wait_until("the session of TCP to end", || (backend.open() == 1).then_some(()));
+}
+
+#[test]
+fn the_ids_of_clients_stay_what_they_are() {
+    // What comes for "slow" is answered once the third query for it is there.
+    let waiting = Mutex::new(Vec::new());
+    let backend = Backend::start(move |frame, mut back| match frame {
+        Frame::Udp { from, message } if name_of(message) == "slow" => {
+            let mut waiting = waiting.lock().unwrap();
+            waiting.push((*from, message.clone()));
+            if waiting.len() == 3 {
+                for (from, message) in waiting.drain(..) {
+                    back.write_all(&outbound(from, &address(&message, 60, 4))).unwrap();
+                }
+            }
+        }
+        _ => well(frame, back, 4),
+    });
+    let listen = free_port();
+    let _evener = started(listen, &backend, &[], "dns = { query_timeout = \"30s\" }");
+    let clients = [client(listen), client(listen)];
+    let asked = question(0x1234, "slow", A);
+    clients[0].send(&asked).unwrap();
+    clients[1].send(&asked).unwrap();
+    // The same once more, while the first one is under way: one of its ID would be taken for an answer to either.
+    clients[0].send(&asked).unwrap();
+    for (socket, answers) in [(&clients[0], 2), (&clients[1], 1)] {
+        (0..answers).for_each(|_| assert_eq!(receive(socket), address(&asked, 60, 4)));
+    }
+    let stream = connect(listen);
+    for number in [7, 0x1234, 7, u16::MAX, 0] {
+        ask_on(&clients[0], &question(number, "a.example", A));
+        ask_stream(&stream, &question(number, "a.example", A));
+    }
+    let mut seen = Vec::new();
+    for frame in backend.seen() {
+        if let Frame::Udp { message, .. } | Frame::Message(message) = frame {
+            seen.push(id(&message));
+        }
+    }
+    assert_ne!(seen[2], 0x1234);
+    seen.remove(2);
+    assert_eq!(seen, [0x1234, 0x1234, 7, 7, 0x1234, 0x1234, 7, 7, u16::MAX, u16::MAX, 0, 0]);
+}
+
+#[test]
+fn nothing_is_sent_before_a_session_of_tcp_is_accepted() {
+    static EARLY: AtomicUsize = AtomicUsize::new(0);
+    let backend = Backend::start(|frame, back| {
+        if matches!(frame, Frame::Tcp { .. }) {
+            back.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            EARLY.fetch_add((&mut &*back).read(&mut [0; 512]).unwrap_or(0), Ordering::Relaxed);
+            back.set_read_timeout(None).unwrap();
+        }
+        well(frame, back, 4);
+    });
+    let listen = free_port();
+    let _evener = started(listen, &backend, &[], "");
+    assert_eq!(host(&ask_tcp(listen, &question(1, "a.example", A))), 4);
+    assert_eq!(EARLY.load(Ordering::Relaxed), 0, "bytes came before INBOUND_TCP_OK");
+}
+
+#[test]
+fn each_fault_ends_the_session_and_another_one_begins() {
+    let client = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1234);
+    let faults = [
+        ("something before its hello", false, outbound(client, b"x")),
+        ("something before its hello", false, alive()),
+        ("something before its hello", false, accepted()),
+        ("hello twice", true, hello()),
+        ("a heartbeat that nobody asked for", true, alive()),
+        ("a frame of the unknown type 7", true, frame(&[7])),
+        ("a frame of the unknown type 7", false, frame(&[7])),
+        ("a frame of the unknown type 2", true, frame(&[2])),
+        ("a datagram of 1501 bytes, more than 1500", true, outbound(client, &[0; 1501])),
+        ("a datagram of 4294967295 bytes", true, frame(&[1002, 1, 1, u32::MAX])),
+        ("a datagram for port 65536", true, frame(&[1002, 1, 65_536, 0])),
+        ("accepted a TCP session that is none", true, accepted()),
+        ("it closed the connection", true, Vec::new()),
+        ("it closed the connection", false, Vec::new()),
+    ];
+    for (reason, after_hello, bytes) in faults {
+        // The first session is the bad one.
+        let first = AtomicBool::new(true);
+        let backend = Backend::start(move |frame, mut back| {
+            let is_bad = *frame == Frame::Hello && first.swap(false, Ordering::Relaxed);
+            if !is_bad {
+                return well(frame, back, 4);
+            }
+            let hello = if after_hello { hello() } else { Vec::new() };
+            back.write_all(&[hello, bytes.clone()].concat()).unwrap();
+            if bytes.is_empty() {
+                back.shutdown(std::net::Shutdown::Both).unwrap();
+            }
+        });
+        let listen = free_port();
+        let config = mname_service(listen, &[&backend], &[], "");
+        let evener = Evener::run_with(&config, &["--workers", "1"]);
+        evener.expect_log(reason);
+        wait_until("a session that stands", || {
+            (ask(listen, &question(1, "a.example", A)).ends_with(&[192, 0, 2, 4])).then_some(())
+        });
+        let counters = &evener.server(&backend.name())["counters"];
+        assert_eq!(counters["session_faults"], u64::from(after_hello), "{reason}");
+        assert_eq!(counters["sessions"], 1 + u64::from(after_hello), "{reason}");
+    }
+}
+
+#[test]
+fn frames_may_be_cut_at_any_byte() {
+    let backend = Backend::start(|frame, back| {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        well(frame, &ours, 4);
+        drop(ours);
+        let mut bytes = Vec::new();
+        (&theirs).read_to_end(&mut bytes).unwrap();
+        for byte in bytes {
+            (&mut &*back).write_all(&[byte]).unwrap();
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    });
+    let listen = free_port();
+    let _evener = started(listen, &backend, &[], "");
+    for number in 0..5 {
+        assert_eq!(host(&ask(listen, &question(number, "a.example", A))), 4);
+        assert_eq!(host(&ask_tcp(listen, &question(number, "a.example", A))), 4);
+    }
+}
+
+#[test]
+fn what_is_no_answer_is_never_passed_on() {
+    let backend = Backend::start(|frame, mut back| {
+        let Frame::Udp { from, message } = frame else { return well(frame, back, 4) };
+        let lie = |to: SocketAddrV4, lie: &[u8]| outbound(to, lie);
+        let mut other_id = address(message, 60, 66);
+        other_id[0] ^= 1;
+        let nobody = SocketAddrV4::new(*from.ip(), from.port() ^ 1);
+        let elsewhere = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 9), from.port());
+        let lies = [
+            lie(*from, &other_id),
+            lie(*from, &address(&question(id(message), "b.example", A), 60, 66)),
+            lie(*from, message),
+            lie(*from, &message[..1]),
+            lie(*from, &[]),
+            lie(nobody, &address(message, 60, 66)),
+            lie(elsewhere, &address(message, 60, 66)),
+        ];
+        back.write_all(&lies.concat()).unwrap();
+        well(frame, back, 4);
+        back.write_all(&lie(*from, &address(message, 60, 66))).unwrap();
+    });
+    let listen = free_port();
+    let evener = started(listen, &backend, &[], "");
+    let socket = client(listen);
+    assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), 4);
+    assert!(is_quiet(&socket));
+    let counters = &evener.server(&backend.name())["counters"];
+    assert_eq!((&counters["answers_bad"], &counters["session_faults"]), (&8.into(), &0.into()));
+}
+
+#[test]
+fn who_waits_when_a_session_ends_asks_another_server_at_once() {
+    let backend = Backend::start(|frame, back| match frame {
+        Frame::Udp { .. } | Frame::Message(_) => back.shutdown(std::net::Shutdown::Both).unwrap(),
+        _ => well(frame, back, 4),
+    });
+    let (other, listen) = (Nameserver::of(2), free_port());
+    let evener = started(listen, &backend, &[&other], "dns = { query_timeout = \"30s\" }");
+    let begun = Instant::now();
+    for number in 0..6 {
+        assert_eq!(host(&ask(listen, &question(number, "a.example", A))), 2);
+        assert_eq!(host(&ask_tcp(listen, &question(number, "a.example", A))), 2);
+    }
+    let elapsed = begun.elapsed();
+    assert!(elapsed < Duration::from_secs(15), "{elapsed:?}");
+    assert!(evener.server(&backend.name())["counters"]["session_faults"].as_u64() > Some(0));
+}
+
+#[test]
+fn what_does_not_fit_into_a_frame_goes_to_another_server() {
+    let backend = Backend::start(|frame, back| well(frame, back, 4));
+    let (other, listen) = (Nameserver::of(2), free_port());
+    let listens = format!("[::1]:{listen}");
+    let of = |servers: &[&Nameserver]| {
+        mname_service(listen, &[&backend], servers, "dns = { on_failure = \"drop\" }")
+            .replace("listen = ", &format!("listen = {{ \"{listens}\", "))
+            .replacen(&format!("127.0.0.1:{listen}\","), &format!("127.0.0.1:{listen}\" }},"), 1)
+    };
+    let evener = Evener::run_with(&of(&[&other]), &["--workers", "1"]);
+    wait_until("the session to stand", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
+    let six = UdpSocket::bind("[::1]:0").unwrap();
+    six.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    six.connect(("::1", listen)).unwrap();
+    let option = |bytes: usize| [&[0, 12, (bytes >> 8) as u8, bytes as u8][..], &vec![0; bytes]].concat();
+    let plain = question(1, "a.example", A);
+    let large = with_edns(plain.clone(), 1232, false, &option(1500));
+    let fitting = with_edns(plain.clone(), 1232, false, &option(1500 - 4 - 11 - plain.len()));
+    assert_eq!(fitting.len(), 1500);
+    let mut hosts = Vec::new();
+    for _ in 0..6 {
+        assert_eq!(host(&ask_on(&six, &plain)), 2, "a frame has no room for its address");
+        let stream = std::net::TcpStream::connect(("::1", listen)).unwrap();
+        assert_eq!(host(&ask_stream(&stream, &plain)), 2);
+        assert_eq!(host(&ask(listen, &large)), 2);
+        hosts.push(host(&ask(listen, &fitting)));
+    }
+    assert!(hosts.contains(&4), "{hosts:?}");
+    evener.reload(&of(&[]));
+    six.send(&plain).unwrap();
+    wait_until("it to be counted", || (evener.service_counter("d", "drop_untakable") == 1).then_some(()));
+    client(listen).send(&large).unwrap();
+    wait_until("it to be counted", || (evener.service_counter("d", "drop_untakable") == 2).then_some(()));
+    assert_eq!(ask_tcp(listen, &large).len(), address(&large, 60, 4).len(), "streams carry any length");
+    evener.reload(&mname_service(listen, &[&backend], &[], ""));
+    assert_eq!(rcode(&ask(listen, &large)), SERVFAIL, "it is told where nothing else is said");
+    assert_eq!(evener.service_counter("d", "drop_untakable"), 3);
+    evener.expect_log("untakable service=d");
+    assert_eq!(evener.log_count("no_server"), 0, "that is no word of the servers");
+}
+
+#[test]
+fn a_server_of_mname_hears_of_clients_by_its_frames_alone() {
+    let backend = Backend::start(|frame, back| well(frame, back, 4));
+    let listen = free_port();
+    let more = "send_proxy = \"v2\", dns = { query_timeout = \"200ms\" }";
+    let config = mname_service(listen, &[&backend], &[], more);
+    let evener = Evener::run(&config);
+    wait_until("the session to stand", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
+    assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 4);
+    assert_eq!(host(&ask_tcp(listen, &question(2, "a.example", A))), 4);
+}
+
+#[test]
+fn a_server_that_reads_nothing_is_not_written_to_without_bound() {
+    // It says hello and then nothing; its socket fills.
+    let backend = Backend::start(|frame, back| match frame {
+        Frame::Hello => well(frame, back, 4),
+        _ => std::thread::sleep(Duration::from_secs(60)),
+    });
+    let (other, listen) = (Nameserver::of(2), free_port());
+    let evener = started(listen, &backend, &[&other], "dns = { query_timeout = \"200ms\" }");
+    let padding = [&[0, 12, 5, 0][..], &vec![0; 0x500]].concat();
+    let flood = client(listen);
+    wait_until("it to count as stuck", || {
+        for n in 0..100 {
+            let asked = question(n, &format!("n{n}.example"), A);
+            flood.send(&with_edns(asked, 1232, false, &padding)).unwrap();
+        }
+        let stuck = evener.server(&backend.name())["counters"]["drop_stuck"].as_u64();
+        (stuck > Some(10)).then_some(())
+    });
+    for number in 0..10 {
+        assert_eq!(host(&ask(listen, &question(number, "a.example", A))), 2);
+    }
+}
+
+#[test]
+fn a_socket_that_is_not_there_is_tried_now_and_then_until_it_is() {
+    let directory = Directory::new();
+    let path = directory.file("later");
+    let listen = free_port();
+    let config = format!(
+        "service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:{listen}\", {{ \"unix:{}\", mname = true, name = \"m\" }} }}",
+        path.display()
+    );
+    let begun = Instant::now();
+    let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let tries = || evener.server("m")["counters"]["connect_errors"].as_u64().unwrap();
+    assert_eq!(rcode(&ask(listen, &question(1, "a.example", A))), SERVFAIL);
+    wait_until("the third try", || (tries() >= 3).then_some(()));
+    let elapsed = begun.elapsed();
+    assert!(elapsed > Duration::from_millis(900), "after 0 and 1 s: {elapsed:?}");
+    let _backend = Backend::start_at(path, |frame, back| well(frame, back, 4));
+    wait_until("the session to stand", || (evener.server("m")["verdict"] == "up").then_some(()));
+    assert!((3..=4).contains(&tries()), "the fourth is 3 s later: {}", tries());
+    assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 4);
+}
+
+#[test]
+fn heartbeats_keep_a_session_and_who_gives_no_sign_of_life_loses_it() {
+    let good = Backend::start(|frame, back| well(frame, back, 4));
+    let bad = Backend::start(|frame, back| match frame {
+        Frame::Heartbeat => {}
+        _ => well(frame, back, 5),
+    });
+    let listen = free_port();
+    let config = mname_service(listen, &[&good, &bad], &[], "");
+    let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let verdict = |backend: &Backend| evener.server(&backend.name())["verdict"].clone();
+    wait_until("both", || (verdict(&good) == "up" && verdict(&bad) == "up").then_some(()));
+    let up = Instant::now();
+    // 5 s until it is asked, 15 s until that is given up.
+    while !evener.log().contains("no sign of life within 15 s") {
+        assert!(up.elapsed() < Duration::from_secs(40), "never found out");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let elapsed = up.elapsed();
+    assert!(elapsed > Duration::from_secs(19), "not before its time: {elapsed:?}");
+    let beats = |backend: &Backend| backend.seen().iter().filter(|frame| **frame == Frame::Heartbeat).count();
+    assert_eq!(beats(&bad), 1);
+    assert!((3..=5).contains(&beats(&good)), "one each 5 s: {}", beats(&good));
+    let counters = |backend: &Backend| evener.server(&backend.name())["counters"].clone();
+    assert_eq!((&counters(&good)["sessions"], &counters(&good)["session_faults"]), (&1.into(), &0.into()));
+    wait_until("another session", || (counters(&bad)["sessions"] == 2).then_some(()));
+    assert_eq!(counters(&bad)["session_faults"], 1);
+}
+
+#[test]
+fn a_session_of_tcp_that_is_not_accepted_is_a_fault() {
+    let backend = Backend::start(|frame, back| match frame {
+        Frame::Tcp { .. } => std::thread::sleep(Duration::from_secs(30)),
+        _ => well(frame, back, 4),
+    });
+    let (other, listen) = (Nameserver::of(2), free_port());
+    let more = "policy = \"first\", dns = { query_timeout = \"500ms\" }";
+    let evener = started(listen, &backend, &[&other], more);
+    let (stream, begun) = (connect(listen), Instant::now());
+    assert_eq!(host(&ask_stream(&stream, &question(1, "a.example", A))), 2, "the other one helps out");
+    assert!(backend.seen().iter().any(|frame| matches!(frame, Frame::Tcp { .. })));
+    evener.expect_log("did not accept a TCP session within 10 s");
+    let elapsed = begun.elapsed();
+    assert!(elapsed > Duration::from_secs(9), "not before its time: {elapsed:?}");
+    assert_eq!(evener.server(&backend.name())["counters"]["session_faults"], 1);
+    assert!(!is_closed_soon(&stream));
+}
+
+fn is_closed_soon(stream: &std::net::TcpStream) -> bool {
+    stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    is_closed(stream)
+}
+
+#[test]
+fn a_session_of_tcp_that_is_answered_with_anything_else_is_a_fault() {
+    let backend = Backend::start(|frame, mut back| match frame {
+        Frame::Tcp { .. } => back.write_all(&alive()).unwrap(),
+        _ => well(frame, back, 4),
+    });
+    let (other, listen) = (Nameserver::of(2), free_port());
+    let evener = started(listen, &backend, &[&other], "dns = { query_timeout = \"30s\" }");
+    let mut stream = connect(listen);
+    for number in 0..4 {
+        stream.write_all(&framed(&question(number, "a.example", A))).unwrap();
+        let answer = read_message(&stream).unwrap();
+        assert_eq!((host(&answer), name_of(&answer).as_str()), (2, "a.example"));
+    }
+    evener.expect_log("something else than its acceptance");
+    assert!(evener.server(&backend.name())["counters"]["session_faults"].as_u64() > Some(0));
+}
+
+#[test]
+fn each_worker_has_a_session_and_a_reload_begins_and_ends_them() {
+    let (backend, other, listen) =
+        (Backend::start(|frame, back| well(frame, back, 4)), Nameserver::of(2), free_port());
+    let with = mname_service(listen, &[&backend], &[], "");
+    let evener = Evener::run_with(&with, &["--workers", "3"]);
+    wait_until("three sessions", || (backend.open() == 3).then_some(()));
+    evener.reload(&service(listen, &[&other], ""));
+    wait_until("no session", || (backend.open() == 0).then_some(()));
+    assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 2);
+    evener.reload(&with);
+    wait_until("three sessions", || (backend.open() == 3).then_some(()));
+    wait_until("its answer", || (ask(listen, &question(1, "a.example", A)).ends_with(&[4])).then_some(()));
+}

@@ -1,0 +1,266 @@
+//! What of EDNS is between a client and us, or between us and a server; and messages at the edge of what is a query.
+
+use crate::harness::dns::{
+    A, AXFR, FORMERR, Nameserver, SERVFAIL, SOA, address, ask, ask_on, ask_stream, ask_tcp, client, framed,
+    host, name_of, question, question_end, rcode, read_message, receive, record, reply, service, with_edns,
+};
+use crate::harness::dns_mname::{Backend, Frame, mname_service, outbound};
+use crate::harness::{Evener, connect, free_port, wait_until};
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+const NOTIMP: u8 = 4;
+
+/// A client's cookie, and one with that of a server.
+const COOKIE: &[u8] = &[0, 10, 0, 8, 0xc0, 0x0c, 1, 0xe5, 5, 6, 7, 8];
+const BOTH_COOKIES: &[u8] = &[0, 10, 0, 16, 0xc0, 0x0c, 1, 0xe5, 5, 6, 7, 8, 9, 9, 9, 9, 9, 9, 9, 9];
+/// A connection may be idle: asked for, and for two minutes as servers say it.
+const KEEPALIVE: &[u8] = &[0, 11, 0, 0];
+const TWO_MINUTES: &[u8] = &[0, 11, 0, 2, 4, 0xb0];
+const OTHER: &[u8] = &[255, 0, 0, 1, 7];
+
+fn edns(message: Vec<u8>, options: &[&[u8]]) -> Vec<u8> {
+    with_edns(message, 1232, false, &options.concat())
+}
+
+fn has(message: &[u8], option: &[u8]) -> bool {
+    message.windows(option.len()).any(|window| window == option)
+}
+
+/// A server that tells of its cookie and of its own idle time, asked or not.
+fn talkative() -> Nameserver {
+    Nameserver::start(|asked, back| {
+        back.send(&edns(address(asked, 60, 1), &[BOTH_COOKIES, TWO_MINUTES, OTHER]));
+    })
+}
+
+#[test]
+fn an_unknown_opcode_without_a_question_is_not_implemented() {
+    let (server, listen) = (Nameserver::of(1), free_port());
+    let evener = Evener::run(&service(listen, &[&server], ""));
+    for (opcode, expected) in
+        [(1, NOTIMP), (2, NOTIMP), (6, NOTIMP), (15, NOTIMP), (0, FORMERR), (5, FORMERR)]
+    {
+        let message = [&[7, 7, opcode << 3, 0][..], &[0; 8]].concat();
+        for answer in [ask(listen, &message), ask_tcp(listen, &message)] {
+            assert_eq!(answer, [&[7, 7, 0x80 | opcode << 3, expected][..], &[0; 8]].concat());
+        }
+    }
+    assert_eq!((server.count(), evener.service_counter("d", "formerr")), (0, 12));
+}
+
+#[test]
+fn bytes_after_a_message_do_not_go_on() {
+    let listen = free_port();
+    let server = Nameserver::of(1);
+    let _evener = Evener::run(&service(listen, &[&server], "dns = { cache = true, client_subnet = true }"));
+    let plain = question(1, "a.example", A);
+    for (name, message) in
+        [("a.example", plain.clone()), ("b.example", edns(question(1, "b.example", A), &[OTHER]))]
+    {
+        let filled = [&message[..], &vec![0; 512 - message.len()]].concat();
+        for answer in
+            [ask(listen, &filled), ask_tcp(listen, &filled), ask(listen, &[&message[..], &message].concat())]
+        {
+            assert_eq!(host(&answer), 1, "{name}");
+        }
+    }
+    let seen = server.seen();
+    assert!(
+        seen.iter().all(|asked| asked.message.len() < 100 && question_end(&asked.message) == plain.len())
+    );
+    assert!(ask(listen, &plain).len() < 100, "it was kept");
+}
+
+#[test]
+fn a_query_for_a_cookie_alone_is_passed_on() {
+    let server = Nameserver::start(|asked, back| {
+        let bare = [&asked[..2], &[0x80, 0], &[0; 8]].concat();
+        back.send(&if asked[5] == 0 { edns(bare, &[BOTH_COOKIES]) } else { address(asked, 60, 1) });
+    });
+    let listen = free_port();
+    let config = |more: &str| service(listen, &[&server], more);
+    let evener = Evener::run(&config(""));
+    let alone = edns([&[7, 7, 0, 0][..], &[0; 8]].concat(), &[COOKIE]);
+    for answer in [ask(listen, &alone), ask_tcp(listen, &alone)] {
+        assert_eq!((rcode(&answer), has(&answer, BOTH_COOKIES)), (0, true));
+    }
+    assert!(server.seen().iter().all(|asked| asked.message[2..] == alone[2..]));
+    // Who keeps responses knows of no cookies.
+    evener.reload(&config("dns = { cache = true }"));
+    for answer in [ask(listen, &alone), ask_tcp(listen, &alone)] {
+        assert_eq!((rcode(&answer), answer.len()), (FORMERR, 12));
+    }
+    assert_eq!(server.count(), 2);
+    // Processes of mname take nothing without a question.
+    let backend = Backend::start(|frame, back| crate::harness::dns_mname::well(frame, back, 4));
+    evener.reload(&mname_service(listen, &[&backend], &[], ""));
+    wait_until("the session to stand", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
+    for answer in [ask(listen, &alone), ask_tcp(listen, &alone)] {
+        assert_eq!(rcode(&answer), SERVFAIL);
+    }
+}
+
+/// Panics unless this is the response of the server, or its failure, without its cookie.
+fn check_without_cookie(answer: &[u8]) {
+    assert!(!has(answer, COOKIE) && !has(answer, &[0, 10, 0]), "{answer:02x?}");
+    assert!(answer[11] == 1 && (rcode(answer) == SERVFAIL || has(answer, &[192, 0, 2, 1])), "{answer:02x?}");
+}
+
+#[test]
+fn cookies_are_taken_out_where_responses_are_kept() {
+    let gate = Arc::new(Mutex::new(()));
+    let (wait, is_first) = (Arc::clone(&gate), AtomicBool::new(true));
+    let server = Nameserver::start(move |asked, back| {
+        let answer = match name_of(asked).as_str() {
+            "failed" => reply(asked, SERVFAIL, &[], &[]),
+            "once" if !is_first.swap(false, Ordering::Relaxed) => return,
+            "once" => address(asked, 1, 1),
+            _ => address(asked, 60, 1),
+        };
+        drop(wait.lock());
+        back.send(&edns(answer, &[BOTH_COOKIES, OTHER]));
+    });
+    let listen = free_port();
+    let more = "dns = { cache = { stale = \"1h\" }, query_timeout = \"5s\", retries = 0 }";
+    let evener = Evener::run(&service(listen, &[&server], more));
+    let stream = connect(listen);
+    let asked = |id: u16, name: &str| edns(question(id, name, A), &[COOKIE]);
+    // The first time, and what is kept then; what is not kept, and cookies that are malformed.
+    for number in 0..3 {
+        check_without_cookie(&ask(listen, &asked(number, "kept")));
+        check_without_cookie(&ask_stream(&stream, &asked(number, "kept")));
+        check_without_cookie(&ask_stream(&stream, &asked(number, "failed")));
+        let odd = edns(question(number, "odd", A), &[OTHER, &[0, 10, 0, 1, 7], &[0, 10, 0, 0]]);
+        check_without_cookie(&ask(listen, &odd));
+    }
+    // Those who wait for the response to another one's query.
+    let clients = [client(listen), client(listen), client(listen)];
+    let closed = gate.lock();
+    let before = evener.service_counter("d", "requests");
+    clients.iter().zip(1..).for_each(|(socket, id)| assert!(socket.send(&asked(id, "together")).is_ok()));
+    wait_until("all of them", || (evener.service_counter("d", "requests") == before + 3).then_some(()));
+    drop(closed);
+    clients.iter().for_each(|socket| check_without_cookie(&receive(socket)));
+    // What expired has to do.
+    evener.reload(&service(listen, &[&server], &more.replace("5s", "100ms")));
+    wait_until("a stale response", || {
+        check_without_cookie(&ask(listen, &asked(1, "once")));
+        (evener.service_counter("d", "cache_stale") > 0).then_some(())
+    });
+    assert!(server.seen().iter().all(|one| !has(&one.message, &[0, 10, 0])), "no server hears of cookies");
+}
+
+#[test]
+fn cookies_are_passed_on_where_none_are_kept() {
+    let (server, listen) = (talkative(), free_port());
+    let _evener = Evener::run(&service(listen, &[&server], "dns = { client_subnet = true }"));
+    let asked = edns(question(1, "a.example", A), &[COOKIE]);
+    for answer in [ask(listen, &asked), ask_tcp(listen, &asked)] {
+        assert!(has(&answer, BOTH_COOKIES) && has(&answer, OTHER));
+    }
+    assert!(server.seen().iter().all(|asked| has(&asked.message, COOKIE)));
+}
+
+#[test]
+fn the_idle_time_of_a_connection_is_ours_to_tell() {
+    let server = talkative();
+    let listen = free_port();
+    let seven = [0, 11, 0, 2, 0, 70];
+    for dns in ["{}", "{ cache = true }"] {
+        let evener =
+            Evener::run(&service(listen, &[&server], &format!("idle_timeout = \"7s\", dns = {dns}")));
+        let stream = connect(listen);
+        for number in 0..3 {
+            let name = format!("n{}.example", number / 2);
+            let asks = edns(question(number, &name, A), &[KEEPALIVE]);
+            let answer = ask_stream(&stream, &asks);
+            assert!(has(&answer, &seven) && !has(&answer, TWO_MINUTES), "{dns}: {answer:02x?}");
+            assert_eq!(answer[11], 1);
+            // Over UDP it means nothing, and who does not ask is told nothing.
+            for answer in [ask(listen, &asks), ask_stream(&stream, &edns(question(9, &name, A), &[]))] {
+                assert!(!has(&answer, &seven) && !has(&answer, TWO_MINUTES), "{dns}: {answer:02x?}");
+            }
+        }
+        // What is ours from the beginning has it as well, and a message without EDNS none.
+        let refused = ask_stream(&stream, &edns([&[7, 7, 0x78, 0][..], &[0; 8]].concat(), &[KEEPALIVE]));
+        assert_eq!((rcode(&refused), refused.len()), (NOTIMP, 12));
+        drop(evener);
+    }
+    assert!(server.seen().iter().all(|asked| !has(&asked.message, KEEPALIVE)), "no server is asked for it");
+}
+
+#[test]
+fn errors_and_transfers_have_the_idle_time_too() {
+    let server = Nameserver::start(move |asked, back| {
+        if asked[question_end(asked) - 3] == AXFR as u8 {
+            let soa = record(SOA, 60, &[&[0, 0][..], &[0; 20]].concat());
+            back.send(&edns(reply(asked, 0, std::slice::from_ref(&soa), &[]), &[TWO_MINUTES]));
+            back.send(&edns(reply(asked, 0, &[soa], &[]), &[TWO_MINUTES]));
+        }
+    });
+    let listen = free_port();
+    let more = "idle_timeout = \"7s\", dns = { query_timeout = \"200ms\", retries = 0 }";
+    let _evener = Evener::run(&service(listen, &[&server], more));
+    let stream = connect(listen);
+    let seven = [0, 11, 0, 2, 0, 70];
+    let failed = ask_stream(&stream, &edns(question(1, "a.example", A), &[KEEPALIVE]));
+    assert!(rcode(&failed) == SERVFAIL && failed.ends_with(&seven), "{failed:02x?}");
+    (&stream).write_all(&framed(&edns(question(2, "z.example", AXFR), &[KEEPALIVE]))).unwrap();
+    for _ in 0..2 {
+        let piece = read_message(&stream).unwrap();
+        assert!(piece.ends_with(&seven) && !has(&piece, TWO_MINUTES), "{piece:02x?}");
+    }
+}
+
+#[test]
+fn a_client_is_told_to_leave_while_the_program_drains() {
+    let gate = Arc::new(Mutex::new(()));
+    let wait = Arc::clone(&gate);
+    let server = Nameserver::start(move |asked, back| {
+        drop(wait.lock());
+        back.send(&edns(address(asked, 60, 1), &[]));
+    });
+    let listen = free_port();
+    let more = "idle_timeout = \"7s\", dns = { query_timeout = \"30s\" }";
+    let evener = Evener::run(&service(listen, &[&server], more));
+    let stream = connect(listen);
+    let closed = gate.lock();
+    (&stream).write_all(&framed(&edns(question(1, "a.example", A), &[KEEPALIVE]))).unwrap();
+    wait_until("the server to be asked", || (server.count() == 1).then_some(()));
+    evener.signal("TERM");
+    evener.expect_log("draining");
+    // Each worker hears of it by itself: only then it accepts no more.
+    wait_until("the listener to close", || std::net::TcpStream::connect(("127.0.0.1", listen)).err());
+    drop(closed);
+    assert!(read_message(&stream).unwrap().ends_with(&[0, 11, 0, 2, 0, 0]));
+}
+
+#[test]
+fn options_that_are_ours_do_not_reach_servers_of_mname() {
+    let backend = Backend::start(|frame, mut back| match frame {
+        Frame::Udp { from, message } => {
+            let answer = edns(address(message, 60, 4), &[BOTH_COOKIES, TWO_MINUTES]);
+            back.write_all(&outbound(*from, &answer)).unwrap();
+        }
+        Frame::Message(message) => {
+            let answer = edns(address(message, 60, 4), &[BOTH_COOKIES, TWO_MINUTES]);
+            back.write_all(&framed(&answer)).unwrap();
+        }
+        _ => crate::harness::dns_mname::well(frame, back, 4),
+    });
+    let listen = free_port();
+    let evener = Evener::run(&mname_service(listen, &[&backend], &[], "idle_timeout = \"7s\""));
+    wait_until("the session to stand", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
+    let asked = edns(question(1, "a.example", A), &[COOKIE, KEEPALIVE]);
+    let over_udp = ask_on(&client(listen), &asked);
+    let over_tcp = ask_tcp(listen, &asked);
+    assert!(over_udp.ends_with(BOTH_COOKIES), "{over_udp:02x?}");
+    assert!(over_tcp.ends_with(&[BOTH_COOKIES, &[0, 11, 0, 2, 0, 70]].concat()), "{over_tcp:02x?}");
+    for frame in backend.seen() {
+        if let Frame::Udp { message, .. } | Frame::Message(message) = frame {
+            assert!(message.ends_with(COOKIE), "{message:02x?}");
+        }
+    }
+}

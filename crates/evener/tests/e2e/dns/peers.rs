@@ -1,0 +1,299 @@
+//! DNS with real programs behind us: nsd with a thousand names, and dnsdist.
+
+use crate::harness::peers::Peer;
+use crate::harness::{DEADLINE, Directory, Evener, connect, free_port, have, local, wait_until};
+use crate::udp::flows::Nsd;
+use std::io::{Read, Write};
+use std::net::UdpSocket;
+use std::process::Command;
+use std::time::Instant;
+
+const NAMES: usize = 1000;
+
+fn have_all() -> bool {
+    ["nsd", "dig", "dnsperf", "dnsdist"].iter().all(|program| have(program))
+}
+
+/// A service of DNS with these servers.
+fn service(listen: u16, ports: &[u16], more: &str) -> String {
+    let servers: String = ports.iter().map(|port| format!("\"127.0.0.1:{port}\", ")).collect();
+    format!("service \"dns\" {{ protocol = \"dns\", listen = \"127.0.0.1:{listen}\", {servers} {more} }}")
+}
+
+/// What dig says to its arguments, given from an address.
+fn dig_from(from: &str, port: u16, arguments: &[&str]) -> String {
+    let output = Command::new("dig")
+        .args(["-b", from, "@127.0.0.1", "-p", &port.to_string(), "+time=3", "+tries=2"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn dig(port: u16, arguments: &[&str]) -> String {
+    dig_from("127.0.0.1", port, arguments)
+}
+
+/// A name server that answers already.
+fn name_server(directory: &Directory, port: u16) -> Nsd {
+    let server = Nsd::start_in(directory, port);
+    wait_until("nsd to answer", || {
+        (dig(port, &["n7.example", "A", "+short"]).trim() == "192.0.2.7").then_some(())
+    });
+    server
+}
+
+/// dnsperf with all names; what it says.
+fn dnsperf(directory: &Directory, port: u16, options: &[&str]) -> String {
+    let questions: String = (0..NAMES).map(|n| format!("n{n}.example A\n")).collect();
+    let file = directory.write("questions", &questions);
+    let output = Command::new("dnsperf")
+        .args(["-T1", "-s", "127.0.0.1", "-p", &port.to_string(), "-d"])
+        .arg(file)
+        .args(options)
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The question for the address of a name, by this ID.
+fn question(id: u16, name: usize) -> Vec<u8> {
+    let label = format!("n{name}");
+    let mut message = id.to_be_bytes().to_vec();
+    message.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0, label.len() as u8]);
+    message.extend_from_slice(label.as_bytes());
+    message.extend_from_slice(b"\x07example\0\0\x01\0\x01");
+    message
+}
+
+/// Panics unless this is the answer to that question. The address comes first after the question: its owner is a pointer,
+/// and then there are type, class, TTL and length.
+fn check_answer(answer: &[u8], id: u16, name: usize) {
+    let question = question(id, name);
+    assert_eq!(answer[..2], question[..2], "n{name}: its ID");
+    assert_eq!(answer[3] & 15, 0, "n{name}: no error");
+    assert_eq!(answer[12..question.len()], question[12..], "n{name}: its question");
+    let address = &answer[question.len() + 12..][..4];
+    assert_eq!(address, [192, 0, 2, (name % 250) as u8], "n{name}: its address");
+}
+
+fn check_over_udp(port: u16) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(local(port)).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    // A few at once, so that answers may come in any order, but none is lost for want of room.
+    let id = |name: usize| (name * 61 + 7) as u16;
+    for names in (0..NAMES).collect::<Vec<_>>().chunks(50) {
+        names.iter().for_each(|name| assert!(socket.send(&question(id(*name), *name)).is_ok()));
+        let mut missing = names.to_vec();
+        while !missing.is_empty() {
+            let mut buffer = [0; 2048];
+            let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{missing:?}: {error}"));
+            let got = u16::from_be_bytes([buffer[0], buffer[1]]);
+            let at = missing.iter().position(|name| id(*name) == got).expect("an ID that was asked by");
+            check_answer(&buffer[..length], got, missing.swap_remove(at));
+        }
+    }
+}
+
+fn check_over_tcp(port: u16) {
+    let mut stream = connect(port);
+    let mut asked = Vec::new();
+    for name in 0..NAMES {
+        let question = question(name as u16, name);
+        asked.extend_from_slice(&(question.len() as u16).to_be_bytes());
+        asked.extend_from_slice(&question);
+    }
+    // All at once: what is not read from us yet waits.
+    stream.write_all(&asked).unwrap();
+    let mut missing = vec![true; NAMES];
+    for _ in 0..NAMES {
+        let mut length = [0; 2];
+        stream.read_exact(&mut length).unwrap();
+        let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+        stream.read_exact(&mut answer).unwrap();
+        let name = usize::from(u16::from_be_bytes([answer[0], answer[1]]));
+        assert!(std::mem::take(&mut missing[name]), "n{name} is answered once");
+        check_answer(&answer, name as u16, name);
+    }
+}
+
+#[test]
+fn every_answer_of_a_thousand_is_the_right_one() {
+    if !have_all() {
+        return;
+    }
+    let (directory, ports, listen) = (Directory::new(), [free_port(), free_port()], free_port());
+    let _servers = ports.map(|port| name_server(&directory, port));
+    let evener = Evener::run(&service(listen, &ports, ""));
+    check_over_udp(listen);
+    check_over_tcp(listen);
+    for mode in ["udp", "tcp"] {
+        let said = dnsperf(&directory, listen, &["-m", mode, "-c16", "-q50", "-t5", "-n5"]);
+        assert!(said.contains("Queries completed:    5000 (100.00%)"), "{mode}: {said}");
+        assert!(said.contains("NOERROR 5000 (100.00%)"), "{mode}: {said}");
+    }
+    let counters = ["requests_failed", "requests_retried", "formerr", "drop_no_question", "drop_send_full"];
+    assert_eq!(counters.map(|name| evener.service_counter("dns", name)), [0; 5]);
+    assert_eq!(evener.service_counter("dns", "requests"), 12_000);
+    let servers = ports.map(|port| evener.server(&format!("127.0.0.1:{port}"))["counters"].clone());
+    let of_both = |name: &str| servers.iter().map(|one| one[name].as_u64().unwrap()).sum::<u64>();
+    assert_eq!((of_both("answers"), of_both("answers_bad")), (12_000, 0));
+    assert!(servers.iter().all(|one| one["answers"].as_u64() > Some(3000)), "they take turns: {servers:?}");
+}
+
+#[test]
+fn a_zone_is_transferred_whole() {
+    if !have_all() {
+        return;
+    }
+    let (directory, port, listen) = (Directory::new(), free_port(), free_port());
+    let _server = name_server(&directory, port);
+    let _evener = Evener::run(&service(listen, &[port], ""));
+    let zone = |port: u16| {
+        let said = dig(port, &["example", "AXFR", "+noall", "+answer"]);
+        said.lines().map(str::to_owned).collect::<Vec<String>>()
+    };
+    let (direct, ours) = (zone(port), zone(listen));
+    assert_eq!(direct.len(), NAMES + 5, "SOA, NS, ns, the names, big and SOA again: {direct:?}");
+    assert!(ours == direct, "{ours:?}");
+    // The connection that it took goes on for others, and so do we.
+    assert_eq!(dig(listen, &["n8.example", "A", "+tcp", "+short"]).trim(), "192.0.2.8");
+}
+
+#[test]
+fn what_does_not_fit_is_asked_again_over_tcp() {
+    if !have_all() {
+        return;
+    }
+    let (directory, port, listen) = (Directory::new(), free_port(), free_port());
+    let _server = name_server(&directory, port);
+    let _evener = Evener::run(&service(listen, &[port], "dns = { cache = true }"));
+    // Twice: the second time there is something kept.
+    for _ in 0..2 {
+        for size in ["+bufsize=1232", "+noedns"] {
+            let cut = dig(listen, &["big.example", "TXT", size, "+ignore"]);
+            let flags = cut.lines().find(|line| line.starts_with(";; flags:")).unwrap_or_default();
+            assert!(flags.contains(" tc") && cut.contains("ANSWER: 0"), "{cut}");
+            let whole = dig(listen, &["big.example", "TXT", size, "+short"]);
+            assert!(whole.trim_end().ends_with(&Nsd::big()), "{whole}");
+        }
+    }
+}
+
+/// dnsdist that answers with what it knows of the client: of a name that begins with `s` the network that the question
+/// itself tells of, with its length at the end.
+fn teller(port: u16, headers_from: &str) -> Peer {
+    let config = format!("setACL({{\"0.0.0.0/0\"}})\nsetProxyProtocolACL({{{headers_from}}})\n{TELL}");
+    Peer::dnsdist(port, &config)
+}
+
+const TELL: &str = "addAction(AllRule(), LuaAction(function(dq)\n\
+          if dq.qname:toString():sub(1, 1) ~= \"s\" then return DNSAction.Spoof, dq.remoteaddr:toString() end\n\
+          local option = dq:getEDNSOptions()[EDNSOptionCode.ECS]\n\
+          if option == nil then return DNSAction.Refused, \"\" end\n\
+          local value = option:getValues()[1]\n\
+          return DNSAction.Spoof, string.format(\"%d.%d.%d.%d\", value:byte(5), value:byte(6), value:byte(7), value:byte(3))\n\
+        end))";
+
+#[test]
+fn dnsdist_is_told_of_the_client_over_udp_and_tcp() {
+    if !have_all() {
+        return;
+    }
+    let (port, listen) = (free_port(), free_port());
+    let _dnsdist = teller(port, "\"127.0.0.1/32\"");
+    let evener = Evener::run(&format!(
+        "service \"dns\" {{ protocol = \"dns\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{port}\", send_proxy = \"v2\" }}"
+    ));
+    for from in ["127.0.0.7", "127.0.0.8", "127.9.9.9"] {
+        for way in ["+notcp", "+tcp"] {
+            assert_eq!(dig_from(from, listen, &["a.example", "A", "+short", way]).trim(), from, "{way}");
+        }
+    }
+    // Several questions on one connection.
+    let file = evener.directory.write("both", "a.example A\nb.example A\n");
+    let said =
+        dig_from("127.0.0.5", listen, &["-f", &file.display().to_string(), "+tcp", "+keepopen", "+short"]);
+    assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["127.0.0.5"; 2]);
+    assert_eq!(evener.server(&format!("127.0.0.1:{port}"))["counters"]["answers_bad"], 0);
+}
+
+#[test]
+fn dnsdist_sees_the_network_of_the_client_which_sees_nothing_of_that() {
+    if !have_all() {
+        return;
+    }
+    let (port, listen) = (free_port(), free_port());
+    let _dnsdist = teller(port, "");
+    let _evener = Evener::run(&service(listen, &[port], "dns = { client_subnet = { v4 = 24, v6 = 56 } }"));
+    for (from, network) in [("127.0.7.9", "127.0.7.24"), ("127.8.1.2", "127.8.1.24")] {
+        for way in ["+notcp", "+tcp"] {
+            let asked = |more: &str| dig_from(from, listen, &["s.example", "A", way, more]);
+            for more in ["+noedns", "+edns=0"] {
+                let said = asked(more);
+                assert!(said.contains(&format!("\tA\t{network}\n")), "{way} {more}: {said}");
+                assert_eq!(said.contains("OPT PSEUDOSECTION"), more == "+edns=0", "{way}: {said}");
+                assert!(!said.contains("CLIENT-SUBNET"), "{way}: {said}");
+            }
+            // What the client says itself counts, and comes back to it.
+            let own = asked("+subnet=10.2.3.0/22");
+            assert!(own.contains("\tA\t10.2.0.22\n"), "{way}: {own}");
+        }
+    }
+}
+
+/// Latencies in milliseconds that dnsperf tells of, in order.
+fn latencies(said: &str) -> Vec<f64> {
+    let of = |line: &str| line.starts_with("> NOERROR").then(|| line.split_whitespace().last()?.parse().ok());
+    let mut all: Vec<f64> =
+        said.lines().filter_map(of).flatten().map(|seconds: f64| seconds * 1000.0).collect();
+    all.sort_by(f64::total_cmp);
+    all
+}
+
+#[test]
+fn nothing_is_lost_when_a_server_stops_under_load() {
+    if !have_all() {
+        return;
+    }
+    let (directory, ports, listen) = (Directory::new(), [free_port(), free_port()], free_port());
+    let servers = ports.map(|port| name_server(&directory, port));
+    let evener = Evener::run(&service(
+        listen,
+        &ports,
+        "dns = { query_timeout = \"200ms\" }, passive = { down_for = \"30s\" }",
+    ));
+    let options = ["-c8", "-q2000", "-Q1000", "-l4", "-t10", "-v"];
+    let load = std::thread::scope(|scope| {
+        let load = scope.spawn(|| dnsperf(&directory, listen, &options));
+        wait_until("the load", || (evener.service_counter("dns", "requests") > 1000).then_some(()));
+        servers[0].signal("STOP");
+        let stopped = Instant::now();
+        wait_until("the stopped server to be noticed", || {
+            (evener.server(&format!("127.0.0.1:{}", ports[0]))["verdict"] == "down").then_some(())
+        });
+        println!("noticed after {:?}", stopped.elapsed());
+        load.join().unwrap()
+    });
+    servers[0].signal("CONT");
+    let told = load.lines().filter(|line| !line.starts_with('>')).collect::<Vec<_>>().join("\n");
+    assert!(told.contains("(100.00%)") && told.contains("Queries lost:         0"), "{told}");
+    let all = latencies(&load);
+    let at = |part: f64| all[((all.len() - 1) as f64 * part) as usize];
+    println!(
+        "{} answers: median {:.2} ms, p99 {:.1} ms, p99.9 {:.1} ms, longest {:.1} ms",
+        all.len(),
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        at(1.0)
+    );
+    assert!(all.len() > 2000, "{told}");
+    assert!(evener.service_counter("dns", "requests_retried") > 0, "some had to be asked again");
+    assert_eq!(evener.service_counter("dns", "requests_failed"), 0);
+    // One time-out, and generous slack for a machine that has other things to do.
+    assert!(at(1.0) < 1000.0, "the longest took {} ms", at(1.0));
+    let left = evener.server(&format!("127.0.0.1:{}", ports[1]))["counters"]["answers"].as_u64();
+    assert!(left > Some(2000), "{left:?}");
+}

@@ -1,0 +1,298 @@
+//! Streams to servers that fall silent, break off, move or are never accepted; and transfers of zones.
+
+use crate::harness::dns::{
+    A, AXFR, Back, Nameserver, REFUSED, SERVFAIL, TXT, address, ask, ask_stream, framed, host, id, is_closed,
+    name_of, question, rcode, read_message, reply, service, sized,
+};
+use crate::harness::dns_mname::{Backend, Frame, frame, hello, mname_service, well};
+use crate::harness::{Evener, Server, connect, free_port, wait_until};
+use std::collections::HashSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// A server whose first connection falls silent when it is told so; all others are well.
+fn hushed_on_its_first() -> (Nameserver, Arc<AtomicBool>) {
+    let (hush, first) = (Arc::new(AtomicBool::new(false)), Mutex::new(None::<SocketAddr>));
+    let is_hushed = Arc::clone(&hush);
+    let server = Nameserver::start(move |question, back| {
+        if let Back::Tcp(stream) = back {
+            let peer = stream.peer_addr().unwrap();
+            let is_first = *first.lock().unwrap().get_or_insert(peer) == peer;
+            if is_first && is_hushed.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+        back.send(&address(question, 60, 1));
+    });
+    (server, hush)
+}
+
+#[test]
+fn a_stream_on_which_the_server_fell_silent_is_given_up() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    for sockets in [1, 4] {
+        let ((server, hush), listen) = (hushed_on_its_first(), free_port());
+        let more = format!("dns = {{ query_timeout = \"1s\", sockets = {sockets} }}");
+        let evener = Evener::run_with(&service(listen, &[&server], &more), &["--workers", "1"]);
+        let mut stream = connect(listen);
+        assert_eq!(host(&ask_stream(&stream, &question(1, "a.example", A))), 1);
+        hush.store(true, Ordering::Relaxed);
+        // Others come later and wait there still when the time of the first one is out.
+        for number in 2..5 {
+            stream.write_all(&framed(&question(number, "a.example", A))).unwrap();
+            std::thread::sleep(TIMEOUT / 10);
+        }
+        let answered = read_message(&stream).unwrap();
+        assert_eq!(host(&answered), 1, "over another stream");
+        let begun = Instant::now();
+        stream.write_all(&framed(&question(5, "a.example", A))).unwrap();
+        let mut answered = HashSet::from([id(&answered)]);
+        while !answered.contains(&5) {
+            let answer = read_message(&stream).unwrap();
+            assert_eq!(host(&answer), 1);
+            answered.insert(id(&answer));
+        }
+        let elapsed = begun.elapsed();
+        assert!(elapsed < TIMEOUT * 9 / 10, "it waited for no time-out: {elapsed:?}");
+        while answered.len() < 4 {
+            answered.insert(id(&read_message(&stream).unwrap()));
+        }
+        assert_eq!(answered, HashSet::from([2, 3, 4, 5]));
+        assert_eq!(evener.service_counter("d", "requests_failed"), 0);
+        assert_eq!(evener.server(&server.name())["verdict"], "up");
+    }
+}
+
+/// How many messages a large zone has, and bytes each of them.
+const PIECES: u16 = 500;
+const PIECE_BYTES: usize = 60_000;
+
+/// A server with a large zone; how many messages of it were sent.
+fn with_a_large_zone() -> (Nameserver, Arc<AtomicUsize>) {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&sent);
+    let server = Nameserver::start(move |question, back| {
+        let mut piece = sized(question, PIECE_BYTES);
+        for number in 0..PIECES {
+            piece[PIECE_BYTES - 2..].copy_from_slice(&number.to_be_bytes());
+            back.send(&piece);
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    (server, sent)
+}
+
+#[test]
+fn a_transfer_to_a_client_that_takes_its_time_arrives_whole() {
+    let ((server, sent), listen) = (with_a_large_zone(), free_port());
+    let _evener = Evener::run(&service(listen, &[&server], "dns = { query_timeout = \"300ms\" }"));
+    let mut stream = connect(listen);
+    stream.write_all(&framed(&question(77, "zone.example", AXFR))).unwrap();
+    for number in 0..PIECES {
+        let piece = read_message(&stream).expect("the whole zone");
+        assert_eq!((id(&piece), piece.len()), (77, PIECE_BYTES));
+        assert_eq!(piece[PIECE_BYTES - 2..], number.to_be_bytes(), "in order, and nothing left out");
+        if number == 3 {
+            std::thread::sleep(Duration::from_millis(1500));
+            let sent = sent.load(Ordering::Relaxed);
+            assert!(sent < usize::from(PIECES), "the server was held up meanwhile, after {sent} messages");
+        }
+    }
+    assert_eq!(server.count(), 1, "nobody asked again");
+}
+
+#[test]
+fn a_client_whose_transfer_breaks_off_is_told_by_the_end_of_its_connection() {
+    let server = Nameserver::start(|question, back| {
+        if name_of(question) == "a.example" {
+            return back.send(&address(question, 60, 1));
+        }
+        (0..3).for_each(|_| back.send(&sized(question, 1000)));
+        back.close();
+    });
+    let listen = free_port();
+    let evener = Evener::run(&service(listen, &[&server], "dns = { query_timeout = \"30s\" }"));
+    let (mut stream, other) = (connect(listen), connect(listen));
+    assert_eq!(host(&ask_stream(&other, &question(1, "a.example", A))), 1);
+    stream.write_all(&framed(&question(77, "zone.example", AXFR))).unwrap();
+    for _ in 0..3 {
+        assert_eq!(read_message(&stream).map(|piece| (id(&piece), piece.len())), Some((77, 1000)));
+    }
+    assert!(is_closed(&stream));
+    assert_eq!(host(&ask_stream(&other, &question(1, "a.example", A))), 1, "nobody else minds");
+    let transfers = server.seen().iter().filter(|asked| name_of(&asked.message) == "zone.example").count();
+    assert_eq!(transfers, 1, "half a zone is not continued by another one");
+    assert_eq!(evener.server(&server.name())["verdict"], "up");
+}
+
+fn descriptors(evener: &Evener) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", evener.pid())).unwrap().count()
+}
+
+#[test]
+fn transfers_that_are_refused_hold_no_descriptors() {
+    let server = Nameserver::start(|question, back| back.send(&reply(question, REFUSED, &[], &[])));
+    let listen = free_port();
+    let evener = Evener::run_with(&service(listen, &[&server], ""), &["--workers", "1"]);
+    let stream = connect(listen);
+    let refused = |number| {
+        let answer = ask_stream(&stream, &question(number, "zone.example", AXFR));
+        assert_eq!(rcode(&answer), REFUSED, "question {number}");
+    };
+    (0..3).for_each(refused);
+    let before = descriptors(&evener);
+    for number in 3..200 {
+        refused(number);
+        let now = descriptors(&evener);
+        assert!(now <= before + 3, "{now} descriptors, {before} before, after {number} questions");
+    }
+    assert_eq!(server.count(), 200);
+}
+
+/// A server that wants to be told of the client of each connection.
+fn told(number: u8) -> Server {
+    told_and(move |message| address(message, 60, number))
+}
+
+/// One with answers of so many bytes.
+fn told_and_sized(bytes: usize) -> Server {
+    told_and(move |message| sized(message, bytes))
+}
+
+fn told_and(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> Server {
+    Server::start(free_port(), move |mut stream| {
+        let mut head = [0; 16];
+        stream.read_exact(&mut head).unwrap();
+        assert_eq!(&head[..12], b"\r\n\r\n\0\r\nQUIT\n");
+        stream.read_exact(&mut vec![0; head[15].into()]).unwrap();
+        while let Some(message) = read_message(&stream) {
+            let _ = stream.write_all(&framed(&answer(&message)));
+        }
+    })
+}
+
+#[test]
+fn a_connection_for_one_client_follows_its_server_to_another_address() {
+    let (old, new, listen) = (told(1), told(2), free_port());
+    let of = |server: &Server| {
+        let more = format!("{{ \"127.0.0.1:{}\", name = \"s\" }}, send_proxy = \"v2\"", server.port);
+        service(listen, &[], &more)
+    };
+    let evener = Evener::run_with(&of(&old), &["--workers", "1"]);
+    let streams: Vec<TcpStream> = (0..3).map(|_| connect(listen)).collect();
+    for (server, number) in [(&old, 1), (&new, 2), (&old, 1)] {
+        evener.reload(&of(server));
+        for stream in streams.iter().chain(&streams) {
+            assert_eq!(host(&ask_stream(stream, &question(5, "a.example", A))), number);
+        }
+    }
+    assert_eq!(evener.service_counter("d", "requests_failed"), 0);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_no_failure_of_a_server_that_is_told_of_it() {
+    const QUESTIONS: u16 = 600;
+    let (server, listen) = (told_and_sized(60_000), free_port());
+    let more = format!(
+        "{{ \"127.0.0.1:{}\", name = \"s\" }}, send_proxy = \"v2\", passive = {{ failures = 1 }}, \
+         dns = {{ query_timeout = \"1500ms\", pipeline_max = 1000 }}, idle_timeout = \"1min\"",
+        server.port
+    );
+    let evener = Evener::run_with(&service(listen, &[], &more), &["--workers", "1"]);
+    let mut stream = connect(listen);
+    for number in 0..QUESTIONS {
+        stream.write_all(&framed(&question(number, &format!("n{number}.example"), TXT))).unwrap();
+    }
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(evener.server("s")["verdict"], "up");
+    let mut seen: Vec<u16> = (0..QUESTIONS).map(|_| id(&read_message(&stream).unwrap())).collect();
+    seen.sort_unstable();
+    assert!(seen.into_iter().eq(0..QUESTIONS), "each is answered, though late");
+    assert_eq!(evener.server("s")["counters"]["answer_timeouts"], 0);
+    assert_eq!(evener.service_counter("d", "requests_failed"), 0);
+}
+
+/// Asks so many questions at once of a server that ends each connection after an answer.
+fn all_are_answered(port: u16, sockets: u8) {
+    let listen = free_port();
+    let more = format!("\"127.0.0.1:{port}\", dns = {{ sockets = {sockets}, query_timeout = \"30s\" }}");
+    let evener = Evener::run_with(&service(listen, &[], &more), &["--workers", "1"]);
+    for _ in 0..20 {
+        let mut stream = connect(listen);
+        let all: Vec<u8> = (0..5).flat_map(|n| framed(&question(n, &format!("n{n}.example"), A))).collect();
+        stream.write_all(&all).unwrap();
+        let answers: Vec<Vec<u8>> = (0..5).map(|_| read_message(&stream).unwrap()).collect();
+        assert!(answers.iter().all(|answer| host(answer) == 1));
+        assert!(answers.iter().all(|answer| name_of(answer) == format!("n{}.example", id(answer))));
+        assert_eq!(answers.iter().map(|answer| id(answer)).collect::<HashSet<u16>>().len(), 5);
+    }
+    assert_eq!(evener.service_counter("d", "requests_failed"), 0);
+    assert_eq!(evener.server(&format!("127.0.0.1:{port}"))["verdict"], "up");
+}
+
+#[test]
+fn questions_to_a_server_that_ends_its_connection_after_each_answer_are_all_answered() {
+    let orderly = Nameserver::start(|question, back| {
+        back.send(&address(question, 60, 1));
+        back.close();
+    });
+    // What it did not read makes of its end a reset.
+    let abrupt = Server::start(free_port(), |mut stream| {
+        if let Some(message) = read_message(&stream) {
+            let _ = stream.write_all(&framed(&address(&message, 60, 1)));
+        }
+    });
+    for sockets in [1, 4] {
+        all_are_answered(orderly.port, sockets);
+        all_are_answered(abrupt.port, sockets);
+    }
+}
+
+#[test]
+fn twenty_sessions_that_are_not_accepted_are_one_fault() {
+    let backend = Backend::start(|frame, back| match frame {
+        Frame::Tcp { .. } => {}
+        _ => well(frame, back, 4),
+    });
+    let (other, listen) = (Nameserver::of(2), free_port());
+    let more = "policy = \"first\", dns = { query_timeout = \"500ms\" }";
+    let evener = Evener::run_with(&mname_service(listen, &[&backend], &[&other], more), &["--workers", "1"]);
+    let state = || evener.server(&backend.name());
+    wait_until("the session to stand", || (state()["verdict"] == "up").then_some(()));
+    let streams: Vec<TcpStream> = (0..20).map(|_| connect(listen)).collect();
+    for (number, mut stream) in streams.iter().enumerate() {
+        stream.write_all(&framed(&question(number as u16, "a.example", A))).unwrap();
+    }
+    for stream in &streams {
+        assert_eq!(host(&read_message(stream).unwrap()), 2, "the other one helps out");
+    }
+    let sessions = backend.seen().iter().filter(|frame| matches!(frame, Frame::Tcp { .. })).count();
+    assert_eq!((sessions, backend.open()), (20, 21));
+    evener.expect_log("did not accept a TCP session within 10 s");
+    wait_until("all of them to be given up", || (backend.open() <= 1).then_some(()));
+    wait_until("another session", || (state()["counters"]["sessions"] == 2).then_some(()));
+    assert_eq!(state()["counters"]["session_faults"], 1);
+    assert_eq!(ask(listen, &question(1, "a.example", A)).last(), Some(&4), "it is well otherwise");
+}
+
+#[test]
+fn a_server_that_errs_after_each_hello_is_not_connected_to_without_end() {
+    let backend = Backend::start(|_, mut back| {
+        let _ = back.write_all(&[hello(), frame(&[7])].concat());
+    });
+    let (begun, listen) = (Instant::now(), free_port());
+    let evener = Evener::run_with(&mname_service(listen, &[&backend], &[], ""), &["--workers", "1"]);
+    let connects = || backend.seen().iter().filter(|frame| **frame == Frame::Hello).count();
+    wait_until("the third connect", || (connects() >= 3).then_some(()));
+    let elapsed = begun.elapsed();
+    assert!(elapsed > Duration::from_millis(900), "after 0 and 1 s: {elapsed:?}");
+    while begun.elapsed() < Duration::from_secs(3) {
+        assert_eq!(rcode(&ask(listen, &question(1, "a.example", TXT))), SERVFAIL);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(connects() < 6, "{} connects within 3 s", connects());
+    evener.expect_log("a frame of the unknown type 7");
+}

@@ -1,0 +1,323 @@
+//! DNS over TCP: many questions under way on a connection, and clients and servers that are slow or cut short (RFC 7766).
+
+use crate::harness::dns::{
+    A, AXFR, Back, Nameserver, QUIET, SOA, TXT, address, ask, ask_stream, client, framed, host, id,
+    is_closed, name_of, question, question_end, read_message, record, reply, service, sized, with_edns,
+};
+use crate::harness::{DEADLINE, Evener, connect, free_port, wait_until};
+use std::collections::HashSet;
+use std::io::Write;
+use std::net::Shutdown;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// A server that waits for so many questions and answers the last one first; the host is the number in the name.
+fn in_reverse(many: usize) -> Nameserver {
+    let waiting: Mutex<Vec<(Vec<u8>, Back)>> = Mutex::default();
+    Nameserver::start(move |question, back| {
+        let mut waiting = waiting.lock().unwrap();
+        waiting.push((question.to_vec(), back.clone()));
+        if waiting.len() == many {
+            for (question, back) in waiting.drain(..).rev() {
+                back.send(&address(&question, 60, number(&question)));
+            }
+        }
+    })
+}
+
+/// The number in a name such as `n7.example`.
+fn number(question: &[u8]) -> u8 {
+    name_of(question)[1..].split('.').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_hundred_questions_of_one_connection_are_answered_in_any_order() {
+    let (server, listen) = (in_reverse(100), free_port());
+    let evener = Evener::run(&service(listen, &[&server], ""));
+    let mut stream = connect(listen);
+    let all: Vec<u8> =
+        (0..100).flat_map(|n| framed(&question(1000 + n, &format!("n{n}.example"), A))).collect();
+    stream.write_all(&all).unwrap();
+    let mut seen = HashSet::new();
+    let mut order = Vec::new();
+    for _ in 0..100 {
+        let answer = read_message(&stream).unwrap();
+        let number = id(&answer) - 1000;
+        assert_eq!(name_of(&answer), format!("n{number}.example"));
+        assert_eq!(u16::from(host(&answer)), number);
+        assert!(seen.insert(number), "{number} was answered twice");
+        order.push(number);
+    }
+    assert!(!order.is_sorted(), "as they came, not as they were asked: {order:?}");
+    assert_eq!(evener.service_counter("d", "requests"), 100);
+}
+
+#[test]
+fn messages_may_be_cut_at_any_byte_on_either_side() {
+    // The server sends the two parts of its answer apart; where it is cut is the number in the name.
+    let server = Nameserver::start(|question, back| {
+        let (answer, cut) = (framed(&address(question, 60, 1)), usize::from(number(question)));
+        back.send_raw(&answer[..cut.min(answer.len())]);
+        std::thread::sleep(Duration::from_millis(5));
+        back.send_raw(&answer[cut.min(answer.len())..]);
+    });
+    let listen = free_port();
+    let _evener = Evener::run(&service(listen, &[&server], ""));
+    let mut stream = connect(listen);
+    stream.set_nodelay(true).unwrap();
+    let length = framed(&address(&question(0, "n10.example", A), 60, 1)).len() as u8;
+    for cut in 0..=length {
+        let asked = framed(&question(cut.into(), &format!("n{cut:02}.example"), A));
+        let (first, second) = asked.split_at(usize::from(cut).min(asked.len()));
+        stream.write_all(first).unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+        stream.write_all(second).unwrap();
+        let answer = read_message(&stream).unwrap();
+        assert_eq!((id(&answer), host(&answer)), (cut.into(), 1));
+    }
+}
+
+#[test]
+fn a_client_that_sends_no_more_gets_its_answers() {
+    let (server, listen) = (in_reverse(3), free_port());
+    let _evener = Evener::run(&service(listen, &[&server], ""));
+    let mut stream = connect(listen);
+    for n in 0..2 {
+        stream.write_all(&framed(&question(n, &format!("n{n}.example"), A))).unwrap();
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+    wait_until("the questions", || (server.count() == 2).then_some(()));
+    assert_eq!(host(&ask(listen, &question(2, "n2.example", A))), 2);
+    let mut seen =
+        [read_message(&stream).unwrap(), read_message(&stream).unwrap()].map(|answer| host(&answer));
+    seen.sort_unstable();
+    assert_eq!(seen, [0, 1]);
+    assert!(is_closed(&stream), "when all was answered");
+}
+
+#[test]
+fn who_says_nothing_or_dribbles_is_closed_and_who_asks_stays() {
+    let (server, listen) = (Nameserver::of(1), free_port());
+    let evener = Evener::run(&service(listen, &[&server], "idle_timeout = \"1s\""));
+    let (silent, mut dribbling, asking) = (connect(listen), connect(listen), connect(listen));
+    let begun = Instant::now();
+    // A message that never ends, a byte at a time, is no sign of life.
+    dribbling.write_all(&[0, 200]).unwrap();
+    let ended = wait_until("the dribbling client to be closed", || {
+        assert_eq!(host(&ask_stream(&asking, &question(1, "a.example", A))), 1);
+        std::thread::sleep(Duration::from_millis(100));
+        dribbling.write_all(&[1]).is_err().then(|| begun.elapsed())
+    });
+    assert!(ended > Duration::from_millis(900), "not before its time: {ended:?}");
+    assert!(is_closed(&silent));
+    assert_eq!(evener.service_counter("d", "idle_timeouts"), 2);
+    assert_eq!(host(&ask_stream(&asking, &question(2, "a.example", A))), 1);
+}
+
+#[test]
+fn who_does_not_read_is_not_read_from_and_hinders_nobody() {
+    const ALL: usize = 2000;
+    const SIZE: usize = 50_000;
+    let server = Nameserver::start(|question, back| {
+        back.send(&if back.is_tcp() { sized(question, SIZE) } else { address(question, 60, 1) });
+    });
+    let listen = free_port();
+    let evener = Evener::run_with(&service(listen, &[&server], ""), &["--workers", "1"]);
+    let stream = connect(listen);
+    let mut writer = stream.try_clone().unwrap();
+    let asking = std::thread::spawn(move || {
+        for n in 0..ALL {
+            writer.write_all(&framed(&question(n as u16, &format!("n{n:04}.example"), TXT))).unwrap();
+        }
+    });
+    // The server is asked until the buffers are full, and no more.
+    let mut before = 0;
+    let asked = wait_until("the questions to cease", || {
+        std::thread::sleep(QUIET);
+        let count = server.count();
+        let ceased = count > 0 && count == std::mem::replace(&mut before, count);
+        ceased.then_some(count)
+    });
+    assert!(asked < ALL / 2, "{asked} of {ALL} answers of {SIZE} bytes wait");
+    let socket = client(listen);
+    for n in 0..50 {
+        assert_eq!(host(&crate::harness::dns::ask_on(&socket, &question(n, "a.example", A))), 1);
+        assert_eq!(ask_stream(&connect(listen), &question(n, "b.example", TXT)).len(), SIZE);
+    }
+    let resident = resident_kib(evener.pid());
+    assert!(resident < 200_000, "{resident} KiB");
+    // As soon as it reads it gets all that it asked for.
+    let mut seen = HashSet::new();
+    for _ in 0..ALL {
+        let answer = read_message(&stream).unwrap();
+        assert_eq!(answer.len(), SIZE);
+        seen.insert(id(&answer));
+    }
+    asking.join().unwrap();
+    assert_eq!(seen.len(), ALL);
+}
+
+fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn who_never_reads_is_closed_after_the_idle_timeout() {
+    let server = Nameserver::start(|question, back| back.send(&sized(question, 60_000)));
+    let listen = free_port();
+    let evener = Evener::run(&service(listen, &[&server], "idle_timeout = \"1s\""));
+    let mut stream = connect(listen);
+    stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    let asked = framed(&question(1, "big.example", TXT));
+    wait_until("the client to be closed", || {
+        let _ = stream.write(&asked);
+        (evener.service_counter("d", "idle_timeouts") == 1).then_some(())
+    });
+}
+
+#[test]
+fn no_more_than_pipeline_max_questions_are_under_way() {
+    let (server, listen) = (Nameserver::silent(), free_port());
+    let more = "dns = { pipeline_max = 4, query_timeout = \"1s\", retries = 0 }";
+    let _evener = Evener::run(&service(listen, &[&server], more));
+    let mut stream = connect(listen);
+    for n in 0..12 {
+        stream.write_all(&framed(&question(n, &format!("n{n}.example"), A))).unwrap();
+    }
+    wait_until("the first four", || (server.count() == 4).then_some(()));
+    std::thread::sleep(QUIET);
+    assert_eq!(server.count(), 4);
+    // When those fail, others have their turn.
+    let answered: HashSet<u16> = (0..12).map(|_| id(&read_message(&stream).unwrap())).collect();
+    assert_eq!((answered.len(), server.count()), (12, 12));
+}
+
+#[test]
+fn questions_that_no_server_was_asked_do_not_count_as_under_way() {
+    let (server, listen) = (Nameserver::of(1), free_port());
+    let more = "idle_timeout = \"1s\", dns = { cache = true, pipeline_max = 4 }";
+    let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
+    let stream = connect(listen);
+    for n in 0..40 {
+        // One that is kept, and one that is no question.
+        assert_eq!(host(&ask_stream(&stream, &question(n, "a.example", A))), 1);
+        assert_eq!(ask_stream(&stream, &question(n, "a.example", A)[..20]).len(), 12);
+    }
+    assert_eq!((evener.service_counter("d", "cache_hits"), server.count()), (39, 1));
+    // So whoever got all its answers is idle.
+    assert!(is_closed(&stream));
+    assert_eq!(evener.service_counter("d", "idle_timeouts"), 1);
+}
+
+#[test]
+fn messages_of_64_kib_pass_whole() {
+    let server = Nameserver::start(|question, back| back.send(&sized(question, 65_535)));
+    let listen = free_port();
+    let _evener = Evener::run(&service(listen, &[&server], ""));
+    let stream = connect(listen);
+    let plain = question(7, "a.example", TXT);
+    let padding = vec![0; 65_535 - plain.len() - 11 - 4];
+    let option = [&[0, 12][..], &(padding.len() as u16).to_be_bytes(), &padding].concat();
+    let large = with_edns(plain, 4096, false, &option);
+    assert_eq!(large.len(), 65_535);
+    let answer = ask_stream(&stream, &large);
+    assert!(answer == sized(&large, 65_535));
+    assert!(server.seen()[0].message[2..] == large[2..], "nothing was written anew");
+}
+
+#[test]
+fn a_zone_is_transferred_in_as_many_messages_as_it_takes() {
+    let server = Nameserver::start(|question, back| {
+        if !name_of(question).starts_with("zone") {
+            return back.send(&address(question, 60, 1));
+        }
+        let soa = record(SOA, 60, &[&[0, 0][..], &[0; 20]].concat());
+        let mut piece = question[..12].to_vec();
+        piece[2..12].copy_from_slice(&[0x84, 0, 0, 0, 0, 1, 0, 0, 0, 0]);
+        piece.extend_from_slice(&[1, b'n', 0, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]);
+        back.send(&reply(question, 0, std::slice::from_ref(&soa), &[]));
+        // What follows need not repeat the question (RFC 5936, section 2.2.1).
+        (0..50).for_each(|_| back.send(&piece));
+        back.send(&reply(question, 0, &[soa], &[]));
+    });
+    let listen = free_port();
+    let evener = Evener::run(&service(listen, &[&server], ""));
+    let mut stream = connect(listen);
+    stream.write_all(&framed(&question(0xabcd, "zone.example", AXFR))).unwrap();
+    stream.write_all(&framed(&question(2, "a.example", A))).unwrap();
+    let all: Vec<Vec<u8>> = (0..53).map(|_| read_message(&stream).unwrap()).collect();
+    let zone: Vec<&Vec<u8>> = all.iter().filter(|message| id(message) == 0xabcd).collect();
+    assert_eq!(zone.len(), 52);
+    assert!(zone[1..51].iter().all(|piece| piece[5] == 0 && piece.ends_with(&[192, 0, 2, 1])));
+    assert_eq!((zone[0][5], zone[51][5], all.iter().filter(|message| id(message) == 2).count()), (1, 1, 1));
+    assert_eq!(evener.server(&server.name())["counters"]["answers_bad"], 0);
+}
+
+#[test]
+fn a_server_that_ends_its_connections_is_asked_over_new_ones() {
+    let server = Nameserver::start(|question, back| {
+        back.send(&address(question, 60, 1));
+        back.close();
+    });
+    let listen = free_port();
+    let evener = Evener::run(&service(listen, &[&server], ""));
+    let stream = connect(listen);
+    for n in 0..50 {
+        assert_eq!(host(&ask_stream(&stream, &question(n, "a.example", A))), 1);
+    }
+    assert_eq!(evener.service_counter("d", "requests_failed"), 0);
+    assert_eq!(evener.server(&server.name())["verdict"], "up");
+}
+
+#[test]
+fn clients_share_the_connections_to_a_server() {
+    let (server, listen) = (Nameserver::of(1), free_port());
+    let _evener =
+        Evener::run_with(&service(listen, &[&server], "dns = { sockets = 2 }"), &["--workers", "1"]);
+    let streams: Vec<_> = (0..20).map(|_| connect(listen)).collect();
+    for (n, stream) in streams.iter().chain(&streams).enumerate() {
+        assert_eq!(host(&ask_stream(stream, &question(n as u16, "a.example", A))), 1);
+    }
+    let ports: HashSet<u16> = server.seen().iter().map(|asked| asked.from.port()).collect();
+    assert!(ports.len() <= 2, "{ports:?}");
+}
+
+#[test]
+fn a_client_that_leaves_takes_nothing_along() {
+    let (server, listen) = (in_reverse(30), free_port());
+    let evener = Evener::run_with(&service(listen, &[&server], ""), &["--workers", "1"]);
+    let (mut leaving, mut staying) = (connect(listen), connect(listen));
+    for n in 0..15 {
+        leaving.write_all(&framed(&question(n, &format!("n{n}.example"), A))).unwrap();
+    }
+    wait_until("the first questions", || (server.count() == 15).then_some(()));
+    drop(leaving);
+    for n in 15..30 {
+        staying.write_all(&framed(&question(n, &format!("n{n}.example"), A))).unwrap();
+    }
+    staying.set_read_timeout(Some(DEADLINE)).unwrap();
+    for _ in 15..30 {
+        let answer = read_message(&staying).unwrap();
+        assert_eq!(u16::from(host(&answer)), id(&answer));
+        assert!(question_end(&answer) < answer.len());
+    }
+    wait_until("nothing to be under way", || {
+        (evener.status()["services"][0]["flows_active"] == 0).then_some(())
+    });
+}
+
+#[test]
+fn more_than_pipeline_max_questions_are_answered_after_the_client_sent_its_last() {
+    let (server, listen) = (Nameserver::of(1), free_port());
+    let _evener = Evener::run(&service(listen, &[&server], "dns = { pipeline_max = 2 }"));
+    let mut stream = connect(listen);
+    let all: Vec<u8> =
+        (0..30).flat_map(|number| framed(&question(number, &format!("n{number}.example"), A))).collect();
+    stream.write_all(&all).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let seen: HashSet<u16> = (0..30).map(|_| id(&read_message(&stream).unwrap())).collect();
+    assert_eq!(seen.len(), 30);
+    assert!(is_closed(&stream));
+}

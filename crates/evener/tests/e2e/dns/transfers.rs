@@ -1,0 +1,183 @@
+//! Transfers of zones: where they end, and what that lets go on.
+
+use crate::harness::dns::{
+    A, AXFR, Back, Nameserver, address, ask, ask_stream, framed, host, id, is_closed, question, question_end,
+    rcode, read_message, record, reply, service,
+};
+use crate::harness::{Evener, connect, free_port, wait_until};
+use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const SOA: u16 = 6;
+const IXFR: u16 = 251;
+
+/// An SOA with the names of the root and this serial.
+fn soa(serial: u8) -> Vec<u8> {
+    record(SOA, 300, &[&[0, 0, 0, 0, 0, serial][..], &[0; 16]].concat())
+}
+
+/// A zone in three messages; to anything else an address.
+fn zone(question: &[u8], back: &Back) {
+    if question_end(question) != question.len()
+        || question[question.len() - 4..question.len() - 2] != AXFR.to_be_bytes()
+    {
+        return back.send(&address(question, 60, 4));
+    }
+    let a = record(A, 300, &[192, 0, 2, 1]);
+    back.send(&reply(question, 0, &[soa(7), a.clone()], &[]));
+    back.send(&reply(question, 0, &[a.clone(), a.clone()], &[]));
+    back.send(&reply(question, 0, &[a, soa(7)], &[]));
+}
+
+#[test]
+fn a_transfer_is_over_with_its_last_soa() {
+    let (server, listen) = (Nameserver::start(zone), free_port());
+    let config = service(listen, &[&server], "");
+    let mut evener = Evener::run_with(&config, &["--workers", "1"]);
+    let mut stream = connect(listen);
+    let active = || evener.status()["services"][0]["flows_active"].as_u64().unwrap();
+    // More of them than one client may have at once.
+    for number in 0..20 {
+        stream.write_all(&framed(&question(number, "zone.example", AXFR))).unwrap();
+        for _ in 0..3 {
+            assert_eq!(id(&read_message(&stream).unwrap()), number);
+        }
+    }
+    wait_until("nothing to be under way", || (active() == 0).then_some(()));
+    assert_eq!(host(&ask_stream(&stream, &question(99, "a.example", A))), 4);
+    let begun = Instant::now();
+    evener.signal("TERM");
+    assert!(is_closed(&stream), "who got all its answers leaves");
+    assert_eq!(evener.end(), 0);
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
+/// A query for what changed since this serial.
+fn changes_since(number: u16, serial: u8) -> Vec<u8> {
+    let mut query = question(number, "zone.example", IXFR);
+    query[9] = 1;
+    query.extend(soa(serial));
+    query
+}
+
+#[test]
+fn an_incremental_transfer_of_what_is_up_to_date_is_one_soa() {
+    let server = Nameserver::start(|question, back| match question[question_end(question) - 3] {
+        251 => back.send(&reply(question, 0, &[soa(7)], &[])),
+        _ => zone(question, back),
+    });
+    let listen = free_port();
+    let mut evener = Evener::run_with(&service(listen, &[&server], ""), &["--workers", "1"]);
+    let stream = connect(listen);
+    // More of them than one client may have at once; by TCP and by UDP; the same serial and a newer one.
+    for number in 0..20 {
+        let asked = changes_since(number, 7 + (number % 2) as u8);
+        let expected = reply(&asked, 0, &[soa(7)], &[]);
+        assert_eq!(ask_stream(&stream, &asked), expected);
+        assert_eq!(ask(listen, &asked), expected);
+    }
+    assert_eq!(host(&ask_stream(&stream, &question(99, "a.example", A))), 4);
+    let active = || evener.status()["services"][0]["flows_active"].as_u64().unwrap();
+    wait_until("nothing to be under way", || (active() == 0).then_some(()));
+    // By UDP it says that there is more than fits, and the client comes by TCP.
+    assert_eq!(ask(listen, &changes_since(5, 3))[7], 1);
+    let begun = Instant::now();
+    evener.signal("TERM");
+    assert!(is_closed(&stream));
+    assert_eq!(evener.end(), 0);
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn an_incremental_transfer_of_what_is_newer_goes_on_to_its_end() {
+    let server = Nameserver::start(|question, back| {
+        if question[question_end(question) - 3] != 251 {
+            return zone(question, back);
+        }
+        // The first message may have nothing but the SOA. What follows is the whole zone, or the changes.
+        let rest = match question[question.len() - 17] {
+            5 => vec![soa(5), record(A, 300, &[192, 0, 2, 1]), soa(7)],
+            _ => vec![record(A, 300, &[192, 0, 2, 1])],
+        };
+        back.send(&reply(question, 0, &[soa(7)], &[]));
+        back.send(&reply(question, 0, &rest, &[]));
+        back.send(&reply(question, 0, &[soa(7)], &[]));
+    });
+    let listen = free_port();
+    let evener = Evener::run_with(&service(listen, &[&server], ""), &["--workers", "1"]);
+    let mut stream = connect(listen);
+    for number in 0_u16..20 {
+        let serial = if number.is_multiple_of(2) { 5 } else { 3 };
+        stream.write_all(&framed(&changes_since(number, serial))).unwrap();
+        for _ in 0..3 {
+            assert_eq!(id(&read_message(&stream).unwrap()), number);
+        }
+    }
+    let active = || evener.status()["services"][0]["flows_active"].as_u64().unwrap();
+    wait_until("nothing to be under way", || (active() == 0).then_some(()));
+}
+
+/// Transfers that a server has, and how many that were at most.
+#[derive(Default)]
+struct Busy {
+    now: AtomicUsize,
+    most: AtomicUsize,
+    gate: Mutex<()>,
+}
+
+/// A server whose transfers begin when the gate is opened.
+fn busy() -> (Nameserver, Arc<Busy>) {
+    let busy = Arc::new(Busy::default());
+    let count = Arc::clone(&busy);
+    let server = Nameserver::start(move |question, back| {
+        let (question, back, count) = (question.to_vec(), back.clone(), Arc::clone(&count));
+        std::thread::spawn(move || {
+            let is_transfer = question[question_end(&question) - 3] == AXFR as u8;
+            if is_transfer {
+                let now = count.now.fetch_add(1, Ordering::Relaxed) + 1;
+                count.most.fetch_max(now, Ordering::Relaxed);
+                drop(count.gate.lock());
+                count.now.fetch_sub(1, Ordering::Relaxed);
+            }
+            zone(&question, &back);
+        });
+    });
+    (server, busy)
+}
+
+#[test]
+fn pipelined_transfers_wait_for_their_turn() {
+    const MANY: u16 = 40;
+    let ((server, busy), listen) = (busy(), free_port());
+    let more = "dns = { query_timeout = \"30s\" }";
+    let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
+    let shut = busy.gate.lock();
+    let mut stream = connect(listen);
+    for number in 0..MANY {
+        stream.write_all(&framed(&question(number, "zone.example", AXFR))).unwrap();
+    }
+    wait_until("the first ones to be under way", || (busy.now.load(Ordering::Relaxed) == 8).then_some(()));
+    assert_eq!(host(&ask_stream(&stream, &question(999, "a.example", A))), 4, "no query waits for them");
+    drop(shut);
+    let mut pieces = [0; MANY as usize];
+    for _ in 0..3 * MANY {
+        let message = read_message(&stream).unwrap();
+        assert_eq!(rcode(&message), 0);
+        pieces[usize::from(id(&message))] += 1;
+    }
+    assert_eq!(pieces, [3; MANY as usize], "each is whole");
+    assert_eq!(busy.most.load(Ordering::Relaxed), 8);
+    // A client that leaves takes those with it that wait.
+    let shut = busy.gate.lock();
+    for number in 0..MANY {
+        stream.write_all(&framed(&question(number, "zone.example", AXFR))).unwrap();
+    }
+    let active = || evener.status()["services"][0]["flows_active"].as_u64().unwrap();
+    wait_until("all to be taken in", || (active() == u64::from(MANY)).then_some(()));
+    drop(stream);
+    drop(shut);
+    wait_until("nothing to be under way", || (active() == 0).then_some(()));
+    assert_eq!(evener.service_counter("d", "requests_failed"), 0);
+}

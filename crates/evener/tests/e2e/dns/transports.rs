@@ -1,0 +1,131 @@
+//! Servers that speak only one of UDP and TCP: what one transport refuses is no matter of the other.
+
+use crate::harness::dns::{
+    A, Nameserver, SERVFAIL, address, ask, ask_tcp, framed, host, question, rcode, read_message, service,
+};
+use crate::harness::{Evener, Server, free_port, local, wait_until};
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// A server for UDP alone, which answers with the address 192.0.2.2.
+struct DatagramsOnly {
+    port: u16,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl DatagramsOnly {
+    fn start() -> Self {
+        let (port, over) = (free_port(), Arc::new(AtomicBool::new(false)));
+        let socket = wait_until("the port", || UdpSocket::bind(local(port)).ok());
+        socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let stop = Arc::clone(&over);
+        let thread = std::thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while !stop.load(Ordering::Relaxed) {
+                let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+                let _ = socket.send_to(&address(&buffer[..length], 60, 2), from);
+            }
+        });
+        Self { port, over, thread: Some(thread) }
+    }
+
+    fn name(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for DatagramsOnly {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.take().into_iter().for_each(|thread| drop(thread.join()));
+    }
+}
+
+/// A server for TCP alone, which answers with the address 192.0.2.2.
+fn streams_only() -> (Server, String) {
+    let port = free_port();
+    let server = Server::start(port, |stream| {
+        while let Some(message) = read_message(&stream) {
+            if (&stream).write_all(&framed(&address(&message, 60, 2))).is_err() {
+                return;
+            }
+        }
+    });
+    (server, format!("127.0.0.1:{port}"))
+}
+
+/// Which servers answer.
+fn hosts(ask: fn(u16, &[u8]) -> Vec<u8>, listen: u16) -> BTreeSet<u8> {
+    (0..10).map(|turn| host(&ask(listen, &question(turn, "a.example", A)))).collect()
+}
+
+fn both_and(other: &str, more: &str) -> (Nameserver, u16, Evener) {
+    let (both, listen) = (Nameserver::of(1), free_port());
+    let config = service(listen, &[&both], &format!("\"{other}\", {more}"));
+    let evener = Evener::run_with(&config, &["--workers", "1"]);
+    (both, listen, evener)
+}
+
+#[test]
+fn a_server_that_speaks_only_udp_is_no_worse_for_it() {
+    for more in ["", "check = check.dns { every = \"100ms\" }"] {
+        let other = DatagramsOnly::start();
+        let (_both, listen, evener) = both_and(&other.name(), more);
+        // A client that asks over TCP comes first, and later ones.
+        assert_eq!(hosts(ask_tcp, listen), [1].into());
+        assert_eq!(hosts(ask, listen), [1, 2].into());
+        assert_eq!(hosts(ask_tcp, listen), [1].into());
+        assert_eq!(hosts(ask, listen), [1, 2].into());
+        let server = evener.server(&other.name());
+        assert_eq!(server["verdict"], "up");
+        assert_eq!(server["counters"]["connect_refused"], 1, "it is asked over TCP no more for a while");
+        assert_eq!(evener.log_count("server_down"), 0);
+    }
+}
+
+#[test]
+fn a_server_that_speaks_only_tcp_is_no_worse_for_it() {
+    // Whoever comes first.
+    for first in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
+        let (_other, name) = streams_only();
+        let (_both, listen, evener) = both_and(&name, "");
+        assert!(hosts(first, listen).contains(&1));
+        assert_eq!(hosts(ask_tcp, listen), [1, 2].into());
+        assert_eq!(hosts(ask, listen), [1].into());
+        assert_eq!(hosts(ask_tcp, listen), [1, 2].into());
+        assert_eq!(evener.server(&name)["verdict"], "up");
+        assert_eq!(evener.server(&name)["counters"]["connect_refused"], 1);
+        assert_eq!(evener.log_count("server_down"), 0);
+    }
+}
+
+#[test]
+fn where_no_other_is_left_the_transport_is_tried_all_the_same() {
+    let (other, listen) = (DatagramsOnly::start(), free_port());
+    let config = service(listen, &[], &format!("\"{}\"", other.name()));
+    let evener = Evener::run_with(&config, &["--workers", "1"]);
+    for turn in 0..3 {
+        assert_eq!(rcode(&ask_tcp(listen, &question(turn, "a.example", A))), SERVFAIL);
+        assert_eq!(host(&ask(listen, &question(turn, "a.example", A))), 2);
+    }
+    assert_eq!(evener.server(&other.name())["verdict"], "up");
+    assert_eq!(evener.server(&other.name())["counters"]["connect_refused"], 3);
+}
+
+#[test]
+fn a_server_that_refuses_both_is_down() {
+    let mut gone = Nameserver::of(2);
+    gone.stop();
+    let (_both, listen, evener) = both_and(&gone.name(), "");
+    // Whichever is refused first.
+    assert_eq!(hosts(ask_tcp, listen), [1].into());
+    assert_eq!(evener.server(&gone.name())["verdict"], "up", "by TCP alone it cannot be told");
+    assert_eq!(hosts(ask, listen), [1].into());
+    wait_until("it to be down", || (evener.server(&gone.name())["verdict"] == "down").then_some(()));
+}

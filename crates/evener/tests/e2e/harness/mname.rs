@@ -1,0 +1,227 @@
+//! A running `evener mname-balancer`, processes of npm mname behind it, and dig before it.
+
+use crate::harness::pen::signal;
+use crate::harness::{BINARY, Directory, free_port, have, node, wait_until};
+use serde_json::Value;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// What is certain to come, but takes longer than most things: back-off, heartbeats.
+pub(crate) fn within<T>(limit: Duration, what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + limit;
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(Instant::now() < until, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Whether there is all that traffic needs.
+pub(crate) fn have_all() -> bool {
+    have("dig") && node().is_some()
+}
+
+/// A server of npm mname.
+pub(crate) struct Mname {
+    child: Child,
+}
+
+impl Drop for Mname {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Mname {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL: its socket stays behind.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An instance with its directory of sockets.
+pub(crate) struct Balancer {
+    child: Child,
+    pub(crate) directory: Directory,
+    pub(crate) port: u16,
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let log = self.log();
+        if std::thread::panicking() {
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("what it said last:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+        } else {
+            assert!(!log.contains("panicked at"), "a thread panicked: {log}");
+        }
+    }
+}
+
+/// A directory with an empty one in it, for sockets.
+pub(crate) fn with_sockets() -> Directory {
+    let directory = Directory::new();
+    fs::create_dir(directory.file("sockets")).unwrap();
+    directory
+}
+
+impl Balancer {
+    /// Runs it on loopback, with these words after its own.
+    pub(crate) fn run(directory: Directory, words: &[&str]) -> Self {
+        let mut command = Command::new(BINARY);
+        command.arg("mname-balancer").args(["-l", "debug"]);
+        Self::start(command, directory, words)
+    }
+
+    /// Runs it as the test has it called.
+    pub(crate) fn start(mut command: Command, directory: Directory, words: &[&str]) -> Self {
+        let port = free_port();
+        let log = fs::File::create(directory.file("log")).unwrap();
+        let child = command
+            .args(["-b", "127.0.0.1", "-p", &port.to_string(), "-s"])
+            .arg(directory.file("sockets"))
+            .arg("--admin")
+            .arg(directory.file("admin.sock"))
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(fs::File::create(directory.file("stderr")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut balancer = Self { child, directory, port };
+        wait_until("it to start", || {
+            let ended = balancer.child.try_wait().unwrap();
+            assert!(ended.is_none(), "it ended at once: {}", balancer.log());
+            balancer.status()
+        });
+        balancer
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it said, on stdout and on stderr.
+    pub(crate) fn log(&self) -> String {
+        let read = |name: &str| fs::read_to_string(self.directory.file(name)).unwrap_or_default();
+        read("log") + &read("stderr")
+    }
+
+    /// The lines of its log with this event; all of them are JSON.
+    pub(crate) fn events(&self, event: &str) -> Vec<Value> {
+        let log = fs::read_to_string(self.directory.file("log")).unwrap_or_default();
+        // The last one may still be written.
+        let whole = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let lines = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["event"] == event).collect()
+    }
+
+    /// Waits for a line of its log about a server.
+    pub(crate) fn expect(&self, limit: Duration, event: &str, server: &str) {
+        within(limit, &format!("{event} of {server}"), || {
+            self.events(event).iter().any(|line| line["server"] == server).then_some(())
+        });
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        signal(name, self.pid());
+    }
+
+    /// A command that talks to it.
+    pub(crate) fn talk(&self, arguments: &[&str]) -> Output {
+        let socket = self.directory.file("admin.sock");
+        Command::new(BINARY).args(arguments).arg("--socket").arg(socket).output().unwrap()
+    }
+
+    pub(crate) fn status(&self) -> Option<Value> {
+        serde_json::from_slice(&self.talk(&["status", "--json"]).stdout).ok()
+    }
+
+    /// What `balstat` prints.
+    pub(crate) fn balstat(&self) -> String {
+        let output = self.talk(&["balstat"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The servers as `balstat` has them: id, whether ok, how many clients.
+    pub(crate) fn backends(&self) -> Vec<(u64, bool, u64)> {
+        let output = self.talk(&["balstat", "--json"]);
+        let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let servers = seen["servers"].as_array().unwrap().iter();
+        let backend = |one: &Value| {
+            (one["id"].as_u64().unwrap(), one["ok"].as_bool().unwrap(), one["clients"].as_u64().unwrap())
+        };
+        servers.map(backend).collect()
+    }
+
+    /// Waits until exactly these servers are well.
+    pub(crate) fn expect_ok(&self, limit: Duration, expected: &[u64]) {
+        within(limit, &format!("{expected:?} to be well"), || {
+            let well = self.backends().into_iter().filter(|(_, ok, _)| *ok).map(|(id, ..)| id);
+            (well.collect::<Vec<_>>() == expected).then_some(())
+        });
+    }
+
+    pub(crate) fn socket(&self, name: &str) -> PathBuf {
+        self.directory.file("sockets").join(name)
+    }
+
+    /// Starts a server on a socket; it answers with the socket's name.
+    pub(crate) fn server(&self, name: &str) -> Mname {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/compat_mname/server.js");
+        let log = self.directory.file(&format!("{name}.log"));
+        let child = node()
+            .unwrap()
+            .arg(script)
+            .arg(self.socket(name))
+            .arg(name)
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(&log).unwrap())
+            .stderr(fs::File::create(self.directory.file(&format!("{name}.err"))).unwrap())
+            .spawn()
+            .unwrap();
+        wait_until("a server of mname", || {
+            fs::read_to_string(&log).unwrap().contains("listening").then_some(())
+        });
+        Mname { child }
+    }
+
+    /// What a server of mname saw as an error.
+    pub(crate) fn errors_of(&self, name: &str) -> String {
+        fs::read_to_string(self.directory.file(&format!("{name}.err"))).unwrap()
+    }
+
+    /// What dig prints for a TXT question of a client.
+    pub(crate) fn dig(&self, client: &str, name: &str, more: &[&str]) -> String {
+        let output = Command::new("dig")
+            .args(["@127.0.0.1", "-p", &self.port.to_string(), "-b", client, name, "TXT"])
+            .args(["+tries=1", "+time=10"])
+            .args(more)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The server that answers a client.
+    pub(crate) fn who(&self, client: &str, more: &[&str]) -> String {
+        let answer = self.dig(client, "a.example", &[&["+short"], more].concat());
+        answer.trim().trim_matches('"').to_owned()
+    }
+
+    /// Waits for its end; the exit status.
+    pub(crate) fn end(&mut self) -> i32 {
+        wait_until("it to end", || self.child.try_wait().unwrap()).code().unwrap_or(-1)
+    }
+}

@@ -1,0 +1,76 @@
+//! Responses that come while the request's body is still on its way: they reach the client, and then the body ends.
+
+use crate::harness::certificates::curl;
+use crate::harness::origin::{Origin, Wire, run_http};
+use crate::harness::{Directory, Server, free_port, have};
+use crate::http::http2::client::{DATA, END_STREAM, Front, HEADERS, NAME, RST_STREAM, frame, request_block};
+
+/// A server that has seen enough after the head, and closes.
+fn early() -> Server {
+    Server::start(free_port(), |stream| {
+        let mut wire = Wire::new(stream);
+        if let Ok(Some(_)) = wire.head() {
+            let _ = wire.reply("413 Content Too Large", "Connection: close\r\n", b"too large");
+        }
+    })
+}
+
+/// Uploads 20 MB, several times over; what curl says of each.
+fn upload(port: u16, scheme: &str, protocol: &str) -> Vec<(u16, String)> {
+    let directory = Directory::new();
+    let file = directory.write("body", &"x".repeat(20 << 20));
+    let body = format!("@{}", file.display());
+    let arguments = ["-k", protocol, "-H", "Expect:", "-m", "20", "--data-binary", &body];
+    (0..5).map(|_| curl(port, NAME, scheme, &arguments)).collect()
+}
+
+#[test]
+fn curl_gets_an_early_413_whatever_it_speaks() {
+    if !have("curl") {
+        return;
+    }
+    let server = early();
+    let front = Front::run_ports(&[server.port], "", "");
+    let pool = format!("pool = pool \"p\" {{ \"127.0.0.1:{}\" }}", server.port);
+    let (_clear, listen) = run_http(&[], &pool);
+    let expected = vec![(413, "too large".to_owned()); 5];
+    assert_eq!(upload(front.port, "https", "--http2"), expected);
+    assert_eq!(upload(front.port, "https", "--http1.1"), expected);
+    assert_eq!(upload(listen, "http", "--http1.1"), expected);
+}
+
+#[test]
+fn curl_gets_what_the_service_itself_says_of_its_upload() {
+    if !have("curl") {
+        return;
+    }
+    let origin = Origin::named("a");
+    let front = Front::run(&[&origin], "redirect = \"https\"");
+    for protocol in ["--http2", "--http1.1"] {
+        let statuses: Vec<u16> =
+            upload(front.port, "https", protocol).into_iter().map(|(status, _)| status).collect();
+        assert_eq!(statuses, [308; 5], "{protocol}");
+    }
+}
+
+#[test]
+fn a_body_that_goes_on_after_its_response_ends_by_a_reset_without_an_error() {
+    let server = early();
+    let front = Front::run_ports(&[server.port], "", "");
+    let mut client = front.raw();
+    client.headers(1, 0, &request_block("POST", "/", &[]));
+    client.send(&frame(DATA, 0, 1, b"the beginning"));
+    assert_eq!(client.of(1).unwrap().kind, HEADERS);
+    let body = client.of(1).unwrap();
+    assert_eq!((body.kind, body.flags & END_STREAM, body.payload.as_slice()), (DATA, 1, &b"too large"[..]));
+    // Nobody waits for the end of this for ever.
+    let reset = client.of(1).unwrap();
+    assert_eq!((reset.kind, reset.reason()), (RST_STREAM, 0));
+    // One that ends by itself is not reset.
+    client.headers(3, 0, &request_block("POST", "/", &[]));
+    assert_eq!(client.of(3).unwrap().kind, HEADERS);
+    assert_eq!(client.of(3).unwrap().kind, DATA);
+    client.send(&frame(DATA, END_STREAM, 3, b"all"));
+    client.headers(5, END_STREAM, &request_block("GET", "/", &[]));
+    assert_eq!(client.next_of(&[3, 5]).stream, 5);
+}

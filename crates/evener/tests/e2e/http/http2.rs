@@ -1,0 +1,247 @@
+//! HTTP/2 with clients: what is agreed on, requests and answers as they should be, and where they go.
+
+mod bodies;
+pub(crate) mod client;
+mod failures;
+mod limits;
+mod malformed;
+
+use crate::harness::certificates::{curl, shake};
+use crate::harness::origin::{Message, Origin, Wire};
+use crate::harness::{DEADLINE, have, wait_until};
+use client::{Answer, Front, NAME, within};
+use std::io;
+use std::process::Command;
+
+/// Answers with the line that came, and the number of bytes.
+fn teller() -> Origin {
+    Origin::start(tell)
+}
+
+fn tell(wire: &mut Wire, request: &Message) -> io::Result<()> {
+    let told = format!("{} {} {}", request.method(), request.target(), request.body.len());
+    let body = if request.method() == "HEAD" { "" } else { &told };
+    wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", told.len()))
+}
+
+#[test]
+fn what_is_spoken_is_agreed_on() {
+    let origin = teller();
+    let front = Front::run(&[&origin], "");
+    let agreed = |offered: &[&str]| {
+        let client = shake(front.port, NAME, &front.tls(offered))?;
+        Ok::<_, io::Error>(client.conn.alpn_protocol().map(<[u8]>::to_vec))
+    };
+    assert_eq!(agreed(&["h2", "http/1.1"]).unwrap(), Some(b"h2".to_vec()));
+    assert_eq!(agreed(&["http/1.1", "h2"]).unwrap(), Some(b"h2".to_vec()), "ours is the preference");
+    assert_eq!(agreed(&["http/1.1"]).unwrap(), Some(b"http/1.1".to_vec()));
+    assert_eq!(agreed(&[]).unwrap(), None);
+    front.reload(&[&origin], "http2 = false");
+    assert_eq!(agreed(&["h2", "http/1.1"]).unwrap(), Some(b"http/1.1".to_vec()));
+    assert!(agreed(&["h2"]).is_err());
+}
+
+#[test]
+fn curl_speaks_either_protocol_to_the_same_service() {
+    if !have("curl") {
+        return;
+    }
+    let origin = teller();
+    let front = Front::run(&[&origin], "");
+    for (option, version) in [("--http2", "2"), ("--http1.1", "1.1")] {
+        let upload = ["-k", option, "--data", "hello", "-w", "\n%{http_version} %{http_code}"];
+        let (_, said) = curl(front.port, NAME, "https", &upload);
+        // curl's own option of the harness comes first and is overruled by ours.
+        let text = format!("{said}\n");
+        assert!(text.starts_with("POST / 5\n"), "{text}");
+        let status = curl(front.port, NAME, "https", &["-k", option, "-I"]).1;
+        assert!(status.starts_with(&format!("HTTP/{version} 200")), "{status}");
+    }
+}
+
+#[test]
+fn h2load_gets_every_answer() {
+    if !have("h2load") {
+        return;
+    }
+    let origin = teller();
+    let front = Front::run(&[&origin], "");
+    let url = format!("https://127.0.0.1:{}/", front.port);
+    let seconds = (DEADLINE.as_secs() * 2).to_string();
+    let output =
+        Command::new("timeout").args([&seconds, "h2load", "-n2000", "-c8", "-m100", &url]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("2000 succeeded, 0 failed, 0 errored, 0 timeout"), "{said}");
+    wait_until("all to be counted", || (front.counter("requests") == 2000).then_some(()));
+    assert_eq!(front.counter("requests_failed"), 0);
+}
+
+#[test]
+fn methods_go_through_one_connection_each_way() {
+    let origin = teller();
+    let front = Front::run(&[&origin], "");
+    within(async {
+        let client = front.client().await;
+        for turn in 0..40 {
+            let method = ["GET", "DELETE", "OPTIONS", "PATCH"][turn % 4];
+            let answer = client.ask(method, &format!("/{turn}?x=%20y"), &[]).await.unwrap();
+            assert_eq!((answer.status, answer.text()), (200, format!("{method} /{turn}?x=%20y 0")));
+        }
+    });
+    assert_eq!((origin.connections(), origin.requests().len()), (1, 40));
+    assert_eq!((front.counter("connections"), front.counter("requests")), (1, 40));
+}
+
+#[test]
+fn answers_without_a_body_say_how_long_it_would_be() {
+    let origin = Origin::start(|wire, request| match request.target() {
+        "/204" => wire.send("HTTP/1.1 204 No Content\r\nX: 204\r\n\r\n"),
+        "/304" => wire.send("HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\nContent-Length: 1000\r\n\r\n"),
+        "/head" => wire.send("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"),
+        _ => wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+    });
+    let front = Front::run(&[&origin], "");
+    within(async {
+        let client = front.client().await;
+        for _ in 0..3 {
+            let cases =
+                [("GET", "/204", 204, ""), ("GET", "/304", 304, "1000"), ("HEAD", "/head", 200, "1000")];
+            for (method, path, status, length) in cases.into_iter().chain([("HEAD", "/chunks", 200, "")]) {
+                let answer = client.ask(method, path, &[]).await.unwrap();
+                assert_eq!((answer.status, answer.body.len()), (status, 0), "{path}");
+                assert_eq!(answer.field("content-length"), length, "{path}");
+                assert_eq!(answer.field("transfer-encoding"), "");
+            }
+        }
+    });
+    assert_eq!(origin.connections(), 1);
+}
+
+#[test]
+fn cookies_that_come_in_pieces_arrive_joined() {
+    let origin = teller();
+    let front = Front::run(&[&origin], "");
+    let pieces = [("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", "c=3; d=4")];
+    assert_eq!(within(async { front.client().await.ask("GET", "/", &pieces).await.unwrap() }).status, 200);
+    let request = &origin.requests()[0];
+    assert_eq!(request.field("cookie"), "a=1; b=2; c=3; d=4");
+    assert_eq!(request.field("x"), "y");
+}
+
+#[test]
+fn servers_are_told_where_a_request_came_from() {
+    let origin = teller();
+    let front = Front::run(&[&origin], "");
+    let lies = [("x-forwarded-for", "6.6.6.6"), ("x-forwarded-proto", "http"), ("te", "trailers")];
+    within(async { front.client().await.ask("GET", "/", &lies).await.unwrap() });
+    let request = &origin.requests()[0];
+    assert_eq!(request.line(), "GET / HTTP/1.1");
+    assert_eq!(request.field("Host"), NAME);
+    assert_eq!(request.field("X-Forwarded-For"), "127.0.0.1");
+    assert_eq!(request.field("X-Forwarded-Proto"), "https");
+    assert_eq!(request.field("X-Forwarded-Host"), NAME);
+    assert_eq!(request.field("X-Forwarded-Port"), front.port.to_string());
+    assert_eq!(request.field("TE"), "", "it is for one connection only");
+}
+
+#[test]
+fn the_authority_is_the_host_whatever_the_field_says() {
+    let origin = teller();
+    let front = Front::run(&[&origin], "");
+    within(async {
+        let client = front.client().await;
+        let answer = client.ask("GET", "https://b.example:8443/x", &[("host", "evil.example")]).await;
+        // Refused or overruled: the one thing that must not be is that the field wins.
+        assert!(matches!(answer.unwrap().status, 200 | 400));
+        client.ask("GET", "https://b.example:8443/x", &[]).await.unwrap();
+    });
+    for request in origin.requests() {
+        assert_eq!(request.field("Host"), "b.example:8443");
+        assert_eq!(request.line(), "GET /x HTTP/1.1");
+    }
+}
+
+#[test]
+fn routes_hold_for_each_stream() {
+    let [a, b, rest] = ["a", "b", "rest"].map(Origin::named);
+    let pools = format!(
+        "local a = pool \"a\" {{ \"127.0.0.1:{}\" }}\nlocal b = pool \"b\" {{ \"127.0.0.1:{}\" }}",
+        a.port, b.port
+    );
+    let routes =
+        "routes = { { host = \"a.example\", path = \"/a/\", pool = a }, { host = \"b.example\", pool = b } }";
+    let front = Front::run_ports(&[rest.port], &pools, routes);
+    within(async {
+        let client = front.client().await;
+        for _ in 0..3 {
+            assert_eq!(client.get("/a/x").await.text(), "a");
+            assert_eq!(client.get("https://b.example/a/x").await.text(), "b");
+            assert_eq!(client.get("/b/x").await.text(), "rest");
+        }
+    });
+    assert_eq!(front.counter("connections"), 1);
+}
+
+#[test]
+fn a_cookie_brings_a_stream_back_to_its_server() {
+    let (a, b) = (Origin::named("a"), Origin::named("b"));
+    let front = Front::run(&[&a, &b], "sticky = { by = \"cookie\", name = \"BACK\" }");
+    within(async {
+        let client = front.client().await;
+        let first = client.get("/").await;
+        let cookie = first.field("set-cookie").split(';').next().unwrap().to_owned();
+        assert!(cookie.starts_with("BACK="), "{first:?}");
+        assert!(first.field("set-cookie").contains("; Secure"));
+        for _ in 0..10 {
+            let pieces = [("cookie", "other=1"), ("cookie", cookie.as_str())];
+            let answer = client.ask("GET", "/", &pieces).await.unwrap();
+            assert_eq!((answer.text(), answer.field("set-cookie")), (first.text(), ""));
+        }
+    });
+}
+
+#[test]
+fn redirects_and_health_are_answered_here() {
+    let redirecting =
+        Front::run_ports(&[], "", "redirect = { status = 301, port = 8443 }, health = \"/health\"");
+    within(async {
+        let client = redirecting.client().await;
+        for method in ["GET", "HEAD", "PUT"] {
+            let answer = client.ask(method, "/a?b=c", &[]).await.unwrap();
+            assert_eq!((answer.status, answer.field("location")), (301, "https://a.example:8443/a?b=c"));
+        }
+        // A body that nobody reads is taken away, and the connection goes on.
+        let answer = client.put("POST", "/", &[], vec![0; 300_000].into()).await.unwrap();
+        assert_eq!(answer.status, 301);
+        // It needs no server to do its part.
+        assert_eq!(client.get("/health").await.status, 200);
+    });
+    let origin = Origin::named("a");
+    let front = Front::run(&[&origin], "health = \"/health\"");
+    within(async {
+        let client = front.client().await;
+        assert_eq!(client.get("/health?x").await.text(), "ok\n");
+        let head: Answer = client.ask("HEAD", "/health", &[]).await.unwrap();
+        assert_eq!((head.status, head.body.len(), head.field("content-length")), (200, 0, "3"));
+        assert_eq!(client.get("/other").await.text(), "a");
+    });
+}
+
+#[test]
+fn a_reload_counts_for_the_next_stream() {
+    let slow = Origin::start(|wire, request| {
+        wire.send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nold ")?;
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        wire.send(request.target().as_bytes())
+    });
+    let new = Origin::named("new");
+    let front = Front::run(&[&slow], "");
+    within(async {
+        let client = front.client().await;
+        let old = client.open("GET", "/old").await.unwrap().await.unwrap();
+        front.reload(&[&new], "");
+        assert_eq!(client.get("/").await.text(), "new");
+        assert_eq!(client::read(&mut old.into_body()).await.unwrap(), b"old /old");
+    });
+    assert_eq!(front.counter("connections"), 1);
+}

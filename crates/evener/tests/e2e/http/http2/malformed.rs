@@ -1,0 +1,271 @@
+//! Requests and answers that break the rules: what HTTP/2 forbids is refused or cleaned, and nothing of it gets through.
+
+use super::client::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, Front, GOAWAY, HEADERS, RST_STREAM, block, frame,
+    request_block, within,
+};
+use super::{NAME, tell, teller};
+use crate::harness::origin::Origin;
+
+const PROTOCOL_ERROR: u32 = 1;
+
+#[test]
+fn malformed_requests_reach_no_server() {
+    let origin = teller();
+    let front = Front::run(&[&origin], "");
+    let cases: [&[(&str, &str)]; 12] = [
+        &[("connection", "close")],
+        &[("keep-alive", "1")],
+        &[("proxy-connection", "close")],
+        &[("transfer-encoding", "chunked")],
+        &[("upgrade", "websocket")],
+        &[("te", "gzip")],
+        &[("Upper", "case")],
+        &[("a b", "space")],
+        &[("", "empty")],
+        &[("x", "a\r\nb: c")],
+        &[("x", "a\0b")],
+        &[(":path", "/again")],
+    ];
+    for fields in cases {
+        let mut client = front.raw();
+        client.headers(1, END_STREAM, &request_block("GET", "/", fields));
+        let answer = client.of(1).unwrap();
+        // A page of ours that says 400 would do as well.
+        let refused = matches!(answer.kind, RST_STREAM | GOAWAY) || answer.payload[0] == 0x8c;
+        assert!(refused, "{fields:?}: {answer:?}");
+    }
+    let heads = [
+        block(&[(":method", "GET"), (":scheme", "https"), (":path", "/")]),
+        block(&[(":method", "GET"), (":scheme", "https"), (":authority", NAME)]),
+        block(&[(":scheme", "https"), (":authority", NAME), (":path", "/")]),
+        block(&[(":method", "GET"), (":authority", NAME), (":path", "/")]),
+        block(&[(":method", "GET"), (":scheme", "https"), (":authority", NAME), (":path", "")]),
+        block(&[
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", NAME),
+            (":path", "/ HTTP/1.1\r\nx: y"),
+        ]),
+        block(&[(":method", "GET"), (":scheme", "https"), (":authority", "a\r\nx: y"), (":path", "/")]),
+        block(&[(":method", "GET"), (":scheme", "https"), (":authority", "u:p@a"), (":path", "/")]),
+        block(&[(":method", "G T"), (":scheme", "https"), (":authority", NAME), (":path", "/")]),
+        block(&[("x", "y"), (":method", "GET"), (":scheme", "https"), (":authority", NAME), (":path", "/")]),
+        block(&[
+            (":status", "200"),
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", NAME),
+            (":path", "/"),
+        ]),
+    ];
+    for (number, head) in heads.iter().enumerate() {
+        let mut client = front.raw();
+        client.headers(1, END_STREAM, head);
+        let answer = client.of(1).unwrap();
+        let refused = matches!(answer.kind, RST_STREAM | GOAWAY) || answer.payload[0] == 0x8c;
+        assert!(refused, "head {number}: {answer:?}");
+    }
+    assert_eq!(origin.lines(), [""; 0]);
+}
+
+#[test]
+fn a_body_that_is_not_as_long_as_was_told_is_no_request() {
+    let origin = Origin::start(tell);
+    let front = Front::run(&[&origin], "");
+    let told = request_block("POST", "/short", &[("content-length", "5")]);
+    let send = |data: &[&[u8]]| {
+        let mut client = front.raw();
+        client.headers(1, if data.is_empty() { END_STREAM } else { 0 }, &told);
+        for (at, part) in data.iter().enumerate() {
+            client.send(&frame(DATA, u8::from(at + 1 == data.len()), 1, part));
+        }
+        let answer = client.of(1).unwrap();
+        let refused =
+            (answer.kind, answer.payload.get(..4)) == (RST_STREAM, Some(&PROTOCOL_ERROR.to_be_bytes()));
+        // What follows would be taken for the rest of the body, were the server's connection used again.
+        client.headers(3, END_STREAM, &request_block("GET", "/next", &[]));
+        assert_eq!(client.of(3).unwrap().kind, HEADERS);
+        (refused, answer)
+    };
+    let wrong: [&[&[u8]]; 4] = [&[], &[b"1234"], &[b"123456"], &[b"12", b"3456"]];
+    for data in wrong {
+        let (refused, answer) = send(data);
+        assert!(refused, "{data:?}: {answer:?}");
+    }
+    assert!(!send(&[b"12", b"345"]).0);
+    let lines = origin.lines();
+    assert_eq!(lines.iter().filter(|line| *line == "GET /next").count(), 5, "{lines:?}");
+    assert_eq!(lines.iter().filter(|line| *line == "POST /short").count(), 1, "{lines:?}");
+    let mut twice = front.raw();
+    twice.headers(
+        1,
+        0,
+        &request_block("POST", "/short", &[("content-length", "5"), ("content-length", "6")]),
+    );
+    twice.send(&frame(DATA, END_STREAM, 1, b"12345"));
+    let answer = twice.of(1).unwrap();
+    assert!(answer.kind == RST_STREAM || answer.payload[0] == 0x8c, "{answer:?}");
+}
+
+#[test]
+fn a_tunnel_is_not_offered() {
+    let origin = teller();
+    let front = Front::run(&[&origin], "");
+    let mut client = front.raw();
+    client.headers(1, 0, &block(&[(":method", "CONNECT"), (":authority", "b.example:443")]));
+    let answer = client.of(1).unwrap();
+    assert!(answer.kind == RST_STREAM || answer.payload[0] != 0x88, "{answer:?}");
+    client.headers(3, END_STREAM, &request_block("GET", "/next", &[]));
+    assert_eq!(client.of(3).unwrap().kind, HEADERS);
+    assert_eq!(origin.lines(), ["GET /next"]);
+}
+
+#[test]
+fn a_head_that_is_too_large_is_answered_431() {
+    let origin = teller();
+    let front = Front::run(&[&origin], "head_bytes_max = 4096, head_fields_max = 16");
+    within(async {
+        let large = "x".repeat(1000);
+        let names: Vec<String> = (0..20).map(|number| format!("x-{number}")).collect();
+        let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "y")).collect();
+        for method in ["GET", "HEAD"] {
+            let client = front.client().await;
+            let bytes: Vec<(&str, &str)> =
+                names[..6].iter().map(|name| (name.as_str(), large.as_str())).collect();
+            assert_eq!(client.ask(method, "/", &bytes).await.unwrap().status, 431, "{method}");
+            let answer = client.ask(method, "/", &many).await.unwrap();
+            assert_eq!(answer.status, 431, "{method}");
+            assert_eq!(answer.body.is_empty(), method == "HEAD", "an answer to HEAD has no body");
+            assert_eq!(client.get("/next").await.status, 200);
+        }
+    });
+    assert_eq!(origin.lines(), ["GET /next"; 2]);
+}
+
+#[test]
+fn pieces_of_a_cookie_count_as_fields_and_bytes() {
+    let origin = teller();
+    let front = Front::run(&[&origin], "head_bytes_max = 4096, head_fields_max = 16");
+    within(async {
+        let client = front.client().await;
+        let (much, more) = ("x".repeat(480), "x".repeat(502));
+        let cases = [(16, "a=b", 200), (17, "a=b", 431), (8, much.as_str(), 200), (8, more.as_str(), 431)];
+        for (pieces, value, status) in cases {
+            let fields = vec![("cookie", value); pieces];
+            assert_eq!(client.ask("GET", "/", &fields).await.unwrap().status, status, "{pieces} pieces");
+        }
+    });
+    assert_eq!(front.counter("headers_too_large"), 2);
+    assert_eq!(front.counter("requests_bad"), 2);
+}
+
+#[test]
+fn a_head_without_end_ends_the_connection() {
+    let origin = teller();
+    let front = Front::run(&[&origin], "");
+    let before = front.memory();
+    let mut client = front.raw();
+    client.send(&frame(HEADERS, 0, 1, &request_block("GET", "/", &[])));
+    let part = frame(CONTINUATION, 0, 1, &block(&[("x", &"y".repeat(15_000))]));
+    (0..4000).for_each(|_| client.send(&part));
+    let _ = client.end();
+    assert!(front.memory().saturating_sub(before) < 16 << 20);
+    let mut other = front.raw();
+    other.headers(1, END_STREAM | END_HEADERS, &request_block("GET", "/", &[]));
+    assert_eq!(other.of(1).unwrap().kind, HEADERS);
+}
+
+#[test]
+fn fields_that_http_2_forbids_are_cleaned_from_answers() {
+    let origin = Origin::start(|wire, request| {
+        let fields = "Connection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nUpgrade: h2c\r\n\
+                      Proxy-Connection: keep-alive\r\nX-Kept: Value\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n";
+        if request.target() == "/chunks" {
+            wire.send(format!(
+                "HTTP/1.1 200 OK\r\n{fields}Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+            ))
+        } else {
+            wire.reply("200 OK", fields, b"ok")
+        }
+    });
+    let front = Front::run(&[&origin], "");
+    within(async {
+        let client = front.client().await;
+        for path in ["/", "/chunks"] {
+            let answer = client.get(path).await;
+            let mut names: Vec<&str> = answer.fields.keys().map(http::HeaderName::as_str).collect();
+            names.retain(|name| *name != "content-length");
+            assert_eq!(names, ["x-kept", "set-cookie"], "{path}");
+            assert_eq!(answer.field("x-kept"), "Value");
+            assert_eq!(answer.fields.get_all("set-cookie").iter().count(), 2);
+            assert_eq!(answer.text(), "ok");
+        }
+    });
+}
+
+#[test]
+fn an_answer_that_is_none_gives_502() {
+    let origin = Origin::start(|wire, request| {
+        let field = match request.target() {
+            "/name" => "a b: c",
+            "/empty" => ": c",
+            "/nul" => "a: b\0c",
+            "/control" => "a: b\u{1}c",
+            "/delete" => "a: b\u{7f}c",
+            "/lf" => "a: b\nc",
+            "/lengths" => "Content-Length: 7",
+            "/both" => "Transfer-Encoding: chunked",
+            "/switch" => {
+                return wire
+                    .send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n");
+            }
+            "/garbage" => return wire.send("SSH-2.0-OpenSSH\r\n\r\n"),
+            "/status" => return wire.send("HTTP/1.1 99 Low\r\nContent-Length: 0\r\n\r\n"),
+            _ => return tell(wire, request),
+        };
+        wire.reply("200 OK", &format!("{field}\r\n"), b"ok")
+    });
+    let front = Front::run(&[&origin], "");
+    within(async {
+        let client = front.client().await;
+        let bad =
+            ["name", "empty", "nul", "control", "delete", "lf", "lengths", "switch", "garbage", "status"];
+        for path in bad {
+            let answer = client.ask("GET", &format!("/{path}"), &[]).await;
+            let answer = answer.unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert_eq!(
+                (answer.status, answer.field("content-type")),
+                (502, "text/html; charset=utf-8"),
+                "{path}"
+            );
+        }
+        // An answer with both is one that another party may read otherwise.
+        let both = client.ask("GET", "/both", &[]).await;
+        assert!(both.is_err() || both.unwrap().status == 502);
+        assert_eq!(client.get("/next").await.status, 200);
+    });
+}
+
+#[test]
+fn interim_answers_are_left_out() {
+    let origin = Origin::start(|wire, request| {
+        let many = if request.target() == "/many" { 40 } else { 3 };
+        for _ in 0..many {
+            wire.send("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n")?;
+        }
+        wire.send("HTTP/1.1 100 Continue\r\n\r\n")?;
+        tell(wire, request)
+    });
+    let front = Front::run(&[&origin], "");
+    within(async {
+        let client = front.client().await;
+        for _ in 0..3 {
+            let answer =
+                client.put("POST", "/", &[("expect", "100-continue")], "hello".into()).await.unwrap();
+            assert_eq!((answer.status, answer.text().as_str()), (200, "POST / 5"));
+            assert_eq!(answer.field("link"), "");
+        }
+        assert_eq!(client.get("/many").await.status, 502);
+    });
+}

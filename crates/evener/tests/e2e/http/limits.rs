@@ -1,0 +1,370 @@
+//! HTTP at its limits: who may not come in, who asks too much, who takes too long, and what the service answers itself.
+
+use crate::harness::origin::{Message, Origin, Wire, get, run_http};
+use crate::harness::{Evener, Server, connect, free_port, line, wait_until};
+use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
+
+/// An instance whose second pool is for those who are refused, and where it listens.
+fn with_spare(origins: [&Origin; 2], more: &str) -> (Evener, u16) {
+    let listen = free_port();
+    let config = format!(
+        "local spare = pool \"spare\" {{ \"127.0.0.1:{}\" }}\n\
+         service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{}\", {more} }}",
+        origins[1].port, origins[0].port
+    );
+    (Evener::run_with(&config, &["--workers", "1"]), listen)
+}
+
+/// Whether the other side ends without a word; a reset is an end, too.
+fn ends_silently(client: &mut Wire) -> bool {
+    let mut byte = [0; 1];
+    match (&*client.stream).read(&mut byte) {
+        Ok(read) => read == 0,
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
+    }
+}
+
+#[test]
+fn the_redirect_goes_to_https_with_everything_else_as_it_was() {
+    let listen = free_port();
+    let _evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", redirect = \"https\" }}"
+    ));
+    let mut client = Wire::to(listen);
+    for (host, target, location) in [
+        ("www.example.org", "/a?b=c", "https://www.example.org/a?b=c"),
+        ("www.example.org:8080", "/", "https://www.example.org/"),
+        ("[::1]:8080", "/", "https://[::1]/"),
+        ("a", "http://b.example/x", "https://b.example/x"),
+    ] {
+        for method in ["GET", "HEAD", "PUT"] {
+            client.send(format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).unwrap();
+            let answer = client.answer(method).unwrap();
+            assert_eq!((answer.status(), answer.field("Location")), (308, location));
+        }
+    }
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").unwrap();
+    assert!(client.answer("POST").unwrap().closes(), "a body that nobody reads is no request");
+    assert!(client.is_over());
+    let mut old = Wire::to(listen);
+    old.send("GET / HTTP/1.0\r\n\r\n").unwrap();
+    assert_eq!(old.answer("GET").unwrap().status(), 400, "nobody knows which host is meant");
+}
+
+#[test]
+fn the_redirect_of_connect_names_no_strange_host() {
+    let listen = free_port();
+    let _evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", redirect = \"https\" }}"
+    ));
+    let mut client = Wire::to(listen);
+    client.send("CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n").unwrap();
+    let answer = client.answer("GET").unwrap();
+    assert!(!answer.field("Location").contains("a.examplea.example"), "{}", answer.head);
+}
+
+#[test]
+fn the_redirect_may_have_another_status_and_port() {
+    let listen = free_port();
+    let _evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \
+         redirect = {{ status = 301, port = 8443 }} }}"
+    ));
+    let answer = get(listen, "/x");
+    assert_eq!((answer.status(), answer.field("Location")), (301, "https://test:8443/x"));
+}
+
+#[test]
+fn the_health_path_tells_whether_anybody_serves() {
+    let origin = Origin::named("a");
+    let check = "health = \"/health\", check = check.tcp { every = \"50ms\", rise = 1, fall = 1 }";
+    let (_evener, port) = run_http(&[&origin], check);
+    let healthy =
+        |status: u16| wait_until("its health", || (get(port, "/health").status() == status).then_some(()));
+    healthy(200);
+    assert_eq!(get(port, "/health?x").text(), "ok\n");
+    assert_eq!(get(port, "/healthy").text(), "a");
+    drop(origin);
+    healthy(503);
+}
+
+#[test]
+fn who_asks_too_often_is_told_429_and_may_come_back() {
+    let origin = Origin::named("a");
+    let (evener, port) =
+        run_http(&[&origin], "per_client = { request_rate = \"5/s\", exceeded = \"reject\" }");
+    let mut client = Wire::to(port);
+    let mut last: Option<Message> = None;
+    for _ in 0..30 {
+        let answer = client.ask("GET", "/", "").unwrap();
+        if answer.status() != 200 {
+            last = Some(answer);
+            break;
+        }
+    }
+    let refused = last.unwrap();
+    assert_eq!((refused.status(), refused.field("Retry-After"), refused.closes()), (429, "1", true));
+    assert!(client.is_over());
+    assert!((5..8).contains(&origin.requests().len()), "{}", origin.requests().len());
+    assert_eq!(evener.service_counter("s", "limited"), 1);
+    wait_until("the rate to allow more", || (get(port, "/").status() == 200).then_some(()));
+}
+
+#[test]
+fn who_has_too_many_connections_is_told_and_may_come_back() {
+    let origin = Origin::named("a");
+    let (evener, port) = run_http(&[&origin], "per_client = { connections = 2, exceeded = \"reject\" }");
+    let mut held = [Wire::to(port), Wire::to(port)];
+    held.iter_mut().for_each(|client| assert_eq!(client.ask("GET", "/", "").unwrap().text(), "a"));
+    let refused = get(port, "/");
+    assert_eq!((refused.status(), refused.closes()), (429, true), "it is too many, not forbidden");
+    assert_eq!(held[0].ask("GET", "/", "").unwrap().text(), "a");
+    drop(held);
+    wait_until("a place", || (get(port, "/").status() == 200).then_some(()));
+    assert!(evener.service_counter("s", "limited") >= 1);
+}
+
+#[test]
+fn who_connects_too_often_waits_in_the_tarpit() {
+    let origin = Origin::named("a");
+    let limit = "per_client = { connection_rate = \"2/m\", exceeded = { tarpit = \"700ms\" } }";
+    let (evener, port) = run_http(&[&origin], limit);
+    assert_eq!([get(port, "/").text(), get(port, "/").text()], ["a", "a"]);
+    let (mut stuck, begun) = (Wire::to(port), Instant::now());
+    stuck.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    assert!(ends_silently(&mut stuck));
+    assert!((600..3000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+    assert_eq!((origin.requests().len(), evener.service_counter("s", "tarpitted")), (2, 1));
+}
+
+#[test]
+fn who_asks_too_often_waits_in_the_tarpit() {
+    let origin = Origin::named("a");
+    let limit = "per_client = { request_rate = \"2/m\", exceeded = { tarpit = \"700ms\" } }";
+    let (_evener, port) = run_http(&[&origin], limit);
+    let mut client = Wire::to(port);
+    (0..2).for_each(|_| assert_eq!(client.ask("GET", "/", "").unwrap().text(), "a"));
+    let begun = Instant::now();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    assert!(ends_silently(&mut client));
+    assert!((600..3000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+    assert_eq!(origin.requests().len(), 2);
+}
+
+#[test]
+fn who_exceeds_a_limit_may_be_sent_to_another_pool() {
+    for limit in ["connections = 1", "connection_rate = \"1/m\"", "request_rate = \"1/m\""] {
+        let (main, spare) = (Origin::named("main"), Origin::named("spare"));
+        let more = format!("per_client = {{ {limit}, exceeded = spare }}");
+        let (_evener, port) = with_spare([&main, &spare], &more);
+        let mut first = Wire::to(port);
+        assert_eq!(first.ask("GET", "/", "").unwrap().text(), "main", "{limit}");
+        for _ in 0..3 {
+            assert_eq!(get(port, "/").text(), "spare", "{limit}");
+        }
+    }
+}
+
+#[test]
+fn who_is_denied_is_refused_as_configured() {
+    let ask = |port: u16| {
+        let mut client = Wire::to(port);
+        let _ = client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let begun = Instant::now();
+        (client.answer("GET").map(|answer| (answer.status(), answer.text())), begun.elapsed())
+    };
+    for denied in ["drop", "reject", "tarpit", "spare"] {
+        let (main, spare) = (Origin::named("main"), Origin::named("spare"));
+        let how = match denied {
+            "tarpit" => "{ tarpit = \"700ms\" }".to_owned(),
+            "spare" => "spare".to_owned(),
+            word => format!("\"{word}\""),
+        };
+        let more = format!("deny = \"127.0.0.0/8\", denied = {how}");
+        let (evener, port) = with_spare([&main, &spare], &more);
+        let (answer, took) = ask(port);
+        match denied {
+            "reject" => assert_eq!(answer.unwrap().0, 403),
+            "spare" => assert_eq!(answer.unwrap(), (200, "spare".to_owned())),
+            _ => assert!(answer.is_err(), "{denied}"),
+        }
+        assert_eq!(took > Duration::from_millis(600), denied == "tarpit", "{denied}: {took:?}");
+        assert_eq!((main.connections(), evener.service_counter("s", "denied")), (0, 1), "{denied}");
+    }
+}
+
+#[test]
+fn who_is_refused_and_says_nothing_does_not_stay_for_ever() {
+    let origin = Origin::named("a");
+    let more = "deny = \"127.0.0.0/8\", denied = \"reject\", head_timeout = \"500ms\", keepalive_timeout = \"500ms\"";
+    let (_evener, port) = run_http(&[&origin], more);
+    let mut client = Wire::to(port);
+    client.stream.set_read_timeout(Some(Duration::from_secs(4))).unwrap();
+    assert!(ends_silently(&mut client), "it still holds a place of the service");
+}
+
+#[test]
+fn a_head_that_takes_too_long_is_answered_408() {
+    let origin = Origin::named("a");
+    let (evener, port) = run_http(&[&origin], "head_timeout = \"600ms\", keepalive_timeout = \"2s\"");
+    let mut client = Wire::to(port);
+    assert_eq!(client.ask("GET", "/", "").unwrap().text(), "a");
+    let begun = Instant::now();
+    let text = "GET / HTTP/1.1\r\nHost: a\r\nX: yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy";
+    for byte in text.as_bytes().chunks(1) {
+        if client.send(byte).is_err() || begun.elapsed() > Duration::from_millis(1200) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    let answer = client.answer("GET").unwrap();
+    assert_eq!((answer.status(), answer.closes()), (408, true));
+    assert!(client.is_over());
+    assert_eq!((origin.requests().len(), evener.service_counter("s", "greeting_timeouts")), (1, 1));
+    let (mut silent, begun) = (connect(port), Instant::now());
+    assert_eq!(line(&mut silent), "", "nothing began, so nothing is answered");
+    assert!((500..3000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn an_idle_client_leaves_after_the_keepalive_timeout() {
+    let origin = Origin::named("a");
+    let (evener, port) = run_http(&[&origin], "keepalive_timeout = \"500ms\", head_timeout = \"5s\"");
+    let mut client = Wire::to(port);
+    for _ in 0..3 {
+        assert_eq!(client.ask("GET", "/", "").unwrap().text(), "a");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let begun = Instant::now();
+    assert!(client.is_over());
+    assert!((200..3000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+    assert_eq!(evener.service_counter("s", "idle_timeouts"), 1);
+}
+
+#[test]
+fn an_upload_that_stands_still_is_answered_408_and_one_that_moves_is_not() {
+    let origin = Origin::named("a");
+    let (_evener, port) = run_http(&[&origin], "stall_timeout = \"600ms\"");
+    let (mut moving, mut standing) = (Wire::to(port), Wire::to(port));
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n";
+    moving.send(head).unwrap();
+    standing.send(format!("{head}x")).unwrap();
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(200));
+        moving.send("x").unwrap();
+    }
+    assert_eq!(moving.answer("POST").unwrap().text(), "a");
+    let answer = standing.answer("POST").unwrap();
+    assert_eq!((answer.status(), answer.closes()), (408, true));
+}
+
+/// Taking it slowly is not standing still, whatever the kernel has in its buffers meanwhile.
+#[test]
+fn a_client_that_takes_its_answer_slowly_but_steadily_is_not_cut() {
+    const SIZE: usize = 16 << 20;
+    let origin = Origin::start(|wire, _| wire.reply("200 OK", "", &crate::harness::origin::pattern(5, SIZE)));
+    let (_evener, port) = run_http(&[&origin], "stall_timeout = \"1s\"");
+    let client = Wire::to(port);
+    client.stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let (mut seen, mut buffer) = (0, vec![0; 16_384]);
+    let begun = Instant::now();
+    while let Ok(read @ 1..) = (&*client.stream).read(&mut buffer) {
+        seen += read;
+        // About 1 MiB a second at first, then as fast as it goes. The client's kernel tells that there is room only when a good
+        // part of its buffer is free again: slower than this that may take longer than the time to stall.
+        if begun.elapsed() < Duration::from_secs(8) {
+            std::thread::sleep(Duration::from_millis(15));
+        }
+    }
+    assert!(seen > SIZE, "{seen} bytes of {SIZE} came");
+}
+
+/// The memory of a process, in bytes (proc(5), VmRSS).
+fn resident(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+}
+
+#[test]
+fn a_slow_client_costs_no_memory_however_much_it_gets() {
+    const SIZE: usize = 256 << 20;
+    let origin = Server::start(free_port(), |mut stream| {
+        let mut head = [0; 4096];
+        let _ = stream.read(&mut head);
+        let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n").as_bytes());
+        let piece = vec![b'x'; 1 << 20];
+        while stream.write_all(&piece).is_ok() {}
+    });
+    let listen = free_port();
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{}\" }}",
+        origin.port
+    ));
+    let client = Wire::to(listen);
+    // The kernel then tells of room in small steps, and what waits here is never all taken at once.
+    socket2::SockRef::from(&client.stream).set_recv_buffer_size(16 * 1024).unwrap();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let (mut seen, mut buffer) = (0, vec![0; 8192]);
+    let before = resident(evener.pid());
+    while let Ok(read @ 1..) = (&*client.stream).read(&mut buffer) {
+        seen += read;
+    }
+    assert!(seen > SIZE, "{seen} bytes of {SIZE} came");
+    let grown = resident(evener.pid()).saturating_sub(before);
+    assert!(grown < 24 << 20, "it grew by {grown} bytes");
+}
+
+#[test]
+fn heads_have_the_limits_that_are_configured() {
+    let origin = Origin::named("a");
+    let (evener, port) = run_http(&[&origin], "head_bytes_max = 4096, head_fields_max = 20");
+    let status = |more: &str| Wire::to(port).ask("GET", "/", more).unwrap().status();
+    assert_eq!(status(&format!("X: {}\r\n", "x".repeat(4000))), 200);
+    assert_eq!(status(&format!("X: {}\r\n", "x".repeat(4096))), 431);
+    assert_eq!([status(&"X: y\r\n".repeat(19)), status(&"X: y\r\n".repeat(20))], [200, 431]);
+    assert_eq!(evener.service_counter("s", "requests_bad"), 2);
+}
+
+#[test]
+fn clients_that_come_and_go_in_haste_leave_nothing_behind() {
+    for balance in ["request", "connection"] {
+        let origin =
+            Origin::start(|wire, _| wire.reply("200 OK", "", &crate::harness::origin::pattern(3, 40_000)));
+        let (evener, port) = run_http(&[&origin], &format!("balance_per = \"{balance}\""));
+        let until = Instant::now() + Duration::from_secs(2);
+        std::thread::scope(|scope| {
+            for lane in 0..4 {
+                scope.spawn(move || {
+                    (lane..).take_while(|_| Instant::now() < until).for_each(|turn| hurry(port, turn));
+                });
+            }
+        });
+        wait_until("every connection to end", || {
+            let status = evener.status();
+            let server = &status["pools"][0]["servers"][0];
+            (status["services"][0]["connections_active"] == 0 && server["active"] == 0).then_some(())
+        });
+        origin.hang_up_all();
+        let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", evener.pid())).unwrap().count();
+        wait_until("every descriptor to be closed", || (descriptors() < 40).then_some(()));
+        assert_eq!(get(port, "/").status(), 200, "{balance}");
+    }
+}
+
+/// A client that leaves at some point of its request or answer.
+fn hurry(port: u16, turn: usize) {
+    let whole = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
+    let mut client = Wire::to(port);
+    let linger = (turn.is_multiple_of(2)).then_some(Duration::ZERO);
+    socket2::SockRef::from(&*client.stream).set_linger(linger).unwrap();
+    let sent = [0, 10, whole.len() - 3, whole.len(), whole.len(), whole.len()][turn % 6];
+    let _ = client.send(&whole[..sent]);
+    if turn % 6 == 4 {
+        let _ = client.head();
+    } else if turn % 6 == 5 {
+        let _ = client.answer("POST");
+    }
+}

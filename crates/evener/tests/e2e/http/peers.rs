@@ -1,0 +1,275 @@
+//! HTTP with real peers and under load: WebSocket between a client and a server of PyPI's `websockets`, many mixed
+//! requests with every body looked at, and slowhttptest.
+
+use crate::harness::origin::{Message, Origin, Wire, chunked, pattern, run_http};
+use crate::harness::{Directory, Evener, Server, free_port, have, local, python, wait_until};
+use std::io;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+const WEBSOCKET_SERVER: &str = r#"
+import asyncio, sys
+from websockets.asyncio.server import serve
+from websockets.exceptions import ConnectionClosedError
+
+async def echo(socket):
+    try:
+        async for message in socket:
+            if message == "close":
+                await socket.close(4001, "as asked")
+            else:
+                await socket.send(message)
+    except ConnectionClosedError:
+        pass
+    print(socket.close_code, socket.close_reason, flush=True)
+
+async def main():
+    async with serve(echo, "127.0.0.1", int(sys.argv[1]), max_size=None):
+        print("ready", flush=True)
+        await asyncio.get_running_loop().create_future()
+
+asyncio.run(main())
+"#;
+
+const WEBSOCKET_CLIENT: &str = r#"
+import asyncio, os, sys
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedError
+
+async def one(number):
+    compression = "deflate" if number % 2 else None
+    async with connect(sys.argv[1], max_size=None, compression=compression) as socket:
+        for turn in range(20):
+            text = f"{number} {turn} \u00e9\u20ac"
+            await socket.send(text)
+            assert await socket.recv() == text
+        blob = os.urandom(1 << 20)
+        await socket.send(blob)
+        assert await socket.recv() == blob
+        assert await (await socket.ping(b"are you there")) < 10
+        # Several under way at once.
+        for turn in range(50):
+            await socket.send(bytes([turn]) * 3000)
+        for turn in range(50):
+            assert await socket.recv() == bytes([turn]) * 3000
+        if number % 2:
+            await socket.close(4002, "enough")
+            assert socket.close_code == 4002
+        else:
+            await socket.send("close")
+            try:
+                await socket.recv()
+                assert False, "it goes on"
+            except ConnectionClosedError as end:
+                assert (end.rcvd.code, end.rcvd.reason) == (4001, "as asked"), end
+    return 1
+
+async def main():
+    async with asyncio.timeout(60):
+        print(sum(await asyncio.gather(*(one(number) for number in range(20)))))
+
+asyncio.run(main())
+"#;
+
+/// A program that ends with its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn websocket_server(python: &PathBuf, directory: &Directory, port: u16) -> Running {
+    let script = directory.write("server.py", WEBSOCKET_SERVER);
+    let said = std::fs::File::create(directory.file("said")).unwrap();
+    let errors = said.try_clone().unwrap();
+    let mut command = Command::new(python);
+    let child = command.arg(script).arg(port.to_string()).stdout(said).stderr(errors).spawn().unwrap();
+    wait_until("the server", || std::net::TcpStream::connect(local(port)).ok());
+    Running(child)
+}
+
+#[test]
+fn websockets_go_through_with_texts_large_messages_pings_and_close_codes() {
+    let Some(python) = python() else { return };
+    let (directory, listen, port) = (Directory::new(), free_port(), free_port());
+    let _server = websocket_server(&python, &directory, port);
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{port}\" }}"
+    ));
+    let script = directory.write("client.py", WEBSOCKET_CLIENT);
+    let mut client = Command::new(&python);
+    let output: Output = client.arg(script).arg(format!("ws://127.0.0.1:{listen}/chat")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "20");
+    let said = || std::fs::read_to_string(directory.file("said")).unwrap();
+    wait_until("every end to reach the server", || {
+        let count = |text: &str| said().matches(text).count();
+        (count("4001 as asked") == 10 && count("4002 enough") == 10).then_some(())
+    });
+    assert_eq!(evener.service_counter("s", "upgrades"), 20);
+    wait_until("every connection to end", || {
+        (evener.status()["services"][0]["connections_active"] == 0).then_some(())
+    });
+}
+
+static DATA: LazyLock<Vec<u8>> = LazyLock::new(|| pattern(1, 300_000));
+
+/// The body that belongs to a number: mostly small, now and then up to 100 KiB.
+fn body_of(number: usize) -> &'static [u8] {
+    let size = match number % 16 {
+        0 => 0,
+        1..=11 => number % 701,
+        12..=14 => number * 37 % 8192,
+        _ => number * 7919 % (100 << 10),
+    };
+    let start = number * 13 % 190_000;
+    &DATA[start..start + size]
+}
+
+const METHODS: [&str; 6] = ["GET", "POST", "HEAD", "PUT", "DELETE", "PATCH"];
+
+fn sends_body(method: &str) -> bool {
+    ["POST", "PUT", "PATCH"].contains(&method)
+}
+
+/// Sends a message with its body in one of the two framings.
+fn send_framed(wire: &Wire, start: &str, body: &[u8], number: usize) -> io::Result<()> {
+    if number.is_multiple_of(3) {
+        let head = format!("{start}Transfer-Encoding: chunked\r\n\r\n");
+        let size = [1000, 16_384, 70_000][number / 3 % 3];
+        wire.send([head.into_bytes(), chunked(body, size)].concat())
+    } else {
+        let head = format!("{start}Content-Length: {}\r\n\r\n", body.len());
+        wire.send([head.as_bytes(), body].concat())
+    }
+}
+
+/// Sends back the body that it got, or the one that belongs to the number.
+fn echo(wire: &mut Wire, request: &Message) -> io::Result<()> {
+    let number: usize = request.target()[1..].parse().unwrap();
+    let ours = body_of(number);
+    match request.method() {
+        "DELETE" => wire.send("HTTP/1.1 204 No Content\r\n\r\n"),
+        "HEAD" => wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", ours.len())),
+        "GET" => send_framed(wire, "HTTP/1.1 200 OK\r\n", ours, number / 6),
+        _ => send_framed(wire, "HTTP/1.1 200 OK\r\n", &request.body, number / 6),
+    }
+}
+
+fn ask_and_check(wire: &mut Wire, number: usize) {
+    let method = METHODS[number % 6];
+    let start = format!("{method} /{number} HTTP/1.1\r\nHost: a\r\nX-Number: {number}\r\n");
+    let expected = body_of(number);
+    if sends_body(method) {
+        send_framed(wire, &start, expected, number / 18).unwrap();
+    } else {
+        wire.send(format!("{start}\r\n")).unwrap();
+    }
+    let answer = wire.answer(method).unwrap_or_else(|error| panic!("{method} /{number}: {error}"));
+    let status = if method == "DELETE" { 204 } else { 200 };
+    assert_eq!((answer.status(), answer.closes()), (status, false), "{method} /{number}");
+    match method {
+        "DELETE" => {}
+        "HEAD" => assert_eq!(answer.field("Content-Length"), expected.len().to_string()),
+        _ => assert!(
+            answer.body == expected,
+            "{method} /{number}: another body of {} bytes",
+            answer.body.len()
+        ),
+    }
+}
+
+#[test]
+fn a_hundred_thousand_mixed_requests_get_their_own_answers() {
+    const CLIENTS: usize = 8;
+    const REQUESTS: usize = 100_000;
+    let servers = [(); 2].map(|()| {
+        Server::start(free_port(), |stream| {
+            let mut wire = Wire::new(stream);
+            while let Ok(Some(request)) = wire.request() {
+                if echo(&mut wire, &request).is_err() {
+                    return;
+                }
+            }
+        })
+    });
+    let listen = free_port();
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{}\", \"127.0.0.1:{}\" }}",
+        servers[0].port, servers[1].port
+    ));
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            scope.spawn(move || {
+                let mut wire = Wire::to(listen);
+                (client..REQUESTS).step_by(CLIENTS).for_each(|number| ask_and_check(&mut wire, number));
+            });
+        }
+    });
+    println!("{REQUESTS} requests took {:?}", begun.elapsed());
+    assert_eq!(evener.service_counter("s", "requests"), REQUESTS as u64);
+    assert_eq!(evener.service_counter("s", "requests_failed"), 0);
+    assert_eq!(evener.service_counter("s", "connections"), CLIENTS as u64);
+}
+
+/// Attacks for ten seconds while another client asks, whose every request is answered within a second.
+fn under_slow_clients(attack: &[&str], more: &str) -> Option<Evener> {
+    if !have("slowhttptest") {
+        return None;
+    }
+    let origin = Origin::start(|wire, request| match request.target() {
+        "/large" => wire.reply("200 OK", "", &DATA),
+        _ => wire.reply("200 OK", "", b"quick"),
+    });
+    let (evener, port) = run_http(&[&origin], more);
+    let directory = Directory::new();
+    let mut command = Command::new("slowhttptest");
+    command.current_dir(directory.file("")).args(["-c", "500", "-r", "200", "-l", "10"]).args(attack);
+    command.args(["-u", &format!("http://127.0.0.1:{port}/large")]);
+    let mut slow = Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let mut kept = Wire::to(port);
+    let (mut most, mut asked) = (0, 0);
+    while slow.0.try_wait().unwrap().is_none() {
+        let begun = Instant::now();
+        let answers = [crate::harness::origin::get(port, "/"), kept.ask("GET", "/", "").unwrap()];
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?} for two requests", begun.elapsed());
+        assert!(answers.iter().all(|answer| answer.status() == 200 && answer.text() == "quick"));
+        asked += 1;
+        if asked % 10 == 0 {
+            most = most.max(evener.status()["services"][0]["connections_active"].as_u64().unwrap());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(most > 100, "at most {most} connections at once are no attack");
+    assert!(asked > 50, "{asked} requests");
+    drop(kept);
+    wait_until("the slow ones to be gone", || {
+        (evener.status()["services"][0]["connections_active"] == 0).then_some(())
+    });
+    Some(evener)
+}
+
+#[test]
+fn slow_heads_hold_up_nobody_else() {
+    let more = "head_timeout = \"3s\"";
+    let Some(evener) = under_slow_clients(&["-H", "-i", "1", "-x", "24"], more) else { return };
+    assert!(evener.service_counter("s", "greeting_timeouts") > 100);
+}
+
+#[test]
+fn slow_bodies_hold_up_nobody_else() {
+    let attack = ["-B", "-i", "1", "-s", "8192", "-t", "POST", "-x", "10"];
+    under_slow_clients(&attack, "stall_timeout = \"3s\"");
+}
+
+#[test]
+fn slow_readers_hold_up_nobody_else() {
+    let attack = ["-X", "-w", "512", "-y", "1024", "-n", "1", "-z", "32", "-k", "1"];
+    under_slow_clients(&attack, "stall_timeout = \"3s\"");
+}

@@ -1,0 +1,273 @@
+//! `request_log`: a line for each request, in files that can be rotated and in datagrams.
+
+use crate::harness::certificates::{ANY, Authority, line_of, shake};
+use crate::harness::origin::{Origin, Wire};
+use crate::harness::{DEADLINE, Directory, Evener, Server, connect, free_port, line, wait_until};
+use crate::http::http2::client::{Front, within};
+use crate::tcp::proxy_protocol::connect_from;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+fn tcp(listen: u16, server: u16, log: &Path, more: &str) -> String {
+    let log = log.display();
+    format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{server}\", request_log = \"{log}\", {more} }}\n"
+    )
+}
+
+/// The lines of a log without their times, once there are so many.
+fn lines(log: &Path, count: usize) -> Vec<String> {
+    let read = || fs::read_to_string(log).unwrap_or_default();
+    let text = wait_until("the lines", || {
+        let text = read();
+        let whole = text.is_empty() || text.ends_with('\n');
+        (whole && text.lines().count() >= count).then_some(text)
+    });
+    assert_eq!(text.lines().count(), count, "{text}");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let timeless = |line: &str| {
+        let mut parts = line.splitn(3, ' ');
+        let (client, epoch, rest) = (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
+        assert!((now - 60..=now).contains(&epoch.parse().unwrap()), "{line}");
+        format!("{client} {rest}")
+    };
+    text.lines().map(timeless).collect()
+}
+
+/// Writes, and reads it back: what follows is another piece.
+fn echo(stream: &mut (impl Read + Write), bytes: &[u8]) {
+    stream.write_all(bytes).unwrap();
+    stream.flush().unwrap();
+    let mut back = vec![0; bytes.len()];
+    stream.read_exact(&mut back).unwrap();
+    assert!(back == bytes);
+}
+
+#[test]
+fn each_piece_of_a_plain_connection_is_a_line() {
+    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let log = directory.file("requests.log");
+    let evener = Evener::run(&tcp(listen, a.port, &log, ""));
+    let mut client = connect_from("127.0.0.2", listen);
+    line(&mut client);
+    let long = "x".repeat(300);
+    for piece in ["GET / HTTP/1.1\r\nHost: a\r\n\r\n", "gr\u{fc}n\n", "\nempty", &long] {
+        echo(&mut client, piece.as_bytes());
+    }
+    let expected =
+        ["GET / HTTP/1.1", "gr..n", "", &long[..100]].map(|said| format!("127.0.0.2 127.0.0.1 {said}"));
+    assert_eq!(lines(&log, 4), expected);
+    assert_eq!(evener.service_counter("s", "log_dropped"), 0);
+}
+
+#[test]
+fn bulk_is_written_down_piece_by_piece_and_comes_through_whole() {
+    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let log = directory.file("requests.log");
+    let evener = Evener::run(&tcp(listen, a.port, &log, ""));
+    let mut client = connect(listen);
+    line(&mut client);
+    let bytes: Vec<u8> = "0123456789ABCDE\n".bytes().cycle().take(8 << 20).collect();
+    let (mut writer, sent) = (client.try_clone().unwrap(), bytes.clone());
+    let sender = std::thread::spawn(move || writer.write_all(&sent).unwrap());
+    let mut back = vec![0; bytes.len()];
+    client.read_exact(&mut back).unwrap();
+    sender.join().unwrap();
+    assert!(back == bytes);
+    // A receive takes 64 KiB at most: had it gone over to splice, there would be a few lines only.
+    let pieces = bytes.len() / 65_536;
+    wait_until("a line for each piece", || {
+        let dropped = evener.service_counter("s", "log_dropped") as usize;
+        (fs::read_to_string(&log).unwrap().lines().count() + dropped >= pieces).then_some(())
+    });
+}
+
+#[test]
+fn what_is_said_before_a_server_is_chosen_and_what_was_sealed_is_written_down() {
+    let (a, plain, secret, directory) = (Server::named("a"), free_port(), free_port(), Directory::new());
+    let (authority, log, sealed) =
+        (Authority::new("test ca"), directory.file("p.log"), directory.file("t.log"));
+    let keys = authority.issue(&["a.example"]).keys(&directory, "a");
+    let _evener = Evener::run(&format!(
+        "{}{}",
+        tcp(plain, a.port, &log, "proxy_from = \"127.0.0.0/8\""),
+        tcp(secret, a.port, &sealed, &format!("tls = {{ {keys} }}")).replace("\"s\"", "\"t\""),
+    ));
+    let mut client = connect(plain);
+    client.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\nfirst").unwrap();
+    line(&mut client);
+    client.read_exact(&mut [0; 5]).unwrap();
+    echo(&mut client, b"second\r\n");
+    assert_eq!(lines(&log, 2), ["192.0.2.7 127.0.0.1 first", "192.0.2.7 127.0.0.1 second"]);
+    let mut client = shake(secret, "a.example", &Arc::new(authority.client(ANY))).unwrap();
+    line_of(&mut client);
+    echo(&mut client, b"secret\r\nmore");
+    assert_eq!(lines(&sealed, 1), ["127.0.0.1 127.0.0.1 secret"]);
+}
+
+#[test]
+fn each_request_that_is_sent_to_a_server_is_a_line() {
+    let (origin, listen, directory) = (Origin::named("a"), free_port(), Directory::new());
+    let log = directory.file("requests.log");
+    let more = "protocol = \"http\", health = \"/health\", forwarded = { trust = \"127.0.0.0/8\" }";
+    let evener = Evener::run(&tcp(listen, origin.port, &log, more));
+    let mut wire = Wire::to(listen);
+    wire.ask("GET", "/a?b=c", "").unwrap();
+    wire.ask("POST", "/p", "Content-Length: 2\r\n\r\n").unwrap();
+    let mut wire = Wire::new(connect_from("127.0.0.3", listen));
+    wire.ask("GET", "/health", "").unwrap();
+    wire.ask("GET", "/t", "X-Forwarded-For: 192.0.2.9\r\n").unwrap();
+    wire.send("GET /old HTTP/1.0\r\nHost: a\r\n\r\n").unwrap();
+    wire.answer("GET").unwrap();
+    let expected = [
+        "127.0.0.1 127.0.0.1 GET /a?b=c HTTP/1.1",
+        "127.0.0.1 127.0.0.1 POST /p HTTP/1.1",
+        "192.0.2.9 127.0.0.1 GET /t HTTP/1.1",
+        "127.0.0.3 127.0.0.1 GET /old HTTP/1.0",
+    ];
+    assert_eq!(lines(&log, 4), expected);
+    assert_eq!(evener.service_counter("s", "requests"), 5);
+    let far = "/".to_owned() + &"x".repeat(5000);
+    Wire::to(listen).ask("GET", &far, "").unwrap();
+    assert_eq!(lines(&log, 5)[4].len(), "127.0.0.1 127.0.0.1 ".len() + 2048);
+}
+
+#[test]
+fn requests_of_http2_are_written_down_as_such() {
+    let (origin, directory) = (Origin::named("a"), Directory::new());
+    let log = directory.file("requests.log");
+    let front = Front::run(&[&origin], &format!("request_log = \"{}\"", log.display()));
+    within(async {
+        let client = front.client().await;
+        client.get("/one").await;
+        client.put("PUT", "/two", &[], "body".into()).await.unwrap();
+    });
+    let expected = ["127.0.0.1 127.0.0.1 GET /one HTTP/2.0", "127.0.0.1 127.0.0.1 PUT /two HTTP/2.0"];
+    assert_eq!(lines(&log, 2), expected);
+}
+
+#[test]
+fn a_unix_server_is_written_down_by_its_path() {
+    let (listen, directory) = (free_port(), Directory::new());
+    let (log, path) = (directory.file("requests.log"), directory.file("a.sock"));
+    let server = UnixListener::bind(&path).unwrap();
+    let log_text = log.display();
+    let _evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"{}\", request_log = \"{log_text}\" }}",
+        path.display()
+    ));
+    let mut client = connect(listen);
+    client.write_all(b"hello").unwrap();
+    let (mut stream, _) = server.accept().unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.read_exact(&mut [0; 5]).unwrap();
+    assert_eq!(lines(&log, 1), [format!("127.0.0.1 {} hello", path.display())]);
+}
+
+#[test]
+fn a_file_that_was_moved_away_goes_on_anew_after_a_reload() {
+    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (log, moved) = (directory.file("requests.log"), directory.file("requests.log.1"));
+    let config = tcp(listen, a.port, &log, "");
+    let evener = Evener::run(&config);
+    let mut client = connect(listen);
+    line(&mut client);
+    let mut say = |text: &str| echo(&mut client, text.as_bytes());
+    say("one");
+    lines(&log, 1);
+    fs::rename(&log, &moved).unwrap();
+    say("two");
+    assert_eq!(lines(&moved, 2)[1], "127.0.0.1 127.0.0.1 two", "it was not told yet");
+    // Nothing else changed; and connections that are there go on in the new file.
+    evener.reload(&config);
+    say("three");
+    assert_eq!(lines(&log, 1), ["127.0.0.1 127.0.0.1 three"]);
+    assert_eq!(lines(&moved, 2).len(), 2);
+    // A configuration that is wrong does not keep it from being rotated.
+    fs::rename(&log, &moved).unwrap();
+    evener.directory.write("evener.lua", "nonsense");
+    evener.signal("HUP");
+    evener.expect_log("reload_failed");
+    say("four");
+    assert_eq!(lines(&log, 1), ["127.0.0.1 127.0.0.1 four"]);
+}
+
+#[test]
+fn a_log_comes_goes_and_must_be_writable() {
+    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (log, other) = (directory.file("requests.log"), directory.file("other.log"));
+    let without = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
+    let evener = Evener::run(&without);
+    let say = |text: &str| {
+        let mut client = connect(listen);
+        line(&mut client);
+        echo(&mut client, text.as_bytes());
+    };
+    say("none");
+    evener.reload(&tcp(listen, a.port, &log, ""));
+    say("one");
+    evener.reload(&tcp(listen, a.port, &other, ""));
+    say("two");
+    assert_eq!(lines(&log, 1), ["127.0.0.1 127.0.0.1 one"]);
+    assert_eq!(lines(&other, 1), ["127.0.0.1 127.0.0.1 two"]);
+    let nowhere = directory.file("no/such/directory.log");
+    evener.directory.write("evener.lua", &tcp(listen, a.port, &nowhere, "connections_max = 1"));
+    evener.signal("HUP");
+    evener.expect_log("reload_failed");
+    evener.expect_log("request_log: ");
+    say("three");
+    assert_eq!(lines(&other, 2)[1], "127.0.0.1 127.0.0.1 three", "nothing changed");
+    evener.reload(&without);
+    say("four");
+    let service = &evener.status()["services"][0];
+    assert!(service["counters"]["connections"].as_u64() >= Some(5));
+    assert_eq!((lines(&log, 1).len(), lines(&other, 2).len()), (1, 2));
+}
+
+#[test]
+fn a_collector_gets_a_datagram_for_each_line() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+    collector.set_read_timeout(Some(DEADLINE)).unwrap();
+    let port = collector.local_addr().unwrap().port();
+    let _evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", request_log = {{ udp = \"127.0.0.1:{port}\" }} }}",
+        a.port
+    ));
+    let mut client = connect(listen);
+    line(&mut client);
+    let mut told = |said: &[u8]| {
+        echo(&mut client, said);
+        let mut datagram = [0; 2000];
+        let length = collector.recv(&mut datagram).unwrap();
+        String::from_utf8(datagram[..length].to_vec()).unwrap()
+    };
+    assert_eq!(told(b"GET / HTTP/1.0\r\n\r\n"), "+ 127.0.0.1 127.0.0.1 GET / HTTP/1.0\n");
+    let long = told(&[b'y'; 3000]);
+    assert_eq!((long.len(), long.ends_with("y\n")), (1024, true));
+}
+
+#[test]
+fn nobody_waits_for_whoever_reads_the_log() {
+    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let pipe = directory.file("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // Somebody reads, but not now.
+    let reader = fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    let evener = Evener::run_with(&tcp(listen, a.port, &pipe, ""), &["--workers", "1"]);
+    let mut clients: Vec<TcpStream> = (0..4).map(|_| connect(listen)).collect();
+    clients.iter_mut().for_each(|client| drop(line(client)));
+    let piece = [b'x'; 120];
+    wait_until("lines to be dropped", || {
+        for _ in 0..500 {
+            clients.iter_mut().for_each(|client| echo(client, &piece));
+        }
+        (evener.service_counter("s", "log_dropped") > 0).then_some(())
+    });
+    drop(reader);
+}

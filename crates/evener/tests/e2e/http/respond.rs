@@ -1,0 +1,114 @@
+//! `respond`: the service answers every request itself.
+
+use crate::harness::origin::{Origin, Wire};
+use crate::harness::{Evener, free_port};
+use crate::http::http2::client::{Front, within};
+
+const BODY: &str = "<h1>It works</h1>\n";
+
+fn service(listen: u16, respond: &str) -> String {
+    format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", respond = {{ {respond} }} }}"
+    )
+}
+
+#[test]
+fn every_request_gets_the_same_answer_and_the_connection_stays() {
+    let listen = free_port();
+    let respond = format!("type = \"text/html\", body = {BODY:?}");
+    let evener = Evener::run(&service(listen, &respond));
+    let mut client = Wire::to(listen);
+    for method in ["GET", "DELETE", "OPTIONS", "GET"] {
+        let answer = client.ask(method, "/any/where?x", "").unwrap();
+        assert_eq!((answer.status(), answer.field("Content-Type")), (200, "text/html"), "{method}");
+        assert_eq!((answer.text().as_str(), answer.closes()), (BODY, false), "{method}");
+    }
+    let head = client.ask("HEAD", "/", "").unwrap();
+    assert_eq!((head.status(), head.field("Content-Length")), (200, "18"));
+    // Two at once: nothing was behind the head of the one before.
+    client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    assert!(client.answer("HEAD").unwrap().body.is_empty());
+    assert_eq!(client.answer("GET").unwrap().text(), BODY);
+    // A body that nobody reads ends the connection, after the answer.
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").unwrap();
+    let answer = client.answer("POST").unwrap();
+    assert_eq!((answer.text().as_str(), answer.closes()), (BODY, true));
+    assert!(client.is_over());
+    assert_eq!(evener.service_counter("s", "requests_own"), 8);
+    assert_eq!(evener.service_counter("s", "requests"), 8);
+}
+
+#[test]
+fn who_is_refused_gets_what_is_meant_for_such() {
+    let (listen, refused) = (free_port(), Origin::named("refused"));
+    let of = |own: &str| {
+        format!(
+            "local r = pool \"r\" {{ \"127.0.0.1:{}\" }}
+             service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", {own},
+               access = {{ {{ deny = \"127.0.0.1\" }} }}, denied = r }}",
+            refused.port
+        )
+    };
+    let evener = Evener::run(&of("respond = { body = \"hi\" }"));
+    let ask = || Wire::to(listen).ask("GET", "/", "").unwrap();
+    assert_eq!((ask().status(), ask().text().as_str()), (200, "refused"));
+    evener.reload(&of("redirect = \"https\""));
+    assert_eq!((ask().status(), ask().text().as_str()), (200, "refused"));
+}
+
+#[test]
+fn what_wants_a_tunnel_or_may_not_come_in_gets_no_page() {
+    let listen = free_port();
+    let config = service(listen, "body = \"hi\"");
+    let evener = Evener::run(&config);
+    let mut client = Wire::to(listen);
+    client.send("CONNECT a.example:80 HTTP/1.1\r\nHost: a.example:80\r\n\r\n").unwrap();
+    assert_eq!(client.answer("CONNECT").unwrap().status(), 400);
+    evener.reload(&config.replace("respond", "deny = \"127.0.0.1\", denied = \"reject\", respond"));
+    assert_eq!(Wire::to(listen).ask("GET", "/", "").unwrap().status(), 403);
+    evener.reload(
+        &config
+            .replace("\"hi\"", "\"another\", status = 503")
+            .replace("respond", "health = \"/up\", respond"),
+    );
+    let mut client = Wire::to(listen);
+    let answer = client.ask("GET", "/", "").unwrap();
+    assert_eq!((answer.status(), answer.text().as_str()), (503, "another"));
+    // Where no servers are meant, all is well.
+    assert_eq!(client.ask("GET", "/up", "").unwrap().status(), 200);
+}
+
+#[test]
+fn statuses_that_have_no_body_are_sent_without() {
+    for status in [204, 205, 304] {
+        let listen = free_port();
+        let _evener = Evener::run(&service(listen, &format!("status = {status}, body = \"never seen\"")));
+        let mut client = Wire::to(listen);
+        for _ in 0..2 {
+            let answer = client.ask("GET", "/", "").unwrap();
+            assert_eq!((answer.status(), answer.text().as_str()), (status, ""));
+            assert_eq!(answer.fields("Content-Length"), if status == 205 { vec!["0"] } else { vec![] });
+        }
+    }
+}
+
+#[test]
+fn http_2_gets_it_too() {
+    for (status, body) in [(200, BODY), (204, "")] {
+        let respond = format!("respond = {{ status = {status}, type = \"text/html\", body = {body:?} }}");
+        let front = Front::run_ports(&[], "", &respond);
+        within(async {
+            let client = front.client().await;
+            for method in ["GET", "HEAD", "PUT"] {
+                let answer = client.ask(method, "/a?b=c", &[]).await.unwrap();
+                let expected = if method == "HEAD" { "" } else { body };
+                assert_eq!((answer.status, answer.text().as_str()), (status, expected), "{method}");
+                let (kind, length) = if status == 204 { ("", "") } else { ("text/html", "18") };
+                assert_eq!((answer.field("content-type"), answer.field("content-length")), (kind, length));
+            }
+            let answer = client.put("POST", "/", &[], vec![0; 300_000].into()).await.unwrap();
+            assert_eq!((answer.status, answer.text().as_str()), (status, body));
+            assert_eq!(client.get("/").await.status, status);
+        });
+    }
+}

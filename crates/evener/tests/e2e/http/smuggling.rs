@@ -1,0 +1,310 @@
+//! Request smuggling: what two programs could understand differently is refused, or goes on in one form only, however
+//! the bytes are cut on their way. Each message of the corpus is sent whole, in two pieces cut at every place, and byte
+//! by byte, over server connections that all of them share: a request left over by one would spoil another.
+
+mod answers;
+mod requests;
+
+use crate::harness::Evener;
+use crate::harness::origin::{Message, Origin, Wire, run_http};
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// So many attempts run at once: they mostly wait.
+const LANES: usize = 32;
+/// Long enough that the first piece is read before the second comes, most of the time.
+const PAUSE: Duration = Duration::from_millis(3);
+/// Heads are short here, so that the limits can be reached at every cut.
+const LIMITS: &str = "forwarded = \"off\", head_bytes_max = 1024, head_fields_max = 8";
+/// What must not be served when what is before it was refused.
+const TAIL: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// What has to become of the bytes of one connection.
+#[derive(Clone, Debug)]
+struct Expected {
+    /// What the server sees, in this order; each is answered.
+    seen: Vec<Vec<u8>>,
+    then: Then,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// The connection is ready for another request.
+    Stays,
+    /// It is closed.
+    Closes,
+    /// One more answer, ours, with this status; then it is closed.
+    Refused(u16),
+    /// The same, once the client ended its side.
+    HalfRefused(u16),
+}
+
+/// One message, or some of them.
+#[derive(Clone, Debug)]
+struct Case {
+    name: &'static str,
+    bytes: Vec<u8>,
+    expected: Expected,
+}
+
+/// Where a message is cut.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    Nowhere,
+    At(usize),
+    Everywhere,
+}
+
+impl Cut {
+    fn all(length: usize) -> Vec<Self> {
+        let bytewise = (length < 300).then_some(Self::Everywhere);
+        bytewise.into_iter().chain([Self::Nowhere]).chain((1..length).map(Self::At)).collect()
+    }
+
+    fn pieces(self, bytes: &[u8]) -> Vec<&[u8]> {
+        match self {
+            Self::Nowhere => vec![bytes],
+            Self::At(at) => vec![&bytes[..at], &bytes[at..]],
+            Self::Everywhere => bytes.chunks(1).collect(),
+        }
+    }
+}
+
+/// Writes the pieces, with a pause between them. The other side may have had enough before the last one.
+fn write_pieces(mut stream: &TcpStream, pieces: &[&[u8]]) {
+    let pause = if pieces.len() > 2 { PAUSE / 6 } else { PAUSE };
+    for (number, piece) in pieces.iter().enumerate() {
+        if number > 0 {
+            std::thread::sleep(pause);
+        }
+        if stream.write_all(piece).is_err() {
+            return;
+        }
+    }
+}
+
+/// Says what is wrong with what came back.
+fn attempt(port: u16, pieces: &[&[u8]], expected: &Expected) -> Result<(), String> {
+    let mut wire = Wire::to(port);
+    wire.stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    write_pieces(&wire.stream, pieces);
+    for (number, seen) in expected.seen.iter().enumerate() {
+        let answer = wire.answer("GET").map_err(|error| format!("answer {number}: {error}"))?;
+        if answer.status() != 200 || answer.body != *seen {
+            return Err(format!("answer {number} is {:?} {:?}", answer.line(), answer.text()));
+        }
+        let last = number + 1 == expected.seen.len();
+        if answer.closes() != (last && expected.then == Then::Closes) {
+            return Err(format!("answer {number} says of the connection {:?}", answer.field("Connection")));
+        }
+    }
+    if matches!(expected.then, Then::Stays | Then::HalfRefused(_)) {
+        let _ = wire.stream.shutdown(Shutdown::Write);
+    }
+    match expected.then {
+        Then::Stays | Then::Closes => {}
+        Then::Refused(status) | Then::HalfRefused(status) => {
+            let answer = wire.answer("GET").map_err(|error| format!("the refusal: {error}"))?;
+            if answer.status() != status || !answer.closes() {
+                return Err(format!("refused with {:?}", answer.head));
+            }
+        }
+    }
+    if wire.is_over() {
+        Ok(())
+    } else {
+        Err(format!("more came: {:?}", String::from_utf8_lossy(wire.left())))
+    }
+}
+
+/// Answers each request with what it saw of it.
+fn mirror() -> Origin {
+    Origin::start(|wire, request| {
+        let head = request.head.chars().map(|character| character as u8);
+        let seen: Vec<u8> = head.chain(request.body.iter().copied()).collect();
+        wire.reply("200 OK", "", &seen)
+    })
+}
+
+/// Tries a case with every cut; what went wrong.
+fn try_case(port: u16, origin: &Origin, case: &Case) -> Vec<String> {
+    let (cuts, next, wrong) = (Cut::all(case.bytes.len()), AtomicUsize::new(0), Mutex::new(Vec::new()));
+    origin.forget();
+    std::thread::scope(|scope| {
+        for _ in 0..LANES {
+            scope.spawn(|| {
+                while let Some(cut) = cuts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(what) = attempt(port, &cut.pieces(&case.bytes), &case.expected) {
+                        wrong.lock().unwrap().push(format!("{}, cut {cut:?}: {what}", case.name));
+                    }
+                }
+            });
+        }
+    });
+    let mut wrong = wrong.into_inner().unwrap();
+    let (count, expected) = (origin.requests().len(), cuts.len() * case.expected.seen.len());
+    if count != expected {
+        let lines: std::collections::BTreeSet<String> = origin.lines().into_iter().collect();
+        wrong.push(format!("{}: the server saw {count} requests, not {expected}: {lines:?}", case.name));
+    }
+    wrong.extend(origin.faults().into_iter().map(|fault| format!("{}: the server saw {fault}", case.name)));
+    // A few tell enough.
+    let more = wrong.len().saturating_sub(3);
+    wrong.truncate(3);
+    wrong.extend((more > 0).then(|| format!("{}: and {more} more", case.name)));
+    wrong
+}
+
+/// The same bytes, with one word for another.
+fn replace(bytes: &[u8], word: &[u8], by: &[u8]) -> Vec<u8> {
+    match bytes.windows(word.len()).position(|window| window == word) {
+        Some(at) => [&bytes[..at], by, &bytes[at + word.len()..]].concat(),
+        None => bytes.to_vec(),
+    }
+}
+
+fn try_all(cases: &[Case]) {
+    let origin = mirror();
+    let (evener, listen): (Evener, u16) = run_http(&[&origin], LIMITS);
+    let mut wrong = Vec::new();
+    for case in cases {
+        let mut case = case.clone();
+        let port = listen.to_string();
+        for seen in &mut case.expected.seen {
+            *seen = replace(seen, b"LISTEN", port.as_bytes());
+        }
+        wrong.extend(try_case(listen, &origin, &case));
+    }
+    drop(evener);
+    assert!(wrong.is_empty(), "of {} cases:\n{}", cases.len(), wrong.join("\n"));
+}
+
+/// A case in which a few bytes are others, gone, doubled or from elsewhere.
+fn mutate(cases: &[Case], seed: u64) -> Vec<u8> {
+    const SPICE: &[&[u8]] = &[
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b" ",
+        b"\t",
+        b"\0",
+        b":",
+        b",",
+        b"0",
+        b";",
+        b"chunked",
+        b"\r\n\r\n",
+        b"\xff",
+    ];
+    let mut random = seed;
+    let mut below = |limit: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as usize % limit.max(1)
+    };
+    let mut bytes = cases[below(cases.len())].bytes.clone();
+    for _ in 0..=below(3) {
+        let at = below(bytes.len());
+        let end = (at + below(6)).min(bytes.len());
+        match below(4) {
+            0 => drop(bytes.drain(at..end)),
+            1 => drop(bytes.splice(at..at, SPICE[below(SPICE.len())].iter().copied())),
+            2 => drop(bytes.splice(at..end, SPICE[below(SPICE.len())].iter().copied())),
+            _ => {
+                let piece = bytes[at..end].to_vec();
+                let to = below(bytes.len());
+                drop(bytes.splice(to..to, piece));
+            }
+        }
+    }
+    bytes
+}
+
+/// What is strange in a request that a server saw.
+fn strange(request: &Message) -> Option<String> {
+    let lines: Vec<&str> = request.head.trim_end_matches("\r\n").split("\r\n").collect();
+    let control = |byte: u8| (byte < b' ' && byte != b'\t') || byte == 0x7f;
+    let is_strange = lines.iter().any(|line| line.bytes().any(control))
+        || lines[0].split(' ').count() != 3
+        || !lines[0].ends_with(" HTTP/1.1")
+        || lines[1..]
+            .iter()
+            .any(|line| line.split_once(": ").is_none_or(|(name, _)| name.contains([' ', '\t'])))
+        || request.fields("Host").len() != 1;
+    is_strange.then(|| request.head.clone())
+}
+
+#[test]
+fn whatever_is_made_of_the_corpus_reaches_the_server_in_strict_form_or_not_at_all() {
+    const SEEDS: u64 = 6000;
+    let all = [requests::refused_heads(), requests::refused_lengths(), requests::refused_chunks()].concat();
+    let cases = [all, requests::sound(), requests::sequences()].concat();
+    let origin = mirror();
+    let (evener, port) = run_http(&[&origin], "forwarded = \"off\"");
+    let wrong = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for lane in 0..LANES as u64 {
+            let (cases, wrong) = (&cases, &wrong);
+            scope.spawn(move || {
+                for seed in (lane..SEEDS).step_by(LANES) {
+                    let bytes = mutate(cases, seed);
+                    let mut wire = Wire::to(port);
+                    let _ = wire.send(&bytes);
+                    let _ = wire.stream.shutdown(Shutdown::Write);
+                    // Its answers are all well formed; so many there may be.
+                    if let Err(what) = read_answers(&mut wire) {
+                        let text = String::from_utf8_lossy(&bytes).into_owned();
+                        wrong.lock().unwrap().push(format!("seed {seed}: {what}: {text:?}"));
+                    }
+                }
+            });
+        }
+    });
+    let mut wrong = wrong.into_inner().unwrap();
+    wrong.extend(origin.faults());
+    wrong.extend(origin.requests().iter().filter_map(strange));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(origin.requests().len() > 500 && evener.service_counter("s", "requests_bad") > 500);
+}
+
+fn read_answers(wire: &mut Wire) -> Result<(), String> {
+    while !wire.is_over() {
+        let answer = wire.answer("GET").map_err(|error| error.to_string())?;
+        if ![200, 400, 404, 431, 501, 505].contains(&answer.status()) {
+            return Err(answer.line().to_owned());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_ambiguous_head_is_refused_however_it_is_cut() {
+    try_all(&requests::refused_heads());
+}
+
+#[test]
+fn connect_with_a_body_is_refused_however_it_is_cut() {
+    try_all(&requests::connects());
+}
+
+#[test]
+fn an_ambiguous_length_is_refused_however_it_is_cut() {
+    try_all(&requests::refused_lengths());
+}
+
+#[test]
+fn an_ambiguous_chunk_is_refused_however_it_is_cut() {
+    try_all(&requests::refused_chunks());
+}
+
+#[test]
+fn a_sound_request_reaches_the_server_in_one_form_however_it_is_cut() {
+    try_all(&requests::sound());
+}
+
+#[test]
+fn requests_one_after_the_other_are_told_apart_however_they_are_cut() {
+    try_all(&requests::sequences());
+}

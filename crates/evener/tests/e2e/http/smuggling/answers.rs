@@ -1,0 +1,309 @@
+//! What malicious or broken servers answer: the client gets 502, or its connection is cut, and whoever comes next over
+//! the same connection to the server gets its own answer.
+
+use super::Cut;
+use crate::harness::origin::{Message, Origin, Wire, hang_up, run_http};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gets {
+    /// Our page with the status 502.
+    BadGateway,
+    /// An end in the middle of the answer.
+    Cut,
+    /// An answer with this status and body.
+    Answer(u16, &'static str),
+}
+
+/// What the server does behind its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Afterwards {
+    Stays,
+    HangsUp,
+}
+
+struct Case {
+    name: &'static str,
+    method: &'static str,
+    bytes: String,
+    gets: Gets,
+    afterwards: Afterwards,
+}
+
+fn case(name: &'static str, bytes: &str, gets: Gets) -> Case {
+    Case { name, method: "GET", bytes: bytes.to_owned(), gets, afterwards: Afterwards::Stays }
+}
+
+fn bad(name: &'static str, bytes: &str) -> Case {
+    case(name, bytes, Gets::BadGateway)
+}
+
+/// An answer of `hello` with these fields.
+fn fields(name: &'static str, fields: &str) -> Case {
+    bad(name, &format!("HTTP/1.1 200 OK\r\n{fields}\r\nhello"))
+}
+
+fn cut(name: &'static str, chunks: &str) -> Case {
+    case(name, &format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"), Gets::Cut)
+}
+
+impl Case {
+    fn hangs_up(self) -> Self {
+        Self { afterwards: Afterwards::HangsUp, ..self }
+    }
+
+    fn head(self) -> Self {
+        Self { method: "HEAD", ..self }
+    }
+}
+
+fn bad_heads() -> Vec<Case> {
+    vec![
+        fields(
+            "two lengths and chunks",
+            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n",
+        ),
+        fields("two lengths", "Content-Length: 5\r\nContent-Length: 50\r\n"),
+        fields("two lengths in LF lines", "Content-Length: 5\nContent-Length: 50\n"),
+        fields("a list of lengths", "Content-Length: 5, 50\r\n"),
+        fields("a length with a plus", "Content-Length: +5\r\n"),
+        fields("a length with a minus", "Content-Length: -5\r\n"),
+        fields("an unknown coding", "Transfer-Encoding: xchunked\r\n"),
+        fields("chunked twice", "Transfer-Encoding: chunked, chunked\r\n"),
+        fields("CR in a value", "X: a\rSet-Cookie: evil=1\r\nContent-Length: 5\r\n"),
+        fields("CR before CRLF", "X: a\r\r\nContent-Length: 5\r\n"),
+        fields("NUL in a value", "X: a\0b\r\nContent-Length: 5\r\n"),
+        fields("a folded field", "X: a\r\n b\r\nContent-Length: 5\r\n"),
+        fields("a space before the colon", "Content-Length : 5\r\n"),
+        fields("no colon", "hello\r\nContent-Length: 5\r\n"),
+        fields("a long head", &format!("X: {}\r\nContent-Length: 5\r\n", "x".repeat(1024))),
+        bad("HTTP/2.0", "HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n"),
+        bad("another protocol", "ICY 200 OK\r\nContent-Length: 0\r\n\r\n"),
+        bad("a status of two digits", "HTTP/1.1 20 OK\r\nContent-Length: 0\r\n\r\n"),
+        bad("a status of four digits", "HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n"),
+        bad("a status below 100", "HTTP/1.1 099 OK\r\nContent-Length: 0\r\n\r\n"),
+        bad("CR in the reason", "HTTP/1.1 200 O\rK\r\nContent-Length: 0\r\n\r\n"),
+        bad("a body without a head", "<html>hello</html>\r\n\r\n"),
+        bad(
+            "101 that nobody asked for",
+            "HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nevil",
+        ),
+        bad("101 to h2c", "HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"),
+        bad(
+            "a malformed interim answer",
+            "HTTP/1.1 103 Early\r\nX : y\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        ),
+        bad("half a head", "HTTP/1.1 200 OK\r\nContent-Le").hangs_up(),
+    ]
+}
+
+/// What RFC 9112 lets a recipient repair, with an answer behind it that nobody asked for.
+fn repaired() -> Vec<Case> {
+    let hello = Gets::Answer(200, "hello");
+    let with = |name, head: &str, body: &str| case(name, &format!("{head}{body}{EVIL}"), hello);
+    const LENGTHS: &str = "Content-Length: 5\r\nContent-Length: 5\r\n";
+    const BOTH: &str = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n";
+    const CHUNKS: &str = "5\r\nhello\r\n0\r\n\r\n";
+    vec![
+        with("LF lines", "HTTP/1.1 200 OK\nX: y\nContent-Length: 5\n\n", "hello"),
+        with("LF lines and chunks", "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n", CHUNKS),
+        with("LF in one line", "HTTP/1.1 200 OK\r\nX: a\nY: b\r\nContent-Length: 5\r\n\r\n", "hello"),
+        with("LF as the end", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\n", "hello"),
+        with("the same length twice", &format!("HTTP/1.1 200 OK\r\n{LENGTHS}\r\n"), "hello"),
+        with("a list of one length", "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n", "hello"),
+        with("a length and chunks", &format!("HTTP/1.1 200 OK\r\n{BOTH}\r\n"), CHUNKS),
+        with(
+            "a shorter length and chunks",
+            "HTTP/1.1 200 OK\nContent-Length: 1\nTransfer-Encoding: chunked\n\n",
+            CHUNKS,
+        ),
+        with("chunks in HTTP/1.0", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", CHUNKS),
+        with(
+            "chunks in HTTP/1.0 that would stay",
+            "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n",
+            CHUNKS,
+        ),
+        case("a length and no chunks", &format!("HTTP/1.1 200 OK\r\n{BOTH}\r\nhello{EVIL}"), Gets::Cut),
+        case(
+            "a length and chunks for HEAD",
+            &format!("HTTP/1.1 200 OK\r\n{BOTH}\r\n{EVIL}"),
+            Gets::Answer(200, ""),
+        )
+        .head(),
+        case(
+            "a length and chunks of 304",
+            &format!("HTTP/1.1 304 A\r\n{BOTH}\r\n{EVIL}"),
+            Gets::Answer(304, ""),
+        ),
+    ]
+}
+
+fn bad_bodies() -> Vec<Case> {
+    vec![
+        cut("a size that is none", "zz\r\nhello\r\n0\r\n\r\n"),
+        cut("a size with 0x", "0x5\r\nhello\r\n0\r\n\r\n"),
+        cut("a size that overflows", "10000000000000005\r\nhello\r\n0\r\n\r\n"),
+        cut("LF after a size", "5\nhello\r\n0\r\n\r\n"),
+        cut("LF in an extension", "5;a\nb\r\nhello\r\n0\r\n\r\n"),
+        cut("no CRLF behind the data", "5\r\nhello0\r\n\r\n"),
+        cut("LF as the end", "5\r\nhello\r\n0\r\n\n"),
+        cut("a trailer that ends in LF", "5\r\nhello\r\n0\r\nX: y\n\r\n"),
+        cut("half a chunk", "50\r\nhello").hangs_up(),
+        cut("no last chunk", "5\r\nhello\r\n").hangs_up(),
+        cut("half an end", "5\r\nhello\r\n0\r\n").hangs_up(),
+        case("half a body", "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhello", Gets::Cut).hangs_up(),
+    ]
+}
+
+const EVIL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+
+fn more_than_asked() -> Vec<Case> {
+    let hello = Gets::Answer(200, "hello");
+    let with_evil = |name, bytes: &str, gets| case(name, &format!("{bytes}{EVIL}"), gets);
+    vec![
+        with_evil("an answer behind the answer", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", hello),
+        with_evil(
+            "an answer behind an empty one",
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+            Gets::Answer(200, ""),
+        ),
+        with_evil(
+            "an answer behind the chunks",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            hello,
+        ),
+        with_evil("a body behind 204", "HTTP/1.1 204 None\r\n\r\n", Gets::Answer(204, "")),
+        with_evil(
+            "a body behind 304",
+            "HTTP/1.1 304 None\r\nContent-Length: 45\r\n\r\n",
+            Gets::Answer(304, ""),
+        ),
+        with_evil(
+            "a body behind 204 with a length",
+            "HTTP/1.1 204 None\r\nContent-Length: 45\r\n\r\n",
+            Gets::Answer(204, ""),
+        ),
+        with_evil("a body for HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 45\r\n\r\n", Gets::Answer(200, ""))
+            .head(),
+        with_evil(
+            "chunks for HEAD",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            Gets::Answer(200, ""),
+        )
+        .head(),
+        case(
+            "an empty line behind the answer",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello\r\n",
+            hello,
+        ),
+        case(
+            "extensions and trailers",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nContent-Length: 9\r\n\r\n",
+            hello,
+        ),
+    ]
+}
+
+/// What a client gets for `/N/...` is case N, cut as the rest of the path says; anything else is answered well.
+fn malicious(cases: Arc<Vec<Case>>, done: Arc<AtomicUsize>) -> Origin {
+    Origin::start(move |wire, request| {
+        let words: Vec<&str> = request.target().split('/').collect();
+        let ["", number, at] = words[..] else {
+            return wire.reply("200 OK", "", request.target().as_bytes());
+        };
+        let case: &Case = &cases[number.parse::<usize>().unwrap()];
+        let cut = at.parse().map_or(Cut::Nowhere, Cut::At);
+        super::write_pieces(&wire.stream, &cut.pieces(case.bytes.as_bytes()));
+        done.fetch_add(1, Ordering::Release);
+        if case.afterwards == Afterwards::HangsUp { hang_up() } else { Ok(()) }
+    })
+}
+
+fn check_answer(case: &Case, got: io::Result<Message>) -> Result<(), String> {
+    match (case.gets, got) {
+        (Gets::BadGateway, Ok(answer)) if answer.status() == 502 => Ok(()),
+        (Gets::Answer(status, body), Ok(answer)) if answer.status() == status && answer.text() == body => {
+            Ok(())
+        }
+        // Both are an end that tells; a bad coding would not be one.
+        (Gets::Cut, Err(error)) if error.kind() != io::ErrorKind::InvalidData && !is_timeout(&error) => {
+            Ok(())
+        }
+        (_, Ok(answer)) => Err(format!("got {:?} {:?}", answer.head, answer.text())),
+        (_, Err(error)) => Err(format!("got {error}")),
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+fn attempt(port: u16, number: usize, case: &Case, cut: Cut, done: &AtomicUsize) -> Result<(), String> {
+    let at = if let Cut::At(at) = cut { at.to_string() } else { "whole".into() };
+    let before = done.load(Ordering::Acquire);
+    let mut victim = Wire::to(port);
+    victim.stream.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+    check_answer(case, victim.ask(case.method, &format!("/{number}/{at}"), ""))?;
+    // A connection that more may still come from is nobody's fault: all of it has to be there.
+    crate::harness::wait_until("the server to say everything", || {
+        (done.load(Ordering::Acquire) > before).then_some(())
+    });
+    let after = if case.gets == Gets::Cut { Wire::to(port) } else { victim };
+    for (turn, mut wire) in [after, Wire::to(port)].into_iter().enumerate() {
+        let target = format!("/good/{number}/{at}/{turn}");
+        let answer = wire.ask("GET", &target, "").map_err(|error| format!("the next, {turn}: {error}"))?;
+        if answer.text() != target {
+            return Err(format!("the next, {turn}, got {:?}, not its own", answer.text()));
+        }
+    }
+    Ok(())
+}
+
+/// Each attempt is alone with its server, so that it is known who comes next.
+fn try_all(cases: Vec<Case>) {
+    let cases = Arc::new(cases);
+    let wrong: Vec<String> = std::thread::scope(|scope| {
+        let lane = |lane: usize| {
+            let done = Arc::new(AtomicUsize::new(0));
+            let origin = malicious(Arc::clone(&cases), Arc::clone(&done));
+            let (_evener, port) = run_http(&[&origin], super::LIMITS);
+            let mut wrong = Vec::new();
+            for (number, case) in cases.iter().enumerate().filter(|(number, _)| number % 4 == lane) {
+                let cuts =
+                    Cut::all(case.bytes.len()).into_iter().filter(|cut| !matches!(cut, Cut::Everywhere));
+                let failures = cuts.filter_map(|cut| {
+                    let tried = attempt(port, number, case, cut, &done);
+                    tried.err().map(|what| format!("{}, cut {cut:?}: {what}", case.name))
+                });
+                wrong.extend(failures.take(3));
+            }
+            wrong
+        };
+        let lanes: Vec<_> = (0..4).map(|number| scope.spawn(move || lane(number))).collect();
+        lanes.into_iter().flat_map(|lane| lane.join().unwrap()).collect()
+    });
+    assert!(wrong.is_empty(), "of {} cases:\n{}", cases.len(), wrong.join("\n"));
+}
+
+#[test]
+fn a_malformed_head_of_an_answer_becomes_502_however_it_is_cut() {
+    try_all(bad_heads());
+}
+
+#[test]
+fn a_repaired_answer_is_one_answer_however_it_is_cut() {
+    try_all(repaired());
+}
+
+#[test]
+fn a_malformed_body_of_an_answer_is_cut_off() {
+    try_all(bad_bodies());
+}
+
+#[test]
+fn what_a_server_says_unasked_reaches_nobody() {
+    try_all(more_than_asked());
+}

@@ -1,0 +1,117 @@
+//! Responses that are not quite as RFC 9112 wants them, from servers that others put up with: clients of HTTP/1 and
+//! HTTP/2 get them in one strict form, and a server's connection whose framing was faulty is not used again.
+
+use crate::harness::origin::{Origin, Wire, run_http};
+use crate::http::http2::client::{Front, within};
+
+const CHUNKS: &str = "5\r\nhello\r\n0\r\n\r\n";
+
+/// A response, and whether its connection is used again.
+const RESPONSES: [(&str, &str, bool); 8] = [
+    ("HTTP/1.1 200 OK\nX: y\nContent-Length: 5\n\n", "hello", true),
+    ("HTTP/1.1 200 OK\r\nX: y\nContent-Length: 5\r\n\n", "hello", true),
+    ("HTTP/1.1 200 OK\nX: y\nTransfer-Encoding: chunked\n\n", CHUNKS, true),
+    ("HTTP/1.1 200 OK\r\nX: y\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n", "hello", true),
+    ("HTTP/1.1 200 OK\r\nX: y\r\nContent-Length: 5, 5\r\n\r\n", "hello", true),
+    ("HTTP/1.1 200 OK\r\nX: y\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", CHUNKS, false),
+    ("HTTP/1.1 200 OK\r\nX: y\r\nTransfer-Encoding: chunked\r\nContent-Length: 99\r\n\r\n", CHUNKS, false),
+    (
+        "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nX: y\r\nTransfer-Encoding: chunked\r\n\r\n",
+        CHUNKS,
+        false,
+    ),
+];
+
+/// Answers `/N` with one of them.
+fn sloppy() -> Origin {
+    Origin::start(|wire, request| {
+        let (head, body, _) = RESPONSES[request.target()[1..].parse::<usize>().unwrap()];
+        wire.send(format!("{head}{body}"))
+    })
+}
+
+/// How many connections the server has had after each of two requests for each of the responses.
+fn expected_connections() -> Vec<usize> {
+    let mut connections = 1;
+    let mut expected = Vec::new();
+    for (_, _, stays) in RESPONSES {
+        for _ in 0..2 {
+            expected.push(connections);
+            connections += usize::from(!stays);
+        }
+    }
+    expected
+}
+
+#[test]
+fn clients_of_http_1_get_one_strict_form() {
+    let origin = sloppy();
+    let (evener, port) = run_http(&[&origin], "");
+    let mut client = Wire::to(port);
+    let mut connections = Vec::new();
+    for number in 0..RESPONSES.len() {
+        for _ in 0..2 {
+            let response = client.ask("GET", &format!("/{number}"), "").unwrap();
+            assert_eq!((response.status(), response.text().as_str()), (200, "hello"), "{number}");
+            assert_eq!((response.field("X"), response.closes()), ("y", false), "{number}");
+            // The harness refuses a head with a bare LF, or with two lengths.
+            assert!(response.head.starts_with("HTTP/1.1 200 OK\r\n"), "{}", response.head);
+            connections.push(origin.connections());
+        }
+    }
+    assert_eq!(connections, expected_connections());
+    assert_eq!(evener.service_counter("s", "requests_failed"), 0);
+}
+
+#[test]
+fn clients_of_http_2_get_the_same() {
+    let origin = sloppy();
+    let front = Front::run(&[&origin], "");
+    let connections = within(async {
+        let client = front.client().await;
+        let mut connections = Vec::new();
+        for (number, (_, body, _)) in RESPONSES.iter().enumerate() {
+            for _ in 0..2 {
+                let response = client.get(&format!("/{number}")).await;
+                assert_eq!((response.status, response.text().as_str()), (200, "hello"), "{number}");
+                let length = if *body == CHUNKS { "" } else { "5" };
+                assert_eq!(
+                    (response.field("x"), response.field("content-length")),
+                    ("y", length),
+                    "{number}"
+                );
+                assert_eq!(response.field("transfer-encoding"), "", "{number}");
+                connections.push(origin.connections());
+            }
+        }
+        connections
+    });
+    assert_eq!(connections, expected_connections());
+    assert_eq!(front.counter("requests_failed"), 0);
+}
+
+#[test]
+fn a_client_of_http_1_0_gets_chunks_of_http_1_0_without_their_coding() {
+    let origin = sloppy();
+    let (_evener, port) = run_http(&[&origin], "");
+    let mut client = Wire::to(port);
+    client.send("GET /7 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").unwrap();
+    let response = client.answer("GET").unwrap();
+    assert_eq!((response.text().as_str(), response.closes()), ("hello", true));
+    assert_eq!(response.field("Transfer-Encoding"), "");
+}
+
+#[test]
+fn interim_responses_with_bare_line_feeds_come_in_strict_form() {
+    let origin = Origin::start(|wire, _| {
+        wire.send("HTTP/1.1 103 Early Hints\nLink: </a>\n\nHTTP/1.1 200 OK\nContent-Length: 5\n\nhello")
+    });
+    let (_evener, port) = run_http(&[&origin], "");
+    let mut client = Wire::to(port);
+    for _ in 0..2 {
+        let interim = client.ask("GET", "/", "").unwrap();
+        assert_eq!(interim.head, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+        assert_eq!(client.answer("GET").unwrap().text(), "hello");
+    }
+    assert_eq!(origin.connections(), 1);
+}

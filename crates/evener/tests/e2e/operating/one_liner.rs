@@ -1,0 +1,162 @@
+//! `evener http LISTEN SERVER...`: HTTP without a file, with and without TLS and checks.
+
+use crate::harness::certificates::{Authority, curl, mirror};
+use crate::harness::{BINARY, Directory, Evener, Server, free_port, wait_until};
+use crate::tcp::proxy_protocol::{ask, connect_from};
+use std::io::{Read, Write};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+fn at(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+fn name(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+#[test]
+fn http_is_balanced_by_the_request() {
+    let (a, b, listen) = (mirror("a"), mirror("b"), free_port());
+    let evener = Evener::one_liner(&["http", &at(listen), &at(a.port), &at(b.port)]);
+    let mut client = connect_from("127.0.0.7", listen);
+    let mut seen = String::new();
+    for turn in 0..4 {
+        let end = if turn == 3 { "close" } else { "keep-alive" };
+        write!(client, "GET /{turn} HTTP/1.1\r\nHost: a.example\r\nConnection: {end}\r\n\r\n").unwrap();
+    }
+    client.read_to_string(&mut seen).unwrap();
+    let names: Vec<&str> = seen.lines().filter(|line| *line == "a" || *line == "b").collect();
+    assert_eq!(names, ["a", "b", "a", "b"], "{seen}");
+    assert!(seen.contains("X-Forwarded-For: 127.0.0.7"), "{seen}");
+    assert_eq!(evener.service_counter("http", "requests"), 4);
+    let status = evener.status();
+    assert_eq!(status["services"][0]["protocol"], "http");
+    assert_eq!(status["services"][0]["listen"][0], at(listen));
+}
+
+#[test]
+fn sticky_and_policy_are_those_of_other_one_liners() {
+    let (a, b, listen) = (mirror("a"), mirror("b"), free_port());
+    let _evener = Evener::one_liner(&[
+        "http",
+        &at(listen),
+        &at(a.port),
+        &at(b.port),
+        "--sticky",
+        "--policy",
+        "least_conn",
+    ]);
+    let first = ask(&mut connect_from("127.0.0.7", listen));
+    for _ in 0..6 {
+        assert_eq!(name(&ask(&mut connect_from("127.0.0.7", listen))), name(&first));
+    }
+}
+
+#[test]
+fn tls_is_spoken_with_a_file_that_has_both_and_is_read_again_when_it_changes() {
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
+    let issued = authority.issue(&["a.example"]);
+    let file = directory.write("site.pem", &format!("{}{}", issued.chain, issued.key));
+    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, file) = (ca.display().to_string(), file.display().to_string());
+    let (a, listen) = (mirror("a"), free_port());
+    let evener = Evener::one_liner(&["http", &at(listen), &at(a.port), "--tls", &file]);
+    for version in ["--http1.1", "--http2"] {
+        let (status, body) = curl(listen, "a.example", "https", &["--cacert", &ca, version]);
+        assert_eq!((status, name(&body)), (200, "a"), "{version}");
+        assert!(body.contains("X-Forwarded-Proto: https"), "{body}");
+    }
+    assert_eq!(evener.service_counter("http", "tls_handshakes"), 2);
+    assert_eq!(curl(listen, "a.example", "http", &[]).0, 0, "plain HTTP is not spoken there");
+    let other = Authority::new("other ca");
+    let (other_ca, _) = other.own.write(&directory, "other");
+    let issued = other.issue(&["a.example"]);
+    directory.write("site.pem", &format!("{}{}", issued.chain, issued.key));
+    let other_ca = other_ca.display().to_string();
+    wait_until("the other certificate", || {
+        (curl(listen, "a.example", "https", &["--cacert", &other_ca]).0 == 200).then_some(())
+    });
+    // There is no file of a configuration to read again.
+    let reload = evener.talk(&["reload"]);
+    assert!(!String::from_utf8_lossy(&reload.stderr).contains("panicked"));
+    assert_eq!(curl(listen, "a.example", "https", &["--cacert", &other_ca]).0, 200);
+}
+
+#[test]
+fn a_relative_file_is_meant_from_the_working_directory() {
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
+    let issued = authority.issue(&["a.example"]);
+    directory.write("site.pem", &format!("{}{}", issued.chain, issued.key));
+    let (ca, _) = authority.own.write(&directory, "ca");
+    let (a, listen) = (mirror("a"), free_port());
+    let mut command = Command::new(BINARY);
+    command.current_dir(directory.file(""));
+    let _evener =
+        Evener::start(command, Directory::new(), &["http", &at(listen), &at(a.port), "--tls", "site.pem"]);
+    assert_eq!(curl(listen, "a.example", "https", &["--cacert", &ca.display().to_string()]).0, 200);
+}
+
+#[test]
+fn check_takes_a_server_out_that_answers_with_an_error() {
+    let well = Arc::new(AtomicBool::new(false));
+    let verdict = Arc::clone(&well);
+    let moody = Server::start(free_port(), move |mut stream| {
+        let _ = stream.read(&mut [0; 4096]);
+        let status = if verdict.load(Ordering::Relaxed) { "200 OK" } else { "500 No" };
+        let _ = write!(stream, "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 6\r\n\r\nmoody\n");
+    });
+    let (a, listen, unchecked) = (mirror("a"), free_port(), free_port());
+    let evener = Evener::one_liner(&["http", &at(listen), &at(moody.port), &at(a.port), "--check"]);
+    let without = Evener::one_liner(&["http", &at(unchecked), &at(moody.port), &at(a.port)]);
+    let verdict = |evener: &Evener| evener.server(&at(moody.port))["verdict"].as_str().unwrap().to_owned();
+    wait_until("it to be found unwell", || (verdict(&evener) == "down").then_some(()));
+    for _ in 0..4 {
+        assert_eq!(name(&ask(&mut connect_from("127.0.0.7", listen))), "a");
+    }
+    assert_eq!(verdict(&without), "up", "without --check nobody asks");
+    well.store(true, Ordering::Relaxed);
+    wait_until("it to be found well", || (verdict(&evener) == "up").then_some(()));
+    wait_until("it to be asked again", || {
+        (name(&ask(&mut connect_from("127.0.0.7", listen))) == "moody").then_some(())
+    });
+}
+
+#[test]
+fn what_is_wrong_is_said_and_nothing_runs() {
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
+    let (chain, key) = authority.issue(&["a.example"]).write(&directory, "a");
+    let [chain, key] = [chain, key].map(|path| path.display().to_string());
+    let socket = directory.file("a.sock").display().to_string();
+    let run = |arguments: &[&str]| {
+        let output =
+            Command::new("timeout").arg("20").arg(BINARY).args(arguments).args(["--admin", &socket]).output();
+        let output = output.unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let listen = at(free_port());
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let in_use = at(taken.local_addr().unwrap().port());
+    let http = |more: &[&str]| run(&[&["http", &listen, "127.0.0.1:1"], more].concat());
+    let cases = [
+        (http(&["--tls", "/no/such.pem"]), 1, "/no/such.pem cannot be read: No such file"),
+        (http(&["--tls", &chain]), 1, "a.crt has no private key in PEM"),
+        (http(&["--tls", &key]), 1, "a.key has no certificate in PEM"),
+        (http(&["--tls"]), 2, "--tls"),
+        (http(&["127.0.0.1:1"]), 1, "server `127.0.0.1:1` is named twice"),
+        (http(&["--policy", "fastest"]), 2, "fastest"),
+        (run(&["http", &listen]), 2, "SERVER"),
+        (run(&["http", "8080", "127.0.0.1:1"]), 1, "8080"),
+        (run(&["http", "web.example:80", "127.0.0.1:1"]), 1, "is no address to listen on"),
+        (run(&["http", &listen, "nowhere"]), 1, "`nowhere` has no port"),
+        (run(&["http", &in_use, "127.0.0.1:1"]), 1, "is in use"),
+        (run(&["udp", &listen, "127.0.0.1:1", "--tls", &chain]), 2, "--tls"),
+        (run(&["tcp", &listen, "127.0.0.1:1", "--tls", &chain]), 2, "--tls"),
+    ];
+    for ((status, text), expected, said) in cases {
+        assert_eq!(status, expected, "{text}");
+        assert!(text.contains(said), "{said}: {text}");
+        assert!(expected == 2 || text.lines().count() == 1, "{text}");
+    }
+}

@@ -1,0 +1,142 @@
+//! A restart while clients of the old instance are still there: the new one starts and takes the usual paths at once.
+
+use crate::harness::pen::Pen;
+use crate::harness::{
+    BINARY, DEADLINE, Directory, Evener, Server, connect, free_port, line, wait_until, who,
+};
+use crate::udp::flows::{Echo, ask, client};
+use std::io::{Read, Write};
+use std::net::UdpSocket;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+fn aside(admin: &Path, pid: u32) -> PathBuf {
+    PathBuf::from(format!("{}.draining-{pid}", admin.display()))
+}
+
+fn await_path(path: &Path) {
+    wait_until("the socket of the instance that drains", || path.exists().then_some(()));
+}
+
+#[test]
+fn the_next_instance_takes_port_and_admin_socket_while_the_old_one_drains() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let config = format!("service 's' {{ listen = '127.0.0.1:{listen}', '127.0.0.1:{}' }}", a.port);
+    let mut old = Evener::run(&config);
+    let admin = old.directory.file("admin.sock");
+    let mut idle = connect(listen);
+    assert!(line(&mut idle).starts_with("a "));
+    old.signal("TERM");
+    let drains = aside(&admin, old.pid());
+    await_path(&drains);
+    assert!(!admin.exists());
+    // Until somebody else is there, the usual path leads to the one that drains.
+    assert_eq!(old.status()["draining"], true);
+    wait_until("the port to be free", || std::net::TcpListener::bind(("127.0.0.1", listen)).ok());
+    let new = Evener::run_at(&config, &admin);
+    assert_eq!(who(listen), "a");
+    assert_eq!(old.status()["pid"], new.pid());
+    let socket = drains.display().to_string();
+    let output = Command::new(BINARY).args(["status", "--json", "--socket", &socket]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("\"draining\": true"), "{output:?}");
+    // The old connection goes on, and the end of the old instance does not touch the new one.
+    idle.write_all(b"x").unwrap();
+    let mut byte = [0];
+    idle.read_exact(&mut byte).unwrap();
+    drop(idle);
+    assert_eq!(old.end(), 0);
+    assert!(!drains.exists() && admin.exists());
+    assert_eq!(old.status()["pid"], new.pid());
+}
+
+#[test]
+fn the_next_instance_takes_the_path_of_a_unix_listener_and_keeps_it() {
+    let a = Server::named("a");
+    let directory = Directory::new();
+    let path = directory.file("s.sock");
+    let config = format!("service 's' {{ listen = '{}', '127.0.0.1:{}' }}", path.display(), a.port);
+    let mut old = Evener::run(&config);
+    let mut idle = UnixStream::connect(&path).unwrap();
+    let mut byte = [0];
+    idle.read_exact(&mut byte).unwrap();
+    old.signal("TERM");
+    wait_until("the path to be free", || (!path.exists()).then_some(()));
+    let _new = Evener::run(&config);
+    UnixStream::connect(&path).unwrap().read_exact(&mut byte).unwrap();
+    drop(idle);
+    assert_eq!(old.end(), 0);
+    UnixStream::connect(&path).unwrap().read_exact(&mut byte).unwrap();
+}
+
+#[test]
+fn sockets_of_instances_that_were_killed_while_they_drained_are_removed() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let config = format!("service 's' {{ listen = '127.0.0.1:{listen}', '127.0.0.1:{}' }}", a.port);
+    let mut old = Evener::run(&config);
+    let admin = old.directory.file("admin.sock");
+    let _idle = connect(listen);
+    assert_eq!(who(listen), "a");
+    old.signal("TERM");
+    let drains = aside(&admin, old.pid());
+    await_path(&drains);
+    old.signal("KILL");
+    old.end();
+    assert!(drains.exists());
+    let _new = Evener::run_at(&config, &admin);
+    assert!(!drains.exists());
+}
+
+#[test]
+fn a_pen_that_drains_keeps_neither_control_nor_admin_socket() {
+    let (a, listen) = (Server::named("a"), free_port());
+    let mut pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &format!("127.0.0.1:{}", a.port)]);
+    let idle = connect(listen);
+    assert_eq!(who(listen), "a");
+    let (admin, control) = (pen.directory.file("admin.sock"), pen.directory.file("ctl"));
+    assert!(admin.exists() && control.exists());
+    pen.signal("TERM");
+    await_path(&aside(&admin, pen.pid()));
+    wait_until("the paths to be free", || (!admin.exists() && !control.exists()).then_some(()));
+    assert!(!pen.has_ended());
+    drop(idle);
+    assert_eq!(pen.end(), Some(0));
+}
+
+#[test]
+fn a_udp_pen_whose_clients_have_their_responses_gives_up_its_port_at_once() {
+    let (a, listen) = (Echo::start("a"), free_port());
+    let words = ["-U", &format!("127.0.0.1:{listen}"), &format!("127.0.0.1:{}", a.port)];
+    // Where something is under way it takes a second; a busy machine may be that slow, too, but not each time.
+    let is_quick = |_| {
+        let mut pen = Pen::run(&words);
+        let clients = [client(listen), client(listen)];
+        clients.iter().for_each(|client| assert!(ask(client, "1").starts_with("a ")));
+        let told = Instant::now();
+        pen.signal("TERM");
+        assert_eq!(pen.end(), Some(0));
+        let took = told.elapsed();
+        let bound = UdpSocket::bind(("127.0.0.1", listen));
+        assert!(bound.is_ok(), "{bound:?}");
+        took < Duration::from_millis(900)
+    };
+    assert!((0..5).any(is_quick));
+}
+
+#[test]
+fn a_udp_client_that_waits_for_its_response_when_the_program_drains_still_gets_it() {
+    let (server, listen) = (UdpSocket::bind("127.0.0.1:0").unwrap(), free_port());
+    server.set_read_timeout(Some(DEADLINE)).unwrap();
+    let to = server.local_addr().unwrap().to_string();
+    let mut pen = Pen::run(&["-U", "--drain-timeout", "60s", &format!("127.0.0.1:{listen}"), &to]);
+    let one = client(listen);
+    one.send(b"?").unwrap();
+    let mut buffer = [0; 16];
+    let (_, from) = server.recv_from(&mut buffer).unwrap();
+    pen.signal("TERM");
+    pen.expect_log("draining signal=SIGTERM");
+    server.send_to(b"late", from).unwrap();
+    assert_eq!(one.recv(&mut buffer).unwrap(), 4);
+    assert_eq!(pen.end(), Some(0));
+}

@@ -1,0 +1,173 @@
+//! `pending_max`: so many connects to servers are under way at once; more clients wait in the queue.
+
+use crate::harness::certificates::{Authority, shake};
+use crate::harness::origin::{Origin, Wire};
+use crate::harness::{DEADLINE, Directory, Evener, Server, connect, free_port, line, local, wait_until};
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A server that answers no connect: its queue is full, and further SYNs are dropped.
+pub(crate) struct Silent {
+    pub(crate) port: u16,
+    _sockets: Vec<socket2::Socket>,
+}
+
+impl Silent {
+    pub(crate) fn new() -> Self {
+        let socket = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let (port, listener) = (free_port(), socket());
+        listener.bind(&local(port).into()).unwrap();
+        listener.listen(0).unwrap();
+        let fill = (0..8).map(|_| {
+            let socket = socket();
+            socket.set_nonblocking(true).unwrap();
+            let _ = socket.connect(&local(port).into());
+            socket
+        });
+        let sockets: Vec<_> = fill.chain([listener]).collect();
+        // It is full as soon as one more is not answered.
+        wait_until("a full queue", || {
+            let late = std::net::TcpStream::connect_timeout(&local(port), Duration::from_millis(100));
+            late.is_err().then_some(())
+        });
+        Self { port, _sockets: sockets }
+    }
+}
+
+/// A service that tries the silent server first, and another one when that does not answer in time.
+fn config(listen: u16, silent: &Silent, other: u16, more: &str) -> String {
+    format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", {{ \"127.0.0.1:{other}\", tier = 2 }}, \
+         passive = {{ failures = 0 }}, connect_timeout = \"600ms\", pending_max = 2, {more} }}",
+        silent.port
+    )
+}
+
+fn pending(evener: &Evener) -> (u64, u64) {
+    let service = &evener.status()["services"][0];
+    (service["connects_pending"].as_u64().unwrap(), service["connections_active"].as_u64().unwrap())
+}
+
+#[test]
+fn clients_beyond_the_limit_wait_and_are_served_as_connects_are_done() {
+    let (silent, b, listen) = (Silent::new(), Server::named("b"), free_port());
+    let evener = Evener::run_with(&config(listen, &silent, b.port, ""), &["--workers", "2"]);
+    let mut clients: Vec<_> = (0..6).map(|_| connect(listen)).collect();
+    wait_until("two connects under way", || (pending(&evener) == (2, 2)).then_some(()));
+    let (over, before) = (Instant::now() + DEADLINE, evener.cpu_seconds());
+    // Six connects of 600 ms each, two at a time: never are there more.
+    let mut most = 0;
+    loop {
+        let (now, connections) = pending(&evener);
+        most = most.max(now);
+        if connections == 6 && now == 0 {
+            break;
+        }
+        assert!(Instant::now() < over, "{now} pending, {connections} connections");
+    }
+    assert_eq!(most, 2);
+    clients.iter_mut().for_each(|client| assert_eq!(line(client), "b 127.0.0.1"));
+    let used = evener.cpu_seconds() - before;
+    assert!(used < 1.5, "{used} s of CPU time while clients waited");
+    assert!(evener.service_counter("s", "accept_pauses") > 0);
+    assert_eq!(evener.log_count("service_full"), 0, "it is not full");
+}
+
+/// How many connects of others to a port the kernel has under way (proc_pid_net(5): the state 02 is SYN_SENT). The test's
+/// own, which filled the queue, do not count: they come and go.
+fn under_way(port: u16) -> usize {
+    let own = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let own: BTreeSet<String> = own
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok()?.to_str().map(str::to_owned))
+        .filter_map(|link| Some(link.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let remote = format!(":{port:04X}");
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let is_one = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.len() > 9 && fields[2].ends_with(&remote) && fields[3] == "02" && !own.contains(fields[9])
+    };
+    table.lines().filter(is_one).count()
+}
+
+#[test]
+fn connects_that_are_given_up_do_not_go_on() {
+    let (silent, b, listen) = (Silent::new(), Server::named("b"), free_port());
+    let config = config(listen, &silent, b.port, "").replace("pending_max = 2", "connections_max = 100");
+    let evener = Evener::run_with(&config.replace("600ms", "5s"), &["--workers", "1"]);
+    let mut clients: Vec<_> = (0..4).map(|_| connect(listen)).collect();
+    wait_until("connects", || (under_way(silent.port) == 4).then_some(()));
+    clients.iter_mut().for_each(|client| assert_eq!(line(client), "b 127.0.0.1"));
+    wait_until("what timed out to end", || (under_way(silent.port) == 0).then_some(()));
+    // Those of clients that the operator closes; they would not end by themselves.
+    evener.reload(&config.replace("600ms", "10min"));
+    let _clients: Vec<_> = (0..4).map(|_| connect(listen)).collect();
+    wait_until("connects", || (under_way(silent.port) == 4).then_some(()));
+    let listed = evener.talk(&["connections", "--json"]);
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let connecting = listed["connections"].as_array().unwrap().iter();
+    for one in connecting.filter(|one| one["stage"] == "connecting") {
+        evener.talk(&["close", &one["number"].to_string()]);
+    }
+    assert!(evener.service_counter("s", "closed") > 0);
+    wait_until("them to end", || (under_way(silent.port) == 0).then_some(()));
+}
+
+#[test]
+fn a_client_that_leaves_makes_room_and_what_is_done_at_once_takes_none() {
+    let (silent, b, listen) = (Silent::new(), Server::named("b"), free_port());
+    let config = config(listen, &silent, b.port, "");
+    // With a ring a client is heard only when its server accepted, or did not in time.
+    let slow = config.replace("600ms", "2s");
+    let evener = Evener::run(&slow);
+    let gone: Vec<_> = (0..2).map(|_| connect(listen)).collect();
+    wait_until("two connects under way", || (pending(&evener) == (2, 2)).then_some(()));
+    for client in gone {
+        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    wait_until("them to be over", || (pending(&evener) == (0, 0)).then_some(()));
+    // Without the silent server connects are done at once, or nearly so.
+    evener.reload(&slow.replace(&format!("\"127.0.0.1:{}\", ", silent.port), ""));
+    let mut held: Vec<_> = (0..50).map(|_| connect(listen)).collect();
+    held.iter_mut().for_each(|client| assert_eq!(line(client), "b 127.0.0.1"));
+    assert_eq!(pending(&evener), (0, 50));
+}
+
+#[test]
+fn it_holds_for_sessions() {
+    let (directory, authority, silent) = (Directory::new(), Authority::new("test ca"), Silent::new());
+    let keys = authority.issue(&["a.example"]).keys(&directory, "a");
+    let (b, origin) = (Server::named("b"), Origin::named("o"));
+    let (tls, http) = (free_port(), free_port());
+    let evener = Evener::run(&config(tls, &silent, b.port, &format!("tls = {{ {keys} }}")));
+    let roots = Arc::new(authority.client(&[&rustls::version::TLS13]));
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let roots = Arc::clone(&roots);
+            std::thread::spawn(move || {
+                let mut said = String::new();
+                BufReader::new(shake(tls, "a.example", &roots).unwrap()).read_line(&mut said).unwrap();
+                said
+            })
+        })
+        .collect();
+    wait_until("connects under way", || (pending(&evener).0 >= 2).then_some(()));
+    for client in clients {
+        assert_eq!(client.join().unwrap(), "b 127.0.0.1\n");
+    }
+    assert_eq!(pending(&evener).0, 0);
+    let evener = Evener::run(&config(http, &silent, origin.port, "protocol = \"http\""));
+    let mut inside = [Wire::to(http), Wire::to(http)];
+    inside.iter_mut().for_each(|client| client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap());
+    wait_until("two connects under way", || (pending(&evener) == (2, 2)).then_some(()));
+    let mut late = Wire::to(http);
+    late.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    wait_until("the third one to wait", || (evener.service_counter("s", "accept_pauses") > 0).then_some(()));
+    assert_eq!(evener.service_counter("s", "connections"), 2);
+    for client in inside.iter_mut().chain([&mut late]) {
+        assert_eq!(client.answer("GET").unwrap().text(), "o");
+    }
+    assert_eq!(pending(&evener).0, 0);
+}

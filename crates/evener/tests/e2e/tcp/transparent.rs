@@ -1,0 +1,235 @@
+//! `source = "client"`: servers see the addresses of clients.
+
+use crate::harness::namespaces::Row;
+use crate::harness::{BINARY, Directory, Evener, free_port, have, wait_until};
+use std::process::{Child, Command, Output, Stdio};
+
+/// Tells whoever comes which address it has: TCP and UDP on 7000, HTTP on 8000, with the number of the connection.
+const SERVER: &str = r#"
+import http.server, itertools, socket, socketserver, threading
+
+class Tcp(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(self.client_address[0].encode() + b"\n")
+        for line in self.rfile:
+            self.wfile.write(line)
+
+class Udp(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request[1].sendto(self.client_address[0].encode(), self.client_address)
+
+class Http(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    numbers = itertools.count(1)
+    def setup(self):
+        super().setup()
+        self.number = next(self.numbers)
+    def do_GET(self):
+        body = f"{self.client_address[0]} {self.number}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_):
+        pass
+
+def serve(kind, family, address, handler):
+    class Server(kind):
+        address_family = family
+        allow_reuse_address = True
+        daemon_threads = True
+        def server_bind(self):
+            # That of http.server asks a name server for its own name.
+            self.server_name, self.server_port = address
+            if kind is http.server.ThreadingHTTPServer:
+                socketserver.TCPServer.server_bind(self)
+            else:
+                super().server_bind()
+    server = Server(address, handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+for family, host in ((socket.AF_INET, "10.77.2.2"), (socket.AF_INET6, "fd77:2::2")):
+    serve(socketserver.ThreadingTCPServer, family, (host, 7000), Tcp)
+    serve(socketserver.ThreadingUDPServer, family, (host, 7000), Udp)
+    serve(http.server.ThreadingHTTPServer, family, (host, 8000), Http)
+print("ready", flush=True)
+threading.Event().wait(170)
+"#;
+
+/// What a client hears that comes from an address: `tcp`, `udp`, or `http`, which asks three times.
+pub(crate) const CLIENT: &str = r#"
+import http.client, socket, sys
+kind, source, host = sys.argv[1:4]
+family = socket.AF_INET6 if ":" in host else socket.AF_INET
+if kind == "udp":
+    s = socket.socket(family, socket.SOCK_DGRAM)
+    s.settimeout(5)
+    s.bind((source, 0))
+    s.connect((host, 7000))
+    s.send(b"x")
+    print(s.recv(100).decode())
+elif kind == "http":
+    c = http.client.HTTPConnection(host, 8000, 5, (source, 0))
+    for _ in range(3):
+        c.request("GET", "/")
+        print(c.getresponse().read().decode())
+else:
+    s = socket.create_connection((host, 7000), 5, (source, 0))
+    s.send(b"echo\n")
+    heard = b""
+    while heard.count(b"\n") < 2:
+        heard += s.recv(100)
+    print(heard.decode(), end="")
+"#;
+
+pub(crate) struct Ends(pub(crate) Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A service of each kind and family before the server.
+fn config() -> String {
+    let hosts = [("4", "10.77.1.1", "10.77.2.2"), ("6", "[fd77:1::1]", "[fd77:2::2]")];
+    let of = |(family, ours, server): (&str, &str, &str)| {
+        let service = |name: &str, port: u16, more: &str| {
+            format!(
+                "service \"{name}{family}\" {{ listen = \"{ours}:{port}\", \"{server}:{port}\", source = \"client\", {more} }}\n"
+            )
+        };
+        service("t", 7000, "")
+            + &service("u", 7000, "protocol = \"udp\"")
+            + &service("h", 8000, "protocol = \"http\"")
+    };
+    hosts.into_iter().map(of).collect()
+}
+
+pub(crate) fn start_server(row: &Row, directory: &Directory) -> Ends {
+    let script = directory.write("server.py", SERVER);
+    let ready = directory.file("ready");
+    let said = std::fs::File::create(&ready).unwrap();
+    let server = row.server.command("python3").arg(script).stdout(said).stdin(Stdio::null()).spawn().unwrap();
+    let server = Ends(server);
+    wait_until("the server", || std::fs::read_to_string(&ready).unwrap().contains("ready").then_some(()));
+    server
+}
+
+#[test]
+fn servers_see_the_clients_themselves() {
+    let Some(row) = Row::new() else { return };
+    // What servers answer to clients is for us: docs/operating.md, "Transparent".
+    row.balancer.run(
+        "ip rule add iif servers lookup 100; ip route add local default dev lo table 100
+         ip -6 rule add iif servers lookup 100; ip -6 route add local default dev lo table 100",
+    );
+    let directory = Directory::new();
+    let script = directory.write("client.py", CLIENT).display().to_string();
+    let _server = start_server(&row, &directory);
+    let file = directory.write("evener.lua", &config()).display().to_string();
+    let inside = row.balancer.command(BINARY);
+    let evener = Evener::start(inside, directory, &["run", &file, "--workers", "1"]);
+    let hear = |kind: &str, source: &str| {
+        let ours = if source.contains(':') { "fd77:1::1" } else { "10.77.1.1" };
+        row.client.run(&format!("python3 {script} {kind} {source} {ours}"))
+    };
+    for source in ["10.77.1.2", "fd77:1::2", "10.77.1.3", "fd77:1::3"] {
+        assert_eq!(hear("tcp", source), format!("{source}\necho\n"));
+        assert_eq!(hear("udp", source), format!("{source}\n"));
+    }
+    // A connection is kept for its client, and for nobody else.
+    for (number, source) in ["10.77.1.2", "10.77.1.3", "10.77.1.2"].iter().enumerate() {
+        assert_eq!(hear("http", source), format!("{source} {}\n", number + 1).repeat(3));
+    }
+    assert_eq!(hear("http", "fd77:1::3"), "fd77:1::3 4\n".repeat(3));
+    assert_eq!(evener.server("10.77.2.2:7000")["counters"]["connect_errors"], 0);
+}
+
+/// A client with an address of its link only speaks TCP, then UDP.
+const OF_THE_LINK: &str = r#"
+import socket
+link = socket.if_nametoindex("eth0")
+s = socket.socket(socket.AF_INET6)
+s.settimeout(5)
+s.bind(("fe80::77", 0, 0, link))
+s.connect(("fd77:1::1", 7000))
+try:
+    print(s.recv(100))
+except ConnectionResetError:
+    print(b"")
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+s.bind(("fe80::77", 0, 0, link))
+s.sendto(b"x", ("fd77:1::1", 7000))
+"#;
+
+#[test]
+fn a_client_that_is_nobody_elsewhere_is_not_the_servers_failure() {
+    let Some(row) = Row::new() else { return };
+    row.balancer.run("ip -6 rule add iif servers lookup 100; ip -6 route add local default dev lo table 100");
+    row.client.run("ip address add fe80::77/64 dev eth0 nodad");
+    let directory = Directory::new();
+    let script = directory.write("client.py", CLIENT).display().to_string();
+    let of_the_link = directory.write("link.py", OF_THE_LINK).display().to_string();
+    let _server = start_server(&row, &directory);
+    let file = directory.write("evener.lua", &config()).display().to_string();
+    let evener = Evener::start(row.balancer.command(BINARY), directory, &["run", &file, "--workers", "1"]);
+    let hear = |kind: &str| row.client.run(&format!("python3 {script} {kind} fd77:1::2 fd77:1::1"));
+    assert_eq!(hear("udp"), "fd77:1::2\n");
+    for count in 1..=3 {
+        assert_eq!(row.client.run(&format!("python3 {of_the_link}")), "b''\n");
+        wait_until("its datagram", || {
+            (evener.service_counter("u6", "drop_no_server") == count).then_some(())
+        });
+    }
+    assert_eq!(evener.service_counter("u6", "flows_evicted"), 0, "the flow of another one");
+    assert_eq!(evener.log_count("server_down"), 0, "{}", evener.log());
+    assert_eq!((hear("tcp").as_str(), hear("udp").as_str()), ("fd77:1::2\necho\n", "fd77:1::2\n"));
+}
+
+/// What the program says and does without the right, within 10 s.
+fn without_the_right(arguments: &[&str]) -> Output {
+    let mut command = Command::new("timeout");
+    command.arg("10");
+    if rustix::process::geteuid().is_root() {
+        let without = "-net_admin,-net_raw";
+        command.args(["setpriv", "--bounding-set", without, "--inh-caps", without]);
+    }
+    command.arg(BINARY).args(arguments).output().unwrap()
+}
+
+#[test]
+fn without_the_right_to_it_nothing_begins_and_the_reason_is_said() {
+    if !have("setpriv") {
+        return;
+    }
+    let (directory, listen) = (Directory::new(), free_port());
+    let of = |source: &str| {
+        format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:1\", source = \"{source}\" }}")
+    };
+    let file = directory.write("evener.lua", &of("client")).display().to_string();
+    let admin = directory.file("admin.sock").display().to_string();
+    let output = without_the_right(&["run", &file, "--admin", &admin]);
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("service `s`: source = \"client\" is not allowed here"), "{said}");
+    assert!(said.contains("give the program CAP_NET_ADMIN"), "{said}");
+}
+
+#[test]
+fn on_loopback_clients_are_seen_as_they_are() {
+    if !crate::harness::have_root() {
+        return;
+    }
+    let (a, listen) = (crate::harness::Server::named("a"), free_port());
+    let _evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", source = \"client\" }}",
+        a.port
+    ));
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.5:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    socket.connect(&crate::harness::local(listen).into()).unwrap();
+    assert_eq!(crate::harness::line(&mut socket.into()), "a 127.0.0.5");
+}

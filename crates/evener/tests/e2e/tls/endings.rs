@@ -1,0 +1,104 @@
+//! Servers of TLS that end by close_notify and then wait for ours: whoever their client is, it learns of the end at once.
+
+use crate::harness::certificates::Authority;
+use crate::harness::origin::get;
+use crate::harness::{Evener, Server, connect, free_port};
+use crate::http::http2::client::{Front, within};
+use rustls::{ServerConnection, StreamOwned, SupportedProtocolVersion};
+use std::io::{Read, Write};
+use std::time::Duration;
+
+/// A server whose response ends with the connection: close_notify comes after `pause`, and the socket stays open until
+/// the other side ends, too.
+fn waits(version: &'static SupportedProtocolVersion, pause: Duration, says: &'static str) -> Server {
+    let config = Authority::new("servers").issue(&["b.example"]).server(&[version]);
+    Server::start(free_port(), move |stream| {
+        let connection = ServerConnection::new(config.clone()).unwrap();
+        let mut tls = StreamOwned::new(connection, stream);
+        if tls.read(&mut [0; 4096]).is_ok() {
+            let _ = tls.write_all(says.as_bytes()).and_then(|()| tls.flush());
+            std::thread::sleep(pause);
+            tls.conn.send_close_notify();
+            let _ = tls.flush();
+            while matches!(tls.sock.read(&mut [0; 4096]), Ok(1..)) {}
+        }
+    })
+}
+
+/// Each version of TLS, the end at once and a while later.
+fn each(check: impl Fn(&Server, &str), says: &'static str) {
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        for pause in [0, 300] {
+            let server = waits(version, Duration::from_millis(pause), says);
+            check(&server, &format!("{:?} after {pause} ms", version.version));
+        }
+    }
+}
+
+const RESPONSE: &str = "HTTP/1.1 200 OK\r\nX-A: b\r\n\r\nhello";
+
+fn pool(server: &Server) -> String {
+    format!("pool = pool \"p\" {{ \"127.0.0.1:{}\", tls = {{ verify = false }} }}", server.port)
+}
+
+// With the stall timeout out of reach, a client that is not told waits beyond the tests' own deadline.
+const PATIENT: &str = "stall_timeout = \"10m\"";
+
+#[test]
+fn http2_clients_get_the_whole_response() {
+    let check = |server: &Server, what: &str| {
+        let front = Front::run_ports(&[], "", &format!("{}, {PATIENT}", pool(server)));
+        within(async {
+            let answer = front.client().await.get("/").await;
+            assert_eq!((answer.status, answer.text().as_str()), (200, "hello"), "{what}");
+        });
+    };
+    each(check, RESPONSE);
+}
+
+#[test]
+fn http1_clients_get_the_whole_response() {
+    let check = |server: &Server, what: &str| {
+        let listen = free_port();
+        let _evener = Evener::run(&format!(
+            "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", {}, {PATIENT} }}",
+            pool(server)
+        ));
+        assert_eq!(get(listen, "/").text(), "hello", "{what}");
+    };
+    each(check, RESPONSE);
+}
+
+#[test]
+fn clients_of_a_relay_are_told_of_the_end() {
+    let check = |server: &Server, what: &str| {
+        let listen = free_port();
+        let _evener =
+            Evener::run(&format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", {} }}", pool(server)));
+        let mut client = connect(listen);
+        client.write_all(b"hello?").unwrap();
+        let mut all = String::new();
+        client.read_to_string(&mut all).unwrap();
+        assert_eq!(all, "good bye", "{what}");
+    };
+    each(check, "good bye");
+}
+
+#[test]
+fn a_tunnel_through_http_is_told_of_the_end() {
+    const CHANGES: &str =
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\ngood bye";
+    let check = |server: &Server, what: &str| {
+        let listen = free_port();
+        let _evener = Evener::run(&format!(
+            "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", {}, {PATIENT} }}",
+            pool(server)
+        ));
+        let mut client = connect(listen);
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n").unwrap();
+        let mut all = String::new();
+        client.read_to_string(&mut all).unwrap();
+        assert!(all.ends_with("\r\n\r\ngood bye"), "{what}: {all}");
+    };
+    each(check, CHANGES);
+}

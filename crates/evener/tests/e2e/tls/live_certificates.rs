@@ -1,0 +1,320 @@
+//! Certificates that change on disk while the program runs: taken on without being told, kept when they cannot be used.
+
+use crate::harness::certificates::{ANY, Authority, Issued, line_of, mirror, s_client, shake, tls_echo};
+use crate::harness::{BINARY, Directory, Evener, Server, free_port, wait_until};
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls::pki_types::CertificateDer;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n";
+/// Files are looked at every 5 s.
+const LOOK: Duration = Duration::from_secs(5);
+
+fn service(listen: u16, server: &Server, tls: &str) -> String {
+    format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", tls = {{ {tls} }} }}",
+        server.port
+    )
+}
+
+/// A client that begins anew each time.
+fn forgetful(authority: &Authority) -> Arc<ClientConfig> {
+    let mut config = authority.client(ANY);
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
+}
+
+/// The certificate that a client gets.
+fn served(listen: u16, name: &str, config: &Arc<ClientConfig>) -> Option<CertificateDer<'static>> {
+    let client = shake(listen, name, config).ok()?;
+    Some(client.conn.peer_certificates().unwrap()[0].clone())
+}
+
+fn wait_for(listen: u16, name: &str, issued: &Issued, config: &Arc<ClientConfig>) {
+    let what = format!("the new certificate of {name}");
+    wait_until(&what, || (served(listen, name, config)? == issued.der()).then_some(()));
+}
+
+fn reloaded(evener: &Evener) -> usize {
+    evener.log_count(" certificates_reloaded")
+}
+
+#[test]
+fn a_changed_certificate_is_taken_on_without_a_signal() {
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
+    let (a, listen) = (Server::named("a"), free_port());
+    let evener = Evener::run(&service(listen, &a, &authority.issue(&["a.example"]).keys(&directory, "a")));
+    let client = forgetful(&authority);
+    let mut held = shake(listen, "a.example", &client).unwrap();
+    assert_eq!(line_of(&mut held), "a 127.0.0.1");
+    for turn in 1..3 {
+        let issued = authority.issue(&["a.example"]);
+        let began = Instant::now();
+        issued.write(&directory, "a");
+        wait_for(listen, "a.example", &issued, &client);
+        assert!(began.elapsed() < LOOK * 2, "{:?}", began.elapsed());
+        wait_until("the log to say so", || (reloaded(&evener) >= turn).then_some(()));
+    }
+    // As ACME clients do it: a new file is made and moved over the old one.
+    let issued = authority.issue(&["a.example"]);
+    issued.write(&directory, "new");
+    for end in ["key", "crt"] {
+        let [from, to] = ["new", "a"].map(|name| directory.file(&format!("{name}.{end}")));
+        std::fs::rename(from, to).unwrap();
+    }
+    wait_for(listen, "a.example", &issued, &client);
+    // Nothing else changed, and connections go on.
+    std::io::Write::write_all(&mut held, b"still\n").unwrap();
+    assert_eq!(line_of(&mut held), "still");
+    assert!(!evener.log().contains(" reloaded changes="), "it is no reload");
+}
+
+#[test]
+fn a_link_that_points_elsewhere_is_a_change() {
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
+    let (a, listen) = (Server::named("a"), free_port());
+    let (first, second) = (authority.issue(&["a.example"]), authority.issue(&["a.example"]));
+    first.write(&directory, "first");
+    second.write(&directory, "second");
+    let link = |name: &str| {
+        for end in ["crt", "key"] {
+            let made = directory.file(&format!("made.{end}"));
+            std::os::unix::fs::symlink(directory.file(&format!("{name}.{end}")), &made).unwrap();
+            std::fs::rename(made, directory.file(&format!("live.{end}"))).unwrap();
+        }
+    };
+    link("first");
+    let [chain, key] = ["live.crt", "live.key"].map(|name| directory.file(name).display().to_string());
+    let _evener = Evener::run(&service(listen, &a, &format!("certificate = \"{chain}\", key = \"{key}\"")));
+    let client = forgetful(&authority);
+    wait_for(listen, "a.example", &first, &client);
+    link("second");
+    wait_for(listen, "a.example", &second, &client);
+}
+
+#[test]
+fn a_certificate_without_its_key_waits_for_it() {
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
+    let (a, listen) = (Server::named("a"), free_port());
+    let (old, new) = (authority.issue(&["a.example"]), authority.issue(&["a.example"]));
+    let evener = Evener::run(&service(listen, &a, &old.keys(&directory, "a")));
+    let client = forgetful(&authority);
+    directory.write("a.crt", &new.chain);
+    evener.expect_log(" certificates_kept ");
+    assert!(evener.log().contains("a.key is not the key of"), "{}", evener.log());
+    // It is looked at again and again, and said once.
+    let until = Instant::now() + LOOK * 2 + Duration::from_secs(1);
+    while Instant::now() < until {
+        assert!(served(listen, "a.example", &client) == Some(old.der()), "the old one stays");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!((evener.log_count(" certificates_kept "), reloaded(&evener)), (1, 0));
+    // Something else is wrong: that is said, too.
+    std::fs::remove_file(directory.file("a.key")).unwrap();
+    wait_until("another word", || (evener.log_count(" certificates_kept ") == 2).then_some(()));
+    assert!(evener.log().contains("a.key cannot be read"), "{}", evener.log());
+    directory.write("a.key", &new.key);
+    wait_for(listen, "a.example", &new, &client);
+    evener.expect_log(" certificates_reloaded");
+    assert_eq!(evener.service_counter("s", "tls_failed"), 0);
+    // The same mistake later is said again.
+    directory.write("a.crt", &old.chain);
+    wait_until("a word", || (evener.log_count(" certificates_kept ") == 3).then_some(()));
+}
+
+#[test]
+fn a_directory_is_looked_at_for_files_that_come_and_go() {
+    let (directory, certificates, authority) =
+        (Directory::new(), Directory::new(), Authority::new("test ca"));
+    let (a, listen) = (Server::named("a"), free_port());
+    let default = authority.issue(&["default.example"]).keys(&directory, "default");
+    let first = authority.issue(&["one.example"]);
+    first.write(&certificates, "one.example");
+    let tls = format!("{default}, directory = \"{}\"", certificates.file("").display());
+    let evener = Evener::run(&service(listen, &a, &tls));
+    let client = forgetful(&authority);
+    wait_for(listen, "one.example", &first, &client);
+    assert!(served(listen, "two.example", &client).is_none(), "it gets the default, which is not its own");
+    let second = authority.issue(&["two.example"]);
+    certificates.write("two.example.crt", &second.chain);
+    evener.expect_log(" certificates_kept ");
+    assert!(served(listen, "one.example", &client) == Some(first.der()));
+    certificates.write("two.example.key", &second.key);
+    wait_for(listen, "two.example", &second, &client);
+    // One that is there changes.
+    let changed = authority.issue(&["one.example"]);
+    changed.write(&certificates, "one.example");
+    wait_for(listen, "one.example", &changed, &client);
+    for end in ["crt", "key"] {
+        std::fs::remove_file(certificates.file(&format!("two.example.{end}"))).unwrap();
+    }
+    wait_until("the second one to go", || served(listen, "two.example", &client).is_none().then_some(()));
+    assert!(served(listen, "one.example", &client) == Some(changed.der()));
+}
+
+/// A visit of openssl with a file for its session; what it says.
+fn visit(listen: u16, version: &str, session: &[&str], certificate: &[String]) -> String {
+    let more = certificate.iter().map(String::as_str);
+    let arguments: Vec<&str> = ["-servername", "a.example", version]
+        .into_iter()
+        .chain(session.iter().copied())
+        .chain(more)
+        .collect();
+    s_client(listen, &arguments, REQUEST)
+}
+
+fn shown(issued: &Issued, directory: &Directory, name: &str) -> Vec<String> {
+    let (chain, key) = issued.write(directory, name);
+    vec!["-cert".into(), chain.display().to_string(), "-key".into(), key.display().to_string()]
+}
+
+#[test]
+fn another_client_authority_counts_for_new_connections_and_for_tickets() {
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
+    let (first, second) = (Authority::new("first"), Authority::new("second"));
+    let (a, listen) = (mirror("a"), free_port());
+    let (ca, _) = first.own.write(&directory, "ca");
+    let keys = authority.issue(&["a.example"]).keys(&directory, "a");
+    let config = service(listen, &a, &format!("{keys}, client_ca = \"{}\"", ca.display()));
+    let evener = Evener::run(&config.replace("listen", "protocol = \"http\", listen"));
+    let one = shown(&first.issue_client("one"), &directory, "one");
+    let two = shown(&second.issue_client("two"), &directory, "two");
+    let versions = ["-tls1_2", "-tls1_3"].map(|version| (version, directory.file(version)));
+    let versions = versions.map(|(version, file)| (version, file.display().to_string()));
+    for (version, file) in &versions {
+        assert!(visit(listen, version, &["-sess_out", file], &one).contains("HTTP/1.1 200"));
+        assert!(!visit(listen, version, &[], &two).contains("HTTP/1.1 200"));
+        let resumed = visit(listen, version, &["-sess_in", file], &[]);
+        assert!(resumed.contains("Reused") && resumed.contains("HTTP/1.1 200"), "{resumed}");
+    }
+    // Our own certificate changes: the client's ticket is as good as before.
+    authority.issue(&["a.example"]).write(&directory, "a");
+    wait_until("our certificate to be taken on", || (reloaded(&evener) > 0).then_some(()));
+    for (version, file) in &versions {
+        let resumed = visit(listen, version, &["-sess_in", file, "-sess_out", file], &[]);
+        assert!(resumed.contains("Reused") && resumed.contains("HTTP/1.1 200"), "{version}: {resumed}");
+    }
+    let before = reloaded(&evener);
+    directory.write("ca.crt", &second.own.chain);
+    wait_until("the authority to be taken on", || (reloaded(&evener) > before).then_some(()));
+    for (version, file) in &versions {
+        assert!(visit(listen, version, &[], &two).contains("HTTP/1.1 200"), "{version}");
+        assert!(!visit(listen, version, &[], &one).contains("HTTP/1.1 200"), "{version}");
+        for certificate in [&one[..], &[]] {
+            let said = visit(listen, version, &["-sess_in", file], certificate);
+            assert!(!said.contains("HTTP/1.1 200"), "{version}: its ticket gets around it: {said}");
+        }
+    }
+}
+
+#[test]
+fn authorities_of_servers_are_read_again_too() {
+    let (directory, first, second) = (Directory::new(), Authority::new("first"), Authority::new("second"));
+    let server = tls_echo("b", &second.issue(&["b.example"]));
+    let listen = free_port();
+    let (ca, _) = first.own.write(&directory, "ca");
+    let evener = Evener::run(&format!(
+        "local p = pool \"p\" {{ \"127.0.0.1:{}\", tls = {{ ca = \"{}\", sni = \"b.example\" }}, passive = false }}\n\
+         service \"s\" {{ listen = \"127.0.0.1:{listen}\", pool = p }}",
+        server.port,
+        ca.display()
+    ));
+    assert_eq!(crate::harness::who(listen), "", "an authority that we do not trust");
+    directory.write("ca.crt", &second.own.chain);
+    wait_until("the server to be trusted", || (crate::harness::who(listen) == "b").then_some(()));
+    assert_eq!(reloaded(&evener), 1);
+}
+
+#[test]
+fn a_reload_takes_changed_files_on_and_a_wrong_one_does_not() {
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
+    let (a, listen) = (Server::named("a"), free_port());
+    let old = authority.issue(&["a.example"]);
+    let config = service(listen, &a, &old.keys(&directory, "a"));
+    let evener = Evener::run(&config);
+    let client = forgetful(&authority);
+    directory.write("a.crt", &authority.issue(&["a.example"]).chain);
+    let output = evener.talk(&["reload"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("service `s`") && text.contains("a.key is not the key of"), "{text}");
+    assert!(served(listen, "a.example", &client) == Some(old.der()));
+    let new = authority.issue(&["a.example"]);
+    new.write(&directory, "a");
+    evener.reload(&config);
+    assert!(served(listen, "a.example", &client) == Some(new.der()), "at once");
+}
+
+#[test]
+fn check_says_which_file_is_wrong() {
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
+    let (a, b) = (authority.issue(&["a.example"]), authority.issue(&["b.example"]));
+    a.write(&directory, "a");
+    b.write(&directory, "b");
+    directory.write("text", "this is no certificate\n");
+    directory.write("empty", "");
+    let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    directory.write("encrypted.key", encrypted);
+    let half = Directory::new();
+    half.write("a.example.crt", &a.chain);
+    let half_at = half.file("").display().to_string();
+    let cases = [
+        ("certificate = \"a.crt\", key = \"nowhere.key\"", "nowhere.key cannot be read: No such file"),
+        ("certificate = \"nowhere.crt\", key = \"a.key\"", "nowhere.crt cannot be read: No such file"),
+        ("certificate = \"a.crt\", key = \"b.key\"", "b.key is not the key of"),
+        ("certificate = \"a.crt\"", "a.crt has no private key in PEM"),
+        ("certificate = \"a.key\", key = \"a.key\"", "a.key has no certificate in PEM"),
+        ("certificate = \"text\", key = \"a.key\"", "text has no certificate in PEM"),
+        ("certificate = \"empty\", key = \"a.key\"", "empty has no certificate in PEM"),
+        (
+            "certificate = \"a.crt\", key = \"encrypted.key\"",
+            "encrypted.key has no private key in PEM (is it encrypted?)",
+        ),
+        (
+            "certificate = \"a.crt\", key = \"a.key\", client_ca = \"text\"",
+            "text has no authority's certificate in PEM",
+        ),
+        ("certificate = \"a.crt\", key = \"a.key\", client_ca = \"nowhere\"", "nowhere cannot be read"),
+        ("certificate = \"a.crt\", key = \"a.key\", ocsp = \"nowhere.ocsp\"", "nowhere.ocsp cannot be read"),
+        ("directory = \"nowhere\"", "nowhere cannot be read"),
+        (&format!("directory = \"{half_at}\""), "a.example.key cannot be read"),
+    ];
+    for (tls, expected) in cases {
+        let config =
+            format!("service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:1\", tls = {{ {tls} }} }}");
+        let output =
+            Command::new(BINARY).arg("check").arg(directory.write("c.lua", &config)).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{tls}");
+        assert!(text.contains("service `s`") && text.contains(expected), "{tls}: {text}");
+        assert_eq!(text.lines().count(), 1, "{tls}: {text}");
+    }
+    // Every wrong one is said, not only the first.
+    let tls = "certificates = { { certificate = \"a.crt\", key = \"b.key\" }, \"nowhere.pem\" }";
+    let config = format!("service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:1\", tls = {{ {tls} }} }}");
+    let output = Command::new(BINARY).arg("check").arg(directory.write("c.lua", &config)).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("b.key is not the key") && text.contains("nowhere.pem cannot be read"), "{text}");
+}
+
+#[test]
+fn certificates_that_end_soon_are_noticed() {
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
+    let (a, listen) = (Server::named("a"), free_port());
+    let [soon, over, good] = [("soon.example", 5), ("over.example", -3), ("good.example", 30)]
+        .map(|(name, days)| format!("{{ {} }}", authority.issue_until(name, days).keys(&directory, name)));
+    let evener = Evener::run(&service(listen, &a, &format!("certificates = {{ {good}, {soon}, {over} }}")));
+    evener.expect_log("the certificate of soon.example expires in");
+    evener.expect_log("the certificate of over.example has expired");
+    assert!(evener.log().contains("notice") && !evener.log().contains("good.example"), "{}", evener.log());
+    // Renewed ones are not spoken of any more, those that come are.
+    let said = evener.log().len();
+    authority.issue(&["over.example"]).write(&directory, "over.example");
+    authority.issue_until("good.example", 2).write(&directory, "good.example");
+    evener.expect_log("the certificate of good.example expires in");
+    let since = evener.log()[said..].to_owned();
+    assert!(!since.contains("over.example"), "{since}");
+}

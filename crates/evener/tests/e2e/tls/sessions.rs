@@ -1,0 +1,198 @@
+//! TLS over time: sessions that are resumed, certificates that are replaced under load.
+
+use crate::harness::certificates::{ANY, Authority, line_of, mirror, s_client, shake};
+use crate::harness::{Directory, Evener, Server, free_port};
+use rustls::client::Resumption;
+use rustls::pki_types::CertificateDer;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n";
+
+fn http(listen: u16, server: &Server, tls: &str) -> String {
+    let port = server.port;
+    format!(
+        "service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{port}\", tls = {{ {tls} }} }}"
+    )
+}
+
+/// A connection of openssl with the session of a file, or with a new one that is kept there.
+fn visit(listen: u16, version: &str, how: &str, file: &str, more: &[&str]) -> String {
+    let arguments = [&["-servername", "a.example", version, how, file][..], more].concat();
+    let said = s_client(listen, &arguments, REQUEST);
+    assert!(said.contains("HTTP/1.1 200"), "{said}");
+    said
+}
+
+#[test]
+fn sessions_are_resumed_by_any_worker() {
+    let (directory, authority, a, listen) =
+        (Directory::new(), Authority::new("test ca"), mirror("a"), free_port());
+    let keys = authority.issue(&["a.example"]).keys(&directory, "a");
+    let evener = Evener::run_with(&http(listen, &a, &keys), &["--workers", "2"]);
+    let file = |name: &str| directory.file(name).display().to_string();
+    for (version, name) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
+        let session = file(version);
+        let before = evener.service_counter("s", "tls_resumed");
+        let said = visit(listen, version, "-sess_out", &session, &[]);
+        assert!(said.contains(&format!("New, {name}")), "{said}");
+        for turn in 0..20 {
+            let said = visit(listen, version, "-sess_in", &session, &[]);
+            assert!(said.contains(&format!("Reused, {name}")), "{version}, turn {turn}: {said}");
+        }
+        assert_eq!(evener.service_counter("s", "tls_resumed") - before, 20, "{version}");
+    }
+    // A client that knows no tickets is remembered by the id of its session (RFC 5246, section 7.3).
+    let session = file("by-id");
+    visit(listen, "-tls1_2", "-sess_out", &session, &["-no_ticket"]);
+    for turn in 0..10 {
+        let said = visit(listen, "-tls1_2", "-sess_in", &session, &["-no_ticket"]);
+        assert!(said.contains("Reused, TLSv1.2"), "by id, turn {turn}: {said}");
+    }
+}
+
+#[test]
+fn a_session_of_another_service_is_not_resumed() {
+    let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), mirror("a"));
+    let (listen, other) = (free_port(), free_port());
+    let keys = authority.issue(&["a.example"]).keys(&directory, "a");
+    let second = http(other, &a, &keys).replace("\"s\"", "\"t\"");
+    let _evener = Evener::run(&format!("{}\n{second}", http(listen, &a, &keys)));
+    let session = directory.file("session").display().to_string();
+    for version in ["-tls1_2", "-tls1_3"] {
+        visit(listen, version, "-sess_out", &session, &[]);
+        let said = visit(other, version, "-sess_in", &session, &[]);
+        assert!(said.contains("New, TLS"), "{version}: {said}");
+    }
+}
+
+#[test]
+fn a_resumed_session_still_knows_its_client() {
+    let (directory, authority, a, listen) =
+        (Directory::new(), Authority::new("test ca"), mirror("a"), free_port());
+    let keys = authority.issue(&["a.example"]).keys(&directory, "a");
+    let (ca, _) = authority.own.write(&directory, "ca");
+    let (chain, key) = authority.issue_client("someone").write(&directory, "client");
+    let (chain, key) = (chain.display().to_string(), key.display().to_string());
+    let tls = format!("{keys}, client_ca = \"{}\"", ca.display());
+    let config = http(listen, &a, &tls).replace("protocol", "certificate_header = \"X-Subject\", protocol");
+    let evener = Evener::run_with(&config, &["--workers", "2"]);
+    let session = directory.file("session").display().to_string();
+    for version in ["-tls1_2", "-tls1_3"] {
+        visit(listen, version, "-sess_out", &session, &["-cert", &chain, "-key", &key]);
+        // The ticket stands for the certificate, which is not shown again.
+        let said = visit(listen, version, "-sess_in", &session, &[]);
+        assert!(said.contains("Reused, TLS"), "{version}: {said}");
+        assert!(said.contains("CN=someone"), "{version}: {said}");
+    }
+    // Other authorities: tickets of before must not get around them.
+    let (other, _) = Authority::new("other ca").own.write(&directory, "other");
+    visit(listen, "-tls1_3", "-sess_out", &session, &["-cert", &chain, "-key", &key]);
+    evener.reload(&config.replace(&ca.display().to_string(), &other.display().to_string()));
+    let said = s_client(listen, &["-servername", "a.example", "-tls1_3", "-sess_in", &session], REQUEST);
+    assert!(!said.contains("HTTP/1.1 200"), "{said}");
+}
+
+/// Clients that make new handshakes until told to stop; how many there were, and what went wrong.
+struct Load<'a> {
+    listen: u16,
+    config: Arc<rustls::ClientConfig>,
+    over: &'a AtomicBool,
+    done: &'a AtomicUsize,
+}
+
+impl Load<'_> {
+    fn run(&self) -> Vec<String> {
+        let mut failures = Vec::new();
+        while !self.over.load(Ordering::Relaxed) {
+            match shake(self.listen, "a.example", &self.config) {
+                Ok(mut client) => {
+                    let line = line_of(&mut client);
+                    if line != "a 127.0.0.1" {
+                        failures.push(format!("it said {line:?}"));
+                    }
+                }
+                Err(error) => failures.push(error.to_string()),
+            }
+            self.done.fetch_add(1, Ordering::Relaxed);
+        }
+        failures
+    }
+}
+
+fn served(listen: u16, config: &Arc<rustls::ClientConfig>) -> CertificateDer<'static> {
+    shake(listen, "a.example", config).unwrap().conn.peer_certificates().unwrap()[0].clone()
+}
+
+#[test]
+fn certificates_are_replaced_under_load_and_sessions_go_on() {
+    let (directory, authority, a, listen) =
+        (Directory::new(), Authority::new("test ca"), Server::named("a"), free_port());
+    let keys = authority.issue(&["a.example"]).keys(&directory, "a");
+    let config = format!(
+        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", tls = {{ {keys} }} }}",
+        a.port
+    );
+    let evener = Evener::run_with(&config, &["--workers", "2"]);
+    let mut always_new = authority.client(ANY);
+    always_new.resumption = Resumption::disabled();
+    let always_new = Arc::new(always_new);
+    let remembers: Vec<_> = ANY.iter().map(|version| Arc::new(authority.client(&[version]))).collect();
+    for config in &remembers {
+        assert_eq!(line_of(&mut shake(listen, "a.example", config).unwrap()), "a 127.0.0.1");
+    }
+    let (over, done) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let load = || Load { listen, config: Arc::clone(&always_new), over: &over, done: &done };
+        let clients: Vec<_> = (0..3).map(|_| load()).map(|load| scope.spawn(move || load.run())).collect();
+        for turn in 0..8 {
+            let issued = authority.issue(&["a.example"]);
+            issued.write(&directory, "a");
+            evener.reload(&config);
+            assert!(served(listen, &always_new) == issued.der(), "turn {turn}: the new one is served");
+            for config in &remembers {
+                let mut client = shake(listen, "a.example", config).unwrap();
+                assert_eq!(
+                    client.conn.handshake_kind(),
+                    Some(rustls::HandshakeKind::Resumed),
+                    "turn {turn}: {:?}",
+                    client.conn.protocol_version()
+                );
+                // The next ticket comes before that.
+                assert_eq!(line_of(&mut client), "a 127.0.0.1");
+            }
+            let until = Instant::now() + Duration::from_secs(20);
+            let goal = done.load(Ordering::Relaxed) + 20;
+            while done.load(Ordering::Relaxed) < goal && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        let failures: Vec<String> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+        assert!(failures.is_empty(), "{failures:?}");
+    });
+    assert!(done.load(Ordering::Relaxed) > 100);
+    assert_eq!(evener.service_counter("s", "tls_failed"), 0);
+}
+
+#[test]
+fn a_connection_outlives_the_certificate_that_it_began_with() {
+    let (directory, authority, a, listen) =
+        (Directory::new(), Authority::new("test ca"), Server::named("a"), free_port());
+    let keys = authority.issue(&["a.example"]).keys(&directory, "a");
+    let config = |tls: &str| {
+        format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", {tls} }}", a.port)
+    };
+    let evener = Evener::run(&config(&format!("tls = {{ {keys} }}")));
+    let client = Arc::new(authority.client(ANY));
+    let mut held = shake(listen, "a.example", &client).unwrap();
+    assert_eq!(line_of(&mut held), "a 127.0.0.1");
+    authority.issue(&["a.example"]).write(&directory, "a");
+    evener.reload(&config(&format!("tls = {{ {keys} }}")));
+    // Even TLS itself may be taken away from the service.
+    evener.reload(&config(""));
+    std::io::Write::write_all(&mut held, b"still here\n").unwrap();
+    assert_eq!(line_of(&mut held), "still here");
+    assert_eq!(crate::harness::who(listen), "a");
+}

@@ -1,0 +1,109 @@
+//! The PROXY protocol with datagrams and a real program on the other side: dnsdist behind us, and before us.
+
+use crate::harness::peers::Peer;
+use crate::harness::{Evener, free_port, have, wait_until};
+use crate::udp::flows::Nsd;
+use std::process::Command;
+
+/// dnsdist that answers with what the header told it: of a name that begins with `d` where the client sent to.
+fn teller(port: u16) -> Peer {
+    let config = "setACL({\"0.0.0.0/0\"})\nsetProxyProtocolACL({\"127.0.0.1/32\"})\n\
+        addAction(AllRule(), LuaAction(function(dq)\n\
+          local name = dq.qname:toString()\n\
+          if name:sub(1, 1) == \"d\" then return DNSAction.Spoof, dq.localaddr:toString() end\n\
+          return DNSAction.Spoof, dq.remoteaddr:toString()\n\
+        end))";
+    Peer::dnsdist(port, config)
+}
+
+/// dnsdist that passes on to us, with a header.
+fn passer(port: u16, to: u16) -> Peer {
+    let config = format!(
+        "setACL({{\"0.0.0.0/0\"}})\n\
+         newServer({{address=\"127.0.0.1:{to}\", useProxyProtocol=true, checkName=\"n0.example.\", mustResolve=true, checkInterval=1}})"
+    );
+    Peer::dnsdist(port, &config)
+}
+
+/// The answer to a question from this address.
+fn dig(from: &str, port: u16, name: &str) -> String {
+    let output = Command::new("dig")
+        .args(["-b", from, "@127.0.0.1", "-p", &port.to_string(), name, "A", "+short", "+time=2", "+tries=2"])
+        .output()
+        .unwrap();
+    // Without what it says of time-outs.
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    said.lines().filter(|line| !line.starts_with(';')).collect()
+}
+
+fn have_all() -> bool {
+    ["dnsdist", "nsd", "dig", "dnsperf"].iter().all(|program| have(program))
+}
+
+#[test]
+fn dnsdist_is_told_of_the_client_and_where_it_sent_to() {
+    if !have_all() {
+        return;
+    }
+    let (port, listen) = (free_port(), free_port());
+    let _dnsdist = teller(port);
+    let evener = Evener::run(&format!(
+        "service \"dns\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{port}\", send_proxy = \"v2\" }}"
+    ));
+    for from in ["127.0.0.7", "127.0.0.8", "127.9.9.9"] {
+        assert_eq!(dig(from, listen, "a.example"), from);
+        assert_eq!(dig(from, listen, "d.example"), "127.0.0.1");
+    }
+    assert_eq!(evener.server(&format!("127.0.0.1:{port}"))["verdict"], "up");
+}
+
+fn name_server_behind(listen: u16, port: u16, more: &str) -> Evener {
+    Evener::run(&format!(
+        "service \"dns\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{port}\", {more} \
+         check = check.udp {{ send = \"\\1\\2\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\2n0\\7example\\0\\0\\1\\0\\1\", expect = \"\\1\\2\" }} }}"
+    ))
+}
+
+#[test]
+fn dnsdist_tells_of_its_clients_and_all_get_their_answers() {
+    if !have_all() {
+        return;
+    }
+    let (front, listen, port) = (free_port(), free_port(), free_port());
+    let evener = name_server_behind(listen, port, "proxy_from = \"127.0.0.1\", deny = \"127.0.0.66\",");
+    let _nsd = Nsd::start(&evener, port);
+    wait_until("nsd to be found well", || evener.log().contains("server_up").then_some(()));
+    // Its own checks, which say LOCAL, have to find us well first.
+    let _dnsdist = passer(front, listen);
+    wait_until("an answer", || (dig("127.0.0.7", front, "n5.example") == "192.0.2.5").then_some(()));
+    assert_eq!(dig("127.0.0.66", front, "n5.example"), "", "the client behind dnsdist is denied");
+    assert!(evener.service_counter("dns", "drop_denied") > 0);
+    let questions: String = (0..1000).map(|n| format!("n{n}.example A\n")).collect();
+    let file = evener.directory.write("questions", &questions);
+    let output = Command::new("dnsperf")
+        .args(["-T1", "-c16", "-q50", "-t3", "-n3", "-s", "127.0.0.1", "-p", &front.to_string(), "-d"])
+        .arg(file)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("Queries completed:    3000 (100.00%)"), "{said}");
+    assert!(said.contains("NOERROR 3000 (100.00%)"), "{said}");
+    assert_eq!(evener.service_counter("dns", "drop_greeting"), 0);
+}
+
+#[test]
+fn dnsdist_before_us_and_dnsdist_behind_us_speak_of_the_same_client() {
+    if !have_all() {
+        return;
+    }
+    let (front, listen, back) = (free_port(), free_port(), free_port());
+    let _teller = teller(back);
+    let _evener = Evener::run(&format!(
+        "service \"dns\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{back}\", \
+         proxy_from = \"127.0.0.1\", send_proxy = \"v2\" }}"
+    ));
+    let _passer = passer(front, listen);
+    wait_until("an answer", || (dig("127.0.0.7", front, "a.example") == "127.0.0.7").then_some(()));
+    assert_eq!(dig("127.0.0.8", front, "a.example"), "127.0.0.8");
+    assert_eq!(dig("127.0.0.8", front, "d.example"), "127.0.0.1");
+}

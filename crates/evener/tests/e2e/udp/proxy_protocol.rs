@@ -1,0 +1,425 @@
+//! The PROXY protocol with datagrams: each one tells of its client, to servers and from those who stand before us.
+
+use crate::harness::{DEADLINE, Evener, free_port, local, wait_until};
+use crate::tcp::proxy_from::{FOUR, bad, six, v2};
+use crate::tcp::proxy_protocol::Told;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+/// PROXY over datagrams of IPv4 and of IPv6.
+const DATAGRAM_4: u8 = 0x12;
+const DATAGRAM_6: u8 = 0x22;
+/// A header with addresses and a checksum takes so much.
+const HEADER_4: usize = 16 + 12 + 7;
+const HEADER_6: usize = 16 + 36 + 7;
+/// An IPv4 packet carries so much.
+const LARGEST: usize = 65_507;
+
+/// A server that tells the test of each datagram, and answers with its name and what follows the header.
+struct Listener {
+    port: u16,
+    heard: Receiver<Vec<u8>>,
+    over: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Listener {
+    fn start(name: &'static str) -> Self {
+        let port = free_port();
+        let socket = UdpSocket::bind(local(port)).unwrap();
+        socket2::SockRef::from(&socket).set_recv_buffer_size(8 << 20).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let (stop, (tell, heard)) = (Arc::clone(&over), channel());
+        let thread = std::thread::spawn(move || {
+            let mut buffer = vec![0; 65_536];
+            while !stop.load(Ordering::Relaxed) {
+                let Ok((length, flow)) = socket.recv_from(&mut buffer) else { continue };
+                let bytes = &buffer[..length];
+                let payload = after_header(bytes);
+                let answer = [name.as_bytes(), b" ", &payload[..payload.len().min(1000)]].concat();
+                let _ = socket.send_to(&answer, flow);
+                let _ = tell.send(bytes.to_vec());
+            }
+        });
+        Self { port, heard, over, thread: Some(thread) }
+    }
+
+    /// The next datagram.
+    fn next(&self) -> Vec<u8> {
+        self.heard.recv_timeout(DEADLINE).unwrap()
+    }
+
+    fn nothing_more(&self) {
+        assert!(self.heard.try_recv().is_err(), "a datagram that should not be there");
+    }
+
+    fn stop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// What follows a header, if it looks like one.
+fn after_header(bytes: &[u8]) -> &[u8] {
+    let told = bytes.starts_with(b"\r\n\r\n\0").then(|| bytes.get(14..16)).flatten();
+    let length = told.map_or(0, |length| 16 + usize::from(u16::from_be_bytes([length[0], length[1]])));
+    bytes.get(length..).unwrap_or(bytes)
+}
+
+/// The header, and what follows.
+fn split(mut bytes: &[u8]) -> (Told, &[u8]) {
+    let told = Told::read(&mut bytes);
+    (told, bytes)
+}
+
+/// The addresses of a header, as bytes.
+fn ends(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+    let octets = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let ports = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
+    [octets(source.ip()), octets(destination.ip()), ports].concat()
+}
+
+fn client_at(from: &str, to: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind(format!("{from}:0")).unwrap();
+    socket.connect(to).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket
+}
+
+fn answer(socket: &UdpSocket) -> String {
+    let mut buffer = vec![0; 65_536];
+    let length = socket.recv(&mut buffer).unwrap_or(0);
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
+}
+
+fn service(listen: &str, servers: &[&Listener], more: &str) -> String {
+    let servers: String = servers.iter().map(|server| format!("\"127.0.0.1:{}\", ", server.port)).collect();
+    format!("service \"u\" {{ protocol = \"udp\", listen = {listen}, {servers} {more} }}")
+}
+
+fn quoted(port: u16) -> String {
+    format!("\"127.0.0.1:{port}\"")
+}
+
+#[test]
+fn every_datagram_tells_of_its_client_in_both_families_and_every_size() {
+    let (server, listen) = (Listener::start("a"), free_port());
+    let evener = Evener::run(&service(
+        &format!("{{ \"127.0.0.1:{listen}\", \"[::1]:{listen}\" }}"),
+        &[&server],
+        "send_proxy = \"v2\"",
+    ));
+    let six: SocketAddr = format!("[::1]:{listen}").parse().unwrap();
+    for (from, to, family, header) in
+        [("127.0.0.7", local(listen), DATAGRAM_4, HEADER_4), ("[::1]", six, DATAGRAM_6, HEADER_6)]
+    {
+        let socket = client_at(from, to);
+        let expected = ends(socket.local_addr().unwrap(), to);
+        for size in [0, 1, 12, 1400, 9000, LARGEST - header] {
+            let payload: Vec<u8> = (0..size).map(|at| at as u8).collect();
+            socket.send(&payload).unwrap();
+            let datagram = server.next();
+            let (told, rest) = split(&datagram);
+            assert_eq!((told.command, told.family, &told.addresses), (0x21, family, &expected), "{size}");
+            assert!(rest == payload, "{from} {size}: {} bytes came", rest.len());
+            let mut back = [0; 2000];
+            assert_eq!(socket.recv(&mut back).unwrap(), 2 + size.min(1000));
+        }
+        let before = evener.service_counter("u", "drop_unsendable");
+        socket.send(&vec![0; LARGEST - header + 1]).unwrap();
+        wait_until("what is too large with its header to be counted", || {
+            (evener.service_counter("u", "drop_unsendable") == before + 1).then_some(())
+        });
+        socket.send(b"still").unwrap();
+        assert_eq!(split(&server.next()).1, b"still", "the server is not blamed");
+    }
+    assert_eq!(evener.server(&format!("127.0.0.1:{}", server.port))["verdict"], "up");
+}
+
+#[test]
+fn a_listener_of_all_addresses_tells_which_one_was_asked() {
+    let (server, listen) = (Listener::start("a"), free_port());
+    let _evener = Evener::run(&service(
+        &format!("{{ \"0.0.0.0:{listen}\", \"[::]:{listen}\" }}"),
+        &[&server],
+        "send_proxy = \"v2\"",
+    ));
+    for (from, to) in [("127.0.0.7", "127.0.0.9"), ("127.0.0.7", "127.0.0.1"), ("[::1]", "[::1]")] {
+        let to: SocketAddr = format!("{to}:{listen}").parse().unwrap();
+        let socket = client_at(from, to);
+        socket.send(b"x").unwrap();
+        assert_eq!(split(&server.next()).0.addresses, ends(socket.local_addr().unwrap(), to));
+        assert_eq!(answer(&socket), "a x");
+    }
+}
+
+#[test]
+fn bursts_have_a_header_before_each_datagram_however_they_are_sent() {
+    let (server, listen) = (Listener::start("a"), free_port());
+    let config = service(&quoted(listen), &[&server], "send_proxy = \"v2\"");
+    let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let clients = ["127.0.0.7", "127.0.0.8"].map(|from| client_at(from, local(listen)));
+    // Of one size, with a shorter last one, of many sizes, of two clients in turn, so large that few fit one send.
+    let bursts: [(&str, Vec<usize>, usize); 5] = [
+        ("equal", vec![1200; 50], 1),
+        ("shorter at the end", [vec![1200; 49], vec![7]].concat(), 1),
+        ("mixed", (0..50).map(|at| 50 + at * 7 % 900).collect(), 1),
+        ("of two", vec![900; 50], 2),
+        ("large", vec![20_000; 20], 2),
+    ];
+    for (what, sizes, count) in bursts {
+        for (number, size) in sizes.iter().enumerate() {
+            let payload = [format!("{number:03}").as_bytes(), &vec![b'-'; *size]].concat();
+            clients[number % count].send(&payload).unwrap();
+        }
+        let mut seen: Vec<(Vec<u8>, Vec<u8>)> = (0..sizes.len())
+            .map(|_| {
+                let datagram = server.next();
+                let (told, rest) = split(&datagram);
+                (rest.to_vec(), told.addresses)
+            })
+            .collect();
+        seen.sort();
+        for (number, size) in sizes.iter().enumerate() {
+            let (payload, addresses) = &seen[number];
+            let expected = ends(clients[number % count].local_addr().unwrap(), local(listen));
+            assert_eq!(addresses, &expected, "{what} {number}");
+            assert!(payload.starts_with(format!("{number:03}-").as_bytes()), "{what} {number}");
+            assert_eq!(payload.len(), size + 3, "{what} {number}");
+        }
+        server.nothing_more();
+    }
+    assert_eq!(evener.service_counter("u", "drop_send_full"), 0);
+}
+
+#[test]
+fn a_flow_that_goes_on_at_another_server_has_one_header_and_not_two() {
+    let (mut a, b, listen) = (Listener::start("a"), Listener::start("b"), free_port());
+    let config = service(&quoted(listen), &[&a, &b], "send_proxy = \"v2\", passive = { down_for = \"1h\" }");
+    let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let clients: Vec<UdpSocket> = (0..8).map(|_| client_at("127.0.0.7", local(listen))).collect();
+    let moved: Vec<&UdpSocket> = (clients.iter())
+        .filter(|client| {
+            client.send(b"first").unwrap();
+            answer(client) == "a first"
+        })
+        .collect();
+    assert_eq!(moved.len(), 4);
+    a.stop();
+    while b.heard.try_recv().is_ok() {}
+    // All in one batch, each larger than the one before, so that each is sent alone: the first one of a flow meets the
+    // dead server and is lost, and the others, which have their headers by then, go on to the next server.
+    evener.signal("STOP");
+    for turn in 0..5 {
+        for client in &moved {
+            client.send(format!("turn {}", "x".repeat(turn)).as_bytes()).unwrap();
+        }
+    }
+    evener.signal("CONT");
+    let mut lengths: Vec<usize> = Vec::new();
+    for _ in 0..16 {
+        let datagram = b.next();
+        let (header, rest) = split(&datagram);
+        let known =
+            |client: &&&UdpSocket| header.addresses == ends(client.local_addr().unwrap(), local(listen));
+        assert!(moved.iter().any(|client| known(&client)), "{header:?}");
+        assert!(rest.starts_with(b"turn "), "{}", rest.escape_ascii());
+        lengths.push(rest.len());
+    }
+    lengths.sort_unstable();
+    assert_eq!(lengths.chunk_by(|a, b| a == b).map(<[usize]>::len).collect::<Vec<_>>(), [4; 4]);
+    // And what the flow says afterwards.
+    moved[0].send(b"turn later").unwrap();
+    assert_eq!(split(&b.next()).1, b"turn later");
+    assert!(evener.service_counter("u", "flows_moved") >= 4);
+}
+
+#[test]
+fn a_reload_that_begins_or_ends_telling_counts_for_flows_that_are_there() {
+    let (server, listen) = (Listener::start("a"), free_port());
+    let config = |more: &str| service(&quoted(listen), &[&server], more);
+    let evener = Evener::run(&config(""));
+    let socket = client_at("127.0.0.7", local(listen));
+    socket.send(b"one").unwrap();
+    assert_eq!(server.next(), b"one");
+    evener.reload(&config("send_proxy = \"v2\""));
+    socket.send(b"two").unwrap();
+    let datagram = server.next();
+    assert!(datagram.starts_with(b"\r\n\r\n"), "the server wants a header now: {}", datagram.escape_ascii());
+    assert_eq!(split(&datagram).1, b"two");
+    evener.reload(&config(""));
+    socket.send(b"three").unwrap();
+    assert_eq!(server.next().escape_ascii().to_string(), "three");
+}
+
+#[test]
+fn two_clients_behind_one_proxy_are_two_flows_with_their_own_answers() {
+    let (a, b, listen) = (Listener::start("a"), Listener::start("b"), free_port());
+    let config = service(&quoted(listen), &[&a, &b], "proxy_from = \"127.0.0.1\"");
+    let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let proxy = client_at("127.0.0.1", local(listen));
+    let mut other = FOUR;
+    other[3] = 8;
+    let headers = [v2(0x21, DATAGRAM_4, &FOUR), v2(0x21, DATAGRAM_4, &other), v2(0x21, DATAGRAM_6, &six())];
+    for turn in 0..5 {
+        let mut answers = Vec::new();
+        for (client, header) in headers.iter().enumerate() {
+            proxy.send(&[header, format!("{client}.{turn}").as_bytes()].concat()).unwrap();
+            answers.push(answer(&proxy));
+        }
+        // Answers have no header: that is the way to us, not back.
+        assert_eq!(answers, [format!("a 0.{turn}"), format!("b 1.{turn}"), format!("a 2.{turn}")]);
+    }
+    assert_eq!(evener.status()["services"][0]["flows_active"], 3);
+    // The same client by another proxy, and another port of the same client, are others again.
+    let second = client_at("127.0.0.1", local(listen));
+    second.send(&[&headers[0][..], b"x"].concat()).unwrap();
+    assert!(answer(&second).ends_with(" x"));
+    let mut port = FOUR;
+    port[9] ^= 1;
+    proxy.send(&[v2(0x21, DATAGRAM_4, &port), b"y".to_vec()].concat()).unwrap();
+    assert!(answer(&proxy).ends_with(" y"));
+    assert_eq!(evener.status()["services"][0]["flows_active"], 5);
+    // Nobody but the client's data reached the servers.
+    let heard: Vec<Vec<u8>> = [&a, &b].into_iter().flat_map(|server| server.heard.try_iter()).collect();
+    assert_eq!(heard.len(), 17);
+    assert!(heard.iter().all(|datagram| datagram.len() <= 3), "{heard:?}");
+}
+
+#[test]
+fn the_client_that_is_told_of_is_denied_and_the_proxy_is_not_asked_for() {
+    let (server, listen) = (Listener::start("a"), free_port());
+    let config = service(&quoted(listen), &[&server], "proxy_from = \"127.0.0.1\", allow = \"192.0.2.0/29\"");
+    let evener = Evener::run(&config);
+    let proxy = client_at("127.0.0.1", local(listen));
+    proxy.send(&[&v2(0x21, DATAGRAM_4, &FOUR)[..], b"in"].concat()).unwrap();
+    assert_eq!(answer(&proxy), "a in");
+    let mut outside = FOUR;
+    outside[3] = 8;
+    proxy.send(&[&v2(0x21, DATAGRAM_4, &outside)[..], b"out"].concat()).unwrap();
+    // The proxy's own word, and one who is no proxy.
+    proxy.send(&[&v2(0x20, 0, &[])[..], b"local"].concat()).unwrap();
+    client_at("127.0.0.2", local(listen)).send(b"direct").unwrap();
+    wait_until("three to be refused", || (evener.service_counter("u", "drop_denied") == 3).then_some(()));
+    assert_eq!(evener.service_counter("u", "denied"), 3);
+    assert_eq!(server.next(), b"in");
+    server.nothing_more();
+}
+
+#[test]
+fn what_has_no_header_is_dropped_from_a_proxy_and_data_from_others() {
+    let (server, listen) = (Listener::start("a"), free_port());
+    let config = service(&quoted(listen), &[&server], "proxy_from = \"127.0.0.1\"");
+    let evener = Evener::run(&config);
+    let proxy = client_at("127.0.0.1", local(listen));
+    let whole = v2(0x21, DATAGRAM_4, &FOUR);
+    let cut = (0..whole.len()).map(|length| ("cut off", whole[..length].to_vec()));
+    let wrong: Vec<_> = bad().into_iter().chain(cut).collect();
+    for (turn, (what, bytes)) in wrong.iter().enumerate() {
+        proxy.send(bytes).unwrap();
+        wait_until(what, || {
+            let counted = evener.service_counter("u", "drop_greeting");
+            (counted == turn as u64 + 1).then_some(())
+        });
+    }
+    server.nothing_more();
+    assert_eq!(evener.status()["services"][0]["flows_active"], 0);
+    // With a header and nothing else it is an empty datagram, which goes on.
+    proxy.send(&whole).unwrap();
+    assert_eq!(server.next(), b"");
+    assert_eq!(answer(&proxy), "a ");
+    // To those who are not trusted it is data, header or not.
+    let direct = client_at("127.0.0.2", local(listen));
+    for (what, bytes) in wrong.iter().chain([&("whole", whole.clone())]) {
+        direct.send(bytes).unwrap();
+        assert!(server.next() == *bytes, "{what}");
+    }
+    assert_eq!(evener.service_counter("u", "drop_greeting"), wrong.len() as u64);
+}
+
+#[test]
+fn good_and_bad_ones_in_one_burst_do_not_mix() {
+    let (server, listen) = (Listener::start("a"), free_port());
+    let config = service(&quoted(listen), &[&server], "proxy_from = \"127.0.0.1\", send_proxy = \"v2\"");
+    let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let proxy = client_at("127.0.0.1", local(listen));
+    for number in 0..60_u8 {
+        let mut client = FOUR;
+        client[3] = number % 3;
+        let header = v2(0x21, DATAGRAM_4, &client);
+        let header = if number % 4 == 0 { &header[..20] } else { &header[..] };
+        proxy.send(&[header, &[number]].concat()).unwrap();
+    }
+    for _ in 0..45 {
+        let datagram = server.next();
+        let (told, rest) = split(&datagram);
+        assert_eq!((rest.len(), told.addresses[3]), (1, rest[0] % 3));
+        assert_ne!(rest[0] % 4, 0);
+        assert_eq!(told.addresses[4..], FOUR[4..], "the destination is what the client asked");
+    }
+    server.nothing_more();
+    assert_eq!(evener.service_counter("u", "drop_greeting"), 15);
+}
+
+#[test]
+fn local_speaks_for_the_proxy_itself() {
+    let (server, plain, listen, other) =
+        (Listener::start("a"), Listener::start("b"), free_port(), free_port());
+    let _evener = Evener::run(&format!(
+        "{}\n{}",
+        service(&quoted(listen), &[&server], "proxy_from = \"127.0.0.1\", send_proxy = \"v2\""),
+        service(&quoted(other), &[&plain], "proxy_from = \"127.0.0.1\"").replace("\"u\"", "\"p\"")
+    ));
+    let proxy = client_at("127.0.0.1", local(listen));
+    for header in [v2(0x20, 0, &[]), v2(0x20, DATAGRAM_4, &FOUR), v2(0x21, 0, &[])] {
+        proxy.send(&[&header[..], b"check"].concat()).unwrap();
+        let datagram = server.next();
+        let (told, rest) = split(&datagram);
+        assert_eq!((told.command, rest), (0x21, &b"check"[..]));
+        assert_eq!(told.addresses, ends(proxy.local_addr().unwrap(), local(listen)));
+        assert_eq!(answer(&proxy), "a check");
+    }
+    let proxy = client_at("127.0.0.1", local(other));
+    proxy.send(&[&v2(0x20, 0, &[])[..], b"check"].concat()).unwrap();
+    assert_eq!((plain.next(), answer(&proxy).as_str()), (b"check".to_vec(), "b check"));
+}
+
+#[test]
+fn a_chain_keeps_the_client_and_the_destination() {
+    let (server, first, second) = (Listener::start("a"), free_port(), free_port());
+    // Two of our services one after the other, and a header from outside before them.
+    let _evener = Evener::run(&format!(
+        "service \"one\" {{ protocol = \"udp\", listen = \"127.0.0.1:{first}\", \"127.0.0.1:{second}\", proxy_from = \"127.0.0.9\", send_proxy = \"v2\" }}\n{}",
+        service(&quoted(second), &[&server], "proxy_from = \"127.0.0.1\", send_proxy = \"v2\"")
+    ));
+    let proxy = client_at("127.0.0.9", local(first));
+    for (family, addresses) in [(DATAGRAM_4, FOUR.to_vec()), (DATAGRAM_6, six())] {
+        proxy.send(&[&v2(0x21, family, &addresses)[..], b"through"].concat()).unwrap();
+        let datagram = server.next();
+        let (told, rest) = split(&datagram);
+        assert_eq!((told.command, told.family, told.addresses), (0x21, family, addresses));
+        assert_eq!(rest, b"through");
+        assert_eq!(answer(&proxy), "a through");
+    }
+    // A client without a proxy is told of by the first one.
+    let direct = client_at("127.0.0.7", local(first));
+    direct.send(b"direct").unwrap();
+    let datagram = server.next();
+    assert_eq!(split(&datagram).0.addresses, ends(direct.local_addr().unwrap(), local(first)));
+    assert_eq!(answer(&direct), "a direct");
+}
