@@ -7,6 +7,7 @@ mod test;
 mod tidy;
 
 use clap::{Parser, Subcommand};
+use test::Tier;
 
 /// Developer commands of Evener
 #[derive(Debug, Parser)]
@@ -24,10 +25,13 @@ enum Command {
         #[arg(long)]
         bench: bool,
     },
-    /// Run everything that tests: unit, simulation, end-to-end with the real peers; `setup` comes first
+    /// Run every test: unit, simulation, end to end with the real peers; `setup` comes first
     Test {
-        /// Passed on to cargo test, such as the name of a test
-        filter: Vec<String>,
+        /// Only unit tests, the simulation and a few end-to-end tests, without installing anything
+        #[arg(long)]
+        fast: bool,
+        /// Only tests whose names contain one of these
+        filters: Vec<String>,
     },
     /// Measure against pen, haproxy, nginx and dnsdist, and print the table of norms and ratios
     Bench(bench::Options),
@@ -38,7 +42,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Setup { bench } => packages::install(bench),
-        Command::Test { filter } => test::run(&filter),
+        Command::Test { fast, filters } => test::run(if fast { Tier::Fast } else { Tier::Whole }, &filters),
         Command::Bench(options) => bench::run(&options),
         Command::Tidy => tidy::run(),
     }

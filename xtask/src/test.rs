@@ -1,30 +1,221 @@
-//! `cargo xtask test`: everything.
+//! `cargo xtask test`: builds the tests once, runs them tier by tier, gives end-to-end tests that failed a second try, and
+//! reports how long each tier took.
 
-use crate::{packages, shell};
-use std::process::Command;
+mod binaries;
+mod outcome;
 
-/// Installs what is missing, then runs every test of the workspace.
-pub(crate) fn run(filter: &[String]) -> anyhow::Result<()> {
-    packages::install(false)?;
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let mut tests = Command::new(&cargo);
-    tests.current_dir(shell::root()).args(["test", "--workspace"]);
-    if !filter.is_empty() {
-        tests.arg("--").args(filter);
+use crate::packages;
+use anyhow::bail;
+use binaries::Binary;
+use outcome::Outcome;
+use std::time::{Duration, Instant};
+
+/// The end-to-end tests of the fast tier, by a part of their names. They need neither root nor an installed program.
+const FAST: &[&str] = &[
+    "a_refused_connect_goes_on_to_the_next_server_unseen",
+    "half_close_is_kept_in_both_directions",
+    "the_one_liner_takes_turns",
+    "flows_of_a_server_that_dies_go_on_at_once",
+    "the_one_liner_gives_each_client_a_flow",
+    "one_server_connection_serves_many_requests_of_many_clients",
+    "routes_go_by_host_and_by_the_longest_path",
+    "answers_come_back_under_the_id_and_in_the_spelling_of_the_question",
+    "a_tcp_service_ends_tls_of_both_versions",
+    "an_http_check_follows_status_and_body_by_rise_and_fall",
+    "a_reload_keeps_connections_counters_verdicts_and_listeners",
+    "a_wrong_file_changes_nothing_and_says_why",
+    "check_lists_every_problem_with_its_line",
+    "status_drain_ready_and_explain_talk_to_the_instance",
+];
+
+/// More failures than this are not the fault of a busy machine: none gets a second try.
+const SECOND_TRIES_MAX: usize = 20;
+
+/// The drivers that the whole end-to-end suite runs with; the first is the default.
+const DRIVERS: [&str; 2] = ["epoll", "io_uring"];
+
+/// A part of the tests.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Tier {
+    /// Every test, after what is missing was installed
+    Whole,
+    /// Unit tests, the simulation and a few end-to-end tests; nothing is installed
+    Fast,
+}
+
+/// Runs the tests of a tier whose names contain one of the filters, or all when there is no filter.
+pub(crate) fn run(tier: Tier, filters: &[String]) -> anyhow::Result<()> {
+    if tier == Tier::Whole {
+        packages::install(false)?;
     }
-    // What needs root or a program fails here instead of being skipped.
-    if rustix::process::geteuid().is_root() {
-        tests.env("EVENER_TEST_STRICT", "1");
+    let (end_to_end, others): (Vec<Binary>, Vec<Binary>) =
+        binaries::build()?.into_iter().partition(|binary| binary.target == "e2e");
+    let [end_to_end] = &end_to_end[..] else { bail!("there are {} end-to-end binaries", end_to_end.len()) };
+    let runs = runs(tier, filters, &end_to_end.list()?)?;
+    let mut report = Report::default();
+    let result = report
+        .time("unit tests and simulation", |_| others.iter().try_for_each(|binary| binary.run(filters)))
+        .and_then(|()| report.time("documentation tests", |_| binaries::run_documentation(filters)))
+        .and_then(|()| runs.iter().try_for_each(|run| report.end_to_end(end_to_end, run)));
+    report.print();
+    result?;
+    report.verdict()
+}
+
+/// A run of the end-to-end binary.
+#[derive(Debug, Eq, PartialEq)]
+struct Run {
+    /// The driver, unless the environment or the default names it
+    driver: Option<&'static str>,
+    arguments: Vec<String>,
+}
+
+/// The runs of the end-to-end binary, which has the tests `all`.
+fn runs(tier: Tier, filters: &[String], all: &[String]) -> anyhow::Result<Vec<Run>> {
+    if let Some(lost) = FAST.iter().find(|part| !all.iter().any(|name| name.contains(**part))) {
+        bail!("no end-to-end test is called `{lost}`: correct FAST in xtask/src/test.rs");
     }
-    shell::run(&mut tests)?;
-    if !filter.is_empty() {
-        return Ok(());
+    match tier {
+        Tier::Fast => {
+            let is_fast = |name: &String| FAST.iter().any(|part| name.contains(part));
+            let is_wanted =
+                |name: &String| filters.is_empty() || filters.iter().any(|part| name.contains(part));
+            let tests: Vec<&String> = all.iter().filter(|name| is_fast(name) && is_wanted(name)).collect();
+            let run = || Run {
+                driver: None,
+                arguments: ["--exact"]
+                    .into_iter()
+                    .chain(tests.iter().map(|name| &***name))
+                    .map(str::to_owned)
+                    .collect(),
+            };
+            Ok((!tests.is_empty()).then(run).into_iter().collect())
+        }
+        // A filtered run is a look at some tests.
+        Tier::Whole if !filters.is_empty() => Ok(vec![Run { driver: None, arguments: filters.to_vec() }]),
+        Tier::Whole => Ok(DRIVERS.map(|driver| Run { driver: Some(driver), arguments: Vec::new() }).into()),
     }
-    println!("\nEnd to end once more, with io_uring:");
-    let mut again = Command::new(cargo);
-    again.current_dir(shell::root()).args(["test", "--package", "evener", "--test", "e2e"]);
-    if rustix::process::geteuid().is_root() {
-        again.env("EVENER_TEST_STRICT", "1");
+}
+
+/// Durations, second tries and failures of a run.
+#[derive(Debug, Default)]
+struct Report {
+    took: Vec<(String, Duration)>,
+    second_tries: Vec<String>,
+    failed: Vec<String>,
+}
+
+impl Report {
+    /// Runs a part of the tests and measures it.
+    fn time<R>(&mut self, part: &str, run: impl FnOnce(&mut Self) -> R) -> R {
+        println!("\n== {part}");
+        let start = Instant::now();
+        let result = run(self);
+        self.took.push((part.to_owned(), start.elapsed()));
+        result
     }
-    shell::run(again.env("EVENER_TEST_DRIVER", "io_uring"))
+
+    /// Runs end-to-end tests, then once more and alone each that failed.
+    fn end_to_end(&mut self, binary: &Binary, run: &Run) -> anyhow::Result<()> {
+        let part = run.driver.map_or_else(|| "end to end".into(), |driver| format!("end to end, {driver}"));
+        self.time(&part, |report| {
+            let first = binary.run_for_outcome(run.driver, &run.arguments)?;
+            report.try_again(&part, &first, |test| {
+                let arguments = ["--exact".to_owned(), test.to_owned()];
+                binary.run_for_outcome(run.driver, &arguments)
+            })
+        })
+    }
+
+    fn try_again(
+        &mut self,
+        part: &str,
+        first: &Outcome,
+        run: impl Fn(&str) -> anyhow::Result<Outcome>,
+    ) -> anyhow::Result<()> {
+        for test in &first.failed {
+            let has_passed = first.failed.len() <= SECOND_TRIES_MAX && {
+                println!("\nsecond try, alone: {test}");
+                run(test)?.passed == 1
+            };
+            let list = if has_passed { &mut self.second_tries } else { &mut self.failed };
+            list.push(format!("{test} ({part})"));
+        }
+        Ok(())
+    }
+
+    fn print(&self) {
+        println!();
+        for (part, took) in &self.took {
+            println!("{:>7.1} s  {part}", took.as_secs_f64());
+        }
+        let total: Duration = self.took.iter().map(|(_, took)| *took).sum();
+        println!("{:>7.1} s  in all", total.as_secs_f64());
+        if !self.second_tries.is_empty() {
+            println!("needed a second try: {}", self.second_tries.join(", "));
+        }
+    }
+
+    fn verdict(&self) -> anyhow::Result<()> {
+        if !self.failed.is_empty() {
+            bail!("failed: {}", self.failed.join(", "));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: impl IntoIterator<Item = impl ToString>) -> Vec<String> {
+        names.into_iter().map(|name| name.to_string()).collect()
+    }
+
+    #[test]
+    fn each_tier_and_filter_chooses_its_end_to_end_tests() {
+        let fast = names(FAST.iter().map(|part| format!("area::{part}")));
+        let all = [&fast[..], &names(["area::another"])].concat();
+        let check = |tier, filters: &[&str], expected: &[(Option<&'static str>, Vec<String>)]| {
+            let expected: Vec<Run> =
+                expected.iter().cloned().map(|(driver, arguments)| Run { driver, arguments }).collect();
+            assert_eq!(runs(tier, &names(filters), &all).unwrap(), expected, "{tier:?} {filters:?}");
+        };
+        let exactly = |tests: &[String]| [&names(["--exact"])[..], tests].concat();
+        check(Tier::Fast, &[], &[(None, exactly(&fast))]);
+        check(Tier::Fast, &[FAST[1], "another"], &[(None, exactly(&fast[1..2]))]);
+        check(Tier::Fast, &["another"], &[]);
+        check(Tier::Whole, &["another", "b"], &[(None, names(["another", "b"]))]);
+        check(Tier::Whole, &[], &[(Some("epoll"), vec![]), (Some("io_uring"), vec![])]);
+        let error = runs(Tier::Whole, &[], &fast[1..]).unwrap_err().to_string();
+        assert!(error.contains(FAST[0]), "{error}");
+    }
+
+    #[test]
+    fn only_a_test_that_fails_twice_fails_the_run() {
+        let failed = |tests: &[String]| Outcome { passed: 9, failed: tests.to_vec() };
+        let second = |test: &str| match test {
+            "unsteady" => Ok(Outcome { passed: 1, failed: vec![] }),
+            "crash" => bail!("the test binary was ended by a signal"),
+            // A name that matches nothing runs no test, and proves nothing.
+            "lost" => Ok(Outcome::default()),
+            test => Ok(Outcome { passed: 0, failed: names([test]) }),
+        };
+        let check = |tests: &[&str], expected: &str| {
+            let mut report = Report::default();
+            let result = report.try_again("x", &failed(&names(tests)), second);
+            let verdict = result.and_then(|()| report.verdict());
+            assert_eq!(
+                verdict.map_or_else(|error| error.to_string(), |()| report.second_tries.join(", ")),
+                expected
+            );
+        };
+        check(&[], "");
+        check(&["unsteady"], "unsteady (x)");
+        check(&["unsteady", "broken"], "failed: broken (x)");
+        check(&["lost"], "failed: lost (x)");
+        check(&["crash"], "the test binary was ended by a signal");
+        let many = vec!["unsteady"; SECOND_TRIES_MAX + 1];
+        check(&many, &format!("failed: {}", vec!["unsteady (x)"; many.len()].join(", ")));
+    }
 }

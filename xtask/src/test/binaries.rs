@@ -1,0 +1,185 @@
+//! The test binaries that cargo builds, and how they are run: as `cargo test` runs them, but one by one.
+
+use super::outcome::{self, Outcome};
+use crate::shell;
+use anyhow::{Context, bail};
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Time for the output of a binary that has ended to be read. Whatever a test left running can hold the pipe open longer.
+const REST_OF_OUTPUT: Duration = Duration::from_secs(5);
+/// Time between two looks whether a silent binary is still running.
+const LOOK_AFTER_CHILD: Duration = Duration::from_millis(200);
+
+/// A test binary.
+#[derive(Debug)]
+pub(super) struct Binary {
+    /// Name of cargo's target, such as `e2e`
+    pub(super) target: String,
+    executable: PathBuf,
+    /// Directory of its package, where tests run
+    directory: PathBuf,
+}
+
+fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+    cargo.current_dir(shell::root());
+    cargo
+}
+
+/// Builds every test of the workspace.
+pub(super) fn build() -> anyhow::Result<Vec<Binary>> {
+    let mut build = cargo();
+    build.args(["test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+    println!("> cargo test --workspace --no-run");
+    let output = build.stderr(Stdio::inherit()).output().context("cargo cannot be run")?;
+    if !output.status.success() {
+        bail!("the tests cannot be built: {}", output.status);
+    }
+    parse_messages(&String::from_utf8(output.stdout)?)
+}
+
+/// Runs the examples in documentation comments.
+pub(super) fn run_documentation(filters: &[String]) -> anyhow::Result<()> {
+    shell::run(cargo().args(["test", "--workspace", "--doc", "--quiet", "--"]).args(filters))
+}
+
+/// The test binaries among cargo's messages, one JSON object a line.
+fn parse_messages(messages: &str) -> anyhow::Result<Vec<Binary>> {
+    let mut binaries = Vec::new();
+    for line in messages.lines().filter(|line| line.starts_with('{')) {
+        let message: Value = serde_json::from_str(line)?;
+        if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
+            continue;
+        }
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        if let (Some(executable), Some(manifest), Some(target)) =
+            (text(&message["executable"]), text(&message["manifest_path"]), text(&message["target"]["name"]))
+        {
+            let directory = Path::new(&manifest).parent().context("a manifest is in a directory")?;
+            binaries.push(Binary { target, executable: executable.into(), directory: directory.to_owned() });
+        }
+    }
+    Ok(binaries)
+}
+
+impl Binary {
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.executable);
+        command.current_dir(&self.directory).env("CARGO_MANIFEST_DIR", &self.directory);
+        command
+    }
+
+    /// The names of all its tests.
+    pub(super) fn list(&self) -> anyhow::Result<Vec<String>> {
+        let output = self.command().args(["--list", "--format", "terse"]).output()?;
+        let text = String::from_utf8(output.stdout)?;
+        Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
+    }
+
+    /// Runs the tests that the filters choose; one that fails is an error.
+    pub(super) fn run(&self, filters: &[String]) -> anyhow::Result<()> {
+        shell::run(self.command().args(filters))
+    }
+
+    /// Runs end-to-end tests, passes their output on, and returns which ones failed. A binary that does not run to its end
+    /// is an error.
+    pub(super) fn run_for_outcome(
+        &self,
+        driver: Option<&str>,
+        arguments: &[String],
+    ) -> anyhow::Result<Outcome> {
+        let mut command = self.command();
+        command.args(arguments).stdout(Stdio::piped());
+        // A test that lacks root or a program fails where everything can be had, instead of being skipped.
+        if rustix::process::geteuid().is_root() {
+            command.env("EVENER_TEST_STRICT", "1");
+        }
+        if let Some(driver) = driver {
+            command.env("EVENER_TEST_DRIVER", driver);
+        }
+        let mut child =
+            command.spawn().with_context(|| format!("{} cannot be run", self.executable.display()))?;
+        let output = pass_on(child.stdout.take().context("the output is a pipe")?);
+        let text = wait(&mut child, &output)?;
+        let status = child.wait()?;
+        outcome::parse(&text, status.code())
+    }
+}
+
+/// Copies the output of a child to ours on a thread, and sends it on.
+fn pass_on(mut from: ChildStdout) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        let mut buffer = [0; 8192];
+        while let Ok(length @ 1..) = from.read(&mut buffer) {
+            let mut out = std::io::stdout();
+            let _ = out.write_all(&buffer[..length]).and_then(|()| out.flush());
+            if sender.send(buffer[..length].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Waits for the end of a child, and returns what it wrote.
+fn wait(child: &mut Child, output: &Receiver<Vec<u8>>) -> anyhow::Result<String> {
+    let (mut text, mut until) = (Vec::new(), None);
+    loop {
+        if until.is_none() && child.try_wait()?.is_some() {
+            until = Some(Instant::now() + REST_OF_OUTPUT);
+        }
+        let patience =
+            until.map_or(LOOK_AFTER_CHILD, |until| until.saturating_duration_since(Instant::now()));
+        match output.recv_timeout(patience) {
+            Ok(part) if !patience.is_zero() => text.extend(part),
+            Err(RecvTimeoutError::Timeout) if until.is_none() => {}
+            _ => return Ok(String::from_utf8_lossy(&text).into_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_binaries_are_found_among_messages() {
+        let artifact = |target: &str, is_test: bool| {
+            format!(
+                r#"{{"reason":"compiler-artifact","manifest_path":"/w/{target}/Cargo.toml","executable":"/t/{target}-1","target":{{"name":"{target}"}},"profile":{{"test":{is_test}}}}}"#
+            )
+        };
+        let messages = [
+            artifact("evener", false),
+            artifact("e2e", true),
+            r#"{"reason":"build-finished","success":true}"#.into(),
+            "something else".into(),
+        ];
+        let found = parse_messages(&messages.join("\n")).unwrap();
+        let found: Vec<_> = found
+            .iter()
+            .map(|binary| (&*binary.target, binary.executable.to_str(), binary.directory.to_str()))
+            .collect();
+        assert_eq!(found, [("e2e", Some("/t/e2e-1"), Some("/w/e2e"))]);
+    }
+
+    #[test]
+    fn output_is_whole_though_a_grandchild_holds_the_pipe() {
+        let mut shell = Command::new("sh");
+        // Ends at once; what it started holds the pipe for longer than a test may take, and ends with it.
+        shell.args(["-c", "exec 3<&0; echo before; (read line <&3; echo after) & exit 7"]);
+        let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let hold = child.stdin.take().unwrap();
+        let output = pass_on(child.stdout.take().unwrap());
+        assert_eq!(wait(&mut child, &output).unwrap(), "before\n");
+        assert_eq!(child.wait().unwrap().code(), Some(7));
+        drop(hold);
+    }
+}
