@@ -1,0 +1,123 @@
+//! Choosing a server: the policies, the sticky table, access lists and the building of Maglev tables.
+#![allow(clippy::unwrap_used, reason = "a benchmark may fail where it stands")]
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use evener_core::acl::{Access, Acl, Prefix};
+use evener_core::pool::{Pool, PoolSetting};
+use evener_core::snapshot::{Request, Snapshot};
+use evener_core::spec::{Policy, PoolSpec, ServerSpec, StickyBy, StickySpec};
+use evener_core::sticky::Sticky;
+use evener_core::{Endpoint, Random, ServerId, Target, Time};
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Clients of a table; so many come again.
+const CLIENTS: u32 = 100_000;
+const PREFIXES: u32 = 100_000;
+
+const POLICIES: [Policy; 9] = [
+    Policy::RoundRobin,
+    Policy::First,
+    Policy::Weighted,
+    Policy::LeastConn,
+    Policy::LeastOutstanding,
+    Policy::P2c,
+    Policy::Ewma { decay: Policy::EWMA_DECAY },
+    Policy::Hash,
+    Policy::Maglev { table: Policy::MAGLEV_TABLE },
+];
+
+/// A different client at each call, of `count`, in no order that a table could profit from.
+fn clients(count: u32) -> impl FnMut() -> IpAddr {
+    let mut number = 0_u32;
+    move || {
+        number = number.wrapping_add(1);
+        Ipv4Addr::from_bits(0x0a00_0000 + (number.wrapping_mul(0x9e37_79b1) % count)).into()
+    }
+}
+
+fn pool(policy: Policy, servers: u32) -> Pool {
+    let server = |number: u32| {
+        let address = Ipv4Addr::from_bits(0xac10_0000 + number);
+        let mut spec = ServerSpec::new(Endpoint::Ip((address, 80).into()));
+        spec.weight = number % 4 + 1;
+        spec
+    };
+    let mut spec = PoolSpec::new("web", (1..=servers).map(server).collect());
+    spec.policy = policy;
+    let targets: Vec<Target> = spec.servers.iter().map(|server| server.endpoint.target().unwrap()).collect();
+    Pool::new(&spec, &targets, PoolSetting { workers: 1, key: 1, first_id: 0 }, Time::ZERO)
+}
+
+fn snapshot(policy: Policy, servers: u32) -> Snapshot {
+    pool(policy, servers).snapshot().unwrap()
+}
+
+/// A choice and its end: one connection is open meanwhile.
+fn pick(criterion: &mut Criterion) {
+    for servers in [10, 1000] {
+        let mut group = criterion.benchmark_group(format!("pick/{servers}"));
+        for policy in POLICIES {
+            let (snapshot, mut random, mut client) =
+                (snapshot(policy, servers), Random::seeded(1), clients(CLIENTS));
+            group.bench_function(policy.name(), |bencher| {
+                bencher.iter(|| {
+                    let request = Request::of(client(), Time::ZERO);
+                    snapshot.pick(&request, &[], &mut random).map(|choice| choice.server.id)
+                });
+            });
+        }
+    }
+}
+
+fn sticky(criterion: &mut Criterion) {
+    let spec = StickySpec {
+        by: StickyBy::ClientIp,
+        size: CLIENTS as usize,
+        ttl: None,
+        failback: false,
+        rebalance: None,
+    };
+    let table = Sticky::new(&spec, 1);
+    let mut client = clients(CLIENTS);
+    for _ in 0..CLIENTS {
+        table.remember(client(), ServerId(1), Time::ZERO, |_| false);
+    }
+    let mut group = criterion.benchmark_group("sticky");
+    group.bench_function("hit", |bencher| bencher.iter(|| table.lookup(client(), Time::ZERO)));
+    let unknown: IpAddr = Ipv4Addr::new(192, 0, 2, 1).into();
+    group.bench_function("miss", |bencher| bencher.iter(|| table.lookup(black_box(unknown), Time::ZERO)));
+    // The table is full: each new client takes the place of another one.
+    let mut client = clients(u32::MAX / 2);
+    group.bench_function("insert", |bencher| {
+        bencher.iter(|| table.remember(client(), ServerId(2), Time::ZERO, |_| false));
+    });
+}
+
+fn access_list(criterion: &mut Criterion) {
+    let rule = |number: u32| {
+        let address = Ipv4Addr::from_bits(number.wrapping_mul(0x9e37_79b1));
+        let prefix: Prefix = format!("{address}/{}", 12 + number % 21).parse().unwrap();
+        (prefix, Access::Deny)
+    };
+    let list = Acl::new(&(0..PREFIXES).map(rule).collect::<Vec<_>>(), Access::Permit);
+    let mut client = clients(u32::MAX / 2);
+    criterion.bench_function("acl/100000 prefixes", |bencher| bencher.iter(|| list.access(client())));
+}
+
+/// A new snapshot with its table, as after each change of a server.
+fn maglev(criterion: &mut Criterion) {
+    for servers in [10, 1000] {
+        let policy = Policy::Maglev { table: Policy::MAGLEV_TABLE };
+        criterion.bench_function(&format!("maglev build/{servers}"), |bencher| {
+            bencher.iter_batched_ref(
+                || pool(policy, servers),
+                |pool| pool.snapshot().unwrap(),
+                BatchSize::LargeInput,
+            );
+        });
+    }
+}
+
+criterion_group!(benches, pick, sticky, access_list, maglev);
+criterion_main!(benches);
