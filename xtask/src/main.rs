@@ -36,7 +36,7 @@ enum Command {
     /// Measure against pen, haproxy, nginx and dnsdist, and print the table of norms and ratios
     Bench(bench::Options),
     /// Check the rules of style that a machine can check
-    Tidy,
+    Tidy(tidy::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -44,6 +44,6 @@ fn main() -> anyhow::Result<()> {
         Command::Setup { bench } => packages::install(bench),
         Command::Test { fast, filters } => test::run(if fast { Tier::Fast } else { Tier::Whole }, &filters),
         Command::Bench(options) => bench::run(&options),
-        Command::Tidy => tidy::run(),
+        Command::Tidy(options) => tidy::run(&options),
     }
 }

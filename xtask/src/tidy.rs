@@ -1,38 +1,149 @@
-//! `cargo xtask tidy`: rules of style that a machine can check: the length of files and functions, names that say
-//! nothing, documentation of modules, `SAFETY` comments.
+//! `cargo xtask tidy`: rules of style that a machine can check. The rules of `layout` hold without exception; the
+//! findings of all others are counted, and each count stays under a ceiling that only goes down.
+
+mod ceilings;
+mod layout;
+mod rooms;
+mod rust;
+mod shape;
+mod words;
 
 use crate::shell;
-use anyhow::bail;
+use anyhow::{Context, bail};
+use ceilings::Counts;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const FILE_LINES_MAX: usize = 600;
-const FUNCTION_LINES_MAX: usize = 70;
-/// Names of files that say nothing of what is inside.
-const BANNED_FILES: &[&str] = &["util.rs", "utils.rs", "helper.rs", "helpers.rs", "misc.rs", "common.rs"];
-/// Parts of code that must not stay. (Written so that this file does not hold them itself.)
-const BANNED: &[&str] =
-    &["Man\u{61}ger", "Hel\u{70}er", "fn ge\u{74}_", "TOD\u{4f}", "FIXM\u{45}", "XX\u{58}", "#[igno\u{72}e"];
+/// Offenders printed for a number above its ceiling; `--list` prints all.
+const OFFENDERS_MAX: usize = 60;
+/// A number this far below its ceiling is worth a hint.
+const HINT_BELOW: usize = 10;
+/// The one file of code that has to name what is banned.
+const EXEMPT: &str = "xtask/src/tidy/words.rs";
 
-/// Checks every Rust file of the workspace.
-pub(crate) fn run() -> anyhow::Result<()> {
-    let mut files = Vec::new();
-    for folder in ["crates", "xtask"] {
-        collect(&shell::root().join(folder), &mut files)?;
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// List the offenders of a measure, with file and line, instead of checking
+    #[arg(long, value_name = "MEASURE")]
+    list: Option<Measure>,
+    /// With --list: only files whose path contains this
+    #[arg(long, value_name = "PATH", default_value = "")]
+    path: String,
+    /// Lower the ceilings in xtask/tidy.toml to the present numbers
+    #[arg(long)]
+    lower: bool,
+}
+
+/// A number that has a ceiling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+enum Measure {
+    /// Doc comments with a banned first word
+    Openers,
+    /// Banned words in comments and in the prose of Markdown
+    Comments,
+    /// Banned words in string literals
+    Strings,
+    /// Banned words in names, and in code that comments and Markdown quote
+    Names,
+    /// Fields with pub(crate), or pub in a struct that is not
+    OpenFields,
+    /// Functions of the proxy that take &Worker or &mut Worker
+    WholeWorker,
+    /// Functions of the proxy that take an index as usize
+    RawIndices,
+    /// Uses of a room of the proxy that is not below the user's
+    UpwardUses,
+}
+
+impl Measure {
+    const ALL: [Self; 8] = [
+        Self::Openers,
+        Self::Comments,
+        Self::Strings,
+        Self::Names,
+        Self::OpenFields,
+        Self::WholeWorker,
+        Self::RawIndices,
+        Self::UpwardUses,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Openers => "openers",
+            Self::Comments => "comments",
+            Self::Strings => "strings",
+            Self::Names => "names",
+            Self::OpenFields => "open-fields",
+            Self::WholeWorker => "whole-worker",
+            Self::RawIndices => "raw-indices",
+            Self::UpwardUses => "upward-uses",
+        }
     }
-    files.sort();
-    let mut problems = Vec::new();
-    for file in &files {
-        let text = fs::read_to_string(file)?;
-        let name = file.strip_prefix(shell::root()).unwrap_or(file).display().to_string();
-        check_file(&name, &text, &mut problems);
+}
+
+/// One place in the workspace that counts towards a measure.
+#[derive(Debug)]
+struct Finding {
+    measure: Measure,
+    file: String,
+    line: usize,
+    what: String,
+}
+
+/// Checks the workspace, or lists or lowers as the options ask.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let (mut problems, mut findings) = (Vec::new(), Vec::new());
+    let files = survey(&mut problems, &mut findings)?;
+    if let Some(measure) = options.list {
+        let listed =
+            findings.iter().filter(|found| found.measure == measure && found.file.contains(&options.path));
+        listed.for_each(|found| println!("{}:{}: {}", found.file, found.line, found.what));
+        return Ok(());
     }
+    let path = shell::root().join("xtask/tidy.toml");
+    let ceilings = ceilings::parse(&fs::read_to_string(&path).context("xtask/tidy.toml")?)?;
+    let counts = count(&findings, |found| part(&found.file));
+    print_table(&counts, &count(&findings, |found| rooms::of(&found.file).unwrap_or_default().into()));
+    if options.lower {
+        fs::write(&path, ceilings::emit(&ceilings::lowered(&ceilings, &counts)))?;
+    }
+    hold(&counts, &ceilings, &findings, &mut problems);
     problems.iter().for_each(|problem| eprintln!("{problem}"));
     if !problems.is_empty() {
         bail!("{} problems of style", problems.len());
     }
-    println!("tidy: {} files are well", files.len());
+    println!("tidy: {files} files keep the rules");
     Ok(())
+}
+
+/// Applies all rules to all files and returns the number of files.
+fn survey(problems: &mut Vec<String>, findings: &mut Vec<Finding>) -> anyhow::Result<usize> {
+    let banned_path = shell::root().join("xtask/words.txt");
+    let banned = fs::read_to_string(&banned_path).context("xtask/words.txt")?;
+    let banned = words::Words::parse(&banned)?;
+    let mut files =
+        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(|name| shell::root().join(name)).to_vec();
+    for folder in ["crates", "xtask", "docs"] {
+        collect(&shell::root().join(folder), &mut files)?;
+    }
+    files.sort();
+    for file in &files {
+        let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        let name = file.strip_prefix(shell::root()).unwrap_or(file).display().to_string();
+        if name.ends_with(".md") {
+            banned.check_markdown(&name, &text, findings);
+            continue;
+        }
+        let tokens = rust::tokens(&text);
+        layout::check(&name, &text, problems);
+        shape::check(&name, &tokens, name.starts_with(rooms::ROOT), findings);
+        rooms::check(&name, &tokens, findings);
+        if name != EXEMPT {
+            banned.check_rust(&name, &tokens, findings);
+        }
+    }
+    Ok(files.len())
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
@@ -40,70 +151,73 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
         let path = entry?.path();
         if path.is_dir() {
             collect(&path, files)?;
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+        } else if path.extension().is_some_and(|extension| extension == "rs" || extension == "md") {
             files.push(path);
         }
     }
     Ok(())
 }
 
-fn check_file(name: &str, text: &str, problems: &mut Vec<String>) {
-    let lines: Vec<&str> = text.lines().collect();
-    if !lines.first().is_some_and(|line| line.starts_with("//!")) {
-        problems.push(format!("{name}:1: it does not begin with `//!`: what does it own?"));
+/// Returns the part of the workspace that a file belongs to: a crate, the tests of a crate, or the documents.
+fn part(file: &str) -> String {
+    let mut steps = file.split('/');
+    match (steps.next(), steps.next(), steps.next()) {
+        (Some("crates"), Some(name), Some("tests")) => format!("{name}-tests"),
+        (Some("crates"), Some(name), _) => name.into(),
+        (Some("xtask"), ..) => "xtask".into(),
+        _ => "docs".into(),
     }
-    if lines.len() > FILE_LINES_MAX {
-        problems.push(format!("{name}: {} lines, more than {FILE_LINES_MAX}: split it", lines.len()));
-    }
-    if BANNED_FILES.iter().any(|banned| name.ends_with(&format!("/{banned}"))) {
-        problems.push(format!("{name}: a name that says nothing"));
-    }
-    for (at, line) in lines.iter().enumerate() {
-        // The name that the standard library's collections have for it.
-        let line = line.replace("fn get_mut(", "");
-        BANNED.iter().filter(|banned| line.contains(**banned)).for_each(|banned| {
-            problems.push(format!("{name}:{}: `{banned}` must not be here", at + 1));
+}
+
+fn count(findings: &[Finding], key: impl Fn(&Finding) -> String) -> Counts {
+    let mut counts = Counts::new();
+    findings.iter().for_each(|found| *counts.entry((found.measure, key(found))).or_default() += 1);
+    counts
+}
+
+/// Prints a row for each part of the workspace, and one for each room of the proxy.
+fn print_table(parts: &Counts, rooms: &Counts) {
+    print!("{:<16}", "");
+    Measure::ALL.iter().for_each(|measure| print!("{:>13}", measure.name()));
+    println!();
+    print_rows(parts, "");
+    println!("of the proxy");
+    print_rows(rooms, "  ");
+}
+
+fn print_rows(counts: &Counts, indent: &str) {
+    let names: BTreeSet<&String> =
+        counts.keys().map(|(_, name)| name).filter(|name| !name.is_empty()).collect();
+    for name in names {
+        print!("{:<16}", format!("{indent}{name}"));
+        Measure::ALL.iter().for_each(|measure| {
+            print!("{:>13}", counts.get(&(*measure, name.clone())).unwrap_or(&0));
         });
-    }
-    check_functions(name, &lines, problems);
-}
-
-/// rustfmt ends a function with a brace at the indentation at which it began.
-fn check_functions(name: &str, lines: &[&str], problems: &mut Vec<String>) {
-    let mut open: Option<(usize, usize)> = None;
-    for (at, line) in lines.iter().enumerate() {
-        let indent = line.len() - line.trim_start().len();
-        let is_function = begins_function(line);
-        match open {
-            None if is_function && !line.ends_with([';', '}']) => open = Some((at, indent)),
-            Some((began, of)) if indent == of && line.trim() == "}" => {
-                if at - began + 1 > FUNCTION_LINES_MAX {
-                    let length = at - began + 1;
-                    problems.push(format!(
-                        "{name}:{}: a function of {length} lines, more than {FUNCTION_LINES_MAX}",
-                        began + 1
-                    ));
-                }
-                open = None;
-            }
-            _ => {}
-        }
+        println!();
     }
 }
 
-/// Whether a line begins a function, whatever its visibility and qualifiers.
-fn begins_function(line: &str) -> bool {
-    let mut rest = line.trim_start();
-    while let Some((word, after)) = rest.split_once(' ') {
-        let qualifier =
-            matches!(word, "pub" | "const" | "async" | "unsafe" | "extern") || word.starts_with("pub(");
-        match word {
-            "fn" => return true,
-            _ if qualifier => rest = after,
-            _ => return false,
+/// Appends a problem for each number above its ceiling, with its offenders.
+fn hold(counts: &Counts, ceilings: &Counts, findings: &[Finding], problems: &mut Vec<String>) {
+    for ((measure, of), count) in counts {
+        let ceiling = ceilings.get(&(*measure, of.clone())).copied().unwrap_or(0);
+        if *count <= ceiling {
+            continue;
         }
+        let offenders = findings.iter().filter(|found| found.measure == *measure && part(&found.file) == *of);
+        for found in offenders.take(OFFENDERS_MAX) {
+            eprintln!("{}:{}: {}", found.file, found.line, found.what);
+        }
+        let name = measure.name();
+        problems.push(format!("{of}: {count} {name}, more than {ceiling} (all of them: --list {name})"));
     }
-    false
+    let slack = ceilings
+        .iter()
+        .filter(|(key, ceiling)| counts.get(key).copied().unwrap_or(0) + HINT_BELOW <= **ceiling);
+    let slack: Vec<String> = slack.map(|((measure, of), _)| format!("{of} {}", measure.name())).collect();
+    if !slack.is_empty() {
+        println!("far below the ceiling (`cargo xtask tidy --lower`): {}", slack.join(", "));
+    }
 }
 
 #[cfg(test)]
@@ -111,22 +225,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_rule_finds_its_breach() {
-        let check = |name: &str, text: &str| {
-            let mut problems = Vec::new();
-            check_file(name, text, &mut problems);
-            problems.len()
+    fn files_belong_to_parts() {
+        assert_eq!(part("crates/core/src/dns/cache.rs"), "core");
+        assert_eq!(part("crates/evener/tests/e2e/main.rs"), "evener-tests");
+        assert_eq!(part("xtask/src/main.rs"), "xtask");
+        assert_eq!(part("docs/api.md"), "docs");
+        assert_eq!(part("README.md"), "docs");
+    }
+
+    #[test]
+    fn a_number_above_its_ceiling_is_a_problem() {
+        let found = |line| Finding {
+            measure: Measure::Openers,
+            file: "xtask/a.rs".into(),
+            line,
+            what: String::new(),
         };
-        for form in ["fn f()", "  pub(crate) async fn f()", "pub const unsafe fn f<T>("] {
-            assert!(begins_function(form), "{form}");
+        let findings = [found(1), found(2)];
+        let counts = count(&findings, |found| part(&found.file));
+        for (ceiling, expected) in [(1, 1), (2, 0), (3, 0)] {
+            let ceilings = Counts::from([((Measure::Openers, "xtask".into()), ceiling)]);
+            let mut problems = Vec::new();
+            hold(&counts, &ceilings, &findings, &mut problems);
+            assert_eq!(problems.len(), expected, "{ceiling}");
         }
-        assert!(!begins_function("let fn_name = 5;") && !begins_function("// fn f()"));
-        let long = format!("//! x\nfn f() {{\n{}}}\n", "    x();\n".repeat(70));
-        assert_eq!(check("a/b.rs", "//! fine\nfn f() {}\n"), 0);
-        assert_eq!(check("a/b.rs", "fn f() {}\n"), 1);
-        assert_eq!(check("a/utils.rs", "//! x\n"), 1);
-        assert_eq!(check("a/b.rs", &long), 1);
-        assert_eq!(check("a/b.rs", &format!("//! x\n// {}\n", BANNED[3])), 1);
-        assert_eq!(check("a/b.rs", &format!("//! x\n{}", "//\n".repeat(600))), 1);
     }
 }
