@@ -42,6 +42,18 @@ pub(crate) struct Context {
     peers: Arc<OnceLock<Vec<Waker>>>,
 }
 
+/// What a context for tests reported.
+#[cfg(test)]
+pub(crate) struct Reports(std::sync::mpsc::Receiver<report::Report>);
+
+#[cfg(test)]
+impl Reports {
+    /// The reports since the last call, in their order.
+    pub(crate) fn take(&self) -> Vec<report::Report> {
+        self.0.try_iter().collect()
+    }
+}
+
 impl Context {
     pub(crate) fn new(
         (id, workers): (usize, usize),
@@ -86,8 +98,58 @@ impl Context {
         std::mem::take(&mut self.crowded)
     }
 
+    /// A context of the only worker, whose sockets are registered but never polled, and the reports that it makes.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> (Self, Reports) {
+        let poll = mio::Poll::new().expect("a descriptor for epoll");
+        let registry = poll.registry().try_clone().expect("another one");
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let report: Reporter = Arc::new(move |report| drop(sender.send(report)));
+        let cx = Self::new((0, 1), 1, Registry::new(registry), report, Arc::default());
+        (cx, Reports(receiver))
+    }
+
+    /// Returns whether this worker is the one that takes the datagrams of this client to a broadcast or multicast address.
+    /// The kernel gives each worker a copy of them.
+    pub(crate) fn takes_broadcasts_of(&self, client: SocketAddr) -> bool {
+        let number = hash::of_client(client.ip()) ^ u64::from(client.port());
+        number % self.workers.max(1) as u64 == self.id as u64
+    }
+
     /// Has all workers look at what waits.
     pub(crate) fn wake_all(&self) {
         self.peers.get().into_iter().flatten().for_each(|peer| drop(peer.wake()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_the_workers_takes_each_broadcast() {
+        let (mut cx, _) = Context::for_tests();
+        cx.workers = 3;
+        let mut taken = [0; 3];
+        for port in 1..=300 {
+            let client = SocketAddr::from(([192, 0, 2, 7], port));
+            let takers: Vec<usize> = (0..3)
+                .filter(|&id| {
+                    cx.id = id;
+                    cx.takes_broadcasts_of(client)
+                })
+                .collect();
+            assert_eq!(takers.len(), 1, "{client}");
+            taken[takers[0]] += 1;
+        }
+        assert!(taken.iter().all(|&count| count > 50), "every worker has a part: {taken:?}");
+    }
+
+    #[test]
+    fn numbers_differ_until_they_wrap() {
+        let (mut cx, _) = Context::for_tests();
+        assert_eq!([cx.number(), cx.number()], [0, 1]);
+        cx.next_number = u32::MAX;
+        assert_eq!([cx.number(), cx.number()], [u32::MAX, 0]);
     }
 }

@@ -7,6 +7,8 @@ pub(crate) mod hops;
 pub(crate) mod open;
 pub(crate) mod pool_queue;
 pub(crate) mod preamble;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use crate::context::Context;
 use crate::context::descriptors::{self, Unit};

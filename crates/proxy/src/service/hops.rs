@@ -164,6 +164,20 @@ impl FlowWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::testing::{self, TestPool};
+    use evener_core::spec::Protocol;
+
+    #[test]
+    fn each_loop_is_counted_and_one_a_second_is_reported() {
+        let (mut cx, reports) = Context::for_tests();
+        let service = testing::service(Protocol::Udp, &TestPool::new("pool", &[]));
+        let loops = || service.live.counters.total("loops");
+        for (millis, counted, reported) in [(1, 1, 1), (500, 2, 0), (1_001, 3, 1), (1_002, 4, 0)] {
+            cx.now = Time::ZERO + Duration::from_millis(millis);
+            note_loop(&cx, &service);
+            assert_eq!((loops(), reports.take().len()), (counted, reported), "after {millis} ms");
+        }
+    }
 
     #[test]
     fn a_client_may_be_its_server_where_the_addresses_are_one() {
