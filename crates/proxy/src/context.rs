@@ -14,8 +14,10 @@ use self::ready::ReadyQueue;
 use self::registry::Registry;
 use self::report::Reporter;
 use self::ring::Ring;
+use evener_core::hash;
 use evener_core::{Random, Time};
 use mio::Waker;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 /// What the components of a worker share.
