@@ -102,6 +102,17 @@ pub enum Refusal {
     Backend(usize),
 }
 
+/// Whether a service has the same pools as before its settings changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PoolIs {
+    /// Both are the same.
+    Same,
+    /// Its own pool is another one.
+    Another,
+    /// Its own pool is the same; the pool for clients that the access list refuses is another one.
+    AnotherOfRefused,
+}
+
 impl Settings {
     /// Settings with the defaults, served by one pool.
     #[must_use]

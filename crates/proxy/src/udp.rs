@@ -203,7 +203,7 @@ fn key_of(
     let listener = &worker.udp.listeners[index];
     let local = if listener.local == Local::Each { batch.local(at) } else { None };
     let sender = batch.sender(at)?;
-    if listener.local == Local::Each && batch.is_for_all(at) && !worker.takes_broadcasts_of(sender) {
+    if listener.local == Local::Each && batch.is_for_all(at) && !worker.cx.takes_broadcasts_of(sender) {
         return None;
     }
     let own = FlowKey { client: sender, local, via: None, lane: None };

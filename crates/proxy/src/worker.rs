@@ -19,7 +19,7 @@ use crate::io::listener::UnixPath;
 use crate::plane::Driver;
 use crate::service::ending::Ending;
 use crate::service::open::{Hearer, Question};
-use crate::service::{Pending, Service};
+use crate::service::{Pending, PoolIs, Service};
 use crate::tcp::Tcp;
 
 use crate::service::accepted::Accepted;
@@ -27,13 +27,11 @@ use crate::tcp::Paused;
 use crate::udp::Udp;
 use crate::udp::{self, DatagramListener};
 use evener_core::Time;
-use evener_core::hash::{self};
 use evener_core::spec::{Protocol, Transport};
 use mio::event::Event;
 use mio::{Events, Poll, Waker};
 use rustix::fd::{AsRawFd, OwnedFd};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -78,15 +76,6 @@ pub(crate) enum Command {
     Stop,
 }
 
-/// Whether a service keeps its pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PoolIs {
-    Same,
-    Another,
-    /// Its own is the same, that of clients whom the access list refuses is not.
-    AnotherOfRefused,
-}
-
 /// The worker.
 pub(crate) struct Worker {
     pub(crate) cx: Context,
@@ -118,12 +107,6 @@ pub(crate) struct WorkerParts {
 }
 
 impl Worker {
-    /// Whether this worker is the one to take what this client sent to a broadcast address or a group: all get a copy.
-    pub(crate) fn takes_broadcasts_of(&self, client: SocketAddr) -> bool {
-        let number = hash::of_client(client.ip()) ^ u64::from(client.port());
-        number % self.cx.workers.max(1) as u64 == self.cx.id as u64
-    }
-
     /// A worker with its waker.
     pub(crate) fn new(parts: WorkerParts) -> io::Result<(Self, Waker)> {
         let poll = Poll::new()?;

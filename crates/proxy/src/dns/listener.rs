@@ -204,7 +204,7 @@ fn asker_of(
     let counters = service.live.counters.of(worker.cx.id);
     let sender = batch.sender(at)?;
     let local = if listener.local == Local::Each { batch.local(at) } else { None };
-    if listener.local == Local::Each && batch.is_for_all(at) && !worker.takes_broadcasts_of(sender) {
+    if listener.local == Local::Each && batch.is_for_all(at) && !worker.cx.takes_broadcasts_of(sender) {
         return None;
     }
     let own = listener.bound.map(|bound| SocketAddr::new(local.unwrap_or(bound.ip()), bound.port()));

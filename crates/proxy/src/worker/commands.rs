@@ -1,16 +1,16 @@
 //! What the control thread wants of a worker: listeners that come, go and change hands, and the end.
 
-use super::{Command, PoolIs, Worker};
+use super::{Command, Worker};
 use crate::context::registry::Token;
 use crate::dns;
 use crate::http;
 use crate::http::exchange;
 use crate::http::session::{self, Mode};
 use crate::io::batch::Local;
-use crate::service::Service;
 use crate::service::ending::Ending;
 use crate::service::hops::FlowWatch;
 use crate::service::open::{Closed, Collector, Question};
+use crate::service::{PoolIs, Service};
 use crate::udp::{self, DatagramListener};
 use evener_core::flow::{FlowTable, Turns};
 use evener_core::spec::{Protocol, Transport};
