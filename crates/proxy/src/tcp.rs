@@ -11,6 +11,8 @@ mod pausing;
 mod pending;
 mod queued;
 mod ring_relay;
+#[cfg(test)]
+mod tests;
 mod warm;
 
 pub(crate) use self::listener::Paused;

@@ -230,8 +230,8 @@ impl Worker {
                 self.cx.queues.wake();
             }
             Token::Stream(index) => self.tcp.accept(&mut self.cx, index),
-            Token::Client(index) => self.tcp.on_client_event(&mut self.cx, index, event),
-            Token::Server(index) => self.tcp.on_server_event(&mut self.cx, index, event),
+            Token::Client(index) => self.tcp.on_client_event(&mut self.cx, index, event.into()),
+            Token::Server(index) => self.tcp.on_server_event(&mut self.cx, index, event.into()),
             Token::Datagrams(index) => udp::on_listener_event(self, index),
             Token::Flow(slot) => udp::on_flow_event(self, slot),
             Token::Session(index) => session::on_event(self, index, event),

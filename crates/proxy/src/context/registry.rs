@@ -2,6 +2,7 @@
 
 use super::keys::{ConnectionKey, Handle, ListenerKey};
 use mio::Interest;
+use mio::event::Event;
 use mio::unix::SourceFd;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
@@ -60,6 +61,27 @@ impl Token {
             11 => Self::DnsStream(Handle::from_raw(raw)),
             12 => Self::DnsStanding(Handle::from_raw(raw)),
             _ => Self::Waker,
+        }
+    }
+}
+
+/// What an event says of a socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// The other side sends nothing any more, or the socket has an error.
+    pub(crate) ended: bool,
+    pub(crate) error: bool,
+}
+
+impl From<&Event> for Readiness {
+    fn from(event: &Event) -> Self {
+        Self {
+            readable: event.is_readable(),
+            writable: event.is_writable(),
+            ended: event.is_read_closed() || event.is_error(),
+            error: event.is_error(),
         }
     }
 }

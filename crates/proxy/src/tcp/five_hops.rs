@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::context::descriptors::Unit;
 use crate::context::keys::{ConnectionKey, ListenerKey};
 use crate::context::ready::Ready;
-use crate::context::registry::Token;
+use crate::context::registry::{Readiness, Token};
 use crate::context::ring::{ConnectId, Mark};
 use crate::io;
 use crate::io::connect::{TRIES_MAX, cost, note_failure, note_success, open_socket};
@@ -18,7 +18,6 @@ use crate::tcp::connection::{Connection, Stage, Step, Upstream};
 use crate::tcp::pausing::{Full, Queue};
 use evener_core::snapshot::{Choice, NoServer, Request};
 use evener_core::spec::Protocol;
-use mio::event::Event;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketFlags, acceptfrom_with, recv, sockopt};
@@ -424,34 +423,32 @@ impl Tcp {
     }
 
     /// Something happened at the client's socket.
-    pub(crate) fn on_client_event(&mut self, cx: &mut Context, key: ConnectionKey, event: &Event) {
+    pub(crate) fn on_client_event(&mut self, cx: &mut Context, key: ConnectionKey, ready: Readiness) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let ended = event.is_read_closed() || event.is_error();
-        connection.from_client.readable |= event.is_readable() || ended;
-        connection.from_client.hung_up |= ended;
-        connection.from_server.writable |= event.is_writable() || event.is_error();
+        connection.from_client.readable |= ready.readable || ready.ended;
+        connection.from_client.hung_up |= ready.ended;
+        connection.from_server.writable |= ready.writable || ready.error;
         match connection.stage {
             Stage::Greeting => self.greet(cx, key),
-            Stage::Connecting | Stage::Queued if event.is_error() => self.close(cx, key),
+            Stage::Connecting | Stage::Queued if ready.error => self.close(cx, key),
             Stage::Connecting | Stage::Queued | Stage::Tarpit | Stage::Over => {}
             Stage::Relaying | Stage::Lingering => self.relay(cx, key),
         }
     }
 
     /// Something happened at the server's socket.
-    pub(crate) fn on_server_event(&mut self, cx: &mut Context, key: ConnectionKey, event: &Event) {
+    pub(crate) fn on_server_event(&mut self, cx: &mut Context, key: ConnectionKey, ready: Readiness) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let ended = event.is_read_closed() || event.is_error();
         match connection.stage {
-            Stage::Connecting if ended => return self.on_connect_error(cx, key),
-            Stage::Connecting if event.is_writable() => self.connected(cx, key, Way::Fresh),
+            Stage::Connecting if ready.ended => return self.on_connect_error(cx, key),
+            Stage::Connecting if ready.writable => self.connected(cx, key, Way::Fresh),
             Stage::Greeting | Stage::Tarpit | Stage::Queued | Stage::Connecting | Stage::Over => return,
             Stage::Relaying | Stage::Lingering => {}
         }
         let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.from_server.readable |= event.is_readable() || ended;
-        connection.from_server.hung_up |= ended;
-        connection.from_client.writable |= event.is_writable() || event.is_error();
+        connection.from_server.readable |= ready.readable || ready.ended;
+        connection.from_server.hung_up |= ready.ended;
+        connection.from_client.writable |= ready.writable || ready.error;
         self.relay(cx, key);
     }
 
