@@ -141,7 +141,7 @@ impl Fixture {
     /// Lets time pass.
     fn pass(&mut self, time: Duration) {
         // The wheel rounds up to its next tick.
-        self.cx.now = self.cx.now + time + Duration::from_millis(100);
+        self.cx.now += time + Duration::from_millis(100);
         self.turn();
     }
 
@@ -521,7 +521,7 @@ fn warm_connections_wait_for_clients() {
     fixture.tcp.look_at_warm(fixture.cx.now);
     let mut waiting: Vec<TcpStream> = (0..2).map(|_| fixture.server_side()).collect();
     fixture.until("both to be made", |fixture| {
-        fixture.cx.now = fixture.cx.now + Duration::from_millis(60);
+        fixture.cx.now += Duration::from_millis(60);
         (fixture.service.live.warm.active() == 2).then_some(())
     });
     let mut client = fixture.client();
