@@ -73,7 +73,7 @@ impl Tcp {
         }
     }
 
-    /// How long nothing can be due; `None` for ever.
+    /// Time until the next deadline; `None` when there is none.
     pub(crate) fn wait(&self, now: Time) -> Option<Duration> {
         let paused = self.listeners.iter().filter_map(|(_, listener)| listener.paused).min();
         let until = [paused, self.warm.due()].into_iter().flatten().min().map(|at| at.since(now));
@@ -98,7 +98,7 @@ impl Tcp {
         self.warm.look_again(now);
     }
 
-    /// Does what can be done once for all the present events.
+    /// Finishes the present events: feeds receives, follows crowded services.
     pub(crate) fn flush(&mut self, cx: &mut Context) {
         self.feed_starved(cx);
         self.watch_crowded(cx);
@@ -109,7 +109,7 @@ impl Tcp {
         self.handed_over.pop()
     }
 
-    /// Closes what no client uses; returns how many descriptors that were.
+    /// Closes unused connections and pipes; returns how many descriptors were freed.
     pub(crate) fn shed(&mut self, now: Time) -> u32 {
         self.warm.shed(now) + self.scratch.pipes.shed()
     }
@@ -124,7 +124,7 @@ impl Tcp {
 
     /// Frees the connections that ended. Slots that became free may be waited for, here or by another worker.
     pub(crate) fn reap(&mut self, cx: &mut Context) {
-        // What was queued names descriptors: it must reach the kernel before they are closed and given to others.
+        // Queued operations name descriptors: they must reach the kernel before these are closed and reused.
         if let Some(ring) = cx.ring.as_mut().filter(|_| !self.over.is_empty()) {
             ring.submit();
         }
@@ -141,7 +141,7 @@ impl Tcp {
         }
     }
 
-    /// Goes on with a connection that had more to do.
+    /// Goes on with a connection from the ready queue.
     pub(crate) fn resume(&mut self, cx: &mut Context, key: ConnectionKey) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.queued = false;

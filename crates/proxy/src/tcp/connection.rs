@@ -30,23 +30,23 @@ pub(super) struct Connection {
     pub(super) service: Arc<Service>,
     pub(super) settings: Arc<Settings>,
     pub(super) address: IpAddr,
-    /// Which backend of the settings serves it.
+    /// Index of the backend that serves the client, in the settings.
     pub(super) backend: u32,
-    /// What it says before a server is chosen, and what the server gets first; kept apart, most connections have none.
+    /// The preamble, which comes before a server is chosen. Boxed: most connections have none.
     pub(super) greeting: Option<Box<Greeting>>,
-    /// Its place among the connections of its address, or where it is sent though it was refused; kept apart, too.
+    /// Permits and limits of the client beyond its slot. Boxed for the same reason.
     pub(super) guest: Option<Box<Guest>>,
-    /// The servers that it has not been able to reach.
+    /// Servers that could not be reached so far.
     pub(super) attempt: Attempt,
-    /// When something moved last; before that, when the connect began.
+    /// Time of the last byte moved; before that, of the beginning of the connect.
     pub(super) active_at: Time,
-    /// Its part in the ring, while it is relayed there.
+    /// State in the ring, while the bytes are relayed there.
     pub(super) ring: Option<Box<RingState>>,
-    /// Tells it from all others of its worker.
+    /// Connection id, unique within the worker.
     pub(super) number: u32,
-    /// It is in the worker's list of those that have more to do.
+    /// True while the connection is in the ready queue.
     pub(super) queued: bool,
-    /// Its place in the service.
+    /// Slot in the service.
     pub(super) place: Place,
 }
 
@@ -59,35 +59,35 @@ pub(super) struct Upstream {
     pub(super) choice: Choice,
 }
 
-/// How far a connection is.
+/// Stage of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// The client says what a server is chosen by.
+    /// The preamble is being received.
     Greeting,
-    /// The client was refused, and is kept waiting.
+    /// The client was refused, and is held.
     Tarpit,
-    /// Every server is at its limit; it waits for a permit.
+    /// Every server is at its limit; the client waits for a permit.
     Queued,
     /// The server has not accepted yet.
     Connecting,
     /// Bytes move.
     Relaying,
-    /// All is delivered; the client is heard to its end, for a time.
+    /// Everything is delivered; input is still read, for a limited time.
     Lingering,
-    /// It is over; the slot is freed when the present events are done.
+    /// Closed; the entry is removed when the present events are handled.
     Over,
 }
 
-/// What follows from a relay step.
+/// Outcome of a relay step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// It waits.
+    /// Wait for the next event.
     Wait,
-    /// It has more to do.
+    /// Go on after other connections had their turn.
     Again,
-    /// It begins to linger.
+    /// Begin to linger.
     Linger,
-    /// It is over.
+    /// Close both sides.
     Close,
 }
 
@@ -121,27 +121,27 @@ impl Connection {
         }
     }
 
-    /// Whether one side has ended, and the other one may still say something.
+    /// Returns whether one side has ended and the other one may still send.
     pub(super) fn is_half_closed(&self) -> bool {
         self.stage == Stage::Relaying && self.from_client.done != self.from_server.done
     }
 
-    /// The backend that serves it.
+    /// The backend that serves the client.
     pub(super) fn backend(&self) -> &Backend {
         &self.settings.backends[self.backend as usize]
     }
 
-    /// The connect that is under way or done, as the ring names it; `key` is the connection's.
+    /// The connect that is in progress or done, as the ring names it; `key` is the connection's.
     pub(super) fn connect_id(&self, key: ConnectionKey) -> Option<ConnectId> {
         self.generation().map(|generation| ConnectId { slot: key.slot(), generation })
     }
 
-    /// The generation of the connect that is under way or done.
+    /// The generation of the connect that is in progress or done.
     pub(super) fn generation(&self) -> Option<u32> {
         self.upstream.as_ref().map(|upstream| upstream.generation)
     }
 
-    /// What the client says is told to this, if it is written down; not what is for nobody any more.
+    /// The request log for what the client sends, if there is one. Discarded input is not logged.
     pub(super) fn tap(&self, worker: usize) -> Option<Tap<'_>> {
         if self.from_client.discards() {
             return None;
@@ -149,7 +149,7 @@ impl Connection {
         tap(self.guest.as_deref(), self.address, self.upstream.as_ref()?, &self.service, worker)
     }
 
-    /// Moves what can be moved both ways, and counts it.
+    /// Moves bytes both ways as far as the sockets allow, and counts them.
     pub(super) fn relay(&mut self, scratch: &mut Scratch, worker: usize, now: Time) -> Step {
         let Some(upstream) = &self.upstream else { return Step::Wait };
         let (mut bytes_in, mut bytes_out) = (0, 0);
@@ -165,7 +165,7 @@ impl Connection {
         self.conclude(up, down, scratch, worker)
     }
 
-    /// Counts what was delivered.
+    /// Counts delivered bytes.
     pub(super) fn count(&mut self, bytes_in: u64, bytes_out: u64, worker: usize, now: Time) {
         let Some(upstream) = self.upstream.as_ref().filter(|_| bytes_in + bytes_out > 0) else { return };
         self.active_at = now;
@@ -183,12 +183,12 @@ impl Connection {
         }
     }
 
-    /// Where it is written down what the client does.
+    /// The record of the client, if the service keeps records.
     pub(super) fn record(&self) -> Option<&ClientRecord> {
         self.guest.as_deref()?.record.as_deref()
     }
 
-    /// What follows from the outcomes of both directions.
+    /// Decides how to go on from the outcomes of both directions.
     pub(super) fn conclude(
         &mut self,
         up: Pumped,
@@ -213,7 +213,7 @@ impl Connection {
         if self.from_client.done && self.from_server.done {
             return self.over(scratch);
         }
-        // Half-close is passed on; closing both makes it unnecessary.
+        // A half-close is passed on; closing both sides makes it unnecessary.
         if up_ended && let Some(upstream) = &self.upstream {
             let _ = shutdown(&upstream.socket, Shutdown::Write);
         }
@@ -231,13 +231,13 @@ impl Connection {
         if more { Step::Again } else { Step::Wait }
     }
 
-    /// Whether the end of one side is that of both (`fast_close`).
+    /// Returns whether the end of one side is the end of both (`fast_close`).
     pub(super) fn ends_both(&self, client_ended: bool, server_ended: bool) -> bool {
         let fast_close = self.settings.options.fast_close;
         (client_ended && fast_close.by_client()) || (server_ended && fast_close.by_server())
     }
 
-    /// Nothing more is read; what was read is still delivered, both ways.
+    /// Stops reading on both sides; bytes that were read are still delivered.
     fn end_both(&mut self) {
         for direction in [&mut self.from_client, &mut self.from_server] {
             direction.stop();
@@ -245,8 +245,8 @@ impl Connection {
         }
     }
 
-    /// Both sides ended, or one of them for both: then the other one may say something that nobody reads, and lose by the
-    /// reset, which is the answer to that, what it has not received yet. Whoever may is heard for a time.
+    /// Closes a connection whose sides both ended, or one of them for both. Input that arrives after the close would be rejected
+    /// with a reset, which discards what the other side has not received yet: so both sides are drained for a limited time.
     fn over(&mut self, scratch: &mut Scratch) -> Step {
         if self.settings.options.fast_close == FastClose::Off {
             return Step::Close;
@@ -270,13 +270,13 @@ impl Connection {
         Step::Linger
     }
 
-    /// Whether the server has received everything.
+    /// Returns whether the server has acknowledged everything.
     fn is_server_served(&self) -> bool {
         self.upstream.as_ref().is_none_or(|upstream| sys::is_all_delivered(upstream.socket.as_fd()))
     }
 
-    /// All is said: a client is heard for nobody until it ends in whatever way, a server until it has received everything.
-    /// (When our end is acknowledged, that makes an edge.)
+    /// Drains the client until it ends, and the server until it has acknowledged everything. (The acknowledgement of our FIN
+    /// is an edge.)
     fn linger(&mut self, up: Pumped, down: Pumped) -> Step {
         self.from_client.done |= matches!(up, Pumped::Ended(_));
         self.from_server.done |= matches!(down, Pumped::Ended(_) | Pumped::SinkGone(_));
@@ -286,15 +286,16 @@ impl Connection {
         if up == Pumped::More || down == Pumped::More { Step::Again } else { Step::Wait }
     }
 
-    /// The client reset the connection, or takes nothing any more: the server must not take that for an orderly end.
+    /// Resets the server side: the client reset the connection or receives nothing any more, and the server must not see an
+    /// orderly end.
     fn client_gone(&mut self) -> Step {
         self.upstream.iter().for_each(|upstream| reset_at_close(&upstream.socket));
         Step::Close
     }
 
-    /// The server reset the connection; whatever it sent before was taken by the client's socket. A client that has
-    /// received all that, and sends nothing, gets the reset. One that still sends is heard to its end first, else its own
-    /// data would reset what it has not received yet.
+    /// Handles a reset by the server; everything it sent before is in the client's socket. The reset is passed on to a client that
+    /// has received all of it and sends nothing. A client that still sends is drained first, because its own data would cause a
+    /// reset that discards what it has not received yet.
     fn server_reset(&mut self, scratch: &mut Scratch, worker: usize) -> Step {
         self.upstream
             .iter()

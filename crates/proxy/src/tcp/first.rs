@@ -1,4 +1,4 @@
-//! What a server gets before its client's bytes are relayed.
+//! The bytes that a server gets before those of its client are relayed.
 
 use crate::context::Context;
 use crate::context::keys::ConnectionKey;
@@ -6,8 +6,8 @@ use crate::service::preamble;
 use crate::tcp::Tcp;
 
 impl Tcp {
-    /// The server gets the PROXY header, and what the client said before it was chosen.
-    pub(super) fn say_first(&mut self, cx: &mut Context, key: ConnectionKey) {
+    /// Queues the PROXY header for the server, and the bytes of the preamble that belong to the payload.
+    pub(super) fn send_first(&mut self, cx: &mut Context, key: ConnectionKey) {
         let connection = &mut self.connections[key];
         let version = connection.backend().send_proxy;
         let Some(greeting) = &mut connection.greeting else { return };
@@ -17,11 +17,11 @@ impl Tcp {
             let name = greeting.name.as_deref();
             first = preamble::introduce(version, &greeting.origin, ends, name, None, cx.random.bits());
         }
-        let said = first.len();
-        greeting.header_left = said as u64;
+        let header = first.len();
+        greeting.header_left = header as u64;
         first.append(&mut greeting.bytes);
-        if let Some(tap) = connection.tap(cx.id).filter(|_| first.len() > said) {
-            tap.piece(&first[said..]);
+        if let Some(tap) = connection.tap(cx.id).filter(|_| first.len() > header) {
+            tap.piece(&first[header..]);
         }
         connection.from_client.begin_with(first);
         self.queue(cx, key);

@@ -26,22 +26,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Tcp;
-/// So many clients of one listener are accepted before others have their turn.
+/// Clients accepted by one listener before others have their turn.
 const ACCEPTS_MAX: usize = 64;
-/// A client that still sends after everything was delivered to it is heard for so long.
+/// Longest time for which a client is drained after everything was delivered to it.
 const LINGER: Duration = Duration::from_secs(5);
-/// One receive of a greeting.
+/// Bytes of one receive of the preamble.
 const GREETING_BYTES: usize = 4096;
 
 impl Tcp {
-    /// Hop 1: accept. What is not done now is done when others had their turn.
+    /// Hop 1: accept. The rest of the queue is accepted when others had their turn.
     pub(crate) fn accept(&mut self, cx: &mut Context, key: ListenerKey) {
         if self.accept_some(cx, key) == Queue::More {
             cx.ready.push(Ready::Accept(key));
         }
     }
 
-    /// Accepts up to [`ACCEPTS_MAX`] clients. What waits in the kernel's queue stays there while the service is full.
+    /// Accepts up to [`ACCEPTS_MAX`] clients. The others stay in the kernel's queue while the service is full.
     fn accept_some(&mut self, cx: &mut Context, key: ListenerKey) -> Queue {
         for _ in 0..ACCEPTS_MAX {
             let Some(listener) = self.listeners.get(key) else { return Queue::Left };
@@ -53,7 +53,7 @@ impl Tcp {
                 return self.pause_full(cx, key, Full::Descriptors);
             };
             if let Some(pending_max) = settings.options.pending_max {
-                // Should somebody have missed the place that is given back here, it tries again soon.
+                // A worker that missed the slot given back here tries again soon.
                 let Some(pending) = listener.service.enter_pending(pending_max) else {
                     return self.pause_full(cx, key, Full::Pending);
                 };
@@ -61,7 +61,7 @@ impl Tcp {
             }
             let accepted = self.accept_one(cx, key, settings, Place::new(place, units));
             if self.pending.take().is_some() {
-                // It was not needed: the connect was done at once, or comes later.
+                // Not needed: the connect was done at once, or comes later.
                 let service = Arc::clone(&self.listeners[key].service);
                 service.wake_waiting(cx);
             }
@@ -72,8 +72,8 @@ impl Tcp {
         Queue::More
     }
 
-    /// Takes in everybody who waits in the queue of a listener that is about to close, beyond the limit if need be: they are
-    /// connected already.
+    /// Accepts all clients in the queue of a listener that is about to close, beyond the limit if necessary: they are connected
+    /// already.
     pub(super) fn accept_rest(&mut self, cx: &mut Context, key: ListenerKey) {
         while let Some(listener) = self.listeners.get(key) {
             let settings = listener.service.settings.load_full();
@@ -85,7 +85,7 @@ impl Tcp {
         }
     }
 
-    /// Accepts one client; `Some` when there is none, or it cannot be now.
+    /// Accepts one client; `Some` when there is none, or accepting failed.
     fn accept_one(
         &mut self,
         cx: &mut Context,
@@ -101,19 +101,19 @@ impl Tcp {
             Err(Errno::AGAIN) => {
                 listener.paused = None;
                 let service = Arc::clone(&listener.service);
-                // The places were held for nobody; another worker may have found the service full for them.
+                // The slots were not used; another worker may have found the service full because of them.
                 drop((place, self.pending.take()));
                 service.wake_waiting(cx);
                 return Some(Queue::Left);
             }
-            // The client left while it waited, or the network failed it (accept(2)): the next one may be well.
+            // The client left while it waited, or its network failed (accept(2)): the next one may be fine.
             Err(Errno::CONNABORTED | Errno::INTR | Errno::PROTO | Errno::NETDOWN | Errno::HOSTUNREACH) => {}
             Err(error) => return Some(self.pause_failed(cx, key, error)),
         }
         None
     }
 
-    /// Hop 2: admit. What has more layers than bytes goes its own way; whoever has to say something first is heard.
+    /// Hop 2: admit. Clients that speak more than bytes are handed over; a preamble is received first.
     fn admit(
         &mut self,
         cx: &mut Context,
@@ -139,7 +139,7 @@ impl Tcp {
         if greets || introduces {
             self.connections[key].greeting = Some(Box::new(greeting));
         }
-        // Who is told of by a PROXY header is admitted when that has come.
+        // The client of a PROXY header is admitted when the header has arrived.
         if !awaits_proxy && self.admit_client(cx, key) == Progress::Over {
             return;
         }
@@ -150,7 +150,7 @@ impl Tcp {
         } else if self.try_servers(cx, key) == Progress::Over {
             return;
         }
-        // With a ring, the client is heard from when its server accepted.
+        // With a ring, the client's input is received from when its server accepted.
         let connection = &self.connections[key];
         let rides = cx.ring.is_some() && connection.greeting.is_none();
         if !rides && cx.registry.register(&connection.client, Token::Client(key)).is_err() {
@@ -158,7 +158,7 @@ impl Tcp {
         }
     }
 
-    /// Asks the access list and the limits.
+    /// Applies the access list and the limits.
     fn admit_client(&mut self, cx: &mut Context, key: ConnectionKey) -> Progress {
         let connection = &mut self.connections[key];
         let (service, settings) = (&connection.service, &connection.settings);
@@ -174,7 +174,7 @@ impl Tcp {
                 self.close(cx, key);
             }
             Admission::Refused(Refused::Tarpit(place, time)) => {
-                // It gives its place in the service to others.
+                // Its slot in the service is free for others.
                 connection.place.lease = place;
                 connection.stage = Stage::Tarpit;
                 self.timers.set(key, cx.now + time);
@@ -183,7 +183,7 @@ impl Tcp {
         Progress::Over
     }
 
-    /// The client says what has to be known before a server is chosen.
+    /// Receives the preamble, which decides the choice of a server.
     fn greet(&mut self, cx: &mut Context, key: ConnectionKey) {
         loop {
             let connection = &mut self.connections[key];
@@ -218,7 +218,7 @@ impl Tcp {
         }
     }
 
-    /// All is said: where does it lead?
+    /// Routes a client whose preamble is complete.
     fn greeted(&mut self, cx: &mut Context, key: ConnectionKey) {
         self.timers.clear(key);
         let connection = &mut self.connections[key];
@@ -227,12 +227,12 @@ impl Tcp {
         let routed = connection.settings.routes.find(name.as_bytes(), b"").copied();
         let guest = connection.guest.as_ref().and_then(|guest| guest.backend);
         let Some(backend) = guest.or(routed).or(connection.settings.default_backend) else {
-            // Nobody is meant by that name.
+            // No route matches.
             connection.service.live.counters.of(cx.id).greeting_refused.one();
             return self.close(cx, key);
         };
         connection.backend = backend as u32;
-        // What came after the greeting is still in the socket, without another edge.
+        // Bytes after the preamble are still in the socket, and there will be no other edge for them.
         connection.from_client.readable = true;
         if self.try_servers(cx, key) == Progress::Begun && self.connections[key].stage == Stage::Relaying {
             self.relay(cx, key);
@@ -242,14 +242,14 @@ impl Tcp {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// A connect is under way, or done.
+    /// A connect is in progress, or done.
     Begun,
-    /// Nobody could be had; the connection is closed.
+    /// No server could be reached; the connection is closed.
     Over,
 }
 
 impl Tcp {
-    /// Hops 3 and 4: pick and connect, until a connect is at least under way.
+    /// Hops 3 and 4: pick and connect, until a connect is at least in progress.
     pub(super) fn try_servers(&mut self, cx: &mut Context, key: ConnectionKey) -> Progress {
         for _ in 0..TRIES_MAX {
             let connection = &mut self.connections[key];
@@ -287,7 +287,7 @@ pub(super) struct ConnectFailed {
 }
 
 impl Tcp {
-    /// Begins a connect. On loopback it is often complete at once.
+    /// Begins a connect, which on loopback is often complete at once.
     pub(super) fn connect(
         &mut self,
         cx: &mut Context,
@@ -325,19 +325,19 @@ impl Tcp {
     }
 }
 
-/// How a connection to a server came to be.
+/// Origin of a connection to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// Its connect is under way.
+    /// The connect is in progress.
     Connecting,
-    /// It was made for this client.
+    /// Made for this client.
     Fresh,
-    /// It was there before the client.
+    /// Made before the client came.
     Warm,
 }
 
 impl Tcp {
-    /// A connection that is there already, or a connect that begins.
+    /// Takes a warm connection, or begins a connect.
     fn warm_or_fresh(
         &mut self,
         cx: &mut Context,
@@ -365,7 +365,7 @@ impl Tcp {
         }
     }
 
-    /// A connect failed: it is counted and reported, and that server is passed over for this client.
+    /// Counts and reports a failed connect; the server is not tried again for this client.
     pub(super) fn fail(&mut self, cx: &mut Context, key: ConnectionKey, choice: &Choice, error: Errno) {
         let connection = &mut self.connections[key];
         connection.attempt.failed(choice.server.id, choice.why, cost(error));
@@ -379,7 +379,7 @@ impl Tcp {
         self.close(cx, key);
     }
 
-    /// The server accepted.
+    /// Handles the completion of a connect.
     fn connected(&mut self, cx: &mut Context, key: ConnectionKey, way: Way) {
         self.end_pending(cx, key);
         let connection = &self.connections[key];
@@ -404,13 +404,13 @@ impl Tcp {
             None => self.timers.clear(key),
         }
         if connection.greeting.is_some() {
-            self.say_first(cx, key);
+            self.send_first(cx, key);
         } else if cx.ring.is_some() {
             self.adopt(cx, key);
         }
     }
 
-    /// The ring tells that a socket that connects became writable, or failed.
+    /// Handles a completion of the ring for a connecting socket: writable, or failed.
     pub(super) fn on_connect_polled(&mut self, cx: &mut Context, key: ConnectionKey, events: i16) {
         if self.connections[key].stage != Stage::Connecting {
             return;
@@ -422,7 +422,7 @@ impl Tcp {
         }
     }
 
-    /// Something happened at the client's socket.
+    /// Handles an event of the client's socket.
     pub(crate) fn on_client_event(&mut self, cx: &mut Context, key: ConnectionKey, ready: Readiness) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         connection.from_client.readable |= ready.readable || ready.ended;
@@ -436,7 +436,7 @@ impl Tcp {
         }
     }
 
-    /// Something happened at the server's socket.
+    /// Handles an event of the server's socket.
     pub(crate) fn on_server_event(&mut self, cx: &mut Context, key: ConnectionKey, ready: Readiness) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         match connection.stage {
@@ -452,7 +452,7 @@ impl Tcp {
         self.relay(cx, key);
     }
 
-    /// The socket has an error, or was closed as soon as it was accepted.
+    /// Handles an error of a connecting socket, which may also have been closed right after it was accepted.
     fn on_connect_error(&mut self, cx: &mut Context, key: ConnectionKey) {
         let Some(upstream) = &self.connections[key].upstream else { return };
         match sockopt::socket_error(&upstream.socket) {
@@ -470,14 +470,14 @@ impl Tcp {
     pub(super) fn next_server(&mut self, cx: &mut Context, key: ConnectionKey, error: Errno) {
         self.cancel_connect(cx, key);
         self.timers.clear(key);
-        // There is none where so many failed at once that others had their turn.
+        // There is none after so many failures at once that others had their turn.
         if let Some(upstream) = self.connections[key].upstream.take() {
             self.fail(cx, key, &upstream.choice, error);
             drop(upstream);
             let pool = Arc::clone(&self.connections[key].backend().pool);
             pool_queue::note_freed(cx, &pool);
         }
-        // The client waits meanwhile; what it sent is still in its socket.
+        // The client waited meanwhile; its bytes are still in its socket.
         if self.try_servers(cx, key) == Progress::Begun && self.connections[key].stage == Stage::Relaying {
             self.relay(cx, key);
         }
@@ -493,7 +493,7 @@ impl Tcp {
         self.follow(cx, key, step);
     }
 
-    /// Does what follows from a relay step.
+    /// Acts on the outcome of a relay step.
     pub(super) fn follow(&mut self, cx: &mut Context, key: ConnectionKey, step: Step) {
         let connection = &mut self.connections[key];
         if connection.is_half_closed()
@@ -507,7 +507,7 @@ impl Tcp {
             Step::Linger => {
                 connection.stage = Stage::Lingering;
                 self.timers.set(key, cx.now + LINGER);
-                // What the client sent meanwhile may have had its edge already.
+                // Bytes that the client sent meanwhile may have had their edge already.
                 self.queue(cx, key);
             }
             Step::Close => self.close(cx, key),
@@ -521,7 +521,7 @@ impl Tcp {
         }
     }
 
-    /// Ends a connection. Its slot is freed only when the present events are done, so that none of them meets a stranger.
+    /// Closes a connection. The entry is removed when the present events are handled.
     pub(super) fn close(&mut self, cx: &mut Context, key: ConnectionKey) {
         self.leave_queue(cx, key);
         self.timers.clear(key);

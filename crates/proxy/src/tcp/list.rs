@@ -11,7 +11,7 @@ use rustix::fd::AsRawFd;
 use std::net::SocketAddr;
 
 impl Tcp {
-    /// Lists the connections that a question asks for.
+    /// Lists the connections of the services that the listing is for.
     pub(crate) fn list(&self, cx: &Context, collector: &mut Collector<'_>) {
         for (_, one) in self.connections.iter().filter(|(_, one)| one.stage != Stage::Over) {
             if collector.is_meant(&one.service.name) {
@@ -84,9 +84,9 @@ fn of_connection(cx: &Context, connection: &Connection) -> Open {
     }
 }
 
-/// The client with its port: a PROXY header told, or the socket knows.
+/// The client's address and port, from the PROXY header or the socket.
 fn peer_of(connection: &Connection) -> Option<SocketAddr> {
-    let told = connection.greeting.as_ref().map(|greeting| greeting.origin.client);
+    let announced = connection.greeting.as_ref().map(|greeting| greeting.origin.client);
     let known = || rustix::net::getpeername(&connection.client).ok()?;
-    told.or_else(|| known().and_then(|peer| SocketAddr::try_from(peer).ok()))
+    announced.or_else(|| known().and_then(|peer| SocketAddr::try_from(peer).ok()))
 }

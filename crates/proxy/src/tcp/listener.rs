@@ -20,7 +20,7 @@ pub(super) struct StreamListener {
     /// something that looks left over.
     _unix: Option<Arc<UnixPath>>,
     pub(super) socket: OwnedFd,
-    /// When accepting goes on, if it could not.
+    /// End of the pause, while accepting is paused.
     pub(super) paused: Option<Time>,
 }
 
@@ -34,9 +34,9 @@ impl StreamListener {
 /// The listeners that try again to accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Paused {
-    /// Those whose pause is over.
+    /// Listeners whose pause is over.
     Due,
-    /// All: a slot became free.
+    /// All listeners: a slot became free.
     All,
 }
 

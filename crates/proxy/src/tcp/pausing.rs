@@ -1,5 +1,5 @@
-//! Accepting that pauses: there is no place for one more client, or the system has nothing left. It goes on by itself after
-//! a time, and as soon as a place is given back.
+//! Pauses in accepting, because the service is full or the system is out of descriptors or memory. Accepting goes on after a
+//! while, and as soon as a slot is given back.
 
 use crate::context::Context;
 use crate::context::descriptors;
@@ -11,37 +11,37 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::time::Duration;
 
-/// A listener that could not accept (no descriptors, no memory, no place) tries again after this.
+/// Pause after a failure to accept (no descriptors, no memory, no slot).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Whether somebody may still wait in a listener's queue.
+/// State of a listener's queue in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Queue {
-    /// It is empty, or accepting is paused.
+    /// Empty, or accepting is paused.
     Left,
-    /// Perhaps.
+    /// More clients may wait.
     More,
 }
 
-/// What there is no place for.
+/// The limit that was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Full {
-    /// One more connection; the limit.
+    /// Connections of the service, with the limit.
     Connections(u32),
-    /// One more connect under way.
+    /// Connects in progress.
     Pending,
-    /// One more client with its server, as descriptors go.
+    /// Descriptors of the process.
     Descriptors,
 }
 
 impl Tcp {
-    /// Pauses accepting until there is a place again.
+    /// Pauses accepting until a slot is free.
     pub(super) fn pause_full(&mut self, cx: &mut Context, key: ListenerKey, full: Full) -> Queue {
         let (id, now) = (cx.id, cx.now);
         let StreamListener { service, paused, socket, .. } = &mut self.listeners[key];
         let mut queue = [PollFd::new(socket, PollFlags::IN)];
         if poll(&mut queue, Some(&Timespec::default())) == Ok(0) {
-            // Full, but nobody waits; the next one makes an edge.
+            // Full, but no client waits; the next one makes an edge.
             *paused = None;
             return Queue::Left;
         }
@@ -63,7 +63,7 @@ impl Tcp {
                     cx.wake_all();
                 }
             }
-            // That servers take their time is for a moment, and said of them when it is not.
+            // Slow connects are usual for a moment, and reported as such when they time out.
             Full::Pending | Full::Connections(_) => {}
         }
         Queue::Left

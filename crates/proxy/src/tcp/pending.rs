@@ -1,4 +1,4 @@
-//! Connects under way, where they are counted (`pending_max`).
+//! Connects in progress, where they are limited (`pending_max`).
 
 use crate::context::Context;
 use crate::context::keys::ConnectionKey;
@@ -6,21 +6,21 @@ use crate::tcp::Tcp;
 use std::sync::Arc;
 
 impl Tcp {
-    /// Counts a connect that is under way, if such are counted; who goes on to another server counts once.
+    /// Counts a connect, if connects are limited. A client that goes on to another server counts once.
     pub(super) fn begin_pending(&mut self, _cx: &mut Context, key: ConnectionKey) {
         let connection = &mut self.connections[key];
         if connection.settings.options.pending_max.is_some() {
             let guest = connection.guest.get_or_insert_default();
-            let place = guest.pending.take().or_else(|| self.pending.take());
-            guest.pending = place.or_else(|| connection.service.live.pending.enter(u32::MAX));
+            let slot = guest.pending.take().or_else(|| self.pending.take());
+            guest.pending = slot.or_else(|| connection.service.live.pending.enter(u32::MAX));
         }
     }
 
-    /// The connect is done.
+    /// Gives back the slot of a connect that is done.
     pub(super) fn end_pending(&mut self, cx: &mut Context, key: ConnectionKey) {
         let connection = &mut self.connections[key];
-        if let Some(place) = connection.guest.as_mut().and_then(|guest| guest.pending.take()) {
-            drop(place);
+        if let Some(slot) = connection.guest.as_mut().and_then(|guest| guest.pending.take()) {
+            drop(slot);
             let service = Arc::clone(&connection.service);
             service.wake_waiting(cx);
         }

@@ -12,7 +12,7 @@ use evener_core::snapshot::{Choice, NoServer, Request};
 use std::sync::Arc;
 
 impl Tcp {
-    /// A client that waited in a queue gets a server, or learns that there is none.
+    /// Connects a client that waited to the server that was picked, or closes it.
     fn take_server(&mut self, cx: &mut Context, key: ConnectionKey, picked: Result<Choice, NoServer>) {
         let progress = match picked {
             Err(reason) => return self.give_up(cx, key, reason),
@@ -30,7 +30,7 @@ impl Tcp {
     }
 }
 impl Tcp {
-    /// A client of TCP waits in the queue of its pool, if that has room.
+    /// Puts a client into the queue of its pool; returns false when there is no queue or no room.
     pub(super) fn enter_queue(&mut self, cx: &mut Context, key: ConnectionKey) -> bool {
         let connection = &self.connections[key];
         let service = Arc::clone(&connection.service);
@@ -45,18 +45,18 @@ impl Tcp {
         connection.stage = Stage::Queued;
         self.timers.set(key, cx.now + timeout);
         if rides {
-            // Until the ring has it, epoll tells when it leaves; if that cannot be, its time is up some day.
+            // Until the ring has the client, epoll reports when it leaves; without that, the deadline of the queue closes it.
             let _ = cx.registry.register(&self.connections[key].client, Token::Client(key));
         }
         true
     }
 
-    /// Whether a client is the ring's as soon as its server accepted, and not epoll's.
+    /// Returns whether the ring, and not epoll, has the client as soon as its server accepted.
     fn rides(&self, cx: &Context, key: ConnectionKey) -> bool {
         cx.ring.is_some() && self.connections[key].greeting.is_none()
     }
 
-    /// A client of TCP does not wait any more.
+    /// Takes a client out of the queue of its pool.
     pub(super) fn leave_queue(&mut self, cx: &mut Context, key: ConnectionKey) {
         let connection = &mut self.connections[key];
         let Some(queued) = connection.guest.as_mut().and_then(|guest| guest.queued.take()) else { return };

@@ -31,7 +31,7 @@ pub(super) struct RingState {
 }
 
 impl RingState {
-    /// How many bytes of a side wait for its sink.
+    /// Bytes of a side that wait for its sink.
     pub(super) fn waiting(&self, side: usize) -> usize {
         self.sides[side].waiting.iter().map(|piece| (piece.to - piece.from) as usize).sum()
     }
@@ -95,7 +95,7 @@ impl Tcp {
         }
     }
 
-    /// Something completed.
+    /// Handles a completion.
     pub(crate) fn on_completion(&mut self, cx: &mut Context, completion: Completion) {
         match completion.mark {
             Mark::Receive { connect, side } => self.on_received(cx, connect, usize::from(side), completion),
@@ -155,7 +155,7 @@ impl Tcp {
     }
 }
 
-/// Whether a receive that ended begins again.
+/// Time of the next receive, after one ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Arm {
     Now,
@@ -163,7 +163,7 @@ enum Arm {
 }
 
 impl Tcp {
-    /// Does whatever this side can do next.
+    /// Goes on with one side: sends, receives or ends.
     fn advance(&mut self, cx: &mut Context, key: ConnectionKey, side: usize, arming: Arm) {
         let Some(state) = &mut self.connections[key].ring else { return };
         if state.leaving {
@@ -185,7 +185,7 @@ impl Tcp {
         }
     }
 
-    /// Sends what waits first; whether there was anything.
+    /// Sends the first piece that waits; returns false when there is none.
     fn send_next(&mut self, cx: &mut Context, key: ConnectionKey, side: usize) -> bool {
         let connection = &mut self.connections[key];
         let Some(connect) = connection.connect_id(key) else { return false };
@@ -224,7 +224,7 @@ impl Tcp {
         }
     }
 
-    /// A direction ended, or its sink is gone.
+    /// Handles the end of a direction, or of its sink.
     fn conclude(&mut self, cx: &mut Context, key: ConnectionKey, side: usize, outcome: Pumped) {
         let (up, down) = if side == 0 { (outcome, Pumped::Waiting) } else { (Pumped::Waiting, outcome) };
         let ended = outcome == Pumped::Ended(End::Fin);
@@ -233,7 +233,7 @@ impl Tcp {
             return self.leave(cx, key);
         }
         match self.connections[key].conclude(up, down, &mut self.scratch, cx.id) {
-            // The server takes nothing any more: what the client still sends is heard by the epoll relay.
+            // The server receives nothing any more: the epoll relay drains what the client still sends.
             Step::Again => self.leave(cx, key),
             Step::Linger => {
                 self.follow(cx, key, Step::Linger);
@@ -243,7 +243,7 @@ impl Tcp {
         }
     }
 
-    /// The connection goes over to the epoll relay, as soon as nothing of it is under way.
+    /// Hands the connection over to the epoll relay, as soon as no operation is in progress.
     fn leave(&mut self, cx: &mut Context, key: ConnectionKey) {
         self.cancel(cx, key);
         if let Some(state) = &mut self.connections[key].ring {
@@ -252,7 +252,7 @@ impl Tcp {
         self.finish_leaving(cx, key);
     }
 
-    /// Cancels what is under way.
+    /// Cancels all operations in progress.
     fn cancel(&mut self, cx: &mut Context, key: ConnectionKey) {
         let connection = &self.connections[key];
         let (Some(state), Some(ring)) = (&connection.ring, &mut cx.ring) else { return };
@@ -289,7 +289,7 @@ impl Tcp {
         if registered { self.relay(cx, key) } else { self.close(cx, key) }
     }
 
-    /// A connect is given up: the poll for it holds the socket, and would let the kernel go on with it.
+    /// Cancels the poll of a connect that is given up; it holds the socket, so the kernel would go on with it.
     pub(super) fn cancel_connect(&mut self, cx: &mut Context, key: ConnectionKey) {
         let connection = &self.connections[key];
         // Those that greet connect by epoll.
@@ -301,7 +301,7 @@ impl Tcp {
         }
     }
 
-    /// The connection is over: what is under way is cancelled, what waits is dropped.
+    /// Cancels the operations of a closed connection, and drops the pieces that wait.
     pub(super) fn abandon(&mut self, cx: &mut Context, key: ConnectionKey) {
         self.cancel_connect(cx, key);
         self.cancel(cx, key);
@@ -313,8 +313,8 @@ impl Tcp {
         }
     }
 
-    /// Receives that ended for want of buffers begin again when there are some. When slow sinks hold most of them, their
-    /// connections leave.
+    /// Begins receives again that ended for lack of buffers, when there are some. While slow sinks hold most buffers, their
+    /// connections go over to epoll.
     pub(super) fn feed_starved(&mut self, cx: &mut Context) {
         if self.starved.is_empty() {
             return;

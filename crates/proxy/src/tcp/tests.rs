@@ -163,7 +163,7 @@ impl Fixture {
         assert_eq!(got, bytes);
     }
 
-    /// How a stream ends: by a FIN, or by a reset.
+    /// The end of a stream: in order, or by a reset.
     #[track_caller]
     fn end_of(&mut self, stream: &mut TcpStream) -> Result<(), ErrorKind> {
         self.until("the end", |_| match stream.read(&mut [0; 4096]) {

@@ -21,22 +21,22 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often connections are looked at; after one ended or failed, so long nothing is made anew.
+/// Interval between checks of a connection, and pause in making new ones after one ended or failed.
 const EVERY: Duration = Duration::from_secs(1);
-/// Connects that are under way are looked at this often.
+/// Interval between checks of a connect in progress.
 const SOON: Duration = Duration::from_millis(50);
-/// So many connections are looked at at a time, too.
+/// Most connections checked at a time.
 const LOOKS_MAX: usize = 64;
-/// So many connects are begun at a time; then clients have their turn.
+/// Most connects begun at a time, before clients have their turn.
 const BEGUN_MAX: usize = 64;
-/// When clients had their turn.
+/// Length of the clients' turn.
 const TURN: Duration = Duration::from_millis(1);
 
 /// The warm connections of a worker.
 #[derive(Debug, Default)]
 pub(super) struct Warm {
     parts: Vec<Part>,
-    /// When they have to be looked at; never, when no service wants any.
+    /// Time of the next check; `None` when no service wants warm connections.
     due: Option<Time>,
 }
 
@@ -45,41 +45,41 @@ pub(super) struct Warm {
 struct Part {
     service: Arc<Service>,
     pool: Arc<ArcSwap<Snapshot>>,
-    /// With what they were made.
+    /// Options with which the connections were made.
     options: ServiceOptions,
-    /// Those of each server, the oldest first.
+    /// Connections by server, the oldest first.
     sockets: BTreeMap<ServerId, VecDeque<WarmSocket>>,
     make_at: Time,
 }
 
-/// One connection that nobody uses yet.
+/// One unused connection.
 #[derive(Debug)]
 struct WarmSocket {
     socket: OwnedFd,
     server: Arc<Entry>,
-    /// When its connect began, while that is under way.
+    /// Beginning of the connect, while it is in progress.
     since: Option<Time>,
-    /// Until then it counts as well.
+    /// Time of the next check.
     look_at: Time,
-    /// It is counted among those of its server, apart from clients, whom it never keeps out.
+    /// Slot among the warm connections of its server; clients have slots of their own.
     _place: Lease,
-    /// It is counted among those of the service, once it is made.
+    /// Slot among those of the service, once the connection is made.
     counted: Option<Lease>,
     _descriptor: Unit,
 }
 
-/// How a connection is.
+/// State of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Ready,
     Connecting,
-    /// The server closed it, or it failed after it was made.
+    /// Closed by the server, or failed after it was made.
     Ended,
-    /// Its connect failed.
+    /// Failed to connect.
     Failed(Errno),
 }
 
-/// How many a worker makes, and how many those before it.
+/// Number of connections that a worker makes, and that those before it make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Share {
     count: usize,
@@ -93,7 +93,7 @@ impl Share {
         Self { count: each + usize::from(worker < rest), before: worker * each + worker.min(rest) }
     }
 
-    /// How many of them are the server's, by its place among so many: workers go on where those before them stopped.
+    /// The part of the server at this position among so many: workers go on where those before them stopped.
     fn at(self, place: usize, servers: usize) -> usize {
         let turn = (place + servers - self.before % servers) % servers;
         self.count / servers + usize::from(turn < self.count % servers)
@@ -101,7 +101,7 @@ impl Share {
 }
 
 impl Warm {
-    /// Something changed: it is seen to as soon as possible that they are those that are wanted.
+    /// Has the connections checked soon, after a change of what is wanted.
     pub(super) fn look_again(&mut self, now: Time) {
         self.due = Some(now);
     }
@@ -110,7 +110,7 @@ impl Warm {
         self.due
     }
 
-    /// Closes all of them, for clients that have no descriptors; how many there were. Others are made later.
+    /// Closes all connections, for clients that need descriptors; returns how many there were. Others are made later.
     pub(super) fn shed(&mut self, now: Time) -> u32 {
         let mut closed = 0;
         for part in &mut self.parts {
@@ -127,7 +127,7 @@ impl Warm {
     }
 }
 
-/// The share of this worker; none where servers have to be told of a client, or more is spoken than bytes.
+/// The share of this worker; none where servers learn about their client, or where more is spoken than bytes.
 fn share(settings: &Settings, cx: &Context) -> Share {
     let personal = settings.default_backend.is_none_or(|backend| settings.is_personal(backend));
     let none = cx.draining || personal || settings.is_layered();
@@ -148,7 +148,7 @@ impl Warm {
                 None => parts.push(Part::new(service, pool, &settings.options, cx.now)),
             }
         }
-        // What is left belongs to services that went, or want none any more.
+        // The rest belongs to services that are gone or want none any more.
         self.parts = parts;
         self.due = self.parts.iter_mut().map(|part| part.maintain(cx)).min();
     }
@@ -185,7 +185,7 @@ impl Part {
         }
     }
 
-    /// The same under the present settings; what was made for another pool or in another way is closed.
+    /// Takes on the present settings; connections made for another pool or with other options are closed.
     fn with(mut self, pool: &Arc<ArcSwap<Snapshot>>, options: &ServiceOptions) -> Self {
         let made = |options: &ServiceOptions| (options.source, options.nodelay, options.server_keepalive);
         if !Arc::ptr_eq(&self.pool, pool) || made(&self.options) != made(options) {
@@ -196,7 +196,7 @@ impl Part {
         self
     }
 
-    /// Closes what is no longer wanted or well, makes what is missing; when it is to be looked at again.
+    /// Closes connections that are no longer wanted or usable, makes missing ones, and returns the time of the next check.
     fn maintain(&mut self, cx: &Context) -> Time {
         let (now, snapshot) = (cx.now, self.pool.load_full());
         let share = share(&self.service.settings.load(), cx);
@@ -207,18 +207,18 @@ impl Part {
             let Some(mut sockets) = before.remove(&server.id) else { continue };
             sockets.retain_mut(|one| one.server.target == server.target && self.keeps(one, cx, &mut looks));
             sockets.truncate(share.at(place, servers.len()));
-            // Clients took the places meanwhile.
+            // Clients took the permits meanwhile.
             while server.live.warm.active() > server.warm_max() && sockets.pop_back().is_some() {}
             self.sockets.insert(server.id, sockets);
         }
-        // Those of servers that clients do not get any more.
+        // Connections to servers that clients do not get any more.
         drop(before);
         let makes_more = self.make_at <= now && self.make(cx, &servers, share);
-        // With no look left there may be more to look at.
+        // When no check is left, there may be more to check.
         if makes_more || looks == 0 { now + TURN } else { self.due(now) }
     }
 
-    /// When there is something to do again.
+    /// Time of the next check.
     fn due(&self, now: Time) -> Time {
         let of_socket =
             |one: &WarmSocket| if one.since.is_some() { now + SOON } else { one.look_at.max(now + SOON) };
@@ -227,7 +227,7 @@ impl Part {
         [look_at, make_at].into_iter().flatten().min().unwrap_or(now + EVERY)
     }
 
-    /// Whether a connection goes on. It is looked at when it is its time and `looks` are left; always, while it
+    /// Returns whether a connection is kept. It is checked when its time came and `looks` are left; always, while it
     /// connects.
     fn keeps(&mut self, one: &mut WarmSocket, cx: &Context, looks: &mut usize) -> bool {
         if one.since.is_none() {
@@ -256,7 +256,7 @@ impl Part {
         false
     }
 
-    /// Makes what is missing; whether there is more to make at once.
+    /// Makes missing connections; returns whether there are more to make at once.
     fn make(&mut self, cx: &Context, servers: &[Arc<Entry>], share: Share) -> bool {
         let mut begun = 0;
         for (place, server) in servers.iter().enumerate() {
@@ -274,7 +274,7 @@ impl Part {
         false
     }
 
-    /// Begins one more connection, if clients leave room for it.
+    /// Begins one more connection, if the limit of the server permits.
     fn begin(&mut self, server: &Arc<Entry>, cx: &Context) -> bool {
         let Some(place) = server.live.warm.enter(server.warm_max()) else { return false };
         let Some(unit) = Unit::take() else {
@@ -282,15 +282,17 @@ impl Part {
             self.make_at = cx.now + EVERY;
             return false;
         };
-        // No client is meant: where it would matter, there are none of these.
-        let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let begun = open_socket(&server.target, &self.options, nobody).and_then(|socket| {
-            match listener::connect(&socket, &server.target) {
+        // The address of the client does not matter: where it would, there are no warm connections.
+        let no_client = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let begun =
+            open_socket(&server.target, &self.options, no_client).and_then(|socket| match listener::connect(
+                &socket,
+                &server.target,
+            ) {
                 Ok(()) => Ok((socket, None)),
                 Err(Errno::INPROGRESS) => Ok((socket, Some(cx.now))),
                 Err(error) => Err(error),
-            }
-        });
+            });
         match begun {
             Ok((socket, since)) => {
                 let counted = if since.is_none() { self.service.live.warm.enter(u32::MAX) } else { None };
@@ -317,7 +319,7 @@ impl Part {
         }
     }
 
-    /// The first one that is well; those before it are closed.
+    /// The first usable connection; those before it are closed.
     fn take(&mut self, server: &Entry, now: Time) -> Option<OwnedFd> {
         let sockets = self.sockets.get_mut(&server.id)?;
         while let Some(mut one) = sockets.pop_front() {
@@ -325,7 +327,7 @@ impl Part {
                 State::Ready if one.server.target == server.target => return Some(one.socket),
                 State::Ready => {}
                 State::Connecting => {
-                    // Those behind it began later.
+                    // The next ones began later.
                     sockets.push_front(one);
                     return None;
                 }
@@ -335,7 +337,7 @@ impl Part {
         None
     }
 
-    /// One was taken: another one is made at once, unless something is amiss or it is too many by now.
+    /// Makes another connection in place of one that was taken, unless a connect failed of late or the share is complete.
     fn replace(&mut self, server: &Entry, cx: &Context) {
         let snapshot = self.pool.load_full();
         let current = snapshot.server(server.id).filter(|entry| entry.admission == Admission::Open);
@@ -360,7 +362,7 @@ impl WarmSocket {
             self.since = None;
             self.counted = service.live.warm.enter(u32::MAX);
         }
-        // What the server said already is for the client.
+        // Bytes that the server sent already are for the client.
         match recv(&self.socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((1.., _)) | Err(Errno::AGAIN | Errno::INTR) => State::Ready,
             Ok(_) | Err(_) => State::Ended,
@@ -372,7 +374,7 @@ impl WarmSocket {
 mod tests {
     use super::*;
 
-    /// How many each server gets of each worker.
+    /// The number of connections of each server at each worker.
     fn spread(warm: u32, workers: usize, servers: usize) -> Vec<Vec<usize>> {
         let shares = (0..workers).map(|worker| Share::of(warm, worker, workers));
         shares.map(|share| (0..servers).map(|place| share.at(place, servers)).collect()).collect()
