@@ -25,7 +25,6 @@ use crate::tcp::Tcp;
 use crate::service::accepted::Accepted;
 use crate::tcp::Paused;
 use crate::udp::Udp;
-use crate::udp::{self, DatagramListener};
 use evener_core::Time;
 use evener_core::spec::{Protocol, Transport};
 use mio::event::Event;
@@ -37,7 +36,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 const EVENTS_MAX: usize = 1024;
-/// Flows are looked through for expired ones at most this often.
+/// Entries that were unused for too long are looked for at most this often.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
 
 /// What the control thread wants.
@@ -91,6 +90,8 @@ pub(crate) struct Worker {
     shed_any: bool,
     /// Until then nothing is closed for want of descriptors.
     shed_after: Time,
+    /// The time of the last sweep.
+    swept_at: Time,
     running: bool,
 }
 
@@ -124,6 +125,7 @@ impl Worker {
             inbox: parts.inbox,
             shed_any: false,
             shed_after: Time::ZERO,
+            swept_at: Time::ZERO,
             running: true,
         };
         Ok((worker, waker))
@@ -150,7 +152,7 @@ impl Worker {
             dns::on_time(&mut self, &mut due);
             self.hand_over();
             self.sweep();
-            udp::flush_answers(&mut self);
+            self.udp.flush_answers(&mut self.cx);
             dns::flush(&mut self);
             self.tcp.flush(&mut self.cx);
             self.serve_queues();
@@ -232,8 +234,8 @@ impl Worker {
             Token::Stream(index) => self.tcp.accept(&mut self.cx, index),
             Token::Client(index) => self.tcp.on_client_event(&mut self.cx, index, event.into()),
             Token::Server(index) => self.tcp.on_server_event(&mut self.cx, index, event.into()),
-            Token::Datagrams(index) => udp::on_listener_event(self, index),
-            Token::Flow(slot) => udp::on_flow_event(self, slot),
+            Token::Datagrams(index) => self.udp.on_listener_event(&mut self.cx, index),
+            Token::Flow(slot) => self.udp.on_flow_event(&mut self.cx, slot),
             Token::Session(index) => session::on_event(self, index, event),
             Token::Upstream(slot) => exchange::on_event(self, slot, event),
             Token::DnsListener(index) => dns::on_listener_event(self, index),
@@ -250,8 +252,8 @@ impl Worker {
             match self.cx.ready.pop() {
                 None => return,
                 Some(Ready::Accept(index)) => self.tcp.accept(&mut self.cx, index),
-                Some(Ready::Datagrams(index)) => udp::on_listener_event(self, index),
-                Some(Ready::Flow(slot)) => udp::on_flow_event(self, slot),
+                Some(Ready::Datagrams(index)) => self.udp.on_listener_event(&mut self.cx, index),
+                Some(Ready::Flow(slot)) => self.udp.on_flow_event(&mut self.cx, slot),
                 Some(Ready::DnsListener(index)) => dns::on_listener_event(self, index),
                 Some(Ready::DnsSocket(at)) => dns::on_socket_event(self, at),
                 Some(Ready::DnsClient(index)) => dns::queue_client(self, index),
@@ -283,10 +285,7 @@ impl Worker {
         if !self.cx.ready.is_empty() {
             return Some(Duration::ZERO);
         }
-        let expiry = self.udp.listeners.iter().filter_map(|(_, listener)| listener.flows.next_expiry()).min();
-        let is_leaving = self.udp.listeners.iter().any(|(_, listener)| listener.leaving.is_some());
-        let expiry = if is_leaving { Some(Time::ZERO) } else { expiry };
-        let sweep = expiry.map(|expiry| expiry.max(self.udp.swept_at + SWEEP_EVERY));
+        let sweep = self.udp.next_sweep().map(|at| at.max(self.swept_at + SWEEP_EVERY));
         let until = |at: Time| at.since(self.cx.now);
         let timers = [&self.http.session_timers, &self.http.exchange_timers, &self.http.server_timers];
         let timer = timers.into_iter().filter_map(|timers| timers.wait(self.cx.now)).min();
@@ -297,17 +296,11 @@ impl Worker {
     }
 
     fn sweep(&mut self) {
-        let now = self.cx.now;
-        if now.since(self.udp.swept_at) < SWEEP_EVERY {
+        if self.cx.now.since(self.swept_at) < SWEEP_EVERY {
             return;
         }
-        self.udp.swept_at = now;
-        let due = |(_, listener): &(usize, &DatagramListener)| {
-            listener.flows.next_expiry().is_some_and(|at| at <= now)
-        };
-        let due: Vec<usize> = self.udp.listeners.iter().filter(due).map(|(index, _)| index).collect();
-        due.into_iter().for_each(|index| udp::expire(self, index));
-        udp::close_left(self);
+        self.swept_at = self.cx.now;
+        self.udp.sweep(&mut self.cx);
         dns::sweep(self);
     }
 
@@ -315,7 +308,7 @@ impl Worker {
     fn bury(&mut self) {
         self.tcp.reap(&mut self.cx);
         self.bury_sessions();
-        self.udp.bury();
+        self.udp.reap();
         if std::mem::take(&mut self.shed_any) {
             self.cx.wake_all();
         }

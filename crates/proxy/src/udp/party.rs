@@ -1,7 +1,8 @@
 //! Whose flows are whose: clients that the access list refuses may have a pool of their own.
 
+use super::Udp;
+use crate::context::Context;
 use crate::service::{Backend, Settings};
-use crate::worker::Worker;
 use evener_core::snapshot::Snapshot;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -50,21 +51,24 @@ impl<'a> Pools<'a> {
     }
 }
 
-/// The party of a client that begins a flow; `None`, and its datagram counted, when that is dropped.
-pub(super) fn party_of(
-    worker: &Worker,
-    index: usize,
-    client: IpAddr,
-    pools: &Pools<'_>,
-    is_new: bool,
-) -> Option<Party> {
-    let counters = worker.udp.listeners[index].service.live.counters.of(worker.cx.id);
-    let party = Party::of(client, pools.settings);
-    if party != Some(Party::Admitted) && is_new {
-        counters.denied.one();
+impl Udp {
+    /// The party of a client that begins a flow; `None`, and its datagram counted, when that is dropped.
+    pub(super) fn party_of(
+        &self,
+        cx: &Context,
+        index: usize,
+        client: IpAddr,
+        pools: &Pools<'_>,
+        is_new: bool,
+    ) -> Option<Party> {
+        let counters = self.listeners[index].service.live.counters.of(cx.id);
+        let party = Party::of(client, pools.settings);
+        if party != Some(Party::Admitted) && is_new {
+            counters.denied.one();
+        }
+        if party.is_none() {
+            counters.drop_denied.one();
+        }
+        party
     }
-    if party.is_none() {
-        counters.drop_denied.one();
-    }
-    party
 }

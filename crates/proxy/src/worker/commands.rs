@@ -1,18 +1,14 @@
 //! What the control thread wants of a worker: listeners that come, go and change hands, and the end.
 
 use super::{Command, Worker};
-use crate::context::registry::Token;
 use crate::dns;
 use crate::http;
 use crate::http::exchange;
 use crate::http::session::{self, Mode};
 use crate::io::batch::Local;
 use crate::service::ending::Ending;
-use crate::service::hops::FlowWatch;
 use crate::service::open::{Closed, Collector, Question};
 use crate::service::{PoolIs, Service};
-use crate::udp::{self, DatagramListener};
-use evener_core::flow::{FlowTable, Turns};
 use evener_core::spec::{Protocol, Transport};
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
@@ -56,7 +52,7 @@ impl Worker {
     fn close_numbered(&mut self, number: u32) -> Closed {
         let is_closed = self.tcp.close_numbered(&mut self.cx, number)
             || http::close_numbered(self, number)
-            || udp::close(self, number)
+            || self.udp.close_numbered(&mut self.cx, number)
             || dns::close_numbered(self, number);
         if is_closed { Closed::Done } else { Closed::Nobody }
     }
@@ -65,7 +61,7 @@ impl Worker {
     fn end_server(&mut self, ending: &Ending) {
         let ended = self.tcp.end_server(&mut self.cx, ending)
             + exchange::end_server(self, ending)
-            + udp::end_server(self, ending)
+            + self.udp.end_server(&mut self.cx, ending)
             + dns::end_server(self, ending);
         ending.add(ended);
     }
@@ -82,34 +78,12 @@ impl Worker {
         if service.protocol == Protocol::Dns {
             return dns::listen(self, id, &service, socket, local);
         }
-        let settings = service.settings.load_full();
-        let (size, idle) = (udp::table_size(&settings, self.cx.workers), udp::flow_idle(&settings));
-        let flows = FlowTable::new(size, idle, self.cx.random.bits());
-        let turns = Turns::new(size, self.cx.random.bits());
-        let listener = DatagramListener {
-            id,
-            service,
-            socket,
-            local,
-            flows,
-            turns,
-            leaving: None,
-            watch: FlowWatch::default(),
-        };
-        let index = self.udp.listeners.insert(listener);
-        if self.cx.registry.register(&self.udp.listeners[index].socket, Token::Datagrams(index)).is_ok() {
-            udp::on_listener_event(self, index);
-        }
+        self.udp.listen(&mut self.cx, id, service, socket, local);
     }
 
     fn unlisten(&mut self, id: u64) {
         self.tcp.unlisten(&mut self.cx, id);
-        if let Some(index) =
-            self.udp.listeners.iter().find(|(_, listener)| listener.id == id).map(|(index, _)| index)
-        {
-            udp::leave(self, index);
-            udp::close_left(self);
-        }
+        self.udp.unlisten(&mut self.cx, id);
         dns::leave(self, id);
         dns::tend(self);
     }
@@ -129,41 +103,16 @@ impl Worker {
         if let Some((socket, local)) = dns::release(self, id) {
             return self.listen_for_datagrams(id, Arc::clone(service), socket, local);
         }
-        let Some(index) =
-            self.udp.listeners.iter().find(|(_, listener)| listener.id == id).map(|(index, _)| index)
-        else {
-            return;
-        };
-        udp::end_all(self, index);
-        if is_dns {
-            udp::flush_answers(self);
-            let DatagramListener { socket, local, .. } = self.udp.listeners.remove(index);
-            self.cx.registry.deregister(&socket);
-            return dns::listen(self, id, service, socket, local);
+        if !is_dns {
+            self.udp.assign(&mut self.cx, id, service);
+        } else if let Some((socket, local)) = self.udp.release(&mut self.cx, id) {
+            dns::listen(self, id, service, socket, local);
         }
-        self.udp.listeners[index].service = Arc::clone(service);
-        self.refresh(&service.name, PoolIs::Same);
     }
 
     fn refresh(&mut self, service: &str, pool: PoolIs) {
         self.tcp.refresh(service);
-        let of_service = self.udp.listeners.iter().filter(|(_, listener)| &*listener.service.name == service);
-        let of_service: Vec<usize> = of_service.map(|(index, _)| index).collect();
-        for index in of_service {
-            if pool == PoolIs::Another {
-                udp::end_all(self, index);
-            }
-            let settings = self.udp.listeners[index].service.settings.load_full();
-            udp::end_astray(self, index, &settings, pool);
-            let listener = &mut self.udp.listeners[index];
-            if listener.leaving.is_none() {
-                listener.flows.set_idle(udp::flow_idle(&settings));
-            }
-            listener.turns.resize(udp::table_size(&settings, self.cx.workers));
-            let ended = listener.flows.resize(udp::table_size(&settings, self.cx.workers));
-            listener.service.live.flows.fetch_sub(ended.len() as u32, std::sync::atomic::Ordering::Relaxed);
-            self.udp.retired.extend(ended.iter().map(|flow| flow.slot as usize));
-        }
+        self.udp.refresh(&mut self.cx, service, pool);
         dns::tend(self);
     }
 
@@ -174,8 +123,6 @@ impl Worker {
         let sessions: Vec<usize> = self.http.sessions.iter().map(|(index, _)| index).collect();
         sessions.into_iter().for_each(|index| session::on_drain(self, index));
         dns::drain(self);
-        let datagrams: Vec<usize> = self.udp.listeners.iter().map(|(index, _)| index).collect();
-        datagrams.into_iter().for_each(|index| udp::leave(self, index));
-        udp::close_left(self);
+        self.udp.drain(&mut self.cx);
     }
 }
