@@ -1,4 +1,4 @@
-//! The associations of a datagram service: which client is with which server, over which slot of the plane.
+//! The associations of a datagram service: which client is with which server, over which socket of the plane.
 //!
 //! It takes in what happened (a datagram, the passing of time, a server that left) and says what to do; sockets are the
 //! plane's. The table is bounded: when it is full, the flow that was unused the longest makes room.
@@ -46,8 +46,8 @@ impl FlowKey {
 pub struct Flow {
     /// The server.
     pub server: ServerId,
-    /// The plane's slot: its socket to that server.
-    pub slot: u32,
+    /// Handle of the plane's socket to that server; opaque here.
+    pub handle: u64,
     /// The generation of the pool that last allowed this flow.
     pub generation: u64,
 }
@@ -71,7 +71,7 @@ impl FlowTable {
         self.idle = idle;
     }
 
-    /// Changes the most flows. What no longer fits is ended, the longest unused first; their slots come back.
+    /// Changes the most flows. What no longer fits is ended, the longest unused first, and comes back.
     pub fn resize(&mut self, capacity: usize) -> Vec<Flow> {
         let surplus = self.len().saturating_sub(capacity.max(1));
         let ended = (0..surplus).filter_map(|_| self.flows.pop_oldest().map(|(_, flow)| flow)).collect();
@@ -102,18 +102,18 @@ impl FlowTable {
         self.flows.peek(key).map(|(flow, _)| flow)
     }
 
-    /// A flow begins, or goes on elsewhere. The flow that lost its place comes back: its slot is free.
+    /// A flow begins, or goes on elsewhere. The flow that lost its place comes back.
     #[must_use]
     pub fn begin(&mut self, key: FlowKey, flow: Flow, now: Time) -> Option<Flow> {
         self.flows.insert(key, flow, now).map(|(_, evicted)| evicted)
     }
 
-    /// A flow ends; its slot is free.
+    /// A flow ends.
     pub fn end(&mut self, key: &FlowKey) -> Option<Flow> {
         self.flows.remove(key)
     }
 
-    /// The next flow that was unused for too long, taken out; its slot is free. Call until nothing comes.
+    /// The next flow that was unused for too long, taken out. Call until nothing comes.
     pub fn expire(&mut self, now: Time) -> Option<(FlowKey, Flow)> {
         let (_, used) = self.flows.oldest()?;
         (now.since(used) >= self.idle).then(|| self.flows.pop_oldest())?
@@ -142,12 +142,12 @@ impl FlowTable {
         self.flows.iter().map(|(key, flow, _)| (key, flow))
     }
 
-    /// Panics unless the table is sound and no slot serves two flows.
+    /// Panics unless the table is sound and no socket serves two flows.
     pub fn check_invariants(&self) {
         self.flows.check_invariants();
-        let mut slots: Vec<u32> = self.iter().map(|(_, flow)| flow.slot).collect();
-        slots.sort_unstable();
-        assert!(slots.windows(2).all(|pair| pair[0] != pair[1]), "a slot serves one flow");
+        let mut handles: Vec<u64> = self.iter().map(|(_, flow)| flow.handle).collect();
+        handles.sort_unstable();
+        assert!(handles.windows(2).all(|pair| pair[0] != pair[1]), "a socket serves one flow");
     }
 }
 
@@ -222,8 +222,8 @@ mod tests {
         FlowKey { client: SocketAddr::from(([192, 0, 2, 1], number)), local: None, via: None, lane: None }
     }
 
-    fn flow(slot: u32) -> Flow {
-        Flow { server: ServerId(slot % 3), slot, generation: 0 }
+    fn flow(handle: u64) -> Flow {
+        Flow { server: ServerId((handle % 3) as u32), handle, generation: 0 }
     }
 
     fn at(secs: u64) -> Time {
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_gives_back_the_slot_unused_the_longest() {
+    fn a_full_table_gives_back_the_flow_unused_the_longest() {
         let mut table = FlowTable::new(2, Duration::from_secs(10), 1);
         assert_eq!(table.begin(key(1), flow(1), at(0)), None);
         assert_eq!(table.begin(key(2), flow(2), at(1)), None);
@@ -274,22 +274,22 @@ mod tests {
     }
 
     #[test]
-    fn no_slot_is_lost_or_given_twice() {
+    fn no_handle_is_lost_or_given_twice() {
         let mut random = Random::seeded(5);
         let mut table = FlowTable::new(16, Duration::from_millis(40), 9);
-        let mut free: BTreeSet<u32> = (0..17).collect();
+        let mut free: BTreeSet<u64> = (0..17).collect();
         for step in 0..20_000_u64 {
             let now = Time::ZERO + Duration::from_millis(step);
             while let Some((_, flow)) = table.expire(now) {
-                assert!(free.insert(flow.slot));
+                assert!(free.insert(flow.handle));
             }
             let key = key(random.below(40) as u16);
             if random.below(10) == 0 {
-                table.end(&key).into_iter().for_each(|flow| assert!(free.insert(flow.slot)));
+                table.end(&key).into_iter().for_each(|flow| assert!(free.insert(flow.handle)));
             } else if table.datagram(&key, now).is_none() {
-                let slot = free.pop_first().unwrap();
-                let evicted = table.begin(key, flow(slot), now);
-                evicted.into_iter().for_each(|flow| assert!(free.insert(flow.slot)));
+                let handle = free.pop_first().unwrap();
+                let evicted = table.begin(key, flow(handle), now);
+                evicted.into_iter().for_each(|flow| assert!(free.insert(flow.handle)));
             }
             table.check_invariants();
             assert_eq!(table.len() + free.len(), 17);

@@ -12,17 +12,17 @@ mod spread;
 mod table;
 
 use crate::context::Context;
+use crate::context::keys::{DatagramListenerKey, FlowSocketKey, Table, of};
 use crate::context::registry::Token;
 use crate::io::batch::{Batch, Local};
 use crate::service::hops::FlowWatch;
 use crate::service::{PoolIs, Service};
 use evener_core::Time;
 use evener_core::flow::{FlowTable, Turns};
-use flow::FlowSocket;
+use flow::{FlowSocket, socket_of};
 use listener::{DatagramListener, flow_idle, table_size};
 use responses::Answers;
 use rustix::fd::OwnedFd;
-use slab::Slab;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -33,22 +33,26 @@ const BATCHES_MAX: usize = 4;
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
 /// The same where its last datagram has its response.
 const DRAIN_ANSWERED_IDLE: Duration = Duration::from_millis(100);
-/// Places of a batch that go nowhere.
-const DROPPED: u32 = u32::MAX;
 
 /// The datagrams of one worker.
 pub(crate) struct Udp {
-    listeners: Slab<DatagramListener>,
-    flows: Slab<FlowSocket>,
+    listeners: Table<of::DatagramListener, DatagramListener>,
+    flows: Table<of::FlowSocket, FlowSocket>,
     inbound: Option<Box<Batch>>,
     answers: Option<Box<Answers>>,
     /// Flows that ended during the present events.
-    retired: Vec<usize>,
+    retired: Vec<FlowSocketKey>,
 }
 
 impl Udp {
     pub(crate) fn new() -> Self {
-        Self { listeners: Slab::new(), flows: Slab::new(), inbound: None, answers: None, retired: Vec::new() }
+        Self {
+            listeners: Table::default(),
+            flows: Table::default(),
+            inbound: None,
+            answers: None,
+            retired: Vec::new(),
+        }
     }
 
     /// Begins to listen.
@@ -90,8 +94,7 @@ impl Udp {
 
     /// Every listener closes as soon as its flows are over.
     pub(crate) fn drain(&mut self, cx: &mut Context) {
-        let all: Vec<usize> = self.listeners.iter().map(|(index, _)| index).collect();
-        all.into_iter().for_each(|index| self.leave(cx, index));
+        self.listeners.keys(|_| true).into_iter().for_each(|key| self.leave(cx, key));
         self.close_left(cx);
     }
 
@@ -108,16 +111,14 @@ impl Udp {
         let index = self.find(id)?;
         self.end_all(index);
         self.flush_answers(cx);
-        let DatagramListener { socket, local, .. } = self.listeners.remove(index);
+        let DatagramListener { socket, local, .. } = self.listeners.remove(index)?;
         cx.registry.deregister(&socket);
         Some((socket, local))
     }
 
     /// Takes on the new settings of a service.
     pub(crate) fn refresh(&mut self, cx: &mut Context, service: &str, pool: PoolIs) {
-        let of_service = self.listeners.iter().filter(|(_, listener)| &*listener.service.name == service);
-        let of_service: Vec<usize> = of_service.map(|(index, _)| index).collect();
-        for index in of_service {
+        for index in self.listeners.keys(|listener| &*listener.service.name == service) {
             if pool == PoolIs::Another {
                 self.end_all(index);
             }
@@ -130,7 +131,7 @@ impl Udp {
             listener.turns.resize(table_size(&settings, cx.workers));
             let ended = listener.flows.resize(table_size(&settings, cx.workers));
             listener.service.live.flows.fetch_sub(ended.len() as u32, Ordering::Relaxed);
-            self.retired.extend(ended.iter().map(|flow| flow.slot as usize));
+            self.retired.extend(ended.iter().map(socket_of));
         }
     }
 
@@ -144,22 +145,20 @@ impl Udp {
 
     /// Ends the flows that were unused for too long, and closes the listeners whose flows are over.
     pub(crate) fn sweep(&mut self, cx: &mut Context) {
-        let due = |(_, listener): &(usize, &DatagramListener)| {
-            listener.flows.next_expiry().is_some_and(|at| at <= cx.now)
-        };
-        let due: Vec<usize> = self.listeners.iter().filter(due).map(|(index, _)| index).collect();
-        due.into_iter().for_each(|index| self.expire(cx, index));
+        let is_due =
+            |listener: &DatagramListener| listener.flows.next_expiry().is_some_and(|at| at <= cx.now);
+        self.listeners.keys(is_due).into_iter().for_each(|key| self.expire(cx, key));
         self.close_left(cx);
     }
 
-    fn find(&self, id: u64) -> Option<usize> {
+    fn find(&self, id: u64) -> Option<DatagramListenerKey> {
         self.listeners.iter().find(|(_, listener)| listener.id == id).map(|(index, _)| index)
     }
 
     /// Closes the sockets of flows that ended.
     pub(crate) fn reap(&mut self) {
         while let Some(slot) = self.retired.pop() {
-            self.flows.try_remove(slot);
+            self.flows.remove(slot);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What still has something to do without a new event, in the order in which it has its turn.
 
-use super::keys::{ConnectionKey, ListenerKey};
+use super::keys::{ConnectionKey, DatagramListenerKey, FlowSocketKey, ListenerKey};
 use std::collections::VecDeque;
 
 /// Something that has more to do.
@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 pub(crate) enum Ready {
     Accept(ListenerKey),
     Relay(ConnectionKey),
-    Datagrams(usize),
-    Flow(usize),
+    Datagrams(DatagramListenerKey),
+    Flow(FlowSocketKey),
     Session(usize),
     DnsListener(usize),
     DnsSocket(usize),

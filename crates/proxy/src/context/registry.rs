@@ -1,6 +1,6 @@
 //! Where the descriptors of a worker are registered, and what stands for them in events.
 
-use super::keys::{ConnectionKey, Handle, ListenerKey};
+use super::keys::{ConnectionKey, DatagramListenerKey, FlowSocketKey, Handle, ListenerKey};
 use mio::Interest;
 use mio::event::Event;
 use mio::unix::SourceFd;
@@ -14,8 +14,8 @@ pub(crate) enum Token {
     Stream(ListenerKey),
     Client(ConnectionKey),
     Server(ConnectionKey),
-    Datagrams(usize),
-    Flow(usize),
+    Datagrams(DatagramListenerKey),
+    Flow(FlowSocketKey),
     Session(usize),
     Upstream(usize),
     DnsListener(usize),

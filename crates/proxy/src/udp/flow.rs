@@ -5,6 +5,7 @@ use super::listener::DatagramListener;
 use super::party::{Party, Pools};
 use crate::context::Context;
 use crate::context::descriptors::Unit;
+use crate::context::keys::{DatagramListenerKey, FlowSocketKey, Handle, Key};
 use crate::context::registry::Token;
 use crate::context::report::{Notice, Report};
 use crate::io::batch::Batch;
@@ -28,7 +29,7 @@ use std::sync::atomic::Ordering;
 #[derive(Debug)]
 pub(super) struct FlowSocket {
     pub(super) socket: OwnedFd,
-    pub(super) listener: usize,
+    pub(super) listener: DatagramListenerKey,
     pub(super) key: FlowKey,
     pub(super) choice: Choice,
     /// The PROXY header that each datagram begins with.
@@ -37,6 +38,11 @@ pub(super) struct FlowSocket {
     pub(super) party: Party,
     pub(super) answered_at: Time,
     _descriptor: Unit,
+}
+
+/// The socket of a flow of the table.
+pub(super) fn socket_of(flow: &Flow) -> FlowSocketKey {
+    Key::from_raw(flow.handle)
 }
 
 /// What a flow keeps when it goes on at another server.
@@ -53,24 +59,24 @@ impl Udp {
     pub(super) fn flow_of(
         &mut self,
         cx: &mut Context,
-        index: usize,
+        index: DatagramListenerKey,
         (key, ttl): (FlowKey, Option<u8>),
         pools: &Pools<'_>,
-    ) -> Option<u32> {
+    ) -> Option<FlowSocketKey> {
         let (listener, client) = (&mut self.listeners[index], key.client.ip());
         let mut identity = None;
         if let Some(flow) = listener.flows.datagram(&key, cx.now) {
-            let socket = || self.flows.get(flow.slot as usize);
+            let socket = || self.flows.get(socket_of(flow));
             let refused =
                 pools.refused.is_some() && socket().is_some_and(|socket| socket.party == Party::Refused);
             let snapshot = pools.of(if refused { Party::Refused } else { Party::Admitted });
             if flow.generation == snapshot.generation {
-                return Some(flow.slot);
+                return Some(socket_of(flow));
             }
             let target = socket().map(|socket| &socket.choice.server.target);
             if target.is_some_and(|target| snapshot.keeps_flow(flow.server, target, client)) {
                 flow.generation = snapshot.generation;
-                return Some(flow.slot);
+                return Some(socket_of(flow));
             }
             listener.service.live.counters.of(cx.id).flows_moved.one();
             identity = socket().map(|socket| socket.identity.clone());
@@ -84,7 +90,12 @@ impl Udp {
     }
 
     /// The slot of a flow that was begun; `None`, and its datagram counted, when it could not be.
-    pub(super) fn slot_of(&self, cx: &Context, index: usize, begun: Result<u32, Unplaced>) -> Option<u32> {
+    pub(super) fn slot_of(
+        &self,
+        cx: &Context,
+        index: DatagramListenerKey,
+        begun: Result<FlowSocketKey, Unplaced>,
+    ) -> Option<FlowSocketKey> {
         let counters = self.listeners[index].service.live.counters.of(cx.id);
         match begun {
             Ok(slot) => return Some(slot),
@@ -124,10 +135,10 @@ impl Udp {
     pub(super) fn begin(
         &mut self,
         cx: &mut Context,
-        index: usize,
+        index: DatagramListenerKey,
         wish: &Wish<'_>,
         attempt: &mut Attempt,
-    ) -> Result<u32, Unplaced> {
+    ) -> Result<FlowSocketKey, Unplaced> {
         let &Wish { key, snapshot, .. } = wish;
         let request = Request::of(key.client.ip(), cx.now);
         loop {
@@ -147,7 +158,7 @@ impl Udp {
         }
     }
 
-    pub(super) fn note_no_server(&self, cx: &Context, index: usize, reason: NoServer) {
+    pub(super) fn note_no_server(&self, cx: &Context, index: DatagramListenerKey, reason: NoServer) {
         let service = &self.listeners[index].service;
         service.live.counters.of(cx.id).no_server.one();
         if service.may_notice(Notice::NoServer, cx.now) {
@@ -159,17 +170,17 @@ impl Udp {
     pub(super) fn begin_at(
         &mut self,
         cx: &mut Context,
-        index: usize,
+        index: DatagramListenerKey,
         wish: &Wish<'_>,
         choice: Choice,
-    ) -> Option<Result<u32, Unplaced>> {
+    ) -> Option<Result<FlowSocketKey, Unplaced>> {
         let &Wish { party, settings, snapshot, .. } = wish;
         let key = FlowKey { lane: wish.key.lane.map(|_| choice.server.id), ..wish.key };
         if key != wish.key {
             // The client may have a flow to this server already.
             self.end(index, &wish.key);
             if let Some(flow) = self.listeners[index].flows.peek(&key) {
-                return Some(Ok(flow.slot));
+                return Some(Ok(socket_of(flow)));
             }
         }
         let Some(unit) = Unit::take() else {
@@ -222,7 +233,7 @@ impl Udp {
     pub(super) fn identify(
         &mut self,
         cx: &mut Context,
-        index: usize,
+        index: DatagramListenerKey,
         key: &FlowKey,
         settings: &Settings,
     ) -> Identity {
@@ -234,7 +245,7 @@ impl Udp {
     }
 
     /// There are no descriptors or ports: the flow that was unused the longest makes room, for the next datagram.
-    pub(super) fn no_socket(&mut self, cx: &mut Context, index: usize) -> Unplaced {
+    pub(super) fn no_socket(&mut self, cx: &mut Context, index: DatagramListenerKey) -> Unplaced {
         if let Some(oldest) = self.listeners[index].flows.oldest() {
             self.listeners[index].service.live.counters.of(cx.id).flows_evicted.one();
             self.end(index, &oldest);
@@ -245,10 +256,10 @@ impl Udp {
     pub(super) fn install(
         &mut self,
         cx: &mut Context,
-        index: usize,
+        index: DatagramListenerKey,
         flow_socket: FlowSocket,
         snapshot: &Snapshot,
-    ) -> Option<u32> {
+    ) -> Option<FlowSocketKey> {
         let (key, choice) = (flow_socket.key, &flow_socket.choice);
         let (server, live) = (choice.server.id, Arc::clone(&choice.server.live));
         if let Some(record) = &flow_socket.identity.record {
@@ -261,7 +272,7 @@ impl Udp {
             return None;
         }
         let listener = &mut self.listeners[index];
-        let flow = Flow { server, slot: slot as u32, generation: snapshot.generation };
+        let flow = Flow { server, handle: slot.into_raw(), generation: snapshot.generation };
         let evicted = listener.flows.begin(key, flow, cx.now);
         let counters = listener.service.live.counters.of(cx.id);
         counters.flows.one();
@@ -270,19 +281,19 @@ impl Udp {
         if let Some(evicted) = evicted {
             counters.flows_evicted.one();
             listener.service.live.flows.fetch_sub(1, Ordering::Relaxed);
-            self.retired.push(evicted.slot as usize);
+            self.retired.push(socket_of(&evicted));
         }
         snapshot.remember(key.client.ip(), server, cx.now);
-        Some(slot as u32)
+        Some(slot)
     }
 
     /// Ends a flow, if there is one. Its slot is freed only when the present events are done: datagrams of the same batch
     /// may still name it.
-    pub(super) fn end(&mut self, index: usize, key: &FlowKey) {
+    pub(super) fn end(&mut self, index: DatagramListenerKey, key: &FlowKey) {
         let listener = &mut self.listeners[index];
         if let Some(flow) = listener.flows.end(key) {
             listener.service.live.flows.fetch_sub(1, Ordering::Relaxed);
-            self.retired.push(flow.slot as usize);
+            self.retired.push(socket_of(&flow));
         }
     }
 
@@ -290,8 +301,8 @@ impl Udp {
     pub(super) fn send_to_server(
         &mut self,
         cx: &mut Context,
-        index: usize,
-        slot: usize,
+        index: DatagramListenerKey,
+        slot: FlowSocketKey,
         batch: &mut Batch,
         places: &[usize],
         pools: &Pools<'_>,
@@ -333,14 +344,20 @@ impl Udp {
                         return service.live.counters.of(cx.id).drop_refused.add(left.len() as u64);
                     };
                     service.live.counters.of(cx.id).flows_moved.one();
-                    slot = next as usize;
+                    slot = next;
                 }
             }
         }
     }
 
     /// The server of a flow refused a datagram: passive failure.
-    pub(super) fn note_refusal(&mut self, cx: &mut Context, snapshot: &Snapshot, slot: usize, error: Errno) {
+    pub(super) fn note_refusal(
+        &mut self,
+        cx: &mut Context,
+        snapshot: &Snapshot,
+        slot: FlowSocketKey,
+        error: Errno,
+    ) {
         let server = &self.flows[slot].choice.server;
         let failure = count_refusal(cx, server, error);
         self.report_failure(cx, snapshot, server, failure);

@@ -1,8 +1,9 @@
 //! Listeners for datagrams: their services, and what clients send to them.
 
 use super::party::Pools;
-use super::{BATCHES_MAX, DROPPED, Udp};
+use super::{BATCHES_MAX, Udp};
 use crate::context::Context;
+use crate::context::keys::DatagramListenerKey;
 use crate::context::ready::Ready;
 use crate::io::batch::{BATCH, Batch, Local, Names};
 use crate::service::hops::{FlowWatch, HOPS_MAX, note_loop};
@@ -41,7 +42,7 @@ pub(super) fn flow_idle(settings: &Settings) -> Duration {
 
 impl Udp {
     /// Clients sent something.
-    pub(crate) fn on_listener_event(&mut self, cx: &mut Context, index: usize) {
+    pub(crate) fn on_listener_event(&mut self, cx: &mut Context, index: DatagramListenerKey) {
         let mut batch = self.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
         let emptied = (0..BATCHES_MAX).any(|_| {
             let Some(listener) = self.listeners.get(index) else { return true };
@@ -63,14 +64,20 @@ impl Udp {
     }
 
     /// Sends a batch on, all datagrams of one flow together.
-    pub(super) fn forward(&mut self, cx: &mut Context, index: usize, batch: &mut Batch, count: usize) {
+    pub(super) fn forward(
+        &mut self,
+        cx: &mut Context,
+        index: DatagramListenerKey,
+        batch: &mut Batch,
+        count: usize,
+    ) {
         if count == 0 {
             return;
         }
         let service = Arc::clone(&self.listeners[index].service);
         let settings = service.settings.load_full();
         let pools = Pools::load(&settings);
-        let mut slots = [DROPPED; BATCH];
+        let mut slots = [None; BATCH];
         for (at, slot) in slots.iter_mut().enumerate().take(count) {
             let Some(key) = self.key_of(cx, index, batch, at, &settings) else { continue };
             let ttl = if batch.wants_ttl { batch.ttl(at) } else { None };
@@ -78,26 +85,23 @@ impl Udp {
                 None => self.flow_of(cx, index, (key, ttl), &pools),
                 Some(datagrams) => self.spread_flow_of(cx, index, (key, ttl), datagrams, &pools),
             };
-            *slot = flow.unwrap_or(DROPPED);
+            *slot = flow;
         }
         service.live.counters.of(cx.id).datagrams_in.add(count as u64);
         let mut places = [0; BATCH];
         for first in 0..count {
-            let slot = std::mem::replace(&mut slots[first], DROPPED);
-            if slot == DROPPED {
-                continue;
-            }
+            let Some(slot) = slots[first].take() else { continue };
             places[0] = first;
             let mut length = 1;
             for (at, other) in slots.iter_mut().enumerate().take(count).skip(first + 1) {
-                if *other == slot {
-                    *other = DROPPED;
+                if *other == Some(slot) {
+                    *other = None;
                     places[length] = at;
                     length += 1;
                 }
             }
-            self.introduce(slot as usize, batch, &places[..length]);
-            self.send_to_server(cx, index, slot as usize, batch, &places[..length], &pools);
+            self.introduce(slot, batch, &places[..length]);
+            self.send_to_server(cx, index, slot, batch, &places[..length], &pools);
         }
     }
 
@@ -105,7 +109,7 @@ impl Udp {
     pub(super) fn key_of(
         &self,
         cx: &Context,
-        index: usize,
+        index: DatagramListenerKey,
         batch: &mut Batch,
         at: usize,
         settings: &Settings,

@@ -2,6 +2,7 @@
 
 use super::Udp;
 use crate::context::Context;
+use crate::context::keys::DatagramListenerKey;
 use crate::service::{Backend, Settings};
 use evener_core::snapshot::Snapshot;
 use std::net::IpAddr;
@@ -56,7 +57,7 @@ impl Udp {
     pub(super) fn party_of(
         &self,
         cx: &Context,
-        index: usize,
+        index: DatagramListenerKey,
         client: IpAddr,
         pools: &Pools<'_>,
         is_new: bool,

@@ -1,8 +1,9 @@
 //! What servers send, on its way to clients: the responses of many flows leave a listener together.
 
-use super::flow::Wish;
+use super::flow::{Wish, socket_of};
 use super::{BATCHES_MAX, Udp};
 use crate::context::Context;
+use crate::context::keys::{DatagramListenerKey, FlowSocketKey};
 use crate::context::ready::Ready;
 use crate::context::report::Report;
 use crate::io::batch::{BATCH, Batch, Local, Names};
@@ -17,23 +18,23 @@ use std::sync::atomic::Ordering;
 #[derive(Debug)]
 pub(crate) struct Answers {
     batch: Batch,
-    listener: usize,
+    listener: DatagramListenerKey,
     count: usize,
 }
 
 impl Answers {
-    pub(crate) fn new() -> Self {
-        Self { batch: Batch::new(BATCH), listener: 0, count: 0 }
+    fn new(listener: DatagramListenerKey) -> Self {
+        Self { batch: Batch::new(BATCH), listener, count: 0 }
     }
 }
 
 impl Udp {
     /// A server answered, or refused.
-    pub(crate) fn on_flow_event(&mut self, cx: &mut Context, slot: usize) {
+    pub(crate) fn on_flow_event(&mut self, cx: &mut Context, slot: FlowSocketKey) {
         for _ in 0..BATCHES_MAX {
             let Some(flow) = self.flows.get(slot) else { return };
             let index = flow.listener;
-            let mut answers = self.answers.take().unwrap_or_else(|| Box::new(Answers::new()));
+            let mut answers = self.answers.take().unwrap_or_else(|| Box::new(Answers::new(index)));
             if answers.count == BATCH || (answers.count > 0 && answers.listener != index) {
                 self.flush(cx, &mut answers);
             }
@@ -62,7 +63,7 @@ impl Udp {
         cx.ready.push(Ready::Flow(slot));
     }
 
-    fn take_answers(&mut self, cx: &mut Context, slot: usize, answers: &mut Answers, count: usize) {
+    fn take_answers(&mut self, cx: &mut Context, slot: FlowSocketKey, answers: &mut Answers, count: usize) {
         let flow = &mut self.flows[slot];
         let mut bytes = 0;
         for at in answers.count..answers.count + count {
@@ -92,7 +93,7 @@ impl Udp {
     }
 
     /// ICMP says that nobody is there: the flow goes on at another server, before its client sends again.
-    fn on_refused(&mut self, cx: &mut Context, slot: usize, error: Errno) {
+    fn on_refused(&mut self, cx: &mut Context, slot: FlowSocketKey, error: Errno) {
         let Some(flow) = self.flows.get(slot) else { return };
         let (index, key, party) = (flow.listener, flow.key, flow.party);
         let mut attempt = Attempt::new();
@@ -100,8 +101,7 @@ impl Udp {
         // A flow that ended or moved during the present events has another slot, or none. And what is said of the size of
         // packets on the way (ICMP) concerns datagrams, not the server.
         let current = self.listeners.get(index).and_then(|listener| listener.flows.peek(&key));
-        if current.is_none_or(|flow| flow.slot as usize != slot) || error == Errno::MSGSIZE || is_ours(error)
-        {
+        if current.is_none_or(|flow| socket_of(flow) != slot) || error == Errno::MSGSIZE || is_ours(error) {
             return;
         }
         let service = Arc::clone(&self.listeners[index].service);

@@ -2,9 +2,10 @@
 //! finds its way back, and the next turn needs no new socket.
 
 use super::Udp;
-use super::flow::{Unplaced, Wish};
+use super::flow::{Unplaced, Wish, socket_of};
 use super::party::{Party, Pools};
 use crate::context::Context;
+use crate::context::keys::{DatagramListenerKey, FlowSocketKey};
 use evener_core::ServerId;
 use evener_core::attempt::{Attempt, Cost};
 use evener_core::flow::FlowKey;
@@ -15,11 +16,11 @@ impl Udp {
     pub(super) fn spread_flow_of(
         &mut self,
         cx: &mut Context,
-        index: usize,
+        index: DatagramListenerKey,
         (key, ttl): (FlowKey, Option<u8>),
         datagrams: u32,
         pools: &Pools<'_>,
-    ) -> Option<u32> {
+    ) -> Option<FlowSocketKey> {
         let listener = &mut self.listeners[index];
         let last = listener.turns.last(&key);
         if let Some(server) = listener.turns.datagram(&key, cx.now)
@@ -61,14 +62,14 @@ impl Udp {
     fn lane(
         &mut self,
         cx: &mut Context,
-        index: usize,
+        index: DatagramListenerKey,
         key: FlowKey,
         server: ServerId,
         pools: &Pools<'_>,
-    ) -> Option<u32> {
+    ) -> Option<FlowSocketKey> {
         let key = FlowKey { lane: Some(server), ..key };
         let flow = self.listeners[index].flows.datagram(&key, cx.now)?;
-        let socket = self.flows.get(flow.slot as usize)?;
+        let socket = self.flows.get(socket_of(flow))?;
         let is_refused = pools.refused.is_some() && socket.party == Party::Refused;
         let snapshot = pools.of(if is_refused { Party::Refused } else { Party::Admitted });
         let goes_on = flow.generation == snapshot.generation
@@ -78,6 +79,6 @@ impl Udp {
             return None;
         }
         flow.generation = snapshot.generation;
-        Some(flow.slot)
+        Some(socket_of(flow))
     }
 }
