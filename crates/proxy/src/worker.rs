@@ -152,7 +152,7 @@ impl Worker {
             dns::on_time(&mut self, &mut due);
             self.hand_over();
             self.sweep();
-            self.udp.flush_answers(&mut self.cx);
+            self.udp.flush(&self.cx);
             dns::flush(&mut self);
             self.tcp.flush(&mut self.cx);
             self.serve_queues();

@@ -1,25 +1,24 @@
-//! Flows: how one begins at a server, goes on at another one, and ends; and what clients send on its way to servers.
+//! Flows: how one begins at a server, continues at another one, and ends; and how datagrams of clients get to servers.
 
 use super::Udp;
+use super::client_class::{ClientClass, Pools};
 use super::listener::DatagramListener;
-use super::party::{Party, Pools};
 use crate::context::Context;
 use crate::context::descriptors::Unit;
 use crate::context::keys::{DatagramListenerKey, FlowSocketKey, Handle, Key};
 use crate::context::registry::Token;
-use crate::context::report::{Notice, Report};
+use crate::context::report::Report;
 use crate::io::batch::Batch;
 use crate::io::connect::{count_refusal, is_ours, note_local};
 use crate::io::listener::{self, Seen};
-use crate::service::Settings;
-use crate::service::admission;
 use crate::service::hops::{may_go_round, note_loop};
+use crate::service::{Service, Settings, admission, note_no_server};
 use evener_core::Time;
 use evener_core::attempt::{Attempt, AttemptLimits, Cost};
 use evener_core::clients::ClientRecord;
 use evener_core::flow::{Flow, FlowKey};
 use evener_core::health::Failure;
-use evener_core::snapshot::{Choice, Entry, NoServer, Request, Snapshot};
+use evener_core::snapshot::{Choice, Entry, Request, Snapshot};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::sync::Arc;
@@ -35,336 +34,334 @@ pub(super) struct FlowSocket {
     /// The PROXY header that each datagram begins with.
     pub(super) header: Option<Box<[u8]>>,
     pub(super) identity: Identity,
-    pub(super) party: Party,
+    pub(super) class: ClientClass,
+    /// The time of the last response.
     pub(super) answered_at: Time,
     _descriptor: Unit,
 }
 
-/// The socket of a flow of the table.
-pub(super) fn socket_of(flow: &Flow) -> FlowSocketKey {
-    Key::from_raw(flow.handle)
-}
-
-/// What a flow keeps when it goes on at another server.
+/// What a flow keeps when it continues at another server.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
-    /// Tells it from all others of its worker.
+    /// Unique within the worker.
     pub(super) number: u32,
-    /// Where it is written down what the client does.
+    /// The client among those that the service remembers.
     pub(super) record: Option<Arc<ClientRecord>>,
 }
 
-impl Udp {
-    /// The slot of a flow; begins or moves it if need be. `None` when its datagram is dropped.
-    pub(super) fn flow_of(
-        &mut self,
-        cx: &mut Context,
-        index: DatagramListenerKey,
-        (key, ttl): (FlowKey, Option<u8>),
-        pools: &Pools<'_>,
-    ) -> Option<FlowSocketKey> {
-        let (listener, client) = (&mut self.listeners[index], key.client.ip());
-        let mut identity = None;
-        if let Some(flow) = listener.flows.datagram(&key, cx.now) {
-            let socket = || self.flows.get(socket_of(flow));
-            let refused =
-                pools.refused.is_some() && socket().is_some_and(|socket| socket.party == Party::Refused);
-            let snapshot = pools.of(if refused { Party::Refused } else { Party::Admitted });
-            if flow.generation == snapshot.generation {
-                return Some(socket_of(flow));
-            }
-            let target = socket().map(|socket| &socket.choice.server.target);
-            if target.is_some_and(|target| snapshot.keeps_flow(flow.server, target, client)) {
-                flow.generation = snapshot.generation;
-                return Some(socket_of(flow));
-            }
-            listener.service.live.counters.of(cx.id).flows_moved.one();
-            identity = socket().map(|socket| socket.identity.clone());
-            // Its own place must not stand in the way of its new one.
-            self.end(index, &key);
-        }
-        let party = self.party_of(cx, index, client, pools, identity.is_none())?;
-        let wish = Wish { key, ttl, party, identity, settings: pools.settings, snapshot: pools.of(party) };
-        let begun = self.begin(cx, index, &wish, &mut Attempt::new());
-        self.slot_of(cx, index, begun)
-    }
-
-    /// The slot of a flow that was begun; `None`, and its datagram counted, when it could not be.
-    pub(super) fn slot_of(
-        &self,
-        cx: &Context,
-        index: DatagramListenerKey,
-        begun: Result<FlowSocketKey, Unplaced>,
-    ) -> Option<FlowSocketKey> {
-        let counters = self.listeners[index].service.live.counters.of(cx.id);
-        match begun {
-            Ok(slot) => return Some(slot),
-            Err(Unplaced::NoServer) => counters.drop_no_server.one(),
-            Err(Unplaced::NoSocket) => counters.drop_no_socket.one(),
-            Err(Unplaced::Loop) => note_loop(cx, &Arc::clone(&self.listeners[index].service)),
-        }
-        None
-    }
-}
-
-/// Why a flow could not begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unplaced {
-    /// No server could be had.
-    NoServer,
-    /// No descriptor or port could be had.
-    NoSocket,
-    /// It went round.
-    Loop,
-}
-
-/// What a flow is begun with.
-pub(super) struct Wish<'a> {
+/// A flow that is to begin.
+pub(super) struct NewFlow<'a> {
     pub(super) key: FlowKey,
-    /// How far its first datagram might still go, where that is watched.
+    /// The TTL of its first datagram, where that is watched.
     pub(super) ttl: Option<u8>,
-    pub(super) party: Party,
-    /// Of a flow that was there already, and goes on elsewhere.
+    pub(super) class: ClientClass,
+    /// The identity of a flow that continues at another server.
     pub(super) identity: Option<Identity>,
     pub(super) settings: &'a Settings,
     pub(super) snapshot: &'a Snapshot,
 }
 
+/// The reason why a flow cannot begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BeginError {
+    /// No server can take it.
+    NoServer,
+    /// No descriptor or port is left.
+    NoSocket,
+    /// The client's datagrams go round in a loop.
+    Loop,
+}
+
+impl BeginError {
+    /// Counts the datagram that is dropped for this reason.
+    pub(super) fn note(self, cx: &Context, service: &Service) {
+        let counters = service.live.counters.of(cx.id);
+        match self {
+            Self::NoServer => counters.drop_no_server.one(),
+            Self::NoSocket => counters.drop_no_socket.one(),
+            Self::Loop => note_loop(cx, service),
+        }
+    }
+}
+
+/// The reason why there is no socket to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ConnectError {
+    /// Another server may do.
+    ThisServer,
+    /// No descriptor or port is left, whichever server it is.
+    Exhausted,
+}
+
+/// Returns the key of a flow's socket.
+pub(super) fn socket_of(flow: &Flow) -> FlowSocketKey {
+    Key::from_raw(flow.handle)
+}
+
+/// Makes a socket to a server.
+fn connect(cx: &Context, new: &NewFlow<'_>, server: &Entry) -> Result<(OwnedFd, Unit), ConnectError> {
+    let pool = &new.snapshot.pool;
+    let Some(unit) = Unit::take() else {
+        note_local(cx, pool, server, Errno::MFILE);
+        return Err(ConnectError::Exhausted);
+    };
+    let seen = Seen::of(&new.settings.options, new.key.client.ip());
+    match listener::datagram_socket(&server.target, seen) {
+        Ok(socket) => Ok((socket, unit)),
+        // This server cannot see the address of this client: that is no failure of the server, and room does not help.
+        Err(Errno::ADDRNOTAVAIL) => {
+            server.live.counters.of(cx.id).connect_errors.one();
+            note_local(cx, pool, server, Errno::ADDRNOTAVAIL);
+            Err(ConnectError::ThisServer)
+        }
+        Err(error) if is_ours(error) => {
+            note_local(cx, pool, server, error);
+            Err(ConnectError::Exhausted)
+        }
+        Err(_) => {
+            server.live.counters.of(cx.id).connect_errors.one();
+            report_failure(cx, new.snapshot, server, Failure::Unreachable);
+            Err(ConnectError::ThisServer)
+        }
+    }
+}
+
+fn report_failure(cx: &Context, snapshot: &Snapshot, server: &Entry, failure: Failure) {
+    let (pool, target) = (snapshot.pool.clone(), server.target.clone());
+    (cx.report)(Report::Failure { pool, server: server.id, target, failure });
+}
+
+/// Counts and reports a datagram that its server refused.
+pub(super) fn note_refusal(cx: &Context, snapshot: &Snapshot, server: &Entry, error: Errno) {
+    report_failure(cx, snapshot, server, count_refusal(cx, server, error));
+}
+
+impl DatagramListener {
+    /// Gives a new flow its identity, and records its client if the service remembers clients.
+    fn identify(&self, cx: &mut Context, new: &NewFlow<'_>) -> Identity {
+        let number = cx.number();
+        let record = admission::record_of(&self.service, new.settings, new.key.client.ip(), cx.now);
+        record.iter().for_each(|record| record.connected(cx.now));
+        Identity { number, record }
+    }
+}
+
 impl Udp {
-    /// Begins a flow, or lets it go on at another server than those that failed.
+    /// Returns the socket of a flow, which begins or moves to another server if need be. `None` when the datagram is
+    /// dropped.
+    pub(super) fn flow_of(
+        &mut self,
+        cx: &mut Context,
+        at: DatagramListenerKey,
+        (key, ttl): (FlowKey, Option<u8>),
+        pools: &Pools<'_>,
+    ) -> Option<FlowSocketKey> {
+        let (listener, client) = (&mut self.listeners[at], key.client.ip());
+        let mut identity = None;
+        if let Some(flow) = listener.flows.datagram(&key, cx.now) {
+            let socket = self.sockets.get(socket_of(flow));
+            let snapshot = pools.of(socket.map_or(ClientClass::Permitted, |socket| socket.class));
+            if flow.generation == snapshot.generation {
+                return Some(socket_of(flow));
+            }
+            let target = socket.map(|socket| &socket.choice.server.target);
+            if target.is_some_and(|target| snapshot.keeps_flow(flow.server, target, client)) {
+                flow.generation = snapshot.generation;
+                return Some(socket_of(flow));
+            }
+            listener.service.live.counters.of(cx.id).flows_moved.one();
+            identity = socket.map(|socket| socket.identity.clone());
+            // The flow ends first, so that it does not count against the limit of its next server.
+            self.end(at, &key);
+        }
+        let service = Arc::clone(&self.listeners[at].service);
+        let counters = service.live.counters.of(cx.id);
+        let class = ClientClass::at_begin(client, pools.settings, counters, identity.is_none())?;
+        let new = NewFlow { key, ttl, class, identity, settings: pools.settings, snapshot: pools.of(class) };
+        let begun = self.begin(cx, at, &new, &mut Attempt::new());
+        begun.inspect_err(|error| error.note(cx, &service)).ok()
+    }
+
+    /// Begins a flow at one server after the other, but for those that failed, until one takes it.
     pub(super) fn begin(
         &mut self,
         cx: &mut Context,
-        index: DatagramListenerKey,
-        wish: &Wish<'_>,
+        at: DatagramListenerKey,
+        new: &NewFlow<'_>,
         attempt: &mut Attempt,
-    ) -> Result<FlowSocketKey, Unplaced> {
-        let &Wish { key, snapshot, .. } = wish;
-        let request = Request::of(key.client.ip(), cx.now);
+    ) -> Result<FlowSocketKey, BeginError> {
+        let request = Request::of(new.key.client.ip(), cx.now);
         loop {
-            let choice = match attempt.next(snapshot, &request, &AttemptLimits::NONE, &mut cx.random) {
+            let picked = attempt.next(new.snapshot, &request, &AttemptLimits::NONE, &mut cx.random);
+            let choice = match picked {
                 Ok(choice) => choice,
                 Err(reason) => {
-                    self.note_no_server(cx, index, reason);
-                    self.end(index, &key);
-                    return Err(Unplaced::NoServer);
+                    note_no_server(cx, &self.listeners[at].service, reason);
+                    self.end(at, &new.key);
+                    return Err(BeginError::NoServer);
                 }
             };
             let (server, why) = (choice.server.id, choice.why);
-            if let Some(placed) = self.begin_at(cx, index, wish, choice) {
-                return placed;
+            if let Some(begun) = self.begin_at(cx, at, new, choice) {
+                return begun;
             }
             attempt.failed(server, why, Cost::Quick);
         }
     }
 
-    pub(super) fn note_no_server(&self, cx: &Context, index: DatagramListenerKey, reason: NoServer) {
-        let service = &self.listeners[index].service;
-        service.live.counters.of(cx.id).no_server.one();
-        if service.may_notice(Notice::NoServer, cx.now) {
-            (cx.report)(Report::NoServer { service: service.name.clone(), reason });
-        }
-    }
-
-    /// Begins a flow at this server; `None` when that cannot be reached.
+    /// Begins a flow at this server. `None` when another server is to be tried.
     pub(super) fn begin_at(
         &mut self,
         cx: &mut Context,
-        index: DatagramListenerKey,
-        wish: &Wish<'_>,
+        at: DatagramListenerKey,
+        new: &NewFlow<'_>,
         choice: Choice,
-    ) -> Option<Result<FlowSocketKey, Unplaced>> {
-        let &Wish { party, settings, snapshot, .. } = wish;
-        let key = FlowKey { lane: wish.key.lane.map(|_| choice.server.id), ..wish.key };
-        if key != wish.key {
+    ) -> Option<Result<FlowSocketKey, BeginError>> {
+        let key = FlowKey { lane: new.key.lane.map(|_| choice.server.id), ..new.key };
+        if key != new.key {
             // The client may have a flow to this server already.
-            self.end(index, &wish.key);
-            if let Some(flow) = self.listeners[index].flows.peek(&key) {
+            self.end(at, &new.key);
+            if let Some(flow) = self.listeners[at].flows.peek(&key) {
                 return Some(Ok(socket_of(flow)));
             }
         }
-        let Some(unit) = Unit::take() else {
-            note_local(cx, &snapshot.pool, &choice.server, Errno::MFILE);
-            return Some(Err(self.no_socket(cx, index)));
-        };
-        let seen = Seen::of(&settings.options, key.client.ip());
-        let socket = match listener::datagram_socket(&choice.server.target, seen) {
-            Ok(socket) => socket,
-            // This client cannot be shown to this server: no other flow would make room for it, and it is nobody's failure.
-            Err(Errno::ADDRNOTAVAIL) => {
-                choice.server.live.counters.of(cx.id).connect_errors.one();
-                note_local(cx, &snapshot.pool, &choice.server, Errno::ADDRNOTAVAIL);
-                return None;
-            }
-            Err(error) if is_ours(error) => {
-                note_local(cx, &snapshot.pool, &choice.server, error);
-                return Some(Err(self.no_socket(cx, index)));
-            }
-            Err(_) => {
-                choice.server.live.counters.of(cx.id).connect_errors.one();
-                self.report_failure(cx, snapshot, &choice.server, Failure::Unreachable);
-                return None;
+        let (socket, unit) = match connect(cx, new, &choice.server) {
+            Ok(connected) => connected,
+            Err(ConnectError::ThisServer) => return None,
+            Err(ConnectError::Exhausted) => {
+                self.make_room(cx, at);
+                return Some(Err(BeginError::NoSocket));
             }
         };
-        if may_go_round(key.client.ip(), &choice.server.target) {
-            let DatagramListener { watch, socket: listener, .. } = &mut self.listeners[index];
-            let to = (&socket, &choice.server.target);
-            if watch.on_flow(cx.now, listener, to, wish.ttl).is_err() {
-                return Some(Err(Unplaced::Loop));
-            }
+        let listener = &mut self.listeners[at];
+        let target = &choice.server.target;
+        if may_go_round(key.client.ip(), target)
+            && listener.watch.on_flow(cx.now, &listener.socket, (&socket, target), new.ttl).is_err()
+        {
+            return Some(Err(BeginError::Loop));
         }
-        let header = party.backend(settings).send_proxy.map(|_| self.header_of(index, &key));
-        let identity = wish.identity.clone().unwrap_or_else(|| self.identify(cx, index, &key, settings));
+        let backend = new.class.backend(new.settings);
         let flow = FlowSocket {
             socket,
-            listener: index,
+            listener: at,
             key,
             choice,
-            header,
-            identity,
-            party,
+            header: backend.send_proxy.map(|_| listener.header_of(&key)),
+            identity: new.identity.clone().unwrap_or_else(|| listener.identify(cx, new)),
+            class: new.class,
             answered_at: Time::ZERO,
             _descriptor: unit,
         };
-        Some(self.install(cx, index, flow, snapshot).ok_or(Unplaced::NoSocket))
+        Some(self.install(cx, flow, new.snapshot).ok_or(BeginError::NoSocket))
     }
 
-    /// A new flow gets a number, and its client is written down if the service remembers its clients.
-    pub(super) fn identify(
-        &mut self,
-        cx: &mut Context,
-        index: DatagramListenerKey,
-        key: &FlowKey,
-        settings: &Settings,
-    ) -> Identity {
-        let number = cx.number();
-        let service = &self.listeners[index].service;
-        let record = admission::record_of(service, settings, key.client.ip(), cx.now);
-        record.iter().for_each(|record| record.connected(cx.now));
-        Identity { number, record }
-    }
-
-    /// There are no descriptors or ports: the flow that was unused the longest makes room, for the next datagram.
-    pub(super) fn no_socket(&mut self, cx: &mut Context, index: DatagramListenerKey) -> Unplaced {
-        if let Some(oldest) = self.listeners[index].flows.oldest() {
-            self.listeners[index].service.live.counters.of(cx.id).flows_evicted.one();
-            self.end(index, &oldest);
+    /// Ends the flow that was unused the longest, so that the next datagram finds a descriptor and a port.
+    fn make_room(&mut self, cx: &Context, at: DatagramListenerKey) {
+        let listener = &self.listeners[at];
+        if let Some(oldest) = listener.flows.oldest() {
+            listener.service.live.counters.of(cx.id).flows_evicted.one();
+            self.end(at, &oldest);
         }
-        Unplaced::NoSocket
     }
 
-    pub(super) fn install(
-        &mut self,
-        cx: &mut Context,
-        index: DatagramListenerKey,
-        flow_socket: FlowSocket,
-        snapshot: &Snapshot,
-    ) -> Option<FlowSocketKey> {
-        let (key, choice) = (flow_socket.key, &flow_socket.choice);
-        let (server, live) = (choice.server.id, Arc::clone(&choice.server.live));
-        if let Some(record) = &flow_socket.identity.record {
-            record.had(&snapshot.pool, &choice.server.name);
+    /// Puts a flow into the table, in place of the one with the same key. `None` when the socket cannot be registered.
+    fn install(&mut self, cx: &Context, flow: FlowSocket, snapshot: &Snapshot) -> Option<FlowSocketKey> {
+        let (at, key, server) = (flow.listener, flow.key, Arc::clone(&flow.choice.server));
+        if let Some(record) = &flow.identity.record {
+            record.had(&snapshot.pool, &server.name);
         }
-        self.end(index, &key);
-        let slot = self.flows.insert(flow_socket);
-        if cx.registry.register(&self.flows[slot].socket, Token::Flow(slot)).is_err() {
-            self.flows.remove(slot);
+        self.end(at, &key);
+        let socket = self.sockets.insert(flow);
+        if cx.registry.register(&self.sockets[socket].socket, Token::Flow(socket)).is_err() {
+            self.sockets.remove(socket);
             return None;
         }
-        let listener = &mut self.listeners[index];
-        let flow = Flow { server, handle: slot.into_raw(), generation: snapshot.generation };
+        let listener = &mut self.listeners[at];
+        let flow = Flow { server: server.id, handle: socket.into_raw(), generation: snapshot.generation };
         let evicted = listener.flows.begin(key, flow, cx.now);
         let counters = listener.service.live.counters.of(cx.id);
         counters.flows.one();
-        live.counters.of(cx.id).flows.one();
+        server.live.counters.of(cx.id).flows.one();
         listener.service.live.flows.fetch_add(1, Ordering::Relaxed);
         if let Some(evicted) = evicted {
             counters.flows_evicted.one();
-            listener.service.live.flows.fetch_sub(1, Ordering::Relaxed);
-            self.retired.push(socket_of(&evicted));
+            self.retire(at, socket_of(&evicted));
         }
-        snapshot.remember(key.client.ip(), server, cx.now);
-        Some(slot)
+        snapshot.remember(key.client.ip(), server.id, cx.now);
+        Some(socket)
     }
 
-    /// Ends a flow, if there is one. Its slot is freed only when the present events are done: datagrams of the same batch
-    /// may still name it.
-    pub(super) fn end(&mut self, index: DatagramListenerKey, key: &FlowKey) {
-        let listener = &mut self.listeners[index];
-        if let Some(flow) = listener.flows.end(key) {
-            listener.service.live.flows.fetch_sub(1, Ordering::Relaxed);
-            self.retired.push(socket_of(&flow));
+    /// Ends a flow, if there is one.
+    pub(super) fn end(&mut self, at: DatagramListenerKey, key: &FlowKey) {
+        if let Some(flow) = self.listeners[at].flows.end(key) {
+            self.retire(at, socket_of(&flow));
         }
     }
 
-    /// Sends the datagrams of one flow; when its server refuses, to the next one.
+    /// Has a flow continue at another server than those that failed.
+    pub(super) fn move_on(
+        &mut self,
+        cx: &mut Context,
+        socket: FlowSocketKey,
+        (settings, snapshot): (&Settings, &Snapshot),
+        attempt: &mut Attempt,
+    ) -> Result<FlowSocketKey, BeginError> {
+        let flow = &self.sockets[socket];
+        let (at, key, class, identity) = (flow.listener, flow.key, flow.class, Some(flow.identity.clone()));
+        let new = NewFlow { key, ttl: None, class, identity, settings, snapshot };
+        let next = self.begin(cx, at, &new, attempt)?;
+        self.listeners[at].service.live.counters.of(cx.id).flows_moved.one();
+        Ok(next)
+    }
+
+    /// Sends datagrams of one flow to its server; when that refuses, to the next one.
     pub(super) fn send_to_server(
         &mut self,
         cx: &mut Context,
-        index: DatagramListenerKey,
-        slot: FlowSocketKey,
+        at: DatagramListenerKey,
+        socket: FlowSocketKey,
         batch: &mut Batch,
-        places: &[usize],
+        indices: &[usize],
         pools: &Pools<'_>,
     ) {
-        let (mut slot, mut left) = (slot, places);
+        let (mut socket, mut left) = (socket, indices);
         let mut attempt = Attempt::new();
-        loop {
-            let Some(flow) = self.flows.get(slot) else { return };
-            let service = &self.listeners[index].service;
-            let counters = service.live.counters.of(cx.id);
+        while let Some(flow) = self.sockets.get(socket) {
+            let counters = self.listeners[at].service.live.counters.of(cx.id);
             let sent = batch.send_connected(flow.socket.as_fd(), left);
             let (done, rest) = left.split_at(sent.taken);
-            counters.bytes_in.add(batch.bytes(done));
+            let bytes = batch.bytes(done);
+            counters.bytes_in.add(bytes);
             let of_server = flow.choice.server.live.counters.of(cx.id);
             of_server.datagrams_in.add(done.len() as u64);
-            of_server.bytes_in.add(batch.bytes(done));
+            of_server.bytes_in.add(bytes);
             if let Some(record) = &flow.identity.record {
-                record.moved(batch.bytes(done), 0, cx.now);
+                record.moved(bytes, 0, cx.now);
             }
             left = rest;
             match sent.error {
                 None => return,
                 Some(Errno::AGAIN | Errno::NOBUFS) => return counters.drop_send_full.add(left.len() as u64),
-                // Too large for the way there, or forbidden here: it is the datagram's fault, not the server's.
+                // The datagram is too large for its route, or a local rule forbids it: the server is not at fault.
                 Some(error) if error == Errno::MSGSIZE || error == Errno::INVAL || is_ours(error) => {
                     counters.drop_unsendable.one();
                     left = &left[1..];
                 }
+                // The error (ICMP) concerns an earlier datagram of the flow. These were not sent yet: the next server
+                // gets them.
                 Some(error) => {
-                    // The error belongs to an earlier datagram of this flow (ICMP), these were not sent yet: on to the next.
-                    let (key, party) = (flow.key, flow.party);
-                    attempt.failed(flow.choice.server.id, flow.choice.why, Cost::Quick);
-                    let snapshot = pools.of(party);
-                    self.note_refusal(cx, snapshot, slot, error);
-                    let service = Arc::clone(&self.listeners[index].service);
-                    let identity = self.flows.get(slot).map(|flow| flow.identity.clone());
-                    let wish = Wish { key, ttl: None, party, identity, settings: pools.settings, snapshot };
-                    let Ok(next) = self.begin(cx, index, &wish, &mut attempt) else {
-                        return service.live.counters.of(cx.id).drop_refused.add(left.len() as u64);
-                    };
-                    service.live.counters.of(cx.id).flows_moved.one();
-                    slot = next;
+                    let (server, snapshot) = (&flow.choice.server, pools.of(flow.class));
+                    attempt.failed(server.id, flow.choice.why, Cost::Quick);
+                    note_refusal(cx, snapshot, server, error);
+                    match self.move_on(cx, socket, (pools.settings, snapshot), &mut attempt) {
+                        Ok(next) => socket = next,
+                        Err(_) => {
+                            let counters = self.listeners[at].service.live.counters.of(cx.id);
+                            return counters.drop_refused.add(left.len() as u64);
+                        }
+                    }
                 }
             }
         }
-    }
-
-    /// The server of a flow refused a datagram: passive failure.
-    pub(super) fn note_refusal(
-        &mut self,
-        cx: &mut Context,
-        snapshot: &Snapshot,
-        slot: FlowSocketKey,
-        error: Errno,
-    ) {
-        let server = &self.flows[slot].choice.server;
-        let failure = count_refusal(cx, server, error);
-        self.report_failure(cx, snapshot, server, failure);
-    }
-
-    pub(super) fn report_failure(&self, cx: &Context, snapshot: &Snapshot, server: &Entry, failure: Failure) {
-        let (pool, target) = (snapshot.pool.clone(), server.target.clone());
-        (cx.report)(Report::Failure { pool, server: server.id, target, failure });
     }
 }

@@ -1,6 +1,7 @@
-//! Listeners for datagrams: their services, and what clients send to them.
+//! Listeners for datagrams, and what clients send to them: each datagram is assigned to its client, then to a flow, and the
+//! datagrams of one flow leave together.
 
-use super::party::Pools;
+use super::client_class::Pools;
 use super::{BATCHES_MAX, Udp};
 use crate::context::Context;
 use crate::context::keys::DatagramListenerKey;
@@ -9,10 +10,11 @@ use crate::io::batch::{BATCH, Batch, Local, Names};
 use crate::service::hops::{FlowWatch, HOPS_MAX, note_loop};
 use crate::service::{Service, Settings};
 use evener_core::Time;
-use evener_core::flow::{FlowKey, FlowTable, Turns, Via};
+use evener_core::flow::{Flow, FlowKey, FlowTable, Turns, Via};
 use evener_core::wire::proxy::{self, Ends};
 use rustix::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// A listener of a worker for datagrams.
@@ -23,122 +25,129 @@ pub(super) struct DatagramListener {
     pub(super) socket: OwnedFd,
     pub(super) local: Local,
     pub(super) flows: FlowTable,
-    /// Of a service that spreads the datagrams of a client.
+    /// The server whose turn it is, for each client whose datagrams are spread.
     pub(super) turns: Turns,
-    /// Since when it is to close once its flows are over.
+    /// Since when the listener closes as soon as its flows are over.
     pub(super) leaving: Option<Time>,
     pub(super) watch: FlowWatch,
 }
 
-/// How many flows a worker's table has of the service's.
-pub(super) fn table_size(settings: &Settings, workers: usize) -> usize {
-    (settings.options.flows_max as usize).div_ceil(workers.max(1)).max(1)
-}
-
-/// How long a flow lives unused.
-pub(super) fn flow_idle(settings: &Settings) -> Duration {
-    settings.options.idle_timeout.unwrap_or(Duration::MAX)
-}
-
-impl Udp {
-    /// Clients sent something.
-    pub(crate) fn on_listener_event(&mut self, cx: &mut Context, index: DatagramListenerKey) {
-        let mut batch = self.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
-        let emptied = (0..BATCHES_MAX).any(|_| {
-            let Some(listener) = self.listeners.get(index) else { return true };
-            batch.wants_ttl = listener.watch.counts;
-            match batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local) {
-                Ok(count) => {
-                    self.forward(cx, index, &mut batch, count);
-                    count < BATCH
-                }
-                // A listener's socket is not connected, so this concerns no particular flow.
-                Err(_) => false,
-            }
-        });
-        if !emptied {
-            cx.ready.push(Ready::Datagrams(index));
+impl DatagramListener {
+    /// Takes on the sizes and times of new settings; returns the flows for which there is no room any more.
+    pub(super) fn resize(&mut self, settings: &Settings, workers: usize) -> Vec<Flow> {
+        if self.leaving.is_none() {
+            self.flows.set_idle(flow_idle(settings));
         }
-        batch.wants_ttl = false;
-        self.inbound = Some(batch);
+        let size = table_size(settings, workers);
+        self.turns.resize(size);
+        let ended = self.flows.resize(size);
+        self.service.live.flows.fetch_sub(ended.len() as u32, Ordering::Relaxed);
+        ended
     }
 
-    /// Sends a batch on, all datagrams of one flow together.
-    pub(super) fn forward(
-        &mut self,
-        cx: &mut Context,
-        index: DatagramListenerKey,
-        batch: &mut Batch,
-        count: usize,
-    ) {
-        if count == 0 {
-            return;
-        }
-        let service = Arc::clone(&self.listeners[index].service);
-        let settings = service.settings.load_full();
-        let pools = Pools::load(&settings);
-        let mut slots = [None; BATCH];
-        for (at, slot) in slots.iter_mut().enumerate().take(count) {
-            let Some(key) = self.key_of(cx, index, batch, at, &settings) else { continue };
-            let ttl = if batch.wants_ttl { batch.ttl(at) } else { None };
-            let flow = match settings.options.spread {
-                None => self.flow_of(cx, index, (key, ttl), &pools),
-                Some(datagrams) => self.spread_flow_of(cx, index, (key, ttl), datagrams, &pools),
-            };
-            *slot = flow;
-        }
-        service.live.counters.of(cx.id).datagrams_in.add(count as u64);
-        let mut places = [0; BATCH];
-        for first in 0..count {
-            let Some(slot) = slots[first].take() else { continue };
-            places[0] = first;
-            let mut length = 1;
-            for (at, other) in slots.iter_mut().enumerate().take(count).skip(first + 1) {
-                if *other == Some(slot) {
-                    *other = None;
-                    places[length] = at;
-                    length += 1;
-                }
-            }
-            self.introduce(slot, batch, &places[..length]);
-            self.send_to_server(cx, index, slot, batch, &places[..length], &pools);
-        }
-    }
-
-    /// Whose datagram `at` is. What stands before us tells of its client in each one; `None` when it does not.
-    pub(super) fn key_of(
+    /// Returns whose datagram `index` of a batch is. A proxy of the service introduces the client in each datagram, in a
+    /// header that is stripped here. `None` when the datagram is dropped.
+    fn client_of(
         &self,
         cx: &Context,
-        index: DatagramListenerKey,
         batch: &mut Batch,
-        at: usize,
+        index: usize,
         settings: &Settings,
     ) -> Option<FlowKey> {
-        let listener = &self.listeners[index];
-        let local = if listener.local == Local::Each { batch.local(at) } else { None };
-        let sender = batch.sender(at)?;
-        if listener.local == Local::Each && batch.is_for_all(at) && !cx.takes_broadcasts_of(sender) {
+        let local = if self.local == Local::Each { batch.local(index) } else { None };
+        let sender = batch.sender(index)?;
+        if self.local == Local::Each && batch.is_for_all(index) && !cx.takes_broadcasts_of(sender) {
             return None;
         }
         let own = FlowKey { client: sender, local, via: None, lane: None };
         if !settings.is_proxy(sender.ip()) {
             return Some(own);
         }
-        let Ok(Some(header)) = proxy::parse(batch.bytes_of(at)) else {
-            listener.service.live.counters.of(cx.id).drop_greeting.one();
+        let Ok(Some(header)) = proxy::parse(batch.bytes_of(index)) else {
+            self.service.live.counters.of(cx.id).drop_greeting.one();
             return None;
         };
         let (length, ends, hops) = (header.length, header.ends, header.extras.hops);
         if hops >= HOPS_MAX {
-            note_loop(cx, &listener.service);
+            note_loop(cx, &self.service);
             return None;
         }
-        batch.strip(at, length);
+        batch.strip(index, length);
         Some(match ends {
             None => own,
             Some(Ends { source, destination }) => {
                 FlowKey { client: source, via: Some(Via { proxy: sender, destination, hops }), ..own }
             }
         })
+    }
+}
+
+/// Returns the share of one worker in the flows of its service.
+pub(super) fn table_size(settings: &Settings, workers: usize) -> usize {
+    (settings.options.flows_max as usize).div_ceil(workers.max(1)).max(1)
+}
+
+/// Returns how long a flow lives unused.
+pub(super) fn flow_idle(settings: &Settings) -> Duration {
+    settings.options.idle_timeout.unwrap_or(Duration::MAX)
+}
+
+impl Udp {
+    /// Receives and forwards what clients sent, up to [`BATCHES_MAX`] batches at once.
+    pub(crate) fn on_listener_event(&mut self, cx: &mut Context, at: DatagramListenerKey) {
+        let mut batch = self.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
+        let is_drained = (0..BATCHES_MAX).any(|_| {
+            let Some(listener) = self.listeners.get(at) else { return true };
+            batch.wants_ttl = listener.watch.counts;
+            match batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local) {
+                Ok(count) => {
+                    self.forward(cx, at, &mut batch, count);
+                    count < BATCH
+                }
+                // A listener's socket is not connected: the error concerns no flow of it.
+                Err(_) => false,
+            }
+        });
+        if !is_drained {
+            cx.ready.push(Ready::Datagrams(at));
+        }
+        batch.wants_ttl = false;
+        self.inbound = Some(batch);
+    }
+
+    /// Forwards a batch, all datagrams of one flow together.
+    fn forward(&mut self, cx: &mut Context, at: DatagramListenerKey, batch: &mut Batch, count: usize) {
+        if count == 0 {
+            return;
+        }
+        let service = Arc::clone(&self.listeners[at].service);
+        let settings = service.settings.load_full();
+        let pools = Pools::load(&settings);
+        let mut sockets = [None; BATCH];
+        for (index, socket) in sockets.iter_mut().enumerate().take(count) {
+            let client = self.listeners[at].client_of(cx, batch, index, &settings);
+            let Some(key) = client else { continue };
+            let ttl = if batch.wants_ttl { batch.ttl(index) } else { None };
+            *socket = match settings.options.spread {
+                None => self.flow_of(cx, at, (key, ttl), &pools),
+                Some(datagrams) => self.spread(cx, at, (key, ttl), datagrams, &pools),
+            };
+        }
+        service.live.counters.of(cx.id).datagrams_in.add(count as u64);
+        let mut indices = [0; BATCH];
+        for first in 0..count {
+            let Some(socket) = sockets[first].take() else { continue };
+            indices[0] = first;
+            let mut length = 1;
+            for (index, other) in sockets.iter_mut().enumerate().take(count).skip(first + 1) {
+                if *other == Some(socket) {
+                    *other = None;
+                    indices[length] = index;
+                    length += 1;
+                }
+            }
+            self.introduce(socket, batch, &indices[..length]);
+            self.send_to_server(cx, at, socket, batch, &indices[..length], &pools);
+        }
     }
 }

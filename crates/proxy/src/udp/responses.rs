@@ -1,6 +1,6 @@
-//! What servers send, on its way to clients: the responses of many flows leave a listener together.
+//! Datagrams of servers on their way to clients: the responses of many flows leave a listener together.
 
-use super::flow::{Wish, socket_of};
+use super::flow::{note_refusal, socket_of};
 use super::{BATCHES_MAX, Udp};
 use crate::context::Context;
 use crate::context::keys::{DatagramListenerKey, FlowSocketKey};
@@ -14,119 +14,115 @@ use rustix::io::Errno;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// The answers that wait to be sent by one listener.
+/// Responses that wait to be sent by one listener.
 #[derive(Debug)]
-pub(crate) struct Answers {
+pub(super) struct Responses {
     batch: Batch,
     listener: DatagramListenerKey,
     count: usize,
 }
 
-impl Answers {
+impl Responses {
     fn new(listener: DatagramListenerKey) -> Self {
         Self { batch: Batch::new(BATCH), listener, count: 0 }
+    }
+
+    /// Returns whether responses of this listener can be added.
+    fn has_room_for(&self, listener: DatagramListenerKey) -> bool {
+        self.count == 0 || (self.count < BATCH && self.listener == listener)
     }
 }
 
 impl Udp {
-    /// A server answered, or refused.
-    pub(crate) fn on_flow_event(&mut self, cx: &mut Context, slot: FlowSocketKey) {
+    /// Takes the responses of a flow's server, or its refusal, up to [`BATCHES_MAX`] batches at once.
+    pub(crate) fn on_flow_event(&mut self, cx: &mut Context, socket: FlowSocketKey) {
         for _ in 0..BATCHES_MAX {
-            let Some(flow) = self.flows.get(slot) else { return };
-            let index = flow.listener;
-            let mut answers = self.answers.take().unwrap_or_else(|| Box::new(Answers::new(index)));
-            if answers.count == BATCH || (answers.count > 0 && answers.listener != index) {
-                self.flush(cx, &mut answers);
+            let Some(at) = self.sockets.get(socket).map(|flow| flow.listener) else { return };
+            let mut responses = self.responses.take().unwrap_or_else(|| Box::new(Responses::new(at)));
+            if !responses.has_room_for(at) {
+                self.send(cx, &mut responses);
             }
-            answers.listener = index;
-            let room = BATCH - answers.count;
-            let received = answers.batch.receive(
-                self.flows[slot].socket.as_fd(),
-                answers.count,
-                Names::Unwanted,
-                Local::Fixed,
-            );
+            responses.listener = at;
+            let room = BATCH - responses.count;
+            let from = self.sockets[socket].socket.as_fd();
+            let received = responses.batch.receive(from, responses.count, Names::Unwanted, Local::Fixed);
             if let Ok(count) = received {
-                self.take_answers(cx, slot, &mut answers, count);
+                self.add(cx, socket, &mut responses, count);
             }
-            self.answers = Some(answers);
+            self.responses = Some(responses);
             match received {
                 Ok(count) if count < room => return,
                 Ok(_) => {}
-                // What else is there makes no further event.
+                // Responses that came after the error make no further event.
                 Err(error) => {
-                    self.on_refused(cx, slot, error);
+                    self.on_refused(cx, socket, error);
                     break;
                 }
             }
         }
-        cx.ready.push(Ready::Flow(slot));
+        cx.ready.push(Ready::Flow(socket));
     }
 
-    fn take_answers(&mut self, cx: &mut Context, slot: FlowSocketKey, answers: &mut Answers, count: usize) {
-        let flow = &mut self.flows[slot];
-        let mut bytes = 0;
-        for at in answers.count..answers.count + count {
-            answers.batch.address(at, flow.key.sender(), flow.key.local);
-            bytes += answers.batch.len(at) as u64;
-        }
-        answers.count += count;
-        if count > 0 {
-            flow.answered_at = cx.now;
-            let server = &flow.choice.server;
-            if server.live.suspect.load(Ordering::Relaxed)
-                && let Some(listener) = self.listeners.get(answers.listener)
-            {
-                let pool = flow.party.backend(&listener.service.settings.load()).pool.load().pool.clone();
-                (cx.report)(Report::Success { pool, server: server.id, target: server.target.clone() });
-            }
-            let of_server = flow.choice.server.live.counters.of(cx.id);
-            of_server.datagrams_out.add(count as u64);
-            of_server.bytes_out.add(bytes);
-            if let Some(record) = &flow.identity.record {
-                record.moved(0, bytes, cx.now);
-            }
-            if let Some(listener) = self.listeners.get(answers.listener) {
-                listener.service.live.counters.of(cx.id).bytes_out.add(bytes);
-            }
-        }
-    }
-
-    /// ICMP says that nobody is there: the flow goes on at another server, before its client sends again.
-    fn on_refused(&mut self, cx: &mut Context, slot: FlowSocketKey, error: Errno) {
-        let Some(flow) = self.flows.get(slot) else { return };
-        let (index, key, party) = (flow.listener, flow.key, flow.party);
-        let mut attempt = Attempt::new();
-        attempt.failed(flow.choice.server.id, flow.choice.why, Cost::Quick);
-        // A flow that ended or moved during the present events has another slot, or none. And what is said of the size of
-        // packets on the way (ICMP) concerns datagrams, not the server.
-        let current = self.listeners.get(index).and_then(|listener| listener.flows.peek(&key));
-        if current.is_none_or(|flow| socket_of(flow) != slot) || error == Errno::MSGSIZE || is_ours(error) {
+    /// Addresses and counts what was received from a flow's server.
+    fn add(&mut self, cx: &Context, socket: FlowSocketKey, responses: &mut Responses, count: usize) {
+        if count == 0 {
             return;
         }
-        let service = Arc::clone(&self.listeners[index].service);
+        let flow = &mut self.sockets[socket];
+        let mut bytes = 0;
+        for index in responses.count..responses.count + count {
+            responses.batch.address(index, flow.key.sender(), flow.key.local);
+            bytes += responses.batch.len(index) as u64;
+        }
+        responses.count += count;
+        flow.answered_at = cx.now;
+        let server = &flow.choice.server;
+        let of_server = server.live.counters.of(cx.id);
+        of_server.datagrams_out.add(count as u64);
+        of_server.bytes_out.add(bytes);
+        if let Some(record) = &flow.identity.record {
+            record.moved(0, bytes, cx.now);
+        }
+        let Some(listener) = self.listeners.get(responses.listener) else { return };
+        listener.service.live.counters.of(cx.id).bytes_out.add(bytes);
+        if server.live.suspect.load(Ordering::Relaxed) {
+            let pool = flow.class.backend(&listener.service.settings.load()).pool.load().pool.clone();
+            (cx.report)(Report::Success { pool, server: server.id, target: server.target.clone() });
+        }
+    }
+
+    /// Moves a flow whose server refuses (ICMP) to another one, before its client sends again.
+    fn on_refused(&mut self, cx: &mut Context, socket: FlowSocketKey, error: Errno) {
+        let Some(flow) = self.sockets.get(socket) else { return };
+        let Some(listener) = self.listeners.get(flow.listener) else { return };
+        // A flow that ended or moved during the present events has another socket, or none. And an error about the size of
+        // packets concerns datagrams, not the server.
+        let is_current = listener.flows.peek(&flow.key).is_some_and(|flow| socket_of(flow) == socket);
+        if !is_current || error == Errno::MSGSIZE || is_ours(error) {
+            return;
+        }
+        let service = Arc::clone(&listener.service);
         let settings = service.settings.load_full();
-        let snapshot = party.backend(&settings).pool.load_full();
-        self.note_refusal(cx, &snapshot, slot, error);
-        let identity = self.flows.get(slot).map(|flow| flow.identity.clone());
-        let wish = Wish { key, ttl: None, party, identity, settings: &settings, snapshot: &snapshot };
-        if self.begin(cx, index, &wish, &mut attempt).is_ok() {
-            service.live.counters.of(cx.id).flows_moved.one();
+        let snapshot = flow.class.backend(&settings).pool.load_full();
+        let mut attempt = Attempt::new();
+        attempt.failed(flow.choice.server.id, flow.choice.why, Cost::Quick);
+        note_refusal(cx, &snapshot, &flow.choice.server, error);
+        // Without another server the flow is over, which is counted where it ends.
+        let _ = self.move_on(cx, socket, (&settings, &snapshot), &mut attempt);
+    }
+
+    /// Sends the responses that wait.
+    pub(crate) fn flush(&mut self, cx: &Context) {
+        if let Some(mut responses) = self.responses.take() {
+            self.send(cx, &mut responses);
+            self.responses = Some(responses);
         }
     }
 
-    /// Sends the answers that wait.
-    pub(crate) fn flush_answers(&mut self, cx: &mut Context) {
-        if let Some(mut answers) = self.answers.take() {
-            self.flush(cx, &mut answers);
-            self.answers = Some(answers);
-        }
-    }
-
-    fn flush(&mut self, cx: &mut Context, answers: &mut Answers) {
-        let count = std::mem::take(&mut answers.count);
-        let Some(listener) = self.listeners.get(answers.listener).filter(|_| count > 0) else { return };
-        let sent = answers.batch.send_addressed(listener.socket.as_fd(), 0, count);
+    fn send(&self, cx: &Context, responses: &mut Responses) {
+        let count = std::mem::take(&mut responses.count);
+        let Some(listener) = self.listeners.get(responses.listener).filter(|_| count > 0) else { return };
+        let sent = responses.batch.send_addressed(listener.socket.as_fd(), 0, count);
         let counters = listener.service.live.counters.of(cx.id);
         counters.datagrams_out.add(sent.taken as u64);
         counters.drop_send_full.add((count - sent.taken) as u64);

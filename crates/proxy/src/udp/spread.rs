@@ -1,81 +1,86 @@
-//! The datagrams of a client for several servers in turn: it has a flow to each that it was given to, so that what they answer
-//! finds its way back, and the next turn needs no new socket.
+//! Datagrams of one client that go to several servers in turn. The client has a flow to each server that it was given to:
+//! responses find their way back, and the next turn needs no new socket.
 
 use super::Udp;
-use super::flow::{Unplaced, Wish, socket_of};
-use super::party::{Party, Pools};
+use super::client_class::{ClientClass, Pools};
+use super::flow::{BeginError, NewFlow, socket_of};
 use crate::context::Context;
 use crate::context::keys::{DatagramListenerKey, FlowSocketKey};
+use crate::service::note_no_server;
 use evener_core::ServerId;
 use evener_core::attempt::{Attempt, Cost};
 use evener_core::flow::FlowKey;
 use evener_core::snapshot::Request;
+use std::sync::Arc;
 
 impl Udp {
-    /// The slot of the flow that the next datagram of a client takes, so many of which make a turn. `None` when it is dropped.
-    pub(super) fn spread_flow_of(
+    /// Returns the socket for the next datagram of a client. A turn of a server lasts `datagrams`. `None` when the datagram
+    /// is dropped.
+    pub(super) fn spread(
         &mut self,
         cx: &mut Context,
-        index: DatagramListenerKey,
+        at: DatagramListenerKey,
         (key, ttl): (FlowKey, Option<u8>),
         datagrams: u32,
         pools: &Pools<'_>,
     ) -> Option<FlowSocketKey> {
-        let listener = &mut self.listeners[index];
+        let listener = &mut self.listeners[at];
+        let service = Arc::clone(&listener.service);
         let last = listener.turns.last(&key);
         if let Some(server) = listener.turns.datagram(&key, cx.now)
-            && let Some(slot) = self.lane(cx, index, key, server, pools)
+            && let Some(socket) = self.lane(cx, at, key, server, pools)
         {
-            return Some(slot);
+            return Some(socket);
         }
         let client = key.client.ip();
-        let party = self.party_of(cx, index, client, pools, last.is_none())?;
+        let counters = service.live.counters.of(cx.id);
+        let class = ClientClass::at_begin(client, pools.settings, counters, last.is_none())?;
+        let snapshot = pools.of(class);
         let request = Request::of(client, cx.now);
-        let choice = match pools.of(party).pick(&request, &[], &mut cx.random) {
+        let choice = match snapshot.pick(&request, &[], &mut cx.random) {
             Ok(choice) => choice,
+            // Every server may be full of flows, one of which is the client's.
             Err(reason) => {
-                // All may be full of flows, of which the client has one.
-                let slot = last.and_then(|server| self.lane(cx, index, key, server, pools));
-                return slot.or_else(|| {
-                    self.note_no_server(cx, index, reason);
-                    self.slot_of(cx, index, Err(Unplaced::NoServer))
-                });
+                let socket = last.and_then(|server| self.lane(cx, at, key, server, pools));
+                if socket.is_none() {
+                    note_no_server(cx, &service, reason);
+                    BeginError::NoServer.note(cx, &service);
+                }
+                return socket;
             }
         };
         let (server, why) = (choice.server.id, choice.why);
-        self.listeners[index].turns.begin(key, server, datagrams, cx.now);
-        if let Some(slot) = self.lane(cx, index, key, server, pools) {
-            return Some(slot);
+        self.listeners[at].turns.begin(key, server, datagrams, cx.now);
+        if let Some(socket) = self.lane(cx, at, key, server, pools) {
+            return Some(socket);
         }
         let key = FlowKey { lane: Some(server), ..key };
-        let snapshot = pools.of(party);
-        let wish = Wish { key, ttl, party, identity: None, settings: pools.settings, snapshot };
-        let begun = self.begin_at(cx, index, &wish, choice).unwrap_or_else(|| {
+        let new = NewFlow { key, ttl, class, identity: None, settings: pools.settings, snapshot };
+        let begun = self.begin_at(cx, at, &new, choice).unwrap_or_else(|| {
             let mut attempt = Attempt::new();
             attempt.failed(server, why, Cost::Quick);
-            self.begin(cx, index, &wish, &mut attempt)
+            self.begin(cx, at, &new, &mut attempt)
         });
-        self.slot_of(cx, index, begun)
+        begun.inspect_err(|error| error.note(cx, &service)).ok()
     }
 
-    /// The slot of a client's flow to a server, if there is one and it may go on.
+    /// Returns the socket of a client's flow to a server, if there is one and it may continue.
     fn lane(
         &mut self,
-        cx: &mut Context,
-        index: DatagramListenerKey,
+        cx: &Context,
+        at: DatagramListenerKey,
         key: FlowKey,
         server: ServerId,
         pools: &Pools<'_>,
     ) -> Option<FlowSocketKey> {
         let key = FlowKey { lane: Some(server), ..key };
-        let flow = self.listeners[index].flows.datagram(&key, cx.now)?;
-        let socket = self.flows.get(socket_of(flow))?;
-        let is_refused = pools.refused.is_some() && socket.party == Party::Refused;
-        let snapshot = pools.of(if is_refused { Party::Refused } else { Party::Admitted });
-        let goes_on = flow.generation == snapshot.generation
+        let flow = self.listeners[at].flows.datagram(&key, cx.now)?;
+        let socket = self.sockets.get(socket_of(flow))?;
+        let snapshot = pools.of(socket.class);
+        let continues = flow.generation == snapshot.generation
             || snapshot.keeps_flow(flow.server, &socket.choice.server.target, key.client.ip());
-        if !goes_on {
-            self.end(index, &key);
+        if !continues {
+            self.end(at, &key);
             return None;
         }
         flow.generation = snapshot.generation;

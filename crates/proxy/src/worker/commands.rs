@@ -52,7 +52,7 @@ impl Worker {
     fn close_numbered(&mut self, number: u32) -> Closed {
         let is_closed = self.tcp.close_numbered(&mut self.cx, number)
             || http::close_numbered(self, number)
-            || self.udp.close_numbered(&mut self.cx, number)
+            || self.udp.close_numbered(&self.cx, number)
             || dns::close_numbered(self, number);
         if is_closed { Closed::Done } else { Closed::Nobody }
     }
@@ -61,7 +61,7 @@ impl Worker {
     fn end_server(&mut self, ending: &Ending) {
         let ended = self.tcp.end_server(&mut self.cx, ending)
             + exchange::end_server(self, ending)
-            + self.udp.end_server(&mut self.cx, ending)
+            + self.udp.end_server(&self.cx, ending)
             + dns::end_server(self, ending);
         ending.add(ended);
     }

@@ -1,0 +1,70 @@
+//! The two classes of clients: those that the access list permits, and those that it refuses, which may have a pool of their
+//! own.
+
+use crate::service::{Backend, Settings};
+use evener_core::counters::ServiceCounters;
+use evener_core::snapshot::Snapshot;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// The class of a client, which decides about its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ClientClass {
+    /// Served by the service's own pool.
+    Permitted,
+    /// Served by the pool for clients that the access list refuses.
+    Refused,
+}
+
+impl ClientClass {
+    /// The class of a client; `None` when its datagrams are dropped.
+    pub(super) fn of(client: IpAddr, settings: &Settings) -> Option<Self> {
+        if settings.permits(client) {
+            return Some(Self::Permitted);
+        }
+        settings.refused().map(|_| Self::Refused)
+    }
+
+    /// The class of a client that begins a flow. Counts the client if it is refused, and its datagram if that is dropped.
+    pub(super) fn at_begin(
+        client: IpAddr,
+        settings: &Settings,
+        counters: &ServiceCounters,
+        is_new: bool,
+    ) -> Option<Self> {
+        let class = Self::of(client, settings);
+        if class != Some(Self::Permitted) && is_new {
+            counters.denied.one();
+        }
+        if class.is_none() {
+            counters.drop_denied.one();
+        }
+        class
+    }
+
+    /// The pool of this class, and how its servers are spoken to.
+    pub(super) fn backend(self, settings: &Settings) -> &Backend {
+        let refused = settings.refused().filter(|_| self == Self::Refused);
+        refused.unwrap_or(&settings.backends[0])
+    }
+}
+
+/// The pools of a service as they are for one batch.
+pub(super) struct Pools<'a> {
+    pub(super) settings: &'a Settings,
+    own: Arc<Snapshot>,
+    refused: Option<Arc<Snapshot>>,
+}
+
+impl<'a> Pools<'a> {
+    pub(super) fn load(settings: &'a Settings) -> Self {
+        let own = settings.backends[0].pool.load_full();
+        Self { settings, own, refused: settings.refused().map(|backend| backend.pool.load_full()) }
+    }
+
+    /// The pool of a class. Without a pool for refused clients it is the service's own.
+    pub(super) fn of(&self, class: ClientClass) -> &Snapshot {
+        let refused = self.refused.as_deref().filter(|_| class == ClientClass::Refused);
+        refused.unwrap_or(&self.own)
+    }
+}
