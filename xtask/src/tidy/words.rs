@@ -50,6 +50,8 @@ struct Rule<'a> {
     instead: &'a str,
     /// Phrases in which the word is right.
     allowed: Vec<Vec<&'a str>>,
+    /// Beginnings of the paths of files in which the word is right.
+    allowed_in: Vec<&'a str>,
 }
 
 /// The banned words.
@@ -57,7 +59,8 @@ struct Rule<'a> {
 pub(super) struct Words<'a>(Vec<Rule<'a>>);
 
 impl<'a> Words<'a> {
-    /// Parses lines of the form `banned | any, prose or name | instead | allowed phrases`; `#` begins a comment.
+    /// Parses lines of the form `banned | any, prose or name | instead | allowed phrases and @files`; `#` begins a
+    /// comment.
     pub(super) fn parse(text: &'a str) -> anyhow::Result<Self> {
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         lines.map(rule).collect::<anyhow::Result<_>>().map(Self)
@@ -66,14 +69,20 @@ impl<'a> Words<'a> {
     /// Appends the findings of one Rust file.
     pub(super) fn check_rust(&self, file: &str, tokens: &[Token], findings: &mut Vec<Finding>) {
         let mut documented = None;
-        for token in tokens {
+        for (at, token) in tokens.iter().enumerate() {
             let mut find =
                 |measure, line, what| findings.push(Finding { measure, file: file.into(), line, what });
             match token.kind {
-                Kind::Word => self.check_name(token.text, |what| find(Measure::Names, token.line, what)),
+                Kind::Word => {
+                    let owner = match tokens[..at] {
+                        [.., owner, path] if path.text == "::" => owner.text,
+                        _ => "",
+                    };
+                    self.check_name(file, owner, token.text, |what| find(Measure::Names, token.line, what));
+                }
                 Kind::Text => {
                     for (at, line) in token.text.split('\n').enumerate() {
-                        self.check_words(&prose(line), Scope::Prose, |what| {
+                        self.check_words(file, &prose(line), Scope::Prose, |what| {
                             find(Measure::Strings, token.line + at, what);
                         });
                     }
@@ -87,7 +96,7 @@ impl<'a> Words<'a> {
                         documented = Some(token.line);
                     }
                     for (at, line) in token.text.split('\n').enumerate() {
-                        self.check_line(line, |measure, what| find(measure, token.line + at, what));
+                        self.check_line(file, line, |measure, what| find(measure, token.line + at, what));
                     }
                 }
                 Kind::Punctuation | Kind::Other => {}
@@ -104,41 +113,62 @@ impl<'a> Words<'a> {
             if line.trim_start().starts_with("```") {
                 fenced = !fenced;
             } else if fenced {
-                self.check_code(line, |what| find(Measure::Names, what));
+                self.check_code(file, line, |what| find(Measure::Names, what));
             } else {
-                self.check_line(line, find);
+                self.check_line(file, line, find);
             }
         }
     }
 
     /// Checks a line of prose, in which `code` between backticks counts as names.
-    fn check_line(&self, line: &str, mut find: impl FnMut(Measure, String)) {
+    fn check_line(&self, file: &str, line: &str, mut find: impl FnMut(Measure, String)) {
         let mut sentence = String::with_capacity(line.len());
         for (at, part) in line.split('`').enumerate() {
             if at % 2 == 0 {
                 sentence.push_str(part);
             } else {
                 sentence.push_str(" ` ");
-                self.check_code(part, |what| find(Measure::Names, what));
+                self.check_code(file, part, |what| find(Measure::Names, what));
             }
         }
-        self.check_words(&prose(&sentence), Scope::Prose, |what| find(Measure::Comments, what));
+        self.check_words(file, &prose(&sentence), Scope::Prose, |what| find(Measure::Comments, what));
     }
 
-    fn check_code(&self, code: &str, mut find: impl FnMut(String)) {
-        code.split(|c: char| !c.is_alphanumeric() && c != '_')
-            .for_each(|name| self.check_name(name, &mut find));
+    fn check_code(&self, file: &str, code: &str, mut find: impl FnMut(String)) {
+        let mut owner = "";
+        for path in code.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':') {
+            for name in path.split("::") {
+                self.check_name(file, owner, name, &mut find);
+                owner = name;
+            }
+            owner = "";
+        }
     }
 
-    fn check_name(&self, name: &str, mut find: impl FnMut(String)) {
-        self.check_words(&parts(name), Scope::Name, |what| find(format!("`{name}`: {what}")));
+    /// Checks a name. That of its owner, as in `Owner::name`, can make an allowed phrase with it.
+    fn check_name(&self, file: &str, owner: &str, name: &str, mut find: impl FnMut(String)) {
+        let mut words = parts(owner);
+        let first = words.len();
+        words.extend(parts(name));
+        self.check_from(file, &words, first, Scope::Name, |what| find(format!("`{name}`: {what}")));
     }
 
-    fn check_words(&self, words: &[String], scope: Scope, mut find: impl FnMut(String)) {
-        for at in 0..words.len() {
+    fn check_words(&self, file: &str, words: &[String], scope: Scope, find: impl FnMut(String)) {
+        self.check_from(file, words, 0, scope, find);
+    }
+
+    fn check_from(
+        &self,
+        file: &str,
+        words: &[String],
+        first: usize,
+        scope: Scope,
+        mut find: impl FnMut(String),
+    ) {
+        for at in first..words.len() {
             for rule in self.0.iter().filter(|rule| rule.scope == scope || rule.scope == Scope::Any) {
                 let found = rule.banned.iter().find(|banned| begins(&words[at..], banned));
-                if let Some(banned) = found.filter(|banned| !rule.allows(words, at, banned)) {
+                if let Some(banned) = found.filter(|banned| !rule.allows(file, words, at, banned)) {
                     let (banned, instead) = (banned.join(" "), rule.instead);
                     find(format!("`{banned}` is banned, write {instead}"));
                 }
@@ -148,20 +178,28 @@ impl<'a> Words<'a> {
 }
 
 impl Rule<'_> {
-    /// Returns true if the words around the banned ones at `at` make an allowed phrase.
-    fn allows(&self, words: &[String], at: usize, banned: &[&str]) -> bool {
-        self.allowed.iter().any(|phrase| {
-            (0..phrase.len()).any(|offset| {
-                phrase[offset..].starts_with(banned) && offset <= at && begins(&words[at - offset..], phrase)
+    /// Returns true if the file may have the word, or the words around those at `at` make an allowed phrase.
+    fn allows(&self, file: &str, words: &[String], at: usize, banned: &[&str]) -> bool {
+        let is_exempt = self.allowed_in.iter().any(|path| file.starts_with(path));
+        is_exempt
+            || self.allowed.iter().any(|phrase| {
+                (0..phrase.len()).any(|offset| {
+                    phrase[offset..].starts_with(banned)
+                        && offset <= at
+                        && begins(&words[at - offset..], phrase)
+                })
             })
-        })
     }
 }
 
 fn rule(line: &str) -> anyhow::Result<Rule<'_>> {
     let mut columns = line.split('|').map(str::trim);
     let mut column = || columns.next().unwrap_or_default();
-    let (banned, scope, instead, allowed) = (split(column()), column(), column(), split(column()));
+    let (banned, scope, instead, allowed) = (split(column()), column(), column(), column());
+    let (files, phrases): (Vec<&str>, Vec<&str>) =
+        allowed.split(',').map(str::trim).partition(|allowed| allowed.starts_with('@'));
+    let allowed_in = files.iter().map(|file| &file[1..]).collect();
+    let allowed = phrases.iter().flat_map(|phrase| split(phrase)).collect();
     anyhow::ensure!(!banned.is_empty() && !instead.is_empty(), "xtask/words.txt: `{line}` lacks a word");
     let scope = match scope {
         "any" => Scope::Any,
@@ -169,7 +207,7 @@ fn rule(line: &str) -> anyhow::Result<Rule<'_>> {
         "name" => Scope::Name,
         _ => anyhow::bail!("xtask/words.txt: the second column of `{line}` must be any, prose or name"),
     };
-    Ok(Rule { banned, scope, instead, allowed })
+    Ok(Rule { banned, scope, instead, allowed, allowed_in })
 }
 
 /// Splits a list with commas into phrases, and these into words.
@@ -231,7 +269,7 @@ mod tests {
     use super::super::rust;
     use super::*;
 
-    const RULES: &str = "question, questions | any | query | question section, a question of taste
+    const RULES: &str = "question, questions | any | query | question section, a question of taste, @rfc.rs
         kept connection | prose | pooled connection
         kept | name | cached";
 
@@ -266,6 +304,20 @@ mod tests {
         check("// a question of taste; a question of DNS", &[(Measure::Comments, 1)]);
         check("// the question. Section 4", &[(Measure::Comments, 1)]);
         check("let question_section = 1;", &[]);
+    }
+
+    #[test]
+    fn owners_of_names_and_files_can_allow_a_word() {
+        check("Question::Section; question::of", &[(Measure::Names, 1), (Measure::Names, 1)]);
+        check("Section::Question", &[(Measure::Names, 1)]);
+        let words = Words::parse("answer | any | response | section answer, @rfc").unwrap();
+        let count = |file: &str, source: &str| {
+            let mut findings = Vec::new();
+            words.check_rust(file, &rust::tokens(source), &mut findings);
+            findings.len()
+        };
+        assert_eq!(count("a.rs", "Section::Answer; // `Section::Answer`"), 0);
+        assert_eq!((count("a.rs", "Answer"), count("rfc.rs", "Answer")), (1, 0));
     }
 
     #[test]
