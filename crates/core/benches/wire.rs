@@ -30,14 +30,14 @@ fn sample(name: &str) -> Vec<u8> {
 
 fn query(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("dns query");
-    for name in ["question", "question_edns", "question_subnet"] {
+    for name in ["query", "query_edns", "query_subnet"] {
         let message = sample(name);
         group.bench_function(name, |bencher| bencher.iter(|| Query::parse(black_box(&message))));
     }
 }
 
 fn cache(criterion: &mut Criterion) {
-    let (message, response) = (sample("question"), sample("answer"));
+    let (message, response) = (sample("query"), sample("response"));
     let cache = Cache::new(&DnsCacheSpec::default(), 1);
     let (mut key, mut out) = (Vec::new(), Vec::new());
     assert!(Query::parse(&message).unwrap().cache_key(&message, &mut key));

@@ -1,5 +1,5 @@
-//! DNS beyond its bytes: answers that are kept, and how much the networks of clients ask, and which
-//! transports a server refuses.
+//! DNS beyond the wire format: cached responses, rates of client networks, and the transports that a server
+//! refuses.
 
 mod cache;
 mod rate;

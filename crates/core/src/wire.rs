@@ -1,7 +1,7 @@
-//! Wire formats: views over bytes and what they say, without any I/O. Whatever comes in may be hostile; nothing here
-//! panics, and each parser gives the same answer however its bytes were cut into pieces.
+//! Wire formats: parsers and writers without I/O. Input may be hostile; nothing here panics, and each parser
+//! returns the same result for any division of its bytes into pieces.
 
-/// So many instances of Evener pass on what goes on to a server; then it is taken to go round in a loop.
+/// Number of instances of Evener that may pass a message on; beyond it a loop is assumed.
 pub const HOPS_MAX: u8 = 10;
 
 pub mod chunked;

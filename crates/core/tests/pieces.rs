@@ -1,5 +1,6 @@
-//! What comes in pieces is understood as if it had come at once: heads of HTTP, chunked bodies, ClientHellos, PROXY
-//! headers. Whoever could choose an understanding by how it cuts its bytes could show two programs two requests.
+//! Input in pieces gives the same result as in one piece: header sections of HTTP, chunked bodies,
+//! ClientHellos and PROXY headers. Otherwise a client could show two programs two requests by the division of
+//! its bytes.
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use evener_core::wire::chunked::{CHUNK_END, Decoder, Step, emit_size};
@@ -9,10 +10,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-/// Small, so that generated heads reach them.
+/// Small, so that generated header sections reach them.
 const LIMITS: HeadLimits = HeadLimits { bytes_max: 400, fields_max: 8 };
 
-/// The ends of the pieces; the last one is the whole length.
+/// Returns the ends of the pieces; the last one is the whole length.
 fn cut(length: usize, cuts: &[Index]) -> Vec<usize> {
     let mut ends: Vec<usize> = cuts.iter().map(|cut| cut.index(length + 1)).collect();
     ends.push(length);
@@ -20,24 +21,24 @@ fn cut(length: usize, cuts: &[Index]) -> Vec<usize> {
     ends
 }
 
-/// All that a head says, in words; and where it ended.
-fn understand(head: &[u8], is_request: bool) -> String {
+/// Returns the content of a header section in words, and its end.
+fn understand(section: &[u8], is_request: bool) -> String {
     if is_request {
         let mut request = Request::default();
-        match request.parse(head, &LIMITS) {
+        match request.parse(section, &LIMITS) {
             Err(error) => format!("{error:?}"),
-            Ok(()) => format!("{:?} {request:?}", request.target(head)),
+            Ok(()) => format!("{:?} {request:?}", request.target(section)),
         }
     } else {
         let mut response = Response::default();
-        match response.parse(head, &LIMITS) {
+        match response.parse(section, &LIMITS) {
             Err(error) => format!("{error:?}"),
             Ok(()) => format!("{response:?}"),
         }
     }
 }
 
-fn read_head(bytes: &[u8], ends: &[usize], is_request: bool) -> String {
+fn read_section(bytes: &[u8], ends: &[usize], is_request: bool) -> String {
     let mut scan = if is_request { Scan::default() } else { Scan::of_response() };
     for end in ends {
         match scan.find(&bytes[..*end], &LIMITS) {
@@ -51,7 +52,7 @@ fn read_head(bytes: &[u8], ends: &[usize], is_request: bool) -> String {
     "incomplete".to_owned()
 }
 
-/// The body, and how it ended: done and after how many bytes, malformed, or not yet.
+/// Returns the body and its end: done and after how many bytes, malformed, or not yet.
 fn read_chunks(bytes: &[u8], ends: &[usize]) -> (Vec<u8>, Option<usize>, bool) {
     let (mut decoder, mut body, mut used) = (Decoder::default(), Vec::new(), 0);
     for end in ends {
@@ -99,7 +100,7 @@ fn field() -> impl Strategy<Value = String> {
     ]
 }
 
-fn head() -> impl Strategy<Value = Vec<u8>> {
+fn section() -> impl Strategy<Value = Vec<u8>> {
     let start = select(vec![
         "GET / HTTP/1.1",
         "\r\nGET / HTTP/1.1",
@@ -128,7 +129,7 @@ fn chunks() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(chunks, end, rest)| [chunks.concat(), end.as_bytes().to_vec(), rest].concat())
 }
 
-/// Bytes that were put elsewhere, changed or taken away.
+/// Moves, changes or removes bytes.
 fn mutate(bytes: &mut Vec<u8>, changes: &[(Index, u8, u8)]) {
     for (at, how, byte) in changes {
         if bytes.is_empty() {
@@ -152,18 +153,18 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_head_says_the_same_however_it_is_cut(
-        (mut bytes, changes, cuts, is_request) in (head(), changes(), vec(any::<Index>(), 0..8), any::<bool>())
+    fn a_header_section_is_the_same_in_any_pieces(
+        (mut bytes, changes, cuts, is_request) in (section(), changes(), vec(any::<Index>(), 0..8), any::<bool>())
     ) {
         mutate(&mut bytes, &changes);
-        let whole = read_head(&bytes, &[bytes.len()], is_request);
-        prop_assert_eq!(&read_head(&bytes, &cut(bytes.len(), &cuts), is_request), &whole);
+        let whole = read_section(&bytes, &[bytes.len()], is_request);
+        prop_assert_eq!(&read_section(&bytes, &cut(bytes.len(), &cuts), is_request), &whole);
         let each: Vec<usize> = (0..=bytes.len()).collect();
-        prop_assert_eq!(&read_head(&bytes, &each, is_request), &whole);
+        prop_assert_eq!(&read_section(&bytes, &each, is_request), &whole);
     }
 
     #[test]
-    fn a_chunked_body_is_the_same_however_it_is_cut(
+    fn a_chunked_body_is_the_same_in_any_pieces(
         (mut bytes, changes, cuts) in (chunks(), changes(), vec(any::<Index>(), 0..8))
     ) {
         mutate(&mut bytes, &changes);
@@ -174,7 +175,7 @@ proptest! {
     }
 
     #[test]
-    fn a_body_that_is_written_in_chunks_is_read_again(
+    fn an_encoded_body_is_decoded_again(
         (parts, cuts) in (vec(vec(any::<u8>(), 1..300), 0..6), vec(any::<Index>(), 0..8))
     ) {
         let mut bytes = Vec::new();
@@ -190,12 +191,12 @@ proptest! {
     }
 }
 
-/// What the first bytes that tell anything tell.
-fn first_told<T>(length: usize, parse: impl Fn(usize) -> Option<T>) -> Option<T> {
+/// Returns the first result that is not `None`, for a growing number of bytes.
+fn first_result<T>(length: usize, parse: impl Fn(usize) -> Option<T>) -> Option<T> {
     (0..=length).find_map(parse)
 }
 
-/// A ClientHello of so many bytes, cut into records of so many.
+/// Returns a ClientHello of `size` bytes in records of `record` bytes.
 fn hello_of(size: usize, record: usize) -> Vec<u8> {
     let name = b"a.example";
     let list = [&[0, 0, name.len() as u8][..], name].concat();
@@ -216,24 +217,24 @@ fn hello_of(size: usize, record: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_large_hello_is_the_same_however_it_is_cut() {
+fn a_large_client_hello_is_the_same_in_any_pieces() {
     let sizes = [200, 2000, hello::HELLO_BYTES_MAX - 20, hello::HELLO_BYTES_MAX, hello::HELLO_BYTES_MAX + 1];
     for size in sizes {
         for record in [16_000, 1000, 100] {
             let bytes = hello_of(size, record);
-            let told = |end: usize| match hello::parse(&bytes[..end]) {
+            let result = |end: usize| match hello::parse(&bytes[..end]) {
                 Ok(None) => None,
                 other => Some(other),
             };
-            let whole = told(bytes.len());
-            assert_eq!(first_told(bytes.len(), told), whole, "{size} bytes in records of {record}");
+            let whole = result(bytes.len());
+            assert_eq!(first_result(bytes.len(), result), whole, "{size} bytes in records of {record}");
         }
     }
 }
 
 #[test]
-fn what_one_says_of_a_client_is_passed_on_readably_whatever_its_length() {
-    // An authority may put long names into the certificates of its clients, and a proxy before us may tell them.
+fn information_about_a_client_of_any_length_is_parsed_again() {
+    // An authority may put long names into the certificates of its clients, and a proxy may report them.
     let long = "n".repeat(1100);
     for length in [0, 60, 900, 980, 1000, 1024, 1100] {
         let extras = proxy::Extras {

@@ -1,38 +1,39 @@
-//! Answers that are kept for whoever asks the same: all workers share them. The table is split into shards, each bounded and
-//! behind a lock that is held for a look or a note alone; bytes are copied and judged outside of it.
+//! Cached DNS responses, shared by all workers. The table is split into bounded shards. Each has a lock that
+//! is held only to find or to insert an entry; bytes are copied and judged outside of it.
 
-mod answer;
+mod response;
 
 use crate::hash::Keyed;
 use crate::lru::Lru;
 use crate::spec::DnsCacheSpec;
 use crate::time::Time;
 use crate::wire::dns::is_name;
-use answer::{Kept, Kind};
+
 use crossbeam_utils::CachePadded;
+use response::{CachedResponse, Kind};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// A shard has no fewer answers, and no fewer bytes, so that small caches evict exactly and long answers fit.
+/// Minimum size of a shard, so that small caches evict exactly and long responses fit.
 const SHARD_ENTRIES_MIN: u64 = 1024;
 const SHARD_BYTES_MIN: u64 = 1 << 20;
-/// So many are enough for the cores of any machine, and for an expunge to hold no lock for long.
+/// Enough for the cores of any machine, and for an expunge to hold no lock for long.
 const SHARDS_MAX: u64 = 1024;
-/// What an answer takes beside its bytes: the entry, its counts, its place in the order and the index, and what the
-/// allocator adds.
+/// Memory that a response takes beside its bytes: the entry, its counts, its part of the order and the index,
+/// and the overhead of the allocator.
 const ENTRY_BYTES: usize = size_of::<Entry>() + 128;
 
-/// Whether expired answers count.
+/// Use of expired responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
-    /// They do not.
+    /// Expired responses are not used.
     Fresh,
-    /// They do, as far as the configuration allows (RFC 8767).
+    /// Expired responses are used as far as the configuration allows (RFC 8767).
     Stale,
 }
 
-/// How far an expunge reaches.
+/// Extent of an expunge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// The name alone.
@@ -41,16 +42,38 @@ pub enum Reach {
     Below,
 }
 
-/// How full a cache is.
+/// Fill level of a cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStats {
-    /// Answers.
+    /// Number of responses.
     pub entries: usize,
-    /// Bytes that they take.
+    /// Bytes that the responses take.
     pub bytes: u64,
 }
 
-/// What is kept.
+/// A cache of DNS responses.
+///
+/// ```
+/// use evener_core::Time;
+/// use evener_core::dns::{Cache, Freshness};
+/// use evener_core::spec::DnsCacheSpec;
+/// use evener_core::wire::dns::Query;
+///
+/// let header = |qr: u8, count| [0, 7, qr | 1, 0, 0, 1, 0, count, 0, 0, 0, 0];
+/// let name_and_type = *b"\x07example\x03org\0\0\x01\0\x01";
+/// let record = *b"\xc0\x0c\0\x01\0\x01\0\0\x01\x2c\0\x04\xc0\0\x02\x01";
+/// let query = [&header(0, 0)[..], &name_and_type].concat();
+/// let response = [&header(0x80, 1)[..], &name_and_type, &record].concat();
+///
+/// let (mut key, mut out) = (Vec::new(), Vec::new());
+/// assert!(Query::parse(&query)?.cache_key(&query, &mut key));
+/// let cache = Cache::new(&DnsCacheSpec::default(), 1);
+/// assert!(!cache.lookup(&key, Time::ZERO, Freshness::Fresh, &mut out));
+/// assert!(cache.store(&key, &response, Time::ZERO));
+/// assert!(cache.lookup(&key, Time::ZERO, Freshness::Fresh, &mut out));
+/// assert_eq!(out[2..], response[2..]);
+/// # Ok::<(), evener_core::wire::dns::QueryError>(())
+/// ```
 #[derive(Debug)]
 pub struct Cache {
     spec: DnsCacheSpec,
@@ -60,8 +83,8 @@ pub struct Cache {
 
 #[derive(Debug)]
 struct Shard {
-    /// By the hash of their key. Where two keys have one hash, the later one is kept.
-    answers: Lru<u64, Arc<Entry>>,
+    /// By the hash of the key. Of two keys with one hash the later one stays.
+    responses: Lru<u64, Arc<Entry>>,
     bytes: usize,
     bytes_max: usize,
 }
@@ -69,15 +92,15 @@ struct Shard {
 #[derive(Debug)]
 struct Entry {
     key: Box<[u8]>,
-    answer: Kept,
+    response: CachedResponse,
     stored_at: Time,
     expires_at: Time,
-    /// Not even stale it is given from then on.
+    /// The time from which the response is not even used as a stale one.
     dead_at: Time,
 }
 
 impl Cache {
-    /// An empty cache as `spec` says; `key` seeds its hashing.
+    /// Creates an empty cache according to `spec`. `key` seeds its hashing.
     #[must_use]
     pub fn new(spec: &DnsCacheSpec, key: u64) -> Self {
         let entries = u64::from(spec.entries).max(1);
@@ -85,7 +108,7 @@ impl Cache {
         // A power of two, so that a hash finds its shard by a mask.
         let shards = 1_u64 << most.ilog2();
         let shard = || Shard {
-            answers: Lru::new((entries / shards) as usize, key),
+            responses: Lru::new((entries / shards) as usize, key),
             bytes: 0,
             bytes_max: usize::try_from(spec.bytes / shards).unwrap_or(usize::MAX),
         };
@@ -93,14 +116,15 @@ impl Cache {
         Self { spec: spec.clone(), hasher: Keyed::new(key), shards }
     }
 
-    /// What it was made from.
+    /// Returns the configuration of the cache.
     #[must_use]
     pub fn spec(&self) -> &DnsCacheSpec {
         &self.spec
     }
 
-    /// Writes the answer that is kept for `key` to `out` (emptied first), its TTLs counted down; whether there is one.
-    /// Its ID is 0 and its question as it was asked first. The TTLs of a stale one are 30 s (RFC 8767, section 4).
+    /// Writes the cached response for `key` to `out`, which is emptied first, and returns true if there is
+    /// one. Its TTLs are counted down; those of a stale response are 30 s (RFC 8767, section 4). Its ID is 0
+    /// and its question section is that of the first query.
     pub fn lookup(&self, key: &[u8], now: Time, freshness: Freshness, out: &mut Vec<u8>) -> bool {
         out.clear();
         let hash = self.hash(key);
@@ -109,28 +133,30 @@ impl Cache {
             return false;
         }
         if now < entry.expires_at {
-            entry.answer.emit(now.since(entry.stored_at), out);
+            entry.response.emit(now.since(entry.stored_at), out);
         } else if freshness == Freshness::Stale {
-            entry.answer.emit_stale(out);
+            entry.response.emit_stale(out);
         }
         !out.is_empty()
     }
 
-    /// Keeps an answer to the question of `key` (as [`crate::wire::dns::Query::cache_key`] has it, perhaps with more after
-    /// that), if it is one to keep; whether it was. That a server failed never takes the place of what could still be given.
-    pub fn store(&self, key: &[u8], answer: &[u8], now: Time) -> bool {
-        let Some(kept) = Kept::new(key, answer, &self.spec) else { return false };
-        let expires_at = now + kept.lifetime;
-        let stale = if kept.kind == Kind::Failure { Duration::ZERO } else { self.spec.stale };
+    /// Stores a response to the query of `key` and returns true if it may be cached and was. The key is that
+    /// of [`crate::wire::dns::Query::cache_key`], perhaps with more bytes after it. A failure never replaces
+    /// a response that could still be used.
+    pub fn store(&self, key: &[u8], response: &[u8], now: Time) -> bool {
+        let Some(cached) = CachedResponse::new(key, response, &self.spec) else { return false };
+        let expires_at = now + cached.lifetime;
+        let stale = if cached.kind == Kind::Failure { Duration::ZERO } else { self.spec.stale };
         let dead_at = expires_at + stale;
-        let entry = Entry { key: key.into(), answer: kept, stored_at: now, expires_at, dead_at };
+        let entry = Entry { key: key.into(), response: cached, stored_at: now, expires_at, dead_at };
         let hash = self.hash(key);
-        self.shard(hash).keep(hash, entry, now)
+        self.shard(hash).insert(hash, entry, now)
     }
 
-    /// Takes out what is kept for a name (wire form, in any case); with `Below`, for all names below it, too. How many.
+    /// Removes the responses for a name (wire form, in any case) and, with `Below`, for all names below it.
+    /// Returns their number.
     pub fn expunge(&self, name: &[u8], reach: Reach) -> usize {
-        // A name ends by its root, so that what begins with it begins with just this name; other bytes are none.
+        // A name ends with its root, so a key that begins with its bytes begins with exactly this name.
         if !is_name(name) {
             return 0;
         }
@@ -141,16 +167,16 @@ impl Cache {
         })
     }
 
-    /// Takes out everything. How many.
+    /// Removes all responses. Returns their number.
     pub fn clear(&self) -> usize {
         self.expunge_where(|_| true)
     }
 
-    /// How full it is.
+    /// Returns the fill level.
     #[must_use]
     pub fn stats(&self) -> CacheStats {
         self.shards.iter().map(|shard| lock(shard)).fold(CacheStats::default(), |sum, shard| CacheStats {
-            entries: sum.entries + shard.answers.len(),
+            entries: sum.entries + shard.responses.len(),
             bytes: sum.bytes + shard.bytes as u64,
         })
     }
@@ -169,17 +195,17 @@ impl Cache {
         lock(&self.shards[hash as usize & (self.shards.len() - 1)])
     }
 
-    /// Panics unless what is counted is what there is, within bounds, and where its key says.
+    /// Panics unless the counts are right, within bounds, and every response is in the shard of its key.
     pub fn check_invariants(&self) {
         let stats = self.stats();
         assert!(stats.entries <= (self.spec.entries as usize).max(1), "within the entries");
         assert!(stats.bytes <= self.spec.bytes, "within the bytes");
         for (at, shard) in self.shards.iter().enumerate() {
             let shard = lock(shard);
-            shard.answers.check_invariants();
-            assert_eq!(shard.bytes, shard.answers.iter().map(|(_, entry, _)| entry.bytes()).sum::<usize>());
+            shard.responses.check_invariants();
+            assert_eq!(shard.bytes, shard.responses.iter().map(|(_, entry, _)| entry.bytes()).sum::<usize>());
             assert!(shard.bytes <= shard.bytes_max, "within the shard's bytes");
-            for (&hash, entry, _) in shard.answers.iter() {
+            for (&hash, entry, _) in shard.responses.iter() {
                 assert_eq!(hash, self.hash(&entry.key), "by the hash of its key");
                 assert_eq!(hash as usize & (self.shards.len() - 1), at, "in the shard of its hash");
                 assert!(entry.stored_at < entry.expires_at && entry.expires_at <= entry.dead_at);
@@ -194,9 +220,9 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 }
 
 impl Shard {
-    /// What has this hash, now the newest; what is dead is taken out.
+    /// Returns the entry with this hash and makes it the newest. A dead entry is removed.
     fn find(&mut self, hash: u64, now: Time) -> Option<Arc<Entry>> {
-        let entry = self.answers.touch(&hash, now)?;
+        let entry = self.responses.touch(&hash, now)?;
         if now < entry.dead_at {
             return Some(Arc::clone(entry));
         }
@@ -204,40 +230,40 @@ impl Shard {
         None
     }
 
-    fn keep(&mut self, hash: u64, entry: Entry, now: Time) -> bool {
+    fn insert(&mut self, hash: u64, entry: Entry, now: Time) -> bool {
         if entry.bytes() > self.bytes_max || self.has_better(hash, &entry, now) {
             return false;
         }
         self.bytes += entry.bytes();
-        if let Some((_, evicted)) = self.answers.insert(hash, Arc::new(entry), now) {
+        if let Some((_, evicted)) = self.responses.insert(hash, Arc::new(entry), now) {
             self.bytes -= evicted.bytes();
         }
         while self.bytes > self.bytes_max {
-            // The new entry alone fits, so that it is not thrown out.
-            let Some((_, evicted)) = self.answers.pop_oldest() else { break };
+            // The new entry alone fits, so it is not evicted.
+            let Some((_, evicted)) = self.responses.pop_oldest() else { break };
             self.bytes -= evicted.bytes();
         }
         true
     }
 
-    /// Whether an entry says that a server failed, where there is an answer that may be given, be it stale (RFC 8767,
-    /// section 5).
+    /// Returns true if `entry` is a failure and there is a usable response, be it stale (RFC 8767, section
+    /// 5).
     fn has_better(&self, hash: u64, entry: &Entry, now: Time) -> bool {
-        entry.answer.kind == Kind::Failure
-            && self.answers.peek(&hash).is_some_and(|(known, _)| {
-                known.key == entry.key && known.answer.kind == Kind::Answer && now < known.dead_at
+        entry.response.kind == Kind::Failure
+            && self.responses.peek(&hash).is_some_and(|(known, _)| {
+                known.key == entry.key && known.response.kind == Kind::Response && now < known.dead_at
             })
     }
 
     fn remove(&mut self, hash: u64) {
-        if let Some(entry) = self.answers.remove(&hash) {
+        if let Some(entry) = self.responses.remove(&hash) {
             self.bytes -= entry.bytes();
         }
     }
 
     fn expunge(&mut self, is_out: impl Fn(&Entry) -> bool) -> usize {
         let out: Vec<u64> =
-            self.answers.iter().filter(|(_, entry, _)| is_out(entry)).map(|(hash, ..)| *hash).collect();
+            self.responses.iter().filter(|(_, entry, _)| is_out(entry)).map(|(hash, ..)| *hash).collect();
         out.iter().for_each(|hash| self.remove(*hash));
         out.len()
     }
@@ -245,11 +271,11 @@ impl Shard {
 
 impl Entry {
     fn bytes(&self) -> usize {
-        self.key.len() + self.answer.bytes() + ENTRY_BYTES
+        self.key.len() + self.response.bytes() + ENTRY_BYTES
     }
 }
 
-/// Whether the name that a key begins with is `name` or below it.
+/// Returns true if the name at the beginning of a key is `name` or below it.
 fn is_below(key: &[u8], name: &[u8]) -> bool {
     let mut rest = key;
     while !rest.starts_with(name) {

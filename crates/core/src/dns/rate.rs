@@ -1,5 +1,6 @@
-//! How much the networks of clients ask over UDP (response rate limiting, as BIND and NSD have it): beyond the rate a
-//! question gets a truncated answer, which whoever really is there follows by asking over TCP, or none.
+//! Limits of the DNS queries of client networks over UDP (response rate limiting, as in BIND and NSD). Beyond
+//! the rate a query gets a truncated response, which a client with a genuine address follows by a retry over
+//! TCP, or none.
 
 use crate::hash;
 use crate::lru::Lru;
@@ -10,22 +11,22 @@ use std::sync::{Mutex, PoisonError};
 
 const SHARDS: usize = 16;
 
-/// What becomes of a question.
+/// Verdict on a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateVerdict {
-    /// It is answered.
+    /// The query gets its response.
     Answer,
-    /// It gets a truncated answer.
+    /// The query gets a truncated response.
     Truncate,
-    /// It gets none.
+    /// The query gets no response.
     Drop,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     full_at: Time,
-    /// Queries beyond the rate. Those within it do not begin the count anew: a client that is just over the rate would never be
-    /// sent to TCP.
+    /// Queries beyond the rate. Queries within the rate do not reset this count; otherwise a client that is
+    /// just over the rate would never be sent to TCP.
     beyond: u32,
 }
 
@@ -37,7 +38,7 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// An empty table as `spec` says; `key` seeds its hashing.
+    /// Creates an empty table according to `spec`. `key` seeds its hashing.
     #[must_use]
     pub fn new(spec: &DnsRateSpec, key: u64) -> Self {
         let capacity = (spec.size as usize).div_ceil(SHARDS);
@@ -45,13 +46,13 @@ impl RateLimit {
         Self { spec: spec.clone(), shards }
     }
 
-    /// What it was made from.
+    /// Returns the configuration of the table.
     #[must_use]
     pub fn spec(&self) -> &DnsRateSpec {
         &self.spec
     }
 
-    /// One more question of `client`.
+    /// Counts one more query of `client` and returns the verdict on it.
     #[must_use]
     pub fn ask(&self, client: IpAddr, now: Time) -> RateVerdict {
         let key = network(client, self.spec.v4, self.spec.v6);
@@ -71,8 +72,8 @@ impl RateLimit {
     }
 }
 
-/// The network of so many bits that an address is in. An IPv4 address within IPv6 (RFC 4291, section 2.5.5.2) counts as what
-/// it is.
+/// Returns the network of an address, which has `v4` or `v6` bits. An IPv4-mapped IPv6 address (RFC 4291,
+/// section 2.5.5.2) counts as IPv4.
 #[must_use]
 pub fn network(client: IpAddr, v4: u8, v6: u8) -> IpAddr {
     match client.to_canonical() {
@@ -114,7 +115,8 @@ mod tests {
             let spec =
                 DnsRateSpec { slip, ..DnsRateSpec::new(Rate { count: 2, period: Duration::from_secs(1) }) };
             let limit = RateLimit::new(&spec, 1);
-            // Three in a second: one of them is beyond the rate, once the first second has used up what was saved.
+            // Three in a second: one of them is beyond the rate, once the first second has used up the saved
+            // ones.
             let seen = (0..15_u64).map(|n| {
                 let at = Time::ZERO + Duration::from_millis(1000 * n / 3);
                 match limit.ask([192, 0, 2, 1].into(), at) {

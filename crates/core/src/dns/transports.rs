@@ -1,16 +1,16 @@
-//! Which of its two transports a DNS server refuses. One that speaks only UDP is no worse for it, and what TCP clients meet
-//! must not take it from others. Whether a server is up is not decided here: that is `health.rs`.
+//! The transports that a DNS server refuses. A server that speaks only UDP is not worse for it, and failures
+//! over TCP must not take it from UDP clients. `health.rs` decides if a server is up.
 
 use crate::spec::Transport;
 use crate::time::Time;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A transport that was refused is avoided for so long.
+/// Time for which a refused transport is avoided.
 const REFUSED: Duration = Duration::from_secs(30);
-/// A response counts for so long as evidence that the transport works.
+/// Time for which a response proves that the transport works.
 const WORKS: Duration = Duration::from_secs(5);
-/// Responses are noted at most so often: they come often, and all workers write here.
+/// Minimum time between two records of a response: responses are frequent, and all workers write here.
 const NOTED_EVERY: Duration = Duration::from_secs(1);
 
 /// Transports that a server is known to refuse.
@@ -20,7 +20,7 @@ pub struct Transports {
     stream: Seen,
 }
 
-/// When a transport was refused and when it brought a response, in nanoseconds; 0 is never.
+/// Times of the last refusal and of the last response over one transport, in nanoseconds; 0 is never.
 #[derive(Debug, Default)]
 struct Seen {
     refused_at: AtomicU64,
@@ -35,14 +35,15 @@ impl Transports {
         }
     }
 
-    /// The server refused this transport, or could not be reached by it.
+    /// Records that the server refused this transport or could not be reached by it.
     pub fn refused(&self, by: Transport, now: Time) {
         let seen = self.seen(by);
         seen.refused_at.store(now.as_nanos().max(1), Ordering::Relaxed);
         seen.answered_at.store(0, Ordering::Relaxed);
     }
 
-    /// The server responded by this transport. Where both were refused it was gone and is back: the other one may be, too.
+    /// Records a response over this transport. If both were refused, the server was gone and is back, so the
+    /// other transport is tried again, too.
     pub fn answered(&self, by: Transport, now: Time) {
         let seen = self.seen(by);
         if seen.refused_at.load(Ordering::Relaxed) > 0 {
@@ -54,28 +55,29 @@ impl Transports {
         }
     }
 
-    /// Whether this transport was refused of late, and brought no response since.
+    /// Returns true if this transport was refused recently and no response arrived since.
     #[must_use]
     pub fn refuses(&self, by: Transport, now: Time) -> bool {
         is_within(self.seen(by).refused_at.load(Ordering::Relaxed), REFUSED, now)
     }
 
-    /// Whether this transport is refused, but not the other one. Of a server that refuses both its verdict says when it is
-    /// asked again.
+    /// Returns true if this transport is refused and the other one is not. For a server that refuses both,
+    /// its verdict decides when it is tried again.
     #[must_use]
     pub fn refuses_only(&self, by: Transport, now: Time) -> bool {
         let both = self.refuses(Transport::Datagram, now) && self.refuses(Transport::Stream, now);
         self.refuses(by, now) && !both
     }
 
-    /// Whether this transport brought a response of late, and was not refused since.
+    /// Returns true if a response arrived over this transport recently and was not refused since.
     #[must_use]
     pub fn works(&self, by: Transport, now: Time) -> bool {
         is_within(self.seen(by).answered_at.load(Ordering::Relaxed), WORKS, now)
     }
 
-    /// Whether a refusal by this transport says something of the server as a whole. Every server speaks UDP, so one that
-    /// refuses it is gone, unless TCP works; a refusal by TCP says nothing, unless UDP is refused, too.
+    /// Returns true if a refusal over this transport counts against the whole server. Every server speaks
+    /// UDP, so one that refuses it is gone, unless TCP works. A refusal of TCP counts only if UDP is refused,
+    /// too.
     #[must_use]
     pub fn is_telling(&self, by: Transport, now: Time) -> bool {
         match by {
@@ -85,7 +87,8 @@ impl Transports {
     }
 }
 
-/// Whether something was less than so long ago. Workers read the clock at different times: it may lie ahead.
+/// Returns true if less than `time` has passed since `nanos`. Workers read the clock at different times, so
+/// `nanos` may lie in the future.
 fn is_within(nanos: u64, time: Duration, now: Time) -> bool {
     nanos > 0 && now.since(Time::from_nanos(nanos)) < time
 }
@@ -95,9 +98,9 @@ mod tests {
     use super::*;
     use Transport::{Datagram, Stream};
 
-    /// Steps: `u` and `t`, a refusal by UDP and TCP, `U` and `T`, a response; digits pass so many seconds. What holds in the
-    /// end: `u` and `t`, the transports that are refused, `1`, that one of them is alone, `U` and `T`, those that work, `!` and `?`, whether a refusal by UDP
-    /// and TCP is telling.
+    /// Steps: `u` and `t` are a refusal by UDP and TCP, `U` and `T` a response, and digits pass so many
+    /// seconds. Expected: `u` and `t` are the refused transports, `1` means that only one of them is refused,
+    /// `U` and `T` are the working ones, and `!` and `?` mean that a refusal by UDP and TCP is telling.
     fn check(steps: &str, expected: &str) {
         let (transports, mut now) = (Transports::default(), Time::from_nanos(1));
         for step in steps.chars() {
@@ -123,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_transport_refuses_counts_for_that_one() {
+    fn a_refusal_counts_for_its_transport_only() {
         check("", "!");
         check("Ut", "t1U!");
         check("t", "t1!");
@@ -134,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_forgotten_in_time_and_by_a_response() {
+    fn a_refusal_is_forgotten_in_time_and_by_a_response() {
         check("t992", "t1!");
         check("t993333", "!");
         check("tT", "T");

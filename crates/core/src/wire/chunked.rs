@@ -1,20 +1,21 @@
-//! The chunked transfer coding (RFC 9112, section 7.1): takes the coding off, strictly. Chunk extensions and trailers are
-//! read and left out (RFC 9110, section 6.5.1 lets an intermediary do so), so that what goes on is always written by us.
+//! The chunked transfer coding (RFC 9112, section 7.1): a strict decoder and an encoder. Chunk extensions and
+//! trailers are parsed and dropped (RFC 9110, section 6.5.1 allows it for an intermediary), so that the
+//! output is always written here.
 
 use super::http::is_token;
 
-/// Extensions of one chunk, and one trailer line, may have so many bytes.
+/// Maximum size of the extensions of one chunk, and of one trailer line.
 const LINE_BYTES_MAX: u32 = 4096;
-/// All trailers together may have so many bytes.
+/// Maximum size of all trailers.
 const TRAILER_BYTES_MAX: u32 = 16 * 1024;
 
-/// Takes the coding off a body that comes in pieces.
+/// Decodes a body that arrives in pieces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Decoder {
     state: State,
-    /// What is left of the present chunk; its size while that is read.
+    /// Rest of the current chunk; its size while that is read.
     left: u64,
-    /// Bytes of the present line.
+    /// Bytes of the current line.
     line: u32,
     /// Bytes of all trailers so far.
     trailers: u32,
@@ -22,17 +23,17 @@ pub struct Decoder {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
-    /// At the size; no digit came yet.
+    /// Before the first digit of the size.
     #[default]
     SizeBegin,
     Size,
-    /// Behind the size: spaces before an extension, or the extension.
+    /// After the size: spaces before an extension, or the extension.
     Extension,
     SizeLf,
     Data,
     DataCr,
     DataLf,
-    /// At the beginning of a trailer line, or of the empty line that ends the body.
+    /// At the start of a trailer line, or of the empty line that ends the body.
     TrailerBegin,
     TrailerName,
     Trailer,
@@ -41,24 +42,25 @@ enum State {
     Done,
 }
 
-/// What became of a step.
+/// Result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step<'a> {
-    /// These bytes are part of the body.
+    /// Bytes of the body.
     Data(&'a [u8]),
-    /// All that was given is read; more has to come.
+    /// All bytes are consumed, and more are needed.
     More,
     /// The body is complete.
     Done,
 }
 
-/// The coding is malformed.
+/// Error of a malformed coding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed chunked body")]
 pub struct Malformed;
 
 impl Decoder {
-    /// Reads on. Returns how many bytes were used and what they brought; to be called until it wants more, or is done.
+    /// Decodes the next bytes. Returns the number of consumed bytes and the result. Call it until it needs
+    /// more bytes or is done.
     pub fn step<'a>(&mut self, bytes: &'a [u8]) -> Result<(usize, Step<'a>), Malformed> {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
@@ -79,7 +81,7 @@ impl Decoder {
         Ok((at, if self.state == State::Done { Step::Done } else { Step::More }))
     }
 
-    /// Whether the body is complete.
+    /// Returns true if the body is complete.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.state == State::Done
@@ -94,7 +96,7 @@ impl Decoder {
                 State::Size
             }
             (State::Size | State::Extension, b'\r') => State::SizeLf,
-            // Space before an extension is bad, but allowed (RFC 9112, section 7.1.1).
+            // Space before an extension is wrong, but allowed (RFC 9112, section 7.1.1).
             (State::Size, b';' | b' ' | b'\t') => self.in_line(State::Extension)?,
             (State::Extension, b'\t' | b' '..=b'~' | 0x80..) => self.in_line(State::Extension)?,
             (State::SizeLf, b'\n') => {
@@ -130,7 +132,7 @@ impl Decoder {
     }
 }
 
-/// Writes the head of a chunk of `length` bytes, which is above 0.
+/// Writes the size line of a chunk of `length` bytes, which is above 0.
 pub fn emit_size(length: usize, out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digits = (usize::BITS - length.leading_zeros()).div_ceil(4).max(1);
@@ -138,16 +140,16 @@ pub fn emit_size(length: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// What ends a chunk.
+/// End of a chunk.
 pub const CHUNK_END: &[u8] = b"\r\n";
-/// What ends a body.
+/// End of a body.
 pub const BODY_END: &[u8] = b"0\r\n\r\n";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The body and how many bytes it took, when it comes in pieces of `size`.
+    /// Returns the body, the number of its bytes, and true if it ended, when it arrives in pieces of `size`.
     fn decode(bytes: &[u8], size: usize) -> Result<(Vec<u8>, usize, bool), Malformed> {
         let (mut decoder, mut body, mut used) = (Decoder::default(), Vec::new(), 0);
         for piece in bytes.chunks(size) {
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_refused_at_the_first_wrong_byte() {
+    fn malformed_bodies_are_refused_at_the_first_wrong_byte() {
         for bytes in [
             b"\r\n".as_slice(),
             b";a\r\n",
@@ -222,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn an_encoded_body_is_decoded_again() {
         for length in [1, 9, 10, 15, 16, 17, 255, 256, 65_536, 70_000] {
             let data = vec![b'x'; length];
             let mut written = Vec::new();

@@ -1,5 +1,6 @@
-//! DNS messages (RFC 1035, section 4.1): what a load balancer looks at in a question, whether an answer is one to it, and the
-//! few messages that it writes itself. Nothing of a message is encoded anew: what is not ours goes on byte for byte.
+//! DNS messages (RFC 1035, section 4.1): the parts of a query that a load balancer needs, the match of a
+//! response to its query, and the few messages that it writes itself. Foreign messages are not encoded anew;
+//! they are passed on byte for byte.
 
 mod emit;
 mod hop;
@@ -20,33 +21,34 @@ pub use text::{NameError, parse_name, rcode_name, rcode_number, type_name, type_
 pub use transfer::Transfer;
 
 pub(crate) use options::retain_options;
-pub(crate) use record::{Record, Records, Section, is_name, question_end};
+pub(crate) use record::{Record, Records, Section, is_name, question_section_end};
 
-/// The header that each message begins with (RFC 1035, section 4.1.1).
+/// Size of the header that each message begins with (RFC 1035, section 4.1.1).
 pub const HEADER_BYTES: usize = 12;
-/// The longest message (RFC 1035, section 4.2.2).
+/// Maximum size of a message (RFC 1035, section 4.2.2).
 pub const MESSAGE_BYTES_MAX: usize = 65_535;
-/// The longest message over UDP to a client that did not say that it takes more (RFC 1035, section 4.2.1).
+/// Maximum size of a response over UDP to a client that did not announce a larger one (RFC 1035, section
+/// 4.2.1).
 pub const UDP_BYTES: usize = 512;
-/// The longest name in wire form (RFC 1035, section 3.1).
+/// Maximum size of a name in wire form (RFC 1035, section 3.1).
 pub const NAME_BYTES_MAX: usize = 255;
-/// The UDP size in an OPT of ours: what goes through nearly any network in one piece (DNS Flag Day 2020).
+/// UDP size in an OPT written here: it passes nearly any network in one piece (DNS Flag Day 2020).
 const UDP_BYTES_OURS: u16 = 1232;
 
 /// No error.
 pub const NOERROR: u8 = 0;
-/// The question could not be read.
+/// The query was malformed.
 pub const FORMERR: u8 = 1;
 /// The server failed.
 pub const SERVFAIL: u8 = 2;
-/// There is no such name.
+/// The name does not exist.
 pub const NXDOMAIN: u8 = 3;
-/// The server cannot do that.
+/// The server does not support the request.
 pub const NOTIMP: u8 = 4;
-/// The server will not do that.
+/// The server refuses the request.
 pub const REFUSED: u8 = 5;
 
-// The third byte of a message and its fourth: QR, opcode, AA, TC, RD; RA, Z, AD, CD, rcode.
+// Flags in the third byte of a message and in its fourth: QR, opcode, AA, TC, RD; RA, Z, AD, CD, RCODE.
 const QR: u8 = 0x80;
 const OPCODE: u8 = 0x78;
 const AA: u8 = 0x04;
@@ -77,7 +79,7 @@ const CLASS_IN: u16 = 1;
 const CLASS_NONE: u16 = 254;
 const CLASS_ANY: u16 = 255;
 
-/// The ID of a message; 0 if it is too short for one.
+/// Returns the ID of a message, or 0 if the message is too short.
 #[must_use]
 pub fn id(message: &[u8]) -> u16 {
     message.first_chunk().map_or(0, |id| u16::from_be_bytes(*id))
@@ -85,34 +87,35 @@ pub fn id(message: &[u8]) -> u16 {
 
 /// Changes the ID of a message, if it is long enough for one.
 pub fn set_id(message: &mut [u8], id: u16) {
-    if let Some(place) = message.first_chunk_mut() {
-        *place = id.to_be_bytes();
+    if let Some(bytes) = message.first_chunk_mut() {
+        *bytes = id.to_be_bytes();
     }
 }
 
-/// The rcode in the header (RFC 1035, section 4.1.1), which is the low part of the extended one (RFC 6891, section 6.1.3).
+/// Returns the RCODE in the header (RFC 1035, section 4.1.1), which is the low part of the extended one (RFC
+/// 6891, section 6.1.3).
 #[must_use]
 pub fn rcode(message: &[u8]) -> u8 {
     message.get(3).map_or(0, |flags| flags & RCODE)
 }
 
-/// Whether a message says that it was cut to fit (TC).
+/// Returns true if a message is truncated (TC).
 #[must_use]
 pub fn is_truncated(message: &[u8]) -> bool {
     message.get(2).is_some_and(|flags| flags & TC != 0)
 }
 
-/// The opcode of a message.
+/// Returns the opcode of a message.
 fn opcode(message: &[u8]) -> u8 {
     message.get(2).map_or(0, |flags| (flags & OPCODE) >> 3)
 }
 
-/// Whether a message is an answer to a query (QR and the opcode).
-pub(crate) fn is_query_answer(message: &[u8]) -> bool {
+/// Returns true if a message is a response to a standard query (QR and the opcode).
+pub(crate) fn is_query_response(message: &[u8]) -> bool {
     message.get(2).is_some_and(|flags| flags & (QR | OPCODE) == QR | OPCODE_QUERY << 3)
 }
 
-/// The two bytes at a place as a number.
+/// Returns the two bytes at an offset as a number.
 pub(crate) fn number_at(message: &[u8], at: usize) -> Option<u16> {
     message.get(at..)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
 }
@@ -122,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_says_its_id_and_flags() {
+    fn the_id_and_flags_of_a_header_are_read() {
         let mut message = vec![0x12, 0x34, 0x82, 0x83];
         assert_eq!((id(&message), rcode(&message), is_truncated(&message)), (0x1234, NXDOMAIN, true));
         set_id(&mut message, 0xabcd);

@@ -1,25 +1,27 @@
-//! Where a request comes from, as the proxies before us wrote it down: `Forwarded` (RFC 7239) and `X-Forwarded-For`.
+//! The origin of a request, as recorded by the proxies in front: `Forwarded` (RFC 7239) and
+//! `X-Forwarded-For`.
 //!
-//! Each proxy adds the address that it was connected from at the right. The lists are therefore read from the right, and
-//! nothing that a client wrote itself, at the left, changes the meaning of what was added behind it. This module finds
-//! the client; it does not decide about it.
+//! Each proxy appends the address of its peer at the right. The lists are therefore read from the right, and
+//! nothing that a client wrote at the left changes the meaning of later elements. This module finds the
+//! client; it makes no decision about it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The longest node that can be an address: a bracketed IPv6 address with a port.
+/// Maximum size of a node that can be an address: a bracketed IPv6 address with a port.
 const NODE_BYTES_MAX: usize = 64;
 
 /// The client of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
-    /// The address that the last trusted proxy was connected from, or the peer itself.
+    /// The address of the last trusted proxy's peer, or the peer itself.
     Known(IpAddr),
-    /// The last trusted proxy does not give the address (`unknown`, `_name`, or nothing valid): this is that proxy.
+    /// The last trusted proxy hides the address (`unknown`, `_name`, or an invalid value). This is the
+    /// address of that proxy.
     Hidden(IpAddr),
 }
 
 impl Client {
-    /// The address that stands for the client.
+    /// Returns the address that counts as the client's.
     #[must_use]
     pub fn address(self) -> IpAddr {
         match self {
@@ -28,7 +30,7 @@ impl Client {
     }
 }
 
-/// The lines of both fields, in the order in which they came; empty where a field does not count or is absent.
+/// The lines of both fields, in their order; empty if a field does not count or is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lists<'a> {
     /// The values of `Forwarded`.
@@ -38,8 +40,8 @@ pub struct Lists<'a> {
 }
 
 impl Lists<'_> {
-    /// Finds the client behind `peer`. Where both fields came they must give the same one: a proxy that writes only one
-    /// of them passes the other on as its client wrote it.
+    /// Finds the client behind `peer`. If both fields are present, they must agree: a proxy that writes only
+    /// one of them passes the other on as the client wrote it.
     pub fn client(&self, peer: IpAddr, trusts: impl Fn(IpAddr) -> bool) -> Client {
         match self.walks(peer, trusts) {
             (Some(one), Some(other)) if one != other => Client::Hidden(peer),
@@ -48,7 +50,7 @@ impl Lists<'_> {
         }
     }
 
-    /// Whether both fields came and give different clients.
+    /// Returns true if both fields are present and disagree.
     pub fn contradict(&self, peer: IpAddr, trusts: impl Fn(IpAddr) -> bool) -> bool {
         matches!(self.walks(peer, trusts), (Some(one), Some(other)) if one != other)
     }
@@ -68,7 +70,8 @@ pub enum Syntax {
     ForwardedFor,
 }
 
-/// Goes from the peer to the left as long as a trusted proxy wrote what is there; `None` for a list without elements.
+/// Walks from the peer to the left as long as a trusted proxy wrote the element. Returns `None` for a list
+/// without elements.
 fn walk(syntax: Syntax, lines: &[&[u8]], peer: IpAddr, trusts: impl Fn(IpAddr) -> bool) -> Option<Client> {
     let mut hops = lines.iter().rev().flat_map(|line| Elements::of(syntax, line)).peekable();
     hops.peek()?;
@@ -85,8 +88,9 @@ fn walk(syntax: Syntax, lines: &[&[u8]], peer: IpAddr, trusts: impl Fn(IpAddr) -
     Some(Client::Known(client))
 }
 
-/// Appends the elements of a list that came, each line with a comma behind it, to be followed by one of our own. What
-/// stands before a malformed element of `Forwarded` is left out with it: another program could read it otherwise.
+/// Appends the received elements, each line with a comma after it, so that a local element can follow.
+/// Everything before a malformed element of `Forwarded` is dropped with it, because another program could
+/// parse it differently.
 pub fn emit_before(syntax: Syntax, lines: &[&[u8]], out: &mut Vec<u8>) {
     let (first, offset) = sound_from(syntax, lines);
     for (number, line) in lines.iter().enumerate().skip(first) {
@@ -100,7 +104,7 @@ pub fn emit_before(syntax: Syntax, lines: &[&[u8]], out: &mut Vec<u8>) {
     }
 }
 
-/// The line, and the place in it, from which on all elements are well-formed.
+/// Returns the line, and the offset in it, from which all elements are well-formed.
 fn sound_from(syntax: Syntax, lines: &[&[u8]]) -> (usize, usize) {
     if syntax == Syntax::ForwardedFor {
         return (0, 0);
@@ -119,7 +123,7 @@ fn sound_from(syntax: Syntax, lines: &[&[u8]]) -> (usize, usize) {
 }
 
 impl Syntax {
-    /// The address in an element; `None` when it gives none.
+    /// Returns the address in an element, or `None` if it has none.
     fn address(self, element: &[u8]) -> Option<IpAddr> {
         match self {
             Self::ForwardedFor => parse_node(element),
@@ -128,7 +132,7 @@ impl Syntax {
     }
 }
 
-/// The elements of one line from the right; empty ones do not count (RFC 9110, section 5.6.1).
+/// Iterator over the elements of one line from the right. Empty ones do not count (RFC 9110, section 5.6.1).
 #[derive(Clone, Debug)]
 struct Elements<'a> {
     syntax: Syntax,
@@ -140,7 +144,7 @@ impl<'a> Elements<'a> {
         Self { syntax, rest: Some(line) }
     }
 
-    /// Where the last element began, with the space before it.
+    /// Returns the start of the last element, including the space before it.
     fn consumed_from(&self) -> usize {
         self.rest.map_or(0, |rest| rest.len() + 1)
     }
@@ -165,8 +169,8 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// The last comma outside quotes. Seen from the right, a quote that a client left open at the left encloses nothing that
-/// was added behind it.
+/// Returns the last comma outside quotes. Read from the right, a quote that a client left open at the left
+/// encloses nothing that was appended later.
 fn last_comma(line: &[u8]) -> Option<usize> {
     let mut is_quoted = false;
     for at in (0..line.len()).rev() {
@@ -179,12 +183,12 @@ fn last_comma(line: &[u8]) -> Option<usize> {
     None
 }
 
-/// Whether an odd number of backslashes stands before this place.
+/// Returns true if an odd number of backslashes precedes this offset.
 fn is_escaped(line: &[u8], at: usize) -> bool {
     line[..at].iter().rev().take_while(|&&byte| byte == b'\\').count() % 2 == 1
 }
 
-/// An element that does not follow the grammar.
+/// Error of an element that violates the grammar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Malformed;
 
@@ -210,8 +214,8 @@ impl Value<'_> {
     }
 }
 
-/// The parameter `for` of an element (RFC 7239, section 4). Values may have the characters of addresses without quotes,
-/// and space around `;`: both are common, and cannot be read in two ways.
+/// Returns the parameter `for` of an element (RFC 7239, section 4). Values may have the characters of
+/// addresses without quotes, and space around `;`: both are common and unambiguous.
 fn parse_element(element: &[u8]) -> Result<Option<Value<'_>>, Malformed> {
     let (mut rest, mut node) = (element, None);
     loop {
@@ -219,7 +223,7 @@ fn parse_element(element: &[u8]) -> Result<Option<Value<'_>>, Malformed> {
         let (name, after) = rest.split_at(length);
         if !name.is_empty() {
             let (value, behind) = parse_value(after.strip_prefix(b"=").ok_or(Malformed)?)?;
-            // No parameter may come twice (RFC 7239, section 4).
+            // A parameter must not occur twice (RFC 7239, section 4).
             if name.eq_ignore_ascii_case(b"for") && node.replace(value).is_some() {
                 return Err(Malformed);
             }
@@ -233,7 +237,7 @@ fn parse_element(element: &[u8]) -> Result<Option<Value<'_>>, Malformed> {
     }
 }
 
-/// A value, and what is behind it.
+/// Returns a value and the rest after it.
 fn parse_value(text: &[u8]) -> Result<(Value<'_>, &[u8]), Malformed> {
     let Some(quoted) = text.strip_prefix(b"\"") else {
         let fits = |byte: &&u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b',' | b';' | b'\\');
@@ -251,8 +255,9 @@ fn parse_value(text: &[u8]) -> Result<(Value<'_>, &[u8]), Malformed> {
     }
 }
 
-/// An address, perhaps with a port, IPv6 with or without brackets; `None` for `unknown`, `_name` and anything else
-/// (RFC 7239, section 6). An IPv4-mapped IPv6 address is the IPv4 address that it carries.
+/// Parses an address, perhaps with a port, IPv6 with or without brackets. Returns `None` for `unknown`,
+/// `_name` and anything else (RFC 7239, section 6). An IPv4-mapped IPv6 address becomes the IPv4 address that
+/// it carries.
 fn parse_node(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok().filter(|text| text.len() <= NODE_BYTES_MAX)?;
     let (address, port) = if let Some(inside) = text.strip_prefix('[') {
@@ -268,7 +273,7 @@ fn parse_node(text: &[u8]) -> Option<IpAddr> {
     fits.then(|| address.to_canonical())
 }
 
-/// Digits, or an obfuscated port (RFC 7239, section 6).
+/// Returns true for digits or an obfuscated port (RFC 7239, section 6).
 fn is_port(text: &[u8]) -> bool {
     match text.strip_prefix(b"_") {
         Some(name) => {
@@ -312,7 +317,7 @@ mod tests {
         assert_eq!(found, expected, "{text}");
     }
 
-    /// Lines are parted by `|`.
+    /// Lines are separated by `|`.
     #[test]
     fn x_forwarded_for_is_read_from_the_right() {
         let check = |list: &str, expected| check(client("", list), expected, list);
@@ -393,7 +398,7 @@ mod tests {
             "for=192.0.2.7, for=\"[fd00::1]\"",
             "for=192.0.2.7|for=10.0.0.9;x=\",\", ,",
             "for=8.8.8.8, for=192.0.2.7,, for=10.0.0.9;secret=\"\\\"\"",
-            // The client left a quote open; proxies added what follows.
+            // The client left a quote open; proxies appended the rest.
             "for=\", for=192.0.2.7",
             "for=8.8.8.8;x=\", for=192.0.2.7;host=\"a\"",
             "x=\"\\, for=192.0.2.7, for=\"[fd00::1]:1\"",
@@ -445,14 +450,14 @@ mod tests {
     }
 
     #[test]
-    fn an_untrusted_peer_is_the_client_whatever_it_writes() {
+    fn an_untrusted_peer_is_always_the_client() {
         let list = lines("192.0.2.7");
         let lists = Lists { forwarded: &[b"for=unknown"], forwarded_for: &list };
         assert_eq!(lists.client(ip("203.0.113.1"), trusts), Known(ip("203.0.113.1")));
     }
 
     #[test]
-    fn what_is_passed_on_is_well_formed() {
+    fn passed_on_elements_are_well_formed() {
         let check = |syntax, list, expected: &str| {
             let mut out = Vec::new();
             emit_before(syntax, &lines(list), &mut out);
@@ -468,7 +473,7 @@ mod tests {
         check(Syntax::Forwarded, "for=a|for=\"", "");
     }
 
-    /// Lists of pieces that mean something, put together at random.
+    /// Random lists of significant pieces.
     #[test]
     fn nothing_that_a_client_writes_changes_what_a_trusted_proxy_adds() {
         const PIECES: [&str; 12] =

@@ -1,8 +1,9 @@
-//! The ClientHello of TLS (RFC 8446, section 4.1.2), as far as routing without decrypting needs it: the server name
-//! (RFC 6066, section 3) and the application protocols (RFC 7301). Extensions that nobody knows, GREASE (RFC 8701) among
-//! them, are passed over; with Encrypted ClientHello the name is the outer one.
+//! The ClientHello of TLS (RFC 8446, section 4.1.2), as far as routing without decryption needs it: the
+//! server name (RFC 6066, section 3) and the application protocols (RFC 7301). Unknown extensions, among them
+//! GREASE (RFC 8701), are ignored. With Encrypted ClientHello the name is the outer one.
 
-/// The most bytes of records that are looked at. A ClientHello with post-quantum key shares has about 2 KiB.
+/// Maximum number of record bytes that are parsed. A ClientHello with post-quantum key shares has about 2
+/// KiB.
 pub const HELLO_BYTES_MAX: usize = 16 * 1024;
 
 const RECORD_HEADER: usize = 5;
@@ -10,7 +11,7 @@ const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const RECORD_BYTES_MAX: usize = 1 << 14;
 
-/// What a ClientHello asks for.
+/// Parameters of a ClientHello.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hello {
     /// The host name, in lower case.
@@ -19,28 +20,28 @@ pub struct Hello {
     pub alpn: Vec<Vec<u8>>,
 }
 
-/// Why bytes are not a ClientHello.
+/// Reason why bytes are not a ClientHello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HelloError {
-    /// They are no TLS handshake.
+    /// The bytes are not a TLS handshake.
     #[error("this is not TLS")]
     NotTls,
-    /// They begin as one, but are malformed.
+    /// The bytes begin like a ClientHello, but are malformed.
     #[error("malformed ClientHello")]
     Malformed,
-    /// It is longer than [`HELLO_BYTES_MAX`].
+    /// The ClientHello is longer than [`HELLO_BYTES_MAX`].
     #[error("ClientHello too long")]
     TooLong,
 }
 
-/// Reads the ClientHello that `bytes` begin with, which may be spread over records; `Ok(None)` when more bytes are
-/// needed to tell.
+/// Parses the ClientHello at the start of `bytes`, which may be spread over records. Returns `Ok(None)` if
+/// more bytes are needed.
 pub fn parse(bytes: &[u8]) -> Result<Option<Hello>, HelloError> {
     let mut message = Vec::new();
-    // However much came at once, no more is looked at, so that the answer does not depend on how it came.
+    // Bytes beyond the maximum are ignored, so the result does not depend on the sizes of the pieces.
     let mut rest = &bytes[..bytes.len().min(HELLO_BYTES_MAX)];
     loop {
-        // What a record has to begin with, as far as it is there.
+        // The start of a record, as far as it is present.
         if rest.first().is_some_and(|&kind| kind != HANDSHAKE) || rest.get(1).is_some_and(|&major| major != 3)
         {
             return Err(HelloError::NotTls);
@@ -76,7 +77,7 @@ fn more(bytes: &[u8]) -> Result<Option<Hello>, HelloError> {
     if bytes.len() >= HELLO_BYTES_MAX { Err(HelloError::TooLong) } else { Ok(None) }
 }
 
-/// Takes bytes from the front; every step may find that there are too few.
+/// Takes bytes from the front; each step may find too few.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -94,7 +95,7 @@ impl<'a> Reader<'a> {
         self.take(2).map(|bytes| usize::from(u16::from_be_bytes([bytes[0], bytes[1]])))
     }
 
-    /// A vector with a length of one or two bytes before it.
+    /// Takes a vector with a length of one or two bytes before it.
     fn vector8(&mut self) -> Option<&'a [u8]> {
         let length = self.u8()?;
         self.take(length)
@@ -127,7 +128,7 @@ fn parse_body(body: &[u8]) -> Option<Hello> {
         let kind = extensions.u16()?;
         let data = extensions.vector16()?;
         match kind {
-            // Two names would be two answers to one question (RFC 8446, section 4.2: no extension twice).
+            // A second name would be ambiguous (RFC 8446, section 4.2: no extension twice).
             0 if seen_name => return None,
             0 => (hello.name, seen_name) = (server_name(data)?, true),
             16 => hello.alpn = protocols(data)?,
@@ -137,7 +138,7 @@ fn parse_body(body: &[u8]) -> Option<Hello> {
     Some(hello)
 }
 
-/// The host name of the list: `Some(None)` when there is none of that type.
+/// Returns the host name of the list, or `Some(None)` if it has none of that type.
 fn server_name(data: &[u8]) -> Option<Option<String>> {
     let mut names = Reader(Reader(data).vector16()?);
     let mut found = None;
@@ -151,7 +152,7 @@ fn server_name(data: &[u8]) -> Option<Option<String>> {
     Some(found)
 }
 
-/// ASCII without spaces, controls and NUL; a trailing dot does not count.
+/// Returns a name of ASCII without spaces, controls and NUL. A trailing dot is dropped.
 fn host_name(name: &[u8]) -> Option<String> {
     let fits = !name.is_empty() && name.len() <= 255 && name.iter().all(u8::is_ascii_graphic);
     let name = std::str::from_utf8(name).ok().filter(|_| fits)?;
@@ -189,7 +190,7 @@ mod tests {
         extension(16, &vector16(&list))
     }
 
-    /// A hello with these extensions, in records of at most `record` bytes.
+    /// Returns a ClientHello with these extensions, in records of at most `record` bytes.
     fn hello(extensions: &[Vec<u8>], record: usize) -> Vec<u8> {
         let mut body = vec![3, 3];
         body.extend([7; 32]);
@@ -205,7 +206,7 @@ mod tests {
 
     #[test]
     fn name_and_protocols_are_found_in_any_records() {
-        // GREASE first (RFC 8701), an outer hello of ECH, padding.
+        // GREASE first (RFC 8701), an outer ClientHello of ECH, padding.
         let extensions = [
             extension(0x1a1a, &[]),
             name("Shop.Example."),
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_hello_is_refused() {
+    fn other_bytes_are_refused() {
         let check = |bytes: &[u8], expected: HelloError| assert_eq!(parse(bytes), Err(expected), "{bytes:?}");
         check(b"GET / HTTP/1.1", HelloError::NotTls);
         check(&[22, 2], HelloError::NotTls);
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hello_without_extensions_or_name_is_one() {
+    fn a_hello_may_have_no_extensions_or_name() {
         assert_eq!(parse(&hello(&[], 16_000)), Ok(Some(Hello::default())));
         assert_eq!(parse(&hello(&[name("a.example")], 16_000)).unwrap().unwrap().alpn, Vec::<Vec<u8>>::new());
     }

@@ -1,6 +1,7 @@
-//! Heads of HTTP/1.1 messages (RFC 9112): where they end, what their lines are, how the body is framed, and what
-//! concerns this connection alone. Whatever two programs could understand in two ways is refused: that is what request
-//! smuggling lives on. In responses, what RFC 9112 lets a recipient repair is repaired.
+//! Header sections of HTTP/1.1 messages (RFC 9112): their end, their lines, the framing of the body, and the
+//! fields that concern only one connection. Everything that two programs could understand differently is
+//! refused, because request smuggling is based on that. In responses, faults that RFC 9112 lets a recipient
+//! repair are repaired.
 
 mod request;
 mod response;
@@ -8,12 +9,12 @@ mod response;
 pub use request::{Request, RequestError, Target};
 pub use response::{Response, ResponseError};
 
-/// The limits of a head.
+/// The limits of a header section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadLimits {
     /// Bytes of the start line and all fields.
     pub bytes_max: usize,
-    /// How many fields.
+    /// Number of fields.
     pub fields_max: usize,
 }
 
@@ -26,76 +27,77 @@ impl Default for HeadLimits {
 /// Strictness with which a header section is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Strictness {
-    /// As clients' requests are: anything ambiguous is refused.
+    /// For requests: anything ambiguous is refused.
     #[default]
     Strict,
-    /// As servers' responses are: a line may end in LF alone (RFC 9112, section 2.2), equal lengths are one (RFC 9110,
-    /// section 8.6), and `Transfer-Encoding` wins over a length and in HTTP/1.0 (RFC 9112, section 6.3, item 3, and
-    /// section 6.1). The head is written anew, and the connection is not used again where the framing was faulty.
+    /// For responses: a line may end in LF alone (RFC 9112, section 2.2), equal lengths count as one (RFC
+    /// 9110, section 8.6), and `Transfer-Encoding` overrides a length, also in HTTP/1.0 (RFC 9112, section
+    /// 6.3, item 3, and section 6.1). The header section is written anew, and the connection is not reused if
+    /// the framing was faulty.
     Tolerant,
 }
 
-/// Why bytes are not the head of a message.
+/// Reason why bytes are not a header section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
-    /// It is longer than the limit.
-    #[error("the head is too long")]
+    /// The header section is longer than the limit.
+    #[error("the header section is too long")]
     TooLong,
-    /// It has more fields than the limit.
+    /// The header section has more fields than the limit.
     #[error("too many header fields")]
     TooManyFields,
-    /// A line ends in LF alone, or CR stands alone (RFC 9112, section 2.2).
+    /// A line ends in LF alone, or CR is alone (RFC 9112, section 2.2).
     #[error("a line does not end in CRLF")]
     LineEnd,
-    /// A start line that is none.
+    /// The start line is malformed.
     #[error("malformed start line")]
     StartLine,
-    /// A field whose name is no token, or is not followed by a colon at once (RFC 9112, section 5.1).
+    /// The name of a field is not a token, or has no colon right after it (RFC 9112, section 5.1).
     #[error("malformed field name")]
     FieldName,
     /// A field continues on the next line (RFC 9112, section 5.2).
     #[error("a folded field")]
     Folded,
-    /// A field with a control character.
+    /// A value has a control character.
     #[error("malformed field value")]
     FieldValue,
-    /// Lengths that contradict each other, or are no numbers (RFC 9112, section 6.3).
+    /// Lengths contradict each other or are not numbers (RFC 9112, section 6.3).
     #[error("ambiguous message length")]
     Length,
-    /// A transfer coding that is not understood (RFC 9112, section 6.1).
+    /// A transfer coding is unknown (RFC 9112, section 6.1).
     #[error("unknown transfer coding")]
     Coding,
 }
 
-/// Finds the end of a head in bytes that come in pieces. It looks at each byte once.
+/// Finds the end of a header section that arrives in pieces. Each byte is read once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scan {
-    /// Up to here everything was looked at.
+    /// Number of bytes that were read.
     seen: usize,
-    /// Where the present line begins.
+    /// Start of the current line.
     line: usize,
-    /// The message has begun: a line that was not empty came.
+    /// The message has begun: a line that is not empty was received.
     begun: bool,
     strictness: Strictness,
 }
 
-/// Where a head is.
+/// Extent of a header section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Where it begins: an empty line before it does not count (RFC 9112, section 2.2).
+    /// Start: an empty line before it does not count (RFC 9112, section 2.2).
     pub start: usize,
-    /// Where the body begins.
+    /// Start of the body.
     pub end: usize,
 }
 
 impl Scan {
-    /// Looks for the end of a response's head.
+    /// Creates a scan for the header section of a response.
     #[must_use]
     pub fn of_response() -> Self {
         Self { strictness: Strictness::Tolerant, ..Self::default() }
     }
 
-    /// Looks at what came since: `bytes` is all that came, from the beginning.
+    /// Scans the new bytes; `bytes` are all received bytes from the beginning.
     pub fn find(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<Found>, HeadError> {
         while let Some(lf) = find_lf(&bytes[self.seen..]).map(|at| self.seen + at) {
             if lf >= limits.bytes_max {
@@ -119,14 +121,14 @@ impl Scan {
         if bytes.len() >= limits.bytes_max { Err(HeadError::TooLong) } else { Ok(None) }
     }
 
-    /// Whether anything of a message came.
+    /// Returns true if any byte of a message was received.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.begun || self.seen > self.line
     }
 }
 
-/// How long the empty line before the message is.
+/// Returns the length of the empty line before the message.
 fn leading(bytes: &[u8]) -> usize {
     match bytes {
         [b'\r', b'\n', ..] => 2,
@@ -135,7 +137,7 @@ fn leading(bytes: &[u8]) -> usize {
     }
 }
 
-/// The place of the first LF: eight bytes at a time (Warren, Hacker's Delight, section 6-1).
+/// Returns the offset of the first LF, eight bytes at a time (Warren, Hacker's Delight, section 6-1).
 fn find_lf(bytes: &[u8]) -> Option<usize> {
     const LOW: u64 = 0x0101_0101_0101_0101;
     const LF: u64 = LOW * 0x0a;
@@ -151,7 +153,7 @@ fn find_lf(bytes: &[u8]) -> Option<usize> {
     bytes[done..].iter().position(|&byte| byte == b'\n').map(|at| done + at)
 }
 
-/// A part of the bytes of a head.
+/// A range of the bytes of a header section.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     start: u32,
@@ -163,30 +165,31 @@ impl Span {
         Self { start: start as u32, end: end as u32 }
     }
 
-    /// The bytes, of the head that the span was made from; empty for another one that is too short.
+    /// Returns the bytes in the header section that the span was made from; empty for another one that is too
+    /// short.
     #[must_use]
-    pub fn of<'a>(&self, head: &'a [u8]) -> &'a [u8] {
-        head.get(self.start as usize..self.end as usize).unwrap_or_default()
+    pub fn of<'a>(&self, section: &'a [u8]) -> &'a [u8] {
+        section.get(self.start as usize..self.end as usize).unwrap_or_default()
     }
 }
 
 /// One field line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
-    /// Its name, as it was written.
+    /// Name, as received.
     pub name: Span,
-    /// Its value, without the space around it.
+    /// Value, without surrounding space.
     pub value: Span,
-    /// What it is, if it concerns us.
+    /// Kind of the field.
     pub kind: Kind,
 }
 
 /// Fields that concern an intermediary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// None of them.
+    /// Any other field.
     Other,
-    /// For this connection alone; never passed on (RFC 9110, section 7.6.1).
+    /// A field for this connection alone, which is never passed on (RFC 9110, section 7.6.1).
     Hop,
     /// `Connection`
     Connection,
@@ -232,9 +235,9 @@ impl Kind {
             14 if is("content_length") => Self::Hop,
             14 if is("content-length") => Self::ContentLength,
             14 if is("http2-settings") => Self::Hop,
-            // Some servers take `_` for `-` (RFC 3875, section 4.1.18): such names would get around what is said of the
-            // client, or of the message.
-            15..=17 if name.contains(&b'_') && Self::is_one_in_disguise(name) => Self::Hop,
+            // Some servers treat `_` like `-` (RFC 3875, section 4.1.18). Such names could bypass the fields
+            // about the client or the message.
+            15..=17 if name.contains(&b'_') && Self::is_disguised(name) => Self::Hop,
             15 if is("x-forwarded-for") => Self::ForwardedFor,
             16 if is("x-forwarded-host") => Self::ForwardedHost,
             16 if is("x-forwarded-port") => Self::ForwardedPort,
@@ -247,24 +250,24 @@ impl Kind {
 }
 
 impl Kind {
-    fn is_one_in_disguise(name: &[u8]) -> bool {
+    fn is_disguised(name: &[u8]) -> bool {
         let plain: Vec<u8> = name.iter().map(|&byte| if byte == b'_' { b'-' } else { byte }).collect();
         !matches!(Self::of(&plain), Self::Other)
     }
 }
 
-/// How a body is framed.
+/// Framing of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// So many bytes.
+    /// A number of bytes.
     Length(u64),
-    /// In chunks.
+    /// Chunks.
     Chunked,
-    /// Until the connection is closed; responses only.
+    /// Until the connection closes; responses only.
     Close,
 }
 
-/// What `Connection` says.
+/// Options of `Connection`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionSays {
     /// `close`
@@ -273,14 +276,14 @@ pub struct ConnectionSays {
     pub keep_alive: bool,
     /// `upgrade`
     pub upgrade: bool,
-    /// Names of other fields that end here.
+    /// Names of other fields that end at this hop.
     pub names: bool,
 }
 
-/// The version, as far as it matters.
+/// The HTTP version, as far as it matters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HttpVersion {
-    /// HTTP/1.0: connections close, there are no chunks.
+    /// HTTP/1.0: connections close, and there are no chunks.
     Http10,
     /// HTTP/1.1, or a later 1.x.
     #[default]
@@ -307,12 +310,12 @@ const fn table(is: u8) -> [bool; 256] {
     table
 }
 
-/// What a token consists of (RFC 9110, section 5.6.2).
+/// Bytes of a token (RFC 9110, section 5.6.2).
 static TOKEN: [bool; 256] = table(0);
-/// What a value consists of (RFC 9110, section 5.5): visible characters, spaces, tabs and anything above ASCII.
+/// Bytes of a value (RFC 9110, section 5.5): visible characters, spaces, tabs and anything above ASCII.
 static VALUE: [bool; 256] = table(1);
 
-/// The fields of a head and what they say about the message.
+/// The fields of a header section and their effect on the message.
 #[derive(Clone, Debug, Default)]
 struct Fields {
     fields: Vec<Field>,
@@ -322,9 +325,9 @@ struct Fields {
     strictness: Strictness,
 }
 
-/// The end of a line at this place: how long it is.
-fn line_end(head: &[u8], at: usize, strictness: Strictness) -> Result<usize, HeadError> {
-    match (head.get(at), head.get(at + 1)) {
+/// Returns the length of the line end at an offset.
+fn line_end(section: &[u8], at: usize, strictness: Strictness) -> Result<usize, HeadError> {
+    match (section.get(at), section.get(at + 1)) {
         (Some(b'\r'), Some(b'\n')) => Ok(2),
         (Some(b'\n'), _) if strictness == Strictness::Tolerant => Ok(1),
         (Some(b'\r' | b'\n'), _) => Err(HeadError::LineEnd),
@@ -339,17 +342,17 @@ impl Fields {
         *self = Self { fields, strictness, ..Self::default() };
     }
 
-    /// Reads all lines from `at` to the empty one.
-    fn parse(&mut self, head: &[u8], mut at: usize, limits: &HeadLimits) -> Result<(), HeadError> {
+    /// Parses all lines from `at` to the empty one.
+    fn parse(&mut self, section: &[u8], mut at: usize, limits: &HeadLimits) -> Result<(), HeadError> {
         loop {
             let line = at;
-            while head.get(at).is_some_and(|&byte| TOKEN[usize::from(byte)]) {
+            while section.get(at).is_some_and(|&byte| TOKEN[usize::from(byte)]) {
                 at += 1;
             }
-            match head.get(at) {
+            match section.get(at) {
                 Some(b':') if at > line => {}
                 Some(b'\r' | b'\n') if at == line => {
-                    let is_end = head.len() == at + line_end(head, at, self.strictness)?;
+                    let is_end = section.len() == at + line_end(section, at, self.strictness)?;
                     return if is_end { Ok(()) } else { Err(HeadError::LineEnd) };
                 }
                 Some(b' ' | b'\t') if at == line => return Err(HeadError::Folded),
@@ -361,37 +364,37 @@ impl Fields {
             let name = Span::new(line, at);
             let first = at + 1;
             at = first;
-            while head.get(at).is_some_and(|&byte| VALUE[usize::from(byte)]) {
+            while section.get(at).is_some_and(|&byte| VALUE[usize::from(byte)]) {
                 at += 1;
             }
-            let end = line_end(head, at, self.strictness)?;
-            let value = trim(head, first, at);
-            self.take(head, name, value)?;
+            let end = line_end(section, at, self.strictness)?;
+            let value = trim(section, first, at);
+            self.take(section, name, value)?;
             at += end;
         }
     }
 
-    fn take(&mut self, head: &[u8], name: Span, value: Span) -> Result<(), HeadError> {
-        let kind = Kind::of(name.of(head));
+    fn take(&mut self, section: &[u8], name: Span, value: Span) -> Result<(), HeadError> {
+        let kind = Kind::of(name.of(section));
         match kind {
             Kind::ContentLength => {
-                self.take_length(value.of(head))?;
+                self.take_length(value.of(section))?;
             }
             Kind::TransferEncoding => {
                 self.codings += 1;
-                if !value.of(head).eq_ignore_ascii_case(b"chunked") {
+                if !value.of(section).eq_ignore_ascii_case(b"chunked") {
                     return Err(HeadError::Coding);
                 }
             }
-            Kind::Connection => self.connection.read(value.of(head)),
+            Kind::Connection => self.connection.read(value.of(section)),
             _ => {}
         }
         self.fields.push(Field { name, value, kind });
         Ok(())
     }
 
-    /// A second length, or a list, would let two programs choose differently. In responses equal ones are one (RFC 9112,
-    /// section 6.3, item 5).
+    /// Records a length. A second length or a list would let two programs choose differently. In responses
+    /// equal ones count as one (RFC 9112, section 6.3, item 5).
     fn take_length(&mut self, value: &[u8]) -> Result<(), HeadError> {
         if self.strictness == Strictness::Strict {
             let length = parse_length(value).filter(|_| self.length.is_none());
@@ -407,9 +410,9 @@ impl Fields {
         Ok(())
     }
 
-    /// Whether `Connection` names this field, so that it ends here. What decides about the message cannot be taken away
-    /// so.
-    fn is_named_by_connection(&self, head: &[u8], field: &Field) -> bool {
+    /// Returns true if `Connection` names this field, so that it ends at this hop. Fields that define the
+    /// message cannot be removed this way.
+    fn is_named_by_connection(&self, section: &[u8], field: &Field) -> bool {
         let protected = matches!(
             field.kind,
             Kind::Host | Kind::ContentLength | Kind::TransferEncoding | Kind::Cookie | Kind::Expect
@@ -417,11 +420,13 @@ impl Fields {
         self.connection.names
             && !protected
             && self.fields.iter().filter(|other| other.kind == Kind::Connection).any(|other| {
-                tokens(other.value.of(head)).any(|token| token.eq_ignore_ascii_case(field.name.of(head)))
+                tokens(other.value.of(section))
+                    .any(|token| token.eq_ignore_ascii_case(field.name.of(section)))
             })
     }
 
-    /// Both lengths at once are the classic of smuggling (RFC 9112, section 6.3, items 3 and 4).
+    /// Returns the framing. Both lengths at once are the classic of smuggling (RFC 9112, section 6.3, items 3
+    /// and 4).
     fn framing(&self, version: HttpVersion) -> Result<Option<Framing>, HeadError> {
         match (self.codings, self.length) {
             (0, None) => Ok(None),
@@ -432,8 +437,8 @@ impl Fields {
         }
     }
 
-    /// Whether the framing was repaired: the other side may take another end for the message's, so nothing may follow on
-    /// this connection (RFC 9112, sections 6.1 and 6.3).
+    /// Returns true if the framing was repaired. The sender may see another end of the message, so nothing
+    /// may follow on this connection (RFC 9112, sections 6.1 and 6.3).
     fn is_framing_faulty(&self, version: HttpVersion) -> bool {
         self.codings > 0 && (self.length.is_some() || version == HttpVersion::Http10)
     }
@@ -452,19 +457,19 @@ impl ConnectionSays {
     }
 }
 
-/// The members of a list, without empty ones (RFC 9110, section 5.6.1).
+/// Returns the members of a list without empty ones (RFC 9110, section 5.6.1).
 pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
-/// Decimal digits only (RFC 9110, section 8.6), at most 18 of them.
+/// Parses decimal digits (RFC 9110, section 8.6), at most 18 of them.
 fn parse_length(value: &[u8]) -> Option<u64> {
     let fits = !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit);
     fits.then(|| value.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0')))
 }
 
-fn trim(head: &[u8], mut start: usize, mut end: usize) -> Span {
-    let is_space = |at: usize| matches!(head[at], b' ' | b'\t');
+fn trim(section: &[u8], mut start: usize, mut end: usize) -> Span {
+    let is_space = |at: usize| matches!(section[at], b' ' | b'\t');
     while start < end && is_space(start) {
         start += 1;
     }
@@ -474,12 +479,12 @@ fn trim(head: &[u8], mut start: usize, mut end: usize) -> Span {
     Span::new(start, end)
 }
 
-/// `HTTP/1.x`; an error for anything else.
+/// Parses `HTTP/1.x`; an error for other versions, `None` for other text.
 fn parse_version(text: &[u8]) -> Option<Result<HttpVersion, ()>> {
     match text {
         b"HTTP/1.1" => Some(Ok(HttpVersion::Http11)),
         b"HTTP/1.0" => Some(Ok(HttpVersion::Http10)),
-        // Digits only (RFC 9112, section 2.3); a higher minor version is spoken to as 1.1.
+        // Digits only (RFC 9112, section 2.3); a higher minor version is treated as 1.1.
         [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9'] => Some(Ok(HttpVersion::Http11)),
         [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => Some(Err(())),
         _ => None,
@@ -499,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tables_say_what_the_functions_say() {
+    fn the_tables_equal_the_functions() {
         for byte in 0..=255_u8 {
             assert_eq!(TOKEN[usize::from(byte)], is_token(byte), "{byte}");
             assert_eq!(VALUE[usize::from(byte)], is_value(byte), "{byte}");
@@ -507,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_feed_is_found_wherever_it_is() {
+    fn a_line_feed_is_found_at_any_offset() {
         for length in 0..40 {
             for at in 0..length {
                 let mut bytes = vec![0x8a; length];
@@ -521,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_found_whatever_the_pieces() {
+    fn the_end_is_found_in_any_pieces() {
         let limits = HeadLimits { bytes_max: 60, ..HeadLimits::default() };
         let check = |bytes: &[u8], expected: Result<Option<Found>, HeadError>| {
             for size in 1..=bytes.len() {

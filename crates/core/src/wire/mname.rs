@@ -1,19 +1,19 @@
-//! The frames between mname-balancer and a server of the Node library `mname` (its `lib/balancer.js`, 1.5.1), as the
-//! balancer sends and reads them. Which frame may come when is not decided here: a session's rules are the data plane's.
+//! The frames between mname-balancer and a server of the Node library `mname` (its `lib/balancer.js`, 1.5.1),
+//! as the balancer sends and receives them. The order of the frames is up to the data plane.
 //!
-//! All integers are 32 bits long and little-endian, and a frame begins with its type. An IPv4 address is a number too, so
-//! its bytes look reversed. There is no place for an IPv6 address.
+//! All integers are 32 bits long and little-endian, and a frame begins with its type. An IPv4 address is a
+//! number, too, so its bytes are reversed. IPv6 addresses cannot be represented.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-/// The most bytes of a datagram, in either direction. The data plane does not hand longer ones over.
+/// Maximum size of a datagram, in either direction. The data plane does not send longer ones.
 pub const DATAGRAM_BYTES_MAX: usize = 1500;
-/// The most bytes that one frame takes.
-pub const FRAME_BYTES_MAX: usize = OUTBOUND_UDP_HEAD + DATAGRAM_BYTES_MAX;
+/// Maximum size of a frame.
+pub const FRAME_BYTES_MAX: usize = OUTBOUND_UDP_FIXED + DATAGRAM_BYTES_MAX;
 
 /// Type, address, port and length of OUTBOUND_UDP.
-const OUTBOUND_UDP_HEAD: usize = 16;
-/// The bytes of an integer.
+const OUTBOUND_UDP_FIXED: usize = 16;
+/// Size of an integer.
 const WORD: usize = 4;
 
 const CLIENT_HELLO: u32 = 1;
@@ -25,28 +25,28 @@ const OUTBOUND_UDP: u32 = 1002;
 const INBOUND_TCP_OK: u32 = 1003;
 const SERVER_HEARTBEAT: u32 = 1004;
 
-/// What a server sends.
+/// A frame from a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
-    /// SERVER_HELLO: it is there, in answer to our hello.
+    /// SERVER_HELLO: the server is present, in response to CLIENT_HELLO.
     Hello,
     /// OUTBOUND_UDP: a datagram for a client.
     OutboundUdp {
         /// The client.
         to: SocketAddrV4,
-        /// What it gets.
+        /// Content of the datagram.
         data: &'a [u8],
     },
-    /// INBOUND_TCP_OK: the connection of a TCP client was accepted, and what follows is its bytes.
+    /// INBOUND_TCP_OK: the connection of a TCP client was accepted, and its bytes follow.
     TcpOk,
-    /// SERVER_HEARTBEAT: it is alive, in answer to our heartbeat.
+    /// SERVER_HEARTBEAT: the server is alive, in response to CLIENT_HEARTBEAT.
     Heartbeat,
 }
 
-/// Why bytes are not a frame of a server. The connection that they came on is of no use any more.
+/// Reason why bytes are not a frame of a server. The connection cannot be used any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// There is no such frame.
+    /// The type is unknown.
     #[error("a frame of the unknown type {0}")]
     Unknown(u32),
     /// The datagram is longer than [`DATAGRAM_BYTES_MAX`].
@@ -57,8 +57,8 @@ pub enum Fault {
     Port(u32),
 }
 
-/// Reads the frame that `bytes` begin with, and says how many bytes it takes; `Ok(None)` when more bytes are needed, which
-/// are never asked for beyond [`FRAME_BYTES_MAX`].
+/// Parses the frame at the start of `bytes` and returns its size. Returns `Ok(None)` if more bytes are
+/// needed, up to [`FRAME_BYTES_MAX`].
 pub fn parse(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, Fault> {
     match word(bytes, 0) {
         None => Ok(None),
@@ -70,30 +70,30 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, Fault> {
     }
 }
 
-/// Nothing is said of the head before all of it is there, so the answer does not depend on how the bytes were cut.
+/// Waits for all fixed fields, so that the result does not depend on the sizes of the pieces.
 fn parse_outbound_udp(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, Fault> {
-    let head = (word(bytes, WORD), word(bytes, 2 * WORD), word(bytes, 3 * WORD));
-    let (Some(address), Some(port), Some(length)) = head else { return Ok(None) };
+    let fixed = (word(bytes, WORD), word(bytes, 2 * WORD), word(bytes, 3 * WORD));
+    let (Some(address), Some(port), Some(length)) = fixed else { return Ok(None) };
     let narrow = u16::try_from(port).map_err(|_| Fault::Port(port))?;
     if length as usize > DATAGRAM_BYTES_MAX {
         return Err(Fault::TooLong(length));
     }
-    let end = OUTBOUND_UDP_HEAD + length as usize;
+    let end = OUTBOUND_UDP_FIXED + length as usize;
     let to = SocketAddrV4::new(Ipv4Addr::from(address), narrow);
-    Ok(bytes.get(OUTBOUND_UDP_HEAD..end).map(|data| (Frame::OutboundUdp { to, data }, end)))
+    Ok(bytes.get(OUTBOUND_UDP_FIXED..end).map(|data| (Frame::OutboundUdp { to, data }, end)))
 }
 
-/// The integer at an offset, if all of it is there.
+/// Returns the integer at an offset, if all of it is present.
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().copied().map(u32::from_le_bytes)
 }
 
-/// Appends CLIENT_HELLO, which begins the standing connection.
+/// Appends CLIENT_HELLO, which begins the persistent connection.
 pub fn emit_client_hello(out: &mut Vec<u8>) {
     put(CLIENT_HELLO, out);
 }
 
-/// Appends INBOUND_UDP: a client's datagram, of at most [`DATAGRAM_BYTES_MAX`] bytes.
+/// Appends INBOUND_UDP: the datagram of a client, with at most [`DATAGRAM_BYTES_MAX`] bytes.
 pub fn emit_inbound_udp(source: SocketAddrV4, data: &[u8], out: &mut Vec<u8>) {
     put(INBOUND_UDP, out);
     put_source(source, out);
@@ -107,7 +107,7 @@ pub fn emit_inbound_tcp(source: SocketAddrV4, out: &mut Vec<u8>) {
     put_source(source, out);
 }
 
-/// Appends CLIENT_HEARTBEAT, which asks the server for its own.
+/// Appends CLIENT_HEARTBEAT, which requests the server's heartbeat.
 pub fn emit_client_heartbeat(out: &mut Vec<u8>) {
     put(CLIENT_HEARTBEAT, out);
 }
@@ -129,17 +129,17 @@ mod tests {
     const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 2, 3), 0x1234);
 
     fn emitted(emit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-        // What is there already stays.
+        // Existing bytes stay.
         let mut out = vec![0xaa];
         emit(&mut out);
         assert_eq!(out.remove(0), 0xaa);
         out
     }
 
-    /// OUTBOUND_UDP as a server writes it.
+    /// Returns OUTBOUND_UDP as a server writes it.
     fn outbound(address: [u8; 4], port: u32, length: u32, data: &[u8]) -> Vec<u8> {
-        let head = [OUTBOUND_UDP, u32::from_be_bytes(address), port, length];
-        head.iter().flat_map(|word| word.to_le_bytes()).chain(data.iter().copied()).collect()
+        let fixed = [OUTBOUND_UDP, u32::from_be_bytes(address), port, length];
+        fixed.iter().flat_map(|word| word.to_le_bytes()).chain(data.iter().copied()).collect()
     }
 
     #[track_caller]
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_of_ours_are_laid_out_as_the_protocol_says() {
+    fn emitted_frames_have_the_layout_of_the_protocol() {
         assert_eq!(emitted(emit_client_hello), [1, 0, 0, 0]);
         assert_eq!(emitted(emit_client_heartbeat), [4, 0, 0, 0]);
         let tcp = emitted(|out| emit_inbound_tcp(CLIENT, out));
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_of_servers_are_read_one_by_one() {
+    fn server_frames_are_parsed_one_by_one() {
         check(&[0xe9, 3, 0, 0], Ok(Some((Frame::Hello, 4))));
         check(&[0xeb, 3, 0, 0, 7, 7], Ok(Some((Frame::TcpOk, 4))));
         check(&[0xec, 3, 0, 0, 0xe9], Ok(Some((Frame::Heartbeat, 4))));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frame_is_a_fault() {
+    fn other_bytes_are_a_fault() {
         for kind in [0, CLIENT_HELLO, INBOUND_UDP, INBOUND_TCP, CLIENT_HEARTBEAT, 1000, 1005, u32::MAX] {
             check(&kind.to_le_bytes(), Err(Fault::Unknown(kind)));
         }
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn each_part_of_a_frame_asks_for_more() {
+    fn each_part_of_a_frame_needs_more_bytes() {
         let whole = outbound([10, 1, 2, 3], 0x1234, 1500, &[7; DATAGRAM_BYTES_MAX]);
         assert_eq!(whole.len(), FRAME_BYTES_MAX);
         (0..whole.len()).for_each(|cut| check(&whole[..cut], Ok(None)));
@@ -194,10 +194,11 @@ mod tests {
     }
 
     #[test]
-    fn random_bytes_are_told_apart_within_a_frame() {
+    fn random_bytes_are_classified_within_a_frame() {
         let mut random = Random::seeded(5);
         for _ in 0..20_000 {
-            // Often a known type, often a small port and length: most of the bytes get past the first look.
+            // Often a known type, often a small port and length, so that most of the bytes pass the first
+            // checks.
             let words =
                 [999 + random.below(7), random.below(1 << 20), random.below(70_000), random.below(1_600)];
             let mut bytes: Vec<u8> = words.iter().flat_map(|&word| (word as u32).to_le_bytes()).collect();
@@ -206,7 +207,7 @@ mod tests {
                 Ok(None) => assert!(bytes.len() < FRAME_BYTES_MAX),
                 Ok(Some((frame, length))) => {
                     assert!((WORD..=bytes.len().min(FRAME_BYTES_MAX)).contains(&length));
-                    // What follows makes no difference, and without its last byte it is no whole frame.
+                    // Later bytes make no difference, and without its last byte the frame is not whole.
                     assert_eq!(parse(&bytes[..length]), Ok(Some((frame, length))));
                     assert_eq!(parse(&bytes[..length - 1]), Ok(None));
                 }

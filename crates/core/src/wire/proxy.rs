@@ -1,26 +1,27 @@
-//! The PROXY protocol, versions 1 and 2 (haproxy's `doc/proxy-protocol.txt`): who the client is, told by whoever stands
-//! before us, or by us to servers.
+//! The PROXY protocol, versions 1 and 2 (haproxy's `doc/proxy-protocol.txt`), which reports the client to the
+//! next hop.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// What a version 2 header begins with (section 2.2).
+/// Start of a version 2 header (section 2.2).
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
-/// The longest version 1 header (section 2.1).
+/// Maximum size of a version 1 header (section 2.1).
 const V1_BYTES_MAX: usize = 107;
-/// The fixed part of a version 2 header.
+/// Size of the fixed part of a version 2 header.
 const V2_FIXED: usize = 16;
-/// The longest header that is read. The protocol would allow 64 KiB of TLVs; nobody sends a tenth of this.
+/// Maximum size of an accepted header. The protocol would allow 64 KiB of TLVs; real headers have less than a
+/// tenth of this.
 pub const HEADER_BYTES_MAX: usize = V2_FIXED + 4096;
-/// A part of what is told of TLS is cut at this length, so that the whole is never cut amid a part.
+/// Maximum size of a sub-TLV about TLS, so that the whole is never cut within one.
 const PART_BYTES_MAX: usize = 256;
-/// What a server gets of a unique id at most (section 2.2.5).
+/// Maximum size of a unique id (section 2.2.5).
 pub const UNIQUE_ID_BYTES_MAX: usize = 128;
 
 const TLV_ALPN: u8 = 0x01;
 const TLV_AUTHORITY: u8 = 0x02;
 const TLV_CRC32C: u8 = 0x03;
 const TLV_UNIQUE_ID: u8 = 0x05;
-/// Of the range for applications (section 2.2.7): how many instances of Evener passed it on.
+/// Hop count, in the range for applications (section 2.2.7).
 const TLV_HOPS: u8 = 0xE7;
 const TLV_SSL: u8 = 0x20;
 const TLV_SSL_VERSION: u8 = 0x21;
@@ -31,7 +32,7 @@ const SSL_CLIENT: u8 = 0x01;
 const SSL_CLIENT_CERT_CONN: u8 = 0x02;
 const SSL_CLIENT_CERT_SESS: u8 = 0x04;
 
-/// Which version is spoken.
+/// Version of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// A line of text; TCP only.
@@ -40,7 +41,7 @@ pub enum Version {
     V2,
 }
 
-/// What carries the header.
+/// Transport of the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// A stream.
@@ -49,58 +50,59 @@ pub enum Transport {
     Datagram,
 }
 
-/// The two ends of the connection that the header tells of.
+/// The two ends of the reported connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
     /// The client.
     pub source: SocketAddr,
-    /// What it connected to.
+    /// The address that the client connected to.
     pub destination: SocketAddr,
 }
 
-/// A header that was read.
+/// A parsed header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header<'a> {
-    /// How many bytes it took.
+    /// Size of the header in bytes.
     pub length: usize,
-    /// Who is who; `None` when the sender speaks for itself (LOCAL, UNKNOWN), or for a family without IP addresses.
+    /// Ends of the connection; `None` for a connection of the proxy itself (LOCAL, UNKNOWN) or a family
+    /// without IP addresses.
     pub ends: Option<Ends>,
-    /// What version 2 says beside that.
+    /// Further information of version 2.
     pub extras: Extras<'a>,
 }
 
-/// What the TLVs of version 2 say (section 2.2.1 on).
+/// Content of the TLVs of version 2 (section 2.2.1 ff.).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extras<'a> {
     /// The application protocol that was negotiated.
     pub alpn: Option<&'a [u8]>,
-    /// The name that the client asked for: SNI.
+    /// The server name of the client: SNI.
     pub authority: Option<&'a [u8]>,
-    /// Names the connection.
+    /// Unique id of the connection.
     pub unique_id: Option<&'a [u8]>,
     /// The client's TLS.
     pub ssl: Option<Ssl<'a>>,
-    /// Number of instances of Evener that passed the header on; left out where there is none.
+    /// Number of instances of Evener that passed the header on; omitted if there is none.
     pub hops: u8,
 }
 
-/// What is told of the client's TLS (section 2.2.6).
+/// Information about the client's TLS (section 2.2.6).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ssl<'a> {
     /// The version, such as `TLSv1.3`.
     pub version: Option<&'a [u8]>,
     /// The cipher, such as `TLS_AES_128_GCM_SHA256`.
     pub cipher: Option<&'a [u8]>,
-    /// The common name of the client's certificate, which was verified.
+    /// The common name of the client's verified certificate.
     pub common_name: Option<&'a [u8]>,
-    /// Whether the client showed a certificate, and it was verified.
+    /// The client sent a certificate, which was verified.
     pub verified: bool,
 }
 
-/// Why bytes are not a header.
+/// Reason why bytes are not a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyError {
-    /// They begin otherwise.
+    /// The bytes begin differently.
     #[error("no PROXY header")]
     Signature,
     /// The line of version 1 is malformed.
@@ -109,7 +111,7 @@ pub enum ProxyError {
     /// The binary part is malformed.
     #[error("malformed PROXY v2 header")]
     Binary,
-    /// It is longer than [`HEADER_BYTES_MAX`].
+    /// The header is longer than [`HEADER_BYTES_MAX`].
     #[error("PROXY header too long")]
     TooLong,
     /// The CRC32c TLV does not match.
@@ -117,7 +119,7 @@ pub enum ProxyError {
     Checksum,
 }
 
-/// Reads the header that `bytes` begin with; `Ok(None)` when more bytes are needed to tell.
+/// Parses the header at the start of `bytes`. Returns `Ok(None)` if more bytes are needed.
 pub fn parse(bytes: &[u8]) -> Result<Option<Header<'_>>, ProxyError> {
     let v2 = bytes.len().min(SIGNATURE.len());
     let v1 = bytes.len().min(6);
@@ -131,11 +133,11 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Header<'_>>, ProxyError> {
 }
 
 fn parse_v1(bytes: &[u8]) -> Result<Option<Header<'_>>, ProxyError> {
-    let head = &bytes[..bytes.len().min(V1_BYTES_MAX)];
-    let Some(end) = head.iter().position(|&byte| byte == b'\n') else {
+    let start = &bytes[..bytes.len().min(V1_BYTES_MAX)];
+    let Some(end) = start.iter().position(|&byte| byte == b'\n') else {
         return if bytes.len() >= V1_BYTES_MAX { Err(ProxyError::Line) } else { Ok(None) };
     };
-    let line = head[..end].strip_suffix(b"\r").ok_or(ProxyError::Line)?;
+    let line = start[..end].strip_suffix(b"\r").ok_or(ProxyError::Line)?;
     let line = std::str::from_utf8(line).map_err(|_| ProxyError::Line)?;
     let words: Vec<&str> = line.split(' ').collect();
     let ends = match words[..] {
@@ -180,7 +182,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<Header<'_>>, ProxyError> {
     Ok(Some(Header { length, ends: ends.filter(|_| !is_local), extras }))
 }
 
-/// The addresses of a family, and the TLVs behind them.
+/// Returns the addresses of a family and the TLVs after them.
 fn addresses(family: u8, body: &[u8]) -> Result<(Option<Ends>, &[u8]), ProxyError> {
     let port = |at: usize| u16::from_be_bytes([body[at], body[at + 1]]);
     let size = match family {
@@ -190,10 +192,10 @@ fn addresses(family: u8, body: &[u8]) -> Result<(Option<Ends>, &[u8]), ProxyErro
         0x00 => 0,
         _ => return Err(ProxyError::Binary),
     };
-    let (own, rest) = body.split_at_checked(size).ok_or(ProxyError::Binary)?;
+    let (block, rest) = body.split_at_checked(size).ok_or(ProxyError::Binary)?;
     let ends = match size {
         12 => {
-            let address = |at: usize| <[u8; 4]>::try_from(&own[at..at + 4]).map(Ipv4Addr::from);
+            let address = |at: usize| <[u8; 4]>::try_from(&block[at..at + 4]).map(Ipv4Addr::from);
             let (Ok(source), Ok(destination)) = (address(0), address(4)) else {
                 return Err(ProxyError::Binary);
             };
@@ -201,7 +203,7 @@ fn addresses(family: u8, body: &[u8]) -> Result<(Option<Ends>, &[u8]), ProxyErro
             Some(Ends { source: end(source, 8), destination: end(destination, 10) })
         }
         36 => {
-            let address = |at: usize| <[u8; 16]>::try_from(&own[at..at + 16]).map(Ipv6Addr::from);
+            let address = |at: usize| <[u8; 16]>::try_from(&block[at..at + 16]).map(Ipv6Addr::from);
             let (Ok(source), Ok(destination)) = (address(0), address(16)) else {
                 return Err(ProxyError::Binary);
             };
@@ -213,12 +215,12 @@ fn addresses(family: u8, body: &[u8]) -> Result<(Option<Ends>, &[u8]), ProxyErro
     Ok((ends, rest))
 }
 
-/// One TLV and what follows it.
+/// Returns one TLV and the rest after it.
 fn next_tlv(bytes: &[u8]) -> Result<(u8, &[u8], &[u8]), ProxyError> {
-    let (head, rest) = bytes.split_at_checked(3).ok_or(ProxyError::Binary)?;
-    let length = usize::from(u16::from_be_bytes([head[1], head[2]]));
+    let (start, rest) = bytes.split_at_checked(3).ok_or(ProxyError::Binary)?;
+    let length = usize::from(u16::from_be_bytes([start[1], start[2]]));
     let (value, rest) = rest.split_at_checked(length).ok_or(ProxyError::Binary)?;
-    Ok((head[0], value, rest))
+    Ok((start[0], value, rest))
 }
 
 fn parse_tlvs<'a>(mut rest: &'a [u8], whole: &'a [u8]) -> Result<Extras<'a>, ProxyError> {
@@ -234,11 +236,11 @@ fn parse_tlvs<'a>(mut rest: &'a [u8], whole: &'a [u8]) -> Result<Extras<'a>, Pro
             TLV_SSL => extras.ssl = Some(parse_ssl(value)?),
             TLV_HOPS => extras.hops = value.first().copied().unwrap_or_default(),
             TLV_CRC32C => {
-                let told: [u8; 4] = value.try_into().map_err(|_| ProxyError::Binary)?;
-                // Computed with the field itself as zeros (section 2.2.3).
+                let sum: [u8; 4] = value.try_into().map_err(|_| ProxyError::Binary)?;
+                // Computed with the value itself as zeros (section 2.2.3).
                 let mut zeroed = whole.to_vec();
                 zeroed[at..at + 4].fill(0);
-                if crc32c(&zeroed) != u32::from_be_bytes(told) {
+                if crc32c(&zeroed) != u32::from_be_bytes(sum) {
                     return Err(ProxyError::Checksum);
                 }
             }
@@ -266,7 +268,8 @@ fn parse_ssl(value: &[u8]) -> Result<Ssl<'_>, ProxyError> {
     Ok(ssl)
 }
 
-/// Both ends in one family: an IPv4 address among IPv6 ones is written as a mapped one (RFC 4291, section 2.5.5.2).
+/// Returns both ends in one family: an IPv4 address becomes a mapped one next to an IPv6 address (RFC 4291,
+/// section 2.5.5.2).
 fn in_one_family(ends: Ends) -> Ends {
     let mapped = |end: SocketAddr| match end.ip() {
         IpAddr::V4(address) => SocketAddr::from((address.to_ipv6_mapped(), end.port())),
@@ -279,7 +282,7 @@ fn in_one_family(ends: Ends) -> Ends {
     }
 }
 
-/// Writes a version 1 header; without ends it says UNKNOWN.
+/// Writes a version 1 header. Without ends it is UNKNOWN.
 pub fn emit_v1(ends: Option<Ends>, out: &mut Vec<u8>) {
     let line = match ends.map(in_one_family) {
         None => "PROXY UNKNOWN\r\n".to_owned(),
@@ -292,7 +295,7 @@ pub fn emit_v1(ends: Option<Ends>, out: &mut Vec<u8>) {
     out.extend_from_slice(line.as_bytes());
 }
 
-/// Writes a version 2 header with a checksum; without ends it says LOCAL: we speak for ourselves.
+/// Writes a version 2 header with a checksum. Without ends it is LOCAL: a connection of this instance itself.
 pub fn emit_v2(ends: Option<Ends>, transport: Transport, extras: &Extras<'_>, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(&SIGNATURE);
@@ -346,7 +349,7 @@ fn emit_extras(extras: &Extras<'_>, out: &mut Vec<u8>) {
     emit_tlv(TLV_SSL, &inner, out);
 }
 
-/// Values beyond 1024 bytes are cut: no name is that long, and the header's length has 16 bits.
+/// Writes a TLV. Values beyond 1024 bytes are cut: no name is that long, and the header's length has 16 bits.
 fn emit_tlv(kind: u8, value: &[u8], out: &mut Vec<u8>) {
     let value = &value[..value.len().min(1024)];
     out.push(kind);
@@ -354,7 +357,7 @@ fn emit_tlv(kind: u8, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(value);
 }
 
-/// CRC-32C (RFC 3309's, as section 2.2.3 wants), reflected, by a table.
+/// Computes CRC-32C (that of RFC 3309, as section 2.2.3 requires), reflected, with a table.
 fn crc32c(bytes: &[u8]) -> u32 {
     const TABLE: [u32; 256] = {
         let mut table = [0_u32; 256];
@@ -395,7 +398,7 @@ mod tests {
     };
 
     #[test]
-    fn what_is_written_is_read_again_and_no_part_of_it_is() {
+    fn a_header_is_parsed_again_and_no_part_of_it_is() {
         let pairs =
             [ends("192.0.2.1:1000", "192.0.2.2:443"), ends("[2001:db8::1]:1000", "[2001:db8::2]:443"), None];
         for pair in pairs {
@@ -430,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_refused() {
+    fn other_bytes_are_refused() {
         let check = |bytes: &[u8], expected: ProxyError| assert_eq!(parse(bytes), Err(expected), "{bytes:?}");
         check(b"GET / HTTP/1.1\r\n", ProxyError::Signature);
         check(b"PROXX", ProxyError::Signature);

@@ -1,8 +1,8 @@
-//! What is kept comes back, for as long as it may, to who asks the same.
+//! Cached responses are returned to the same query for as long as they may be used.
 
 use super::*;
 use crate::Random;
-use crate::wire::dns::samples::{answer, key};
+use crate::wire::dns::samples::{key, response};
 use crate::wire::dns::{NOERROR, NXDOMAIN, SERVFAIL, id};
 use std::collections::HashMap;
 
@@ -15,25 +15,25 @@ fn cache(entries: u32, bytes: u64, stale: u64) -> Cache {
     Cache::new(&DnsCacheSpec { entries, bytes, stale, ..DnsCacheSpec::default() }, 7)
 }
 
-/// The TTL of the first record of what is kept.
+/// Returns the TTL of the first record of the cached response.
 fn ttl(cache: &Cache, text: &str, millis: u64, freshness: Freshness) -> Option<u32> {
     let (key, mut out) = (key(text), b"before".to_vec());
     let is_found = cache.lookup(&key, at(millis), freshness, &mut out);
     cache.check_invariants();
     assert_eq!(is_found, !out.is_empty());
-    // Header, question, a pointer, type and class.
-    let place = 12 + (key.len() - 1) + 6;
-    is_found.then(|| u32::from_be_bytes(out[place..place + 4].try_into().unwrap()))
+    // Header, question section, a pointer, type and class.
+    let offset = 12 + (key.len() - 1) + 6;
+    is_found.then(|| u32::from_be_bytes(out[offset..offset + 4].try_into().unwrap()))
 }
 
 fn store(cache: &Cache, text: &str, rcode: u8, records: &[&str], millis: u64) -> bool {
-    let is_kept = cache.store(&key(text), &answer(text, rcode, records), at(millis));
+    let is_stored = cache.store(&key(text), &response(text, rcode, records), at(millis));
     cache.check_invariants();
-    is_kept
+    is_stored
 }
 
 #[test]
-fn an_answer_is_given_until_it_expires() {
+fn a_response_is_returned_until_it_expires() {
     let cache = cache(10, 1 << 20, 0);
     assert_eq!(ttl(&cache, "a.org A", 0, Freshness::Fresh), None);
     assert!(store(&cache, "a.org A", NOERROR, &["1 A 3"], 500));
@@ -49,13 +49,13 @@ fn an_answer_is_given_until_it_expires() {
     assert_eq!(ttl(&cache, "b.org A", 600, Freshness::Fresh), None);
     assert_eq!(cache.stats().entries, 1);
     check(3500, None);
-    assert_eq!(cache.stats(), CacheStats::default(), "what is dead is out");
+    assert_eq!(cache.stats(), CacheStats::default(), "dead entries are removed");
 }
 
 #[test]
-fn the_question_is_as_it_was_asked_first_and_the_id_zero() {
+fn the_question_section_is_that_of_the_first_query_and_the_id_zero() {
     let cache = cache(10, 1 << 20, 0);
-    let first = answer("wWw.a.org A", NOERROR, &["1 A 3"]);
+    let first = response("wWw.a.org A", NOERROR, &["1 A 3"]);
     assert!(cache.store(&key("www.a.org A"), &first, at(0)));
     let mut out = Vec::new();
     assert!(cache.lookup(&key("WWW.a.org A"), at(0), Freshness::Fresh, &mut out));
@@ -63,7 +63,7 @@ fn the_question_is_as_it_was_asked_first_and_the_id_zero() {
 }
 
 #[test]
-fn stale_answers_are_given_for_a_while_to_who_wants_them() {
+fn stale_responses_are_returned_for_a_while_on_request() {
     let cache = cache(10, 1 << 20, 60);
     assert!(store(&cache, "a.org A", NOERROR, &["1 A 3"], 0));
     let check = |millis, freshness, expected| assert_eq!(ttl(&cache, "a.org A", millis, freshness), expected);
@@ -76,26 +76,26 @@ fn stale_answers_are_given_for_a_while_to_who_wants_them() {
 }
 
 #[test]
-fn a_failure_is_kept_shortly_and_instead_of_nothing_better() {
+fn a_failure_is_cached_briefly_unless_there_is_a_usable_response() {
     let cache = cache(10, 1 << 20, 60);
-    let kept = |text: &str, millis, freshness| {
+    let cached = |text: &str, millis, freshness| {
         let mut out = Vec::new();
         cache.lookup(&key(text), at(millis), freshness, &mut out).then(|| out[3] & 15)
     };
     assert!(store(&cache, "a.org A", SERVFAIL, &[], 0));
-    assert_eq!(kept("a.org A", 999, Freshness::Fresh), Some(SERVFAIL));
-    assert_eq!(kept("a.org A", 1000, Freshness::Stale), None, "a failure is never stale");
+    assert_eq!(cached("a.org A", 999, Freshness::Fresh), Some(SERVFAIL));
+    assert_eq!(cached("a.org A", 1000, Freshness::Stale), None, "a failure is never stale");
     assert!(store(&cache, "a.org A", SERVFAIL, &[], 2000));
-    assert!(store(&cache, "a.org A", NXDOMAIN, &["2 SOA 5 5"], 2100), "an answer takes its place");
+    assert!(store(&cache, "a.org A", NXDOMAIN, &["2 SOA 5 5"], 2100), "a response replaces it");
     assert!(!store(&cache, "a.org A", SERVFAIL, &[], 2200));
-    assert!(!store(&cache, "a.org A", SERVFAIL, &[], 60_000), "what is stale can still be given");
-    assert_eq!(kept("a.org A", 60_000, Freshness::Stale), Some(NXDOMAIN));
-    assert!(store(&cache, "a.org A", SERVFAIL, &[], 67_100), "what is dead cannot");
-    assert_eq!(kept("a.org A", 67_200, Freshness::Fresh), Some(SERVFAIL));
+    assert!(!store(&cache, "a.org A", SERVFAIL, &[], 60_000), "a stale response can still be used");
+    assert_eq!(cached("a.org A", 60_000, Freshness::Stale), Some(NXDOMAIN));
+    assert!(store(&cache, "a.org A", SERVFAIL, &[], 67_100), "a dead one cannot");
+    assert_eq!(cached("a.org A", 67_200, Freshness::Fresh), Some(SERVFAIL));
 }
 
 #[test]
-fn the_least_recently_used_goes_when_it_is_full() {
+fn a_full_cache_evicts_the_least_recently_used() {
     let small = cache(3, 1 << 20, 0);
     for name in ["a A", "b A", "c A"] {
         assert!(store(&small, name, NOERROR, &["1 A 300"], 0));
@@ -114,10 +114,10 @@ fn the_least_recently_used_goes_when_it_is_full() {
     }
     assert_eq!(short.stats(), CacheStats { entries: 2, bytes: bytes * 2 });
     assert_eq!(ttl(&short, "a A", 3, Freshness::Fresh), None);
-    // The same again takes no more.
+    // Storing the same response again takes no more space.
     assert!(store(&short, "c A", NOERROR, &["1 A 300"], 4));
     assert_eq!(short.stats(), CacheStats { entries: 2, bytes: bytes * 2 });
-    // What can never fit pushes nothing out.
+    // A response that can never fit evicts nothing.
     assert!(!store(&short, "d A", NOERROR, &["1 A 300"; 30], 4));
     assert_eq!(short.stats().entries, 2);
 }
@@ -134,14 +134,14 @@ fn shards_share_what_is_allowed() {
 }
 
 #[test]
-fn a_long_answer_fits_and_names_are_taken_out() {
+fn a_long_response_fits_and_names_are_expunged() {
     let cache = cache(100_000, 64 << 20, 0);
     let long = vec!["1 A 300"; 250];
     for name in ["org A", "a.org A", "a.org AAAA", "b.a.org A", "xa.org A", "a.com A"] {
         assert!(store(&cache, name, NOERROR, if name.ends_with("AAAA") { &["2 SOA 9 9"] } else { &long }, 0));
     }
     let network = [&key("a.org A")[..], &[192, 0, 2]].concat();
-    assert!(cache.store(&network, &answer("a.org A", NOERROR, &["1 A 300"]), at(0)));
+    assert!(cache.store(&network, &response("a.org A", NOERROR, &["1 A 300"]), at(0)));
     let name = |text| crate::wire::dns::parse_name(text).unwrap();
     assert_eq!(cache.expunge(&name("c.org"), Reach::Below), 0);
     assert_eq!(cache.expunge(&[], Reach::Below), 0, "not a name");
@@ -161,7 +161,7 @@ fn a_long_answer_fits_and_names_are_taken_out() {
 }
 
 #[test]
-fn what_comes_back_is_what_was_stored_last_and_not_longer_than_it_lives() {
+fn lookups_return_the_last_stored_response_during_its_lifetime() {
     let mut random = Random::seeded(11);
     let mut below = move |bound: usize| random.below(bound) as u64;
     for entries in [4, 5000] {
@@ -174,7 +174,7 @@ fn what_comes_back_is_what_was_stored_last_and_not_longer_than_it_lives() {
             match below(10) {
                 0..4 => {
                     let ttl = 1 + below(8);
-                    let message = answer(&text, NOERROR, &[&format!("1 A {ttl}"), "3 A 100"]);
+                    let message = response(&text, NOERROR, &[&format!("1 A {ttl}"), "3 A 100"]);
                     assert!(cache.store(&key(&text), &message, at(now)));
                     model.insert(text, (now, ttl, message));
                 }
@@ -198,11 +198,11 @@ fn what_comes_back_is_what_was_stored_last_and_not_longer_than_it_lives() {
                     if let Some((stored, ttl, message)) = known.filter(|_| is_found) {
                         hits += 1;
                         let elapsed = ((now - stored) / 1000) as u32;
-                        let place = message.len() - 4 - 2 - 4 - 16;
-                        let told = u32::from_be_bytes(out[place..place + 4].try_into().unwrap());
+                        let offset = message.len() - 4 - 2 - 4 - 16;
+                        let ttl_read = u32::from_be_bytes(out[offset..offset + 4].try_into().unwrap());
                         let is_stale = u64::from(elapsed) >= *ttl;
-                        assert_eq!(told, if is_stale { 30 } else { *ttl as u32 - elapsed });
-                        assert_eq!(out[place + 4..place + 10], message[place + 4..place + 10]);
+                        assert_eq!(ttl_read, if is_stale { 30 } else { *ttl as u32 - elapsed });
+                        assert_eq!(out[offset + 4..offset + 10], message[offset + 4..offset + 10]);
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! The messages that are written here: errors, truncated answers, and the questions of checks.
+//! Messages that are written here: errors, truncated responses, and the queries of checks.
 
 use super::record::{Record, Records, records_start};
 use super::{
@@ -6,7 +6,7 @@ use super::{
     SERVFAIL, TC, TYPE_OPT, UDP_BYTES_OURS, UPDATE, number_at, opcode,
 };
 
-/// What of an OPT differs; it has no options.
+/// Variable fields of an OPT without options.
 #[derive(Clone, Copy, Debug)]
 struct OptFields {
     size: u16,
@@ -15,8 +15,9 @@ struct OptFields {
 }
 
 impl Query {
-    /// Writes an answer without records: ID, opcode, RD and CD of the question, and an OPT if it had one (RFC 6891, section
-    /// 7). An rcode over 15 needs that OPT (section 6.1.3); without it SERVFAIL stands in for it.
+    /// Writes a response without records: ID, opcode, RD and CD of the query, and an OPT if the query has one
+    /// (RFC 6891, section 7). An RCODE over 15 needs that OPT (section 6.1.3); without it SERVFAIL is written
+    /// instead.
     pub fn emit_error(&self, message: &[u8], rcode: u8, out: &mut Vec<u8>) {
         let rcode = if self.has_edns() || rcode <= RCODE { rcode } else { SERVFAIL };
         let opt = self.has_edns().then_some(OptFields {
@@ -28,18 +29,19 @@ impl Query {
         self.emit(message, flags, opt, out);
     }
 
-    /// Writes a truncated answer without records, which tells the client to ask over TCP (RFC 7766, section 5). Where there
-    /// is an answer, its flags are kept, and of its OPT all but the options, if the client speaks EDNS.
-    pub fn emit_truncated(&self, message: &[u8], answer: Option<&[u8]>, out: &mut Vec<u8>) {
-        let Some(answer) = answer.filter(|answer| answer.len() >= HEADER_BYTES) else {
+    /// Writes a truncated response without records, so that the client retries over TCP (RFC 7766, section
+    /// 5). Takes the flags from `response`, if there is one, and its OPT without options, if the client speaks
+    /// EDNS.
+    pub fn emit_truncated(&self, message: &[u8], response: Option<&[u8]>, out: &mut Vec<u8>) {
+        let Some(response) = response.filter(|response| response.len() >= HEADER_BYTES) else {
             self.emit_error(message, NOERROR, out);
             if let Some(flags) = out.get_mut(2) {
                 *flags |= TC;
             }
             return;
         };
-        let opt = if self.has_edns() { opt_of(answer) } else { None };
-        self.emit(message, [answer[2] | QR | TC, answer[3]], opt, out);
+        let opt = if self.has_edns() { opt_of(response) } else { None };
+        self.emit(message, [response[2] | QR | TC, response[3]], opt, out);
     }
 
     fn emit(&self, message: &[u8], flags: [u8; 2], opt: Option<OptFields>, out: &mut Vec<u8>) {
@@ -54,7 +56,8 @@ impl Query {
     }
 }
 
-/// The flags of an answer of ours: opcode, RD and CD are the question's (RFC 1035, section 4.1.1; RFC 4035, section 3.2.2).
+/// Returns the flags of a local response: opcode, RD and CD are those of the query (RFC 1035, section 4.1.1;
+/// RFC 4035, section 3.2.2).
 fn flags_of(message: &[u8], rcode: u8) -> [u8; 2] {
     let high = message.get(2).map_or(0, |high| high & (OPCODE | RD));
     let low = message.get(3).map_or(0, |low| low & CD);
@@ -65,11 +68,11 @@ fn emit_opt(opt: OptFields, out: &mut Vec<u8>) {
     out.push(0);
     out.extend_from_slice(&TYPE_OPT.to_be_bytes());
     out.extend_from_slice(&opt.size.to_be_bytes());
-    // The version is 0, and DO of the question is in the answer, too (RFC 3225, section 3).
+    // The version is 0, and the DO bit of the query is copied (RFC 3225, section 3).
     out.extend_from_slice(&[opt.rcode_high, 0, if opt.is_dnssec_ok { 0x80 } else { 0 }, 0, 0, 0]);
 }
 
-/// What the OPT of a message says, as far as the message can be read.
+/// Reads the OPT of a message, as far as the message can be read.
 fn opt_of(message: &[u8]) -> Option<OptFields> {
     let records = Records::new(message, records_start(message)?);
     let opt = records.map_while(Result::ok).find(Record::is_opt_in_place)?;
@@ -80,8 +83,9 @@ fn opt_of(message: &[u8]) -> Option<OptFields> {
     })
 }
 
-/// Writes FORMERR to a message that could not be read, or NOTIMP where its opcode is none that has a question (RFC 8906, section
-/// 3.1.4): a header alone, for nothing else of it can be trusted. Nothing is written to what is shorter than a header.
+/// Writes FORMERR to a malformed message, or NOTIMP if its opcode is not supported (RFC 8906, section 3.1.4).
+/// The response is a header alone, because nothing else of the message can be trusted. Writes nothing to a
+/// message shorter than a header.
 pub fn emit_malformed(message: &[u8], out: &mut Vec<u8>) {
     out.clear();
     let Some(header) = message.get(..HEADER_BYTES) else { return };
@@ -91,7 +95,7 @@ pub fn emit_malformed(message: &[u8], out: &mut Vec<u8>) {
     out.resize(HEADER_BYTES, 0);
 }
 
-/// Writes a question of ours for a name in wire form, of class IN, with RD and an OPT.
+/// Writes a query for a name in wire form, of class IN, with RD and an OPT.
 pub fn emit_query(id: u16, name: &[u8], qtype: u16, out: &mut Vec<u8>) {
     out.clear();
     out.extend_from_slice(&id.to_be_bytes());
@@ -109,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_keeps_what_it_must_of_the_question() {
+    fn an_error_repeats_the_required_parts_of_the_query() {
         let check = |message: &[u8], code: u8, header: [u8; 4], edns: Option<Vec<u8>>| {
             let mut out = b"before".to_vec();
             let query = Query::parse(message).unwrap();
@@ -120,44 +124,44 @@ mod tests {
             assert_eq!(out, expected);
             assert!(query.is_answered_by(message, &out));
         };
-        check(&sample("question"), 5, [0x12, 0x34, 0x81, 5], None);
-        check(&sample("question"), 16, [0x12, 0x34, 0x81, 2], None);
+        check(&sample("query"), 5, [0x12, 0x34, 0x81, 5], None);
+        check(&sample("query"), 16, [0x12, 0x34, 0x81, 2], None);
         check(&sample("update"), 4, [0x12, 0x34, 0xa8, 4], None);
-        check(&sample("question_edns"), 2, [0x12, 0x34, 0x81, 2], Some(opt(1232, 0x8000, &[])));
-        check(&sample("question_subnet"), 16, [0x12, 0x34, 0x81, 0], Some(opt(1232, 0x0100_0000, &[])));
-        let mut odd = sample("question");
-        // AA, TC, RA, Z and AD mean nothing in a question; CD comes back.
+        check(&sample("query_edns"), 2, [0x12, 0x34, 0x81, 2], Some(opt(1232, 0x8000, &[])));
+        check(&sample("query_subnet"), 16, [0x12, 0x34, 0x81, 0], Some(opt(1232, 0x0100_0000, &[])));
+        let mut odd = sample("query");
+        // AA, TC, RA, Z and AD mean nothing in a query; CD is copied.
         (odd[2], odd[3]) = (0x07, 0xff);
         check(&odd, 2, [0x12, 0x34, 0x81, 0x12], None);
     }
 
     #[test]
-    fn a_truncated_answer_has_no_records() {
-        let check = |question: &str, answer: Option<&[u8]>, header: [u8; 4], edns: Option<Vec<u8>>| {
-            let message = sample(question);
+    fn a_truncated_response_has_no_records() {
+        let check = |query: &str, response: Option<&[u8]>, header: [u8; 4], edns: Option<Vec<u8>>| {
+            let message = sample(query);
             let mut out = b"before".to_vec();
             let query = Query::parse(&message).unwrap();
-            query.emit_truncated(&message, answer, &mut out);
+            query.emit_truncated(&message, response, &mut out);
             let counts = [0, 1, 0, 0, 0, 0, 0, u8::from(edns.is_some())];
             let expected =
                 [&header, &counts[..], query.question(&message), &edns.unwrap_or_default()].concat();
             assert_eq!(out, expected);
             assert!(is_truncated(&out) && query.is_answered_by(&message, &out));
         };
-        let with = |ttl, options: &[u8]| with_records(sample("answer"), 3, &[opt(4000, ttl, options)]);
-        check("question", None, [0x12, 0x34, 0x83, 0], None);
-        check("question_edns", None, [0x12, 0x34, 0x83, 0], Some(opt(1232, 0x8000, &[])));
-        check("question", Some(&sample("answer")), [0x12, 0x34, 0x83, 0x80], None);
-        check("question", Some(&with(0, &[])), [0x12, 0x34, 0x83, 0x80], None);
-        check("question_edns", Some(&sample("answer")), [0x12, 0x34, 0x83, 0x80], None);
+        let with = |ttl, options: &[u8]| with_records(sample("response"), 3, &[opt(4000, ttl, options)]);
+        check("query", None, [0x12, 0x34, 0x83, 0], None);
+        check("query_edns", None, [0x12, 0x34, 0x83, 0], Some(opt(1232, 0x8000, &[])));
+        check("query", Some(&sample("response")), [0x12, 0x34, 0x83, 0x80], None);
+        check("query", Some(&with(0, &[])), [0x12, 0x34, 0x83, 0x80], None);
+        check("query_edns", Some(&sample("response")), [0x12, 0x34, 0x83, 0x80], None);
         let edns = Some(opt(4000, 0x0100_8000, &[]));
-        check("question_edns", Some(&with(0x0100_8000, &[0, 3, 0, 0])), [0x12, 0x34, 0x83, 0x80], edns);
-        check("question_edns", Some(&sample("nxdomain")[..40]), [0x12, 0x34, 0x83, 0x83], None);
-        check("question", Some(&[0; 5]), [0x12, 0x34, 0x83, 0], None);
+        check("query_edns", Some(&with(0x0100_8000, &[0, 3, 0, 0])), [0x12, 0x34, 0x83, 0x80], edns);
+        check("query_edns", Some(&sample("nxdomain")[..40]), [0x12, 0x34, 0x83, 0x83], None);
+        check("query", Some(&[0; 5]), [0x12, 0x34, 0x83, 0], None);
     }
 
     #[test]
-    fn what_cannot_be_read_gets_a_header() {
+    fn malformed_messages_get_a_bare_header() {
         let check = |message: &[u8], expected: &[u8]| {
             let mut out = b"before".to_vec();
             emit_malformed(message, &mut out);
@@ -166,7 +170,7 @@ mod tests {
         check(&sample("update")[..20], &[0x12, 0x34, 0xa8, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
         check(&[1, 2, 0x07, 0xff, 9, 9, 9, 9, 9, 9, 9, 9], &[1, 2, 0x81, 0x11, 0, 0, 0, 0, 0, 0, 0, 0]);
         check(&[7; 11], &[]);
-        // IQUERY, STATUS, DSO (RFC 8490), and one that is none; NOTIFY and UPDATE have a question.
+        // IQUERY, STATUS, DSO (RFC 8490), and an unassigned one; NOTIFY and UPDATE have a question section.
         let header = |flags: u8, rcode: u8| [&[0, 9, flags, rcode][..], &[0; 8]].concat();
         for (opcode, rcode) in [(0, 1), (1, 4), (2, 4), (4, 1), (5, 1), (6, 4), (15, 4)] {
             check(&header(opcode << 3, 0), &header(0x80 | opcode << 3, rcode));
@@ -174,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_of_ours_is_one() {
+    fn an_emitted_query_is_parsed() {
         let (name, mut out) = (parse_name("a.root-servers.net.").unwrap(), Vec::new());
         emit_query(0x1234, &name, 28, &mut out);
         let query = Query::parse(&out).unwrap();

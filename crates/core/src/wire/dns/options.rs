@@ -1,4 +1,4 @@
-//! The options of an OPT record (RFC 6891, section 6.1.2), and how some are taken out of a message.
+//! The options of an OPT record (RFC 6891, section 6.1.2), and their removal from a message.
 
 use super::record::{Record, Records, pointer, records_start, skip_name};
 use super::{MESSAGE_BYTES_MAX, number_at};
@@ -12,20 +12,20 @@ pub(super) const COOKIE: u16 = 10;
 pub(super) const KEEPALIVE: u16 = 11;
 /// Padding (RFC 7830, section 3).
 pub(super) const PADDING: u16 = 12;
-/// Number of instances of Evener that passed a query on: of the range for local use (RFC 6891, section 9).
+/// Number of instances of Evener that passed a query on, in the range for local use (RFC 6891, section 9).
 pub(super) const HOPS: u16 = 65_197;
-/// First bytes of its data, for others may use the number.
+/// First bytes of the option's data, because others may use the same number.
 pub(super) const HOPS_SIGN: [u8; 2] = *b"ev";
 /// Code and length.
-pub(super) const OPTION_HEAD: usize = 4;
+pub(super) const OPTION_HEADER_BYTES: usize = 4;
 
-/// An option, and where it is in its message.
+/// An option and its location in the message.
 pub(super) struct EdnsOption {
     pub(super) code: u16,
-    pub(super) place: Range<usize>,
+    pub(super) location: Range<usize>,
 }
 
-/// The options of an OPT; a `None` among them is the last: they do not fill the record.
+/// Returns the options of an OPT. A `None` is the last one and means that the options do not fill the record.
 pub(super) fn all(message: &[u8], opt: &Record) -> impl Iterator<Item = Option<EdnsOption>> {
     let (mut at, end) = (opt.data_at(), opt.end);
     std::iter::from_fn(move || {
@@ -33,7 +33,7 @@ pub(super) fn all(message: &[u8], opt: &Record) -> impl Iterator<Item = Option<E
             return None;
         }
         let option = read(&message[..end], at);
-        at = option.as_ref().map_or(end, |option| option.place.end);
+        at = option.as_ref().map_or(end, |option| option.location.end);
         Some(option)
     })
 }
@@ -41,14 +41,14 @@ pub(super) fn all(message: &[u8], opt: &Record) -> impl Iterator<Item = Option<E
 fn read(message: &[u8], at: usize) -> Option<EdnsOption> {
     let code = number_at(message, at)?;
     let length = number_at(message, at + 2)?;
-    let end = at + OPTION_HEAD + usize::from(length);
-    (end <= message.len()).then_some(EdnsOption { code, place: at..end })
+    let end = at + OPTION_HEADER_BYTES + usize::from(length);
+    (end <= message.len()).then_some(EdnsOption { code, location: at..end })
 }
 
-/// The one OPT of a message whose records fill it, what it has after that, and nothing where it is signed.
+/// The only OPT of a message that is well-formed and not signed.
 struct Found {
     opt: Record,
-    /// Places of pointers that point at what comes after the OPT, and so move with it.
+    /// Offsets of pointers that refer to bytes after the OPT, which move with it.
     pointers: Vec<usize>,
 }
 
@@ -69,7 +69,8 @@ fn find(message: &[u8]) -> Option<Found> {
     if records.at() == message.len() { found } else { None }
 }
 
-/// Notes the pointers in a record after the OPT; none if one points into the OPT, or its data are malformed.
+/// Records the pointers in a record after the OPT. Returns `None` if one refers into the OPT or the data are
+/// malformed.
 fn note_pointers(message: &[u8], record: &Record, found: &mut Found) -> Option<()> {
     note_pointer(message, record.at, found)?;
     let Some((mut at, count)) = names_in_data(record) else { return Some(()) };
@@ -81,17 +82,18 @@ fn note_pointers(message: &[u8], record: &Record, found: &mut Found) -> Option<(
 }
 
 fn note_pointer(message: &[u8], at: usize, found: &mut Found) -> Option<()> {
-    let Some((place, target)) = pointer(message, at) else { return Some(()) };
+    let Some((location, target)) = pointer(message, at) else { return Some(()) };
     if (found.opt.at..found.opt.end).contains(&target) {
         return None;
     }
     if target >= found.opt.end {
-        found.pointers.push(place);
+        found.pointers.push(location);
     }
     Some(())
 }
 
-/// Where names begin in the data of a record, and how many. Names elsewhere are never compressed (RFC 3597, section 4).
+/// Returns the offset and the number of the names in the data of a record. Names in other types are never
+/// compressed (RFC 3597, section 4).
 fn names_in_data(record: &Record) -> Option<(usize, usize)> {
     let (skipped, count) = match record.rtype {
         // NS, MD, MF, CNAME, MB, MG, MR, PTR, DNAME.
@@ -108,15 +110,15 @@ fn names_in_data(record: &Record) -> Option<(usize, usize)> {
     Some((record.data_at() + skipped, count))
 }
 
-/// Takes out of the OPT of a message the options whose code is not to be kept. False, and the message is as it was, where
-/// that cannot be done: it does not walk, has no OPT, or is signed.
+/// Removes the options for which `keep` returns false from the OPT of a message. Returns false, and leaves
+/// the message as it was, if it is malformed, has no OPT, or is signed.
 pub(crate) fn retain_options(message: &mut Vec<u8>, keep: impl Fn(u16) -> bool) -> bool {
     let Some(found) = find(message) else { return false };
     let Some(options) = all(message, &found.opt).collect::<Option<Vec<_>>>() else { return false };
     let mut end = found.opt.data_at();
     for option in options.into_iter().filter(|option| keep(option.code)) {
-        let length = option.place.len();
-        message.copy_within(option.place, end);
+        let length = option.location.len();
+        message.copy_within(option.location, end);
         end += length;
     }
     let length = (end - found.opt.data_at()) as u16;
@@ -125,13 +127,13 @@ pub(crate) fn retain_options(message: &mut Vec<u8>, keep: impl Fn(u16) -> bool) 
     true
 }
 
-/// Adds an option to the OPT of a message. False, and the message is as it was, where that cannot be done: it does not walk, has
-/// no OPT, or something after that, or would be too long.
+/// Appends an option to the OPT of a message. Returns false, and leaves the message as it was, if it is
+/// malformed, has no OPT, has a record after it, or would be too long.
 pub(super) fn add_option(message: &mut Vec<u8>, code: u16, data: &[u8]) -> bool {
     let Some(opt) = find(message).map(|found| found.opt).filter(|opt| opt.end == message.len()) else {
         return false;
     };
-    let (added, length_at) = (OPTION_HEAD + data.len(), opt.data_at() - 2);
+    let (added, length_at) = (OPTION_HEADER_BYTES + data.len(), opt.data_at() - 2);
     let length = u16::try_from(opt.end - opt.data_at() + added);
     let Some(length) = length.ok().filter(|_| message.len() + added <= MESSAGE_BYTES_MAX) else {
         return false;
@@ -143,8 +145,8 @@ pub(super) fn add_option(message: &mut Vec<u8>, code: u16, data: &[u8]) -> bool 
     true
 }
 
-/// Takes the OPT out of a message, and says what the high part of its rcode was. None, and the message is as it was, where
-/// that cannot be done.
+/// Removes the OPT of a message and returns the high part of its RCODE. Returns `None`, and leaves the
+/// message as it was, if that is not possible.
 pub(super) fn remove_opt(message: &mut Vec<u8>) -> Option<u8> {
     let Found { opt, pointers } = find(message)?;
     let rcode_high = message[opt.ttl_at()];
@@ -154,13 +156,14 @@ pub(super) fn remove_opt(message: &mut Vec<u8>) -> Option<u8> {
     Some(rcode_high)
 }
 
-/// Takes bytes out, and turns the pointers that point beyond them.
+/// Removes bytes and adjusts the pointers that refer to bytes beyond them.
 fn cut(message: &mut Vec<u8>, range: Range<usize>, pointers: &[usize]) {
-    for &place in pointers {
-        if let Some(pointer) = number_at(message, place) {
-            // It points beyond the range, so that more than the length of that is in its lower bits.
+    for &location in pointers {
+        if let Some(pointer) = number_at(message, location) {
+            // The pointer refers to bytes beyond the range, so its lower bits hold more than the length of
+            // the range.
             let turned = pointer - range.len() as u16;
-            message[place..place + 2].copy_from_slice(&turned.to_be_bytes());
+            message[location..location + 2].copy_from_slice(&turned.to_be_bytes());
         }
     }
     message.drain(range);
@@ -173,9 +176,9 @@ mod tests {
 
     const OPTIONS: &[u8] = &[0, 10, 0, 2, 7, 7, 0, 8, 0, 1, 9, 0, 12, 0, 0, 0, 8, 0, 0];
 
-    /// An answer with an OPT amid records whose names point everywhere before them.
-    fn answer(edns: &[u8]) -> Vec<u8> {
-        let mut message = sample("answer");
+    /// A response with an OPT between records whose names refer to all offsets before them.
+    fn response(edns: &[u8]) -> Vec<u8> {
+        let mut message = sample("response");
         message = with_records(message, 3, &[record(&[2, b'n', b's', 0xc0, 16], 1, 1, 60, &[1; 4])]);
         if !edns.is_empty() {
             message = with_records(message, 3, &[edns.to_vec()]);
@@ -190,20 +193,20 @@ mod tests {
     }
 
     #[test]
-    fn an_opt_amid_others_is_taken_out() {
-        let mut message = answer(&opt(1232, 0x0700_0000, OPTIONS));
+    fn an_opt_between_other_records_is_removed() {
+        let mut message = response(&opt(1232, 0x0700_0000, OPTIONS));
         assert_eq!(remove_opt(&mut message), Some(7));
-        assert_eq!(message, answer(&[]));
+        assert_eq!(message, response(&[]));
         assert_eq!(remove_opt(&mut message), None);
-        assert_eq!(message, answer(&[]), "there is none");
+        assert_eq!(message, response(&[]), "there is none");
     }
 
     #[test]
-    fn options_are_taken_out_by_code() {
-        let check = |kept: &[u16], expected: &[u8]| {
-            let mut message = answer(&opt(1232, 0x8000, OPTIONS));
-            assert!(retain_options(&mut message, |code| kept.contains(&code)));
-            assert_eq!(message, answer(&opt(1232, 0x8000, expected)));
+    fn options_are_removed_by_code() {
+        let check = |retained: &[u16], expected: &[u8]| {
+            let mut message = response(&opt(1232, 0x8000, OPTIONS));
+            assert!(retain_options(&mut message, |code| retained.contains(&code)));
+            assert_eq!(message, response(&opt(1232, 0x8000, expected)));
         };
         check(&[8, 10, 12], OPTIONS);
         check(&[10, 12], &[0, 10, 0, 2, 7, 7, 0, 12, 0, 0]);
@@ -213,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_changed_stays() {
+    fn messages_that_cannot_be_changed_stay() {
         let check = |message: Vec<u8>| {
             let mut changed = message.clone();
             assert!(!retain_options(&mut changed, |_| false));
@@ -221,18 +224,18 @@ mod tests {
             assert_eq!(changed, message);
         };
         let edns = opt(1232, 0, OPTIONS);
-        let with = |records: &[Vec<u8>]| with_records(sample("answer"), 3, records);
+        let with = |records: &[Vec<u8>]| with_records(sample("response"), 3, records);
         let tsig = record(&[1, b'k', 0], 250, 255, 0, &[0; 16]);
         check(with(&[edns.clone(), tsig.clone()]));
         check(with(&[tsig, edns.clone()]));
         check([&with(std::slice::from_ref(&edns))[..], &[0]].concat());
         let length = with(std::slice::from_ref(&edns)).len();
         check(with(std::slice::from_ref(&edns))[..length - 1].to_vec());
-        // A name that points at the root in the OPT, and data that end amid a name.
-        let [high, low] = (sample("answer").len() as u16 | 0xc000).to_be_bytes();
+        // A name that refers to the root in the OPT, and data that end within a name.
+        let [high, low] = (sample("response").len() as u16 | 0xc000).to_be_bytes();
         check(with(&[edns.clone(), record(&[high, low], 1, 1, 60, &[1; 4])]));
         check(with(&[edns, record(&[0], 2, 1, 60, &[3, b'a'])]));
-        check(sample("answer"));
+        check(sample("response"));
         check(vec![]);
     }
 }

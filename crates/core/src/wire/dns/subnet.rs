@@ -1,32 +1,33 @@
-//! The client's network, told to servers on demand (RFC 7871), and taken out of their answers again: the client did not ask
-//! for it.
+//! The client's network, added to queries for servers on demand (RFC 7871) and removed from their responses,
+//! because the client did not ask for it.
 
-use super::options::{HOPS, HOPS_SIGN, OPTION_HEAD, SUBNET, remove_opt, retain_options};
+use super::options::{HOPS, HOPS_SIGN, OPTION_HEADER_BYTES, SUBNET, remove_opt, retain_options};
 use super::{MESSAGE_BYTES_MAX, OPCODE_QUERY, Query, RCODE, SERVFAIL, TYPE_OPT, UDP_BYTES, number_at};
 use crate::dns::network;
 use std::net::IpAddr;
 
 /// An OPT without options.
 const OPT_BYTES: usize = 11;
-/// Family, the two lengths, and the longest address.
-const SUBNET_BYTES_MAX: usize = OPTION_HEAD + 4 + 16;
-const HOPS_BYTES: usize = OPTION_HEAD + 3;
+/// Family, two lengths, and the longest address.
+const SUBNET_BYTES_MAX: usize = OPTION_HEADER_BYTES + 4 + 16;
+const HOPS_BYTES: usize = OPTION_HEADER_BYTES + 3;
 
-/// What a question got by [`Query::with_client_subnet`].
+/// Addition to a query by [`Query::with_client_subnet`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Added {
-    /// A whole OPT, for it had none.
+    /// A whole OPT, because the query had none.
     Record,
-    /// An option in the OPT that it had, perhaps with the number of instances.
+    /// An option in the OPT of the query, perhaps with the hop count.
     Option,
-    /// The number of instances alone, in the OPT that it had.
+    /// The hop count alone, in the OPT of the query.
     Hops,
 }
 
 impl Query {
-    /// Writes the message with the first `bits` of the client's address added (RFC 7871, section 6) to `out`. None, and `out`
-    /// as it was, where the message is passed on as it is: it has such an option already (section 7.1.1 would let us change
-    /// it; we do not), is no query, is signed, speaks an EDNS that we do not know, or would be too long.
+    /// Writes the message with the first `bits` of the client's address (RFC 7871, section 6) to `out`.
+    /// Returns `None`, and leaves `out` as it was, if the message is passed on unchanged: it has such an
+    /// option already (section 7.1.1 allows a change, which is not made here), is not a query, is signed, has
+    /// an unknown EDNS version, or would be too long.
     pub fn with_client_subnet(
         &self,
         message: &[u8],
@@ -37,7 +38,7 @@ impl Query {
         self.with_options(message, Some((client, bits)), false, out)
     }
 
-    /// The same with the number of instances that pass it on, which is one, or with that alone.
+    /// Does the same with a hop count of one, or adds that alone.
     pub fn with_options(
         &self,
         message: &[u8],
@@ -67,7 +68,7 @@ impl Query {
         }
         match self.opt {
             None => add_record(message, option, out),
-            // Nothing comes after the OPT, so that no pointer needs to be turned.
+            // Nothing comes after the OPT, so no pointer has to be adjusted.
             Some(opt) if usize::from(opt.end) == message.len() && opt.version == 0 => {
                 let added = add_option(message, usize::from(opt.at), option, out);
                 added.map(|added| if options.len() == HOPS_BYTES { Added::Hops } else { added })
@@ -77,14 +78,15 @@ impl Query {
     }
 }
 
-/// Writes the option: code, length, family, source and scope prefix length, and as much of the address as that takes.
+/// Writes the option: code, length, family, source and scope prefix length, and the significant bytes of the
+/// address.
 fn write_option(client: IpAddr, bits: u8, buffer: &mut [u8; SUBNET_BYTES_MAX]) -> &[u8] {
     let client = client.to_canonical();
     let (family, bits) = match client {
         IpAddr::V4(_) => (1, bits.min(32)),
         IpAddr::V6(_) => (2, bits.min(128)),
     };
-    // Bits beyond the prefix are zero, and bytes beyond it are left out (section 6).
+    // Bits beyond the prefix are zero, and bytes beyond it are omitted (section 6).
     let bytes = usize::from(bits).div_ceil(8);
     match network(client, bits, bits) {
         IpAddr::V4(address) => buffer[8..12].copy_from_slice(&address.octets()),
@@ -102,7 +104,7 @@ fn add_record(message: &[u8], option: &[u8], out: &mut Vec<u8>) -> Option<Added>
     out[10..12].copy_from_slice(&count.to_be_bytes());
     out.push(0);
     out.extend_from_slice(&TYPE_OPT.to_be_bytes());
-    // The client takes no more than this, as it did not say otherwise.
+    // The maximum for a client that announced no other.
     out.extend_from_slice(&(UDP_BYTES as u16).to_be_bytes());
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&(option.len() as u16).to_be_bytes());
@@ -120,20 +122,21 @@ fn add_option(message: &[u8], opt: usize, option: &[u8], out: &mut Vec<u8>) -> O
     Some(Added::Option)
 }
 
-/// Takes out of an answer what its question got by [`Query::with_client_subnet`]. An answer that it cannot be taken out of
-/// stays as it is: it does not walk, has none of it, or is signed.
-pub fn strip(answer: &mut Vec<u8>, added: Added) {
+/// Removes the addition of [`Query::with_client_subnet`] from a response. A response that is malformed,
+/// signed, or has none of it stays as it is.
+pub fn strip(response: &mut Vec<u8>, added: Added) {
     match added {
         Added::Hops => {
-            retain_options(answer, |code| code != HOPS);
+            retain_options(response, |code| code != HOPS);
         }
         Added::Option => {
-            retain_options(answer, |code| code != SUBNET && code != HOPS);
+            retain_options(response, |code| code != SUBNET && code != HOPS);
         }
         Added::Record => {
-            // Without the OPT the low part of an extended rcode would mean something else (RFC 6891, section 6.1.3).
-            if remove_opt(answer).is_some_and(|rcode_high| rcode_high != 0) {
-                answer[3] = answer[3] & !RCODE | SERVFAIL;
+            // Without the OPT the low part of an extended RCODE would mean something else (RFC 6891, section
+            // 6.1.3).
+            if remove_opt(response).is_some_and(|rcode_high| rcode_high != 0) {
+                response[3] = response[3] & !RCODE | SERVFAIL;
             }
         }
     }
@@ -157,9 +160,9 @@ mod tests {
     #[test]
     fn a_network_is_added_as_an_opt_or_to_it() {
         let check = |client: &str, bits, option: &[u8]| {
-            let expected = with_records(sample("question"), 3, &[opt(512, 0, option)]);
-            assert_eq!(add(&sample("question"), client, bits), Some((Added::Record, expected)));
-            let with = |options: &[u8]| with_records(sample("question"), 3, &[opt(4096, 0x8000, options)]);
+            let expected = with_records(sample("query"), 3, &[opt(512, 0, option)]);
+            assert_eq!(add(&sample("query"), client, bits), Some((Added::Record, expected)));
+            let with = |options: &[u8]| with_records(sample("query"), 3, &[opt(4096, 0x8000, options)]);
             let cookie = [0, 10, 0, 1, 7];
             let expected = with(&[&cookie, option].concat());
             assert_eq!(add(&with(&cookie), client, bits), Some((Added::Option, expected)));
@@ -175,14 +178,14 @@ mod tests {
     }
 
     #[test]
-    fn hops_are_added_counted_and_taken_out_of_the_answer() {
+    fn hops_are_added_counted_and_removed_from_the_response() {
         const ONE: [u8; 7] = [0xfe, 0xad, 0, 3, b'e', b'v', 1];
-        let with = |options: &[u8]| with_records(sample("question"), 3, &[opt(1232, 0, options)]);
+        let with = |options: &[u8]| with_records(sample("query"), 3, &[opt(1232, 0, options)]);
         let subnet = [0, 8, 0, 4, 0, 1, 0, 0];
         for (message, expected, kind) in [
-            (sample("question"), with_records(sample("question"), 3, &[opt(512, 0, &ONE)]), Added::Record),
+            (sample("query"), with_records(sample("query"), 3, &[opt(512, 0, &ONE)]), Added::Record),
             (with(&[]), with(&ONE), Added::Hops),
-            // The network that the client told is its own.
+            // The client's own network stays.
             (with(&subnet), with(&[&subnet[..], &ONE].concat()), Added::Hops),
         ] {
             let mut marked = Vec::new();
@@ -197,14 +200,14 @@ mod tests {
             let (mut key, mut plain) = (Vec::new(), Vec::new());
             let is_plain = Query::parse(&message).unwrap().cache_key(&message, &mut plain);
             assert_eq!(query.cache_key(&marked, &mut key), is_plain);
-            // As answers go: with the same OPT.
+            // As in responses: with the same OPT.
             marked[2] |= 0x80;
-            let mut answer = message.clone();
-            answer[2] |= 0x80;
+            let mut response = message.clone();
+            response[2] |= 0x80;
             strip(&mut marked, kind);
-            assert_eq!(marked, answer);
+            assert_eq!(marked, response);
         }
-        // Of others, or malformed.
+        // Of another program, or malformed.
         for option in
             [&[0xfe, 0xad, 0, 3, b'x', b'v', 9][..], &[0xfe, 0xad, 0, 2, b'e', b'v'], &[0xfe, 0xad, 0, 0]]
         {
@@ -216,12 +219,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_passed_on_as_it_is() {
+    fn some_messages_are_passed_on_unchanged() {
         let check = |message: &[u8]| assert_eq!(add(message, "192.0.2.1", 24), None);
-        ["question_subnet", "question_tsig", "update", "notify"]
-            .into_iter()
-            .for_each(|name| check(&sample(name)));
-        let with = |records: &[Vec<u8>]| with_records(sample("question"), 3, records);
+        ["query_subnet", "query_tsig", "update", "notify"].into_iter().for_each(|name| check(&sample(name)));
+        let with = |records: &[Vec<u8>]| with_records(sample("query"), 3, records);
         check(&with(&[opt(1232, 0x1_0000, &[])]));
         check(&with(&[opt(1232, 0, &[]), record(&[0], 16, 1, 0, &[])]));
         let long = with(&[record(&[0], 16, 1, 0, &[0; 65_470])]);
@@ -232,23 +233,23 @@ mod tests {
     }
 
     #[test]
-    fn what_was_added_is_taken_out_of_the_answer() {
-        let check = |answer: Vec<u8>, added, expected: Vec<u8>| {
-            let mut stripped = answer;
+    fn additions_are_removed_from_the_response() {
+        let check = |response: Vec<u8>, added, expected: Vec<u8>| {
+            let mut stripped = response;
             strip(&mut stripped, added);
             assert_eq!(stripped, expected);
         };
-        let with = |ttl, options: &[u8]| with_records(sample("answer"), 3, &[opt(1232, ttl, options)]);
+        let with = |ttl, options: &[u8]| with_records(sample("response"), 3, &[opt(1232, ttl, options)]);
         let (cookie, subnet) = ([0, 10, 0, 1, 7], [0, 8, 0, 7, 0, 1, 24, 16, 192, 0, 2]);
-        check(with(0, &subnet), Added::Record, sample("answer"));
+        check(with(0, &subnet), Added::Record, sample("response"));
         check(with(0, &[&subnet[..], &cookie].concat()), Added::Option, with(0, &cookie));
         check(with(0, &[&cookie, &subnet[..]].concat()), Added::Option, with(0, &cookie));
         check(with(0, &cookie), Added::Option, with(0, &cookie));
-        check(sample("answer"), Added::Record, sample("answer"));
-        check(sample("answer"), Added::Option, sample("answer"));
-        let mut failed = sample("answer");
+        check(sample("response"), Added::Record, sample("response"));
+        check(sample("response"), Added::Option, sample("response"));
+        let mut failed = sample("response");
         failed[3] |= SERVFAIL;
         check(with(0x100_0000, &subnet), Added::Record, failed);
-        check(sample("question_tsig"), Added::Record, sample("question_tsig"));
+        check(sample("query_tsig"), Added::Record, sample("query_tsig"));
     }
 }

@@ -1,16 +1,16 @@
-//! Names, types and rcodes as people write them.
+//! Names, types and RCODEs in textual form.
 
 use super::record::LABEL_BYTES_MAX;
 use super::{NAME_BYTES_MAX, RCODE};
 use std::borrow::Cow;
 
-/// Why a text is not a name.
+/// Reason why a text is not a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
-    /// There is nothing.
+    /// The text is empty.
     #[error("an empty name; the root is written `.`")]
     Empty,
-    /// Two dots meet, or it begins with one.
+    /// The text has two adjacent dots, or begins with one.
     #[error("a name with an empty label: two dots meet, or it begins with a dot")]
     EmptyLabel,
     /// A label is too long.
@@ -19,18 +19,18 @@ pub enum NameError {
     /// The name is too long.
     #[error("a name is longer than {NAME_BYTES_MAX} bytes")]
     Long,
-    /// A backslash without what belongs to it.
+    /// A backslash has no valid escape after it.
     #[error("in a name `\\` is followed by three digits up to 255 or by another character")]
     Escape,
-    /// A character that has to be written otherwise.
+    /// A character needs an escape.
     #[error(
         "`{0}` in a name: write international names in their `xn--` form, other bytes as `\\` and three digits"
     )]
     Character(char),
 }
 
-/// Reads a name such as `www.example.org`, with a dot at the end or not, to wire form in the case given (RFC 1035, sections
-/// 3.1 and 5.1).
+/// Parses a name such as `www.example.org`, with or without a final dot, to wire form in the given case (RFC
+/// 1035, sections 3.1 and 5.1).
 pub fn parse_name(text: &str) -> Result<Vec<u8>, NameError> {
     match text {
         "" => return Err(NameError::Empty),
@@ -38,7 +38,7 @@ pub fn parse_name(text: &str) -> Result<Vec<u8>, NameError> {
         _ => {}
     }
     let mut name = vec![0];
-    // Where the length of the label is that is being read.
+    // Offset of the length of the current label.
     let mut label = 0;
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -54,7 +54,7 @@ pub fn parse_name(text: &str) -> Result<Vec<u8>, NameError> {
             _ => return Err(NameError::Character(character(text, text.len() - rest.len() - 1))),
         }
     }
-    // A dot at the end has made the root's label already.
+    // A final dot has already added the label of the root.
     if label + 1 < name.len() {
         end_label(&mut name, label)?;
         name.push(0);
@@ -75,7 +75,7 @@ fn end_label(name: &mut [u8], label: usize) -> Result<(), NameError> {
     }
 }
 
-/// The byte that is written by what follows a backslash.
+/// Returns the byte of an escape after a backslash.
 fn unescape(rest: &mut &[u8]) -> Result<u8, NameError> {
     let (&first, after) = rest.split_first().ok_or(NameError::Escape)?;
     if !first.is_ascii_digit() {
@@ -93,7 +93,7 @@ fn character(text: &str, at: usize) -> char {
     text.get(at..).and_then(|rest| rest.chars().next()).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
-/// IANA's registry "Resource Record (RR) TYPEs", as far as these are met.
+/// Types of IANA's registry "Resource Record (RR) TYPEs" that are in use.
 const TYPES: &[(u16, &str)] = &[
     (1, "A"),
     (2, "NS"),
@@ -147,7 +147,7 @@ const TYPES: &[(u16, &str)] = &[
     (257, "CAA"),
 ];
 
-/// IANA's registry "DNS RCODEs", as far as the header has room for them.
+/// RCODEs of IANA's registry "DNS RCODEs" that fit into the header.
 const RCODES: &[(u8, &str)] = &[
     (0, "NOERROR"),
     (1, "FORMERR"),
@@ -163,14 +163,14 @@ const RCODES: &[(u8, &str)] = &[
     (11, "DSOTYPENI"),
 ];
 
-/// The number of a type, by its name in any case or as `TYPE123` (RFC 3597, section 5).
+/// Returns the number of a type by its name in any case or as `TYPE123` (RFC 3597, section 5).
 #[must_use]
 pub fn type_number(text: &str) -> Option<u16> {
     let known = TYPES.iter().find(|(_, name)| name.eq_ignore_ascii_case(text)).map(|(number, _)| *number);
     known.or_else(|| numbered(text, "TYPE")?.parse().ok())
 }
 
-/// The name of a type; `TYPE123` where there is none.
+/// Returns the name of a type, or `TYPE123` if it has none.
 #[must_use]
 pub fn type_name(number: u16) -> Cow<'static, str> {
     match TYPES.iter().find(|(known, _)| *known == number) {
@@ -179,14 +179,14 @@ pub fn type_name(number: u16) -> Cow<'static, str> {
     }
 }
 
-/// The number of an rcode that fits into the header, by its name in any case or as `RCODE12`.
+/// Returns the number of an RCODE that fits into the header, by its name in any case or as `RCODE12`.
 #[must_use]
 pub fn rcode_number(text: &str) -> Option<u8> {
     let known = RCODES.iter().find(|(_, name)| name.eq_ignore_ascii_case(text)).map(|(number, _)| *number);
     known.or_else(|| numbered(text, "RCODE")?.parse().ok().filter(|number| *number <= RCODE))
 }
 
-/// The name of an rcode; `RCODE12` where there is none.
+/// Returns the name of an RCODE, or `RCODE12` if it has none.
 #[must_use]
 pub fn rcode_name(number: u8) -> Cow<'static, str> {
     match RCODES.iter().find(|(known, _)| *known == number) {
@@ -195,11 +195,11 @@ pub fn rcode_name(number: u8) -> Cow<'static, str> {
     }
 }
 
-/// The digits after a prefix in any case.
+/// Returns the digits after a prefix in any case.
 fn numbered<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
-    let (head, digits) = text.split_at_checked(prefix.len())?;
+    let (start, digits) = text.split_at_checked(prefix.len())?;
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    (head.eq_ignore_ascii_case(prefix) && is_number).then_some(digits)
+    (start.eq_ignore_ascii_case(prefix) && is_number).then_some(digits)
 }
 
 #[cfg(test)]

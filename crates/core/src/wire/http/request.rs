@@ -1,11 +1,11 @@
-//! The head of a request.
+//! The header section of a request.
 
 use super::{
     ConnectionSays, Field, Fields, Framing, HeadError, HeadLimits, HttpVersion, Kind, Span, Strictness,
     parse_version,
 };
 
-/// A request's head that was read; to be used for one after the other.
+/// A parsed header section of a request, which can be reused for the next one.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     method: Span,
@@ -17,12 +17,13 @@ pub struct Request {
     fields: Fields,
 }
 
-/// What a request is for (RFC 9112, section 3.2).
+/// Target of a request (RFC 9112, section 3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target<'a> {
     /// A path with its query, of the origin or the absolute form.
     Path(&'a [u8]),
-    /// The query, from `?` on, of an absolute form without a path: `/` goes before it (RFC 9110, section 4.2.3).
+    /// A query, from `?` on, of an absolute form without a path: `/` goes before it (RFC 9110, section
+    /// 4.2.3).
     Query(&'a [u8]),
     /// `host:port`, of CONNECT.
     Authority(&'a [u8]),
@@ -30,25 +31,25 @@ pub enum Target<'a> {
     Asterisk,
 }
 
-/// Why bytes are not the head of a request that is served.
+/// Reason why bytes are not the header section of an acceptable request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// Not the head of a message.
+    /// The header section is malformed.
     #[error(transparent)]
     Head(#[from] HeadError),
-    /// Another version than 1.x.
+    /// The version is not 1.x.
     #[error("HTTP version not supported")]
     Version,
-    /// A target that is none.
+    /// The target is malformed.
     #[error("malformed request target")]
     Target,
-    /// No host, more than one, or a malformed one (RFC 9112, section 3.2).
+    /// The host is missing, repeated or malformed (RFC 9112, section 3.2).
     #[error("missing, repeated or malformed Host")]
     Host,
 }
 
 impl RequestError {
-    /// The status to answer with.
+    /// Returns the status of the response to the client.
     #[must_use]
     pub fn status(self) -> u16 {
         match self {
@@ -61,25 +62,25 @@ impl RequestError {
 }
 
 impl Request {
-    /// Reads a head: from the start line to the empty line, as [`super::Scan`] found it.
-    pub fn parse(&mut self, head: &[u8], limits: &HeadLimits) -> Result<(), RequestError> {
+    /// Parses a header section: from the start line to the empty line, as [`super::Scan`] found it.
+    pub fn parse(&mut self, section: &[u8], limits: &HeadLimits) -> Result<(), RequestError> {
         self.fields.clear(Strictness::Strict);
-        let line_end = head.iter().position(|&byte| byte == b'\r').ok_or(HeadError::LineEnd)?;
-        if head.get(line_end + 1) != Some(&b'\n') {
+        let line_end = section.iter().position(|&byte| byte == b'\r').ok_or(HeadError::LineEnd)?;
+        if section.get(line_end + 1) != Some(&b'\n') {
             return Err(HeadError::LineEnd.into());
         }
-        self.parse_line(head, line_end)?;
-        self.fields.parse(head, line_end + 2, limits)?;
+        self.parse_line(section, line_end)?;
+        self.fields.parse(section, line_end + 2, limits)?;
         self.framing = self.fields.framing(self.version)?;
-        // CONNECT has no content (RFC 9110, section 9.3.6): what follows would be read in two ways.
-        if self.framing.is_some() && self.method.of(head) == b"CONNECT" {
+        // CONNECT has no content (RFC 9110, section 9.3.6), so the bytes that follow would be ambiguous.
+        if self.framing.is_some() && self.method.of(section) == b"CONNECT" {
             return Err(HeadError::Length.into());
         }
-        self.check_host(head)
+        self.check_host(section)
     }
 
-    fn parse_line(&mut self, head: &[u8], end: usize) -> Result<(), RequestError> {
-        let line = &head[..end];
+    fn parse_line(&mut self, section: &[u8], end: usize) -> Result<(), RequestError> {
+        let line = &section[..end];
         let mut spaces = line.iter().enumerate().filter(|(_, byte)| **byte == b' ').map(|(at, _)| at);
         let (Some(first), Some(second), None) = (spaces.next(), spaces.next(), spaces.next()) else {
             return Err(HeadError::StartLine.into());
@@ -94,18 +95,18 @@ impl Request {
             None => return Err(HeadError::StartLine.into()),
         }
         (self.method, self.target) = (Span::new(0, first), Span::new(first + 1, second));
-        self.parse_target(head)
+        self.parse_target(section)
     }
 
-    fn parse_target(&mut self, head: &[u8]) -> Result<(), RequestError> {
-        let target = self.target.of(head);
+    fn parse_target(&mut self, section: &[u8]) -> Result<(), RequestError> {
+        let target = self.target.of(section);
         // A fragment never goes over the wire (RFC 9110, section 4.1).
         if target.is_empty() || !target.iter().all(|&byte| byte.is_ascii_graphic() && byte != b'#') {
             return Err(RequestError::Target);
         }
         let start = self.target.start as usize;
         (self.authority, self.path) = (None, Span::default());
-        match (self.method.of(head), target) {
+        match (self.method.of(section), target) {
             (b"CONNECT", authority) => {
                 let colon = authority.iter().rposition(|&byte| byte == b':').ok_or(RequestError::Target)?;
                 let port = &authority[colon + 1..];
@@ -118,14 +119,14 @@ impl Request {
             (b"OPTIONS", b"*") => {}
             (_, absolute) => {
                 let rest = ["http://", "https://"].iter().find_map(|scheme| {
-                    let (head, rest) = absolute.split_at_checked(scheme.len())?;
-                    head.eq_ignore_ascii_case(scheme.as_bytes()).then_some(rest)
+                    let (section, rest) = absolute.split_at_checked(scheme.len())?;
+                    section.eq_ignore_ascii_case(scheme.as_bytes()).then_some(rest)
                 });
                 let rest = rest.ok_or(RequestError::Target)?;
                 let host = start + absolute.len() - rest.len();
                 let length = rest.iter().position(|byte| b"/?".contains(byte)).unwrap_or(rest.len());
                 let authority = Span::new(host, host + length);
-                if length == 0 || !is_host(authority.of(head)) {
+                if length == 0 || !is_host(authority.of(section)) {
                     return Err(RequestError::Target);
                 }
                 self.authority = Some(authority);
@@ -135,80 +136,85 @@ impl Request {
         Ok(())
     }
 
-    /// HTTP/1.1 wants exactly one; that of an absolute target counts before it (RFC 9112, sections 3.2 and 3.2.2).
-    fn check_host(&self, head: &[u8]) -> Result<(), RequestError> {
+    /// Checks the host. HTTP/1.1 requires exactly one; that of an absolute target overrides it (RFC 9112,
+    /// sections 3.2 and 3.2.2).
+    fn check_host(&self, section: &[u8]) -> Result<(), RequestError> {
         let mut hosts = self.fields.fields.iter().filter(|field| field.kind == Kind::Host);
         match (hosts.next(), hosts.next()) {
-            (Some(host), None) if is_host(host.value.of(head)) || host.value.of(head).is_empty() => Ok(()),
+            (Some(host), None) if is_host(host.value.of(section)) || host.value.of(section).is_empty() => {
+                Ok(())
+            }
             (None, _) if self.version == HttpVersion::Http10 => Ok(()),
             _ => Err(RequestError::Host),
         }
     }
 
-    /// The method.
+    /// Returns the method.
     #[must_use]
-    pub fn method<'a>(&self, head: &'a [u8]) -> &'a [u8] {
-        self.method.of(head)
+    pub fn method<'a>(&self, section: &'a [u8]) -> &'a [u8] {
+        self.method.of(section)
     }
 
-    /// What it is for.
+    /// Returns the target.
     #[must_use]
-    pub fn target<'a>(&self, head: &'a [u8]) -> Target<'a> {
-        match (self.method.of(head), self.target.of(head)) {
+    pub fn target<'a>(&self, section: &'a [u8]) -> Target<'a> {
+        match (self.method.of(section), self.target.of(section)) {
             (b"CONNECT", authority) => Target::Authority(authority),
             (_, b"*") => Target::Asterisk,
             // The absolute form of `*` has no path (RFC 9112, section 3.2.4).
-            (b"OPTIONS", _) if self.authority.is_some() && self.path.of(head).is_empty() => Target::Asterisk,
-            _ if self.path == Span::default() || self.path.of(head).is_empty() => Target::Path(b"/"),
-            _ => match self.path.of(head) {
+            (b"OPTIONS", _) if self.authority.is_some() && self.path.of(section).is_empty() => {
+                Target::Asterisk
+            }
+            _ if self.path == Span::default() || self.path.of(section).is_empty() => Target::Path(b"/"),
+            _ => match self.path.of(section) {
                 query @ [b'?', ..] => Target::Query(query),
                 path => Target::Path(path),
             },
         }
     }
 
-    /// The host that is meant, with its port if it has one; empty when there is none.
+    /// Returns the host, with its port if it has one; empty if there is none.
     #[must_use]
-    pub fn authority<'a>(&self, head: &'a [u8]) -> &'a [u8] {
+    pub fn authority<'a>(&self, section: &'a [u8]) -> &'a [u8] {
         let host = || self.fields.fields.iter().find(|field| field.kind == Kind::Host);
         let span = self.authority.or_else(|| host().map(|host| host.value));
-        span.map_or(b"", |span| span.of(head))
+        span.map_or(b"", |span| span.of(section))
     }
 
-    /// The version.
+    /// Returns the version.
     #[must_use]
     pub fn version(&self) -> HttpVersion {
         self.version
     }
 
-    /// How the body is framed; `None` when there is none.
+    /// Returns the framing of the body, or `None` if there is none.
     #[must_use]
     pub fn framing(&self) -> Option<Framing> {
         self.framing
     }
 
-    /// What `Connection` says.
+    /// Returns the options of `Connection`.
     #[must_use]
     pub fn connection(&self) -> ConnectionSays {
         self.fields.connection
     }
 
-    /// Whether the client would keep the connection (RFC 9112, section 9.3).
+    /// Returns true if the client keeps the connection open (RFC 9112, section 9.3).
     #[must_use]
     pub fn keeps_alive(&self) -> bool {
         let says = self.fields.connection;
         !says.close && (self.version == HttpVersion::Http11 || says.keep_alive)
     }
 
-    /// All fields.
+    /// Returns all fields.
     #[must_use]
     pub fn fields(&self) -> &[Field] {
         &self.fields.fields
     }
 
-    /// The fields that go on to the server as they are: not those for this connection alone, nor the host, the length
-    /// and what tells of the client.
-    pub fn passed_on<'a>(&'a self, head: &'a [u8]) -> impl Iterator<Item = &'a Field> {
+    /// Returns the fields that are passed on to the server unchanged: not those for this connection alone,
+    /// and not the host, the length and the information about the client.
+    pub fn passed_on<'a>(&'a self, section: &'a [u8]) -> impl Iterator<Item = &'a Field> {
         let stays = |field: &&Field| {
             !matches!(
                 field.kind,
@@ -226,41 +232,41 @@ impl Request {
                     | Kind::ForwardedPort
             )
         };
-        self.fields.fields.iter().filter(stays).filter(|f| !self.fields.is_named_by_connection(head, f))
+        self.fields.fields.iter().filter(stays).filter(|f| !self.fields.is_named_by_connection(section, f))
     }
 
-    /// The protocols that the client would change to, if it asks for that. h2c is none of them: HTTP/2 behind our back
-    /// would be a tunnel past every rule.
+    /// Returns the protocols to which the client requests an upgrade. h2c is never one of them: HTTP/2 inside
+    /// a tunnel would bypass every rule.
     #[must_use]
-    pub fn upgrade<'a>(&self, head: &'a [u8]) -> Option<&'a [u8]> {
+    pub fn upgrade<'a>(&self, section: &'a [u8]) -> Option<&'a [u8]> {
         if !self.fields.connection.upgrade || self.version == HttpVersion::Http10 {
             return None;
         }
         let mut fields = self.fields.fields.iter().filter(|field| field.kind == Kind::Upgrade);
-        let (value, None) = (fields.next()?.value.of(head), fields.next()) else { return None };
+        let (value, None) = (fields.next()?.value.of(section), fields.next()) else { return None };
         let is_h2c = super::tokens(value).any(|token| token.eq_ignore_ascii_case(b"h2c"));
         (!is_h2c && !value.is_empty()).then_some(value)
     }
 
-    /// The value of a cookie (RFC 6265, section 5.4).
+    /// Returns the value of a cookie (RFC 6265, section 5.4).
     #[must_use]
-    pub fn cookie<'a>(&self, head: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    pub fn cookie<'a>(&self, section: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         let cookies = self.fields.fields.iter().filter(|field| field.kind == Kind::Cookie);
-        cookies.flat_map(|field| field.value.of(head).split(|&byte| byte == b';')).find_map(|pair| {
+        cookies.flat_map(|field| field.value.of(section).split(|&byte| byte == b';')).find_map(|pair| {
             let pair = pair.trim_ascii();
             pair.strip_prefix(name)?.strip_prefix(b"=")
         })
     }
 
-    /// Whether a second request would do no harm (RFC 9110, section 9.2.2).
+    /// Returns true if a second request would do no harm (RFC 9110, section 9.2.2).
     #[must_use]
-    pub fn is_idempotent(&self, head: &[u8]) -> bool {
-        matches!(self.method.of(head), b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
+    pub fn is_idempotent(&self, section: &[u8]) -> bool {
+        matches!(self.method.of(section), b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
     }
 }
 
-/// A host with or without a port: names, IPv4 and bracketed IPv6 addresses have no other characters
-/// (RFC 3986, section 3.2.2).
+/// Returns true for a host with or without a port: names, IPv4 and bracketed IPv6 addresses have no other
+/// characters (RFC 3986, section 3.2.2).
 fn is_host(text: &[u8]) -> bool {
     let (host, port) = match text.iter().rposition(|&byte| byte == b':') {
         Some(colon) if !text[colon..].contains(&b']') => (&text[..colon], &text[colon + 1..]),
@@ -282,20 +288,20 @@ mod tests {
     use crate::wire::http::Scan;
 
     fn parse(text: &str) -> Result<(Request, Vec<u8>), RequestError> {
-        let head = text.as_bytes().to_vec();
+        let section = text.as_bytes().to_vec();
         let limits = HeadLimits::default();
-        let found = Scan::default().find(&head, &limits)?.expect("a whole head");
-        let head = head[found.start..found.end].to_vec();
+        let found = Scan::default().find(&section, &limits)?.expect("a whole header section");
+        let section = section[found.start..found.end].to_vec();
         let mut request = Request::default();
-        request.parse(&head, &limits).map(|()| (request, head))
+        request.parse(&section, &limits).map(|()| (request, section))
     }
 
     #[test]
     fn targets_and_hosts() {
         let check = |line: &str, host: &str, target: Target<'_>, authority: &str| {
-            let (request, head) = parse(&format!("{line} HTTP/1.1\r\nHost: {host}\r\n\r\n")).unwrap();
-            assert_eq!(request.target(&head), target, "{line}");
-            assert_eq!(request.authority(&head), authority.as_bytes(), "{line}");
+            let (request, section) = parse(&format!("{line} HTTP/1.1\r\nHost: {host}\r\n\r\n")).unwrap();
+            assert_eq!(request.target(&section), target, "{line}");
+            assert_eq!(request.authority(&section), authority.as_bytes(), "{line}");
         };
         check("GET /a?b=c", "x.example", Target::Path(b"/a?b=c"), "x.example");
         check("GET http://y.example:81/a", "x.example", Target::Path(b"/a"), "y.example:81");
@@ -310,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ambiguous_is_refused() {
+    fn ambiguous_requests_are_refused() {
         let error = |text: &str| parse(&text.replace('\n', "\r\n")).map(|_| ()).unwrap_err();
         let with = |fields: &str| error(&format!("POST / HTTP/1.1\nHost: a\n{fields}\n\n"));
         assert_eq!(with("Content-Length: 1\nContent-Length: 1"), HeadError::Length.into());
@@ -339,19 +345,20 @@ mod tests {
     fn only_end_to_end_fields_go_on() {
         let text = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close, X-Secret, Host\r\nX-Secret: 1\r\nTE: gzip\r\n\
             X-Forwarded-For: 1.2.3.4\r\nAccept: */*\r\nKeep-Alive: 5\r\nCookie: a=1; who=two\r\n\r\n";
-        let (request, head) = parse(text).unwrap();
-        let names: Vec<&[u8]> = request.passed_on(&head).map(|field| field.name.of(&head)).collect();
+        let (request, section) = parse(text).unwrap();
+        let names: Vec<&[u8]> = request.passed_on(&section).map(|field| field.name.of(&section)).collect();
         assert_eq!(names, [b"Accept".as_slice(), b"Cookie"]);
-        assert_eq!(request.cookie(&head, b"who"), Some(b"two".as_slice()));
-        assert_eq!(request.cookie(&head, b"wh"), None);
+        assert_eq!(request.cookie(&section, b"who"), Some(b"two".as_slice()));
+        assert_eq!(request.cookie(&section, b"wh"), None);
         assert!(!request.keeps_alive());
     }
 
     #[test]
     fn upgrades_but_not_to_h2c() {
         let upgrade = |fields: &str| {
-            let (request, head) = parse(&format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n")).unwrap();
-            request.upgrade(&head).map(|value| String::from_utf8_lossy(value).into_owned())
+            let (request, section) =
+                parse(&format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n")).unwrap();
+            request.upgrade(&section).map(|value| String::from_utf8_lossy(value).into_owned())
         };
         assert_eq!(
             upgrade("Connection: keep-alive, Upgrade\r\nUpgrade: websocket").as_deref(),

@@ -1,11 +1,11 @@
-//! The head of a response.
+//! The header section of a response.
 
 use super::{
     ConnectionSays, Field, Fields, Framing, HeadError, HeadLimits, HttpVersion, Kind, Span, Strictness,
     parse_version,
 };
 
-/// A response's head that was read; to be used for one after the other.
+/// A parsed header section of a response, which can be reused for the next one.
 #[derive(Clone, Debug, Default)]
 pub struct Response {
     status: u16,
@@ -15,19 +15,20 @@ pub struct Response {
     fields: Fields,
 }
 
-/// Why bytes are not the head of a response that can be passed on.
+/// Reason why bytes are not the header section of a response that can be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(transparent)]
 pub struct ResponseError(#[from] pub HeadError);
 
 impl Response {
-    /// Reads a head: from the status line to the empty line, as [`super::Scan::of_response`] found it.
-    pub fn parse(&mut self, head: &[u8], limits: &HeadLimits) -> Result<(), ResponseError> {
+    /// Parses a header section: from the status line to the empty line, as [`super::Scan::of_response`] found
+    /// it.
+    pub fn parse(&mut self, section: &[u8], limits: &HeadLimits) -> Result<(), ResponseError> {
         self.fields.clear(Strictness::Tolerant);
-        let end = head.iter().position(|byte| b"\r\n".contains(byte)).ok_or(HeadError::LineEnd)?;
-        let next = end + super::line_end(head, end, Strictness::Tolerant)?;
-        // "HTTP/1.1 200 OK"; the reason may be empty, and some leave its space out (RFC 9112, section 4).
-        let line = &head[..end];
+        let end = section.iter().position(|byte| b"\r\n".contains(byte)).ok_or(HeadError::LineEnd)?;
+        let next = end + super::line_end(section, end, Strictness::Tolerant)?;
+        // "HTTP/1.1 200 OK"; the reason may be empty, and some servers omit its space (RFC 9112, section 4).
+        let line = &section[..end];
         let version = line.get(..8).and_then(parse_version).and_then(Result::ok);
         self.version = version.ok_or(HeadError::StartLine)?;
         let status = match line.get(8..12) {
@@ -44,31 +45,31 @@ impl Response {
             }
             Some(_) => return Err(HeadError::StartLine.into()),
         };
-        self.fields.parse(head, next, limits)?;
+        self.fields.parse(section, next, limits)?;
         self.framing = self.fields.framing(self.version)?;
         Ok(())
     }
 
-    /// The status, from 100 to 999.
+    /// Returns the status, from 100 to 999.
     #[must_use]
     pub fn status(&self) -> u16 {
         self.status
     }
 
-    /// The reason, perhaps empty.
+    /// Returns the reason, which may be empty.
     #[must_use]
-    pub fn reason<'a>(&self, head: &'a [u8]) -> &'a [u8] {
-        self.reason.of(head)
+    pub fn reason<'a>(&self, section: &'a [u8]) -> &'a [u8] {
+        self.reason.of(section)
     }
 
-    /// The framing that the fields tell, be there a body or not; `None` when they tell none.
+    /// Returns the framing that the fields declare, with or without a body, or `None` if they declare none.
     #[must_use]
     pub fn told_framing(&self) -> Option<Framing> {
         self.framing
     }
 
-    /// How the body is framed, for an answer to a request of this method (RFC 9112, section 6.3); `None` when there is no
-    /// body.
+    /// Returns the framing of the body of a response to a request of this method (RFC 9112, section 6.3), or
+    /// `None` if there is no body.
     #[must_use]
     pub fn framing(&self, method: &[u8]) -> Option<Framing> {
         match self.status {
@@ -78,13 +79,13 @@ impl Response {
         }
     }
 
-    /// What `Connection` says.
+    /// Returns the options of `Connection`.
     #[must_use]
     pub fn connection(&self) -> ConnectionSays {
         self.fields.connection
     }
 
-    /// Whether the server keeps the connection (RFC 9112, section 9.3).
+    /// Returns true if the server keeps the connection open (RFC 9112, section 9.3).
     #[must_use]
     pub fn keeps_alive(&self) -> bool {
         let says = self.fields.connection;
@@ -92,28 +93,28 @@ impl Response {
         is_sound && !says.close && (self.version == HttpVersion::Http11 || says.keep_alive)
     }
 
-    /// What the server changes to, with the status 101.
+    /// Returns the new protocol of a response with the status 101.
     #[must_use]
-    pub fn upgrade<'a>(&self, head: &'a [u8]) -> Option<&'a [u8]> {
+    pub fn upgrade<'a>(&self, section: &'a [u8]) -> Option<&'a [u8]> {
         let field = self.fields.fields.iter().find(|field| field.kind == Kind::Upgrade)?;
-        Some(field.value.of(head))
+        Some(field.value.of(section))
     }
 
-    /// All fields.
+    /// Returns all fields.
     #[must_use]
     pub fn fields(&self) -> &[Field] {
         &self.fields.fields
     }
 
-    /// The fields that go on to the client as they are.
-    pub fn passed_on<'a>(&'a self, head: &'a [u8]) -> impl Iterator<Item = &'a Field> {
+    /// Returns the fields that are passed on to the client unchanged.
+    pub fn passed_on<'a>(&'a self, section: &'a [u8]) -> impl Iterator<Item = &'a Field> {
         let stays = |field: &&Field| {
             !matches!(
                 field.kind,
                 Kind::Hop | Kind::Connection | Kind::Upgrade | Kind::ContentLength | Kind::TransferEncoding
             )
         };
-        self.fields.fields.iter().filter(stays).filter(|f| !self.fields.is_named_by_connection(head, f))
+        self.fields.fields.iter().filter(stays).filter(|f| !self.fields.is_named_by_connection(section, f))
     }
 }
 
@@ -156,20 +157,21 @@ mod tests {
     }
 
     #[test]
-    fn what_rfc_9112_lets_a_recipient_repair_is_repaired() {
-        let check = |head: &str, framing, stays: bool| {
+    fn faults_that_rfc_9112_lets_a_recipient_repair_are_repaired() {
+        let check = |section: &str, framing, stays: bool| {
             let mut response = Response::default();
-            let found = super::super::Scan::of_response().find(head.as_bytes(), &HeadLimits::default());
-            let found = found.unwrap().expect("a whole head");
-            assert_eq!((found.start, found.end), (0, head.len()), "{head:?}");
-            response.parse(head.as_bytes(), &HeadLimits::default()).unwrap();
+            let found = super::super::Scan::of_response().find(section.as_bytes(), &HeadLimits::default());
+            let found = found.unwrap().expect("a whole header section");
+            assert_eq!((found.start, found.end), (0, section.len()), "{section:?}");
+            response.parse(section.as_bytes(), &HeadLimits::default()).unwrap();
             assert_eq!(
                 (response.framing(b"GET").unwrap(), response.keeps_alive()),
                 (framing, stays),
-                "{head:?}"
+                "{section:?}"
             );
-            assert_eq!(response.reason(head.as_bytes()), b"OK");
-            let values = response.passed_on(head.as_bytes()).map(|field| field.value.of(head.as_bytes()));
+            assert_eq!(response.reason(section.as_bytes()), b"OK");
+            let values =
+                response.passed_on(section.as_bytes()).map(|field| field.value.of(section.as_bytes()));
             assert!(values.into_iter().all(|value| !value.iter().any(|byte| b"\r\n".contains(byte))));
         };
         let (two, chunked) = (Framing::Length(2), Framing::Chunked);
@@ -181,19 +183,19 @@ mod tests {
             ("Content-Length: 2\nTransfer-Encoding: chunked\n", chunked, false),
             ("Transfer-Encoding: chunked\nContent-Length: 2\nContent-Length: 2\n", chunked, false),
         ] {
-            let head = format!("HTTP/1.1 200 OK\nX: y\n{fields}\n");
-            check(&head, framing, stays);
-            check(&head.replace('\n', "\r\n"), framing, stays);
+            let section = format!("HTTP/1.1 200 OK\nX: y\n{fields}\n");
+            check(&section, framing, stays);
+            check(&section.replace('\n', "\r\n"), framing, stays);
             // Lines of both kinds.
-            check(&head.replace("OK\n", "OK\r\n"), framing, stays);
-            check(&head.replace("\n\n", "\n\r\n"), framing, stays);
-            let kept = head.replace("\n\n", "\nConnection: keep-alive\n\n");
-            check(&kept.replace("HTTP/1.1", "HTTP/1.0"), framing, stays && framing == two);
+            check(&section.replace("OK\n", "OK\r\n"), framing, stays);
+            check(&section.replace("\n\n", "\n\r\n"), framing, stays);
+            let persistent = section.replace("\n\n", "\nConnection: keep-alive\n\n");
+            check(&persistent.replace("HTTP/1.1", "HTTP/1.0"), framing, stays && framing == two);
         }
     }
 
     #[test]
-    fn what_stays_ambiguous_is_refused() {
+    fn other_ambiguous_responses_are_refused() {
         let error = |fields: &str| parse(&format!("HTTP/1.1 200 OK\n{fields}\n\n")).unwrap_err();
         for lengths in [
             "Content-Length: 5\nContent-Length: 50",

@@ -99,7 +99,7 @@ fn the_limits_of_heads_hold_for_checks_too() {
     let listen = free_port();
     let evener = Evener::run(&config(listen, &origins, "head_bytes_max = 1024, head_fields_max = 16"));
     let reasons = origins.each_ref().map(|origin| wait_for(&evener, origin, "down"));
-    assert!(reasons[0].ends_with("the head is too long"), "{}", reasons[0]);
+    assert!(reasons[0].ends_with("the header section is too long"), "{}", reasons[0]);
     assert!(reasons[1].ends_with("too many header fields"), "{}", reasons[1]);
     // A reload that raises the limits counts for the next probe.
     evener.reload(&config(listen, &origins, ""));
