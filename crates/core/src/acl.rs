@@ -1,21 +1,21 @@
-//! Access lists: prefixes that permit or deny, by the longest match or in order, and an answer for everybody else.
+//! Access lists: prefixes that permit or deny clients, by the longest match or in order, and a default.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// What an access list says of a client.
+/// Decision of an access list about a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// The client may come in.
+    /// The client is admitted.
     Permit,
-    /// The client may not.
+    /// The client is refused.
     Deny,
 }
 
 impl Access {
-    /// The other one.
+    /// Returns the opposite decision.
     #[must_use]
     pub const fn inverse(self) -> Self {
         match self {
@@ -39,13 +39,13 @@ enum Family {
     V6,
 }
 
-/// Why a text is not a prefix.
+/// Reason why a text is not a prefix.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrefixError {
-    /// The part before the slash is no address.
+    /// The part before the slash is not an address.
     #[error("`{0}` is not a prefix: write 10.0.0.0/8 or 2001:db8::/32")]
     Address(String),
-    /// The part after the slash is too large, or no number.
+    /// The part after the slash is too large or not a number.
     #[error("`{0}` has no valid length: an IPv4 prefix has 0 to 32 bits, an IPv6 prefix 0 to 128")]
     Length(String),
 }
@@ -79,7 +79,8 @@ impl FromStr for Prefix {
     }
 }
 
-/// An IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2) counts as the IPv4 address that it carries.
+/// Returns the family and the left-aligned bits of an address. An IPv4-mapped IPv6 address (RFC 4291, section
+/// 2.5.5.2) counts as the IPv4 address that it carries.
 fn left_aligned(address: IpAddr) -> (Family, u128) {
     match address.to_canonical() {
         IpAddr::V4(address) => (Family::V4, u128::from(address.to_bits()) << 96),
@@ -91,11 +92,11 @@ fn mask(length: u8) -> u128 {
     if length == 0 { 0 } else { u128::MAX << (128 - u32::from(length)) }
 }
 
-/// A compiled access list: layers that are asked in turn, each with a sorted array for each length, so that a million
-/// prefixes take 32 bytes each.
+/// A compiled access list: layers that are searched in turn, each with a sorted array for each prefix length.
+/// A million prefixes take 32 bytes each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acl {
-    /// Clones share them.
+    /// Shared between clones.
     layers: Vec<Arc<[Level]>>,
     otherwise: Access,
 }
@@ -108,17 +109,44 @@ struct Level {
 }
 
 impl Acl {
-    /// A list of `rules`, and what it says where none matches. Of rules with the same prefix the first one counts.
+    /// Creates a list of `rules` in which the longest match wins. Of rules with the same prefix the first one
+    /// counts. Addresses that no rule matches get `otherwise`.
+    ///
+    /// ```
+    /// use evener_core::acl::{Access, Acl};
+    ///
+    /// let rules = [("10.0.0.0/8".parse()?, Access::Deny), ("10.1.0.0/16".parse()?, Access::Permit)];
+    /// let acl = Acl::new(&rules, Access::Permit);
+    /// assert_eq!(acl.access("10.2.0.1".parse().unwrap()), Access::Deny);
+    /// assert_eq!(acl.access("10.1.0.1".parse().unwrap()), Access::Permit);
+    /// assert_eq!(acl.access("192.0.2.1".parse().unwrap()), Access::Permit);
+    /// # Ok::<(), evener_core::acl::PrefixError>(())
+    /// ```
     #[must_use]
     pub fn new(rules: &[(Prefix, Access)], otherwise: Access) -> Self {
         Self { layers: Vec::new(), otherwise }.after(rules)
     }
 
-    /// A list whose first group with a match decides, whatever the lengths of the prefixes. Groups of the same access
-    /// that follow one another are one layer, so a long list of one kind is searched at once.
+    /// Creates a list in which the first group with a match decides, even if a later group has a longer
+    /// match. Adjacent groups with the same access become one layer, so a long list of one kind takes one
+    /// search.
+    ///
+    /// ```
+    /// use evener_core::acl::{Access, Acl};
+    ///
+    /// let groups = [
+    ///     (Access::Permit, vec!["10.1.2.3".parse()?]),
+    ///     (Access::Deny, vec!["10.0.0.0/8".parse()?]),
+    ///     (Access::Permit, vec!["10.1.0.0/16".parse()?]),
+    /// ];
+    /// let acl = Acl::in_order(&groups, Access::Permit);
+    /// assert_eq!(acl.access("10.1.2.3".parse().unwrap()), Access::Permit);
+    /// assert_eq!(acl.access("10.1.2.4".parse().unwrap()), Access::Deny);
+    /// # Ok::<(), evener_core::acl::PrefixError>(())
+    /// ```
     #[must_use]
     pub fn in_order(groups: &[(Access, Vec<Prefix>)], otherwise: Access) -> Self {
-        let said: Vec<_> = groups.iter().filter(|(_, prefixes)| !prefixes.is_empty()).collect();
+        let filled: Vec<_> = groups.iter().filter(|(_, prefixes)| !prefixes.is_empty()).collect();
         let layer = |alike: &[&(Access, Vec<Prefix>)]| {
             let of = |(access, prefixes): &&(Access, Vec<Prefix>)| {
                 let access = *access;
@@ -126,47 +154,49 @@ impl Acl {
             };
             compile(&alike.iter().flat_map(of).collect::<Vec<_>>())
         };
-        Self { layers: said.chunk_by(|(a, _), (b, _)| a == b).map(layer).collect(), otherwise }
+        Self { layers: filled.chunk_by(|(a, _), (b, _)| a == b).map(layer).collect(), otherwise }
     }
 
-    /// The same list after `rules`: they are asked first, whatever the lengths of the prefixes.
+    /// Returns the same list with `rules` in front. They are consulted first, even if an older rule has a
+    /// longer match.
     #[must_use]
     pub fn after(&self, rules: &[(Prefix, Access)]) -> Self {
         let layers = [compile(rules)].into_iter().chain(self.layers.iter().cloned());
         Self { layers: layers.filter(|layer| !layer.is_empty()).collect(), otherwise: self.otherwise }
     }
 
-    /// How many prefixes it has.
+    /// Returns the number of prefixes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.layers.iter().flat_map(|layer| layer.iter()).map(|level| level.entries.len()).sum()
     }
 
-    /// Whether it says the same of everybody.
+    /// Returns true if the list makes the same decision for every client.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What it says where nothing matches.
+    /// Returns the decision for clients that no rule matches.
     #[must_use]
     pub fn otherwise(&self) -> Access {
         self.otherwise
     }
 
-    /// Whether the order of its rules counts, and not the longest match alone.
+    /// Returns true if the order of the rules counts, and not only the longest match.
     #[must_use]
     pub fn is_ordered(&self) -> bool {
         self.layers.len() > 1
     }
 
-    /// The list as groups of which the first with a match decides; neighbours differ. [`Self::in_order`] makes of them
-    /// a list that says the same, and an equal one where this one came from there.
+    /// Returns the list as groups of which the first with a match decides. Adjacent groups differ in their
+    /// access. [`Self::in_order`] makes an equivalent list of them, and an equal one if this list came from
+    /// there.
     #[must_use]
     pub fn groups(&self) -> Vec<(Access, Vec<Prefix>)> {
         let mut groups: Vec<(Access, Vec<Prefix>)> = Vec::new();
         for level in self.layers.iter().flat_map(|layer| layer.iter()) {
-            // Prefixes of one length do not overlap: those that go on with the last group come first.
+            // Prefixes of one length do not overlap, so those that continue the last group can come first.
             let first = groups.last().map_or(Access::Permit, |(access, _)| *access);
             for wanted in [first, first.inverse()] {
                 let alike = level.entries.iter().filter(|(_, access)| *access == wanted);
@@ -182,7 +212,7 @@ impl Acl {
         groups
     }
 
-    /// What the list says of `client`.
+    /// Returns the decision about `client`.
     #[must_use]
     pub fn access(&self, client: IpAddr) -> Access {
         let (family, bits) = left_aligned(client);
@@ -195,7 +225,7 @@ impl Acl {
 
 fn compile(rules: &[(Prefix, Access)]) -> Arc<[Level]> {
     let mut sorted: Vec<_> = rules.to_vec();
-    // The longest first; a stable sort keeps the order of equal prefixes.
+    // The longest first. The sort is stable and keeps the order of equal prefixes.
     sorted.sort_by_key(|(prefix, _)| (prefix.family, u8::MAX - prefix.length, prefix.bits));
     sorted.dedup_by_key(|(prefix, _)| *prefix);
     sorted
@@ -230,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_match_wins_whatever_the_order() {
+    fn the_longest_match_wins_in_any_order() {
         let check = |text: &str, client: &str, expected| {
             let acl = Acl::new(&rules(text), Access::Permit);
             assert_eq!(acl.access(client.parse().unwrap()), expected, "{text}: {client}");
@@ -246,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_later_is_asked_first() {
+    fn rules_in_front_come_first() {
         let list = Acl::new(&rules("-10.1.2.3"), Access::Permit).after(&rules("+10.0.0.0/8"));
         assert_eq!(list.access("10.1.2.3".parse().unwrap()), Access::Permit);
         assert_eq!((list.len(), list.is_empty()), (2, false));
@@ -298,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn the_groups_of_any_list_say_the_same() {
+    fn the_groups_of_any_list_are_equivalent_to_it() {
         let mut random = Random::seeded(13);
         for _ in 0..100 {
             let rules = |random: &mut Random| -> Vec<_> {
@@ -356,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_that_are_none_say_what_to_write() {
+    fn a_wrong_prefix_is_refused_with_the_right_form() {
         let error = |text: &str| text.parse::<Prefix>().unwrap_err().to_string();
         assert!(error("ten").contains("write 10.0.0.0/8"));
         assert!(error("10.0.0.0/33").contains("0 to 32 bits"));
@@ -365,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn it_answers_as_a_search_through_all_rules() {
+    fn access_equals_a_search_through_all_rules() {
         let mut random = Random::seeded(11);
         let rules: Vec<(Prefix, Access)> = (0..400)
             .map(|_| {

@@ -1,4 +1,4 @@
-//! Addresses as people write them ([`Endpoint`]) and as a plane connects to them ([`Target`]).
+//! Addresses in textual form ([`Endpoint`]) and as a plane connects to them ([`Target`]).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -8,8 +8,8 @@ use std::str::FromStr;
 /// `sun_path` of a unix socket holds 108 bytes with its terminator (unix(7)).
 pub const UNIX_PATH_BYTES_MAX: usize = 107;
 
-/// An address as written: `10.0.0.1:80`, `[2001:db8::1]:80`, `[fe80::1%2]:80` (the number of an interface), `www.example:80`,
-/// `/run/app.sock` or `unix:app.sock`.
+/// An address in textual form: `10.0.0.1:80`, `[2001:db8::1]:80`, `[fe80::1%2]:80` (with the number of an
+/// interface), `www.example:80`, `/run/app.sock` or `unix:app.sock`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Endpoint {
     /// An IP address with its port.
@@ -34,22 +34,22 @@ pub enum Target {
     Unix(PathBuf),
 }
 
-/// Why a text is not an address.
+/// Reason why a text is not an address.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// There is nothing there.
+    /// The text is empty.
     #[error("an address is empty: write host:port or the path of a unix socket")]
     Empty,
-    /// Only a port.
+    /// The text is only a port.
     #[error("`{0}` has no host: write 0.0.0.0:{port} or [::]:{port} for all addresses", port = .0.trim_start_matches(['*', ':']))]
     NoHost(String),
-    /// A URL.
+    /// The text is a URL.
     #[error("`{0}` is a URL; write only its host and port, such as 10.0.0.1:80")]
     Url(String),
-    /// No port follows the host.
+    /// The host has no port.
     #[error("`{0}` has no port: write it as {0}:80")]
     NoPort(String),
-    /// The port is no number between 1 and 65535.
+    /// The port is not a number between 1 and 65535.
     #[error("`{text}` has the port `{port}`: a port is a number from 1 to 65535")]
     Port {
         /// The whole text.
@@ -58,15 +58,16 @@ pub enum AddressError {
         port: String,
     },
     /// An IPv6 address without brackets, or brackets around something else.
-    #[error("`{0}` is no address: write an IPv6 address as [2001:db8::1]:80")]
+    #[error("`{0}` is not an address: write an IPv6 address as [2001:db8::1]:80")]
     Brackets(String),
-    /// A link-local address means another machine on each interface (RFC 4007, section 6).
-    #[error("`{0}` is a link-local address, and says of no interface: write it as [fe80::1%eth0]:80")]
+    /// A link-local address without an interface, which means another machine on each interface (RFC 4007,
+    /// section 6).
+    #[error("`{0}` is a link-local address without an interface: write it as [fe80::1%eth0]:80")]
     NoInterface(String),
-    /// Only a link-local address takes an interface.
+    /// An interface after an address that is not link-local.
     #[error("`{0}` names an interface; only a link-local address (fe80::/10) does")]
     NotLinkLocal(String),
-    /// The name or number after `%` stands for no known interface.
+    /// The name or number after `%` is not a known interface.
     #[error("`{text}`: this machine has no interface `{interface}` (`ip link` lists them)")]
     Interface {
         /// The whole text.
@@ -121,8 +122,8 @@ fn unix_path(text: &str) -> Option<&str> {
     text.strip_prefix("unix:").or_else(|| text.starts_with(['/', '.', '@']).then_some(text))
 }
 
-/// The name of an abstract unix socket (unix(7)), which no file stands for: `@name`. A file whose name begins so is written
-/// `unix:./@name`.
+/// Returns the name of an abstract unix socket (unix(7)), which has no file: `@name`. A file whose name
+/// begins with `@` is written `unix:./@name`.
 #[must_use]
 pub fn abstract_name(path: &Path) -> Option<&str> {
     path.to_str()?.strip_prefix('@')
@@ -165,7 +166,8 @@ fn named(text: &str, host: &str, port: u16) -> Result<Endpoint, AddressError> {
     Err(AddressError::Host(if host.is_empty() { text.into() } else { host.into() }))
 }
 
-/// RFC 1123, section 2.1; underscores are seen in the field. A name of digits and dots alone is a mistyped address.
+/// Returns true for a host name (RFC 1123, section 2.1). Underscores are accepted because they are in use. A
+/// name of digits and dots alone is a mistyped address.
 fn is_host_name(host: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -179,7 +181,7 @@ fn is_host_name(host: &str) -> bool {
 }
 
 impl Endpoint {
-    /// Parses an address to listen on. An IP address may have the port 0: the system chooses one.
+    /// Parses a listen address. An IP address may have the port 0, for which the system chooses one.
     ///
     /// # Errors
     /// The text is not an address.
@@ -193,7 +195,7 @@ impl Endpoint {
         }
     }
 
-    /// The address, when nothing has to be resolved.
+    /// Returns the address, unless it has to be resolved first.
     #[must_use]
     pub fn target(&self) -> Option<Target> {
         match self {
@@ -243,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_as_people_write_them() {
+    fn addresses_in_all_forms_are_parsed_or_refused_with_a_reason() {
         check("10.0.0.1:80", "10.0.0.1:80");
         check("[2001:db8::1]:53", "[2001:db8::1]:53");
         check("[fe80::1%3]:53", "[fe80::1%3]:53");
@@ -264,7 +266,7 @@ mod tests {
         check("10.0.0.1:+5", "has the port `+5`");
         check("2001:db8::1:80", "write an IPv6 address as");
         check("[10.0.0.1]:80", "write an IPv6 address as");
-        check("[fe80::1]:80", "says of no interface: write it as [fe80::1%eth0]:80");
+        check("[fe80::1]:80", "without an interface: write it as [fe80::1%eth0]:80");
         check("[fe80::1%eth0]:80", "no interface `eth0`");
         check("[fe80::1%]:80", "no interface ``");
         check("[fe80::1%0]:80", "no interface `0`");

@@ -1,5 +1,6 @@
-//! An attempt: one client's way to a server. Which server is next after one that failed, and when it is given up. It owns
-//! what was tried; it refuses to know how a connect is made, and what its failure means for the server.
+//! An attempt to reach a server for one client: the next server after a failure, and the moment to give up.
+//! It owns the list of servers that were tried. It does not know how a connection is made or what a failure
+//! means for the server.
 
 use crate::ServerId;
 use crate::random::Random;
@@ -7,43 +8,67 @@ use crate::snapshot::{Choice, NoServer, Request, Snapshot, Why};
 use crate::time::Time;
 use std::time::Duration;
 
-/// So many servers are chosen one by one, each as if the others were not there. From then on the order of all that are left
-/// is made once, so that a pool of any size costs about as much for each server as a small one.
+/// Servers that are picked one by one, each without regard to the others. After these the order of all
+/// remaining servers is computed once, so that a server of a large pool costs about as much as one of a small
+/// pool.
 const CHOSEN_MAX: usize = 16;
-/// So often the order is made: servers that changed meanwhile are in the next one.
+/// Number of times that the order is computed. Each new order includes the servers that changed in the
+/// meantime.
 const ORDERS_MAX: u32 = 4;
-/// So many servers may fail at once for one client.
+/// Number of servers that may fail fast for one client.
 pub const QUICK_FAILURES_MAX: usize = 10_000;
-/// So many servers that traffic took out may fail at once for one client.
+/// Number of servers that passive checks took out and that may fail fast for one client.
 const LAST_RESORTS_MAX: u32 = 16;
 
-/// Limits of what failed servers may cost a client.
+/// Limits of the cost of failed servers for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttemptLimits {
-    /// Servers that may fail otherwise than at once.
+    /// Number of servers that may fail slowly.
     pub slow_max: u32,
-    /// From the first choice to the last connect.
+    /// Time from the first pick to the last connect.
     pub time_max: Duration,
-    /// The client can wait in the queue of the pool: rather than try a server that traffic took out, it waits for one that
-    /// is full.
+    /// The client can wait in the queue of the pool. It then waits for a full server instead of trying one
+    /// that passive checks took out.
     pub can_wait: bool,
 }
 
 impl AttemptLimits {
-    /// Nothing but [`QUICK_FAILURES_MAX`] limits it.
+    /// No limit but [`QUICK_FAILURES_MAX`].
     pub const NONE: Self = Self { slow_max: u32::MAX, time_max: Duration::MAX, can_wait: false };
 }
 
-/// The cost of a failed server to the client.
+/// Cost of a failed server for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cost {
-    /// Next to nothing: it refused, or the system did.
+    /// Almost none: the server or the local system refused at once.
     Quick,
     /// Time.
     Slow,
 }
 
-/// An attempt. Most succeed at once: what failed is kept apart.
+/// An attempt to reach a server. Most succeed at once, so the failures are a separate allocation.
+///
+/// ```
+/// use evener_core::attempt::{Attempt, AttemptLimits, Cost};
+/// use evener_core::pool::{Pool, PoolSetting};
+/// use evener_core::snapshot::Request;
+/// use evener_core::spec::{PoolSpec, ServerSpec};
+/// use evener_core::{Endpoint, Random, Time};
+///
+/// let endpoints: [Endpoint; 2] = ["10.0.0.1:80", "10.0.0.2:80"].map(|text| text.parse().unwrap());
+/// let targets: Vec<_> = endpoints.iter().filter_map(Endpoint::target).collect();
+/// let spec = PoolSpec::new("web", endpoints.map(ServerSpec::new).into());
+/// let setting = PoolSetting { workers: 1, key: 7, first_id: 0 };
+/// let snapshot = Pool::new(&spec, &targets, setting, Time::ZERO).snapshot().unwrap();
+/// let request = Request::of("192.0.2.1".parse().unwrap(), Time::ZERO);
+/// let mut random = Random::seeded(1);
+///
+/// let mut attempt = Attempt::new();
+/// let first = attempt.next(&snapshot, &request, &AttemptLimits::NONE, &mut random).unwrap();
+/// attempt.failed(first.server.id, first.why, Cost::Quick);
+/// let second = attempt.next(&snapshot, &request, &AttemptLimits::NONE, &mut random).unwrap();
+/// assert_ne!(first.server.id, second.server.id);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Attempt {
     began: Time,
@@ -62,14 +87,14 @@ struct Failures {
     tried: Vec<ServerId>,
     slow: u32,
     last_resorts: u32,
-    /// A server that traffic had taken out cost time again.
+    /// A server that passive checks took out failed slowly again.
     is_hopeless: bool,
-    /// A server was reached, and will be for others.
+    /// A server was reached and will serve other clients.
     was_served: bool,
     order: Order,
 }
 
-/// Servers in the order in which the policy would choose them; the next one is last.
+/// Servers in the order in which the policy would pick them. The next one is last.
 #[derive(Clone, Debug, Default)]
 struct Order {
     left: Vec<(ServerId, Why)>,
@@ -77,7 +102,7 @@ struct Order {
 }
 
 impl Attempt {
-    /// Nothing tried yet.
+    /// Creates an attempt without failures.
     #[must_use]
     pub const fn new() -> Self {
         Self { began: Time::NEVER, failures: None }
@@ -89,10 +114,10 @@ impl Attempt {
         self.failures.as_ref().map_or(0, |failures| failures.tried.len())
     }
 
-    /// Chooses the next server and takes a place there.
+    /// Picks the next server and takes a slot there.
     ///
     /// # Errors
-    /// Why none is chosen. [`NoServer::Failed`] also when the limits are reached.
+    /// The reason why no server is picked. [`NoServer::Failed`] also means that the limits are reached.
     pub fn next(
         &mut self,
         snapshot: &Snapshot,
@@ -129,7 +154,7 @@ impl Attempt {
         }
     }
 
-    /// The chosen server failed: it is passed over from now on.
+    /// Records the failure of the chosen server and passes it over from now on.
     pub fn failed(&mut self, server: ServerId, why: Why, cost: Cost) {
         self.pass_over(server);
         let failures = self.failures.get_or_insert_default();
@@ -138,15 +163,16 @@ impl Attempt {
         failures.is_hopeless |= why == Why::LastResort && cost == Cost::Slow;
     }
 
-    /// The server was reached, but the request has to go to another one: that has as much time as the first one had.
+    /// Passes over a server that was reached, because the request has to go to another one. The next server
+    /// has as much time as the first one had.
     pub fn again(&mut self, server: ServerId) {
         self.pass_over(server);
         self.failures.get_or_insert_default().was_served = true;
         self.began = Time::NEVER;
     }
 
-    /// The client waited in a queue, or its request was under way: that time does not count, and servers that were full
-    /// may have room since.
+    /// Restarts the clock after the client waited in a queue or its request was in progress. Servers that
+    /// were full may have room since.
     pub fn begin_anew(&mut self) {
         self.began = Time::NEVER;
         if let Some(failures) = &mut self.failures {
@@ -154,7 +180,7 @@ impl Attempt {
         }
     }
 
-    /// Passes a server over, for a reason of the request.
+    /// Passes over a server for a reason that lies in the request.
     pub fn pass_over(&mut self, server: ServerId) {
         let tried = &mut self.failures.get_or_insert_default().tried;
         if let Err(at) = tried.binary_search(&server) {
@@ -162,7 +188,7 @@ impl Attempt {
         }
     }
 
-    /// When a connect that begins now is given up.
+    /// Returns the time at which a connect that begins now is given up.
     #[must_use]
     pub fn deadline(&self, now: Time, connect_timeout: Duration, limits: &AttemptLimits) -> Time {
         let whole = self.began.min(now) + limits.time_max;
@@ -207,7 +233,7 @@ impl Failures {
     }
 }
 
-/// Counts the servers that were looked at, in tests only.
+/// Counts the servers that were inspected, in tests only.
 pub(crate) mod work {
     #[cfg(test)]
     thread_local! {
@@ -215,11 +241,11 @@ pub(crate) mod work {
     }
 
     #[cfg(not(test))]
-    pub(crate) const fn add(_looked_at: usize) {}
+    pub(crate) const fn add(_inspected: usize) {}
 
     #[cfg(test)]
-    pub(crate) fn add(looked_at: usize) {
-        DONE.set(DONE.get() + looked_at as u64);
+    pub(crate) fn add(inspected: usize) {
+        DONE.set(DONE.get() + inspected as u64);
     }
 
     #[cfg(test)]
@@ -264,7 +290,7 @@ mod tests {
         spec.sticky = Some(StickySpec { by, size: 16, ttl: None, failback: true, rebalance: None });
     }
 
-    /// Fails everywhere; the servers in turn, and why there was none at the end.
+    /// Fails everywhere. Returns the servers in turn and the reason why there was none at the end.
     fn all(snapshot: &Snapshot, cost: Cost) -> (Vec<ServerId>, NoServer) {
         let (mut attempt, mut random, mut seen) = (Attempt::new(), Random::seeded(1), Vec::new());
         let request = Request::of(Ipv4Addr::LOCALHOST.into(), Time::ZERO);
@@ -281,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn thousands_of_servers_that_refuse_cost_hardly_more_each_than_a_few() {
+    fn each_of_thousands_of_refusing_servers_costs_as_little_as_one_of_a_few() {
         const SERVERS: usize = 5_000;
         for policy in Policy::NAMES {
             let snapshot = pool(policy, SERVERS, sticky).snapshot().unwrap();
@@ -289,9 +315,9 @@ mod tests {
             snapshot.remember(client, snapshot.servers()[7].id, Time::ZERO);
             work::reset();
             let (mut seen, reason) = all(&snapshot, Cost::Quick);
-            // Some passes over all of them, not one for each.
-            let looked = work::done();
-            assert!(looked < (CHOSEN_MAX as u64 * 10 + 40) * SERVERS as u64, "{policy}: {looked}");
+            // Some passes over all servers, not one for each.
+            let inspected = work::done();
+            assert!(inspected < (CHOSEN_MAX as u64 * 10 + 40) * SERVERS as u64, "{policy}: {inspected}");
             assert_eq!((seen.len(), reason), (SERVERS, NoServer::Failed), "{policy}");
             let tiers: Vec<u8> = seen.iter().skip(1).map(|id| snapshot.server(*id).unwrap().tier).collect();
             assert!(tiers.is_sorted(), "{policy}: a lower tier came first");
@@ -302,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_many_is_that_of_choosing_one_by_one() {
+    fn the_order_of_many_servers_equals_picking_one_by_one() {
         for policy in ["hash", "maglev", "first", "least_outstanding"] {
             let snapshot = pool(policy, 60, |_| {}).snapshot().unwrap();
             let (mut tried, mut random) = (Vec::new(), Random::seeded(1));
@@ -315,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_that_cost_time_are_bounded_in_number_and_time() {
+    fn slow_failures_are_bounded_in_number_and_time() {
         let snapshot = pool("round_robin", 50, |_| {}).snapshot().unwrap();
         assert_eq!((all(&snapshot, Cost::Slow).0.len(), all(&snapshot, Cost::Slow).1), (3, NoServer::Failed));
         let (mut attempt, mut random) = (Attempt::new(), Random::seeded(1));
@@ -329,7 +355,7 @@ mod tests {
         assert_eq!(deadline(&attempt, at(13).now, 3), 2);
         assert!(attempt.next(&snapshot, &at(14), &LIMITS, &mut random).is_ok());
         assert_eq!(attempt.next(&snapshot, &at(15), &LIMITS, &mut random).unwrap_err(), NoServer::Failed);
-        // Another request of the same client, or the same one again, has its own time.
+        // Another request of the same client, or a repetition, has its own time.
         attempt.again(choice.server.id);
         assert!(attempt.next(&snapshot, &at(60), &LIMITS, &mut random).is_ok());
         assert_eq!(attempt.next(&snapshot, &at(90), &LIMITS, &mut random).unwrap_err(), NoServer::Failed);
@@ -339,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_waits_for_a_full_server_rather_than_try_one_that_traffic_took_out() {
+    fn a_client_waits_for_a_full_server_before_one_that_passive_checks_took_out() {
         let mut pool = pool("first", 2, |spec| {
             for server in &mut spec.servers {
                 (server.tier, server.limits.hard) = (1, Some(1));
@@ -352,7 +378,7 @@ mod tests {
         let mut next = |limits| Attempt::new().next(&snapshot, &request, limits, &mut random);
         let taken = next(&LIMITS).unwrap();
         assert_eq!(next(&LIMITS).unwrap_err(), NoServer::Full);
-        // Who cannot wait tries it.
+        // A client that cannot wait tries the server.
         assert_eq!(next(&AttemptLimits::NONE).unwrap().server.id, dead);
         drop(taken);
         assert_ne!(next(&LIMITS).unwrap().server.id, dead);
@@ -381,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_are_known_to_be_dead_one_that_costs_time_is_enough() {
+    fn one_slow_failure_is_enough_when_every_server_is_known_to_be_down() {
         let mut pool = pool("round_robin", 20, |_| {});
         let ids: Vec<ServerId> = pool.servers().iter().map(|server| server.id).collect();
         for id in &ids {
@@ -389,7 +415,7 @@ mod tests {
         }
         let snapshot = pool.snapshot().unwrap();
         assert_eq!((all(&snapshot, Cost::Slow).0.len(), all(&snapshot, Cost::Slow).1), (1, NoServer::Failed));
-        // A refusal costs nothing: some more are asked.
+        // A refusal costs nothing, so some more are tried.
         assert_eq!(all(&snapshot, Cost::Quick).0.len(), LAST_RESORTS_MAX as usize);
     }
 }

@@ -1,9 +1,10 @@
-//! Who a service has seen: the bounded table of its clients, each with what it did.
+//! The clients that a service has seen: a bounded table with a record for each client.
 //!
-//! Workers share it. It is split by the client's hash into shards, each with its own short lock, taken once for a new
-//! connection or flow; what moves after that is added to the client's record, which its connections hold. A table of up
-//! to [`SHARD_CLIENTS`] clients is one shard. When a shard is full, the client that was seen the least recently makes
-//! room; one whose connection moved bytes since it came is passed over, as far as looking for another costs little.
+//! Workers share the table. It is split by the hash of the client into shards with a short lock each, which
+//! is taken once for a new connection or flow. Traffic after that is added to the client's record, which its
+//! connections hold. A table of up to [`SHARD_CLIENTS`] clients is one shard. A full shard evicts the client
+//! that was seen the least recently. It passes over clients that moved bytes since they came, as long as the
+//! search is cheap.
 
 use crate::hash;
 use crate::lru::Lru;
@@ -14,14 +15,14 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How many clients one shard holds before the table is split.
+/// Number of clients that one shard holds before the table is split.
 pub const SHARD_CLIENTS: usize = 4096;
-/// The most shards a table is split into.
+/// Maximum number of shards.
 const SHARDS_MAX: usize = 1024;
-/// So many busy clients are passed over before one of them has to go.
+/// Number of busy clients that are passed over before one of them is evicted.
 const CHANCES_MAX: usize = 8;
 
-/// What a client did. Any worker writes, anybody reads.
+/// Activity of a client. Any worker writes and any thread reads.
 #[derive(Debug, Default)]
 pub struct ClientRecord {
     connects: AtomicU64,
@@ -31,40 +32,40 @@ pub struct ClientRecord {
     server: Mutex<Option<Had>>,
 }
 
-/// The server that a client had last.
+/// The last server of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Had {
-    /// Its pool.
+    /// Name of the pool.
     pub pool: Arc<str>,
-    /// Its name there.
+    /// Name of the server in the pool.
     pub server: Arc<str>,
 }
 
-/// A client as it was at one moment.
+/// A client at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientSeen {
-    /// Its address.
+    /// Address of the client.
     pub address: IpAddr,
-    /// Connections and flows that it began.
+    /// Connections and flows that the client opened.
     pub connects: u64,
-    /// Bytes received from it.
+    /// Bytes received from the client.
     pub bytes_in: u64,
-    /// Bytes sent to it.
+    /// Bytes sent to the client.
     pub bytes_out: u64,
-    /// When it connected, or bytes moved, last.
+    /// Time of the last connect or of the last bytes.
     pub seen: Time,
-    /// The server that it had last.
+    /// The last server.
     pub had: Option<Had>,
 }
 
 impl ClientRecord {
-    /// It began a connection or a flow.
+    /// Counts a connection or a flow that the client opened.
     pub fn connected(&self, now: Time) {
         self.connects.fetch_add(1, Ordering::Relaxed);
         self.saw(now);
     }
 
-    /// So many bytes came from it, and went to it.
+    /// Counts bytes received from the client and sent to it.
     pub fn moved(&self, bytes_in: u64, bytes_out: u64, now: Time) {
         if bytes_in > 0 {
             self.bytes_in.fetch_add(bytes_in, Ordering::Relaxed);
@@ -75,7 +76,7 @@ impl ClientRecord {
         self.saw(now);
     }
 
-    /// It has this server now.
+    /// Records the server that the client has now.
     pub fn had(&self, pool: &Arc<str>, server: &Arc<str>) {
         let mut last = lock(&self.server);
         let same = last.as_ref().is_some_and(|last| last.pool == *pool && last.server == *server);
@@ -92,7 +93,7 @@ impl ClientRecord {
         Time::from_nanos(self.seen.load(Ordering::Relaxed))
     }
 
-    fn look(&self, address: IpAddr) -> ClientSeen {
+    fn seen_at(&self, address: IpAddr) -> ClientSeen {
         ClientSeen {
             address,
             connects: self.connects.load(Ordering::Relaxed),
@@ -114,7 +115,7 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// An empty table for `size` clients, at least one; `key` seeds its hashing.
+    /// Creates an empty table for `size` clients, at least one. `key` seeds its hashing.
     #[must_use]
     pub fn new(size: u32, key: u64) -> Self {
         let wanted = size.max(1) as usize;
@@ -123,13 +124,13 @@ impl Clients {
         Self { shards: (0..shards).map(|_| Mutex::new(Lru::new(capacity, key))).collect(), size }
     }
 
-    /// For how many clients it was made.
+    /// Returns the number of clients that the table was made for.
     #[must_use]
     pub fn size(&self) -> u32 {
         self.size
     }
 
-    /// The record of a client that is there now; a new one if it is unknown.
+    /// Returns the record of a client that is present now, and creates it if the client is unknown.
     #[must_use]
     pub fn enter(&self, client: IpAddr, now: Time) -> Arc<ClientRecord> {
         let client = client.to_canonical();
@@ -144,19 +145,20 @@ impl Clients {
         record
     }
 
-    /// How many clients are in the table.
+    /// Returns the number of clients in the table.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 
-    /// Whether nobody is remembered.
+    /// Returns true if the table is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Those that were seen since a time, the most recently seen first, at most `most` of them; and how many there are.
+    /// Returns at most `most` clients that were seen since `since`, the most recently seen first, and the
+    /// number of all of them.
     #[must_use]
     pub fn newest(&self, since: Time, most: usize) -> (Vec<ClientSeen>, usize) {
         let (mut heap, mut total) = (BinaryHeap::new(), 0);
@@ -176,12 +178,12 @@ impl Clients {
                 }
             }
         }
-        let newest = heap.into_sorted_vec().into_iter().filter_map(|Reverse((_, client))| self.look(client));
+        let newest = heap.into_sorted_vec().into_iter().filter_map(|Reverse((_, client))| self.peek(client));
         (newest.collect(), total)
     }
 
-    /// Takes over the records of another table that came there since a time, as far as there is room, the newest
-    /// first. What is in both stays one record.
+    /// Takes over the records of another table that were created since `since`, the newest first, as far as
+    /// there is room. A client of both tables has one record afterwards.
     pub fn adopt(&self, other: &Self, since: Time) {
         let mut records = Vec::new();
         for shard in &other.shards {
@@ -198,7 +200,7 @@ impl Clients {
         }
     }
 
-    /// Panics unless every shard is sound, and has the clients that belong there.
+    /// Panics unless every shard is sound and holds the right clients.
     pub fn check_invariants(&self) {
         for (number, shard) in self.shards.iter().enumerate() {
             let shard = lock(shard);
@@ -207,8 +209,8 @@ impl Clients {
         }
     }
 
-    fn look(&self, client: IpAddr) -> Option<ClientSeen> {
-        self.shard(client).peek(&client).map(|(record, _)| record.look(client))
+    fn peek(&self, client: IpAddr) -> Option<ClientSeen> {
+        self.shard(client).peek(&client).map(|(record, _)| record.seen_at(client))
     }
 
     fn number(&self, client: IpAddr) -> usize {
@@ -220,7 +222,7 @@ impl Clients {
     }
 }
 
-/// A full shard throws out whoever came the longest ago: not those that bytes moved for since.
+/// Keeps a full shard from evicting the oldest client while bytes move for it.
 fn pass_over_the_busy(shard: &mut Shard) {
     if shard.len() < shard.capacity() {
         return;
@@ -235,7 +237,8 @@ fn pass_over_the_busy(shard: &mut Shard) {
     }
 }
 
-/// What is locked is sound between its methods, so a panic elsewhere while it was locked leaves it usable.
+/// Locks. The data is sound between the methods that change it, so a panic of another holder leaves it
+/// usable.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -254,14 +257,14 @@ mod tests {
         IpAddr::from(number.to_be_bytes())
     }
 
-    /// The clients in the table, the most recently seen first.
+    /// Returns the clients in the table, the most recently seen first.
     fn listed(clients: &Clients) -> Vec<IpAddr> {
         clients.check_invariants();
         clients.newest(Time::ZERO, usize::MAX).0.into_iter().map(|seen| seen.address).collect()
     }
 
     #[test]
-    fn a_client_shows_up_with_what_it_did_while_it_does_it() {
+    fn a_client_is_listed_with_its_activity_so_far() {
         let clients = Clients::new(10, 1);
         let record = clients.enter(client(1), at(1));
         record.connected(at(1));
@@ -279,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_recently_seen_come_first_and_no_more_than_wanted() {
+    fn the_most_recently_seen_come_first_up_to_the_limit() {
         let clients = Clients::new(100, 1);
         (1..=9).for_each(|n| drop(clients.enter(client(n), at(u64::from(n)))));
         clients.enter(client(3), at(20)).connected(at(20));
@@ -300,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn when_all_are_busy_one_goes_all_the_same() {
+    fn when_all_are_busy_one_is_still_evicted() {
         let clients = Clients::new(20, 1);
         for n in 0..20 {
             clients.enter(client(n), at(1)).moved(1, 1, at(2));
@@ -327,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_bounded_and_sound_whatever_comes() {
+    fn the_table_stays_bounded_and_sound() {
         let (clients, mut random) = (Clients::new(10_000, 7), Random::seeded(11));
         for step in 0..40_000_u64 {
             let record = clients.enter(client(random.below(30_000) as u32), Time::from_nanos(step));

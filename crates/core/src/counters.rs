@@ -1,11 +1,11 @@
-//! What is counted, declared once: each list makes a struct of atomics, the names and the way to add them up.
+//! Counters, declared once: each list makes a struct of atomics, the names, and the code that adds them up.
 //!
-//! Every worker has a shard of its own, so that counting on the way of a packet shares no cache line with another core.
+//! Every worker has its own shard, so counting on the packet path shares no cache line with another core.
 
 use crossbeam_utils::CachePadded;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// One counter of one shard. Only its worker adds, anybody reads.
+/// One counter of one shard. Only its worker adds; any thread reads.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -20,12 +20,12 @@ impl Counter {
         self.add(1);
     }
 
-    /// Adds one where others than the shard's worker add, too.
+    /// Adds one where other threads than the shard's worker add, too.
     pub fn one_shared(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What was counted.
+    /// Returns the count.
     #[must_use]
     pub fn read(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -56,15 +56,15 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Counted for each service.
+    /// Counters of a service.
     ServiceCounters {
         /// TCP connections accepted.
         connections,
         /// Flows begun (UDP).
         flows,
-        /// Bytes from clients that servers were given.
+        /// Bytes from clients that were passed to servers.
         bytes_in,
-        /// Bytes from servers that clients were given.
+        /// Bytes from servers that were passed to clients.
         bytes_out,
         /// Datagrams from clients.
         datagrams_in,
@@ -74,62 +74,64 @@ counters! {
         denied,
         /// Clients that reached their limit of connections, of new ones, or of requests.
         limited,
-        /// Refused clients that were kept waiting.
+        /// Refused clients that were delayed.
         tarpitted,
-        /// Connections whose PROXY header was missing or malformed, or that did not begin with the ClientHello that a route needs.
+        /// Connections whose PROXY header was missing or malformed, or that did not begin with the
+        /// ClientHello that a route needs.
         greeting_refused,
-        /// Connections, requests and datagrams refused because they go round between instances.
+        /// Connections, requests and datagrams refused because they loop between instances.
         loops,
-        /// Connections that did not say in time what has to come first: PROXY header, handshake, request.
+        /// Connections that did not send in time the PROXY header, handshake or request that comes first.
         greeting_timeouts,
-        /// Handshakes of TLS that were completed.
+        /// TLS handshakes that were completed.
         tls_handshakes,
-        /// Those of them that resumed a session.
+        /// TLS handshakes that resumed a session.
         tls_resumed,
-        /// Handshakes that failed.
+        /// TLS handshakes that failed.
         tls_failed,
-        /// Clients closed because too many handshakes were under way.
+        /// Clients closed because too many TLS handshakes were in progress.
         tls_refused,
-        /// Requests of HTTP, or questions of DNS.
+        /// HTTP requests or DNS queries.
         requests,
         /// Requests that were malformed, ambiguous or beyond the limits.
         requests_bad,
         /// Requests that were sent again, to another server.
         requests_retried,
-        /// Requests that were answered by the service itself: redirects, its health, `respond`.
+        /// Requests with a local response: redirects, the health path, `respond`.
         requests_own,
-        /// Requests that no server answered: 502, 503 or 504 went to the client.
+        /// Requests that no server served: the client received 502, 503 or 504.
         requests_failed,
-        /// Requests whose header section has more bytes or fields than the limits allow: 431 went to the client.
+        /// Requests whose header section has more bytes or fields than the limits allow: the client received
+        /// 431.
         headers_too_large,
         /// Requests ended because their body came below the minimum rate.
         slow_requests,
-        /// Responses ended because their client took them below the minimum rate.
+        /// Responses ended because their client read them below the minimum rate.
         slow_responses,
-        /// Requests given up because their client left before it had its response.
+        /// Requests given up because their client left before the response.
         requests_aborted,
-        /// Connections of HTTP that became relays (Upgrade, CONNECT).
+        /// HTTP connections that became relays (Upgrade, CONNECT).
         upgrades,
-        /// Lines of the request log that found no room.
+        /// Lines of the request log that were dropped because its buffer was full.
         log_dropped,
-        /// Clients that got a connection to their server that was there already.
+        /// Clients that got a server connection that was opened in advance.
         warm_used,
         /// Clients and requests that waited in a queue, because every server was at its limit.
         queued,
-        /// Clients and requests whose time in the queue was over.
+        /// Clients and requests whose time in the queue ended.
         queue_timeouts,
-        /// Clients and requests for which the queue had no room.
+        /// Clients and requests refused because the queue was full.
         queue_full,
-        /// Clients for whom no server could be had.
+        /// Clients for which no server was available.
         no_server,
         /// Connections that ended by the idle timeout.
         idle_timeouts,
-        /// Connections of HTTP, idle or with their last response, or idle ones of DNS over TCP, that were closed because other
-        /// clients needed their descriptors.
+        /// HTTP connections, idle or with their last response, and idle connections of DNS over TCP, that
+        /// were closed because other clients needed their descriptors.
         idle_shed,
-        /// Connections that ended because one side had ended, and then nothing moved for `half_closed_timeout`.
+        /// Connections that ended because one side had ended and nothing moved for `half_closed_timeout`.
         half_closed_timeouts,
-        /// Connections cut because the drain deadline came.
+        /// Connections cut at the drain deadline.
         cut,
         /// Connections and flows that the operator closed.
         closed,
@@ -137,121 +139,131 @@ counters! {
         closed_down,
         /// Accepts that failed for want of descriptors or memory.
         accept_errors,
-        /// Times that accepting paused because the service was full.
+        /// Pauses of accepting because the service was full.
         accept_pauses,
         /// Flows that ended by the idle timeout.
         flows_expired,
-        /// Flows thrown out, the longest unused first, because the table was full.
+        /// Flows evicted, the longest unused first, because the table was full.
         flows_evicted,
-        /// Flows that went on at another server, because theirs failed or left.
+        /// Flows that moved to another server because theirs failed or left.
         flows_moved,
-        /// Datagrams dropped: no server could be had.
+        /// Datagrams dropped: no server was available.
         drop_no_server,
         /// Datagrams dropped: the access list refused the client.
         drop_denied,
         /// Datagrams dropped: the socket's send buffer was full.
         drop_send_full,
-        /// Datagrams dropped: the server refused them, and no other one could be had.
+        /// Datagrams dropped: the server refused them and no other one was available.
         drop_refused,
-        /// Datagrams dropped: no socket could be had (descriptors, ports).
+        /// Datagrams dropped: no socket was available (descriptors, ports).
         drop_no_socket,
-        /// Datagrams dropped: their PROXY header is missing or malformed.
+        /// Datagrams dropped: their PROXY header was missing or malformed.
         drop_greeting,
-        /// Datagrams dropped: they are no question of DNS (too short, or an answer).
+        /// Datagrams dropped: not a DNS query (too short, or a response).
         drop_no_question,
-        /// Datagrams dropped: too many questions are under way.
+        /// Datagrams dropped: too many queries were outstanding.
         drop_outstanding,
-        /// Questions that no server left could take (size, address, a stuck connection).
+        /// DNS queries that no remaining server could take (size, address family, a stuck connection).
         drop_untakable,
-        /// Questions of DNS that were answered FORMERR, or NOTIMP: malformed, or not one of them.
+        /// DNS queries that got FORMERR or NOTIMP: malformed, or of another opcode.
         formerr,
-        /// Answers of DNS that were cut to what the client takes over UDP; it asks again over TCP.
+        /// DNS responses truncated to the client's UDP size. The client retries over TCP.
         truncated,
-        /// Questions of DNS beyond the rate of their network that got a truncated answer or none.
+        /// DNS queries beyond the rate of their network, which got a truncated response or none.
         rate_limited,
-        /// Questions of DNS that a kept answer served.
+        /// DNS queries served from the cache.
         cache_hits,
-        /// Questions of DNS for which none was there.
+        /// DNS queries without a cached response.
         cache_misses,
-        /// Questions of DNS that an expired answer served, because no server did.
+        /// DNS queries served with an expired response because no server responded.
         cache_stale,
-        /// Datagrams dropped: larger than the way to the server, or a local rule forbids them.
+        /// Datagrams dropped: larger than the path to the server allows, or forbidden by a local rule.
         drop_unsendable,
     }
 }
 
 counters! {
-    /// Counted for each server.
+    /// Counters of a server.
     ServerCounters {
-        /// Connections made to it.
+        /// Connections made to the server.
         connections,
-        /// Flows begun at it.
+        /// Flows begun at the server.
         flows,
-        /// Bytes given to it.
+        /// Bytes sent to the server.
         bytes_in,
-        /// Bytes taken from it.
+        /// Bytes received from the server.
         bytes_out,
-        /// Datagrams given to it.
+        /// Datagrams sent to the server.
         datagrams_in,
-        /// Datagrams taken from it.
+        /// Datagrams received from the server.
         datagrams_out,
-        /// Connects that it refused, or ICMP said so.
+        /// Connects that the server or an ICMP message refused.
         connect_refused,
-        /// Connects that were not answered in time.
+        /// Connects that timed out.
         connect_timeouts,
         /// Connects that failed otherwise (no route, no such socket).
         connect_errors,
-        /// Connects and checks that failed for a reason of our own (descriptors, ports, memory): no verdict on it.
+        /// Connects and checks that failed for a local reason (descriptors, ports, memory), which is no
+        /// verdict on the server.
         local_errors,
-        /// Connections that it reset.
+        /// Connections that the server reset.
         resets,
-        /// Requests of HTTP, or questions of DNS, sent to it.
+        /// HTTP requests or DNS queries sent to the server.
         requests,
-        /// Answers that it began.
+        /// Responses that the server began.
         answers,
-        /// Answers of the statuses 500 to 599.
+        /// Responses with a status of 500 to 599.
         answers_5xx,
-        /// Answers that did not begin in time.
+        /// Responses that did not begin in time.
         answer_timeouts,
-        /// Answers that were malformed, broke off, or were to no question that was asked.
+        /// Responses that were malformed, broke off, or matched no query.
         answers_bad,
-        /// Handshakes of TLS with it that failed.
+        /// TLS handshakes with the server that failed.
         tls_failed,
-        /// Standing connections with it (mname) that were agreed on.
+        /// Persistent connections (mname) that were established.
         sessions,
-        /// Those of them that ended by a fault.
+        /// Persistent connections that ended by a fault.
         session_faults,
-        /// Datagrams not given to it because its connection was stuck.
+        /// Datagrams dropped because the connection to the server was stuck.
         drop_stuck,
     }
 }
 
 impl ServiceCounters {
-    /// The counter of connections that ended because nothing moved.
+    /// Returns the counter of connections that ended because nothing moved.
     #[must_use]
     pub fn quiet(&self, is_half_closed: bool) -> &Counter {
         if is_half_closed { &self.half_closed_timeouts } else { &self.idle_timeouts }
     }
 }
 
-/// The shards of one counter set: one a worker.
+/// The shards of one counter set, one for each worker.
+///
+/// ```
+/// use evener_core::counters::{ServerCounters, Sharded};
+///
+/// let counters = Sharded::<ServerCounters>::new(2);
+/// counters.of(0).connections.one();
+/// counters.of(1).connections.add(2);
+/// assert_eq!(counters.total("connections"), 3);
+/// ```
 #[derive(Debug)]
 pub struct Sharded<C>(Box<[CachePadded<C>]>);
 
 impl<C: CounterSet> Sharded<C> {
-    /// Shards for `workers` workers, at least one.
+    /// Creates the shards for `workers` workers, at least one.
     #[must_use]
     pub fn new(workers: usize) -> Self {
         Self((0..workers.max(1)).map(|_| CachePadded::new(C::default())).collect())
     }
 
-    /// The shard that worker number `worker` writes.
+    /// Returns the shard that worker number `worker` writes.
     #[must_use]
     pub fn of(&self, worker: usize) -> &C {
         &self.0[worker % self.0.len()]
     }
 
-    /// Each name with the sum over the shards.
+    /// Returns each name with the sum over the shards.
     pub fn totals(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let mut sums = vec![0_u64; C::NAMES.len()];
         for shard in &self.0 {
@@ -260,7 +272,7 @@ impl<C: CounterSet> Sharded<C> {
         C::NAMES.iter().copied().zip(sums)
     }
 
-    /// The sum of the counter called `name`; 0 when there is none of that name.
+    /// Returns the sum of the counter called `name`, or 0 if there is none of that name.
     #[must_use]
     pub fn total(&self, name: &str) -> u64 {
         self.totals().find_map(|(known, sum)| (known == name).then_some(sum)).unwrap_or(0)

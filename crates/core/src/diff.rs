@@ -8,24 +8,24 @@ use std::sync::Arc;
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// What becomes of it.
+    /// The kind of change.
     pub action: Action,
-    /// What it is about.
+    /// The thing that changes.
     pub subject: Subject,
 }
 
-/// What becomes of a subject.
+/// The kind of change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// It comes.
+    /// The subject is new.
     Add,
-    /// It goes.
+    /// The subject is gone.
     Remove,
-    /// It stays, with other settings; these.
+    /// These settings of the subject have other values.
     Set(Vec<String>),
 }
 
-/// What a change is about.
+/// The thing that changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// A service.
@@ -58,7 +58,18 @@ impl fmt::Display for Change {
     }
 }
 
-/// What leads from `old` to `new`; empty when they are the same.
+/// Returns the changes that lead from `old` to `new`; none if they are equal.
+///
+/// ```
+/// use evener_core::diff::diff;
+/// use evener_core::spec::{PoolSpec, ServerSpec, Spec};
+///
+/// let pool = |address: &str| PoolSpec::new("web", vec![ServerSpec::new(address.parse().unwrap())]);
+/// let spec = |address| Spec { pools: vec![pool(address)], services: Vec::new() };
+/// let changes = diff(&spec("10.0.0.1:80"), &spec("10.0.0.2:80"));
+/// let lines: Vec<String> = changes.iter().map(ToString::to_string).collect();
+/// assert_eq!(lines, ["- server web/10.0.0.1:80", "+ server web/10.0.0.2:80"]);
+/// ```
 #[must_use]
 pub fn diff(old: &Spec, new: &Spec) -> Vec<Change> {
     let mut changes = Vec::new();
@@ -67,7 +78,8 @@ pub fn diff(old: &Spec, new: &Spec) -> Vec<Change> {
     changes
 }
 
-/// Walks two lists by name: what only the old one has, then what the new one has, with its old form.
+/// Walks two lists by name: first the items that only the old list has, then the items of the new list with
+/// their old form.
 fn pair<T>(
     old: &[T],
     new: &[T],
@@ -86,7 +98,7 @@ fn change(action: Action, subject: Subject) -> Change {
     Change { action, subject }
 }
 
-/// The names of the fields that differ.
+/// Lists the names of the fields that differ.
 macro_rules! differing {
     ($old:expr, $new:expr, $($($field:ident).+ as $name:literal),* $(,)?) => {
         [$(($old.$($field).+ != $new.$($field).+).then_some($name)),*].into_iter().flatten().collect::<Vec<_>>()
@@ -133,8 +145,8 @@ fn servers(
             let fields = differing!(old, new, endpoint as "address", dialect as "mname", weight as "weight", tier as "tier",
                 limits.soft as "max", limits.hard as "hard", acl as "acl", state as "state");
             let moved = || format!("address {} -> {}", old.endpoint, new.endpoint);
-            let said = |field: &str| if field == "address" { moved() } else { field.to_owned() };
-            let fields: Vec<String> = fields.into_iter().map(said).collect();
+            let described = |field: &str| if field == "address" { moved() } else { field.to_owned() };
+            let fields: Vec<String> = fields.into_iter().map(described).collect();
             if !fields.is_empty() {
                 changes.push(change(Action::Set(fields), subject(new)));
             }

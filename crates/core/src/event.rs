@@ -1,27 +1,27 @@
-//! Every observable fact, declared once: the name, the level and the fields of the log line, the metric and the API
+//! Every observable fact, declared once: the name, level and fields of the log line, the metric and the API
 //! record all come from here. Fields come from the configuration, never from clients.
 
 use std::fmt::Display;
 use std::sync::Arc;
 
-/// Who should look at an event.
+/// Importance of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// Expected, in great number.
+    /// Expected and frequent.
     Debug,
     /// A state changed.
     Info,
     /// An operator should act.
     Warn,
-    /// It does not work.
+    /// Something does not work.
     Error,
 }
 
 impl Level {
-    /// All levels, the least first.
+    /// All levels, the least important first.
     pub const ALL: [Self; 4] = [Self::Debug, Self::Info, Self::Warn, Self::Error];
 
-    /// In lower case.
+    /// Returns the name in lower case.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -35,19 +35,19 @@ impl Level {
 
 macro_rules! events {
     ($($(#[$doc:meta])* $level:ident $name:literal $variant:ident { $($field:ident: $type:ty),* $(,)? })*) => {
-        /// A fact.
+        /// An observable fact.
         #[derive(Clone, Debug, PartialEq)]
         #[allow(missing_docs, reason = "fields are named for what they are")]
         pub enum Event { $($(#[$doc])* $variant { $($field: $type),* }),* }
 
         impl Event {
-            /// Its name in logs, metrics and the API.
+            /// Returns the name in logs, metrics and the API.
             #[must_use]
             pub const fn name(&self) -> &'static str {
                 match self { $(Self::$variant { .. } => $name),* }
             }
 
-            /// Who should look at it.
+            /// Returns the importance.
             #[must_use]
             pub const fn level(&self) -> Level {
                 match self { $(Self::$variant { .. } => Level::$level),* }
@@ -62,83 +62,86 @@ macro_rules! events {
 }
 
 events! {
-    /// The program runs.
+    /// The program started.
     Info "started" Started { version: &'static str, pid: u32, workers: usize, services: usize, pools: usize }
-    /// The admin socket answers.
+    /// The admin socket is open.
     Info "admin_listening" AdminListening { socket: String }
     /// A service takes clients at an address.
     Info "listening" Listening { service: Arc<str>, protocol: &'static str, address: String }
     /// A service takes no more clients at an address.
     Info "listener_closed" ListenerClosed { service: Arc<str>, address: String }
-    /// A directory where servers are to be found has something wrong with it; what was found stays.
+    /// A directory in which servers are discovered has a problem; the servers found earlier stay.
     Warn "discovery_failed" DiscoveryFailed { directory: String, problem: String }
-    /// A server came with the configuration, or was found.
+    /// A server was added by the configuration or discovered.
     Info "server_added" ServerAdded { pool: Arc<str>, server: Arc<str> }
-    /// A server left with the configuration, or is no longer found.
+    /// A server was removed from the configuration or is no longer discovered.
     Info "server_removed" ServerRemoved { pool: Arc<str>, server: Arc<str> }
-    /// A server is at another address: its verdict starts anew.
+    /// A server has another address; its verdict starts anew.
     Info "server_moved" ServerMoved { pool: Arc<str>, server: Arc<str>, before: String, after: String }
     /// A server is used again.
     Info "server_up" ServerUp { pool: Arc<str>, server: Arc<str> }
     /// The first check of a server passed.
     Debug "server_checked" ServerChecked { pool: Arc<str>, server: Arc<str> }
-    /// A server is used no more.
+    /// A server is no longer used.
     Warn "server_down" ServerDown { pool: Arc<str>, server: Arc<str>, reason: String }
-    /// The operator wants something else of a server.
+    /// The operator changed the administrative state of a server.
     Info "server_state" ServerState { pool: Arc<str>, server: Arc<str>, state: &'static str }
-    /// A server had many more clients than others: some are chosen for anew.
+    /// A server had many more clients than others; some of them get another server.
     Info "clients_rebalanced" ClientsRebalanced { pool: Arc<str>, server: Arc<str>, clients: usize }
     /// No server of a pool is usable.
     Error "pool_down" PoolDown { pool: Arc<str> }
     /// A pool that had no usable server has one.
     Info "pool_up" PoolUp { pool: Arc<str> }
-    /// A probe failed; the verdict may stand.
+    /// A probe failed; the verdict may not change.
     Debug "probe_failed" ProbeFailed { pool: Arc<str>, server: Arc<str>, reason: String }
-    /// A connection that has to stand with a server does not, or ended.
+    /// A persistent connection to a server failed or ended.
     Debug "session_failed" SessionFailed { pool: Arc<str>, server: Arc<str>, reason: String }
     /// Traffic could not reach a server.
     Debug "connect_failed" ConnectFailed { pool: Arc<str>, server: Arc<str>, reason: &'static str }
-    /// A connect or a check failed for a reason of our own (descriptors, ports, memory), which is no verdict on the
-    /// server; at most once a second.
+    /// A connect or a check failed for a local reason (descriptors, ports, memory), which is no verdict on
+    /// the server; at most once a second.
     Warn "local_error" LocalError { pool: Arc<str>, server: Arc<str>, error: String }
-    /// Clients got no server; at most once a second a service.
+    /// Clients got no server; at most once a second for each service.
     Warn "no_server" NoServer { service: Arc<str>, reason: String }
-    /// A question that no server left could take: too long, an address that frames have no room for, or what stands with the
-    /// server is stuck; at most once a second a service.
+    /// No remaining server could take a query: it is too long, its address does not fit into a frame, or the
+    /// connection to the server is stuck; at most once a second for each service.
     Warn "untakable" Untakable { service: Arc<str> }
-    /// What clients send comes back to the service, by way of its own servers; at most once a second a service.
+    /// Traffic loops: packets that a service sends come back to it through its own servers; at most once a
+    /// second for each service.
     Warn "loop_found" LoopFound { service: Arc<str> }
-    /// A service is full: accepting pauses; at most once a second a service.
+    /// A service is full and accepting pauses; at most once a second for each service.
     Warn "service_full" ServiceFull { service: Arc<str>, connections_max: u32 }
-    /// As many connections are open as descriptors allow: accepting pauses; at most once a second a service.
+    /// The number of connections is limited by descriptors and accepting pauses; at most once a second for
+    /// each service.
     Warn "descriptors_used_up" DescriptorsUsedUp { service: Arc<str>, connections_max: u32 }
-    /// Accepting failed, and goes on after a pause; at most once a second a service.
+    /// Accepting failed and goes on after a pause; at most once a second for each service.
     Warn "accept_failed" AcceptFailed { service: Arc<str>, error: String }
-    /// The files of request logs were opened anew, at SIGUSR1.
+    /// The files of request logs were reopened on SIGUSR1.
     Info "logs_reopened" LogsReopened {}
     /// Another configuration is in force.
     Info "reloaded" Reloaded { changes: usize }
-    /// What a reload changed.
+    /// One change of a reload.
     Info "changed" Changed { change: String }
     /// A configuration was refused; nothing changed.
     Error "reload_failed" ReloadFailed { problem: String }
-    /// Certificates changed on disk, and are in force.
+    /// Certificates changed on disk and are in use.
     Info "certificates_reloaded" CertificatesReloaded {}
-    /// Certificates changed on disk, but cannot be used: the old ones stay.
+    /// Certificates changed on disk but cannot be used; the old ones stay.
     Error "certificates_kept" CertificatesKept { problem: String }
-    /// The operator changed who may come in.
+    /// The operator changed the access list of a service.
     Info "access_changed" AccessChanged { service: Arc<str>, change: String }
-    /// The operator closed a connection, or a flow.
+    /// The operator closed a connection or a flow.
     Info "connection_closed" ConnectionClosed { number: u64 }
-    /// Connections, requests and flows of a server ended, because a check took it down or the operator wanted it.
+    /// Connections, requests and flows of a server were closed because a check took it down or the operator
+    /// requested it.
     Info "server_closed" ServerClosed { pool: Arc<str>, server: Arc<str>, reason: &'static str, closed: usize }
-    /// No new clients; those that are there may finish.
+    /// No new clients are accepted; the present ones may finish.
     Info "draining" Draining { signal: &'static str, connections: u64, deadline: String }
-    /// Everybody finished.
+    /// All clients finished.
     Info "drained" Drained {}
-    /// The deadline came, or a second signal: those that were left were cut.
+    /// The deadline or a second signal came; the remaining connections were cut.
     Warn "cut" Cut { connections: u64 }
-    /// Something that the operator should read.
+    /// A message for the operator.
     Warn "notice" Notice { text: String }
     /// The program ends.
     Info "stopped" Stopped {}
@@ -149,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_tells_its_name_level_and_fields() {
+    fn an_event_has_a_name_a_level_and_fields() {
         let event = Event::ServerDown { pool: "web".into(), server: "a:1".into(), reason: "refused".into() };
         let mut line = format!("{} {}", event.level().name(), event.name());
         event.fields(&mut |name, value| line += &format!(" {name}={value}"));

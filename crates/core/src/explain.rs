@@ -1,5 +1,6 @@
-//! Why a client gets the server it gets, or none: whether the service lets it in, the order in which servers would be tried, and what speaks against the others.
-//! It asks the same code that chooses, without taking a place or a turn.
+//! The reasons why a client gets its server or none: the decision of the service, the order in which servers
+//! would be tried, and the reasons against the others. The same code makes the real choice; an explanation
+//! takes no slot and no turn.
 
 use crate::ServerId;
 use crate::acl::{Access, Acl};
@@ -13,26 +14,26 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// So many candidates are put in order; further ones are only said to be candidates.
+/// Number of candidates that are put in order. Later ones are listed without a rank.
 const CANDIDATES_MAX: usize = 64;
 
-/// Checks that come before a server is chosen.
+/// Checks that come before the choice of a server.
 #[derive(Clone, Copy, Debug)]
 pub struct Gate<'a> {
     /// The protocol of the service.
     pub protocol: Protocol,
-    /// Its access list.
+    /// Access list of the service.
     pub acl: Option<&'a Acl>,
-    /// Denied clients get servers of a pool.
+    /// Denied clients are served from another pool.
     pub serves_denied: bool,
     /// The limits of each client.
     pub throttle: Option<&'a Throttle>,
 }
 
-/// The verdict of a service on a client that comes now.
+/// Decision of a service about a client that connects now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entrance {
-    /// The client comes in.
+    /// The client is admitted.
     Permitted,
     /// The access list refuses it.
     Denied,
@@ -41,7 +42,7 @@ pub enum Entrance {
 }
 
 impl Gate<'_> {
-    /// Returns the verdict on a client's next connection and the first request on it. Nothing is counted.
+    /// Returns the decision about the client's next connection and its first request. Nothing is counted.
     #[must_use]
     pub fn entrance(&self, client: IpAddr, now: Time) -> Entrance {
         let denied = self.acl.is_some_and(|acl| acl.access(client) == Access::Deny);
@@ -49,7 +50,7 @@ impl Gate<'_> {
             return Entrance::Denied;
         }
         let used = self.throttle.map(|throttle| throttle.used(client, now));
-        // Denied clients have a pool, not limits of their connections.
+        // Denied clients have their own pool, and no limits of connections.
         let connection = used.and_then(|used| used.connection).filter(|_| !denied);
         let request = used.and_then(|used| used.request).filter(|_| self.protocol == Protocol::Http);
         match connection.or(request) {
@@ -60,53 +61,53 @@ impl Gate<'_> {
     }
 }
 
-/// The whole answer.
+/// A whole explanation.
 #[derive(Clone, Debug)]
 pub struct Explanation {
     /// The server that the sticky table names.
     pub sticky: Option<Arc<str>>,
-    /// Whether chance decides, so that the order is one of several.
+    /// The policy is random, so the order is one of several.
     pub by_chance: bool,
     /// Every server: the candidates in their order, then the others.
     pub servers: Vec<Row>,
 }
 
-/// What is said of one server.
+/// One server of an explanation.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// The server's name.
     pub server: Arc<str>,
-    /// Its tier.
+    /// Tier of the server.
     pub tier: u8,
-    /// The reason for its place.
+    /// The reason for its rank.
     pub reason: Reason,
 }
 
-/// The reason for a server's place.
+/// The reason for a server's rank.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// It would be tried as number `.0`, because of `.1`.
+    /// The server would be tried as number `.0`, because of `.1`.
     Candidate(usize, Why),
-    /// It would be tried after those.
+    /// The server would be tried after the ranked ones.
     Further,
-    /// It is at its limit.
+    /// The server is at its limit.
     Full {
         /// Connections or flows now.
         active: u32,
         /// The limit for this client.
         bound: u32,
     },
-    /// Its access list refuses the client.
+    /// The server's access list refuses the client.
     Denied,
-    /// It drains, and does not know the client.
+    /// The server drains and does not know the client.
     Drain,
-    /// It has the weight 0, and does not know the client.
+    /// The server has the weight 0 and does not know the client.
     Weightless,
-    /// A check found it down.
+    /// A check found the server down.
     Down(Arc<str>),
-    /// The operator took it out.
+    /// The operator took the server out.
     Maintenance,
-    /// Another one was chosen, and there is no failover.
+    /// Another server was chosen, and there is no failover.
     NoFailover,
 }
 
@@ -119,11 +120,11 @@ impl fmt::Display for Reason {
                 write!(out, "chosen: not checked yet, but no checked server takes the client")
             }
             Self::Candidate(1, Why::LastResort) => {
-                write!(out, "chosen: traffic failed to reach it, but nobody else is left")
+                write!(out, "chosen: traffic failed to reach it, but no other server is left")
             }
-            Self::Candidate(place, Why::Unchecked) => write!(out, "candidate {place}, not checked yet"),
-            Self::Candidate(place, Why::LastResort) => write!(out, "candidate {place}, as a last resort"),
-            Self::Candidate(place, _) => write!(out, "candidate {place}"),
+            Self::Candidate(rank, Why::Unchecked) => write!(out, "candidate {rank}, not checked yet"),
+            Self::Candidate(rank, Why::LastResort) => write!(out, "candidate {rank}, as a last resort"),
+            Self::Candidate(rank, _) => write!(out, "candidate {rank}"),
             Self::Further => write!(out, "a later candidate"),
             Self::Full { active, bound } => write!(out, "full: {active} of {bound}"),
             Self::Denied => write!(out, "its access list refuses the client"),
@@ -188,7 +189,7 @@ mod tests {
     use crate::throttle::ThrottleSpec;
     use std::sync::Arc;
 
-    /// The entrance of a client after so many connections and requests of it.
+    /// Checks the decision after `before` connections and requests of the client.
     fn check(protocol: Protocol, denied: bool, serves_denied: bool, before: (u32, u32), expected: Entrance) {
         let client: IpAddr = "192.0.2.1".parse().unwrap();
         let access = if denied { Access::Deny } else { Access::Permit };
@@ -197,14 +198,14 @@ mod tests {
         let (connection_rate, request_rate) = (rate("4/s"), rate("2/s"));
         let spec = ThrottleSpec { connections: Some(3), connection_rate, request_rate, size: 16 };
         let throttle = Arc::new(Throttle::new(&spec, 1));
-        let _places: Vec<_> = (0..before.0).map(|_| throttle.enter(client, Time::ZERO).unwrap()).collect();
+        let _slots: Vec<_> = (0..before.0).map(|_| throttle.enter(client, Time::ZERO).unwrap()).collect();
         (0..before.1).for_each(|_| assert!(throttle.admits_request(client, Time::ZERO)));
         let gate = Gate { protocol, acl: Some(&acl), serves_denied, throttle: Some(&throttle) };
         assert_eq!(gate.entrance(client, Time::ZERO), expected, "{protocol:?} {denied} {before:?}");
     }
 
     #[test]
-    fn the_access_list_is_asked_before_the_limits() {
+    fn the_access_list_comes_before_the_limits() {
         use Entrance::{Denied, Exceeded as Limit, Permitted};
         check(Protocol::Tcp, false, false, (2, 2), Permitted);
         check(Protocol::Tcp, false, false, (3, 0), Limit(Exceeded::Connections));

@@ -1,7 +1,8 @@
-//! The associations of a datagram service: which client is with which server, over which socket of the plane.
+//! The associations of a datagram service: the server of each client, and the plane's handle for it.
 //!
-//! It takes in what happened (a datagram, the passing of time, a server that left) and says what to do; sockets are the
-//! plane's. The table is bounded: when it is full, the flow that was unused the longest makes room.
+//! The table receives events (a datagram, the passing of time, a server that left) and returns the
+//! consequences. Sockets belong to the plane. The table is bounded: when it is full, it evicts the flow that
+//! was unused the longest.
 
 use crate::ServerId;
 use crate::lru::Lru;
@@ -9,46 +10,47 @@ use crate::time::Time;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// Who a flow belongs to: the client, and where it sent to.
+/// Identity of a flow: the client and the address that it sends to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// The client's address and port.
     pub client: SocketAddr,
-    /// The address of ours that it used, when the listener has several.
+    /// The local address that the client sends to, when the listener has several.
     pub local: Option<IpAddr>,
-    /// Who told us of the client, by a PROXY header.
+    /// The proxy that reported the client by a PROXY header.
     pub via: Option<Via>,
-    /// The server, where the datagrams of one client are spread over several: it has a flow to each of them.
+    /// The server, when the datagrams of one client are spread over several. The client has one flow to each
+    /// of them.
     pub lane: Option<ServerId>,
 }
 
-/// Whoever stands between us and a client.
+/// A proxy between this instance and a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Via {
-    /// Its address and port: answers go there.
+    /// Address and port of the proxy. Responses go there.
     pub proxy: SocketAddr,
-    /// What the client sent to.
+    /// The address that the client sent to.
     pub destination: SocketAddr,
-    /// Number of instances of Evener that passed its datagrams on.
+    /// Number of instances of Evener that passed the datagrams on.
     pub hops: u8,
 }
 
 impl FlowKey {
-    /// Where answers go.
+    /// Returns the address that responses are sent to.
     #[must_use]
     pub fn sender(&self) -> SocketAddr {
         self.via.map_or(self.client, |via| via.proxy)
     }
 }
 
-/// Where a flow goes.
+/// The destination of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// The server.
     pub server: ServerId,
-    /// Handle of the plane's socket to that server; opaque here.
+    /// The plane's handle for its socket to that server; opaque here.
     pub handle: u64,
-    /// The generation of the pool that last allowed this flow.
+    /// Generation of the pool that last allowed this flow.
     pub generation: u64,
 }
 
@@ -60,18 +62,20 @@ pub struct FlowTable {
 }
 
 impl FlowTable {
-    /// An empty table for at most `capacity` flows, each of which ends when unused for `idle`; `key` seeds the hashing.
+    /// Creates an empty table for at most `capacity` flows, each of which ends when it is unused for `idle`.
+    /// `key` seeds the hashing.
     #[must_use]
     pub fn new(capacity: usize, idle: Duration, key: u64) -> Self {
         Self { flows: Lru::new(capacity, key), idle }
     }
 
-    /// Changes how long a flow lives unused; it holds for the flows that are there, too.
+    /// Changes the idle timeout of all flows.
     pub fn set_idle(&mut self, idle: Duration) {
         self.idle = idle;
     }
 
-    /// Changes the most flows. What no longer fits is ended, the longest unused first, and comes back.
+    /// Changes the capacity. Ends the flows beyond it, the longest unused first, and returns them with their
+    /// handles.
     pub fn resize(&mut self, capacity: usize) -> Vec<Flow> {
         let surplus = self.len().saturating_sub(capacity.max(1));
         let ended = (0..surplus).filter_map(|_| self.flows.pop_oldest().map(|(_, flow)| flow)).collect();
@@ -79,65 +83,67 @@ impl FlowTable {
         ended
     }
 
-    /// How many flows there are.
+    /// Returns the number of flows.
     #[must_use]
     pub fn len(&self) -> usize {
         self.flows.len()
     }
 
-    /// Whether there is no flow.
+    /// Returns true if there is no flow.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.flows.is_empty()
     }
 
-    /// A datagram came for `key`: its flow, now the newest.
+    /// Returns the flow of a datagram that arrived for `key`, and makes it the newest.
     pub fn datagram(&mut self, key: &FlowKey, now: Time) -> Option<&mut Flow> {
         self.flows.touch(key, now)
     }
 
-    /// The flow of `key`, without making it newer.
+    /// Returns the flow of `key` without making it newer.
     #[must_use]
     pub fn peek(&self, key: &FlowKey) -> Option<&Flow> {
         self.flows.peek(key).map(|(flow, _)| flow)
     }
 
-    /// A flow begins, or goes on elsewhere. The flow that lost its place comes back.
+    /// Begins a flow, or moves it to another server. Returns the flow that was replaced or evicted; its handle
+    /// is free.
     #[must_use]
     pub fn begin(&mut self, key: FlowKey, flow: Flow, now: Time) -> Option<Flow> {
         self.flows.insert(key, flow, now).map(|(_, evicted)| evicted)
     }
 
-    /// A flow ends.
+    /// Ends a flow; its slot is free.
     pub fn end(&mut self, key: &FlowKey) -> Option<Flow> {
         self.flows.remove(key)
     }
 
-    /// The next flow that was unused for too long, taken out. Call until nothing comes.
+    /// Removes and returns the next flow whose idle timeout is over; its slot is free. Call it until it
+    /// returns `None`.
     pub fn expire(&mut self, now: Time) -> Option<(FlowKey, Flow)> {
         let (_, used) = self.flows.oldest()?;
         (now.since(used) >= self.idle).then(|| self.flows.pop_oldest())?
     }
 
-    /// When the next flow ends if nothing comes for it.
+    /// Returns the time at which the next flow ends if nothing arrives for it.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Time> {
         self.flows.oldest().map(|(_, used)| used + self.idle)
     }
 
-    /// The flow that was unused the longest.
+    /// Returns the flow that was unused the longest.
     #[must_use]
     pub fn oldest(&self) -> Option<FlowKey> {
         self.flows.oldest().map(|(key, _)| key)
     }
 
-    /// When a datagram came for the flow of `key` last.
+    /// Returns the time of the last datagram of the flow of `key`.
     #[must_use]
     pub fn used(&self, key: &FlowKey) -> Option<Time> {
         self.flows.peek(key).map(|(_, used)| used)
     }
 
-    /// Every flow, the newest first.
+    /// Returns every flow, the newest first.
     pub fn iter(&self) -> impl Iterator<Item = (&FlowKey, &Flow)> {
         self.flows.iter().map(|(key, flow, _)| (key, flow))
     }
@@ -151,38 +157,39 @@ impl FlowTable {
     }
 }
 
-/// Which server has its turn, for each client whose datagrams are spread over several. Bounded as the flows are.
+/// The server that has its turn, for each client whose datagrams are spread over several servers. Bounded like
+/// the flows.
 #[derive(Debug)]
 pub struct Turns(Lru<FlowKey, Turn>);
 
 #[derive(Clone, Copy, Debug)]
 struct Turn {
     server: ServerId,
-    /// Number of further datagrams of this turn.
+    /// Number of further datagrams in this turn.
     left: u32,
 }
 
 impl Turns {
-    /// An empty table for at most `capacity` clients; `key` seeds the hashing.
+    /// Creates an empty table for at most `capacity` clients. `key` seeds the hashing.
     #[must_use]
     pub fn new(capacity: usize, key: u64) -> Self {
         Self(Lru::new(capacity, key))
     }
 
-    /// A datagram of `key` came: the server that it goes to, if that has its turn still.
+    /// Takes one datagram of `key` off its turn and returns the server, unless the turn is over.
     pub fn datagram(&mut self, key: &FlowKey, now: Time) -> Option<ServerId> {
         let turn = self.0.touch(key, now)?;
         turn.left = turn.left.checked_sub(1)?;
         Some(turn.server)
     }
 
-    /// The server that had the last turn.
+    /// Returns the server that had the last turn.
     #[must_use]
     pub fn last(&self, key: &FlowKey) -> Option<ServerId> {
         self.0.peek(key).map(|(turn, _)| turn.server)
     }
 
-    /// The turn of a server begins: of so many datagrams, of which one came.
+    /// Begins the turn of a server. It lasts `datagrams` datagrams, and the first one has arrived.
     pub fn begin(&mut self, key: FlowKey, server: ServerId, datagrams: u32, now: Time) {
         self.0.insert(key, Turn { server, left: datagrams.saturating_sub(1) }, now);
     }
@@ -194,7 +201,7 @@ impl Turns {
         }
     }
 
-    /// Changes the most clients.
+    /// Changes the capacity.
     pub fn resize(&mut self, capacity: usize) {
         self.0.resize(capacity);
     }
@@ -205,7 +212,7 @@ impl Turns {
         self.0.len()
     }
 
-    /// Whether there is no client.
+    /// Returns true if there is no client.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -264,7 +271,7 @@ mod tests {
         assert_eq!(turns.last(&key(1)), Some(ServerId(7)));
         turns.begin(key(2), ServerId(8), 1, at(2));
         assert_eq!(turns.datagram(&key(2), at(2)), None);
-        // Bounded, the longest unused first; forgotten when idle.
+        // Bounded, the longest unused first; clients are forgotten when idle.
         turns.begin(key(3), ServerId(9), 1, at(3));
         assert_eq!((turns.len(), turns.last(&key(1))), (2, None));
         turns.expire(Duration::from_secs(5), at(7));

@@ -1,5 +1,5 @@
-//! Seeded hashing by folded multiplication: for tables that outsiders can fill (keyed) and for placing clients on
-//! servers (a fixed seed, so that several instances agree). It is not for secrets.
+//! Seeded hashing by folded multiplication: keyed for tables that outsiders can fill, with a fixed seed for
+//! placing clients on servers, so that several instances agree. It is not for secrets.
 
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
@@ -7,12 +7,12 @@ use std::net::IpAddr;
 const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 const PLACEMENT_SEED: u64 = 0x6576_656e_6572_2031;
 
-/// Builds hashers for `HashMap`; the key keeps outsiders from choosing collisions.
+/// Builds hashers for `HashMap`. The key keeps outsiders from choosing collisions.
 #[derive(Clone, Copy, Debug)]
 pub struct Keyed(u64);
 
 impl Keyed {
-    /// Hashers with this key.
+    /// Creates a builder with this key.
     #[must_use]
     pub const fn new(key: u64) -> Self {
         Self(key)
@@ -66,7 +66,7 @@ impl Hasher for Folded {
     }
 }
 
-/// Where a client falls: the same in every instance and after every restart.
+/// Returns the placement hash of a client: the same in every instance and after every restart.
 #[must_use]
 pub fn of_client(client: IpAddr) -> u64 {
     let bits = match client {
@@ -76,7 +76,7 @@ pub fn of_client(client: IpAddr) -> u64 {
     fold(fold(PLACEMENT_SEED ^ bits as u64, MULTIPLIER) ^ (bits >> 64) as u64, 0xd6e8_feb8_6659_fd93)
 }
 
-/// A placement hash of a server's name, apart for each `salt`.
+/// Returns the placement hash of a server's name; each `salt` gives another one.
 #[must_use]
 pub fn of_name(name: &str, salt: u64) -> u64 {
     let mut hasher = Folded(PLACEMENT_SEED ^ salt.wrapping_mul(MULTIPLIER));

@@ -1,42 +1,42 @@
-//! Health: from what probes and real traffic saw to a verdict, and the deadlines of both.
+//! Server health: turns the results of probes and real traffic into a verdict, with deadlines for both.
 //!
-//! An active check decides by `rise` and `fall`; the first probe of a server decides alone, and until then the server is
-//! unchecked. A failed connect takes a server out at once (or after some failures in
-//! a row): for a time, or, when there is a check, until the check has found it well again or that time is over.
+//! An active check decides by `rise` and `fall`. The first probe of a server decides alone; until then the
+//! server is unchecked. A failed connect (or several in a row) takes a server out at once for some time. If
+//! there is a check, a pass of the check ends that time early.
 
 use crate::random::Random;
 use crate::spec::{CheckSpec, PassiveSpec};
 use crate::time::Time;
 use std::time::Duration;
 
-/// What a probe saw.
+/// Result of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {
-    /// The server answered as it should.
+    /// The server responded as expected.
     Pass,
-    /// It did not, and this is why.
+    /// The server did not respond as expected, with the reason.
     Fail(String),
-    /// The probe was not made, for a reason of our own (descriptors, ports, memory): no verdict.
+    /// The probe was not made for a local reason (descriptors, ports, memory): no verdict.
     Unmade(String),
 }
 
-/// What real traffic saw of a server.
+/// Failure of real traffic at a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The connect was refused (or ICMP said that the port is closed).
+    /// The connect was refused (or ICMP reported a closed port).
     Refused,
-    /// The connect was not answered in time.
+    /// The connect timed out.
     Timeout,
-    /// There is no way to it.
+    /// There is no route to the server.
     Unreachable,
-    /// TLS with it failed, and how.
+    /// The TLS handshake failed.
     Tls(TlsFailure),
-    /// It was asked, and said nothing at all in time.
+    /// The server received a request and sent nothing in time.
     Silent,
 }
 
 impl Failure {
-    /// In words.
+    /// Returns the failure in words.
     #[must_use]
     pub const fn reason(self) -> &'static str {
         match self {
@@ -44,7 +44,7 @@ impl Failure {
             Self::Timeout => "connect timeout",
             Self::Unreachable => "unreachable",
             Self::Tls(how) => how.reason(),
-            Self::Silent => "no answer in time",
+            Self::Silent => "no response in time",
         }
     }
 }
@@ -56,32 +56,32 @@ pub enum TlsFailure {
     Ended,
     /// The server does not speak TLS.
     NotTls,
-    /// Neither TLS 1.2 nor 1.3.
+    /// The server supports neither TLS 1.2 nor 1.3.
     Version,
     /// No cipher suite or group in common.
     CipherSuite,
-    /// The server wants another certificate of ours, or one at all.
+    /// The server requires another client certificate, or one at all.
     OurCertificate,
     /// The server refused for another reason.
     Refused,
-    /// Its certificate is not of a trusted authority.
+    /// The certificate is not from a trusted authority.
     Authority,
-    /// Its certificate does not have the name.
+    /// The certificate has another name.
     Name,
-    /// Its certificate has expired.
+    /// The certificate has expired.
     Expired,
-    /// Its certificate is not valid yet.
+    /// The certificate is not valid yet.
     NotYetValid,
-    /// Its certificate is for another purpose.
+    /// The certificate is for another purpose.
     Purpose,
-    /// Its certificate is not valid for another reason.
+    /// The certificate is not valid for another reason.
     Certificate,
-    /// Anything else.
+    /// Any other reason.
     Other,
 }
 
 impl TlsFailure {
-    /// In words.
+    /// Returns the reason in words.
     #[must_use]
     pub const fn reason(self) -> &'static str {
         match self {
@@ -102,19 +102,19 @@ impl TlsFailure {
     }
 }
 
-/// Whether a server is used.
+/// Verdict on a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is.
+    /// The server is used.
     Up,
-    /// Its first probe has not come back yet: it is used only where no other server is there.
+    /// The first probe has not ended yet: the server is used only if there is no other.
     Unchecked,
-    /// It is not.
+    /// The server is not used.
     Down,
 }
 
 impl Verdict {
-    /// The word of the API.
+    /// Returns the name in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -125,14 +125,14 @@ impl Verdict {
     }
 }
 
-/// A verdict that changed.
+/// A change of a verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The server is used again.
     Up,
     /// The first probe of an unchecked server passed.
     Checked,
-    /// The server is used no more, and why.
+    /// The server is no longer used, with the reason.
     Down(String),
 }
 
@@ -142,11 +142,11 @@ pub struct Health {
     check: Option<CheckSpec>,
     passive: PassiveSpec,
     active: Verdict,
-    /// The next probe decides alone, for none has come back yet.
+    /// The next probe decides alone, because none has ended yet.
     first: bool,
-    /// Numbers the times since which probes count: the result of an earlier one says nothing of now.
+    /// Number of the current round of probes. Results from an earlier round are out of date.
     round: u32,
-    /// Consecutive probes that passed since real traffic last took it out, up to `rise`.
+    /// Consecutive probes that passed since real traffic last took the server out, up to `rise`.
     passes: u32,
     /// Consecutive probes that failed, up to `fall`.
     fails: u32,
@@ -155,13 +155,13 @@ pub struct Health {
     out_until: Option<Time>,
     reason: Option<String>,
     next_probe: Time,
-    /// Whether the connection that has to stand with it does; `None` where none has to.
+    /// State of the persistent connection to the server; `None` if it needs none.
     session: Option<Verdict>,
 }
 
 impl Health {
-    /// Health of a server without a history. With a check it is unchecked, and its first probe is due at once; without
-    /// one it counts as up.
+    /// Creates the health of a server without a history. With a check the server is unchecked and its first
+    /// probe is due at once; without one it counts as up.
     #[must_use]
     pub fn new(check: Option<&CheckSpec>, passive: &PassiveSpec, now: Time) -> Self {
         Self {
@@ -180,14 +180,15 @@ impl Health {
         }
     }
 
-    /// A server that is down as long as no connection stands with it. Probes are not for such.
+    /// Creates the health of a server that needs a persistent connection and has no probes. It is down until
+    /// the connection is established.
     #[must_use]
     pub fn with_session(passive: &PassiveSpec, now: Time) -> Self {
-        let reason = Some("no connection stands with it".into());
+        let reason = Some("no persistent connection".into());
         Self { session: Some(Verdict::Down), reason, ..Self::new(None, passive, now) }
     }
 
-    /// The connection that has to stand with it does, or no longer does and why.
+    /// Records that the persistent connection was established, or failed with a reason.
     pub fn on_session(&mut self, seen: Probe) -> Option<Change> {
         let before = self.verdict();
         match seen {
@@ -201,8 +202,8 @@ impl Health {
         self.changed(before)
     }
 
-    /// Takes on another configuration; the verdict stays, but the first probe of a check that was not there before
-    /// decides alone. Without a check nothing could lift its verdict, so it goes.
+    /// Applies another configuration. The verdict stays, but the first probe of a new check decides alone.
+    /// Without a check nothing could lift its verdict, so that is dropped.
     pub fn configure(
         &mut self,
         check: Option<&CheckSpec>,
@@ -227,8 +228,8 @@ impl Health {
         self.changed(before)
     }
 
-    /// Takes up the probes again after a time without any: the next one decides alone. A server that was up is unchecked
-    /// until then.
+    /// Resumes the probes after a pause. The next one decides alone; a server that was up is unchecked until
+    /// then.
     pub fn resume(&mut self, now: Time) {
         if self.check.is_none() {
             return;
@@ -241,33 +242,34 @@ impl Health {
         }
     }
 
-    /// The number of the present round of probes: one that began in an earlier round does not count.
+    /// Returns the number of the current round of probes. A probe that began in an earlier round does not
+    /// count.
     #[must_use]
     pub const fn round(&self) -> u32 {
         self.round
     }
 
-    /// Whether the server is used.
+    /// Returns the verdict.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         let no_session = self.session == Some(Verdict::Down);
         if self.out_until.is_some() || no_session { Verdict::Down } else { self.active }
     }
 
-    /// Whether only real traffic took it out: as a last resort it may be tried.
+    /// Returns true if only real traffic took the server out, so that it may be tried as a last resort.
     #[must_use]
     pub fn is_only_passively_down(&self) -> bool {
-        let stands = self.session != Some(Verdict::Down);
-        self.out_until.is_some() && self.active != Verdict::Down && stands
+        let is_connected = self.session != Some(Verdict::Down);
+        self.out_until.is_some() && self.active != Verdict::Down && is_connected
     }
 
-    /// Why it is down.
+    /// Returns the reason why the server is down.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
     }
 
-    /// A probe came back.
+    /// Records the result of a probe.
     pub fn on_probe(&mut self, seen: Probe) -> Option<Change> {
         let (rise, fall) = self.check.as_ref().map(|check| (check.rise, check.fall))?;
         if matches!(seen, Probe::Unmade(_)) {
@@ -275,7 +277,7 @@ impl Health {
         }
         let before = self.verdict();
         if std::mem::take(&mut self.first) {
-            // As if it were the last one of a streak.
+            // Counts as the last one of a streak.
             (self.passes, self.fails) = (rise - 1, fall - 1);
         }
         match seen {
@@ -305,12 +307,13 @@ impl Health {
         }
     }
 
-    /// Real traffic could not reach it.
+    /// Records that real traffic could not reach the server.
     pub fn on_failure(&mut self, now: Time, failure: Failure) -> Option<Change> {
         let before = self.verdict();
         self.failures = self.failures.saturating_add(1);
         if self.passive.failures > 0 && self.failures >= self.passive.failures {
-            // A failure of a connect that began before does not prolong the time: it would, without end, under load.
+            // A failure of a connect that began earlier does not prolong the time; under load it would never
+            // end.
             if self.out_until.is_none() {
                 self.out_until = Some(now + self.passive.down_for);
                 self.passes = 0;
@@ -325,7 +328,7 @@ impl Health {
         self.changed(before)
     }
 
-    /// Real traffic reached it, or an operator brings it back: what traffic saw before no longer counts.
+    /// Forgets the failures of real traffic, because it reached the server or the operator resets it.
     pub fn forgive(&mut self) -> Option<Change> {
         let before = self.verdict();
         self.out_until = None;
@@ -333,7 +336,7 @@ impl Health {
         self.changed(before)
     }
 
-    /// Time passed.
+    /// Applies the passing of time.
     pub fn on_time(&mut self, now: Time) -> Option<Change> {
         let before = self.verdict();
         if self.out_until.is_some_and(|until| until <= now) {
@@ -343,7 +346,7 @@ impl Health {
         self.changed(before)
     }
 
-    /// Whether a probe is due; if so the next one is planned, `every` later with its jitter.
+    /// Returns true if a probe is due, and then schedules the next one, `every` later with jitter.
     pub fn probe_due(&mut self, now: Time, random: &mut Random) -> bool {
         let Some(check) = &self.check else { return false };
         let due = self.next_probe <= now;
@@ -354,7 +357,7 @@ impl Health {
         due
     }
 
-    /// When time alone changes something, or a probe is due.
+    /// Returns the time of the next change or probe.
     #[must_use]
     pub fn deadline(&self) -> Time {
         self.next_probe.min(self.out_until.unwrap_or(Time::NEVER))
@@ -375,7 +378,7 @@ impl Health {
         }
     }
 
-    /// Panics unless what is known fits together.
+    /// Panics unless the state is consistent.
     pub fn check_invariants(&self) {
         assert_eq!(
             self.verdict() == Verdict::Down,
@@ -395,8 +398,8 @@ mod tests {
     use super::*;
     use crate::spec::CheckKind;
 
-    /// Steps: `p`ass, `f`ail, `r`efused, `s`uccess, `m`aintenance over, digits pass seconds. Expects the verdict after each
-    /// letter.
+    /// Steps: `p`ass, `f`ail, `r`efused, `s`uccess, `m`aintenance over; digits pass seconds. Expects the
+    /// verdict after each letter.
     fn check(rise: u32, fall: u32, failures: u32, steps: &str, expected: &str) {
         let spec = CheckSpec { rise, fall, ..CheckSpec::new(CheckKind::Tcp) };
         let passive = PassiveSpec { failures, down_for: Duration::from_secs(5) };
@@ -455,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn traffic_takes_out_at_once_and_the_check_brings_back() {
+    fn traffic_takes_a_server_out_at_once_and_the_check_restores_it() {
         check(2, 3, 1, "prpp", "UddU");
         check(2, 3, 1, "prpfpp", "UddddU");
         check(2, 3, 1, "pr5", "UdU");
@@ -473,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_check_the_time_alone_brings_back() {
+    fn without_a_check_time_alone_restores_a_server() {
         let passive = PassiveSpec { failures: 1, down_for: Duration::from_secs(5) };
         run(None, &passive, "r4r1", "dddU");
         run(None, &passive, "fffr5r", "UUUdUd");
@@ -496,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_is_taken_away_takes_its_verdict_along() {
+    fn removing_a_check_drops_its_verdict() {
         let spec = CheckSpec { fall: 1, ..CheckSpec::new(CheckKind::Tcp) };
         let passive = PassiveSpec::default();
         let mut health = Health::new(Some(&spec), &passive, Time::ZERO);
@@ -506,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_comes_leaves_the_verdict_until_its_first_probe() {
+    fn a_new_check_leaves_the_verdict_until_its_first_probe() {
         let (spec, passive) = (CheckSpec::new(CheckKind::Tcp), PassiveSpec::default());
         let mut health = Health::new(None, &passive, Time::ZERO);
         assert_eq!(health.configure(Some(&spec), &passive, Time::ZERO), None);

@@ -1,8 +1,9 @@
-//! What a load balancer decides, apart from doing it.
+//! The decisions of a load balancer, apart from carrying them out.
 //!
-//! This crate owns the model (services, pools, servers), the choice of a server, the health of servers, stickiness,
-//! limits, access lists and the association of datagrams. It has no socket, clock, thread, environment or randomness:
-//! time ([`Time`]) and chance ([`Random`]) come in as arguments, so that a seeded simulation replays any decision.
+//! This crate owns the model (services, pools, servers), the choice of a server, the health of servers,
+//! stickiness, limits, access lists and the association of datagrams. It has no socket, clock, thread,
+//! environment or randomness: time ([`Time`]) and randomness ([`Random`]) are arguments, so that a seeded
+//! simulation replays any decision.
 
 pub mod acl;
 pub mod address;
@@ -34,6 +35,6 @@ pub use address::{Endpoint, Target};
 pub use random::Random;
 pub use time::Time;
 
-/// A server's identity within its pool, for as long as the pool lives: it is never given to another server.
+/// Identity of a server within its pool. It is never given to another server while the pool lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerId(pub u32);

@@ -1,9 +1,10 @@
-//! How many may be inside at once: exact across workers, without a lock.
+//! Limits of concurrent connections and flows: exact across workers, without a lock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The limits of a server. New clients stop at `soft`, a client that was there before may go up to `hard`.
+/// The limits of a server. New clients stop at `soft`; a client that the server had before may go up to
+/// `hard`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Connections or flows at which new clients are sent elsewhere.
@@ -13,7 +14,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The limit that holds for a client, by whether it was here before.
+    /// Returns the limit that holds for a client.
     #[must_use]
     pub fn bound(self, known: Known) -> u32 {
         let hard = self.hard.unwrap_or(u32::MAX);
@@ -24,27 +25,37 @@ impl Limits {
     }
 }
 
-/// Whether a client had this server before, and the pool remembers it.
+/// Knowledge of the client at a server, from the sticky table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
     /// The sticky table names this server for the client.
     Yes,
-    /// It is a new client here.
+    /// The client is new at this server.
     No,
 }
 
-/// Counts who is inside. Clones share the count.
+/// Count of connections and flows. Clones share the count.
 #[derive(Clone, Debug, Default)]
 pub struct Occupancy(Arc<AtomicU32>);
 
 impl Occupancy {
-    /// How many are inside now.
+    /// Returns the present count.
     #[must_use]
     pub fn active(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// One more, unless `bound` are inside already.
+    /// Takes one slot, unless `bound` are taken.
+    ///
+    /// ```
+    /// use evener_core::limits::Occupancy;
+    ///
+    /// let occupancy = Occupancy::default();
+    /// let lease = occupancy.enter(1);
+    /// assert!(lease.is_some() && occupancy.enter(1).is_none());
+    /// drop(lease);
+    /// assert_eq!(occupancy.active(), 0);
+    /// ```
     #[must_use]
     pub fn enter(&self, bound: u32) -> Option<Lease> {
         let below = |active: u32| (active < bound).then(|| active + 1);
@@ -53,7 +64,7 @@ impl Occupancy {
     }
 }
 
-/// One place inside, given back when dropped.
+/// One slot, which is given back on drop.
 #[derive(Debug)]
 pub struct Lease(Occupancy);
 
@@ -83,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hard_limit_alone_binds_everybody() {
+    fn a_hard_limit_alone_binds_every_client() {
         let limits = Limits { soft: None, hard: Some(1) };
         assert_eq!((limits.bound(Known::No), limits.bound(Known::Yes)), (1, 1));
     }

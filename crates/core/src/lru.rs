@@ -1,5 +1,5 @@
-//! A bounded map that throws out what was unused the longest: a hash index over a slab with an order of use.
-//! It never grows beyond its capacity and takes memory only for what it holds.
+//! A bounded map that evicts the entry that was unused the longest: a hash index over a slab with an order of
+//! use. It never grows beyond its capacity and takes memory only for its entries.
 
 use crate::hash::Keyed;
 use crate::time::Time;
@@ -8,7 +8,7 @@ use std::hash::Hash;
 
 const NONE: u32 = u32::MAX;
 
-/// The bounded map. Ends of the order: `newest` was used last, `oldest` is thrown out first.
+/// The bounded map. `newest` was used last; `oldest` is evicted first.
 #[derive(Debug)]
 pub struct Lru<K, V> {
     index: HashMap<K, u32, Keyed>,
@@ -28,7 +28,7 @@ struct Slot<K, V> {
 }
 
 impl<K: Copy + Eq + Hash, V> Lru<K, V> {
-    /// An empty map for at most `capacity` entries (at least one); `key` seeds its hashing.
+    /// Creates an empty map for at most `capacity` entries (at least one). `key` seeds its hashing.
     #[must_use]
     pub fn new(capacity: usize, key: u64) -> Self {
         Self {
@@ -41,45 +41,46 @@ impl<K: Copy + Eq + Hash, V> Lru<K, V> {
         }
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         self.index.len()
     }
 
-    /// Whether there is no entry.
+    /// Returns true if there is no entry.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.index.is_empty()
     }
 
-    /// The most entries it holds.
+    /// Returns the maximum number of entries.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// The entry of `key` with the time of its last use, which stays as it was.
+    /// Returns the entry of `key` and the time of its last use, which does not change.
     #[must_use]
     pub fn peek(&self, key: &K) -> Option<(&V, Time)> {
         let slot = &self.slots[*self.index.get(key)? as usize];
         slot.entry.as_ref().map(|(_, value)| (value, slot.used))
     }
 
-    /// The entry of `key`, to be changed; its last use stays as it was.
+    /// Returns the entry of `key` for a change. The time of its last use does not change.
     pub fn peek_mut(&mut self, key: &K) -> Option<&mut V> {
         let slot = &mut self.slots[*self.index.get(key)? as usize];
         slot.entry.as_mut().map(|(_, value)| value)
     }
 
-    /// The entry of `key`, now the newest.
+    /// Returns the entry of `key` and makes it the newest.
     pub fn touch(&mut self, key: &K, now: Time) -> Option<&mut V> {
         let at = *self.index.get(key)?;
         self.renew(at, now);
         self.slots[at as usize].entry.as_mut().map(|(_, value)| value)
     }
 
-    /// Puts an entry in as the newest. What had its key, or was the oldest of a full map, comes back.
+    /// Inserts an entry as the newest. Returns the previous entry of the key, or the oldest one if the map
+    /// was full.
     pub fn insert(&mut self, key: K, value: V, now: Time) -> Option<(K, V)> {
         if let Some(&at) = self.index.get(&key) {
             self.renew(at, now);
@@ -94,7 +95,7 @@ impl<K: Copy + Eq + Hash, V> Lru<K, V> {
         evicted
     }
 
-    /// Takes the entry of `key` out.
+    /// Removes the entry of `key`.
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let at = self.index.remove(key)?;
         self.unlink(at);
@@ -102,25 +103,25 @@ impl<K: Copy + Eq + Hash, V> Lru<K, V> {
         self.slots[at as usize].entry.take().map(|(_, value)| value)
     }
 
-    /// Takes the oldest entry out.
+    /// Removes the oldest entry.
     pub fn pop_oldest(&mut self) -> Option<(K, V)> {
         let (key, _) = self.oldest()?;
         self.remove(&key).map(|value| (key, value))
     }
 
-    /// The key that was unused the longest, and when it was used last.
+    /// Returns the key that was unused the longest and the time of its last use.
     #[must_use]
     pub fn oldest(&self) -> Option<(K, Time)> {
         let slot = self.slots.get(self.oldest as usize)?;
         slot.entry.as_ref().map(|(key, _)| (*key, slot.used))
     }
 
-    /// Every entry with its last use, the newest first.
+    /// Returns every entry with its last use, the newest first.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V, Time)> {
         self.walk(self.newest, |slot| slot.older)
     }
 
-    /// Every entry with its last use, the oldest first.
+    /// Returns every entry with its last use, the oldest first.
     pub fn iter_oldest(&self) -> impl Iterator<Item = (&K, &V, Time)> {
         self.walk(self.oldest, |slot| slot.newer)
     }
@@ -134,7 +135,7 @@ impl<K: Copy + Eq + Hash, V> Lru<K, V> {
         })
     }
 
-    /// Changes the capacity; what no longer fits is thrown out, the oldest first.
+    /// Changes the capacity. Evicts the entries beyond it, the oldest first.
     pub fn resize(&mut self, capacity: usize) {
         self.capacity = capacity.clamp(1, NONE as usize - 1);
         while self.len() > self.capacity {
@@ -199,7 +200,7 @@ mod tests {
     use std::collections::VecDeque;
 
     #[test]
-    fn it_does_what_a_list_searched_from_the_front_does() {
+    fn the_map_equals_a_list_searched_from_the_front() {
         let mut random = Random::seeded(7);
         let (mut lru, mut model) = (Lru::new(8, 1), VecDeque::new());
         for step in 0..5_000_u64 {
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_smaller_capacity_throws_out_the_oldest() {
+    fn a_smaller_capacity_evicts_the_oldest() {
         let mut lru = Lru::new(4, 1);
         (0..4).for_each(|key| assert!(lru.insert(key, 1, Time::from_nanos(key)).is_none()));
         lru.resize(2);

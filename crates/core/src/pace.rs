@@ -1,10 +1,10 @@
-//! The pace of a body: whether its sender sends it, or its receiver takes it, at a minimum rate over a sliding time.
-//! Only time in which something was owed counts. Who measures, when, and what follows is not decided here.
+//! The pace of a body: detects a peer that sends or receives it below a minimum rate over a sliding window.
+//! Only time in which bytes were owed counts. The callers decide when to measure and what follows.
 
 use crate::time::Time;
 use std::time::Duration;
 
-/// The window slides in so many steps.
+/// Number of steps in which the window slides.
 const SLOTS: usize = 6;
 
 /// The minimum rate of bodies.
@@ -12,12 +12,12 @@ const SLOTS: usize = 6;
 pub struct MinRate {
     /// Bytes a second, on average over the window.
     pub bytes_per_second: u32,
-    /// The sliding time.
+    /// Length of the window.
     pub window: Duration,
 }
 
 impl MinRate {
-    /// The default: what Kestrel and IIS ask for, over a minute.
+    /// The default: that of Kestrel and IIS, over a minute.
     pub const DEFAULT: Self = Self { bytes_per_second: 240, window: Duration::from_secs(60) };
     /// The shortest window.
     pub const WINDOW_MIN: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ impl MinRate {
         self.window / SLOTS as u32
     }
 
-    /// Whether so many bytes in so much time are too few.
+    /// Returns true if `bytes` are too few for `time`.
     fn is_missed_by(&self, bytes: u64, time: Duration) -> bool {
         u128::from(bytes) * 1000 < u128::from(self.bytes_per_second) * time.as_millis()
     }
@@ -43,11 +43,11 @@ impl MinRate {
 pub struct Progress {
     /// Bytes that moved since its beginning.
     pub moved: u64,
-    /// What [`Progress::moved`] would be if nothing waited for the peer; `None` when nothing does.
+    /// Value of [`Progress::moved`] if nothing waited for the peer; `None` when nothing does.
     pub owed: Option<u64>,
 }
 
-/// One step of the window: the time that counts, and what moved in it.
+/// One step of the window: the time that counts, and the bytes that moved in it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     time_ms: u32,
@@ -63,10 +63,10 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Takes a measurement. Returns whether the peer was slower than `rate` throughout the window.
+    /// Takes a measurement. Returns true if the peer was slower than `rate` throughout the window.
     ///
-    /// The time since the measurement before counts if something was owed then and now, and not all that was owed then
-    /// has moved since. Otherwise the peer is even, and what it missed earlier is forgotten.
+    /// The time since the previous measurement counts if bytes were owed then and now, and not all bytes owed
+    /// then have moved since. Otherwise the peer has caught up, and its earlier delays are forgotten.
     pub fn is_slow(&mut self, now: Time, progress: Progress, rate: &MinRate) -> bool {
         let Some((at, before)) = self.measured.replace((now, progress)) else { return false };
         let caught_up = before.owed.is_none_or(|owed| progress.moved >= owed);
@@ -105,7 +105,8 @@ mod tests {
         Time::ZERO + Duration::from_secs(seconds)
     }
 
-    /// Measures every `step` seconds; when the peer is found slow, if it is within the ten minutes looked at.
+    /// Measures every `step` seconds. Returns the time at which the peer is found slow, if within ten
+    /// minutes.
     fn slow_at(step: u64, progress: impl Fn(u64) -> Progress) -> Option<u64> {
         let mut pace = Pace::default();
         (0..=600).step_by(step as usize).find(|&now| pace.is_slow(at(now), progress(now), &RATE))
@@ -123,7 +124,7 @@ mod tests {
             assert_eq!(slow_at(step, |now| owing(now * 239)), Some(60), "{step}");
             assert_eq!(slow_at(step, |now| owing(now * 240)), None, "{step}");
         }
-        // Measurements that come late find the same.
+        // Late measurements give the same result.
         assert_eq!(slow_at(50, owing), Some(100));
     }
 
@@ -143,18 +144,18 @@ mod tests {
     fn time_without_anything_to_move_does_not_count() {
         let idle = |moved| Progress { moved, owed: None };
         assert_eq!(slow_at(10, |_| idle(0)), None);
-        // An event of fifty bytes now and then, that is just on its way whenever that is measured.
+        // An event of fifty bytes now and then, which is in transit at every measurement.
         let event = |now: u64| Progress { moved: now * 5, owed: Some(now * 5 + 50) };
         assert_eq!(slow_at(10, event), None);
-        // Owed for fifty seconds, then everything is taken, again and again.
+        // Owed for fifty seconds, then everything is received, again and again.
         let taken = |now: u64| if now.is_multiple_of(60) { idle(now * 10) } else { owing(now / 60 * 600) };
         assert_eq!(slow_at(10, taken), None);
-        // A few bytes that are never taken.
+        // A few bytes that are never received.
         assert_eq!(slow_at(10, |_| Progress { moved: 7, owed: Some(17) }), Some(60));
     }
 
     #[test]
-    fn whatever_is_measured_whenever_a_steady_peer_is_judged_by_its_rate() {
+    fn a_steady_peer_is_judged_by_its_rate_at_any_measurement() {
         let mut random = Random::seeded(7);
         for _ in 0..200 {
             let rate = random.below(480) as u64;
@@ -164,7 +165,7 @@ mod tests {
                 let moved = now.as_nanos() / 1_000_000 * rate / 1000;
                 slow |= pace.is_slow(now, owing(moved), &RATE);
             }
-            // Whole bytes are measured, one of each slot may be missing.
+            // Whole bytes are measured; one of each slot may be missing.
             assert!(slow == (rate < 240) || rate == 240, "{rate}");
         }
     }

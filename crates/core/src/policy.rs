@@ -1,7 +1,7 @@
-//! How a server is chosen among those of a tier: one file a policy.
+//! Policies: the choice of a server among those of a tier, one file for each policy.
 //!
-//! A snapshot prepares what a policy needs once ([`Table`]); a choice then only reads. What a policy sees of a server is a
-//! [`Contender`]; who is eligible at all (limits, access, already tried) the caller decides.
+//! A snapshot prepares the data of a policy once ([`Table`]); a choice then only reads. A policy sees a
+//! server as a [`Contender`]. The caller decides which servers are eligible (limits, access, already tried).
 
 mod ewma;
 mod hash;
@@ -17,20 +17,21 @@ use crate::random::Random;
 use crate::spec::Policy;
 use crate::time::Time;
 
-/// One weight unit of a contender; shares are in these, so that a slow start can give a part of a weight.
+/// One weight unit of a contender. Shares are in these units, so that a slow start can give part of a weight.
 pub const WEIGHT_UNIT: u32 = 256;
 
 /// A server as policies see it.
 pub trait Contender {
-    /// Its name, which places it for hashing.
+    /// Returns the name, which is hashed for the placement.
     fn name(&self) -> &str;
-    /// Its share in [`WEIGHT_UNIT`]s, a slow start considered; 0 gets nothing.
+    /// Returns the share in [`WEIGHT_UNIT`]s, with slow start; 0 gets nothing.
     fn share(&self) -> u32;
-    /// Its share in [`WEIGHT_UNIT`]s when fully up: where placement must not move with time.
+    /// Returns the share in [`WEIGHT_UNIT`]s without slow start, for placements that must not change with
+    /// time.
     fn full_share(&self) -> u32;
-    /// Connections or flows now.
+    /// Returns the present number of connections or flows.
     fn active(&self) -> u32;
-    /// How fast it answers.
+    /// Returns the response latency.
     fn latency(&self) -> &Latency;
 }
 
@@ -52,12 +53,12 @@ impl<C: Contender> Contender for std::sync::Arc<C> {
     }
 }
 
-/// What is prepared once for a tier.
+/// Data of a policy, prepared once for a tier.
 #[derive(Clone, Debug)]
 pub enum Table {
-    /// Nothing: the policy looks at the contenders.
+    /// None: the policy reads the contenders.
     None,
-    /// Positions in the order in which they take turns.
+    /// Positions in the order of their turns.
     Cycle(Box<[u32]>),
     /// The Maglev table: positions by hash.
     Maglev(Box<[u32]>),
@@ -72,7 +73,8 @@ impl Table {
         match policy {
             Policy::RoundRobin if contenders.iter().all(|c| c.share() == c.full_share()) => Self::None,
             Policy::RoundRobin => {
-                // Somebody starts slowly: turns by the part of the share that each has reached.
+                // A server is in slow start: it takes turns according to the part of its share that it has
+                // reached.
                 let parts =
                     |c: &C| (u64::from(c.share()) * 16).div_ceil(u64::from(c.full_share().max(1))) as u32;
                 Self::Cycle(weighted::cycle(&contenders.iter().map(parts).collect::<Vec<_>>()))
@@ -93,20 +95,20 @@ impl Table {
     }
 }
 
-/// What a choice depends on besides the contenders.
+/// Input of a choice besides the contenders.
 #[derive(Debug)]
 pub struct Draw<'a> {
     /// The client's placement hash.
     pub client: u64,
     /// The number of this choice, for policies that take turns.
     pub turn: u64,
-    /// When.
+    /// Time of the choice.
     pub now: Time,
-    /// Chance.
+    /// Source of randomness.
     pub random: &'a mut Random,
 }
 
-/// Chooses the position of a contender that is eligible, if there is any.
+/// Returns the position of an eligible contender, if there is one.
 pub fn choose<C: Contender>(
     policy: Policy,
     table: &Table,
@@ -134,8 +136,8 @@ pub fn choose<C: Contender>(
     }
 }
 
-/// Every position in the order in which [`choose`] would choose one after the other, did nothing change meanwhile; by chance
-/// where it goes by chance. Costs little more than one choice.
+/// Returns every position in the order in which [`choose`] would return them one by one if nothing changed.
+/// It is random for random policies, and costs little more than one choice.
 pub fn order<C: Contender>(policy: Policy, table: &Table, contenders: &[C], draw: &mut Draw<'_>) -> Vec<u32> {
     let count = contenders.len();
     let turned = |length: usize| {
@@ -158,14 +160,14 @@ pub fn order<C: Contender>(policy: Policy, table: &Table, contenders: &[C], draw
     }
 }
 
-/// Positions below `count`, each where it comes first.
+/// Returns the positions below `count`, each at its first occurrence.
 fn once(positions: impl Iterator<Item = usize>, count: usize) -> Vec<u32> {
     let mut seen = vec![false; count];
     let first = positions.filter(|&at| !std::mem::replace(&mut seen[at], true));
     first.map(|at| at as u32).collect()
 }
 
-/// Positions by what each costs; of equals the earlier one first.
+/// Returns the positions by cost; of equal ones the earlier comes first.
 fn by_cost<K>(
     positions: impl Iterator<Item = usize>,
     cost: impl Fn(usize) -> K,
@@ -176,15 +178,15 @@ fn by_cost<K>(
     costs.into_iter().map(|(at, _)| at).collect()
 }
 
-/// The first eligible one from the `turn`-th of `length` places on.
+/// Returns the first eligible position from turn `turn` on.
 fn in_turn(
     length: usize,
     turn: u64,
-    place: impl Fn(usize) -> usize,
+    position: impl Fn(usize) -> usize,
     eligible: impl Fn(usize) -> bool,
 ) -> Option<usize> {
     let start = if length == 0 { 0 } else { (turn % length as u64) as usize };
-    (start..length).chain(0..start).map(place).find(|&at| eligible(at))
+    (start..length).chain(0..start).map(position).find(|&at| eligible(at))
 }
 
 #[cfg(test)]
@@ -218,7 +220,7 @@ pub(crate) mod testing {
         }
     }
 
-    /// Contenders with these weights, named by their position.
+    /// Returns contenders with these weights, named by their position.
     pub(crate) fn fakes(weights: &[u32]) -> Vec<Fake> {
         let fake = |(at, &weight): (usize, &u32)| Fake {
             name: format!("10.0.0.{at}:80"),
@@ -228,7 +230,7 @@ pub(crate) mod testing {
         weights.iter().enumerate().map(fake).collect()
     }
 
-    /// How often each is chosen by `clients` clients.
+    /// Returns the number of times that each is chosen by `clients` clients.
     pub(crate) fn spread(policy: Policy, contenders: &[Fake], clients: u32) -> Vec<u32> {
         let table = Table::prepare(policy, contenders);
         let mut random = Random::seeded(1);
@@ -250,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn round_robin_takes_turns_and_skips_who_is_not_eligible() {
+    fn round_robin_takes_turns_and_skips_ineligible_servers() {
         let contenders = fakes(&[1, 1, 1]);
         let mut random = Random::seeded(1);
         let mut pick = |turn, eligible: fn(usize) -> bool| {
@@ -264,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn every_policy_finds_the_only_eligible_one_and_nobody_in_an_empty_tier() {
+    fn every_policy_finds_the_only_eligible_server_and_none_in_an_empty_tier() {
         for name in Policy::NAMES {
             let policy = Policy::named(name).unwrap();
             assert_eq!(policy.name(), name);

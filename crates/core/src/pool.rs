@@ -1,5 +1,6 @@
-//! A pool as the supervisor keeps it: servers with their health and administrative state, and the snapshots made of it.
-//! A server keeps its identity (its name in the pool) across reloads: verdict, counters, stickiness and flows stay.
+//! A pool as the supervisor holds it: servers with their health and administrative state, and the snapshots
+//! made of them. A server keeps its identity (its name in the pool) across reloads: verdict, counters,
+//! stickiness and flows stay.
 
 mod upkeep;
 
@@ -21,23 +22,42 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use upkeep::Upkeep;
 
-/// A slow start grows a share in so many steps.
+/// Number of steps in which a slow start grows a share.
 const SLOW_START_STEPS: u32 = 16;
-/// Sets the tokens of cookies apart from other hashes of names.
+/// Separates the tokens of cookies from other hashes of names.
 const COOKIE_SALT: u64 = 0x636f_6f6b_6965;
 
-/// What a pool is made with, besides its specification.
+/// Input of a new pool besides its specification.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolSetting {
-    /// How many workers count.
+    /// Number of workers that count.
     pub workers: usize,
     /// Seeds the hashing of the sticky table.
     pub key: u64,
-    /// The first identity to give: a pool that takes the name of one that left must not give its identities again.
+    /// The first identity. A pool that takes the name of a removed one must not reuse its identities.
     pub first_id: u32,
 }
 
-/// The pool.
+/// A pool of servers.
+///
+/// ```
+/// use evener_core::pool::{Pool, PoolSetting};
+/// use evener_core::snapshot::Request;
+/// use evener_core::spec::{PoolSpec, ServerSpec};
+/// use evener_core::{Endpoint, Random, Time};
+///
+/// let endpoint: Endpoint = "10.0.0.1:80".parse()?;
+/// let targets = vec![endpoint.target().unwrap()];
+/// let spec = PoolSpec::new("web", vec![ServerSpec::new(endpoint)]);
+/// let setting = PoolSetting { workers: 1, key: 7, first_id: 0 };
+/// let mut pool = Pool::new(&spec, &targets, setting, Time::ZERO);
+///
+/// let snapshot = pool.snapshot().expect("a new pool has a new snapshot");
+/// let request = Request::of("192.0.2.1".parse().unwrap(), Time::ZERO);
+/// let choice = snapshot.pick(&request, &[], &mut Random::seeded(1)).unwrap();
+/// assert_eq!(choice.server.target.to_string(), "10.0.0.1:80");
+/// # Ok::<(), evener_core::address::AddressError>(())
+/// ```
 #[derive(Debug)]
 pub struct Pool {
     spec: PoolSpec,
@@ -54,32 +74,32 @@ pub struct Pool {
 /// A server of a pool.
 #[derive(Debug)]
 pub struct Server {
-    /// Its identity.
+    /// Identity of the server.
     pub id: ServerId,
-    /// What the configuration says.
+    /// Configuration of the server.
     pub spec: ServerSpec,
-    /// Where it is.
+    /// Address of the server.
     pub target: Target,
-    /// What the operator wants now.
+    /// Administrative state.
     pub state: AdminState,
-    /// When that is over, and the server ready again.
+    /// End of a temporary administrative state, after which the server is ready again.
     pub state_until: Option<Time>,
-    /// When it became so.
+    /// Start of the administrative state.
     pub state_since: Time,
-    /// Its health.
+    /// Health of the server.
     pub health: Health,
-    /// What planes share.
+    /// State that planes share.
     pub live: Arc<ServerLive>,
-    /// When its verdict became what it is.
+    /// Time of the last change of the verdict.
     pub since: Time,
     slow_start: Option<SlowStart>,
 }
 
-/// A share that grows.
+/// A growing share.
 #[derive(Clone, Copy, Debug)]
 struct SlowStart {
     began: Time,
-    /// The step that was reached, from 1 to [`SLOW_START_STEPS`]; at the last one it is over.
+    /// The step that was reached, from 1 to [`SLOW_START_STEPS`]; the last one ends the slow start.
     step: u32,
 }
 
@@ -88,20 +108,20 @@ impl SlowStart {
         Self { began, step: 1 }
     }
 
-    /// The step that time has reached.
+    /// Returns the step that is reached at `now`.
     fn reached(self, length: Duration, now: Time) -> u32 {
         let done = now.since(self.began).as_secs_f64() / length.as_secs_f64();
         (done.min(1.0) * f64::from(SLOW_START_STEPS)).floor() as u32 + 1
     }
 
-    /// When the next step is reached.
+    /// Returns the time of the next step.
     fn next(self, length: Duration) -> Time {
         self.began + length * self.step / SLOW_START_STEPS + Duration::from_nanos(1)
     }
 }
 
 impl Pool {
-    /// A pool as `spec` says; `targets` are the addresses of its servers, in their order.
+    /// Creates a pool according to `spec`; `targets` are the addresses of its servers, in their order.
     #[must_use]
     pub fn new(spec: &PoolSpec, targets: &[Target], setting: PoolSetting, now: Time) -> Self {
         let empty = PoolSpec { servers: Vec::new(), sticky: None, ..spec.clone() };
@@ -117,48 +137,48 @@ impl Pool {
             changed: true,
         };
         pool.apply(spec, targets, now);
-        // What is there from the beginning has its full share.
+        // The first servers have their full share.
         pool.servers.iter_mut().for_each(|server| server.slow_start = None);
         pool
     }
 
-    /// What the configuration says.
+    /// Returns the configuration of the pool.
     #[must_use]
     pub fn spec(&self) -> &PoolSpec {
         &self.spec
     }
 
-    /// The servers, in the order of the configuration.
+    /// Returns the servers in the order of the configuration.
     #[must_use]
     pub fn servers(&self) -> &[Server] {
         &self.servers
     }
 
-    /// The server with this identity.
+    /// Returns the server with this identity.
     #[must_use]
     pub fn server(&self, id: ServerId) -> Option<&Server> {
         self.servers.get(*self.by_id.get(&id)?)
     }
 
-    /// The identity that the next server gets.
+    /// Returns the identity of the next new server.
     #[must_use]
     pub fn next_id(&self) -> u32 {
         self.next_id
     }
 
-    /// How many clients the sticky table remembers; `None` without one.
+    /// Returns the number of clients in the sticky table, or `None` without one.
     #[must_use]
     pub fn remembered(&self) -> Option<usize> {
         self.live.sticky.as_ref().map(Sticky::len)
     }
 
-    /// The table of which client has which server, if there is one.
+    /// Returns the sticky table, if there is one.
     #[must_use]
     pub fn sticky(&self) -> Option<&Sticky> {
         self.live.sticky.as_ref()
     }
 
-    /// Takes on another specification. What stays keeps its identity and all that belongs to it.
+    /// Applies another specification. Servers that stay keep their identity and all state.
     pub fn apply(&mut self, spec: &PoolSpec, targets: &[Target], now: Time) -> Vec<Event> {
         debug_assert_eq!(spec.servers.len(), targets.len(), "a target for each server");
         let mut events = Vec::new();
@@ -202,7 +222,7 @@ impl Pool {
         let change = if !is_moved && server.spec.dialect == server_spec.dialect {
             server.health.configure(check_of(spec, server_spec), &spec.passive, now)
         } else {
-            // Nothing that was seen of the old one counts for the new one.
+            // Nothing that was observed at the old address counts for the new one.
             let was_down = server.health.verdict() == Verdict::Down;
             server.health = health(spec, server_spec, now);
             (server.since, server.slow_start) = (now, Some(SlowStart::at(now)));
@@ -265,17 +285,17 @@ impl Pool {
         self.live = Arc::new(PoolLive { turn, sticky, queued });
     }
 
-    /// A probe of a server came back; one that left meanwhile is none of ours.
+    /// Records the result of a probe of a server. A removed server is ignored.
     pub fn on_probe(&mut self, now: Time, id: ServerId, seen: Probe) -> Option<Event> {
         self.change(now, id, |server| server.health.on_probe(seen))
     }
 
-    /// The connection that has to stand with a server does, or no longer does and why.
+    /// Records that the persistent connection to a server was established, or failed with a reason.
     pub fn on_session(&mut self, now: Time, id: ServerId, seen: Probe) -> Option<Event> {
         self.change(now, id, |server| server.health.on_session(seen))
     }
 
-    /// Real traffic could not reach a server.
+    /// Records that real traffic could not reach a server.
     pub fn on_failure(&mut self, now: Time, id: ServerId, failure: Failure) -> Option<Event> {
         self.change(now, id, |server| {
             let change = server.health.on_failure(now, failure);
@@ -284,7 +304,7 @@ impl Pool {
         })
     }
 
-    /// Real traffic reached a server that was suspect.
+    /// Records that real traffic reached a suspect server.
     pub fn on_success(&mut self, now: Time, id: ServerId) -> Option<Event> {
         self.change(now, id, |server| {
             server.live.suspect.store(false, Ordering::Relaxed);
@@ -292,8 +312,8 @@ impl Pool {
         })
     }
 
-    /// The operator wants something else of a server, until a time or until told otherwise. Making it ready forgives what
-    /// traffic saw.
+    /// Changes the administrative state of a server, until a time or for good. The state ready clears the
+    /// failures that traffic saw.
     pub fn set_state(
         &mut self,
         now: Time,
@@ -320,7 +340,7 @@ impl Pool {
         events
     }
 
-    /// Time passed.
+    /// Applies the passing of time.
     pub fn on_time(&mut self, now: Time) -> Vec<Event> {
         let pool = self.spec.name.clone();
         let is_over = |server: &&Server| server.state_until.is_some_and(|until| until <= now);
@@ -333,17 +353,17 @@ impl Pool {
         }
         let stepped = self.step_slow_starts(now);
         self.changed |= stepped || !events.is_empty();
-        // Who is chosen for anew makes no other snapshot.
-        events.extend(self.look_after_sticky(now));
+        // Rebalanced clients need no new snapshot.
+        events.extend(self.maintain_sticky(now));
         events
     }
 
-    /// Whether a share reached another step; ends those that are complete.
+    /// Advances slow starts and ends the complete ones. Returns true if a share changed.
     fn step_slow_starts(&mut self, now: Time) -> bool {
         let Some(length) = self.spec.slow_start else { return false };
         let mut any = false;
         for server in &mut self.servers {
-            // An unchecked server begins with its first check.
+            // The slow start of an unchecked server begins with its first check.
             let Some(slow) =
                 server.slow_start.as_mut().filter(|_| server.health.verdict() != Verdict::Unchecked)
             else {
@@ -358,7 +378,7 @@ impl Pool {
         any
     }
 
-    /// The servers whose probes are due; their next ones are planned.
+    /// Returns the servers whose probes are due, and schedules their next ones.
     pub fn due_probes(&mut self, now: Time, random: &mut Random) -> Vec<ServerId> {
         let wanted = |server: &&mut Server| server.state != AdminState::Maintenance;
         let due = self
@@ -369,7 +389,7 @@ impl Pool {
         due.collect()
     }
 
-    /// When to call [`Pool::on_time`] or [`Pool::due_probes`] next.
+    /// Returns the time of the next call of [`Pool::on_time`] or [`Pool::due_probes`].
     #[must_use]
     pub fn deadline(&self) -> Time {
         let of_server = |server: &Server| {
@@ -383,7 +403,7 @@ impl Pool {
         self.servers.iter().map(of_server).min().unwrap_or(Time::NEVER).min(self.upkeep.deadline())
     }
 
-    /// The snapshot to publish, if anything changed since the last one.
+    /// Returns the snapshot to publish, if anything changed since the last one.
     pub fn snapshot(&mut self) -> Option<Snapshot> {
         std::mem::take(&mut self.changed).then(|| {
             self.generation += 1;
@@ -440,7 +460,7 @@ impl Pool {
         act: impl FnOnce(&mut Server) -> Option<Change>,
     ) -> Option<Event> {
         let server = &mut self.servers[*self.by_id.get(&id)?];
-        // Without another verdict, a check that agrees with traffic still ends the last resort.
+        // A check that agrees with traffic ends the last resort, even without another verdict.
         let before = server.admission();
         let event = act(server).map(|change| server.enter(&self.spec.name, change, now));
         self.changed |= event.is_some() || before != server.admission();
@@ -463,7 +483,7 @@ impl Pool {
     }
 }
 
-/// Whom the check is for: with whom a connection stands, that tells.
+/// Returns the check of a server. A server with a persistent connection has none.
 fn check_of<'a>(spec: &'a PoolSpec, server: &ServerSpec) -> Option<&'a CheckSpec> {
     spec.check.as_ref().filter(|_| server.dialect == Dialect::Plain)
 }
@@ -485,7 +505,7 @@ impl Server {
                 Event::ServerUp { pool, server }
             }
             Change::Checked => {
-                // A server that is there from the beginning has its full share.
+                // One of the first servers has its full share.
                 self.slow_start = self.slow_start.map(|_| SlowStart::at(now));
                 Event::ServerChecked { pool, server }
             }
@@ -493,7 +513,8 @@ impl Server {
         }
     }
 
-    /// Takes on another administrative state. A server in maintenance is not probed, so what was known of it is old.
+    /// Enters another administrative state. A server in maintenance was not probed, so its verdict is out of
+    /// date.
     fn put_into(&mut self, state: AdminState, now: Time) {
         if self.state == AdminState::Maintenance {
             self.health.resume(now);

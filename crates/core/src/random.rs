@@ -1,18 +1,19 @@
-//! Chance as an argument: a small seeded generator (xoshiro256++, Blackman and Vigna 2019), not for secrets.
+//! Randomness as an argument: a small seeded generator (xoshiro256++, Blackman and Vigna 2019), not for
+//! secrets.
 
-/// A deterministic generator. The program seeds it from the system, a simulation from its seed.
+/// A deterministic generator. The program seeds it from the system, a simulation from its own seed.
 #[derive(Clone, Debug)]
 pub struct Random([u64; 4]);
 
 impl Random {
-    /// A generator whose whole future follows from `seed`.
+    /// Creates a generator whose whole sequence follows from `seed`.
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
         let mut state = seed;
         Self(std::array::from_fn(|_| split_mix(&mut state)))
     }
 
-    /// 64 even bits.
+    /// Returns 64 uniform bits.
     pub fn bits(&mut self) -> u64 {
         let [a, b, c, d] = self.0;
         let result = a.wrapping_add(d).rotate_left(23).wrapping_add(a);
@@ -21,12 +22,13 @@ impl Random {
         result
     }
 
-    /// A number in `0..bound`; 0 when `bound` is 0. (Lemire's multiplication: the bias is below 2^-32 for pools.)
+    /// Returns a number in `0..bound`, or 0 if `bound` is 0. (Lemire's multiplication: the bias is below
+    /// 2^-32 for pools.)
     pub fn below(&mut self, bound: usize) -> usize {
         ((u128::from(self.bits()) * bound as u128) >> 64) as usize
     }
 
-    /// A number in `0.0..1.0`.
+    /// Returns a number in `0.0..1.0`.
     pub fn fraction(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
     }

@@ -1,5 +1,6 @@
-//! Routes: which pool is meant by a host name and a path. The most specific route wins, whatever the order: an exact
-//! name before a wildcard, a longer wildcard before a shorter one, any name last; then the longest path.
+//! Routes from a host name and a path to a pool. The most specific route wins, in any order of declaration:
+//! an exact name before a wildcard, a longer wildcard before a shorter one, any name last; then the longest
+//! path.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -8,14 +9,14 @@ use std::str::FromStr;
 /// A host name, or all names below one: `*.example.org`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPattern {
-    /// In lower case; without the `*`, but with the dot, when it is a wildcard.
+    /// In lower case. A wildcard has the dot, but not the `*`.
     name: String,
     wildcard: bool,
 }
 
-/// Why a text is no host pattern.
+/// Error of a text that is not a host pattern.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no host name: write www.example.org or *.example.org")]
+#[error("`{0}` is not a host name: write www.example.org or *.example.org")]
 pub struct HostError(String);
 
 impl FromStr for HostPattern {
@@ -49,7 +50,7 @@ impl fmt::Display for HostPattern {
 }
 
 impl HostPattern {
-    /// Whether a host, without port, is meant.
+    /// Returns true if the pattern matches a host without port.
     fn matches(&self, host: &[u8]) -> bool {
         let Some(split) = host.len().checked_sub(self.name.len()) else { return false };
         let tail = host[split..].eq_ignore_ascii_case(self.name.as_bytes());
@@ -57,18 +58,27 @@ impl HostPattern {
     }
 }
 
-/// A rule: hosts (any, when there is none), a path, and what they lead to.
+/// A rule: hosts (any, if there is none), a path, and a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route<T> {
     /// The hosts.
     pub hosts: Vec<HostPattern>,
-    /// The path: it, and what is below it.
+    /// The path. It includes everything below it.
     pub path: Option<String>,
-    /// Where it leads.
+    /// The target.
     pub to: T,
 }
 
-/// Routes, ready to be asked.
+/// Compiled routes.
+///
+/// ```
+/// use evener_core::route::{Route, Routes};
+///
+/// let route = |path: Option<&str>, to| Route { hosts: Vec::new(), path: path.map(Into::into), to };
+/// let routes = Routes::new(&[route(None, "web"), route(Some("/api"), "api")]);
+/// assert_eq!(routes.find(b"www.example.org", b"/api/users"), Some(&"api"));
+/// assert_eq!(routes.find(b"www.example.org", b"/apis"), Some(&"web"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Routes<T>(Vec<Rule<T>>);
 
@@ -86,7 +96,7 @@ impl<T> Default for Routes<T> {
 }
 
 impl<T: Clone> Routes<T> {
-    /// Orders the rules, the most specific first; of two alike the first one given counts.
+    /// Compiles routes, the most specific first. Of two equal ones the first counts.
     #[must_use]
     pub fn new(routes: &[Route<T>]) -> Self {
         let mut rules: Vec<Rule<T>> = Vec::new();
@@ -106,18 +116,18 @@ impl<T: Clone> Routes<T> {
         Self(rules)
     }
 
-    /// Whether there is none.
+    /// Returns true if there is no route.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Everything that routes lead to.
+    /// Returns all targets.
     pub fn targets(&self) -> impl Iterator<Item = &T> {
         self.0.iter().map(|rule| &rule.to)
     }
 
-    /// Where a host (with or without a port) and a path lead; `None` when no route says.
+    /// Returns the target of a host (with or without a port) and a path, or `None` if no route matches.
     #[must_use]
     pub fn find(&self, authority: &[u8], path: &[u8]) -> Option<&T> {
         let host = without_port(authority);
@@ -129,7 +139,7 @@ impl<T: Clone> Routes<T> {
     }
 }
 
-/// The host of `host:port`; a trailing dot does not count.
+/// Returns the host of `host:port` without a trailing dot.
 fn without_port(authority: &[u8]) -> &[u8] {
     let host = match authority.iter().rposition(|&byte| byte == b':') {
         Some(colon) if !authority[colon..].contains(&b']') => &authority[..colon],
@@ -140,7 +150,7 @@ fn without_port(authority: &[u8]) -> &[u8] {
     host.strip_suffix(b".").unwrap_or(host)
 }
 
-/// Whether a path is `prefix` or below it: `/api` has `/api`, `/api/x` and `/api?x`, not `/apis`.
+/// Returns true if a path is `prefix` or below it: `/api` has `/api`, `/api/x` and `/api?x`, not `/apis`.
 fn is_below(path: &[u8], prefix: &[u8]) -> bool {
     let rest = path.strip_prefix(prefix);
     rest.is_some_and(|rest| prefix.is_empty() || rest.is_empty() || matches!(rest[0], b'/' | b'?'))
@@ -161,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_specific_route_wins_whatever_the_order() {
+    fn the_most_specific_route_wins_in_any_order() {
         let text = "/ > rest; *.example.org > wild; a.example.org > a; a.example.org/api > api; \
             *.b.example.org > longer; /static/ > static";
         let reversed = text.split("; ").collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("; ");
@@ -185,13 +195,13 @@ mod tests {
     }
 
     #[test]
-    fn without_a_match_there_is_no_answer() {
+    fn without_a_match_there_is_no_target() {
         assert_eq!(routes("a.example > a").find(b"b.example", b"/"), None);
         assert_eq!(Routes::<()>::default().find(b"b.example", b"/"), None);
     }
 
     #[test]
-    fn what_is_no_host_is_refused() {
+    fn invalid_hosts_are_refused() {
         for wrong in ["", "*", "*.", "a..b", "a b", "*a.example", "http://a"] {
             assert!(wrong.parse::<HostPattern>().is_err(), "{wrong}");
         }

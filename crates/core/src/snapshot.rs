@@ -1,5 +1,5 @@
-//! The Snapshot: a pool as the planes see it. It never changes; the supervisor publishes another one instead. Only the
-//! counters, the occupancy of servers and the sticky table behind it are shared and live.
+//! A pool as the planes see it. A snapshot never changes; the supervisor publishes another one instead. Only
+//! the counters, the occupancy of servers and the sticky table are shared and live.
 
 mod entry;
 
@@ -19,53 +19,53 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Who asks for a server, and when.
+/// The client that needs a server, and the time.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
-    /// The client. Clients of a unix socket count as 127.0.0.1.
+    /// Address of the client. Clients of a unix socket count as 127.0.0.1.
     pub client: IpAddr,
-    /// Now.
+    /// Present time.
     pub now: Time,
-    /// The server that the client's cookie names, by its [`Entry::token`].
+    /// Server that the client's cookie names, by its [`Entry::token`].
     pub token: Option<u64>,
-    /// The server that the client's connection has.
+    /// Server of the client's connection.
     pub stay: Option<ServerId>,
 }
 
 impl Request {
-    /// Of a client that shows no cookie.
+    /// Creates the request of a client without a cookie.
     #[must_use]
     pub fn of(client: IpAddr, now: Time) -> Self {
         Self { client, now, token: None, stay: None }
     }
 }
 
-/// The server that a client gets, and its place there.
+/// The server that a client gets, with a slot there.
 #[derive(Debug)]
 pub struct Choice {
     /// The server.
     pub server: Arc<Entry>,
-    /// The place, given back when dropped.
+    /// The slot, which is given back on drop.
     pub lease: Lease,
-    /// Why this one.
+    /// Reason for the choice.
     pub why: Why,
 }
 
-/// Why a server was chosen.
+/// Reason for the choice of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
     /// The client had it before.
     Sticky,
-    /// The policy chose it.
+    /// The policy picked it.
     Policy,
     /// No checked server takes the client.
     Unchecked,
-    /// Nobody else was left, though traffic lately failed to reach it.
+    /// No other server was left, although traffic recently failed to reach this one.
     LastResort,
 }
 
 impl Why {
-    /// In a word.
+    /// Returns the name in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -77,28 +77,28 @@ impl Why {
     }
 }
 
-/// Why nobody was chosen.
+/// Reason why no server was picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoServer {
     /// The pool has no servers.
     #[error("the pool has no servers")]
     Empty,
-    /// All were tried, and failed.
+    /// All usable servers were tried and failed.
     #[error("every usable server failed")]
     Failed,
-    /// Those that would do are full.
+    /// All usable servers are full.
     #[error("every usable server is at its limit")]
     Full,
     /// The access lists of the servers refuse the client.
     #[error("no server admits this client")]
     Denied,
-    /// None is up and ready.
+    /// No server is up and ready.
     #[error("no server is up and ready")]
     Down,
-    /// We have no descriptor for a connection to it.
+    /// The process has no descriptor for a connection to the server.
     #[error("no descriptor is left for a connection to a server")]
     NoDescriptor,
-    /// The one that was chosen does not take it, and there is no failover.
+    /// The picked server does not take the client, and there is no failover.
     #[error("its server does not take this client, and no other one may be tried")]
     NoFailover,
 }
@@ -113,15 +113,15 @@ struct Tier {
 /// A pool at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// The pool's name.
+    /// Name of the pool.
     pub pool: Arc<str>,
-    /// Grows with each publication of the pool.
+    /// Number of the publication, which grows.
     pub generation: u64,
     /// The policy.
     pub policy: Policy,
-    /// The name of the cookie by which clients are known again.
+    /// Name of the cookie that identifies clients.
     pub cookie: Option<Arc<str>>,
-    /// Where clients wait while every server is at its limit.
+    /// Queue for clients while every server is at its limit.
     pub queue: Option<QueueSpec>,
     entries: Vec<Arc<Entry>>,
     /// Positions of the entries, in the order of their identities.
@@ -129,39 +129,39 @@ pub struct Snapshot {
     tiers: Vec<Tier>,
     /// Servers without a first check, by tier.
     unchecked: Vec<Tier>,
-    /// How one of these is chosen.
+    /// Policy for servers without a first check.
     policy_of_unchecked: Policy,
     last_resort: Tier,
-    /// Without failover: those of whom one is chosen, whether it can take the client or not.
+    /// Without failover: the candidates for the only server, whether they can take the client or not.
     only: Option<Tier>,
     /// The lowest number of a tier.
     first_tier: u8,
     live: Arc<PoolLive>,
 }
 
-/// What a snapshot is made from.
+/// Input of a new snapshot.
 #[derive(Debug)]
 pub struct SnapshotParts {
-    /// The pool's name.
+    /// Name of the pool.
     pub pool: Arc<str>,
-    /// Greater than that of the snapshot before.
+    /// Number of the publication, greater than that of the previous snapshot.
     pub generation: u64,
     /// The policy.
     pub policy: Policy,
-    /// The name of the cookie by which clients are known again.
+    /// Name of the cookie that identifies clients.
     pub cookie: Option<Arc<str>>,
-    /// What becomes of a client whose server does not take it.
+    /// Treatment of clients whose server does not take them.
     pub failover: Failover,
-    /// Where clients wait while every server is at its limit.
+    /// Queue for clients while every server is at its limit.
     pub queue: Option<QueueSpec>,
     /// Every server.
     pub entries: Vec<Entry>,
-    /// What lives on.
+    /// State that outlives the snapshot.
     pub live: Arc<PoolLive>,
 }
 
 impl Snapshot {
-    /// Prepares what the policy needs.
+    /// Creates a snapshot and prepares the data of the policy.
     #[must_use]
     pub fn new(parts: SnapshotParts) -> Self {
         let SnapshotParts { pool, generation, policy, cookie, failover, queue, entries, live } = parts;
@@ -181,14 +181,16 @@ impl Snapshot {
             numbers.iter().map(of).filter(|tier| !tier.members.is_empty()).collect()
         };
         let tiers = by_tier(policy, &is_open);
-        // As long as the whole pool is unchecked its policy holds; beside servers that are open no table is worth it.
+        // The policy holds while the whole pool is unchecked; next to open servers no table is worth its
+        // cost.
         let policy_of_unchecked = if tiers.is_empty() { policy } else { Policy::RoundRobin };
         let unchecked = by_tier(policy_of_unchecked, &is_unchecked);
         let members =
             entries.iter().filter(|e| matches!(e.admission, Admission::LastResort(_))).cloned().collect();
         let last_resort = Tier { members, table: Table::None };
         let only = numbers.first().filter(|_| failover == Failover::Never).map(|&first| {
-            // A client's address leads to its server even when that is down; turns are taken by those that are there.
+            // The address of a client leads to its server even if that is down; turns are only among usable
+            // servers.
             let by_address = matches!(policy, Policy::Hash | Policy::Maglev { .. });
             let any_open = entries.iter().any(|entry| entry.tier == first && is_open(entry));
             tier(policy, &|entry| {
@@ -217,13 +219,13 @@ impl Snapshot {
         }
     }
 
-    /// Every server, in the order of the configuration.
+    /// Returns every server, in the order of the configuration.
     #[must_use]
     pub fn servers(&self) -> &[Arc<Entry>] {
         &self.entries
     }
 
-    /// The server with this identity.
+    /// Returns the server with this identity.
     #[must_use]
     pub fn server(&self, id: ServerId) -> Option<&Arc<Entry>> {
         let at = self.by_id.binary_search_by_key(&id, |(id, _)| *id).ok()?;
@@ -236,13 +238,14 @@ impl Snapshot {
         self.live.queued.active()
     }
 
-    /// A place in the queue, given back when dropped; `None` when it is full, or there is no queue.
+    /// Takes a slot in the queue, which is given back on drop. Returns `None` if the queue is full or there
+    /// is none.
     #[must_use]
     pub fn enter_queue(&self) -> Option<Lease> {
         self.live.queued.enter(self.queue?.size)
     }
 
-    /// Whether anybody gets new clients.
+    /// Returns true if any server gets new clients.
     #[must_use]
     pub fn is_usable(&self) -> bool {
         match &self.only {
@@ -254,36 +257,37 @@ impl Snapshot {
         }
     }
 
-    /// The servers that clients without a history get first: those that are open, of the first tier that has any; without
-    /// failover of the first tier only.
+    /// Returns the servers that clients without a history get first: the open ones of the first tier that has
+    /// any; without failover, those of the first tier only.
     pub fn first_choices(&self) -> impl Iterator<Item = &Arc<Entry>> {
         let tier = self.only.as_ref().or_else(|| self.tiers.first());
         let members = tier.map_or(&[][..], |tier| &tier.members);
         members.iter().filter(|entry| entry.admission == Admission::Open)
     }
 
-    /// Whether a client gets the one server that is chosen, or none.
+    /// Returns true if a client gets the one server that is picked, or none.
     #[must_use]
     pub fn is_alone(&self) -> bool {
         self.only.is_some()
     }
 
-    /// Chooses a server for a client and takes a place there. Servers in `tried` are passed over, so that a connect that
-    /// failed goes on with the next candidate, until the tiers are exhausted.
+    /// Picks a server for a client and takes a slot there. Servers in `tried` are passed over, so that a
+    /// failed connect goes on with the next candidate until the tiers are exhausted.
     pub fn pick(
         &self,
         request: &Request,
         tried: &[ServerId],
         random: &mut Random,
     ) -> Result<Choice, NoServer> {
-        // Only a client that is nobody's takes a turn: where each comes twice, all would get the same server of two.
+        // Only a client without a known server takes a turn. If each client came twice, all would get the
+        // same one of two servers.
         let mut taken = None;
         let turn = || *taken.get_or_insert_with(|| self.live.turn.fetch_add(1, Ordering::Relaxed));
         self.pick_by(request, tried, turn, random)
     }
 
-    /// The same for one that was given to a server of `tried` already. It takes no further turn, for the same reason: those who
-    /// turn away from one server are spread by chance.
+    /// Does the same for a client that a server of `tried` already served. It takes no further turn, for the
+    /// same reason: clients that leave a server are spread at random.
     pub fn pick_again(
         &self,
         request: &Request,
@@ -301,7 +305,7 @@ impl Snapshot {
         mut turn: impl FnMut() -> u64,
         random: &mut Random,
     ) -> Result<Choice, NoServer> {
-        // A place that another worker took between look and grasp makes that server full: look again.
+        // Another worker may take the last slot in between, which makes that server full: search again.
         for _ in 0..=self.entries.len() {
             let Some((server, why)) = self.find(request, tried, &mut turn, random) else { break };
             let known = if why == Why::Sticky { Known::Yes } else { Known::No };
@@ -312,7 +316,7 @@ impl Snapshot {
         Err(self.refusal(request, tried.len(), |id| tried.contains(&id)))
     }
 
-    /// Takes a place at a server of [`Snapshot::order`], if it is still to be had for this reason.
+    /// Takes a slot at a server of [`Snapshot::order`], if the server is still available for this reason.
     pub(crate) fn take(&self, id: ServerId, request: &Request, why: Why) -> Option<Choice> {
         let server = self.server(id)?;
         let is_fit = match server.admission {
@@ -328,8 +332,8 @@ impl Snapshot {
         Some(Choice { server: Arc::clone(server), lease, why })
     }
 
-    /// The servers that new clients get, unchecked ones and those that are a last resort after them, from the last to the
-    /// first in the order in which they would be chosen.
+    /// Returns the servers for new clients in the reverse of the order in which they would be picked: last
+    /// resorts, unchecked servers, then open ones.
     pub(crate) fn order(
         &self,
         request: &Request,
@@ -356,7 +360,8 @@ impl Snapshot {
         order
     }
 
-    /// The server that [`Snapshot::pick`] would choose; nothing changes but by `turn`, which is asked where turns count.
+    /// Returns the server that [`Snapshot::pick`] would pick. Changes nothing, but calls `turn` where turns
+    /// count.
     pub(crate) fn find(
         &self,
         request: &Request,
@@ -406,7 +411,7 @@ impl Snapshot {
         policy::choose(policy, &tier.table, &tier.members, draw, eligible).map(|at| &tier.members[at])
     }
 
-    /// The one server that a client may have where there is no failover, if that takes it.
+    /// Returns the only server that a client may have without failover, if that takes the client.
     fn find_only<'a, 'd>(
         &'a self,
         only: &'a Tier,
@@ -417,7 +422,7 @@ impl Snapshot {
         if !tried.is_empty() {
             return None;
         }
-        // One of another tier is nobody's only server.
+        // A server of another tier is not an only server.
         let known = self.known_server(request).filter(|known| known.tier == self.first_tier);
         if let Some(known) = known {
             return known.takes_known(request.client).then_some((known, Why::Sticky));
@@ -429,7 +434,8 @@ impl Snapshot {
         takes.then_some((server, why))
     }
 
-    /// Whether somebody of a higher tier takes the client: then it returns there from the server that it had.
+    /// Returns true if a server of a higher tier takes the client. The client then returns there from its
+    /// present server.
     fn is_taken_above(&self, known: &Entry, request: &Request, tried: &[ServerId]) -> bool {
         let above = self.tiers.iter().take_while(|tier| tier.members[0].tier < known.tier);
         above
@@ -437,12 +443,13 @@ impl Snapshot {
             .any(|server| !tried.contains(&server.id) && server.has_room_for(request.client, Known::No))
     }
 
-    /// The server that the client is known to belong to, if it is still in the pool.
+    /// Returns the server that the client belongs to, if it is still in the pool.
     pub(crate) fn known_server(&self, request: &Request) -> Option<&Arc<Entry>> {
         self.known_servers(request)[0]
     }
 
-    /// The servers that the client had before, the one to prefer first: its home, and whom it has while that is out.
+    /// Returns the previous servers of the client, the preferred one first: its home, and the one that it has
+    /// while its home is out.
     fn known_servers(&self, request: &Request) -> [Option<&Arc<Entry>>; 2] {
         if let Some(stay) = request.stay {
             return [self.server(stay), None];
@@ -455,21 +462,21 @@ impl Snapshot {
         seat.map_or([None; 2], |seat| [Some(seat.home), seat.meanwhile].map(|id| self.server(id?)))
     }
 
-    /// The number of the next choice.
+    /// Returns the number of the next choice.
     pub(crate) fn next_turn(&self) -> u64 {
         self.live.turn.load(Ordering::Relaxed)
     }
 
-    /// A client is with a server now: the sticky table, if there is one, remembers it.
+    /// Records the present server of a client in the sticky table, if there is one.
     pub fn remember(&self, client: IpAddr, server: ServerId, now: Time) {
         let Some(sticky) = &self.live.sticky else { return };
         let tier = |id| self.server(id).map(|server| server.tier);
-        // Nobody returns to a server that left, nor to one of a lower tier than where it is now.
+        // A client does not return to a removed server, nor to one of a lower tier than its present one.
         let moves = |home| tier(home).is_none_or(|of_home| tier(server).is_some_and(|now| now < of_home));
         sticky.remember(client, server, now, moves);
     }
 
-    /// A connect took so long; kept only where the policy looks at it.
+    /// Records the duration of a connect, if the policy uses it.
     pub fn observe(&self, server: &Entry, took: Duration, now: Time) {
         let decay = match self.policy {
             Policy::Ewma { decay } => decay,
@@ -479,8 +486,9 @@ impl Snapshot {
         server.live.latency.observe(took, now, decay);
     }
 
-    /// Whether a flow of this client may stay with the server that it has, which was at `target` when it began. A server
-    /// that only traffic took out keeps its flows while nobody else is usable: another socket would be no better.
+    /// Returns true if a flow of this client may stay with its server, which was at `target` when it began. A
+    /// server that only traffic took out keeps its flows while no other one is usable: another socket would
+    /// be no better.
     #[must_use]
     pub fn keeps_flow(&self, id: ServerId, target: &Target, client: IpAddr) -> bool {
         self.server(id).is_some_and(|server| {
@@ -489,7 +497,7 @@ impl Snapshot {
         })
     }
 
-    /// Why no server is left, after so many that were tried.
+    /// Returns the reason why no server is left after `tried` ones.
     pub(crate) fn refusal(
         &self,
         request: &Request,
@@ -502,7 +510,7 @@ impl Snapshot {
         if self.entries.is_empty() {
             NoServer::Empty
         } else if self.is_alone() {
-            // Nobody else is asked, whatever is usable.
+            // No other server is tried, even if one is usable.
             if self.is_usable() { NoServer::NoFailover } else { NoServer::Down }
         } else if fresh().any(|server| server.permits(request.client)) {
             NoServer::Full
@@ -515,15 +523,16 @@ impl Snapshot {
         }
     }
 
-    /// Whether a client that gets no server now may get one by waiting in the queue: an untried one that admits it is full.
+    /// Returns true if a client that gets no server now may get one by waiting: an untried server that admits
+    /// it is full.
     pub(crate) fn is_worth_waiting(&self, request: &Request, is_tried: impl Fn(ServerId) -> bool) -> bool {
         let members = self.tiers.iter().chain(&self.unchecked).flat_map(|tier| &tier.members);
         self.queue.is_some()
             && members.into_iter().any(|server| !is_tried(server.id) && server.permits(request.client))
     }
 
-    /// Whether a newcomer may have a server that those in the queue cannot have: it is known there, or servers differ in
-    /// whom they admit.
+    /// Returns true if a new client may have a server that the waiting ones cannot have: it is known there,
+    /// or servers differ in the clients that they admit.
     #[must_use]
     pub fn may_pass_the_queue(&self, request: &Request) -> bool {
         let known = self.known_servers(request).into_iter().flatten();
@@ -531,7 +540,7 @@ impl Snapshot {
             || self.entries.iter().any(|server| server.acl.is_some())
     }
 
-    /// Panics unless tiers, tables and servers agree.
+    /// Panics unless tiers, tables and servers are consistent.
     pub fn check_invariants(&self) {
         for tier in &self.tiers {
             assert!(tier.members.iter().all(|entry| entry.admission == Admission::Open && entry.share > 0));
@@ -541,7 +550,10 @@ impl Snapshot {
         }
         for tier in &self.unchecked {
             assert!(tier.members.iter().all(|entry| entry.admission == Admission::Unchecked));
-            assert!(tier.members.iter().all(|entry| entry.weight > 0), "who is there takes clients");
+            assert!(
+                tier.members.iter().all(|entry| entry.weight > 0),
+                "an unchecked server can take clients"
+            );
         }
         for entry in &self.entries {
             if let Some(hard) = entry.limits.hard {

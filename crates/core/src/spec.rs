@@ -1,5 +1,5 @@
-//! The validated configuration: what the operator wants. Whatever exists here is consistent; the program's
-//! configuration reader makes it, and nothing else has to check it again.
+//! The validated configuration. Every value here is consistent: the program's configuration reader creates
+//! it, and no other code has to check it again.
 
 mod check;
 mod dns;
@@ -29,58 +29,58 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Everything that one instance does.
+/// The whole configuration of an instance.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Spec {
-    /// The pools, by the order of the configuration.
+    /// The pools, in the order of the configuration.
     pub pools: Vec<PoolSpec>,
-    /// The services, by the order of the configuration.
+    /// The services, in the order of the configuration.
     pub services: Vec<ServiceSpec>,
 }
 
-/// What clients connect to.
+/// An entry point for clients.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServiceSpec {
     /// The name, unique among the services.
     pub name: Arc<str>,
-    /// The addresses it listens on; never host names.
+    /// Listen addresses; never host names.
     pub listen: Vec<Endpoint>,
-    /// How bytes are understood.
+    /// Protocol of the clients.
     pub protocol: Protocol,
-    /// The name of the pool that serves it, where no route says otherwise. Absent only where routes or a redirect
-    /// answer for everybody.
+    /// Name of the default pool, for clients without a route. It is absent only if routes, a redirect or a
+    /// local response serve all clients.
     pub pool: Option<Arc<str>>,
     /// Other pools, by host name (TLS: the SNI) and path.
     pub routes: Vec<Route<Arc<str>>>,
-    /// Who may come in; `None` lets everybody in.
+    /// Access list of clients; `None` admits all.
     pub acl: Option<Arc<Acl>>,
-    /// What becomes of those who may not.
+    /// Treatment of clients that the access list refuses.
     pub denied: Denied,
     /// The limits of each client.
     pub throttle: Option<ThrottleSpec>,
-    /// What becomes of clients that reach them.
+    /// Treatment of clients that reach their limits.
     pub exceeded: Denied,
-    /// Whoever stands before us there tells us of clients, by the PROXY protocol.
+    /// Addresses of proxies that send the PROXY protocol.
     pub proxy_from: Option<Arc<Acl>>,
     /// TLS with clients.
     pub tls: Option<Arc<TlsSpec>>,
-    /// How HTTP is understood; there when the protocol is HTTP.
+    /// HTTP settings, present if the protocol is HTTP.
     pub http: Option<Arc<HttpSpec>>,
-    /// How DNS is understood; there when the protocol is DNS.
+    /// DNS settings, present if the protocol is DNS.
     pub dns: Option<Arc<DnsSpec>>,
-    /// How many clients are remembered with what they did; `None` none.
+    /// Number of clients that are recorded; `None` for none.
     pub clients: Option<u32>,
-    /// Where a line for each request goes.
+    /// Destination of a line for each request.
     pub request_log: Option<RequestLog>,
-    /// The options that a running service takes on without a new listener.
+    /// Options that a running service applies without a new listener.
     pub options: ServiceOptions,
 }
 
 impl ServiceSpec {
-    /// The most clients that are remembered.
+    /// Maximum number of recorded clients.
     pub const CLIENTS_MAX: u32 = 16_000_000;
 
-    /// A service with the defaults, which listens nowhere and has no pool yet.
+    /// Creates a service with the defaults, without listen addresses and pool.
     #[must_use]
     pub fn new(name: &str, protocol: Protocol) -> Self {
         Self {
@@ -104,21 +104,21 @@ impl ServiceSpec {
     }
 }
 
-/// How a service understands what comes in.
+/// Protocol of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// A stream of bytes, a connection at a time.
+    /// A stream of bytes for each connection.
     Tcp,
     /// Datagrams, associated to flows by the client's address and port.
     Udp,
-    /// Requests, one after the other on a connection.
+    /// Requests, in sequence on a connection.
     Http,
-    /// Questions, each on its own, over UDP and TCP on one address.
+    /// Independent DNS queries, over UDP and TCP on one address.
     Dns,
 }
 
 impl Protocol {
-    /// The word of the configuration.
+    /// Returns the name in the configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -129,7 +129,7 @@ impl Protocol {
         }
     }
 
-    /// How clients come: by connections, by datagrams, or by both.
+    /// Returns the transports of clients: connections, datagrams, or both.
     #[must_use]
     pub const fn transports(self) -> &'static [Transport] {
         match self {
@@ -140,81 +140,81 @@ impl Protocol {
     }
 }
 
-/// How clients come. A TCP port and a UDP port of one number are two addresses.
+/// Transport of clients. A TCP port and a UDP port of the same number are two addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Transport {
-    /// By connections.
+    /// Connections.
     Stream,
-    /// By datagrams.
+    /// Datagrams.
     Datagram,
 }
 
-/// What becomes of a client that may not come in.
+/// Treatment of a client that is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// It is closed without a word.
+    /// The connection is closed.
     Drop,
-    /// It is told: by a reset, or by an answer of HTTP.
+    /// The connection is reset, or gets an HTTP response.
     Reject,
-    /// It is kept waiting, then closed.
+    /// The connection is delayed, then closed.
     Tarpit(Duration),
-    /// It gets a server of another pool.
+    /// The client gets a server of another pool.
     Pool(Arc<str>),
 }
 
 impl Denied {
-    /// How many clients of a service a worker keeps waiting at once; others are closed.
+    /// Maximum number of clients that a worker delays for a service; others are closed.
     pub const TARPIT_MAX: usize = 4096;
 }
 
-/// Where a line for each request goes: client, time, server, and how the request began.
+/// Destination of the request log: client, time, server, and the beginning of the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestLog {
-    /// A file is appended to: `client epoch server request`.
+    /// Appends to a file: `client epoch server request`.
     File(PathBuf),
-    /// A datagram is sent, as penlogd wants it: `+ client server request`.
+    /// Sends a datagram in the format of penlogd: `+ client server request`.
     Udp(SocketAddr),
 }
 
-/// From which address servers see us.
+/// Source address of connections to servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// This one, where it is of the server's family.
+    /// This address, if it is of the server's family.
     Address(IpAddr),
-    /// The client's (`IP_TRANSPARENT`), where it is of the server's family.
+    /// The client's address (`IP_TRANSPARENT`), if it is of the server's family.
     Client,
 }
 
-/// Who ends a connection of both sides by closing its own.
+/// The side whose close ends both sides of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FastClose {
-    /// Nobody: what is half closed goes on the other way.
+    /// Neither side: a half-closed connection goes on in the other direction.
     Off,
     /// The client.
     Client,
     /// The server.
     Server,
-    /// Either of them.
+    /// Either side.
     Both,
 }
 
 impl FastClose {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 4] = [Self::Off, Self::Client, Self::Server, Self::Both];
 
-    /// Whether a client that closes its side ends both.
+    /// Returns true if a close by the client ends both sides.
     #[must_use]
     pub const fn by_client(self) -> bool {
         matches!(self, Self::Client | Self::Both)
     }
 
-    /// Whether a server that closes its side ends both.
+    /// Returns true if a close by the server ends both sides.
     #[must_use]
     pub const fn by_server(self) -> bool {
         matches!(self, Self::Server | Self::Both)
     }
 
-    /// The word of the configuration.
+    /// Returns the name in the configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -229,52 +229,55 @@ impl FastClose {
 /// Limits and times of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceOptions {
-    /// TCP: connections at once; accepting pauses at the limit.
+    /// TCP: concurrent connections; accepting pauses at the limit.
     pub connections_max: u32,
-    /// UDP: flows at once; the flow that was unused the longest makes room. Split evenly between the workers.
+    /// UDP: concurrent flows; the flow that was unused the longest is evicted. Split evenly between the
+    /// workers.
     pub flows_max: u32,
-    /// UDP: after so many datagrams of a client its next one goes to the server whose turn it is; `None`: it stays with one.
+    /// UDP: number of datagrams of a client after which the next server has its turn; `None` keeps one
+    /// server.
     pub spread: Option<u32>,
-    /// TCP: how long a server may take to accept.
+    /// TCP: time for a server to accept.
     pub connect_timeout: Duration,
-    /// TCP: servers that may fail otherwise than at once for one client.
+    /// TCP: number of servers that may fail slowly for one client.
     pub attempts_max: u32,
-    /// TCP: how long the connects for one client may take, all together.
+    /// TCP: total time of the connects for one client.
     pub connect_time_max: Duration,
-    /// TCP: a connection on which nothing moves for so long is closed; `None` never.
-    /// UDP: a flow ends after so long; never `None`.
+    /// TCP: time without traffic after which a connection is closed; `None` for never. UDP: time after which
+    /// a flow ends; never `None`.
     pub idle_timeout: Option<Duration>,
-    /// TCP: the same once one side has ended and the other one has not; `None` as long as `idle_timeout` lets it.
+    /// TCP: the same after one side has ended; `None` applies `idle_timeout` alone.
     pub half_closed_timeout: Option<Duration>,
-    /// Addresses are listened on though no interface has them yet.
+    /// Listens on addresses that no interface has yet.
     pub freebind: bool,
-    /// TCP: the length of the queue of connections that wait to be accepted.
+    /// TCP: length of the accept queue.
     pub backlog: u32,
     /// TCP: small writes are sent at once (RFC 9293, section 3.7.4).
     pub nodelay: bool,
-    /// TCP: after so long without traffic the kernel asks whether the client is still there (RFC 9293, section 3.8.4).
+    /// TCP: time without traffic after which the kernel probes the client (RFC 9293, section 3.8.4).
     pub keepalive: Option<Duration>,
-    /// TCP: the same towards servers; costs system calls for each connection.
+    /// TCP: the same for servers; costs system calls for each connection.
     pub server_keepalive: Option<Duration>,
-    /// TCP: the mode of the file of a unix socket; what the umask leaves when absent.
+    /// TCP: mode of the file of a unix socket; by the umask if absent.
     pub unix_mode: Option<u32>,
-    /// The address from which servers see us.
+    /// Source address of connections to servers.
     pub source: Option<Source>,
-    /// TCP: whose closing ends both sides.
+    /// TCP: the side whose close ends both sides.
     pub fast_close: FastClose,
-    /// TCP: connects to servers under way at once; accepting pauses at the limit.
+    /// TCP: pending connects to servers; accepting pauses at the limit.
     pub pending_max: Option<u32>,
-    /// TCP: connections to servers that are made before clients want them. Split evenly between the workers.
+    /// TCP: server connections that are opened in advance. Split evenly between the workers.
     pub warm: u32,
 }
 
 impl ServiceOptions {
-    /// The default of `half_closed_timeout`: long enough for a server that works for a client which said all it has to say.
+    /// Default of `half_closed_timeout`: long enough for a server that still works for a client that has sent
+    /// everything.
     pub const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(300);
-    /// The most datagrams of a turn.
+    /// Maximum number of datagrams in a turn.
     pub const SPREAD_MAX: u32 = 1_000_000;
 
-    /// Returns the limits of what failed servers may cost a client; one connect always has its time.
+    /// Returns the limits of the cost of failed servers for a client. One connect always has its full time.
     #[must_use]
     pub fn attempt_limits(&self) -> AttemptLimits {
         AttemptLimits {
@@ -291,7 +294,7 @@ impl ServiceOptions {
         half_closed.into_iter().chain(self.idle_timeout).min()
     }
 
-    /// The defaults of a protocol.
+    /// Returns the defaults of a protocol.
     #[must_use]
     pub fn of(protocol: Protocol) -> Self {
         Self {
@@ -332,32 +335,32 @@ pub struct PoolSpec {
     pub name: Arc<str>,
     /// The servers; their names are unique.
     pub servers: Vec<ServerSpec>,
-    /// Where further servers are found while it runs.
+    /// Sources of further servers at run time.
     pub discover: Vec<DiscoverSpec>,
-    /// How a server is chosen.
+    /// Policy that picks a server.
     pub policy: Policy,
-    /// Whether a client stays with its server.
+    /// Stickiness of clients.
     pub sticky: Option<StickySpec>,
-    /// How servers are asked whether they live; without it only real traffic tells.
+    /// Active check; without it only real traffic finds servers down.
     pub check: Option<CheckSpec>,
-    /// What a failed connect means.
+    /// Passive check: the effect of failed connects.
     pub passive: PassiveSpec,
-    /// What becomes of a client whose server does not take it.
+    /// Treatment of clients whose server does not take them.
     pub failover: Failover,
-    /// The fate of the connections of a server that a check takes down.
+    /// Treatment of the connections of a server that a check takes down.
     pub on_down: OnDown,
-    /// How long a server that came up takes to get its full share.
+    /// Time in which a server that came up gets its full share.
     pub slow_start: Option<Duration>,
-    /// Where clients wait while every server is at its limit; without it they are refused at once.
+    /// Queue for clients while every server is at its limit; without it they are refused at once.
     pub queue: Option<QueueSpec>,
-    /// TLS with its servers.
+    /// TLS to the servers.
     pub tls: Option<Arc<ServerTlsSpec>>,
-    /// Its servers are told of clients by the PROXY protocol.
+    /// Version of the PROXY protocol that is sent to the servers.
     pub send_proxy: Option<proxy::Version>,
 }
 
 impl PoolSpec {
-    /// A pool of `servers` with the defaults.
+    /// Creates a pool of `servers` with the defaults.
     #[must_use]
     pub fn new(name: &str, servers: Vec<ServerSpec>) -> Self {
         Self {
@@ -381,26 +384,26 @@ impl PoolSpec {
 /// One backend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerSpec {
-    /// What it is called: its address, unless the configuration gives a name. Its identity across reloads.
+    /// Name and identity across reloads: the address, unless the configuration gives a name.
     pub name: Arc<str>,
-    /// Where it is.
+    /// Address.
     pub endpoint: Endpoint,
-    /// How it is spoken to.
+    /// Protocol of the connections.
     pub dialect: Dialect,
-    /// Its share among its tier; 0 gets no new clients.
+    /// Share within the tier; 0 gets no new clients.
     pub weight: u32,
-    /// Servers of a tier are used only when no server of a lower number is usable.
+    /// Tier. A tier is used only if no server of a lower number is usable.
     pub tier: u8,
-    /// How many connections or flows at once.
+    /// Limits of concurrent connections or flows.
     pub limits: Limits,
-    /// Which clients it may have; `None` all.
+    /// Access list of clients; `None` admits all.
     pub acl: Option<Arc<Acl>>,
-    /// What the operator wants of it, unless told otherwise at run time.
+    /// Administrative state, until it is changed at run time.
     pub state: AdminState,
 }
 
 impl ServerSpec {
-    /// A server with the defaults.
+    /// Creates a server with the defaults.
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
         Self {
@@ -416,17 +419,16 @@ impl ServerSpec {
     }
 }
 
-/// How a server is spoken to.
+/// Protocol of the connections to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// By the protocol of the service.
+    /// The protocol of the service.
     Plain,
-    /// By the frames of mname-balancer, over a unix socket, on a connection that stands as long as the server is there
-    /// (DNS only).
+    /// The frames of mname-balancer over a persistent connection to a unix socket (DNS only).
     Mname,
 }
 
-/// Where servers are found while the program runs.
+/// Source of servers at run time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DiscoverSpec {
     /// Each socket in a directory is a server that speaks [`Dialect::Mname`].
@@ -436,17 +438,17 @@ pub enum DiscoverSpec {
     },
 }
 
-/// The largest weight of a server.
+/// Maximum weight of a server.
 pub const WEIGHT_MAX: u32 = 65_535;
 
-/// What the operator wants of a server.
+/// Administrative state of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminState {
-    /// It serves.
+    /// The server is used.
     Ready,
-    /// It keeps what it has, and the clients that the sticky table names; it gets no new ones.
+    /// The server keeps its connections and the clients that the sticky table names, and gets no new ones.
     Drain,
-    /// It gets nothing.
+    /// The server is not used.
     Maintenance,
 }
 
@@ -454,7 +456,7 @@ impl AdminState {
     /// All states.
     pub const ALL: [Self; 3] = [Self::Ready, Self::Drain, Self::Maintenance];
 
-    /// The word of the configuration and the API.
+    /// Returns the name in the configuration and the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -465,37 +467,39 @@ impl AdminState {
     }
 }
 
-/// How a server is chosen.
+/// The way a server is picked.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Policy {
-    /// One after the other.
+    /// Each server in turn.
     RoundRobin,
-    /// The first one that has room, in the order of the configuration.
+    /// The first one with room, in the order of the configuration.
     First,
-    /// By weight, smoothly: the order that nginx made known.
+    /// By weight, smoothly, in the order of nginx.
     Weighted,
     /// The one with the fewest connections for its weight.
     LeastConn,
-    /// The one with the fewest connections or questions under way for its weight; of equals the one that answers sooner.
+    /// The one with the fewest outstanding connections or queries for its weight; of equal ones, the one that
+    /// responds sooner.
     LeastOutstanding,
-    /// The less busy one of two chosen at random.
+    /// The less loaded one of two picked at random.
     P2c,
-    /// The one of two chosen at random that answers sooner (peak EWMA), its connections considered.
+    /// The one of two picked at random that responds sooner (peak EWMA), times its connections.
     Ewma {
-        /// In this time an old peak loses 63 % of its say.
+        /// Time in which an old peak loses 63 % of its effect.
         decay: Duration,
     },
-    /// By the client's address (rendezvous hashing): even, and a client moves only when its server leaves.
+    /// By the client's address (rendezvous hashing): even, and clients move only when their server leaves.
     Hash,
-    /// By the client's address through a table (Eisenbud et al., NSDI 2016): constant time for any number of servers.
+    /// By the client's address through a table (Eisenbud et al., NSDI 2016): constant time for any number of
+    /// servers.
     Maglev {
-        /// The table's size; a prime.
+        /// Size of the table; a prime.
         table: u32,
     },
 }
 
 impl Policy {
-    /// The words of the configuration.
+    /// Names in the configuration.
     pub const NAMES: [&'static str; 9] = [
         "round_robin",
         "weighted",
@@ -507,14 +511,14 @@ impl Policy {
         "first",
         "least_outstanding",
     ];
-    /// The default size of the Maglev table.
+    /// Default size of the Maglev table.
     pub const MAGLEV_TABLE: u32 = 65_537;
-    /// The largest size of the Maglev table: 5 million entries are 20 MiB.
+    /// Maximum size of the Maglev table: 5 million entries are 20 MiB.
     pub const MAGLEV_TABLE_MAX: u32 = 5_000_011;
-    /// The default decay of EWMA.
+    /// Default decay of EWMA.
     pub const EWMA_DECAY: Duration = Duration::from_secs(10);
 
-    /// The policy called `name`, with its defaults.
+    /// Returns the policy called `name` with its defaults.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Some(match name {
@@ -531,7 +535,7 @@ impl Policy {
         })
     }
 
-    /// The word of the configuration.
+    /// Returns the name in the configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -548,39 +552,39 @@ impl Policy {
     }
 }
 
-/// A client stays with its server.
+/// Stickiness: clients stay with their server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StickySpec {
-    /// How a client is known again.
+    /// Identification of clients.
     pub by: StickyBy,
-    /// How many clients are remembered; the least recently seen makes room.
+    /// Number of clients in the table; a full table evicts the least recently seen.
     pub size: usize,
-    /// For how long; `None` as long as there is room.
+    /// Time to live; `None` for as long as there is room.
     pub ttl: Option<Duration>,
-    /// A client whose server is out gets another one meanwhile, and goes back when its own returns.
+    /// A client whose server is out gets a substitute, and returns when its server is back.
     pub failback: bool,
-    /// So often some clients of a server that has many more than another one are sent to be chosen for anew.
+    /// Interval at which some clients of a server that has many more than another one are picked for again.
     pub rebalance: Option<Duration>,
 }
 
-/// How a client is known again.
+/// Identification of clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StickyBy {
-    /// By its address, in a table.
+    /// By address, in a table.
     ClientIp,
-    /// By a cookie of this name that its server's answer sets (HTTP).
+    /// By a cookie of this name that the response sets (HTTP).
     Cookie(String),
 }
 
 impl StickyBy {
-    /// The cookie's name by default.
+    /// Default name of the cookie.
     pub const COOKIE: &str = "EVENER";
-    /// What the default name begins with, followed by the pool's name, where several such pools serve one service: under
-    /// one name each would overwrite the other's cookie.
+    /// Default prefix of the cookie's name, before the pool's name, if several such pools serve one service.
+    /// Under one name each would overwrite the cookie of the other.
     pub const COOKIE_OF_POOL: &str = "EVENER_";
 }
 
 impl StickySpec {
-    /// The most clients a table may have.
+    /// Maximum number of clients in a table.
     pub const SIZE_MAX: usize = 16_000_000;
 }

@@ -1,10 +1,12 @@
-//! Stickiness: the bounded table of which client had which server.
+//! Stickiness: the bounded table of the servers of known clients.
 //!
-//! Workers share it. It is split by the client's hash into shards, each with its own short lock, taken once for a new
-//! connection or flow of a pool that is sticky, never for a packet of one. A table of up to [`SHARD_CLIENTS`] clients is
-//! one shard, so its eviction is exactly the least recently used; a larger one evicts the least recently used of a shard.
+//! Workers share the table. It is split by the hash of the client into shards with a short lock each, which
+//! is taken once for a new connection or flow of a sticky pool, and never for a packet. A table of up to
+//! [`SHARD_CLIENTS`] clients is one shard, so it evicts exactly the least recently used client; a larger one
+//! evicts the least recently used client of a shard.
 //!
-//! Which servers are usable is not known here: the snapshot asks for a client's [`Seat`], and says what became of it.
+//! The table does not know which servers are usable. The snapshot looks up a client's [`Seat`] and records
+//! the result.
 
 pub mod balance;
 mod shard;
@@ -18,30 +20,31 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// How many clients one shard holds before the table is split.
+/// Number of clients that one shard holds before the table is split.
 pub const SHARD_CLIENTS: usize = 4096;
-/// The most shards a table is split into.
+/// Maximum number of shards.
 const SHARDS_MAX: usize = 64;
-/// How many clients whose time is over one lock takes out: others wait for no more.
+/// Number of expired clients that are removed under one lock, which bounds the wait of others.
 const SWEEP_MAX: usize = 1024;
 
-/// Where a client belongs, and where it is until it can go there.
+/// The server of a client, and a substitute while that is out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seat {
-    /// Its server.
+    /// Server to which the client belongs.
     pub home: ServerId,
-    /// Whom it has while its home is out; only with [`StickySpec::failback`].
+    /// Server that the client has while its home is out; only with [`StickySpec::failback`].
     pub meanwhile: Option<ServerId>,
 }
 
 impl Seat {
-    /// Of a client that is at home.
+    /// Creates the seat of a client that is at home.
     #[must_use]
     pub const fn at(home: ServerId) -> Self {
         Self { home, meanwhile: None }
     }
 
-    /// The seat of a client that is with `server` now. `moves` says whether its home is none to return to.
+    /// Returns the seat of a client that is with `server` now. `moves` returns true for a home that it must
+    /// not return to.
     fn with(self, server: ServerId, moves: impl FnOnce(ServerId) -> bool) -> Self {
         if self.home == server || moves(self.home) {
             Self::at(server)
@@ -51,7 +54,19 @@ impl Seat {
     }
 }
 
-/// The table of a pool.
+/// The sticky table of a pool.
+///
+/// ```
+/// use evener_core::spec::{StickyBy, StickySpec};
+/// use evener_core::sticky::{Seat, Sticky};
+/// use evener_core::{ServerId, Time};
+///
+/// let spec = StickySpec { by: StickyBy::ClientIp, size: 1000, ttl: None, failback: false, rebalance: None };
+/// let sticky = Sticky::new(&spec, 7);
+/// let client = "192.0.2.1".parse().unwrap();
+/// sticky.remember(client, ServerId(3), Time::ZERO, |_| false);
+/// assert_eq!(sticky.lookup(client, Time::ZERO), Some(Seat::at(ServerId(3))));
+/// ```
 #[derive(Debug)]
 pub struct Sticky {
     shards: Box<[Mutex<Shard>]>,
@@ -59,7 +74,7 @@ pub struct Sticky {
 }
 
 impl Sticky {
-    /// An empty table as `spec` says; `key` seeds its hashing.
+    /// Creates an empty table according to `spec`. `key` seeds its hashing.
     #[must_use]
     pub fn new(spec: &StickySpec, key: u64) -> Self {
         let shards = spec.size.div_ceil(SHARD_CLIENTS).next_power_of_two().min(SHARDS_MAX);
@@ -70,21 +85,22 @@ impl Sticky {
         }
     }
 
-    /// What it was made from.
+    /// Returns the configuration of the table.
     #[must_use]
     pub fn spec(&self) -> &StickySpec {
         &self.spec
     }
 
-    /// Where `client` belongs, unless it was seen longer ago than the time to live.
+    /// Returns the seat of a client, unless it has expired.
     #[must_use]
     pub fn lookup(&self, client: IpAddr, now: Time) -> Option<Seat> {
         let (seat, seen) = self.shard(client).seat(client)?;
         self.alive(seen, now).then_some(seat)
     }
 
-    /// Remembers that `client` is with `server` now. With failback that is its home if it has none, or if `moves` says of
-    /// the one that it has that it is none to return to; and else where it is meanwhile. Without, it is its home.
+    /// Records that `client` is with `server` now. Without failback that becomes its home. With failback it
+    /// becomes its home if it has none or `moves` returns true for the present one; otherwise it becomes the
+    /// substitute.
     pub fn remember(
         &self,
         client: IpAddr,
@@ -99,13 +115,13 @@ impl Sticky {
         shard.put(client, seat, now);
     }
 
-    /// Forgets every client of a server that left, and who was with it meanwhile.
+    /// Forgets every client of a removed server, and its use as a substitute.
     pub fn forget_server(&self, server: ServerId) {
         self.shards.iter().for_each(|shard| lock(shard).forget_server(server));
     }
 
-    /// Forgets up to `count` clients whose home a server is, those first that were not seen for the longest; how many these
-    /// were. Each shard gives the part of them that it has of the server's clients.
+    /// Forgets up to `count` clients of a home, the least recently seen first, and returns their number. Each
+    /// shard contributes in proportion to its clients of that home.
     pub fn forget_some(&self, home: ServerId, count: usize) -> usize {
         let held: Vec<usize> = self.shards.iter().map(|shard| lock(shard).clients_of(home)).collect();
         let all = held.iter().sum::<usize>().max(1);
@@ -118,7 +134,7 @@ impl Sticky {
         count - left
     }
 
-    /// Takes out the clients whose time is over.
+    /// Removes the expired clients.
     pub fn sweep(&self, now: Time) {
         let is_over = |seen| !self.alive(seen, now);
         for shard in &self.shards {
@@ -126,19 +142,20 @@ impl Sticky {
         }
     }
 
-    /// How many clients are in the table, those included whose time is over since the last [`Sticky::sweep`].
+    /// Returns the number of clients, including those that expired since the last [`Sticky::sweep`].
     #[must_use]
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 
-    /// Whether nobody is remembered.
+    /// Returns true if the table is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many clients each server is the home of, in the order of the servers' identities; nobody whose time is over.
+    /// Returns the number of clients of each home, in the order of the servers' identities, without expired
+    /// ones.
     #[must_use]
     pub fn homes(&self, now: Time) -> Vec<(ServerId, usize)> {
         self.sweep(now);
@@ -149,8 +166,8 @@ impl Sticky {
         homes.into_iter().collect()
     }
 
-    /// The clients that were seen last, at most `max`, the newest first: who, its home, whom it has meanwhile, and when it
-    /// was seen.
+    /// Returns the most recently seen clients, at most `max`, the newest first: address, home, substitute,
+    /// and the time at which it was seen.
     #[must_use]
     pub fn clients(&self, now: Time, max: usize) -> Vec<(IpAddr, ServerId, Option<ServerId>, Time)> {
         let mut all = Vec::new();
@@ -159,14 +176,14 @@ impl Sticky {
             let alive = shard.clients().take_while(|&(.., seen)| self.alive(seen, now));
             all.extend(alive.take(max).map(|(client, seat, seen)| (client, seat.home, seat.meanwhile, seen)));
             drop(shard);
-            // Two runs that are in order already: the stable sort merges them.
+            // Two runs that are already sorted: the stable sort merges them.
             all.sort_by_key(|&(.., seen)| std::cmp::Reverse(seen));
             all.truncate(max);
         }
         all
     }
 
-    /// Takes over what another table remembers, the oldest first, as far as there is room.
+    /// Takes over the clients of another table, the oldest first, as far as there is room.
     pub fn adopt(&self, other: &Self, now: Time) {
         for shard in &other.shards {
             let mut entries: Vec<_> = lock(shard).clients().collect();
@@ -232,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_seen_client_goes_first() {
+    fn the_least_recently_seen_client_is_evicted_first() {
         let sticky = table(2, None);
         (1..=2).for_each(|n| remember(&sticky, n, n, u64::from(n)));
         remember(&sticky, 1, 1, 3);
@@ -257,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_of_many_takes_all_whose_time_is_over_and_no_others() {
+    fn a_sweep_removes_all_expired_clients_and_no_others() {
         let sticky = table(20_000, Some(10));
         (0..10_000).for_each(|n| remember(&sticky, n, n % 3, 0));
         (10_000..10_500).for_each(|n| remember(&sticky, n, 7, 5));
@@ -288,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_keeps_its_home_while_it_is_elsewhere() {
+    fn a_client_keeps_its_home_while_it_has_a_substitute() {
         let sticky = with_failback(8, Some(10), true);
         let check = |secs, expected: Option<(u32, Option<u32>)>| {
             let seat = sticky.lookup(client(1), at(secs));
@@ -306,7 +323,7 @@ mod tests {
         remember(&sticky, 1, 6, 3);
         remember(&sticky, 1, 5, 4);
         check(4, Some((5, None)));
-        // A home that is none any more, one that left, and one of before the time to live.
+        // A home that moves, one that was removed, and one from before the time to live.
         sticky.remember(client(1), ServerId(8), at(5), |home| home == ServerId(5));
         check(5, Some((8, None)));
         sticky.forget_server(ServerId(8));
@@ -322,7 +339,7 @@ mod tests {
         remember(&sticky, 1, 5, 0);
         remember(&sticky, 1, 6, 1);
         assert_eq!(sticky.lookup(client(1), at(1)), Some(Seat::at(ServerId(6))));
-        // What was with another server meanwhile is at home when failback is turned off.
+        // A client with a substitute is at home when failback is turned off.
         let old = with_failback(8, None, true);
         remember(&old, 1, 5, 0);
         remember(&old, 1, 6, 1);
@@ -346,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn every_shard_gives_its_part() {
+    fn every_shard_contributes_in_proportion() {
         let sticky = table(64 * SHARD_CLIENTS, None);
         (0..64_000).for_each(|n| remember(&sticky, n, n % 2, 1));
         assert_eq!(sticky.forget_some(ServerId(1), 8_000), 8_000);

@@ -1,9 +1,9 @@
-//! Limits for each client: connections at once, new connections and requests a second.
+//! Limits for each client: concurrent connections, new connections and requests per second.
 //!
-//! Rates are token buckets, kept as one time each (the generic cell rate algorithm, ITU-T I.371, annex A). The table is
-//! bounded: the client that was unseen the longest is forgotten for a new one, so under a flood from more addresses than
-//! it holds the limits get looser, never tighter. It is split into shards with short locks, taken once a connection or
-//! request of services that have such limits.
+//! Rates are token buckets, stored as one time each (the generic cell rate algorithm, ITU-T I.371, annex A).
+//! The table is bounded: a new client replaces the one that was unseen the longest. Under a flood from more
+//! addresses than it holds the limits get looser, never tighter. It is split into shards with short locks,
+//! which are taken once for a connection or request of a service that has such limits.
 
 use crate::hash;
 use crate::lru::Lru;
@@ -16,18 +16,18 @@ use std::time::Duration;
 
 const SHARDS: usize = 16;
 
-/// So many in a period; as many may come at once.
+/// A number of events in a period. As many may come at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// How many.
+    /// Number of events.
     pub count: u32,
-    /// In which time.
+    /// Length of the period.
     pub period: Duration,
 }
 
-/// Why a text is no rate.
+/// Error of a text that is not a rate.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no rate: write 20/s, 100/m or 1000/h")]
+#[error("`{0}` is not a rate: write 20/s, 100/m or 1000/h")]
 pub struct RateError(String);
 
 impl FromStr for Rate {
@@ -60,7 +60,8 @@ impl fmt::Display for Rate {
 }
 
 impl Rate {
-    /// Whether one more may come now; `full_at` is when the bucket is full again, and moves on if so.
+    /// Returns true if one more event may come now. `full_at` is the time at which the bucket is full again,
+    /// and advances in this case.
     pub(crate) fn admits(self, full_at: &mut Time, now: Time) -> bool {
         let interval = self.period / self.count;
         let next = (*full_at).max(now) + interval;
@@ -75,22 +76,22 @@ impl Rate {
 /// The limits of each client of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ThrottleSpec {
-    /// Connections at once.
+    /// Concurrent connections.
     pub connections: Option<u32>,
     /// New connections.
     pub connection_rate: Option<Rate>,
-    /// Requests of HTTP.
+    /// HTTP requests.
     pub request_rate: Option<Rate>,
-    /// How many clients are remembered.
+    /// Number of clients in the table.
     pub size: usize,
 }
 
 impl ThrottleSpec {
-    /// The most clients a table may have.
+    /// Maximum number of clients in a table.
     pub const SIZE_MAX: usize = 16_000_000;
 }
 
-/// What is known of a client.
+/// State of a client.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     connections: u32,
@@ -105,18 +106,18 @@ pub struct Throttle {
     shards: Box<[Mutex<Lru<IpAddr, Seen>>]>,
 }
 
-/// Which limit a client reached.
+/// A limit that a client reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exceeded {
-    /// Connections at once.
+    /// Concurrent connections.
     Connections,
-    /// New connections in a time.
+    /// New connections in a period.
     ConnectionRate,
-    /// Requests of HTTP in a time.
+    /// HTTP requests in a period.
     RequestRate,
 }
 
-/// The limits that a client used up. Nothing is counted by looking.
+/// The limits that a client has used up. Reading them counts nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Used {
     /// Connections now.
@@ -128,7 +129,7 @@ pub struct Used {
 }
 
 impl Throttle {
-    /// An empty table as `spec` says; `key` seeds its hashing.
+    /// Creates an empty table according to `spec`. `key` seeds its hashing.
     #[must_use]
     pub fn new(spec: &ThrottleSpec, key: u64) -> Self {
         let capacity = spec.size.div_ceil(SHARDS);
@@ -136,13 +137,13 @@ impl Throttle {
         Self { spec: spec.clone(), shards }
     }
 
-    /// What it was made from.
+    /// Returns the configuration of the table.
     #[must_use]
     pub fn spec(&self) -> &ThrottleSpec {
         &self.spec
     }
 
-    /// A new connection of `client`: its place, or the limit that it reached.
+    /// Takes a slot for a new connection of `client`. Fails with the limit that the client reached.
     pub fn enter(self: &Arc<Self>, client: IpAddr, now: Time) -> Result<ClientLease, Exceeded> {
         let key = key_of(client);
         let mut shard = self.shard(key);
@@ -159,7 +160,7 @@ impl Throttle {
         Ok(ClientLease { throttle: Arc::clone(self), key })
     }
 
-    /// A request of `client`: whether it may be served.
+    /// Counts a request of `client` and returns true if it may be served.
     #[must_use]
     pub fn admits_request(&self, client: IpAddr, now: Time) -> bool {
         let Some(rate) = self.spec.request_rate else { return true };
@@ -188,13 +189,13 @@ impl Throttle {
         Used { connections: seen.connections, connection, request }
     }
 
-    /// How many clients are in the table.
+    /// Returns the number of clients in the table.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 
-    /// Whether nobody is in the table.
+    /// Returns true if the table is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -214,7 +215,8 @@ impl Throttle {
     }
 }
 
-/// Whoever has an IPv6 address has all of its /64 (RFC 6177): they count as one client.
+/// Returns the key of a client. A /64 of IPv6 counts as one client, because it belongs to one site (RFC
+/// 6177).
 fn key_of(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -226,7 +228,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A client's place, given back when dropped.
+/// A client's slot, which is given back on drop.
 #[derive(Debug)]
 pub struct ClientLease {
     throttle: Arc<Throttle>,
@@ -268,7 +270,7 @@ mod tests {
     fn all_addresses_of_a_64_are_one_client() {
         let throttle = throttle(Some(1), None, 100);
         let enter = |client: &str| throttle.enter(client.parse().unwrap(), at(0));
-        let _place = enter("2001:db8::1").unwrap();
+        let _slot = enter("2001:db8::1").unwrap();
         assert!(enter("2001:db8::2:3").is_err());
         assert!(enter("2001:db8:0:1::1").is_ok());
     }
@@ -285,34 +287,34 @@ mod tests {
     }
 
     #[test]
-    fn a_look_says_what_comes_and_counts_nothing() {
+    fn reading_the_limits_counts_nothing() {
         let throttle = throttle(Some(3), Some("2/s"), 100);
         let client = "192.0.2.1".parse().unwrap();
-        let mut places = Vec::new();
+        let mut slots = Vec::new();
         for ms in [0, 0, 0, 600, 700, 5000, 5000, 9000] {
-            let looks = [throttle.used(client, at(ms)), throttle.used(client, at(ms))];
-            assert_eq!(looks[0], looks[1], "{ms}");
-            assert_eq!(looks[0].connections, places.len() as u32, "{ms}");
+            let readings = [throttle.used(client, at(ms)), throttle.used(client, at(ms))];
+            assert_eq!(readings[0], readings[1], "{ms}");
+            assert_eq!(readings[0].connections, slots.len() as u32, "{ms}");
             match throttle.enter(client, at(ms)) {
-                Ok(place) => {
-                    assert_eq!(looks[0].connection, None, "{ms}");
-                    places.push(place);
+                Ok(slot) => {
+                    assert_eq!(readings[0].connection, None, "{ms}");
+                    slots.push(slot);
                 }
-                Err(exceeded) => assert_eq!(looks[0].connection, Some(exceeded), "{ms}"),
+                Err(exceeded) => assert_eq!(readings[0].connection, Some(exceeded), "{ms}"),
             }
-            assert_eq!(throttle.admits_request(client, at(ms)), looks[0].request.is_none(), "{ms}");
+            assert_eq!(throttle.admits_request(client, at(ms)), readings[0].request.is_none(), "{ms}");
         }
-        assert_eq!(places.len(), 3);
+        assert_eq!(slots.len(), 3);
     }
 
     #[test]
-    fn the_table_is_bounded_and_a_forgotten_place_does_no_harm() {
+    fn the_table_is_bounded_and_a_forgotten_slot_does_no_harm() {
         let throttle = throttle(Some(1), None, 160);
         let address = |number: u32| IpAddr::from(number.to_be_bytes());
-        let places: Vec<_> =
+        let slots: Vec<_> =
             (0..10_000).map(|number| throttle.enter(address(number), at(0)).unwrap()).collect();
         assert!(throttle.len() <= 160 + SHARDS);
-        drop(places);
+        drop(slots);
         assert!(throttle.enter(address(9_999), at(1)).is_ok());
     }
 

@@ -1,9 +1,9 @@
-//! The instant as core sees it: the time since the program's start, always handed in by the caller.
+//! Instants of core: the time since an origin, always passed in by the caller.
 
 use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
 
-/// A point in time, in nanoseconds since an origin that the caller chose (the start of the program).
+/// A point in time, in nanoseconds since an origin that the caller chooses (the start of the program).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(u64);
 
@@ -13,25 +13,25 @@ impl Time {
     /// Later than every deadline.
     pub const NEVER: Self = Self(u64::MAX);
 
-    /// The point `nanos` nanoseconds after the origin.
+    /// Returns the point `nanos` nanoseconds after the origin.
     #[must_use]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// The point `duration` after the origin; a duration beyond 584 years is [`Time::NEVER`].
+    /// Returns the point `duration` after the origin; a duration beyond 584 years is [`Time::NEVER`].
     #[must_use]
     pub fn since_origin(duration: Duration) -> Self {
         Self(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
     }
 
-    /// Nanoseconds since the origin.
+    /// Returns the nanoseconds since the origin.
     #[must_use]
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// How long after `earlier` this is; zero when it is not.
+    /// Returns the duration from `earlier` to this point, or zero if `earlier` is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -1,4 +1,4 @@
-//! The choice of a server, told as short stories: a pool, what happens, who is picked.
+//! The choice of a server, as short scenarios: a pool, events, and the servers that are picked.
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 #[path = "choices/homes.rs"]
@@ -62,7 +62,7 @@ impl Story {
         self.publish();
     }
 
-    /// Time passes; what the pool says of it.
+    /// Passes time and returns the events of the pool.
     fn wait(&mut self, secs: u64) -> Vec<Event> {
         self.now += Duration::from_secs(secs);
         let events = self.pool.on_time(self.now);
@@ -70,14 +70,15 @@ impl Story {
         events
     }
 
-    /// How many clients each server is the home of.
+    /// Returns the number of clients of each home.
     fn homes(&self) -> String {
         let name = |id| self.pool.server(id).map_or("?", |server| &*server.spec.name);
         let homes = self.pool.sticky().unwrap().homes(self.now);
         homes.into_iter().map(|(id, clients)| format!("{}={clients}", name(id))).collect::<Vec<_>>().join(" ")
     }
 
-    /// Clients by their number: who gets which server (held until the end), `-` for nobody.
+    /// Picks for clients by their number: the server that each one gets (held until the end), or `-` for
+    /// none.
     fn picks(&mut self, clients: impl IntoIterator<Item = u32>) -> String {
         let pick = |client: u32| match self.pick(client, &[]) {
             Ok(choice) => {
@@ -151,7 +152,7 @@ fn a_state_for_a_time_ends_by_itself() {
 }
 
 #[test]
-fn a_lower_tier_serves_only_when_nobody_above_can() {
+fn a_lower_tier_serves_only_when_no_higher_one_can() {
     let mut story = Story::new("a b@2 c@3", |_| ());
     assert_eq!(story.picks([1, 2]), "a a");
     story.refused("a");
@@ -210,7 +211,7 @@ fn a_client_of_a_lower_tier_stays_with_its_server_while_no_higher_one_takes_it()
     assert_eq!(story.picks([2, 2, 1, 3, 2]), "d d c b d");
     story.held.remove(0);
     assert_eq!(story.picks([2, 1]), "a c", "it returns when it is really taken");
-    // One that was tried for this client, and failed.
+    // One that was tried for this client and failed.
     let mut story = Story::new("a b c d", at_tier_2);
     story.state("a", AdminState::Maintenance);
     assert_eq!(story.picks([1, 2, 3]), "b c d");
@@ -271,7 +272,7 @@ fn without_failover_a_client_has_one_server_or_none() {
 }
 
 #[test]
-fn without_failover_lower_tiers_are_nobodys_choice() {
+fn without_failover_lower_tiers_are_never_picked() {
     for policy in [Policy::RoundRobin, Policy::Hash] {
         let mut story = Story::new("a b@2", |spec| (spec.policy, spec.failover) = (policy, Failover::Never));
         let first = |story: &Story| {
@@ -283,11 +284,11 @@ fn without_failover_lower_tiers_are_nobodys_choice() {
         assert_eq!(story.pick(1, &[]).unwrap_err(), NoServer::Down);
     }
     let mut story = Story::new("a!0/0 b@2", |spec| spec.failover = Failover::Never);
-    assert_eq!(story.pick(1, &[]).unwrap_err(), NoServer::NoFailover, "it is there, and takes nobody");
+    assert_eq!(story.pick(1, &[]).unwrap_err(), NoServer::NoFailover, "a usable server without a slot");
 }
 
 #[test]
-fn clients_that_come_back_take_nobodys_turn() {
+fn returning_clients_take_no_turn() {
     let mut story = Story::new("a b", sticky);
     assert_eq!(story.picks([1, 1, 2, 2, 3, 3, 4, 4]), "a a b b a a b b");
     let mut alone = Story::new("a b", |spec| {
@@ -316,7 +317,7 @@ fn a_server_that_came_up_starts_slowly() {
         spec.slow_start = Some(Duration::from_secs(16));
     });
     let share = |story: &mut Story| story.picks(0..100).split(' ').filter(|name| *name == "a").count();
-    assert_eq!(share(&mut story), 50, "at the start everybody has the full share");
+    assert_eq!(share(&mut story), 50, "at the start every server has its full share");
     story.refused("a");
     assert_eq!(share(&mut story), 0);
     story.wait(30);
@@ -372,29 +373,29 @@ fn sixty_clients_by_hash_over_two_servers_spread_evenly_and_stay() {
 }
 
 #[test]
-fn the_fewest_questions_outstanding_win_and_of_equals_the_sooner_answer() {
+fn the_fewest_outstanding_queries_win_and_among_equals_the_lower_latency() {
     let by_outstanding = |spec: &mut PoolSpec| spec.policy = Policy::LeastOutstanding;
     let mut story = Story::new("a b c", by_outstanding);
-    assert_eq!(story.picks(1..=6), "a b c a b c", "who never answered comes in turn");
+    assert_eq!(story.picks(1..=6), "a b c a b c", "servers without a latency take turns");
     story.held.clear();
-    let answer = |story: &Story, name: &str, millis| {
+    let respond = |story: &Story, name: &str, millis| {
         let server = story.snapshot.server(story.id(name)).unwrap();
         story.snapshot.observe(server, Duration::from_millis(millis), story.now);
     };
-    [("a", 30), ("b", 10), ("c", 20)].iter().for_each(|&(name, millis)| answer(&story, name, millis));
+    [("a", 30), ("b", 10), ("c", 20)].iter().for_each(|&(name, millis)| respond(&story, name, millis));
     assert_eq!(story.picks(1..=6), "b c a b c a", "the sooner one only among equals");
     story.held.retain(|choice| &*choice.server.name == "b");
     assert_eq!(story.picks(7..=10), "c a c a");
     story.refused("c");
     story.held.clear();
     assert_eq!(story.picks(1..=3), "b a b");
-    answer(&story, "b", 50);
+    respond(&story, "b", 50);
     story.held.clear();
-    assert_eq!(story.picks(1..=3), "a b a", "one slow answer is enough");
+    assert_eq!(story.picks(1..=3), "a b a", "one slow response is enough");
 }
 
 #[test]
-fn outstanding_questions_are_weighed_and_limits_kept() {
+fn outstanding_queries_are_weighted_and_limits_hold() {
     let mut story = Story::new("a*2 b", |spec| spec.policy = Policy::LeastOutstanding);
     assert_eq!(story.picks(1..=6), "a a b a a b");
     let mut story = Story::new("a!1/1 b c@2", |spec| spec.policy = Policy::LeastOutstanding);

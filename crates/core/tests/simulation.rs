@@ -1,5 +1,6 @@
-//! A seeded simulation of everything that chooses: thousands of random steps (servers come, go, fail, drain, clients
-//! connect, leave, time passes, configurations change), the invariants checked after each. A failure prints the seed.
+//! A seeded simulation of every choice: thousands of random steps (servers come, go, fail, drain; clients
+//! connect and leave; time passes; configurations change), with the invariants checked after each. A failure
+//! prints the seed.
 #![allow(clippy::disallowed_methods, reason = "the seed to replay comes from the environment")]
 
 #[path = "simulation/model.rs"]
@@ -28,7 +29,7 @@ struct Simulation {
     pool: Pool,
     snapshot: Arc<Snapshot>,
     connections: Vec<(IpAddr, Choice)>,
-    /// What the sticky table must say.
+    /// Expected content of the sticky table.
     model: Model,
 }
 
@@ -67,19 +68,19 @@ impl Simulation {
         }
     }
 
-    /// Any client; some come often, so that they see their servers go and return.
+    /// Returns any client; some come often, so that they see their servers leave and return.
     fn client(&mut self) -> IpAddr {
         let among = if self.random.below(2) == 0 { CLIENTS } else { CLIENTS_OFTEN };
         IpAddr::from((0x0a00_0000 + self.random.below(among) as u32).to_be_bytes())
     }
 
-    /// As a plane does it: pick, sometimes fail and go on with the next candidate, remember.
+    /// Acts like a plane: picks, sometimes fails and tries the next candidate, and remembers.
     fn connect(&mut self) {
         let client = self.client();
         let request = Request::of(client, self.now);
         let explained = explain(&self.snapshot, &request, &mut self.random.clone());
         let (mut tried, mut attempt) = (Vec::new(), Attempt::new());
-        // Some clients meet nothing but failures, so that the order of many is used, too.
+        // Some clients meet only failures, so that the order of many servers is used, too.
         let unlucky = self.random.below(20) == 0;
         loop {
             let choice = match attempt.next(&self.snapshot, &request, &AttemptLimits::NONE, &mut self.random)
@@ -143,7 +144,7 @@ impl Simulation {
         }
     }
 
-    /// Servers that come before the one that was chosen do not take the client.
+    /// Checks that the servers before the chosen one do not take the client.
     fn check_passed_over(&self, client: IpAddr, tried: &[ServerId], is_before: impl Fn(&Entry) -> bool) {
         for other in self.snapshot.servers().iter().filter(|other| is_before(other)) {
             let full = other.live.occupancy.active() >= other.limits.bound(Known::No);

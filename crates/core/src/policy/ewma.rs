@@ -1,15 +1,16 @@
-//! Peak EWMA: a server's latency as an exponentially weighted moving average that jumps up at once to a peak and forgets
-//! it slowly (as Finagle and linkerd do), times what is on it already.
+//! Peak EWMA: the latency of a server as an exponentially weighted moving average that rises at once to a
+//! peak and decays slowly (as in Finagle and linkerd), times the present load.
 
 use super::{Contender, WEIGHT_UNIT};
 use crate::time::Time;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What an unmeasured server is assumed to take: little, so that it is tried soon.
+/// Assumed latency of an unmeasured server: small, so that it is tried soon.
 const UNKNOWN_NANOS: f64 = 1_000.0;
 
-/// The moving average of one server. All workers update it; an update lost to another one in the same moment does no harm.
+/// The moving average of one server. All workers update it; an update that is lost to a concurrent one does
+/// no harm.
 #[derive(Debug, Default)]
 pub struct Latency {
     average_nanos: AtomicU64,
@@ -17,7 +18,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// A connect or an answer took so long.
+    /// Records the duration of a connect or of a response.
     pub fn observe(&self, took: Duration, now: Time, decay: Duration) {
         let sample = took.as_nanos() as f64;
         let average = self.at(now, decay).map_or(sample, |average| {
@@ -32,7 +33,7 @@ impl Latency {
         self.seen_at.store(now.as_nanos(), Ordering::Relaxed);
     }
 
-    /// The average in nanoseconds, decayed to `now`; `None` when nothing was ever seen.
+    /// Returns the average in nanoseconds, decayed to `now`, or `None` without a measurement.
     #[must_use]
     pub fn at(&self, now: Time, decay: Duration) -> Option<f64> {
         let bits = self.average_nanos.load(Ordering::Relaxed);
@@ -45,7 +46,7 @@ impl Latency {
     }
 }
 
-/// What one more would cost at this contender.
+/// Returns the cost of one more connection at a contender.
 pub(super) fn cost(contender: &impl Contender, now: Time, decay: Duration) -> f64 {
     let latency = contender.latency().at(now, decay).unwrap_or(0.0).max(UNKNOWN_NANOS);
     latency * f64::from(contender.active() + 1) * f64::from(WEIGHT_UNIT) / f64::from(contender.share())
@@ -66,6 +67,6 @@ mod tests {
         assert_eq!(millis(1), Some(500.0));
         assert_eq!(millis(11), Some(184.0));
         latency.observe(Duration::from_millis(10), at(11), decay);
-        assert_eq!(millis(11), Some(190.0), "an answer below the average pulls it down by its age");
+        assert_eq!(millis(11), Some(190.0), "a response below the average lowers it by its age");
     }
 }

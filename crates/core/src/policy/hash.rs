@@ -1,11 +1,11 @@
-//! Weighted rendezvous hashing (Thaler and Ravishankar 1998; Schindelhauer and Schomaker 2005): each server draws a
-//! score from its name and the client, the best one wins. It is even for any number of servers, and when a server leaves
-//! only its own clients move.
+//! Weighted rendezvous hashing (Thaler and Ravishankar 1998; Schindelhauer and Schomaker 2005): each server
+//! has a score from its name and the client, and the best score wins. The distribution is even for any number
+//! of servers, and when a server leaves only its own clients move.
 
 use super::{Contender, by_cost};
 use crate::hash::mix;
 
-/// The eligible one with the best score for this client.
+/// Returns the eligible contender with the best score for the client.
 pub(super) fn choose<C: Contender>(
     contenders: &[C],
     names: &[u64],
@@ -17,7 +17,7 @@ pub(super) fn choose<C: Contender>(
     best.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(at, _)| at)
 }
 
-/// All with a share, by their score for this client.
+/// Returns all contenders with a share, by their score for the client.
 pub(super) fn order<C: Contender>(contenders: &[C], names: &[u64], client: u64) -> Vec<u32> {
     let shared = (0..contenders.len()).filter(|&at| contenders[at].full_share() > 0);
     let score = |at: usize| score(names[at], client, contenders[at].full_share());

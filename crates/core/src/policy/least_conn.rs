@@ -1,16 +1,17 @@
-//! The fewest connections for the weight; turns among equals.
+//! Least connections, relative to the weight; equal servers take turns.
 
 use super::{Contender, WEIGHT_UNIT, by_cost};
 use crate::spec::Policy;
 use crate::time::Time;
 use std::cmp::Ordering;
 
-/// How busy a contender would be with one more, in connections a weight of 1; infinite without a share.
+/// Returns the load of a contender with one more connection, in connections per weight of 1; infinite without
+/// a share.
 pub(super) fn load(contender: &impl Contender) -> f64 {
     f64::from(contender.active() + 1) * f64::from(WEIGHT_UNIT) / f64::from(contender.share())
 }
 
-/// The least busy one; `turn` decides among equals.
+/// Returns the least loaded contender; `turn` decides among equal ones.
 pub(super) fn choose<C: Contender>(
     contenders: &[C],
     turn: u64,
@@ -28,7 +29,7 @@ pub(super) fn choose<C: Contender>(
     best.map(|(at, _)| at)
 }
 
-/// The least busy one; of equals the one that answered sooner of late.
+/// Returns the least loaded contender; of equal ones, that with the lower latency.
 pub(super) fn choose_soonest<C: Contender>(
     contenders: &[C],
     now: Time,
@@ -40,18 +41,18 @@ pub(super) fn choose_soonest<C: Contender>(
     least.map(|(at, _)| at)
 }
 
-/// All, the least busy one first; equals as they come.
+/// Returns all contenders, the least loaded first; equal ones in their given order.
 pub(super) fn order<C: Contender>(contenders: &[C], positions: impl Iterator<Item = usize>) -> Vec<u32> {
     by_cost(positions, |at| load(&contenders[at]), f64::total_cmp)
 }
 
-/// All, the least busy one first; of equals the one that answered sooner of late.
+/// Returns all contenders, the least loaded first; of equal ones, that with the lower latency first.
 pub(super) fn order_soonest<C: Contender>(contenders: &[C], now: Time) -> Vec<u32> {
     let cost = |at| soonest(&contenders[at], now);
     by_cost(0..contenders.len(), cost, compare)
 }
 
-/// The load of a contender, then its latency.
+/// Returns the load of a contender and its latency.
 fn soonest(contender: &impl Contender, now: Time) -> (f64, f64) {
     (load(contender), contender.latency().at(now, Policy::EWMA_DECAY).unwrap_or_default())
 }

@@ -1,13 +1,14 @@
-//! Maglev hashing (Eisenbud et al., NSDI 2016, section 3.4): every server fills a table in an order of its own, in turns
-//! by weight; a client's hash then finds its server in constant time. When a server leaves, few other clients move.
+//! Maglev hashing (Eisenbud et al., NSDI 2016, section 3.4): every server fills a table in its own order, in
+//! turns by weight. The hash of a client then finds its server in constant time. When a server leaves, few
+//! other clients move.
 
 use super::{Contender, once};
 use crate::hash::{mix, of_name};
 
-/// So many other places of the table are looked at when the first choice is not eligible.
+/// Number of other slots of the table that are tried if the first one is not eligible.
 const PROBES_MAX: u64 = 128;
 
-/// Fills a table of `size` (a prime) places with positions; empty when nobody has a share.
+/// Fills a table of `size` slots (a prime) with positions. The table is empty if no contender has a share.
 pub(super) fn table<C: Contender>(size: u32, contenders: &[C]) -> Box<[u32]> {
     let size = u64::from(size);
     let heaviest = contenders.iter().map(Contender::full_share).max().unwrap_or(0);
@@ -30,7 +31,7 @@ pub(super) fn table<C: Contender>(size: u32, contenders: &[C]) -> Box<[u32]> {
     table
 }
 
-/// One server's way through the table: `offset + n * skip`, which visits every place as the size is prime.
+/// Order of one server in the table: `offset + n * skip`, which visits every slot because the size is prime.
 struct Filler {
     next: u64,
     skip: u64,
@@ -49,19 +50,20 @@ impl Filler {
         }
     }
 
-    /// The next place on its way that is still empty; the caller knows that there is one.
+    /// Returns the next empty slot in the order. The caller knows that there is one.
     fn claim(&mut self, table: &[u32], size: u64) -> usize {
         loop {
-            let place = self.next as usize;
+            let slot = self.next as usize;
             self.next = (self.next + self.skip) % size;
-            if table[place] == u32::MAX {
-                return place;
+            if table[slot] == u32::MAX {
+                return slot;
             }
         }
     }
 }
 
-/// The place of the client's hash; when its server is not eligible, other places in an order that the client fixes.
+/// Returns the server in the client's slot, or an eligible one from other slots in an order that depends on
+/// the client.
 pub(super) fn choose(
     table: &[u32],
     client: u64,
@@ -76,7 +78,7 @@ pub(super) fn choose(
         .or_else(|| (0..count).find(|&at| eligible(at) && table.contains(&(at as u32))))
 }
 
-/// All that have places, in the order in which they are looked at for this client.
+/// Returns all positions in the table, in the order in which they are tried for the client.
 pub(super) fn order(table: &[u32], client: u64, count: usize) -> Vec<u32> {
     if table.is_empty() {
         return Vec::new();
@@ -86,13 +88,14 @@ pub(super) fn order(table: &[u32], client: u64, count: usize) -> Vec<u32> {
     once(probed(table, client).chain((0..count).filter(|&at| placed[at])), count)
 }
 
-/// What the client's places hold, the first one first.
+/// Returns the contents of the client's slots, the first one first.
 fn probed(table: &[u32], client: u64) -> impl Iterator<Item = usize> {
     let hash = move |probe: u64| if probe == 0 { client } else { mix(client, probe) };
     (0..PROBES_MAX).map(move |probe| table[(hash(probe) % table.len() as u64) as usize] as usize)
 }
 
-/// Whether a table of this size works: trial division, at most 1 120 steps for the largest allowed.
+/// Returns true if a table of this size works: trial division, with at most 1 120 steps for the largest
+/// allowed size.
 #[must_use]
 pub fn is_prime(number: u32) -> bool {
     let odd_divisors = (3..).step_by(2).take_while(|&d: &u32| u64::from(d).pow(2) <= u64::from(number));
@@ -140,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn primes_are_told_from_others() {
+    fn primes_are_recognized() {
         let primes: Vec<u32> = (0..60).filter(|&number| is_prime(number)).collect();
         assert_eq!(primes, [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59]);
         assert!(is_prime(Policy::MAGLEV_TABLE) && is_prime(Policy::MAGLEV_TABLE_MAX));

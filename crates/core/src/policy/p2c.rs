@@ -1,12 +1,12 @@
-//! The power of two choices (Mitzenmacher 2001): of two at random the one that costs less. It keeps many balancers, or
-//! workers, from rushing to the same server, as "the least of all" does.
+//! The power of two choices (Mitzenmacher 2001): picks the cheaper of two random contenders. Unlike "least of
+//! all", this keeps many balancers or workers from choosing the same server at once.
 
 use crate::random::Random;
 
-/// Draws so often for an eligible one before every contender is looked at.
+/// Number of draws for an eligible contender before all of them are inspected.
 const DRAWS_MAX: usize = 8;
 
-/// The cheaper of two eligible ones drawn at random.
+/// Returns the cheaper of two random eligible contenders.
 pub(super) fn choose(
     count: usize,
     random: &mut Random,
@@ -18,10 +18,10 @@ pub(super) fn choose(
     Some(other.filter(|&other| cost(other) < cost(first)).unwrap_or(first))
 }
 
-/// All by chance, of each two the cheaper one first.
+/// Returns all contenders in random order, the cheaper of each pair first.
 pub(super) fn order(count: usize, random: &mut Random, cost: impl Fn(usize) -> f64) -> Vec<u32> {
     let mut order: Vec<u32> = (0..count as u32).collect();
-    // Fisher and Yates.
+    // Fisher-Yates shuffle.
     (1..count).rev().for_each(|at| order.swap(at, random.below(at + 1)));
     for two in order.chunks_exact_mut(2) {
         if cost(two[1] as usize) < cost(two[0] as usize) {
@@ -44,13 +44,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_dearest_of_all_is_never_chosen_and_the_cheapest_most() {
+    fn the_most_expensive_is_never_chosen_and_the_cheapest_most() {
         let mut random = Random::seeded(2);
         let mut seen = [0; 4];
         for _ in 0..10_000 {
             seen[choose(4, &mut random, |_| true, |at| at as f64).unwrap()] += 1;
         }
-        assert_eq!(seen[3], 0, "it loses against whomever it meets");
+        assert_eq!(seen[3], 0, "it loses every draw");
         assert!(seen[0] > 4_700 && seen[0] < 5_300, "it wins whenever it is drawn: {seen:?}");
     }
 }

@@ -3,19 +3,19 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// The longest cycle, except that every contender with a weight has at least one turn.
+/// Maximum length of the cycle, except that every contender with a weight has at least one turn.
 const TURNS_MAX: u64 = 16_384;
-/// Up to so many steps the exact order is made; beyond it an equally smooth one in less time.
+/// Maximum number of steps for the exact order; beyond it an equally smooth order is computed in less time.
 const STEPS_MAX: u64 = 1 << 22;
 
-/// Positions in the order in which contenders of these weights take turns.
+/// Returns positions in the order in which contenders of these weights take turns.
 pub(super) fn cycle(weights: &[u32]) -> Box<[u32]> {
     let turns = reduced(weights);
     let total: u64 = turns.iter().map(|&turns| u64::from(turns)).sum();
     if total * turns.len() as u64 <= STEPS_MAX { smooth(&turns, total) } else { by_deadline(&turns, total) }
 }
 
-/// Weights without their common divisor, scaled down if the cycle would be too long.
+/// Returns the weights without their common divisor, scaled down if the cycle would be too long.
 fn reduced(weights: &[u32]) -> Vec<u32> {
     let divisor = weights.iter().fold(0, |a, &b| gcd(a, b)).max(1);
     let total: u64 = weights.iter().map(|&weight| u64::from(weight / divisor)).sum();
@@ -35,7 +35,7 @@ fn smooth(turns: &[u32], total: u64) -> Box<[u32]> {
     let mut current = vec![0_i64; turns.len()];
     let step = |_| {
         current.iter_mut().zip(turns).for_each(|(current, &turns)| *current += i64::from(turns));
-        // The first of the largest, as nginx does.
+        // The first of the largest, as in nginx.
         let best = (0..turns.len()).max_by_key(|&at| (current[at], Reverse(at))).unwrap_or(0);
         current[best] -= total as i64;
         best as u32
@@ -43,7 +43,7 @@ fn smooth(turns: &[u32], total: u64) -> Box<[u32]> {
     (0..total).map(step).collect()
 }
 
-/// Each contender's k-th turn is due at (k + 1/2) / turns of the cycle; the earliest goes first.
+/// The k-th turn of a contender is due at (k + 1/2) / turns of the cycle; the earliest comes first.
 fn by_deadline(turns: &[u32], total: u64) -> Box<[u32]> {
     let due = |at: usize, k: u64| Reverse(((k * 2 + 1) * (1 << 40) / u64::from(turns[at]), at, k));
     let mut heap: BinaryHeap<_> = (0..turns.len()).filter(|&at| turns[at] > 0).map(|at| due(at, 0)).collect();

@@ -1,5 +1,5 @@
-//! What a sticky table needs from time to time: clients whose time is over leave it, and the clients of a server that has
-//! many more than another one are chosen for anew.
+//! Periodic work on a sticky table: it removes expired clients, and lets some clients of a server that has
+//! many more than another one be picked for again.
 
 use super::{Pool, Server};
 use crate::ServerId;
@@ -11,12 +11,12 @@ use crate::sticky::balance::{Rival, surplus};
 use crate::time::Time;
 use std::time::Duration;
 
-/// So often clients whose time is over are taken out.
+/// Interval at which expired clients are removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
-/// Nothing is rebalanced more often, whatever is asked for.
+/// Minimum interval of rebalancing, whatever the configuration.
 const REBALANCE_EVERY_MIN: Duration = Duration::from_millis(100);
 
-/// When the table is looked after next.
+/// Times of the next work on the table.
 #[derive(Debug)]
 pub(super) struct Upkeep {
     sweep: Time,
@@ -24,7 +24,7 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
-    /// What a new table needs, if there is one.
+    /// Schedules the work of a new table, if there is one.
     pub(super) fn plan(table: Option<&StickySpec>, now: Time) -> Self {
         let swept = table.is_some_and(|spec| spec.ttl.is_some());
         Self {
@@ -33,7 +33,7 @@ impl Upkeep {
         }
     }
 
-    /// When something is due.
+    /// Returns the time of the next work.
     pub(super) fn deadline(&self) -> Time {
         self.sweep.min(self.rebalance)
     }
@@ -44,8 +44,8 @@ fn next_rebalance(spec: &StickySpec, now: Time) -> Time {
 }
 
 impl Pool {
-    /// Does what is due to the sticky table, and says whom it sent away.
-    pub(super) fn look_after_sticky(&mut self, now: Time) -> Option<Event> {
+    /// Does the work that is due and reports the clients that it moved.
+    pub(super) fn maintain_sticky(&mut self, now: Time) -> Option<Event> {
         let sticky = self.live.sticky.as_ref().filter(|_| self.upkeep.deadline() <= now)?;
         if self.upkeep.sweep <= now {
             sticky.sweep(now);
@@ -59,7 +59,7 @@ impl Pool {
     }
 
     fn rebalance(&self, now: Time) -> Option<Event> {
-        // Who is chosen for by address, or in a fixed order, would only get the same server again.
+        // Policies by address or in a fixed order would only pick the same server again.
         if matches!(self.spec.policy, Policy::Hash | Policy::Maglev { .. } | Policy::First) {
             return None;
         }
@@ -67,11 +67,12 @@ impl Pool {
         let beyond = surplus(&self.rivals(&sticky.homes(now)))?;
         let clients = sticky.forget_some(beyond.server, beyond.clients);
         let server = self.server(beyond.server)?.spec.name.clone();
-        // They may all have made room for others just now.
+        // All of them may have been evicted just now.
         (clients > 0).then(|| Event::ClientsRebalanced { pool: self.spec.name.clone(), server, clients })
     }
 
-    /// The servers that clients without a history get, as [`crate::snapshot::Snapshot::first_choices`] has them.
+    /// Returns the servers that clients without a history get, as in
+    /// [`crate::snapshot::Snapshot::first_choices`].
     fn rivals(&self, homes: &[(ServerId, usize)]) -> Vec<Rival> {
         let is_open = |server: &&Server| server.admission() == Admission::Open;
         let counts = |server: &&Server| self.spec.failover == Failover::Never || is_open(server);
@@ -91,7 +92,8 @@ impl Pool {
         }
     }
 
-    /// In what proportion the policy gives it new clients. Turns have no weights, but a slow start counts everywhere.
+    /// Returns the share of new clients that the policy gives to a server. Round robin ignores weights, but a
+    /// slow start always counts.
     fn share_of_clients(&self, server: &Server) -> u32 {
         let share = self.share(server);
         if self.spec.policy == Policy::RoundRobin { share / server.spec.weight.max(1) } else { share }

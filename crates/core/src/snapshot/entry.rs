@@ -1,4 +1,4 @@
-//! A server as the planes see it, and what of servers and pools lives on across snapshots.
+//! A server as the planes see it, and the state of servers and pools that outlives a snapshot.
 
 use crate::ServerId;
 use crate::acl::{Access, Acl};
@@ -14,25 +14,25 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-/// What of a server lives on across snapshots and reloads.
+/// State of a server that outlives snapshots and reloads.
 #[derive(Debug)]
 pub struct ServerLive {
     /// Connections and flows now.
     pub occupancy: Occupancy,
-    /// Connections that wait for clients: they hold no places, and are made only where places are left.
+    /// Warm connections that wait for clients. They hold no slots, and are made only while slots are free.
     pub warm: Occupancy,
-    /// How fast it accepts.
+    /// Latency of connects and responses.
     pub latency: Latency,
-    /// What was counted.
+    /// Counters.
     pub counters: Sharded<ServerCounters>,
-    /// Some traffic failed of late, so the next success is worth a report.
+    /// Traffic failed recently, so the next success is reported.
     pub suspect: AtomicBool,
-    /// Which transports of DNS it refuses.
+    /// Transports of DNS that the server refuses.
     pub transports: Transports,
 }
 
 impl ServerLive {
-    /// Nothing seen yet.
+    /// Creates the state of a new server.
     #[must_use]
     pub fn new(workers: usize) -> Self {
         Self {
@@ -46,70 +46,70 @@ impl ServerLive {
     }
 }
 
-/// What of a pool lives on across snapshots.
+/// State of a pool that outlives snapshots.
 #[derive(Debug, Default)]
 pub struct PoolLive {
-    /// Numbers the choices, for policies that take turns.
+    /// Number of the next choice, for policies that take turns.
     pub turn: AtomicU64,
-    /// Which client had which server.
+    /// Servers of known clients.
     pub sticky: Option<Sticky>,
     /// Clients and requests that wait for a server.
     pub queued: Occupancy,
 }
 
-/// Whether a server gets clients.
+/// Clients that a server gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// Everybody.
+    /// All clients.
     Open,
-    /// Only clients that the sticky table names for it: it drains, or has the weight 0.
+    /// Only clients that the sticky table names for the server, because it drains or has the weight 0.
     KnownOnly(KnownOnly),
-    /// Clients that the sticky table names for it, and others only when no server is open for them: its first check has not
-    /// come back yet.
+    /// Clients that the sticky table names for the server, and others only if no server is open for them. Its
+    /// first check has not ended yet.
     Unchecked,
-    /// Only when nobody else is left: real traffic took it out, and why.
+    /// Only clients without another server: real traffic took the server out, with the reason.
     LastResort(Arc<str>),
-    /// Nobody, for a check found it down, and why.
+    /// No clients: a check found the server down, with the reason.
     Down(Arc<str>),
-    /// Nobody, for the operator took it out.
+    /// No clients: the operator took the server out.
     Maintenance,
 }
 
-/// Why a server gets no new clients.
+/// Reason why a server gets no new clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KnownOnly {
-    /// The operator drains it.
+    /// The operator drains the server.
     Drain,
-    /// Its weight is 0.
+    /// The weight is 0.
     Weight,
 }
 
 /// A server in a snapshot.
 #[derive(Debug)]
 pub struct Entry {
-    /// Its identity in the pool.
+    /// Identity in the pool.
     pub id: ServerId,
-    /// Its name.
+    /// Name.
     pub name: Arc<str>,
-    /// Stands for its name in cookies: the same in every instance and after every restart.
+    /// Token of the name in cookies: the same in every instance and after every restart.
     pub token: u64,
-    /// Where to connect to.
+    /// Address to connect to.
     pub target: Target,
-    /// How it is spoken to.
+    /// Protocol of the connections.
     pub dialect: Dialect,
-    /// Its tier.
+    /// Tier.
     pub tier: u8,
-    /// Its weight as configured.
+    /// Configured weight.
     pub weight: u32,
-    /// Its weight in [`policy::WEIGHT_UNIT`]s, a slow start considered.
+    /// Weight in [`policy::WEIGHT_UNIT`]s, with slow start.
     pub share: u32,
-    /// Its limits.
+    /// Limits.
     pub limits: Limits,
-    /// Its access list.
+    /// Access list.
     pub acl: Option<Arc<Acl>>,
-    /// Whether it gets clients.
+    /// Clients that the server gets.
     pub admission: Admission,
-    /// What lives on.
+    /// State that outlives the snapshot.
     pub live: Arc<ServerLive>,
 }
 
@@ -140,7 +140,7 @@ impl Entry {
         matches!(self.admission, Admission::Open | Admission::Unchecked | Admission::KnownOnly(_))
     }
 
-    /// Whether a client may have it that can have no other one.
+    /// Returns true for a client that can have no other server.
     pub(super) fn admits_chosen(&self) -> bool {
         matches!(self.admission, Admission::Open | Admission::Unchecked)
     }
@@ -149,7 +149,7 @@ impl Entry {
         self.acl.as_ref().is_none_or(|acl| acl.access(client) == Access::Permit)
     }
 
-    /// Returns the number of connections that may wait for clients here: all free permits but the last one.
+    /// Returns the number of warm connections that may wait for clients: all free permits but the last one.
     #[must_use]
     pub fn warm_max(&self) -> u32 {
         let taken = self.live.occupancy.active().saturating_add(1);

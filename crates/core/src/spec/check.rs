@@ -1,14 +1,14 @@
-//! How it is found out whether a server is well.
+//! Settings of health checks.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// How a failed connect, or an ICMP refusal, counts.
+/// Effect of a failed connect or an ICMP refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PassiveSpec {
-    /// So many failures in a row take a server out; 0 turns it off.
+    /// Number of consecutive failures that take a server out; 0 turns passive checks off.
     pub failures: u32,
-    /// For so long, or until a check finds it well.
+    /// Time for which it is out, unless a check passes earlier.
     pub down_for: Duration,
 }
 
@@ -21,24 +21,25 @@ impl Default for PassiveSpec {
 /// An active check.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CheckSpec {
-    /// What is asked.
+    /// Kind of the probe.
     pub kind: CheckKind,
-    /// How often.
+    /// Interval.
     pub every: Duration,
-    /// How long an answer may take.
+    /// Timeout of a response.
     pub timeout: Duration,
-    /// So many successes in a row bring a server up.
+    /// Number of consecutive successes that bring a server up.
     pub rise: u32,
-    /// So many failures in a row take it down.
+    /// Number of consecutive failures that take a server down.
     pub fall: u32,
-    /// The share of `every` by which each probe is moved at random, so that many instances do not ask at once.
+    /// Share of `every` by which each probe is shifted at random, so that many instances do not probe at
+    /// once.
     pub jitter: f64,
     /// Another port than the server's.
     pub port: Option<u16>,
 }
 
 impl CheckSpec {
-    /// A check of this kind with the defaults.
+    /// Creates a check of this kind with the defaults.
     #[must_use]
     pub fn new(kind: CheckKind) -> Self {
         Self {
@@ -53,21 +54,22 @@ impl CheckSpec {
     }
 }
 
-/// What a check asks.
+/// Kind of a probe.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CheckKind {
-    /// A connection that is accepted is enough.
+    /// A connect passes.
     Tcp,
-    /// A connection on which the response is as it should be, over TLS when `tls` is given. Without `begins` and `expect`
-    /// any response to what is sent is well, and where nothing is sent the connection (and the handshake) is enough.
+    /// The response on a connection passes if it is as expected; over TLS when `tls` is given. Without
+    /// `begins` and `expect` any response passes, and if nothing is sent, the connect (and the handshake)
+    /// passes.
     Stream {
         /// Bytes to send; nothing when empty.
         send: Vec<u8>,
         /// Bytes with which the response begins.
         begins: Option<Vec<u8>>,
-        /// A text that the response's first 64 KiB must have.
+        /// Text in the first 64 KiB of the response.
         expect: Option<Vec<u8>>,
-        /// Settings of TLS; `None` is a connection in the clear.
+        /// TLS settings; `None` for plaintext.
         tls: Option<CheckTls>,
     },
     /// An HTTP/1.1 request, over TLS when `tls` is given.
@@ -78,33 +80,34 @@ pub enum CheckKind {
         path: String,
         /// The Host header; the server's name or address when absent.
         host: Option<String>,
-        /// The statuses that mean well.
+        /// Statuses that pass.
         status: BTreeSet<u16>,
-        /// A text that the body's first 64 KiB must have.
+        /// Text in the first 64 KiB of the body.
         body: Option<String>,
-        /// Settings of TLS; `None` is a connection in the clear.
+        /// TLS settings; `None` for plaintext.
         tls: Option<CheckTls>,
     },
-    /// A question over UDP is answered.
+    /// A response to a query over UDP passes.
     Dns {
-        /// The name, as it is written.
+        /// Name in textual form.
         name: String,
         /// The type (RFC 1035, section 3.2.2).
         qtype: u16,
-        /// The code that the answer must have; `None` any.
+        /// Required RCODE of the response; `None` for any.
         rcode: Option<u8>,
     },
-    /// A datagram is sent; an answer that begins with `expect` is well. Without an expectation any answer is.
+    /// A datagram is sent, and a response that begins with `expect` passes. Without `expect` any response
+    /// passes.
     Udp {
         /// The datagram.
         send: Vec<u8>,
-        /// How the answer begins.
+        /// First bytes of the response.
         expect: Option<Vec<u8>>,
     },
 }
 
 impl CheckKind {
-    /// The word of the configuration.
+    /// Returns the name in the configuration.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -118,13 +121,13 @@ impl CheckKind {
     }
 }
 
-/// TLS of a check.
+/// TLS settings of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckTls {
-    /// The name that is sent and verified; the Host header's or the server's when absent.
+    /// Name that is sent and verified; that of the Host header or the server if absent.
     pub sni: Option<String>,
-    /// Whether any certificate will do.
+    /// Any certificate is accepted.
     pub insecure: bool,
-    /// The file with the authorities to trust; the system's when absent.
+    /// File of the trusted authorities; those of the system if absent.
     pub ca_file: Option<String>,
 }

@@ -1,42 +1,42 @@
-//! How a service understands DNS.
+//! DNS settings of a service.
 
 use crate::throttle::Rate;
 use crate::wire::dns::{REFUSED, SERVFAIL};
 use std::time::Duration;
 
-/// Settings of a service whose protocol is DNS.
+/// DNS settings of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsSpec {
-    /// How long a server may take to answer before another one is asked.
+    /// Time for a server to respond before another one is tried.
     pub query_timeout: Duration,
-    /// How many more servers are asked when one does not answer.
+    /// Number of further servers that are tried after a timeout.
     pub retries: u32,
-    /// What a client hears when none did.
+    /// Response to the client if no server responded.
     pub on_failure: OnFailure,
-    /// Response codes for which another server is asked.
+    /// RCODEs after which another server is tried.
     pub retry_on: RetryOn,
-    /// Questions under way at once. Split evenly between the workers.
+    /// Outstanding queries. Split evenly between the workers.
     pub outstanding_max: u32,
-    /// Sockets, each with a port of its own, that a worker has for a server.
+    /// Sockets of a worker for each server, each with its own port.
     pub sockets: u32,
-    /// Questions of one TCP connection under way at once; no more are read meanwhile.
+    /// Outstanding queries of one TCP connection; reading pauses at the limit.
     pub pipeline_max: u32,
-    /// Answers are kept.
+    /// Cache of responses.
     pub cache: Option<DnsCacheSpec>,
-    /// Servers are told of the client's network (RFC 7871).
+    /// Client subnets in queries to servers (RFC 7871).
     pub client_subnet: Option<ClientSubnetSpec>,
-    /// How many questions over UDP the clients of a network may ask.
+    /// Limit of the queries over UDP of a client network.
     pub rate_limit: Option<DnsRateSpec>,
 }
 
 impl DnsSpec {
-    /// The most sockets of a worker for a server.
+    /// Maximum number of sockets of a worker for a server.
     pub const SOCKETS_MAX: u32 = 64;
-    /// The most questions under way.
+    /// Maximum number of outstanding queries.
     pub const OUTSTANDING_MAX: u32 = 4_000_000;
-    /// The most questions of one connection under way.
+    /// Maximum number of outstanding queries of a connection.
     pub const PIPELINE_MAX: u32 = 4096;
-    /// The most other servers.
+    /// Maximum number of further servers.
     pub const RETRIES_MAX: u32 = 16;
 }
 
@@ -57,22 +57,22 @@ impl Default for DnsSpec {
     }
 }
 
-/// What a client hears when no server answered.
+/// Response to a client if no server responded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnFailure {
     /// SERVFAIL (RFC 1035, section 4.1.1).
     ServFail,
-    /// REFUSED: resolvers ask another server of the zone at once.
+    /// REFUSED: resolvers try another server of the zone at once.
     Refused,
-    /// Nothing; a TCP connection stays open.
+    /// None; a TCP connection stays open.
     Drop,
 }
 
 impl OnFailure {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 3] = [Self::ServFail, Self::Refused, Self::Drop];
 
-    /// The word of the configuration.
+    /// Returns the name in the configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -83,20 +83,20 @@ impl OnFailure {
     }
 }
 
-/// Response codes for which another server is asked, as if this one had not responded.
+/// RCODEs after which another server is tried, as if this one had not responded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryOn {
-    /// SERVFAIL: the server could not do it.
+    /// SERVFAIL: the server failed.
     pub servfail: bool,
-    /// REFUSED: the server will not do it.
+    /// REFUSED: the server refuses the query.
     pub refused: bool,
 }
 
 impl RetryOn {
-    /// No code: whatever a server responds is passed on.
+    /// No RCODE: every response is passed on.
     pub const NONE: Self = Self { servfail: false, refused: false };
 
-    /// Whether another server is asked after a response with this code.
+    /// Returns true if another server is tried after a response with this RCODE.
     #[must_use]
     pub const fn has(self, rcode: u8) -> bool {
         match rcode {
@@ -106,34 +106,34 @@ impl RetryOn {
         }
     }
 
-    /// The words of the configuration.
+    /// Returns the names in the configuration.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         let each = [("servfail", self.servfail), ("refused", self.refused)];
         each.into_iter().filter(|(_, is_wanted)| *is_wanted).map(|(name, _)| name)
     }
 }
 
-/// How answers are kept.
+/// Settings of the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsCacheSpec {
-    /// The most answers.
+    /// Maximum number of responses.
     pub entries: u32,
-    /// The most bytes that they take, all told.
+    /// Maximum number of bytes of all responses.
     pub bytes: u64,
-    /// No answer is kept longer, whatever its records say.
+    /// Maximum lifetime of a response.
     pub ttl_max: Duration,
-    /// That there is no such name or type is not believed longer (RFC 2308, section 5).
+    /// Maximum lifetime of a negative response (RFC 2308, section 5).
     pub negative_ttl_max: Duration,
-    /// That a server failed (SERVFAIL) is believed for so long (RFC 2308, section 7.1); zero not at all.
+    /// Lifetime of a failure (SERVFAIL; RFC 2308, section 7.1); zero caches none.
     pub failure_ttl: Duration,
-    /// When no server answers, answers that expired within this time are given (RFC 8767); zero none.
+    /// Time after its expiry in which a response is used if no server responds (RFC 8767); zero for none.
     pub stale: Duration,
 }
 
 impl DnsCacheSpec {
-    /// The most entries.
+    /// Maximum number of entries.
     pub const ENTRIES_MAX: u32 = 64_000_000;
-    /// The fewest bytes that make sense.
+    /// Minimum number of bytes.
     pub const BYTES_MIN: u64 = 64 << 10;
 }
 
@@ -150,7 +150,7 @@ impl Default for DnsCacheSpec {
     }
 }
 
-/// How much of a client's address servers are told (RFC 7871, section 11.1).
+/// Length of the client subnet in queries (RFC 7871, section 11.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientSubnetSpec {
     /// Bits of an IPv4 address.
@@ -165,23 +165,23 @@ impl Default for ClientSubnetSpec {
     }
 }
 
-/// How many questions over UDP a network may ask. Whoever really is there can still ask over TCP.
+/// Limit of the queries over UDP of a network. A genuine client can retry over TCP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsRateSpec {
     /// The rate.
     pub rate: Rate,
-    /// Bits of an IPv4 address that make a network.
+    /// Bits of an IPv4 address that identify a network.
     pub v4: u8,
-    /// Bits of an IPv6 address that do.
+    /// Bits of an IPv6 address that identify a network.
     pub v6: u8,
-    /// Each so-many-th question beyond the rate gets a truncated answer, the others none; 0 none.
+    /// Each n-th query beyond the rate gets a truncated response, and the others none; 0 for none at all.
     pub slip: u32,
-    /// How many networks are remembered.
+    /// Number of networks in the table.
     pub size: u32,
 }
 
 impl DnsRateSpec {
-    /// A rate with the defaults.
+    /// Creates a limit with this rate and the defaults.
     #[must_use]
     pub const fn new(rate: Rate) -> Self {
         Self { rate, v4: 24, v6: 56, slip: 2, size: 65_536 }

@@ -1,4 +1,4 @@
-//! HTTP as configured.
+//! HTTP settings of a service.
 
 use crate::acl::{Access, Acl};
 use crate::pace::MinRate;
@@ -7,38 +7,38 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How a service understands HTTP.
+/// HTTP settings of a service.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpSpec {
-    /// What a server is chosen for.
+    /// Unit of balancing.
     pub balance: Balance,
-    /// What servers are told of the client.
+    /// Information about the client for servers.
     pub forwarded: ForwardedSpec,
-    /// The limits of heads.
+    /// Limits of header sections.
     pub limits: HeadLimits,
-    /// How long the head of a request may take from its first byte.
+    /// Time for the header section of a request from its first byte.
     pub head_timeout: Duration,
-    /// How long a client may stay without a request.
+    /// Time for which a client connection may stay idle.
     pub keepalive_timeout: Duration,
-    /// How long a body, or the taking of an answer, may stand still.
+    /// Time for which a body may make no progress, in either direction.
     pub stall_timeout: Duration,
-    /// The rate below which a body is ended, if there is one.
+    /// Minimum rate of bodies, if there is one.
     pub min_rate: Option<MinRate>,
-    /// The requests that are given up when their client closes.
+    /// Requests that are given up when their client closes.
     pub abort_on_close: AbortOnClose,
-    /// How long a server may take to begin its answer.
+    /// Time for a server to begin its response.
     pub answer_timeout: Duration,
-    /// How often a request is sent again, to another server, when nothing came back.
+    /// Number of times that a request without any response is sent to another server.
     pub retries: u32,
-    /// Every request that no route names is sent to https instead.
+    /// Redirect of requests without a route to https.
     pub redirect: Option<RedirectSpec>,
-    /// Every request that no route names is answered by the service itself.
+    /// Local response to requests without a route.
     pub respond: Option<RespondSpec>,
-    /// The path at which the service itself tells whether it has servers.
+    /// Path of the local health response.
     pub health: Option<String>,
-    /// The field with the subject of the client's certificate.
+    /// Name of the header field with the subject of the client's certificate.
     pub subject_field: Option<String>,
-    /// Whether HTTP/2 is offered (by ALPN).
+    /// Use of HTTP/2 (by ALPN).
     pub http2: Http2,
 }
 
@@ -65,57 +65,57 @@ impl Default for HttpSpec {
 }
 
 impl HttpSpec {
-    /// Returns the time for which a body may be left alone before its progress is looked at.
+    /// Returns the time after which the progress of a body has to be measured.
     #[must_use]
     pub fn look_after(&self) -> Duration {
         self.min_rate.map_or(self.stall_timeout, |rate| rate.step().min(self.stall_timeout))
     }
 }
 
-/// Which requests are given up when their client closed its connection, or its side of it.
+/// Requests that are given up when their client closes its connection or its side of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AbortOnClose {
-    /// None: a client may end its side and still wait for its response.
+    /// None: a client may close its side and still wait for its response.
     Never,
-    /// Those that do no harm twice, or half (RFC 9110, section 9.2.2).
+    /// Requests that are safe to repeat or to break off (RFC 9110, section 9.2.2).
     Idempotent,
     /// All.
     Always,
 }
 
-/// What a server is chosen for.
+/// Unit of balancing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Balance {
     /// Each request.
     Request,
-    /// Each connection of a client: its requests stay with one server as long as that serves.
+    /// Each connection of a client: its requests stay with one server while that is usable.
     Connection,
 }
 
-/// Whether HTTP/2 is spoken with clients.
+/// Use of HTTP/2 with clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Http2 {
-    /// With those that offer it.
+    /// With clients that offer it.
     On,
-    /// With nobody.
+    /// Never.
     Off,
 }
 
-/// What servers are told of the client, and whom we believe.
+/// Information about the client in requests to servers, and trust in that of requests.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ForwardedSpec {
-    /// What becomes of what the request says already, when its sender is not trusted.
+    /// Treatment of the information in a request whose sender is not trusted.
     pub mode: ForwardedMode,
-    /// Proxies whose word counts; from them, everything is appended to.
+    /// Trusted proxies; their information is extended.
     pub trust: Option<Arc<Acl>>,
-    /// `X-Forwarded-For`, `-Proto`, `-Host` and `-Port` are written.
+    /// Writes `X-Forwarded-For`, `-Proto`, `-Host` and `-Port`.
     pub classic: bool,
-    /// `Forwarded` (RFC 7239) is written.
+    /// Writes `Forwarded` (RFC 7239).
     pub standard: bool,
 }
 
 impl ForwardedSpec {
-    /// Whether what `proxy` says is believed.
+    /// Returns true if `proxy` is trusted.
     #[must_use]
     pub fn trusts(&self, proxy: IpAddr) -> bool {
         self.trust.as_ref().is_some_and(|trust| trust.access(proxy) == Access::Permit)
@@ -128,18 +128,18 @@ impl Default for ForwardedSpec {
     }
 }
 
-/// What becomes of what a request says of where it comes from.
+/// Treatment of the forwarding information in a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardedMode {
-    /// Ours comes instead.
+    /// Replaced.
     Replace,
-    /// The client's address is added to the list; the rest is ours.
+    /// The client's address is appended to the list; the rest is replaced.
     Append,
-    /// It is taken away, and nothing is added.
+    /// Removed, and none is added.
     Off,
 }
 
-/// What the service itself answers to every request that no route names.
+/// Local response to every request without a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RespondSpec {
     /// The status, from 200 to 599.
@@ -151,15 +151,15 @@ pub struct RespondSpec {
 }
 
 impl RespondSpec {
-    /// The longest body.
+    /// Maximum size of the body.
     pub const BODY_BYTES_MAX: usize = 16 << 10;
 }
 
-/// Where requests are sent.
+/// Redirect of requests to https.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RedirectSpec {
     /// The status, such as 308.
     pub status: u16,
-    /// The port of https; 443 is left out.
+    /// Port of https; 443 is omitted.
     pub port: u16,
 }

@@ -1,22 +1,22 @@
-//! Choices of a pool for clients whose server fails or is full.
+//! Settings of a pool for clients whose server fails or is full.
 
 use std::time::Duration;
 
-/// The fate of the connections, requests and flows of a server that a check takes down.
+/// Treatment of the connections, requests and flows of a server that a check takes down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnDown {
-    /// They go on as long as they can.
+    /// All continue as long as they can.
     #[default]
     Keep,
-    /// They end at once.
+    /// All end at once.
     Close,
 }
 
 impl OnDown {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 2] = [Self::Keep, Self::Close];
 
-    /// The word of the configuration.
+    /// Returns the name in the configuration.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -26,27 +26,27 @@ impl OnDown {
     }
 }
 
-/// The queue of a pool, for clients of TCP and requests of HTTP.
+/// The queue of a pool, for TCP clients and HTTP requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueSpec {
-    /// Largest number that may wait at once.
+    /// Maximum number of waiting clients and requests.
     pub size: u32,
-    /// Longest time that each may wait.
+    /// Maximum time of waiting.
     pub timeout: Duration,
 }
 
 impl QueueSpec {
     /// The default.
     pub const DEFAULT: Self = Self { size: 1024, timeout: Duration::from_secs(5) };
-    /// The largest queue.
+    /// Maximum size of a queue.
     pub const SIZE_MAX: u32 = 1_000_000;
 }
 
-/// What becomes of a client whose server does not take it.
+/// Treatment of a client whose server does not take it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failover {
-    /// It gets the next one.
+    /// The client gets the next server.
     Next,
-    /// It gets none: whoever was chosen first, whatever its state, is the only one.
+    /// The client gets none: the first pick is the only one, in any state.
     Never,
 }

@@ -1,54 +1,54 @@
-//! TLS as configured: files by their paths. Reading them is the program's part.
+//! TLS settings, with the paths of files. The program reads the files.
 
 use std::time::Duration;
 
 /// A certificate with its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFiles {
-    /// PEM: the certificate, then those that lead to an authority.
+    /// PEM: the certificate, then its intermediates.
     pub chain: String,
     /// PEM: the private key; may be the same file.
     pub key: String,
     /// DER: an OCSP response to staple (RFC 6960).
     pub ocsp: Option<String>,
-    /// PEM: certificates from which the chain is completed, where it does not lead to an authority by itself.
+    /// PEM: certificates that complete the chain if it does not lead to an authority.
     pub issuers: Option<String>,
 }
 
-/// TLS with clients.
+/// TLS settings for clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSpec {
-    /// The first is for clients that name no host, or one that no certificate has.
+    /// The first is for clients that send no host name, or one without a certificate.
     pub certificates: Vec<CertificateFiles>,
     /// Directories of `name.crt` with `name.key`, and perhaps `name.ocsp` and `name.ca` (issuers).
     pub directories: Vec<String>,
     /// Certificates of clients.
     pub client: Option<ClientCertificates>,
-    /// The oldest version spoken.
+    /// Minimum version.
     pub oldest: TlsVersion,
-    /// Application protocols to agree on (RFC 7301), the preferred first.
+    /// Application protocols (RFC 7301), the preferred first.
     pub alpn: Vec<String>,
-    /// How long a handshake may take.
+    /// Time for a handshake.
     pub handshake_timeout: Duration,
-    /// How many handshakes may be under way at once; clients beyond that are closed.
+    /// Maximum number of concurrent handshakes; further clients are closed.
     pub handshakes_max: u32,
 }
 
-/// What is asked of clients.
+/// Certificates of clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertificates {
     /// PEM: the authorities; files, or directories of them.
     pub authorities: Vec<String>,
-    /// Whether a client without a certificate is let in.
+    /// Treatment of clients without a certificate.
     pub presence: Presence,
 }
 
-/// Whether a client has to show a certificate.
+/// Treatment of clients without a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// It has to.
+    /// Clients need a certificate.
     Required,
-    /// It may; one that it shows has to be valid.
+    /// Clients need none; a certificate that is sent has to be valid.
     Optional,
 }
 
@@ -61,24 +61,24 @@ pub enum TlsVersion {
     V13,
 }
 
-/// TLS with servers.
+/// TLS settings for servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTlsSpec {
-    /// The name to ask for and to verify; the server's own host name or address when absent.
+    /// Name that is sent and verified; the server's host name or address if absent.
     pub name: Option<String>,
-    /// PEM: the authorities to trust, a file or a directory; the system's when absent.
+    /// PEM: trusted authorities, a file or a directory; those of the system if absent.
     pub authorities: Option<String>,
-    /// Whether the server's certificate is verified.
+    /// Verification of the server's certificate.
     pub verification: Verification,
-    /// What we show to servers that ask.
+    /// Client certificate for servers that request one.
     pub certificate: Option<CertificateFiles>,
 }
 
-/// Whether a server's certificate has to be valid.
+/// Verification of a server's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verification {
-    /// It has to.
+    /// The certificate has to be valid.
     Full,
-    /// Anything will do: who stands between can read everything.
+    /// Any certificate is accepted, so an attacker in between can read everything.
     Off,
 }

@@ -1,39 +1,40 @@
-//! When the clients of a sticky table are spread too unevenly, and how many of them are to be chosen for anew. The rule is
-//! that of mname-balancer, with shares: between two servers there may be as many clients as there are servers.
+//! Detection of an uneven sticky table, and the number of clients to pick for again. The rule is that of
+//! mname-balancer, with shares: the numbers of clients of two servers may differ by the number of servers.
 
 use crate::ServerId;
 
 /// A server that gets clients now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rival {
-    /// Which.
+    /// Identity of the server.
     pub server: ServerId,
-    /// How many clients it is the home of.
+    /// Number of clients whose home it is.
     pub clients: usize,
-    /// How many of the clients it gets, in proportion to the others; not 0.
+    /// Share of the clients that it should get, in proportion to the others; not 0.
     pub share: u32,
-    /// It is not at its limit. One that is would not get those that another one has too many.
+    /// The server is below its limit. A full server could not take the surplus of another one.
     pub has_room: bool,
 }
 
-/// Clients that a server has too many.
+/// Clients beyond the share of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Surplus {
-    /// Which server.
+    /// Identity of the server.
     pub server: ServerId,
-    /// How many; not 0.
+    /// Number of clients; not 0.
     pub clients: usize,
 }
 
-/// What the fullest server has too many, if it has: where the most and the least clients differ by more than the number of
-/// servers, what is beyond that. A server with twice the average share may have twice the clients.
+/// Returns the surplus of the fullest server, if there is one. The largest and the smallest number of clients
+/// may differ by the number of servers; the rest is surplus. A server with twice the average share may have
+/// twice the clients.
 #[must_use]
 pub fn surplus(rivals: &[Rival]) -> Option<Surplus> {
     let count = rivals.len() as f64;
     let average = rivals.iter().map(|rival| f64::from(rival.share)).sum::<f64>() / count;
     let parts = |rival: &Rival| f64::from(rival.share) / average;
     let filled = |rival: &Rival| rival.clients as f64 / parts(rival);
-    // Of equals the first one, so that a life can be replayed.
+    // The first of equal ones, so that a simulation can be replayed.
     let fullest = rivals.iter().rev().max_by(|a, b| filled(a).total_cmp(&filled(b)))?;
     let least = rivals.iter().filter(|rival| rival.has_room).map(filled).min_by(f64::total_cmp)?;
     let beyond = (filled(fullest) - least - count) * parts(fullest);
@@ -44,7 +45,7 @@ pub fn surplus(rivals: &[Rival]) -> Option<Surplus> {
 mod tests {
     use super::*;
 
-    /// `clients` or `clients*share`, `!` behind for a server that is full; the server and what it has too many.
+    /// `clients` or `clients*share`, with `!` for a full server; the expected server and its surplus.
     #[track_caller]
     fn check(servers: &str, expected: Option<(u32, usize)>) {
         let rival = |(at, word): (usize, &str)| {
@@ -89,12 +90,12 @@ mod tests {
         check("300*100 100", Some((1, 96)));
         check("300*100 3", None);
         check("160*16 10*1", None);
-        // A newcomer that starts slowly is not yet due its full share.
+        // A new server in slow start does not get its full share yet.
         check("160*256 0*16", Some((0, 156)));
     }
 
     #[test]
-    fn nobody_is_sent_away_for_a_server_that_is_full() {
+    fn no_client_is_moved_for_a_full_server() {
         check("100 0!", None);
         check("100! 0", Some((0, 98)));
         check("100 0! 50", Some((0, 47)));

@@ -1,5 +1,5 @@
-//! A part of a sticky table: its clients in the order in which they were seen, and how many of them each server is the home
-//! of, kept up so that nobody has to count.
+//! A part of a sticky table: its clients in the order in which they were seen, and the number of clients of
+//! each home, which is kept up to date.
 
 use super::Seat;
 use crate::ServerId;
@@ -8,7 +8,7 @@ use crate::time::Time;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// The part of a table.
+/// A part of a table.
 #[derive(Debug)]
 pub(super) struct Shard {
     clients: Lru<IpAddr, Seat>,
@@ -17,32 +17,33 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// Nobody, with room for `capacity` clients.
+    /// Creates an empty shard for `capacity` clients.
     pub(super) fn new(capacity: usize, key: u64) -> Self {
         Self { clients: Lru::new(capacity, key), homes: BTreeMap::new() }
     }
 
-    /// How many clients there are.
+    /// Returns the number of clients.
     pub(super) fn len(&self) -> usize {
         self.clients.len()
     }
 
-    /// A client's seat, and when it was seen.
+    /// Returns the seat of a client and the time at which it was seen.
     pub(super) fn seat(&self, client: IpAddr) -> Option<(Seat, Time)> {
         self.clients.peek(&client).map(|(seat, seen)| (*seat, seen))
     }
 
-    /// A client was seen and has this seat now. The least recently seen makes room for a new one.
+    /// Records that a client was seen and has this seat. A new client evicts the least recently seen one from
+    /// a full shard.
     pub(super) fn put(&mut self, client: IpAddr, seat: Seat, now: Time) {
         let replaced = self.clients.insert(client, seat, now).map(|(_, before)| before.home);
-        // Mostly a client comes back to where it was.
+        // Most clients come back to the same home.
         if replaced != Some(seat.home) {
             replaced.into_iter().for_each(|home| self.leave(home));
             *self.homes.entry(seat.home).or_default() += 1;
         }
     }
 
-    /// Forgets who belongs to a server, and that others are with it meanwhile.
+    /// Forgets the clients of a server, and that other clients use it meanwhile.
     pub(super) fn forget_server(&mut self, server: ServerId) {
         let concerned = |seat: &Seat| seat.home == server || seat.meanwhile == Some(server);
         let concerned: Vec<(IpAddr, Seat, Time)> =
@@ -56,7 +57,7 @@ impl Shard {
         }
     }
 
-    /// Forgets up to `count` clients of a server, the least recently seen first; how many these were.
+    /// Forgets up to `count` clients of a server, the least recently seen first, and returns their number.
     pub(super) fn forget_oldest(&mut self, home: ServerId, count: usize) -> usize {
         let of_home = self.clients.iter_oldest().filter(|(_, seat, _)| seat.home == home);
         let oldest: Vec<IpAddr> = of_home.take(count).map(|(client, ..)| *client).collect();
@@ -64,7 +65,7 @@ impl Shard {
         oldest.len()
     }
 
-    /// Takes out the least recently seen while their time is over, at most `max`; how many these were.
+    /// Removes at most `max` expired clients, the least recently seen first, and returns their number.
     pub(super) fn sweep(&mut self, max: usize, is_over: impl Fn(Time) -> bool) -> usize {
         let over = |shard: &Self| shard.clients.oldest().filter(|&(_, seen)| is_over(seen));
         let mut swept = 0;
@@ -77,17 +78,17 @@ impl Shard {
         swept
     }
 
-    /// How many clients a server is the home of.
+    /// Returns the number of clients whose home is a server.
     pub(super) fn clients_of(&self, home: ServerId) -> usize {
         self.homes.get(&home).copied().unwrap_or_default()
     }
 
-    /// The servers that are homes, and of how many clients.
+    /// Returns the homes with the number of their clients.
     pub(super) fn homes(&self) -> impl Iterator<Item = (ServerId, usize)> {
         self.homes.iter().map(|(home, clients)| (*home, *clients))
     }
 
-    /// Every client with its seat and when it was seen, the newest first.
+    /// Returns every client with its seat and the time at which it was seen, the newest first.
     pub(super) fn clients(&self) -> impl Iterator<Item = (IpAddr, Seat, Time)> {
         self.clients.iter().map(|(client, seat, seen)| (*client, *seat, seen))
     }
@@ -106,12 +107,12 @@ impl Shard {
         }
     }
 
-    /// Panics unless the counts are those of the clients, and nobody is away from home without failback.
+    /// Panics unless the counts are right and no client is away from its home without failback.
     pub(super) fn check_invariants(&self, failback: bool) {
         self.clients.check_invariants();
         let mut homes: BTreeMap<ServerId, usize> = BTreeMap::new();
         for (_, seat, _) in self.clients() {
-            assert_ne!(seat.meanwhile, Some(seat.home), "elsewhere is not at home");
+            assert_ne!(seat.meanwhile, Some(seat.home), "meanwhile is another server than home");
             assert!(failback || seat.meanwhile.is_none());
             *homes.entry(seat.home).or_default() += 1;
         }

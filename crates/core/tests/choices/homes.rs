@@ -1,4 +1,4 @@
-//! Stories of clients that have a home: who goes where while it is out, and how the clients of a pool are kept even.
+//! Scenarios of clients that have a home: their servers while it is out, and the balance between homes.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn homes(spec: &mut PoolSpec) {
 }
 
 #[test]
-fn a_client_goes_back_when_its_home_returns() {
+fn a_client_returns_to_its_home() {
     let mut story = Story::new("a b c", homes);
     assert_eq!(story.picks([1, 2, 3]), "a b c");
     story.refused("a");
@@ -32,7 +32,7 @@ fn a_client_goes_back_when_its_home_returns() {
 }
 
 #[test]
-fn without_failback_a_client_stays_where_it_went() {
+fn without_failback_a_client_keeps_its_new_server() {
     let mut story = Story::new("a b", sticky);
     assert_eq!(story.picks([1, 2]), "a b");
     story.refused("a");
@@ -42,7 +42,7 @@ fn without_failback_a_client_stays_where_it_went() {
 }
 
 #[test]
-fn a_home_that_left_is_chosen_anew() {
+fn a_removed_home_is_replaced() {
     let mut story = Story::new("a b", homes);
     assert_eq!(story.picks([1, 2]), "a b");
     story.refused("a");
@@ -56,12 +56,12 @@ fn a_home_that_left_is_chosen_anew() {
         (picked, story.homes())
     };
     assert_eq!(reload("b"), ("b b".into(), "b=2".into()));
-    assert_eq!(reload("a b"), ("b b".into(), "b=2".into()), "a newcomer by an old name is nobody's home");
+    assert_eq!(reload("a b"), ("b b".into(), "b=2".into()), "a new server with an old name is no home");
     assert_eq!(reload("a"), ("a a".into(), "a=2".into()));
 }
 
 #[test]
-fn the_one_that_a_client_has_meanwhile_may_leave_too() {
+fn the_substitute_of_a_client_may_be_removed_too() {
     let mut story = Story::new("a b c", homes);
     assert_eq!(story.picks([1]), "a");
     story.state("a", AdminState::Maintenance);
@@ -100,11 +100,11 @@ fn without_failover_a_client_waits_for_its_home() {
 }
 
 #[test]
-fn the_surplus_of_the_fullest_is_chosen_anew() {
+fn the_surplus_of_the_fullest_is_rebalanced() {
     let mut story = Story::new("a b", homes);
     story.state("b", AdminState::Maintenance);
     story.picks(1..=20);
-    assert_eq!(story.wait(15), [], "there is nobody else to have them");
+    assert_eq!(story.wait(15), [], "there is no other server for them");
     story.state("b", AdminState::Ready);
     assert_eq!(story.wait(14), [], "not before its time");
     assert_eq!(story.pool.deadline(), story.now + Duration::from_secs(1));
@@ -114,12 +114,12 @@ fn the_surplus_of_the_fullest_is_chosen_anew() {
     story.picks(1..=20);
     assert_eq!(story.homes(), "a=11 b=9");
     assert_eq!((story.wait(15), story.homes()), (vec![], "a=11 b=9".into()));
-    // One is out again: nobody moves for its sake, neither to it nor from it.
+    // One is out again: no client moves because of it, neither to it nor from it.
     story.refused("b");
     assert_eq!((story.picks(1..=20).contains('b'), story.homes()), (false, "a=11 b=9".into()));
     story.picks(21..=40);
     assert_eq!((story.wait(15), story.homes()), (vec![], "a=31 b=9".into()));
-    // The clients of b have a place of their own when it returns, so only the new ones of a are too many.
+    // The clients of b have a slot when it returns, so only the new ones of a are surplus.
     let events: Vec<Event> = (0..2).flat_map(|_| story.wait(15)).collect();
     let names: Vec<&str> = events.iter().map(Event::name).collect();
     assert_eq!((names, story.homes()), (vec!["server_up", "clients_rebalanced"], "a=11 b=9".into()));
@@ -131,7 +131,7 @@ fn only_servers_that_get_new_clients_are_compared() {
     story.state("d", AdminState::Drain);
     story.picks(1..=40);
     assert_eq!((story.wait(15), story.homes()), (vec![], "a=20 b=20".into()));
-    // Nor does the clients' number matter where their address says who gets them.
+    // Nor does the number of clients matter where the address decides.
     for policy in [Policy::Hash, Policy::Maglev { table: 251 }, Policy::First] {
         let mut story = Story::new("a b", |spec| {
             homes(spec);
@@ -152,7 +152,7 @@ fn weights_and_slow_starts_count_where_clients_are_rebalanced() {
     });
     story.picks(1..=40);
     assert_eq!((story.wait(15), story.homes()), (vec![], "a=30 b=10".into()));
-    // A newcomer that has a sixteenth of its share is to have a sixteenth of the clients, whatever the policy.
+    // A new server that has a sixteenth of its share should have a sixteenth of the clients under any policy.
     for policy in [Policy::RoundRobin, Policy::Weighted, Policy::LeastConn] {
         let after = |slow_start| {
             let mut story = Story::new("a*3 b*3", |spec| {
@@ -173,14 +173,14 @@ fn weights_and_slow_starts_count_where_clients_are_rebalanced() {
 }
 
 #[test]
-fn who_was_not_seen_for_long_does_not_count() {
+fn expired_clients_do_not_count() {
     let mut story = Story::new("a b", homes);
     story.state("b", AdminState::Maintenance);
     story.picks(1..=40);
     story.state("b", AdminState::Ready);
     assert_eq!(story.pool.remembered(), Some(40));
     assert_eq!((story.wait(300), story.pool.remembered()), (vec![], Some(0)));
-    // Also where nothing is rebalanced the table is swept.
+    // The table is swept even if nothing is rebalanced.
     let mut story = Story::new("a b", |spec| {
         homes(spec);
         spec.sticky.as_mut().unwrap().rebalance = None;

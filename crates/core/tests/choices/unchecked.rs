@@ -1,4 +1,5 @@
-//! Servers whose first check has not come back: they are used where no other server is there, and that check decides.
+//! Servers whose first check has not ended: they are used where there is no other server, and that check
+//! decides.
 
 use super::{Story, targets};
 use evener_core::Endpoint;
@@ -14,7 +15,7 @@ fn checked(spec: &mut PoolSpec) {
 }
 
 impl Story {
-    /// A check comes back; the name of the event that the pool makes of it.
+    /// Records the result of a check and returns the name of the pool's event.
     fn probed(&mut self, name: &str, seen: Probe) -> &'static str {
         let id = self.id(name);
         let event = self.pool.on_probe(self.now, id, seen);

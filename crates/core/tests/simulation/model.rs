@@ -1,5 +1,5 @@
-//! What the sticky table must say, told in the simplest way: a plain map, with the rules applied by looking at everything.
-//! It is never full here.
+//! Expected content of the sticky table, in the simplest form: a plain map, with the rules applied by
+//! iteration over everything. It is never full here.
 
 use evener_core::event::Event;
 use evener_core::limits::Known;
@@ -10,21 +10,21 @@ use evener_core::{ServerId, Time, acl::Access};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// Where a client belongs, whom it has meanwhile, and when it was seen.
+/// Home of a client, its substitute, and the time at which it was seen.
 type Seat = (ServerId, Option<ServerId>, Time);
 
-/// The table, and what happened to its clients.
+/// The table, and the history of its clients.
 pub(crate) struct Model {
     spec: Option<StickySpec>,
     clients: BTreeMap<IpAddr, Seat>,
     rebalance_due: Time,
-    /// How many clients were chosen for anew.
+    /// Number of clients that were picked for again.
     pub(crate) rebalanced: usize,
-    /// How often a client went back to its home.
+    /// Number of times that a client returned to its home.
     pub(crate) returned: usize,
 }
 
-/// A server as a client that asks finds it: the place that was just taken is not counted.
+/// A server as a client sees it: the slot that was just taken is not counted.
 struct Asking<'a> {
     snapshot: &'a Snapshot,
     client: IpAddr,
@@ -39,7 +39,7 @@ impl Asking<'_> {
         permits && server.live.occupancy.active() - taken < server.limits.bound(known)
     }
 
-    /// Whether the client may go to a server that it had.
+    /// Returns true if the client may return to a server that it had.
     fn may_return_to(&self, id: ServerId) -> bool {
         let Some(server) = self.snapshot.servers().iter().find(|server| server.id == id) else {
             return false;
@@ -55,7 +55,7 @@ impl Asking<'_> {
 }
 
 impl Model {
-    /// Nobody.
+    /// Creates an empty table.
     pub(crate) fn new(spec: Option<&StickySpec>, now: Time) -> Self {
         let (clients, rebalance_due) = (BTreeMap::new(), Time::NEVER);
         let mut model = Self { spec: None, clients, rebalance_due, rebalanced: 0, returned: 0 };
@@ -71,7 +71,7 @@ impl Model {
         self.spec.as_ref().and_then(|spec| spec.ttl).is_none_or(|ttl| now.since(seen) < ttl)
     }
 
-    /// Home when it can be had, else whom it has meanwhile, else somebody new.
+    /// Checks that the client has its home if possible, else its substitute, else a new server.
     pub(crate) fn check_choice(
         &self,
         snapshot: &Snapshot,
@@ -92,7 +92,7 @@ impl Model {
         );
     }
 
-    /// A client is with a server now.
+    /// Records that a client is with a server now.
     pub(crate) fn remember(&mut self, snapshot: &Snapshot, client: IpAddr, server: ServerId, now: Time) {
         let Some(spec) = &self.spec else { return };
         let failback = spec.failback;
@@ -110,7 +110,7 @@ impl Model {
         self.clients.insert(client, seat);
     }
 
-    /// Another configuration; `stays` says who is still there.
+    /// Applies another configuration; `stays` returns true for servers that remain.
     pub(crate) fn reload(&mut self, spec: Option<&StickySpec>, stays: impl Fn(ServerId) -> bool, now: Time) {
         let alive: BTreeMap<IpAddr, Seat> =
             self.clients.iter().filter(|(_, seat)| self.is_alive(seat, now)).map(|(c, s)| (*c, *s)).collect();
@@ -127,9 +127,9 @@ impl Model {
         self.spec = spec.cloned();
     }
 
-    /// Time passed, and this is what the pool said of it.
+    /// Checks the events of the pool after time has passed.
     pub(crate) fn on_time(&mut self, pool: &Pool, snapshot: &Snapshot, events: &[Event], now: Time) {
-        let said = events.iter().find_map(|event| match event {
+        let rebalanced = events.iter().find_map(|event| match event {
             Event::ClientsRebalanced { server, clients, .. } => Some((server, *clients)),
             _ => None,
         });
@@ -138,15 +138,15 @@ impl Model {
             let every = self.spec.as_ref().and_then(|spec| spec.rebalance);
             self.rebalance_due = every.map_or(Time::NEVER, |every| now + every);
         }
-        assert!(due || said.is_none(), "nothing is rebalanced before its time");
-        self.check_balance(pool, snapshot, said.map_or(0, |(_, clients)| clients), due, now);
-        if let Some((name, clients)) = said {
+        assert!(due || rebalanced.is_none(), "nothing is rebalanced before its time");
+        self.check_balance(pool, snapshot, rebalanced.map_or(0, |(_, clients)| clients), due, now);
+        if let Some((name, clients)) = rebalanced {
             let server = pool.servers().iter().find(|server| server.spec.name == *name);
             self.forget(pool, server.expect("it is of the pool").id, clients, now);
         }
     }
 
-    /// Where each server is to have as many clients, the rule is plain.
+    /// Checks the balance where each server should have the same number of clients.
     fn check_balance(&self, pool: &Pool, snapshot: &Snapshot, clients: usize, due: bool, now: Time) {
         let even = pool.spec().policy == Policy::RoundRobin && pool.spec().slow_start.is_none();
         let has_room = |server: &Entry| server.live.occupancy.active() < server.limits.bound(Known::No);
@@ -162,21 +162,21 @@ impl Model {
         assert_eq!(clients, difference.saturating_sub(servers.len()), "{:?}", counts().collect::<Vec<_>>());
     }
 
-    /// The clients of a server that are not in the table any more are the ones that were seen the longest ago.
+    /// Checks that the clients of a server that left the table are those that were seen the longest ago.
     fn forget(&mut self, pool: &Pool, home: ServerId, clients: usize, now: Time) {
         let sticky = pool.sticky().expect("a table was rebalanced");
         let of_home = self.clients.iter().filter(|(_, seat)| seat.0 == home && self.is_alive(seat, now));
-        let (kept, gone): (Vec<_>, Vec<_>) = of_home
+        let (remaining, gone): (Vec<_>, Vec<_>) = of_home
             .map(|(client, seat)| (*client, seat.2))
             .partition(|(c, _)| sticky.lookup(*c, now).is_some());
-        assert_eq!(gone.len(), clients, "as many were forgotten as was said");
+        assert_eq!(gone.len(), clients, "as many were forgotten as were reported");
         let newest_gone = gone.iter().map(|(_, seen)| *seen).max();
-        assert!(kept.iter().all(|(_, seen)| Some(*seen) >= newest_gone), "who was seen of late stays");
+        assert!(remaining.iter().all(|(_, seen)| Some(*seen) >= newest_gone), "recently seen clients stay");
         self.clients.retain(|client, _| !gone.iter().any(|(forgotten, _)| forgotten == client));
         self.rebalanced += gone.len();
     }
 
-    /// Table and model say the same.
+    /// Checks that the table equals the model.
     pub(crate) fn check(&self, pool: &Pool, now: Time) {
         assert_eq!(self.spec.is_some(), pool.sticky().is_some());
         let Some(sticky) = pool.sticky() else { return };

@@ -384,7 +384,7 @@ fn each_mistake_at_the_edge_has_its_message() {
     );
     check(
         "routes = { { sni = \"a b\", pool = pool \"p\" { \"10.0.0.1:1\" } } }",
-        "routes: `a b` is no host name",
+        "routes: `a b` is not a host name",
     );
     check("protocol = \"udp\", tls = \"x.pem\"", "a udp service has no TLS");
     for denied in ["\"reject\"", "\"tarpit\"", "{ tarpit = \"1s\" }"] {
@@ -409,7 +409,7 @@ fn each_mistake_at_the_edge_has_its_message() {
         "clients' certificates are verified",
     );
     check("tls = { certificate = \"a.crt\", min_version = \"1.1\" }", "`1.1` is not spoken: 1.2 or 1.3");
-    check("per_client = { connection_rate = \"20\" }", "`20` is no rate: write 20/s, 100/m or 1000/h");
+    check("per_client = { connection_rate = \"20\" }", "`20` is not a rate: write 20/s, 100/m or 1000/h");
     check("per_client = {}", "`per_client` limits nothing");
     check("deny = country \"SE\"", "a country needs a database");
     check("deny = prefixes \"/nonexistent\"", "/nonexistent cannot be read");

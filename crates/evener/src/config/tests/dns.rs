@@ -136,7 +136,7 @@ fn each_mistake_of_a_dns_service_has_its_message() {
     check("dns = { cache = { stale = 5 } }", "cache: `stale` is the number 5, not a duration such as");
     check("dns = { client_subnet = 24 }", "`client_subnet` is the number 24, not true or");
     check("dns = { client_subnet = { v4 = 33 } }", "client_subnet: `v4` is the number 33");
-    check("dns = { rate_limit = \"20\" }", "`20` is no rate");
+    check("dns = { rate_limit = \"20\" }", "`20` is not a rate");
     check("dns = { rate_limit = 20 }", "`rate_limit` is the number 20, not \"20/s\" or");
     check("dns = { rate_limit = { v4 = 24 } }", "`rate_limit` limits nothing");
     check("idle_timeout = false", "a dns service needs an idle_timeout");

@@ -211,6 +211,6 @@ fn an_interface_that_is_not_there_is_a_problem() {
         }
     };
     check("[fe80::1%none-such]:80", "this machine has no interface `none-such`");
-    check("[fe80::1]:80", "says of no interface");
+    check("[fe80::1]:80", "without an interface");
     check("[2001:db8::1%lo]:80", "only a link-local address");
 }
