@@ -19,7 +19,7 @@ const FAST: &[&str] = &[
     "the_one_liner_gives_each_client_a_flow",
     "one_server_connection_serves_many_requests_of_many_clients",
     "routes_go_by_host_and_by_the_longest_path",
-    "answers_come_back_under_the_id_and_in_the_spelling_of_the_question",
+    "many_clients_with_one_id",
     "a_tcp_service_ends_tls_of_both_versions",
     "an_http_check_follows_status_and_body_by_rise_and_fall",
     "a_reload_keeps_connections_counters_verdicts_and_listeners",
@@ -49,7 +49,7 @@ pub(crate) fn run(tier: Tier, filters: &[String]) -> anyhow::Result<()> {
         packages::install(false)?;
     }
     let (end_to_end, others): (Vec<Binary>, Vec<Binary>) =
-        binaries::build()?.into_iter().partition(|binary| binary.target == "e2e");
+        binaries::build()?.into_iter().partition(Binary::is_end_to_end);
     let [end_to_end] = &end_to_end[..] else { bail!("there are {} end-to-end binaries", end_to_end.len()) };
     let runs = runs(tier, filters, &end_to_end.list()?)?;
     let mut report = Report::default();
@@ -133,10 +133,10 @@ impl Report {
         first: &Outcome,
         run: impl Fn(&str) -> anyhow::Result<Outcome>,
     ) -> anyhow::Result<()> {
-        for test in &first.failed {
-            let has_passed = first.failed.len() <= SECOND_TRIES_MAX && {
+        for test in first.failed() {
+            let has_passed = first.failed().len() <= SECOND_TRIES_MAX && {
                 println!("\nsecond try, alone: {test}");
-                run(test)?.passed == 1
+                run(test)?.is_one_success()
             };
             let list = if has_passed { &mut self.second_tries } else { &mut self.failed };
             list.push(format!("{test} ({part})"));
@@ -193,17 +193,16 @@ mod tests {
 
     #[test]
     fn only_a_test_that_fails_twice_fails_the_run() {
-        let failed = |tests: &[String]| Outcome { passed: 9, failed: tests.to_vec() };
         let second = |test: &str| match test {
-            "unsteady" => Ok(Outcome { passed: 1, failed: vec![] }),
+            "unsteady" => Ok(Outcome::new(1, &[])),
             "crash" => bail!("the test binary was ended by a signal"),
             // A name that matches nothing runs no test, and proves nothing.
             "lost" => Ok(Outcome::default()),
-            test => Ok(Outcome { passed: 0, failed: names([test]) }),
+            test => Ok(Outcome::new(0, &[test])),
         };
         let check = |tests: &[&str], expected: &str| {
             let mut report = Report::default();
-            let result = report.try_again("x", &failed(&names(tests)), second);
+            let result = report.try_again("x", &Outcome::new(9, tests), second);
             let verdict = result.and_then(|()| report.verdict());
             assert_eq!(
                 verdict.map_or_else(|error| error.to_string(), |()| report.second_tries.join(", ")),

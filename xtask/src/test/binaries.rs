@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 /// Time for the output of a binary that has ended to be read. Whatever a test left running can hold the pipe open longer.
 const REST_OF_OUTPUT: Duration = Duration::from_secs(5);
 /// Time between two looks whether a silent binary is still running.
-const LOOK_AFTER_CHILD: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A test binary.
 #[derive(Debug)]
 pub(super) struct Binary {
     /// Name of cargo's target, such as `e2e`
-    pub(super) target: String,
+    target: String,
     executable: PathBuf,
     /// Directory of its package, where tests run
     directory: PathBuf,
@@ -73,6 +73,11 @@ impl Binary {
         let mut command = Command::new(&self.executable);
         command.current_dir(&self.directory).env("CARGO_MANIFEST_DIR", &self.directory);
         command
+    }
+
+    /// Returns whether this is the binary of the end-to-end tests.
+    pub(super) fn is_end_to_end(&self) -> bool {
+        self.target == "e2e"
     }
 
     /// The names of all its tests.
@@ -135,8 +140,7 @@ fn wait(child: &mut Child, output: &Receiver<Vec<u8>>) -> anyhow::Result<String>
         if until.is_none() && child.try_wait()?.is_some() {
             until = Some(Instant::now() + REST_OF_OUTPUT);
         }
-        let patience =
-            until.map_or(LOOK_AFTER_CHILD, |until| until.saturating_duration_since(Instant::now()));
+        let patience = until.map_or(POLL_INTERVAL, |until| until.saturating_duration_since(Instant::now()));
         match output.recv_timeout(patience) {
             Ok(part) if !patience.is_zero() => text.extend(part),
             Err(RecvTimeoutError::Timeout) if until.is_none() => {}

@@ -8,9 +8,25 @@ const FAILED: i32 = 101;
 /// Result of a test binary that ran to its end.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(super) struct Outcome {
-    pub(super) passed: usize,
-    /// Names of the tests that failed
-    pub(super) failed: Vec<String>,
+    passed: usize,
+    failed: Vec<String>,
+}
+
+impl Outcome {
+    #[cfg(test)]
+    pub(super) fn new(passed: usize, failed: &[&str]) -> Self {
+        Self { passed, failed: failed.iter().map(|name| (*name).to_owned()).collect() }
+    }
+
+    /// The names of the tests that failed.
+    pub(super) fn failed(&self) -> &[String] {
+        &self.failed
+    }
+
+    /// Returns whether one test ran, and passed.
+    pub(super) fn is_one_success(&self) -> bool {
+        self.passed == 1 && self.failed.is_empty()
+    }
 }
 
 /// Parses the output of a test binary. `code` is its exit code, if it was not ended by a signal.
@@ -85,15 +101,10 @@ failures:
 test result: FAILED. 2 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 3.00s
 ";
 
-    /// What is understood of an output: how many passed and who failed, or a part of the error.
+    /// Expects a number of passed tests and the names of the failed ones, or a part of the error.
     fn check(output: &str, code: Option<i32>, expected: Result<(usize, &[&str]), &str>) {
         match (parse(output, code), expected) {
-            (Ok(outcome), Ok((passed, failed))) => {
-                assert_eq!(
-                    (outcome.passed, &outcome.failed[..]),
-                    (passed, &failed.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()[..])
-                );
-            }
+            (Ok(outcome), Ok((passed, failed))) => assert_eq!(outcome, Outcome::new(passed, failed)),
             (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
             (outcome, expected) => panic!("{outcome:?} instead of {expected:?}"),
         }
