@@ -1,6 +1,7 @@
-//! Developer commands: `cargo xtask setup | test | bench | tidy`.
+//! Developer commands: `cargo xtask setup | test | fuzz | bench | tidy`.
 
 mod bench;
+mod fuzz;
 mod packages;
 mod shell;
 mod test;
@@ -33,6 +34,8 @@ enum Command {
         /// Only tests whose names contain one of these
         filters: Vec<String>,
     },
+    /// Run the fuzz targets over their inputs and over what is found from there
+    Fuzz(fuzz::Options),
     /// Measure against pen, haproxy, nginx and dnsdist, and print the table of norms and ratios
     Bench(bench::Options),
     /// Check the rules of style that a machine can check
@@ -43,6 +46,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Setup { bench } => packages::install(bench),
         Command::Test { fast, filters } => test::run(if fast { Tier::Fast } else { Tier::Whole }, &filters),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Tidy(options) => tidy::run(&options),
     }
