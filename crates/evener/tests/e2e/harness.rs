@@ -9,16 +9,19 @@ pub(crate) mod namespaces;
 pub(crate) mod origin;
 pub(crate) mod peers;
 pub(crate) mod pen;
+mod ports;
+
+pub(crate) use ports::{Reservation, reserved_port};
 
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Whatever a test waits for comes within this, or the test fails.
@@ -36,19 +39,6 @@ pub(crate) fn wait_until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) ->
         assert!(Instant::now() < until, "not within {DEADLINE:?}: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// A port below those that the system gives to clients, free for TCP and UDP.
-pub(crate) fn free_port() -> u16 {
-    // Far from where another run of the tests, with a neighbouring pid, looks for its ports.
-    static NEXT: LazyLock<AtomicU16> =
-        LazyLock::new(|| AtomicU16::new((u64::from(std::process::id()) * 7919 % 20_000) as u16));
-    wait_until("a free port", || {
-        let port = 10_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 20_000;
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
-            && UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
-        free.then_some(port)
-    })
 }
 
 pub(crate) fn local(port: u16) -> SocketAddr {
@@ -268,7 +258,7 @@ impl Evener {
         listen[0].as_str().unwrap().parse::<SocketAddr>().unwrap().port()
     }
 
-    /// The status, from the admin socket itself: a program for each question takes its time.
+    /// Status from the admin socket itself, which takes less time than another process.
     fn request_status(&self) -> Value {
         let mut stream = UnixStream::connect(&self.admin).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -313,6 +303,8 @@ pub(crate) struct Server {
     pub(crate) port: u16,
     over: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
+    /// Keeps the port for a server that takes the place of this one when it stopped.
+    reserved: Option<Reservation>,
 }
 
 impl Drop for Server {
@@ -322,9 +314,17 @@ impl Drop for Server {
 }
 
 impl Server {
-    pub(crate) fn start(port: u16, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        // Whoever looked for a free port there a moment ago may still be closing it.
-        let listener = wait_until("the port", || TcpListener::bind(local(port)).ok());
+    /// Starts on a port of its own.
+    pub(crate) fn start(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let reserved = Reservation::new();
+        let mut server = Self::start_at(reserved.port(), serve);
+        server.reserved = Some(reserved);
+        server
+    }
+
+    /// Starts on a reserved port, or on that of a server that stopped.
+    pub(crate) fn start_at(port: u16, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(local(port)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let over = Arc::new(AtomicBool::new(false));
         let (stop, serve) = (Arc::clone(&over), Arc::new(serve));
@@ -340,25 +340,16 @@ impl Server {
                 }
             }
         });
-        Self { port, over, thread: Some(thread) }
+        Self { port, over, thread: Some(thread), reserved: None }
     }
 
     /// Says its name and the address that it saw, then sends back what it gets until the end.
     pub(crate) fn named(name: &'static str) -> Self {
-        Self::named_at(name, free_port())
+        Self::start(move |stream| echo(name, stream))
     }
 
     pub(crate) fn named_at(name: &'static str, port: u16) -> Self {
-        Self::start(port, move |mut stream| {
-            let peer = stream.peer_addr().unwrap().ip();
-            let _ = stream.write_all(format!("{name} {peer}\n").as_bytes());
-            let mut buffer = [0; 65_536];
-            while let Ok(read @ 1..) = stream.read(&mut buffer) {
-                if stream.write_all(&buffer[..read]).is_err() {
-                    return;
-                }
-            }
-        })
+        Self::start_at(port, move |stream| echo(name, stream))
     }
 
     /// Closes the listening socket; connections that it has go on.
@@ -366,6 +357,17 @@ impl Server {
         self.over.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
+        }
+    }
+}
+
+fn echo(name: &str, mut stream: TcpStream) {
+    let peer = stream.peer_addr().unwrap().ip();
+    let _ = stream.write_all(format!("{name} {peer}\n").as_bytes());
+    let mut buffer = [0; 65_536];
+    while let Ok(read @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(&buffer[..read]).is_err() {
+            return;
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Who may come in, as the operator says at run time: `evener deny`, `permit`, `forget` and `access`, and the API.
 
 use crate::harness::certificates::mirror;
-use crate::harness::{DEADLINE, Evener, Server, connect, free_port, line, local, wait_until, who};
+use crate::harness::{DEADLINE, Evener, Server, connect, line, local, reserved_port, wait_until, who};
 use crate::tcp::proxy_protocol::{ask, connect_from};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -58,7 +58,7 @@ pub(crate) fn api(evener: &Evener, method: &str, path: &str, body: Option<&str>)
 
 #[test]
 fn a_denied_client_is_refused_at_once_and_let_in_when_it_is_forgotten() {
-    let (a, web, listen, http) = (Server::named("a"), mirror("w"), free_port(), free_port());
+    let (a, web, listen, http) = (Server::named("a"), mirror("w"), reserved_port(), reserved_port());
     let config =
         tcp("s", listen, a.port, "") + &tcp("h", http, web.port, "protocol = \"http\", denied = \"reject\"");
     let evener = Evener::run(&config);
@@ -87,7 +87,7 @@ fn a_denied_client_is_refused_at_once_and_let_in_when_it_is_forgotten() {
 fn a_running_flow_of_a_denied_client_ends() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     server.set_read_timeout(Some(DEADLINE)).unwrap();
-    let listen = free_port();
+    let listen = reserved_port();
     let port = server.local_addr().unwrap().port();
     let evener = Evener::run(&tcp("u", listen, port, "protocol = \"udp\""));
     let clients = ["127.0.0.7", "127.0.0.8"].map(|from| UdpSocket::bind((from, 0)).unwrap());
@@ -121,7 +121,7 @@ fn a_running_flow_of_a_denied_client_ends() {
 
 #[test]
 fn the_next_request_of_a_denied_client_is_refused_on_a_connection_that_is_kept() {
-    let (web, listen) = (mirror("w"), free_port());
+    let (web, listen) = (mirror("w"), reserved_port());
     let evener = Evener::run(&tcp("h", listen, web.port, "protocol = \"http\", denied = \"reject\""));
     let mut kept = connect_from("127.0.0.7", listen);
     let request = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
@@ -137,7 +137,7 @@ fn the_next_request_of_a_denied_client_is_refused_on_a_connection_that_is_kept()
 
 #[test]
 fn what_is_said_at_run_time_is_asked_before_the_file_and_the_longest_prefix_first() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let evener = Evener::run(&tcp("s", listen, a.port, "deny = { \"127.0.0.0/8\", \"127.0.0.9\" }"));
     assert!(!is_in("127.0.0.7", listen));
     // A shorter one than that of the file counts, too.
@@ -165,7 +165,7 @@ fn what_is_said_at_run_time_is_asked_before_the_file_and_the_longest_prefix_firs
 
 #[test]
 fn what_is_said_for_a_time_is_over_by_itself() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let evener = Evener::run(&tcp("s", listen, a.port, ""));
     let began = Instant::now();
     assert_eq!(done(&evener, &["deny", "s", "127.0.0.7", "--for", "1s"]), "s: deny 127.0.0.7/32 for 1s\n");
@@ -192,7 +192,7 @@ fn what_is_said_for_a_time_is_over_by_itself() {
 
 #[test]
 fn rules_survive_a_reload_and_go_with_their_service() {
-    let (a, listen, other) = (Server::named("a"), free_port(), free_port());
+    let (a, listen, other) = (Server::named("a"), reserved_port(), reserved_port());
     let both = |more: &str| tcp("s", listen, a.port, more) + &tcp("t", other, a.port, "");
     let evener = Evener::run(&both(""));
     done(&evener, &["deny", "s", "127.0.0.7"]);
@@ -219,7 +219,7 @@ fn rules_survive_a_reload_and_go_with_their_service() {
 
 #[test]
 fn rules_of_both_families_match_only_their_own() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let config = format!(
         "service \"s\" {{ listen = {{ \"127.0.0.1:{listen}\", \"[::1]:{listen}\" }}, \"127.0.0.1:{}\" }}",
         a.port
@@ -241,7 +241,7 @@ fn rules_of_both_families_match_only_their_own() {
 
 #[test]
 fn what_cannot_be_says_what_to_do() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let evener = Evener::run(&tcp("s", listen, a.port, ""));
     for command in ["deny", "permit", "forget"] {
         assert_eq!(
@@ -275,7 +275,7 @@ fn what_cannot_be_says_what_to_do() {
 
 #[test]
 fn json_and_the_api_say_the_same() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let evener = Evener::run(&tcp("s", listen, a.port, ""));
     let parsed = |arguments: &[&str]| serde_json::from_str::<Value>(&done(&evener, arguments)).unwrap();
     assert_eq!(parsed(&["access", "--json"]), json!([]));
@@ -321,7 +321,7 @@ fn json_and_the_api_say_the_same() {
 
 #[test]
 fn rules_come_and_go_under_load_without_a_stranger_being_refused() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let evener = Evener::run(&tcp("s", listen, a.port, ""));
     let over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -3,7 +3,7 @@
 use crate::admin::access::{api, done, fails};
 use crate::harness::certificates::{ANY, Authority, line_of, shake};
 use crate::harness::origin::{Origin, http_service};
-use crate::harness::{Directory, Evener, Server, connect, free_port, line, local, wait_until};
+use crate::harness::{Directory, Evener, Server, connect, line, local, reserved_port, wait_until};
 use crate::tcp::proxy_protocol::connect_from;
 use crate::udp::flows;
 use serde_json::Value;
@@ -49,7 +49,7 @@ fn echo(stream: &mut (impl Read + Write), bytes: &[u8]) {
 
 #[test]
 fn a_long_connection_shows_up_while_it_lasts() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let evener = Evener::run(&tcp(listen, a.port, "clients = 100"));
     let mut long = connect_from("127.0.0.2", listen);
     assert_eq!(line(&mut long), "a 127.0.0.1");
@@ -73,7 +73,7 @@ fn a_long_connection_shows_up_while_it_lasts() {
 #[test]
 fn tls_and_what_a_proxy_tells_of_are_counted_by_what_they_are() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (a, plain, secret) = (Server::named("a"), free_port(), free_port());
+    let (a, plain, secret) = (Server::named("a"), reserved_port(), reserved_port());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let evener = Evener::run(&format!(
         "service \"p\" {{ listen = \"127.0.0.1:{plain}\", \"127.0.0.1:{}\", clients = 9, proxy_from = \"127.0.0.0/8\" }}\n\
@@ -96,7 +96,7 @@ fn tls_and_what_a_proxy_tells_of_are_counted_by_what_they_are() {
 
 #[test]
 fn requests_and_their_bodies_are_counted_and_the_server_is_the_last_one() {
-    let (a, b, listen) = (Origin::named("a"), Origin::named("b"), free_port());
+    let (a, b, listen) = (Origin::named("a"), Origin::named("b"), reserved_port());
     let evener =
         Evener::run(&http_service(listen, &[&a, &b], "clients = 9, forwarded = { trust = \"127.0.0.0/8\" }"));
     let mut wire = crate::harness::origin::Wire::new(connect_from("127.0.0.3", listen));
@@ -112,7 +112,7 @@ fn requests_and_their_bodies_are_counted_and_the_server_is_the_last_one() {
 
 #[test]
 fn flows_are_counted_and_one_that_moves_is_not_another() {
-    let (a, b, listen) = (flows::Echo::start("a"), flows::Echo::start("b"), free_port());
+    let (a, b, listen) = (flows::Echo::start("a"), flows::Echo::start("b"), reserved_port());
     let evener =
         Evener::run(&flows::service(listen, &[&a, &b], "clients = 9, passive = { down_for = \"1s\" }"));
     let client = flows::client(listen);
@@ -131,7 +131,7 @@ fn flows_are_counted_and_one_that_moves_is_not_another() {
 
 #[test]
 fn the_table_is_bounded_lasts_across_reloads_and_keeps_the_newest() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let evener = Evener::run(&tcp(listen, a.port, "clients = 3"));
     let come = |last: u8| line(&mut connect_from(&format!("127.0.0.{last}"), listen));
     (1..=4).for_each(|last| assert_eq!(come(last), "a 127.0.0.1"));
@@ -157,7 +157,7 @@ fn the_table_is_bounded_lasts_across_reloads_and_keeps_the_newest() {
 
 #[test]
 fn refused_clients_are_not_written_down() {
-    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let config = |denied: &str| {
         format!(
             "pool \"bad\" {{ \"127.0.0.1:{}\" }}\n{}",
@@ -176,7 +176,7 @@ fn refused_clients_are_not_written_down() {
 
 #[test]
 fn the_command_shows_them_and_says_what_is_wrong() {
-    let (a, listen, other) = (Server::named("a"), free_port(), free_port());
+    let (a, listen, other) = (Server::named("a"), reserved_port(), reserved_port());
     let evener = Evener::run(&format!(
         "{}service \"plain\" {{ listen = \"127.0.0.1:{other}\", pool = \"s\" }}",
         tcp(listen, a.port, "clients = 9")

@@ -3,7 +3,7 @@
 use crate::admin::access::{api, done, fails};
 use crate::harness::certificates::{ANY, Authority, line_of, shake};
 use crate::harness::origin::{Origin, Wire};
-use crate::harness::{DEADLINE, Directory, Evener, Server, connect, free_port, line, wait_until, who};
+use crate::harness::{DEADLINE, Directory, Evener, Server, connect, line, reserved_port, wait_until, who};
 use crate::tcp::proxy_protocol::connect_from;
 use crate::udp::flows;
 use serde_json::Value;
@@ -51,7 +51,7 @@ enum Ended {
 /// A server that says hello, and tells the test when a client of its own is over, and how.
 fn watched() -> (Server, Receiver<Ended>) {
     let (tell, told) = channel();
-    let server = Server::start(free_port(), move |mut stream| {
+    let server = Server::start(move |mut stream| {
         let _ = stream.write_all(b"a\n");
         let ended = loop {
             match stream.read(&mut [0; 4096]) {
@@ -67,7 +67,7 @@ fn watched() -> (Server, Receiver<Ended>) {
 
 #[test]
 fn a_connection_is_listed_with_what_it_is_and_closed_on_both_sides() {
-    let ((server, over), listen) = (watched(), free_port());
+    let ((server, over), listen) = (watched(), reserved_port());
     let evener = Evener::run(&tcp("s", listen, server.port, ""));
     let mut client = connect_from("127.0.0.2", listen);
     line(&mut client);
@@ -101,7 +101,7 @@ fn a_connection_is_listed_with_what_it_is_and_closed_on_both_sides() {
 
 #[test]
 fn those_that_have_no_server_yet_are_listed_and_closed_too() {
-    let (a, told, slow) = (Server::named("a"), free_port(), free_port());
+    let (a, told, slow) = (Server::named("a"), reserved_port(), reserved_port());
     let evener = Evener::run(&format!(
         "{}{}",
         tcp("told", told, a.port, "proxy_from = \"127.0.0.0/8\""),
@@ -124,11 +124,11 @@ fn those_that_have_no_server_yet_are_listed_and_closed_too() {
 
 #[test]
 fn bytes_that_wait_are_told_of_for_either_side() {
-    let (listen, back) = (free_port(), free_port());
-    let flood = Server::start(free_port(), |mut stream| {
+    let (listen, back) = (reserved_port(), reserved_port());
+    let flood = Server::start(|mut stream| {
         let _ = stream.write_all(&vec![1; 64 << 20]);
     });
-    let deaf = Server::start(free_port(), |stream| {
+    let deaf = Server::start(|stream| {
         let _held = stream;
         std::thread::park_timeout(DEADLINE);
     });
@@ -152,7 +152,7 @@ fn bytes_that_wait_are_told_of_for_either_side() {
 fn sessions_are_listed_by_what_they_are_about() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let (a, secret, web) = (Server::named("a"), free_port(), free_port());
+    let (a, secret, web) = (Server::named("a"), reserved_port(), reserved_port());
     let (sender, go_on) = channel::<()>();
     let go_on = std::sync::Mutex::new(go_on);
     let origin = Origin::start(move |wire, _| {
@@ -196,7 +196,7 @@ fn sessions_are_listed_by_what_they_are_about() {
 
 #[test]
 fn a_flow_is_listed_keeps_its_number_when_it_moves_and_can_be_closed() {
-    let (a, b, listen) = (flows::Echo::start("a"), flows::Echo::start("b"), free_port());
+    let (a, b, listen) = (flows::Echo::start("a"), flows::Echo::start("b"), reserved_port());
     let evener = Evener::run(&flows::service(listen, &[&a, &b], "passive = { down_for = \"1s\" }"));
     let client = flows::client(listen);
     assert_eq!(flows::ask(&client, "one"), "a one");
@@ -218,7 +218,7 @@ fn a_flow_is_listed_keeps_its_number_when_it_moves_and_can_be_closed() {
 
 #[test]
 fn the_commands_show_as_many_as_wanted_and_say_what_is_wrong() {
-    let (a, listen, other) = (Server::named("a"), free_port(), free_port());
+    let (a, listen, other) = (Server::named("a"), reserved_port(), reserved_port());
     let config = tcp("s", listen, a.port, "") + &tcp("o", other, a.port, "");
     let evener = Evener::run_with(&config, &["--workers", "3"]);
     let mut held: Vec<TcpStream> = (0..12).map(|_| connect(listen)).collect();

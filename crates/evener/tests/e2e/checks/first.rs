@@ -1,6 +1,6 @@
 //! The first check of a server: it decides alone, and until then the server is used only where no other one is there.
 
-use crate::harness::{Directory, Evener, Server, free_port, wait_until, who};
+use crate::harness::{Directory, Evener, Server, reserved_port, wait_until, who};
 use crate::udp::flows::{self, Echo};
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ fn await_verdict(evener: &Evener, name: &str, expected: &str) {
 
 /// Accepts, and answers no request.
 fn silent() -> Server {
-    Server::start(free_port(), |mut stream| {
+    Server::start(|mut stream| {
         let _ = stream.read(&mut [0; 1024]);
         std::thread::sleep(Duration::from_secs(60));
     })
@@ -25,7 +25,7 @@ fn silent() -> Server {
 
 /// Says its name at once to those who say nothing, and answers requests well.
 fn well(name: &'static str) -> Server {
-    Server::start(free_port(), move |mut stream| {
+    Server::start(move |mut stream| {
         let _ = stream.set_read_timeout(Some(Duration::from_millis(100)));
         let mut request = [0; 1024];
         let _ = match stream.read(&mut request) {
@@ -40,7 +40,7 @@ fn a_server_that_was_never_there_is_down_after_one_check() {
     for check in ["check.tcp", "check.http", "check.udp"] {
         let send = if check == "check.udp" { "send = \"x\", " } else { "" };
         let protocol = if check == "check.udp" { "udp" } else { "tcp" };
-        let (listen, nobody) = (free_port(), free_port());
+        let (listen, nobody) = (reserved_port(), reserved_port());
         let evener = Evener::run(&format!(
             "service \"s\" {{ protocol = \"{protocol}\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{nobody}\", \
              check = {check} {{ {send}every = \"1h\" }} }}"
@@ -54,7 +54,7 @@ fn a_server_that_was_never_there_is_down_after_one_check() {
 #[test]
 fn an_unchecked_pool_serves_and_shows_it() {
     // Its checks take a minute.
-    let (server, listen) = (silent(), free_port());
+    let (server, listen) = (silent(), reserved_port());
     let (name, other) = (format!("127.0.0.1:{}", server.port), Server::named("other"));
     let config = |more: &str| {
         format!(
@@ -78,7 +78,7 @@ fn an_unchecked_pool_serves_and_shows_it() {
 
 #[test]
 fn a_server_that_a_reload_adds_gets_clients_after_its_first_check() {
-    let (checked, added, listen) = (well("checked"), silent(), free_port());
+    let (checked, added, listen) = (well("checked"), silent(), reserved_port());
     let config = |more: &str| {
         format!(
             "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", {more}\n\
@@ -95,7 +95,7 @@ fn a_server_that_a_reload_adds_gets_clients_after_its_first_check() {
 
 #[test]
 fn flows_and_queries_are_served_while_nothing_is_checked() {
-    let (server, listen) = (Echo::start("a"), free_port());
+    let (server, listen) = (Echo::start("a"), reserved_port());
     let stalled = silent();
     let evener = Evener::run(&format!(
         "service \"s\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{}\", name = \"a\" }},\n\
@@ -109,7 +109,7 @@ fn flows_and_queries_are_served_while_nothing_is_checked() {
         ("unchecked", 0)
     );
     let dns = crate::harness::dns::Nameserver::of(3);
-    let listen = free_port();
+    let listen = reserved_port();
     let more = format!("check = check.http {{ every = \"1h\", timeout = \"60s\", port = {} }}", stalled.port);
     let evener = Evener::run(&crate::harness::dns::service(listen, &[&dns], &more));
     let asked = crate::harness::dns::question(7, "www.example", crate::harness::dns::A);
@@ -119,7 +119,7 @@ fn flows_and_queries_are_served_while_nothing_is_checked() {
 
 #[test]
 fn a_unix_server_is_unchecked_too() {
-    let (directory, listen) = (Directory::new(), free_port());
+    let (directory, listen) = (Directory::new(), reserved_port());
     let missing = directory.file("nobody.sock").display().to_string();
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"{missing}\", name = \"a\" }}, check = check.tcp {{ every = \"1h\" }} }}"
@@ -131,9 +131,9 @@ fn a_unix_server_is_unchecked_too() {
 /// What a check that began before maintenance sees is not what the server is after it.
 #[test]
 fn a_check_that_began_before_maintenance_does_not_decide_after_it() {
-    let (is_well, listen) = (Arc::new(AtomicBool::new(false)), free_port());
+    let (is_well, listen) = (Arc::new(AtomicBool::new(false)), reserved_port());
     let mended = Arc::clone(&is_well);
-    let server = Server::start(free_port(), move |mut stream| {
+    let server = Server::start(move |mut stream| {
         let _ = stream.read(&mut [0; 1024]);
         if !mended.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_secs(60));

@@ -2,7 +2,7 @@
 
 use crate::harness::dns::{self, A, Nameserver, host, question};
 use crate::harness::origin::{Origin, Wire};
-use crate::harness::{Evener, Server, connect, free_port, line, wait_until};
+use crate::harness::{Evener, Server, connect, line, reserved_port, wait_until};
 use crate::udp::flows::{self, Echo};
 use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ impl Health {
     fn well() -> Self {
         let status = Arc::new(AtomicU16::new(200));
         let told = Arc::clone(&status);
-        let server = Server::start(free_port(), move |mut stream| {
+        let server = Server::start(move |mut stream| {
             let _ = stream.read(&mut [0; 1024]);
             let code = told.load(Ordering::Relaxed);
             let _ = write!(stream, "HTTP/1.1 {code} X\r\nContent-Length: 0\r\n\r\n");
@@ -57,9 +57,9 @@ fn closed(evener: &Evener) -> u64 {
 #[test]
 fn relayed_connections_end_on_both_sides_only_where_it_is_wanted() {
     for more in [CLOSE, ""] {
-        let (health, listen) = (Health::well(), free_port());
+        let (health, listen) = (Health::well(), reserved_port());
         let (over, told) = std::sync::mpsc::channel();
-        let a = Server::start(free_port(), move |mut stream| {
+        let a = Server::start(move |mut stream| {
             let _ = stream.write_all(b"a\n");
             let mut piece = [0; 16];
             while let Ok(read @ 1..) = stream.read(&mut piece) {
@@ -96,7 +96,7 @@ fn a_request_under_way_goes_to_another_server_or_fails() {
         }
         wire.reply(&format!("{} X", told.load(Ordering::Relaxed)), "", b"")
     });
-    let (b, listen) = (Origin::named("b"), free_port());
+    let (b, listen) = (Origin::named("b"), reserved_port());
     let evener = Evener::run(&format!(
         "service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:{listen}\", policy = \"first\", on_down = \"close\",\n\
          {{ \"127.0.0.1:{}\", name = \"a\" }}, {{ \"127.0.0.1:{}\", name = \"b\" }},\n\
@@ -124,8 +124,8 @@ fn a_request_under_way_goes_to_another_server_or_fails() {
 
 #[test]
 fn tunnels_end_too() {
-    let (health, listen) = (Health::well(), free_port());
-    let upgrades = Server::start(free_port(), |mut stream| {
+    let (health, listen) = (Health::well(), reserved_port());
+    let upgrades = Server::start(|mut stream| {
         let _ = stream.read(&mut [0; 4096]);
         let _ = stream.write_all(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nhello\n",
@@ -143,7 +143,7 @@ fn tunnels_end_too() {
 
 #[test]
 fn flows_end_too() {
-    let (health, a, b, listen) = (Health::well(), Echo::start("a"), Echo::start("b"), free_port());
+    let (health, a, b, listen) = (Health::well(), Echo::start("a"), Echo::start("b"), reserved_port());
     let evener = health.run("udp", listen, [a.port, b.port], CLOSE);
     let client = flows::client(listen);
     assert_eq!(flows::ask(&client, "x"), "a x");
@@ -154,7 +154,7 @@ fn flows_end_too() {
 
 #[test]
 fn queries_under_way_are_asked_elsewhere() {
-    let (a, b, listen) = (Nameserver::silent(), Nameserver::of(2), free_port());
+    let (a, b, listen) = (Nameserver::silent(), Nameserver::of(2), reserved_port());
     // The operator sends them away: the check would say the same of both.
     let evener = Evener::run(&dns::service(
         listen,
@@ -172,7 +172,7 @@ fn queries_under_way_are_asked_elsewhere() {
 
 #[test]
 fn the_operator_ends_all_of_a_server() {
-    let (a, b, listen, other) = (Server::named("a"), Server::named("b"), free_port(), free_port());
+    let (a, b, listen, other) = (Server::named("a"), Server::named("b"), reserved_port(), reserved_port());
     let echo = Echo::start("u");
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{}\", name = \"a\" }}, {{ \"127.0.0.1:{}\", name = \"b\" }} }}\n\

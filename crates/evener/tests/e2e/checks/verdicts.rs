@@ -1,6 +1,6 @@
 //! Active checks against servers that get well and fall ill.
 
-use crate::harness::{Directory, Evener, Server, free_port, wait_until};
+use crate::harness::{Directory, Evener, Server, reserved_port, wait_until};
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 /// An HTTP server whose status can be set; its requests are kept.
 fn web(status: &Arc<AtomicU16>) -> Server {
     let status = Arc::clone(status);
-    Server::start(free_port(), move |mut stream| {
+    Server::start(move |mut stream| {
         let mut request = Vec::new();
         let mut byte = [0; 1];
         while !request.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
@@ -35,7 +35,7 @@ fn wait_for(evener: &Evener, server: &str, verdict: &str) {
 #[test]
 fn an_http_check_follows_status_and_body_by_rise_and_fall() {
     let status = Arc::new(AtomicU16::new(200));
-    let (server, listen) = (web(&status), free_port());
+    let (server, listen) = (web(&status), reserved_port());
     let config = |body: &str| {
         format!(
             "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\",\n\
@@ -67,7 +67,7 @@ fn an_https_check_verifies_the_certificate() {
         format!(
             "service \"s\" {{ listen = \"127.0.0.1:{}\", {{ \"127.0.0.1:{}\", name = \"one\" }},\n\
              check = check.https {{ host = \"web.example\", every = \"50ms\", timeout = \"2s\", fall = 1, rise = 1, {more} }} }}",
-            free_port(),
+            reserved_port(),
             server.port
         )
     };
@@ -102,7 +102,7 @@ fn tls_server(made: &rcgen::CertifiedKey<rcgen::KeyPair>) -> Server {
         .with_single_cert(vec![made.cert.der().clone()], key)
         .unwrap();
     let config = Arc::new(config);
-    Server::start(free_port(), move |stream| {
+    Server::start(move |stream| {
         let Ok(connection) = rustls::ServerConnection::new(Arc::clone(&config)) else { return };
         let mut tls = rustls::StreamOwned::new(connection, stream);
         if tls.read(&mut [0; 2048]).is_ok() {
@@ -115,7 +115,7 @@ fn tls_server(made: &rcgen::CertifiedKey<rcgen::KeyPair>) -> Server {
 
 #[test]
 fn a_tcp_check_leaves_and_takes_back_without_traffic() {
-    let (mut a, listen) = (Server::named("a"), free_port());
+    let (mut a, listen) = (Server::named("a"), reserved_port());
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", check = check.tcp {{ every = \"50ms\" }} }}",
         a.port
@@ -130,8 +130,8 @@ fn a_tcp_check_leaves_and_takes_back_without_traffic() {
 
 #[test]
 fn a_check_that_hangs_is_ended_by_its_time_limit() {
-    let listen = free_port();
-    let silent = Server::start(free_port(), |mut stream| {
+    let listen = reserved_port();
+    let silent = Server::start(|mut stream| {
         let _ = stream.read(&mut [0; 1 << 16]);
         std::thread::sleep(std::time::Duration::from_secs(3));
     });
@@ -148,7 +148,7 @@ fn a_check_that_hangs_is_ended_by_its_time_limit() {
 /// A server with roles, as Redis has them: it answers `INFO` by its role, and other words with its name.
 fn roles(name: &'static str, is_master: &Arc<AtomicU16>) -> Server {
     let is_master = Arc::clone(is_master);
-    Server::start(free_port(), move |mut stream| {
+    Server::start(move |mut stream| {
         let mut word = [0; 64];
         let Ok(read @ 1..) = stream.read(&mut word) else { return };
         let role = if is_master.load(Ordering::Relaxed) == 1 { "master" } else { "slave" };
@@ -168,7 +168,7 @@ fn roles(name: &'static str, is_master: &Arc<AtomicU16>) -> Server {
 fn a_tcp_check_that_asks_follows_the_master() {
     let roles_of = [1, 0].map(|role| Arc::new(AtomicU16::new(role)));
     let servers = [roles("a", &roles_of[0]), roles("b", &roles_of[1])];
-    let listen = free_port();
+    let listen = reserved_port();
     let config = |expect: &str| {
         format!(
             "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{}\", name = \"a\" }}, {{ \"127.0.0.1:{}\", name = \"b\" }},\n\
@@ -208,7 +208,7 @@ fn a_tls_check_speaks_tls_and_takes_on_what_its_pool_says() {
             "service \"s\" {{ listen = \"127.0.0.1:{}\", pool = \"p\" }}\n\
              pool \"p\" {{ {{ \"127.0.0.1:{}\", name = \"one\" }}, {tls}\n\
              check = check.tls {{ every = \"50ms\", timeout = \"5s\", fall = 1, rise = 1, {check} }} }}",
-            free_port(),
+            reserved_port(),
             server.port
         )
     };

@@ -1,6 +1,6 @@
 //! `discover.mname` in a configuration: what is found stands beside what is written, and lives across reloads.
 
-use crate::harness::{Directory, Evener, free_port, wait_until};
+use crate::harness::{Directory, Evener, reserved_port, wait_until};
 use std::fs;
 use std::os::unix::net::UnixListener;
 
@@ -19,7 +19,7 @@ fn names(evener: &Evener) -> Vec<String> {
 
 #[test]
 fn a_reload_keeps_what_was_found_and_follows_the_directory_that_it_names() {
-    let (directory, port) = (Directory::new(), free_port());
+    let (directory, port) = (Directory::new(), reserved_port());
     let [old, new] = ["old", "new"].map(|name| directory.file(name));
     fs::create_dir(&old).unwrap();
     fs::create_dir(&new).unwrap();
@@ -54,7 +54,7 @@ fn a_reload_keeps_what_was_found_and_follows_the_directory_that_it_names() {
 
 #[test]
 fn a_server_that_is_written_is_not_found_again() {
-    let (directory, port) = (Directory::new(), free_port());
+    let (directory, port) = (Directory::new(), reserved_port());
     let _sockets = ["5300", "5301"].map(|name| UnixListener::bind(directory.file(name)).unwrap());
     let (path, all) =
         (directory.file("5301").display().to_string(), directory.file("").display().to_string());

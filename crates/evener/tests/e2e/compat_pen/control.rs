@@ -3,7 +3,7 @@
 use crate::compat_pen::running::listens;
 use crate::compat_pen::tcp::{at, who_from};
 use crate::harness::pen::{Pen, penctl, refused};
-use crate::harness::{BINARY, DEADLINE, Directory, Server, connect, free_port, line, wait_until, who};
+use crate::harness::{BINARY, DEADLINE, Directory, Server, connect, line, reserved_port, wait_until, who};
 use crate::tcp::proxy_protocol::connect_from;
 use std::fs;
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// One over TCP, with a port of its own.
 fn with_port(words: &[&str]) -> (Pen, u16) {
-    let control = free_port();
+    let control = reserved_port();
     let root = rustix::process::geteuid().is_root();
     let address = format!("127.0.0.1:{control}");
     let user: &[&str] = if root { &["-u", "root"] } else { &[] };
@@ -32,7 +32,7 @@ fn answer(mut stream: TcpStream, bytes: &[u8]) -> String {
 
 #[test]
 fn every_command_of_the_manual_answers_in_pens_words() {
-    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
     for (command, expected) in [
         ("mode", "no hash no roundrobin no stubborn no weight no prio\n"),
@@ -90,7 +90,7 @@ fn every_command_of_the_manual_answers_in_pens_words() {
 
 #[test]
 fn what_is_wrong_is_said_and_changes_nothing() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
     let before = pen.ctl("servers");
     for (command, part) in [
@@ -127,7 +127,7 @@ fn what_is_wrong_is_said_and_changes_nothing() {
 
 #[test]
 fn connections_are_shown_and_closed_by_their_numbers() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
     let mut clients = [connect(listen), connect(listen)];
     clients.iter_mut().for_each(|client| assert_eq!(line(client), "a 127.0.0.1"));
@@ -157,7 +157,7 @@ fn connections_are_shown_and_closed_by_their_numbers() {
 
 #[test]
 fn whom_its_list_refuses_is_not_heard() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let (pen, control) = with_port(&[
         "-o",
         "acl 5 permit 127.0.0.1",
@@ -176,7 +176,7 @@ fn whom_its_list_refuses_is_not_heard() {
 
 #[test]
 fn silent_long_and_stuck_connections_do_no_harm() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let (pen, control) = with_port(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
     let ask = |command: &str| {
         let output = penctl(&format!("127.0.0.1:{control}"), command);
@@ -215,7 +215,7 @@ fn silent_long_and_stuck_connections_do_no_harm() {
 
 #[test]
 fn more_silent_connections_than_are_heard_at_once_are_waited_out() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let (_pen, control) = with_port(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
     let silent: Vec<TcpStream> = (0..70).map(|_| connect(control)).collect();
     // Somebody asks none the less, in the end.
@@ -237,7 +237,7 @@ fn a_line_that_is_too_long_is_refused_by_penctl() {
 
 #[test]
 fn exit_ends_the_program_where_it_is_allowed() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let mut pen = Pen::run(&["-X", &format!("127.0.0.1:{listen}"), &at(&a)]);
     assert_eq!(pen.ctl("exit"), "");
     assert_eq!(pen.end(), Some(0));
@@ -252,7 +252,7 @@ fn commands(path: &Path) -> String {
 
 #[test]
 fn what_a_running_program_writes_makes_another_one_the_same() {
-    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let directory = Directory::new();
     let authority = crate::harness::certificates::Authority::new("test ca");
     let (chain, key) = authority.issue(&["a.example"]).write(&directory, "a");
@@ -312,7 +312,7 @@ fn what_a_running_program_writes_makes_another_one_the_same() {
 
 #[test]
 fn a_file_may_include_others_and_their_problems_have_their_lines() {
-    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     let file = |name: &str, text: &str| directory.write(name, text).display().to_string();
     let inner = file("inner", &format!("blacklist 9\nserver 0 address 127.0.0.1 port {}\n", a.port));
     let outer = file("outer", &format!("blacklist 8\ninclude {inner}\ntracking 5\n"));
@@ -332,7 +332,7 @@ fn a_file_may_include_others_and_their_problems_have_their_lines() {
 
 #[test]
 fn listening_elsewhere_closes_what_was_and_a_port_in_use_changes_nothing() {
-    let (a, first, second) = (Server::named("a"), free_port(), free_port());
+    let (a, first, second) = (Server::named("a"), reserved_port(), reserved_port());
     let pen = Pen::run(&[&format!("127.0.0.1:{first}"), &at(&a)]);
     let mut held = connect(first);
     line(&mut held);

@@ -1,7 +1,7 @@
 //! Name servers behind pen, as a guide has it: its file of commands, its command line, dig and nsd.
 
 use crate::harness::pen::Pen;
-use crate::harness::{Directory, free_port, have, wait_until};
+use crate::harness::{Directory, have, reserved_port, wait_until};
 use crate::udp::flows::Nsd;
 use std::net::TcpStream;
 use std::process::Command;
@@ -23,7 +23,7 @@ fn dig(at: &str, port: u16, name: &str, more: &[&str]) -> String {
 
 /// Two name servers that answer, and their ports.
 fn name_servers(directory: &Directory) -> ([Nsd; 2], [u16; 2]) {
-    let ports = [free_port(), free_port()];
+    let ports = [reserved_port(), reserved_port()];
     let servers = ports.map(|port| Nsd::start_in(directory, port));
     for port in ports {
         wait_until("nsd", || TcpStream::connect(("127.0.0.1", port)).ok());
@@ -39,7 +39,7 @@ fn the_file_of_the_guide_serves_both_families() {
     }
     let directory = Directory::new();
     let (mut servers, [a, b]) = name_servers(&directory);
-    let listen = free_port();
+    let listen = reserved_port();
     let commands = format!(
         "listen :::{listen}\nserver 0 address 127.0.0.1 port {a}\nserver 1 address 127.0.0.1 port {b}\nroundrobin\n\
          socket 4\nidle_timeout 10\ntracking 1\n"
@@ -71,7 +71,7 @@ fn the_command_line_of_the_guide_serves() {
     }
     let directory = Directory::new();
     let (_servers, [a, _]) = name_servers(&directory);
-    let listen = free_port();
+    let listen = reserved_port();
     let (at, server) = (listen.to_string(), format!("127.0.0.1:{a}"));
     let pen = Pen::run_in(directory, &["-dfU", &at, &server]);
     for n in 0..10 {
@@ -89,7 +89,7 @@ fn dns_over_tcp_is_served_by_the_same_file_without_u() {
     }
     let directory = Directory::new();
     let (_servers, [a, b]) = name_servers(&directory);
-    let listen = free_port();
+    let listen = reserved_port();
     let commands = format!(
         "listen :::{listen}\nserver 0 address 127.0.0.1 port {a}\nserver 1 address 127.0.0.1 port {b}\nroundrobin\n"
     );

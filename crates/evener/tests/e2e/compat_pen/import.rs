@@ -5,7 +5,7 @@ use crate::compat_pen::tcp::{at, who_from};
 use crate::harness::namespaces::Row;
 use crate::harness::origin::Origin;
 use crate::harness::pen::Pen;
-use crate::harness::{BINARY, Directory, Evener, Server, free_port, wait_until, who};
+use crate::harness::{BINARY, Directory, Evener, Server, reserved_port, wait_until, who};
 use crate::udp::flows::{Echo, ask, client};
 use std::io::Write;
 use std::process::Command;
@@ -35,7 +35,7 @@ fn same(words: &[&str], clients: impl Fn() -> Vec<String>) -> Vec<String> {
 
 #[test]
 fn tracking_hashing_and_failover_are_the_same() {
-    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let listen_at = format!("127.0.0.1:{listen}");
     let addresses = || (0..12).map(|n| format!("127.0.{}.{n}", n % 3));
     let clients =
@@ -51,7 +51,7 @@ fn tracking_hashing_and_failover_are_the_same() {
 
 #[test]
 fn lists_and_abuse_servers_are_the_same() {
-    let (a, abuse, listen) = (Server::named("a"), Server::named("abuse"), free_port());
+    let (a, abuse, listen) = (Server::named("a"), Server::named("abuse"), reserved_port());
     let listen_at = format!("127.0.0.1:{listen}");
     let clients = || -> Vec<String> {
         ["127.0.0.1", "127.0.0.8", "127.0.1.8", "127.1.0.8"].map(|from| who_from(from, listen)).into()
@@ -71,12 +71,12 @@ fn headers_and_datagrams_are_the_same() {
             let body = request.field("X-Forwarded-For").to_owned() + " " + request.field("X-Forwarded-Proto");
             wire.reply("200 OK", "", body.as_bytes())
         }),
-        free_port(),
+        reserved_port(),
     );
     let (listen_at, server) = (format!("127.0.0.1:{listen}"), format!("127.0.0.1:{}", origin.port));
     let clients = || vec![crate::harness::origin::get(listen, "/").text()];
     assert_eq!(same(&["-H", &listen_at, &server], clients), ["127.0.0.1 http"]);
-    let (echo, six) = (Echo::start("a"), free_port());
+    let (echo, six) = (Echo::start("a"), reserved_port());
     let clients = || vec![ask(&client(six), "x")];
     let words = ["-U", &format!("127.0.0.1:{six}"), &format!("127.0.0.1:{}", echo.port)];
     assert_eq!(same(&words, clients), ["a x"]);
@@ -84,7 +84,7 @@ fn headers_and_datagrams_are_the_same() {
 
 #[test]
 fn what_a_running_pen_wrote_is_imported() {
-    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
     for command in
         [&format!("server 1 address 127.0.0.1 port {}", b.port), "roundrobin", "acl 1 deny 127.0.0.9"]

@@ -2,7 +2,7 @@
 
 mod merge;
 
-use crate::harness::{BINARY, DEADLINE, Directory, free_port, have, have_root, local, wait_until};
+use crate::harness::{BINARY, DEADLINE, Directory, have, have_root, local, reserved_port, wait_until};
 use std::fs;
 use std::io::Write;
 use std::net::UdpSocket;
@@ -90,7 +90,7 @@ fn penlog_sends_a_long_line_whole_and_cuts_one_that_is_longer_than_any_datagram(
 
 #[test]
 fn penlog_goes_on_when_nobody_listens() {
-    let (port, directory) = (free_port(), Directory::new());
+    let (port, directory) = (reserved_port(), Directory::new());
     let mut child = program(By::Us, "penlog")
         .args(["localhost", &port.to_string()])
         .stdin(Stdio::piped())
@@ -134,7 +134,7 @@ impl Drop for Collector {
 
 impl Collector {
     fn start(by: By, directory: &Directory, options: &[&str]) -> Self {
-        let port = free_port();
+        let port = reserved_port();
         let out = directory.file(&format!("out-{port}"));
         let errors = directory.file(&format!("errors-{port}"));
         let child = program(by, "penlogd")
@@ -324,7 +324,7 @@ impl Drop for Background {
 impl Background {
     fn start(by: By, options: &[&str]) -> Self {
         let directory = Directory::new();
-        let port = free_port();
+        let port = reserved_port();
         let target = if by == By::Us { BINARY } else { "/usr/bin/penlogd" };
         std::os::unix::fs::symlink(target, directory.file("penlogd")).unwrap();
         let mut command = Command::new(directory.file("penlogd"));
@@ -412,7 +412,7 @@ fn penlogd_changes_its_root_and_its_user() {
 impl Background {
     /// One whose pid file is `pid` in another directory.
     fn start_in(root: &str, options: &[&str]) -> Self {
-        let port = free_port();
+        let port = reserved_port();
         assert!(program(By::Us, "penlogd").args(options).arg(port.to_string()).status().unwrap().success());
         let pid = read(&Path::new(root).join("pid"));
         Self { directory: Directory::new(), port, pid }
@@ -423,7 +423,7 @@ impl Background {
 fn a_background_penlogd_that_cannot_start_says_so_and_fails() {
     let taken = UdpSocket::bind("0.0.0.0:0").unwrap();
     let taken = taken.local_addr().unwrap().port().to_string();
-    let free = free_port().to_string();
+    let free = reserved_port().to_string();
     let cases: &[(&[&str], &str)] = &[
         (&[&taken], "penlogd: cannot listen to UDP port"),
         (&["-l/no/such/log", &free], "penlogd: cannot open the log file /no/such/log: No such file"),
@@ -444,7 +444,7 @@ fn a_background_penlogd_that_cannot_start_says_so_and_fails() {
 fn a_pid_file_goes_when_the_start_fails_later() {
     let directory = Directory::new();
     let pid = directory.file("pid").display().to_string();
-    let port = free_port().to_string();
+    let port = reserved_port().to_string();
     let output = program(By::Us, "penlogd").args(["-fp", &pid, "-l/no/such/log", &port]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(!directory.file("pid").exists());

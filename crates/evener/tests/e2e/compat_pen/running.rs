@@ -3,7 +3,7 @@
 use crate::compat_pen::tcp::at;
 use crate::harness::pen::{Daemon, Pen, refused, signal};
 use crate::harness::{
-    BINARY, Directory, Server, connect, free_port, have_root, line, local, wait_until, who,
+    BINARY, Directory, Server, connect, have_root, line, local, reserved_port, wait_until, who,
 };
 use std::fs;
 use std::io::{Read, Write};
@@ -19,7 +19,7 @@ pub(crate) fn listens(port: u16) -> bool {
 #[test]
 fn a_changed_file_is_read_again_under_load_and_no_client_notices() {
     let (a, b, c) = (Server::named("a"), Server::named("b"), Server::named("c"));
-    let (listen, directory) = (free_port(), Directory::new());
+    let (listen, directory) = (reserved_port(), Directory::new());
     let file = directory.write("commands", &format!("server 1 address 127.0.0.1 port {}\n", b.port));
     let text = file.display().to_string();
     let pen = Pen::run_in(directory, &["-r", "-F", &text, &format!("127.0.0.1:{listen}"), &at(&a)]);
@@ -51,7 +51,7 @@ fn a_changed_file_is_read_again_under_load_and_no_client_notices() {
 
 #[test]
 fn a_file_with_problems_changes_nothing_and_each_is_told_with_its_line() {
-    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     let file = directory.write("commands", "roundrobin\nblacklist 7\n");
     let text = file.display().to_string();
     let pen = Pen::run_in(directory, &["-F", &text, &format!("127.0.0.1:{listen}"), &at(&a)]);
@@ -82,7 +82,7 @@ fn a_file_with_problems_changes_nothing_and_each_is_told_with_its_line() {
 
 #[test]
 fn a_log_is_rotated_by_moving_it_and_hanging_up() {
-    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     let log = directory.file("pen.log");
     let pen =
         Pen::run_in(directory, &["-l", &log.display().to_string(), &format!("127.0.0.1:{listen}"), &at(&a)]);
@@ -110,7 +110,7 @@ fn a_log_is_rotated_by_moving_it_and_hanging_up() {
 
 #[test]
 fn usr1_writes_the_page_or_says_the_numbers() {
-    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     let page = directory.file("page.html");
     let pen = Pen::run_in(directory, &[&format!("127.0.0.1:{listen}"), &at(&a)]);
     assert_eq!(who(listen), "a");
@@ -130,7 +130,7 @@ fn usr1_writes_the_page_or_says_the_numbers() {
 
 #[test]
 fn usr2_aborts() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let mut pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
     pen.signal("USR2");
     assert_eq!(pen.end(), None, "a signal ended it, as abort() does");
@@ -140,7 +140,7 @@ fn usr2_aborts() {
 fn slow_server() -> (Server, std::sync::mpsc::Sender<()>) {
     let (go, told) = std::sync::mpsc::channel::<()>();
     let told = std::sync::Mutex::new(told);
-    let server = Server::start(free_port(), move |mut stream| {
+    let server = Server::start(move |mut stream| {
         if !matches!(stream.read(&mut [0]), Ok(1)) {
             return;
         }
@@ -155,7 +155,7 @@ fn slow_server() -> (Server, std::sync::mpsc::Sender<()>) {
 
 #[test]
 fn term_lets_a_transfer_end_well() {
-    let ((server, go), listen) = (slow_server(), free_port());
+    let ((server, go), listen) = (slow_server(), reserved_port());
     let mut pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &at(&server)]);
     let mut client = connect(listen);
     client.write_all(b"?").unwrap();
@@ -177,7 +177,7 @@ fn term_lets_a_transfer_end_well() {
 
 #[test]
 fn term_waits_for_its_limit_only_and_a_second_one_for_nothing() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let listen_at = format!("127.0.0.1:{listen}");
     for (limit, twice) in [("300ms", false), ("1h", true)] {
         let mut pen = Pen::run(&["--drain-timeout", limit, &listen_at, &at(&a)]);
@@ -197,7 +197,7 @@ fn term_waits_for_its_limit_only_and_a_second_one_for_nothing() {
 
 #[test]
 fn a_daemon_serves_when_its_caller_ends_and_has_a_pid_file_while_it_does() {
-    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     let listen_at = format!("127.0.0.1:{listen}");
     let daemon = Daemon::start(&directory, &[&listen_at, &at(&a)]);
     // At once: nobody waits here.
@@ -221,7 +221,7 @@ fn a_daemon_serves_when_its_caller_ends_and_has_a_pid_file_while_it_does() {
 
 #[test]
 fn a_daemon_sees_paths_from_where_it_was_called_also_when_it_reads_them_again() {
-    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     directory.write("inner", &format!("server 0 address 127.0.0.1 port {}\n", a.port));
     directory.write("commands", "include inner\nlog requests\nweb_stats page.html\n");
     let output = std::process::Command::new(BINARY)
@@ -247,7 +247,7 @@ fn a_daemon_sees_paths_from_where_it_was_called_also_when_it_reads_them_again() 
 
 #[test]
 fn a_daemon_of_udp_makes_room_for_the_next_one_at_once() {
-    let (echo, listen, directory) = (crate::udp::flows::Echo::start("a"), free_port(), Directory::new());
+    let (echo, listen, directory) = (crate::udp::flows::Echo::start("a"), reserved_port(), Directory::new());
     let (listen_at, server) = (format!("127.0.0.1:{listen}"), format!("127.0.0.1:{}", echo.port));
     let daemon = Daemon::start(&directory, &["-U", &listen_at, &server]);
     let client = crate::udp::flows::client(listen);
@@ -337,7 +337,7 @@ fn another_root_holds_what_is_written() {
     if !have_root() {
         return;
     }
-    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     for part in ["jail/log", "jail/run"] {
         fs::create_dir_all(directory.file(part)).unwrap();
     }
@@ -386,7 +386,7 @@ fn as_root_no_control_port_is_opened_unless_it_is_said_whom_to_run_as() {
     if !have_root() {
         return;
     }
-    let (a, listen, control) = (Server::named("a"), free_port(), free_port());
+    let (a, listen, control) = (Server::named("a"), reserved_port(), reserved_port());
     let words = [format!("127.0.0.1:{control}"), format!("127.0.0.1:{listen}"), at(&a)];
     let start = |more: &[&str]| {
         let all: Vec<&str> = ["-C"]

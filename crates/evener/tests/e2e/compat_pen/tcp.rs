@@ -1,7 +1,7 @@
 //! pen over TCP: who gets which server, and what becomes of clients when servers fail.
 
 use crate::harness::pen::Pen;
-use crate::harness::{DEADLINE, Directory, Server, connect, free_port, line, wait_until, who};
+use crate::harness::{DEADLINE, Directory, Server, connect, line, reserved_port, wait_until, who};
 use crate::tcp::proxy_protocol::connect_from;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -19,7 +19,7 @@ pub(crate) fn at(server: &Server) -> String {
 
 #[test]
 fn clients_come_back_to_their_server_unless_it_is_round_robin() {
-    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
     let first = [1, 2, 3, 4].map(|n| who_from(&format!("127.0.0.{n}"), listen));
     assert_eq!(first, ["a", "b", "a", "b"]);
@@ -41,7 +41,7 @@ fn clients_come_back_to_their_server_unless_it_is_round_robin() {
 
 #[test]
 fn round_robin_from_the_start_looks_up_no_client() {
-    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let _pen = Pen::run(&["-r", &format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
     let seen: Vec<String> = (0..6).map(|_| who(listen)).collect();
     assert_eq!(seen, ["a", "b", "a", "b", "a", "b"]);
@@ -57,7 +57,7 @@ fn seconds_since(pen: &Pen, client: &str) -> u64 {
 
 #[test]
 fn clients_are_forgotten_after_their_time_or_when_there_is_no_room() {
-    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let pen = Pen::run(&["-T", "1", "-c", "2", &format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
     assert_eq!([who_from("127.0.0.1", listen), who_from("127.0.0.1", listen)], ["a", "a"]);
     assert_eq!(pen.ctl("clients_max"), "2\n");
@@ -74,7 +74,7 @@ fn clients_are_forgotten_after_their_time_or_when_there_is_no_room() {
 
 #[test]
 fn a_server_that_fails_is_not_missed_and_used_again_after_its_time() {
-    let (mut a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let (mut a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let pen = Pen::run(&["-b", "2", &format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
     assert_eq!([who_from("127.0.0.1", listen), who_from("127.0.0.2", listen)], ["a", "b"]);
     a.stop();
@@ -94,7 +94,7 @@ fn a_server_that_fails_is_not_missed_and_used_again_after_its_time() {
 
 #[test]
 fn a_server_is_taken_out_and_brought_back_by_hand() {
-    let (mut a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let (mut a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let pen = Pen::run(&["-r", "-b", "3600", &format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
     let four = || -> String { (0..4).map(|_| who(listen)).collect() };
     assert_eq!(four(), "abab");
@@ -115,7 +115,7 @@ fn a_server_is_taken_out_and_brought_back_by_hand() {
 #[test]
 fn the_emergency_server_serves_when_all_others_are_gone_and_only_then() {
     let (mut a, mut b, e) = (Server::named("a"), Server::named("b"), Server::named("e"));
-    let listen = free_port();
+    let listen = reserved_port();
     let pen = Pen::run(&["-b", "1", "-e", &at(&e), &format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
     let seen: Vec<String> = (1..20).map(|n| who_from(&format!("127.0.0.{n}"), listen)).collect();
     assert!(seen.iter().all(|name| name == "a" || name == "b"), "{seen:?}");
@@ -138,7 +138,8 @@ fn the_emergency_server_serves_when_all_others_are_gone_and_only_then() {
 
 #[test]
 fn the_abuse_server_gets_those_who_may_not_come_in_and_nobody_else() {
-    let (a, abuse, e, listen) = (Server::named("a"), Server::named("abuse"), Server::named("e"), free_port());
+    let (a, abuse, e, listen) =
+        (Server::named("a"), Server::named("abuse"), Server::named("e"), reserved_port());
     let pen = Pen::run(&[
         "-B",
         &at(&abuse),
@@ -161,7 +162,7 @@ fn the_abuse_server_gets_those_who_may_not_come_in_and_nobody_else() {
 
 #[test]
 fn a_list_answers_with_the_inverse_of_its_last_entry() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
     let seen = || ["127.0.0.1", "127.0.1.1", "127.0.1.9", "127.0.2.1"].map(|from| who_from(from, listen));
     pen.ctl("client_acl 9");
@@ -194,7 +195,7 @@ fn countries_are_permitted_and_denied() {
     if !crate::config::access_lists::database(&directory, "country.mmdb", 6) {
         return;
     }
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let file = directory.write(
         "commands",
         &format!(
@@ -217,7 +218,7 @@ fn countries_are_permitted_and_denied() {
 
 #[test]
 fn hashed_clients_spread_evenly_and_stay() {
-    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let _pen = Pen::run(&["-h", "-r", &format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
     let clients: Vec<String> = (0..3).flat_map(|x| (1..21).map(move |y| format!("127.0.{x}.{y}"))).collect();
     let all = || -> Vec<String> { clients.iter().map(|from| who_from(from, listen)).collect() };
@@ -238,7 +239,7 @@ fn clients_and_servers_of_both_families_and_unix_sockets() {
             let _ = stream.write_all(format!("six {peer}\n").as_bytes());
         }
     });
-    let (four, listen, directory) = (Server::named("four"), free_port(), Directory::new());
+    let (four, listen, directory) = (Server::named("four"), reserved_port(), Directory::new());
     let _pen = Pen::run(&["-r", &format!(":::{listen}"), &at(&four), &format!("[::1]:{port}")]);
     for host in ["127.0.0.1", "::1"] {
         let mut seen: Vec<String> =
@@ -261,7 +262,7 @@ fn clients_and_servers_of_both_families_and_unix_sockets() {
 
 #[test]
 fn limits_weights_and_priorities_choose() {
-    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let pen = Pen::run(&["-r", &format!("127.0.0.1:{listen}"), &format!("{}:1:2", at(&a)), &at(&b)]);
     let mut held = connect(listen);
     assert!(line(&mut held).starts_with("a "));

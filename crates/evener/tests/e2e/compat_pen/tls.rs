@@ -3,7 +3,7 @@
 use crate::compat_pen::tcp::at;
 use crate::harness::certificates::{Authority, Issued, curl, mirror, openssl, s_client};
 use crate::harness::pen::{Pen, refused};
-use crate::harness::{Directory, Server, free_port, have, wait_until};
+use crate::harness::{Directory, Server, have, reserved_port, wait_until};
 use std::fs;
 use std::process::Command;
 
@@ -22,7 +22,7 @@ impl Place {
         }
         let (directory, authority) = (Directory::new(), Authority::new("test ca"));
         authority.own.write(&directory, "ca");
-        Some(Self { directory, authority, server: mirror("a"), listen: free_port() })
+        Some(Self { directory, authority, server: mirror("a"), listen: reserved_port() })
     }
 
     fn file(&self, name: &str) -> String {

@@ -1,7 +1,7 @@
 //! pen over UDP: which server a client's flows get, servers that fail, lists and the emergency.
 
 use crate::harness::pen::Pen;
-use crate::harness::{free_port, local, wait_until};
+use crate::harness::{local, reserved_port, wait_until};
 use crate::udp::flows::{Echo, ask, client};
 use std::net::UdpSocket;
 use std::time::Duration;
@@ -33,7 +33,7 @@ fn is_ignored(from: &str, port: u16) -> bool {
 
 #[test]
 fn a_clients_flows_go_to_its_server_unless_it_is_round_robin() {
-    let (a, b, listen) = (Echo::start("a"), Echo::start("b"), free_port());
+    let (a, b, listen) = (Echo::start("a"), Echo::start("b"), reserved_port());
     let pen = Pen::run(&["-U", &format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
     let first = [1, 2, 3, 4].map(|n| who_from(&format!("127.0.0.{n}"), listen));
     assert_eq!(first, ["a", "b", "a", "b"]);
@@ -52,7 +52,7 @@ fn a_clients_flows_go_to_its_server_unless_it_is_round_robin() {
 
 #[test]
 fn a_server_that_dies_is_left_at_once_and_used_again_after_its_time() {
-    let (mut a, b, listen) = (Echo::start("a"), Echo::start("b"), free_port());
+    let (mut a, b, listen) = (Echo::start("a"), Echo::start("b"), reserved_port());
     let pen = Pen::run(&["-U", "-r", "-b", "1", &format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
     let clients: Vec<UdpSocket> = (0..8).map(|_| client(listen)).collect();
     let first: Vec<String> = clients.iter().map(|client| ask(client, "1")).collect();
@@ -72,7 +72,7 @@ fn a_server_that_dies_is_left_at_once_and_used_again_after_its_time() {
 
 #[test]
 fn the_emergency_server_answers_when_nobody_else_is_there() {
-    let (mut a, e, listen) = (Echo::start("a"), Echo::start("e"), free_port());
+    let (mut a, e, listen) = (Echo::start("a"), Echo::start("e"), reserved_port());
     let pen = Pen::run(&["-U", "-b", "1", "-e", &at(&e), &format!("127.0.0.1:{listen}"), &at(&a)]);
     assert_eq!([1, 2, 3].map(|n| who_from(&format!("127.0.0.{n}"), listen)), ["a", "a", "a"]);
     a.stop();
@@ -91,7 +91,7 @@ fn the_emergency_server_answers_when_nobody_else_is_there() {
 
 #[test]
 fn six_to_four_and_four_to_six() {
-    let (four, listen) = (Echo::start("four"), free_port());
+    let (four, listen) = (Echo::start("four"), reserved_port());
     let six = UdpSocket::bind("[::1]:0").unwrap();
     let port = six.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -118,7 +118,7 @@ fn six_to_four_and_four_to_six() {
 
 #[test]
 fn the_abuse_server_answers_those_who_may_not_come_in() {
-    let (a, abuse, listen) = (Echo::start("a"), Echo::start("abuse"), free_port());
+    let (a, abuse, listen) = (Echo::start("a"), Echo::start("abuse"), reserved_port());
     let pen = Pen::run(&[
         "-U",
         "-B",

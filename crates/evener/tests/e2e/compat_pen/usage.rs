@@ -2,7 +2,7 @@
 
 use crate::compat_pen::tcp::at;
 use crate::harness::pen::{Daemon, Pen, refused};
-use crate::harness::{BINARY, Directory, Server, free_port, who};
+use crate::harness::{BINARY, Directory, Server, reserved_port, who};
 use std::process::Command;
 
 #[test]
@@ -22,7 +22,7 @@ fn help_names_every_option_of_the_manual_and_ends_well() {
 #[test]
 fn mistakes_are_told_with_what_to_do() {
     let directory = Directory::new();
-    let free = free_port().to_string();
+    let free = reserved_port().to_string();
     let directory = directory.file("").display().to_string();
     for (words, code, part) in [
         (
@@ -83,7 +83,7 @@ fn a_file_is_checked_without_running_it() {
 
 #[test]
 fn what_is_hardly_meant_so_is_said_in_the_foreground_and_before_the_background() {
-    let listen = free_port();
+    let listen = reserved_port();
     let listen_at = format!("127.0.0.1:{listen}");
     let pen = Pen::run(&[&listen_at]);
     pen.expect_log("there is no server yet, and clients are turned away");
@@ -98,7 +98,7 @@ fn what_is_hardly_meant_so_is_said_in_the_foreground_and_before_the_background()
     assert!(code == 0 && said.contains("server 0 is this program itself"), "{code} {said}");
     let directory = Directory::new();
     let pid = directory.file("pid").display().to_string();
-    let (code, said) = refused(&["-p", &pid, &format!("127.0.0.1:{}", free_port()), &at(&a)]);
+    let (code, said) = refused(&["-p", &pid, &format!("127.0.0.1:{}", reserved_port()), &at(&a)]);
     let _daemon = Daemon::adopt(&directory);
     assert_eq!((code, said.as_str()), (0, ""), "what is well is not spoken of");
 }

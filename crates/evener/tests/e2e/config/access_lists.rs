@@ -1,6 +1,6 @@
 //! Who may come in, as files say: long lists of prefixes, and countries from a database.
 
-use crate::harness::{BINARY, DEADLINE, Directory, Evener, Server, free_port, line, python};
+use crate::harness::{BINARY, DEADLINE, Directory, Evener, Server, line, python, reserved_port};
 use crate::tcp::proxy_protocol::connect_from;
 use std::fmt::Write;
 use std::path::Path;
@@ -43,9 +43,9 @@ fn million() -> String {
 
 #[test]
 fn a_million_prefixes_fit_and_each_one_counts() {
-    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     let list = directory.write("list", &million());
-    let plain = Evener::run(&service(free_port(), &a, ""));
+    let plain = Evener::run(&service(reserved_port(), &a, ""));
     let began = Instant::now();
     let config = service(listen, &a, &format!("deny = prefixes \"{}\"", list.display()));
     let evener = Evener::run(&config);
@@ -82,7 +82,7 @@ fn a_million_prefixes_fit_and_each_one_counts() {
 
 #[test]
 fn a_file_of_prefixes_has_comments_and_its_wrong_lines_are_named() {
-    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     directory.write(
         "list",
         "# refused\n\n  127.0.0.7   # a space before, a word after\r\n127.0.1.0/24#close\n\t127.0.2.9/32\n#127.0.0.8\n::1/128",
@@ -160,7 +160,7 @@ const PLACES: [&str; 7] =
 
 #[test]
 fn countries_are_those_of_the_database() {
-    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     for version in [4, 6] {
         if !database(&directory, "country.mmdb", version) {
             return;
@@ -194,7 +194,7 @@ fn countries_are_those_of_the_database() {
 
 #[test]
 fn a_database_that_changed_counts_after_a_reload_and_a_broken_one_changes_nothing() {
-    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     if !database(&directory, "country.mmdb", 6) {
         return;
     }

@@ -1,7 +1,7 @@
 //! Addresses to listen on that are not there yet, or not any more: `freebind`, files of unix sockets, abstract names.
 
 use crate::harness::namespaces::Row;
-use crate::harness::{BINARY, Directory, Evener, Server, free_port, have, wait_until, who};
+use crate::harness::{BINARY, Directory, Evener, Server, have, reserved_port, wait_until, who};
 use std::io::{Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
@@ -16,7 +16,7 @@ fn who_at(path: &Path) -> Option<String> {
 
 /// A server that says its name and closes.
 fn brief(name: &'static str) -> Server {
-    Server::start(free_port(), move |mut stream| drop(stream.write_all(name.as_bytes())))
+    Server::start(move |mut stream| drop(stream.write_all(name.as_bytes())))
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn a_port_that_the_system_chose_is_in_the_log_and_in_the_status() {
 fn an_address_that_is_not_there_yet_is_listened_on_where_that_is_wanted() {
     for address in ["192.0.2.5", "[2001:db8::5]"] {
         for protocol in ["tcp", "http", "udp", "dns"] {
-            let port = free_port();
+            let port = reserved_port();
             let config = |more: &str| {
                 format!(
                     "service \"s\" {{ protocol = \"{protocol}\", listen = \"{address}:{port}\", \"127.0.0.1:9\", {more} }}"
@@ -158,7 +158,7 @@ fn abstract_sockets_are_listened_on_and_connected_to() {
             let _ = stream.write_all(b"back\n");
         }
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let config = format!(
         "service \"s\" {{ listen = {{ \"@{name}\", \"127.0.0.1:{listen}\" }}, {{ \"unix:@{name}-back\", name = \"a\" }},\n\
          check = check.tcp {{ begins = \"back\", every = \"100ms\" }} }}"

@@ -3,7 +3,7 @@
 
 use crate::harness::dns::{SERVFAIL, question, rcode, with_edns};
 use crate::harness::origin::{Wire, get};
-use crate::harness::{BINARY, DEADLINE, Directory, Evener, Server, connect, free_port, wait_until, who};
+use crate::harness::{BINARY, DEADLINE, Directory, Evener, Server, connect, reserved_port, wait_until, who};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
@@ -21,7 +21,7 @@ const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 impl Round {
     fn new(protocol: &str, host: &'static str, more: &str) -> Self {
-        let ports = [free_port(), free_port()];
+        let ports = [reserved_port(), reserved_port()];
         let run = |listen: u16, server: u16| {
             let text = format!(
                 "service 's' {{ listen = '{host}:{listen}', '{host}:{server}', protocol = '{protocol}', {more} }}"
@@ -84,7 +84,7 @@ fn a_request_that_goes_round_is_answered_with_508() {
 
 #[test]
 fn a_client_says_nothing_of_instances_and_a_chain_of_some_is_no_loop() {
-    let server = Server::start(free_port(), |stream| {
+    let server = Server::start(|stream| {
         let mut wire = Wire::new(stream);
         while let Ok(Some(head)) = wire.head() {
             if wire.reply("200 OK", "", head.as_bytes()).is_err() {
@@ -92,7 +92,7 @@ fn a_client_says_nothing_of_instances_and_a_chain_of_some_is_no_loop() {
             }
         }
     });
-    let chain: Vec<u16> = (0..4).map(|_| free_port()).chain([server.port]).collect();
+    let chain: Vec<u16> = (0..4).map(|_| reserved_port()).chain([server.port]).collect();
     let text: String = chain
         .windows(2)
         .map(|two| {
@@ -195,7 +195,7 @@ fn what_the_proxy_protocol_tells_of_is_counted_there() {
 
 #[test]
 fn a_service_that_leads_back_to_itself_is_refused() {
-    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     let good = format!("service 's' {{ listen = '127.0.0.1:{listen}', '127.0.0.1:{}' }}", a.port);
     let bad = format!(
         "service 's' {{ listen = '127.0.0.1:{listen}',\n 'localhost:{listen}', '127.0.0.1:{listen}' }}"

@@ -2,7 +2,7 @@
 
 use crate::harness::dns::{self, A, Nameserver, host, question};
 use crate::harness::origin::{Origin, Wire};
-use crate::harness::{Evener, Server, free_port, line, wait_until, who};
+use crate::harness::{Evener, Server, line, reserved_port, wait_until, who};
 use crate::udp::flows::{self, Echo};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
@@ -29,7 +29,7 @@ fn move_to(evener: &Evener, config: &str) -> String {
 
 #[test]
 fn a_reload_says_where_a_server_went_and_its_clients_go_there() {
-    let (one, two, listen) = (Server::named("one"), Server::named("two"), free_port());
+    let (one, two, listen) = (Server::named("one"), Server::named("two"), reserved_port());
     let more = "sticky = true, check = check.tcp { every = \"1h\" }";
     let evener = Evener::run(&config("tcp", listen, &at(one.port), more));
     assert_eq!(who(listen), "one");
@@ -39,7 +39,7 @@ fn a_reload_says_where_a_server_went_and_its_clients_go_there() {
     evener.expect_log("server_moved pool=p server=a");
     wait_until("the new address to be checked", || (evener.server("a")["verdict"] == "up").then_some(()));
     // Nobody is at the third place: what was seen of the others does not count, nor does fall.
-    let nobody = free_port();
+    let nobody = reserved_port();
     move_to(&evener, &config("tcp", listen, &at(nobody), more));
     wait_until("it to be down", || (evener.server("a")["verdict"] == "down").then_some(()));
     assert_eq!(evener.server("a")["reason"], "connect: refused");
@@ -49,12 +49,12 @@ fn a_reload_says_where_a_server_went_and_its_clients_go_there() {
 #[test]
 fn warm_connections_of_the_old_address_are_closed() {
     let held = |name: &'static str| {
-        Server::start(free_port(), move |mut stream| {
+        Server::start(move |mut stream| {
             let _ = stream.write_all(format!("{name} 127.0.0.1\n").as_bytes());
             let _ = stream.read(&mut [0; 16]);
         })
     };
-    let (one, two, listen) = (held("one"), held("two"), free_port());
+    let (one, two, listen) = (held("one"), held("two"), reserved_port());
     let config = |port: u16| {
         config("tcp", listen, &at(port), "").replace("pool = \"p\" }", "pool = \"p\", warm = 4 }")
     };
@@ -68,7 +68,7 @@ fn warm_connections_of_the_old_address_are_closed() {
 
 #[test]
 fn requests_of_a_connection_that_is_kept_go_to_the_new_address() {
-    let (one, two, listen) = (Origin::named("one"), Origin::named("two"), free_port());
+    let (one, two, listen) = (Origin::named("one"), Origin::named("two"), reserved_port());
     let evener = Evener::run(&config("http", listen, &at(one.port), ""));
     let mut client = Wire::to(listen);
     assert_eq!(client.ask("GET", "/", "").unwrap().text(), "one");
@@ -80,7 +80,7 @@ fn requests_of_a_connection_that_is_kept_go_to_the_new_address() {
 
 #[test]
 fn flows_go_to_the_new_address() {
-    let (one, two, listen) = (Echo::start("one"), Echo::start("two"), free_port());
+    let (one, two, listen) = (Echo::start("one"), Echo::start("two"), reserved_port());
     let evener = Evener::run(&config("udp", listen, &at(one.port), ""));
     let client = flows::client(listen);
     assert_eq!(flows::ask(&client, "x"), "one x");
@@ -90,7 +90,7 @@ fn flows_go_to_the_new_address() {
 
 #[test]
 fn queries_of_both_transports_go_to_the_new_address() {
-    let (one, two, listen) = (Nameserver::of(1), Nameserver::of(2), free_port());
+    let (one, two, listen) = (Nameserver::of(1), Nameserver::of(2), reserved_port());
     let evener = Evener::run(&config("dns", listen, &one.name(), ""));
     let asked = question(7, "www.example", A);
     let (socket, stream) = (dns::client(listen), crate::harness::connect(listen));
@@ -105,8 +105,8 @@ fn queries_of_both_transports_go_to_the_new_address() {
 
 #[test]
 fn a_server_moves_between_a_socket_and_addresses_of_both_families() {
-    let listen = free_port();
-    let (four, port) = (Server::named("four"), free_port());
+    let listen = reserved_port();
+    let (four, port) = (Server::named("four"), reserved_port());
     let six = std::net::TcpListener::bind((std::net::Ipv6Addr::LOCALHOST, port)).unwrap();
     std::thread::spawn(move || six.incoming().flatten().for_each(|mut s| drop(s.write_all(b"six ::1\n"))));
     let evener = Evener::run(&config("tcp", listen, &at(four.port), ""));

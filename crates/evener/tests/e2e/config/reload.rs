@@ -1,6 +1,6 @@
 //! Reloads and the end: what stays, stays.
 
-use crate::harness::{Evener, Server, connect, free_port, line, local, wait_until, who};
+use crate::harness::{Evener, Server, connect, line, local, reserved_port, wait_until, who};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 #[test]
 fn a_reload_keeps_connections_counters_verdicts_and_listeners() {
     let (a, mut b, c) = (Server::named("a"), Server::named("b"), Server::named("c"));
-    let (listen, other) = (free_port(), free_port());
+    let (listen, other) = (reserved_port(), reserved_port());
     let config = |servers: &[u16], more: &str| {
         let servers: String = servers.iter().map(|port| format!("\"127.0.0.1:{port}\", ")).collect();
         format!(
@@ -40,7 +40,7 @@ fn a_reload_keeps_connections_counters_verdicts_and_listeners() {
 
 #[test]
 fn a_wrong_file_changes_nothing_and_says_why() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let good = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
     let evener = Evener::run(&good);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -75,7 +75,7 @@ fn a_wrong_file_changes_nothing_and_says_why() {
 
 #[test]
 fn a_listener_passes_to_another_service_without_losing_anybody() {
-    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let config = |name: &str, port: u16| {
         format!("service \"{name}\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{port}\" }}")
     };
@@ -101,7 +101,7 @@ fn a_listener_passes_to_another_service_without_losing_anybody() {
 
 #[test]
 fn the_end_waits_for_clients_and_a_second_signal_does_not() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
     let mut evener = Evener::run(&config);
     let mut held = connect(listen);
@@ -128,7 +128,7 @@ fn the_end_waits_for_clients_and_a_second_signal_does_not() {
 
 #[test]
 fn the_end_comes_at_the_deadline() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
     let mut evener = Evener::run_with(&config, &["--drain-timeout", "300ms"]);
     let mut held = connect(listen);
@@ -142,7 +142,7 @@ fn the_end_comes_at_the_deadline() {
 
 #[test]
 fn many_hang_ups_at_once_are_few_reloads() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
     let evener = Evener::run(&config);
     let signals = format!("for i in $(seq 200); do kill -HUP {}; done", evener.pid());
@@ -157,7 +157,7 @@ fn many_hang_ups_at_once_are_few_reloads() {
 
 #[test]
 fn a_listener_widens_narrows_and_changes_its_protocol() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let config = |address: &str, more: &str| {
         format!("service \"s\" {{ listen = \"{address}:{listen}\", \"127.0.0.1:{}\" }}\n{more}", a.port)
     };
@@ -179,11 +179,11 @@ fn a_listener_widens_narrows_and_changes_its_protocol() {
 
 #[test]
 fn a_late_answer_of_an_old_address_does_not_judge_the_new_one() {
-    let silent = Server::start(free_port(), |stream| {
+    let silent = Server::start(|stream| {
         std::thread::sleep(Duration::from_secs(4));
         drop(stream);
     });
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let config = |port: u16| {
         format!(
             "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{port}\", name = \"one\" }},\n\
@@ -201,7 +201,7 @@ fn a_late_answer_of_an_old_address_does_not_judge_the_new_one() {
 
 #[test]
 fn the_end_comes_while_a_reload_reads_and_while_nobody_reads_the_log() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
     let mut evener = Evener::run(&config);
     // C code that does not count instructions, and takes longer than anybody waits.
@@ -238,14 +238,14 @@ fn the_end_comes_while_a_reload_reads_and_while_nobody_reads_the_log() {
 
 #[test]
 fn a_reload_of_twenty_thousand_servers_does_not_stop_the_world() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let config = |policy: &str, reversed: bool| {
         let order = if reversed { "20000, 1, -1" } else { "1, 20000" };
         format!(
             "local s = {{ policy = \"{policy}\" }} for n = {order} do s[#s + 1] = (\"10.%d.%d.1:80\"):format(n // 250, n % 250) end\n\
              pool \"big\" (s)\nservice \"b\" {{ listen = \"127.0.0.1:{}\", pool = \"big\" }}\n\
              service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}",
-            free_port(),
+            reserved_port(),
             a.port
         )
     };

@@ -2,7 +2,7 @@
 //! server of those who sign (TSIG, RFC 8945).
 
 use crate::harness::named::{KEY, Named, dig};
-use crate::harness::{Evener, free_port, have};
+use crate::harness::{Evener, have, reserved_port};
 use std::process::Command;
 
 fn have_all() -> bool {
@@ -34,7 +34,7 @@ fn a_forwarder_of_bind_believes_what_was_kept() {
     if !have_all() {
         return;
     }
-    let [server, listen, forwarder] = [free_port(), free_port(), free_port()];
+    let [server, listen, forwarder] = [reserved_port(), reserved_port(), reserved_port()];
     let (_server, _forwarder) = (Named::with_zone(server), Named::forwarder(forwarder, listen));
     let evener = Evener::run(&service(listen, server, "{ cache = true }"));
     forwarded(forwarder, listen);
@@ -55,7 +55,7 @@ fn cookies_reach_bind_where_nothing_is_kept() {
     if !have_all() {
         return;
     }
-    let [server, listen, forwarder] = [free_port(), free_port(), free_port()];
+    let [server, listen, forwarder] = [reserved_port(), reserved_port(), reserved_port()];
     let (_server, _forwarder) = (Named::with_zone(server), Named::forwarder(forwarder, listen));
     let evener = Evener::run(&service(listen, server, "{ client_subnet = true }"));
     forwarded(forwarder, listen);
@@ -74,7 +74,7 @@ fn what_is_signed_passes_untouched() {
     if !have_all() {
         return;
     }
-    let [server, listen] = [free_port(), free_port()];
+    let [server, listen] = [reserved_port(), reserved_port()];
     let _server = Named::with_zone(server);
     let _evener = Evener::run(&service(listen, server, "{ cache = true, client_subnet = true }"));
     assert!(dig(listen, &["n.secret", "A"]).contains("status: REFUSED"));

@@ -1,6 +1,6 @@
 //! DNS as the operator sees it: `evener dns`, its checks, what is kept and how it is taken out, what status shows.
 
-use crate::harness::{BINARY, Evener, free_port, wait_until};
+use crate::harness::{BINARY, Evener, reserved_port, wait_until};
 use std::net::UdpSocket;
 use std::process::Command;
 use std::sync::Arc;
@@ -104,7 +104,7 @@ fn said(evener: &Evener, arguments: &[&str]) -> (i32, String) {
 
 #[test]
 fn a_one_liner_listens_once_and_its_cache_can_be_emptied() {
-    let (server, listen) = (Nameserver::start(), free_port());
+    let (server, listen) = (Nameserver::start(), reserved_port());
     let at = format!("127.0.0.1:{listen}");
     let evener = Evener::one_liner(&["dns", &at, &server.at(), "--cache"]);
     let status = evener.status();
@@ -130,7 +130,7 @@ fn a_one_liner_listens_once_and_its_cache_can_be_emptied() {
 
 #[test]
 fn without_a_cache_there_is_nothing_to_expunge() {
-    let (server, listen) = (Nameserver::start(), free_port());
+    let (server, listen) = (Nameserver::start(), reserved_port());
     let evener = Evener::one_liner(&["dns", &format!("127.0.0.1:{listen}"), &server.at()]);
     assert_eq!(evener.status()["services"][0].get("cache"), None);
     let (code, text) = said(&evener, &["expunge", "dns", "a.example"]);
@@ -139,7 +139,7 @@ fn without_a_cache_there_is_nothing_to_expunge() {
 
 #[test]
 fn wrong_words_of_the_one_liner_are_said() {
-    let listen = format!("127.0.0.1:{}", free_port());
+    let listen = format!("127.0.0.1:{}", reserved_port());
     let cases = [
         (&["dns", &listen, "127.0.0.1:1", "--check", "a..b"][..], 1, "a..b"),
         (&["dns", &listen, "/run/x"], 1, "server `/run/x` is a unix socket; dns has IP servers"),
@@ -157,7 +157,7 @@ fn wrong_words_of_the_one_liner_are_said() {
 fn the_check_of_a_one_liner_asks_for_its_name() {
     let (well, ill) = (Nameserver::start(), Nameserver::start());
     ill.rcode.store(SERVFAIL, Ordering::Relaxed);
-    let listen = format!("127.0.0.1:{}", free_port());
+    let listen = format!("127.0.0.1:{}", reserved_port());
     let evener = Evener::one_liner(&["dns", &listen, &well.at(), &ill.at(), "--check", "www.example.org"]);
     wait_until("the check", || (evener.server(&ill.at())["verdict"] == "down").then_some(()));
     assert_eq!(evener.server(&ill.at())["reason"], "dns: SERVFAIL");
@@ -168,7 +168,7 @@ fn the_check_of_a_one_liner_asks_for_its_name() {
 
 #[test]
 fn kept_answers_are_counted_live_across_reloads_and_go_by_name() {
-    let (server, listen) = (Nameserver::start(), free_port());
+    let (server, listen) = (Nameserver::start(), reserved_port());
     let config = |more: &str| {
         format!(
             "service \"d\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"dns\", \"{}\", dns = {{ cache = true }}{more} }}",

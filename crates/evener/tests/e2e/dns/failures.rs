@@ -4,7 +4,7 @@ use crate::harness::dns::{
     A, Nameserver, REFUSED, SERVFAIL, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id,
     is_quiet, question, rcode, service, with_edns,
 };
-use crate::harness::{Evener, connect, free_port, wait_until};
+use crate::harness::{Evener, connect, reserved_port, wait_until};
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn a_silent_server_costs_a_few_time_outs_and_then_nothing() {
-    let (silent, good, listen) = (Nameserver::silent(), Nameserver::of(2), free_port());
+    let (silent, good, listen) = (Nameserver::silent(), Nameserver::of(2), reserved_port());
     let more = "dns = { query_timeout = \"300ms\" }, passive = { failures = 1, down_for = \"1h\" }";
     let evener = Evener::run_with(&service(listen, &[&silent, &good], more), &["--workers", "1"]);
     // It has every other turn, and three different questions are enough to blame it.
@@ -41,7 +41,7 @@ fn latencies(more: &str) -> Vec<Duration> {
             back.send(&address(question, 60, 1));
         }
     });
-    let (two, listen) = (Nameserver::of(2), free_port());
+    let (two, listen) = (Nameserver::of(2), reserved_port());
     let evener = Evener::run(&service(
         listen,
         &[&one, &two],
@@ -89,7 +89,7 @@ fn a_server_that_falls_silent_under_load_costs_nobody_more_than_one_time_out() {
 
 #[test]
 fn a_server_that_is_gone_is_left_at_once() {
-    let (mut gone, good, listen) = (Nameserver::of(1), Nameserver::of(2), free_port());
+    let (mut gone, good, listen) = (Nameserver::of(1), Nameserver::of(2), reserved_port());
     gone.stop();
     let more = "dns = { query_timeout = \"30s\" }, passive = { failures = 1000 }";
     let evener = Evener::run(&service(listen, &[&gone, &good], more));
@@ -108,7 +108,7 @@ fn a_server_that_is_gone_is_left_at_once() {
 
 #[test]
 fn a_server_that_dies_under_load_fails_no_question() {
-    let (mut one, two, listen) = (Nameserver::of(1), Nameserver::of(2), free_port());
+    let (mut one, two, listen) = (Nameserver::of(1), Nameserver::of(2), reserved_port());
     let more = "dns = { query_timeout = \"1s\" }, passive = { down_for = \"500ms\" }";
     let evener = Evener::run(&service(listen, &[&one, &two], more));
     let clients: Vec<_> = (0..6)
@@ -150,7 +150,7 @@ fn deaf_to(questions: usize) -> Nameserver {
 #[test]
 fn a_single_server_is_asked_again() {
     for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
-        let (server, listen) = (deaf_to(2), free_port());
+        let (server, listen) = (deaf_to(2), reserved_port());
         let evener =
             Evener::run(&service(listen, &[&server], "dns = { query_timeout = \"200ms\", retries = 2 }"));
         assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 5);
@@ -164,7 +164,7 @@ fn a_single_server_is_asked_again() {
 #[test]
 fn retries_are_counted_and_then_the_client_hears_of_it() {
     for (word, code) in [("servfail", SERVFAIL), ("refused", REFUSED)] {
-        let (one, two, listen) = (Nameserver::silent(), Nameserver::silent(), free_port());
+        let (one, two, listen) = (Nameserver::silent(), Nameserver::silent(), reserved_port());
         let more = format!("dns = {{ query_timeout = \"200ms\", retries = 3, on_failure = \"{word}\" }}");
         let evener = Evener::run(&service(listen, &[&one, &two], &more));
         let (plain, edns) =
@@ -183,7 +183,7 @@ fn retries_are_counted_and_then_the_client_hears_of_it() {
 
 #[test]
 fn who_is_to_hear_nothing_hears_nothing_and_a_connection_stays() {
-    let (server, listen) = (deaf_to(4), free_port());
+    let (server, listen) = (deaf_to(4), reserved_port());
     let more = "dns = { query_timeout = \"200ms\", retries = 1, on_failure = \"drop\" }";
     let evener = Evener::run(&service(listen, &[&server], more));
     let (socket, mut stream) = (client(listen), connect(listen));
@@ -198,7 +198,7 @@ fn who_is_to_hear_nothing_hears_nothing_and_a_connection_stays() {
 
 #[test]
 fn without_any_server_clients_hear_it_at_once() {
-    let (mut one, mut two, listen) = (Nameserver::of(1), Nameserver::of(2), free_port());
+    let (mut one, mut two, listen) = (Nameserver::of(1), Nameserver::of(2), reserved_port());
     one.stop();
     two.stop();
     let evener = Evener::run(&service(listen, &[&one, &two], "dns = { query_timeout = \"30s\" }"));

@@ -4,7 +4,7 @@ use crate::harness::dns::{
     A, Nameserver, SERVFAIL, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id, name_of,
     question, rcode, read_message, receive, service,
 };
-use crate::harness::{Directory, Evener, connect, free_port, wait_until};
+use crate::harness::{Directory, Evener, connect, reserved_port, wait_until};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -82,7 +82,7 @@ fn others_are_served(evener: &Evener, listen: u16, other: u16, reads: Reads) {
 
 #[test]
 fn a_client_that_pours_questions_to_which_answers_are_kept_starves_nobody() {
-    let (one, two, listen, other) = (Nameserver::of(1), Nameserver::of(2), free_port(), free_port());
+    let (one, two, listen, other) = (Nameserver::of(1), Nameserver::of(2), reserved_port(), reserved_port());
     let config = service(listen, &[&one], "dns = { cache = true }")
         + &service(other, &[&two], "").replace("\"d\"", "\"e\"");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
@@ -95,7 +95,7 @@ fn a_client_that_pours_questions_to_which_answers_are_kept_starves_nobody() {
 
 #[test]
 fn a_client_that_pours_questions_for_which_there_is_no_server_starves_nobody() {
-    let (two, listen, other, empty) = (Nameserver::of(2), free_port(), free_port(), Directory::new());
+    let (two, listen, other, empty) = (Nameserver::of(2), reserved_port(), reserved_port(), Directory::new());
     let config = format!(
         "pool \"none\" {{ discover = {{ mname = \"{}\" }} }}\n\
          service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:{listen}\", pool = \"none\" }}\n{}",
@@ -120,7 +120,7 @@ fn silent_for(start: &'static str, number: u8) -> Nameserver {
 
 #[test]
 fn a_slow_name_on_a_quiet_service_takes_no_server_down() {
-    let (one, two, listen) = (silent_for("slow", 1), silent_for("slow", 2), free_port());
+    let (one, two, listen) = (silent_for("slow", 1), silent_for("slow", 2), reserved_port());
     let more =
         "dns = { query_timeout = \"150ms\", retries = 1 }, passive = { failures = 1, down_for = \"1h\" }";
     let evener = Evener::run_with(&service(listen, &[&one, &two], more), &["--workers", "1"]);
@@ -141,7 +141,7 @@ fn a_slow_name_on_a_quiet_service_takes_no_server_down() {
 
 #[test]
 fn the_second_tier_is_asked_when_the_first_is_silent() {
-    let (first, second, listen) = (Nameserver::silent(), Nameserver::of(2), free_port());
+    let (first, second, listen) = (Nameserver::silent(), Nameserver::of(2), reserved_port());
     let more = format!(
         "{{ \"{}\", tier = 2 }}, passive = false, dns = {{ query_timeout = \"200ms\", retries = 1 }}",
         second.name()
@@ -158,7 +158,7 @@ fn the_second_tier_is_asked_when_the_first_is_silent() {
 
 #[test]
 fn what_is_under_way_when_its_only_server_moves_is_answered_by_the_new_one() {
-    let (old, new, listen) = (silent_for("held", 1), Nameserver::of(2), free_port());
+    let (old, new, listen) = (silent_for("held", 1), Nameserver::of(2), reserved_port());
     // Either somebody asks at the new address before the time is out, or the question itself does after that.
     for (timeout, somebody_asks) in [("30s", true), ("1s", false)] {
         let of = |server: &Nameserver| {

@@ -4,7 +4,7 @@ use crate::harness::dns::{
     A, Back, Nameserver, SERVFAIL, TXT, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id,
     is_closed, is_quiet, name_of, question, question_end, rcode, read_message, receive, service, with_edns,
 };
-use crate::harness::{Evener, Server, connect, free_port, wait_until};
+use crate::harness::{Evener, Server, connect, reserved_port, wait_until};
 use std::io::Write;
 use std::net::UdpSocket;
 use std::sync::Mutex;
@@ -60,7 +60,7 @@ fn what_is_no_answer_to_the_question_is_never_passed_on() {
             back.send(&told(&lie, question));
             back.send(&address(question, 60, RIGHT));
         });
-        let listen = free_port();
+        let listen = reserved_port();
         let evener = Evener::run(&service(listen, &[&server], ""));
         let asked = question(0x4711, "www.Example", A);
         let socket = client(listen);
@@ -82,7 +82,7 @@ fn an_answer_with_another_id_is_never_passed_on() {
         }
         back.send(&address(question, 60, RIGHT));
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = Evener::run(&service(listen, &[&server], ""));
     let socket = client(listen);
     assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), RIGHT);
@@ -102,7 +102,7 @@ fn an_answer_from_elsewhere_is_never_passed_on() {
         }
         back.send(&address(question, 60, RIGHT));
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = Evener::run(&service(listen, &[&server], ""));
     let socket = client(listen);
     assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), RIGHT);
@@ -118,7 +118,7 @@ fn an_answer_counts_once() {
             back.send(&address(question, 60, host));
         }
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = Evener::run(&service(listen, &[&server], ""));
     let (socket, stream) = (client(listen), connect(listen));
     assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), RIGHT);
@@ -144,7 +144,7 @@ fn a_late_answer_is_never_passed_on() {
             back.send(&address(&question, 60, RIGHT));
         });
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener =
         Evener::run(&service(listen, &[&server], "dns = { query_timeout = \"200ms\", retries = 0 }"));
     let (socket, stream) = (client(listen), connect(listen));
@@ -179,7 +179,7 @@ fn an_answer_to_somebody_elses_question_is_never_passed_on() {
             waiting.clear();
         }
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = Evener::run(&service(listen, &[&server], ""));
     let (one, other) = (client(listen), client(listen));
     let (first, second) = (question(5, "one.example", A), question(5, "two.example", A));
@@ -212,7 +212,7 @@ fn a_server_that_babbles_blocks_nobody() {
         back.send_raw(&[0xff, 0xff, 1, 2, 3]);
         back.close();
     });
-    let (good, listen) = (Nameserver::of(RIGHT), free_port());
+    let (good, listen) = (Nameserver::of(RIGHT), reserved_port());
     let evener = Evener::run(&service(listen, &[&bad, &good], "dns = { query_timeout = \"200ms\" }"));
     for turn in 0..20 {
         let asked = question(turn, "a.example", A);
@@ -239,7 +239,7 @@ fn who_sends_too_much_that_nobody_asked_for_guesses_at_a_port_that_is_given_up()
         }
         back.send(&address(question, 60, RIGHT));
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let more = "dns = { sockets = 1, query_timeout = \"10s\" }";
     let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
     assert_eq!(host(&ask(listen, &question(1, "a.example", A))), RIGHT);
@@ -258,7 +258,7 @@ fn who_sends_too_much_that_nobody_asked_for_guesses_at_a_port_that_is_given_up()
 #[test]
 fn a_server_that_takes_connections_and_ends_them_is_left_for_another() {
     let bad = Nameserver::start(|_, back| back.close());
-    let (good, listen) = (Nameserver::of(RIGHT), free_port());
+    let (good, listen) = (Nameserver::of(RIGHT), reserved_port());
     let evener = Evener::run(&service(listen, &[&bad, &good], ""));
     let stream = connect(listen);
     for turn in 0..10 {
@@ -273,8 +273,8 @@ fn a_server_that_takes_connections_and_ends_them_is_left_for_another() {
 #[test]
 fn a_server_that_reads_nothing_is_left_for_another() {
     const ALL: u16 = 300;
-    let bad = Server::start(free_port(), |_stream| std::thread::sleep(Duration::from_secs(60)));
-    let (good, listen) = (Nameserver::of(RIGHT), free_port());
+    let bad = Server::start(|_stream| std::thread::sleep(Duration::from_secs(60)));
+    let (good, listen) = (Nameserver::of(RIGHT), reserved_port());
     let config = format!(
         "service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", \"{}\", passive = false, \
          dns = {{ sockets = 1, query_timeout = \"1s\" }} }}",

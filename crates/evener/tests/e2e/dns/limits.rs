@@ -4,14 +4,14 @@ use crate::harness::dns::{
     A, FORMERR, Nameserver, SERVFAIL, address, ask, ask_on, ask_stream, ask_tcp, client, client_from, framed,
     host, id, is_closed, is_quiet, is_truncated, question, rcode, read_message, receive, service,
 };
-use crate::harness::{Evener, connect, free_port, wait_until};
+use crate::harness::{Evener, connect, reserved_port, wait_until};
 use crate::tcp::proxy_protocol::connect_from;
 use std::io::Write;
 use std::net::{TcpStream, UdpSocket};
 
 #[test]
 fn no_more_than_outstanding_max_questions_are_under_way() {
-    let (server, listen) = (Nameserver::silent(), free_port());
+    let (server, listen) = (Nameserver::silent(), reserved_port());
     let more = "dns = { outstanding_max = 8, query_timeout = \"1s\", retries = 0 }";
     let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
     let socket = client(listen);
@@ -37,7 +37,7 @@ fn no_more_than_outstanding_max_questions_are_under_way() {
 
 #[test]
 fn a_network_that_asks_too_much_gets_truncated_answers_or_none() {
-    let (server, listen) = (Nameserver::of(1), free_port());
+    let (server, listen) = (Nameserver::of(1), reserved_port());
     let more = "dns = { rate_limit = { rate = \"5/m\", v4 = 24, slip = 3 } }";
     let evener = Evener::run(&service(listen, &[&server], more));
     let (socket, neighbour) = (client(listen), client_from([127, 0, 0, 200], listen));
@@ -68,7 +68,7 @@ fn a_network_that_asks_too_much_gets_truncated_answers_or_none() {
 
 #[test]
 fn who_may_not_come_in_is_not_heard_over_udp_nor_tcp() {
-    let (server, listen) = (Nameserver::of(1), free_port());
+    let (server, listen) = (Nameserver::of(1), reserved_port());
     let evener = Evener::run(&service(listen, &[&server], "deny = \"127.0.0.5\""));
     let denied = client_from([127, 0, 0, 5], listen);
     denied.send(&question(1, "a.example", A)).unwrap();
@@ -85,7 +85,7 @@ fn who_may_not_come_in_is_not_heard_over_udp_nor_tcp() {
 
 #[test]
 fn refused_clients_have_servers_of_their_own_and_no_part_in_what_is_kept() {
-    let (good, bad, listen) = (Nameserver::of(1), Nameserver::of(2), free_port());
+    let (good, bad, listen) = (Nameserver::of(1), Nameserver::of(2), reserved_port());
     let pool = format!("pool \"bad\" {{ \"{}\" }}\n", bad.name());
     let more = "deny = \"127.0.0.5\", denied = \"bad\", dns = { cache = true }";
     let evener = Evener::run(&(pool + &service(listen, &[&good], more)));
@@ -102,7 +102,7 @@ fn refused_clients_have_servers_of_their_own_and_no_part_in_what_is_kept() {
 
 #[test]
 fn connections_of_a_client_are_limited_as_everywhere() {
-    let (server, listen) = (Nameserver::of(1), free_port());
+    let (server, listen) = (Nameserver::of(1), reserved_port());
     let _evener = Evener::run(&service(listen, &[&server], "per_client = { connections = 2 }"));
     let streams: Vec<TcpStream> = (0..2).map(|_| connect(listen)).collect();
     for stream in &streams {
@@ -135,7 +135,7 @@ fn servers_hear_of_the_clients_network_and_the_client_of_nothing() {
         let option = [&[0, 8][..], &(scope.len() as u16).to_be_bytes(), &scope].concat();
         back.send(&crate::harness::dns::with_edns(address(question, 60, 1), 1232, false, &option));
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let both = format!("listen = {{ \"127.0.0.1:{listen}\", \"[::1]:{listen}\" }}");
     let dns = "dns = { client_subnet = { v4 = 24, v6 = 56 }, cache = true }";
     let _evener =

@@ -4,7 +4,7 @@ use crate::harness::dns::{
     A, Nameserver, address, ask, ask_on, ask_stream, client, framed, host, id, is_closed, question,
     read_message, receive, service,
 };
-use crate::harness::{Evener, connect, free_port, local, wait_until};
+use crate::harness::{Evener, connect, local, reserved_port, wait_until};
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -27,7 +27,7 @@ fn held(host: u8) -> (Nameserver, Arc<Mutex<()>>) {
 
 #[test]
 fn an_address_goes_from_udp_to_dns_and_back() {
-    let (one, two, listen) = (Nameserver::of(1), Nameserver::of(2), free_port());
+    let (one, two, listen) = (Nameserver::of(1), Nameserver::of(2), reserved_port());
     let of = |server: &Nameserver, protocol: &str| {
         service(listen, &[server], "").replace("\"dns\"", &format!("\"{protocol}\""))
     };
@@ -49,7 +49,7 @@ fn an_address_goes_from_udp_to_dns_and_back() {
 
 #[test]
 fn reloads_under_load_lose_no_question() {
-    let (one, two, listen) = (Nameserver::of(1), Nameserver::of(2), free_port());
+    let (one, two, listen) = (Nameserver::of(1), Nameserver::of(2), reserved_port());
     let evener = Evener::run(&service(listen, &[&one], ""));
     let over = Arc::new(AtomicBool::new(false));
     let done = Arc::new(AtomicUsize::new(0));
@@ -90,7 +90,7 @@ fn reloads_under_load_lose_no_question() {
 
 #[test]
 fn what_is_under_way_when_its_server_leaves_is_answered() {
-    let ((old, gate), new, listen) = (held(1), Nameserver::of(2), free_port());
+    let ((old, gate), new, listen) = (held(1), Nameserver::of(2), reserved_port());
     let more = "dns = { query_timeout = \"30s\" }";
     let evener = Evener::run(&service(listen, &[&old], more));
     let (socket, mut stream) = (client(listen), connect(listen));
@@ -108,7 +108,7 @@ fn what_is_under_way_when_its_server_leaves_is_answered() {
 
 #[test]
 fn sigterm_waits_for_what_is_under_way() {
-    let ((server, gate), listen) = (held(1), free_port());
+    let ((server, gate), listen) = (held(1), reserved_port());
     let mut evener = Evener::run(&service(listen, &[&server], "dns = { query_timeout = \"30s\" }"));
     let (socket, mut stream, asked, silent) =
         (client(listen), connect(listen), connect(listen), connect(listen));
@@ -130,7 +130,7 @@ fn sigterm_waits_for_what_is_under_way() {
 
 #[test]
 fn two_services_share_a_pool_and_keep_their_answers_apart() {
-    let (server, listens) = (Nameserver::of(1), [free_port(), free_port()]);
+    let (server, listens) = (Nameserver::of(1), [reserved_port(), reserved_port()]);
     let pool = format!("pool \"p\" {{ \"{}\" }}\n", server.name());
     let of = |name: &str, listen: u16| {
         format!(
@@ -147,7 +147,7 @@ fn two_services_share_a_pool_and_keep_their_answers_apart() {
 
 #[test]
 fn what_clients_leave_behind_is_closed() {
-    let (server, listen) = (Nameserver::of(1), free_port());
+    let (server, listen) = (Nameserver::of(1), reserved_port());
     let evener = Evener::run_with(&service(listen, &[&server], ""), &["--workers", "2"]);
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", evener.pid())).unwrap().count();
     for round in 0..6 {
@@ -172,7 +172,7 @@ fn what_clients_leave_behind_is_closed() {
 
 #[test]
 fn a_server_that_drains_gets_no_more_questions_and_may_answer_those_it_has() {
-    let ((one, gate), two, listen) = (held(1), Nameserver::of(2), free_port());
+    let ((one, gate), two, listen) = (held(1), Nameserver::of(2), reserved_port());
     let more = "policy = \"first\", dns = { query_timeout = \"30s\" }";
     let evener = Evener::run(&service(listen, &[&one, &two], more));
     let socket = client(listen);
@@ -193,7 +193,7 @@ fn a_server_that_drains_gets_no_more_questions_and_may_answer_those_it_has() {
 
 #[test]
 fn a_client_goes_home_when_its_server_is_back() {
-    let (mut one, two, listen) = (Nameserver::of(1), Nameserver::of(2), free_port());
+    let (mut one, two, listen) = (Nameserver::of(1), Nameserver::of(2), reserved_port());
     let more = "sticky = { failback = true }, passive = { down_for = \"1s\" }";
     let evener = Evener::run_with(&service(listen, &[&one, &two], more), &["--workers", "1"]);
     let asked = |number: u8| {

@@ -7,7 +7,7 @@ use crate::harness::dns::{
 use crate::harness::dns_mname::{
     Backend, Frame, accepted, alive, frame, hello, mname_service, outbound, well,
 };
-use crate::harness::{Directory, Evener, connect, free_port, wait_until};
+use crate::harness::{Directory, Evener, connect, reserved_port, wait_until};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::unix::net::UnixStream;
@@ -23,7 +23,7 @@ fn started(listen: u16, backend: &Backend, servers: &[&Nameserver], more: &str) 
 
 #[test]
 fn questions_go_in_frames_that_tell_of_the_client() {
-    let (backend, listen) = (Backend::start(|frame, back| well(frame, back, 4)), free_port());
+    let (backend, listen) = (Backend::start(|frame, back| well(frame, back, 4)), reserved_port());
     let evener = started(listen, &backend, &[], "");
     let (socket, stream) = (client(listen), connect(listen));
     for number in 0..20 {
@@ -64,7 +64,7 @@ fn the_ids_of_clients_stay_what_they_are() {
         }
         _ => well(frame, back, 4),
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let _evener = started(listen, &backend, &[], "dns = { query_timeout = \"30s\" }");
     let clients = [client(listen), client(listen)];
     let asked = question(0x1234, "slow", A);
@@ -102,7 +102,7 @@ fn nothing_is_sent_before_a_session_of_tcp_is_accepted() {
         }
         well(frame, back, 4);
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let _evener = started(listen, &backend, &[], "");
     assert_eq!(host(&ask_tcp(listen, &question(1, "a.example", A))), 4);
     assert_eq!(EARLY.load(Ordering::Relaxed), 0, "bytes came before INBOUND_TCP_OK");
@@ -141,7 +141,7 @@ fn each_fault_ends_the_session_and_another_one_begins() {
                 back.shutdown(std::net::Shutdown::Both).unwrap();
             }
         });
-        let listen = free_port();
+        let listen = reserved_port();
         let config = mname_service(listen, &[&backend], &[], "");
         let evener = Evener::run_with(&config, &["--workers", "1"]);
         evener.expect_log(reason);
@@ -167,7 +167,7 @@ fn frames_may_be_cut_at_any_byte() {
             std::thread::sleep(Duration::from_micros(200));
         }
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let _evener = started(listen, &backend, &[], "");
     for number in 0..5 {
         assert_eq!(host(&ask(listen, &question(number, "a.example", A))), 4);
@@ -197,7 +197,7 @@ fn what_is_no_answer_is_never_passed_on() {
         well(frame, back, 4);
         back.write_all(&lie(*from, &address(message, 60, 66))).unwrap();
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = started(listen, &backend, &[], "");
     let socket = client(listen);
     assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), 4);
@@ -212,7 +212,7 @@ fn who_waits_when_a_session_ends_asks_another_server_at_once() {
         Frame::Udp { .. } | Frame::Message(_) => back.shutdown(std::net::Shutdown::Both).unwrap(),
         _ => well(frame, back, 4),
     });
-    let (other, listen) = (Nameserver::of(2), free_port());
+    let (other, listen) = (Nameserver::of(2), reserved_port());
     let evener = started(listen, &backend, &[&other], "dns = { query_timeout = \"30s\" }");
     let begun = Instant::now();
     for number in 0..6 {
@@ -227,7 +227,7 @@ fn who_waits_when_a_session_ends_asks_another_server_at_once() {
 #[test]
 fn what_does_not_fit_into_a_frame_goes_to_another_server() {
     let backend = Backend::start(|frame, back| well(frame, back, 4));
-    let (other, listen) = (Nameserver::of(2), free_port());
+    let (other, listen) = (Nameserver::of(2), reserved_port());
     let listens = format!("[::1]:{listen}");
     let of = |servers: &[&Nameserver]| {
         mname_service(listen, &[&backend], servers, "dns = { on_failure = \"drop\" }")
@@ -269,7 +269,7 @@ fn what_does_not_fit_into_a_frame_goes_to_another_server() {
 #[test]
 fn a_server_of_mname_hears_of_clients_by_its_frames_alone() {
     let backend = Backend::start(|frame, back| well(frame, back, 4));
-    let listen = free_port();
+    let listen = reserved_port();
     let more = "send_proxy = \"v2\", dns = { query_timeout = \"200ms\" }";
     let config = mname_service(listen, &[&backend], &[], more);
     let evener = Evener::run(&config);
@@ -285,7 +285,7 @@ fn a_server_that_reads_nothing_is_not_written_to_without_bound() {
         Frame::Hello => well(frame, back, 4),
         _ => std::thread::sleep(Duration::from_secs(60)),
     });
-    let (other, listen) = (Nameserver::of(2), free_port());
+    let (other, listen) = (Nameserver::of(2), reserved_port());
     let evener = started(listen, &backend, &[&other], "dns = { query_timeout = \"200ms\" }");
     let padding = [&[0, 12, 5, 0][..], &vec![0; 0x500]].concat();
     let flood = client(listen);
@@ -306,7 +306,7 @@ fn a_server_that_reads_nothing_is_not_written_to_without_bound() {
 fn a_socket_that_is_not_there_is_tried_now_and_then_until_it_is() {
     let directory = Directory::new();
     let path = directory.file("later");
-    let listen = free_port();
+    let listen = reserved_port();
     let config = format!(
         "service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:{listen}\", {{ \"unix:{}\", mname = true, name = \"m\" }} }}",
         path.display()
@@ -331,7 +331,7 @@ fn heartbeats_keep_a_session_and_who_gives_no_sign_of_life_loses_it() {
         Frame::Heartbeat => {}
         _ => well(frame, back, 5),
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let config = mname_service(listen, &[&good, &bad], &[], "");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     let verdict = |backend: &Backend| evener.server(&backend.name())["verdict"].clone();
@@ -359,7 +359,7 @@ fn a_session_of_tcp_that_is_not_accepted_is_a_fault() {
         Frame::Tcp { .. } => std::thread::sleep(Duration::from_secs(30)),
         _ => well(frame, back, 4),
     });
-    let (other, listen) = (Nameserver::of(2), free_port());
+    let (other, listen) = (Nameserver::of(2), reserved_port());
     let more = "policy = \"first\", dns = { query_timeout = \"500ms\" }";
     let evener = started(listen, &backend, &[&other], more);
     let (stream, begun) = (connect(listen), Instant::now());
@@ -383,7 +383,7 @@ fn a_session_of_tcp_that_is_answered_with_anything_else_is_a_fault() {
         Frame::Tcp { .. } => back.write_all(&alive()).unwrap(),
         _ => well(frame, back, 4),
     });
-    let (other, listen) = (Nameserver::of(2), free_port());
+    let (other, listen) = (Nameserver::of(2), reserved_port());
     let evener = started(listen, &backend, &[&other], "dns = { query_timeout = \"30s\" }");
     let mut stream = connect(listen);
     for number in 0..4 {
@@ -398,7 +398,7 @@ fn a_session_of_tcp_that_is_answered_with_anything_else_is_a_fault() {
 #[test]
 fn each_worker_has_a_session_and_a_reload_begins_and_ends_them() {
     let (backend, other, listen) =
-        (Backend::start(|frame, back| well(frame, back, 4)), Nameserver::of(2), free_port());
+        (Backend::start(|frame, back| well(frame, back, 4)), Nameserver::of(2), reserved_port());
     let with = mname_service(listen, &[&backend], &[], "");
     let evener = Evener::run_with(&with, &["--workers", "3"]);
     wait_until("three sessions", || (backend.open() == 3).then_some(()));

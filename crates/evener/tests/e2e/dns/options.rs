@@ -5,7 +5,7 @@ use crate::harness::dns::{
     host, name_of, question, question_end, rcode, read_message, receive, record, reply, service, with_edns,
 };
 use crate::harness::dns_mname::{Backend, Frame, mname_service, outbound};
-use crate::harness::{Evener, connect, free_port, wait_until};
+use crate::harness::{Evener, connect, reserved_port, wait_until};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -37,7 +37,7 @@ fn talkative() -> Nameserver {
 
 #[test]
 fn an_unknown_opcode_without_a_question_is_not_implemented() {
-    let (server, listen) = (Nameserver::of(1), free_port());
+    let (server, listen) = (Nameserver::of(1), reserved_port());
     let evener = Evener::run(&service(listen, &[&server], ""));
     for (opcode, expected) in
         [(1, NOTIMP), (2, NOTIMP), (6, NOTIMP), (15, NOTIMP), (0, FORMERR), (5, FORMERR)]
@@ -52,7 +52,7 @@ fn an_unknown_opcode_without_a_question_is_not_implemented() {
 
 #[test]
 fn bytes_after_a_message_do_not_go_on() {
-    let listen = free_port();
+    let listen = reserved_port();
     let server = Nameserver::of(1);
     let _evener = Evener::run(&service(listen, &[&server], "dns = { cache = true, client_subnet = true }"));
     let plain = question(1, "a.example", A);
@@ -79,7 +79,7 @@ fn a_query_for_a_cookie_alone_is_passed_on() {
         let bare = [&asked[..2], &[0x80, 0], &[0; 8]].concat();
         back.send(&if asked[5] == 0 { edns(bare, &[BOTH_COOKIES]) } else { address(asked, 60, 1) });
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let config = |more: &str| service(listen, &[&server], more);
     let evener = Evener::run(&config(""));
     let alone = edns([&[7, 7, 0, 0][..], &[0; 8]].concat(), &[COOKIE]);
@@ -122,7 +122,7 @@ fn cookies_are_taken_out_where_responses_are_kept() {
         drop(wait.lock());
         back.send(&edns(answer, &[BOTH_COOKIES, OTHER]));
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let more = "dns = { cache = { stale = \"1h\" }, query_timeout = \"5s\", retries = 0 }";
     let evener = Evener::run(&service(listen, &[&server], more));
     let stream = connect(listen);
@@ -154,7 +154,7 @@ fn cookies_are_taken_out_where_responses_are_kept() {
 
 #[test]
 fn cookies_are_passed_on_where_none_are_kept() {
-    let (server, listen) = (talkative(), free_port());
+    let (server, listen) = (talkative(), reserved_port());
     let _evener = Evener::run(&service(listen, &[&server], "dns = { client_subnet = true }"));
     let asked = edns(question(1, "a.example", A), &[COOKIE]);
     for answer in [ask(listen, &asked), ask_tcp(listen, &asked)] {
@@ -166,7 +166,7 @@ fn cookies_are_passed_on_where_none_are_kept() {
 #[test]
 fn the_idle_time_of_a_connection_is_ours_to_tell() {
     let server = talkative();
-    let listen = free_port();
+    let listen = reserved_port();
     let seven = [0, 11, 0, 2, 0, 70];
     for dns in ["{}", "{ cache = true }"] {
         let evener =
@@ -200,7 +200,7 @@ fn errors_and_transfers_have_the_idle_time_too() {
             back.send(&edns(reply(asked, 0, &[soa], &[]), &[TWO_MINUTES]));
         }
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let more = "idle_timeout = \"7s\", dns = { query_timeout = \"200ms\", retries = 0 }";
     let _evener = Evener::run(&service(listen, &[&server], more));
     let stream = connect(listen);
@@ -222,7 +222,7 @@ fn a_client_is_told_to_leave_while_the_program_drains() {
         drop(wait.lock());
         back.send(&edns(address(asked, 60, 1), &[]));
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let more = "idle_timeout = \"7s\", dns = { query_timeout = \"30s\" }";
     let evener = Evener::run(&service(listen, &[&server], more));
     let stream = connect(listen);
@@ -250,7 +250,7 @@ fn options_that_are_ours_do_not_reach_servers_of_mname() {
         }
         _ => crate::harness::dns_mname::well(frame, back, 4),
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = Evener::run(&mname_service(listen, &[&backend], &[], "idle_timeout = \"7s\""));
     wait_until("the session to stand", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
     let asked = edns(question(1, "a.example", A), &[COOKIE, KEEPALIVE]);

@@ -1,7 +1,7 @@
 //! DNS with real programs behind us: nsd with a thousand names, and dnsdist.
 
 use crate::harness::peers::Peer;
-use crate::harness::{DEADLINE, Directory, Evener, connect, free_port, have, local, wait_until};
+use crate::harness::{DEADLINE, Directory, Evener, connect, have, local, reserved_port, wait_until};
 use crate::udp::flows::Nsd;
 use std::io::{Read, Write};
 use std::net::UdpSocket;
@@ -123,7 +123,7 @@ fn every_answer_of_a_thousand_is_the_right_one() {
     if !have_all() {
         return;
     }
-    let (directory, ports, listen) = (Directory::new(), [free_port(), free_port()], free_port());
+    let (directory, ports, listen) = (Directory::new(), [reserved_port(), reserved_port()], reserved_port());
     let _servers = ports.map(|port| name_server(&directory, port));
     let evener = Evener::run(&service(listen, &ports, ""));
     check_over_udp(listen);
@@ -147,7 +147,7 @@ fn a_zone_is_transferred_whole() {
     if !have_all() {
         return;
     }
-    let (directory, port, listen) = (Directory::new(), free_port(), free_port());
+    let (directory, port, listen) = (Directory::new(), reserved_port(), reserved_port());
     let _server = name_server(&directory, port);
     let _evener = Evener::run(&service(listen, &[port], ""));
     let zone = |port: u16| {
@@ -166,7 +166,7 @@ fn what_does_not_fit_is_asked_again_over_tcp() {
     if !have_all() {
         return;
     }
-    let (directory, port, listen) = (Directory::new(), free_port(), free_port());
+    let (directory, port, listen) = (Directory::new(), reserved_port(), reserved_port());
     let _server = name_server(&directory, port);
     let _evener = Evener::run(&service(listen, &[port], "dns = { cache = true }"));
     // Twice: the second time there is something kept.
@@ -201,7 +201,7 @@ fn dnsdist_is_told_of_the_client_over_udp_and_tcp() {
     if !have_all() {
         return;
     }
-    let (port, listen) = (free_port(), free_port());
+    let (port, listen) = (reserved_port(), reserved_port());
     let _dnsdist = teller(port, "\"127.0.0.1/32\"");
     let evener = Evener::run(&format!(
         "service \"dns\" {{ protocol = \"dns\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{port}\", send_proxy = \"v2\" }}"
@@ -224,7 +224,7 @@ fn dnsdist_sees_the_network_of_the_client_which_sees_nothing_of_that() {
     if !have_all() {
         return;
     }
-    let (port, listen) = (free_port(), free_port());
+    let (port, listen) = (reserved_port(), reserved_port());
     let _dnsdist = teller(port, "");
     let _evener = Evener::run(&service(listen, &[port], "dns = { client_subnet = { v4 = 24, v6 = 56 } }"));
     for (from, network) in [("127.0.7.9", "127.0.7.24"), ("127.8.1.2", "127.8.1.24")] {
@@ -257,7 +257,7 @@ fn nothing_is_lost_when_a_server_stops_under_load() {
     if !have_all() {
         return;
     }
-    let (directory, ports, listen) = (Directory::new(), [free_port(), free_port()], free_port());
+    let (directory, ports, listen) = (Directory::new(), [reserved_port(), reserved_port()], reserved_port());
     let servers = ports.map(|port| name_server(&directory, port));
     let evener = Evener::run(&service(
         listen,

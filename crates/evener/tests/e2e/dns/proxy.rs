@@ -4,7 +4,7 @@ use crate::harness::dns::{
     A, Nameserver, address, ask, ask_on, ask_stream, client, client_from, framed, host, is_closed, is_quiet,
     question, read_message, service, with_edns,
 };
-use crate::harness::{Evener, Server, connect, free_port, wait_until};
+use crate::harness::{Evener, Server, connect, reserved_port, wait_until};
 use crate::tcp::proxy_from::{FOUR, six, v2};
 use crate::tcp::proxy_protocol::connect_from;
 use std::io::{Read, Write};
@@ -24,7 +24,7 @@ fn told(bytes: &[u8]) -> (usize, Option<(SocketAddr, SocketAddr, u8)>) {
 
 #[test]
 fn clients_are_those_of_whom_we_are_told() {
-    let (server, listen) = (Nameserver::of(1), free_port());
+    let (server, listen) = (Nameserver::of(1), reserved_port());
     let more = "proxy_from = \"127.0.0.1\", deny = \"192.0.2.99\", dns = { client_subnet = { v4 = 32 } }";
     let evener = Evener::run(&service(listen, &[&server], more));
     let asked = with_edns(question(1, "a.example", A), 1232, false, &[]);
@@ -65,7 +65,7 @@ fn clients_are_those_of_whom_we_are_told() {
 
 #[test]
 fn without_the_header_that_is_wanted_nobody_is_heard() {
-    let (server, listen) = (Nameserver::of(1), free_port());
+    let (server, listen) = (Nameserver::of(1), reserved_port());
     let evener = Evener::run(&service(listen, &[&server], "proxy_from = \"127.0.0.1\""));
     let (socket, asked) = (client(listen), question(1, "a.example", A));
     let bad = [
@@ -100,7 +100,7 @@ fn servers_are_told_of_the_client_of_each_question_over_udp() {
         assert!(to.ip().is_loopback());
         back.send(&address(&datagram[length..], 60, (from.port() % 251) as u8));
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let _evener = Evener::run(&service(listen, &[&server], "send_proxy = \"v2\""));
     for number in 0..20 {
         let client = client_from([127, 0, 0, 3], listen);
@@ -113,7 +113,7 @@ fn servers_are_told_of_the_client_of_each_question_over_udp() {
 fn servers_are_told_of_the_client_of_each_connection_over_tcp() {
     let seen: Arc<Mutex<Vec<SocketAddr>>> = Arc::default();
     let keep = Arc::clone(&seen);
-    let server = Server::start(free_port(), move |mut stream| {
+    let server = Server::start(move |mut stream| {
         let mut head = vec![0; 16];
         stream.read_exact(&mut head).unwrap();
         head.resize(16 + usize::from(head[15]), 0);
@@ -129,7 +129,7 @@ fn servers_are_told_of_the_client_of_each_connection_over_tcp() {
             }
         }
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let _evener = Evener::run(&format!(
         "service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", send_proxy = \"v2\" }}",
         server.port
@@ -147,7 +147,7 @@ fn servers_are_told_of_the_client_of_each_connection_over_tcp() {
 
 #[test]
 fn who_comes_through_two_of_us_is_still_known() {
-    let (server, inner, outer) = (Nameserver::of(1), free_port(), free_port());
+    let (server, inner, outer) = (Nameserver::of(1), reserved_port(), reserved_port());
     let more = "proxy_from = \"127.0.0.1\", dns = { client_subnet = { v4 = 32 } }";
     let _second = Evener::run(&service(inner, &[&server], more));
     let _first = Evener::run(&format!(

@@ -4,7 +4,7 @@ use crate::harness::dns::{
     A, Nameserver, TXT, address, ask, ask_on, ask_stream, ask_tcp, client, client_from, host, id,
     is_truncated, name_of, question, question_end, receive, record, reply, service, sized, with_edns,
 };
-use crate::harness::{Evener, connect, free_port, wait_until};
+use crate::harness::{Evener, connect, reserved_port, wait_until};
 use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 #[test]
 fn answers_come_back_under_the_id_and_in_the_spelling_of_the_question() {
-    let (server, listen) = (Nameserver::of(7), free_port());
+    let (server, listen) = (Nameserver::of(7), reserved_port());
     let evener = Evener::run(&service(listen, &[&server], ""));
     for turn in 0..40_u16 {
         // A client that spells names by chance looks for its own spelling.
@@ -48,7 +48,7 @@ fn many_clients_with_one_id_each_get_their_own_answer() {
         let number = name_of(question)[1..].split('.').next().unwrap().parse().unwrap();
         back.send(&address(question, 60, number));
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let _evener = Evener::run(&service(listen, &[&server], ""));
     let clients: Vec<UdpSocket> = (0..200).map(|_| client(listen)).collect();
     for _ in 0..3 {
@@ -68,7 +68,7 @@ fn answers_are_cut_to_what_the_client_takes_and_whole_over_tcp() {
         let size = name_of(question)[1..].split('.').next().unwrap().parse().unwrap();
         back.send(&sized(question, size));
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = Evener::run(&service(listen, &[&server], ""));
     let plain = |size: usize| question(1, &format!("n{size}.example"), TXT);
     let mut cut = 0;
@@ -97,7 +97,7 @@ fn what_the_server_truncated_is_passed_on_as_it_is() {
         answer[2] |= 2 * u8::from(!back.is_tcp());
         back.send(&answer);
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = Evener::run(&service(listen, &[&server], ""));
     let asked = question(3, "a.example", A);
     let answer = ask(listen, &asked);
@@ -121,7 +121,7 @@ fn questions_go_where_the_fewest_are_under_way() {
             back.send(&address(&question, 60, 1));
         });
     });
-    let (quick, listen) = (Nameserver::of(2), free_port());
+    let (quick, listen) = (Nameserver::of(2), reserved_port());
     let more = "policy = \"least_outstanding\", dns = { query_timeout = \"30s\" }";
     let evener = Evener::run_with(&service(listen, &[&slow, &quick], more), &["--workers", "1"]);
     let waiting = client(listen);
@@ -145,7 +145,7 @@ fn questions_go_where_the_fewest_are_under_way() {
 
 #[test]
 fn a_sticky_client_has_one_server_for_udp_and_tcp() {
-    let (one, two, listen) = (Nameserver::of(1), Nameserver::of(2), free_port());
+    let (one, two, listen) = (Nameserver::of(1), Nameserver::of(2), reserved_port());
     let _evener = Evener::run(&service(listen, &[&one, &two], "sticky = true"));
     let mut homes: HashMap<u8, usize> = HashMap::new();
     for number in 10..20 {
@@ -163,7 +163,7 @@ fn a_sticky_client_has_one_server_for_udp_and_tcp() {
 
 #[test]
 fn answers_come_from_the_address_that_was_asked() {
-    let (server, listen) = (Nameserver::of(1), free_port());
+    let (server, listen) = (Nameserver::of(1), reserved_port());
     let both = format!("listen = {{ \"0.0.0.0:{listen}\", \"[::]:{listen}\" }}");
     let _evener =
         Evener::run(&format!("service \"d\" {{ protocol = \"dns\", {both}, \"{}\" }}", server.name()));
@@ -182,7 +182,7 @@ fn answers_come_from_the_address_that_was_asked() {
 
 #[test]
 fn open_connections_are_listed_and_can_be_closed() {
-    let (server, listen) = (Nameserver::silent(), free_port());
+    let (server, listen) = (Nameserver::silent(), reserved_port());
     let evener = Evener::run(&service(listen, &[&server], "dns = { query_timeout = \"30s\" }"));
     let stages = || {
         let (status, found) = crate::admin::access::api(&evener, "GET", "/v1/connections?service=d", None);

@@ -4,7 +4,7 @@ use crate::harness::dns::{
     A, NXDOMAIN, Nameserver, REFUSED, SERVFAIL, TXT, ask, ask_tcp, host, question, rcode, record, reply,
     service,
 };
-use crate::harness::{Evener, free_port, wait_until};
+use crate::harness::{Evener, reserved_port, wait_until};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -22,7 +22,7 @@ fn declining(code: u8, mark: u8) -> Nameserver {
 
 /// Asks some, and says which codes come and how often the other server was asked.
 fn codes(code: u8, dns: &str) -> (Vec<u8>, usize) {
-    let (one, two, listen) = (declining(code, b'1'), Nameserver::of(2), free_port());
+    let (one, two, listen) = (declining(code, b'1'), Nameserver::of(2), reserved_port());
     let more = format!("policy = \"first\", dns = {{ query_timeout = \"20s\", {dns} }}");
     let evener = Evener::run_with(&service(listen, &[&one, &two], &more), &["--workers", "1"]);
     let seen = (0..4).map(|turn| {
@@ -50,7 +50,7 @@ fn another_server_is_asked_for_the_codes_that_are_meant() {
 #[test]
 fn where_all_decline_the_response_of_the_last_one_is_passed_on() {
     for ask in ASKS {
-        let (one, two, listen) = (declining(SERVFAIL, b'1'), declining(SERVFAIL, b'2'), free_port());
+        let (one, two, listen) = (declining(SERVFAIL, b'1'), declining(SERVFAIL, b'2'), reserved_port());
         let more = "policy = \"first\", dns = { query_timeout = \"20s\" }";
         let evener = Evener::run(&service(listen, &[&one, &two], more));
         let asked = question(5, "a.example", A);
@@ -66,7 +66,7 @@ fn the_first_response_is_passed_on_where_the_next_server_is_silent_or_gone() {
     let (one, silent, mut gone) = (declining(SERVFAIL, b'1'), Nameserver::silent(), Nameserver::of(3));
     gone.stop();
     for other in [&silent, &gone] {
-        let listen = free_port();
+        let listen = reserved_port();
         let more = "policy = \"first\", dns = { query_timeout = \"300ms\", retries = 1 }";
         let _evener = Evener::run(&service(listen, &[&one, other], more));
         for ask in ASKS {
@@ -79,7 +79,7 @@ fn the_first_response_is_passed_on_where_the_next_server_is_silent_or_gone() {
 
 #[test]
 fn a_server_that_is_down_is_not_waited_for() {
-    let (silent, one, listen) = (Nameserver::silent(), declining(SERVFAIL, b'1'), free_port());
+    let (silent, one, listen) = (Nameserver::silent(), declining(SERVFAIL, b'1'), reserved_port());
     let more = "policy = \"first\", dns = { query_timeout = \"300ms\" }, passive = { down_for = \"1h\" }";
     let evener = Evener::run_with(&service(listen, &[&silent, &one], more), &["--workers", "1"]);
     wait_until("it to be down", || {
@@ -97,7 +97,7 @@ fn a_server_that_is_down_is_not_waited_for() {
 
 #[test]
 fn servers_go_on_taking_turns_though_one_declines() {
-    let (one, two, listen) = (declining(SERVFAIL, b'1'), Nameserver::of(2), free_port());
+    let (one, two, listen) = (declining(SERVFAIL, b'1'), Nameserver::of(2), reserved_port());
     let _evener = Evener::run_with(&service(listen, &[&one, &two], ""), &["--workers", "1"]);
     for turn in 0..20 {
         assert_eq!(host(&ASKS[usize::from(turn % 2)](listen, &question(turn, "a.example", A))), 2);
@@ -114,7 +114,7 @@ fn a_stale_response_is_better_than_one_that_declines() {
         let answers = if code == 0 { vec![record(A, 1, &[192, 0, 2, 9])] } else { Vec::new() };
         back.send(&reply(question, code, &answers, &[]));
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let more = "dns = { query_timeout = \"20s\", cache = { stale = \"1h\" } }";
     let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
     assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 9);

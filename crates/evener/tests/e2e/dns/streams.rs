@@ -5,7 +5,7 @@ use crate::harness::dns::{
     name_of, question, rcode, read_message, reply, service, sized,
 };
 use crate::harness::dns_mname::{Backend, Frame, frame, hello, mname_service, well};
-use crate::harness::{Evener, Server, connect, free_port, wait_until};
+use crate::harness::{Evener, Server, connect, reserved_port, wait_until};
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -34,7 +34,7 @@ fn hushed_on_its_first() -> (Nameserver, Arc<AtomicBool>) {
 fn a_stream_on_which_the_server_fell_silent_is_given_up() {
     const TIMEOUT: Duration = Duration::from_secs(1);
     for sockets in [1, 4] {
-        let ((server, hush), listen) = (hushed_on_its_first(), free_port());
+        let ((server, hush), listen) = (hushed_on_its_first(), reserved_port());
         let more = format!("dns = {{ query_timeout = \"1s\", sockets = {sockets} }}");
         let evener = Evener::run_with(&service(listen, &[&server], &more), &["--workers", "1"]);
         let mut stream = connect(listen);
@@ -87,7 +87,7 @@ fn with_a_large_zone() -> (Nameserver, Arc<AtomicUsize>) {
 
 #[test]
 fn a_transfer_to_a_client_that_takes_its_time_arrives_whole() {
-    let ((server, sent), listen) = (with_a_large_zone(), free_port());
+    let ((server, sent), listen) = (with_a_large_zone(), reserved_port());
     let _evener = Evener::run(&service(listen, &[&server], "dns = { query_timeout = \"300ms\" }"));
     let mut stream = connect(listen);
     stream.write_all(&framed(&question(77, "zone.example", AXFR))).unwrap();
@@ -113,7 +113,7 @@ fn a_client_whose_transfer_breaks_off_is_told_by_the_end_of_its_connection() {
         (0..3).for_each(|_| back.send(&sized(question, 1000)));
         back.close();
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = Evener::run(&service(listen, &[&server], "dns = { query_timeout = \"30s\" }"));
     let (mut stream, other) = (connect(listen), connect(listen));
     assert_eq!(host(&ask_stream(&other, &question(1, "a.example", A))), 1);
@@ -135,7 +135,7 @@ fn descriptors(evener: &Evener) -> usize {
 #[test]
 fn transfers_that_are_refused_hold_no_descriptors() {
     let server = Nameserver::start(|question, back| back.send(&reply(question, REFUSED, &[], &[])));
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = Evener::run_with(&service(listen, &[&server], ""), &["--workers", "1"]);
     let stream = connect(listen);
     let refused = |number| {
@@ -163,7 +163,7 @@ fn told_and_sized(bytes: usize) -> Server {
 }
 
 fn told_and(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> Server {
-    Server::start(free_port(), move |mut stream| {
+    Server::start(move |mut stream| {
         let mut head = [0; 16];
         stream.read_exact(&mut head).unwrap();
         assert_eq!(&head[..12], b"\r\n\r\n\0\r\nQUIT\n");
@@ -176,7 +176,7 @@ fn told_and(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> Server
 
 #[test]
 fn a_connection_for_one_client_follows_its_server_to_another_address() {
-    let (old, new, listen) = (told(1), told(2), free_port());
+    let (old, new, listen) = (told(1), told(2), reserved_port());
     let of = |server: &Server| {
         let more = format!("{{ \"127.0.0.1:{}\", name = \"s\" }}, send_proxy = \"v2\"", server.port);
         service(listen, &[], &more)
@@ -195,7 +195,7 @@ fn a_connection_for_one_client_follows_its_server_to_another_address() {
 #[test]
 fn a_client_that_does_not_read_is_no_failure_of_a_server_that_is_told_of_it() {
     const QUESTIONS: u16 = 600;
-    let (server, listen) = (told_and_sized(60_000), free_port());
+    let (server, listen) = (told_and_sized(60_000), reserved_port());
     let more = format!(
         "{{ \"127.0.0.1:{}\", name = \"s\" }}, send_proxy = \"v2\", passive = {{ failures = 1 }}, \
          dns = {{ query_timeout = \"1500ms\", pipeline_max = 1000 }}, idle_timeout = \"1min\"",
@@ -217,7 +217,7 @@ fn a_client_that_does_not_read_is_no_failure_of_a_server_that_is_told_of_it() {
 
 /// Asks so many questions at once of a server that ends each connection after an answer.
 fn all_are_answered(port: u16, sockets: u8) {
-    let listen = free_port();
+    let listen = reserved_port();
     let more = format!("\"127.0.0.1:{port}\", dns = {{ sockets = {sockets}, query_timeout = \"30s\" }}");
     let evener = Evener::run_with(&service(listen, &[], &more), &["--workers", "1"]);
     for _ in 0..20 {
@@ -240,7 +240,7 @@ fn questions_to_a_server_that_ends_its_connection_after_each_answer_are_all_answ
         back.close();
     });
     // What it did not read makes of its end a reset.
-    let abrupt = Server::start(free_port(), |mut stream| {
+    let abrupt = Server::start(|mut stream| {
         if let Some(message) = read_message(&stream) {
             let _ = stream.write_all(&framed(&address(&message, 60, 1)));
         }
@@ -257,7 +257,7 @@ fn twenty_sessions_that_are_not_accepted_are_one_fault() {
         Frame::Tcp { .. } => {}
         _ => well(frame, back, 4),
     });
-    let (other, listen) = (Nameserver::of(2), free_port());
+    let (other, listen) = (Nameserver::of(2), reserved_port());
     let more = "policy = \"first\", dns = { query_timeout = \"500ms\" }";
     let evener = Evener::run_with(&mname_service(listen, &[&backend], &[&other], more), &["--workers", "1"]);
     let state = || evener.server(&backend.name());
@@ -283,7 +283,7 @@ fn a_server_that_errs_after_each_hello_is_not_connected_to_without_end() {
     let backend = Backend::start(|_, mut back| {
         let _ = back.write_all(&[hello(), frame(&[7])].concat());
     });
-    let (begun, listen) = (Instant::now(), free_port());
+    let (begun, listen) = (Instant::now(), reserved_port());
     let evener = Evener::run_with(&mname_service(listen, &[&backend], &[], ""), &["--workers", "1"]);
     let connects = || backend.seen().iter().filter(|frame| **frame == Frame::Hello).count();
     wait_until("the third connect", || (connects() >= 3).then_some(()));

@@ -4,7 +4,7 @@ use crate::harness::dns::{
     A, AXFR, Back, Nameserver, QUIET, SOA, TXT, address, ask, ask_stream, client, framed, host, id,
     is_closed, name_of, question, question_end, read_message, record, reply, service, sized, with_edns,
 };
-use crate::harness::{DEADLINE, Evener, connect, free_port, wait_until};
+use crate::harness::{DEADLINE, Evener, connect, reserved_port, wait_until};
 use std::collections::HashSet;
 use std::io::Write;
 use std::net::Shutdown;
@@ -32,7 +32,7 @@ fn number(question: &[u8]) -> u8 {
 
 #[test]
 fn a_hundred_questions_of_one_connection_are_answered_in_any_order() {
-    let (server, listen) = (in_reverse(100), free_port());
+    let (server, listen) = (in_reverse(100), reserved_port());
     let evener = Evener::run(&service(listen, &[&server], ""));
     let mut stream = connect(listen);
     let all: Vec<u8> =
@@ -61,7 +61,7 @@ fn messages_may_be_cut_at_any_byte_on_either_side() {
         std::thread::sleep(Duration::from_millis(5));
         back.send_raw(&answer[cut.min(answer.len())..]);
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let _evener = Evener::run(&service(listen, &[&server], ""));
     let mut stream = connect(listen);
     stream.set_nodelay(true).unwrap();
@@ -79,7 +79,7 @@ fn messages_may_be_cut_at_any_byte_on_either_side() {
 
 #[test]
 fn a_client_that_sends_no_more_gets_its_answers() {
-    let (server, listen) = (in_reverse(3), free_port());
+    let (server, listen) = (in_reverse(3), reserved_port());
     let _evener = Evener::run(&service(listen, &[&server], ""));
     let mut stream = connect(listen);
     for n in 0..2 {
@@ -97,7 +97,7 @@ fn a_client_that_sends_no_more_gets_its_answers() {
 
 #[test]
 fn who_says_nothing_or_dribbles_is_closed_and_who_asks_stays() {
-    let (server, listen) = (Nameserver::of(1), free_port());
+    let (server, listen) = (Nameserver::of(1), reserved_port());
     let evener = Evener::run(&service(listen, &[&server], "idle_timeout = \"1s\""));
     let (silent, mut dribbling, asking) = (connect(listen), connect(listen), connect(listen));
     let begun = Instant::now();
@@ -121,7 +121,7 @@ fn who_does_not_read_is_not_read_from_and_hinders_nobody() {
     let server = Nameserver::start(|question, back| {
         back.send(&if back.is_tcp() { sized(question, SIZE) } else { address(question, 60, 1) });
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = Evener::run_with(&service(listen, &[&server], ""), &["--workers", "1"]);
     let stream = connect(listen);
     let mut writer = stream.try_clone().unwrap();
@@ -166,7 +166,7 @@ fn resident_kib(pid: u32) -> u64 {
 #[test]
 fn who_never_reads_is_closed_after_the_idle_timeout() {
     let server = Nameserver::start(|question, back| back.send(&sized(question, 60_000)));
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = Evener::run(&service(listen, &[&server], "idle_timeout = \"1s\""));
     let mut stream = connect(listen);
     stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
@@ -179,7 +179,7 @@ fn who_never_reads_is_closed_after_the_idle_timeout() {
 
 #[test]
 fn no_more_than_pipeline_max_questions_are_under_way() {
-    let (server, listen) = (Nameserver::silent(), free_port());
+    let (server, listen) = (Nameserver::silent(), reserved_port());
     let more = "dns = { pipeline_max = 4, query_timeout = \"1s\", retries = 0 }";
     let _evener = Evener::run(&service(listen, &[&server], more));
     let mut stream = connect(listen);
@@ -196,7 +196,7 @@ fn no_more_than_pipeline_max_questions_are_under_way() {
 
 #[test]
 fn questions_that_no_server_was_asked_do_not_count_as_under_way() {
-    let (server, listen) = (Nameserver::of(1), free_port());
+    let (server, listen) = (Nameserver::of(1), reserved_port());
     let more = "idle_timeout = \"1s\", dns = { cache = true, pipeline_max = 4 }";
     let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
     let stream = connect(listen);
@@ -214,7 +214,7 @@ fn questions_that_no_server_was_asked_do_not_count_as_under_way() {
 #[test]
 fn messages_of_64_kib_pass_whole() {
     let server = Nameserver::start(|question, back| back.send(&sized(question, 65_535)));
-    let listen = free_port();
+    let listen = reserved_port();
     let _evener = Evener::run(&service(listen, &[&server], ""));
     let stream = connect(listen);
     let plain = question(7, "a.example", TXT);
@@ -242,7 +242,7 @@ fn a_zone_is_transferred_in_as_many_messages_as_it_takes() {
         (0..50).for_each(|_| back.send(&piece));
         back.send(&reply(question, 0, &[soa], &[]));
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = Evener::run(&service(listen, &[&server], ""));
     let mut stream = connect(listen);
     stream.write_all(&framed(&question(0xabcd, "zone.example", AXFR))).unwrap();
@@ -261,7 +261,7 @@ fn a_server_that_ends_its_connections_is_asked_over_new_ones() {
         back.send(&address(question, 60, 1));
         back.close();
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = Evener::run(&service(listen, &[&server], ""));
     let stream = connect(listen);
     for n in 0..50 {
@@ -273,7 +273,7 @@ fn a_server_that_ends_its_connections_is_asked_over_new_ones() {
 
 #[test]
 fn clients_share_the_connections_to_a_server() {
-    let (server, listen) = (Nameserver::of(1), free_port());
+    let (server, listen) = (Nameserver::of(1), reserved_port());
     let _evener =
         Evener::run_with(&service(listen, &[&server], "dns = { sockets = 2 }"), &["--workers", "1"]);
     let streams: Vec<_> = (0..20).map(|_| connect(listen)).collect();
@@ -286,7 +286,7 @@ fn clients_share_the_connections_to_a_server() {
 
 #[test]
 fn a_client_that_leaves_takes_nothing_along() {
-    let (server, listen) = (in_reverse(30), free_port());
+    let (server, listen) = (in_reverse(30), reserved_port());
     let evener = Evener::run_with(&service(listen, &[&server], ""), &["--workers", "1"]);
     let (mut leaving, mut staying) = (connect(listen), connect(listen));
     for n in 0..15 {
@@ -310,7 +310,7 @@ fn a_client_that_leaves_takes_nothing_along() {
 
 #[test]
 fn more_than_pipeline_max_questions_are_answered_after_the_client_sent_its_last() {
-    let (server, listen) = (Nameserver::of(1), free_port());
+    let (server, listen) = (Nameserver::of(1), reserved_port());
     let _evener = Evener::run(&service(listen, &[&server], "dns = { pipeline_max = 2 }"));
     let mut stream = connect(listen);
     let all: Vec<u8> =

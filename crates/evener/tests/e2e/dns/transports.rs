@@ -3,7 +3,7 @@
 use crate::harness::dns::{
     A, Nameserver, SERVFAIL, address, ask, ask_tcp, framed, host, question, rcode, read_message, service,
 };
-use crate::harness::{Evener, Server, free_port, local, wait_until};
+use crate::harness::{Evener, Reservation, Server, local, reserved_port, wait_until};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::UdpSocket;
@@ -14,15 +14,16 @@ use std::time::Duration;
 
 /// A server for UDP alone, which answers with the address 192.0.2.2.
 struct DatagramsOnly {
-    port: u16,
+    reserved: Reservation,
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl DatagramsOnly {
     fn start() -> Self {
-        let (port, over) = (free_port(), Arc::new(AtomicBool::new(false)));
-        let socket = wait_until("the port", || UdpSocket::bind(local(port)).ok());
+        // Nothing of TCP may be on the port: connects are refused.
+        let (reserved, over) = (Reservation::new(), Arc::new(AtomicBool::new(false)));
+        let socket = UdpSocket::bind(local(reserved.port())).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let stop = Arc::clone(&over);
         let thread = std::thread::spawn(move || {
@@ -32,11 +33,11 @@ impl DatagramsOnly {
                 let _ = socket.send_to(&address(&buffer[..length], 60, 2), from);
             }
         });
-        Self { port, over, thread: Some(thread) }
+        Self { reserved, over, thread: Some(thread) }
     }
 
     fn name(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.reserved.port())
     }
 }
 
@@ -49,15 +50,15 @@ impl Drop for DatagramsOnly {
 
 /// A server for TCP alone, which answers with the address 192.0.2.2.
 fn streams_only() -> (Server, String) {
-    let port = free_port();
-    let server = Server::start(port, |stream| {
+    let server = Server::start(|stream| {
         while let Some(message) = read_message(&stream) {
             if (&stream).write_all(&framed(&address(&message, 60, 2))).is_err() {
                 return;
             }
         }
     });
-    (server, format!("127.0.0.1:{port}"))
+    let name = format!("127.0.0.1:{}", server.port);
+    (server, name)
 }
 
 /// Which servers answer.
@@ -66,7 +67,7 @@ fn hosts(ask: fn(u16, &[u8]) -> Vec<u8>, listen: u16) -> BTreeSet<u8> {
 }
 
 fn both_and(other: &str, more: &str) -> (Nameserver, u16, Evener) {
-    let (both, listen) = (Nameserver::of(1), free_port());
+    let (both, listen) = (Nameserver::of(1), reserved_port());
     let config = service(listen, &[&both], &format!("\"{other}\", {more}"));
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     (both, listen, evener)
@@ -107,7 +108,7 @@ fn a_server_that_speaks_only_tcp_is_no_worse_for_it() {
 
 #[test]
 fn where_no_other_is_left_the_transport_is_tried_all_the_same() {
-    let (other, listen) = (DatagramsOnly::start(), free_port());
+    let (other, listen) = (DatagramsOnly::start(), reserved_port());
     let config = service(listen, &[], &format!("\"{}\"", other.name()));
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     for turn in 0..3 {

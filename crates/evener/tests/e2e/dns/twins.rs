@@ -4,7 +4,7 @@ use crate::harness::dns::{
     A, FORMERR, Nameserver, SERVFAIL, SOA, TXT, address, ask, ask_on, ask_tcp, client, framed, id,
     is_truncated, question, rcode, read_message, receive, reply, service, sized, with_edns,
 };
-use crate::harness::{Evener, connect, free_port, wait_until};
+use crate::harness::{Evener, connect, reserved_port, wait_until};
 use std::io::Write;
 use std::net::{TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -67,7 +67,7 @@ impl Crowd {
 
 #[test]
 fn many_who_ask_the_same_at_once_cost_the_server_one_question() {
-    let ((server, gate), listen) = (gated(|question| address(question, 60, 1)), free_port());
+    let ((server, gate), listen) = (gated(|question| address(question, 60, 1)), reserved_port());
     let more = "dns = { cache = true, query_timeout = \"30s\" }";
     let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
     let shut = gate.lock();
@@ -88,7 +88,7 @@ fn many_who_ask_the_same_at_once_cost_the_server_one_question() {
 
 #[test]
 fn without_kept_answers_each_of_them_is_asked() {
-    let ((server, gate), listen) = (gated(|question| address(question, 60, 1)), free_port());
+    let ((server, gate), listen) = (gated(|question| address(question, 60, 1)), reserved_port());
     let more = "dns = { query_timeout = \"30s\" }";
     let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
     let shut = gate.lock();
@@ -103,7 +103,7 @@ fn without_kept_answers_each_of_them_is_asked() {
 
 #[test]
 fn each_of_them_hears_that_the_server_failed() {
-    let listen = free_port();
+    let listen = reserved_port();
     let more = "dns = { cache = true, query_timeout = \"1s\", retries = 0 }";
     let fails = |server: &Nameserver, evener: &Evener| {
         for (asked, heard) in Crowd::ask(evener, listen).hear() {
@@ -130,7 +130,7 @@ fn each_of_them_hears_that_the_server_failed() {
 
 #[test]
 fn an_answer_that_is_shared_is_cut_to_what_each_of_them_takes() {
-    let ((server, gate), listen) = (gated(|question| sized(question, 1000)), free_port());
+    let ((server, gate), listen) = (gated(|question| sized(question, 1000)), reserved_port());
     let more = "dns = { cache = true, query_timeout = \"30s\" }";
     let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
     let shut = gate.lock();
@@ -159,7 +159,7 @@ fn those_who_waited_for_one_whose_client_left_wait_for_another_of_them() {
             back.send(&address(question, 60, 1));
         }
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let more = "dns = { cache = true, query_timeout = \"1s\", client_subnet = { v4 = 24 } }";
     let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
     let mut leaving = connect(listen);
@@ -195,7 +195,7 @@ fn bare(question: &[u8], rcode: u8) -> Vec<u8> {
 fn an_update_that_is_answered_with_a_bare_header_is_answered() {
     for more in ["", "dns = { cache = true }"] {
         let (server, listen) =
-            (Nameserver::start(|question, back| back.send(&bare(question, 0))), free_port());
+            (Nameserver::start(|question, back| back.send(&bare(question, 0))), reserved_port());
         let evener = Evener::run(&service(listen, &[&server], more));
         let mut update = question(4711, "zone.example", SOA);
         (update[2], update[3]) = (5 << 3, 0);
@@ -209,7 +209,7 @@ fn an_update_that_is_answered_with_a_bare_header_is_answered() {
 fn a_server_that_does_not_understand_a_question_may_say_so_with_a_bare_header() {
     for more in ["", "dns = { cache = true, client_subnet = true }"] {
         let (server, listen) =
-            (Nameserver::start(|question, back| back.send(&bare(question, FORMERR))), free_port());
+            (Nameserver::start(|question, back| back.send(&bare(question, FORMERR))), reserved_port());
         let evener = Evener::run(&service(listen, &[&server], more));
         let asked = with_edns(question(4711, "a.example", A), 1232, false, &[]);
         assert_eq!(ask(listen, &asked), bare(&asked, FORMERR));
@@ -224,7 +224,7 @@ fn a_bare_header_that_says_all_is_well_is_no_answer() {
         back.send(&bare(question, 0));
         back.send(&address(question, 60, 1));
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = Evener::run(&service(listen, &[&server], ""));
     let (asked, socket) = (own(1), client(listen));
     assert_eq!(ask_on(&socket, &asked), address(&asked, 60, 1));
@@ -234,7 +234,7 @@ fn a_bare_header_that_says_all_is_well_is_no_answer() {
 
 #[test]
 fn many_who_ask_the_same_share_a_bare_header_too() {
-    let ((server, gate), listen) = (gated(|question| bare(question, FORMERR)), free_port());
+    let ((server, gate), listen) = (gated(|question| bare(question, FORMERR)), reserved_port());
     let more = "dns = { cache = true, query_timeout = \"30s\" }";
     let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
     let shut = gate.lock();

@@ -1,6 +1,6 @@
 //! Certificates for tests, clients and servers of TLS that use them, and the programs that do.
 
-use crate::harness::{DEADLINE, Directory, Server, connect, free_port};
+use crate::harness::{DEADLINE, Directory, Server, connect};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
@@ -155,7 +155,7 @@ pub(crate) fn shake_over<S: Read + Write>(
 /// A server of TLS that says its name and the name that it was asked for, then sends back what it gets.
 pub(crate) fn tls_echo(name: &'static str, issued: &Issued) -> Server {
     let config = issued.server(ANY);
-    Server::start(free_port(), move |stream| {
+    Server::start(move |stream| {
         let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
         let _ = echo(StreamOwned::new(connection, stream), name);
     })
@@ -195,7 +195,7 @@ pub(crate) fn line_of(stream: &mut impl Read) -> String {
 
 /// A server of HTTP whose answers are its name and the head of the request.
 pub(crate) fn mirror(name: &'static str) -> Server {
-    Server::start(free_port(), move |mut stream| {
+    Server::start(move |mut stream| {
         let mut head = Vec::new();
         let mut byte = [0];
         while let Ok(1) = stream.read(&mut byte) {

@@ -1,6 +1,6 @@
 //! DNS for tests: messages by hand, clients, and a server that does whatever a test wants of it.
 
-use crate::harness::{DEADLINE, Server, connect, free_port, local, wait_until};
+use crate::harness::{DEADLINE, Reservation, Server, connect, local, wait_until};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -172,15 +172,20 @@ pub(crate) struct Nameserver {
     thread: Option<JoinHandle<()>>,
     streams: Server,
     open: Arc<Mutex<Vec<Arc<TcpStream>>>>,
+    reserved: Option<Reservation>,
 }
 
 impl Nameserver {
     /// What becomes of each question is up to the test.
     pub(crate) fn start(answer: impl Fn(&[u8], &Back) + Send + Sync + 'static) -> Self {
-        Self::start_at(free_port(), answer)
+        let reserved = Reservation::new();
+        let mut server = Self::start_at(reserved.port(), answer);
+        server.reserved = Some(reserved);
+        server
     }
 
     pub(crate) fn start_at(port: u16, answer: impl Fn(&[u8], &Back) + Send + Sync + 'static) -> Self {
+        // A response that a stopped server still has to send keeps its socket open.
         let socket = wait_until("the port", || UdpSocket::bind(local(port)).ok());
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let (seen, over, open) = <(Arc<Mutex<Vec<Asked>>>, Arc<AtomicBool>, Arc<Mutex<Vec<_>>>)>::default();
@@ -197,7 +202,7 @@ impl Nameserver {
             }
         });
         let (keep, streams) = (Arc::clone(&seen), Arc::clone(&open));
-        let streams = Server::start(port, move |stream| {
+        let streams = Server::start_at(port, move |stream| {
             let (from, stream) = (stream.peer_addr(), Arc::new(stream));
             streams.lock().unwrap().push(Arc::clone(&stream));
             let Ok(from) = from else { return };
@@ -206,7 +211,7 @@ impl Nameserver {
                 answer(&message, &Back::Tcp(Arc::clone(&stream)));
             }
         });
-        Self { port, seen, over, thread: Some(thread), streams, open }
+        Self { port, seen, over, thread: Some(thread), streams, open, reserved: None }
     }
 
     /// Answers each question with the address 192.0.2.`host`.

@@ -1,7 +1,7 @@
 //! A running `evener mname-balancer`, processes of npm mname behind it, and dig before it.
 
 use crate::harness::pen::signal;
-use crate::harness::{BINARY, Directory, free_port, have, node, wait_until};
+use crate::harness::{BINARY, Directory, have, node, reserved_port, wait_until};
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
@@ -86,7 +86,7 @@ impl Balancer {
 
     /// Runs it as the test has it called.
     pub(crate) fn start(mut command: Command, directory: Directory, words: &[&str]) -> Self {
-        let port = free_port();
+        let port = reserved_port();
         let log = fs::File::create(directory.file("log")).unwrap();
         let child = command
             .args(["-b", "127.0.0.1", "-p", &port.to_string(), "-s"])

@@ -62,7 +62,7 @@ impl Named {
             .arg(file)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(fs::File::create(directory.file("said")).unwrap())
+            .stderr(fs::File::create(directory.file("log")).unwrap())
             .spawn()
             .unwrap();
         let mut named = Self { child, directory };
@@ -76,7 +76,7 @@ impl Named {
 
     /// Its log.
     pub(crate) fn said(&self) -> String {
-        fs::read_to_string(self.directory.file("said")).unwrap_or_default()
+        fs::read_to_string(self.directory.file("log")).unwrap_or_default()
     }
 }
 

@@ -1,7 +1,7 @@
 //! HTTP/1.1 as the tests speak it: a server that keeps what it saw, and a client. Both are strict: what is not exactly
 //! as RFC 9112 wants it is an error here, whatever a lenient program would make of it.
 
-use crate::harness::{Evener, Server, connect, free_port};
+use crate::harness::{Evener, Server, connect, reserved_port};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -256,6 +256,35 @@ struct Seen {
     wires: Mutex<Vec<Weak<TcpStream>>>,
 }
 
+fn serve(
+    seen: &Arc<Seen>,
+    respond: impl Fn(&mut Wire, &Message) -> io::Result<()> + Send + Sync + 'static,
+) -> impl Fn(TcpStream) + Send + Sync + 'static {
+    let keep = Arc::clone(seen);
+    move |stream| {
+        keep.connections.fetch_add(1, Ordering::Relaxed);
+        let mut wire = Wire::new(stream);
+        keep.wires.lock().unwrap().push(Arc::downgrade(&wire.stream));
+        loop {
+            match wire.request() {
+                Ok(Some(request)) => {
+                    keep.requests.lock().unwrap().push(request.clone());
+                    if respond(&mut wire, &request).is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => return,
+                // A reset says that half a request is none; an orderly end in its middle does not.
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
+                Err(error) => {
+                    let left = String::from_utf8_lossy(wire.left()).into_owned();
+                    return keep.faults.lock().unwrap().push(format!("{error}, then {left:?}"));
+                }
+            }
+        }
+    }
+}
+
 /// A server, and what it saw.
 pub(crate) struct Origin {
     pub(crate) port: u16,
@@ -268,7 +297,9 @@ impl Origin {
     pub(crate) fn start(
         answer: impl Fn(&mut Wire, &Message) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        Self::start_at(free_port(), answer)
+        let seen = Arc::new(Seen::default());
+        let server = Server::start(serve(&seen, answer));
+        Self { port: server.port, server, seen }
     }
 
     pub(crate) fn start_at(
@@ -276,30 +307,7 @@ impl Origin {
         answer: impl Fn(&mut Wire, &Message) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
         let seen = Arc::new(Seen::default());
-        let keep = Arc::clone(&seen);
-        let server = Server::start(port, move |stream| {
-            keep.connections.fetch_add(1, Ordering::Relaxed);
-            let mut wire = Wire::new(stream);
-            keep.wires.lock().unwrap().push(Arc::downgrade(&wire.stream));
-            loop {
-                match wire.request() {
-                    Ok(Some(request)) => {
-                        keep.requests.lock().unwrap().push(request.clone());
-                        if answer(&mut wire, &request).is_err() {
-                            return;
-                        }
-                    }
-                    Ok(None) => return,
-                    // A reset says that half a request is none; an orderly end in its middle does not.
-                    Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
-                    Err(error) => {
-                        let left = String::from_utf8_lossy(wire.left()).into_owned();
-                        return keep.faults.lock().unwrap().push(format!("{error}, then {left:?}"));
-                    }
-                }
-            }
-        });
-        Self { port, server, seen }
+        Self { port, server: Server::start_at(port, serve(&seen, answer)), seen }
     }
 
     /// Answers everything with its name.
@@ -358,7 +366,7 @@ pub(crate) fn http_service(listen: u16, origins: &[&Origin], more: &str) -> Stri
 /// An instance of one worker with one http service, and where that listens. Connections to servers are kept by each
 /// worker: with one, what is reused is known.
 pub(crate) fn run_http(origins: &[&Origin], more: &str) -> (Evener, u16) {
-    let listen = free_port();
+    let listen = reserved_port();
     (Evener::run_with(&http_service(listen, origins, more), &["--workers", "1"]), listen)
 }
 

@@ -2,7 +2,7 @@
 //! server of each.
 
 use crate::harness::origin::{Message, Origin, Wire};
-use crate::harness::{Evener, free_port};
+use crate::harness::{Evener, reserved_port};
 use crate::http::http2::client::{Front, within};
 use std::collections::BTreeMap;
 
@@ -52,7 +52,7 @@ impl Jar {
 #[test]
 fn each_pool_of_a_service_has_a_cookie_of_its_own() {
     let (www, api) = (["a", "b", "c"].map(Origin::named), ["d", "e", "f"].map(Origin::named));
-    let listen = free_port();
+    let listen = reserved_port();
     let config = format!(
         "{}{}{}",
         pool("www", &www, STICKY),
@@ -106,7 +106,7 @@ fn clients_of_http_2_keep_both_cookies() {
 #[test]
 fn a_client_stays_when_another_sticky_pool_comes_to_the_service() {
     let (www, api) = (["a", "b", "c"].map(Origin::named), ["d", "e", "f"].map(Origin::named));
-    let listen = free_port();
+    let listen = reserved_port();
     let pools = format!("{}{}", pool("www", &www, STICKY), pool("api", &api, STICKY));
     let evener = Evener::run(&format!("{pools}{}", service(listen, "")));
     let mut jar = Jar::default();
@@ -126,7 +126,7 @@ fn a_client_stays_when_another_sticky_pool_comes_to_the_service() {
 fn names_that_are_given_stay_and_pools_of_several_services_share_theirs() {
     let named = |name: &str| format!("sticky = {{ by = \"cookie\", name = \"{name}\" }}");
     let [a, b, c] = ["a", "b", "c"].map(|name| [Origin::named(name)]);
-    let (one, two) = (free_port(), free_port());
+    let (one, two) = (reserved_port(), reserved_port());
     let routes = "routes = { { path = \"/b\", pool = \"b\" }, { path = \"/c\", pool = \"c\" } }";
     let config = format!(
         "{}{}{}{}service \"other\" {{ listen = \"127.0.0.1:{two}\", protocol = \"http\", pool = \"c\" }}\n",

@@ -2,12 +2,12 @@
 
 use crate::harness::certificates::curl;
 use crate::harness::origin::{Origin, Wire, run_http};
-use crate::harness::{Directory, Server, free_port, have};
+use crate::harness::{Directory, Server, have};
 use crate::http::http2::client::{DATA, END_STREAM, Front, HEADERS, NAME, RST_STREAM, frame, request_block};
 
 /// A server that has seen enough after the head, and closes.
 fn early() -> Server {
-    Server::start(free_port(), |stream| {
+    Server::start(|stream| {
         let mut wire = Wire::new(stream);
         if let Ok(Some(_)) = wire.head() {
             let _ = wire.reply("413 Content Too Large", "Connection: close\r\n", b"too large");

@@ -1,7 +1,7 @@
 //! HTTP when servers fail: who is asked next, what the client is told, and whom it stays with.
 
 use crate::harness::origin::{Message, Origin, Wire, get, hang_up, http_service, run_http};
-use crate::harness::{DEADLINE, Evener, free_port, wait_until};
+use crate::harness::{DEADLINE, Evener, reserved_port, wait_until};
 use std::io::Read;
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ fn a_dead_server_gives_a_page_and_the_connection_goes_on() {
 #[test]
 fn nobody_in_service_gives_503_and_says_when_to_come_again() {
     let origin = Origin::named("a");
-    let listen = free_port();
+    let listen = reserved_port();
     let _evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \
          {{ \"127.0.0.1:{}\", state = \"maintenance\" }} }}",
@@ -189,14 +189,14 @@ fn a_kept_connection_that_the_server_closed_is_nobodys_failure() {
 
 #[test]
 fn an_answer_before_the_upload_is_complete_reaches_the_client() {
-    let origin = crate::harness::Server::start(free_port(), |stream| {
+    let origin = crate::harness::Server::start(|stream| {
         let mut wire = Wire::new(stream);
         wire.head().unwrap();
         wire.reply("413 Content Too Large", "Connection: close\r\n", b"too much").unwrap();
         let _ = wire.stream.shutdown(Shutdown::Write);
         std::thread::sleep(Duration::from_millis(300));
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let _evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{}\" }}",
         origin.port
@@ -336,7 +336,7 @@ fn balance_per_connection_keeps_a_client_with_its_server() {
 #[test]
 fn balance_per_connection_is_for_the_pool_that_a_request_leads_to() {
     let [a, emergency, usual] = ["a", "emergency", "usual"].map(Origin::named);
-    let port = free_port();
+    let port = reserved_port();
     let _evener = Evener::run(&format!(
         "local a = pool \"a\" {{ \"127.0.0.1:{}\" }}
          local b = pool \"b\" {{ {{ \"127.0.0.1:{}\", tier = 2 }}, \"127.0.0.1:{}\" }}
@@ -501,13 +501,13 @@ fn interim_answers_without_end_are_cut_off() {
 /// What the client still sends is a body in chunks, not the other protocol (RFC 9110, section 7.8).
 #[test]
 fn a_change_of_protocol_before_the_upload_is_complete_is_no_answer() {
-    let origin = crate::harness::Server::start(free_port(), |stream| {
+    let origin = crate::harness::Server::start(|stream| {
         let mut wire = Wire::new(stream);
         wire.head().unwrap();
         wire.send("HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n").unwrap();
         let _ = wire.head();
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let _evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{}\" }}",
         origin.port

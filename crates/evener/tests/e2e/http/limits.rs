@@ -1,13 +1,13 @@
 //! HTTP at its limits: who may not come in, who asks too much, who takes too long, and what the service answers itself.
 
 use crate::harness::origin::{Message, Origin, Wire, get, run_http};
-use crate::harness::{Evener, Server, connect, free_port, line, wait_until};
+use crate::harness::{Evener, Server, connect, line, reserved_port, wait_until};
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 /// An instance whose second pool is for those who are refused, and where it listens.
 fn with_spare(origins: [&Origin; 2], more: &str) -> (Evener, u16) {
-    let listen = free_port();
+    let listen = reserved_port();
     let config = format!(
         "local spare = pool \"spare\" {{ \"127.0.0.1:{}\" }}\n\
          service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{}\", {more} }}",
@@ -27,7 +27,7 @@ fn ends_silently(client: &mut Wire) -> bool {
 
 #[test]
 fn the_redirect_goes_to_https_with_everything_else_as_it_was() {
-    let listen = free_port();
+    let listen = reserved_port();
     let _evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", redirect = \"https\" }}"
     ));
@@ -54,7 +54,7 @@ fn the_redirect_goes_to_https_with_everything_else_as_it_was() {
 
 #[test]
 fn the_redirect_of_connect_names_no_strange_host() {
-    let listen = free_port();
+    let listen = reserved_port();
     let _evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", redirect = \"https\" }}"
     ));
@@ -66,7 +66,7 @@ fn the_redirect_of_connect_names_no_strange_host() {
 
 #[test]
 fn the_redirect_may_have_another_status_and_port() {
-    let listen = free_port();
+    let listen = reserved_port();
     let _evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \
          redirect = {{ status = 301, port = 8443 }} }}"
@@ -291,14 +291,14 @@ fn resident(pid: u32) -> usize {
 #[test]
 fn a_slow_client_costs_no_memory_however_much_it_gets() {
     const SIZE: usize = 256 << 20;
-    let origin = Server::start(free_port(), |mut stream| {
+    let origin = Server::start(|mut stream| {
         let mut head = [0; 4096];
         let _ = stream.read(&mut head);
         let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n").as_bytes());
         let piece = vec![b'x'; 1 << 20];
         while stream.write_all(&piece).is_ok() {}
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{}\" }}",
         origin.port

@@ -3,7 +3,7 @@
 use crate::harness::origin::{
     Framing, Message, Origin, Wire, chunked, get, hang_up, http_service, pattern, run_http,
 };
-use crate::harness::{Evener, Server, free_port, wait_until};
+use crate::harness::{Evener, Server, reserved_port, wait_until};
 use std::io;
 use std::sync::mpsc;
 
@@ -120,7 +120,7 @@ fn answers_without_a_body_have_none_and_keep_both_connections() {
 fn a_client_that_expects_100_sends_its_body_when_the_server_says_so() {
     let (heard, hears) = mpsc::channel();
     let heard = std::sync::Mutex::new(heard);
-    let origin = Server::start(free_port(), move |stream| {
+    let origin = Server::start(move |stream| {
         let mut wire = Wire::new(stream);
         while let Ok(Some(head)) = wire.head() {
             heard.lock().unwrap().send(head).unwrap();
@@ -129,7 +129,7 @@ fn a_client_that_expects_100_sends_its_body_when_the_server_says_so() {
             wire.reply("200 OK", "", &body).unwrap();
         }
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let _evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{}\" }}",
         origin.port
@@ -258,7 +258,7 @@ fn routes_go_by_host_and_by_the_longest_path() {
         .zip(&origins)
         .map(|(name, origin)| format!("local {name} = pool \"{name}\" {{ \"127.0.0.1:{}\" }}\n", origin.port))
         .collect();
-    let listen = free_port();
+    let listen = reserved_port();
     let _evener = Evener::run(&format!(
         "{pools} service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", pool = other, routes = {{\n\
          {{ path = \"/api\", pool = api }}, {{ path = \"/api/v2/\", pool = v2 }},\n\
@@ -288,7 +288,7 @@ fn routes_go_by_host_and_by_the_longest_path() {
 
 #[test]
 fn without_a_route_and_a_pool_the_answer_is_404_and_the_connection_stays() {
-    let (origin, listen) = (Origin::named("a"), free_port());
+    let (origin, listen) = (Origin::named("a"), reserved_port());
     let _evener = Evener::run(&format!(
         "local a = pool \"a\" {{ \"127.0.0.1:{}\" }}\n\
          service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \
@@ -365,7 +365,7 @@ fn a_trusted_proxy_says_who_is_denied() {
 
 #[test]
 fn a_reload_counts_for_the_next_request_of_a_kept_connection() {
-    let (a, b, listen) = (Origin::named("a"), Origin::named("b"), free_port());
+    let (a, b, listen) = (Origin::named("a"), Origin::named("b"), reserved_port());
     let evener = Evener::run(&http_service(listen, &[&a], ""));
     let mut client = Wire::to(listen);
     assert_eq!(client.ask("GET", "/", "").unwrap().text(), "a");
@@ -403,7 +403,7 @@ fn a_drain_finishes_the_present_answer_and_lets_the_idle_go() {
 #[test]
 fn clients_that_never_close_do_not_hold_the_program() {
     let origin = Origin::start(move |wire, _| wire.reply("200 OK", "", b"a"));
-    let listen = free_port();
+    let listen = reserved_port();
     // Within the time for which the program otherwise hears a client to its end.
     let options = ["--workers", "1", "--drain-timeout", "4s"];
     let mut evener = Evener::run_with(&http_service(listen, &[&origin], ""), &options);
@@ -459,7 +459,7 @@ fn a_change_of_protocol_that_the_server_does_not_want_is_an_ordinary_request() {
 
 #[test]
 fn what_is_said_right_behind_a_change_of_protocol_arrives_on_both_sides() {
-    let origin = Server::start(free_port(), |stream| {
+    let origin = Server::start(|stream| {
         let mut wire = Wire::new(stream);
         wire.head().unwrap();
         wire.send("HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nfirst word\r\n\r\n")
@@ -467,7 +467,7 @@ fn what_is_said_right_behind_a_change_of_protocol_arrives_on_both_sides() {
         let said = wire.head().unwrap().unwrap();
         wire.send(said).unwrap();
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let _evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{}\" }}",
         origin.port

@@ -2,7 +2,7 @@
 //! requests with every body looked at, and slowhttptest.
 
 use crate::harness::origin::{Message, Origin, Wire, chunked, pattern, run_http};
-use crate::harness::{Directory, Evener, Server, free_port, have, local, python, wait_until};
+use crate::harness::{Directory, Evener, Server, have, local, python, reserved_port, wait_until};
 use std::io;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -96,7 +96,7 @@ fn websocket_server(python: &PathBuf, directory: &Directory, port: u16) -> Runni
 #[test]
 fn websockets_go_through_with_texts_large_messages_pings_and_close_codes() {
     let Some(python) = python() else { return };
-    let (directory, listen, port) = (Directory::new(), free_port(), free_port());
+    let (directory, listen, port) = (Directory::new(), reserved_port(), reserved_port());
     let _server = websocket_server(&python, &directory, port);
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{port}\" }}"
@@ -189,7 +189,7 @@ fn a_hundred_thousand_mixed_requests_get_their_own_answers() {
     const CLIENTS: usize = 8;
     const REQUESTS: usize = 100_000;
     let servers = [(); 2].map(|()| {
-        Server::start(free_port(), |stream| {
+        Server::start(|stream| {
             let mut wire = Wire::new(stream);
             while let Ok(Some(request)) = wire.request() {
                 if echo(&mut wire, &request).is_err() {
@@ -198,7 +198,7 @@ fn a_hundred_thousand_mixed_requests_get_their_own_answers() {
             }
         })
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{}\", \"127.0.0.1:{}\" }}",
         servers[0].port, servers[1].port

@@ -2,7 +2,7 @@
 
 use crate::harness::certificates::{ANY, Authority, line_of, shake};
 use crate::harness::origin::{Origin, Wire};
-use crate::harness::{DEADLINE, Directory, Evener, Server, connect, free_port, line, wait_until};
+use crate::harness::{DEADLINE, Directory, Evener, Server, connect, line, reserved_port, wait_until};
 use crate::http::http2::client::{Front, within};
 use crate::tcp::proxy_protocol::connect_from;
 use std::fs;
@@ -50,7 +50,7 @@ fn echo(stream: &mut (impl Read + Write), bytes: &[u8]) {
 
 #[test]
 fn each_piece_of_a_plain_connection_is_a_line() {
-    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     let log = directory.file("requests.log");
     let evener = Evener::run(&tcp(listen, a.port, &log, ""));
     let mut client = connect_from("127.0.0.2", listen);
@@ -67,7 +67,7 @@ fn each_piece_of_a_plain_connection_is_a_line() {
 
 #[test]
 fn bulk_is_written_down_piece_by_piece_and_comes_through_whole() {
-    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     let log = directory.file("requests.log");
     let evener = Evener::run(&tcp(listen, a.port, &log, ""));
     let mut client = connect(listen);
@@ -89,7 +89,8 @@ fn bulk_is_written_down_piece_by_piece_and_comes_through_whole() {
 
 #[test]
 fn what_is_said_before_a_server_is_chosen_and_what_was_sealed_is_written_down() {
-    let (a, plain, secret, directory) = (Server::named("a"), free_port(), free_port(), Directory::new());
+    let (a, plain, secret, directory) =
+        (Server::named("a"), reserved_port(), reserved_port(), Directory::new());
     let (authority, log, sealed) =
         (Authority::new("test ca"), directory.file("p.log"), directory.file("t.log"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
@@ -112,7 +113,7 @@ fn what_is_said_before_a_server_is_chosen_and_what_was_sealed_is_written_down() 
 
 #[test]
 fn each_request_that_is_sent_to_a_server_is_a_line() {
-    let (origin, listen, directory) = (Origin::named("a"), free_port(), Directory::new());
+    let (origin, listen, directory) = (Origin::named("a"), reserved_port(), Directory::new());
     let log = directory.file("requests.log");
     let more = "protocol = \"http\", health = \"/health\", forwarded = { trust = \"127.0.0.0/8\" }";
     let evener = Evener::run(&tcp(listen, origin.port, &log, more));
@@ -153,7 +154,7 @@ fn requests_of_http2_are_written_down_as_such() {
 
 #[test]
 fn a_unix_server_is_written_down_by_its_path() {
-    let (listen, directory) = (free_port(), Directory::new());
+    let (listen, directory) = (reserved_port(), Directory::new());
     let (log, path) = (directory.file("requests.log"), directory.file("a.sock"));
     let server = UnixListener::bind(&path).unwrap();
     let log_text = log.display();
@@ -171,7 +172,7 @@ fn a_unix_server_is_written_down_by_its_path() {
 
 #[test]
 fn a_file_that_was_moved_away_goes_on_anew_after_a_reload() {
-    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     let (log, moved) = (directory.file("requests.log"), directory.file("requests.log.1"));
     let config = tcp(listen, a.port, &log, "");
     let evener = Evener::run(&config);
@@ -199,7 +200,7 @@ fn a_file_that_was_moved_away_goes_on_anew_after_a_reload() {
 
 #[test]
 fn a_log_comes_goes_and_must_be_writable() {
-    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     let (log, other) = (directory.file("requests.log"), directory.file("other.log"));
     let without = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
     let evener = Evener::run(&without);
@@ -231,7 +232,7 @@ fn a_log_comes_goes_and_must_be_writable() {
 
 #[test]
 fn a_collector_gets_a_datagram_for_each_line() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
     collector.set_read_timeout(Some(DEADLINE)).unwrap();
     let port = collector.local_addr().unwrap().port();
@@ -254,7 +255,7 @@ fn a_collector_gets_a_datagram_for_each_line() {
 
 #[test]
 fn nobody_waits_for_whoever_reads_the_log() {
-    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     let pipe = directory.file("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     // Somebody reads, but not now.

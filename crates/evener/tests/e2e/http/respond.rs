@@ -1,7 +1,7 @@
 //! `respond`: the service answers every request itself.
 
 use crate::harness::origin::{Origin, Wire};
-use crate::harness::{Evener, free_port};
+use crate::harness::{Evener, reserved_port};
 use crate::http::http2::client::{Front, within};
 
 const BODY: &str = "<h1>It works</h1>\n";
@@ -14,7 +14,7 @@ fn service(listen: u16, respond: &str) -> String {
 
 #[test]
 fn every_request_gets_the_same_answer_and_the_connection_stays() {
-    let listen = free_port();
+    let listen = reserved_port();
     let respond = format!("type = \"text/html\", body = {BODY:?}");
     let evener = Evener::run(&service(listen, &respond));
     let mut client = Wire::to(listen);
@@ -40,7 +40,7 @@ fn every_request_gets_the_same_answer_and_the_connection_stays() {
 
 #[test]
 fn who_is_refused_gets_what_is_meant_for_such() {
-    let (listen, refused) = (free_port(), Origin::named("refused"));
+    let (listen, refused) = (reserved_port(), Origin::named("refused"));
     let of = |own: &str| {
         format!(
             "local r = pool \"r\" {{ \"127.0.0.1:{}\" }}
@@ -58,7 +58,7 @@ fn who_is_refused_gets_what_is_meant_for_such() {
 
 #[test]
 fn what_wants_a_tunnel_or_may_not_come_in_gets_no_page() {
-    let listen = free_port();
+    let listen = reserved_port();
     let config = service(listen, "body = \"hi\"");
     let evener = Evener::run(&config);
     let mut client = Wire::to(listen);
@@ -81,7 +81,7 @@ fn what_wants_a_tunnel_or_may_not_come_in_gets_no_page() {
 #[test]
 fn statuses_that_have_no_body_are_sent_without() {
     for status in [204, 205, 304] {
-        let listen = free_port();
+        let listen = reserved_port();
         let _evener = Evener::run(&service(listen, &format!("status = {status}, body = \"never seen\"")));
         let mut client = Wire::to(listen);
         for _ in 0..2 {

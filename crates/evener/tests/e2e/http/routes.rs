@@ -1,7 +1,7 @@
 //! Routes beside what a service answers itself: what a route names goes to its pool, all else is redirected or answered.
 
 use crate::harness::origin::{Origin, Wire, http_service, run_http};
-use crate::harness::{Evener, free_port};
+use crate::harness::{Evener, reserved_port};
 use crate::http::http2::client::{Front, within};
 
 const ACME: &str = "/.well-known/acme-challenge";
@@ -16,7 +16,7 @@ fn config(listen: u16, acme: &Origin, own: &str) -> String {
 
 #[test]
 fn a_route_wins_over_redirect_and_respond() {
-    let (acme, listen) = (Origin::named("acme"), free_port());
+    let (acme, listen) = (Origin::named("acme"), reserved_port());
     let evener = Evener::run(&config(listen, &acme, "redirect = \"https\""));
     let ask = |target: &str| Wire::to(listen).ask("GET", target, "").unwrap();
     let is_acme =

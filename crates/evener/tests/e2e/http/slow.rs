@@ -2,7 +2,7 @@
 //! ended, and nobody else.
 
 use crate::harness::origin::{Framing, Origin, Wire, run_http};
-use crate::harness::{Server, free_port, wait_until};
+use crate::harness::{Server, wait_until};
 use crate::http::http2::client::{DATA, read};
 use crate::http::http2::client::{END_STREAM, Front, HEADERS, RST_STREAM, Raw, frame, request_block, within};
 use std::io::{Read, Write};
@@ -175,7 +175,7 @@ fn streams_whose_window_opens_unit_by_unit_are_reset() {
 
 /// A server that takes its time: events now and then, a late response, one half of a dialogue, another protocol.
 fn patient() -> Server {
-    Server::start(free_port(), |stream| {
+    Server::start(|stream| {
         let mut wire = Wire::new(stream);
         let pause = || std::thread::sleep(Duration::from_millis(300));
         while let Ok(Some(head)) = wire.head() {
@@ -289,7 +289,7 @@ fn a_server_that_takes_a_request_a_little_at_a_time_is_answered_for_504() {
     let over = Arc::new(AtomicBool::new(false));
     let held = Arc::new(Mutex::new(Vec::new()));
     let (stop, keep) = (Arc::clone(&over), Arc::clone(&held));
-    let server = Server::start(free_port(), move |mut stream| {
+    let server = Server::start(move |mut stream| {
         while !stop.load(Ordering::Relaxed) {
             std::thread::sleep(STEP);
             let _ = stream.read(&mut [0; 100]);

@@ -1,6 +1,6 @@
 //! Under wrk, through three nginx: reloads, a server that is killed and comes back.
 
-use crate::harness::{Directory, Evener, free_port, have, wait_until};
+use crate::harness::{Directory, Evener, have, reserved_port, wait_until};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -84,8 +84,8 @@ fn twenty_reloads_under_load_lose_nothing() {
     if !have("nginx") || !have("wrk") {
         return;
     }
-    let ports = [free_port(), free_port(), free_port()];
-    let listen = free_port();
+    let ports = [reserved_port(), reserved_port(), reserved_port()];
+    let listen = reserved_port();
     let _servers = ports.map(Nginx::start);
     let evener = Evener::run(&config(listen, &ports, 0));
     for close in [false, true] {
@@ -111,8 +111,8 @@ fn a_killed_server_costs_only_what_was_inside_it_whatever_is_reloaded() {
     if !have("nginx") || !have("wrk") {
         return;
     }
-    let ports = [free_port(), free_port(), free_port()];
-    let listen = free_port();
+    let ports = [reserved_port(), reserved_port(), reserved_port()];
+    let listen = reserved_port();
     let mut servers: Vec<Nginx> = ports.into_iter().map(Nginx::start).collect();
     let evener = Evener::run(&config(listen, &ports, 0));
     let name = format!("127.0.0.1:{}", ports[0]);

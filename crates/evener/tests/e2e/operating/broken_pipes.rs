@@ -1,6 +1,6 @@
 //! Output whose reader left: every command that prints ends quietly, and what serves goes on.
 
-use crate::harness::{BINARY, Directory, Evener, Server, free_port, wait_until, who};
+use crate::harness::{BINARY, Directory, Evener, Server, reserved_port, wait_until, who};
 use std::fs;
 use std::io::{Read, Write, pipe};
 use std::net::TcpListener;
@@ -23,7 +23,7 @@ fn assert_quiet(what: &str, output: &Output) {
 
 #[test]
 fn commands_that_talk_end_quietly_when_their_reader_left() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let server = a.port;
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", clients = 10, pool = pool \"p\" {{ \"127.0.0.1:{server}\", sticky = true }} }}"
@@ -136,7 +136,7 @@ fn the_demo_ends_in_order_when_its_reader_left() {
 
 #[test]
 fn what_serves_goes_on_when_nobody_reads_its_log() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     for log in ["text", "bunyan"] {
         let (reader, writer) = pipe().unwrap();
         drop(reader);

@@ -1,6 +1,6 @@
 //! The commands, and what they say when something is wrong.
 
-use crate::harness::{BINARY, DEADLINE, Directory, Evener, Server, connect, free_port, line, who};
+use crate::harness::{BINARY, DEADLINE, Directory, Evener, Server, connect, line, reserved_port, who};
 use std::net::TcpListener;
 use std::process::{Command, Output};
 
@@ -139,7 +139,7 @@ fn each_thing_that_cannot_be_has_one_clear_line() {
 
 #[test]
 fn two_instances_do_not_share_a_port_or_a_socket() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
     let first = Evener::run(&config);
     let file = first.directory.file("evener.lua").display().to_string();
@@ -153,14 +153,15 @@ fn two_instances_do_not_share_a_port_or_a_socket() {
     // What an instance that was killed left behind does not stand in the way of the next one.
     let directory = Directory::new();
     drop(std::os::unix::net::UnixListener::bind(directory.file("admin.sock")).unwrap());
-    let file = directory.write("evener.lua", &config.replace(&listen.to_string(), &free_port().to_string()));
+    let file =
+        directory.write("evener.lua", &config.replace(&listen.to_string(), &reserved_port().to_string()));
     let next = Evener::start(Command::new(BINARY), directory, &["run", &file.display().to_string()]);
     assert_eq!(next.status()["draining"], false);
 }
 
 #[test]
 fn a_server_is_taken_out_for_a_time() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{}\", name = \"a\" }} }}",
         a.port
@@ -175,7 +176,7 @@ fn a_server_is_taken_out_for_a_time() {
 
 #[test]
 fn status_drain_ready_and_explain_talk_to_the_instance() {
-    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{}\", name = \"a\" }}, {{ \"127.0.0.1:{}\", name = \"b\" }} }}",
         a.port, b.port
@@ -216,7 +217,7 @@ fn status_drain_ready_and_explain_talk_to_the_instance() {
 
 #[test]
 fn json_logs_are_json() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     // Few enough that the machine's descriptors are no matter.
     let config = format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", connections_max = 100 }}",

@@ -1,7 +1,7 @@
 //! `evener http LISTEN SERVER...`: HTTP without a file, with and without TLS and checks.
 
 use crate::harness::certificates::{Authority, curl, mirror};
-use crate::harness::{BINARY, Directory, Evener, Server, free_port, wait_until};
+use crate::harness::{BINARY, Directory, Evener, Server, reserved_port, wait_until};
 use crate::tcp::proxy_protocol::{ask, connect_from};
 use std::io::{Read, Write};
 use std::process::Command;
@@ -18,7 +18,7 @@ fn name(text: &str) -> &str {
 
 #[test]
 fn http_is_balanced_by_the_request() {
-    let (a, b, listen) = (mirror("a"), mirror("b"), free_port());
+    let (a, b, listen) = (mirror("a"), mirror("b"), reserved_port());
     let evener = Evener::one_liner(&["http", &at(listen), &at(a.port), &at(b.port)]);
     let mut client = connect_from("127.0.0.7", listen);
     let mut seen = String::new();
@@ -38,7 +38,7 @@ fn http_is_balanced_by_the_request() {
 
 #[test]
 fn sticky_and_policy_are_those_of_other_one_liners() {
-    let (a, b, listen) = (mirror("a"), mirror("b"), free_port());
+    let (a, b, listen) = (mirror("a"), mirror("b"), reserved_port());
     let _evener = Evener::one_liner(&[
         "http",
         &at(listen),
@@ -61,7 +61,7 @@ fn tls_is_spoken_with_a_file_that_has_both_and_is_read_again_when_it_changes() {
     let file = directory.write("site.pem", &format!("{}{}", issued.chain, issued.key));
     let (ca, _) = authority.own.write(&directory, "ca");
     let (ca, file) = (ca.display().to_string(), file.display().to_string());
-    let (a, listen) = (mirror("a"), free_port());
+    let (a, listen) = (mirror("a"), reserved_port());
     let evener = Evener::one_liner(&["http", &at(listen), &at(a.port), "--tls", &file]);
     for version in ["--http1.1", "--http2"] {
         let (status, body) = curl(listen, "a.example", "https", &["--cacert", &ca, version]);
@@ -90,7 +90,7 @@ fn a_relative_file_is_meant_from_the_working_directory() {
     let issued = authority.issue(&["a.example"]);
     directory.write("site.pem", &format!("{}{}", issued.chain, issued.key));
     let (ca, _) = authority.own.write(&directory, "ca");
-    let (a, listen) = (mirror("a"), free_port());
+    let (a, listen) = (mirror("a"), reserved_port());
     let mut command = Command::new(BINARY);
     command.current_dir(directory.file(""));
     let _evener =
@@ -102,12 +102,12 @@ fn a_relative_file_is_meant_from_the_working_directory() {
 fn check_takes_a_server_out_that_answers_with_an_error() {
     let well = Arc::new(AtomicBool::new(false));
     let verdict = Arc::clone(&well);
-    let moody = Server::start(free_port(), move |mut stream| {
+    let moody = Server::start(move |mut stream| {
         let _ = stream.read(&mut [0; 4096]);
         let status = if verdict.load(Ordering::Relaxed) { "200 OK" } else { "500 No" };
         let _ = write!(stream, "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 6\r\n\r\nmoody\n");
     });
-    let (a, listen, unchecked) = (mirror("a"), free_port(), free_port());
+    let (a, listen, unchecked) = (mirror("a"), reserved_port(), reserved_port());
     let evener = Evener::one_liner(&["http", &at(listen), &at(moody.port), &at(a.port), "--check"]);
     let without = Evener::one_liner(&["http", &at(unchecked), &at(moody.port), &at(a.port)]);
     let verdict = |evener: &Evener| evener.server(&at(moody.port))["verdict"].as_str().unwrap().to_owned();
@@ -135,7 +135,7 @@ fn what_is_wrong_is_said_and_nothing_runs() {
         let output = output.unwrap();
         (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let listen = at(free_port());
+    let listen = at(reserved_port());
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let in_use = at(taken.local_addr().unwrap().port());
     let http = |more: &[&str]| run(&[&["http", &listen, "127.0.0.1:1"], more].concat());

@@ -2,7 +2,7 @@
 
 use crate::harness::pen::Pen;
 use crate::harness::{
-    BINARY, DEADLINE, Directory, Evener, Server, connect, free_port, line, wait_until, who,
+    BINARY, DEADLINE, Directory, Evener, Server, connect, line, reserved_port, wait_until, who,
 };
 use crate::udp::flows::{Echo, ask, client};
 use std::io::{Read, Write};
@@ -22,7 +22,7 @@ fn await_path(path: &Path) {
 
 #[test]
 fn the_next_instance_takes_port_and_admin_socket_while_the_old_one_drains() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let config = format!("service 's' {{ listen = '127.0.0.1:{listen}', '127.0.0.1:{}' }}", a.port);
     let mut old = Evener::run(&config);
     let admin = old.directory.file("admin.sock");
@@ -72,7 +72,7 @@ fn the_next_instance_takes_the_path_of_a_unix_listener_and_keeps_it() {
 
 #[test]
 fn sockets_of_instances_that_were_killed_while_they_drained_are_removed() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let config = format!("service 's' {{ listen = '127.0.0.1:{listen}', '127.0.0.1:{}' }}", a.port);
     let mut old = Evener::run(&config);
     let admin = old.directory.file("admin.sock");
@@ -90,7 +90,7 @@ fn sockets_of_instances_that_were_killed_while_they_drained_are_removed() {
 
 #[test]
 fn a_pen_that_drains_keeps_neither_control_nor_admin_socket() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let mut pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &format!("127.0.0.1:{}", a.port)]);
     let idle = connect(listen);
     assert_eq!(who(listen), "a");
@@ -106,7 +106,7 @@ fn a_pen_that_drains_keeps_neither_control_nor_admin_socket() {
 
 #[test]
 fn a_udp_pen_whose_clients_have_their_responses_gives_up_its_port_at_once() {
-    let (a, listen) = (Echo::start("a"), free_port());
+    let (a, listen) = (Echo::start("a"), reserved_port());
     let words = ["-U", &format!("127.0.0.1:{listen}"), &format!("127.0.0.1:{}", a.port)];
     // Where something is under way it takes a second; a busy machine may be that slow, too, but not each time.
     let is_quick = |_| {
@@ -126,7 +126,7 @@ fn a_udp_pen_whose_clients_have_their_responses_gives_up_its_port_at_once() {
 
 #[test]
 fn a_udp_client_that_waits_for_its_response_when_the_program_drains_still_gets_it() {
-    let (server, listen) = (UdpSocket::bind("127.0.0.1:0").unwrap(), free_port());
+    let (server, listen) = (UdpSocket::bind("127.0.0.1:0").unwrap(), reserved_port());
     server.set_read_timeout(Some(DEADLINE)).unwrap();
     let to = server.local_addr().unwrap().to_string();
     let mut pen = Pen::run(&["-U", "--drain-timeout", "60s", &format!("127.0.0.1:{listen}"), &to]);

@@ -3,7 +3,7 @@
 use crate::harness::dns::{question, reply};
 use crate::harness::origin::{Origin, Wire};
 use crate::harness::{
-    BINARY, DEADLINE, Directory, Evener, Server, connect, free_port, line, local, wait_until, who,
+    BINARY, DEADLINE, Directory, Evener, Server, connect, line, local, reserved_port, wait_until, who,
 };
 use crate::http::http2::client::{Front, whole, within};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
@@ -72,7 +72,7 @@ fn checks_and_connects_that_fail_for_want_of_descriptors_take_no_server_down() {
     let (tcp, web) = (Server::named("tcp"), Origin::named("web"));
     let echo = Datagrams::start(<[u8]>::to_vec);
     let dns = Datagrams::start(|question| reply(question, 0, &[], &[]));
-    let [of_tcp, of_web, of_echo, of_dns] = [(); 4].map(|()| free_port());
+    let [of_tcp, of_web, of_echo, of_dns] = [(); 4].map(|()| reserved_port());
     let check = "every = \"100ms\", fall = 1, rise = 1, timeout = \"2s\"";
     let evener = Evener::run(&format!(
         "service \"t\" {{ listen = \"127.0.0.1:{of_tcp}\", pool = pool \"t\" {{ \"127.0.0.1:{}\", check = check.tcp {{ {check} }} }} }}
@@ -164,7 +164,7 @@ const CHECK: &str = "every = \"100ms\", fall = 1, rise = 1, timeout = \"5s\"";
 #[test]
 fn six_hundred_clients_with_1024_descriptors_are_served_in_turn_and_no_server_goes_down() {
     let servers = ["a", "b", "c", "d"].map(Server::named);
-    let listen = free_port();
+    let listen = reserved_port();
     let pool = pool(servers.each_ref().map(|server| server.port), &format!("check.tcp {{ {CHECK} }}"));
     let evener = run_with(
         1024,
@@ -220,7 +220,7 @@ fn six_hundred_clients_with_1024_descriptors_are_served_in_turn_and_no_server_go
 #[test]
 fn idle_clients_of_http_make_room_for_others() {
     let origins = ["a", "b", "c", "d"].map(Origin::named);
-    let listen = free_port();
+    let listen = reserved_port();
     let pool =
         pool(origins.each_ref().map(|one| one.port), &format!("check.http {{ path = \"/\", {CHECK} }}"));
     let config = format!(
@@ -261,7 +261,7 @@ fn clients_that_ask_at_once_have_what_they_need_for_their_servers() {
             wire.reply("200 OK", "", name.as_bytes())
         })
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let pool = pool(origins.each_ref().map(|one| one.port), &format!("check.tcp {{ {CHECK} }}"));
     let config = format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", backlog = 1024, pool = {pool} }}"
@@ -291,7 +291,7 @@ fn clients_that_ask_at_once_have_what_they_need_for_their_servers() {
 #[test]
 fn flows_leave_descriptors_for_the_operator_and_for_checks() {
     let echo = Datagrams::start(<[u8]>::to_vec);
-    let listen = free_port();
+    let listen = reserved_port();
     let check = format!("check.udp {{ send = \"ping\", expect = \"ping\", {CHECK} }}");
     let evener = run_with(
         200,
@@ -332,8 +332,7 @@ fn asks_over_tcp(client: &mut TcpStream, id: u16) -> std::io::Result<()> {
 
 #[test]
 fn idle_clients_of_dns_make_room_for_others() {
-    let port = free_port();
-    let server = Server::start(port, |mut stream| {
+    let server = Server::start(|mut stream| {
         let mut length = [0; 2];
         while stream.read_exact(&mut length).is_ok() {
             let mut asked = vec![0; usize::from(u16::from_be_bytes(length))];
@@ -347,7 +346,7 @@ fn idle_clients_of_dns_make_room_for_others() {
             }
         }
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = run_with(
         100,
         &format!(

@@ -1,6 +1,6 @@
 //! Signals that other programs have uses for, and signals in the first moments: neither ends what serves.
 
-use crate::harness::{BINARY, Directory, Evener, Server, connect, free_port, line, wait_until, who};
+use crate::harness::{BINARY, Directory, Evener, Server, connect, line, reserved_port, wait_until, who};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ fn config(listen: u16, server: u16, log: &std::path::Path) -> String {
 
 #[test]
 fn usr1_opens_request_logs_anew_and_usr2_does_nothing() {
-    let (a, listen, directory) = (Server::named("a"), free_port(), Directory::new());
+    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     let (log, moved) = (directory.file("requests.log"), directory.file("requests.log.1"));
     let evener = Evener::run(&config(listen, a.port, &log));
     let mut kept = connect(listen);
@@ -55,7 +55,7 @@ fn usr1_opens_request_logs_anew_and_usr2_does_nothing() {
 
 #[test]
 fn usr1_and_usr2_do_not_end_what_has_no_file() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let evener =
         Evener::one_liner(&["tcp", &format!("127.0.0.1:{listen}"), &format!("127.0.0.1:{}", a.port)]);
     evener.signal("USR1");
@@ -102,7 +102,7 @@ fn starts_under(what: &str, mut command: Command, signals: &[Signal], is_ready: 
 #[test]
 fn signals_in_the_first_moments_end_nothing_that_is_about_to_serve() {
     let directory = Directory::new();
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let file = directory.write("a.lua", &config(listen, a.port, &directory.file("requests.log")));
     let all = [Signal::HUP, Signal::USR1, Signal::USR2];
     // pen aborts at USR2, and so does ours.

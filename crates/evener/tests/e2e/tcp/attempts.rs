@@ -2,7 +2,7 @@
 //! those that are silent only a few, for a time.
 
 use crate::harness::origin::{Origin, get};
-use crate::harness::{Evener, Server, connect, free_port, line, wait_until, who};
+use crate::harness::{Evener, Server, connect, line, reserved_port, wait_until, who};
 use crate::tcp::pending::Silent;
 use std::io::Read;
 
@@ -22,7 +22,7 @@ fn silent(count: usize) -> (Vec<Silent>, Vec<String>) {
 
 /// Servers that refuse: nobody listens at that port of these addresses.
 fn refusing(count: usize) -> Vec<String> {
-    let port = free_port();
+    let port = reserved_port();
     (0..count).map(|at| format!("127.9.{}.{}:{port}", at / 250, at % 250 + 1)).collect()
 }
 
@@ -54,7 +54,7 @@ fn await_down(evener: &Evener, count: usize) {
 fn a_client_waits_for_three_silent_servers_and_no_more() {
     let (_silent, servers) = silent(5);
     for protocol in ["tcp", "http"] {
-        let listen = free_port();
+        let listen = reserved_port();
         let more = "passive = { failures = 0 }";
         let evener = Evener::run(&service(protocol, listen, &servers, more));
         in_vain(protocol, listen);
@@ -69,7 +69,7 @@ fn a_client_waits_for_three_silent_servers_and_no_more() {
 fn the_whole_time_is_bounded_too() {
     let (_silent, servers) = silent(5);
     for protocol in ["tcp", "http"] {
-        let listen = free_port();
+        let listen = reserved_port();
         let more = "passive = { failures = 0 }, attempts_max = 100, connect_time_max = '250ms'";
         let evener = Evener::run(&service(protocol, listen, &servers, more));
         in_vain(protocol, listen);
@@ -88,7 +88,7 @@ fn the_whole_time_is_bounded_too() {
 fn where_all_servers_are_known_to_be_silent_a_client_waits_for_one() {
     let (_silent, servers) = silent(4);
     for protocol in ["tcp", "http"] {
-        let listen = free_port();
+        let listen = reserved_port();
         let more = "passive = { failures = 1, down_for = '10m' }";
         let evener = Evener::run_with(&service(protocol, listen, &servers, more), &["--workers", "1"]);
         in_vain(protocol, listen);
@@ -109,7 +109,7 @@ fn hundreds_of_servers_that_refuse_are_never_seen_by_a_client() {
         let mut servers = servers.clone();
         servers.push(format!("127.0.0.1:{port}"));
         for policy in ["first", "least_conn", "hash", "weighted", "p2c"] {
-            let listen = free_port();
+            let listen = reserved_port();
             let more = format!("passive = {{ failures = 0 }}, policy = '{policy}'");
             let evener = Evener::run(&service(protocol, listen, &servers, &more));
             if protocol == "tcp" {
@@ -127,8 +127,8 @@ fn hundreds_of_servers_that_refuse_are_never_seen_by_a_client() {
 
 #[test]
 fn a_server_that_returned_is_found_among_dead_ones_that_refuse() {
-    let (listen, mut servers) = (free_port(), refusing(9));
-    let b = free_port();
+    let (listen, mut servers) = (reserved_port(), refusing(9));
+    let b = reserved_port();
     servers.push(format!("127.0.0.1:{b}"));
     let evener =
         Evener::run(&service("tcp", listen, &servers, "passive = { failures = 1, down_for = '10m' }"));

@@ -2,7 +2,7 @@
 
 use crate::harness::certificates::{Authority, shake};
 use crate::harness::origin::{Wire, pattern};
-use crate::harness::{DEADLINE, Directory, Evener, Server, connect, free_port, wait_until};
+use crate::harness::{DEADLINE, Directory, Evener, Server, connect, reserved_port, wait_until};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ enum Told {
 /// hears the client to its end.
 fn server() -> (Server, Receiver<Told>) {
     let (tell, told) = channel();
-    let server = Server::start(free_port(), move |mut stream| {
+    let server = Server::start(move |mut stream| {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut wire = Wire::new(stream.try_clone().unwrap());
         // Of a client of http, what comes before the change of protocol.
@@ -78,7 +78,7 @@ fn server_ends(told: &Receiver<Told>, client: &mut impl Read) {
 fn the_end_of_a_named_side_is_that_of_both() {
     let (server, told) = server();
     for word in ["client", "server", "both"] {
-        let listen = free_port();
+        let listen = reserved_port();
         let _evener = Evener::run(&config(listen, &server, &format!("fast_close = \"{word}\"")));
         if word != "server" {
             let mut client = connect(listen);
@@ -97,7 +97,7 @@ fn the_end_of_a_named_side_is_that_of_both() {
 
 #[test]
 fn the_end_of_the_other_side_is_passed_on() {
-    let talker = Server::start(free_port(), |mut stream| {
+    let talker = Server::start(|mut stream| {
         let mut first = [0];
         stream.read_exact(&mut first).unwrap();
         let mut heard = String::new();
@@ -111,7 +111,7 @@ fn the_end_of_the_other_side_is_passed_on() {
             assert_eq!(heard, "still here");
         }
     });
-    let [by_client, by_server] = [free_port(), free_port()];
+    let [by_client, by_server] = [reserved_port(), reserved_port()];
     let of = |name: &str, listen: u16, word: &str| {
         config(listen, &talker, &format!("fast_close = \"{word}\"")).replace("\"s\"", name)
     };
@@ -133,8 +133,8 @@ fn the_end_of_the_other_side_is_passed_on() {
 
 #[test]
 fn a_client_that_reads_slowly_or_still_speaks_gets_everything() {
-    let listen = free_port();
-    let server = Server::start(free_port(), |mut stream| {
+    let listen = reserved_port();
+    let server = Server::start(|mut stream| {
         stream.read_exact(&mut [0; 10]).unwrap();
         stream.write_all(&pattern(3, SIZE)).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
@@ -173,7 +173,7 @@ fn takes_slowly(mut client: impl Read + Write) {
 
 #[test]
 fn a_client_that_has_not_received_everything_may_go_on_speaking() {
-    let talker = Server::start(free_port(), |mut stream| {
+    let talker = Server::start(|mut stream| {
         stream.read_exact(&mut [0]).unwrap();
         stream.write_all(&pattern(1, SIZE)).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
@@ -183,7 +183,7 @@ fn a_client_that_has_not_received_everything_may_go_on_speaking() {
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let tls = Arc::new(authority.client(&[&rustls::version::TLS13]));
     for word in ["server", "both"] {
-        let (plain, secure, word) = (free_port(), free_port(), format!("fast_close = \"{word}\""));
+        let (plain, secure, word) = (reserved_port(), reserved_port(), format!("fast_close = \"{word}\""));
         let behind_tls = config(secure, &talker, &format!("tls = {{ {keys} }}, {word}"));
         let config = format!("{}\n{}", config(plain, &talker, &word), behind_tls.replace("\"s\"", "\"t\""));
         let _evener = Evener::run(&config);
@@ -195,7 +195,7 @@ fn a_client_that_has_not_received_everything_may_go_on_speaking() {
 /// It reads slowly, and says after each piece that it has it, whether anybody listens or not.
 fn slow_reader() -> (Server, Receiver<usize>) {
     let (tell, told) = channel();
-    let server = Server::start(free_port(), move |mut stream| {
+    let server = Server::start(move |mut stream| {
         let (mut heard, mut piece) = (Vec::new(), vec![0; 16 << 10]);
         while let Ok(read @ 1..) = stream.read(&mut piece) {
             heard.extend_from_slice(&piece[..read]);
@@ -218,7 +218,7 @@ fn a_server_that_speaks_meanwhile_receives_everything() {
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let tls = Arc::new(authority.client(&[&rustls::version::TLS13]));
     for word in ["client", "both"] {
-        let (plain, secure, word) = (free_port(), free_port(), format!("fast_close = \"{word}\""));
+        let (plain, secure, word) = (reserved_port(), reserved_port(), format!("fast_close = \"{word}\""));
         let behind_tls = config(secure, &server, &format!("tls = {{ {keys} }}, {word}"));
         let config = format!("{}\n{}", config(plain, &server, &word), behind_tls.replace("\"s\"", "\"t\""));
         let evener = Evener::run(&config);
@@ -242,7 +242,7 @@ fn a_server_that_speaks_meanwhile_receives_everything() {
 
 #[test]
 fn it_holds_behind_tls() {
-    let ((server, told), listen) = (server(), free_port());
+    let ((server, told), listen) = (server(), reserved_port());
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let more = format!("tls = {{ {keys} }}, fast_close = \"both\"");
@@ -261,7 +261,7 @@ fn it_holds_behind_tls() {
 
 #[test]
 fn it_holds_for_what_http_became() {
-    let ((server, told), listen) = (server(), free_port());
+    let ((server, told), listen) = (server(), reserved_port());
     let more = "protocol = \"http\", fast_close = \"both\"";
     let _evener = Evener::run(&config(listen, &server, more));
     let upgraded = || -> TcpStream {

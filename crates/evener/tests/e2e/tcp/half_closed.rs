@@ -1,6 +1,6 @@
 //! `half_closed_timeout`: connections of which one side has ended.
 
-use crate::harness::{Evener, Server, connect, free_port, line, wait_until};
+use crate::harness::{Evener, Server, connect, line, reserved_port, wait_until};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
@@ -21,7 +21,7 @@ fn rest(stream: &mut TcpStream) -> Vec<u8> {
 
 /// A server that greets, hears its client to the end, and then says no more for a minute.
 fn stuck() -> Server {
-    Server::start(free_port(), |mut stream| {
+    Server::start(|mut stream| {
         let _ = stream.write_all(b"a\n");
         let _ = stream.read_to_end(&mut Vec::new());
         std::thread::sleep(Duration::from_secs(60));
@@ -30,7 +30,7 @@ fn stuck() -> Server {
 
 #[test]
 fn a_client_that_only_half_closes_is_not_kept_for_the_idle_timeout() {
-    let (server, listen) = (stuck(), free_port());
+    let (server, listen) = (stuck(), reserved_port());
     let evener = run(listen, server.port, "tcp", "\"300ms\"");
     let mut client = connect(listen);
     assert_eq!(line(&mut client), "a");
@@ -43,12 +43,12 @@ fn a_client_that_only_half_closes_is_not_kept_for_the_idle_timeout() {
 
 #[test]
 fn neither_is_a_client_whose_server_half_closes() {
-    let server = Server::start(free_port(), |mut stream| {
+    let server = Server::start(|mut stream| {
         let _ = stream.write_all(b"a\n");
         let _ = stream.shutdown(Shutdown::Write);
         let _ = stream.read_to_end(&mut Vec::new());
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = run(listen, server.port, "tcp", "\"300ms\"");
     let mut client = connect(listen);
     assert_eq!(rest(&mut client), b"a\n");
@@ -57,14 +57,14 @@ fn neither_is_a_client_whose_server_half_closes() {
 
 #[test]
 fn what_still_moves_goes_on() {
-    let server = Server::start(free_port(), |mut stream| {
+    let server = Server::start(|mut stream| {
         let _ = stream.read_to_end(&mut Vec::new());
         for _ in 0..40 {
             let _ = stream.write_all(b".");
             std::thread::sleep(Duration::from_millis(100));
         }
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = run(listen, server.port, "tcp", "\"3s\"");
     let mut client = connect(listen);
     client.shutdown(Shutdown::Write).unwrap();
@@ -75,7 +75,7 @@ fn what_still_moves_goes_on() {
 #[test]
 fn the_idle_timeout_holds_where_it_is_shorter_or_the_only_one() {
     for time in ["\"1h\"", "false"] {
-        let (server, listen) = (stuck(), free_port());
+        let (server, listen) = (stuck(), reserved_port());
         let evener = run(listen, server.port, "tcp", &format!("{time}, idle_timeout = \"300ms\""));
         let mut client = connect(listen);
         assert_eq!(line(&mut client), "a");
@@ -87,14 +87,14 @@ fn the_idle_timeout_holds_where_it_is_shorter_or_the_only_one() {
 
 #[test]
 fn a_tunnel_of_http_is_bounded_the_same() {
-    let server = Server::start(free_port(), |mut stream| {
+    let server = Server::start(|mut stream| {
         let _ = stream.read(&mut [0; 4096]);
         let _ = stream.write_all(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nhello\n",
         );
         std::thread::sleep(Duration::from_secs(60));
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = run(listen, server.port, "http", "\"300ms\"");
     let mut client = connect(listen);
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n").unwrap();

@@ -1,13 +1,13 @@
 //! What happens when something is full.
 
-use crate::harness::{BINARY, Directory, Evener, Server, connect, free_port, line, wait_until, who};
+use crate::harness::{BINARY, Directory, Evener, Server, connect, line, reserved_port, wait_until, who};
 use std::io::{Read, Write};
 use std::process::Command;
 use std::time::Duration;
 
 #[test]
 fn a_full_service_lets_clients_wait_and_goes_on_when_one_leaves() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", connections_max = 3 }}",
         a.port
@@ -26,7 +26,7 @@ fn a_full_service_lets_clients_wait_and_goes_on_when_one_leaves() {
 
 #[test]
 fn want_of_descriptors_neither_spins_nor_kills() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let directory = Directory::new();
     let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
     let file = directory.write("evener.lua", &config).display().to_string();
@@ -49,7 +49,7 @@ fn want_of_descriptors_neither_spins_nor_kills() {
 
 #[test]
 fn an_idle_connection_ends_and_a_busy_one_does_not() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", idle_timeout = \"2s\" }}",
         a.port
@@ -71,7 +71,7 @@ fn an_idle_connection_ends_and_a_busy_one_does_not() {
 
 #[test]
 fn who_waits_in_the_queue_of_a_full_service_is_taken_in_when_it_closes() {
-    let (a, listen, other) = (Server::named("a"), free_port(), free_port());
+    let (a, listen, other) = (Server::named("a"), reserved_port(), reserved_port());
     let config = |port: u16| {
         format!(
             "service \"s\" {{ listen = \"127.0.0.1:{port}\", \"127.0.0.1:{}\", connections_max = 1 }}",
@@ -89,7 +89,7 @@ fn who_waits_in_the_queue_of_a_full_service_is_taken_in_when_it_closes() {
 
 #[test]
 fn soft_and_hard_limits_of_servers_hold_across_workers() {
-    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{}\", hard = 5 }}, {{ \"127.0.0.1:{}\", tier = 2 }} }}",
         a.port, b.port

@@ -2,7 +2,7 @@
 
 use crate::harness::certificates::{Authority, shake};
 use crate::harness::origin::{Origin, Wire};
-use crate::harness::{DEADLINE, Directory, Evener, Server, connect, free_port, line, local, wait_until};
+use crate::harness::{DEADLINE, Directory, Evener, Server, connect, line, local, reserved_port, wait_until};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::sync::Arc;
@@ -17,9 +17,10 @@ pub(crate) struct Silent {
 impl Silent {
     pub(crate) fn new() -> Self {
         let socket = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        let (port, listener) = (free_port(), socket());
-        listener.bind(&local(port).into()).unwrap();
+        let listener = socket();
+        listener.bind(&local(0).into()).unwrap();
         listener.listen(0).unwrap();
+        let port = listener.local_addr().unwrap().as_socket().unwrap().port();
         let fill = (0..8).map(|_| {
             let socket = socket();
             socket.set_nonblocking(true).unwrap();
@@ -52,7 +53,7 @@ fn pending(evener: &Evener) -> (u64, u64) {
 
 #[test]
 fn clients_beyond_the_limit_wait_and_are_served_as_connects_are_done() {
-    let (silent, b, listen) = (Silent::new(), Server::named("b"), free_port());
+    let (silent, b, listen) = (Silent::new(), Server::named("b"), reserved_port());
     let evener = Evener::run_with(&config(listen, &silent, b.port, ""), &["--workers", "2"]);
     let mut clients: Vec<_> = (0..6).map(|_| connect(listen)).collect();
     wait_until("two connects under way", || (pending(&evener) == (2, 2)).then_some(()));
@@ -94,7 +95,7 @@ fn under_way(port: u16) -> usize {
 
 #[test]
 fn connects_that_are_given_up_do_not_go_on() {
-    let (silent, b, listen) = (Silent::new(), Server::named("b"), free_port());
+    let (silent, b, listen) = (Silent::new(), Server::named("b"), reserved_port());
     let config = config(listen, &silent, b.port, "").replace("pending_max = 2", "connections_max = 100");
     let evener = Evener::run_with(&config.replace("600ms", "5s"), &["--workers", "1"]);
     let mut clients: Vec<_> = (0..4).map(|_| connect(listen)).collect();
@@ -117,7 +118,7 @@ fn connects_that_are_given_up_do_not_go_on() {
 
 #[test]
 fn a_client_that_leaves_makes_room_and_what_is_done_at_once_takes_none() {
-    let (silent, b, listen) = (Silent::new(), Server::named("b"), free_port());
+    let (silent, b, listen) = (Silent::new(), Server::named("b"), reserved_port());
     let config = config(listen, &silent, b.port, "");
     // With a ring a client is heard only when its server accepted, or did not in time.
     let slow = config.replace("600ms", "2s");
@@ -140,7 +141,7 @@ fn it_holds_for_sessions() {
     let (directory, authority, silent) = (Directory::new(), Authority::new("test ca"), Silent::new());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let (b, origin) = (Server::named("b"), Origin::named("o"));
-    let (tls, http) = (free_port(), free_port());
+    let (tls, http) = (reserved_port(), reserved_port());
     let evener = Evener::run(&config(tls, &silent, b.port, &format!("tls = {{ {keys} }}")));
     let roots = Arc::new(authority.client(&[&rustls::version::TLS13]));
     let clients: Vec<_> = (0..4)

@@ -2,7 +2,7 @@
 
 use crate::harness::certificates::{ANY, Authority, line_of, mirror, s_client, shake_over, tls_echo};
 use crate::harness::peers::Peer;
-use crate::harness::{Directory, Evener, Server, connect, free_port, have, line, wait_until};
+use crate::harness::{Directory, Evener, Server, connect, have, line, reserved_port, wait_until};
 use crate::tcp::proxy_protocol::{ask, connect_from, crc32c};
 use crate::tls::clients::Pieces;
 use std::io::{Read, Write};
@@ -144,7 +144,7 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\
 
 #[test]
 fn every_well_formed_header_tells_of_the_client_however_it_comes() {
-    let (a, echo, listen, plain) = (mirror("a"), Server::named("e"), free_port(), free_port());
+    let (a, echo, listen, plain) = (mirror("a"), Server::named("e"), reserved_port(), reserved_port());
     let evener = Evener::run(&format!(
         "{}\n{}",
         http(listen, &a, "proxy_from = \"127.0.0.1\""),
@@ -181,7 +181,7 @@ fn every_well_formed_header_tells_of_the_client_however_it_comes() {
 fn what_is_no_header_is_refused_and_reaches_no_server() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let (a, listen) = (mirror("a"), free_port());
+    let (a, listen) = (mirror("a"), reserved_port());
     assert!(bad().len() >= 25);
     for (protocol, more) in [("tcp", ""), ("http", ""), ("tcp", &*format!("tls = {{ {keys} }}"))] {
         let config = format!(
@@ -205,7 +205,7 @@ fn what_is_no_header_is_refused_and_reaches_no_server() {
 
 #[test]
 fn who_is_not_trusted_says_nothing_of_clients() {
-    let (a, echo, listen, plain) = (mirror("a"), Server::named("e"), free_port(), free_port());
+    let (a, echo, listen, plain) = (mirror("a"), Server::named("e"), reserved_port(), reserved_port());
     let from = "proxy_from = { \"127.0.0.2\", \"10.0.0.0/8\" }, deny = \"192.0.2.7\"";
     let _evener = Evener::run(&format!(
         "{}\n{}",
@@ -234,7 +234,7 @@ fn who_is_not_trusted_says_nothing_of_clients() {
 fn the_client_that_is_told_of_is_the_one_that_is_let_in_or_not() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let (a, listen) = (mirror("a"), free_port());
+    let (a, listen) = (mirror("a"), reserved_port());
     let header = |last: u8| format!("PROXY TCP4 192.0.2.{last} 192.0.2.1 4567 443\r\n").into_bytes();
     let mapped = b"PROXY TCP6 ::ffff:192.0.2.7 ::1 4567 443\r\n".to_vec();
     let denied = "proxy_from = \"127.0.0.0/8\", deny = \"192.0.2.7\"";
@@ -271,7 +271,7 @@ fn the_client_that_is_told_of_is_the_one_that_is_let_in_or_not() {
 
 #[test]
 fn who_says_nothing_or_half_a_header_is_closed_in_the_end() {
-    let (a, listen, plain) = (mirror("a"), free_port(), free_port());
+    let (a, listen, plain) = (mirror("a"), reserved_port(), reserved_port());
     let evener = Evener::run(&format!(
         "{}\n{}",
         http(listen, &a, "proxy_from = \"127.0.0.1\""),
@@ -294,7 +294,7 @@ fn haproxy_tells_in_each_of_its_ways() {
     if !have("haproxy") {
         return;
     }
-    let (a, listen) = (mirror("a"), free_port());
+    let (a, listen) = (mirror("a"), reserved_port());
     let evener = Evener::run(&http(listen, &a, "proxy_from = \"127.0.0.1\""));
     let ways = [
         "send-proxy",
@@ -305,7 +305,7 @@ fn haproxy_tells_in_each_of_its_ways() {
         "send-proxy-v2 proxy-v2-options unique-id,crc32c,authority,ssl,cert-cn,ssl-cipher,cert-sig,cert-key",
     ];
     for way in ways {
-        let port = free_port();
+        let port = reserved_port();
         let _haproxy = Peer::haproxy(
             port,
             &format!(
@@ -319,7 +319,7 @@ fn haproxy_tells_in_each_of_its_ways() {
     }
     assert_eq!(evener.service_counter("s", "greeting_refused"), 0);
     // Its checks speak for haproxy itself.
-    let port = free_port();
+    let port = reserved_port();
     let _haproxy = Peer::haproxy(
         port,
         &format!(
@@ -342,8 +342,8 @@ fn what_haproxy_tells_of_tls_goes_on_to_the_server() {
     let (ca, _) = authority.own.write(&directory, "ca");
     let (chain, key) = authority.issue_client("someone").write(&directory, "client");
     let [chain, key] = [chain, key].map(|path| path.display().to_string());
-    let (port, listen) = (free_port(), free_port());
-    let heard = Server::start(free_port(), |mut stream| {
+    let (port, listen) = (reserved_port(), reserved_port());
+    let heard = Server::start(|mut stream| {
         // The header, as text.
         let mut fixed = [0; 16];
         stream.read_exact(&mut fixed).unwrap();
@@ -379,7 +379,7 @@ fn nginx_tells_of_the_client() {
     if !have("nginx") {
         return;
     }
-    let (a, listen, port) = (mirror("a"), free_port(), free_port());
+    let (a, listen, port) = (mirror("a"), reserved_port(), reserved_port());
     let _evener = Evener::run(&http(listen, &a, "proxy_from = \"127.0.0.1\", deny = \"127.0.0.9\""));
     let _nginx = Peer::nginx(
         port,
@@ -399,7 +399,7 @@ fn haproxy_before_tls_that_we_end_or_pass_through() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let (ours, passed) = (mirror("ours"), tls_echo("passed", &authority.issue(&["a.example"])));
-    let (listen, through) = (free_port(), free_port());
+    let (listen, through) = (reserved_port(), reserved_port());
     let _evener = Evener::run(&format!(
         "{}\nlocal p = pool \"p\" {{ \"127.0.0.1:{}\" }}\n\
          service \"t\" {{ listen = \"127.0.0.1:{through}\", proxy_from = \"127.0.0.1\", deny = \"127.0.0.9\", routes = {{ {{ sni = \"a.example\", pool = p }} }} }}",
@@ -408,7 +408,7 @@ fn haproxy_before_tls_that_we_end_or_pass_through() {
     ));
     let client = Arc::new(authority.client(ANY));
     for way in ["send-proxy", "send-proxy-v2"] {
-        let ports = [free_port(), free_port()];
+        let ports = [reserved_port(), reserved_port()];
         let section = |(port, to): (u16, u16)| {
             format!("listen l{port}\n  mode tcp\n  bind 127.0.0.1:{port}\n  server s 127.0.0.1:{to} {way}\n")
         };

@@ -2,7 +2,7 @@
 
 use crate::harness::certificates::{ANY, Authority, line_of, mirror, shake, shake_over, tls_echo};
 use crate::harness::peers::Peer;
-use crate::harness::{DEADLINE, Directory, Evener, Server, free_port, have, local};
+use crate::harness::{DEADLINE, Directory, Evener, Server, have, local, reserved_port};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -57,9 +57,9 @@ fn real_servers_are_told_of_the_client() {
     }
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let ports = [free_port(), free_port()];
+    let ports = [reserved_port(), reserved_port()];
     let _tellers = tellers(ports[0], ports[1]);
-    let listen = free_port();
+    let listen = reserved_port();
     let client = Arc::new(authority.client(ANY));
     for server in ports {
         for version in ["v1", "v2"] {
@@ -88,7 +88,7 @@ fn a_server_told_of_one_client_is_not_used_for_another() {
     if !have("nginx") {
         return;
     }
-    let (port, listen) = (free_port(), free_port());
+    let (port, listen) = (reserved_port(), reserved_port());
     let _nginx = Peer::nginx(
         port,
         &format!(
@@ -184,7 +184,7 @@ pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
 /// A server that tells the test of each header, then sends back what it gets.
 fn listener() -> (Server, Receiver<Told>) {
     let (tell, told) = channel();
-    let server = Server::start(free_port(), move |mut stream| {
+    let server = Server::start(move |mut stream| {
         let _ = tell.send(Told::read(&mut stream));
         let mut buffer = [0; 65_536];
         while let Ok(read @ 1..) = stream.read(&mut buffer) {
@@ -196,7 +196,7 @@ fn listener() -> (Server, Receiver<Told>) {
 
 #[test]
 fn version_2_tells_of_the_tls_of_the_client() {
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), free_port());
+    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let (ca, _) = authority.own.write(&directory, "ca");
     let (server, told) = listener();
@@ -247,7 +247,7 @@ fn version_2_tells_of_the_tls_of_the_client() {
 fn who_has_no_address_is_unknown_and_others_keep_their_family() {
     let directory = Directory::new();
     let (server, told) = listener();
-    let listen = free_port();
+    let listen = reserved_port();
     let socket = directory.file("front.sock");
     let _evener = Evener::run(&format!(
         "service \"s\" {{ listen = {{ \"[::1]:{listen}\", \"127.0.0.1:{listen}\", \"{}\" }}, \"127.0.0.1:{}\", send_proxy = \"v2\" }}",
@@ -272,7 +272,7 @@ fn who_has_no_address_is_unknown_and_others_keep_their_family() {
 fn version_1_is_one_line_before_everything() {
     let directory = Directory::new();
     let socket = directory.file("front.sock");
-    let (echo, listen) = (Server::named("a"), free_port());
+    let (echo, listen) = (Server::named("a"), reserved_port());
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = {{ \"[::1]:{listen}\", \"127.0.0.1:{listen}\", \"{}\" }}, \"127.0.0.1:{}\", send_proxy = \"v1\" }}",
         socket.display(),
@@ -297,11 +297,11 @@ fn version_1_is_one_line_before_everything() {
 
 #[test]
 fn the_header_goes_before_what_is_passed_through() {
-    let (authority, listen) = (Authority::new("test ca"), free_port());
+    let (authority, listen) = (Authority::new("test ca"), reserved_port());
     let (tell, told) = channel();
     let behind = tls_echo("a", &authority.issue(&["a.example"]));
     let behind_port = behind.port;
-    let server = Server::start(free_port(), move |mut stream| {
+    let server = Server::start(move |mut stream| {
         let _ = tell.send(Told::read(&mut stream));
         // The rest is TLS, for the server behind this one.
         let mut onward = TcpStream::connect(local(behind_port)).unwrap();
@@ -327,7 +327,7 @@ fn the_header_goes_before_tls_to_the_server() {
         return;
     }
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (port, listen) = (free_port(), free_port());
+    let (port, listen) = (reserved_port(), reserved_port());
     let (chain, key) = authority.issue(&["web.example"]).write(&directory, "web");
     let (ca, _) = authority.own.write(&directory, "ca");
     let _nginx = Peer::nginx(
@@ -355,7 +355,7 @@ fn the_header_goes_before_tls_to_the_server() {
 
 #[test]
 fn servers_without_the_setting_get_no_header() {
-    let (a, listen) = (mirror("a"), free_port());
+    let (a, listen) = (mirror("a"), reserved_port());
     let _evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", send_proxy = false }}",
         a.port

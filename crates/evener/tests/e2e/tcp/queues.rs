@@ -2,7 +2,7 @@
 
 use crate::harness::certificates::{ANY, Authority, shake};
 use crate::harness::origin::{Origin, Wire, get, run_http};
-use crate::harness::{DEADLINE, Directory, Evener, Server, connect, free_port, line, wait_until};
+use crate::harness::{DEADLINE, Directory, Evener, Server, connect, line, reserved_port, wait_until};
 use crate::http::http2::client::{END_STREAM, Front, HEADERS, RST_STREAM, Raw, frame, request_block, within};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -56,7 +56,7 @@ fn more_clients_than_a_server_takes_are_served_one_after_the_other() {
         std::thread::sleep(Duration::from_millis(50));
         wire.reply("200 OK", "", b"ok")
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = Evener::run_with(
         &format!(
             "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", {} }}",
@@ -186,7 +186,7 @@ fn a_reload_that_makes_room_is_seen() {
         let pool = pool(origin.port, max, "queue = { timeout = \"1m\" }");
         format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", {pool} }}")
     };
-    let listen = free_port();
+    let listen = reserved_port();
     let evener = Evener::run(&config(listen, 1));
     let mut clients: Vec<Wire> = (0..2).map(|_| Wire::to(listen)).collect();
     clients.iter().for_each(|client| client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap());
@@ -204,7 +204,7 @@ fn tcp(listen: u16, more: &str, pool: &str) -> String {
 #[test]
 fn a_client_of_tcp_waits_accepted() {
     let server = Server::named("a");
-    let listen = free_port();
+    let listen = reserved_port();
     let pool = pool(server.port, 1, "queue = { size = 2, timeout = \"1m\" }");
     // One worker, whose clients have an order.
     let evener = Evener::run_with(&tcp(listen, "", &pool), &["--workers", "1"]);
@@ -238,7 +238,7 @@ fn a_client_of_tcp_waits_accepted() {
 #[test]
 fn a_client_of_tcp_whose_time_is_over_is_closed() {
     let server = Server::named("a");
-    let listen = free_port();
+    let listen = reserved_port();
     let pool = pool(server.port, 1, "queue = { timeout = \"300ms\" }");
     let evener = Evener::run(&tcp(listen, "", &pool));
     let mut first = connect(listen);
@@ -254,7 +254,7 @@ fn a_client_of_tcp_whose_time_is_over_is_closed() {
 fn a_client_of_tls_waits_after_its_handshake() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let (server, listen) = (Server::named("a"), free_port());
+    let (server, listen) = (Server::named("a"), reserved_port());
     let pool = pool(server.port, 1, "queue = { size = 1, timeout = \"1m\" }");
     let evener = Evener::run(&tcp(listen, &format!("tls = {{ {keys} }},"), &pool));
     let config = Arc::new(authority.client(ANY));
@@ -275,11 +275,11 @@ fn a_client_of_tls_waits_after_its_handshake() {
 /// Many clients of TCP at a server that takes two: all are served, whatever worker has them.
 #[test]
 fn permits_that_one_worker_frees_are_used_by_another() {
-    let server = Server::start(free_port(), |mut stream: TcpStream| {
+    let server = Server::start(|mut stream: TcpStream| {
         std::thread::sleep(Duration::from_millis(20));
         let _ = stream.write_all(b"served\n");
     });
-    let listen = free_port();
+    let listen = reserved_port();
     let pool = pool(server.port, 2, "queue = { timeout = \"1m\" }");
     let evener = Evener::run_with(&tcp(listen, "", &pool), &["--workers", "4"]);
     std::thread::scope(|scope| {

@@ -1,11 +1,12 @@
 //! TCP: what goes in comes out, whoever fails.
 
 use crate::harness::{
-    BINARY, DEADLINE, Directory, Evener, Server, connect, free_port, have, have_root, line, local,
+    BINARY, DEADLINE, Directory, Evener, Server, connect, have, have_root, line, local, reserved_port,
     wait_until, who,
 };
+use crate::tcp::pending::Silent;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
@@ -18,7 +19,7 @@ fn service(listen: u16, servers: &[&Server], more: &str) -> String {
 
 #[test]
 fn the_one_liner_takes_turns() {
-    let (a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let [listen_at, a_at, b_at] = [listen, a.port, b.port].map(|port| format!("127.0.0.1:{port}"));
     let _evener = Evener::one_liner(&["tcp", &listen_at, &a_at, &b_at]);
     let seen: Vec<String> = (0..6).map(|_| who(listen)).collect();
@@ -27,7 +28,7 @@ fn the_one_liner_takes_turns() {
 
 #[test]
 fn a_refused_connect_goes_on_to_the_next_server_unseen() {
-    let (mut a, b, listen) = (Server::named("a"), Server::named("b"), free_port());
+    let (mut a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let evener = Evener::run(&service(listen, &[&a, &b], "passive = { down_for = \"1s\" }"));
     assert_eq!([who(listen), who(listen)], ["a", "b"]);
     a.stop();
@@ -45,34 +46,19 @@ fn a_refused_connect_goes_on_to_the_next_server_unseen() {
 
 #[test]
 fn a_connect_that_is_not_answered_goes_on_to_the_next_server() {
-    // A listener whose queue is full drops further SYNs: nothing answers.
-    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    let port = free_port();
-    silent.bind(&local(port).into()).unwrap();
-    silent.listen(0).unwrap();
-    let fill: Vec<_> = (0..8)
-        .map(|_| {
-            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-            socket.set_nonblocking(true).unwrap();
-            let _ = socket.connect(&local(port).into());
-            socket
-        })
-        .collect();
-    std::thread::sleep(Duration::from_millis(50));
-    let (b, listen) = (Server::named("b"), free_port());
-    let more = format!("\"127.0.0.1:{port}\", connect_timeout = \"300ms\"");
+    let (silent, b, listen) = (Silent::new(), Server::named("b"), reserved_port());
+    let more = format!("\"127.0.0.1:{}\", connect_timeout = \"300ms\"", silent.port);
     let evener = Evener::run(&service(listen, &[&b], &more));
     assert_eq!([who(listen), who(listen), who(listen)], ["b", "b", "b"]);
-    let server = evener.server(&format!("127.0.0.1:{port}"));
+    let server = evener.server(&format!("127.0.0.1:{}", silent.port));
     // A client may come in the milliseconds between the time-out and the next snapshot.
     assert!((1..=2).contains(&server["counters"]["connect_timeouts"].as_u64().unwrap()));
     assert_eq!(server["reason"], "connect timeout");
-    drop(fill);
 }
 
 #[test]
 fn nobody_left_closes_the_client_and_says_so() {
-    let (mut a, listen) = (Server::named("a"), free_port());
+    let (mut a, listen) = (Server::named("a"), reserved_port());
     a.stop();
     let evener = Evener::run(&service(listen, &[&a], ""));
     assert_eq!([who(listen), who(listen)], ["", ""]);
@@ -110,8 +96,8 @@ fn check_stream(mut stream: &TcpStream, salt: u64, blocks: u64) {
 #[test]
 fn a_gibibyte_each_way_at_once_arrives_bit_for_bit() {
     const BLOCKS: u64 = 1024;
-    let listen = free_port();
-    let server = Server::start(free_port(), |stream| {
+    let listen = reserved_port();
+    let server = Server::start(|stream| {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| send_stream(&stream, 7, BLOCKS));
@@ -134,7 +120,7 @@ fn a_gibibyte_each_way_at_once_arrives_bit_for_bit() {
 
 #[test]
 fn small_and_large_writes_of_many_clients_arrive_whole() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let _evener = Evener::run(&service(listen, &[&a], ""));
     std::thread::scope(|scope| {
         for client in 0..40_u32 {
@@ -163,14 +149,14 @@ fn small_and_large_writes_of_many_clients_arrive_whole() {
 
 #[test]
 fn half_close_is_kept_in_both_directions() {
-    let listen = free_port();
-    let server = Server::start(free_port(), |mut stream| {
+    let listen = reserved_port();
+    let server = Server::start(|mut stream| {
         // First hears the client to its end, then speaks.
         let mut heard = String::new();
         stream.read_to_string(&mut heard).unwrap();
         stream.write_all(format!("heard {heard}").as_bytes()).unwrap();
     });
-    let talker = Server::start(free_port(), |mut stream| {
+    let talker = Server::start(|mut stream| {
         // First speaks to its end, then hears the client and says so to nobody but the log of the test: by its answer
         // to the next connection.
         stream.write_all(b"I am done").unwrap();
@@ -195,9 +181,9 @@ fn half_close_is_kept_in_both_directions() {
 
 #[test]
 fn an_answer_before_the_request_is_read_reaches_the_client() {
-    let listen = free_port();
+    let listen = reserved_port();
     // As a web server that refuses a large upload: it answers and closes with the request unread, which resets.
-    let server = Server::start(free_port(), |mut stream| {
+    let server = Server::start(|mut stream| {
         let mut some = [0; 10];
         stream.read_exact(&mut some).unwrap();
         stream.write_all(&vec![b'4'; 100_000]).unwrap();
@@ -231,7 +217,7 @@ fn unix_sockets_on_both_sides_and_ipv6_to_ipv4() {
             let _ = stream.write_all(b"unix\n");
         }
     });
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     // A socket file that nobody answers at is left over: it does not stand in the way.
     drop(UnixListener::bind(&front).unwrap());
     let evener = Evener::run(&format!(
@@ -257,7 +243,7 @@ fn keepalive_is_asked_of_the_kernel_on_the_sides_that_want_it() {
     if !have("ss") {
         return;
     }
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let _evener = Evener::run(&service(listen, &[&a], "keepalive = \"4000s\", server_keepalive = \"8000s\""));
     let mut held = connect(listen);
     line(&mut held);
@@ -274,7 +260,7 @@ fn keepalive_is_asked_of_the_kernel_on_the_sides_that_want_it() {
 #[test]
 fn a_sticky_client_keeps_its_server_across_workers_and_a_reload() {
     let (a, b, c) = (Server::named("a"), Server::named("b"), Server::named("c"));
-    let listen = free_port();
+    let listen = reserved_port();
     let from = |address: &str| {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&format!("{address}:0").parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
@@ -300,14 +286,14 @@ fn a_sticky_client_keeps_its_server_across_workers_and_a_reload() {
 
 #[test]
 fn servers_see_the_source_address_that_was_asked_for() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let _evener = Evener::run(&service(listen, &[&a], "source = \"127.0.0.9\""));
     assert_eq!(line(&mut connect(listen)), "a 127.0.0.9");
 }
 
 #[test]
 fn the_access_list_refuses_without_a_word() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let evener = Evener::run(&service(listen, &[&a], "deny = \"127.0.0.0/8\", allow = \"127.0.0.2\""));
     assert_eq!(who(listen), "");
     assert_eq!(evener.service_counter("s", "denied"), 1);
@@ -319,8 +305,8 @@ fn the_access_list_refuses_without_a_word() {
 
 #[test]
 fn a_reset_by_the_server_delivers_what_came_before_and_is_passed_on() {
-    let listen = free_port();
-    let server = Server::start(free_port(), |mut stream| {
+    let listen = reserved_port();
+    let server = Server::start(|mut stream| {
         stream.write_all(b"last words").unwrap();
         std::thread::sleep(Duration::from_millis(100));
         let socket = socket2::Socket::from(stream);
@@ -342,9 +328,9 @@ fn a_reset_by_the_server_delivers_what_came_before_and_is_passed_on() {
 
 #[test]
 fn an_urgent_mark_in_bulk_loses_nothing_behind_it() {
-    let (heard, listen) = (std::sync::Arc::new(std::sync::Mutex::new(Vec::new())), free_port());
+    let (heard, listen) = (std::sync::Arc::new(std::sync::Mutex::new(Vec::new())), reserved_port());
     let keep = std::sync::Arc::clone(&heard);
-    let server = Server::start(free_port(), move |mut stream| {
+    let server = Server::start(move |mut stream| {
         let mut all = Vec::new();
         stream.read_to_end(&mut all).unwrap();
         *keep.lock().unwrap() = all;
@@ -366,9 +352,9 @@ fn an_urgent_mark_in_bulk_loses_nothing_behind_it() {
 
 #[test]
 fn a_client_that_resets_is_not_an_orderly_end_for_the_server() {
-    let listen = free_port();
+    let listen = reserved_port();
     let (tell, told) = std::sync::mpsc::channel();
-    let server = Server::start(free_port(), move |mut stream| {
+    let server = Server::start(move |mut stream| {
         let mut all = Vec::new();
         let _ = tell.send(stream.read_to_end(&mut all).is_err());
     });
@@ -388,7 +374,7 @@ fn a_full_queue_of_a_unix_server_does_not_take_it_out() {
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
     socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
     socket.listen(1).unwrap();
-    let (b, listen) = (Server::named("b"), free_port());
+    let (b, listen) = (Server::named("b"), reserved_port());
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"{}\", name = \"busy\" }}, {{ \"127.0.0.1:{}\", tier = 2 }} }}",
         path.display(),
@@ -411,8 +397,8 @@ fn a_full_queue_of_a_unix_server_does_not_take_it_out() {
 
 #[test]
 fn a_client_that_never_reads_is_bounded_and_others_go_on() {
-    let listen = free_port();
-    let flood = Server::start(free_port(), |mut stream| {
+    let listen = reserved_port();
+    let flood = Server::start(|mut stream| {
         let mut hello = [0; 1];
         if stream.read_exact(&mut hello).is_ok() && hello[0] == b'f' {
             while stream.write_all(&[0; 65_536]).is_ok() {}
@@ -464,7 +450,7 @@ fn in_an_own_namespace_a_server_without_a_route_is_passed_over() {
 
 #[test]
 fn clients_that_come_and_go_in_haste_leave_nothing_behind() {
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let evener = Evener::run(&service(listen, &[&a], ""));
     let until = Instant::now() + Duration::from_secs(2);
     std::thread::scope(|scope| {
@@ -492,5 +478,4 @@ fn clients_that_come_and_go_in_haste_leave_nothing_behind() {
     let descriptors = std::fs::read_dir(format!("/proc/{}/fd", evener.pid())).unwrap().count();
     assert!(descriptors < 200, "{descriptors} descriptors are open");
     assert_eq!(who(listen), "a");
-    drop(TcpListener::bind(local(free_port())).unwrap());
 }

@@ -1,7 +1,7 @@
 //! `source = "client"`: servers see the addresses of clients.
 
 use crate::harness::namespaces::Row;
-use crate::harness::{BINARY, Directory, Evener, free_port, have, wait_until};
+use crate::harness::{BINARY, Directory, Evener, have, reserved_port, wait_until};
 use std::process::{Child, Command, Output, Stdio};
 
 /// Tells whoever comes which address it has: TCP and UDP on 7000, HTTP on 8000, with the number of the connection.
@@ -204,7 +204,7 @@ fn without_the_right_to_it_nothing_begins_and_the_reason_is_said() {
     if !have("setpriv") {
         return;
     }
-    let (directory, listen) = (Directory::new(), free_port());
+    let (directory, listen) = (Directory::new(), reserved_port());
     let of = |source: &str| {
         format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:1\", source = \"{source}\" }}")
     };
@@ -223,7 +223,7 @@ fn on_loopback_clients_are_seen_as_they_are() {
     if !crate::harness::have_root() {
         return;
     }
-    let (a, listen) = (crate::harness::Server::named("a"), free_port());
+    let (a, listen) = (crate::harness::Server::named("a"), reserved_port());
     let _evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", source = \"client\" }}",
         a.port

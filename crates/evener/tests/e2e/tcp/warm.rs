@@ -1,6 +1,6 @@
 //! `warm`: connections to servers that are made before clients want them.
 
-use crate::harness::{DEADLINE, Evener, Server, connect, free_port, line, wait_until, who};
+use crate::harness::{DEADLINE, Evener, Server, connect, line, reserved_port, wait_until, who};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -39,7 +39,7 @@ impl Counted {
         let (came, shuts) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let streams = Arc::new(Mutex::new(Vec::new()));
         let (count, shut, keep) = (Arc::clone(&came), Arc::clone(&shuts), Arc::clone(&streams));
-        let server = Server::start(free_port(), move |stream| {
+        let server = Server::start(move |stream| {
             count.fetch_add(1, Ordering::Relaxed);
             if shut.load(Ordering::Relaxed) {
                 return;
@@ -70,7 +70,7 @@ impl Counted {
 
 #[test]
 fn clients_get_what_is_there_already_and_it_is_made_anew() {
-    let (a, b, listen) = (Server::named("a"), Counted::new(), free_port());
+    let (a, b, listen) = (Server::named("a"), Counted::new(), reserved_port());
     let evener = Evener::run_with(&config(listen, &[a.port, b.server.port], "warm = 4"), &["--workers", "2"]);
     await_warm(&evener, 4);
     assert_eq!((b.came(), has(&evener, a.port), has(&evener, b.server.port)), (2, 2, 2));
@@ -93,7 +93,7 @@ fn clients_get_what_is_there_already_and_it_is_made_anew() {
 
 #[test]
 fn one_that_died_is_not_seen_by_a_client() {
-    let (server, listen) = (Counted::new(), free_port());
+    let (server, listen) = (Counted::new(), reserved_port());
     let evener = Evener::run_with(&config(listen, &[server.server.port], "warm = 3"), &["--workers", "1"]);
     for _ in 0..3 {
         await_warm(&evener, 3);
@@ -106,7 +106,7 @@ fn one_that_died_is_not_seen_by_a_client() {
 
 #[test]
 fn a_server_that_hangs_up_is_not_asked_in_haste() {
-    let (server, mut away, listen) = (Counted::new(), Server::named("away"), free_port());
+    let (server, mut away, listen) = (Counted::new(), Server::named("away"), reserved_port());
     away.stop();
     server.shuts.store(true, Ordering::Relaxed);
     let more = "warm = 2, passive = { failures = 0 }";
@@ -126,7 +126,7 @@ fn a_server_that_hangs_up_is_not_asked_in_haste() {
 
 #[test]
 fn they_leave_the_last_place_to_clients_and_make_way_for_them() {
-    let (server, listen) = (Counted::new(), free_port());
+    let (server, listen) = (Counted::new(), reserved_port());
     let limited = format!("{{ \"127.0.0.1:{}\", max = 3 }}", server.server.port);
     let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", {limited}, warm = 8 }}");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
@@ -144,7 +144,7 @@ fn they_leave_the_last_place_to_clients_and_make_way_for_them() {
 #[test]
 fn they_keep_no_client_out_whoever_made_them() {
     let (a, b) = (Counted::new(), Server::named("b"));
-    let [listen, other, alone, overflowing] = std::array::from_fn(|_| free_port());
+    let [listen, other, alone, overflowing] = std::array::from_fn(|_| reserved_port());
     let (first, second) = (a.server.port, b.port);
     let evener = Evener::run_with(
         &format!(
@@ -173,7 +173,7 @@ fn they_keep_no_client_out_whoever_made_them() {
 
 #[test]
 fn they_end_with_what_they_were_made_for() {
-    let (a, b, listen) = (Counted::new(), Counted::new(), free_port());
+    let (a, b, listen) = (Counted::new(), Counted::new(), reserved_port());
     let (first, second) = (a.server.port, b.server.port);
     let evener = Evener::run(&config(listen, &[first, second], "warm = 6"));
     await_warm(&evener, 6);
@@ -215,7 +215,7 @@ fn they_end_with_what_they_were_made_for() {
 
 #[test]
 fn without_failover_a_lower_tier_gets_none_and_the_pool_is_down_with_its_first_tier() {
-    let (mut a, b, listen) = (Counted::new(), Counted::new(), free_port());
+    let (mut a, b, listen) = (Counted::new(), Counted::new(), reserved_port());
     let config = format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", {{ \"127.0.0.1:{}\", tier = 2 }}, \
          failover = false, warm = 2, check = check.tcp {{ every = \"100ms\", fall = 2, rise = 1 }} }}",
@@ -238,7 +238,7 @@ fn without_failover_a_lower_tier_gets_none_and_the_pool_is_down_with_its_first_t
 
 #[test]
 fn a_drain_does_not_wait_for_them_and_a_server_that_goes_loses_them() {
-    let (mut a, b, listen) = (Counted::new(), Server::named("b"), free_port());
+    let (mut a, b, listen) = (Counted::new(), Server::named("b"), reserved_port());
     let config = format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", {{ \"127.0.0.1:{}\", tier = 2 }}, \
          warm = 4, check = check.tcp {{ every = \"100ms\", fall = 2, rise = 2 }} }}",

@@ -3,7 +3,7 @@
 use crate::harness::certificates::{
     ANY, Authority, Issued, curl, line_of, mirror, openssl, s_client, shake, shake_over,
 };
-use crate::harness::{DEADLINE, Directory, Evener, Server, connect, free_port, have, wait_until};
+use crate::harness::{DEADLINE, Directory, Evener, Server, connect, have, reserved_port, wait_until};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ fn subject(port: u16, arguments: &[&str]) -> String {
 #[test]
 fn a_tcp_service_ends_tls_of_both_versions() {
     let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), free_port());
+        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let evener = Evener::run(&tcp(listen, &a, &keys, ""));
     for version in ANY {
@@ -55,7 +55,7 @@ fn an_http_service_ends_tls_and_says_so_to_its_servers() {
         return;
     }
     let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), mirror("a"), free_port());
+        (Directory::new(), Authority::new("test ca"), mirror("a"), reserved_port());
     let ca = directory.write("ca.pem", &authority.own.chain).display().to_string();
     let issued = authority.issue(&["a.example"]);
     // The certificate and its key in one file.
@@ -76,7 +76,8 @@ fn an_http_service_ends_tls_and_says_so_to_its_servers() {
 
 #[test]
 fn the_name_that_is_asked_for_chooses_the_certificate() {
-    let (directory, more, a, listen) = (Directory::new(), Directory::new(), Server::named("a"), free_port());
+    let (directory, more, a, listen) =
+        (Directory::new(), Directory::new(), Server::named("a"), reserved_port());
     let authority = Authority::new("test ca");
     let [first, second] = [&["a.example"][..], &["b.example", "c.example"]].map(|names| {
         let keys = authority.issue(names).keys(&directory, names[0]);
@@ -118,7 +119,7 @@ fn curl_meets_each_name_with_and_without_sni() {
         return;
     }
     let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), mirror("a"), free_port());
+        (Directory::new(), Authority::new("test ca"), mirror("a"), reserved_port());
     let ca = directory.write("ca.pem", &authority.own.chain).display().to_string();
     let [first, second] = [&["127.0.0.1", "a.example"][..], &["b.example"]].map(|names| {
         let keys = authority.issue(names).keys(&directory, names[names.len() - 1]);
@@ -134,7 +135,7 @@ fn curl_meets_each_name_with_and_without_sni() {
 #[test]
 fn the_oldest_version_is_kept_to() {
     let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), free_port());
+        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let evener = Evener::run(&tcp(listen, &a, &format!("{keys}, min_version = \"1.3\""), ""));
     let old = Arc::new(authority.client(&[&rustls::version::TLS12]));
@@ -153,7 +154,7 @@ fn the_oldest_version_is_kept_to() {
 #[test]
 fn protocols_are_agreed_on_as_configured() {
     let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), free_port());
+        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let _evener = Evener::run(&tcp(listen, &a, &format!("{keys}, alpn = {{ \"imap\", \"pop3\" }}"), ""));
     let offer = |offered: &[&str]| {
@@ -191,7 +192,7 @@ fn ocsp_response(directory: &Directory, authority: &Authority, chain: &str) -> S
 #[test]
 fn an_ocsp_response_is_stapled() {
     let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), free_port());
+        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let chain = directory.file("a.crt").display().to_string();
     let response = ocsp_response(&directory, &authority, &chain);
@@ -218,7 +219,7 @@ fn an_ocsp_response_is_stapled() {
 #[test]
 fn who_does_not_shake_hands_in_time_is_closed() {
     let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), free_port());
+        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let evener = Evener::run(&tcp(listen, &a, &format!("{keys}, handshake_timeout = \"500ms\""), ""));
     let mut silent = connect(listen);
@@ -246,7 +247,7 @@ fn who_does_not_shake_hands_in_time_is_closed() {
 #[test]
 fn no_more_handshakes_at_once_than_configured() {
     let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), free_port());
+        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let evener = Evener::run(&tcp(listen, &a, &format!("{keys}, handshakes_max = 3"), ""));
     let config = Arc::new(authority.client(ANY));
@@ -267,7 +268,7 @@ fn no_more_handshakes_at_once_than_configured() {
 #[test]
 fn what_is_no_handshake_is_closed() {
     let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), free_port());
+        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let evener = Evener::run(&tcp(listen, &a, &keys, ""));
     let garbage: [&[u8]; 9] = [
@@ -302,9 +303,9 @@ fn what_is_no_handshake_is_closed() {
 
 #[test]
 fn half_a_message_behind_the_handshake_harms_nobody() {
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), free_port());
+    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
     let speak = Arc::new(std::sync::Barrier::new(2));
-    let server = Server::start(free_port(), {
+    let server = Server::start({
         let speak = Arc::clone(&speak);
         move |mut stream| {
             stream.write_all(b"a\n").unwrap();
@@ -353,8 +354,8 @@ fn sealed(client: rustls::ClientConnection, kind: rustls::ContentType, payload: 
 #[test]
 fn what_a_server_sent_before_it_reset_reaches_a_slow_client() {
     const SIZE: usize = 200_000;
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), free_port());
-    let server = Server::start(free_port(), |mut stream| {
+    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
+    let server = Server::start(|mut stream| {
         let _ = stream.read_exact(&mut [0]);
         stream.write_all(&vec![b'x'; SIZE]).unwrap();
         // The other byte tells that all of it was taken; then closing resets.
@@ -384,9 +385,9 @@ fn what_a_server_sent_before_it_reset_reaches_a_slow_client() {
 
 #[test]
 fn half_close_goes_through_tls_both_ways() {
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), free_port());
+    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
     let (tell, told) = std::sync::mpsc::channel();
-    let server = Server::start(free_port(), move |mut stream| {
+    let server = Server::start(move |mut stream| {
         let mut first = [0];
         stream.read_exact(&mut first).unwrap();
         let mut heard = String::new();
@@ -467,7 +468,7 @@ pub(crate) fn there_and_back(port: u16, config: rustls::ClientConfig, length: us
 #[test]
 fn sixty_four_mebibytes_each_way_come_bit_for_bit() {
     let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), free_port());
+        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let evener = Evener::run(&tcp(listen, &a, &keys, ""));
     there_and_back(listen, authority.client(&[&rustls::version::TLS13]), 64 << 20);
@@ -506,7 +507,7 @@ impl Write for Pieces {
 #[test]
 fn a_handshake_in_pieces_is_one() {
     let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), free_port());
+        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let _evener = Evener::run(&tcp(listen, &a, &keys, ""));
     for version in ANY {
@@ -521,8 +522,13 @@ fn a_handshake_in_pieces_is_one() {
 
 #[test]
 fn a_bad_certificate_changes_nothing_and_says_which_file() {
-    let (directory, authority, a, b, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), Server::named("b"), free_port());
+    let (directory, authority, a, b, listen) = (
+        Directory::new(),
+        Authority::new("test ca"),
+        Server::named("a"),
+        Server::named("b"),
+        reserved_port(),
+    );
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let evener = Evener::run(&tcp(listen, &a, &keys, ""));
     let other = authority.issue(&["b.example"]);

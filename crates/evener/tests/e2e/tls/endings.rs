@@ -2,7 +2,7 @@
 
 use crate::harness::certificates::Authority;
 use crate::harness::origin::get;
-use crate::harness::{Evener, Server, connect, free_port};
+use crate::harness::{Evener, Server, connect, reserved_port};
 use crate::http::http2::client::{Front, within};
 use rustls::{ServerConnection, StreamOwned, SupportedProtocolVersion};
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use std::time::Duration;
 /// the other side ends, too.
 fn waits(version: &'static SupportedProtocolVersion, pause: Duration, says: &'static str) -> Server {
     let config = Authority::new("servers").issue(&["b.example"]).server(&[version]);
-    Server::start(free_port(), move |stream| {
+    Server::start(move |stream| {
         let connection = ServerConnection::new(config.clone()).unwrap();
         let mut tls = StreamOwned::new(connection, stream);
         if tls.read(&mut [0; 4096]).is_ok() {
@@ -59,7 +59,7 @@ fn http2_clients_get_the_whole_response() {
 #[test]
 fn http1_clients_get_the_whole_response() {
     let check = |server: &Server, what: &str| {
-        let listen = free_port();
+        let listen = reserved_port();
         let _evener = Evener::run(&format!(
             "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", {}, {PATIENT} }}",
             pool(server)
@@ -72,7 +72,7 @@ fn http1_clients_get_the_whole_response() {
 #[test]
 fn clients_of_a_relay_are_told_of_the_end() {
     let check = |server: &Server, what: &str| {
-        let listen = free_port();
+        let listen = reserved_port();
         let _evener =
             Evener::run(&format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", {} }}", pool(server)));
         let mut client = connect(listen);
@@ -89,7 +89,7 @@ fn a_tunnel_through_http_is_told_of_the_end() {
     const CHANGES: &str =
         "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\ngood bye";
     let check = |server: &Server, what: &str| {
-        let listen = free_port();
+        let listen = reserved_port();
         let _evener = Evener::run(&format!(
             "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", {}, {PATIENT} }}",
             pool(server)

@@ -1,7 +1,7 @@
 //! Certificates that change on disk while the program runs: taken on without being told, kept when they cannot be used.
 
 use crate::harness::certificates::{ANY, Authority, Issued, line_of, mirror, s_client, shake, tls_echo};
-use crate::harness::{BINARY, Directory, Evener, Server, free_port, wait_until};
+use crate::harness::{BINARY, Directory, Evener, Server, reserved_port, wait_until};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::CertificateDer;
@@ -45,7 +45,7 @@ fn reloaded(evener: &Evener) -> usize {
 #[test]
 fn a_changed_certificate_is_taken_on_without_a_signal() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let evener = Evener::run(&service(listen, &a, &authority.issue(&["a.example"]).keys(&directory, "a")));
     let client = forgetful(&authority);
     let mut held = shake(listen, "a.example", &client).unwrap();
@@ -75,7 +75,7 @@ fn a_changed_certificate_is_taken_on_without_a_signal() {
 #[test]
 fn a_link_that_points_elsewhere_is_a_change() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let (first, second) = (authority.issue(&["a.example"]), authority.issue(&["a.example"]));
     first.write(&directory, "first");
     second.write(&directory, "second");
@@ -98,7 +98,7 @@ fn a_link_that_points_elsewhere_is_a_change() {
 #[test]
 fn a_certificate_without_its_key_waits_for_it() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let (old, new) = (authority.issue(&["a.example"]), authority.issue(&["a.example"]));
     let evener = Evener::run(&service(listen, &a, &old.keys(&directory, "a")));
     let client = forgetful(&authority);
@@ -129,7 +129,7 @@ fn a_certificate_without_its_key_waits_for_it() {
 fn a_directory_is_looked_at_for_files_that_come_and_go() {
     let (directory, certificates, authority) =
         (Directory::new(), Directory::new(), Authority::new("test ca"));
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let default = authority.issue(&["default.example"]).keys(&directory, "default");
     let first = authority.issue(&["one.example"]);
     first.write(&certificates, "one.example");
@@ -175,7 +175,7 @@ fn shown(issued: &Issued, directory: &Directory, name: &str) -> Vec<String> {
 fn another_client_authority_counts_for_new_connections_and_for_tickets() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let (first, second) = (Authority::new("first"), Authority::new("second"));
-    let (a, listen) = (mirror("a"), free_port());
+    let (a, listen) = (mirror("a"), reserved_port());
     let (ca, _) = first.own.write(&directory, "ca");
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let config = service(listen, &a, &format!("{keys}, client_ca = \"{}\"", ca.display()));
@@ -214,7 +214,7 @@ fn another_client_authority_counts_for_new_connections_and_for_tickets() {
 fn authorities_of_servers_are_read_again_too() {
     let (directory, first, second) = (Directory::new(), Authority::new("first"), Authority::new("second"));
     let server = tls_echo("b", &second.issue(&["b.example"]));
-    let listen = free_port();
+    let listen = reserved_port();
     let (ca, _) = first.own.write(&directory, "ca");
     let evener = Evener::run(&format!(
         "local p = pool \"p\" {{ \"127.0.0.1:{}\", tls = {{ ca = \"{}\", sni = \"b.example\" }}, passive = false }}\n\
@@ -231,7 +231,7 @@ fn authorities_of_servers_are_read_again_too() {
 #[test]
 fn a_reload_takes_changed_files_on_and_a_wrong_one_does_not() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let old = authority.issue(&["a.example"]);
     let config = service(listen, &a, &old.keys(&directory, "a"));
     let evener = Evener::run(&config);
@@ -303,7 +303,7 @@ fn check_says_which_file_is_wrong() {
 #[test]
 fn certificates_that_end_soon_are_noticed() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let [soon, over, good] = [("soon.example", 5), ("over.example", -3), ("good.example", 30)]
         .map(|(name, days)| format!("{{ {} }}", authority.issue_until(name, days).keys(&directory, name)));
     let evener = Evener::run(&service(listen, &a, &format!("certificates = {{ {good}, {soon}, {over} }}")));

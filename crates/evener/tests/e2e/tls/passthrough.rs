@@ -2,7 +2,7 @@
 
 use crate::harness::certificates::{ANY, Authority, curl, line_of, s_client, shake, shake_over, tls_echo};
 use crate::harness::peers::Peer;
-use crate::harness::{Directory, Evener, Server, connect, free_port, have, line, wait_until};
+use crate::harness::{Directory, Evener, Server, connect, have, line, reserved_port, wait_until};
 use crate::tls::clients::Pieces;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -59,7 +59,7 @@ fn send(listen: u16, bytes: &[u8]) -> (String, Vec<u8>) {
 
 #[test]
 fn the_name_chooses_the_pool_and_every_byte_goes_on() {
-    let (a, b, c, listen) = (Server::named("a"), Server::named("b"), Server::named("c"), free_port());
+    let (a, b, c, listen) = (Server::named("a"), Server::named("b"), Server::named("c"), reserved_port());
     let evener = Evener::run(&config(listen, [&a, &b, &c], ""));
     let cases = [
         ("a.example", "a"),
@@ -83,7 +83,7 @@ fn the_name_chooses_the_pool_and_every_byte_goes_on() {
 
 #[test]
 fn who_names_nobody_is_closed_or_gets_the_pool_for_all_others() {
-    let (a, b, c, listen) = (Server::named("a"), Server::named("b"), Server::named("c"), free_port());
+    let (a, b, c, listen) = (Server::named("a"), Server::named("b"), Server::named("c"), reserved_port());
     let evener = Evener::run(&config(listen, [&a, &b, &c], ""));
     let nobody = [Some("unknown.example"), Some("wild.example"), Some("xa.example"), None];
     for name in nobody {
@@ -102,7 +102,7 @@ fn who_names_nobody_is_closed_or_gets_the_pool_for_all_others() {
 
 #[test]
 fn what_is_no_hello_is_closed_and_reaches_nobody() {
-    let (a, b, c, listen) = (Server::named("a"), Server::named("b"), Server::named("c"), free_port());
+    let (a, b, c, listen) = (Server::named("a"), Server::named("b"), Server::named("c"), reserved_port());
     let d = Server::named("d");
     let evener = Evener::run(&config(listen, [&a, &b, &c], &format!("\"127.0.0.1:{}\",", d.port)));
     let two_names = {
@@ -142,7 +142,7 @@ fn what_is_no_hello_is_closed_and_reaches_nobody() {
 
 #[test]
 fn who_says_nothing_or_half_of_it_is_closed_in_the_end() {
-    let (a, b, c, listen) = (Server::named("a"), Server::named("b"), Server::named("c"), free_port());
+    let (a, b, c, listen) = (Server::named("a"), Server::named("b"), Server::named("c"), reserved_port());
     let evener = Evener::run(&config(listen, [&a, &b, &c], ""));
     let (mut silent, mut half) = (connect(listen), connect(listen));
     half.write_all(&hello(Some("a.example"), 300, 16_000)[..50]).unwrap();
@@ -155,7 +155,7 @@ fn who_says_nothing_or_half_of_it_is_closed_in_the_end() {
 fn a_hello_in_pieces_is_one_and_the_connection_goes_on() {
     let authority = Authority::new("test ca");
     let a = tls_echo("a", &authority.issue(&["a.example"]));
-    let (b, c, listen) = (Server::named("b"), Server::named("c"), free_port());
+    let (b, c, listen) = (Server::named("b"), Server::named("c"), reserved_port());
     let _evener = Evener::run(&config(listen, [&a, &b, &c], ""));
     for version in ANY {
         for size in [1, 2, 5, 6, 150] {
@@ -173,7 +173,7 @@ fn a_hello_in_pieces_is_one_and_the_connection_goes_on() {
 fn a_hello_of_many_kilobytes_is_read_whole() {
     let authority = Authority::new("test ca");
     let a = tls_echo("a", &authority.issue(&["a.example"]));
-    let (b, c, listen) = (Server::named("b"), Server::named("c"), free_port());
+    let (b, c, listen) = (Server::named("b"), Server::named("c"), reserved_port());
     let _evener = Evener::run(&config(listen, [&a, &b, &c], ""));
     let mut config = authority.client(ANY);
     config.alpn_protocols = (0..60).map(|number| format!("{number:0>200}").into_bytes()).collect();
@@ -193,8 +193,8 @@ fn real_clients_reach_real_servers_by_their_names() {
     if !have("curl") || !have("nginx") {
         return;
     }
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), free_port());
-    let ports = [free_port(), free_port(), free_port()];
+    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
+    let ports = [reserved_port(), reserved_port(), reserved_port()];
     let names = ["a.example", "b.example", "*.wild.example"];
     let server = |(port, name): (u16, &str)| {
         let (chain, key) = authority.issue(&[name]).write(&directory, &port.to_string());
@@ -229,7 +229,7 @@ fn real_clients_reach_real_servers_by_their_names() {
 fn a_large_transfer_is_passed_through_bit_for_bit() {
     let authority = Authority::new("test ca");
     let a = tls_echo("a", &authority.issue(&["a.example"]));
-    let (b, c, listen) = (Server::named("b"), Server::named("c"), free_port());
+    let (b, c, listen) = (Server::named("b"), Server::named("c"), reserved_port());
     let _evener = Evener::run(&config(listen, [&a, &b, &c], ""));
     crate::tls::clients::there_and_back(listen, authority.client(ANY), 32 << 20);
 }

@@ -2,7 +2,7 @@
 
 use crate::harness::certificates::{ANY, Authority, Issued, curl, line_of, mirror, shake, tls_echo};
 use crate::harness::peers::Peer;
-use crate::harness::{Directory, Evener, Server, connect, free_port, have, line, wait_until};
+use crate::harness::{Directory, Evener, Server, connect, have, line, reserved_port, wait_until};
 use crate::tls::clients::there_and_back;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -22,7 +22,7 @@ impl Gate {
         let (directory, authority) = (Directory::new(), Authority::new("test ca"));
         let keys = authority.issue(&["a.example"]).keys(&directory, "a");
         authority.own.write(&directory, "ca");
-        Self { directory, authority, server: mirror("a"), keys, listen: free_port() }
+        Self { directory, authority, server: mirror("a"), keys, listen: reserved_port() }
     }
 
     fn config(&self, tls: &str, more: &str) -> String {
@@ -163,7 +163,7 @@ fn to_server(listen: u16, port: u16, protocol: &str, tls: &str) -> String {
 
 #[test]
 fn servers_are_verified_by_name_and_authority() {
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), free_port());
+    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
     let (ca, _) = authority.own.write(&directory, "ca");
     let (foreign, _) = Authority::new("foreign").own.write(&directory, "foreign");
     let [ca, foreign] = [ca, foreign].map(|path| path.display().to_string());
@@ -195,10 +195,10 @@ fn a_client_of_http_is_told_that_the_server_is_not_the_right_one() {
     if !have("curl") || !have("nginx") {
         return;
     }
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), free_port());
+    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
     let (ca, _) = authority.own.write(&directory, "ca");
     let ca = ca.display().to_string();
-    let port = free_port();
+    let port = reserved_port();
     let (chain, key) = authority.issue(&["web.example"]).write(&directory, "web");
     let _nginx = Peer::nginx(
         port,
@@ -227,11 +227,11 @@ fn servers_that_want_a_certificate_of_us_get_it() {
     if !have("curl") || !have("nginx") {
         return;
     }
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), free_port());
+    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
     let (ca, _) = authority.own.write(&directory, "ca");
     let ca = ca.display().to_string();
     let (chain, key) = authority.issue(&["web.example"]).write(&directory, "web");
-    let port = free_port();
+    let port = reserved_port();
     let _nginx = Peer::nginx(
         port,
         &format!(
@@ -259,7 +259,7 @@ fn servers_that_want_a_certificate_of_us_get_it() {
 
 #[test]
 fn half_close_goes_through_tls_to_the_server() {
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), free_port());
+    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
     let (ca, _) = authority.own.write(&directory, "ca");
     let server = tls_echo("a", &authority.issue(&["a.example"]));
     let tls = format!("{{ ca = \"{}\", sni = \"a.example\" }}", ca.display());
@@ -275,7 +275,7 @@ fn half_close_goes_through_tls_to_the_server() {
 
 #[test]
 fn sixty_four_mebibytes_go_through_tls_on_both_sides() {
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), free_port());
+    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let (ca, _) = authority.own.write(&directory, "ca");
     let server = tls_echo("a", &authority.issue(&["a.example"]));
@@ -288,7 +288,7 @@ fn sixty_four_mebibytes_go_through_tls_on_both_sides() {
 
 #[test]
 fn sixty_four_mebibytes_each_way_go_through_tls_to_the_server() {
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), free_port());
+    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
     let (ca, _) = authority.own.write(&directory, "ca");
     let server = tls_echo("a", &authority.issue(&["a.example"]));
     let tls = format!("{{ ca = \"{}\", sni = \"a.example\" }}", ca.display());
@@ -311,7 +311,7 @@ fn sixty_four_mebibytes_each_way_go_through_tls_to_the_server() {
 
 #[test]
 fn a_server_that_fails_its_handshake_is_passed_over() {
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), free_port());
+    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
     let (ca, _) = authority.own.write(&directory, "ca");
     let good = tls_echo("good", &authority.issue(&["a.example"]));
     let wrong = tls_echo("wrong", &authority.issue(&["b.example"]));

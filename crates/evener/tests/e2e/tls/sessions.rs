@@ -1,7 +1,7 @@
 //! TLS over time: sessions that are resumed, certificates that are replaced under load.
 
 use crate::harness::certificates::{ANY, Authority, line_of, mirror, s_client, shake};
-use crate::harness::{Directory, Evener, Server, free_port};
+use crate::harness::{Directory, Evener, Server, reserved_port};
 use rustls::client::Resumption;
 use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ fn visit(listen: u16, version: &str, how: &str, file: &str, more: &[&str]) -> St
 #[test]
 fn sessions_are_resumed_by_any_worker() {
     let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), mirror("a"), free_port());
+        (Directory::new(), Authority::new("test ca"), mirror("a"), reserved_port());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let evener = Evener::run_with(&http(listen, &a, &keys), &["--workers", "2"]);
     let file = |name: &str| directory.file(name).display().to_string();
@@ -55,7 +55,7 @@ fn sessions_are_resumed_by_any_worker() {
 #[test]
 fn a_session_of_another_service_is_not_resumed() {
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), mirror("a"));
-    let (listen, other) = (free_port(), free_port());
+    let (listen, other) = (reserved_port(), reserved_port());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let second = http(other, &a, &keys).replace("\"s\"", "\"t\"");
     let _evener = Evener::run(&format!("{}\n{second}", http(listen, &a, &keys)));
@@ -70,7 +70,7 @@ fn a_session_of_another_service_is_not_resumed() {
 #[test]
 fn a_resumed_session_still_knows_its_client() {
     let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), mirror("a"), free_port());
+        (Directory::new(), Authority::new("test ca"), mirror("a"), reserved_port());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let (ca, _) = authority.own.write(&directory, "ca");
     let (chain, key) = authority.issue_client("someone").write(&directory, "client");
@@ -128,7 +128,7 @@ fn served(listen: u16, config: &Arc<rustls::ClientConfig>) -> CertificateDer<'st
 #[test]
 fn certificates_are_replaced_under_load_and_sessions_go_on() {
     let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), free_port());
+        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let config = format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", tls = {{ {keys} }} }}",
@@ -179,7 +179,7 @@ fn certificates_are_replaced_under_load_and_sessions_go_on() {
 #[test]
 fn a_connection_outlives_the_certificate_that_it_began_with() {
     let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), free_port());
+        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let config = |tls: &str| {
         format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", {tls} }}", a.port)

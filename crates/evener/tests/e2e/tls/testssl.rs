@@ -1,7 +1,7 @@
 //! What testssl.sh (Debian's) says of an https service with the default settings: nothing above LOW that is about us.
 
 use crate::harness::certificates::{Authority, mirror};
-use crate::harness::{Directory, Evener, free_port, have};
+use crate::harness::{Directory, Evener, have, reserved_port};
 use serde_json::Value;
 use std::process::{Child, Command, Stdio};
 
@@ -79,7 +79,7 @@ fn testssl_finds_nothing_above_low() {
         return;
     }
     let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), mirror("a"), free_port());
+        (Directory::new(), Authority::new("test ca"), mirror("a"), reserved_port());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     authority.own.write(&directory, "ca");
     let _evener = Evener::run(&format!(

@@ -3,7 +3,7 @@
 
 use crate::harness::certificates::{ANY, Authority, Issued, line_of, shake, tls_echo};
 use crate::harness::origin::Wire;
-use crate::harness::{Directory, Evener, Server, free_port, wait_until, who};
+use crate::harness::{Directory, Evener, Server, reserved_port, wait_until, who};
 use crate::http::http2::client::{Front, within};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
@@ -39,7 +39,7 @@ fn counting_https(issued: &Issued, served: &Arc<AtomicUsize>) -> Server {
         .with_single_cert(vec![issued.der()], key)
         .unwrap();
     let config = Arc::new(config);
-    Server::start(free_port(), move |stream| {
+    Server::start(move |stream| {
         let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
         let mut tls = rustls::StreamOwned::new(connection, stream);
         if matches!(tls.read(&mut [0; 4096]), Ok(1..)) {
@@ -68,7 +68,7 @@ fn a_server_with_a_self_signed_certificate_that_is_named_is_reached() {
     for (shown, ca, status, verdict) in
         [(&named, &ca, 200, "up"), (&named, &of_directory, 200, "up"), (&other, &ca, 503, "down")]
     {
-        let (served, listen) = (Arc::default(), free_port());
+        let (served, listen) = (Arc::default(), reserved_port());
         let server = counting_https(shown, &served);
         let check = "check = check.https { every = \"50ms\", timeout = \"3s\", rise = 1, fall = 1 }";
         let evener = Evener::run(&format!(
@@ -101,7 +101,7 @@ fn it_is_for_clients_of_http_2_and_for_tcp_too() {
             assert_eq!((response.status, response.text().as_str()), (200, "hello"));
         }
     });
-    let (echo, listen) = (tls_echo("tcp", &named), free_port());
+    let (echo, listen) = (tls_echo("tcp", &named), reserved_port());
     let _evener = Evener::run(&format!(
         "{}service \"s\" {{ listen = \"127.0.0.1:{listen}\", pool = p }}",
         pool(&echo, &ca, "")
@@ -113,7 +113,7 @@ fn it_is_for_clients_of_http_2_and_for_tcp_too() {
 fn a_self_signed_certificate_of_another_name_is_refused() {
     let (directory, named) = (Directory::new(), self_signed("b.example"));
     let ca = directory.write("named.crt", &named.chain).display().to_string();
-    let (server, listen) = (https(&named), free_port());
+    let (server, listen) = (https(&named), reserved_port());
     let evener = Evener::run(&format!(
         "{}service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", pool = p }}",
         pool(&server, &ca, "")
@@ -128,7 +128,7 @@ fn a_client_with_a_self_signed_certificate_that_is_named_comes_in() {
     let (named, other) = (self_signed("client"), self_signed("client"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let ca = directory.write("named.crt", &named.chain).display().to_string();
-    let (a, listen) = (Server::named("a"), free_port());
+    let (a, listen) = (Server::named("a"), reserved_port());
     let _evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", tls = {{ {keys}, client_ca = \"{ca}\" }} }}",
         a.port
@@ -157,7 +157,7 @@ fn pem_files_may_have_byte_order_marks_and_other_labels() {
     for (chain, key) in forms {
         let keys = Issued { chain, key }.keys(&directory, "form");
         let ca = directory.write("ca.crt", &format!("\u{feff}{}", authority.own.chain));
-        let listen = free_port();
+        let listen = reserved_port();
         let _evener = Evener::run(&format!(
             "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\",\n\
              tls = {{ {keys}, client_ca = \"{}\", client_certificate = \"optional\" }} }}",
@@ -176,8 +176,8 @@ fn the_log_says_why_a_handshake_with_a_server_failed() {
     let (directory, authority, named) =
         (Directory::new(), Authority::new("test ca"), self_signed("a.example"));
     let ca = directory.write("ca.crt", &authority.own.chain).display().to_string();
-    let deaf = Server::start(free_port(), |mut stream| drop(stream.read(&mut [0; 4096])));
-    let plain = Server::start(free_port(), |mut stream| {
+    let deaf = Server::start(|mut stream| drop(stream.read(&mut [0; 4096])));
+    let plain = Server::start(|mut stream| {
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
         let _ = stream.read(&mut [0; 4096]);
     });
@@ -193,7 +193,7 @@ fn the_log_says_why_a_handshake_with_a_server_failed() {
         (deaf, "the server ended the connection"),
         (plain, "the server does not speak TLS"),
     ] {
-        let listen = free_port();
+        let listen = reserved_port();
         let evener = Evener::run(&format!(
             "{}service \"s\" {{ listen = \"127.0.0.1:{listen}\", pool = p }}",
             pool(&server, &ca, "")

@@ -1,6 +1,6 @@
 //! UDP: flows, batches, servers that die.
 
-use crate::harness::{Directory, Evener, free_port, have, have_root, local, wait_until};
+use crate::harness::{Directory, Evener, Reservation, have, have_root, local, reserved_port, wait_until};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,11 +11,15 @@ pub(crate) struct Echo {
     pub(crate) port: u16,
     over: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
+    reserved: Option<Reservation>,
 }
 
 impl Echo {
     pub(crate) fn start(name: &'static str) -> Self {
-        Self::start_at(name, free_port())
+        let reserved = Reservation::new();
+        let mut echo = Self::start_at(name, reserved.port());
+        echo.reserved = Some(reserved);
+        echo
     }
 
     pub(crate) fn start_at(name: &'static str, port: u16) -> Self {
@@ -31,7 +35,7 @@ impl Echo {
                 let _ = socket.send_to(&answer[..answer.len().min(65_507)], client);
             }
         });
-        Self { port, over, thread: Some(thread) }
+        Self { port, over, thread: Some(thread), reserved: None }
     }
 
     pub(crate) fn stop(&mut self) {
@@ -69,7 +73,7 @@ pub(crate) fn service(listen: u16, servers: &[&Echo], more: &str) -> String {
 
 #[test]
 fn the_one_liner_gives_each_client_a_flow() {
-    let (a, b, listen) = (Echo::start("a"), Echo::start("b"), free_port());
+    let (a, b, listen) = (Echo::start("a"), Echo::start("b"), reserved_port());
     let [listen_at, a_at, b_at] = [listen, a.port, b.port].map(|port| format!("127.0.0.1:{port}"));
     let evener = Evener::one_liner(&["udp", &listen_at, &a_at, &b_at]);
     let clients: Vec<UdpSocket> = (0..6).map(|_| client(listen)).collect();
@@ -86,7 +90,7 @@ fn the_one_liner_gives_each_client_a_flow() {
 
 #[test]
 fn datagrams_of_every_size_pass_whole_and_in_bursts() {
-    let (a, listen) = (Echo::start("a"), free_port());
+    let (a, listen) = (Echo::start("a"), reserved_port());
     let _evener = Evener::run(&service(listen, &[&a], ""));
     let socket = client(listen);
     for size in [0, 1, 511, 1472, 1473, 9000, 65_000] {
@@ -115,7 +119,7 @@ fn datagrams_of_every_size_pass_whole_and_in_bursts() {
 
 #[test]
 fn flows_of_a_server_that_dies_go_on_at_once() {
-    let (mut a, b, listen) = (Echo::start("a"), Echo::start("b"), free_port());
+    let (mut a, b, listen) = (Echo::start("a"), Echo::start("b"), reserved_port());
     let evener =
         Evener::run_with(&service(listen, &[&a, &b], "passive = { down_for = \"1s\" }"), &["--workers", "2"]);
     let clients: Vec<UdpSocket> = (0..8).map(|_| client(listen)).collect();
@@ -139,7 +143,7 @@ fn flows_of_a_server_that_dies_go_on_at_once() {
 
 #[test]
 fn flows_end_unused_and_the_oldest_makes_room() {
-    let (a, listen) = (Echo::start("a"), free_port());
+    let (a, listen) = (Echo::start("a"), reserved_port());
     let config = service(listen, &[&a], "idle_timeout = \"600ms\", flows_max = 4");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     let clients: Vec<UdpSocket> = (0..10).map(|_| client(listen)).collect();
@@ -155,7 +159,7 @@ fn flows_end_unused_and_the_oldest_makes_room() {
 
 #[test]
 fn answers_come_from_the_address_that_was_asked() {
-    let (a, listen) = (Echo::start("a"), free_port());
+    let (a, listen) = (Echo::start("a"), reserved_port());
     let _evener = Evener::run(&format!(
         "service \"u\" {{ protocol = \"udp\", listen = {{ \"0.0.0.0:{listen}\", \"[::]:{listen}\" }}, \"127.0.0.1:{}\" }}",
         a.port
@@ -174,7 +178,7 @@ fn answers_come_from_the_address_that_was_asked() {
 
 #[test]
 fn a_denied_client_hears_nothing_and_nobody_left_is_counted() {
-    let (mut a, listen) = (Echo::start("a"), free_port());
+    let (mut a, listen) = (Echo::start("a"), reserved_port());
     let evener = Evener::run(&service(listen, &[&a], "deny = \"127.0.0.5\""));
     let denied = UdpSocket::bind("127.0.0.5:0").unwrap();
     denied.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
@@ -191,7 +195,7 @@ fn a_denied_client_hears_nothing_and_nobody_left_is_counted() {
 
 #[test]
 fn a_reload_keeps_flows_and_a_drain_ends_them() {
-    let (a, b, listen) = (Echo::start("a"), Echo::start("b"), free_port());
+    let (a, b, listen) = (Echo::start("a"), Echo::start("b"), reserved_port());
     let mut evener = Evener::run(&service(listen, &[&a], ""));
     let socket = client(listen);
     assert_eq!(ask(&socket, "1"), "a 1");
@@ -206,7 +210,7 @@ fn a_reload_keeps_flows_and_a_drain_ends_them() {
 
 #[test]
 fn a_datagram_too_large_for_its_way_takes_no_server_down() {
-    let (a, listen) = (Echo::start("a"), free_port());
+    let (a, listen) = (Echo::start("a"), reserved_port());
     let evener = Evener::run(&format!(
         "service \"u\" {{ protocol = \"udp\", listen = \"[::1]:{listen}\", {{ \"127.0.0.1:{}\", name = \"a\" }} }}",
         a.port
@@ -254,7 +258,7 @@ fn without_ports_datagrams_are_dropped_and_servers_stay_up() {
 
 #[test]
 fn flows_follow_a_new_address_and_a_new_access_list() {
-    let (a, b, listen) = (Echo::start("a"), Echo::start("b"), free_port());
+    let (a, b, listen) = (Echo::start("a"), Echo::start("b"), reserved_port());
     let config = |port: u16, more: &str| {
         format!(
             "service \"u\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{port}\", name = \"one\" }}, {more} }}"
@@ -272,7 +276,7 @@ fn flows_follow_a_new_address_and_a_new_access_list() {
 
 #[test]
 fn isolated_refusals_are_not_failures_in_a_row() {
-    let (mut a, listen) = (Echo::start("a"), free_port());
+    let (mut a, listen) = (Echo::start("a"), reserved_port());
     let evener = Evener::run(&service(listen, &[&a], "passive = { failures = 3, down_for = \"1h\" }"));
     let name = format!("127.0.0.1:{}", a.port);
     for turn in 0..5 {
@@ -292,7 +296,7 @@ fn a_thousand_names_of_a_real_name_server_by_dnsperf() {
     if !have("nsd") || !have("dnsperf") {
         return;
     }
-    let (listen, port) = (free_port(), free_port());
+    let (listen, port) = (reserved_port(), reserved_port());
     let evener = Evener::run(&format!(
         "service \"dns\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{port}\", \
          check = check.udp {{ send = \"\\1\\2\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\2n0\\7example\\0\\0\\1\\0\\1\", expect = \"\\1\\2\" }} }}"
@@ -389,7 +393,7 @@ fn client_from(from: &str, port: u16) -> UdpSocket {
 #[test]
 fn refused_clients_get_servers_of_another_pool() {
     let [a, b, c] = ["a", "b", "c"].map(Echo::start);
-    let listen = free_port();
+    let listen = reserved_port();
     let config = |more: &str| {
         format!(
             "pool \"bad\" {{ \"127.0.0.1:{}\" }}\npool \"worse\" {{ \"127.0.0.1:{}\" }}\n{}",
@@ -425,7 +429,7 @@ fn refused_clients_get_servers_of_another_pool() {
 
 #[test]
 fn a_refused_client_goes_on_when_its_server_dies_or_leaves() {
-    let (a, mut b, c, listen) = (Echo::start("a"), Echo::start("b"), Echo::start("c"), free_port());
+    let (a, mut b, c, listen) = (Echo::start("a"), Echo::start("b"), Echo::start("c"), reserved_port());
     let config = |servers: &[&Echo]| {
         let servers: String = servers.iter().map(|one| format!("\"127.0.0.1:{}\", ", one.port)).collect();
         let bad = format!("pool \"bad\" {{ {servers} passive = {{ down_for = \"1s\" }} }}\n");

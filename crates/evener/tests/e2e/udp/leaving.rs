@@ -2,7 +2,7 @@
 //! is served, and then the address is free, whatever other services still have.
 
 use crate::harness::dns::{A, Back, Nameserver, address, ask, client, host, id, name_of, question, receive};
-use crate::harness::{Evener, Server, connect, free_port, line, local, wait_until};
+use crate::harness::{Evener, Server, connect, line, local, reserved_port, wait_until};
 use std::io::Write;
 use std::net::UdpSocket;
 use std::sync::{Arc, Mutex};
@@ -58,7 +58,8 @@ fn one_service(protocol: &str, listen: u16, server: &Nameserver) -> String {
 #[test]
 fn after_term_a_successor_gets_the_address_while_another_service_has_a_client() {
     for protocol in ["dns", "udp"] {
-        let ((server, _), tcp, tcp_listen, listen) = (slow(), Server::named("t"), free_port(), free_port());
+        let ((server, _), tcp, tcp_listen, listen) =
+            (slow(), Server::named("t"), reserved_port(), reserved_port());
         let service = one_service(protocol, listen, &server);
         let stays =
             format!("service \"t\" {{ listen = \"127.0.0.1:{tcp_listen}\", \"127.0.0.1:{}\" }}", tcp.port);
@@ -78,7 +79,7 @@ fn after_term_a_successor_gets_the_address_while_another_service_has_a_client() 
 
 #[test]
 fn after_term_what_is_under_way_is_finished_and_what_comes_is_served() {
-    let ((server, held), listen) = (slow(), free_port());
+    let ((server, held), listen) = (slow(), reserved_port());
     let mut evener = Evener::run(&one_service("dns", listen, &server));
     let early = client(listen);
     early.send(&question(7, "slow.example", A)).unwrap();
@@ -114,7 +115,7 @@ fn busy_flow(listen: u16, held: &Held) -> (UdpSocket, Arc<Mutex<bool>>) {
 
 #[test]
 fn after_term_a_flow_goes_on_and_new_ones_are_served() {
-    let ((server, held), listen) = (slow(), free_port());
+    let ((server, held), listen) = (slow(), reserved_port());
     let mut evener = Evener::run_with(&one_service("udp", listen, &server), &["--workers", "1"]);
     let (flow, going_on) = busy_flow(listen, &held);
     evener.signal("TERM");
@@ -133,7 +134,7 @@ fn after_term_a_flow_goes_on_and_new_ones_are_served() {
 
 #[test]
 fn a_reload_that_takes_a_dns_address_out_loses_no_query() {
-    let ((server, held), listen, other) = (slow(), free_port(), free_port());
+    let ((server, held), listen, other) = (slow(), reserved_port(), reserved_port());
     let (with, without) = (one_service("dns", listen, &server), one_service("dns", other, &server));
     let both = with.replace(
         &format!("listen = \"127.0.0.1:{listen}\""),
@@ -159,7 +160,7 @@ fn a_reload_that_takes_a_dns_address_out_loses_no_query() {
 
 #[test]
 fn a_reload_that_takes_a_udp_address_out_lets_its_flows_end() {
-    let ((server, held), listen, other) = (slow(), free_port(), free_port());
+    let ((server, held), listen, other) = (slow(), reserved_port(), reserved_port());
     let (with, without) = (one_service("udp", listen, &server), one_service("udp", other, &server));
     let evener = Evener::run_with(&with, &["--workers", "1"]);
     let (flow, going_on) = busy_flow(listen, &held);
@@ -179,7 +180,7 @@ fn a_reload_that_takes_a_udp_address_out_lets_its_flows_end() {
 
 #[test]
 fn one_way_traffic_holds_an_address_for_a_while_only() {
-    let (log, listen) = (UdpSocket::bind("127.0.0.1:0").unwrap(), free_port());
+    let (log, listen) = (UdpSocket::bind("127.0.0.1:0").unwrap(), reserved_port());
     let target = log.local_addr().unwrap().port();
     let service = format!(
         "service \"s\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{target}\" }}"

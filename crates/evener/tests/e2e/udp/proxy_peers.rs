@@ -1,7 +1,7 @@
 //! The PROXY protocol with datagrams and a real program on the other side: dnsdist behind us, and before us.
 
 use crate::harness::peers::Peer;
-use crate::harness::{Evener, free_port, have, wait_until};
+use crate::harness::{Evener, have, reserved_port, wait_until};
 use crate::udp::flows::Nsd;
 use std::process::Command;
 
@@ -45,7 +45,7 @@ fn dnsdist_is_told_of_the_client_and_where_it_sent_to() {
     if !have_all() {
         return;
     }
-    let (port, listen) = (free_port(), free_port());
+    let (port, listen) = (reserved_port(), reserved_port());
     let _dnsdist = teller(port);
     let evener = Evener::run(&format!(
         "service \"dns\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{port}\", send_proxy = \"v2\" }}"
@@ -69,7 +69,7 @@ fn dnsdist_tells_of_its_clients_and_all_get_their_answers() {
     if !have_all() {
         return;
     }
-    let (front, listen, port) = (free_port(), free_port(), free_port());
+    let (front, listen, port) = (reserved_port(), reserved_port(), reserved_port());
     let evener = name_server_behind(listen, port, "proxy_from = \"127.0.0.1\", deny = \"127.0.0.66\",");
     let _nsd = Nsd::start(&evener, port);
     wait_until("nsd to be found well", || evener.log().contains("server_up").then_some(()));
@@ -96,7 +96,7 @@ fn dnsdist_before_us_and_dnsdist_behind_us_speak_of_the_same_client() {
     if !have_all() {
         return;
     }
-    let (front, listen, back) = (free_port(), free_port(), free_port());
+    let (front, listen, back) = (reserved_port(), reserved_port(), reserved_port());
     let _teller = teller(back);
     let _evener = Evener::run(&format!(
         "service \"dns\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{back}\", \

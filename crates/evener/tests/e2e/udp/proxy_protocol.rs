@@ -1,6 +1,6 @@
 //! The PROXY protocol with datagrams: each one tells of its client, to servers and from those who stand before us.
 
-use crate::harness::{DEADLINE, Evener, free_port, local, wait_until};
+use crate::harness::{DEADLINE, Evener, local, reserved_port, wait_until};
 use crate::tcp::proxy_from::{FOUR, bad, six, v2};
 use crate::tcp::proxy_protocol::Told;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -28,8 +28,8 @@ struct Listener {
 
 impl Listener {
     fn start(name: &'static str) -> Self {
-        let port = free_port();
-        let socket = UdpSocket::bind(local(port)).unwrap();
+        let socket = UdpSocket::bind(local(0)).unwrap();
+        let port = socket.local_addr().unwrap().port();
         socket2::SockRef::from(&socket).set_recv_buffer_size(8 << 20).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let over = Arc::new(AtomicBool::new(false));
@@ -118,7 +118,7 @@ fn quoted(port: u16) -> String {
 
 #[test]
 fn every_datagram_tells_of_its_client_in_both_families_and_every_size() {
-    let (server, listen) = (Listener::start("a"), free_port());
+    let (server, listen) = (Listener::start("a"), reserved_port());
     let evener = Evener::run(&service(
         &format!("{{ \"127.0.0.1:{listen}\", \"[::1]:{listen}\" }}"),
         &[&server],
@@ -153,7 +153,7 @@ fn every_datagram_tells_of_its_client_in_both_families_and_every_size() {
 
 #[test]
 fn a_listener_of_all_addresses_tells_which_one_was_asked() {
-    let (server, listen) = (Listener::start("a"), free_port());
+    let (server, listen) = (Listener::start("a"), reserved_port());
     let _evener = Evener::run(&service(
         &format!("{{ \"0.0.0.0:{listen}\", \"[::]:{listen}\" }}"),
         &[&server],
@@ -170,7 +170,7 @@ fn a_listener_of_all_addresses_tells_which_one_was_asked() {
 
 #[test]
 fn bursts_have_a_header_before_each_datagram_however_they_are_sent() {
-    let (server, listen) = (Listener::start("a"), free_port());
+    let (server, listen) = (Listener::start("a"), reserved_port());
     let config = service(&quoted(listen), &[&server], "send_proxy = \"v2\"");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     let clients = ["127.0.0.7", "127.0.0.8"].map(|from| client_at(from, local(listen)));
@@ -209,7 +209,7 @@ fn bursts_have_a_header_before_each_datagram_however_they_are_sent() {
 
 #[test]
 fn a_flow_that_goes_on_at_another_server_has_one_header_and_not_two() {
-    let (mut a, b, listen) = (Listener::start("a"), Listener::start("b"), free_port());
+    let (mut a, b, listen) = (Listener::start("a"), Listener::start("b"), reserved_port());
     let config = service(&quoted(listen), &[&a, &b], "send_proxy = \"v2\", passive = { down_for = \"1h\" }");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     let clients: Vec<UdpSocket> = (0..8).map(|_| client_at("127.0.0.7", local(listen))).collect();
@@ -251,7 +251,7 @@ fn a_flow_that_goes_on_at_another_server_has_one_header_and_not_two() {
 
 #[test]
 fn a_reload_that_begins_or_ends_telling_counts_for_flows_that_are_there() {
-    let (server, listen) = (Listener::start("a"), free_port());
+    let (server, listen) = (Listener::start("a"), reserved_port());
     let config = |more: &str| service(&quoted(listen), &[&server], more);
     let evener = Evener::run(&config(""));
     let socket = client_at("127.0.0.7", local(listen));
@@ -269,7 +269,7 @@ fn a_reload_that_begins_or_ends_telling_counts_for_flows_that_are_there() {
 
 #[test]
 fn two_clients_behind_one_proxy_are_two_flows_with_their_own_answers() {
-    let (a, b, listen) = (Listener::start("a"), Listener::start("b"), free_port());
+    let (a, b, listen) = (Listener::start("a"), Listener::start("b"), reserved_port());
     let config = service(&quoted(listen), &[&a, &b], "proxy_from = \"127.0.0.1\"");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     let proxy = client_at("127.0.0.1", local(listen));
@@ -303,7 +303,7 @@ fn two_clients_behind_one_proxy_are_two_flows_with_their_own_answers() {
 
 #[test]
 fn the_client_that_is_told_of_is_denied_and_the_proxy_is_not_asked_for() {
-    let (server, listen) = (Listener::start("a"), free_port());
+    let (server, listen) = (Listener::start("a"), reserved_port());
     let config = service(&quoted(listen), &[&server], "proxy_from = \"127.0.0.1\", allow = \"192.0.2.0/29\"");
     let evener = Evener::run(&config);
     let proxy = client_at("127.0.0.1", local(listen));
@@ -323,7 +323,7 @@ fn the_client_that_is_told_of_is_denied_and_the_proxy_is_not_asked_for() {
 
 #[test]
 fn what_has_no_header_is_dropped_from_a_proxy_and_data_from_others() {
-    let (server, listen) = (Listener::start("a"), free_port());
+    let (server, listen) = (Listener::start("a"), reserved_port());
     let config = service(&quoted(listen), &[&server], "proxy_from = \"127.0.0.1\"");
     let evener = Evener::run(&config);
     let proxy = client_at("127.0.0.1", local(listen));
@@ -354,7 +354,7 @@ fn what_has_no_header_is_dropped_from_a_proxy_and_data_from_others() {
 
 #[test]
 fn good_and_bad_ones_in_one_burst_do_not_mix() {
-    let (server, listen) = (Listener::start("a"), free_port());
+    let (server, listen) = (Listener::start("a"), reserved_port());
     let config = service(&quoted(listen), &[&server], "proxy_from = \"127.0.0.1\", send_proxy = \"v2\"");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     let proxy = client_at("127.0.0.1", local(listen));
@@ -379,7 +379,7 @@ fn good_and_bad_ones_in_one_burst_do_not_mix() {
 #[test]
 fn local_speaks_for_the_proxy_itself() {
     let (server, plain, listen, other) =
-        (Listener::start("a"), Listener::start("b"), free_port(), free_port());
+        (Listener::start("a"), Listener::start("b"), reserved_port(), reserved_port());
     let _evener = Evener::run(&format!(
         "{}\n{}",
         service(&quoted(listen), &[&server], "proxy_from = \"127.0.0.1\", send_proxy = \"v2\""),
@@ -401,7 +401,7 @@ fn local_speaks_for_the_proxy_itself() {
 
 #[test]
 fn a_chain_keeps_the_client_and_the_destination() {
-    let (server, first, second) = (Listener::start("a"), free_port(), free_port());
+    let (server, first, second) = (Listener::start("a"), reserved_port(), reserved_port());
     // Two of our services one after the other, and a header from outside before them.
     let _evener = Evener::run(&format!(
         "service \"one\" {{ protocol = \"udp\", listen = \"127.0.0.1:{first}\", \"127.0.0.1:{second}\", proxy_from = \"127.0.0.9\", send_proxy = \"v2\" }}\n{}",

@@ -1,6 +1,6 @@
 //! `spread`: the datagrams of one socket for one server after the other.
 
-use crate::harness::{BINARY, DEADLINE, Directory, Evener, free_port, wait_until};
+use crate::harness::{BINARY, DEADLINE, Directory, Evener, reserved_port, wait_until};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,11 +17,8 @@ struct Collector {
 
 impl Collector {
     fn start(ip: IpAddr, letter: char) -> Self {
-        Self::start_at(ip, free_port(), letter)
-    }
-
-    fn start_at(ip: IpAddr, port: u16, letter: char) -> Self {
-        let socket = wait_until("the port", || UdpSocket::bind((ip, port)).ok());
+        let socket = UdpSocket::bind((ip, 0)).unwrap();
+        let port = socket.local_addr().unwrap().port();
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let (seen, over) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (keep, stop) = (Arc::clone(&seen), Arc::clone(&over));
@@ -89,7 +86,7 @@ fn letters(socket: &UdpSocket, count: usize) -> String {
 fn each_datagram_or_each_so_manyth_goes_to_the_next_server() {
     for ip in [V4, V6] {
         let (a, b) = (Collector::start(ip, 'a'), Collector::start(ip, 'b'));
-        let listen = free_port();
+        let listen = reserved_port();
         let servers = [(&a, ""), (&b, "")];
         let evener = Evener::run(&config(ip, listen, &servers, "spread = 1"));
         let socket = client(ip, listen);
@@ -128,7 +125,7 @@ fn each_datagram_or_each_so_manyth_goes_to_the_next_server() {
 fn weights_states_and_failures_count_as_for_new_clients() {
     let (a, mut b) = (Collector::start(V4, 'a'), Some(Collector::start(V4, 'b')));
     let c = Collector::start(V4, 'c');
-    let listen = free_port();
+    let listen = reserved_port();
     let servers = [(&a, "weight = 3"), (b.as_ref().unwrap(), ""), (&c, "tier = 2")];
     let evener = Evener::run(&config(V4, listen, &servers, "spread = 1, policy = \"weighted\""));
     let socket = client(V4, listen);
@@ -154,7 +151,7 @@ fn weights_states_and_failures_count_as_for_new_clients() {
 #[test]
 fn servers_that_are_full_of_flows_keep_those_that_they_have() {
     let (a, b) = (Collector::start(V4, 'a'), Collector::start(V4, 'b'));
-    let listen = free_port();
+    let listen = reserved_port();
     let servers = [(&a, "max = 1"), (&b, "max = 1")];
     let evener = Evener::run_with(&config(V4, listen, &servers, "spread = 1"), &["--workers", "1"]);
     let socket = client(V4, listen);

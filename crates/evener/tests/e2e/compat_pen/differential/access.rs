@@ -2,7 +2,7 @@
 
 use super::differences::differs;
 use super::programs::{Pen, alike, name};
-use crate::harness::{Server, free_port, have, local};
+use crate::harness::{Server, have, local, reserved_port};
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpStream};
 
@@ -112,7 +112,7 @@ fn access_lists_decide_alike_for_ipv6() {
     }
     let server = Server::named("a");
     for by in super::programs::BOTH {
-        let port = free_port();
+        let port = reserved_port();
         let pen = Pen::listening(by, "", port, &format!("::1:{port}"), &to(&server));
         assert_eq!(pen.ask("client_acl 1"), "1\n");
         let comes_in = |entries: &[&str]| {
@@ -207,7 +207,7 @@ fn the_control_port_has_its_list_too() {
     }
     let server = Server::named("a");
     for by in super::programs::BOTH {
-        let control = free_port();
+        let control = reserved_port();
         // The last -C counts.
         let pen = Pen::unasked(by, &format!("-C 127.0.0.1:{control}"), &to(&server));
         crate::harness::wait_until("the control port", || TcpStream::connect(local(control)).ok());
@@ -240,7 +240,7 @@ fn root_has_no_control_port_by_accident() {
     }
     let server = Server::named("a");
     for by in super::programs::BOTH {
-        let control = free_port();
+        let control = reserved_port();
         let pen = Pen::as_root(by, &format!("-C 127.0.0.1:{control}"), &to(&server));
         crate::harness::wait_until("a client to be served", || {
             Some(pen.try_who()).filter(|name| name == "a")

@@ -2,7 +2,7 @@
 
 use super::differences::differs;
 use super::programs::{By, Pen, alike, name};
-use crate::harness::{Server, free_port, have, wait_until};
+use crate::harness::{Server, have, reserved_port, wait_until};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
@@ -151,7 +151,7 @@ fn a_server_that_is_down_is_left_out_unless_clients_are_stubborn() {
     }
     let servers = named();
     let mut list = with(&servers[..1], &[""]);
-    list.push(format!("127.0.0.1:{}", free_port()));
+    list.push(format!("127.0.0.1:{}", reserved_port()));
     // Whichever is first: one of the two would have got the server that is down.
     alike("-r -P", &list, names("a a a a"), |pen| pen.whos([1; 4]));
     differs("refused-connect", "-r", &list, names("- a - a"), names("a a a a"), |pen| pen.whos([1; 4]));
@@ -178,7 +178,7 @@ fn the_emergency_server_is_the_last_one_and_only_that() {
     }
     let servers = named();
     let emergency = format!("-r -P -b 1 -e 127.0.0.1:{}", servers[2].port);
-    let down = free_port();
+    let down = reserved_port();
     let list = vec![format!("127.0.0.1:{down}")];
     alike(&emergency, &list, vec!["c", "c", "back"], |pen| {
         let mut seen = vec![leak(pen.who()), leak(pen.who())];

@@ -1,6 +1,6 @@
 //! Debian's pen or ours, started by the same command line in a directory of its own, and asked by Debian's penctl.
 
-use crate::harness::{BINARY, DEADLINE, Directory, free_port, line, local, wait_until};
+use crate::harness::{BINARY, DEADLINE, Directory, line, local, reserved_port, wait_until};
 use socket2::{Domain, Socket, Type};
 use std::cell::RefCell;
 use std::fs;
@@ -91,7 +91,7 @@ impl Pen {
         listen: Option<(u16, &str)>,
         servers: &[String],
     ) -> Self {
-        let port = listen.map_or_else(free_port, |(port, _)| port);
+        let port = listen.map_or_else(reserved_port, |(port, _)| port);
         let listen = listen.map_or_else(|| local(port).to_string(), |(_, listen)| listen.to_owned());
         let options = options.split_whitespace().map(str::to_owned).collect();
         let child = RefCell::new(Command::new("true").spawn().unwrap());

@@ -2,7 +2,7 @@
 
 use super::differences::differs;
 use super::programs::{BOTH, By, Pen, alike, is_root, program};
-use crate::harness::{BINARY, Directory, Server, free_port, have, line, local, wait_until};
+use crate::harness::{BINARY, Directory, Server, have, line, local, reserved_port, wait_until};
 use std::io::Write;
 use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
@@ -315,7 +315,7 @@ fn our_penctl_says_what_debian_s_says() {
             assert_eq!((debian.status.code(), ours.status.code()), (Some(0), Some(0)), "{by:?} {command:?}");
         }
     }
-    let closed = format!("127.0.0.1:{}", free_port());
+    let closed = format!("127.0.0.1:{}", reserved_port());
     for wrong in [
         &[closed.as_str(), "mode"][..],
         &["/no/such", "mode"],
@@ -362,7 +362,7 @@ fn a_daemon_leaves_its_pid_and_answers() {
     let server = Server::named("a");
     for by in BOTH {
         let directory = Directory::new();
-        let port = free_port();
+        let port = reserved_port();
         let file = |name: &str| directory.file(name).display().to_string();
         let (control, pid) = (file("control"), file("pid"));
         directory.write("cf", "timeout 9\n");

@@ -2,7 +2,7 @@
 
 use super::differences::differs;
 use super::programs::{BOTH, By, Pen, alike, name};
-use crate::harness::{DEADLINE, Directory, Server, connect, free_port, have, line, local, wait_until};
+use crate::harness::{DEADLINE, Directory, Server, connect, have, line, local, reserved_port, wait_until};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
@@ -19,7 +19,7 @@ fn rest(stream: &mut impl Read) -> String {
 
 /// A server that says what it was sent, once it has all of it.
 fn reader() -> Server {
-    Server::start(free_port(), |mut stream| {
+    Server::start(|mut stream| {
         let sent = rest(&mut stream);
         let _ = stream.write_all(format!("got {sent}").as_bytes());
     })
@@ -107,7 +107,7 @@ fn the_port_to_listen_on_changes_while_it_runs() {
     alike("", &to(&server), (true, true, true), |pen| {
         let mut old = connect(pen.port);
         assert_eq!(name(&mut old), "a");
-        let port = free_port();
+        let port = reserved_port();
         let answer = format!("127.0.0.1:{port}\n");
         assert_eq!(pen.ask(&format!("listen 127.0.0.1:{port}")), answer);
         assert_eq!(pen.ask("listen"), answer);
@@ -397,7 +397,7 @@ fn penlogd_gets_the_same_datagrams() {
 
 /// A server that answers every request with what it was asked.
 fn echo_http() -> Server {
-    Server::start(free_port(), |mut stream| {
+    Server::start(|mut stream| {
         let mut head = Vec::new();
         let mut byte = [0];
         while !head.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {

@@ -3,7 +3,7 @@
 use super::client::{Front, HEADERS, RST_STREAM, frame, pause, request_block, upload, whole, within};
 use super::{tell, teller};
 use crate::harness::origin::{Framing, Origin, Wire, hang_up};
-use crate::harness::{Server, free_port, wait_until};
+use crate::harness::{Server, reserved_port, wait_until};
 use crate::tcp::pending::Silent;
 use bytes::Bytes;
 use h2::Reason;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 fn breakable() -> (Server, Arc<AtomicUsize>) {
     let broken = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&broken);
-    let server = Server::start(free_port(), move |stream| {
+    let server = Server::start(move |stream| {
         let mut wire = Wire::new(stream);
         while let Ok(Some(head)) = wire.head() {
             let done = if head.starts_with("GET /torrent") {
@@ -161,7 +161,7 @@ fn a_server_that_breaks_off_leaves_no_answer_that_looks_whole() {
 
 #[test]
 fn servers_that_are_dead_full_or_silent_are_told_apart() {
-    let dead = free_port();
+    let dead = reserved_port();
     let front = Front::run_ports(&[dead], "", "");
     within(async {
         let client = front.client().await;
@@ -189,7 +189,7 @@ fn servers_that_are_dead_full_or_silent_are_told_apart() {
 #[test]
 fn an_early_answer_reaches_the_client_while_it_uploads() {
     let early = |closes: bool| {
-        Server::start(free_port(), move |stream| {
+        Server::start(move |stream| {
             let mut wire = Wire::new(stream);
             while let Ok(Some(head)) = wire.head() {
                 if head.starts_with("GET") {
@@ -260,7 +260,7 @@ fn a_stream_waits_for_three_silent_servers_and_passes_over_any_that_refuse() {
     let timeouts = servers.iter().map(|server| server["counters"]["connect_timeouts"].as_u64().unwrap());
     assert_eq!(timeouts.sum::<u64>(), 3);
     let b = Origin::named("b");
-    let ports: Vec<u16> = (0..300).map(|_| free_port()).chain([b.port]).collect();
+    let ports: Vec<u16> = (0..300).map(|_| reserved_port()).chain([b.port]).collect();
     let front = Front::run_ports(&ports, "", "policy = 'first', passive = { failures = 0 }");
     within(async {
         let client = front.client().await;

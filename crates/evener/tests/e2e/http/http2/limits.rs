@@ -224,7 +224,7 @@ fn a_stream_that_stands_still_ends_though_others_go_on() {
 
 #[test]
 fn an_answer_that_began_before_the_upload_ended_has_its_time() {
-    let origin = crate::harness::Server::start(crate::harness::free_port(), |stream| {
+    let origin = crate::harness::Server::start(|stream| {
         let mut wire = crate::harness::origin::Wire::new(stream);
         wire.head().unwrap();
         wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
