@@ -58,10 +58,11 @@ pub(crate) fn api(evener: &Evener, method: &str, path: &str, body: Option<&str>)
 
 #[test]
 fn a_denied_client_is_refused_at_once_and_let_in_when_it_is_forgotten() {
-    let (a, web, listen, http) = (Server::named("a"), mirror("w"), reserved_port(), reserved_port());
-    let config =
-        tcp("s", listen, a.port, "") + &tcp("h", http, web.port, "protocol = \"http\", denied = \"reject\"");
+    let (a, web) = (Server::named("a"), mirror("w"));
+    let config = tcp("s", 0, a.port, "") + &tcp("h", 0, web.port, "protocol = \"http\", denied = \"reject\"");
     let evener = Evener::run(&config);
+    let listen = evener.port("s");
+    let http = evener.port("h");
     let mut held = connect_from("127.0.0.7", listen);
     assert_eq!(line(&mut held), "a 127.0.0.1");
     assert!(ask(&mut connect_from("127.0.0.7", http)).starts_with("w\n"));
@@ -87,9 +88,9 @@ fn a_denied_client_is_refused_at_once_and_let_in_when_it_is_forgotten() {
 fn a_running_flow_of_a_denied_client_ends() {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     server.set_read_timeout(Some(DEADLINE)).unwrap();
-    let listen = reserved_port();
     let port = server.local_addr().unwrap().port();
-    let evener = Evener::run(&tcp("u", listen, port, "protocol = \"udp\""));
+    let evener = Evener::run(&tcp("u", 0, port, "protocol = \"udp\""));
+    let listen = evener.port("u");
     let clients = ["127.0.0.7", "127.0.0.8"].map(|from| UdpSocket::bind((from, 0)).unwrap());
     let mut buffer = [0; 64];
     let mut flows = Vec::new();
@@ -121,8 +122,9 @@ fn a_running_flow_of_a_denied_client_ends() {
 
 #[test]
 fn the_next_request_of_a_denied_client_is_refused_on_a_connection_that_is_kept() {
-    let (web, listen) = (mirror("w"), reserved_port());
-    let evener = Evener::run(&tcp("h", listen, web.port, "protocol = \"http\", denied = \"reject\""));
+    let web = mirror("w");
+    let evener = Evener::run(&tcp("h", 0, web.port, "protocol = \"http\", denied = \"reject\""));
+    let listen = evener.port("h");
     let mut kept = connect_from("127.0.0.7", listen);
     let request = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
     kept.write_all(request).unwrap();
@@ -137,8 +139,9 @@ fn the_next_request_of_a_denied_client_is_refused_on_a_connection_that_is_kept()
 
 #[test]
 fn what_is_said_at_run_time_is_asked_before_the_file_and_the_longest_prefix_first() {
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let evener = Evener::run(&tcp("s", listen, a.port, "deny = { \"127.0.0.0/8\", \"127.0.0.9\" }"));
+    let a = Server::named("a");
+    let evener = Evener::run(&tcp("s", 0, a.port, "deny = { \"127.0.0.0/8\", \"127.0.0.9\" }"));
+    let listen = evener.port("s");
     assert!(!is_in("127.0.0.7", listen));
     // A shorter one than that of the file counts, too.
     done(&evener, &["permit", "s", "127.0.0.0/16"]);
@@ -165,8 +168,9 @@ fn what_is_said_at_run_time_is_asked_before_the_file_and_the_longest_prefix_firs
 
 #[test]
 fn what_is_said_for_a_time_is_over_by_itself() {
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let evener = Evener::run(&tcp("s", listen, a.port, ""));
+    let a = Server::named("a");
+    let evener = Evener::run(&tcp("s", 0, a.port, ""));
+    let listen = evener.port("s");
     let began = Instant::now();
     assert_eq!(done(&evener, &["deny", "s", "127.0.0.7", "--for", "1s"]), "s: deny 127.0.0.7/32 for 1s\n");
     assert_eq!(done(&evener, &["deny", "s", "127.0.0.8", "--for", "1h"]), "s: deny 127.0.0.8/32 for 1h\n");
@@ -192,9 +196,11 @@ fn what_is_said_for_a_time_is_over_by_itself() {
 
 #[test]
 fn rules_survive_a_reload_and_go_with_their_service() {
-    let (a, listen, other) = (Server::named("a"), reserved_port(), reserved_port());
-    let both = |more: &str| tcp("s", listen, a.port, more) + &tcp("t", other, a.port, "");
+    let a = Server::named("a");
+    let both = |more: &str| tcp("s", 0, a.port, more) + &tcp("t", 0, a.port, "");
     let evener = Evener::run(&both(""));
+    let listen = evener.port("s");
+    let other = evener.port("t");
     done(&evener, &["deny", "s", "127.0.0.7"]);
     done(&evener, &["deny", "t", "127.0.0.8"]);
     evener.reload(&both("deny = \"127.0.0.9\", connect_timeout = \"1s\""));
@@ -210,11 +216,11 @@ fn rules_survive_a_reload_and_go_with_their_service() {
     evener.directory.write("evener.lua", "service \"s\" {");
     assert_eq!(evener.talk(&["reload"]).status.code(), Some(1));
     assert_eq!(api(&evener, "GET", "/v1/access", None).1.as_array().unwrap().len(), 2);
-    evener.reload(&tcp("t", other, a.port, ""));
+    evener.reload(&tcp("t", 0, a.port, ""));
     let rules = api(&evener, "GET", "/v1/access", None).1;
     assert_eq!(rules, json!([{ "service": "t", "prefix": "127.0.0.8/32", "action": "deny" }]));
     evener.reload(&both(""));
-    assert!(is_in("127.0.0.7", listen), "a service of the same name that comes later begins anew");
+    assert!(is_in("127.0.0.7", evener.port("s")), "a service of the same name that comes later begins anew");
 }
 
 #[test]
@@ -241,8 +247,9 @@ fn rules_of_both_families_match_only_their_own() {
 
 #[test]
 fn what_cannot_be_says_what_to_do() {
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let evener = Evener::run(&tcp("s", listen, a.port, ""));
+    let a = Server::named("a");
+    let evener = Evener::run(&tcp("s", 0, a.port, ""));
+    let listen = evener.port("s");
     for command in ["deny", "permit", "forget"] {
         assert_eq!(
             fails(&evener, &[command, "nobody", "127.0.0.7"]),
@@ -275,8 +282,8 @@ fn what_cannot_be_says_what_to_do() {
 
 #[test]
 fn json_and_the_api_say_the_same() {
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let evener = Evener::run(&tcp("s", listen, a.port, ""));
+    let a = Server::named("a");
+    let evener = Evener::run(&tcp("s", 0, a.port, ""));
     let parsed = |arguments: &[&str]| serde_json::from_str::<Value>(&done(&evener, arguments)).unwrap();
     assert_eq!(parsed(&["access", "--json"]), json!([]));
     assert_eq!(
@@ -321,8 +328,9 @@ fn json_and_the_api_say_the_same() {
 
 #[test]
 fn rules_come_and_go_under_load_without_a_stranger_being_refused() {
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let evener = Evener::run(&tcp("s", listen, a.port, ""));
+    let a = Server::named("a");
+    let evener = Evener::run(&tcp("s", 0, a.port, ""));
+    let listen = evener.port("s");
     let over = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| {

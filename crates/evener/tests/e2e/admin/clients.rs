@@ -3,7 +3,7 @@
 use crate::admin::access::{api, done, fails};
 use crate::harness::certificates::{ANY, Authority, line_of, shake};
 use crate::harness::origin::{Origin, http_service};
-use crate::harness::{Directory, Evener, Server, connect, line, local, reserved_port, wait_until};
+use crate::harness::{Directory, Evener, Server, connect, line, local, wait_until};
 use crate::tcp::proxy_protocol::connect_from;
 use crate::udp::flows;
 use serde_json::Value;
@@ -49,8 +49,9 @@ fn echo(stream: &mut (impl Read + Write), bytes: &[u8]) {
 
 #[test]
 fn a_long_connection_shows_up_while_it_lasts() {
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let evener = Evener::run(&tcp(listen, a.port, "clients = 100"));
+    let a = Server::named("a");
+    let evener = Evener::run(&tcp(0, a.port, "clients = 100"));
+    let listen = evener.port("s");
     let mut long = connect_from("127.0.0.2", listen);
     assert_eq!(line(&mut long), "a 127.0.0.1");
     expect(&evener, "127.0.0.2", [1, 0, 12]);
@@ -73,13 +74,15 @@ fn a_long_connection_shows_up_while_it_lasts() {
 #[test]
 fn tls_and_what_a_proxy_tells_of_are_counted_by_what_they_are() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (a, plain, secret) = (Server::named("a"), reserved_port(), reserved_port());
+    let a = Server::named("a");
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let evener = Evener::run(&format!(
-        "service \"p\" {{ listen = \"127.0.0.1:{plain}\", \"127.0.0.1:{}\", clients = 9, proxy_from = \"127.0.0.0/8\" }}\n\
-         service \"t\" {{ listen = \"127.0.0.1:{secret}\", pool = \"p\", clients = 9, tls = {{ {keys} }} }}",
+        "service \"p\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", clients = 9, proxy_from = \"127.0.0.0/8\" }}\n\
+         service \"t\" {{ listen = \"127.0.0.1:0\", pool = \"p\", clients = 9, tls = {{ {keys} }} }}",
         a.port
     ));
+    let plain = evener.port("p");
+    let secret = evener.port("t");
     let mut told = connect(plain);
     told.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\nhello").unwrap();
     assert_eq!(line(&mut told), "a 127.0.0.1");
@@ -96,9 +99,10 @@ fn tls_and_what_a_proxy_tells_of_are_counted_by_what_they_are() {
 
 #[test]
 fn requests_and_their_bodies_are_counted_and_the_server_is_the_last_one() {
-    let (a, b, listen) = (Origin::named("a"), Origin::named("b"), reserved_port());
+    let (a, b) = (Origin::named("a"), Origin::named("b"));
     let evener =
-        Evener::run(&http_service(listen, &[&a, &b], "clients = 9, forwarded = { trust = \"127.0.0.0/8\" }"));
+        Evener::run(&http_service(0, &[&a, &b], "clients = 9, forwarded = { trust = \"127.0.0.0/8\" }"));
+    let listen = evener.port("s");
     let mut wire = crate::harness::origin::Wire::new(connect_from("127.0.0.3", listen));
     for name in ["a", "b"] {
         let answer = wire.ask("GET", "/", "X-Forwarded-For: 192.0.2.9\r\n").unwrap();
@@ -112,9 +116,9 @@ fn requests_and_their_bodies_are_counted_and_the_server_is_the_last_one() {
 
 #[test]
 fn flows_are_counted_and_one_that_moves_is_not_another() {
-    let (a, b, listen) = (flows::Echo::start("a"), flows::Echo::start("b"), reserved_port());
-    let evener =
-        Evener::run(&flows::service(listen, &[&a, &b], "clients = 9, passive = { down_for = \"1s\" }"));
+    let (a, b) = (flows::Echo::start("a"), flows::Echo::start("b"));
+    let evener = Evener::run(&flows::service(0, &[&a, &b], "clients = 9, passive = { down_for = \"1s\" }"));
+    let listen = evener.port("u");
     let client = flows::client(listen);
     assert_eq!(flows::ask(&client, "one"), "a one");
     expect(&evener, "127.0.0.1", [1, 3, 5]);
@@ -131,41 +135,43 @@ fn flows_are_counted_and_one_that_moves_is_not_another() {
 
 #[test]
 fn the_table_is_bounded_lasts_across_reloads_and_keeps_the_newest() {
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let evener = Evener::run(&tcp(listen, a.port, "clients = 3"));
+    let a = Server::named("a");
+    let evener = Evener::run(&tcp(0, a.port, "clients = 3"));
+    let listen = evener.port("s");
     let come = |last: u8| line(&mut connect_from(&format!("127.0.0.{last}"), listen));
     (1..=4).for_each(|last| assert_eq!(come(last), "a 127.0.0.1"));
     let mut held = connect_from("127.0.0.9", listen);
     line(&mut held);
     let named = |last: &[u8]| last.iter().map(|last| format!("127.0.0.{last}")).collect::<Vec<_>>();
     assert_eq!(addresses(&evener), named(&[9, 4, 3]));
-    evener.reload(&tcp(listen, a.port, "clients = 3, connections_max = 99"));
+    evener.reload(&tcp(0, a.port, "clients = 3, connections_max = 99"));
     assert_eq!(addresses(&evener), named(&[9, 4, 3]));
-    evener.reload(&tcp(listen, a.port, "clients = 10000"));
+    evener.reload(&tcp(0, a.port, "clients = 10000"));
     assert_eq!(addresses(&evener), named(&[9, 4, 3]));
     come(5);
-    evener.reload(&tcp(listen, a.port, "clients = 2"));
+    evener.reload(&tcp(0, a.port, "clients = 2"));
     assert_eq!(addresses(&evener), named(&[5, 9]));
     // A connection that was there all the time is still the client's.
     echo(&mut held, b"hello");
     expect(&evener, "127.0.0.9", [1, 5, 17]);
     assert_eq!(addresses(&evener), named(&[9, 5]));
-    evener.reload(&tcp(listen, a.port, ""));
+    evener.reload(&tcp(0, a.port, ""));
     assert!(addresses(&evener).is_empty());
     echo(&mut held, b"hello");
 }
 
 #[test]
 fn refused_clients_are_not_written_down() {
-    let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
+    let (a, b) = (Server::named("a"), Server::named("b"));
     let config = |denied: &str| {
         format!(
             "pool \"bad\" {{ \"127.0.0.1:{}\" }}\n{}",
             b.port,
-            tcp(listen, a.port, &format!("clients = 9, deny = \"127.0.0.2\", denied = \"{denied}\""))
+            tcp(0, a.port, &format!("clients = 9, deny = \"127.0.0.2\", denied = \"{denied}\""))
         )
     };
     let evener = Evener::run(&config("drop"));
+    let listen = evener.port("s");
     assert_eq!(line(&mut connect_from("127.0.0.2", listen)), "");
     assert!(addresses(&evener).is_empty());
     evener.reload(&config("bad"));
@@ -176,11 +182,12 @@ fn refused_clients_are_not_written_down() {
 
 #[test]
 fn the_command_shows_them_and_says_what_is_wrong() {
-    let (a, listen, other) = (Server::named("a"), reserved_port(), reserved_port());
+    let a = Server::named("a");
     let evener = Evener::run(&format!(
-        "{}service \"plain\" {{ listen = \"127.0.0.1:{other}\", pool = \"s\" }}",
-        tcp(listen, a.port, "clients = 9")
+        "{}service \"plain\" {{ listen = \"127.0.0.1:0\", pool = \"s\" }}",
+        tcp(0, a.port, "clients = 9")
     ));
+    let listen = evener.port("s");
     let ends = |mut stream: TcpStream| line(&mut stream);
     (2..=4).for_each(|last| drop(ends(connect_from(&format!("127.0.0.{last}"), listen))));
     expect(&evener, "127.0.0.4", [1, 0, 12]);

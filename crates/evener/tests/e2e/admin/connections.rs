@@ -3,7 +3,7 @@
 use crate::admin::access::{api, done, fails};
 use crate::harness::certificates::{ANY, Authority, line_of, shake};
 use crate::harness::origin::{Origin, Wire};
-use crate::harness::{DEADLINE, Directory, Evener, Server, connect, line, reserved_port, wait_until, who};
+use crate::harness::{DEADLINE, Directory, Evener, Server, connect, line, wait_until, who};
 use crate::tcp::proxy_protocol::connect_from;
 use crate::udp::flows;
 use serde_json::Value;
@@ -67,8 +67,9 @@ fn watched() -> (Server, Receiver<Ended>) {
 
 #[test]
 fn a_connection_is_listed_with_what_it_is_and_closed_on_both_sides() {
-    let ((server, over), listen) = (watched(), reserved_port());
-    let evener = Evener::run(&tcp("s", listen, server.port, ""));
+    let (server, over) = watched();
+    let evener = Evener::run(&tcp("s", 0, server.port, ""));
+    let listen = evener.port("s");
     let mut client = connect_from("127.0.0.2", listen);
     line(&mut client);
     let one = only(&evener, "s", "relaying");
@@ -101,12 +102,14 @@ fn a_connection_is_listed_with_what_it_is_and_closed_on_both_sides() {
 
 #[test]
 fn those_that_have_no_server_yet_are_listed_and_closed_too() {
-    let (a, told, slow) = (Server::named("a"), reserved_port(), reserved_port());
+    let a = Server::named("a");
     let evener = Evener::run(&format!(
         "{}{}",
-        tcp("told", told, a.port, "proxy_from = \"127.0.0.0/8\""),
-        tcp("slow", slow, a.port, "deny = \"127.0.0.2\", denied = \"tarpit\"")
+        tcp("told", 0, a.port, "proxy_from = \"127.0.0.0/8\""),
+        tcp("slow", 0, a.port, "deny = \"127.0.0.2\", denied = \"tarpit\"")
     ));
+    let told = evener.port("told");
+    let slow = evener.port("slow");
     let (mut silent, mut stuck) = (connect(told), connect_from("127.0.0.2", slow));
     for (service, stage, client) in [("told", "greeting", &mut silent), ("slow", "tarpit", &mut stuck)] {
         let one = only(&evener, service, stage);
@@ -124,7 +127,6 @@ fn those_that_have_no_server_yet_are_listed_and_closed_too() {
 
 #[test]
 fn bytes_that_wait_are_told_of_for_either_side() {
-    let (listen, back) = (reserved_port(), reserved_port());
     let flood = Server::start(|mut stream| {
         let _ = stream.write_all(&vec![1; 64 << 20]);
     });
@@ -132,7 +134,9 @@ fn bytes_that_wait_are_told_of_for_either_side() {
         let _held = stream;
         std::thread::park_timeout(DEADLINE);
     });
-    let evener = Evener::run(&(tcp("s", listen, flood.port, "") + &tcp("b", back, deaf.port, "")));
+    let evener = Evener::run(&(tcp("s", 0, flood.port, "") + &tcp("b", 0, deaf.port, "")));
+    let listen = evener.port("s");
+    let back = evener.port("b");
     let mut client = connect(listen);
     let waiting = |service: &str, key: &str| {
         let all = open(&evener, service);
@@ -152,7 +156,7 @@ fn bytes_that_wait_are_told_of_for_either_side() {
 fn sessions_are_listed_by_what_they_are_about() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let (a, secret, web) = (Server::named("a"), reserved_port(), reserved_port());
+    let a = Server::named("a");
     let (sender, go_on) = channel::<()>();
     let go_on = std::sync::Mutex::new(go_on);
     let origin = Origin::start(move |wire, _| {
@@ -161,9 +165,11 @@ fn sessions_are_listed_by_what_they_are_about() {
     });
     let evener = Evener::run(&format!(
         "{}{}",
-        tcp("t", secret, a.port, &format!("tls = {{ {keys} }}")),
-        tcp("w", web, origin.port, "protocol = \"http\"")
+        tcp("t", 0, a.port, &format!("tls = {{ {keys} }}")),
+        tcp("w", 0, origin.port, "protocol = \"http\"")
     ));
+    let secret = evener.port("t");
+    let web = evener.port("w");
     let mut silent = connect(secret);
     let one = only(&evener, "t", "handshake");
     assert_eq!(one["client_port"], silent.local_addr().unwrap().port());
@@ -196,8 +202,9 @@ fn sessions_are_listed_by_what_they_are_about() {
 
 #[test]
 fn a_flow_is_listed_keeps_its_number_when_it_moves_and_can_be_closed() {
-    let (a, b, listen) = (flows::Echo::start("a"), flows::Echo::start("b"), reserved_port());
-    let evener = Evener::run(&flows::service(listen, &[&a, &b], "passive = { down_for = \"1s\" }"));
+    let (a, b) = (flows::Echo::start("a"), flows::Echo::start("b"));
+    let evener = Evener::run(&flows::service(0, &[&a, &b], "passive = { down_for = \"1s\" }"));
+    let listen = evener.port("u");
     let client = flows::client(listen);
     assert_eq!(flows::ask(&client, "one"), "a one");
     let one = only(&evener, "u", "flow");
@@ -218,9 +225,11 @@ fn a_flow_is_listed_keeps_its_number_when_it_moves_and_can_be_closed() {
 
 #[test]
 fn the_commands_show_as_many_as_wanted_and_say_what_is_wrong() {
-    let (a, listen, other) = (Server::named("a"), reserved_port(), reserved_port());
-    let config = tcp("s", listen, a.port, "") + &tcp("o", other, a.port, "");
+    let a = Server::named("a");
+    let config = tcp("s", 0, a.port, "") + &tcp("o", 0, a.port, "");
     let evener = Evener::run_with(&config, &["--workers", "3"]);
+    let listen = evener.port("s");
+    let other = evener.port("o");
     let mut held: Vec<TcpStream> = (0..12).map(|_| connect(listen)).collect();
     held.iter_mut().for_each(|client| drop(line(client)));
     let mut stranger = connect(other);

@@ -1,7 +1,7 @@
 //! `evener explain` says what happens: each test lets the client come in, and compares.
 
 use crate::harness::origin::{Origin, Wire, get};
-use crate::harness::{Evener, Server, connect, line, reserved_port, who};
+use crate::harness::{Evener, Server, connect, line, who};
 use serde_json::Value;
 
 fn explain(evener: &Evener, client: &str, more: &[&str]) -> String {
@@ -16,12 +16,13 @@ fn json(evener: &Evener, client: &str) -> Value {
 
 /// A service of TCP before one server, and a pool for others.
 fn run(more: &str) -> (Evener, u16, [Server; 2]) {
-    let (listen, servers) = (reserved_port(), [Server::named("a"), Server::named("jail")]);
+    let servers = [Server::named("a"), Server::named("jail")];
     let evener = Evener::run(&format!(
         "pool \"jail\" {{ {{ \"127.0.0.1:{}\", name = \"inmate\" }} }}\n\
-         service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{}\", name = \"a\" }}, {more} }}",
+         service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{}\", name = \"a\" }}, {more} }}",
         servers[1].port, servers[0].port
     ));
+    let listen = evener.port("s");
     (evener, listen, servers)
 }
 
@@ -81,12 +82,13 @@ fn a_client_at_a_limit_is_told_which_one() {
 
 #[test]
 fn a_client_over_its_rate_of_requests_and_one_that_a_proxy_tells_of() {
-    let (origin, listen) = (Origin::named("a"), reserved_port());
+    let origin = Origin::named("a");
     let evener = Evener::run(&format!(
-        "service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", deny = \"192.0.2.7\", \
+        "service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", deny = \"192.0.2.7\", \
          denied = \"reject\", per_client = {{ request_rate = \"2/h\" }}, forwarded = {{ trust = \"127.0.0.1\" }} }}",
         origin.port
     ));
+    let listen = evener.port("s");
     assert_eq!(
         [get(listen, "/"), get(listen, "/"), get(listen, "/")].map(|answer| answer.status()),
         [200, 200, 429]
@@ -104,10 +106,10 @@ fn a_client_over_its_rate_of_requests_and_one_that_a_proxy_tells_of() {
 
 #[test]
 fn routes_are_followed_for_a_host_and_a_path() {
-    let (a, b, listen) = (Origin::named("a"), Origin::named("b"), reserved_port());
+    let (a, b) = (Origin::named("a"), Origin::named("b"));
     let evener = Evener::run(&format!(
         "pool \"b\" {{ \"127.0.0.1:{}\" }}\n\
-         service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", \
+         service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", \
          routes = {{ {{ host = \"b.test\", path = \"/x\", pool = \"b\" }} }} }}",
         b.port, a.port
     ));
@@ -127,11 +129,11 @@ fn a_full_service_and_a_limit_that_datagrams_do_not_have() {
     let explained = explain(&evener, "127.0.0.1", &[]);
     assert!(explained.contains("the service is full: 1 of 1 connections (`connections_max`)"), "{explained}");
 
-    let (server, listen) = (crate::harness::dns::Nameserver::of(3), reserved_port());
+    let server = crate::harness::dns::Nameserver::of(3);
     let more = "per_client = { connections = 1 }";
-    let service =
-        crate::harness::dns::service(listen, &[&server], more).replace("service \"d\"", "service \"s\"");
+    let service = crate::harness::dns::service(0, &[&server], more).replace("service \"d\"", "service \"s\"");
     let evener = Evener::run(&service);
+    let listen = evener.port("s");
     let asked = crate::harness::dns::question(7, "www.example", crate::harness::dns::A);
     let stream = connect(listen);
     let _ = crate::harness::dns::ask_stream(&stream, &asked);

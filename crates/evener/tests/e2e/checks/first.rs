@@ -40,9 +40,9 @@ fn a_server_that_was_never_there_is_down_after_one_check() {
     for check in ["check.tcp", "check.http", "check.udp"] {
         let send = if check == "check.udp" { "send = \"x\", " } else { "" };
         let protocol = if check == "check.udp" { "udp" } else { "tcp" };
-        let (listen, nobody) = (reserved_port(), reserved_port());
+        let nobody = reserved_port();
         let evener = Evener::run(&format!(
-            "service \"s\" {{ protocol = \"{protocol}\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{nobody}\", \
+            "service \"s\" {{ protocol = \"{protocol}\", listen = \"127.0.0.1:0\", \"127.0.0.1:{nobody}\", \
              check = {check} {{ {send}every = \"1h\" }} }}"
         ));
         await_verdict(&evener, &format!("127.0.0.1:{nobody}"), "down");
@@ -54,16 +54,17 @@ fn a_server_that_was_never_there_is_down_after_one_check() {
 #[test]
 fn an_unchecked_pool_serves_and_shows_it() {
     // Its checks take a minute.
-    let (server, listen) = (silent(), reserved_port());
+    let server = silent();
     let (name, other) = (format!("127.0.0.1:{}", server.port), Server::named("other"));
     let config = |more: &str| {
         format!(
-            "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {more} policy = \"first\",\n\
+            "service \"s\" {{ listen = \"127.0.0.1:0\", {more} policy = \"first\",\n\
              check = check.http {{ every = \"1h\", timeout = \"60s\", port = {} }} }}",
             server.port
         )
     };
     let evener = Evener::run(&config(&format!("\"127.0.0.1:{}\", \"{name}\",", other.port)));
+    let listen = evener.port("s");
     assert_eq!(who(listen), "other", "served at once, by the policy");
     assert_eq!(verdict(&evener, &name), "unchecked");
     let status = String::from_utf8(evener.talk(&["status"]).stdout).unwrap();
@@ -78,15 +79,16 @@ fn an_unchecked_pool_serves_and_shows_it() {
 
 #[test]
 fn a_server_that_a_reload_adds_gets_clients_after_its_first_check() {
-    let (checked, added, listen) = (well("checked"), silent(), reserved_port());
+    let (checked, added) = (well("checked"), silent());
     let config = |more: &str| {
         format!(
-            "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", {more}\n\
+            "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", {more}\n\
              check = check.http {{ every = \"1h\", timeout = \"60s\" }} }}",
             checked.port
         )
     };
     let evener = Evener::run(&config(""));
+    let listen = evener.port("s");
     await_verdict(&evener, &format!("127.0.0.1:{}", checked.port), "up");
     evener.reload(&config(&format!("\"127.0.0.1:{}\",", added.port)));
     assert_eq!(verdict(&evener, &format!("127.0.0.1:{}", added.port)), "unchecked");
@@ -95,13 +97,14 @@ fn a_server_that_a_reload_adds_gets_clients_after_its_first_check() {
 
 #[test]
 fn flows_and_queries_are_served_while_nothing_is_checked() {
-    let (server, listen) = (Echo::start("a"), reserved_port());
+    let server = Echo::start("a");
     let stalled = silent();
     let evener = Evener::run(&format!(
-        "service \"s\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{}\", name = \"a\" }},\n\
+        "service \"s\" {{ protocol = \"udp\", listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{}\", name = \"a\" }},\n\
          check = check.http {{ every = \"1h\", timeout = \"60s\", port = {} }} }}",
         server.port, stalled.port
     ));
+    let listen = evener.port("s");
     let client = flows::client(listen);
     assert_eq!([flows::ask(&client, "x"), flows::ask(&client, "y")], ["a x", "a y"]);
     assert_eq!(
@@ -109,9 +112,9 @@ fn flows_and_queries_are_served_while_nothing_is_checked() {
         ("unchecked", 0)
     );
     let dns = crate::harness::dns::Nameserver::of(3);
-    let listen = reserved_port();
     let more = format!("check = check.http {{ every = \"1h\", timeout = \"60s\", port = {} }}", stalled.port);
-    let evener = Evener::run(&crate::harness::dns::service(listen, &[&dns], &more));
+    let evener = Evener::run(&crate::harness::dns::service(0, &[&dns], &more));
+    let listen = evener.port("d");
     let asked = crate::harness::dns::question(7, "www.example", crate::harness::dns::A);
     assert_eq!(crate::harness::dns::host(&crate::harness::dns::ask(listen, &asked)), 3);
     assert_eq!(verdict(&evener, &dns.name()), "unchecked");
@@ -119,10 +122,10 @@ fn flows_and_queries_are_served_while_nothing_is_checked() {
 
 #[test]
 fn a_unix_server_is_unchecked_too() {
-    let (directory, listen) = (Directory::new(), reserved_port());
+    let directory = Directory::new();
     let missing = directory.file("nobody.sock").display().to_string();
     let evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"{missing}\", name = \"a\" }}, check = check.tcp {{ every = \"1h\" }} }}"
+        "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"{missing}\", name = \"a\" }}, check = check.tcp {{ every = \"1h\" }} }}"
     ));
     await_verdict(&evener, "a", "down");
     assert_eq!(evener.server("a")["reason"], "connect: there is no such socket");
@@ -131,7 +134,7 @@ fn a_unix_server_is_unchecked_too() {
 /// What a check that began before maintenance sees is not what the server is after it.
 #[test]
 fn a_check_that_began_before_maintenance_does_not_decide_after_it() {
-    let (is_well, listen) = (Arc::new(AtomicBool::new(false)), reserved_port());
+    let is_well = Arc::new(AtomicBool::new(false));
     let mended = Arc::clone(&is_well);
     let server = Server::start(move |mut stream| {
         let _ = stream.read(&mut [0; 1024]);
@@ -142,7 +145,7 @@ fn a_check_that_began_before_maintenance_does_not_decide_after_it() {
     });
     let name = format!("127.0.0.1:{}", server.port);
     let evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"{name}\", \
+        "service \"s\" {{ listen = \"127.0.0.1:0\", \"{name}\", \
          check = check.http {{ every = \"100ms\", timeout = \"50s\" }} }}"
     ));
     assert_eq!(verdict(&evener, &name), "unchecked");

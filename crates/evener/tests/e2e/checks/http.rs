@@ -2,7 +2,7 @@
 //! what they would get as it is meant does not, and the limits of heads are those of the services.
 
 use crate::harness::origin::{Origin, Wire};
-use crate::harness::{Evener, reserved_port, wait_until};
+use crate::harness::{Evener, wait_until};
 
 /// A server that sends this to everybody and closes.
 fn fixed(response: String) -> Origin {
@@ -59,8 +59,8 @@ const GOOD: [&str; 5] = [
 #[test]
 fn a_server_whose_responses_clients_would_not_get_is_down() {
     let origins: Vec<Origin> = BAD.iter().map(|response| fixed((*response).to_owned())).collect();
-    let listen = reserved_port();
-    let evener = Evener::run(&config(listen, &origins, ""));
+    let evener = Evener::run(&config(0, &origins, ""));
+    let listen = evener.port("s");
     for (origin, response) in origins.iter().zip(BAD) {
         let reason = wait_for(&evener, origin, "down");
         assert!(
@@ -75,8 +75,8 @@ fn a_server_whose_responses_clients_would_not_get_is_down() {
 #[test]
 fn a_server_whose_responses_clients_get_repaired_is_up() {
     let origins: Vec<Origin> = GOOD.iter().map(|response| fixed((*response).to_owned())).collect();
-    let listen = reserved_port();
-    let evener = Evener::run(&config(listen, &origins, ""));
+    let evener = Evener::run(&config(0, &origins, ""));
+    let listen = evener.port("s");
     origins.iter().for_each(wait_for_probes);
     for (origin, response) in origins.iter().zip(GOOD) {
         assert_eq!(verdict(&evener, origin).0, "up", "{response:?}");
@@ -96,21 +96,18 @@ fn the_limits_of_heads_hold_for_checks_too() {
     let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(2000));
     let many = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", "X: y\r\n".repeat(20));
     let origins = [fixed(long), fixed(many)];
-    let listen = reserved_port();
-    let evener = Evener::run(&config(listen, &origins, "head_bytes_max = 1024, head_fields_max = 16"));
+    let evener = Evener::run(&config(0, &origins, "head_bytes_max = 1024, head_fields_max = 16"));
+    let listen = evener.port("s");
     let reasons = origins.each_ref().map(|origin| wait_for(&evener, origin, "down"));
     assert!(reasons[0].ends_with("the header section is too long"), "{}", reasons[0]);
     assert!(reasons[1].ends_with("too many header fields"), "{}", reasons[1]);
     // A reload that raises the limits counts for the next probe.
-    evener.reload(&config(listen, &origins, ""));
+    evener.reload(&config(0, &origins, ""));
     origins.iter().for_each(|origin| drop(wait_for(&evener, origin, "up")));
     assert_eq!(Wire::to(listen).ask("GET", "/", "").unwrap().status(), 200);
     // Another service with wider limits can use them: they stay up for it.
-    let other = format!(
-        "service \"wide\" {{ listen = \"127.0.0.1:{}\", protocol = \"http\", pool = p }}\n",
-        reserved_port()
-    );
-    let narrow = config(listen, &origins, "head_bytes_max = 1024, head_fields_max = 16");
+    let other = "service \"wide\" { listen = \"127.0.0.1:0\", protocol = \"http\", pool = p }\n";
+    let narrow = config(0, &origins, "head_bytes_max = 1024, head_fields_max = 16");
     evener.reload(&format!("{narrow}{other}"));
     origins.iter().for_each(wait_for_probes);
     origins.iter().for_each(|origin| assert_eq!(verdict(&evener, origin).0, "up"));

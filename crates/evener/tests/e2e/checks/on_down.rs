@@ -2,7 +2,7 @@
 
 use crate::harness::dns::{self, A, Nameserver, host, question};
 use crate::harness::origin::{Origin, Wire};
-use crate::harness::{Evener, Server, connect, line, reserved_port, wait_until};
+use crate::harness::{Evener, Server, connect, line, wait_until};
 use crate::udp::flows::{self, Echo};
 use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
@@ -57,7 +57,7 @@ fn closed(evener: &Evener) -> u64 {
 #[test]
 fn relayed_connections_end_on_both_sides_only_where_it_is_wanted() {
     for more in [CLOSE, ""] {
-        let (health, listen) = (Health::well(), reserved_port());
+        let health = Health::well();
         let (over, told) = std::sync::mpsc::channel();
         let a = Server::start(move |mut stream| {
             let _ = stream.write_all(b"a\n");
@@ -67,7 +67,8 @@ fn relayed_connections_end_on_both_sides_only_where_it_is_wanted() {
             }
             let _ = over.send(());
         });
-        let evener = health.run("tcp", listen, [a.port, a.port], more);
+        let evener = health.run("tcp", 0, [a.port, a.port], more);
+        let listen = evener.port("s");
         let mut client = connect(listen);
         assert_eq!(line(&mut client), "a");
         health.falls_ill();
@@ -96,13 +97,14 @@ fn a_request_under_way_goes_to_another_server_or_fails() {
         }
         wire.reply(&format!("{} X", told.load(Ordering::Relaxed)), "", b"")
     });
-    let (b, listen) = (Origin::named("b"), reserved_port());
+    let b = Origin::named("b");
     let evener = Evener::run(&format!(
-        "service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:{listen}\", policy = \"first\", on_down = \"close\",\n\
+        "service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:0\", policy = \"first\", on_down = \"close\",\n\
          {{ \"127.0.0.1:{}\", name = \"a\" }}, {{ \"127.0.0.1:{}\", name = \"b\" }},\n\
          check = check.http {{ path = \"/health\", every = \"50ms\", timeout = \"5s\", fall = 1 }} }}",
         silent.port, b.port
     ));
+    let listen = evener.port("s");
     for name in ["a", "b"] {
         wait_until(name, || (evener.server(name)["verdict"] == "up").then_some(()));
     }
@@ -124,7 +126,7 @@ fn a_request_under_way_goes_to_another_server_or_fails() {
 
 #[test]
 fn tunnels_end_too() {
-    let (health, listen) = (Health::well(), reserved_port());
+    let health = Health::well();
     let upgrades = Server::start(|mut stream| {
         let _ = stream.read(&mut [0; 4096]);
         let _ = stream.write_all(
@@ -132,7 +134,8 @@ fn tunnels_end_too() {
         );
         let _ = stream.read(&mut [0; 1]);
     });
-    let evener = health.run("http", listen, [upgrades.port; 2], CLOSE);
+    let evener = health.run("http", 0, [upgrades.port; 2], CLOSE);
+    let listen = evener.port("s");
     let mut client = connect(listen);
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n").unwrap();
     while line(&mut client) != "hello" {}
@@ -143,8 +146,9 @@ fn tunnels_end_too() {
 
 #[test]
 fn flows_end_too() {
-    let (health, a, b, listen) = (Health::well(), Echo::start("a"), Echo::start("b"), reserved_port());
-    let evener = health.run("udp", listen, [a.port, b.port], CLOSE);
+    let (health, a, b) = (Health::well(), Echo::start("a"), Echo::start("b"));
+    let evener = health.run("udp", 0, [a.port, b.port], CLOSE);
+    let listen = evener.port("s");
     let client = flows::client(listen);
     assert_eq!(flows::ask(&client, "x"), "a x");
     health.falls_ill();
@@ -154,13 +158,11 @@ fn flows_end_too() {
 
 #[test]
 fn queries_under_way_are_asked_elsewhere() {
-    let (a, b, listen) = (Nameserver::silent(), Nameserver::of(2), reserved_port());
+    let (a, b) = (Nameserver::silent(), Nameserver::of(2));
     // The operator sends them away: the check would say the same of both.
-    let evener = Evener::run(&dns::service(
-        listen,
-        &[&a, &b],
-        "policy = \"first\", dns = { query_timeout = \"19s\" }",
-    ));
+    let evener =
+        Evener::run(&dns::service(0, &[&a, &b], "policy = \"first\", dns = { query_timeout = \"19s\" }"));
+    let listen = evener.port("d");
     let asked = question(7, "www.example", A);
     let ask = std::thread::spawn(move || host(&dns::ask_tcp(listen, &asked)));
     wait_until("the query", || (a.count() == 1).then_some(()));
@@ -172,13 +174,15 @@ fn queries_under_way_are_asked_elsewhere() {
 
 #[test]
 fn the_operator_ends_all_of_a_server() {
-    let (a, b, listen, other) = (Server::named("a"), Server::named("b"), reserved_port(), reserved_port());
+    let (a, b) = (Server::named("a"), Server::named("b"));
     let echo = Echo::start("u");
     let evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{}\", name = \"a\" }}, {{ \"127.0.0.1:{}\", name = \"b\" }} }}\n\
-         service \"u\" {{ protocol = \"udp\", listen = \"127.0.0.1:{other}\", {{ \"127.0.0.1:{}\", name = \"u\" }} }}",
+        "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{}\", name = \"a\" }}, {{ \"127.0.0.1:{}\", name = \"b\" }} }}\n\
+         service \"u\" {{ protocol = \"udp\", listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{}\", name = \"u\" }} }}",
         a.port, b.port, echo.port
     ));
+    let listen = evener.port("s");
+    let other = evener.port("u");
     let mut clients: Vec<_> = (0..4).map(|_| connect(listen)).collect();
     let names: Vec<String> = clients.iter_mut().map(line).collect();
     assert_eq!(names.iter().filter(|name| name.starts_with('a')).count(), 2);

@@ -1,6 +1,6 @@
 //! Active checks against servers that get well and fall ill.
 
-use crate::harness::{Directory, Evener, Server, reserved_port, wait_until};
+use crate::harness::{Directory, Evener, Server, wait_until};
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -35,10 +35,10 @@ fn wait_for(evener: &Evener, server: &str, verdict: &str) {
 #[test]
 fn an_http_check_follows_status_and_body_by_rise_and_fall() {
     let status = Arc::new(AtomicU16::new(200));
-    let (server, listen) = (web(&status), reserved_port());
+    let server = web(&status);
     let config = |body: &str| {
         format!(
-            "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\",\n\
+            "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\",\n\
              check = check.http {{ path = \"/health\", host = \"checked\", body = \"{body}\", every = \"50ms\", fall = 2, rise = 2 }} }}",
             server.port
         )
@@ -65,9 +65,8 @@ fn an_https_check_verifies_the_certificate() {
     let server = tls_server(&made);
     let check = |more: &str| {
         format!(
-            "service \"s\" {{ listen = \"127.0.0.1:{}\", {{ \"127.0.0.1:{}\", name = \"one\" }},\n\
+            "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{}\", name = \"one\" }},\n\
              check = check.https {{ host = \"web.example\", every = \"50ms\", timeout = \"2s\", fall = 1, rise = 1, {more} }} }}",
-            reserved_port(),
             server.port
         )
     };
@@ -115,9 +114,9 @@ fn tls_server(made: &rcgen::CertifiedKey<rcgen::KeyPair>) -> Server {
 
 #[test]
 fn a_tcp_check_leaves_and_takes_back_without_traffic() {
-    let (mut a, listen) = (Server::named("a"), reserved_port());
+    let mut a = Server::named("a");
     let evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", check = check.tcp {{ every = \"50ms\" }} }}",
+        "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", check = check.tcp {{ every = \"50ms\" }} }}",
         a.port
     ));
     let name = format!("127.0.0.1:{}", a.port);
@@ -130,13 +129,12 @@ fn a_tcp_check_leaves_and_takes_back_without_traffic() {
 
 #[test]
 fn a_check_that_hangs_is_ended_by_its_time_limit() {
-    let listen = reserved_port();
     let silent = Server::start(|mut stream| {
         let _ = stream.read(&mut [0; 1 << 16]);
         std::thread::sleep(std::time::Duration::from_secs(3));
     });
     let evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\",\n\
+        "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\",\n\
          check = check.http {{ every = \"100ms\", timeout = \"100ms\", fall = 1 }} }}",
         silent.port
     ));
@@ -168,15 +166,15 @@ fn roles(name: &'static str, is_master: &Arc<AtomicU16>) -> Server {
 fn a_tcp_check_that_asks_follows_the_master() {
     let roles_of = [1, 0].map(|role| Arc::new(AtomicU16::new(role)));
     let servers = [roles("a", &roles_of[0]), roles("b", &roles_of[1])];
-    let listen = reserved_port();
     let config = |expect: &str| {
         format!(
-            "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{}\", name = \"a\" }}, {{ \"127.0.0.1:{}\", name = \"b\" }},\n\
+            "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{}\", name = \"a\" }}, {{ \"127.0.0.1:{}\", name = \"b\" }},\n\
              check = check.tcp {{ send = \"INFO replication\\r\\n\", {expect}, every = \"50ms\", timeout = \"1s\", fall = 2, rise = 1 }} }}",
             servers[0].port, servers[1].port
         )
     };
     let evener = Evener::run(&config("expect = \"role:master\""));
+    let listen = evener.port("s");
     let who = || {
         let mut client = crate::harness::connect(listen);
         client.write_all(b"who\n").unwrap();
@@ -205,10 +203,9 @@ fn a_tls_check_speaks_tls_and_takes_on_what_its_pool_says() {
     let server = tls_server(&made);
     let config = |tls: &str, check: &str| {
         format!(
-            "service \"s\" {{ listen = \"127.0.0.1:{}\", pool = \"p\" }}\n\
+            "service \"s\" {{ listen = \"127.0.0.1:0\", pool = \"p\" }}\n\
              pool \"p\" {{ {{ \"127.0.0.1:{}\", name = \"one\" }}, {tls}\n\
              check = check.tls {{ every = \"50ms\", timeout = \"5s\", fall = 1, rise = 1, {check} }} }}",
-            reserved_port(),
             server.port
         )
     };

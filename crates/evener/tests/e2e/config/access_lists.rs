@@ -43,12 +43,13 @@ fn million() -> String {
 
 #[test]
 fn a_million_prefixes_fit_and_each_one_counts() {
-    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
+    let (a, directory) = (Server::named("a"), Directory::new());
     let list = directory.write("list", &million());
-    let plain = Evener::run(&service(reserved_port(), &a, ""));
+    let plain = Evener::run(&service(0, &a, ""));
     let began = Instant::now();
-    let config = service(listen, &a, &format!("deny = prefixes \"{}\"", list.display()));
+    let config = service(0, &a, &format!("deny = prefixes \"{}\"", list.display()));
     let evener = Evener::run(&config);
+    let listen = evener.port("s");
     assert!(began.elapsed() < DEADLINE, "{:?}", began.elapsed());
     let grown = memory_mib(&evener).saturating_sub(memory_mib(&plain));
     println!("a million prefixes take {grown} MiB, and {:?} in this build", began.elapsed());
@@ -194,13 +195,14 @@ fn countries_are_those_of_the_database() {
 
 #[test]
 fn a_database_that_changed_counts_after_a_reload_and_a_broken_one_changes_nothing() {
-    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
+    let (a, directory) = (Server::named("a"), Directory::new());
     if !database(&directory, "country.mmdb", 6) {
         return;
     }
     let path = directory.file("country.mmdb");
-    let config = format!("geoip \"{}\"\n{}", path.display(), service(listen, &a, "deny = country \"SE\""));
+    let config = format!("geoip \"{}\"\n{}", path.display(), service(0, &a, "deny = country \"SE\""));
     let evener = Evener::run(&config);
+    let listen = evener.port("s");
     assert!(!is_in("127.0.1.1", listen));
     let whole = std::fs::read(&path).unwrap();
     for (what, bytes) in broken(&whole) {

@@ -29,18 +29,19 @@ fn move_to(evener: &Evener, config: &str) -> String {
 
 #[test]
 fn a_reload_says_where_a_server_went_and_its_clients_go_there() {
-    let (one, two, listen) = (Server::named("one"), Server::named("two"), reserved_port());
+    let (one, two) = (Server::named("one"), Server::named("two"));
     let more = "sticky = true, check = check.tcp { every = \"1h\" }";
-    let evener = Evener::run(&config("tcp", listen, &at(one.port), more));
+    let evener = Evener::run(&config("tcp", 0, &at(one.port), more));
+    let listen = evener.port("s");
     assert_eq!(who(listen), "one");
-    let said = move_to(&evener, &config("tcp", listen, &at(two.port), more));
+    let said = move_to(&evener, &config("tcp", 0, &at(two.port), more));
     assert!(said.contains(&format!("server p/a: address {} -> {}", at(one.port), at(two.port))), "{said}");
     assert_eq!(who(listen), "two", "the client stays with the name");
     evener.expect_log("server_moved pool=p server=a");
     wait_until("the new address to be checked", || (evener.server("a")["verdict"] == "up").then_some(()));
     // Nobody is at the third place: what was seen of the others does not count, nor does fall.
     let nobody = reserved_port();
-    move_to(&evener, &config("tcp", listen, &at(nobody), more));
+    move_to(&evener, &config("tcp", 0, &at(nobody), more));
     wait_until("it to be down", || (evener.server("a")["verdict"] == "down").then_some(()));
     assert_eq!(evener.server("a")["reason"], "connect: refused");
     assert_eq!(evener.log_count("probe_failed"), 1, "the first check decides");
@@ -54,11 +55,11 @@ fn warm_connections_of_the_old_address_are_closed() {
             let _ = stream.read(&mut [0; 16]);
         })
     };
-    let (one, two, listen) = (held("one"), held("two"), reserved_port());
-    let config = |port: u16| {
-        config("tcp", listen, &at(port), "").replace("pool = \"p\" }", "pool = \"p\", warm = 4 }")
-    };
+    let (one, two) = (held("one"), held("two"));
+    let config =
+        |port: u16| config("tcp", 0, &at(port), "").replace("pool = \"p\" }", "pool = \"p\", warm = 4 }");
     let evener = Evener::run(&config(one.port));
+    let listen = evener.port("s");
     let warm = || evener.status()["services"][0]["warm"] == 4;
     wait_until("warm connections", || warm().then_some(()));
     move_to(&evener, &config(two.port));
@@ -68,11 +69,12 @@ fn warm_connections_of_the_old_address_are_closed() {
 
 #[test]
 fn requests_of_a_connection_that_is_kept_go_to_the_new_address() {
-    let (one, two, listen) = (Origin::named("one"), Origin::named("two"), reserved_port());
-    let evener = Evener::run(&config("http", listen, &at(one.port), ""));
+    let (one, two) = (Origin::named("one"), Origin::named("two"));
+    let evener = Evener::run(&config("http", 0, &at(one.port), ""));
+    let listen = evener.port("s");
     let mut client = Wire::to(listen);
     assert_eq!(client.ask("GET", "/", "").unwrap().text(), "one");
-    move_to(&evener, &config("http", listen, &at(two.port), ""));
+    move_to(&evener, &config("http", 0, &at(two.port), ""));
     assert_eq!(client.ask("GET", "/", "").unwrap().text(), "two");
     assert_eq!(client.ask("GET", "/", "").unwrap().text(), "two");
     assert_eq!(two.connections(), 1, "that one is kept again");
@@ -80,18 +82,20 @@ fn requests_of_a_connection_that_is_kept_go_to_the_new_address() {
 
 #[test]
 fn flows_go_to_the_new_address() {
-    let (one, two, listen) = (Echo::start("one"), Echo::start("two"), reserved_port());
-    let evener = Evener::run(&config("udp", listen, &at(one.port), ""));
+    let (one, two) = (Echo::start("one"), Echo::start("two"));
+    let evener = Evener::run(&config("udp", 0, &at(one.port), ""));
+    let listen = evener.port("s");
     let client = flows::client(listen);
     assert_eq!(flows::ask(&client, "x"), "one x");
-    move_to(&evener, &config("udp", listen, &at(two.port), ""));
+    move_to(&evener, &config("udp", 0, &at(two.port), ""));
     assert_eq!(flows::ask(&client, "x"), "two x");
 }
 
 #[test]
 fn queries_of_both_transports_go_to_the_new_address() {
-    let (one, two, listen) = (Nameserver::of(1), Nameserver::of(2), reserved_port());
-    let evener = Evener::run(&config("dns", listen, &one.name(), ""));
+    let (one, two) = (Nameserver::of(1), Nameserver::of(2));
+    let evener = Evener::run(&config("dns", 0, &one.name(), ""));
+    let listen = evener.port("s");
     let asked = question(7, "www.example", A);
     let (socket, stream) = (dns::client(listen), crate::harness::connect(listen));
     let hosts = || {
@@ -99,24 +103,24 @@ fn queries_of_both_transports_go_to_the_new_address() {
         (by_udp, host(&dns::ask_stream(&stream, &asked)))
     };
     assert_eq!(hosts(), (1, 1));
-    move_to(&evener, &config("dns", listen, &two.name(), ""));
+    move_to(&evener, &config("dns", 0, &two.name(), ""));
     assert_eq!(hosts(), (2, 2));
 }
 
 #[test]
 fn a_server_moves_between_a_socket_and_addresses_of_both_families() {
-    let listen = reserved_port();
     let (four, port) = (Server::named("four"), reserved_port());
     let six = std::net::TcpListener::bind((std::net::Ipv6Addr::LOCALHOST, port)).unwrap();
     std::thread::spawn(move || six.incoming().flatten().for_each(|mut s| drop(s.write_all(b"six ::1\n"))));
-    let evener = Evener::run(&config("tcp", listen, &at(four.port), ""));
+    let evener = Evener::run(&config("tcp", 0, &at(four.port), ""));
+    let listen = evener.port("s");
     let path = evener.directory.file("unix.sock");
     let unix = UnixListener::bind(&path).unwrap();
     std::thread::spawn(move || unix.incoming().flatten().for_each(|mut s| drop(s.write_all(b"unix -\n"))));
     assert_eq!(who(listen), "four");
     let path = path.display().to_string();
     for (address, name) in [(path.clone(), "unix"), (format!("[::1]:{port}"), "six"), (path, "unix")] {
-        let said = move_to(&evener, &config("tcp", listen, &address, ""));
+        let said = move_to(&evener, &config("tcp", 0, &address, ""));
         assert!(said.contains(&format!(" -> {address}")), "{said}");
         assert_eq!(line(&mut crate::harness::connect(listen)).split(' ').next(), Some(name));
     }

@@ -8,14 +8,15 @@ use std::time::Duration;
 #[test]
 fn a_reload_keeps_connections_counters_verdicts_and_listeners() {
     let (a, mut b, c) = (Server::named("a"), Server::named("b"), Server::named("c"));
-    let (listen, other) = (reserved_port(), reserved_port());
+    let other = reserved_port();
     let config = |servers: &[u16], more: &str| {
         let servers: String = servers.iter().map(|port| format!("\"127.0.0.1:{port}\", ")).collect();
         format!(
-            "service \"s\" {{ listen = {{ \"127.0.0.1:{listen}\", {more} }}, {servers} passive = {{ down_for = \"1h\" }} }}"
+            "service \"s\" {{ listen = {{ \"127.0.0.1:0\", {more} }}, {servers} passive = {{ down_for = \"1h\" }} }}"
         )
     };
     let evener = Evener::run(&config(&[a.port, b.port], ""));
+    let listen = evener.port("s");
     let mut held = connect(listen);
     assert_eq!(line(&mut held), "a 127.0.0.1");
     b.stop();
@@ -40,9 +41,10 @@ fn a_reload_keeps_connections_counters_verdicts_and_listeners() {
 
 #[test]
 fn a_wrong_file_changes_nothing_and_says_why() {
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let good = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
+    let a = Server::named("a");
+    let good = format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);
     let evener = Evener::run(&good);
+    let listen = evener.port("s");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let in_use = taken.local_addr().unwrap().port();
     let wrong = [
@@ -101,9 +103,10 @@ fn a_listener_passes_to_another_service_without_losing_anybody() {
 
 #[test]
 fn the_end_waits_for_clients_and_a_second_signal_does_not() {
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
+    let a = Server::named("a");
+    let config = format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);
     let mut evener = Evener::run(&config);
+    let listen = evener.port("s");
     let mut held = connect(listen);
     line(&mut held);
     evener.signal("TERM");
@@ -116,7 +119,7 @@ fn the_end_waits_for_clients_and_a_second_signal_does_not() {
     evener.expect_log("drained");
 
     let mut evener = Evener::run(&config);
-    let mut held = connect(listen);
+    let mut held = connect(evener.port("s"));
     line(&mut held);
     evener.signal("TERM");
     wait_until("the drain to begin", || evener.log().contains("draining").then_some(()));
@@ -128,9 +131,10 @@ fn the_end_waits_for_clients_and_a_second_signal_does_not() {
 
 #[test]
 fn the_end_comes_at_the_deadline() {
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
+    let a = Server::named("a");
+    let config = format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);
     let mut evener = Evener::run_with(&config, &["--drain-timeout", "300ms"]);
+    let listen = evener.port("s");
     let mut held = connect(listen);
     line(&mut held);
     let began = std::time::Instant::now();
@@ -142,9 +146,10 @@ fn the_end_comes_at_the_deadline() {
 
 #[test]
 fn many_hang_ups_at_once_are_few_reloads() {
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
+    let a = Server::named("a");
+    let config = format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);
     let evener = Evener::run(&config);
+    let listen = evener.port("s");
     let signals = format!("for i in $(seq 200); do kill -HUP {}; done", evener.pid());
     assert!(std::process::Command::new("sh").args(["-c", &signals]).status().unwrap().success());
     // One more that waits: everything before it is done then.
@@ -183,14 +188,15 @@ fn a_late_answer_of_an_old_address_does_not_judge_the_new_one() {
         std::thread::sleep(Duration::from_secs(4));
         drop(stream);
     });
-    let (a, listen) = (Server::named("a"), reserved_port());
+    let a = Server::named("a");
     let config = |port: u16| {
         format!(
-            "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{port}\", name = \"one\" }},\n\
+            "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{port}\", name = \"one\" }},\n\
              check = check.http {{ every = \"1h\", timeout = \"1s\", fall = 1, jitter = 0 }} }}"
         )
     };
     let evener = Evener::run(&config(silent.port));
+    let listen = evener.port("s");
     // The probe of the old address is under way, and will fail.
     std::thread::sleep(Duration::from_millis(200));
     evener.reload(&config(a.port).replace("check.http { every", "check.tcp { every"));
@@ -201,8 +207,8 @@ fn a_late_answer_of_an_old_address_does_not_judge_the_new_one() {
 
 #[test]
 fn the_end_comes_while_a_reload_reads_and_while_nobody_reads_the_log() {
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
+    let a = Server::named("a");
+    let config = format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);
     let mut evener = Evener::run(&config);
     // C code that does not count instructions, and takes longer than anybody waits.
     evener.directory.write("evener.lua", "string.find(('a'):rep(5000), ('a-'):rep(20) .. 'b')");
@@ -214,7 +220,8 @@ fn the_end_comes_while_a_reload_reads_and_while_nobody_reads_the_log() {
     assert!(began.elapsed() < Duration::from_secs(5));
 
     // A log that nobody reads: the pipe fills, balancing and the commands go on.
-    let directory = crate::harness::Directory::new();
+    let (directory, listen) = (crate::harness::Directory::new(), reserved_port());
+    let config = config.replace("127.0.0.1:0", &local(listen).to_string());
     let file = directory.write("evener.lua", &config).display().to_string();
     let admin = directory.file("a.sock").display().to_string();
     let mut child = std::process::Command::new(crate::harness::BINARY)
@@ -238,18 +245,18 @@ fn the_end_comes_while_a_reload_reads_and_while_nobody_reads_the_log() {
 
 #[test]
 fn a_reload_of_twenty_thousand_servers_does_not_stop_the_world() {
-    let (a, listen) = (Server::named("a"), reserved_port());
+    let a = Server::named("a");
     let config = |policy: &str, reversed: bool| {
         let order = if reversed { "20000, 1, -1" } else { "1, 20000" };
         format!(
             "local s = {{ policy = \"{policy}\" }} for n = {order} do s[#s + 1] = (\"10.%d.%d.1:80\"):format(n // 250, n % 250) end\n\
-             pool \"big\" (s)\nservice \"b\" {{ listen = \"127.0.0.1:{}\", pool = \"big\" }}\n\
-             service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}",
-            reserved_port(),
+             pool \"big\" (s)\nservice \"b\" {{ listen = \"127.0.0.1:0\", pool = \"big\" }}\n\
+             service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}",
             a.port
         )
     };
     let evener = Evener::run_with(&config("hash", false), &[]);
+    let listen = evener.port("s");
     let began = std::time::Instant::now();
     evener.reload(&config("least_conn", true));
     assert_eq!(who(listen), "a");

@@ -5,7 +5,7 @@ use crate::harness::dns::{
     host, id, is_quiet, is_truncated, name_of, question, question_end, rcode, read_message, receive, record,
     reply, service, sized, with_edns,
 };
-use crate::harness::{Evener, connect, reserved_port, wait_until};
+use crate::harness::{Evener, connect, wait_until};
 use std::io::Write;
 use std::net::{TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,8 +35,8 @@ fn cached(listen: u16, server: &Nameserver, cache: &str) -> String {
 #[test]
 fn whoever_asks_the_same_gets_the_same_with_the_ttl_counted_down() {
     let server = Nameserver::start(|question, back| back.send(&address(question, 600, 9)));
-    let listen = reserved_port();
-    let evener = Evener::run_with(&cached(listen, &server, "true"), &["--workers", "2"]);
+    let evener = Evener::run_with(&cached(0, &server, "true"), &["--workers", "2"]);
+    let listen = evener.port("d");
     let begun = Instant::now();
     assert_eq!(ttl(&ask(listen, &question(1, "www.Example", A))), 600);
     for (number, name) in (2..12).zip(["www.example", "WWW.EXAMPLE", "wWw.eXaMpLe"].into_iter().cycle()) {
@@ -75,8 +75,8 @@ fn answers_are_kept_as_long_as_they_say_and_no_longer() {
             }
         });
     });
-    let listen = reserved_port();
-    let _evener = Evener::run(&cached(listen, &server, "true"));
+    let evener = Evener::run(&cached(0, &server, "true"));
+    let listen = evener.port("d");
     let asked = |name: &str| server.seen().iter().filter(|seen| name_of(&seen.message) == name).count();
     let kept = ["short", "long", "nodata", "nxdomain", "soon", "failed"];
     let others = ["never", "unbelieved", "refused", "truncated"];
@@ -104,8 +104,8 @@ fn questions_that_may_be_answered_otherwise_are_apart() {
         let kind = question[question_end(question) - 3];
         back.send(&reply(question, 0, &[record(kind.into(), 60, &[3, 1, 2, 3])], &[]));
     });
-    let listen = reserved_port();
-    let _evener = Evener::run(&cached(listen, &server, "true"));
+    let evener = Evener::run(&cached(0, &server, "true"));
+    let listen = evener.port("d");
     let plain = question(1, "a.example", A);
     let flags = |high: u8, low: u8| {
         let mut message = plain.clone();
@@ -154,8 +154,8 @@ fn questions_that_may_be_answered_otherwise_are_apart() {
 #[test]
 fn kept_answers_are_cut_to_what_each_client_takes() {
     let server = Nameserver::start(|question, back| back.send(&sized(question, 2000)));
-    let listen = reserved_port();
-    let evener = Evener::run(&cached(listen, &server, "true"));
+    let evener = Evener::run(&cached(0, &server, "true"));
+    let listen = evener.port("d");
     let asked = |size| with_edns(question(1, "a.example", TXT), size, false, &[]);
     assert_eq!(ask_tcp(listen, &asked(512)).len(), 2000);
     let short = ask(listen, &asked(1232));
@@ -174,8 +174,8 @@ fn expired_answers_serve_while_no_server_does_if_that_is_wanted() {
                 back.send(&address(question, 1, 1));
             }
         });
-        let listen = reserved_port();
-        let evener = Evener::run(&cached(listen, &server, &format!("{{ stale = \"{stale}\" }}")));
+        let evener = Evener::run(&cached(0, &server, &format!("{{ stale = \"{stale}\" }}")));
+        let listen = evener.port("d");
         let asked = question(1, "a.example", A);
         assert_eq!(ttl(&ask(listen, &asked)), 1);
         std::thread::sleep(Duration::from_millis(2100));
@@ -202,8 +202,8 @@ fn no_more_is_kept_than_there_is_room_for() {
         let wide = name_of(question).starts_with("wide");
         back.send(&if wide { sized(question, 40_000) } else { address(question, 600, 1) });
     });
-    let listen = reserved_port();
-    let evener = Evener::run(&cached(listen, &server, "{ entries = 50, bytes = \"256KiB\" }"));
+    let evener = Evener::run(&cached(0, &server, "{ entries = 50, bytes = \"256KiB\" }"));
+    let listen = evener.port("d");
     let cache = |name: &str| evener.status()["services"][0]["cache"][name].as_u64().unwrap();
     for number in 0..200 {
         ask(listen, &question(1, &format!("n{number}.example"), A));
@@ -232,9 +232,9 @@ fn who_asks_the_same_meanwhile_gets_the_same_answer() {
             back.send(&address(&question, 600, 9));
         });
     });
-    let listen = reserved_port();
     let more = "dns = { cache = true, query_timeout = \"10s\" }";
-    let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&server], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     let shut = gate.lock();
     let spelt = |number: u16| if number.is_multiple_of(2) { "www.example" } else { "WWW.Example" };
     let clients: Vec<UdpSocket> = (0..100).map(|_| client(listen)).collect();
@@ -265,9 +265,9 @@ fn an_old_answer_is_given_after_the_second_time_out() {
             back.send(&address(question, 1, 9));
         }
     });
-    let listen = reserved_port();
     let more = "dns = { cache = { stale = \"1h\" }, query_timeout = \"200ms\", retries = 9 }";
-    let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&server], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     let asked = question(7, "a.example", A);
     assert_eq!(host(&ask(listen, &asked)), 9);
     hushed.store(true, Ordering::Relaxed);

@@ -1,6 +1,6 @@
 //! DNS as the operator sees it: `evener dns`, its checks, what is kept and how it is taken out, what status shows.
 
-use crate::harness::{BINARY, Evener, reserved_port, wait_until};
+use crate::harness::{BINARY, Evener, wait_until};
 use std::net::UdpSocket;
 use std::process::Command;
 use std::sync::Arc;
@@ -104,9 +104,10 @@ fn said(evener: &Evener, arguments: &[&str]) -> (i32, String) {
 
 #[test]
 fn a_one_liner_listens_once_and_its_cache_can_be_emptied() {
-    let (server, listen) = (Nameserver::start(), reserved_port());
+    let server = Nameserver::start();
+    let evener = Evener::one_liner(&["dns", "127.0.0.1:0", &server.at(), "--cache"]);
+    let listen = evener.port("dns");
     let at = format!("127.0.0.1:{listen}");
-    let evener = Evener::one_liner(&["dns", &at, &server.at(), "--cache"]);
     let status = evener.status();
     let service = &status["services"][0];
     assert_eq!((&service["name"], &service["protocol"]), (&"dns".into(), &"dns".into()));
@@ -130,8 +131,8 @@ fn a_one_liner_listens_once_and_its_cache_can_be_emptied() {
 
 #[test]
 fn without_a_cache_there_is_nothing_to_expunge() {
-    let (server, listen) = (Nameserver::start(), reserved_port());
-    let evener = Evener::one_liner(&["dns", &format!("127.0.0.1:{listen}"), &server.at()]);
+    let server = Nameserver::start();
+    let evener = Evener::one_liner(&["dns", "127.0.0.1:0", &server.at()]);
     assert_eq!(evener.status()["services"][0].get("cache"), None);
     let (code, text) = said(&evener, &["expunge", "dns", "a.example"]);
     assert!(code == 1 && text.contains("service `dns` keeps no answers"), "{text}");
@@ -139,12 +140,12 @@ fn without_a_cache_there_is_nothing_to_expunge() {
 
 #[test]
 fn wrong_words_of_the_one_liner_are_said() {
-    let listen = format!("127.0.0.1:{}", reserved_port());
+    let listen = "127.0.0.1:0";
     let cases = [
-        (&["dns", &listen, "127.0.0.1:1", "--check", "a..b"][..], 1, "a..b"),
-        (&["dns", &listen, "/run/x"], 1, "server `/run/x` is a unix socket; dns has IP servers"),
+        (&["dns", listen, "127.0.0.1:1", "--check", "a..b"][..], 1, "a..b"),
+        (&["dns", listen, "/run/x"], 1, "server `/run/x` is a unix socket; dns has IP servers"),
         (&["dns", "/run/x", "127.0.0.1:1"], 1, "`/run/x` is a unix socket; dns listens on IP addresses"),
-        (&["dns", &listen], 2, "SERVER"),
+        (&["dns", listen], 2, "SERVER"),
     ];
     for (arguments, expected, why) in cases {
         let output = Command::new("timeout").arg("20").arg(BINARY).args(arguments).output().unwrap();
@@ -157,8 +158,8 @@ fn wrong_words_of_the_one_liner_are_said() {
 fn the_check_of_a_one_liner_asks_for_its_name() {
     let (well, ill) = (Nameserver::start(), Nameserver::start());
     ill.rcode.store(SERVFAIL, Ordering::Relaxed);
-    let listen = format!("127.0.0.1:{}", reserved_port());
-    let evener = Evener::one_liner(&["dns", &listen, &well.at(), &ill.at(), "--check", "www.example.org"]);
+    let evener =
+        Evener::one_liner(&["dns", "127.0.0.1:0", &well.at(), &ill.at(), "--check", "www.example.org"]);
     wait_until("the check", || (evener.server(&ill.at())["verdict"] == "down").then_some(()));
     assert_eq!(evener.server(&ill.at())["reason"], "dns: SERVFAIL");
     assert_eq!(evener.server(&well.at())["verdict"], "up");
@@ -168,14 +169,15 @@ fn the_check_of_a_one_liner_asks_for_its_name() {
 
 #[test]
 fn kept_answers_are_counted_live_across_reloads_and_go_by_name() {
-    let (server, listen) = (Nameserver::start(), reserved_port());
+    let server = Nameserver::start();
     let config = |more: &str| {
         format!(
-            "service \"d\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"dns\", \"{}\", dns = {{ cache = true }}{more} }}",
+            "service \"d\" {{ listen = \"127.0.0.1:0\", protocol = \"dns\", \"{}\", dns = {{ cache = true }}{more} }}",
             server.at()
         )
     };
     let evener = Evener::run(&config(""));
+    let listen = evener.port("d");
     for name in ["a.example", "b.a.example", "aa.example", "other"] {
         assert_eq!(ask(listen, name), NOERROR, "{name}");
         assert_eq!(ask(listen, &name.to_ascii_uppercase()), NOERROR, "{name}");

@@ -4,7 +4,7 @@ use crate::harness::dns::{
     A, Nameserver, REFUSED, SERVFAIL, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id,
     is_quiet, question, rcode, service, with_edns,
 };
-use crate::harness::{Evener, connect, reserved_port, wait_until};
+use crate::harness::{Evener, connect, wait_until};
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn a_silent_server_costs_a_few_time_outs_and_then_nothing() {
-    let (silent, good, listen) = (Nameserver::silent(), Nameserver::of(2), reserved_port());
+    let (silent, good) = (Nameserver::silent(), Nameserver::of(2));
     let more = "dns = { query_timeout = \"300ms\" }, passive = { failures = 1, down_for = \"1h\" }";
-    let evener = Evener::run_with(&service(listen, &[&silent, &good], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&silent, &good], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     // It has every other turn, and three different questions are enough to blame it.
     for turn in 0..3 {
         for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
@@ -41,12 +42,10 @@ fn latencies(more: &str) -> Vec<Duration> {
             back.send(&address(question, 60, 1));
         }
     });
-    let (two, listen) = (Nameserver::of(2), reserved_port());
-    let evener = Evener::run(&service(
-        listen,
-        &[&one, &two],
-        &format!("dns = {{ query_timeout = \"300ms\" }}, {more}"),
-    ));
+    let two = Nameserver::of(2);
+    let evener =
+        Evener::run(&service(0, &[&one, &two], &format!("dns = {{ query_timeout = \"300ms\" }}, {more}")));
+    let listen = evener.port("d");
     let done = Arc::new(AtomicUsize::new(0));
     let clients: Vec<_> = (0..8)
         .map(|number| {
@@ -89,10 +88,11 @@ fn a_server_that_falls_silent_under_load_costs_nobody_more_than_one_time_out() {
 
 #[test]
 fn a_server_that_is_gone_is_left_at_once() {
-    let (mut gone, good, listen) = (Nameserver::of(1), Nameserver::of(2), reserved_port());
+    let (mut gone, good) = (Nameserver::of(1), Nameserver::of(2));
     gone.stop();
     let more = "dns = { query_timeout = \"30s\" }, passive = { failures = 1000 }";
-    let evener = Evener::run(&service(listen, &[&gone, &good], more));
+    let evener = Evener::run(&service(0, &[&gone, &good], more));
+    let listen = evener.port("d");
     let (begun, stream) = (Instant::now(), connect(listen));
     for turn in 0..20 {
         assert_eq!(host(&ask(listen, &question(turn, "a.example", A))), 2);
@@ -108,9 +108,10 @@ fn a_server_that_is_gone_is_left_at_once() {
 
 #[test]
 fn a_server_that_dies_under_load_fails_no_question() {
-    let (mut one, two, listen) = (Nameserver::of(1), Nameserver::of(2), reserved_port());
+    let (mut one, two) = (Nameserver::of(1), Nameserver::of(2));
     let more = "dns = { query_timeout = \"1s\" }, passive = { down_for = \"500ms\" }";
-    let evener = Evener::run(&service(listen, &[&one, &two], more));
+    let evener = Evener::run(&service(0, &[&one, &two], more));
+    let listen = evener.port("d");
     let clients: Vec<_> = (0..6)
         .map(|number| {
             std::thread::spawn(move || {
@@ -150,9 +151,9 @@ fn deaf_to(questions: usize) -> Nameserver {
 #[test]
 fn a_single_server_is_asked_again() {
     for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
-        let (server, listen) = (deaf_to(2), reserved_port());
-        let evener =
-            Evener::run(&service(listen, &[&server], "dns = { query_timeout = \"200ms\", retries = 2 }"));
+        let server = deaf_to(2);
+        let evener = Evener::run(&service(0, &[&server], "dns = { query_timeout = \"200ms\", retries = 2 }"));
+        let listen = evener.port("d");
         assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 5);
         let seen = server.seen();
         assert_eq!((seen.len(), evener.service_counter("d", "requests_retried")), (3, 2));
@@ -164,9 +165,10 @@ fn a_single_server_is_asked_again() {
 #[test]
 fn retries_are_counted_and_then_the_client_hears_of_it() {
     for (word, code) in [("servfail", SERVFAIL), ("refused", REFUSED)] {
-        let (one, two, listen) = (Nameserver::silent(), Nameserver::silent(), reserved_port());
+        let (one, two) = (Nameserver::silent(), Nameserver::silent());
         let more = format!("dns = {{ query_timeout = \"200ms\", retries = 3, on_failure = \"{word}\" }}");
-        let evener = Evener::run(&service(listen, &[&one, &two], &more));
+        let evener = Evener::run(&service(0, &[&one, &two], &more));
+        let listen = evener.port("d");
         let (plain, edns) =
             (question(77, "a.Example", A), with_edns(question(78, "a.Example", A), 4096, true, &[]));
         let failed = ask(listen, &plain);
@@ -183,9 +185,10 @@ fn retries_are_counted_and_then_the_client_hears_of_it() {
 
 #[test]
 fn who_is_to_hear_nothing_hears_nothing_and_a_connection_stays() {
-    let (server, listen) = (deaf_to(4), reserved_port());
+    let server = deaf_to(4);
     let more = "dns = { query_timeout = \"200ms\", retries = 1, on_failure = \"drop\" }";
-    let evener = Evener::run(&service(listen, &[&server], more));
+    let evener = Evener::run(&service(0, &[&server], more));
+    let listen = evener.port("d");
     let (socket, mut stream) = (client(listen), connect(listen));
     socket.send(&question(1, "udp.example", A)).unwrap();
     stream.write_all(&framed(&question(1, "tcp.example", A))).unwrap();
@@ -198,10 +201,11 @@ fn who_is_to_hear_nothing_hears_nothing_and_a_connection_stays() {
 
 #[test]
 fn without_any_server_clients_hear_it_at_once() {
-    let (mut one, mut two, listen) = (Nameserver::of(1), Nameserver::of(2), reserved_port());
+    let (mut one, mut two) = (Nameserver::of(1), Nameserver::of(2));
     one.stop();
     two.stop();
-    let evener = Evener::run(&service(listen, &[&one, &two], "dns = { query_timeout = \"30s\" }"));
+    let evener = Evener::run(&service(0, &[&one, &two], "dns = { query_timeout = \"30s\" }"));
+    let listen = evener.port("d");
     let (begun, stream) = (Instant::now(), connect(listen));
     for turn in 0..10 {
         assert_eq!(rcode(&ask(listen, &question(turn, "a.example", A))), SERVFAIL);

@@ -82,10 +82,12 @@ fn others_are_served(evener: &Evener, listen: u16, other: u16, reads: Reads) {
 
 #[test]
 fn a_client_that_pours_questions_to_which_answers_are_kept_starves_nobody() {
-    let (one, two, listen, other) = (Nameserver::of(1), Nameserver::of(2), reserved_port(), reserved_port());
-    let config = service(listen, &[&one], "dns = { cache = true }")
-        + &service(other, &[&two], "").replace("\"d\"", "\"e\"");
+    let (one, two) = (Nameserver::of(1), Nameserver::of(2));
+    let config =
+        service(0, &[&one], "dns = { cache = true }") + &service(0, &[&two], "").replace("\"d\"", "\"e\"");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let listen = evener.port("d");
+    let other = evener.port("e");
     assert_eq!(host(&ask_tcp(listen, &question(1, "a.example", A))), 1);
     for reads in [Reads::All, Reads::Nothing] {
         others_are_served(&evener, listen, other, reads);
@@ -95,14 +97,16 @@ fn a_client_that_pours_questions_to_which_answers_are_kept_starves_nobody() {
 
 #[test]
 fn a_client_that_pours_questions_for_which_there_is_no_server_starves_nobody() {
-    let (two, listen, other, empty) = (Nameserver::of(2), reserved_port(), reserved_port(), Directory::new());
+    let (two, empty) = (Nameserver::of(2), Directory::new());
     let config = format!(
         "pool \"none\" {{ discover = {{ mname = \"{}\" }} }}\n\
-         service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:{listen}\", pool = \"none\" }}\n{}",
+         service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:0\", pool = \"none\" }}\n{}",
         empty.file("").display(),
-        service(other, &[&two], "").replace("\"d\"", "\"e\"")
+        service(0, &[&two], "").replace("\"d\"", "\"e\"")
     );
     let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let listen = evener.port("d");
+    let other = evener.port("e");
     assert_eq!(rcode(&ask_tcp(listen, &question(1, "a.example", A))), SERVFAIL);
     for reads in [Reads::All, Reads::Nothing] {
         others_are_served(&evener, listen, other, reads);
@@ -120,10 +124,11 @@ fn silent_for(start: &'static str, number: u8) -> Nameserver {
 
 #[test]
 fn a_slow_name_on_a_quiet_service_takes_no_server_down() {
-    let (one, two, listen) = (silent_for("slow", 1), silent_for("slow", 2), reserved_port());
+    let (one, two) = (silent_for("slow", 1), silent_for("slow", 2));
     let more =
         "dns = { query_timeout = \"150ms\", retries = 1 }, passive = { failures = 1, down_for = \"1h\" }";
-    let evener = Evener::run_with(&service(listen, &[&one, &two], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&one, &two], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
         // A client asks again a few times before it gives up, and nobody asks anything else.
         for number in 0..3 {
@@ -141,12 +146,13 @@ fn a_slow_name_on_a_quiet_service_takes_no_server_down() {
 
 #[test]
 fn the_second_tier_is_asked_when_the_first_is_silent() {
-    let (first, second, listen) = (Nameserver::silent(), Nameserver::of(2), reserved_port());
+    let (first, second) = (Nameserver::silent(), Nameserver::of(2));
     let more = format!(
         "{{ \"{}\", tier = 2 }}, passive = false, dns = {{ query_timeout = \"200ms\", retries = 1 }}",
         second.name()
     );
-    let evener = Evener::run_with(&service(listen, &[&first], &more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&first], &more), &["--workers", "1"]);
+    let listen = evener.port("d");
     for number in 0..3 {
         for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
             assert_eq!(host(&ask(listen, &question(number, "a.example", A))), 2);

@@ -4,7 +4,7 @@ use crate::harness::dns::{
     A, Back, Nameserver, SERVFAIL, TXT, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id,
     is_closed, is_quiet, name_of, question, question_end, rcode, read_message, receive, service, with_edns,
 };
-use crate::harness::{Evener, Server, connect, reserved_port, wait_until};
+use crate::harness::{Evener, Server, connect, wait_until};
 use std::io::Write;
 use std::net::UdpSocket;
 use std::sync::Mutex;
@@ -60,8 +60,8 @@ fn what_is_no_answer_to_the_question_is_never_passed_on() {
             back.send(&told(&lie, question));
             back.send(&address(question, 60, RIGHT));
         });
-        let listen = reserved_port();
-        let evener = Evener::run(&service(listen, &[&server], ""));
+        let evener = Evener::run(&service(0, &[&server], ""));
+        let listen = evener.port("d");
         let asked = question(0x4711, "www.Example", A);
         let socket = client(listen);
         assert_eq!(host(&ask_on(&socket, &asked)), RIGHT, "{what}, over UDP");
@@ -82,8 +82,8 @@ fn an_answer_with_another_id_is_never_passed_on() {
         }
         back.send(&address(question, 60, RIGHT));
     });
-    let listen = reserved_port();
-    let evener = Evener::run(&service(listen, &[&server], ""));
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     let socket = client(listen);
     assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), RIGHT);
     assert!(is_quiet(&socket));
@@ -102,8 +102,8 @@ fn an_answer_from_elsewhere_is_never_passed_on() {
         }
         back.send(&address(question, 60, RIGHT));
     });
-    let listen = reserved_port();
-    let evener = Evener::run(&service(listen, &[&server], ""));
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     let socket = client(listen);
     assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), RIGHT);
     assert!(is_quiet(&socket));
@@ -118,8 +118,8 @@ fn an_answer_counts_once() {
             back.send(&address(question, 60, host));
         }
     });
-    let listen = reserved_port();
-    let evener = Evener::run(&service(listen, &[&server], ""));
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     let (socket, stream) = (client(listen), connect(listen));
     assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), RIGHT);
     assert!(is_quiet(&socket));
@@ -144,9 +144,8 @@ fn a_late_answer_is_never_passed_on() {
             back.send(&address(&question, 60, RIGHT));
         });
     });
-    let listen = reserved_port();
-    let evener =
-        Evener::run(&service(listen, &[&server], "dns = { query_timeout = \"200ms\", retries = 0 }"));
+    let evener = Evener::run(&service(0, &[&server], "dns = { query_timeout = \"200ms\", retries = 0 }"));
+    let listen = evener.port("d");
     let (socket, stream) = (client(listen), connect(listen));
     let late = question(0x1111, "late.example", A);
     let failed = ask_on(&socket, &late);
@@ -179,8 +178,8 @@ fn an_answer_to_somebody_elses_question_is_never_passed_on() {
             waiting.clear();
         }
     });
-    let listen = reserved_port();
-    let evener = Evener::run(&service(listen, &[&server], ""));
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     let (one, other) = (client(listen), client(listen));
     let (first, second) = (question(5, "one.example", A), question(5, "two.example", A));
     one.send(&first).unwrap();
@@ -212,8 +211,9 @@ fn a_server_that_babbles_blocks_nobody() {
         back.send_raw(&[0xff, 0xff, 1, 2, 3]);
         back.close();
     });
-    let (good, listen) = (Nameserver::of(RIGHT), reserved_port());
-    let evener = Evener::run(&service(listen, &[&bad, &good], "dns = { query_timeout = \"200ms\" }"));
+    let good = Nameserver::of(RIGHT);
+    let evener = Evener::run(&service(0, &[&bad, &good], "dns = { query_timeout = \"200ms\" }"));
+    let listen = evener.port("d");
     for turn in 0..20 {
         let asked = question(turn, "a.example", A);
         assert_eq!(host(&ask(listen, &asked)), RIGHT);
@@ -239,9 +239,9 @@ fn who_sends_too_much_that_nobody_asked_for_guesses_at_a_port_that_is_given_up()
         }
         back.send(&address(question, 60, RIGHT));
     });
-    let listen = reserved_port();
     let more = "dns = { sockets = 1, query_timeout = \"10s\" }";
-    let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&server], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     assert_eq!(host(&ask(listen, &question(1, "a.example", A))), RIGHT);
     assert_eq!(
         host(&ask(listen, &question(2, "flood.example", A))),
@@ -258,8 +258,9 @@ fn who_sends_too_much_that_nobody_asked_for_guesses_at_a_port_that_is_given_up()
 #[test]
 fn a_server_that_takes_connections_and_ends_them_is_left_for_another() {
     let bad = Nameserver::start(|_, back| back.close());
-    let (good, listen) = (Nameserver::of(RIGHT), reserved_port());
-    let evener = Evener::run(&service(listen, &[&bad, &good], ""));
+    let good = Nameserver::of(RIGHT);
+    let evener = Evener::run(&service(0, &[&bad, &good], ""));
+    let listen = evener.port("d");
     let stream = connect(listen);
     for turn in 0..10 {
         assert_eq!(host(&ask_stream(&stream, &question(turn, "a.example", A))), RIGHT);
@@ -274,14 +275,15 @@ fn a_server_that_takes_connections_and_ends_them_is_left_for_another() {
 fn a_server_that_reads_nothing_is_left_for_another() {
     const ALL: u16 = 300;
     let bad = Server::start(|_stream| std::thread::sleep(Duration::from_secs(60)));
-    let (good, listen) = (Nameserver::of(RIGHT), reserved_port());
+    let good = Nameserver::of(RIGHT);
     let config = format!(
-        "service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", \"{}\", passive = false, \
+        "service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", \"{}\", passive = false, \
          dns = {{ sockets = 1, query_timeout = \"1s\" }} }}",
         bad.port,
         good.name()
     );
     let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let listen = evener.port("d");
     let stream = connect(listen);
     let mut writer = stream.try_clone().unwrap();
     let asking = std::thread::spawn(move || {

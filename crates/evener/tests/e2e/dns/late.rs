@@ -5,7 +5,7 @@ use crate::harness::dns::{
     read_message, receive, service,
 };
 use crate::harness::dns_mname::{Backend, Frame, mname_service, outbound, well};
-use crate::harness::{Evener, connect, reserved_port, wait_until};
+use crate::harness::{Evener, connect, wait_until};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex};
@@ -33,11 +33,12 @@ fn release(held: &Held) {
 #[test]
 fn a_response_to_an_earlier_try_counts_and_is_checked_as_ever() {
     for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
-        let (held, listen) = (Held::default(), reserved_port());
+        let held = Held::default();
         let late = Arc::clone(&held);
         let (one, two) = (hesitant(&held), Nameserver::start(move |_, _| release(&late)));
         let more = "policy = \"first\", dns = { query_timeout = \"500ms\" }, passive = { failures = 1 }";
-        let evener = Evener::run_with(&service(listen, &[&one, &two], more), &["--workers", "1"]);
+        let evener = Evener::run_with(&service(0, &[&one, &two], more), &["--workers", "1"]);
+        let listen = evener.port("d");
         for number in 1..5 {
             assert_eq!(host(&ask(listen, &question(number, "a.example", A))), 1);
         }
@@ -51,11 +52,12 @@ fn a_response_to_an_earlier_try_counts_and_is_checked_as_ever() {
 
 #[test]
 fn who_waits_for_the_same_gets_the_late_response_too() {
-    let (held, listen) = (Held::default(), reserved_port());
+    let held = Held::default();
     let late = Arc::clone(&held);
     let (one, two) = (hesitant(&held), Nameserver::start(move |_, _| release(&late)));
     let more = "policy = \"first\", dns = { query_timeout = \"1s\", cache = true }";
-    let _evener = Evener::run_with(&service(listen, &[&one, &two], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&one, &two], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     let clients: Vec<_> = (0..5).map(|_| client(listen)).collect();
     for (number, socket) in (0..).zip(&clients) {
         socket.send(&question(100 + number, "a.example", A)).unwrap();
@@ -90,7 +92,7 @@ fn timeouts(evener: &Evener, server: &Nameserver) -> u64 {
 
 #[test]
 fn a_server_that_is_always_late_is_neither_blamed_nor_asked_twice() {
-    let (gate, listen) = (Arc::new(Gate::default()), reserved_port());
+    let gate = Arc::new(Gate::default());
     let wait = Arc::clone(&gate);
     let server = Nameserver::start(move |question, back| {
         let (question, back, wait) = (question.to_vec(), back.clone(), Arc::clone(&wait));
@@ -100,7 +102,8 @@ fn a_server_that_is_always_late_is_neither_blamed_nor_asked_twice() {
         });
     });
     let more = "dns = { query_timeout = \"2s\", retries = 2 }, passive = { failures = 1 }";
-    let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&server], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     let (socket, mut stream) = (client(listen), connect(listen));
     let mut late = |number: u16| {
         let (before, asked) =
@@ -137,7 +140,7 @@ fn a_server_that_is_always_late_is_neither_blamed_nor_asked_twice() {
 
 #[test]
 fn a_late_frame_of_mname_counts() {
-    let (held, listen) = (Arc::new(Mutex::new(None::<(Vec<u8>, UnixStream)>)), reserved_port());
+    let held = Arc::new(Mutex::new(None::<(Vec<u8>, UnixStream)>));
     let (keep, late) = (Arc::clone(&held), Arc::clone(&held));
     let one = Backend::start(move |frame, back| match frame {
         Frame::Udp { from, message } => {
@@ -152,7 +155,8 @@ fn a_late_frame_of_mname_counts() {
         }
     });
     let more = "policy = \"first\", dns = { query_timeout = \"500ms\" }";
-    let evener = Evener::run_with(&mname_service(listen, &[&one], &[&two], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&mname_service(0, &[&one], &[&two], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     wait_until("the session to stand", || (evener.server(&one.name())["verdict"] == "up").then_some(()));
     let socket = client(listen);
     for number in 1..4 {
@@ -183,8 +187,9 @@ const POLICY: &str = "policy = \"first\", passive = { failures = 0 }, \
 #[test]
 fn what_may_change_something_is_given_to_one_server() {
     for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
-        let (one, two, listen) = (Nameserver::silent(), Nameserver::of(2), reserved_port());
-        let _evener = Evener::run(&service(listen, &[&one, &two], POLICY));
+        let (one, two) = (Nameserver::silent(), Nameserver::of(2));
+        let evener = Evener::run(&service(0, &[&one, &two], POLICY));
+        let listen = evener.port("d");
         // UPDATE, NOTIFY, and one that is not assigned.
         for opcode in [UPDATE, 4, 7] {
             assert_eq!(rcode(&ask(listen, &of_opcode(9, opcode))), 2, "{opcode}");
@@ -196,7 +201,7 @@ fn what_may_change_something_is_given_to_one_server() {
 
 #[test]
 fn a_late_response_to_an_update_counts() {
-    let (gate, listen) = (Arc::new(Gate::default()), reserved_port());
+    let gate = Arc::new(Gate::default());
     let wait = Arc::clone(&gate);
     let (one, two) = (
         Nameserver::start(move |message, back| {
@@ -209,7 +214,8 @@ fn a_late_response_to_an_update_counts() {
         Nameserver::of(2),
     );
     let policy = POLICY.replace("300ms", "2s");
-    let evener = Evener::run_with(&service(listen, &[&one, &two], &policy), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&one, &two], &policy), &["--workers", "1"]);
+    let listen = evener.port("d");
     let (socket, mut stream) = (client(listen), connect(listen));
     for is_tcp in [false, true] {
         let (asked, before) = (of_opcode(77, UPDATE), timeouts(&evener, &one));
@@ -229,23 +235,26 @@ fn a_late_response_to_an_update_counts() {
 #[test]
 fn an_update_whose_fate_is_unknown_fails_and_one_that_was_refused_goes_on() {
     // The server took it, and ended the connection.
-    let (one, two, listen) = (Nameserver::start(|_, back| back.close()), Nameserver::of(2), reserved_port());
-    let evener = Evener::run(&service(listen, &[&one, &two], POLICY));
+    let (one, two) = (Nameserver::start(|_, back| back.close()), Nameserver::of(2));
+    let evener = Evener::run(&service(0, &[&one, &two], POLICY));
+    let listen = evener.port("d");
     assert_eq!(rcode(&ask_tcp(listen, &of_opcode(1, UPDATE))), 2);
     assert_eq!((one.count(), two.count()), (1, 0));
     drop(evener);
     // What a server declines is passed on.
-    let (one, listen) = (Nameserver::start(|message, back| back.send(&done(message, 5))), reserved_port());
-    let _evener = Evener::run(&service(listen, &[&one, &two], POLICY));
+    let one = Nameserver::start(|message, back| back.send(&done(message, 5)));
+    let evener = Evener::run(&service(0, &[&one, &two], POLICY));
+    let listen = evener.port("d");
     assert_eq!(rcode(&ask(listen, &of_opcode(1, UPDATE))), 5);
     assert_eq!(two.count(), 0);
     // Nobody is there: nobody received it.
     for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
-        let (mut gone, listen) = (Nameserver::of(1), reserved_port());
+        let mut gone = Nameserver::of(1);
         let two = Nameserver::start(|message, back| back.send(&done(message, 0)));
         gone.stop();
         let more = POLICY.replace("300ms", "20s");
-        let _evener = Evener::run(&service(listen, &[&gone, &two], &more));
+        let evener = Evener::run(&service(0, &[&gone, &two], &more));
+        let listen = evener.port("d");
         assert_eq!(rcode(&ask(listen, &of_opcode(1, UPDATE))), 0);
         assert_eq!(two.count(), 1);
     }

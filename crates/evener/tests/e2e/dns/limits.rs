@@ -11,9 +11,10 @@ use std::net::{TcpStream, UdpSocket};
 
 #[test]
 fn no_more_than_outstanding_max_questions_are_under_way() {
-    let (server, listen) = (Nameserver::silent(), reserved_port());
+    let server = Nameserver::silent();
     let more = "dns = { outstanding_max = 8, query_timeout = \"1s\", retries = 0 }";
-    let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&server], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     let socket = client(listen);
     for n in 0..20 {
         socket.send(&question(n, &format!("n{n}.example"), A)).unwrap();
@@ -37,9 +38,10 @@ fn no_more_than_outstanding_max_questions_are_under_way() {
 
 #[test]
 fn a_network_that_asks_too_much_gets_truncated_answers_or_none() {
-    let (server, listen) = (Nameserver::of(1), reserved_port());
+    let server = Nameserver::of(1);
     let more = "dns = { rate_limit = { rate = \"5/m\", v4 = 24, slip = 3 } }";
-    let evener = Evener::run(&service(listen, &[&server], more));
+    let evener = Evener::run(&service(0, &[&server], more));
+    let listen = evener.port("d");
     let (socket, neighbour) = (client(listen), client_from([127, 0, 0, 200], listen));
     for n in 0..5 {
         assert_eq!(host(&ask_on(if n < 3 { &socket } else { &neighbour }, &question(n, "a.example", A))), 1);
@@ -68,8 +70,9 @@ fn a_network_that_asks_too_much_gets_truncated_answers_or_none() {
 
 #[test]
 fn who_may_not_come_in_is_not_heard_over_udp_nor_tcp() {
-    let (server, listen) = (Nameserver::of(1), reserved_port());
-    let evener = Evener::run(&service(listen, &[&server], "deny = \"127.0.0.5\""));
+    let server = Nameserver::of(1);
+    let evener = Evener::run(&service(0, &[&server], "deny = \"127.0.0.5\""));
+    let listen = evener.port("d");
     let denied = client_from([127, 0, 0, 5], listen);
     denied.send(&question(1, "a.example", A)).unwrap();
     assert!(is_quiet(&denied));
@@ -85,10 +88,11 @@ fn who_may_not_come_in_is_not_heard_over_udp_nor_tcp() {
 
 #[test]
 fn refused_clients_have_servers_of_their_own_and_no_part_in_what_is_kept() {
-    let (good, bad, listen) = (Nameserver::of(1), Nameserver::of(2), reserved_port());
+    let (good, bad) = (Nameserver::of(1), Nameserver::of(2));
     let pool = format!("pool \"bad\" {{ \"{}\" }}\n", bad.name());
     let more = "deny = \"127.0.0.5\", denied = \"bad\", dns = { cache = true }";
-    let evener = Evener::run(&(pool + &service(listen, &[&good], more)));
+    let evener = Evener::run(&(pool + &service(0, &[&good], more)));
+    let listen = evener.port("d");
     let denied = client_from([127, 0, 0, 5], listen);
     let asked = question(1, "a.example", A);
     for _ in 0..2 {
@@ -102,8 +106,9 @@ fn refused_clients_have_servers_of_their_own_and_no_part_in_what_is_kept() {
 
 #[test]
 fn connections_of_a_client_are_limited_as_everywhere() {
-    let (server, listen) = (Nameserver::of(1), reserved_port());
-    let _evener = Evener::run(&service(listen, &[&server], "per_client = { connections = 2 }"));
+    let server = Nameserver::of(1);
+    let evener = Evener::run(&service(0, &[&server], "per_client = { connections = 2 }"));
+    let listen = evener.port("d");
     let streams: Vec<TcpStream> = (0..2).map(|_| connect(listen)).collect();
     for stream in &streams {
         assert_eq!(host(&ask_stream(stream, &question(1, "a.example", A))), 1);

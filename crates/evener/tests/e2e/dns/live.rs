@@ -4,7 +4,7 @@ use crate::harness::dns::{
     A, Nameserver, address, ask, ask_on, ask_stream, client, framed, host, id, is_closed, question,
     read_message, receive, service,
 };
-use crate::harness::{Evener, connect, local, reserved_port, wait_until};
+use crate::harness::{Evener, connect, local, wait_until};
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -27,11 +27,12 @@ fn held(host: u8) -> (Nameserver, Arc<Mutex<()>>) {
 
 #[test]
 fn an_address_goes_from_udp_to_dns_and_back() {
-    let (one, two, listen) = (Nameserver::of(1), Nameserver::of(2), reserved_port());
+    let (one, two) = (Nameserver::of(1), Nameserver::of(2));
     let of = |server: &Nameserver, protocol: &str| {
-        service(listen, &[server], "").replace("\"dns\"", &format!("\"{protocol}\""))
+        service(0, &[server], "").replace("\"dns\"", &format!("\"{protocol}\""))
     };
     let evener = Evener::run(&of(&one, "udp"));
+    let listen = evener.port("d");
     let socket = client(listen);
     let asked = question(1, "a.example", A);
     assert_eq!(host(&ask_on(&socket, &asked)), 1);
@@ -49,8 +50,9 @@ fn an_address_goes_from_udp_to_dns_and_back() {
 
 #[test]
 fn reloads_under_load_lose_no_question() {
-    let (one, two, listen) = (Nameserver::of(1), Nameserver::of(2), reserved_port());
-    let evener = Evener::run(&service(listen, &[&one], ""));
+    let (one, two) = (Nameserver::of(1), Nameserver::of(2));
+    let evener = Evener::run(&service(0, &[&one], ""));
+    let listen = evener.port("d");
     let over = Arc::new(AtomicBool::new(false));
     let done = Arc::new(AtomicUsize::new(0));
     let clients: Vec<_> = (0..6)
@@ -73,10 +75,10 @@ fn reloads_under_load_lose_no_question() {
         })
         .collect();
     let configs = [
-        service(listen, &[&two], ""),
-        service(listen, &[&one, &two], "dns = { sockets = 1, query_timeout = \"5s\" }"),
-        service(listen, &[&one], "dns = { cache = true }, deny = \"192.0.2.0/24\""),
-        service(listen, &[&two, &one], "policy = \"least_outstanding\", idle_timeout = \"30s\""),
+        service(0, &[&two], ""),
+        service(0, &[&one, &two], "dns = { sockets = 1, query_timeout = \"5s\" }"),
+        service(0, &[&one], "dns = { cache = true }, deny = \"192.0.2.0/24\""),
+        service(0, &[&two, &one], "policy = \"least_outstanding\", idle_timeout = \"30s\""),
     ];
     for config in configs.iter().cycle().take(12) {
         let before = done.load(Ordering::Relaxed);
@@ -90,15 +92,16 @@ fn reloads_under_load_lose_no_question() {
 
 #[test]
 fn what_is_under_way_when_its_server_leaves_is_answered() {
-    let ((old, gate), new, listen) = (held(1), Nameserver::of(2), reserved_port());
+    let ((old, gate), new) = (held(1), Nameserver::of(2));
     let more = "dns = { query_timeout = \"30s\" }";
-    let evener = Evener::run(&service(listen, &[&old], more));
+    let evener = Evener::run(&service(0, &[&old], more));
+    let listen = evener.port("d");
     let (socket, mut stream) = (client(listen), connect(listen));
     let shut = gate.lock();
     socket.send(&question(1, "udp.example", A)).unwrap();
     stream.write_all(&framed(&question(2, "tcp.example", A))).unwrap();
     wait_until("both", || (old.count() == 2).then_some(()));
-    evener.reload(&service(listen, &[&new], more));
+    evener.reload(&service(0, &[&new], more));
     assert_eq!(host(&ask(listen, &question(3, "a.example", A))), 2);
     drop(shut);
     for answer in [receive(&socket), read_message(&stream).unwrap()] {
@@ -108,8 +111,9 @@ fn what_is_under_way_when_its_server_leaves_is_answered() {
 
 #[test]
 fn sigterm_waits_for_what_is_under_way() {
-    let ((server, gate), listen) = (held(1), reserved_port());
-    let mut evener = Evener::run(&service(listen, &[&server], "dns = { query_timeout = \"30s\" }"));
+    let (server, gate) = held(1);
+    let mut evener = Evener::run(&service(0, &[&server], "dns = { query_timeout = \"30s\" }"));
+    let listen = evener.port("d");
     let (socket, mut stream, asked, silent) =
         (client(listen), connect(listen), connect(listen), connect(listen));
     assert_eq!(host(&ask_stream(&asked, &question(9, "a.example", A))), 1);
@@ -130,14 +134,15 @@ fn sigterm_waits_for_what_is_under_way() {
 
 #[test]
 fn two_services_share_a_pool_and_keep_their_answers_apart() {
-    let (server, listens) = (Nameserver::of(1), [reserved_port(), reserved_port()]);
+    let server = Nameserver::of(1);
     let pool = format!("pool \"p\" {{ \"{}\" }}\n", server.name());
-    let of = |name: &str, listen: u16| {
+    let of = |name: &str| {
         format!(
-            "service \"{name}\" {{ protocol = \"dns\", listen = \"127.0.0.1:{listen}\", pool = \"p\", dns = {{ cache = true }} }}\n"
+            "service \"{name}\" {{ protocol = \"dns\", listen = \"127.0.0.1:0\", pool = \"p\", dns = {{ cache = true }} }}\n"
         )
     };
-    let evener = Evener::run(&(pool + &of("d", listens[0]) + &of("e", listens[1])));
+    let evener = Evener::run(&(pool + &of("d") + &of("e")));
+    let listens = ["d", "e"].map(|service| evener.port(service));
     for listen in listens {
         (0..3).for_each(|n| assert_eq!(host(&ask(listen, &question(n, "a.example", A))), 1));
     }
@@ -147,8 +152,9 @@ fn two_services_share_a_pool_and_keep_their_answers_apart() {
 
 #[test]
 fn what_clients_leave_behind_is_closed() {
-    let (server, listen) = (Nameserver::of(1), reserved_port());
-    let evener = Evener::run_with(&service(listen, &[&server], ""), &["--workers", "2"]);
+    let server = Nameserver::of(1);
+    let evener = Evener::run_with(&service(0, &[&server], ""), &["--workers", "2"]);
+    let listen = evener.port("d");
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", evener.pid())).unwrap().count();
     for round in 0..6 {
         let streams: Vec<TcpStream> = (0..50).map(|_| connect(listen)).collect();
@@ -172,9 +178,10 @@ fn what_clients_leave_behind_is_closed() {
 
 #[test]
 fn a_server_that_drains_gets_no_more_questions_and_may_answer_those_it_has() {
-    let ((one, gate), two, listen) = (held(1), Nameserver::of(2), reserved_port());
+    let ((one, gate), two) = (held(1), Nameserver::of(2));
     let more = "policy = \"first\", dns = { query_timeout = \"30s\" }";
-    let evener = Evener::run(&service(listen, &[&one, &two], more));
+    let evener = Evener::run(&service(0, &[&one, &two], more));
+    let listen = evener.port("d");
     let socket = client(listen);
     let shut = gate.lock();
     socket.send(&question(1, "a.example", A)).unwrap();
@@ -193,9 +200,10 @@ fn a_server_that_drains_gets_no_more_questions_and_may_answer_those_it_has() {
 
 #[test]
 fn a_client_goes_home_when_its_server_is_back() {
-    let (mut one, two, listen) = (Nameserver::of(1), Nameserver::of(2), reserved_port());
+    let (mut one, two) = (Nameserver::of(1), Nameserver::of(2));
     let more = "sticky = { failback = true }, passive = { down_for = \"1s\" }";
-    let evener = Evener::run_with(&service(listen, &[&one, &two], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&one, &two], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     let asked = |number: u8| {
         let socket = crate::harness::dns::client_from([127, 0, 0, number], listen);
         host(&ask_on(&socket, &question(1, "a.example", A)))

@@ -4,7 +4,7 @@ use crate::harness::dns::{
     A, FORMERR, Nameserver, address, ask, ask_on, ask_stream, client, framed, host, id, is_closed, is_quiet,
     question, question_end, rcode, read_message, receive, record, reply, service, wire_name, with_edns,
 };
-use crate::harness::{Evener, connect, reserved_port, wait_until};
+use crate::harness::{Evener, connect, wait_until};
 use std::io::Write;
 
 /// Messages that are none, or no questions: nobody may be made to answer them.
@@ -60,8 +60,9 @@ fn malformed() -> Vec<(&'static str, Vec<u8>)> {
 
 #[test]
 fn what_is_no_question_gets_no_answer_over_udp_and_ends_a_connection() {
-    let (server, listen) = (Nameserver::of(1), reserved_port());
-    let evener = Evener::run(&service(listen, &[&server], ""));
+    let server = Nameserver::of(1);
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     let socket = client(listen);
     for (what, message) in unheard() {
         socket.send(&message).unwrap();
@@ -77,8 +78,9 @@ fn what_is_no_question_gets_no_answer_over_udp_and_ends_a_connection() {
 
 #[test]
 fn malformed_questions_are_answered_with_a_header_alone() {
-    let (server, listen) = (Nameserver::of(1), reserved_port());
-    let evener = Evener::run(&service(listen, &[&server], ""));
+    let server = Nameserver::of(1);
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     let (socket, stream) = (client(listen), connect(listen));
     for (what, message) in malformed() {
         for answer in [ask_on(&socket, &message), ask_stream(&stream, &message)] {
@@ -97,8 +99,8 @@ fn malformed_questions_are_answered_with_a_header_alone() {
 fn random_bytes_are_answered_with_no_more_than_themselves() {
     // Everything that gets through is well-formed; what the server says to it is short, so that ours is what may be long.
     let server = Nameserver::start(|question, back| back.send(&reply(question, 5, &[], &[])));
-    let listen = reserved_port();
-    let evener = Evener::run(&service(listen, &[&server], ""));
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     let mut state = 99_u64;
     let mut random = move |bound: u64| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -134,9 +136,9 @@ fn random_bytes_are_answered_with_no_more_than_themselves() {
 
 #[test]
 fn whatever_is_well_formed_reaches_a_server_as_it_is() {
-    let (server, listen) =
-        (Nameserver::start(|question, back| back.send(&reply(question, 4, &[], &[]))), reserved_port());
-    let _evener = Evener::run(&service(listen, &[&server], ""));
+    let server = Nameserver::start(|question, back| back.send(&reply(question, 4, &[], &[])));
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     let asked = question(0x1234, "a.example", A);
     let with = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut message = asked.clone();

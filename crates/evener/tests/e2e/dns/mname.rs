@@ -23,8 +23,9 @@ fn started(listen: u16, backend: &Backend, servers: &[&Nameserver], more: &str) 
 
 #[test]
 fn questions_go_in_frames_that_tell_of_the_client() {
-    let (backend, listen) = (Backend::start(|frame, back| well(frame, back, 4)), reserved_port());
-    let evener = started(listen, &backend, &[], "");
+    let backend = Backend::start(|frame, back| well(frame, back, 4));
+    let evener = started(0, &backend, &[], "");
+    let listen = evener.port("d");
     let (socket, stream) = (client(listen), connect(listen));
     for number in 0..20 {
         let asked = question(number, "a.Example", A);
@@ -64,8 +65,8 @@ fn the_ids_of_clients_stay_what_they_are() {
         }
         _ => well(frame, back, 4),
     });
-    let listen = reserved_port();
-    let _evener = started(listen, &backend, &[], "dns = { query_timeout = \"30s\" }");
+    let evener = started(0, &backend, &[], "dns = { query_timeout = \"30s\" }");
+    let listen = evener.port("d");
     let clients = [client(listen), client(listen)];
     let asked = question(0x1234, "slow", A);
     clients[0].send(&asked).unwrap();
@@ -102,8 +103,8 @@ fn nothing_is_sent_before_a_session_of_tcp_is_accepted() {
         }
         well(frame, back, 4);
     });
-    let listen = reserved_port();
-    let _evener = started(listen, &backend, &[], "");
+    let evener = started(0, &backend, &[], "");
+    let listen = evener.port("d");
     assert_eq!(host(&ask_tcp(listen, &question(1, "a.example", A))), 4);
     assert_eq!(EARLY.load(Ordering::Relaxed), 0, "bytes came before INBOUND_TCP_OK");
 }
@@ -141,9 +142,9 @@ fn each_fault_ends_the_session_and_another_one_begins() {
                 back.shutdown(std::net::Shutdown::Both).unwrap();
             }
         });
-        let listen = reserved_port();
-        let config = mname_service(listen, &[&backend], &[], "");
+        let config = mname_service(0, &[&backend], &[], "");
         let evener = Evener::run_with(&config, &["--workers", "1"]);
+        let listen = evener.port("d");
         evener.expect_log(reason);
         wait_until("a session that stands", || {
             (ask(listen, &question(1, "a.example", A)).ends_with(&[192, 0, 2, 4])).then_some(())
@@ -167,8 +168,8 @@ fn frames_may_be_cut_at_any_byte() {
             std::thread::sleep(Duration::from_micros(200));
         }
     });
-    let listen = reserved_port();
-    let _evener = started(listen, &backend, &[], "");
+    let evener = started(0, &backend, &[], "");
+    let listen = evener.port("d");
     for number in 0..5 {
         assert_eq!(host(&ask(listen, &question(number, "a.example", A))), 4);
         assert_eq!(host(&ask_tcp(listen, &question(number, "a.example", A))), 4);
@@ -197,8 +198,8 @@ fn what_is_no_answer_is_never_passed_on() {
         well(frame, back, 4);
         back.write_all(&lie(*from, &address(message, 60, 66))).unwrap();
     });
-    let listen = reserved_port();
-    let evener = started(listen, &backend, &[], "");
+    let evener = started(0, &backend, &[], "");
+    let listen = evener.port("d");
     let socket = client(listen);
     assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), 4);
     assert!(is_quiet(&socket));
@@ -212,8 +213,9 @@ fn who_waits_when_a_session_ends_asks_another_server_at_once() {
         Frame::Udp { .. } | Frame::Message(_) => back.shutdown(std::net::Shutdown::Both).unwrap(),
         _ => well(frame, back, 4),
     });
-    let (other, listen) = (Nameserver::of(2), reserved_port());
-    let evener = started(listen, &backend, &[&other], "dns = { query_timeout = \"30s\" }");
+    let other = Nameserver::of(2);
+    let evener = started(0, &backend, &[&other], "dns = { query_timeout = \"30s\" }");
+    let listen = evener.port("d");
     let begun = Instant::now();
     for number in 0..6 {
         assert_eq!(host(&ask(listen, &question(number, "a.example", A))), 2);
@@ -269,10 +271,10 @@ fn what_does_not_fit_into_a_frame_goes_to_another_server() {
 #[test]
 fn a_server_of_mname_hears_of_clients_by_its_frames_alone() {
     let backend = Backend::start(|frame, back| well(frame, back, 4));
-    let listen = reserved_port();
     let more = "send_proxy = \"v2\", dns = { query_timeout = \"200ms\" }";
-    let config = mname_service(listen, &[&backend], &[], more);
+    let config = mname_service(0, &[&backend], &[], more);
     let evener = Evener::run(&config);
+    let listen = evener.port("d");
     wait_until("the session to stand", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
     assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 4);
     assert_eq!(host(&ask_tcp(listen, &question(2, "a.example", A))), 4);
@@ -285,8 +287,9 @@ fn a_server_that_reads_nothing_is_not_written_to_without_bound() {
         Frame::Hello => well(frame, back, 4),
         _ => std::thread::sleep(Duration::from_secs(60)),
     });
-    let (other, listen) = (Nameserver::of(2), reserved_port());
-    let evener = started(listen, &backend, &[&other], "dns = { query_timeout = \"200ms\" }");
+    let other = Nameserver::of(2);
+    let evener = started(0, &backend, &[&other], "dns = { query_timeout = \"200ms\" }");
+    let listen = evener.port("d");
     let padding = [&[0, 12, 5, 0][..], &vec![0; 0x500]].concat();
     let flood = client(listen);
     wait_until("it to count as stuck", || {
@@ -306,13 +309,13 @@ fn a_server_that_reads_nothing_is_not_written_to_without_bound() {
 fn a_socket_that_is_not_there_is_tried_now_and_then_until_it_is() {
     let directory = Directory::new();
     let path = directory.file("later");
-    let listen = reserved_port();
     let config = format!(
-        "service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:{listen}\", {{ \"unix:{}\", mname = true, name = \"m\" }} }}",
+        "service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:0\", {{ \"unix:{}\", mname = true, name = \"m\" }} }}",
         path.display()
     );
     let begun = Instant::now();
     let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let listen = evener.port("d");
     let tries = || evener.server("m")["counters"]["connect_errors"].as_u64().unwrap();
     assert_eq!(rcode(&ask(listen, &question(1, "a.example", A))), SERVFAIL);
     wait_until("the third try", || (tries() >= 3).then_some(()));
@@ -331,8 +334,7 @@ fn heartbeats_keep_a_session_and_who_gives_no_sign_of_life_loses_it() {
         Frame::Heartbeat => {}
         _ => well(frame, back, 5),
     });
-    let listen = reserved_port();
-    let config = mname_service(listen, &[&good, &bad], &[], "");
+    let config = mname_service(0, &[&good, &bad], &[], "");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     let verdict = |backend: &Backend| evener.server(&backend.name())["verdict"].clone();
     wait_until("both", || (verdict(&good) == "up" && verdict(&bad) == "up").then_some(()));
@@ -359,9 +361,10 @@ fn a_session_of_tcp_that_is_not_accepted_is_a_fault() {
         Frame::Tcp { .. } => std::thread::sleep(Duration::from_secs(30)),
         _ => well(frame, back, 4),
     });
-    let (other, listen) = (Nameserver::of(2), reserved_port());
+    let other = Nameserver::of(2);
     let more = "policy = \"first\", dns = { query_timeout = \"500ms\" }";
-    let evener = started(listen, &backend, &[&other], more);
+    let evener = started(0, &backend, &[&other], more);
+    let listen = evener.port("d");
     let (stream, begun) = (connect(listen), Instant::now());
     assert_eq!(host(&ask_stream(&stream, &question(1, "a.example", A))), 2, "the other one helps out");
     assert!(backend.seen().iter().any(|frame| matches!(frame, Frame::Tcp { .. })));
@@ -383,8 +386,9 @@ fn a_session_of_tcp_that_is_answered_with_anything_else_is_a_fault() {
         Frame::Tcp { .. } => back.write_all(&alive()).unwrap(),
         _ => well(frame, back, 4),
     });
-    let (other, listen) = (Nameserver::of(2), reserved_port());
-    let evener = started(listen, &backend, &[&other], "dns = { query_timeout = \"30s\" }");
+    let other = Nameserver::of(2);
+    let evener = started(0, &backend, &[&other], "dns = { query_timeout = \"30s\" }");
+    let listen = evener.port("d");
     let mut stream = connect(listen);
     for number in 0..4 {
         stream.write_all(&framed(&question(number, "a.example", A))).unwrap();
@@ -397,12 +401,12 @@ fn a_session_of_tcp_that_is_answered_with_anything_else_is_a_fault() {
 
 #[test]
 fn each_worker_has_a_session_and_a_reload_begins_and_ends_them() {
-    let (backend, other, listen) =
-        (Backend::start(|frame, back| well(frame, back, 4)), Nameserver::of(2), reserved_port());
-    let with = mname_service(listen, &[&backend], &[], "");
+    let (backend, other) = (Backend::start(|frame, back| well(frame, back, 4)), Nameserver::of(2));
+    let with = mname_service(0, &[&backend], &[], "");
     let evener = Evener::run_with(&with, &["--workers", "3"]);
+    let listen = evener.port("d");
     wait_until("three sessions", || (backend.open() == 3).then_some(()));
-    evener.reload(&service(listen, &[&other], ""));
+    evener.reload(&service(0, &[&other], ""));
     wait_until("no session", || (backend.open() == 0).then_some(()));
     assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 2);
     evener.reload(&with);

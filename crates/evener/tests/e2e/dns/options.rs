@@ -5,7 +5,7 @@ use crate::harness::dns::{
     host, name_of, question, question_end, rcode, read_message, receive, record, reply, service, with_edns,
 };
 use crate::harness::dns_mname::{Backend, Frame, mname_service, outbound};
-use crate::harness::{Evener, connect, reserved_port, wait_until};
+use crate::harness::{Evener, connect, wait_until};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -37,8 +37,9 @@ fn talkative() -> Nameserver {
 
 #[test]
 fn an_unknown_opcode_without_a_question_is_not_implemented() {
-    let (server, listen) = (Nameserver::of(1), reserved_port());
-    let evener = Evener::run(&service(listen, &[&server], ""));
+    let server = Nameserver::of(1);
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     for (opcode, expected) in
         [(1, NOTIMP), (2, NOTIMP), (6, NOTIMP), (15, NOTIMP), (0, FORMERR), (5, FORMERR)]
     {
@@ -52,9 +53,9 @@ fn an_unknown_opcode_without_a_question_is_not_implemented() {
 
 #[test]
 fn bytes_after_a_message_do_not_go_on() {
-    let listen = reserved_port();
     let server = Nameserver::of(1);
-    let _evener = Evener::run(&service(listen, &[&server], "dns = { cache = true, client_subnet = true }"));
+    let evener = Evener::run(&service(0, &[&server], "dns = { cache = true, client_subnet = true }"));
+    let listen = evener.port("d");
     let plain = question(1, "a.example", A);
     for (name, message) in
         [("a.example", plain.clone()), ("b.example", edns(question(1, "b.example", A), &[OTHER]))]
@@ -79,9 +80,9 @@ fn a_query_for_a_cookie_alone_is_passed_on() {
         let bare = [&asked[..2], &[0x80, 0], &[0; 8]].concat();
         back.send(&if asked[5] == 0 { edns(bare, &[BOTH_COOKIES]) } else { address(asked, 60, 1) });
     });
-    let listen = reserved_port();
-    let config = |more: &str| service(listen, &[&server], more);
+    let config = |more: &str| service(0, &[&server], more);
     let evener = Evener::run(&config(""));
+    let listen = evener.port("d");
     let alone = edns([&[7, 7, 0, 0][..], &[0; 8]].concat(), &[COOKIE]);
     for answer in [ask(listen, &alone), ask_tcp(listen, &alone)] {
         assert_eq!((rcode(&answer), has(&answer, BOTH_COOKIES)), (0, true));
@@ -122,9 +123,9 @@ fn cookies_are_taken_out_where_responses_are_kept() {
         drop(wait.lock());
         back.send(&edns(answer, &[BOTH_COOKIES, OTHER]));
     });
-    let listen = reserved_port();
     let more = "dns = { cache = { stale = \"1h\" }, query_timeout = \"5s\", retries = 0 }";
-    let evener = Evener::run(&service(listen, &[&server], more));
+    let evener = Evener::run(&service(0, &[&server], more));
+    let listen = evener.port("d");
     let stream = connect(listen);
     let asked = |id: u16, name: &str| edns(question(id, name, A), &[COOKIE]);
     // The first time, and what is kept then; what is not kept, and cookies that are malformed.
@@ -144,7 +145,7 @@ fn cookies_are_taken_out_where_responses_are_kept() {
     drop(closed);
     clients.iter().for_each(|socket| check_without_cookie(&receive(socket)));
     // What expired has to do.
-    evener.reload(&service(listen, &[&server], &more.replace("5s", "100ms")));
+    evener.reload(&service(0, &[&server], &more.replace("5s", "100ms")));
     wait_until("a stale response", || {
         check_without_cookie(&ask(listen, &asked(1, "once")));
         (evener.service_counter("d", "cache_stale") > 0).then_some(())
@@ -154,8 +155,9 @@ fn cookies_are_taken_out_where_responses_are_kept() {
 
 #[test]
 fn cookies_are_passed_on_where_none_are_kept() {
-    let (server, listen) = (talkative(), reserved_port());
-    let _evener = Evener::run(&service(listen, &[&server], "dns = { client_subnet = true }"));
+    let server = talkative();
+    let evener = Evener::run(&service(0, &[&server], "dns = { client_subnet = true }"));
+    let listen = evener.port("d");
     let asked = edns(question(1, "a.example", A), &[COOKIE]);
     for answer in [ask(listen, &asked), ask_tcp(listen, &asked)] {
         assert!(has(&answer, BOTH_COOKIES) && has(&answer, OTHER));
@@ -166,11 +168,10 @@ fn cookies_are_passed_on_where_none_are_kept() {
 #[test]
 fn the_idle_time_of_a_connection_is_ours_to_tell() {
     let server = talkative();
-    let listen = reserved_port();
     let seven = [0, 11, 0, 2, 0, 70];
     for dns in ["{}", "{ cache = true }"] {
-        let evener =
-            Evener::run(&service(listen, &[&server], &format!("idle_timeout = \"7s\", dns = {dns}")));
+        let evener = Evener::run(&service(0, &[&server], &format!("idle_timeout = \"7s\", dns = {dns}")));
+        let listen = evener.port("d");
         let stream = connect(listen);
         for number in 0..3 {
             let name = format!("n{}.example", number / 2);
@@ -200,9 +201,9 @@ fn errors_and_transfers_have_the_idle_time_too() {
             back.send(&edns(reply(asked, 0, &[soa], &[]), &[TWO_MINUTES]));
         }
     });
-    let listen = reserved_port();
     let more = "idle_timeout = \"7s\", dns = { query_timeout = \"200ms\", retries = 0 }";
-    let _evener = Evener::run(&service(listen, &[&server], more));
+    let evener = Evener::run(&service(0, &[&server], more));
+    let listen = evener.port("d");
     let stream = connect(listen);
     let seven = [0, 11, 0, 2, 0, 70];
     let failed = ask_stream(&stream, &edns(question(1, "a.example", A), &[KEEPALIVE]));
@@ -222,9 +223,9 @@ fn a_client_is_told_to_leave_while_the_program_drains() {
         drop(wait.lock());
         back.send(&edns(address(asked, 60, 1), &[]));
     });
-    let listen = reserved_port();
     let more = "idle_timeout = \"7s\", dns = { query_timeout = \"30s\" }";
-    let evener = Evener::run(&service(listen, &[&server], more));
+    let evener = Evener::run(&service(0, &[&server], more));
+    let listen = evener.port("d");
     let stream = connect(listen);
     let closed = gate.lock();
     (&stream).write_all(&framed(&edns(question(1, "a.example", A), &[KEEPALIVE]))).unwrap();
@@ -250,8 +251,8 @@ fn options_that_are_ours_do_not_reach_servers_of_mname() {
         }
         _ => crate::harness::dns_mname::well(frame, back, 4),
     });
-    let listen = reserved_port();
-    let evener = Evener::run(&mname_service(listen, &[&backend], &[], "idle_timeout = \"7s\""));
+    let evener = Evener::run(&mname_service(0, &[&backend], &[], "idle_timeout = \"7s\""));
+    let listen = evener.port("d");
     wait_until("the session to stand", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
     let asked = edns(question(1, "a.example", A), &[COOKIE, KEEPALIVE]);
     let over_udp = ask_on(&client(listen), &asked);

@@ -123,9 +123,10 @@ fn every_answer_of_a_thousand_is_the_right_one() {
     if !have_all() {
         return;
     }
-    let (directory, ports, listen) = (Directory::new(), [reserved_port(), reserved_port()], reserved_port());
+    let (directory, ports) = (Directory::new(), [reserved_port(), reserved_port()]);
     let _servers = ports.map(|port| name_server(&directory, port));
-    let evener = Evener::run(&service(listen, &ports, ""));
+    let evener = Evener::run(&service(0, &ports, ""));
+    let listen = evener.port("dns");
     check_over_udp(listen);
     check_over_tcp(listen);
     for mode in ["udp", "tcp"] {
@@ -147,9 +148,10 @@ fn a_zone_is_transferred_whole() {
     if !have_all() {
         return;
     }
-    let (directory, port, listen) = (Directory::new(), reserved_port(), reserved_port());
+    let (directory, port) = (Directory::new(), reserved_port());
     let _server = name_server(&directory, port);
-    let _evener = Evener::run(&service(listen, &[port], ""));
+    let evener = Evener::run(&service(0, &[port], ""));
+    let listen = evener.port("dns");
     let zone = |port: u16| {
         let said = dig(port, &["example", "AXFR", "+noall", "+answer"]);
         said.lines().map(str::to_owned).collect::<Vec<String>>()
@@ -166,9 +168,10 @@ fn what_does_not_fit_is_asked_again_over_tcp() {
     if !have_all() {
         return;
     }
-    let (directory, port, listen) = (Directory::new(), reserved_port(), reserved_port());
+    let (directory, port) = (Directory::new(), reserved_port());
     let _server = name_server(&directory, port);
-    let _evener = Evener::run(&service(listen, &[port], "dns = { cache = true }"));
+    let evener = Evener::run(&service(0, &[port], "dns = { cache = true }"));
+    let listen = evener.port("dns");
     // Twice: the second time there is something kept.
     for _ in 0..2 {
         for size in ["+bufsize=1232", "+noedns"] {
@@ -201,11 +204,12 @@ fn dnsdist_is_told_of_the_client_over_udp_and_tcp() {
     if !have_all() {
         return;
     }
-    let (port, listen) = (reserved_port(), reserved_port());
+    let port = reserved_port();
     let _dnsdist = teller(port, "\"127.0.0.1/32\"");
     let evener = Evener::run(&format!(
-        "service \"dns\" {{ protocol = \"dns\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{port}\", send_proxy = \"v2\" }}"
+        "service \"dns\" {{ protocol = \"dns\", listen = \"127.0.0.1:0\", \"127.0.0.1:{port}\", send_proxy = \"v2\" }}"
     ));
+    let listen = evener.port("dns");
     for from in ["127.0.0.7", "127.0.0.8", "127.9.9.9"] {
         for way in ["+notcp", "+tcp"] {
             assert_eq!(dig_from(from, listen, &["a.example", "A", "+short", way]).trim(), from, "{way}");
@@ -224,9 +228,10 @@ fn dnsdist_sees_the_network_of_the_client_which_sees_nothing_of_that() {
     if !have_all() {
         return;
     }
-    let (port, listen) = (reserved_port(), reserved_port());
+    let port = reserved_port();
     let _dnsdist = teller(port, "");
-    let _evener = Evener::run(&service(listen, &[port], "dns = { client_subnet = { v4 = 24, v6 = 56 } }"));
+    let evener = Evener::run(&service(0, &[port], "dns = { client_subnet = { v4 = 24, v6 = 56 } }"));
+    let listen = evener.port("dns");
     for (from, network) in [("127.0.7.9", "127.0.7.24"), ("127.8.1.2", "127.8.1.24")] {
         for way in ["+notcp", "+tcp"] {
             let asked = |more: &str| dig_from(from, listen, &["s.example", "A", way, more]);
@@ -257,13 +262,14 @@ fn nothing_is_lost_when_a_server_stops_under_load() {
     if !have_all() {
         return;
     }
-    let (directory, ports, listen) = (Directory::new(), [reserved_port(), reserved_port()], reserved_port());
+    let (directory, ports) = (Directory::new(), [reserved_port(), reserved_port()]);
     let servers = ports.map(|port| name_server(&directory, port));
     let evener = Evener::run(&service(
-        listen,
+        0,
         &ports,
         "dns = { query_timeout = \"200ms\" }, passive = { down_for = \"30s\" }",
     ));
+    let listen = evener.port("dns");
     let options = ["-c8", "-q2000", "-Q1000", "-l4", "-t10", "-v"];
     let load = std::thread::scope(|scope| {
         let load = scope.spawn(|| dnsperf(&directory, listen, &options));

@@ -4,7 +4,7 @@ use crate::harness::dns::{
     A, Nameserver, address, ask, ask_on, ask_stream, client, client_from, framed, host, is_closed, is_quiet,
     question, read_message, service, with_edns,
 };
-use crate::harness::{Evener, Server, connect, reserved_port, wait_until};
+use crate::harness::{Evener, Server, connect, wait_until};
 use crate::tcp::proxy_from::{FOUR, six, v2};
 use crate::tcp::proxy_protocol::connect_from;
 use std::io::{Read, Write};
@@ -24,9 +24,10 @@ fn told(bytes: &[u8]) -> (usize, Option<(SocketAddr, SocketAddr, u8)>) {
 
 #[test]
 fn clients_are_those_of_whom_we_are_told() {
-    let (server, listen) = (Nameserver::of(1), reserved_port());
+    let server = Nameserver::of(1);
     let more = "proxy_from = \"127.0.0.1\", deny = \"192.0.2.99\", dns = { client_subnet = { v4 = 32 } }";
-    let evener = Evener::run(&service(listen, &[&server], more));
+    let evener = Evener::run(&service(0, &[&server], more));
+    let listen = evener.port("d");
     let asked = with_edns(question(1, "a.example", A), 1232, false, &[]);
     let subnet = || {
         let message = server.seen().last().unwrap().message.clone();
@@ -65,8 +66,9 @@ fn clients_are_those_of_whom_we_are_told() {
 
 #[test]
 fn without_the_header_that_is_wanted_nobody_is_heard() {
-    let (server, listen) = (Nameserver::of(1), reserved_port());
-    let evener = Evener::run(&service(listen, &[&server], "proxy_from = \"127.0.0.1\""));
+    let server = Nameserver::of(1);
+    let evener = Evener::run(&service(0, &[&server], "proxy_from = \"127.0.0.1\""));
+    let listen = evener.port("d");
     let (socket, asked) = (client(listen), question(1, "a.example", A));
     let bad = [
         asked.clone(),
@@ -100,8 +102,8 @@ fn servers_are_told_of_the_client_of_each_question_over_udp() {
         assert!(to.ip().is_loopback());
         back.send(&address(&datagram[length..], 60, (from.port() % 251) as u8));
     });
-    let listen = reserved_port();
-    let _evener = Evener::run(&service(listen, &[&server], "send_proxy = \"v2\""));
+    let evener = Evener::run(&service(0, &[&server], "send_proxy = \"v2\""));
+    let listen = evener.port("d");
     for number in 0..20 {
         let client = client_from([127, 0, 0, 3], listen);
         let port = client.local_addr().unwrap().port();
@@ -129,11 +131,11 @@ fn servers_are_told_of_the_client_of_each_connection_over_tcp() {
             }
         }
     });
-    let listen = reserved_port();
-    let _evener = Evener::run(&format!(
-        "service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", send_proxy = \"v2\" }}",
+    let evener = Evener::run(&format!(
+        "service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", send_proxy = \"v2\" }}",
         server.port
     ));
+    let listen = evener.port("d");
     let streams: Vec<TcpStream> = (0..5).map(|_| connect_from("127.0.0.3", listen)).collect();
     for number in 0..4 {
         for stream in &streams {
@@ -147,12 +149,14 @@ fn servers_are_told_of_the_client_of_each_connection_over_tcp() {
 
 #[test]
 fn who_comes_through_two_of_us_is_still_known() {
-    let (server, inner, outer) = (Nameserver::of(1), reserved_port(), reserved_port());
+    let server = Nameserver::of(1);
     let more = "proxy_from = \"127.0.0.1\", dns = { client_subnet = { v4 = 32 } }";
-    let _second = Evener::run(&service(inner, &[&server], more));
-    let _first = Evener::run(&format!(
-        "service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:{outer}\", \"127.0.0.1:{inner}\", send_proxy = \"v2\" }}"
+    let second = Evener::run(&service(0, &[&server], more));
+    let inner = second.port("d");
+    let first = Evener::run(&format!(
+        "service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:0\", \"127.0.0.1:{inner}\", send_proxy = \"v2\" }}"
     ));
+    let outer = first.port("d");
     let asked = question(1, "a.example", A);
     let from = |number: u8| {
         let seen = server.seen();

@@ -13,8 +13,9 @@ use std::time::Duration;
 
 #[test]
 fn answers_come_back_under_the_id_and_in_the_spelling_of_the_question() {
-    let (server, listen) = (Nameserver::of(7), reserved_port());
-    let evener = Evener::run(&service(listen, &[&server], ""));
+    let server = Nameserver::of(7);
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     for turn in 0..40_u16 {
         // A client that spells names by chance looks for its own spelling.
         let name: String = "www.example"
@@ -48,8 +49,8 @@ fn many_clients_with_one_id_each_get_their_own_answer() {
         let number = name_of(question)[1..].split('.').next().unwrap().parse().unwrap();
         back.send(&address(question, 60, number));
     });
-    let listen = reserved_port();
-    let _evener = Evener::run(&service(listen, &[&server], ""));
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     let clients: Vec<UdpSocket> = (0..200).map(|_| client(listen)).collect();
     for _ in 0..3 {
         for (number, client) in clients.iter().enumerate() {
@@ -68,8 +69,8 @@ fn answers_are_cut_to_what_the_client_takes_and_whole_over_tcp() {
         let size = name_of(question)[1..].split('.').next().unwrap().parse().unwrap();
         back.send(&sized(question, size));
     });
-    let listen = reserved_port();
-    let evener = Evener::run(&service(listen, &[&server], ""));
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     let plain = |size: usize| question(1, &format!("n{size}.example"), TXT);
     let mut cut = 0;
     // Who says less than 512 means 512 (RFC 6891, section 6.2.3).
@@ -97,8 +98,8 @@ fn what_the_server_truncated_is_passed_on_as_it_is() {
         answer[2] |= 2 * u8::from(!back.is_tcp());
         back.send(&answer);
     });
-    let listen = reserved_port();
-    let evener = Evener::run(&service(listen, &[&server], ""));
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     let asked = question(3, "a.example", A);
     let answer = ask(listen, &asked);
     assert!(is_truncated(&answer));
@@ -121,9 +122,10 @@ fn questions_go_where_the_fewest_are_under_way() {
             back.send(&address(&question, 60, 1));
         });
     });
-    let (quick, listen) = (Nameserver::of(2), reserved_port());
+    let quick = Nameserver::of(2);
     let more = "policy = \"least_outstanding\", dns = { query_timeout = \"30s\" }";
-    let evener = Evener::run_with(&service(listen, &[&slow, &quick], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&slow, &quick], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     let waiting = client(listen);
     for turn in 0..60 {
         // Whoever got the slow one waits; the others are served meanwhile.
@@ -145,8 +147,9 @@ fn questions_go_where_the_fewest_are_under_way() {
 
 #[test]
 fn a_sticky_client_has_one_server_for_udp_and_tcp() {
-    let (one, two, listen) = (Nameserver::of(1), Nameserver::of(2), reserved_port());
-    let _evener = Evener::run(&service(listen, &[&one, &two], "sticky = true"));
+    let (one, two) = (Nameserver::of(1), Nameserver::of(2));
+    let evener = Evener::run(&service(0, &[&one, &two], "sticky = true"));
+    let listen = evener.port("d");
     let mut homes: HashMap<u8, usize> = HashMap::new();
     for number in 10..20 {
         let client = client_from([127, 0, 0, number], listen);
@@ -182,8 +185,9 @@ fn answers_come_from_the_address_that_was_asked() {
 
 #[test]
 fn open_connections_are_listed_and_can_be_closed() {
-    let (server, listen) = (Nameserver::silent(), reserved_port());
-    let evener = Evener::run(&service(listen, &[&server], "dns = { query_timeout = \"30s\" }"));
+    let server = Nameserver::silent();
+    let evener = Evener::run(&service(0, &[&server], "dns = { query_timeout = \"30s\" }"));
+    let listen = evener.port("d");
     let stages = || {
         let (status, found) = crate::admin::access::api(&evener, "GET", "/v1/connections?service=d", None);
         assert_eq!(status, 200, "{found}");

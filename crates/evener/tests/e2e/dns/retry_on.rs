@@ -4,7 +4,7 @@ use crate::harness::dns::{
     A, NXDOMAIN, Nameserver, REFUSED, SERVFAIL, TXT, ask, ask_tcp, host, question, rcode, record, reply,
     service,
 };
-use crate::harness::{Evener, reserved_port, wait_until};
+use crate::harness::{Evener, wait_until};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -22,9 +22,10 @@ fn declining(code: u8, mark: u8) -> Nameserver {
 
 /// Asks some, and says which codes come and how often the other server was asked.
 fn codes(code: u8, dns: &str) -> (Vec<u8>, usize) {
-    let (one, two, listen) = (declining(code, b'1'), Nameserver::of(2), reserved_port());
+    let (one, two) = (declining(code, b'1'), Nameserver::of(2));
     let more = format!("policy = \"first\", dns = {{ query_timeout = \"20s\", {dns} }}");
-    let evener = Evener::run_with(&service(listen, &[&one, &two], &more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&one, &two], &more), &["--workers", "1"]);
+    let listen = evener.port("d");
     let seen = (0..4).map(|turn| {
         let ask = ASKS[usize::from(turn % 2)];
         rcode(&ask(listen, &question(turn, &format!("n{turn}.example"), A)))
@@ -50,9 +51,10 @@ fn another_server_is_asked_for_the_codes_that_are_meant() {
 #[test]
 fn where_all_decline_the_response_of_the_last_one_is_passed_on() {
     for ask in ASKS {
-        let (one, two, listen) = (declining(SERVFAIL, b'1'), declining(SERVFAIL, b'2'), reserved_port());
+        let (one, two) = (declining(SERVFAIL, b'1'), declining(SERVFAIL, b'2'));
         let more = "policy = \"first\", dns = { query_timeout = \"20s\" }";
-        let evener = Evener::run(&service(listen, &[&one, &two], more));
+        let evener = Evener::run(&service(0, &[&one, &two], more));
+        let listen = evener.port("d");
         let asked = question(5, "a.example", A);
         let expected = reply(&asked, SERVFAIL, &[], &[record(TXT, 5, &[1, b'2'])]);
         assert_eq!(ask(listen, &asked), expected, "byte for byte");
@@ -66,9 +68,9 @@ fn the_first_response_is_passed_on_where_the_next_server_is_silent_or_gone() {
     let (one, silent, mut gone) = (declining(SERVFAIL, b'1'), Nameserver::silent(), Nameserver::of(3));
     gone.stop();
     for other in [&silent, &gone] {
-        let listen = reserved_port();
         let more = "policy = \"first\", dns = { query_timeout = \"300ms\", retries = 1 }";
-        let _evener = Evener::run(&service(listen, &[&one, other], more));
+        let evener = Evener::run(&service(0, &[&one, other], more));
+        let listen = evener.port("d");
         for ask in ASKS {
             let asked = question(5, "a.example", A);
             let expected = reply(&asked, SERVFAIL, &[], &[record(TXT, 5, &[1, b'1'])]);
@@ -79,9 +81,10 @@ fn the_first_response_is_passed_on_where_the_next_server_is_silent_or_gone() {
 
 #[test]
 fn a_server_that_is_down_is_not_waited_for() {
-    let (silent, one, listen) = (Nameserver::silent(), declining(SERVFAIL, b'1'), reserved_port());
+    let (silent, one) = (Nameserver::silent(), declining(SERVFAIL, b'1'));
     let more = "policy = \"first\", dns = { query_timeout = \"300ms\" }, passive = { down_for = \"1h\" }";
-    let evener = Evener::run_with(&service(listen, &[&silent, &one], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&silent, &one], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     wait_until("it to be down", || {
         for turn in 0..3 {
             assert_eq!(rcode(&ask(listen, &question(turn, &format!("n{turn}.example"), A))), SERVFAIL);
@@ -97,8 +100,9 @@ fn a_server_that_is_down_is_not_waited_for() {
 
 #[test]
 fn servers_go_on_taking_turns_though_one_declines() {
-    let (one, two, listen) = (declining(SERVFAIL, b'1'), Nameserver::of(2), reserved_port());
-    let _evener = Evener::run_with(&service(listen, &[&one, &two], ""), &["--workers", "1"]);
+    let (one, two) = (declining(SERVFAIL, b'1'), Nameserver::of(2));
+    let evener = Evener::run_with(&service(0, &[&one, &two], ""), &["--workers", "1"]);
+    let listen = evener.port("d");
     for turn in 0..20 {
         assert_eq!(host(&ASKS[usize::from(turn % 2)](listen, &question(turn, "a.example", A))), 2);
     }
@@ -114,9 +118,9 @@ fn a_stale_response_is_better_than_one_that_declines() {
         let answers = if code == 0 { vec![record(A, 1, &[192, 0, 2, 9])] } else { Vec::new() };
         back.send(&reply(question, code, &answers, &[]));
     });
-    let listen = reserved_port();
     let more = "dns = { query_timeout = \"20s\", cache = { stale = \"1h\" } }";
-    let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&server], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 9);
     for declines in [SERVFAIL, REFUSED] {
         code.store(declines, Ordering::Relaxed);

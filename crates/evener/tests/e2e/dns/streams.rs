@@ -5,7 +5,7 @@ use crate::harness::dns::{
     name_of, question, rcode, read_message, reply, service, sized,
 };
 use crate::harness::dns_mname::{Backend, Frame, frame, hello, mname_service, well};
-use crate::harness::{Evener, Server, connect, reserved_port, wait_until};
+use crate::harness::{Evener, Server, connect, wait_until};
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -34,9 +34,10 @@ fn hushed_on_its_first() -> (Nameserver, Arc<AtomicBool>) {
 fn a_stream_on_which_the_server_fell_silent_is_given_up() {
     const TIMEOUT: Duration = Duration::from_secs(1);
     for sockets in [1, 4] {
-        let ((server, hush), listen) = (hushed_on_its_first(), reserved_port());
+        let (server, hush) = hushed_on_its_first();
         let more = format!("dns = {{ query_timeout = \"1s\", sockets = {sockets} }}");
-        let evener = Evener::run_with(&service(listen, &[&server], &more), &["--workers", "1"]);
+        let evener = Evener::run_with(&service(0, &[&server], &more), &["--workers", "1"]);
+        let listen = evener.port("d");
         let mut stream = connect(listen);
         assert_eq!(host(&ask_stream(&stream, &question(1, "a.example", A))), 1);
         hush.store(true, Ordering::Relaxed);
@@ -87,8 +88,9 @@ fn with_a_large_zone() -> (Nameserver, Arc<AtomicUsize>) {
 
 #[test]
 fn a_transfer_to_a_client_that_takes_its_time_arrives_whole() {
-    let ((server, sent), listen) = (with_a_large_zone(), reserved_port());
-    let _evener = Evener::run(&service(listen, &[&server], "dns = { query_timeout = \"300ms\" }"));
+    let (server, sent) = with_a_large_zone();
+    let evener = Evener::run(&service(0, &[&server], "dns = { query_timeout = \"300ms\" }"));
+    let listen = evener.port("d");
     let mut stream = connect(listen);
     stream.write_all(&framed(&question(77, "zone.example", AXFR))).unwrap();
     for number in 0..PIECES {
@@ -113,8 +115,8 @@ fn a_client_whose_transfer_breaks_off_is_told_by_the_end_of_its_connection() {
         (0..3).for_each(|_| back.send(&sized(question, 1000)));
         back.close();
     });
-    let listen = reserved_port();
-    let evener = Evener::run(&service(listen, &[&server], "dns = { query_timeout = \"30s\" }"));
+    let evener = Evener::run(&service(0, &[&server], "dns = { query_timeout = \"30s\" }"));
+    let listen = evener.port("d");
     let (mut stream, other) = (connect(listen), connect(listen));
     assert_eq!(host(&ask_stream(&other, &question(1, "a.example", A))), 1);
     stream.write_all(&framed(&question(77, "zone.example", AXFR))).unwrap();
@@ -135,8 +137,8 @@ fn descriptors(evener: &Evener) -> usize {
 #[test]
 fn transfers_that_are_refused_hold_no_descriptors() {
     let server = Nameserver::start(|question, back| back.send(&reply(question, REFUSED, &[], &[])));
-    let listen = reserved_port();
-    let evener = Evener::run_with(&service(listen, &[&server], ""), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&server], ""), &["--workers", "1"]);
+    let listen = evener.port("d");
     let stream = connect(listen);
     let refused = |number| {
         let answer = ask_stream(&stream, &question(number, "zone.example", AXFR));
@@ -176,12 +178,13 @@ fn told_and(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> Server
 
 #[test]
 fn a_connection_for_one_client_follows_its_server_to_another_address() {
-    let (old, new, listen) = (told(1), told(2), reserved_port());
+    let (old, new) = (told(1), told(2));
     let of = |server: &Server| {
         let more = format!("{{ \"127.0.0.1:{}\", name = \"s\" }}, send_proxy = \"v2\"", server.port);
-        service(listen, &[], &more)
+        service(0, &[], &more)
     };
     let evener = Evener::run_with(&of(&old), &["--workers", "1"]);
+    let listen = evener.port("d");
     let streams: Vec<TcpStream> = (0..3).map(|_| connect(listen)).collect();
     for (server, number) in [(&old, 1), (&new, 2), (&old, 1)] {
         evener.reload(&of(server));
@@ -195,13 +198,14 @@ fn a_connection_for_one_client_follows_its_server_to_another_address() {
 #[test]
 fn a_client_that_does_not_read_is_no_failure_of_a_server_that_is_told_of_it() {
     const QUESTIONS: u16 = 600;
-    let (server, listen) = (told_and_sized(60_000), reserved_port());
+    let server = told_and_sized(60_000);
     let more = format!(
         "{{ \"127.0.0.1:{}\", name = \"s\" }}, send_proxy = \"v2\", passive = {{ failures = 1 }}, \
          dns = {{ query_timeout = \"1500ms\", pipeline_max = 1000 }}, idle_timeout = \"1min\"",
         server.port
     );
-    let evener = Evener::run_with(&service(listen, &[], &more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[], &more), &["--workers", "1"]);
+    let listen = evener.port("d");
     let mut stream = connect(listen);
     for number in 0..QUESTIONS {
         stream.write_all(&framed(&question(number, &format!("n{number}.example"), TXT))).unwrap();
@@ -217,9 +221,9 @@ fn a_client_that_does_not_read_is_no_failure_of_a_server_that_is_told_of_it() {
 
 /// Asks so many questions at once of a server that ends each connection after an answer.
 fn all_are_answered(port: u16, sockets: u8) {
-    let listen = reserved_port();
     let more = format!("\"127.0.0.1:{port}\", dns = {{ sockets = {sockets}, query_timeout = \"30s\" }}");
-    let evener = Evener::run_with(&service(listen, &[], &more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[], &more), &["--workers", "1"]);
+    let listen = evener.port("d");
     for _ in 0..20 {
         let mut stream = connect(listen);
         let all: Vec<u8> = (0..5).flat_map(|n| framed(&question(n, &format!("n{n}.example"), A))).collect();
@@ -257,9 +261,10 @@ fn twenty_sessions_that_are_not_accepted_are_one_fault() {
         Frame::Tcp { .. } => {}
         _ => well(frame, back, 4),
     });
-    let (other, listen) = (Nameserver::of(2), reserved_port());
+    let other = Nameserver::of(2);
     let more = "policy = \"first\", dns = { query_timeout = \"500ms\" }";
-    let evener = Evener::run_with(&mname_service(listen, &[&backend], &[&other], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&mname_service(0, &[&backend], &[&other], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     let state = || evener.server(&backend.name());
     wait_until("the session to stand", || (state()["verdict"] == "up").then_some(()));
     let streams: Vec<TcpStream> = (0..20).map(|_| connect(listen)).collect();
@@ -283,8 +288,9 @@ fn a_server_that_errs_after_each_hello_is_not_connected_to_without_end() {
     let backend = Backend::start(|_, mut back| {
         let _ = back.write_all(&[hello(), frame(&[7])].concat());
     });
-    let (begun, listen) = (Instant::now(), reserved_port());
-    let evener = Evener::run_with(&mname_service(listen, &[&backend], &[], ""), &["--workers", "1"]);
+    let begun = Instant::now();
+    let evener = Evener::run_with(&mname_service(0, &[&backend], &[], ""), &["--workers", "1"]);
+    let listen = evener.port("d");
     let connects = || backend.seen().iter().filter(|frame| **frame == Frame::Hello).count();
     wait_until("the third connect", || (connects() >= 3).then_some(()));
     let elapsed = begun.elapsed();

@@ -4,7 +4,7 @@ use crate::harness::dns::{
     A, AXFR, Back, Nameserver, QUIET, SOA, TXT, address, ask, ask_stream, client, framed, host, id,
     is_closed, name_of, question, question_end, read_message, record, reply, service, sized, with_edns,
 };
-use crate::harness::{DEADLINE, Evener, connect, reserved_port, wait_until};
+use crate::harness::{DEADLINE, Evener, connect, wait_until};
 use std::collections::HashSet;
 use std::io::Write;
 use std::net::Shutdown;
@@ -32,8 +32,9 @@ fn number(question: &[u8]) -> u8 {
 
 #[test]
 fn a_hundred_questions_of_one_connection_are_answered_in_any_order() {
-    let (server, listen) = (in_reverse(100), reserved_port());
-    let evener = Evener::run(&service(listen, &[&server], ""));
+    let server = in_reverse(100);
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     let mut stream = connect(listen);
     let all: Vec<u8> =
         (0..100).flat_map(|n| framed(&question(1000 + n, &format!("n{n}.example"), A))).collect();
@@ -61,8 +62,8 @@ fn messages_may_be_cut_at_any_byte_on_either_side() {
         std::thread::sleep(Duration::from_millis(5));
         back.send_raw(&answer[cut.min(answer.len())..]);
     });
-    let listen = reserved_port();
-    let _evener = Evener::run(&service(listen, &[&server], ""));
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     let mut stream = connect(listen);
     stream.set_nodelay(true).unwrap();
     let length = framed(&address(&question(0, "n10.example", A), 60, 1)).len() as u8;
@@ -79,8 +80,9 @@ fn messages_may_be_cut_at_any_byte_on_either_side() {
 
 #[test]
 fn a_client_that_sends_no_more_gets_its_answers() {
-    let (server, listen) = (in_reverse(3), reserved_port());
-    let _evener = Evener::run(&service(listen, &[&server], ""));
+    let server = in_reverse(3);
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     let mut stream = connect(listen);
     for n in 0..2 {
         stream.write_all(&framed(&question(n, &format!("n{n}.example"), A))).unwrap();
@@ -97,8 +99,9 @@ fn a_client_that_sends_no_more_gets_its_answers() {
 
 #[test]
 fn who_says_nothing_or_dribbles_is_closed_and_who_asks_stays() {
-    let (server, listen) = (Nameserver::of(1), reserved_port());
-    let evener = Evener::run(&service(listen, &[&server], "idle_timeout = \"1s\""));
+    let server = Nameserver::of(1);
+    let evener = Evener::run(&service(0, &[&server], "idle_timeout = \"1s\""));
+    let listen = evener.port("d");
     let (silent, mut dribbling, asking) = (connect(listen), connect(listen), connect(listen));
     let begun = Instant::now();
     // A message that never ends, a byte at a time, is no sign of life.
@@ -121,8 +124,8 @@ fn who_does_not_read_is_not_read_from_and_hinders_nobody() {
     let server = Nameserver::start(|question, back| {
         back.send(&if back.is_tcp() { sized(question, SIZE) } else { address(question, 60, 1) });
     });
-    let listen = reserved_port();
-    let evener = Evener::run_with(&service(listen, &[&server], ""), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&server], ""), &["--workers", "1"]);
+    let listen = evener.port("d");
     let stream = connect(listen);
     let mut writer = stream.try_clone().unwrap();
     let asking = std::thread::spawn(move || {
@@ -166,8 +169,8 @@ fn resident_kib(pid: u32) -> u64 {
 #[test]
 fn who_never_reads_is_closed_after_the_idle_timeout() {
     let server = Nameserver::start(|question, back| back.send(&sized(question, 60_000)));
-    let listen = reserved_port();
-    let evener = Evener::run(&service(listen, &[&server], "idle_timeout = \"1s\""));
+    let evener = Evener::run(&service(0, &[&server], "idle_timeout = \"1s\""));
+    let listen = evener.port("d");
     let mut stream = connect(listen);
     stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
     let asked = framed(&question(1, "big.example", TXT));
@@ -179,9 +182,10 @@ fn who_never_reads_is_closed_after_the_idle_timeout() {
 
 #[test]
 fn no_more_than_pipeline_max_questions_are_under_way() {
-    let (server, listen) = (Nameserver::silent(), reserved_port());
+    let server = Nameserver::silent();
     let more = "dns = { pipeline_max = 4, query_timeout = \"1s\", retries = 0 }";
-    let _evener = Evener::run(&service(listen, &[&server], more));
+    let evener = Evener::run(&service(0, &[&server], more));
+    let listen = evener.port("d");
     let mut stream = connect(listen);
     for n in 0..12 {
         stream.write_all(&framed(&question(n, &format!("n{n}.example"), A))).unwrap();
@@ -196,9 +200,10 @@ fn no_more_than_pipeline_max_questions_are_under_way() {
 
 #[test]
 fn questions_that_no_server_was_asked_do_not_count_as_under_way() {
-    let (server, listen) = (Nameserver::of(1), reserved_port());
+    let server = Nameserver::of(1);
     let more = "idle_timeout = \"1s\", dns = { cache = true, pipeline_max = 4 }";
-    let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&server], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     let stream = connect(listen);
     for n in 0..40 {
         // One that is kept, and one that is no question.
@@ -214,8 +219,8 @@ fn questions_that_no_server_was_asked_do_not_count_as_under_way() {
 #[test]
 fn messages_of_64_kib_pass_whole() {
     let server = Nameserver::start(|question, back| back.send(&sized(question, 65_535)));
-    let listen = reserved_port();
-    let _evener = Evener::run(&service(listen, &[&server], ""));
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     let stream = connect(listen);
     let plain = question(7, "a.example", TXT);
     let padding = vec![0; 65_535 - plain.len() - 11 - 4];
@@ -242,8 +247,8 @@ fn a_zone_is_transferred_in_as_many_messages_as_it_takes() {
         (0..50).for_each(|_| back.send(&piece));
         back.send(&reply(question, 0, &[soa], &[]));
     });
-    let listen = reserved_port();
-    let evener = Evener::run(&service(listen, &[&server], ""));
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     let mut stream = connect(listen);
     stream.write_all(&framed(&question(0xabcd, "zone.example", AXFR))).unwrap();
     stream.write_all(&framed(&question(2, "a.example", A))).unwrap();
@@ -261,8 +266,8 @@ fn a_server_that_ends_its_connections_is_asked_over_new_ones() {
         back.send(&address(question, 60, 1));
         back.close();
     });
-    let listen = reserved_port();
-    let evener = Evener::run(&service(listen, &[&server], ""));
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     let stream = connect(listen);
     for n in 0..50 {
         assert_eq!(host(&ask_stream(&stream, &question(n, "a.example", A))), 1);
@@ -273,9 +278,9 @@ fn a_server_that_ends_its_connections_is_asked_over_new_ones() {
 
 #[test]
 fn clients_share_the_connections_to_a_server() {
-    let (server, listen) = (Nameserver::of(1), reserved_port());
-    let _evener =
-        Evener::run_with(&service(listen, &[&server], "dns = { sockets = 2 }"), &["--workers", "1"]);
+    let server = Nameserver::of(1);
+    let evener = Evener::run_with(&service(0, &[&server], "dns = { sockets = 2 }"), &["--workers", "1"]);
+    let listen = evener.port("d");
     let streams: Vec<_> = (0..20).map(|_| connect(listen)).collect();
     for (n, stream) in streams.iter().chain(&streams).enumerate() {
         assert_eq!(host(&ask_stream(stream, &question(n as u16, "a.example", A))), 1);
@@ -286,8 +291,9 @@ fn clients_share_the_connections_to_a_server() {
 
 #[test]
 fn a_client_that_leaves_takes_nothing_along() {
-    let (server, listen) = (in_reverse(30), reserved_port());
-    let evener = Evener::run_with(&service(listen, &[&server], ""), &["--workers", "1"]);
+    let server = in_reverse(30);
+    let evener = Evener::run_with(&service(0, &[&server], ""), &["--workers", "1"]);
+    let listen = evener.port("d");
     let (mut leaving, mut staying) = (connect(listen), connect(listen));
     for n in 0..15 {
         leaving.write_all(&framed(&question(n, &format!("n{n}.example"), A))).unwrap();
@@ -310,8 +316,9 @@ fn a_client_that_leaves_takes_nothing_along() {
 
 #[test]
 fn more_than_pipeline_max_questions_are_answered_after_the_client_sent_its_last() {
-    let (server, listen) = (Nameserver::of(1), reserved_port());
-    let _evener = Evener::run(&service(listen, &[&server], "dns = { pipeline_max = 2 }"));
+    let server = Nameserver::of(1);
+    let evener = Evener::run(&service(0, &[&server], "dns = { pipeline_max = 2 }"));
+    let listen = evener.port("d");
     let mut stream = connect(listen);
     let all: Vec<u8> =
         (0..30).flat_map(|number| framed(&question(number, &format!("n{number}.example"), A))).collect();

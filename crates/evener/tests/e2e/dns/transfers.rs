@@ -4,7 +4,7 @@ use crate::harness::dns::{
     A, AXFR, Back, Nameserver, address, ask, ask_stream, framed, host, id, is_closed, question, question_end,
     rcode, read_message, record, reply, service,
 };
-use crate::harness::{Evener, connect, reserved_port, wait_until};
+use crate::harness::{Evener, connect, wait_until};
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -33,9 +33,10 @@ fn zone(question: &[u8], back: &Back) {
 
 #[test]
 fn a_transfer_is_over_with_its_last_soa() {
-    let (server, listen) = (Nameserver::start(zone), reserved_port());
-    let config = service(listen, &[&server], "");
+    let server = Nameserver::start(zone);
+    let config = service(0, &[&server], "");
     let mut evener = Evener::run_with(&config, &["--workers", "1"]);
+    let listen = evener.port("d");
     let mut stream = connect(listen);
     let active = || evener.status()["services"][0]["flows_active"].as_u64().unwrap();
     // More of them than one client may have at once.
@@ -68,8 +69,8 @@ fn an_incremental_transfer_of_what_is_up_to_date_is_one_soa() {
         251 => back.send(&reply(question, 0, &[soa(7)], &[])),
         _ => zone(question, back),
     });
-    let listen = reserved_port();
-    let mut evener = Evener::run_with(&service(listen, &[&server], ""), &["--workers", "1"]);
+    let mut evener = Evener::run_with(&service(0, &[&server], ""), &["--workers", "1"]);
+    let listen = evener.port("d");
     let stream = connect(listen);
     // More of them than one client may have at once; by TCP and by UDP; the same serial and a newer one.
     for number in 0..20 {
@@ -105,8 +106,8 @@ fn an_incremental_transfer_of_what_is_newer_goes_on_to_its_end() {
         back.send(&reply(question, 0, &rest, &[]));
         back.send(&reply(question, 0, &[soa(7)], &[]));
     });
-    let listen = reserved_port();
-    let evener = Evener::run_with(&service(listen, &[&server], ""), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&server], ""), &["--workers", "1"]);
+    let listen = evener.port("d");
     let mut stream = connect(listen);
     for number in 0_u16..20 {
         let serial = if number.is_multiple_of(2) { 5 } else { 3 };
@@ -150,9 +151,10 @@ fn busy() -> (Nameserver, Arc<Busy>) {
 #[test]
 fn pipelined_transfers_wait_for_their_turn() {
     const MANY: u16 = 40;
-    let ((server, busy), listen) = (busy(), reserved_port());
+    let (server, busy) = busy();
     let more = "dns = { query_timeout = \"30s\" }";
-    let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&server], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     let shut = busy.gate.lock();
     let mut stream = connect(listen);
     for number in 0..MANY {

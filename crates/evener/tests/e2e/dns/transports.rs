@@ -3,7 +3,7 @@
 use crate::harness::dns::{
     A, Nameserver, SERVFAIL, address, ask, ask_tcp, framed, host, question, rcode, read_message, service,
 };
-use crate::harness::{Evener, Reservation, Server, local, reserved_port, wait_until};
+use crate::harness::{Evener, Reservation, Server, local, wait_until};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::UdpSocket;
@@ -67,9 +67,10 @@ fn hosts(ask: fn(u16, &[u8]) -> Vec<u8>, listen: u16) -> BTreeSet<u8> {
 }
 
 fn both_and(other: &str, more: &str) -> (Nameserver, u16, Evener) {
-    let (both, listen) = (Nameserver::of(1), reserved_port());
-    let config = service(listen, &[&both], &format!("\"{other}\", {more}"));
+    let both = Nameserver::of(1);
+    let config = service(0, &[&both], &format!("\"{other}\", {more}"));
     let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let listen = evener.port("d");
     (both, listen, evener)
 }
 
@@ -108,9 +109,10 @@ fn a_server_that_speaks_only_tcp_is_no_worse_for_it() {
 
 #[test]
 fn where_no_other_is_left_the_transport_is_tried_all_the_same() {
-    let (other, listen) = (DatagramsOnly::start(), reserved_port());
-    let config = service(listen, &[], &format!("\"{}\"", other.name()));
+    let other = DatagramsOnly::start();
+    let config = service(0, &[], &format!("\"{}\"", other.name()));
     let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let listen = evener.port("d");
     for turn in 0..3 {
         assert_eq!(rcode(&ask_tcp(listen, &question(turn, "a.example", A))), SERVFAIL);
         assert_eq!(host(&ask(listen, &question(turn, "a.example", A))), 2);

@@ -67,9 +67,10 @@ impl Crowd {
 
 #[test]
 fn many_who_ask_the_same_at_once_cost_the_server_one_question() {
-    let ((server, gate), listen) = (gated(|question| address(question, 60, 1)), reserved_port());
+    let (server, gate) = gated(|question| address(question, 60, 1));
     let more = "dns = { cache = true, query_timeout = \"30s\" }";
-    let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&server], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     let shut = gate.lock();
     let crowd = Crowd::ask(&evener, listen);
     drop(shut);
@@ -88,9 +89,10 @@ fn many_who_ask_the_same_at_once_cost_the_server_one_question() {
 
 #[test]
 fn without_kept_answers_each_of_them_is_asked() {
-    let ((server, gate), listen) = (gated(|question| address(question, 60, 1)), reserved_port());
+    let (server, gate) = gated(|question| address(question, 60, 1));
     let more = "dns = { query_timeout = \"30s\" }";
-    let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&server], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     let shut = gate.lock();
     let crowd = Crowd::ask(&evener, listen);
     wait_until("all questions", || (server.count() == 2 * usize::from(MANY)).then_some(()));
@@ -130,9 +132,10 @@ fn each_of_them_hears_that_the_server_failed() {
 
 #[test]
 fn an_answer_that_is_shared_is_cut_to_what_each_of_them_takes() {
-    let ((server, gate), listen) = (gated(|question| sized(question, 1000)), reserved_port());
+    let (server, gate) = gated(|question| sized(question, 1000));
     let more = "dns = { cache = true, query_timeout = \"30s\" }";
-    let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&server], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     let shut = gate.lock();
     let sizes = [512, 4096, 600, 1232, 512];
     let crowd = sizes.map(|size| {
@@ -159,9 +162,9 @@ fn those_who_waited_for_one_whose_client_left_wait_for_another_of_them() {
             back.send(&address(question, 60, 1));
         }
     });
-    let listen = reserved_port();
     let more = "dns = { cache = true, query_timeout = \"1s\", client_subnet = { v4 = 24 } }";
-    let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&server], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     let mut leaving = connect(listen);
     leaving.write_all(&framed(&own(1))).unwrap();
     wait_until("the question", || (server.count() == 1).then_some(()));
@@ -194,9 +197,9 @@ fn bare(question: &[u8], rcode: u8) -> Vec<u8> {
 #[test]
 fn an_update_that_is_answered_with_a_bare_header_is_answered() {
     for more in ["", "dns = { cache = true }"] {
-        let (server, listen) =
-            (Nameserver::start(|question, back| back.send(&bare(question, 0))), reserved_port());
-        let evener = Evener::run(&service(listen, &[&server], more));
+        let server = Nameserver::start(|question, back| back.send(&bare(question, 0)));
+        let evener = Evener::run(&service(0, &[&server], more));
+        let listen = evener.port("d");
         let mut update = question(4711, "zone.example", SOA);
         (update[2], update[3]) = (5 << 3, 0);
         assert_eq!(ask(listen, &update), bare(&update, 0));
@@ -208,9 +211,9 @@ fn an_update_that_is_answered_with_a_bare_header_is_answered() {
 #[test]
 fn a_server_that_does_not_understand_a_question_may_say_so_with_a_bare_header() {
     for more in ["", "dns = { cache = true, client_subnet = true }"] {
-        let (server, listen) =
-            (Nameserver::start(|question, back| back.send(&bare(question, FORMERR))), reserved_port());
-        let evener = Evener::run(&service(listen, &[&server], more));
+        let server = Nameserver::start(|question, back| back.send(&bare(question, FORMERR)));
+        let evener = Evener::run(&service(0, &[&server], more));
+        let listen = evener.port("d");
         let asked = with_edns(question(4711, "a.example", A), 1232, false, &[]);
         assert_eq!(ask(listen, &asked), bare(&asked, FORMERR));
         assert_eq!(ask_tcp(listen, &asked), bare(&asked, FORMERR));
@@ -224,8 +227,8 @@ fn a_bare_header_that_says_all_is_well_is_no_answer() {
         back.send(&bare(question, 0));
         back.send(&address(question, 60, 1));
     });
-    let listen = reserved_port();
-    let evener = Evener::run(&service(listen, &[&server], ""));
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("d");
     let (asked, socket) = (own(1), client(listen));
     assert_eq!(ask_on(&socket, &asked), address(&asked, 60, 1));
     assert_eq!(ask_tcp(listen, &asked), address(&asked, 60, 1));
@@ -234,9 +237,10 @@ fn a_bare_header_that_says_all_is_well_is_no_answer() {
 
 #[test]
 fn many_who_ask_the_same_share_a_bare_header_too() {
-    let ((server, gate), listen) = (gated(|question| bare(question, FORMERR)), reserved_port());
+    let (server, gate) = gated(|question| bare(question, FORMERR));
     let more = "dns = { cache = true, query_timeout = \"30s\" }";
-    let evener = Evener::run_with(&service(listen, &[&server], more), &["--workers", "1"]);
+    let evener = Evener::run_with(&service(0, &[&server], more), &["--workers", "1"]);
+    let listen = evener.port("d");
     let shut = gate.lock();
     let crowd = Crowd::ask(&evener, listen);
     drop(shut);

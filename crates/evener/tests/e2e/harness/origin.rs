@@ -1,7 +1,7 @@
 //! HTTP/1.1 as the tests speak it: a server that keeps what it saw, and a client. Both are strict: what is not exactly
 //! as RFC 9112 wants it is an error here, whatever a lenient program would make of it.
 
-use crate::harness::{Evener, Server, connect, reserved_port};
+use crate::harness::{Evener, Server, connect};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -366,8 +366,9 @@ pub(crate) fn http_service(listen: u16, origins: &[&Origin], more: &str) -> Stri
 /// An instance of one worker with one http service, and where that listens. Connections to servers are kept by each
 /// worker: with one, what is reused is known.
 pub(crate) fn run_http(origins: &[&Origin], more: &str) -> (Evener, u16) {
-    let listen = reserved_port();
-    (Evener::run_with(&http_service(listen, origins, more), &["--workers", "1"]), listen)
+    let evener = Evener::run_with(&http_service(0, origins, more), &["--workers", "1"]);
+    let listen = evener.port("s");
+    (evener, listen)
 }
 
 /// Bytes that differ at each place of a body.

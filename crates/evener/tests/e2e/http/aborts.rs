@@ -2,7 +2,7 @@
 
 use crate::harness::certificates::shake;
 use crate::harness::origin::{Origin, Wire, http_service, run_http};
-use crate::harness::{Evener, Server, reserved_port, wait_until};
+use crate::harness::{Evener, Server, wait_until};
 use crate::http::http2::client::{END_STREAM, Front, RST_STREAM, frame, request_block};
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -173,8 +173,8 @@ fn which_requests_are_given_up_is_configured() {
 #[test]
 fn a_client_that_ends_its_side_gets_what_comes_soon() {
     let origin = Origin::start(|wire, _| wire.reply("200 OK", "", &vec![b'x'; 4 << 20]));
-    let listen = reserved_port();
-    let _evener = Evener::run(&http_service(listen, &[&origin], ""));
+    let evener = Evener::run(&http_service(0, &[&origin], ""));
+    let listen = evener.port("s");
     let mut client = crate::harness::connect(listen);
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     client.shutdown(Shutdown::Write).unwrap();

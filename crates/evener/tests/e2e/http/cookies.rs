@@ -1,8 +1,8 @@
 //! Several pools of one service that are sticky by cookies: each has a cookie of its own, and a client stays with its
 //! server of each.
 
+use crate::harness::Evener;
 use crate::harness::origin::{Message, Origin, Wire};
-use crate::harness::{Evener, reserved_port};
 use crate::http::http2::client::{Front, within};
 use std::collections::BTreeMap;
 
@@ -52,14 +52,14 @@ impl Jar {
 #[test]
 fn each_pool_of_a_service_has_a_cookie_of_its_own() {
     let (www, api) = (["a", "b", "c"].map(Origin::named), ["d", "e", "f"].map(Origin::named));
-    let listen = reserved_port();
     let config = format!(
         "{}{}{}",
         pool("www", &www, STICKY),
         pool("the api", &api, STICKY),
-        service(listen, "routes = { { path = \"/api\", pool = \"the api\" } }")
+        service(0, "routes = { { path = \"/api\", pool = \"the api\" } }")
     );
-    let _evener = Evener::run(&config);
+    let evener = Evener::run(&config);
+    let listen = evener.port("s");
     let mut servers = Vec::new();
     for _ in 0..4 {
         let mut jar = Jar::default();
@@ -106,13 +106,13 @@ fn clients_of_http_2_keep_both_cookies() {
 #[test]
 fn a_client_stays_when_another_sticky_pool_comes_to_the_service() {
     let (www, api) = (["a", "b", "c"].map(Origin::named), ["d", "e", "f"].map(Origin::named));
-    let listen = reserved_port();
     let pools = format!("{}{}", pool("www", &www, STICKY), pool("api", &api, STICKY));
-    let evener = Evener::run(&format!("{pools}{}", service(listen, "")));
+    let evener = Evener::run(&format!("{pools}{}", service(0, "")));
+    let listen = evener.port("s");
     let mut jar = Jar::default();
     let home = jar.ask(listen, "/").text();
     assert_eq!(jar.names(), ["EVENER"]);
-    evener.reload(&format!("{pools}{}", service(listen, "routes = { { path = \"/api\", pool = \"api\" } }")));
+    evener.reload(&format!("{pools}{}", service(0, "routes = { { path = \"/api\", pool = \"api\" } }")));
     let other = jar.ask(listen, "/api").text();
     assert_eq!(jar.names(), ["EVENER", "EVENER_api"]);
     for _ in 0..6 {
@@ -126,16 +126,17 @@ fn a_client_stays_when_another_sticky_pool_comes_to_the_service() {
 fn names_that_are_given_stay_and_pools_of_several_services_share_theirs() {
     let named = |name: &str| format!("sticky = {{ by = \"cookie\", name = \"{name}\" }}");
     let [a, b, c] = ["a", "b", "c"].map(|name| [Origin::named(name)]);
-    let (one, two) = (reserved_port(), reserved_port());
     let routes = "routes = { { path = \"/b\", pool = \"b\" }, { path = \"/c\", pool = \"c\" } }";
     let config = format!(
-        "{}{}{}{}service \"other\" {{ listen = \"127.0.0.1:{two}\", protocol = \"http\", pool = \"c\" }}\n",
+        "{}{}{}{}service \"other\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", pool = \"c\" }}\n",
         pool("www", &a, &named("EVENER")),
         pool("b", &b, &named("B")),
         pool("c", &c, STICKY),
-        service(one, routes),
+        service(0, routes),
     );
     let evener = Evener::run(&config);
+    let one = evener.port("s");
+    let two = evener.port("other");
     let set = |port, path| {
         let mut jar = Jar::default();
         jar.ask(port, path);

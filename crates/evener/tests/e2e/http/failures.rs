@@ -1,7 +1,7 @@
 //! HTTP when servers fail: who is asked next, what the client is told, and whom it stays with.
 
 use crate::harness::origin::{Message, Origin, Wire, get, hang_up, http_service, run_http};
-use crate::harness::{DEADLINE, Evener, reserved_port, wait_until};
+use crate::harness::{DEADLINE, Evener, wait_until};
 use std::io::Read;
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -36,12 +36,12 @@ fn a_dead_server_gives_a_page_and_the_connection_goes_on() {
 #[test]
 fn nobody_in_service_gives_503_and_says_when_to_come_again() {
     let origin = Origin::named("a");
-    let listen = reserved_port();
-    let _evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", \
          {{ \"127.0.0.1:{}\", state = \"maintenance\" }} }}",
         origin.port
     ));
+    let listen = evener.port("s");
     let answer = get(listen, "/");
     assert!(is_page(&answer, 503), "{}", answer.head);
     assert_eq!(answer.field("Retry-After"), "1");
@@ -196,11 +196,11 @@ fn an_answer_before_the_upload_is_complete_reaches_the_client() {
         let _ = wire.stream.shutdown(Shutdown::Write);
         std::thread::sleep(Duration::from_millis(300));
     });
-    let listen = reserved_port();
-    let _evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{}\" }}",
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", \"127.0.0.1:{}\" }}",
         origin.port
     ));
+    let listen = evener.port("s");
     let mut client = Wire::to(listen);
     let stream = Arc::clone(&client.stream);
     let writing = std::thread::spawn(move || {
@@ -336,14 +336,14 @@ fn balance_per_connection_keeps_a_client_with_its_server() {
 #[test]
 fn balance_per_connection_is_for_the_pool_that_a_request_leads_to() {
     let [a, emergency, usual] = ["a", "emergency", "usual"].map(Origin::named);
-    let port = reserved_port();
-    let _evener = Evener::run(&format!(
+    let evener = Evener::run(&format!(
         "local a = pool \"a\" {{ \"127.0.0.1:{}\" }}
          local b = pool \"b\" {{ {{ \"127.0.0.1:{}\", tier = 2 }}, \"127.0.0.1:{}\" }}
-         service \"h\" {{ listen = \"127.0.0.1:{port}\", protocol = \"http\", pool = a,
+         service \"h\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", pool = a,
            balance_per = \"connection\", routes = {{ {{ path = \"/b\", pool = b }} }} }}",
         a.port, emergency.port, usual.port
     ));
+    let port = evener.port("h");
     // Both pools number their servers for themselves.
     let mut client = Wire::to(port);
     for (path, name) in [("/", "a"), ("/b", "usual"), ("/b", "usual"), ("/", "a"), ("/b", "usual")] {
@@ -507,11 +507,11 @@ fn a_change_of_protocol_before_the_upload_is_complete_is_no_answer() {
         wire.send("HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n").unwrap();
         let _ = wire.head();
     });
-    let listen = reserved_port();
-    let _evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{}\" }}",
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", \"127.0.0.1:{}\" }}",
         origin.port
     ));
+    let listen = evener.port("s");
     let mut client = Wire::to(listen);
     client
         .send("POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe")

@@ -1,19 +1,20 @@
 //! HTTP at its limits: who may not come in, who asks too much, who takes too long, and what the service answers itself.
 
 use crate::harness::origin::{Message, Origin, Wire, get, run_http};
-use crate::harness::{Evener, Server, connect, line, reserved_port, wait_until};
+use crate::harness::{Evener, Server, connect, line, wait_until};
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 /// An instance whose second pool is for those who are refused, and where it listens.
 fn with_spare(origins: [&Origin; 2], more: &str) -> (Evener, u16) {
-    let listen = reserved_port();
     let config = format!(
         "local spare = pool \"spare\" {{ \"127.0.0.1:{}\" }}\n\
-         service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{}\", {more} }}",
+         service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", \"127.0.0.1:{}\", {more} }}",
         origins[1].port, origins[0].port
     );
-    (Evener::run_with(&config, &["--workers", "1"]), listen)
+    let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let listen = evener.port("s");
+    (evener, listen)
 }
 
 /// Whether the other side ends without a word; a reset is an end, too.
@@ -27,10 +28,9 @@ fn ends_silently(client: &mut Wire) -> bool {
 
 #[test]
 fn the_redirect_goes_to_https_with_everything_else_as_it_was() {
-    let listen = reserved_port();
-    let _evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", redirect = \"https\" }}"
-    ));
+    let evener =
+        Evener::run("service \"s\" { listen = \"127.0.0.1:0\", protocol = \"http\", redirect = \"https\" }");
+    let listen = evener.port("s");
     let mut client = Wire::to(listen);
     for (host, target, location) in [
         ("www.example.org", "/a?b=c", "https://www.example.org/a?b=c"),
@@ -54,10 +54,9 @@ fn the_redirect_goes_to_https_with_everything_else_as_it_was() {
 
 #[test]
 fn the_redirect_of_connect_names_no_strange_host() {
-    let listen = reserved_port();
-    let _evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", redirect = \"https\" }}"
-    ));
+    let evener =
+        Evener::run("service \"s\" { listen = \"127.0.0.1:0\", protocol = \"http\", redirect = \"https\" }");
+    let listen = evener.port("s");
     let mut client = Wire::to(listen);
     client.send("CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n").unwrap();
     let answer = client.answer("GET").unwrap();
@@ -66,11 +65,11 @@ fn the_redirect_of_connect_names_no_strange_host() {
 
 #[test]
 fn the_redirect_may_have_another_status_and_port() {
-    let listen = reserved_port();
-    let _evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \
-         redirect = {{ status = 301, port = 8443 }} }}"
-    ));
+    let evener = Evener::run(
+        "service \"s\" { listen = \"127.0.0.1:0\", protocol = \"http\", \
+         redirect = { status = 301, port = 8443 } }",
+    );
+    let listen = evener.port("s");
     let answer = get(listen, "/x");
     assert_eq!((answer.status(), answer.field("Location")), (301, "https://test:8443/x"));
 }
@@ -298,11 +297,11 @@ fn a_slow_client_costs_no_memory_however_much_it_gets() {
         let piece = vec![b'x'; 1 << 20];
         while stream.write_all(&piece).is_ok() {}
     });
-    let listen = reserved_port();
     let evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{}\" }}",
+        "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", \"127.0.0.1:{}\" }}",
         origin.port
     ));
+    let listen = evener.port("s");
     let client = Wire::to(listen);
     // The kernel then tells of room in small steps, and what waits here is never all taken at once.
     socket2::SockRef::from(&client.stream).set_recv_buffer_size(16 * 1024).unwrap();

@@ -3,7 +3,7 @@
 use crate::harness::origin::{
     Framing, Message, Origin, Wire, chunked, get, hang_up, http_service, pattern, run_http,
 };
-use crate::harness::{Evener, Server, reserved_port, wait_until};
+use crate::harness::{Evener, Server, wait_until};
 use std::io;
 use std::sync::mpsc;
 
@@ -129,11 +129,11 @@ fn a_client_that_expects_100_sends_its_body_when_the_server_says_so() {
             wire.reply("200 OK", "", &body).unwrap();
         }
     });
-    let listen = reserved_port();
-    let _evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{}\" }}",
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", \"127.0.0.1:{}\" }}",
         origin.port
     ));
+    let listen = evener.port("s");
     let mut client = Wire::to(listen);
     for _ in 0..3 {
         client
@@ -258,12 +258,12 @@ fn routes_go_by_host_and_by_the_longest_path() {
         .zip(&origins)
         .map(|(name, origin)| format!("local {name} = pool \"{name}\" {{ \"127.0.0.1:{}\" }}\n", origin.port))
         .collect();
-    let listen = reserved_port();
-    let _evener = Evener::run(&format!(
-        "{pools} service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", pool = other, routes = {{\n\
+    let evener = Evener::run(&format!(
+        "{pools} service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", pool = other, routes = {{\n\
          {{ path = \"/api\", pool = api }}, {{ path = \"/api/v2/\", pool = v2 }},\n\
          {{ host = \"*.example.org\", pool = wild }}, {{ host = \"www.example.org\", pool = exact }} }} }}"
     ));
+    let listen = evener.port("s");
     let mut client = Wire::to(listen);
     for (host, target, expected) in [
         ("www.example.org", "/", "exact"),
@@ -288,13 +288,14 @@ fn routes_go_by_host_and_by_the_longest_path() {
 
 #[test]
 fn without_a_route_and_a_pool_the_answer_is_404_and_the_connection_stays() {
-    let (origin, listen) = (Origin::named("a"), reserved_port());
-    let _evener = Evener::run(&format!(
+    let origin = Origin::named("a");
+    let evener = Evener::run(&format!(
         "local a = pool \"a\" {{ \"127.0.0.1:{}\" }}\n\
-         service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \
+         service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", \
          routes = {{ {{ host = \"a.example\", pool = a }} }} }}",
         origin.port
     ));
+    let listen = evener.port("s");
     let mut client = Wire::to(listen);
     for (host, status) in [("b.example", 404), ("a.example", 200), ("b.example", 404)] {
         client.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).unwrap();
@@ -365,13 +366,14 @@ fn a_trusted_proxy_says_who_is_denied() {
 
 #[test]
 fn a_reload_counts_for_the_next_request_of_a_kept_connection() {
-    let (a, b, listen) = (Origin::named("a"), Origin::named("b"), reserved_port());
-    let evener = Evener::run(&http_service(listen, &[&a], ""));
+    let (a, b) = (Origin::named("a"), Origin::named("b"));
+    let evener = Evener::run(&http_service(0, &[&a], ""));
+    let listen = evener.port("s");
     let mut client = Wire::to(listen);
     assert_eq!(client.ask("GET", "/", "").unwrap().text(), "a");
-    evener.reload(&http_service(listen, &[&b], ""));
+    evener.reload(&http_service(0, &[&b], ""));
     assert_eq!(client.ask("GET", "/", "").unwrap().text(), "b");
-    evener.reload(&http_service(listen, &[&a], "forwarded = \"off\""));
+    evener.reload(&http_service(0, &[&a], "forwarded = \"off\""));
     assert_eq!(client.ask("GET", "/", "").unwrap().text(), "a");
     assert_eq!(a.requests()[1].field("X-Forwarded-For"), "");
 }
@@ -403,10 +405,10 @@ fn a_drain_finishes_the_present_answer_and_lets_the_idle_go() {
 #[test]
 fn clients_that_never_close_do_not_hold_the_program() {
     let origin = Origin::start(move |wire, _| wire.reply("200 OK", "", b"a"));
-    let listen = reserved_port();
     // Within the time for which the program otherwise hears a client to its end.
     let options = ["--workers", "1", "--drain-timeout", "4s"];
-    let mut evener = Evener::run_with(&http_service(listen, &[&origin], ""), &options);
+    let mut evener = Evener::run_with(&http_service(0, &[&origin], ""), &options);
+    let listen = evener.port("s");
     let (mut idle, mut closed) = (Wire::to(listen), Wire::to(listen));
     assert!(!idle.ask("GET", "/", "").unwrap().closes());
     assert!(closed.ask("GET", "/", "Connection: close\r\n").unwrap().closes());
@@ -467,11 +469,11 @@ fn what_is_said_right_behind_a_change_of_protocol_arrives_on_both_sides() {
         let said = wire.head().unwrap().unwrap();
         wire.send(said).unwrap();
     });
-    let listen = reserved_port();
-    let _evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{}\" }}",
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", \"127.0.0.1:{}\" }}",
         origin.port
     ));
+    let listen = evener.port("s");
     let mut client = Wire::to(listen);
     client
         .send("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nI am early\r\n\r\n")

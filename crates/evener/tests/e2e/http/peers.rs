@@ -96,11 +96,12 @@ fn websocket_server(python: &PathBuf, directory: &Directory, port: u16) -> Runni
 #[test]
 fn websockets_go_through_with_texts_large_messages_pings_and_close_codes() {
     let Some(python) = python() else { return };
-    let (directory, listen, port) = (Directory::new(), reserved_port(), reserved_port());
+    let (directory, port) = (Directory::new(), reserved_port());
     let _server = websocket_server(&python, &directory, port);
     let evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{port}\" }}"
+        "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", \"127.0.0.1:{port}\" }}"
     ));
+    let listen = evener.port("s");
     let script = directory.write("client.py", WEBSOCKET_CLIENT);
     let mut client = Command::new(&python);
     let output: Output = client.arg(script).arg(format!("ws://127.0.0.1:{listen}/chat")).output().unwrap();
@@ -198,11 +199,11 @@ fn a_hundred_thousand_mixed_requests_get_their_own_answers() {
             }
         })
     });
-    let listen = reserved_port();
     let evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", \"127.0.0.1:{}\", \"127.0.0.1:{}\" }}",
+        "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", \"127.0.0.1:{}\", \"127.0.0.1:{}\" }}",
         servers[0].port, servers[1].port
     ));
+    let listen = evener.port("s");
     let begun = Instant::now();
     std::thread::scope(|scope| {
         for client in 0..CLIENTS {

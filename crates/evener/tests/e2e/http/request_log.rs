@@ -2,7 +2,7 @@
 
 use crate::harness::certificates::{ANY, Authority, line_of, shake};
 use crate::harness::origin::{Origin, Wire};
-use crate::harness::{DEADLINE, Directory, Evener, Server, connect, line, reserved_port, wait_until};
+use crate::harness::{DEADLINE, Directory, Evener, Server, connect, line, wait_until};
 use crate::http::http2::client::{Front, within};
 use crate::tcp::proxy_protocol::connect_from;
 use std::fs;
@@ -50,9 +50,10 @@ fn echo(stream: &mut (impl Read + Write), bytes: &[u8]) {
 
 #[test]
 fn each_piece_of_a_plain_connection_is_a_line() {
-    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
+    let (a, directory) = (Server::named("a"), Directory::new());
     let log = directory.file("requests.log");
-    let evener = Evener::run(&tcp(listen, a.port, &log, ""));
+    let evener = Evener::run(&tcp(0, a.port, &log, ""));
+    let listen = evener.port("s");
     let mut client = connect_from("127.0.0.2", listen);
     line(&mut client);
     let long = "x".repeat(300);
@@ -67,9 +68,10 @@ fn each_piece_of_a_plain_connection_is_a_line() {
 
 #[test]
 fn bulk_is_written_down_piece_by_piece_and_comes_through_whole() {
-    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
+    let (a, directory) = (Server::named("a"), Directory::new());
     let log = directory.file("requests.log");
-    let evener = Evener::run(&tcp(listen, a.port, &log, ""));
+    let evener = Evener::run(&tcp(0, a.port, &log, ""));
+    let listen = evener.port("s");
     let mut client = connect(listen);
     line(&mut client);
     let bytes: Vec<u8> = "0123456789ABCDE\n".bytes().cycle().take(8 << 20).collect();
@@ -89,16 +91,17 @@ fn bulk_is_written_down_piece_by_piece_and_comes_through_whole() {
 
 #[test]
 fn what_is_said_before_a_server_is_chosen_and_what_was_sealed_is_written_down() {
-    let (a, plain, secret, directory) =
-        (Server::named("a"), reserved_port(), reserved_port(), Directory::new());
+    let (a, directory) = (Server::named("a"), Directory::new());
     let (authority, log, sealed) =
         (Authority::new("test ca"), directory.file("p.log"), directory.file("t.log"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let _evener = Evener::run(&format!(
+    let evener = Evener::run(&format!(
         "{}{}",
-        tcp(plain, a.port, &log, "proxy_from = \"127.0.0.0/8\""),
-        tcp(secret, a.port, &sealed, &format!("tls = {{ {keys} }}")).replace("\"s\"", "\"t\""),
+        tcp(0, a.port, &log, "proxy_from = \"127.0.0.0/8\""),
+        tcp(0, a.port, &sealed, &format!("tls = {{ {keys} }}")).replace("\"s\"", "\"t\""),
     ));
+    let plain = evener.port("s");
+    let secret = evener.port("t");
     let mut client = connect(plain);
     client.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\nfirst").unwrap();
     line(&mut client);
@@ -113,10 +116,11 @@ fn what_is_said_before_a_server_is_chosen_and_what_was_sealed_is_written_down() 
 
 #[test]
 fn each_request_that_is_sent_to_a_server_is_a_line() {
-    let (origin, listen, directory) = (Origin::named("a"), reserved_port(), Directory::new());
+    let (origin, directory) = (Origin::named("a"), Directory::new());
     let log = directory.file("requests.log");
     let more = "protocol = \"http\", health = \"/health\", forwarded = { trust = \"127.0.0.0/8\" }";
-    let evener = Evener::run(&tcp(listen, origin.port, &log, more));
+    let evener = Evener::run(&tcp(0, origin.port, &log, more));
+    let listen = evener.port("s");
     let mut wire = Wire::to(listen);
     wire.ask("GET", "/a?b=c", "").unwrap();
     wire.ask("POST", "/p", "Content-Length: 2\r\n\r\n").unwrap();
@@ -154,14 +158,15 @@ fn requests_of_http2_are_written_down_as_such() {
 
 #[test]
 fn a_unix_server_is_written_down_by_its_path() {
-    let (listen, directory) = (reserved_port(), Directory::new());
+    let directory = Directory::new();
     let (log, path) = (directory.file("requests.log"), directory.file("a.sock"));
     let server = UnixListener::bind(&path).unwrap();
     let log_text = log.display();
-    let _evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"{}\", request_log = \"{log_text}\" }}",
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:0\", \"{}\", request_log = \"{log_text}\" }}",
         path.display()
     ));
+    let listen = evener.port("s");
     let mut client = connect(listen);
     client.write_all(b"hello").unwrap();
     let (mut stream, _) = server.accept().unwrap();
@@ -172,10 +177,11 @@ fn a_unix_server_is_written_down_by_its_path() {
 
 #[test]
 fn a_file_that_was_moved_away_goes_on_anew_after_a_reload() {
-    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
+    let (a, directory) = (Server::named("a"), Directory::new());
     let (log, moved) = (directory.file("requests.log"), directory.file("requests.log.1"));
-    let config = tcp(listen, a.port, &log, "");
+    let config = tcp(0, a.port, &log, "");
     let evener = Evener::run(&config);
+    let listen = evener.port("s");
     let mut client = connect(listen);
     line(&mut client);
     let mut say = |text: &str| echo(&mut client, text.as_bytes());
@@ -200,24 +206,25 @@ fn a_file_that_was_moved_away_goes_on_anew_after_a_reload() {
 
 #[test]
 fn a_log_comes_goes_and_must_be_writable() {
-    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
+    let (a, directory) = (Server::named("a"), Directory::new());
     let (log, other) = (directory.file("requests.log"), directory.file("other.log"));
-    let without = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
+    let without = format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);
     let evener = Evener::run(&without);
+    let listen = evener.port("s");
     let say = |text: &str| {
         let mut client = connect(listen);
         line(&mut client);
         echo(&mut client, text.as_bytes());
     };
     say("none");
-    evener.reload(&tcp(listen, a.port, &log, ""));
+    evener.reload(&tcp(0, a.port, &log, ""));
     say("one");
-    evener.reload(&tcp(listen, a.port, &other, ""));
+    evener.reload(&tcp(0, a.port, &other, ""));
     say("two");
     assert_eq!(lines(&log, 1), ["127.0.0.1 127.0.0.1 one"]);
     assert_eq!(lines(&other, 1), ["127.0.0.1 127.0.0.1 two"]);
     let nowhere = directory.file("no/such/directory.log");
-    evener.directory.write("evener.lua", &tcp(listen, a.port, &nowhere, "connections_max = 1"));
+    evener.directory.write("evener.lua", &tcp(0, a.port, &nowhere, "connections_max = 1"));
     evener.signal("HUP");
     evener.expect_log("reload_failed");
     evener.expect_log("request_log: ");
@@ -232,14 +239,15 @@ fn a_log_comes_goes_and_must_be_writable() {
 
 #[test]
 fn a_collector_gets_a_datagram_for_each_line() {
-    let (a, listen) = (Server::named("a"), reserved_port());
+    let a = Server::named("a");
     let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
     collector.set_read_timeout(Some(DEADLINE)).unwrap();
     let port = collector.local_addr().unwrap().port();
-    let _evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", request_log = {{ udp = \"127.0.0.1:{port}\" }} }}",
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", request_log = {{ udp = \"127.0.0.1:{port}\" }} }}",
         a.port
     ));
+    let listen = evener.port("s");
     let mut client = connect(listen);
     line(&mut client);
     let mut told = |said: &[u8]| {
@@ -255,12 +263,13 @@ fn a_collector_gets_a_datagram_for_each_line() {
 
 #[test]
 fn nobody_waits_for_whoever_reads_the_log() {
-    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
+    let (a, directory) = (Server::named("a"), Directory::new());
     let pipe = directory.file("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     // Somebody reads, but not now.
     let reader = fs::File::options().read(true).write(true).open(&pipe).unwrap();
-    let evener = Evener::run_with(&tcp(listen, a.port, &pipe, ""), &["--workers", "1"]);
+    let evener = Evener::run_with(&tcp(0, a.port, &pipe, ""), &["--workers", "1"]);
+    let listen = evener.port("s");
     let mut clients: Vec<TcpStream> = (0..4).map(|_| connect(listen)).collect();
     clients.iter_mut().for_each(|client| drop(line(client)));
     let piece = [b'x'; 120];

@@ -1,7 +1,7 @@
 //! `respond`: the service answers every request itself.
 
+use crate::harness::Evener;
 use crate::harness::origin::{Origin, Wire};
-use crate::harness::{Evener, reserved_port};
 use crate::http::http2::client::{Front, within};
 
 const BODY: &str = "<h1>It works</h1>\n";
@@ -14,9 +14,9 @@ fn service(listen: u16, respond: &str) -> String {
 
 #[test]
 fn every_request_gets_the_same_answer_and_the_connection_stays() {
-    let listen = reserved_port();
     let respond = format!("type = \"text/html\", body = {BODY:?}");
-    let evener = Evener::run(&service(listen, &respond));
+    let evener = Evener::run(&service(0, &respond));
+    let listen = evener.port("s");
     let mut client = Wire::to(listen);
     for method in ["GET", "DELETE", "OPTIONS", "GET"] {
         let answer = client.ask(method, "/any/where?x", "").unwrap();
@@ -40,16 +40,17 @@ fn every_request_gets_the_same_answer_and_the_connection_stays() {
 
 #[test]
 fn who_is_refused_gets_what_is_meant_for_such() {
-    let (listen, refused) = (reserved_port(), Origin::named("refused"));
+    let refused = Origin::named("refused");
     let of = |own: &str| {
         format!(
             "local r = pool \"r\" {{ \"127.0.0.1:{}\" }}
-             service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", {own},
+             service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", {own},
                access = {{ {{ deny = \"127.0.0.1\" }} }}, denied = r }}",
             refused.port
         )
     };
     let evener = Evener::run(&of("respond = { body = \"hi\" }"));
+    let listen = evener.port("s");
     let ask = || Wire::to(listen).ask("GET", "/", "").unwrap();
     assert_eq!((ask().status(), ask().text().as_str()), (200, "refused"));
     evener.reload(&of("redirect = \"https\""));
@@ -58,9 +59,9 @@ fn who_is_refused_gets_what_is_meant_for_such() {
 
 #[test]
 fn what_wants_a_tunnel_or_may_not_come_in_gets_no_page() {
-    let listen = reserved_port();
-    let config = service(listen, "body = \"hi\"");
+    let config = service(0, "body = \"hi\"");
     let evener = Evener::run(&config);
+    let listen = evener.port("s");
     let mut client = Wire::to(listen);
     client.send("CONNECT a.example:80 HTTP/1.1\r\nHost: a.example:80\r\n\r\n").unwrap();
     assert_eq!(client.answer("CONNECT").unwrap().status(), 400);
@@ -81,8 +82,8 @@ fn what_wants_a_tunnel_or_may_not_come_in_gets_no_page() {
 #[test]
 fn statuses_that_have_no_body_are_sent_without() {
     for status in [204, 205, 304] {
-        let listen = reserved_port();
-        let _evener = Evener::run(&service(listen, &format!("status = {status}, body = \"never seen\"")));
+        let evener = Evener::run(&service(0, &format!("status = {status}, body = \"never seen\"")));
+        let listen = evener.port("s");
         let mut client = Wire::to(listen);
         for _ in 0..2 {
             let answer = client.ask("GET", "/", "").unwrap();

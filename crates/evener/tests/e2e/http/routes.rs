@@ -1,7 +1,7 @@
 //! Routes beside what a service answers itself: what a route names goes to its pool, all else is redirected or answered.
 
+use crate::harness::Evener;
 use crate::harness::origin::{Origin, Wire, http_service, run_http};
-use crate::harness::{Evener, reserved_port};
 use crate::http::http2::client::{Front, within};
 
 const ACME: &str = "/.well-known/acme-challenge";
@@ -16,8 +16,9 @@ fn config(listen: u16, acme: &Origin, own: &str) -> String {
 
 #[test]
 fn a_route_wins_over_redirect_and_respond() {
-    let (acme, listen) = (Origin::named("acme"), reserved_port());
-    let evener = Evener::run(&config(listen, &acme, "redirect = \"https\""));
+    let acme = Origin::named("acme");
+    let evener = Evener::run(&config(0, &acme, "redirect = \"https\""));
+    let listen = evener.port("s");
     let ask = |target: &str| Wire::to(listen).ask("GET", target, "").unwrap();
     let is_acme =
         |target: &str| assert_eq!((ask(target).status(), ask(target).text().as_str()), (200, "acme"));
@@ -39,12 +40,11 @@ fn a_route_wins_over_redirect_and_respond() {
         { client }.answer("CONNECT").unwrap().status()
     };
     assert_eq!(connect(), 400);
-    evener.reload(&config(listen, &acme, "respond = { body = \"here\" }"));
+    evener.reload(&config(0, &acme, "respond = { body = \"here\" }"));
     challenges.into_iter().for_each(is_acme);
     assert_eq!((ask("/").status(), ask("/").text().as_str()), (200, "here"));
     assert_eq!(connect(), 400);
-    evener
-        .reload(&config(listen, &acme, "redirect = \"https\"").replace("path =", "host = \"test\", path ="));
+    evener.reload(&config(0, &acme, "redirect = \"https\"").replace("path =", "host = \"test\", path ="));
     is_acme(ACME);
     assert_eq!(ask(&format!("http://b.example{ACME}/x")).status(), 308, "another host is not named");
 }

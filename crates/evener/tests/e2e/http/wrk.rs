@@ -85,9 +85,9 @@ fn twenty_reloads_under_load_lose_nothing() {
         return;
     }
     let ports = [reserved_port(), reserved_port(), reserved_port()];
-    let listen = reserved_port();
     let _servers = ports.map(Nginx::start);
-    let evener = Evener::run(&config(listen, &ports, 0));
+    let evener = Evener::run(&config(0, &ports, 0));
+    let listen = evener.port("www");
     for close in [false, true] {
         let mut wrk = Wrk::start(listen, 8, close);
         for turn in 1..=20 {
@@ -96,7 +96,7 @@ fn twenty_reloads_under_load_lose_nothing() {
             let mut ports = ports.to_vec();
             ports.rotate_left(turn % 3);
             ports.truncate(if turn % 4 == 0 { 2 } else { 3 });
-            evener.reload(&config(listen, &ports, turn));
+            evener.reload(&config(0, &ports, turn));
         }
         assert!(wrk.0.try_wait().unwrap().is_none(), "the load lasted longer than the reloads");
         let (errors, requests, text) = wrk.end();
@@ -112,9 +112,9 @@ fn a_killed_server_costs_only_what_was_inside_it_whatever_is_reloaded() {
         return;
     }
     let ports = [reserved_port(), reserved_port(), reserved_port()];
-    let listen = reserved_port();
     let mut servers: Vec<Nginx> = ports.into_iter().map(Nginx::start).collect();
-    let evener = Evener::run(&config(listen, &ports, 0));
+    let evener = Evener::run(&config(0, &ports, 0));
+    let listen = evener.port("www");
     let name = format!("127.0.0.1:{}", ports[0]);
     let verdict =
         |expected: &str| wait_until(expected, || (evener.server(&name)["verdict"] == expected).then_some(()));
@@ -123,7 +123,7 @@ fn a_killed_server_costs_only_what_was_inside_it_whatever_is_reloaded() {
         let reload = |turns: std::ops::RangeInclusive<usize>| {
             for turn in turns {
                 std::thread::sleep(Duration::from_millis(100));
-                evener.reload(&config(listen, &ports, turn));
+                evener.reload(&config(0, &ports, turn));
             }
         };
         reload(1..=6);

@@ -23,11 +23,12 @@ fn assert_quiet(what: &str, output: &Output) {
 
 #[test]
 fn commands_that_talk_end_quietly_when_their_reader_left() {
-    let (a, listen) = (Server::named("a"), reserved_port());
+    let a = Server::named("a");
     let server = a.port;
     let evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", clients = 10, pool = pool \"p\" {{ \"127.0.0.1:{server}\", sticky = true }} }}"
+        "service \"s\" {{ listen = \"127.0.0.1:0\", clients = 10, pool = pool \"p\" {{ \"127.0.0.1:{server}\", sticky = true }} }}"
     ));
+    let listen = evener.port("s");
     assert_eq!(who(listen), "a");
     let socket = evener.directory.file("admin.sock");
     for words in [

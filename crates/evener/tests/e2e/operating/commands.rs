@@ -139,9 +139,10 @@ fn each_thing_that_cannot_be_has_one_clear_line() {
 
 #[test]
 fn two_instances_do_not_share_a_port_or_a_socket() {
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
+    let a = Server::named("a");
+    let config = format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);
     let first = Evener::run(&config);
+    let listen = first.port("s");
     let file = first.directory.file("evener.lua").display().to_string();
     let other = first.directory.file("other.sock").display().to_string();
     let second = evener(&["run", &file, "--admin", &other]);
@@ -161,11 +162,12 @@ fn two_instances_do_not_share_a_port_or_a_socket() {
 
 #[test]
 fn a_server_is_taken_out_for_a_time() {
-    let (a, listen) = (Server::named("a"), reserved_port());
+    let a = Server::named("a");
     let evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{}\", name = \"a\" }} }}",
+        "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{}\", name = \"a\" }} }}",
         a.port
     ));
+    let listen = evener.port("s");
     let done = evener.talk(&["maintenance", "a", "--for", "1s"]);
     assert_eq!(String::from_utf8_lossy(&done.stdout), "s/a: maintenance for 1s\n", "{}", said(&done));
     assert_eq!(who(listen), "");
@@ -176,11 +178,12 @@ fn a_server_is_taken_out_for_a_time() {
 
 #[test]
 fn status_drain_ready_and_explain_talk_to_the_instance() {
-    let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
+    let (a, b) = (Server::named("a"), Server::named("b"));
     let evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{}\", name = \"a\" }}, {{ \"127.0.0.1:{}\", name = \"b\" }} }}",
+        "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{}\", name = \"a\" }}, {{ \"127.0.0.1:{}\", name = \"b\" }} }}",
         a.port, b.port
     ));
+    let listen = evener.port("s");
     let text = |output: &Output| {
         assert!(output.status.success(), "{}", said(output));
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -217,10 +220,10 @@ fn status_drain_ready_and_explain_talk_to_the_instance() {
 
 #[test]
 fn json_logs_are_json() {
-    let (a, listen) = (Server::named("a"), reserved_port());
+    let a = Server::named("a");
     // Few enough that the machine's descriptors are no matter.
     let config = format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", connections_max = 100 }}",
+        "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", connections_max = 100 }}",
         a.port
     );
     let mut evener = Evener::run_with(&config, &["--log", "json"]);

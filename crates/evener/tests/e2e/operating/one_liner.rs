@@ -1,7 +1,7 @@
 //! `evener http LISTEN SERVER...`: HTTP without a file, with and without TLS and checks.
 
 use crate::harness::certificates::{Authority, curl, mirror};
-use crate::harness::{BINARY, Directory, Evener, Server, reserved_port, wait_until};
+use crate::harness::{BINARY, Directory, Evener, Server, wait_until};
 use crate::tcp::proxy_protocol::{ask, connect_from};
 use std::io::{Read, Write};
 use std::process::Command;
@@ -18,8 +18,9 @@ fn name(text: &str) -> &str {
 
 #[test]
 fn http_is_balanced_by_the_request() {
-    let (a, b, listen) = (mirror("a"), mirror("b"), reserved_port());
-    let evener = Evener::one_liner(&["http", &at(listen), &at(a.port), &at(b.port)]);
+    let (a, b) = (mirror("a"), mirror("b"));
+    let evener = Evener::one_liner(&["http", "127.0.0.1:0", &at(a.port), &at(b.port)]);
+    let listen = evener.port("http");
     let mut client = connect_from("127.0.0.7", listen);
     let mut seen = String::new();
     for turn in 0..4 {
@@ -38,16 +39,17 @@ fn http_is_balanced_by_the_request() {
 
 #[test]
 fn sticky_and_policy_are_those_of_other_one_liners() {
-    let (a, b, listen) = (mirror("a"), mirror("b"), reserved_port());
-    let _evener = Evener::one_liner(&[
+    let (a, b) = (mirror("a"), mirror("b"));
+    let evener = Evener::one_liner(&[
         "http",
-        &at(listen),
+        "127.0.0.1:0",
         &at(a.port),
         &at(b.port),
         "--sticky",
         "--policy",
         "least_conn",
     ]);
+    let listen = evener.port("http");
     let first = ask(&mut connect_from("127.0.0.7", listen));
     for _ in 0..6 {
         assert_eq!(name(&ask(&mut connect_from("127.0.0.7", listen))), name(&first));
@@ -61,8 +63,9 @@ fn tls_is_spoken_with_a_file_that_has_both_and_is_read_again_when_it_changes() {
     let file = directory.write("site.pem", &format!("{}{}", issued.chain, issued.key));
     let (ca, _) = authority.own.write(&directory, "ca");
     let (ca, file) = (ca.display().to_string(), file.display().to_string());
-    let (a, listen) = (mirror("a"), reserved_port());
-    let evener = Evener::one_liner(&["http", &at(listen), &at(a.port), "--tls", &file]);
+    let a = mirror("a");
+    let evener = Evener::one_liner(&["http", "127.0.0.1:0", &at(a.port), "--tls", &file]);
+    let listen = evener.port("http");
     for version in ["--http1.1", "--http2"] {
         let (status, body) = curl(listen, "a.example", "https", &["--cacert", &ca, version]);
         assert_eq!((status, name(&body)), (200, "a"), "{version}");
@@ -90,11 +93,12 @@ fn a_relative_file_is_meant_from_the_working_directory() {
     let issued = authority.issue(&["a.example"]);
     directory.write("site.pem", &format!("{}{}", issued.chain, issued.key));
     let (ca, _) = authority.own.write(&directory, "ca");
-    let (a, listen) = (mirror("a"), reserved_port());
+    let a = mirror("a");
     let mut command = Command::new(BINARY);
     command.current_dir(directory.file(""));
-    let _evener =
-        Evener::start(command, Directory::new(), &["http", &at(listen), &at(a.port), "--tls", "site.pem"]);
+    let words = ["http", "127.0.0.1:0", &at(a.port), "--tls", "site.pem"];
+    let evener = Evener::start(command, Directory::new(), &words);
+    let listen = evener.port("http");
     assert_eq!(curl(listen, "a.example", "https", &["--cacert", &ca.display().to_string()]).0, 200);
 }
 
@@ -107,9 +111,10 @@ fn check_takes_a_server_out_that_answers_with_an_error() {
         let status = if verdict.load(Ordering::Relaxed) { "200 OK" } else { "500 No" };
         let _ = write!(stream, "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 6\r\n\r\nmoody\n");
     });
-    let (a, listen, unchecked) = (mirror("a"), reserved_port(), reserved_port());
-    let evener = Evener::one_liner(&["http", &at(listen), &at(moody.port), &at(a.port), "--check"]);
-    let without = Evener::one_liner(&["http", &at(unchecked), &at(moody.port), &at(a.port)]);
+    let a = mirror("a");
+    let evener = Evener::one_liner(&["http", "127.0.0.1:0", &at(moody.port), &at(a.port), "--check"]);
+    let listen = evener.port("http");
+    let without = Evener::one_liner(&["http", "127.0.0.1:0", &at(moody.port), &at(a.port)]);
     let verdict = |evener: &Evener| evener.server(&at(moody.port))["verdict"].as_str().unwrap().to_owned();
     wait_until("it to be found unwell", || (verdict(&evener) == "down").then_some(()));
     for _ in 0..4 {
@@ -135,10 +140,9 @@ fn what_is_wrong_is_said_and_nothing_runs() {
         let output = output.unwrap();
         (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let listen = at(reserved_port());
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let in_use = at(taken.local_addr().unwrap().port());
-    let http = |more: &[&str]| run(&[&["http", &listen, "127.0.0.1:1"], more].concat());
+    let http = |more: &[&str]| run(&[&["http", "127.0.0.1:0", "127.0.0.1:1"], more].concat());
     let cases = [
         (http(&["--tls", "/no/such.pem"]), 1, "/no/such.pem cannot be read: No such file"),
         (http(&["--tls", &chain]), 1, "a.crt has no private key in PEM"),
@@ -146,13 +150,13 @@ fn what_is_wrong_is_said_and_nothing_runs() {
         (http(&["--tls"]), 2, "--tls"),
         (http(&["127.0.0.1:1"]), 1, "server `127.0.0.1:1` is named twice"),
         (http(&["--policy", "fastest"]), 2, "fastest"),
-        (run(&["http", &listen]), 2, "SERVER"),
+        (run(&["http", "127.0.0.1:0"]), 2, "SERVER"),
         (run(&["http", "8080", "127.0.0.1:1"]), 1, "8080"),
         (run(&["http", "web.example:80", "127.0.0.1:1"]), 1, "is no address to listen on"),
-        (run(&["http", &listen, "nowhere"]), 1, "`nowhere` has no port"),
+        (run(&["http", "127.0.0.1:0", "nowhere"]), 1, "`nowhere` has no port"),
         (run(&["http", &in_use, "127.0.0.1:1"]), 1, "is in use"),
-        (run(&["udp", &listen, "127.0.0.1:1", "--tls", &chain]), 2, "--tls"),
-        (run(&["tcp", &listen, "127.0.0.1:1", "--tls", &chain]), 2, "--tls"),
+        (run(&["udp", "127.0.0.1:0", "127.0.0.1:1", "--tls", &chain]), 2, "--tls"),
+        (run(&["tcp", "127.0.0.1:0", "127.0.0.1:1", "--tls", &chain]), 2, "--tls"),
     ];
     for ((status, text), expected, said) in cases {
         assert_eq!(status, expected, "{text}");

@@ -2,9 +2,7 @@
 
 use crate::harness::dns::{question, reply};
 use crate::harness::origin::{Origin, Wire};
-use crate::harness::{
-    BINARY, DEADLINE, Directory, Evener, Server, connect, line, local, reserved_port, wait_until, who,
-};
+use crate::harness::{BINARY, DEADLINE, Directory, Evener, Server, connect, line, local, wait_until, who};
 use crate::http::http2::client::{Front, whole, within};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use serde_json::Value;
@@ -72,15 +70,15 @@ fn checks_and_connects_that_fail_for_want_of_descriptors_take_no_server_down() {
     let (tcp, web) = (Server::named("tcp"), Origin::named("web"));
     let echo = Datagrams::start(<[u8]>::to_vec);
     let dns = Datagrams::start(|question| reply(question, 0, &[], &[]));
-    let [of_tcp, of_web, of_echo, of_dns] = [(); 4].map(|()| reserved_port());
     let check = "every = \"100ms\", fall = 1, rise = 1, timeout = \"2s\"";
     let evener = Evener::run(&format!(
-        "service \"t\" {{ listen = \"127.0.0.1:{of_tcp}\", pool = pool \"t\" {{ \"127.0.0.1:{}\", check = check.tcp {{ {check} }} }} }}
-         service \"h\" {{ listen = \"127.0.0.1:{of_web}\", protocol = \"http\", pool = pool \"h\" {{ \"127.0.0.1:{}\", check = check.http {{ path = \"/\", {check} }} }} }}
-         service \"u\" {{ listen = \"127.0.0.1:{of_echo}\", protocol = \"udp\", pool = pool \"u\" {{ \"127.0.0.1:{}\", check = check.udp {{ send = \"ping\", expect = \"ping\", {check} }} }} }}
-         service \"d\" {{ listen = \"127.0.0.1:{of_dns}\", protocol = \"dns\", pool = pool \"d\" {{ \"127.0.0.1:{}\", check = check.dns {{ name = \"a.test\", {check} }} }} }}",
+        "service \"t\" {{ listen = \"127.0.0.1:0\", pool = pool \"t\" {{ \"127.0.0.1:{}\", check = check.tcp {{ {check} }} }} }}
+         service \"h\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", pool = pool \"h\" {{ \"127.0.0.1:{}\", check = check.http {{ path = \"/\", {check} }} }} }}
+         service \"u\" {{ listen = \"127.0.0.1:0\", protocol = \"udp\", pool = pool \"u\" {{ \"127.0.0.1:{}\", check = check.udp {{ send = \"ping\", expect = \"ping\", {check} }} }} }}
+         service \"d\" {{ listen = \"127.0.0.1:0\", protocol = \"dns\", pool = pool \"d\" {{ \"127.0.0.1:{}\", check = check.dns {{ name = \"a.test\", {check} }} }} }}",
         tcp.port, web.port, echo.port, dns.port
     ));
+    let [of_tcp, of_web, of_echo, of_dns] = ["t", "h", "u", "d"].map(|service| evener.port(service));
     let mut kept = Wire::to(of_web);
     wait_until("the accept", || (evener.service_counter("h", "connections") == 1).then_some(()));
     assert_eq!(evener.log_count("server_down"), 0);
@@ -164,12 +162,12 @@ const CHECK: &str = "every = \"100ms\", fall = 1, rise = 1, timeout = \"5s\"";
 #[test]
 fn six_hundred_clients_with_1024_descriptors_are_served_in_turn_and_no_server_goes_down() {
     let servers = ["a", "b", "c", "d"].map(Server::named);
-    let listen = reserved_port();
     let pool = pool(servers.each_ref().map(|server| server.port), &format!("check.tcp {{ {CHECK} }}"));
     let evener = run_with(
         1024,
-        &format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", backlog = 1024, pool = {pool} }}"),
+        &format!("service \"s\" {{ listen = \"127.0.0.1:0\", backlog = 1024, pool = {pool} }}"),
     );
+    let listen = evener.port("s");
     evener.expect_log("1024 descriptors may be open, enough for ");
     let most = timed_status(&evener)["descriptors"]["connections_max"].as_u64().unwrap();
     assert!((400..500).contains(&most), "{most}");
@@ -220,13 +218,13 @@ fn six_hundred_clients_with_1024_descriptors_are_served_in_turn_and_no_server_go
 #[test]
 fn idle_clients_of_http_make_room_for_others() {
     let origins = ["a", "b", "c", "d"].map(Origin::named);
-    let listen = reserved_port();
     let pool =
         pool(origins.each_ref().map(|one| one.port), &format!("check.http {{ path = \"/\", {CHECK} }}"));
     let config = format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", backlog = 1024, pool = {pool} }}"
+        "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", backlog = 1024, pool = {pool} }}"
     );
     let evener = run_with(200, &config);
+    let listen = evener.port("s");
     let most = timed_status(&evener)["descriptors"]["connections_max"].as_u64().unwrap();
     assert!((40..100).contains(&most), "{most}");
     let mut clients = Vec::new();
@@ -261,12 +259,12 @@ fn clients_that_ask_at_once_have_what_they_need_for_their_servers() {
             wire.reply("200 OK", "", name.as_bytes())
         })
     });
-    let listen = reserved_port();
     let pool = pool(origins.each_ref().map(|one| one.port), &format!("check.tcp {{ {CHECK} }}"));
     let config = format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", backlog = 1024, pool = {pool} }}"
+        "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", backlog = 1024, pool = {pool} }}"
     );
     let evener = run_with(200, &config);
+    let listen = evener.port("s");
     let mut clients: Vec<Wire> = (0..150).map(|_| Wire::to(listen)).collect();
     for _ in 0..2 {
         let asking = clients.drain(..).map(|mut client| {
@@ -291,15 +289,15 @@ fn clients_that_ask_at_once_have_what_they_need_for_their_servers() {
 #[test]
 fn flows_leave_descriptors_for_the_operator_and_for_checks() {
     let echo = Datagrams::start(<[u8]>::to_vec);
-    let listen = reserved_port();
     let check = format!("check.udp {{ send = \"ping\", expect = \"ping\", {CHECK} }}");
     let evener = run_with(
         200,
         &format!(
-            "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"udp\", pool = pool \"p\" {{ \"127.0.0.1:{}\", check = {check} }} }}",
+            "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"udp\", pool = pool \"p\" {{ \"127.0.0.1:{}\", check = {check} }} }}",
             echo.port
         ),
     );
+    let listen = evener.port("s");
     let clients: Vec<UdpSocket> = (0..220).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
     for client in &clients {
         client.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
@@ -346,14 +344,14 @@ fn idle_clients_of_dns_make_room_for_others() {
             }
         }
     });
-    let listen = reserved_port();
     let evener = run_with(
         100,
         &format!(
-            "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"dns\", \"127.0.0.1:{}\" }}",
+            "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"dns\", \"127.0.0.1:{}\" }}",
             server.port
         ),
     );
+    let listen = evener.port("s");
     let mut clients = Vec::new();
     for id in 0..150 {
         let mut client = connect(listen);

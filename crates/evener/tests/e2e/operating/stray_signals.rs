@@ -16,9 +16,10 @@ fn config(listen: u16, server: u16, log: &std::path::Path) -> String {
 
 #[test]
 fn usr1_opens_request_logs_anew_and_usr2_does_nothing() {
-    let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
+    let (a, directory) = (Server::named("a"), Directory::new());
     let (log, moved) = (directory.file("requests.log"), directory.file("requests.log.1"));
-    let evener = Evener::run(&config(listen, a.port, &log));
+    let evener = Evener::run(&config(0, a.port, &log));
+    let listen = evener.port("s");
     let mut kept = connect(listen);
     line(&mut kept);
     let mut say = |text: &[u8]| {
@@ -55,9 +56,9 @@ fn usr1_opens_request_logs_anew_and_usr2_does_nothing() {
 
 #[test]
 fn usr1_and_usr2_do_not_end_what_has_no_file() {
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let evener =
-        Evener::one_liner(&["tcp", &format!("127.0.0.1:{listen}"), &format!("127.0.0.1:{}", a.port)]);
+    let a = Server::named("a");
+    let evener = Evener::one_liner(&["tcp", "127.0.0.1:0", &format!("127.0.0.1:{}", a.port)]);
+    let listen = evener.port("tcp");
     evener.signal("USR1");
     evener.signal("USR2");
     evener.expect_log("logs_reopened");

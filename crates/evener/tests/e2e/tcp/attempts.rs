@@ -54,12 +54,12 @@ fn await_down(evener: &Evener, count: usize) {
 fn a_client_waits_for_three_silent_servers_and_no_more() {
     let (_silent, servers) = silent(5);
     for protocol in ["tcp", "http"] {
-        let listen = reserved_port();
         let more = "passive = { failures = 0 }";
-        let evener = Evener::run(&service(protocol, listen, &servers, more));
+        let evener = Evener::run(&service(protocol, 0, &servers, more));
+        let listen = evener.port("s");
         in_vain(protocol, listen);
         assert_eq!(counted(&evener, "connect_timeouts"), 3, "{protocol}");
-        evener.reload(&service(protocol, listen, &servers, "passive = { failures = 0 }, attempts_max = 1"));
+        evener.reload(&service(protocol, 0, &servers, "passive = { failures = 0 }, attempts_max = 1"));
         in_vain(protocol, listen);
         assert_eq!(counted(&evener, "connect_timeouts"), 4, "{protocol}");
     }
@@ -69,16 +69,16 @@ fn a_client_waits_for_three_silent_servers_and_no_more() {
 fn the_whole_time_is_bounded_too() {
     let (_silent, servers) = silent(5);
     for protocol in ["tcp", "http"] {
-        let listen = reserved_port();
         let more = "passive = { failures = 0 }, attempts_max = 100, connect_time_max = '250ms'";
-        let evener = Evener::run(&service(protocol, listen, &servers, more));
+        let evener = Evener::run(&service(protocol, 0, &servers, more));
+        let listen = evener.port("s");
         in_vain(protocol, listen);
         // The second one has what is left.
         let timeouts = counted(&evener, "connect_timeouts");
         assert!((1..=2).contains(&timeouts), "{protocol}: {timeouts}");
         // One connect has its time, whatever the whole is.
         let more = "passive = { failures = 0 }, connect_time_max = '1ms'";
-        evener.reload(&service(protocol, listen, &servers, more));
+        evener.reload(&service(protocol, 0, &servers, more));
         in_vain(protocol, listen);
         assert_eq!(counted(&evener, "connect_timeouts"), timeouts + 1, "{protocol}");
     }
@@ -88,9 +88,9 @@ fn the_whole_time_is_bounded_too() {
 fn where_all_servers_are_known_to_be_silent_a_client_waits_for_one() {
     let (_silent, servers) = silent(4);
     for protocol in ["tcp", "http"] {
-        let listen = reserved_port();
         let more = "passive = { failures = 1, down_for = '10m' }";
-        let evener = Evener::run_with(&service(protocol, listen, &servers, more), &["--workers", "1"]);
+        let evener = Evener::run_with(&service(protocol, 0, &servers, more), &["--workers", "1"]);
+        let listen = evener.port("s");
         in_vain(protocol, listen);
         await_down(&evener, 3);
         in_vain(protocol, listen);
@@ -109,9 +109,9 @@ fn hundreds_of_servers_that_refuse_are_never_seen_by_a_client() {
         let mut servers = servers.clone();
         servers.push(format!("127.0.0.1:{port}"));
         for policy in ["first", "least_conn", "hash", "weighted", "p2c"] {
-            let listen = reserved_port();
             let more = format!("passive = {{ failures = 0 }}, policy = '{policy}'");
-            let evener = Evener::run(&service(protocol, listen, &servers, &more));
+            let evener = Evener::run(&service(protocol, 0, &servers, &more));
+            let listen = evener.port("s");
             if protocol == "tcp" {
                 assert_eq!(who(listen), "b", "{policy}");
             } else {
@@ -127,11 +127,11 @@ fn hundreds_of_servers_that_refuse_are_never_seen_by_a_client() {
 
 #[test]
 fn a_server_that_returned_is_found_among_dead_ones_that_refuse() {
-    let (listen, mut servers) = (reserved_port(), refusing(9));
+    let mut servers = refusing(9);
     let b = reserved_port();
     servers.push(format!("127.0.0.1:{b}"));
-    let evener =
-        Evener::run(&service("tcp", listen, &servers, "passive = { failures = 1, down_for = '10m' }"));
+    let evener = Evener::run(&service("tcp", 0, &servers, "passive = { failures = 1, down_for = '10m' }"));
+    let listen = evener.port("s");
     in_vain("tcp", listen);
     assert_eq!(counted(&evener, "connect_refused"), 10);
     await_down(&evener, 10);

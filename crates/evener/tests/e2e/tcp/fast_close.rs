@@ -2,7 +2,7 @@
 
 use crate::harness::certificates::{Authority, shake};
 use crate::harness::origin::{Wire, pattern};
-use crate::harness::{DEADLINE, Directory, Evener, Server, connect, reserved_port, wait_until};
+use crate::harness::{DEADLINE, Directory, Evener, Server, connect, wait_until};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -78,8 +78,8 @@ fn server_ends(told: &Receiver<Told>, client: &mut impl Read) {
 fn the_end_of_a_named_side_is_that_of_both() {
     let (server, told) = server();
     for word in ["client", "server", "both"] {
-        let listen = reserved_port();
-        let _evener = Evener::run(&config(listen, &server, &format!("fast_close = \"{word}\"")));
+        let evener = Evener::run(&config(0, &server, &format!("fast_close = \"{word}\"")));
+        let listen = evener.port("s");
         if word != "server" {
             let mut client = connect(listen);
             client.write_all(b"h").unwrap();
@@ -111,12 +111,11 @@ fn the_end_of_the_other_side_is_passed_on() {
             assert_eq!(heard, "still here");
         }
     });
-    let [by_client, by_server] = [reserved_port(), reserved_port()];
-    let of = |name: &str, listen: u16, word: &str| {
-        config(listen, &talker, &format!("fast_close = \"{word}\"")).replace("\"s\"", name)
+    let of = |name: &str, word: &str| {
+        config(0, &talker, &format!("fast_close = \"{word}\"")).replace("\"s\"", name)
     };
-    let _evener =
-        Evener::run(&format!("{}\n{}", of("\"c\"", by_client, "client"), of("\"v\"", by_server, "server")));
+    let evener = Evener::run(&format!("{}\n{}", of("\"c\"", "client"), of("\"v\"", "server")));
+    let [by_client, by_server] = ["c", "v"].map(|service| evener.port(service));
     let mut client = connect(by_server);
     client.write_all(b"heverything").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
@@ -133,14 +132,14 @@ fn the_end_of_the_other_side_is_passed_on() {
 
 #[test]
 fn a_client_that_reads_slowly_or_still_speaks_gets_everything() {
-    let listen = reserved_port();
     let server = Server::start(|mut stream| {
         stream.read_exact(&mut [0; 10]).unwrap();
         stream.write_all(&pattern(3, SIZE)).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
     });
-    let _evener = Evener::run(&config(listen, &server, "fast_close = \"both\""));
+    let evener = Evener::run(&config(0, &server, "fast_close = \"both\""));
+    let listen = evener.port("s");
     let mut client = connect(listen);
     let mut writer = client.try_clone().unwrap();
     // It uploads without end, and reads in small bites.
@@ -183,10 +182,12 @@ fn a_client_that_has_not_received_everything_may_go_on_speaking() {
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let tls = Arc::new(authority.client(&[&rustls::version::TLS13]));
     for word in ["server", "both"] {
-        let (plain, secure, word) = (reserved_port(), reserved_port(), format!("fast_close = \"{word}\""));
-        let behind_tls = config(secure, &talker, &format!("tls = {{ {keys} }}, {word}"));
-        let config = format!("{}\n{}", config(plain, &talker, &word), behind_tls.replace("\"s\"", "\"t\""));
-        let _evener = Evener::run(&config);
+        let word = format!("fast_close = \"{word}\"");
+        let behind_tls = config(0, &talker, &format!("tls = {{ {keys} }}, {word}"));
+        let config = format!("{}\n{}", config(0, &talker, &word), behind_tls.replace("\"s\"", "\"t\""));
+        let evener = Evener::run(&config);
+        let plain = evener.port("s");
+        let secure = evener.port("t");
         takes_slowly(connect(plain));
         takes_slowly(shake(secure, "a.example", &tls).unwrap());
     }
@@ -218,10 +219,12 @@ fn a_server_that_speaks_meanwhile_receives_everything() {
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let tls = Arc::new(authority.client(&[&rustls::version::TLS13]));
     for word in ["client", "both"] {
-        let (plain, secure, word) = (reserved_port(), reserved_port(), format!("fast_close = \"{word}\""));
-        let behind_tls = config(secure, &server, &format!("tls = {{ {keys} }}, {word}"));
-        let config = format!("{}\n{}", config(plain, &server, &word), behind_tls.replace("\"s\"", "\"t\""));
+        let word = format!("fast_close = \"{word}\"");
+        let behind_tls = config(0, &server, &format!("tls = {{ {keys} }}, {word}"));
+        let config = format!("{}\n{}", config(0, &server, &word), behind_tls.replace("\"s\"", "\"t\""));
         let evener = Evener::run(&config);
+        let plain = evener.port("s");
+        let secure = evener.port("t");
         let mut client = connect(plain);
         client.write_all(&pattern(2, UPLOAD)).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
@@ -242,11 +245,12 @@ fn a_server_that_speaks_meanwhile_receives_everything() {
 
 #[test]
 fn it_holds_behind_tls() {
-    let ((server, told), listen) = (server(), reserved_port());
+    let (server, told) = server();
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let more = format!("tls = {{ {keys} }}, fast_close = \"both\"");
-    let _evener = Evener::run(&config(listen, &server, &more));
+    let evener = Evener::run(&config(0, &server, &more));
+    let listen = evener.port("s");
     let tls = Arc::new(authority.client(&[&rustls::version::TLS13]));
     let mut client = shake(listen, "a.example", &tls).unwrap();
     client.write_all(b"h").unwrap();
@@ -261,9 +265,10 @@ fn it_holds_behind_tls() {
 
 #[test]
 fn it_holds_for_what_http_became() {
-    let ((server, told), listen) = (server(), reserved_port());
+    let (server, told) = server();
     let more = "protocol = \"http\", fast_close = \"both\"";
-    let _evener = Evener::run(&config(listen, &server, more));
+    let evener = Evener::run(&config(0, &server, more));
+    let listen = evener.port("s");
     let upgraded = || -> TcpStream {
         let mut stream = connect(listen);
         stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n").unwrap();

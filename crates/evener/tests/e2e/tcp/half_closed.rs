@@ -1,6 +1,6 @@
 //! `half_closed_timeout`: connections of which one side has ended.
 
-use crate::harness::{Evener, Server, connect, line, reserved_port, wait_until};
+use crate::harness::{Evener, Server, connect, line, wait_until};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
@@ -30,8 +30,9 @@ fn stuck() -> Server {
 
 #[test]
 fn a_client_that_only_half_closes_is_not_kept_for_the_idle_timeout() {
-    let (server, listen) = (stuck(), reserved_port());
-    let evener = run(listen, server.port, "tcp", "\"300ms\"");
+    let server = stuck();
+    let evener = run(0, server.port, "tcp", "\"300ms\"");
+    let listen = evener.port("s");
     let mut client = connect(listen);
     assert_eq!(line(&mut client), "a");
     client.shutdown(Shutdown::Write).unwrap();
@@ -48,8 +49,8 @@ fn neither_is_a_client_whose_server_half_closes() {
         let _ = stream.shutdown(Shutdown::Write);
         let _ = stream.read_to_end(&mut Vec::new());
     });
-    let listen = reserved_port();
-    let evener = run(listen, server.port, "tcp", "\"300ms\"");
+    let evener = run(0, server.port, "tcp", "\"300ms\"");
+    let listen = evener.port("s");
     let mut client = connect(listen);
     assert_eq!(rest(&mut client), b"a\n");
     wait_until("its end", || (evener.service_counter("s", "half_closed_timeouts") == 1).then_some(()));
@@ -64,8 +65,8 @@ fn what_still_moves_goes_on() {
             std::thread::sleep(Duration::from_millis(100));
         }
     });
-    let listen = reserved_port();
-    let evener = run(listen, server.port, "tcp", "\"3s\"");
+    let evener = run(0, server.port, "tcp", "\"3s\"");
+    let listen = evener.port("s");
     let mut client = connect(listen);
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(rest(&mut client).len(), 40, "longer than the limit as a whole");
@@ -75,8 +76,9 @@ fn what_still_moves_goes_on() {
 #[test]
 fn the_idle_timeout_holds_where_it_is_shorter_or_the_only_one() {
     for time in ["\"1h\"", "false"] {
-        let (server, listen) = (stuck(), reserved_port());
-        let evener = run(listen, server.port, "tcp", &format!("{time}, idle_timeout = \"300ms\""));
+        let server = stuck();
+        let evener = run(0, server.port, "tcp", &format!("{time}, idle_timeout = \"300ms\""));
+        let listen = evener.port("s");
         let mut client = connect(listen);
         assert_eq!(line(&mut client), "a");
         client.shutdown(Shutdown::Write).unwrap();
@@ -94,8 +96,8 @@ fn a_tunnel_of_http_is_bounded_the_same() {
         );
         std::thread::sleep(Duration::from_secs(60));
     });
-    let listen = reserved_port();
-    let evener = run(listen, server.port, "http", "\"300ms\"");
+    let evener = run(0, server.port, "http", "\"300ms\"");
+    let listen = evener.port("s");
     let mut client = connect(listen);
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n").unwrap();
     while line(&mut client) != "hello" {}

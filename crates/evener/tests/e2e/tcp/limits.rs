@@ -7,11 +7,12 @@ use std::time::Duration;
 
 #[test]
 fn a_full_service_lets_clients_wait_and_goes_on_when_one_leaves() {
-    let (a, listen) = (Server::named("a"), reserved_port());
+    let a = Server::named("a");
     let evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", connections_max = 3 }}",
+        "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", connections_max = 3 }}",
         a.port
     ));
+    let listen = evener.port("s");
     let mut inside: Vec<_> = (0..3).map(|_| connect(listen)).collect();
     inside.iter_mut().for_each(|client| assert_eq!(line(client), "a 127.0.0.1"));
     let mut waiting = connect(listen);
@@ -49,11 +50,12 @@ fn want_of_descriptors_neither_spins_nor_kills() {
 
 #[test]
 fn an_idle_connection_ends_and_a_busy_one_does_not() {
-    let (a, listen) = (Server::named("a"), reserved_port());
+    let a = Server::named("a");
     let evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", idle_timeout = \"2s\" }}",
+        "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", idle_timeout = \"2s\" }}",
         a.port
     ));
+    let listen = evener.port("s");
     let (mut idle, mut busy) = (connect(listen), connect(listen));
     line(&mut idle);
     line(&mut busy);
@@ -89,11 +91,12 @@ fn who_waits_in_the_queue_of_a_full_service_is_taken_in_when_it_closes() {
 
 #[test]
 fn soft_and_hard_limits_of_servers_hold_across_workers() {
-    let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
+    let (a, b) = (Server::named("a"), Server::named("b"));
     let evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{}\", hard = 5 }}, {{ \"127.0.0.1:{}\", tier = 2 }} }}",
+        "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{}\", hard = 5 }}, {{ \"127.0.0.1:{}\", tier = 2 }} }}",
         a.port, b.port
     ));
+    let listen = evener.port("s");
     let mut held: Vec<_> = (0..12).map(|_| connect(listen)).collect();
     let names: Vec<String> = held.iter_mut().map(line).collect();
     assert_eq!(names.iter().filter(|name| name.starts_with('a')).count(), 5, "{names:?}");

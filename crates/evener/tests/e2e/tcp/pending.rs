@@ -2,7 +2,7 @@
 
 use crate::harness::certificates::{Authority, shake};
 use crate::harness::origin::{Origin, Wire};
-use crate::harness::{DEADLINE, Directory, Evener, Server, connect, line, local, reserved_port, wait_until};
+use crate::harness::{DEADLINE, Directory, Evener, Server, connect, line, local, wait_until};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::sync::Arc;
@@ -53,8 +53,9 @@ fn pending(evener: &Evener) -> (u64, u64) {
 
 #[test]
 fn clients_beyond_the_limit_wait_and_are_served_as_connects_are_done() {
-    let (silent, b, listen) = (Silent::new(), Server::named("b"), reserved_port());
-    let evener = Evener::run_with(&config(listen, &silent, b.port, ""), &["--workers", "2"]);
+    let (silent, b) = (Silent::new(), Server::named("b"));
+    let evener = Evener::run_with(&config(0, &silent, b.port, ""), &["--workers", "2"]);
+    let listen = evener.port("s");
     let mut clients: Vec<_> = (0..6).map(|_| connect(listen)).collect();
     wait_until("two connects under way", || (pending(&evener) == (2, 2)).then_some(()));
     let (over, before) = (Instant::now() + DEADLINE, evener.cpu_seconds());
@@ -95,9 +96,10 @@ fn under_way(port: u16) -> usize {
 
 #[test]
 fn connects_that_are_given_up_do_not_go_on() {
-    let (silent, b, listen) = (Silent::new(), Server::named("b"), reserved_port());
-    let config = config(listen, &silent, b.port, "").replace("pending_max = 2", "connections_max = 100");
+    let (silent, b) = (Silent::new(), Server::named("b"));
+    let config = config(0, &silent, b.port, "").replace("pending_max = 2", "connections_max = 100");
     let evener = Evener::run_with(&config.replace("600ms", "5s"), &["--workers", "1"]);
+    let listen = evener.port("s");
     let mut clients: Vec<_> = (0..4).map(|_| connect(listen)).collect();
     wait_until("connects", || (under_way(silent.port) == 4).then_some(()));
     clients.iter_mut().for_each(|client| assert_eq!(line(client), "b 127.0.0.1"));
@@ -118,11 +120,12 @@ fn connects_that_are_given_up_do_not_go_on() {
 
 #[test]
 fn a_client_that_leaves_makes_room_and_what_is_done_at_once_takes_none() {
-    let (silent, b, listen) = (Silent::new(), Server::named("b"), reserved_port());
-    let config = config(listen, &silent, b.port, "");
+    let (silent, b) = (Silent::new(), Server::named("b"));
+    let config = config(0, &silent, b.port, "");
     // With a ring a client is heard only when its server accepted, or did not in time.
     let slow = config.replace("600ms", "2s");
     let evener = Evener::run(&slow);
+    let listen = evener.port("s");
     let gone: Vec<_> = (0..2).map(|_| connect(listen)).collect();
     wait_until("two connects under way", || (pending(&evener) == (2, 2)).then_some(()));
     for client in gone {
@@ -141,8 +144,8 @@ fn it_holds_for_sessions() {
     let (directory, authority, silent) = (Directory::new(), Authority::new("test ca"), Silent::new());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let (b, origin) = (Server::named("b"), Origin::named("o"));
-    let (tls, http) = (reserved_port(), reserved_port());
-    let evener = Evener::run(&config(tls, &silent, b.port, &format!("tls = {{ {keys} }}")));
+    let evener = Evener::run(&config(0, &silent, b.port, &format!("tls = {{ {keys} }}")));
+    let tls = evener.port("s");
     let roots = Arc::new(authority.client(&[&rustls::version::TLS13]));
     let clients: Vec<_> = (0..4)
         .map(|_| {
@@ -159,7 +162,8 @@ fn it_holds_for_sessions() {
         assert_eq!(client.join().unwrap(), "b 127.0.0.1\n");
     }
     assert_eq!(pending(&evener).0, 0);
-    let evener = Evener::run(&config(http, &silent, origin.port, "protocol = \"http\""));
+    let evener = Evener::run(&config(0, &silent, origin.port, "protocol = \"http\""));
+    let http = evener.port("s");
     let mut inside = [Wire::to(http), Wire::to(http)];
     inside.iter_mut().for_each(|client| client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap());
     wait_until("two connects under way", || (pending(&evener) == (2, 2)).then_some(()));

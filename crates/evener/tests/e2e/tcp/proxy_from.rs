@@ -144,12 +144,14 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\
 
 #[test]
 fn every_well_formed_header_tells_of_the_client_however_it_comes() {
-    let (a, echo, listen, plain) = (mirror("a"), Server::named("e"), reserved_port(), reserved_port());
+    let (a, echo) = (mirror("a"), Server::named("e"));
     let evener = Evener::run(&format!(
         "{}\n{}",
-        http(listen, &a, "proxy_from = \"127.0.0.1\""),
-        tcp(plain, &echo, "proxy_from = \"127.0.0.1\"").replace("\"s\"", "\"t\"")
+        http(0, &a, "proxy_from = \"127.0.0.1\""),
+        tcp(0, &echo, "proxy_from = \"127.0.0.1\"").replace("\"s\"", "\"t\"")
     ));
+    let plain = evener.port("t");
+    let listen = evener.port("s");
     let mut wrong = Vec::new();
     for (what, header, expected) in good() {
         for size in [1, 13, usize::MAX] {
@@ -181,14 +183,15 @@ fn every_well_formed_header_tells_of_the_client_however_it_comes() {
 fn what_is_no_header_is_refused_and_reaches_no_server() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let (a, listen) = (mirror("a"), reserved_port());
+    let a = mirror("a");
     assert!(bad().len() >= 25);
     for (protocol, more) in [("tcp", ""), ("http", ""), ("tcp", &*format!("tls = {{ {keys} }}"))] {
         let config = format!(
-            "service \"s\" {{ protocol = \"{protocol}\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", proxy_from = \"127.0.0.1\", {more} }}",
+            "service \"s\" {{ protocol = \"{protocol}\", listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", proxy_from = \"127.0.0.1\", {more} }}",
             a.port
         );
         let evener = Evener::run(&config);
+        let listen = evener.port("s");
         for (what, bytes) in bad() {
             let before = evener.service_counter("s", "greeting_refused");
             let mut client = connect(listen);
@@ -205,13 +208,12 @@ fn what_is_no_header_is_refused_and_reaches_no_server() {
 
 #[test]
 fn who_is_not_trusted_says_nothing_of_clients() {
-    let (a, echo, listen, plain) = (mirror("a"), Server::named("e"), reserved_port(), reserved_port());
+    let (a, echo) = (mirror("a"), Server::named("e"));
     let from = "proxy_from = { \"127.0.0.2\", \"10.0.0.0/8\" }, deny = \"192.0.2.7\"";
-    let _evener = Evener::run(&format!(
-        "{}\n{}",
-        http(listen, &a, from),
-        tcp(plain, &echo, from).replace("\"s\"", "\"t\"")
-    ));
+    let evener =
+        Evener::run(&format!("{}\n{}", http(0, &a, from), tcp(0, &echo, from).replace("\"s\"", "\"t\"")));
+    let plain = evener.port("t");
+    let listen = evener.port("s");
     // To tcp it is data like any other, to http a malformed request.
     let mut client = connect(plain);
     client.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 4567 443\r\n").unwrap();
@@ -234,15 +236,16 @@ fn who_is_not_trusted_says_nothing_of_clients() {
 fn the_client_that_is_told_of_is_the_one_that_is_let_in_or_not() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let (a, listen) = (mirror("a"), reserved_port());
+    let a = mirror("a");
     let header = |last: u8| format!("PROXY TCP4 192.0.2.{last} 192.0.2.1 4567 443\r\n").into_bytes();
     let mapped = b"PROXY TCP6 ::ffff:192.0.2.7 ::1 4567 443\r\n".to_vec();
     let denied = "proxy_from = \"127.0.0.0/8\", deny = \"192.0.2.7\"";
     let client = Arc::new(authority.client(ANY));
     for (protocol, tls) in [("tcp", false), ("http", false), ("tcp", true), ("http", true)] {
         let more = if tls { format!("{denied}, tls = {{ {keys} }}") } else { denied.to_owned() };
-        let config = http(listen, &a, &more).replace("\"http\"", &format!("\"{protocol}\""));
+        let config = http(0, &a, &more).replace("\"http\"", &format!("\"{protocol}\""));
         let evener = Evener::run(&config);
+        let listen = evener.port("s");
         let visit = |header: &[u8]| {
             let mut stream = connect(listen);
             stream.write_all(header).unwrap();
@@ -259,7 +262,8 @@ fn the_client_that_is_told_of_is_the_one_that_is_let_in_or_not() {
         assert_eq!(evener.service_counter("s", "tls_handshakes"), u64::from(tls));
     }
     // The proxy itself is not asked for.
-    let evener = Evener::run(&http(listen, &a, "proxy_from = \"127.0.0.0/8\", allow = \"192.0.2.0/24\""));
+    let evener = Evener::run(&http(0, &a, "proxy_from = \"127.0.0.0/8\", allow = \"192.0.2.0/24\""));
+    let listen = evener.port("s");
     let mut stream = connect(listen);
     stream.write_all(&header(7)).unwrap();
     assert_eq!(forwarded_for(&ask(&mut stream)), "192.0.2.7");
@@ -271,12 +275,14 @@ fn the_client_that_is_told_of_is_the_one_that_is_let_in_or_not() {
 
 #[test]
 fn who_says_nothing_or_half_a_header_is_closed_in_the_end() {
-    let (a, listen, plain) = (mirror("a"), reserved_port(), reserved_port());
+    let a = mirror("a");
     let evener = Evener::run(&format!(
         "{}\n{}",
-        http(listen, &a, "proxy_from = \"127.0.0.1\""),
-        tcp(plain, &a, "proxy_from = \"127.0.0.1\"").replace("\"s\"", "\"t\"")
+        http(0, &a, "proxy_from = \"127.0.0.1\""),
+        tcp(0, &a, "proxy_from = \"127.0.0.1\"").replace("\"s\"", "\"t\"")
     ));
+    let plain = evener.port("t");
+    let listen = evener.port("s");
     let mut held: Vec<_> =
         [listen, plain].into_iter().flat_map(|port| (0..2).map(move |_| connect(port))).collect();
     held[1].write_all(b"PROXY TCP4 192.0").unwrap();
@@ -294,8 +300,9 @@ fn haproxy_tells_in_each_of_its_ways() {
     if !have("haproxy") {
         return;
     }
-    let (a, listen) = (mirror("a"), reserved_port());
-    let evener = Evener::run(&http(listen, &a, "proxy_from = \"127.0.0.1\""));
+    let a = mirror("a");
+    let evener = Evener::run(&http(0, &a, "proxy_from = \"127.0.0.1\""));
+    let listen = evener.port("s");
     let ways = [
         "send-proxy",
         "send-proxy-v2",
@@ -342,7 +349,7 @@ fn what_haproxy_tells_of_tls_goes_on_to_the_server() {
     let (ca, _) = authority.own.write(&directory, "ca");
     let (chain, key) = authority.issue_client("someone").write(&directory, "client");
     let [chain, key] = [chain, key].map(|path| path.display().to_string());
-    let (port, listen) = (reserved_port(), reserved_port());
+    let port = reserved_port();
     let heard = Server::start(|mut stream| {
         // The header, as text.
         let mut fixed = [0; 16];
@@ -354,7 +361,8 @@ fn what_haproxy_tells_of_tls_goes_on_to_the_server() {
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let _ = stream.read_to_end(&mut body);
     });
-    let _evener = Evener::run(&tcp(listen, &heard, "proxy_from = \"127.0.0.1\", send_proxy = \"v2\""));
+    let evener = Evener::run(&tcp(0, &heard, "proxy_from = \"127.0.0.1\", send_proxy = \"v2\""));
+    let listen = evener.port("s");
     let _haproxy = Peer::haproxy(
         port,
         &format!(
@@ -379,8 +387,9 @@ fn nginx_tells_of_the_client() {
     if !have("nginx") {
         return;
     }
-    let (a, listen, port) = (mirror("a"), reserved_port(), reserved_port());
-    let _evener = Evener::run(&http(listen, &a, "proxy_from = \"127.0.0.1\", deny = \"127.0.0.9\""));
+    let (a, port) = (mirror("a"), reserved_port());
+    let evener = Evener::run(&http(0, &a, "proxy_from = \"127.0.0.1\", deny = \"127.0.0.9\""));
+    let listen = evener.port("s");
     let _nginx = Peer::nginx(
         port,
         &format!(
@@ -399,13 +408,14 @@ fn haproxy_before_tls_that_we_end_or_pass_through() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let (ours, passed) = (mirror("ours"), tls_echo("passed", &authority.issue(&["a.example"])));
-    let (listen, through) = (reserved_port(), reserved_port());
-    let _evener = Evener::run(&format!(
+    let evener = Evener::run(&format!(
         "{}\nlocal p = pool \"p\" {{ \"127.0.0.1:{}\" }}\n\
-         service \"t\" {{ listen = \"127.0.0.1:{through}\", proxy_from = \"127.0.0.1\", deny = \"127.0.0.9\", routes = {{ {{ sni = \"a.example\", pool = p }} }} }}",
-        http(listen, &ours, &format!("proxy_from = \"127.0.0.1\", deny = \"127.0.0.9\", tls = {{ {keys} }}")),
+         service \"t\" {{ listen = \"127.0.0.1:0\", proxy_from = \"127.0.0.1\", deny = \"127.0.0.9\", routes = {{ {{ sni = \"a.example\", pool = p }} }} }}",
+        http(0, &ours, &format!("proxy_from = \"127.0.0.1\", deny = \"127.0.0.9\", tls = {{ {keys} }}")),
         passed.port
     ));
+    let listen = evener.port("s");
+    let through = evener.port("t");
     let client = Arc::new(authority.client(ANY));
     for way in ["send-proxy", "send-proxy-v2"] {
         let ports = [reserved_port(), reserved_port()];

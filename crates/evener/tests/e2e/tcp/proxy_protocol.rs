@@ -88,7 +88,7 @@ fn a_server_told_of_one_client_is_not_used_for_another() {
     if !have("nginx") {
         return;
     }
-    let (port, listen) = (reserved_port(), reserved_port());
+    let port = reserved_port();
     let _nginx = Peer::nginx(
         port,
         &format!(
@@ -96,9 +96,10 @@ fn a_server_told_of_one_client_is_not_used_for_another() {
              location / {{ return 200 \"$proxy_protocol_addr $connection_requests\\n\"; }} }} }}"
         ),
     );
-    let _evener = Evener::run(&format!(
-        "service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{port}\", send_proxy = \"v2\" }}"
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:0\", \"127.0.0.1:{port}\", send_proxy = \"v2\" }}"
     ));
+    let listen = evener.port("s");
     // Both keep their connections, and take turns.
     let mut clients = ["127.0.0.7", "127.0.0.8"].map(|from| (from, connect_from(from, listen)));
     for turn in 1..4 {
@@ -196,16 +197,17 @@ fn listener() -> (Server, Receiver<Told>) {
 
 #[test]
 fn version_2_tells_of_the_tls_of_the_client() {
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let (ca, _) = authority.own.write(&directory, "ca");
     let (server, told) = listener();
-    let _evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", send_proxy = \"v2\",\n\
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", send_proxy = \"v2\",\n\
          tls = {{ {keys}, alpn = \"imap\", client_ca = \"{}\", client_certificate = \"optional\" }} }}",
         server.port,
         ca.display()
     ));
+    let listen = evener.port("s");
     let mut ids = Vec::new();
     for version in ANY {
         for certified in [false, true] {
@@ -297,7 +299,7 @@ fn version_1_is_one_line_before_everything() {
 
 #[test]
 fn the_header_goes_before_what_is_passed_through() {
-    let (authority, listen) = (Authority::new("test ca"), reserved_port());
+    let authority = Authority::new("test ca");
     let (tell, told) = channel();
     let behind = tls_echo("a", &authority.issue(&["a.example"]));
     let behind_port = behind.port;
@@ -309,11 +311,12 @@ fn the_header_goes_before_what_is_passed_through() {
         std::thread::spawn(move || std::io::copy(&mut back, &mut again));
         let _ = std::io::copy(&mut stream, &mut onward);
     });
-    let _evener = Evener::run(&format!(
+    let evener = Evener::run(&format!(
         "local p = pool \"p\" {{ \"127.0.0.1:{}\", send_proxy = \"v2\" }}\n\
-         service \"s\" {{ listen = \"127.0.0.1:{listen}\", routes = {{ {{ sni = \"a.example\", pool = p }} }} }}",
+         service \"s\" {{ listen = \"127.0.0.1:0\", routes = {{ {{ sni = \"a.example\", pool = p }} }} }}",
         server.port
     ));
+    let listen = evener.port("s");
     let mut client = shake(listen, "a.example", &Arc::new(authority.client(ANY))).unwrap();
     assert_eq!(line_of(&mut client), "a a.example");
     let header = told.recv_timeout(DEADLINE).unwrap();
@@ -355,11 +358,12 @@ fn the_header_goes_before_tls_to_the_server() {
 
 #[test]
 fn servers_without_the_setting_get_no_header() {
-    let (a, listen) = (mirror("a"), reserved_port());
-    let _evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", send_proxy = false }}",
+    let a = mirror("a");
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", send_proxy = false }}",
         a.port
     ));
+    let listen = evener.port("s");
     let told = ask(&mut connect_from("127.0.0.7", listen));
     assert!(told.starts_with("a\nGET / HTTP/1.1"), "{told}");
 }

@@ -2,7 +2,7 @@
 
 use crate::harness::certificates::{ANY, Authority, shake};
 use crate::harness::origin::{Origin, Wire, get, run_http};
-use crate::harness::{DEADLINE, Directory, Evener, Server, connect, line, reserved_port, wait_until};
+use crate::harness::{DEADLINE, Directory, Evener, Server, connect, line, wait_until};
 use crate::http::http2::client::{END_STREAM, Front, HEADERS, RST_STREAM, Raw, frame, request_block, within};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -56,14 +56,14 @@ fn more_clients_than_a_server_takes_are_served_one_after_the_other() {
         std::thread::sleep(Duration::from_millis(50));
         wire.reply("200 OK", "", b"ok")
     });
-    let listen = reserved_port();
     let evener = Evener::run_with(
         &format!(
-            "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", {} }}",
+            "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", {} }}",
             pool(origin.port, 2, "")
         ),
         &["--workers", "4"],
     );
+    let listen = evener.port("s");
     std::thread::scope(|scope| {
         for _ in 0..24 {
             scope.spawn(|| assert_eq!(get(listen, "/").status(), 200));
@@ -182,16 +182,16 @@ fn streams_wait_like_requests_of_http1() {
 #[test]
 fn a_reload_that_makes_room_is_seen() {
     let (origin, gate) = gated();
-    let config = |listen: u16, max: u32| {
+    let config = |max: u32| {
         let pool = pool(origin.port, max, "queue = { timeout = \"1m\" }");
-        format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", {pool} }}")
+        format!("service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", {pool} }}")
     };
-    let listen = reserved_port();
-    let evener = Evener::run(&config(listen, 1));
+    let evener = Evener::run(&config(1));
+    let listen = evener.port("s");
     let mut clients: Vec<Wire> = (0..2).map(|_| Wire::to(listen)).collect();
     clients.iter().for_each(|client| client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap());
     queued(&evener, 1);
-    evener.reload(&config(listen, 2));
+    evener.reload(&config(2));
     wait_until("both at the server", || (origin.requests().len() == 2).then_some(()));
     gate.open(2);
     clients.iter_mut().for_each(|client| assert_eq!(client.answer("GET").unwrap().status(), 200));
@@ -204,10 +204,10 @@ fn tcp(listen: u16, more: &str, pool: &str) -> String {
 #[test]
 fn a_client_of_tcp_waits_accepted() {
     let server = Server::named("a");
-    let listen = reserved_port();
     let pool = pool(server.port, 1, "queue = { size = 2, timeout = \"1m\" }");
     // One worker, whose clients have an order.
-    let evener = Evener::run_with(&tcp(listen, "", &pool), &["--workers", "1"]);
+    let evener = Evener::run_with(&tcp(0, "", &pool), &["--workers", "1"]);
+    let listen = evener.port("s");
     let mut first = connect(listen);
     assert!(line(&mut first).starts_with("a "));
     // What it says meanwhile, and the end of its side, are kept.
@@ -238,9 +238,9 @@ fn a_client_of_tcp_waits_accepted() {
 #[test]
 fn a_client_of_tcp_whose_time_is_over_is_closed() {
     let server = Server::named("a");
-    let listen = reserved_port();
     let pool = pool(server.port, 1, "queue = { timeout = \"300ms\" }");
-    let evener = Evener::run(&tcp(listen, "", &pool));
+    let evener = Evener::run(&tcp(0, "", &pool));
+    let listen = evener.port("s");
     let mut first = connect(listen);
     assert!(line(&mut first).starts_with("a "));
     assert_eq!(line(&mut connect(listen)), "");
@@ -254,9 +254,10 @@ fn a_client_of_tcp_whose_time_is_over_is_closed() {
 fn a_client_of_tls_waits_after_its_handshake() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let (server, listen) = (Server::named("a"), reserved_port());
+    let server = Server::named("a");
     let pool = pool(server.port, 1, "queue = { size = 1, timeout = \"1m\" }");
-    let evener = Evener::run(&tcp(listen, &format!("tls = {{ {keys} }},"), &pool));
+    let evener = Evener::run(&tcp(0, &format!("tls = {{ {keys} }},"), &pool));
+    let listen = evener.port("s");
     let config = Arc::new(authority.client(ANY));
     let shake = || shake(listen, "a.example", &config).unwrap();
     let first = shake();
@@ -279,9 +280,9 @@ fn permits_that_one_worker_frees_are_used_by_another() {
         std::thread::sleep(Duration::from_millis(20));
         let _ = stream.write_all(b"served\n");
     });
-    let listen = reserved_port();
     let pool = pool(server.port, 2, "queue = { timeout = \"1m\" }");
-    let evener = Evener::run_with(&tcp(listen, "", &pool), &["--workers", "4"]);
+    let evener = Evener::run_with(&tcp(0, "", &pool), &["--workers", "4"]);
+    let listen = evener.port("s");
     std::thread::scope(|scope| {
         for _ in 0..40 {
             scope.spawn(|| assert_eq!(line(&mut connect(listen)), "served"));

@@ -19,17 +19,19 @@ fn service(listen: u16, servers: &[&Server], more: &str) -> String {
 
 #[test]
 fn the_one_liner_takes_turns() {
-    let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
-    let [listen_at, a_at, b_at] = [listen, a.port, b.port].map(|port| format!("127.0.0.1:{port}"));
-    let _evener = Evener::one_liner(&["tcp", &listen_at, &a_at, &b_at]);
+    let (a, b) = (Server::named("a"), Server::named("b"));
+    let [a_at, b_at] = [a.port, b.port].map(|port| format!("127.0.0.1:{port}"));
+    let evener = Evener::one_liner(&["tcp", "127.0.0.1:0", &a_at, &b_at]);
+    let listen = evener.port("tcp");
     let seen: Vec<String> = (0..6).map(|_| who(listen)).collect();
     assert_eq!(seen, ["a", "b", "a", "b", "a", "b"]);
 }
 
 #[test]
 fn a_refused_connect_goes_on_to_the_next_server_unseen() {
-    let (mut a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
-    let evener = Evener::run(&service(listen, &[&a, &b], "passive = { down_for = \"1s\" }"));
+    let (mut a, b) = (Server::named("a"), Server::named("b"));
+    let evener = Evener::run(&service(0, &[&a, &b], "passive = { down_for = \"1s\" }"));
+    let listen = evener.port("s");
     assert_eq!([who(listen), who(listen)], ["a", "b"]);
     a.stop();
     let seen: Vec<String> = (0..20).map(|_| who(listen)).collect();
@@ -46,9 +48,10 @@ fn a_refused_connect_goes_on_to_the_next_server_unseen() {
 
 #[test]
 fn a_connect_that_is_not_answered_goes_on_to_the_next_server() {
-    let (silent, b, listen) = (Silent::new(), Server::named("b"), reserved_port());
+    let (silent, b) = (Silent::new(), Server::named("b"));
     let more = format!("\"127.0.0.1:{}\", connect_timeout = \"300ms\"", silent.port);
-    let evener = Evener::run(&service(listen, &[&b], &more));
+    let evener = Evener::run(&service(0, &[&b], &more));
+    let listen = evener.port("s");
     assert_eq!([who(listen), who(listen), who(listen)], ["b", "b", "b"]);
     let server = evener.server(&format!("127.0.0.1:{}", silent.port));
     // A client may come in the milliseconds between the time-out and the next snapshot.
@@ -58,9 +61,10 @@ fn a_connect_that_is_not_answered_goes_on_to_the_next_server() {
 
 #[test]
 fn nobody_left_closes_the_client_and_says_so() {
-    let (mut a, listen) = (Server::named("a"), reserved_port());
+    let mut a = Server::named("a");
     a.stop();
-    let evener = Evener::run(&service(listen, &[&a], ""));
+    let evener = Evener::run(&service(0, &[&a], ""));
+    let listen = evener.port("s");
     assert_eq!([who(listen), who(listen)], ["", ""]);
     assert_eq!(evener.service_counter("s", "no_server"), 2);
     evener.expect_log("no_server service=s reason=\"every usable server failed\"");
@@ -96,7 +100,6 @@ fn check_stream(mut stream: &TcpStream, salt: u64, blocks: u64) {
 #[test]
 fn a_gibibyte_each_way_at_once_arrives_bit_for_bit() {
     const BLOCKS: u64 = 1024;
-    let listen = reserved_port();
     let server = Server::start(|stream| {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         std::thread::scope(|scope| {
@@ -104,7 +107,8 @@ fn a_gibibyte_each_way_at_once_arrives_bit_for_bit() {
             check_stream(&stream, 99, BLOCKS);
         });
     });
-    let evener = Evener::run(&service(listen, &[&server], ""));
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("s");
     let client = connect(listen);
     std::thread::scope(|scope| {
         scope.spawn(|| send_stream(&client, 99, BLOCKS));
@@ -120,8 +124,9 @@ fn a_gibibyte_each_way_at_once_arrives_bit_for_bit() {
 
 #[test]
 fn small_and_large_writes_of_many_clients_arrive_whole() {
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let _evener = Evener::run(&service(listen, &[&a], ""));
+    let a = Server::named("a");
+    let evener = Evener::run(&service(0, &[&a], ""));
+    let listen = evener.port("s");
     std::thread::scope(|scope| {
         for client in 0..40_u32 {
             scope.spawn(move || {
@@ -149,7 +154,6 @@ fn small_and_large_writes_of_many_clients_arrive_whole() {
 
 #[test]
 fn half_close_is_kept_in_both_directions() {
-    let listen = reserved_port();
     let server = Server::start(|mut stream| {
         // First hears the client to its end, then speaks.
         let mut heard = String::new();
@@ -165,7 +169,8 @@ fn half_close_is_kept_in_both_directions() {
         stream.read_to_string(&mut heard).unwrap();
         assert_eq!(heard, "still here");
     });
-    let _evener = Evener::run(&service(listen, &[&server, &talker], ""));
+    let evener = Evener::run(&service(0, &[&server, &talker], ""));
+    let listen = evener.port("s");
     let mut client = connect(listen);
     client.write_all(b"everything").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
@@ -181,7 +186,6 @@ fn half_close_is_kept_in_both_directions() {
 
 #[test]
 fn an_answer_before_the_request_is_read_reaches_the_client() {
-    let listen = reserved_port();
     // As a web server that refuses a large upload: it answers and closes with the request unread, which resets.
     let server = Server::start(|mut stream| {
         let mut some = [0; 10];
@@ -190,7 +194,8 @@ fn an_answer_before_the_request_is_read_reaches_the_client() {
         stream.shutdown(Shutdown::Write).unwrap();
         std::thread::sleep(Duration::from_millis(300));
     });
-    let _evener = Evener::run(&service(listen, &[&server], ""));
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("s");
     let mut client = connect(listen);
     let mut writer = client.try_clone().unwrap();
     let writing = std::thread::spawn(move || {
@@ -243,8 +248,9 @@ fn keepalive_is_asked_of_the_kernel_on_the_sides_that_want_it() {
     if !have("ss") {
         return;
     }
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let _evener = Evener::run(&service(listen, &[&a], "keepalive = \"4000s\", server_keepalive = \"8000s\""));
+    let a = Server::named("a");
+    let evener = Evener::run(&service(0, &[&a], "keepalive = \"4000s\", server_keepalive = \"8000s\""));
+    let listen = evener.port("s");
     let mut held = connect(listen);
     line(&mut held);
     // The timer of an idle connection with keepalive: `timer:(keepalive,66min,0)`.
@@ -260,14 +266,14 @@ fn keepalive_is_asked_of_the_kernel_on_the_sides_that_want_it() {
 #[test]
 fn a_sticky_client_keeps_its_server_across_workers_and_a_reload() {
     let (a, b, c) = (Server::named("a"), Server::named("b"), Server::named("c"));
-    let listen = reserved_port();
+    let evener = Evener::run_with(&service(0, &[&a, &b, &c], "sticky = true"), &["--workers", "2"]);
+    let listen = evener.port("s");
     let from = |address: &str| {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.bind(&format!("{address}:0").parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
         socket.connect(&local(listen).into()).unwrap();
         line(&mut socket.into()).split(' ').next().unwrap().to_owned()
     };
-    let evener = Evener::run_with(&service(listen, &[&a, &b, &c], "sticky = true"), &["--workers", "2"]);
     let first: Vec<String> = (2..8).map(|n| from(&format!("127.0.0.{n}"))).collect();
     assert!(["a", "b", "c"].iter().all(|name| first.contains(&(*name).to_owned())), "{first:?}");
     for turn in 0..8 {
@@ -286,15 +292,17 @@ fn a_sticky_client_keeps_its_server_across_workers_and_a_reload() {
 
 #[test]
 fn servers_see_the_source_address_that_was_asked_for() {
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let _evener = Evener::run(&service(listen, &[&a], "source = \"127.0.0.9\""));
+    let a = Server::named("a");
+    let evener = Evener::run(&service(0, &[&a], "source = \"127.0.0.9\""));
+    let listen = evener.port("s");
     assert_eq!(line(&mut connect(listen)), "a 127.0.0.9");
 }
 
 #[test]
 fn the_access_list_refuses_without_a_word() {
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let evener = Evener::run(&service(listen, &[&a], "deny = \"127.0.0.0/8\", allow = \"127.0.0.2\""));
+    let a = Server::named("a");
+    let evener = Evener::run(&service(0, &[&a], "deny = \"127.0.0.0/8\", allow = \"127.0.0.2\""));
+    let listen = evener.port("s");
     assert_eq!(who(listen), "");
     assert_eq!(evener.service_counter("s", "denied"), 1);
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -305,14 +313,14 @@ fn the_access_list_refuses_without_a_word() {
 
 #[test]
 fn a_reset_by_the_server_delivers_what_came_before_and_is_passed_on() {
-    let listen = reserved_port();
     let server = Server::start(|mut stream| {
         stream.write_all(b"last words").unwrap();
         std::thread::sleep(Duration::from_millis(100));
         let socket = socket2::Socket::from(stream);
         socket.set_linger(Some(Duration::ZERO)).unwrap();
     });
-    let evener = Evener::run(&service(listen, &[&server], ""));
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("s");
     let mut client = connect(listen);
     let mut answer = [0; 10];
     client.read_exact(&mut answer).unwrap();
@@ -328,7 +336,7 @@ fn a_reset_by_the_server_delivers_what_came_before_and_is_passed_on() {
 
 #[test]
 fn an_urgent_mark_in_bulk_loses_nothing_behind_it() {
-    let (heard, listen) = (std::sync::Arc::new(std::sync::Mutex::new(Vec::new())), reserved_port());
+    let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let keep = std::sync::Arc::clone(&heard);
     let server = Server::start(move |mut stream| {
         let mut all = Vec::new();
@@ -336,7 +344,8 @@ fn an_urgent_mark_in_bulk_loses_nothing_behind_it() {
         *keep.lock().unwrap() = all;
         let _ = stream.write_all(b"done\n");
     });
-    let _evener = Evener::run(&service(listen, &[&server], ""));
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("s");
     let mut client = connect(listen);
     client.write_all(&[1; 400_000]).unwrap();
     std::thread::sleep(Duration::from_millis(100));
@@ -352,13 +361,13 @@ fn an_urgent_mark_in_bulk_loses_nothing_behind_it() {
 
 #[test]
 fn a_client_that_resets_is_not_an_orderly_end_for_the_server() {
-    let listen = reserved_port();
     let (tell, told) = std::sync::mpsc::channel();
     let server = Server::start(move |mut stream| {
         let mut all = Vec::new();
         let _ = tell.send(stream.read_to_end(&mut all).is_err());
     });
-    let _evener = Evener::run(&service(listen, &[&server], ""));
+    let evener = Evener::run(&service(0, &[&server], ""));
+    let listen = evener.port("s");
     let mut client = connect(listen);
     client.write_all(b"half of an upload").unwrap();
     std::thread::sleep(Duration::from_millis(100));
@@ -374,12 +383,13 @@ fn a_full_queue_of_a_unix_server_does_not_take_it_out() {
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
     socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
     socket.listen(1).unwrap();
-    let (b, listen) = (Server::named("b"), reserved_port());
+    let b = Server::named("b");
     let evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"{}\", name = \"busy\" }}, {{ \"127.0.0.1:{}\", tier = 2 }} }}",
+        "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"{}\", name = \"busy\" }}, {{ \"127.0.0.1:{}\", tier = 2 }} }}",
         path.display(),
         b.port
     ));
+    let listen = evener.port("s");
     let mut held: Vec<_> = (0..6).map(|_| connect(listen)).collect();
     // Two workers accept them in any order: some wait in the queue of the busy one, the others get the next server.
     let mut passed_on = 0;
@@ -397,7 +407,6 @@ fn a_full_queue_of_a_unix_server_does_not_take_it_out() {
 
 #[test]
 fn a_client_that_never_reads_is_bounded_and_others_go_on() {
-    let listen = reserved_port();
     let flood = Server::start(|mut stream| {
         let mut hello = [0; 1];
         if stream.read_exact(&mut hello).is_ok() && hello[0] == b'f' {
@@ -405,7 +414,8 @@ fn a_client_that_never_reads_is_bounded_and_others_go_on() {
         }
         let _ = stream.write_all(b"calm\n");
     });
-    let evener = Evener::run(&service(listen, &[&flood], ""));
+    let evener = Evener::run(&service(0, &[&flood], ""));
+    let listen = evener.port("s");
     let mut stuck: Vec<TcpStream> = (0..20).map(|_| connect(listen)).collect();
     stuck.iter_mut().for_each(|client| client.write_all(b"f").unwrap());
     std::thread::sleep(Duration::from_millis(500));
@@ -450,8 +460,9 @@ fn in_an_own_namespace_a_server_without_a_route_is_passed_over() {
 
 #[test]
 fn clients_that_come_and_go_in_haste_leave_nothing_behind() {
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let evener = Evener::run(&service(listen, &[&a], ""));
+    let a = Server::named("a");
+    let evener = Evener::run(&service(0, &[&a], ""));
+    let listen = evener.port("s");
     let until = Instant::now() + Duration::from_secs(2);
     std::thread::scope(|scope| {
         for _ in 0..4 {

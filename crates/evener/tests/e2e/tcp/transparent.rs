@@ -223,11 +223,12 @@ fn on_loopback_clients_are_seen_as_they_are() {
     if !crate::harness::have_root() {
         return;
     }
-    let (a, listen) = (crate::harness::Server::named("a"), reserved_port());
-    let _evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", source = \"client\" }}",
+    let a = crate::harness::Server::named("a");
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", source = \"client\" }}",
         a.port
     ));
+    let listen = evener.port("s");
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&"127.0.0.5:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
     socket.connect(&crate::harness::local(listen).into()).unwrap();

@@ -1,6 +1,6 @@
 //! `warm`: connections to servers that are made before clients want them.
 
-use crate::harness::{DEADLINE, Evener, Server, connect, line, reserved_port, wait_until, who};
+use crate::harness::{DEADLINE, Evener, Server, connect, line, wait_until, who};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -70,8 +70,9 @@ impl Counted {
 
 #[test]
 fn clients_get_what_is_there_already_and_it_is_made_anew() {
-    let (a, b, listen) = (Server::named("a"), Counted::new(), reserved_port());
-    let evener = Evener::run_with(&config(listen, &[a.port, b.server.port], "warm = 4"), &["--workers", "2"]);
+    let (a, b) = (Server::named("a"), Counted::new());
+    let evener = Evener::run_with(&config(0, &[a.port, b.server.port], "warm = 4"), &["--workers", "2"]);
+    let listen = evener.port("s");
     await_warm(&evener, 4);
     assert_eq!((b.came(), has(&evener, a.port), has(&evener, b.server.port)), (2, 2, 2));
     let mut held: Vec<_> = (0..6).map(|_| connect(listen)).collect();
@@ -93,8 +94,9 @@ fn clients_get_what_is_there_already_and_it_is_made_anew() {
 
 #[test]
 fn one_that_died_is_not_seen_by_a_client() {
-    let (server, listen) = (Counted::new(), reserved_port());
-    let evener = Evener::run_with(&config(listen, &[server.server.port], "warm = 3"), &["--workers", "1"]);
+    let server = Counted::new();
+    let evener = Evener::run_with(&config(0, &[server.server.port], "warm = 3"), &["--workers", "1"]);
+    let listen = evener.port("s");
     for _ in 0..3 {
         await_warm(&evener, 3);
         server.hang_up();
@@ -106,11 +108,11 @@ fn one_that_died_is_not_seen_by_a_client() {
 
 #[test]
 fn a_server_that_hangs_up_is_not_asked_in_haste() {
-    let (server, mut away, listen) = (Counted::new(), Server::named("away"), reserved_port());
+    let (server, mut away) = (Counted::new(), Server::named("away"));
     away.stop();
     server.shuts.store(true, Ordering::Relaxed);
     let more = "warm = 2, passive = { failures = 0 }";
-    let config = config(listen, &[server.server.port, away.port], more);
+    let config = config(0, &[server.server.port, away.port], more);
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     let (since, before) = (Instant::now(), evener.cpu_seconds());
     wait_until("a few connections", || (server.came() >= 4).then_some(()));
@@ -126,10 +128,11 @@ fn a_server_that_hangs_up_is_not_asked_in_haste() {
 
 #[test]
 fn they_leave_the_last_place_to_clients_and_make_way_for_them() {
-    let (server, listen) = (Counted::new(), reserved_port());
+    let server = Counted::new();
     let limited = format!("{{ \"127.0.0.1:{}\", max = 3 }}", server.server.port);
-    let config = format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", {limited}, warm = 8 }}");
+    let config = format!("service \"s\" {{ listen = \"127.0.0.1:0\", {limited}, warm = 8 }}");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let listen = evener.port("s");
     await_warm(&evener, 2);
     // Clients want all places: they get them.
     let mut held: Vec<_> = (0..3).map(|_| connect(listen)).collect();
@@ -144,19 +147,20 @@ fn they_leave_the_last_place_to_clients_and_make_way_for_them() {
 #[test]
 fn they_keep_no_client_out_whoever_made_them() {
     let (a, b) = (Counted::new(), Server::named("b"));
-    let [listen, other, alone, overflowing] = std::array::from_fn(|_| reserved_port());
     let (first, second) = (a.server.port, b.port);
     let evener = Evener::run_with(
         &format!(
             "local p = pool \"p\" {{ {{ \"127.0.0.1:{first}\", max = 8 }}, {{ \"127.0.0.1:{second}\", tier = 2 }} }}
              local q = pool \"q\" {{ {{ \"127.0.0.1:{first}\", name = \"q\", max = 8 }}, failover = false }}
-             service \"s\" {{ listen = \"127.0.0.1:{listen}\", pool = p, warm = 7 }}
-             service \"other\" {{ listen = \"127.0.0.1:{other}\", pool = p }}
-             service \"alone\" {{ listen = \"127.0.0.1:{alone}\", pool = q, warm = 7 }}
-             service \"overflowing\" {{ listen = \"127.0.0.1:{overflowing}\", pool = p, warm = 7 }}"
+             service \"s\" {{ listen = \"127.0.0.1:0\", pool = p, warm = 7 }}
+             service \"other\" {{ listen = \"127.0.0.1:0\", pool = p }}
+             service \"alone\" {{ listen = \"127.0.0.1:0\", pool = q, warm = 7 }}
+             service \"overflowing\" {{ listen = \"127.0.0.1:0\", pool = p, warm = 7 }}"
         ),
         &["--workers", "2"],
     );
+    let [listen, other, alone, overflowing] =
+        ["s", "other", "alone", "overflowing"].map(|service| evener.port(service));
     let made = || evener.server("q")["warm"] == 7 && has(&evener, first) == 7;
     wait_until("those of two pools", || made().then_some(()));
     for port in [listen, other, alone, overflowing] {
@@ -173,9 +177,10 @@ fn they_keep_no_client_out_whoever_made_them() {
 
 #[test]
 fn they_end_with_what_they_were_made_for() {
-    let (a, b, listen) = (Counted::new(), Counted::new(), reserved_port());
+    let (a, b) = (Counted::new(), Counted::new());
     let (first, second) = (a.server.port, b.server.port);
-    let evener = Evener::run(&config(listen, &[first, second], "warm = 6"));
+    let evener = Evener::run(&config(0, &[first, second], "warm = 6"));
+    let listen = evener.port("s");
     await_warm(&evener, 6);
     let ends = |port: u16, expected: [u64; 2]| {
         let both = || [has(&evener, first), has(&evener, second)];
@@ -189,14 +194,14 @@ fn they_end_with_what_they_were_made_for() {
         assert!(evener.talk(&["ready", &format!("127.0.0.1:{first}")]).status.success());
         ends(first, [3, 3]);
     }
-    evener.reload(&config(listen, &[first, second], "warm = 2"));
+    evener.reload(&config(0, &[first, second], "warm = 2"));
     await_warm(&evener, 2);
-    evener.reload(&config(listen, &[second], "warm = 2"));
+    evener.reload(&config(0, &[second], "warm = 2"));
     wait_until("the server that left", || (has(&evener, second) == 2).then_some(()));
     // The same server at another address.
     let named = |port: u16, more: &str| {
         format!(
-            "service \"s\" {{ listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{port}\", name = \"one\" }}, {more} }}"
+            "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{port}\", name = \"one\" }}, {more} }}"
         )
     };
     evener.reload(&named(second, "warm = 3"));
@@ -215,13 +220,14 @@ fn they_end_with_what_they_were_made_for() {
 
 #[test]
 fn without_failover_a_lower_tier_gets_none_and_the_pool_is_down_with_its_first_tier() {
-    let (mut a, b, listen) = (Counted::new(), Counted::new(), reserved_port());
+    let (mut a, b) = (Counted::new(), Counted::new());
     let config = format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", {{ \"127.0.0.1:{}\", tier = 2 }}, \
+        "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", {{ \"127.0.0.1:{}\", tier = 2 }}, \
          failover = false, warm = 2, check = check.tcp {{ every = \"100ms\", fall = 2, rise = 1 }} }}",
         a.server.port, b.server.port
     );
     let evener = Evener::run(&config);
+    let listen = evener.port("s");
     await_warm(&evener, 2);
     a.server.stop();
     evener.expect_log("pool_down");
@@ -238,13 +244,14 @@ fn without_failover_a_lower_tier_gets_none_and_the_pool_is_down_with_its_first_t
 
 #[test]
 fn a_drain_does_not_wait_for_them_and_a_server_that_goes_loses_them() {
-    let (mut a, b, listen) = (Counted::new(), Server::named("b"), reserved_port());
+    let (mut a, b) = (Counted::new(), Server::named("b"));
     let config = format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", {{ \"127.0.0.1:{}\", tier = 2 }}, \
+        "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", {{ \"127.0.0.1:{}\", tier = 2 }}, \
          warm = 4, check = check.tcp {{ every = \"100ms\", fall = 2, rise = 2 }} }}",
         a.server.port, b.port
     );
     let mut evener = Evener::run(&config);
+    let listen = evener.port("s");
     wait_until("all at the first tier", || (has(&evener, a.server.port) == 4).then_some(()));
     assert_eq!(has(&evener, b.port), 0);
     a.server.stop();

@@ -3,7 +3,7 @@
 use crate::harness::certificates::{
     ANY, Authority, Issued, curl, line_of, mirror, openssl, s_client, shake, shake_over,
 };
-use crate::harness::{DEADLINE, Directory, Evener, Server, connect, have, reserved_port, wait_until};
+use crate::harness::{DEADLINE, Directory, Evener, Server, connect, have, wait_until};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -31,10 +31,10 @@ fn subject(port: u16, arguments: &[&str]) -> String {
 
 #[test]
 fn a_tcp_service_ends_tls_of_both_versions() {
-    let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
+    let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let evener = Evener::run(&tcp(listen, &a, &keys, ""));
+    let evener = Evener::run(&tcp(0, &a, &keys, ""));
+    let listen = evener.port("s");
     for version in ANY {
         let config = Arc::new(authority.client(&[version]));
         let mut client = shake(listen, "a.example", &config).unwrap();
@@ -54,17 +54,17 @@ fn an_http_service_ends_tls_and_says_so_to_its_servers() {
     if !have("curl") {
         return;
     }
-    let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), mirror("a"), reserved_port());
+    let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), mirror("a"));
     let ca = directory.write("ca.pem", &authority.own.chain).display().to_string();
     let issued = authority.issue(&["a.example"]);
     // The certificate and its key in one file.
     let both = directory.write("both.pem", &format!("{}{}", issued.chain, issued.key));
-    let _evener = Evener::run(&format!(
-        "service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", tls = \"{}\" }}",
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", tls = \"{}\" }}",
         a.port,
         both.display()
     ));
+    let listen = evener.port("s");
     for version in ["--tlsv1.2", "--tlsv1.3"] {
         let (status, body) = curl(listen, "a.example", "https", &["--cacert", &ca, version]);
         let body = body.to_ascii_lowercase();
@@ -76,8 +76,7 @@ fn an_http_service_ends_tls_and_says_so_to_its_servers() {
 
 #[test]
 fn the_name_that_is_asked_for_chooses_the_certificate() {
-    let (directory, more, a, listen) =
-        (Directory::new(), Directory::new(), Server::named("a"), reserved_port());
+    let (directory, more, a) = (Directory::new(), Directory::new(), Server::named("a"));
     let authority = Authority::new("test ca");
     let [first, second] = [&["a.example"][..], &["b.example", "c.example"]].map(|names| {
         let keys = authority.issue(names).keys(&directory, names[0]);
@@ -91,7 +90,8 @@ fn the_name_that_is_asked_for_chooses_the_certificate() {
         "certificates = {{ {first}, {second} }}, directory = \"{}\"",
         more.file("").display().to_string().trim_end_matches('/')
     );
-    let _evener = Evener::run(&tcp(listen, &a, &tls, ""));
+    let evener = Evener::run(&tcp(0, &a, &tls, ""));
+    let listen = evener.port("s");
     let cases = [
         ("a.example", "CN=a.example"),
         ("b.example", "CN=b.example"),
@@ -118,14 +118,14 @@ fn curl_meets_each_name_with_and_without_sni() {
     if !have("curl") {
         return;
     }
-    let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), mirror("a"), reserved_port());
+    let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), mirror("a"));
     let ca = directory.write("ca.pem", &authority.own.chain).display().to_string();
     let [first, second] = [&["127.0.0.1", "a.example"][..], &["b.example"]].map(|names| {
         let keys = authority.issue(names).keys(&directory, names[names.len() - 1]);
         format!("{{ {keys} }}")
     });
-    let _evener = Evener::run(&http(listen, &a, &format!("certificates = {{ {first}, {second} }}"), ""));
+    let evener = Evener::run(&http(0, &a, &format!("certificates = {{ {first}, {second} }}"), ""));
+    let listen = evener.port("s");
     for name in ["a.example", "b.example", "127.0.0.1"] {
         assert_eq!(curl(listen, name, "https", &["--cacert", &ca]).0, 200, "{name}");
     }
@@ -134,10 +134,10 @@ fn curl_meets_each_name_with_and_without_sni() {
 
 #[test]
 fn the_oldest_version_is_kept_to() {
-    let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
+    let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let evener = Evener::run(&tcp(listen, &a, &format!("{keys}, min_version = \"1.3\""), ""));
+    let evener = Evener::run(&tcp(0, &a, &format!("{keys}, min_version = \"1.3\""), ""));
+    let listen = evener.port("s");
     let old = Arc::new(authority.client(&[&rustls::version::TLS12]));
     let refused = shake(listen, "a.example", &old).unwrap_err().to_string();
     assert!(refused.contains("ProtocolVersion"), "{refused}");
@@ -145,7 +145,7 @@ fn the_oldest_version_is_kept_to() {
     assert_eq!(line_of(&mut shake(listen, "a.example", &new).unwrap()), "a 127.0.0.1");
     wait_until("it to be counted", || (evener.service_counter("s", "tls_failed") == 1).then_some(()));
     // Nothing older than 1.2 is spoken, whatever is configured. (This openssl speaks 1.1 when it has to.)
-    evener.reload(&tcp(listen, &a, &keys, ""));
+    evener.reload(&tcp(0, &a, &keys, ""));
     let said = s_client(listen, &["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"], "");
     assert!(said.contains("no peer certificate available"), "{said}");
     assert_eq!(line_of(&mut shake(listen, "a.example", &old).unwrap()), "a 127.0.0.1");
@@ -153,10 +153,10 @@ fn the_oldest_version_is_kept_to() {
 
 #[test]
 fn protocols_are_agreed_on_as_configured() {
-    let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
+    let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let _evener = Evener::run(&tcp(listen, &a, &format!("{keys}, alpn = {{ \"imap\", \"pop3\" }}"), ""));
+    let evener = Evener::run(&tcp(0, &a, &format!("{keys}, alpn = {{ \"imap\", \"pop3\" }}"), ""));
+    let listen = evener.port("s");
     let offer = |offered: &[&str]| {
         let mut config = authority.client(ANY);
         config.alpn_protocols = offered.iter().map(|one| one.as_bytes().to_vec()).collect();
@@ -191,15 +191,15 @@ fn ocsp_response(directory: &Directory, authority: &Authority, chain: &str) -> S
 
 #[test]
 fn an_ocsp_response_is_stapled() {
-    let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
+    let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let chain = directory.file("a.crt").display().to_string();
     let response = ocsp_response(&directory, &authority, &chain);
-    let evener = Evener::run(&tcp(listen, &a, &keys, ""));
+    let evener = Evener::run(&tcp(0, &a, &keys, ""));
+    let listen = evener.port("s");
     let status = |version| s_client(listen, &["-status", version], "");
     assert!(status("-tls1_3").contains("OCSP response: no response sent"));
-    evener.reload(&tcp(listen, &a, &format!("{keys}, ocsp = \"{response}\""), ""));
+    evener.reload(&tcp(0, &a, &format!("{keys}, ocsp = \"{response}\""), ""));
     // In a directory it is found by its name.
     let own = Directory::new();
     for name in ["a.crt", "a.key", "a.ocsp"] {
@@ -207,7 +207,7 @@ fn an_ocsp_response_is_stapled() {
     }
     let by_name = format!("directory = \"{}\"", own.file("").display());
     for tls in [format!("{keys}, ocsp = \"{response}\""), by_name] {
-        evener.reload(&tcp(listen, &a, &tls, ""));
+        evener.reload(&tcp(0, &a, &tls, ""));
         for version in ["-tls1_2", "-tls1_3"] {
             let said = status(version);
             assert!(said.contains("OCSP Response Status: successful"), "{version} {tls}: {said}");
@@ -218,10 +218,10 @@ fn an_ocsp_response_is_stapled() {
 
 #[test]
 fn who_does_not_shake_hands_in_time_is_closed() {
-    let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
+    let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let evener = Evener::run(&tcp(listen, &a, &format!("{keys}, handshake_timeout = \"500ms\""), ""));
+    let evener = Evener::run(&tcp(0, &a, &format!("{keys}, handshake_timeout = \"500ms\""), ""));
+    let listen = evener.port("s");
     let mut silent = connect(listen);
     let slow = std::thread::spawn(move || {
         let mut slow = connect(listen);
@@ -246,10 +246,10 @@ fn who_does_not_shake_hands_in_time_is_closed() {
 
 #[test]
 fn no_more_handshakes_at_once_than_configured() {
-    let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
+    let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let evener = Evener::run(&tcp(listen, &a, &format!("{keys}, handshakes_max = 3"), ""));
+    let evener = Evener::run(&tcp(0, &a, &format!("{keys}, handshakes_max = 3"), ""));
+    let listen = evener.port("s");
     let config = Arc::new(authority.client(ANY));
     let mut done = shake(listen, "a.example", &config).unwrap();
     assert_eq!(line_of(&mut done), "a 127.0.0.1");
@@ -267,10 +267,10 @@ fn no_more_handshakes_at_once_than_configured() {
 
 #[test]
 fn what_is_no_handshake_is_closed() {
-    let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
+    let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let evener = Evener::run(&tcp(listen, &a, &keys, ""));
+    let evener = Evener::run(&tcp(0, &a, &keys, ""));
+    let listen = evener.port("s");
     let garbage: [&[u8]; 9] = [
         b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n",
         b"SSH-2.0-OpenSSH_9.2\r\n",
@@ -303,7 +303,7 @@ fn what_is_no_handshake_is_closed() {
 
 #[test]
 fn half_a_message_behind_the_handshake_harms_nobody() {
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let speak = Arc::new(std::sync::Barrier::new(2));
     let server = Server::start({
         let speak = Arc::clone(&speak);
@@ -314,7 +314,8 @@ fn half_a_message_behind_the_handshake_harms_nobody() {
         }
     });
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let evener = Evener::run_with(&tcp(listen, &server, &keys, ""), &["--workers", "1"]);
+    let evener = Evener::run_with(&tcp(0, &server, &keys, ""), &["--workers", "1"]);
+    let listen = evener.port("s");
     let mut config = authority.client(&[&rustls::version::TLS13]);
     config.enable_secret_extraction = true;
     let mut client = shake(listen, "a.example", &Arc::new(config)).unwrap();
@@ -354,7 +355,7 @@ fn sealed(client: rustls::ClientConnection, kind: rustls::ContentType, payload: 
 #[test]
 fn what_a_server_sent_before_it_reset_reaches_a_slow_client() {
     const SIZE: usize = 200_000;
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let server = Server::start(|mut stream| {
         let _ = stream.read_exact(&mut [0]);
         stream.write_all(&vec![b'x'; SIZE]).unwrap();
@@ -363,7 +364,8 @@ fn what_a_server_sent_before_it_reset_reaches_a_slow_client() {
         socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
     });
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let evener = Evener::run(&tcp(listen, &server, &keys, ""));
+    let evener = Evener::run(&tcp(0, &server, &keys, ""));
+    let listen = evener.port("s");
     let mut client = shake(listen, "a.example", &Arc::new(authority.client(ANY))).unwrap();
     socket2::SockRef::from(&client.sock).set_recv_buffer_size(8192).unwrap();
     client.write_all(b"1").unwrap();
@@ -385,7 +387,7 @@ fn what_a_server_sent_before_it_reset_reaches_a_slow_client() {
 
 #[test]
 fn half_close_goes_through_tls_both_ways() {
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let (tell, told) = std::sync::mpsc::channel();
     let server = Server::start(move |mut stream| {
         let mut first = [0];
@@ -402,7 +404,8 @@ fn half_close_goes_through_tls_both_ways() {
         }
     });
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let _evener = Evener::run(&tcp(listen, &server, &keys, ""));
+    let evener = Evener::run(&tcp(0, &server, &keys, ""));
+    let listen = evener.port("s");
     for version in ANY {
         let config = Arc::new(authority.client(&[version]));
         let mut client = shake(listen, "a.example", &config).unwrap();
@@ -467,10 +470,10 @@ pub(crate) fn there_and_back(port: u16, config: rustls::ClientConfig, length: us
 
 #[test]
 fn sixty_four_mebibytes_each_way_come_bit_for_bit() {
-    let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
+    let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let evener = Evener::run(&tcp(listen, &a, &keys, ""));
+    let evener = Evener::run(&tcp(0, &a, &keys, ""));
+    let listen = evener.port("s");
     there_and_back(listen, authority.client(&[&rustls::version::TLS13]), 64 << 20);
     there_and_back(listen, authority.client(&[&rustls::version::TLS12]), 1 << 20);
     let counted = evener.service_counter("s", "bytes_in");
@@ -506,10 +509,10 @@ impl Write for Pieces {
 
 #[test]
 fn a_handshake_in_pieces_is_one() {
-    let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
+    let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let _evener = Evener::run(&tcp(listen, &a, &keys, ""));
+    let evener = Evener::run(&tcp(0, &a, &keys, ""));
+    let listen = evener.port("s");
     for version in ANY {
         for size in [1, 2, 5, 100] {
             let config = Arc::new(authority.client(&[version]));
@@ -522,15 +525,11 @@ fn a_handshake_in_pieces_is_one() {
 
 #[test]
 fn a_bad_certificate_changes_nothing_and_says_which_file() {
-    let (directory, authority, a, b, listen) = (
-        Directory::new(),
-        Authority::new("test ca"),
-        Server::named("a"),
-        Server::named("b"),
-        reserved_port(),
-    );
+    let (directory, authority, a, b) =
+        (Directory::new(), Authority::new("test ca"), Server::named("a"), Server::named("b"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let evener = Evener::run(&tcp(listen, &a, &keys, ""));
+    let evener = Evener::run(&tcp(0, &a, &keys, ""));
+    let listen = evener.port("s");
     let other = authority.issue(&["b.example"]);
     let write = |name: &str, issued: Issued| issued.keys(&directory, name);
     let bad = [
@@ -554,7 +553,7 @@ fn a_bad_certificate_changes_nothing_and_says_which_file() {
     cases.push((format!("{keys}, client_ca = \"{ca}\""), "empty-ca.pem"));
     for (tls, expected) in cases {
         // The server would change, too.
-        evener.directory.write("evener.lua", &tcp(listen, &b, &tls, ""));
+        evener.directory.write("evener.lua", &tcp(0, &b, &tls, ""));
         let output = evener.talk(&["reload"]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{tls}: {said}");

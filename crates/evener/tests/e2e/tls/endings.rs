@@ -2,7 +2,7 @@
 
 use crate::harness::certificates::Authority;
 use crate::harness::origin::get;
-use crate::harness::{Evener, Server, connect, reserved_port};
+use crate::harness::{Evener, Server, connect};
 use crate::http::http2::client::{Front, within};
 use rustls::{ServerConnection, StreamOwned, SupportedProtocolVersion};
 use std::io::{Read, Write};
@@ -59,11 +59,11 @@ fn http2_clients_get_the_whole_response() {
 #[test]
 fn http1_clients_get_the_whole_response() {
     let check = |server: &Server, what: &str| {
-        let listen = reserved_port();
-        let _evener = Evener::run(&format!(
-            "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", {}, {PATIENT} }}",
+        let evener = Evener::run(&format!(
+            "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", {}, {PATIENT} }}",
             pool(server)
         ));
+        let listen = evener.port("s");
         assert_eq!(get(listen, "/").text(), "hello", "{what}");
     };
     each(check, RESPONSE);
@@ -72,9 +72,8 @@ fn http1_clients_get_the_whole_response() {
 #[test]
 fn clients_of_a_relay_are_told_of_the_end() {
     let check = |server: &Server, what: &str| {
-        let listen = reserved_port();
-        let _evener =
-            Evener::run(&format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", {} }}", pool(server)));
+        let evener = Evener::run(&format!("service \"s\" {{ listen = \"127.0.0.1:0\", {} }}", pool(server)));
+        let listen = evener.port("s");
         let mut client = connect(listen);
         client.write_all(b"hello?").unwrap();
         let mut all = String::new();
@@ -89,11 +88,11 @@ fn a_tunnel_through_http_is_told_of_the_end() {
     const CHANGES: &str =
         "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\ngood bye";
     let check = |server: &Server, what: &str| {
-        let listen = reserved_port();
-        let _evener = Evener::run(&format!(
-            "service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", {}, {PATIENT} }}",
+        let evener = Evener::run(&format!(
+            "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", {}, {PATIENT} }}",
             pool(server)
         ));
+        let listen = evener.port("s");
         let mut client = connect(listen);
         client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n").unwrap();
         let mut all = String::new();

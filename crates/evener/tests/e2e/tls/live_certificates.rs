@@ -1,7 +1,7 @@
 //! Certificates that change on disk while the program runs: taken on without being told, kept when they cannot be used.
 
 use crate::harness::certificates::{ANY, Authority, Issued, line_of, mirror, s_client, shake, tls_echo};
-use crate::harness::{BINARY, Directory, Evener, Server, reserved_port, wait_until};
+use crate::harness::{BINARY, Directory, Evener, Server, wait_until};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::pki_types::CertificateDer;
@@ -45,8 +45,9 @@ fn reloaded(evener: &Evener) -> usize {
 #[test]
 fn a_changed_certificate_is_taken_on_without_a_signal() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let evener = Evener::run(&service(listen, &a, &authority.issue(&["a.example"]).keys(&directory, "a")));
+    let a = Server::named("a");
+    let evener = Evener::run(&service(0, &a, &authority.issue(&["a.example"]).keys(&directory, "a")));
+    let listen = evener.port("s");
     let client = forgetful(&authority);
     let mut held = shake(listen, "a.example", &client).unwrap();
     assert_eq!(line_of(&mut held), "a 127.0.0.1");
@@ -75,7 +76,7 @@ fn a_changed_certificate_is_taken_on_without_a_signal() {
 #[test]
 fn a_link_that_points_elsewhere_is_a_change() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (a, listen) = (Server::named("a"), reserved_port());
+    let a = Server::named("a");
     let (first, second) = (authority.issue(&["a.example"]), authority.issue(&["a.example"]));
     first.write(&directory, "first");
     second.write(&directory, "second");
@@ -88,7 +89,8 @@ fn a_link_that_points_elsewhere_is_a_change() {
     };
     link("first");
     let [chain, key] = ["live.crt", "live.key"].map(|name| directory.file(name).display().to_string());
-    let _evener = Evener::run(&service(listen, &a, &format!("certificate = \"{chain}\", key = \"{key}\"")));
+    let evener = Evener::run(&service(0, &a, &format!("certificate = \"{chain}\", key = \"{key}\"")));
+    let listen = evener.port("s");
     let client = forgetful(&authority);
     wait_for(listen, "a.example", &first, &client);
     link("second");
@@ -98,9 +100,10 @@ fn a_link_that_points_elsewhere_is_a_change() {
 #[test]
 fn a_certificate_without_its_key_waits_for_it() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (a, listen) = (Server::named("a"), reserved_port());
+    let a = Server::named("a");
     let (old, new) = (authority.issue(&["a.example"]), authority.issue(&["a.example"]));
-    let evener = Evener::run(&service(listen, &a, &old.keys(&directory, "a")));
+    let evener = Evener::run(&service(0, &a, &old.keys(&directory, "a")));
+    let listen = evener.port("s");
     let client = forgetful(&authority);
     directory.write("a.crt", &new.chain);
     evener.expect_log(" certificates_kept ");
@@ -129,12 +132,13 @@ fn a_certificate_without_its_key_waits_for_it() {
 fn a_directory_is_looked_at_for_files_that_come_and_go() {
     let (directory, certificates, authority) =
         (Directory::new(), Directory::new(), Authority::new("test ca"));
-    let (a, listen) = (Server::named("a"), reserved_port());
+    let a = Server::named("a");
     let default = authority.issue(&["default.example"]).keys(&directory, "default");
     let first = authority.issue(&["one.example"]);
     first.write(&certificates, "one.example");
     let tls = format!("{default}, directory = \"{}\"", certificates.file("").display());
-    let evener = Evener::run(&service(listen, &a, &tls));
+    let evener = Evener::run(&service(0, &a, &tls));
+    let listen = evener.port("s");
     let client = forgetful(&authority);
     wait_for(listen, "one.example", &first, &client);
     assert!(served(listen, "two.example", &client).is_none(), "it gets the default, which is not its own");
@@ -175,11 +179,12 @@ fn shown(issued: &Issued, directory: &Directory, name: &str) -> Vec<String> {
 fn another_client_authority_counts_for_new_connections_and_for_tickets() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let (first, second) = (Authority::new("first"), Authority::new("second"));
-    let (a, listen) = (mirror("a"), reserved_port());
+    let a = mirror("a");
     let (ca, _) = first.own.write(&directory, "ca");
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let config = service(listen, &a, &format!("{keys}, client_ca = \"{}\"", ca.display()));
+    let config = service(0, &a, &format!("{keys}, client_ca = \"{}\"", ca.display()));
     let evener = Evener::run(&config.replace("listen", "protocol = \"http\", listen"));
+    let listen = evener.port("s");
     let one = shown(&first.issue_client("one"), &directory, "one");
     let two = shown(&second.issue_client("two"), &directory, "two");
     let versions = ["-tls1_2", "-tls1_3"].map(|version| (version, directory.file(version)));
@@ -214,14 +219,14 @@ fn another_client_authority_counts_for_new_connections_and_for_tickets() {
 fn authorities_of_servers_are_read_again_too() {
     let (directory, first, second) = (Directory::new(), Authority::new("first"), Authority::new("second"));
     let server = tls_echo("b", &second.issue(&["b.example"]));
-    let listen = reserved_port();
     let (ca, _) = first.own.write(&directory, "ca");
     let evener = Evener::run(&format!(
         "local p = pool \"p\" {{ \"127.0.0.1:{}\", tls = {{ ca = \"{}\", sni = \"b.example\" }}, passive = false }}\n\
-         service \"s\" {{ listen = \"127.0.0.1:{listen}\", pool = p }}",
+         service \"s\" {{ listen = \"127.0.0.1:0\", pool = p }}",
         server.port,
         ca.display()
     ));
+    let listen = evener.port("s");
     assert_eq!(crate::harness::who(listen), "", "an authority that we do not trust");
     directory.write("ca.crt", &second.own.chain);
     wait_until("the server to be trusted", || (crate::harness::who(listen) == "b").then_some(()));
@@ -231,10 +236,11 @@ fn authorities_of_servers_are_read_again_too() {
 #[test]
 fn a_reload_takes_changed_files_on_and_a_wrong_one_does_not() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (a, listen) = (Server::named("a"), reserved_port());
+    let a = Server::named("a");
     let old = authority.issue(&["a.example"]);
-    let config = service(listen, &a, &old.keys(&directory, "a"));
+    let config = service(0, &a, &old.keys(&directory, "a"));
     let evener = Evener::run(&config);
+    let listen = evener.port("s");
     let client = forgetful(&authority);
     directory.write("a.crt", &authority.issue(&["a.example"]).chain);
     let output = evener.talk(&["reload"]);
@@ -303,10 +309,10 @@ fn check_says_which_file_is_wrong() {
 #[test]
 fn certificates_that_end_soon_are_noticed() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (a, listen) = (Server::named("a"), reserved_port());
+    let a = Server::named("a");
     let [soon, over, good] = [("soon.example", 5), ("over.example", -3), ("good.example", 30)]
         .map(|(name, days)| format!("{{ {} }}", authority.issue_until(name, days).keys(&directory, name)));
-    let evener = Evener::run(&service(listen, &a, &format!("certificates = {{ {good}, {soon}, {over} }}")));
+    let evener = Evener::run(&service(0, &a, &format!("certificates = {{ {good}, {soon}, {over} }}")));
     evener.expect_log("the certificate of soon.example expires in");
     evener.expect_log("the certificate of over.example has expired");
     assert!(evener.log().contains("notice") && !evener.log().contains("good.example"), "{}", evener.log());

@@ -59,8 +59,9 @@ fn send(listen: u16, bytes: &[u8]) -> (String, Vec<u8>) {
 
 #[test]
 fn the_name_chooses_the_pool_and_every_byte_goes_on() {
-    let (a, b, c, listen) = (Server::named("a"), Server::named("b"), Server::named("c"), reserved_port());
-    let evener = Evener::run(&config(listen, [&a, &b, &c], ""));
+    let (a, b, c) = (Server::named("a"), Server::named("b"), Server::named("c"));
+    let evener = Evener::run(&config(0, [&a, &b, &c], ""));
+    let listen = evener.port("s");
     let cases = [
         ("a.example", "a"),
         ("A.EXAMPLE", "a"),
@@ -83,8 +84,9 @@ fn the_name_chooses_the_pool_and_every_byte_goes_on() {
 
 #[test]
 fn who_names_nobody_is_closed_or_gets_the_pool_for_all_others() {
-    let (a, b, c, listen) = (Server::named("a"), Server::named("b"), Server::named("c"), reserved_port());
-    let evener = Evener::run(&config(listen, [&a, &b, &c], ""));
+    let (a, b, c) = (Server::named("a"), Server::named("b"), Server::named("c"));
+    let evener = Evener::run(&config(0, [&a, &b, &c], ""));
+    let listen = evener.port("s");
     let nobody = [Some("unknown.example"), Some("wild.example"), Some("xa.example"), None];
     for name in nobody {
         assert_eq!(send(listen, &hello(name, 10, 16_000)), (String::new(), Vec::new()), "{name:?}");
@@ -93,7 +95,7 @@ fn who_names_nobody_is_closed_or_gets_the_pool_for_all_others() {
         (evener.service_counter("s", "greeting_refused") == nobody.len() as u64).then_some(())
     });
     let d = Server::named("d");
-    evener.reload(&config(listen, [&a, &b, &c], &format!("\"127.0.0.1:{}\",", d.port)));
+    evener.reload(&config(0, [&a, &b, &c], &format!("\"127.0.0.1:{}\",", d.port)));
     for name in nobody {
         assert_eq!(send(listen, &hello(name, 10, 16_000)).0, "d", "{name:?}");
     }
@@ -102,9 +104,10 @@ fn who_names_nobody_is_closed_or_gets_the_pool_for_all_others() {
 
 #[test]
 fn what_is_no_hello_is_closed_and_reaches_nobody() {
-    let (a, b, c, listen) = (Server::named("a"), Server::named("b"), Server::named("c"), reserved_port());
+    let (a, b, c) = (Server::named("a"), Server::named("b"), Server::named("c"));
     let d = Server::named("d");
-    let evener = Evener::run(&config(listen, [&a, &b, &c], &format!("\"127.0.0.1:{}\",", d.port)));
+    let evener = Evener::run(&config(0, [&a, &b, &c], &format!("\"127.0.0.1:{}\",", d.port)));
+    let listen = evener.port("s");
     let two_names = {
         let one = |name: &str| extension(0, &vector16(&[&[0][..], &vector16(name.as_bytes())].concat()));
         let extensions = [one("a.example"), one("b.example")].concat();
@@ -142,8 +145,9 @@ fn what_is_no_hello_is_closed_and_reaches_nobody() {
 
 #[test]
 fn who_says_nothing_or_half_of_it_is_closed_in_the_end() {
-    let (a, b, c, listen) = (Server::named("a"), Server::named("b"), Server::named("c"), reserved_port());
-    let evener = Evener::run(&config(listen, [&a, &b, &c], ""));
+    let (a, b, c) = (Server::named("a"), Server::named("b"), Server::named("c"));
+    let evener = Evener::run(&config(0, [&a, &b, &c], ""));
+    let listen = evener.port("s");
     let (mut silent, mut half) = (connect(listen), connect(listen));
     half.write_all(&hello(Some("a.example"), 300, 16_000)[..50]).unwrap();
     assert_eq!(silent.read(&mut [0; 1]).unwrap_or(0), 0);
@@ -155,8 +159,9 @@ fn who_says_nothing_or_half_of_it_is_closed_in_the_end() {
 fn a_hello_in_pieces_is_one_and_the_connection_goes_on() {
     let authority = Authority::new("test ca");
     let a = tls_echo("a", &authority.issue(&["a.example"]));
-    let (b, c, listen) = (Server::named("b"), Server::named("c"), reserved_port());
-    let _evener = Evener::run(&config(listen, [&a, &b, &c], ""));
+    let (b, c) = (Server::named("b"), Server::named("c"));
+    let evener = Evener::run(&config(0, [&a, &b, &c], ""));
+    let listen = evener.port("s");
     for version in ANY {
         for size in [1, 2, 5, 6, 150] {
             let config = Arc::new(authority.client(&[version]));
@@ -173,8 +178,9 @@ fn a_hello_in_pieces_is_one_and_the_connection_goes_on() {
 fn a_hello_of_many_kilobytes_is_read_whole() {
     let authority = Authority::new("test ca");
     let a = tls_echo("a", &authority.issue(&["a.example"]));
-    let (b, c, listen) = (Server::named("b"), Server::named("c"), reserved_port());
-    let _evener = Evener::run(&config(listen, [&a, &b, &c], ""));
+    let (b, c) = (Server::named("b"), Server::named("c"));
+    let evener = Evener::run(&config(0, [&a, &b, &c], ""));
+    let listen = evener.port("s");
     let mut config = authority.client(ANY);
     config.alpn_protocols = (0..60).map(|number| format!("{number:0>200}").into_bytes()).collect();
     assert_eq!(line_of(&mut shake(listen, "a.example", &Arc::new(config)).unwrap()), "a a.example");
@@ -193,7 +199,7 @@ fn real_clients_reach_real_servers_by_their_names() {
     if !have("curl") || !have("nginx") {
         return;
     }
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let ports = [reserved_port(), reserved_port(), reserved_port()];
     let names = ["a.example", "b.example", "*.wild.example"];
     let server = |(port, name): (u16, &str)| {
@@ -209,7 +215,8 @@ fn real_clients_reach_real_servers_by_their_names() {
     let _nginx = Peer::nginx(ports[2], &format!("http {{ access_log off;\n{servers} }}"));
     let (ca, _) = authority.own.write(&directory, "ca");
     let ca = ca.display().to_string();
-    let _evener = Evener::run(&with_ports(listen, ports, ""));
+    let evener = Evener::run(&with_ports(0, ports, ""));
+    let listen = evener.port("s");
     // Elliptic curves and finite fields: a key share and a long list.
     let groups = "X25519:P-256:P-384:P-521:X448:ffdhe2048:ffdhe3072:ffdhe4096:ffdhe6144:ffdhe8192";
     for (name, by) in [("a.example", names[0]), ("b.example", names[1]), ("y.wild.example", names[2])] {
@@ -229,7 +236,8 @@ fn real_clients_reach_real_servers_by_their_names() {
 fn a_large_transfer_is_passed_through_bit_for_bit() {
     let authority = Authority::new("test ca");
     let a = tls_echo("a", &authority.issue(&["a.example"]));
-    let (b, c, listen) = (Server::named("b"), Server::named("c"), reserved_port());
-    let _evener = Evener::run(&config(listen, [&a, &b, &c], ""));
+    let (b, c) = (Server::named("b"), Server::named("c"));
+    let evener = Evener::run(&config(0, [&a, &b, &c], ""));
+    let listen = evener.port("s");
     crate::tls::clients::there_and_back(listen, authority.client(ANY), 32 << 20);
 }

@@ -163,15 +163,15 @@ fn to_server(listen: u16, port: u16, protocol: &str, tls: &str) -> String {
 
 #[test]
 fn servers_are_verified_by_name_and_authority() {
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let (ca, _) = authority.own.write(&directory, "ca");
     let (foreign, _) = Authority::new("foreign").own.write(&directory, "foreign");
     let [ca, foreign] = [ca, foreign].map(|path| path.display().to_string());
     let server = tls_echo("a", &authority.issue(&["web.example"]));
     let by_address = tls_echo("b", &authority.issue(&["127.0.0.1"]));
     let met = |port: u16, tls: &str| {
-        let evener = Evener::run(&to_server(listen, port, "tcp", tls));
-        let met = line(&mut connect(listen));
+        let evener = Evener::run(&to_server(0, port, "tcp", tls));
+        let met = line(&mut connect(evener.port("s")));
         (met, evener.server("one")["counters"]["tls_failed"].as_u64().unwrap())
     };
     let right = format!("{{ ca = \"{ca}\", sni = \"web.example\" }}");
@@ -195,7 +195,7 @@ fn a_client_of_http_is_told_that_the_server_is_not_the_right_one() {
     if !have("curl") || !have("nginx") {
         return;
     }
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let (ca, _) = authority.own.write(&directory, "ca");
     let ca = ca.display().to_string();
     let port = reserved_port();
@@ -210,11 +210,12 @@ fn a_client_of_http_is_told_that_the_server_is_not_the_right_one() {
         ),
     );
     let tls = |name: &str| format!("{{ ca = \"{ca}\", sni = \"{name}\" }}");
-    let evener = Evener::run(&to_server(listen, port, "http", &tls("other.example")));
+    let evener = Evener::run(&to_server(0, port, "http", &tls("other.example")));
+    let listen = evener.port("s");
     let (status, body) = curl(listen, "www.example", "http", &[]);
     assert_eq!(status, 502, "{body}");
     assert_eq!(evener.service_counter("s", "requests_failed"), 1);
-    evener.reload(&to_server(listen, port, "http", &tls("web.example")));
+    evener.reload(&to_server(0, port, "http", &tls("web.example")));
     wait_until("the server to be used again", || {
         (curl(listen, "www.example", "http", &[]).0 == 200).then_some(())
     });
@@ -227,7 +228,7 @@ fn servers_that_want_a_certificate_of_us_get_it() {
     if !have("curl") || !have("nginx") {
         return;
     }
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let (ca, _) = authority.own.write(&directory, "ca");
     let ca = ca.display().to_string();
     let (chain, key) = authority.issue(&["web.example"]).write(&directory, "web");
@@ -243,10 +244,11 @@ fn servers_that_want_a_certificate_of_us_get_it() {
         ),
     );
     let with = |keys: &str| {
-        to_server(listen, port, "http", &format!("{{ ca = \"{ca}\", sni = \"web.example\", {keys} }}"))
+        to_server(0, port, "http", &format!("{{ ca = \"{ca}\", sni = \"web.example\", {keys} }}"))
     };
     let own = authority.issue_client("evener").keys(&directory, "own");
     let evener = Evener::run(&with(&own));
+    let listen = evener.port("s");
     let (status, body) = curl(listen, "www.example", "http", &[]);
     assert_eq!((status, body.trim()), (200, "CN=evener SUCCESS"));
     // nginx says "No required SSL certificate was sent" by an answer of its own.
@@ -259,11 +261,12 @@ fn servers_that_want_a_certificate_of_us_get_it() {
 
 #[test]
 fn half_close_goes_through_tls_to_the_server() {
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let (ca, _) = authority.own.write(&directory, "ca");
     let server = tls_echo("a", &authority.issue(&["a.example"]));
     let tls = format!("{{ ca = \"{}\", sni = \"a.example\" }}", ca.display());
-    let _evener = Evener::run(&to_server(listen, server.port, "tcp", &tls));
+    let evener = Evener::run(&to_server(0, server.port, "tcp", &tls));
+    let listen = evener.port("s");
     let mut client = connect(listen);
     client.write_all(b"everything").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
@@ -275,24 +278,26 @@ fn half_close_goes_through_tls_to_the_server() {
 
 #[test]
 fn sixty_four_mebibytes_go_through_tls_on_both_sides() {
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let (ca, _) = authority.own.write(&directory, "ca");
     let server = tls_echo("a", &authority.issue(&["a.example"]));
     let tls = format!("{{ ca = \"{}\", sni = \"a.example\" }}", ca.display());
-    let config = to_server(listen, server.port, "tcp", &tls)
-        .replace("pool = p", &format!("pool = p, tls = {{ {keys} }}"));
-    let _evener = Evener::run(&config);
+    let config =
+        to_server(0, server.port, "tcp", &tls).replace("pool = p", &format!("pool = p, tls = {{ {keys} }}"));
+    let evener = Evener::run(&config);
+    let listen = evener.port("s");
     there_and_back(listen, authority.client(ANY), 64 << 20);
 }
 
 #[test]
 fn sixty_four_mebibytes_each_way_go_through_tls_to_the_server() {
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let (ca, _) = authority.own.write(&directory, "ca");
     let server = tls_echo("a", &authority.issue(&["a.example"]));
     let tls = format!("{{ ca = \"{}\", sni = \"a.example\" }}", ca.display());
-    let _evener = Evener::run(&to_server(listen, server.port, "tcp", &tls));
+    let evener = Evener::run(&to_server(0, server.port, "tcp", &tls));
+    let listen = evener.port("s");
     let sent = crate::tls::clients::noise(64 << 20);
     let mut client = connect(listen);
     let mut writer = client.try_clone().unwrap();
@@ -311,21 +316,22 @@ fn sixty_four_mebibytes_each_way_go_through_tls_to_the_server() {
 
 #[test]
 fn a_server_that_fails_its_handshake_is_passed_over() {
-    let (directory, authority, listen) = (Directory::new(), Authority::new("test ca"), reserved_port());
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let (ca, _) = authority.own.write(&directory, "ca");
     let good = tls_echo("good", &authority.issue(&["a.example"]));
     let wrong = tls_echo("wrong", &authority.issue(&["b.example"]));
     let plain = Server::named("plain");
     let config = format!(
         "local p = pool \"p\" {{ \"127.0.0.1:{}\", \"127.0.0.1:{}\", \"127.0.0.1:{}\", tls = {{ ca = \"{}\", sni = \"a.example\" }} }}\n\
-         service \"s\" {{ listen = \"127.0.0.1:{listen}\", pool = p, tls = {{ {} }} }}",
+         service \"s\" {{ listen = \"127.0.0.1:0\", pool = p, tls = {{ {} }} }}",
         plain.port,
         wrong.port,
         good.port,
         ca.display(),
         authority.issue(&["a.example"]).keys(&directory, "a")
     );
-    let _evener = Evener::run(&config);
+    let evener = Evener::run(&config);
+    let listen = evener.port("s");
     let client = Arc::new(authority.client(ANY));
     for _ in 0..6 {
         assert_eq!(line_of(&mut shake(listen, "a.example", &client).unwrap()), "good a.example");

@@ -1,7 +1,7 @@
 //! TLS over time: sessions that are resumed, certificates that are replaced under load.
 
 use crate::harness::certificates::{ANY, Authority, line_of, mirror, s_client, shake};
-use crate::harness::{Directory, Evener, Server, reserved_port};
+use crate::harness::{Directory, Evener, Server};
 use rustls::client::Resumption;
 use rustls::pki_types::CertificateDer;
 use std::sync::Arc;
@@ -27,10 +27,10 @@ fn visit(listen: u16, version: &str, how: &str, file: &str, more: &[&str]) -> St
 
 #[test]
 fn sessions_are_resumed_by_any_worker() {
-    let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), mirror("a"), reserved_port());
+    let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), mirror("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let evener = Evener::run_with(&http(listen, &a, &keys), &["--workers", "2"]);
+    let evener = Evener::run_with(&http(0, &a, &keys), &["--workers", "2"]);
+    let listen = evener.port("s");
     let file = |name: &str| directory.file(name).display().to_string();
     for (version, name) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
         let session = file(version);
@@ -55,10 +55,11 @@ fn sessions_are_resumed_by_any_worker() {
 #[test]
 fn a_session_of_another_service_is_not_resumed() {
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), mirror("a"));
-    let (listen, other) = (reserved_port(), reserved_port());
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let second = http(other, &a, &keys).replace("\"s\"", "\"t\"");
-    let _evener = Evener::run(&format!("{}\n{second}", http(listen, &a, &keys)));
+    let second = http(0, &a, &keys).replace("\"s\"", "\"t\"");
+    let evener = Evener::run(&format!("{}\n{second}", http(0, &a, &keys)));
+    let listen = evener.port("s");
+    let other = evener.port("t");
     let session = directory.file("session").display().to_string();
     for version in ["-tls1_2", "-tls1_3"] {
         visit(listen, version, "-sess_out", &session, &[]);
@@ -69,15 +70,15 @@ fn a_session_of_another_service_is_not_resumed() {
 
 #[test]
 fn a_resumed_session_still_knows_its_client() {
-    let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), mirror("a"), reserved_port());
+    let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), mirror("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let (ca, _) = authority.own.write(&directory, "ca");
     let (chain, key) = authority.issue_client("someone").write(&directory, "client");
     let (chain, key) = (chain.display().to_string(), key.display().to_string());
     let tls = format!("{keys}, client_ca = \"{}\"", ca.display());
-    let config = http(listen, &a, &tls).replace("protocol", "certificate_header = \"X-Subject\", protocol");
+    let config = http(0, &a, &tls).replace("protocol", "certificate_header = \"X-Subject\", protocol");
     let evener = Evener::run_with(&config, &["--workers", "2"]);
+    let listen = evener.port("s");
     let session = directory.file("session").display().to_string();
     for version in ["-tls1_2", "-tls1_3"] {
         visit(listen, version, "-sess_out", &session, &["-cert", &chain, "-key", &key]);
@@ -127,14 +128,12 @@ fn served(listen: u16, config: &Arc<rustls::ClientConfig>) -> CertificateDer<'st
 
 #[test]
 fn certificates_are_replaced_under_load_and_sessions_go_on() {
-    let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
+    let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let config = format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", tls = {{ {keys} }} }}",
-        a.port
-    );
+    let config =
+        format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", tls = {{ {keys} }} }}", a.port);
     let evener = Evener::run_with(&config, &["--workers", "2"]);
+    let listen = evener.port("s");
     let mut always_new = authority.client(ANY);
     always_new.resumption = Resumption::disabled();
     let always_new = Arc::new(always_new);
@@ -178,13 +177,12 @@ fn certificates_are_replaced_under_load_and_sessions_go_on() {
 
 #[test]
 fn a_connection_outlives_the_certificate_that_it_began_with() {
-    let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), Server::named("a"), reserved_port());
+    let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let config = |tls: &str| {
-        format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", {tls} }}", a.port)
-    };
+    let config =
+        |tls: &str| format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", {tls} }}", a.port);
     let evener = Evener::run(&config(&format!("tls = {{ {keys} }}")));
+    let listen = evener.port("s");
     let client = Arc::new(authority.client(ANY));
     let mut held = shake(listen, "a.example", &client).unwrap();
     assert_eq!(line_of(&mut held), "a 127.0.0.1");

@@ -1,7 +1,7 @@
 //! What testssl.sh (Debian's) says of an https service with the default settings: nothing above LOW that is about us.
 
 use crate::harness::certificates::{Authority, mirror};
-use crate::harness::{Directory, Evener, have, reserved_port};
+use crate::harness::{Directory, Evener, have};
 use serde_json::Value;
 use std::process::{Child, Command, Stdio};
 
@@ -78,14 +78,14 @@ fn testssl_finds_nothing_above_low() {
     if !have("testssl") {
         return;
     }
-    let (directory, authority, a, listen) =
-        (Directory::new(), Authority::new("test ca"), mirror("a"), reserved_port());
+    let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), mirror("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     authority.own.write(&directory, "ca");
-    let _evener = Evener::run(&format!(
-        "service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", tls = {{ {keys} }} }}",
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", tls = {{ {keys} }} }}",
         a.port
     ));
+    let listen = evener.port("s");
     let files = ["vulnerabilities.json", "settings.json"];
     let parts: Vec<Child> =
         PARTS.iter().zip(files).map(|(part, file)| start(&directory, part, file, listen)).collect();

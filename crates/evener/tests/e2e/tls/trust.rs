@@ -3,7 +3,7 @@
 
 use crate::harness::certificates::{ANY, Authority, Issued, line_of, shake, tls_echo};
 use crate::harness::origin::Wire;
-use crate::harness::{Directory, Evener, Server, reserved_port, wait_until, who};
+use crate::harness::{Directory, Evener, Server, wait_until, who};
 use crate::http::http2::client::{Front, within};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 use rustls::pki_types::PrivateKeyDer;
@@ -68,13 +68,14 @@ fn a_server_with_a_self_signed_certificate_that_is_named_is_reached() {
     for (shown, ca, status, verdict) in
         [(&named, &ca, 200, "up"), (&named, &of_directory, 200, "up"), (&other, &ca, 503, "down")]
     {
-        let (served, listen) = (Arc::default(), reserved_port());
+        let served = Arc::default();
         let server = counting_https(shown, &served);
         let check = "check = check.https { every = \"50ms\", timeout = \"3s\", rise = 1, fall = 1 }";
         let evener = Evener::run(&format!(
-            "{}service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", pool = p }}",
+            "{}service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", pool = p }}",
             pool(&server, ca, check)
         ));
+        let listen = evener.port("s");
         wait_until("the check to decide", || {
             let is_probed = verdict == "down" || served.load(Ordering::Relaxed) > 1;
             (evener.server("one")["verdict"] == verdict && is_probed).then_some(())
@@ -101,11 +102,12 @@ fn it_is_for_clients_of_http_2_and_for_tcp_too() {
             assert_eq!((response.status, response.text().as_str()), (200, "hello"));
         }
     });
-    let (echo, listen) = (tls_echo("tcp", &named), reserved_port());
-    let _evener = Evener::run(&format!(
-        "{}service \"s\" {{ listen = \"127.0.0.1:{listen}\", pool = p }}",
+    let echo = tls_echo("tcp", &named);
+    let evener = Evener::run(&format!(
+        "{}service \"s\" {{ listen = \"127.0.0.1:0\", pool = p }}",
         pool(&echo, &ca, "")
     ));
+    let listen = evener.port("s");
     assert_eq!(who(listen), "tcp");
 }
 
@@ -113,11 +115,12 @@ fn it_is_for_clients_of_http_2_and_for_tcp_too() {
 fn a_self_signed_certificate_of_another_name_is_refused() {
     let (directory, named) = (Directory::new(), self_signed("b.example"));
     let ca = directory.write("named.crt", &named.chain).display().to_string();
-    let (server, listen) = (https(&named), reserved_port());
+    let server = https(&named);
     let evener = Evener::run(&format!(
-        "{}service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", pool = p }}",
+        "{}service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", pool = p }}",
         pool(&server, &ca, "")
     ));
+    let listen = evener.port("s");
     assert_eq!(Wire::to(listen).ask("GET", "/", "").unwrap().status(), 502);
     assert_eq!(evener.server("one")["counters"]["tls_failed"], 1);
 }
@@ -128,11 +131,12 @@ fn a_client_with_a_self_signed_certificate_that_is_named_comes_in() {
     let (named, other) = (self_signed("client"), self_signed("client"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let ca = directory.write("named.crt", &named.chain).display().to_string();
-    let (a, listen) = (Server::named("a"), reserved_port());
-    let _evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", tls = {{ {keys}, client_ca = \"{ca}\" }} }}",
+    let a = Server::named("a");
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", tls = {{ {keys}, client_ca = \"{ca}\" }} }}",
         a.port
     ));
+    let listen = evener.port("s");
     for version in ANY {
         for (shown, expected) in [(&named, "a 127.0.0.1"), (&other, "")] {
             let mut config = authority.client(&[version]);
@@ -157,13 +161,13 @@ fn pem_files_may_have_byte_order_marks_and_other_labels() {
     for (chain, key) in forms {
         let keys = Issued { chain, key }.keys(&directory, "form");
         let ca = directory.write("ca.crt", &format!("\u{feff}{}", authority.own.chain));
-        let listen = reserved_port();
-        let _evener = Evener::run(&format!(
-            "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\",\n\
+        let evener = Evener::run(&format!(
+            "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\",\n\
              tls = {{ {keys}, client_ca = \"{}\", client_certificate = \"optional\" }} }}",
             a.port,
             ca.display()
         ));
+        let listen = evener.port("s");
         let mut config = authority.client(ANY);
         config.client_auth_cert_resolver = authority.issue_client("me").resolver();
         let mut client = shake(listen, "a.example", &Arc::new(config)).unwrap();
@@ -193,11 +197,11 @@ fn the_log_says_why_a_handshake_with_a_server_failed() {
         (deaf, "the server ended the connection"),
         (plain, "the server does not speak TLS"),
     ] {
-        let listen = reserved_port();
         let evener = Evener::run(&format!(
-            "{}service \"s\" {{ listen = \"127.0.0.1:{listen}\", pool = p }}",
+            "{}service \"s\" {{ listen = \"127.0.0.1:0\", pool = p }}",
             pool(&server, &ca, "")
         ));
+        let listen = evener.port("s");
         assert_eq!(who(listen), "");
         evener
             .expect_log(&format!("server_down pool=p server=one reason=\"TLS handshake failed: {reason}\""));

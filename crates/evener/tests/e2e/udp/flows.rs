@@ -73,9 +73,10 @@ pub(crate) fn service(listen: u16, servers: &[&Echo], more: &str) -> String {
 
 #[test]
 fn the_one_liner_gives_each_client_a_flow() {
-    let (a, b, listen) = (Echo::start("a"), Echo::start("b"), reserved_port());
-    let [listen_at, a_at, b_at] = [listen, a.port, b.port].map(|port| format!("127.0.0.1:{port}"));
-    let evener = Evener::one_liner(&["udp", &listen_at, &a_at, &b_at]);
+    let (a, b) = (Echo::start("a"), Echo::start("b"));
+    let [a_at, b_at] = [a.port, b.port].map(|port| format!("127.0.0.1:{port}"));
+    let evener = Evener::one_liner(&["udp", "127.0.0.1:0", &a_at, &b_at]);
+    let listen = evener.port("udp");
     let clients: Vec<UdpSocket> = (0..6).map(|_| client(listen)).collect();
     let first: Vec<String> = clients.iter().map(|client| ask(client, "1")).collect();
     assert_eq!(first.iter().filter(|answer| *answer == "a 1").count(), 3, "{first:?}");
@@ -90,8 +91,9 @@ fn the_one_liner_gives_each_client_a_flow() {
 
 #[test]
 fn datagrams_of_every_size_pass_whole_and_in_bursts() {
-    let (a, listen) = (Echo::start("a"), reserved_port());
-    let _evener = Evener::run(&service(listen, &[&a], ""));
+    let a = Echo::start("a");
+    let evener = Evener::run(&service(0, &[&a], ""));
+    let listen = evener.port("u");
     let socket = client(listen);
     for size in [0, 1, 511, 1472, 1473, 9000, 65_000] {
         let text: String = "xyz".chars().cycle().take(size).collect();
@@ -119,9 +121,10 @@ fn datagrams_of_every_size_pass_whole_and_in_bursts() {
 
 #[test]
 fn flows_of_a_server_that_dies_go_on_at_once() {
-    let (mut a, b, listen) = (Echo::start("a"), Echo::start("b"), reserved_port());
+    let (mut a, b) = (Echo::start("a"), Echo::start("b"));
     let evener =
-        Evener::run_with(&service(listen, &[&a, &b], "passive = { down_for = \"1s\" }"), &["--workers", "2"]);
+        Evener::run_with(&service(0, &[&a, &b], "passive = { down_for = \"1s\" }"), &["--workers", "2"]);
+    let listen = evener.port("u");
     let clients: Vec<UdpSocket> = (0..8).map(|_| client(listen)).collect();
     let first: Vec<String> = clients.iter().map(|client| ask(client, "1")).collect();
     assert_eq!(first.iter().filter(|answer| *answer == "a 1").count(), 4, "{first:?}");
@@ -143,9 +146,10 @@ fn flows_of_a_server_that_dies_go_on_at_once() {
 
 #[test]
 fn flows_end_unused_and_the_oldest_makes_room() {
-    let (a, listen) = (Echo::start("a"), reserved_port());
-    let config = service(listen, &[&a], "idle_timeout = \"600ms\", flows_max = 4");
+    let a = Echo::start("a");
+    let config = service(0, &[&a], "idle_timeout = \"600ms\", flows_max = 4");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let listen = evener.port("u");
     let clients: Vec<UdpSocket> = (0..10).map(|_| client(listen)).collect();
     clients.iter().for_each(|client| assert_eq!(ask(client, "x"), "a x"));
     assert_eq!(evener.status()["services"][0]["flows_active"], 4);
@@ -178,8 +182,9 @@ fn answers_come_from_the_address_that_was_asked() {
 
 #[test]
 fn a_denied_client_hears_nothing_and_nobody_left_is_counted() {
-    let (mut a, listen) = (Echo::start("a"), reserved_port());
-    let evener = Evener::run(&service(listen, &[&a], "deny = \"127.0.0.5\""));
+    let mut a = Echo::start("a");
+    let evener = Evener::run(&service(0, &[&a], "deny = \"127.0.0.5\""));
+    let listen = evener.port("u");
     let denied = UdpSocket::bind("127.0.0.5:0").unwrap();
     denied.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     denied.send_to(b"x", local(listen)).unwrap();
@@ -195,13 +200,14 @@ fn a_denied_client_hears_nothing_and_nobody_left_is_counted() {
 
 #[test]
 fn a_reload_keeps_flows_and_a_drain_ends_them() {
-    let (a, b, listen) = (Echo::start("a"), Echo::start("b"), reserved_port());
-    let mut evener = Evener::run(&service(listen, &[&a], ""));
+    let (a, b) = (Echo::start("a"), Echo::start("b"));
+    let mut evener = Evener::run(&service(0, &[&a], ""));
+    let listen = evener.port("u");
     let socket = client(listen);
     assert_eq!(ask(&socket, "1"), "a 1");
-    evener.reload(&service(listen, &[&b, &a], "policy = \"hash\""));
+    evener.reload(&service(0, &[&b, &a], "policy = \"hash\""));
     assert_eq!(ask(&socket, "2"), "a 2", "the flow stays with its server");
-    evener.reload(&service(listen, &[&b], ""));
+    evener.reload(&service(0, &[&b], ""));
     assert_eq!(ask(&socket, "3"), "b 3", "its server left: the flow goes on at once");
     evener.signal("TERM");
     assert_eq!(evener.end(), 0);
@@ -210,14 +216,14 @@ fn a_reload_keeps_flows_and_a_drain_ends_them() {
 
 #[test]
 fn a_datagram_too_large_for_its_way_takes_no_server_down() {
-    let (a, listen) = (Echo::start("a"), reserved_port());
+    let a = Echo::start("a");
     let evener = Evener::run(&format!(
-        "service \"u\" {{ protocol = \"udp\", listen = \"[::1]:{listen}\", {{ \"127.0.0.1:{}\", name = \"a\" }} }}",
+        "service \"u\" {{ protocol = \"udp\", listen = \"[::1]:0\", {{ \"127.0.0.1:{}\", name = \"a\" }} }}",
         a.port
     ));
     let socket = UdpSocket::bind("[::1]:0").unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    socket.connect(("::1", listen)).unwrap();
+    socket.connect(("::1", evener.port("u"))).unwrap();
     // IPv6 carries 65 527 bytes, IPv4 only 65 507.
     socket.send(&[0; 65_520]).unwrap();
     assert_eq!(ask(&socket, "still"), "a still");
@@ -258,13 +264,14 @@ fn without_ports_datagrams_are_dropped_and_servers_stay_up() {
 
 #[test]
 fn flows_follow_a_new_address_and_a_new_access_list() {
-    let (a, b, listen) = (Echo::start("a"), Echo::start("b"), reserved_port());
+    let (a, b) = (Echo::start("a"), Echo::start("b"));
     let config = |port: u16, more: &str| {
         format!(
-            "service \"u\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", {{ \"127.0.0.1:{port}\", name = \"one\" }}, {more} }}"
+            "service \"u\" {{ protocol = \"udp\", listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{port}\", name = \"one\" }}, {more} }}"
         )
     };
     let evener = Evener::run(&config(a.port, ""));
+    let listen = evener.port("u");
     let socket = client(listen);
     assert_eq!(ask(&socket, "1"), "a 1");
     evener.reload(&config(b.port, ""));
@@ -276,8 +283,9 @@ fn flows_follow_a_new_address_and_a_new_access_list() {
 
 #[test]
 fn isolated_refusals_are_not_failures_in_a_row() {
-    let (mut a, listen) = (Echo::start("a"), reserved_port());
-    let evener = Evener::run(&service(listen, &[&a], "passive = { failures = 3, down_for = \"1h\" }"));
+    let mut a = Echo::start("a");
+    let evener = Evener::run(&service(0, &[&a], "passive = { failures = 3, down_for = \"1h\" }"));
+    let listen = evener.port("u");
     let name = format!("127.0.0.1:{}", a.port);
     for turn in 0..5 {
         a.stop();
@@ -296,11 +304,12 @@ fn a_thousand_names_of_a_real_name_server_by_dnsperf() {
     if !have("nsd") || !have("dnsperf") {
         return;
     }
-    let (listen, port) = (reserved_port(), reserved_port());
+    let port = reserved_port();
     let evener = Evener::run(&format!(
-        "service \"dns\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{port}\", \
+        "service \"dns\" {{ protocol = \"udp\", listen = \"127.0.0.1:0\", \"127.0.0.1:{port}\", \
          check = check.udp {{ send = \"\\1\\2\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\2n0\\7example\\0\\0\\1\\0\\1\", expect = \"\\1\\2\" }} }}"
     ));
+    let listen = evener.port("dns");
     let _nsd = Nsd::start(&evener, port);
     wait_until("nsd to be found well", || evener.log().contains("server_up").then_some(()));
     let questions: String = (0..1000).map(|n| format!("n{n}.example A\n")).collect();
@@ -393,16 +402,16 @@ fn client_from(from: &str, port: u16) -> UdpSocket {
 #[test]
 fn refused_clients_get_servers_of_another_pool() {
     let [a, b, c] = ["a", "b", "c"].map(Echo::start);
-    let listen = reserved_port();
     let config = |more: &str| {
         format!(
             "pool \"bad\" {{ \"127.0.0.1:{}\" }}\npool \"worse\" {{ \"127.0.0.1:{}\" }}\n{}",
             b.port,
             c.port,
-            service(listen, &[&a], more)
+            service(0, &[&a], more)
         )
     };
     let evener = Evener::run(&config("deny = \"127.0.0.2\", denied = \"bad\""));
+    let listen = evener.port("u");
     let (good, bad) = (client_from("127.0.0.1", listen), client_from("127.0.0.2", listen));
     assert_eq!([ask(&good, "1"), ask(&bad, "1"), ask(&bad, "2")], ["a 1", "b 1", "b 2"]);
     assert_eq!(evener.status()["services"][0]["flows_active"], 2);
@@ -429,13 +438,14 @@ fn refused_clients_get_servers_of_another_pool() {
 
 #[test]
 fn a_refused_client_goes_on_when_its_server_dies_or_leaves() {
-    let (a, mut b, c, listen) = (Echo::start("a"), Echo::start("b"), Echo::start("c"), reserved_port());
+    let (a, mut b, c) = (Echo::start("a"), Echo::start("b"), Echo::start("c"));
     let config = |servers: &[&Echo]| {
         let servers: String = servers.iter().map(|one| format!("\"127.0.0.1:{}\", ", one.port)).collect();
         let bad = format!("pool \"bad\" {{ {servers} passive = {{ down_for = \"1s\" }} }}\n");
-        bad + &service(listen, &[&a], "deny = \"127.0.0.2\", denied = \"bad\"")
+        bad + &service(0, &[&a], "deny = \"127.0.0.2\", denied = \"bad\"")
     };
     let evener = Evener::run_with(&config(&[&b, &c]), &["--workers", "1"]);
+    let listen = evener.port("u");
     let (good, bad) = (client_from("127.0.0.1", listen), client_from("127.0.0.2", listen));
     assert_eq!([ask(&good, "1"), ask(&bad, "1")], ["a 1", "b 1"]);
     b.stop();

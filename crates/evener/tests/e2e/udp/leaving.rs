@@ -58,12 +58,11 @@ fn one_service(protocol: &str, listen: u16, server: &Nameserver) -> String {
 #[test]
 fn after_term_a_successor_gets_the_address_while_another_service_has_a_client() {
     for protocol in ["dns", "udp"] {
-        let ((server, _), tcp, tcp_listen, listen) =
-            (slow(), Server::named("t"), reserved_port(), reserved_port());
+        let ((server, _), tcp, listen) = (slow(), Server::named("t"), reserved_port());
         let service = one_service(protocol, listen, &server);
-        let stays =
-            format!("service \"t\" {{ listen = \"127.0.0.1:{tcp_listen}\", \"127.0.0.1:{}\" }}", tcp.port);
+        let stays = format!("service \"t\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", tcp.port);
         let evener = Evener::run(&format!("{service}\n{stays}\n"));
+        let tcp_listen = evener.port("t");
         let mut held = connect(tcp_listen);
         assert!(line(&mut held).starts_with("t "));
         assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 1);
@@ -180,12 +179,12 @@ fn a_reload_that_takes_a_udp_address_out_lets_its_flows_end() {
 
 #[test]
 fn one_way_traffic_holds_an_address_for_a_while_only() {
-    let (log, listen) = (UdpSocket::bind("127.0.0.1:0").unwrap(), reserved_port());
+    let log = UdpSocket::bind("127.0.0.1:0").unwrap();
     let target = log.local_addr().unwrap().port();
-    let service = format!(
-        "service \"s\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{target}\" }}"
-    );
+    let service =
+        format!("service \"s\" {{ protocol = \"udp\", listen = \"127.0.0.1:0\", \"127.0.0.1:{target}\" }}");
     let mut evener = Evener::run(&service);
+    let listen = evener.port("s");
     let client = client(listen);
     client.send(b"a line").unwrap();
     assert_eq!(log.recv(&mut [0; 16]).unwrap(), 6);

@@ -45,11 +45,12 @@ fn dnsdist_is_told_of_the_client_and_where_it_sent_to() {
     if !have_all() {
         return;
     }
-    let (port, listen) = (reserved_port(), reserved_port());
+    let port = reserved_port();
     let _dnsdist = teller(port);
     let evener = Evener::run(&format!(
-        "service \"dns\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{port}\", send_proxy = \"v2\" }}"
+        "service \"dns\" {{ protocol = \"udp\", listen = \"127.0.0.1:0\", \"127.0.0.1:{port}\", send_proxy = \"v2\" }}"
     ));
+    let listen = evener.port("dns");
     for from in ["127.0.0.7", "127.0.0.8", "127.9.9.9"] {
         assert_eq!(dig(from, listen, "a.example"), from);
         assert_eq!(dig(from, listen, "d.example"), "127.0.0.1");
@@ -69,8 +70,9 @@ fn dnsdist_tells_of_its_clients_and_all_get_their_answers() {
     if !have_all() {
         return;
     }
-    let (front, listen, port) = (reserved_port(), reserved_port(), reserved_port());
-    let evener = name_server_behind(listen, port, "proxy_from = \"127.0.0.1\", deny = \"127.0.0.66\",");
+    let (front, port) = (reserved_port(), reserved_port());
+    let evener = name_server_behind(0, port, "proxy_from = \"127.0.0.1\", deny = \"127.0.0.66\",");
+    let listen = evener.port("dns");
     let _nsd = Nsd::start(&evener, port);
     wait_until("nsd to be found well", || evener.log().contains("server_up").then_some(()));
     // Its own checks, which say LOCAL, have to find us well first.
@@ -96,12 +98,13 @@ fn dnsdist_before_us_and_dnsdist_behind_us_speak_of_the_same_client() {
     if !have_all() {
         return;
     }
-    let (front, listen, back) = (reserved_port(), reserved_port(), reserved_port());
+    let (front, back) = (reserved_port(), reserved_port());
     let _teller = teller(back);
-    let _evener = Evener::run(&format!(
-        "service \"dns\" {{ protocol = \"udp\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{back}\", \
+    let evener = Evener::run(&format!(
+        "service \"dns\" {{ protocol = \"udp\", listen = \"127.0.0.1:0\", \"127.0.0.1:{back}\", \
          proxy_from = \"127.0.0.1\", send_proxy = \"v2\" }}"
     ));
+    let listen = evener.port("dns");
     let _passer = passer(front, listen);
     wait_until("an answer", || (dig("127.0.0.7", front, "a.example") == "127.0.0.7").then_some(()));
     assert_eq!(dig("127.0.0.8", front, "a.example"), "127.0.0.8");

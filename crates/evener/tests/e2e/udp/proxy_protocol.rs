@@ -170,9 +170,10 @@ fn a_listener_of_all_addresses_tells_which_one_was_asked() {
 
 #[test]
 fn bursts_have_a_header_before_each_datagram_however_they_are_sent() {
-    let (server, listen) = (Listener::start("a"), reserved_port());
-    let config = service(&quoted(listen), &[&server], "send_proxy = \"v2\"");
+    let server = Listener::start("a");
+    let config = service(&quoted(0), &[&server], "send_proxy = \"v2\"");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let listen = evener.port("u");
     let clients = ["127.0.0.7", "127.0.0.8"].map(|from| client_at(from, local(listen)));
     // Of one size, with a shorter last one, of many sizes, of two clients in turn, so large that few fit one send.
     let bursts: [(&str, Vec<usize>, usize); 5] = [
@@ -209,9 +210,10 @@ fn bursts_have_a_header_before_each_datagram_however_they_are_sent() {
 
 #[test]
 fn a_flow_that_goes_on_at_another_server_has_one_header_and_not_two() {
-    let (mut a, b, listen) = (Listener::start("a"), Listener::start("b"), reserved_port());
-    let config = service(&quoted(listen), &[&a, &b], "send_proxy = \"v2\", passive = { down_for = \"1h\" }");
+    let (mut a, b) = (Listener::start("a"), Listener::start("b"));
+    let config = service(&quoted(0), &[&a, &b], "send_proxy = \"v2\", passive = { down_for = \"1h\" }");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let listen = evener.port("u");
     let clients: Vec<UdpSocket> = (0..8).map(|_| client_at("127.0.0.7", local(listen))).collect();
     let moved: Vec<&UdpSocket> = (clients.iter())
         .filter(|client| {
@@ -251,9 +253,10 @@ fn a_flow_that_goes_on_at_another_server_has_one_header_and_not_two() {
 
 #[test]
 fn a_reload_that_begins_or_ends_telling_counts_for_flows_that_are_there() {
-    let (server, listen) = (Listener::start("a"), reserved_port());
-    let config = |more: &str| service(&quoted(listen), &[&server], more);
+    let server = Listener::start("a");
+    let config = |more: &str| service(&quoted(0), &[&server], more);
     let evener = Evener::run(&config(""));
+    let listen = evener.port("u");
     let socket = client_at("127.0.0.7", local(listen));
     socket.send(b"one").unwrap();
     assert_eq!(server.next(), b"one");
@@ -269,9 +272,10 @@ fn a_reload_that_begins_or_ends_telling_counts_for_flows_that_are_there() {
 
 #[test]
 fn two_clients_behind_one_proxy_are_two_flows_with_their_own_answers() {
-    let (a, b, listen) = (Listener::start("a"), Listener::start("b"), reserved_port());
-    let config = service(&quoted(listen), &[&a, &b], "proxy_from = \"127.0.0.1\"");
+    let (a, b) = (Listener::start("a"), Listener::start("b"));
+    let config = service(&quoted(0), &[&a, &b], "proxy_from = \"127.0.0.1\"");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let listen = evener.port("u");
     let proxy = client_at("127.0.0.1", local(listen));
     let mut other = FOUR;
     other[3] = 8;
@@ -303,9 +307,10 @@ fn two_clients_behind_one_proxy_are_two_flows_with_their_own_answers() {
 
 #[test]
 fn the_client_that_is_told_of_is_denied_and_the_proxy_is_not_asked_for() {
-    let (server, listen) = (Listener::start("a"), reserved_port());
-    let config = service(&quoted(listen), &[&server], "proxy_from = \"127.0.0.1\", allow = \"192.0.2.0/29\"");
+    let server = Listener::start("a");
+    let config = service(&quoted(0), &[&server], "proxy_from = \"127.0.0.1\", allow = \"192.0.2.0/29\"");
     let evener = Evener::run(&config);
+    let listen = evener.port("u");
     let proxy = client_at("127.0.0.1", local(listen));
     proxy.send(&[&v2(0x21, DATAGRAM_4, &FOUR)[..], b"in"].concat()).unwrap();
     assert_eq!(answer(&proxy), "a in");
@@ -323,9 +328,10 @@ fn the_client_that_is_told_of_is_denied_and_the_proxy_is_not_asked_for() {
 
 #[test]
 fn what_has_no_header_is_dropped_from_a_proxy_and_data_from_others() {
-    let (server, listen) = (Listener::start("a"), reserved_port());
-    let config = service(&quoted(listen), &[&server], "proxy_from = \"127.0.0.1\"");
+    let server = Listener::start("a");
+    let config = service(&quoted(0), &[&server], "proxy_from = \"127.0.0.1\"");
     let evener = Evener::run(&config);
+    let listen = evener.port("u");
     let proxy = client_at("127.0.0.1", local(listen));
     let whole = v2(0x21, DATAGRAM_4, &FOUR);
     let cut = (0..whole.len()).map(|length| ("cut off", whole[..length].to_vec()));
@@ -354,9 +360,10 @@ fn what_has_no_header_is_dropped_from_a_proxy_and_data_from_others() {
 
 #[test]
 fn good_and_bad_ones_in_one_burst_do_not_mix() {
-    let (server, listen) = (Listener::start("a"), reserved_port());
-    let config = service(&quoted(listen), &[&server], "proxy_from = \"127.0.0.1\", send_proxy = \"v2\"");
+    let server = Listener::start("a");
+    let config = service(&quoted(0), &[&server], "proxy_from = \"127.0.0.1\", send_proxy = \"v2\"");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
+    let listen = evener.port("u");
     let proxy = client_at("127.0.0.1", local(listen));
     for number in 0..60_u8 {
         let mut client = FOUR;
@@ -378,13 +385,14 @@ fn good_and_bad_ones_in_one_burst_do_not_mix() {
 
 #[test]
 fn local_speaks_for_the_proxy_itself() {
-    let (server, plain, listen, other) =
-        (Listener::start("a"), Listener::start("b"), reserved_port(), reserved_port());
-    let _evener = Evener::run(&format!(
+    let (server, plain) = (Listener::start("a"), Listener::start("b"));
+    let evener = Evener::run(&format!(
         "{}\n{}",
-        service(&quoted(listen), &[&server], "proxy_from = \"127.0.0.1\", send_proxy = \"v2\""),
-        service(&quoted(other), &[&plain], "proxy_from = \"127.0.0.1\"").replace("\"u\"", "\"p\"")
+        service(&quoted(0), &[&server], "proxy_from = \"127.0.0.1\", send_proxy = \"v2\""),
+        service(&quoted(0), &[&plain], "proxy_from = \"127.0.0.1\"").replace("\"u\"", "\"p\"")
     ));
+    let listen = evener.port("u");
+    let other = evener.port("p");
     let proxy = client_at("127.0.0.1", local(listen));
     for header in [v2(0x20, 0, &[]), v2(0x20, DATAGRAM_4, &FOUR), v2(0x21, 0, &[])] {
         proxy.send(&[&header[..], b"check"].concat()).unwrap();

@@ -1,6 +1,6 @@
 //! `spread`: the datagrams of one socket for one server after the other.
 
-use crate::harness::{BINARY, DEADLINE, Directory, Evener, reserved_port, wait_until};
+use crate::harness::{BINARY, DEADLINE, Directory, Evener, wait_until};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -86,9 +86,9 @@ fn letters(socket: &UdpSocket, count: usize) -> String {
 fn each_datagram_or_each_so_manyth_goes_to_the_next_server() {
     for ip in [V4, V6] {
         let (a, b) = (Collector::start(ip, 'a'), Collector::start(ip, 'b'));
-        let listen = reserved_port();
         let servers = [(&a, ""), (&b, "")];
-        let evener = Evener::run(&config(ip, listen, &servers, "spread = 1"));
+        let evener = Evener::run(&config(ip, 0, &servers, "spread = 1"));
+        let listen = evener.port("u");
         let socket = client(ip, listen);
         let seen = letters(&socket, 40);
         assert!(seen == "ab".repeat(20) || seen == "ba".repeat(20), "{seen}");
@@ -125,9 +125,9 @@ fn each_datagram_or_each_so_manyth_goes_to_the_next_server() {
 fn weights_states_and_failures_count_as_for_new_clients() {
     let (a, mut b) = (Collector::start(V4, 'a'), Some(Collector::start(V4, 'b')));
     let c = Collector::start(V4, 'c');
-    let listen = reserved_port();
     let servers = [(&a, "weight = 3"), (b.as_ref().unwrap(), ""), (&c, "tier = 2")];
-    let evener = Evener::run(&config(V4, listen, &servers, "spread = 1, policy = \"weighted\""));
+    let evener = Evener::run(&config(V4, 0, &servers, "spread = 1, policy = \"weighted\""));
+    let listen = evener.port("u");
     let socket = client(V4, listen);
     let seen = letters(&socket, 40);
     assert_eq!((seen.matches('a').count(), seen.matches('b').count()), (30, 10), "{seen}");
@@ -151,9 +151,9 @@ fn weights_states_and_failures_count_as_for_new_clients() {
 #[test]
 fn servers_that_are_full_of_flows_keep_those_that_they_have() {
     let (a, b) = (Collector::start(V4, 'a'), Collector::start(V4, 'b'));
-    let listen = reserved_port();
     let servers = [(&a, "max = 1"), (&b, "max = 1")];
-    let evener = Evener::run_with(&config(V4, listen, &servers, "spread = 1"), &["--workers", "1"]);
+    let evener = Evener::run_with(&config(V4, 0, &servers, "spread = 1"), &["--workers", "1"]);
+    let listen = evener.port("u");
     let socket = client(V4, listen);
     let seen = letters(&socket, 20);
     assert!(seen.contains('a') && seen.contains('b'), "{seen}");

@@ -3,7 +3,7 @@
 
 use crate::harness::certificates::{ANY, Authority, TlsStream, shake};
 use crate::harness::origin::Origin;
-use crate::harness::{DEADLINE, Directory, Evener, reserved_port};
+use crate::harness::{DEADLINE, Directory, Evener};
 use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
@@ -34,10 +34,11 @@ impl Front {
 
     /// With something before the service, and something more about its TLS.
     pub(crate) fn run_ports(ports: &[u16], before: &str, more: &str) -> Self {
-        let (directory, authority, port) = (Directory::new(), Authority::new("test ca"), reserved_port());
+        let (directory, authority) = (Directory::new(), Authority::new("test ca"));
         let tls = authority.issue(&[NAME, "b.example"]).keys(&directory, "a");
-        let text = format!("{before}\n{}", service(port, &tls, ports, more));
+        let text = format!("{before}\n{}", service(0, &tls, ports, more));
         let evener = Evener::run_with(&text, &["--workers", "1"]);
+        let port = evener.port("s");
         Self { evener, port, authority, tls, _directory: directory }
     }
 
