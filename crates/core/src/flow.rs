@@ -113,12 +113,12 @@ impl FlowTable {
         self.flows.insert(key, flow, now).map(|(_, evicted)| evicted)
     }
 
-    /// Ends a flow; its slot is free.
+    /// Ends a flow; its handle is free.
     pub fn end(&mut self, key: &FlowKey) -> Option<Flow> {
         self.flows.remove(key)
     }
 
-    /// Removes and returns the next flow whose idle timeout is over; its slot is free. Call it until it
+    /// Removes and returns the next flow whose idle timeout is over; its handle is free. Call it until it
     /// returns `None`.
     pub fn expire(&mut self, now: Time) -> Option<(FlowKey, Flow)> {
         let (_, used) = self.flows.oldest()?;
