@@ -201,8 +201,9 @@ fn a_service_that_leads_back_to_itself_is_refused() {
         "service 's' {{ listen = '127.0.0.1:{listen}',\n 'localhost:{listen}', '127.0.0.1:{listen}' }}"
     );
     let file = directory.write("loop.lua", &bad);
-    for command in ["check", "run"] {
-        let output = Command::new(BINARY).arg(command).arg(&file).output().unwrap();
+    let admin = directory.file("admin.sock").display().to_string();
+    for (command, options) in [("check", vec![]), ("run", vec!["--admin", &admin])] {
+        let output = Command::new(BINARY).arg(command).arg(&file).args(options).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(text.contains("loop.lua:2: service `s`: its server `"), "{command}: {text}");
         assert!(!output.status.success());

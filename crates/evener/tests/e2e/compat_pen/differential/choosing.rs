@@ -69,10 +69,10 @@ fn clients_come_back_to_their_server_until_they_are_forgotten() {
             .filter(|client| pen.ask("recent").contains(&format!("{client} connects 1 sx")))
             .collect()
     });
-    differs("tracking-time", "-T 1", &list, false, true, |pen| {
+    differs("tracking-time", "-T 4", &list, false, true, |pen| {
         let first = pen.who();
         assert_eq!(pen.who(), first);
-        wait_until("the client to be old", || pen.ask("recent 1").is_empty().then_some(()));
+        wait_until("the client to be old", || pen.ask("recent 4").is_empty().then_some(()));
         pen.who() != first
     });
 }
