@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle};
 use std::time::Instant;
 
-/// How workers hear of what happens at sockets.
+/// Kernel interface through which workers wait for events of sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
     /// epoll(7).
@@ -26,19 +26,19 @@ pub enum Driver {
     IoUring,
 }
 
-/// How the workers are started.
+/// Options of the workers.
 pub struct PlaneOptions {
-    /// How many; one a core is right.
+    /// Number of workers; one for each core is right.
     pub workers: usize,
-    /// Whether worker n stays on core n.
+    /// Pins worker n to core n.
     pub pin: bool,
-    /// How they hear of what happens.
+    /// Kernel interface for events.
     pub driver: Driver,
     /// The origin of [`evener_core::Time`], the same for the whole program.
     pub origin: Instant,
-    /// Seeds chance and the hashing of tables.
+    /// Seed of random choices and of the hashing of tables.
     pub seed: u64,
-    /// Hears what workers see.
+    /// Receives the reports of the workers.
     pub report: Reporter,
 }
 
@@ -55,7 +55,7 @@ impl Plane {
     /// Starts the workers.
     ///
     /// # Errors
-    /// When the system has no threads or descriptors left.
+    /// The system has no threads or descriptors left.
     pub fn start(options: &PlaneOptions) -> io::Result<Self> {
         let peers = Arc::new(OnceLock::new());
         let (mut inboxes, mut wakers, mut threads) = (Vec::new(), Vec::new(), Vec::new());
@@ -86,13 +86,13 @@ impl Plane {
         Ok(Self { inboxes, wakers: peers, threads, listeners: 0 })
     }
 
-    /// How many workers there are.
+    /// The number of workers.
     #[must_use]
     pub fn workers(&self) -> usize {
         self.inboxes.len()
     }
 
-    /// A service takes clients at an address. Returns what [`Plane::unlisten`] wants.
+    /// Accepts clients of a service at an address. Returns the id of the listener, for [`Plane::unlisten`] and [`Plane::assign`].
     pub fn listen(&mut self, service: &Arc<Service>, bound: Bound) -> u64 {
         self.listeners += 1;
         let id = self.listeners;
@@ -107,13 +107,13 @@ impl Plane {
         id
     }
 
-    /// A listener is closed; who waits in its queue is taken in first. Connections go on. One for datagrams closes when its flows
-    /// and questions are over.
+    /// Closes a listener; clients in its queue are accepted first. Connections go on. A listener for datagrams closes when its flows and
+    /// queries are finished.
     pub fn unlisten(&self, id: u64) {
         self.tell(|| Command::Unlisten { id });
     }
 
-    /// A service does something else from now on; its listeners, connections and flows stay.
+    /// Gives a service other settings; its listeners, connections and flows stay.
     pub fn reconfigure(&self, service: &Service, settings: Settings) {
         let same = |old: Option<&Backend>, new: Option<&Backend>| match (old, new) {
             (Some(old), Some(new)) => Arc::ptr_eq(&old.pool, &new.pool) && old.send_proxy == new.send_proxy,
@@ -131,23 +131,23 @@ impl Plane {
         self.tell(|| Command::Refresh { service: service.name.clone(), pool });
     }
 
-    /// A listener goes on for another service: nobody who waits in its queue is lost. Flows end, connections go on.
+    /// Hands a listener over to another service; clients in its queue are not lost. Flows end, connections go on.
     pub fn assign(&self, id: u64, service: &Arc<Service>) {
         self.tell(|| Command::Assign { id, service: Arc::clone(service) });
     }
 
-    /// Servers with which connections have to stand came or went.
+    /// Opens and closes persistent connections, after servers came or went.
     pub fn tend(&self) {
         self.tell(|| Command::Tend);
     }
 
-    /// No new clients; connections and flows may finish.
+    /// Stops accepting clients; connections and flows may finish.
     pub fn drain(&self) {
         self.tell(|| Command::Drain);
     }
 
-    /// Asks for what is open, of one service or of all: at most `most` of each worker, and how many there are. `done`
-    /// gets the answer on a worker's thread, so it must not block.
+    /// Lists open connections, sessions and flows, of one service or of all: at most `most` of each worker, and their total number.
+    /// `done` is called on a worker's thread, so it must not block.
     pub fn connections(
         &self,
         service: Option<Arc<str>>,
@@ -158,8 +158,8 @@ impl Plane {
         self.tell(|| Command::List(Arc::clone(&question)));
     }
 
-    /// Closes the connection or flow with this number, both sides of it. `done` hears on a worker's thread whether
-    /// there was one, so it must not block.
+    /// Closes the connection or flow with this number, on both sides. `done` is called on a worker's thread with the outcome, so it
+    /// must not block.
     pub fn close(&self, number: u64, done: impl FnOnce(Closed) + Send + 'static) {
         let Some((worker, serial)) = open::find(number, self.workers()) else { return done(Closed::Nobody) };
         let hearer = Hearer::new(done);
@@ -167,19 +167,19 @@ impl Plane {
         self.wake();
     }
 
-    /// Ends what clients have of a server: connections, requests, flows. `done` gets their number on a worker's thread, so
-    /// it must not block.
+    /// Closes the connections, requests and flows that clients have with a server. `done` is called on a worker's thread with their
+    /// number, so it must not block.
     pub fn end_server(&self, server: &Entry, reason: EndReason, done: impl FnOnce(usize) + Send + 'static) {
         let ending = Arc::new(Ending::new(server, reason, done));
         self.tell(|| Command::End(Arc::clone(&ending)));
     }
 
-    /// Ends all connections.
+    /// Closes all connections.
     pub fn cut(&self) {
         self.tell(|| Command::Cut);
     }
 
-    /// Ends the workers with all that they have.
+    /// Stops the workers, with all connections and flows.
     pub fn stop(self) {
         self.tell(|| Command::Stop);
         for thread in self.threads {
@@ -200,6 +200,6 @@ impl Plane {
 fn pin_to(core: usize) {
     let mut set = rustix::thread::CpuSet::new();
     set.set(core);
-    // Not being allowed to is no reason not to work.
+    // Without the right to pin, the worker runs unpinned.
     let _ = rustix::thread::sched_setaffinity(None, &set);
 }
