@@ -14,15 +14,19 @@ mod spread;
 mod table;
 
 use crate::context::Context;
+use crate::context::descriptors::Unit;
 use crate::context::keys::{DatagramListenerKey, FlowSocketKey, Table, of};
 use crate::context::registry::Token;
 use crate::io::batch::{Batch, Local};
 use crate::service::hops::FlowWatch;
-use crate::service::{PoolIs, Service};
+use crate::service::{PoolIs, Service, Settings};
+use client_class::ClientClass;
 use evener_core::Time;
-use evener_core::flow::{FlowTable, Turns};
-use flow::{FlowSocket, socket_of};
-use listener::{DatagramListener, flow_idle, table_size};
+use evener_core::clients::ClientRecord;
+use evener_core::flow::{FlowKey, FlowTable, Turns};
+use evener_core::snapshot::{Choice, Snapshot};
+use flow::socket_of;
+use listener::{flow_idle, table_size};
 use responses::Responses;
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
@@ -37,10 +41,62 @@ pub(crate) struct Udp {
     sockets: Table<of::FlowSocket, FlowSocket>,
     /// Buffers for what clients send. `None` before the first event, and while a batch is forwarded.
     inbound: Option<Box<Batch>>,
-    /// What servers sent, on its way to clients.
+    /// Responses that wait to be sent to clients.
     responses: Option<Box<Responses>>,
     /// Sockets of flows that ended during the present events.
     retired: Vec<FlowSocketKey>,
+}
+
+/// A listener of a worker for datagrams.
+#[derive(Debug)]
+struct DatagramListener {
+    id: u64,
+    service: Arc<Service>,
+    socket: OwnedFd,
+    local: Local,
+    flows: FlowTable,
+    /// The server that has its turn, for each client whose datagrams are spread.
+    turns: Turns,
+    /// Since when the listener closes as soon as its flows are over.
+    leaving: Option<Time>,
+    watch: FlowWatch,
+}
+
+/// A flow's socket to its server.
+#[derive(Debug)]
+struct FlowSocket {
+    socket: OwnedFd,
+    listener: DatagramListenerKey,
+    key: FlowKey,
+    choice: Choice,
+    /// The PROXY header that each datagram begins with.
+    header: Option<Box<[u8]>>,
+    identity: Identity,
+    class: ClientClass,
+    /// The time of the last response.
+    responded_at: Time,
+    _descriptor: Unit,
+}
+
+/// The part of a flow that stays when it continues at another server.
+#[derive(Clone, Debug)]
+struct Identity {
+    /// Unique within the worker.
+    number: u32,
+    /// The client among those that the service remembers.
+    record: Option<Arc<ClientRecord>>,
+}
+
+/// A flow that is to begin.
+struct NewFlow<'a> {
+    key: FlowKey,
+    /// The TTL of its first datagram, where that is watched.
+    ttl: Option<u8>,
+    class: ClientClass,
+    /// The identity of a flow that continues at another server.
+    identity: Option<Identity>,
+    settings: &'a Settings,
+    snapshot: &'a Snapshot,
 }
 
 impl Udp {

@@ -189,73 +189,73 @@ impl Batch {
         Ok(count as usize)
     }
 
-    /// Datagram `at`.
-    pub(crate) fn bytes_of(&self, at: usize) -> &[u8] {
-        &self.buffer[at * STRIDE..at * STRIDE + self.len(at)]
+    /// Datagram `nth`.
+    pub(crate) fn bytes_of(&self, nth: usize) -> &[u8] {
+        &self.buffer[nth * STRIDE..nth * STRIDE + self.len(nth)]
     }
 
-    /// Datagram `at`, to be changed.
-    pub(crate) fn bytes_of_mut(&mut self, at: usize) -> &mut [u8] {
-        let length = self.len(at);
-        &mut self.buffer[at * STRIDE..at * STRIDE + length]
+    /// Datagram `nth`, to be changed.
+    pub(crate) fn bytes_of_mut(&mut self, nth: usize) -> &mut [u8] {
+        let length = self.len(nth);
+        &mut self.buffer[nth * STRIDE..nth * STRIDE + length]
     }
 
-    /// Makes `bytes` datagram `at`, as far as there is room for one.
-    pub(crate) fn put(&mut self, at: usize, bytes: &[u8]) {
+    /// Makes `bytes` datagram `nth`, as far as there is room for one.
+    pub(crate) fn put(&mut self, nth: usize, bytes: &[u8]) {
         let length = bytes.len().min(DATAGRAM_BYTES_MAX);
-        self.buffer[at * STRIDE..at * STRIDE + length].copy_from_slice(&bytes[..length]);
-        self.parts[at].iov_len = length;
+        self.buffer[nth * STRIDE..nth * STRIDE + length].copy_from_slice(&bytes[..length]);
+        self.parts[nth].iov_len = length;
     }
 
-    /// Takes the first `count` bytes of datagram `at` away.
-    pub(crate) fn strip(&mut self, at: usize, count: usize) {
-        let (start, length) = (at * STRIDE, self.len(at));
+    /// Takes the first `count` bytes of datagram `nth` away.
+    pub(crate) fn strip(&mut self, nth: usize, count: usize) {
+        let (start, length) = (nth * STRIDE, self.len(nth));
         debug_assert!(count <= length, "no more than there is");
         self.buffer.copy_within(start + count..start + length, start);
-        self.parts[at].iov_len -= count;
+        self.parts[nth].iov_len -= count;
     }
 
-    /// Puts `bytes` before datagram `at`; at most as many as buffers are larger than datagrams.
-    pub(crate) fn prepend(&mut self, at: usize, bytes: &[u8]) {
-        let (start, length) = (at * STRIDE, self.len(at));
+    /// Puts `bytes` before datagram `nth`; at most as many as buffers are larger than datagrams.
+    pub(crate) fn prepend(&mut self, nth: usize, bytes: &[u8]) {
+        let (start, length) = (nth * STRIDE, self.len(nth));
         debug_assert!(bytes.len() <= STRIDE - DATAGRAM_BYTES_MAX, "a PROXY header without names is short");
         self.buffer.copy_within(start..start + length, start + bytes.len());
         self.buffer[start..start + bytes.len()].copy_from_slice(bytes);
-        self.parts[at].iov_len += bytes.len();
+        self.parts[nth].iov_len += bytes.len();
     }
 
-    /// How long datagram `at` is.
-    pub(crate) fn len(&self, at: usize) -> usize {
-        self.parts[at].iov_len
+    /// How long datagram `nth` is.
+    pub(crate) fn len(&self, nth: usize) -> usize {
+        self.parts[nth].iov_len
     }
 
-    /// Datagram `at` as the kernel takes it, and where its bytes are, after [`Batch::address`]. Both point into this batch.
-    pub(crate) fn prepared(&self, at: usize) -> (libc::msghdr, libc::iovec) {
-        (self.headers[at].msg_hdr, self.parts[at])
+    /// Datagram `nth` as the kernel takes it, and where its bytes are, after [`Batch::address`]. Both point into this batch.
+    pub(crate) fn prepared(&self, nth: usize) -> (libc::msghdr, libc::iovec) {
+        (self.headers[nth].msg_hdr, self.parts[nth])
     }
 
-    /// Who sent datagram `at`.
-    pub(crate) fn sender(&self, at: usize) -> Option<SocketAddr> {
-        self.addresses[at].read()
+    /// Who sent datagram `nth`.
+    pub(crate) fn sender(&self, nth: usize) -> Option<SocketAddr> {
+        self.addresses[nth].read()
     }
 
-    /// The address of ours that the answer to datagram `at` comes from, if it was received with [`Local::Each`]: the one that
+    /// The address of ours that the answer to datagram `nth` comes from, if it was received with [`Local::Each`]: the one that
     /// it came to. For a broadcast it is the one that the kernel would choose (ip(7)), and for a group of IPv6 none, which
     /// leaves the choice to the kernel: nothing comes from such an address (RFC 1122, section 3.2.1.3; RFC 4291, section 2.7).
-    pub(crate) fn local(&self, at: usize) -> Option<IpAddr> {
-        self.arrival(at)
+    pub(crate) fn local(&self, nth: usize) -> Option<IpAddr> {
+        self.arrival(nth)
             .map(|arrival| arrival.ours)
             .filter(|ours| !ours.is_unspecified() && !ours.is_multicast())
     }
 
-    /// Whether datagram `at`, received with [`Local::Each`], came to a broadcast address or a group. Each socket of the port
+    /// Whether datagram `nth`, received with [`Local::Each`], came to a broadcast address or a group. Each socket of the port
     /// gets a copy of such a datagram.
-    pub(crate) fn is_for_all(&self, at: usize) -> bool {
-        self.arrival(at).is_some_and(|arrival| arrival.to != arrival.ours || arrival.to.is_multicast())
+    pub(crate) fn is_for_all(&self, nth: usize) -> bool {
+        self.arrival(nth).is_some_and(|arrival| arrival.to != arrival.ours || arrival.to.is_multicast())
     }
 
-    fn arrival(&self, at: usize) -> Option<Arrival> {
-        let header = &self.headers[at].msg_hdr;
+    fn arrival(&self, nth: usize) -> Option<Arrival> {
+        let header = &self.headers[nth].msg_hdr;
         // SAFETY: the kernel filled msg_control, a buffer of this batch, up to msg_controllen; the macros stay inside.
         unsafe {
             let control = libc::CMSG_FIRSTHDR(header).as_ref()?;
@@ -276,9 +276,9 @@ impl Batch {
         }
     }
 
-    /// How many routers datagram `at` may still pass, if it was received with that wish and the socket tells.
-    pub(crate) fn ttl(&self, at: usize) -> Option<u8> {
-        let header = &self.headers[at].msg_hdr;
+    /// How many routers datagram `nth` may still pass, if it was received with that wish and the socket tells.
+    pub(crate) fn ttl(&self, nth: usize) -> Option<u8> {
+        let header = &self.headers[nth].msg_hdr;
         // SAFETY: as in `local`; the two options have an int each.
         unsafe {
             let mut next = libc::CMSG_FIRSTHDR(header);
@@ -296,15 +296,15 @@ impl Batch {
         None
     }
 
-    /// Says to whom datagram `at` goes, and from which address of ours.
-    pub(crate) fn address(&mut self, at: usize, client: SocketAddr, local: Option<IpAddr>) {
-        let length = self.addresses[at].write(client);
-        let name = (&raw mut self.addresses[at]).cast();
-        let header = &mut self.headers[at].msg_hdr;
+    /// Says to whom datagram `nth` goes, and from which address of ours.
+    pub(crate) fn address(&mut self, nth: usize, client: SocketAddr, local: Option<IpAddr>) {
+        let length = self.addresses[nth].write(client);
+        let name = (&raw mut self.addresses[nth]).cast();
+        let header = &mut self.headers[nth].msg_hdr;
         (header.msg_name, header.msg_namelen) = (name, length);
         (header.msg_control, header.msg_controllen) = (std::ptr::null_mut(), 0);
         if let Some(local) = local {
-            header.msg_control = (&raw mut self.controls[at]).cast();
+            header.msg_control = (&raw mut self.controls[nth]).cast();
             header.msg_controllen = CONTROL_BYTES;
             write_local(header, local);
         }
@@ -369,8 +369,8 @@ impl Batch {
         places.iter().map(|&at| self.len(at) as u64).sum()
     }
 
-    fn send_one(&self, socket: BorrowedFd<'_>, at: usize) -> Result<(), Errno> {
-        let part = &self.parts[at];
+    fn send_one(&self, socket: BorrowedFd<'_>, nth: usize) -> Result<(), Errno> {
+        let part = &self.parts[nth];
         // SAFETY: the part points to iov_len initialised bytes of this batch's buffer.
         let sent = unsafe { libc::send(socket.as_raw_fd(), part.iov_base, part.iov_len, libc::MSG_NOSIGNAL) };
         if sent < 0 { Err(last_error()) } else { Ok(()) }

@@ -52,19 +52,19 @@ impl ClientClass {
 /// The pools of a service as they are for one batch.
 pub(super) struct Pools<'a> {
     pub(super) settings: &'a Settings,
-    own: Arc<Snapshot>,
+    permitted: Arc<Snapshot>,
     refused: Option<Arc<Snapshot>>,
 }
 
 impl<'a> Pools<'a> {
     pub(super) fn load(settings: &'a Settings) -> Self {
-        let own = settings.backends[0].pool.load_full();
-        Self { settings, own, refused: settings.refused().map(|backend| backend.pool.load_full()) }
+        let permitted = settings.backends[0].pool.load_full();
+        Self { settings, permitted, refused: settings.refused().map(|backend| backend.pool.load_full()) }
     }
 
     /// The pool of a class. Without a pool for refused clients it is the service's own.
     pub(super) fn of(&self, class: ClientClass) -> &Snapshot {
         let refused = self.refused.as_deref().filter(|_| class == ClientClass::Refused);
-        refused.unwrap_or(&self.own)
+        refused.unwrap_or(&self.permitted)
     }
 }

@@ -1,8 +1,7 @@
 //! Flows: how one begins at a server, continues at another one, and ends; and how datagrams of clients get to servers.
 
-use super::Udp;
 use super::client_class::{ClientClass, Pools};
-use super::listener::DatagramListener;
+use super::{DatagramListener, FlowSocket, Identity, NewFlow, Udp};
 use crate::context::Context;
 use crate::context::descriptors::Unit;
 use crate::context::keys::{DatagramListenerKey, FlowSocketKey, Handle, Key};
@@ -15,7 +14,6 @@ use crate::service::hops::{may_go_round, note_loop};
 use crate::service::{Service, Settings, admission, note_no_server};
 use evener_core::Time;
 use evener_core::attempt::{Attempt, AttemptLimits, Cost};
-use evener_core::clients::ClientRecord;
 use evener_core::flow::{Flow, FlowKey};
 use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry, Request, Snapshot};
@@ -23,43 +21,6 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-
-/// A flow's socket to its server.
-#[derive(Debug)]
-pub(super) struct FlowSocket {
-    pub(super) socket: OwnedFd,
-    pub(super) listener: DatagramListenerKey,
-    pub(super) key: FlowKey,
-    pub(super) choice: Choice,
-    /// The PROXY header that each datagram begins with.
-    pub(super) header: Option<Box<[u8]>>,
-    pub(super) identity: Identity,
-    pub(super) class: ClientClass,
-    /// The time of the last response.
-    pub(super) answered_at: Time,
-    _descriptor: Unit,
-}
-
-/// What a flow keeps when it continues at another server.
-#[derive(Clone, Debug)]
-pub(super) struct Identity {
-    /// Unique within the worker.
-    pub(super) number: u32,
-    /// The client among those that the service remembers.
-    pub(super) record: Option<Arc<ClientRecord>>,
-}
-
-/// A flow that is to begin.
-pub(super) struct NewFlow<'a> {
-    pub(super) key: FlowKey,
-    /// The TTL of its first datagram, where that is watched.
-    pub(super) ttl: Option<u8>,
-    pub(super) class: ClientClass,
-    /// The identity of a flow that continues at another server.
-    pub(super) identity: Option<Identity>,
-    pub(super) settings: &'a Settings,
-    pub(super) snapshot: &'a Snapshot,
-}
 
 /// The reason why a flow cannot begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -249,7 +210,7 @@ impl Udp {
             header: backend.send_proxy.map(|_| listener.header_of(&key)),
             identity: new.identity.clone().unwrap_or_else(|| listener.identify(cx, new)),
             class: new.class,
-            answered_at: Time::ZERO,
+            responded_at: Time::ZERO,
             _descriptor: unit,
         };
         Some(self.install(cx, flow, new.snapshot).ok_or(BeginError::NoSocket))

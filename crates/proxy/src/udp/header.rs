@@ -1,7 +1,6 @@
 //! The PROXY header with which a server learns of the client, in each datagram.
 
-use super::Udp;
-use super::listener::DatagramListener;
+use super::{DatagramListener, Udp};
 use crate::context::keys::FlowSocketKey;
 use crate::io::batch::Batch;
 use crate::service::preamble;

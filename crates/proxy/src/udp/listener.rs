@@ -2,35 +2,19 @@
 //! datagrams of one flow leave together.
 
 use super::client_class::Pools;
-use super::{BATCHES_MAX, Udp};
+use super::{BATCHES_MAX, DatagramListener, Udp};
 use crate::context::Context;
 use crate::context::keys::DatagramListenerKey;
 use crate::context::ready::Ready;
 use crate::io::batch::{BATCH, Batch, Local, Names};
-use crate::service::hops::{FlowWatch, HOPS_MAX, note_loop};
-use crate::service::{Service, Settings};
-use evener_core::Time;
-use evener_core::flow::{Flow, FlowKey, FlowTable, Turns, Via};
+use crate::service::Settings;
+use crate::service::hops::{HOPS_MAX, note_loop};
+use evener_core::flow::{Flow, FlowKey, Via};
 use evener_core::wire::proxy::{self, Ends};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-
-/// A listener of a worker for datagrams.
-#[derive(Debug)]
-pub(super) struct DatagramListener {
-    pub(super) id: u64,
-    pub(super) service: Arc<Service>,
-    pub(super) socket: OwnedFd,
-    pub(super) local: Local,
-    pub(super) flows: FlowTable,
-    /// The server whose turn it is, for each client whose datagrams are spread.
-    pub(super) turns: Turns,
-    /// Since when the listener closes as soon as its flows are over.
-    pub(super) leaving: Option<Time>,
-    pub(super) watch: FlowWatch,
-}
 
 impl DatagramListener {
     /// Takes on the sizes and times of new settings; returns the flows for which there is no room any more.
@@ -45,25 +29,19 @@ impl DatagramListener {
         ended
     }
 
-    /// Returns whose datagram `index` of a batch is. A proxy of the service introduces the client in each datagram, in a
+    /// Returns whose datagram `nth` of a batch is. A proxy of the service introduces the client in each datagram, in a
     /// header that is stripped here. `None` when the datagram is dropped.
-    fn client_of(
-        &self,
-        cx: &Context,
-        batch: &mut Batch,
-        index: usize,
-        settings: &Settings,
-    ) -> Option<FlowKey> {
-        let local = if self.local == Local::Each { batch.local(index) } else { None };
-        let sender = batch.sender(index)?;
-        if self.local == Local::Each && batch.is_for_all(index) && !cx.takes_broadcasts_of(sender) {
+    fn client_of(&self, cx: &Context, batch: &mut Batch, nth: usize, settings: &Settings) -> Option<FlowKey> {
+        let local = if self.local == Local::Each { batch.local(nth) } else { None };
+        let sender = batch.sender(nth)?;
+        if self.local == Local::Each && batch.is_for_all(nth) && !cx.takes_broadcasts_of(sender) {
             return None;
         }
-        let own = FlowKey { client: sender, local, via: None, lane: None };
+        let direct = FlowKey { client: sender, local, via: None, lane: None };
         if !settings.is_proxy(sender.ip()) {
-            return Some(own);
+            return Some(direct);
         }
-        let Ok(Some(header)) = proxy::parse(batch.bytes_of(index)) else {
+        let Ok(Some(header)) = proxy::parse(batch.bytes_of(nth)) else {
             self.service.live.counters.of(cx.id).drop_greeting.one();
             return None;
         };
@@ -72,11 +50,11 @@ impl DatagramListener {
             note_loop(cx, &self.service);
             return None;
         }
-        batch.strip(index, length);
+        batch.strip(nth, length);
         Some(match ends {
-            None => own,
+            None => direct,
             Some(Ends { source, destination }) => {
-                FlowKey { client: source, via: Some(Via { proxy: sender, destination, hops }), ..own }
+                FlowKey { client: source, via: Some(Via { proxy: sender, destination, hops }), ..direct }
             }
         })
     }

@@ -75,7 +75,7 @@ impl Udp {
             bytes += responses.batch.len(index) as u64;
         }
         responses.count += count;
-        flow.answered_at = cx.now;
+        flow.responded_at = cx.now;
         let server = &flow.choice.server;
         let of_server = server.live.counters.of(cx.id);
         of_server.datagrams_out.add(count as u64);

@@ -1,9 +1,9 @@
 //! Datagrams of one client that go to several servers in turn. The client has a flow to each server that it was given to:
-//! responses find their way back, and the next turn needs no new socket.
+//! responses reach the client, and the next turn needs no new socket.
 
-use super::Udp;
 use super::client_class::{ClientClass, Pools};
-use super::flow::{BeginError, NewFlow, socket_of};
+use super::flow::{BeginError, socket_of};
+use super::{NewFlow, Udp};
 use crate::context::Context;
 use crate::context::keys::{DatagramListenerKey, FlowSocketKey};
 use crate::service::note_no_server;

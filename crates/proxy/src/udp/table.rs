@@ -1,10 +1,10 @@
 //! The flows of listeners as a whole: which of them end, and how they are listed.
 
-use super::Udp;
 use super::client_class::ClientClass;
-use super::flow::{FlowSocket, socket_of};
+use super::flow::socket_of;
 use super::leaving::DRAIN_IDLE;
-use super::listener::{DatagramListener, flow_idle};
+use super::listener::flow_idle;
+use super::{DatagramListener, FlowSocket, Udp};
 use crate::context::Context;
 use crate::context::keys::DatagramListenerKey;
 use crate::service::ending::Ending;
@@ -22,8 +22,9 @@ impl Udp {
         listener.turns.expire(service_idle, cx.now);
         let idle = if listener.leaving.is_some() { DRAIN_IDLE } else { service_idle };
         while let Some((key, flow)) = self.listeners[at].flows.expire(cx.now) {
-            let answered_at = self.sockets.get(socket_of(&flow)).map_or(Time::ZERO, |flow| flow.answered_at);
-            if cx.now.since(answered_at) < idle {
+            let responded_at =
+                self.sockets.get(socket_of(&flow)).map_or(Time::ZERO, |flow| flow.responded_at);
+            if cx.now.since(responded_at) < idle {
                 // The server still sends: the flow stays as if its client had sent just now.
                 let _ = self.listeners[at].flows.begin(key, flow, cx.now);
                 continue;
@@ -75,7 +76,7 @@ impl Udp {
     fn open(&self, cx: &Context, listener: &DatagramListener, key: &FlowKey, flow: &Flow) -> Open {
         let socket = self.sockets.get(socket_of(flow));
         let settings = listener.service.settings.load();
-        let moved = listener.flows.used(key).max(socket.map(|socket| socket.answered_at));
+        let moved = listener.flows.used(key).max(socket.map(|socket| socket.responded_at));
         Open {
             number: open::number(cx, socket.map_or(0, |socket| socket.identity.number)),
             service: listener.service.name.clone(),
