@@ -12,6 +12,8 @@ mod listener;
 mod responses;
 mod spread;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use crate::context::Context;
 use crate::context::descriptors::Unit;
