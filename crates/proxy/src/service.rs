@@ -1,4 +1,4 @@
-//! A service as workers share it: its present settings, what is counted, and what is reported of it.
+//! A service as workers share it: its present settings, its counters, and the conditions that are reported of it.
 
 pub(crate) mod accepted;
 pub(crate) mod admission;
@@ -34,82 +34,82 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
-/// What a service does, as the present configuration says.
+/// The settings of a service, as the present configuration has them.
 #[derive(Debug)]
 pub struct Settings {
     /// Limits and times.
     pub options: ServiceOptions,
-    /// Who may come in.
+    /// The clients that may come in.
     pub acl: Option<Arc<Acl>>,
-    /// What becomes of those who may not.
+    /// The treatment of clients that may not.
     pub denied: Refusal,
     /// The limits of each client.
     pub throttle: Option<Arc<Throttle>>,
-    /// What becomes of clients that reach them.
+    /// The treatment of clients that exceed these limits.
     pub exceeded: Refusal,
-    /// Whoever stands before us there tells us of clients, by the PROXY protocol.
+    /// The proxies that introduce clients by the PROXY protocol.
     pub proxy_from: Option<Arc<Acl>>,
-    /// Its clients with what they did, if they are remembered.
+    /// The clients that are remembered, with their activity.
     pub clients: Option<Arc<Clients>>,
-    /// Where lines about their requests go.
+    /// The log of requests.
     pub request_log: Option<Arc<RequestLog>>,
     /// TLS with clients.
     pub tls: Option<Arc<TlsAcceptor>>,
-    /// How HTTP is understood, if it is.
+    /// The options of HTTP, for a service of HTTP.
     pub http: Option<Arc<HttpSpec>>,
-    /// How DNS is understood, if it is.
+    /// The options of DNS, for a service of DNS.
     pub dns: Option<Dns>,
     /// The pools that serve it.
     pub backends: Vec<Backend>,
-    /// The one for clients that no route names.
+    /// The pool for clients that no route names.
     pub default_backend: Option<usize>,
-    /// Others, by host name and path.
+    /// Pools by host name and path.
     pub routes: Routes<usize>,
 }
 
-/// What a service of DNS has beside others.
+/// The parts of a service that only DNS has.
 #[derive(Clone, Debug)]
 pub struct Dns {
-    /// How it is understood.
+    /// The options of DNS.
     pub spec: Arc<DnsSpec>,
-    /// Kept answers.
+    /// Cached responses.
     pub cache: Option<Arc<Cache>>,
-    /// How much the networks of clients asked.
+    /// The query rates of clients' networks.
     pub rate_limit: Option<Arc<RateLimit>>,
 }
 
-/// A pool with how its servers are spoken to.
+/// A pool, and how its servers are spoken to.
 #[derive(Clone, Debug)]
 pub struct Backend {
-    /// Where its snapshots are published.
+    /// The slot where its snapshots are published.
     pub pool: Arc<ArcSwap<Snapshot>>,
     /// TLS with its servers.
     pub tls: Option<Arc<TlsConnector>>,
-    /// Its servers are told of clients by the PROXY protocol.
+    /// The version of the PROXY protocol that introduces clients to its servers.
     pub send_proxy: Option<proxy::Version>,
 }
 
-/// What becomes of a client that may not come in.
+/// The treatment of a client that may not come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It is closed without a word.
+    /// The connection is closed without a word.
     Drop,
-    /// It is told: by a reset, or by an answer of HTTP.
+    /// The connection is reset, or gets an error response of HTTP.
     Reject,
-    /// It is kept waiting for so long, then closed.
+    /// The client waits for so long, then its connection is closed.
     Tarpit(Duration),
-    /// It gets a server of this backend.
+    /// The client gets a server of this backend.
     Backend(usize),
 }
 
-/// Whether a service has the same pools as before its settings changed.
+/// The pools of a service, compared with those before its settings changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PoolIs {
     /// Both are the same.
     Same,
-    /// Its own pool is another one.
+    /// The own pool is another one.
     Another,
-    /// Its own pool is the same; the pool for clients that the access list refuses is another one.
+    /// The own pool is the same; the pool for clients that the access list refuses is another one.
     AnotherOfRefused,
 }
 
@@ -135,13 +135,13 @@ impl Settings {
         }
     }
 
-    /// The default backend's pool.
+    /// The pool of the default backend.
     #[must_use]
     pub fn pool(&self) -> Option<&Arc<ArcSwap<Snapshot>>> {
         self.default_backend.map(|index| &self.backends[index].pool)
     }
 
-    /// Where clients are sent whom the access list refuses, if anywhere.
+    /// The backend for clients that the access list refuses, if there is one.
     pub(crate) fn refused(&self) -> Option<&Backend> {
         match self.denied {
             Refusal::Backend(backend) => self.backends.get(backend),
@@ -153,25 +153,25 @@ impl Settings {
         self.acl.as_ref().is_none_or(|acl| acl.access(client) == Access::Permit)
     }
 
-    /// The same of a client that a proxy tells of. With an access list, one whose address is hidden may not come in: the
-    /// list can say nothing of it.
+    /// Returns whether a client that a proxy named may come in. With an access list, a client with a hidden address
+    /// may not: the list cannot match it.
     pub(crate) fn permits_told(&self, client: Client) -> bool {
         let is_listed = self.acl.as_ref().is_some_and(|acl| !acl.is_empty());
         self.permits(client.address()) && !(is_listed && matches!(client, Client::Hidden(_)))
     }
 
-    /// Whether `peer` tells of clients, rather than being one.
+    /// Returns whether this peer is a proxy that introduces clients.
     pub(crate) fn is_proxy(&self, peer: IpAddr) -> bool {
         self.proxy_from.as_ref().is_some_and(|acl| acl.access(peer) == Access::Permit)
     }
 
-    /// Whether a connection to a server of this backend is for one client only: the server is told of it, or sees its
-    /// address.
+    /// Returns whether a connection to a server of this backend serves one client only, because the server learns of
+    /// the client or sees its address.
     pub(crate) fn is_personal(&self, backend: usize) -> bool {
         self.options.source == Some(Source::Client) || self.backends[backend].send_proxy.is_some()
     }
 
-    /// Whether connections need more than their bytes moved: TLS on either side, or HTTP.
+    /// Returns whether connections need TLS or HTTP on either side, and not only a relay of bytes.
     pub(crate) fn is_layered(&self) -> bool {
         self.tls.is_some() || self.http.is_some() || self.backends.iter().any(|backend| backend.tls.is_some())
     }
@@ -180,40 +180,40 @@ impl Settings {
 /// A service.
 #[derive(Debug)]
 pub struct Service {
-    /// Its name.
+    /// The name, unique among services.
     pub name: Arc<str>,
-    /// What it speaks.
+    /// The protocol.
     pub protocol: Protocol,
-    /// What it does now; a reload puts another one here.
+    /// The present settings; a reload stores others.
     pub settings: ArcSwap<Settings>,
-    /// What lives on across reloads.
+    /// The state that survives reloads.
     pub live: ServiceLive,
 }
 
-/// What of a service lives on across reloads.
+/// The state of a service that survives reloads.
 #[derive(Debug)]
 pub struct ServiceLive {
     /// TCP connections now.
     pub connections: Occupancy,
-    /// Connects to servers under way; counted where `pending_max` is set.
+    /// Connects to servers under way; counted with `pending_max` only.
     pub pending: Occupancy,
-    /// Warm connections to servers, made and unused.
+    /// Warm connections to servers, not used yet.
     pub warm: Occupancy,
-    /// Handshakes of TLS under way.
+    /// TLS handshakes under way.
     pub handshakes: Occupancy,
     /// Refused clients that are kept waiting.
     pub tarpitted: Occupancy,
     /// UDP flows now.
     pub flows: AtomicU32,
-    /// What was counted.
+    /// The counters.
     pub counters: Sharded<ServiceCounters>,
-    /// A listener waits for a place.
+    /// A listener waits for a permit.
     waiting: AtomicBool,
     noticed_at: [AtomicU64; 6],
 }
 
 impl Service {
-    /// A service that nobody uses yet.
+    /// A service without connections and flows.
     #[must_use]
     pub fn new(name: Arc<str>, protocol: Protocol, settings: Settings, workers: usize) -> Self {
         let live = ServiceLive {
@@ -230,26 +230,26 @@ impl Service {
         Self { name, protocol, settings: ArcSwap::from_pointee(settings), live }
     }
 
-    /// Connections, flows and questions now.
+    /// The present number of connections, flows and queries.
     #[must_use]
     pub fn active(&self) -> u64 {
         u64::from(self.live.connections.active()) + u64::from(self.live.flows.load(Ordering::Relaxed))
     }
 
-    /// Its clients, the most recently seen first; `None` when they are not remembered.
+    /// Returns the clients, the most recently seen first; `None` when they are not remembered.
     pub fn clients(&self) -> Option<impl Iterator<Item = ClientSeen> + use<>> {
         let settings = self.settings.load();
         let clients = settings.clients.as_ref()?;
         Some(clients.newest(Time::ZERO, usize::MAX).0.into_iter())
     }
 
-    /// A place for one more connection. When there is none, [`Service::wants_wake`] tells whoever leaves that somebody
-    /// waits.
+    /// Takes a permit for one more connection. When there is none, [`Service::wants_wake`] is true once for the next
+    /// one that is given back.
     pub(crate) fn enter(&self, connections_max: u32) -> Option<Lease> {
         self.enter_or_wait(&self.live.connections, connections_max)
     }
 
-    /// The same for one more connect to a server.
+    /// Takes a permit for one more connect to a server, in the same manner.
     pub(crate) fn enter_pending(&self, pending_max: u32) -> Option<Lease> {
         self.enter_or_wait(&self.live.pending, pending_max)
     }
@@ -257,32 +257,32 @@ impl Service {
     fn enter_or_wait(&self, places: &Occupancy, bound: u32) -> Option<Lease> {
         places.enter(bound).or_else(|| {
             self.live.waiting.store(true, Ordering::Relaxed);
-            // Either this sees the place that is given back now, or who gives it back sees the flag.
+            // Either this sees the permit that is given back now, or the other side sees the flag.
             fence(Ordering::SeqCst);
             places.enter(bound)
         })
     }
 
-    /// Whether a listener waits for a place, now that one was given back. True for one caller.
+    /// Returns whether a listener waits for a permit, now that one was given back. True for one caller.
     pub(crate) fn wants_wake(&self) -> bool {
         fence(Ordering::SeqCst);
         self.live.waiting.load(Ordering::Relaxed) && self.live.waiting.swap(false, Ordering::Relaxed)
     }
 
-    /// A slot was given back: listeners that wait for one, here or at another worker, try again.
+    /// Wakes the listeners of all workers that wait for a permit, now that one was given back.
     pub(crate) fn wake_waiting(&self, cx: &Context) {
         if self.wants_wake() || descriptors::wants_wake() {
             cx.wake_all();
         }
     }
 
-    /// Whether a lasting condition should be reported again.
+    /// Returns whether a lasting condition is to be reported again.
     pub(crate) fn may_notice(&self, kind: Notice, now: Time) -> bool {
         is_due(&self.live.noticed_at[kind as usize], now)
     }
 }
 
-/// Nobody could be had for a client.
+/// Counts and reports that no server can take a client.
 pub(crate) fn note_no_server(cx: &Context, service: &Service, reason: NoServer) {
     service.live.counters.of(cx.id).no_server.one();
     if service.may_notice(Notice::NoServer, cx.now) {
@@ -290,10 +290,10 @@ pub(crate) fn note_no_server(cx: &Context, service: &Service, reason: NoServer) 
     }
 }
 
-/// What a client that was accepted has: its place in the service, and descriptors for itself and for its server.
+/// The resources of an accepted client: a permit of the service, and descriptors for itself and for its server.
 #[derive(Debug)]
 pub(crate) struct Place {
-    /// Among the connections of its service, or those that are kept waiting.
+    /// Permit among the connections of the service, or among those that are kept waiting.
     pub(crate) lease: Lease,
     pub(crate) client: Unit,
     pub(crate) server: Unit,
@@ -305,7 +305,7 @@ impl Place {
     }
 }
 
-/// A connect of a session that is under way.
+/// A connect to a server under way for a session.
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) service: Arc<Service>,
@@ -313,7 +313,7 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    /// Counts it. Whoever was accepted already may exceed the limit: only accepting waits for it.
+    /// Counts the connect. Clients that were accepted already may exceed the limit: only accepting waits for it.
     pub(crate) fn begin(service: &Arc<Service>) -> Self {
         Self { service: Arc::clone(service), _place: service.live.pending.enter(u32::MAX) }
     }

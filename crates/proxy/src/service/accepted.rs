@@ -1,11 +1,11 @@
-//! A client that the listener's component accepted for another one, which speaks more than bytes: HTTP, TLS, DNS.
+//! A client that the TCP component accepted for another one, because it speaks HTTP, TLS or DNS.
 
 use super::{Place, Service, Settings};
 use rustix::fd::OwnedFd;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// A client on its way from the listener to the component that serves it.
+/// An accepted client for the component that serves it.
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) client: OwnedFd,

@@ -1,4 +1,4 @@
-//! Who may come in: access lists and the limits of each client, and what becomes of those who may not.
+//! Admission of clients: access lists, the limits of each client, and the treatment of those that may not come in.
 
 use crate::context::pool_queue::Queued;
 use crate::io::request_log::RequestLog;
@@ -13,56 +13,56 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The status for those whom the access list refuses (RFC 9110, section 15.5.4).
+/// The status for clients that the access list refuses (RFC 9110, section 15.5.4).
 const FORBIDDEN: u16 = 403;
-/// The status for those who reached a limit (RFC 6585, section 4).
+/// The status for clients that exceed a limit (RFC 6585, section 4).
 const TOO_MANY: u16 = 429;
 
-/// What is decided of a client.
+/// The decision about a client.
 #[derive(Debug)]
 pub(crate) enum Admission {
     /// The client comes in.
     Enter(Guest),
-    /// It does not.
+    /// The client does not.
     Refused(Refused),
 }
 
 /// A client that came in.
 #[derive(Debug, Default)]
 pub(crate) struct Guest {
-    /// Where it is sent, whatever the routes say: it was refused, and there is a pool for such clients.
+    /// The pool for refused clients, if this is one: it takes precedence over routes.
     pub(crate) backend: Option<usize>,
-    /// Its place among the connections of its address.
+    /// Permit among the connections of its address.
     pub(crate) place: Option<ClientLease>,
-    /// What it does is written down there.
+    /// The record of its activity.
     pub(crate) record: Option<Arc<ClientRecord>>,
-    /// Its place among the connects that are under way, where they are counted.
+    /// Permit among the connects under way, where they are counted.
     pub(crate) pending: Option<Lease>,
-    /// Its slot in the queue of its pool, while it waits there.
+    /// Slot in the queue of a pool, while it waits there.
     pub(crate) queued: Option<Queued>,
-    /// What it says is written down there.
+    /// The log of its requests.
     pub(crate) log: Option<Arc<RequestLog>>,
 }
 
 impl Guest {
-    /// Whether there is nothing to be said of it.
+    /// Returns whether all of its parts are absent.
     pub(crate) fn is_plain(&self) -> bool {
         self.backend.is_none() && self.place.is_none() && self.record.is_none() && self.log.is_none()
     }
 }
 
-/// How a client is turned away.
+/// The manner of a refusal.
 #[derive(Debug)]
 pub(crate) enum Refused {
-    /// It is closed.
+    /// The connection is closed.
     Drop,
-    /// It is told, by HTTP with this status.
+    /// The client gets a response of HTTP with this status, or a reset.
     Reject(u16),
-    /// It is kept waiting.
+    /// The client is kept waiting.
     Tarpit(Lease, Duration),
 }
 
-/// Decides of a client; counts it if it is refused, and writes it down if it comes in.
+/// Decides about a client. Counts it if it is refused, and records it if it comes in.
 pub(crate) fn admit(
     service: &Service,
     settings: &Settings,
@@ -79,7 +79,7 @@ pub(crate) fn admit(
     admission
 }
 
-/// Where it is written down what a client does, if the service remembers its clients.
+/// Returns the record of a client, if the service remembers clients.
 pub(crate) fn record_of(
     service: &Service,
     settings: &Settings,
@@ -107,13 +107,13 @@ fn decide(service: &Service, settings: &Settings, client: IpAddr, worker: usize,
     }
 }
 
-/// What a refusal means now; `status` is for those who are told by HTTP.
+/// Carries out a refusal; `status` is for clients that get a response of HTTP.
 pub(crate) fn refuse(service: &Service, refusal: Refusal, worker: usize, status: u16) -> Admission {
     match refusal {
         Refusal::Drop => Admission::Refused(Refused::Drop),
         Refusal::Reject => Admission::Refused(Refused::Reject(status)),
         Refusal::Backend(backend) => Admission::Enter(Guest { backend: Some(backend), ..Guest::default() }),
-        // When so many wait already, the others need not.
+        // When so many wait already, another one is closed.
         Refusal::Tarpit(time) => match service.live.tarpitted.enter(Denied::TARPIT_MAX as u32) {
             Some(place) => {
                 service.live.counters.of(worker).tarpitted.one();
@@ -124,7 +124,7 @@ pub(crate) fn refuse(service: &Service, refusal: Refusal, worker: usize, status:
     }
 }
 
-/// Closing this socket resets its connection (socket(7), `SO_LINGER`).
+/// Has the connection reset when this socket is closed (socket(7), `SO_LINGER`).
 pub(crate) fn reset_at_close(socket: &OwnedFd) {
     let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
 }

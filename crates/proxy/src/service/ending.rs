@@ -1,5 +1,5 @@
-//! The end of all that clients have of one server: its check took it down, or the operator wants it. Clients see that it
-//! broke off, and requests that may be repeated go to another server.
+//! The end of all connections and flows of one server, because a check took it down or the operator closes them.
+//! Clients see a broken connection; requests that may be repeated go to another server.
 
 use evener_core::Target;
 use evener_core::counters::{Counter, ServiceCounters};
@@ -8,17 +8,17 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Why the connections of a server end.
+/// The reason why the connections of a server end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndReason {
-    /// A check took it down: those of the address that was checked end.
+    /// A check took the server down: the connections of the checked address end.
     Down,
-    /// The operator wants it: all end.
+    /// The operator closes them: all end.
     Operator,
 }
 
 impl EndReason {
-    /// The word of the log.
+    /// The word in the log.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -28,10 +28,10 @@ impl EndReason {
     }
 }
 
-/// Gets the number of those that ended.
+/// Receives the number of connections and flows that ended.
 type Done = Box<dyn FnOnce(usize) + Send>;
 
-/// A wish to all workers; when the last one has done its part, or ended, the count goes out.
+/// A request to all workers. When the last one has handled it, or ended, the total goes out.
 pub(crate) struct Ending {
     live: Arc<ServerLive>,
     target: Target,
@@ -52,17 +52,17 @@ impl Ending {
         }
     }
 
-    /// Whether what leads to this server, at this address, is to end.
+    /// Returns whether connections to this server at this address are to end.
     pub(crate) fn means(&self, live: &Arc<ServerLive>, target: &Target) -> bool {
         Arc::ptr_eq(live, &self.live) && (self.reason == EndReason::Operator || *target == self.target)
     }
 
-    /// Adds what one worker ended.
+    /// Adds the number that one worker ended.
     pub(crate) fn add(&self, ended: usize) {
         self.ended.fetch_add(ended, Ordering::Relaxed);
     }
 
-    /// The counter of a service that counts what ends.
+    /// The counter of a service for connections that end so.
     pub(crate) fn counter<'a>(&self, counters: &'a ServiceCounters) -> &'a Counter {
         match self.reason {
             EndReason::Down => &counters.closed_down,

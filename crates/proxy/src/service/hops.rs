@@ -1,7 +1,7 @@
-//! Loops that show at run time only: two instances that are each other's server, for one. What passes on carries how many
-//! instances passed it on where there is a place for that (requests, DNS, the PROXY protocol); beyond [`HOPS_MAX`] it is
-//! refused. What has no such place is limited as packets are: where there are suspiciously many clients that may be our own
-//! servers, each of them goes to its server with a TTL of one less than it came with, and that of 1 goes nowhere.
+//! Loops that only show at run time, such as two instances that are each other's server. Requests, DNS queries and
+//! PROXY headers carry the number of instances that forwarded them; beyond [`HOPS_MAX`] they are refused. For other
+//! traffic the TTL of packets does the same: where suspiciously many clients may be servers of ours, the connection
+//! or flow to the server gets the TTL of the client's packets less one, and a TTL of 1 is refused.
 
 use crate::context::Context;
 use crate::context::descriptors;
@@ -19,16 +19,16 @@ pub(crate) use evener_core::wire::HOPS_MAX;
 const CONNECTIONS_SUSPICIOUS: u32 = 1000;
 /// From so many queries of a worker on, or half of its part of the limit, they may go round.
 const QUERIES_SUSPICIOUS: u32 = 32;
-/// So many servers of a pool are looked at for the address of a client.
+/// Number of servers of a pool that are compared with the address of a client.
 const SERVERS_LOOKED_AT: usize = 64;
 /// From so many new flows of a listener in a [`WINDOW`] on, they may go round.
 const FLOWS_SUSPICIOUS: u32 = 256;
-/// How long flows are counted: on a busy machine a datagram may go round some ten times a second only.
+/// The window in which flows are counted. On a busy machine a datagram may go round only some ten times a second.
 const WINDOW: Duration = Duration::from_secs(10);
 /// tcp(7): a listener keeps the first packets of its connections.
 const TCP_SAVE_SYN: i32 = 27;
 
-/// Counts and reports that something is refused because it goes round.
+/// Counts and reports a refusal because of a loop.
 pub(crate) fn note_loop(cx: &Context, service: &Service) {
     service.live.counters.of(cx.id).loops.one();
     if service.may_notice(Notice::Loop, cx.now) {
@@ -36,20 +36,20 @@ pub(crate) fn note_loop(cx: &Context, service: &Service) {
     }
 }
 
-/// Whether what a client sends may have come from this server: it is where the server is.
+/// Returns whether a client may be this server: their addresses are the same.
 pub(crate) fn may_go_round(client: IpAddr, server: &Target) -> bool {
     let Target::Ip(server) = server else { return false };
     let (client, server) = (client.to_canonical(), server.ip().to_canonical());
     client == server || (client.is_loopback() && server.is_loopback())
 }
 
-/// Whether a service has so many connections that they may be few that go round.
+/// Returns whether a service has so many connections that they may be a few that go round.
 fn is_crowded(service: &Service) -> bool {
     let most = service.settings.load().options.connections_max.min(descriptors::connections_max()) / 2;
     service.live.connections.active() >= CONNECTIONS_SUSPICIOUS.min(most)
 }
 
-/// Whether a request of this client, of which nothing tells that it went through an instance, may have done so all the same.
+/// Returns whether a request that carries no number of instances may go round all the same.
 pub(crate) fn may_request_go_round(service: &Service, client: IpAddr, backend: &Backend) -> bool {
     is_crowded(service) && {
         let pool = backend.pool.load();
@@ -57,15 +57,15 @@ pub(crate) fn may_request_go_round(service: &Service, client: IpAddr, backend: &
     }
 }
 
-/// Whether so many queries are under way that they may be few that go round.
+/// Returns whether so many queries are under way that they may be a few that go round.
 pub(crate) fn is_crowded_by_queries(in_flight: u32, most: u32) -> bool {
     in_flight >= QUERIES_SUSPICIOUS.min(most / 2)
 }
 
-/// Has a connection's way on to its server count as one router, if it may go round.
+/// Has the connection to a server count as one router, if it may go round.
 ///
 /// # Errors
-/// EMULTIHOP where it has passed as many as a packet may.
+/// EMULTIHOP when the client's packets may not pass another router.
 pub(crate) fn limit_connection(
     cx: &mut Context,
     service: &Service,
@@ -78,7 +78,7 @@ pub(crate) fn limit_connection(
     let mut room = [0; 128];
     let came = crate::io::sys::saved_syn(client.as_fd(), &mut room).ok().and_then(ttl_of);
     let Some(came) = came else {
-        // From the next ones on it is known.
+        // The TTL of later connections is known.
         cx.note_crowded(&service.name);
         return Ok(());
     };
@@ -114,17 +114,18 @@ fn set_ttl(socket: BorrowedFd<'_>, target: &Target, ttl: u8) {
     let _ = crate::io::sys::set_int(socket, option, ttl.into());
 }
 
-/// How many flows of a listener began of late that may go round.
+/// The number of recent flows of a listener that may go round.
 #[derive(Debug, Default)]
 pub(crate) struct FlowWatch {
     since: Time,
     begun: u32,
-    /// The socket tells TTLs.
+    /// The socket reports TTLs.
     pub(crate) counts: bool,
 }
 
 impl FlowWatch {
-    /// A flow to `target` begins whose first datagram came with this TTL. `Err` when it has passed as many as it may.
+    /// Notes a new flow to `target`, whose first datagram came with this TTL. `Err` when the datagram may not pass
+    /// another router.
     pub(crate) fn on_flow(
         &mut self,
         now: Time,
@@ -154,7 +155,7 @@ impl FlowWatch {
 
     fn count(&mut self, listener: &OwnedFd, counts: bool) {
         for option in [(libc::IPPROTO_IP, libc::IP_RECVTTL), (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT)] {
-            // One of them is of the socket's family.
+            // The socket belongs to one of the two families.
             let _ = crate::io::sys::set_int(listener.as_fd(), option, counts.into());
         }
         self.counts = counts;

@@ -1,5 +1,5 @@
-//! What is open: connections, sessions and flows, listed on demand, and ended one by one. Nothing is kept for it but a
-//! number each.
+//! Open connections, sessions and flows, which are listed on demand and closed one by one. The only state for it is
+//! the number of each.
 
 use crate::context::Context;
 use evener_core::clients::Had;
@@ -12,52 +12,52 @@ use std::time::Duration;
 /// A connection of a client, or its flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
-    /// What it is called as long as it lives; no other one has had it, or will (before 4 billion others of its worker).
+    /// Number, unique for the life of the instance (within 4 billion of one worker).
     pub number: u64,
-    /// Its service.
+    /// The service.
     pub service: Arc<str>,
-    /// Its client; clients of a unix socket count as loopback.
+    /// The client; clients of a unix socket count as loopback.
     pub client: IpAddr,
     /// The client's port, where it is known.
     pub client_port: Option<u16>,
     /// The server that it has, or is about to have.
     pub server: Option<Had>,
-    /// How far it is, in words.
+    /// The stage, in words.
     pub stage: &'static str,
-    /// For how long nothing has moved.
+    /// Time since bytes moved last.
     pub idle: Duration,
     /// The socket to the client; flows share one.
     pub client_socket: Option<RawFd>,
     /// The socket to the server.
     pub server_socket: Option<RawFd>,
-    /// Bytes that wait for the client to take them, the kernel's not counted.
+    /// Bytes that wait for the client to take them, without those in the kernel.
     pub to_client: usize,
-    /// Bytes that wait for the server to take them, the kernel's not counted.
+    /// Bytes that wait for the server to take them, without those in the kernel.
     pub to_server: usize,
 }
 
-/// What all workers have open.
+/// The open connections and flows of all workers.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// How many there are, listed or not.
+    /// Their total, listed or not.
     pub total: usize,
-    /// Those that are listed, by their numbers.
+    /// The listed ones, by their numbers.
     pub open: Vec<Open>,
 }
 
-/// What became of the wish to close one.
+/// The outcome of a request to close a connection or flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
     /// Both sides are closed.
     Done,
-    /// Nobody has that number.
+    /// There is no such number.
     Nobody,
 }
 
-/// Gets the answer.
+/// Receives the listing.
 type Done = Box<dyn FnOnce(Listing) + Send>;
 
-/// A question to all workers; when the last one has answered, or ended, the answer goes out.
+/// A listing that all workers contribute to. When the last one has done so, or ended, the listing goes out.
 pub(crate) struct Question {
     service: Option<Arc<str>>,
     most: usize,
@@ -92,7 +92,7 @@ impl std::fmt::Debug for Question {
     }
 }
 
-/// Whoever wants to hear what became of a wish.
+/// Receives the outcome of a request to close a connection or flow.
 pub(crate) struct Hearer(Box<dyn FnOnce(Closed) + Send>);
 
 impl Hearer {
@@ -111,7 +111,7 @@ impl std::fmt::Debug for Hearer {
     }
 }
 
-/// What one worker has open, as far as a question asks for it.
+/// The contribution of one worker to a listing.
 pub(crate) struct Collector<'a> {
     question: &'a Question,
     own: Listing,
@@ -122,7 +122,7 @@ impl<'a> Collector<'a> {
         Self { question, own: Listing::default() }
     }
 
-    /// Whether the question asks for a service.
+    /// Returns whether the listing includes a service.
     pub(crate) fn is_meant(&self, service: &str) -> bool {
         self.question.service.as_ref().is_none_or(|wanted| **wanted == *service)
     }
@@ -135,7 +135,7 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// Answers for this worker.
+    /// Adds the contribution to the listing.
     pub(crate) fn finish(mut self) {
         let mut listing = self.question.listing.lock().unwrap_or_else(PoisonError::into_inner);
         listing.total += self.own.total;
@@ -143,23 +143,24 @@ impl<'a> Collector<'a> {
     }
 }
 
-/// The number of the one that a worker counts as its `serial`th.
+/// The number of a connection or flow that is the `serial`th of its worker.
 pub(crate) fn number(cx: &Context, serial: u32) -> u64 {
     u64::from(serial) * cx.workers as u64 + cx.id as u64
 }
 
-/// The worker that a number belongs to, and its own number for it.
+/// The worker of a number, and the serial there.
 pub(crate) fn find(number: u64, workers: usize) -> Option<(usize, u32)> {
     let workers = workers as u64;
     Some(((number % workers) as usize, u32::try_from(number / workers).ok()?))
 }
 
-/// The server as others are told of it.
+/// The server as listings name it.
 pub(crate) fn had(pool: &Arc<str>, server: &Entry) -> Had {
     Had { pool: Arc::clone(pool), server: Arc::clone(&server.name) }
 }
 
-/// The port of a client with this address; unix sockets have none, and of others only the proxy's may be known.
+/// The port of a client with this address. Unix sockets have none, and behind a proxy only the proxy's port may be
+/// known.
 pub(crate) fn port(peer: SocketAddr, client: IpAddr) -> Option<u16> {
     (peer.ip() == client && peer.port() > 0).then_some(peer.port())
 }

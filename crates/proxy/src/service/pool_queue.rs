@@ -1,6 +1,6 @@
-//! Clients of TCP and requests of HTTP that wait in the queues of pools, because every server was at its limit. Each worker
-//! keeps its own; how many wait at all workers together is bounded by the pool. A permit that is given back, here or by another
-//! worker, wakes them; who gets it is not decided here.
+//! TCP clients and HTTP requests that wait in the queues of pools because every server is at its limit. Each worker
+//! has a queue; the pool bounds the total of all workers. A permit that is given back, at any worker, wakes the
+//! queues; the components decide which waiter takes it.
 
 use crate::context::Context;
 use crate::context::pool_queue::{Queued, Waiter};
@@ -9,12 +9,12 @@ use arc_swap::ArcSwap;
 use evener_core::snapshot::{Request, Snapshot};
 use std::time::Duration;
 
-/// Whether a newcomer has to wait behind others, whether a permit is free or not.
+/// Returns whether a newcomer has to wait behind others, even if a permit is free.
 pub(crate) fn is_behind(snapshot: &Snapshot, request: &Request) -> bool {
     snapshot.queue.is_some() && snapshot.queued() > 0 && !snapshot.may_pass_the_queue(request)
 }
 
-/// A slot in the queue of a pool; `None` when it has none, or that is full.
+/// Takes a slot in the queue of a pool; `None` when the pool has no queue, or a full one.
 pub(crate) fn enter(
     cx: &mut Context,
     service: &Service,
@@ -32,7 +32,7 @@ pub(crate) fn enter(
     Some((cx.queues.enter(&snapshot.pool, waiter, slot, cx.now, is_first), spec.timeout))
 }
 
-/// A permit of a pool is given back: who waits for one is looked at soon.
+/// Has the queue of a pool served soon, now that a permit of it is given back.
 pub(crate) fn note_freed(cx: &mut Context, pool: &ArcSwap<Snapshot>) {
     if pool.load().queued() > 0 {
         cx.queues.note_freed();

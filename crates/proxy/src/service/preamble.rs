@@ -1,5 +1,5 @@
-//! What a connection says before a server is chosen for it: the PROXY header of whoever stands before us, and the
-//! ClientHello of TLS that is passed through. And what we say to the server of it, first of all.
+//! The bytes of a connection before a server is chosen: the PROXY header of a proxy before us, and the ClientHello of
+//! TLS that is passed through. Also the PROXY header that a server gets.
 
 use crate::io::tls::TlsFacts;
 use crate::service::Settings;
@@ -11,21 +11,21 @@ use rustix::net::SocketAddrAny;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-/// What has to be said before a server is chosen is said within this.
+/// The longest time for a preamble to arrive.
 pub(crate) const GREETING: Duration = Duration::from_secs(10);
 
-/// Who is at the other end, as far as it is known.
+/// The client of a connection, as far as it is known.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     /// The client; clients of a unix socket count as loopback.
     pub(crate) client: SocketAddr,
-    /// What it connected to, if a PROXY header told; else the socket knows.
+    /// The address that the client connected to, if a PROXY header has it; otherwise it is the socket's.
     pub(crate) destination: Option<SocketAddr>,
-    /// The PROXY header that came, to pass on what it says.
+    /// The PROXY header that came; its contents are passed on.
     pub(crate) header: Vec<u8>,
-    /// It says that the client speaks TLS with whoever sent it.
+    /// The header says that the client speaks TLS with the proxy.
     pub(crate) secure: bool,
-    /// How many instances of Evener passed the connection on before us, as far as a PROXY header tells.
+    /// Number of instances of Evener that the connection passed before, as far as PROXY headers show.
     hops: u8,
 }
 
@@ -34,7 +34,7 @@ impl Origin {
         Self { client: peer, destination: None, header: Vec::new(), secure: false, hops: 0 }
     }
 
-    /// Takes on what a PROXY header says.
+    /// Takes on the contents of a PROXY header.
     fn tell(&mut self, header: &proxy::Header<'_>, bytes: &[u8]) {
         if let Some(ends) = header.ends {
             self.client = ends.source;
@@ -45,17 +45,17 @@ impl Origin {
         self.hops = header.extras.hops;
     }
 
-    /// Whether so many passed it on that it must go round.
+    /// Returns whether so many instances forwarded it that it must go round.
     pub(crate) fn goes_round(&self) -> bool {
         self.hops >= HOPS_MAX
     }
 
-    /// How many passed it on with us; none where no header told of it.
+    /// Number of instances that forwarded it, with this one; 0 when no header came.
     pub(crate) fn next_hop(&self) -> u8 {
         if self.header.is_empty() { 0 } else { self.hops.saturating_add(1) }
     }
 
-    /// Both ends, for those behind us.
+    /// Both ends, for the PROXY header to a server.
     pub(crate) fn ends(&self, socket: &OwnedFd) -> Option<Ends> {
         let destination = self.destination.or_else(|| local_address(socket))?;
         Some(Ends { source: self.client, destination })
@@ -81,35 +81,35 @@ pub(crate) fn read_proxy(bytes: &[u8], origin: &mut Origin) -> Result<Option<usi
     }))
 }
 
-/// What a connection that is only relayed says first.
+/// The first bytes of a connection that is only relayed.
 #[derive(Debug)]
 pub(crate) struct Greeting {
     pub(crate) origin: Origin,
-    /// What came; at the end what the server gets.
+    /// The bytes that came; at the end those that the server gets.
     pub(crate) bytes: Vec<u8>,
-    /// The name that the client asks for.
+    /// The server name in the ClientHello.
     pub(crate) name: Option<String>,
-    /// How much of what the server gets next is our own header, which no client said.
+    /// Number of bytes of our own header among those that the server gets next; no client sent them.
     pub(crate) header_left: u64,
     awaits_proxy: bool,
     awaits_hello: bool,
 }
 
-/// How far a greeting is.
+/// The progress of a preamble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Greeted {
-    /// More has to come.
+    /// More bytes have to come.
     More,
-    /// The PROXY header is complete: the client is known now.
+    /// The PROXY header is complete, so that the client is known.
     Known,
-    /// All is said.
+    /// The preamble is complete.
     Done,
-    /// It is not what was expected.
+    /// The preamble is malformed.
     Malformed,
 }
 
 impl Greeting {
-    /// The greeting that is expected from `peer`.
+    /// The preamble that is expected from `peer`.
     pub(crate) fn new(peer: SocketAddr, settings: &Settings) -> Self {
         Self {
             origin: Origin::new(peer),
@@ -121,7 +121,7 @@ impl Greeting {
         }
     }
 
-    /// How many of the next bytes that the server takes are the client's: our header goes before them.
+    /// Returns how many of the next bytes that the server takes are the client's: our header goes before them.
     pub(crate) fn count_of_client(&mut self, bytes: u64) -> u64 {
         let header = bytes.min(self.header_left);
         self.header_left -= header;
@@ -136,7 +136,7 @@ impl Greeting {
         self.awaits_proxy
     }
 
-    /// Looks at what came.
+    /// Parses the bytes that came.
     pub(crate) fn read(&mut self) -> Greeted {
         if self.awaits_proxy {
             return match read_proxy(&self.bytes, &mut self.origin) {
@@ -164,7 +164,7 @@ impl Greeting {
     }
 }
 
-/// What a server is told before anything else.
+/// Returns the PROXY header that introduces a client to its server.
 pub(crate) fn introduce(
     version: Version,
     origin: &Origin,

@@ -35,7 +35,7 @@ impl TestPool {
         Self { pool, published: Arc::new(ArcSwap::from_pointee(snapshot)) }
     }
 
-    /// Where its snapshots are published.
+    /// The slot where its snapshots are published.
     pub(crate) fn published(&self) -> Arc<ArcSwap<Snapshot>> {
         Arc::clone(&self.published)
     }
