@@ -318,3 +318,73 @@ impl Pending {
         Self { service: Arc::clone(service), _place: service.live.pending.enter(u32::MAX) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{TestPool, service_with};
+    use super::*;
+
+    fn service(change: impl FnOnce(&mut Settings)) -> Arc<Service> {
+        service_with(Protocol::Http, &TestPool::new("pool", &[]), change)
+    }
+
+    #[test]
+    fn a_listener_that_waits_for_a_permit_is_woken_once() {
+        let service = service(|_| {});
+        let first = service.enter(1).expect("the service is empty");
+        assert!(!service.wants_wake(), "no listener waits");
+        assert!(service.enter(1).is_none());
+        drop(first);
+        assert_eq!([service.wants_wake(), service.wants_wake()], [true, false]);
+        assert!(service.enter(1).is_some());
+    }
+
+    #[test]
+    fn connects_of_accepted_clients_are_counted_beyond_the_limit() {
+        let service = service(|_| {});
+        let permit = service.enter_pending(1);
+        let accepted = Pending::begin(&service);
+        assert_eq!((service.live.pending.active(), service.enter_pending(2).is_none()), (2, true));
+        drop((permit, accepted));
+        assert_eq!(service.live.pending.active(), 0);
+    }
+
+    #[test]
+    fn a_client_with_a_hidden_address_passes_no_access_list() {
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let list =
+            |rules: &[(evener_core::acl::Prefix, Access)]| Some(Arc::new(Acl::new(rules, Access::Permit)));
+        let other = [("198.51.100.0/24".parse().unwrap(), Access::Deny)];
+        for (acl, known, hidden) in [(None, true, true), (list(&[]), true, true), (list(&other), true, false)]
+        {
+            let settings = service(|settings| settings.acl = acl).settings.load_full();
+            assert_eq!(settings.permits_told(Client::Known(address)), known);
+            assert_eq!(settings.permits_told(Client::Hidden(address)), hidden);
+        }
+    }
+
+    #[test]
+    fn connections_are_personal_where_the_server_learns_of_the_client() {
+        let check = |expected: bool, change: fn(&mut Settings)| {
+            assert_eq!(service(change).settings.load().is_personal(0), expected);
+        };
+        check(false, |_| {});
+        check(true, |settings| settings.options.source = Some(Source::Client));
+        check(false, |settings| settings.options.source = Some(Source::Address([192, 0, 2, 1].into())));
+        check(true, |settings| settings.backends[0].send_proxy = Some(proxy::Version::V1));
+    }
+
+    #[test]
+    fn a_service_without_a_server_is_reported_once_a_second() {
+        let (mut cx, reports) = Context::for_tests();
+        let service = service(|_| {});
+        for (millis, reported) in [(10, 1), (900, 0), (1010, 1)] {
+            cx.now = Time::ZERO + Duration::from_millis(millis);
+            note_no_server(&cx, &service, NoServer::Down);
+            assert_eq!(reports.take().len(), reported, "after {millis} ms");
+        }
+        assert_eq!(service.live.counters.total("no_server"), 3);
+        // Each condition has its own second.
+        assert!(service.may_notice(Notice::Full, cx.now) && !service.may_notice(Notice::NoServer, cx.now));
+    }
+}

@@ -128,3 +128,110 @@ pub(crate) fn refuse(service: &Service, refusal: Refusal, worker: usize, status:
 pub(crate) fn reset_at_close(socket: &OwnedFd) {
     let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::testing::{TestPool, service_with};
+    use evener_core::acl::{Access, Acl};
+    use evener_core::clients::Clients;
+    use evener_core::spec::Protocol;
+    use evener_core::throttle::{Throttle, ThrottleSpec};
+
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    fn service(change: impl FnOnce(&mut Settings)) -> Arc<Service> {
+        service_with(Protocol::Tcp, &TestPool::new("pool", &[]), change)
+    }
+
+    fn admit_one(service: &Service) -> Admission {
+        admit(service, &service.settings.load(), CLIENT, 0, Time::ZERO)
+    }
+
+    /// Checks how a client is treated that the access list refuses.
+    fn check_denied(denied: Refusal, expected: impl FnOnce(&Admission) -> bool) {
+        let service = service(|settings| {
+            settings.acl = Some(Arc::new(Acl::new(&[], Access::Deny)));
+            settings.denied = denied;
+        });
+        let admission = admit_one(&service);
+        assert!(expected(&admission), "{denied:?}: {admission:?}");
+        assert_eq!(service.live.counters.total("denied"), 1);
+    }
+
+    #[test]
+    fn refused_clients_are_treated_as_the_settings_want() {
+        check_denied(Refusal::Drop, |got| matches!(got, Admission::Refused(Refused::Drop)));
+        check_denied(Refusal::Reject, |got| matches!(got, Admission::Refused(Refused::Reject(403))));
+        let time = Duration::from_secs(3);
+        check_denied(
+            Refusal::Tarpit(time),
+            |got| matches!(got, Admission::Refused(Refused::Tarpit(_, length)) if *length == time),
+        );
+        check_denied(
+            Refusal::Backend(2),
+            |got| matches!(got, Admission::Enter(guest) if guest.backend == Some(2) && !guest.is_plain()),
+        );
+    }
+
+    #[test]
+    fn a_client_without_lists_and_limits_has_nothing_to_remember() {
+        let service = service(|_| {});
+        assert!(matches!(admit_one(&service), Admission::Enter(guest) if guest.is_plain()));
+        assert_eq!(service.live.counters.total("denied"), 0);
+    }
+
+    #[test]
+    fn a_full_tarpit_closes_connections_at_once() {
+        let service = service(|_| {});
+        let refuse_one = || refuse(&service, Refusal::Tarpit(Duration::from_secs(1)), 0, FORBIDDEN);
+        let waiting: Vec<Admission> = (0..Denied::TARPIT_MAX).map(|_| refuse_one()).collect();
+        assert!(matches!(refuse_one(), Admission::Refused(Refused::Drop)));
+        assert_eq!(service.live.counters.total("tarpitted"), Denied::TARPIT_MAX as u64);
+        drop(waiting);
+        assert!(matches!(refuse_one(), Admission::Refused(Refused::Tarpit(..))));
+    }
+
+    #[test]
+    fn a_client_beyond_its_limit_is_refused_until_one_of_its_connections_ends() {
+        let spec = ThrottleSpec { connections: Some(1), connection_rate: None, request_rate: None, size: 16 };
+        let service = service(|settings| {
+            settings.throttle = Some(Arc::new(Throttle::new(&spec, 1)));
+            settings.exceeded = Refusal::Reject;
+        });
+        let first = admit_one(&service);
+        assert!(matches!(&first, Admission::Enter(guest) if guest.place.is_some()));
+        assert!(matches!(admit_one(&service), Admission::Refused(Refused::Reject(429))));
+        assert_eq!((service.live.counters.total("limited"), service.live.counters.total("denied")), (1, 0));
+        drop(first);
+        assert!(matches!(admit_one(&service), Admission::Enter(_)));
+    }
+
+    #[test]
+    fn only_clients_that_come_in_are_recorded() {
+        let clients = Arc::new(Clients::new(16, 1));
+        let permitted = service(|settings| settings.clients = Some(Arc::clone(&clients)));
+        let denied = service(|settings| {
+            settings.clients = Some(Arc::clone(&clients));
+            settings.acl = Some(Arc::new(Acl::new(&[], Access::Deny)));
+        });
+        assert!(matches!(admit_one(&denied), Admission::Refused(_)));
+        assert!(clients.is_empty());
+        assert!(matches!(admit_one(&permitted), Admission::Enter(guest) if guest.record.is_some()));
+        let seen: Vec<u64> = permitted.clients().unwrap().map(|client| client.connects).collect();
+        assert_eq!(seen, [1]);
+    }
+
+    #[test]
+    fn a_record_is_made_in_the_table_of_the_latest_settings() {
+        let [old, new] = [1, 2].map(|key| Arc::new(Clients::new(16, key)));
+        let service = service(|settings| settings.clients = Some(Arc::clone(&old)));
+        let accepted_with = service.settings.load_full();
+        let mut settings =
+            Settings::new(accepted_with.options.clone(), Arc::clone(&accepted_with.backends[0].pool));
+        settings.clients = Some(Arc::clone(&new));
+        service.settings.store(Arc::new(settings));
+        record_of(&service, &accepted_with, CLIENT, Time::ZERO).expect("the service remembers clients");
+        assert_eq!((old.len(), new.len()), (0, 1));
+    }
+}

@@ -84,3 +84,58 @@ impl fmt::Debug for Ending {
         out.debug_struct("Ending").field("target", &self.target).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::testing::TestPool;
+    use std::sync::mpsc::channel;
+
+    fn target(address: &str) -> Target {
+        Target::Ip(address.parse().unwrap())
+    }
+
+    /// Checks which connections to the first of two servers end.
+    fn check(reason: EndReason, server: usize, address: &str, expected: bool) {
+        let pool = TestPool::new("pool", &["192.0.2.1:80", "192.0.2.2:80"].map(target));
+        let snapshot = pool.published().load_full();
+        let ending = Ending::new(&snapshot.servers()[0], reason, |_| {});
+        let means = ending.means(&snapshot.servers()[server].live, &target(address));
+        assert_eq!(means, expected, "{reason:?} {server} {address}");
+    }
+
+    #[test]
+    fn a_check_ends_the_connections_of_one_address_and_the_operator_those_of_the_server() {
+        check(EndReason::Down, 0, "192.0.2.1:80", true);
+        check(EndReason::Down, 0, "192.0.2.9:80", false);
+        check(EndReason::Operator, 0, "192.0.2.9:80", true);
+        check(EndReason::Operator, 1, "192.0.2.1:80", false);
+    }
+
+    #[test]
+    fn the_total_goes_out_when_the_last_worker_is_done_or_gone() {
+        let pool = TestPool::new("pool", &[target("192.0.2.1:80")]);
+        let (sender, totals) = channel();
+        let server = Arc::clone(&pool.published().load().servers()[0]);
+        let ending =
+            Arc::new(Ending::new(&server, EndReason::Down, move |total| sender.send(total).unwrap()));
+        let other = Arc::clone(&ending);
+        ending.add(2);
+        drop(ending);
+        assert!(totals.try_recv().is_err(), "one worker is not done");
+        other.add(3);
+        drop(other);
+        assert_eq!(totals.try_recv(), Ok(5));
+    }
+
+    #[test]
+    fn services_count_what_ends_by_its_reason() {
+        let pool = TestPool::new("pool", &[target("192.0.2.1:80")]);
+        let server = Arc::clone(&pool.published().load().servers()[0]);
+        for (reason, expected) in [(EndReason::Down, [1, 0]), (EndReason::Operator, [0, 1])] {
+            let counters = ServiceCounters::default();
+            Ending::new(&server, reason, |_| {}).counter(&counters).one();
+            assert_eq!([counters.closed_down.read(), counters.closed.read()], expected, "{}", reason.name());
+        }
+    }
+}

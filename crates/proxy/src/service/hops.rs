@@ -203,4 +203,70 @@ mod tests {
         assert_eq!((ttl_of(&v4), ttl_of(&v6)), (Some(61), Some(255)));
         assert_eq!((ttl_of(&[]), ttl_of(&v4[..8]), ttl_of(&[0; 40])), (None, None, None));
     }
+
+    fn sockets() -> [OwnedFd; 2] {
+        [(); 2].map(|()| std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into())
+    }
+
+    fn ttl_option(socket: &OwnedFd) -> u32 {
+        rustix::net::sockopt::ip_ttl(socket).unwrap()
+    }
+
+    #[test]
+    fn ttls_are_watched_from_so_many_flows_in_a_window_and_no_longer() {
+        let ([listener, server], target) = (sockets(), Target::Ip("127.0.0.1:9".parse().unwrap()));
+        let mut watch = FlowWatch::default();
+        let begin = |watch: &mut FlowWatch, secs: u64| {
+            let now = Time::ZERO + Duration::from_secs(secs);
+            watch.on_flow(now, &listener, (&server, &target), None).unwrap();
+            watch.counts
+        };
+        assert!((1..FLOWS_SUSPICIOUS).all(|_| !begin(&mut watch, 20)));
+        assert!(begin(&mut watch, 29), "one more in the same window");
+        assert!(begin(&mut watch, 30), "the window before was busy");
+        assert!(!begin(&mut watch, 40), "the window before was quiet");
+    }
+
+    #[test]
+    fn a_flow_to_a_server_has_the_ttl_of_its_client_less_one() {
+        let ([listener, server], target) = (sockets(), Target::Ip("127.0.0.1:9".parse().unwrap()));
+        let mut watch = FlowWatch::default();
+        let mut begin = |ttl: Option<u8>| watch.on_flow(Time::ZERO, &listener, (&server, &target), ttl);
+        let default = ttl_option(&server);
+        assert_eq!((begin(None), ttl_option(&server)), (Ok(()), default));
+        assert_eq!((begin(Some(64)), ttl_option(&server)), (Ok(()), 63));
+        assert_eq!((begin(Some(2)), ttl_option(&server)), (Ok(()), 1));
+        assert_eq!([begin(Some(1)), begin(Some(0))], [Err(Errno::MULTIHOP); 2]);
+    }
+
+    #[test]
+    fn a_small_service_is_crowded_at_half_of_its_limit() {
+        let check = |connections_max: u32, connections: u32, expected: bool| {
+            let server = Target::Ip("127.0.0.1:9".parse().unwrap());
+            let service =
+                testing::service_with(Protocol::Http, &TestPool::new("pool", &[server]), |settings| {
+                    settings.options.connections_max = connections_max;
+                });
+            let _leases: Vec<_> = (0..connections).map(|_| service.enter(u32::MAX)).collect();
+            let backend = service.settings.load().backends[0].clone();
+            let [local, remote] = ["127.0.0.2", "192.0.2.1"].map(|client| client.parse().unwrap());
+            assert_eq!(
+                may_request_go_round(&service, local, &backend),
+                expected,
+                "{connections_max} {connections}"
+            );
+            assert!(!may_request_go_round(&service, remote, &backend), "its address is no server's");
+        };
+        check(10, 4, false);
+        check(10, 5, true);
+        check(10_000, 999, false);
+        check(10_000, 1000, true);
+    }
+
+    #[test]
+    fn queries_are_crowded_at_half_of_a_small_limit() {
+        let crowded =
+            [(3, 8), (4, 8), (31, 1000), (32, 1000)].map(|(now, most)| is_crowded_by_queries(now, most));
+        assert_eq!(crowded, [false, true, false, true]);
+    }
 }

@@ -212,4 +212,46 @@ mod tests {
         assert_eq!(find(u64::from(u32::MAX) * 4 + 3, 4), Some((3, u32::MAX)));
         assert_eq!(find(u64::MAX, 4), None, "nobody has ever had it");
     }
+
+    #[test]
+    fn a_listing_is_bounded_and_counts_all() {
+        let (sender, listings) = channel();
+        let question = Question::new(Some("s".into()), 2, move |listing| sender.send(listing).unwrap());
+        let mut collector = Collector::new(&question);
+        assert!(collector.is_meant("s") && !collector.is_meant("other"));
+        collector.take(|| open(1));
+        collector.take(|| open(2));
+        collector.take(|| unreachable!("no room is left, so it is only counted"));
+        collector.finish();
+        drop(question);
+        let listing = listings.try_recv().unwrap();
+        assert_eq!((listing.total, listing.open), (3, vec![open(1), open(2)]));
+    }
+
+    #[test]
+    fn numbers_of_all_workers_differ() {
+        let (mut cx, _) = Context::for_tests();
+        cx.workers = 3;
+        let mut numbers: Vec<u64> = Vec::new();
+        for id in 0..3 {
+            cx.id = id;
+            for serial in [0, 1, u32::MAX] {
+                assert_eq!(find(number(&cx, serial), 3), Some((id, serial)));
+                numbers.push(number(&cx, serial));
+            }
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), 9);
+    }
+
+    #[test]
+    fn a_port_is_known_of_direct_clients_only() {
+        let check = |peer: &str, client: &str, expected: Option<u16>| {
+            assert_eq!(port(peer.parse().unwrap(), client.parse().unwrap()), expected, "{peer} {client}");
+        };
+        check("192.0.2.1:5000", "192.0.2.1", Some(5000));
+        check("192.0.2.1:5000", "198.51.100.1", None);
+        check("127.0.0.1:0", "127.0.0.1", None);
+    }
 }

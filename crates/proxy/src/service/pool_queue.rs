@@ -38,3 +38,68 @@ pub(crate) fn note_freed(cx: &mut Context, pool: &ArcSwap<Snapshot>) {
         cx.queues.note_freed();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::keys::Handle;
+    use crate::service::testing::{TestPool, service};
+    use evener_core::spec::{Protocol, QueueSpec};
+
+    /// A pool with one server, and a queue of this size if there is one.
+    fn pool(size: Option<u32>) -> TestPool {
+        let server = evener_core::Target::Ip("192.0.2.1:80".parse().unwrap());
+        TestPool::with("pool", &[server], |spec| {
+            spec.queue = size.map(|size| QueueSpec { size, timeout: Duration::from_secs(5) });
+        })
+    }
+
+    fn waiter(number: u64) -> Waiter {
+        Waiter::Connection(Handle::from_raw(number))
+    }
+
+    #[test]
+    fn a_pool_without_a_queue_and_a_full_one_take_no_waiter() {
+        let (mut cx, _) = Context::for_tests();
+        let none = pool(None);
+        let unqueued = service(Protocol::Tcp, &none);
+        assert!(enter(&mut cx, &unqueued, &none.published().load(), waiter(1)).is_none());
+        assert_eq!(unqueued.live.counters.total("queue_full"), 0);
+
+        let one = pool(Some(1));
+        let service = service(Protocol::Tcp, &one);
+        let snapshot = one.published().load_full();
+        let (slot, timeout) = enter(&mut cx, &service, &snapshot, waiter(1)).expect("there is room");
+        assert_eq!(timeout, Duration::from_secs(5));
+        assert!(enter(&mut cx, &service, &snapshot, waiter(2)).is_none());
+        drop(slot);
+        assert!(enter(&mut cx, &service, &snapshot, waiter(2)).is_some());
+        let counted = ["queued", "queue_full"].map(|counter| service.live.counters.total(counter));
+        assert_eq!(counted, [2, 1]);
+    }
+
+    #[test]
+    fn newcomers_wait_behind_those_that_wait_already() {
+        let (mut cx, _) = Context::for_tests();
+        let pool = pool(Some(8));
+        let (service, snapshot) = (service(Protocol::Tcp, &pool), pool.published().load_full());
+        let request = Request::of([192, 0, 2, 9].into(), cx.now);
+        assert!(!is_behind(&snapshot, &request));
+        let slot = enter(&mut cx, &service, &snapshot, waiter(1));
+        assert!(is_behind(&snapshot, &request));
+        drop(slot);
+        assert!(!is_behind(&snapshot, &request));
+    }
+
+    #[test]
+    fn a_permit_concerns_the_queue_only_while_a_client_waits() {
+        let (mut cx, _) = Context::for_tests();
+        let pool = pool(Some(8));
+        let (service, snapshot) = (service(Protocol::Tcp, &pool), pool.published().load_full());
+        note_freed(&mut cx, &pool.published());
+        assert!(!cx.queues.is_freed());
+        let _slot = enter(&mut cx, &service, &snapshot, waiter(1));
+        note_freed(&mut cx, &pool.published());
+        assert!(cx.queues.is_freed());
+    }
+}

@@ -196,3 +196,137 @@ pub(crate) fn introduce(
     proxy::emit_v2(ends, Transport::Stream, &extras, &mut out);
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::testing::{TestPool, service_with};
+    use evener_core::acl::{Access, Acl};
+    use evener_core::route::{Route, Routes};
+    use evener_core::spec::Protocol;
+    use std::sync::Arc;
+
+    const PROXY: &str = "192.0.2.7:1000";
+    const V1: &[u8] = b"PROXY TCP4 198.51.100.1 198.51.100.2 5000 443\r\n";
+
+    /// The preamble of a peer at a service with a proxy at [`PROXY`], and with routes by name if `is_routed`.
+    fn preamble(peer: &str, is_routed: bool) -> Greeting {
+        let service = service_with(Protocol::Tcp, &TestPool::new("pool", &[]), |settings| {
+            let rules = [("192.0.2.7".parse().unwrap(), Access::Permit)];
+            settings.proxy_from = Some(Arc::new(Acl::new(&rules, Access::Deny)));
+            if is_routed {
+                let hosts = vec!["www.example".parse().unwrap()];
+                settings.routes = Routes::new(&[Route { hosts, path: None, to: 0 }]);
+            }
+        });
+        Greeting::new(peer.parse().unwrap(), &service.settings.load())
+    }
+
+    fn header(hops: u8) -> Vec<u8> {
+        let [source, destination] =
+            ["198.51.100.1:5000", "198.51.100.2:443"].map(|text| text.parse().unwrap());
+        let mut bytes = Vec::new();
+        let extras = Extras { hops, ..Extras::default() };
+        proxy::emit_v2(Some(Ends { source, destination }), Transport::Stream, &extras, &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_direct_client_has_no_preamble() {
+        let preamble = preamble("192.0.2.8:1", false);
+        assert!(preamble.is_over() && !preamble.awaits_proxy());
+        assert_eq!(
+            (preamble.origin.client.to_string().as_str(), preamble.origin.next_hop()),
+            ("192.0.2.8:1", 0)
+        );
+    }
+
+    #[test]
+    fn a_proxy_header_gives_the_client_and_leaves_the_rest_however_it_is_cut() {
+        for cut in 0..=V1.len() {
+            let mut preamble = preamble(PROXY, false);
+            preamble.bytes.extend_from_slice(&V1[..cut]);
+            if cut < V1.len() {
+                assert_eq!(preamble.read(), Greeted::More, "{cut} bytes");
+            }
+            preamble.bytes.extend_from_slice(&V1[cut..]);
+            preamble.bytes.extend_from_slice(b"data");
+            assert_eq!(preamble.read(), Greeted::Known);
+            assert_eq!((preamble.read(), &preamble.bytes[..]), (Greeted::Done, &b"data"[..]));
+            let Origin { client, destination, .. } = preamble.origin;
+            assert_eq!(
+                (client.to_string(), destination.map(|it| it.to_string())),
+                ("198.51.100.1:5000".into(), Some("198.51.100.2:443".into()))
+            );
+        }
+    }
+
+    #[test]
+    fn a_proxy_without_a_header_and_a_name_without_tls_are_malformed() {
+        for (peer, is_routed) in [(PROXY, false), (PROXY, true), ("192.0.2.8:1", true)] {
+            let mut preamble = preamble(peer, is_routed);
+            preamble.bytes.extend_from_slice(b"GET / HTTP/1.1\r\nHost: www.example\r\n\r\n");
+            assert_eq!(preamble.read(), Greeted::Malformed, "{peer} {is_routed}");
+        }
+    }
+
+    #[test]
+    fn routes_wait_for_a_client_hello_after_the_header() {
+        let mut preamble = preamble(PROXY, true);
+        preamble.bytes.extend_from_slice(V1);
+        assert_eq!((preamble.read(), preamble.is_over()), (Greeted::Known, false));
+        // The first bytes of a TLS handshake record.
+        preamble.bytes.extend_from_slice(&[22, 3, 1, 0, 200, 1]);
+        assert_eq!(preamble.read(), Greeted::More);
+    }
+
+    #[test]
+    fn too_many_hops_are_a_loop() {
+        for (hops, goes_round, next) in
+            [(0, false, 1), (HOPS_MAX - 1, false, HOPS_MAX), (HOPS_MAX, true, HOPS_MAX + 1)]
+        {
+            let mut origin = Origin::new(PROXY.parse().unwrap());
+            let bytes = header(hops);
+            assert_eq!(read_proxy(&bytes, &mut origin), Ok(Some(bytes.len())));
+            assert_eq!((origin.goes_round(), origin.next_hop()), (goes_round, next), "{hops}");
+        }
+    }
+
+    #[test]
+    fn bytes_of_the_local_header_do_not_count_as_the_clients() {
+        let mut preamble = preamble("192.0.2.8:1", false);
+        preamble.header_left = 28;
+        assert_eq!([10, 20, 5].map(|bytes| preamble.count_of_client(bytes)), [0, 2, 5]);
+    }
+
+    #[test]
+    fn a_server_gets_what_an_earlier_proxy_sent_unless_it_is_known_better() {
+        let mut origin = Origin::new(PROXY.parse().unwrap());
+        let mut came = Vec::new();
+        let extras =
+            Extras { authority: Some(b"old.example"), unique_id: Some(b"id"), hops: 3, ..Extras::default() };
+        proxy::emit_v2(None, Transport::Stream, &extras, &mut came);
+        read_proxy(&came, &mut origin).unwrap();
+        for (name, expected) in [(None, &b"old.example"[..]), (Some("new.example"), b"new.example")] {
+            let sent = introduce(Version::V2, &origin, None, name, None, 7);
+            let extras = proxy::parse(&sent).unwrap().unwrap().extras;
+            assert_eq!(
+                (extras.authority, extras.unique_id, extras.hops),
+                (Some(expected), Some(&b"id"[..]), 4)
+            );
+        }
+        let fresh = introduce(Version::V2, &Origin::new(PROXY.parse().unwrap()), None, None, None, 7);
+        let extras = proxy::parse(&fresh).unwrap().unwrap().extras;
+        assert_eq!((extras.unique_id, extras.hops), (Some(&b"0000000000000007"[..]), 0));
+        assert_eq!(introduce(Version::V1, &origin, None, None, None, 7), b"PROXY UNKNOWN\r\n");
+    }
+
+    #[test]
+    fn clients_of_unix_sockets_count_as_loopback() {
+        let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let socket = OwnedFd::from(socket);
+        let address = rustix::net::getpeername(&socket).unwrap();
+        assert!(client_address(address).ip().is_loopback() && client_address(None).ip().is_loopback());
+        assert_eq!(local_address(&socket), None);
+    }
+}
