@@ -6,13 +6,13 @@ use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-/// Datagrams in a batch, where nothing else is said.
+/// Number of datagrams in a batch, unless another number is given.
 pub(crate) const BATCH: usize = 64;
 /// The largest datagram: an IPv4 packet without its headers is 65 507 bytes, an IPv6 one 65 527.
 const DATAGRAM_BYTES_MAX: usize = 65_536;
-/// Buffers do not begin at the same place of a page, else they would fight for the same lines of the cache.
+/// Buffers begin at different offsets of a page; otherwise they would compete for the same cache lines.
 const STRIDE: usize = DATAGRAM_BYTES_MAX + 320;
-/// The kernel takes at most this much in one segmented send.
+/// The most bytes in one segmented send.
 pub(crate) const SEGMENTED_BYTES_MAX: usize = 65_000;
 /// Room for one IPV6_PKTINFO (20 bytes) or IP_PKTINFO (12 bytes), and one IP_TTL or IPV6_HOPLIMIT (4 bytes) behind it, with
 /// their headers and alignment.
@@ -85,21 +85,21 @@ const EMPTY_V6: libc::sockaddr_in6 = libc::sockaddr_in6 {
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_BYTES]);
 
-/// Whether the address of ours that a datagram came to is read, or set.
+/// The local addresses of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Local {
     /// The socket has one address.
     Fixed,
-    /// The socket listens on all: each datagram has its own.
+    /// The socket listens on all addresses: each datagram has its own.
     Each,
 }
 
-/// What the kernel says of where a datagram came to.
+/// The addresses of a datagram that arrived.
 #[derive(Clone, Copy, Debug)]
 struct Arrival {
-    /// The address in its header.
+    /// The destination address in its header.
     to: IpAddr,
-    /// The address of ours that goes with it.
+    /// The local address that belongs to it.
     ours: IpAddr,
 }
 
@@ -110,7 +110,7 @@ pub(crate) struct Batch {
     addresses: Vec<RawAddress>,
     controls: Vec<Control>,
     headers: Vec<libc::mmsghdr>,
-    /// What comes is asked how far it may still go.
+    /// TTLs are received, too.
     pub(crate) wants_ttl: bool,
 }
 
@@ -121,7 +121,7 @@ impl std::fmt::Debug for Batch {
 }
 
 impl Batch {
-    /// With room for so many.
+    /// Creates room for so many datagrams.
     pub(crate) fn new(room: usize) -> Self {
         // SAFETY: mmsghdr is plain old data for which all zeroes are valid (null pointers, no lengths).
         let header: libc::mmsghdr = unsafe { mem::zeroed() };
@@ -145,8 +145,8 @@ impl Batch {
         batch
     }
 
-    /// Receives [`BATCH`] datagrams at most, up to the end of the batch, from place `from` on; how many came. Fewer than that
-    /// means that nothing is left. `Err` tells of an earlier send that was refused.
+    /// Receives at most [`BATCH`] datagrams into the batch, from index `from` on; returns their number. Fewer than
+    /// that mean that nothing is left. `Err` reports an earlier send that was refused.
     pub(crate) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -189,25 +189,25 @@ impl Batch {
         Ok(count as usize)
     }
 
-    /// Datagram `nth`.
+    /// The bytes of datagram `nth`.
     pub(crate) fn bytes_of(&self, nth: usize) -> &[u8] {
         &self.buffer[nth * STRIDE..nth * STRIDE + self.len(nth)]
     }
 
-    /// Datagram `nth`, to be changed.
+    /// The bytes of datagram `nth`, for changes.
     pub(crate) fn bytes_of_mut(&mut self, nth: usize) -> &mut [u8] {
         let length = self.len(nth);
         &mut self.buffer[nth * STRIDE..nth * STRIDE + length]
     }
 
-    /// Makes `bytes` datagram `nth`, as far as there is room for one.
+    /// Makes `bytes` datagram `nth`, cut to the size of a buffer.
     pub(crate) fn put(&mut self, nth: usize, bytes: &[u8]) {
         let length = bytes.len().min(DATAGRAM_BYTES_MAX);
         self.buffer[nth * STRIDE..nth * STRIDE + length].copy_from_slice(&bytes[..length]);
         self.parts[nth].iov_len = length;
     }
 
-    /// Takes the first `count` bytes of datagram `nth` away.
+    /// Removes the first `count` bytes of datagram `nth`.
     pub(crate) fn strip(&mut self, nth: usize, count: usize) {
         let (start, length) = (nth * STRIDE, self.len(nth));
         debug_assert!(count <= length, "no more than there is");
@@ -215,7 +215,7 @@ impl Batch {
         self.parts[nth].iov_len -= count;
     }
 
-    /// Puts `bytes` before datagram `nth`; at most as many as buffers are larger than datagrams.
+    /// Puts `bytes` before datagram `nth`; at most as many as a buffer exceeds a datagram.
     pub(crate) fn prepend(&mut self, nth: usize, bytes: &[u8]) {
         let (start, length) = (nth * STRIDE, self.len(nth));
         debug_assert!(bytes.len() <= STRIDE - DATAGRAM_BYTES_MAX, "a PROXY header without names is short");
@@ -224,32 +224,34 @@ impl Batch {
         self.parts[nth].iov_len += bytes.len();
     }
 
-    /// How long datagram `nth` is.
+    /// The length of datagram `nth`.
     pub(crate) fn len(&self, nth: usize) -> usize {
         self.parts[nth].iov_len
     }
 
-    /// Datagram `nth` as the kernel takes it, and where its bytes are, after [`Batch::address`]. Both point into this batch.
+    /// The message and the part of datagram `nth` for the kernel, after [`Batch::address`]. Both point into this
+    /// batch.
     pub(crate) fn prepared(&self, nth: usize) -> (libc::msghdr, libc::iovec) {
         (self.headers[nth].msg_hdr, self.parts[nth])
     }
 
-    /// Who sent datagram `nth`.
+    /// The sender of datagram `nth`.
     pub(crate) fn sender(&self, nth: usize) -> Option<SocketAddr> {
         self.addresses[nth].read()
     }
 
-    /// The address of ours that the answer to datagram `nth` comes from, if it was received with [`Local::Each`]: the one that
-    /// it came to. For a broadcast it is the one that the kernel would choose (ip(7)), and for a group of IPv6 none, which
-    /// leaves the choice to the kernel: nothing comes from such an address (RFC 1122, section 3.2.1.3; RFC 4291, section 2.7).
+    /// The local address for the response to datagram `nth`, if it was received with [`Local::Each`]: the one that it
+    /// was sent to. For a broadcast it is the one that the kernel would choose (ip(7)); for an IPv6 multicast group
+    /// there is none, so that the kernel chooses. A packet cannot come from such an address (RFC 1122, section
+    /// 3.2.1.3; RFC 4291, section 2.7).
     pub(crate) fn local(&self, nth: usize) -> Option<IpAddr> {
         self.arrival(nth)
             .map(|arrival| arrival.ours)
             .filter(|ours| !ours.is_unspecified() && !ours.is_multicast())
     }
 
-    /// Whether datagram `nth`, received with [`Local::Each`], came to a broadcast address or a group. Each socket of the port
-    /// gets a copy of such a datagram.
+    /// Returns whether datagram `nth`, received with [`Local::Each`], was sent to a broadcast address or a group.
+    /// Each socket of the port gets a copy of such a datagram.
     pub(crate) fn is_for_all(&self, nth: usize) -> bool {
         self.arrival(nth).is_some_and(|arrival| arrival.to != arrival.ours || arrival.to.is_multicast())
     }
@@ -276,7 +278,7 @@ impl Batch {
         }
     }
 
-    /// How many routers datagram `nth` may still pass, if it was received with that wish and the socket tells.
+    /// The TTL of datagram `nth`, if TTLs were received.
     pub(crate) fn ttl(&self, nth: usize) -> Option<u8> {
         let header = &self.headers[nth].msg_hdr;
         // SAFETY: as in `local`; the two options have an int each.
@@ -296,7 +298,7 @@ impl Batch {
         None
     }
 
-    /// Says to whom datagram `nth` goes, and from which address of ours.
+    /// Sets the destination of datagram `nth`, and the local address that it comes from.
     pub(crate) fn address(&mut self, nth: usize, client: SocketAddr, local: Option<IpAddr>) {
         let length = self.addresses[nth].write(client);
         let name = (&raw mut self.addresses[nth]).cast();
@@ -310,7 +312,8 @@ impl Batch {
         }
     }
 
-    /// Sends datagrams `from..to`, each to its own address. How many the kernel took; the rest is lost, and why.
+    /// Sends datagrams `from..to`, each to its own address. Returns how many the kernel took, and why it refused the
+    /// others.
     pub(crate) fn send_addressed(&mut self, socket: BorrowedFd<'_>, from: usize, to: usize) -> Sent {
         let mut sent = Sent::default();
         let mut at = from;
@@ -327,7 +330,8 @@ impl Batch {
                 match last_error() {
                     Errno::INTR => {}
                     error => {
-                        // The first one failed: it is passed over. When the buffer is full all others are, too.
+                        // The first one failed, and the next ones follow. When the buffer is full, all others would
+                        // fail as well.
                         sent.lost(error);
                         at = if error == Errno::AGAIN { to } else { at + 1 };
                     }
@@ -337,13 +341,13 @@ impl Batch {
         sent
     }
 
-    /// Sends the datagrams at these places over a connected socket: one, or a run of equal size in one segmented send,
-    /// or one by one. How many the kernel took, and why not the next one.
+    /// Sends these datagrams over a connected socket: one, or a run of equal lengths in one segmented send, or one by
+    /// one. Returns how many the kernel took, and why it refused the next one.
     pub(crate) fn send_connected(&self, socket: BorrowedFd<'_>, places: &[usize]) -> Delivered {
         if places.len() > 1 && self.is_run(places) {
             match self.send_segmented(socket, places, self.len(places[0]) as u16) {
                 Ok(()) => return Delivered { taken: places.len(), error: None },
-                // Where segments are too large for the route the kernel refuses: one by one then.
+                // The kernel refuses segments that are too large for the route: they go one by one then.
                 Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) => {}
                 Err(error) => return Delivered { taken: 0, error: Some(error) },
             }
@@ -356,7 +360,8 @@ impl Batch {
         Delivered { taken: places.len(), error: None }
     }
 
-    /// Whether these can go as one segmented send: all of one size, the last one perhaps shorter.
+    /// Returns whether these datagrams can go as one segmented send: all have one length, but the last one may be
+    /// shorter.
     fn is_run(&self, places: &[usize]) -> bool {
         let Some((&last, body)) = places.split_last() else { return false };
         let size = self.len(places[0]);
@@ -364,7 +369,7 @@ impl Batch {
         equal && self.bytes(places) <= SEGMENTED_BYTES_MAX as u64
     }
 
-    /// How many bytes the datagrams at these places have.
+    /// The total length of these datagrams.
     pub(crate) fn bytes(&self, places: &[usize]) -> u64 {
         places.iter().map(|&at| self.len(at) as u64).sum()
     }
@@ -376,7 +381,7 @@ impl Batch {
         if sent < 0 { Err(last_error()) } else { Ok(()) }
     }
 
-    /// UDP_SEGMENT (Linux 4.18, `Documentation/networking/udp`): one message that the kernel cuts into datagrams.
+    /// Sends a message that the kernel cuts into datagrams (UDP_SEGMENT, Linux 4.18, `Documentation/networking/udp`).
     fn send_segmented(&self, socket: BorrowedFd<'_>, places: &[usize], size: u16) -> Result<(), Errno> {
         let mut parts = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
         parts.iter_mut().zip(places).for_each(|(part, &at)| *part = self.parts[at]);
@@ -396,14 +401,14 @@ impl Batch {
     }
 }
 
-/// What became of the datagrams of a flow.
+/// The result of sending datagrams of a flow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Delivered {
     pub(crate) taken: usize,
     pub(crate) error: Option<Errno>,
 }
 
-/// Whether senders are to be known.
+/// The senders of datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Names {
     Wanted,
@@ -411,13 +416,13 @@ pub(crate) enum Names {
     Unwanted,
 }
 
-/// What became of a batch.
+/// The result of sending a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sent {
     pub(crate) taken: usize,
     /// The send buffer was full.
     pub(crate) full: bool,
-    /// Datagrams that failed otherwise.
+    /// Number of datagrams that failed otherwise.
     pub(crate) failed: usize,
 }
 
@@ -435,7 +440,7 @@ pub(crate) fn last_error() -> Errno {
     Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
-/// Writes the source address of an answer (ip(7), ipv6(7)).
+/// Writes the source address of a response (ip(7), ipv6(7)).
 fn write_local(header: &mut libc::msghdr, local: IpAddr) {
     // SAFETY: msg_control points to CONTROL_BYTES bytes, enough for either with its header.
     unsafe {

@@ -1,5 +1,5 @@
-//! Connecting to servers, whoever does it: the socket, and what it means when nobody is reached. Which server is chosen, and
-//! who is tried next, is not decided here.
+//! Connects to servers: the socket, and the meaning of failures. The choice of the server and of the next one is made
+//! elsewhere.
 
 use crate::context::Context;
 use crate::context::report::{Report, is_due};
@@ -16,10 +16,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// So many servers that fail at once are tried for one client before others have their turn.
+/// Number of servers that may fail at once for one client before others have their turn.
 pub(crate) const TRIES_MAX: usize = 256;
 
-/// A socket to connect to a server with, for this client.
+/// Opens a socket for a connect to a server for this client.
 pub(crate) fn open_socket(
     target: &Target,
     options: &ServiceOptions,
@@ -41,14 +41,14 @@ pub(crate) fn open_socket(
     Ok(socket)
 }
 
-/// Counts a connect that failed, and reports it if it is the server's fault.
+/// Counts a connect that failed, and reports it if the server is at fault.
 pub(crate) fn note_failure(cx: &Context, pool: Arc<str>, server: &Entry, error: Errno) {
     if let Some(failure) = count_failure(cx, &pool, server, error) {
         (cx.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
     }
 }
 
-/// Counts a connect that failed; what that is to be reported as, if it is the server's fault.
+/// Counts a connect that failed; returns the failure to report if the server is at fault.
 pub(crate) fn count_failure(cx: &Context, pool: &Arc<str>, server: &Entry, error: Errno) -> Option<Failure> {
     let counters = server.live.counters.of(cx.id);
     match error {
@@ -60,7 +60,7 @@ pub(crate) fn count_failure(cx: &Context, pool: &Arc<str>, server: &Entry, error
             counters.connect_timeouts.one();
             Some(Failure::Timeout)
         }
-        // It goes round, which is told already.
+        // The loop was reported already.
         Errno::MULTIHOP => {
             counters.connect_errors.one();
             None
@@ -77,7 +77,7 @@ pub(crate) fn count_failure(cx: &Context, pool: &Arc<str>, server: &Entry, error
     }
 }
 
-/// Reports that a server was reached, if that is worth a report.
+/// Reports that a server was reached, if it had failed before.
 pub(crate) fn note_success(cx: &Context, pool: &Arc<str>, choice: &Choice) {
     let server = &choice.server;
     if server.live.suspect.load(Ordering::Relaxed) || choice.why == Why::LastResort {
@@ -86,7 +86,7 @@ pub(crate) fn note_success(cx: &Context, pool: &Arc<str>, choice: &Choice) {
     }
 }
 
-/// Counts a datagram that a server refused (ICMP); what that is to be reported as.
+/// Counts a datagram that a server refused (ICMP); returns the failure to report.
 pub(crate) fn count_refusal(cx: &Context, server: &Entry, error: Errno) -> Failure {
     let counters = server.live.counters.of(cx.id);
     if error == Errno::CONNREFUSED {
@@ -98,13 +98,13 @@ pub(crate) fn count_refusal(cx: &Context, server: &Entry, error: Errno) -> Failu
     }
 }
 
-/// Counts a connect that failed for a reason of our own, and says so now and then.
+/// Counts a connect that failed for a local reason, and reports it now and then.
 pub(crate) fn note_local(cx: &Context, pool: &Arc<str>, server: &Entry, error: Errno) {
     server.live.counters.of(cx.id).local_errors.one_shared();
     tell_local(cx, pool, server.id, error);
 }
 
-/// Reports an error of our own, at most once a second for the whole program: what is wanting is the process's.
+/// Reports a local error, at most once a second for the whole program: the limits are those of the process.
 pub(crate) fn tell_local(cx: &Context, pool: &Arc<str>, server: ServerId, error: Errno) {
     static TOLD_AT: AtomicU64 = AtomicU64::new(0);
     if is_due(&TOLD_AT, cx.now) {
@@ -112,7 +112,8 @@ pub(crate) fn tell_local(cx: &Context, pool: &Arc<str>, server: ServerId, error:
     }
 }
 
-/// Whether an error is for want of descriptors, ports or memory of our own, whoever is to be reached.
+/// Returns whether an error means that this process lacks descriptors, ports or memory, whichever peer is to be
+/// reached.
 pub fn is_want(error: Errno) -> bool {
     matches!(
         error,
@@ -126,14 +127,15 @@ pub fn is_want(error: Errno) -> bool {
     )
 }
 
-/// Whether an error of a connect is ours, not the server's: no descriptor, memory or port is left, a local rule forbids
-/// it, the source address is not ours. EAGAIN: no local port, or the queue of a unix socket is full for a moment.
+/// Returns whether an error of a connect is local, not the server's: no descriptor, memory or port is left, a local
+/// rule forbids it, or the source address is not local. EAGAIN: no local port, or the queue of a unix socket is full
+/// for a moment.
 pub(crate) fn is_ours(error: Errno) -> bool {
     is_want(error) || matches!(error, Errno::AGAIN | Errno::PERM | Errno::ACCESS)
 }
 
-/// What a failed connect cost the client: a silent server takes the whole timeout, one that is not on its network some
-/// seconds (ARP), all other failures show at once.
+/// The time that a failed connect takes: a silent server takes the whole timeout, an unreachable one some seconds
+/// (ARP); all other failures show at once.
 pub(crate) fn cost(error: Errno) -> Cost {
     if matches!(error, Errno::TIMEDOUT | Errno::HOSTUNREACH) { Cost::Slow } else { Cost::Quick }
 }

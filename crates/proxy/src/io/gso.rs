@@ -12,23 +12,23 @@ const CONTROL_BYTES: usize = 64;
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_BYTES]);
 
-/// The kernel cuts one message into at most so many datagrams (UDP_MAX_SEGMENTS).
+/// The most datagrams that the kernel cuts one message into (UDP_MAX_SEGMENTS).
 const SEGMENTS_MAX: usize = 64;
-/// Longer ones may have to be cut on their way to a client (RFC 8200, section 5: 1280 bytes with the headers), which segments
-/// cannot be.
+/// Longer datagrams may have to be fragmented on their route to a client (RFC 8200, section 5: 1280 bytes with the
+/// headers), which is impossible for segments.
 const SEGMENT_BYTES_MAX: usize = 1232;
 
-/// What a send is prepared in.
+/// The memory in which a send is prepared.
 pub(crate) struct Burst {
     parts: Vec<libc::iovec>,
     controls: Vec<Control>,
     headers: Vec<libc::mmsghdr>,
-    /// How many datagrams each header stands for.
+    /// Number of datagrams in each message.
     runs: Vec<usize>,
 }
 
 impl Burst {
-    /// For so many datagrams at most.
+    /// Creates room for at most so many datagrams.
     pub(crate) fn new(room: usize) -> Self {
         // SAFETY: mmsghdr is plain old data for which all zeroes are valid (null pointers, no lengths).
         let header: libc::mmsghdr = unsafe { std::mem::zeroed() };
@@ -40,8 +40,8 @@ impl Burst {
         }
     }
 
-    /// Sends datagrams over a connected socket, those of one length next to each other. How many the kernel took, and why not
-    /// the next one.
+    /// Sends datagrams over a connected socket; neighbours of one length go together. Returns how many the kernel
+    /// took, and why it refused the next one.
     pub(crate) fn send(&mut self, socket: BorrowedFd<'_>, datagrams: &[&[u8]]) -> Delivered {
         let messages = self.prepare(datagrams);
         let (mut done, mut taken) = (0, 0);
@@ -53,7 +53,7 @@ impl Burst {
                     taken += self.runs[done..done + sent].iter().sum::<usize>();
                     done += sent;
                 }
-                // Where segments are too large for the route the kernel refuses: one by one then.
+                // The kernel refuses segments that are too large for the route: they go one by one then.
                 Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) if self.runs[done] > 1 => {
                     let run = self.runs[done];
                     let one_by_one = send_each(socket, &datagrams[taken..taken + run]);
@@ -69,14 +69,14 @@ impl Burst {
         Delivered { taken, error: None }
     }
 
-    /// Gives the messages `from..to` to the kernel; how many it took.
+    /// Sends the messages `from..to`; returns how many the kernel took.
     ///
     /// # Safety
-    /// What their headers point to exists.
+    /// The memory that their headers point to is valid.
     unsafe fn hand_over(&mut self, socket: BorrowedFd<'_>, from: usize, to: usize) -> Result<usize, Errno> {
         let headers = &mut self.headers[from..to];
         loop {
-            // SAFETY: as the caller promises; the slice has as many headers as is said.
+            // SAFETY: as the caller promises; the slice has that many headers.
             let sent = unsafe {
                 let count = headers.len() as libc::c_uint;
                 libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_NOSIGNAL)
@@ -91,8 +91,8 @@ impl Burst {
         }
     }
 
-    /// Sends these places of a batch, each to its own address; those next to each other that have one address, by `is_same`,
-    /// and one length go as one message. What the kernel refuses is lost, and passed over.
+    /// Sends datagrams of a batch, each to its own address. Neighbours with one address, by `is_same`, and one length
+    /// go as one message. Datagrams that the kernel refuses are lost, and the next ones follow.
     pub(crate) fn send_addressed(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -114,7 +114,7 @@ impl Burst {
                     sent.lost(Errno::AGAIN);
                     break;
                 }
-                // Where segments are too large for the route the kernel refuses: one by one then.
+                // The kernel refuses segments that are too large for the route: they go one by one then.
                 Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) if run > 1 => {
                     for &at in &places[passed..passed + run] {
                         sent.taken += batch.send_addressed(socket, at, at + 1).taken;
@@ -161,7 +161,7 @@ impl Burst {
         messages
     }
 
-    /// Makes a message of each run of equal length; how many there are.
+    /// Makes one message of each run of equal lengths; returns the number of messages.
     fn prepare(&mut self, datagrams: &[&[u8]]) -> usize {
         for (part, datagram) in self.parts.iter_mut().zip(datagrams) {
             *part = libc::iovec { iov_base: datagram.as_ptr().cast_mut().cast(), iov_len: datagram.len() };
@@ -186,8 +186,7 @@ impl Burst {
     }
 }
 
-/// Has the kernel cut a message into datagrams of this length (Linux 4.18); what its header says of the address of ours to
-/// send from stays.
+/// Has the kernel cut a message into datagrams of this length (Linux 4.18). The source address in its header stays.
 fn segment(header: &mut libc::msghdr, control: &mut Control, length: usize) {
     let there = header.msg_controllen;
     debug_assert!(there + 24 <= CONTROL_BYTES, "there is room for both");
@@ -240,7 +239,7 @@ mod tests {
         }
     }
 
-    /// What each of these clients gets when it is sent to them in this order; `(client, length)`.
+    /// The datagrams that each of these clients gets when they are sent in this order; `(client, length)`.
     fn sent_to(
         clients: &[UdpSocket],
         answers: &[(usize, usize)],
@@ -277,7 +276,7 @@ mod tests {
             let got = sent_to(&clients, &answers, local);
             assert_eq!(got, [vec![50, 50, 50], vec![50, 60, 60], vec![0, 0, 1400, 1400]]);
         }
-        // More than one message takes.
+        // More than one message can carry.
         assert_eq!(sent_to(&clients, &[(1, 30); 150], None)[1], [30; 150]);
         assert_eq!(sent_to(&clients, &[(1, 1232); 60], None)[1], [1232; 60]);
     }

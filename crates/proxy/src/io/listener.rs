@@ -1,5 +1,5 @@
-//! Sockets: those that clients reach us at (opened by the control thread, so that a failure changes nothing), and those
-//! with which workers reach servers.
+//! Sockets: listeners, which the control thread opens so that a failure changes nothing, and the sockets with which
+//! workers reach servers.
 
 use evener_core::address::abstract_name;
 use evener_core::spec::{ServiceOptions, Source, Transport};
@@ -14,19 +14,19 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-/// How much a datagram socket should buffer, where the system allows it.
+/// The wanted buffer size of a datagram socket.
 const DATAGRAM_BUFFER_BYTES: usize = 4 << 20;
 
-/// Why an address cannot be listened on.
+/// The reason why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Somebody has it.
+    /// Another program listens there.
     #[error("{0} is in use: another program listens there (`ss -lntup` tells which)")]
     InUse(Endpoint),
-    /// A file that is no socket is there.
+    /// There is a file that is not a socket.
     #[error("{0} is there already, and is no socket: remove it, or listen elsewhere")]
     NoSocket(Endpoint),
-    /// The port is below 1024, or the path is not ours.
+    /// The port is below 1024, or the directory is not writable.
     #[error(
         "{0} may not be listened on: it takes root or CAP_NET_BIND_SERVICE, or write access to the directory"
     )]
@@ -42,7 +42,7 @@ pub enum BindError {
     /// Datagram services have no unix sockets.
     #[error("{0}: a udp or dns service listens on IP addresses only")]
     UnixDatagram(Endpoint),
-    /// Something else.
+    /// Another error.
     #[error("{0} cannot be listened on: {1}")]
     Other(Endpoint, io::Error),
 }
@@ -73,16 +73,17 @@ pub struct Bound {
     pub(crate) unix: Option<UnixPath>,
 }
 
-/// The path of a unix socket that is ours, removed when nobody listens on it any more.
+/// The path of our unix socket, which is removed when no worker listens on it any more.
 #[derive(Debug)]
 pub(crate) struct UnixPath {
     path: PathBuf,
-    /// Device and inode: another socket may be there by then, that of the next instance or one made because this one was removed.
+    /// Device and inode: another socket may have the path by then, that of the next instance or of a program that
+    /// replaced it.
     identity: Option<(u64, u64)>,
 }
 
 impl UnixPath {
-    /// Of a socket that was bound just now.
+    /// The path of a socket that was bound just now.
     fn of(path: &Path) -> Self {
         Self { path: path.to_owned(), identity: identity(path) }
     }
@@ -100,16 +101,16 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
-/// Whether this process has the port already.
+/// The use of a port by this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
-    /// It has not: anybody who has it is another.
+    /// This process does not use it.
     None,
-    /// One of our own listeners has it, on another address that includes this one or is included.
+    /// A listener of ours has it, on another address that includes this one or is included.
     WithOurs,
 }
 
-/// Opens sockets at `address` for `workers` workers, without touching anybody else's.
+/// Opens sockets at `address` for `workers` workers, without disturbing other programs.
 pub fn bind(
     address: &Endpoint,
     transport: Transport,
@@ -158,10 +159,10 @@ fn bind_ip(
     Ok((sockets.collect::<io::Result<_>>()?, bound))
 }
 
-/// The address, if nobody has it; with the port that the system chose when it was 0.
+/// Returns the address if it is free, with the port that the system chose when it was 0.
 fn find_free(address: SocketAddr, transport: Transport, options: &ServiceOptions) -> io::Result<SocketAddr> {
-    // With SO_REUSEPORT alone a second instance would silently take a share of the clients. A socket without it sees
-    // whether anybody is there.
+    // With SO_REUSEPORT alone a second instance would silently take a share of the clients. A socket without it
+    // detects other listeners.
     let alone = open(address, transport, options)?;
     alone.bind(&address.into())?;
     if transport == Transport::Stream {
@@ -196,7 +197,7 @@ fn open(address: SocketAddr, transport: Transport, options: &ServiceOptions) -> 
 fn prepare_datagrams(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     grow_buffers(socket);
     if address.ip().is_unspecified() {
-        // Answers must come from the address that the client sent to: the kernel tells it with each datagram.
+        // Responses must come from the address that the client sent to: the kernel reports it with each datagram.
         let level_and_name = if address.is_ipv4() {
             (libc::IPPROTO_IP, libc::IP_PKTINFO)
         } else {
@@ -207,7 +208,7 @@ fn prepare_datagrams(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Larger buffers let bursts wait instead of being dropped; less is no error.
+/// Grows the buffers, so that bursts wait instead of being dropped. A smaller size is no error.
 pub(crate) fn grow_buffers(socket: impl AsFd) {
     let socket = socket.as_fd();
     for name in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
@@ -233,20 +234,20 @@ fn bind_unix(path: &Path, options: &ServiceOptions, workers: usize) -> io::Resul
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     }
     socket.listen(backlog(options))?;
-    // There is no SO_REUSEPORT for unix sockets: the workers share one.
+    // Unix sockets have no SO_REUSEPORT: the workers share one.
     let copies = (1..workers.max(1)).map(|_| socket.try_clone());
     let mut sockets: Vec<OwnedFd> = copies.map(|copy| copy.map(OwnedFd::from)).collect::<io::Result<_>>()?;
     sockets.push(socket.into());
     Ok(sockets)
 }
 
-/// A socket file that nobody answers at was left by a program that is gone.
+/// Removes a socket file on which no program listens: its program is gone.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let refused = || UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
     if is_socket(path) && refused() { std::fs::remove_file(path) } else { Ok(()) }
 }
 
-/// Whether a file that is no socket keeps the path.
+/// Returns whether a file that is not a socket has the path.
 fn is_other_file(path: &Path) -> bool {
     abstract_name(path).is_none() && !is_socket(path)
 }
@@ -259,7 +260,8 @@ fn backlog(options: &ServiceOptions) -> i32 {
     options.backlog.min(i32::MAX as u32) as i32
 }
 
-/// What accepted sockets inherit from their listener (tcp(7)), which saves system calls for each of them.
+/// Sets options that accepted sockets inherit from their listener (tcp(7)), which saves system calls for each of
+/// them.
 fn apply_options(socket: &Socket, options: &ServiceOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(options.nodelay)?;
     socket.set_keepalive(options.keepalive.is_some())?;
@@ -280,12 +282,12 @@ pub(crate) fn reconfigure(socket: &OwnedFd, options: &ServiceOptions) {
     let _ = socket.listen(backlog(options));
 }
 
-/// A socket to connect to a server with.
+/// Opens a socket for a connect to a server.
 pub(crate) fn stream_socket(target: &Target) -> Result<OwnedFd, Errno> {
     net::socket_with(family(target), SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
 }
 
-/// A connected socket for a flow.
+/// Opens a connected socket for a flow.
 pub(crate) fn datagram_socket(target: &Target, seen: Option<Seen>) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = net::socket_with(family(target), SocketType::DGRAM, flags, None)?;
@@ -304,7 +306,7 @@ fn family(target: &Target) -> AddressFamily {
     }
 }
 
-/// Begins a connect, or makes a datagram socket's peer.
+/// Begins a connect, or sets the peer of a datagram socket.
 pub(crate) fn connect(socket: &OwnedFd, target: &Target) -> Result<(), Errno> {
     match target {
         Target::Ip(address) => net::connect(socket, address),
@@ -315,17 +317,17 @@ pub(crate) fn connect(socket: &OwnedFd, target: &Target) -> Result<(), Errno> {
     }
 }
 
-/// As whom a server sees us.
+/// The address that a server sees.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Seen {
-    /// By an address of ours.
+    /// A local address.
     Ours(IpAddr),
-    /// As the client itself.
+    /// The client's address.
     Client(IpAddr),
 }
 
 impl Seen {
-    /// As the configuration wants it for this client; `None` is the system's choice.
+    /// The choice of the configuration for this client; `None` leaves it to the system.
     pub(crate) fn of(options: &ServiceOptions, client: IpAddr) -> Option<Self> {
         options.source.map(|source| match source {
             Source::Address(address) => Self::Ours(address),
@@ -333,11 +335,11 @@ impl Seen {
         })
     }
 
-    /// Binds a socket that will be connected to `server`, where the families agree.
+    /// Binds a socket that will be connected to `server`, if both addresses are of one family.
     ///
     /// # Errors
-    /// EADDRNOTAVAIL, whatever the system said: no server, and no want of ports or descriptors, is the reason. A client
-    /// with an address of one link only (RFC 4291, section 2.5.6), for one, is nobody elsewhere.
+    /// EADDRNOTAVAIL, whatever the system's error was: neither a server nor a lack of ports or descriptors is the
+    /// reason. A client with a link-local address (RFC 4291, section 2.5.6), for one, has no meaning on other links.
     pub(crate) fn bind(self, socket: &OwnedFd, server: SocketAddr) -> Result<(), Errno> {
         self.try_bind(socket, server).map_err(|_| Errno::ADDRNOTAVAIL)
     }
@@ -348,7 +350,7 @@ impl Seen {
             return Ok(());
         }
         if matches!(self, Self::Client(_)) {
-            // A client of this machine itself has an address that means another one elsewhere.
+            // The address of a client on this machine would mean another one elsewhere.
             if source.is_loopback() && !server.ip().is_loopback() {
                 return Ok(());
             }
@@ -359,7 +361,7 @@ impl Seen {
     }
 }
 
-/// The option by which a socket may have an address that is not ours (ip(7), ipv6(7)).
+/// The option by which a socket may have an address that is not local (ip(7), ipv6(7)).
 fn transparent(address: IpAddr) -> (i32, i32) {
     match address {
         IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
@@ -367,16 +369,16 @@ fn transparent(address: IpAddr) -> (i32, i32) {
     }
 }
 
-/// Whether servers may be shown the addresses of clients.
+/// Checks that sockets may have the addresses of clients.
 ///
 /// # Errors
-/// What the system says to whoever may not; it takes CAP_NET_ADMIN.
+/// The system's error without CAP_NET_ADMIN.
 pub fn may_be_transparent() -> io::Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     crate::io::sys::set_flag(socket.as_fd(), transparent(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
 }
 
-/// Binds to an address; the port is chosen at connect, so that ports are not used up (ip(7)).
+/// Binds to an address. The port is chosen at connect, so that ports are not used up (ip(7)).
 fn bind_source(socket: &OwnedFd, source: IpAddr) -> Result<(), Errno> {
     const IP_BIND_ADDRESS_NO_PORT: i32 = 24;
     let _ = crate::io::sys::set_flag(socket.as_fd(), (libc::IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT));
@@ -391,7 +393,7 @@ mod tests {
     #[test]
     fn a_source_that_cannot_be_is_an_error_of_our_own() {
         let server: SocketAddr = "[::1]:9".parse().unwrap();
-        // Of one link, but of which is not said; of nobody here.
+        // A link-local address without its link, and an address that no interface has.
         for source in ["fe80::1", "2001:db8::1"] {
             let seen = Seen::Ours(source.parse().unwrap());
             let error = datagram_socket(&Target::Ip(server), Some(seen)).unwrap_err();

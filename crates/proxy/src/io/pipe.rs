@@ -1,18 +1,18 @@
-//! Pipes for splice(2), pooled: a direction borrows one while bytes are inside.
+//! Pipes for splice(2), in a pool: a direction borrows one while there are bytes in it.
 
 use crate::context::descriptors::Unit;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
-/// How many bytes a pipe should hold. Unprivileged processes may get less once they have many (pipe(7)).
+/// The wanted capacity of a pipe. Unprivileged processes may get less once they have many pipes (pipe(7)).
 pub(crate) const PIPE_BYTES: usize = 256 * 1024;
-/// Empty pipes kept by a worker; further ones are closed.
+/// Number of empty pipes that a worker pools; more are closed.
 const IDLE_PIPES_MAX: usize = 64;
 
 const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
-/// A pipe with what is inside.
+/// A pipe, and the number of bytes in it.
 #[derive(Debug)]
 pub(crate) struct Pipe {
     read: OwnedFd,
@@ -23,15 +23,15 @@ pub(crate) struct Pipe {
 
 impl Pipe {
     fn new() -> Result<Self, Errno> {
-        // A pipe is for speed: it takes no descriptor that a client needs.
+        // Pipes only serve speed: they take no descriptor that a client needs.
         let units = Unit::take_two().ok_or(Errno::MFILE)?;
         let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
-        // A smaller pipe works too.
+        // A smaller pipe works as well.
         let _ = fcntl_setpipe_size(&write, PIPE_BYTES);
         Ok(Self { read, write, held: 0, _units: units })
     }
 
-    /// Moves bytes from a socket in; 0 at its end.
+    /// Moves bytes in from a socket; 0 at its end.
     pub(crate) fn fill(&mut self, source: &OwnedFd) -> Result<usize, Errno> {
         let moved = splice(source, None, &self.write, None, PIPE_BYTES, FLAGS)?;
         self.held += moved;
@@ -52,17 +52,17 @@ impl Pipe {
 pub(crate) struct PipePool(Vec<Box<Pipe>>);
 
 impl PipePool {
-    /// An empty pipe.
+    /// Takes an empty pipe.
     pub(crate) fn take(&mut self) -> Result<Box<Pipe>, Errno> {
         self.0.pop().map_or_else(|| Pipe::new().map(Box::new), Ok)
     }
 
-    /// Closes those that nobody uses; how many descriptors that were.
+    /// Closes all empty pipes; returns the number of their descriptors.
     pub(crate) fn shed(&mut self) -> u32 {
         2 * self.0.drain(..).count() as u32
     }
 
-    /// Gives a pipe back. One with bytes inside is closed: they must never reach another connection.
+    /// Gives a pipe back. One with bytes in it is closed: they must never reach another connection.
     pub(crate) fn give(&mut self, pipe: Box<Pipe>) {
         if pipe.held == 0 && self.0.len() < IDLE_PIPES_MAX {
             self.0.push(pipe);

@@ -1,9 +1,9 @@
 //! The relay: moves bytes from one socket to another, in one direction, as far as they go without waiting.
 //!
-//! Bytes are copied through the worker's one buffer; only what a blocked sink leaves over takes memory of its own. When
-//! a read fills the whole buffer the direction goes over to splice(2), which costs less for bulk and more for small
-//! messages, and comes back when a splice moves little. Zero bytes are lost at the end: a direction ends only after all
-//! that its source gave was taken by its sink.
+//! Bytes are copied through one buffer of the worker; only what a blocked sink does not take needs memory of its own.
+//! When a read fills the whole buffer, the direction changes to splice(2), which costs less for bulk and more for
+//! small messages, and changes back when a splice moves little. No byte is lost at the end: a direction ends only
+//! when its sink has taken everything from its source.
 
 use crate::io::pipe::{Pipe, PipePool};
 use crate::io::request_log::Tap;
@@ -15,13 +15,13 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 pub(crate) const BUFFER_BYTES: usize = 64 * 1024;
 /// A splice that moves less than this ends the bulk mode.
 const SPLICE_BYTES_MIN: usize = 16 * 1024;
-/// After so many rounds another connection has its turn.
+/// Number of rounds before another connection has its turn.
 const ROUNDS_MAX: usize = 16;
 
-/// So much is taken out of a socket before it is closed.
+/// The most that is read from a socket before it is closed.
 const DRAIN_BYTES_MAX: usize = 1 << 20;
 
-/// What all connections of a worker use in turn.
+/// The buffers that all connections of a worker use in turn.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     buffer: Box<[u8]>,
@@ -41,39 +41,39 @@ pub(crate) struct Direction {
     pub(crate) readable: bool,
     /// The sink may take something.
     pub(crate) writable: bool,
-    /// The end of the source was announced: a short read is not the last one.
+    /// The end of the source was announced: more follows a short read.
     pub(crate) hung_up: bool,
-    /// The sink is gone; what the source sends is read and thrown away.
+    /// The sink is gone; what the source sends is discarded.
     discards: bool,
-    /// The source ended, and the sink knows.
+    /// The source ended, and the end was passed to the sink.
     pub(crate) done: bool,
     bulk: bool,
-    /// splice found nothing more, or the end: a receive has to confirm it. An urgent mark (RFC 9293, section 3.8.5) in
-    /// the stream stops splice for ever, and looks like either.
+    /// splice found nothing more, or the end: a receive has to confirm it. An urgent mark (RFC 9293, section 3.8.5)
+    /// in the stream stops splice for ever, and looks like either.
     splice_dry: bool,
-    /// What a blocked sink left over, from `offset` on.
+    /// Bytes that a blocked sink did not take, from `offset` on.
     spill: Vec<u8>,
     offset: usize,
-    /// Boxed: most directions never have one, and a connection should be small.
+    /// Boxed, because most directions never have one and a connection should be small.
     pipe: Option<Box<Pipe>>,
     end: Option<End>,
 }
 
-/// How the source ended.
+/// The end of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// In order.
+    /// An orderly end.
     Fin,
-    /// By a reset, or another error.
+    /// A reset, or another error.
     Error(Errno),
 }
 
-/// What became of a pump.
+/// The result of pumping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pumped {
-    /// It waits for its source or its sink.
+    /// The source or the sink is not ready.
     Waiting,
-    /// There is more to do; others come first.
+    /// There is more to do once others had their turn.
     More,
     /// The source ended, and the sink has everything.
     Ended(End),
@@ -81,8 +81,8 @@ pub(crate) enum Pumped {
     SinkGone(Errno),
 }
 
-/// Takes out what a socket that is about to be closed has received: with unread bytes the close would be a reset, which
-/// can take from its peer what that has not read yet (RFC 9293, section 3.10.4). Not more than [`DRAIN_BYTES_MAX`].
+/// Reads and discards what a socket has received before it is closed, up to [`DRAIN_BYTES_MAX`]. With unread bytes
+/// the close would be a reset, which can destroy what its peer has not read yet (RFC 9293, section 3.10.4).
 pub(crate) fn drain(socket: &OwnedFd) {
     let mut piece = [0; 16 * 1024];
     for _ in 0..DRAIN_BYTES_MAX / piece.len() {
@@ -99,7 +99,7 @@ impl Direction {
         Self { writable: true, ..Self::default() }
     }
 
-    /// Moves what can be moved; what is read is told to `tap`, too. Returns how many bytes the sink took.
+    /// Moves as many bytes as possible, and shows them to `tap`. Returns the number of bytes that the sink took.
     pub(crate) fn pump(
         &mut self,
         source: &OwnedFd,
@@ -117,12 +117,12 @@ impl Direction {
         (moved, Pumped::More)
     }
 
-    /// Whether nothing is held that the sink still has to take.
+    /// Returns whether the sink has taken everything that was read.
     pub(crate) fn is_empty(&self) -> bool {
         self.spill.is_empty() && self.pipe.is_none()
     }
 
-    /// How many bytes the sink still has to take.
+    /// Number of bytes that the sink still has to take.
     pub(crate) fn held(&self) -> usize {
         self.spill.len() - self.offset + self.pipe.as_ref().map_or(0, |pipe| pipe.held)
     }
@@ -143,7 +143,7 @@ impl Direction {
         if !self.readable {
             return Err(Pumped::Waiting);
         }
-        // Nobody sees what is spliced.
+        // Spliced bytes cannot be shown.
         if self.bulk && !self.discards && !self.splice_dry && tap.is_none() {
             self.fill_pipe(source, &mut scratch.pipes)
         } else {
@@ -151,7 +151,7 @@ impl Direction {
         }
     }
 
-    /// Brings what is held to the sink.
+    /// Sends held bytes to the sink.
     fn flush(&mut self, sink: &OwnedFd, pipes: &mut PipePool) -> Result<usize, Pumped> {
         if !self.writable {
             return Err(Pumped::Waiting);
@@ -178,7 +178,7 @@ impl Direction {
 
     fn fill_pipe(&mut self, source: &OwnedFd, pipes: &mut PipePool) -> Result<usize, Pumped> {
         let Ok(mut pipe) = pipes.take() else {
-            // No pipe to be had: copying works, too.
+            // Without a pipe, copying works as well.
             self.bulk = false;
             return Ok(0);
         };
@@ -219,7 +219,7 @@ impl Direction {
             tap.piece(&buffer[..read]);
         }
         self.bulk = read == BUFFER_BYTES;
-        // A short read emptied the socket: the next edge tells of more, unless the end was already told.
+        // A short read emptied the socket: the next edge reports more, unless the end was reported before.
         self.readable = self.bulk || self.hung_up;
         let taken = if self.discards { Ok(read) } else { self.offer(&buffer[..read], sink) };
         let taken = taken.map_err(|error| self.sink_failed(error))?;
@@ -229,8 +229,8 @@ impl Direction {
         Ok(taken)
     }
 
-    /// What the sink takes of these bytes at once. A part only means that the rest is to be offered again: EAGAIN alone
-    /// promises an edge.
+    /// Sends bytes as far as the sink takes them at once. When it takes a part, the rest must be offered again: only
+    /// EAGAIN promises an edge.
     fn offer(&mut self, bytes: &[u8], sink: &OwnedFd) -> Result<usize, Errno> {
         if !self.writable {
             return Ok(0);
@@ -264,13 +264,13 @@ impl Direction {
         }
     }
 
-    /// The sink gets these bytes before what the source sends.
+    /// Has the sink get these bytes before those of the source.
     pub(crate) fn begin_with(&mut self, bytes: Vec<u8>) {
         debug_assert!(self.is_empty(), "nothing was read yet");
         (self.spill, self.offset) = (bytes, 0);
     }
 
-    /// Goes on where another relay stopped: with what the sink did not take yet, and the end if it came.
+    /// Continues where another relay stopped: with the bytes that the sink has not taken yet, and the end if it came.
     pub(crate) fn resume(&mut self, rest: Vec<u8>, end: Option<End>) {
         (self.readable, self.writable) = (true, true);
         self.end = self.end.or(end);
@@ -279,26 +279,26 @@ impl Direction {
         }
     }
 
-    /// The sink takes nothing any more, but the source must be heard to its end: closing while it still sends would
-    /// reset it, and what it has not yet read of the other direction would be lost (RFC 9293, section 3.10.4).
+    /// Discards what the source still sends, because the sink is gone. Closing the source instead would reset it, and
+    /// destroy what it has not read of the other direction (RFC 9293, section 3.10.4).
     pub(crate) fn discard(&mut self, pipes: &mut PipePool) {
         self.discards = true;
         (self.spill, self.offset) = (Vec::new(), 0);
         self.release(pipes);
     }
 
-    /// Nothing more is read of the source; what is held is still brought to the sink.
+    /// Reads nothing more from the source; held bytes still go to the sink.
     pub(crate) fn stop(&mut self) {
         self.end.get_or_insert(End::Fin);
     }
 
-    /// The source was stopped, or ended, and is to be heard all the same, for nobody.
+    /// Reads a source that was stopped or ended to its real end, and discards what comes.
     pub(crate) fn hear_out(&mut self, pipes: &mut PipePool) {
         self.discard(pipes);
         (self.end, self.done, self.readable) = (None, false, true);
     }
 
-    /// Whether the sink is gone.
+    /// Returns whether the sink is gone.
     pub(crate) fn discards(&self) -> bool {
         self.discards
     }

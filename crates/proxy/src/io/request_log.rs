@@ -1,5 +1,6 @@
-//! Lines about requests: who asked which server for what. A line is made where the bytes are, and given to a queue that
-//! the program empties; when there is no room it is counted and forgotten, for nobody waits for whoever writes.
+//! Lines about requests: the client, the server, and what was requested. A line is made where the bytes are, and
+//! given to a queue that the program empties. When the queue is full the line is counted and dropped: traffic never
+//! waits for the log.
 
 use evener_core::Target;
 use evener_core::counters::ServiceCounters;
@@ -7,14 +8,14 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// So much of a piece of a plain connection is said in a file.
+/// The most of a piece of a plain connection in a line of a file.
 const PIECE_BYTES_MAX: usize = 100;
-/// So much of a request line of HTTP is said in a file.
+/// The most of a request line of HTTP in a line of a file.
 const REQUEST_BYTES_MAX: usize = 2048;
 /// The largest datagram.
 const DATAGRAM_BYTES_MAX: usize = 1024;
 
-/// How a line looks.
+/// The form of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogForm {
     /// For a file: `client epoch server request`.
@@ -23,18 +24,18 @@ pub enum LogForm {
     Datagram,
 }
 
-/// What became of a line.
+/// The outcome of logging a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queued {
-    /// It will be written.
+    /// The line will be written.
     Taken,
-    /// There was no room.
+    /// The queue was full.
     Full,
 }
 
 type Queue = Box<dyn Fn(Vec<u8>) -> Queued + Send + Sync>;
 
-/// Where lines about requests go.
+/// The log of requests.
 pub struct RequestLog {
     form: LogForm,
     queue: Queue,
@@ -53,23 +54,23 @@ impl RequestLog {
     }
 }
 
-/// A log with what is said of one connection.
+/// The log for one connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tap<'a> {
     pub(crate) log: &'a RequestLog,
     pub(crate) client: IpAddr,
     pub(crate) server: &'a Target,
-    /// Lines that found no room are counted there.
+    /// The counters of the service; they count dropped lines.
     pub(crate) counters: &'a ServiceCounters,
 }
 
 impl Tap<'_> {
-    /// The client said this.
+    /// Logs bytes that the client sent.
     pub(crate) fn piece(&self, bytes: &[u8]) {
         self.say(bytes, PIECE_BYTES_MAX);
     }
 
-    /// The client asked for this, by HTTP.
+    /// Logs a request of HTTP.
     pub(crate) fn request(&self, line: &[u8]) {
         self.say(line, REQUEST_BYTES_MAX);
     }
@@ -88,7 +89,7 @@ impl Tap<'_> {
 
 fn line(client: IpAddr, epoch: u64, server: &Target, request: &[u8], most: usize) -> Vec<u8> {
     let mut line = Vec::with_capacity(64 + request.len().min(most));
-    // Nothing fails that is written to memory.
+    // Writing to memory never fails.
     let _ = write!(line, "{} {epoch} ", client.to_canonical());
     put_server(server, &mut line);
     put_request(request, most, &mut line);
@@ -111,7 +112,7 @@ fn put_server(server: &Target, line: &mut Vec<u8>) {
     };
 }
 
-/// How the request begins, as pen has it: up to the end of its first line, and ASCII only.
+/// The beginning of a request, as pen logs it: its first line, in ASCII.
 fn put_request(request: &[u8], most: usize, line: &mut Vec<u8>) {
     let first = request.iter().take(most).take_while(|byte| !matches!(byte, b'\r' | b'\n'));
     line.extend(first.map(|byte| if byte.is_ascii() { *byte } else { b'.' }));

@@ -1,5 +1,5 @@
-//! TLS without I/O of its own (rustls' unbuffered connections): records are opened where the worker received them and
-//! sealed where it sends them from, so that an idle connection holds no buffers.
+//! TLS without I/O of its own (rustls' unbuffered connections). Records are opened where the worker received them,
+//! and sealed where it sends them from, so an idle connection holds no buffers.
 
 use evener_core::health::TlsFailure;
 use rustls::client::UnbufferedClientConnection;
@@ -15,14 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use x509_cert::der::Decode;
 
-/// What sealing adds to a record at most (RFC 8446, section 5.2: 256 bytes, and the header).
+/// The most that sealing adds to a record (RFC 8446, section 5.2: 256 bytes, and the header).
 const SEAL_BYTES_MAX: usize = 256 + 5;
-/// The most plaintext of a record.
+/// The most plaintext in a record.
 const RECORD_BYTES_MAX: usize = 1 << 14;
-/// Names of certificates are cut at this length for those who are told of them.
+/// The longest name of a certificate in fields and logs; longer ones are cut.
 const SUBJECT_BYTES_MAX: usize = 1024;
 
-/// How a handshake with a server failed; without an error the server ended it.
+/// The reason why a handshake with a server failed; without an error the server closed the connection.
 pub(crate) fn failure_with_server(error: Option<&rustls::Error>) -> TlsFailure {
     match error {
         None => TlsFailure::Ended,
@@ -71,21 +71,22 @@ fn failure_of_alert(alert: AlertDescription) -> TlsFailure {
     }
 }
 
-/// How a service speaks TLS with clients.
+/// The TLS options of a service.
 pub struct TlsAcceptor {
-    /// Keys, certificates, tickets.
+    /// Keys, certificates and tickets.
     pub config: Arc<ServerConfig>,
-    /// How long a handshake may take.
+    /// The longest time for a handshake.
     pub handshake_timeout: Duration,
-    /// How many handshakes may be under way at once.
+    /// The most handshakes under way at once.
     pub handshakes_max: u32,
 }
 
-/// How TLS is spoken with the servers of a pool.
+/// The TLS options of a pool.
 pub struct TlsConnector {
-    /// Authorities, certificate, sessions.
+    /// Authorities, the client certificate, and sessions.
     pub config: Arc<ClientConfig>,
-    /// The names of the servers, by the names they have in the pool; absent for those with another one.
+    /// The names in the certificates of servers, by the names of the servers. A server that was discovered later has
+    /// none.
     pub names: std::collections::BTreeMap<Arc<str>, ServerName<'static>>,
 }
 
@@ -103,22 +104,22 @@ impl fmt::Debug for TlsConnector {
     }
 }
 
-/// What a client's handshake brought.
+/// The facts that a handshake with a client established.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TlsFacts {
-    /// The name that the client asked for.
+    /// The server name in the ClientHello.
     pub(crate) name: Option<String>,
     pub(crate) alpn: Option<Vec<u8>>,
     pub(crate) version: &'static str,
     pub(crate) cipher: String,
-    /// The subject of the client's certificate, which was verified (RFC 4514).
+    /// The subject of the client's verified certificate (RFC 4514).
     pub(crate) subject: Option<String>,
-    /// The common name of that.
+    /// The common name in that subject.
     pub(crate) common_name: Option<String>,
     pub(crate) resumed: bool,
 }
 
-/// One side's TLS.
+/// The TLS state of one connection.
 pub(crate) enum Tls {
     Server(UnbufferedServerConnection),
     Client(UnbufferedClientConnection),
@@ -130,16 +131,16 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// What opening records brought.
+/// The result of opening records.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Opened {
-    /// How many bytes were used.
+    /// Number of bytes that were consumed.
     pub(crate) used: usize,
-    /// The peer said that it sends nothing more.
+    /// The peer sent close_notify.
     pub(crate) closed: bool,
     /// The handshake is complete.
     pub(crate) established: bool,
-    /// It cannot go on; what the peer is told is in the output.
+    /// The connection failed; the alert for the peer is in the output.
     pub(crate) failed: Option<rustls::Error>,
 }
 
@@ -162,7 +163,7 @@ impl Tls {
         }
     }
 
-    /// Opens the records in `records`: plaintext goes to `plain`, what has to be sent to `out`.
+    /// Opens the records in `records`: plaintext goes to `plain`, bytes to be sent to `out`.
     pub(crate) fn open(&mut self, records: &mut [u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Opened {
         let mut opened = Opened::default();
         let mut unreadable = false;
@@ -181,7 +182,7 @@ impl Tls {
                     return opened;
                 }
                 Did::Blocked => return opened,
-                // The alert that tells the peer comes with the next steps; the first error is the one that counts.
+                // The alert for the peer comes with the next steps. The first error is the one that counts.
                 Did::Failed(error) if opened.failed.is_none() => {
                     unreadable = step.used == 0;
                     opened.failed = Some(error);
@@ -189,17 +190,17 @@ impl Tls {
                 }
                 Did::Failed(_) => return opened,
             }
-            // Only the alert was still to come: looking at bytes that are no records again would make another one.
+            // Only the alert remained: another attempt at the same bytes would make a second one.
             if unreadable {
                 return opened;
             }
         }
     }
 
-    /// Seals `plain` into `out`. Fails when the keys are used up. `records` is what came and could not be opened yet:
-    /// rustls remembers places in it (half a handshake message), and would panic without.
+    /// Seals `plain` into `out`. Fails when the keys are exhausted. `records` are the bytes that could not be opened
+    /// yet: rustls keeps offsets into them (half a handshake message), and would panic without them.
     pub(crate) fn seal(&mut self, plain: &[u8], records: &mut [u8], out: &mut Vec<u8>) -> Result<(), ()> {
-        // What the protocol itself has to say (new keys) goes first.
+        // Messages of the protocol itself (key updates) go first.
         let opened = self.open(records, &mut Vec::new(), out);
         debug_assert!(opened.used == 0, "what was whole was opened when it came");
         for part in plain.chunks(RECORD_BYTES_MAX) {
@@ -212,7 +213,7 @@ impl Tls {
         Ok(())
     }
 
-    /// Says that nothing more is sent (RFC 8446, section 6.1).
+    /// Sends close_notify (RFC 8446, section 6.1).
     pub(crate) fn close(&mut self, records: &mut [u8], out: &mut Vec<u8>) {
         let _ = grow(out, SEAL_BYTES_MAX, |room| match self {
             Self::Server(connection) => write_close(connection.process_tls_records(records), room),
@@ -220,7 +221,7 @@ impl Tls {
         });
     }
 
-    /// What the handshake brought; `name` was read from the ClientHello.
+    /// The facts of a handshake with a client; `name` comes from the ClientHello.
     pub(crate) fn facts(&self, name: Option<String>) -> TlsFacts {
         let state = self.state();
         let version = match state.protocol_version() {
@@ -245,7 +246,7 @@ impl Tls {
     }
 }
 
-/// The name of a cipher suite as IANA has it: rustls calls those of TLS 1.3 `TLS13_...`.
+/// The IANA name of a cipher suite: rustls calls those of TLS 1.3 `TLS13_...`.
 fn cipher_name(suite: CipherSuite) -> String {
     suite.as_str().unwrap_or_default().replace("TLS13_", "TLS_")
 }
@@ -291,13 +292,13 @@ fn digest<Data>(status: UnbufferedStatus<'_, '_, Data>, plain: &mut Vec<u8>, out
         }
         Ok(ConnectionState::PeerClosed) => Did::Closed,
         Ok(ConnectionState::WriteTraffic(_) | ConnectionState::Closed) => Did::Established,
-        // There is no early data: the configuration does not allow it.
+        // The configuration does not allow early data.
         Ok(_) => Did::Blocked,
     };
     Digested { used, state }
 }
 
-/// What a step wrote, or how much room it wants; `None` when it cannot be done at all.
+/// The result of a step: the bytes that it wrote, or the room that it needs; `None` when it fails.
 type Wrote = Result<usize, Option<usize>>;
 
 fn write<Data>(status: UnbufferedStatus<'_, '_, Data>, plain: &[u8], room: &mut [u8]) -> Wrote {
@@ -322,7 +323,7 @@ fn write_close<Data>(status: UnbufferedStatus<'_, '_, Data>, room: &mut [u8]) ->
     }
 }
 
-/// Lets `step` write behind what `out` has, with more room when it wants more.
+/// Has `step` write behind the bytes in `out`, with more room when it needs that.
 fn grow(out: &mut Vec<u8>, wanted: usize, mut step: impl FnMut(&mut [u8]) -> Wrote) -> Result<(), ()> {
     let start = out.len();
     out.resize(start + wanted, 0);

@@ -1,6 +1,5 @@
-//! A link: one socket of a layered connection, with TLS or without. It receives into a buffer that it takes when there
-//! is something to read, and keeps what the socket does not take; both are given back when they are empty, so an idle
-//! link holds none.
+//! One socket of a layered connection, with TLS or without. It takes a buffer from the worker when there are bytes to
+//! read, and holds what the socket does not take. Empty buffers are given back, so an idle connection has none.
 
 use crate::io::relay::End;
 use crate::io::sys;
@@ -10,14 +9,14 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
-/// What one receive brings at most.
+/// The most that one receive reads.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// So many empty buffers are kept by a worker.
+/// Number of empty buffers that a worker pools.
 const BUFFERS_KEPT: usize = 64;
-/// Whoever has so much waiting for its socket gets nothing more until that is taken.
+/// With so many bytes waiting for a socket, its sender waits until they are taken.
 pub(crate) const PENDING_BYTES_MAX: usize = 64 * 1024;
 
-/// The buffers that the links of a worker use in turn.
+/// The buffers that the transports of a worker use in turn.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     free: Vec<Vec<u8>>,
@@ -30,7 +29,7 @@ impl Buffers {
     }
 
     fn give(&mut self, mut buffer: Vec<u8>) {
-        // One that grew would make the kept ones large.
+        // A buffer that grew would make the pool large.
         let usual = (BUFFER_BYTES..=2 * BUFFER_BYTES).contains(&buffer.capacity());
         if usual && self.free.len() < BUFFERS_KEPT {
             buffer.clear();
@@ -39,7 +38,7 @@ impl Buffers {
     }
 }
 
-/// Bytes that are used up from the front.
+/// Bytes that are consumed from the front.
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
     bytes: Vec<u8>,
@@ -47,7 +46,7 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// What is left.
+    /// The bytes that are left.
     pub(crate) fn unread(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
@@ -60,12 +59,12 @@ impl Buffer {
         self.bytes.len() - self.start
     }
 
-    /// Uses up `count` bytes.
+    /// Consumes `count` bytes.
     pub(crate) fn consume(&mut self, count: usize) {
         self.start = self.start.saturating_add(count).min(self.bytes.len());
     }
 
-    /// Forgets what is used up, when that is much.
+    /// Moves the bytes that are left to the front, when many were consumed.
     fn compact(&mut self) {
         if self.start >= PENDING_BYTES_MAX {
             self.bytes.drain(..self.start);
@@ -73,7 +72,7 @@ impl Buffer {
         }
     }
 
-    /// Room behind what is left, for another receive.
+    /// Makes room for another receive behind the bytes that are left.
     fn room(&mut self, buffers: &mut Buffers) -> &mut Vec<u8> {
         if self.bytes.capacity() == 0 {
             self.bytes = buffers.take();
@@ -88,7 +87,7 @@ impl Buffer {
         &mut self.bytes
     }
 
-    /// Gives the memory back when nothing is left in it.
+    /// Gives the memory back when no byte is left.
     fn settle(&mut self, buffers: &mut Buffers) {
         if self.is_empty() && self.bytes.capacity() > 0 {
             buffers.give(std::mem::take(&mut self.bytes));
@@ -97,25 +96,25 @@ impl Buffer {
     }
 }
 
-/// What became of a receive.
+/// The result of a receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Received {
-    /// There is more in the input, or a handshake went on.
+    /// There is more input, or the handshake went on.
     Some,
     /// There is nothing now, or the source ended.
     Nothing,
 }
 
-/// How far the end of our side is.
+/// The state of the sending direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ours {
     Open,
-    /// To be said when everything is taken.
+    /// The end follows when the socket has taken everything.
     Ending,
     Ended,
 }
 
-/// A link.
+/// A transport.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) socket: OwnedFd,
@@ -125,24 +124,24 @@ pub(crate) struct Link {
     pub(crate) readable: bool,
     pub(crate) writable: bool,
     pub(crate) hung_up: bool,
-    /// What was received and not used yet.
+    /// Bytes that were received and not consumed yet.
     pub(crate) input: Buffer,
-    /// Records that are not whole yet.
+    /// Records that are not complete yet.
     records: Buffer,
-    /// What the socket has not taken yet.
+    /// Bytes that the socket has not taken yet.
     output: Buffer,
-    /// What is to be sealed when the handshake is complete.
+    /// Bytes that are sealed when the handshake is complete.
     early: Vec<u8>,
-    /// How many bytes the socket took so far.
+    /// Number of bytes that the socket has taken so far.
     taken: u64,
-    /// How the other side's sending ended.
+    /// The end of the receiving direction.
     pub(crate) end: Option<End>,
-    /// TLS ended without saying so: what came may be a part (RFC 8446, section 6.1).
+    /// TLS ended without close_notify: the input may be incomplete (RFC 8446, section 6.1).
     pub(crate) cut: bool,
-    /// Nothing can be sent any more.
+    /// The socket is broken: sending is impossible.
     pub(crate) broken: bool,
     ours: Ours,
-    /// Why TLS failed.
+    /// The reason why TLS failed.
     pub(crate) failure: Option<rustls::Error>,
 }
 
@@ -168,7 +167,7 @@ impl Link {
         }
     }
 
-    /// From now on TLS is spoken; what came already is part of it.
+    /// Begins TLS; the bytes that came already are part of it.
     pub(crate) fn begin_tls(&mut self, tls: Tls, buffers: &mut Buffers) {
         self.tls = Some(Box::new(tls));
         self.established = false;
@@ -185,17 +184,17 @@ impl Link {
         self.established
     }
 
-    /// How many bytes wait for the socket.
+    /// Number of bytes that wait for the socket.
     pub(crate) fn pending(&self) -> usize {
         self.output.len() + self.early.len()
     }
 
-    /// How many bytes the other side has not received, what the kernel holds for it included.
+    /// Number of bytes that the peer has not received, those in the kernel included.
     pub(crate) fn left(&self) -> usize {
         self.pending() + sys::undelivered(self.socket.as_fd())
     }
 
-    /// How far the other side is with what it is sent.
+    /// The progress of the peer with what is sent to it.
     pub(crate) fn progress(&self) -> Progress {
         let (pending, held) = (self.pending() as u64, sys::undelivered(self.socket.as_fd()) as u64);
         Progress {
@@ -204,7 +203,7 @@ impl Link {
         }
     }
 
-    /// Whether nothing more will come and nothing is left of what came.
+    /// Returns whether the receiving direction ended and all input is consumed.
     pub(crate) fn is_at_end(&self) -> bool {
         self.end.is_some() && self.input.is_empty()
     }
@@ -220,13 +219,13 @@ impl Link {
         match recv(&self.socket, rustix::buffer::spare_capacity(room), RecvFlags::empty()) {
             Ok((0, _)) => {
                 self.readable = false;
-                // The error was told to whoever sent: what looks like the end is none.
+                // The error was reported to the sending side: what looks like an orderly end is none.
                 let reset = self.broken && self.end.is_none();
                 self.end = Some(if reset { End::Error(Errno::CONNRESET) } else { End::Fin });
                 self.cut = self.tls.is_some();
             }
             Ok((read, _)) => {
-                // A short read emptied the socket: the next edge tells of more, unless the end was told already.
+                // A short read emptied the socket: the next edge reports more, unless the end was reported before.
                 self.readable = read == wanted || self.hung_up;
                 if self.tls.is_some() {
                     self.open(buffers);
@@ -281,7 +280,8 @@ impl Link {
         }
     }
 
-    /// Sends what the socket takes now, and keeps the rest. Whoever calls looks at [`Link::pending`] before giving more.
+    /// Sends what the socket takes now, and holds the rest. The caller has to consult [`Link::pending`] before it
+    /// sends more.
     pub(crate) fn send(&mut self, bytes: &[u8], buffers: &mut Buffers) {
         if self.broken || bytes.is_empty() {
             return;
@@ -293,7 +293,7 @@ impl Link {
             return self.early.extend_from_slice(bytes);
         }
         if self.output.is_empty() && self.output.bytes.capacity() == 0 {
-            // Sealed in a buffer that all links share; only what the socket leaves over is kept.
+            // The buffer for sealed bytes is shared; only what the socket does not take is copied.
             self.output.bytes = std::mem::take(&mut buffers.sealed);
             self.output.bytes.clear();
             self.seal(bytes);
@@ -316,17 +316,17 @@ impl Link {
             }
         }
         self.output.bytes.extend_from_slice(rest);
-        // Only the kernel's refusal promises an edge.
+        // Only EAGAIN promises an edge.
         self.flush_output();
     }
 
-    /// What goes before everything, TLS included.
+    /// Puts bytes before everything else, TLS included.
     pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
         debug_assert!(self.tls.is_none(), "nothing raw goes into TLS");
         self.send_plain(bytes);
     }
 
-    /// How many bytes the socket takes; `None` when it is broken.
+    /// Sends bytes as far as the socket takes them; `None` when it is broken.
     fn push(&mut self, bytes: &[u8]) -> Option<usize> {
         match send(&self.socket, bytes, SendFlags::NOSIGNAL) {
             Ok(taken) => {
@@ -340,7 +340,7 @@ impl Link {
             Err(Errno::INTR) => Some(0),
             Err(_) => {
                 self.broken = true;
-                // What the other side said before is still there.
+                // The input of the peer from before is still there.
                 self.readable = true;
                 None
             }
@@ -360,7 +360,7 @@ impl Link {
         self.output.compact();
     }
 
-    /// Sends what waits; then the end, if that is due.
+    /// Sends waiting bytes, and then the end if it is due.
     pub(crate) fn flush(&mut self, buffers: &mut Buffers) {
         self.flush_output();
         if self.output.is_empty() || self.broken {
@@ -373,7 +373,7 @@ impl Link {
         self.settle(buffers);
     }
 
-    /// Nothing more is sent after what waits.
+    /// Sends nothing more after the waiting bytes.
     pub(crate) fn finish(&mut self, buffers: &mut Buffers) {
         if self.ours != Ours::Open {
             return;
@@ -386,13 +386,13 @@ impl Link {
         self.flush(buffers);
     }
 
-    /// Whether our end was said, and taken by the socket.
+    /// Returns whether the end was sent, and taken by the socket.
     pub(crate) fn is_finished(&self) -> bool {
         self.ours == Ours::Ended || self.broken
     }
 
-    /// The other side is to be heard after all, though it is for nobody, until it has received everything; whether that is
-    /// so. A reset, for what it says to a closed socket, would take from it what is on its way.
+    /// Has the receiving direction discarded until the peer has received everything; returns whether that is
+    /// necessary. A closed socket would respond to its bytes with a reset, which destroys what is under way to it.
     pub(crate) fn hear_out(&mut self) -> bool {
         let needs = self.left() > 0 || !sys::is_all_read(self.socket.as_fd());
         if needs {
@@ -401,13 +401,13 @@ impl Link {
         needs
     }
 
-    /// Gives back what is empty.
+    /// Gives empty buffers back.
     pub(crate) fn settle(&mut self, buffers: &mut Buffers) {
         self.input.settle(buffers);
         self.records.settle(buffers);
     }
 
-    /// Gives everything back; the link is over.
+    /// Gives all buffers back at the end of the connection.
     pub(crate) fn release(&mut self, buffers: &mut Buffers) {
         for buffer in [&mut self.input, &mut self.records] {
             buffer.consume(usize::MAX);
@@ -430,7 +430,7 @@ mod tests {
         let (mut link, mut buffers) = (Link::new(ours.into()), Buffers::default());
         let (mut sent, mut piece) = (0, [0; 4096]);
         for _ in 0..4000 {
-            // It is never all taken.
+            // It is never taken completely.
             while link.pending() < PENDING_BYTES_MAX {
                 link.send(&[0; 10_000], &mut buffers);
                 sent += 10_000;
