@@ -343,35 +343,35 @@ impl Batch {
 
     /// Sends these datagrams over a connected socket: one, or a run of equal lengths in one segmented send, or one by
     /// one. Returns how many the kernel took, and why it refused the next one.
-    pub(crate) fn send_connected(&self, socket: BorrowedFd<'_>, places: &[usize]) -> Delivered {
-        if places.len() > 1 && self.is_run(places) {
-            match self.send_segmented(socket, places, self.len(places[0]) as u16) {
-                Ok(()) => return Delivered { taken: places.len(), error: None },
+    pub(crate) fn send_connected(&self, socket: BorrowedFd<'_>, indices: &[usize]) -> Delivered {
+        if indices.len() > 1 && self.is_run(indices) {
+            match self.send_segmented(socket, indices, self.len(indices[0]) as u16) {
+                Ok(()) => return Delivered { taken: indices.len(), error: None },
                 // The kernel refuses segments that are too large for the route: they go one by one then.
                 Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) => {}
                 Err(error) => return Delivered { taken: 0, error: Some(error) },
             }
         }
-        for (taken, &at) in places.iter().enumerate() {
+        for (taken, &at) in indices.iter().enumerate() {
             if let Err(error) = self.send_one(socket, at) {
                 return Delivered { taken, error: Some(error) };
             }
         }
-        Delivered { taken: places.len(), error: None }
+        Delivered { taken: indices.len(), error: None }
     }
 
     /// Returns whether these datagrams can go as one segmented send: all have one length, but the last one may be
     /// shorter.
-    fn is_run(&self, places: &[usize]) -> bool {
-        let Some((&last, body)) = places.split_last() else { return false };
-        let size = self.len(places[0]);
+    fn is_run(&self, indices: &[usize]) -> bool {
+        let Some((&last, body)) = indices.split_last() else { return false };
+        let size = self.len(indices[0]);
         let equal = body.iter().all(|&at| self.len(at) == size) && (1..=size).contains(&self.len(last));
-        equal && self.bytes(places) <= SEGMENTED_BYTES_MAX as u64
+        equal && self.bytes(indices) <= SEGMENTED_BYTES_MAX as u64
     }
 
     /// The total length of these datagrams.
-    pub(crate) fn bytes(&self, places: &[usize]) -> u64 {
-        places.iter().map(|&at| self.len(at) as u64).sum()
+    pub(crate) fn bytes(&self, indices: &[usize]) -> u64 {
+        indices.iter().map(|&at| self.len(at) as u64).sum()
     }
 
     fn send_one(&self, socket: BorrowedFd<'_>, nth: usize) -> Result<(), Errno> {
@@ -382,16 +382,16 @@ impl Batch {
     }
 
     /// Sends a message that the kernel cuts into datagrams (UDP_SEGMENT, Linux 4.18, `Documentation/networking/udp`).
-    fn send_segmented(&self, socket: BorrowedFd<'_>, places: &[usize], size: u16) -> Result<(), Errno> {
+    fn send_segmented(&self, socket: BorrowedFd<'_>, indices: &[usize], size: u16) -> Result<(), Errno> {
         let mut parts = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
-        parts.iter_mut().zip(places).for_each(|(part, &at)| *part = self.parts[at]);
+        parts.iter_mut().zip(indices).for_each(|(part, &at)| *part = self.parts[at]);
         let mut control = Control([0; CONTROL_BYTES]);
         // SAFETY: all zeroes are a valid msghdr; the pointers set here outlive the call, and the control buffer has room
         // for one u16 with its header.
         let sent = unsafe {
             let mut header: libc::msghdr = mem::zeroed();
             header.msg_iov = parts.as_mut_ptr();
-            header.msg_iovlen = places.len();
+            header.msg_iovlen = indices.len();
             header.msg_control = (&raw mut control).cast();
             header.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as u32) as usize;
             put_control(&header, (libc::SOL_UDP, libc::UDP_SEGMENT), size);

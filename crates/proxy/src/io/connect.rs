@@ -139,3 +139,105 @@ pub(crate) fn is_ours(error: Errno) -> bool {
 pub(crate) fn cost(error: Errno) -> Cost {
     if matches!(error, Errno::TIMEDOUT | Errno::HOSTUNREACH) { Cost::Slow } else { Cost::Quick }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::testing::TestPool;
+    use evener_core::snapshot::Request;
+    use std::time::Duration;
+
+    fn server() -> (TestPool, Arc<Entry>) {
+        let pool = TestPool::new("pool", &[Target::Ip("192.0.2.1:80".parse().unwrap())]);
+        let server = Arc::clone(&pool.published().load().servers()[0]);
+        (pool, server)
+    }
+
+    /// Checks the failure that an error is reported as, and the counter of the server that counts it.
+    fn check(error: Errno, expected: Option<Failure>, counter: &str) {
+        let ((_pool, server), (cx, reports)) = (server(), Context::for_tests());
+        note_failure(&cx, "pool".into(), &server, error);
+        let reported = reports.take().into_iter().find_map(|report| match report {
+            Report::Failure { failure, .. } => Some(failure),
+            _ => None,
+        });
+        assert_eq!(reported, expected, "{error}");
+        let counted = ["connect_refused", "connect_timeouts", "connect_errors"]
+            .map(|name| (name, server.live.counters.total(name)));
+        assert_eq!(counted, counted.map(|(name, _)| (name, u64::from(name == counter))), "{error}");
+    }
+
+    #[test]
+    fn failures_are_reported_if_the_server_is_at_fault() {
+        check(Errno::CONNREFUSED, Some(Failure::Refused), "connect_refused");
+        check(Errno::TIMEDOUT, Some(Failure::Timeout), "connect_timeouts");
+        check(Errno::HOSTUNREACH, Some(Failure::Unreachable), "connect_errors");
+        check(Errno::NETUNREACH, Some(Failure::Unreachable), "connect_errors");
+        for local in
+            [Errno::MULTIHOP, Errno::MFILE, Errno::ADDRNOTAVAIL, Errno::AGAIN, Errno::PERM, Errno::ACCESS]
+        {
+            check(local, None, "connect_errors");
+        }
+    }
+
+    #[test]
+    fn a_refused_datagram_is_a_failure() {
+        let ((_pool, server), (cx, _)) = (server(), Context::for_tests());
+        assert_eq!(count_refusal(&cx, &server, Errno::CONNREFUSED), Failure::Refused);
+        assert_eq!(count_refusal(&cx, &server, Errno::HOSTUNREACH), Failure::Unreachable);
+        let counted = ["connect_refused", "connect_errors"].map(|name| server.live.counters.total(name));
+        assert_eq!(counted, [1, 1]);
+    }
+
+    #[test]
+    fn success_is_reported_of_a_server_that_had_failed() {
+        let ((pool, server), (mut cx, reports)) = (server(), Context::for_tests());
+        let snapshot = pool.published().load_full();
+        let request = Request::of([192, 0, 2, 9].into(), cx.now);
+        let mut choice = snapshot.pick(&request, &[], &mut cx.random).unwrap();
+        note_success(&cx, &snapshot.pool, &choice);
+        assert!(reports.take().is_empty());
+        server.live.suspect.store(true, Ordering::Relaxed);
+        note_success(&cx, &snapshot.pool, &choice);
+        assert!(matches!(reports.take()[..], [Report::Success { .. }]));
+        server.live.suspect.store(false, Ordering::Relaxed);
+        choice.why = Why::LastResort;
+        note_success(&cx, &snapshot.pool, &choice);
+        assert!(matches!(reports.take()[..], [Report::Success { .. }]));
+    }
+
+    #[test]
+    fn a_lack_of_resources_is_local_whatever_is_reached() {
+        let lacks =
+            [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRINUSE, Errno::ADDRNOTAVAIL];
+        assert!(lacks.into_iter().all(|error| is_want(error) && is_ours(error)));
+        assert!(
+            [Errno::AGAIN, Errno::PERM, Errno::ACCESS]
+                .into_iter()
+                .all(|error| !is_want(error) && is_ours(error))
+        );
+        let remote =
+            [Errno::CONNREFUSED, Errno::TIMEDOUT, Errno::HOSTUNREACH, Errno::CONNRESET, Errno::NOENT];
+        assert!(remote.into_iter().all(|error| !is_ours(error)));
+    }
+
+    #[test]
+    fn silent_servers_cost_more_time_than_others() {
+        assert_eq!([Errno::TIMEDOUT, Errno::HOSTUNREACH].map(cost), [Cost::Slow; 2]);
+        assert_eq!([Errno::CONNREFUSED, Errno::NETUNREACH, Errno::MFILE].map(cost), [Cost::Quick; 3]);
+    }
+
+    #[test]
+    fn sockets_to_servers_have_the_options_of_the_service() {
+        let mut options = ServiceOptions::of(evener_core::spec::Protocol::Tcp);
+        let target = Target::Ip("127.0.0.1:9".parse().unwrap());
+        options.nodelay = true;
+        options.server_keepalive = Some(Duration::from_secs(77));
+        options.source = Some(evener_core::spec::Source::Address([127, 0, 0, 5].into()));
+        let socket = open_socket(&target, &options, [192, 0, 2, 1].into()).unwrap();
+        assert!(sockopt::tcp_nodelay(&socket).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&socket), Ok(Duration::from_secs(77)));
+        let local = std::net::SocketAddr::try_from(rustix::net::getsockname(&socket).unwrap()).unwrap();
+        assert_eq!(local.ip(), IpAddr::from([127, 0, 0, 5]));
+    }
+}

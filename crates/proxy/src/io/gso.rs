@@ -97,10 +97,10 @@ impl Burst {
         &mut self,
         socket: BorrowedFd<'_>,
         batch: &mut Batch,
-        places: &[usize],
+        indices: &[usize],
         is_same: impl Fn(usize, usize) -> bool,
     ) -> Sent {
-        let messages = self.prepare_addressed(batch, places, is_same);
+        let messages = self.prepare_addressed(batch, indices, is_same);
         let (mut sent, mut done, mut passed) = (Sent::default(), 0, 0);
         while done < messages {
             let run = self.runs[done];
@@ -116,7 +116,7 @@ impl Burst {
                 }
                 // The kernel refuses segments that are too large for the route: they go one by one then.
                 Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) if run > 1 => {
-                    for &at in &places[passed..passed + run] {
+                    for &at in &indices[passed..passed + run] {
                         sent.taken += batch.send_addressed(socket, at, at + 1).taken;
                     }
                     (passed, done) = (passed + run, done + 1);
@@ -133,19 +133,19 @@ impl Burst {
     fn prepare_addressed(
         &mut self,
         batch: &Batch,
-        places: &[usize],
+        indices: &[usize],
         is_same: impl Fn(usize, usize) -> bool,
     ) -> usize {
         let (mut at, mut messages) = (0, 0);
-        while at < places.len() {
-            let (first, length) = (places[at], batch.len(places[at]));
+        while at < indices.len() {
+            let (first, length) = (indices[at], batch.len(indices[at]));
             let most =
                 if (1..=SEGMENT_BYTES_MAX).contains(&length) { SEGMENTED_BYTES_MAX / length } else { 1 };
-            let goes_along = |place: usize| batch.len(place) == length && is_same(first, place);
-            let others = places[at + 1..].iter().take(most.min(SEGMENTS_MAX) - 1);
-            let run = 1 + others.take_while(|&&place| goes_along(place)).count();
-            for (part, &place) in self.parts[at..].iter_mut().zip(&places[at..at + run]) {
-                *part = batch.prepared(place).1;
+            let goes_along = |index: usize| batch.len(index) == length && is_same(first, index);
+            let others = indices[at + 1..].iter().take(most.min(SEGMENTS_MAX) - 1);
+            let run = 1 + others.take_while(|&&index| goes_along(index)).count();
+            for (part, &index) in self.parts[at..].iter_mut().zip(&indices[at..at + run]) {
+                *part = batch.prepared(index).1;
             }
             let header = &mut self.headers[messages].msg_hdr;
             *header = batch.prepared(first).0;
@@ -252,9 +252,9 @@ mod tests {
             batch.put(at, &vec![at as u8; *length]);
             batch.address(at, ports[*client], local);
         }
-        let places: Vec<usize> = (0..answers.len()).collect();
+        let indices: Vec<usize> = (0..answers.len()).collect();
         let is_same = |one: usize, other: usize| answers[one].0 == answers[other].0;
-        let sent = Burst::new(answers.len()).send_addressed(server.as_fd(), &mut batch, &places, is_same);
+        let sent = Burst::new(answers.len()).send_addressed(server.as_fd(), &mut batch, &indices, is_same);
         assert_eq!(sent, Sent { taken: answers.len(), ..Sent::default() });
         let mut got = vec![Vec::new(); clients.len()];
         let mut buffer = [0; 4096];

@@ -69,3 +69,47 @@ impl PipePool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn bytes_pass_through_a_pipe() {
+        let ((mut sender, source), (sink, mut receiver)) =
+            (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        let (source, sink) = (OwnedFd::from(source), OwnedFd::from(sink));
+        let mut pipe = PipePool::default().take().unwrap();
+        sender.write_all(b"bytes").unwrap();
+        assert_eq!((pipe.fill(&source), pipe.held), (Ok(5), 5));
+        assert_eq!((pipe.drain(&sink), pipe.held), (Ok(5), 0));
+        let mut got = [0; 5];
+        receiver.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"bytes");
+        drop(sender);
+        assert_eq!(pipe.fill(&source), Ok(0), "the end of the source");
+    }
+
+    #[test]
+    fn a_pipe_with_bytes_in_it_does_not_return_to_the_pool() {
+        let (mut sender, source) = UnixStream::pair().unwrap();
+        let mut pool = PipePool::default();
+        let (empty, mut filled) = (pool.take().unwrap(), pool.take().unwrap());
+        sender.write_all(b"secret").unwrap();
+        filled.fill(&source.into()).unwrap();
+        pool.give(filled);
+        assert_eq!(pool.0.len(), 0);
+        pool.give(empty);
+        assert_eq!((pool.0.len(), pool.shed(), pool.shed()), (1, 2, 0));
+    }
+
+    #[test]
+    fn a_pool_is_bounded() {
+        let mut pool = PipePool::default();
+        let pipes: Vec<_> = (0..=IDLE_PIPES_MAX).map(|_| pool.take().unwrap()).collect();
+        pipes.into_iter().for_each(|pipe| pool.give(pipe));
+        assert_eq!(pool.0.len(), IDLE_PIPES_MAX);
+    }
+}

@@ -308,3 +308,197 @@ impl Direction {
         self.pipe.take().into_iter().for_each(|pipe| pipes.give(pipe));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    /// The longest wait for the kernel.
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    /// One direction between two sockets, with the far ends of both.
+    struct Fixture {
+        direction: Direction,
+        scratch: Scratch,
+        source: OwnedFd,
+        sink: OwnedFd,
+        sender: UnixStream,
+        receiver: UnixStream,
+    }
+
+    fn pair() -> (UnixStream, OwnedFd) {
+        let (far, near) = UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        far.set_read_timeout(Some(DEADLINE)).unwrap();
+        (far, near.into())
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let ((sender, source), (receiver, sink)) = (pair(), pair());
+            let direction = Direction { readable: true, ..Direction::to_writable_sink() };
+            Self { direction, scratch: Scratch::new(), source, sink, sender, receiver }
+        }
+
+        fn send(&mut self, bytes: &[u8]) {
+            self.sender.write_all(bytes).unwrap();
+            self.direction.readable = true;
+        }
+
+        fn pump(&mut self) -> (u64, Pumped) {
+            self.direction.pump(&self.source, &self.sink, &mut self.scratch, None)
+        }
+
+        fn received(&mut self, count: usize) -> Vec<u8> {
+            let mut bytes = vec![0; count];
+            self.receiver.read_exact(&mut bytes).unwrap();
+            bytes
+        }
+    }
+
+    /// Bytes that show when some are missing or in another order.
+    fn pattern(count: usize) -> Vec<u8> {
+        (0..count as u32)
+            .flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes())
+            .take(count)
+            .collect()
+    }
+
+    #[test]
+    fn a_direction_ends_when_its_sink_has_everything() {
+        let mut fixture = Fixture::new();
+        fixture.send(b"request");
+        assert_eq!(fixture.pump(), (7, Pumped::Waiting));
+        assert_eq!(fixture.received(7), b"request");
+        fixture.send(b"last");
+        fixture.sender.shutdown(std::net::Shutdown::Write).unwrap();
+        fixture.direction.hung_up = true;
+        assert_eq!(fixture.pump(), (4, Pumped::Ended(End::Fin)));
+        assert_eq!(fixture.received(4), b"last");
+    }
+
+    #[test]
+    fn a_blocked_sink_gets_the_rest_in_order_when_it_is_writable_again() {
+        let mut fixture = Fixture::new();
+        let sent = pattern(1 << 20);
+        let (mut offset, mut got, mut blocked) = (0, Vec::new(), 0);
+        fixture.sender.set_nonblocking(true).unwrap();
+        while got.len() < sent.len() {
+            if offset < sent.len()
+                && let Ok(count) = fixture.sender.write(&sent[offset..])
+            {
+                offset += count;
+                fixture.direction.readable = true;
+            }
+            let (_, outcome) = fixture.pump();
+            assert!(matches!(outcome, Pumped::Waiting | Pumped::More), "{outcome:?}");
+            assert!(fixture.direction.held() <= (1 << 20) && fixture.direction.spill.len() <= BUFFER_BYTES);
+            assert_eq!(fixture.direction.is_empty(), fixture.direction.held() == 0);
+            blocked += u32::from(!fixture.direction.writable);
+            let mut piece = [0; 50_000];
+            let count = fixture.receiver.read(&mut piece).unwrap();
+            got.extend_from_slice(&piece[..count]);
+            fixture.direction.writable = true;
+        }
+        assert!(blocked > 0, "the sink never blocked");
+        assert!(got == sent, "every byte, in order");
+    }
+
+    #[test]
+    fn a_read_that_fills_the_buffer_begins_the_bulk_mode_and_a_small_splice_ends_it() {
+        let mut fixture = Fixture::new();
+        let sent = pattern(BUFFER_BYTES + 2 * SPLICE_BYTES_MIN);
+        fixture.send(&sent);
+        let mut got = Vec::new();
+        while got.len() < sent.len() {
+            let (count, outcome) = fixture.pump();
+            assert!(matches!(outcome, Pumped::Waiting | Pumped::More), "{outcome:?}");
+            got.extend(fixture.received(count as usize));
+            fixture.direction.writable = true;
+        }
+        assert!(got == sent, "every byte, in order");
+        assert!(fixture.direction.bulk && fixture.direction.is_empty());
+        fixture.send(b"small");
+        assert_eq!(fixture.pump(), (5, Pumped::Waiting));
+        assert_eq!((fixture.received(5), fixture.direction.bulk), (b"small".to_vec(), false));
+    }
+
+    #[test]
+    fn a_reset_of_the_source_is_no_orderly_end() {
+        let mut fixture = Fixture::new();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (source, _) = listener.accept().unwrap();
+        source.set_nonblocking(true).unwrap();
+        socket2::SockRef::from(&sender).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(sender);
+        fixture.source = source.into();
+        assert_eq!(fixture.pump(), (0, Pumped::Ended(End::Error(Errno::CONNRESET))));
+    }
+
+    #[test]
+    fn a_source_is_read_to_its_end_although_the_sink_is_gone() {
+        let mut fixture = Fixture::new();
+        drop(std::mem::replace(&mut fixture.receiver, pair().0));
+        fixture.send(b"for the sink");
+        let (_, outcome) = fixture.pump();
+        assert_eq!(outcome, Pumped::SinkGone(Errno::PIPE));
+        assert!(!fixture.direction.discards());
+        fixture.direction.discard(&mut fixture.scratch.pipes);
+        assert!(fixture.direction.discards() && fixture.direction.is_empty());
+        fixture.send(b"discarded");
+        assert_eq!(fixture.pump().1, Pumped::Waiting);
+        fixture.sender.shutdown(std::net::Shutdown::Write).unwrap();
+        fixture.direction.readable = true;
+        assert_eq!(fixture.pump().1, Pumped::Ended(End::Fin));
+    }
+
+    #[test]
+    fn bytes_put_first_go_before_those_of_the_source() {
+        let mut fixture = Fixture::new();
+        fixture.send(b" and body");
+        fixture.direction.begin_with(b"header".to_vec());
+        assert_eq!(fixture.direction.held(), 6);
+        assert_eq!(fixture.pump(), (15, Pumped::Waiting));
+        assert_eq!(fixture.received(15), b"header and body");
+    }
+
+    #[test]
+    fn a_stopped_direction_sends_what_it_holds_and_reads_no_more() {
+        let mut fixture = Fixture::new();
+        fixture.send(b"unread");
+        fixture.direction.begin_with(b"held".to_vec());
+        fixture.direction.stop();
+        assert_eq!(fixture.pump(), (4, Pumped::Ended(End::Fin)));
+        assert_eq!(fixture.received(4), b"held");
+        // When it is read to its end all the same, that goes to no sink.
+        fixture.sender.shutdown(std::net::Shutdown::Write).unwrap();
+        fixture.direction.hear_out(&mut fixture.scratch.pipes);
+        fixture.direction.hung_up = true;
+        assert_eq!(fixture.pump().1, Pumped::Ended(End::Fin));
+        assert_eq!(rustix::io::ioctl_fionread(&fixture.source), Ok(0));
+        assert_eq!(rustix::io::ioctl_fionread(&fixture.receiver), Ok(0));
+    }
+
+    #[test]
+    fn a_direction_continues_where_another_relay_stopped() {
+        let mut fixture = Fixture::new();
+        (fixture.direction.readable, fixture.direction.writable) = (false, false);
+        assert_eq!(fixture.pump(), (0, Pumped::Waiting));
+        fixture.direction.resume(b"rest".to_vec(), Some(End::Fin));
+        assert_eq!(fixture.pump(), (4, Pumped::Ended(End::Fin)));
+        assert_eq!(fixture.received(4), b"rest");
+    }
+
+    #[test]
+    fn a_socket_is_emptied_before_it_is_closed() {
+        let mut fixture = Fixture::new();
+        fixture.send(&[1; 100_000]);
+        drain(&fixture.source);
+        assert_eq!(rustix::io::ioctl_fionread(&fixture.source), Ok(0));
+    }
+}
