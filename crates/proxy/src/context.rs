@@ -7,6 +7,8 @@ pub(crate) mod ready;
 pub(crate) mod registry;
 pub(crate) mod report;
 pub(crate) mod ring;
+#[cfg(test)]
+pub(crate) mod testing;
 pub(crate) mod timers;
 
 use self::pool_queue::PoolQueues;

@@ -1,5 +1,8 @@
 //! Batches of datagrams: recvmmsg(2), sendmmsg(2) and UDP_SEGMENT, which rustix does not wrap.
 
+#[cfg(test)]
+mod tests;
+
 use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
 use std::io;

@@ -143,7 +143,7 @@ pub(crate) fn cost(error: Errno) -> Cost {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::testing::TestPool;
+    use crate::context::testing::TestPool;
     use evener_core::snapshot::Request;
     use std::time::Duration;
 

@@ -12,7 +12,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 /// The most that one receive reads.
 const BUFFER_BYTES: usize = 64 * 1024;
 /// Number of empty buffers that a worker pools.
-const BUFFERS_KEPT: usize = 64;
+const BUFFERS_POOLED_MAX: usize = 64;
 /// With so many bytes waiting for a socket, its sender waits until they are taken.
 pub(crate) const PENDING_BYTES_MAX: usize = 64 * 1024;
 
@@ -31,7 +31,7 @@ impl Buffers {
     fn give(&mut self, mut buffer: Vec<u8>) {
         // A buffer that grew would make the pool large.
         let usual = (BUFFER_BYTES..=2 * BUFFER_BYTES).contains(&buffer.capacity());
-        if usual && self.free.len() < BUFFERS_KEPT {
+        if usual && self.free.len() < BUFFERS_POOLED_MAX {
             buffer.clear();
             self.free.push(buffer);
         }
@@ -419,7 +419,7 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
     #[test]
@@ -441,5 +441,119 @@ mod tests {
         }
         assert!(sent > 100 * PENDING_BYTES_MAX, "{sent}");
         assert!(link.output.bytes.capacity() <= 8 * PENDING_BYTES_MAX, "{}", link.output.bytes.capacity());
+    }
+
+    /// A link without TLS, its peer, and the buffers of the worker.
+    fn fixture() -> (Link, UnixStream, Buffers) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (Link::new(ours.into()), theirs, Buffers::default())
+    }
+
+    /// Receives after an event.
+    fn receive(link: &mut Link, buffers: &mut Buffers) -> Received {
+        link.readable = true;
+        link.receive(buffers)
+    }
+
+    #[test]
+    fn an_idle_connection_has_no_buffer() {
+        let (mut link, mut peer, mut buffers) = fixture();
+        peer.write_all(b"request").unwrap();
+        assert_eq!(receive(&mut link, &mut buffers), Received::Some);
+        assert_eq!((link.input.unread(), link.readable), (&b"request"[..], false));
+        link.input.consume(3);
+        link.settle(&mut buffers);
+        assert_eq!((link.input.unread(), buffers.free.len()), (&b"uest"[..], 0));
+        link.input.consume(usize::MAX);
+        link.settle(&mut buffers);
+        assert_eq!((link.input.bytes.capacity(), buffers.free.len()), (0, 1));
+        assert_eq!(receive(&mut link, &mut buffers), Received::Nothing);
+        assert_eq!(buffers.free.len(), 1, "nothing came, so the buffer is given back");
+    }
+
+    #[test]
+    fn input_grows_behind_what_is_left() {
+        let (mut link, mut peer, mut buffers) = fixture();
+        for piece in [&b"first"[..], b"second"] {
+            peer.write_all(piece).unwrap();
+            receive(&mut link, &mut buffers);
+        }
+        assert_eq!((link.input.unread(), link.input.len()), (&b"firstsecond"[..], 11));
+        link.input.consume(5);
+        peer.write_all(b"!").unwrap();
+        receive(&mut link, &mut buffers);
+        assert_eq!(link.input.unread(), b"second!");
+    }
+
+    #[test]
+    fn a_large_buffer_does_not_enter_the_pool_and_the_pool_is_bounded() {
+        let mut buffers = Buffers::default();
+        buffers.give(Vec::with_capacity(3 * BUFFER_BYTES));
+        buffers.give(Vec::new());
+        assert!(buffers.free.is_empty());
+        (0..=BUFFERS_POOLED_MAX).for_each(|_| buffers.give(vec![1; BUFFER_BYTES]));
+        assert_eq!(buffers.free.len(), BUFFERS_POOLED_MAX);
+        assert!(buffers.take().is_empty(), "no byte of one client is left for another one");
+    }
+
+    #[test]
+    fn the_end_of_the_peer_comes_after_its_bytes() {
+        let (mut link, mut peer, mut buffers) = fixture();
+        peer.write_all(b"last").unwrap();
+        drop(peer);
+        link.hung_up = true;
+        assert_eq!(receive(&mut link, &mut buffers), Received::Some);
+        assert!(link.readable && !link.is_at_end(), "more may follow a short read");
+        assert_eq!(link.receive(&mut buffers), Received::Nothing);
+        assert_eq!((link.end, link.is_at_end(), link.cut), (Some(End::Fin), false, false));
+        link.input.consume(4);
+        assert!(link.is_at_end());
+        assert_eq!(receive(&mut link, &mut buffers), Received::Nothing, "it stays at its end");
+    }
+
+    #[test]
+    fn the_end_is_sent_when_the_socket_has_taken_everything() {
+        let (mut link, mut peer, mut buffers) = fixture();
+        let sent: Vec<u8> = (0..4_000_000_u32).map(|number| (number % 251) as u8).collect();
+        link.send(&sent, &mut buffers);
+        link.finish(&mut buffers);
+        assert!(!link.is_finished() && link.pending() > 0 && !link.writable);
+        assert!(link.left() >= link.pending());
+        let reader = std::thread::spawn(move || {
+            let mut got = Vec::new();
+            peer.read_to_end(&mut got).map(|_| got)
+        });
+        while !link.is_finished() {
+            let timeout = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+            let mut writable = [rustix::event::PollFd::new(&link.socket, rustix::event::PollFlags::OUT)];
+            assert_eq!(rustix::event::poll(&mut writable, Some(&timeout)), Ok(1));
+            link.writable = true;
+            link.flush(&mut buffers);
+        }
+        assert!(reader.join().unwrap().unwrap() == sent, "every byte, in order");
+        assert_eq!(link.pending(), 0);
+    }
+
+    #[test]
+    fn a_broken_socket_takes_nothing_and_its_end_is_no_orderly_one() {
+        let (mut link, peer, mut buffers) = fixture();
+        drop(peer);
+        link.send(b"response", &mut buffers);
+        assert!(link.broken && link.is_finished() && link.readable);
+        assert_eq!(link.receive(&mut buffers), Received::Nothing);
+        assert_eq!(link.end, Some(End::Error(Errno::CONNRESET)));
+        link.send(b"more", &mut buffers);
+        link.flush(&mut buffers);
+        assert_eq!(link.pending(), 0);
+    }
+
+    #[test]
+    fn a_peer_with_unread_bytes_is_waited_for() {
+        let (mut link, mut peer, mut buffers) = fixture();
+        link.finish(&mut buffers);
+        assert!(!link.hear_out(), "both sides have everything");
+        peer.write_all(b"late").unwrap();
+        assert!(link.hear_out() && link.readable && link.end.is_none());
     }
 }

@@ -1,0 +1,48 @@
+//! Pools for unit tests of components, without a supervisor.
+
+use arc_swap::ArcSwap;
+use evener_core::pool::{Pool, PoolSetting};
+use evener_core::snapshot::Snapshot;
+use evener_core::spec::{AdminState, PoolSpec, ServerSpec};
+use evener_core::{Endpoint, Target, Time};
+use std::sync::Arc;
+
+/// A pool whose snapshots are published as the supervisor does it.
+pub(crate) struct TestPool {
+    pool: Pool,
+    published: Arc<ArcSwap<Snapshot>>,
+}
+
+impl TestPool {
+    /// A pool of these servers, which have their addresses as names.
+    pub(crate) fn new(name: &str, targets: &[Target]) -> Self {
+        Self::with(name, targets, |_| {})
+    }
+
+    /// The same with another specification.
+    pub(crate) fn with(name: &str, targets: &[Target], change: impl FnOnce(&mut PoolSpec)) -> Self {
+        let endpoint = |target: &Target| match target {
+            Target::Ip(address) => Endpoint::Ip(*address),
+            Target::Unix(path) => Endpoint::Unix(path.clone()),
+        };
+        let servers = targets.iter().map(|target| ServerSpec::new(endpoint(target))).collect();
+        let mut spec = PoolSpec::new(name, servers);
+        change(&mut spec);
+        let setting = PoolSetting { workers: 1, key: 1, first_id: 0 };
+        let mut pool = Pool::new(&spec, targets, setting, Time::ZERO);
+        let snapshot = pool.snapshot().expect("a new pool has a snapshot");
+        Self { pool, published: Arc::new(ArcSwap::from_pointee(snapshot)) }
+    }
+
+    /// The slot where its snapshots are published.
+    pub(crate) fn published(&self) -> Arc<ArcSwap<Snapshot>> {
+        Arc::clone(&self.published)
+    }
+
+    /// Puts the server at this place of the specification into a state, and publishes that.
+    pub(crate) fn set_state(&mut self, at: usize, state: AdminState, now: Time) {
+        let id = self.pool.servers()[at].id;
+        self.pool.set_state(now, id, state, None);
+        self.published.store(Arc::new(self.pool.snapshot().expect("the pool changed")));
+    }
+}
