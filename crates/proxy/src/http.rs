@@ -8,16 +8,21 @@ pub(crate) mod message;
 pub(crate) mod session;
 pub(crate) mod tunnel;
 
-pub(crate) use list::close_numbered;
-
 use self::exchange::{Exchange, IdleKey, ServerLink};
 use self::http1::Heads;
 use self::session::Session;
+use crate::context::Context;
 use crate::context::timers::Timers;
 use crate::io::transport::Buffers;
+use crate::service::accepted::Accepted;
+use crate::service::ending::Ending;
+use evener_core::Time;
 use evener_core::hash::Keyed;
+use mio::event::Event;
 use slab::Slab;
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// The clients of one worker that speak HTTP or TLS.
 pub(crate) struct Http {
@@ -54,6 +59,96 @@ impl Http {
             next_serial: 0,
             sessions_over: Vec::new(),
             servers_over: Vec::new(),
+        }
+    }
+    /// A client was accepted.
+    pub(crate) fn begin(&mut self, cx: &mut Context, accepted: Accepted) {
+        session::begin(self, cx, accepted);
+    }
+
+    /// Something happened at a client's socket.
+    pub(crate) fn on_session_event(&mut self, cx: &mut Context, index: usize, event: &Event) {
+        session::on_event(self, cx, index, event);
+    }
+
+    /// Something happened at a server's socket.
+    pub(crate) fn on_server_event(&mut self, cx: &mut Context, slot: usize, event: &Event) {
+        exchange::on_event(self, cx, slot, event);
+    }
+
+    /// A session has its turn again.
+    pub(crate) fn resume(&mut self, cx: &mut Context, index: usize) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        session.queued = false;
+        session::drive(self, cx, index);
+    }
+
+    /// Gives a server to an exchange that waits in a queue; returns whether it does not wait any more.
+    pub(crate) fn serve_queued(&mut self, cx: &mut Context, number: usize) -> bool {
+        exchange::serve_queued(self, cx, number)
+    }
+
+    /// Handles the deadlines that came.
+    pub(crate) fn on_deadlines(&mut self, cx: &mut Context) {
+        let mut due = Vec::new();
+        self.session_timers.expire(cx.now, &mut due);
+        due.drain(..).for_each(|index| session::on_deadline(self, cx, index));
+        self.exchange_timers.expire(cx.now, &mut due);
+        due.drain(..).for_each(|number| exchange::on_deadline(self, cx, number));
+        self.server_timers.expire(cx.now, &mut due);
+        due.drain(..).for_each(|slot| exchange::on_idle_deadline(self, cx, slot));
+    }
+
+    /// Returns how long nothing can be due; `None` when there is no deadline.
+    pub(crate) fn wait(&self, now: Time) -> Option<Duration> {
+        let timers = [&self.session_timers, &self.exchange_timers, &self.server_timers];
+        timers.into_iter().filter_map(|timers| timers.wait(now)).min()
+    }
+
+    /// Has idle clients leave, and others after their present response.
+    pub(crate) fn drain(&mut self, cx: &mut Context) {
+        let sessions: Vec<usize> = self.sessions.iter().map(|(index, _)| index).collect();
+        sessions.into_iter().for_each(|index| session::on_drain(self, cx, index));
+    }
+
+    /// Closes all sessions.
+    pub(crate) fn cut_all(&mut self, cx: &mut Context) {
+        let all: Vec<usize> = self.sessions.iter().map(|(index, _)| index).collect();
+        all.into_iter().for_each(|index| session::cut(self, cx, index));
+    }
+
+    /// Closes the session with this number; returns whether there was one.
+    pub(crate) fn close_numbered(&mut self, cx: &mut Context, number: u32) -> bool {
+        list::close_numbered(self, cx, number)
+    }
+
+    /// Ends the exchanges with a server, and its pooled connections; returns how many exchanges there were.
+    pub(crate) fn end_server(&mut self, cx: &mut Context, ending: &Ending) -> usize {
+        exchange::end_server(self, cx, ending)
+    }
+
+    /// Closes pooled connections to servers, the longest idle first; returns how many.
+    pub(crate) fn shed_pooled(&mut self, cx: &mut Context, wanted: u32) -> u32 {
+        exchange::shed_idle(self, cx, wanted)
+    }
+
+    /// Closes sessions that were served and are idle, the longest idle first; returns how many descriptors that frees.
+    pub(crate) fn shed(&mut self, cx: &mut Context, wanted: u32) -> u32 {
+        session::shed_idle(self, cx, wanted)
+    }
+
+    /// Frees what ended. Connections to servers go first: sessions may wait for their slots.
+    pub(crate) fn reap(&mut self, cx: &mut Context) {
+        while let Some(slot) = self.servers_over.pop() {
+            let Some(mut server) = self.servers.try_remove(slot) else { continue };
+            server.link.release(&mut self.buffers);
+        }
+        while let Some(index) = self.sessions_over.pop() {
+            let Some(mut session) = self.sessions.try_remove(index) else { continue };
+            session.link.release(&mut self.buffers);
+            let service = Arc::clone(&session.service);
+            drop(session);
+            service.wake_waiting(cx);
         }
     }
 }

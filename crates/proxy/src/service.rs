@@ -317,6 +317,13 @@ impl Pending {
     pub(crate) fn begin(service: &Arc<Service>) -> Self {
         Self { service: Arc::clone(service), _place: service.live.pending.enter(u32::MAX) }
     }
+
+    /// The connect is done, or given up.
+    pub(crate) fn end(self, cx: &Context) {
+        let service = Arc::clone(&self.service);
+        drop(self);
+        service.wake_waiting(cx);
+    }
 }
 
 #[cfg(test)]

@@ -12,14 +12,12 @@ use crate::context::report::{Report, Reporter};
 use crate::context::ring::{Mark, Ring};
 use crate::dns::{self, Dns};
 use crate::http::Http;
-use crate::http::exchange::{self};
-use crate::http::session::{self};
 use crate::io::batch::Local;
 use crate::io::listener::UnixPath;
 use crate::plane::Driver;
 use crate::service::ending::Ending;
 use crate::service::open::{Hearer, Question};
-use crate::service::{Pending, PoolIs, Service};
+use crate::service::{PoolIs, Service};
 use crate::tcp::Tcp;
 
 use crate::service::accepted::Accepted;
@@ -143,12 +141,7 @@ impl Worker {
             self.retry();
             self.hand_over();
             self.tcp.on_deadlines(&mut self.cx);
-            self.http.session_timers.expire(self.cx.now, &mut due);
-            due.drain(..).for_each(|index| session::on_deadline(&mut self, index));
-            self.http.exchange_timers.expire(self.cx.now, &mut due);
-            due.drain(..).for_each(|number| exchange::on_deadline(&mut self, number));
-            self.http.server_timers.expire(self.cx.now, &mut due);
-            due.drain(..).for_each(|slot| exchange::on_idle_deadline(&mut self, slot));
+            self.http.on_deadlines(&mut self.cx);
             dns::on_time(&mut self, &mut due);
             self.hand_over();
             self.sweep();
@@ -169,7 +162,7 @@ impl Worker {
         let Some(mut round) = self.cx.queues.begin(self.cx.now) else { return };
         while let Some(waiter) = self.cx.queues.next(&mut round) {
             let served = match waiter {
-                Waiter::Exchange(number) => exchange::serve_queued(self, number),
+                Waiter::Exchange(number) => self.http.serve_queued(&mut self.cx, number),
                 Waiter::Connection(index) => self.tcp.serve_queued(&mut self.cx, index),
             };
             if !served {
@@ -236,8 +229,8 @@ impl Worker {
             Token::Server(index) => self.tcp.on_server_event(&mut self.cx, index, event.into()),
             Token::Datagrams(index) => self.udp.on_listener_event(&mut self.cx, index),
             Token::Flow(slot) => self.udp.on_flow_event(&mut self.cx, slot),
-            Token::Session(index) => session::on_event(self, index, event),
-            Token::Upstream(slot) => exchange::on_event(self, slot, event),
+            Token::Session(index) => self.http.on_session_event(&mut self.cx, index, event),
+            Token::Upstream(slot) => self.http.on_server_event(&mut self.cx, slot, event),
             Token::DnsListener(index) => dns::on_listener_event(self, index),
             Token::DnsSocket(at) => dns::on_socket_event(self, at),
             Token::DnsClient(index) => dns::on_client_event(self, index, event),
@@ -259,11 +252,7 @@ impl Worker {
                 Some(Ready::DnsClient(index)) => dns::queue_client(self, index),
                 Some(Ready::DnsStream(index)) => dns::queue_stream(self, index),
                 Some(Ready::DnsStanding(at)) => dns::queue_standing(self, at),
-                Some(Ready::Session(index)) => {
-                    let Some(session) = self.http.sessions.get_mut(index) else { continue };
-                    session.queued = false;
-                    session::drive(self, index);
-                }
+                Some(Ready::Session(index)) => self.http.resume(&mut self.cx, index),
                 Some(Ready::Relay(key)) => self.tcp.resume(&mut self.cx, key),
             }
         }
@@ -271,11 +260,12 @@ impl Worker {
 
     /// Passes clients on that were accepted for other components.
     fn hand_over(&mut self) {
-        while let Some(Accepted { client, peer, service, settings, place }) = self.tcp.take_accepted() {
-            if service.protocol == Protocol::Dns {
+        while let Some(accepted) = self.tcp.take_accepted() {
+            if accepted.service.protocol == Protocol::Dns {
+                let Accepted { client, peer, service, settings, place } = accepted;
                 dns::begin(self, client, peer, &service, &settings, place);
             } else {
-                session::begin(self, client, peer, service, settings, place);
+                self.http.begin(&mut self.cx, accepted);
             }
         }
     }
@@ -287,11 +277,10 @@ impl Worker {
         }
         let sweep = self.udp.next_sweep().map(|at| at.max(self.swept_at + SWEEP_EVERY));
         let until = |at: Time| at.since(self.cx.now);
-        let timers = [&self.http.session_timers, &self.http.exchange_timers, &self.http.server_timers];
-        let timer = timers.into_iter().filter_map(|timers| timers.wait(self.cx.now)).min();
+        let http = self.http.wait(self.cx.now);
         let dns = self.dns.wait(self.cx.now);
         let queues = self.cx.queues.wait(self.cx.now);
-        let waits = [self.tcp.wait(self.cx.now), timer, sweep.map(until), dns, queues];
+        let waits = [self.tcp.wait(self.cx.now), http, sweep.map(until), dns, queues];
         waits.into_iter().flatten().min()
     }
 
@@ -307,34 +296,10 @@ impl Worker {
     /// Frees what ended. Places that became free may be waited for, here or by another worker.
     fn bury(&mut self) {
         self.tcp.reap(&mut self.cx);
-        self.bury_sessions();
+        self.http.reap(&mut self.cx);
         self.udp.reap();
         if std::mem::take(&mut self.shed_any) {
             self.cx.wake_all();
-        }
-    }
-
-    /// The same for what has layers. Connections to servers go first: sessions may wait for their places.
-    fn bury_sessions(&mut self) {
-        while let Some(slot) = self.http.servers_over.pop() {
-            let Some(mut server) = self.http.servers.try_remove(slot) else { continue };
-            server.link.release(&mut self.http.buffers);
-        }
-        while let Some(index) = self.http.sessions_over.pop() {
-            let Some(mut session) = self.http.sessions.try_remove(index) else { continue };
-            session.link.release(&mut self.http.buffers);
-            let service = Arc::clone(&session.service);
-            drop(session);
-            service.wake_waiting(&self.cx);
-        }
-    }
-
-    /// A connect of a session is done, or given up.
-    pub(crate) fn end_pending(&self, pending: Option<Pending>) {
-        if let Some(pending) = pending {
-            let service = Arc::clone(&pending.service);
-            drop(pending);
-            service.wake_waiting(&self.cx);
         }
     }
 }

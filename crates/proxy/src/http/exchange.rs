@@ -15,10 +15,12 @@ pub(crate) use finish::{Keep, abandon, again, end};
 pub(crate) use idle::{IdleKey, Kept, let_go, on_idle_deadline};
 pub(crate) use queued::serve_queued;
 
+use crate::context::Context;
 use crate::context::descriptors::Unit;
 use crate::context::pool_queue::Queued;
 use crate::context::registry::Token;
 use crate::context::report::Report;
+use crate::http::Http;
 use crate::http::http1::{Body, HttpPart};
 use crate::http::http2;
 use crate::http::session::{self, Mode};
@@ -30,7 +32,6 @@ use crate::service::hops::limit_connection;
 use crate::service::pool_queue;
 use crate::service::preamble;
 use crate::service::{Backend, Pending, Settings};
-use crate::worker::Worker;
 use evener_core::attempt::{Attempt, Cost};
 use evener_core::health::{Failure, TlsFailure};
 use evener_core::snapshot::{Choice, Entry, NoServer, Request, ServerLive, Snapshot};
@@ -173,8 +174,8 @@ impl Exchange {
 }
 
 /// A session becomes a relay to a server of this backend.
-pub(crate) fn begin_relay(worker: &mut Worker, index: usize, backend: usize) {
-    let session = &mut worker.http.sessions[index];
+pub(crate) fn begin_relay(all: &mut Http, cx: &mut Context, index: usize, backend: usize) {
+    let session = &mut all.sessions[index];
     let exchange = Exchange {
         session: index,
         settings: Arc::clone(&session.settings),
@@ -187,78 +188,74 @@ pub(crate) fn begin_relay(worker: &mut Worker, index: usize, backend: usize) {
         reach: Reach::Wanted,
         queued: None,
         attempt: Attempt::new(),
-        since: worker.cx.now,
+        since: cx.now,
         http: None,
     };
-    let number = worker.http.exchanges.insert(Box::new(exchange));
+    let number = all.exchanges.insert(Box::new(exchange));
     session.mode = Mode::Relay(number);
     // What the client said already is in its input.
-    session::drive(worker, index);
+    session::drive(all, cx, index);
 }
 
 /// Makes sure that the server can be spoken to, as far as it goes without waiting.
-pub(crate) fn reach(worker: &mut Worker, number: usize) -> Reach {
+pub(crate) fn reach(all: &mut Http, cx: &mut Context, number: usize) -> Reach {
     for _ in 0..connect::TRIES_MAX {
-        if worker.http.exchanges[number].reach != Reach::Wanted {
-            return worker.http.exchanges[number].reach;
+        if all.exchanges[number].reach != Reach::Wanted {
+            return all.exchanges[number].reach;
         }
-        let exchange = &mut worker.http.exchanges[number];
-        let request = Request {
-            client: exchange.client,
-            now: worker.cx.now,
-            token: exchange.token,
-            stay: exchange.stay,
-        };
+        let exchange = &mut all.exchanges[number];
+        let request =
+            Request { client: exchange.client, now: cx.now, token: exchange.token, stay: exchange.stay };
         let snapshot = exchange.settings.backends[exchange.backend].pool.load_full();
         let limits = exchange.settings.options.attempt_limits();
         let behind = exchange.attempt.tried() == 0 && pool_queue::is_behind(&snapshot, &request);
         let picked = if behind {
             Err(NoServer::Full)
         } else {
-            exchange.attempt.next(&snapshot, &request, &limits, &mut worker.cx.random)
+            exchange.attempt.next(&snapshot, &request, &limits, &mut cx.random)
         };
         match picked {
-            Ok(choice) => take_server(worker, number, choice),
-            Err(NoServer::Full) if queued::enter_queue(worker, number, &snapshot) => {}
-            Err(reason) => refuse(worker, number, reason),
+            Ok(choice) => take_server(all, cx, number, choice),
+            Err(NoServer::Full) if queued::enter_queue(all, cx, number, &snapshot) => {}
+            Err(reason) => refuse(all, cx, number, reason),
         }
     }
-    if worker.http.exchanges[number].reach == Reach::Wanted {
+    if all.exchanges[number].reach == Reach::Wanted {
         // So many failed at once that others have their turn now.
-        worker.http.exchange_timers.set(number, worker.cx.now);
+        all.exchange_timers.set(number, cx.now);
     }
-    worker.http.exchanges[number].reach
+    all.exchanges[number].reach
 }
 
-fn take_server(worker: &mut Worker, number: usize, choice: Choice) {
-    let exchange = &mut worker.http.exchanges[number];
+fn take_server(all: &mut Http, cx: &mut Context, number: usize, choice: Choice) {
+    let exchange = &mut all.exchanges[number];
     let key = key_of(exchange.backend(), choice.server.id);
     let reuse = exchange.reuse();
     exchange.choice = Some(choice);
-    match find_kept(worker, number, key).or_else(|| find_idle(worker, number, key, reuse)) {
-        Some(slot) => use_idle(worker, number, slot),
-        None => connect(worker, number, key),
+    match find_kept(all, cx, number, key).or_else(|| find_idle(all, cx, number, key, reuse)) {
+        Some(slot) => use_idle(all, cx, number, slot),
+        None => connect(all, cx, number, key),
     }
 }
 
-fn refuse(worker: &mut Worker, number: usize, reason: NoServer) {
-    let exchange = &mut worker.http.exchanges[number];
+fn refuse(all: &mut Http, cx: &mut Context, number: usize, reason: NoServer) {
+    let exchange = &mut all.exchanges[number];
     exchange.reach = Reach::Failed(reason);
-    let service = Arc::clone(&worker.http.sessions[exchange.session].service);
-    crate::service::note_no_server(&worker.cx, &service, reason);
+    let service = Arc::clone(&all.sessions[exchange.session].service);
+    crate::service::note_no_server(cx, &service, reason);
 }
 
 /// Begins a connect to the chosen server.
-fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
-    let Some(unit) = descriptor::take(worker, number) else { return };
-    let exchange = &worker.http.exchanges[number];
+fn connect(all: &mut Http, cx: &mut Context, number: usize, key: IdleKey) {
+    let Some(unit) = descriptor::take(all, cx, number) else { return };
+    let exchange = &all.exchanges[number];
     let Some(choice) = &exchange.choice else { return };
     let (target, live) = (choice.server.target.clone(), Arc::clone(&choice.server.live));
-    let session = &worker.http.sessions[exchange.session];
+    let session = &all.sessions[exchange.session];
     let client = session.origin.client.ip();
     let begun = connect::open_socket(&target, &exchange.settings.options, client).and_then(|socket| {
         let ours = (&session.link.socket, client);
-        limit_connection(&mut worker.cx, &session.service, ours, (&socket, &target))?;
+        limit_connection(cx, &session.service, ours, (&socket, &target))?;
         match listener::connect(&socket, &target) {
             Ok(()) => Ok((socket, Stage::Open)),
             Err(Errno::INPROGRESS) => Ok((socket, Stage::Connecting)),
@@ -268,8 +265,8 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
     let (socket, stage) = match begun {
         Ok(begun) => begun,
         Err(error) => {
-            descriptor::keep(worker, number, unit);
-            return fail(worker, number, error);
+            descriptor::keep(all, number, unit);
+            return fail(all, cx, number, error);
         }
     };
     let counts = stage == Stage::Connecting && exchange.settings.options.pending_max.is_some();
@@ -277,7 +274,7 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
     let connector = exchange.backend().tls.clone();
     let options = &exchange.settings.options;
     let limits = options.attempt_limits();
-    let deadline = exchange.attempt.deadline(worker.cx.now, options.connect_timeout, &limits);
+    let deadline = exchange.attempt.deadline(cx.now, options.connect_timeout, &limits);
     let mut link = Link::new(socket);
     link.writable = stage == Stage::Open;
     let server = ServerLink {
@@ -288,129 +285,133 @@ fn connect(worker: &mut Worker, number: usize, key: IdleKey) {
         connector,
         exchange: Some(number),
         pending,
-        serial: worker.http.next_serial,
+        serial: all.next_serial,
         stage: Stage::Connecting,
         unit: Some(unit),
-        idle_since: worker.cx.now,
+        idle_since: cx.now,
         reused: false,
         personal: exchange.is_personal(),
     };
-    worker.http.next_serial += 1;
-    let slot = worker.http.servers.insert(Box::new(server));
-    let exchange = &mut worker.http.exchanges[number];
-    (exchange.reach, exchange.since) = (Reach::Connecting(slot), worker.cx.now);
-    if let Err(error) =
-        worker.cx.registry.register(&worker.http.servers[slot].link.socket, Token::Upstream(slot))
-    {
-        drop_server(worker, slot);
-        return fail(worker, number, error);
+    all.next_serial += 1;
+    let slot = all.servers.insert(Box::new(server));
+    let exchange = &mut all.exchanges[number];
+    (exchange.reach, exchange.since) = (Reach::Connecting(slot), cx.now);
+    if let Err(error) = cx.registry.register(&all.servers[slot].link.socket, Token::Upstream(slot)) {
+        drop_server(all, cx, slot);
+        return fail(all, cx, number, error);
     }
-    worker.http.exchange_timers.set(number, deadline);
+    all.exchange_timers.set(number, deadline);
     if stage == Stage::Open {
-        connected(worker, slot);
+        connected(all, cx, slot);
     }
 }
 
 /// The chosen server cannot be reached: it is passed over, and another one wanted.
-fn fail(worker: &mut Worker, number: usize, error: Errno) {
-    let Some(choice) = give_up_choice(worker, number, connect::cost(error)) else { return };
-    let pool = worker.http.exchanges[number].backend().pool.load().pool.clone();
-    connect::note_failure(&worker.cx, pool, &choice.server, error);
+fn fail(all: &mut Http, cx: &mut Context, number: usize, error: Errno) {
+    let Some(choice) = give_up_choice(all, cx, number, connect::cost(error)) else { return };
+    let pool = all.exchanges[number].backend().pool.load().pool.clone();
+    connect::note_failure(cx, pool, &choice.server, error);
 }
 
-fn fail_tls(worker: &mut Worker, number: usize, how: TlsFailure) {
-    let Some(choice) = give_up_choice(worker, number, Cost::Slow) else { return };
-    let pool = worker.http.exchanges[number].backend().pool.load().pool.clone();
+fn fail_tls(all: &mut Http, cx: &mut Context, number: usize, how: TlsFailure) {
+    let Some(choice) = give_up_choice(all, cx, number, Cost::Slow) else { return };
+    let pool = all.exchanges[number].backend().pool.load().pool.clone();
     let server = &choice.server;
-    server.live.counters.of(worker.cx.id).tls_failed.one();
+    server.live.counters.of(cx.id).tls_failed.one();
     let target = server.target.clone();
-    (worker.cx.report)(Report::Failure { pool, server: server.id, target, failure: Failure::Tls(how) });
+    (cx.report)(Report::Failure { pool, server: server.id, target, failure: Failure::Tls(how) });
 }
 
-fn give_up_choice(worker: &mut Worker, number: usize, cost: Cost) -> Option<Choice> {
-    worker.http.exchange_timers.clear(number);
-    let exchange = &mut worker.http.exchanges[number];
+fn give_up_choice(all: &mut Http, cx: &mut Context, number: usize, cost: Cost) -> Option<Choice> {
+    all.exchange_timers.clear(number);
+    let exchange = &mut all.exchanges[number];
     exchange.reach = Reach::Wanted;
     let choice = exchange.choice.take()?;
     exchange.attempt.failed(choice.server.id, choice.why, cost);
-    note_freed(worker, number);
+    note_freed(all, cx, number);
     Some(choice)
 }
 
 /// The permit of its server is given back, now or soon.
-fn note_freed(worker: &mut Worker, number: usize) {
-    let pool = Arc::clone(&worker.http.exchanges[number].backend().pool);
-    pool_queue::note_freed(&mut worker.cx, &pool);
+fn note_freed(all: &mut Http, cx: &mut Context, number: usize) {
+    let pool = Arc::clone(&all.exchanges[number].backend().pool);
+    pool_queue::note_freed(cx, &pool);
 }
 
 /// The server accepted: the PROXY header comes first, then TLS.
-fn connected(worker: &mut Worker, slot: usize) {
-    end_pending(worker, slot);
-    let server = &mut worker.http.servers[slot];
+fn connected(all: &mut Http, cx: &mut Context, slot: usize) {
+    end_pending(all, cx, slot);
+    let server = &mut all.servers[slot];
     let Some(number) = server.exchange else { return };
-    let exchange = &worker.http.exchanges[number];
+    let exchange = &all.exchanges[number];
     let Some(choice) = &exchange.choice else { return };
     server.link.writable = true;
     if let Some(version) = exchange.backend().send_proxy {
-        let session = &worker.http.sessions[exchange.session];
+        let session = &all.sessions[exchange.session];
         let ends = session.origin.ends(&session.link.socket);
         let (name, facts) = (session.name(), session.facts.as_deref());
-        let header =
-            preamble::introduce(version, &session.origin, ends, name, facts, worker.cx.random.bits());
+        let header = preamble::introduce(version, &session.origin, ends, name, facts, cx.random.bits());
         server.link.send_raw(&header);
     }
-    let Some(connector) = &server.connector else { return opened(worker, slot) };
+    let Some(connector) = &server.connector else { return opened(all, cx, slot) };
     let name = connector.names.get(&choice.server.name).cloned();
     match name.and_then(|name| Tls::client(&connector.config, name).ok()) {
         Some(tls) => {
             server.stage = Stage::Handshaking;
-            server.link.begin_tls(tls, &mut worker.http.buffers);
+            server.link.begin_tls(tls, &mut all.buffers);
         }
         None => {
-            drop_server(worker, slot);
-            fail_tls(worker, number, TlsFailure::Other);
+            drop_server(all, cx, slot);
+            fail_tls(all, cx, number, TlsFailure::Other);
         }
     }
 }
 
 /// The server can be spoken to.
-fn opened(worker: &mut Worker, slot: usize) {
-    let server = &mut worker.http.servers[slot];
+fn opened(all: &mut Http, cx: &mut Context, slot: usize) {
+    let server = &mut all.servers[slot];
     let Some(number) = server.exchange else { return };
     server.stage = Stage::Open;
-    worker.http.exchange_timers.clear(number);
-    let exchange = &mut worker.http.exchanges[number];
+    all.exchange_timers.clear(number);
+    let exchange = &mut all.exchanges[number];
     exchange.reach = Reach::Open(slot);
-    let since = std::mem::replace(&mut exchange.since, worker.cx.now);
-    let exchange = &worker.http.exchanges[number];
+    let since = std::mem::replace(&mut exchange.since, cx.now);
+    let exchange = &all.exchanges[number];
     let Some(choice) = &exchange.choice else { return };
     let entry = Arc::clone(&choice.server);
     let snapshot = exchange.backend().pool.load_full();
-    let took = worker.cx.now.since(since);
-    entry.live.counters.of(worker.cx.id).connections.one();
-    connect::note_success(&worker.cx, &snapshot.pool, choice);
+    let took = cx.now.since(since);
+    entry.live.counters.of(cx.id).connections.one();
+    connect::note_success(cx, &snapshot.pool, choice);
     if exchange.http.is_none() {
-        chosen(worker, number, &snapshot, &entry, took);
+        chosen(all, cx, number, &snapshot, &entry, took);
     }
 }
 
 /// The client is with this server now.
-pub(crate) fn chosen(worker: &Worker, number: usize, snapshot: &Snapshot, entry: &Entry, took: Duration) {
-    let exchange = &worker.http.exchanges[number];
-    snapshot.remember(exchange.client, entry.id, worker.cx.now);
-    snapshot.observe(entry, took, worker.cx.now);
-    worker.http.sessions[exchange.session].had(exchange.backend(), entry);
+pub(crate) fn chosen(
+    all: &Http,
+    cx: &Context,
+    number: usize,
+    snapshot: &Snapshot,
+    entry: &Entry,
+    took: Duration,
+) {
+    let exchange = &all.exchanges[number];
+    snapshot.remember(exchange.client, entry.id, cx.now);
+    snapshot.observe(entry, took, cx.now);
+    all.sessions[exchange.session].had(exchange.backend(), entry);
 }
 
 /// Something happened at a server's socket.
-pub(crate) fn on_event(worker: &mut Worker, slot: usize, event: &Event) {
-    let Some(server) = worker.http.servers.get_mut(slot) else { return };
+pub(crate) fn on_event(all: &mut Http, cx: &mut Context, slot: usize, event: &Event) {
+    let Some(server) = all.servers.get_mut(slot) else { return };
     let ended = event.is_read_closed() || event.is_error();
     server.link.readable |= event.is_readable() || ended;
     server.link.hung_up |= ended;
     match (server.stage, server.exchange) {
         (Stage::Over, _) => {}
-        (Stage::Lingering, _) => hear(worker, slot),
+        (Stage::Lingering, _) => hear(all, cx, slot),
         (Stage::Connecting, Some(number)) => {
             let outcome = if ended {
                 sockopt::socket_error(&server.link.socket).and_then(|error| error)
@@ -418,46 +419,46 @@ pub(crate) fn on_event(worker: &mut Worker, slot: usize, event: &Event) {
                 Ok(())
             };
             match outcome {
-                Ok(()) if ended || event.is_writable() => connected(worker, slot),
+                Ok(()) if ended || event.is_writable() => connected(all, cx, slot),
                 Ok(()) => return,
                 Err(error) => {
-                    drop_server(worker, slot);
-                    fail(worker, number, error);
+                    drop_server(all, cx, slot);
+                    fail(all, cx, number, error);
                 }
             }
-            tell_session(worker, number);
+            tell_session(all, cx, number);
         }
         (Stage::Handshaking, Some(number)) => {
             server.link.writable |= event.is_writable() || event.is_error();
-            shake_hands(worker, slot);
-            tell_session(worker, number);
+            shake_hands(all, cx, slot);
+            tell_session(all, cx, number);
         }
         (_, Some(number)) => {
             server.link.writable |= event.is_writable() || event.is_error();
-            tell_session(worker, number);
+            tell_session(all, cx, number);
         }
         // Nobody asked it anything: it closes, or speaks out of turn. (Writable again it may become.)
         (_, None) if event.is_readable() || ended => {
             server.link.readable = true;
-            on_idle_readable(worker, slot);
+            on_idle_readable(all, cx, slot);
         }
         (_, None) => server.link.writable |= event.is_writable(),
     }
 }
 
-fn shake_hands(worker: &mut Worker, slot: usize) {
+fn shake_hands(all: &mut Http, cx: &mut Context, slot: usize) {
     loop {
-        let server = &mut worker.http.servers[slot];
+        let server = &mut all.servers[slot];
         let Some(number) = server.exchange else { return };
-        server.link.flush(&mut worker.http.buffers);
+        server.link.flush(&mut all.buffers);
         if server.link.is_established() {
-            return opened(worker, slot);
+            return opened(all, cx, slot);
         }
-        let received = server.link.receive(&mut worker.http.buffers);
+        let received = server.link.receive(&mut all.buffers);
         if server.link.failure.is_some() || server.link.end.is_some() {
             let how = tls::failure_with_server(server.link.failure.as_ref());
-            drop_server(worker, slot);
-            return fail_tls(worker, number, how);
+            drop_server(all, cx, slot);
+            return fail_tls(all, cx, number, how);
         }
         if received == Received::Nothing {
             return;
@@ -466,59 +467,59 @@ fn shake_hands(worker: &mut Worker, slot: usize) {
 }
 
 /// Something happened at the server: the session knows what to do.
-fn tell_session(worker: &mut Worker, number: usize) {
-    let Some(exchange) = worker.http.exchanges.get(number) else { return };
+fn tell_session(all: &mut Http, cx: &mut Context, number: usize) {
+    let Some(exchange) = all.exchanges.get(number) else { return };
     let session = exchange.session;
-    if matches!(worker.http.sessions[session].mode, Mode::Http2(_)) {
-        http2::on_server(worker, session, number);
+    if matches!(all.sessions[session].mode, Mode::Http2(_)) {
+        http2::on_server(all, cx, session, number);
     } else {
-        session::drive(worker, session);
+        session::drive(all, cx, session);
     }
 }
 
 /// The deadline of an exchange came.
-pub(crate) fn on_deadline(worker: &mut Worker, number: usize) {
+pub(crate) fn on_deadline(all: &mut Http, cx: &mut Context, number: usize) {
     // One that ended meanwhile may have given its number to another.
-    if worker.http.exchange_timers.is_set(number) {
+    if all.exchange_timers.is_set(number) {
         return;
     }
-    let Some(exchange) = worker.http.exchanges.get(number) else { return };
+    let Some(exchange) = all.exchanges.get(number) else { return };
     match exchange.reach {
-        Reach::Queued => queued::on_deadline(worker, number),
+        Reach::Queued => queued::on_deadline(all, cx, number),
         Reach::Connecting(slot) => {
-            drop_server(worker, slot);
-            fail(worker, number, Errno::TIMEDOUT);
-            tell_session(worker, number);
+            drop_server(all, cx, slot);
+            fail(all, cx, number, Errno::TIMEDOUT);
+            tell_session(all, cx, number);
         }
-        Reach::Wanted => tell_session(worker, number),
-        Reach::Open(_) if exchange.stands() => http2::on_stalled(worker, number),
-        Reach::Open(_) if exchange.http.is_some() => crate::http::http1::on_answer_deadline(worker, number),
+        Reach::Wanted => tell_session(all, cx, number),
+        Reach::Open(_) if exchange.stands() => http2::on_stalled(all, cx, number),
+        Reach::Open(_) if exchange.http.is_some() => crate::http::http1::on_answer_deadline(all, cx, number),
         _ => {}
     }
 }
 
 /// Closes a connection to a server.
-pub(crate) fn close_server(worker: &mut Worker, slot: usize) {
-    take_from_idle(worker, slot);
-    drop_server(worker, slot);
+pub(crate) fn close_server(all: &mut Http, cx: &mut Context, slot: usize) {
+    take_from_idle(all, slot);
+    drop_server(all, cx, slot);
 }
 
-fn end_pending(worker: &mut Worker, slot: usize) {
-    let pending = worker.http.servers[slot].pending.take();
-    worker.end_pending(pending);
+fn end_pending(all: &mut Http, cx: &mut Context, slot: usize) {
+    let pending = all.servers[slot].pending.take();
+    pending.into_iter().for_each(|pending| pending.end(cx));
 }
 
-fn drop_server(worker: &mut Worker, slot: usize) {
-    let number = worker.http.servers.get(slot).and_then(|server| server.exchange);
-    if let Some(session) = number.and_then(|number| Some(worker.http.exchanges.get(number)?.session)) {
-        descriptor::give_back(worker, session, slot);
+fn drop_server(all: &mut Http, cx: &mut Context, slot: usize) {
+    let number = all.servers.get(slot).and_then(|server| server.exchange);
+    if let Some(session) = number.and_then(|number| Some(all.exchanges.get(number)?.session)) {
+        descriptor::give_back(all, session, slot);
     }
-    let Some(server) = worker.http.servers.get_mut(slot) else { return };
+    let Some(server) = all.servers.get_mut(slot) else { return };
     if server.stage != Stage::Over {
         server.stage = Stage::Over;
         server.exchange = None;
-        worker.http.server_timers.clear(slot);
-        worker.http.servers_over.push(slot);
-        end_pending(worker, slot);
+        all.server_timers.clear(slot);
+        all.servers_over.push(slot);
+        end_pending(all, cx, slot);
     }
 }

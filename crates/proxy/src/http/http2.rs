@@ -6,11 +6,11 @@ mod rest;
 mod stream;
 mod wire;
 
+use crate::context::Context;
 use crate::http::Http;
 use crate::http::message::OwnAnswer;
 use crate::http::session::{self, LINGER, Mode, ROUNDS_MAX, Session};
 use crate::io::transport::{PENDING_BYTES_MAX, Received};
-use crate::worker::Worker;
 use bytes::Bytes;
 use evener_core::Time;
 use evener_core::pace::Pace;
@@ -21,7 +21,7 @@ use h2::{RecvStream, SendStream};
 use rest::Rests;
 use slab::Slab;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{self, Poll, Waker};
 use std::time::Duration;
 use wire::Wire;
 
@@ -120,7 +120,7 @@ impl Http2 {
 
     /// Lets the connection write more frames; requests that come meanwhile wait inside of it.
     fn write_frames(&mut self) {
-        let mut context = Context::from_waker(Waker::noop());
+        let mut context = task::Context::from_waker(Waker::noop());
         if let State::Open(connection) = &mut self.state {
             // What it says of itself, the next accept says again.
             let _ = connection.poll_closed(&mut context);
@@ -129,7 +129,7 @@ impl Http2 {
 
     /// Lets the connection do what it can; a request if one came.
     fn poll(&mut self) -> Polled {
-        let mut context = Context::from_waker(Waker::noop());
+        let mut context = task::Context::from_waker(Waker::noop());
         loop {
             match &mut self.state {
                 State::Begins(handshake) => match Future::poll(Pin::new(handshake), &mut context) {
@@ -171,22 +171,22 @@ fn http2(session: &mut Session) -> Option<&mut Http2> {
 }
 
 /// The client sent something, or takes more.
-pub(crate) fn drive(worker: &mut Worker, index: usize) {
+pub(crate) fn drive(all: &mut Http, cx: &mut Context, index: usize) {
     for _ in 0..ROUNDS_MAX {
-        let received = receive(worker, index);
-        if !accept(worker, index) {
+        let received = receive(all, index);
+        if !accept(all, cx, index) {
             return;
         }
-        let now = worker.cx.now;
-        let http = worker.http.sessions.get_mut(index).and_then(|session| http2(session));
+        let now = cx.now;
+        let http = all.sessions.get_mut(index).and_then(|session| http2(session));
         let exchanges = http.map(|http| {
             http.rests.take(now);
             http.exchanges()
         });
         for number in exchanges.unwrap_or_default() {
-            stream::drive(worker, index, number);
+            stream::drive(all, cx, index, number);
         }
-        match flush(worker, index) {
+        match flush(all, cx, index) {
             Flushed::Over => return,
             // What went out made room for more.
             Flushed::Some => {}
@@ -194,18 +194,18 @@ pub(crate) fn drive(worker: &mut Worker, index: usize) {
             Flushed::Nothing => return,
         }
     }
-    session::queue(worker, index);
+    session::queue(all, cx, index);
 }
 
 /// Something happened at the server of one stream.
-pub(crate) fn on_server(worker: &mut Worker, index: usize, number: usize) {
+pub(crate) fn on_server(all: &mut Http, cx: &mut Context, index: usize, number: usize) {
     for _ in 0..ROUNDS_MAX {
-        stream::drive(worker, index, number);
-        if flush(worker, index) != Flushed::Some {
+        stream::drive(all, cx, index, number);
+        if flush(all, cx, index) != Flushed::Some {
             return;
         }
     }
-    session::queue(worker, index);
+    session::queue(all, cx, index);
 }
 
 /// What became of a flush.
@@ -218,8 +218,8 @@ enum Flushed {
     Over,
 }
 
-fn receive(worker: &mut Worker, index: usize) -> Received {
-    let Http { sessions, buffers, .. } = &mut worker.http;
+fn receive(all: &mut Http, index: usize) -> Received {
+    let Http { sessions, buffers, .. } = &mut *all;
     let session = &mut *sessions[index];
     let Mode::Http2(http) = &mut session.mode else { return Received::Nothing };
     // What the client takes now may be what others wait for.
@@ -241,18 +241,18 @@ fn receive(worker: &mut Worker, index: usize) -> Received {
 }
 
 /// Takes in the requests that came. False when the session is over.
-fn accept(worker: &mut Worker, index: usize) -> bool {
+fn accept(all: &mut Http, cx: &mut Context, index: usize) -> bool {
     loop {
-        let Some(http) = worker.http.sessions.get_mut(index).and_then(|session| http2(session)) else {
+        let Some(http) = all.sessions.get_mut(index).and_then(|session| http2(session)) else {
             return false;
         };
         match http.poll() {
-            Polled::Request(request, respond) => stream::begin(worker, index, *request, respond),
+            Polled::Request(request, respond) => stream::begin(all, cx, index, *request, respond),
             Polled::Nothing => return true,
             Polled::Over => {
-                count_aborted(worker, index);
-                flush_out(worker, index);
-                session::finish(worker, index);
+                count_aborted(all, cx, index);
+                flush_out(all, index);
+                session::finish(all, cx, index);
                 return false;
             }
         }
@@ -260,48 +260,48 @@ fn accept(worker: &mut Worker, index: usize) -> bool {
 }
 
 /// The client is gone, and with it whatever it asked for.
-fn count_aborted(worker: &mut Worker, index: usize) {
-    let Some(session) = worker.http.sessions.get_mut(index) else { return };
+fn count_aborted(all: &mut Http, cx: &mut Context, index: usize) {
+    let Some(session) = all.sessions.get_mut(index) else { return };
     let under_way = http2(session).map_or(0, |http| http.exchanges().len());
-    session.service.live.counters.of(worker.cx.id).requests_aborted.add(under_way as u64);
+    session.service.live.counters.of(cx.id).requests_aborted.add(under_way as u64);
 }
 
 /// Brings what the connection has to say to the client.
-fn flush(worker: &mut Worker, index: usize) -> Flushed {
+fn flush(all: &mut Http, cx: &mut Context, index: usize) -> Flushed {
     // What streams said has to become frames first.
-    if !accept(worker, index) {
+    if !accept(all, cx, index) {
         return Flushed::Over;
     }
-    let flushed = flush_out(worker, index);
-    note_idle(worker, index);
-    let Some(session) = worker.http.sessions.get_mut(index) else { return Flushed::Over };
+    let flushed = flush_out(all, index);
+    note_idle(all, cx, index);
+    let Some(session) = all.sessions.get_mut(index) else { return Flushed::Over };
     if session.link.broken {
-        count_aborted(worker, index);
-        session::close(worker, index);
+        count_aborted(all, cx, index);
+        session::close(all, cx, index);
         return Flushed::Over;
     }
     flushed
 }
 
 /// With the last stream, the time of a client without a request begins.
-fn note_idle(worker: &mut Worker, index: usize) {
-    let Some(session) = worker.http.sessions.get_mut(index) else { return };
+fn note_idle(all: &mut Http, cx: &mut Context, index: usize) {
+    let Some(session) = all.sessions.get_mut(index) else { return };
     let Some(wait) = session.settings.http.as_ref().map(|spec| spec.keepalive_timeout) else { return };
     let Some(http) = http2(session) else { return };
     let was_idle = std::mem::replace(&mut http.idle, http.streams.is_empty());
     if http.idle && !was_idle {
         // The program may drain since: this client was told so, with the others.
-        http.leaves |= worker.cx.draining;
-        let wait = if worker.cx.draining { DRAIN_LEAVE } else { wait };
+        http.leaves |= cx.draining;
+        let wait = if cx.draining { DRAIN_LEAVE } else { wait };
         // Bodies that are for nobody have their time, too.
         let wait = if http.rests.is_empty() { wait } else { wait.min(LINGER) };
         session.served = true;
-        worker.http.session_timers.set(index, worker.cx.now + wait);
+        all.session_timers.set(index, cx.now + wait);
     }
 }
 
-fn flush_out(worker: &mut Worker, index: usize) -> Flushed {
-    let Http { sessions, buffers, .. } = &mut worker.http;
+fn flush_out(all: &mut Http, index: usize) -> Flushed {
+    let Http { sessions, buffers, .. } = &mut *all;
     let Some(session) = sessions.get_mut(index) else { return Flushed::Over };
     let Session { mode: Mode::Http2(http), link, .. } = &mut **session else { return Flushed::Over };
     link.flush(buffers);
@@ -324,90 +324,90 @@ fn flush_out(worker: &mut Worker, index: usize) -> Flushed {
 }
 
 /// The deadline of the client's side came.
-pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
-    take_rests(worker, index);
-    let session = &mut worker.http.sessions[index];
+pub(crate) fn on_deadline(all: &mut Http, cx: &mut Context, index: usize) {
+    take_rests(all, cx, index);
+    let session = &mut all.sessions[index];
     let Some(spec) = session.settings.http.clone() else { return };
-    let slow = session.is_slow(worker.cx.now);
+    let slow = session.is_slow(cx.now);
     let active_at = session.active_at;
     let Some(http) = http2(session) else { return };
     let idle = http.streams.is_empty();
     if idle && http.leaves {
-        return session::close(worker, index);
+        return session::close(all, cx, index);
     }
     let exchanges = http.exchanges();
     if slow && !idle {
-        session.service.live.counters.of(worker.cx.id).slow_responses.one();
+        session.service.live.counters.of(cx.id).slow_responses.one();
         crate::service::admission::reset_at_close(&session.link.socket);
-        return session::close(worker, index);
+        return session::close(all, cx, index);
     }
     let deadline = active_at + if idle { spec.keepalive_timeout } else { spec.stall_timeout };
-    if deadline > worker.cx.now {
+    if deadline > cx.now {
         let look = match (http.rests.is_empty(), idle) {
-            (false, _) => worker.cx.now + spec.look_after().min(LINGER),
+            (false, _) => cx.now + spec.look_after().min(LINGER),
             (true, true) => deadline,
-            (true, false) => worker.cx.now + spec.look_after(),
+            (true, false) => cx.now + spec.look_after(),
         };
-        return worker.http.session_timers.set(index, deadline.min(look));
+        return all.session_timers.set(index, deadline.min(look));
     }
-    if exchanges.iter().any(|number| worker.http.exchanges[*number].waits_for_response()) {
+    if exchanges.iter().any(|number| all.exchanges[*number].waits_for_response()) {
         // Servers' time to answer has a deadline of its own.
-        return worker.http.session_timers.set(index, worker.cx.now + spec.look_after());
+        return all.session_timers.set(index, cx.now + spec.look_after());
     }
-    let session = &mut worker.http.sessions[index];
-    session.service.live.counters.of(worker.cx.id).idle_timeouts.one();
+    let session = &mut all.sessions[index];
+    session.service.live.counters.of(cx.id).idle_timeouts.one();
     if !idle {
-        return session::close(worker, index);
+        return session::close(all, cx, index);
     }
-    shut_down(worker, index, LEAVE);
+    shut_down(all, cx, index, LEAVE);
 }
 
 /// An idle client makes room for others.
-pub(crate) fn dismiss(worker: &mut Worker, index: usize) {
-    shut_down(worker, index, LEAVE);
+pub(crate) fn dismiss(all: &mut Http, cx: &mut Context, index: usize) {
+    shut_down(all, cx, index, LEAVE);
 }
 
 /// Takes bodies that are for nobody; those whose time is over are reset.
-fn take_rests(worker: &mut Worker, index: usize) {
-    let now = worker.cx.now;
-    let http = worker.http.sessions.get_mut(index).and_then(|session| http2(session));
+fn take_rests(all: &mut Http, cx: &mut Context, index: usize) {
+    let now = cx.now;
+    let http = all.sessions.get_mut(index).and_then(|session| http2(session));
     if let Some(http) = http.filter(|http| !http.rests.is_empty()) {
         http.rests.take(now);
-        flush(worker, index);
+        flush(all, cx, index);
     }
 }
 
 /// The deadline of a stream came whose bodies move: one that stands still ends, though others go on.
-pub(crate) fn on_stalled(worker: &mut Worker, number: usize) {
-    let index = worker.http.exchanges[number].session;
-    stream::on_look(worker, index, number);
-    flush(worker, index);
+pub(crate) fn on_stalled(all: &mut Http, cx: &mut Context, number: usize) {
+    let index = all.exchanges[number].session;
+    stream::on_look(all, cx, index, number);
+    flush(all, cx, index);
 }
 
 /// The program drains.
-pub(crate) fn on_drain(worker: &mut Worker, index: usize) {
-    shut_down(worker, index, DRAIN_LEAVE);
+pub(crate) fn on_drain(all: &mut Http, cx: &mut Context, index: usize) {
+    shut_down(all, cx, index, DRAIN_LEAVE);
 }
 
 /// No new requests; those that are there may finish. A client without any is closed after `leave`, whatever it answers.
-fn shut_down(worker: &mut Worker, index: usize, leave: Duration) {
-    let Some(http) = worker.http.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
+fn shut_down(all: &mut Http, cx: &mut Context, index: usize, leave: Duration) {
+    let Some(http) = all.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
     if http.streams.is_empty() {
         // A request that is on its way has that time to come.
         http.leaves = true;
-        worker.http.session_timers.set(index, worker.cx.now + leave);
+        all.session_timers.set(index, cx.now + leave);
     }
     match &mut http.state {
         State::Open(connection) => connection.graceful_shutdown(),
-        State::Begins(_) | State::Ends => return session::finish(worker, index),
+        State::Begins(_) | State::Ends => return session::finish(all, cx, index),
     }
-    flush(worker, index);
+    flush(all, cx, index);
 }
 
 /// No server answers this stream's request.
-pub(crate) fn fail(worker: &mut Worker, index: usize, number: usize, status: u16) {
-    stream::fail(worker, index, number, status);
-    flush(worker, index);
+pub(crate) fn fail(all: &mut Http, cx: &mut Context, index: usize, number: usize, status: u16) {
+    stream::fail(all, cx, index, number, status);
+    flush(all, cx, index);
 }
 
 /// The status that tells why nobody could be had.

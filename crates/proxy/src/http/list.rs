@@ -6,7 +6,6 @@ use crate::http::exchange::{Exchange, Reach};
 use crate::http::session::{self, Mode, Session};
 use crate::io::transport::Link;
 use crate::service::open::{Collector, Open, had, number, port};
-use crate::worker::Worker;
 use rustix::fd::AsRawFd;
 
 impl Http {
@@ -51,12 +50,12 @@ impl Http {
 }
 
 /// Closes the session with this number; returns whether there was one.
-pub(crate) fn close_numbered(worker: &mut Worker, number: u32) -> bool {
-    let mut sessions = worker.http.sessions.iter();
+pub(crate) fn close_numbered(all: &mut Http, cx: &mut Context, number: u32) -> bool {
+    let mut sessions = all.sessions.iter();
     let found = sessions.find(|(_, one)| one.number == number && !matches!(one.mode, Mode::Over));
     let Some((index, session)) = found else { return false };
-    session.service.live.counters.of(worker.cx.id).closed.one();
-    session::close(worker, index);
+    session.service.live.counters.of(cx.id).closed.one();
+    session::close(all, cx, index);
     true
 }
 

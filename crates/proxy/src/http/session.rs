@@ -1,9 +1,11 @@
 //! Sessions: connections of clients that have more layers than bytes. A session begins with what its client says of
 //! itself (a PROXY header, a handshake of TLS), and goes on as requests of HTTP or as a relay.
 
+use crate::context::Context;
 use crate::context::descriptors::{Promise, Unit};
 use crate::context::ready::Ready;
 use crate::context::registry::Token;
+use crate::http::Http;
 use crate::http::exchange::{self, Exchange, Keep, Reach};
 use crate::http::http1::{self, Http1};
 use crate::http::http2::{self, Http2};
@@ -11,12 +13,11 @@ use crate::http::tunnel::{self, Relayed};
 use crate::io::relay::End;
 use crate::io::tls::{Tls, TlsFacts};
 use crate::io::transport::{Link, Received};
+use crate::service::accepted::Accepted;
 use crate::service::admission::{self, Admission, Guest, Refused, reset_at_close};
 use crate::service::hops::note_loop;
-use crate::service::preamble::GREETING;
-use crate::service::preamble::{self, Origin};
-use crate::service::{Backend, Place, Service, Settings};
-use crate::worker::Worker;
+use crate::service::preamble::{self, GREETING, Origin};
+use crate::service::{Backend, Service, Settings};
 use arc_swap::ArcSwap;
 use evener_core::limits::Lease;
 use evener_core::pace::Pace;
@@ -25,7 +26,6 @@ use evener_core::spec::Balance;
 use evener_core::wire::hello;
 use evener_core::{ServerId, Time};
 use mio::event::Event;
-use rustix::fd::OwnedFd;
 use rustix::net::{RecvFlags, recv};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,6 +37,8 @@ pub(crate) const LINGER: Duration = Duration::from_secs(5);
 const DRAIN_LINGER: Duration = Duration::from_secs(1);
 /// And for so many bytes at most.
 pub(crate) const LINGER_BYTES_MAX: usize = 16 << 20;
+/// A client that was quiet for less may have its next request under way. Those that are busy end with a response.
+const QUIET_MIN: Duration = Duration::from_secs(1);
 /// After so many rounds another session has its turn.
 pub(crate) const ROUNDS_MAX: usize = 16;
 
@@ -177,17 +179,11 @@ impl Session {
 }
 
 /// A client was accepted.
-pub(crate) fn begin(
-    worker: &mut Worker,
-    socket: OwnedFd,
-    peer: SocketAddr,
-    service: Arc<Service>,
-    settings: Arc<Settings>,
-    place: Place,
-) {
+pub(crate) fn begin(all: &mut Http, cx: &mut Context, accepted: Accepted) {
+    let Accepted { client, peer, service, settings, place } = accepted;
     let awaits_proxy = settings.is_proxy(peer.ip());
     let session = Session {
-        link: Link::new(socket),
+        link: Link::new(client),
         service,
         settings,
         origin: Origin::new(peer),
@@ -198,37 +194,37 @@ pub(crate) fn begin(
         asks_again: false,
         stay: None,
         mode: Mode::Proxy,
-        active_at: worker.cx.now,
+        active_at: cx.now,
         pace: Pace::default(),
         left: usize::MAX,
-        number: worker.cx.number(),
+        number: cx.number(),
         queued: false,
         served: false,
         place: place.lease,
         _descriptor: place.client,
         promise: Some(place.server.promise()),
     };
-    let index = worker.http.sessions.insert(Box::new(session));
-    if worker.cx.registry.register(&worker.http.sessions[index].link.socket, Token::Session(index)).is_err() {
-        return close(worker, index);
+    let index = all.sessions.insert(Box::new(session));
+    if cx.registry.register(&all.sessions[index].link.socket, Token::Session(index)).is_err() {
+        return close(all, cx, index);
     }
     if awaits_proxy {
-        worker.http.session_timers.set(index, worker.cx.now + GREETING);
+        all.session_timers.set(index, cx.now + GREETING);
     } else {
-        admit(worker, index);
+        admit(all, cx, index);
     }
 }
 
 /// The client is known: may it come in?
-fn admit(worker: &mut Worker, index: usize) {
-    let session = &mut worker.http.sessions[index];
+fn admit(all: &mut Http, cx: &mut Context, index: usize) {
+    let session = &mut all.sessions[index];
     let client = session.origin.client.ip();
-    match admission::admit(&session.service, &session.settings, client, worker.cx.id, worker.cx.now) {
+    match admission::admit(&session.service, &session.settings, client, cx.id, cx.now) {
         Admission::Enter(guest) => {
             session.guest = guest;
-            begin_layers(worker, index);
+            begin_layers(all, cx, index);
         }
-        Admission::Refused(Refused::Drop) => close(worker, index),
+        Admission::Refused(Refused::Drop) => close(all, cx, index),
         // An answer of HTTP is possible only without TLS, whose handshake would be a service to somebody unwanted.
         Admission::Refused(Refused::Reject(status))
             if session.settings.http.is_some() && session.settings.tls.is_none() =>
@@ -237,40 +233,40 @@ fn admit(worker: &mut Worker, index: usize) {
             http.refuse(status);
             session.mode = Mode::Http1(Box::new(http));
             let patience = session.settings.http.as_ref().map_or(GREETING, |spec| spec.head_timeout);
-            worker.http.session_timers.set(index, worker.cx.now + patience);
-            drive(worker, index);
+            all.session_timers.set(index, cx.now + patience);
+            drive(all, cx, index);
         }
         Admission::Refused(Refused::Reject(_)) => {
             reset_at_close(&session.link.socket);
-            close(worker, index);
+            close(all, cx, index);
         }
         Admission::Refused(Refused::Tarpit(place, time)) => {
             (session.place, session.promise) = (place, None);
             session.mode = Mode::Tarpit;
-            worker.http.session_timers.set(index, worker.cx.now + time);
+            all.session_timers.set(index, cx.now + time);
         }
     }
 }
 
 /// TLS comes first, if there is any.
-fn begin_layers(worker: &mut Worker, index: usize) {
-    let session = &mut worker.http.sessions[index];
-    let Some(acceptor) = session.settings.tls.clone() else { return begin_protocol(worker, index) };
-    let counters = session.service.live.counters.of(worker.cx.id);
+fn begin_layers(all: &mut Http, cx: &mut Context, index: usize) {
+    let session = &mut all.sessions[index];
+    let Some(acceptor) = session.settings.tls.clone() else { return begin_protocol(all, cx, index) };
+    let counters = session.service.live.counters.of(cx.id);
     let Some(place) = session.service.live.handshakes.enter(acceptor.handshakes_max) else {
         counters.tls_refused.one();
-        return close(worker, index);
+        return close(all, cx, index);
     };
     session.mode = Mode::Handshake(Some(place), None);
-    worker.http.session_timers.set(index, worker.cx.now + acceptor.handshake_timeout);
-    drive(worker, index);
+    all.session_timers.set(index, cx.now + acceptor.handshake_timeout);
+    drive(all, cx, index);
 }
 
 /// The layers are there: what is spoken on them?
-fn begin_protocol(worker: &mut Worker, index: usize) {
-    worker.http.session_timers.clear(index);
-    let session = &mut worker.http.sessions[index];
-    session.active_at = worker.cx.now;
+fn begin_protocol(all: &mut Http, cx: &mut Context, index: usize) {
+    all.session_timers.clear(index);
+    let session = &mut all.sessions[index];
+    session.active_at = cx.now;
     if let Some(http) = session.settings.http.clone() {
         session.local = preamble::local_address(&session.link.socket);
         let alpn = session.facts.as_ref().and_then(|facts| facts.alpn.as_deref());
@@ -279,109 +275,109 @@ fn begin_protocol(worker: &mut Worker, index: usize) {
         } else {
             Mode::Http1(Box::new(Http1::new()))
         };
-        worker.http.session_timers.set(index, worker.cx.now + http.keepalive_timeout);
-        return drive(worker, index);
+        all.session_timers.set(index, cx.now + http.keepalive_timeout);
+        return drive(all, cx, index);
     }
     let name = session.name().unwrap_or_default();
     let routed = session.settings.routes.find(name.as_bytes(), b"").copied();
     let Some(backend) = session.guest.backend.or(routed).or(session.settings.default_backend) else {
-        session.service.live.counters.of(worker.cx.id).greeting_refused.one();
-        return close(worker, index);
+        session.service.live.counters.of(cx.id).greeting_refused.one();
+        return close(all, cx, index);
     };
-    exchange::begin_relay(worker, index, backend);
+    exchange::begin_relay(all, cx, index, backend);
 }
 
 /// Something happened at the client's socket.
-pub(crate) fn on_event(worker: &mut Worker, index: usize, event: &Event) {
-    let Some(session) = worker.http.sessions.get_mut(index) else { return };
+pub(crate) fn on_event(all: &mut Http, cx: &mut Context, index: usize, event: &Event) {
+    let Some(session) = all.sessions.get_mut(index) else { return };
     let ended = event.is_read_closed() || event.is_error();
     session.link.readable |= event.is_readable() || ended;
     session.link.hung_up |= ended;
     session.link.writable |= event.is_writable() || event.is_error();
     session.link.broken |= event.is_error();
-    drive(worker, index);
+    drive(all, cx, index);
 }
 
 /// Does what can be done without waiting.
-pub(crate) fn drive(worker: &mut Worker, index: usize) {
-    let Some(session) = worker.http.sessions.get_mut(index) else { return };
+pub(crate) fn drive(all: &mut Http, cx: &mut Context, index: usize) {
+    let Some(session) = all.sessions.get_mut(index) else { return };
     match &session.mode {
-        Mode::Proxy => read_proxy(worker, index),
-        Mode::Handshake(..) => shake_hands(worker, index),
-        Mode::Http1(_) => http1::drive(worker, index),
-        Mode::Http2(_) => http2::drive(worker, index),
+        Mode::Proxy => read_proxy(all, cx, index),
+        Mode::Handshake(..) => shake_hands(all, cx, index),
+        Mode::Http1(_) => http1::drive(all, cx, index),
+        Mode::Http2(_) => http2::drive(all, cx, index),
         Mode::Relay(exchange) => {
             let exchange = *exchange;
-            match tunnel::relay(worker, exchange) {
-                Relayed::Again => queue(worker, index),
+            match tunnel::relay(all, cx, exchange) {
+                Relayed::Again => queue(all, cx, index),
                 Relayed::Wait => {}
                 Relayed::Over => {
-                    exchange::end(worker, exchange, Keep::Unserved);
-                    close(worker, index);
+                    exchange::end(all, cx, exchange, Keep::Unserved);
+                    close(all, cx, index);
                 }
                 Relayed::Unheard => {
-                    exchange::end(worker, exchange, Keep::Unserved);
-                    finish(worker, index);
+                    exchange::end(all, cx, exchange, Keep::Unserved);
+                    finish(all, cx, index);
                 }
-                Relayed::Broken => close(worker, index),
-                Relayed::Reset => on_server_reset(worker, index, exchange),
+                Relayed::Broken => close(all, cx, index),
+                Relayed::Reset => on_server_reset(all, cx, index, exchange),
             }
         }
-        Mode::Lingering(_) => linger(worker, index),
+        Mode::Lingering(_) => linger(all, cx, index),
         Mode::Tarpit | Mode::Over => {}
     }
 }
 
 /// The server of a relay reset its connection. A client that has received everything gets the reset; another one is let
 /// receive the rest, which a reset would take from it.
-fn on_server_reset(worker: &mut Worker, index: usize, exchange: usize) {
-    exchange::end(worker, exchange, Keep::No);
-    let session = &worker.http.sessions[index];
+fn on_server_reset(all: &mut Http, cx: &mut Context, index: usize, exchange: usize) {
+    exchange::end(all, cx, exchange, Keep::No);
+    let session = &all.sessions[index];
     if session.link.left() > 0 {
-        return finish(worker, index);
+        return finish(all, cx, index);
     }
     reset_at_close(&session.link.socket);
-    close(worker, index);
+    close(all, cx, index);
 }
 
 /// It has more to do when others had their turn.
-pub(crate) fn queue(worker: &mut Worker, index: usize) {
-    let Some(session) = worker.http.sessions.get_mut(index) else { return };
+pub(crate) fn queue(all: &mut Http, cx: &mut Context, index: usize) {
+    let Some(session) = all.sessions.get_mut(index) else { return };
     if !std::mem::replace(&mut session.queued, true) {
-        worker.cx.ready.push(Ready::Session(index));
+        cx.ready.push(Ready::Session(index));
     }
 }
 
-fn read_proxy(worker: &mut Worker, index: usize) {
+fn read_proxy(all: &mut Http, cx: &mut Context, index: usize) {
     loop {
-        let session = &mut worker.http.sessions[index];
+        let session = &mut all.sessions[index];
         match preamble::read_proxy(session.link.input.unread(), &mut session.origin) {
             Ok(Some(length)) => {
                 session.link.input.consume(length);
-                session.link.settle(&mut worker.http.buffers);
+                session.link.settle(&mut all.buffers);
                 if session.origin.goes_round() {
                     let service = Arc::clone(&session.service);
-                    note_loop(&worker.cx, &service);
-                    return close(worker, index);
+                    note_loop(cx, &service);
+                    return close(all, cx, index);
                 }
-                worker.http.session_timers.clear(index);
-                return admit(worker, index);
+                all.session_timers.clear(index);
+                return admit(all, cx, index);
             }
-            Ok(None) if session.link.receive(&mut worker.http.buffers) == Received::Some => {}
+            Ok(None) if session.link.receive(&mut all.buffers) == Received::Some => {}
             Ok(None) if session.link.end.is_none() => return,
-            Ok(None) => return close(worker, index),
+            Ok(None) => return close(all, cx, index),
             Err(_) => {
-                session.service.live.counters.of(worker.cx.id).greeting_refused.one();
-                return close(worker, index);
+                session.service.live.counters.of(cx.id).greeting_refused.one();
+                return close(all, cx, index);
             }
         }
     }
 }
 
 /// The ClientHello is looked at for its name; then rustls has everything.
-fn shake_hands(worker: &mut Worker, index: usize) {
+fn shake_hands(all: &mut Http, cx: &mut Context, index: usize) {
     loop {
-        let session = &mut worker.http.sessions[index];
+        let session = &mut all.sessions[index];
         let Mode::Handshake(_, name) = &mut session.mode else { return };
         if session.link.tls().is_none() {
             match hello::parse(session.link.input.unread()) {
@@ -390,164 +386,186 @@ fn shake_hands(worker: &mut Worker, index: usize) {
                 found => {
                     *name = found.ok().flatten().and_then(|hello| hello.name);
                     let tls = session.settings.tls.as_ref().and_then(|tls| Tls::server(&tls.config).ok());
-                    let Some(tls) = tls else { return close(worker, index) };
-                    session.link.begin_tls(tls, &mut worker.http.buffers);
+                    let Some(tls) = tls else { return close(all, cx, index) };
+                    session.link.begin_tls(tls, &mut all.buffers);
                 }
             }
         }
         let established = session.link.tls().is_some() && session.link.is_established();
         if session.link.failure.is_some() || (session.link.end.is_some() && !established) {
-            session.service.live.counters.of(worker.cx.id).tls_failed.one();
-            return finish(worker, index);
+            session.service.live.counters.of(cx.id).tls_failed.one();
+            return finish(all, cx, index);
         }
         if established {
-            return shaken(worker, index);
+            return shaken(all, cx, index);
         }
-        if session.link.receive(&mut worker.http.buffers) == Received::Nothing && session.link.end.is_none() {
-            return session.link.flush(&mut worker.http.buffers);
+        if session.link.receive(&mut all.buffers) == Received::Nothing && session.link.end.is_none() {
+            return session.link.flush(&mut all.buffers);
         }
     }
 }
 
-fn shaken(worker: &mut Worker, index: usize) {
-    let session = &mut worker.http.sessions[index];
+fn shaken(all: &mut Http, cx: &mut Context, index: usize) {
+    let session = &mut all.sessions[index];
     let Mode::Handshake(place, name) = &mut session.mode else { return };
     drop(place.take());
     let name = name.take();
     session.facts = session.link.tls().map(|tls| Box::new(tls.facts(name)));
-    let counters = session.service.live.counters.of(worker.cx.id);
+    let counters = session.service.live.counters.of(cx.id);
     counters.tls_handshakes.one();
     if session.facts.as_ref().is_some_and(|facts| facts.resumed) {
         counters.tls_resumed.one();
     }
-    begin_protocol(worker, index);
+    begin_protocol(all, cx, index);
 }
 
 /// Says the end, and hears the client to its own, so that what it has not read yet is not lost by a reset.
-pub(crate) fn finish(worker: &mut Worker, index: usize) {
-    let session = &mut worker.http.sessions[index];
-    session.link.finish(&mut worker.http.buffers);
-    enter(worker, index, Mode::Lingering(0));
-    let time = if worker.cx.draining { DRAIN_LINGER } else { LINGER };
-    worker.http.session_timers.set(index, worker.cx.now + time);
-    linger(worker, index);
+pub(crate) fn finish(all: &mut Http, cx: &mut Context, index: usize) {
+    let session = &mut all.sessions[index];
+    session.link.finish(&mut all.buffers);
+    enter(all, cx, index, Mode::Lingering(0));
+    let time = if cx.draining { DRAIN_LINGER } else { LINGER };
+    all.session_timers.set(index, cx.now + time);
+    linger(all, cx, index);
 }
 
 /// A session is about something else from now on; what it was about lets go of its connections to servers.
-pub(crate) fn enter(worker: &mut Worker, index: usize, mode: Mode) {
-    match std::mem::replace(&mut worker.http.sessions[index].mode, mode) {
-        Mode::Relay(exchange) => exchange::abandon(worker, exchange),
+pub(crate) fn enter(all: &mut Http, cx: &mut Context, index: usize, mode: Mode) {
+    match std::mem::replace(&mut all.sessions[index].mode, mode) {
+        Mode::Relay(exchange) => exchange::abandon(all, cx, exchange),
         Mode::Http1(http) => {
-            http.exchange().into_iter().for_each(|exchange| exchange::abandon(worker, exchange));
-            http.private().into_iter().for_each(|kept| exchange::let_go(worker, kept));
+            http.exchange().into_iter().for_each(|exchange| exchange::abandon(all, cx, exchange));
+            http.private().into_iter().for_each(|kept| exchange::let_go(all, cx, kept));
         }
         Mode::Http2(http) => {
-            http.exchanges().into_iter().for_each(|exchange| exchange::abandon(worker, exchange));
+            http.exchanges().into_iter().for_each(|exchange| exchange::abandon(all, cx, exchange));
         }
         Mode::Proxy | Mode::Handshake(..) | Mode::Tarpit | Mode::Lingering(_) | Mode::Over => {}
     }
 }
 
-fn linger(worker: &mut Worker, index: usize) {
+fn linger(all: &mut Http, cx: &mut Context, index: usize) {
     for _ in 0..ROUNDS_MAX {
-        let session = &mut worker.http.sessions[index];
+        let session = &mut all.sessions[index];
         let Mode::Lingering(heard) = &mut session.mode else { return };
-        session.link.flush(&mut worker.http.buffers);
-        let received = session.link.receive(&mut worker.http.buffers);
+        session.link.flush(&mut all.buffers);
+        let received = session.link.receive(&mut all.buffers);
         *heard += session.link.input.len();
         session.link.input.consume(usize::MAX);
-        session.link.settle(&mut worker.http.buffers);
+        session.link.settle(&mut all.buffers);
         let over = session.link.end.is_some() && session.link.is_finished();
         if over
             || session.link.broken
             || matches!(session.link.end, Some(End::Error(_)))
             || *heard > LINGER_BYTES_MAX
         {
-            return close(worker, index);
+            return close(all, cx, index);
         }
         if received == Received::Nothing {
             return;
         }
     }
-    queue(worker, index);
+    queue(all, cx, index);
 }
 
 /// A client that still takes its response while the program drains has more time, up to the drain timeout.
-fn linger_on(worker: &mut Worker, index: usize) {
-    if worker.http.sessions[index].is_taking() {
-        worker.http.session_timers.set(index, worker.cx.now + DRAIN_LINGER);
+fn linger_on(all: &mut Http, cx: &mut Context, index: usize) {
+    if all.sessions[index].is_taking() {
+        all.session_timers.set(index, cx.now + DRAIN_LINGER);
     } else {
-        close(worker, index);
+        close(all, cx, index);
     }
 }
 
 /// The deadline of a session came.
-pub(crate) fn on_deadline(worker: &mut Worker, index: usize) {
-    let Some(session) = worker.http.sessions.get(index) else { return };
-    let counters = session.service.live.counters.of(worker.cx.id);
+pub(crate) fn on_deadline(all: &mut Http, cx: &mut Context, index: usize) {
+    let Some(session) = all.sessions.get(index) else { return };
+    let counters = session.service.live.counters.of(cx.id);
     match &session.mode {
         Mode::Proxy | Mode::Handshake(..) => {
             counters.greeting_timeouts.one();
-            close(worker, index);
+            close(all, cx, index);
         }
-        Mode::Http1(_) => http1::on_deadline(worker, index),
-        Mode::Http2(_) => http2::on_deadline(worker, index),
+        Mode::Http1(_) => http1::on_deadline(all, cx, index),
+        Mode::Http2(_) => http2::on_deadline(all, cx, index),
         Mode::Relay(exchange) => {
-            let is_half_closed = match worker.http.exchanges.get(*exchange).map(|exchange| exchange.reach) {
-                Some(Reach::Open(slot)) => {
-                    tunnel::is_half_closed(&session.link, &worker.http.servers[slot].link)
-                }
+            let is_half_closed = match all.exchanges.get(*exchange).map(|exchange| exchange.reach) {
+                Some(Reach::Open(slot)) => tunnel::is_half_closed(&session.link, &all.servers[slot].link),
                 _ => false,
             };
             let Some(quiet) = session.settings.options.quiet_max(is_half_closed) else { return };
             let deadline = session.active_at + quiet;
-            if deadline > worker.cx.now {
-                return worker.http.session_timers.set(index, deadline);
+            if deadline > cx.now {
+                return all.session_timers.set(index, deadline);
             }
             counters.quiet(is_half_closed).one();
             let exchange = *exchange;
-            exchange::end(worker, exchange, Keep::No);
-            close(worker, index);
+            exchange::end(all, cx, exchange, Keep::No);
+            close(all, cx, index);
         }
-        Mode::Lingering(_) if worker.cx.draining && session.link.left() > 0 => linger_on(worker, index),
-        Mode::Tarpit | Mode::Lingering(_) | Mode::Over => close(worker, index),
+        Mode::Lingering(_) if cx.draining && session.link.left() > 0 => linger_on(all, cx, index),
+        Mode::Tarpit | Mode::Lingering(_) | Mode::Over => close(all, cx, index),
     }
 }
 
 /// The program drains: who is idle leaves now, who is not leaves after the present answer.
-pub(crate) fn on_drain(worker: &mut Worker, index: usize) {
-    match worker.http.sessions.get(index).map(|session| &session.mode) {
-        Some(Mode::Http1(_)) => http1::on_drain(worker, index),
-        Some(Mode::Http2(_)) => http2::on_drain(worker, index),
-        Some(Mode::Lingering(_)) => worker.http.session_timers.set(index, worker.cx.now + DRAIN_LINGER),
+pub(crate) fn on_drain(all: &mut Http, cx: &mut Context, index: usize) {
+    match all.sessions.get(index).map(|session| &session.mode) {
+        Some(Mode::Http1(_)) => http1::on_drain(all, cx, index),
+        Some(Mode::Http2(_)) => http2::on_drain(all, cx, index),
+        Some(Mode::Lingering(_)) => all.session_timers.set(index, cx.now + DRAIN_LINGER),
         _ => {}
     }
 }
 
 /// An idle client makes room for others: one of HTTP/2 is told to go, one of HTTP/1 is gone. Not one that has just asked
 /// something: returns whether it goes.
-pub(crate) fn shed(worker: &mut Worker, index: usize) -> bool {
-    let session = &mut worker.http.sessions[index];
+pub(crate) fn shed(all: &mut Http, cx: &mut Context, index: usize) -> bool {
+    let session = &mut all.sessions[index];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
     if recv(&session.link.socket, &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
         return false;
     }
-    session.service.live.counters.of(worker.cx.id).idle_shed.one();
+    session.service.live.counters.of(cx.id).idle_shed.one();
     if matches!(session.mode, Mode::Http2(_)) {
-        http2::dismiss(worker, index);
+        http2::dismiss(all, cx, index);
         return true;
     }
-    session.link.finish(&mut worker.http.buffers);
-    close(worker, index);
+    session.link.finish(&mut all.buffers);
+    close(all, cx, index);
     true
 }
 
+/// Sessions that were served and are idle are closed, the longest idle first.
+pub(crate) fn shed_idle(all: &mut Http, cx: &mut Context, wanted: u32) -> u32 {
+    let now = cx.now;
+    let is_quiet = |session: &Session| now.since(session.active_at) >= QUIET_MIN;
+    let is_idle = |session: &Session| session.served && session.is_idle() && is_quiet(session);
+    let idle = all.sessions.iter().filter(|(_, session)| is_idle(session));
+    let mut idle: Vec<(Time, usize)> = idle.map(|(index, session)| (session.active_at, index)).collect();
+    let count = idle.len().min(wanted as usize);
+    if let Some(last) = count.checked_sub(1) {
+        idle.select_nth_unstable_by_key(last, |(active_at, _)| *active_at);
+    }
+    let shed = idle[..count].iter().filter(|&&(_, index)| shed(all, cx, index));
+    2 * shed.count() as u32
+}
+
+/// Closes a session because the program ends.
+pub(crate) fn cut(all: &mut Http, cx: &mut Context, index: usize) {
+    let session = &all.sessions[index];
+    if !matches!(session.mode, Mode::Over) {
+        session.service.live.counters.of(cx.id).cut.one();
+        close(all, cx, index);
+    }
+}
+
 /// Ends a session. Its slot is freed only when the present events are done.
-pub(crate) fn close(worker: &mut Worker, index: usize) {
-    if worker.http.sessions.get(index).is_none_or(|session| matches!(session.mode, Mode::Over)) {
+pub(crate) fn close(all: &mut Http, cx: &mut Context, index: usize) {
+    if all.sessions.get(index).is_none_or(|session| matches!(session.mode, Mode::Over)) {
         return;
     }
-    enter(worker, index, Mode::Over);
-    worker.http.session_timers.clear(index);
-    worker.http.sessions_over.push(index);
+    enter(all, cx, index, Mode::Over);
+    all.session_timers.clear(index);
+    all.sessions_over.push(index);
 }

@@ -1,12 +1,12 @@
 //! The relay between links: what a client and its server say goes both ways, whatever layers either side has.
 
+use crate::context::Context;
 use crate::http::Http;
 use crate::http::exchange::{Reach, reach};
 use crate::http::session::ROUNDS_MAX;
 use crate::io::relay::{self, End};
 use crate::io::request_log::Tap;
 use crate::io::transport::{Buffers, Link, PENDING_BYTES_MAX, Received};
-use crate::worker::Worker;
 use evener_core::spec::FastClose;
 
 /// What became of a relay.
@@ -25,20 +25,20 @@ pub(crate) enum Relayed {
 }
 
 /// Moves what can be moved both ways.
-pub(crate) fn relay(worker: &mut Worker, number: usize) -> Relayed {
-    let slot = match reach(worker, number) {
+pub(crate) fn relay(all: &mut Http, cx: &mut Context, number: usize) -> Relayed {
+    let slot = match reach(all, cx, number) {
         Reach::Open(slot) => slot,
         // One that reset its connection does not wait.
-        Reach::Queued if worker.http.sessions[worker.http.exchanges[number].session].link.broken => {
+        Reach::Queued if all.sessions[all.exchanges[number].session].link.broken => {
             return Relayed::Broken;
         }
         Reach::Connecting(_) | Reach::Queued | Reach::Wanted => return Relayed::Wait,
         Reach::Failed(_) => return Relayed::Over,
     };
-    let Http { sessions, exchanges, servers, buffers, session_timers, .. } = &mut worker.http;
+    let Http { sessions, exchanges, servers, buffers, session_timers, .. } = &mut *all;
     let exchange = &exchanges[number];
     let (session, server) = (&mut sessions[exchange.session], &mut servers[slot]);
-    let counters = session.service.live.counters.of(worker.cx.id);
+    let counters = session.service.live.counters.of(cx.id);
     // Of HTTP its requests are written down, not what comes after an upgrade.
     let log = session.settings.request_log.as_deref().filter(|_| session.settings.http.is_none());
     let tap = log.zip(exchange.choice.as_ref()).map(|(log, choice)| Tap {
@@ -58,10 +58,10 @@ pub(crate) fn relay(worker: &mut Worker, number: usize) -> Relayed {
         (bytes_in, bytes_out) = (bytes_in + rest_in, bytes_out + rest_out);
     }
     if bytes_in + bytes_out > 0 {
-        session.active_at = worker.cx.now;
-        session.count(bytes_in, bytes_out, worker.cx.id, worker.cx.now);
+        session.active_at = cx.now;
+        session.count(bytes_in, bytes_out, cx.id, cx.now);
         if let Some(choice) = &exchange.choice {
-            let of_server = choice.server.live.counters.of(worker.cx.id);
+            let of_server = choice.server.live.counters.of(cx.id);
             of_server.bytes_in.add(bytes_in);
             of_server.bytes_out.add(bytes_out);
         }
@@ -70,7 +70,7 @@ pub(crate) fn relay(worker: &mut Worker, number: usize) -> Relayed {
     if let Some(quiet) = exchange.settings.options.quiet_max(is_half_closed)
         && (is_half_closed || !session_timers.is_set(exchange.session))
     {
-        session_timers.set(exchange.session, worker.cx.now + quiet);
+        session_timers.set(exchange.session, cx.now + quiet);
     }
     match outcome(&session.link, &server.link, up, down) {
         Relayed::Over if fast_close != FastClose::Off => {

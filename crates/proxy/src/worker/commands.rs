@@ -2,9 +2,6 @@
 
 use super::{Command, Worker};
 use crate::dns;
-use crate::http;
-use crate::http::exchange;
-use crate::http::session::{self, Mode};
 use crate::io::batch::Local;
 use crate::service::ending::Ending;
 use crate::service::open::{Closed, Collector, Question};
@@ -30,8 +27,7 @@ impl Worker {
             Command::Drain => self.drain(),
             Command::Cut => {
                 self.tcp.cut_all(&mut self.cx);
-                let all: Vec<usize> = self.http.sessions.iter().map(|(index, _)| index).collect();
-                all.into_iter().for_each(|index| self.cut_session(index));
+                self.http.cut_all(&mut self.cx);
                 dns::cut_all(self);
             }
             Command::Stop => self.running = false,
@@ -51,7 +47,7 @@ impl Worker {
     /// Closes the connection, session or flow with this number.
     fn close_numbered(&mut self, number: u32) -> Closed {
         let is_closed = self.tcp.close_numbered(&mut self.cx, number)
-            || http::close_numbered(self, number)
+            || self.http.close_numbered(&mut self.cx, number)
             || self.udp.close_numbered(&self.cx, number)
             || dns::close_numbered(self, number);
         if is_closed { Closed::Done } else { Closed::Nobody }
@@ -60,18 +56,10 @@ impl Worker {
     /// Ends what this worker has of a server.
     fn end_server(&mut self, ending: &Ending) {
         let ended = self.tcp.end_server(&mut self.cx, ending)
-            + exchange::end_server(self, ending)
+            + self.http.end_server(&mut self.cx, ending)
             + self.udp.end_server(&self.cx, ending)
             + dns::end_server(self, ending);
         ending.add(ended);
-    }
-
-    fn cut_session(&mut self, index: usize) {
-        let session = &self.http.sessions[index];
-        if !matches!(session.mode, Mode::Over) {
-            session.service.live.counters.of(self.cx.id).cut.one();
-            session::close(self, index);
-        }
     }
 
     fn listen_for_datagrams(&mut self, id: u64, service: Arc<Service>, socket: OwnedFd, local: Local) {
@@ -120,8 +108,7 @@ impl Worker {
         self.tcp.unlisten_all(&mut self.cx);
         self.hand_over();
         self.cx.draining = true;
-        let sessions: Vec<usize> = self.http.sessions.iter().map(|(index, _)| index).collect();
-        sessions.into_iter().for_each(|index| session::on_drain(self, index));
+        self.http.drain(&mut self.cx);
         dns::drain(self);
         self.udp.drain(&mut self.cx);
     }

@@ -3,60 +3,59 @@
 
 use super::idle::Kept;
 use super::{Reach, close_server};
+use crate::context::Context;
 use crate::context::descriptors::Unit;
+use crate::http::Http;
 use crate::http::session::Mode;
-use crate::worker::Worker;
 use evener_core::snapshot::NoServer;
 use std::sync::Arc;
 
 /// A descriptor for a connection of this exchange. Without one, no server can be had for it.
-pub(super) fn take(worker: &mut Worker, number: usize) -> Option<Unit> {
-    let session = worker.http.exchanges[number].session;
-    if let Some(promise) = worker.http.sessions[session].promise.take() {
+pub(super) fn take(all: &mut Http, cx: &mut Context, number: usize) -> Option<Unit> {
+    let session = all.exchanges[number].session;
+    if let Some(promise) = all.sessions[session].promise.take() {
         return Some(promise.fulfil());
     }
-    if let Some(unit) = Unit::take().or_else(|| take_unused(worker)) {
+    if let Some(unit) = Unit::take().or_else(|| take_unused(all, cx)) {
         return Some(unit);
     }
     // A client that asks one thing at a time never has more than was promised to it.
-    if !matches!(worker.http.sessions[session].mode, Mode::Http2(_)) {
+    if !matches!(all.sessions[session].mode, Mode::Http2(_)) {
         return Some(Unit::take_beyond());
     }
-    let service = Arc::clone(&worker.http.sessions[session].service);
-    let exchange = &mut worker.http.exchanges[number];
+    let service = Arc::clone(&all.sessions[session].service);
+    let exchange = &mut all.exchanges[number];
     exchange.choice = None;
     exchange.reach = Reach::Failed(NoServer::NoDescriptor);
-    crate::service::note_no_server(&worker.cx, &service, NoServer::NoDescriptor);
+    crate::service::note_no_server(cx, &service, NoServer::NoDescriptor);
     None
 }
 
 /// The connection that is unused the longest makes room.
-fn take_unused(worker: &mut Worker) -> Option<Unit> {
-    let slot = oldest(worker)?;
-    let unit = worker.http.servers[slot].unit.take();
-    close_server(worker, slot);
+fn take_unused(all: &mut Http, cx: &mut Context) -> Option<Unit> {
+    let slot = oldest(all)?;
+    let unit = all.servers[slot].unit.take();
+    close_server(all, cx, slot);
     unit
 }
 
 /// Of all servers; those of each are in the order in which they became unused.
-fn oldest(worker: &Worker) -> Option<usize> {
-    let firsts = worker.http.idle.values().filter_map(|idle| idle.first().copied());
-    firsts.min_by_key(|slot| worker.http.servers[*slot].idle_since)
+fn oldest(all: &Http) -> Option<usize> {
+    let firsts = all.idle.values().filter_map(|idle| idle.first().copied());
+    firsts.min_by_key(|slot| all.servers[*slot].idle_since)
 }
 
 /// A descriptor that was for a server is for the next one.
-pub(super) fn keep(worker: &mut Worker, number: usize, unit: Unit) {
-    let session = worker.http.exchanges[number].session;
-    if let Some(session) = worker.http.sessions.get_mut(session) {
+pub(super) fn keep(all: &mut Http, number: usize, unit: Unit) {
+    let session = all.exchanges[number].session;
+    if let Some(session) = all.sessions.get_mut(session) {
         session.promise.get_or_insert_with(|| unit.promise());
     }
 }
 
 /// A connection is about to be closed: its session has the descriptor for the next one.
-pub(super) fn give_back(worker: &mut Worker, session: usize, slot: usize) {
-    let (Some(session), Some(server)) =
-        (worker.http.sessions.get_mut(session), worker.http.servers.get_mut(slot))
-    else {
+pub(super) fn give_back(all: &mut Http, session: usize, slot: usize) {
+    let (Some(session), Some(server)) = (all.sessions.get_mut(session), all.servers.get_mut(slot)) else {
         return;
     };
     if session.promise.is_none() {
@@ -65,15 +64,15 @@ pub(super) fn give_back(worker: &mut Worker, session: usize, slot: usize) {
 }
 
 /// The same for a connection that the session kept for itself.
-pub(super) fn give_back_kept(worker: &mut Worker, session: usize, kept: Kept) {
-    if let Some(slot) = kept.find(worker) {
-        give_back(worker, session, slot);
+pub(super) fn give_back_kept(all: &mut Http, session: usize, kept: Kept) {
+    if let Some(slot) = kept.find(all) {
+        give_back(all, session, slot);
     }
 }
 
 /// Whether a session has a descriptor for its next connection, besides the one that is about to be kept unused.
-pub(super) fn is_promised(worker: &mut Worker, session: usize) -> bool {
-    let Some(session) = worker.http.sessions.get_mut(session) else { return true };
+pub(super) fn is_promised(all: &mut Http, session: usize) -> bool {
+    let Some(session) = all.sessions.get_mut(session) else { return true };
     if session.promise.is_none() {
         session.promise = Unit::take().map(Unit::promise);
     }
@@ -81,12 +80,12 @@ pub(super) fn is_promised(worker: &mut Worker, session: usize) -> bool {
 }
 
 /// Closes connections that nobody uses, the longest unused first; how many there were.
-pub(crate) fn shed_idle(worker: &mut Worker, wanted: u32) -> u32 {
+pub(crate) fn shed_idle(all: &mut Http, cx: &mut Context, wanted: u32) -> u32 {
     let mut closed = 0;
     while closed < wanted
-        && let Some(slot) = oldest(worker)
+        && let Some(slot) = oldest(all)
     {
-        close_server(worker, slot);
+        close_server(all, cx, slot);
         closed += 1;
     }
     closed

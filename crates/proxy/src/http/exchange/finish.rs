@@ -3,11 +3,12 @@
 use super::descriptor;
 use super::idle::{Kept, let_go, on_idle_readable};
 use super::{Exchange, Reach, Stage, close_server, drop_server, note_freed};
+use crate::context::Context;
+use crate::http::Http;
 use crate::http::session::{LINGER, LINGER_BYTES_MAX};
 use crate::io::transport::Received;
 use crate::service::admission::reset_at_close;
 use crate::service::pool_queue;
-use crate::worker::Worker;
 use std::time::Duration;
 
 /// A connection to a server that nobody uses is kept for so long.
@@ -29,19 +30,19 @@ pub(crate) enum Keep {
 }
 
 /// An exchange is over; returns its server's connection when it is kept for the same client.
-pub(crate) fn end(worker: &mut Worker, number: usize, keep: Keep) -> Option<Kept> {
-    worker.http.exchange_timers.clear(number);
-    let exchange = worker.http.exchanges.try_remove(number)?;
-    exchange.queued.iter().for_each(|queued| worker.cx.queues.remove(queued));
+pub(crate) fn end(all: &mut Http, cx: &mut Context, number: usize, keep: Keep) -> Option<Kept> {
+    all.exchange_timers.clear(number);
+    let exchange = all.exchanges.try_remove(number)?;
+    exchange.queued.iter().for_each(|queued| cx.queues.remove(queued));
     if exchange.choice.is_some() {
-        pool_queue::note_freed(&mut worker.cx, &exchange.backend().pool);
+        pool_queue::note_freed(cx, &exchange.backend().pool);
     }
     if let Some(kept) = exchange.kept {
-        descriptor::give_back_kept(worker, exchange.session, kept);
-        let_go(worker, kept);
+        descriptor::give_back_kept(all, exchange.session, kept);
+        let_go(all, cx, kept);
     }
     let (Reach::Open(slot) | Reach::Connecting(slot)) = exchange.reach else { return None };
-    let server = &mut worker.http.servers[slot];
+    let server = &mut all.servers[slot];
     server.exchange = None;
     // More than was asked for, or the end, came already.
     let sound = server.stage == Stage::Open
@@ -49,83 +50,81 @@ pub(crate) fn end(worker: &mut Worker, number: usize, keep: Keep) -> Option<Kept
         && server.link.end.is_none()
         && server.link.pending() == 0
         && !server.link.broken;
-    server.idle_since = worker.cx.now;
+    server.idle_since = cx.now;
     if keep == Keep::Unserved && exchange.settings.options.fast_close.by_client() {
-        return linger(worker, slot);
+        return linger(all, cx, slot);
     }
     if matches!(keep, Keep::No | Keep::Unserved) || !sound || (keep == Keep::Shared && server.personal) {
-        descriptor::give_back(worker, exchange.session, slot);
-        close_server(worker, slot);
+        descriptor::give_back(all, exchange.session, slot);
+        close_server(all, cx, slot);
         return None;
     }
     if keep == Keep::Private {
         return Some(Kept::at(slot, server));
     }
     let key = server.key;
-    let has_room = !worker.cx.draining && descriptor::is_promised(worker, exchange.session);
-    let idle = worker.http.idle.entry(key).or_default();
+    let has_room = !cx.draining && descriptor::is_promised(all, exchange.session);
+    let idle = all.idle.entry(key).or_default();
     if idle.len() >= IDLE_MAX || !has_room {
-        descriptor::give_back(worker, exchange.session, slot);
-        close_server(worker, slot);
+        descriptor::give_back(all, exchange.session, slot);
+        close_server(all, cx, slot);
     } else {
         idle.push(slot);
-        worker.http.server_timers.set(slot, worker.cx.now + IDLE);
-        if worker.http.servers[slot].link.readable {
-            on_idle_readable(worker, slot);
+        all.server_timers.set(slot, cx.now + IDLE);
+        if all.servers[slot].link.readable {
+            on_idle_readable(all, cx, slot);
         }
     }
     None
 }
 
 /// What a server says goes to nobody any more; what it gets must not be lost by a reset, the answer to that.
-fn linger(worker: &mut Worker, slot: usize) -> Option<Kept> {
-    let server = &mut worker.http.servers[slot];
+fn linger(all: &mut Http, cx: &mut Context, slot: usize) -> Option<Kept> {
+    let server = &mut all.servers[slot];
     if server.stage == Stage::Open && !server.link.broken && server.link.hear_out() {
         server.stage = Stage::Lingering;
-        worker.http.server_timers.set(slot, worker.cx.now + LINGER);
-        hear(worker, slot);
+        all.server_timers.set(slot, cx.now + LINGER);
+        hear(all, cx, slot);
     } else {
-        close_server(worker, slot);
+        close_server(all, cx, slot);
     }
     None
 }
 
 /// Hears a server for nobody.
-pub(super) fn hear(worker: &mut Worker, slot: usize) {
-    let server = &mut worker.http.servers[slot];
+pub(super) fn hear(all: &mut Http, cx: &mut Context, slot: usize) {
+    let server = &mut all.servers[slot];
     let mut heard = 0;
-    while heard < LINGER_BYTES_MAX && server.link.receive(&mut worker.http.buffers) == Received::Some {
+    while heard < LINGER_BYTES_MAX && server.link.receive(&mut all.buffers) == Received::Some {
         heard += server.link.input.len();
         server.link.input.consume(usize::MAX);
-        server.link.settle(&mut worker.http.buffers);
+        server.link.settle(&mut all.buffers);
     }
     if heard >= LINGER_BYTES_MAX || server.link.end.is_some() || server.link.left() == 0 {
-        close_server(worker, slot);
+        close_server(all, cx, slot);
     }
 }
 
 /// An exchange is over, whatever it was about.
-pub(crate) fn abandon(worker: &mut Worker, number: usize) {
-    if let Some(Exchange { reach: Reach::Open(slot), .. }) =
-        worker.http.exchanges.get(number).map(|one| &**one)
-    {
+pub(crate) fn abandon(all: &mut Http, cx: &mut Context, number: usize) {
+    if let Some(Exchange { reach: Reach::Open(slot), .. }) = all.exchanges.get(number).map(|one| &**one) {
         // Half a request must not look like a whole one.
-        reset_at_close(&worker.http.servers[*slot].link.socket);
+        reset_at_close(&all.servers[*slot].link.socket);
     }
-    end(worker, number, Keep::No);
+    end(all, cx, number, Keep::No);
 }
 
 /// The same request goes to another server, or to the same by another connection.
-pub(crate) fn again(worker: &mut Worker, number: usize) {
-    worker.http.exchange_timers.clear(number);
-    let exchange = &mut worker.http.exchanges[number];
+pub(crate) fn again(all: &mut Http, cx: &mut Context, number: usize) {
+    all.exchange_timers.clear(number);
+    let exchange = &mut all.exchanges[number];
     let Reach::Open(slot) = std::mem::replace(&mut exchange.reach, Reach::Wanted) else { return };
-    let fresh = !worker.http.servers[slot].reused;
+    let fresh = !all.servers[slot].reused;
     match exchange.choice.take() {
         Some(choice) if fresh => exchange.attempt.again(choice.server.id),
         // The server may be well: its pooled connection was not.
         _ => exchange.attempt.begin_anew(),
     }
-    note_freed(worker, number);
-    drop_server(worker, slot);
+    note_freed(all, cx, number);
+    drop_server(all, cx, slot);
 }

@@ -1,9 +1,10 @@
 //! Connections to servers that nobody uses just now: kept for anybody, or by a session for itself alone.
 
 use super::{Reach, Reuse, ServerLink, Stage, close_server, descriptor};
+use crate::context::Context;
+use crate::http::Http;
 use crate::io::transport::Received;
 use crate::service::Backend;
-use crate::worker::Worker;
 use evener_core::ServerId;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,30 +33,30 @@ impl Kept {
     }
 
     /// Its slot, if it is still there and nobody uses it.
-    pub(super) fn find(self, worker: &Worker) -> Option<usize> {
-        let server = worker.http.servers.get(self.slot)?;
+    pub(super) fn find(self, all: &Http) -> Option<usize> {
+        let server = all.servers.get(self.slot)?;
         let sound = server.serial == self.serial && server.stage == Stage::Open && server.exchange.is_none();
         sound.then_some(self.slot)
     }
 }
 
 /// The client's own connection, if it leads to the chosen server; else it is closed.
-pub(super) fn find_kept(worker: &mut Worker, number: usize, key: IdleKey) -> Option<usize> {
-    let slot = worker.http.exchanges[number].kept.take()?.find(worker)?;
-    let exchange = &worker.http.exchanges[number];
+pub(super) fn find_kept(all: &mut Http, cx: &mut Context, number: usize, key: IdleKey) -> Option<usize> {
+    let slot = all.exchanges[number].kept.take()?.find(all)?;
+    let exchange = &all.exchanges[number];
     let harmless = exchange.http.as_ref().is_some_and(|http| http.reuse_own() == Reuse::Any);
-    let young = worker.cx.now.since(worker.http.servers[slot].idle_since) <= FRESH;
-    if worker.http.servers[slot].key == key && leads(worker, number, slot) && (harmless || young) {
+    let young = cx.now.since(all.servers[slot].idle_since) <= FRESH;
+    if all.servers[slot].key == key && leads(all, number, slot) && (harmless || young) {
         return Some(slot);
     }
-    descriptor::give_back(worker, worker.http.exchanges[number].session, slot);
-    close_server(worker, slot);
+    descriptor::give_back(all, all.exchanges[number].session, slot);
+    close_server(all, cx, slot);
     None
 }
 
 /// Whether a connection leads to the chosen server, spoken to as it is now.
-fn leads(worker: &Worker, number: usize, slot: usize) -> bool {
-    let (exchange, server) = (&worker.http.exchanges[number], &worker.http.servers[slot]);
+fn leads(all: &Http, number: usize, slot: usize) -> bool {
+    let (exchange, server) = (&all.exchanges[number], &all.servers[slot]);
     let same = match (&server.connector, &exchange.backend().tls) {
         (None, None) => true,
         (Some(old), Some(new)) => Arc::ptr_eq(old, new),
@@ -67,72 +68,78 @@ fn leads(worker: &Worker, number: usize, slot: usize) -> bool {
 }
 
 /// An unused connection to the chosen server that still leads there.
-pub(super) fn find_idle(worker: &mut Worker, number: usize, key: IdleKey, reuse: Reuse) -> Option<usize> {
+pub(super) fn find_idle(
+    all: &mut Http,
+    cx: &mut Context,
+    number: usize,
+    key: IdleKey,
+    reuse: Reuse,
+) -> Option<usize> {
     if reuse == Reuse::Never {
         return None;
     }
     loop {
-        let slot = *worker.http.idle.get(&key)?.last()?;
-        if reuse == Reuse::Fresh && worker.cx.now.since(worker.http.servers[slot].idle_since) > FRESH {
+        let slot = *all.idle.get(&key)?.last()?;
+        if reuse == Reuse::Fresh && cx.now.since(all.servers[slot].idle_since) > FRESH {
             return None;
         }
-        if leads(worker, number, slot) {
+        if leads(all, number, slot) {
             return Some(slot);
         }
         // A reload moved the server, or speaks to it differently.
-        close_server(worker, slot);
+        close_server(all, cx, slot);
     }
 }
 
-pub(super) fn use_idle(worker: &mut Worker, number: usize, slot: usize) {
-    take_from_idle(worker, slot);
-    worker.http.server_timers.clear(slot);
-    let server = &mut worker.http.servers[slot];
+pub(super) fn use_idle(all: &mut Http, cx: &mut Context, number: usize, slot: usize) {
+    take_from_idle(all, slot);
+    all.server_timers.clear(slot);
+    let server = &mut all.servers[slot];
     server.exchange = Some(number);
     server.reused = true;
-    worker.http.exchanges[number].reach = Reach::Open(slot);
-    worker.http.exchanges[number].since = worker.cx.now;
+    all.exchanges[number].reach = Reach::Open(slot);
+    all.exchanges[number].since = cx.now;
     // It has a descriptor of its own.
-    let session = worker.http.exchanges[number].session;
-    worker.http.sessions[session].promise = None;
+    let session = all.exchanges[number].session;
+    all.sessions[session].promise = None;
 }
 
-pub(super) fn take_from_idle(worker: &mut Worker, slot: usize) {
-    let key = worker.http.servers[slot].key;
-    if let Some(idle) = worker.http.idle.get_mut(&key) {
+pub(super) fn take_from_idle(all: &mut Http, slot: usize) {
+    let key = all.servers[slot].key;
+    if let Some(idle) = all.idle.get_mut(&key) {
         idle.retain(|other| *other != slot);
         if idle.is_empty() {
-            worker.http.idle.remove(&key);
+            all.idle.remove(&key);
         }
     }
 }
 
 /// An unused connection is readable: only what TLS has to say for itself (tickets) is no reason to leave it.
-pub(super) fn on_idle_readable(worker: &mut Worker, slot: usize) {
-    let server = &mut worker.http.servers[slot];
-    while server.link.receive(&mut worker.http.buffers) == Received::Some {
+pub(super) fn on_idle_readable(all: &mut Http, cx: &mut Context, slot: usize) {
+    let server = &mut all.servers[slot];
+    while server.link.receive(&mut all.buffers) == Received::Some {
         if !server.link.input.is_empty() {
             break;
         }
     }
     if !server.link.input.is_empty() || server.link.end.is_some() || server.link.failure.is_some() {
-        close_server(worker, slot);
+        close_server(all, cx, slot);
     }
 }
 
 /// A connection that nobody used for long enough is closed; so is one that still speaks to nobody.
-pub(crate) fn on_idle_deadline(worker: &mut Worker, slot: usize) {
+pub(crate) fn on_idle_deadline(all: &mut Http, cx: &mut Context, slot: usize) {
     let unused = |server: &ServerLink| {
         server.exchange.is_none() && matches!(server.stage, Stage::Open | Stage::Lingering)
     };
-    if worker.http.servers.get(slot).is_some_and(|server| unused(server)) {
-        close_server(worker, slot);
+    if all.servers.get(slot).is_some_and(|server| unused(server)) {
+        close_server(all, cx, slot);
     }
 }
 
 /// Closes a connection that a session kept for itself.
-pub(crate) fn let_go(worker: &mut Worker, kept: Kept) {
-    if let Some(slot) = kept.find(worker) {
-        close_server(worker, slot);
+pub(crate) fn let_go(all: &mut Http, cx: &mut Context, kept: Kept) {
+    if let Some(slot) = kept.find(all) {
+        close_server(all, cx, slot);
     }
 }

@@ -2,12 +2,12 @@
 
 use super::body::{self, Body, HttpPart, Moved};
 use super::{Next, fail_exchange};
+use crate::context::Context;
 use crate::context::descriptors;
 use crate::http::Http;
 use crate::http::exchange::{self, Exchange};
 use crate::http::message::{self, Afterwards};
 use crate::io::transport::{PENDING_BYTES_MAX, Received};
-use crate::worker::Worker;
 use evener_core::snapshot::{Choice, Snapshot, Why};
 use evener_core::wire::chunked::Decoder;
 use evener_core::wire::http::{Found, Framing, Response};
@@ -16,75 +16,75 @@ use evener_core::wire::http::{Found, Framing, Response};
 const INTERIMS_MAX: u32 = 16;
 
 /// Brings what the server answers to the client.
-pub(super) fn download(worker: &mut Worker, index: usize, number: usize, slot: usize) -> Next {
+pub(super) fn download(all: &mut Http, cx: &mut Context, index: usize, number: usize, slot: usize) -> Next {
     loop {
-        let Some(http) = worker.http.exchanges[number].http.as_deref_mut() else { return Next::Wait };
+        let Some(http) = all.exchanges[number].http.as_deref_mut() else { return Next::Wait };
         let Body::Head(scan) = &mut http.download else { break };
-        let (server, session) = (&mut worker.http.servers[slot], &worker.http.sessions[index]);
+        let (server, session) = (&mut all.servers[slot], &all.sessions[index]);
         if session.link.pending() >= PENDING_BYTES_MAX {
             return Next::Wait;
         }
         let limits = session.settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
         match scan.find(server.link.input.unread(), &limits) {
-            Ok(Some(found)) => match take_head(worker, index, number, slot, found) {
+            Ok(Some(found)) => match take_head(all, cx, index, number, slot, found) {
                 Taken::Again => {}
                 Taken::Body => break,
-                Taken::Relay => return body::become_relay(worker, index, number),
-                Taken::Bad => return bad_answer(worker, index, number),
+                Taken::Relay => return body::become_relay(all, cx, index, number),
+                Taken::Bad => return bad_answer(all, cx, index, number),
             },
             Ok(None) => {
                 let silent = !scan.has_begun();
-                if server.link.receive(&mut worker.http.buffers) == Received::Some {
+                if server.link.receive(&mut all.buffers) == Received::Some {
                     continue;
                 }
                 if server.link.end.is_none() && !server.link.broken {
                     return Next::Wait;
                 }
-                return if silent && may_repeat(worker, number, slot) {
-                    repeat(worker, index, number);
+                return if silent && may_repeat(all, number, slot) {
+                    repeat(all, cx, index, number);
                     Next::Step
                 } else {
-                    bad_answer(worker, index, number)
+                    bad_answer(all, cx, index, number)
                 };
             }
-            Err(_) => return bad_answer(worker, index, number),
+            Err(_) => return bad_answer(all, cx, index, number),
         }
     }
-    match body::download_body(worker, index, number, slot) {
-        Moved::Broken => bad_answer(worker, index, number),
-        _ if is_complete(worker, number) => body::complete(worker, index, number),
+    match body::download_body(all, cx, index, number, slot) {
+        Moved::Broken => bad_answer(all, cx, index, number),
+        _ if is_complete(all, number) => body::complete(all, cx, index, number),
         Moved::On => Next::Step,
         Moved::Waits => Next::Wait,
     }
 }
 
-fn is_complete(worker: &Worker, number: usize) -> bool {
-    worker.http.exchanges[number].http.as_ref().is_some_and(|http| http.download == Body::Done)
+fn is_complete(all: &Http, number: usize) -> bool {
+    all.exchanges[number].http.as_ref().is_some_and(|http| http.download == Body::Done)
 }
 
-fn bad_answer(worker: &mut Worker, index: usize, number: usize) -> Next {
-    if let Some(choice) = &worker.http.exchanges[number].choice {
-        choice.server.live.counters.of(worker.cx.id).answers_bad.one();
+fn bad_answer(all: &mut Http, cx: &mut Context, index: usize, number: usize) -> Next {
+    if let Some(choice) = &all.exchanges[number].choice {
+        choice.server.live.counters.of(cx.id).answers_bad.one();
     }
-    fail_exchange(worker, index, number, 502)
+    fail_exchange(all, cx, index, number, 502)
 }
 
 /// Nothing came back. A request that does no harm twice is sent again, if all of it is still there.
-pub(crate) fn may_repeat(worker: &Worker, number: usize, slot: usize) -> bool {
-    let http = worker.http.exchanges[number].http.as_ref();
+pub(crate) fn may_repeat(all: &Http, number: usize, slot: usize) -> bool {
+    let http = all.exchanges[number].http.as_ref();
     http.is_some_and(|http| {
         // A kept connection that its server closed says nothing about the server.
-        let may = http.retries > 0 || worker.http.servers[slot].reused;
+        let may = http.retries > 0 || all.servers[slot].reused;
         may && http.is_idempotent && http.interims == 0 && http.replay.is_some()
     })
 }
 
 /// Sends it again.
-pub(crate) fn repeat(worker: &mut Worker, index: usize, number: usize) {
-    let session = &worker.http.sessions[index];
-    session.service.live.counters.of(worker.cx.id).requests_retried.one();
-    exchange::again(worker, number);
-    let exchange = &mut worker.http.exchanges[number];
+pub(crate) fn repeat(all: &mut Http, cx: &mut Context, index: usize, number: usize) {
+    let session = &all.sessions[index];
+    session.service.live.counters.of(cx.id).requests_retried.one();
+    exchange::again(all, cx, number);
+    let exchange = &mut all.exchanges[number];
     if let Some(http) = exchange.http.as_deref_mut() {
         http.retries = http.retries.saturating_sub(1);
         let mut outgoing = http.replay.replace(Vec::new()).unwrap_or_default();
@@ -105,10 +105,17 @@ enum Taken {
     Bad,
 }
 
-fn take_head(worker: &mut Worker, index: usize, number: usize, slot: usize, found: Found) -> Taken {
-    let mut response = std::mem::take(&mut worker.http.heads.response);
-    let taken = read_head(worker, index, number, slot, found, &mut response);
-    worker.http.heads.response = response;
+fn take_head(
+    all: &mut Http,
+    cx: &mut Context,
+    index: usize,
+    number: usize,
+    slot: usize,
+    found: Found,
+) -> Taken {
+    let mut response = std::mem::take(&mut all.heads.response);
+    let taken = read_head(all, cx, index, number, slot, found, &mut response);
+    all.heads.response = response;
     taken
 }
 
@@ -125,16 +132,17 @@ pub(crate) enum Answer {
 /// Reads the head, decides how the body comes, and counts. `None` when it is no answer to this request. The bytes stay
 /// in the server's input.
 pub(crate) fn read_answer(
-    worker: &mut Worker,
+    all: &mut Http,
+    cx: &mut Context,
     index: usize,
     number: usize,
     slot: usize,
     found: Found,
     response: &mut Response,
 ) -> Option<Answer> {
-    let Http { sessions, exchanges, servers, exchange_timers, .. } = &mut worker.http;
-    let now = worker.cx.now;
-    let id = worker.cx.id;
+    let Http { sessions, exchanges, servers, exchange_timers, .. } = &mut *all;
+    let now = cx.now;
+    let id = cx.id;
     let (session, exchange, server) = (&sessions[index], &mut exchanges[number], &servers[slot]);
     let Exchange { http: Some(http), choice: Some(choice), settings, backend, client, since, .. } =
         &mut **exchange
@@ -188,19 +196,20 @@ pub(crate) fn read_answer(
 
 /// The head for a client of HTTP/1.
 fn read_head(
-    worker: &mut Worker,
+    all: &mut Http,
+    cx: &mut Context,
     index: usize,
     number: usize,
     slot: usize,
     found: Found,
     response: &mut Response,
 ) -> Taken {
-    let Some(answer) = read_answer(worker, index, number, slot, found, response) else { return Taken::Bad };
+    let Some(answer) = read_answer(all, cx, index, number, slot, found, response) else { return Taken::Bad };
     // While other clients wait for descriptors, connections end with their response: no request is lost by that.
     let makes_room = descriptors::wanted() > 0;
-    let leaves = worker.cx.draining || makes_room;
-    let Http { sessions, exchanges, servers, buffers, heads, .. } = &mut worker.http;
-    let id = worker.cx.id;
+    let leaves = cx.draining || makes_room;
+    let Http { sessions, exchanges, servers, buffers, heads, .. } = &mut *all;
+    let id = cx.id;
     let (session, exchange, server) = (&mut sessions[index], &mut exchanges[number], &mut servers[slot]);
     let Exchange { http: Some(http), .. } = &mut **exchange else { return Taken::Bad };
     let head = &server.link.input.unread()[found.start..found.end];

@@ -2,13 +2,14 @@
 
 use super::body::{Body, HttpPart, REPLAY_BYTES_MAX};
 use super::{Http1, Next, Stage, Then, Verb, answer_own, bad_request, count_bad, set_stage};
+use crate::context::Context;
+use crate::http::Http;
 use crate::http::exchange::{Exchange, Kept, Reach};
 use crate::http::message::{self, OwnAnswer, Sender, Told};
 use crate::http::session::{self, Mode, Session};
 use crate::service::admission::{self, Admission, Refused};
 use crate::service::hops::{HOPS_MAX, may_request_go_round, note_loop};
 use crate::service::{Refusal, Settings};
-use crate::worker::Worker;
 use evener_core::Time;
 use evener_core::attempt::Attempt;
 use evener_core::limits::Lease;
@@ -78,69 +79,81 @@ pub(crate) enum Outgoing {
 }
 
 /// The head of a request of HTTP/1 is whole.
-pub(super) fn request(worker: &mut Worker, index: usize, found: Found) -> Next {
-    let session = &mut *worker.http.sessions[index];
+pub(super) fn request(all: &mut Http, cx: &mut Context, index: usize, found: Found) -> Next {
+    let session = &mut *all.sessions[index];
     let bytes = &session.link.input.unread()[found.start..found.end];
     // The head is looked at while the session changes.
-    let mut head = std::mem::take(&mut worker.http.heads.head);
+    let mut head = std::mem::take(&mut all.heads.head);
     head.clear();
     head.extend_from_slice(bytes);
     session.link.input.consume(found.end);
-    session.link.settle(&mut worker.http.buffers);
-    let judged = judge_head(worker, index, &head, Outgoing::Http1);
-    worker.http.heads.head = head;
+    session.link.settle(&mut all.buffers);
+    let judged = judge_head(all, cx, index, &head, Outgoing::Http1);
+    all.heads.head = head;
     match judged {
         Ok(Judged::Exchange(number)) => {
-            set_stage(worker, index, Stage::Exchange(number));
+            set_stage(all, index, Stage::Exchange(number));
             Next::Step
         }
         Ok(Judged::Answer(own)) => {
             let verb = if own.is_head { Verb::Head } else { Verb::Other };
             let then = if own.stays { Then::NextRequest } else { Then::End };
-            answer_own(worker, index, &own.answer, verb, then)
+            answer_own(all, cx, index, &own.answer, verb, then)
         }
         Ok(Judged::Close) => {
-            session::finish(worker, index);
+            session::finish(all, cx, index);
             Next::Wait
         }
         Ok(Judged::Waits) => Next::Wait,
-        Err(status) => bad_request(worker, index, status),
+        Err(status) => bad_request(all, cx, index, status),
     }
 }
 
 /// The head of a request of HTTP/2, written as HTTP/1.1 would have it.
-pub(crate) fn judge_stream(worker: &mut Worker, index: usize, head: &[u8], outgoing: Outgoing) -> Judged {
-    judge_head(worker, index, head, outgoing)
-        .unwrap_or_else(|status| refuse_stream(worker, index, head, status))
+pub(crate) fn judge_stream(
+    all: &mut Http,
+    cx: &mut Context,
+    index: usize,
+    head: &[u8],
+    outgoing: Outgoing,
+) -> Judged {
+    judge_head(all, cx, index, head, outgoing)
+        .unwrap_or_else(|status| refuse_stream(all, cx, index, head, status))
 }
 
 /// A request of HTTP/2 that is malformed or beyond the limits: it is answered with this status.
-pub(crate) fn refuse_stream(worker: &Worker, index: usize, head: &[u8], status: u16) -> Judged {
-    count_bad(&worker.http.sessions[index], worker.cx.id, status);
+pub(crate) fn refuse_stream(all: &Http, cx: &Context, index: usize, head: &[u8], status: u16) -> Judged {
+    count_bad(&all.sessions[index], cx.id, status);
     // An answer to HEAD has no body, even if the rest of the head is not understood.
     let is_head = head.starts_with(b"HEAD ");
     Judged::Answer(Own { answer: OwnAnswer::page(status), is_head, stays: true })
 }
 
 /// Reads a head and decides; `Err` has the status for one that is not understood.
-fn judge_head(worker: &mut Worker, index: usize, head: &[u8], outgoing: Outgoing) -> Result<Judged, u16> {
-    refresh(worker, index);
-    let Some(spec) = worker.http.sessions[index].settings.http.clone() else { return Ok(Judged::Close) };
-    let mut request = std::mem::take(&mut worker.http.heads.request);
+fn judge_head(
+    all: &mut Http,
+    cx: &mut Context,
+    index: usize,
+    head: &[u8],
+    outgoing: Outgoing,
+) -> Result<Judged, u16> {
+    refresh(all, index);
+    let Some(spec) = all.sessions[index].settings.http.clone() else { return Ok(Judged::Close) };
+    let mut request = std::mem::take(&mut all.heads.request);
     let judged = match request.parse(head, &spec.limits) {
         // A tunnel through one stream is not offered (RFC 9113, section 8.5).
         Ok(()) if outgoing != Outgoing::Http1 && request.method(head) == b"CONNECT" => Err(501),
-        Ok(()) => Ok(serve(worker, index, &request, head, &spec, outgoing)),
+        Ok(()) => Ok(serve(all, cx, index, &request, head, &spec, outgoing)),
         Err(error) => Err(error.status()),
     };
-    worker.http.heads.request = request;
+    all.heads.request = request;
     judged
 }
 
 /// A reload, or another word of the operator, since the last request counts for this one: the client has to be admitted
 /// again.
-fn refresh(worker: &mut Worker, index: usize) {
-    let session = &mut worker.http.sessions[index];
+fn refresh(all: &mut Http, index: usize) {
+    let session = &mut all.sessions[index];
     let current = session.service.settings.load();
     if Arc::ptr_eq(&current, &session.settings) || current.http.is_none() {
         return;
@@ -154,21 +167,22 @@ fn refresh(worker: &mut Worker, index: usize) {
 }
 
 fn serve(
-    worker: &mut Worker,
+    all: &mut Http,
+    cx: &mut Context,
     index: usize,
     request: &Request,
     head: &[u8],
     spec: &HttpSpec,
     way: Outgoing,
 ) -> Judged {
-    let now = worker.cx.now;
-    let session = &mut *worker.http.sessions[index];
+    let now = cx.now;
+    let session = &mut *all.sessions[index];
     session.active_at = now;
     session.left_early = false;
     let service = Arc::clone(&session.service);
-    let counters = service.live.counters.of(worker.cx.id);
+    let counters = service.live.counters.of(cx.id);
     counters.requests.one();
-    session.count(head.len() as u64, 0, worker.cx.id, now);
+    session.count(head.len() as u64, 0, cx.id, now);
     let refusal = match &session.mode {
         Mode::Http1(http) => http.refusal,
         _ => None,
@@ -176,16 +190,16 @@ fn serve(
     let target = request.target(head);
     let verdict = match refusal {
         Some(status) => Verdict::Answer(OwnAnswer::page(status), Why::Refused),
-        None => judge(session, request, head, &target, spec, (worker.cx.id, now)),
+        None => judge(session, request, head, &target, spec, (cx.id, now)),
     };
     match verdict {
         Verdict::Serve(backend, client) => {
             // Beside other streams the time to look at all of them stays.
             if !matches!(&session.mode, Mode::Http2(http) if http.is_shared()) {
-                worker.http.session_timers.set(index, now + spec.look_after());
+                all.session_timers.set(index, now + spec.look_after());
             }
             let asked = Asked { request, head, target, spec, way };
-            Judged::Exchange(begin_exchange(worker, index, &asked, backend, client))
+            Judged::Exchange(begin_exchange(all, cx, index, &asked, backend, client))
         }
         Verdict::Answer(answer, why) => {
             if why == Why::Ours {
@@ -196,16 +210,16 @@ fn serve(
             Judged::Answer(Own { answer, is_head: request.method(head) == b"HEAD", stays })
         }
         Verdict::Loop => {
-            note_loop(&worker.cx, &service);
+            note_loop(cx, &service);
             let is_head = request.method(head) == b"HEAD";
             Judged::Answer(Own { answer: OwnAnswer::page(508), is_head, stays: false })
         }
         Verdict::Close => Judged::Close,
         Verdict::Tarpit(place, time) => {
-            let session = &mut worker.http.sessions[index];
+            let session = &mut all.sessions[index];
             (session.place, session.promise) = (place, None);
-            session::enter(worker, index, Mode::Tarpit);
-            worker.http.session_timers.set(index, now + time);
+            session::enter(all, cx, index, Mode::Tarpit);
+            all.session_timers.set(index, now + time);
             Judged::Waits
         }
     }
@@ -298,14 +312,15 @@ struct Asked<'a> {
 }
 
 fn begin_exchange(
-    worker: &mut Worker,
+    all: &mut Http,
+    cx: &mut Context,
     index: usize,
     asked: &Asked<'_>,
     backend: usize,
     client: IpAddr,
 ) -> usize {
     let Asked { request, head, spec, .. } = *asked;
-    let session = &mut *worker.http.sessions[index];
+    let session = &mut *all.sessions[index];
     let settings = Arc::clone(&session.settings);
     let snapshot = settings.backends[backend].pool.load();
     let cookie = snapshot.cookie.as_ref().and_then(|name| cookie_of(request, head, name));
@@ -333,10 +348,10 @@ fn begin_exchange(
         reach: Reach::Wanted,
         queued: None,
         attempt: Attempt::new(),
-        since: worker.cx.now,
+        since: cx.now,
         http: Some(Box::new(part)),
     };
-    worker.http.exchanges.insert(Box::new(exchange))
+    all.exchanges.insert(Box::new(exchange))
 }
 
 /// The cookie by which the pool knows a client again. One with the name of its own that it has by default also takes the

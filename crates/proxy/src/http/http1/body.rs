@@ -2,13 +2,13 @@
 //! other side takes it.
 
 use super::{Next, Stage, Then, answer, fail_exchange, http1, set_stage};
+use crate::context::Context;
 use crate::http::Http;
 use crate::http::exchange::{self, Exchange, Keep, Reach, Reuse};
 use crate::http::session::{self, Mode, ROUNDS_MAX, Stay};
 use crate::io::relay::End;
 use crate::io::request_log::Tap;
 use crate::io::transport::{Buffers, Link, PENDING_BYTES_MAX, Received};
-use crate::worker::Worker;
 use evener_core::pace::{Pace, Progress};
 use evener_core::wire::chunked::{self, Decoder, Step};
 use evener_core::wire::http::Scan;
@@ -102,16 +102,16 @@ impl Body {
 }
 
 /// Moves what can be moved both ways.
-pub(super) fn pump(worker: &mut Worker, index: usize, number: usize) -> Next {
-    let Reach::Open(slot) = worker.http.exchanges[number].reach else { return Next::Wait };
-    worker.http.servers[slot].link.flush(&mut worker.http.buffers);
-    let uploaded = upload(worker, index, number, slot);
+pub(super) fn pump(all: &mut Http, cx: &mut Context, index: usize, number: usize) -> Next {
+    let Reach::Open(slot) = all.exchanges[number].reach else { return Next::Wait };
+    all.servers[slot].link.flush(&mut all.buffers);
+    let uploaded = upload(all, cx, index, number, slot);
     if uploaded == Moved::Broken {
-        return bad_body(worker, index, number);
+        return bad_body(all, cx, index, number);
     }
-    let next = answer::download(worker, index, number, slot);
+    let next = answer::download(all, cx, index, number, slot);
     if uploaded == Moved::On {
-        session::queue(worker, index);
+        session::queue(all, cx, index);
     }
     next
 }
@@ -128,15 +128,15 @@ pub(super) enum Moved {
 }
 
 /// The client's body is malformed, or the client left in its middle.
-fn bad_body(worker: &mut Worker, index: usize, number: usize) -> Next {
-    let session = &mut worker.http.sessions[index];
-    session.service.live.counters.of(worker.cx.id).requests_bad.one();
-    fail_exchange(worker, index, number, 400)
+fn bad_body(all: &mut Http, cx: &mut Context, index: usize, number: usize) -> Next {
+    let session = &mut all.sessions[index];
+    session.service.live.counters.of(cx.id).requests_bad.one();
+    fail_exchange(all, cx, index, number, 400)
 }
 
 /// Sends the head, and what there is of the body.
-fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize) -> Moved {
-    let Http { sessions, exchanges, servers, buffers, .. } = &mut worker.http;
+fn upload(all: &mut Http, cx: &mut Context, index: usize, number: usize, slot: usize) -> Moved {
+    let Http { sessions, exchanges, servers, buffers, .. } = &mut *all;
     let (session, exchange, server) = (&mut sessions[index], &mut exchanges[number], &mut servers[slot]);
     let Exchange { http: Some(http), choice, settings, .. } = &mut **exchange else { return Moved::Waits };
     if http.upload == Body::Done && http.outgoing.is_empty() {
@@ -180,40 +180,40 @@ fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize) -> Move
         sent += flush_upload(http, &mut server.link, buffers);
     }
     if let Some(choice) = choice {
-        let of_server = choice.server.live.counters.of(worker.cx.id);
+        let of_server = choice.server.live.counters.of(cx.id);
         of_server.bytes_in.add(sent as u64);
     }
-    session.count(body_bytes, 0, worker.cx.id, worker.cx.now);
+    session.count(body_bytes, 0, cx.id, cx.now);
     if body_bytes > 0 {
-        session.active_at = worker.cx.now;
+        session.active_at = cx.now;
     }
     let uploaded = http.upload == Body::Done;
     if head > 0 && sent > 0 {
-        note_request(worker, number, line.as_deref());
+        note_request(all, cx, number, line.as_deref());
     }
     if uploaded {
-        await_answer(worker, number);
+        await_answer(all, cx, number);
     }
     outcome
 }
 
 /// A request of HTTP went out: its client is with this server, and the line of it is written down.
-pub(crate) fn note_request(worker: &Worker, number: usize, line: Option<&[u8]>) {
-    let exchange = &worker.http.exchanges[number];
-    let (session, Some(choice)) = (&worker.http.sessions[exchange.session], &exchange.choice) else { return };
-    choice.server.live.counters.of(worker.cx.id).requests.one();
+pub(crate) fn note_request(all: &Http, cx: &Context, number: usize, line: Option<&[u8]>) {
+    let exchange = &all.exchanges[number];
+    let (session, Some(choice)) = (&all.sessions[exchange.session], &exchange.choice) else { return };
+    choice.server.live.counters.of(cx.id).requests.one();
     session.had(exchange.backend(), &choice.server);
     if let Some((log, line)) = exchange.settings.request_log.as_deref().zip(line) {
-        let counters = session.service.live.counters.of(worker.cx.id);
+        let counters = session.service.live.counters.of(cx.id);
         Tap { log, client: exchange.client, server: &choice.server.target, counters }.request(line);
     }
 }
 
 /// Whether the body of a request comes, or its server takes it, below the minimum rate. Once the response began, both
 /// sides may take their time: the body may be one half of a dialogue.
-pub(crate) fn is_slow(worker: &mut Worker, number: usize) -> bool {
-    let now = worker.cx.now;
-    let Exchange { http: Some(http), settings, reach, .. } = &mut *worker.http.exchanges[number] else {
+pub(crate) fn is_slow(all: &mut Http, cx: &mut Context, number: usize) -> bool {
+    let now = cx.now;
+    let Exchange { http: Some(http), settings, reach, .. } = &mut *all.exchanges[number] else {
         return false;
     };
     let Some(rate) = settings.http.as_ref().and_then(|spec| spec.min_rate) else { return false };
@@ -222,15 +222,15 @@ pub(crate) fn is_slow(worker: &mut Worker, number: usize) -> bool {
 }
 
 /// The request is whole: from here on it is the server's turn.
-pub(crate) fn await_answer(worker: &mut Worker, number: usize) {
-    let exchange = &mut worker.http.exchanges[number];
+pub(crate) fn await_answer(all: &mut Http, cx: &mut Context, number: usize) {
+    let exchange = &mut all.exchanges[number];
     // It may have answered already, while the body still came.
     if exchange.http.as_ref().is_some_and(|http| http.answered) {
         return;
     }
     let patience = exchange.settings.http.as_ref().map_or(Duration::MAX, |spec| spec.answer_timeout);
-    exchange.since = worker.cx.now;
-    worker.http.exchange_timers.set(number, worker.cx.now + patience);
+    exchange.since = cx.now;
+    all.exchange_timers.set(number, cx.now + patience);
 }
 
 pub(crate) fn flush_upload(http: &mut HttpPart, server: &mut Link, buffers: &mut Buffers) -> usize {
@@ -286,8 +286,14 @@ pub(crate) fn put(data: &[u8], as_chunk: bool, out: &mut Vec<u8>) {
 }
 
 /// Brings the answer's body to the client.
-pub(super) fn download_body(worker: &mut Worker, index: usize, number: usize, slot: usize) -> Moved {
-    let Http { sessions, exchanges, servers, buffers, heads, .. } = &mut worker.http;
+pub(super) fn download_body(
+    all: &mut Http,
+    cx: &mut Context,
+    index: usize,
+    number: usize,
+    slot: usize,
+) -> Moved {
+    let Http { sessions, exchanges, servers, buffers, heads, .. } = &mut *all;
     let (session, exchange, server) = (&mut sessions[index], &mut exchanges[number], &mut servers[slot]);
     let Exchange { http: Some(http), choice, .. } = &mut **exchange else { return Moved::Waits };
     let mut bytes = 0;
@@ -340,20 +346,20 @@ pub(super) fn download_body(worker: &mut Worker, index: usize, number: usize, sl
     }
     // Waiting for the rest is no reason to keep back what there is.
     session.link.send(&heads.out, buffers);
-    session.count(0, bytes, worker.cx.id, worker.cx.now);
+    session.count(0, bytes, cx.id, cx.now);
     if let Some(choice) = choice {
-        choice.server.live.counters.of(worker.cx.id).bytes_out.add(bytes);
+        choice.server.live.counters.of(cx.id).bytes_out.add(bytes);
     }
     if bytes > 0 || !heads.out.is_empty() {
-        session.active_at = worker.cx.now;
+        session.active_at = cx.now;
     }
     heads.out.clear();
     outcome
 }
 
 /// The answer is complete: the server's connection is kept, the client's goes on or ends.
-pub(super) fn complete(worker: &mut Worker, index: usize, number: usize) -> Next {
-    let exchange = &worker.http.exchanges[number];
+pub(super) fn complete(all: &mut Http, cx: &mut Context, index: usize, number: usize) -> Next {
+    let exchange = &all.exchanges[number];
     let Some(http) = &exchange.http else { return Next::Wait };
     let uploaded = http.upload == Body::Done;
     let keep = match (http.server_stays && uploaded, http.is_private) {
@@ -364,27 +370,27 @@ pub(super) fn complete(worker: &mut Worker, index: usize, number: usize) -> Next
     let stays = http.stays && uploaded;
     let patience = exchange.settings.http.as_ref().map_or(Duration::ZERO, |spec| spec.look_after());
     let stay = Stay::of(exchange);
-    let private = exchange::end(worker, number, keep);
-    let session = &mut worker.http.sessions[index];
+    let private = exchange::end(all, cx, number, keep);
+    let session = &mut all.sessions[index];
     session.stay = stay;
     if let Some(http) = http1(session) {
         http.keep(private);
     }
-    set_stage(worker, index, Stage::Flush(if stays { Then::NextRequest } else { Then::End }));
-    if worker.http.sessions[index].link.pending() > 0 {
-        worker.http.session_timers.set(index, worker.cx.now + patience);
+    set_stage(all, index, Stage::Flush(if stays { Then::NextRequest } else { Then::End }));
+    if all.sessions[index].link.pending() > 0 {
+        all.session_timers.set(index, cx.now + patience);
     }
     Next::Step
 }
 
 /// The connection is a relay from now on.
-pub(super) fn become_relay(worker: &mut Worker, index: usize, number: usize) -> Next {
-    worker.http.exchange_timers.clear(number);
-    worker.http.session_timers.clear(index);
-    worker.http.exchanges[number].http = None;
-    let session = &mut worker.http.sessions[index];
-    session.service.live.counters.of(worker.cx.id).upgrades.one();
+pub(super) fn become_relay(all: &mut Http, cx: &mut Context, index: usize, number: usize) -> Next {
+    all.exchange_timers.clear(number);
+    all.session_timers.clear(index);
+    all.exchanges[number].http = None;
+    let session = &mut all.sessions[index];
+    session.service.live.counters.of(cx.id).upgrades.one();
     session.mode = Mode::Relay(number);
-    session::drive(worker, index);
+    session::drive(all, cx, index);
     Next::Wait
 }

@@ -4,7 +4,7 @@
 use crate::http::session::{LINGER, LINGER_BYTES_MAX};
 use evener_core::Time;
 use h2::RecvStream;
-use std::task::{Context, Poll, Waker};
+use std::task::{self, Poll, Waker};
 
 /// What is left of the body of one request.
 struct Rest {
@@ -39,7 +39,7 @@ impl Rests {
 
 impl Rest {
     fn goes_on(&mut self) -> bool {
-        let mut context = Context::from_waker(Waker::noop());
+        let mut context = task::Context::from_waker(Waker::noop());
         loop {
             match self.body.poll_data(&mut context) {
                 Poll::Pending => return true,

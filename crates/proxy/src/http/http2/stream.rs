@@ -1,6 +1,7 @@
 //! One stream: its request becomes an exchange, its body goes to the server, the answer comes back in frames.
 
 use super::{Stream, http2, own_answer, status_of};
+use crate::context::Context;
 use crate::http::Http;
 use crate::http::exchange::{self, Exchange, Keep, Reach};
 use crate::http::http1::{self, Body, HttpPart, Judged, Outgoing};
@@ -8,28 +9,28 @@ use crate::http::message::OwnAnswer;
 use crate::http::session::{self, LINGER, Mode, ROUNDS_MAX, Stay};
 use crate::io::relay::End;
 use crate::io::transport::{PENDING_BYTES_MAX, Received};
-use crate::worker::Worker;
 use bytes::Bytes;
 use evener_core::pace::{Pace, Progress};
 use evener_core::wire::chunked::{self, Step};
 use evener_core::wire::http::{Found, Framing, HeadLimits, Response};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use std::task::{Context, Poll, Waker};
+use std::task::{self, Poll, Waker};
 use std::time::Duration;
 
 /// A request came.
 pub(super) fn begin(
-    worker: &mut Worker,
+    all: &mut Http,
+    cx: &mut Context,
     index: usize,
     request: http::Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
     let (parts, body) = request.into_parts();
-    let active_at = worker.cx.now;
-    let mut head = std::mem::take(&mut worker.http.heads.head);
+    let active_at = cx.now;
+    let mut head = std::mem::take(&mut all.heads.head);
     write_head(&parts, body.is_end_stream(), &mut head);
-    let Some(session) = worker.http.sessions.get_mut(index) else { return };
+    let Some(session) = all.sessions.get_mut(index) else { return };
     let too_large = session.settings.http.as_ref().is_some_and(|spec| exceeds(&parts, &head, &spec.limits));
     let Some(http) = http2(session) else { return };
     let bodyless = body.is_end_stream();
@@ -45,20 +46,20 @@ pub(super) fn begin(
     });
     let outgoing = if bodyless { Outgoing::Complete(key) } else { Outgoing::Stream(key) };
     let judged = if too_large {
-        http1::refuse_stream(worker, index, &head, 431)
+        http1::refuse_stream(all, cx, index, &head, 431)
     } else {
-        http1::judge_stream(worker, index, &head, outgoing)
+        http1::judge_stream(all, cx, index, &head, outgoing)
     };
-    worker.http.heads.head = head;
+    all.heads.head = head;
     match judged {
         Judged::Exchange(number) => {
-            if let Some(stream) = stream_of(worker, index, key) {
+            if let Some(stream) = stream_of(all, index, key) {
                 stream.exchange = Some(number);
             }
-            drive(worker, index, number);
+            drive(all, cx, index, number);
         }
-        Judged::Answer(own) => answer_own(worker, index, key, &own.answer, own.is_head),
-        Judged::Close => session::close(worker, index),
+        Judged::Answer(own) => answer_own(all, cx, index, key, &own.answer, own.is_head),
+        Judged::Close => session::close(all, cx, index),
         Judged::Waits => {}
     }
 }
@@ -107,95 +108,102 @@ fn write_head(parts: &http::request::Parts, bodyless: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn stream_of(worker: &mut Worker, index: usize, key: usize) -> Option<&mut Stream> {
-    worker.http.sessions.get_mut(index).and_then(|session| http2(session))?.streams.get_mut(key)
+fn stream_of(all: &mut Http, index: usize, key: usize) -> Option<&mut Stream> {
+    all.sessions.get_mut(index).and_then(|session| http2(session))?.streams.get_mut(key)
 }
 
-fn key_of(worker: &Worker, number: usize) -> Option<usize> {
-    worker.http.exchanges.get(number)?.http.as_ref()?.stream
+fn key_of(all: &Http, number: usize) -> Option<usize> {
+    all.exchanges.get(number)?.http.as_ref()?.stream
 }
 
 /// Answers for ourselves; the stream is over.
-fn answer_own(worker: &mut Worker, index: usize, key: usize, answer: &OwnAnswer, is_head: bool) {
+fn answer_own(all: &mut Http, cx: &mut Context, index: usize, key: usize, answer: &OwnAnswer, is_head: bool) {
     let (response, body) = own_answer(answer);
     let bodyless = is_head || !answer.has_body();
-    let Some(http) = worker.http.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
+    let Some(http) = all.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
     let Some(mut stream) = http.streams.try_remove(key) else { return };
     if let Ok(mut send) = stream.respond.send_response(response, bodyless)
         && !bodyless
     {
         let _ = send.send_data(body, true);
     }
-    leave_body(worker, index, stream.body);
+    leave_body(all, cx, index, stream.body);
 }
 
 /// The response is out: what still comes of the request's body is for nobody.
-fn leave_body(worker: &mut Worker, index: usize, body: RecvStream) {
-    let now = worker.cx.now;
-    let Some(http) = worker.http.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
+fn leave_body(all: &mut Http, cx: &mut Context, index: usize, body: RecvStream) {
+    let now = cx.now;
+    let Some(http) = all.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
     http.rests.add(body, now);
     if !http.rests.is_empty() {
-        worker.http.session_timers.hasten(index, now + LINGER);
+        all.session_timers.hasten(index, now + LINGER);
     }
 }
 
 /// No server answers.
-pub(super) fn fail(worker: &mut Worker, index: usize, number: usize, status: u16) {
-    let Some(key) = key_of(worker, number) else { return };
-    let session = &worker.http.sessions[index];
-    session.service.live.counters.of(worker.cx.id).requests_failed.one();
-    let http = worker.http.exchanges[number].http.as_deref();
+pub(super) fn fail(all: &mut Http, cx: &mut Context, index: usize, number: usize, status: u16) {
+    let Some(key) = key_of(all, number) else { return };
+    let session = &all.sessions[index];
+    session.service.live.counters.of(cx.id).requests_failed.one();
+    let http = all.exchanges[number].http.as_deref();
     let (answered, is_head) = http.map_or((false, false), |http| (http.answered, http.is_head));
-    exchange::abandon(worker, number);
+    exchange::abandon(all, cx, number);
     if answered {
-        return reset(worker, index, key, Reason::INTERNAL_ERROR);
+        return reset(all, index, key, Reason::INTERNAL_ERROR);
     }
-    answer_own(worker, index, key, &OwnAnswer::page(status), is_head);
+    answer_own(all, cx, index, key, &OwnAnswer::page(status), is_head);
 }
 
 /// It is time to look whether its bodies move, and fast enough.
-pub(super) fn on_look(worker: &mut Worker, index: usize, number: usize) {
-    let Some(key) = key_of(worker, number) else { return };
-    let Some(spec) = worker.http.sessions[index].settings.http.clone() else { return };
-    let Some(active_at) = stream_of(worker, index, key).map(|stream| stream.active_at) else { return };
+pub(super) fn on_look(all: &mut Http, cx: &mut Context, index: usize, number: usize) {
+    let Some(key) = key_of(all, number) else { return };
+    let Some(spec) = all.sessions[index].settings.http.clone() else { return };
+    let Some(active_at) = stream_of(all, index, key).map(|stream| stream.active_at) else { return };
     // What waits for the client as a whole is judged as a whole; a little is always under way where others go on.
-    let held = worker.http.sessions[index].link.left() >= PENDING_BYTES_MAX;
-    let sends_slowly = http1::is_slow(worker, number);
-    let takes_slowly = takes_slowly(worker, index, number, key, held);
+    let held = all.sessions[index].link.left() >= PENDING_BYTES_MAX;
+    let sends_slowly = http1::is_slow(all, cx, number);
+    let takes_slowly = takes_slowly(all, cx, index, number, key, held);
     let deadline = active_at + spec.stall_timeout;
-    if !sends_slowly && !takes_slowly && (held || deadline > worker.cx.now) {
-        let look = worker.cx.now + spec.look_after();
-        return worker.http.exchange_timers.set(number, if held { look } else { deadline.min(look) });
+    if !sends_slowly && !takes_slowly && (held || deadline > cx.now) {
+        let look = cx.now + spec.look_after();
+        return all.exchange_timers.set(number, if held { look } else { deadline.min(look) });
     }
-    let counters = worker.http.sessions[index].service.live.counters.of(worker.cx.id);
+    let counters = all.sessions[index].service.live.counters.of(cx.id);
     match (sends_slowly, takes_slowly) {
-        (true, _) if http1::is_servers_fault(worker, number) => {}
+        (true, _) if http1::is_servers_fault(all, cx, number) => {}
         (true, _) => counters.slow_requests.one(),
         (_, true) => counters.slow_responses.one(),
         (false, false) => counters.idle_timeouts.one(),
     }
-    exchange::abandon(worker, number);
-    reset(worker, index, key, Reason::CANCEL);
+    exchange::abandon(all, cx, number);
+    reset(all, index, key, Reason::CANCEL);
 }
 
 /// Whether the client takes the response of one stream below the minimum rate: the server's bytes wait for its window.
-fn takes_slowly(worker: &mut Worker, index: usize, number: usize, key: usize, held: bool) -> bool {
-    let now = worker.cx.now;
-    let exchange = &worker.http.exchanges[number];
+fn takes_slowly(
+    all: &mut Http,
+    cx: &mut Context,
+    index: usize,
+    number: usize,
+    key: usize,
+    held: bool,
+) -> bool {
+    let now = cx.now;
+    let exchange = &all.exchanges[number];
     let Some(rate) = exchange.settings.http.as_ref().and_then(|spec| spec.min_rate) else { return false };
     let waiting = match exchange.reach {
-        Reach::Open(slot) => worker.http.servers[slot].link.input.len() as u64,
+        Reach::Open(slot) => all.servers[slot].link.input.len() as u64,
         _ => 0,
     };
-    let Some(stream) = stream_of(worker, index, key) else { return false };
+    let Some(stream) = stream_of(all, index, key) else { return false };
     let waits = waiting > 0 && stream.send.is_some() && !held;
     let progress = Progress { moved: stream.taken, owed: waits.then_some(stream.taken + waiting) };
     stream.pace.is_slow(now, progress, &rate)
 }
 
 /// The stream cannot go on.
-fn reset(worker: &mut Worker, index: usize, key: usize, reason: Reason) {
-    let Some(http) = worker.http.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
+fn reset(all: &mut Http, index: usize, key: usize, reason: Reason) {
+    let Some(http) = all.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
     if let Some(mut stream) = http.streams.try_remove(key) {
         match &mut stream.send {
             Some(send) => send.send_reset(reason),
@@ -205,39 +213,39 @@ fn reset(worker: &mut Worker, index: usize, key: usize, reason: Reason) {
 }
 
 /// Does for one exchange what can be done without waiting.
-pub(super) fn drive(worker: &mut Worker, index: usize, number: usize) {
-    let Some(key) = key_of(worker, number) else { return };
-    let mut context = Context::from_waker(Waker::noop());
+pub(super) fn drive(all: &mut Http, cx: &mut Context, index: usize, number: usize) {
+    let Some(key) = key_of(all, number) else { return };
+    let mut context = task::Context::from_waker(Waker::noop());
     // The client does not want it any more.
-    let gone = stream_of(worker, index, key).is_none_or(|stream| match &mut stream.send {
+    let gone = stream_of(all, index, key).is_none_or(|stream| match &mut stream.send {
         Some(send) => send.poll_reset(&mut context).is_ready(),
         None => stream.respond.poll_reset(&mut context).is_ready(),
     });
     if gone {
-        worker.http.sessions[index].service.live.counters.of(worker.cx.id).requests_aborted.one();
-        exchange::abandon(worker, number);
-        if let Some(http) = worker.http.sessions.get_mut(index).and_then(|session| http2(session)) {
+        all.sessions[index].service.live.counters.of(cx.id).requests_aborted.one();
+        exchange::abandon(all, cx, number);
+        if let Some(http) = all.sessions.get_mut(index).and_then(|session| http2(session)) {
             http.streams.try_remove(key);
         }
         return;
     }
     for _ in 0..ROUNDS_MAX {
-        match exchange::reach(worker, number) {
-            Reach::Open(slot) => match pump(worker, index, number, slot, key) {
+        match exchange::reach(all, cx, number) {
+            Reach::Open(slot) => match pump(all, cx, index, number, slot, key) {
                 Pumped::Again => {}
                 Pumped::Waits => return,
-                Pumped::Bad => return bad_answer(worker, index, number),
+                Pumped::Bad => return bad_answer(all, cx, index, number),
                 Pumped::Reset => {
-                    exchange::abandon(worker, number);
-                    return reset(worker, index, key, Reason::CANCEL);
+                    exchange::abandon(all, cx, number);
+                    return reset(all, index, key, Reason::CANCEL);
                 }
-                Pumped::Complete => return complete(worker, index, number, key),
+                Pumped::Complete => return complete(all, cx, index, number, key),
             },
             Reach::Connecting(_) | Reach::Queued | Reach::Wanted => return,
-            Reach::Failed(reason) => return fail(worker, index, number, status_of(reason)),
+            Reach::Failed(reason) => return fail(all, cx, index, number, status_of(reason)),
         }
     }
-    session::queue(worker, index);
+    session::queue(all, cx, index);
 }
 
 enum Pumped {
@@ -251,32 +259,32 @@ enum Pumped {
     Complete,
 }
 
-fn pump(worker: &mut Worker, index: usize, number: usize, slot: usize, key: usize) -> Pumped {
-    worker.http.servers[slot].link.flush(&mut worker.http.buffers);
-    match upload(worker, index, number, slot, key) {
+fn pump(all: &mut Http, cx: &mut Context, index: usize, number: usize, slot: usize, key: usize) -> Pumped {
+    all.servers[slot].link.flush(&mut all.buffers);
+    match upload(all, cx, index, number, slot, key) {
         Uploaded::Waits => {}
-        Uploaded::On => session::queue(worker, index),
+        Uploaded::On => session::queue(all, cx, index),
         Uploaded::Broken => return Pumped::Reset,
     }
-    let exchange = &mut worker.http.exchanges[number];
+    let exchange = &mut all.exchanges[number];
     let limits = exchange.settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
     let Some(http) = exchange.http.as_deref_mut() else { return Pumped::Waits };
     if let Body::Head(scan) = &mut http.download {
-        let server = &mut worker.http.servers[slot];
+        let server = &mut all.servers[slot];
         let found = scan.find(server.link.input.unread(), &limits);
         let silent = !scan.has_begun();
         return match found {
-            Ok(Some(found)) => take_head(worker, index, number, slot, key, found),
-            Ok(None) if server.link.receive(&mut worker.http.buffers) == Received::Some => Pumped::Again,
+            Ok(Some(found)) => take_head(all, cx, index, number, key, found),
+            Ok(None) if server.link.receive(&mut all.buffers) == Received::Some => Pumped::Again,
             Ok(None) if server.link.end.is_none() && !server.link.broken => Pumped::Waits,
-            Ok(None) if silent && http1::may_repeat(worker, number, slot) => {
-                http1::repeat(worker, index, number);
+            Ok(None) if silent && http1::may_repeat(all, number, slot) => {
+                http1::repeat(all, cx, index, number);
                 Pumped::Again
             }
             Ok(None) | Err(_) => Pumped::Bad,
         };
     }
-    download(worker, index, number, slot, key)
+    download(all, cx, index, number, slot, key)
 }
 
 /// How far an upload went.
@@ -290,10 +298,17 @@ enum Uploaded {
 }
 
 /// The body goes to the server.
-fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize, key: usize) -> Uploaded {
-    let mut context = Context::from_waker(Waker::noop());
-    let now = worker.cx.now;
-    let Http { sessions, exchanges, servers, buffers, exchange_timers, .. } = &mut worker.http;
+fn upload(
+    all: &mut Http,
+    cx: &mut Context,
+    index: usize,
+    number: usize,
+    slot: usize,
+    key: usize,
+) -> Uploaded {
+    let mut context = task::Context::from_waker(Waker::noop());
+    let now = cx.now;
+    let Http { sessions, exchanges, servers, buffers, exchange_timers, .. } = &mut *all;
     let (session, exchange, server) = (&mut sessions[index], &mut exchanges[number], &mut servers[slot]);
     let Mode::Http2(http2) = &mut session.mode else { return Uploaded::Waits };
     let Some(stream) = http2.streams.get_mut(key) else { return Uploaded::Waits };
@@ -330,24 +345,24 @@ fn upload(worker: &mut Worker, index: usize, number: usize, slot: usize, key: us
     if outcome != Uploaded::Broken {
         let sent = http1::flush_upload(http, &mut server.link, buffers);
         if let Some(choice) = choice {
-            let of_server = choice.server.live.counters.of(worker.cx.id);
+            let of_server = choice.server.live.counters.of(cx.id);
             of_server.bytes_in.add(sent as u64);
         }
     }
     if bytes > 0 {
         (session.active_at, stream.active_at) = (now, now);
     }
-    session.count(bytes, 0, worker.cx.id, now);
+    session.count(bytes, 0, cx.id, now);
     if begins && http.upload != Body::Done && !http.answered {
         let patience = settings.http.as_ref().map_or(Duration::MAX, |spec| spec.look_after());
         exchange_timers.set(number, now + patience);
     }
     let uploaded = http.upload == Body::Done;
     if begins && outcome != Uploaded::Broken {
-        http1::note_request(worker, number, line.as_deref());
+        http1::note_request(all, cx, number, line.as_deref());
     }
     if uploaded {
-        http1::await_answer(worker, number);
+        http1::await_answer(all, cx, number);
     }
     outcome
 }
@@ -361,33 +376,34 @@ fn end_upload(http: &mut HttpPart) {
 }
 
 fn take_head(
-    worker: &mut Worker,
+    all: &mut Http,
+    cx: &mut Context,
     index: usize,
     number: usize,
-    slot: usize,
     key: usize,
     found: Found,
 ) -> Pumped {
-    let mut response = std::mem::take(&mut worker.http.heads.response);
-    let pumped = read_head(worker, index, number, slot, key, found, &mut response);
-    worker.http.heads.response = response;
+    let mut response = std::mem::take(&mut all.heads.response);
+    let pumped = read_head(all, cx, index, number, key, found, &mut response);
+    all.heads.response = response;
     pumped
 }
 
 fn read_head(
-    worker: &mut Worker,
+    all: &mut Http,
+    cx: &mut Context,
     index: usize,
     number: usize,
-    slot: usize,
     key: usize,
     found: Found,
     response: &mut Response,
 ) -> Pumped {
-    let Some(read) = http1::read_answer(worker, index, number, slot, found, response) else {
+    let Reach::Open(slot) = all.exchanges[number].reach else { return Pumped::Waits };
+    let Some(read) = http1::read_answer(all, cx, index, number, slot, found, response) else {
         return Pumped::Bad;
     };
-    let Http { sessions, exchanges, servers, buffers, exchange_timers, .. } = &mut worker.http;
-    let now = worker.cx.now;
+    let Http { sessions, exchanges, servers, buffers, exchange_timers, .. } = &mut *all;
+    let now = cx.now;
     let server = &mut servers[slot];
     let head = &server.link.input.unread()[found.start..found.end];
     let mut pumped = Pumped::Again;
@@ -454,10 +470,17 @@ fn translate(
 }
 
 /// Brings the answer's body to the client, as far as it takes it.
-fn download(worker: &mut Worker, index: usize, number: usize, slot: usize, key: usize) -> Pumped {
-    let now = worker.cx.now;
-    let mut context = Context::from_waker(Waker::noop());
-    let Http { sessions, exchanges, servers, buffers, .. } = &mut worker.http;
+fn download(
+    all: &mut Http,
+    cx: &mut Context,
+    index: usize,
+    number: usize,
+    slot: usize,
+    key: usize,
+) -> Pumped {
+    let now = cx.now;
+    let mut context = task::Context::from_waker(Waker::noop());
+    let Http { sessions, exchanges, servers, buffers, .. } = &mut *all;
     let (session, server) = (&mut *sessions[index], &mut servers[slot]);
     let Mode::Http2(http2) = &mut session.mode else { return Pumped::Waits };
     let Some(send) = http2.streams.get_mut(key).and_then(|stream| stream.send.as_mut()) else {
@@ -506,9 +529,9 @@ fn download(worker: &mut Worker, index: usize, number: usize, slot: usize, key: 
         stream.active_at = now;
         stream.taken += used as u64;
     }
-    session.count(0, bytes, worker.cx.id, now);
+    session.count(0, bytes, cx.id, now);
     if let Some(choice) = choice {
-        choice.server.live.counters.of(worker.cx.id).bytes_out.add(bytes);
+        choice.server.live.counters.of(cx.id).bytes_out.add(bytes);
     }
     if done { Pumped::Complete } else { Pumped::Again }
 }
@@ -545,24 +568,24 @@ fn gather(
     Ok(at)
 }
 
-fn bad_answer(worker: &mut Worker, index: usize, number: usize) {
-    if let Some(choice) = &worker.http.exchanges[number].choice {
-        choice.server.live.counters.of(worker.cx.id).answers_bad.one();
+fn bad_answer(all: &mut Http, cx: &mut Context, index: usize, number: usize) {
+    if let Some(choice) = &all.exchanges[number].choice {
+        choice.server.live.counters.of(cx.id).answers_bad.one();
     }
-    fail(worker, index, number, 502);
+    fail(all, cx, index, number, 502);
 }
 
 /// The answer is whole; the server's connection is kept for others.
-fn complete(worker: &mut Worker, index: usize, number: usize, key: usize) {
-    let http = worker.http.exchanges[number].http.as_ref();
+fn complete(all: &mut Http, cx: &mut Context, index: usize, number: usize, key: usize) {
+    let http = all.exchanges[number].http.as_ref();
     let shared = http.is_some_and(|http| http.server_stays && http.upload == Body::Done && !http.is_private);
-    let stay = Stay::of(&worker.http.exchanges[number]);
-    exchange::end(worker, number, if shared { Keep::Shared } else { Keep::No });
-    let session = &mut *worker.http.sessions[index];
-    session.active_at = worker.cx.now;
+    let stay = Stay::of(&all.exchanges[number]);
+    exchange::end(all, cx, number, if shared { Keep::Shared } else { Keep::No });
+    let session = &mut *all.sessions[index];
+    session.active_at = cx.now;
     session.stay = stay;
     let stream = http2(session).and_then(|http| http.streams.try_remove(key));
     if let Some(stream) = stream {
-        leave_body(worker, index, stream.body);
+        leave_body(all, cx, index, stream.body);
     }
 }
