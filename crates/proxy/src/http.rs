@@ -5,58 +5,55 @@ pub(crate) mod http1;
 pub(crate) mod http2;
 mod list;
 pub(crate) mod message;
+mod pooled;
 pub(crate) mod session;
 pub(crate) mod tunnel;
 
-use self::exchange::{Exchange, IdleKey, ServerLink};
+use self::exchange::{Exchange, ServerLink};
 use self::http1::Heads;
+use self::pooled::Pooled;
 use self::session::Session;
 use crate::context::Context;
+use crate::context::keys::{ExchangeKey, ServerLinkKey, SessionKey, Table, of};
 use crate::context::timers::Timers;
 use crate::io::transport::Buffers;
 use crate::service::accepted::Accepted;
 use crate::service::ending::Ending;
 use evener_core::Time;
-use evener_core::hash::Keyed;
 use mio::event::Event;
-use slab::Slab;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The clients of one worker that speak HTTP or TLS.
 pub(crate) struct Http {
-    pub(crate) sessions: Slab<Box<Session>>,
-    pub(crate) exchanges: Slab<Box<Exchange>>,
+    pub(crate) sessions: Table<of::Session, Box<Session>>,
+    pub(crate) exchanges: Table<of::Exchange, Box<Exchange>>,
     /// Connections of exchanges to servers.
-    pub(crate) servers: Slab<Box<ServerLink>>,
-    /// Those of them that are unused; the last one was used last.
-    pub(crate) idle: HashMap<IdleKey, Vec<usize>, Keyed>,
-    pub(crate) session_timers: Timers,
-    pub(crate) exchange_timers: Timers,
-    pub(crate) server_timers: Timers,
+    pub(crate) servers: Table<of::ServerLink, Box<ServerLink>>,
+    /// Those of them that no exchange has.
+    pooled: Pooled,
+    pub(crate) session_timers: Timers<SessionKey>,
+    pub(crate) exchange_timers: Timers<ExchangeKey>,
+    pub(crate) server_timers: Timers<ServerLinkKey>,
     pub(crate) buffers: Buffers,
     pub(crate) heads: Heads,
-    /// Numbers the connections of exchanges to servers.
-    pub(crate) next_serial: u64,
     /// Sessions that ended during the present events.
-    pub(crate) sessions_over: Vec<usize>,
-    pub(crate) servers_over: Vec<usize>,
+    pub(crate) sessions_over: Vec<SessionKey>,
+    pub(crate) servers_over: Vec<ServerLinkKey>,
 }
 
 impl Http {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
-            sessions: Slab::new(),
-            exchanges: Slab::new(),
-            servers: Slab::new(),
-            idle: HashMap::with_hasher(Keyed::new(seed)),
+            sessions: Table::default(),
+            exchanges: Table::default(),
+            servers: Table::default(),
+            pooled: Pooled::new(seed),
             session_timers: Timers::new(),
             exchange_timers: Timers::new(),
             server_timers: Timers::new(),
             buffers: Buffers::default(),
             heads: Heads::default(),
-            next_serial: 0,
             sessions_over: Vec::new(),
             servers_over: Vec::new(),
         }
@@ -67,24 +64,24 @@ impl Http {
     }
 
     /// Something happened at a client's socket.
-    pub(crate) fn on_session_event(&mut self, cx: &mut Context, index: usize, event: &Event) {
+    pub(crate) fn on_session_event(&mut self, cx: &mut Context, index: SessionKey, event: &Event) {
         session::on_event(self, cx, index, event);
     }
 
     /// Something happened at a server's socket.
-    pub(crate) fn on_server_event(&mut self, cx: &mut Context, slot: usize, event: &Event) {
+    pub(crate) fn on_server_event(&mut self, cx: &mut Context, slot: ServerLinkKey, event: &Event) {
         exchange::on_event(self, cx, slot, event);
     }
 
     /// A session has its turn again.
-    pub(crate) fn resume(&mut self, cx: &mut Context, index: usize) {
+    pub(crate) fn resume(&mut self, cx: &mut Context, index: SessionKey) {
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.queued = false;
         session::drive(self, cx, index);
     }
 
     /// Gives a server to an exchange that waits in a queue; returns whether it does not wait any more.
-    pub(crate) fn serve_queued(&mut self, cx: &mut Context, number: usize) -> bool {
+    pub(crate) fn serve_queued(&mut self, cx: &mut Context, number: ExchangeKey) -> bool {
         exchange::serve_queued(self, cx, number)
     }
 
@@ -92,28 +89,31 @@ impl Http {
     pub(crate) fn on_deadlines(&mut self, cx: &mut Context) {
         let mut due = Vec::new();
         self.session_timers.expire(cx.now, &mut due);
-        due.drain(..).for_each(|index| session::on_deadline(self, cx, index));
+        due.into_iter().for_each(|key| session::on_deadline(self, cx, key));
+        let mut due = Vec::new();
         self.exchange_timers.expire(cx.now, &mut due);
-        due.drain(..).for_each(|number| exchange::on_deadline(self, cx, number));
+        due.into_iter().for_each(|key| exchange::on_deadline(self, cx, key));
+        let mut due = Vec::new();
         self.server_timers.expire(cx.now, &mut due);
-        due.drain(..).for_each(|slot| exchange::on_idle_deadline(self, cx, slot));
+        due.into_iter().for_each(|key| exchange::on_idle_deadline(self, cx, key));
     }
 
     /// Returns how long nothing can be due; `None` when there is no deadline.
     pub(crate) fn wait(&self, now: Time) -> Option<Duration> {
-        let timers = [&self.session_timers, &self.exchange_timers, &self.server_timers];
-        timers.into_iter().filter_map(|timers| timers.wait(now)).min()
+        let waits =
+            [self.session_timers.wait(now), self.exchange_timers.wait(now), self.server_timers.wait(now)];
+        waits.into_iter().flatten().min()
     }
 
     /// Has idle clients leave, and others after their present response.
     pub(crate) fn drain(&mut self, cx: &mut Context) {
-        let sessions: Vec<usize> = self.sessions.iter().map(|(index, _)| index).collect();
+        let sessions = self.sessions.keys(|_| true);
         sessions.into_iter().for_each(|index| session::on_drain(self, cx, index));
     }
 
     /// Closes all sessions.
     pub(crate) fn cut_all(&mut self, cx: &mut Context) {
-        let all: Vec<usize> = self.sessions.iter().map(|(index, _)| index).collect();
+        let all = self.sessions.keys(|_| true);
         all.into_iter().for_each(|index| session::cut(self, cx, index));
     }
 
@@ -140,11 +140,11 @@ impl Http {
     /// Frees what ended. Connections to servers go first: sessions may wait for their slots.
     pub(crate) fn reap(&mut self, cx: &mut Context) {
         while let Some(slot) = self.servers_over.pop() {
-            let Some(mut server) = self.servers.try_remove(slot) else { continue };
+            let Some(mut server) = self.servers.remove(slot) else { continue };
             server.link.release(&mut self.buffers);
         }
         while let Some(index) = self.sessions_over.pop() {
-            let Some(mut session) = self.sessions.try_remove(index) else { continue };
+            let Some(mut session) = self.sessions.remove(index) else { continue };
             session.link.release(&mut self.buffers);
             let service = Arc::clone(&session.service);
             drop(session);

@@ -95,6 +95,8 @@ pub(crate) mod of {
     pub(crate) enum Session {}
     /// A request, or what a tunnel carries.
     pub(crate) enum Exchange {}
+    /// A stream of HTTP/2.
+    pub(crate) enum Stream {}
     /// A connection of exchanges to a server.
     pub(crate) enum ServerLink {}
     /// A listener for datagrams.
@@ -124,6 +126,7 @@ pub(crate) type ConnectionKey = Key<of::Connection>;
 pub(crate) type SendKey = Key<of::Send>;
 pub(crate) type SessionKey = Key<of::Session>;
 pub(crate) type ExchangeKey = Key<of::Exchange>;
+pub(crate) type StreamKey = Key<of::Stream>;
 pub(crate) type ServerLinkKey = Key<of::ServerLink>;
 pub(crate) type DatagramListenerKey = Key<of::DatagramListener>;
 pub(crate) type FlowSocketKey = Key<of::FlowSocket>;

@@ -1,6 +1,6 @@
 //! The clients of TCP and requests of HTTP of one worker that wait in the queues of pools, in the order in which they came.
 
-use super::keys::ConnectionKey;
+use super::keys::{ConnectionKey, ExchangeKey};
 use evener_core::Time;
 use evener_core::limits::Lease;
 use std::collections::VecDeque;
@@ -24,7 +24,7 @@ pub(crate) struct Queued {
 /// What waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waiter {
-    Exchange(usize),
+    Exchange(ExchangeKey),
     Connection(ConnectionKey),
 }
 
@@ -195,6 +195,10 @@ mod tests {
     use crate::context::keys::Handle;
     use evener_core::limits::Occupancy;
 
+    fn key(number: usize) -> ExchangeKey {
+        ExchangeKey::from_raw(number as u64)
+    }
+
     struct Fixture {
         queues: PoolQueues,
         slots: Occupancy,
@@ -208,7 +212,8 @@ mod tests {
 
         fn enter(&mut self, pool: &str, number: usize) {
             let slot = self.slots.enter(u32::MAX).unwrap();
-            let queued = self.queues.enter(&pool.into(), Waiter::Exchange(number), slot, Time::ZERO, false);
+            let queued =
+                self.queues.enter(&pool.into(), Waiter::Exchange(key(number)), slot, Time::ZERO, false);
             self.waiting.push(queued);
         }
 
@@ -217,7 +222,8 @@ mod tests {
             self.queues.wake();
             let mut given = Vec::new();
             let mut round = self.queues.begin(Time::ZERO).unwrap();
-            while let Some(Waiter::Exchange(number)) = self.queues.next(&mut round) {
+            while let Some(Waiter::Exchange(key)) = self.queues.next(&mut round) {
+                let number = key.into_raw() as usize;
                 given.push(number);
                 if served.contains(&number) {
                     let queued = self.waiting.iter().find(|one| one.ticket == number as u64).unwrap();
@@ -262,7 +268,7 @@ mod tests {
         fixture.queues.wake();
         let mut round = fixture.queues.begin(Time::ZERO).unwrap();
         fixture.enter("a", 1);
-        assert_eq!(fixture.queues.next(&mut round), Some(Waiter::Exchange(0)));
+        assert_eq!(fixture.queues.next(&mut round), Some(Waiter::Exchange(key(0))));
         assert_eq!(fixture.queues.next(&mut round), None);
         fixture.queues.end(round);
         assert_eq!(fixture.look(&[]), [0, 1]);

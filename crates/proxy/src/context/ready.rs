@@ -1,6 +1,6 @@
 //! What still has something to do without a new event, in the order in which it has its turn.
 
-use super::keys::{ConnectionKey, DatagramListenerKey, FlowSocketKey, ListenerKey};
+use super::keys::{ConnectionKey, DatagramListenerKey, FlowSocketKey, ListenerKey, SessionKey};
 use std::collections::VecDeque;
 
 /// Something that has more to do.
@@ -10,7 +10,7 @@ pub(crate) enum Ready {
     Relay(ConnectionKey),
     Datagrams(DatagramListenerKey),
     Flow(FlowSocketKey),
-    Session(usize),
+    Session(SessionKey),
     DnsListener(usize),
     DnsSocket(usize),
     DnsClient(usize),

@@ -1,6 +1,8 @@
 //! Where the descriptors of a worker are registered, and what stands for them in events.
 
-use super::keys::{ConnectionKey, DatagramListenerKey, FlowSocketKey, Handle, ListenerKey};
+use super::keys::{
+    ConnectionKey, DatagramListenerKey, FlowSocketKey, Handle, ListenerKey, ServerLinkKey, SessionKey,
+};
 use mio::Interest;
 use mio::event::Event;
 use mio::unix::SourceFd;
@@ -16,8 +18,8 @@ pub(crate) enum Token {
     Server(ConnectionKey),
     Datagrams(DatagramListenerKey),
     Flow(FlowSocketKey),
-    Session(usize),
-    Upstream(usize),
+    Session(SessionKey),
+    Upstream(ServerLinkKey),
     DnsListener(usize),
     DnsSocket(usize),
     DnsClient(usize),

@@ -12,11 +12,12 @@ pub(crate) use descriptor::shed_idle;
 pub(crate) use ending::end_server;
 use finish::hear;
 pub(crate) use finish::{Keep, abandon, again, end};
-pub(crate) use idle::{IdleKey, Kept, let_go, on_idle_deadline};
+pub(crate) use idle::{let_go, on_idle_deadline};
 pub(crate) use queued::serve_queued;
 
 use crate::context::Context;
 use crate::context::descriptors::Unit;
+use crate::context::keys::{ExchangeKey, ServerLinkKey, SessionKey};
 use crate::context::pool_queue::Queued;
 use crate::context::registry::Token;
 use crate::context::report::Report;
@@ -37,7 +38,7 @@ use evener_core::health::{Failure, TlsFailure};
 use evener_core::snapshot::{Choice, Entry, NoServer, Request, ServerLive, Snapshot};
 use evener_core::spec::AbortOnClose;
 use evener_core::{ServerId, Target, Time};
-use idle::{find_idle, find_kept, key_of, on_idle_readable, take_from_idle, use_idle};
+use idle::{find_idle, find_kept, on_idle_readable, take_from_idle, use_idle};
 use mio::event::Event;
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -48,7 +49,7 @@ use std::time::Duration;
 /// An exchange.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    pub(crate) session: usize,
+    pub(crate) session: SessionKey,
     pub(crate) settings: Arc<Settings>,
     pub(crate) backend: usize,
     /// The client by which a server is chosen.
@@ -58,7 +59,7 @@ pub(crate) struct Exchange {
     /// The server that the client's connection has.
     pub(crate) stay: Option<ServerId>,
     /// A connection that is for this client only, to be used if it leads to the chosen server.
-    pub(crate) kept: Option<Kept>,
+    pub(crate) kept: Option<ServerLinkKey>,
     pub(crate) choice: Option<Choice>,
     pub(crate) reach: Reach,
     /// Its slot in the queue of its pool, while it waits there.
@@ -104,9 +105,9 @@ pub(crate) enum Reach {
     /// Every server is at its limit; it waits for a permit.
     Queued,
     /// A connect or handshake is under way there.
-    Connecting(usize),
+    Connecting(ServerLinkKey),
     /// It can be spoken to there.
-    Open(usize),
+    Open(ServerLinkKey),
     /// Nobody could be had, and why.
     Failed(NoServer),
 }
@@ -115,15 +116,15 @@ pub(crate) enum Reach {
 #[derive(Debug)]
 pub(crate) struct ServerLink {
     pub(crate) link: Link,
-    pub(crate) key: IdleKey,
+    /// The name of its pool, and the server's identity there.
+    pub(super) pool: Arc<str>,
+    pub(super) id: ServerId,
     target: Target,
     live: Arc<ServerLive>,
     connector: Option<Arc<TlsConnector>>,
-    pub(crate) exchange: Option<usize>,
+    pub(crate) exchange: Option<ExchangeKey>,
     /// Its connect is under way, and counted.
     pending: Option<Pending>,
-    /// Tells it from those that had or will have its slot.
-    serial: u64,
     stage: Stage,
     /// Its descriptor, as it is counted.
     unit: Option<Unit>,
@@ -174,7 +175,7 @@ impl Exchange {
 }
 
 /// A session becomes a relay to a server of this backend.
-pub(crate) fn begin_relay(all: &mut Http, cx: &mut Context, index: usize, backend: usize) {
+pub(crate) fn begin_relay(all: &mut Http, cx: &mut Context, index: SessionKey, backend: usize) {
     let session = &mut all.sessions[index];
     let exchange = Exchange {
         session: index,
@@ -198,7 +199,7 @@ pub(crate) fn begin_relay(all: &mut Http, cx: &mut Context, index: usize, backen
 }
 
 /// Makes sure that the server can be spoken to, as far as it goes without waiting.
-pub(crate) fn reach(all: &mut Http, cx: &mut Context, number: usize) -> Reach {
+pub(crate) fn reach(all: &mut Http, cx: &mut Context, number: ExchangeKey) -> Reach {
     for _ in 0..connect::TRIES_MAX {
         if all.exchanges[number].reach != Reach::Wanted {
             return all.exchanges[number].reach;
@@ -215,7 +216,7 @@ pub(crate) fn reach(all: &mut Http, cx: &mut Context, number: usize) -> Reach {
             exchange.attempt.next(&snapshot, &request, &limits, &mut cx.random)
         };
         match picked {
-            Ok(choice) => take_server(all, cx, number, choice),
+            Ok(choice) => take_server(all, cx, number, &snapshot.pool, choice),
             Err(NoServer::Full) if queued::enter_queue(all, cx, number, &snapshot) => {}
             Err(reason) => refuse(all, cx, number, reason),
         }
@@ -227,18 +228,18 @@ pub(crate) fn reach(all: &mut Http, cx: &mut Context, number: usize) -> Reach {
     all.exchanges[number].reach
 }
 
-fn take_server(all: &mut Http, cx: &mut Context, number: usize, choice: Choice) {
+fn take_server(all: &mut Http, cx: &mut Context, number: ExchangeKey, pool: &Arc<str>, choice: Choice) {
     let exchange = &mut all.exchanges[number];
-    let key = key_of(exchange.backend(), choice.server.id);
+    let of = (&**pool, choice.server.id);
     let reuse = exchange.reuse();
     exchange.choice = Some(choice);
-    match find_kept(all, cx, number, key).or_else(|| find_idle(all, cx, number, key, reuse)) {
+    match find_kept(all, cx, number, of).or_else(|| find_idle(all, cx, number, of, reuse)) {
         Some(slot) => use_idle(all, cx, number, slot),
-        None => connect(all, cx, number, key),
+        None => connect(all, cx, number, pool),
     }
 }
 
-fn refuse(all: &mut Http, cx: &mut Context, number: usize, reason: NoServer) {
+fn refuse(all: &mut Http, cx: &mut Context, number: ExchangeKey, reason: NoServer) {
     let exchange = &mut all.exchanges[number];
     exchange.reach = Reach::Failed(reason);
     let service = Arc::clone(&all.sessions[exchange.session].service);
@@ -246,7 +247,7 @@ fn refuse(all: &mut Http, cx: &mut Context, number: usize, reason: NoServer) {
 }
 
 /// Begins a connect to the chosen server.
-fn connect(all: &mut Http, cx: &mut Context, number: usize, key: IdleKey) {
+fn connect(all: &mut Http, cx: &mut Context, number: ExchangeKey, pool: &Arc<str>) {
     let Some(unit) = descriptor::take(all, cx, number) else { return };
     let exchange = &all.exchanges[number];
     let Some(choice) = &exchange.choice else { return };
@@ -279,20 +280,19 @@ fn connect(all: &mut Http, cx: &mut Context, number: usize, key: IdleKey) {
     link.writable = stage == Stage::Open;
     let server = ServerLink {
         link,
-        key,
+        pool: Arc::clone(pool),
+        id: choice.server.id,
         target,
         live,
         connector,
         exchange: Some(number),
         pending,
-        serial: all.next_serial,
         stage: Stage::Connecting,
         unit: Some(unit),
         idle_since: cx.now,
         reused: false,
         personal: exchange.is_personal(),
     };
-    all.next_serial += 1;
     let slot = all.servers.insert(Box::new(server));
     let exchange = &mut all.exchanges[number];
     (exchange.reach, exchange.since) = (Reach::Connecting(slot), cx.now);
@@ -307,13 +307,13 @@ fn connect(all: &mut Http, cx: &mut Context, number: usize, key: IdleKey) {
 }
 
 /// The chosen server cannot be reached: it is passed over, and another one wanted.
-fn fail(all: &mut Http, cx: &mut Context, number: usize, error: Errno) {
+fn fail(all: &mut Http, cx: &mut Context, number: ExchangeKey, error: Errno) {
     let Some(choice) = give_up_choice(all, cx, number, connect::cost(error)) else { return };
     let pool = all.exchanges[number].backend().pool.load().pool.clone();
     connect::note_failure(cx, pool, &choice.server, error);
 }
 
-fn fail_tls(all: &mut Http, cx: &mut Context, number: usize, how: TlsFailure) {
+fn fail_tls(all: &mut Http, cx: &mut Context, number: ExchangeKey, how: TlsFailure) {
     let Some(choice) = give_up_choice(all, cx, number, Cost::Slow) else { return };
     let pool = all.exchanges[number].backend().pool.load().pool.clone();
     let server = &choice.server;
@@ -322,7 +322,7 @@ fn fail_tls(all: &mut Http, cx: &mut Context, number: usize, how: TlsFailure) {
     (cx.report)(Report::Failure { pool, server: server.id, target, failure: Failure::Tls(how) });
 }
 
-fn give_up_choice(all: &mut Http, cx: &mut Context, number: usize, cost: Cost) -> Option<Choice> {
+fn give_up_choice(all: &mut Http, cx: &mut Context, number: ExchangeKey, cost: Cost) -> Option<Choice> {
     all.exchange_timers.clear(number);
     let exchange = &mut all.exchanges[number];
     exchange.reach = Reach::Wanted;
@@ -333,13 +333,13 @@ fn give_up_choice(all: &mut Http, cx: &mut Context, number: usize, cost: Cost) -
 }
 
 /// The permit of its server is given back, now or soon.
-fn note_freed(all: &mut Http, cx: &mut Context, number: usize) {
+fn note_freed(all: &mut Http, cx: &mut Context, number: ExchangeKey) {
     let pool = Arc::clone(&all.exchanges[number].backend().pool);
     pool_queue::note_freed(cx, &pool);
 }
 
 /// The server accepted: the PROXY header comes first, then TLS.
-fn connected(all: &mut Http, cx: &mut Context, slot: usize) {
+fn connected(all: &mut Http, cx: &mut Context, slot: ServerLinkKey) {
     end_pending(all, cx, slot);
     let server = &mut all.servers[slot];
     let Some(number) = server.exchange else { return };
@@ -368,7 +368,7 @@ fn connected(all: &mut Http, cx: &mut Context, slot: usize) {
 }
 
 /// The server can be spoken to.
-fn opened(all: &mut Http, cx: &mut Context, slot: usize) {
+fn opened(all: &mut Http, cx: &mut Context, slot: ServerLinkKey) {
     let server = &mut all.servers[slot];
     let Some(number) = server.exchange else { return };
     server.stage = Stage::Open;
@@ -392,7 +392,7 @@ fn opened(all: &mut Http, cx: &mut Context, slot: usize) {
 pub(crate) fn chosen(
     all: &Http,
     cx: &Context,
-    number: usize,
+    number: ExchangeKey,
     snapshot: &Snapshot,
     entry: &Entry,
     took: Duration,
@@ -404,7 +404,7 @@ pub(crate) fn chosen(
 }
 
 /// Something happened at a server's socket.
-pub(crate) fn on_event(all: &mut Http, cx: &mut Context, slot: usize, event: &Event) {
+pub(crate) fn on_event(all: &mut Http, cx: &mut Context, slot: ServerLinkKey, event: &Event) {
     let Some(server) = all.servers.get_mut(slot) else { return };
     let ended = event.is_read_closed() || event.is_error();
     server.link.readable |= event.is_readable() || ended;
@@ -446,7 +446,7 @@ pub(crate) fn on_event(all: &mut Http, cx: &mut Context, slot: usize, event: &Ev
     }
 }
 
-fn shake_hands(all: &mut Http, cx: &mut Context, slot: usize) {
+fn shake_hands(all: &mut Http, cx: &mut Context, slot: ServerLinkKey) {
     loop {
         let server = &mut all.servers[slot];
         let Some(number) = server.exchange else { return };
@@ -467,7 +467,7 @@ fn shake_hands(all: &mut Http, cx: &mut Context, slot: usize) {
 }
 
 /// Something happened at the server: the session knows what to do.
-fn tell_session(all: &mut Http, cx: &mut Context, number: usize) {
+fn tell_session(all: &mut Http, cx: &mut Context, number: ExchangeKey) {
     let Some(exchange) = all.exchanges.get(number) else { return };
     let session = exchange.session;
     if matches!(all.sessions[session].mode, Mode::Http2(_)) {
@@ -478,8 +478,8 @@ fn tell_session(all: &mut Http, cx: &mut Context, number: usize) {
 }
 
 /// The deadline of an exchange came.
-pub(crate) fn on_deadline(all: &mut Http, cx: &mut Context, number: usize) {
-    // One that ended meanwhile may have given its number to another.
+pub(crate) fn on_deadline(all: &mut Http, cx: &mut Context, number: ExchangeKey) {
+    // What was handled just now may have given it another deadline.
     if all.exchange_timers.is_set(number) {
         return;
     }
@@ -499,17 +499,17 @@ pub(crate) fn on_deadline(all: &mut Http, cx: &mut Context, number: usize) {
 }
 
 /// Closes a connection to a server.
-pub(crate) fn close_server(all: &mut Http, cx: &mut Context, slot: usize) {
+pub(crate) fn close_server(all: &mut Http, cx: &mut Context, slot: ServerLinkKey) {
     take_from_idle(all, slot);
     drop_server(all, cx, slot);
 }
 
-fn end_pending(all: &mut Http, cx: &mut Context, slot: usize) {
+fn end_pending(all: &mut Http, cx: &mut Context, slot: ServerLinkKey) {
     let pending = all.servers[slot].pending.take();
     pending.into_iter().for_each(|pending| pending.end(cx));
 }
 
-fn drop_server(all: &mut Http, cx: &mut Context, slot: usize) {
+fn drop_server(all: &mut Http, cx: &mut Context, slot: ServerLinkKey) {
     let number = all.servers.get(slot).and_then(|server| server.exchange);
     if let Some(session) = number.and_then(|number| Some(all.exchanges.get(number)?.session)) {
         descriptor::give_back(all, session, slot);

@@ -7,8 +7,9 @@ mod begin;
 mod body;
 
 use crate::context::Context;
+use crate::context::keys::{ExchangeKey, ServerLinkKey, SessionKey};
 use crate::http::Http;
-use crate::http::exchange::{self, Kept, Reach};
+use crate::http::exchange::{self, Reach};
 use crate::http::http2;
 use crate::http::message::{Afterwards, OwnAnswer};
 use crate::http::session::{self, Mode, ROUNDS_MAX, Session};
@@ -44,7 +45,7 @@ pub(crate) struct Http1 {
     scan: Scan,
     stage: Stage,
     /// A connection to a server that is for this client only.
-    private: Option<Kept>,
+    private: Option<ServerLinkKey>,
     /// The answer that every request gets.
     refusal: Option<u16>,
 }
@@ -55,7 +56,7 @@ enum Stage {
     /// The head of a request.
     Head,
     /// This exchange.
-    Exchange(usize),
+    Exchange(ExchangeKey),
     /// What was said has to be taken, then another request or the end.
     Flush(Then),
 }
@@ -85,7 +86,7 @@ impl Http1 {
         self.refusal = Some(status);
     }
 
-    pub(crate) fn exchange(&self) -> Option<usize> {
+    pub(crate) fn exchange(&self) -> Option<ExchangeKey> {
         match self.stage {
             Stage::Exchange(number) => Some(number),
             Stage::Head | Stage::Flush(_) => None,
@@ -97,7 +98,7 @@ impl Http1 {
         self.stage == Stage::Head && !self.scan.has_begun()
     }
 
-    pub(crate) fn private(&self) -> Option<Kept> {
+    pub(crate) fn private(&self) -> Option<ServerLinkKey> {
         self.private
     }
 }
@@ -111,7 +112,7 @@ fn http1(session: &mut Session) -> Option<&mut Http1> {
 }
 
 /// Does what can be done without waiting.
-pub(crate) fn drive(all: &mut Http, cx: &mut Context, index: usize) {
+pub(crate) fn drive(all: &mut Http, cx: &mut Context, index: SessionKey) {
     for _ in 0..ROUNDS_MAX {
         if step(all, cx, index) == Next::Wait {
             return;
@@ -120,7 +121,7 @@ pub(crate) fn drive(all: &mut Http, cx: &mut Context, index: usize) {
     session::queue(all, cx, index);
 }
 
-fn step(all: &mut Http, cx: &mut Context, index: usize) -> Next {
+fn step(all: &mut Http, cx: &mut Context, index: SessionKey) -> Next {
     debug_assert!(all.heads.out.is_empty(), "what is left would go to a stranger");
     all.heads.out.clear();
     let Some(session) = all.sessions.get_mut(index) else { return Next::Wait };
@@ -158,7 +159,7 @@ fn step(all: &mut Http, cx: &mut Context, index: usize) -> Next {
 
 /// Looks whether the client closed while its request is under way. One that ended its side only may still wait for the
 /// response: it is given [`CLOSED`].
-fn watch_client(all: &mut Http, cx: &mut Context, index: usize, number: usize) {
+fn watch_client(all: &mut Http, cx: &mut Context, index: SessionKey, number: ExchangeKey) {
     let Http { sessions, exchanges, buffers, .. } = &mut *all;
     let (session, Some(exchange)) = (&mut *sessions[index], exchanges.get(number)) else { return };
     let aborts = exchange.aborts_on_close();
@@ -172,7 +173,7 @@ fn watch_client(all: &mut Http, cx: &mut Context, index: usize, number: usize) {
     }
 }
 
-fn flushed(all: &mut Http, cx: &mut Context, index: usize, then: Then) -> Next {
+fn flushed(all: &mut Http, cx: &mut Context, index: SessionKey, then: Then) -> Next {
     let session = &mut all.sessions[index];
     if then == Then::End || (cx.draining && session.link.input.is_empty()) {
         session::finish(all, cx, index);
@@ -189,7 +190,7 @@ fn flushed(all: &mut Http, cx: &mut Context, index: usize, then: Then) -> Next {
     Next::Step
 }
 
-fn read_head(all: &mut Http, cx: &mut Context, index: usize) -> Next {
+fn read_head(all: &mut Http, cx: &mut Context, index: SessionKey) -> Next {
     let session = &mut all.sessions[index];
     let Some(spec) = session.settings.http.clone() else { return Next::Wait };
     let Session { mode: Mode::Http1(http), link, .. } = &mut **session else { return Next::Wait };
@@ -216,7 +217,7 @@ fn read_head(all: &mut Http, cx: &mut Context, index: usize) -> Next {
 }
 
 /// A request that is not understood: it is answered, and what follows is not looked at.
-fn bad_request(all: &mut Http, cx: &mut Context, index: usize, status: u16) -> Next {
+fn bad_request(all: &mut Http, cx: &mut Context, index: SessionKey, status: u16) -> Next {
     let session = &mut all.sessions[index];
     count_bad(session, cx.id, status);
     answer_own(all, cx, index, &OwnAnswer::page(status), Verb::Other, Then::End)
@@ -242,7 +243,7 @@ enum Verb {
 fn answer_own(
     all: &mut Http,
     cx: &mut Context,
-    index: usize,
+    index: SessionKey,
     answer: &OwnAnswer,
     verb: Verb,
     then: Then,
@@ -263,7 +264,13 @@ fn answer_own(
 }
 
 /// No server answered: the client is told, if nothing was said yet.
-fn fail_exchange(all: &mut Http, cx: &mut Context, index: usize, number: usize, status: u16) -> Next {
+fn fail_exchange(
+    all: &mut Http,
+    cx: &mut Context,
+    index: SessionKey,
+    number: ExchangeKey,
+    status: u16,
+) -> Next {
     let session = &mut all.sessions[index];
     session.service.live.counters.of(cx.id).requests_failed.one();
     let http = all.exchanges[number].http.as_deref();
@@ -283,14 +290,14 @@ fn fail_exchange(all: &mut Http, cx: &mut Context, index: usize, number: usize, 
     answer_own(all, cx, index, &OwnAnswer::page(status), verb, then)
 }
 
-fn set_stage(all: &mut Http, index: usize, stage: Stage) {
+fn set_stage(all: &mut Http, index: SessionKey, stage: Stage) {
     if let Some(http) = all.sessions.get_mut(index).and_then(|session| http1(session)) {
         http.stage = stage;
     }
 }
 
 /// The deadline of the client's side came.
-pub(crate) fn on_deadline(all: &mut Http, cx: &mut Context, index: usize) {
+pub(crate) fn on_deadline(all: &mut Http, cx: &mut Context, index: SessionKey) {
     let session = &mut all.sessions[index];
     let Some(spec) = session.settings.http.clone() else { return };
     let Some(http) = http1(session) else { return };
@@ -313,7 +320,13 @@ pub(crate) fn on_deadline(all: &mut Http, cx: &mut Context, index: usize) {
 }
 
 /// It is time to look whether bodies move, and fast enough.
-fn on_look(all: &mut Http, cx: &mut Context, index: usize, spec: &HttpSpec, exchange: Option<usize>) {
+fn on_look(
+    all: &mut Http,
+    cx: &mut Context,
+    index: SessionKey,
+    spec: &HttpSpec,
+    exchange: Option<ExchangeKey>,
+) {
     let service = Arc::clone(&all.sessions[index].service);
     let counters = service.live.counters.of(cx.id);
     let takes_slowly = all.sessions[index].is_slow(cx.now);
@@ -341,7 +354,8 @@ fn on_look(all: &mut Http, cx: &mut Context, index: usize, spec: &HttpSpec, exch
     } else if !sends_slowly {
         counters.idle_timeouts.one();
     }
-    let answered = |number: usize| all.exchanges[number].http.as_ref().is_some_and(|http| http.answered);
+    let answered =
+        |number: ExchangeKey| all.exchanges[number].http.as_ref().is_some_and(|http| http.answered);
     match exchange.filter(|number| !takes_slowly && !answered(*number)) {
         Some(number) => {
             let fault = is_servers_fault(all, cx, number);
@@ -362,7 +376,7 @@ fn on_look(all: &mut Http, cx: &mut Context, index: usize, spec: &HttpSpec, exch
 }
 
 /// Whether it is the server that does not go on with a request: it is not reached, or does not take what it gets.
-pub(crate) fn is_servers_fault(all: &Http, cx: &Context, number: usize) -> bool {
+pub(crate) fn is_servers_fault(all: &Http, cx: &Context, number: ExchangeKey) -> bool {
     let exchange = &all.exchanges[number];
     let fault = match exchange.reach {
         Reach::Open(slot) => all.servers[slot].link.pending() > 0,
@@ -375,7 +389,7 @@ pub(crate) fn is_servers_fault(all: &Http, cx: &Context, number: usize) -> bool 
 }
 
 /// A server did not begin its answer in time.
-pub(crate) fn on_answer_deadline(all: &mut Http, cx: &mut Context, number: usize) {
+pub(crate) fn on_answer_deadline(all: &mut Http, cx: &mut Context, number: ExchangeKey) {
     let exchange = &all.exchanges[number];
     let index = exchange.session;
     if let Some(choice) = &exchange.choice {
@@ -389,7 +403,7 @@ pub(crate) fn on_answer_deadline(all: &mut Http, cx: &mut Context, number: usize
 }
 
 /// The program drains: a client without a request leaves.
-pub(crate) fn on_drain(all: &mut Http, cx: &mut Context, index: usize) {
+pub(crate) fn on_drain(all: &mut Http, cx: &mut Context, index: SessionKey) {
     let session = &mut all.sessions[index];
     let idle = session.link.input.is_empty();
     if idle && http1(session).is_some_and(|http| http.stage == Stage::Head) {

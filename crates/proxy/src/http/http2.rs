@@ -7,6 +7,7 @@ mod stream;
 mod wire;
 
 use crate::context::Context;
+use crate::context::keys::{ExchangeKey, SessionKey, Table, of};
 use crate::http::Http;
 use crate::http::message::OwnAnswer;
 use crate::http::session::{self, LINGER, Mode, ROUNDS_MAX, Session};
@@ -19,7 +20,6 @@ use evener_core::wire::http::HeadLimits;
 use h2::server::{Connection, Handshake, SendResponse};
 use h2::{RecvStream, SendStream};
 use rest::Rests;
-use slab::Slab;
 use std::pin::Pin;
 use std::task::{self, Poll, Waker};
 use std::time::Duration;
@@ -46,7 +46,7 @@ const DRAIN_LEAVE: Duration = Duration::from_secs(1);
 pub(crate) struct Http2 {
     wire: Wire,
     state: State,
-    streams: Slab<Stream>,
+    streams: Table<of::Stream, Stream>,
     /// Bodies that are for nobody any more.
     rests: Rests,
     /// The client was told to go, as it asked for nothing.
@@ -64,7 +64,7 @@ enum State {
 
 /// A request with its answer.
 struct Stream {
-    exchange: Option<usize>,
+    exchange: Option<ExchangeKey>,
     /// When a byte of its bodies moved last.
     active_at: Time,
     /// How much of the response the client took, as the server sent it, and how fast.
@@ -96,7 +96,7 @@ impl Http2 {
         Self {
             wire,
             state: State::Begins(handshake),
-            streams: Slab::new(),
+            streams: Table::default(),
             rests: Rests::default(),
             leaves: false,
             idle: true,
@@ -109,7 +109,7 @@ impl Http2 {
     }
 
     /// The exchanges that are under way.
-    pub(crate) fn exchanges(&self) -> Vec<usize> {
+    pub(crate) fn exchanges(&self) -> Vec<ExchangeKey> {
         self.streams.iter().filter_map(|(_, stream)| stream.exchange).collect()
     }
 
@@ -171,7 +171,7 @@ fn http2(session: &mut Session) -> Option<&mut Http2> {
 }
 
 /// The client sent something, or takes more.
-pub(crate) fn drive(all: &mut Http, cx: &mut Context, index: usize) {
+pub(crate) fn drive(all: &mut Http, cx: &mut Context, index: SessionKey) {
     for _ in 0..ROUNDS_MAX {
         let received = receive(all, index);
         if !accept(all, cx, index) {
@@ -198,7 +198,7 @@ pub(crate) fn drive(all: &mut Http, cx: &mut Context, index: usize) {
 }
 
 /// Something happened at the server of one stream.
-pub(crate) fn on_server(all: &mut Http, cx: &mut Context, index: usize, number: usize) {
+pub(crate) fn on_server(all: &mut Http, cx: &mut Context, index: SessionKey, number: ExchangeKey) {
     for _ in 0..ROUNDS_MAX {
         stream::drive(all, cx, index, number);
         if flush(all, cx, index) != Flushed::Some {
@@ -218,7 +218,7 @@ enum Flushed {
     Over,
 }
 
-fn receive(all: &mut Http, index: usize) -> Received {
+fn receive(all: &mut Http, index: SessionKey) -> Received {
     let Http { sessions, buffers, .. } = &mut *all;
     let session = &mut *sessions[index];
     let Mode::Http2(http) = &mut session.mode else { return Received::Nothing };
@@ -241,7 +241,7 @@ fn receive(all: &mut Http, index: usize) -> Received {
 }
 
 /// Takes in the requests that came. False when the session is over.
-fn accept(all: &mut Http, cx: &mut Context, index: usize) -> bool {
+fn accept(all: &mut Http, cx: &mut Context, index: SessionKey) -> bool {
     loop {
         let Some(http) = all.sessions.get_mut(index).and_then(|session| http2(session)) else {
             return false;
@@ -260,14 +260,14 @@ fn accept(all: &mut Http, cx: &mut Context, index: usize) -> bool {
 }
 
 /// The client is gone, and with it whatever it asked for.
-fn count_aborted(all: &mut Http, cx: &mut Context, index: usize) {
+fn count_aborted(all: &mut Http, cx: &mut Context, index: SessionKey) {
     let Some(session) = all.sessions.get_mut(index) else { return };
     let under_way = http2(session).map_or(0, |http| http.exchanges().len());
     session.service.live.counters.of(cx.id).requests_aborted.add(under_way as u64);
 }
 
 /// Brings what the connection has to say to the client.
-fn flush(all: &mut Http, cx: &mut Context, index: usize) -> Flushed {
+fn flush(all: &mut Http, cx: &mut Context, index: SessionKey) -> Flushed {
     // What streams said has to become frames first.
     if !accept(all, cx, index) {
         return Flushed::Over;
@@ -284,7 +284,7 @@ fn flush(all: &mut Http, cx: &mut Context, index: usize) -> Flushed {
 }
 
 /// With the last stream, the time of a client without a request begins.
-fn note_idle(all: &mut Http, cx: &mut Context, index: usize) {
+fn note_idle(all: &mut Http, cx: &mut Context, index: SessionKey) {
     let Some(session) = all.sessions.get_mut(index) else { return };
     let Some(wait) = session.settings.http.as_ref().map(|spec| spec.keepalive_timeout) else { return };
     let Some(http) = http2(session) else { return };
@@ -300,7 +300,7 @@ fn note_idle(all: &mut Http, cx: &mut Context, index: usize) {
     }
 }
 
-fn flush_out(all: &mut Http, index: usize) -> Flushed {
+fn flush_out(all: &mut Http, index: SessionKey) -> Flushed {
     let Http { sessions, buffers, .. } = &mut *all;
     let Some(session) = sessions.get_mut(index) else { return Flushed::Over };
     let Session { mode: Mode::Http2(http), link, .. } = &mut **session else { return Flushed::Over };
@@ -324,7 +324,7 @@ fn flush_out(all: &mut Http, index: usize) -> Flushed {
 }
 
 /// The deadline of the client's side came.
-pub(crate) fn on_deadline(all: &mut Http, cx: &mut Context, index: usize) {
+pub(crate) fn on_deadline(all: &mut Http, cx: &mut Context, index: SessionKey) {
     take_rests(all, cx, index);
     let session = &mut all.sessions[index];
     let Some(spec) = session.settings.http.clone() else { return };
@@ -363,12 +363,12 @@ pub(crate) fn on_deadline(all: &mut Http, cx: &mut Context, index: usize) {
 }
 
 /// An idle client makes room for others.
-pub(crate) fn dismiss(all: &mut Http, cx: &mut Context, index: usize) {
+pub(crate) fn dismiss(all: &mut Http, cx: &mut Context, index: SessionKey) {
     shut_down(all, cx, index, LEAVE);
 }
 
 /// Takes bodies that are for nobody; those whose time is over are reset.
-fn take_rests(all: &mut Http, cx: &mut Context, index: usize) {
+fn take_rests(all: &mut Http, cx: &mut Context, index: SessionKey) {
     let now = cx.now;
     let http = all.sessions.get_mut(index).and_then(|session| http2(session));
     if let Some(http) = http.filter(|http| !http.rests.is_empty()) {
@@ -378,19 +378,19 @@ fn take_rests(all: &mut Http, cx: &mut Context, index: usize) {
 }
 
 /// The deadline of a stream came whose bodies move: one that stands still ends, though others go on.
-pub(crate) fn on_stalled(all: &mut Http, cx: &mut Context, number: usize) {
+pub(crate) fn on_stalled(all: &mut Http, cx: &mut Context, number: ExchangeKey) {
     let index = all.exchanges[number].session;
     stream::on_look(all, cx, index, number);
     flush(all, cx, index);
 }
 
 /// The program drains.
-pub(crate) fn on_drain(all: &mut Http, cx: &mut Context, index: usize) {
+pub(crate) fn on_drain(all: &mut Http, cx: &mut Context, index: SessionKey) {
     shut_down(all, cx, index, DRAIN_LEAVE);
 }
 
 /// No new requests; those that are there may finish. A client without any is closed after `leave`, whatever it answers.
-fn shut_down(all: &mut Http, cx: &mut Context, index: usize, leave: Duration) {
+fn shut_down(all: &mut Http, cx: &mut Context, index: SessionKey, leave: Duration) {
     let Some(http) = all.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
     if http.streams.is_empty() {
         // A request that is on its way has that time to come.
@@ -405,7 +405,7 @@ fn shut_down(all: &mut Http, cx: &mut Context, index: usize, leave: Duration) {
 }
 
 /// No server answers this stream's request.
-pub(crate) fn fail(all: &mut Http, cx: &mut Context, index: usize, number: usize, status: u16) {
+pub(crate) fn fail(all: &mut Http, cx: &mut Context, index: SessionKey, number: ExchangeKey, status: u16) {
     stream::fail(all, cx, index, number, status);
     flush(all, cx, index);
 }

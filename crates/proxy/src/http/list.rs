@@ -51,10 +51,9 @@ impl Http {
 
 /// Closes the session with this number; returns whether there was one.
 pub(crate) fn close_numbered(all: &mut Http, cx: &mut Context, number: u32) -> bool {
-    let mut sessions = all.sessions.iter();
-    let found = sessions.find(|(_, one)| one.number == number && !matches!(one.mode, Mode::Over));
-    let Some((index, session)) = found else { return false };
-    session.service.live.counters.of(cx.id).closed.one();
+    let found = all.sessions.keys(|one| one.number == number && !matches!(one.mode, Mode::Over));
+    let Some(&index) = found.first() else { return false };
+    all.sessions[index].service.live.counters.of(cx.id).closed.one();
     session::close(all, cx, index);
     true
 }

@@ -3,6 +3,7 @@
 
 use crate::context::Context;
 use crate::context::descriptors::{Promise, Unit};
+use crate::context::keys::{ExchangeKey, SessionKey};
 use crate::context::ready::Ready;
 use crate::context::registry::Token;
 use crate::http::Http;
@@ -18,10 +19,9 @@ use crate::service::admission::{self, Admission, Guest, Refused, reset_at_close}
 use crate::service::hops::note_loop;
 use crate::service::preamble::{self, GREETING, Origin};
 use crate::service::{Backend, Service, Settings};
-use arc_swap::ArcSwap;
 use evener_core::limits::Lease;
 use evener_core::pace::Pace;
-use evener_core::snapshot::{Entry, Snapshot};
+use evener_core::snapshot::Entry;
 use evener_core::spec::Balance;
 use evener_core::wire::hello;
 use evener_core::{ServerId, Time};
@@ -79,10 +79,10 @@ pub(crate) struct Session {
     pub(crate) promise: Option<Promise>,
 }
 
-/// A server, with where its pool is published: its identity means nothing in another one.
+/// A server, with the name of its pool: its identity means nothing in another one.
 #[derive(Debug)]
 pub(crate) struct Stay {
-    pool: Arc<ArcSwap<Snapshot>>,
+    pool: Arc<str>,
     server: ServerId,
 }
 
@@ -91,12 +91,12 @@ impl Stay {
     pub(crate) fn of(exchange: &Exchange) -> Option<Self> {
         let wanted = exchange.settings.http.as_ref().is_some_and(|spec| spec.balance == Balance::Connection);
         let server = exchange.choice.as_ref().filter(|_| wanted)?.server.id;
-        Some(Self { pool: Arc::clone(&exchange.backend().pool), server })
+        Some(Self { pool: Arc::clone(&exchange.backend().pool.load().pool), server })
     }
 
     /// The server, if it is of this backend's pool.
     pub(crate) fn at(&self, backend: &Backend) -> Option<ServerId> {
-        Arc::ptr_eq(&self.pool, &backend.pool).then_some(self.server)
+        (backend.pool.load().pool == self.pool).then_some(self.server)
     }
 }
 
@@ -112,7 +112,7 @@ pub(crate) enum Mode {
     /// Streams of HTTP/2.
     Http2(Box<Http2>),
     /// Bytes go both ways; the exchange that does so.
-    Relay(usize),
+    Relay(ExchangeKey),
     /// It was refused, and is kept waiting.
     Tarpit,
     /// All is said; the client is heard to its end, for a time and so many bytes.
@@ -216,7 +216,7 @@ pub(crate) fn begin(all: &mut Http, cx: &mut Context, accepted: Accepted) {
 }
 
 /// The client is known: may it come in?
-fn admit(all: &mut Http, cx: &mut Context, index: usize) {
+fn admit(all: &mut Http, cx: &mut Context, index: SessionKey) {
     let session = &mut all.sessions[index];
     let client = session.origin.client.ip();
     match admission::admit(&session.service, &session.settings, client, cx.id, cx.now) {
@@ -249,7 +249,7 @@ fn admit(all: &mut Http, cx: &mut Context, index: usize) {
 }
 
 /// TLS comes first, if there is any.
-fn begin_layers(all: &mut Http, cx: &mut Context, index: usize) {
+fn begin_layers(all: &mut Http, cx: &mut Context, index: SessionKey) {
     let session = &mut all.sessions[index];
     let Some(acceptor) = session.settings.tls.clone() else { return begin_protocol(all, cx, index) };
     let counters = session.service.live.counters.of(cx.id);
@@ -263,7 +263,7 @@ fn begin_layers(all: &mut Http, cx: &mut Context, index: usize) {
 }
 
 /// The layers are there: what is spoken on them?
-fn begin_protocol(all: &mut Http, cx: &mut Context, index: usize) {
+fn begin_protocol(all: &mut Http, cx: &mut Context, index: SessionKey) {
     all.session_timers.clear(index);
     let session = &mut all.sessions[index];
     session.active_at = cx.now;
@@ -288,7 +288,7 @@ fn begin_protocol(all: &mut Http, cx: &mut Context, index: usize) {
 }
 
 /// Something happened at the client's socket.
-pub(crate) fn on_event(all: &mut Http, cx: &mut Context, index: usize, event: &Event) {
+pub(crate) fn on_event(all: &mut Http, cx: &mut Context, index: SessionKey, event: &Event) {
     let Some(session) = all.sessions.get_mut(index) else { return };
     let ended = event.is_read_closed() || event.is_error();
     session.link.readable |= event.is_readable() || ended;
@@ -299,7 +299,7 @@ pub(crate) fn on_event(all: &mut Http, cx: &mut Context, index: usize, event: &E
 }
 
 /// Does what can be done without waiting.
-pub(crate) fn drive(all: &mut Http, cx: &mut Context, index: usize) {
+pub(crate) fn drive(all: &mut Http, cx: &mut Context, index: SessionKey) {
     let Some(session) = all.sessions.get_mut(index) else { return };
     match &session.mode {
         Mode::Proxy => read_proxy(all, cx, index),
@@ -330,7 +330,7 @@ pub(crate) fn drive(all: &mut Http, cx: &mut Context, index: usize) {
 
 /// The server of a relay reset its connection. A client that has received everything gets the reset; another one is let
 /// receive the rest, which a reset would take from it.
-fn on_server_reset(all: &mut Http, cx: &mut Context, index: usize, exchange: usize) {
+fn on_server_reset(all: &mut Http, cx: &mut Context, index: SessionKey, exchange: ExchangeKey) {
     exchange::end(all, cx, exchange, Keep::No);
     let session = &all.sessions[index];
     if session.link.left() > 0 {
@@ -341,14 +341,14 @@ fn on_server_reset(all: &mut Http, cx: &mut Context, index: usize, exchange: usi
 }
 
 /// It has more to do when others had their turn.
-pub(crate) fn queue(all: &mut Http, cx: &mut Context, index: usize) {
+pub(crate) fn queue(all: &mut Http, cx: &mut Context, index: SessionKey) {
     let Some(session) = all.sessions.get_mut(index) else { return };
     if !std::mem::replace(&mut session.queued, true) {
         cx.ready.push(Ready::Session(index));
     }
 }
 
-fn read_proxy(all: &mut Http, cx: &mut Context, index: usize) {
+fn read_proxy(all: &mut Http, cx: &mut Context, index: SessionKey) {
     loop {
         let session = &mut all.sessions[index];
         match preamble::read_proxy(session.link.input.unread(), &mut session.origin) {
@@ -375,7 +375,7 @@ fn read_proxy(all: &mut Http, cx: &mut Context, index: usize) {
 }
 
 /// The ClientHello is looked at for its name; then rustls has everything.
-fn shake_hands(all: &mut Http, cx: &mut Context, index: usize) {
+fn shake_hands(all: &mut Http, cx: &mut Context, index: SessionKey) {
     loop {
         let session = &mut all.sessions[index];
         let Mode::Handshake(_, name) = &mut session.mode else { return };
@@ -405,7 +405,7 @@ fn shake_hands(all: &mut Http, cx: &mut Context, index: usize) {
     }
 }
 
-fn shaken(all: &mut Http, cx: &mut Context, index: usize) {
+fn shaken(all: &mut Http, cx: &mut Context, index: SessionKey) {
     let session = &mut all.sessions[index];
     let Mode::Handshake(place, name) = &mut session.mode else { return };
     drop(place.take());
@@ -420,7 +420,7 @@ fn shaken(all: &mut Http, cx: &mut Context, index: usize) {
 }
 
 /// Says the end, and hears the client to its own, so that what it has not read yet is not lost by a reset.
-pub(crate) fn finish(all: &mut Http, cx: &mut Context, index: usize) {
+pub(crate) fn finish(all: &mut Http, cx: &mut Context, index: SessionKey) {
     let session = &mut all.sessions[index];
     session.link.finish(&mut all.buffers);
     enter(all, cx, index, Mode::Lingering(0));
@@ -430,7 +430,7 @@ pub(crate) fn finish(all: &mut Http, cx: &mut Context, index: usize) {
 }
 
 /// A session is about something else from now on; what it was about lets go of its connections to servers.
-pub(crate) fn enter(all: &mut Http, cx: &mut Context, index: usize, mode: Mode) {
+pub(crate) fn enter(all: &mut Http, cx: &mut Context, index: SessionKey, mode: Mode) {
     match std::mem::replace(&mut all.sessions[index].mode, mode) {
         Mode::Relay(exchange) => exchange::abandon(all, cx, exchange),
         Mode::Http1(http) => {
@@ -444,7 +444,7 @@ pub(crate) fn enter(all: &mut Http, cx: &mut Context, index: usize, mode: Mode) 
     }
 }
 
-fn linger(all: &mut Http, cx: &mut Context, index: usize) {
+fn linger(all: &mut Http, cx: &mut Context, index: SessionKey) {
     for _ in 0..ROUNDS_MAX {
         let session = &mut all.sessions[index];
         let Mode::Lingering(heard) = &mut session.mode else { return };
@@ -469,7 +469,7 @@ fn linger(all: &mut Http, cx: &mut Context, index: usize) {
 }
 
 /// A client that still takes its response while the program drains has more time, up to the drain timeout.
-fn linger_on(all: &mut Http, cx: &mut Context, index: usize) {
+fn linger_on(all: &mut Http, cx: &mut Context, index: SessionKey) {
     if all.sessions[index].is_taking() {
         all.session_timers.set(index, cx.now + DRAIN_LINGER);
     } else {
@@ -478,7 +478,7 @@ fn linger_on(all: &mut Http, cx: &mut Context, index: usize) {
 }
 
 /// The deadline of a session came.
-pub(crate) fn on_deadline(all: &mut Http, cx: &mut Context, index: usize) {
+pub(crate) fn on_deadline(all: &mut Http, cx: &mut Context, index: SessionKey) {
     let Some(session) = all.sessions.get(index) else { return };
     let counters = session.service.live.counters.of(cx.id);
     match &session.mode {
@@ -509,7 +509,7 @@ pub(crate) fn on_deadline(all: &mut Http, cx: &mut Context, index: usize) {
 }
 
 /// The program drains: who is idle leaves now, who is not leaves after the present answer.
-pub(crate) fn on_drain(all: &mut Http, cx: &mut Context, index: usize) {
+pub(crate) fn on_drain(all: &mut Http, cx: &mut Context, index: SessionKey) {
     match all.sessions.get(index).map(|session| &session.mode) {
         Some(Mode::Http1(_)) => http1::on_drain(all, cx, index),
         Some(Mode::Http2(_)) => http2::on_drain(all, cx, index),
@@ -520,7 +520,7 @@ pub(crate) fn on_drain(all: &mut Http, cx: &mut Context, index: usize) {
 
 /// An idle client makes room for others: one of HTTP/2 is told to go, one of HTTP/1 is gone. Not one that has just asked
 /// something: returns whether it goes.
-pub(crate) fn shed(all: &mut Http, cx: &mut Context, index: usize) -> bool {
+pub(crate) fn shed(all: &mut Http, cx: &mut Context, index: SessionKey) -> bool {
     let session = &mut all.sessions[index];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
     if recv(&session.link.socket, &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
@@ -542,7 +542,7 @@ pub(crate) fn shed_idle(all: &mut Http, cx: &mut Context, wanted: u32) -> u32 {
     let is_quiet = |session: &Session| now.since(session.active_at) >= QUIET_MIN;
     let is_idle = |session: &Session| session.served && session.is_idle() && is_quiet(session);
     let idle = all.sessions.iter().filter(|(_, session)| is_idle(session));
-    let mut idle: Vec<(Time, usize)> = idle.map(|(index, session)| (session.active_at, index)).collect();
+    let mut idle: Vec<(Time, SessionKey)> = idle.map(|(index, session)| (session.active_at, index)).collect();
     let count = idle.len().min(wanted as usize);
     if let Some(last) = count.checked_sub(1) {
         idle.select_nth_unstable_by_key(last, |(active_at, _)| *active_at);
@@ -552,7 +552,7 @@ pub(crate) fn shed_idle(all: &mut Http, cx: &mut Context, wanted: u32) -> u32 {
 }
 
 /// Closes a session because the program ends.
-pub(crate) fn cut(all: &mut Http, cx: &mut Context, index: usize) {
+pub(crate) fn cut(all: &mut Http, cx: &mut Context, index: SessionKey) {
     let session = &all.sessions[index];
     if !matches!(session.mode, Mode::Over) {
         session.service.live.counters.of(cx.id).cut.one();
@@ -561,7 +561,7 @@ pub(crate) fn cut(all: &mut Http, cx: &mut Context, index: usize) {
 }
 
 /// Ends a session. Its slot is freed only when the present events are done.
-pub(crate) fn close(all: &mut Http, cx: &mut Context, index: usize) {
+pub(crate) fn close(all: &mut Http, cx: &mut Context, index: SessionKey) {
     if all.sessions.get(index).is_none_or(|session| matches!(session.mode, Mode::Over)) {
         return;
     }

@@ -1,6 +1,7 @@
 //! The relay between links: what a client and its server say goes both ways, whatever layers either side has.
 
 use crate::context::Context;
+use crate::context::keys::ExchangeKey;
 use crate::http::Http;
 use crate::http::exchange::{Reach, reach};
 use crate::http::session::ROUNDS_MAX;
@@ -25,7 +26,7 @@ pub(crate) enum Relayed {
 }
 
 /// Moves what can be moved both ways.
-pub(crate) fn relay(all: &mut Http, cx: &mut Context, number: usize) -> Relayed {
+pub(crate) fn relay(all: &mut Http, cx: &mut Context, number: ExchangeKey) -> Relayed {
     let slot = match reach(all, cx, number) {
         Reach::Open(slot) => slot,
         // One that reset its connection does not wait.

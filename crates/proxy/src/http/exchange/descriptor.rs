@@ -1,17 +1,18 @@
 //! Descriptors for connections to servers. A session is promised one when it is accepted; the connection of its exchange
 //! takes that, and brings it back. Further ones, of HTTP/2, take what is left, if anything.
 
-use super::idle::Kept;
+use super::idle::private;
 use super::{Reach, close_server};
 use crate::context::Context;
 use crate::context::descriptors::Unit;
+use crate::context::keys::{ExchangeKey, ServerLinkKey, SessionKey};
 use crate::http::Http;
 use crate::http::session::Mode;
 use evener_core::snapshot::NoServer;
 use std::sync::Arc;
 
 /// A descriptor for a connection of this exchange. Without one, no server can be had for it.
-pub(super) fn take(all: &mut Http, cx: &mut Context, number: usize) -> Option<Unit> {
+pub(super) fn take(all: &mut Http, cx: &mut Context, number: ExchangeKey) -> Option<Unit> {
     let session = all.exchanges[number].session;
     if let Some(promise) = all.sessions[session].promise.take() {
         return Some(promise.fulfil());
@@ -33,20 +34,14 @@ pub(super) fn take(all: &mut Http, cx: &mut Context, number: usize) -> Option<Un
 
 /// The connection that is unused the longest makes room.
 fn take_unused(all: &mut Http, cx: &mut Context) -> Option<Unit> {
-    let slot = oldest(all)?;
+    let slot = all.pooled.oldest()?;
     let unit = all.servers[slot].unit.take();
     close_server(all, cx, slot);
     unit
 }
 
-/// Of all servers; those of each are in the order in which they became unused.
-fn oldest(all: &Http) -> Option<usize> {
-    let firsts = all.idle.values().filter_map(|idle| idle.first().copied());
-    firsts.min_by_key(|slot| all.servers[*slot].idle_since)
-}
-
 /// A descriptor that was for a server is for the next one.
-pub(super) fn keep(all: &mut Http, number: usize, unit: Unit) {
+pub(super) fn keep(all: &mut Http, number: ExchangeKey, unit: Unit) {
     let session = all.exchanges[number].session;
     if let Some(session) = all.sessions.get_mut(session) {
         session.promise.get_or_insert_with(|| unit.promise());
@@ -54,7 +49,7 @@ pub(super) fn keep(all: &mut Http, number: usize, unit: Unit) {
 }
 
 /// A connection is about to be closed: its session has the descriptor for the next one.
-pub(super) fn give_back(all: &mut Http, session: usize, slot: usize) {
+pub(super) fn give_back(all: &mut Http, session: SessionKey, slot: ServerLinkKey) {
     let (Some(session), Some(server)) = (all.sessions.get_mut(session), all.servers.get_mut(slot)) else {
         return;
     };
@@ -64,14 +59,14 @@ pub(super) fn give_back(all: &mut Http, session: usize, slot: usize) {
 }
 
 /// The same for a connection that the session kept for itself.
-pub(super) fn give_back_kept(all: &mut Http, session: usize, kept: Kept) {
-    if let Some(slot) = kept.find(all) {
+pub(super) fn give_back_kept(all: &mut Http, session: SessionKey, kept: ServerLinkKey) {
+    if let Some(slot) = private(all, kept) {
         give_back(all, session, slot);
     }
 }
 
 /// Whether a session has a descriptor for its next connection, besides the one that is about to be kept unused.
-pub(super) fn is_promised(all: &mut Http, session: usize) -> bool {
+pub(super) fn is_promised(all: &mut Http, session: SessionKey) -> bool {
     let Some(session) = all.sessions.get_mut(session) else { return true };
     if session.promise.is_none() {
         session.promise = Unit::take().map(Unit::promise);
@@ -83,7 +78,7 @@ pub(super) fn is_promised(all: &mut Http, session: usize) -> bool {
 pub(crate) fn shed_idle(all: &mut Http, cx: &mut Context, wanted: u32) -> u32 {
     let mut closed = 0;
     while closed < wanted
-        && let Some(slot) = oldest(all)
+        && let Some(slot) = all.pooled.oldest()
     {
         close_server(all, cx, slot);
         closed += 1;

@@ -2,6 +2,7 @@
 
 use super::{ServerLink, Stage, close_server, tell_session};
 use crate::context::Context;
+use crate::context::keys::ServerLinkKey;
 use crate::http::Http;
 use crate::http::session::{self, Mode};
 use crate::io::relay::End;
@@ -12,13 +13,12 @@ use rustix::io::Errno;
 /// Ends the exchanges with a server, and its pooled connections; returns how many exchanges there were.
 pub(crate) fn end_server(all: &mut Http, cx: &mut Context, ending: &Ending) -> usize {
     let is_meant = |server: &ServerLink| ending.means(&server.live, &server.target);
-    let slots = all.servers.iter().filter(|(_, server)| is_meant(server));
-    let slots: Vec<usize> = slots.map(|(slot, _)| slot).collect();
+    let slots = all.servers.keys(|server| is_meant(server));
     slots.into_iter().filter(|&slot| end(all, cx, slot, ending)).count()
 }
 
 /// Ends a connection; whether there was an exchange on it. What connects or shakes hands goes on to the next server by itself.
-fn end(all: &mut Http, cx: &mut Context, slot: usize, ending: &Ending) -> bool {
+fn end(all: &mut Http, cx: &mut Context, slot: ServerLinkKey, ending: &Ending) -> bool {
     let Some(server) = all.servers.get_mut(slot) else { return false };
     match (server.stage, server.exchange) {
         (Stage::Open, Some(number)) => {

@@ -1,10 +1,12 @@
 //! The end of an exchange: its connection is pooled, goes back to its client, or is closed; or the exchange goes on by another.
 
 use super::descriptor;
-use super::idle::{Kept, let_go, on_idle_readable};
+use super::idle::{let_go, on_idle_readable};
 use super::{Exchange, Reach, Stage, close_server, drop_server, note_freed};
 use crate::context::Context;
+use crate::context::keys::{ExchangeKey, ServerLinkKey};
 use crate::http::Http;
+use crate::http::pooled::Idle;
 use crate::http::session::{LINGER, LINGER_BYTES_MAX};
 use crate::io::transport::Received;
 use crate::service::admission::reset_at_close;
@@ -13,8 +15,6 @@ use std::time::Duration;
 
 /// A connection to a server that nobody uses is kept for so long.
 const IDLE: Duration = Duration::from_secs(30);
-/// A worker keeps so many unused connections to one server.
-const IDLE_MAX: usize = 256;
 
 /// Whether a connection may be used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,9 +30,14 @@ pub(crate) enum Keep {
 }
 
 /// An exchange is over; returns its server's connection when it is kept for the same client.
-pub(crate) fn end(all: &mut Http, cx: &mut Context, number: usize, keep: Keep) -> Option<Kept> {
+pub(crate) fn end(
+    all: &mut Http,
+    cx: &mut Context,
+    number: ExchangeKey,
+    keep: Keep,
+) -> Option<ServerLinkKey> {
     all.exchange_timers.clear(number);
-    let exchange = all.exchanges.try_remove(number)?;
+    let exchange = all.exchanges.remove(number)?;
     exchange.queued.iter().for_each(|queued| cx.queues.remove(queued));
     if exchange.choice.is_some() {
         pool_queue::note_freed(cx, &exchange.backend().pool);
@@ -60,16 +65,15 @@ pub(crate) fn end(all: &mut Http, cx: &mut Context, number: usize, keep: Keep) -
         return None;
     }
     if keep == Keep::Private {
-        return Some(Kept::at(slot, server));
+        return Some(slot);
     }
-    let key = server.key;
-    let has_room = !cx.draining && descriptor::is_promised(all, exchange.session);
-    let idle = all.idle.entry(key).or_default();
-    if idle.len() >= IDLE_MAX || !has_room {
+    let may_stay = !cx.draining && descriptor::is_promised(all, exchange.session);
+    let server = &all.servers[slot];
+    if !may_stay || !all.pooled.has_room(&server.pool, server.id) {
         descriptor::give_back(all, exchange.session, slot);
         close_server(all, cx, slot);
     } else {
-        idle.push(slot);
+        all.pooled.add(&server.pool, server.id, Idle { key: slot, since: cx.now });
         all.server_timers.set(slot, cx.now + IDLE);
         if all.servers[slot].link.readable {
             on_idle_readable(all, cx, slot);
@@ -79,7 +83,7 @@ pub(crate) fn end(all: &mut Http, cx: &mut Context, number: usize, keep: Keep) -
 }
 
 /// What a server says goes to nobody any more; what it gets must not be lost by a reset, the answer to that.
-fn linger(all: &mut Http, cx: &mut Context, slot: usize) -> Option<Kept> {
+fn linger(all: &mut Http, cx: &mut Context, slot: ServerLinkKey) -> Option<ServerLinkKey> {
     let server = &mut all.servers[slot];
     if server.stage == Stage::Open && !server.link.broken && server.link.hear_out() {
         server.stage = Stage::Lingering;
@@ -92,7 +96,7 @@ fn linger(all: &mut Http, cx: &mut Context, slot: usize) -> Option<Kept> {
 }
 
 /// Hears a server for nobody.
-pub(super) fn hear(all: &mut Http, cx: &mut Context, slot: usize) {
+pub(super) fn hear(all: &mut Http, cx: &mut Context, slot: ServerLinkKey) {
     let server = &mut all.servers[slot];
     let mut heard = 0;
     while heard < LINGER_BYTES_MAX && server.link.receive(&mut all.buffers) == Received::Some {
@@ -106,7 +110,7 @@ pub(super) fn hear(all: &mut Http, cx: &mut Context, slot: usize) {
 }
 
 /// An exchange is over, whatever it was about.
-pub(crate) fn abandon(all: &mut Http, cx: &mut Context, number: usize) {
+pub(crate) fn abandon(all: &mut Http, cx: &mut Context, number: ExchangeKey) {
     if let Some(Exchange { reach: Reach::Open(slot), .. }) = all.exchanges.get(number).map(|one| &**one) {
         // Half a request must not look like a whole one.
         reset_at_close(&all.servers[*slot].link.socket);
@@ -115,7 +119,7 @@ pub(crate) fn abandon(all: &mut Http, cx: &mut Context, number: usize) {
 }
 
 /// The same request goes to another server, or to the same by another connection.
-pub(crate) fn again(all: &mut Http, cx: &mut Context, number: usize) {
+pub(crate) fn again(all: &mut Http, cx: &mut Context, number: ExchangeKey) {
     all.exchange_timers.clear(number);
     let exchange = &mut all.exchanges[number];
     let Reach::Open(slot) = std::mem::replace(&mut exchange.reach, Reach::Wanted) else { return };

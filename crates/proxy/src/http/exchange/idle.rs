@@ -2,9 +2,9 @@
 
 use super::{Reach, Reuse, ServerLink, Stage, close_server, descriptor};
 use crate::context::Context;
+use crate::context::keys::{ExchangeKey, ServerLinkKey};
 use crate::http::Http;
 use crate::io::transport::Received;
-use crate::service::Backend;
 use evener_core::ServerId;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,40 +13,26 @@ use std::time::Duration;
 /// close would most likely have done so by then.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Whose unused connections those are: the pool, by where it is published, and the server.
-pub(crate) type IdleKey = (usize, ServerId);
-
-pub(super) fn key_of(backend: &Backend, server: ServerId) -> IdleKey {
-    (Arc::as_ptr(&backend.pool) as usize, server)
-}
-
-/// A connection that a session keeps for itself. It may be gone, and its slot another's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Kept {
-    slot: usize,
-    serial: u64,
-}
-
-impl Kept {
-    pub(super) fn at(slot: usize, server: &ServerLink) -> Self {
-        Self { slot, serial: server.serial }
-    }
-
-    /// Its slot, if it is still there and nobody uses it.
-    pub(super) fn find(self, all: &Http) -> Option<usize> {
-        let server = all.servers.get(self.slot)?;
-        let sound = server.serial == self.serial && server.stage == Stage::Open && server.exchange.is_none();
-        sound.then_some(self.slot)
-    }
+/// The connection that a session keeps for itself, if it is still there and no exchange has it.
+pub(super) fn private(all: &Http, slot: ServerLinkKey) -> Option<ServerLinkKey> {
+    let server = all.servers.get(slot)?;
+    (server.stage == Stage::Open && server.exchange.is_none()).then_some(slot)
 }
 
 /// The client's own connection, if it leads to the chosen server; else it is closed.
-pub(super) fn find_kept(all: &mut Http, cx: &mut Context, number: usize, key: IdleKey) -> Option<usize> {
-    let slot = all.exchanges[number].kept.take()?.find(all)?;
-    let exchange = &all.exchanges[number];
+pub(super) fn find_kept(
+    all: &mut Http,
+    cx: &mut Context,
+    number: ExchangeKey,
+    (pool, id): (&str, ServerId),
+) -> Option<ServerLinkKey> {
+    let kept = all.exchanges[number].kept.take()?;
+    let slot = private(all, kept)?;
+    let (exchange, server) = (&all.exchanges[number], &all.servers[slot]);
     let harmless = exchange.http.as_ref().is_some_and(|http| http.reuse_own() == Reuse::Any);
-    let young = cx.now.since(all.servers[slot].idle_since) <= FRESH;
-    if all.servers[slot].key == key && leads(all, number, slot) && (harmless || young) {
+    let young = cx.now.since(server.idle_since) <= FRESH;
+    let is_of = *server.pool == *pool && server.id == id;
+    if is_of && leads(all, number, slot) && (harmless || young) {
         return Some(slot);
     }
     descriptor::give_back(all, all.exchanges[number].session, slot);
@@ -55,7 +41,7 @@ pub(super) fn find_kept(all: &mut Http, cx: &mut Context, number: usize, key: Id
 }
 
 /// Whether a connection leads to the chosen server, spoken to as it is now.
-fn leads(all: &Http, number: usize, slot: usize) -> bool {
+fn leads(all: &Http, number: ExchangeKey, slot: ServerLinkKey) -> bool {
     let (exchange, server) = (&all.exchanges[number], &all.servers[slot]);
     let same = match (&server.connector, &exchange.backend().tls) {
         (None, None) => true,
@@ -71,27 +57,27 @@ fn leads(all: &Http, number: usize, slot: usize) -> bool {
 pub(super) fn find_idle(
     all: &mut Http,
     cx: &mut Context,
-    number: usize,
-    key: IdleKey,
+    number: ExchangeKey,
+    (pool, id): (&str, ServerId),
     reuse: Reuse,
-) -> Option<usize> {
+) -> Option<ServerLinkKey> {
     if reuse == Reuse::Never {
         return None;
     }
     loop {
-        let slot = *all.idle.get(&key)?.last()?;
-        if reuse == Reuse::Fresh && cx.now.since(all.servers[slot].idle_since) > FRESH {
+        let idle = all.pooled.last(pool, id)?;
+        if reuse == Reuse::Fresh && cx.now.since(idle.since) > FRESH {
             return None;
         }
-        if leads(all, number, slot) {
-            return Some(slot);
+        if leads(all, number, idle.key) {
+            return Some(idle.key);
         }
         // A reload moved the server, or speaks to it differently.
-        close_server(all, cx, slot);
+        close_server(all, cx, idle.key);
     }
 }
 
-pub(super) fn use_idle(all: &mut Http, cx: &mut Context, number: usize, slot: usize) {
+pub(super) fn use_idle(all: &mut Http, cx: &mut Context, number: ExchangeKey, slot: ServerLinkKey) {
     take_from_idle(all, slot);
     all.server_timers.clear(slot);
     let server = &mut all.servers[slot];
@@ -104,18 +90,14 @@ pub(super) fn use_idle(all: &mut Http, cx: &mut Context, number: usize, slot: us
     all.sessions[session].promise = None;
 }
 
-pub(super) fn take_from_idle(all: &mut Http, slot: usize) {
-    let key = all.servers[slot].key;
-    if let Some(idle) = all.idle.get_mut(&key) {
-        idle.retain(|other| *other != slot);
-        if idle.is_empty() {
-            all.idle.remove(&key);
-        }
+pub(super) fn take_from_idle(all: &mut Http, slot: ServerLinkKey) {
+    if let Some(server) = all.servers.get(slot) {
+        all.pooled.remove(&server.pool, server.id, slot);
     }
 }
 
 /// An unused connection is readable: only what TLS has to say for itself (tickets) is no reason to leave it.
-pub(super) fn on_idle_readable(all: &mut Http, cx: &mut Context, slot: usize) {
+pub(super) fn on_idle_readable(all: &mut Http, cx: &mut Context, slot: ServerLinkKey) {
     let server = &mut all.servers[slot];
     while server.link.receive(&mut all.buffers) == Received::Some {
         if !server.link.input.is_empty() {
@@ -128,7 +110,7 @@ pub(super) fn on_idle_readable(all: &mut Http, cx: &mut Context, slot: usize) {
 }
 
 /// A connection that nobody used for long enough is closed; so is one that still speaks to nobody.
-pub(crate) fn on_idle_deadline(all: &mut Http, cx: &mut Context, slot: usize) {
+pub(crate) fn on_idle_deadline(all: &mut Http, cx: &mut Context, slot: ServerLinkKey) {
     let unused = |server: &ServerLink| {
         server.exchange.is_none() && matches!(server.stage, Stage::Open | Stage::Lingering)
     };
@@ -138,8 +120,8 @@ pub(crate) fn on_idle_deadline(all: &mut Http, cx: &mut Context, slot: usize) {
 }
 
 /// Closes a connection that a session kept for itself.
-pub(crate) fn let_go(all: &mut Http, cx: &mut Context, kept: Kept) {
-    if let Some(slot) = kept.find(all) {
+pub(crate) fn let_go(all: &mut Http, cx: &mut Context, kept: ServerLinkKey) {
+    if let Some(slot) = private(all, kept) {
         close_server(all, cx, slot);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{Reach, refuse, take_server, tell_session};
 use crate::context::Context;
+use crate::context::keys::ExchangeKey;
 use crate::context::pool_queue::Waiter;
 use crate::http::Http;
 use crate::service::pool_queue;
@@ -9,7 +10,12 @@ use evener_core::snapshot::{NoServer, Request, Snapshot};
 use std::sync::Arc;
 
 /// It waits in the queue of its pool, if that has room.
-pub(super) fn enter_queue(all: &mut Http, cx: &mut Context, number: usize, snapshot: &Snapshot) -> bool {
+pub(super) fn enter_queue(
+    all: &mut Http,
+    cx: &mut Context,
+    number: ExchangeKey,
+    snapshot: &Snapshot,
+) -> bool {
     let exchange = &all.exchanges[number];
     let service = Arc::clone(&all.sessions[exchange.session].service);
     let entered = pool_queue::enter(cx, &service, snapshot, Waiter::Exchange(number));
@@ -21,7 +27,7 @@ pub(super) fn enter_queue(all: &mut Http, cx: &mut Context, number: usize, snaps
 }
 
 /// Gives it a server, if one has a permit for it now. Whether it does not wait any more.
-pub(crate) fn serve_queued(all: &mut Http, cx: &mut Context, number: usize) -> bool {
+pub(crate) fn serve_queued(all: &mut Http, cx: &mut Context, number: ExchangeKey) -> bool {
     let exchange = &mut all.exchanges[number];
     let request =
         Request { client: exchange.client, now: cx.now, token: exchange.token, stay: exchange.stay };
@@ -34,14 +40,14 @@ pub(crate) fn serve_queued(all: &mut Http, cx: &mut Context, number: usize) -> b
     }
     leave_queue(all, cx, number);
     match picked {
-        Ok(choice) => take_server(all, cx, number, choice),
+        Ok(choice) => take_server(all, cx, number, &snapshot.pool, choice),
         Err(reason) => refuse(all, cx, number, reason),
     }
     tell_session(all, cx, number);
     true
 }
 
-pub(super) fn leave_queue(all: &mut Http, cx: &mut Context, number: usize) {
+pub(super) fn leave_queue(all: &mut Http, cx: &mut Context, number: ExchangeKey) {
     all.exchange_timers.clear(number);
     let exchange = &mut all.exchanges[number];
     if let Some(queued) = exchange.queued.take() {
@@ -53,7 +59,7 @@ pub(super) fn leave_queue(all: &mut Http, cx: &mut Context, number: usize) {
 }
 
 /// Its time in the queue is over.
-pub(super) fn on_deadline(all: &mut Http, cx: &mut Context, number: usize) {
+pub(super) fn on_deadline(all: &mut Http, cx: &mut Context, number: ExchangeKey) {
     let session = all.exchanges[number].session;
     let service = Arc::clone(&all.sessions[session].service);
     service.live.counters.of(cx.id).queue_timeouts.one();

@@ -4,6 +4,7 @@ use super::body::{self, Body, HttpPart, Moved};
 use super::{Next, fail_exchange};
 use crate::context::Context;
 use crate::context::descriptors;
+use crate::context::keys::{ExchangeKey, ServerLinkKey, SessionKey};
 use crate::http::Http;
 use crate::http::exchange::{self, Exchange};
 use crate::http::message::{self, Afterwards};
@@ -16,7 +17,13 @@ use evener_core::wire::http::{Found, Framing, Response};
 const INTERIMS_MAX: u32 = 16;
 
 /// Brings what the server answers to the client.
-pub(super) fn download(all: &mut Http, cx: &mut Context, index: usize, number: usize, slot: usize) -> Next {
+pub(super) fn download(
+    all: &mut Http,
+    cx: &mut Context,
+    index: SessionKey,
+    number: ExchangeKey,
+    slot: ServerLinkKey,
+) -> Next {
     loop {
         let Some(http) = all.exchanges[number].http.as_deref_mut() else { return Next::Wait };
         let Body::Head(scan) = &mut http.download else { break };
@@ -58,11 +65,11 @@ pub(super) fn download(all: &mut Http, cx: &mut Context, index: usize, number: u
     }
 }
 
-fn is_complete(all: &Http, number: usize) -> bool {
+fn is_complete(all: &Http, number: ExchangeKey) -> bool {
     all.exchanges[number].http.as_ref().is_some_and(|http| http.download == Body::Done)
 }
 
-fn bad_answer(all: &mut Http, cx: &mut Context, index: usize, number: usize) -> Next {
+fn bad_answer(all: &mut Http, cx: &mut Context, index: SessionKey, number: ExchangeKey) -> Next {
     if let Some(choice) = &all.exchanges[number].choice {
         choice.server.live.counters.of(cx.id).answers_bad.one();
     }
@@ -70,7 +77,7 @@ fn bad_answer(all: &mut Http, cx: &mut Context, index: usize, number: usize) -> 
 }
 
 /// Nothing came back. A request that does no harm twice is sent again, if all of it is still there.
-pub(crate) fn may_repeat(all: &Http, number: usize, slot: usize) -> bool {
+pub(crate) fn may_repeat(all: &Http, number: ExchangeKey, slot: ServerLinkKey) -> bool {
     let http = all.exchanges[number].http.as_ref();
     http.is_some_and(|http| {
         // A kept connection that its server closed says nothing about the server.
@@ -80,7 +87,7 @@ pub(crate) fn may_repeat(all: &Http, number: usize, slot: usize) -> bool {
 }
 
 /// Sends it again.
-pub(crate) fn repeat(all: &mut Http, cx: &mut Context, index: usize, number: usize) {
+pub(crate) fn repeat(all: &mut Http, cx: &mut Context, index: SessionKey, number: ExchangeKey) {
     let session = &all.sessions[index];
     session.service.live.counters.of(cx.id).requests_retried.one();
     exchange::again(all, cx, number);
@@ -108,9 +115,9 @@ enum Taken {
 fn take_head(
     all: &mut Http,
     cx: &mut Context,
-    index: usize,
-    number: usize,
-    slot: usize,
+    index: SessionKey,
+    number: ExchangeKey,
+    slot: ServerLinkKey,
     found: Found,
 ) -> Taken {
     let mut response = std::mem::take(&mut all.heads.response);
@@ -134,9 +141,9 @@ pub(crate) enum Answer {
 pub(crate) fn read_answer(
     all: &mut Http,
     cx: &mut Context,
-    index: usize,
-    number: usize,
-    slot: usize,
+    index: SessionKey,
+    number: ExchangeKey,
+    slot: ServerLinkKey,
     found: Found,
     response: &mut Response,
 ) -> Option<Answer> {
@@ -198,9 +205,9 @@ pub(crate) fn read_answer(
 fn read_head(
     all: &mut Http,
     cx: &mut Context,
-    index: usize,
-    number: usize,
-    slot: usize,
+    index: SessionKey,
+    number: ExchangeKey,
+    slot: ServerLinkKey,
     found: Found,
     response: &mut Response,
 ) -> Taken {

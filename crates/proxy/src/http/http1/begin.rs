@@ -3,8 +3,9 @@
 use super::body::{Body, HttpPart, REPLAY_BYTES_MAX};
 use super::{Http1, Next, Stage, Then, Verb, answer_own, bad_request, count_bad, set_stage};
 use crate::context::Context;
+use crate::context::keys::{ExchangeKey, ServerLinkKey, SessionKey, StreamKey};
 use crate::http::Http;
-use crate::http::exchange::{Exchange, Kept, Reach};
+use crate::http::exchange::{Exchange, Reach};
 use crate::http::message::{self, OwnAnswer, Sender, Told};
 use crate::http::session::{self, Mode, Session};
 use crate::service::admission::{self, Admission, Refused};
@@ -50,7 +51,7 @@ enum Why {
 /// What was decided of a request.
 pub(crate) enum Judged {
     /// It is this exchange now.
-    Exchange(usize),
+    Exchange(ExchangeKey),
     /// It is answered at once.
     Answer(Own),
     /// The connection is closed.
@@ -73,13 +74,13 @@ pub(crate) enum Outgoing {
     /// On a connection of HTTP/1.
     Http1,
     /// On this stream of HTTP/2, with a body behind it.
-    Stream(usize),
+    Stream(StreamKey),
     /// The same without a body.
-    Complete(usize),
+    Complete(StreamKey),
 }
 
 /// The head of a request of HTTP/1 is whole.
-pub(super) fn request(all: &mut Http, cx: &mut Context, index: usize, found: Found) -> Next {
+pub(super) fn request(all: &mut Http, cx: &mut Context, index: SessionKey, found: Found) -> Next {
     let session = &mut *all.sessions[index];
     let bytes = &session.link.input.unread()[found.start..found.end];
     // The head is looked at while the session changes.
@@ -113,7 +114,7 @@ pub(super) fn request(all: &mut Http, cx: &mut Context, index: usize, found: Fou
 pub(crate) fn judge_stream(
     all: &mut Http,
     cx: &mut Context,
-    index: usize,
+    index: SessionKey,
     head: &[u8],
     outgoing: Outgoing,
 ) -> Judged {
@@ -122,7 +123,7 @@ pub(crate) fn judge_stream(
 }
 
 /// A request of HTTP/2 that is malformed or beyond the limits: it is answered with this status.
-pub(crate) fn refuse_stream(all: &Http, cx: &Context, index: usize, head: &[u8], status: u16) -> Judged {
+pub(crate) fn refuse_stream(all: &Http, cx: &Context, index: SessionKey, head: &[u8], status: u16) -> Judged {
     count_bad(&all.sessions[index], cx.id, status);
     // An answer to HEAD has no body, even if the rest of the head is not understood.
     let is_head = head.starts_with(b"HEAD ");
@@ -133,7 +134,7 @@ pub(crate) fn refuse_stream(all: &Http, cx: &Context, index: usize, head: &[u8],
 fn judge_head(
     all: &mut Http,
     cx: &mut Context,
-    index: usize,
+    index: SessionKey,
     head: &[u8],
     outgoing: Outgoing,
 ) -> Result<Judged, u16> {
@@ -152,7 +153,7 @@ fn judge_head(
 
 /// A reload, or another word of the operator, since the last request counts for this one: the client has to be admitted
 /// again.
-fn refresh(all: &mut Http, index: usize) {
+fn refresh(all: &mut Http, index: SessionKey) {
     let session = &mut all.sessions[index];
     let current = session.service.settings.load();
     if Arc::ptr_eq(&current, &session.settings) || current.http.is_none() {
@@ -169,7 +170,7 @@ fn refresh(all: &mut Http, index: usize) {
 fn serve(
     all: &mut Http,
     cx: &mut Context,
-    index: usize,
+    index: SessionKey,
     request: &Request,
     head: &[u8],
     spec: &HttpSpec,
@@ -314,11 +315,11 @@ struct Asked<'a> {
 fn begin_exchange(
     all: &mut Http,
     cx: &mut Context,
-    index: usize,
+    index: SessionKey,
     asked: &Asked<'_>,
     backend: usize,
     client: IpAddr,
-) -> usize {
+) -> ExchangeKey {
     let Asked { request, head, spec, .. } = *asked;
     let session = &mut *all.sessions[index];
     let settings = Arc::clone(&session.settings);
@@ -422,7 +423,7 @@ fn part_of(asked: &Asked<'_>, outgoing: Vec<u8>, is_private: bool) -> HttpPart {
 
 impl Http1 {
     /// Keeps a connection to a server for the next request.
-    pub(super) fn keep(&mut self, kept: Option<Kept>) {
+    pub(super) fn keep(&mut self, kept: Option<ServerLinkKey>) {
         self.private = kept;
     }
 }

@@ -3,6 +3,7 @@
 
 use super::{Next, Stage, Then, answer, fail_exchange, http1, set_stage};
 use crate::context::Context;
+use crate::context::keys::{ExchangeKey, ServerLinkKey, SessionKey, StreamKey};
 use crate::http::Http;
 use crate::http::exchange::{self, Exchange, Keep, Reach, Reuse};
 use crate::http::session::{self, Mode, ROUNDS_MAX, Stay};
@@ -52,7 +53,7 @@ pub(crate) struct HttpPart {
     /// The server's connection is for this client only.
     pub(crate) is_private: bool,
     /// The stream of HTTP/2 that it belongs to.
-    pub(crate) stream: Option<usize>,
+    pub(crate) stream: Option<StreamKey>,
 }
 
 impl HttpPart {
@@ -102,7 +103,7 @@ impl Body {
 }
 
 /// Moves what can be moved both ways.
-pub(super) fn pump(all: &mut Http, cx: &mut Context, index: usize, number: usize) -> Next {
+pub(super) fn pump(all: &mut Http, cx: &mut Context, index: SessionKey, number: ExchangeKey) -> Next {
     let Reach::Open(slot) = all.exchanges[number].reach else { return Next::Wait };
     all.servers[slot].link.flush(&mut all.buffers);
     let uploaded = upload(all, cx, index, number, slot);
@@ -128,14 +129,20 @@ pub(super) enum Moved {
 }
 
 /// The client's body is malformed, or the client left in its middle.
-fn bad_body(all: &mut Http, cx: &mut Context, index: usize, number: usize) -> Next {
+fn bad_body(all: &mut Http, cx: &mut Context, index: SessionKey, number: ExchangeKey) -> Next {
     let session = &mut all.sessions[index];
     session.service.live.counters.of(cx.id).requests_bad.one();
     fail_exchange(all, cx, index, number, 400)
 }
 
 /// Sends the head, and what there is of the body.
-fn upload(all: &mut Http, cx: &mut Context, index: usize, number: usize, slot: usize) -> Moved {
+fn upload(
+    all: &mut Http,
+    cx: &mut Context,
+    index: SessionKey,
+    number: ExchangeKey,
+    slot: ServerLinkKey,
+) -> Moved {
     let Http { sessions, exchanges, servers, buffers, .. } = &mut *all;
     let (session, exchange, server) = (&mut sessions[index], &mut exchanges[number], &mut servers[slot]);
     let Exchange { http: Some(http), choice, settings, .. } = &mut **exchange else { return Moved::Waits };
@@ -198,7 +205,7 @@ fn upload(all: &mut Http, cx: &mut Context, index: usize, number: usize, slot: u
 }
 
 /// A request of HTTP went out: its client is with this server, and the line of it is written down.
-pub(crate) fn note_request(all: &Http, cx: &Context, number: usize, line: Option<&[u8]>) {
+pub(crate) fn note_request(all: &Http, cx: &Context, number: ExchangeKey, line: Option<&[u8]>) {
     let exchange = &all.exchanges[number];
     let (session, Some(choice)) = (&all.sessions[exchange.session], &exchange.choice) else { return };
     choice.server.live.counters.of(cx.id).requests.one();
@@ -211,7 +218,7 @@ pub(crate) fn note_request(all: &Http, cx: &Context, number: usize, line: Option
 
 /// Whether the body of a request comes, or its server takes it, below the minimum rate. Once the response began, both
 /// sides may take their time: the body may be one half of a dialogue.
-pub(crate) fn is_slow(all: &mut Http, cx: &mut Context, number: usize) -> bool {
+pub(crate) fn is_slow(all: &mut Http, cx: &mut Context, number: ExchangeKey) -> bool {
     let now = cx.now;
     let Exchange { http: Some(http), settings, reach, .. } = &mut *all.exchanges[number] else {
         return false;
@@ -222,7 +229,7 @@ pub(crate) fn is_slow(all: &mut Http, cx: &mut Context, number: usize) -> bool {
 }
 
 /// The request is whole: from here on it is the server's turn.
-pub(crate) fn await_answer(all: &mut Http, cx: &mut Context, number: usize) {
+pub(crate) fn await_answer(all: &mut Http, cx: &mut Context, number: ExchangeKey) {
     let exchange = &mut all.exchanges[number];
     // It may have answered already, while the body still came.
     if exchange.http.as_ref().is_some_and(|http| http.answered) {
@@ -289,9 +296,9 @@ pub(crate) fn put(data: &[u8], as_chunk: bool, out: &mut Vec<u8>) {
 pub(super) fn download_body(
     all: &mut Http,
     cx: &mut Context,
-    index: usize,
-    number: usize,
-    slot: usize,
+    index: SessionKey,
+    number: ExchangeKey,
+    slot: ServerLinkKey,
 ) -> Moved {
     let Http { sessions, exchanges, servers, buffers, heads, .. } = &mut *all;
     let (session, exchange, server) = (&mut sessions[index], &mut exchanges[number], &mut servers[slot]);
@@ -358,7 +365,7 @@ pub(super) fn download_body(
 }
 
 /// The answer is complete: the server's connection is kept, the client's goes on or ends.
-pub(super) fn complete(all: &mut Http, cx: &mut Context, index: usize, number: usize) -> Next {
+pub(super) fn complete(all: &mut Http, cx: &mut Context, index: SessionKey, number: ExchangeKey) -> Next {
     let exchange = &all.exchanges[number];
     let Some(http) = &exchange.http else { return Next::Wait };
     let uploaded = http.upload == Body::Done;
@@ -384,7 +391,7 @@ pub(super) fn complete(all: &mut Http, cx: &mut Context, index: usize, number: u
 }
 
 /// The connection is a relay from now on.
-pub(super) fn become_relay(all: &mut Http, cx: &mut Context, index: usize, number: usize) -> Next {
+pub(super) fn become_relay(all: &mut Http, cx: &mut Context, index: SessionKey, number: ExchangeKey) -> Next {
     all.exchange_timers.clear(number);
     all.session_timers.clear(index);
     all.exchanges[number].http = None;

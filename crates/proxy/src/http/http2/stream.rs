@@ -2,6 +2,7 @@
 
 use super::{Stream, http2, own_answer, status_of};
 use crate::context::Context;
+use crate::context::keys::{ExchangeKey, ServerLinkKey, SessionKey, StreamKey};
 use crate::http::Http;
 use crate::http::exchange::{self, Exchange, Keep, Reach};
 use crate::http::http1::{self, Body, HttpPart, Judged, Outgoing};
@@ -22,7 +23,7 @@ use std::time::Duration;
 pub(super) fn begin(
     all: &mut Http,
     cx: &mut Context,
-    index: usize,
+    index: SessionKey,
     request: http::Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
@@ -108,20 +109,27 @@ fn write_head(parts: &http::request::Parts, bodyless: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn stream_of(all: &mut Http, index: usize, key: usize) -> Option<&mut Stream> {
+fn stream_of(all: &mut Http, index: SessionKey, key: StreamKey) -> Option<&mut Stream> {
     all.sessions.get_mut(index).and_then(|session| http2(session))?.streams.get_mut(key)
 }
 
-fn key_of(all: &Http, number: usize) -> Option<usize> {
+fn key_of(all: &Http, number: ExchangeKey) -> Option<StreamKey> {
     all.exchanges.get(number)?.http.as_ref()?.stream
 }
 
 /// Answers for ourselves; the stream is over.
-fn answer_own(all: &mut Http, cx: &mut Context, index: usize, key: usize, answer: &OwnAnswer, is_head: bool) {
+fn answer_own(
+    all: &mut Http,
+    cx: &mut Context,
+    index: SessionKey,
+    key: StreamKey,
+    answer: &OwnAnswer,
+    is_head: bool,
+) {
     let (response, body) = own_answer(answer);
     let bodyless = is_head || !answer.has_body();
     let Some(http) = all.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
-    let Some(mut stream) = http.streams.try_remove(key) else { return };
+    let Some(mut stream) = http.streams.remove(key) else { return };
     if let Ok(mut send) = stream.respond.send_response(response, bodyless)
         && !bodyless
     {
@@ -131,7 +139,7 @@ fn answer_own(all: &mut Http, cx: &mut Context, index: usize, key: usize, answer
 }
 
 /// The response is out: what still comes of the request's body is for nobody.
-fn leave_body(all: &mut Http, cx: &mut Context, index: usize, body: RecvStream) {
+fn leave_body(all: &mut Http, cx: &mut Context, index: SessionKey, body: RecvStream) {
     let now = cx.now;
     let Some(http) = all.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
     http.rests.add(body, now);
@@ -141,7 +149,7 @@ fn leave_body(all: &mut Http, cx: &mut Context, index: usize, body: RecvStream) 
 }
 
 /// No server answers.
-pub(super) fn fail(all: &mut Http, cx: &mut Context, index: usize, number: usize, status: u16) {
+pub(super) fn fail(all: &mut Http, cx: &mut Context, index: SessionKey, number: ExchangeKey, status: u16) {
     let Some(key) = key_of(all, number) else { return };
     let session = &all.sessions[index];
     session.service.live.counters.of(cx.id).requests_failed.one();
@@ -155,7 +163,7 @@ pub(super) fn fail(all: &mut Http, cx: &mut Context, index: usize, number: usize
 }
 
 /// It is time to look whether its bodies move, and fast enough.
-pub(super) fn on_look(all: &mut Http, cx: &mut Context, index: usize, number: usize) {
+pub(super) fn on_look(all: &mut Http, cx: &mut Context, index: SessionKey, number: ExchangeKey) {
     let Some(key) = key_of(all, number) else { return };
     let Some(spec) = all.sessions[index].settings.http.clone() else { return };
     let Some(active_at) = stream_of(all, index, key).map(|stream| stream.active_at) else { return };
@@ -183,9 +191,9 @@ pub(super) fn on_look(all: &mut Http, cx: &mut Context, index: usize, number: us
 fn takes_slowly(
     all: &mut Http,
     cx: &mut Context,
-    index: usize,
-    number: usize,
-    key: usize,
+    index: SessionKey,
+    number: ExchangeKey,
+    key: StreamKey,
     held: bool,
 ) -> bool {
     let now = cx.now;
@@ -202,9 +210,9 @@ fn takes_slowly(
 }
 
 /// The stream cannot go on.
-fn reset(all: &mut Http, index: usize, key: usize, reason: Reason) {
+fn reset(all: &mut Http, index: SessionKey, key: StreamKey, reason: Reason) {
     let Some(http) = all.sessions.get_mut(index).and_then(|session| http2(session)) else { return };
-    if let Some(mut stream) = http.streams.try_remove(key) {
+    if let Some(mut stream) = http.streams.remove(key) {
         match &mut stream.send {
             Some(send) => send.send_reset(reason),
             None => stream.respond.send_reset(reason),
@@ -213,7 +221,7 @@ fn reset(all: &mut Http, index: usize, key: usize, reason: Reason) {
 }
 
 /// Does for one exchange what can be done without waiting.
-pub(super) fn drive(all: &mut Http, cx: &mut Context, index: usize, number: usize) {
+pub(super) fn drive(all: &mut Http, cx: &mut Context, index: SessionKey, number: ExchangeKey) {
     let Some(key) = key_of(all, number) else { return };
     let mut context = task::Context::from_waker(Waker::noop());
     // The client does not want it any more.
@@ -225,7 +233,7 @@ pub(super) fn drive(all: &mut Http, cx: &mut Context, index: usize, number: usiz
         all.sessions[index].service.live.counters.of(cx.id).requests_aborted.one();
         exchange::abandon(all, cx, number);
         if let Some(http) = all.sessions.get_mut(index).and_then(|session| http2(session)) {
-            http.streams.try_remove(key);
+            http.streams.remove(key);
         }
         return;
     }
@@ -259,7 +267,14 @@ enum Pumped {
     Complete,
 }
 
-fn pump(all: &mut Http, cx: &mut Context, index: usize, number: usize, slot: usize, key: usize) -> Pumped {
+fn pump(
+    all: &mut Http,
+    cx: &mut Context,
+    index: SessionKey,
+    number: ExchangeKey,
+    slot: ServerLinkKey,
+    key: StreamKey,
+) -> Pumped {
     all.servers[slot].link.flush(&mut all.buffers);
     match upload(all, cx, index, number, slot, key) {
         Uploaded::Waits => {}
@@ -301,10 +316,10 @@ enum Uploaded {
 fn upload(
     all: &mut Http,
     cx: &mut Context,
-    index: usize,
-    number: usize,
-    slot: usize,
-    key: usize,
+    index: SessionKey,
+    number: ExchangeKey,
+    slot: ServerLinkKey,
+    key: StreamKey,
 ) -> Uploaded {
     let mut context = task::Context::from_waker(Waker::noop());
     let now = cx.now;
@@ -378,9 +393,9 @@ fn end_upload(http: &mut HttpPart) {
 fn take_head(
     all: &mut Http,
     cx: &mut Context,
-    index: usize,
-    number: usize,
-    key: usize,
+    index: SessionKey,
+    number: ExchangeKey,
+    key: StreamKey,
     found: Found,
 ) -> Pumped {
     let mut response = std::mem::take(&mut all.heads.response);
@@ -392,9 +407,9 @@ fn take_head(
 fn read_head(
     all: &mut Http,
     cx: &mut Context,
-    index: usize,
-    number: usize,
-    key: usize,
+    index: SessionKey,
+    number: ExchangeKey,
+    key: StreamKey,
     found: Found,
     response: &mut Response,
 ) -> Pumped {
@@ -434,7 +449,7 @@ fn read_head(
 }
 
 /// What the server says before its final answer goes on (RFC 9110, section 15.2).
-fn say_interim(mode: &mut Mode, key: usize, response: &Response, head: &[u8]) {
+fn say_interim(mode: &mut Mode, key: StreamKey, response: &Response, head: &[u8]) {
     let Mode::Http2(http2) = mode else { return };
     let answer = translate(response, head, None, None);
     if let Some((stream, answer)) = http2.streams.get_mut(key).zip(answer) {
@@ -473,10 +488,10 @@ fn translate(
 fn download(
     all: &mut Http,
     cx: &mut Context,
-    index: usize,
-    number: usize,
-    slot: usize,
-    key: usize,
+    index: SessionKey,
+    number: ExchangeKey,
+    slot: ServerLinkKey,
+    key: StreamKey,
 ) -> Pumped {
     let now = cx.now;
     let mut context = task::Context::from_waker(Waker::noop());
@@ -568,7 +583,7 @@ fn gather(
     Ok(at)
 }
 
-fn bad_answer(all: &mut Http, cx: &mut Context, index: usize, number: usize) {
+fn bad_answer(all: &mut Http, cx: &mut Context, index: SessionKey, number: ExchangeKey) {
     if let Some(choice) = &all.exchanges[number].choice {
         choice.server.live.counters.of(cx.id).answers_bad.one();
     }
@@ -576,7 +591,7 @@ fn bad_answer(all: &mut Http, cx: &mut Context, index: usize, number: usize) {
 }
 
 /// The answer is whole; the server's connection is kept for others.
-fn complete(all: &mut Http, cx: &mut Context, index: usize, number: usize, key: usize) {
+fn complete(all: &mut Http, cx: &mut Context, index: SessionKey, number: ExchangeKey, key: StreamKey) {
     let http = all.exchanges[number].http.as_ref();
     let shared = http.is_some_and(|http| http.server_stays && http.upload == Body::Done && !http.is_private);
     let stay = Stay::of(&all.exchanges[number]);
@@ -584,7 +599,7 @@ fn complete(all: &mut Http, cx: &mut Context, index: usize, number: usize, key: 
     let session = &mut *all.sessions[index];
     session.active_at = cx.now;
     session.stay = stay;
-    let stream = http2(session).and_then(|http| http.streams.try_remove(key));
+    let stream = http2(session).and_then(|http| http.streams.remove(key));
     if let Some(stream) = stream {
         leave_body(all, cx, index, stream.body);
     }

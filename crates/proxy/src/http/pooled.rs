@@ -1,0 +1,141 @@
+//! Pooled connections to servers: those that no exchange has just now, by pool and server. The connections themselves are
+//! elsewhere; here is only which of them is used next, and which one goes first when room is wanted.
+
+use crate::context::keys::ServerLinkKey;
+use evener_core::hash::Keyed;
+use evener_core::{ServerId, Time};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Pooled connections to one server.
+const CONNECTIONS_MAX: usize = 256;
+
+/// A pooled connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Idle {
+    pub(super) key: ServerLinkKey,
+    pub(super) since: Time,
+}
+
+/// The pooled connections of a worker.
+#[derive(Debug)]
+pub(super) struct Pooled {
+    /// By the name of the pool; those of a server are in the order in which they became idle.
+    pools: HashMap<Arc<str>, HashMap<ServerId, Vec<Idle>, Keyed>, Keyed>,
+    seed: u64,
+}
+
+impl Pooled {
+    pub(super) fn new(seed: u64) -> Self {
+        Self { pools: HashMap::with_hasher(Keyed::new(seed)), seed }
+    }
+
+    /// Returns the connection to a server that was used last.
+    pub(super) fn last(&self, pool: &str, server: ServerId) -> Option<Idle> {
+        self.pools.get(pool)?.get(&server)?.last().copied()
+    }
+
+    /// Returns the connection that is idle the longest, whatever its server.
+    pub(super) fn oldest(&self) -> Option<ServerLinkKey> {
+        let firsts = self.pools.values().flat_map(HashMap::values).filter_map(|idle| idle.first());
+        firsts.min_by_key(|idle| idle.since).map(|idle| idle.key)
+    }
+
+    /// Whether there is room for one more connection to a server.
+    pub(super) fn has_room(&self, pool: &str, server: ServerId) -> bool {
+        let idle = self.pools.get(pool).and_then(|servers| servers.get(&server));
+        idle.is_none_or(|idle| idle.len() < CONNECTIONS_MAX)
+    }
+
+    /// Adds a connection that became idle.
+    pub(super) fn add(&mut self, pool: &Arc<str>, server: ServerId, idle: Idle) {
+        let hasher = Keyed::new(self.seed);
+        let servers = self.pools.entry(Arc::clone(pool)).or_insert_with(|| HashMap::with_hasher(hasher));
+        servers.entry(server).or_default().push(idle);
+    }
+
+    /// Removes a connection, if it is pooled.
+    pub(super) fn remove(&mut self, pool: &str, server: ServerId, key: ServerLinkKey) {
+        let Some(servers) = self.pools.get_mut(pool) else { return };
+        let Some(idle) = servers.get_mut(&server) else { return };
+        idle.retain(|idle| idle.key != key);
+        if idle.is_empty() {
+            servers.remove(&server);
+        }
+        if servers.is_empty() {
+            self.pools.remove(pool);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::keys::Handle;
+    use std::time::Duration;
+
+    const SERVER: ServerId = ServerId(7);
+
+    fn idle(number: u64) -> Idle {
+        Idle { key: ServerLinkKey::from_raw(number), since: Time::ZERO + Duration::from_secs(number) }
+    }
+
+    fn pooled(entries: &[(&str, u32, u64)]) -> Pooled {
+        let mut pooled = Pooled::new(1);
+        for &(pool, server, number) in entries {
+            pooled.add(&pool.into(), ServerId(server), idle(number));
+        }
+        pooled
+    }
+
+    #[test]
+    fn the_connection_that_was_used_last_is_used_next() {
+        let pooled = pooled(&[("a", 7, 1), ("a", 7, 2), ("a", 8, 3), ("b", 7, 4)]);
+        let check = |pool: &str, server: u32, expected: Option<u64>| {
+            assert_eq!(pooled.last(pool, ServerId(server)), expected.map(idle), "{pool} {server}");
+        };
+        check("a", 7, Some(2));
+        check("a", 8, Some(3));
+        check("b", 7, Some(4));
+        check("b", 8, None);
+        check("c", 7, None);
+    }
+
+    #[test]
+    fn the_connection_that_is_idle_the_longest_goes_first() {
+        let mut pooled = pooled(&[("a", 7, 5), ("a", 7, 6), ("b", 7, 2), ("b", 8, 4)]);
+        let mut gone = Vec::new();
+        while let Some(key) = pooled.oldest() {
+            gone.push(key.into_raw());
+            for (pool, server) in [("a", 7), ("b", 7), ("b", 8)] {
+                pooled.remove(pool, ServerId(server), key);
+            }
+        }
+        assert_eq!(gone, [2, 4, 5, 6]);
+    }
+
+    #[test]
+    fn a_server_has_a_bounded_number_of_pooled_connections() {
+        let mut pooled = Pooled::new(1);
+        let pool: Arc<str> = "a".into();
+        for number in 0..CONNECTIONS_MAX as u64 {
+            assert!(pooled.has_room(&pool, SERVER), "{number}");
+            pooled.add(&pool, SERVER, idle(number));
+        }
+        assert!(!pooled.has_room(&pool, SERVER));
+        assert!(pooled.has_room(&pool, ServerId(8)), "another server has room of its own");
+        pooled.remove(&pool, SERVER, idle(3).key);
+        assert!(pooled.has_room(&pool, SERVER));
+    }
+
+    #[test]
+    fn nothing_is_left_of_pools_without_connections() {
+        let mut pooled = pooled(&[("a", 7, 1), ("b", 7, 2)]);
+        pooled.remove("a", SERVER, idle(2).key);
+        assert_eq!(pooled.last("a", SERVER), Some(idle(1)), "a connection of another pool stays");
+        pooled.remove("a", SERVER, idle(1).key);
+        pooled.remove("a", SERVER, idle(1).key);
+        pooled.remove("b", SERVER, idle(2).key);
+        assert!(pooled.pools.is_empty());
+    }
+}
