@@ -1,9 +1,9 @@
-//! The sessions of a worker as they are listed, and those that an operator closes.
+//! The sessions of a worker as they are listed.
 
 use crate::context::Context;
 use crate::http::Http;
 use crate::http::exchange::{Exchange, Reach};
-use crate::http::session::{self, Mode, Session};
+use crate::http::session::{Mode, Session};
 use crate::io::transport::Link;
 use crate::service::open::{Collector, Open, had, number, port};
 use rustix::fd::AsRawFd;
@@ -12,7 +12,7 @@ impl Http {
     /// Lists the sessions that a question asks for.
     pub(crate) fn list(&self, cx: &Context, collector: &mut Collector<'_>) {
         for (_, one) in self.sessions.iter().filter(|(_, one)| !matches!(one.mode, Mode::Over)) {
-            if collector.is_meant(&one.service.name) {
+            if collector.is_meant(&one.client.service.name) {
                 collector.take(|| self.open(cx, one));
             }
         }
@@ -25,37 +25,29 @@ impl Http {
             Mode::Http2(http) => http.exchanges().first().copied(),
             Mode::Proxy | Mode::Handshake(..) | Mode::Tarpit | Mode::Lingering(_) | Mode::Over => None,
         };
-        let exchange = number_of.and_then(|number| self.exchanges.get(number)).map(|exchange| &**exchange);
+        let exchange =
+            number_of.and_then(|number| self.shared.exchanges.get(number)).map(|exchange| &**exchange);
         let slot = exchange.and_then(|exchange| match exchange.reach {
             Reach::Open(slot) | Reach::Connecting(slot) => Some(slot),
             Reach::Wanted | Reach::Queued | Reach::Failed(_) => None,
         });
-        let link = slot.and_then(|slot| self.servers.get(slot)).map(|server| &server.link);
+        let link = slot.and_then(|slot| self.shared.servers.get(slot)).map(|server| &server.link);
         let choice = exchange.and_then(|exchange| exchange.choice.as_ref().map(|choice| (exchange, choice)));
         Open {
-            number: number(cx, session.number),
-            service: session.service.name.clone(),
-            client: session.origin.client.ip(),
-            client_port: port(session.origin.client, session.origin.client.ip()),
+            number: number(cx, session.client.number),
+            service: session.client.service.name.clone(),
+            client: session.client.origin.client.ip(),
+            client_port: port(session.client.origin.client, session.client.origin.client.ip()),
             server: choice
                 .map(|(exchange, choice)| had(&exchange.backend().pool.load().pool, &choice.server)),
             stage: session_stage(session, exchange),
-            idle: cx.now.since(session.active_at),
-            client_socket: Some(session.link.socket.as_raw_fd()),
+            idle: cx.now.since(session.client.active_at),
+            client_socket: Some(session.client.link.socket.as_raw_fd()),
             server_socket: link.map(|link| link.socket.as_raw_fd()),
-            to_client: session.link.pending(),
+            to_client: session.client.link.pending(),
             to_server: link.map_or(0, Link::pending),
         }
     }
-}
-
-/// Closes the session with this number; returns whether there was one.
-pub(crate) fn close_numbered(all: &mut Http, cx: &mut Context, number: u32) -> bool {
-    let found = all.sessions.keys(|one| one.number == number && !matches!(one.mode, Mode::Over));
-    let Some(&index) = found.first() else { return false };
-    all.sessions[index].service.live.counters.of(cx.id).closed.one();
-    session::close(all, cx, index);
-    true
 }
 
 fn session_stage(session: &Session, exchange: Option<&Exchange>) -> &'static str {

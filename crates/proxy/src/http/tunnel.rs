@@ -1,10 +1,10 @@
 //! The relay between links: what a client and its server say goes both ways, whatever layers either side has.
 
+use super::client::Client;
+use super::exchange::Reach;
+use super::shared::{ROUNDS_MAX, Shared};
 use crate::context::Context;
 use crate::context::keys::ExchangeKey;
-use crate::http::Http;
-use crate::http::exchange::{Reach, reach};
-use crate::http::session::ROUNDS_MAX;
 use crate::io::relay::{self, End};
 use crate::io::request_log::Tap;
 use crate::io::transport::{Buffers, Link, PENDING_BYTES_MAX, Received};
@@ -12,7 +12,7 @@ use evener_core::spec::FastClose;
 
 /// What became of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Relayed {
+pub(super) enum Relayed {
     Wait,
     Again,
     /// In order.
@@ -26,65 +26,67 @@ pub(crate) enum Relayed {
 }
 
 /// Moves what can be moved both ways.
-pub(crate) fn relay(all: &mut Http, cx: &mut Context, number: ExchangeKey) -> Relayed {
-    let slot = match reach(all, cx, number) {
+pub(super) fn relay(
+    cx: &mut Context,
+    client: &mut Client,
+    shared: &mut Shared,
+    number: ExchangeKey,
+) -> Relayed {
+    let slot = match shared.reach(cx, client, number) {
         Reach::Open(slot) => slot,
         // One that reset its connection does not wait.
-        Reach::Queued if all.sessions[all.exchanges[number].session].link.broken => {
-            return Relayed::Broken;
-        }
+        Reach::Queued if client.link.broken => return Relayed::Broken,
         Reach::Connecting(_) | Reach::Queued | Reach::Wanted => return Relayed::Wait,
         Reach::Failed(_) => return Relayed::Over,
     };
-    let Http { sessions, exchanges, servers, buffers, session_timers, .. } = &mut *all;
-    let exchange = &exchanges[number];
-    let (session, server) = (&mut sessions[exchange.session], &mut servers[slot]);
-    let counters = session.service.live.counters.of(cx.id);
+    let Shared { exchanges, servers, buffers, session_timers, .. } = &mut *shared;
+    let (exchange, server) = (&exchanges[number], &mut servers[slot]);
+    let counters = client.service.live.counters.of(cx.id);
     // Of HTTP its requests are written down, not what comes after an upgrade.
-    let log = session.settings.request_log.as_deref().filter(|_| session.settings.http.is_none());
+    let log = client.settings.request_log.as_deref().filter(|_| client.settings.http.is_none());
     let tap = log.zip(exchange.choice.as_ref()).map(|(log, choice)| Tap {
         log,
         client: exchange.client,
         server: &choice.server.target,
         counters,
     });
-    let (mut up, mut bytes_in) = carry(&mut session.link, &mut server.link, buffers, tap);
-    let (mut down, mut bytes_out) = carry(&mut server.link, &mut session.link, buffers, None);
+    let (mut up, mut bytes_in) = carry(&mut client.link, &mut server.link, buffers, tap);
+    let (mut down, mut bytes_out) = carry(&mut server.link, &mut client.link, buffers, None);
     let fast_close = exchange.settings.options.fast_close;
-    if end_both(&mut session.link, &mut server.link, fast_close) {
+    if end_both(&mut client.link, &mut server.link, fast_close) {
         // What was read is still delivered, then each side is told.
         let (rest_in, rest_out);
-        (up, rest_in) = carry(&mut session.link, &mut server.link, buffers, tap);
-        (down, rest_out) = carry(&mut server.link, &mut session.link, buffers, None);
+        (up, rest_in) = carry(&mut client.link, &mut server.link, buffers, tap);
+        (down, rest_out) = carry(&mut server.link, &mut client.link, buffers, None);
         (bytes_in, bytes_out) = (bytes_in + rest_in, bytes_out + rest_out);
     }
     if bytes_in + bytes_out > 0 {
-        session.active_at = cx.now;
-        session.count(bytes_in, bytes_out, cx.id, cx.now);
+        client.active_at = cx.now;
+        client.count(cx, bytes_in, bytes_out);
         if let Some(choice) = &exchange.choice {
             let of_server = choice.server.live.counters.of(cx.id);
             of_server.bytes_in.add(bytes_in);
             of_server.bytes_out.add(bytes_out);
         }
     }
-    let is_half_closed = is_half_closed(&session.link, &server.link);
+    let is_half_closed = is_half_closed(&client.link, &server.link);
     if let Some(quiet) = exchange.settings.options.quiet_max(is_half_closed)
-        && (is_half_closed || !session_timers.is_set(exchange.session))
+        && (is_half_closed || !session_timers.is_set(client.key))
     {
-        session_timers.set(exchange.session, cx.now + quiet);
+        session_timers.set(client.key, cx.now + quiet);
     }
-    match outcome(&session.link, &server.link, up, down) {
+    match outcome(&client.link, &server.link, up, down) {
         Relayed::Over if fast_close != FastClose::Off => {
             // What a server still says is for nobody; a client would lose by a reset what is on its way to it.
             relay::drain(&server.link.socket);
-            if session.link.hear_out() { Relayed::Unheard } else { Relayed::Over }
+            if client.link.hear_out() { Relayed::Unheard } else { Relayed::Over }
         }
         relayed => relayed,
     }
 }
 
 /// Whether one side of a relay has ended, and the other one may still say something.
-pub(crate) fn is_half_closed(client: &Link, server: &Link) -> bool {
+pub(super) fn is_half_closed(client: &Link, server: &Link) -> bool {
     client.end.is_some() != server.end.is_some()
 }
 

@@ -1,0 +1,185 @@
+//! The client of a session, as its exchanges see it: its connection, what is known of it, and what it was promised.
+
+use crate::context::Context;
+use crate::context::descriptors::{Promise, Unit};
+use crate::context::keys::{ExchangeKey, SessionKey};
+use crate::context::ready::Ready;
+use crate::io::tls::TlsFacts;
+use crate::io::transport::Link;
+use crate::service::accepted::Accepted;
+use crate::service::admission::Guest;
+use crate::service::preamble::Origin;
+use crate::service::{Backend, Service, Settings};
+use evener_core::limits::Lease;
+use evener_core::pace::Pace;
+use evener_core::snapshot::Entry;
+use evener_core::{ServerId, Time};
+use mio::event::Event;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A client that closed, or ended its side, is taken for gone when nothing moves for so long.
+pub(super) const CLOSED: Duration = Duration::from_millis(200);
+
+/// A client.
+#[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own about the client")]
+pub(super) struct Client {
+    /// Its session.
+    pub(super) key: SessionKey,
+    pub(super) link: Link,
+    pub(super) service: Arc<Service>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) origin: Origin,
+    /// The address that the client connected to; known when HTTP begins.
+    pub(super) local: Option<SocketAddr>,
+    pub(super) facts: Option<Box<TlsFacts>>,
+    pub(super) guest: Guest,
+    /// It closed while a request was under way.
+    pub(super) left_early: bool,
+    /// The settings changed: the access list is asked for the next request, too.
+    pub(super) asks_again: bool,
+    /// The server that the last request had, where the next one wants the same.
+    pub(super) stay: Option<Stay>,
+    /// When something moved last.
+    pub(super) active_at: Time,
+    /// How fast it takes what it is sent.
+    pace: Pace,
+    /// What the client had not received when that was looked at.
+    left: usize,
+    /// Its number in lists, unique within the worker.
+    pub(super) number: u32,
+    /// It is among those that have more to do.
+    is_queued: bool,
+    /// It was served: it may go when it is idle and others wait.
+    pub(super) served: bool,
+    /// Its slot in the service, or among the clients that are kept waiting.
+    pub(super) slot: Lease,
+    _descriptor: Unit,
+    /// The descriptor for its server, while no connection has it.
+    pub(super) promise: Option<Promise>,
+}
+
+/// A server, with the name of its pool: its identity means nothing in another one.
+#[derive(Debug)]
+pub(super) struct Stay {
+    pub(super) pool: Arc<str>,
+    pub(super) server: ServerId,
+}
+
+impl Stay {
+    /// The server, if it is of this backend's pool.
+    pub(super) fn at(&self, backend: &Backend) -> Option<ServerId> {
+        (backend.pool.load().pool == self.pool).then_some(self.server)
+    }
+}
+
+impl Client {
+    pub(super) fn new(key: SessionKey, cx: &mut Context, accepted: Accepted) -> Self {
+        let Accepted { client, peer, service, settings, place } = accepted;
+        Self {
+            key,
+            link: Link::new(client),
+            service,
+            settings,
+            origin: Origin::new(peer),
+            local: None,
+            facts: None,
+            guest: Guest::default(),
+            left_early: false,
+            asks_again: false,
+            stay: None,
+            active_at: cx.now,
+            pace: Pace::default(),
+            left: usize::MAX,
+            number: cx.number(),
+            is_queued: false,
+            served: false,
+            slot: place.lease,
+            _descriptor: place.client,
+            promise: Some(place.server.promise()),
+        }
+    }
+
+    /// Something happened at its socket.
+    pub(super) fn on_event(&mut self, event: &Event) {
+        let ended = event.is_read_closed() || event.is_error();
+        self.link.readable |= event.is_readable() || ended;
+        self.link.hung_up |= ended;
+        self.link.writable |= event.is_writable() || event.is_error();
+        self.link.broken |= event.is_error();
+    }
+
+    /// It has more to do when others had their turn.
+    pub(super) fn queue(&mut self, cx: &mut Context) {
+        if !std::mem::replace(&mut self.is_queued, true) {
+            cx.ready.push(Ready::Session(self.key));
+        }
+    }
+
+    /// It has its turn.
+    pub(super) fn leave_queue(&mut self) {
+        self.is_queued = false;
+    }
+
+    /// Returns whether the client took something since the last call; the kernel may hold much for it, and reports that
+    /// only when there is room again.
+    pub(super) fn is_taking(&mut self) -> bool {
+        let left = self.link.left();
+        std::mem::replace(&mut self.left, left) > left
+    }
+
+    /// Returns whether nothing moved of late, and the client has all that it was sent.
+    pub(super) fn is_quiet(&self, now: Time) -> bool {
+        now.since(self.active_at) >= CLOSED && self.link.left() == 0
+    }
+
+    /// Returns whether it takes what it is sent below the minimum rate. That it took something since the last call counts as
+    /// a move.
+    pub(super) fn is_slow(&mut self, now: Time) -> bool {
+        if self.is_taking() {
+            self.active_at = now;
+        }
+        let rate = self.settings.http.as_ref().and_then(|spec| spec.min_rate);
+        rate.is_some_and(|rate| self.pace.is_slow(now, self.link.progress(), &rate))
+    }
+
+    /// Counts bytes that came from the client, and that went to it.
+    pub(super) fn count(&self, cx: &Context, bytes_in: u64, bytes_out: u64) {
+        let counters = self.service.live.counters.of(cx.id);
+        counters.bytes_in.add(bytes_in);
+        counters.bytes_out.add(bytes_out);
+        if let Some(record) = self.guest.record.as_ref().filter(|_| bytes_in + bytes_out > 0) {
+            record.moved(bytes_in, bytes_out, cx.now);
+        }
+    }
+
+    /// Records which server the client has.
+    pub(super) fn note_server(&self, backend: &Backend, server: &Entry) {
+        if let Some(record) = &self.guest.record {
+            record.had(&backend.pool.load().pool, &server.name);
+        }
+    }
+
+    /// Returns the name that the client asked for by TLS.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.facts.as_ref().and_then(|facts| facts.name.as_deref())
+    }
+}
+
+/// What is to become of a session, as its protocol has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum After {
+    /// It goes on.
+    Stays,
+    /// All is sent to the client, which may still send for a time.
+    Finish,
+    /// It is over.
+    Close,
+    /// The client was refused, and is kept waiting.
+    Tarpit,
+    /// This exchange relays bytes from now on.
+    Relay(ExchangeKey),
+}

@@ -1,0 +1,132 @@
+//! Responses of servers: the header section is read, and decides how the body comes; or the request is sent again.
+
+use super::{Body, Exchange};
+use crate::context::Context;
+use crate::context::keys::{ExchangeKey, ServerLinkKey};
+use crate::http::client::Client;
+use crate::http::shared::Shared;
+use evener_core::snapshot::{Choice, Snapshot, Why};
+use evener_core::wire::chunked::Decoder;
+use evener_core::wire::http::{Found, Framing, Response};
+
+/// A server may say so many things before its final answer.
+const INTERIMS_MAX: u32 = 16;
+
+/// The head of an answer that was read.
+pub(in crate::http) enum Answer {
+    /// Another one follows.
+    Interim,
+    /// Another protocol follows.
+    Relay { cookie: Option<String> },
+    /// The body follows, framed so.
+    Final { framing: Option<Framing>, cookie: Option<String> },
+}
+
+impl Shared {
+    /// Whether a request may be sent again after nothing came back: it does no harm twice, and all of it is still there.
+    pub(in crate::http) fn may_repeat(&self, number: ExchangeKey, slot: ServerLinkKey) -> bool {
+        let http = self.exchanges[number].http.as_ref();
+        http.is_some_and(|http| {
+            // A pooled connection that its server closed says nothing about the server.
+            let may = http.retries > 0 || self.servers[slot].reused;
+            may && http.is_idempotent && http.interims == 0 && http.replay.is_some()
+        })
+    }
+
+    /// Sends a request again.
+    pub(in crate::http) fn repeat(&mut self, cx: &mut Context, client: &mut Client, number: ExchangeKey) {
+        client.service.live.counters.of(cx.id).requests_retried.one();
+        self.again(cx, client, number);
+        if let Some(http) = self.exchanges[number].http.as_deref_mut() {
+            http.retries = http.retries.saturating_sub(1);
+            let mut outgoing = http.replay.replace(Vec::new()).unwrap_or_default();
+            outgoing.append(&mut http.outgoing);
+            http.outgoing = outgoing;
+            http.download = Body::head();
+        }
+    }
+
+    /// Counts a response that is none, or broke off.
+    pub(in crate::http) fn note_bad_response(&self, cx: &Context, number: ExchangeKey) {
+        if let Some(choice) = &self.exchanges[number].choice {
+            choice.server.live.counters.of(cx.id).answers_bad.one();
+        }
+    }
+
+    /// Reads the head, decides how the body comes, and counts. `None` when it is no answer to this request. The bytes stay
+    /// in the server's input.
+    pub(in crate::http) fn read_response(
+        &mut self,
+        cx: &Context,
+        client: &Client,
+        number: ExchangeKey,
+        slot: ServerLinkKey,
+        found: Found,
+        response: &mut Response,
+    ) -> Option<Answer> {
+        let Self { exchanges, servers, exchange_timers, .. } = self;
+        let (exchange, server) = (&mut exchanges[number], &servers[slot]);
+        let Exchange {
+            http: Some(http),
+            choice: Some(choice),
+            settings,
+            backend,
+            client: address,
+            since,
+            ..
+        } = &mut **exchange
+        else {
+            return None;
+        };
+        // An empty line before it is for requests only (RFC 9112, section 2.2).
+        if found.start > 0 {
+            return None;
+        }
+        let head = &server.link.input.unread()[found.start..found.end];
+        let limits = settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
+        response.parse(head, &limits).ok()?;
+        let status = response.status();
+        if (100..200).contains(&status) && status != 101 {
+            http.interims += 1;
+            http.download = Body::head();
+            return (http.interims <= INTERIMS_MAX).then_some(Answer::Interim);
+        }
+        let relays = status == 101 || (http.is_connect && (200..300).contains(&status));
+        // Amid an upload the change would come in the middle of it.
+        let may_change = http.upgrades && http.upload == Body::Done && response.upgrade(head).is_some();
+        if status == 101 && !may_change {
+            return None;
+        }
+        http.answered = true;
+        let of_server = choice.server.live.counters.of(cx.id);
+        of_server.answers.one();
+        if (500..600).contains(&status) {
+            of_server.answers_5xx.one();
+        }
+        let snapshot = settings.backends[*backend].pool.load();
+        snapshot.remember(*address, choice.server.id, cx.now);
+        snapshot.observe(&choice.server, cx.now.since(*since), cx.now);
+        let cookie = cookie(&snapshot, choice, client.facts.is_some());
+        exchange_timers.clear(number);
+        if relays {
+            return Some(Answer::Relay { cookie });
+        }
+        let method: &[u8] = if http.is_head { b"HEAD" } else { b"GET" };
+        let framing = response.framing(method);
+        http.download = match framing {
+            None | Some(Framing::Length(0)) => Body::Done,
+            Some(Framing::Length(length)) => Body::Length(length),
+            Some(Framing::Chunked) => Body::Chunked(Decoder::default()),
+            Some(Framing::Close) => Body::Close,
+        };
+        http.server_stays = response.keeps_alive() && framing != Some(Framing::Close);
+        Some(Answer::Final { framing, cookie })
+    }
+}
+
+/// The cookie that brings the client back to its server, when it does not have it.
+fn cookie(snapshot: &Snapshot, choice: &Choice, secure: bool) -> Option<String> {
+    let name = snapshot.cookie.as_ref().filter(|_| choice.why != Why::Sticky)?;
+    let secure = if secure { "; Secure" } else { "" };
+    Some(format!("{name}={:016x}; Path=/; HttpOnly; SameSite=Lax{secure}", choice.server.token))
+}

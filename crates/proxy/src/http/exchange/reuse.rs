@@ -1,0 +1,158 @@
+//! Connections to servers that are used again: pooled for all clients, or held by a session for itself alone.
+
+use super::{Reach, Reuse, ServerLink, Stage};
+use crate::context::Context;
+use crate::context::keys::{ExchangeKey, ServerLinkKey};
+use crate::http::client::Client;
+use crate::http::shared::Shared;
+use crate::io::transport::Received;
+use evener_core::ServerId;
+use mio::event::Event;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A request that cannot be repeated goes only over connections that were used this lately: a server that is about to
+/// close would most likely have done so by then.
+const FRESH: Duration = Duration::from_secs(1);
+
+impl ServerLink {
+    /// Whether it can carry another request: more than was asked for, or the end, may have come already.
+    pub(super) fn is_sound(&self) -> bool {
+        self.stage == Stage::Open
+            && self.link.input.is_empty()
+            && self.link.end.is_none()
+            && self.link.pending() == 0
+            && !self.link.broken
+    }
+}
+
+impl Shared {
+    /// The connection that a session holds for itself, if it is still there and no exchange has it.
+    pub(super) fn find_unused(&self, slot: ServerLinkKey) -> Option<ServerLinkKey> {
+        let server = self.servers.get(slot)?;
+        (server.stage == Stage::Open && server.exchange.is_none()).then_some(slot)
+    }
+
+    /// The client's own connection, if it leads to the chosen server; else it is closed.
+    pub(super) fn find_private(
+        &mut self,
+        cx: &mut Context,
+        client: &mut Client,
+        number: ExchangeKey,
+        (pool, id): (&str, ServerId),
+    ) -> Option<ServerLinkKey> {
+        let private = self.exchanges[number].private.take()?;
+        let slot = self.find_unused(private)?;
+        let (exchange, server) = (&self.exchanges[number], &self.servers[slot]);
+        let harmless = exchange.http.as_ref().is_some_and(|http| http.reuse_own() == Reuse::Any);
+        let young = cx.now.since(server.idle_since) <= FRESH;
+        let is_of = *server.pool == *pool && server.id == id;
+        if is_of && self.leads(number, slot) && (harmless || young) {
+            return Some(slot);
+        }
+        self.give_back(client, slot);
+        self.close_server(cx, slot);
+        None
+    }
+
+    /// Whether a connection leads to the chosen server, spoken to as it is now.
+    fn leads(&self, number: ExchangeKey, slot: ServerLinkKey) -> bool {
+        let (exchange, server) = (&self.exchanges[number], &self.servers[slot]);
+        let same = match (&server.connector, &exchange.backend().tls) {
+            (None, None) => true,
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            _ => false,
+        };
+        // A connection that a server takes for one client's is for no other, and where it has to be so, nothing else will do.
+        let same = same && server.personal == exchange.is_personal();
+        same && exchange.choice.as_ref().is_some_and(|choice| choice.server.target == server.target)
+    }
+
+    /// A pooled connection to the chosen server that still leads there.
+    pub(super) fn find_pooled(
+        &mut self,
+        cx: &mut Context,
+        number: ExchangeKey,
+        (pool, id): (&str, ServerId),
+        reuse: Reuse,
+    ) -> Option<ServerLinkKey> {
+        if reuse == Reuse::Never {
+            return None;
+        }
+        loop {
+            let idle = self.pooled.last(pool, id)?;
+            if reuse == Reuse::Fresh && cx.now.since(idle.since) > FRESH {
+                return None;
+            }
+            if self.leads(number, idle.key) {
+                return Some(idle.key);
+            }
+            // A reload moved the server, or speaks to it differently.
+            self.close_server(cx, idle.key);
+        }
+    }
+
+    /// An exchange gets a connection that is there.
+    pub(super) fn reuse(
+        &mut self,
+        cx: &Context,
+        client: &mut Client,
+        number: ExchangeKey,
+        slot: ServerLinkKey,
+    ) {
+        let server = &mut self.servers[slot];
+        self.pooled.remove(&server.pool, server.id, slot);
+        self.server_timers.clear(slot);
+        server.exchange = Some(number);
+        server.reused = true;
+        let exchange = &mut self.exchanges[number];
+        (exchange.reach, exchange.since) = (Reach::Open(slot), cx.now);
+        // It has a descriptor of its own.
+        client.promise = None;
+    }
+
+    /// Something happened at the socket of a server that no exchange has: it closes, or sends something out of turn.
+    pub(in crate::http) fn on_unused_event(&mut self, cx: &mut Context, slot: ServerLinkKey, event: &Event) {
+        let Some(server) = self.servers.get_mut(slot) else { return };
+        let ended = event.is_read_closed() || event.is_error();
+        server.link.readable |= event.is_readable() || ended;
+        server.link.hung_up |= ended;
+        match server.stage {
+            Stage::Over => {}
+            Stage::Lingering => self.hear(cx, slot),
+            _ if event.is_readable() || ended => self.on_pooled_readable(cx, slot),
+            // It may become writable again.
+            _ => server.link.writable |= event.is_writable(),
+        }
+    }
+
+    /// A pooled connection is readable. Messages of TLS itself (tickets) are no reason to leave it.
+    pub(super) fn on_pooled_readable(&mut self, cx: &mut Context, slot: ServerLinkKey) {
+        let link = &mut self.servers[slot].link;
+        while link.receive(&mut self.buffers) == Received::Some {
+            if !link.input.is_empty() {
+                break;
+            }
+        }
+        if !link.input.is_empty() || link.end.is_some() || link.failure.is_some() {
+            self.close_server(cx, slot);
+        }
+    }
+
+    /// Closes a connection that was unused for long enough; so is one that still sends for no client.
+    pub(in crate::http) fn on_unused_deadline(&mut self, cx: &mut Context, slot: ServerLinkKey) {
+        let unused = |server: &ServerLink| {
+            server.exchange.is_none() && matches!(server.stage, Stage::Open | Stage::Lingering)
+        };
+        if self.servers.get(slot).is_some_and(|server| unused(server)) {
+            self.close_server(cx, slot);
+        }
+    }
+
+    /// Closes a connection that a session held for itself.
+    pub(in crate::http) fn let_go(&mut self, cx: &mut Context, private: ServerLinkKey) {
+        if let Some(slot) = self.find_unused(private) {
+            self.close_server(cx, slot);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Answers: the head is read, and written anew for the client.
+
+use super::body::{Moved, download_body};
+use super::{Http1, Next};
+use crate::context::Context;
+use crate::context::descriptors;
+use crate::context::keys::{ExchangeKey, ServerLinkKey};
+use crate::http::client::Client;
+use crate::http::exchange::{Answer, Body, Exchange, HttpPart};
+use crate::http::message::{self, Afterwards};
+use crate::http::shared::Shared;
+use crate::io::transport::{PENDING_BYTES_MAX, Received};
+use evener_core::wire::http::{Found, Framing, Response};
+
+impl Http1 {
+    /// Brings what the server answers to the client.
+    pub(super) fn download(
+        &mut self,
+        cx: &mut Context,
+        client: &mut Client,
+        shared: &mut Shared,
+        number: ExchangeKey,
+        slot: ServerLinkKey,
+    ) -> Next {
+        loop {
+            let Some(http) = shared.exchanges[number].http.as_deref_mut() else { return Next::Wait };
+            let Body::Head(scan) = &mut http.download else { break };
+            let server = &mut shared.servers[slot];
+            if client.link.pending() >= PENDING_BYTES_MAX {
+                return Next::Wait;
+            }
+            let limits = client.settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
+            match scan.find(server.link.input.unread(), &limits) {
+                Ok(Some(found)) => match take_head(cx, client, shared, number, slot, found) {
+                    Taken::Again => {}
+                    Taken::Body => break,
+                    Taken::Relay => return self.become_relay(cx, client, shared, number),
+                    Taken::Bad => return self.bad_answer(cx, client, shared, number),
+                },
+                Ok(None) => {
+                    let silent = !scan.has_begun();
+                    if server.link.receive(&mut shared.buffers) == Received::Some {
+                        continue;
+                    }
+                    if server.link.end.is_none() && !server.link.broken {
+                        return Next::Wait;
+                    }
+                    return if silent && shared.may_repeat(number, slot) {
+                        shared.repeat(cx, client, number);
+                        Next::Step
+                    } else {
+                        self.bad_answer(cx, client, shared, number)
+                    };
+                }
+                Err(_) => return self.bad_answer(cx, client, shared, number),
+            }
+        }
+        match download_body(cx, client, shared, number, slot) {
+            Moved::Broken => self.bad_answer(cx, client, shared, number),
+            _ if is_complete(shared, number) => self.complete(cx, client, shared, number),
+            Moved::On => Next::Step,
+            Moved::Waits => Next::Wait,
+        }
+    }
+}
+
+fn is_complete(shared: &Shared, number: ExchangeKey) -> bool {
+    shared.exchanges[number].http.as_ref().is_some_and(|http| http.download == Body::Done)
+}
+
+impl Http1 {
+    fn bad_answer(
+        &mut self,
+        cx: &mut Context,
+        client: &mut Client,
+        shared: &mut Shared,
+        number: ExchangeKey,
+    ) -> Next {
+        shared.note_bad_response(cx, number);
+        self.fail_exchange(cx, client, shared, number, 502)
+    }
+}
+
+enum Taken {
+    /// An interim answer; another head follows.
+    Again,
+    /// The body follows.
+    Body,
+    /// Another protocol follows.
+    Relay,
+    /// It is no answer to this request.
+    Bad,
+}
+
+fn take_head(
+    cx: &mut Context,
+    client: &mut Client,
+    shared: &mut Shared,
+    number: ExchangeKey,
+    slot: ServerLinkKey,
+    found: Found,
+) -> Taken {
+    let mut response = std::mem::take(&mut shared.heads.response);
+    let taken = read_head(cx, client, shared, number, slot, found, &mut response);
+    shared.heads.response = response;
+    taken
+}
+
+/// The head for a client of HTTP/1.
+fn read_head(
+    cx: &mut Context,
+    client: &mut Client,
+    shared: &mut Shared,
+    number: ExchangeKey,
+    slot: ServerLinkKey,
+    found: Found,
+    response: &mut Response,
+) -> Taken {
+    let Some(answer) = shared.read_response(cx, client, number, slot, found, response) else {
+        return Taken::Bad;
+    };
+    // While other clients wait for descriptors, connections end with their response: no request is lost by that.
+    let makes_room = descriptors::wanted() > 0;
+    let leaves = cx.draining || makes_room;
+    let Shared { exchanges, servers, buffers, heads, .. } = &mut *shared;
+    let id = cx.id;
+    let (exchange, server) = (&mut exchanges[number], &mut servers[slot]);
+    let Exchange { http: Some(http), .. } = &mut **exchange else { return Taken::Bad };
+    let head = &server.link.input.unread()[found.start..found.end];
+    let taken = match answer {
+        Answer::Interim => {
+            // HTTP/1.0 knows no interim answers (RFC 9110, section 15.2).
+            if !http.is_http10 {
+                message::write_answer(response, head, None, Afterwards::Stays, None, &mut heads.out);
+            }
+            Taken::Again
+        }
+        Answer::Relay { cookie } => {
+            let afterwards = if response.status() == 101 { Afterwards::Upgrades } else { Afterwards::Stays };
+            message::write_answer(response, head, None, afterwards, cookie.as_deref(), &mut heads.out);
+            Taken::Relay
+        }
+        Answer::Final { framing, cookie } => {
+            let stayed = http.stays;
+            begin_body(http, response, head, framing, leaves, cookie.as_deref(), &mut heads.out);
+            if makes_room && stayed {
+                descriptors::shed(2);
+                client.service.live.counters.of(id).idle_shed.one();
+            }
+            Taken::Body
+        }
+    };
+    if !matches!(taken, Taken::Body) {
+        client.link.send(&heads.out, buffers);
+        heads.out.clear();
+    }
+    server.link.input.consume(found.end);
+    server.link.settle(buffers);
+    taken
+}
+
+/// Decides how the body goes on, and writes the head for the client.
+fn begin_body(
+    http: &mut HttpPart,
+    response: &Response,
+    head: &[u8],
+    framing: Option<Framing>,
+    leaves: bool,
+    cookie: Option<&str>,
+    out: &mut Vec<u8>,
+) {
+    // What the client gets: chunks where the length is unknown, unless it knows no chunks.
+    let outgoing = match framing {
+        // HTTP/1.0 knows no chunks, not even of a body that is only told of (RFC 9112, section 6.1).
+        None => response
+            .told_framing()
+            .filter(|told| response.status() != 204 && !(http.is_http10 && *told == Framing::Chunked)),
+        Some(Framing::Length(length)) => Some(Framing::Length(length)),
+        Some(Framing::Chunked | Framing::Close) if http.is_http10 => Some(Framing::Close),
+        Some(Framing::Chunked | Framing::Close) => Some(Framing::Chunked),
+    };
+    http.downloads_chunks = framing.is_some() && outgoing == Some(Framing::Chunked);
+    // A client that still uploads may never end; the rest of its body must not be taken for a request.
+    let waits = http.upload != Body::Done;
+    http.stays &= outgoing != Some(Framing::Close) && !leaves && !waits;
+    let afterwards = match (http.stays, http.is_http10) {
+        (false, _) => Afterwards::Closes,
+        (true, false) => Afterwards::Stays,
+        (true, true) => Afterwards::StaysSaid,
+    };
+    message::write_answer(response, head, outgoing, afterwards, cookie, out);
+}

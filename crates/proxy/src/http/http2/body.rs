@@ -1,0 +1,325 @@
+//! The bodies of a stream, and the header section of its response: as far as the other side takes them.
+
+use super::Http2;
+use super::head::translate;
+use crate::context::Context;
+use crate::context::keys::{ExchangeKey, ServerLinkKey, StreamKey};
+use crate::http::client::Client;
+use crate::http::exchange::{Answer, Body, Exchange, HttpPart, flush_upload, put, take};
+use crate::http::shared::Shared;
+use crate::io::relay::End;
+use crate::io::transport::{PENDING_BYTES_MAX, Received};
+use bytes::Bytes;
+use evener_core::wire::chunked::{self, Step};
+use evener_core::wire::http::{Found, Response};
+use std::task::{self, Poll, Waker};
+use std::time::Duration;
+
+/// A stream, with its exchange and the connection to the server.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct At {
+    pub(super) key: StreamKey,
+    pub(super) number: ExchangeKey,
+    pub(super) slot: ServerLinkKey,
+}
+
+/// What became of a stream.
+pub(super) enum Pumped {
+    /// Something else may be done at once.
+    Again,
+    Waits,
+    /// The server's answer is none.
+    Bad,
+    /// The client's body broke off.
+    Reset,
+    Complete,
+}
+
+impl Http2 {
+    /// Moves what can be moved both ways.
+    pub(super) fn pump(
+        &mut self,
+        cx: &mut Context,
+        client: &mut Client,
+        shared: &mut Shared,
+        at: At,
+    ) -> Pumped {
+        shared.servers[at.slot].link.flush(&mut shared.buffers);
+        match self.upload(cx, client, shared, at) {
+            Uploaded::Waits => {}
+            Uploaded::On => client.queue(cx),
+            Uploaded::Broken => return Pumped::Reset,
+        }
+        let exchange = &mut shared.exchanges[at.number];
+        let limits = exchange.settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
+        let Some(http) = exchange.http.as_deref_mut() else { return Pumped::Waits };
+        if let Body::Head(scan) = &mut http.download {
+            let server = &mut shared.servers[at.slot];
+            let found = scan.find(server.link.input.unread(), &limits);
+            let silent = !scan.has_begun();
+            return match found {
+                Ok(Some(found)) => self.take_head(cx, client, shared, at, found),
+                Ok(None) if server.link.receive(&mut shared.buffers) == Received::Some => Pumped::Again,
+                Ok(None) if server.link.end.is_none() && !server.link.broken => Pumped::Waits,
+                Ok(None) if silent && shared.may_repeat(at.number, at.slot) => {
+                    shared.repeat(cx, client, at.number);
+                    Pumped::Again
+                }
+                Ok(None) | Err(_) => Pumped::Bad,
+            };
+        }
+        self.download(cx, client, shared, at)
+    }
+}
+
+/// How far an upload went.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Uploaded {
+    Waits,
+    /// There is more, of which nobody will tell again; others come first.
+    On,
+    /// The client broke it off.
+    Broken,
+}
+
+impl Http2 {
+    /// The body goes to the server.
+    fn upload(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared, at: At) -> Uploaded {
+        let mut context = task::Context::from_waker(Waker::noop());
+        let now = cx.now;
+        let Shared { exchanges, servers, buffers, exchange_timers, .. } = &mut *shared;
+        let (exchange, server) = (&mut exchanges[at.number], &mut servers[at.slot]);
+        let Some(stream) = self.streams.get_mut(at.key) else { return Uploaded::Waits };
+        let Exchange { http: Some(http), choice, settings, .. } = &mut **exchange else {
+            return Uploaded::Waits;
+        };
+        if http.upload == Body::Done && http.outgoing.is_empty() {
+            return Uploaded::Waits;
+        }
+        let begins = !http.outgoing.is_empty();
+        let line = settings.request_log.as_ref().filter(|_| begins).map(|_| http.request_line());
+        let (mut outcome, mut bytes) = (Uploaded::Waits, 0);
+        while http.upload != Body::Done && server.link.pending() < PENDING_BYTES_MAX {
+            if http.outgoing.len() >= PENDING_BYTES_MAX {
+                outcome = Uploaded::On;
+                break;
+            }
+            match stream.body.poll_data(&mut context) {
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(data))) => {
+                    bytes += data.len() as u64;
+                    http.uploaded += data.len() as u64;
+                    put(&data, http.uploads_chunks, &mut http.outgoing);
+                    let _ = stream.body.flow_control().release_capacity(data.len());
+                }
+                Poll::Ready(Some(Err(_))) => {
+                    outcome = Uploaded::Broken;
+                    break;
+                }
+                Poll::Ready(None) => end_upload(http),
+            }
+            if stream.body.is_end_stream() && http.upload != Body::Done {
+                end_upload(http);
+            }
+        }
+        if outcome != Uploaded::Broken {
+            let sent = flush_upload(http, &mut server.link, buffers);
+            if let Some(choice) = choice {
+                let of_server = choice.server.live.counters.of(cx.id);
+                of_server.bytes_in.add(sent as u64);
+            }
+        }
+        if bytes > 0 {
+            (client.active_at, stream.active_at) = (now, now);
+        }
+        client.count(cx, bytes, 0);
+        if begins && http.upload != Body::Done && !http.answered {
+            let patience = settings.http.as_ref().map_or(Duration::MAX, |spec| spec.look_after());
+            exchange_timers.set(at.number, now + patience);
+        }
+        let uploaded = http.upload == Body::Done;
+        if begins && outcome != Uploaded::Broken {
+            shared.note_request(cx, client, at.number, line.as_deref());
+        }
+        if uploaded {
+            shared.await_response(cx, at.number);
+        }
+        outcome
+    }
+}
+
+/// The body is whole.
+fn end_upload(http: &mut HttpPart) {
+    http.upload = Body::Done;
+    if http.uploads_chunks {
+        http.outgoing.extend_from_slice(chunked::BODY_END);
+    }
+}
+
+impl Http2 {
+    fn take_head(
+        &mut self,
+        cx: &mut Context,
+        client: &mut Client,
+        shared: &mut Shared,
+        at: At,
+        found: Found,
+    ) -> Pumped {
+        let mut response = std::mem::take(&mut shared.heads.response);
+        let pumped = self.read_head(cx, client, shared, at, found, &mut response);
+        shared.heads.response = response;
+        pumped
+    }
+
+    fn read_head(
+        &mut self,
+        cx: &mut Context,
+        client: &mut Client,
+        shared: &mut Shared,
+        at: At,
+        found: Found,
+        response: &mut Response,
+    ) -> Pumped {
+        let Some(read) = shared.read_response(cx, client, at.number, at.slot, found, response) else {
+            return Pumped::Bad;
+        };
+        let Shared { exchanges, servers, buffers, exchange_timers, .. } = &mut *shared;
+        let now = cx.now;
+        let server = &mut servers[at.slot];
+        let head = &server.link.input.unread()[found.start..found.end];
+        let mut pumped = Pumped::Again;
+        if matches!(read, Answer::Interim) {
+            self.send_interim(at.key, response, head);
+        }
+        if let Answer::Final { framing, cookie } = read {
+            let Some(http) = exchanges[at.number].http.as_deref_mut() else { return Pumped::Bad };
+            let Some(answer) = translate(response, head, framing, cookie.as_deref()) else {
+                return Pumped::Bad;
+            };
+            let Some(stream) = self.streams.get_mut(at.key) else { return Pumped::Waits };
+            let ends = http.download == Body::Done;
+            match stream.respond.send_response(answer, ends) {
+                Ok(send) => stream.send = Some(send),
+                Err(_) => return Pumped::Reset,
+            }
+            if ends {
+                pumped = Pumped::Complete;
+            } else {
+                stream.active_at = now;
+                let spec = exchanges[at.number].settings.http.as_ref();
+                exchange_timers.set(at.number, now + spec.map_or(Duration::MAX, |spec| spec.look_after()));
+            }
+        }
+        server.link.input.consume(found.end);
+        server.link.settle(buffers);
+        pumped
+    }
+}
+
+impl Http2 {
+    /// An interim response of the server goes on (RFC 9110, section 15.2).
+    fn send_interim(&mut self, key: StreamKey, response: &Response, head: &[u8]) {
+        let answer = translate(response, head, None, None);
+        if let Some((stream, answer)) = self.streams.get_mut(key).zip(answer) {
+            // One that cannot be sent is left out; the final one matters.
+            let _ = stream.respond.send_informational(answer);
+        }
+    }
+}
+
+impl Http2 {
+    /// Brings the answer's body to the client, as far as it takes it.
+    fn download(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared, at: At) -> Pumped {
+        let now = cx.now;
+        let mut context = task::Context::from_waker(Waker::noop());
+        let Shared { exchanges, servers, buffers, .. } = &mut *shared;
+        let server = &mut servers[at.slot];
+        let Some(send) = self.streams.get_mut(at.key).and_then(|stream| stream.send.as_mut()) else {
+            return Pumped::Waits;
+        };
+        let Exchange { http: Some(http), choice, .. } = &mut *exchanges[at.number] else {
+            return Pumped::Waits;
+        };
+        if client.link.pending() >= PENDING_BYTES_MAX {
+            return Pumped::Waits;
+        }
+        if server.link.input.is_empty() {
+            return match (server.link.receive(buffers), server.link.end, http.download) {
+                // TLS may have had something to say for itself only, its end among that: no other event tells of the rest.
+                (Received::Some, ..) => Pumped::Again,
+                (_, None, _) => Pumped::Waits,
+                (_, Some(End::Fin), Body::Close) if !server.link.cut => {
+                    let _ = send.send_data(Bytes::new(), true);
+                    http.download = Body::Done;
+                    Pumped::Complete
+                }
+                (_, Some(_), _) => Pumped::Bad,
+            };
+        }
+        let available = server.link.input.len().min(PENDING_BYTES_MAX);
+        send.reserve_capacity(available);
+        if send.capacity() == 0
+            && matches!(send.poll_capacity(&mut context), Poll::Ready(Some(Err(_)) | None))
+        {
+            return Pumped::Reset;
+        }
+        let room = send.capacity().min(available);
+        let mut data = Vec::with_capacity(room);
+        let Ok(used) = gather(&mut http.download, server.link.input.unread(), room, &mut data) else {
+            return Pumped::Bad;
+        };
+        if used == 0 {
+            // It goes on when the client takes more.
+            return Pumped::Waits;
+        }
+        let done = http.download == Body::Done;
+        let bytes = data.len() as u64;
+        if (done || !data.is_empty()) && send.send_data(data.into(), done).is_err() {
+            return Pumped::Reset;
+        }
+        server.link.input.consume(used);
+        server.link.settle(buffers);
+        client.active_at = now;
+        if let Some(stream) = self.streams.get_mut(at.key) {
+            stream.active_at = now;
+            stream.taken += used as u64;
+        }
+        client.count(cx, 0, bytes);
+        if let Some(choice) = choice {
+            choice.server.live.counters.of(cx.id).bytes_out.add(bytes);
+        }
+        if done { Pumped::Complete } else { Pumped::Again }
+    }
+}
+
+/// Takes so much of a body as there is room for; returns how many bytes that used. Small chunks become one frame, as
+/// clients take many small ones for an attack, and the framing needs no room: the end is told when the window is used up.
+fn gather(
+    body: &mut Body,
+    input: &[u8],
+    room: usize,
+    data: &mut Vec<u8>,
+) -> Result<usize, chunked::Malformed> {
+    let mut at = 0;
+    while at < input.len() && *body != Body::Done {
+        let mut ahead = *body;
+        let (used, step) = take(&mut ahead, &input[at..])?;
+        let Step::Data(found) = step else {
+            *body = ahead;
+            at += used;
+            continue;
+        };
+        let excess = found.len().saturating_sub(room - data.len());
+        if excess > 0 {
+            let used = used - excess;
+            if let (_, Step::Data(fits)) = take(body, &input[at..at + used])? {
+                data.extend_from_slice(fits);
+            }
+            return Ok(at + used);
+        }
+        data.extend_from_slice(found);
+        *body = ahead;
+        at += used;
+    }
+    Ok(at)
+}

@@ -1,0 +1,343 @@
+//! A request is understood, admitted and routed: it becomes an exchange, or is answered at once. That is the same for all
+//! versions of HTTP: a request of HTTP/2 comes here as HTTP/1.1 would have it.
+
+use super::client::Client;
+use super::exchange::{Body, Exchange, HttpPart, REPLAY_BYTES_MAX};
+use super::message::{self, OwnAnswer, Sender, Told};
+use super::shared::Shared;
+use crate::context::Context;
+use crate::context::keys::{ExchangeKey, StreamKey};
+use crate::service::admission::{self, Admission, Refused};
+use crate::service::hops::{HOPS_MAX, may_request_go_round, note_loop};
+use crate::service::{Refusal, Settings};
+use evener_core::limits::Lease;
+use evener_core::pace::Pace;
+use evener_core::spec::{Balance, ForwardedMode, HttpSpec, StickyBy};
+use evener_core::wire::chunked::Decoder;
+use evener_core::wire::forwarded::Client as Known;
+use evener_core::wire::http::{Framing, HttpVersion, Request, Target};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What is to be done with a request.
+enum Verdict {
+    /// A server of this backend gets it; the client that it comes from.
+    Serve(usize, IpAddr),
+    /// It is answered at once.
+    Answer(OwnAnswer, Why),
+    /// The connection is closed.
+    Close,
+    /// The client is kept waiting.
+    Tarpit(Lease, Duration),
+    /// It goes round between instances.
+    Loop,
+}
+
+/// Why an answer is our own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// It is our part: redirects, health, what is said to everybody.
+    Ours,
+    /// The client may not.
+    Refused,
+    /// No route matches.
+    Nobody,
+}
+
+/// What was decided of a request.
+pub(super) enum Judged {
+    /// It is this exchange now.
+    Exchange(ExchangeKey),
+    /// It is answered at once.
+    Answer(Own),
+    /// The connection is closed.
+    Close,
+    /// The client is kept waiting.
+    Waits,
+}
+
+/// An answer of our own, with what matters of the request.
+pub(super) struct Own {
+    pub(super) answer: OwnAnswer,
+    pub(super) is_head: bool,
+    /// Whether the client's connection may go on.
+    pub(super) stays: bool,
+}
+
+/// How a request came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// On a connection of HTTP/1; the status that every request of it gets, if there is one.
+    Http1 { refusal: Option<u16> },
+    /// On this stream of HTTP/2.
+    Stream { key: StreamKey, has_body: bool, is_alone: bool },
+}
+
+/// Reads a header section and decides; `Err` has the status for one that is not understood.
+pub(super) fn judge_head(
+    cx: &mut Context,
+    client: &mut Client,
+    shared: &mut Shared,
+    head: &[u8],
+    way: Way,
+) -> Result<Judged, u16> {
+    refresh(client);
+    let Some(spec) = client.settings.http.clone() else { return Ok(Judged::Close) };
+    let mut request = std::mem::take(&mut shared.heads.request);
+    let judged = match request.parse(head, &spec.limits) {
+        // A tunnel through one stream is not offered (RFC 9113, section 8.5).
+        Ok(()) if matches!(way, Way::Stream { .. }) && request.method(head) == b"CONNECT" => Err(501),
+        Ok(()) => {
+            let target = request.target(head);
+            Ok(serve(cx, client, shared, &Asked { request: &request, head, target, spec: &spec, way }))
+        }
+        Err(error) => Err(error.status()),
+    };
+    shared.heads.request = request;
+    judged
+}
+
+/// Refuses a request of HTTP/2 that is malformed or beyond the limits: it is answered with this status.
+pub(super) fn refuse_stream(cx: &Context, client: &Client, head: &[u8], status: u16) -> Judged {
+    count_bad(cx, client, status);
+    // An answer to HEAD has no body, even if the rest of the head is not understood.
+    let is_head = head.starts_with(b"HEAD ");
+    Judged::Answer(Own { answer: OwnAnswer::page(status), is_head, stays: true })
+}
+
+/// Counts a request that is not understood.
+pub(super) fn count_bad(cx: &Context, client: &Client, status: u16) {
+    let counters = client.service.live.counters.of(cx.id);
+    counters.requests_bad.one();
+    if status == 431 {
+        counters.headers_too_large.one();
+    }
+}
+
+/// A reload, or another word of the operator, since the last request counts for this one: the client has to be admitted
+/// again.
+fn refresh(client: &mut Client) {
+    let current = client.service.settings.load();
+    if Arc::ptr_eq(&current, &client.settings) || current.http.is_none() {
+        return;
+    }
+    // The pool for refused clients may have another number now, or be gone.
+    let known = client.guest.backend.map(|backend| client.settings.backends[backend].pool.load());
+    client.guest.backend = known
+        .and_then(|known| current.backends.iter().position(|backend| backend.pool.load().pool == known.pool));
+    client.settings = Arc::clone(&current);
+    client.asks_again = true;
+}
+
+fn serve(cx: &mut Context, client: &mut Client, shared: &mut Shared, asked: &Asked<'_>) -> Judged {
+    let Asked { request, head, spec, .. } = *asked;
+    client.active_at = cx.now;
+    client.left_early = false;
+    let service = Arc::clone(&client.service);
+    let counters = service.live.counters.of(cx.id);
+    counters.requests.one();
+    client.count(cx, head.len() as u64, 0);
+    let verdict = match asked.way {
+        Way::Http1 { refusal: Some(status) } => Verdict::Answer(OwnAnswer::page(status), Why::Refused),
+        _ => judge(cx, client, asked),
+    };
+    let is_head = request.method(head) == b"HEAD";
+    match verdict {
+        Verdict::Serve(backend, address) => {
+            // Beside other streams the time to look at all of them stays.
+            if !matches!(asked.way, Way::Stream { is_alone: false, .. }) {
+                shared.session_timers.set(client.key, cx.now + spec.look_after());
+            }
+            Judged::Exchange(shared.begin(exchange_of(cx, client, asked, backend, address)))
+        }
+        Verdict::Answer(answer, why) => {
+            if why == Why::Ours {
+                counters.requests_own.one();
+            }
+            // A body that is not read would be taken for another request.
+            let stays = why != Why::Refused && request.keeps_alive() && request.framing().is_none();
+            Judged::Answer(Own { answer, is_head, stays })
+        }
+        Verdict::Loop => {
+            note_loop(cx, &service);
+            Judged::Answer(Own { answer: OwnAnswer::page(508), is_head, stays: false })
+        }
+        Verdict::Close => Judged::Close,
+        Verdict::Tarpit(slot, time) => {
+            (client.slot, client.promise) = (slot, None);
+            shared.session_timers.set(client.key, cx.now + time);
+            Judged::Waits
+        }
+    }
+}
+
+/// What is to be done with it.
+fn judge(cx: &Context, client: &mut Client, asked: &Asked<'_>) -> Verdict {
+    let Asked { request, head, spec, .. } = *asked;
+    let path = &*message::target_bytes(&asked.target);
+    let settings = Arc::clone(&client.settings);
+    if spec
+        .health
+        .as_ref()
+        .is_some_and(|health| path.split(|&byte| byte == b'?').next() == Some(health.as_bytes()))
+    {
+        return Verdict::Answer(OwnAnswer::health(is_usable(&settings)), Why::Ours);
+    }
+    let fields = request.fields().iter().map(|field| (field.kind, field.value.of(head)));
+    let peer = client.origin.client.ip();
+    let told = Told::of(fields);
+    if told.hops >= HOPS_MAX {
+        return Verdict::Loop;
+    }
+    let told = told.client(peer, &spec.forwarded);
+    let address = told.address();
+    let asks = told != Known::Known(peer) || std::mem::take(&mut client.asks_again);
+    if asks && client.guest.backend.is_none() && !settings.permits_told(told) {
+        client.service.live.counters.of(cx.id).denied.one();
+        return refused(client, settings.denied, address, 403, cx.id);
+    }
+    if settings.throttle.as_ref().is_some_and(|throttle| !throttle.admits_request(address, cx.now)) {
+        client.service.live.counters.of(cx.id).limited.one();
+        return refused(client, settings.exceeded, address, 429, cx.id);
+    }
+    if let Some(backend) = client.guest.backend {
+        // Whom the access list refused gets what is meant for such, not what is meant for everybody.
+        return Verdict::Serve(backend, address);
+    }
+    // A route wins over what the service answers itself: that is for everything that no route names.
+    if let Some(backend) = settings.routes.find(request.authority(head), path) {
+        return Verdict::Serve(*backend, address);
+    }
+    let answers_itself = spec.redirect.is_some() || spec.respond.is_some();
+    if answers_itself && matches!(asked.target, Target::Authority(_)) {
+        // Who wants a tunnel does not want a page.
+        return Verdict::Answer(OwnAnswer::page(400), Why::Refused);
+    }
+    if let Some(redirect) = spec.redirect {
+        let answer = OwnAnswer::redirect(redirect, request.authority(head), path);
+        return Verdict::Answer(answer.unwrap_or_else(|| OwnAnswer::page(400)), Why::Ours);
+    }
+    if let Some(respond) = &spec.respond {
+        return Verdict::Answer(OwnAnswer::respond(respond), Why::Ours);
+    }
+    match settings.default_backend {
+        Some(backend) => Verdict::Serve(backend, address),
+        None => Verdict::Answer(OwnAnswer::page(404), Why::Nobody),
+    }
+}
+
+/// The client may not; what that means is configured.
+fn refused(client: &Client, refusal: Refusal, address: IpAddr, status: u16, worker: usize) -> Verdict {
+    match admission::refuse(&client.service, refusal, worker, status) {
+        Admission::Enter(guest) => Verdict::Serve(guest.backend.unwrap_or_default(), address),
+        Admission::Refused(Refused::Drop) => Verdict::Close,
+        Admission::Refused(Refused::Reject(status)) => Verdict::Answer(OwnAnswer::page(status), Why::Refused),
+        Admission::Refused(Refused::Tarpit(place, time)) => Verdict::Tarpit(place, time),
+    }
+}
+
+/// Whether any pool that clients are meant to get has somebody who serves. Where none is meant, all is well.
+fn is_usable(settings: &Settings) -> bool {
+    let mut meant = settings.default_backend.iter().chain(settings.routes.targets()).peekable();
+    meant.peek().is_none() || meant.any(|index| settings.backends[*index].pool.load().is_usable())
+}
+
+/// A request that was understood.
+struct Asked<'a> {
+    request: &'a Request,
+    head: &'a [u8],
+    target: Target<'a>,
+    spec: &'a HttpSpec,
+    way: Way,
+}
+
+fn exchange_of(
+    cx: &Context,
+    client: &Client,
+    asked: &Asked<'_>,
+    backend: usize,
+    address: IpAddr,
+) -> Exchange {
+    let Asked { request, head, spec, .. } = *asked;
+    let mut exchange = Exchange::new(client, backend, cx.now);
+    exchange.client = address;
+    let snapshot = exchange.backend().pool.load();
+    let cookie = snapshot.cookie.as_ref().and_then(|name| cookie_of(request, head, name));
+    let token = cookie.and_then(|value| u64::from_str_radix(std::str::from_utf8(value).ok()?, 16).ok());
+    drop(snapshot);
+    exchange.token = token;
+    let stays = spec.balance == Balance::Connection;
+    let stay = client.stay.as_ref().filter(|_| stays);
+    exchange.stay = stay.and_then(|stay| stay.at(exchange.backend()));
+    let is_private = stays || exchange.settings.is_personal(backend);
+    let may_go_round = spec.forwarded.mode == ForwardedMode::Off
+        && may_request_go_round(&client.service, client.origin.client.ip(), exchange.backend());
+    exchange.http = Some(Box::new(part_of(asked, outgoing(client, asked, may_go_round), is_private)));
+    exchange
+}
+
+/// The cookie by which the pool knows a client again. One with the name of its own that it has by default also takes the
+/// cookie of the plain name: it may be from before another pool came to the service.
+fn cookie_of<'a>(request: &Request, head: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    request.cookie(head, name.as_bytes()).or_else(|| {
+        let is_of_pool = name.starts_with(StickyBy::COOKIE_OF_POOL);
+        request.cookie(head, StickyBy::COOKIE.as_bytes()).filter(|_| is_of_pool)
+    })
+}
+
+/// The head as the server gets it.
+fn outgoing(client: &Client, asked: &Asked<'_>, may_go_round: bool) -> Vec<u8> {
+    let Asked { request, head, spec, .. } = *asked;
+    let parts = message::parts_of(request, head, &asked.target);
+    let subject = client.facts.as_ref().and_then(|facts| facts.subject.as_deref());
+    let sender = Sender {
+        client: client.origin.client.ip(),
+        local: client.origin.destination.or(client.local),
+        secure: client.facts.is_some() || client.origin.secure,
+        may_go_round,
+        subject: spec.subject_field.as_deref().map(|name| (name, subject)),
+    };
+    let told = Told::of(request.fields().iter().map(|field| (field.kind, field.value.of(head))));
+    let passed_on = request.passed_on(head).map(|field| (field.name.of(head), field.value.of(head)));
+    let mut outgoing = Vec::with_capacity(head.len() + 256);
+    message::write_request(&parts, passed_on, &told, &sender, &spec.forwarded, &mut outgoing);
+    outgoing
+}
+
+fn part_of(asked: &Asked<'_>, outgoing: Vec<u8>, is_private: bool) -> HttpPart {
+    let Asked { request, head, spec, way, .. } = *asked;
+    let method = request.method(head);
+    HttpPart {
+        pace: Pace::default(),
+        uploaded: 0,
+        replay: (outgoing.len() <= REPLAY_BYTES_MAX).then(Vec::new),
+        outgoing,
+        upload: match (way, request.framing()) {
+            (Way::Stream { has_body: false, .. }, _)
+            | (Way::Http1 { .. }, None | Some(Framing::Length(0))) => Body::Done,
+            // Its frames tell the end.
+            (Way::Stream { .. }, _) => Body::Close,
+            (Way::Http1 { .. }, Some(Framing::Length(length))) => Body::Length(length),
+            (Way::Http1 { .. }, Some(Framing::Chunked | Framing::Close)) => Body::Chunked(Decoder::default()),
+        },
+        uploads_chunks: request.framing() == Some(Framing::Chunked),
+        download: Body::head(),
+        downloads_chunks: false,
+        is_head: method == b"HEAD",
+        is_connect: method == b"CONNECT",
+        is_idempotent: request.is_idempotent(head),
+        is_http10: request.version() == HttpVersion::Http10,
+        upgrades: request.upgrade(head).is_some(),
+        stays: request.keeps_alive(),
+        server_stays: false,
+        answered: false,
+        interims: 0,
+        retries: spec.retries,
+        stream: match way {
+            Way::Http1 { .. } => None,
+            Way::Stream { key, .. } => Some(key),
+        },
+        is_private,
+    }
+}
