@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::context::descriptors::{Promise, Unit};
 use crate::context::keys::{ExchangeKey, SessionKey};
 use crate::context::ready::Ready;
+use crate::context::registry::Readiness;
 use crate::io::tls::TlsFacts;
 use crate::io::transport::Link;
 use crate::service::accepted::Accepted;
@@ -14,12 +15,11 @@ use evener_core::limits::Lease;
 use evener_core::pace::Pace;
 use evener_core::snapshot::Entry;
 use evener_core::{ServerId, Time};
-use mio::event::Event;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A client that closed, or ended its side, is taken for gone when nothing moves for so long.
+/// A client that closed, or ready.ended its side, is taken for gone when nothing moves for so long.
 pub(super) const CLOSED: Duration = Duration::from_millis(200);
 
 /// A client.
@@ -103,12 +103,11 @@ impl Client {
     }
 
     /// Something happened at its socket.
-    pub(super) fn on_event(&mut self, event: &Event) {
-        let ended = event.is_read_closed() || event.is_error();
-        self.link.readable |= event.is_readable() || ended;
-        self.link.hung_up |= ended;
-        self.link.writable |= event.is_writable() || event.is_error();
-        self.link.broken |= event.is_error();
+    pub(super) fn on_event(&mut self, ready: Readiness) {
+        self.link.readable |= ready.readable || ready.ended;
+        self.link.hung_up |= ready.ended;
+        self.link.writable |= ready.writable || ready.error;
+        self.link.broken |= ready.error;
     }
 
     /// It has more to do when others had their turn.

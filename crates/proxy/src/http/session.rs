@@ -11,7 +11,7 @@ use super::shared::{LINGER, LINGER_BYTES_MAX, ROUNDS_MAX};
 use super::tunnel::{self, Relayed};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerLinkKey, SessionKey};
-use crate::context::registry::Token;
+use crate::context::registry::{Readiness, Token};
 use crate::io::relay::End;
 use crate::io::tls::Tls;
 use crate::io::transport::Received;
@@ -23,7 +23,6 @@ use crate::service::preamble::{self, GREETING};
 use evener_core::Time;
 use evener_core::limits::Lease;
 use evener_core::wire::hello;
-use mio::event::Event;
 use rustix::net::{RecvFlags, recv};
 use std::sync::Arc;
 use std::time::Duration;
@@ -174,9 +173,9 @@ impl Http {
     }
 
     /// Something happened at the client's socket.
-    pub(crate) fn on_session_event(&mut self, cx: &mut Context, key: SessionKey, event: &Event) {
+    pub(crate) fn on_session_event(&mut self, cx: &mut Context, key: SessionKey, ready: Readiness) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        session.client.on_event(event);
+        session.client.on_event(ready);
         self.drive(cx, key);
     }
 
@@ -188,12 +187,12 @@ impl Http {
     }
 
     /// Something happened at a server's socket.
-    pub(crate) fn on_server_event(&mut self, cx: &mut Context, slot: ServerLinkKey, event: &Event) {
+    pub(crate) fn on_server_event(&mut self, cx: &mut Context, slot: ServerLinkKey, ready: Readiness) {
         let Some(number) = self.shared.exchange_on(slot) else {
-            return self.shared.on_unused_event(cx, slot, event);
+            return self.shared.on_unused_event(cx, slot, ready);
         };
         let client = &mut self.sessions[self.shared.exchanges[number].session].client;
-        let progress = self.shared.on_server_event(cx, client, (number, slot), event);
+        let progress = self.shared.on_server_event(cx, client, (number, slot), ready);
         self.on_progress(cx, number, progress);
     }
 

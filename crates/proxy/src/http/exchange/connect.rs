@@ -3,7 +3,7 @@
 use super::{Progress, Reach, ServerLink, Stage};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerLinkKey};
-use crate::context::registry::Token;
+use crate::context::registry::{Readiness, Token};
 use crate::context::report::Report;
 use crate::http::client::Client;
 use crate::http::shared::Shared;
@@ -17,7 +17,6 @@ use evener_core::attempt::Cost;
 use evener_core::health::{Failure, TlsFailure};
 use evener_core::snapshot::Choice;
 use evener_core::spec::ServiceOptions;
-use mio::event::Event;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -189,23 +188,25 @@ impl Shared {
         cx: &mut Context,
         client: &mut Client,
         (number, slot): (ExchangeKey, ServerLinkKey),
-        event: &Event,
+        ready: Readiness,
     ) -> Progress {
         let server = &mut self.servers[slot];
-        let ended = event.is_read_closed() || event.is_error();
-        server.link.readable |= event.is_readable() || ended;
-        server.link.hung_up |= ended;
+        server.link.readable |= ready.readable || ready.ended;
+        server.link.hung_up |= ready.ended;
         if server.stage != Stage::Connecting {
-            server.link.writable |= event.is_writable() || event.is_error();
+            server.link.writable |= ready.writable || ready.error;
             if server.stage == Stage::Handshaking {
                 self.shake_hands(cx, client, number, slot);
             }
             return Progress::Moved;
         }
-        let failed =
-            if ended { sockopt::socket_error(&server.link.socket).and_then(|error| error) } else { Ok(()) };
+        let failed = if ready.ended {
+            sockopt::socket_error(&server.link.socket).and_then(|error| error)
+        } else {
+            Ok(())
+        };
         match failed {
-            Ok(()) if ended || event.is_writable() => self.connected(cx, client, number, slot),
+            Ok(()) if ready.ended || ready.writable => self.connected(cx, client, number, slot),
             Ok(()) => return Progress::Waits,
             Err(error) => {
                 self.give_up_server(cx, client, slot);

@@ -3,11 +3,11 @@
 use super::{Reach, Reuse, ServerLink, Stage};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerLinkKey};
+use crate::context::registry::Readiness;
 use crate::http::client::Client;
 use crate::http::shared::Shared;
 use crate::io::transport::Received;
 use evener_core::ServerId;
-use mio::event::Event;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -112,17 +112,21 @@ impl Shared {
     }
 
     /// Something happened at the socket of a server that no exchange has: it closes, or sends something out of turn.
-    pub(in crate::http) fn on_unused_event(&mut self, cx: &mut Context, slot: ServerLinkKey, event: &Event) {
+    pub(in crate::http) fn on_unused_event(
+        &mut self,
+        cx: &mut Context,
+        slot: ServerLinkKey,
+        ready: Readiness,
+    ) {
         let Some(server) = self.servers.get_mut(slot) else { return };
-        let ended = event.is_read_closed() || event.is_error();
-        server.link.readable |= event.is_readable() || ended;
-        server.link.hung_up |= ended;
+        server.link.readable |= ready.readable || ready.ended;
+        server.link.hung_up |= ready.ended;
         match server.stage {
             Stage::Over => {}
             Stage::Lingering => self.hear(cx, slot),
-            _ if event.is_readable() || ended => self.on_pooled_readable(cx, slot),
+            _ if ready.readable || ready.ended => self.on_pooled_readable(cx, slot),
             // It may become writable again.
-            _ => server.link.writable |= event.is_writable(),
+            _ => server.link.writable |= ready.writable,
         }
     }
 
