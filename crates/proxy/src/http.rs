@@ -17,6 +17,8 @@ mod message;
 mod pooled;
 mod session;
 mod shared;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 
 use self::session::Session;

@@ -1,0 +1,682 @@
+//! The component without a worker: real sockets on loopback, and a test that plays the loop.
+
+mod protocols;
+
+use super::*;
+use crate::context::Reports;
+use crate::context::descriptors::Unit;
+use crate::context::pool_queue::Waiter;
+use crate::context::ready::Ready;
+use crate::context::registry::Readiness;
+use crate::context::report::Report;
+use crate::service::accepted::Accepted;
+use crate::service::ending::{EndReason, Ending};
+use crate::service::open::{Collector, Listing, Question};
+use crate::service::testing::{TestPool, service_with};
+use crate::service::{Place, Refusal, Service, Settings};
+use evener_core::Target;
+use evener_core::acl::{Access, Acl};
+use evener_core::spec::{Balance, HttpSpec, PoolSpec, Protocol, QueueSpec, RespondSpec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// The longest wait for the kernel.
+const DEADLINE: Duration = Duration::from_secs(20);
+const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: t\r\n\r\n";
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// A component, and the servers that it leads to.
+struct Fixture {
+    http: Http,
+    cx: Context,
+    reports: Reports,
+    listener: TcpListener,
+    servers: Vec<TcpListener>,
+    service: Arc<Service>,
+    pool: TestPool,
+}
+
+fn bound() -> TcpListener {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    listener
+}
+
+fn target(listener: &TcpListener) -> Target {
+    Target::Ip(listener.local_addr().unwrap())
+}
+
+/// The address of a port that refuses: a socket has it, but does not listen.
+fn refusing() -> (OwnedFd, Target) {
+    let family = rustix::net::AddressFamily::INET;
+    let socket = rustix::net::socket(family, rustix::net::SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let address = rustix::net::getsockname(&socket).unwrap();
+    (socket, Target::Ip(SocketAddr::try_from(address).unwrap()))
+}
+
+fn readiness(socket: &OwnedFd) -> Readiness {
+    let mut wanted = [PollFd::new(socket, PollFlags::IN | PollFlags::OUT | PollFlags::RDHUP)];
+    poll(&mut wanted, Some(&Timespec::default())).unwrap();
+    let got = wanted[0].revents();
+    let error = got.intersects(PollFlags::ERR | PollFlags::HUP);
+    Readiness {
+        readable: got.contains(PollFlags::IN),
+        writable: got.contains(PollFlags::OUT),
+        ended: error || got.contains(PollFlags::RDHUP),
+        error: got.contains(PollFlags::ERR),
+    }
+}
+
+fn is_blocked(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+}
+
+fn http(change: impl FnOnce(&mut HttpSpec)) -> impl FnOnce(&mut Settings) {
+    |settings| {
+        let mut spec = HttpSpec::default();
+        change(&mut spec);
+        settings.http = Some(Arc::new(spec));
+    }
+}
+
+/// The connection of a client or of a server, in the hands of the test.
+struct Side(TcpStream);
+
+impl Side {
+    fn new(stream: TcpStream) -> Self {
+        stream.set_nonblocking(false).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        Self(stream)
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).unwrap();
+    }
+
+    fn reset(self) {
+        rustix::net::sockopt::set_socket_linger(&self.0, Some(Duration::ZERO)).unwrap();
+    }
+}
+
+impl Fixture {
+    /// A service of HTTP with one server.
+    fn new(change: impl FnOnce(&mut HttpSpec)) -> Self {
+        Self::with(|_| {}, http(change))
+    }
+
+    fn with(pool: impl FnOnce(&mut PoolSpec), change: impl FnOnce(&mut Settings)) -> Self {
+        let servers = vec![bound()];
+        let targets = vec![target(&servers[0])];
+        Self::of(servers, &targets, pool, change)
+    }
+
+    fn of(
+        servers: Vec<TcpListener>,
+        targets: &[Target],
+        pool: impl FnOnce(&mut PoolSpec),
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let pool = TestPool::with("pool", targets, pool);
+        let service = service_with(Protocol::Tcp, &pool, change);
+        let (mut cx, reports) = Context::for_tests();
+        cx.now = Time::ZERO + Duration::from_secs(10);
+        Self { http: Http::new(1), cx, reports, listener: bound(), servers, service, pool }
+    }
+
+    /// A client that connects and is handed over.
+    fn client(&mut self) -> Side {
+        let client = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
+        let (accepted, peer) = self.until("a client", |fixture| fixture.listener.accept().ok());
+        accepted.set_nonblocking(true).unwrap();
+        let lease = self.service.enter(u32::MAX).unwrap();
+        let accepted = Accepted {
+            client: accepted.into(),
+            peer,
+            service: Arc::clone(&self.service),
+            settings: self.service.settings.load_full(),
+            place: Place::new(lease, Unit::take_two_beyond()),
+        };
+        self.http.begin(&mut self.cx, accepted);
+        Side::new(client)
+    }
+
+    /// The next connection that a server gets.
+    #[track_caller]
+    fn server(&mut self, at: usize) -> Side {
+        Side::new(self.until("a connection to the server", |fixture| fixture.servers[at].accept().ok()).0)
+    }
+
+    /// One turn of the loop.
+    fn turn(&mut self) {
+        for key in self.http.shared.servers.keys(|_| true) {
+            let Some(server) = self.http.shared.servers.get(key) else { continue };
+            let ready = readiness(&server.link.socket);
+            self.http.on_server_event(&mut self.cx, key, ready);
+        }
+        for key in self.http.sessions.keys(|_| true) {
+            let ready = readiness(&self.http.sessions[key].client.link.socket);
+            self.http.on_session_event(&mut self.cx, key, ready);
+        }
+        while let Some(ready) = self.cx.ready.pop() {
+            let Ready::Session(key) = ready else { unreachable!("only sessions are there") };
+            self.http.resume(&mut self.cx, key);
+        }
+        self.http.on_deadlines(&mut self.cx);
+        if let Some(mut round) = self.cx.queues.begin(self.cx.now) {
+            while let Some(Waiter::Exchange(number)) = self.cx.queues.next(&mut round) {
+                if !self.http.serve_queued(&mut self.cx, number) {
+                    round.in_vain();
+                }
+            }
+            self.cx.queues.end(round);
+        }
+        self.http.reap(&mut self.cx);
+    }
+
+    /// Turns until something is so.
+    #[track_caller]
+    fn until<T>(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> Option<T>) -> T {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            self.turn();
+            if let Some(value) = so(self) {
+                return value;
+            }
+            assert!(Instant::now() < until, "not in time: {what}");
+        }
+    }
+
+    /// Lets time pass.
+    fn pass(&mut self, time: Duration) {
+        // The wheel rounds up to its next tick.
+        self.cx.now += time + Duration::from_millis(100);
+        self.turn();
+    }
+
+    fn count(&self, name: &str) -> u64 {
+        self.service.live.counters.total(name)
+    }
+
+    /// Receives until `end` came.
+    #[track_caller]
+    fn receive(&mut self, side: &mut Side, end: &[u8]) -> String {
+        let mut got = Vec::new();
+        self.until("bytes", |_| {
+            let mut piece = [0; 4096];
+            match side.0.read(&mut piece) {
+                Ok(0) => panic!("it ended after {:?}", String::from_utf8_lossy(&got)),
+                Ok(length) => got.extend_from_slice(&piece[..length]),
+                Err(error) => assert!(is_blocked(error.kind()), "{error}"),
+            }
+            got.ends_with(end).then_some(())
+        });
+        String::from_utf8_lossy(&got).into_owned()
+    }
+
+    /// Receives until the end, in order or by a reset.
+    #[track_caller]
+    fn rest(&mut self, side: &mut Side) -> (String, Result<(), ErrorKind>) {
+        let mut got = Vec::new();
+        let end = self.until("the end", |_| {
+            let mut piece = [0; 4096];
+            match side.0.read(&mut piece) {
+                Ok(0) => Some(Ok(())),
+                Ok(length) => {
+                    got.extend_from_slice(&piece[..length]);
+                    None
+                }
+                Err(error) if is_blocked(error.kind()) => None,
+                Err(error) => Some(Err(error.kind())),
+            }
+        });
+        (String::from_utf8_lossy(&got).into_owned(), end)
+    }
+
+    /// The status of the response, after which the connection is closed.
+    #[track_caller]
+    fn status_at_end(&mut self, client: &mut Side) -> String {
+        let (text, end) = self.rest(client);
+        assert_eq!(end, Ok(()), "{text}");
+        status(&text)
+    }
+
+    /// A request is answered by a server, over a new connection to that.
+    fn serve(&mut self, client: &mut Side) -> Side {
+        client.send(GET);
+        let mut server = self.server(0);
+        self.respond(client, &mut server);
+        server
+    }
+
+    #[track_caller]
+    fn respond(&mut self, client: &mut Side, server: &mut Side) {
+        let request = self.receive(server, b"\r\n\r\n");
+        assert!(request.starts_with("GET /a HTTP/1.1\r\n"), "{request}");
+        server.send(OK);
+        let response = self.receive(client, b"ok");
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+    }
+
+    fn listing(&self) -> Listing {
+        let listing = Arc::new(Mutex::new(Listing::default()));
+        let into = Arc::clone(&listing);
+        let question = Question::new(None, 10, move |listing| *into.lock().unwrap() = listing);
+        let mut collector = Collector::new(&question);
+        self.http.list(&self.cx, &mut collector);
+        collector.finish();
+        drop(question);
+        let listing = listing.lock().unwrap();
+        listing.clone()
+    }
+
+    /// Ends all that leads to a server; returns how many exchanges that were.
+    fn end_server(&mut self, at: usize) -> usize {
+        let pool = self.pool.published().load_full();
+        let ending = Ending::new(&pool.servers()[at], EndReason::Operator, |_| {});
+        self.http.end_server(&mut self.cx, &ending)
+    }
+
+    #[track_caller]
+    fn check_empty(&mut self) {
+        self.until("sessions to end", |fixture| fixture.http.sessions.is_empty().then_some(()));
+        assert_eq!(self.http.shared.exchanges.len(), 0);
+        assert_eq!(self.service.live.connections.active(), 0, "slots are given back");
+    }
+}
+
+fn status(response: &str) -> String {
+    response.split(' ').nth(1).unwrap_or_default().into()
+}
+
+#[test]
+fn requests_of_one_client_share_a_connection_to_the_server() {
+    let mut fixture = Fixture::new(|_| {});
+    let mut client = fixture.client();
+    let mut server = fixture.serve(&mut client);
+    for _ in 0..2 {
+        client.send(GET);
+        fixture.respond(&mut client, &mut server);
+    }
+    assert_eq!((fixture.count("requests"), fixture.http.shared.servers.len()), (3, 1));
+    drop(client);
+    fixture.check_empty();
+    assert_eq!(fixture.http.shared.servers.len(), 1, "the connection to the server stays pooled");
+}
+
+#[test]
+fn a_pooled_connection_serves_another_client_until_it_was_idle_for_too_long() {
+    let mut fixture = Fixture::new(|_| {});
+    let mut first = fixture.client();
+    let mut server = fixture.serve(&mut first);
+    let mut second = fixture.client();
+    second.send(GET);
+    fixture.respond(&mut second, &mut server);
+    fixture.pass(Duration::from_secs(30));
+    assert_eq!(fixture.http.shared.servers.len(), 0);
+    let _other = fixture.serve(&mut second);
+}
+
+#[test]
+fn a_pooled_connection_that_sends_something_is_closed() {
+    let mut fixture = Fixture::new(|_| {});
+    let mut client = fixture.client();
+    let mut server = fixture.serve(&mut client);
+    server.send(b"HTTP/1.1 200 OK\r\n\r\n");
+    fixture.until("it to be closed", |fixture| fixture.http.shared.servers.is_empty().then_some(()));
+    let _other = fixture.serve(&mut client);
+}
+
+#[test]
+fn a_request_is_repeated_when_its_pooled_connection_was_closed_by_the_server() {
+    let mut fixture = Fixture::new(|spec| spec.retries = 0);
+    let mut client = fixture.client();
+    let mut server = fixture.serve(&mut client);
+    client.send(GET);
+    fixture.receive(&mut server, b"\r\n\r\n");
+    server.reset();
+    let mut other = fixture.server(0);
+    fixture.respond(&mut client, &mut other);
+    assert_eq!(fixture.count("requests_retried"), 1);
+}
+
+#[test]
+fn broken_responses_are_answered_with_502() {
+    let check = |response: &[u8], what: &str| {
+        let mut fixture = Fixture::new(|spec| spec.retries = 0);
+        let mut client = fixture.client();
+        client.send(GET);
+        let mut server = fixture.server(0);
+        fixture.receive(&mut server, b"\r\n\r\n");
+        server.send(response);
+        drop(server);
+        let answered = fixture.receive(&mut client, b"</p>\n");
+        assert_eq!(status(&answered), "502", "{what}");
+        assert_eq!(fixture.count("requests_failed"), 1, "{what}");
+        assert_eq!(fixture.http.shared.exchanges.len(), 0, "{what}");
+    };
+    check(b"", "nothing");
+    check(b"HTTP/1.1 200", "half a header section");
+    check(b"\r\nHTTP/1.1 200 OK\r\n\r\n", "an empty line first");
+    check(b"nonsense\r\n\r\n", "no header section");
+    check(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", "an upgrade");
+}
+
+#[test]
+fn half_a_response_ends_by_a_reset() {
+    let mut fixture = Fixture::new(|_| {});
+    let mut client = fixture.client();
+    client.send(GET);
+    let mut server = fixture.server(0);
+    fixture.receive(&mut server, b"\r\n\r\n");
+    server.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
+    fixture.receive(&mut client, b"half");
+    drop(server);
+    assert_eq!(fixture.rest(&mut client), (String::new(), Err(ErrorKind::ConnectionReset)));
+    fixture.check_empty();
+}
+
+#[test]
+fn requests_are_refused_that_are_not_understood() {
+    for (request, expected) in [
+        (&b"nonsense\r\n\r\n"[..], "400"),
+        (b"GET / HTTP/1.1\r\n\r\n", "400"),
+        (b"GET / HTTP/3.0\r\nHost: t\r\n\r\n", "505"),
+        (b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "400"),
+    ] {
+        let mut fixture = Fixture::new(|_| {});
+        let mut client = fixture.client();
+        client.send(request);
+        assert_eq!(fixture.status_at_end(&mut client), expected, "{}", String::from_utf8_lossy(request));
+        assert_eq!((fixture.count("requests_bad"), fixture.count("requests")), (1, 0));
+        drop(client);
+        fixture.check_empty();
+    }
+}
+
+#[test]
+fn a_header_section_beyond_the_limits_is_answered_with_431() {
+    let mut fixture = Fixture::new(|spec| spec.limits.bytes_max = 64);
+    let mut client = fixture.client();
+    client.send(&[b"GET / HTTP/1.1\r\nHost: ", &[b't'; 64][..], b"\r\n\r\n"].concat());
+    assert_eq!(fixture.status_at_end(&mut client), "431");
+    assert_eq!(fixture.count("headers_too_large"), 1);
+}
+
+#[test]
+fn a_service_without_servers_answers_for_itself() {
+    let respond = RespondSpec { status: 200, content_type: "text/plain".into(), body: "hello".into() };
+    let mut fixture = Fixture::new(|spec| spec.respond = Some(respond));
+    let mut client = fixture.client();
+    client.send(GET);
+    let text = fixture.receive(&mut client, b"hello");
+    assert_eq!(status(&text), "200");
+    client.send(GET);
+    fixture.receive(&mut client, b"hello");
+    assert_eq!((fixture.count("requests_own"), fixture.http.shared.exchanges.len()), (2, 0));
+}
+
+#[test]
+fn a_server_that_refuses_is_passed_over_and_the_failure_reported() {
+    let (_held, refusing) = refusing();
+    let servers = vec![bound()];
+    let targets = [refusing, target(&servers[0])];
+    let mut fixture = Fixture::of(servers, &targets, |_| {}, http(|_| {}));
+    for _ in 0..2 {
+        let mut client = fixture.client();
+        let _server = fixture.serve(&mut client);
+    }
+    assert!(fixture.reports.take().iter().any(|report| matches!(report, Report::Failure { .. })));
+    assert_eq!(fixture.count("requests_failed"), 0);
+}
+
+#[test]
+fn without_a_server_a_request_is_answered_and_the_client_may_stay() {
+    let (_held, refusing) = refusing();
+    let mut fixture = Fixture::of(Vec::new(), &[refusing], |_| {}, http(|_| {}));
+    let mut client = fixture.client();
+    for _ in 0..2 {
+        client.send(GET);
+        let text = fixture.receive(&mut client, b"</p>\n");
+        assert_eq!(status(&text), "502", "{text}");
+    }
+    assert_eq!(fixture.count("no_server"), 2);
+    assert!(fixture.reports.take().iter().any(|report| matches!(report, Report::NoServer { .. })));
+}
+
+#[test]
+fn a_request_waits_in_the_queue_while_the_server_is_at_its_limit() {
+    let queue = QueueSpec { size: 1, timeout: Duration::from_secs(5) };
+    let limited = |spec: &mut PoolSpec| {
+        spec.queue = Some(queue);
+        spec.servers[0].limits.hard = Some(1);
+    };
+    let mut fixture = Fixture::with(limited, http(|_| {}));
+    let (mut first, mut second, mut third) = (fixture.client(), fixture.client(), fixture.client());
+    first.send(GET);
+    let mut server = fixture.server(0);
+    second.send(GET);
+    fixture.until("it to wait", |fixture| (fixture.count("queued") == 1).then_some(()));
+    third.send(GET);
+    let text = fixture.receive(&mut third, b"</p>\n");
+    assert_eq!((status(&text).as_str(), fixture.count("queue_full")), ("503", 1));
+    fixture.respond(&mut first, &mut server);
+    fixture.respond(&mut second, &mut server);
+}
+
+#[test]
+fn the_wait_in_a_queue_is_bounded() {
+    let queue = QueueSpec { size: 9, timeout: Duration::from_secs(5) };
+    let limited = |spec: &mut PoolSpec| {
+        spec.queue = Some(queue);
+        spec.servers[0].limits.hard = Some(1);
+    };
+    let mut fixture = Fixture::with(limited, http(|_| {}));
+    let (mut first, mut second) = (fixture.client(), fixture.client());
+    first.send(GET);
+    let _server = fixture.server(0);
+    second.send(GET);
+    fixture.until("it to wait", |fixture| (fixture.count("queued") == 1).then_some(()));
+    fixture.pass(Duration::from_secs(5));
+    let text = fixture.receive(&mut second, b"</p>\n");
+    assert_eq!((status(&text).as_str(), fixture.count("queue_timeouts")), ("503", 1));
+    assert_eq!(fixture.http.shared.exchanges.len(), 1);
+}
+
+#[test]
+fn the_times_of_a_client_are_bounded() {
+    let check = |sent: &[u8], time: Duration, expected: &str, counter: &str| {
+        let mut fixture = Fixture::new(|_| {});
+        let mut client = fixture.client();
+        client.send(sent);
+        // What was sent has to be received before time passes.
+        fixture.until("it to be received", |fixture| {
+            let session = fixture.http.sessions.iter().next()?.1;
+            (session.client.link.input.len() == sent.len()).then_some(())
+        });
+        fixture.pass(time);
+        assert_eq!(fixture.status_at_end(&mut client), expected);
+        assert_eq!(fixture.count(counter), 1, "{counter}");
+    };
+    let spec = HttpSpec::default();
+    check(b"", spec.keepalive_timeout, "", "idle_timeouts");
+    check(b"GET / HT", spec.head_timeout, "408", "greeting_timeouts");
+}
+
+#[test]
+fn a_server_that_does_not_respond_in_time_is_answered_for_with_504() {
+    let mut fixture = Fixture::new(|spec| spec.answer_timeout = Duration::from_secs(3));
+    let mut client = fixture.client();
+    client.send(GET);
+    let mut server = fixture.server(0);
+    fixture.receive(&mut server, b"\r\n\r\n");
+    fixture.pass(Duration::from_secs(3));
+    let text = fixture.receive(&mut client, b"</p>\n");
+    assert_eq!(status(&text), "504");
+    assert_eq!(fixture.rest(&mut server).1, Err(ErrorKind::ConnectionReset), "no orderly end");
+}
+
+#[test]
+fn a_client_that_leaves_gives_up_its_request() {
+    let mut fixture = Fixture::new(|_| {});
+    let mut client = fixture.client();
+    client.send(GET);
+    let mut server = fixture.server(0);
+    fixture.receive(&mut server, b"\r\n\r\n");
+    client.0.shutdown(Shutdown::Write).unwrap();
+    fixture.until("the end to be seen", |fixture| {
+        fixture.http.sessions.iter().next().and_then(|(_, session)| session.client.left_early.then_some(()))
+    });
+    // The first look finds out what the client has received.
+    fixture.pass(client::CLOSED);
+    fixture.pass(client::CLOSED);
+    assert_eq!(fixture.count("requests_aborted"), 1);
+    fixture.check_empty();
+    assert_eq!(fixture.rest(&mut server).1, Err(ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn a_private_connection_goes_with_its_client() {
+    let mut fixture = Fixture::new(|spec| spec.balance = Balance::Connection);
+    let mut first = fixture.client();
+    let mut server = fixture.serve(&mut first);
+    first.send(GET);
+    fixture.respond(&mut first, &mut server);
+    let mut second = fixture.client();
+    let _other = fixture.serve(&mut second);
+    assert_eq!(fixture.http.shared.servers.len(), 2, "each client has one of its own");
+    drop(first);
+    assert_eq!(fixture.rest(&mut server).1, Ok(()));
+    assert_eq!(fixture.http.shared.servers.len(), 1);
+}
+
+#[test]
+fn connections_to_a_server_that_ends_break_off() {
+    let mut fixture = Fixture::new(|spec| spec.retries = 0);
+    let (mut idle, mut busy) = (fixture.client(), fixture.client());
+    let mut pooled = fixture.serve(&mut idle);
+    assert_eq!(fixture.end_server(0), 0, "no exchange is under way");
+    assert_eq!(fixture.rest(&mut pooled).1, Ok(()));
+    busy.send(GET);
+    let mut server = fixture.server(0);
+    fixture.receive(&mut server, b"\r\n\r\n");
+    assert_eq!(fixture.end_server(0), 1);
+    let text = fixture.receive(&mut busy, b"</p>\n");
+    assert_eq!(status(&text), "502");
+    assert_eq!(fixture.rest(&mut server).1, Err(ErrorKind::ConnectionReset));
+    assert_eq!(fixture.count("closed"), 1);
+}
+
+#[test]
+fn refused_clients_are_answered_dropped_or_held() {
+    let deny = || Some(Arc::new(Acl::new(&[], Access::Deny)));
+    let refusing = |denied: Refusal| {
+        move |settings: &mut Settings| {
+            http(|_| {})(settings);
+            (settings.acl, settings.denied) = (deny(), denied);
+        }
+    };
+    let mut fixture = Fixture::with(|_| {}, refusing(Refusal::Reject));
+    let mut client = fixture.client();
+    client.send(GET);
+    assert_eq!(fixture.status_at_end(&mut client), "403");
+    let mut fixture = Fixture::with(|_| {}, refusing(Refusal::Drop));
+    let mut client = fixture.client();
+    assert_eq!(fixture.rest(&mut client), (String::new(), Ok(())));
+    fixture.check_empty();
+    let mut fixture = Fixture::with(|_| {}, refusing(Refusal::Tarpit(Duration::from_secs(9))));
+    let mut client = fixture.client();
+    fixture.turn();
+    assert_eq!(fixture.listing().open[0].stage, "tarpit");
+    assert_eq!(fixture.service.live.connections.active(), 0, "its slot is another client's");
+    fixture.pass(Duration::from_secs(9));
+    assert_eq!(fixture.rest(&mut client).1, Ok(()));
+}
+
+#[test]
+fn idle_clients_make_room_the_longest_idle_first_and_busy_ones_do_not() {
+    let mut fixture = Fixture::new(|_| {});
+    let mut clients = [fixture.client(), fixture.client(), fixture.client()];
+    let mut server = fixture.serve(&mut clients[0]);
+    fixture.cx.now += Duration::from_secs(1);
+    clients[1].send(GET);
+    fixture.respond(&mut clients[1], &mut server);
+    clients[2].send(GET);
+    fixture.receive(&mut server, b"\r\n\r\n");
+    assert_eq!(fixture.http.shed(&mut fixture.cx, 9), 2, "only the first one was quiet for long enough");
+    assert_eq!(fixture.rest(&mut clients[0]).1, Ok(()));
+    fixture.cx.now += Duration::from_secs(1);
+    assert_eq!(fixture.http.shed(&mut fixture.cx, 9), 2);
+    assert_eq!(fixture.http.shed(&mut fixture.cx, 9), 0, "the last one waits for its response");
+    assert_eq!(fixture.count("idle_shed"), 2);
+    server.send(OK);
+    fixture.receive(&mut clients[2], b"ok");
+    assert_eq!(fixture.http.shed_pooled(&mut fixture.cx, 9), 1);
+}
+
+#[test]
+fn while_draining_idle_clients_leave_and_others_after_their_response() {
+    let mut fixture = Fixture::new(|_| {});
+    let (mut idle, mut busy) = (fixture.client(), fixture.client());
+    let mut server = fixture.serve(&mut idle);
+    busy.send(GET);
+    fixture.receive(&mut server, b"\r\n\r\n");
+    fixture.cx.draining = true;
+    fixture.http.drain(&mut fixture.cx);
+    assert_eq!(fixture.rest(&mut idle).1, Ok(()));
+    server.send(OK);
+    let (text, end) = fixture.rest(&mut busy);
+    assert!(text.contains("connection: close\r\n") || text.contains("Connection: close\r\n"), "{text}");
+    assert_eq!(end, Ok(()));
+    drop((idle, busy));
+    fixture.check_empty();
+}
+
+#[test]
+fn sessions_are_listed_and_closed_by_their_numbers() {
+    let mut fixture = Fixture::new(|_| {});
+    let (mut idle, mut busy) = (fixture.client(), fixture.client());
+    busy.send(GET);
+    let _server = fixture.server(0);
+    fixture.turn();
+    let listing = fixture.listing();
+    let stages: Vec<&str> = listing.open.iter().map(|open| open.stage).collect();
+    assert_eq!(stages, ["http/1 idle", "http/1 request"]);
+    let number = listing.open[0].number as u32;
+    assert!(fixture.http.close_numbered(&mut fixture.cx, number));
+    assert!(!fixture.http.close_numbered(&mut fixture.cx, number), "it is over");
+    assert_eq!(fixture.rest(&mut idle).1, Ok(()));
+    fixture.http.cut_all(&mut fixture.cx);
+    assert_eq!((fixture.count("closed"), fixture.count("cut")), (1, 1));
+    drop(busy);
+    fixture.check_empty();
+}
+
+#[test]
+fn events_and_deadlines_of_what_is_over_find_nothing() {
+    let mut fixture = Fixture::new(|_| {});
+    let mut client = fixture.client();
+    let server = fixture.serve(&mut client);
+    let session = fixture.http.sessions.keys(|_| true)[0];
+    let slot = fixture.http.shared.servers.keys(|_| true)[0];
+    drop((client, server));
+    fixture.check_empty();
+    fixture.until("the pool to be empty", |fixture| fixture.http.shared.servers.is_empty().then_some(()));
+    let mut next = fixture.client();
+    next.send(GET);
+    let _server = fixture.server(0);
+    let ready = Readiness { readable: true, writable: true, ended: true, error: true };
+    fixture.http.on_session_event(&mut fixture.cx, session, ready);
+    fixture.http.on_server_event(&mut fixture.cx, slot, ready);
+    fixture.http.resume(&mut fixture.cx, session);
+    fixture.http.on_session_deadline(&mut fixture.cx, session);
+    assert_eq!(
+        fixture.listing().open[0].stage,
+        "http/1 request",
+        "another client with the same slot goes on"
+    );
+}

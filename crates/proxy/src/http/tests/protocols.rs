@@ -1,0 +1,277 @@
+//! Bodies, other protocols, and streams of HTTP/2.
+
+use super::*;
+use crate::http::http2::Http2;
+use crate::http::session::Mode;
+
+#[test]
+fn bodies_get_the_framing_of_the_other_side() {
+    let check = |request: &[u8], sent: &str, response: &[u8], got: &str| {
+        let mut fixture = Fixture::new(|_| {});
+        let mut client = fixture.client();
+        client.send(request);
+        let mut server = fixture.server(0);
+        let text = fixture.receive(&mut server, sent.as_bytes());
+        assert!(text.ends_with(sent), "{text}");
+        server.send(response);
+        drop(server);
+        let text = fixture.receive(&mut client, got.as_bytes());
+        assert!(text.ends_with(got), "{text}");
+    };
+    let chunked = b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    check(
+        chunked,
+        "\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\nto the end",
+        "\r\na\r\nto the end\r\n0\r\n\r\n",
+    );
+    check(
+        b"POST / HTTP/1.0\r\nContent-Length: 3\r\n\r\nabc",
+        "\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        "\r\n\r\nok",
+    );
+    check(
+        b"HEAD / HTTP/1.1\r\nHost: t\r\n\r\n",
+        "\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n",
+        "\r\n\r\n",
+    );
+}
+
+#[test]
+fn a_malformed_body_is_answered_with_400_and_never_whole_for_the_server() {
+    let mut fixture = Fixture::new(|_| {});
+    let mut client = fixture.client();
+    client.send(b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    let mut server = fixture.server(0);
+    fixture.receive(&mut server, b"abc\r\n");
+    client.send(b"x\r\n");
+    assert_eq!(fixture.status_at_end(&mut client), "400");
+    assert_eq!(fixture.rest(&mut server).1, Err(ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn requests_that_come_at_once_are_answered_in_their_order() {
+    let mut fixture = Fixture::new(|_| {});
+    let mut client = fixture.client();
+    client.send(&GET.repeat(2));
+    let mut server = fixture.server(0);
+    for body in ["first!", "second"] {
+        let request = fixture.receive(&mut server, b"\r\n\r\n");
+        assert_eq!(request.matches("GET /a").count(), 1, "{request}");
+        server.send(format!("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n{body}").as_bytes());
+        fixture.receive(&mut client, body.as_bytes());
+    }
+}
+
+#[test]
+fn interim_responses_go_on_and_are_bounded() {
+    let mut fixture = Fixture::new(|_| {});
+    let mut client = fixture.client();
+    client.send(GET);
+    let mut server = fixture.server(0);
+    fixture.receive(&mut server, b"\r\n\r\n");
+    server.send(b"HTTP/1.1 103 Early Hints\r\nLink: </s>\r\n\r\n");
+    let text = fixture.receive(&mut client, b"\r\n\r\n");
+    assert!(text.starts_with("HTTP/1.1 103 "), "{text}");
+    server.send(&b"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(16));
+    let text = fixture.receive(&mut client, b"</p>\n");
+    assert_eq!((text.matches("HTTP/1.1 103 ").count(), text.matches("HTTP/1.1 502 ").count()), (15, 1));
+}
+
+#[test]
+fn an_upgraded_connection_is_relayed_until_both_sides_end() {
+    let mut fixture = Fixture::new(|_| {});
+    let mut client = fixture.client();
+    client.send(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
+    let mut server = fixture.server(0);
+    fixture.receive(&mut server, b"\r\n\r\n");
+    server.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nhello");
+    let text = fixture.receive(&mut client, b"hello");
+    assert_eq!(status(&text), "101");
+    client.send(b"to the server");
+    fixture.receive(&mut server, b"to the server");
+    assert_eq!((fixture.listing().open[0].stage, fixture.count("upgrades")), ("relaying", 1));
+    client.0.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(fixture.rest(&mut server).1, Ok(()));
+    server.send(b"still here");
+    fixture.receive(&mut client, b"still here");
+    drop(server);
+    assert_eq!(fixture.rest(&mut client).1, Ok(()));
+    fixture.check_empty();
+}
+
+#[test]
+fn a_proxy_header_comes_first_where_it_is_expected() {
+    let new = || {
+        Fixture::with(
+            |_| {},
+            |settings| {
+                http(|_| {})(settings);
+                settings.proxy_from = Some(Arc::new(Acl::new(&[], Access::Permit)));
+            },
+        )
+    };
+    let mut fixture = new();
+    let mut client = fixture.client();
+    client.send(b"PROXY TCP4 192.0.2.7 192.0.2.1 5555 80\r\n");
+    let address = fixture.until("it to be read", |fixture| {
+        let listing = fixture.listing();
+        (listing.open[0].stage == "http/1 idle").then_some(listing.open[0].client)
+    });
+    assert_eq!(address.to_string(), "192.0.2.7");
+    let _server = fixture.serve(&mut client);
+    let mut fixture = new();
+    let mut client = fixture.client();
+    client.send(GET);
+    assert_eq!(fixture.rest(&mut client).0, "");
+    assert_eq!(fixture.count("greeting_refused"), 1);
+    let mut client = fixture.client();
+    fixture.pass(crate::service::preamble::GREETING);
+    assert_eq!(fixture.rest(&mut client), (String::new(), Ok(())));
+    assert_eq!(fixture.count("greeting_timeouts"), 1);
+}
+
+/// A client of HTTP/2, and what it received so far.
+struct Client2 {
+    side: Side,
+    received: Vec<u8>,
+}
+
+const SETTINGS: u8 = 4;
+const HEADERS: u8 = 1;
+const DATA: u8 = 0;
+const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+    [head, payload.to_vec()].concat()
+}
+
+/// `GET https://t/a` (RFC 7541, appendix A), with the end of the stream.
+fn get(stream: u32) -> Vec<u8> {
+    frame(HEADERS, 5, stream, b"\x82\x87\x04\x02/a\x41\x01t")
+}
+
+impl Client2 {
+    fn new(fixture: &mut Fixture) -> Self {
+        let mut side = fixture.client();
+        let limits = HttpSpec::default().limits;
+        let key = fixture.http.sessions.keys(|_| true).into_iter().next_back().unwrap();
+        fixture.http.sessions[key].mode = Mode::Http2(Box::new(Http2::new(&limits)));
+        side.send(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, b"")].concat());
+        Self { side, received: Vec::new() }
+    }
+
+    /// The payload of the next frame of this kind; those of others are passed over.
+    #[track_caller]
+    fn expect(&mut self, fixture: &mut Fixture, kind: u8) -> (u32, Vec<u8>) {
+        fixture.until("a frame", |_| {
+            let mut piece = [0; 4096];
+            match self.side.0.read(&mut piece) {
+                Ok(0) => panic!("it ended"),
+                Ok(length) => self.received.extend_from_slice(&piece[..length]),
+                Err(error) => assert!(is_blocked(error.kind()), "{error}"),
+            }
+            while self.received.len() >= 9 {
+                let word = |at: usize| u32::from_be_bytes(self.received[at..at + 4].try_into().unwrap());
+                let (length, stream, got) = ((word(0) >> 8) as usize, word(5), self.received[3]);
+                if self.received.len() < 9 + length {
+                    break;
+                }
+                let payload = self.received.drain(..9 + length).skip(9).collect();
+                if got == kind {
+                    return Some((stream, payload));
+                }
+            }
+            None
+        })
+    }
+}
+
+#[test]
+fn streams_are_exchanges_of_their_own() {
+    let mut fixture = Fixture::new(|_| {});
+    let mut client = Client2::new(&mut fixture);
+    client.side.send(&[get(1), get(3)].concat());
+    let mut servers = [fixture.server(0), fixture.server(0)];
+    assert_eq!(fixture.listing().open[0].stage, "http/2 requests");
+    for server in &mut servers {
+        let request = fixture.receive(server, b"\r\n\r\n");
+        assert!(request.starts_with("GET /a HTTP/1.1\r\n"), "{request}");
+    }
+    servers[1].send(OK);
+    let (later, head) = client.expect(&mut fixture, HEADERS);
+    assert_eq!(head[0], 0x88, "status 200");
+    assert_eq!(client.expect(&mut fixture, DATA), (later, b"ok".to_vec()));
+    servers[0].send(OK);
+    let (earlier, _) = client.expect(&mut fixture, HEADERS);
+    assert_eq!(earlier + later, 4, "each stream has its response");
+    fixture.until("both to end", |fixture| fixture.http.shared.exchanges.is_empty().then_some(()));
+    assert_eq!(fixture.http.shared.servers.len(), 2, "both connections are pooled");
+}
+
+#[test]
+fn a_stream_that_fails_leaves_the_others_alone() {
+    let mut fixture = Fixture::new(|spec| spec.retries = 0);
+    let mut client = Client2::new(&mut fixture);
+    client.side.send(&get(1));
+    let mut first = fixture.server(0);
+    fixture.receive(&mut first, b"\r\n\r\n");
+    client.side.send(&get(3));
+    let mut second = fixture.server(0);
+    fixture.receive(&mut second, b"\r\n\r\n");
+    first.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
+    assert_eq!(client.expect(&mut fixture, DATA), (1, b"half".to_vec()));
+    first.reset();
+    assert_eq!(client.expect(&mut fixture, RST_STREAM).0, 1);
+    second.send(OK);
+    assert_eq!(client.expect(&mut fixture, DATA), (3, b"ok".to_vec()));
+    assert_eq!(fixture.count("requests_failed"), 1);
+}
+
+#[test]
+fn a_stream_without_a_response_in_time_is_answered() {
+    let mut fixture = Fixture::new(|spec| spec.answer_timeout = Duration::from_secs(3));
+    let mut client = Client2::new(&mut fixture);
+    client.side.send(&get(1));
+    let mut server = fixture.server(0);
+    fixture.receive(&mut server, b"\r\n\r\n");
+    fixture.pass(Duration::from_secs(3));
+    let (stream, body) = client.expect(&mut fixture, DATA);
+    assert_eq!(stream, 1);
+    assert!(String::from_utf8_lossy(&body).contains("504"));
+    assert_eq!(fixture.rest(&mut server).1, Err(ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn a_stream_that_its_client_resets_gives_up_its_request() {
+    let mut fixture = Fixture::new(|_| {});
+    let mut client = Client2::new(&mut fixture);
+    client.side.send(&get(1));
+    let mut server = fixture.server(0);
+    fixture.receive(&mut server, b"\r\n\r\n");
+    client.side.send(&frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes()));
+    assert_eq!(fixture.rest(&mut server).1, Err(ErrorKind::ConnectionReset));
+    assert_eq!(fixture.count("requests_aborted"), 1);
+    assert_eq!(fixture.listing().open[0].stage, "http/2 idle");
+}
+
+#[test]
+fn while_draining_a_client_of_http2_is_told_to_go() {
+    let mut fixture = Fixture::new(|_| {});
+    let mut client = Client2::new(&mut fixture);
+    client.side.send(&get(1));
+    let mut server = fixture.server(0);
+    fixture.receive(&mut server, b"\r\n\r\n");
+    fixture.cx.draining = true;
+    fixture.http.drain(&mut fixture.cx);
+    client.expect(&mut fixture, GOAWAY);
+    server.send(OK);
+    assert_eq!(client.expect(&mut fixture, DATA), (1, b"ok".to_vec()));
+    fixture.pass(Duration::from_secs(1));
+    assert_eq!(fixture.rest(&mut client.side).1, Ok(()));
+}
