@@ -5,7 +5,7 @@
 //!     session -> http1, http2, tunnel -> judge -> exchange -> pooled, client, message
 //!
 //! A session owns its exchanges. An exchange returns what came of an event, a protocol returns what is to become of its
-//! session; both are handled by the session. `shared` holds what the sessions of a worker have in common.
+//! session; both are handled by the session.
 
 mod client;
 mod exchange;
@@ -16,13 +16,12 @@ mod list;
 mod message;
 mod pooled;
 mod session;
-mod shared;
 #[cfg(test)]
 mod tests;
 mod tunnel;
 
+use self::exchange::Shared;
 use self::session::Session;
-use self::shared::Shared;
 use crate::context::Context;
 use crate::context::keys::{SessionKey, Table, of};
 use evener_core::Time;

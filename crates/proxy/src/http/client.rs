@@ -22,6 +22,13 @@ use std::time::Duration;
 /// A client that closed, or ready.ended its side, is taken for gone when nothing moves for so long.
 pub(super) const CLOSED: Duration = Duration::from_millis(200);
 
+/// A side that still sends when all is sent to it is heard for so long, so that it receives everything.
+pub(super) const LINGER: Duration = Duration::from_secs(5);
+/// And for so many bytes at most.
+pub(super) const LINGER_BYTES_MAX: usize = 16 << 20;
+/// After so many rounds another session has its turn.
+pub(super) const ROUNDS_MAX: usize = 16;
+
 /// A client.
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own about the client")]

@@ -10,13 +10,14 @@ mod queued;
 mod request;
 mod response;
 mod reuse;
+mod shared;
 
 pub(super) use self::finish::Keep;
 pub(super) use self::request::{Body, HttpPart, REPLAY_BYTES_MAX, flush_upload, put, take};
 pub(super) use self::response::Answer;
+pub(super) use self::shared::Shared;
 
 use super::client::{Client, Stay};
-use super::shared::Shared;
 use crate::context::Context;
 use crate::context::descriptors::Unit;
 use crate::context::keys::{ExchangeKey, ServerLinkKey, SessionKey};

@@ -5,11 +5,10 @@
 mod body;
 mod response;
 
-use super::client::{After, CLOSED, Client};
-use super::exchange::{Body, Reach};
+use super::client::{After, CLOSED, Client, ROUNDS_MAX};
+use super::exchange::{Body, Reach, Shared};
 use super::judge::{Judged, Way, count_bad, judge_head};
 use super::message::{Afterwards, OwnAnswer};
-use super::shared::{ROUNDS_MAX, Shared};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerLinkKey};
 use crate::io::relay::End;

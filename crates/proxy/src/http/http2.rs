@@ -10,8 +10,8 @@ mod wire;
 
 use self::rest::Rests;
 use self::wire::Wire;
-use super::client::{After, Client};
-use super::shared::{LINGER, ROUNDS_MAX, Shared};
+use super::client::{After, Client, LINGER, ROUNDS_MAX};
+use super::exchange::Shared;
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, Table, of};
 use crate::io::transport::{Buffers, PENDING_BYTES_MAX, Received};

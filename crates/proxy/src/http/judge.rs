@@ -2,9 +2,8 @@
 //! versions of HTTP: a request of HTTP/2 comes here as HTTP/1.1 would have it.
 
 use super::client::Client;
-use super::exchange::{Body, Exchange, HttpPart, REPLAY_BYTES_MAX};
+use super::exchange::{Body, Exchange, HttpPart, REPLAY_BYTES_MAX, Shared};
 use super::message::{self, OwnAnswer, Sender, Told};
-use super::shared::Shared;
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, StreamKey};
 use crate::service::admission::{self, Admission, Refused};

@@ -3,11 +3,10 @@
 //! here, by the protocol that the session speaks.
 
 use super::Http;
-use super::client::{After, Client};
+use super::client::{After, Client, LINGER, LINGER_BYTES_MAX, ROUNDS_MAX};
 use super::exchange::{Exchange, Keep, Progress, Reach};
 use super::http1::Http1;
 use super::http2::Http2;
-use super::shared::{LINGER, LINGER_BYTES_MAX, ROUNDS_MAX};
 use super::tunnel::{self, Relayed};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerLinkKey, SessionKey};

@@ -1,8 +1,7 @@
 //! The relay between links: what a client and its server say goes both ways, whatever layers either side has.
 
-use super::client::Client;
-use super::exchange::Reach;
-use super::shared::{ROUNDS_MAX, Shared};
+use super::client::{Client, ROUNDS_MAX};
+use super::exchange::{Reach, Shared};
 use crate::context::Context;
 use crate::context::keys::ExchangeKey;
 use crate::io::relay::{self, End};

@@ -6,7 +6,7 @@ use crate::context::keys::{ExchangeKey, ServerLinkKey};
 use crate::context::registry::{Readiness, Token};
 use crate::context::report::Report;
 use crate::http::client::Client;
-use crate::http::shared::Shared;
+use crate::http::exchange::Shared;
 use crate::io;
 use crate::io::connect::{cost, note_failure, note_success, open_socket};
 use crate::io::tls::{Tls, failure_with_server};

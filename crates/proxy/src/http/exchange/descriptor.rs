@@ -6,7 +6,7 @@ use crate::context::Context;
 use crate::context::descriptors::Unit;
 use crate::context::keys::{ExchangeKey, ServerLinkKey};
 use crate::http::client::Client;
-use crate::http::shared::Shared;
+use crate::http::exchange::Shared;
 use crate::service::note_no_server;
 use evener_core::snapshot::NoServer;
 

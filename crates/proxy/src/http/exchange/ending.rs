@@ -3,7 +3,7 @@
 use super::{ServerLink, Stage};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerLinkKey};
-use crate::http::shared::Shared;
+use crate::http::exchange::Shared;
 use crate::io::relay::End;
 use crate::service::admission::reset_at_close;
 use crate::service::ending::Ending;

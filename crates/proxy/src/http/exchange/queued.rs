@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::context::keys::ExchangeKey;
 use crate::context::pool_queue::Waiter;
 use crate::http::client::Client;
-use crate::http::shared::Shared;
+use crate::http::exchange::Shared;
 use crate::service::pool_queue;
 use evener_core::snapshot::{NoServer, Snapshot};
 

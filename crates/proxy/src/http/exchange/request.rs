@@ -4,7 +4,7 @@ use super::{Exchange, Reach, Reuse};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, StreamKey};
 use crate::http::client::Client;
-use crate::http::shared::Shared;
+use crate::http::exchange::Shared;
 use crate::io::request_log::Tap;
 use crate::io::transport::{Buffers, Link};
 use evener_core::pace::{Pace, Progress};

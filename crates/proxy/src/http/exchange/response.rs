@@ -4,7 +4,7 @@ use super::{Body, Exchange};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerLinkKey};
 use crate::http::client::Client;
-use crate::http::shared::Shared;
+use crate::http::exchange::Shared;
 use evener_core::snapshot::{Choice, Snapshot, Why};
 use evener_core::wire::chunked::Decoder;
 use evener_core::wire::http::{Found, Framing, Response};

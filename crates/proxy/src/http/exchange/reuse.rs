@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerLinkKey};
 use crate::context::registry::Readiness;
 use crate::http::client::Client;
-use crate::http::shared::Shared;
+use crate::http::exchange::Shared;
 use crate::io::transport::Received;
 use evener_core::ServerId;
 use std::sync::Arc;

@@ -4,9 +4,8 @@
 use super::{Http1, Next, Stage, Then};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerLinkKey};
-use crate::http::client::{After, Client};
-use crate::http::exchange::{Body, Exchange, Keep, Reach, flush_upload, put, take};
-use crate::http::shared::{ROUNDS_MAX, Shared};
+use crate::http::client::{After, Client, ROUNDS_MAX};
+use crate::http::exchange::{Body, Exchange, Keep, Reach, Shared, flush_upload, put, take};
 use crate::io::relay::End;
 use crate::io::transport::{PENDING_BYTES_MAX, Received};
 use evener_core::wire::chunked::{self, Step};

@@ -6,9 +6,8 @@ use crate::context::Context;
 use crate::context::descriptors;
 use crate::context::keys::{ExchangeKey, ServerLinkKey};
 use crate::http::client::Client;
-use crate::http::exchange::{Answer, Body, Exchange, HttpPart};
+use crate::http::exchange::{Answer, Body, Exchange, HttpPart, Shared};
 use crate::http::message::{self, Afterwards};
-use crate::http::shared::Shared;
 use crate::io::transport::{PENDING_BYTES_MAX, Received};
 use evener_core::wire::http::{Found, Framing, Response};
 

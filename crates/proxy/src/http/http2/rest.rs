@@ -1,7 +1,7 @@
 //! Bodies that still come after the response to their request is out. They are taken and thrown away for a time, so that
 //! their clients read the response: some (curl 7.88) lose one that a reset follows at once.
 
-use crate::http::shared::{LINGER, LINGER_BYTES_MAX};
+use crate::http::client::{LINGER, LINGER_BYTES_MAX};
 use evener_core::Time;
 use h2::RecvStream;
 use std::task::{self, Poll, Waker};
