@@ -98,7 +98,7 @@ pub(crate) mod of {
     /// A stream of HTTP/2.
     pub(crate) enum Stream {}
     /// A connection of exchanges to a server.
-    pub(crate) enum ServerLink {}
+    pub(crate) enum ServerConnection {}
     /// A listener for datagrams.
     pub(crate) enum DatagramListener {}
     /// A flow's socket to its server.
@@ -127,7 +127,7 @@ pub(crate) type SendKey = Key<of::Send>;
 pub(crate) type SessionKey = Key<of::Session>;
 pub(crate) type ExchangeKey = Key<of::Exchange>;
 pub(crate) type StreamKey = Key<of::Stream>;
-pub(crate) type ServerLinkKey = Key<of::ServerLink>;
+pub(crate) type ServerConnectionKey = Key<of::ServerConnection>;
 pub(crate) type DatagramListenerKey = Key<of::DatagramListener>;
 pub(crate) type FlowSocketKey = Key<of::FlowSocket>;
 pub(crate) type DnsServiceKey = Key<of::DnsService>;

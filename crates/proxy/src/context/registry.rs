@@ -1,7 +1,7 @@
 //! Where the descriptors of a worker are registered, and what stands for them in events.
 
 use super::keys::{
-    ConnectionKey, DatagramListenerKey, FlowSocketKey, Handle, ListenerKey, ServerLinkKey, SessionKey,
+    ConnectionKey, DatagramListenerKey, FlowSocketKey, Handle, ListenerKey, ServerConnectionKey, SessionKey,
 };
 use mio::Interest;
 use mio::event::Event;
@@ -19,7 +19,7 @@ pub(crate) enum Token {
     Datagrams(DatagramListenerKey),
     Flow(FlowSocketKey),
     Session(SessionKey),
-    Upstream(ServerLinkKey),
+    Upstream(ServerConnectionKey),
     DnsListener(usize),
     DnsSocket(usize),
     DnsClient(usize),

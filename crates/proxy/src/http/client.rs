@@ -6,7 +6,7 @@ use crate::context::keys::{ExchangeKey, SessionKey};
 use crate::context::ready::Ready;
 use crate::context::registry::Readiness;
 use crate::io::tls::TlsFacts;
-use crate::io::transport::Link;
+use crate::io::transport::Transport;
 use crate::service::accepted::Accepted;
 use crate::service::admission::Guest;
 use crate::service::preamble::Origin;
@@ -35,7 +35,7 @@ pub(super) const ROUNDS_MAX: usize = 16;
 pub(super) struct Client {
     /// Its session.
     pub(super) key: SessionKey,
-    pub(super) link: Link,
+    pub(super) transport: Transport,
     pub(super) service: Arc<Service>,
     pub(super) settings: Arc<Settings>,
     pub(super) origin: Origin,
@@ -87,7 +87,7 @@ impl Client {
         let Accepted { client, peer, service, settings, place } = accepted;
         Self {
             key,
-            link: Link::new(client),
+            transport: Transport::new(client),
             service,
             settings,
             origin: Origin::new(peer),
@@ -111,10 +111,10 @@ impl Client {
 
     /// Something happened at its socket.
     pub(super) fn on_event(&mut self, ready: Readiness) {
-        self.link.readable |= ready.readable || ready.ended;
-        self.link.hung_up |= ready.ended;
-        self.link.writable |= ready.writable || ready.error;
-        self.link.broken |= ready.error;
+        self.transport.readable |= ready.readable || ready.ended;
+        self.transport.hung_up |= ready.ended;
+        self.transport.writable |= ready.writable || ready.error;
+        self.transport.broken |= ready.error;
     }
 
     /// It has more to do when others had their turn.
@@ -132,13 +132,13 @@ impl Client {
     /// Returns whether the client took something since the last call; the kernel may hold much for it, and reports that
     /// only when there is room again.
     pub(super) fn is_taking(&mut self) -> bool {
-        let left = self.link.left();
+        let left = self.transport.left();
         std::mem::replace(&mut self.left, left) > left
     }
 
     /// Returns whether nothing moved of late, and the client has all that it was sent.
     pub(super) fn is_quiet(&self, now: Time) -> bool {
-        now.since(self.active_at) >= CLOSED && self.link.left() == 0
+        now.since(self.active_at) >= CLOSED && self.transport.left() == 0
     }
 
     /// Returns whether it takes what it is sent below the minimum rate. That it took something since the last call counts as
@@ -148,7 +148,7 @@ impl Client {
             self.active_at = now;
         }
         let rate = self.settings.http.as_ref().and_then(|spec| spec.min_rate);
-        rate.is_some_and(|rate| self.pace.is_slow(now, self.link.progress(), &rate))
+        rate.is_some_and(|rate| self.pace.is_slow(now, self.transport.progress(), &rate))
     }
 
     /// Counts bytes that came from the client, and that went to it.

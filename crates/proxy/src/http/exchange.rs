@@ -20,11 +20,11 @@ pub(super) use self::shared::Shared;
 use super::client::{Client, Stay};
 use crate::context::Context;
 use crate::context::descriptors::Unit;
-use crate::context::keys::{ExchangeKey, ServerLinkKey, SessionKey};
+use crate::context::keys::{ExchangeKey, ServerConnectionKey, SessionKey};
 use crate::context::pool_queue::Queued;
 use crate::io::connect::TRIES_MAX;
 use crate::io::tls::TlsConnector;
-use crate::io::transport::Link;
+use crate::io::transport::Transport;
 use crate::service::{Backend, Pending, Settings, note_no_server, pool_queue};
 use evener_core::attempt::Attempt;
 use evener_core::snapshot::{Choice, NoServer, Request, ServerLive};
@@ -46,7 +46,7 @@ pub(super) struct Exchange {
     /// The server that the client's connection has.
     pub(super) stay: Option<ServerId>,
     /// A connection that is for this client only, to be used if it leads to the chosen server.
-    pub(super) private: Option<ServerLinkKey>,
+    pub(super) private: Option<ServerConnectionKey>,
     pub(super) choice: Option<Choice>,
     pub(super) reach: Reach,
     /// Its slot in the queue of its pool, while it waits there.
@@ -111,17 +111,17 @@ pub(super) enum Reach {
     /// Every server is at its limit; it waits for a permit.
     Queued,
     /// A connect or handshake is under way there.
-    Connecting(ServerLinkKey),
+    Connecting(ServerConnectionKey),
     /// It can be spoken to there.
-    Open(ServerLinkKey),
+    Open(ServerConnectionKey),
     /// Nobody could be had, and why.
     Failed(NoServer),
 }
 
 /// A connection to a server.
 #[derive(Debug)]
-pub(super) struct ServerLink {
-    pub(super) link: Link,
+pub(super) struct ServerConnection {
+    pub(super) transport: Transport,
     /// The name of its pool, and the server's identity there.
     pub(super) pool: Arc<str>,
     pub(super) id: ServerId,
@@ -271,7 +271,7 @@ impl Shared {
     }
 
     /// The exchange that a connection to a server is for.
-    pub(super) fn exchange_on(&self, slot: ServerLinkKey) -> Option<ExchangeKey> {
+    pub(super) fn exchange_on(&self, slot: ServerConnectionKey) -> Option<ExchangeKey> {
         self.servers.get(slot)?.exchange
     }
 
@@ -292,7 +292,7 @@ impl Shared {
     }
 
     /// Closes a connection to a server that no exchange has.
-    pub(super) fn close_server(&mut self, cx: &mut Context, slot: ServerLinkKey) {
+    pub(super) fn close_server(&mut self, cx: &mut Context, slot: ServerConnectionKey) {
         if let Some(server) = self.servers.get(slot) {
             self.pooled.remove(&server.pool, server.id, slot);
         }
@@ -300,12 +300,12 @@ impl Shared {
     }
 
     /// Closes the connection of an exchange; its client has the descriptor for the next one.
-    fn give_up_server(&mut self, cx: &mut Context, client: &mut Client, slot: ServerLinkKey) {
+    fn give_up_server(&mut self, cx: &mut Context, client: &mut Client, slot: ServerConnectionKey) {
         self.give_back(client, slot);
         self.drop_server(cx, slot);
     }
 
-    fn drop_server(&mut self, cx: &Context, slot: ServerLinkKey) {
+    fn drop_server(&mut self, cx: &Context, slot: ServerConnectionKey) {
         let Some(server) = self.servers.get_mut(slot).filter(|server| server.stage != Stage::Over) else {
             return;
         };

@@ -10,7 +10,7 @@ use super::exchange::{Body, Reach, Shared};
 use super::judge::{Judged, Way, count_bad, judge_head};
 use super::message::{Afterwards, OwnAnswer};
 use crate::context::Context;
-use crate::context::keys::{ExchangeKey, ServerLinkKey};
+use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::io::relay::End;
 use crate::io::transport::Received;
 use crate::service::admission::reset_at_close;
@@ -26,7 +26,7 @@ pub(super) struct Http1 {
     scan: Scan,
     stage: Stage,
     /// A connection to a server that is for this client only.
-    private: Option<ServerLinkKey>,
+    private: Option<ServerConnectionKey>,
     /// The answer that every request gets.
     refusal: Option<u16>,
 }
@@ -100,11 +100,11 @@ impl Http1 {
     fn step(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> Next {
         debug_assert!(shared.heads.out.is_empty(), "what is left would go to a stranger");
         shared.heads.out.clear();
-        client.link.flush(&mut shared.buffers);
+        client.transport.flush(&mut shared.buffers);
         if let Stage::Exchange(number) = self.stage {
             watch_client(cx, client, shared, number);
         }
-        if client.link.broken || matches!(client.link.end, Some(End::Error(_))) {
+        if client.transport.broken || matches!(client.transport.end, Some(End::Error(_))) {
             if matches!(self.stage, Stage::Exchange(_)) {
                 client.service.live.counters.of(cx.id).requests_aborted.one();
             }
@@ -121,7 +121,7 @@ impl Http1 {
                 }
             },
             Stage::Flush(then) => {
-                if client.link.pending() > 0 {
+                if client.transport.pending() > 0 {
                     return Next::Wait;
                 }
                 self.flushed(cx, client, shared, then)
@@ -136,11 +136,11 @@ fn watch_client(cx: &mut Context, client: &mut Client, shared: &mut Shared, numb
     let Shared { exchanges, buffers, .. } = &mut *shared;
     let Some(exchange) = exchanges.get(number) else { return };
     let aborts = exchange.aborts_on_close();
-    if aborts && client.link.tls().is_some() && client.link.input.is_empty() {
+    if aborts && client.transport.tls().is_some() && client.transport.input.is_empty() {
         // What it says is sealed: the end of it is found by reading. Another request may come instead.
-        client.link.receive(buffers);
+        client.transport.receive(buffers);
     }
-    let closed = client.link.hung_up || client.link.end.is_some();
+    let closed = client.transport.hung_up || client.transport.end.is_some();
     if aborts && closed && !std::mem::replace(&mut client.left_early, true) {
         shared.session_timers.set(client.key, cx.now + CLOSED);
     }
@@ -148,10 +148,10 @@ fn watch_client(cx: &mut Context, client: &mut Client, shared: &mut Shared, numb
 
 impl Http1 {
     fn flushed(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared, then: Then) -> Next {
-        if then == Then::End || (cx.draining && client.link.input.is_empty()) {
+        if then == Then::End || (cx.draining && client.transport.input.is_empty()) {
             return Next::Over(After::Finish);
         }
-        let input = client.link.input.is_empty();
+        let input = client.transport.input.is_empty();
         let Some(spec) = client.settings.http.clone() else { return Next::Wait };
         client.served = true;
         (self.stage, self.scan) = (Stage::Head, Scan::default());
@@ -163,18 +163,18 @@ impl Http1 {
 
     fn read_head(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> Next {
         let Some(spec) = client.settings.http.clone() else { return Next::Wait };
-        let link = &mut client.link;
+        let transport = &mut client.transport;
         let had_begun = self.scan.has_begun();
-        match self.scan.find(link.input.unread(), &spec.limits) {
+        match self.scan.find(transport.input.unread(), &spec.limits) {
             Ok(Some(found)) => self.begin(cx, client, shared, found),
             Ok(None) => {
                 if self.scan.has_begun() && !had_begun {
                     shared.session_timers.set(client.key, cx.now + spec.head_timeout);
                 }
-                if link.receive(&mut shared.buffers) == Received::Some {
+                if transport.receive(&mut shared.buffers) == Received::Some {
                     return Next::Step;
                 }
-                if link.end.is_some() {
+                if transport.end.is_some() {
                     // Half a request is none, and no client waits for an answer to it.
                     return Next::Over(After::Finish);
                 }
@@ -186,13 +186,13 @@ impl Http1 {
 
     /// The header section of a request is whole.
     fn begin(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared, found: Found) -> Next {
-        let bytes = &client.link.input.unread()[found.start..found.end];
+        let bytes = &client.transport.input.unread()[found.start..found.end];
         // The header section is looked at while the client changes.
         let mut head = std::mem::take(&mut shared.heads.head);
         head.clear();
         head.extend_from_slice(bytes);
-        client.link.input.consume(found.end);
-        client.link.settle(&mut shared.buffers);
+        client.transport.input.consume(found.end);
+        client.transport.settle(&mut shared.buffers);
         let judged = judge_head(cx, client, shared, &head, Way::Http1 { refusal: self.refusal });
         shared.heads.head = head;
         match judged {
@@ -245,7 +245,7 @@ impl Http1 {
     ) -> Next {
         let afterwards = if then == Then::End { Afterwards::Closes } else { Afterwards::Stays };
         answer.write(verb == Verb::Head, afterwards, &mut shared.heads.out);
-        client.link.send(&shared.heads.out, &mut shared.buffers);
+        client.transport.send(&shared.heads.out, &mut shared.buffers);
         client.count(cx, 0, shared.heads.out.len() as u64);
         shared.heads.out.clear();
         let patience = client.settings.http.as_ref().map_or(Duration::ZERO, |spec| spec.look_after());
@@ -274,7 +274,7 @@ impl Http1 {
         if answered {
             // Half an answer cannot be taken back; its end is what tells.
             self.stage = Stage::Head;
-            reset_at_close(&client.link.socket);
+            reset_at_close(&client.transport.socket);
             return Next::Over(After::Close);
         }
         let then = if stays { Then::NextRequest } else { Then::End };
@@ -358,7 +358,7 @@ impl Http1 {
             None => {
                 if takes_slowly || exchange.is_some() {
                     // Half an answer must not look like a whole one, and what is left is not to be held by the kernel either.
-                    reset_at_close(&client.link.socket);
+                    reset_at_close(&client.transport.socket);
                 }
                 After::Close
             }
@@ -394,7 +394,11 @@ impl Http1 {
 
     /// The program drains: a client without a request leaves.
     pub(super) fn on_drain(&self, client: &Client) -> After {
-        if client.link.input.is_empty() && self.stage == Stage::Head { After::Finish } else { After::Stays }
+        if client.transport.input.is_empty() && self.stage == Stage::Head {
+            After::Finish
+        } else {
+            After::Stays
+        }
     }
 
     /// Ends what it has of servers.

@@ -214,18 +214,18 @@ impl Http2 {
 
     fn receive(&mut self, client: &mut Client, buffers: &mut Buffers) -> Received {
         // What the client takes now may be what others wait for.
-        client.link.flush(buffers);
-        if client.link.pending() >= PENDING_BYTES_MAX {
+        client.transport.flush(buffers);
+        if client.transport.pending() >= PENDING_BYTES_MAX {
             // A client that does not read what it gets is not heard either.
             return Received::Nothing;
         }
-        let received = client.link.receive(buffers);
-        if !client.link.input.is_empty() {
-            self.wire.put(client.link.input.unread());
-            client.link.input.consume(usize::MAX);
-            client.link.settle(buffers);
+        let received = client.transport.receive(buffers);
+        if !client.transport.input.is_empty() {
+            self.wire.put(client.transport.input.unread());
+            client.transport.input.consume(usize::MAX);
+            client.transport.settle(buffers);
         }
-        if client.link.end.is_some() {
+        if client.transport.end.is_some() {
             self.wire.end();
         }
         received
@@ -265,7 +265,7 @@ impl Http2 {
         }
         let flushed = self.flush_out(client, &mut shared.buffers);
         self.note_idle(cx, client, shared);
-        if client.link.broken {
+        if client.transport.broken {
             self.count_aborted(cx, client);
             return Flushed::Over(After::Close);
         }
@@ -296,11 +296,11 @@ impl Http2 {
     }
 
     fn flush_out(&mut self, client: &mut Client, buffers: &mut Buffers) -> Flushed {
-        let link = &mut client.link;
-        link.flush(buffers);
+        let transport = &mut client.transport;
+        transport.flush(buffers);
         let mut flushed = Flushed::Nothing;
         for _ in 0..ROUNDS_MAX {
-            if link.pending() >= PENDING_BYTES_MAX {
+            if transport.pending() >= PENDING_BYTES_MAX {
                 // It goes on when the client took that.
                 return Flushed::Nothing;
             }
@@ -308,7 +308,7 @@ impl Http2 {
             if out.is_empty() {
                 break;
             }
-            link.send(&out, buffers);
+            transport.send(&out, buffers);
             flushed = Flushed::Some;
             // The connection may have had more than the wire held.
             self.write_frames();
@@ -339,7 +339,7 @@ impl Http2 {
         let counters = client.service.live.counters.of(cx.id);
         if slow && !idle {
             counters.slow_responses.one();
-            reset_at_close(&client.link.socket);
+            reset_at_close(&client.transport.socket);
             return After::Close;
         }
         let deadline = client.active_at + if idle { spec.keepalive_timeout } else { spec.stall_timeout };

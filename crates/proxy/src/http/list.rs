@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::http::Http;
 use crate::http::exchange::{Exchange, Reach};
 use crate::http::session::{Mode, Session};
-use crate::io::transport::Link;
+use crate::io::transport::Transport;
 use crate::service::open::{Collector, Open, had, number, port};
 use rustix::fd::AsRawFd;
 
@@ -31,7 +31,7 @@ impl Http {
             Reach::Open(slot) | Reach::Connecting(slot) => Some(slot),
             Reach::Wanted | Reach::Queued | Reach::Failed(_) => None,
         });
-        let link = slot.and_then(|slot| self.shared.servers.get(slot)).map(|server| &server.link);
+        let transport = slot.and_then(|slot| self.shared.servers.get(slot)).map(|server| &server.transport);
         let choice = exchange.and_then(|exchange| exchange.choice.as_ref().map(|choice| (exchange, choice)));
         Open {
             number: number(cx, session.client.number),
@@ -42,10 +42,10 @@ impl Http {
                 .map(|(exchange, choice)| had(&exchange.backend().pool.load().pool, &choice.server)),
             stage: session_stage(session, exchange),
             idle: cx.now.since(session.client.active_at),
-            client_socket: Some(session.client.link.socket.as_raw_fd()),
-            server_socket: link.map(|link| link.socket.as_raw_fd()),
-            to_client: session.client.link.pending(),
-            to_server: link.map_or(0, Link::pending),
+            client_socket: Some(session.client.transport.socket.as_raw_fd()),
+            server_socket: transport.map(|transport| transport.socket.as_raw_fd()),
+            to_client: session.client.transport.pending(),
+            to_server: transport.map_or(0, Transport::pending),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Pooled connections to servers: those that no exchange has just now, by pool and server. The connections themselves are
 //! elsewhere; here is only which of them is used next, and which one goes first when room is wanted.
 
-use crate::context::keys::ServerLinkKey;
+use crate::context::keys::ServerConnectionKey;
 use evener_core::hash::Keyed;
 use evener_core::{ServerId, Time};
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ const CONNECTIONS_MAX: usize = 256;
 /// A pooled connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Idle {
-    pub(super) key: ServerLinkKey,
+    pub(super) key: ServerConnectionKey,
     pub(super) since: Time,
 }
 
@@ -36,7 +36,7 @@ impl Pooled {
     }
 
     /// Returns the connection that is idle the longest, whatever its server.
-    pub(super) fn oldest(&self) -> Option<ServerLinkKey> {
+    pub(super) fn oldest(&self) -> Option<ServerConnectionKey> {
         let firsts = self.pools.values().flat_map(HashMap::values).filter_map(|idle| idle.first());
         firsts.min_by_key(|idle| idle.since).map(|idle| idle.key)
     }
@@ -55,7 +55,7 @@ impl Pooled {
     }
 
     /// Removes a connection, if it is pooled.
-    pub(super) fn remove(&mut self, pool: &str, server: ServerId, key: ServerLinkKey) {
+    pub(super) fn remove(&mut self, pool: &str, server: ServerId, key: ServerConnectionKey) {
         let Some(servers) = self.pools.get_mut(pool) else { return };
         let Some(idle) = servers.get_mut(&server) else { return };
         idle.retain(|idle| idle.key != key);
@@ -77,7 +77,7 @@ mod tests {
     const SERVER: ServerId = ServerId(7);
 
     fn idle(number: u64) -> Idle {
-        Idle { key: ServerLinkKey::from_raw(number), since: Time::ZERO + Duration::from_secs(number) }
+        Idle { key: ServerConnectionKey::from_raw(number), since: Time::ZERO + Duration::from_secs(number) }
     }
 
     fn pooled(entries: &[(&str, u32, u64)]) -> Pooled {

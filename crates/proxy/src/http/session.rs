@@ -9,7 +9,7 @@ use super::http1::Http1;
 use super::http2::Http2;
 use super::tunnel::{self, Relayed};
 use crate::context::Context;
-use crate::context::keys::{ExchangeKey, ServerLinkKey, SessionKey};
+use crate::context::keys::{ExchangeKey, ServerConnectionKey, SessionKey};
 use crate::context::registry::{Readiness, Token};
 use crate::io::relay::End;
 use crate::io::tls::Tls;
@@ -62,7 +62,7 @@ pub(super) enum Mode {
 impl Session {
     /// Whether it speaks HTTP, and nothing is asked or answered.
     fn is_idle(&self) -> bool {
-        let quiet = self.client.link.input.is_empty() && self.client.link.pending() == 0;
+        let quiet = self.client.transport.input.is_empty() && self.client.transport.pending() == 0;
         quiet
             && match &self.mode {
                 Mode::Http1(http) => http.is_idle(),
@@ -89,7 +89,7 @@ impl Http {
             let client = Client::new(key, cx, accepted);
             Box::new(Session { client, mode: Mode::Proxy })
         });
-        if cx.registry.register(&self.sessions[key].client.link.socket, Token::Session(key)).is_err() {
+        if cx.registry.register(&self.sessions[key].client.transport.socket, Token::Session(key)).is_err() {
             return self.close(cx, key);
         }
         if awaits_proxy {
@@ -119,7 +119,7 @@ impl Http {
                 self.drive(cx, key);
             }
             Admission::Refused(Refused::Reject(_)) => {
-                reset_at_close(&client.link.socket);
+                reset_at_close(&client.transport.socket);
                 self.close(cx, key);
             }
             Admission::Refused(Refused::Tarpit(slot, time)) => {
@@ -150,7 +150,7 @@ impl Http {
         let Session { client, mode } = &mut *self.sessions[key];
         client.active_at = cx.now;
         if let Some(http) = client.settings.http.clone() {
-            client.local = preamble::local_address(&client.link.socket);
+            client.local = preamble::local_address(&client.transport.socket);
             let alpn = client.facts.as_ref().and_then(|facts| facts.alpn.as_deref());
             *mode = if alpn == Some(b"h2") {
                 Mode::Http2(Box::new(Http2::new(&http.limits)))
@@ -186,7 +186,7 @@ impl Http {
     }
 
     /// Something happened at a server's socket.
-    pub(crate) fn on_server_event(&mut self, cx: &mut Context, slot: ServerLinkKey, ready: Readiness) {
+    pub(crate) fn on_server_event(&mut self, cx: &mut Context, slot: ServerConnectionKey, ready: Readiness) {
         let Some(number) = self.shared.exchange_on(slot) else {
             return self.shared.on_unused_event(cx, slot, ready);
         };
@@ -303,20 +303,20 @@ impl Http {
     fn on_server_reset(&mut self, cx: &mut Context, key: SessionKey, number: ExchangeKey) {
         let client = &mut self.sessions[key].client;
         self.shared.end(cx, client, number, Keep::No);
-        if client.link.left() > 0 {
+        if client.transport.left() > 0 {
             return self.finish(cx, key);
         }
-        reset_at_close(&client.link.socket);
+        reset_at_close(&client.transport.socket);
         self.close(cx, key);
     }
 
     fn read_proxy(&mut self, cx: &mut Context, key: SessionKey) {
         loop {
             let client = &mut self.sessions[key].client;
-            match preamble::read_proxy(client.link.input.unread(), &mut client.origin) {
+            match preamble::read_proxy(client.transport.input.unread(), &mut client.origin) {
                 Ok(Some(length)) => {
-                    client.link.input.consume(length);
-                    client.link.settle(&mut self.shared.buffers);
+                    client.transport.input.consume(length);
+                    client.transport.settle(&mut self.shared.buffers);
                     if client.origin.goes_round() {
                         note_loop(cx, &client.service);
                         return self.close(cx, key);
@@ -324,8 +324,8 @@ impl Http {
                     self.shared.session_timers.clear(key);
                     return self.admit(cx, key);
                 }
-                Ok(None) if client.link.receive(&mut self.shared.buffers) == Received::Some => {}
-                Ok(None) if client.link.end.is_none() => return,
+                Ok(None) if client.transport.receive(&mut self.shared.buffers) == Received::Some => {}
+                Ok(None) if client.transport.end.is_none() => return,
                 Ok(None) => return self.close(cx, key),
                 Err(_) => {
                     client.service.live.counters.of(cx.id).greeting_refused.one();
@@ -341,28 +341,28 @@ impl Http {
             let Session { client, mode } = &mut *self.sessions[key];
             let Mode::Handshake(_, name) = mode else { return };
             let buffers = &mut self.shared.buffers;
-            if client.link.tls().is_none() {
-                match hello::parse(client.link.input.unread()) {
-                    Ok(None) if client.link.end.is_none() => {}
+            if client.transport.tls().is_none() {
+                match hello::parse(client.transport.input.unread()) {
+                    Ok(None) if client.transport.end.is_none() => {}
                     // What is malformed is for rustls to refuse, with the right alert.
                     found => {
                         *name = found.ok().flatten().and_then(|hello| hello.name);
                         let tls = client.settings.tls.as_ref().and_then(|tls| Tls::server(&tls.config).ok());
                         let Some(tls) = tls else { return self.close(cx, key) };
-                        client.link.begin_tls(tls, buffers);
+                        client.transport.begin_tls(tls, buffers);
                     }
                 }
             }
-            let established = client.link.tls().is_some() && client.link.is_established();
-            if client.link.failure.is_some() || (client.link.end.is_some() && !established) {
+            let established = client.transport.tls().is_some() && client.transport.is_established();
+            if client.transport.failure.is_some() || (client.transport.end.is_some() && !established) {
                 client.service.live.counters.of(cx.id).tls_failed.one();
                 return self.finish(cx, key);
             }
             if established {
                 return self.shaken(cx, key);
             }
-            if client.link.receive(buffers) == Received::Nothing && client.link.end.is_none() {
-                return client.link.flush(buffers);
+            if client.transport.receive(buffers) == Received::Nothing && client.transport.end.is_none() {
+                return client.transport.flush(buffers);
             }
         }
     }
@@ -372,7 +372,7 @@ impl Http {
         let Mode::Handshake(permit, name) = mode else { return };
         drop(permit.take());
         let name = name.take();
-        client.facts = client.link.tls().map(|tls| Box::new(tls.facts(name)));
+        client.facts = client.transport.tls().map(|tls| Box::new(tls.facts(name)));
         let counters = client.service.live.counters.of(cx.id);
         counters.tls_handshakes.one();
         if client.facts.as_ref().is_some_and(|facts| facts.resumed) {
@@ -383,7 +383,7 @@ impl Http {
 
     /// Sends the end, and hears the client to its own, so that what it has not read yet is not lost by a reset.
     fn finish(&mut self, cx: &mut Context, key: SessionKey) {
-        self.sessions[key].client.link.finish(&mut self.shared.buffers);
+        self.sessions[key].client.transport.finish(&mut self.shared.buffers);
         self.enter(cx, key, Mode::Lingering(0));
         let time = if cx.draining { DRAIN_LINGER } else { LINGER };
         self.shared.session_timers.set(key, cx.now + time);
@@ -404,15 +404,15 @@ impl Http {
     fn linger(&mut self, cx: &mut Context, key: SessionKey) {
         let Session { client, mode } = &mut *self.sessions[key];
         let Mode::Lingering(heard) = mode else { return };
-        let (link, buffers) = (&mut client.link, &mut self.shared.buffers);
+        let (transport, buffers) = (&mut client.transport, &mut self.shared.buffers);
         for _ in 0..ROUNDS_MAX {
-            link.flush(buffers);
-            let received = link.receive(buffers);
-            *heard += link.input.len();
-            link.input.consume(usize::MAX);
-            link.settle(buffers);
-            let over = link.end.is_some() && link.is_finished();
-            let failed = link.broken || matches!(link.end, Some(End::Error(_)));
+            transport.flush(buffers);
+            let received = transport.receive(buffers);
+            *heard += transport.input.len();
+            transport.input.consume(usize::MAX);
+            transport.settle(buffers);
+            let over = transport.end.is_some() && transport.is_finished();
+            let failed = transport.broken || matches!(transport.end, Some(End::Error(_)));
             if over || failed || *heard > LINGER_BYTES_MAX {
                 return self.close(cx, key);
             }
@@ -447,7 +447,9 @@ impl Http {
                 let number = *number;
                 return self.on_quiet(cx, key, number);
             }
-            Mode::Lingering(_) if cx.draining && client.link.left() > 0 => return self.linger_on(cx, key),
+            Mode::Lingering(_) if cx.draining && client.transport.left() > 0 => {
+                return self.linger_on(cx, key);
+            }
             Mode::Tarpit | Mode::Lingering(_) | Mode::Over => After::Close,
         };
         self.settle(cx, key, after);
@@ -457,7 +459,9 @@ impl Http {
     fn on_quiet(&mut self, cx: &mut Context, key: SessionKey, number: ExchangeKey) {
         let client = &mut self.sessions[key].client;
         let is_half_closed = match self.shared.exchanges.get(number).map(|exchange| exchange.reach) {
-            Some(Reach::Open(slot)) => tunnel::is_half_closed(&client.link, &self.shared.servers[slot].link),
+            Some(Reach::Open(slot)) => {
+                tunnel::is_half_closed(&client.transport, &self.shared.servers[slot].transport)
+            }
             _ => false,
         };
         let Some(quiet) = client.settings.options.quiet_max(is_half_closed) else { return };
@@ -504,14 +508,14 @@ impl Http {
     fn make_room(&mut self, cx: &mut Context, key: SessionKey) -> bool {
         let Session { client, mode } = &mut *self.sessions[key];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        if recv(&client.link.socket, &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
+        if recv(&client.transport.socket, &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
             return false;
         }
         client.service.live.counters.of(cx.id).idle_shed.one();
         let after = if let Mode::Http2(http) = mode {
             http.dismiss(cx, client, &mut self.shared)
         } else {
-            client.link.finish(&mut self.shared.buffers);
+            client.transport.finish(&mut self.shared.buffers);
             After::Close
         };
         self.settle(cx, key, after);
@@ -535,7 +539,7 @@ impl Http {
         let Session { client, mode } = &*self.sessions[key];
         ending.counter(client.service.live.counters.of(cx.id)).one();
         if matches!(mode, Mode::Relay(_)) {
-            reset_at_close(&client.link.socket);
+            reset_at_close(&client.transport.socket);
             self.close(cx, key);
         } else {
             self.on_progress(cx, number, Progress::Moved);
@@ -574,7 +578,7 @@ impl Http {
         self.shared.reap();
         while let Some(key) = self.over.pop() {
             let Some(mut session) = self.sessions.remove(key) else { continue };
-            session.client.link.release(&mut self.shared.buffers);
+            session.client.transport.release(&mut self.shared.buffers);
             let service = Arc::clone(&session.client.service);
             drop(session);
             service.wake_waiting(cx);

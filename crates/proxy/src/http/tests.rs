@@ -155,11 +155,11 @@ impl Fixture {
     fn turn(&mut self) {
         for key in self.http.shared.servers.keys(|_| true) {
             let Some(server) = self.http.shared.servers.get(key) else { continue };
-            let ready = readiness(&server.link.socket);
+            let ready = readiness(&server.transport.socket);
             self.http.on_server_event(&mut self.cx, key, ready);
         }
         for key in self.http.sessions.keys(|_| true) {
-            let ready = readiness(&self.http.sessions[key].client.link.socket);
+            let ready = readiness(&self.http.sessions[key].client.transport.socket);
             self.http.on_session_event(&mut self.cx, key, ready);
         }
         while let Some(ready) = self.cx.ready.pop() {
@@ -496,7 +496,7 @@ fn the_times_of_a_client_are_bounded() {
         // What was sent has to be received before time passes.
         fixture.until("it to be received", |fixture| {
             let session = fixture.http.sessions.iter().next()?.1;
-            (session.client.link.input.len() == sent.len()).then_some(())
+            (session.client.transport.input.len() == sent.len()).then_some(())
         });
         fixture.pass(time);
         assert_eq!(fixture.status_at_end(&mut client), expected);

@@ -1,4 +1,4 @@
-//! The relay between links: what a client and its server say goes both ways, whatever layers either side has.
+//! The relay between transports: what a client and its server say goes both ways, whatever layers either side has.
 
 use super::client::{Client, ROUNDS_MAX};
 use super::exchange::{Reach, Shared};
@@ -6,7 +6,7 @@ use crate::context::Context;
 use crate::context::keys::ExchangeKey;
 use crate::io::relay::{self, End};
 use crate::io::request_log::Tap;
-use crate::io::transport::{Buffers, Link, PENDING_BYTES_MAX, Received};
+use crate::io::transport::{Buffers, PENDING_BYTES_MAX, Received, Transport};
 use evener_core::spec::FastClose;
 
 /// What became of a relay.
@@ -34,7 +34,7 @@ pub(super) fn relay(
     let slot = match shared.reach(cx, client, number) {
         Reach::Open(slot) => slot,
         // One that reset its connection does not wait.
-        Reach::Queued if client.link.broken => return Relayed::Broken,
+        Reach::Queued if client.transport.broken => return Relayed::Broken,
         Reach::Connecting(_) | Reach::Queued | Reach::Wanted => return Relayed::Wait,
         Reach::Failed(_) => return Relayed::Over,
     };
@@ -49,14 +49,14 @@ pub(super) fn relay(
         server: &choice.server.target,
         counters,
     });
-    let (mut up, mut bytes_in) = carry(&mut client.link, &mut server.link, buffers, tap);
-    let (mut down, mut bytes_out) = carry(&mut server.link, &mut client.link, buffers, None);
+    let (mut up, mut bytes_in) = carry(&mut client.transport, &mut server.transport, buffers, tap);
+    let (mut down, mut bytes_out) = carry(&mut server.transport, &mut client.transport, buffers, None);
     let fast_close = exchange.settings.options.fast_close;
-    if end_both(&mut client.link, &mut server.link, fast_close) {
+    if end_both(&mut client.transport, &mut server.transport, fast_close) {
         // What was read is still delivered, then each side is told.
         let (rest_in, rest_out);
-        (up, rest_in) = carry(&mut client.link, &mut server.link, buffers, tap);
-        (down, rest_out) = carry(&mut server.link, &mut client.link, buffers, None);
+        (up, rest_in) = carry(&mut client.transport, &mut server.transport, buffers, tap);
+        (down, rest_out) = carry(&mut server.transport, &mut client.transport, buffers, None);
         (bytes_in, bytes_out) = (bytes_in + rest_in, bytes_out + rest_out);
     }
     if bytes_in + bytes_out > 0 {
@@ -68,30 +68,30 @@ pub(super) fn relay(
             of_server.bytes_out.add(bytes_out);
         }
     }
-    let is_half_closed = is_half_closed(&client.link, &server.link);
+    let is_half_closed = is_half_closed(&client.transport, &server.transport);
     if let Some(quiet) = exchange.settings.options.quiet_max(is_half_closed)
         && (is_half_closed || !session_timers.is_set(client.key))
     {
         session_timers.set(client.key, cx.now + quiet);
     }
-    match outcome(&client.link, &server.link, up, down) {
+    match outcome(&client.transport, &server.transport, up, down) {
         Relayed::Over if fast_close != FastClose::Off => {
             // What a server still says is for nobody; a client would lose by a reset what is on its way to it.
-            relay::drain(&server.link.socket);
-            if client.link.hear_out() { Relayed::Unheard } else { Relayed::Over }
+            relay::drain(&server.transport.socket);
+            if client.transport.hear_out() { Relayed::Unheard } else { Relayed::Over }
         }
         relayed => relayed,
     }
 }
 
 /// Whether one side of a relay has ended, and the other one may still say something.
-pub(super) fn is_half_closed(client: &Link, server: &Link) -> bool {
+pub(super) fn is_half_closed(client: &Transport, server: &Transport) -> bool {
     client.end.is_some() != server.end.is_some()
 }
 
 /// Where the end of one side is that of both, nothing more is read of the other one. Whether that is new.
-fn end_both(client: &mut Link, server: &mut Link, fast_close: FastClose) -> bool {
-    let ended = |link: &Link| link.end == Some(End::Fin);
+fn end_both(client: &mut Transport, server: &mut Transport, fast_close: FastClose) -> bool {
+    let ended = |transport: &Transport| transport.end == Some(End::Fin);
     if fast_close.by_client() && ended(client) && server.end.is_none() {
         server.end = Some(End::Fin);
         return true;
@@ -103,8 +103,8 @@ fn end_both(client: &mut Link, server: &mut Link, fast_close: FastClose) -> bool
     false
 }
 
-fn outcome(client: &Link, server: &Link, up: Carried, down: Carried) -> Relayed {
-    let is_error = |link: &Link| matches!(link.end, Some(End::Error(_)));
+fn outcome(client: &Transport, server: &Transport, up: Carried, down: Carried) -> Relayed {
+    let is_error = |transport: &Transport| matches!(transport.end, Some(End::Error(_)));
     if client.broken || is_error(client) {
         return Relayed::Broken;
     }
@@ -125,7 +125,12 @@ enum Carried {
 }
 
 /// Moves what `from` has to `to`, and its end; what is read is told to `tap`, too. Returns how many bytes.
-fn carry(from: &mut Link, to: &mut Link, buffers: &mut Buffers, tap: Option<Tap<'_>>) -> (Carried, u64) {
+fn carry(
+    from: &mut Transport,
+    to: &mut Transport,
+    buffers: &mut Buffers,
+    tap: Option<Tap<'_>>,
+) -> (Carried, u64) {
     let mut bytes = 0;
     to.flush(buffers);
     for _ in 0..ROUNDS_MAX {

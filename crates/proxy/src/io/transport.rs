@@ -116,7 +116,7 @@ enum Ours {
 
 /// A transport.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct Transport {
     pub(crate) socket: OwnedFd,
     tls: Option<Box<Tls>>,
     /// The handshake is complete; without TLS from the beginning.
@@ -145,7 +145,7 @@ pub(crate) struct Link {
     pub(crate) failure: Option<rustls::Error>,
 }
 
-impl Link {
+impl Transport {
     pub(crate) fn new(socket: OwnedFd) -> Self {
         Self {
             socket,
@@ -280,7 +280,7 @@ impl Link {
         }
     }
 
-    /// Sends what the socket takes now, and holds the rest. The caller has to consult [`Link::pending`] before it
+    /// Sends what the socket takes now, and holds the rest. The caller has to consult [`Transport::pending`] before it
     /// sends more.
     pub(crate) fn send(&mut self, bytes: &[u8], buffers: &mut Buffers) {
         if self.broken || bytes.is_empty() {
@@ -427,63 +427,67 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         socket2::SockRef::from(&ours).set_send_buffer_size(4096).unwrap();
-        let (mut link, mut buffers) = (Link::new(ours.into()), Buffers::default());
+        let (mut transport, mut buffers) = (Transport::new(ours.into()), Buffers::default());
         let (mut sent, mut piece) = (0, [0; 4096]);
         for _ in 0..4000 {
             // It is never taken completely.
-            while link.pending() < PENDING_BYTES_MAX {
-                link.send(&[0; 10_000], &mut buffers);
+            while transport.pending() < PENDING_BYTES_MAX {
+                transport.send(&[0; 10_000], &mut buffers);
                 sent += 10_000;
             }
             theirs.read_exact(&mut piece).unwrap();
-            link.writable = true;
-            link.flush(&mut buffers);
+            transport.writable = true;
+            transport.flush(&mut buffers);
         }
         assert!(sent > 100 * PENDING_BYTES_MAX, "{sent}");
-        assert!(link.output.bytes.capacity() <= 8 * PENDING_BYTES_MAX, "{}", link.output.bytes.capacity());
+        assert!(
+            transport.output.bytes.capacity() <= 8 * PENDING_BYTES_MAX,
+            "{}",
+            transport.output.bytes.capacity()
+        );
     }
 
-    /// A link without TLS, its peer, and the buffers of the worker.
-    fn fixture() -> (Link, UnixStream, Buffers) {
+    /// A transport without TLS, its peer, and the buffers of the worker.
+    fn fixture() -> (Transport, UnixStream, Buffers) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        (Link::new(ours.into()), theirs, Buffers::default())
+        (Transport::new(ours.into()), theirs, Buffers::default())
     }
 
     /// Receives after an event.
-    fn receive(link: &mut Link, buffers: &mut Buffers) -> Received {
-        link.readable = true;
-        link.receive(buffers)
+    fn receive(transport: &mut Transport, buffers: &mut Buffers) -> Received {
+        transport.readable = true;
+        transport.receive(buffers)
     }
 
     #[test]
     fn an_idle_connection_has_no_buffer() {
-        let (mut link, mut peer, mut buffers) = fixture();
+        let (mut transport, mut peer, mut buffers) = fixture();
         peer.write_all(b"request").unwrap();
-        assert_eq!(receive(&mut link, &mut buffers), Received::Some);
-        assert_eq!((link.input.unread(), link.readable), (&b"request"[..], false));
-        link.input.consume(3);
-        link.settle(&mut buffers);
-        assert_eq!((link.input.unread(), buffers.free.len()), (&b"uest"[..], 0));
-        link.input.consume(usize::MAX);
-        link.settle(&mut buffers);
-        assert_eq!((link.input.bytes.capacity(), buffers.free.len()), (0, 1));
-        assert_eq!(receive(&mut link, &mut buffers), Received::Nothing);
+        assert_eq!(receive(&mut transport, &mut buffers), Received::Some);
+        assert_eq!((transport.input.unread(), transport.readable), (&b"request"[..], false));
+        transport.input.consume(3);
+        transport.settle(&mut buffers);
+        assert_eq!((transport.input.unread(), buffers.free.len()), (&b"uest"[..], 0));
+        transport.input.consume(usize::MAX);
+        transport.settle(&mut buffers);
+        assert_eq!((transport.input.bytes.capacity(), buffers.free.len()), (0, 1));
+        assert_eq!(receive(&mut transport, &mut buffers), Received::Nothing);
         assert_eq!(buffers.free.len(), 1, "nothing came, so the buffer is given back");
     }
 
     #[test]
     fn input_grows_behind_what_is_left() {
-        let (mut link, mut peer, mut buffers) = fixture();
+        let (mut transport, mut peer, mut buffers) = fixture();
         for piece in [&b"first"[..], b"second"] {
             peer.write_all(piece).unwrap();
-            receive(&mut link, &mut buffers);
+            receive(&mut transport, &mut buffers);
         }
-        assert_eq!((link.input.unread(), link.input.len()), (&b"firstsecond"[..], 11));
-        link.input.consume(5);
+        assert_eq!((transport.input.unread(), transport.input.len()), (&b"firstsecond"[..], 11));
+        transport.input.consume(5);
         peer.write_all(b"!").unwrap();
-        receive(&mut link, &mut buffers);
-        assert_eq!(link.input.unread(), b"second!");
+        receive(&mut transport, &mut buffers);
+        assert_eq!(transport.input.unread(), b"second!");
     }
 
     #[test]
@@ -499,61 +503,61 @@ mod tests {
 
     #[test]
     fn the_end_of_the_peer_comes_after_its_bytes() {
-        let (mut link, mut peer, mut buffers) = fixture();
+        let (mut transport, mut peer, mut buffers) = fixture();
         peer.write_all(b"last").unwrap();
         drop(peer);
-        link.hung_up = true;
-        assert_eq!(receive(&mut link, &mut buffers), Received::Some);
-        assert!(link.readable && !link.is_at_end(), "more may follow a short read");
-        assert_eq!(link.receive(&mut buffers), Received::Nothing);
-        assert_eq!((link.end, link.is_at_end(), link.cut), (Some(End::Fin), false, false));
-        link.input.consume(4);
-        assert!(link.is_at_end());
-        assert_eq!(receive(&mut link, &mut buffers), Received::Nothing, "it stays at its end");
+        transport.hung_up = true;
+        assert_eq!(receive(&mut transport, &mut buffers), Received::Some);
+        assert!(transport.readable && !transport.is_at_end(), "more may follow a short read");
+        assert_eq!(transport.receive(&mut buffers), Received::Nothing);
+        assert_eq!((transport.end, transport.is_at_end(), transport.cut), (Some(End::Fin), false, false));
+        transport.input.consume(4);
+        assert!(transport.is_at_end());
+        assert_eq!(receive(&mut transport, &mut buffers), Received::Nothing, "it stays at its end");
     }
 
     #[test]
     fn the_end_is_sent_when_the_socket_has_taken_everything() {
-        let (mut link, mut peer, mut buffers) = fixture();
+        let (mut transport, mut peer, mut buffers) = fixture();
         let sent: Vec<u8> = (0..4_000_000_u32).map(|number| (number % 251) as u8).collect();
-        link.send(&sent, &mut buffers);
-        link.finish(&mut buffers);
-        assert!(!link.is_finished() && link.pending() > 0 && !link.writable);
-        assert!(link.left() >= link.pending());
+        transport.send(&sent, &mut buffers);
+        transport.finish(&mut buffers);
+        assert!(!transport.is_finished() && transport.pending() > 0 && !transport.writable);
+        assert!(transport.left() >= transport.pending());
         let reader = std::thread::spawn(move || {
             let mut got = Vec::new();
             peer.read_to_end(&mut got).map(|_| got)
         });
-        while !link.is_finished() {
+        while !transport.is_finished() {
             let timeout = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
-            let mut writable = [rustix::event::PollFd::new(&link.socket, rustix::event::PollFlags::OUT)];
+            let mut writable = [rustix::event::PollFd::new(&transport.socket, rustix::event::PollFlags::OUT)];
             assert_eq!(rustix::event::poll(&mut writable, Some(&timeout)), Ok(1));
-            link.writable = true;
-            link.flush(&mut buffers);
+            transport.writable = true;
+            transport.flush(&mut buffers);
         }
         assert!(reader.join().unwrap().unwrap() == sent, "every byte, in order");
-        assert_eq!(link.pending(), 0);
+        assert_eq!(transport.pending(), 0);
     }
 
     #[test]
     fn a_broken_socket_takes_nothing_and_its_end_is_no_orderly_one() {
-        let (mut link, peer, mut buffers) = fixture();
+        let (mut transport, peer, mut buffers) = fixture();
         drop(peer);
-        link.send(b"response", &mut buffers);
-        assert!(link.broken && link.is_finished() && link.readable);
-        assert_eq!(link.receive(&mut buffers), Received::Nothing);
-        assert_eq!(link.end, Some(End::Error(Errno::CONNRESET)));
-        link.send(b"more", &mut buffers);
-        link.flush(&mut buffers);
-        assert_eq!(link.pending(), 0);
+        transport.send(b"response", &mut buffers);
+        assert!(transport.broken && transport.is_finished() && transport.readable);
+        assert_eq!(transport.receive(&mut buffers), Received::Nothing);
+        assert_eq!(transport.end, Some(End::Error(Errno::CONNRESET)));
+        transport.send(b"more", &mut buffers);
+        transport.flush(&mut buffers);
+        assert_eq!(transport.pending(), 0);
     }
 
     #[test]
     fn a_peer_with_unread_bytes_is_waited_for() {
-        let (mut link, mut peer, mut buffers) = fixture();
-        link.finish(&mut buffers);
-        assert!(!link.hear_out(), "both sides have everything");
+        let (mut transport, mut peer, mut buffers) = fixture();
+        transport.finish(&mut buffers);
+        assert!(!transport.hear_out(), "both sides have everything");
         peer.write_all(b"late").unwrap();
-        assert!(link.hear_out() && link.readable && link.end.is_none());
+        assert!(transport.hear_out() && transport.readable && transport.end.is_none());
     }
 }

@@ -1,8 +1,8 @@
 //! The way of an exchange to its server: connect, PROXY header, TLS; and the next server when one cannot be reached.
 
-use super::{Progress, Reach, ServerLink, Stage};
+use super::{Progress, Reach, ServerConnection, Stage};
 use crate::context::Context;
-use crate::context::keys::{ExchangeKey, ServerLinkKey};
+use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::context::registry::{Readiness, Token};
 use crate::context::report::Report;
 use crate::http::client::Client;
@@ -10,7 +10,7 @@ use crate::http::exchange::Shared;
 use crate::io;
 use crate::io::connect::{cost, note_failure, note_success, open_socket};
 use crate::io::tls::{Tls, failure_with_server};
-use crate::io::transport::{Link, Received};
+use crate::io::transport::{Received, Transport};
 use crate::service::hops::limit_connection;
 use crate::service::{Pending, preamble};
 use evener_core::attempt::Cost;
@@ -44,10 +44,10 @@ impl Shared {
         let options = &exchange.settings.options;
         let counts = stage == Stage::Connecting && options.pending_max.is_some();
         let deadline = exchange.attempt.deadline(cx.now, options.connect_timeout, &options.attempt_limits());
-        let mut link = Link::new(socket);
-        link.writable = stage == Stage::Open;
-        let server = ServerLink {
-            link,
+        let mut transport = Transport::new(socket);
+        transport.writable = stage == Stage::Open;
+        let server = ServerConnection {
+            transport,
             pool: Arc::clone(pool),
             id: choice.server.id,
             target: choice.server.target.clone(),
@@ -64,7 +64,8 @@ impl Shared {
         let slot = self.servers.insert(Box::new(server));
         let exchange = &mut self.exchanges[number];
         (exchange.reach, exchange.since) = (Reach::Connecting(slot), cx.now);
-        if let Err(error) = cx.registry.register(&self.servers[slot].link.socket, Token::Upstream(slot)) {
+        if let Err(error) = cx.registry.register(&self.servers[slot].transport.socket, Token::Upstream(slot))
+        {
             self.give_up_server(cx, client, slot);
             return self.fail(cx, number, error);
         }
@@ -106,31 +107,37 @@ impl Shared {
         cx: &mut Context,
         client: &mut Client,
         number: ExchangeKey,
-        slot: ServerLinkKey,
+        slot: ServerConnectionKey,
     ) {
         self.give_up_server(cx, client, slot);
         self.fail(cx, number, Errno::TIMEDOUT);
     }
 
     /// The server accepted: the PROXY header comes first, then TLS.
-    fn connected(&mut self, cx: &mut Context, client: &mut Client, number: ExchangeKey, slot: ServerLinkKey) {
+    fn connected(
+        &mut self,
+        cx: &mut Context,
+        client: &mut Client,
+        number: ExchangeKey,
+        slot: ServerConnectionKey,
+    ) {
         let exchange = &self.exchanges[number];
         let Some(choice) = &exchange.choice else { return };
         let server = &mut self.servers[slot];
         server.pending.take().into_iter().for_each(|pending| pending.end(cx));
-        server.link.writable = true;
+        server.transport.writable = true;
         if let Some(version) = exchange.backend().send_proxy {
-            let ends = client.origin.ends(&client.link.socket);
+            let ends = client.origin.ends(&client.transport.socket);
             let (name, facts) = (client.name(), client.facts.as_deref());
             let header = preamble::introduce(version, &client.origin, ends, name, facts, cx.random.bits());
-            server.link.send_raw(&header);
+            server.transport.send_raw(&header);
         }
         let Some(connector) = &server.connector else { return self.opened(cx, client, number, slot) };
         let name = connector.names.get(&choice.server.name).cloned();
         match name.and_then(|name| Tls::client(&connector.config, name).ok()) {
             Some(tls) => {
                 server.stage = Stage::Handshaking;
-                server.link.begin_tls(tls, &mut self.buffers);
+                server.transport.begin_tls(tls, &mut self.buffers);
             }
             None => {
                 self.give_up_server(cx, client, slot);
@@ -144,17 +151,17 @@ impl Shared {
         cx: &mut Context,
         client: &mut Client,
         number: ExchangeKey,
-        slot: ServerLinkKey,
+        slot: ServerConnectionKey,
     ) {
         loop {
-            let link = &mut self.servers[slot].link;
-            link.flush(&mut self.buffers);
-            if link.is_established() {
+            let transport = &mut self.servers[slot].transport;
+            transport.flush(&mut self.buffers);
+            if transport.is_established() {
                 return self.opened(cx, client, number, slot);
             }
-            let received = link.receive(&mut self.buffers);
-            if link.failure.is_some() || link.end.is_some() {
-                let how = failure_with_server(link.failure.as_ref());
+            let received = transport.receive(&mut self.buffers);
+            if transport.failure.is_some() || transport.end.is_some() {
+                let how = failure_with_server(transport.failure.as_ref());
                 self.give_up_server(cx, client, slot);
                 return self.fail_tls(cx, number, how);
             }
@@ -165,7 +172,7 @@ impl Shared {
     }
 
     /// The server can be spoken to.
-    fn opened(&mut self, cx: &mut Context, client: &Client, number: ExchangeKey, slot: ServerLinkKey) {
+    fn opened(&mut self, cx: &mut Context, client: &Client, number: ExchangeKey, slot: ServerConnectionKey) {
         self.servers[slot].stage = Stage::Open;
         self.exchange_timers.clear(number);
         let exchange = &mut self.exchanges[number];
@@ -187,21 +194,21 @@ impl Shared {
         &mut self,
         cx: &mut Context,
         client: &mut Client,
-        (number, slot): (ExchangeKey, ServerLinkKey),
+        (number, slot): (ExchangeKey, ServerConnectionKey),
         ready: Readiness,
     ) -> Progress {
         let server = &mut self.servers[slot];
-        server.link.readable |= ready.readable || ready.ended;
-        server.link.hung_up |= ready.ended;
+        server.transport.readable |= ready.readable || ready.ended;
+        server.transport.hung_up |= ready.ended;
         if server.stage != Stage::Connecting {
-            server.link.writable |= ready.writable || ready.error;
+            server.transport.writable |= ready.writable || ready.error;
             if server.stage == Stage::Handshaking {
                 self.shake_hands(cx, client, number, slot);
             }
             return Progress::Moved;
         }
         let failed = if ready.ended {
-            sockopt::socket_error(&server.link.socket).and_then(|error| error)
+            sockopt::socket_error(&server.transport.socket).and_then(|error| error)
         } else {
             Ok(())
         };
@@ -226,7 +233,7 @@ fn begin_connect(
 ) -> Result<(OwnedFd, Stage), Errno> {
     let (target, address) = (&choice.server.target, client.origin.client.ip());
     let socket = open_socket(target, options, address)?;
-    limit_connection(cx, &client.service, (&client.link.socket, address), (&socket, target))?;
+    limit_connection(cx, &client.service, (&client.transport.socket, address), (&socket, target))?;
     match io::listener::connect(&socket, target) {
         Ok(()) => Ok((socket, Stage::Open)),
         Err(Errno::INPROGRESS) => Ok((socket, Stage::Connecting)),

@@ -4,7 +4,7 @@
 use super::Reach;
 use crate::context::Context;
 use crate::context::descriptors::Unit;
-use crate::context::keys::{ExchangeKey, ServerLinkKey};
+use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::http::client::Client;
 use crate::http::exchange::Shared;
 use crate::service::note_no_server;
@@ -44,7 +44,7 @@ impl Shared {
     }
 
     /// A connection is about to be closed: its client has the descriptor for the next one.
-    pub(super) fn give_back(&mut self, client: &mut Client, slot: ServerLinkKey) {
+    pub(super) fn give_back(&mut self, client: &mut Client, slot: ServerConnectionKey) {
         let Some(server) = self.servers.get_mut(slot) else { return };
         if client.promise.is_none() {
             client.promise = server.unit.take().map(Unit::promise);

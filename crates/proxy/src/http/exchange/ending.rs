@@ -1,8 +1,8 @@
 //! Connections to a server that are to end: exchanges on them break off as if the server had reset them.
 
-use super::{ServerLink, Stage};
+use super::{ServerConnection, Stage};
 use crate::context::Context;
-use crate::context::keys::{ExchangeKey, ServerLinkKey};
+use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::http::exchange::Shared;
 use crate::io::relay::End;
 use crate::service::admission::reset_at_close;
@@ -11,8 +11,8 @@ use rustix::io::Errno;
 
 impl Shared {
     /// Returns the connections to a server that are to end.
-    pub(in crate::http) fn servers_meant(&self, ending: &Ending) -> Vec<ServerLinkKey> {
-        let is_meant = |server: &ServerLink| ending.means(&server.live, &server.target);
+    pub(in crate::http) fn servers_meant(&self, ending: &Ending) -> Vec<ServerConnectionKey> {
+        let is_meant = |server: &ServerConnection| ending.means(&server.live, &server.target);
         self.servers.keys(|server| is_meant(server))
     }
 
@@ -20,14 +20,14 @@ impl Shared {
     pub(in crate::http) fn end_connection(
         &mut self,
         cx: &mut Context,
-        slot: ServerLinkKey,
+        slot: ServerConnectionKey,
     ) -> Option<ExchangeKey> {
         let server = self.servers.get_mut(slot)?;
         match (server.stage, server.exchange) {
             (Stage::Open, Some(number)) => {
-                reset_at_close(&server.link.socket);
-                server.link.broken = true;
-                server.link.end = Some(End::Error(Errno::CONNRESET));
+                reset_at_close(&server.transport.socket);
+                server.transport.broken = true;
+                server.transport.end = Some(End::Error(Errno::CONNRESET));
                 Some(number)
             }
             (Stage::Open | Stage::Lingering, None) => {

@@ -3,7 +3,7 @@
 use super::descriptor::is_promised;
 use super::{Exchange, Reach, Stage};
 use crate::context::Context;
-use crate::context::keys::{ExchangeKey, ServerLinkKey};
+use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::http::client::{Client, LINGER, LINGER_BYTES_MAX};
 use crate::http::exchange::Shared;
 use crate::http::pooled::Idle;
@@ -36,7 +36,7 @@ impl Shared {
         client: &mut Client,
         number: ExchangeKey,
         keep: Keep,
-    ) -> Option<ServerLinkKey> {
+    ) -> Option<ServerConnectionKey> {
         self.exchange_timers.clear(number);
         let exchange = self.exchanges.remove(number)?;
         exchange.queued.iter().for_each(|queued| cx.queues.remove(queued));
@@ -67,7 +67,7 @@ impl Shared {
     }
 
     /// Pools a connection, if there is room for it.
-    fn pool(&mut self, cx: &mut Context, client: &mut Client, slot: ServerLinkKey) {
+    fn pool(&mut self, cx: &mut Context, client: &mut Client, slot: ServerConnectionKey) {
         let server = &self.servers[slot];
         if !self.pooled.has_room(&server.pool, server.id) {
             self.give_back(client, slot);
@@ -75,15 +75,15 @@ impl Shared {
         }
         self.pooled.add(&server.pool, server.id, Idle { key: slot, since: cx.now });
         self.server_timers.set(slot, cx.now + IDLE);
-        if server.link.readable {
+        if server.transport.readable {
             self.on_pooled_readable(cx, slot);
         }
     }
 
     /// What a server sends is for no client any more; what it gets must not be lost by a reset, the answer to that.
-    fn linger(&mut self, cx: &mut Context, slot: ServerLinkKey) {
+    fn linger(&mut self, cx: &mut Context, slot: ServerConnectionKey) {
         let server = &mut self.servers[slot];
-        if server.stage == Stage::Open && !server.link.broken && server.link.hear_out() {
+        if server.stage == Stage::Open && !server.transport.broken && server.transport.hear_out() {
             server.stage = Stage::Lingering;
             self.server_timers.set(slot, cx.now + LINGER);
             self.hear(cx, slot);
@@ -93,15 +93,15 @@ impl Shared {
     }
 
     /// Receives what a server sends for no client.
-    pub(super) fn hear(&mut self, cx: &mut Context, slot: ServerLinkKey) {
+    pub(super) fn hear(&mut self, cx: &mut Context, slot: ServerConnectionKey) {
         let server = &mut self.servers[slot];
         let mut heard = 0;
-        while heard < LINGER_BYTES_MAX && server.link.receive(&mut self.buffers) == Received::Some {
-            heard += server.link.input.len();
-            server.link.input.consume(usize::MAX);
-            server.link.settle(&mut self.buffers);
+        while heard < LINGER_BYTES_MAX && server.transport.receive(&mut self.buffers) == Received::Some {
+            heard += server.transport.input.len();
+            server.transport.input.consume(usize::MAX);
+            server.transport.settle(&mut self.buffers);
         }
-        if heard >= LINGER_BYTES_MAX || server.link.end.is_some() || server.link.left() == 0 {
+        if heard >= LINGER_BYTES_MAX || server.transport.end.is_some() || server.transport.left() == 0 {
             self.close_server(cx, slot);
         }
     }
@@ -111,7 +111,7 @@ impl Shared {
         if let Some(Exchange { reach: Reach::Open(slot), .. }) = self.exchanges.get(number).map(|one| &**one)
         {
             // Half a request must not look like a whole one.
-            reset_at_close(&self.servers[*slot].link.socket);
+            reset_at_close(&self.servers[*slot].transport.socket);
         }
         self.end(cx, client, number, Keep::No);
     }

@@ -6,7 +6,7 @@ use crate::context::keys::{ExchangeKey, StreamKey};
 use crate::http::client::Client;
 use crate::http::exchange::Shared;
 use crate::io::request_log::Tap;
-use crate::io::transport::{Buffers, Link};
+use crate::io::transport::{Buffers, Transport};
 use evener_core::pace::{Pace, Progress};
 use evener_core::wire::chunked::{self, Decoder, Step};
 use evener_core::wire::http::Scan;
@@ -97,7 +97,11 @@ impl Body {
 }
 
 /// Sends what there is of a request, and keeps it for another server while it is little; returns how many bytes that were.
-pub(in crate::http) fn flush_upload(http: &mut HttpPart, server: &mut Link, buffers: &mut Buffers) -> usize {
+pub(in crate::http) fn flush_upload(
+    http: &mut HttpPart,
+    server: &mut Transport,
+    buffers: &mut Buffers,
+) -> usize {
     let sent = http.outgoing.len();
     if let Some(replay) = &mut http.replay {
         if replay.len() + sent <= REPLAY_BYTES_MAX {
@@ -198,7 +202,7 @@ impl Shared {
     /// Whether it is the server that does not go on with a request: it is not reached, or does not take what it gets.
     pub(in crate::http) fn is_servers_fault(&self, cx: &Context, number: ExchangeKey) -> bool {
         let fault = match self.exchanges[number].reach {
-            Reach::Open(slot) => self.servers[slot].link.pending() > 0,
+            Reach::Open(slot) => self.servers[slot].transport.pending() > 0,
             _ => true,
         };
         if fault {

@@ -2,7 +2,7 @@
 
 use super::{Body, Exchange};
 use crate::context::Context;
-use crate::context::keys::{ExchangeKey, ServerLinkKey};
+use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::http::client::Client;
 use crate::http::exchange::Shared;
 use evener_core::snapshot::{Choice, Snapshot, Why};
@@ -24,7 +24,7 @@ pub(in crate::http) enum Answer {
 
 impl Shared {
     /// Whether a request may be sent again after nothing came back: it does no harm twice, and all of it is still there.
-    pub(in crate::http) fn may_repeat(&self, number: ExchangeKey, slot: ServerLinkKey) -> bool {
+    pub(in crate::http) fn may_repeat(&self, number: ExchangeKey, slot: ServerConnectionKey) -> bool {
         let http = self.exchanges[number].http.as_ref();
         http.is_some_and(|http| {
             // A pooled connection that its server closed says nothing about the server.
@@ -60,7 +60,7 @@ impl Shared {
         cx: &Context,
         client: &Client,
         number: ExchangeKey,
-        slot: ServerLinkKey,
+        slot: ServerConnectionKey,
         found: Found,
         response: &mut Response,
     ) -> Option<Answer> {
@@ -82,7 +82,7 @@ impl Shared {
         if found.start > 0 {
             return None;
         }
-        let head = &server.link.input.unread()[found.start..found.end];
+        let head = &server.transport.input.unread()[found.start..found.end];
         let limits = settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
         response.parse(head, &limits).ok()?;
         let status = response.status();

@@ -1,8 +1,8 @@
 //! Connections to servers that are used again: pooled for all clients, or held by a session for itself alone.
 
-use super::{Reach, Reuse, ServerLink, Stage};
+use super::{Reach, Reuse, ServerConnection, Stage};
 use crate::context::Context;
-use crate::context::keys::{ExchangeKey, ServerLinkKey};
+use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::context::registry::Readiness;
 use crate::http::client::Client;
 use crate::http::exchange::Shared;
@@ -15,20 +15,20 @@ use std::time::Duration;
 /// close would most likely have done so by then.
 const FRESH: Duration = Duration::from_secs(1);
 
-impl ServerLink {
+impl ServerConnection {
     /// Whether it can carry another request: more than was asked for, or the end, may have come already.
     pub(super) fn is_sound(&self) -> bool {
         self.stage == Stage::Open
-            && self.link.input.is_empty()
-            && self.link.end.is_none()
-            && self.link.pending() == 0
-            && !self.link.broken
+            && self.transport.input.is_empty()
+            && self.transport.end.is_none()
+            && self.transport.pending() == 0
+            && !self.transport.broken
     }
 }
 
 impl Shared {
     /// The connection that a session holds for itself, if it is still there and no exchange has it.
-    pub(super) fn find_unused(&self, slot: ServerLinkKey) -> Option<ServerLinkKey> {
+    pub(super) fn find_unused(&self, slot: ServerConnectionKey) -> Option<ServerConnectionKey> {
         let server = self.servers.get(slot)?;
         (server.stage == Stage::Open && server.exchange.is_none()).then_some(slot)
     }
@@ -40,7 +40,7 @@ impl Shared {
         client: &mut Client,
         number: ExchangeKey,
         (pool, id): (&str, ServerId),
-    ) -> Option<ServerLinkKey> {
+    ) -> Option<ServerConnectionKey> {
         let private = self.exchanges[number].private.take()?;
         let slot = self.find_unused(private)?;
         let (exchange, server) = (&self.exchanges[number], &self.servers[slot]);
@@ -56,7 +56,7 @@ impl Shared {
     }
 
     /// Whether a connection leads to the chosen server, spoken to as it is now.
-    fn leads(&self, number: ExchangeKey, slot: ServerLinkKey) -> bool {
+    fn leads(&self, number: ExchangeKey, slot: ServerConnectionKey) -> bool {
         let (exchange, server) = (&self.exchanges[number], &self.servers[slot]);
         let same = match (&server.connector, &exchange.backend().tls) {
             (None, None) => true,
@@ -75,7 +75,7 @@ impl Shared {
         number: ExchangeKey,
         (pool, id): (&str, ServerId),
         reuse: Reuse,
-    ) -> Option<ServerLinkKey> {
+    ) -> Option<ServerConnectionKey> {
         if reuse == Reuse::Never {
             return None;
         }
@@ -98,7 +98,7 @@ impl Shared {
         cx: &Context,
         client: &mut Client,
         number: ExchangeKey,
-        slot: ServerLinkKey,
+        slot: ServerConnectionKey,
     ) {
         let server = &mut self.servers[slot];
         self.pooled.remove(&server.pool, server.id, slot);
@@ -115,37 +115,37 @@ impl Shared {
     pub(in crate::http) fn on_unused_event(
         &mut self,
         cx: &mut Context,
-        slot: ServerLinkKey,
+        slot: ServerConnectionKey,
         ready: Readiness,
     ) {
         let Some(server) = self.servers.get_mut(slot) else { return };
-        server.link.readable |= ready.readable || ready.ended;
-        server.link.hung_up |= ready.ended;
+        server.transport.readable |= ready.readable || ready.ended;
+        server.transport.hung_up |= ready.ended;
         match server.stage {
             Stage::Over => {}
             Stage::Lingering => self.hear(cx, slot),
             _ if ready.readable || ready.ended => self.on_pooled_readable(cx, slot),
             // It may become writable again.
-            _ => server.link.writable |= ready.writable,
+            _ => server.transport.writable |= ready.writable,
         }
     }
 
     /// A pooled connection is readable. Messages of TLS itself (tickets) are no reason to leave it.
-    pub(super) fn on_pooled_readable(&mut self, cx: &mut Context, slot: ServerLinkKey) {
-        let link = &mut self.servers[slot].link;
-        while link.receive(&mut self.buffers) == Received::Some {
-            if !link.input.is_empty() {
+    pub(super) fn on_pooled_readable(&mut self, cx: &mut Context, slot: ServerConnectionKey) {
+        let transport = &mut self.servers[slot].transport;
+        while transport.receive(&mut self.buffers) == Received::Some {
+            if !transport.input.is_empty() {
                 break;
             }
         }
-        if !link.input.is_empty() || link.end.is_some() || link.failure.is_some() {
+        if !transport.input.is_empty() || transport.end.is_some() || transport.failure.is_some() {
             self.close_server(cx, slot);
         }
     }
 
     /// Closes a connection that was unused for long enough; so is one that still sends for no client.
-    pub(in crate::http) fn on_unused_deadline(&mut self, cx: &mut Context, slot: ServerLinkKey) {
-        let unused = |server: &ServerLink| {
+    pub(in crate::http) fn on_unused_deadline(&mut self, cx: &mut Context, slot: ServerConnectionKey) {
+        let unused = |server: &ServerConnection| {
             server.exchange.is_none() && matches!(server.stage, Stage::Open | Stage::Lingering)
         };
         if self.servers.get(slot).is_some_and(|server| unused(server)) {
@@ -154,7 +154,7 @@ impl Shared {
     }
 
     /// Closes a connection that a session held for itself.
-    pub(in crate::http) fn let_go(&mut self, cx: &mut Context, private: ServerLinkKey) {
+    pub(in crate::http) fn let_go(&mut self, cx: &mut Context, private: ServerConnectionKey) {
         if let Some(slot) = self.find_unused(private) {
             self.close_server(cx, slot);
         }

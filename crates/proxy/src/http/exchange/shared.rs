@@ -1,7 +1,7 @@
 //! What the sessions of a worker share: exchanges, connections to servers, deadlines, and memory that is used in turn.
 
-use super::{Exchange, ServerLink};
-use crate::context::keys::{ExchangeKey, ServerLinkKey, SessionKey, Table, of};
+use super::{Exchange, ServerConnection};
+use crate::context::keys::{ExchangeKey, ServerConnectionKey, SessionKey, Table, of};
 use crate::context::timers::Timers;
 use crate::http::pooled::Pooled;
 use crate::io::transport::Buffers;
@@ -24,16 +24,16 @@ pub(in crate::http) struct Heads {
 pub(in crate::http) struct Shared {
     pub(in crate::http) exchanges: Table<of::Exchange, Box<Exchange>>,
     /// Connections of exchanges to servers.
-    pub(in crate::http) servers: Table<of::ServerLink, Box<ServerLink>>,
+    pub(in crate::http) servers: Table<of::ServerConnection, Box<ServerConnection>>,
     /// Those of them that no exchange has.
     pub(in crate::http) pooled: Pooled,
     pub(in crate::http) session_timers: Timers<SessionKey>,
     pub(in crate::http) exchange_timers: Timers<ExchangeKey>,
-    pub(in crate::http) server_timers: Timers<ServerLinkKey>,
+    pub(in crate::http) server_timers: Timers<ServerConnectionKey>,
     pub(in crate::http) buffers: Buffers,
     pub(in crate::http) heads: Heads,
     /// Connections to servers that ended during the present events.
-    pub(in crate::http) servers_over: Vec<ServerLinkKey>,
+    pub(in crate::http) servers_over: Vec<ServerConnectionKey>,
 }
 
 impl Shared {
@@ -62,7 +62,7 @@ impl Shared {
     pub(in crate::http) fn reap(&mut self) {
         while let Some(slot) = self.servers_over.pop() {
             let Some(mut server) = self.servers.remove(slot) else { continue };
-            server.link.release(&mut self.buffers);
+            server.transport.release(&mut self.buffers);
         }
     }
 }

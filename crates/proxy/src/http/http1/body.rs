@@ -3,7 +3,7 @@
 
 use super::{Http1, Next, Stage, Then};
 use crate::context::Context;
-use crate::context::keys::{ExchangeKey, ServerLinkKey};
+use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::http::client::{After, Client, ROUNDS_MAX};
 use crate::http::exchange::{Body, Exchange, Keep, Reach, Shared, flush_upload, put, take};
 use crate::io::relay::End;
@@ -24,7 +24,7 @@ impl Http1 {
         number: ExchangeKey,
     ) -> Next {
         let Reach::Open(slot) = shared.exchanges[number].reach else { return Next::Wait };
-        shared.servers[slot].link.flush(&mut shared.buffers);
+        shared.servers[slot].transport.flush(&mut shared.buffers);
         let uploaded = upload(cx, client, shared, number, slot);
         if uploaded == Moved::Broken {
             return self.bad_body(cx, client, shared, number);
@@ -68,7 +68,7 @@ fn upload(
     client: &mut Client,
     shared: &mut Shared,
     number: ExchangeKey,
-    slot: ServerLinkKey,
+    slot: ServerConnectionKey,
 ) -> Moved {
     let Shared { exchanges, servers, buffers, .. } = &mut *shared;
     let (exchange, server) = (&mut exchanges[number], &mut servers[slot]);
@@ -81,15 +81,15 @@ fn upload(
     let (mut sent, head) = (0, http.outgoing.len());
     let line = settings.request_log.as_ref().filter(|_| head > 0).map(|_| http.request_line());
     for _ in 0..ROUNDS_MAX {
-        if server.link.pending() >= PENDING_BYTES_MAX || http.upload == Body::Done {
+        if server.transport.pending() >= PENDING_BYTES_MAX || http.upload == Body::Done {
             outcome = Moved::Waits;
             break;
         }
-        if client.link.input.is_empty() && client.link.receive(buffers) == Received::Nothing {
-            outcome = if client.link.end.is_some() { Moved::Broken } else { Moved::Waits };
+        if client.transport.input.is_empty() && client.transport.receive(buffers) == Received::Nothing {
+            outcome = if client.transport.end.is_some() { Moved::Broken } else { Moved::Waits };
             break;
         }
-        let (used, step) = match take(&mut http.upload, client.link.input.unread()) {
+        let (used, step) = match take(&mut http.upload, client.transport.input.unread()) {
             Ok(taken) => taken,
             Err(chunked::Malformed) => {
                 outcome = Moved::Broken;
@@ -104,14 +104,14 @@ fn upload(
         if http.upload == Body::Done && http.uploads_chunks {
             http.outgoing.extend_from_slice(chunked::BODY_END);
         }
-        client.link.input.consume(used);
-        client.link.settle(buffers);
+        client.transport.input.consume(used);
+        client.transport.settle(buffers);
         if http.outgoing.len() >= DIRECT_BYTES_MIN {
-            sent += flush_upload(http, &mut server.link, buffers);
+            sent += flush_upload(http, &mut server.transport, buffers);
         }
     }
     if outcome != Moved::Broken {
-        sent += flush_upload(http, &mut server.link, buffers);
+        sent += flush_upload(http, &mut server.transport, buffers);
     }
     if let Some(choice) = choice {
         let of_server = choice.server.live.counters.of(cx.id);
@@ -137,7 +137,7 @@ pub(super) fn download_body(
     client: &mut Client,
     shared: &mut Shared,
     number: ExchangeKey,
-    slot: ServerLinkKey,
+    slot: ServerConnectionKey,
 ) -> Moved {
     let Shared { exchanges, servers, buffers, heads, .. } = &mut *shared;
     let (exchange, server) = (&mut exchanges[number], &mut servers[slot]);
@@ -145,14 +145,14 @@ pub(super) fn download_body(
     let mut bytes = 0;
     let mut outcome = Moved::On;
     for _ in 0..ROUNDS_MAX {
-        if http.download == Body::Done || client.link.pending() >= PENDING_BYTES_MAX {
+        if http.download == Body::Done || client.transport.pending() >= PENDING_BYTES_MAX {
             outcome = Moved::Waits;
             break;
         }
-        if server.link.input.is_empty() && server.link.receive(buffers) == Received::Nothing {
-            outcome = match (server.link.end, http.download) {
+        if server.transport.input.is_empty() && server.transport.receive(buffers) == Received::Nothing {
+            outcome = match (server.transport.end, http.download) {
                 (None, _) => Moved::Waits,
-                (Some(End::Fin), Body::Close) if !server.link.cut => {
+                (Some(End::Fin), Body::Close) if !server.transport.cut => {
                     http.download = Body::Done;
                     if http.downloads_chunks {
                         heads.out.extend_from_slice(chunked::BODY_END);
@@ -163,7 +163,7 @@ pub(super) fn download_body(
             };
             break;
         }
-        let (used, step) = match take(&mut http.download, server.link.input.unread()) {
+        let (used, step) = match take(&mut http.download, server.transport.input.unread()) {
             Ok(taken) => taken,
             Err(chunked::Malformed) => {
                 outcome = Moved::Broken;
@@ -173,9 +173,9 @@ pub(super) fn download_body(
         if let Step::Data(data) = step {
             bytes += data.len() as u64;
             if data.len() >= DIRECT_BYTES_MIN && !http.downloads_chunks {
-                client.link.send(&heads.out, buffers);
+                client.transport.send(&heads.out, buffers);
                 heads.out.clear();
-                client.link.send(data, buffers);
+                client.transport.send(data, buffers);
             } else {
                 put(data, http.downloads_chunks, &mut heads.out);
             }
@@ -183,15 +183,15 @@ pub(super) fn download_body(
         if http.download == Body::Done && http.downloads_chunks {
             heads.out.extend_from_slice(chunked::BODY_END);
         }
-        server.link.input.consume(used);
-        server.link.settle(buffers);
+        server.transport.input.consume(used);
+        server.transport.settle(buffers);
         if heads.out.len() >= PENDING_BYTES_MAX {
-            client.link.send(&heads.out, buffers);
+            client.transport.send(&heads.out, buffers);
             heads.out.clear();
         }
     }
     // Waiting for the rest is no reason to keep back what there is.
-    client.link.send(&heads.out, buffers);
+    client.transport.send(&heads.out, buffers);
     client.count(cx, 0, bytes);
     if let Some(choice) = choice {
         choice.server.live.counters.of(cx.id).bytes_out.add(bytes);
@@ -227,7 +227,7 @@ impl Http1 {
         client.stay = stay;
         self.private = private;
         self.stage = Stage::Flush(if stays { Then::NextRequest } else { Then::End });
-        if client.link.pending() > 0 {
+        if client.transport.pending() > 0 {
             shared.session_timers.set(client.key, cx.now + patience);
         }
         Next::Step

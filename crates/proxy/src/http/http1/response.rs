@@ -4,7 +4,7 @@ use super::body::{Moved, download_body};
 use super::{Http1, Next};
 use crate::context::Context;
 use crate::context::descriptors;
-use crate::context::keys::{ExchangeKey, ServerLinkKey};
+use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::http::client::Client;
 use crate::http::exchange::{Answer, Body, Exchange, HttpPart, Shared};
 use crate::http::message::{self, Afterwards};
@@ -19,17 +19,17 @@ impl Http1 {
         client: &mut Client,
         shared: &mut Shared,
         number: ExchangeKey,
-        slot: ServerLinkKey,
+        slot: ServerConnectionKey,
     ) -> Next {
         loop {
             let Some(http) = shared.exchanges[number].http.as_deref_mut() else { return Next::Wait };
             let Body::Head(scan) = &mut http.download else { break };
             let server = &mut shared.servers[slot];
-            if client.link.pending() >= PENDING_BYTES_MAX {
+            if client.transport.pending() >= PENDING_BYTES_MAX {
                 return Next::Wait;
             }
             let limits = client.settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
-            match scan.find(server.link.input.unread(), &limits) {
+            match scan.find(server.transport.input.unread(), &limits) {
                 Ok(Some(found)) => match take_head(cx, client, shared, number, slot, found) {
                     Taken::Again => {}
                     Taken::Body => break,
@@ -38,10 +38,10 @@ impl Http1 {
                 },
                 Ok(None) => {
                     let silent = !scan.has_begun();
-                    if server.link.receive(&mut shared.buffers) == Received::Some {
+                    if server.transport.receive(&mut shared.buffers) == Received::Some {
                         continue;
                     }
-                    if server.link.end.is_none() && !server.link.broken {
+                    if server.transport.end.is_none() && !server.transport.broken {
                         return Next::Wait;
                     }
                     return if silent && shared.may_repeat(number, slot) {
@@ -96,7 +96,7 @@ fn take_head(
     client: &mut Client,
     shared: &mut Shared,
     number: ExchangeKey,
-    slot: ServerLinkKey,
+    slot: ServerConnectionKey,
     found: Found,
 ) -> Taken {
     let mut response = std::mem::take(&mut shared.heads.response);
@@ -111,7 +111,7 @@ fn read_head(
     client: &mut Client,
     shared: &mut Shared,
     number: ExchangeKey,
-    slot: ServerLinkKey,
+    slot: ServerConnectionKey,
     found: Found,
     response: &mut Response,
 ) -> Taken {
@@ -125,7 +125,7 @@ fn read_head(
     let id = cx.id;
     let (exchange, server) = (&mut exchanges[number], &mut servers[slot]);
     let Exchange { http: Some(http), .. } = &mut **exchange else { return Taken::Bad };
-    let head = &server.link.input.unread()[found.start..found.end];
+    let head = &server.transport.input.unread()[found.start..found.end];
     let taken = match answer {
         Answer::Interim => {
             // HTTP/1.0 knows no interim answers (RFC 9110, section 15.2).
@@ -150,11 +150,11 @@ fn read_head(
         }
     };
     if !matches!(taken, Taken::Body) {
-        client.link.send(&heads.out, buffers);
+        client.transport.send(&heads.out, buffers);
         heads.out.clear();
     }
-    server.link.input.consume(found.end);
-    server.link.settle(buffers);
+    server.transport.input.consume(found.end);
+    server.transport.settle(buffers);
     taken
 }
 

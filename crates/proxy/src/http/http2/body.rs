@@ -3,7 +3,7 @@
 use super::Http2;
 use super::head::translate;
 use crate::context::Context;
-use crate::context::keys::{ExchangeKey, ServerLinkKey, StreamKey};
+use crate::context::keys::{ExchangeKey, ServerConnectionKey, StreamKey};
 use crate::http::client::Client;
 use crate::http::exchange::{Answer, Body, Exchange, HttpPart, Shared, flush_upload, put, take};
 use crate::io::relay::End;
@@ -19,7 +19,7 @@ use std::time::Duration;
 pub(super) struct At {
     pub(super) key: StreamKey,
     pub(super) number: ExchangeKey,
-    pub(super) slot: ServerLinkKey,
+    pub(super) slot: ServerConnectionKey,
 }
 
 /// What became of a stream.
@@ -43,7 +43,7 @@ impl Http2 {
         shared: &mut Shared,
         at: At,
     ) -> Pumped {
-        shared.servers[at.slot].link.flush(&mut shared.buffers);
+        shared.servers[at.slot].transport.flush(&mut shared.buffers);
         match self.upload(cx, client, shared, at) {
             Uploaded::Waits => {}
             Uploaded::On => client.queue(cx),
@@ -54,12 +54,12 @@ impl Http2 {
         let Some(http) = exchange.http.as_deref_mut() else { return Pumped::Waits };
         if let Body::Head(scan) = &mut http.download {
             let server = &mut shared.servers[at.slot];
-            let found = scan.find(server.link.input.unread(), &limits);
+            let found = scan.find(server.transport.input.unread(), &limits);
             let silent = !scan.has_begun();
             return match found {
                 Ok(Some(found)) => self.take_head(cx, client, shared, at, found),
-                Ok(None) if server.link.receive(&mut shared.buffers) == Received::Some => Pumped::Again,
-                Ok(None) if server.link.end.is_none() && !server.link.broken => Pumped::Waits,
+                Ok(None) if server.transport.receive(&mut shared.buffers) == Received::Some => Pumped::Again,
+                Ok(None) if server.transport.end.is_none() && !server.transport.broken => Pumped::Waits,
                 Ok(None) if silent && shared.may_repeat(at.number, at.slot) => {
                     shared.repeat(cx, client, at.number);
                     Pumped::Again
@@ -98,7 +98,7 @@ impl Http2 {
         let begins = !http.outgoing.is_empty();
         let line = settings.request_log.as_ref().filter(|_| begins).map(|_| http.request_line());
         let (mut outcome, mut bytes) = (Uploaded::Waits, 0);
-        while http.upload != Body::Done && server.link.pending() < PENDING_BYTES_MAX {
+        while http.upload != Body::Done && server.transport.pending() < PENDING_BYTES_MAX {
             if http.outgoing.len() >= PENDING_BYTES_MAX {
                 outcome = Uploaded::On;
                 break;
@@ -122,7 +122,7 @@ impl Http2 {
             }
         }
         if outcome != Uploaded::Broken {
-            let sent = flush_upload(http, &mut server.link, buffers);
+            let sent = flush_upload(http, &mut server.transport, buffers);
             if let Some(choice) = choice {
                 let of_server = choice.server.live.counters.of(cx.id);
                 of_server.bytes_in.add(sent as u64);
@@ -185,7 +185,7 @@ impl Http2 {
         let Shared { exchanges, servers, buffers, exchange_timers, .. } = &mut *shared;
         let now = cx.now;
         let server = &mut servers[at.slot];
-        let head = &server.link.input.unread()[found.start..found.end];
+        let head = &server.transport.input.unread()[found.start..found.end];
         let mut pumped = Pumped::Again;
         if matches!(read, Answer::Interim) {
             self.send_interim(at.key, response, head);
@@ -209,8 +209,8 @@ impl Http2 {
                 exchange_timers.set(at.number, now + spec.map_or(Duration::MAX, |spec| spec.look_after()));
             }
         }
-        server.link.input.consume(found.end);
-        server.link.settle(buffers);
+        server.transport.input.consume(found.end);
+        server.transport.settle(buffers);
         pumped
     }
 }
@@ -239,15 +239,15 @@ impl Http2 {
         let Exchange { http: Some(http), choice, .. } = &mut *exchanges[at.number] else {
             return Pumped::Waits;
         };
-        if client.link.pending() >= PENDING_BYTES_MAX {
+        if client.transport.pending() >= PENDING_BYTES_MAX {
             return Pumped::Waits;
         }
-        if server.link.input.is_empty() {
-            return match (server.link.receive(buffers), server.link.end, http.download) {
+        if server.transport.input.is_empty() {
+            return match (server.transport.receive(buffers), server.transport.end, http.download) {
                 // TLS may have had something to say for itself only, its end among that: no other event tells of the rest.
                 (Received::Some, ..) => Pumped::Again,
                 (_, None, _) => Pumped::Waits,
-                (_, Some(End::Fin), Body::Close) if !server.link.cut => {
+                (_, Some(End::Fin), Body::Close) if !server.transport.cut => {
                     let _ = send.send_data(Bytes::new(), true);
                     http.download = Body::Done;
                     Pumped::Complete
@@ -255,7 +255,7 @@ impl Http2 {
                 (_, Some(_), _) => Pumped::Bad,
             };
         }
-        let available = server.link.input.len().min(PENDING_BYTES_MAX);
+        let available = server.transport.input.len().min(PENDING_BYTES_MAX);
         send.reserve_capacity(available);
         if send.capacity() == 0
             && matches!(send.poll_capacity(&mut context), Poll::Ready(Some(Err(_)) | None))
@@ -264,7 +264,7 @@ impl Http2 {
         }
         let room = send.capacity().min(available);
         let mut data = Vec::with_capacity(room);
-        let Ok(used) = gather(&mut http.download, server.link.input.unread(), room, &mut data) else {
+        let Ok(used) = gather(&mut http.download, server.transport.input.unread(), room, &mut data) else {
             return Pumped::Bad;
         };
         if used == 0 {
@@ -276,8 +276,8 @@ impl Http2 {
         if (done || !data.is_empty()) && send.send_data(data.into(), done).is_err() {
             return Pumped::Reset;
         }
-        server.link.input.consume(used);
-        server.link.settle(buffers);
+        server.transport.input.consume(used);
+        server.transport.settle(buffers);
         client.active_at = now;
         if let Some(stream) = self.streams.get_mut(at.key) {
             stream.active_at = now;

@@ -136,7 +136,7 @@ impl Http2 {
         let Some(spec) = client.settings.http.clone() else { return };
         let Some(active_at) = self.streams.get_mut(key).map(|stream| stream.active_at) else { return };
         // What waits for the client as a whole is judged as a whole; a little is always under way where others go on.
-        let held = client.link.left() >= PENDING_BYTES_MAX;
+        let held = client.transport.left() >= PENDING_BYTES_MAX;
         let sends_slowly = shared.is_slow(cx, number);
         let takes_slowly = self.takes_slowly(cx.now, shared, number, key, held);
         let deadline = active_at + spec.stall_timeout;
@@ -167,7 +167,7 @@ impl Http2 {
         let exchange = &shared.exchanges[number];
         let Some(rate) = exchange.settings.http.as_ref().and_then(|spec| spec.min_rate) else { return false };
         let waiting = match exchange.reach {
-            Reach::Open(slot) => shared.servers[slot].link.input.len() as u64,
+            Reach::Open(slot) => shared.servers[slot].transport.input.len() as u64,
             _ => 0,
         };
         let Some(stream) = self.streams.get_mut(key) else { return false };
