@@ -38,7 +38,7 @@ use std::sync::Arc;
 pub(super) struct Exchange {
     pub(super) session: SessionKey,
     pub(super) settings: Arc<Settings>,
-    pub(super) backend: usize,
+    backend: usize,
     /// The client by which a server is chosen.
     pub(super) client: IpAddr,
     /// The server that the client's cookie names.
@@ -50,10 +50,10 @@ pub(super) struct Exchange {
     pub(super) choice: Option<Choice>,
     pub(super) reach: Reach,
     /// Its slot in the queue of its pool, while it waits there.
-    pub(super) queued: Option<Queued>,
-    pub(super) attempt: Attempt,
+    queued: Option<Queued>,
+    attempt: Attempt,
     /// When the connect, or the waiting for an answer, began.
-    pub(super) since: Time,
+    since: Time,
     /// The request, if it is HTTP.
     pub(super) http: Option<Box<HttpPart>>,
 }
@@ -123,12 +123,12 @@ pub(super) enum Reach {
 pub(super) struct ServerConnection {
     pub(super) transport: Transport,
     /// The name of its pool, and the server's identity there.
-    pub(super) pool: Arc<str>,
-    pub(super) id: ServerId,
+    pool: Arc<str>,
+    id: ServerId,
     target: Target,
     live: Arc<ServerLive>,
     connector: Option<Arc<TlsConnector>>,
-    pub(super) exchange: Option<ExchangeKey>,
+    exchange: Option<ExchangeKey>,
     /// Its connect is under way, and counted.
     pending: Option<Pending>,
     stage: Stage,
@@ -136,9 +136,9 @@ pub(super) struct ServerConnection {
     unit: Option<Unit>,
     idle_since: Time,
     /// It carried a request before the present one.
-    pub(super) reused: bool,
+    reused: bool,
     /// The server was told of a client, or takes us for it: the connection is for nobody else.
-    pub(super) personal: bool,
+    personal: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -31,21 +31,21 @@ impl Sender<'_> {
 
 /// What a request is, apart from how it came.
 pub(crate) struct RequestParts<'a> {
-    pub(crate) method: &'a [u8],
-    pub(crate) target: Cow<'a, [u8]>,
-    pub(crate) authority: &'a [u8],
-    pub(crate) framing: Option<Framing>,
-    pub(crate) upgrade: Option<&'a [u8]>,
+    method: &'a [u8],
+    target: Cow<'a, [u8]>,
+    authority: &'a [u8],
+    framing: Option<Framing>,
+    upgrade: Option<&'a [u8]>,
 }
 
 /// What a request says of where it came from.
 #[derive(Debug, Default)]
 pub(crate) struct Told<'a> {
-    pub(crate) addresses: Vec<&'a [u8]>,
-    pub(crate) proto: Option<&'a [u8]>,
-    pub(crate) host: Option<&'a [u8]>,
-    pub(crate) port: Option<&'a [u8]>,
-    pub(crate) standard: Vec<&'a [u8]>,
+    addresses: Vec<&'a [u8]>,
+    proto: Option<&'a [u8]>,
+    host: Option<&'a [u8]>,
+    port: Option<&'a [u8]>,
+    standard: Vec<&'a [u8]>,
     /// Returns the number of instances of Evener that passed it on, as far as they said so.
     pub(crate) hops: u8,
 }

@@ -1,297 +1,18 @@
 //! The component without a worker: real sockets on loopback, and a test that plays the loop.
 
+mod fixture;
 mod protocols;
 
+use self::fixture::{Fixture, GET, OK, Side, bound, http, refusing, status, target};
 use super::*;
-use crate::context::Reports;
-use crate::context::descriptors::Unit;
-use crate::context::pool_queue::Waiter;
-use crate::context::ready::Ready;
 use crate::context::registry::Readiness;
 use crate::context::report::Report;
-use crate::service::accepted::Accepted;
-use crate::service::ending::{EndReason, Ending};
-use crate::service::open::{Collector, Listing, Question};
-use crate::service::testing::{TestPool, service_with};
-use crate::service::{Place, Refusal, Service, Settings};
-use evener_core::Target;
+use crate::service::{Refusal, Settings};
 use evener_core::acl::{Access, Acl};
-use evener_core::spec::{Balance, HttpSpec, PoolSpec, Protocol, QueueSpec, RespondSpec};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::OwnedFd;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
-
-/// The longest wait for the kernel.
-const DEADLINE: Duration = Duration::from_secs(20);
-const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: t\r\n\r\n";
-const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-/// A component, and the servers that it leads to.
-struct Fixture {
-    http: Http,
-    cx: Context,
-    reports: Reports,
-    listener: TcpListener,
-    servers: Vec<TcpListener>,
-    service: Arc<Service>,
-    pool: TestPool,
-}
-
-fn bound() -> TcpListener {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.set_nonblocking(true).unwrap();
-    listener
-}
-
-fn target(listener: &TcpListener) -> Target {
-    Target::Ip(listener.local_addr().unwrap())
-}
-
-/// The address of a port that refuses: a socket has it, but does not listen.
-fn refusing() -> (OwnedFd, Target) {
-    let family = rustix::net::AddressFamily::INET;
-    let socket = rustix::net::socket(family, rustix::net::SocketType::STREAM, None).unwrap();
-    rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-    let address = rustix::net::getsockname(&socket).unwrap();
-    (socket, Target::Ip(SocketAddr::try_from(address).unwrap()))
-}
-
-fn readiness(socket: &OwnedFd) -> Readiness {
-    let mut wanted = [PollFd::new(socket, PollFlags::IN | PollFlags::OUT | PollFlags::RDHUP)];
-    poll(&mut wanted, Some(&Timespec::default())).unwrap();
-    let got = wanted[0].revents();
-    let error = got.intersects(PollFlags::ERR | PollFlags::HUP);
-    Readiness {
-        readable: got.contains(PollFlags::IN),
-        writable: got.contains(PollFlags::OUT),
-        ended: error || got.contains(PollFlags::RDHUP),
-        error: got.contains(PollFlags::ERR),
-    }
-}
-
-fn is_blocked(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
-}
-
-fn http(change: impl FnOnce(&mut HttpSpec)) -> impl FnOnce(&mut Settings) {
-    |settings| {
-        let mut spec = HttpSpec::default();
-        change(&mut spec);
-        settings.http = Some(Arc::new(spec));
-    }
-}
-
-/// The connection of a client or of a server, in the hands of the test.
-struct Side(TcpStream);
-
-impl Side {
-    fn new(stream: TcpStream) -> Self {
-        stream.set_nonblocking(false).unwrap();
-        stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-        Self(stream)
-    }
-
-    fn send(&mut self, bytes: &[u8]) {
-        self.0.write_all(bytes).unwrap();
-    }
-
-    fn reset(self) {
-        rustix::net::sockopt::set_socket_linger(&self.0, Some(Duration::ZERO)).unwrap();
-    }
-}
-
-impl Fixture {
-    /// A service of HTTP with one server.
-    fn new(change: impl FnOnce(&mut HttpSpec)) -> Self {
-        Self::with(|_| {}, http(change))
-    }
-
-    fn with(pool: impl FnOnce(&mut PoolSpec), change: impl FnOnce(&mut Settings)) -> Self {
-        let servers = vec![bound()];
-        let targets = vec![target(&servers[0])];
-        Self::of(servers, &targets, pool, change)
-    }
-
-    fn of(
-        servers: Vec<TcpListener>,
-        targets: &[Target],
-        pool: impl FnOnce(&mut PoolSpec),
-        change: impl FnOnce(&mut Settings),
-    ) -> Self {
-        let pool = TestPool::with("pool", targets, pool);
-        let service = service_with(Protocol::Tcp, &pool, change);
-        let (mut cx, reports) = Context::for_tests();
-        cx.now = Time::ZERO + Duration::from_secs(10);
-        Self { http: Http::new(1), cx, reports, listener: bound(), servers, service, pool }
-    }
-
-    /// A client that connects and is handed over.
-    fn client(&mut self) -> Side {
-        let client = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
-        let (accepted, peer) = self.until("a client", |fixture| fixture.listener.accept().ok());
-        accepted.set_nonblocking(true).unwrap();
-        let lease = self.service.enter(u32::MAX).unwrap();
-        let accepted = Accepted {
-            client: accepted.into(),
-            peer,
-            service: Arc::clone(&self.service),
-            settings: self.service.settings.load_full(),
-            place: Place::new(lease, Unit::take_two_beyond()),
-        };
-        self.http.begin(&mut self.cx, accepted);
-        Side::new(client)
-    }
-
-    /// The next connection that a server gets.
-    #[track_caller]
-    fn server(&mut self, at: usize) -> Side {
-        Side::new(self.until("a connection to the server", |fixture| fixture.servers[at].accept().ok()).0)
-    }
-
-    /// One turn of the loop.
-    fn turn(&mut self) {
-        for key in self.http.shared.servers.keys(|_| true) {
-            let Some(server) = self.http.shared.servers.get(key) else { continue };
-            let ready = readiness(&server.transport.socket);
-            self.http.on_server_event(&mut self.cx, key, ready);
-        }
-        for key in self.http.sessions.keys(|_| true) {
-            let ready = readiness(&self.http.sessions[key].client.transport.socket);
-            self.http.on_session_event(&mut self.cx, key, ready);
-        }
-        while let Some(ready) = self.cx.ready.pop() {
-            let Ready::Session(key) = ready else { unreachable!("only sessions are there") };
-            self.http.resume(&mut self.cx, key);
-        }
-        self.http.on_deadlines(&mut self.cx);
-        if let Some(mut round) = self.cx.queues.begin(self.cx.now) {
-            while let Some(Waiter::Exchange(number)) = self.cx.queues.next(&mut round) {
-                if !self.http.serve_queued(&mut self.cx, number) {
-                    round.in_vain();
-                }
-            }
-            self.cx.queues.end(round);
-        }
-        self.http.reap(&mut self.cx);
-    }
-
-    /// Turns until something is so.
-    #[track_caller]
-    fn until<T>(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> Option<T>) -> T {
-        let until = Instant::now() + DEADLINE;
-        loop {
-            self.turn();
-            if let Some(value) = so(self) {
-                return value;
-            }
-            assert!(Instant::now() < until, "not in time: {what}");
-        }
-    }
-
-    /// Lets time pass.
-    fn pass(&mut self, time: Duration) {
-        // The wheel rounds up to its next tick.
-        self.cx.now += time + Duration::from_millis(100);
-        self.turn();
-    }
-
-    fn count(&self, name: &str) -> u64 {
-        self.service.live.counters.total(name)
-    }
-
-    /// Receives until `end` came.
-    #[track_caller]
-    fn receive(&mut self, side: &mut Side, end: &[u8]) -> String {
-        let mut got = Vec::new();
-        self.until("bytes", |_| {
-            let mut piece = [0; 4096];
-            match side.0.read(&mut piece) {
-                Ok(0) => panic!("it ended after {:?}", String::from_utf8_lossy(&got)),
-                Ok(length) => got.extend_from_slice(&piece[..length]),
-                Err(error) => assert!(is_blocked(error.kind()), "{error}"),
-            }
-            got.ends_with(end).then_some(())
-        });
-        String::from_utf8_lossy(&got).into_owned()
-    }
-
-    /// Receives until the end, in order or by a reset.
-    #[track_caller]
-    fn rest(&mut self, side: &mut Side) -> (String, Result<(), ErrorKind>) {
-        let mut got = Vec::new();
-        let end = self.until("the end", |_| {
-            let mut piece = [0; 4096];
-            match side.0.read(&mut piece) {
-                Ok(0) => Some(Ok(())),
-                Ok(length) => {
-                    got.extend_from_slice(&piece[..length]);
-                    None
-                }
-                Err(error) if is_blocked(error.kind()) => None,
-                Err(error) => Some(Err(error.kind())),
-            }
-        });
-        (String::from_utf8_lossy(&got).into_owned(), end)
-    }
-
-    /// The status of the response, after which the connection is closed.
-    #[track_caller]
-    fn status_at_end(&mut self, client: &mut Side) -> String {
-        let (text, end) = self.rest(client);
-        assert_eq!(end, Ok(()), "{text}");
-        status(&text)
-    }
-
-    /// A request is answered by a server, over a new connection to that.
-    fn serve(&mut self, client: &mut Side) -> Side {
-        client.send(GET);
-        let mut server = self.server(0);
-        self.respond(client, &mut server);
-        server
-    }
-
-    #[track_caller]
-    fn respond(&mut self, client: &mut Side, server: &mut Side) {
-        let request = self.receive(server, b"\r\n\r\n");
-        assert!(request.starts_with("GET /a HTTP/1.1\r\n"), "{request}");
-        server.send(OK);
-        let response = self.receive(client, b"ok");
-        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
-    }
-
-    fn listing(&self) -> Listing {
-        let listing = Arc::new(Mutex::new(Listing::default()));
-        let into = Arc::clone(&listing);
-        let question = Question::new(None, 10, move |listing| *into.lock().unwrap() = listing);
-        let mut collector = Collector::new(&question);
-        self.http.list(&self.cx, &mut collector);
-        collector.finish();
-        drop(question);
-        let listing = listing.lock().unwrap();
-        listing.clone()
-    }
-
-    /// Ends all that leads to a server; returns how many exchanges that were.
-    fn end_server(&mut self, at: usize) -> usize {
-        let pool = self.pool.published().load_full();
-        let ending = Ending::new(&pool.servers()[at], EndReason::Operator, |_| {});
-        self.http.end_server(&mut self.cx, &ending)
-    }
-
-    #[track_caller]
-    fn check_empty(&mut self) {
-        self.until("sessions to end", |fixture| fixture.http.sessions.is_empty().then_some(()));
-        assert_eq!(self.http.shared.exchanges.len(), 0);
-        assert_eq!(self.service.live.connections.active(), 0, "slots are given back");
-    }
-}
-
-fn status(response: &str) -> String {
-    response.split(' ').nth(1).unwrap_or_default().into()
-}
+use evener_core::spec::{Balance, HttpSpec, PoolSpec, QueueSpec, RespondSpec};
+use std::io::ErrorKind;
+use std::net::Shutdown;
+use std::sync::Arc;
 
 #[test]
 fn requests_of_one_client_share_a_connection_to_the_server() {
@@ -339,7 +60,7 @@ fn a_request_is_repeated_when_its_pooled_connection_was_closed_by_the_server() {
     client.send(GET);
     fixture.receive(&mut server, b"\r\n\r\n");
     server.reset();
-    let mut other = fixture.server(0);
+    let mut other = fixture.server();
     fixture.respond(&mut client, &mut other);
     assert_eq!(fixture.count("requests_retried"), 1);
 }
@@ -350,7 +71,7 @@ fn broken_responses_are_answered_with_502() {
         let mut fixture = Fixture::new(|spec| spec.retries = 0);
         let mut client = fixture.client();
         client.send(GET);
-        let mut server = fixture.server(0);
+        let mut server = fixture.server();
         fixture.receive(&mut server, b"\r\n\r\n");
         server.send(response);
         drop(server);
@@ -371,7 +92,7 @@ fn half_a_response_ends_by_a_reset() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     client.send(GET);
-    let mut server = fixture.server(0);
+    let mut server = fixture.server();
     fixture.receive(&mut server, b"\r\n\r\n");
     server.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
     fixture.receive(&mut client, b"half");
@@ -458,7 +179,7 @@ fn a_request_waits_in_the_queue_while_the_server_is_at_its_limit() {
     let mut fixture = Fixture::with(limited, http(|_| {}));
     let (mut first, mut second, mut third) = (fixture.client(), fixture.client(), fixture.client());
     first.send(GET);
-    let mut server = fixture.server(0);
+    let mut server = fixture.server();
     second.send(GET);
     fixture.until("it to wait", |fixture| (fixture.count("queued") == 1).then_some(()));
     third.send(GET);
@@ -478,7 +199,7 @@ fn the_wait_in_a_queue_is_bounded() {
     let mut fixture = Fixture::with(limited, http(|_| {}));
     let (mut first, mut second) = (fixture.client(), fixture.client());
     first.send(GET);
-    let _server = fixture.server(0);
+    let _server = fixture.server();
     second.send(GET);
     fixture.until("it to wait", |fixture| (fixture.count("queued") == 1).then_some(()));
     fixture.pass(Duration::from_secs(5));
@@ -489,7 +210,7 @@ fn the_wait_in_a_queue_is_bounded() {
 
 #[test]
 fn the_times_of_a_client_are_bounded() {
-    let check = |sent: &[u8], time: Duration, expected: &str, counter: &str| {
+    let check = |sent: &[u8], time: Duration, expected: &str, counts: [u64; 2]| {
         let mut fixture = Fixture::new(|_| {});
         let mut client = fixture.client();
         client.send(sent);
@@ -500,11 +221,12 @@ fn the_times_of_a_client_are_bounded() {
         });
         fixture.pass(time);
         assert_eq!(fixture.status_at_end(&mut client), expected);
-        assert_eq!(fixture.count(counter), 1, "{counter}");
+        let counters = fixture.service.live.counters.of(0);
+        assert_eq!([counters.idle_timeouts.read(), counters.greeting_timeouts.read()], counts);
     };
     let spec = HttpSpec::default();
-    check(b"", spec.keepalive_timeout, "", "idle_timeouts");
-    check(b"GET / HT", spec.head_timeout, "408", "greeting_timeouts");
+    check(b"", spec.keepalive_timeout, "", [1, 0]);
+    check(b"GET / HT", spec.head_timeout, "408", [0, 1]);
 }
 
 #[test]
@@ -512,7 +234,7 @@ fn a_server_that_does_not_respond_in_time_is_answered_for_with_504() {
     let mut fixture = Fixture::new(|spec| spec.answer_timeout = Duration::from_secs(3));
     let mut client = fixture.client();
     client.send(GET);
-    let mut server = fixture.server(0);
+    let mut server = fixture.server();
     fixture.receive(&mut server, b"\r\n\r\n");
     fixture.pass(Duration::from_secs(3));
     let text = fixture.receive(&mut client, b"</p>\n");
@@ -525,7 +247,7 @@ fn a_client_that_leaves_gives_up_its_request() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     client.send(GET);
-    let mut server = fixture.server(0);
+    let mut server = fixture.server();
     fixture.receive(&mut server, b"\r\n\r\n");
     client.0.shutdown(Shutdown::Write).unwrap();
     fixture.until("the end to be seen", |fixture| {
@@ -559,12 +281,12 @@ fn connections_to_a_server_that_ends_break_off() {
     let mut fixture = Fixture::new(|spec| spec.retries = 0);
     let (mut idle, mut busy) = (fixture.client(), fixture.client());
     let mut pooled = fixture.serve(&mut idle);
-    assert_eq!(fixture.end_server(0), 0, "no exchange is under way");
+    assert_eq!(fixture.end_server(), 0, "no exchange is under way");
     assert_eq!(fixture.rest(&mut pooled).1, Ok(()));
     busy.send(GET);
-    let mut server = fixture.server(0);
+    let mut server = fixture.server();
     fixture.receive(&mut server, b"\r\n\r\n");
-    assert_eq!(fixture.end_server(0), 1);
+    assert_eq!(fixture.end_server(), 1);
     let text = fixture.receive(&mut busy, b"</p>\n");
     assert_eq!(status(&text), "502");
     assert_eq!(fixture.rest(&mut server).1, Err(ErrorKind::ConnectionReset));
@@ -641,7 +363,7 @@ fn sessions_are_listed_and_closed_by_their_numbers() {
     let mut fixture = Fixture::new(|_| {});
     let (mut idle, mut busy) = (fixture.client(), fixture.client());
     busy.send(GET);
-    let _server = fixture.server(0);
+    let _server = fixture.server();
     fixture.turn();
     let listing = fixture.listing();
     let stages: Vec<&str> = listing.open.iter().map(|open| open.stage).collect();
@@ -668,7 +390,7 @@ fn events_and_deadlines_of_what_is_over_find_nothing() {
     fixture.until("the pool to be empty", |fixture| fixture.http.shared.servers.is_empty().then_some(()));
     let mut next = fixture.client();
     next.send(GET);
-    let _server = fixture.server(0);
+    let _server = fixture.server();
     let ready = Readiness { readable: true, writable: true, ended: true, error: true };
     fixture.http.on_session_event(&mut fixture.cx, session, ready);
     fixture.http.on_server_event(&mut fixture.cx, slot, ready);

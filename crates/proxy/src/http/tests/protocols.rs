@@ -1,8 +1,10 @@
 //! Bodies, other protocols, and streams of HTTP/2.
 
+use super::fixture::is_blocked;
 use super::*;
 use crate::http::http2::Http2;
 use crate::http::session::Mode;
+use std::io::Read;
 
 #[test]
 fn bodies_get_the_framing_of_the_other_side() {
@@ -10,7 +12,7 @@ fn bodies_get_the_framing_of_the_other_side() {
         let mut fixture = Fixture::new(|_| {});
         let mut client = fixture.client();
         client.send(request);
-        let mut server = fixture.server(0);
+        let mut server = fixture.server();
         let text = fixture.receive(&mut server, sent.as_bytes());
         assert!(text.ends_with(sent), "{text}");
         server.send(response);
@@ -44,7 +46,7 @@ fn a_malformed_body_is_answered_with_400_and_never_whole_for_the_server() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     client.send(b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
-    let mut server = fixture.server(0);
+    let mut server = fixture.server();
     fixture.receive(&mut server, b"abc\r\n");
     client.send(b"x\r\n");
     assert_eq!(fixture.status_at_end(&mut client), "400");
@@ -56,7 +58,7 @@ fn requests_that_come_at_once_are_answered_in_their_order() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     client.send(&GET.repeat(2));
-    let mut server = fixture.server(0);
+    let mut server = fixture.server();
     for body in ["first!", "second"] {
         let request = fixture.receive(&mut server, b"\r\n\r\n");
         assert_eq!(request.matches("GET /a").count(), 1, "{request}");
@@ -70,7 +72,7 @@ fn interim_responses_go_on_and_are_bounded() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     client.send(GET);
-    let mut server = fixture.server(0);
+    let mut server = fixture.server();
     fixture.receive(&mut server, b"\r\n\r\n");
     server.send(b"HTTP/1.1 103 Early Hints\r\nLink: </s>\r\n\r\n");
     let text = fixture.receive(&mut client, b"\r\n\r\n");
@@ -85,7 +87,7 @@ fn an_upgraded_connection_is_relayed_until_both_sides_end() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     client.send(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
-    let mut server = fixture.server(0);
+    let mut server = fixture.server();
     fixture.receive(&mut server, b"\r\n\r\n");
     server.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nhello");
     let text = fixture.receive(&mut client, b"hello");
@@ -126,11 +128,11 @@ fn a_proxy_header_comes_first_where_it_is_expected() {
     let mut client = fixture.client();
     client.send(GET);
     assert_eq!(fixture.rest(&mut client).0, "");
-    assert_eq!(fixture.count("greeting_refused"), 1);
+    assert_eq!(fixture.service.live.counters.of(0).greeting_refused.read(), 1);
     let mut client = fixture.client();
     fixture.pass(crate::service::preamble::GREETING);
     assert_eq!(fixture.rest(&mut client), (String::new(), Ok(())));
-    assert_eq!(fixture.count("greeting_timeouts"), 1);
+    assert_eq!(fixture.service.live.counters.of(0).greeting_timeouts.read(), 1);
 }
 
 /// A client of HTTP/2, and what it received so far.
@@ -197,7 +199,7 @@ fn streams_are_exchanges_of_their_own() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = Client2::new(&mut fixture);
     client.side.send(&[get(1), get(3)].concat());
-    let mut servers = [fixture.server(0), fixture.server(0)];
+    let mut servers = [fixture.server(), fixture.server()];
     assert_eq!(fixture.listing().open[0].stage, "http/2 requests");
     for server in &mut servers {
         let request = fixture.receive(server, b"\r\n\r\n");
@@ -219,10 +221,10 @@ fn a_stream_that_fails_leaves_the_others_alone() {
     let mut fixture = Fixture::new(|spec| spec.retries = 0);
     let mut client = Client2::new(&mut fixture);
     client.side.send(&get(1));
-    let mut first = fixture.server(0);
+    let mut first = fixture.server();
     fixture.receive(&mut first, b"\r\n\r\n");
     client.side.send(&get(3));
-    let mut second = fixture.server(0);
+    let mut second = fixture.server();
     fixture.receive(&mut second, b"\r\n\r\n");
     first.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf");
     assert_eq!(client.expect(&mut fixture, DATA), (1, b"half".to_vec()));
@@ -238,7 +240,7 @@ fn a_stream_without_a_response_in_time_is_answered() {
     let mut fixture = Fixture::new(|spec| spec.answer_timeout = Duration::from_secs(3));
     let mut client = Client2::new(&mut fixture);
     client.side.send(&get(1));
-    let mut server = fixture.server(0);
+    let mut server = fixture.server();
     fixture.receive(&mut server, b"\r\n\r\n");
     fixture.pass(Duration::from_secs(3));
     let (stream, body) = client.expect(&mut fixture, DATA);
@@ -252,7 +254,7 @@ fn a_stream_that_its_client_resets_gives_up_its_request() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = Client2::new(&mut fixture);
     client.side.send(&get(1));
-    let mut server = fixture.server(0);
+    let mut server = fixture.server();
     fixture.receive(&mut server, b"\r\n\r\n");
     client.side.send(&frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes()));
     assert_eq!(fixture.rest(&mut server).1, Err(ErrorKind::ConnectionReset));
@@ -265,7 +267,7 @@ fn while_draining_a_client_of_http2_is_told_to_go() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = Client2::new(&mut fixture);
     client.side.send(&get(1));
-    let mut server = fixture.server(0);
+    let mut server = fixture.server();
     fixture.receive(&mut server, b"\r\n\r\n");
     fixture.cx.draining = true;
     fixture.http.drain(&mut fixture.cx);
