@@ -27,12 +27,12 @@ mod transfers;
 mod twins;
 mod upstream;
 
+use crate::context::Context;
 use crate::context::ready::Ready;
 use crate::context::timers::Timers;
 use crate::io::batch::{BATCH, Batch};
 use crate::io::gso::Burst;
 use crate::service::Service;
-use crate::worker::Worker;
 use answers::Answers;
 use client::Client;
 use declined::Declined;
@@ -50,13 +50,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use stream::Stream;
 use upstream::Upstream;
-
-pub(crate) use client::{begin, close_numbered, cut_all, on_client_event, queue as queue_client, shed};
-pub(crate) use listener::{assign, leave, listen, on_listener_event, release};
-pub(crate) use sockets::on_socket_event;
-pub(crate) use standing::{on_standing_event, queue as queue_standing, tend};
-pub(crate) use stream::{on_stream_event, queue as queue_stream};
-pub(crate) use upstream::end_server;
 
 /// Buffers of questions that are over, kept for those to come.
 const SPARES_MAX: usize = 1024;
@@ -93,6 +86,8 @@ pub(crate) struct Dns {
     client_timers: Timers,
     stream_timers: Timers,
     standing_timers: Timers,
+    /// Servers or listeners came or went since persistent connections were looked at.
+    looks_again: bool,
     secrets: Secrets,
     inbound: Option<Box<Batch>>,
     answers: Option<Box<Answers>>,
@@ -145,6 +140,7 @@ impl Dns {
             client_timers: Timers::new(),
             stream_timers: Timers::new(),
             standing_timers: Timers::new(),
+            looks_again: false,
             secrets: Secrets::default(),
             inbound: None,
             answers: None,
@@ -165,6 +161,9 @@ impl Dns {
 
     /// How long nothing can be due.
     pub(crate) fn wait(&self, now: Time) -> Option<Duration> {
+        if self.looks_again {
+            return Some(Duration::ZERO);
+        }
         let timers = [&self.query_timers, &self.client_timers, &self.stream_timers, &self.standing_timers];
         timers.into_iter().filter_map(|timers| timers.wait(now)).min()
     }
@@ -198,87 +197,92 @@ impl Dns {
     }
 }
 
-/// What is due.
-pub(crate) fn on_time(worker: &mut Worker, due: &mut Vec<usize>) {
-    let now = worker.cx.now;
-    worker.dns.query_timers.expire(now, due);
-    due.drain(..).for_each(|slot| query::on_deadline(worker, slot));
-    worker.dns.client_timers.expire(now, due);
-    due.drain(..).for_each(|index| client::on_deadline(worker, index));
-    worker.dns.stream_timers.expire(now, due);
-    due.drain(..).for_each(|index| stream::on_deadline(worker, index));
-    worker.dns.standing_timers.expire(now, due);
-    due.drain(..).for_each(|index| standing::on_deadline(worker, index));
-}
+impl Dns {
+    /// What is due.
+    pub(crate) fn on_deadlines(&mut self, cx: &mut Context, due: &mut Vec<usize>) {
+        let now = cx.now;
+        self.query_timers.expire(now, due);
+        due.drain(..).for_each(|slot| self.on_query_deadline(cx, slot));
+        self.client_timers.expire(now, due);
+        due.drain(..).for_each(|index| self.on_client_deadline(cx, index));
+        self.stream_timers.expire(now, due);
+        due.drain(..).for_each(|index| self.on_stream_deadline(cx, index));
+        self.standing_timers.expire(now, due);
+        due.drain(..).for_each(|index| self.on_persistent_deadline(cx, index));
+    }
 
-/// Sends what waits, and frees what ended, once the present events are done.
-pub(crate) fn flush(worker: &mut Worker) {
-    // Whoever is looked at may give others something to do; each client is looked at once, and each question goes on a
-    // bounded number of times.
-    loop {
-        if let Some(at) = worker.dns.standings_dirty.pop() {
-            standing::flush(worker, at);
-        } else if let Some(index) = worker.dns.streams_dirty.pop() {
-            stream::flush(worker, index);
-        } else if let Some(index) = worker.dns.clients_dirty.pop() {
-            // Who has more to do at once waits until others had their turn.
-            if !client::flush_once(worker, index) {
-                worker.cx.ready.push(Ready::DnsClient(index));
+    /// Sends what waits, and frees what ended, once the present events are done.
+    pub(crate) fn flush(&mut self, cx: &mut Context) {
+        // Whoever is looked at may give others something to do; each client is looked at once, and each question goes on a
+        // bounded number of times.
+        loop {
+            if let Some(at) = self.standings_dirty.pop() {
+                self.flush_persistent(cx, at);
+            } else if let Some(index) = self.streams_dirty.pop() {
+                self.flush_stream(cx, index);
+            } else if let Some(index) = self.clients_dirty.pop() {
+                // Who has more to do at once waits until others had their turn.
+                if !self.flush_client_once(cx, index) {
+                    cx.ready.push(Ready::DnsClient(index));
+                }
+            } else if let Some(at) = self.sockets_dirty.pop() {
+                self.flush_socket(cx, at);
+            } else {
+                break;
             }
-        } else if let Some(at) = worker.dns.sockets_dirty.pop() {
-            sockets::flush(worker, at);
-        } else {
-            break;
+        }
+        self.flush_responses(cx);
+        self.close_left(cx);
+        self.reap(cx);
+        self.round = self.round.wrapping_add(1);
+        for (_, served) in &mut self.services {
+            if served.in_flight != served.told {
+                served
+                    .service
+                    .live
+                    .flows
+                    .fetch_add(served.in_flight.wrapping_sub(served.told), Ordering::Relaxed);
+                served.told = served.in_flight;
+            }
         }
     }
-    answers::flush(worker);
-    listener::close_left(worker);
-    bury(worker);
-    worker.dns.round = worker.dns.round.wrapping_add(1);
-    for (_, served) in &mut worker.dns.services {
-        if served.in_flight != served.told {
-            served
-                .service
-                .live
-                .flows
-                .fetch_add(served.in_flight.wrapping_sub(served.told), Ordering::Relaxed);
-            served.told = served.in_flight;
+
+    fn reap(&mut self, cx: &Context) {
+        while let Some(index) = self.streams_over.pop() {
+            self.streams.try_remove(index);
+        }
+        while let Some(index) = self.clients_over.pop() {
+            if let Some(client) = self.clients.try_remove(index) {
+                let service = Arc::clone(&self.services[client.service].service);
+                drop(client);
+                service.wake_waiting(cx);
+            }
         }
     }
-}
 
-fn bury(worker: &mut Worker) {
-    while let Some(index) = worker.dns.streams_over.pop() {
-        worker.dns.streams.try_remove(index);
+    /// Closes what was unused for long, and forgets services that nobody has any more.
+    pub(crate) fn sweep(&mut self, cx: &mut Context) {
+        self.sweep_upstreams(cx);
+        let is_used = |at: usize| {
+            self.listeners.iter().any(|(_, listener)| listener.service == at)
+                || self.clients.iter().any(|(_, client)| client.service == at)
+                || self.upstreams.iter().any(|(_, upstream)| upstream.service == at)
+                || self.queries.iter().any(|(_, query)| query.asker.service == at)
+        };
+        let alone = |served: &Served| Arc::strong_count(&served.service) == 1;
+        let gone: Vec<usize> = self
+            .services
+            .iter()
+            .filter(|(at, served)| alone(served) && !is_used(*at))
+            .map(|(at, _)| at)
+            .collect();
+        gone.into_iter().for_each(|at| drop(self.services.remove(at)));
     }
-    while let Some(index) = worker.dns.clients_over.pop() {
-        if let Some(client) = worker.dns.clients.try_remove(index) {
-            let service = Arc::clone(&worker.dns.services[client.service].service);
-            drop(client);
-            service.wake_waiting(&worker.cx);
-        }
+
+    /// Listeners close and clients leave as soon as their questions are answered.
+    pub(crate) fn drain(&mut self, cx: &Context) {
+        self.leave_all(cx);
+        let clients: Vec<usize> = self.clients.iter().map(|(index, _)| index).collect();
+        clients.into_iter().for_each(|index| self.drain_client(cx, index));
     }
-}
-
-/// Closes what was unused for long, and forgets services that nobody has any more.
-pub(crate) fn sweep(worker: &mut Worker) {
-    upstream::sweep(worker);
-    let dns = &mut worker.dns;
-    let is_used = |at: usize| {
-        dns.listeners.iter().any(|(_, listener)| listener.service == at)
-            || dns.clients.iter().any(|(_, client)| client.service == at)
-            || dns.upstreams.iter().any(|(_, upstream)| upstream.service == at)
-            || dns.queries.iter().any(|(_, query)| query.asker.service == at)
-    };
-    let alone = |served: &Served| Arc::strong_count(&served.service) == 1;
-    let gone: Vec<usize> =
-        dns.services.iter().filter(|(at, served)| alone(served) && !is_used(*at)).map(|(at, _)| at).collect();
-    gone.into_iter().for_each(|at| drop(dns.services.remove(at)));
-}
-
-/// Listeners close and clients leave as soon as their questions are answered.
-pub(crate) fn drain(worker: &mut Worker) {
-    listener::leave_all(worker);
-    let clients: Vec<usize> = worker.dns.clients.iter().map(|(index, _)| index).collect();
-    clients.into_iter().for_each(|index| client::on_drain(worker, index));
 }

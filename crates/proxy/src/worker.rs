@@ -10,7 +10,7 @@ use crate::context::ready::Ready;
 use crate::context::registry::{Registry, Token};
 use crate::context::report::{Report, Reporter};
 use crate::context::ring::{Mark, Ring};
-use crate::dns::{self, Dns};
+use crate::dns::Dns;
 use crate::http::Http;
 use crate::http::exchange::{self};
 use crate::http::session::{self};
@@ -149,11 +149,12 @@ impl Worker {
             due.drain(..).for_each(|number| exchange::on_deadline(&mut self, number));
             self.http.server_timers.expire(self.cx.now, &mut due);
             due.drain(..).for_each(|slot| exchange::on_idle_deadline(&mut self, slot));
-            dns::on_time(&mut self, &mut due);
+            self.dns.on_deadlines(&mut self.cx, &mut due);
             self.hand_over();
             self.sweep();
             self.udp.flush(&self.cx);
-            dns::flush(&mut self);
+            self.maintain_dns();
+            self.dns.flush(&mut self.cx);
             self.tcp.flush(&mut self.cx);
             self.serve_queues();
             shed::shed(&mut self);
@@ -238,11 +239,11 @@ impl Worker {
             Token::Flow(slot) => self.udp.on_flow_event(&mut self.cx, slot),
             Token::Session(index) => session::on_event(self, index, event),
             Token::Upstream(slot) => exchange::on_event(self, slot, event),
-            Token::DnsListener(index) => dns::on_listener_event(self, index),
-            Token::DnsSocket(at) => dns::on_socket_event(self, at),
-            Token::DnsClient(index) => dns::on_client_event(self, index, event),
-            Token::DnsStream(index) => dns::on_stream_event(self, index, event),
-            Token::DnsStanding(at) => dns::on_standing_event(self, at, event),
+            Token::DnsListener(index) => self.dns.on_listener_event(&mut self.cx, index),
+            Token::DnsSocket(at) => self.dns.on_socket_event(&mut self.cx, at),
+            Token::DnsClient(index) => self.dns.on_client_event(index, event),
+            Token::DnsStream(index) => self.dns.on_stream_event(&mut self.cx, index, event),
+            Token::DnsStanding(at) => self.dns.on_persistent_event(at, event),
         }
     }
 
@@ -254,11 +255,11 @@ impl Worker {
                 Some(Ready::Accept(index)) => self.tcp.accept(&mut self.cx, index),
                 Some(Ready::Datagrams(index)) => self.udp.on_listener_event(&mut self.cx, index),
                 Some(Ready::Flow(slot)) => self.udp.on_flow_event(&mut self.cx, slot),
-                Some(Ready::DnsListener(index)) => dns::on_listener_event(self, index),
-                Some(Ready::DnsSocket(at)) => dns::on_socket_event(self, at),
-                Some(Ready::DnsClient(index)) => dns::queue_client(self, index),
-                Some(Ready::DnsStream(index)) => dns::queue_stream(self, index),
-                Some(Ready::DnsStanding(at)) => dns::queue_standing(self, at),
+                Some(Ready::DnsListener(index)) => self.dns.on_listener_event(&mut self.cx, index),
+                Some(Ready::DnsSocket(at)) => self.dns.on_socket_event(&mut self.cx, at),
+                Some(Ready::DnsClient(index)) => self.dns.queue_client(index),
+                Some(Ready::DnsStream(index)) => self.dns.queue_stream(index),
+                Some(Ready::DnsStanding(at)) => self.dns.queue_persistent(at),
                 Some(Ready::Session(index)) => {
                     let Some(session) = self.http.sessions.get_mut(index) else { continue };
                     session.queued = false;
@@ -273,11 +274,16 @@ impl Worker {
     fn hand_over(&mut self) {
         while let Some(Accepted { client, peer, service, settings, place }) = self.tcp.take_accepted() {
             if service.protocol == Protocol::Dns {
-                dns::begin(self, client, peer, &service, &settings, place);
+                self.dns.begin(&mut self.cx, client, peer, &service, &settings, place);
             } else {
                 session::begin(self, client, peer, service, settings, place);
             }
         }
+    }
+
+    /// Makes and drops persistent connections to servers of DNS, after servers or listeners came or went.
+    fn maintain_dns(&mut self) {
+        self.dns.maintain(&mut self.cx, self.tcp.services());
     }
 
     /// How long epoll may wait; `None` for ever.
@@ -301,7 +307,7 @@ impl Worker {
         }
         self.swept_at = self.cx.now;
         self.udp.sweep(&mut self.cx);
-        dns::sweep(self);
+        self.dns.sweep(&mut self.cx);
     }
 
     /// Frees what ended. Places that became free may be waited for, here or by another worker.

@@ -1,10 +1,11 @@
 //! What servers are told beside the question: the client's network, its ends by the PROXY protocol, and how many instances
 //! passed the question on, where it may go round.
 
+use super::Dns;
 use super::query::{Origin, Query, spec};
+use crate::context::Context;
 use crate::service::Settings;
 use crate::service::hops::{is_crowded_by_queries, may_go_round};
-use crate::worker::Worker;
 use evener_core::snapshot::Entry;
 use evener_core::spec::ClientSubnetSpec;
 use evener_core::wire::dns::{self as wire, Added};
@@ -56,52 +57,53 @@ enum Hops {
     Unsaid,
 }
 
-/// Adds what servers are told of the client.
-pub(super) fn alter(worker: &mut Worker, settings: &Settings, slot: usize) {
-    alter_with(worker, settings, slot, Hops::Unsaid);
-}
+impl Dns {
+    /// Adds what servers are told of the client.
+    pub(super) fn alter(&mut self, settings: &Settings, slot: usize) {
+        self.alter_with(settings, slot, Hops::Unsaid);
+    }
 
-/// One of many questions from where its server is may be one that the server passed on: then it says how often that happened. What goes
-/// with a PROXY header says it there.
-pub(super) fn mark(worker: &mut Worker, settings: &Settings, slot: usize, server: &Entry) {
-    let query = &worker.dns.queries[slot];
-    let most =
-        spec(settings).map_or(u32::MAX, |spec| spec.outstanding_max.div_ceil(worker.cx.workers as u32));
-    if is_crowded_by_queries(worker.dns.services[query.asker.service].in_flight, most)
-        && !query.view.is_transfer()
-        && may_go_round(query.asker.client.ip(), &server.target)
-        && query.view.hops(&query.message) == 0
-        && !query.asker.is_told_of(settings)
-        && worker.cx.random.below(MARK_ONE_IN) == 0
-    {
-        alter_with(worker, settings, slot, Hops::Said);
+    /// One of many questions from where its server is may be one that the server passed on: then it says how often that happened. What goes
+    /// with a PROXY header says it there.
+    pub(super) fn mark(&mut self, cx: &mut Context, settings: &Settings, slot: usize, server: &Entry) {
+        let query = &self.queries[slot];
+        let most = spec(settings).map_or(u32::MAX, |spec| spec.outstanding_max.div_ceil(cx.workers as u32));
+        if is_crowded_by_queries(self.services[query.asker.service].in_flight, most)
+            && !query.view.is_transfer()
+            && may_go_round(query.asker.client.ip(), &server.target)
+            && query.view.hops(&query.message) == 0
+            && !query.asker.is_told_of(settings)
+            && cx.random.below(MARK_ONE_IN) == 0
+        {
+            self.alter_with(settings, slot, Hops::Said);
+        }
     }
-}
 
-fn alter_with(worker: &mut Worker, settings: &Settings, slot: usize, hops: Hops) {
-    let query = &mut worker.dns.queries[slot];
-    let subnet = spec(settings).and_then(|spec| spec.client_subnet);
-    let subnet = subnet.filter(|_| !query.view.is_transfer());
-    let told = query.asker.is_told_of(settings);
-    if subnet.is_none() && !told && hops == Hops::Unsaid {
-        return;
+    fn alter_with(&mut self, settings: &Settings, slot: usize, hops: Hops) {
+        let query = &mut self.queries[slot];
+        let subnet = spec(settings).and_then(|spec| spec.client_subnet);
+        let subnet = subnet.filter(|_| !query.view.is_transfer());
+        let told = query.asker.is_told_of(settings);
+        if subnet.is_none() && !told && hops == Hops::Unsaid {
+            return;
+        }
+        let subnet = subnet.map(|subnet| subnet_of(query.asker.client.ip(), subnet));
+        let mut bytes = Vec::new();
+        let added = query.view.with_options(&query.message, subnet, hops == Hops::Said, &mut bytes);
+        if added.is_none() {
+            bytes.extend_from_slice(&query.message);
+        }
+        let mut starts = 0;
+        if told && matches!(query.asker.origin, Origin::Datagram(_)) {
+            let mut header = Vec::new();
+            let extras = Extras { hops: query.asker.hops, ..Extras::default() };
+            proxy::emit_v2(query.asker.ends(), Transport::Datagram, &extras, &mut header);
+            starts = header.len();
+            header.extend_from_slice(&bytes);
+            bytes = header;
+        }
+        query.altered = Some(Altered { bytes, starts, added });
     }
-    let subnet = subnet.map(|subnet| subnet_of(query.asker.client.ip(), subnet));
-    let mut bytes = Vec::new();
-    let added = query.view.with_options(&query.message, subnet, hops == Hops::Said, &mut bytes);
-    if added.is_none() {
-        bytes.extend_from_slice(&query.message);
-    }
-    let mut starts = 0;
-    if told && matches!(query.asker.origin, Origin::Datagram(_)) {
-        let mut header = Vec::new();
-        let extras = Extras { hops: query.asker.hops, ..Extras::default() };
-        proxy::emit_v2(query.asker.ends(), Transport::Datagram, &extras, &mut header);
-        starts = header.len();
-        header.extend_from_slice(&bytes);
-        bytes = header;
-    }
-    query.altered = Some(Altered { bytes, starts, added });
 }
 
 /// The client's address, and how much of it is told.

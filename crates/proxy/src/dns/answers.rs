@@ -1,9 +1,10 @@
 //! The answers to datagrams, which go out together; each from the listener that its question came to. Those of one length to
 //! one client become one message for the kernel: half of what a question costs us is to send its answer.
 
+use super::Dns;
+use crate::context::Context;
 use crate::io::batch::Batch;
 use crate::io::gso::Burst;
-use crate::worker::Worker;
 use evener_core::hash;
 use rustix::fd::AsFd;
 use std::net::{IpAddr, SocketAddr};
@@ -82,58 +83,60 @@ impl Answers {
     }
 }
 
-/// The batch with room for at least one more.
-pub(super) fn take(worker: &mut Worker) -> Box<Answers> {
-    let mut answers = worker.dns.answers.take().unwrap_or_else(|| Box::new(Answers::new()));
-    if answers.room() == 0 {
-        send(worker, &mut answers);
+impl Dns {
+    /// The batch with room for at least one more.
+    pub(super) fn take_responses(&mut self, cx: &Context) -> Box<Answers> {
+        let mut answers = self.answers.take().unwrap_or_else(|| Box::new(Answers::new()));
+        if answers.room() == 0 {
+            self.send_responses(cx, &mut answers);
+        }
+        answers
     }
-    answers
-}
 
-/// Puts a message into the batch.
-pub(super) fn push(worker: &mut Worker, way: Way, message: &[u8]) {
-    let mut answers = take(worker);
-    let at = answers.count;
-    answers.batch.put(at, message);
-    let way = is_there(worker, &way).then_some(way);
-    answers.send_next(way);
-    worker.dns.answers = Some(answers);
-}
+    /// Puts a message into the batch.
+    pub(super) fn push_response(&mut self, cx: &Context, way: Way, message: &[u8]) {
+        let mut answers = self.take_responses(cx);
+        let at = answers.count;
+        answers.batch.put(at, message);
+        let way = self.is_listening(&way).then_some(way);
+        answers.send_next(way);
+        self.answers = Some(answers);
+    }
 
-/// Whether the listener that a question came to is still the same.
-pub(super) fn is_there(worker: &Worker, way: &Way) -> bool {
-    worker.dns.listeners.get(way.listener).is_some_and(|listener| listener.serial == way.serial)
-}
+    /// Whether the listener that a question came to is still the same.
+    pub(super) fn is_listening(&self, way: &Way) -> bool {
+        self.listeners.get(way.listener).is_some_and(|listener| listener.serial == way.serial)
+    }
 
-/// Sends what waits.
-pub(super) fn flush(worker: &mut Worker) {
-    if let Some(mut answers) = worker.dns.answers.take() {
-        send(worker, &mut answers);
-        worker.dns.answers = Some(answers);
+    /// Sends what waits.
+    pub(super) fn flush_responses(&mut self, cx: &Context) {
+        if let Some(mut answers) = self.answers.take() {
+            self.send_responses(cx, &mut answers);
+            self.answers = Some(answers);
+        }
+    }
+
+    /// Sends all, those of one listener together.
+    pub(super) fn send_responses(&mut self, cx: &Context, answers: &mut Answers) {
+        answers.arrange();
+        let Answers { batch, ways, order, places, burst, .. } = answers;
+        let mut from = 0;
+        for group in order.chunk_by(|one, other| one.listener == other.listener) {
+            let places = &places[from..from + group.len()];
+            from += group.len();
+            let Some(listener) = self.listeners.get(group[0].listener) else { continue };
+            let bytes: usize = group.iter().map(|place| place.length).sum();
+            let is_same = |one: usize, other: usize| is_to_same(&ways[one], &ways[other]);
+            let sent = burst.send_addressed(listener.socket.as_fd(), batch, places, is_same);
+            let counters = self.services[listener.service].service.live.counters.of(cx.id);
+            counters.datagrams_out.add(sent.taken as u64);
+            counters.bytes_out.add(bytes as u64);
+            counters.drop_send_full.add((group.len() - sent.taken) as u64);
+        }
     }
 }
 
 /// Whether two go to one client, and from one address of ours.
 fn is_to_same(one: &Option<Way>, other: &Option<Way>) -> bool {
     one.zip(*other).is_some_and(|(one, other)| one.address == other.address && one.local == other.local)
-}
-
-/// Sends all, those of one listener together.
-pub(super) fn send(worker: &mut Worker, answers: &mut Answers) {
-    answers.arrange();
-    let Answers { batch, ways, order, places, burst, .. } = answers;
-    let mut from = 0;
-    for group in order.chunk_by(|one, other| one.listener == other.listener) {
-        let places = &places[from..from + group.len()];
-        from += group.len();
-        let Some(listener) = worker.dns.listeners.get(group[0].listener) else { continue };
-        let bytes: usize = group.iter().map(|place| place.length).sum();
-        let is_same = |one: usize, other: usize| is_to_same(&ways[one], &ways[other]);
-        let sent = burst.send_addressed(listener.socket.as_fd(), batch, places, is_same);
-        let counters = worker.dns.services[listener.service].service.live.counters.of(worker.cx.id);
-        counters.datagrams_out.add(sent.taken as u64);
-        counters.bytes_out.add(bytes as u64);
-        counters.drop_send_full.add((group.len() - sent.taken) as u64);
-    }
 }

@@ -2,10 +2,10 @@
 //! as the query is open, a response to any of them counts: their IDs stay taken, and it is checked as one to the last try
 //! would be. Which server is tried next is not decided here.
 
+use super::Dns;
 use super::query::{self, Query, Waits};
-use super::{sockets, standing, stream};
+use crate::context::Context;
 use crate::service::Settings;
-use crate::worker::Worker;
 use evener_core::Time;
 use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry};
@@ -50,149 +50,160 @@ impl Query {
     }
 }
 
-/// Another server is asked because the time is out; a response to this try still counts.
-pub(super) fn set_aside(worker: &mut Worker, slot: usize) {
-    worker.dns.query_timers.clear(slot);
-    let query = &mut worker.dns.queries[slot];
-    // The server of the last one was blamed already.
-    query.set_aside(query.retries > 0);
-}
-
-/// Makes the try that waits there by this ID the current one: its response came.
-pub(super) fn turn_to(worker: &mut Worker, slot: usize, waits: Waits, id: u16) {
-    let query = &mut worker.dns.queries[slot];
-    if !query.is_at(waits, id)
-        && let Some(place) = query.earlier.iter().position(|attempt| attempt.is_at(waits, id))
-    {
-        // The time of the one that is left is not out.
-        query.set_aside(false);
-        query.take_up(place);
+impl Dns {
+    /// Another server is asked because the time is out; a response to this try still counts.
+    pub(super) fn set_attempt_aside(&mut self, slot: usize) {
+        self.query_timers.clear(slot);
+        let query = &mut self.queries[slot];
+        // The server of the last one was blamed already.
+        query.set_aside(query.retries > 0);
     }
-}
 
-/// Whether the current try waits there by this ID. An earlier one is forgotten: no response can come there any more.
-pub(super) fn is_current(worker: &mut Worker, slot: usize, waits: Waits, id: u16) -> bool {
-    let Some(query) = worker.dns.queries.get_mut(slot) else { return false };
-    if query.is_at(waits, id) {
-        return true;
-    }
-    let count = query.earlier.len();
-    query.earlier.retain(|attempt| !attempt.is_at(waits, id));
-    if query.earlier.len() < count {
-        free(worker, slot, waits, id);
-    }
-    false
-}
-
-/// Waits on for an earlier try instead of asking its server once more; whether there is one for which `is_worth_it`.
-fn resume(
-    worker: &mut Worker,
-    settings: &Settings,
-    slot: usize,
-    is_worth_it: impl Fn(&Worker, &EarlierTry) -> bool,
-) -> bool {
-    let Some(spec) = query::spec(settings) else { return false };
-    let earlier = &worker.dns.queries[slot].earlier;
-    let Some(place) = earlier.iter().rposition(|attempt| is_worth_it(worker, attempt)) else { return false };
-    worker.dns.queries[slot].take_up(place);
-    worker.dns.query_timers.set(slot, worker.cx.now + spec.query_timeout);
-    true
-}
-
-/// The same where nobody else is left to be asked.
-pub(super) fn resume_any(worker: &mut Worker, settings: &Settings, slot: usize) -> bool {
-    resume(worker, settings, slot, |_, _| true)
-}
-
-/// The same where everybody was asked, and may be asked again: a server that has the query gets it once more only if it may
-/// have been lost. A connection that lives loses nothing, and a server whose last response was late has it probably.
-pub(super) fn resume_late(worker: &mut Worker, settings: &Settings, slot: usize) -> bool {
-    let may_skip = !std::mem::replace(&mut worker.dns.queries[slot].was_resumed, true);
-    resume(worker, settings, slot, |worker, attempt| match attempt.waits {
-        Waits::AtSocket(_) => may_skip && is_late(worker, attempt.waits),
-        Waits::AtStream(at) => stream::is_alive(worker, at),
-        Waits::AtStanding(_) => true,
-        Waits::AtQuery | Waits::ForTurn | Waits::Nowhere => false,
-    })
-}
-
-/// Whether what the server of a try answered last came after its time.
-fn is_late(worker: &Worker, waits: Waits) -> bool {
-    let dns = &worker.dns;
-    upstream_of(worker, waits).and_then(|at| dns.upstreams.get(at)).is_some_and(|upstream| upstream.is_late)
-}
-
-fn upstream_of(worker: &Worker, waits: Waits) -> Option<usize> {
-    match waits {
-        Waits::AtSocket(at) => worker.dns.sockets.get(at).map(|socket| socket.upstream),
-        Waits::AtStream(at) => worker.dns.streams.get(at).map(|stream| stream.upstream),
-        Waits::AtStanding(_) | Waits::AtQuery | Waits::ForTurn | Waits::Nowhere => None,
-    }
-}
-
-/// The query does not wait for its current try any more: a response that still comes is nobody's.
-pub(super) fn withdraw(worker: &mut Worker, slot: usize) {
-    worker.dns.query_timers.clear(slot);
-    let query = &mut worker.dns.queries[slot];
-    let id = query.called();
-    let waits = std::mem::replace(&mut query.waits, Waits::Nowhere);
-    free(worker, slot, waits, id);
-}
-
-/// The same for its earlier ones.
-pub(super) fn withdraw_earlier(worker: &mut Worker, slot: usize) {
-    if worker.dns.queries[slot].earlier.is_empty() {
-        return;
-    }
-    blame_overdue(worker, slot);
-    for attempt in std::mem::take(&mut worker.dns.queries[slot].earlier) {
-        free(worker, slot, attempt.waits, attempt.id);
-    }
-}
-
-fn free(worker: &mut Worker, slot: usize, waits: Waits, id: u16) {
-    match waits {
-        Waits::AtSocket(at) => sockets::withdraw(worker, at, id),
-        Waits::AtStream(at) => stream::withdraw(worker, at, id),
-        Waits::AtStanding(at) => standing::withdraw(worker, at, slot, id),
-        Waits::AtQuery | Waits::ForTurn | Waits::Nowhere => {}
-    }
-}
-
-/// Blames the servers of earlier tries that stayed silent for another `query_timeout`, or until the query was over.
-pub(super) fn blame_overdue(worker: &mut Worker, slot: usize) {
-    let mut earlier = std::mem::take(&mut worker.dns.queries[slot].earlier);
-    for attempt in &mut earlier {
-        if std::mem::take(&mut attempt.is_overdue)
-            && let Some(choice) = &attempt.choice
+    /// Makes the try that waits there by this ID the current one: its response came.
+    pub(super) fn turn_to_attempt(&mut self, slot: usize, waits: Waits, id: u16) {
+        let query = &mut self.queries[slot];
+        if !query.is_at(waits, id)
+            && let Some(place) = query.earlier.iter().position(|attempt| attempt.is_at(waits, id))
         {
-            blame(worker, slot, &choice.server, (attempt.waits, attempt.sent_at));
+            // The time of the one that is left is not out.
+            query.set_aside(false);
+            query.take_up(place);
         }
     }
-    worker.dns.queries[slot].earlier = earlier;
-}
 
-/// Blames the server of the current try.
-pub(super) fn blame_current(worker: &mut Worker, slot: usize) {
-    let query = &worker.dns.queries[slot];
-    if let Some(server) = query.choice.as_ref().map(|choice| choice.server.clone()) {
-        let since = (query.waits, query.sent_at);
-        blame(worker, slot, &server, since);
+    /// Whether the current try waits there by this ID. An earlier one is forgotten: no response can come there any more.
+    pub(super) fn is_current_attempt(
+        &mut self,
+        cx: &mut Context,
+        slot: usize,
+        waits: Waits,
+        id: u16,
+    ) -> bool {
+        let Some(query) = self.queries.get_mut(slot) else { return false };
+        if query.is_at(waits, id) {
+            return true;
+        }
+        let count = query.earlier.len();
+        query.earlier.retain(|attempt| !attempt.is_at(waits, id));
+        if query.earlier.len() < count {
+            self.free_id(cx, slot, waits, id);
+        }
+        false
     }
-}
 
-/// Reports a server if it is to blame for its silence: it said nothing since it was asked, nor to others. One lost datagram,
-/// or one name that it cannot find out about, is no failure. A standing connection has its own signs of life.
-fn blame(worker: &mut Worker, slot: usize, server: &Entry, (waits, sent_at): (Waits, Time)) {
-    let upstream = upstream_of(worker, waits);
-    let dns = &mut worker.dns;
-    let query = &dns.queries[slot];
-    let Some(upstream) = upstream.and_then(|at| dns.upstreams.get_mut(at)) else { return };
-    if server.dialect != Dialect::Plain || upstream.answered_at >= sent_at {
-        return;
+    /// Waits on for an earlier try instead of asking its server once more; whether there is one for which `is_worth_it`.
+    fn resume_attempt(
+        &mut self,
+        cx: &Context,
+        settings: &Settings,
+        slot: usize,
+        is_worth_it: impl Fn(&Self, &EarlierTry) -> bool,
+    ) -> bool {
+        let Some(spec) = query::spec(settings) else { return false };
+        let earlier = &self.queries[slot].earlier;
+        let Some(place) = earlier.iter().rposition(|attempt| is_worth_it(self, attempt)) else {
+            return false;
+        };
+        self.queries[slot].take_up(place);
+        self.query_timers.set(slot, cx.now + spec.query_timeout);
+        true
     }
-    if upstream.on_silence(query.view.question(&query.message), worker.cx.now) {
-        let settings = dns.services[query.asker.service].service.settings.load_full();
-        query::report_failure(worker, &settings, slot, server, Failure::Silent);
+
+    /// The same where nobody else is left to be asked.
+    pub(super) fn resume_any_attempt(&mut self, cx: &Context, settings: &Settings, slot: usize) -> bool {
+        self.resume_attempt(cx, settings, slot, |_, _| true)
+    }
+
+    /// The same where everybody was asked, and may be asked again: a server that has the query gets it once more only if it may
+    /// have been lost. A connection that lives loses nothing, and a server whose last response was late has it probably.
+    pub(super) fn resume_late_attempt(&mut self, cx: &Context, settings: &Settings, slot: usize) -> bool {
+        let may_skip = !std::mem::replace(&mut self.queries[slot].was_resumed, true);
+        self.resume_attempt(cx, settings, slot, |dns, attempt| match attempt.waits {
+            Waits::AtSocket(_) => may_skip && dns.is_attempt_late(attempt.waits),
+            Waits::AtStream(at) => dns.is_stream_alive(at),
+            Waits::AtStanding(_) => true,
+            Waits::AtQuery | Waits::ForTurn | Waits::Nowhere => false,
+        })
+    }
+
+    /// Whether what the server of a try answered last came after its time.
+    fn is_attempt_late(&self, waits: Waits) -> bool {
+        self.upstream_of_attempt(waits)
+            .and_then(|at| self.upstreams.get(at))
+            .is_some_and(|upstream| upstream.is_late)
+    }
+
+    fn upstream_of_attempt(&self, waits: Waits) -> Option<usize> {
+        match waits {
+            Waits::AtSocket(at) => self.sockets.get(at).map(|socket| socket.upstream),
+            Waits::AtStream(at) => self.streams.get(at).map(|stream| stream.upstream),
+            Waits::AtStanding(_) | Waits::AtQuery | Waits::ForTurn | Waits::Nowhere => None,
+        }
+    }
+
+    /// The query does not wait for its current try any more: a response that still comes is nobody's.
+    pub(super) fn withdraw_attempt(&mut self, cx: &mut Context, slot: usize) {
+        self.query_timers.clear(slot);
+        let query = &mut self.queries[slot];
+        let id = query.called();
+        let waits = std::mem::replace(&mut query.waits, Waits::Nowhere);
+        self.free_id(cx, slot, waits, id);
+    }
+
+    /// The same for its earlier ones.
+    pub(super) fn withdraw_earlier_attempts(&mut self, cx: &mut Context, slot: usize) {
+        if self.queries[slot].earlier.is_empty() {
+            return;
+        }
+        self.blame_overdue(cx, slot);
+        for attempt in std::mem::take(&mut self.queries[slot].earlier) {
+            self.free_id(cx, slot, attempt.waits, attempt.id);
+        }
+    }
+
+    fn free_id(&mut self, cx: &mut Context, slot: usize, waits: Waits, id: u16) {
+        match waits {
+            Waits::AtSocket(at) => self.withdraw_from_socket(at, id),
+            Waits::AtStream(at) => self.withdraw_from_stream(cx, at, id),
+            Waits::AtStanding(at) => self.withdraw_from_persistent(at, slot, id),
+            Waits::AtQuery | Waits::ForTurn | Waits::Nowhere => {}
+        }
+    }
+
+    /// Blames the servers of earlier tries that stayed silent for another `query_timeout`, or until the query was over.
+    pub(super) fn blame_overdue(&mut self, cx: &Context, slot: usize) {
+        let mut earlier = std::mem::take(&mut self.queries[slot].earlier);
+        for attempt in &mut earlier {
+            if std::mem::take(&mut attempt.is_overdue)
+                && let Some(choice) = &attempt.choice
+            {
+                self.blame(cx, slot, &choice.server, (attempt.waits, attempt.sent_at));
+            }
+        }
+        self.queries[slot].earlier = earlier;
+    }
+
+    /// Blames the server of the current try.
+    pub(super) fn blame_current(&mut self, cx: &Context, slot: usize) {
+        let query = &self.queries[slot];
+        if let Some(server) = query.choice.as_ref().map(|choice| choice.server.clone()) {
+            let since = (query.waits, query.sent_at);
+            self.blame(cx, slot, &server, since);
+        }
+    }
+
+    /// Reports a server if it is to blame for its silence: it said nothing since it was asked, nor to others. One lost datagram,
+    /// or one name that it cannot find out about, is no failure. A standing connection has its own signs of life.
+    fn blame(&mut self, cx: &Context, slot: usize, server: &Entry, (waits, sent_at): (Waits, Time)) {
+        let upstream = self.upstream_of_attempt(waits);
+        let query = &self.queries[slot];
+        let Some(upstream) = upstream.and_then(|at| self.upstreams.get_mut(at)) else { return };
+        if server.dialect != Dialect::Plain || upstream.answered_at >= sent_at {
+            return;
+        }
+        if upstream.on_silence(query.view.question(&query.message), cx.now) {
+            let settings = self.services[query.asker.service].service.settings.load_full();
+            self.report_failure(cx, &settings, slot, server, Failure::Silent);
+        }
     }
 }

@@ -1,35 +1,43 @@
 //! Which server is asked: the pool's choice, but not one that is known to refuse the transport of the question.
 
+use super::Dns;
 use super::query::Query;
-use crate::worker::Worker;
+use crate::context::Context;
 use evener_core::attempt::AttemptLimits;
 use evener_core::snapshot::{Choice, NoServer, Request, Snapshot, Why};
 
 /// So many servers that refuse a transport are passed over.
 const PASSED_OVER_MAX: usize = 16;
 
-/// Picks a server that was not tried. One that refuses the transport of the question is left to last.
-pub(super) fn choose(worker: &mut Worker, snapshot: &Snapshot, slot: usize) -> Result<Choice, NoServer> {
-    let Query { asker, attempt, declined, .. } = &mut worker.dns.queries[slot];
-    let by = asker.origin.transport();
-    let request = Request::of(asker.client.ip(), worker.cx.now);
-    let refuses = |choice: &Choice| choice.server.live.transports.refuses_only(by, request.now);
-    let first = attempt.next(snapshot, &request, &AttemptLimits::NONE, &mut worker.cx.random)?;
-    if declined.is_some() && first.why == Why::LastResort {
-        // What there is already is better than waiting for a server that is down.
-        return Err(NoServer::Failed);
-    }
-    if !refuses(&first) {
-        return Ok(first);
-    }
-    let mut others = attempt.clone();
-    others.pass_over(first.server.id);
-    for _ in 0..PASSED_OVER_MAX {
-        match others.next(snapshot, &request, &AttemptLimits::NONE, &mut worker.cx.random) {
-            Ok(choice) if refuses(&choice) => others.pass_over(choice.server.id),
-            Ok(choice) => return Ok(choice),
-            Err(_) => break,
+impl Dns {
+    /// Picks a server that was not tried. One that refuses the transport of the question is left to last.
+    pub(super) fn choose_server(
+        &mut self,
+        cx: &mut Context,
+        snapshot: &Snapshot,
+        slot: usize,
+    ) -> Result<Choice, NoServer> {
+        let Query { asker, attempt, declined, .. } = &mut self.queries[slot];
+        let by = asker.origin.transport();
+        let request = Request::of(asker.client.ip(), cx.now);
+        let refuses = |choice: &Choice| choice.server.live.transports.refuses_only(by, request.now);
+        let first = attempt.next(snapshot, &request, &AttemptLimits::NONE, &mut cx.random)?;
+        if declined.is_some() && first.why == Why::LastResort {
+            // What there is already is better than waiting for a server that is down.
+            return Err(NoServer::Failed);
         }
+        if !refuses(&first) {
+            return Ok(first);
+        }
+        let mut others = attempt.clone();
+        others.pass_over(first.server.id);
+        for _ in 0..PASSED_OVER_MAX {
+            match others.next(snapshot, &request, &AttemptLimits::NONE, &mut cx.random) {
+                Ok(choice) if refuses(&choice) => others.pass_over(choice.server.id),
+                Ok(choice) => return Ok(choice),
+                Err(_) => break,
+            }
+        }
+        Ok(first)
     }
-    Ok(first)
 }

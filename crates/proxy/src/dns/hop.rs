@@ -1,10 +1,11 @@
 //! What of a client's message is for us and not for its server, and the other way round: the idle time of a TCP connection (RFC
 //! 7828), and cookies (RFC 7873) where answers are kept.
 
+use super::Dns;
 use super::query::{Asker, Origin};
-use super::{client, reply};
+use super::reply;
+use crate::context::Context;
 use crate::service::Settings;
-use crate::worker::Worker;
 use evener_core::wire::dns::{self as wire, Cookies, QueryError};
 
 /// Reads a query of a client.
@@ -28,12 +29,14 @@ pub(super) fn cookies(settings: &Settings, asker: &Asker) -> Cookies {
     if reply::cache(settings, asker).is_some() { Cookies::Remove } else { Cookies::Pass }
 }
 
-/// Sends a response to a client that asked for how long its connection may be idle.
-pub(super) fn answer_with_keepalive(worker: &mut Worker, client: usize, number: u32, answer: &[u8]) {
-    let Some(idle) = client::idle_time(worker, client, number) else { return };
-    let mut told = worker.dns.spare();
-    told.extend_from_slice(answer);
-    wire::add_keepalive(&mut told, idle);
-    client::answer(worker, client, number, &told);
-    worker.dns.give_back(told);
+impl Dns {
+    /// Sends a response to a client that asked for how long its connection may be idle.
+    pub(super) fn respond_with_keepalive(&mut self, cx: &Context, client: usize, number: u32, answer: &[u8]) {
+        let Some(idle) = self.client_idle_time(cx, client, number) else { return };
+        let mut told = self.spare();
+        told.extend_from_slice(answer);
+        wire::add_keepalive(&mut told, idle);
+        self.respond_to_client(client, number, &told);
+        self.give_back(told);
+    }
 }

@@ -1,14 +1,15 @@
 //! Where questions come by datagrams.
 
-use super::answers::{self, Way};
+use super::Dns;
+use super::answers::Way;
 use super::query::{self, Asker, Origin, Party};
+use crate::context::Context;
 use crate::context::ready::Ready;
 use crate::context::registry::Token;
 use crate::io::batch::{BATCH, Batch, Local, Names};
 use crate::service::hops::{HOPS_MAX, note_loop};
 use crate::service::preamble;
 use crate::service::{Refusal, Service, Settings};
-use crate::worker::Worker;
 use evener_core::Time;
 use evener_core::wire::proxy::{self, Ends};
 use rustix::fd::{AsFd, OwnedFd};
@@ -34,209 +35,220 @@ pub(super) struct Listener {
     leaving: Option<Time>,
 }
 
-/// Questions come to this socket from now on.
-pub(crate) fn listen(worker: &mut Worker, id: u64, service: &Arc<Service>, socket: OwnedFd, local: Local) {
-    let (service, serial) = (worker.dns.place_of(service), worker.cx.number());
-    let bound = preamble::local_address(&socket);
-    let listener = Listener { id, service, serial, socket, local, bound, under_way: 0, leaving: None };
-    let index = worker.dns.listeners.insert(listener);
-    super::tend(worker);
-    if worker.cx.registry.register(&worker.dns.listeners[index].socket, Token::DnsListener(index)).is_ok() {
-        on_listener_event(worker, index);
-    }
-}
-
-/// Gives a listener's socket to somebody else, if there is such a listener. Answers that wait go out first; questions that
-/// are under way get none.
-pub(crate) fn release(worker: &mut Worker, id: u64) -> Option<(OwnedFd, Local)> {
-    let (index, _) = worker.dns.listeners.iter().find(|(_, listener)| listener.id == id)?;
-    answers::flush(worker);
-    let listener = worker.dns.listeners.try_remove(index)?;
-    worker.cx.registry.deregister(&listener.socket);
-    super::tend(worker);
-    Some((listener.socket, listener.local))
-}
-
-/// Another service has this listener; whether it is one of DNS. Questions that are under way are answered.
-pub(crate) fn assign(worker: &mut Worker, id: u64, service: &Arc<Service>) -> bool {
-    let Some((index, _)) = worker.dns.listeners.iter().find(|(_, listener)| listener.id == id) else {
-        return false;
-    };
-    let place = worker.dns.place_of(service);
-    worker.dns.listeners[index].service = place;
-    super::tend(worker);
-    true
-}
-
-/// A question that came this way is under way.
-pub(super) fn begun(worker: &mut Worker, way: &Way) {
-    if let Some(listener) = of(worker, way) {
-        listener.under_way += 1;
-    }
-}
-
-/// It is over.
-pub(super) fn over(worker: &mut Worker, way: &Way) {
-    if let Some(listener) = of(worker, way) {
-        listener.under_way = listener.under_way.saturating_sub(1);
-    }
-}
-
-/// The listener that a question came to, if it is still there.
-fn of<'a>(worker: &'a mut Worker, way: &Way) -> Option<&'a mut Listener> {
-    worker.dns.listeners.get_mut(way.listener).filter(|listener| listener.serial == way.serial)
-}
-
-/// A listener closes as soon as its questions are over. What comes meanwhile is answered: a successor cannot have the
-/// address before.
-pub(crate) fn leave(worker: &mut Worker, id: u64) {
-    let now = worker.cx.now;
-    for (_, listener) in worker.dns.listeners.iter_mut().filter(|(_, listener)| listener.id == id) {
-        listener.leaving.get_or_insert(now);
-        worker.dns.is_leaving = true;
-    }
-}
-
-/// All listeners close so.
-pub(super) fn leave_all(worker: &mut Worker) {
-    let ids: Vec<u64> = worker.dns.listeners.iter().map(|(_, listener)| listener.id).collect();
-    ids.into_iter().for_each(|id| leave(worker, id));
-}
-
-/// Whether a listener that is to close takes no more questions: under load one would follow the other without end. By then
-/// all that came before it was to close are over.
-fn is_deaf(worker: &Worker, listener: &Listener) -> bool {
-    let Some(since) = listener.leaving else { return false };
-    let settings = worker.dns.services[listener.service].service.settings.load();
-    let open = query::spec(&settings).map_or(Duration::ZERO, |spec| spec.query_timeout * (spec.retries + 1));
-    worker.cx.now.since(since) >= open
-}
-
-/// Closes those that are to close, and have no questions under way.
-pub(super) fn close_left(worker: &mut Worker) {
-    if !worker.dns.is_leaving {
-        return;
-    }
-    let is_idle = |listener: &Listener| listener.leaving.is_some() && listener.under_way == 0;
-    let idle = worker.dns.listeners.iter().filter(|(_, listener)| is_idle(listener));
-    let idle: Vec<usize> = idle.map(|(index, _)| index).collect();
-    for index in idle {
-        if take_in_rest(worker, index) {
-            // Their answers go out first.
-            worker.cx.ready.push(Ready::DnsListener(index));
-            continue;
-        }
-        let listener = worker.dns.listeners.remove(index);
-        worker.cx.registry.deregister(&listener.socket);
-        if !worker.cx.draining {
-            // While the program drains, TCP clients may still need the connections that stand with servers.
-            super::tend(worker);
+impl Dns {
+    /// Questions come to this socket from now on.
+    pub(crate) fn listen(
+        &mut self,
+        cx: &mut Context,
+        id: u64,
+        service: &Arc<Service>,
+        socket: OwnedFd,
+        local: Local,
+    ) {
+        let (service, serial) = (self.place_of(service), cx.number());
+        let bound = preamble::local_address(&socket);
+        let listener = Listener { id, service, serial, socket, local, bound, under_way: 0, leaving: None };
+        let index = self.listeners.insert(listener);
+        self.look_again();
+        if cx.registry.register(&self.listeners[index].socket, Token::DnsListener(index)).is_ok() {
+            self.on_listener_event(cx, index);
         }
     }
-    worker.dns.is_leaving = worker.dns.listeners.iter().any(|(_, listener)| listener.leaving.is_some());
-}
 
-/// Takes in what waits in the queue of a listener; whether there was something.
-fn take_in_rest(worker: &mut Worker, index: usize) -> bool {
-    let listener = &worker.dns.listeners[index];
-    if is_deaf(worker, listener) {
-        return false;
+    /// Gives a listener's socket to somebody else, if there is such a listener. Answers that wait go out first; questions that
+    /// are under way get none.
+    pub(crate) fn release(&mut self, cx: &mut Context, id: u64) -> Option<(OwnedFd, Local)> {
+        let (index, _) = self.listeners.iter().find(|(_, listener)| listener.id == id)?;
+        self.flush_responses(cx);
+        let listener = self.listeners.try_remove(index)?;
+        cx.registry.deregister(&listener.socket);
+        self.look_again();
+        Some((listener.socket, listener.local))
     }
-    let mut batch = worker.dns.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
-    let received = batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local);
-    let count = received.unwrap_or_default();
-    take_in(worker, index, &mut batch, count);
-    worker.dns.inbound = Some(batch);
-    count > 0
-}
 
-/// Clients asked something.
-pub(crate) fn on_listener_event(worker: &mut Worker, index: usize) {
-    if worker.dns.listeners.get(index).is_some_and(|listener| is_deaf(worker, listener)) {
-        return;
+    /// Another service has this listener; whether it is one of DNS. Questions that are under way are answered.
+    pub(crate) fn assign(&mut self, id: u64, service: &Arc<Service>) -> bool {
+        let Some((index, _)) = self.listeners.iter().find(|(_, listener)| listener.id == id) else {
+            return false;
+        };
+        let place = self.place_of(service);
+        self.listeners[index].service = place;
+        self.look_again();
+        true
     }
-    let mut batch = worker.dns.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
-    let emptied = (0..BATCHES_MAX).any(|_| {
-        let Some(listener) = worker.dns.listeners.get(index) else { return true };
-        match batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local) {
-            Ok(count) => {
-                take_in(worker, index, &mut batch, count);
-                count < BATCH
+
+    /// A question that came this way is under way.
+    pub(super) fn begin_listener_query(&mut self, way: &Way) {
+        if let Some(listener) = self.listener_of(way) {
+            listener.under_way += 1;
+        }
+    }
+
+    /// It is over.
+    pub(super) fn end_listener_query(&mut self, way: &Way) {
+        if let Some(listener) = self.listener_of(way) {
+            listener.under_way = listener.under_way.saturating_sub(1);
+        }
+    }
+
+    /// The listener that a question came to, if it is still there.
+    fn listener_of(&mut self, way: &Way) -> Option<&mut Listener> {
+        self.listeners.get_mut(way.listener).filter(|listener| listener.serial == way.serial)
+    }
+
+    /// A listener closes as soon as its questions are over. What comes meanwhile is answered: a successor cannot have the
+    /// address before.
+    pub(crate) fn leave(&mut self, cx: &Context, id: u64) {
+        let now = cx.now;
+        for (_, listener) in self.listeners.iter_mut().filter(|(_, listener)| listener.id == id) {
+            listener.leaving.get_or_insert(now);
+            self.is_leaving = true;
+        }
+    }
+
+    /// All listeners close so.
+    pub(super) fn leave_all(&mut self, cx: &Context) {
+        let ids: Vec<u64> = self.listeners.iter().map(|(_, listener)| listener.id).collect();
+        ids.into_iter().for_each(|id| self.leave(cx, id));
+    }
+
+    /// Whether a listener that is to close takes no more questions: under load one would follow the other without end. By then
+    /// all that came before it was to close are over.
+    fn is_deaf(&self, cx: &Context, listener: &Listener) -> bool {
+        let Some(since) = listener.leaving else { return false };
+        let settings = self.services[listener.service].service.settings.load();
+        let open =
+            query::spec(&settings).map_or(Duration::ZERO, |spec| spec.query_timeout * (spec.retries + 1));
+        cx.now.since(since) >= open
+    }
+
+    /// Closes those that are to close, and have no questions under way.
+    pub(super) fn close_left(&mut self, cx: &mut Context) {
+        if !self.is_leaving {
+            return;
+        }
+        let is_idle = |listener: &Listener| listener.leaving.is_some() && listener.under_way == 0;
+        let idle = self.listeners.iter().filter(|(_, listener)| is_idle(listener));
+        let idle: Vec<usize> = idle.map(|(index, _)| index).collect();
+        for index in idle {
+            if self.take_in_rest(cx, index) {
+                // Their answers go out first.
+                cx.ready.push(Ready::DnsListener(index));
+                continue;
             }
-            // The socket is not connected, so this concerns nobody in particular.
-            Err(_) => false,
+            let listener = self.listeners.remove(index);
+            cx.registry.deregister(&listener.socket);
+            if !cx.draining {
+                // While the program drains, TCP clients may still need the connections that stand with servers.
+                self.look_again();
+            }
         }
-    });
-    if !emptied {
-        worker.cx.ready.push(Ready::DnsListener(index));
+        self.is_leaving = self.listeners.iter().any(|(_, listener)| listener.leaving.is_some());
     }
-    worker.dns.inbound = Some(batch);
-}
 
-fn take_in(worker: &mut Worker, index: usize, batch: &mut Batch, count: usize) {
-    if count == 0 {
-        return;
+    /// Takes in what waits in the queue of a listener; whether there was something.
+    fn take_in_rest(&mut self, cx: &mut Context, index: usize) -> bool {
+        let listener = &self.listeners[index];
+        if self.is_deaf(cx, listener) {
+            return false;
+        }
+        let mut batch = self.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
+        let received = batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local);
+        let count = received.unwrap_or_default();
+        self.take_in(cx, index, &mut batch, count);
+        self.inbound = Some(batch);
+        count > 0
     }
-    let place = worker.dns.listeners[index].service;
-    let service = Arc::clone(&worker.dns.services[place].service);
-    let settings = service.settings.load_full();
-    let bytes: usize = (0..count).map(|at| batch.len(at)).sum();
-    let counters = service.live.counters.of(worker.cx.id);
-    counters.datagrams_in.add(count as u64);
-    counters.bytes_in.add(bytes as u64);
-    for at in 0..count {
-        let Some(asker) = asker_of(worker, index, batch, at, &settings) else { continue };
-        query::ask(worker, &settings, &asker, batch.bytes_of(at));
-    }
-}
 
-/// Whose datagram `at` is. What stands before us tells of its client in each one; `None` when it does not, or when the
-/// client may not come in.
-fn asker_of(
-    worker: &Worker,
-    index: usize,
-    batch: &mut Batch,
-    at: usize,
-    settings: &Settings,
-) -> Option<Asker> {
-    let listener = &worker.dns.listeners[index];
-    let service = &worker.dns.services[listener.service].service;
-    let counters = service.live.counters.of(worker.cx.id);
-    let sender = batch.sender(at)?;
-    let local = if listener.local == Local::Each { batch.local(at) } else { None };
-    if listener.local == Local::Each && batch.is_for_all(at) && !worker.cx.takes_broadcasts_of(sender) {
-        return None;
+    /// Clients asked something.
+    pub(crate) fn on_listener_event(&mut self, cx: &mut Context, index: usize) {
+        if self.listeners.get(index).is_some_and(|listener| self.is_deaf(cx, listener)) {
+            return;
+        }
+        let mut batch = self.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
+        let emptied = (0..BATCHES_MAX).any(|_| {
+            let Some(listener) = self.listeners.get(index) else { return true };
+            match batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local) {
+                Ok(count) => {
+                    self.take_in(cx, index, &mut batch, count);
+                    count < BATCH
+                }
+                // The socket is not connected, so this concerns nobody in particular.
+                Err(_) => false,
+            }
+        });
+        if !emptied {
+            cx.ready.push(Ready::DnsListener(index));
+        }
+        self.inbound = Some(batch);
     }
-    let own = listener.bound.map(|bound| SocketAddr::new(local.unwrap_or(bound.ip()), bound.port()));
-    let mut ends = own.map(|destination| Ends { source: sender, destination });
-    let mut hops = 0;
-    if settings.is_proxy(sender.ip()) {
-        let Ok(Some(header)) = proxy::parse(batch.bytes_of(at)) else {
-            counters.drop_greeting.one();
+
+    fn take_in(&mut self, cx: &mut Context, index: usize, batch: &mut Batch, count: usize) {
+        if count == 0 {
+            return;
+        }
+        let place = self.listeners[index].service;
+        let service = Arc::clone(&self.services[place].service);
+        let settings = service.settings.load_full();
+        let bytes: usize = (0..count).map(|at| batch.len(at)).sum();
+        let counters = service.live.counters.of(cx.id);
+        counters.datagrams_in.add(count as u64);
+        counters.bytes_in.add(bytes as u64);
+        for at in 0..count {
+            let Some(asker) = self.requester_of_datagram(cx, index, batch, at, &settings) else { continue };
+            self.take_query(cx, &settings, &asker, batch.bytes_of(at));
+        }
+    }
+
+    /// Whose datagram `at` is. What stands before us tells of its client in each one; `None` when it does not, or when the
+    /// client may not come in.
+    fn requester_of_datagram(
+        &self,
+        cx: &Context,
+        index: usize,
+        batch: &mut Batch,
+        at: usize,
+        settings: &Settings,
+    ) -> Option<Asker> {
+        let listener = &self.listeners[index];
+        let service = &self.services[listener.service].service;
+        let counters = service.live.counters.of(cx.id);
+        let sender = batch.sender(at)?;
+        let local = if listener.local == Local::Each { batch.local(at) } else { None };
+        if listener.local == Local::Each && batch.is_for_all(at) && !cx.takes_broadcasts_of(sender) {
+            return None;
+        }
+        let own = listener.bound.map(|bound| SocketAddr::new(local.unwrap_or(bound.ip()), bound.port()));
+        let mut ends = own.map(|destination| Ends { source: sender, destination });
+        let mut hops = 0;
+        if settings.is_proxy(sender.ip()) {
+            let Ok(Some(header)) = proxy::parse(batch.bytes_of(at)) else {
+                counters.drop_greeting.one();
+                return None;
+            };
+            let length = header.length;
+            if header.extras.hops >= HOPS_MAX {
+                note_loop(cx, service);
+                return None;
+            }
+            hops = header.extras.hops + 1;
+            ends = header.ends.or(ends);
+            batch.strip(at, length);
+        }
+        let client = ends.map_or(sender, |ends| ends.source);
+        let party = party_of(client, settings);
+        if party != Some(Party::Admitted) {
+            counters.denied.one();
+        }
+        let Some(party) = party else {
+            counters.drop_denied.one();
             return None;
         };
-        let length = header.length;
-        if header.extras.hops >= HOPS_MAX {
-            note_loop(&worker.cx, service);
-            return None;
-        }
-        hops = header.extras.hops + 1;
-        ends = header.ends.or(ends);
-        batch.strip(at, length);
+        let way = Way { listener: index, serial: listener.serial, address: sender, local };
+        let destination = ends.map(|ends| ends.destination);
+        let origin = Origin::Datagram(way);
+        Some(Asker { service: listener.service, client, destination, party, hops, origin, keepalive: false })
     }
-    let client = ends.map_or(sender, |ends| ends.source);
-    let party = party_of(client, settings);
-    if party != Some(Party::Admitted) {
-        counters.denied.one();
-    }
-    let Some(party) = party else {
-        counters.drop_denied.one();
-        return None;
-    };
-    let way = Way { listener: index, serial: listener.serial, address: sender, local };
-    let destination = ends.map(|ends| ends.destination);
-    let origin = Origin::Datagram(way);
-    Some(Asker { service: listener.service, client, destination, party, hops, origin, keepalive: false })
 }
 
 /// What the access list makes of a client; `None` when it is not heard.

@@ -1,16 +1,16 @@
 //! A question: taken in, answered from what is kept, or given to a server; and to another one when that stays silent.
 
-use super::alter::{self, Altered};
+use super::Dns;
+use super::alter::Altered;
 use super::answers::Way;
-use super::attempt::{self, EarlierTry};
-use super::failure::fail;
+use super::attempt::EarlierTry;
+use super::hop;
 use super::ids::Tried;
-use super::{choose, client, failure, hop, listener, reply, sockets, standing, stream, transfers, twins};
+use crate::context::Context;
 use crate::context::report::Report;
 use crate::service::admission;
 use crate::service::hops::{HOPS_MAX, note_loop};
 use crate::service::{Backend, Settings};
-use crate::worker::Worker;
 use evener_core::Time;
 use evener_core::attempt::{Attempt, Cost};
 use evener_core::clients::ClientRecord;
@@ -169,136 +169,6 @@ pub(super) fn timeout(settings: &Settings) -> Duration {
     spec(settings).map_or(Duration::MAX, |spec| spec.query_timeout)
 }
 
-/// Takes in a message of a client.
-pub(super) fn ask(worker: &mut Worker, settings: &Settings, asker: &Asker, message: &[u8]) {
-    let (view, asker) = &match hop::read(settings, asker, message) {
-        Ok(read) => read,
-        Err(error) => return refuse(worker, settings, asker, message, error),
-    };
-    let service = Arc::clone(&worker.dns.services[asker.service].service);
-    let counters = service.live.counters.of(worker.cx.id);
-    counters.requests.one();
-    let verdict = rate_verdict(worker, settings, asker);
-    if verdict != RateVerdict::Answer {
-        counters.rate_limited.one();
-        if verdict == RateVerdict::Truncate {
-            let mut out = worker.dns.spare();
-            view.emit_truncated(message, None, &mut out);
-            reply::deliver(worker, asker, &out);
-            worker.dns.give_back(out);
-        }
-        return;
-    }
-    if asker.party == Party::Rejected {
-        return reply::answer_error(worker, asker, view, message, wire::REFUSED);
-    }
-    if view.hops(message) >= HOPS_MAX {
-        note_loop(&worker.cx, &service);
-        return reply::answer_error(worker, asker, view, message, wire::SERVFAIL);
-    }
-    if reply::answer_from_cache(worker, settings, asker, view, message, Freshness::Fresh) {
-        counters.cache_hits.one();
-        return;
-    }
-    let Some(spec) = spec(settings) else { return };
-    let most = spec.outstanding_max.div_ceil(worker.cx.workers as u32);
-    let is_held = worker.dns.held >= most as usize * BYTES_HELD;
-    if worker.dns.services[asker.service].in_flight >= most || is_held {
-        counters.drop_outstanding.one();
-        // Over UDP whoever asks too much hears nothing: it may be somebody else.
-        if matches!(asker.origin, Origin::Stream { .. }) {
-            reply::answer_error(worker, asker, view, message, wire::SERVFAIL);
-        }
-        return;
-    }
-    let slot = begin(worker, settings, asker, view, message, spec.retries);
-    transfers::set_out(worker, settings, slot);
-}
-
-/// What is no question gets no answer, or the shortest one.
-fn refuse(worker: &mut Worker, settings: &Settings, asker: &Asker, message: &[u8], error: QueryError) {
-    let service = Arc::clone(&worker.dns.services[asker.service].service);
-    let counters = service.live.counters.of(worker.cx.id);
-    match error {
-        QueryError::Short | QueryError::Answer => {
-            counters.drop_no_question.one();
-            if let Origin::Stream { client, number } = asker.origin {
-                client::abandon(worker, client, number);
-            }
-        }
-        QueryError::Malformed => {
-            counters.formerr.one();
-            if rate_verdict(worker, settings, asker) == RateVerdict::Answer {
-                let mut out = worker.dns.spare();
-                wire::emit_malformed(message, &mut out);
-                reply::deliver(worker, asker, &out);
-                worker.dns.give_back(out);
-            }
-        }
-    }
-}
-
-/// Whoever asks over TCP is who it says it is.
-fn rate_verdict(worker: &Worker, settings: &Settings, asker: &Asker) -> RateVerdict {
-    let limit = settings.dns.as_ref().and_then(|dns| dns.rate_limit.as_ref());
-    match (limit, asker.origin) {
-        (Some(limit), Origin::Datagram(_)) => limit.ask(asker.client.ip(), worker.cx.now),
-        _ => RateVerdict::Answer,
-    }
-}
-
-fn begin(
-    worker: &mut Worker,
-    settings: &Settings,
-    asker: &Asker,
-    view: &wire::Query,
-    message: &[u8],
-    retries: u32,
-) -> usize {
-    let service = &worker.dns.services[asker.service].service;
-    let record = admission::record_of(service, settings, asker.client.ip(), worker.cx.now);
-    if let Some(record) = &record {
-        if matches!(asker.origin, Origin::Datagram(_)) {
-            record.connected(worker.cx.now);
-        }
-        record.moved(message.len() as u64, 0, worker.cx.now);
-    }
-    let mut copy = worker.dns.spare();
-    copy.extend_from_slice(view.whole(message));
-    let view = view.without_hop_options(&mut copy, hop::cookies(settings, asker));
-    view.count_hop(&mut copy);
-    worker.dns.services[asker.service].in_flight += 1;
-    worker.dns.held += copy.len();
-    match &asker.origin {
-        Origin::Datagram(way) => listener::begun(worker, way),
-        Origin::Stream { client, number } => client::begun(worker, *client, *number),
-    }
-    worker.dns.queries.insert(Query {
-        asker: *asker,
-        view,
-        id: wire::id(&copy),
-        transfer: Transfer::of(&view, &copy),
-        has_turn: false,
-        message: copy,
-        altered: None,
-        choice: None,
-        record,
-        waits: Waits::Nowhere,
-        sent_at: worker.cx.now,
-        earlier: Vec::new(),
-        was_resumed: false,
-        attempt: Attempt::new(),
-        unfit: Tried::new(),
-        retries,
-        declined: None,
-        may_repeat: false,
-        cut_short: 0,
-        followers: Vec::new(),
-        twin_key: None,
-        pieces: 0,
-    })
-}
-
 /// What a server made of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
@@ -320,136 +190,6 @@ pub(super) enum Placed {
     No,
 }
 
-/// Gives a question to a server, whichever takes it.
-pub(super) fn place(worker: &mut Worker, settings: &Settings, slot: usize) -> Placed {
-    loop {
-        let query = &worker.dns.queries[slot];
-        let Some(backend) = query.asker.backend(settings) else {
-            fail(worker, settings, slot, None);
-            return Placed::No;
-        };
-        let snapshot = backend.pool.load();
-        let (client, may_repeat) = (query.asker.client.ip(), query.may_repeat);
-        let choice = match choose::choose(worker, &snapshot, slot) {
-            Ok(choice) => choice,
-            Err(_) if may_repeat => {
-                worker.dns.queries[slot].may_repeat = false;
-                if attempt::resume_late(worker, settings, slot) {
-                    return Placed::No;
-                }
-                // Where everybody was asked, what got lost may get through now.
-                let query = &mut worker.dns.queries[slot];
-                query.attempt = Attempt::new();
-                query.unfit.iter().for_each(|server| query.attempt.pass_over(*server));
-                continue;
-            }
-            Err(_) if attempt::resume_any(worker, settings, slot) => return Placed::No,
-            Err(reason) => {
-                fail(worker, settings, slot, Some(reason));
-                return Placed::No;
-            }
-        };
-        let (server, why) = (Arc::clone(&choice.server), choice.why);
-        worker.dns.queries[slot].choice = Some(choice);
-        alter::mark(worker, settings, slot, &server);
-        match give(worker, settings, slot, &server) {
-            Taken::Yes => {
-                snapshot.remember(client, server.id, worker.cx.now);
-                server.live.counters.of(worker.cx.id).requests.one();
-                return Placed::Yes;
-            }
-            Taken::Unfit => worker.dns.queries[slot].unfit.push(server.id),
-            Taken::Failed => {}
-            Taken::NoRoom => {
-                service_counters(worker, slot, |counters| counters.drop_no_socket.one());
-                fail(worker, settings, slot, None);
-                return Placed::No;
-            }
-        }
-        let query = &mut worker.dns.queries[slot];
-        query.attempt.failed(server.id, why, Cost::Quick);
-        query.choice = None;
-    }
-}
-
-fn give(worker: &mut Worker, settings: &Settings, slot: usize, server: &Arc<Entry>) -> Taken {
-    let query = &mut worker.dns.queries[slot];
-    query.sent_at = worker.cx.now;
-    let origin = query.asker.origin;
-    let taken = match (server.dialect, origin) {
-        (Dialect::Mname, _) if !query.view.has_question() => Taken::Unfit,
-        (Dialect::Plain, Origin::Datagram(_)) => sockets::give(worker, settings, slot, server),
-        (Dialect::Mname, Origin::Datagram(_)) => standing::give(worker, slot, server),
-        (_, Origin::Stream { client, number }) => {
-            stream::give(worker, settings, slot, (client, number), server)
-        }
-    };
-    if let (Taken::Yes, Some(spec)) = (taken, spec(settings)) {
-        worker.dns.query_timers.set(slot, worker.cx.now + spec.query_timeout);
-    }
-    taken
-}
-
-fn service_counters(
-    worker: &Worker,
-    slot: usize,
-    count: impl FnOnce(&evener_core::counters::ServiceCounters),
-) {
-    let query = &worker.dns.queries[slot];
-    count(worker.dns.services[query.asker.service].service.live.counters.of(worker.cx.id));
-}
-
-/// A server did not answer in time.
-pub(super) fn on_deadline(worker: &mut Worker, slot: usize) {
-    let Some(query) = worker.dns.queries.get(slot) else { return };
-    let settings = worker.dns.services[query.asker.service].service.settings.load_full();
-    if let (Waits::AtStream(at), Some(spec)) = (query.waits, spec(&settings))
-        && stream::was_held(worker, at, spec.query_timeout)
-    {
-        // It is the client that takes its time: what its server has for it is not read.
-        return worker.dns.query_timers.set(slot, worker.cx.now + spec.query_timeout);
-    }
-    if query.pieces > 0 {
-        // No further message of a transfer came for a while. Whether it is over only who asked can tell.
-        return drop(retire(worker, slot));
-    }
-    if let Some(server) = query.choice.as_ref().map(|choice| Arc::clone(&choice.server)) {
-        server.live.counters.of(worker.cx.id).answer_timeouts.one();
-    }
-    attempt::blame_overdue(worker, slot);
-    if worker.dns.queries[slot].retries == 0 {
-        attempt::blame_current(worker, slot);
-    }
-    if let Waits::AtStream(at) = worker.dns.queries[slot].waits {
-        stream::on_silence(worker, at, worker.dns.queries[slot].sent_at);
-    }
-    let query = &mut worker.dns.queries[slot];
-    if !query.may_repeat_elsewhere() && query.retries > 0 {
-        // Its server has it, and may answer still.
-        query.retries -= 1;
-        return worker.dns.query_timers.set(slot, worker.cx.now + timeout(&settings));
-    }
-    // From the second time on: rather an old answer now than a better one when the client is gone (RFC 8767, section 5).
-    let is_first = spec(&settings).is_none_or(|spec| worker.dns.queries[slot].retries >= spec.retries);
-    if !is_first && failure::answer_stale(worker, &settings, slot) {
-        return;
-    }
-    again(worker, &settings, slot, Cause::Timeout);
-}
-
-/// Tells the supervisor that a question did not reach a server.
-pub(super) fn report_failure(
-    worker: &Worker,
-    settings: &Settings,
-    slot: usize,
-    server: &Entry,
-    failure: Failure,
-) {
-    let Some(backend) = worker.dns.queries[slot].asker.backend(settings) else { return };
-    let pool = backend.pool.load().pool.clone();
-    (worker.cx.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
-}
-
 /// Why another server is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
@@ -463,79 +203,363 @@ pub(super) enum Cause {
     Declined,
 }
 
-/// Asks the next server, unless the one that is not heard of any more may have received it, and it must not be given to two.
-pub(super) fn again_unless_received(worker: &mut Worker, settings: &Settings, slot: usize, cause: Cause) {
-    if worker.dns.queries[slot].may_repeat_elsewhere() || is_moot(worker, slot) {
-        return again(worker, settings, slot, cause);
+impl Dns {
+    /// Takes in a message of a client.
+    pub(super) fn take_query(
+        &mut self,
+        cx: &mut Context,
+        settings: &Settings,
+        asker: &Asker,
+        message: &[u8],
+    ) {
+        let (view, asker) = &match hop::read(settings, asker, message) {
+            Ok(read) => read,
+            Err(error) => return self.refuse(cx, settings, asker, message, error),
+        };
+        let service = Arc::clone(&self.services[asker.service].service);
+        let counters = service.live.counters.of(cx.id);
+        counters.requests.one();
+        let verdict = rate_verdict(cx, settings, asker);
+        if verdict != RateVerdict::Answer {
+            counters.rate_limited.one();
+            if verdict == RateVerdict::Truncate {
+                let mut out = self.spare();
+                view.emit_truncated(message, None, &mut out);
+                self.deliver(cx, asker, &out);
+                self.give_back(out);
+            }
+            return;
+        }
+        if asker.party == Party::Rejected {
+            return self.respond_with_error(cx, asker, view, message, wire::REFUSED);
+        }
+        if view.hops(message) >= HOPS_MAX {
+            note_loop(cx, &service);
+            return self.respond_with_error(cx, asker, view, message, wire::SERVFAIL);
+        }
+        if self.respond_from_cache(cx, settings, asker, view, message, Freshness::Fresh) {
+            counters.cache_hits.one();
+            return;
+        }
+        let Some(spec) = spec(settings) else { return };
+        let most = spec.outstanding_max.div_ceil(cx.workers as u32);
+        let is_held = self.held >= most as usize * BYTES_HELD;
+        if self.services[asker.service].in_flight >= most || is_held {
+            counters.drop_outstanding.one();
+            // Over UDP whoever asks too much hears nothing: it may be somebody else.
+            if matches!(asker.origin, Origin::Stream { .. }) {
+                self.respond_with_error(cx, asker, view, message, wire::SERVFAIL);
+            }
+            return;
+        }
+        let slot = self.begin_query(cx, settings, asker, view, message, spec.retries);
+        self.set_out(cx, settings, slot);
     }
-    fail(worker, settings, slot, Some(NoServer::Failed));
+
+    /// What is no question gets no answer, or the shortest one.
+    fn refuse(
+        &mut self,
+        cx: &mut Context,
+        settings: &Settings,
+        asker: &Asker,
+        message: &[u8],
+        error: QueryError,
+    ) {
+        let service = Arc::clone(&self.services[asker.service].service);
+        let counters = service.live.counters.of(cx.id);
+        match error {
+            QueryError::Short | QueryError::Answer => {
+                counters.drop_no_question.one();
+                if let Origin::Stream { client, number } = asker.origin {
+                    self.abandon_client(cx, client, number);
+                }
+            }
+            QueryError::Malformed => {
+                counters.formerr.one();
+                if rate_verdict(cx, settings, asker) == RateVerdict::Answer {
+                    let mut out = self.spare();
+                    wire::emit_malformed(message, &mut out);
+                    self.deliver(cx, asker, &out);
+                    self.give_back(out);
+                }
+            }
+        }
+    }
+
+    fn begin_query(
+        &mut self,
+        cx: &Context,
+        settings: &Settings,
+        asker: &Asker,
+        view: &wire::Query,
+        message: &[u8],
+        retries: u32,
+    ) -> usize {
+        let service = &self.services[asker.service].service;
+        let record = admission::record_of(service, settings, asker.client.ip(), cx.now);
+        if let Some(record) = &record {
+            if matches!(asker.origin, Origin::Datagram(_)) {
+                record.connected(cx.now);
+            }
+            record.moved(message.len() as u64, 0, cx.now);
+        }
+        let mut copy = self.spare();
+        copy.extend_from_slice(view.whole(message));
+        let view = view.without_hop_options(&mut copy, hop::cookies(settings, asker));
+        view.count_hop(&mut copy);
+        self.services[asker.service].in_flight += 1;
+        self.held += copy.len();
+        match &asker.origin {
+            Origin::Datagram(way) => self.begin_listener_query(way),
+            Origin::Stream { client, number } => self.begin_client_query(*client, *number),
+        }
+        self.queries.insert(Query {
+            asker: *asker,
+            view,
+            id: wire::id(&copy),
+            transfer: Transfer::of(&view, &copy),
+            has_turn: false,
+            message: copy,
+            altered: None,
+            choice: None,
+            record,
+            waits: Waits::Nowhere,
+            sent_at: cx.now,
+            earlier: Vec::new(),
+            was_resumed: false,
+            attempt: Attempt::new(),
+            unfit: Tried::new(),
+            retries,
+            declined: None,
+            may_repeat: false,
+            cut_short: 0,
+            followers: Vec::new(),
+            twin_key: None,
+            pieces: 0,
+        })
+    }
+
+    /// Gives a question to a server, whichever takes it.
+    pub(super) fn place(&mut self, cx: &mut Context, settings: &Settings, slot: usize) -> Placed {
+        loop {
+            let query = &self.queries[slot];
+            let Some(backend) = query.asker.backend(settings) else {
+                self.fail(cx, settings, slot, None);
+                return Placed::No;
+            };
+            let snapshot = backend.pool.load();
+            let (client, may_repeat) = (query.asker.client.ip(), query.may_repeat);
+            let choice = match self.choose_server(cx, &snapshot, slot) {
+                Ok(choice) => choice,
+                Err(_) if may_repeat => {
+                    self.queries[slot].may_repeat = false;
+                    if self.resume_late_attempt(cx, settings, slot) {
+                        return Placed::No;
+                    }
+                    // Where everybody was asked, what got lost may get through now.
+                    let query = &mut self.queries[slot];
+                    query.attempt = Attempt::new();
+                    query.unfit.iter().for_each(|server| query.attempt.pass_over(*server));
+                    continue;
+                }
+                Err(_) if self.resume_any_attempt(cx, settings, slot) => return Placed::No,
+                Err(reason) => {
+                    self.fail(cx, settings, slot, Some(reason));
+                    return Placed::No;
+                }
+            };
+            let (server, why) = (Arc::clone(&choice.server), choice.why);
+            self.queries[slot].choice = Some(choice);
+            self.mark(cx, settings, slot, &server);
+            match self.give(cx, settings, slot, &server) {
+                Taken::Yes => {
+                    snapshot.remember(client, server.id, cx.now);
+                    server.live.counters.of(cx.id).requests.one();
+                    return Placed::Yes;
+                }
+                Taken::Unfit => self.queries[slot].unfit.push(server.id),
+                Taken::Failed => {}
+                Taken::NoRoom => {
+                    self.query_counters(cx, slot, |counters| counters.drop_no_socket.one());
+                    self.fail(cx, settings, slot, None);
+                    return Placed::No;
+                }
+            }
+            let query = &mut self.queries[slot];
+            query.attempt.failed(server.id, why, Cost::Quick);
+            query.choice = None;
+        }
+    }
+
+    fn give(&mut self, cx: &mut Context, settings: &Settings, slot: usize, server: &Arc<Entry>) -> Taken {
+        let query = &mut self.queries[slot];
+        query.sent_at = cx.now;
+        let origin = query.asker.origin;
+        let taken = match (server.dialect, origin) {
+            (Dialect::Mname, _) if !query.view.has_question() => Taken::Unfit,
+            (Dialect::Plain, Origin::Datagram(_)) => self.give_to_socket(cx, settings, slot, server),
+            (Dialect::Mname, Origin::Datagram(_)) => self.give_to_persistent(cx, slot, server),
+            (_, Origin::Stream { client, number }) => {
+                self.give_to_stream(cx, settings, slot, (client, number), server)
+            }
+        };
+        if let (Taken::Yes, Some(spec)) = (taken, spec(settings)) {
+            self.query_timers.set(slot, cx.now + spec.query_timeout);
+        }
+        taken
+    }
+
+    fn query_counters(
+        &self,
+        cx: &Context,
+        slot: usize,
+        count: impl FnOnce(&evener_core::counters::ServiceCounters),
+    ) {
+        let query = &self.queries[slot];
+        count(self.services[query.asker.service].service.live.counters.of(cx.id));
+    }
+
+    /// A server did not answer in time.
+    pub(super) fn on_query_deadline(&mut self, cx: &mut Context, slot: usize) {
+        let Some(query) = self.queries.get(slot) else { return };
+        let settings = self.services[query.asker.service].service.settings.load_full();
+        if let (Waits::AtStream(at), Some(spec)) = (query.waits, spec(&settings))
+            && self.was_stream_held(cx, at, spec.query_timeout)
+        {
+            // It is the client that takes its time: what its server has for it is not read.
+            return self.query_timers.set(slot, cx.now + spec.query_timeout);
+        }
+        if query.pieces > 0 {
+            // No further message of a transfer came for a while. Whether it is over only who asked can tell.
+            return drop(self.retire(cx, slot));
+        }
+        if let Some(server) = query.choice.as_ref().map(|choice| Arc::clone(&choice.server)) {
+            server.live.counters.of(cx.id).answer_timeouts.one();
+        }
+        self.blame_overdue(cx, slot);
+        if self.queries[slot].retries == 0 {
+            self.blame_current(cx, slot);
+        }
+        if let Waits::AtStream(at) = self.queries[slot].waits {
+            self.on_stream_silence(cx, at, self.queries[slot].sent_at);
+        }
+        let query = &mut self.queries[slot];
+        if !query.may_repeat_elsewhere() && query.retries > 0 {
+            // Its server has it, and may answer still.
+            query.retries -= 1;
+            return self.query_timers.set(slot, cx.now + timeout(&settings));
+        }
+        // From the second time on: rather an old answer now than a better one when the client is gone (RFC 8767, section 5).
+        let is_first = spec(&settings).is_none_or(|spec| self.queries[slot].retries >= spec.retries);
+        if !is_first && self.respond_stale(cx, &settings, slot) {
+            return;
+        }
+        self.again(cx, &settings, slot, Cause::Timeout);
+    }
+
+    /// Tells the supervisor that a question did not reach a server.
+    pub(super) fn report_failure(
+        &self,
+        cx: &Context,
+        settings: &Settings,
+        slot: usize,
+        server: &Entry,
+        failure: Failure,
+    ) {
+        let Some(backend) = self.queries[slot].asker.backend(settings) else { return };
+        let pool = backend.pool.load().pool.clone();
+        (cx.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
+    }
+
+    /// Asks the next server, unless the one that is not heard of any more may have received it, and it must not be given to two.
+    pub(super) fn again_unless_received(
+        &mut self,
+        cx: &mut Context,
+        settings: &Settings,
+        slot: usize,
+        cause: Cause,
+    ) {
+        if self.queries[slot].may_repeat_elsewhere() || self.is_moot(slot) {
+            return self.again(cx, settings, slot, cause);
+        }
+        self.fail(cx, settings, slot, Some(NoServer::Failed));
+    }
+
+    /// Asks the next server, as far as that is wanted.
+    pub(super) fn again(&mut self, cx: &mut Context, settings: &Settings, slot: usize, cause: Cause) {
+        let chosen = self.queries[slot].choice.as_ref().map(|choice| (choice.server.id, choice.why));
+        if cause == Cause::Timeout {
+            self.set_attempt_aside(slot);
+        } else {
+            self.withdraw_attempt(cx, slot);
+        }
+        if self.is_moot(slot) {
+            let mut query = self.retire(cx, slot);
+            self.part(cx, settings, &mut query);
+            if let Origin::Stream { client, number } = query.asker.origin {
+                // If it is there still, its transfer broke off.
+                self.dismiss_client(client, number);
+            }
+            return self.give_back(query.message);
+        }
+        let query = &mut self.queries[slot];
+        let exhausted = cause == Cause::Timeout && query.retries == 0;
+        if cause == Cause::Timeout {
+            query.retries = query.retries.saturating_sub(1);
+            query.may_repeat = true;
+        }
+        match (chosen, cause) {
+            (Some((server, _)), Cause::Declined) => query.attempt.again(server),
+            // How many may cost time `retries` says.
+            (Some((server, why)), Cause::Timeout | Cause::Refused) => {
+                query.attempt.failed(server, why, Cost::Quick);
+            }
+            (_, Cause::CutShort) | (None, _) => {}
+        }
+        query.cut_short += u32::from(cause == Cause::CutShort);
+        if exhausted {
+            return self.fail(cx, settings, slot, Some(NoServer::Failed));
+        }
+        let service = Arc::clone(&self.services[query.asker.service].service);
+        if self.place(cx, settings, slot) == Placed::Yes {
+            service.live.counters.of(cx.id).requests_retried.one();
+        }
+    }
+
+    /// Whether nobody waits for the answer any more: the client left, or got what there was of a transfer.
+    fn is_moot(&mut self, slot: usize) -> bool {
+        let query = &self.queries[slot];
+        match query.asker.origin {
+            Origin::Datagram(_) => false,
+            Origin::Stream { client, number } => {
+                query.pieces > 0 || self.open_client(client, number).is_none()
+            }
+        }
+    }
+
+    /// Takes a question out.
+    pub(super) fn retire(&mut self, cx: &mut Context, slot: usize) -> Query {
+        self.withdraw_earlier_attempts(cx, slot);
+        self.withdraw_attempt(cx, slot);
+        let mut query = self.queries.remove(slot);
+        self.leave_coalesced(&mut query);
+        self.services[query.asker.service].in_flight -= 1;
+        self.held -= query.message.len();
+        wire::set_id(&mut query.message, query.id);
+        self.end_transfer(&query);
+        match &query.asker.origin {
+            Origin::Datagram(way) => self.end_listener_query(way),
+            Origin::Stream { client, number } => self.end_client_query(*client, *number),
+        }
+        query
+    }
 }
 
-/// Asks the next server, as far as that is wanted.
-pub(super) fn again(worker: &mut Worker, settings: &Settings, slot: usize, cause: Cause) {
-    let chosen = worker.dns.queries[slot].choice.as_ref().map(|choice| (choice.server.id, choice.why));
-    if cause == Cause::Timeout {
-        attempt::set_aside(worker, slot);
-    } else {
-        attempt::withdraw(worker, slot);
+/// Whoever asks over TCP is who it says it is.
+fn rate_verdict(cx: &Context, settings: &Settings, asker: &Asker) -> RateVerdict {
+    let limit = settings.dns.as_ref().and_then(|dns| dns.rate_limit.as_ref());
+    match (limit, asker.origin) {
+        (Some(limit), Origin::Datagram(_)) => limit.ask(asker.client.ip(), cx.now),
+        _ => RateVerdict::Answer,
     }
-    if is_moot(worker, slot) {
-        let mut query = retire(worker, slot);
-        twins::part(worker, settings, &mut query);
-        if let Origin::Stream { client, number } = query.asker.origin {
-            // If it is there still, its transfer broke off.
-            client::dismiss(worker, client, number);
-        }
-        return worker.dns.give_back(query.message);
-    }
-    let query = &mut worker.dns.queries[slot];
-    let exhausted = cause == Cause::Timeout && query.retries == 0;
-    if cause == Cause::Timeout {
-        query.retries = query.retries.saturating_sub(1);
-        query.may_repeat = true;
-    }
-    match (chosen, cause) {
-        (Some((server, _)), Cause::Declined) => query.attempt.again(server),
-        // How many may cost time `retries` says.
-        (Some((server, why)), Cause::Timeout | Cause::Refused) => {
-            query.attempt.failed(server, why, Cost::Quick);
-        }
-        (_, Cause::CutShort) | (None, _) => {}
-    }
-    query.cut_short += u32::from(cause == Cause::CutShort);
-    if exhausted {
-        return fail(worker, settings, slot, Some(NoServer::Failed));
-    }
-    let service = Arc::clone(&worker.dns.services[query.asker.service].service);
-    if place(worker, settings, slot) == Placed::Yes {
-        service.live.counters.of(worker.cx.id).requests_retried.one();
-    }
-}
-
-/// Whether nobody waits for the answer any more: the client left, or got what there was of a transfer.
-fn is_moot(worker: &mut Worker, slot: usize) -> bool {
-    let query = &worker.dns.queries[slot];
-    match query.asker.origin {
-        Origin::Datagram(_) => false,
-        Origin::Stream { client, number } => {
-            query.pieces > 0 || client::find(worker, client, number).is_none()
-        }
-    }
-}
-
-/// Takes a question out.
-pub(super) fn retire(worker: &mut Worker, slot: usize) -> Query {
-    attempt::withdraw_earlier(worker, slot);
-    attempt::withdraw(worker, slot);
-    let mut query = worker.dns.queries.remove(slot);
-    twins::leave(worker, &mut query);
-    worker.dns.services[query.asker.service].in_flight -= 1;
-    worker.dns.held -= query.message.len();
-    wire::set_id(&mut query.message, query.id);
-    transfers::on_over(worker, &query);
-    match &query.asker.origin {
-        Origin::Datagram(way) => listener::over(worker, way),
-        Origin::Stream { client, number } => client::answered(worker, *client, *number),
-    }
-    query
 }

@@ -1,11 +1,11 @@
 //! What a client hears: a server's answer made its own, or one that is kept, or an error.
 
-use super::answers;
-use super::query::{Asker, Origin, Party, Query, TRANSFER_PAUSE, Waits, retire, spec};
-use super::{attempt, client, declined, hop, twins};
+use super::Dns;
+use super::hop;
+use super::query::{Asker, Origin, Party, Query, TRANSFER_PAUSE, Waits, spec};
+use crate::context::Context;
 use crate::io::connect::note_success;
 use crate::service::Settings;
-use crate::worker::Worker;
 use evener_core::dns::{Cache, Freshness, network};
 use evener_core::wire::dns as wire;
 use std::net::IpAddr;
@@ -13,147 +13,193 @@ use std::net::IpAddr;
 /// What one datagram of IPv4 has room for.
 const DATAGRAM_BYTES_MAX: usize = 65_507;
 
-/// Tells a client that it gets no answer, and why.
-pub(super) fn answer_error(
-    worker: &mut Worker,
-    asker: &Asker,
-    view: &wire::Query,
-    message: &[u8],
-    rcode: u8,
-) {
-    let mut out = worker.dns.spare();
-    view.emit_error(message, rcode, &mut out);
-    deliver(worker, asker, &out);
-    worker.dns.give_back(out);
-}
+impl Query {
+    /// Whether a message is the answer to the question at this place, which is not over then: a transfer goes on.
+    pub(super) fn is_answered_by(&self, answer: &[u8]) -> bool {
+        // The messages of a transfer after the first one need not repeat the question (RFC 5936, section 2.2.1).
+        let is_piece = self.pieces > 0
+            && answer.get(2).is_some_and(|flags| flags & 0x80 != 0)
+            && answer.get(4..6) == Some(&[0, 0]);
+        is_piece || self.view.is_answered_by(&self.message, answer)
+    }
 
-/// Sends what is for a client.
-pub(super) fn deliver(worker: &mut Worker, asker: &Asker, answer: &[u8]) {
-    match asker.origin {
-        Origin::Datagram(way) => answers::push(worker, way, answer),
-        Origin::Stream { client, number } if asker.keepalive => {
-            hop::answer_with_keepalive(worker, client, number, answer);
+    /// The server of a question answered it.
+    pub(super) fn note_response(&self, cx: &Context, settings: &Settings, bytes: usize) {
+        let Some(choice) = &self.choice else { return };
+        let server = &choice.server;
+        let counters = server.live.counters.of(cx.id);
+        counters.answers.one();
+        counters.bytes_out.add(bytes as u64);
+        let Some(backend) = self.asker.backend(settings) else { return };
+        let snapshot = backend.pool.load();
+        if let Some(record) = &self.record {
+            record.had(&snapshot.pool, &server.name);
+            record.moved(0, bytes as u64, cx.now);
         }
-        Origin::Stream { client, number } => client::answer(worker, client, number, answer),
+        snapshot.observe(server, cx.now.since(self.sent_at), cx.now);
+        note_success(cx, &snapshot.pool, choice);
+    }
+
+    /// Whether more than the ID of an answer has to be changed.
+    pub(super) fn is_altered(&self, settings: &Settings, answer: &[u8]) -> bool {
+        self.altered.as_ref().is_some_and(|altered| altered.added.is_some())
+            || wire::has_hop_options(answer, hop::cookies(settings, &self.asker))
     }
 }
 
-/// Whether a message is the answer to the question at this place, which is not over then: a transfer goes on.
-pub(super) fn is_answered_by(query: &Query, answer: &[u8]) -> bool {
-    // The messages of a transfer after the first one need not repeat the question (RFC 5936, section 2.2.1).
-    let is_piece = query.pieces > 0
-        && answer.get(2).is_some_and(|flags| flags & 0x80 != 0)
-        && answer.get(4..6) == Some(&[0, 0]);
-    is_piece || query.view.is_answered_by(&query.message, answer)
-}
-
-/// The server of a question answered it.
-pub(super) fn note_answer(worker: &Worker, settings: &Settings, query: &Query, bytes: usize) {
-    let Some(choice) = &query.choice else { return };
-    let server = &choice.server;
-    let counters = server.live.counters.of(worker.cx.id);
-    counters.answers.one();
-    counters.bytes_out.add(bytes as u64);
-    let Some(backend) = query.asker.backend(settings) else { return };
-    let snapshot = backend.pool.load();
-    if let Some(record) = &query.record {
-        record.had(&snapshot.pool, &server.name);
-        record.moved(0, bytes as u64, worker.cx.now);
+impl Dns {
+    /// Tells a client that it gets no answer, and why.
+    pub(super) fn respond_with_error(
+        &mut self,
+        cx: &Context,
+        asker: &Asker,
+        view: &wire::Query,
+        message: &[u8],
+        rcode: u8,
+    ) {
+        let mut out = self.spare();
+        view.emit_error(message, rcode, &mut out);
+        self.deliver(cx, asker, &out);
+        self.give_back(out);
     }
-    snapshot.observe(server, worker.cx.now.since(query.sent_at), worker.cx.now);
-    note_success(&worker.cx, &snapshot.pool, choice);
-}
 
-/// Makes of the server's answer the client's, and keeps it if it is to be kept. Its ID is the client's after that.
-pub(super) fn finish(worker: &mut Worker, settings: &Settings, query: &Query, answer: &mut Vec<u8>) {
-    wire::set_id(answer, query.id);
-    if let Some(added) = query.altered.as_ref().and_then(|altered| altered.added) {
-        wire::strip(answer, added);
+    /// Sends what is for a client.
+    pub(super) fn deliver(&mut self, cx: &Context, asker: &Asker, answer: &[u8]) {
+        match asker.origin {
+            Origin::Datagram(way) => self.push_response(cx, way, answer),
+            Origin::Stream { client, number } if asker.keepalive => {
+                self.respond_with_keepalive(cx, client, number, answer);
+            }
+            Origin::Stream { client, number } => self.respond_to_client(client, number, answer),
+        }
     }
-    wire::strip_hop_options(answer, hop::cookies(settings, &query.asker));
-    keep(worker, settings, query, answer);
-}
 
-/// The same where only the ID has to be another one.
-pub(super) fn finish_in_place(worker: &mut Worker, settings: &Settings, query: &Query, answer: &mut [u8]) {
-    wire::set_id(answer, query.id);
-    keep(worker, settings, query, answer);
-}
+    /// Makes of the server's answer the client's, and keeps it if it is to be kept. Its ID is the client's after that.
+    pub(super) fn finish(&mut self, cx: &Context, settings: &Settings, query: &Query, answer: &mut Vec<u8>) {
+        wire::set_id(answer, query.id);
+        if let Some(added) = query.altered.as_ref().and_then(|altered| altered.added) {
+            wire::strip(answer, added);
+        }
+        wire::strip_hop_options(answer, hop::cookies(settings, &query.asker));
+        self.store_response(cx, settings, query, answer);
+    }
 
-/// Whether more than the ID of an answer has to be changed.
-pub(super) fn is_altered(settings: &Settings, query: &Query, answer: &[u8]) -> bool {
-    query.altered.as_ref().is_some_and(|altered| altered.added.is_some())
-        || wire::has_hop_options(answer, hop::cookies(settings, &query.asker))
-}
+    /// The same where only the ID has to be another one.
+    pub(super) fn finish_in_place(
+        &mut self,
+        cx: &Context,
+        settings: &Settings,
+        query: &Query,
+        answer: &mut [u8],
+    ) {
+        wire::set_id(answer, query.id);
+        self.store_response(cx, settings, query, answer);
+    }
 
-fn keep(worker: &mut Worker, settings: &Settings, query: &Query, answer: &[u8]) {
-    let Some(cache) = cache(settings, &query.asker) else { return };
-    if key_of(&mut worker.dns.key, settings, &query.asker, &query.view, &query.message) {
-        cache.store(&worker.dns.key, answer, worker.cx.now);
+    fn store_response(&mut self, cx: &Context, settings: &Settings, query: &Query, answer: &[u8]) {
+        let Some(cache) = cache(settings, &query.asker) else { return };
+        if key_of(&mut self.key, settings, &query.asker, &query.view, &query.message) {
+            cache.store(&self.key, answer, cx.now);
+        }
     }
-}
 
-/// Passes an answer that came by a stream or frame on to the client. The question is over, unless it is a transfer.
-pub(super) fn pass_on(worker: &mut Worker, settings: &Settings, slot: usize, answer: &mut Vec<u8>) {
-    if declined::is_bettered(worker, settings, slot, answer) {
-        return;
+    /// Passes an answer that came by a stream or frame on to the client. The question is over, unless it is a transfer.
+    pub(super) fn pass_on(
+        &mut self,
+        cx: &mut Context,
+        settings: &Settings,
+        slot: usize,
+        answer: &mut Vec<u8>,
+    ) {
+        if self.is_bettered(cx, settings, slot, answer) {
+            return;
+        }
+        let query = &mut self.queries[slot];
+        // What is refused, or has no records, is one message.
+        let goes_on =
+            query.pieces > 0 || (wire::rcode(answer) == wire::NOERROR && answer.get(6..8) != Some(&[0, 0]));
+        if query.view.is_transfer() && matches!(query.waits, Waits::AtStream(_)) && goes_on {
+            return self.pass_piece_on(cx, settings, slot, answer);
+        }
+        let bytes = answer.len();
+        let mut query = self.retire(cx, slot);
+        query.note_response(cx, settings, bytes);
+        self.finish(cx, settings, &query, answer);
+        self.share(cx, &mut query, answer);
+        self.truncate(cx, &query.asker, &query.view, &query.message, answer);
+        self.deliver(cx, &query.asker, answer);
+        self.give_back(query.message);
     }
-    let query = &mut worker.dns.queries[slot];
-    // What is refused, or has no records, is one message.
-    let goes_on =
-        query.pieces > 0 || (wire::rcode(answer) == wire::NOERROR && answer.get(6..8) != Some(&[0, 0]));
-    if query.view.is_transfer() && matches!(query.waits, Waits::AtStream(_)) && goes_on {
-        return pass_piece_on(worker, settings, slot, answer);
-    }
-    let bytes = answer.len();
-    let mut query = retire(worker, slot);
-    note_answer(worker, settings, &query, bytes);
-    finish(worker, settings, &query, answer);
-    twins::share(worker, &mut query, answer);
-    cut(worker, &query.asker, &query.view, &query.message, answer);
-    deliver(worker, &query.asker, answer);
-    worker.dns.give_back(query.message);
-}
 
-fn pass_piece_on(worker: &mut Worker, settings: &Settings, slot: usize, answer: &mut Vec<u8>) {
-    let query = &mut worker.dns.queries[slot];
-    query.pieces = query.pieces.saturating_add(1);
-    let (asker, id, is_over) = (query.asker, query.id, query.transfer.take(answer));
-    if query.pieces == 1 {
-        attempt::withdraw_earlier(worker, slot);
-        note_answer(worker, settings, &worker.dns.queries[slot], answer.len());
+    fn pass_piece_on(&mut self, cx: &mut Context, settings: &Settings, slot: usize, answer: &mut Vec<u8>) {
+        let query = &mut self.queries[slot];
+        query.pieces = query.pieces.saturating_add(1);
+        let (asker, id, is_over) = (query.asker, query.id, query.transfer.take(answer));
+        if query.pieces == 1 {
+            self.withdraw_earlier_attempts(cx, slot);
+            self.queries[slot].note_response(cx, settings, answer.len());
+        }
+        wire::set_id(answer, id);
+        wire::strip_hop_options(answer, hop::cookies(settings, &asker));
+        self.deliver(cx, &asker, answer);
+        if is_over {
+            let query = self.retire(cx, slot);
+            return self.give_back(query.message);
+        }
+        self.query_timers.set(slot, cx.now + TRANSFER_PAUSE);
     }
-    wire::set_id(answer, id);
-    wire::strip_hop_options(answer, hop::cookies(settings, &asker));
-    deliver(worker, &asker, answer);
-    if is_over {
-        let query = retire(worker, slot);
-        return worker.dns.give_back(query.message);
+
+    /// An answer that is longer than the client takes over UDP becomes one that says so.
+    pub(super) fn truncate(
+        &mut self,
+        cx: &Context,
+        asker: &Asker,
+        view: &wire::Query,
+        message: &[u8],
+        answer: &mut Vec<u8>,
+    ) {
+        if !fits(asker, view, answer.len()) {
+            let mut out = self.spare();
+            view.emit_truncated(message, Some(answer), &mut out);
+            std::mem::swap(answer, &mut out);
+            self.give_back(out);
+            let service = &self.services[asker.service].service;
+            service.live.counters.of(cx.id).truncated.one();
+        }
     }
-    worker.dns.query_timers.set(slot, worker.cx.now + TRANSFER_PAUSE);
+
+    /// Answers with what is kept, if there is something.
+    pub(super) fn respond_from_cache(
+        &mut self,
+        cx: &Context,
+        settings: &Settings,
+        asker: &Asker,
+        view: &wire::Query,
+        message: &[u8],
+        freshness: Freshness,
+    ) -> bool {
+        let Some(cache) = cache(settings, asker) else { return false };
+        if !key_of(&mut self.key, settings, asker, view, message) {
+            return false;
+        }
+        let mut out = self.spare();
+        let found = cache.lookup(&self.key, cx.now, freshness, &mut out);
+        if found {
+            address(&mut out, view, message);
+            self.truncate(cx, asker, view, message, &mut out);
+            self.deliver(cx, asker, &out);
+        } else if freshness == Freshness::Fresh {
+            let service = &self.services[asker.service].service;
+            service.live.counters.of(cx.id).cache_misses.one();
+        }
+        self.give_back(out);
+        found
+    }
 }
 
 /// Whether an answer of so many bytes is one that the client takes.
 pub(super) fn fits(asker: &Asker, view: &wire::Query, bytes: usize) -> bool {
     matches!(asker.origin, Origin::Stream { .. }) || bytes <= view.udp_size().min(DATAGRAM_BYTES_MAX)
-}
-
-/// An answer that is longer than the client takes over UDP becomes one that says so.
-pub(super) fn cut(
-    worker: &mut Worker,
-    asker: &Asker,
-    view: &wire::Query,
-    message: &[u8],
-    answer: &mut Vec<u8>,
-) {
-    if !fits(asker, view, answer.len()) {
-        let mut out = worker.dns.spare();
-        view.emit_truncated(message, Some(answer), &mut out);
-        std::mem::swap(answer, &mut out);
-        worker.dns.give_back(out);
-        let service = &worker.dns.services[asker.service].service;
-        service.live.counters.of(worker.cx.id).truncated.one();
-    }
 }
 
 /// Makes an answer to somebody else's question, which asked the same, the one to this: clients check that their own ID and
@@ -191,31 +237,4 @@ pub(super) fn key_of(
         }
     }
     true
-}
-
-/// Answers with what is kept, if there is something.
-pub(super) fn answer_from_cache(
-    worker: &mut Worker,
-    settings: &Settings,
-    asker: &Asker,
-    view: &wire::Query,
-    message: &[u8],
-    freshness: Freshness,
-) -> bool {
-    let Some(cache) = cache(settings, asker) else { return false };
-    if !key_of(&mut worker.dns.key, settings, asker, view, message) {
-        return false;
-    }
-    let mut out = worker.dns.spare();
-    let found = cache.lookup(&worker.dns.key, worker.cx.now, freshness, &mut out);
-    if found {
-        address(&mut out, view, message);
-        cut(worker, asker, view, message, &mut out);
-        deliver(worker, asker, &out);
-    } else if freshness == Freshness::Fresh {
-        let service = &worker.dns.services[asker.service].service;
-        service.live.counters.of(worker.cx.id).cache_misses.one();
-    }
-    worker.dns.give_back(out);
-    found
 }

@@ -1,19 +1,20 @@
 //! Datagrams to servers: each server is asked from a few ports, chosen by chance, with IDs that cannot be guessed. The
 //! sockets are connected, so the kernel lets through only what comes from the server's own address (RFC 5452, section 4).
 
+use super::Dns;
 use super::answers::{self, Answers};
+use super::declined;
 use super::ids::Ids;
 use super::query::{self, Cause, Origin, Taken, Waits};
+use super::reply;
 use super::upstream::{self, Upstream};
-use super::{attempt, declined};
-use super::{reply, stream, twins};
+use crate::context::Context;
 use crate::context::ready::Ready;
 use crate::context::registry::Token;
 use crate::io::batch::{BATCH, Batch, Local, Names};
 use crate::io::connect::{count_refusal, is_ours, note_local};
 use crate::io::listener::{self, Seen};
 use crate::service::{Service, Settings};
-use crate::worker::Worker;
 use evener_core::health::Failure;
 use evener_core::snapshot::Entry;
 use evener_core::spec::Transport;
@@ -50,250 +51,330 @@ pub(super) fn no_room(error: Errno) -> Taken {
     if error == Errno::ADDRNOTAVAIL { Taken::Unfit } else { Taken::NoRoom }
 }
 
-/// Gives a question to a server.
-pub(super) fn give(worker: &mut Worker, settings: &Settings, slot: usize, server: &Arc<Entry>) -> Taken {
-    if !matches!(server.target, Target::Ip(_)) {
-        return Taken::Unfit;
-    }
-    let service = worker.dns.queries[slot].asker.service;
-    let upstream = upstream::find(worker, service, server);
-    let at = match socket_of(worker, upstream, settings) {
-        Ok(at) => at,
-        Err(error) if is_ours(error) => {
-            if let Some(backend) = worker.dns.queries[slot].asker.backend(settings) {
-                note_local(&worker.cx, &backend.pool.load().pool, server, error);
+impl Dns {
+    /// Gives a question to a server.
+    pub(super) fn give_to_socket(
+        &mut self,
+        cx: &mut Context,
+        settings: &Settings,
+        slot: usize,
+        server: &Arc<Entry>,
+    ) -> Taken {
+        if !matches!(server.target, Target::Ip(_)) {
+            return Taken::Unfit;
+        }
+        let service = self.queries[slot].asker.service;
+        let upstream = self.find_upstream(cx, service, server);
+        let at = match self.socket_of(cx, upstream, settings) {
+            Ok(at) => at,
+            Err(error) if is_ours(error) => {
+                if let Some(backend) = self.queries[slot].asker.backend(settings) {
+                    note_local(cx, &backend.pool.load().pool, server, error);
+                }
+                return no_room(error);
             }
-            return no_room(error);
-        }
-        Err(_) => {
-            server.live.counters.of(worker.cx.id).connect_errors.one();
-            query::report_failure(worker, settings, slot, server, Failure::Unreachable);
-            return Taken::Failed;
-        }
-    };
-    let Some((at, id)) = id_at(worker, upstream, at, slot) else { return Taken::Unfit };
-    let socket = &mut worker.dns.sockets[at];
-    if socket.outgoing.is_empty() {
-        worker.dns.sockets_dirty.push(at);
-    }
-    socket.outgoing.push(slot);
-    let query = &mut worker.dns.queries[slot];
-    query.call(id);
-    query.waits = Waits::AtSocket(at);
-    let bytes = query.datagram().len() as u64;
-    let counters = server.live.counters.of(worker.cx.id);
-    counters.datagrams_in.one();
-    counters.bytes_in.add(bytes);
-    Taken::Yes
-}
-
-/// An ID at this socket of an upstream, or where that has none left, at another one.
-fn id_at(worker: &mut Worker, upstream: usize, at: usize, slot: usize) -> Option<(usize, u16)> {
-    let dns = &mut worker.dns;
-    if let Some(id) = dns.sockets[at].ids.give(slot, &mut dns.secrets) {
-        return Some((at, id));
-    }
-    let others = &dns.upstreams[upstream].sockets;
-    others.iter().find_map(|&other| Some((other, dns.sockets[other].ids.give(slot, &mut dns.secrets)?)))
-}
-
-/// The socket whose turn it is: one for all questions that come together, so that they go out together.
-fn socket_of(worker: &mut Worker, upstream: usize, settings: &Settings) -> Result<usize, Errno> {
-    let (now, round) = (worker.cx.now, worker.dns.round);
-    let there = &mut worker.dns.upstreams[upstream];
-    there.used_at = now;
-    if there.round != round {
-        there.round = round;
-        there.turn = worker.dns.secrets.below(upstream::width(settings));
-    }
-    if let Some(&at) = there.sockets.get(there.turn) {
-        return Ok(at);
-    }
-    let target = there.target.clone();
-    let seen = settings.options.source.and_then(|_| Seen::of(&settings.options, [0, 0, 0, 0].into()));
-    let socket = listener::datagram_socket(&target, seen)?;
-    // Answers come for all that went out together, at once.
-    listener::grow_buffers(&socket);
-    let ids = Ids::default();
-    let socket = Socket { upstream, socket, ids, outgoing: Vec::new(), unexpected: 0, opened_at: now };
-    let at = worker.dns.sockets.insert(socket);
-    if let Err(error) = worker.cx.registry.register(&worker.dns.sockets[at].socket, Token::DnsSocket(at)) {
-        worker.dns.sockets.remove(at);
-        return Err(error);
-    }
-    let there = &mut worker.dns.upstreams[upstream];
-    there.turn = there.sockets.len();
-    there.sockets.push(at);
-    Ok(at)
-}
-
-/// A question does not wait here any more.
-pub(super) fn withdraw(worker: &mut Worker, at: usize, id: u16) {
-    if let Some(socket) = worker.dns.sockets.get_mut(at)
-        && let Some(slot) = socket.ids.free(id)
-        && let Some(place) = socket.outgoing.iter().position(|other| *other == slot)
-    {
-        socket.outgoing.swap_remove(place);
-    }
-}
-
-/// Sends what waits.
-pub(super) fn flush(worker: &mut Worker, at: usize) {
-    let Some(socket) = worker.dns.sockets.get_mut(at) else { return };
-    let mut outgoing = std::mem::take(&mut socket.outgoing);
-    // Those of one length go out as one.
-    outgoing.sort_unstable_by_key(|slot| worker.dns.queries[*slot].datagram().len());
-    let (mut from, mut unsendable, mut refused) = (0, Vec::new(), None);
-    while from < outgoing.len() {
-        let slots = &outgoing[from..(from + BATCH).min(outgoing.len())];
-        let mut datagrams: [&[u8]; BATCH] = [&[]; BATCH];
-        for (datagram, slot) in datagrams.iter_mut().zip(slots) {
-            *datagram = worker.dns.queries[*slot].datagram();
-        }
-        let socket = worker.dns.sockets[at].socket.as_fd();
-        let sent = worker.dns.burst.send(socket, &datagrams[..slots.len()]);
-        from += sent.taken;
-        match sent.error {
-            None => {}
-            // They are asked again in time.
-            Some(Errno::AGAIN | Errno::NOBUFS) => {
-                let upstream = worker.dns.sockets[at].upstream;
-                let service = &service_of(worker, upstream).live.counters;
-                service.of(worker.cx.id).drop_send_full.add((outgoing.len() - from) as u64);
-                break;
+            Err(_) => {
+                server.live.counters.of(cx.id).connect_errors.one();
+                self.report_failure(cx, settings, slot, server, Failure::Unreachable);
+                return Taken::Failed;
             }
-            // Too large for the way there, or forbidden here: it is the question's fault, not the server's.
-            Some(error) if error == Errno::MSGSIZE || error == Errno::INVAL || is_ours(error) => {
-                unsendable.push(outgoing[from]);
-                from += 1;
-            }
-            Some(error) => {
-                // It belongs to an earlier datagram (ICMP), but means them all.
-                refused = Some(error);
-                break;
-            }
+        };
+        let Some((at, id)) = self.id_at_socket(upstream, at, slot) else { return Taken::Unfit };
+        let socket = &mut self.sockets[at];
+        if socket.outgoing.is_empty() {
+            self.sockets_dirty.push(at);
+        }
+        socket.outgoing.push(slot);
+        let query = &mut self.queries[slot];
+        query.call(id);
+        query.waits = Waits::AtSocket(at);
+        let bytes = query.datagram().len() as u64;
+        let counters = server.live.counters.of(cx.id);
+        counters.datagrams_in.one();
+        counters.bytes_in.add(bytes);
+        Taken::Yes
+    }
+
+    /// An ID at this socket of an upstream, or where that has none left, at another one.
+    fn id_at_socket(&mut self, upstream: usize, at: usize, slot: usize) -> Option<(usize, u16)> {
+        if let Some(id) = self.sockets[at].ids.give(slot, &mut self.secrets) {
+            return Some((at, id));
+        }
+        let others = &self.upstreams[upstream].sockets;
+        others.iter().find_map(|&other| Some((other, self.sockets[other].ids.give(slot, &mut self.secrets)?)))
+    }
+
+    /// The socket whose turn it is: one for all questions that come together, so that they go out together.
+    fn socket_of(&mut self, cx: &Context, upstream: usize, settings: &Settings) -> Result<usize, Errno> {
+        let (now, round) = (cx.now, self.round);
+        let there = &mut self.upstreams[upstream];
+        there.used_at = now;
+        if there.round != round {
+            there.round = round;
+            there.turn = self.secrets.below(upstream::width(settings));
+        }
+        if let Some(&at) = there.sockets.get(there.turn) {
+            return Ok(at);
+        }
+        let target = there.target.clone();
+        let seen = settings.options.source.and_then(|_| Seen::of(&settings.options, [0, 0, 0, 0].into()));
+        let socket = listener::datagram_socket(&target, seen)?;
+        // Answers come for all that went out together, at once.
+        listener::grow_buffers(&socket);
+        let ids = Ids::default();
+        let socket = Socket { upstream, socket, ids, outgoing: Vec::new(), unexpected: 0, opened_at: now };
+        let at = self.sockets.insert(socket);
+        if let Err(error) = cx.registry.register(&self.sockets[at].socket, Token::DnsSocket(at)) {
+            self.sockets.remove(at);
+            return Err(error);
+        }
+        let there = &mut self.upstreams[upstream];
+        there.turn = there.sockets.len();
+        there.sockets.push(at);
+        Ok(at)
+    }
+
+    /// A question does not wait here any more.
+    pub(super) fn withdraw_from_socket(&mut self, at: usize, id: u16) {
+        if let Some(socket) = self.sockets.get_mut(at)
+            && let Some(slot) = socket.ids.free(id)
+            && let Some(place) = socket.outgoing.iter().position(|other| *other == slot)
+        {
+            socket.outgoing.swap_remove(place);
         }
     }
-    outgoing.clear();
-    worker.dns.sockets[at].outgoing = outgoing;
-    unsendable.into_iter().for_each(|slot| on_unsendable(worker, slot, at));
-    if let Some(error) = refused {
-        on_refused(worker, at, error);
-    }
-}
 
-fn service_of(worker: &Worker, upstream: usize) -> &Arc<Service> {
-    &worker.dns.services[worker.dns.upstreams[upstream].service].service
-}
-
-fn on_unsendable(worker: &mut Worker, slot: usize, at: usize) {
-    let query = worker.dns.queries.get(slot).filter(|query| query.waits == Waits::AtSocket(at));
-    let Some(query) = query else { return };
-    let service = Arc::clone(&worker.dns.services[query.asker.service].service);
-    service.live.counters.of(worker.cx.id).drop_unsendable.one();
-    let settings = service.settings.load_full();
-    query::again(worker, &settings, slot, Cause::Refused);
-}
-
-/// A server answered, or refused.
-pub(crate) fn on_socket_event(worker: &mut Worker, at: usize) {
-    for _ in 0..BATCHES_MAX {
-        let Some(socket) = worker.dns.sockets.get(at) else { return };
-        let settings = service_of(worker, socket.upstream).settings.load_full();
-        let mut answers = answers::take(worker);
-        let room = answers.room().min(BATCH);
-        let from = answers.count;
-        let socket = worker.dns.sockets[at].socket.as_fd();
-        let received = answers.batch.receive(socket, from, Names::Unwanted, Local::Fixed);
-        if let Ok(count) = received {
-            take_answers(worker, &settings, at, &mut answers, count);
-        }
-        worker.dns.answers = Some(answers);
-        twins::share_kept(worker);
-        declined::take_kept(worker, &settings);
-        match received {
-            Ok(count) if count < room => return,
-            Ok(_) => {}
-            Err(error) => {
-                // What came before it is still there, and makes no further edge.
-                on_refused(worker, at, error);
-                break;
+    /// Sends what waits.
+    pub(super) fn flush_socket(&mut self, cx: &mut Context, at: usize) {
+        let Some(socket) = self.sockets.get_mut(at) else { return };
+        let mut outgoing = std::mem::take(&mut socket.outgoing);
+        // Those of one length go out as one.
+        outgoing.sort_unstable_by_key(|slot| self.queries[*slot].datagram().len());
+        let (mut from, mut unsendable, mut refused) = (0, Vec::new(), None);
+        while from < outgoing.len() {
+            let slots = &outgoing[from..(from + BATCH).min(outgoing.len())];
+            let mut datagrams: [&[u8]; BATCH] = [&[]; BATCH];
+            for (datagram, slot) in datagrams.iter_mut().zip(slots) {
+                *datagram = self.queries[*slot].datagram();
+            }
+            let socket = self.sockets[at].socket.as_fd();
+            let sent = self.burst.send(socket, &datagrams[..slots.len()]);
+            from += sent.taken;
+            match sent.error {
+                None => {}
+                // They are asked again in time.
+                Some(Errno::AGAIN | Errno::NOBUFS) => {
+                    let upstream = self.sockets[at].upstream;
+                    let service = &self.upstream_service(upstream).live.counters;
+                    service.of(cx.id).drop_send_full.add((outgoing.len() - from) as u64);
+                    break;
+                }
+                // Too large for the way there, or forbidden here: it is the question's fault, not the server's.
+                Some(error) if error == Errno::MSGSIZE || error == Errno::INVAL || is_ours(error) => {
+                    unsendable.push(outgoing[from]);
+                    from += 1;
+                }
+                Some(error) => {
+                    // It belongs to an earlier datagram (ICMP), but means them all.
+                    refused = Some(error);
+                    break;
+                }
             }
         }
+        outgoing.clear();
+        self.sockets[at].outgoing = outgoing;
+        unsendable.into_iter().for_each(|slot| self.on_unsendable(cx, slot, at));
+        if let Some(error) = refused {
+            self.on_socket_refused(cx, at, error);
+        }
     }
-    worker.cx.ready.push(Ready::DnsSocket(at));
-}
 
-fn take_answers(worker: &mut Worker, settings: &Settings, at: usize, answers: &mut Answers, count: usize) {
-    for _ in 0..count {
-        let place = answers.count;
-        let way = take_answer(worker, settings, at, &mut answers.batch, place);
-        answers.send_next(way.filter(|way| answers::is_there(worker, way)));
+    fn upstream_service(&self, upstream: usize) -> &Arc<Service> {
+        &self.services[self.upstreams[upstream].service].service
     }
-}
 
-/// Looks whether somebody waits for this answer, and makes it theirs. It is sent from where it was received.
-fn take_answer(
-    worker: &mut Worker,
-    settings: &Settings,
-    at: usize,
-    batch: &mut Batch,
-    place: usize,
-) -> Option<answers::Way> {
-    let answer = batch.bytes_of(place);
-    let socket = &worker.dns.sockets[at];
-    let owner = socket.ids.owner(wire::id(answer));
-    let owner = owner.filter(|slot| reply::is_answered_by(&worker.dns.queries[*slot], answer));
-    let Some(slot) = owner else {
-        on_unexpected(worker, at);
-        return None;
-    };
-    let (upstream, bytes, id) = (socket.upstream, answer.len(), wire::id(answer));
-    attempt::turn_to(worker, slot, Waits::AtSocket(at), id);
-    let asked_at = worker.dns.queries[slot].sent_at;
-    let upstream = &mut worker.dns.upstreams[upstream];
-    upstream.on_answer(worker.cx.now, asked_at, query::timeout(settings));
-    upstream.live.transports.answered(Transport::Datagram, worker.cx.now);
-    upstream.live.counters.of(worker.cx.id).datagrams_out.one();
-    let socket = &mut worker.dns.sockets[at];
-    socket.unexpected = socket.unexpected.saturating_sub(1);
-    if declined::is_declined(settings, &worker.dns.queries[slot], batch.bytes_of(place)) {
-        declined::keep(worker, slot, at, batch.bytes_of(place));
-        return None;
+    fn on_unsendable(&mut self, cx: &mut Context, slot: usize, at: usize) {
+        let query = self.queries.get(slot).filter(|query| query.waits == Waits::AtSocket(at));
+        let Some(query) = query else { return };
+        let service = Arc::clone(&self.services[query.asker.service].service);
+        service.live.counters.of(cx.id).drop_unsendable.one();
+        let settings = service.settings.load_full();
+        self.again(cx, &settings, slot, Cause::Refused);
     }
-    let mut query = query::retire(worker, slot);
-    reply::note_answer(worker, settings, &query, bytes);
-    if reply::is_altered(settings, &query, batch.bytes_of(place))
-        || !query.followers.is_empty()
-        || !reply::fits(&query.asker, &query.view, bytes)
-    {
-        let mut answer = worker.dns.spare();
-        answer.extend_from_slice(batch.bytes_of(place));
-        reply::finish(worker, settings, &query, &mut answer);
-        twins::keep(worker, &mut query, &answer);
-        reply::cut(worker, &query.asker, &query.view, &query.message, &mut answer);
-        batch.put(place, &answer);
-        worker.dns.give_back(answer);
-    } else {
-        reply::finish_in_place(worker, settings, &query, batch.bytes_of_mut(place));
-    }
-    let origin = query.asker.origin;
-    worker.dns.give_back(query.message);
-    match origin {
-        Origin::Datagram(way) => Some(way),
-        Origin::Stream { .. } => None,
-    }
-}
 
-/// Nobody waits for it: it is late, or made up.
-fn on_unexpected(worker: &mut Worker, at: usize) {
-    let socket = &mut worker.dns.sockets[at];
-    socket.unexpected += 1;
-    let (is_too_much, upstream) = (socket.unexpected >= UNEXPECTED_MAX, socket.upstream);
-    let upstream = &mut worker.dns.upstreams[upstream];
-    upstream.live.counters.of(worker.cx.id).answers_bad.one();
-    if is_too_much {
-        give_up(upstream, at);
+    /// A server answered, or refused.
+    pub(crate) fn on_socket_event(&mut self, cx: &mut Context, at: usize) {
+        for _ in 0..BATCHES_MAX {
+            let Some(socket) = self.sockets.get(at) else { return };
+            let settings = self.upstream_service(socket.upstream).settings.load_full();
+            let mut answers = self.take_responses(cx);
+            let room = answers.room().min(BATCH);
+            let from = answers.count;
+            let socket = self.sockets[at].socket.as_fd();
+            let received = answers.batch.receive(socket, from, Names::Unwanted, Local::Fixed);
+            if let Ok(count) = received {
+                self.take_datagrams(cx, &settings, at, &mut answers, count);
+            }
+            self.answers = Some(answers);
+            self.share_kept(cx);
+            self.take_declined(cx, &settings);
+            match received {
+                Ok(count) if count < room => return,
+                Ok(_) => {}
+                Err(error) => {
+                    // What came before it is still there, and makes no further edge.
+                    self.on_socket_refused(cx, at, error);
+                    break;
+                }
+            }
+        }
+        cx.ready.push(Ready::DnsSocket(at));
+    }
+
+    fn take_datagrams(
+        &mut self,
+        cx: &mut Context,
+        settings: &Settings,
+        at: usize,
+        answers: &mut Answers,
+        count: usize,
+    ) {
+        for _ in 0..count {
+            let place = answers.count;
+            let way = self.take_datagram(cx, settings, at, &mut answers.batch, place);
+            answers.send_next(way.filter(|way| self.is_listening(way)));
+        }
+    }
+
+    /// Looks whether somebody waits for this answer, and makes it theirs. It is sent from where it was received.
+    fn take_datagram(
+        &mut self,
+        cx: &mut Context,
+        settings: &Settings,
+        at: usize,
+        batch: &mut Batch,
+        place: usize,
+    ) -> Option<answers::Way> {
+        let answer = batch.bytes_of(place);
+        let socket = &self.sockets[at];
+        let owner = socket.ids.owner(wire::id(answer));
+        let owner = owner.filter(|slot| self.queries[*slot].is_answered_by(answer));
+        let Some(slot) = owner else {
+            self.on_unexpected(cx, at);
+            return None;
+        };
+        let (upstream, bytes, id) = (socket.upstream, answer.len(), wire::id(answer));
+        self.turn_to_attempt(slot, Waits::AtSocket(at), id);
+        let asked_at = self.queries[slot].sent_at;
+        let upstream = &mut self.upstreams[upstream];
+        upstream.on_answer(cx.now, asked_at, query::timeout(settings));
+        upstream.live.transports.answered(Transport::Datagram, cx.now);
+        upstream.live.counters.of(cx.id).datagrams_out.one();
+        let socket = &mut self.sockets[at];
+        socket.unexpected = socket.unexpected.saturating_sub(1);
+        if declined::is_declined(settings, &self.queries[slot], batch.bytes_of(place)) {
+            self.keep_declined(slot, at, batch.bytes_of(place));
+            return None;
+        }
+        let mut query = self.retire(cx, slot);
+        query.note_response(cx, settings, bytes);
+        if query.is_altered(settings, batch.bytes_of(place))
+            || !query.followers.is_empty()
+            || !reply::fits(&query.asker, &query.view, bytes)
+        {
+            let mut answer = self.spare();
+            answer.extend_from_slice(batch.bytes_of(place));
+            self.finish(cx, settings, &query, &mut answer);
+            self.keep_shared(&mut query, &answer);
+            self.truncate(cx, &query.asker, &query.view, &query.message, &mut answer);
+            batch.put(place, &answer);
+            self.give_back(answer);
+        } else {
+            self.finish_in_place(cx, settings, &query, batch.bytes_of_mut(place));
+        }
+        let origin = query.asker.origin;
+        self.give_back(query.message);
+        match origin {
+            Origin::Datagram(way) => Some(way),
+            Origin::Stream { .. } => None,
+        }
+    }
+
+    /// Nobody waits for it: it is late, or made up.
+    fn on_unexpected(&mut self, cx: &Context, at: usize) {
+        let socket = &mut self.sockets[at];
+        socket.unexpected += 1;
+        let (is_too_much, upstream) = (socket.unexpected >= UNEXPECTED_MAX, socket.upstream);
+        let upstream = &mut self.upstreams[upstream];
+        upstream.live.counters.of(cx.id).answers_bad.one();
+        if is_too_much {
+            give_up(upstream, at);
+        }
+    }
+
+    /// Nobody is there (ICMP): everybody who waits asks another server, before any client asks again.
+    fn on_socket_refused(&mut self, cx: &mut Context, at: usize, error: Errno) {
+        // What is said of the size of packets on the way concerns datagrams, not the server.
+        if error == Errno::MSGSIZE || is_ours(error) {
+            return;
+        }
+        let Some(socket) = self.sockets.get(at) else { return };
+        let upstream = socket.upstream;
+        let settings = self.upstream_service(upstream).settings.load_full();
+        let mut is_told = false;
+        // Of several it is not known which one was refused, and so which ones the server received.
+        let is_alone = socket.ids.len() == 1;
+        for (id, slot) in socket.ids.owners() {
+            if !self.is_current_attempt(cx, slot, Waits::AtSocket(at), id) {
+                continue;
+            }
+            let query = &self.queries[slot];
+            if let Some(server) = query.choice.as_ref().map(|choice| Arc::clone(&choice.server))
+                && !std::mem::replace(&mut is_told, true)
+            {
+                self.note_socket_refusal(cx, &settings, (slot, upstream), &server, error);
+            }
+            if is_alone {
+                self.again(cx, &settings, slot, Cause::Refused);
+            } else {
+                self.again_unless_received(cx, &settings, slot, Cause::Refused);
+            }
+        }
+    }
+
+    /// Counts that a server refused a datagram, and reports it unless it speaks TCP, which is found out first.
+    fn note_socket_refusal(
+        &mut self,
+        cx: &mut Context,
+        settings: &Settings,
+        (slot, upstream): (usize, usize),
+        server: &Arc<Entry>,
+        error: Errno,
+    ) {
+        let failure = count_refusal(cx, server, error);
+        let transports = &server.live.transports;
+        transports.refused(Transport::Datagram, cx.now);
+        let is_telling = transports.is_telling(Transport::Datagram, cx.now);
+        let is_known = transports.refuses(Transport::Stream, cx.now);
+        if is_telling && (is_known || !self.probe_stream(cx, settings, slot, upstream, server)) {
+            self.report_failure(cx, settings, slot, server, failure);
+        }
+    }
+
+    /// Closes a socket of an upstream; whoever waits there asks again.
+    pub(super) fn close_socket(&mut self, cx: &mut Context, at: usize, upstream: usize) {
+        let Some(socket) = self.sockets.get(at).filter(|socket| socket.upstream == upstream) else {
+            return;
+        };
+        for (id, slot) in socket.ids.owners() {
+            if !self.is_current_attempt(cx, slot, Waits::AtSocket(at), id) {
+                continue;
+            }
+            let query = &self.queries[slot];
+            let settings = self.services[query.asker.service].service.settings.load_full();
+            self.again_unless_received(cx, &settings, slot, Cause::CutShort);
+        }
+        self.sockets.try_remove(at);
     }
 }
 
@@ -312,68 +393,4 @@ pub(super) fn age(sockets: &mut Slab<Socket>, upstream: &mut Upstream, now: Time
     let is_old = |at: &usize| sockets.get(*at).is_none_or(|socket| now.since(socket.opened_at) >= AGE_MAX);
     let old: Vec<usize> = upstream.sockets.iter().copied().filter(is_old).collect();
     old.into_iter().for_each(|at| give_up(upstream, at));
-}
-
-/// Nobody is there (ICMP): everybody who waits asks another server, before any client asks again.
-fn on_refused(worker: &mut Worker, at: usize, error: Errno) {
-    // What is said of the size of packets on the way concerns datagrams, not the server.
-    if error == Errno::MSGSIZE || is_ours(error) {
-        return;
-    }
-    let Some(socket) = worker.dns.sockets.get(at) else { return };
-    let upstream = socket.upstream;
-    let settings = service_of(worker, upstream).settings.load_full();
-    let mut is_told = false;
-    // Of several it is not known which one was refused, and so which ones the server received.
-    let is_alone = socket.ids.len() == 1;
-    for (id, slot) in socket.ids.owners() {
-        if !attempt::is_current(worker, slot, Waits::AtSocket(at), id) {
-            continue;
-        }
-        let query = &worker.dns.queries[slot];
-        if let Some(server) = query.choice.as_ref().map(|choice| Arc::clone(&choice.server))
-            && !std::mem::replace(&mut is_told, true)
-        {
-            note_refusal(worker, &settings, (slot, upstream), &server, error);
-        }
-        if is_alone {
-            query::again(worker, &settings, slot, Cause::Refused);
-        } else {
-            query::again_unless_received(worker, &settings, slot, Cause::Refused);
-        }
-    }
-}
-
-/// Counts that a server refused a datagram, and reports it unless it speaks TCP, which is found out first.
-fn note_refusal(
-    worker: &mut Worker,
-    settings: &Settings,
-    (slot, upstream): (usize, usize),
-    server: &Arc<Entry>,
-    error: Errno,
-) {
-    let failure = count_refusal(&worker.cx, server, error);
-    let transports = &server.live.transports;
-    transports.refused(Transport::Datagram, worker.cx.now);
-    let is_telling = transports.is_telling(Transport::Datagram, worker.cx.now);
-    let is_known = transports.refuses(Transport::Stream, worker.cx.now);
-    if is_telling && (is_known || !stream::probe(worker, settings, slot, upstream, server)) {
-        query::report_failure(worker, settings, slot, server, failure);
-    }
-}
-
-/// Closes a socket of an upstream; whoever waits there asks again.
-pub(super) fn close(worker: &mut Worker, at: usize, upstream: usize) {
-    let Some(socket) = worker.dns.sockets.get(at).filter(|socket| socket.upstream == upstream) else {
-        return;
-    };
-    for (id, slot) in socket.ids.owners() {
-        if !attempt::is_current(worker, slot, Waits::AtSocket(at), id) {
-            continue;
-        }
-        let query = &worker.dns.queries[slot];
-        let settings = worker.dns.services[query.asker.service].service.settings.load_full();
-        query::again_unless_received(worker, &settings, slot, Cause::CutShort);
-    }
-    worker.dns.sockets.try_remove(at);
 }

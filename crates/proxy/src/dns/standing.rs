@@ -1,16 +1,17 @@
 //! The connections that stand with servers of mname: one of each worker with each server. They carry datagrams in frames,
 //! and heartbeats. A server is up as long as one stands.
 
+use super::Dns;
 use super::framed::{Framed, Received};
 use super::ids::ClientIds;
-use super::query::{self, Cause, Origin, Taken, Waits};
-use super::{attempt, reply};
+use super::query::{Cause, Origin, Taken, Waits};
+use crate::context::Context;
 use crate::context::ready::Ready;
 use crate::context::registry::Token;
 use crate::context::report::Report;
 use crate::io::connect::{is_want, tell_local};
 use crate::io::listener;
-use crate::worker::Worker;
+use crate::service::Service;
 use evener_core::snapshot::{Entry, ServerLive};
 use evener_core::spec::{Dialect, Protocol};
 use evener_core::wire::dns as wire;
@@ -77,143 +78,355 @@ fn key(live: &Arc<ServerLive>) -> usize {
     Arc::as_ptr(live) as usize
 }
 
-/// Servers came or went: connections stand with those that are there.
-pub(crate) fn tend(worker: &mut Worker) {
-    let wanted = wanted(worker);
-    let dns = &worker.dns;
-    let astray = dns.standings.iter().filter(|(_, standing)| {
-        let entry = wanted.get(&key(&standing.live));
-        standing.stage != Stage::Over && entry.is_none_or(|(_, entry)| entry.target != standing.target)
-    });
-    let astray: Vec<usize> = astray.map(|(at, _)| at).collect();
-    astray.into_iter().for_each(|at| leave(worker, at));
-    for (key, (pool, entry)) in wanted {
-        if !worker.dns.standing_of.contains_key(&key) {
-            let at = worker.dns.standings.insert(Box::new(Standing {
-                pool,
-                id: entry.id,
-                target: entry.target.clone(),
-                live: Arc::clone(&entry.live),
-                stage: Stage::Waiting,
-                framed: None,
-                ids: ClientIds::default(),
-                failures: 0,
-                serial: 0,
-                dirty: false,
-            }));
-            worker.dns.standing_of.insert(key, at);
-            connect(worker, at);
-        }
-    }
+/// What a frame means.
+#[derive(Clone, Copy, Debug)]
+enum Heard {
+    Hello,
+    Life,
+    Answer(SocketAddrV4),
 }
 
-/// The servers with which a connection has to stand: those of the services that this worker has listeners of.
-fn wanted(worker: &Worker) -> HashMap<usize, (Arc<str>, Arc<Entry>)> {
-    let by_datagrams =
-        worker.dns.listeners.iter().map(|(_, listener)| &worker.dns.services[listener.service].service);
-    let by_streams = worker.tcp.services();
-    let mut wanted = HashMap::new();
-    for service in by_datagrams.chain(by_streams).filter(|service| service.protocol == Protocol::Dns) {
-        for backend in &service.settings.load().backends {
-            let snapshot = backend.pool.load();
-            for entry in snapshot.servers().iter().filter(|entry| entry.dialect == Dialect::Mname) {
-                wanted.insert(key(&entry.live), (snapshot.pool.clone(), Arc::clone(entry)));
+impl Dns {
+    /// Servers or listeners came or went: persistent connections are looked at before the next events.
+    pub(crate) fn look_again(&mut self) {
+        self.looks_again = true;
+    }
+
+    /// Has persistent connections with the servers that are there, if servers or listeners came or went. `by_streams` are the
+    /// services that this worker accepts connections for.
+    pub(crate) fn maintain<'a>(
+        &mut self,
+        cx: &mut Context,
+        by_streams: impl Iterator<Item = &'a Arc<Service>>,
+    ) {
+        if !std::mem::take(&mut self.looks_again) {
+            return;
+        }
+        let wanted = self.wanted_persistents(by_streams);
+        let astray = self.standings.iter().filter(|(_, standing)| {
+            let entry = wanted.get(&key(&standing.live));
+            standing.stage != Stage::Over && entry.is_none_or(|(_, entry)| entry.target != standing.target)
+        });
+        let astray: Vec<usize> = astray.map(|(at, _)| at).collect();
+        astray.into_iter().for_each(|at| self.leave_persistent(cx, at));
+        for (key, (pool, entry)) in wanted {
+            if !self.standing_of.contains_key(&key) {
+                let at = self.standings.insert(Box::new(Standing {
+                    pool,
+                    id: entry.id,
+                    target: entry.target.clone(),
+                    live: Arc::clone(&entry.live),
+                    stage: Stage::Waiting,
+                    framed: None,
+                    ids: ClientIds::default(),
+                    failures: 0,
+                    serial: 0,
+                    dirty: false,
+                }));
+                self.standing_of.insert(key, at);
+                self.connect_persistent(cx, at);
             }
         }
     }
-    wanted
-}
 
-/// The server is not there any more; whoever waits asks another one.
-fn leave(worker: &mut Worker, at: usize) {
-    let standing = &mut worker.dns.standings[at];
-    standing.stage = Stage::Over;
-    standing.framed = None;
-    worker.dns.standing_of.remove(&key(&worker.dns.standings[at].live));
-    worker.dns.standing_timers.clear(at);
-    ask_others(worker, at);
-    worker.dns.standings.remove(at);
-}
-
-fn ask_others(worker: &mut Worker, at: usize) {
-    for (id, slot) in worker.dns.standings[at].ids.owners() {
-        if !attempt::is_current(worker, slot, Waits::AtStanding(at), id) {
-            continue;
+    /// The servers with which a connection has to stand: those of the services that this worker has listeners of.
+    fn wanted_persistents<'a>(
+        &self,
+        by_streams: impl Iterator<Item = &'a Arc<Service>>,
+    ) -> HashMap<usize, (Arc<str>, Arc<Entry>)> {
+        let mut wanted = HashMap::new();
+        for (_, listener) in &self.listeners {
+            want_servers_of(&self.services[listener.service].service, &mut wanted);
         }
-        let query = &worker.dns.queries[slot];
-        let settings = worker.dns.services[query.asker.service].service.settings.load_full();
-        query::again_unless_received(worker, &settings, slot, Cause::Refused);
+        by_streams.for_each(|service| want_servers_of(service, &mut wanted));
+        wanted
     }
-}
 
-fn connect(worker: &mut Worker, at: usize) {
-    let standing = &mut worker.dns.standings[at];
-    let counters = standing.live.counters.of(worker.cx.id);
-    let connected = listener::stream_socket(&standing.target)
-        .and_then(|socket| listener::connect(&socket, &standing.target).map(|()| socket));
-    let socket = match connected {
-        Ok(socket) => socket,
-        Err(error) if is_want(error) => return postpone(worker, at, error),
-        Err(error) => {
-            counters.connect_errors.one();
-            if error == Errno::CONNREFUSED {
-                counters.connect_refused.one();
+    /// The server is not there any more; whoever waits asks another one.
+    fn leave_persistent(&mut self, cx: &mut Context, at: usize) {
+        let standing = &mut self.standings[at];
+        standing.stage = Stage::Over;
+        standing.framed = None;
+        self.standing_of.remove(&key(&self.standings[at].live));
+        self.standing_timers.clear(at);
+        self.ask_others(cx, at);
+        self.standings.remove(at);
+    }
+
+    fn ask_others(&mut self, cx: &mut Context, at: usize) {
+        for (id, slot) in self.standings[at].ids.owners() {
+            if !self.is_current_attempt(cx, slot, Waits::AtStanding(at), id) {
+                continue;
             }
-            return fault(worker, at, &format!("connect: {}", std::io::Error::from(error)));
+            let query = &self.queries[slot];
+            let settings = self.services[query.asker.service].service.settings.load_full();
+            self.again_unless_received(cx, &settings, slot, Cause::Refused);
         }
-    };
-    counters.connections.one();
-    if let Err(error) = worker.cx.registry.register(&socket, Token::DnsStanding(at)) {
-        return fault(worker, at, &format!("connect: {}", std::io::Error::from(error)));
     }
-    let mut framed = Framed::new(socket);
-    let mut hello = Vec::new();
-    mname::emit_client_hello(&mut hello);
-    framed.queue(&hello);
-    (standing.framed, standing.stage) = (Some(framed), Stage::Greeting);
-    standing.serial += 1;
-    worker.dns.standing_timers.set(at, worker.cx.now + HELLO);
-    queue(worker, at);
-}
 
-/// Gives a question to a server.
-pub(super) fn give(worker: &mut Worker, slot: usize, server: &Arc<Entry>) -> Taken {
-    let query = &mut worker.dns.queries[slot];
-    let Some(&at) = worker.dns.standing_of.get(&key(&server.live)) else { return Taken::Unfit };
-    let standing = &mut worker.dns.standings[at];
-    let (Stage::Up { .. }, Some(framed)) = (standing.stage, &mut standing.framed) else {
-        return Taken::Unfit;
-    };
-    // A frame has room for an IPv4 address, and for so many bytes.
-    let Some(client) = v4_of(query.asker.client) else { return Taken::Unfit };
-    if query.framed().len() > DATAGRAM_BYTES_MAX {
-        return Taken::Unfit;
+    fn connect_persistent(&mut self, cx: &mut Context, at: usize) {
+        let standing = &mut self.standings[at];
+        let counters = standing.live.counters.of(cx.id);
+        let connected = listener::stream_socket(&standing.target)
+            .and_then(|socket| listener::connect(&socket, &standing.target).map(|()| socket));
+        let socket = match connected {
+            Ok(socket) => socket,
+            Err(error) if is_want(error) => return self.postpone_persistent(cx, at, error),
+            Err(error) => {
+                counters.connect_errors.one();
+                if error == Errno::CONNREFUSED {
+                    counters.connect_refused.one();
+                }
+                return self.fault_persistent(cx, at, &format!("connect: {}", std::io::Error::from(error)));
+            }
+        };
+        counters.connections.one();
+        if let Err(error) = cx.registry.register(&socket, Token::DnsStanding(at)) {
+            return self.fault_persistent(cx, at, &format!("connect: {}", std::io::Error::from(error)));
+        }
+        let mut framed = Framed::new(socket);
+        let mut hello = Vec::new();
+        mname::emit_client_hello(&mut hello);
+        framed.queue(&hello);
+        (standing.framed, standing.stage) = (Some(framed), Stage::Greeting);
+        standing.serial += 1;
+        self.standing_timers.set(at, cx.now + HELLO);
+        self.queue_persistent(at);
     }
-    let counters = server.live.counters.of(worker.cx.id);
-    if framed.waiting() > OUTBOX_MAX {
-        counters.drop_stuck.one();
-        return Taken::Unfit;
-    }
-    let id = standing.ids.keep(client, query.id, slot, &mut worker.dns.secrets);
-    let Some(id) = id else { return Taken::Unfit };
-    query.call(id);
-    query.waits = Waits::AtStanding(at);
-    let mut frame = std::mem::take(&mut worker.dns.frame);
-    frame.clear();
-    mname::emit_inbound_udp(client, query.framed(), &mut frame);
-    framed.queue(&frame);
-    counters.datagrams_in.one();
-    counters.bytes_in.add(query.framed().len() as u64);
-    worker.dns.frame = frame;
-    queue(worker, at);
-    Taken::Yes
-}
 
-/// A question does not wait here any more.
-pub(super) fn withdraw(worker: &mut Worker, at: usize, slot: usize, id: u16) {
-    let query = &worker.dns.queries[slot];
-    if let (Some(standing), Some(client)) = (worker.dns.standings.get_mut(at), v4_of(query.asker.client)) {
-        standing.ids.free(client, id);
+    /// Gives a question to a server.
+    pub(super) fn give_to_persistent(&mut self, cx: &Context, slot: usize, server: &Arc<Entry>) -> Taken {
+        let query = &mut self.queries[slot];
+        let Some(&at) = self.standing_of.get(&key(&server.live)) else { return Taken::Unfit };
+        let standing = &mut self.standings[at];
+        let (Stage::Up { .. }, Some(framed)) = (standing.stage, &mut standing.framed) else {
+            return Taken::Unfit;
+        };
+        // A frame has room for an IPv4 address, and for so many bytes.
+        let Some(client) = v4_of(query.asker.client) else { return Taken::Unfit };
+        if query.framed().len() > DATAGRAM_BYTES_MAX {
+            return Taken::Unfit;
+        }
+        let counters = server.live.counters.of(cx.id);
+        if framed.waiting() > OUTBOX_MAX {
+            counters.drop_stuck.one();
+            return Taken::Unfit;
+        }
+        let id = standing.ids.keep(client, query.id, slot, &mut self.secrets);
+        let Some(id) = id else { return Taken::Unfit };
+        query.call(id);
+        query.waits = Waits::AtStanding(at);
+        let mut frame = std::mem::take(&mut self.frame);
+        frame.clear();
+        mname::emit_inbound_udp(client, query.framed(), &mut frame);
+        framed.queue(&frame);
+        counters.datagrams_in.one();
+        counters.bytes_in.add(query.framed().len() as u64);
+        self.frame = frame;
+        self.queue_persistent(at);
+        Taken::Yes
+    }
+
+    /// A question does not wait here any more.
+    pub(super) fn withdraw_from_persistent(&mut self, at: usize, slot: usize, id: u16) {
+        let query = &self.queries[slot];
+        if let (Some(standing), Some(client)) = (self.standings.get_mut(at), v4_of(query.asker.client)) {
+            standing.ids.free(client, id);
+        }
+    }
+
+    /// Something happened at the socket.
+    pub(crate) fn on_persistent_event(&mut self, at: usize, event: &Event) {
+        let Some(framed) = self.standings.get_mut(at).and_then(|standing| standing.framed.as_mut()) else {
+            return;
+        };
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            framed.readable = true;
+        }
+        self.queue_persistent(at);
+    }
+
+    /// The connection is looked at once the present events are done.
+    pub(crate) fn queue_persistent(&mut self, at: usize) {
+        if let Some(standing) = self.standings.get_mut(at)
+            && !std::mem::replace(&mut standing.dirty, true)
+        {
+            self.standings_dirty.push(at);
+        }
+    }
+
+    /// Sends what waits, and reads.
+    pub(super) fn flush_persistent(&mut self, cx: &mut Context, at: usize) {
+        let Some(standing) = self.standings.get_mut(at) else { return };
+        standing.dirty = false;
+        if let Some(framed) = &mut standing.framed
+            && let Err(error) = framed.flush()
+        {
+            return self.fault_persistent(cx, at, &format!("send: {}", std::io::Error::from(error)));
+        }
+        for _ in 0..READS_MAX {
+            let standing = self.standings.get_mut(at);
+            let Some(framed) = standing.and_then(|standing| standing.framed.as_mut()) else { return };
+            if !framed.readable {
+                return;
+            }
+            let mut buffer = std::mem::take(&mut self.buffer);
+            buffer.resize(super::READ_BYTES, 0);
+            let received = framed.receive(&mut buffer);
+            self.buffer = buffer;
+            if let Err(reason) = self.take_frames(cx, at) {
+                return self.fault_persistent(cx, at, &reason);
+            }
+            match received {
+                Ok(Received::Some) => {}
+                Ok(Received::Blocked) => return,
+                Ok(Received::End) => return self.fault_persistent(cx, at, "it closed the connection"),
+                Err(error) => {
+                    return self.fault_persistent(
+                        cx,
+                        at,
+                        &format!("receive: {}", std::io::Error::from(error)),
+                    );
+                }
+            }
+        }
+        cx.ready.push(Ready::DnsStanding(at));
+    }
+
+    /// Takes the whole frames that came; `Err` says what is wrong with one.
+    fn take_frames(&mut self, cx: &mut Context, at: usize) -> Result<(), String> {
+        let mut message = self.spare();
+        let taken = loop {
+            match self.take_frame(at, &mut message) {
+                Ok(Some(heard)) => self.on_message(cx, at, heard, &mut message),
+                Ok(None) => break Ok(()),
+                Err(reason) => break Err(reason),
+            }
+        };
+        self.give_back(message);
+        taken
+    }
+
+    /// Takes the next whole frame; an answer's bytes go to `message`.
+    fn take_frame(&mut self, at: usize, message: &mut Vec<u8>) -> Result<Option<Heard>, String> {
+        let Some(standing) = self.standings.get_mut(at) else { return Ok(None) };
+        let Some(framed) = &mut standing.framed else { return Ok(None) };
+        let parsed = mname::parse(framed.pending()).map_err(|fault| fault.to_string())?;
+        let Some((frame, length)) = parsed else { return Ok(None) };
+        let heard = match (standing.stage, frame) {
+            (Stage::Greeting, Frame::Hello) => Heard::Hello,
+            (Stage::Greeting, _) => return Err("it sent something before its hello".into()),
+            (_, Frame::Hello) => return Err("it said hello twice".into()),
+            (Stage::Up { asked: true }, Frame::Heartbeat) => Heard::Life,
+            (_, Frame::Heartbeat) => return Err("it sent a heartbeat that nobody asked for".into()),
+            (_, Frame::TcpOk) => return Err("it accepted a TCP session that is none".into()),
+            (_, Frame::OutboundUdp { to, data }) => {
+                message.clear();
+                message.extend_from_slice(data);
+                Heard::Answer(to)
+            }
+        };
+        framed.consume(length);
+        Ok(Some(heard))
+    }
+
+    fn on_message(&mut self, cx: &mut Context, at: usize, heard: Heard, message: &mut Vec<u8>) {
+        match heard {
+            Heard::Answer(to) => return self.take_frame_response(cx, at, to, message),
+            // One that says hello and then errs is not tried without end at once.
+            Heard::Life => self.standings[at].failures = 0,
+            Heard::Hello => self.standings[at].live.counters.of(cx.id).sessions.one(),
+        }
+        // Told again with each sign of life: what is lost on the way is made good.
+        self.report_persistent(cx, at, None);
+        self.standings[at].stage = Stage::Up { asked: false };
+        self.standing_timers.set(at, cx.now + HEARTBEAT);
+    }
+
+    fn take_frame_response(&mut self, cx: &mut Context, at: usize, to: SocketAddrV4, message: &mut Vec<u8>) {
+        let standing = &mut self.standings[at];
+        let counters = standing.live.counters.of(cx.id);
+        let owner = standing.ids.owner(to, wire::id(message)).filter(|slot| {
+            let query = &self.queries[*slot];
+            matches!(query.asker.origin, Origin::Datagram(_)) && query.is_answered_by(message)
+        });
+        let Some(slot) = owner else { return counters.answers_bad.one() };
+        counters.datagrams_out.one();
+        self.turn_to_attempt(slot, Waits::AtStanding(at), wire::id(message));
+        let service = self.queries[slot].asker.service;
+        let settings = self.services[service].service.settings.load_full();
+        self.pass_on(cx, &settings, slot, message);
+    }
+
+    /// Tells the supervisor that the connection stands, or why it does not.
+    fn report_persistent(&self, cx: &Context, at: usize, fault: Option<String>) {
+        let standing = &self.standings[at];
+        let (pool, target) = (standing.pool.clone(), standing.target.clone());
+        (cx.report)(Report::Session { pool, server: standing.id, target, worker: cx.id, fault });
+    }
+
+    /// The number of the connection that stands with a server, if one does.
+    pub(super) fn persistent_serial(&self, live: &Arc<ServerLive>) -> Option<u64> {
+        let standing = &self.standings[*self.standing_of.get(&key(live))?];
+        matches!(standing.stage, Stage::Up { .. }).then_some(standing.serial)
+    }
+
+    /// The connection with this number is to end, if it still stands.
+    pub(super) fn fault_persistent_of(
+        &mut self,
+        cx: &mut Context,
+        live: &Arc<ServerLive>,
+        serial: u64,
+        reason: &str,
+    ) {
+        if self.persistent_serial(live) == Some(serial)
+            && let Some(&at) = self.standing_of.get(&key(live))
+        {
+            self.fault_persistent(cx, at, reason);
+        }
+    }
+
+    /// Something is wrong: the connection is dropped and made anew, the next time at once, later after a while.
+    /// A connect that could not be made for a reason of our own says nothing of the server: it is made later.
+    fn postpone_persistent(&mut self, cx: &Context, at: usize, error: Errno) {
+        let Standing { live, pool, id, .. } = &*self.standings[at];
+        let counters = live.counters.of(cx.id);
+        counters.connect_errors.one();
+        counters.local_errors.one_shared();
+        tell_local(cx, pool, *id, error);
+        self.standing_timers.set(at, cx.now + POSTPONED);
+    }
+
+    fn fault_persistent(&mut self, cx: &mut Context, at: usize, reason: &str) {
+        let standing = &mut self.standings[at];
+        if matches!(standing.stage, Stage::Up { .. }) {
+            standing.live.counters.of(cx.id).session_faults.one();
+        }
+        (standing.stage, standing.framed) = (Stage::Waiting, None);
+        let wait = back_off(standing.failures);
+        standing.failures = standing.failures.saturating_add(1);
+        self.standing_timers.set(at, cx.now + wait);
+        self.report_persistent(cx, at, Some(reason.to_owned()));
+        self.ask_others(cx, at);
+    }
+
+    /// It is time: for a connect, a hello, a sign of life.
+    pub(super) fn on_persistent_deadline(&mut self, cx: &mut Context, at: usize) {
+        let Some(standing) = self.standings.get_mut(at) else { return };
+        match standing.stage {
+            Stage::Over => {}
+            Stage::Waiting => self.connect_persistent(cx, at),
+            Stage::Greeting => self.fault_persistent(cx, at, "it did not say hello within 30 s"),
+            Stage::Up { asked: true } => self.fault_persistent(cx, at, "it gave no sign of life within 15 s"),
+            Stage::Up { asked: false } => {
+                let mut heartbeat = Vec::new();
+                mname::emit_client_heartbeat(&mut heartbeat);
+                standing.framed.iter_mut().for_each(|framed| framed.queue(&heartbeat));
+                standing.stage = Stage::Up { asked: true };
+                self.standing_timers.set(at, cx.now + ANSWER);
+                self.queue_persistent(at);
+            }
+        }
     }
 }
 
@@ -225,192 +438,14 @@ pub(super) fn v4_of(client: SocketAddr) -> Option<SocketAddrV4> {
     }
 }
 
-/// Something happened at the socket.
-pub(crate) fn on_standing_event(worker: &mut Worker, at: usize, event: &Event) {
-    let Some(framed) = worker.dns.standings.get_mut(at).and_then(|standing| standing.framed.as_mut()) else {
+fn want_servers_of(service: &Service, wanted: &mut HashMap<usize, (Arc<str>, Arc<Entry>)>) {
+    if service.protocol != Protocol::Dns {
         return;
-    };
-    if event.is_readable() || event.is_read_closed() || event.is_error() {
-        framed.readable = true;
     }
-    queue(worker, at);
-}
-
-/// The connection is looked at once the present events are done.
-pub(crate) fn queue(worker: &mut Worker, at: usize) {
-    if let Some(standing) = worker.dns.standings.get_mut(at)
-        && !std::mem::replace(&mut standing.dirty, true)
-    {
-        worker.dns.standings_dirty.push(at);
-    }
-}
-
-/// Sends what waits, and reads.
-pub(super) fn flush(worker: &mut Worker, at: usize) {
-    let Some(standing) = worker.dns.standings.get_mut(at) else { return };
-    standing.dirty = false;
-    if let Some(framed) = &mut standing.framed
-        && let Err(error) = framed.flush()
-    {
-        return fault(worker, at, &format!("send: {}", std::io::Error::from(error)));
-    }
-    for _ in 0..READS_MAX {
-        let standing = worker.dns.standings.get_mut(at);
-        let Some(framed) = standing.and_then(|standing| standing.framed.as_mut()) else { return };
-        if !framed.readable {
-            return;
-        }
-        let mut buffer = std::mem::take(&mut worker.dns.buffer);
-        buffer.resize(super::READ_BYTES, 0);
-        let received = framed.receive(&mut buffer);
-        worker.dns.buffer = buffer;
-        if let Err(reason) = take_frames(worker, at) {
-            return fault(worker, at, &reason);
-        }
-        match received {
-            Ok(Received::Some) => {}
-            Ok(Received::Blocked) => return,
-            Ok(Received::End) => return fault(worker, at, "it closed the connection"),
-            Err(error) => return fault(worker, at, &format!("receive: {}", std::io::Error::from(error))),
-        }
-    }
-    worker.cx.ready.push(Ready::DnsStanding(at));
-}
-
-/// Takes the whole frames that came; `Err` says what is wrong with one.
-fn take_frames(worker: &mut Worker, at: usize) -> Result<(), String> {
-    let mut message = worker.dns.spare();
-    let taken = loop {
-        match take_frame(worker, at, &mut message) {
-            Ok(Some(heard)) => on_heard(worker, at, heard, &mut message),
-            Ok(None) => break Ok(()),
-            Err(reason) => break Err(reason),
-        }
-    };
-    worker.dns.give_back(message);
-    taken
-}
-
-/// What a frame means.
-#[derive(Clone, Copy, Debug)]
-enum Heard {
-    Hello,
-    Life,
-    Answer(SocketAddrV4),
-}
-
-/// Takes the next whole frame; an answer's bytes go to `message`.
-fn take_frame(worker: &mut Worker, at: usize, message: &mut Vec<u8>) -> Result<Option<Heard>, String> {
-    let Some(standing) = worker.dns.standings.get_mut(at) else { return Ok(None) };
-    let Some(framed) = &mut standing.framed else { return Ok(None) };
-    let parsed = mname::parse(framed.pending()).map_err(|fault| fault.to_string())?;
-    let Some((frame, length)) = parsed else { return Ok(None) };
-    let heard = match (standing.stage, frame) {
-        (Stage::Greeting, Frame::Hello) => Heard::Hello,
-        (Stage::Greeting, _) => return Err("it sent something before its hello".into()),
-        (_, Frame::Hello) => return Err("it said hello twice".into()),
-        (Stage::Up { asked: true }, Frame::Heartbeat) => Heard::Life,
-        (_, Frame::Heartbeat) => return Err("it sent a heartbeat that nobody asked for".into()),
-        (_, Frame::TcpOk) => return Err("it accepted a TCP session that is none".into()),
-        (_, Frame::OutboundUdp { to, data }) => {
-            message.clear();
-            message.extend_from_slice(data);
-            Heard::Answer(to)
-        }
-    };
-    framed.consume(length);
-    Ok(Some(heard))
-}
-
-fn on_heard(worker: &mut Worker, at: usize, heard: Heard, message: &mut Vec<u8>) {
-    match heard {
-        Heard::Answer(to) => return take_answer(worker, at, to, message),
-        // One that says hello and then errs is not tried without end at once.
-        Heard::Life => worker.dns.standings[at].failures = 0,
-        Heard::Hello => worker.dns.standings[at].live.counters.of(worker.cx.id).sessions.one(),
-    }
-    // Told again with each sign of life: what is lost on the way is made good.
-    tell(worker, at, None);
-    worker.dns.standings[at].stage = Stage::Up { asked: false };
-    worker.dns.standing_timers.set(at, worker.cx.now + HEARTBEAT);
-}
-
-fn take_answer(worker: &mut Worker, at: usize, to: SocketAddrV4, message: &mut Vec<u8>) {
-    let standing = &mut worker.dns.standings[at];
-    let counters = standing.live.counters.of(worker.cx.id);
-    let owner = standing.ids.owner(to, wire::id(message)).filter(|slot| {
-        let query = &worker.dns.queries[*slot];
-        matches!(query.asker.origin, Origin::Datagram(_)) && reply::is_answered_by(query, message)
-    });
-    let Some(slot) = owner else { return counters.answers_bad.one() };
-    counters.datagrams_out.one();
-    attempt::turn_to(worker, slot, Waits::AtStanding(at), wire::id(message));
-    let service = worker.dns.queries[slot].asker.service;
-    let settings = worker.dns.services[service].service.settings.load_full();
-    reply::pass_on(worker, &settings, slot, message);
-}
-
-/// Tells the supervisor that the connection stands, or why it does not.
-fn tell(worker: &Worker, at: usize, fault: Option<String>) {
-    let standing = &worker.dns.standings[at];
-    let (pool, target) = (standing.pool.clone(), standing.target.clone());
-    (worker.cx.report)(Report::Session { pool, server: standing.id, target, worker: worker.cx.id, fault });
-}
-
-/// The number of the connection that stands with a server, if one does.
-pub(super) fn serial_of(worker: &Worker, live: &Arc<ServerLive>) -> Option<u64> {
-    let standing = &worker.dns.standings[*worker.dns.standing_of.get(&key(live))?];
-    matches!(standing.stage, Stage::Up { .. }).then_some(standing.serial)
-}
-
-/// The connection with this number is to end, if it still stands.
-pub(super) fn fault_of(worker: &mut Worker, live: &Arc<ServerLive>, serial: u64, reason: &str) {
-    if serial_of(worker, live) == Some(serial)
-        && let Some(&at) = worker.dns.standing_of.get(&key(live))
-    {
-        fault(worker, at, reason);
-    }
-}
-
-/// Something is wrong: the connection is dropped and made anew, the next time at once, later after a while.
-/// A connect that could not be made for a reason of our own says nothing of the server: it is made later.
-fn postpone(worker: &mut Worker, at: usize, error: Errno) {
-    let Standing { live, pool, id, .. } = &*worker.dns.standings[at];
-    let counters = live.counters.of(worker.cx.id);
-    counters.connect_errors.one();
-    counters.local_errors.one_shared();
-    tell_local(&worker.cx, pool, *id, error);
-    worker.dns.standing_timers.set(at, worker.cx.now + POSTPONED);
-}
-
-fn fault(worker: &mut Worker, at: usize, reason: &str) {
-    let standing = &mut worker.dns.standings[at];
-    if matches!(standing.stage, Stage::Up { .. }) {
-        standing.live.counters.of(worker.cx.id).session_faults.one();
-    }
-    (standing.stage, standing.framed) = (Stage::Waiting, None);
-    let wait = back_off(standing.failures);
-    standing.failures = standing.failures.saturating_add(1);
-    worker.dns.standing_timers.set(at, worker.cx.now + wait);
-    tell(worker, at, Some(reason.to_owned()));
-    ask_others(worker, at);
-}
-
-/// It is time: for a connect, a hello, a sign of life.
-pub(super) fn on_deadline(worker: &mut Worker, at: usize) {
-    let Some(standing) = worker.dns.standings.get_mut(at) else { return };
-    match standing.stage {
-        Stage::Over => {}
-        Stage::Waiting => connect(worker, at),
-        Stage::Greeting => fault(worker, at, "it did not say hello within 30 s"),
-        Stage::Up { asked: true } => fault(worker, at, "it gave no sign of life within 15 s"),
-        Stage::Up { asked: false } => {
-            let mut heartbeat = Vec::new();
-            mname::emit_client_heartbeat(&mut heartbeat);
-            standing.framed.iter_mut().for_each(|framed| framed.queue(&heartbeat));
-            standing.stage = Stage::Up { asked: true };
-            worker.dns.standing_timers.set(at, worker.cx.now + ANSWER);
-            queue(worker, at);
+    for backend in &service.settings.load().backends {
+        let snapshot = backend.pool.load();
+        for entry in snapshot.servers().iter().filter(|entry| entry.dialect == Dialect::Mname) {
+            wanted.insert(key(&entry.live), (snapshot.pool.clone(), Arc::clone(entry)));
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Transfers of zones by one client: so many at once, each on a stream of its own. Further ones wait for their turn in the
 //! order in which they came; `pipeline_max` bounds them.
 
-use super::query::{Origin, Query, Waits, retire};
-use super::{client, twins};
+use super::Dns;
+use super::query::{Origin, Query, Waits};
+use crate::context::Context;
 use crate::service::Settings;
-use crate::worker::Worker;
 use std::collections::VecDeque;
 
 /// So many transfers of one client are under way at once.
@@ -18,52 +18,54 @@ pub(super) struct Transfers {
     waiting: VecDeque<usize>,
 }
 
-/// Gives a query to a server; a transfer when its turn comes.
-pub(super) fn set_out(worker: &mut Worker, settings: &Settings, slot: usize) {
-    let query = &worker.dns.queries[slot];
-    if let Origin::Stream { client, number } = query.asker.origin
-        && query.view.is_transfer()
-        && let Some(client) = client::find(worker, client, number)
-    {
-        if client.transfers.under_way >= UNDER_WAY_MAX {
-            client.transfers.waiting.push_back(slot);
-            worker.dns.queries[slot].waits = Waits::ForTurn;
-            return;
+impl Dns {
+    /// Gives a query to a server; a transfer when its turn comes.
+    pub(super) fn set_out(&mut self, cx: &mut Context, settings: &Settings, slot: usize) {
+        let query = &self.queries[slot];
+        if let Origin::Stream { client, number } = query.asker.origin
+            && query.view.is_transfer()
+            && let Some(client) = self.open_client(client, number)
+        {
+            if client.transfers.under_way >= UNDER_WAY_MAX {
+                client.transfers.waiting.push_back(slot);
+                self.queries[slot].waits = Waits::ForTurn;
+                return;
+            }
+            client.transfers.under_way += 1;
+            self.queries[slot].has_turn = true;
         }
-        client.transfers.under_way += 1;
-        worker.dns.queries[slot].has_turn = true;
+        self.coalesce_or_place(cx, settings, slot);
     }
-    twins::set_out(worker, settings, slot);
-}
 
-/// A query is over. Whose turn comes is looked at when its client is.
-pub(super) fn on_over(worker: &mut Worker, query: &Query) {
-    if query.has_turn
-        && let Origin::Stream { client, number } = query.asker.origin
-        && let Some(client) = client::find(worker, client, number)
-    {
-        client.transfers.under_way -= 1;
+    /// A query is over. Whose turn comes is looked at when its client is.
+    pub(super) fn end_transfer(&mut self, query: &Query) {
+        if query.has_turn
+            && let Origin::Stream { client, number } = query.asker.origin
+            && let Some(client) = self.open_client(client, number)
+        {
+            client.transfers.under_way -= 1;
+        }
     }
-}
 
-/// Lets those of a client begin whose turn came.
-pub(super) fn begin_next(worker: &mut Worker, settings: &Settings, index: usize) {
-    // One that fails at once makes room for the next.
-    while let Some(client) = worker.dns.clients.get_mut(index)
-        && client.transfers.under_way < UNDER_WAY_MAX
-        && let Some(slot) = client.transfers.waiting.pop_front()
-    {
-        client.transfers.under_way += 1;
-        let query = &mut worker.dns.queries[slot];
-        (query.waits, query.has_turn) = (Waits::Nowhere, true);
-        twins::set_out(worker, settings, slot);
+    /// Lets those of a client begin whose turn came.
+    pub(super) fn begin_next_transfers(&mut self, cx: &mut Context, settings: &Settings, index: usize) {
+        // One that fails at once makes room for the next.
+        while let Some(client) = self.clients.get_mut(index)
+            && client.transfers.under_way < UNDER_WAY_MAX
+            && let Some(slot) = client.transfers.waiting.pop_front()
+        {
+            client.transfers.under_way += 1;
+            let query = &mut self.queries[slot];
+            (query.waits, query.has_turn) = (Waits::Nowhere, true);
+            self.coalesce_or_place(cx, settings, slot);
+        }
     }
-}
 
-/// The client is gone: what waits for its turn is over.
-pub(super) fn abandon(worker: &mut Worker, index: usize) {
-    for slot in std::mem::take(&mut worker.dns.clients[index].transfers.waiting) {
-        let query = retire(worker, slot);
-        worker.dns.give_back(query.message);
+    /// The client is gone: what waits for its turn is over.
+    pub(super) fn abandon_transfers(&mut self, cx: &mut Context, index: usize) {
+        for slot in std::mem::take(&mut self.clients[index].transfers.waiting) {
+            let query = self.retire(cx, slot);
+            self.give_back(query.message);
+        }
     }
 }

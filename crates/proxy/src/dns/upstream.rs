@@ -1,9 +1,10 @@
 //! The sockets and streams that a service of this worker has to a server.
 
-use super::{sockets, stream};
+use super::Dns;
+use super::sockets;
+use crate::context::Context;
 use crate::service::Settings;
 use crate::service::ending::Ending;
-use crate::worker::Worker;
 use evener_core::snapshot::{Entry, ServerLive};
 use evener_core::{Target, Time};
 use std::sync::Arc;
@@ -74,99 +75,100 @@ impl Upstream {
     }
 }
 
-/// The upstream of a service to a server; a server that moved gets another one.
-pub(super) fn find(worker: &mut Worker, service: usize, entry: &Entry) -> usize {
-    let key = (service, Arc::as_ptr(&entry.live) as usize);
-    if let Some(&at) = worker.dns.upstream_of.get(&key) {
-        if worker.dns.upstreams[at].target == entry.target {
-            return at;
-        }
-        close(worker, at);
-        // Whoever waited there may have made the new one already.
-        if let Some(&at) = worker.dns.upstream_of.get(&key) {
-            return at;
-        }
-    }
-    let now = worker.cx.now;
-    let at = worker.dns.upstreams.insert(Upstream {
-        service,
-        target: entry.target.clone(),
-        live: Arc::clone(&entry.live),
-        sockets: Vec::new(),
-        given_up: Vec::new(),
-        streams: Vec::new(),
-        turn: 0,
-        round: worker.dns.round.wrapping_sub(1),
-        used_at: now,
-        answered_at: Time::ZERO,
-        is_late: false,
-        silence: 0,
-        silent_to: Vec::new(),
-        told_at: None,
-    });
-    worker.dns.upstream_of.insert(key, at);
-    at
-}
-
-/// Closes an upstream; whoever waits there asks somebody else.
-fn close(worker: &mut Worker, at: usize) {
-    let Some(upstream) = worker.dns.upstreams.try_remove(at) else { return };
-    let key = (upstream.service, Arc::as_ptr(&upstream.live) as usize);
-    if worker.dns.upstream_of.get(&key) == Some(&at) {
-        worker.dns.upstream_of.remove(&key);
-    }
-    // Streams of one client each are known there only.
-    let streams = worker.dns.streams.iter().filter(|(_, stream)| stream.upstream == at);
-    let streams: Vec<usize> = streams.map(|(index, _)| index).collect();
-    for socket in upstream.sockets.into_iter().chain(upstream.given_up) {
-        sockets::close(worker, socket, at);
-    }
-    for index in streams {
-        stream::close(worker, index);
-    }
-}
-
-/// Closes the sockets and streams to a server; returns how many streams there were. Queries that wait there go elsewhere.
-pub(crate) fn end_server(worker: &mut Worker, ending: &Ending) -> usize {
-    let upstreams = worker.dns.upstreams.iter();
-    let meant = upstreams.filter(|(_, upstream)| ending.means(&upstream.live, &upstream.target));
-    let meant: Vec<usize> = meant.map(|(at, _)| at).collect();
-    let mut ended = 0;
-    for at in meant {
-        let streams = worker.dns.streams.iter().filter(|(_, stream)| stream.upstream == at).count();
-        let Some(upstream) = worker.dns.upstreams.get(at) else { continue };
-        let service = &worker.dns.services[upstream.service].service;
-        ending.counter(service.live.counters.of(worker.cx.id)).add(streams as u64);
-        close(worker, at);
-        ended += streams;
-    }
-    ended
-}
-
-/// Closes what was unused for long, and has nobody waiting.
-pub(super) fn sweep(worker: &mut Worker) {
-    let dns = &mut worker.dns;
-    for (_, upstream) in &mut dns.upstreams {
-        sockets::age(&mut dns.sockets, upstream, worker.cx.now);
-        upstream.given_up.retain(|&at| {
-            let waits = dns.sockets.get(at).is_some_and(|socket| !socket.ids.is_empty());
-            if !waits {
-                dns.sockets.try_remove(at);
+impl Dns {
+    /// The upstream of a service to a server; a server that moved gets another one.
+    pub(super) fn find_upstream(&mut self, cx: &mut Context, service: usize, entry: &Entry) -> usize {
+        let key = (service, Arc::as_ptr(&entry.live) as usize);
+        if let Some(&at) = self.upstream_of.get(&key) {
+            if self.upstreams[at].target == entry.target {
+                return at;
             }
-            waits
+            self.close_upstream(cx, at);
+            // Whoever waited there may have made the new one already.
+            if let Some(&at) = self.upstream_of.get(&key) {
+                return at;
+            }
+        }
+        let now = cx.now;
+        let at = self.upstreams.insert(Upstream {
+            service,
+            target: entry.target.clone(),
+            live: Arc::clone(&entry.live),
+            sockets: Vec::new(),
+            given_up: Vec::new(),
+            streams: Vec::new(),
+            turn: 0,
+            round: self.round.wrapping_sub(1),
+            used_at: now,
+            answered_at: Time::ZERO,
+            is_late: false,
+            silence: 0,
+            silent_to: Vec::new(),
+            told_at: None,
         });
+        self.upstream_of.insert(key, at);
+        at
     }
-    let is_unused = |upstream: &Upstream| {
-        let mut sockets = upstream.sockets.iter().chain(&upstream.given_up);
-        worker.cx.now.since(upstream.used_at) >= IDLE
-            && sockets.all(|&at| dns.sockets.get(at).is_none_or(|socket| socket.ids.is_empty()))
-    };
-    // Those of one client, a transfer that takes its time among them, are known there only.
-    let has_queries =
-        |at| dns.streams.iter().any(|(_, stream)| stream.upstream == at && !stream.ids.is_empty());
-    let unused = dns.upstreams.iter().filter(|(_, upstream)| is_unused(upstream)).map(|(at, _)| at);
-    let quiet: Vec<usize> = unused.filter(|&at| !has_queries(at)).collect();
-    quiet.into_iter().for_each(|at| close(worker, at));
+
+    /// Closes an upstream; whoever waits there asks somebody else.
+    fn close_upstream(&mut self, cx: &mut Context, at: usize) {
+        let Some(upstream) = self.upstreams.try_remove(at) else { return };
+        let key = (upstream.service, Arc::as_ptr(&upstream.live) as usize);
+        if self.upstream_of.get(&key) == Some(&at) {
+            self.upstream_of.remove(&key);
+        }
+        // Streams of one client each are known there only.
+        let streams = self.streams.iter().filter(|(_, stream)| stream.upstream == at);
+        let streams: Vec<usize> = streams.map(|(index, _)| index).collect();
+        for socket in upstream.sockets.into_iter().chain(upstream.given_up) {
+            self.close_socket(cx, socket, at);
+        }
+        for index in streams {
+            self.close_stream(cx, index);
+        }
+    }
+
+    /// Closes the sockets and streams to a server; returns how many streams there were. Queries that wait there go elsewhere.
+    pub(crate) fn end_server(&mut self, cx: &mut Context, ending: &Ending) -> usize {
+        let upstreams = self.upstreams.iter();
+        let meant = upstreams.filter(|(_, upstream)| ending.means(&upstream.live, &upstream.target));
+        let meant: Vec<usize> = meant.map(|(at, _)| at).collect();
+        let mut ended = 0;
+        for at in meant {
+            let streams = self.streams.iter().filter(|(_, stream)| stream.upstream == at).count();
+            let Some(upstream) = self.upstreams.get(at) else { continue };
+            let service = &self.services[upstream.service].service;
+            ending.counter(service.live.counters.of(cx.id)).add(streams as u64);
+            self.close_upstream(cx, at);
+            ended += streams;
+        }
+        ended
+    }
+
+    /// Closes what was unused for long, and has nobody waiting.
+    pub(super) fn sweep_upstreams(&mut self, cx: &mut Context) {
+        for (_, upstream) in &mut self.upstreams {
+            sockets::age(&mut self.sockets, upstream, cx.now);
+            upstream.given_up.retain(|&at| {
+                let waits = self.sockets.get(at).is_some_and(|socket| !socket.ids.is_empty());
+                if !waits {
+                    self.sockets.try_remove(at);
+                }
+                waits
+            });
+        }
+        let is_unused = |upstream: &Upstream| {
+            let mut sockets = upstream.sockets.iter().chain(&upstream.given_up);
+            cx.now.since(upstream.used_at) >= IDLE
+                && sockets.all(|&at| self.sockets.get(at).is_none_or(|socket| socket.ids.is_empty()))
+        };
+        // Those of one client, a transfer that takes its time among them, are known there only.
+        let has_queries =
+            |at| self.streams.iter().any(|(_, stream)| stream.upstream == at && !stream.ids.is_empty());
+        let unused = self.upstreams.iter().filter(|(_, upstream)| is_unused(upstream)).map(|(at, _)| at);
+        let quiet: Vec<usize> = unused.filter(|&at| !has_queries(at)).collect();
+        quiet.into_iter().for_each(|at| self.close_upstream(cx, at));
+    }
 }
 
 /// How many sockets or streams a service has to a server.

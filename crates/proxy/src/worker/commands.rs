@@ -1,7 +1,6 @@
 //! What the control thread wants of a worker: listeners that come, go and change hands, and the end.
 
 use super::{Command, Worker};
-use crate::dns;
 use crate::http;
 use crate::http::exchange;
 use crate::http::session::{self, Mode};
@@ -26,17 +25,18 @@ impl Worker {
             Command::List(question) => self.list(&question),
             Command::Close { serial, hearer } => hearer.tell(self.close_numbered(serial)),
             Command::End(ending) => self.end_server(&ending),
-            Command::Tend => dns::tend(self),
+            Command::Tend => self.dns.look_again(),
             Command::Drain => self.drain(),
             Command::Cut => {
                 self.tcp.cut_all(&mut self.cx);
                 let all: Vec<usize> = self.http.sessions.iter().map(|(index, _)| index).collect();
                 all.into_iter().for_each(|index| self.cut_session(index));
-                dns::cut_all(self);
+                self.dns.cut_all(&mut self.cx);
             }
             Command::Stop => self.running = false,
         }
         self.tcp.look_at_warm(self.cx.now);
+        self.maintain_dns();
     }
 
     fn list(&self, question: &Question) {
@@ -53,7 +53,7 @@ impl Worker {
         let is_closed = self.tcp.close_numbered(&mut self.cx, number)
             || http::close_numbered(self, number)
             || self.udp.close_numbered(&self.cx, number)
-            || dns::close_numbered(self, number);
+            || self.dns.close_numbered(&mut self.cx, number);
         if is_closed { Closed::Done } else { Closed::Nobody }
     }
 
@@ -62,7 +62,7 @@ impl Worker {
         let ended = self.tcp.end_server(&mut self.cx, ending)
             + exchange::end_server(self, ending)
             + self.udp.end_server(&self.cx, ending)
-            + dns::end_server(self, ending);
+            + self.dns.end_server(&mut self.cx, ending);
         ending.add(ended);
     }
 
@@ -76,7 +76,7 @@ impl Worker {
 
     fn listen_for_datagrams(&mut self, id: u64, service: Arc<Service>, socket: OwnedFd, local: Local) {
         if service.protocol == Protocol::Dns {
-            return dns::listen(self, id, &service, socket, local);
+            return self.dns.listen(&mut self.cx, id, &service, socket, local);
         }
         self.udp.listen(&mut self.cx, id, service, socket, local);
     }
@@ -84,36 +84,36 @@ impl Worker {
     fn unlisten(&mut self, id: u64) {
         self.tcp.unlisten(&mut self.cx, id);
         self.udp.unlisten(&mut self.cx, id);
-        dns::leave(self, id);
-        dns::tend(self);
+        self.dns.leave(&self.cx, id);
+        self.dns.look_again();
     }
 
     fn assign(&mut self, id: u64, service: &Arc<Service>) {
         self.tcp.assign(id, service);
         self.assign_datagrams(id, service);
-        dns::tend(self);
+        self.dns.look_again();
     }
 
     /// What a listener for datagrams becomes another one's may be spoken otherwise.
     fn assign_datagrams(&mut self, id: u64, service: &Arc<Service>) {
         let is_dns = service.protocol == Protocol::Dns;
-        if is_dns && dns::assign(self, id, service) {
+        if is_dns && self.dns.assign(id, service) {
             return;
         }
-        if let Some((socket, local)) = dns::release(self, id) {
+        if let Some((socket, local)) = self.dns.release(&mut self.cx, id) {
             return self.listen_for_datagrams(id, Arc::clone(service), socket, local);
         }
         if !is_dns {
             self.udp.assign(&mut self.cx, id, service);
         } else if let Some((socket, local)) = self.udp.release(&mut self.cx, id) {
-            dns::listen(self, id, service, socket, local);
+            self.dns.listen(&mut self.cx, id, service, socket, local);
         }
     }
 
     fn refresh(&mut self, service: &str, pool: PoolIs) {
         self.tcp.refresh(service);
         self.udp.refresh(&mut self.cx, service, pool);
-        dns::tend(self);
+        self.dns.look_again();
     }
 
     fn drain(&mut self) {
@@ -122,7 +122,7 @@ impl Worker {
         self.cx.draining = true;
         let sessions: Vec<usize> = self.http.sessions.iter().map(|(index, _)| index).collect();
         sessions.into_iter().for_each(|index| session::on_drain(self, index));
-        dns::drain(self);
+        self.dns.drain(&self.cx);
         self.udp.drain(&mut self.cx);
     }
 }

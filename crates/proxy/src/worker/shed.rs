@@ -3,7 +3,6 @@
 
 use super::Worker;
 use crate::context::descriptors;
-use crate::dns;
 use crate::http::exchange;
 use crate::http::session::{self, Session};
 use evener_core::Time;
@@ -29,7 +28,7 @@ pub(super) fn shed(worker: &mut Worker) {
         closed += shed_sessions(worker, wanted - closed);
     }
     if closed < wanted {
-        closed += dns::shed(worker, wanted - closed);
+        closed += worker.dns.shed(&mut worker.cx, wanted - closed);
     }
     if closed > 0 {
         descriptors::shed(closed);
