@@ -28,6 +28,10 @@ mod twins;
 mod upstream;
 
 use crate::context::Context;
+use crate::context::keys::{
+    DnsClientKey, DnsServiceKey, DnsSocketKey, DnsStreamKey, DnsUpstreamKey, PersistentKey, QueryKey, Table,
+    of,
+};
 use crate::context::ready::Ready;
 use crate::context::timers::Timers;
 use crate::io::batch::{BATCH, Batch};
@@ -36,12 +40,11 @@ use crate::service::Service;
 use answers::Answers;
 use client::Client;
 use declined::Declined;
-use evener_core::Time;
 use evener_core::hash::Keyed;
+use evener_core::{ServerId, Time};
 use ids::Secrets;
 use listener::Listener;
-use query::Query;
-use slab::Slab;
+use query::{Party, Query};
 use sockets::Socket;
 use standing::Standing;
 use std::collections::HashMap;
@@ -60,32 +63,30 @@ const READ_BYTES: usize = 65_536;
 
 /// All that a worker has of DNS.
 pub(crate) struct Dns {
-    services: Slab<Served>,
-    listeners: Slab<Listener>,
+    services: Table<of::DnsService, Served>,
+    listeners: Table<of::DnsListener, Listener>,
     /// Some of them are to close.
     is_leaving: bool,
-    queries: Slab<Query>,
+    queries: Table<of::Query, Query>,
     /// Bytes that they hold.
     held: usize,
     /// The questions that others may wait for, by what they ask.
-    twins: HashMap<Vec<u8>, usize, Keyed>,
+    twins: HashMap<Vec<u8>, QueryKey, Keyed>,
     /// Answers that others wait for, too, and who does.
-    shared: Vec<(Vec<usize>, Vec<u8>)>,
+    shared: Vec<(Vec<QueryKey>, Vec<u8>)>,
     /// Responses that decline, for which something better may be had.
     declined: Vec<Declined>,
-    upstreams: Slab<Upstream>,
-    /// Where the upstream of a service (its place here) and server (what of it lives on) is.
-    upstream_of: HashMap<(usize, usize), usize, Keyed>,
-    sockets: Slab<Socket>,
-    streams: Slab<Box<Stream>>,
-    clients: Slab<Box<Client>>,
-    standings: Slab<Box<Standing>>,
-    /// Where the one with a server is, by what of the server lives on.
-    standing_of: HashMap<usize, usize, Keyed>,
-    query_timers: Timers,
-    client_timers: Timers,
-    stream_timers: Timers,
-    standing_timers: Timers,
+    upstreams: Table<of::DnsUpstream, Upstream>,
+    upstream_of: HashMap<ServerOf, DnsUpstreamKey, Keyed>,
+    sockets: Table<of::DnsSocket, Socket>,
+    streams: Table<of::DnsStream, Box<Stream>>,
+    clients: Table<of::DnsClient, Box<Client>>,
+    standings: Table<of::Persistent, Box<Standing>>,
+    standing_of: HashMap<ServerOf, PersistentKey, Keyed>,
+    query_timers: Timers<QueryKey>,
+    client_timers: Timers<DnsClientKey>,
+    stream_timers: Timers<DnsStreamKey>,
+    standing_timers: Timers<PersistentKey>,
     /// Servers or listeners came or went since persistent connections were looked at.
     looks_again: bool,
     secrets: Secrets,
@@ -102,12 +103,12 @@ pub(crate) struct Dns {
     /// Numbers the rounds of events.
     round: u32,
     /// Who has something to send once the present events are done.
-    sockets_dirty: Vec<usize>,
-    clients_dirty: Vec<usize>,
-    streams_dirty: Vec<usize>,
-    standings_dirty: Vec<usize>,
-    clients_over: Vec<usize>,
-    streams_over: Vec<usize>,
+    sockets_dirty: Vec<DnsSocketKey>,
+    clients_dirty: Vec<DnsClientKey>,
+    streams_dirty: Vec<DnsStreamKey>,
+    standings_dirty: Vec<PersistentKey>,
+    clients_over: Vec<DnsClientKey>,
+    streams_over: Vec<DnsStreamKey>,
 }
 
 /// A service that this worker serves.
@@ -118,23 +119,32 @@ struct Served {
     told: u32,
 }
 
+/// A server as the queries of a service reach it. Its ID is unique within its pool, and the party chooses the pool; after a
+/// reload that may be another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct ServerOf {
+    service: DnsServiceKey,
+    party: Party,
+    id: ServerId,
+}
+
 impl Dns {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
-            services: Slab::new(),
-            listeners: Slab::new(),
+            services: Table::default(),
+            listeners: Table::default(),
             is_leaving: false,
-            queries: Slab::new(),
+            queries: Table::default(),
             held: 0,
             twins: HashMap::with_hasher(Keyed::new(seed)),
             shared: Vec::new(),
             declined: Vec::new(),
-            upstreams: Slab::new(),
+            upstreams: Table::default(),
             upstream_of: HashMap::with_hasher(Keyed::new(seed)),
-            sockets: Slab::new(),
-            streams: Slab::new(),
-            clients: Slab::new(),
-            standings: Slab::new(),
+            sockets: Table::default(),
+            streams: Table::default(),
+            clients: Table::default(),
+            standings: Table::default(),
             standing_of: HashMap::with_hasher(Keyed::new(seed)),
             query_timers: Timers::new(),
             client_timers: Timers::new(),
@@ -164,8 +174,13 @@ impl Dns {
         if self.looks_again {
             return Some(Duration::ZERO);
         }
-        let timers = [&self.query_timers, &self.client_timers, &self.stream_timers, &self.standing_timers];
-        timers.into_iter().filter_map(|timers| timers.wait(now)).min()
+        let waits = [
+            self.query_timers.wait(now),
+            self.client_timers.wait(now),
+            self.stream_timers.wait(now),
+            self.standing_timers.wait(now),
+        ];
+        waits.into_iter().flatten().min()
     }
 
     /// An empty buffer.
@@ -189,7 +204,7 @@ impl Dns {
     }
 
     /// The place of a service.
-    fn place_of(&mut self, service: &Arc<Service>) -> usize {
+    fn service_key(&mut self, service: &Arc<Service>) -> DnsServiceKey {
         let known = self.services.iter().find(|(_, served)| Arc::ptr_eq(&served.service, service));
         known.map(|(at, _)| at).unwrap_or_else(|| {
             self.services.insert(Served { service: Arc::clone(service), in_flight: 0, told: 0 })
@@ -199,16 +214,19 @@ impl Dns {
 
 impl Dns {
     /// What is due.
-    pub(crate) fn on_deadlines(&mut self, cx: &mut Context, due: &mut Vec<usize>) {
-        let now = cx.now;
-        self.query_timers.expire(now, due);
-        due.drain(..).for_each(|slot| self.on_query_deadline(cx, slot));
-        self.client_timers.expire(now, due);
-        due.drain(..).for_each(|index| self.on_client_deadline(cx, index));
-        self.stream_timers.expire(now, due);
-        due.drain(..).for_each(|index| self.on_stream_deadline(cx, index));
-        self.standing_timers.expire(now, due);
-        due.drain(..).for_each(|index| self.on_persistent_deadline(cx, index));
+    pub(crate) fn on_deadlines(&mut self, cx: &mut Context) {
+        let mut queries = Vec::new();
+        self.query_timers.expire(cx.now, &mut queries);
+        queries.into_iter().for_each(|key| self.on_query_deadline(cx, key));
+        let mut clients = Vec::new();
+        self.client_timers.expire(cx.now, &mut clients);
+        clients.into_iter().for_each(|key| self.on_client_deadline(cx, key));
+        let mut streams = Vec::new();
+        self.stream_timers.expire(cx.now, &mut streams);
+        streams.into_iter().for_each(|at| self.on_stream_deadline(cx, at));
+        let mut standings = Vec::new();
+        self.standing_timers.expire(cx.now, &mut standings);
+        standings.into_iter().for_each(|at| self.on_persistent_deadline(cx, at));
     }
 
     /// Sends what waits, and frees what ended, once the present events are done.
@@ -235,7 +253,7 @@ impl Dns {
         self.close_left(cx);
         self.reap(cx);
         self.round = self.round.wrapping_add(1);
-        for (_, served) in &mut self.services {
+        for (_, served) in self.services.iter_mut() {
             if served.in_flight != served.told {
                 served
                     .service
@@ -249,10 +267,10 @@ impl Dns {
 
     fn reap(&mut self, cx: &Context) {
         while let Some(index) = self.streams_over.pop() {
-            self.streams.try_remove(index);
+            self.streams.remove(index);
         }
         while let Some(index) = self.clients_over.pop() {
-            if let Some(client) = self.clients.try_remove(index) {
+            if let Some(client) = self.clients.remove(index) {
                 let service = Arc::clone(&self.services[client.service].service);
                 drop(client);
                 service.wake_waiting(cx);
@@ -263,14 +281,14 @@ impl Dns {
     /// Closes what was unused for long, and forgets services that nobody has any more.
     pub(crate) fn sweep(&mut self, cx: &mut Context) {
         self.sweep_upstreams(cx);
-        let is_used = |at: usize| {
+        let is_used = |at: DnsServiceKey| {
             self.listeners.iter().any(|(_, listener)| listener.service == at)
                 || self.clients.iter().any(|(_, client)| client.service == at)
-                || self.upstreams.iter().any(|(_, upstream)| upstream.service == at)
+                || self.upstreams.iter().any(|(_, upstream)| upstream.server.service == at)
                 || self.queries.iter().any(|(_, query)| query.asker.service == at)
         };
         let alone = |served: &Served| Arc::strong_count(&served.service) == 1;
-        let gone: Vec<usize> = self
+        let gone: Vec<DnsServiceKey> = self
             .services
             .iter()
             .filter(|(at, served)| alone(served) && !is_used(*at))
@@ -282,7 +300,6 @@ impl Dns {
     /// Listeners close and clients leave as soon as their questions are answered.
     pub(crate) fn drain(&mut self, cx: &Context) {
         self.leave_all(cx);
-        let clients: Vec<usize> = self.clients.iter().map(|(index, _)| index).collect();
-        clients.into_iter().for_each(|index| self.drain_client(cx, index));
+        self.clients.keys(|_| true).into_iter().for_each(|index| self.drain_client(cx, index));
     }
 }

@@ -149,7 +149,7 @@ impl Worker {
             due.drain(..).for_each(|number| exchange::on_deadline(&mut self, number));
             self.http.server_timers.expire(self.cx.now, &mut due);
             due.drain(..).for_each(|slot| exchange::on_idle_deadline(&mut self, slot));
-            self.dns.on_deadlines(&mut self.cx, &mut due);
+            self.dns.on_deadlines(&mut self.cx);
             self.hand_over();
             self.sweep();
             self.udp.flush(&self.cx);

@@ -1,6 +1,9 @@
 //! Where the descriptors of a worker are registered, and what stands for them in events.
 
-use super::keys::{ConnectionKey, DatagramListenerKey, FlowSocketKey, Handle, ListenerKey};
+use super::keys::{
+    ConnectionKey, DatagramListenerKey, DnsClientKey, DnsListenerKey, DnsSocketKey, DnsStreamKey,
+    FlowSocketKey, Handle, ListenerKey, PersistentKey,
+};
 use mio::Interest;
 use mio::event::Event;
 use mio::unix::SourceFd;
@@ -18,11 +21,11 @@ pub(crate) enum Token {
     Flow(FlowSocketKey),
     Session(usize),
     Upstream(usize),
-    DnsListener(usize),
-    DnsSocket(usize),
-    DnsClient(usize),
-    DnsStream(usize),
-    DnsStanding(usize),
+    DnsListener(DnsListenerKey),
+    DnsSocket(DnsSocketKey),
+    DnsClient(DnsClientKey),
+    DnsStream(DnsStreamKey),
+    DnsStanding(PersistentKey),
 }
 
 impl Token {

@@ -4,6 +4,7 @@
 use super::Dns;
 use super::query::{Origin, Query, spec};
 use crate::context::Context;
+use crate::context::keys::QueryKey;
 use crate::service::Settings;
 use crate::service::hops::{is_crowded_by_queries, may_go_round};
 use evener_core::snapshot::Entry;
@@ -59,14 +60,14 @@ enum Hops {
 
 impl Dns {
     /// Adds what servers are told of the client.
-    pub(super) fn alter(&mut self, settings: &Settings, slot: usize) {
-        self.alter_with(settings, slot, Hops::Unsaid);
+    pub(super) fn alter(&mut self, settings: &Settings, key: QueryKey) {
+        self.alter_with(settings, key, Hops::Unsaid);
     }
 
     /// One of many questions from where its server is may be one that the server passed on: then it says how often that happened. What goes
     /// with a PROXY header says it there.
-    pub(super) fn mark(&mut self, cx: &mut Context, settings: &Settings, slot: usize, server: &Entry) {
-        let query = &self.queries[slot];
+    pub(super) fn mark(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey, server: &Entry) {
+        let query = &self.queries[key];
         let most = spec(settings).map_or(u32::MAX, |spec| spec.outstanding_max.div_ceil(cx.workers as u32));
         if is_crowded_by_queries(self.services[query.asker.service].in_flight, most)
             && !query.view.is_transfer()
@@ -75,12 +76,12 @@ impl Dns {
             && !query.asker.is_told_of(settings)
             && cx.random.below(MARK_ONE_IN) == 0
         {
-            self.alter_with(settings, slot, Hops::Said);
+            self.alter_with(settings, key, Hops::Said);
         }
     }
 
-    fn alter_with(&mut self, settings: &Settings, slot: usize, hops: Hops) {
-        let query = &mut self.queries[slot];
+    fn alter_with(&mut self, settings: &Settings, key: QueryKey, hops: Hops) {
+        let query = &mut self.queries[key];
         let subnet = spec(settings).and_then(|spec| spec.client_subnet);
         let subnet = subnet.filter(|_| !query.view.is_transfer());
         let told = query.asker.is_told_of(settings);

@@ -3,6 +3,7 @@
 
 use super::Dns;
 use crate::context::Context;
+use crate::context::keys::{DnsListenerKey, Handle};
 use crate::io::batch::Batch;
 use crate::io::gso::Burst;
 use evener_core::hash;
@@ -12,9 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 /// Where a datagram came from, and so where its answer goes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Way {
-    pub(super) listener: usize,
-    /// Tells the listener from one that has its place later.
-    pub(super) serial: u32,
+    pub(super) listener: DnsListenerKey,
     pub(super) address: SocketAddr,
     pub(super) local: Option<IpAddr>,
 }
@@ -37,7 +36,8 @@ pub(super) struct Answers {
 /// Sorts the places of one listener, client and length next to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
-    listener: usize,
+    /// The key of the listener as a number, which can be sorted.
+    listener: u64,
     client: u64,
     length: usize,
     at: usize,
@@ -75,7 +75,12 @@ impl Answers {
             self.batch.address(at, way.address, way.local);
             // Two clients may share the number: it only sorts.
             let client = hash::of_client(way.address.ip()) ^ u64::from(way.address.port());
-            self.order.push(Place { listener: way.listener, client, length: self.batch.len(at), at });
+            self.order.push(Place {
+                listener: way.listener.into_raw(),
+                client,
+                length: self.batch.len(at),
+                at,
+            });
         }
         self.order.sort_unstable();
         self.places.clear();
@@ -105,7 +110,7 @@ impl Dns {
 
     /// Whether the listener that a question came to is still the same.
     pub(super) fn is_listening(&self, way: &Way) -> bool {
-        self.listeners.get(way.listener).is_some_and(|listener| listener.serial == way.serial)
+        self.listeners.contains(way.listener)
     }
 
     /// Sends what waits.
@@ -124,7 +129,7 @@ impl Dns {
         for group in order.chunk_by(|one, other| one.listener == other.listener) {
             let places = &places[from..from + group.len()];
             from += group.len();
-            let Some(listener) = self.listeners.get(group[0].listener) else { continue };
+            let Some(listener) = self.listeners.get(Handle::from_raw(group[0].listener)) else { continue };
             let bytes: usize = group.iter().map(|place| place.length).sum();
             let is_same = |one: usize, other: usize| is_to_same(&ways[one], &ways[other]);
             let sent = burst.send_addressed(listener.socket.as_fd(), batch, places, is_same);

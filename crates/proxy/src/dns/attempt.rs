@@ -5,6 +5,7 @@
 use super::Dns;
 use super::query::{self, Query, Waits};
 use crate::context::Context;
+use crate::context::keys::{DnsUpstreamKey, QueryKey};
 use crate::service::Settings;
 use evener_core::Time;
 use evener_core::health::Failure;
@@ -52,16 +53,16 @@ impl Query {
 
 impl Dns {
     /// Another server is asked because the time is out; a response to this try still counts.
-    pub(super) fn set_attempt_aside(&mut self, slot: usize) {
-        self.query_timers.clear(slot);
-        let query = &mut self.queries[slot];
+    pub(super) fn set_attempt_aside(&mut self, key: QueryKey) {
+        self.query_timers.clear(key);
+        let query = &mut self.queries[key];
         // The server of the last one was blamed already.
         query.set_aside(query.retries > 0);
     }
 
     /// Makes the try that waits there by this ID the current one: its response came.
-    pub(super) fn turn_to_attempt(&mut self, slot: usize, waits: Waits, id: u16) {
-        let query = &mut self.queries[slot];
+    pub(super) fn turn_to_attempt(&mut self, key: QueryKey, waits: Waits, id: u16) {
+        let query = &mut self.queries[key];
         if !query.is_at(waits, id)
             && let Some(place) = query.earlier.iter().position(|attempt| attempt.is_at(waits, id))
         {
@@ -75,18 +76,18 @@ impl Dns {
     pub(super) fn is_current_attempt(
         &mut self,
         cx: &mut Context,
-        slot: usize,
+        key: QueryKey,
         waits: Waits,
         id: u16,
     ) -> bool {
-        let Some(query) = self.queries.get_mut(slot) else { return false };
+        let Some(query) = self.queries.get_mut(key) else { return false };
         if query.is_at(waits, id) {
             return true;
         }
         let count = query.earlier.len();
         query.earlier.retain(|attempt| !attempt.is_at(waits, id));
         if query.earlier.len() < count {
-            self.free_id(cx, slot, waits, id);
+            self.free_id(cx, key, waits, id);
         }
         false
     }
@@ -96,29 +97,29 @@ impl Dns {
         &mut self,
         cx: &Context,
         settings: &Settings,
-        slot: usize,
+        key: QueryKey,
         is_worth_it: impl Fn(&Self, &EarlierTry) -> bool,
     ) -> bool {
         let Some(spec) = query::spec(settings) else { return false };
-        let earlier = &self.queries[slot].earlier;
+        let earlier = &self.queries[key].earlier;
         let Some(place) = earlier.iter().rposition(|attempt| is_worth_it(self, attempt)) else {
             return false;
         };
-        self.queries[slot].take_up(place);
-        self.query_timers.set(slot, cx.now + spec.query_timeout);
+        self.queries[key].take_up(place);
+        self.query_timers.set(key, cx.now + spec.query_timeout);
         true
     }
 
     /// The same where nobody else is left to be asked.
-    pub(super) fn resume_any_attempt(&mut self, cx: &Context, settings: &Settings, slot: usize) -> bool {
-        self.resume_attempt(cx, settings, slot, |_, _| true)
+    pub(super) fn resume_any_attempt(&mut self, cx: &Context, settings: &Settings, key: QueryKey) -> bool {
+        self.resume_attempt(cx, settings, key, |_, _| true)
     }
 
     /// The same where everybody was asked, and may be asked again: a server that has the query gets it once more only if it may
     /// have been lost. A connection that lives loses nothing, and a server whose last response was late has it probably.
-    pub(super) fn resume_late_attempt(&mut self, cx: &Context, settings: &Settings, slot: usize) -> bool {
-        let may_skip = !std::mem::replace(&mut self.queries[slot].was_resumed, true);
-        self.resume_attempt(cx, settings, slot, |dns, attempt| match attempt.waits {
+    pub(super) fn resume_late_attempt(&mut self, cx: &Context, settings: &Settings, key: QueryKey) -> bool {
+        let may_skip = !std::mem::replace(&mut self.queries[key].was_resumed, true);
+        self.resume_attempt(cx, settings, key, |dns, attempt| match attempt.waits {
             Waits::AtSocket(_) => may_skip && dns.is_attempt_late(attempt.waits),
             Waits::AtStream(at) => dns.is_stream_alive(at),
             Waits::AtStanding(_) => true,
@@ -133,7 +134,7 @@ impl Dns {
             .is_some_and(|upstream| upstream.is_late)
     }
 
-    fn upstream_of_attempt(&self, waits: Waits) -> Option<usize> {
+    fn upstream_of_attempt(&self, waits: Waits) -> Option<DnsUpstreamKey> {
         match waits {
             Waits::AtSocket(at) => self.sockets.get(at).map(|socket| socket.upstream),
             Waits::AtStream(at) => self.streams.get(at).map(|stream| stream.upstream),
@@ -142,68 +143,68 @@ impl Dns {
     }
 
     /// The query does not wait for its current try any more: a response that still comes is nobody's.
-    pub(super) fn withdraw_attempt(&mut self, cx: &mut Context, slot: usize) {
-        self.query_timers.clear(slot);
-        let query = &mut self.queries[slot];
+    pub(super) fn withdraw_attempt(&mut self, cx: &mut Context, key: QueryKey) {
+        self.query_timers.clear(key);
+        let query = &mut self.queries[key];
         let id = query.called();
         let waits = std::mem::replace(&mut query.waits, Waits::Nowhere);
-        self.free_id(cx, slot, waits, id);
+        self.free_id(cx, key, waits, id);
     }
 
     /// The same for its earlier ones.
-    pub(super) fn withdraw_earlier_attempts(&mut self, cx: &mut Context, slot: usize) {
-        if self.queries[slot].earlier.is_empty() {
+    pub(super) fn withdraw_earlier_attempts(&mut self, cx: &mut Context, key: QueryKey) {
+        if self.queries[key].earlier.is_empty() {
             return;
         }
-        self.blame_overdue(cx, slot);
-        for attempt in std::mem::take(&mut self.queries[slot].earlier) {
-            self.free_id(cx, slot, attempt.waits, attempt.id);
+        self.blame_overdue(cx, key);
+        for attempt in std::mem::take(&mut self.queries[key].earlier) {
+            self.free_id(cx, key, attempt.waits, attempt.id);
         }
     }
 
-    fn free_id(&mut self, cx: &mut Context, slot: usize, waits: Waits, id: u16) {
+    fn free_id(&mut self, cx: &mut Context, key: QueryKey, waits: Waits, id: u16) {
         match waits {
             Waits::AtSocket(at) => self.withdraw_from_socket(at, id),
             Waits::AtStream(at) => self.withdraw_from_stream(cx, at, id),
-            Waits::AtStanding(at) => self.withdraw_from_persistent(at, slot, id),
+            Waits::AtStanding(at) => self.withdraw_from_persistent(at, key, id),
             Waits::AtQuery | Waits::ForTurn | Waits::Nowhere => {}
         }
     }
 
     /// Blames the servers of earlier tries that stayed silent for another `query_timeout`, or until the query was over.
-    pub(super) fn blame_overdue(&mut self, cx: &Context, slot: usize) {
-        let mut earlier = std::mem::take(&mut self.queries[slot].earlier);
+    pub(super) fn blame_overdue(&mut self, cx: &Context, key: QueryKey) {
+        let mut earlier = std::mem::take(&mut self.queries[key].earlier);
         for attempt in &mut earlier {
             if std::mem::take(&mut attempt.is_overdue)
                 && let Some(choice) = &attempt.choice
             {
-                self.blame(cx, slot, &choice.server, (attempt.waits, attempt.sent_at));
+                self.blame(cx, key, &choice.server, (attempt.waits, attempt.sent_at));
             }
         }
-        self.queries[slot].earlier = earlier;
+        self.queries[key].earlier = earlier;
     }
 
     /// Blames the server of the current try.
-    pub(super) fn blame_current(&mut self, cx: &Context, slot: usize) {
-        let query = &self.queries[slot];
+    pub(super) fn blame_current(&mut self, cx: &Context, key: QueryKey) {
+        let query = &self.queries[key];
         if let Some(server) = query.choice.as_ref().map(|choice| choice.server.clone()) {
             let since = (query.waits, query.sent_at);
-            self.blame(cx, slot, &server, since);
+            self.blame(cx, key, &server, since);
         }
     }
 
     /// Reports a server if it is to blame for its silence: it said nothing since it was asked, nor to others. One lost datagram,
     /// or one name that it cannot find out about, is no failure. A standing connection has its own signs of life.
-    fn blame(&mut self, cx: &Context, slot: usize, server: &Entry, (waits, sent_at): (Waits, Time)) {
+    fn blame(&mut self, cx: &Context, key: QueryKey, server: &Entry, (waits, sent_at): (Waits, Time)) {
         let upstream = self.upstream_of_attempt(waits);
-        let query = &self.queries[slot];
+        let query = &self.queries[key];
         let Some(upstream) = upstream.and_then(|at| self.upstreams.get_mut(at)) else { return };
         if server.dialect != Dialect::Plain || upstream.answered_at >= sent_at {
             return;
         }
         if upstream.on_silence(query.view.question(&query.message), cx.now) {
             let settings = self.services[query.asker.service].service.settings.load_full();
-            self.report_failure(cx, &settings, slot, server, Failure::Silent);
+            self.report_failure(cx, &settings, key, server, Failure::Silent);
         }
     }
 }

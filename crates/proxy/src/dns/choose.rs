@@ -3,6 +3,7 @@
 use super::Dns;
 use super::query::Query;
 use crate::context::Context;
+use crate::context::keys::QueryKey;
 use evener_core::attempt::AttemptLimits;
 use evener_core::snapshot::{Choice, NoServer, Request, Snapshot, Why};
 
@@ -15,9 +16,9 @@ impl Dns {
         &mut self,
         cx: &mut Context,
         snapshot: &Snapshot,
-        slot: usize,
+        key: QueryKey,
     ) -> Result<Choice, NoServer> {
-        let Query { asker, attempt, declined, .. } = &mut self.queries[slot];
+        let Query { asker, attempt, declined, .. } = &mut self.queries[key];
         let by = asker.origin.transport();
         let request = Request::of(asker.client.ip(), cx.now);
         let refuses = |choice: &Choice| choice.server.live.transports.refuses_only(by, request.now);

@@ -8,6 +8,7 @@ use super::query::{self, Asker, Origin, Party};
 use super::transfers::Transfers;
 use crate::context::Context;
 use crate::context::descriptors::Unit;
+use crate::context::keys::{DnsClientKey, DnsServiceKey, DnsStreamKey};
 use crate::context::ready::Ready;
 use crate::context::registry::Token;
 use crate::service::Place;
@@ -46,7 +47,7 @@ enum Stage {
 
 /// A client's connection.
 pub(super) struct Client {
-    pub(super) service: usize,
+    pub(super) service: DnsServiceKey,
     /// Tells it from all others of its worker.
     number: u32,
     framed: Framed,
@@ -65,7 +66,7 @@ pub(super) struct Client {
     /// The round in which it was looked at last.
     round: u32,
     /// Streams to servers that are for this client alone.
-    pub(super) streams: Vec<usize>,
+    pub(super) streams: Vec<DnsStreamKey>,
     pub(super) transfers: Transfers,
     place: Option<Lease>,
     _descriptor: Unit,
@@ -124,9 +125,9 @@ impl Dns {
         settings: &Settings,
         place: Place,
     ) {
-        let (service, number) = (self.place_of(service), cx.number());
+        let (service, number) = (self.service_key(service), cx.number());
         let greets = settings.is_proxy(peer.ip());
-        let index = self.clients.insert(Box::new(Client {
+        let key = self.clients.insert(Box::new(Client {
             service,
             number,
             framed: Framed::new(socket),
@@ -146,143 +147,139 @@ impl Dns {
             guest: Guest::default(),
         }));
         if greets {
-            self.client_timers.set(index, cx.now + GREETING);
+            self.client_timers.set(key, cx.now + GREETING);
         } else {
-            self.admit_client(cx, index, settings);
+            self.admit_client(cx, key, settings);
         }
-        let client = &self.clients[index];
+        let client = &self.clients[key];
         if client.stage == Stage::Over {
             return;
         }
-        if cx.registry.register(&client.framed.socket, Token::DnsClient(index)).is_err() {
-            return self.close_client(cx, index);
+        if cx.registry.register(&client.framed.socket, Token::DnsClient(key)).is_err() {
+            return self.close_client(cx, key);
         }
-        self.queue_client(index);
+        self.queue_client(key);
     }
 
     /// Asks the access list and the limits.
-    fn admit_client(&mut self, cx: &mut Context, index: usize, settings: &Settings) {
-        let client = &mut self.clients[index];
+    fn admit_client(&mut self, cx: &mut Context, key: DnsClientKey, settings: &Settings) {
+        let client = &mut self.clients[key];
         let service = &self.services[client.service].service;
         match admission::admit(service, settings, client.told.client.ip(), cx.id, cx.now) {
             Admission::Enter(guest) => {
                 client.refused = guest.backend.is_some();
                 client.guest = guest;
                 client.stage = Stage::Open;
-                self.arm_client(cx, index, settings);
+                self.arm_client(cx, key, settings);
             }
-            Admission::Refused(Refused::Drop) => self.close_client(cx, index),
+            Admission::Refused(Refused::Drop) => self.close_client(cx, key),
             Admission::Refused(Refused::Reject(_)) => {
                 reset_at_close(&client.framed.socket);
-                self.close_client(cx, index);
+                self.close_client(cx, key);
             }
             Admission::Refused(Refused::Tarpit(place, time)) => {
                 // It gives its place in the service to others.
                 client.place = Some(place);
                 client.stage = Stage::Tarpit;
-                self.client_timers.set(index, cx.now + time);
+                self.client_timers.set(key, cx.now + time);
             }
         }
     }
 
     /// How long the client with this number may do nothing, if it is still there: while the program drains, it should leave.
-    pub(super) fn client_idle_time(&mut self, cx: &Context, index: usize, number: u32) -> Option<Duration> {
-        self.open_client(index, number)?;
-        let idle = self.client_settings(index).options.idle_timeout.unwrap_or(Duration::MAX);
+    pub(super) fn client_idle_time(&mut self, cx: &Context, key: DnsClientKey) -> Option<Duration> {
+        self.open_client(key)?;
+        let idle = self.client_settings(key).options.idle_timeout.unwrap_or(Duration::MAX);
         Some(if cx.draining { Duration::ZERO } else { idle })
     }
 
-    fn arm_client(&mut self, cx: &Context, index: usize, settings: &Settings) {
-        let active_at = self.clients[index].active_at;
+    fn arm_client(&mut self, cx: &Context, key: DnsClientKey, settings: &Settings) {
+        let active_at = self.clients[key].active_at;
         match client_idle_timeout(cx, settings) {
-            Some(idle) => self.client_timers.set(index, active_at + idle),
-            None => self.client_timers.clear(index),
+            Some(idle) => self.client_timers.set(key, active_at + idle),
+            None => self.client_timers.clear(key),
         }
     }
 
-    fn client_settings(&self, index: usize) -> Arc<Settings> {
-        self.services[self.clients[index].service].service.settings.load_full()
+    fn client_settings(&self, key: DnsClientKey) -> Arc<Settings> {
+        self.services[self.clients[key].service].service.settings.load_full()
     }
 
     /// Something happened at a client's socket.
-    pub(crate) fn on_client_event(&mut self, index: usize, event: &Event) {
-        let Some(client) = self.clients.get_mut(index) else { return };
+    pub(crate) fn on_client_event(&mut self, key: DnsClientKey, event: &Event) {
+        let Some(client) = self.clients.get_mut(key) else { return };
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             client.framed.readable = true;
         }
-        self.queue_client(index);
+        self.queue_client(key);
     }
 
     /// A client is looked at once the present events are done.
-    pub(crate) fn queue_client(&mut self, index: usize) {
-        if let Some(client) = self.clients.get_mut(index)
+    pub(crate) fn queue_client(&mut self, key: DnsClientKey) {
+        if let Some(client) = self.clients.get_mut(key)
             && !std::mem::replace(&mut client.dirty, true)
         {
-            self.clients_dirty.push(index);
+            self.clients_dirty.push(key);
         }
     }
 
     /// Looks at a client, once in a round; whether it was looked at.
-    pub(super) fn flush_client_once(&mut self, cx: &mut Context, index: usize) -> bool {
+    pub(super) fn flush_client_once(&mut self, cx: &mut Context, key: DnsClientKey) -> bool {
         let round = self.round;
-        let Some(client) = self.clients.get_mut(index) else { return true };
+        let Some(client) = self.clients.get_mut(key) else { return true };
         let is_first = std::mem::replace(&mut client.round, round) != round;
         if is_first {
             // What is answered meanwhile is sent by and by.
-            self.flush_client(cx, index);
+            self.flush_client(cx, key);
         }
-        if let Some(client) = self.clients.get_mut(index) {
+        if let Some(client) = self.clients.get_mut(key) {
             client.dirty = false;
         }
         is_first
     }
 
     /// Sends what waits, and reads as far as that is wanted.
-    fn flush_client(&mut self, cx: &mut Context, index: usize) {
-        let settings = self.client_settings(index);
-        self.begin_next_transfers(cx, &settings, index);
+    fn flush_client(&mut self, cx: &mut Context, key: DnsClientKey) {
+        let settings = self.client_settings(key);
+        self.begin_next_transfers(cx, &settings, key);
         for _ in 0..READS_MAX {
-            let client = &self.clients[index];
+            let client = &self.clients[key];
             if client.stage == Stage::Over {
                 return;
             }
-            let appetite = self.take_queries(cx, index, &settings);
-            if self.send_to_client(cx, index) == Sent::Broken || appetite == Appetite::Gone {
+            let appetite = self.take_queries(cx, key, &settings);
+            if self.send_to_client(cx, key) == Sent::Broken || appetite == Appetite::Gone {
                 return;
             }
             if appetite == Appetite::Full {
-                if self.is_client_full(index, &settings) {
+                if self.is_client_full(key, &settings) {
                     return;
                 }
-            } else if !self.clients[index].framed.readable {
-                return self.close_client_if_done(cx, index);
+            } else if !self.clients[key].framed.readable {
+                return self.close_client_if_done(cx, key);
             } else {
-                self.receive_from_client(cx, index);
+                self.receive_from_client(cx, key);
             }
         }
-        cx.ready.push(Ready::DnsClient(index));
+        cx.ready.push(Ready::DnsClient(key));
     }
 
-    fn is_client_full(&self, index: usize, settings: &Settings) -> bool {
-        let client = &self.clients[index];
+    fn is_client_full(&self, key: DnsClientKey, settings: &Settings) -> bool {
+        let client = &self.clients[key];
         let most = query::spec(settings).map_or(1, |spec| spec.pipeline_max.max(1));
         client.outstanding >= most || client.is_slow()
     }
 
     /// Takes the whole messages that came.
-    fn take_queries(&mut self, cx: &mut Context, index: usize, settings: &Settings) -> Appetite {
-        let stage = self.clients[index].stage;
+    fn take_queries(&mut self, cx: &mut Context, key: DnsClientKey, settings: &Settings) -> Appetite {
+        let stage = self.clients[key].stage;
         match stage {
-            Stage::Greeting if !self.read_preamble(cx, index, settings) => {
-                return if self.clients[index].stage == Stage::Over {
-                    Appetite::Gone
-                } else {
-                    Appetite::More
-                };
+            Stage::Greeting if !self.read_preamble(cx, key, settings) => {
+                return if self.clients[key].stage == Stage::Over { Appetite::Gone } else { Appetite::More };
             }
             Stage::Tarpit => {
                 // What it says is not heard.
-                let client = &mut self.clients[index];
+                let client = &mut self.clients[key];
                 let count = client.framed.pending().len();
                 client.framed.consume(count);
                 return Appetite::More;
@@ -291,20 +288,20 @@ impl Dns {
         }
         let mut message = self.spare();
         let appetite = loop {
-            if self.clients[index].stage != Stage::Open {
+            if self.clients[key].stage != Stage::Open {
                 break Appetite::Gone;
             }
-            if self.is_client_full(index, settings) {
+            if self.is_client_full(key, settings) {
                 break Appetite::Full;
             }
-            let client = &mut self.clients[index];
+            let client = &mut self.clients[key];
             if !client.framed.take_message(&mut message) {
                 break Appetite::More;
             }
             client.asked = true;
             client.active_at = cx.now;
-            let asker = self.requester_of_client(index);
-            self.count_client_bytes(cx, index, message.len() + 2);
+            let asker = self.requester_of_client(key);
+            self.count_client_bytes(cx, key, message.len() + 2);
             self.take_query(cx, settings, &asker, &message);
         };
         self.give_back(message);
@@ -312,30 +309,30 @@ impl Dns {
     }
 
     /// Hears the PROXY header; whether the client may ask now.
-    fn read_preamble(&mut self, cx: &mut Context, index: usize, settings: &Settings) -> bool {
-        let client = &mut self.clients[index];
+    fn read_preamble(&mut self, cx: &mut Context, key: DnsClientKey, settings: &Settings) -> bool {
+        let client = &mut self.clients[key];
         match preamble::read_proxy(client.framed.pending(), &mut client.told) {
             Ok(None) => return false,
             Ok(Some(length)) => client.framed.consume(length),
             Err(_) => {
                 let service = &self.services[client.service].service;
                 service.live.counters.of(cx.id).greeting_refused.one();
-                self.close_client(cx, index);
+                self.close_client(cx, key);
                 return false;
             }
         }
-        if self.clients[index].told.goes_round() {
-            let service = Arc::clone(&self.services[self.clients[index].service].service);
+        if self.clients[key].told.goes_round() {
+            let service = Arc::clone(&self.services[self.clients[key].service].service);
             note_loop(cx, &service);
-            self.close_client(cx, index);
+            self.close_client(cx, key);
             return false;
         }
-        self.admit_client(cx, index, settings);
-        self.clients[index].stage == Stage::Open
+        self.admit_client(cx, key, settings);
+        self.clients[key].stage == Stage::Open
     }
 
-    fn requester_of_client(&self, index: usize) -> Asker {
-        let client = &self.clients[index];
+    fn requester_of_client(&self, key: DnsClientKey) -> Asker {
+        let client = &self.clients[key];
         let ends = client.told.ends(&client.framed.socket);
         Asker {
             service: client.service,
@@ -343,24 +340,24 @@ impl Dns {
             destination: ends.map(|ends| ends.destination),
             party: if client.refused { Party::Refused } else { Party::Admitted },
             hops: client.told.next_hop(),
-            origin: Origin::Stream { client: index, number: client.number },
+            origin: Origin::Stream(key),
             keepalive: false,
         }
     }
 
-    fn count_client_bytes(&self, cx: &Context, index: usize, bytes: usize) {
-        let client = &self.clients[index];
+    fn count_client_bytes(&self, cx: &Context, key: DnsClientKey, bytes: usize) {
+        let client = &self.clients[key];
         self.services[client.service].service.live.counters.of(cx.id).bytes_in.add(bytes as u64);
     }
 
-    fn send_to_client(&mut self, cx: &mut Context, index: usize) -> Sent {
-        let client = &mut self.clients[index];
+    fn send_to_client(&mut self, cx: &mut Context, key: DnsClientKey) -> Sent {
+        let client = &mut self.clients[key];
         if client.stage == Stage::Over {
             return Sent::Broken;
         }
         let was_slow = client.is_slow();
         let Ok(count) = client.framed.flush() else {
-            self.close_client(cx, index);
+            self.close_client(cx, key);
             return Sent::Broken;
         };
         if count > 0 {
@@ -368,7 +365,7 @@ impl Dns {
             let counters = self.services[client.service].service.live.counters.of(cx.id);
             counters.bytes_out.add(count as u64);
         }
-        let client = &self.clients[index];
+        let client = &self.clients[key];
         if was_slow && !client.is_slow() {
             // What servers have for it alone was left where it is.
             for at in client.streams.clone() {
@@ -378,13 +375,13 @@ impl Dns {
         Sent::Well
     }
 
-    fn receive_from_client(&mut self, cx: &mut Context, index: usize) {
+    fn receive_from_client(&mut self, cx: &mut Context, key: DnsClientKey) {
         let mut buffer = self.take_buffer();
-        let client = &mut self.clients[index];
+        let client = &mut self.clients[key];
         match client.framed.receive(&mut buffer) {
             Ok(Received::Some | Received::Blocked) => {}
             Ok(Received::End) => client.ended = true,
-            Err(_) => self.close_client(cx, index),
+            Err(_) => self.close_client(cx, key),
         }
         self.buffer = buffer;
     }
@@ -396,97 +393,97 @@ impl Dns {
             is_done && client.framed.pending().is_empty()
         };
         let idle = self.clients.iter().filter(|(_, client)| is_quiet(client));
-        let mut idle: Vec<(Time, usize)> = idle.map(|(index, client)| (client.active_at, index)).collect();
-        idle.sort_unstable();
+        let mut idle: Vec<(Time, DnsClientKey)> = idle.map(|(key, client)| (client.active_at, key)).collect();
+        idle.sort_unstable_by_key(|(active_at, _)| *active_at);
         let mut left = 0;
-        for (_, index) in idle.into_iter().take(wanted as usize) {
-            let client = &self.clients[index];
+        for (_, key) in idle.into_iter().take(wanted as usize) {
+            let client = &self.clients[key];
             // It may have asked something just now.
             let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
             if recv(&client.framed.socket, &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
                 continue;
             }
             self.services[client.service].service.live.counters.of(cx.id).idle_shed.one();
-            self.close_client(cx, index);
+            self.close_client(cx, key);
             left += 1;
         }
         left
     }
 
     /// A client that sends no more leaves when all it asked was answered; while the program drains, any does.
-    fn close_client_if_done(&mut self, cx: &mut Context, index: usize) {
-        let client = &self.clients[index];
+    fn close_client_if_done(&mut self, cx: &mut Context, key: DnsClientKey) {
+        let client = &self.clients[key];
         if client.is_idle() && (client.ended || (cx.draining && client.asked)) {
-            self.close_client(cx, index);
+            self.close_client(cx, key);
         }
     }
 
     /// A question of this client is under way from now on.
-    pub(super) fn begin_client_query(&mut self, index: usize, number: u32) {
-        if let Some(client) = self.open_client(index, number) {
+    pub(super) fn begin_client_query(&mut self, key: DnsClientKey) {
+        if let Some(client) = self.open_client(key) {
             client.outstanding += 1;
         }
     }
 
     /// A question of this client that was under way is over, answered or not.
-    pub(super) fn end_client_query(&mut self, index: usize, number: u32) {
-        if let Some(client) = self.open_client(index, number) {
+    pub(super) fn end_client_query(&mut self, key: DnsClientKey) {
+        if let Some(client) = self.open_client(key) {
             client.outstanding = client.outstanding.saturating_sub(1);
-            self.queue_client(index);
+            self.queue_client(key);
         }
     }
 
     /// An answer for a client.
-    pub(super) fn respond_to_client(&mut self, index: usize, number: u32, answer: &[u8]) {
-        if let Some(client) = self.open_client(index, number) {
+    pub(super) fn respond_to_client(&mut self, key: DnsClientKey, answer: &[u8]) {
+        if let Some(client) = self.open_client(key) {
             client.framed.queue_message(answer);
-            self.queue_client(index);
+            self.queue_client(key);
         }
     }
 
     /// A client leaves once it has what waits for it: it cannot be told otherwise that the rest of a transfer does not come.
-    pub(super) fn dismiss_client(&mut self, index: usize, number: u32) {
-        if let Some(client) = self.open_client(index, number) {
+    pub(super) fn dismiss_client(&mut self, key: DnsClientKey) {
+        if let Some(client) = self.open_client(key) {
             client.ended = true;
-            self.queue_client(index);
+            self.queue_client(key);
         }
     }
 
     /// What it says is no DNS.
-    pub(super) fn abandon_client(&mut self, cx: &mut Context, index: usize, number: u32) {
-        if self.open_client(index, number).is_some() {
-            self.close_client(cx, index);
+    pub(super) fn abandon_client(&mut self, cx: &mut Context, key: DnsClientKey) {
+        if self.open_client(key).is_some() {
+            self.close_client(cx, key);
         }
     }
 
     /// The client with this number, if it is still there.
-    pub(super) fn open_client(&mut self, index: usize, number: u32) -> Option<&mut Client> {
-        let client = self.clients.get_mut(index)?;
-        (client.number == number && client.stage != Stage::Over).then_some(&mut **client)
+    pub(super) fn open_client(&mut self, key: DnsClientKey) -> Option<&mut Client> {
+        let client = self.clients.get_mut(key)?;
+        (client.stage != Stage::Over).then_some(&mut **client)
     }
 
     /// What a server is told of the client at a place, before anything else.
-    pub(super) fn client_preamble(&self, index: usize) -> Option<(&Told, &OwnedFd)> {
-        self.clients.get(index).map(|client| (&client.told, &client.framed.socket))
+    pub(super) fn client_preamble(&self, key: DnsClientKey) -> Option<(&Told, &OwnedFd)> {
+        self.clients.get(key).map(|client| (&client.told, &client.framed.socket))
     }
 
-    fn close_client(&mut self, cx: &mut Context, index: usize) {
-        let client = &mut self.clients[index];
+    fn close_client(&mut self, cx: &mut Context, key: DnsClientKey) {
+        let client = &mut self.clients[key];
         if std::mem::replace(&mut client.stage, Stage::Over) == Stage::Over {
             return;
         }
-        self.client_timers.clear(index);
-        self.clients_over.push(index);
-        self.abandon_transfers(cx, index);
-        for at in std::mem::take(&mut self.clients[index].streams) {
+        self.client_timers.clear(key);
+        self.clients_over.push(key);
+        self.abandon_transfers(cx, key);
+        for at in std::mem::take(&mut self.clients[key].streams) {
             self.close_stream(cx, at);
         }
     }
 
     /// A client was idle for long, or did not say in time what has to come first.
-    pub(super) fn on_client_deadline(&mut self, cx: &mut Context, index: usize) {
-        let Some(client) = self.clients.get(index) else { return };
-        let settings = self.client_settings(index);
+    pub(super) fn on_client_deadline(&mut self, cx: &mut Context, key: DnsClientKey) {
+        let Some(client) = self.clients.get(key) else { return };
+        let settings = self.client_settings(key);
         let counters = self.services[client.service].service.live.counters.of(cx.id);
         match client.stage {
             Stage::Over => return,
@@ -497,47 +494,47 @@ impl Dns {
                 let waits = client.outstanding > 0 && client.framed.waiting() == 0;
                 let idle = client_idle_timeout(cx, &settings);
                 if idle.is_none_or(|idle| cx.now.since(client.active_at) < idle) {
-                    return self.arm_client(cx, index, &settings);
+                    return self.arm_client(cx, key, &settings);
                 }
                 if waits {
-                    self.clients[index].active_at = cx.now;
-                    return self.arm_client(cx, index, &settings);
+                    self.clients[key].active_at = cx.now;
+                    return self.arm_client(cx, key, &settings);
                 }
                 counters.idle_timeouts.one();
             }
         }
-        self.close_client(cx, index);
+        self.close_client(cx, key);
     }
 
     /// The program drains.
-    pub(super) fn drain_client(&mut self, cx: &Context, index: usize) {
-        let settings = self.client_settings(index);
-        if self.clients[index].stage == Stage::Open {
-            self.clients[index].active_at = cx.now;
-            self.arm_client(cx, index, &settings);
+    pub(super) fn drain_client(&mut self, cx: &Context, key: DnsClientKey) {
+        let settings = self.client_settings(key);
+        if self.clients[key].stage == Stage::Open {
+            self.clients[key].active_at = cx.now;
+            self.arm_client(cx, key, &settings);
         }
-        self.queue_client(index);
+        self.queue_client(key);
     }
 
     /// Closes everybody: the drain deadline came.
     pub(crate) fn cut_all(&mut self, cx: &mut Context) {
-        let all: Vec<usize> = self.clients.iter().map(|(index, _)| index).collect();
-        for index in all {
-            let client = &self.clients[index];
+        let all = self.clients.keys(|_| true);
+        for key in all {
+            let client = &self.clients[key];
             if client.stage != Stage::Over {
                 self.services[client.service].service.live.counters.of(cx.id).cut.one();
-                self.close_client(cx, index);
+                self.close_client(cx, key);
             }
         }
     }
 
     /// Closes the client with this number; whether there was one.
     pub(crate) fn close_numbered(&mut self, cx: &mut Context, number: u32) -> bool {
-        let mut clients = self.clients.iter();
-        let found = clients.find(|(_, client)| client.number == number && client.stage != Stage::Over);
-        let Some((index, client)) = found else { return false };
+        let found =
+            self.clients.iter().find(|(_, client)| client.number == number && client.stage != Stage::Over);
+        let Some((key, client)) = found else { return false };
         self.services[client.service].service.live.counters.of(cx.id).closed.one();
-        self.close_client(cx, index);
+        self.close_client(cx, key);
         true
     }
 }

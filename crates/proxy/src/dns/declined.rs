@@ -4,6 +4,7 @@
 use super::Dns;
 use super::query::{self, Cause, Query};
 use crate::context::Context;
+use crate::context::keys::{DnsSocketKey, QueryKey};
 use crate::service::Settings;
 use evener_core::wire::dns as wire;
 
@@ -12,8 +13,8 @@ const KEPT_BYTES_MAX: usize = 512;
 
 /// A response that declines, which came while a batch was filled.
 pub(super) struct Declined {
-    slot: usize,
-    socket: usize,
+    key: QueryKey,
+    socket: DnsSocketKey,
     response: Vec<u8>,
 }
 
@@ -29,18 +30,18 @@ pub(super) fn is_declined(settings: &Settings, query: &Query, response: &[u8]) -
 
 impl Dns {
     /// Keeps such a response until the batch that is just filled may take more.
-    pub(super) fn keep_declined(&mut self, slot: usize, socket: usize, response: &[u8]) {
-        self.declined.push(Declined { slot, socket, response: response.to_vec() });
+    pub(super) fn keep_declined(&mut self, key: QueryKey, socket: DnsSocketKey, response: &[u8]) {
+        self.declined.push(Declined { key, socket, response: response.to_vec() });
     }
 
     /// Handles what was kept.
     pub(super) fn take_declined(&mut self, cx: &mut Context, settings: &Settings) {
-        while let Some(Declined { slot, socket, mut response }) = self.declined.pop() {
+        while let Some(Declined { key, socket, mut response }) = self.declined.pop() {
             let waits = query::Waits::AtSocket(socket);
             // It may have come twice.
-            let query = self.queries.get(slot).filter(|query| query.is_at(waits, wire::id(&response)));
+            let query = self.queries.get(key).filter(|query| query.is_at(waits, wire::id(&response)));
             if query.is_some_and(|query| query.is_answered_by(&response)) {
-                self.pass_on(cx, settings, slot, &mut response);
+                self.pass_on(cx, settings, key, &mut response);
             }
         }
     }
@@ -50,37 +51,37 @@ impl Dns {
         &mut self,
         cx: &mut Context,
         settings: &Settings,
-        slot: usize,
+        key: QueryKey,
         response: &[u8],
     ) -> bool {
-        if !is_declined(settings, &self.queries[slot], response) {
+        if !is_declined(settings, &self.queries[key], response) {
             return false;
         }
-        self.queries[slot].note_response(cx, settings, response.len());
+        self.queries[key].note_response(cx, settings, response.len());
         let is_wanted = query::spec(settings).is_some_and(|spec| spec.retry_on.has(wire::rcode(response)));
-        let query = &mut self.queries[slot];
+        let query = &mut self.queries[key];
         if is_wanted && response.len() <= KEPT_BYTES_MAX {
             query.declined = Some(response.to_vec());
             if query.retries > 0 {
                 query.retries -= 1;
-                self.again(cx, settings, slot, Cause::Declined);
+                self.again(cx, settings, key, Cause::Declined);
                 return true;
             }
             // Whoever was asked before may answer still.
-            self.withdraw_attempt(cx, slot);
-            if self.resume_any_attempt(cx, settings, slot) {
+            self.withdraw_attempt(cx, key);
+            if self.resume_any_attempt(cx, settings, key) {
                 return true;
             }
         }
-        let query = &mut self.queries[slot];
+        let query = &mut self.queries[key];
         (query.choice, query.declined) = (None, None);
-        self.respond_stale(cx, settings, slot)
+        self.respond_stale(cx, settings, key)
     }
 
     /// Passes on what the last server that declined said, if one did: nobody did better.
-    pub(super) fn give_declined(&mut self, cx: &mut Context, settings: &Settings, slot: usize) -> bool {
-        let Some(mut response) = self.queries[slot].declined.take() else { return false };
-        let mut query = self.retire(cx, slot);
+    pub(super) fn give_declined(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) -> bool {
+        let Some(mut response) = self.queries[key].declined.take() else { return false };
+        let mut query = self.retire(cx, key);
         self.finish(cx, settings, &query, &mut response);
         self.share(cx, &mut query, &response);
         self.truncate(cx, &query.asker, &query.view, &query.message, &mut response);

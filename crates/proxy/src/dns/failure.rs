@@ -3,6 +3,7 @@
 use super::Dns;
 use super::query::spec;
 use crate::context::Context;
+use crate::context::keys::QueryKey;
 use crate::context::report::{Notice, Report};
 use crate::service::Settings;
 use crate::service::note_no_server;
@@ -18,15 +19,15 @@ impl Dns {
         &mut self,
         cx: &mut Context,
         settings: &Settings,
-        slot: usize,
+        key: QueryKey,
         reason: Option<NoServer>,
     ) {
-        let service = Arc::clone(&self.services[self.queries[slot].asker.service].service);
+        let service = Arc::clone(&self.services[self.queries[key].asker.service].service);
         let counters = service.live.counters.of(cx.id);
-        if self.respond_stale(cx, settings, slot) || self.give_declined(cx, settings, slot) {
+        if self.respond_stale(cx, settings, key) || self.give_declined(cx, settings, key) {
             return;
         }
-        let mut query = self.retire(cx, slot);
+        let mut query = self.retire(cx, key);
         for follower in std::mem::take(&mut query.followers) {
             self.fail(cx, settings, follower, reason);
         }
@@ -55,8 +56,8 @@ impl Dns {
     }
 
     /// Answers with what is kept though it expired, if there is something.
-    pub(super) fn respond_stale(&mut self, cx: &mut Context, settings: &Settings, slot: usize) -> bool {
-        let query = &self.queries[slot];
+    pub(super) fn respond_stale(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) -> bool {
+        let query = &self.queries[key];
         let (asker, view, message) = (query.asker, query.view, query.message.clone());
         let mut message = message;
         wire::set_id(&mut message, query.id);
@@ -65,7 +66,7 @@ impl Dns {
         }
         let service = Arc::clone(&self.services[asker.service].service);
         service.live.counters.of(cx.id).cache_stale.one();
-        let mut query = self.retire(cx, slot);
+        let mut query = self.retire(cx, key);
         for follower in std::mem::take(&mut query.followers) {
             if !self.respond_stale(cx, settings, follower) {
                 self.fail(cx, settings, follower, None);

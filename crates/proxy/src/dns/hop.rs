@@ -5,6 +5,7 @@ use super::Dns;
 use super::query::{Asker, Origin};
 use super::reply;
 use crate::context::Context;
+use crate::context::keys::DnsClientKey;
 use crate::service::Settings;
 use evener_core::wire::dns::{self as wire, Cookies, QueryError};
 
@@ -20,7 +21,7 @@ pub(super) fn read(
         return Err(QueryError::Malformed);
     }
     // Over UDP it means nothing (RFC 7828, section 3.3.1).
-    let is_stream = matches!(asker.origin, Origin::Stream { .. });
+    let is_stream = matches!(asker.origin, Origin::Stream(_));
     Ok((view, Asker { keepalive: is_stream && view.asks_for_keepalive(), ..*asker }))
 }
 
@@ -31,12 +32,12 @@ pub(super) fn cookies(settings: &Settings, asker: &Asker) -> Cookies {
 
 impl Dns {
     /// Sends a response to a client that asked for how long its connection may be idle.
-    pub(super) fn respond_with_keepalive(&mut self, cx: &Context, client: usize, number: u32, answer: &[u8]) {
-        let Some(idle) = self.client_idle_time(cx, client, number) else { return };
+    pub(super) fn respond_with_keepalive(&mut self, cx: &Context, client: DnsClientKey, answer: &[u8]) {
+        let Some(idle) = self.client_idle_time(cx, client) else { return };
         let mut told = self.spare();
         told.extend_from_slice(answer);
         wire::add_keepalive(&mut told, idle);
-        self.respond_to_client(client, number, &told);
+        self.respond_to_client(client, &told);
         self.give_back(told);
     }
 }

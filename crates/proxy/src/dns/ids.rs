@@ -1,5 +1,6 @@
 //! IDs that nobody can guess (RFC 5452, section 4.5), from the system's generator, and who has which.
 
+use crate::context::keys::QueryKey;
 use evener_core::ServerId;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -67,47 +68,47 @@ impl Hasher for AsIs {
 
 /// Who waits for an answer with which ID, on one socket.
 #[derive(Debug, Default)]
-pub(super) struct Ids(HashMap<u16, u32, BuildHasherDefault<AsIs>>);
+pub(super) struct Ids(HashMap<u16, QueryKey, BuildHasherDefault<AsIs>>);
 
 impl Ids {
     /// An ID for the question at this place; `None` when too many are in use.
-    pub(super) fn give(&mut self, slot: usize, secrets: &mut Secrets) -> Option<u16> {
+    pub(super) fn give(&mut self, key: QueryKey, secrets: &mut Secrets) -> Option<u16> {
         if self.0.len() >= IN_USE_MAX {
             return None;
         }
         loop {
             let id = secrets.bits();
             if let Entry::Vacant(vacant) = self.0.entry(id) {
-                vacant.insert(slot as u32);
+                vacant.insert(key);
                 return Some(id);
             }
         }
     }
 
     /// The client's own ID where it is free, or another one. Only for streams of one client: nobody else can send an answer there.
-    pub(super) fn keep(&mut self, id: u16, slot: usize, secrets: &mut Secrets) -> Option<u16> {
+    pub(super) fn keep(&mut self, id: u16, key: QueryKey, secrets: &mut Secrets) -> Option<u16> {
         if self.0.len() < IN_USE_MAX
             && let Entry::Vacant(vacant) = self.0.entry(id)
         {
-            vacant.insert(slot as u32);
+            vacant.insert(key);
             return Some(id);
         }
-        self.give(slot, secrets)
+        self.give(key, secrets)
     }
 
     /// Who has an ID.
-    pub(super) fn owner(&self, id: u16) -> Option<usize> {
-        self.0.get(&id).map(|&slot| slot as usize)
+    pub(super) fn owner(&self, id: u16) -> Option<QueryKey> {
+        self.0.get(&id).copied()
     }
 
     /// An ID is free again; who had it.
-    pub(super) fn free(&mut self, id: u16) -> Option<usize> {
-        self.0.remove(&id).map(|slot| slot as usize)
+    pub(super) fn free(&mut self, id: u16) -> Option<QueryKey> {
+        self.0.remove(&id)
     }
 
     /// Everybody who waits, and by which ID.
-    pub(super) fn owners(&self) -> Vec<(u16, usize)> {
-        self.0.iter().map(|(&id, &slot)| (id, slot as usize)).collect()
+    pub(super) fn owners(&self) -> Vec<(u16, QueryKey)> {
+        self.0.iter().map(|(&id, &key)| (id, key)).collect()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -122,7 +123,7 @@ impl Ids {
 /// Queries under way by the address of their client and their ID, where answers repeat both: what signs a message may count
 /// the ID in, so that clients keep theirs.
 #[derive(Debug, Default)]
-pub(super) struct ClientIds(HashMap<(SocketAddrV4, u16), u32>);
+pub(super) struct ClientIds(HashMap<(SocketAddrV4, u16), QueryKey>);
 
 impl ClientIds {
     /// The client's own ID for the query at this place, or another one while an earlier query of the client has it; `None` when
@@ -131,7 +132,7 @@ impl ClientIds {
         &mut self,
         client: SocketAddrV4,
         id: u16,
-        slot: usize,
+        key: QueryKey,
         secrets: &mut Secrets,
     ) -> Option<u16> {
         if self.0.len() >= IN_USE_MAX {
@@ -140,7 +141,7 @@ impl ClientIds {
         let mut id = id;
         loop {
             if let Entry::Vacant(vacant) = self.0.entry((client, id)) {
-                vacant.insert(slot as u32);
+                vacant.insert(key);
                 return Some(id);
             }
             id = secrets.bits();
@@ -148,8 +149,8 @@ impl ClientIds {
     }
 
     /// The place of the query that has an ID of this client's.
-    pub(super) fn owner(&self, client: SocketAddrV4, id: u16) -> Option<usize> {
-        self.0.get(&(client, id)).map(|&slot| slot as usize)
+    pub(super) fn owner(&self, client: SocketAddrV4, id: u16) -> Option<QueryKey> {
+        self.0.get(&(client, id)).copied()
     }
 
     /// An ID is free again.
@@ -158,8 +159,8 @@ impl ClientIds {
     }
 
     /// The IDs of all queries, with their places.
-    pub(super) fn owners(&self) -> Vec<(u16, usize)> {
-        self.0.iter().map(|(&(_, id), &slot)| (id, slot as usize)).collect()
+    pub(super) fn owners(&self) -> Vec<(u16, QueryKey)> {
+        self.0.iter().map(|(&(_, id), &key)| (id, key)).collect()
     }
 }
 
@@ -169,52 +170,65 @@ pub(super) type Tried = Vec<ServerId>;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::keys::Handle;
+
+    fn query(number: usize) -> QueryKey {
+        Handle::from_raw(number as u64)
+    }
 
     #[test]
     fn an_id_belongs_to_one_question_and_the_table_is_bounded() {
         let (mut ids, mut secrets) = (Ids::default(), Secrets::default());
-        let given: Vec<u16> = (0..IN_USE_MAX).map(|slot| ids.give(slot, &mut secrets).unwrap()).collect();
-        assert_eq!(ids.give(0, &mut secrets), None);
-        for (slot, id) in given.iter().enumerate() {
-            assert_eq!(ids.owner(*id), Some(slot));
+        let given: Vec<u16> =
+            (0..IN_USE_MAX).map(|key| ids.give(query(key), &mut secrets).unwrap()).collect();
+        assert_eq!(ids.give(query(0), &mut secrets), None);
+        for (key, id) in given.iter().enumerate() {
+            assert_eq!(ids.owner(*id), Some(query(key)));
         }
         ids.free(given[7]);
         assert_eq!((ids.owner(given[7]), ids.len()), (None, IN_USE_MAX - 1));
-        assert!(ids.give(7, &mut secrets).is_some());
+        assert!(ids.give(query(7), &mut secrets).is_some());
     }
 
     #[test]
     fn the_id_of_a_client_stays_where_it_is_free() {
         let (mut ids, mut secrets) = (Ids::default(), Secrets::default());
-        assert_eq!(ids.keep(7, 1, &mut secrets), Some(7));
-        let other = ids.keep(7, 2, &mut secrets).unwrap();
+        assert_eq!(ids.keep(7, query(1), &mut secrets), Some(7));
+        let other = ids.keep(7, query(2), &mut secrets).unwrap();
         assert_ne!(other, 7);
-        assert_eq!((ids.owner(7), ids.owner(other)), (Some(1), Some(2)));
+        assert_eq!((ids.owner(7), ids.owner(other)), (Some(query(1)), Some(query(2))));
         ids.free(7);
-        assert_eq!(ids.keep(7, 3, &mut secrets), Some(7));
+        assert_eq!(ids.keep(7, query(3), &mut secrets), Some(7));
         while ids.len() < IN_USE_MAX {
-            ids.give(9, &mut secrets).unwrap();
+            ids.give(query(9), &mut secrets).unwrap();
         }
-        assert_eq!((0..=u16::MAX).find_map(|id| ids.keep(id, 9, &mut secrets)), None, "the table is full");
+        assert_eq!(
+            (0..=u16::MAX).find_map(|id| ids.keep(id, query(9), &mut secrets)),
+            None,
+            "the table is full"
+        );
     }
 
     #[test]
     fn clients_do_not_take_ids_from_each_other() {
         let (mut ids, mut secrets) = (ClientIds::default(), Secrets::default());
         let [one, other] = [1, 2].map(|port| SocketAddrV4::new([192, 0, 2, 1].into(), port));
-        assert_eq!(ids.keep(one, 7, 1, &mut secrets), Some(7));
-        assert_eq!(ids.keep(other, 7, 2, &mut secrets), Some(7));
+        assert_eq!(ids.keep(one, 7, query(1), &mut secrets), Some(7));
+        assert_eq!(ids.keep(other, 7, query(2), &mut secrets), Some(7));
         // The same query once more, while the first is under way.
-        let again = ids.keep(one, 7, 3, &mut secrets).unwrap();
+        let again = ids.keep(one, 7, query(3), &mut secrets).unwrap();
         assert_ne!(again, 7);
-        assert_eq!([ids.owner(one, 7), ids.owner(other, 7), ids.owner(one, again)], [1, 2, 3].map(Some));
+        assert_eq!(
+            [ids.owner(one, 7), ids.owner(other, 7), ids.owner(one, again)],
+            [1, 2, 3].map(|number| Some(query(number)))
+        );
         assert_eq!((ids.owner(other, again), ids.owners().len()), (None, 3));
         ids.free(one, 7);
-        assert_eq!((ids.owner(one, 7), ids.owner(other, 7)), (None, Some(2)));
-        for slot in 2..IN_USE_MAX {
-            ids.keep(one, 7, slot, &mut secrets).unwrap();
+        assert_eq!((ids.owner(one, 7), ids.owner(other, 7)), (None, Some(query(2))));
+        for key in 2..IN_USE_MAX {
+            ids.keep(one, 7, query(key), &mut secrets).unwrap();
         }
-        assert_eq!(ids.keep(other, 8, 0, &mut secrets), None, "the table is full");
+        assert_eq!(ids.keep(other, 8, query(0), &mut secrets), None, "the table is full");
     }
 
     #[test]

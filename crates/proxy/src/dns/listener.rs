@@ -4,6 +4,7 @@ use super::Dns;
 use super::answers::Way;
 use super::query::{self, Asker, Origin, Party};
 use crate::context::Context;
+use crate::context::keys::{DnsListenerKey, DnsServiceKey};
 use crate::context::ready::Ready;
 use crate::context::registry::Token;
 use crate::io::batch::{BATCH, Batch, Local, Names};
@@ -23,9 +24,7 @@ const BATCHES_MAX: usize = 4;
 /// A listener of a worker for datagrams.
 pub(super) struct Listener {
     id: u64,
-    pub(super) service: usize,
-    /// Tells it from one that has its place later.
-    pub(super) serial: u32,
+    pub(super) service: DnsServiceKey,
     pub(super) socket: OwnedFd,
     local: Local,
     bound: Option<SocketAddr>,
@@ -45,22 +44,22 @@ impl Dns {
         socket: OwnedFd,
         local: Local,
     ) {
-        let (service, serial) = (self.place_of(service), cx.number());
+        let service = self.service_key(service);
         let bound = preamble::local_address(&socket);
-        let listener = Listener { id, service, serial, socket, local, bound, under_way: 0, leaving: None };
-        let index = self.listeners.insert(listener);
+        let listener = Listener { id, service, socket, local, bound, under_way: 0, leaving: None };
+        let key = self.listeners.insert(listener);
         self.look_again();
-        if cx.registry.register(&self.listeners[index].socket, Token::DnsListener(index)).is_ok() {
-            self.on_listener_event(cx, index);
+        if cx.registry.register(&self.listeners[key].socket, Token::DnsListener(key)).is_ok() {
+            self.on_listener_event(cx, key);
         }
     }
 
     /// Gives a listener's socket to somebody else, if there is such a listener. Answers that wait go out first; questions that
     /// are under way get none.
     pub(crate) fn release(&mut self, cx: &mut Context, id: u64) -> Option<(OwnedFd, Local)> {
-        let (index, _) = self.listeners.iter().find(|(_, listener)| listener.id == id)?;
+        let (key, _) = self.listeners.iter().find(|(_, listener)| listener.id == id)?;
         self.flush_responses(cx);
-        let listener = self.listeners.try_remove(index)?;
+        let listener = self.listeners.remove(key)?;
         cx.registry.deregister(&listener.socket);
         self.look_again();
         Some((listener.socket, listener.local))
@@ -68,11 +67,11 @@ impl Dns {
 
     /// Another service has this listener; whether it is one of DNS. Questions that are under way are answered.
     pub(crate) fn assign(&mut self, id: u64, service: &Arc<Service>) -> bool {
-        let Some((index, _)) = self.listeners.iter().find(|(_, listener)| listener.id == id) else {
+        let Some((key, _)) = self.listeners.iter().find(|(_, listener)| listener.id == id) else {
             return false;
         };
-        let place = self.place_of(service);
-        self.listeners[index].service = place;
+        let service = self.service_key(service);
+        self.listeners[key].service = service;
         self.look_again();
         true
     }
@@ -93,7 +92,7 @@ impl Dns {
 
     /// The listener that a question came to, if it is still there.
     fn listener_of(&mut self, way: &Way) -> Option<&mut Listener> {
-        self.listeners.get_mut(way.listener).filter(|listener| listener.serial == way.serial)
+        self.listeners.get_mut(way.listener)
     }
 
     /// A listener closes as soon as its questions are over. What comes meanwhile is answered: a successor cannot have the
@@ -128,16 +127,16 @@ impl Dns {
             return;
         }
         let is_idle = |listener: &Listener| listener.leaving.is_some() && listener.under_way == 0;
-        let idle = self.listeners.iter().filter(|(_, listener)| is_idle(listener));
-        let idle: Vec<usize> = idle.map(|(index, _)| index).collect();
-        for index in idle {
-            if self.take_in_rest(cx, index) {
+        let idle = self.listeners.keys(is_idle);
+        for key in idle {
+            if self.take_in_rest(cx, key) {
                 // Their answers go out first.
-                cx.ready.push(Ready::DnsListener(index));
+                cx.ready.push(Ready::DnsListener(key));
                 continue;
             }
-            let listener = self.listeners.remove(index);
-            cx.registry.deregister(&listener.socket);
+            if let Some(listener) = self.listeners.remove(key) {
+                cx.registry.deregister(&listener.socket);
+            }
             if !cx.draining {
                 // While the program drains, TCP clients may still need the connections that stand with servers.
                 self.look_again();
@@ -147,30 +146,30 @@ impl Dns {
     }
 
     /// Takes in what waits in the queue of a listener; whether there was something.
-    fn take_in_rest(&mut self, cx: &mut Context, index: usize) -> bool {
-        let listener = &self.listeners[index];
+    fn take_in_rest(&mut self, cx: &mut Context, key: DnsListenerKey) -> bool {
+        let listener = &self.listeners[key];
         if self.is_deaf(cx, listener) {
             return false;
         }
         let mut batch = self.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
         let received = batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local);
         let count = received.unwrap_or_default();
-        self.take_in(cx, index, &mut batch, count);
+        self.take_in(cx, key, &mut batch, count);
         self.inbound = Some(batch);
         count > 0
     }
 
     /// Clients asked something.
-    pub(crate) fn on_listener_event(&mut self, cx: &mut Context, index: usize) {
-        if self.listeners.get(index).is_some_and(|listener| self.is_deaf(cx, listener)) {
+    pub(crate) fn on_listener_event(&mut self, cx: &mut Context, key: DnsListenerKey) {
+        if self.listeners.get(key).is_some_and(|listener| self.is_deaf(cx, listener)) {
             return;
         }
         let mut batch = self.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
         let emptied = (0..BATCHES_MAX).any(|_| {
-            let Some(listener) = self.listeners.get(index) else { return true };
+            let Some(listener) = self.listeners.get(key) else { return true };
             match batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local) {
                 Ok(count) => {
-                    self.take_in(cx, index, &mut batch, count);
+                    self.take_in(cx, key, &mut batch, count);
                     count < BATCH
                 }
                 // The socket is not connected, so this concerns nobody in particular.
@@ -178,16 +177,16 @@ impl Dns {
             }
         });
         if !emptied {
-            cx.ready.push(Ready::DnsListener(index));
+            cx.ready.push(Ready::DnsListener(key));
         }
         self.inbound = Some(batch);
     }
 
-    fn take_in(&mut self, cx: &mut Context, index: usize, batch: &mut Batch, count: usize) {
+    fn take_in(&mut self, cx: &mut Context, key: DnsListenerKey, batch: &mut Batch, count: usize) {
         if count == 0 {
             return;
         }
-        let place = self.listeners[index].service;
+        let place = self.listeners[key].service;
         let service = Arc::clone(&self.services[place].service);
         let settings = service.settings.load_full();
         let bytes: usize = (0..count).map(|at| batch.len(at)).sum();
@@ -195,7 +194,7 @@ impl Dns {
         counters.datagrams_in.add(count as u64);
         counters.bytes_in.add(bytes as u64);
         for at in 0..count {
-            let Some(asker) = self.requester_of_datagram(cx, index, batch, at, &settings) else { continue };
+            let Some(asker) = self.requester_of_datagram(cx, key, batch, at, &settings) else { continue };
             self.take_query(cx, &settings, &asker, batch.bytes_of(at));
         }
     }
@@ -205,12 +204,12 @@ impl Dns {
     fn requester_of_datagram(
         &self,
         cx: &Context,
-        index: usize,
+        key: DnsListenerKey,
         batch: &mut Batch,
         at: usize,
         settings: &Settings,
     ) -> Option<Asker> {
-        let listener = &self.listeners[index];
+        let listener = &self.listeners[key];
         let service = &self.services[listener.service].service;
         let counters = service.live.counters.of(cx.id);
         let sender = batch.sender(at)?;
@@ -244,7 +243,7 @@ impl Dns {
             counters.drop_denied.one();
             return None;
         };
-        let way = Way { listener: index, serial: listener.serial, address: sender, local };
+        let way = Way { listener: key, address: sender, local };
         let destination = ends.map(|ends| ends.destination);
         let origin = Origin::Datagram(way);
         Some(Asker { service: listener.service, client, destination, party, hops, origin, keepalive: false })

@@ -1,17 +1,19 @@
 //! A question: taken in, answered from what is kept, or given to a server; and to another one when that stays silent.
 
-use super::Dns;
 use super::alter::Altered;
 use super::answers::Way;
 use super::attempt::EarlierTry;
 use super::hop;
 use super::ids::Tried;
+use super::{Dns, ServerOf};
 use crate::context::Context;
+use crate::context::keys::{
+    DnsClientKey, DnsServiceKey, DnsSocketKey, DnsStreamKey, PersistentKey, QueryKey,
+};
 use crate::context::report::Report;
 use crate::service::admission;
 use crate::service::hops::{HOPS_MAX, note_loop};
 use crate::service::{Backend, Settings};
-use evener_core::Time;
 use evener_core::attempt::{Attempt, Cost};
 use evener_core::clients::ClientRecord;
 use evener_core::dns::{Freshness, RateVerdict};
@@ -20,6 +22,7 @@ use evener_core::snapshot::{Choice, Entry, NoServer};
 use evener_core::spec::{self, Dialect, DnsSpec};
 use evener_core::wire::dns::{self as wire, QueryError, Transfer};
 use evener_core::wire::proxy::Ends;
+use evener_core::{ServerId, Time};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,11 +36,8 @@ pub(super) const TRANSFER_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Origin {
     Datagram(Way),
-    /// On the connection at this place; the number tells it from one that has the place later.
-    Stream {
-        client: usize,
-        number: u32,
-    },
+    /// On this connection.
+    Stream(DnsClientKey),
 }
 
 impl Origin {
@@ -45,7 +45,7 @@ impl Origin {
     pub(super) const fn transport(self) -> spec::Transport {
         match self {
             Self::Datagram(_) => spec::Transport::Datagram,
-            Self::Stream { .. } => spec::Transport::Stream,
+            Self::Stream(_) => spec::Transport::Stream,
         }
     }
 }
@@ -53,7 +53,7 @@ impl Origin {
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asker {
-    pub(super) service: usize,
+    pub(super) service: DnsServiceKey,
     /// As far as we are told.
     pub(super) client: SocketAddr,
     /// What the client sent to.
@@ -67,7 +67,7 @@ pub(super) struct Asker {
 }
 
 /// What the access list makes of a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Party {
     Admitted,
     /// It is refused, but there is a pool for such.
@@ -76,14 +76,26 @@ pub(super) enum Party {
     Rejected,
 }
 
-impl Asker {
+impl Party {
     /// Where its servers are; nowhere when a reload took away the pool of those who are refused.
-    pub(super) fn backend<'a>(&self, settings: &'a Settings) -> Option<&'a Backend> {
-        match self.party {
-            Party::Admitted => settings.backends.first(),
-            Party::Refused => settings.refused(),
-            Party::Rejected => None,
+    pub(super) fn backend(self, settings: &Settings) -> Option<&Backend> {
+        match self {
+            Self::Admitted => settings.backends.first(),
+            Self::Refused => settings.refused(),
+            Self::Rejected => None,
         }
+    }
+}
+
+impl Asker {
+    /// Where its servers are.
+    pub(super) fn backend<'a>(&self, settings: &'a Settings) -> Option<&'a Backend> {
+        self.party.backend(settings)
+    }
+
+    /// A server of its pool.
+    pub(super) const fn server(&self, id: ServerId) -> ServerOf {
+        ServerOf { service: self.service, party: self.party, id }
     }
 
     /// Whether its server is told of it.
@@ -101,9 +113,9 @@ impl Asker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waits {
     Nowhere,
-    AtSocket(usize),
-    AtStream(usize),
-    AtStanding(usize),
+    AtSocket(DnsSocketKey),
+    AtStream(DnsStreamKey),
+    AtStanding(PersistentKey),
     /// For the answer to another question, which asks the same.
     AtQuery,
     /// Until fewer transfers of its client are under way.
@@ -142,7 +154,7 @@ pub(super) struct Query {
     /// How often a connection that others had used ended under it, which is nobody's fault.
     pub(super) cut_short: u32,
     /// Questions that wait for its answer, and by what they found it.
-    pub(super) followers: Vec<usize>,
+    pub(super) followers: Vec<QueryKey>,
     pub(super) twin_key: Option<Vec<u8>>,
     /// Messages that came for it; only a transfer of a zone has several.
     pub(super) pieces: u32,
@@ -247,13 +259,13 @@ impl Dns {
         if self.services[asker.service].in_flight >= most || is_held {
             counters.drop_outstanding.one();
             // Over UDP whoever asks too much hears nothing: it may be somebody else.
-            if matches!(asker.origin, Origin::Stream { .. }) {
+            if matches!(asker.origin, Origin::Stream(_)) {
                 self.respond_with_error(cx, asker, view, message, wire::SERVFAIL);
             }
             return;
         }
-        let slot = self.begin_query(cx, settings, asker, view, message, spec.retries);
-        self.set_out(cx, settings, slot);
+        let key = self.begin_query(cx, settings, asker, view, message, spec.retries);
+        self.set_out(cx, settings, key);
     }
 
     /// What is no question gets no answer, or the shortest one.
@@ -270,8 +282,8 @@ impl Dns {
         match error {
             QueryError::Short | QueryError::Answer => {
                 counters.drop_no_question.one();
-                if let Origin::Stream { client, number } = asker.origin {
-                    self.abandon_client(cx, client, number);
+                if let Origin::Stream(client) = asker.origin {
+                    self.abandon_client(cx, client);
                 }
             }
             QueryError::Malformed => {
@@ -294,7 +306,7 @@ impl Dns {
         view: &wire::Query,
         message: &[u8],
         retries: u32,
-    ) -> usize {
+    ) -> QueryKey {
         let service = &self.services[asker.service].service;
         let record = admission::record_of(service, settings, asker.client.ip(), cx.now);
         if let Some(record) = &record {
@@ -311,7 +323,7 @@ impl Dns {
         self.held += copy.len();
         match &asker.origin {
             Origin::Datagram(way) => self.begin_listener_query(way),
-            Origin::Stream { client, number } => self.begin_client_query(*client, *number),
+            Origin::Stream(client) => self.begin_client_query(*client),
         }
         self.queries.insert(Query {
             asker: *asker,
@@ -340,71 +352,69 @@ impl Dns {
     }
 
     /// Gives a question to a server, whichever takes it.
-    pub(super) fn place(&mut self, cx: &mut Context, settings: &Settings, slot: usize) -> Placed {
+    pub(super) fn place(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) -> Placed {
         loop {
-            let query = &self.queries[slot];
+            let query = &self.queries[key];
             let Some(backend) = query.asker.backend(settings) else {
-                self.fail(cx, settings, slot, None);
+                self.fail(cx, settings, key, None);
                 return Placed::No;
             };
             let snapshot = backend.pool.load();
             let (client, may_repeat) = (query.asker.client.ip(), query.may_repeat);
-            let choice = match self.choose_server(cx, &snapshot, slot) {
+            let choice = match self.choose_server(cx, &snapshot, key) {
                 Ok(choice) => choice,
                 Err(_) if may_repeat => {
-                    self.queries[slot].may_repeat = false;
-                    if self.resume_late_attempt(cx, settings, slot) {
+                    self.queries[key].may_repeat = false;
+                    if self.resume_late_attempt(cx, settings, key) {
                         return Placed::No;
                     }
                     // Where everybody was asked, what got lost may get through now.
-                    let query = &mut self.queries[slot];
+                    let query = &mut self.queries[key];
                     query.attempt = Attempt::new();
                     query.unfit.iter().for_each(|server| query.attempt.pass_over(*server));
                     continue;
                 }
-                Err(_) if self.resume_any_attempt(cx, settings, slot) => return Placed::No,
+                Err(_) if self.resume_any_attempt(cx, settings, key) => return Placed::No,
                 Err(reason) => {
-                    self.fail(cx, settings, slot, Some(reason));
+                    self.fail(cx, settings, key, Some(reason));
                     return Placed::No;
                 }
             };
             let (server, why) = (Arc::clone(&choice.server), choice.why);
-            self.queries[slot].choice = Some(choice);
-            self.mark(cx, settings, slot, &server);
-            match self.give(cx, settings, slot, &server) {
+            self.queries[key].choice = Some(choice);
+            self.mark(cx, settings, key, &server);
+            match self.give(cx, settings, key, &server) {
                 Taken::Yes => {
                     snapshot.remember(client, server.id, cx.now);
                     server.live.counters.of(cx.id).requests.one();
                     return Placed::Yes;
                 }
-                Taken::Unfit => self.queries[slot].unfit.push(server.id),
+                Taken::Unfit => self.queries[key].unfit.push(server.id),
                 Taken::Failed => {}
                 Taken::NoRoom => {
-                    self.query_counters(cx, slot, |counters| counters.drop_no_socket.one());
-                    self.fail(cx, settings, slot, None);
+                    self.query_counters(cx, key, |counters| counters.drop_no_socket.one());
+                    self.fail(cx, settings, key, None);
                     return Placed::No;
                 }
             }
-            let query = &mut self.queries[slot];
+            let query = &mut self.queries[key];
             query.attempt.failed(server.id, why, Cost::Quick);
             query.choice = None;
         }
     }
 
-    fn give(&mut self, cx: &mut Context, settings: &Settings, slot: usize, server: &Arc<Entry>) -> Taken {
-        let query = &mut self.queries[slot];
+    fn give(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey, server: &Arc<Entry>) -> Taken {
+        let query = &mut self.queries[key];
         query.sent_at = cx.now;
         let origin = query.asker.origin;
         let taken = match (server.dialect, origin) {
             (Dialect::Mname, _) if !query.view.has_question() => Taken::Unfit,
-            (Dialect::Plain, Origin::Datagram(_)) => self.give_to_socket(cx, settings, slot, server),
-            (Dialect::Mname, Origin::Datagram(_)) => self.give_to_persistent(cx, slot, server),
-            (_, Origin::Stream { client, number }) => {
-                self.give_to_stream(cx, settings, slot, (client, number), server)
-            }
+            (Dialect::Plain, Origin::Datagram(_)) => self.give_to_socket(cx, settings, key, server),
+            (Dialect::Mname, Origin::Datagram(_)) => self.give_to_persistent(cx, key, server),
+            (_, Origin::Stream(client)) => self.give_to_stream(cx, settings, key, client, server),
         };
         if let (Taken::Yes, Some(spec)) = (taken, spec(settings)) {
-            self.query_timers.set(slot, cx.now + spec.query_timeout);
+            self.query_timers.set(key, cx.now + spec.query_timeout);
         }
         taken
     }
@@ -412,49 +422,49 @@ impl Dns {
     fn query_counters(
         &self,
         cx: &Context,
-        slot: usize,
+        key: QueryKey,
         count: impl FnOnce(&evener_core::counters::ServiceCounters),
     ) {
-        let query = &self.queries[slot];
+        let query = &self.queries[key];
         count(self.services[query.asker.service].service.live.counters.of(cx.id));
     }
 
     /// A server did not answer in time.
-    pub(super) fn on_query_deadline(&mut self, cx: &mut Context, slot: usize) {
-        let Some(query) = self.queries.get(slot) else { return };
+    pub(super) fn on_query_deadline(&mut self, cx: &mut Context, key: QueryKey) {
+        let Some(query) = self.queries.get(key) else { return };
         let settings = self.services[query.asker.service].service.settings.load_full();
         if let (Waits::AtStream(at), Some(spec)) = (query.waits, spec(&settings))
             && self.was_stream_held(cx, at, spec.query_timeout)
         {
             // It is the client that takes its time: what its server has for it is not read.
-            return self.query_timers.set(slot, cx.now + spec.query_timeout);
+            return self.query_timers.set(key, cx.now + spec.query_timeout);
         }
         if query.pieces > 0 {
             // No further message of a transfer came for a while. Whether it is over only who asked can tell.
-            return drop(self.retire(cx, slot));
+            return drop(self.retire(cx, key));
         }
         if let Some(server) = query.choice.as_ref().map(|choice| Arc::clone(&choice.server)) {
             server.live.counters.of(cx.id).answer_timeouts.one();
         }
-        self.blame_overdue(cx, slot);
-        if self.queries[slot].retries == 0 {
-            self.blame_current(cx, slot);
+        self.blame_overdue(cx, key);
+        if self.queries[key].retries == 0 {
+            self.blame_current(cx, key);
         }
-        if let Waits::AtStream(at) = self.queries[slot].waits {
-            self.on_stream_silence(cx, at, self.queries[slot].sent_at);
+        if let Waits::AtStream(at) = self.queries[key].waits {
+            self.on_stream_silence(cx, at, self.queries[key].sent_at);
         }
-        let query = &mut self.queries[slot];
+        let query = &mut self.queries[key];
         if !query.may_repeat_elsewhere() && query.retries > 0 {
             // Its server has it, and may answer still.
             query.retries -= 1;
-            return self.query_timers.set(slot, cx.now + timeout(&settings));
+            return self.query_timers.set(key, cx.now + timeout(&settings));
         }
         // From the second time on: rather an old answer now than a better one when the client is gone (RFC 8767, section 5).
-        let is_first = spec(&settings).is_none_or(|spec| self.queries[slot].retries >= spec.retries);
-        if !is_first && self.respond_stale(cx, &settings, slot) {
+        let is_first = spec(&settings).is_none_or(|spec| self.queries[key].retries >= spec.retries);
+        if !is_first && self.respond_stale(cx, &settings, key) {
             return;
         }
-        self.again(cx, &settings, slot, Cause::Timeout);
+        self.again(cx, &settings, key, Cause::Timeout);
     }
 
     /// Tells the supervisor that a question did not reach a server.
@@ -462,11 +472,11 @@ impl Dns {
         &self,
         cx: &Context,
         settings: &Settings,
-        slot: usize,
+        key: QueryKey,
         server: &Entry,
         failure: Failure,
     ) {
-        let Some(backend) = self.queries[slot].asker.backend(settings) else { return };
+        let Some(backend) = self.queries[key].asker.backend(settings) else { return };
         let pool = backend.pool.load().pool.clone();
         (cx.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
     }
@@ -476,33 +486,33 @@ impl Dns {
         &mut self,
         cx: &mut Context,
         settings: &Settings,
-        slot: usize,
+        key: QueryKey,
         cause: Cause,
     ) {
-        if self.queries[slot].may_repeat_elsewhere() || self.is_moot(slot) {
-            return self.again(cx, settings, slot, cause);
+        if self.queries[key].may_repeat_elsewhere() || self.is_moot(key) {
+            return self.again(cx, settings, key, cause);
         }
-        self.fail(cx, settings, slot, Some(NoServer::Failed));
+        self.fail(cx, settings, key, Some(NoServer::Failed));
     }
 
     /// Asks the next server, as far as that is wanted.
-    pub(super) fn again(&mut self, cx: &mut Context, settings: &Settings, slot: usize, cause: Cause) {
-        let chosen = self.queries[slot].choice.as_ref().map(|choice| (choice.server.id, choice.why));
+    pub(super) fn again(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey, cause: Cause) {
+        let chosen = self.queries[key].choice.as_ref().map(|choice| (choice.server.id, choice.why));
         if cause == Cause::Timeout {
-            self.set_attempt_aside(slot);
+            self.set_attempt_aside(key);
         } else {
-            self.withdraw_attempt(cx, slot);
+            self.withdraw_attempt(cx, key);
         }
-        if self.is_moot(slot) {
-            let mut query = self.retire(cx, slot);
+        if self.is_moot(key) {
+            let mut query = self.retire(cx, key);
             self.part(cx, settings, &mut query);
-            if let Origin::Stream { client, number } = query.asker.origin {
+            if let Origin::Stream(client) = query.asker.origin {
                 // If it is there still, its transfer broke off.
-                self.dismiss_client(client, number);
+                self.dismiss_client(client);
             }
             return self.give_back(query.message);
         }
-        let query = &mut self.queries[slot];
+        let query = &mut self.queries[key];
         let exhausted = cause == Cause::Timeout && query.retries == 0;
         if cause == Cause::Timeout {
             query.retries = query.retries.saturating_sub(1);
@@ -518,30 +528,28 @@ impl Dns {
         }
         query.cut_short += u32::from(cause == Cause::CutShort);
         if exhausted {
-            return self.fail(cx, settings, slot, Some(NoServer::Failed));
+            return self.fail(cx, settings, key, Some(NoServer::Failed));
         }
         let service = Arc::clone(&self.services[query.asker.service].service);
-        if self.place(cx, settings, slot) == Placed::Yes {
+        if self.place(cx, settings, key) == Placed::Yes {
             service.live.counters.of(cx.id).requests_retried.one();
         }
     }
 
     /// Whether nobody waits for the answer any more: the client left, or got what there was of a transfer.
-    fn is_moot(&mut self, slot: usize) -> bool {
-        let query = &self.queries[slot];
+    fn is_moot(&mut self, key: QueryKey) -> bool {
+        let query = &self.queries[key];
         match query.asker.origin {
             Origin::Datagram(_) => false,
-            Origin::Stream { client, number } => {
-                query.pieces > 0 || self.open_client(client, number).is_none()
-            }
+            Origin::Stream(client) => query.pieces > 0 || self.open_client(client).is_none(),
         }
     }
 
     /// Takes a question out.
-    pub(super) fn retire(&mut self, cx: &mut Context, slot: usize) -> Query {
-        self.withdraw_earlier_attempts(cx, slot);
-        self.withdraw_attempt(cx, slot);
-        let mut query = self.queries.remove(slot);
+    pub(super) fn retire(&mut self, cx: &mut Context, key: QueryKey) -> Query {
+        self.withdraw_earlier_attempts(cx, key);
+        self.withdraw_attempt(cx, key);
+        let mut query = self.queries.remove(key).expect("a query is retired once");
         self.leave_coalesced(&mut query);
         self.services[query.asker.service].in_flight -= 1;
         self.held -= query.message.len();
@@ -549,7 +557,7 @@ impl Dns {
         self.end_transfer(&query);
         match &query.asker.origin {
             Origin::Datagram(way) => self.end_listener_query(way),
-            Origin::Stream { client, number } => self.end_client_query(*client, *number),
+            Origin::Stream(client) => self.end_client_query(*client),
         }
         query
     }

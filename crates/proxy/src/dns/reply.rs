@@ -4,6 +4,7 @@ use super::Dns;
 use super::hop;
 use super::query::{Asker, Origin, Party, Query, TRANSFER_PAUSE, Waits, spec};
 use crate::context::Context;
+use crate::context::keys::QueryKey;
 use crate::io::connect::note_success;
 use crate::service::Settings;
 use evener_core::dns::{Cache, Freshness, network};
@@ -67,10 +68,10 @@ impl Dns {
     pub(super) fn deliver(&mut self, cx: &Context, asker: &Asker, answer: &[u8]) {
         match asker.origin {
             Origin::Datagram(way) => self.push_response(cx, way, answer),
-            Origin::Stream { client, number } if asker.keepalive => {
-                self.respond_with_keepalive(cx, client, number, answer);
+            Origin::Stream(client) if asker.keepalive => {
+                self.respond_with_keepalive(cx, client, answer);
             }
-            Origin::Stream { client, number } => self.respond_to_client(client, number, answer),
+            Origin::Stream(client) => self.respond_to_client(client, answer),
         }
     }
 
@@ -108,21 +109,21 @@ impl Dns {
         &mut self,
         cx: &mut Context,
         settings: &Settings,
-        slot: usize,
+        key: QueryKey,
         answer: &mut Vec<u8>,
     ) {
-        if self.is_bettered(cx, settings, slot, answer) {
+        if self.is_bettered(cx, settings, key, answer) {
             return;
         }
-        let query = &mut self.queries[slot];
+        let query = &mut self.queries[key];
         // What is refused, or has no records, is one message.
         let goes_on =
             query.pieces > 0 || (wire::rcode(answer) == wire::NOERROR && answer.get(6..8) != Some(&[0, 0]));
         if query.view.is_transfer() && matches!(query.waits, Waits::AtStream(_)) && goes_on {
-            return self.pass_piece_on(cx, settings, slot, answer);
+            return self.pass_piece_on(cx, settings, key, answer);
         }
         let bytes = answer.len();
-        let mut query = self.retire(cx, slot);
+        let mut query = self.retire(cx, key);
         query.note_response(cx, settings, bytes);
         self.finish(cx, settings, &query, answer);
         self.share(cx, &mut query, answer);
@@ -131,22 +132,22 @@ impl Dns {
         self.give_back(query.message);
     }
 
-    fn pass_piece_on(&mut self, cx: &mut Context, settings: &Settings, slot: usize, answer: &mut Vec<u8>) {
-        let query = &mut self.queries[slot];
+    fn pass_piece_on(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey, answer: &mut Vec<u8>) {
+        let query = &mut self.queries[key];
         query.pieces = query.pieces.saturating_add(1);
         let (asker, id, is_over) = (query.asker, query.id, query.transfer.take(answer));
         if query.pieces == 1 {
-            self.withdraw_earlier_attempts(cx, slot);
-            self.queries[slot].note_response(cx, settings, answer.len());
+            self.withdraw_earlier_attempts(cx, key);
+            self.queries[key].note_response(cx, settings, answer.len());
         }
         wire::set_id(answer, id);
         wire::strip_hop_options(answer, hop::cookies(settings, &asker));
         self.deliver(cx, &asker, answer);
         if is_over {
-            let query = self.retire(cx, slot);
+            let query = self.retire(cx, key);
             return self.give_back(query.message);
         }
-        self.query_timers.set(slot, cx.now + TRANSFER_PAUSE);
+        self.query_timers.set(key, cx.now + TRANSFER_PAUSE);
     }
 
     /// An answer that is longer than the client takes over UDP becomes one that says so.
@@ -199,7 +200,7 @@ impl Dns {
 
 /// Whether an answer of so many bytes is one that the client takes.
 pub(super) fn fits(asker: &Asker, view: &wire::Query, bytes: usize) -> bool {
-    matches!(asker.origin, Origin::Stream { .. }) || bytes <= view.udp_size().min(DATAGRAM_BYTES_MAX)
+    matches!(asker.origin, Origin::Stream(_)) || bytes <= view.udp_size().min(DATAGRAM_BYTES_MAX)
 }
 
 /// Makes an answer to somebody else's question, which asked the same, the one to this: clients check that their own ID and

@@ -9,6 +9,7 @@ use super::query::{self, Cause, Origin, Taken, Waits};
 use super::reply;
 use super::upstream::{self, Upstream};
 use crate::context::Context;
+use crate::context::keys::{DnsSocketKey, DnsUpstreamKey, QueryKey, Table, of};
 use crate::context::ready::Ready;
 use crate::context::registry::Token;
 use crate::io::batch::{BATCH, Batch, Local, Names};
@@ -22,7 +23,6 @@ use evener_core::wire::dns as wire;
 use evener_core::{Target, Time};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use slab::Slab;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,11 +35,11 @@ const AGE_MAX: Duration = Duration::from_secs(60);
 
 /// A socket to a server.
 pub(super) struct Socket {
-    pub(super) upstream: usize,
+    pub(super) upstream: DnsUpstreamKey,
     socket: OwnedFd,
     pub(super) ids: Ids,
     /// Questions that go out once the present events are done.
-    outgoing: Vec<usize>,
+    outgoing: Vec<QueryKey>,
     /// How many more answers came that nobody waited for than ones that somebody did.
     unexpected: u32,
     opened_at: Time,
@@ -57,35 +57,35 @@ impl Dns {
         &mut self,
         cx: &mut Context,
         settings: &Settings,
-        slot: usize,
+        key: QueryKey,
         server: &Arc<Entry>,
     ) -> Taken {
         if !matches!(server.target, Target::Ip(_)) {
             return Taken::Unfit;
         }
-        let service = self.queries[slot].asker.service;
-        let upstream = self.find_upstream(cx, service, server);
+        let asker = self.queries[key].asker;
+        let upstream = self.find_upstream(cx, &asker, server);
         let at = match self.socket_of(cx, upstream, settings) {
             Ok(at) => at,
             Err(error) if is_ours(error) => {
-                if let Some(backend) = self.queries[slot].asker.backend(settings) {
+                if let Some(backend) = self.queries[key].asker.backend(settings) {
                     note_local(cx, &backend.pool.load().pool, server, error);
                 }
                 return no_room(error);
             }
             Err(_) => {
                 server.live.counters.of(cx.id).connect_errors.one();
-                self.report_failure(cx, settings, slot, server, Failure::Unreachable);
+                self.report_failure(cx, settings, key, server, Failure::Unreachable);
                 return Taken::Failed;
             }
         };
-        let Some((at, id)) = self.id_at_socket(upstream, at, slot) else { return Taken::Unfit };
+        let Some((at, id)) = self.id_at_socket(upstream, at, key) else { return Taken::Unfit };
         let socket = &mut self.sockets[at];
         if socket.outgoing.is_empty() {
             self.sockets_dirty.push(at);
         }
-        socket.outgoing.push(slot);
-        let query = &mut self.queries[slot];
+        socket.outgoing.push(key);
+        let query = &mut self.queries[key];
         query.call(id);
         query.waits = Waits::AtSocket(at);
         let bytes = query.datagram().len() as u64;
@@ -96,16 +96,26 @@ impl Dns {
     }
 
     /// An ID at this socket of an upstream, or where that has none left, at another one.
-    fn id_at_socket(&mut self, upstream: usize, at: usize, slot: usize) -> Option<(usize, u16)> {
-        if let Some(id) = self.sockets[at].ids.give(slot, &mut self.secrets) {
+    fn id_at_socket(
+        &mut self,
+        upstream: DnsUpstreamKey,
+        at: DnsSocketKey,
+        key: QueryKey,
+    ) -> Option<(DnsSocketKey, u16)> {
+        if let Some(id) = self.sockets[at].ids.give(key, &mut self.secrets) {
             return Some((at, id));
         }
         let others = &self.upstreams[upstream].sockets;
-        others.iter().find_map(|&other| Some((other, self.sockets[other].ids.give(slot, &mut self.secrets)?)))
+        others.iter().find_map(|&other| Some((other, self.sockets[other].ids.give(key, &mut self.secrets)?)))
     }
 
     /// The socket whose turn it is: one for all questions that come together, so that they go out together.
-    fn socket_of(&mut self, cx: &Context, upstream: usize, settings: &Settings) -> Result<usize, Errno> {
+    fn socket_of(
+        &mut self,
+        cx: &Context,
+        upstream: DnsUpstreamKey,
+        settings: &Settings,
+    ) -> Result<DnsSocketKey, Errno> {
         let (now, round) = (cx.now, self.round);
         let there = &mut self.upstreams[upstream];
         there.used_at = now;
@@ -135,30 +145,30 @@ impl Dns {
     }
 
     /// A question does not wait here any more.
-    pub(super) fn withdraw_from_socket(&mut self, at: usize, id: u16) {
+    pub(super) fn withdraw_from_socket(&mut self, at: DnsSocketKey, id: u16) {
         if let Some(socket) = self.sockets.get_mut(at)
-            && let Some(slot) = socket.ids.free(id)
-            && let Some(place) = socket.outgoing.iter().position(|other| *other == slot)
+            && let Some(key) = socket.ids.free(id)
+            && let Some(place) = socket.outgoing.iter().position(|other| *other == key)
         {
             socket.outgoing.swap_remove(place);
         }
     }
 
     /// Sends what waits.
-    pub(super) fn flush_socket(&mut self, cx: &mut Context, at: usize) {
+    pub(super) fn flush_socket(&mut self, cx: &mut Context, at: DnsSocketKey) {
         let Some(socket) = self.sockets.get_mut(at) else { return };
         let mut outgoing = std::mem::take(&mut socket.outgoing);
         // Those of one length go out as one.
-        outgoing.sort_unstable_by_key(|slot| self.queries[*slot].datagram().len());
+        outgoing.sort_unstable_by_key(|key| self.queries[*key].datagram().len());
         let (mut from, mut unsendable, mut refused) = (0, Vec::new(), None);
         while from < outgoing.len() {
-            let slots = &outgoing[from..(from + BATCH).min(outgoing.len())];
+            let keys = &outgoing[from..(from + BATCH).min(outgoing.len())];
             let mut datagrams: [&[u8]; BATCH] = [&[]; BATCH];
-            for (datagram, slot) in datagrams.iter_mut().zip(slots) {
-                *datagram = self.queries[*slot].datagram();
+            for (datagram, key) in datagrams.iter_mut().zip(keys) {
+                *datagram = self.queries[*key].datagram();
             }
             let socket = self.sockets[at].socket.as_fd();
-            let sent = self.burst.send(socket, &datagrams[..slots.len()]);
+            let sent = self.burst.send(socket, &datagrams[..keys.len()]);
             from += sent.taken;
             match sent.error {
                 None => {}
@@ -183,27 +193,27 @@ impl Dns {
         }
         outgoing.clear();
         self.sockets[at].outgoing = outgoing;
-        unsendable.into_iter().for_each(|slot| self.on_unsendable(cx, slot, at));
+        unsendable.into_iter().for_each(|key| self.on_unsendable(cx, key, at));
         if let Some(error) = refused {
             self.on_socket_refused(cx, at, error);
         }
     }
 
-    fn upstream_service(&self, upstream: usize) -> &Arc<Service> {
-        &self.services[self.upstreams[upstream].service].service
+    fn upstream_service(&self, upstream: DnsUpstreamKey) -> &Arc<Service> {
+        &self.services[self.upstreams[upstream].server.service].service
     }
 
-    fn on_unsendable(&mut self, cx: &mut Context, slot: usize, at: usize) {
-        let query = self.queries.get(slot).filter(|query| query.waits == Waits::AtSocket(at));
+    fn on_unsendable(&mut self, cx: &mut Context, key: QueryKey, at: DnsSocketKey) {
+        let query = self.queries.get(key).filter(|query| query.waits == Waits::AtSocket(at));
         let Some(query) = query else { return };
         let service = Arc::clone(&self.services[query.asker.service].service);
         service.live.counters.of(cx.id).drop_unsendable.one();
         let settings = service.settings.load_full();
-        self.again(cx, &settings, slot, Cause::Refused);
+        self.again(cx, &settings, key, Cause::Refused);
     }
 
     /// A server answered, or refused.
-    pub(crate) fn on_socket_event(&mut self, cx: &mut Context, at: usize) {
+    pub(crate) fn on_socket_event(&mut self, cx: &mut Context, at: DnsSocketKey) {
         for _ in 0..BATCHES_MAX {
             let Some(socket) = self.sockets.get(at) else { return };
             let settings = self.upstream_service(socket.upstream).settings.load_full();
@@ -235,7 +245,7 @@ impl Dns {
         &mut self,
         cx: &mut Context,
         settings: &Settings,
-        at: usize,
+        at: DnsSocketKey,
         answers: &mut Answers,
         count: usize,
     ) {
@@ -251,32 +261,32 @@ impl Dns {
         &mut self,
         cx: &mut Context,
         settings: &Settings,
-        at: usize,
+        at: DnsSocketKey,
         batch: &mut Batch,
         place: usize,
     ) -> Option<answers::Way> {
         let answer = batch.bytes_of(place);
         let socket = &self.sockets[at];
         let owner = socket.ids.owner(wire::id(answer));
-        let owner = owner.filter(|slot| self.queries[*slot].is_answered_by(answer));
-        let Some(slot) = owner else {
+        let owner = owner.filter(|key| self.queries[*key].is_answered_by(answer));
+        let Some(key) = owner else {
             self.on_unexpected(cx, at);
             return None;
         };
         let (upstream, bytes, id) = (socket.upstream, answer.len(), wire::id(answer));
-        self.turn_to_attempt(slot, Waits::AtSocket(at), id);
-        let asked_at = self.queries[slot].sent_at;
+        self.turn_to_attempt(key, Waits::AtSocket(at), id);
+        let asked_at = self.queries[key].sent_at;
         let upstream = &mut self.upstreams[upstream];
         upstream.on_answer(cx.now, asked_at, query::timeout(settings));
         upstream.live.transports.answered(Transport::Datagram, cx.now);
         upstream.live.counters.of(cx.id).datagrams_out.one();
         let socket = &mut self.sockets[at];
         socket.unexpected = socket.unexpected.saturating_sub(1);
-        if declined::is_declined(settings, &self.queries[slot], batch.bytes_of(place)) {
-            self.keep_declined(slot, at, batch.bytes_of(place));
+        if declined::is_declined(settings, &self.queries[key], batch.bytes_of(place)) {
+            self.keep_declined(key, at, batch.bytes_of(place));
             return None;
         }
-        let mut query = self.retire(cx, slot);
+        let mut query = self.retire(cx, key);
         query.note_response(cx, settings, bytes);
         if query.is_altered(settings, batch.bytes_of(place))
             || !query.followers.is_empty()
@@ -296,12 +306,12 @@ impl Dns {
         self.give_back(query.message);
         match origin {
             Origin::Datagram(way) => Some(way),
-            Origin::Stream { .. } => None,
+            Origin::Stream(_) => None,
         }
     }
 
     /// Nobody waits for it: it is late, or made up.
-    fn on_unexpected(&mut self, cx: &Context, at: usize) {
+    fn on_unexpected(&mut self, cx: &Context, at: DnsSocketKey) {
         let socket = &mut self.sockets[at];
         socket.unexpected += 1;
         let (is_too_much, upstream) = (socket.unexpected >= UNEXPECTED_MAX, socket.upstream);
@@ -313,7 +323,7 @@ impl Dns {
     }
 
     /// Nobody is there (ICMP): everybody who waits asks another server, before any client asks again.
-    fn on_socket_refused(&mut self, cx: &mut Context, at: usize, error: Errno) {
+    fn on_socket_refused(&mut self, cx: &mut Context, at: DnsSocketKey, error: Errno) {
         // What is said of the size of packets on the way concerns datagrams, not the server.
         if error == Errno::MSGSIZE || is_ours(error) {
             return;
@@ -324,20 +334,20 @@ impl Dns {
         let mut is_told = false;
         // Of several it is not known which one was refused, and so which ones the server received.
         let is_alone = socket.ids.len() == 1;
-        for (id, slot) in socket.ids.owners() {
-            if !self.is_current_attempt(cx, slot, Waits::AtSocket(at), id) {
+        for (id, key) in socket.ids.owners() {
+            if !self.is_current_attempt(cx, key, Waits::AtSocket(at), id) {
                 continue;
             }
-            let query = &self.queries[slot];
+            let query = &self.queries[key];
             if let Some(server) = query.choice.as_ref().map(|choice| Arc::clone(&choice.server))
                 && !std::mem::replace(&mut is_told, true)
             {
-                self.note_socket_refusal(cx, &settings, (slot, upstream), &server, error);
+                self.note_socket_refusal(cx, &settings, (key, upstream), &server, error);
             }
             if is_alone {
-                self.again(cx, &settings, slot, Cause::Refused);
+                self.again(cx, &settings, key, Cause::Refused);
             } else {
-                self.again_unless_received(cx, &settings, slot, Cause::Refused);
+                self.again_unless_received(cx, &settings, key, Cause::Refused);
             }
         }
     }
@@ -347,7 +357,7 @@ impl Dns {
         &mut self,
         cx: &mut Context,
         settings: &Settings,
-        (slot, upstream): (usize, usize),
+        (key, upstream): (QueryKey, DnsUpstreamKey),
         server: &Arc<Entry>,
         error: Errno,
     ) {
@@ -356,30 +366,30 @@ impl Dns {
         transports.refused(Transport::Datagram, cx.now);
         let is_telling = transports.is_telling(Transport::Datagram, cx.now);
         let is_known = transports.refuses(Transport::Stream, cx.now);
-        if is_telling && (is_known || !self.probe_stream(cx, settings, slot, upstream, server)) {
-            self.report_failure(cx, settings, slot, server, failure);
+        if is_telling && (is_known || !self.probe_stream(cx, settings, key, upstream, server)) {
+            self.report_failure(cx, settings, key, server, failure);
         }
     }
 
     /// Closes a socket of an upstream; whoever waits there asks again.
-    pub(super) fn close_socket(&mut self, cx: &mut Context, at: usize, upstream: usize) {
+    pub(super) fn close_socket(&mut self, cx: &mut Context, at: DnsSocketKey, upstream: DnsUpstreamKey) {
         let Some(socket) = self.sockets.get(at).filter(|socket| socket.upstream == upstream) else {
             return;
         };
-        for (id, slot) in socket.ids.owners() {
-            if !self.is_current_attempt(cx, slot, Waits::AtSocket(at), id) {
+        for (id, key) in socket.ids.owners() {
+            if !self.is_current_attempt(cx, key, Waits::AtSocket(at), id) {
                 continue;
             }
-            let query = &self.queries[slot];
+            let query = &self.queries[key];
             let settings = self.services[query.asker.service].service.settings.load_full();
-            self.again_unless_received(cx, &settings, slot, Cause::CutShort);
+            self.again_unless_received(cx, &settings, key, Cause::CutShort);
         }
-        self.sockets.try_remove(at);
+        self.sockets.remove(at);
     }
 }
 
 /// No new question goes this way; those that wait may still be answered.
-fn give_up(upstream: &mut Upstream, at: usize) {
+fn give_up(upstream: &mut Upstream, at: DnsSocketKey) {
     if let Some(place) = upstream.sockets.iter().position(|other| *other == at) {
         upstream.sockets.swap_remove(place);
         upstream.given_up.push(at);
@@ -389,8 +399,9 @@ fn give_up(upstream: &mut Upstream, at: usize) {
 }
 
 /// Gives up the sockets of an upstream that are old.
-pub(super) fn age(sockets: &mut Slab<Socket>, upstream: &mut Upstream, now: Time) {
-    let is_old = |at: &usize| sockets.get(*at).is_none_or(|socket| now.since(socket.opened_at) >= AGE_MAX);
-    let old: Vec<usize> = upstream.sockets.iter().copied().filter(is_old).collect();
+pub(super) fn age(sockets: &mut Table<of::DnsSocket, Socket>, upstream: &mut Upstream, now: Time) {
+    let is_old =
+        |at: &DnsSocketKey| sockets.get(*at).is_none_or(|socket| now.since(socket.opened_at) >= AGE_MAX);
+    let old: Vec<DnsSocketKey> = upstream.sockets.iter().copied().filter(is_old).collect();
     old.into_iter().for_each(|at| give_up(upstream, at));
 }

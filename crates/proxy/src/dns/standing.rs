@@ -1,17 +1,18 @@
 //! The connections that stand with servers of mname: one of each worker with each server. They carry datagrams in frames,
 //! and heartbeats. A server is up as long as one stands.
 
-use super::Dns;
 use super::framed::{Framed, Received};
 use super::ids::ClientIds;
-use super::query::{Cause, Origin, Taken, Waits};
+use super::query::{Asker, Cause, Origin, Party, Taken, Waits};
+use super::{Dns, ServerOf};
 use crate::context::Context;
+use crate::context::keys::{DnsServiceKey, PersistentKey, QueryKey};
 use crate::context::ready::Ready;
 use crate::context::registry::Token;
 use crate::context::report::Report;
 use crate::io::connect::{is_want, tell_local};
 use crate::io::listener;
-use crate::service::Service;
+use crate::service::{Backend, Service};
 use evener_core::snapshot::{Entry, ServerLive};
 use evener_core::spec::{Dialect, Protocol};
 use evener_core::wire::dns as wire;
@@ -48,8 +49,6 @@ enum Stage {
     Greeting,
     /// It stands; whether the server was asked for a sign of life, and has not given it yet.
     Up { asked: bool },
-    /// The server left.
-    Over,
 }
 
 /// A connection that stands with a server.
@@ -73,9 +72,40 @@ fn back_off(failures: u64) -> Duration {
     Duration::from_secs(failures.saturating_mul(2).saturating_sub(1).min(BACK_OFF_MAX))
 }
 
-/// What of a server lives on stands for it.
-fn key(live: &Arc<ServerLive>) -> usize {
-    Arc::as_ptr(live) as usize
+/// A server by the name of its pool and its ID there.
+type PoolServer = (Arc<str>, ServerId);
+
+impl Standing {
+    fn new(pool: &Arc<str>, server: &Entry) -> Self {
+        Self {
+            pool: Arc::clone(pool),
+            id: server.id,
+            target: server.target.clone(),
+            live: Arc::clone(&server.live),
+            stage: Stage::Waiting,
+            framed: None,
+            ids: ClientIds::default(),
+            failures: 0,
+            serial: 0,
+            dirty: false,
+        }
+    }
+
+    fn server(&self) -> PoolServer {
+        (Arc::clone(&self.pool), self.id)
+    }
+
+    /// Whether it leads to a server, rather than to where that was, or to one of an earlier pool of this name.
+    fn leads_to(&self, server: &Entry) -> bool {
+        self.target == server.target && Arc::ptr_eq(&self.live, &server.live)
+    }
+}
+
+/// One of the connections that a persistent connection had, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Session {
+    at: PersistentKey,
+    serial: u64,
 }
 
 /// What a frame means.
@@ -102,69 +132,87 @@ impl Dns {
         if !std::mem::take(&mut self.looks_again) {
             return;
         }
-        let wanted = self.wanted_persistents(by_streams);
-        let astray = self.standings.iter().filter(|(_, standing)| {
-            let entry = wanted.get(&key(&standing.live));
-            standing.stage != Stage::Over && entry.is_none_or(|(_, entry)| entry.target != standing.target)
-        });
-        let astray: Vec<usize> = astray.map(|(at, _)| at).collect();
-        astray.into_iter().for_each(|at| self.leave_persistent(cx, at));
-        for (key, (pool, entry)) in wanted {
-            if !self.standing_of.contains_key(&key) {
-                let at = self.standings.insert(Box::new(Standing {
-                    pool,
-                    id: entry.id,
-                    target: entry.target.clone(),
-                    live: Arc::clone(&entry.live),
-                    stage: Stage::Waiting,
-                    framed: None,
-                    ids: ClientIds::default(),
-                    failures: 0,
-                    serial: 0,
-                    dirty: false,
-                }));
-                self.standing_of.insert(key, at);
-                self.connect_persistent(cx, at);
-            }
+        let services = self.listening_services(by_streams);
+        let mut wanted = HashMap::new();
+        for &service in &services {
+            want_servers_of(&self.services[service].service, &mut wanted);
         }
+        let is_astray = |standing: &Standing| {
+            wanted.get(&standing.server()).is_none_or(|entry| !standing.leads_to(entry))
+        };
+        self.standings
+            .keys(|standing| is_astray(standing))
+            .into_iter()
+            .for_each(|at| self.leave_persistent(cx, at));
+        let mut present: HashMap<PoolServer, PersistentKey> =
+            self.standings.iter().map(|(at, standing)| (standing.server(), at)).collect();
+        let mut new = Vec::new();
+        for (server, entry) in wanted {
+            present.entry(server).or_insert_with_key(|(pool, _)| {
+                let at = self.standings.insert(Box::new(Standing::new(pool, &entry)));
+                new.push(at);
+                at
+            });
+        }
+        self.index_persistents(&services, &present);
+        new.into_iter().for_each(|at| self.connect_persistent(cx, at));
     }
 
-    /// The servers with which a connection has to stand: those of the services that this worker has listeners of.
-    fn wanted_persistents<'a>(
-        &self,
+    /// The services of DNS that this worker has listeners of.
+    fn listening_services<'a>(
+        &mut self,
         by_streams: impl Iterator<Item = &'a Arc<Service>>,
-    ) -> HashMap<usize, (Arc<str>, Arc<Entry>)> {
-        let mut wanted = HashMap::new();
-        for (_, listener) in &self.listeners {
-            want_servers_of(&self.services[listener.service].service, &mut wanted);
+    ) -> Vec<DnsServiceKey> {
+        let by_streams = by_streams.filter(|service| service.protocol == Protocol::Dns);
+        let mut services: Vec<DnsServiceKey> = by_streams.map(|service| self.service_key(service)).collect();
+        services.extend(self.listeners.iter().map(|(_, listener)| listener.service));
+        services
+    }
+
+    /// Lets the queries of services find the persistent connections with their servers.
+    fn index_persistents(
+        &mut self,
+        services: &[DnsServiceKey],
+        present: &HashMap<PoolServer, PersistentKey>,
+    ) {
+        // Clients of a service that has no listeners any more still have its connections.
+        let is_there = |server: &ServerOf, at: &PersistentKey| {
+            self.standings.contains(*at) && self.services.contains(server.service)
+        };
+        self.standing_of.retain(|server, at| is_there(server, at));
+        for &service in services {
+            let settings = self.services[service].service.settings.load_full();
+            for party in [Party::Admitted, Party::Refused] {
+                let Some(backend) = party.backend(&settings) else { continue };
+                for_each_server(backend, |pool, entry| {
+                    if let Some(&at) = present.get(&(Arc::clone(pool), entry.id)) {
+                        self.standing_of.insert(ServerOf { service, party, id: entry.id }, at);
+                    }
+                });
+            }
         }
-        by_streams.for_each(|service| want_servers_of(service, &mut wanted));
-        wanted
     }
 
     /// The server is not there any more; whoever waits asks another one.
-    fn leave_persistent(&mut self, cx: &mut Context, at: usize) {
-        let standing = &mut self.standings[at];
-        standing.stage = Stage::Over;
-        standing.framed = None;
-        self.standing_of.remove(&key(&self.standings[at].live));
+    fn leave_persistent(&mut self, cx: &mut Context, at: PersistentKey) {
         self.standing_timers.clear(at);
-        self.ask_others(cx, at);
-        self.standings.remove(at);
-    }
-
-    fn ask_others(&mut self, cx: &mut Context, at: usize) {
-        for (id, slot) in self.standings[at].ids.owners() {
-            if !self.is_current_attempt(cx, slot, Waits::AtStanding(at), id) {
-                continue;
-            }
-            let query = &self.queries[slot];
-            let settings = self.services[query.asker.service].service.settings.load_full();
-            self.again_unless_received(cx, &settings, slot, Cause::Refused);
+        if let Some(standing) = self.standings.remove(at) {
+            self.ask_others(cx, at, standing.ids.owners());
         }
     }
 
-    fn connect_persistent(&mut self, cx: &mut Context, at: usize) {
+    fn ask_others(&mut self, cx: &mut Context, at: PersistentKey, queries: Vec<(u16, QueryKey)>) {
+        for (id, key) in queries {
+            if !self.is_current_attempt(cx, key, Waits::AtStanding(at), id) {
+                continue;
+            }
+            let query = &self.queries[key];
+            let settings = self.services[query.asker.service].service.settings.load_full();
+            self.again_unless_received(cx, &settings, key, Cause::Refused);
+        }
+    }
+
+    fn connect_persistent(&mut self, cx: &mut Context, at: PersistentKey) {
         let standing = &mut self.standings[at];
         let counters = standing.live.counters.of(cx.id);
         let connected = listener::stream_socket(&standing.target)
@@ -195,11 +243,14 @@ impl Dns {
     }
 
     /// Gives a question to a server.
-    pub(super) fn give_to_persistent(&mut self, cx: &Context, slot: usize, server: &Arc<Entry>) -> Taken {
-        let query = &mut self.queries[slot];
-        let Some(&at) = self.standing_of.get(&key(&server.live)) else { return Taken::Unfit };
-        let standing = &mut self.standings[at];
-        let (Stage::Up { .. }, Some(framed)) = (standing.stage, &mut standing.framed) else {
+    pub(super) fn give_to_persistent(&mut self, cx: &Context, key: QueryKey, server: &Arc<Entry>) -> Taken {
+        let query = &mut self.queries[key];
+        let Some(&at) = self.standing_of.get(&query.asker.server(server.id)) else { return Taken::Unfit };
+        let standing =
+            self.standings.get_mut(at).filter(|standing| Arc::ptr_eq(&standing.live, &server.live));
+        let Some(Standing { stage: Stage::Up { .. }, framed: Some(framed), ids, .. }) =
+            standing.map(|s| &mut **s)
+        else {
             return Taken::Unfit;
         };
         // A frame has room for an IPv4 address, and for so many bytes.
@@ -212,7 +263,7 @@ impl Dns {
             counters.drop_stuck.one();
             return Taken::Unfit;
         }
-        let id = standing.ids.keep(client, query.id, slot, &mut self.secrets);
+        let id = ids.keep(client, query.id, key, &mut self.secrets);
         let Some(id) = id else { return Taken::Unfit };
         query.call(id);
         query.waits = Waits::AtStanding(at);
@@ -228,15 +279,15 @@ impl Dns {
     }
 
     /// A question does not wait here any more.
-    pub(super) fn withdraw_from_persistent(&mut self, at: usize, slot: usize, id: u16) {
-        let query = &self.queries[slot];
+    pub(super) fn withdraw_from_persistent(&mut self, at: PersistentKey, key: QueryKey, id: u16) {
+        let query = &self.queries[key];
         if let (Some(standing), Some(client)) = (self.standings.get_mut(at), v4_of(query.asker.client)) {
             standing.ids.free(client, id);
         }
     }
 
     /// Something happened at the socket.
-    pub(crate) fn on_persistent_event(&mut self, at: usize, event: &Event) {
+    pub(crate) fn on_persistent_event(&mut self, at: PersistentKey, event: &Event) {
         let Some(framed) = self.standings.get_mut(at).and_then(|standing| standing.framed.as_mut()) else {
             return;
         };
@@ -247,7 +298,7 @@ impl Dns {
     }
 
     /// The connection is looked at once the present events are done.
-    pub(crate) fn queue_persistent(&mut self, at: usize) {
+    pub(crate) fn queue_persistent(&mut self, at: PersistentKey) {
         if let Some(standing) = self.standings.get_mut(at)
             && !std::mem::replace(&mut standing.dirty, true)
         {
@@ -256,7 +307,7 @@ impl Dns {
     }
 
     /// Sends what waits, and reads.
-    pub(super) fn flush_persistent(&mut self, cx: &mut Context, at: usize) {
+    pub(super) fn flush_persistent(&mut self, cx: &mut Context, at: PersistentKey) {
         let Some(standing) = self.standings.get_mut(at) else { return };
         standing.dirty = false;
         if let Some(framed) = &mut standing.framed
@@ -294,7 +345,7 @@ impl Dns {
     }
 
     /// Takes the whole frames that came; `Err` says what is wrong with one.
-    fn take_frames(&mut self, cx: &mut Context, at: usize) -> Result<(), String> {
+    fn take_frames(&mut self, cx: &mut Context, at: PersistentKey) -> Result<(), String> {
         let mut message = self.spare();
         let taken = loop {
             match self.take_frame(at, &mut message) {
@@ -308,7 +359,7 @@ impl Dns {
     }
 
     /// Takes the next whole frame; an answer's bytes go to `message`.
-    fn take_frame(&mut self, at: usize, message: &mut Vec<u8>) -> Result<Option<Heard>, String> {
+    fn take_frame(&mut self, at: PersistentKey, message: &mut Vec<u8>) -> Result<Option<Heard>, String> {
         let Some(standing) = self.standings.get_mut(at) else { return Ok(None) };
         let Some(framed) = &mut standing.framed else { return Ok(None) };
         let parsed = mname::parse(framed.pending()).map_err(|fault| fault.to_string())?;
@@ -330,7 +381,7 @@ impl Dns {
         Ok(Some(heard))
     }
 
-    fn on_message(&mut self, cx: &mut Context, at: usize, heard: Heard, message: &mut Vec<u8>) {
+    fn on_message(&mut self, cx: &mut Context, at: PersistentKey, heard: Heard, message: &mut Vec<u8>) {
         match heard {
             Heard::Answer(to) => return self.take_frame_response(cx, at, to, message),
             // One that says hello and then errs is not tried without end at once.
@@ -343,52 +394,54 @@ impl Dns {
         self.standing_timers.set(at, cx.now + HEARTBEAT);
     }
 
-    fn take_frame_response(&mut self, cx: &mut Context, at: usize, to: SocketAddrV4, message: &mut Vec<u8>) {
+    fn take_frame_response(
+        &mut self,
+        cx: &mut Context,
+        at: PersistentKey,
+        to: SocketAddrV4,
+        message: &mut Vec<u8>,
+    ) {
         let standing = &mut self.standings[at];
         let counters = standing.live.counters.of(cx.id);
-        let owner = standing.ids.owner(to, wire::id(message)).filter(|slot| {
-            let query = &self.queries[*slot];
+        let owner = standing.ids.owner(to, wire::id(message)).filter(|key| {
+            let query = &self.queries[*key];
             matches!(query.asker.origin, Origin::Datagram(_)) && query.is_answered_by(message)
         });
-        let Some(slot) = owner else { return counters.answers_bad.one() };
+        let Some(key) = owner else { return counters.answers_bad.one() };
         counters.datagrams_out.one();
-        self.turn_to_attempt(slot, Waits::AtStanding(at), wire::id(message));
-        let service = self.queries[slot].asker.service;
+        self.turn_to_attempt(key, Waits::AtStanding(at), wire::id(message));
+        let service = self.queries[key].asker.service;
         let settings = self.services[service].service.settings.load_full();
-        self.pass_on(cx, &settings, slot, message);
+        self.pass_on(cx, &settings, key, message);
     }
 
     /// Tells the supervisor that the connection stands, or why it does not.
-    fn report_persistent(&self, cx: &Context, at: usize, fault: Option<String>) {
+    fn report_persistent(&self, cx: &Context, at: PersistentKey, fault: Option<String>) {
         let standing = &self.standings[at];
         let (pool, target) = (standing.pool.clone(), standing.target.clone());
         (cx.report)(Report::Session { pool, server: standing.id, target, worker: cx.id, fault });
     }
 
-    /// The number of the connection that stands with a server, if one does.
-    pub(super) fn persistent_serial(&self, live: &Arc<ServerLive>) -> Option<u64> {
-        let standing = &self.standings[*self.standing_of.get(&key(live))?];
-        matches!(standing.stage, Stage::Up { .. }).then_some(standing.serial)
+    /// The connection that stands with a server, if one does.
+    pub(super) fn session_with(&self, asker: &Asker, server: &Entry) -> Option<Session> {
+        let &at = self.standing_of.get(&asker.server(server.id))?;
+        let standing = self.standings.get(at).filter(|standing| Arc::ptr_eq(&standing.live, &server.live))?;
+        let is_up = matches!(standing.stage, Stage::Up { .. });
+        is_up.then_some(Session { at, serial: standing.serial })
     }
 
-    /// The connection with this number is to end, if it still stands.
-    pub(super) fn fault_persistent_of(
-        &mut self,
-        cx: &mut Context,
-        live: &Arc<ServerLive>,
-        serial: u64,
-        reason: &str,
-    ) {
-        if self.persistent_serial(live) == Some(serial)
-            && let Some(&at) = self.standing_of.get(&key(live))
-        {
-            self.fault_persistent(cx, at, reason);
+    /// This connection is to end, if it still stands.
+    pub(super) fn end_session(&mut self, cx: &mut Context, session: Session, reason: &str) {
+        let is_current = self.standings.get(session.at).is_some_and(|standing| {
+            matches!(standing.stage, Stage::Up { .. }) && standing.serial == session.serial
+        });
+        if is_current {
+            self.fault_persistent(cx, session.at, reason);
         }
     }
 
-    /// Something is wrong: the connection is dropped and made anew, the next time at once, later after a while.
-    /// A connect that could not be made for a reason of our own says nothing of the server: it is made later.
-    fn postpone_persistent(&mut self, cx: &Context, at: usize, error: Errno) {
+    /// Makes a connect later that failed for a reason of our own: that says nothing of the server.
+    fn postpone_persistent(&mut self, cx: &Context, at: PersistentKey, error: Errno) {
         let Standing { live, pool, id, .. } = &*self.standings[at];
         let counters = live.counters.of(cx.id);
         counters.connect_errors.one();
@@ -397,7 +450,8 @@ impl Dns {
         self.standing_timers.set(at, cx.now + POSTPONED);
     }
 
-    fn fault_persistent(&mut self, cx: &mut Context, at: usize, reason: &str) {
+    /// Something is wrong: the connection is dropped and made anew, the next time at once, later after a while.
+    fn fault_persistent(&mut self, cx: &mut Context, at: PersistentKey, reason: &str) {
         let standing = &mut self.standings[at];
         if matches!(standing.stage, Stage::Up { .. }) {
             standing.live.counters.of(cx.id).session_faults.one();
@@ -406,15 +460,15 @@ impl Dns {
         let wait = back_off(standing.failures);
         standing.failures = standing.failures.saturating_add(1);
         self.standing_timers.set(at, cx.now + wait);
+        let queries = standing.ids.owners();
         self.report_persistent(cx, at, Some(reason.to_owned()));
-        self.ask_others(cx, at);
+        self.ask_others(cx, at, queries);
     }
 
     /// It is time: for a connect, a hello, a sign of life.
-    pub(super) fn on_persistent_deadline(&mut self, cx: &mut Context, at: usize) {
+    pub(super) fn on_persistent_deadline(&mut self, cx: &mut Context, at: PersistentKey) {
         let Some(standing) = self.standings.get_mut(at) else { return };
         match standing.stage {
-            Stage::Over => {}
             Stage::Waiting => self.connect_persistent(cx, at),
             Stage::Greeting => self.fault_persistent(cx, at, "it did not say hello within 30 s"),
             Stage::Up { asked: true } => self.fault_persistent(cx, at, "it gave no sign of life within 15 s"),
@@ -438,16 +492,20 @@ pub(super) fn v4_of(client: SocketAddr) -> Option<SocketAddrV4> {
     }
 }
 
-fn want_servers_of(service: &Service, wanted: &mut HashMap<usize, (Arc<str>, Arc<Entry>)>) {
-    if service.protocol != Protocol::Dns {
-        return;
-    }
+/// Adds the servers of a service with which persistent connections are to be had.
+fn want_servers_of(service: &Service, wanted: &mut HashMap<PoolServer, Arc<Entry>>) {
     for backend in &service.settings.load().backends {
-        let snapshot = backend.pool.load();
-        for entry in snapshot.servers().iter().filter(|entry| entry.dialect == Dialect::Mname) {
-            wanted.insert(key(&entry.live), (snapshot.pool.clone(), Arc::clone(entry)));
-        }
+        for_each_server(backend, |pool, entry| {
+            wanted.insert((Arc::clone(pool), entry.id), Arc::clone(entry));
+        });
     }
+}
+
+/// Calls a function with each server of mname in a pool.
+fn for_each_server(backend: &Backend, mut each: impl FnMut(&Arc<str>, &Arc<Entry>)) {
+    let snapshot = backend.pool.load();
+    let servers = snapshot.servers().iter().filter(|entry| entry.dialect == Dialect::Mname);
+    servers.for_each(|entry| each(&snapshot.pool, entry));
 }
 
 #[cfg(test)]

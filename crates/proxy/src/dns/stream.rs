@@ -5,9 +5,10 @@ use super::Dns;
 use super::framed::{Framed, Received};
 use super::ids::Ids;
 use super::query::{self, Cause, Query, Taken, Waits};
-use super::standing::v4_of;
+use super::standing::{Session, v4_of};
 use super::{sockets, upstream};
 use crate::context::Context;
+use crate::context::keys::{DnsClientKey, DnsStreamKey, DnsUpstreamKey, QueryKey};
 use crate::context::ready::Ready;
 use crate::context::registry::Token;
 use crate::context::report::Report;
@@ -57,14 +58,14 @@ enum Owner {
     /// Everybody's.
     All,
     /// That of the client at this place; the number tells it from one that has the place later.
-    Client { index: usize, number: u32 },
+    Client(DnsClientKey),
     /// The same, for one transfer.
-    Transfer { index: usize, number: u32 },
+    Transfer(DnsClientKey),
 }
 
 /// A stream to a server.
 pub(super) struct Stream {
-    pub(super) upstream: usize,
+    pub(super) upstream: DnsUpstreamKey,
     server: Arc<Entry>,
     pool: Arc<str>,
     framed: Framed,
@@ -83,7 +84,7 @@ pub(super) struct Stream {
     /// When its client went on to take what it has, after it had not.
     resumed_at: Option<Time>,
     /// The connection that stood with its server (mname) when it began.
-    session: Option<u64>,
+    session: Option<Session>,
     dirty: bool,
 }
 
@@ -104,61 +105,64 @@ impl Dns {
         &mut self,
         cx: &mut Context,
         settings: &Settings,
-        slot: usize,
-        (client, number): (usize, u32),
+        key: QueryKey,
+        client: DnsClientKey,
         server: &Arc<Entry>,
     ) -> Taken {
-        let query = &self.queries[slot];
+        let query = &self.queries[key];
         if server.dialect == Dialect::Mname && v4_of(query.asker.client).is_none() {
             return Taken::Unfit;
         }
-        if self.open_client(client, number).is_none() {
+        if self.open_client(client).is_none() {
             return Taken::Unfit;
         }
-        let query = &self.queries[slot];
+        let query = &self.queries[key];
         let told = query.asker.is_told_of(settings);
         let owner = if query.view.is_transfer() {
-            Owner::Transfer { index: client, number }
+            Owner::Transfer(client)
         } else if told || server.dialect == Dialect::Mname {
-            Owner::Client { index: client, number }
+            Owner::Client(client)
         } else {
             Owner::All
         };
-        let service = query.asker.service;
-        let upstream = self.find_upstream(cx, service, server);
+        let asker = query.asker;
+        let upstream = self.find_upstream(cx, &asker, server);
         self.upstreams[upstream].used_at = cx.now;
-        let index = match self.find_stream(settings, upstream, owner) {
-            Some(index) => index,
+        let at = match self.find_stream(settings, upstream, owner) {
+            Some(at) => at,
             None if !self.may_open_stream(settings, upstream, owner) => return Taken::Unfit,
-            None => match self.open_stream(cx, settings, slot, upstream, server, owner) {
-                Ok(index) => index,
+            None => match self.open_stream(cx, settings, key, upstream, server, owner) {
+                Ok(at) => at,
                 // The queue of a unix socket is full for a moment.
                 Err(Errno::AGAIN) if matches!(server.target, Target::Unix(_)) => return Taken::Unfit,
-                Err(error) => return self.on_unopened_stream(cx, settings, slot, server, error),
+                Err(error) => return self.on_unopened_stream(cx, settings, key, server, error),
             },
         };
-        let (stream, query) = (&mut self.streams[index], &mut self.queries[slot]);
+        let (stream, query) = (&mut self.streams[at], &mut self.queries[key]);
         let id = match owner {
-            Owner::All => stream.ids.give(slot, &mut self.secrets),
-            Owner::Client { .. } | Owner::Transfer { .. } => {
-                stream.ids.keep(query.id, slot, &mut self.secrets)
-            }
+            Owner::All => stream.ids.give(key, &mut self.secrets),
+            Owner::Client(_) | Owner::Transfer(_) => stream.ids.keep(query.id, key, &mut self.secrets),
         };
         let Some(id) = id else { return Taken::Unfit };
         query.call(id);
-        query.waits = Waits::AtStream(index);
+        query.waits = Waits::AtStream(at);
         stream.framed.queue_message(query.framed());
         let bytes = query.framed().len() as u64 + 2;
         stream.active_at = cx.now;
         server.live.counters.of(cx.id).bytes_in.add(bytes);
-        self.queue_stream(index);
+        self.queue_stream(at);
         Taken::Yes
     }
 
     /// A stream that is there already and takes one more question.
-    fn find_stream(&self, settings: &Settings, upstream: usize, owner: Owner) -> Option<usize> {
-        let takes = |index: &usize| {
-            let stream = self.streams.get(*index);
+    fn find_stream(
+        &self,
+        settings: &Settings,
+        upstream: DnsUpstreamKey,
+        owner: Owner,
+    ) -> Option<DnsStreamKey> {
+        let takes = |at: &DnsStreamKey| {
+            let stream = self.streams.get(*at);
             stream.is_some_and(|stream| {
                 let is_meant = stream.owner == owner && stream.upstream == upstream;
                 let is_open = !stream.is_given_up && stream.stage != Stage::Over;
@@ -166,8 +170,8 @@ impl Dns {
             })
         };
         match owner {
-            Owner::Transfer { .. } => None,
-            Owner::Client { index, .. } => self.clients.get(index)?.streams.iter().copied().find(takes),
+            Owner::Transfer(_) => None,
+            Owner::Client(client) => self.clients.get(client)?.streams.iter().copied().find(takes),
             Owner::All => {
                 let streams = &self.upstreams[upstream].streams;
                 let found =
@@ -179,10 +183,10 @@ impl Dns {
     }
 
     /// Whether there may be one more.
-    fn may_open_stream(&self, settings: &Settings, upstream: usize, owner: Owner) -> bool {
+    fn may_open_stream(&self, settings: &Settings, upstream: DnsUpstreamKey, owner: Owner) -> bool {
         match owner {
             Owner::All => self.shared_streams(upstream) < upstream::width(settings),
-            Owner::Client { index, .. } => self.clients.get(index).is_some_and(|client| {
+            Owner::Client(client) => self.clients.get(client).is_some_and(|client| {
                 let own = client
                     .streams
                     .iter()
@@ -190,13 +194,13 @@ impl Dns {
                 own.count() < OWN_MAX
             }),
             // The turns of its client and the tries of its query bound them.
-            Owner::Transfer { .. } => true,
+            Owner::Transfer(_) => true,
         }
     }
 
     /// How many streams to a server take questions. One that was given up ends when the time of those who wait there is out, so
     /// there are few of them.
-    fn shared_streams(&self, upstream: usize) -> usize {
+    fn shared_streams(&self, upstream: DnsUpstreamKey) -> usize {
         let streams = self.upstreams[upstream].streams.iter();
         streams.filter(|at| self.streams.get(**at).is_some_and(|stream| !stream.is_given_up)).count()
     }
@@ -205,11 +209,11 @@ impl Dns {
         &self,
         cx: &Context,
         settings: &Settings,
-        slot: usize,
+        key: QueryKey,
         server: &Entry,
         error: Errno,
     ) -> Taken {
-        if let Some(backend) = self.queries[slot].asker.backend(settings) {
+        if let Some(backend) = self.queries[key].asker.backend(settings) {
             note_stream_refusal(cx, backend.pool.load().pool.clone(), server, error);
         }
         if is_ours(error) { sockets::no_room(error) } else { Taken::Failed }
@@ -220,12 +224,12 @@ impl Dns {
         &mut self,
         cx: &mut Context,
         settings: &Settings,
-        slot: usize,
-        upstream: usize,
+        key: QueryKey,
+        upstream: DnsUpstreamKey,
         server: &Arc<Entry>,
         owner: Owner,
-    ) -> Result<usize, Errno> {
-        let asker = self.queries[slot].asker;
+    ) -> Result<DnsStreamKey, Errno> {
+        let asker = self.queries[key].asker;
         let backend = asker.backend(settings).ok_or(Errno::ADDRNOTAVAIL)?;
         let pool = backend.pool.load().pool.clone();
         let socket = open_socket(&server.target, &settings.options, asker.client.ip())?;
@@ -235,9 +239,9 @@ impl Dns {
             Err(error) => return Err(error),
         };
         let (mut framed, name) = (Framed::new(socket), cx.random.bits());
-        if let (Owner::Client { index, .. } | Owner::Transfer { index, .. }, Some(version)) =
+        if let (Owner::Client(client) | Owner::Transfer(client), Some(version)) =
             (owner, backend.send_proxy.filter(|_| server.dialect == Dialect::Plain))
-            && let Some((told, socket)) = self.client_preamble(index)
+            && let Some((told, socket)) = self.client_preamble(client)
         {
             let ends = told.ends(socket);
             framed.queue(&preamble::introduce(version, told, ends, None, None, name));
@@ -251,10 +255,10 @@ impl Dns {
             // The server takes the session before it hears anything of it.
             framed.hold();
         }
-        let (server, live, active_at) = (Arc::clone(server), Arc::clone(&server.live), cx.now);
-        let index = self.streams.insert(Box::new(Stream {
+        let (session, active_at) = (self.session_with(&asker, server), cx.now);
+        let at = self.streams.insert(Box::new(Stream {
             upstream,
-            server,
+            server: Arc::clone(server),
             pool,
             framed,
             ids: Ids::default(),
@@ -266,25 +270,24 @@ impl Dns {
             bad: 0,
             is_given_up: false,
             resumed_at: None,
-            session: self.persistent_serial(&live),
+            session,
             dirty: false,
         }));
-        if let Err(error) = cx.registry.register(&self.streams[index].framed.socket, Token::DnsStream(index))
-        {
-            self.streams.remove(index);
+        if let Err(error) = cx.registry.register(&self.streams[at].framed.socket, Token::DnsStream(at)) {
+            self.streams.remove(at);
             return Err(error);
         }
         match owner {
-            Owner::All => self.upstreams[upstream].streams.push(index),
-            Owner::Client { index: client, .. } | Owner::Transfer { index: client, .. } => {
-                self.clients[client].streams.push(index);
+            Owner::All => self.upstreams[upstream].streams.push(at),
+            Owner::Client(client) | Owner::Transfer(client) => {
+                self.clients[client].streams.push(at);
             }
         }
-        self.stream_timers.set(index, cx.now + settings.options.connect_timeout);
+        self.stream_timers.set(at, cx.now + settings.options.connect_timeout);
         if is_connected {
-            self.on_stream_connected(cx, index);
+            self.on_stream_connected(cx, at);
         }
-        Ok(index)
+        Ok(at)
     }
 
     /// Finds out whether a server that refuses datagrams speaks TCP; false when it is known at once that it does not.
@@ -292,17 +295,17 @@ impl Dns {
         &mut self,
         cx: &mut Context,
         settings: &Settings,
-        slot: usize,
-        upstream: usize,
+        key: QueryKey,
+        upstream: DnsUpstreamKey,
         server: &Arc<Entry>,
     ) -> bool {
         // One that is there connects still.
         let is_there = self.upstreams.get(upstream).is_none_or(|upstream| !upstream.streams.is_empty());
-        is_there || self.open_stream(cx, settings, slot, upstream, server, Owner::All).is_ok()
+        is_there || self.open_stream(cx, settings, key, upstream, server, Owner::All).is_ok()
     }
 
-    fn on_stream_connected(&mut self, cx: &Context, index: usize) {
-        let stream = &mut self.streams[index];
+    fn on_stream_connected(&mut self, cx: &Context, at: DnsStreamKey) {
+        let stream = &mut self.streams[at];
         stream.server.live.counters.of(cx.id).connections.one();
         stream.server.live.transports.answered(Transport::Stream, cx.now);
         let (stage, time) = match stream.server.dialect {
@@ -310,45 +313,45 @@ impl Dns {
             Dialect::Mname => (Stage::Accepting, ACCEPT),
         };
         stream.stage = stage;
-        self.stream_timers.set(index, cx.now + time);
+        self.stream_timers.set(at, cx.now + time);
     }
 
     /// Something happened at a stream's socket.
-    pub(crate) fn on_stream_event(&mut self, cx: &mut Context, index: usize, event: &Event) {
-        let Some(stream) = self.streams.get_mut(index) else { return };
+    pub(crate) fn on_stream_event(&mut self, cx: &mut Context, at: DnsStreamKey, event: &Event) {
+        let Some(stream) = self.streams.get_mut(at) else { return };
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             stream.framed.readable = true;
         }
         if stream.stage == Stage::Connecting {
             let failed = sockopt::socket_error(&stream.framed.socket);
             match failed.unwrap_or(Ok(())) {
-                Err(error) => return self.on_stream_connect_error(cx, index, error),
-                Ok(()) if event.is_writable() => self.on_stream_connected(cx, index),
+                Err(error) => return self.on_stream_connect_error(cx, at, error),
+                Ok(()) if event.is_writable() => self.on_stream_connected(cx, at),
                 Ok(()) => {}
             }
         }
-        self.queue_stream(index);
+        self.queue_stream(at);
     }
 
-    fn on_stream_connect_error(&mut self, cx: &mut Context, index: usize, error: Errno) {
-        let stream = &self.streams[index];
+    fn on_stream_connect_error(&mut self, cx: &mut Context, at: DnsStreamKey, error: Errno) {
+        let stream = &self.streams[at];
         let (pool, server) = (stream.pool.clone(), Arc::clone(&stream.server));
         note_stream_refusal(cx, pool, &server, error);
-        self.end_stream(cx, index, Ending::Failed);
+        self.end_stream(cx, at, Ending::Failed);
     }
 
     /// A stream is looked at once the present events are done.
-    pub(crate) fn queue_stream(&mut self, index: usize) {
-        if let Some(stream) = self.streams.get_mut(index)
+    pub(crate) fn queue_stream(&mut self, at: DnsStreamKey) {
+        if let Some(stream) = self.streams.get_mut(at)
             && !std::mem::replace(&mut stream.dirty, true)
         {
-            self.streams_dirty.push(index);
+            self.streams_dirty.push(at);
         }
     }
 
     /// Sends what waits, and reads as far as that is wanted.
-    pub(super) fn flush_stream(&mut self, cx: &mut Context, index: usize) {
-        let Some(stream) = self.streams.get_mut(index) else { return };
+    pub(super) fn flush_stream(&mut self, cx: &mut Context, at: DnsStreamKey) {
+        let Some(stream) = self.streams.get_mut(at) else { return };
         stream.dirty = false;
         if matches!(stream.stage, Stage::Over | Stage::Connecting) {
             return;
@@ -356,71 +359,71 @@ impl Dns {
         // What the server said before it left is still heard.
         let is_broken = stream.framed.flush().is_err();
         for _ in 0..READS_MAX {
-            let stream = &self.streams[index];
-            if stream.stage == Stage::Over || self.is_stream_held(index) {
+            let stream = &self.streams[at];
+            if stream.stage == Stage::Over || self.is_stream_held(at) {
                 return;
             }
             if !stream.framed.readable {
                 if is_broken {
-                    self.end_stream(cx, index, Ending::Broken);
+                    self.end_stream(cx, at, Ending::Broken);
                 }
                 return;
             }
             let mut buffer = self.take_buffer();
-            let received = self.streams[index].framed.receive(&mut buffer);
+            let received = self.streams[at].framed.receive(&mut buffer);
             self.buffer = buffer;
-            self.take_stream_responses(cx, index);
+            self.take_stream_responses(cx, at);
             match received {
                 Ok(Received::Some | Received::Blocked) => {}
-                Ok(Received::End) | Err(_) => return self.end_stream(cx, index, Ending::Broken),
+                Ok(Received::End) | Err(_) => return self.end_stream(cx, at, Ending::Broken),
             }
         }
-        cx.ready.push(Ready::DnsStream(index));
+        cx.ready.push(Ready::DnsStream(at));
     }
 
     /// Whether the one client that it is for does not take what it has already.
-    fn is_stream_held(&self, index: usize) -> bool {
-        match self.streams.get(index).map(|stream| stream.owner) {
+    fn is_stream_held(&self, at: DnsStreamKey) -> bool {
+        match self.streams.get(at).map(|stream| stream.owner) {
             None | Some(Owner::All) => false,
-            Some(Owner::Client { index, .. } | Owner::Transfer { index, .. }) => {
-                self.clients.get(index).is_some_and(|client| client.is_slow())
+            Some(Owner::Client(client) | Owner::Transfer(client)) => {
+                self.clients.get(client).is_some_and(|client| client.is_slow())
             }
         }
     }
 
     /// Whether it was so within this time: what came meanwhile was not read.
-    pub(super) fn was_stream_held(&self, cx: &Context, index: usize, within: Duration) -> bool {
-        let resumed_at = self.streams.get(index).and_then(|stream| stream.resumed_at);
-        self.is_stream_held(index) || resumed_at.is_some_and(|at| cx.now.since(at) < within)
+    pub(super) fn was_stream_held(&self, cx: &Context, at: DnsStreamKey, within: Duration) -> bool {
+        let resumed_at = self.streams.get(at).and_then(|stream| stream.resumed_at);
+        self.is_stream_held(at) || resumed_at.is_some_and(|at| cx.now.since(at) < within)
     }
 
     /// Its client takes what it has again.
-    pub(super) fn resume_stream(&mut self, cx: &Context, index: usize) {
-        if let Some(stream) = self.streams.get_mut(index) {
+    pub(super) fn resume_stream(&mut self, cx: &Context, at: DnsStreamKey) {
+        if let Some(stream) = self.streams.get_mut(at) {
             stream.resumed_at = Some(cx.now);
-            self.queue_stream(index);
+            self.queue_stream(at);
         }
     }
 
     /// Takes the whole messages that came.
-    fn take_stream_responses(&mut self, cx: &mut Context, index: usize) {
-        if self.streams[index].stage == Stage::Accepting && !self.take_acceptance(cx, index) {
+    fn take_stream_responses(&mut self, cx: &mut Context, at: DnsStreamKey) {
+        if self.streams[at].stage == Stage::Accepting && !self.take_acceptance(cx, at) {
             return;
         }
         let mut message = self.spare();
-        while let Some(stream) = self.streams.get_mut(index).filter(|stream| stream.stage == Stage::Open) {
+        while let Some(stream) = self.streams.get_mut(at).filter(|stream| stream.stage == Stage::Open) {
             if !stream.framed.take_message(&mut message) {
                 break;
             }
             let id = wire::id(&message);
             let owner = stream.ids.owner(id);
-            let owner = owner.filter(|slot| self.queries[*slot].is_answered_by(&message));
-            let Some(slot) = owner else {
+            let owner = owner.filter(|key| self.queries[*key].is_answered_by(&message));
+            let Some(key) = owner else {
                 // It is late, or made up.
                 stream.server.live.counters.of(cx.id).answers_bad.one();
                 stream.bad += 1;
                 if stream.bad >= BAD_MAX {
-                    self.end_stream(cx, index, Ending::Broken);
+                    self.end_stream(cx, at, Ending::Broken);
                 }
                 continue;
             };
@@ -428,143 +431,142 @@ impl Dns {
             // It is slow, not dead.
             (stream.bad, stream.is_given_up) = (0, false);
             let upstream = stream.upstream;
-            self.turn_to_attempt(slot, Waits::AtStream(index), id);
-            let Query { asker, sent_at, .. } = &self.queries[slot];
+            self.turn_to_attempt(key, Waits::AtStream(at), id);
+            let Query { asker, sent_at, .. } = &self.queries[key];
             let (asked_at, service) = (*sent_at, asker.service);
             let settings = self.services[service].service.settings.load_full();
             if let Some(upstream) = self.upstreams.get_mut(upstream) {
                 upstream.on_answer(cx.now, asked_at, query::timeout(&settings));
                 upstream.live.transports.answered(Transport::Stream, cx.now);
             }
-            self.pass_on(cx, &settings, slot, &mut message);
+            self.pass_on(cx, &settings, key, &mut message);
         }
         self.give_back(message);
     }
 
     /// Hears whether a server of mname takes the session; whether it does.
-    fn take_acceptance(&mut self, cx: &mut Context, index: usize) -> bool {
-        let stream = &mut self.streams[index];
+    fn take_acceptance(&mut self, cx: &mut Context, at: DnsStreamKey) -> bool {
+        let stream = &mut self.streams[at];
         match mname::parse(stream.framed.pending()) {
             Ok(None) => return false,
             Ok(Some((Frame::TcpOk, length))) => {
                 stream.framed.consume(length);
                 stream.framed.let_go();
                 stream.stage = Stage::Open;
-                self.stream_timers.set(index, cx.now + IDLE);
-                self.queue_stream(index);
-                self.close_stream_if_done(cx, index);
+                self.stream_timers.set(at, cx.now + IDLE);
+                self.queue_stream(at);
+                self.close_stream_if_done(cx, at);
                 return true;
             }
             Ok(Some(_)) | Err(_) => {}
         }
-        self.fault_session(cx, index, "it answered a TCP session with something else than its acceptance");
-        self.end_stream(cx, index, Ending::Failed);
+        self.fault_session(cx, at, "it answered a TCP session with something else than its acceptance");
+        self.end_stream(cx, at, Ending::Failed);
         false
     }
 
     /// A server of mname did not take a session: its standing connection is to end, if it is the one that stood then.
-    fn fault_session(&mut self, cx: &mut Context, index: usize, reason: &str) {
-        let stream = &self.streams[index];
-        let (live, session) = (Arc::clone(&stream.server.live), stream.session);
-        if let Some(session) = session {
-            self.fault_persistent_of(cx, &live, session, reason);
+    fn fault_session(&mut self, cx: &mut Context, at: DnsStreamKey, reason: &str) {
+        let stream = &self.streams[at];
+        if let Some(session) = stream.session {
+            self.end_session(cx, session, reason);
         }
     }
 
     /// Ends a stream; whoever waits there asks again, or somebody else.
-    fn end_stream(&mut self, cx: &mut Context, index: usize, ending: Ending) {
-        let Some(stream) = self.streams.get_mut(index) else { return };
+    fn end_stream(&mut self, cx: &mut Context, at: DnsStreamKey, ending: Ending) {
+        let Some(stream) = self.streams.get_mut(at) else { return };
         let stage = std::mem::replace(&mut stream.stage, Stage::Over);
         if stage == Stage::Over {
             return;
         }
-        let (was_used, slots, upstream) = (stream.answered, stream.ids.owners(), stream.upstream);
-        if ending == Ending::Broken && !was_used && !slots.is_empty() {
+        let (was_used, keys, upstream) = (stream.answered, stream.ids.owners(), stream.upstream);
+        if ending == Ending::Broken && !was_used && !keys.is_empty() {
             stream.server.live.counters.of(cx.id).answers_bad.one();
         }
         match stream.owner {
             Owner::All => {
                 if let Some(upstream) = self.upstreams.get_mut(upstream) {
-                    upstream.streams.retain(|other| *other != index);
+                    upstream.streams.retain(|other| *other != at);
                 }
             }
-            Owner::Client { index: client, .. } | Owner::Transfer { index: client, .. } => {
+            Owner::Client(client) | Owner::Transfer(client) => {
                 if let Some(client) = self.clients.get_mut(client) {
-                    client.streams.retain(|other| *other != index);
+                    client.streams.retain(|other| *other != at);
                 }
             }
         }
-        self.stream_timers.clear(index);
-        self.streams_over.push(index);
-        for (id, slot) in slots {
-            if !self.is_current_attempt(cx, slot, Waits::AtStream(index), id) {
+        self.stream_timers.clear(at);
+        self.streams_over.push(at);
+        for (id, key) in keys {
+            if !self.is_current_attempt(cx, key, Waits::AtStream(at), id) {
                 continue;
             }
-            let query = &self.queries[slot];
+            let query = &self.queries[key];
             let settings = self.services[query.asker.service].service.settings.load_full();
             let is_innocent = ending == Ending::Closed || (ending == Ending::Broken && was_used);
             let may_repeat = query.cut_short < CUT_SHORT_MAX;
             let cause = if is_innocent && may_repeat { Cause::CutShort } else { Cause::Refused };
             if stage == Stage::Open {
-                self.again_unless_received(cx, &settings, slot, cause);
+                self.again_unless_received(cx, &settings, key, cause);
             } else {
-                self.again(cx, &settings, slot, cause);
+                self.again(cx, &settings, key, cause);
             }
         }
     }
 
     /// Closes a stream.
-    pub(super) fn close_stream(&mut self, cx: &mut Context, index: usize) {
-        self.end_stream(cx, index, Ending::Closed);
+    pub(super) fn close_stream(&mut self, cx: &mut Context, at: DnsStreamKey) {
+        self.end_stream(cx, at, Ending::Closed);
     }
 
     /// A question does not wait here any more.
-    pub(super) fn withdraw_from_stream(&mut self, cx: &mut Context, index: usize, id: u16) {
-        let Some(stream) = self.streams.get_mut(index) else { return };
+    pub(super) fn withdraw_from_stream(&mut self, cx: &mut Context, at: DnsStreamKey, id: u16) {
+        let Some(stream) = self.streams.get_mut(at) else { return };
         stream.ids.free(id);
-        self.close_stream_if_done(cx, index);
+        self.close_stream_if_done(cx, at);
     }
 
     /// Closes a stream that is for nobody any more. Whether a server of mname takes its session is waited for.
-    fn close_stream_if_done(&mut self, cx: &mut Context, index: usize) {
-        let stream = &self.streams[index];
-        let is_for_one = stream.is_given_up || matches!(stream.owner, Owner::Transfer { .. });
+    fn close_stream_if_done(&mut self, cx: &mut Context, at: DnsStreamKey) {
+        let stream = &self.streams[at];
+        let is_for_one = stream.is_given_up || matches!(stream.owner, Owner::Transfer(_));
         if is_for_one && stream.ids.is_empty() && stream.stage != Stage::Accepting {
-            self.close_stream(cx, index);
+            self.close_stream(cx, at);
         }
     }
 
     /// A question that was sent then got no answer: where nothing came since, nothing will, unless its server is just slow.
-    pub(super) fn on_stream_silence(&mut self, cx: &Context, index: usize, since: Time) {
-        let Some(stream) = self.streams.get_mut(index) else { return };
+    pub(super) fn on_stream_silence(&mut self, cx: &Context, at: DnsStreamKey, since: Time) {
+        let Some(stream) = self.streams.get_mut(at) else { return };
         let is_late = self.upstreams.get(stream.upstream).is_some_and(|upstream| upstream.is_late);
         let is_slow = is_late && cx.now.since(stream.heard_at) < IDLE;
         stream.is_given_up |= stream.stage == Stage::Open && stream.heard_at < since && !is_slow;
     }
 
     /// Whether an answer may still come on a stream.
-    pub(super) fn is_stream_alive(&self, index: usize) -> bool {
-        let stream = self.streams.get(index);
+    pub(super) fn is_stream_alive(&self, at: DnsStreamKey) -> bool {
+        let stream = self.streams.get(at);
         stream.is_some_and(|stream| stream.stage != Stage::Over && !stream.is_given_up)
     }
 
     /// A server did not accept in time, or nobody used the stream for long.
-    pub(super) fn on_stream_deadline(&mut self, cx: &mut Context, index: usize) {
-        let Some(stream) = self.streams.get(index) else { return };
+    pub(super) fn on_stream_deadline(&mut self, cx: &mut Context, at: DnsStreamKey) {
+        let Some(stream) = self.streams.get(at) else { return };
         match stream.stage {
             Stage::Over => {}
-            Stage::Connecting => self.on_stream_connect_error(cx, index, Errno::TIMEDOUT),
+            Stage::Connecting => self.on_stream_connect_error(cx, at, Errno::TIMEDOUT),
             Stage::Accepting => {
-                self.fault_session(cx, index, "it did not accept a TCP session within 10 s");
-                self.end_stream(cx, index, Ending::Failed);
+                self.fault_session(cx, at, "it did not accept a TCP session within 10 s");
+                self.end_stream(cx, at, Ending::Failed);
             }
             Stage::Open => {
                 let is_idle = stream.ids.is_empty() && cx.now.since(stream.active_at) >= IDLE;
                 match stream.owner {
-                    Owner::All if is_idle => self.close_stream(cx, index),
-                    Owner::All => self.stream_timers.set(index, cx.now + IDLE),
+                    Owner::All if is_idle => self.close_stream(cx, at),
+                    Owner::All => self.stream_timers.set(at, cx.now + IDLE),
                     // It ends with its client, or its transfer.
-                    Owner::Client { .. } | Owner::Transfer { .. } => {}
+                    Owner::Client(_) | Owner::Transfer(_) => {}
                 }
             }
         }

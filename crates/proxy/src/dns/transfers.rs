@@ -2,8 +2,10 @@
 //! order in which they came; `pipeline_max` bounds them.
 
 use super::Dns;
+use super::client::Client;
 use super::query::{Origin, Query, Waits};
 use crate::context::Context;
+use crate::context::keys::{DnsClientKey, QueryKey};
 use crate::service::Settings;
 use std::collections::VecDeque;
 
@@ -15,56 +17,61 @@ const UNDER_WAY_MAX: usize = 8;
 pub(super) struct Transfers {
     under_way: usize,
     /// Queries whose turn has not come.
-    waiting: VecDeque<usize>,
+    waiting: VecDeque<QueryKey>,
 }
 
 impl Dns {
     /// Gives a query to a server; a transfer when its turn comes.
-    pub(super) fn set_out(&mut self, cx: &mut Context, settings: &Settings, slot: usize) {
-        let query = &self.queries[slot];
-        if let Origin::Stream { client, number } = query.asker.origin
+    pub(super) fn set_out(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) {
+        let query = &self.queries[key];
+        if let Origin::Stream(client) = query.asker.origin
             && query.view.is_transfer()
-            && let Some(client) = self.open_client(client, number)
+            && let Some(client) = self.open_client(client)
         {
             if client.transfers.under_way >= UNDER_WAY_MAX {
-                client.transfers.waiting.push_back(slot);
-                self.queries[slot].waits = Waits::ForTurn;
+                client.transfers.waiting.push_back(key);
+                self.queries[key].waits = Waits::ForTurn;
                 return;
             }
             client.transfers.under_way += 1;
-            self.queries[slot].has_turn = true;
+            self.queries[key].has_turn = true;
         }
-        self.coalesce_or_place(cx, settings, slot);
+        self.coalesce_or_place(cx, settings, key);
     }
 
     /// A query is over. Whose turn comes is looked at when its client is.
     pub(super) fn end_transfer(&mut self, query: &Query) {
         if query.has_turn
-            && let Origin::Stream { client, number } = query.asker.origin
-            && let Some(client) = self.open_client(client, number)
+            && let Origin::Stream(client) = query.asker.origin
+            && let Some(client) = self.open_client(client)
         {
             client.transfers.under_way -= 1;
         }
     }
 
     /// Lets those of a client begin whose turn came.
-    pub(super) fn begin_next_transfers(&mut self, cx: &mut Context, settings: &Settings, index: usize) {
+    pub(super) fn begin_next_transfers(
+        &mut self,
+        cx: &mut Context,
+        settings: &Settings,
+        client: DnsClientKey,
+    ) {
         // One that fails at once makes room for the next.
-        while let Some(client) = self.clients.get_mut(index)
-            && client.transfers.under_way < UNDER_WAY_MAX
-            && let Some(slot) = client.transfers.waiting.pop_front()
+        while let Some(Client { transfers, .. }) = self.clients.get_mut(client).map(|client| &mut **client)
+            && transfers.under_way < UNDER_WAY_MAX
+            && let Some(key) = transfers.waiting.pop_front()
         {
-            client.transfers.under_way += 1;
-            let query = &mut self.queries[slot];
+            transfers.under_way += 1;
+            let query = &mut self.queries[key];
             (query.waits, query.has_turn) = (Waits::Nowhere, true);
-            self.coalesce_or_place(cx, settings, slot);
+            self.coalesce_or_place(cx, settings, key);
         }
     }
 
     /// The client is gone: what waits for its turn is over.
-    pub(super) fn abandon_transfers(&mut self, cx: &mut Context, index: usize) {
-        for slot in std::mem::take(&mut self.clients[index].transfers.waiting) {
-            let query = self.retire(cx, slot);
+    pub(super) fn abandon_transfers(&mut self, cx: &mut Context, client: DnsClientKey) {
+        for key in std::mem::take(&mut self.clients[client].transfers.waiting) {
+            let query = self.retire(cx, key);
             self.give_back(query.message);
         }
     }

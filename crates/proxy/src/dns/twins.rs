@@ -6,6 +6,7 @@ use super::Dns;
 use super::query::{Origin, Query, Waits};
 use super::reply;
 use crate::context::Context;
+use crate::context::keys::{Handle, QueryKey};
 use crate::service::Settings;
 use evener_core::wire::dns as wire;
 
@@ -15,33 +16,35 @@ const SIZES: [usize; 2] = [wire::UDP_BYTES, 1232];
 
 impl Dns {
     /// Lets a question wait for one that asks the same, or gives it to a server.
-    pub(super) fn coalesce_or_place(&mut self, cx: &mut Context, settings: &Settings, slot: usize) {
-        if !self.join(settings, slot) {
-            self.alter(settings, slot);
-            self.place(cx, settings, slot);
+    pub(super) fn coalesce_or_place(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) {
+        if !self.join(settings, key) {
+            self.alter(settings, key);
+            self.place(cx, settings, key);
         }
     }
 
     /// Lets a question wait for another one that asks the same, if there is one; whether it does. Otherwise others may wait for
     /// this one.
-    fn join(&mut self, settings: &Settings, slot: usize) -> bool {
-        let query = &self.queries[slot];
+    fn join(&mut self, settings: &Settings, key: QueryKey) -> bool {
+        let query = &self.queries[key];
         let (asker, view, message) = (query.asker, query.view, &query.message);
-        let key = &mut self.key;
-        if reply::cache(settings, &asker).is_none() || !reply::key_of(key, settings, &asker, &view, message) {
+        let question = &mut self.key;
+        if reply::cache(settings, &asker).is_none()
+            || !reply::key_of(question, settings, &asker, &view, message)
+        {
             return false;
         }
         // What is cut for datagrams is no answer for a stream, nor what is cut for a short one for a long one.
-        key.push(u8::from(matches!(asker.origin, Origin::Stream { .. })));
-        key.push(SIZES.iter().filter(|size| view.udp_size() > **size).count() as u8);
-        key.extend_from_slice(&asker.service.to_ne_bytes());
-        if let Some(&leader) = self.twins.get(key.as_slice()) {
-            self.queries[leader].followers.push(slot);
-            self.queries[slot].waits = Waits::AtQuery;
+        question.push(u8::from(matches!(asker.origin, Origin::Stream(_))));
+        question.push(SIZES.iter().filter(|size| view.udp_size() > **size).count() as u8);
+        question.extend_from_slice(&asker.service.into_raw().to_ne_bytes());
+        if let Some(&leader) = self.twins.get(question.as_slice()) {
+            self.queries[leader].followers.push(key);
+            self.queries[key].waits = Waits::AtQuery;
             return true;
         }
-        self.twins.insert(key.clone(), slot);
-        self.queries[slot].twin_key = Some(std::mem::take(key));
+        self.twins.insert(question.clone(), key);
+        self.queries[key].twin_key = Some(std::mem::take(question));
         false
     }
 
@@ -73,9 +76,9 @@ impl Dns {
         }
     }
 
-    fn share_with(&mut self, cx: &mut Context, followers: Vec<usize>, answer: &[u8]) {
-        for slot in followers {
-            let follower = self.retire(cx, slot);
+    fn share_with(&mut self, cx: &mut Context, followers: Vec<QueryKey>, answer: &[u8]) {
+        for key in followers {
+            let follower = self.retire(cx, key);
             let mut copy = self.spare();
             copy.extend_from_slice(answer);
             let Query { asker, view, message, .. } = &follower;
@@ -89,9 +92,9 @@ impl Dns {
 
     /// The question that they waited for is not asked any more: one of them is, and the others wait for that.
     pub(super) fn part(&mut self, cx: &mut Context, settings: &Settings, query: &mut Query) {
-        for slot in std::mem::take(&mut query.followers) {
-            self.queries[slot].waits = Waits::Nowhere;
-            self.coalesce_or_place(cx, settings, slot);
+        for key in std::mem::take(&mut query.followers) {
+            self.queries[key].waits = Waits::Nowhere;
+            self.coalesce_or_place(cx, settings, key);
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The sockets and streams that a service of this worker has to a server.
 
-use super::Dns;
+use super::query::Asker;
 use super::sockets;
+use super::{Dns, ServerOf};
 use crate::context::Context;
+use crate::context::keys::{DnsSocketKey, DnsStreamKey, DnsUpstreamKey};
 use crate::service::Settings;
 use crate::service::ending::Ending;
 use evener_core::snapshot::{Entry, ServerLive};
@@ -15,15 +17,14 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// What leads to a server.
 pub(super) struct Upstream {
-    pub(super) service: usize,
+    pub(super) server: ServerOf,
     pub(super) target: Target,
-    /// Holds what of the server lives on, so that its address stands for it alone.
     pub(super) live: Arc<ServerLive>,
-    pub(super) sockets: Vec<usize>,
+    pub(super) sockets: Vec<DnsSocketKey>,
     /// Sockets for which no question is meant any more.
-    pub(super) given_up: Vec<usize>,
+    pub(super) given_up: Vec<DnsSocketKey>,
     /// Streams that all clients share.
-    pub(super) streams: Vec<usize>,
+    pub(super) streams: Vec<DnsStreamKey>,
     /// The socket that questions take now.
     pub(super) turn: usize,
     /// The round in which that was chosen.
@@ -48,6 +49,11 @@ const SILENCE_MAX: u32 = 9;
 const TOLD_EVERY: Duration = Duration::from_millis(100);
 
 impl Upstream {
+    /// Whether it leads to a server, rather than to where that was, or to one that had its ID in another pool.
+    fn leads_to(&self, server: &Entry) -> bool {
+        self.target == server.target && Arc::ptr_eq(&self.live, &server.live)
+    }
+
     /// The server answered something that it was asked then, which is late after `limit`.
     pub(super) fn on_answer(&mut self, now: Time, asked_at: Time, limit: Duration) {
         self.answered_at = now;
@@ -77,21 +83,21 @@ impl Upstream {
 
 impl Dns {
     /// The upstream of a service to a server; a server that moved gets another one.
-    pub(super) fn find_upstream(&mut self, cx: &mut Context, service: usize, entry: &Entry) -> usize {
-        let key = (service, Arc::as_ptr(&entry.live) as usize);
-        if let Some(&at) = self.upstream_of.get(&key) {
-            if self.upstreams[at].target == entry.target {
+    pub(super) fn find_upstream(&mut self, cx: &mut Context, asker: &Asker, entry: &Entry) -> DnsUpstreamKey {
+        let server = asker.server(entry.id);
+        if let Some(&at) = self.upstream_of.get(&server) {
+            if self.upstreams[at].leads_to(entry) {
                 return at;
             }
             self.close_upstream(cx, at);
             // Whoever waited there may have made the new one already.
-            if let Some(&at) = self.upstream_of.get(&key) {
+            if let Some(&at) = self.upstream_of.get(&server) {
                 return at;
             }
         }
         let now = cx.now;
         let at = self.upstreams.insert(Upstream {
-            service,
+            server,
             target: entry.target.clone(),
             live: Arc::clone(&entry.live),
             sockets: Vec::new(),
@@ -106,38 +112,34 @@ impl Dns {
             silent_to: Vec::new(),
             told_at: None,
         });
-        self.upstream_of.insert(key, at);
+        self.upstream_of.insert(server, at);
         at
     }
 
     /// Closes an upstream; whoever waits there asks somebody else.
-    fn close_upstream(&mut self, cx: &mut Context, at: usize) {
-        let Some(upstream) = self.upstreams.try_remove(at) else { return };
-        let key = (upstream.service, Arc::as_ptr(&upstream.live) as usize);
-        if self.upstream_of.get(&key) == Some(&at) {
-            self.upstream_of.remove(&key);
+    fn close_upstream(&mut self, cx: &mut Context, at: DnsUpstreamKey) {
+        let Some(upstream) = self.upstreams.remove(at) else { return };
+        if self.upstream_of.get(&upstream.server) == Some(&at) {
+            self.upstream_of.remove(&upstream.server);
         }
         // Streams of one client each are known there only.
-        let streams = self.streams.iter().filter(|(_, stream)| stream.upstream == at);
-        let streams: Vec<usize> = streams.map(|(index, _)| index).collect();
+        let streams = self.streams.keys(|stream| stream.upstream == at);
         for socket in upstream.sockets.into_iter().chain(upstream.given_up) {
             self.close_socket(cx, socket, at);
         }
-        for index in streams {
-            self.close_stream(cx, index);
+        for stream in streams {
+            self.close_stream(cx, stream);
         }
     }
 
     /// Closes the sockets and streams to a server; returns how many streams there were. Queries that wait there go elsewhere.
     pub(crate) fn end_server(&mut self, cx: &mut Context, ending: &Ending) -> usize {
-        let upstreams = self.upstreams.iter();
-        let meant = upstreams.filter(|(_, upstream)| ending.means(&upstream.live, &upstream.target));
-        let meant: Vec<usize> = meant.map(|(at, _)| at).collect();
+        let meant = self.upstreams.keys(|upstream| ending.means(&upstream.live, &upstream.target));
         let mut ended = 0;
         for at in meant {
             let streams = self.streams.iter().filter(|(_, stream)| stream.upstream == at).count();
             let Some(upstream) = self.upstreams.get(at) else { continue };
-            let service = &self.services[upstream.service].service;
+            let service = &self.services[upstream.server.service].service;
             ending.counter(service.live.counters.of(cx.id)).add(streams as u64);
             self.close_upstream(cx, at);
             ended += streams;
@@ -147,12 +149,12 @@ impl Dns {
 
     /// Closes what was unused for long, and has nobody waiting.
     pub(super) fn sweep_upstreams(&mut self, cx: &mut Context) {
-        for (_, upstream) in &mut self.upstreams {
+        for (_, upstream) in self.upstreams.iter_mut() {
             sockets::age(&mut self.sockets, upstream, cx.now);
             upstream.given_up.retain(|&at| {
                 let waits = self.sockets.get(at).is_some_and(|socket| !socket.ids.is_empty());
                 if !waits {
-                    self.sockets.try_remove(at);
+                    self.sockets.remove(at);
                 }
                 waits
             });
@@ -166,7 +168,7 @@ impl Dns {
         let has_queries =
             |at| self.streams.iter().any(|(_, stream)| stream.upstream == at && !stream.ids.is_empty());
         let unused = self.upstreams.iter().filter(|(_, upstream)| is_unused(upstream)).map(|(at, _)| at);
-        let quiet: Vec<usize> = unused.filter(|&at| !has_queries(at)).collect();
+        let quiet: Vec<DnsUpstreamKey> = unused.filter(|&at| !has_queries(at)).collect();
         quiet.into_iter().for_each(|at| self.close_upstream(cx, at));
     }
 }
