@@ -8,23 +8,23 @@
 //! mname in `standing.rs`.
 
 mod alter;
-mod answers;
 mod attempt;
 mod choose;
 mod client;
+mod coalesce;
 mod declined;
 mod failure;
 mod framed;
 mod hop;
 mod ids;
 mod listener;
+mod persistent;
 mod query;
-mod reply;
-mod sockets;
-mod standing;
+mod response;
+mod responses;
+mod socket;
 mod stream;
 mod transfers;
-mod twins;
 mod upstream;
 
 use crate::context::Context;
@@ -37,16 +37,16 @@ use crate::context::timers::Timers;
 use crate::io::batch::{BATCH, Batch};
 use crate::io::gso::Burst;
 use crate::service::Service;
-use answers::Answers;
 use client::Client;
 use declined::Declined;
 use evener_core::hash::Keyed;
 use evener_core::{ServerId, Time};
 use ids::Secrets;
 use listener::Listener;
+use persistent::Persistent;
 use query::{Party, Query};
-use sockets::Socket;
-use standing::Standing;
+use responses::Responses;
+use socket::Socket;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -71,7 +71,7 @@ pub(crate) struct Dns {
     /// Bytes that they hold.
     held: usize,
     /// The questions that others may wait for, by what they ask.
-    twins: HashMap<Vec<u8>, QueryKey, Keyed>,
+    coalesced: HashMap<Vec<u8>, QueryKey, Keyed>,
     /// Answers that others wait for, too, and who does.
     shared: Vec<(Vec<QueryKey>, Vec<u8>)>,
     /// Responses that decline, for which something better may be had.
@@ -81,17 +81,17 @@ pub(crate) struct Dns {
     sockets: Table<of::DnsSocket, Socket>,
     streams: Table<of::DnsStream, Box<Stream>>,
     clients: Table<of::DnsClient, Box<Client>>,
-    standings: Table<of::Persistent, Box<Standing>>,
-    standing_of: HashMap<ServerOf, PersistentKey, Keyed>,
+    persistents: Table<of::Persistent, Box<Persistent>>,
+    persistent_of: HashMap<ServerOf, PersistentKey, Keyed>,
     query_timers: Timers<QueryKey>,
     client_timers: Timers<DnsClientKey>,
     stream_timers: Timers<DnsStreamKey>,
-    standing_timers: Timers<PersistentKey>,
+    persistent_timers: Timers<PersistentKey>,
     /// Servers or listeners came or went since persistent connections were looked at.
-    looks_again: bool,
+    is_changed: bool,
     secrets: Secrets,
     inbound: Option<Box<Batch>>,
-    answers: Option<Box<Answers>>,
+    responses: Option<Box<Responses>>,
     spares: Vec<Vec<u8>>,
     buffer: Vec<u8>,
     /// What sends datagrams to servers.
@@ -106,7 +106,7 @@ pub(crate) struct Dns {
     sockets_dirty: Vec<DnsSocketKey>,
     clients_dirty: Vec<DnsClientKey>,
     streams_dirty: Vec<DnsStreamKey>,
-    standings_dirty: Vec<PersistentKey>,
+    persistents_dirty: Vec<PersistentKey>,
     clients_over: Vec<DnsClientKey>,
     streams_over: Vec<DnsStreamKey>,
 }
@@ -116,7 +116,7 @@ struct Served {
     service: Arc<Service>,
     /// Questions under way, and how many of them others were told of.
     in_flight: u32,
-    told: u32,
+    reported: u32,
 }
 
 /// A server as the queries of a service reach it. Its ID is unique within its pool, and the party chooses the pool; after a
@@ -136,7 +136,7 @@ impl Dns {
             is_leaving: false,
             queries: Table::default(),
             held: 0,
-            twins: HashMap::with_hasher(Keyed::new(seed)),
+            coalesced: HashMap::with_hasher(Keyed::new(seed)),
             shared: Vec::new(),
             declined: Vec::new(),
             upstreams: Table::default(),
@@ -144,16 +144,16 @@ impl Dns {
             sockets: Table::default(),
             streams: Table::default(),
             clients: Table::default(),
-            standings: Table::default(),
-            standing_of: HashMap::with_hasher(Keyed::new(seed)),
+            persistents: Table::default(),
+            persistent_of: HashMap::with_hasher(Keyed::new(seed)),
             query_timers: Timers::new(),
             client_timers: Timers::new(),
             stream_timers: Timers::new(),
-            standing_timers: Timers::new(),
-            looks_again: false,
+            persistent_timers: Timers::new(),
+            is_changed: false,
             secrets: Secrets::default(),
             inbound: None,
-            answers: None,
+            responses: None,
             spares: Vec::new(),
             buffer: Vec::new(),
             burst: Box::new(Burst::new(BATCH)),
@@ -163,7 +163,7 @@ impl Dns {
             sockets_dirty: Vec::new(),
             clients_dirty: Vec::new(),
             streams_dirty: Vec::new(),
-            standings_dirty: Vec::new(),
+            persistents_dirty: Vec::new(),
             clients_over: Vec::new(),
             streams_over: Vec::new(),
         }
@@ -171,14 +171,14 @@ impl Dns {
 
     /// How long nothing can be due.
     pub(crate) fn wait(&self, now: Time) -> Option<Duration> {
-        if self.looks_again {
+        if self.is_changed {
             return Some(Duration::ZERO);
         }
         let waits = [
             self.query_timers.wait(now),
             self.client_timers.wait(now),
             self.stream_timers.wait(now),
-            self.standing_timers.wait(now),
+            self.persistent_timers.wait(now),
         ];
         waits.into_iter().flatten().min()
     }
@@ -207,7 +207,7 @@ impl Dns {
     fn service_key(&mut self, service: &Arc<Service>) -> DnsServiceKey {
         let known = self.services.iter().find(|(_, served)| Arc::ptr_eq(&served.service, service));
         known.map(|(at, _)| at).unwrap_or_else(|| {
-            self.services.insert(Served { service: Arc::clone(service), in_flight: 0, told: 0 })
+            self.services.insert(Served { service: Arc::clone(service), in_flight: 0, reported: 0 })
         })
     }
 }
@@ -224,9 +224,9 @@ impl Dns {
         let mut streams = Vec::new();
         self.stream_timers.expire(cx.now, &mut streams);
         streams.into_iter().for_each(|at| self.on_stream_deadline(cx, at));
-        let mut standings = Vec::new();
-        self.standing_timers.expire(cx.now, &mut standings);
-        standings.into_iter().for_each(|at| self.on_persistent_deadline(cx, at));
+        let mut persistents = Vec::new();
+        self.persistent_timers.expire(cx.now, &mut persistents);
+        persistents.into_iter().for_each(|at| self.on_persistent_deadline(cx, at));
     }
 
     /// Sends what waits, and frees what ended, once the present events are done.
@@ -234,7 +234,7 @@ impl Dns {
         // Whoever is looked at may give others something to do; each client is looked at once, and each question goes on a
         // bounded number of times.
         loop {
-            if let Some(at) = self.standings_dirty.pop() {
+            if let Some(at) = self.persistents_dirty.pop() {
                 self.flush_persistent(cx, at);
             } else if let Some(index) = self.streams_dirty.pop() {
                 self.flush_stream(cx, index);
@@ -254,13 +254,13 @@ impl Dns {
         self.reap(cx);
         self.round = self.round.wrapping_add(1);
         for (_, served) in self.services.iter_mut() {
-            if served.in_flight != served.told {
+            if served.in_flight != served.reported {
                 served
                     .service
                     .live
                     .flows
-                    .fetch_add(served.in_flight.wrapping_sub(served.told), Ordering::Relaxed);
-                served.told = served.in_flight;
+                    .fetch_add(served.in_flight.wrapping_sub(served.reported), Ordering::Relaxed);
+                served.reported = served.in_flight;
             }
         }
     }
@@ -285,7 +285,7 @@ impl Dns {
             self.listeners.iter().any(|(_, listener)| listener.service == at)
                 || self.clients.iter().any(|(_, client)| client.service == at)
                 || self.upstreams.iter().any(|(_, upstream)| upstream.server.service == at)
-                || self.queries.iter().any(|(_, query)| query.asker.service == at)
+                || self.queries.iter().any(|(_, query)| query.requester.service == at)
         };
         let alone = |served: &Served| Arc::strong_count(&served.service) == 1;
         let gone: Vec<DnsServiceKey> = self

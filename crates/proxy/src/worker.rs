@@ -243,7 +243,7 @@ impl Worker {
             Token::DnsSocket(at) => self.dns.on_socket_event(&mut self.cx, at),
             Token::DnsClient(index) => self.dns.on_client_event(index, event),
             Token::DnsStream(index) => self.dns.on_stream_event(&mut self.cx, index, event),
-            Token::DnsStanding(at) => self.dns.on_persistent_event(at, event),
+            Token::DnsPersistent(at) => self.dns.on_persistent_event(at, event),
         }
     }
 
@@ -259,7 +259,7 @@ impl Worker {
                 Some(Ready::DnsSocket(at)) => self.dns.on_socket_event(&mut self.cx, at),
                 Some(Ready::DnsClient(index)) => self.dns.queue_client(index),
                 Some(Ready::DnsStream(index)) => self.dns.queue_stream(index),
-                Some(Ready::DnsStanding(at)) => self.dns.queue_persistent(at),
+                Some(Ready::DnsPersistent(at)) => self.dns.queue_persistent(at),
                 Some(Ready::Session(index)) => {
                     let Some(session) = self.http.sessions.get_mut(index) else { continue };
                     session.queued = false;

@@ -18,7 +18,7 @@ pub(crate) enum Ready {
     DnsSocket(DnsSocketKey),
     DnsClient(DnsClientKey),
     DnsStream(DnsStreamKey),
-    DnsStanding(PersistentKey),
+    DnsPersistent(PersistentKey),
 }
 
 /// Those that have more to do once others had their turn.

@@ -25,7 +25,7 @@ pub(crate) enum Token {
     DnsSocket(DnsSocketKey),
     DnsClient(DnsClientKey),
     DnsStream(DnsStreamKey),
-    DnsStanding(PersistentKey),
+    DnsPersistent(PersistentKey),
 }
 
 impl Token {
@@ -43,7 +43,7 @@ impl Token {
             Self::DnsSocket(key) => (9, key.into_raw()),
             Self::DnsClient(key) => (10, key.into_raw()),
             Self::DnsStream(key) => (11, key.into_raw()),
-            Self::DnsStanding(key) => (12, key.into_raw()),
+            Self::DnsPersistent(key) => (12, key.into_raw()),
         };
         mio::Token((raw << 4 | kind) as usize)
     }
@@ -62,7 +62,7 @@ impl Token {
             9 => Self::DnsSocket(Handle::from_raw(raw)),
             10 => Self::DnsClient(Handle::from_raw(raw)),
             11 => Self::DnsStream(Handle::from_raw(raw)),
-            12 => Self::DnsStanding(Handle::from_raw(raw)),
+            12 => Self::DnsPersistent(Handle::from_raw(raw)),
             _ => Self::Waker,
         }
     }
@@ -107,7 +107,7 @@ impl Registry {
             | Token::Upstream(_)
             | Token::DnsClient(_)
             | Token::DnsStream(_)
-            | Token::DnsStanding(_) => Interest::READABLE | Interest::WRITABLE,
+            | Token::DnsPersistent(_) => Interest::READABLE | Interest::WRITABLE,
             Token::Waker
             | Token::Stream(_)
             | Token::Datagrams(_)

@@ -54,14 +54,14 @@ impl Query {
 /// Whether a question says how many instances passed it on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hops {
-    Said,
-    Unsaid,
+    Marked,
+    Unmarked,
 }
 
 impl Dns {
     /// Adds what servers are told of the client.
     pub(super) fn alter(&mut self, settings: &Settings, key: QueryKey) {
-        self.alter_with(settings, key, Hops::Unsaid);
+        self.alter_with(settings, key, Hops::Unmarked);
     }
 
     /// One of many questions from where its server is may be one that the server passed on: then it says how often that happened. What goes
@@ -69,14 +69,14 @@ impl Dns {
     pub(super) fn mark(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey, server: &Entry) {
         let query = &self.queries[key];
         let most = spec(settings).map_or(u32::MAX, |spec| spec.outstanding_max.div_ceil(cx.workers as u32));
-        if is_crowded_by_queries(self.services[query.asker.service].in_flight, most)
+        if is_crowded_by_queries(self.services[query.requester.service].in_flight, most)
             && !query.view.is_transfer()
-            && may_go_round(query.asker.client.ip(), &server.target)
+            && may_go_round(query.requester.client.ip(), &server.target)
             && query.view.hops(&query.message) == 0
-            && !query.asker.is_told_of(settings)
+            && !query.requester.is_introduced(settings)
             && cx.random.below(MARK_ONE_IN) == 0
         {
-            self.alter_with(settings, key, Hops::Said);
+            self.alter_with(settings, key, Hops::Marked);
         }
     }
 
@@ -84,21 +84,21 @@ impl Dns {
         let query = &mut self.queries[key];
         let subnet = spec(settings).and_then(|spec| spec.client_subnet);
         let subnet = subnet.filter(|_| !query.view.is_transfer());
-        let told = query.asker.is_told_of(settings);
-        if subnet.is_none() && !told && hops == Hops::Unsaid {
+        let is_introduced = query.requester.is_introduced(settings);
+        if subnet.is_none() && !is_introduced && hops == Hops::Unmarked {
             return;
         }
-        let subnet = subnet.map(|subnet| subnet_of(query.asker.client.ip(), subnet));
+        let subnet = subnet.map(|subnet| subnet_of(query.requester.client.ip(), subnet));
         let mut bytes = Vec::new();
-        let added = query.view.with_options(&query.message, subnet, hops == Hops::Said, &mut bytes);
+        let added = query.view.with_options(&query.message, subnet, hops == Hops::Marked, &mut bytes);
         if added.is_none() {
             bytes.extend_from_slice(&query.message);
         }
         let mut starts = 0;
-        if told && matches!(query.asker.origin, Origin::Datagram(_)) {
+        if is_introduced && matches!(query.requester.origin, Origin::Datagram(_)) {
             let mut header = Vec::new();
-            let extras = Extras { hops: query.asker.hops, ..Extras::default() };
-            proxy::emit_v2(query.asker.ends(), Transport::Datagram, &extras, &mut header);
+            let extras = Extras { hops: query.requester.hops, ..Extras::default() };
+            proxy::emit_v2(query.requester.ends(), Transport::Datagram, &extras, &mut header);
             starts = header.len();
             header.extend_from_slice(&bytes);
             bytes = header;

@@ -38,14 +38,14 @@ impl Query {
     fn set_aside(&mut self, is_overdue: bool) {
         let (id, sent_at) = (self.called(), self.sent_at);
         let (waits, choice) = (std::mem::replace(&mut self.waits, Waits::Nowhere), self.choice.take());
-        if matches!(waits, Waits::AtSocket(_) | Waits::AtStream(_) | Waits::AtStanding(_)) {
+        if matches!(waits, Waits::AtSocket(_) | Waits::AtStream(_) | Waits::AtPersistent(_)) {
             self.earlier.push(EarlierTry { waits, id, choice, sent_at, is_overdue });
         }
     }
 
     /// Makes an earlier try the current one.
-    fn take_up(&mut self, place: usize) {
-        let EarlierTry { waits, id, choice, sent_at, .. } = self.earlier.swap_remove(place);
+    fn take_up(&mut self, position: usize) {
+        let EarlierTry { waits, id, choice, sent_at, .. } = self.earlier.swap_remove(position);
         self.call(id);
         (self.waits, self.choice, self.sent_at) = (waits, choice, sent_at);
     }
@@ -64,11 +64,11 @@ impl Dns {
     pub(super) fn turn_to_attempt(&mut self, key: QueryKey, waits: Waits, id: u16) {
         let query = &mut self.queries[key];
         if !query.is_at(waits, id)
-            && let Some(place) = query.earlier.iter().position(|attempt| attempt.is_at(waits, id))
+            && let Some(position) = query.earlier.iter().position(|attempt| attempt.is_at(waits, id))
         {
             // The time of the one that is left is not out.
             query.set_aside(false);
-            query.take_up(place);
+            query.take_up(position);
         }
     }
 
@@ -102,10 +102,10 @@ impl Dns {
     ) -> bool {
         let Some(spec) = query::spec(settings) else { return false };
         let earlier = &self.queries[key].earlier;
-        let Some(place) = earlier.iter().rposition(|attempt| is_worth_it(self, attempt)) else {
+        let Some(position) = earlier.iter().rposition(|attempt| is_worth_it(self, attempt)) else {
             return false;
         };
-        self.queries[key].take_up(place);
+        self.queries[key].take_up(position);
         self.query_timers.set(key, cx.now + spec.query_timeout);
         true
     }
@@ -122,7 +122,7 @@ impl Dns {
         self.resume_attempt(cx, settings, key, |dns, attempt| match attempt.waits {
             Waits::AtSocket(_) => may_skip && dns.is_attempt_late(attempt.waits),
             Waits::AtStream(at) => dns.is_stream_alive(at),
-            Waits::AtStanding(_) => true,
+            Waits::AtPersistent(_) => true,
             Waits::AtQuery | Waits::ForTurn | Waits::Nowhere => false,
         })
     }
@@ -138,7 +138,7 @@ impl Dns {
         match waits {
             Waits::AtSocket(at) => self.sockets.get(at).map(|socket| socket.upstream),
             Waits::AtStream(at) => self.streams.get(at).map(|stream| stream.upstream),
-            Waits::AtStanding(_) | Waits::AtQuery | Waits::ForTurn | Waits::Nowhere => None,
+            Waits::AtPersistent(_) | Waits::AtQuery | Waits::ForTurn | Waits::Nowhere => None,
         }
     }
 
@@ -166,7 +166,7 @@ impl Dns {
         match waits {
             Waits::AtSocket(at) => self.withdraw_from_socket(at, id),
             Waits::AtStream(at) => self.withdraw_from_stream(cx, at, id),
-            Waits::AtStanding(at) => self.withdraw_from_persistent(at, key, id),
+            Waits::AtPersistent(at) => self.withdraw_from_persistent(at, key, id),
             Waits::AtQuery | Waits::ForTurn | Waits::Nowhere => {}
         }
     }
@@ -199,11 +199,11 @@ impl Dns {
         let upstream = self.upstream_of_attempt(waits);
         let query = &self.queries[key];
         let Some(upstream) = upstream.and_then(|at| self.upstreams.get_mut(at)) else { return };
-        if server.dialect != Dialect::Plain || upstream.answered_at >= sent_at {
+        if server.dialect != Dialect::Plain || upstream.responded_at >= sent_at {
             return;
         }
         if upstream.on_silence(query.view.question(&query.message), cx.now) {
-            let settings = self.services[query.asker.service].service.settings.load_full();
+            let settings = self.services[query.requester.service].service.settings.load_full();
             self.report_failure(cx, &settings, key, server, Failure::Silent);
         }
     }

@@ -18,9 +18,9 @@ impl Dns {
         snapshot: &Snapshot,
         key: QueryKey,
     ) -> Result<Choice, NoServer> {
-        let Query { asker, attempt, declined, .. } = &mut self.queries[key];
-        let by = asker.origin.transport();
-        let request = Request::of(asker.client.ip(), cx.now);
+        let Query { requester, attempt, declined, .. } = &mut self.queries[key];
+        let by = requester.origin.transport();
+        let request = Request::of(requester.client.ip(), cx.now);
         let refuses = |choice: &Choice| choice.server.live.transports.refuses_only(by, request.now);
         let first = attempt.next(snapshot, &request, &AttemptLimits::NONE, &mut cx.random)?;
         if declined.is_some() && first.why == Why::LastResort {

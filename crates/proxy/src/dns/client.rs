@@ -4,7 +4,7 @@
 use super::Dns;
 use super::Served;
 use super::framed::{Framed, Received};
-use super::query::{self, Asker, Origin, Party};
+use super::query::{self, Origin, Party, Requester};
 use super::transfers::Transfers;
 use crate::context::Context;
 use crate::context::descriptors::Unit;
@@ -16,7 +16,7 @@ use crate::service::admission::{self, Admission, Guest, Refused, reset_at_close}
 use crate::service::hops::note_loop;
 use crate::service::open::{self, Collector, Open};
 use crate::service::preamble::GREETING;
-use crate::service::preamble::{self, Origin as Told};
+use crate::service::preamble::{self, Origin as ClientOrigin};
 use crate::service::{Service, Settings};
 use evener_core::Time;
 use evener_core::limits::Lease;
@@ -38,7 +38,7 @@ const DRAIN_IDLE: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// A PROXY header has to come first.
-    Greeting,
+    Preamble,
     Open,
     /// It was refused, and is kept waiting.
     Tarpit,
@@ -51,13 +51,13 @@ pub(super) struct Client {
     /// Tells it from all others of its worker.
     number: u32,
     framed: Framed,
-    told: Told,
+    origin: ClientOrigin,
     stage: Stage,
     refused: bool,
     /// Questions under way.
     outstanding: u32,
     /// Whether it asked anything yet.
-    asked: bool,
+    has_queried: bool,
     /// It sends no more.
     ended: bool,
     active_at: Time,
@@ -68,9 +68,9 @@ pub(super) struct Client {
     /// Streams to servers that are for this client alone.
     pub(super) streams: Vec<DnsStreamKey>,
     pub(super) transfers: Transfers,
-    place: Option<Lease>,
+    permits: Option<Lease>,
     _descriptor: Unit,
-    guest: Guest,
+    admission: Guest,
 }
 
 impl Client {
@@ -123,30 +123,30 @@ impl Dns {
         peer: SocketAddr,
         service: &Arc<Service>,
         settings: &Settings,
-        place: Place,
+        permits: Place,
     ) {
         let (service, number) = (self.service_key(service), cx.number());
-        let greets = settings.is_proxy(peer.ip());
+        let has_preamble = settings.is_proxy(peer.ip());
         let key = self.clients.insert(Box::new(Client {
             service,
             number,
             framed: Framed::new(socket),
-            told: Told::new(peer),
-            stage: if greets { Stage::Greeting } else { Stage::Open },
+            origin: ClientOrigin::new(peer),
+            stage: if has_preamble { Stage::Preamble } else { Stage::Open },
             refused: false,
             outstanding: 0,
-            asked: false,
+            has_queried: false,
             ended: false,
             active_at: cx.now,
             dirty: false,
             round: self.round.wrapping_sub(1),
             streams: Vec::new(),
             transfers: Transfers::default(),
-            place: Some(place.lease),
-            _descriptor: place.client,
-            guest: Guest::default(),
+            permits: Some(permits.lease),
+            _descriptor: permits.client,
+            admission: Guest::default(),
         }));
-        if greets {
+        if has_preamble {
             self.client_timers.set(key, cx.now + GREETING);
         } else {
             self.admit_client(cx, key, settings);
@@ -165,10 +165,10 @@ impl Dns {
     fn admit_client(&mut self, cx: &mut Context, key: DnsClientKey, settings: &Settings) {
         let client = &mut self.clients[key];
         let service = &self.services[client.service].service;
-        match admission::admit(service, settings, client.told.client.ip(), cx.id, cx.now) {
-            Admission::Enter(guest) => {
-                client.refused = guest.backend.is_some();
-                client.guest = guest;
+        match admission::admit(service, settings, client.origin.client.ip(), cx.id, cx.now) {
+            Admission::Enter(admission) => {
+                client.refused = admission.backend.is_some();
+                client.admission = admission;
                 client.stage = Stage::Open;
                 self.arm_client(cx, key, settings);
             }
@@ -177,9 +177,9 @@ impl Dns {
                 reset_at_close(&client.framed.socket);
                 self.close_client(cx, key);
             }
-            Admission::Refused(Refused::Tarpit(place, time)) => {
+            Admission::Refused(Refused::Tarpit(permits, time)) => {
                 // It gives its place in the service to others.
-                client.place = Some(place);
+                client.permits = Some(permits);
                 client.stage = Stage::Tarpit;
                 self.client_timers.set(key, cx.now + time);
             }
@@ -274,7 +274,7 @@ impl Dns {
     fn take_queries(&mut self, cx: &mut Context, key: DnsClientKey, settings: &Settings) -> Appetite {
         let stage = self.clients[key].stage;
         match stage {
-            Stage::Greeting if !self.read_preamble(cx, key, settings) => {
+            Stage::Preamble if !self.read_preamble(cx, key, settings) => {
                 return if self.clients[key].stage == Stage::Over { Appetite::Gone } else { Appetite::More };
             }
             Stage::Tarpit => {
@@ -284,7 +284,7 @@ impl Dns {
                 client.framed.consume(count);
                 return Appetite::More;
             }
-            Stage::Greeting | Stage::Open | Stage::Over => {}
+            Stage::Preamble | Stage::Open | Stage::Over => {}
         }
         let mut message = self.spare();
         let appetite = loop {
@@ -298,11 +298,11 @@ impl Dns {
             if !client.framed.take_message(&mut message) {
                 break Appetite::More;
             }
-            client.asked = true;
+            client.has_queried = true;
             client.active_at = cx.now;
-            let asker = self.requester_of_client(key);
+            let requester = self.requester_of_client(key);
             self.count_client_bytes(cx, key, message.len() + 2);
-            self.take_query(cx, settings, &asker, &message);
+            self.take_query(cx, settings, &requester, &message);
         };
         self.give_back(message);
         appetite
@@ -311,7 +311,7 @@ impl Dns {
     /// Hears the PROXY header; whether the client may ask now.
     fn read_preamble(&mut self, cx: &mut Context, key: DnsClientKey, settings: &Settings) -> bool {
         let client = &mut self.clients[key];
-        match preamble::read_proxy(client.framed.pending(), &mut client.told) {
+        match preamble::read_proxy(client.framed.pending(), &mut client.origin) {
             Ok(None) => return false,
             Ok(Some(length)) => client.framed.consume(length),
             Err(_) => {
@@ -321,7 +321,7 @@ impl Dns {
                 return false;
             }
         }
-        if self.clients[key].told.goes_round() {
+        if self.clients[key].origin.goes_round() {
             let service = Arc::clone(&self.services[self.clients[key].service].service);
             note_loop(cx, &service);
             self.close_client(cx, key);
@@ -331,15 +331,15 @@ impl Dns {
         self.clients[key].stage == Stage::Open
     }
 
-    fn requester_of_client(&self, key: DnsClientKey) -> Asker {
+    fn requester_of_client(&self, key: DnsClientKey) -> Requester {
         let client = &self.clients[key];
-        let ends = client.told.ends(&client.framed.socket);
-        Asker {
+        let ends = client.origin.ends(&client.framed.socket);
+        Requester {
             service: client.service,
-            client: client.told.client,
+            client: client.origin.client,
             destination: ends.map(|ends| ends.destination),
             party: if client.refused { Party::Refused } else { Party::Admitted },
-            hops: client.told.next_hop(),
+            hops: client.origin.next_hop(),
             origin: Origin::Stream(key),
             keepalive: false,
         }
@@ -389,7 +389,7 @@ impl Dns {
     /// Clients that were answered and ask nothing make room for others, the longest idle first; how many left.
     pub(crate) fn shed(&mut self, cx: &mut Context, wanted: u32) -> u32 {
         let is_quiet = |client: &Client| {
-            let is_done = client.stage == Stage::Open && client.asked && client.is_idle();
+            let is_done = client.stage == Stage::Open && client.has_queried && client.is_idle();
             is_done && client.framed.pending().is_empty()
         };
         let idle = self.clients.iter().filter(|(_, client)| is_quiet(client));
@@ -413,7 +413,7 @@ impl Dns {
     /// A client that sends no more leaves when all it asked was answered; while the program drains, any does.
     fn close_client_if_done(&mut self, cx: &mut Context, key: DnsClientKey) {
         let client = &self.clients[key];
-        if client.is_idle() && (client.ended || (cx.draining && client.asked)) {
+        if client.is_idle() && (client.ended || (cx.draining && client.has_queried)) {
             self.close_client(cx, key);
         }
     }
@@ -434,9 +434,9 @@ impl Dns {
     }
 
     /// An answer for a client.
-    pub(super) fn respond_to_client(&mut self, key: DnsClientKey, answer: &[u8]) {
+    pub(super) fn respond_to_client(&mut self, key: DnsClientKey, response: &[u8]) {
         if let Some(client) = self.open_client(key) {
-            client.framed.queue_message(answer);
+            client.framed.queue_message(response);
             self.queue_client(key);
         }
     }
@@ -463,8 +463,8 @@ impl Dns {
     }
 
     /// What a server is told of the client at a place, before anything else.
-    pub(super) fn client_preamble(&self, key: DnsClientKey) -> Option<(&Told, &OwnedFd)> {
-        self.clients.get(key).map(|client| (&client.told, &client.framed.socket))
+    pub(super) fn client_origin(&self, key: DnsClientKey) -> Option<(&ClientOrigin, &OwnedFd)> {
+        self.clients.get(key).map(|client| (&client.origin, &client.framed.socket))
     }
 
     fn close_client(&mut self, cx: &mut Context, key: DnsClientKey) {
@@ -488,7 +488,7 @@ impl Dns {
         match client.stage {
             Stage::Over => return,
             Stage::Tarpit => {}
-            Stage::Greeting => counters.greeting_timeouts.one(),
+            Stage::Preamble => counters.greeting_timeouts.one(),
             Stage::Open => {
                 // Servers have their own time; who does not take its answers has none.
                 let waits = client.outstanding > 0 && client.framed.waiting() == 0;
@@ -545,7 +545,7 @@ fn client_idle_timeout(cx: &Context, settings: &Settings) -> Option<Duration> {
 }
 
 fn open_of(cx: &Context, client: &Client, served: &Served) -> Open {
-    let peer = client.told.client;
+    let peer = client.origin.client;
     Open {
         number: open::number(cx, client.number),
         service: served.service.name.clone(),
@@ -553,7 +553,7 @@ fn open_of(cx: &Context, client: &Client, served: &Served) -> Open {
         client_port: (peer.port() > 0).then_some(peer.port()),
         server: None,
         stage: match client.stage {
-            Stage::Greeting => "greeting",
+            Stage::Preamble => "greeting",
             Stage::Tarpit => "tarpit",
             Stage::Open if client.outstanding > 0 => "dns questions",
             Stage::Open => "dns idle",

@@ -9,7 +9,7 @@ use crate::service::Settings;
 use evener_core::wire::dns as wire;
 
 /// A longer response is passed on at once: it is kept while others are asked.
-const KEPT_BYTES_MAX: usize = 512;
+const DECLINED_BYTES_MAX: usize = 512;
 
 /// A response that declines, which came while a batch was filled.
 pub(super) struct Declined {
@@ -40,7 +40,7 @@ impl Dns {
             let waits = query::Waits::AtSocket(socket);
             // It may have come twice.
             let query = self.queries.get(key).filter(|query| query.is_at(waits, wire::id(&response)));
-            if query.is_some_and(|query| query.is_answered_by(&response)) {
+            if query.is_some_and(|query| query.is_response(&response)) {
                 self.pass_on(cx, settings, key, &mut response);
             }
         }
@@ -60,7 +60,7 @@ impl Dns {
         self.queries[key].note_response(cx, settings, response.len());
         let is_wanted = query::spec(settings).is_some_and(|spec| spec.retry_on.has(wire::rcode(response)));
         let query = &mut self.queries[key];
-        if is_wanted && response.len() <= KEPT_BYTES_MAX {
+        if is_wanted && response.len() <= DECLINED_BYTES_MAX {
             query.declined = Some(response.to_vec());
             if query.retries > 0 {
                 query.retries -= 1;
@@ -84,8 +84,8 @@ impl Dns {
         let mut query = self.retire(cx, key);
         self.finish(cx, settings, &query, &mut response);
         self.share(cx, &mut query, &response);
-        self.truncate(cx, &query.asker, &query.view, &query.message, &mut response);
-        self.deliver(cx, &query.asker, &response);
+        self.truncate(cx, &query.requester, &query.view, &query.message, &mut response);
+        self.deliver(cx, &query.requester, &response);
         self.give_back(query.message);
         true
     }

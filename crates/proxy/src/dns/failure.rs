@@ -22,7 +22,7 @@ impl Dns {
         key: QueryKey,
         reason: Option<NoServer>,
     ) {
-        let service = Arc::clone(&self.services[self.queries[key].asker.service].service);
+        let service = Arc::clone(&self.services[self.queries[key].requester.service].service);
         let counters = service.live.counters.of(cx.id);
         if self.respond_stale(cx, settings, key) || self.give_declined(cx, settings, key) {
             return;
@@ -51,20 +51,20 @@ impl Dns {
                 return self.give_back(query.message);
             }
         };
-        self.respond_with_error(cx, &query.asker, &query.view, &query.message, rcode);
+        self.respond_with_error(cx, &query.requester, &query.view, &query.message, rcode);
         self.give_back(query.message);
     }
 
     /// Answers with what is kept though it expired, if there is something.
     pub(super) fn respond_stale(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) -> bool {
         let query = &self.queries[key];
-        let (asker, view, message) = (query.asker, query.view, query.message.clone());
+        let (requester, view, message) = (query.requester, query.view, query.message.clone());
         let mut message = message;
         wire::set_id(&mut message, query.id);
-        if !self.respond_from_cache(cx, settings, &asker, &view, &message, Freshness::Stale) {
+        if !self.respond_from_cache(cx, settings, &requester, &view, &message, Freshness::Stale) {
             return false;
         }
-        let service = Arc::clone(&self.services[asker.service].service);
+        let service = Arc::clone(&self.services[requester.service].service);
         service.live.counters.of(cx.id).cache_stale.one();
         let mut query = self.retire(cx, key);
         for follower in std::mem::take(&mut query.followers) {

@@ -2,8 +2,8 @@
 //! 7828), and cookies (RFC 7873) where answers are kept.
 
 use super::Dns;
-use super::query::{Asker, Origin};
-use super::reply;
+use super::query::{Origin, Requester};
+use super::response;
 use crate::context::Context;
 use crate::context::keys::DnsClientKey;
 use crate::service::Settings;
@@ -12,32 +12,32 @@ use evener_core::wire::dns::{self as wire, Cookies, QueryError};
 /// Reads a query of a client.
 pub(super) fn read(
     settings: &Settings,
-    asker: &Asker,
+    requester: &Requester,
     message: &[u8],
-) -> Result<(wire::Query, Asker), QueryError> {
+) -> Result<(wire::Query, Requester), QueryError> {
     let view = wire::Query::parse(message)?;
     // Who does not know of cookies finds nothing in it (RFC 7873, section 5.4).
-    if !view.has_question() && cookies(settings, asker) == Cookies::Remove {
+    if !view.has_question() && cookies(settings, requester) == Cookies::Remove {
         return Err(QueryError::Malformed);
     }
     // Over UDP it means nothing (RFC 7828, section 3.3.1).
-    let is_stream = matches!(asker.origin, Origin::Stream(_));
-    Ok((view, Asker { keepalive: is_stream && view.asks_for_keepalive(), ..*asker }))
+    let is_stream = matches!(requester.origin, Origin::Stream(_));
+    Ok((view, Requester { keepalive: is_stream && view.asks_for_keepalive(), ..*requester }))
 }
 
 /// Whether cookies are passed on for this client.
-pub(super) fn cookies(settings: &Settings, asker: &Asker) -> Cookies {
-    if reply::cache(settings, asker).is_some() { Cookies::Remove } else { Cookies::Pass }
+pub(super) fn cookies(settings: &Settings, requester: &Requester) -> Cookies {
+    if response::cache(settings, requester).is_some() { Cookies::Remove } else { Cookies::Pass }
 }
 
 impl Dns {
     /// Sends a response to a client that asked for how long its connection may be idle.
-    pub(super) fn respond_with_keepalive(&mut self, cx: &Context, client: DnsClientKey, answer: &[u8]) {
+    pub(super) fn respond_with_keepalive(&mut self, cx: &Context, client: DnsClientKey, response: &[u8]) {
         let Some(idle) = self.client_idle_time(cx, client) else { return };
-        let mut told = self.spare();
-        told.extend_from_slice(answer);
-        wire::add_keepalive(&mut told, idle);
-        self.respond_to_client(client, &told);
-        self.give_back(told);
+        let mut copy = self.spare();
+        copy.extend_from_slice(response);
+        wire::add_keepalive(&mut copy, idle);
+        self.respond_to_client(client, &copy);
+        self.give_back(copy);
     }
 }

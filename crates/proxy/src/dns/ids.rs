@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_belongs_to_one_question_and_the_table_is_bounded() {
+    fn an_id_belongs_to_one_query_and_the_table_is_bounded() {
         let (mut ids, mut secrets) = (Ids::default(), Secrets::default());
         let given: Vec<u16> =
             (0..IN_USE_MAX).map(|key| ids.give(query(key), &mut secrets).unwrap()).collect();

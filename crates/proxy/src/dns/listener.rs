@@ -1,8 +1,8 @@
 //! Where questions come by datagrams.
 
 use super::Dns;
-use super::answers::Way;
-use super::query::{self, Asker, Origin, Party};
+use super::query::{self, Origin, Party, Requester};
+use super::responses::ReturnPath;
 use crate::context::Context;
 use crate::context::keys::{DnsListenerKey, DnsServiceKey};
 use crate::context::ready::Ready;
@@ -29,7 +29,7 @@ pub(super) struct Listener {
     local: Local,
     bound: Option<SocketAddr>,
     /// Questions that came here and are under way.
-    under_way: u32,
+    queries: u32,
     /// Since when it is to close once they are over.
     leaving: Option<Time>,
 }
@@ -46,9 +46,9 @@ impl Dns {
     ) {
         let service = self.service_key(service);
         let bound = preamble::local_address(&socket);
-        let listener = Listener { id, service, socket, local, bound, under_way: 0, leaving: None };
+        let listener = Listener { id, service, socket, local, bound, queries: 0, leaving: None };
         let key = self.listeners.insert(listener);
-        self.look_again();
+        self.note_change();
         if cx.registry.register(&self.listeners[key].socket, Token::DnsListener(key)).is_ok() {
             self.on_listener_event(cx, key);
         }
@@ -61,7 +61,7 @@ impl Dns {
         self.flush_responses(cx);
         let listener = self.listeners.remove(key)?;
         cx.registry.deregister(&listener.socket);
-        self.look_again();
+        self.note_change();
         Some((listener.socket, listener.local))
     }
 
@@ -72,27 +72,27 @@ impl Dns {
         };
         let service = self.service_key(service);
         self.listeners[key].service = service;
-        self.look_again();
+        self.note_change();
         true
     }
 
     /// A question that came this way is under way.
-    pub(super) fn begin_listener_query(&mut self, way: &Way) {
-        if let Some(listener) = self.listener_of(way) {
-            listener.under_way += 1;
+    pub(super) fn begin_listener_query(&mut self, path: &ReturnPath) {
+        if let Some(listener) = self.listener_of(path) {
+            listener.queries += 1;
         }
     }
 
     /// It is over.
-    pub(super) fn end_listener_query(&mut self, way: &Way) {
-        if let Some(listener) = self.listener_of(way) {
-            listener.under_way = listener.under_way.saturating_sub(1);
+    pub(super) fn end_listener_query(&mut self, path: &ReturnPath) {
+        if let Some(listener) = self.listener_of(path) {
+            listener.queries = listener.queries.saturating_sub(1);
         }
     }
 
     /// The listener that a question came to, if it is still there.
-    fn listener_of(&mut self, way: &Way) -> Option<&mut Listener> {
-        self.listeners.get_mut(way.listener)
+    fn listener_of(&mut self, path: &ReturnPath) -> Option<&mut Listener> {
+        self.listeners.get_mut(path.listener)
     }
 
     /// A listener closes as soon as its questions are over. What comes meanwhile is answered: a successor cannot have the
@@ -126,7 +126,7 @@ impl Dns {
         if !self.is_leaving {
             return;
         }
-        let is_idle = |listener: &Listener| listener.leaving.is_some() && listener.under_way == 0;
+        let is_idle = |listener: &Listener| listener.leaving.is_some() && listener.queries == 0;
         let idle = self.listeners.keys(is_idle);
         for key in idle {
             if self.take_in_rest(cx, key) {
@@ -139,7 +139,7 @@ impl Dns {
             }
             if !cx.draining {
                 // While the program drains, TCP clients may still need the connections that stand with servers.
-                self.look_again();
+                self.note_change();
             }
         }
         self.is_leaving = self.listeners.iter().any(|(_, listener)| listener.leaving.is_some());
@@ -186,16 +186,16 @@ impl Dns {
         if count == 0 {
             return;
         }
-        let place = self.listeners[key].service;
-        let service = Arc::clone(&self.services[place].service);
+        let service = self.listeners[key].service;
+        let service = Arc::clone(&self.services[service].service);
         let settings = service.settings.load_full();
         let bytes: usize = (0..count).map(|at| batch.len(at)).sum();
         let counters = service.live.counters.of(cx.id);
         counters.datagrams_in.add(count as u64);
         counters.bytes_in.add(bytes as u64);
         for at in 0..count {
-            let Some(asker) = self.requester_of_datagram(cx, key, batch, at, &settings) else { continue };
-            self.take_query(cx, &settings, &asker, batch.bytes_of(at));
+            let Some(requester) = self.requester_of_datagram(cx, key, batch, at, &settings) else { continue };
+            self.take_query(cx, &settings, &requester, batch.bytes_of(at));
         }
     }
 
@@ -208,7 +208,7 @@ impl Dns {
         batch: &mut Batch,
         at: usize,
         settings: &Settings,
-    ) -> Option<Asker> {
+    ) -> Option<Requester> {
         let listener = &self.listeners[key];
         let service = &self.services[listener.service].service;
         let counters = service.live.counters.of(cx.id);
@@ -217,8 +217,9 @@ impl Dns {
         if listener.local == Local::Each && batch.is_for_all(at) && !cx.takes_broadcasts_of(sender) {
             return None;
         }
-        let own = listener.bound.map(|bound| SocketAddr::new(local.unwrap_or(bound.ip()), bound.port()));
-        let mut ends = own.map(|destination| Ends { source: sender, destination });
+        let local_address =
+            listener.bound.map(|bound| SocketAddr::new(local.unwrap_or(bound.ip()), bound.port()));
+        let mut ends = local_address.map(|destination| Ends { source: sender, destination });
         let mut hops = 0;
         if settings.is_proxy(sender.ip()) {
             let Ok(Some(header)) = proxy::parse(batch.bytes_of(at)) else {
@@ -243,10 +244,18 @@ impl Dns {
             counters.drop_denied.one();
             return None;
         };
-        let way = Way { listener: key, address: sender, local };
+        let path = ReturnPath { listener: key, address: sender, local };
         let destination = ends.map(|ends| ends.destination);
-        let origin = Origin::Datagram(way);
-        Some(Asker { service: listener.service, client, destination, party, hops, origin, keepalive: false })
+        let origin = Origin::Datagram(path);
+        Some(Requester {
+            service: listener.service,
+            client,
+            destination,
+            party,
+            hops,
+            origin,
+            keepalive: false,
+        })
     }
 }
 

@@ -1,10 +1,10 @@
 //! A question: taken in, answered from what is kept, or given to a server; and to another one when that stays silent.
 
 use super::alter::Altered;
-use super::answers::Way;
 use super::attempt::EarlierTry;
 use super::hop;
 use super::ids::Tried;
+use super::responses::ReturnPath;
 use super::{Dns, ServerOf};
 use crate::context::Context;
 use crate::context::keys::{
@@ -35,7 +35,7 @@ pub(super) const TRANSFER_PAUSE: Duration = Duration::from_secs(30);
 /// How a question came, and so how its answer goes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Origin {
-    Datagram(Way),
+    Datagram(ReturnPath),
     /// On this connection.
     Stream(DnsClientKey),
 }
@@ -52,7 +52,7 @@ impl Origin {
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asker {
+pub(super) struct Requester {
     pub(super) service: DnsServiceKey,
     /// As far as we are told.
     pub(super) client: SocketAddr,
@@ -87,7 +87,7 @@ impl Party {
     }
 }
 
-impl Asker {
+impl Requester {
     /// Where its servers are.
     pub(super) fn backend<'a>(&self, settings: &'a Settings) -> Option<&'a Backend> {
         self.party.backend(settings)
@@ -99,7 +99,7 @@ impl Asker {
     }
 
     /// Whether its server is told of it.
-    pub(super) fn is_told_of(&self, settings: &Settings) -> bool {
+    pub(super) fn is_introduced(&self, settings: &Settings) -> bool {
         self.backend(settings).is_some_and(|backend| backend.send_proxy.is_some())
     }
 
@@ -115,7 +115,7 @@ pub(super) enum Waits {
     Nowhere,
     AtSocket(DnsSocketKey),
     AtStream(DnsStreamKey),
-    AtStanding(PersistentKey),
+    AtPersistent(PersistentKey),
     /// For the answer to another question, which asks the same.
     AtQuery,
     /// Until fewer transfers of its client are under way.
@@ -124,7 +124,7 @@ pub(super) enum Waits {
 
 /// A question that is under way.
 pub(super) struct Query {
-    pub(super) asker: Asker,
+    pub(super) requester: Requester,
     pub(super) view: wire::Query,
     /// As it was asked, but for its ID: that is the one for the server.
     pub(super) message: Vec<u8>,
@@ -155,7 +155,7 @@ pub(super) struct Query {
     pub(super) cut_short: u32,
     /// Questions that wait for its answer, and by what they found it.
     pub(super) followers: Vec<QueryKey>,
-    pub(super) twin_key: Option<Vec<u8>>,
+    pub(super) coalesce_key: Option<Vec<u8>>,
     /// Messages that came for it; only a transfer of a zone has several.
     pub(super) pieces: u32,
     pub(super) transfer: Transfer,
@@ -196,7 +196,7 @@ pub(super) enum Taken {
 
 /// Whether a question was given to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Placed {
+pub(super) enum Dispatched {
     Yes,
     /// It waits for an earlier try, or is over.
     No,
@@ -221,51 +221,51 @@ impl Dns {
         &mut self,
         cx: &mut Context,
         settings: &Settings,
-        asker: &Asker,
+        requester: &Requester,
         message: &[u8],
     ) {
-        let (view, asker) = &match hop::read(settings, asker, message) {
+        let (view, requester) = &match hop::read(settings, requester, message) {
             Ok(read) => read,
-            Err(error) => return self.refuse(cx, settings, asker, message, error),
+            Err(error) => return self.refuse(cx, settings, requester, message, error),
         };
-        let service = Arc::clone(&self.services[asker.service].service);
+        let service = Arc::clone(&self.services[requester.service].service);
         let counters = service.live.counters.of(cx.id);
         counters.requests.one();
-        let verdict = rate_verdict(cx, settings, asker);
+        let verdict = rate_verdict(cx, settings, requester);
         if verdict != RateVerdict::Answer {
             counters.rate_limited.one();
             if verdict == RateVerdict::Truncate {
                 let mut out = self.spare();
                 view.emit_truncated(message, None, &mut out);
-                self.deliver(cx, asker, &out);
+                self.deliver(cx, requester, &out);
                 self.give_back(out);
             }
             return;
         }
-        if asker.party == Party::Rejected {
-            return self.respond_with_error(cx, asker, view, message, wire::REFUSED);
+        if requester.party == Party::Rejected {
+            return self.respond_with_error(cx, requester, view, message, wire::REFUSED);
         }
         if view.hops(message) >= HOPS_MAX {
             note_loop(cx, &service);
-            return self.respond_with_error(cx, asker, view, message, wire::SERVFAIL);
+            return self.respond_with_error(cx, requester, view, message, wire::SERVFAIL);
         }
-        if self.respond_from_cache(cx, settings, asker, view, message, Freshness::Fresh) {
+        if self.respond_from_cache(cx, settings, requester, view, message, Freshness::Fresh) {
             counters.cache_hits.one();
             return;
         }
         let Some(spec) = spec(settings) else { return };
         let most = spec.outstanding_max.div_ceil(cx.workers as u32);
         let is_held = self.held >= most as usize * BYTES_HELD;
-        if self.services[asker.service].in_flight >= most || is_held {
+        if self.services[requester.service].in_flight >= most || is_held {
             counters.drop_outstanding.one();
             // Over UDP whoever asks too much hears nothing: it may be somebody else.
-            if matches!(asker.origin, Origin::Stream(_)) {
-                self.respond_with_error(cx, asker, view, message, wire::SERVFAIL);
+            if matches!(requester.origin, Origin::Stream(_)) {
+                self.respond_with_error(cx, requester, view, message, wire::SERVFAIL);
             }
             return;
         }
-        let key = self.begin_query(cx, settings, asker, view, message, spec.retries);
-        self.set_out(cx, settings, key);
+        let key = self.begin_query(cx, settings, requester, view, message, spec.retries);
+        self.start(cx, settings, key);
     }
 
     /// What is no question gets no answer, or the shortest one.
@@ -273,25 +273,25 @@ impl Dns {
         &mut self,
         cx: &mut Context,
         settings: &Settings,
-        asker: &Asker,
+        requester: &Requester,
         message: &[u8],
         error: QueryError,
     ) {
-        let service = Arc::clone(&self.services[asker.service].service);
+        let service = Arc::clone(&self.services[requester.service].service);
         let counters = service.live.counters.of(cx.id);
         match error {
             QueryError::Short | QueryError::Answer => {
                 counters.drop_no_question.one();
-                if let Origin::Stream(client) = asker.origin {
+                if let Origin::Stream(client) = requester.origin {
                     self.abandon_client(cx, client);
                 }
             }
             QueryError::Malformed => {
                 counters.formerr.one();
-                if rate_verdict(cx, settings, asker) == RateVerdict::Answer {
+                if rate_verdict(cx, settings, requester) == RateVerdict::Answer {
                     let mut out = self.spare();
                     wire::emit_malformed(message, &mut out);
-                    self.deliver(cx, asker, &out);
+                    self.deliver(cx, requester, &out);
                     self.give_back(out);
                 }
             }
@@ -302,31 +302,31 @@ impl Dns {
         &mut self,
         cx: &Context,
         settings: &Settings,
-        asker: &Asker,
+        requester: &Requester,
         view: &wire::Query,
         message: &[u8],
         retries: u32,
     ) -> QueryKey {
-        let service = &self.services[asker.service].service;
-        let record = admission::record_of(service, settings, asker.client.ip(), cx.now);
+        let service = &self.services[requester.service].service;
+        let record = admission::record_of(service, settings, requester.client.ip(), cx.now);
         if let Some(record) = &record {
-            if matches!(asker.origin, Origin::Datagram(_)) {
+            if matches!(requester.origin, Origin::Datagram(_)) {
                 record.connected(cx.now);
             }
             record.moved(message.len() as u64, 0, cx.now);
         }
         let mut copy = self.spare();
         copy.extend_from_slice(view.whole(message));
-        let view = view.without_hop_options(&mut copy, hop::cookies(settings, asker));
+        let view = view.without_hop_options(&mut copy, hop::cookies(settings, requester));
         view.count_hop(&mut copy);
-        self.services[asker.service].in_flight += 1;
+        self.services[requester.service].in_flight += 1;
         self.held += copy.len();
-        match &asker.origin {
-            Origin::Datagram(way) => self.begin_listener_query(way),
+        match &requester.origin {
+            Origin::Datagram(path) => self.begin_listener_query(path),
             Origin::Stream(client) => self.begin_client_query(*client),
         }
         self.queries.insert(Query {
-            asker: *asker,
+            requester: *requester,
             view,
             id: wire::id(&copy),
             transfer: Transfer::of(&view, &copy),
@@ -346,27 +346,27 @@ impl Dns {
             may_repeat: false,
             cut_short: 0,
             followers: Vec::new(),
-            twin_key: None,
+            coalesce_key: None,
             pieces: 0,
         })
     }
 
     /// Gives a question to a server, whichever takes it.
-    pub(super) fn place(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) -> Placed {
+    pub(super) fn dispatch(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) -> Dispatched {
         loop {
             let query = &self.queries[key];
-            let Some(backend) = query.asker.backend(settings) else {
+            let Some(backend) = query.requester.backend(settings) else {
                 self.fail(cx, settings, key, None);
-                return Placed::No;
+                return Dispatched::No;
             };
             let snapshot = backend.pool.load();
-            let (client, may_repeat) = (query.asker.client.ip(), query.may_repeat);
+            let (client, may_repeat) = (query.requester.client.ip(), query.may_repeat);
             let choice = match self.choose_server(cx, &snapshot, key) {
                 Ok(choice) => choice,
                 Err(_) if may_repeat => {
                     self.queries[key].may_repeat = false;
                     if self.resume_late_attempt(cx, settings, key) {
-                        return Placed::No;
+                        return Dispatched::No;
                     }
                     // Where everybody was asked, what got lost may get through now.
                     let query = &mut self.queries[key];
@@ -374,10 +374,10 @@ impl Dns {
                     query.unfit.iter().for_each(|server| query.attempt.pass_over(*server));
                     continue;
                 }
-                Err(_) if self.resume_any_attempt(cx, settings, key) => return Placed::No,
+                Err(_) if self.resume_any_attempt(cx, settings, key) => return Dispatched::No,
                 Err(reason) => {
                     self.fail(cx, settings, key, Some(reason));
-                    return Placed::No;
+                    return Dispatched::No;
                 }
             };
             let (server, why) = (Arc::clone(&choice.server), choice.why);
@@ -387,14 +387,14 @@ impl Dns {
                 Taken::Yes => {
                     snapshot.remember(client, server.id, cx.now);
                     server.live.counters.of(cx.id).requests.one();
-                    return Placed::Yes;
+                    return Dispatched::Yes;
                 }
                 Taken::Unfit => self.queries[key].unfit.push(server.id),
                 Taken::Failed => {}
                 Taken::NoRoom => {
                     self.query_counters(cx, key, |counters| counters.drop_no_socket.one());
                     self.fail(cx, settings, key, None);
-                    return Placed::No;
+                    return Dispatched::No;
                 }
             }
             let query = &mut self.queries[key];
@@ -406,7 +406,7 @@ impl Dns {
     fn give(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey, server: &Arc<Entry>) -> Taken {
         let query = &mut self.queries[key];
         query.sent_at = cx.now;
-        let origin = query.asker.origin;
+        let origin = query.requester.origin;
         let taken = match (server.dialect, origin) {
             (Dialect::Mname, _) if !query.view.has_question() => Taken::Unfit,
             (Dialect::Plain, Origin::Datagram(_)) => self.give_to_socket(cx, settings, key, server),
@@ -426,13 +426,13 @@ impl Dns {
         count: impl FnOnce(&evener_core::counters::ServiceCounters),
     ) {
         let query = &self.queries[key];
-        count(self.services[query.asker.service].service.live.counters.of(cx.id));
+        count(self.services[query.requester.service].service.live.counters.of(cx.id));
     }
 
     /// A server did not answer in time.
     pub(super) fn on_query_deadline(&mut self, cx: &mut Context, key: QueryKey) {
         let Some(query) = self.queries.get(key) else { return };
-        let settings = self.services[query.asker.service].service.settings.load_full();
+        let settings = self.services[query.requester.service].service.settings.load_full();
         if let (Waits::AtStream(at), Some(spec)) = (query.waits, spec(&settings))
             && self.was_stream_held(cx, at, spec.query_timeout)
         {
@@ -476,7 +476,7 @@ impl Dns {
         server: &Entry,
         failure: Failure,
     ) {
-        let Some(backend) = self.queries[key].asker.backend(settings) else { return };
+        let Some(backend) = self.queries[key].requester.backend(settings) else { return };
         let pool = backend.pool.load().pool.clone();
         (cx.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
     }
@@ -506,7 +506,7 @@ impl Dns {
         if self.is_moot(key) {
             let mut query = self.retire(cx, key);
             self.part(cx, settings, &mut query);
-            if let Origin::Stream(client) = query.asker.origin {
+            if let Origin::Stream(client) = query.requester.origin {
                 // If it is there still, its transfer broke off.
                 self.dismiss_client(client);
             }
@@ -530,8 +530,8 @@ impl Dns {
         if exhausted {
             return self.fail(cx, settings, key, Some(NoServer::Failed));
         }
-        let service = Arc::clone(&self.services[query.asker.service].service);
-        if self.place(cx, settings, key) == Placed::Yes {
+        let service = Arc::clone(&self.services[query.requester.service].service);
+        if self.dispatch(cx, settings, key) == Dispatched::Yes {
             service.live.counters.of(cx.id).requests_retried.one();
         }
     }
@@ -539,7 +539,7 @@ impl Dns {
     /// Whether nobody waits for the answer any more: the client left, or got what there was of a transfer.
     fn is_moot(&mut self, key: QueryKey) -> bool {
         let query = &self.queries[key];
-        match query.asker.origin {
+        match query.requester.origin {
             Origin::Datagram(_) => false,
             Origin::Stream(client) => query.pieces > 0 || self.open_client(client).is_none(),
         }
@@ -551,12 +551,12 @@ impl Dns {
         self.withdraw_attempt(cx, key);
         let mut query = self.queries.remove(key).expect("a query is retired once");
         self.leave_coalesced(&mut query);
-        self.services[query.asker.service].in_flight -= 1;
+        self.services[query.requester.service].in_flight -= 1;
         self.held -= query.message.len();
         wire::set_id(&mut query.message, query.id);
         self.end_transfer(&query);
-        match &query.asker.origin {
-            Origin::Datagram(way) => self.end_listener_query(way),
+        match &query.requester.origin {
+            Origin::Datagram(path) => self.end_listener_query(path),
             Origin::Stream(client) => self.end_client_query(*client),
         }
         query
@@ -564,10 +564,10 @@ impl Dns {
 }
 
 /// Whoever asks over TCP is who it says it is.
-fn rate_verdict(cx: &Context, settings: &Settings, asker: &Asker) -> RateVerdict {
+fn rate_verdict(cx: &Context, settings: &Settings, requester: &Requester) -> RateVerdict {
     let limit = settings.dns.as_ref().and_then(|dns| dns.rate_limit.as_ref());
-    match (limit, asker.origin) {
-        (Some(limit), Origin::Datagram(_)) => limit.ask(asker.client.ip(), cx.now),
+    match (limit, requester.origin) {
+        (Some(limit), Origin::Datagram(_)) => limit.ask(requester.client.ip(), cx.now),
         _ => RateVerdict::Answer,
     }
 }

@@ -4,9 +4,9 @@
 use super::Dns;
 use super::framed::{Framed, Received};
 use super::ids::Ids;
+use super::persistent::{Session, v4_of};
 use super::query::{self, Cause, Query, Taken, Waits};
-use super::standing::{Session, v4_of};
-use super::{sockets, upstream};
+use super::{socket, upstream};
 use crate::context::Context;
 use crate::context::keys::{DnsClientKey, DnsStreamKey, DnsUpstreamKey, QueryKey};
 use crate::context::ready::Ready;
@@ -34,7 +34,7 @@ const READS_MAX: usize = 8;
 /// A shared stream on which nobody waits is closed after this (RFC 7766, section 6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
 /// A client has so many streams of its own at most, beside those of transfers.
-const OWN_MAX: usize = 8;
+const PERSONAL_MAX: usize = 8;
 /// A server that sends so many messages in a row that nobody waits for is not heard any more.
 const BAD_MAX: u32 = 1024;
 /// So often a question may meet a connection that its server ends.
@@ -73,10 +73,10 @@ pub(super) struct Stream {
     owner: Owner,
     stage: Stage,
     /// Whether anything was answered on it.
-    answered: bool,
+    was_used: bool,
     active_at: Time,
     /// When anything came last.
-    heard_at: Time,
+    received_at: Time,
     /// Messages in a row that nobody waited for.
     bad: u32,
     /// It takes no more questions, and ends when nobody waits there any more.
@@ -110,23 +110,23 @@ impl Dns {
         server: &Arc<Entry>,
     ) -> Taken {
         let query = &self.queries[key];
-        if server.dialect == Dialect::Mname && v4_of(query.asker.client).is_none() {
+        if server.dialect == Dialect::Mname && v4_of(query.requester.client).is_none() {
             return Taken::Unfit;
         }
         if self.open_client(client).is_none() {
             return Taken::Unfit;
         }
         let query = &self.queries[key];
-        let told = query.asker.is_told_of(settings);
+        let is_introduced = query.requester.is_introduced(settings);
         let owner = if query.view.is_transfer() {
             Owner::Transfer(client)
-        } else if told || server.dialect == Dialect::Mname {
+        } else if is_introduced || server.dialect == Dialect::Mname {
             Owner::Client(client)
         } else {
             Owner::All
         };
-        let asker = query.asker;
-        let upstream = self.find_upstream(cx, &asker, server);
+        let requester = query.requester;
+        let upstream = self.find_upstream(cx, &requester, server);
         self.upstreams[upstream].used_at = cx.now;
         let at = match self.find_stream(settings, upstream, owner) {
             Some(at) => at,
@@ -187,11 +187,11 @@ impl Dns {
         match owner {
             Owner::All => self.shared_streams(upstream) < upstream::width(settings),
             Owner::Client(client) => self.clients.get(client).is_some_and(|client| {
-                let own = client
+                let personal = client
                     .streams
                     .iter()
                     .filter(|at| self.streams.get(**at).is_some_and(|stream| stream.owner == owner));
-                own.count() < OWN_MAX
+                personal.count() < PERSONAL_MAX
             }),
             // The turns of its client and the tries of its query bound them.
             Owner::Transfer(_) => true,
@@ -213,10 +213,10 @@ impl Dns {
         server: &Entry,
         error: Errno,
     ) -> Taken {
-        if let Some(backend) = self.queries[key].asker.backend(settings) {
+        if let Some(backend) = self.queries[key].requester.backend(settings) {
             note_stream_refusal(cx, backend.pool.load().pool.clone(), server, error);
         }
-        if is_ours(error) { sockets::no_room(error) } else { Taken::Failed }
+        if is_ours(error) { socket::no_room(error) } else { Taken::Failed }
     }
 
     /// Opens a stream.
@@ -229,10 +229,10 @@ impl Dns {
         server: &Arc<Entry>,
         owner: Owner,
     ) -> Result<DnsStreamKey, Errno> {
-        let asker = self.queries[key].asker;
-        let backend = asker.backend(settings).ok_or(Errno::ADDRNOTAVAIL)?;
+        let requester = self.queries[key].requester;
+        let backend = requester.backend(settings).ok_or(Errno::ADDRNOTAVAIL)?;
         let pool = backend.pool.load().pool.clone();
-        let socket = open_socket(&server.target, &settings.options, asker.client.ip())?;
+        let socket = open_socket(&server.target, &settings.options, requester.client.ip())?;
         let is_connected = match listener::connect(&socket, &server.target) {
             Ok(()) => true,
             Err(Errno::INPROGRESS) => false,
@@ -241,13 +241,13 @@ impl Dns {
         let (mut framed, name) = (Framed::new(socket), cx.random.bits());
         if let (Owner::Client(client) | Owner::Transfer(client), Some(version)) =
             (owner, backend.send_proxy.filter(|_| server.dialect == Dialect::Plain))
-            && let Some((told, socket)) = self.client_preamble(client)
+            && let Some((origin, socket)) = self.client_origin(client)
         {
-            let ends = told.ends(socket);
-            framed.queue(&preamble::introduce(version, told, ends, None, None, name));
+            let ends = origin.ends(socket);
+            framed.queue(&preamble::introduce(version, origin, ends, None, None, name));
         }
         if server.dialect == Dialect::Mname
-            && let Some(source) = v4_of(asker.client)
+            && let Some(source) = v4_of(requester.client)
         {
             let mut first = Vec::new();
             mname::emit_inbound_tcp(source, &mut first);
@@ -255,7 +255,7 @@ impl Dns {
             // The server takes the session before it hears anything of it.
             framed.hold();
         }
-        let (session, active_at) = (self.session_with(&asker, server), cx.now);
+        let (session, active_at) = (self.session_with(&requester, server), cx.now);
         let at = self.streams.insert(Box::new(Stream {
             upstream,
             server: Arc::clone(server),
@@ -264,9 +264,9 @@ impl Dns {
             ids: Ids::default(),
             owner,
             stage: Stage::Connecting,
-            answered: false,
+            was_used: false,
             active_at,
-            heard_at: Time::ZERO,
+            received_at: Time::ZERO,
             bad: 0,
             is_given_up: false,
             resumed_at: None,
@@ -417,7 +417,7 @@ impl Dns {
             }
             let id = wire::id(&message);
             let owner = stream.ids.owner(id);
-            let owner = owner.filter(|key| self.queries[*key].is_answered_by(&message));
+            let owner = owner.filter(|key| self.queries[*key].is_response(&message));
             let Some(key) = owner else {
                 // It is late, or made up.
                 stream.server.live.counters.of(cx.id).answers_bad.one();
@@ -427,16 +427,16 @@ impl Dns {
                 }
                 continue;
             };
-            (stream.answered, stream.active_at, stream.heard_at) = (true, cx.now, cx.now);
+            (stream.was_used, stream.active_at, stream.received_at) = (true, cx.now, cx.now);
             // It is slow, not dead.
             (stream.bad, stream.is_given_up) = (0, false);
             let upstream = stream.upstream;
             self.turn_to_attempt(key, Waits::AtStream(at), id);
-            let Query { asker, sent_at, .. } = &self.queries[key];
-            let (asked_at, service) = (*sent_at, asker.service);
+            let Query { requester, sent_at, .. } = &self.queries[key];
+            let (sent_at, service) = (*sent_at, requester.service);
             let settings = self.services[service].service.settings.load_full();
             if let Some(upstream) = self.upstreams.get_mut(upstream) {
-                upstream.on_answer(cx.now, asked_at, query::timeout(&settings));
+                upstream.on_response(cx.now, sent_at, query::timeout(&settings));
                 upstream.live.transports.answered(Transport::Stream, cx.now);
             }
             self.pass_on(cx, &settings, key, &mut message);
@@ -480,7 +480,7 @@ impl Dns {
         if stage == Stage::Over {
             return;
         }
-        let (was_used, keys, upstream) = (stream.answered, stream.ids.owners(), stream.upstream);
+        let (was_used, keys, upstream) = (stream.was_used, stream.ids.owners(), stream.upstream);
         if ending == Ending::Broken && !was_used && !keys.is_empty() {
             stream.server.live.counters.of(cx.id).answers_bad.one();
         }
@@ -503,7 +503,7 @@ impl Dns {
                 continue;
             }
             let query = &self.queries[key];
-            let settings = self.services[query.asker.service].service.settings.load_full();
+            let settings = self.services[query.requester.service].service.settings.load_full();
             let is_innocent = ending == Ending::Closed || (ending == Ending::Broken && was_used);
             let may_repeat = query.cut_short < CUT_SHORT_MAX;
             let cause = if is_innocent && may_repeat { Cause::CutShort } else { Cause::Refused };
@@ -540,8 +540,8 @@ impl Dns {
     pub(super) fn on_stream_silence(&mut self, cx: &Context, at: DnsStreamKey, since: Time) {
         let Some(stream) = self.streams.get_mut(at) else { return };
         let is_late = self.upstreams.get(stream.upstream).is_some_and(|upstream| upstream.is_late);
-        let is_slow = is_late && cx.now.since(stream.heard_at) < IDLE;
-        stream.is_given_up |= stream.stage == Stage::Open && stream.heard_at < since && !is_slow;
+        let is_slow = is_late && cx.now.since(stream.received_at) < IDLE;
+        stream.is_given_up |= stream.stage == Stage::Open && stream.received_at < since && !is_slow;
     }
 
     /// Whether an answer may still come on a stream.

@@ -10,42 +10,42 @@ use crate::service::Settings;
 use std::collections::VecDeque;
 
 /// So many transfers of one client are under way at once.
-const UNDER_WAY_MAX: usize = 8;
+const RUNNING_MAX: usize = 8;
 
 /// The transfers of a client.
 #[derive(Debug, Default)]
 pub(super) struct Transfers {
-    under_way: usize,
+    running: usize,
     /// Queries whose turn has not come.
     waiting: VecDeque<QueryKey>,
 }
 
 impl Dns {
     /// Gives a query to a server; a transfer when its turn comes.
-    pub(super) fn set_out(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) {
+    pub(super) fn start(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) {
         let query = &self.queries[key];
-        if let Origin::Stream(client) = query.asker.origin
+        if let Origin::Stream(client) = query.requester.origin
             && query.view.is_transfer()
             && let Some(client) = self.open_client(client)
         {
-            if client.transfers.under_way >= UNDER_WAY_MAX {
+            if client.transfers.running >= RUNNING_MAX {
                 client.transfers.waiting.push_back(key);
                 self.queries[key].waits = Waits::ForTurn;
                 return;
             }
-            client.transfers.under_way += 1;
+            client.transfers.running += 1;
             self.queries[key].has_turn = true;
         }
-        self.coalesce_or_place(cx, settings, key);
+        self.coalesce_or_dispatch(cx, settings, key);
     }
 
     /// A query is over. Whose turn comes is looked at when its client is.
     pub(super) fn end_transfer(&mut self, query: &Query) {
         if query.has_turn
-            && let Origin::Stream(client) = query.asker.origin
+            && let Origin::Stream(client) = query.requester.origin
             && let Some(client) = self.open_client(client)
         {
-            client.transfers.under_way -= 1;
+            client.transfers.running -= 1;
         }
     }
 
@@ -58,13 +58,13 @@ impl Dns {
     ) {
         // One that fails at once makes room for the next.
         while let Some(Client { transfers, .. }) = self.clients.get_mut(client).map(|client| &mut **client)
-            && transfers.under_way < UNDER_WAY_MAX
+            && transfers.running < RUNNING_MAX
             && let Some(key) = transfers.waiting.pop_front()
         {
-            transfers.under_way += 1;
+            transfers.running += 1;
             let query = &mut self.queries[key];
             (query.waits, query.has_turn) = (Waits::Nowhere, true);
-            self.coalesce_or_place(cx, settings, key);
+            self.coalesce_or_dispatch(cx, settings, key);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The sockets and streams that a service of this worker has to a server.
 
-use super::query::Asker;
-use super::sockets;
+use super::query::Requester;
+use super::socket;
 use super::{Dns, ServerOf};
 use crate::context::Context;
 use crate::context::keys::{DnsSocketKey, DnsStreamKey, DnsUpstreamKey};
@@ -31,14 +31,14 @@ pub(super) struct Upstream {
     pub(super) round: u32,
     pub(super) used_at: Time,
     /// When its server last answered anything.
-    pub(super) answered_at: Time,
+    pub(super) responded_at: Time,
     /// That came after the time for it.
     pub(super) is_late: bool,
     /// How silent it has been since.
     silence: u32,
     /// The last question that met it.
     silent_to: Vec<u8>,
-    told_at: Option<Time>,
+    reported_at: Option<Time>,
 }
 
 /// One question more that met silence adds this; one that did already adds 1.
@@ -46,7 +46,7 @@ const SILENCE: u32 = 3;
 /// So much of it is a failure: three questions, or one that is asked on and on.
 const SILENCE_MAX: u32 = 9;
 /// A failure is told of at most so often.
-const TOLD_EVERY: Duration = Duration::from_millis(100);
+const REPORTED_EVERY: Duration = Duration::from_millis(100);
 
 impl Upstream {
     /// Whether it leads to a server, rather than to where that was, or to one that had its ID in another pool.
@@ -55,27 +55,27 @@ impl Upstream {
     }
 
     /// The server answered something that it was asked then, which is late after `limit`.
-    pub(super) fn on_answer(&mut self, now: Time, asked_at: Time, limit: Duration) {
-        self.answered_at = now;
-        self.is_late = now.since(asked_at) >= limit;
+    pub(super) fn on_response(&mut self, now: Time, sent_at: Time, limit: Duration) {
+        self.responded_at = now;
+        self.is_late = now.since(sent_at) >= limit;
         self.silence = 0;
     }
 
     /// A question was not answered, and nothing else meanwhile; whether the server is to blame, and that is to be told.
-    pub(super) fn on_silence(&mut self, question: &[u8], now: Time) -> bool {
-        let is_known = self.silent_to == question;
+    pub(super) fn on_silence(&mut self, section: &[u8], now: Time) -> bool {
+        let is_known = self.silent_to == section;
         self.silence = self.silence.saturating_add(if is_known { 1 } else { SILENCE });
         if !is_known {
             self.silent_to.clear();
-            self.silent_to.extend_from_slice(question);
+            self.silent_to.extend_from_slice(section);
         }
-        self.silence >= SILENCE_MAX && self.may_tell(now)
+        self.silence >= SILENCE_MAX && self.may_report(now)
     }
 
-    fn may_tell(&mut self, now: Time) -> bool {
-        let is_due = self.told_at.is_none_or(|at| now.since(at) >= TOLD_EVERY);
+    fn may_report(&mut self, now: Time) -> bool {
+        let is_due = self.reported_at.is_none_or(|at| now.since(at) >= REPORTED_EVERY);
         if is_due {
-            self.told_at = Some(now);
+            self.reported_at = Some(now);
         }
         is_due
     }
@@ -83,8 +83,13 @@ impl Upstream {
 
 impl Dns {
     /// The upstream of a service to a server; a server that moved gets another one.
-    pub(super) fn find_upstream(&mut self, cx: &mut Context, asker: &Asker, entry: &Entry) -> DnsUpstreamKey {
-        let server = asker.server(entry.id);
+    pub(super) fn find_upstream(
+        &mut self,
+        cx: &mut Context,
+        requester: &Requester,
+        entry: &Entry,
+    ) -> DnsUpstreamKey {
+        let server = requester.server(entry.id);
         if let Some(&at) = self.upstream_of.get(&server) {
             if self.upstreams[at].leads_to(entry) {
                 return at;
@@ -106,11 +111,11 @@ impl Dns {
             turn: 0,
             round: self.round.wrapping_sub(1),
             used_at: now,
-            answered_at: Time::ZERO,
+            responded_at: Time::ZERO,
             is_late: false,
             silence: 0,
             silent_to: Vec::new(),
-            told_at: None,
+            reported_at: None,
         });
         self.upstream_of.insert(server, at);
         at
@@ -150,7 +155,7 @@ impl Dns {
     /// Closes what was unused for long, and has nobody waiting.
     pub(super) fn sweep_upstreams(&mut self, cx: &mut Context) {
         for (_, upstream) in self.upstreams.iter_mut() {
-            sockets::age(&mut self.sockets, upstream, cx.now);
+            socket::age(&mut self.sockets, upstream, cx.now);
             upstream.given_up.retain(|&at| {
                 let waits = self.sockets.get(at).is_some_and(|socket| !socket.ids.is_empty());
                 if !waits {

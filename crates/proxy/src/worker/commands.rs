@@ -25,7 +25,7 @@ impl Worker {
             Command::List(question) => self.list(&question),
             Command::Close { serial, hearer } => hearer.tell(self.close_numbered(serial)),
             Command::End(ending) => self.end_server(&ending),
-            Command::Tend => self.dns.look_again(),
+            Command::Tend => self.dns.note_change(),
             Command::Drain => self.drain(),
             Command::Cut => {
                 self.tcp.cut_all(&mut self.cx);
@@ -85,13 +85,13 @@ impl Worker {
         self.tcp.unlisten(&mut self.cx, id);
         self.udp.unlisten(&mut self.cx, id);
         self.dns.leave(&self.cx, id);
-        self.dns.look_again();
+        self.dns.note_change();
     }
 
     fn assign(&mut self, id: u64, service: &Arc<Service>) {
         self.tcp.assign(id, service);
         self.assign_datagrams(id, service);
-        self.dns.look_again();
+        self.dns.note_change();
     }
 
     /// What a listener for datagrams becomes another one's may be spoken otherwise.
@@ -113,7 +113,7 @@ impl Worker {
     fn refresh(&mut self, service: &str, pool: PoolIs) {
         self.tcp.refresh(service);
         self.udp.refresh(&mut self.cx, service, pool);
-        self.dns.look_again();
+        self.dns.note_change();
     }
 
     fn drain(&mut self) {

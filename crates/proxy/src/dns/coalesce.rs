@@ -4,7 +4,7 @@
 
 use super::Dns;
 use super::query::{Origin, Query, Waits};
-use super::reply;
+use super::response;
 use crate::context::Context;
 use crate::context::keys::{Handle, QueryKey};
 use crate::service::Settings;
@@ -16,10 +16,10 @@ const SIZES: [usize; 2] = [wire::UDP_BYTES, 1232];
 
 impl Dns {
     /// Lets a question wait for one that asks the same, or gives it to a server.
-    pub(super) fn coalesce_or_place(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) {
+    pub(super) fn coalesce_or_dispatch(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) {
         if !self.join(settings, key) {
             self.alter(settings, key);
-            self.place(cx, settings, key);
+            self.dispatch(cx, settings, key);
         }
     }
 
@@ -27,64 +27,64 @@ impl Dns {
     /// this one.
     fn join(&mut self, settings: &Settings, key: QueryKey) -> bool {
         let query = &self.queries[key];
-        let (asker, view, message) = (query.asker, query.view, &query.message);
-        let question = &mut self.key;
-        if reply::cache(settings, &asker).is_none()
-            || !reply::key_of(question, settings, &asker, &view, message)
+        let (requester, view, message) = (query.requester, query.view, &query.message);
+        let cache_key = &mut self.key;
+        if response::cache(settings, &requester).is_none()
+            || !response::key_of(cache_key, settings, &requester, &view, message)
         {
             return false;
         }
         // What is cut for datagrams is no answer for a stream, nor what is cut for a short one for a long one.
-        question.push(u8::from(matches!(asker.origin, Origin::Stream(_))));
-        question.push(SIZES.iter().filter(|size| view.udp_size() > **size).count() as u8);
-        question.extend_from_slice(&asker.service.into_raw().to_ne_bytes());
-        if let Some(&leader) = self.twins.get(question.as_slice()) {
+        cache_key.push(u8::from(matches!(requester.origin, Origin::Stream(_))));
+        cache_key.push(SIZES.iter().filter(|size| view.udp_size() > **size).count() as u8);
+        cache_key.extend_from_slice(&requester.service.into_raw().to_ne_bytes());
+        if let Some(&leader) = self.coalesced.get(cache_key.as_slice()) {
             self.queries[leader].followers.push(key);
             self.queries[key].waits = Waits::AtQuery;
             return true;
         }
-        self.twins.insert(question.clone(), key);
-        self.queries[key].twin_key = Some(std::mem::take(question));
+        self.coalesced.insert(cache_key.clone(), key);
+        self.queries[key].coalesce_key = Some(std::mem::take(cache_key));
         false
     }
 
     /// Nobody can wait for this question any more.
     pub(super) fn leave_coalesced(&mut self, query: &mut Query) {
-        if let Some(key) = query.twin_key.take() {
-            self.twins.remove(&key);
+        if let Some(key) = query.coalesce_key.take() {
+            self.coalesced.remove(&key);
         }
     }
 
     /// Gives an answer to all who wait for it. It is as it will be kept: its ID and the spelling of its question are of whoever
     /// asked first.
-    pub(super) fn share(&mut self, cx: &mut Context, query: &mut Query, answer: &[u8]) {
+    pub(super) fn share(&mut self, cx: &mut Context, query: &mut Query, response: &[u8]) {
         let followers = std::mem::take(&mut query.followers);
-        self.share_with(cx, followers, answer);
+        self.share_with(cx, followers, response);
     }
 
     /// The same once the batch that is just filled may take more.
-    pub(super) fn keep_shared(&mut self, query: &mut Query, answer: &[u8]) {
+    pub(super) fn keep_shared(&mut self, query: &mut Query, response: &[u8]) {
         if !query.followers.is_empty() {
-            self.shared.push((std::mem::take(&mut query.followers), answer.to_vec()));
+            self.shared.push((std::mem::take(&mut query.followers), response.to_vec()));
         }
     }
 
     /// Gives what was kept to those who wait for it.
-    pub(super) fn share_kept(&mut self, cx: &mut Context) {
-        while let Some((followers, answer)) = self.shared.pop() {
-            self.share_with(cx, followers, &answer);
+    pub(super) fn share_deferred(&mut self, cx: &mut Context) {
+        while let Some((followers, response)) = self.shared.pop() {
+            self.share_with(cx, followers, &response);
         }
     }
 
-    fn share_with(&mut self, cx: &mut Context, followers: Vec<QueryKey>, answer: &[u8]) {
+    fn share_with(&mut self, cx: &mut Context, followers: Vec<QueryKey>, response: &[u8]) {
         for key in followers {
             let follower = self.retire(cx, key);
             let mut copy = self.spare();
-            copy.extend_from_slice(answer);
-            let Query { asker, view, message, .. } = &follower;
-            reply::address(&mut copy, view, message);
-            self.truncate(cx, asker, view, message, &mut copy);
-            self.deliver(cx, asker, &copy);
+            copy.extend_from_slice(response);
+            let Query { requester, view, message, .. } = &follower;
+            response::address(&mut copy, view, message);
+            self.truncate(cx, requester, view, message, &mut copy);
+            self.deliver(cx, requester, &copy);
             self.give_back(copy);
             self.give_back(follower.message);
         }
@@ -94,7 +94,7 @@ impl Dns {
     pub(super) fn part(&mut self, cx: &mut Context, settings: &Settings, query: &mut Query) {
         for key in std::mem::take(&mut query.followers) {
             self.queries[key].waits = Waits::Nowhere;
-            self.coalesce_or_place(cx, settings, key);
+            self.coalesce_or_dispatch(cx, settings, key);
         }
     }
 }

@@ -2,11 +2,11 @@
 //! sockets are connected, so the kernel lets through only what comes from the server's own address (RFC 5452, section 4).
 
 use super::Dns;
-use super::answers::{self, Answers};
 use super::declined;
 use super::ids::Ids;
 use super::query::{self, Cause, Origin, Taken, Waits};
-use super::reply;
+use super::response;
+use super::responses::{self, Responses};
 use super::upstream::{self, Upstream};
 use crate::context::Context;
 use crate::context::keys::{DnsSocketKey, DnsUpstreamKey, QueryKey, Table, of};
@@ -63,12 +63,12 @@ impl Dns {
         if !matches!(server.target, Target::Ip(_)) {
             return Taken::Unfit;
         }
-        let asker = self.queries[key].asker;
-        let upstream = self.find_upstream(cx, &asker, server);
+        let requester = self.queries[key].requester;
+        let upstream = self.find_upstream(cx, &requester, server);
         let at = match self.socket_of(cx, upstream, settings) {
             Ok(at) => at,
             Err(error) if is_ours(error) => {
-                if let Some(backend) = self.queries[key].asker.backend(settings) {
+                if let Some(backend) = self.queries[key].requester.backend(settings) {
                     note_local(cx, &backend.pool.load().pool, server, error);
                 }
                 return no_room(error);
@@ -148,9 +148,9 @@ impl Dns {
     pub(super) fn withdraw_from_socket(&mut self, at: DnsSocketKey, id: u16) {
         if let Some(socket) = self.sockets.get_mut(at)
             && let Some(key) = socket.ids.free(id)
-            && let Some(place) = socket.outgoing.iter().position(|other| *other == key)
+            && let Some(slot) = socket.outgoing.iter().position(|other| *other == key)
         {
-            socket.outgoing.swap_remove(place);
+            socket.outgoing.swap_remove(slot);
         }
     }
 
@@ -206,7 +206,7 @@ impl Dns {
     fn on_unsendable(&mut self, cx: &mut Context, key: QueryKey, at: DnsSocketKey) {
         let query = self.queries.get(key).filter(|query| query.waits == Waits::AtSocket(at));
         let Some(query) = query else { return };
-        let service = Arc::clone(&self.services[query.asker.service].service);
+        let service = Arc::clone(&self.services[query.requester.service].service);
         service.live.counters.of(cx.id).drop_unsendable.one();
         let settings = service.settings.load_full();
         self.again(cx, &settings, key, Cause::Refused);
@@ -217,16 +217,16 @@ impl Dns {
         for _ in 0..BATCHES_MAX {
             let Some(socket) = self.sockets.get(at) else { return };
             let settings = self.upstream_service(socket.upstream).settings.load_full();
-            let mut answers = self.take_responses(cx);
-            let room = answers.room().min(BATCH);
-            let from = answers.count;
+            let mut responses = self.take_responses(cx);
+            let room = responses.room().min(BATCH);
+            let from = responses.count;
             let socket = self.sockets[at].socket.as_fd();
-            let received = answers.batch.receive(socket, from, Names::Unwanted, Local::Fixed);
+            let received = responses.batch.receive(socket, from, Names::Unwanted, Local::Fixed);
             if let Ok(count) = received {
-                self.take_datagrams(cx, &settings, at, &mut answers, count);
+                self.take_datagrams(cx, &settings, at, &mut responses, count);
             }
-            self.answers = Some(answers);
-            self.share_kept(cx);
+            self.responses = Some(responses);
+            self.share_deferred(cx);
             self.take_declined(cx, &settings);
             match received {
                 Ok(count) if count < room => return,
@@ -246,13 +246,13 @@ impl Dns {
         cx: &mut Context,
         settings: &Settings,
         at: DnsSocketKey,
-        answers: &mut Answers,
+        responses: &mut Responses,
         count: usize,
     ) {
         for _ in 0..count {
-            let place = answers.count;
-            let way = self.take_datagram(cx, settings, at, &mut answers.batch, place);
-            answers.send_next(way.filter(|way| self.is_listening(way)));
+            let slot = responses.count;
+            let path = self.take_datagram(cx, settings, at, &mut responses.batch, slot);
+            responses.send_next(path.filter(|path| self.is_listening(path)));
         }
     }
 
@@ -263,49 +263,49 @@ impl Dns {
         settings: &Settings,
         at: DnsSocketKey,
         batch: &mut Batch,
-        place: usize,
-    ) -> Option<answers::Way> {
-        let answer = batch.bytes_of(place);
+        slot: usize,
+    ) -> Option<responses::ReturnPath> {
+        let response = batch.bytes_of(slot);
         let socket = &self.sockets[at];
-        let owner = socket.ids.owner(wire::id(answer));
-        let owner = owner.filter(|key| self.queries[*key].is_answered_by(answer));
+        let owner = socket.ids.owner(wire::id(response));
+        let owner = owner.filter(|key| self.queries[*key].is_response(response));
         let Some(key) = owner else {
             self.on_unexpected(cx, at);
             return None;
         };
-        let (upstream, bytes, id) = (socket.upstream, answer.len(), wire::id(answer));
+        let (upstream, bytes, id) = (socket.upstream, response.len(), wire::id(response));
         self.turn_to_attempt(key, Waits::AtSocket(at), id);
-        let asked_at = self.queries[key].sent_at;
+        let sent_at = self.queries[key].sent_at;
         let upstream = &mut self.upstreams[upstream];
-        upstream.on_answer(cx.now, asked_at, query::timeout(settings));
+        upstream.on_response(cx.now, sent_at, query::timeout(settings));
         upstream.live.transports.answered(Transport::Datagram, cx.now);
         upstream.live.counters.of(cx.id).datagrams_out.one();
         let socket = &mut self.sockets[at];
         socket.unexpected = socket.unexpected.saturating_sub(1);
-        if declined::is_declined(settings, &self.queries[key], batch.bytes_of(place)) {
-            self.keep_declined(key, at, batch.bytes_of(place));
+        if declined::is_declined(settings, &self.queries[key], batch.bytes_of(slot)) {
+            self.keep_declined(key, at, batch.bytes_of(slot));
             return None;
         }
         let mut query = self.retire(cx, key);
         query.note_response(cx, settings, bytes);
-        if query.is_altered(settings, batch.bytes_of(place))
+        if query.is_altered(settings, batch.bytes_of(slot))
             || !query.followers.is_empty()
-            || !reply::fits(&query.asker, &query.view, bytes)
+            || !response::fits(&query.requester, &query.view, bytes)
         {
-            let mut answer = self.spare();
-            answer.extend_from_slice(batch.bytes_of(place));
-            self.finish(cx, settings, &query, &mut answer);
-            self.keep_shared(&mut query, &answer);
-            self.truncate(cx, &query.asker, &query.view, &query.message, &mut answer);
-            batch.put(place, &answer);
-            self.give_back(answer);
+            let mut response = self.spare();
+            response.extend_from_slice(batch.bytes_of(slot));
+            self.finish(cx, settings, &query, &mut response);
+            self.keep_shared(&mut query, &response);
+            self.truncate(cx, &query.requester, &query.view, &query.message, &mut response);
+            batch.put(slot, &response);
+            self.give_back(response);
         } else {
-            self.finish_in_place(cx, settings, &query, batch.bytes_of_mut(place));
+            self.finish_in_place(cx, settings, &query, batch.bytes_of_mut(slot));
         }
-        let origin = query.asker.origin;
+        let origin = query.requester.origin;
         self.give_back(query.message);
         match origin {
-            Origin::Datagram(way) => Some(way),
+            Origin::Datagram(path) => Some(path),
             Origin::Stream(_) => None,
         }
     }
@@ -331,7 +331,7 @@ impl Dns {
         let Some(socket) = self.sockets.get(at) else { return };
         let upstream = socket.upstream;
         let settings = self.upstream_service(upstream).settings.load_full();
-        let mut is_told = false;
+        let mut is_reported = false;
         // Of several it is not known which one was refused, and so which ones the server received.
         let is_alone = socket.ids.len() == 1;
         for (id, key) in socket.ids.owners() {
@@ -340,7 +340,7 @@ impl Dns {
             }
             let query = &self.queries[key];
             if let Some(server) = query.choice.as_ref().map(|choice| Arc::clone(&choice.server))
-                && !std::mem::replace(&mut is_told, true)
+                && !std::mem::replace(&mut is_reported, true)
             {
                 self.note_socket_refusal(cx, &settings, (key, upstream), &server, error);
             }
@@ -381,7 +381,7 @@ impl Dns {
                 continue;
             }
             let query = &self.queries[key];
-            let settings = self.services[query.asker.service].service.settings.load_full();
+            let settings = self.services[query.requester.service].service.settings.load_full();
             self.again_unless_received(cx, &settings, key, Cause::CutShort);
         }
         self.sockets.remove(at);
@@ -390,8 +390,8 @@ impl Dns {
 
 /// No new question goes this way; those that wait may still be answered.
 fn give_up(upstream: &mut Upstream, at: DnsSocketKey) {
-    if let Some(place) = upstream.sockets.iter().position(|other| *other == at) {
-        upstream.sockets.swap_remove(place);
+    if let Some(slot) = upstream.sockets.iter().position(|other| *other == at) {
+        upstream.sockets.swap_remove(slot);
         upstream.given_up.push(at);
         // The turn may have been its.
         upstream.turn = usize::MAX;

@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 
 /// Where a datagram came from, and so where its answer goes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Way {
+pub(super) struct ReturnPath {
     pub(super) listener: DnsListenerKey,
     pub(super) address: SocketAddr,
     pub(super) local: Option<IpAddr>,
@@ -22,20 +22,20 @@ pub(super) struct Way {
 const ROOM: usize = 256;
 
 /// The batch.
-pub(super) struct Answers {
+pub(super) struct Responses {
     pub(super) batch: Batch,
     /// Where each place goes.
-    ways: Vec<Option<Way>>,
+    paths: Vec<Option<ReturnPath>>,
     pub(super) count: usize,
     /// The places in the order in which they are sent.
-    order: Vec<Place>,
-    places: Vec<usize>,
+    order: Vec<Slot>,
+    slots: Vec<usize>,
     burst: Burst,
 }
 
 /// Sorts the places of one listener, client and length next to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct Slot {
     /// The key of the listener as a number, which can be sorted.
     listener: u64,
     client: u64,
@@ -43,14 +43,14 @@ struct Place {
     at: usize,
 }
 
-impl Answers {
+impl Responses {
     fn new() -> Self {
         Self {
             batch: Batch::new(ROOM),
-            ways: vec![None; ROOM],
+            paths: vec![None; ROOM],
             count: 0,
             order: Vec::with_capacity(ROOM),
-            places: Vec::with_capacity(ROOM),
+            slots: Vec::with_capacity(ROOM),
             burst: Burst::new(ROOM),
         }
     }
@@ -61,78 +61,78 @@ impl Answers {
     }
 
     /// The next place, which was filled already, goes this way; or nowhere.
-    pub(super) fn send_next(&mut self, way: Option<Way>) {
+    pub(super) fn send_next(&mut self, path: Option<ReturnPath>) {
         let at = self.count;
         self.count += 1;
-        self.ways[at] = way;
+        self.paths[at] = path;
     }
 
     /// Puts the places that go anywhere in order, and addresses them.
     fn arrange(&mut self) {
         self.order.clear();
-        for (at, way) in self.ways[..std::mem::take(&mut self.count)].iter().enumerate() {
-            let Some(way) = way else { continue };
-            self.batch.address(at, way.address, way.local);
+        for (at, path) in self.paths[..std::mem::take(&mut self.count)].iter().enumerate() {
+            let Some(path) = path else { continue };
+            self.batch.address(at, path.address, path.local);
             // Two clients may share the number: it only sorts.
-            let client = hash::of_client(way.address.ip()) ^ u64::from(way.address.port());
-            self.order.push(Place {
-                listener: way.listener.into_raw(),
+            let client = hash::of_client(path.address.ip()) ^ u64::from(path.address.port());
+            self.order.push(Slot {
+                listener: path.listener.into_raw(),
                 client,
                 length: self.batch.len(at),
                 at,
             });
         }
         self.order.sort_unstable();
-        self.places.clear();
-        self.places.extend(self.order.iter().map(|place| place.at));
+        self.slots.clear();
+        self.slots.extend(self.order.iter().map(|slot| slot.at));
     }
 }
 
 impl Dns {
     /// The batch with room for at least one more.
-    pub(super) fn take_responses(&mut self, cx: &Context) -> Box<Answers> {
-        let mut answers = self.answers.take().unwrap_or_else(|| Box::new(Answers::new()));
-        if answers.room() == 0 {
-            self.send_responses(cx, &mut answers);
+    pub(super) fn take_responses(&mut self, cx: &Context) -> Box<Responses> {
+        let mut responses = self.responses.take().unwrap_or_else(|| Box::new(Responses::new()));
+        if responses.room() == 0 {
+            self.send_responses(cx, &mut responses);
         }
-        answers
+        responses
     }
 
     /// Puts a message into the batch.
-    pub(super) fn push_response(&mut self, cx: &Context, way: Way, message: &[u8]) {
-        let mut answers = self.take_responses(cx);
-        let at = answers.count;
-        answers.batch.put(at, message);
-        let way = self.is_listening(&way).then_some(way);
-        answers.send_next(way);
-        self.answers = Some(answers);
+    pub(super) fn push_response(&mut self, cx: &Context, path: ReturnPath, message: &[u8]) {
+        let mut responses = self.take_responses(cx);
+        let at = responses.count;
+        responses.batch.put(at, message);
+        let path = self.is_listening(&path).then_some(path);
+        responses.send_next(path);
+        self.responses = Some(responses);
     }
 
     /// Whether the listener that a question came to is still the same.
-    pub(super) fn is_listening(&self, way: &Way) -> bool {
-        self.listeners.contains(way.listener)
+    pub(super) fn is_listening(&self, path: &ReturnPath) -> bool {
+        self.listeners.contains(path.listener)
     }
 
     /// Sends what waits.
     pub(super) fn flush_responses(&mut self, cx: &Context) {
-        if let Some(mut answers) = self.answers.take() {
-            self.send_responses(cx, &mut answers);
-            self.answers = Some(answers);
+        if let Some(mut responses) = self.responses.take() {
+            self.send_responses(cx, &mut responses);
+            self.responses = Some(responses);
         }
     }
 
     /// Sends all, those of one listener together.
-    pub(super) fn send_responses(&mut self, cx: &Context, answers: &mut Answers) {
-        answers.arrange();
-        let Answers { batch, ways, order, places, burst, .. } = answers;
+    pub(super) fn send_responses(&mut self, cx: &Context, responses: &mut Responses) {
+        responses.arrange();
+        let Responses { batch, paths, order, slots, burst, .. } = responses;
         let mut from = 0;
         for group in order.chunk_by(|one, other| one.listener == other.listener) {
-            let places = &places[from..from + group.len()];
+            let slots = &slots[from..from + group.len()];
             from += group.len();
             let Some(listener) = self.listeners.get(Handle::from_raw(group[0].listener)) else { continue };
-            let bytes: usize = group.iter().map(|place| place.length).sum();
-            let is_same = |one: usize, other: usize| is_to_same(&ways[one], &ways[other]);
-            let sent = burst.send_addressed(listener.socket.as_fd(), batch, places, is_same);
+            let bytes: usize = group.iter().map(|slot| slot.length).sum();
+            let is_same = |one: usize, other: usize| is_to_same(&paths[one], &paths[other]);
+            let sent = burst.send_addressed(listener.socket.as_fd(), batch, slots, is_same);
             let counters = self.services[listener.service].service.live.counters.of(cx.id);
             counters.datagrams_out.add(sent.taken as u64);
             counters.bytes_out.add(bytes as u64);
@@ -142,6 +142,6 @@ impl Dns {
 }
 
 /// Whether two go to one client, and from one address of ours.
-fn is_to_same(one: &Option<Way>, other: &Option<Way>) -> bool {
+fn is_to_same(one: &Option<ReturnPath>, other: &Option<ReturnPath>) -> bool {
     one.zip(*other).is_some_and(|(one, other)| one.address == other.address && one.local == other.local)
 }

@@ -2,7 +2,7 @@
 
 use super::Dns;
 use super::hop;
-use super::query::{Asker, Origin, Party, Query, TRANSFER_PAUSE, Waits, spec};
+use super::query::{Origin, Party, Query, Requester, TRANSFER_PAUSE, Waits, spec};
 use crate::context::Context;
 use crate::context::keys::QueryKey;
 use crate::io::connect::note_success;
@@ -16,12 +16,12 @@ const DATAGRAM_BYTES_MAX: usize = 65_507;
 
 impl Query {
     /// Whether a message is the answer to the question at this place, which is not over then: a transfer goes on.
-    pub(super) fn is_answered_by(&self, answer: &[u8]) -> bool {
+    pub(super) fn is_response(&self, response: &[u8]) -> bool {
         // The messages of a transfer after the first one need not repeat the question (RFC 5936, section 2.2.1).
         let is_piece = self.pieces > 0
-            && answer.get(2).is_some_and(|flags| flags & 0x80 != 0)
-            && answer.get(4..6) == Some(&[0, 0]);
-        is_piece || self.view.is_answered_by(&self.message, answer)
+            && response.get(2).is_some_and(|flags| flags & 0x80 != 0)
+            && response.get(4..6) == Some(&[0, 0]);
+        is_piece || self.view.is_answered_by(&self.message, response)
     }
 
     /// The server of a question answered it.
@@ -31,7 +31,7 @@ impl Query {
         let counters = server.live.counters.of(cx.id);
         counters.answers.one();
         counters.bytes_out.add(bytes as u64);
-        let Some(backend) = self.asker.backend(settings) else { return };
+        let Some(backend) = self.requester.backend(settings) else { return };
         let snapshot = backend.pool.load();
         if let Some(record) = &self.record {
             record.had(&snapshot.pool, &server.name);
@@ -42,9 +42,9 @@ impl Query {
     }
 
     /// Whether more than the ID of an answer has to be changed.
-    pub(super) fn is_altered(&self, settings: &Settings, answer: &[u8]) -> bool {
+    pub(super) fn is_altered(&self, settings: &Settings, response: &[u8]) -> bool {
         self.altered.as_ref().is_some_and(|altered| altered.added.is_some())
-            || wire::has_hop_options(answer, hop::cookies(settings, &self.asker))
+            || wire::has_hop_options(response, hop::cookies(settings, &self.requester))
     }
 }
 
@@ -53,36 +53,42 @@ impl Dns {
     pub(super) fn respond_with_error(
         &mut self,
         cx: &Context,
-        asker: &Asker,
+        requester: &Requester,
         view: &wire::Query,
         message: &[u8],
         rcode: u8,
     ) {
         let mut out = self.spare();
         view.emit_error(message, rcode, &mut out);
-        self.deliver(cx, asker, &out);
+        self.deliver(cx, requester, &out);
         self.give_back(out);
     }
 
     /// Sends what is for a client.
-    pub(super) fn deliver(&mut self, cx: &Context, asker: &Asker, answer: &[u8]) {
-        match asker.origin {
-            Origin::Datagram(way) => self.push_response(cx, way, answer),
-            Origin::Stream(client) if asker.keepalive => {
-                self.respond_with_keepalive(cx, client, answer);
+    pub(super) fn deliver(&mut self, cx: &Context, requester: &Requester, response: &[u8]) {
+        match requester.origin {
+            Origin::Datagram(path) => self.push_response(cx, path, response),
+            Origin::Stream(client) if requester.keepalive => {
+                self.respond_with_keepalive(cx, client, response);
             }
-            Origin::Stream(client) => self.respond_to_client(client, answer),
+            Origin::Stream(client) => self.respond_to_client(client, response),
         }
     }
 
     /// Makes of the server's answer the client's, and keeps it if it is to be kept. Its ID is the client's after that.
-    pub(super) fn finish(&mut self, cx: &Context, settings: &Settings, query: &Query, answer: &mut Vec<u8>) {
-        wire::set_id(answer, query.id);
+    pub(super) fn finish(
+        &mut self,
+        cx: &Context,
+        settings: &Settings,
+        query: &Query,
+        response: &mut Vec<u8>,
+    ) {
+        wire::set_id(response, query.id);
         if let Some(added) = query.altered.as_ref().and_then(|altered| altered.added) {
-            wire::strip(answer, added);
+            wire::strip(response, added);
         }
-        wire::strip_hop_options(answer, hop::cookies(settings, &query.asker));
-        self.store_response(cx, settings, query, answer);
+        wire::strip_hop_options(response, hop::cookies(settings, &query.requester));
+        self.store_response(cx, settings, query, response);
     }
 
     /// The same where only the ID has to be another one.
@@ -91,16 +97,16 @@ impl Dns {
         cx: &Context,
         settings: &Settings,
         query: &Query,
-        answer: &mut [u8],
+        response: &mut [u8],
     ) {
-        wire::set_id(answer, query.id);
-        self.store_response(cx, settings, query, answer);
+        wire::set_id(response, query.id);
+        self.store_response(cx, settings, query, response);
     }
 
-    fn store_response(&mut self, cx: &Context, settings: &Settings, query: &Query, answer: &[u8]) {
-        let Some(cache) = cache(settings, &query.asker) else { return };
-        if key_of(&mut self.key, settings, &query.asker, &query.view, &query.message) {
-            cache.store(&self.key, answer, cx.now);
+    fn store_response(&mut self, cx: &Context, settings: &Settings, query: &Query, response: &[u8]) {
+        let Some(cache) = cache(settings, &query.requester) else { return };
+        if key_of(&mut self.key, settings, &query.requester, &query.view, &query.message) {
+            cache.store(&self.key, response, cx.now);
         }
     }
 
@@ -110,39 +116,45 @@ impl Dns {
         cx: &mut Context,
         settings: &Settings,
         key: QueryKey,
-        answer: &mut Vec<u8>,
+        response: &mut Vec<u8>,
     ) {
-        if self.is_bettered(cx, settings, key, answer) {
+        if self.is_bettered(cx, settings, key, response) {
             return;
         }
         let query = &mut self.queries[key];
         // What is refused, or has no records, is one message.
-        let goes_on =
-            query.pieces > 0 || (wire::rcode(answer) == wire::NOERROR && answer.get(6..8) != Some(&[0, 0]));
+        let goes_on = query.pieces > 0
+            || (wire::rcode(response) == wire::NOERROR && response.get(6..8) != Some(&[0, 0]));
         if query.view.is_transfer() && matches!(query.waits, Waits::AtStream(_)) && goes_on {
-            return self.pass_piece_on(cx, settings, key, answer);
+            return self.pass_piece_on(cx, settings, key, response);
         }
-        let bytes = answer.len();
+        let bytes = response.len();
         let mut query = self.retire(cx, key);
         query.note_response(cx, settings, bytes);
-        self.finish(cx, settings, &query, answer);
-        self.share(cx, &mut query, answer);
-        self.truncate(cx, &query.asker, &query.view, &query.message, answer);
-        self.deliver(cx, &query.asker, answer);
+        self.finish(cx, settings, &query, response);
+        self.share(cx, &mut query, response);
+        self.truncate(cx, &query.requester, &query.view, &query.message, response);
+        self.deliver(cx, &query.requester, response);
         self.give_back(query.message);
     }
 
-    fn pass_piece_on(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey, answer: &mut Vec<u8>) {
+    fn pass_piece_on(
+        &mut self,
+        cx: &mut Context,
+        settings: &Settings,
+        key: QueryKey,
+        response: &mut Vec<u8>,
+    ) {
         let query = &mut self.queries[key];
         query.pieces = query.pieces.saturating_add(1);
-        let (asker, id, is_over) = (query.asker, query.id, query.transfer.take(answer));
+        let (requester, id, is_over) = (query.requester, query.id, query.transfer.take(response));
         if query.pieces == 1 {
             self.withdraw_earlier_attempts(cx, key);
-            self.queries[key].note_response(cx, settings, answer.len());
+            self.queries[key].note_response(cx, settings, response.len());
         }
-        wire::set_id(answer, id);
-        wire::strip_hop_options(answer, hop::cookies(settings, &asker));
-        self.deliver(cx, &asker, answer);
+        wire::set_id(response, id);
+        wire::strip_hop_options(response, hop::cookies(settings, &requester));
+        self.deliver(cx, &requester, response);
         if is_over {
             let query = self.retire(cx, key);
             return self.give_back(query.message);
@@ -154,17 +166,17 @@ impl Dns {
     pub(super) fn truncate(
         &mut self,
         cx: &Context,
-        asker: &Asker,
+        requester: &Requester,
         view: &wire::Query,
         message: &[u8],
-        answer: &mut Vec<u8>,
+        response: &mut Vec<u8>,
     ) {
-        if !fits(asker, view, answer.len()) {
+        if !fits(requester, view, response.len()) {
             let mut out = self.spare();
-            view.emit_truncated(message, Some(answer), &mut out);
-            std::mem::swap(answer, &mut out);
+            view.emit_truncated(message, Some(response), &mut out);
+            std::mem::swap(response, &mut out);
             self.give_back(out);
-            let service = &self.services[asker.service].service;
+            let service = &self.services[requester.service].service;
             service.live.counters.of(cx.id).truncated.one();
         }
     }
@@ -174,23 +186,23 @@ impl Dns {
         &mut self,
         cx: &Context,
         settings: &Settings,
-        asker: &Asker,
+        requester: &Requester,
         view: &wire::Query,
         message: &[u8],
         freshness: Freshness,
     ) -> bool {
-        let Some(cache) = cache(settings, asker) else { return false };
-        if !key_of(&mut self.key, settings, asker, view, message) {
+        let Some(cache) = cache(settings, requester) else { return false };
+        if !key_of(&mut self.key, settings, requester, view, message) {
             return false;
         }
         let mut out = self.spare();
         let found = cache.lookup(&self.key, cx.now, freshness, &mut out);
         if found {
             address(&mut out, view, message);
-            self.truncate(cx, asker, view, message, &mut out);
-            self.deliver(cx, asker, &out);
+            self.truncate(cx, requester, view, message, &mut out);
+            self.deliver(cx, requester, &out);
         } else if freshness == Freshness::Fresh {
-            let service = &self.services[asker.service].service;
+            let service = &self.services[requester.service].service;
             service.live.counters.of(cx.id).cache_misses.one();
         }
         self.give_back(out);
@@ -199,31 +211,31 @@ impl Dns {
 }
 
 /// Whether an answer of so many bytes is one that the client takes.
-pub(super) fn fits(asker: &Asker, view: &wire::Query, bytes: usize) -> bool {
-    matches!(asker.origin, Origin::Stream(_)) || bytes <= view.udp_size().min(DATAGRAM_BYTES_MAX)
+pub(super) fn fits(requester: &Requester, view: &wire::Query, bytes: usize) -> bool {
+    matches!(requester.origin, Origin::Stream(_)) || bytes <= view.udp_size().min(DATAGRAM_BYTES_MAX)
 }
 
 /// Makes an answer to somebody else's question, which asked the same, the one to this: clients check that their own ID and
 /// spelling of the name come back.
-pub(super) fn address(answer: &mut [u8], view: &wire::Query, message: &[u8]) {
-    wire::set_id(answer, wire::id(message));
-    let question = view.question(message);
+pub(super) fn address(response: &mut [u8], view: &wire::Query, message: &[u8]) {
+    wire::set_id(response, wire::id(message));
+    let section = view.question(message);
     // A bare header has none.
-    if let Some(place) = answer.get_mut(wire::HEADER_BYTES..wire::HEADER_BYTES + question.len()) {
-        place.copy_from_slice(question);
+    if let Some(copied) = response.get_mut(wire::HEADER_BYTES..wire::HEADER_BYTES + section.len()) {
+        copied.copy_from_slice(section);
     }
 }
 
 /// The kept answers of a service. Those whom the access list refuses have servers of their own, and so no part in them.
-pub(super) fn cache<'a>(settings: &'a Settings, asker: &Asker) -> Option<&'a Cache> {
-    settings.dns.as_ref()?.cache.as_deref().filter(|_| asker.party == Party::Admitted)
+pub(super) fn cache<'a>(settings: &'a Settings, requester: &Requester) -> Option<&'a Cache> {
+    settings.dns.as_ref()?.cache.as_deref().filter(|_| requester.party == Party::Admitted)
 }
 
 /// Makes the key of a question; whether answers to it are kept at all.
 pub(super) fn key_of(
     key: &mut Vec<u8>,
     settings: &Settings,
-    asker: &Asker,
+    requester: &Requester,
     view: &wire::Query,
     message: &[u8],
 ) -> bool {
@@ -232,7 +244,7 @@ pub(super) fn key_of(
     }
     // Servers may answer each network otherwise.
     if let Some(subnet) = spec(settings).and_then(|spec| spec.client_subnet) {
-        match network(asker.client.ip(), subnet.v4, subnet.v6) {
+        match network(requester.client.ip(), subnet.v4, subnet.v6) {
             IpAddr::V4(network) => key.extend_from_slice(&network.octets()),
             IpAddr::V6(network) => key.extend_from_slice(&network.octets()),
         }

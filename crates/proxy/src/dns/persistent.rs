@@ -3,7 +3,7 @@
 
 use super::framed::{Framed, Received};
 use super::ids::ClientIds;
-use super::query::{Asker, Cause, Origin, Party, Taken, Waits};
+use super::query::{Cause, Origin, Party, Requester, Taken, Waits};
 use super::{Dns, ServerOf};
 use crate::context::Context;
 use crate::context::keys::{DnsServiceKey, PersistentKey, QueryKey};
@@ -30,7 +30,7 @@ const HELLO: Duration = Duration::from_secs(30);
 /// So long after an answer the server is asked whether it is there.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// It answers that within this.
-const ANSWER: Duration = Duration::from_secs(15);
+const RESPONSE: Duration = Duration::from_secs(15);
 /// A connect for which we had no descriptor or memory is made this much later.
 const POSTPONED: Duration = Duration::from_secs(1);
 /// The longest wait before the next connect.
@@ -46,13 +46,13 @@ enum Stage {
     /// The next connect is later.
     Waiting,
     /// The server has to say hello.
-    Greeting,
+    Hello,
     /// It stands; whether the server was asked for a sign of life, and has not given it yet.
-    Up { asked: bool },
+    Up { is_probed: bool },
 }
 
 /// A connection that stands with a server.
-pub(super) struct Standing {
+pub(super) struct Persistent {
     pool: Arc<str>,
     id: ServerId,
     target: Target,
@@ -75,7 +75,7 @@ fn back_off(failures: u64) -> Duration {
 /// A server by the name of its pool and its ID there.
 type PoolServer = (Arc<str>, ServerId);
 
-impl Standing {
+impl Persistent {
     fn new(pool: &Arc<str>, server: &Entry) -> Self {
         Self {
             pool: Arc::clone(pool),
@@ -110,16 +110,16 @@ pub(super) struct Session {
 
 /// What a frame means.
 #[derive(Clone, Copy, Debug)]
-enum Heard {
+enum FrameKind {
     Hello,
-    Life,
-    Answer(SocketAddrV4),
+    Heartbeat,
+    Response(SocketAddrV4),
 }
 
 impl Dns {
     /// Servers or listeners came or went: persistent connections are looked at before the next events.
-    pub(crate) fn look_again(&mut self) {
-        self.looks_again = true;
+    pub(crate) fn note_change(&mut self) {
+        self.is_changed = true;
     }
 
     /// Has persistent connections with the servers that are there, if servers or listeners came or went. `by_streams` are the
@@ -129,7 +129,7 @@ impl Dns {
         cx: &mut Context,
         by_streams: impl Iterator<Item = &'a Arc<Service>>,
     ) {
-        if !std::mem::take(&mut self.looks_again) {
+        if !std::mem::take(&mut self.is_changed) {
             return;
         }
         let services = self.listening_services(by_streams);
@@ -137,19 +137,19 @@ impl Dns {
         for &service in &services {
             want_servers_of(&self.services[service].service, &mut wanted);
         }
-        let is_astray = |standing: &Standing| {
-            wanted.get(&standing.server()).is_none_or(|entry| !standing.leads_to(entry))
+        let is_astray = |persistent: &Persistent| {
+            wanted.get(&persistent.server()).is_none_or(|entry| !persistent.leads_to(entry))
         };
-        self.standings
-            .keys(|standing| is_astray(standing))
+        self.persistents
+            .keys(|persistent| is_astray(persistent))
             .into_iter()
             .for_each(|at| self.leave_persistent(cx, at));
         let mut present: HashMap<PoolServer, PersistentKey> =
-            self.standings.iter().map(|(at, standing)| (standing.server(), at)).collect();
+            self.persistents.iter().map(|(at, persistent)| (persistent.server(), at)).collect();
         let mut new = Vec::new();
         for (server, entry) in wanted {
             present.entry(server).or_insert_with_key(|(pool, _)| {
-                let at = self.standings.insert(Box::new(Standing::new(pool, &entry)));
+                let at = self.persistents.insert(Box::new(Persistent::new(pool, &entry)));
                 new.push(at);
                 at
             });
@@ -177,16 +177,16 @@ impl Dns {
     ) {
         // Clients of a service that has no listeners any more still have its connections.
         let is_there = |server: &ServerOf, at: &PersistentKey| {
-            self.standings.contains(*at) && self.services.contains(server.service)
+            self.persistents.contains(*at) && self.services.contains(server.service)
         };
-        self.standing_of.retain(|server, at| is_there(server, at));
+        self.persistent_of.retain(|server, at| is_there(server, at));
         for &service in services {
             let settings = self.services[service].service.settings.load_full();
             for party in [Party::Admitted, Party::Refused] {
                 let Some(backend) = party.backend(&settings) else { continue };
                 for_each_server(backend, |pool, entry| {
                     if let Some(&at) = present.get(&(Arc::clone(pool), entry.id)) {
-                        self.standing_of.insert(ServerOf { service, party, id: entry.id }, at);
+                        self.persistent_of.insert(ServerOf { service, party, id: entry.id }, at);
                     }
                 });
             }
@@ -195,28 +195,28 @@ impl Dns {
 
     /// The server is not there any more; whoever waits asks another one.
     fn leave_persistent(&mut self, cx: &mut Context, at: PersistentKey) {
-        self.standing_timers.clear(at);
-        if let Some(standing) = self.standings.remove(at) {
-            self.ask_others(cx, at, standing.ids.owners());
+        self.persistent_timers.clear(at);
+        if let Some(persistent) = self.persistents.remove(at) {
+            self.ask_others(cx, at, persistent.ids.owners());
         }
     }
 
     fn ask_others(&mut self, cx: &mut Context, at: PersistentKey, queries: Vec<(u16, QueryKey)>) {
         for (id, key) in queries {
-            if !self.is_current_attempt(cx, key, Waits::AtStanding(at), id) {
+            if !self.is_current_attempt(cx, key, Waits::AtPersistent(at), id) {
                 continue;
             }
             let query = &self.queries[key];
-            let settings = self.services[query.asker.service].service.settings.load_full();
+            let settings = self.services[query.requester.service].service.settings.load_full();
             self.again_unless_received(cx, &settings, key, Cause::Refused);
         }
     }
 
     fn connect_persistent(&mut self, cx: &mut Context, at: PersistentKey) {
-        let standing = &mut self.standings[at];
-        let counters = standing.live.counters.of(cx.id);
-        let connected = listener::stream_socket(&standing.target)
-            .and_then(|socket| listener::connect(&socket, &standing.target).map(|()| socket));
+        let persistent = &mut self.persistents[at];
+        let counters = persistent.live.counters.of(cx.id);
+        let connected = listener::stream_socket(&persistent.target)
+            .and_then(|socket| listener::connect(&socket, &persistent.target).map(|()| socket));
         let socket = match connected {
             Ok(socket) => socket,
             Err(error) if is_want(error) => return self.postpone_persistent(cx, at, error),
@@ -229,32 +229,34 @@ impl Dns {
             }
         };
         counters.connections.one();
-        if let Err(error) = cx.registry.register(&socket, Token::DnsStanding(at)) {
+        if let Err(error) = cx.registry.register(&socket, Token::DnsPersistent(at)) {
             return self.fault_persistent(cx, at, &format!("connect: {}", std::io::Error::from(error)));
         }
         let mut framed = Framed::new(socket);
         let mut hello = Vec::new();
         mname::emit_client_hello(&mut hello);
         framed.queue(&hello);
-        (standing.framed, standing.stage) = (Some(framed), Stage::Greeting);
-        standing.serial += 1;
-        self.standing_timers.set(at, cx.now + HELLO);
+        (persistent.framed, persistent.stage) = (Some(framed), Stage::Hello);
+        persistent.serial += 1;
+        self.persistent_timers.set(at, cx.now + HELLO);
         self.queue_persistent(at);
     }
 
     /// Gives a question to a server.
     pub(super) fn give_to_persistent(&mut self, cx: &Context, key: QueryKey, server: &Arc<Entry>) -> Taken {
         let query = &mut self.queries[key];
-        let Some(&at) = self.standing_of.get(&query.asker.server(server.id)) else { return Taken::Unfit };
-        let standing =
-            self.standings.get_mut(at).filter(|standing| Arc::ptr_eq(&standing.live, &server.live));
-        let Some(Standing { stage: Stage::Up { .. }, framed: Some(framed), ids, .. }) =
-            standing.map(|s| &mut **s)
+        let Some(&at) = self.persistent_of.get(&query.requester.server(server.id)) else {
+            return Taken::Unfit;
+        };
+        let persistent =
+            self.persistents.get_mut(at).filter(|persistent| Arc::ptr_eq(&persistent.live, &server.live));
+        let Some(Persistent { stage: Stage::Up { .. }, framed: Some(framed), ids, .. }) =
+            persistent.map(|s| &mut **s)
         else {
             return Taken::Unfit;
         };
         // A frame has room for an IPv4 address, and for so many bytes.
-        let Some(client) = v4_of(query.asker.client) else { return Taken::Unfit };
+        let Some(client) = v4_of(query.requester.client) else { return Taken::Unfit };
         if query.framed().len() > DATAGRAM_BYTES_MAX {
             return Taken::Unfit;
         }
@@ -266,7 +268,7 @@ impl Dns {
         let id = ids.keep(client, query.id, key, &mut self.secrets);
         let Some(id) = id else { return Taken::Unfit };
         query.call(id);
-        query.waits = Waits::AtStanding(at);
+        query.waits = Waits::AtPersistent(at);
         let mut frame = std::mem::take(&mut self.frame);
         frame.clear();
         mname::emit_inbound_udp(client, query.framed(), &mut frame);
@@ -281,14 +283,17 @@ impl Dns {
     /// A question does not wait here any more.
     pub(super) fn withdraw_from_persistent(&mut self, at: PersistentKey, key: QueryKey, id: u16) {
         let query = &self.queries[key];
-        if let (Some(standing), Some(client)) = (self.standings.get_mut(at), v4_of(query.asker.client)) {
-            standing.ids.free(client, id);
+        if let (Some(persistent), Some(client)) =
+            (self.persistents.get_mut(at), v4_of(query.requester.client))
+        {
+            persistent.ids.free(client, id);
         }
     }
 
     /// Something happened at the socket.
     pub(crate) fn on_persistent_event(&mut self, at: PersistentKey, event: &Event) {
-        let Some(framed) = self.standings.get_mut(at).and_then(|standing| standing.framed.as_mut()) else {
+        let Some(framed) = self.persistents.get_mut(at).and_then(|persistent| persistent.framed.as_mut())
+        else {
             return;
         };
         if event.is_readable() || event.is_read_closed() || event.is_error() {
@@ -299,25 +304,25 @@ impl Dns {
 
     /// The connection is looked at once the present events are done.
     pub(crate) fn queue_persistent(&mut self, at: PersistentKey) {
-        if let Some(standing) = self.standings.get_mut(at)
-            && !std::mem::replace(&mut standing.dirty, true)
+        if let Some(persistent) = self.persistents.get_mut(at)
+            && !std::mem::replace(&mut persistent.dirty, true)
         {
-            self.standings_dirty.push(at);
+            self.persistents_dirty.push(at);
         }
     }
 
     /// Sends what waits, and reads.
     pub(super) fn flush_persistent(&mut self, cx: &mut Context, at: PersistentKey) {
-        let Some(standing) = self.standings.get_mut(at) else { return };
-        standing.dirty = false;
-        if let Some(framed) = &mut standing.framed
+        let Some(persistent) = self.persistents.get_mut(at) else { return };
+        persistent.dirty = false;
+        if let Some(framed) = &mut persistent.framed
             && let Err(error) = framed.flush()
         {
             return self.fault_persistent(cx, at, &format!("send: {}", std::io::Error::from(error)));
         }
         for _ in 0..READS_MAX {
-            let standing = self.standings.get_mut(at);
-            let Some(framed) = standing.and_then(|standing| standing.framed.as_mut()) else { return };
+            let persistent = self.persistents.get_mut(at);
+            let Some(framed) = persistent.and_then(|persistent| persistent.framed.as_mut()) else { return };
             if !framed.readable {
                 return;
             }
@@ -341,7 +346,7 @@ impl Dns {
                 }
             }
         }
-        cx.ready.push(Ready::DnsStanding(at));
+        cx.ready.push(Ready::DnsPersistent(at));
     }
 
     /// Takes the whole frames that came; `Err` says what is wrong with one.
@@ -349,7 +354,7 @@ impl Dns {
         let mut message = self.spare();
         let taken = loop {
             match self.take_frame(at, &mut message) {
-                Ok(Some(heard)) => self.on_message(cx, at, heard, &mut message),
+                Ok(Some(kind)) => self.on_frame(cx, at, kind, &mut message),
                 Ok(None) => break Ok(()),
                 Err(reason) => break Err(reason),
             }
@@ -359,39 +364,39 @@ impl Dns {
     }
 
     /// Takes the next whole frame; an answer's bytes go to `message`.
-    fn take_frame(&mut self, at: PersistentKey, message: &mut Vec<u8>) -> Result<Option<Heard>, String> {
-        let Some(standing) = self.standings.get_mut(at) else { return Ok(None) };
-        let Some(framed) = &mut standing.framed else { return Ok(None) };
+    fn take_frame(&mut self, at: PersistentKey, message: &mut Vec<u8>) -> Result<Option<FrameKind>, String> {
+        let Some(persistent) = self.persistents.get_mut(at) else { return Ok(None) };
+        let Some(framed) = &mut persistent.framed else { return Ok(None) };
         let parsed = mname::parse(framed.pending()).map_err(|fault| fault.to_string())?;
         let Some((frame, length)) = parsed else { return Ok(None) };
-        let heard = match (standing.stage, frame) {
-            (Stage::Greeting, Frame::Hello) => Heard::Hello,
-            (Stage::Greeting, _) => return Err("it sent something before its hello".into()),
+        let kind = match (persistent.stage, frame) {
+            (Stage::Hello, Frame::Hello) => FrameKind::Hello,
+            (Stage::Hello, _) => return Err("it sent something before its hello".into()),
             (_, Frame::Hello) => return Err("it said hello twice".into()),
-            (Stage::Up { asked: true }, Frame::Heartbeat) => Heard::Life,
+            (Stage::Up { is_probed: true }, Frame::Heartbeat) => FrameKind::Heartbeat,
             (_, Frame::Heartbeat) => return Err("it sent a heartbeat that nobody asked for".into()),
             (_, Frame::TcpOk) => return Err("it accepted a TCP session that is none".into()),
             (_, Frame::OutboundUdp { to, data }) => {
                 message.clear();
                 message.extend_from_slice(data);
-                Heard::Answer(to)
+                FrameKind::Response(to)
             }
         };
         framed.consume(length);
-        Ok(Some(heard))
+        Ok(Some(kind))
     }
 
-    fn on_message(&mut self, cx: &mut Context, at: PersistentKey, heard: Heard, message: &mut Vec<u8>) {
-        match heard {
-            Heard::Answer(to) => return self.take_frame_response(cx, at, to, message),
+    fn on_frame(&mut self, cx: &mut Context, at: PersistentKey, kind: FrameKind, message: &mut Vec<u8>) {
+        match kind {
+            FrameKind::Response(to) => return self.take_frame_response(cx, at, to, message),
             // One that says hello and then errs is not tried without end at once.
-            Heard::Life => self.standings[at].failures = 0,
-            Heard::Hello => self.standings[at].live.counters.of(cx.id).sessions.one(),
+            FrameKind::Heartbeat => self.persistents[at].failures = 0,
+            FrameKind::Hello => self.persistents[at].live.counters.of(cx.id).sessions.one(),
         }
         // Told again with each sign of life: what is lost on the way is made good.
         self.report_persistent(cx, at, None);
-        self.standings[at].stage = Stage::Up { asked: false };
-        self.standing_timers.set(at, cx.now + HEARTBEAT);
+        self.persistents[at].stage = Stage::Up { is_probed: false };
+        self.persistent_timers.set(at, cx.now + HEARTBEAT);
     }
 
     fn take_frame_response(
@@ -401,39 +406,40 @@ impl Dns {
         to: SocketAddrV4,
         message: &mut Vec<u8>,
     ) {
-        let standing = &mut self.standings[at];
-        let counters = standing.live.counters.of(cx.id);
-        let owner = standing.ids.owner(to, wire::id(message)).filter(|key| {
+        let persistent = &mut self.persistents[at];
+        let counters = persistent.live.counters.of(cx.id);
+        let owner = persistent.ids.owner(to, wire::id(message)).filter(|key| {
             let query = &self.queries[*key];
-            matches!(query.asker.origin, Origin::Datagram(_)) && query.is_answered_by(message)
+            matches!(query.requester.origin, Origin::Datagram(_)) && query.is_response(message)
         });
         let Some(key) = owner else { return counters.answers_bad.one() };
         counters.datagrams_out.one();
-        self.turn_to_attempt(key, Waits::AtStanding(at), wire::id(message));
-        let service = self.queries[key].asker.service;
+        self.turn_to_attempt(key, Waits::AtPersistent(at), wire::id(message));
+        let service = self.queries[key].requester.service;
         let settings = self.services[service].service.settings.load_full();
         self.pass_on(cx, &settings, key, message);
     }
 
     /// Tells the supervisor that the connection stands, or why it does not.
     fn report_persistent(&self, cx: &Context, at: PersistentKey, fault: Option<String>) {
-        let standing = &self.standings[at];
-        let (pool, target) = (standing.pool.clone(), standing.target.clone());
-        (cx.report)(Report::Session { pool, server: standing.id, target, worker: cx.id, fault });
+        let persistent = &self.persistents[at];
+        let (pool, target) = (persistent.pool.clone(), persistent.target.clone());
+        (cx.report)(Report::Session { pool, server: persistent.id, target, worker: cx.id, fault });
     }
 
     /// The connection that stands with a server, if one does.
-    pub(super) fn session_with(&self, asker: &Asker, server: &Entry) -> Option<Session> {
-        let &at = self.standing_of.get(&asker.server(server.id))?;
-        let standing = self.standings.get(at).filter(|standing| Arc::ptr_eq(&standing.live, &server.live))?;
-        let is_up = matches!(standing.stage, Stage::Up { .. });
-        is_up.then_some(Session { at, serial: standing.serial })
+    pub(super) fn session_with(&self, requester: &Requester, server: &Entry) -> Option<Session> {
+        let &at = self.persistent_of.get(&requester.server(server.id))?;
+        let persistent =
+            self.persistents.get(at).filter(|persistent| Arc::ptr_eq(&persistent.live, &server.live))?;
+        let is_up = matches!(persistent.stage, Stage::Up { .. });
+        is_up.then_some(Session { at, serial: persistent.serial })
     }
 
     /// This connection is to end, if it still stands.
     pub(super) fn end_session(&mut self, cx: &mut Context, session: Session, reason: &str) {
-        let is_current = self.standings.get(session.at).is_some_and(|standing| {
-            matches!(standing.stage, Stage::Up { .. }) && standing.serial == session.serial
+        let is_current = self.persistents.get(session.at).is_some_and(|persistent| {
+            matches!(persistent.stage, Stage::Up { .. }) && persistent.serial == session.serial
         });
         if is_current {
             self.fault_persistent(cx, session.at, reason);
@@ -442,42 +448,44 @@ impl Dns {
 
     /// Makes a connect later that failed for a reason of our own: that says nothing of the server.
     fn postpone_persistent(&mut self, cx: &Context, at: PersistentKey, error: Errno) {
-        let Standing { live, pool, id, .. } = &*self.standings[at];
+        let Persistent { live, pool, id, .. } = &*self.persistents[at];
         let counters = live.counters.of(cx.id);
         counters.connect_errors.one();
         counters.local_errors.one_shared();
         tell_local(cx, pool, *id, error);
-        self.standing_timers.set(at, cx.now + POSTPONED);
+        self.persistent_timers.set(at, cx.now + POSTPONED);
     }
 
     /// Something is wrong: the connection is dropped and made anew, the next time at once, later after a while.
     fn fault_persistent(&mut self, cx: &mut Context, at: PersistentKey, reason: &str) {
-        let standing = &mut self.standings[at];
-        if matches!(standing.stage, Stage::Up { .. }) {
-            standing.live.counters.of(cx.id).session_faults.one();
+        let persistent = &mut self.persistents[at];
+        if matches!(persistent.stage, Stage::Up { .. }) {
+            persistent.live.counters.of(cx.id).session_faults.one();
         }
-        (standing.stage, standing.framed) = (Stage::Waiting, None);
-        let wait = back_off(standing.failures);
-        standing.failures = standing.failures.saturating_add(1);
-        self.standing_timers.set(at, cx.now + wait);
-        let queries = standing.ids.owners();
+        (persistent.stage, persistent.framed) = (Stage::Waiting, None);
+        let wait = back_off(persistent.failures);
+        persistent.failures = persistent.failures.saturating_add(1);
+        self.persistent_timers.set(at, cx.now + wait);
+        let queries = persistent.ids.owners();
         self.report_persistent(cx, at, Some(reason.to_owned()));
         self.ask_others(cx, at, queries);
     }
 
     /// It is time: for a connect, a hello, a sign of life.
     pub(super) fn on_persistent_deadline(&mut self, cx: &mut Context, at: PersistentKey) {
-        let Some(standing) = self.standings.get_mut(at) else { return };
-        match standing.stage {
+        let Some(persistent) = self.persistents.get_mut(at) else { return };
+        match persistent.stage {
             Stage::Waiting => self.connect_persistent(cx, at),
-            Stage::Greeting => self.fault_persistent(cx, at, "it did not say hello within 30 s"),
-            Stage::Up { asked: true } => self.fault_persistent(cx, at, "it gave no sign of life within 15 s"),
-            Stage::Up { asked: false } => {
+            Stage::Hello => self.fault_persistent(cx, at, "it did not say hello within 30 s"),
+            Stage::Up { is_probed: true } => {
+                self.fault_persistent(cx, at, "it gave no sign of life within 15 s");
+            }
+            Stage::Up { is_probed: false } => {
                 let mut heartbeat = Vec::new();
                 mname::emit_client_heartbeat(&mut heartbeat);
-                standing.framed.iter_mut().for_each(|framed| framed.queue(&heartbeat));
-                standing.stage = Stage::Up { asked: true };
-                self.standing_timers.set(at, cx.now + ANSWER);
+                persistent.framed.iter_mut().for_each(|framed| framed.queue(&heartbeat));
+                persistent.stage = Stage::Up { is_probed: true };
+                self.persistent_timers.set(at, cx.now + RESPONSE);
                 self.queue_persistent(at);
             }
         }
