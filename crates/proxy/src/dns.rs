@@ -7,52 +7,41 @@
 //! datagrams come and go in `listener.rs`, `sockets.rs` and `answers.rs`, streams in `client.rs` and `stream.rs`, the frames of
 //! mname in `standing.rs`.
 
-mod alter;
-mod attempt;
-mod choose;
 mod client;
-mod coalesce;
-mod declined;
-mod failure;
 mod framed;
-mod hop;
-mod ids;
 mod listener;
-mod persistent;
 mod query;
-mod response;
-mod responses;
-mod socket;
-mod stream;
-mod transfers;
 mod upstream;
 
 use crate::context::Context;
 use crate::context::keys::{
-    DnsClientKey, DnsServiceKey, DnsSocketKey, DnsStreamKey, DnsUpstreamKey, PersistentKey, QueryKey, Table,
-    of,
+    DnsClientKey, DnsListenerKey, DnsServiceKey, DnsSocketKey, DnsStreamKey, DnsUpstreamKey, PersistentKey,
+    QueryKey, Table, of,
 };
 use crate::context::ready::Ready;
 use crate::context::timers::Timers;
 use crate::io::batch::{BATCH, Batch};
 use crate::io::gso::Burst;
-use crate::service::Service;
+use crate::service::{Backend, Service, Settings};
 use client::Client;
-use declined::Declined;
 use evener_core::hash::Keyed;
+use evener_core::spec::Transport;
+use evener_core::wire::proxy::Ends;
 use evener_core::{ServerId, Time};
-use ids::Secrets;
 use listener::Listener;
-use persistent::Persistent;
-use query::{Party, Query};
-use responses::Responses;
-use socket::Socket;
+use listener::responses::Responses;
+use query::Query;
+use query::declined::Declined;
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use stream::Stream;
 use upstream::Upstream;
+use upstream::ids::Secrets;
+use upstream::persistent::Persistent;
+use upstream::socket::Socket;
+use upstream::stream::Stream;
 
 /// Buffers of questions that are over, kept for those to come.
 const SPARES_MAX: usize = 1024;
@@ -128,6 +117,91 @@ struct ServerOf {
     id: ServerId,
 }
 
+/// Where a datagram came from, and so where its answer goes.
+#[derive(Clone, Copy, Debug)]
+struct ReturnPath {
+    listener: DnsListenerKey,
+    address: SocketAddr,
+    local: Option<IpAddr>,
+}
+
+/// How a question came, and so how its answer goes.
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    Datagram(ReturnPath),
+    /// On this connection.
+    Stream(DnsClientKey),
+}
+
+impl Origin {
+    /// How its server is asked, too.
+    const fn transport(self) -> Transport {
+        match self {
+            Self::Datagram(_) => Transport::Datagram,
+            Self::Stream(_) => Transport::Stream,
+        }
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+struct Requester {
+    service: DnsServiceKey,
+    /// As far as we are told.
+    client: SocketAddr,
+    /// What the client sent to.
+    destination: Option<SocketAddr>,
+    party: Party,
+    /// How many instances of Evener passed it on with us, as far as a PROXY header tells.
+    hops: u8,
+    origin: Origin,
+    /// Asks in this query for how long its TCP connection may be idle.
+    keepalive: bool,
+}
+
+/// What the access list makes of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Party {
+    Admitted,
+    /// It is refused, but there is a pool for such.
+    Refused,
+    /// It is refused, and told so.
+    Rejected,
+}
+
+impl Party {
+    /// Where its servers are; nowhere when a reload took away the pool of those who are refused.
+    fn backend(self, settings: &Settings) -> Option<&Backend> {
+        match self {
+            Self::Admitted => settings.backends.first(),
+            Self::Refused => settings.refused(),
+            Self::Rejected => None,
+        }
+    }
+}
+
+impl Requester {
+    /// Where its servers are.
+    fn backend<'a>(&self, settings: &'a Settings) -> Option<&'a Backend> {
+        self.party.backend(settings)
+    }
+
+    /// A server of its pool.
+    const fn server(&self, id: ServerId) -> ServerOf {
+        ServerOf { service: self.service, party: self.party, id }
+    }
+
+    /// Returns whether its server is told of it.
+    fn is_introduced(&self, settings: &Settings) -> bool {
+        self.backend(settings).is_some_and(|backend| backend.send_proxy.is_some())
+    }
+
+    /// Both ends, for servers that are told.
+    fn ends(&self) -> Option<Ends> {
+        self.destination.map(|destination| Ends { source: self.client, destination })
+    }
+}
+
 impl Dns {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
@@ -169,7 +243,7 @@ impl Dns {
         }
     }
 
-    /// How long nothing can be due.
+    /// Returns how long nothing can be due.
     pub(crate) fn wait(&self, now: Time) -> Option<Duration> {
         if self.is_changed {
             return Some(Duration::ZERO);
@@ -271,7 +345,7 @@ impl Dns {
         }
         while let Some(index) = self.clients_over.pop() {
             if let Some(client) = self.clients.remove(index) {
-                let service = Arc::clone(&self.services[client.service].service);
+                let service = Arc::clone(&self.services[client.service()].service);
                 drop(client);
                 service.wake_waiting(cx);
             }
@@ -282,10 +356,10 @@ impl Dns {
     pub(crate) fn sweep(&mut self, cx: &mut Context) {
         self.sweep_upstreams(cx);
         let is_used = |at: DnsServiceKey| {
-            self.listeners.iter().any(|(_, listener)| listener.service == at)
-                || self.clients.iter().any(|(_, client)| client.service == at)
-                || self.upstreams.iter().any(|(_, upstream)| upstream.server.service == at)
-                || self.queries.iter().any(|(_, query)| query.requester.service == at)
+            self.listeners.iter().any(|(_, listener)| listener.service() == at)
+                || self.clients.iter().any(|(_, client)| client.service() == at)
+                || self.upstreams.iter().any(|(_, upstream)| upstream.service() == at)
+                || self.queries.iter().any(|(_, query)| query.requester().service == at)
         };
         let alone = |served: &Served| Arc::strong_count(&served.service) == 1;
         let gone: Vec<DnsServiceKey> = self

@@ -1,16 +1,15 @@
 //! Clients on TCP: each message has its length before it, many may be under way, and answers go back as they come
 //! (RFC 7766). Whoever does not read its answers, or asks more than is allowed at once, is not read from meanwhile.
 
-use super::Dns;
-use super::Served;
-use super::framed::{Framed, Received};
-use super::query::{self, Origin, Party, Requester};
-use super::transfers::Transfers;
 use crate::context::Context;
 use crate::context::descriptors::Unit;
 use crate::context::keys::{DnsClientKey, DnsServiceKey, DnsStreamKey};
 use crate::context::ready::Ready;
 use crate::context::registry::Token;
+use crate::dns::framed::{Framed, Received};
+use crate::dns::query::transfers::Transfers;
+use crate::dns::query::{self};
+use crate::dns::{Dns, Origin, Party, Requester, Served};
 use crate::service::Place;
 use crate::service::admission::{self, Admission, Guest, Refused, reset_at_close};
 use crate::service::hops::note_loop;
@@ -47,7 +46,7 @@ enum Stage {
 
 /// A client's connection.
 pub(super) struct Client {
-    pub(super) service: DnsServiceKey,
+    service: DnsServiceKey,
     /// Tells it from all others of its worker.
     number: u32,
     framed: Framed,
@@ -66,15 +65,36 @@ pub(super) struct Client {
     /// The round in which it was looked at last.
     round: u32,
     /// Streams to servers that are for this client alone.
-    pub(super) streams: Vec<DnsStreamKey>,
-    pub(super) transfers: Transfers,
+    streams: Vec<DnsStreamKey>,
+    transfers: Transfers,
     permits: Option<Lease>,
     _descriptor: Unit,
     admission: Guest,
 }
 
 impl Client {
-    /// Whether no more is read from it, and from servers for it alone.
+    pub(super) fn service(&self) -> DnsServiceKey {
+        self.service
+    }
+
+    /// Streams to servers that are for this client alone.
+    pub(super) fn streams(&self) -> &[DnsStreamKey] {
+        &self.streams
+    }
+
+    pub(super) fn add_stream(&mut self, at: DnsStreamKey) {
+        self.streams.push(at);
+    }
+
+    pub(super) fn remove_stream(&mut self, at: DnsStreamKey) {
+        self.streams.retain(|other| *other != at);
+    }
+
+    pub(super) fn transfers(&mut self) -> &mut Transfers {
+        &mut self.transfers
+    }
+
+    /// Returns whether no more is read from it, and from servers for it alone.
     pub(super) fn is_slow(&self) -> bool {
         self.framed.waiting() >= OUTBOX_MAX
     }
@@ -155,7 +175,7 @@ impl Dns {
         if client.stage == Stage::Over {
             return;
         }
-        if cx.registry.register(&client.framed.socket, Token::DnsClient(key)).is_err() {
+        if cx.registry.register(client.framed.socket(), Token::DnsClient(key)).is_err() {
             return self.close_client(cx, key);
         }
         self.queue_client(key);
@@ -174,7 +194,7 @@ impl Dns {
             }
             Admission::Refused(Refused::Drop) => self.close_client(cx, key),
             Admission::Refused(Refused::Reject(_)) => {
-                reset_at_close(&client.framed.socket);
+                reset_at_close(client.framed.socket());
                 self.close_client(cx, key);
             }
             Admission::Refused(Refused::Tarpit(permits, time)) => {
@@ -186,7 +206,7 @@ impl Dns {
         }
     }
 
-    /// How long the client with this number may do nothing, if it is still there: while the program drains, it should leave.
+    /// Returns how long the client with this number may do nothing, if it is still there: while the program drains, it should leave.
     pub(super) fn client_idle_time(&mut self, cx: &Context, key: DnsClientKey) -> Option<Duration> {
         self.open_client(key)?;
         let idle = self.client_settings(key).options.idle_timeout.unwrap_or(Duration::MAX);
@@ -209,7 +229,7 @@ impl Dns {
     pub(crate) fn on_client_event(&mut self, key: DnsClientKey, event: &Event) {
         let Some(client) = self.clients.get_mut(key) else { return };
         if event.is_readable() || event.is_read_closed() || event.is_error() {
-            client.framed.readable = true;
+            client.framed.set_readable();
         }
         self.queue_client(key);
     }
@@ -255,7 +275,7 @@ impl Dns {
                 if self.is_client_full(key, &settings) {
                     return;
                 }
-            } else if !self.clients[key].framed.readable {
+            } else if !self.clients[key].framed.is_readable() {
                 return self.close_client_if_done(cx, key);
             } else {
                 self.receive_from_client(cx, key);
@@ -333,7 +353,7 @@ impl Dns {
 
     fn requester_of_client(&self, key: DnsClientKey) -> Requester {
         let client = &self.clients[key];
-        let ends = client.origin.ends(&client.framed.socket);
+        let ends = client.origin.ends(client.framed.socket());
         Requester {
             service: client.service,
             client: client.origin.client,
@@ -400,7 +420,7 @@ impl Dns {
             let client = &self.clients[key];
             // It may have asked something just now.
             let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-            if recv(&client.framed.socket, &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
+            if recv(client.framed.socket(), &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
                 continue;
             }
             self.services[client.service].service.live.counters.of(cx.id).idle_shed.one();
@@ -464,7 +484,7 @@ impl Dns {
 
     /// What a server is told of the client at a place, before anything else.
     pub(super) fn client_origin(&self, key: DnsClientKey) -> Option<(&ClientOrigin, &OwnedFd)> {
-        self.clients.get(key).map(|client| (&client.origin, &client.framed.socket))
+        self.clients.get(key).map(|client| (&client.origin, client.framed.socket()))
     }
 
     fn close_client(&mut self, cx: &mut Context, key: DnsClientKey) {
@@ -539,7 +559,7 @@ impl Dns {
     }
 }
 
-/// How long a client may do nothing.
+/// Returns how long a client may do nothing.
 fn client_idle_timeout(cx: &Context, settings: &Settings) -> Option<Duration> {
     if cx.draining { Some(DRAIN_IDLE) } else { settings.options.idle_timeout }
 }
@@ -560,7 +580,7 @@ fn open_of(cx: &Context, client: &Client, served: &Served) -> Open {
             Stage::Over => "over",
         },
         idle: cx.now.since(client.active_at),
-        client_socket: Some(client.framed.socket.as_raw_fd()),
+        client_socket: Some(client.framed.socket().as_raw_fd()),
         server_socket: None,
         to_client: client.framed.waiting(),
         to_server: 0,

@@ -19,8 +19,8 @@ pub(super) enum Received {
 /// The socket.
 #[derive(Debug)]
 pub(super) struct Framed {
-    pub(super) socket: OwnedFd,
-    pub(super) inbox: Vec<u8>,
+    socket: OwnedFd,
+    inbox: Vec<u8>,
     /// How much of the inbox was used.
     used: usize,
     outbox: Vec<u8>,
@@ -29,12 +29,25 @@ pub(super) struct Framed {
     /// Messages that wait until the other side takes the session, where it has to.
     held: Option<Vec<u8>>,
     /// There may be something to receive.
-    pub(super) readable: bool,
+    readable: bool,
 }
 
 impl Framed {
     pub(super) fn new(socket: OwnedFd) -> Self {
         Self { socket, inbox: Vec::new(), used: 0, outbox: Vec::new(), sent: 0, held: None, readable: true }
+    }
+
+    pub(super) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// Returns whether there may be something to receive.
+    pub(super) fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    pub(super) fn set_readable(&mut self) {
+        self.readable = true;
     }
 
     /// Receives once.
@@ -70,7 +83,7 @@ impl Framed {
             self.inbox.clear();
             self.used = 0;
             // One large message does not hold its memory for all that follow.
-            if self.inbox.capacity() > super::READ_BYTES {
+            if self.inbox.capacity() > crate::dns::READ_BYTES {
                 self.inbox = Vec::new();
             }
         }
@@ -119,7 +132,7 @@ impl Framed {
         self.queue(&held);
     }
 
-    /// How many bytes wait to be sent.
+    /// Returns how many bytes wait to be sent.
     pub(super) fn waiting(&self) -> usize {
         self.outbox.len() - self.sent + self.held.as_ref().map_or(0, Vec::len)
     }
@@ -141,10 +154,10 @@ impl Framed {
         if self.sent == self.outbox.len() {
             self.outbox.clear();
             self.sent = 0;
-            if self.outbox.capacity() > super::READ_BYTES {
+            if self.outbox.capacity() > crate::dns::READ_BYTES {
                 self.outbox = Vec::new();
             }
-        } else if self.sent > super::READ_BYTES {
+        } else if self.sent > crate::dns::READ_BYTES {
             self.outbox.drain(..self.sent);
             self.sent = 0;
         }

@@ -1,12 +1,13 @@
 //! Where questions come by datagrams.
 
-use super::Dns;
-use super::query::{self, Origin, Party, Requester};
-use super::responses::ReturnPath;
+pub(super) mod responses;
+
 use crate::context::Context;
 use crate::context::keys::{DnsListenerKey, DnsServiceKey};
 use crate::context::ready::Ready;
 use crate::context::registry::Token;
+use crate::dns::query::{self};
+use crate::dns::{Dns, Origin, Party, Requester, ReturnPath};
 use crate::io::batch::{BATCH, Batch, Local, Names};
 use crate::service::hops::{HOPS_MAX, note_loop};
 use crate::service::preamble;
@@ -24,14 +25,20 @@ const BATCHES_MAX: usize = 4;
 /// A listener of a worker for datagrams.
 pub(super) struct Listener {
     id: u64,
-    pub(super) service: DnsServiceKey,
-    pub(super) socket: OwnedFd,
+    service: DnsServiceKey,
+    socket: OwnedFd,
     local: Local,
     bound: Option<SocketAddr>,
     /// Questions that came here and are under way.
     queries: u32,
     /// Since when it is to close once they are over.
     leaving: Option<Time>,
+}
+
+impl Listener {
+    pub(super) fn service(&self) -> DnsServiceKey {
+        self.service
+    }
 }
 
 impl Dns {
@@ -111,7 +118,7 @@ impl Dns {
         ids.into_iter().for_each(|id| self.leave(cx, id));
     }
 
-    /// Whether a listener that is to close takes no more questions: under load one would follow the other without end. By then
+    /// Returns whether a listener that is to close takes no more questions: under load one would follow the other without end. By then
     /// all that came before it was to close are over.
     fn is_deaf(&self, cx: &Context, listener: &Listener) -> bool {
         let Some(since) = listener.leaving else { return false };

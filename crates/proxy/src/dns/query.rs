@@ -1,19 +1,24 @@
 //! A question: taken in, answered from what is kept, or given to a server; and to another one when that stays silent.
 
-use super::alter::Altered;
-use super::attempt::EarlierTry;
-use super::hop;
-use super::ids::Tried;
-use super::responses::ReturnPath;
-use super::{Dns, ServerOf};
+mod alter;
+mod attempt;
+mod choose;
+mod coalesce;
+pub(super) mod declined;
+mod failure;
+mod hop;
+mod response;
+pub(super) mod transfers;
+
 use crate::context::Context;
-use crate::context::keys::{
-    DnsClientKey, DnsServiceKey, DnsSocketKey, DnsStreamKey, PersistentKey, QueryKey,
-};
+use crate::context::keys::{DnsSocketKey, DnsStreamKey, PersistentKey, QueryKey};
 use crate::context::report::Report;
+use crate::dns::query::alter::Altered;
+use crate::dns::query::attempt::EarlierTry;
+use crate::dns::{Dns, Origin, Party, Requester};
+use crate::service::Settings;
 use crate::service::admission;
 use crate::service::hops::{HOPS_MAX, note_loop};
-use crate::service::{Backend, Settings};
 use evener_core::attempt::{Attempt, Cost};
 use evener_core::clients::ClientRecord;
 use evener_core::dns::{Freshness, RateVerdict};
@@ -21,9 +26,7 @@ use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry, NoServer};
 use evener_core::spec::{self, Dialect, DnsSpec};
 use evener_core::wire::dns::{self as wire, QueryError, Transfer};
-use evener_core::wire::proxy::Ends;
 use evener_core::{ServerId, Time};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,83 +34,6 @@ use std::time::Duration;
 const BYTES_HELD: usize = 512;
 /// A transfer of which no message came for so long is over, or broke off.
 pub(super) const TRANSFER_PAUSE: Duration = Duration::from_secs(30);
-
-/// How a question came, and so how its answer goes.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Origin {
-    Datagram(ReturnPath),
-    /// On this connection.
-    Stream(DnsClientKey),
-}
-
-impl Origin {
-    /// How its server is asked, too.
-    pub(super) const fn transport(self) -> spec::Transport {
-        match self {
-            Self::Datagram(_) => spec::Transport::Datagram,
-            Self::Stream(_) => spec::Transport::Stream,
-        }
-    }
-}
-
-/// Who asks.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Requester {
-    pub(super) service: DnsServiceKey,
-    /// As far as we are told.
-    pub(super) client: SocketAddr,
-    /// What the client sent to.
-    pub(super) destination: Option<SocketAddr>,
-    pub(super) party: Party,
-    /// How many instances of Evener passed it on with us, as far as a PROXY header tells.
-    pub(super) hops: u8,
-    pub(super) origin: Origin,
-    /// Asks in this query for how long its TCP connection may be idle.
-    pub(super) keepalive: bool,
-}
-
-/// What the access list makes of a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Party {
-    Admitted,
-    /// It is refused, but there is a pool for such.
-    Refused,
-    /// It is refused, and told so.
-    Rejected,
-}
-
-impl Party {
-    /// Where its servers are; nowhere when a reload took away the pool of those who are refused.
-    pub(super) fn backend(self, settings: &Settings) -> Option<&Backend> {
-        match self {
-            Self::Admitted => settings.backends.first(),
-            Self::Refused => settings.refused(),
-            Self::Rejected => None,
-        }
-    }
-}
-
-impl Requester {
-    /// Where its servers are.
-    pub(super) fn backend<'a>(&self, settings: &'a Settings) -> Option<&'a Backend> {
-        self.party.backend(settings)
-    }
-
-    /// A server of its pool.
-    pub(super) const fn server(&self, id: ServerId) -> ServerOf {
-        ServerOf { service: self.service, party: self.party, id }
-    }
-
-    /// Whether its server is told of it.
-    pub(super) fn is_introduced(&self, settings: &Settings) -> bool {
-        self.backend(settings).is_some_and(|backend| backend.send_proxy.is_some())
-    }
-
-    /// Both ends, for servers that are told.
-    pub(super) fn ends(&self) -> Option<Ends> {
-        self.destination.map(|destination| Ends { source: self.client, destination })
-    }
-}
 
 /// Where a question waits for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,47 +50,92 @@ pub(super) enum Waits {
 
 /// A question that is under way.
 pub(super) struct Query {
-    pub(super) requester: Requester,
-    pub(super) view: wire::Query,
+    requester: Requester,
+    view: wire::Query,
     /// As it was asked, but for its ID: that is the one for the server.
-    pub(super) message: Vec<u8>,
+    message: Vec<u8>,
     /// The client's ID.
-    pub(super) id: u16,
+    id: u16,
     /// What the server gets, where that is something else.
-    pub(super) altered: Option<Altered>,
-    pub(super) choice: Option<Choice>,
+    altered: Option<Altered>,
+    choice: Option<Choice>,
     /// Where it is written down what the client does.
-    pub(super) record: Option<Arc<ClientRecord>>,
-    pub(super) waits: Waits,
-    pub(super) sent_at: Time,
+    record: Option<Arc<ClientRecord>>,
+    waits: Waits,
+    sent_at: Time,
     /// Tries that may still be answered.
-    pub(super) earlier: Vec<EarlierTry>,
+    earlier: Vec<EarlierTry>,
     /// An earlier try was waited for instead of another one.
-    pub(super) was_resumed: bool,
+    was_resumed: bool,
     /// Servers that did not answer, or cannot take it.
-    pub(super) attempt: Attempt,
+    attempt: Attempt,
     /// Those of them that cannot.
-    pub(super) unfit: Tried,
+    unfit: Vec<ServerId>,
     /// How many more servers may be waited for.
-    pub(super) retries: u32,
+    retries: u32,
     /// What a server said that declined, while others are asked.
-    pub(super) declined: Option<Vec<u8>>,
+    declined: Option<Vec<u8>>,
     /// When nobody else is left, who was silent may be asked again.
     may_repeat: bool,
     /// How often a connection that others had used ended under it, which is nobody's fault.
-    pub(super) cut_short: u32,
+    cut_short: u32,
     /// Questions that wait for its answer, and by what they found it.
-    pub(super) followers: Vec<QueryKey>,
-    pub(super) coalesce_key: Option<Vec<u8>>,
+    followers: Vec<QueryKey>,
+    coalesce_key: Option<Vec<u8>>,
     /// Messages that came for it; only a transfer of a zone has several.
-    pub(super) pieces: u32,
-    pub(super) transfer: Transfer,
+    pieces: u32,
+    transfer: Transfer,
     /// It is one of the transfers of its client that are under way.
-    pub(super) has_turn: bool,
+    has_turn: bool,
 }
 
 impl Query {
-    /// Whether another server may be asked, though one received it: nothing but a plain query is sure to change nothing there
+    pub(super) fn requester(&self) -> &Requester {
+        &self.requester
+    }
+
+    /// The client's ID for it.
+    pub(super) fn client_id(&self) -> u16 {
+        self.id
+    }
+
+    /// The server of the current try.
+    pub(super) fn server(&self) -> Option<Arc<Entry>> {
+        self.choice.as_ref().map(|choice| Arc::clone(&choice.server))
+    }
+
+    pub(super) fn sent_at(&self) -> Time {
+        self.sent_at
+    }
+
+    pub(super) fn is_waiting(&self, waits: Waits) -> bool {
+        self.waits == waits
+    }
+
+    /// The current try waits there by this ID.
+    pub(super) fn wait(&mut self, waits: Waits, id: u16) {
+        self.call(id);
+        self.waits = waits;
+    }
+
+    pub(super) fn is_transfer(&self) -> bool {
+        self.view.is_transfer()
+    }
+
+    pub(super) fn has_followers(&self) -> bool {
+        !self.followers.is_empty()
+    }
+
+    /// Returns whether connections that others had used ended under it this often.
+    pub(super) fn was_cut_short(&self, times: u32) -> bool {
+        self.cut_short >= times
+    }
+
+    pub(super) fn into_message(self) -> Vec<u8> {
+        self.message
+    }
+
+    /// Returns whether another server may be asked, though one received it: nothing but a plain query is sure to change nothing there
     /// (UPDATE: RFC 2136, section 3; NOTIFY; whatever comes).
     pub(super) fn may_repeat_elsewhere(&self) -> bool {
         self.view.opcode() == 0
@@ -176,7 +147,7 @@ pub(super) fn spec(settings: &Settings) -> Option<&DnsSpec> {
     settings.dns.as_ref().map(|dns| &*dns.spec)
 }
 
-/// How long a server may take to answer.
+/// Returns how long a server may take to answer.
 pub(super) fn timeout(settings: &Settings) -> Duration {
     spec(settings).map_or(Duration::MAX, |spec| spec.query_timeout)
 }
@@ -340,7 +311,7 @@ impl Dns {
             earlier: Vec::new(),
             was_resumed: false,
             attempt: Attempt::new(),
-            unfit: Tried::new(),
+            unfit: Vec::new(),
             retries,
             declined: None,
             may_repeat: false,
@@ -536,7 +507,7 @@ impl Dns {
         }
     }
 
-    /// Whether nobody waits for the answer any more: the client left, or got what there was of a transfer.
+    /// Returns whether nobody waits for the answer any more: the client left, or got what there was of a transfer.
     fn is_moot(&mut self, key: QueryKey) -> bool {
         let query = &self.queries[key];
         match query.requester.origin {

@@ -1,10 +1,14 @@
 //! The sockets and streams that a service of this worker has to a server.
 
-use super::query::Requester;
-use super::socket;
-use super::{Dns, ServerOf};
+pub(super) mod ids;
+pub(super) mod persistent;
+pub(super) mod socket;
+pub(super) mod stream;
+
+use self::socket::Socket;
 use crate::context::Context;
-use crate::context::keys::{DnsSocketKey, DnsStreamKey, DnsUpstreamKey};
+use crate::context::keys::{DnsServiceKey, DnsSocketKey, DnsStreamKey, DnsUpstreamKey};
+use crate::dns::{Dns, Requester, ServerOf};
 use crate::service::Settings;
 use crate::service::ending::Ending;
 use evener_core::snapshot::{Entry, ServerLive};
@@ -17,23 +21,23 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// What leads to a server.
 pub(super) struct Upstream {
-    pub(super) server: ServerOf,
-    pub(super) target: Target,
-    pub(super) live: Arc<ServerLive>,
-    pub(super) sockets: Vec<DnsSocketKey>,
+    server: ServerOf,
+    target: Target,
+    live: Arc<ServerLive>,
+    sockets: Vec<DnsSocketKey>,
     /// Sockets for which no question is meant any more.
-    pub(super) given_up: Vec<DnsSocketKey>,
+    given_up: Vec<DnsSocketKey>,
     /// Streams that all clients share.
-    pub(super) streams: Vec<DnsStreamKey>,
+    streams: Vec<DnsStreamKey>,
     /// The socket that questions take now.
-    pub(super) turn: usize,
+    turn: usize,
     /// The round in which that was chosen.
-    pub(super) round: u32,
-    pub(super) used_at: Time,
+    round: u32,
+    used_at: Time,
     /// When its server last answered anything.
-    pub(super) responded_at: Time,
+    responded_at: Time,
     /// That came after the time for it.
-    pub(super) is_late: bool,
+    is_late: bool,
     /// How silent it has been since.
     silence: u32,
     /// The last question that met it.
@@ -49,7 +53,21 @@ const SILENCE_MAX: u32 = 9;
 const REPORTED_EVERY: Duration = Duration::from_millis(100);
 
 impl Upstream {
-    /// Whether it leads to a server, rather than to where that was, or to one that had its ID in another pool.
+    pub(super) fn service(&self) -> DnsServiceKey {
+        self.server.service
+    }
+
+    /// Returns whether its last response came after the time for it.
+    pub(super) fn is_late(&self) -> bool {
+        self.is_late
+    }
+
+    /// Returns whether its server responded to anything since then.
+    pub(super) fn has_responded_since(&self, at: Time) -> bool {
+        self.responded_at >= at
+    }
+
+    /// Returns whether it leads to a server, rather than to where that was, or to one that had its ID in another pool.
     fn leads_to(&self, server: &Entry) -> bool {
         self.target == server.target && Arc::ptr_eq(&self.live, &server.live)
     }
@@ -128,7 +146,7 @@ impl Dns {
             self.upstream_of.remove(&upstream.server);
         }
         // Streams of one client each are known there only.
-        let streams = self.streams.keys(|stream| stream.upstream == at);
+        let streams = self.streams.keys(|stream| stream.upstream() == at);
         for socket in upstream.sockets.into_iter().chain(upstream.given_up) {
             self.close_socket(cx, socket, at);
         }
@@ -142,7 +160,7 @@ impl Dns {
         let meant = self.upstreams.keys(|upstream| ending.means(&upstream.live, &upstream.target));
         let mut ended = 0;
         for at in meant {
-            let streams = self.streams.iter().filter(|(_, stream)| stream.upstream == at).count();
+            let streams = self.streams.iter().filter(|(_, stream)| stream.upstream() == at).count();
             let Some(upstream) = self.upstreams.get(at) else { continue };
             let service = &self.services[upstream.server.service].service;
             ending.counter(service.live.counters.of(cx.id)).add(streams as u64);
@@ -157,7 +175,7 @@ impl Dns {
         for (_, upstream) in self.upstreams.iter_mut() {
             socket::age(&mut self.sockets, upstream, cx.now);
             upstream.given_up.retain(|&at| {
-                let waits = self.sockets.get(at).is_some_and(|socket| !socket.ids.is_empty());
+                let waits = self.sockets.get(at).is_some_and(|socket| !socket.is_idle());
                 if !waits {
                     self.sockets.remove(at);
                 }
@@ -167,18 +185,18 @@ impl Dns {
         let is_unused = |upstream: &Upstream| {
             let mut sockets = upstream.sockets.iter().chain(&upstream.given_up);
             cx.now.since(upstream.used_at) >= IDLE
-                && sockets.all(|&at| self.sockets.get(at).is_none_or(|socket| socket.ids.is_empty()))
+                && sockets.all(|&at| self.sockets.get(at).is_none_or(Socket::is_idle))
         };
         // Those of one client, a transfer that takes its time among them, are known there only.
         let has_queries =
-            |at| self.streams.iter().any(|(_, stream)| stream.upstream == at && !stream.ids.is_empty());
+            |at| self.streams.iter().any(|(_, stream)| stream.upstream() == at && !stream.is_idle());
         let unused = self.upstreams.iter().filter(|(_, upstream)| is_unused(upstream)).map(|(at, _)| at);
         let quiet: Vec<DnsUpstreamKey> = unused.filter(|&at| !has_queries(at)).collect();
         quiet.into_iter().for_each(|at| self.close_upstream(cx, at));
     }
 }
 
-/// How many sockets or streams a service has to a server.
+/// Returns how many sockets or streams a service has to a server.
 pub(super) fn width(settings: &Settings) -> usize {
     settings.dns.as_ref().map_or(1, |dns| dns.spec.sockets.max(1) as usize)
 }

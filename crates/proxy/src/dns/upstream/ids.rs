@@ -1,7 +1,6 @@
 //! IDs that nobody can guess (RFC 5452, section 4.5), from the system's generator, and who has which.
 
 use crate::context::keys::QueryKey;
-use evener_core::ServerId;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -14,7 +13,7 @@ const IN_USE_MAX: usize = 16_384;
 
 /// Bits from the system.
 #[derive(Debug, Default)]
-pub(super) struct Secrets {
+pub(in crate::dns) struct Secrets {
     block: Vec<u8>,
 }
 
@@ -42,14 +41,14 @@ impl Secrets {
     }
 
     /// A number below `bound`.
-    pub(super) fn below(&mut self, bound: usize) -> usize {
+    pub(in crate::dns) fn below(&mut self, bound: usize) -> usize {
         (usize::from(self.bits()) * bound) >> 16
     }
 }
 
 /// IDs are even by themselves.
 #[derive(Debug, Default)]
-pub(super) struct AsIs(u64);
+pub(in crate::dns) struct AsIs(u64);
 
 impl Hasher for AsIs {
     fn finish(&self) -> u64 {
@@ -68,11 +67,11 @@ impl Hasher for AsIs {
 
 /// Who waits for an answer with which ID, on one socket.
 #[derive(Debug, Default)]
-pub(super) struct Ids(HashMap<u16, QueryKey, BuildHasherDefault<AsIs>>);
+pub(in crate::dns) struct Ids(HashMap<u16, QueryKey, BuildHasherDefault<AsIs>>);
 
 impl Ids {
     /// An ID for the question at this place; `None` when too many are in use.
-    pub(super) fn give(&mut self, key: QueryKey, secrets: &mut Secrets) -> Option<u16> {
+    pub(in crate::dns) fn give(&mut self, key: QueryKey, secrets: &mut Secrets) -> Option<u16> {
         if self.0.len() >= IN_USE_MAX {
             return None;
         }
@@ -111,11 +110,11 @@ impl Ids {
         self.0.iter().map(|(&id, &key)| (id, key)).collect()
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::dns) fn len(&self) -> usize {
         self.0.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::dns) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
@@ -123,7 +122,7 @@ impl Ids {
 /// Queries under way by the address of their client and their ID, where answers repeat both: what signs a message may count
 /// the ID in, so that clients keep theirs.
 #[derive(Debug, Default)]
-pub(super) struct ClientIds(HashMap<(SocketAddrV4, u16), QueryKey>);
+pub(in crate::dns) struct ClientIds(HashMap<(SocketAddrV4, u16), QueryKey>);
 
 impl ClientIds {
     /// The client's own ID for the query at this place, or another one while an earlier query of the client has it; `None` when
@@ -163,9 +162,6 @@ impl ClientIds {
         self.0.iter().map(|(&(_, id), &key)| (id, key)).collect()
     }
 }
-
-/// Servers that a question went to already, or that cannot take it.
-pub(super) type Tried = Vec<ServerId>;
 
 #[cfg(test)]
 mod tests {

@@ -1,9 +1,9 @@
 //! Which server is asked: the pool's choice, but not one that is known to refuse the transport of the question.
 
-use super::Dns;
-use super::query::Query;
 use crate::context::Context;
 use crate::context::keys::QueryKey;
+use crate::dns::Dns;
+use crate::dns::query::Query;
 use evener_core::attempt::AttemptLimits;
 use evener_core::snapshot::{Choice, NoServer, Request, Snapshot, Why};
 

@@ -1,15 +1,15 @@
 //! The connections that stand with servers of mname: one of each worker with each server. They carry datagrams in frames,
 //! and heartbeats. A server is up as long as one stands.
 
-use super::framed::{Framed, Received};
-use super::ids::ClientIds;
-use super::query::{Cause, Origin, Party, Requester, Taken, Waits};
-use super::{Dns, ServerOf};
 use crate::context::Context;
 use crate::context::keys::{DnsServiceKey, PersistentKey, QueryKey};
 use crate::context::ready::Ready;
 use crate::context::registry::Token;
 use crate::context::report::Report;
+use crate::dns::framed::{Framed, Received};
+use crate::dns::query::{Cause, Taken, Waits};
+use crate::dns::upstream::ids::ClientIds;
+use crate::dns::{Dns, Origin, Party, Requester, ServerOf};
 use crate::io::connect::{is_want, tell_local};
 use crate::io::listener;
 use crate::service::{Backend, Service};
@@ -52,7 +52,7 @@ enum Stage {
 }
 
 /// A connection that stands with a server.
-pub(super) struct Persistent {
+pub(in crate::dns) struct Persistent {
     pool: Arc<str>,
     id: ServerId,
     target: Target,
@@ -95,7 +95,7 @@ impl Persistent {
         (Arc::clone(&self.pool), self.id)
     }
 
-    /// Whether it leads to a server, rather than to where that was, or to one of an earlier pool of this name.
+    /// Returns whether it leads to a server, rather than to where that was, or to one of an earlier pool of this name.
     fn leads_to(&self, server: &Entry) -> bool {
         self.target == server.target && Arc::ptr_eq(&self.live, &server.live)
     }
@@ -103,7 +103,7 @@ impl Persistent {
 
 /// One of the connections that a persistent connection had, one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Session {
+pub(in crate::dns) struct Session {
     at: PersistentKey,
     serial: u64,
 }
@@ -165,7 +165,7 @@ impl Dns {
     ) -> Vec<DnsServiceKey> {
         let by_streams = by_streams.filter(|service| service.protocol == Protocol::Dns);
         let mut services: Vec<DnsServiceKey> = by_streams.map(|service| self.service_key(service)).collect();
-        services.extend(self.listeners.iter().map(|(_, listener)| listener.service));
+        services.extend(self.listeners.iter().map(|(_, listener)| listener.service()));
         services
     }
 
@@ -207,7 +207,7 @@ impl Dns {
                 continue;
             }
             let query = &self.queries[key];
-            let settings = self.services[query.requester.service].service.settings.load_full();
+            let settings = self.services[query.requester().service].service.settings.load_full();
             self.again_unless_received(cx, &settings, key, Cause::Refused);
         }
     }
@@ -243,9 +243,14 @@ impl Dns {
     }
 
     /// Gives a question to a server.
-    pub(super) fn give_to_persistent(&mut self, cx: &Context, key: QueryKey, server: &Arc<Entry>) -> Taken {
+    pub(in crate::dns) fn give_to_persistent(
+        &mut self,
+        cx: &Context,
+        key: QueryKey,
+        server: &Arc<Entry>,
+    ) -> Taken {
         let query = &mut self.queries[key];
-        let Some(&at) = self.persistent_of.get(&query.requester.server(server.id)) else {
+        let Some(&at) = self.persistent_of.get(&query.requester().server(server.id)) else {
             return Taken::Unfit;
         };
         let persistent =
@@ -256,7 +261,7 @@ impl Dns {
             return Taken::Unfit;
         };
         // A frame has room for an IPv4 address, and for so many bytes.
-        let Some(client) = v4_of(query.requester.client) else { return Taken::Unfit };
+        let Some(client) = v4_of(query.requester().client) else { return Taken::Unfit };
         if query.framed().len() > DATAGRAM_BYTES_MAX {
             return Taken::Unfit;
         }
@@ -265,10 +270,9 @@ impl Dns {
             counters.drop_stuck.one();
             return Taken::Unfit;
         }
-        let id = ids.keep(client, query.id, key, &mut self.secrets);
+        let id = ids.keep(client, query.client_id(), key, &mut self.secrets);
         let Some(id) = id else { return Taken::Unfit };
-        query.call(id);
-        query.waits = Waits::AtPersistent(at);
+        query.wait(Waits::AtPersistent(at), id);
         let mut frame = std::mem::take(&mut self.frame);
         frame.clear();
         mname::emit_inbound_udp(client, query.framed(), &mut frame);
@@ -281,10 +285,10 @@ impl Dns {
     }
 
     /// A question does not wait here any more.
-    pub(super) fn withdraw_from_persistent(&mut self, at: PersistentKey, key: QueryKey, id: u16) {
+    pub(in crate::dns) fn withdraw_from_persistent(&mut self, at: PersistentKey, key: QueryKey, id: u16) {
         let query = &self.queries[key];
         if let (Some(persistent), Some(client)) =
-            (self.persistents.get_mut(at), v4_of(query.requester.client))
+            (self.persistents.get_mut(at), v4_of(query.requester().client))
         {
             persistent.ids.free(client, id);
         }
@@ -297,7 +301,7 @@ impl Dns {
             return;
         };
         if event.is_readable() || event.is_read_closed() || event.is_error() {
-            framed.readable = true;
+            framed.set_readable();
         }
         self.queue_persistent(at);
     }
@@ -312,7 +316,7 @@ impl Dns {
     }
 
     /// Sends what waits, and reads.
-    pub(super) fn flush_persistent(&mut self, cx: &mut Context, at: PersistentKey) {
+    pub(in crate::dns) fn flush_persistent(&mut self, cx: &mut Context, at: PersistentKey) {
         let Some(persistent) = self.persistents.get_mut(at) else { return };
         persistent.dirty = false;
         if let Some(framed) = &mut persistent.framed
@@ -323,11 +327,11 @@ impl Dns {
         for _ in 0..READS_MAX {
             let persistent = self.persistents.get_mut(at);
             let Some(framed) = persistent.and_then(|persistent| persistent.framed.as_mut()) else { return };
-            if !framed.readable {
+            if !framed.is_readable() {
                 return;
             }
             let mut buffer = std::mem::take(&mut self.buffer);
-            buffer.resize(super::READ_BYTES, 0);
+            buffer.resize(crate::dns::READ_BYTES, 0);
             let received = framed.receive(&mut buffer);
             self.buffer = buffer;
             if let Err(reason) = self.take_frames(cx, at) {
@@ -410,12 +414,12 @@ impl Dns {
         let counters = persistent.live.counters.of(cx.id);
         let owner = persistent.ids.owner(to, wire::id(message)).filter(|key| {
             let query = &self.queries[*key];
-            matches!(query.requester.origin, Origin::Datagram(_)) && query.is_response(message)
+            matches!(query.requester().origin, Origin::Datagram(_)) && query.is_response(message)
         });
         let Some(key) = owner else { return counters.answers_bad.one() };
         counters.datagrams_out.one();
         self.turn_to_attempt(key, Waits::AtPersistent(at), wire::id(message));
-        let service = self.queries[key].requester.service;
+        let service = self.queries[key].requester().service;
         let settings = self.services[service].service.settings.load_full();
         self.pass_on(cx, &settings, key, message);
     }
@@ -472,7 +476,7 @@ impl Dns {
     }
 
     /// It is time: for a connect, a hello, a sign of life.
-    pub(super) fn on_persistent_deadline(&mut self, cx: &mut Context, at: PersistentKey) {
+    pub(in crate::dns) fn on_persistent_deadline(&mut self, cx: &mut Context, at: PersistentKey) {
         let Some(persistent) = self.persistents.get_mut(at) else { return };
         match persistent.stage {
             Stage::Waiting => self.connect_persistent(cx, at),

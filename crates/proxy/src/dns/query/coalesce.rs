@@ -2,11 +2,11 @@
 //! saves, a forger who has many of one question asked would otherwise have as many IDs to hit (RFC 5452, section 5). Only
 //! where answers are kept: elsewhere a server may mean each of them for one client.
 
-use super::Dns;
-use super::query::{Origin, Query, Waits};
-use super::response;
 use crate::context::Context;
 use crate::context::keys::{Handle, QueryKey};
+use crate::dns::query::response;
+use crate::dns::query::{Query, Waits};
+use crate::dns::{Dns, Origin};
 use crate::service::Settings;
 use evener_core::wire::dns as wire;
 
@@ -57,20 +57,20 @@ impl Dns {
 
     /// Gives an answer to all who wait for it. It is as it will be kept: its ID and the spelling of its question are of whoever
     /// asked first.
-    pub(super) fn share(&mut self, cx: &mut Context, query: &mut Query, response: &[u8]) {
+    pub(in crate::dns) fn share(&mut self, cx: &mut Context, query: &mut Query, response: &[u8]) {
         let followers = std::mem::take(&mut query.followers);
         self.share_with(cx, followers, response);
     }
 
     /// The same once the batch that is just filled may take more.
-    pub(super) fn keep_shared(&mut self, query: &mut Query, response: &[u8]) {
+    pub(in crate::dns) fn keep_shared(&mut self, query: &mut Query, response: &[u8]) {
         if !query.followers.is_empty() {
             self.shared.push((std::mem::take(&mut query.followers), response.to_vec()));
         }
     }
 
     /// Gives what was kept to those who wait for it.
-    pub(super) fn share_deferred(&mut self, cx: &mut Context) {
+    pub(in crate::dns) fn share_deferred(&mut self, cx: &mut Context) {
         while let Some((followers, response)) = self.shared.pop() {
             self.share_with(cx, followers, &response);
         }

@@ -1,11 +1,10 @@
 //! Transfers of zones by one client: so many at once, each on a stream of its own. Further ones wait for their turn in the
 //! order in which they came; `pipeline_max` bounds them.
 
-use super::Dns;
-use super::client::Client;
-use super::query::{Origin, Query, Waits};
 use crate::context::Context;
 use crate::context::keys::{DnsClientKey, QueryKey};
+use crate::dns::query::{Query, Waits};
+use crate::dns::{Dns, Origin};
 use crate::service::Settings;
 use std::collections::VecDeque;
 
@@ -14,7 +13,7 @@ const RUNNING_MAX: usize = 8;
 
 /// The transfers of a client.
 #[derive(Debug, Default)]
-pub(super) struct Transfers {
+pub(in crate::dns) struct Transfers {
     running: usize,
     /// Queries whose turn has not come.
     waiting: VecDeque<QueryKey>,
@@ -28,12 +27,12 @@ impl Dns {
             && query.view.is_transfer()
             && let Some(client) = self.open_client(client)
         {
-            if client.transfers.running >= RUNNING_MAX {
-                client.transfers.waiting.push_back(key);
+            if client.transfers().running >= RUNNING_MAX {
+                client.transfers().waiting.push_back(key);
                 self.queries[key].waits = Waits::ForTurn;
                 return;
             }
-            client.transfers.running += 1;
+            client.transfers().running += 1;
             self.queries[key].has_turn = true;
         }
         self.coalesce_or_dispatch(cx, settings, key);
@@ -45,19 +44,19 @@ impl Dns {
             && let Origin::Stream(client) = query.requester.origin
             && let Some(client) = self.open_client(client)
         {
-            client.transfers.running -= 1;
+            client.transfers().running -= 1;
         }
     }
 
     /// Lets those of a client begin whose turn came.
-    pub(super) fn begin_next_transfers(
+    pub(in crate::dns) fn begin_next_transfers(
         &mut self,
         cx: &mut Context,
         settings: &Settings,
         client: DnsClientKey,
     ) {
         // One that fails at once makes room for the next.
-        while let Some(Client { transfers, .. }) = self.clients.get_mut(client).map(|client| &mut **client)
+        while let Some(transfers) = self.clients.get_mut(client).map(|client| client.transfers())
             && transfers.running < RUNNING_MAX
             && let Some(key) = transfers.waiting.pop_front()
         {
@@ -69,8 +68,8 @@ impl Dns {
     }
 
     /// The client is gone: what waits for its turn is over.
-    pub(super) fn abandon_transfers(&mut self, cx: &mut Context, client: DnsClientKey) {
-        for key in std::mem::take(&mut self.clients[client].transfers.waiting) {
+    pub(in crate::dns) fn abandon_transfers(&mut self, cx: &mut Context, client: DnsClientKey) {
+        for key in std::mem::take(&mut self.clients[client].transfers().waiting) {
             let query = self.retire(cx, key);
             self.give_back(query.message);
         }

@@ -1,10 +1,10 @@
 //! Responses by which a server declines: SERVFAIL and REFUSED. Another server may be asked then; where none does better, what
 //! is kept though it expired is given, or the response itself.
 
-use super::Dns;
-use super::query::{self, Cause, Query};
 use crate::context::Context;
 use crate::context::keys::{DnsSocketKey, QueryKey};
+use crate::dns::Dns;
+use crate::dns::query::{self, Cause, Query};
 use crate::service::Settings;
 use evener_core::wire::dns as wire;
 
@@ -12,14 +12,14 @@ use evener_core::wire::dns as wire;
 const DECLINED_BYTES_MAX: usize = 512;
 
 /// A response that declines, which came while a batch was filled.
-pub(super) struct Declined {
+pub(in crate::dns) struct Declined {
     key: QueryKey,
     socket: DnsSocketKey,
     response: Vec<u8>,
 }
 
-/// Whether something better than this response may be had.
-pub(super) fn is_declined(settings: &Settings, query: &Query, response: &[u8]) -> bool {
+/// Returns whether something better than this response may be had.
+pub(in crate::dns) fn is_declined(settings: &Settings, query: &Query, response: &[u8]) -> bool {
     let rcode = wire::rcode(response);
     if !matches!(rcode, wire::SERVFAIL | wire::REFUSED) || !query.may_repeat_elsewhere() || query.pieces > 0 {
         return false;
@@ -30,12 +30,12 @@ pub(super) fn is_declined(settings: &Settings, query: &Query, response: &[u8]) -
 
 impl Dns {
     /// Keeps such a response until the batch that is just filled may take more.
-    pub(super) fn keep_declined(&mut self, key: QueryKey, socket: DnsSocketKey, response: &[u8]) {
+    pub(in crate::dns) fn keep_declined(&mut self, key: QueryKey, socket: DnsSocketKey, response: &[u8]) {
         self.declined.push(Declined { key, socket, response: response.to_vec() });
     }
 
     /// Handles what was kept.
-    pub(super) fn take_declined(&mut self, cx: &mut Context, settings: &Settings) {
+    pub(in crate::dns) fn take_declined(&mut self, cx: &mut Context, settings: &Settings) {
         while let Some(Declined { key, socket, mut response }) = self.declined.pop() {
             let waits = query::Waits::AtSocket(socket);
             // It may have come twice.
@@ -84,7 +84,7 @@ impl Dns {
         let mut query = self.retire(cx, key);
         self.finish(cx, settings, &query, &mut response);
         self.share(cx, &mut query, &response);
-        self.truncate(cx, &query.requester, &query.view, &query.message, &mut response);
+        self.truncate_for(cx, &query, &mut response);
         self.deliver(cx, &query.requester, &response);
         self.give_back(query.message);
         true

@@ -1,16 +1,15 @@
 //! What of a client's message is for us and not for its server, and the other way round: the idle time of a TCP connection (RFC
 //! 7828), and cookies (RFC 7873) where answers are kept.
 
-use super::Dns;
-use super::query::{Origin, Requester};
-use super::response;
 use crate::context::Context;
 use crate::context::keys::DnsClientKey;
+use crate::dns::query::response;
+use crate::dns::{Dns, Origin, Requester};
 use crate::service::Settings;
 use evener_core::wire::dns::{self as wire, Cookies, QueryError};
 
 /// Reads a query of a client.
-pub(super) fn read(
+pub(in crate::dns) fn read(
     settings: &Settings,
     requester: &Requester,
     message: &[u8],
@@ -25,7 +24,7 @@ pub(super) fn read(
     Ok((view, Requester { keepalive: is_stream && view.asks_for_keepalive(), ..*requester }))
 }
 
-/// Whether cookies are passed on for this client.
+/// Returns whether cookies are passed on for this client.
 pub(super) fn cookies(settings: &Settings, requester: &Requester) -> Cookies {
     if response::cache(settings, requester).is_some() { Cookies::Remove } else { Cookies::Pass }
 }

@@ -1,32 +1,24 @@
 //! The answers to datagrams, which go out together; each from the listener that its question came to. Those of one length to
 //! one client become one message for the kernel: half of what a question costs us is to send its answer.
 
-use super::Dns;
 use crate::context::Context;
-use crate::context::keys::{DnsListenerKey, Handle};
-use crate::io::batch::Batch;
+use crate::context::keys::Handle;
+use crate::dns::{Dns, ReturnPath};
+use crate::io::batch::{Batch, Local, Names};
 use crate::io::gso::Burst;
 use evener_core::hash;
-use rustix::fd::AsFd;
-use std::net::{IpAddr, SocketAddr};
-
-/// Where a datagram came from, and so where its answer goes.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ReturnPath {
-    pub(super) listener: DnsListenerKey,
-    pub(super) address: SocketAddr,
-    pub(super) local: Option<IpAddr>,
-}
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::io::Errno;
 
 /// So many go out together: the more there are, the more go to one client, and those cost little more than one.
 const ROOM: usize = 256;
 
 /// The batch.
-pub(super) struct Responses {
-    pub(super) batch: Batch,
+pub(in crate::dns) struct Responses {
+    batch: Batch,
     /// Where each place goes.
     paths: Vec<Option<ReturnPath>>,
-    pub(super) count: usize,
+    count: usize,
     /// The places in the order in which they are sent.
     order: Vec<Slot>,
     slots: Vec<usize>,
@@ -55,13 +47,23 @@ impl Responses {
         }
     }
 
-    /// How many more there is room for.
-    pub(super) fn room(&self) -> usize {
+    /// Receives datagrams into the next slots, as many as a batch of the kernel has.
+    pub(in crate::dns) fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+        self.batch.receive(socket, self.count, Names::Unwanted, Local::Fixed)
+    }
+
+    /// The next slot, and the batch that it is in.
+    pub(in crate::dns) fn next(&mut self) -> (usize, &mut Batch) {
+        (self.count, &mut self.batch)
+    }
+
+    /// Returns how many more there is room for.
+    pub(in crate::dns) fn room(&self) -> usize {
         ROOM - self.count
     }
 
     /// The next place, which was filled already, goes this way; or nowhere.
-    pub(super) fn send_next(&mut self, path: Option<ReturnPath>) {
+    pub(in crate::dns) fn send_next(&mut self, path: Option<ReturnPath>) {
         let at = self.count;
         self.count += 1;
         self.paths[at] = path;
@@ -90,7 +92,7 @@ impl Responses {
 
 impl Dns {
     /// The batch with room for at least one more.
-    pub(super) fn take_responses(&mut self, cx: &Context) -> Box<Responses> {
+    pub(in crate::dns) fn take_responses(&mut self, cx: &Context) -> Box<Responses> {
         let mut responses = self.responses.take().unwrap_or_else(|| Box::new(Responses::new()));
         if responses.room() == 0 {
             self.send_responses(cx, &mut responses);
@@ -99,7 +101,7 @@ impl Dns {
     }
 
     /// Puts a message into the batch.
-    pub(super) fn push_response(&mut self, cx: &Context, path: ReturnPath, message: &[u8]) {
+    pub(in crate::dns) fn push_response(&mut self, cx: &Context, path: ReturnPath, message: &[u8]) {
         let mut responses = self.take_responses(cx);
         let at = responses.count;
         responses.batch.put(at, message);
@@ -108,13 +110,13 @@ impl Dns {
         self.responses = Some(responses);
     }
 
-    /// Whether the listener that a question came to is still the same.
-    pub(super) fn is_listening(&self, path: &ReturnPath) -> bool {
+    /// Returns whether the listener that a question came to is still the same.
+    pub(in crate::dns) fn is_listening(&self, path: &ReturnPath) -> bool {
         self.listeners.contains(path.listener)
     }
 
     /// Sends what waits.
-    pub(super) fn flush_responses(&mut self, cx: &Context) {
+    pub(in crate::dns) fn flush_responses(&mut self, cx: &Context) {
         if let Some(mut responses) = self.responses.take() {
             self.send_responses(cx, &mut responses);
             self.responses = Some(responses);
@@ -122,7 +124,7 @@ impl Dns {
     }
 
     /// Sends all, those of one listener together.
-    pub(super) fn send_responses(&mut self, cx: &Context, responses: &mut Responses) {
+    fn send_responses(&mut self, cx: &Context, responses: &mut Responses) {
         responses.arrange();
         let Responses { batch, paths, order, slots, burst, .. } = responses;
         let mut from = 0;
@@ -141,7 +143,7 @@ impl Dns {
     }
 }
 
-/// Whether two go to one client, and from one address of ours.
+/// Returns whether two go to one client, and from one address of ours.
 fn is_to_same(one: &Option<ReturnPath>, other: &Option<ReturnPath>) -> bool {
     one.zip(*other).is_some_and(|(one, other)| one.address == other.address && one.local == other.local)
 }

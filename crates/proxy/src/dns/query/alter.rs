@@ -1,10 +1,10 @@
 //! What servers are told beside the question: the client's network, its ends by the PROXY protocol, and how many instances
 //! passed the question on, where it may go round.
 
-use super::Dns;
-use super::query::{Origin, Query, spec};
 use crate::context::Context;
 use crate::context::keys::QueryKey;
+use crate::dns::query::{Query, spec};
+use crate::dns::{Dns, Origin};
 use crate::service::Settings;
 use crate::service::hops::{is_crowded_by_queries, may_go_round};
 use evener_core::snapshot::Entry;
@@ -18,22 +18,27 @@ use std::net::IpAddr;
 const MARK_ONE_IN: usize = 16;
 
 /// What a server gets instead of the message.
-pub(super) struct Altered {
+pub(in crate::dns) struct Altered {
     /// What is sent.
     bytes: Vec<u8>,
     /// Where the message begins in it, after a PROXY header.
     starts: usize,
-    pub(super) added: Option<Added>,
+    added: Option<Added>,
 }
 
 impl Query {
+    /// What was added to its message for the server.
+    pub(super) fn added(&self) -> Option<Added> {
+        self.altered.as_ref().and_then(|altered| altered.added)
+    }
+
     /// What its server gets over UDP.
-    pub(super) fn datagram(&self) -> &[u8] {
+    pub(in crate::dns) fn datagram(&self) -> &[u8] {
         self.altered.as_ref().map_or(&self.message, |altered| &altered.bytes)
     }
 
     /// What its server gets over a stream.
-    pub(super) fn framed(&self) -> &[u8] {
+    pub(in crate::dns) fn framed(&self) -> &[u8] {
         self.altered.as_ref().map_or(&self.message, |altered| &altered.bytes[altered.starts..])
     }
 

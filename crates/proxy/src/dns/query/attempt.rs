@@ -2,10 +2,12 @@
 //! as the query is open, a response to any of them counts: their IDs stay taken, and it is checked as one to the last try
 //! would be. Which server is tried next is not decided here.
 
-use super::Dns;
-use super::query::{self, Query, Waits};
 use crate::context::Context;
 use crate::context::keys::{DnsUpstreamKey, QueryKey};
+use crate::dns::Dns;
+use crate::dns::query::{self, Query, Waits};
+use crate::dns::upstream::Upstream;
+use crate::dns::upstream::socket::Socket;
 use crate::service::Settings;
 use evener_core::Time;
 use evener_core::health::Failure;
@@ -13,7 +15,7 @@ use evener_core::snapshot::{Choice, Entry};
 use evener_core::spec::Dialect;
 
 /// A try that is not the current one. A query has at most as many as it has retries.
-pub(super) struct EarlierTry {
+pub(in crate::dns) struct EarlierTry {
     waits: Waits,
     id: u16,
     choice: Option<Choice>,
@@ -29,7 +31,7 @@ impl EarlierTry {
 }
 
 impl Query {
-    /// Whether the current try waits there by this ID.
+    /// Returns whether the current try waits there by this ID.
     pub(super) fn is_at(&self, waits: Waits, id: u16) -> bool {
         self.waits == waits && self.called() == id
     }
@@ -61,7 +63,7 @@ impl Dns {
     }
 
     /// Makes the try that waits there by this ID the current one: its response came.
-    pub(super) fn turn_to_attempt(&mut self, key: QueryKey, waits: Waits, id: u16) {
+    pub(in crate::dns) fn turn_to_attempt(&mut self, key: QueryKey, waits: Waits, id: u16) {
         let query = &mut self.queries[key];
         if !query.is_at(waits, id)
             && let Some(position) = query.earlier.iter().position(|attempt| attempt.is_at(waits, id))
@@ -72,8 +74,8 @@ impl Dns {
         }
     }
 
-    /// Whether the current try waits there by this ID. An earlier one is forgotten: no response can come there any more.
-    pub(super) fn is_current_attempt(
+    /// Returns whether the current try waits there by this ID. An earlier one is forgotten: no response can come there any more.
+    pub(in crate::dns) fn is_current_attempt(
         &mut self,
         cx: &mut Context,
         key: QueryKey,
@@ -127,17 +129,15 @@ impl Dns {
         })
     }
 
-    /// Whether what the server of a try answered last came after its time.
+    /// Returns whether what the server of a try answered last came after its time.
     fn is_attempt_late(&self, waits: Waits) -> bool {
-        self.upstream_of_attempt(waits)
-            .and_then(|at| self.upstreams.get(at))
-            .is_some_and(|upstream| upstream.is_late)
+        self.upstream_of_attempt(waits).and_then(|at| self.upstreams.get(at)).is_some_and(Upstream::is_late)
     }
 
     fn upstream_of_attempt(&self, waits: Waits) -> Option<DnsUpstreamKey> {
         match waits {
-            Waits::AtSocket(at) => self.sockets.get(at).map(|socket| socket.upstream),
-            Waits::AtStream(at) => self.streams.get(at).map(|stream| stream.upstream),
+            Waits::AtSocket(at) => self.sockets.get(at).map(Socket::upstream),
+            Waits::AtStream(at) => self.streams.get(at).map(|stream| stream.upstream()),
             Waits::AtPersistent(_) | Waits::AtQuery | Waits::ForTurn | Waits::Nowhere => None,
         }
     }
@@ -199,7 +199,7 @@ impl Dns {
         let upstream = self.upstream_of_attempt(waits);
         let query = &self.queries[key];
         let Some(upstream) = upstream.and_then(|at| self.upstreams.get_mut(at)) else { return };
-        if server.dialect != Dialect::Plain || upstream.responded_at >= sent_at {
+        if server.dialect != Dialect::Plain || upstream.has_responded_since(sent_at) {
             return;
         }
         if upstream.on_silence(query.view.question(&query.message), cx.now) {

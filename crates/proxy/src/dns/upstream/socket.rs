@@ -1,18 +1,17 @@
 //! Datagrams to servers: each server is asked from a few ports, chosen by chance, with IDs that cannot be guessed. The
 //! sockets are connected, so the kernel lets through only what comes from the server's own address (RFC 5452, section 4).
 
-use super::Dns;
-use super::declined;
-use super::ids::Ids;
-use super::query::{self, Cause, Origin, Taken, Waits};
-use super::response;
-use super::responses::{self, Responses};
-use super::upstream::{self, Upstream};
 use crate::context::Context;
 use crate::context::keys::{DnsSocketKey, DnsUpstreamKey, QueryKey, Table, of};
 use crate::context::ready::Ready;
 use crate::context::registry::Token;
-use crate::io::batch::{BATCH, Batch, Local, Names};
+use crate::dns::listener::responses::Responses;
+use crate::dns::query::declined;
+use crate::dns::query::{self, Cause, Taken, Waits};
+use crate::dns::upstream::ids::Ids;
+use crate::dns::upstream::{self, Upstream};
+use crate::dns::{Dns, Origin, ReturnPath};
+use crate::io::batch::{BATCH, Batch};
 use crate::io::connect::{count_refusal, is_ours, note_local};
 use crate::io::listener::{self, Seen};
 use crate::service::{Service, Settings};
@@ -34,15 +33,26 @@ const UNEXPECTED_MAX: u32 = 1024;
 const AGE_MAX: Duration = Duration::from_secs(60);
 
 /// A socket to a server.
-pub(super) struct Socket {
-    pub(super) upstream: DnsUpstreamKey,
+pub(in crate::dns) struct Socket {
+    upstream: DnsUpstreamKey,
     socket: OwnedFd,
-    pub(super) ids: Ids,
+    ids: Ids,
     /// Questions that go out once the present events are done.
     outgoing: Vec<QueryKey>,
     /// How many more answers came that nobody waited for than ones that somebody did.
     unexpected: u32,
     opened_at: Time,
+}
+
+impl Socket {
+    pub(in crate::dns) fn upstream(&self) -> DnsUpstreamKey {
+        self.upstream
+    }
+
+    /// Returns whether no query waits there.
+    pub(in crate::dns) fn is_idle(&self) -> bool {
+        self.ids.is_empty()
+    }
 }
 
 /// What an error of our own means for a query. A server that has no way from here (its family is not there) or for this client
@@ -53,7 +63,7 @@ pub(super) fn no_room(error: Errno) -> Taken {
 
 impl Dns {
     /// Gives a question to a server.
-    pub(super) fn give_to_socket(
+    pub(in crate::dns) fn give_to_socket(
         &mut self,
         cx: &mut Context,
         settings: &Settings,
@@ -63,12 +73,12 @@ impl Dns {
         if !matches!(server.target, Target::Ip(_)) {
             return Taken::Unfit;
         }
-        let requester = self.queries[key].requester;
+        let requester = *self.queries[key].requester();
         let upstream = self.find_upstream(cx, &requester, server);
         let at = match self.socket_of(cx, upstream, settings) {
             Ok(at) => at,
             Err(error) if is_ours(error) => {
-                if let Some(backend) = self.queries[key].requester.backend(settings) {
+                if let Some(backend) = self.queries[key].requester().backend(settings) {
                     note_local(cx, &backend.pool.load().pool, server, error);
                 }
                 return no_room(error);
@@ -86,8 +96,7 @@ impl Dns {
         }
         socket.outgoing.push(key);
         let query = &mut self.queries[key];
-        query.call(id);
-        query.waits = Waits::AtSocket(at);
+        query.wait(Waits::AtSocket(at), id);
         let bytes = query.datagram().len() as u64;
         let counters = server.live.counters.of(cx.id);
         counters.datagrams_in.one();
@@ -145,7 +154,7 @@ impl Dns {
     }
 
     /// A question does not wait here any more.
-    pub(super) fn withdraw_from_socket(&mut self, at: DnsSocketKey, id: u16) {
+    pub(in crate::dns) fn withdraw_from_socket(&mut self, at: DnsSocketKey, id: u16) {
         if let Some(socket) = self.sockets.get_mut(at)
             && let Some(key) = socket.ids.free(id)
             && let Some(slot) = socket.outgoing.iter().position(|other| *other == key)
@@ -155,7 +164,7 @@ impl Dns {
     }
 
     /// Sends what waits.
-    pub(super) fn flush_socket(&mut self, cx: &mut Context, at: DnsSocketKey) {
+    pub(in crate::dns) fn flush_socket(&mut self, cx: &mut Context, at: DnsSocketKey) {
         let Some(socket) = self.sockets.get_mut(at) else { return };
         let mut outgoing = std::mem::take(&mut socket.outgoing);
         // Those of one length go out as one.
@@ -204,9 +213,9 @@ impl Dns {
     }
 
     fn on_unsendable(&mut self, cx: &mut Context, key: QueryKey, at: DnsSocketKey) {
-        let query = self.queries.get(key).filter(|query| query.waits == Waits::AtSocket(at));
+        let query = self.queries.get(key).filter(|query| query.is_waiting(Waits::AtSocket(at)));
         let Some(query) = query else { return };
-        let service = Arc::clone(&self.services[query.requester.service].service);
+        let service = Arc::clone(&self.services[query.requester().service].service);
         service.live.counters.of(cx.id).drop_unsendable.one();
         let settings = service.settings.load_full();
         self.again(cx, &settings, key, Cause::Refused);
@@ -219,9 +228,8 @@ impl Dns {
             let settings = self.upstream_service(socket.upstream).settings.load_full();
             let mut responses = self.take_responses(cx);
             let room = responses.room().min(BATCH);
-            let from = responses.count;
             let socket = self.sockets[at].socket.as_fd();
-            let received = responses.batch.receive(socket, from, Names::Unwanted, Local::Fixed);
+            let received = responses.receive(socket);
             if let Ok(count) = received {
                 self.take_datagrams(cx, &settings, at, &mut responses, count);
             }
@@ -250,8 +258,8 @@ impl Dns {
         count: usize,
     ) {
         for _ in 0..count {
-            let slot = responses.count;
-            let path = self.take_datagram(cx, settings, at, &mut responses.batch, slot);
+            let (slot, batch) = responses.next();
+            let path = self.take_datagram(cx, settings, at, batch, slot);
             responses.send_next(path.filter(|path| self.is_listening(path)));
         }
     }
@@ -264,7 +272,7 @@ impl Dns {
         at: DnsSocketKey,
         batch: &mut Batch,
         slot: usize,
-    ) -> Option<responses::ReturnPath> {
+    ) -> Option<ReturnPath> {
         let response = batch.bytes_of(slot);
         let socket = &self.sockets[at];
         let owner = socket.ids.owner(wire::id(response));
@@ -275,7 +283,7 @@ impl Dns {
         };
         let (upstream, bytes, id) = (socket.upstream, response.len(), wire::id(response));
         self.turn_to_attempt(key, Waits::AtSocket(at), id);
-        let sent_at = self.queries[key].sent_at;
+        let sent_at = self.queries[key].sent_at();
         let upstream = &mut self.upstreams[upstream];
         upstream.on_response(cx.now, sent_at, query::timeout(settings));
         upstream.live.transports.answered(Transport::Datagram, cx.now);
@@ -288,22 +296,20 @@ impl Dns {
         }
         let mut query = self.retire(cx, key);
         query.note_response(cx, settings, bytes);
-        if query.is_altered(settings, batch.bytes_of(slot))
-            || !query.followers.is_empty()
-            || !response::fits(&query.requester, &query.view, bytes)
+        if query.is_altered(settings, batch.bytes_of(slot)) || query.has_followers() || !query.is_taken(bytes)
         {
             let mut response = self.spare();
             response.extend_from_slice(batch.bytes_of(slot));
             self.finish(cx, settings, &query, &mut response);
             self.keep_shared(&mut query, &response);
-            self.truncate(cx, &query.requester, &query.view, &query.message, &mut response);
+            self.truncate_for(cx, &query, &mut response);
             batch.put(slot, &response);
             self.give_back(response);
         } else {
             self.finish_in_place(cx, settings, &query, batch.bytes_of_mut(slot));
         }
-        let origin = query.requester.origin;
-        self.give_back(query.message);
+        let origin = query.requester().origin;
+        self.give_back(query.into_message());
         match origin {
             Origin::Datagram(path) => Some(path),
             Origin::Stream(_) => None,
@@ -339,7 +345,7 @@ impl Dns {
                 continue;
             }
             let query = &self.queries[key];
-            if let Some(server) = query.choice.as_ref().map(|choice| Arc::clone(&choice.server))
+            if let Some(server) = query.server()
                 && !std::mem::replace(&mut is_reported, true)
             {
                 self.note_socket_refusal(cx, &settings, (key, upstream), &server, error);
@@ -381,7 +387,7 @@ impl Dns {
                 continue;
             }
             let query = &self.queries[key];
-            let settings = self.services[query.requester.service].service.settings.load_full();
+            let settings = self.services[query.requester().service].service.settings.load_full();
             self.again_unless_received(cx, &settings, key, Cause::CutShort);
         }
         self.sockets.remove(at);

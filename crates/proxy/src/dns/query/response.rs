@@ -1,10 +1,10 @@
 //! What a client hears: a server's answer made its own, or one that is kept, or an error.
 
-use super::Dns;
-use super::hop;
-use super::query::{Origin, Party, Query, Requester, TRANSFER_PAUSE, Waits, spec};
 use crate::context::Context;
 use crate::context::keys::QueryKey;
+use crate::dns::query::hop;
+use crate::dns::query::{Query, TRANSFER_PAUSE, Waits, spec};
+use crate::dns::{Dns, Origin, Party, Requester};
 use crate::io::connect::note_success;
 use crate::service::Settings;
 use evener_core::dns::{Cache, Freshness, network};
@@ -15,8 +15,8 @@ use std::net::IpAddr;
 const DATAGRAM_BYTES_MAX: usize = 65_507;
 
 impl Query {
-    /// Whether a message is the answer to the question at this place, which is not over then: a transfer goes on.
-    pub(super) fn is_response(&self, response: &[u8]) -> bool {
+    /// Returns whether a message is the answer to the question at this place, which is not over then: a transfer goes on.
+    pub(in crate::dns) fn is_response(&self, response: &[u8]) -> bool {
         // The messages of a transfer after the first one need not repeat the question (RFC 5936, section 2.2.1).
         let is_piece = self.pieces > 0
             && response.get(2).is_some_and(|flags| flags & 0x80 != 0)
@@ -25,7 +25,7 @@ impl Query {
     }
 
     /// The server of a question answered it.
-    pub(super) fn note_response(&self, cx: &Context, settings: &Settings, bytes: usize) {
+    pub(in crate::dns) fn note_response(&self, cx: &Context, settings: &Settings, bytes: usize) {
         let Some(choice) = &self.choice else { return };
         let server = &choice.server;
         let counters = server.live.counters.of(cx.id);
@@ -41,10 +41,14 @@ impl Query {
         note_success(cx, &snapshot.pool, choice);
     }
 
-    /// Whether more than the ID of an answer has to be changed.
-    pub(super) fn is_altered(&self, settings: &Settings, response: &[u8]) -> bool {
-        self.altered.as_ref().is_some_and(|altered| altered.added.is_some())
-            || wire::has_hop_options(response, hop::cookies(settings, &self.requester))
+    /// Returns whether the client takes a response of so many bytes.
+    pub(in crate::dns) fn is_taken(&self, bytes: usize) -> bool {
+        fits(&self.requester, &self.view, bytes)
+    }
+
+    /// Returns whether more than the ID of an answer has to be changed.
+    pub(in crate::dns) fn is_altered(&self, settings: &Settings, response: &[u8]) -> bool {
+        self.added().is_some() || wire::has_hop_options(response, hop::cookies(settings, &self.requester))
     }
 }
 
@@ -76,7 +80,7 @@ impl Dns {
     }
 
     /// Makes of the server's answer the client's, and keeps it if it is to be kept. Its ID is the client's after that.
-    pub(super) fn finish(
+    pub(in crate::dns) fn finish(
         &mut self,
         cx: &Context,
         settings: &Settings,
@@ -84,7 +88,7 @@ impl Dns {
         response: &mut Vec<u8>,
     ) {
         wire::set_id(response, query.id);
-        if let Some(added) = query.altered.as_ref().and_then(|altered| altered.added) {
+        if let Some(added) = query.added() {
             wire::strip(response, added);
         }
         wire::strip_hop_options(response, hop::cookies(settings, &query.requester));
@@ -92,7 +96,7 @@ impl Dns {
     }
 
     /// The same where only the ID has to be another one.
-    pub(super) fn finish_in_place(
+    pub(in crate::dns) fn finish_in_place(
         &mut self,
         cx: &Context,
         settings: &Settings,
@@ -111,7 +115,7 @@ impl Dns {
     }
 
     /// Passes an answer that came by a stream or frame on to the client. The question is over, unless it is a transfer.
-    pub(super) fn pass_on(
+    pub(in crate::dns) fn pass_on(
         &mut self,
         cx: &mut Context,
         settings: &Settings,
@@ -133,7 +137,7 @@ impl Dns {
         query.note_response(cx, settings, bytes);
         self.finish(cx, settings, &query, response);
         self.share(cx, &mut query, response);
-        self.truncate(cx, &query.requester, &query.view, &query.message, response);
+        self.truncate_for(cx, &query, response);
         self.deliver(cx, &query.requester, response);
         self.give_back(query.message);
     }
@@ -181,6 +185,11 @@ impl Dns {
         }
     }
 
+    /// The same for a query that is over.
+    pub(in crate::dns) fn truncate_for(&mut self, cx: &Context, query: &Query, response: &mut Vec<u8>) {
+        self.truncate(cx, &query.requester, &query.view, &query.message, response);
+    }
+
     /// Answers with what is kept, if there is something.
     pub(super) fn respond_from_cache(
         &mut self,
@@ -210,14 +219,14 @@ impl Dns {
     }
 }
 
-/// Whether an answer of so many bytes is one that the client takes.
-pub(super) fn fits(requester: &Requester, view: &wire::Query, bytes: usize) -> bool {
+/// Returns whether an answer of so many bytes is one that the client takes.
+fn fits(requester: &Requester, view: &wire::Query, bytes: usize) -> bool {
     matches!(requester.origin, Origin::Stream(_)) || bytes <= view.udp_size().min(DATAGRAM_BYTES_MAX)
 }
 
 /// Makes an answer to somebody else's question, which asked the same, the one to this: clients check that their own ID and
 /// spelling of the name come back.
-pub(super) fn address(response: &mut [u8], view: &wire::Query, message: &[u8]) {
+pub(in crate::dns) fn address(response: &mut [u8], view: &wire::Query, message: &[u8]) {
     wire::set_id(response, wire::id(message));
     let section = view.question(message);
     // A bare header has none.

@@ -1,10 +1,10 @@
 //! What a client hears when no server answers.
 
-use super::Dns;
-use super::query::spec;
 use crate::context::Context;
 use crate::context::keys::QueryKey;
 use crate::context::report::{Notice, Report};
+use crate::dns::Dns;
+use crate::dns::query::spec;
 use crate::service::Settings;
 use crate::service::note_no_server;
 use evener_core::dns::Freshness;

@@ -1,17 +1,17 @@
 //! Streams to servers. Clients share a few to each server, with many questions under way on each. Who has to be told of to
 //! the server (PROXY, mname), and who transfers a zone, gets one that ends with its own connection.
 
-use super::Dns;
-use super::framed::{Framed, Received};
-use super::ids::Ids;
-use super::persistent::{Session, v4_of};
-use super::query::{self, Cause, Query, Taken, Waits};
-use super::{socket, upstream};
 use crate::context::Context;
 use crate::context::keys::{DnsClientKey, DnsStreamKey, DnsUpstreamKey, QueryKey};
 use crate::context::ready::Ready;
 use crate::context::registry::Token;
 use crate::context::report::Report;
+use crate::dns::framed::{Framed, Received};
+use crate::dns::query::{self, Cause, Taken, Waits};
+use crate::dns::upstream::ids::Ids;
+use crate::dns::upstream::persistent::{Session, v4_of};
+use crate::dns::upstream::socket;
+use crate::dns::{Dns, upstream};
 use crate::io::connect::{count_failure, is_ours, open_socket};
 use crate::io::listener;
 use crate::service::Settings;
@@ -64,12 +64,12 @@ enum Owner {
 }
 
 /// A stream to a server.
-pub(super) struct Stream {
-    pub(super) upstream: DnsUpstreamKey,
+pub(in crate::dns) struct Stream {
+    upstream: DnsUpstreamKey,
     server: Arc<Entry>,
     pool: Arc<str>,
     framed: Framed,
-    pub(super) ids: Ids,
+    ids: Ids,
     owner: Owner,
     stage: Stage,
     /// Whether anything was answered on it.
@@ -88,6 +88,17 @@ pub(super) struct Stream {
     dirty: bool,
 }
 
+impl Stream {
+    pub(in crate::dns) fn upstream(&self) -> DnsUpstreamKey {
+        self.upstream
+    }
+
+    /// Returns whether no query waits there.
+    pub(in crate::dns) fn is_idle(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
 /// How a stream ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
@@ -101,7 +112,7 @@ enum Ending {
 
 impl Dns {
     /// Gives the question of the client at this place to a server.
-    pub(super) fn give_to_stream(
+    pub(in crate::dns) fn give_to_stream(
         &mut self,
         cx: &mut Context,
         settings: &Settings,
@@ -110,22 +121,22 @@ impl Dns {
         server: &Arc<Entry>,
     ) -> Taken {
         let query = &self.queries[key];
-        if server.dialect == Dialect::Mname && v4_of(query.requester.client).is_none() {
+        if server.dialect == Dialect::Mname && v4_of(query.requester().client).is_none() {
             return Taken::Unfit;
         }
         if self.open_client(client).is_none() {
             return Taken::Unfit;
         }
         let query = &self.queries[key];
-        let is_introduced = query.requester.is_introduced(settings);
-        let owner = if query.view.is_transfer() {
+        let is_introduced = query.requester().is_introduced(settings);
+        let owner = if query.is_transfer() {
             Owner::Transfer(client)
         } else if is_introduced || server.dialect == Dialect::Mname {
             Owner::Client(client)
         } else {
             Owner::All
         };
-        let requester = query.requester;
+        let requester = *query.requester();
         let upstream = self.find_upstream(cx, &requester, server);
         self.upstreams[upstream].used_at = cx.now;
         let at = match self.find_stream(settings, upstream, owner) {
@@ -141,11 +152,12 @@ impl Dns {
         let (stream, query) = (&mut self.streams[at], &mut self.queries[key]);
         let id = match owner {
             Owner::All => stream.ids.give(key, &mut self.secrets),
-            Owner::Client(_) | Owner::Transfer(_) => stream.ids.keep(query.id, key, &mut self.secrets),
+            Owner::Client(_) | Owner::Transfer(_) => {
+                stream.ids.keep(query.client_id(), key, &mut self.secrets)
+            }
         };
         let Some(id) = id else { return Taken::Unfit };
-        query.call(id);
-        query.waits = Waits::AtStream(at);
+        query.wait(Waits::AtStream(at), id);
         stream.framed.queue_message(query.framed());
         let bytes = query.framed().len() as u64 + 2;
         stream.active_at = cx.now;
@@ -171,7 +183,7 @@ impl Dns {
         };
         match owner {
             Owner::Transfer(_) => None,
-            Owner::Client(client) => self.clients.get(client)?.streams.iter().copied().find(takes),
+            Owner::Client(client) => self.clients.get(client)?.streams().iter().copied().find(takes),
             Owner::All => {
                 let streams = &self.upstreams[upstream].streams;
                 let found =
@@ -182,13 +194,13 @@ impl Dns {
         }
     }
 
-    /// Whether there may be one more.
+    /// Returns whether there may be one more.
     fn may_open_stream(&self, settings: &Settings, upstream: DnsUpstreamKey, owner: Owner) -> bool {
         match owner {
             Owner::All => self.shared_streams(upstream) < upstream::width(settings),
             Owner::Client(client) => self.clients.get(client).is_some_and(|client| {
                 let personal = client
-                    .streams
+                    .streams()
                     .iter()
                     .filter(|at| self.streams.get(**at).is_some_and(|stream| stream.owner == owner));
                 personal.count() < PERSONAL_MAX
@@ -198,7 +210,7 @@ impl Dns {
         }
     }
 
-    /// How many streams to a server take questions. One that was given up ends when the time of those who wait there is out, so
+    /// Returns how many streams to a server take questions. One that was given up ends when the time of those who wait there is out, so
     /// there are few of them.
     fn shared_streams(&self, upstream: DnsUpstreamKey) -> usize {
         let streams = self.upstreams[upstream].streams.iter();
@@ -213,7 +225,7 @@ impl Dns {
         server: &Entry,
         error: Errno,
     ) -> Taken {
-        if let Some(backend) = self.queries[key].requester.backend(settings) {
+        if let Some(backend) = self.queries[key].requester().backend(settings) {
             note_stream_refusal(cx, backend.pool.load().pool.clone(), server, error);
         }
         if is_ours(error) { socket::no_room(error) } else { Taken::Failed }
@@ -229,7 +241,7 @@ impl Dns {
         server: &Arc<Entry>,
         owner: Owner,
     ) -> Result<DnsStreamKey, Errno> {
-        let requester = self.queries[key].requester;
+        let requester = *self.queries[key].requester();
         let backend = requester.backend(settings).ok_or(Errno::ADDRNOTAVAIL)?;
         let pool = backend.pool.load().pool.clone();
         let socket = open_socket(&server.target, &settings.options, requester.client.ip())?;
@@ -273,14 +285,14 @@ impl Dns {
             session,
             dirty: false,
         }));
-        if let Err(error) = cx.registry.register(&self.streams[at].framed.socket, Token::DnsStream(at)) {
+        if let Err(error) = cx.registry.register(self.streams[at].framed.socket(), Token::DnsStream(at)) {
             self.streams.remove(at);
             return Err(error);
         }
         match owner {
             Owner::All => self.upstreams[upstream].streams.push(at),
             Owner::Client(client) | Owner::Transfer(client) => {
-                self.clients[client].streams.push(at);
+                self.clients[client].add_stream(at);
             }
         }
         self.stream_timers.set(at, cx.now + settings.options.connect_timeout);
@@ -320,10 +332,10 @@ impl Dns {
     pub(crate) fn on_stream_event(&mut self, cx: &mut Context, at: DnsStreamKey, event: &Event) {
         let Some(stream) = self.streams.get_mut(at) else { return };
         if event.is_readable() || event.is_read_closed() || event.is_error() {
-            stream.framed.readable = true;
+            stream.framed.set_readable();
         }
         if stream.stage == Stage::Connecting {
-            let failed = sockopt::socket_error(&stream.framed.socket);
+            let failed = sockopt::socket_error(stream.framed.socket());
             match failed.unwrap_or(Ok(())) {
                 Err(error) => return self.on_stream_connect_error(cx, at, error),
                 Ok(()) if event.is_writable() => self.on_stream_connected(cx, at),
@@ -350,7 +362,7 @@ impl Dns {
     }
 
     /// Sends what waits, and reads as far as that is wanted.
-    pub(super) fn flush_stream(&mut self, cx: &mut Context, at: DnsStreamKey) {
+    pub(in crate::dns) fn flush_stream(&mut self, cx: &mut Context, at: DnsStreamKey) {
         let Some(stream) = self.streams.get_mut(at) else { return };
         stream.dirty = false;
         if matches!(stream.stage, Stage::Over | Stage::Connecting) {
@@ -363,7 +375,7 @@ impl Dns {
             if stream.stage == Stage::Over || self.is_stream_held(at) {
                 return;
             }
-            if !stream.framed.readable {
+            if !stream.framed.is_readable() {
                 if is_broken {
                     self.end_stream(cx, at, Ending::Broken);
                 }
@@ -381,7 +393,7 @@ impl Dns {
         cx.ready.push(Ready::DnsStream(at));
     }
 
-    /// Whether the one client that it is for does not take what it has already.
+    /// Returns whether the one client that it is for does not take what it has already.
     fn is_stream_held(&self, at: DnsStreamKey) -> bool {
         match self.streams.get(at).map(|stream| stream.owner) {
             None | Some(Owner::All) => false,
@@ -391,14 +403,14 @@ impl Dns {
         }
     }
 
-    /// Whether it was so within this time: what came meanwhile was not read.
-    pub(super) fn was_stream_held(&self, cx: &Context, at: DnsStreamKey, within: Duration) -> bool {
+    /// Returns whether it was so within this time: what came meanwhile was not read.
+    pub(in crate::dns) fn was_stream_held(&self, cx: &Context, at: DnsStreamKey, within: Duration) -> bool {
         let resumed_at = self.streams.get(at).and_then(|stream| stream.resumed_at);
         self.is_stream_held(at) || resumed_at.is_some_and(|at| cx.now.since(at) < within)
     }
 
     /// Its client takes what it has again.
-    pub(super) fn resume_stream(&mut self, cx: &Context, at: DnsStreamKey) {
+    pub(in crate::dns) fn resume_stream(&mut self, cx: &Context, at: DnsStreamKey) {
         if let Some(stream) = self.streams.get_mut(at) {
             stream.resumed_at = Some(cx.now);
             self.queue_stream(at);
@@ -432,8 +444,8 @@ impl Dns {
             (stream.bad, stream.is_given_up) = (0, false);
             let upstream = stream.upstream;
             self.turn_to_attempt(key, Waits::AtStream(at), id);
-            let Query { requester, sent_at, .. } = &self.queries[key];
-            let (sent_at, service) = (*sent_at, requester.service);
+            let query = &self.queries[key];
+            let (sent_at, service) = (query.sent_at(), query.requester().service);
             let settings = self.services[service].service.settings.load_full();
             if let Some(upstream) = self.upstreams.get_mut(upstream) {
                 upstream.on_response(cx.now, sent_at, query::timeout(&settings));
@@ -492,7 +504,7 @@ impl Dns {
             }
             Owner::Client(client) | Owner::Transfer(client) => {
                 if let Some(client) = self.clients.get_mut(client) {
-                    client.streams.retain(|other| *other != at);
+                    client.remove_stream(at);
                 }
             }
         }
@@ -503,9 +515,9 @@ impl Dns {
                 continue;
             }
             let query = &self.queries[key];
-            let settings = self.services[query.requester.service].service.settings.load_full();
+            let settings = self.services[query.requester().service].service.settings.load_full();
             let is_innocent = ending == Ending::Closed || (ending == Ending::Broken && was_used);
-            let may_repeat = query.cut_short < CUT_SHORT_MAX;
+            let may_repeat = !query.was_cut_short(CUT_SHORT_MAX);
             let cause = if is_innocent && may_repeat { Cause::CutShort } else { Cause::Refused };
             if stage == Stage::Open {
                 self.again_unless_received(cx, &settings, key, cause);
@@ -516,12 +528,12 @@ impl Dns {
     }
 
     /// Closes a stream.
-    pub(super) fn close_stream(&mut self, cx: &mut Context, at: DnsStreamKey) {
+    pub(in crate::dns) fn close_stream(&mut self, cx: &mut Context, at: DnsStreamKey) {
         self.end_stream(cx, at, Ending::Closed);
     }
 
     /// A question does not wait here any more.
-    pub(super) fn withdraw_from_stream(&mut self, cx: &mut Context, at: DnsStreamKey, id: u16) {
+    pub(in crate::dns) fn withdraw_from_stream(&mut self, cx: &mut Context, at: DnsStreamKey, id: u16) {
         let Some(stream) = self.streams.get_mut(at) else { return };
         stream.ids.free(id);
         self.close_stream_if_done(cx, at);
@@ -537,21 +549,21 @@ impl Dns {
     }
 
     /// A question that was sent then got no answer: where nothing came since, nothing will, unless its server is just slow.
-    pub(super) fn on_stream_silence(&mut self, cx: &Context, at: DnsStreamKey, since: Time) {
+    pub(in crate::dns) fn on_stream_silence(&mut self, cx: &Context, at: DnsStreamKey, since: Time) {
         let Some(stream) = self.streams.get_mut(at) else { return };
         let is_late = self.upstreams.get(stream.upstream).is_some_and(|upstream| upstream.is_late);
         let is_slow = is_late && cx.now.since(stream.received_at) < IDLE;
         stream.is_given_up |= stream.stage == Stage::Open && stream.received_at < since && !is_slow;
     }
 
-    /// Whether an answer may still come on a stream.
-    pub(super) fn is_stream_alive(&self, at: DnsStreamKey) -> bool {
+    /// Returns whether an answer may still come on a stream.
+    pub(in crate::dns) fn is_stream_alive(&self, at: DnsStreamKey) -> bool {
         let stream = self.streams.get(at);
         stream.is_some_and(|stream| stream.stage != Stage::Over && !stream.is_given_up)
     }
 
     /// A server did not accept in time, or nobody used the stream for long.
-    pub(super) fn on_stream_deadline(&mut self, cx: &mut Context, at: DnsStreamKey) {
+    pub(in crate::dns) fn on_stream_deadline(&mut self, cx: &mut Context, at: DnsStreamKey) {
         let Some(stream) = self.streams.get(at) else { return };
         match stream.stage {
             Stage::Over => {}
