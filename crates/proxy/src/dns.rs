@@ -377,3 +377,6 @@ impl Dns {
         self.clients.keys(|_| true).into_iter().for_each(|index| self.drain_client(cx, index));
     }
 }
+
+#[cfg(test)]
+mod tests;

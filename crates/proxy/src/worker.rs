@@ -241,9 +241,9 @@ impl Worker {
             Token::Upstream(slot) => exchange::on_event(self, slot, event),
             Token::DnsListener(index) => self.dns.on_listener_event(&mut self.cx, index),
             Token::DnsSocket(at) => self.dns.on_socket_event(&mut self.cx, at),
-            Token::DnsClient(index) => self.dns.on_client_event(index, event),
-            Token::DnsStream(index) => self.dns.on_stream_event(&mut self.cx, index, event),
-            Token::DnsPersistent(at) => self.dns.on_persistent_event(at, event),
+            Token::DnsClient(index) => self.dns.on_client_event(index, event.into()),
+            Token::DnsStream(index) => self.dns.on_stream_event(&mut self.cx, index, event.into()),
+            Token::DnsPersistent(at) => self.dns.on_persistent_event(at, event.into()),
         }
     }
 

@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::context::descriptors::Unit;
 use crate::context::keys::{DnsClientKey, DnsServiceKey, DnsStreamKey};
 use crate::context::ready::Ready;
-use crate::context::registry::Token;
+use crate::context::registry::{Readiness, Token};
 use crate::dns::framed::{Framed, Received};
 use crate::dns::query::transfers::Transfers;
 use crate::dns::query::{self};
@@ -19,7 +19,6 @@ use crate::service::preamble::{self, Origin as ClientOrigin};
 use crate::service::{Service, Settings};
 use evener_core::Time;
 use evener_core::limits::Lease;
-use mio::event::Event;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::net::{RecvFlags, recv};
 use std::net::SocketAddr;
@@ -226,9 +225,9 @@ impl Dns {
     }
 
     /// Something happened at a client's socket.
-    pub(crate) fn on_client_event(&mut self, key: DnsClientKey, event: &Event) {
+    pub(crate) fn on_client_event(&mut self, key: DnsClientKey, event: Readiness) {
         let Some(client) = self.clients.get_mut(key) else { return };
-        if event.is_readable() || event.is_read_closed() || event.is_error() {
+        if event.readable || event.ended {
             client.framed.set_readable();
         }
         self.queue_client(key);

@@ -4,7 +4,7 @@
 use crate::context::Context;
 use crate::context::keys::{DnsServiceKey, PersistentKey, QueryKey};
 use crate::context::ready::Ready;
-use crate::context::registry::Token;
+use crate::context::registry::{Readiness, Token};
 use crate::context::report::Report;
 use crate::dns::framed::{Framed, Received};
 use crate::dns::query::{Cause, Taken, Waits};
@@ -18,7 +18,6 @@ use evener_core::spec::{Dialect, Protocol};
 use evener_core::wire::dns as wire;
 use evener_core::wire::mname::{self, DATAGRAM_BYTES_MAX, Frame};
 use evener_core::{ServerId, Target};
-use mio::event::Event;
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
@@ -295,12 +294,12 @@ impl Dns {
     }
 
     /// Something happened at the socket.
-    pub(crate) fn on_persistent_event(&mut self, at: PersistentKey, event: &Event) {
+    pub(crate) fn on_persistent_event(&mut self, at: PersistentKey, event: Readiness) {
         let Some(framed) = self.persistents.get_mut(at).and_then(|persistent| persistent.framed.as_mut())
         else {
             return;
         };
-        if event.is_readable() || event.is_read_closed() || event.is_error() {
+        if event.readable || event.ended {
             framed.set_readable();
         }
         self.queue_persistent(at);
@@ -376,9 +375,9 @@ impl Dns {
         let kind = match (persistent.stage, frame) {
             (Stage::Hello, Frame::Hello) => FrameKind::Hello,
             (Stage::Hello, _) => return Err("it sent something before its hello".into()),
-            (_, Frame::Hello) => return Err("it said hello twice".into()),
+            (_, Frame::Hello) => return Err("it sent two hellos".into()),
             (Stage::Up { is_probed: true }, Frame::Heartbeat) => FrameKind::Heartbeat,
-            (_, Frame::Heartbeat) => return Err("it sent a heartbeat that nobody asked for".into()),
+            (_, Frame::Heartbeat) => return Err("it sent a heartbeat without a request".into()),
             (_, Frame::TcpOk) => return Err("it accepted a TCP session that is none".into()),
             (_, Frame::OutboundUdp { to, data }) => {
                 message.clear();

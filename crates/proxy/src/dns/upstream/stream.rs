@@ -4,7 +4,7 @@
 use crate::context::Context;
 use crate::context::keys::{DnsClientKey, DnsStreamKey, DnsUpstreamKey, QueryKey};
 use crate::context::ready::Ready;
-use crate::context::registry::Token;
+use crate::context::registry::{Readiness, Token};
 use crate::context::report::Report;
 use crate::dns::framed::{Framed, Received};
 use crate::dns::query::{self, Cause, Taken, Waits};
@@ -21,7 +21,6 @@ use evener_core::spec::{Dialect, Transport};
 use evener_core::wire::dns as wire;
 use evener_core::wire::mname::{self, Frame};
 use evener_core::{Target, Time};
-use mio::event::Event;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use std::sync::Arc;
@@ -329,16 +328,16 @@ impl Dns {
     }
 
     /// Something happened at a stream's socket.
-    pub(crate) fn on_stream_event(&mut self, cx: &mut Context, at: DnsStreamKey, event: &Event) {
+    pub(crate) fn on_stream_event(&mut self, cx: &mut Context, at: DnsStreamKey, event: Readiness) {
         let Some(stream) = self.streams.get_mut(at) else { return };
-        if event.is_readable() || event.is_read_closed() || event.is_error() {
+        if event.readable || event.ended {
             stream.framed.set_readable();
         }
         if stream.stage == Stage::Connecting {
             let failed = sockopt::socket_error(stream.framed.socket());
             match failed.unwrap_or(Ok(())) {
                 Err(error) => return self.on_stream_connect_error(cx, at, error),
-                Ok(()) if event.is_writable() => self.on_stream_connected(cx, at),
+                Ok(()) if event.writable => self.on_stream_connected(cx, at),
                 Ok(()) => {}
             }
         }
@@ -472,7 +471,7 @@ impl Dns {
             }
             Ok(Some(_)) | Err(_) => {}
         }
-        self.fault_session(cx, at, "it answered a TCP session with something else than its acceptance");
+        self.fault_session(cx, at, "it responded to a TCP session with something else than its acceptance");
         self.end_stream(cx, at, Ending::Failed);
         false
     }
