@@ -1,11 +1,11 @@
-//! The DNS way: each question on its own, over UDP and TCP. It is looked for among kept answers, then given to a server
-//! with an ID that nobody can guess; an answer counts only when it comes from where the question went and repeats it
-//! (RFC 5452). A server that does not answer costs one time-out, then another one is asked.
+//! DNS, query by query, over UDP and TCP. A query is looked up in the cache, then sent to a server under an
+//! unguessable ID. A message counts as its response only if it comes from where the query was sent and
+//! repeats it (RFC 5452). A server that does not respond costs one timeout, then the next one is queried.
 //!
-//! What a question lives through is in `query.rs`, its tries in `attempt.rs`, what becomes of SERVFAIL in
-//! `declined.rs`, what is for us alone in `hop.rs`, what its client hears in `reply.rs`, who waits with it in `twins.rs`; how
-//! datagrams come and go in `listener.rs`, `sockets.rs` and `answers.rs`, streams in `client.rs` and `stream.rs`, the frames of
-//! mname in `standing.rs`.
+//! The life of a query is in `query.rs` and below: its attempts, queries that are coalesced with it,
+//! responses that decline, failures. The sockets, streams and persistent connections (mname) to servers are
+//! below `upstream.rs`, clients over UDP in `listener.rs`, those over TCP in `client.rs`. Other components
+//! are unknown here.
 
 mod client;
 mod framed;
@@ -43,11 +43,11 @@ use upstream::persistent::Persistent;
 use upstream::socket::Socket;
 use upstream::stream::Stream;
 
-/// Buffers of questions that are over, kept for those to come.
+/// Maximum number of buffers of finished queries that are kept for new ones.
 const SPARES_MAX: usize = 1024;
-/// A buffer that a large question made large is not kept.
+/// Maximum capacity of such a buffer. Larger ones are freed.
 const SPARE_BYTES_MAX: usize = 1024;
-/// How much is read from a stream at once.
+/// Maximum number of bytes read from a stream at once.
 const READ_BYTES: usize = 65_536;
 
 /// All that a worker has of DNS.
@@ -59,9 +59,9 @@ pub(crate) struct Dns {
     queries: Table<of::Query, Query>,
     /// Bytes that they hold.
     held: usize,
-    /// The questions that others may wait for, by what they ask.
+    /// The outstanding queries that equal ones can wait for, by their cache keys.
     coalesced: HashMap<Vec<u8>, QueryKey, Keyed>,
-    /// Answers that others wait for, too, and who does.
+    /// Responses that further queries wait for, with those queries.
     shared: Vec<(Vec<QueryKey>, Vec<u8>)>,
     /// Responses that decline, for which something better may be had.
     declined: Vec<Declined>,
@@ -83,15 +83,15 @@ pub(crate) struct Dns {
     responses: Option<Box<Responses>>,
     spares: Vec<Vec<u8>>,
     buffer: Vec<u8>,
-    /// What sends datagrams to servers.
+    /// Sends datagrams to servers.
     burst: Box<Burst>,
-    /// The key of the question that is looked for just now.
+    /// The cache key that is being built.
     key: Vec<u8>,
     /// The frame that is written just now.
     frame: Vec<u8>,
     /// Numbers the rounds of events.
     round: u32,
-    /// Who has something to send once the present events are done.
+    /// Sockets, clients and streams that have something to send after the present events.
     sockets_dirty: Vec<DnsSocketKey>,
     clients_dirty: Vec<DnsClientKey>,
     streams_dirty: Vec<DnsStreamKey>,
@@ -103,7 +103,7 @@ pub(crate) struct Dns {
 /// A service that this worker serves.
 struct Served {
     service: Arc<Service>,
-    /// Questions under way, and how many of them others were told of.
+    /// Outstanding queries, and the part of them that was added to the counter of the service.
     in_flight: u32,
     reported: u32,
 }
@@ -117,7 +117,7 @@ struct ServerOf {
     id: ServerId,
 }
 
-/// Where a datagram came from, and so where its answer goes.
+/// The source of a datagram, and therefore the destination of its response.
 #[derive(Clone, Copy, Debug)]
 struct ReturnPath {
     listener: DnsListenerKey,
@@ -125,7 +125,7 @@ struct ReturnPath {
     local: Option<IpAddr>,
 }
 
-/// How a question came, and so how its answer goes.
+/// The transport of a query, and therefore of its response.
 #[derive(Clone, Copy, Debug)]
 enum Origin {
     Datagram(ReturnPath),
@@ -134,7 +134,7 @@ enum Origin {
 }
 
 impl Origin {
-    /// How its server is asked, too.
+    /// Returns the transport to the server, which is the same.
     const fn transport(self) -> Transport {
         match self {
             Self::Datagram(_) => Transport::Datagram,
@@ -143,34 +143,35 @@ impl Origin {
     }
 }
 
-/// Who asks.
+/// The client behind a query.
 #[derive(Clone, Copy, Debug)]
 struct Requester {
     service: DnsServiceKey,
-    /// As far as we are told.
+    /// The client's address, as far as it is known.
     client: SocketAddr,
-    /// What the client sent to.
+    /// The address that the client sent to.
     destination: Option<SocketAddr>,
     party: Party,
-    /// How many instances of Evener passed it on with us, as far as a PROXY header tells.
+    /// Number of instances of Evener that passed the query on, including this one, according to a PROXY
+    /// header.
     hops: u8,
     origin: Origin,
     /// Asks in this query for how long its TCP connection may be idle.
     keepalive: bool,
 }
 
-/// What the access list makes of a client.
+/// The verdict of the access list on a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Party {
     Admitted,
-    /// It is refused, but there is a pool for such.
+    /// The client is refused, and served by the pool for refused clients.
     Refused,
-    /// It is refused, and told so.
+    /// The client is refused with a response.
     Rejected,
 }
 
 impl Party {
-    /// Where its servers are; nowhere when a reload took away the pool of those who are refused.
+    /// Returns the pool and its options; `None` if a reload removed the pool for refused clients.
     fn backend(self, settings: &Settings) -> Option<&Backend> {
         match self {
             Self::Admitted => settings.backends.first(),
@@ -181,7 +182,7 @@ impl Party {
 }
 
 impl Requester {
-    /// Where its servers are.
+    /// Returns the pool and its options.
     fn backend<'a>(&self, settings: &'a Settings) -> Option<&'a Backend> {
         self.party.backend(settings)
     }
@@ -191,12 +192,12 @@ impl Requester {
         ServerOf { service: self.service, party: self.party, id }
     }
 
-    /// Returns whether its server is told of it.
+    /// Returns whether a PROXY header introduces the client to the server.
     fn is_introduced(&self, settings: &Settings) -> bool {
         self.backend(settings).is_some_and(|backend| backend.send_proxy.is_some())
     }
 
-    /// Both ends, for servers that are told.
+    /// Both ends of the client's connection, for PROXY headers.
     fn ends(&self) -> Option<Ends> {
         self.destination.map(|destination| Ends { source: self.client, destination })
     }
@@ -287,7 +288,7 @@ impl Dns {
 }
 
 impl Dns {
-    /// What is due.
+    /// Handles all timers that are due.
     pub(crate) fn on_deadlines(&mut self, cx: &mut Context) {
         let mut queries = Vec::new();
         self.query_timers.expire(cx.now, &mut queries);
@@ -305,8 +306,8 @@ impl Dns {
 
     /// Sends what waits, and frees what ended, once the present events are done.
     pub(crate) fn flush(&mut self, cx: &mut Context) {
-        // Whoever is looked at may give others something to do; each client is looked at once, and each question goes on a
-        // bounded number of times.
+        // Each step may give others something to do. The loop ends all the same: a client is handled once in
+        // a round, and the attempts of a query are bounded.
         loop {
             if let Some(at) = self.persistents_dirty.pop() {
                 self.flush_persistent(cx, at);
@@ -352,7 +353,7 @@ impl Dns {
         }
     }
 
-    /// Closes what was unused for long, and forgets services that nobody has any more.
+    /// Closes what has been unused for long, and removes services without users.
     pub(crate) fn sweep(&mut self, cx: &mut Context) {
         self.sweep_upstreams(cx);
         let is_used = |at: DnsServiceKey| {
@@ -371,7 +372,7 @@ impl Dns {
         gone.into_iter().for_each(|at| drop(self.services.remove(at)));
     }
 
-    /// Listeners close and clients leave as soon as their questions are answered.
+    /// Closes the listeners, and the clients as soon as their queries are finished.
     pub(crate) fn drain(&mut self, cx: &Context) {
         self.leave_all(cx);
         self.clients.keys(|_| true).into_iter().for_each(|index| self.drain_client(cx, index));

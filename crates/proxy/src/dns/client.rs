@@ -1,5 +1,6 @@
-//! Clients on TCP: each message has its length before it, many may be under way, and answers go back as they come
-//! (RFC 7766). Whoever does not read its answers, or asks more than is allowed at once, is not read from meanwhile.
+//! Clients over TCP. Each message is preceded by its length, many can be outstanding, and responses are sent
+//! in any order (RFC 7766). Reading pauses while a client does not read its responses, or has too many
+//! outstanding queries.
 
 use crate::context::Context;
 use crate::context::descriptors::Unit;
@@ -32,13 +33,13 @@ const READS_MAX: usize = 2;
 /// While the program drains, a client that asks nothing leaves after this.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
 
-/// How far a client is.
+/// Stage of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// A PROXY header has to come first.
     Preamble,
     Open,
-    /// It was refused, and is kept waiting.
+    /// The client was refused, and is kept waiting.
     Tarpit,
     Over,
 }
@@ -52,14 +53,14 @@ pub(super) struct Client {
     origin: ClientOrigin,
     stage: Stage,
     refused: bool,
-    /// Questions under way.
+    /// Outstanding queries.
     outstanding: u32,
-    /// Whether it asked anything yet.
+    /// At least one query came.
     has_queried: bool,
-    /// It sends no more.
+    /// The client sends no more.
     ended: bool,
     active_at: Time,
-    /// It is among those that are looked at once the present events are done.
+    /// Listed in `clients_dirty`.
     dirty: bool,
     /// The round in which it was looked at last.
     round: u32,
@@ -103,7 +104,7 @@ impl Client {
     }
 }
 
-/// Whether more is wanted of a client.
+/// Result of reading queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Appetite {
     /// All that came was taken.
@@ -114,7 +115,7 @@ enum Appetite {
     Gone,
 }
 
-/// Whether the connection is still good.
+/// Result of sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sent {
     Well,
@@ -122,7 +123,7 @@ enum Sent {
 }
 
 impl Dns {
-    /// Lists the clients that a question asks for.
+    /// Lists the clients that match a listing.
     pub(crate) fn list(&self, cx: &Context, collector: &mut Collector<'_>) {
         for (_, client) in self.clients.iter().filter(|(_, client)| client.stage != Stage::Over) {
             let served = &self.services[client.service];
@@ -248,7 +249,7 @@ impl Dns {
         let Some(client) = self.clients.get_mut(key) else { return true };
         let is_first = std::mem::replace(&mut client.round, round) != round;
         if is_first {
-            // What is answered meanwhile is sent by and by.
+            // Responses that come meanwhile are sent by later rounds.
             self.flush_client(cx, key);
         }
         if let Some(client) = self.clients.get_mut(key) {
@@ -297,7 +298,7 @@ impl Dns {
                 return if self.clients[key].stage == Stage::Over { Appetite::Gone } else { Appetite::More };
             }
             Stage::Tarpit => {
-                // What it says is not heard.
+                // Input of the client is ignored.
                 let client = &mut self.clients[key];
                 let count = client.framed.pending().len();
                 client.framed.consume(count);
@@ -405,7 +406,7 @@ impl Dns {
         self.buffer = buffer;
     }
 
-    /// Clients that were answered and ask nothing make room for others, the longest idle first; how many left.
+    /// Closes idle clients that were served, the longest idle first, and returns their number.
     pub(crate) fn shed(&mut self, cx: &mut Context, wanted: u32) -> u32 {
         let is_quiet = |client: &Client| {
             let is_done = client.stage == Stage::Open && client.has_queried && client.is_idle();
@@ -429,7 +430,7 @@ impl Dns {
         left
     }
 
-    /// A client that sends no more leaves when all it asked was answered; while the program drains, any does.
+    /// Closes a client that sends no more after its last response; while the program drains, any idle client.
     fn close_client_if_done(&mut self, cx: &mut Context, key: DnsClientKey) {
         let client = &self.clients[key];
         if client.is_idle() && (client.ended || (cx.draining && client.has_queried)) {
@@ -437,14 +438,14 @@ impl Dns {
         }
     }
 
-    /// A question of this client is under way from now on.
+    /// Counts one more outstanding query of a client.
     pub(super) fn begin_client_query(&mut self, key: DnsClientKey) {
         if let Some(client) = self.open_client(key) {
             client.outstanding += 1;
         }
     }
 
-    /// A question of this client that was under way is over, answered or not.
+    /// Counts one outstanding query of a client less, with or without a response.
     pub(super) fn end_client_query(&mut self, key: DnsClientKey) {
         if let Some(client) = self.open_client(key) {
             client.outstanding = client.outstanding.saturating_sub(1);
@@ -452,7 +453,7 @@ impl Dns {
         }
     }
 
-    /// An answer for a client.
+    /// Queues a response for a client.
     pub(super) fn respond_to_client(&mut self, key: DnsClientKey, response: &[u8]) {
         if let Some(client) = self.open_client(key) {
             client.framed.queue_message(response);
@@ -460,7 +461,8 @@ impl Dns {
         }
     }
 
-    /// A client leaves once it has what waits for it: it cannot be told otherwise that the rest of a transfer does not come.
+    /// Closes a client after all queued messages. There is no other sign that the rest of a transfer is
+    /// missing.
     pub(super) fn dismiss_client(&mut self, key: DnsClientKey) {
         if let Some(client) = self.open_client(key) {
             client.ended = true;
@@ -468,7 +470,7 @@ impl Dns {
         }
     }
 
-    /// What it says is no DNS.
+    /// Closes a client that does not speak DNS.
     pub(super) fn abandon_client(&mut self, cx: &mut Context, key: DnsClientKey) {
         if self.open_client(key).is_some() {
             self.close_client(cx, key);
@@ -481,7 +483,7 @@ impl Dns {
         (client.stage != Stage::Over).then_some(&mut **client)
     }
 
-    /// What a server is told of the client at a place, before anything else.
+    /// The origin of a client and its socket, for the preamble to a server.
     pub(super) fn client_origin(&self, key: DnsClientKey) -> Option<(&ClientOrigin, &OwnedFd)> {
         self.clients.get(key).map(|client| (&client.origin, client.framed.socket()))
     }
@@ -509,7 +511,7 @@ impl Dns {
             Stage::Tarpit => {}
             Stage::Preamble => counters.greeting_timeouts.one(),
             Stage::Open => {
-                // Servers have their own time; who does not take its answers has none.
+                // Servers have timeouts of their own, unlike clients that do not read their responses.
                 let waits = client.outstanding > 0 && client.framed.waiting() == 0;
                 let idle = client_idle_timeout(cx, &settings);
                 if idle.is_none_or(|idle| cx.now.since(client.active_at) < idle) {
@@ -535,7 +537,7 @@ impl Dns {
         self.queue_client(key);
     }
 
-    /// Closes everybody: the drain deadline came.
+    /// Closes all clients at the drain deadline.
     pub(crate) fn cut_all(&mut self, cx: &mut Context) {
         let all = self.clients.keys(|_| true);
         for key in all {

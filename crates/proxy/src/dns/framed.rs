@@ -5,12 +5,12 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-/// What a receive brought.
+/// Result of a receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Received {
     /// Bytes; perhaps there are more.
     Some,
-    /// Nothing more for now.
+    /// Currently nothing.
     Blocked,
     /// The other side sends no more.
     End,
@@ -21,10 +21,10 @@ pub(super) enum Received {
 pub(super) struct Framed {
     socket: OwnedFd,
     inbox: Vec<u8>,
-    /// How much of the inbox was used.
+    /// Length of the used part of the inbox.
     used: usize,
     outbox: Vec<u8>,
-    /// How much of the outbox was sent.
+    /// Length of the sent part of the outbox.
     sent: usize,
     /// Messages that wait until the other side takes the session, where it has to.
     held: Option<Vec<u8>>,
@@ -71,7 +71,7 @@ impl Framed {
         }
     }
 
-    /// What came and was not used yet.
+    /// Received bytes that are not used yet.
     pub(super) fn pending(&self) -> &[u8] {
         &self.inbox[self.used..]
     }
@@ -126,7 +126,7 @@ impl Framed {
         self.held.get_or_insert_default();
     }
 
-    /// What was held goes out.
+    /// Releases the held messages.
     pub(super) fn let_go(&mut self) {
         let held = self.held.take().unwrap_or_default();
         self.queue(&held);

@@ -1,4 +1,4 @@
-//! Where questions come by datagrams.
+//! Listeners for datagrams.
 
 pub(super) mod responses;
 
@@ -29,7 +29,7 @@ pub(super) struct Listener {
     socket: OwnedFd,
     local: Local,
     bound: Option<SocketAddr>,
-    /// Questions that came here and are under way.
+    /// Outstanding queries of this listener.
     queries: u32,
     /// Since when it is to close once they are over.
     leaving: Option<Time>,
@@ -42,7 +42,7 @@ impl Listener {
 }
 
 impl Dns {
-    /// Questions come to this socket from now on.
+    /// Adds a listener.
     pub(crate) fn listen(
         &mut self,
         cx: &mut Context,
@@ -61,8 +61,8 @@ impl Dns {
         }
     }
 
-    /// Gives a listener's socket to somebody else, if there is such a listener. Answers that wait go out first; questions that
-    /// are under way get none.
+    /// Removes a listener and returns its socket, if there is such a listener. Queued responses are sent
+    /// first. Outstanding queries get none.
     pub(crate) fn release(&mut self, cx: &mut Context, id: u64) -> Option<(OwnedFd, Local)> {
         let (key, _) = self.listeners.iter().find(|(_, listener)| listener.id == id)?;
         self.flush_responses(cx);
@@ -72,7 +72,8 @@ impl Dns {
         Some((listener.socket, listener.local))
     }
 
-    /// Another service has this listener; whether it is one of DNS. Questions that are under way are answered.
+    /// Assigns a listener to another service, and returns whether it is one of DNS. Outstanding queries get
+    /// their responses.
     pub(crate) fn assign(&mut self, id: u64, service: &Arc<Service>) -> bool {
         let Some((key, _)) = self.listeners.iter().find(|(_, listener)| listener.id == id) else {
             return false;
@@ -83,27 +84,27 @@ impl Dns {
         true
     }
 
-    /// A question that came this way is under way.
+    /// Counts one more outstanding query of a listener.
     pub(super) fn begin_listener_query(&mut self, path: &ReturnPath) {
         if let Some(listener) = self.listener_of(path) {
             listener.queries += 1;
         }
     }
 
-    /// It is over.
+    /// Counts one less.
     pub(super) fn end_listener_query(&mut self, path: &ReturnPath) {
         if let Some(listener) = self.listener_of(path) {
             listener.queries = listener.queries.saturating_sub(1);
         }
     }
 
-    /// The listener that a question came to, if it is still there.
+    /// The listener that a query came to, if it is still there.
     fn listener_of(&mut self, path: &ReturnPath) -> Option<&mut Listener> {
         self.listeners.get_mut(path.listener)
     }
 
-    /// A listener closes as soon as its questions are over. What comes meanwhile is answered: a successor cannot have the
-    /// address before.
+    /// Closes a listener as soon as its queries are finished. New queries are served meanwhile, because no
+    /// successor can have the address before.
     pub(crate) fn leave(&mut self, cx: &Context, id: u64) {
         let now = cx.now;
         for (_, listener) in self.listeners.iter_mut().filter(|(_, listener)| listener.id == id) {
@@ -118,8 +119,8 @@ impl Dns {
         ids.into_iter().for_each(|id| self.leave(cx, id));
     }
 
-    /// Returns whether a listener that is to close takes no more questions: under load one would follow the other without end. By then
-    /// all that came before it was to close are over.
+    /// Returns whether a leaving listener takes no more queries. Under load it would never be without any. By
+    /// then all queries from before are finished.
     fn is_deaf(&self, cx: &Context, listener: &Listener) -> bool {
         let Some(since) = listener.leaving else { return false };
         let settings = self.services[listener.service].service.settings.load();
@@ -128,7 +129,7 @@ impl Dns {
         cx.now.since(since) >= open
     }
 
-    /// Closes those that are to close, and have no questions under way.
+    /// Closes the leaving listeners without outstanding queries.
     pub(super) fn close_left(&mut self, cx: &mut Context) {
         if !self.is_leaving {
             return;
@@ -137,7 +138,7 @@ impl Dns {
         let idle = self.listeners.keys(is_idle);
         for key in idle {
             if self.take_in_rest(cx, key) {
-                // Their answers go out first.
+                // The responses are sent first.
                 cx.ready.push(Ready::DnsListener(key));
                 continue;
             }
@@ -179,7 +180,7 @@ impl Dns {
                     self.take_in(cx, key, &mut batch, count);
                     count < BATCH
                 }
-                // The socket is not connected, so this concerns nobody in particular.
+                // The socket is not connected, so the error belongs to no particular client.
                 Err(_) => false,
             }
         });
@@ -206,8 +207,8 @@ impl Dns {
         }
     }
 
-    /// Whose datagram `at` is. What stands before us tells of its client in each one; `None` when it does not, or when the
-    /// client may not come in.
+    /// Returns the requester of datagram `at`; `None` if the client is refused without a response, or a proxy
+    /// does not name it. Proxies name the client in each datagram.
     fn requester_of_datagram(
         &self,
         cx: &Context,
@@ -266,7 +267,7 @@ impl Dns {
     }
 }
 
-/// What the access list makes of a client; `None` when it is not heard.
+/// Returns the verdict of the access list on a client; `None` if it gets no response.
 fn party_of(client: SocketAddr, settings: &Settings) -> Option<Party> {
     if settings.permits(client.ip()) {
         return Some(Party::Admitted);

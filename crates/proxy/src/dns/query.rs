@@ -1,4 +1,4 @@
-//! A question: taken in, answered from what is kept, or given to a server; and to another one when that stays silent.
+//! Queries: from the cache, or to one server after another until one responds.
 
 mod alter;
 mod attempt;
@@ -30,62 +30,62 @@ use evener_core::{ServerId, Time};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Questions hold so many bytes each on average, or there are fewer of them.
+/// Average size of outstanding queries; with larger ones there can be fewer of them.
 const BYTES_HELD: usize = 512;
 /// A transfer of which no message came for so long is over, or broke off.
 pub(super) const TRANSFER_PAUSE: Duration = Duration::from_secs(30);
 
-/// Where a question waits for its answer.
+/// The response that a query waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waits {
     Nowhere,
     AtSocket(DnsSocketKey),
     AtStream(DnsStreamKey),
     AtPersistent(PersistentKey),
-    /// For the answer to another question, which asks the same.
+    /// The response to an equal query.
     AtQuery,
     /// Until fewer transfers of its client are under way.
     ForTurn,
 }
 
-/// A question that is under way.
+/// An outstanding query.
 pub(super) struct Query {
     requester: Requester,
     view: wire::Query,
-    /// As it was asked, but for its ID: that is the one for the server.
+    /// The message of the client, with the ID for the server.
     message: Vec<u8>,
     /// The client's ID.
     id: u16,
-    /// What the server gets, where that is something else.
+    /// The message for the server, if it differs.
     altered: Option<Altered>,
     choice: Option<Choice>,
-    /// Where it is written down what the client does.
+    /// The record of the client.
     record: Option<Arc<ClientRecord>>,
     waits: Waits,
     sent_at: Time,
-    /// Tries that may still be answered.
+    /// Earlier attempts that a response may still come to.
     earlier: Vec<EarlierTry>,
     /// An earlier try was waited for instead of another one.
     was_resumed: bool,
-    /// Servers that did not answer, or cannot take it.
+    /// Servers that did not respond, or cannot take the query.
     attempt: Attempt,
-    /// Those of them that cannot.
+    /// The servers that cannot take the query.
     unfit: Vec<ServerId>,
-    /// How many more servers may be waited for.
+    /// Number of further servers to wait for.
     retries: u32,
-    /// What a server said that declined, while others are asked.
+    /// The response of a server that declined, while others are queried.
     declined: Option<Vec<u8>>,
-    /// When nobody else is left, who was silent may be asked again.
+    /// If no server is left, silent ones may be queried again.
     may_repeat: bool,
-    /// How often a connection that others had used ended under it, which is nobody's fault.
+    /// Number of connections used before that ended under it, which is no fault of the server.
     cut_short: u32,
-    /// Questions that wait for its answer, and by what they found it.
+    /// Equal queries that wait for its response, and the key that led them here.
     followers: Vec<QueryKey>,
     coalesce_key: Option<Vec<u8>>,
     /// Messages that came for it; only a transfer of a zone has several.
     pieces: u32,
     transfer: Transfer,
-    /// It is one of the transfers of its client that are under way.
+    /// Counts among the running transfers of its client.
     has_turn: bool,
 }
 
@@ -147,17 +147,17 @@ pub(super) fn spec(settings: &Settings) -> Option<&DnsSpec> {
     settings.dns.as_ref().map(|dns| &*dns.spec)
 }
 
-/// Returns how long a server may take to answer.
+/// Returns the time for a server to respond.
 pub(super) fn timeout(settings: &Settings) -> Duration {
     spec(settings).map_or(Duration::MAX, |spec| spec.query_timeout)
 }
 
-/// What a server made of a question.
+/// Result of giving a query to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// It is on its way.
+    /// The query is sent.
     Yes,
-    /// This server cannot take this one; nobody is to blame.
+    /// The server cannot take this query, which is no failure.
     Unfit,
     /// The server cannot be reached; that is reported already.
     Failed,
@@ -165,20 +165,20 @@ pub(super) enum Taken {
     NoRoom,
 }
 
-/// Whether a question was given to a server.
+/// Result of dispatching a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dispatched {
     Yes,
-    /// It waits for an earlier try, or is over.
+    /// The query waits for an earlier attempt, or is finished.
     No,
 }
 
-/// Why another server is asked.
+/// Reason for querying the next server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// It cost the client time.
+    /// The timeout passed.
     Timeout,
-    /// It was known at once.
+    /// The failure was known at once.
     Refused,
     /// A connection that others had used ended; the server may be asked again.
     CutShort,
@@ -229,7 +229,7 @@ impl Dns {
         let is_held = self.held >= most as usize * BYTES_HELD;
         if self.services[requester.service].in_flight >= most || is_held {
             counters.drop_outstanding.one();
-            // Over UDP whoever asks too much hears nothing: it may be somebody else.
+            // Over UDP the excess gets no response, because the address may be forged.
             if matches!(requester.origin, Origin::Stream(_)) {
                 self.respond_with_error(cx, requester, view, message, wire::SERVFAIL);
             }
@@ -239,7 +239,7 @@ impl Dns {
         self.start(cx, settings, key);
     }
 
-    /// What is no question gets no answer, or the shortest one.
+    /// Handles a message that is no query: with the shortest response, or none.
     fn refuse(
         &mut self,
         cx: &mut Context,
@@ -322,7 +322,7 @@ impl Dns {
         })
     }
 
-    /// Gives a question to a server, whichever takes it.
+    /// Sends a query to the first server that takes it.
     pub(super) fn dispatch(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) -> Dispatched {
         loop {
             let query = &self.queries[key];
@@ -339,7 +339,7 @@ impl Dns {
                     if self.resume_late_attempt(cx, settings, key) {
                         return Dispatched::No;
                     }
-                    // Where everybody was asked, what got lost may get through now.
+                    // All servers were queried: a query or response that was lost may get through now.
                     let query = &mut self.queries[key];
                     query.attempt = Attempt::new();
                     query.unfit.iter().for_each(|server| query.attempt.pass_over(*server));
@@ -400,7 +400,7 @@ impl Dns {
         count(self.services[query.requester.service].service.live.counters.of(cx.id));
     }
 
-    /// A server did not answer in time.
+    /// Handles the timeout of a query.
     pub(super) fn on_query_deadline(&mut self, cx: &mut Context, key: QueryKey) {
         let Some(query) = self.queries.get(key) else { return };
         let settings = self.services[query.requester.service].service.settings.load_full();
@@ -426,11 +426,12 @@ impl Dns {
         }
         let query = &mut self.queries[key];
         if !query.may_repeat_elsewhere() && query.retries > 0 {
-            // Its server has it, and may answer still.
+            // The server has the query, and may still respond.
             query.retries -= 1;
             return self.query_timers.set(key, cx.now + timeout(&settings));
         }
-        // From the second time on: rather an old answer now than a better one when the client is gone (RFC 8767, section 5).
+        // From the second timeout on, an expired response now is better than a fresh one after the client
+        // gave up (RFC 8767, section 5).
         let is_first = spec(&settings).is_none_or(|spec| self.queries[key].retries >= spec.retries);
         if !is_first && self.respond_stale(cx, &settings, key) {
             return;
@@ -438,7 +439,7 @@ impl Dns {
         self.again(cx, &settings, key, Cause::Timeout);
     }
 
-    /// Tells the supervisor that a question did not reach a server.
+    /// Reports that a query did not reach a server.
     pub(super) fn report_failure(
         &self,
         cx: &Context,
@@ -452,7 +453,8 @@ impl Dns {
         (cx.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
     }
 
-    /// Asks the next server, unless the one that is not heard of any more may have received it, and it must not be given to two.
+    /// Queries the next server, unless the last one may have received the query, and it must not reach two
+    /// servers.
     pub(super) fn again_unless_received(
         &mut self,
         cx: &mut Context,
@@ -507,7 +509,7 @@ impl Dns {
         }
     }
 
-    /// Returns whether nobody waits for the answer any more: the client left, or got what there was of a transfer.
+    /// Returns whether the response is no longer needed: the client left, or received a part of a transfer.
     fn is_moot(&mut self, key: QueryKey) -> bool {
         let query = &self.queries[key];
         match query.requester.origin {
@@ -516,7 +518,7 @@ impl Dns {
         }
     }
 
-    /// Takes a question out.
+    /// Removes a query and all that refers to it.
     pub(super) fn retire(&mut self, cx: &mut Context, key: QueryKey) -> Query {
         self.withdraw_earlier_attempts(cx, key);
         self.withdraw_attempt(cx, key);
@@ -534,7 +536,7 @@ impl Dns {
     }
 }
 
-/// Whoever asks over TCP is who it says it is.
+/// Limits queries over UDP. Addresses of TCP clients are genuine.
 fn rate_verdict(cx: &Context, settings: &Settings, requester: &Requester) -> RateVerdict {
     let limit = settings.dns.as_ref().and_then(|dns| dns.rate_limit.as_ref());
     match (limit, requester.origin) {

@@ -16,40 +16,40 @@ use evener_core::{Target, Time};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What was not used for so long is closed.
+/// Upstreams that were unused for this time are closed.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// What leads to a server.
+/// The sockets and streams of a service to a server.
 pub(super) struct Upstream {
     server: ServerOf,
     target: Target,
     live: Arc<ServerLive>,
     sockets: Vec<DnsSocketKey>,
-    /// Sockets for which no question is meant any more.
+    /// Sockets that take no new queries.
     given_up: Vec<DnsSocketKey>,
     /// Streams that all clients share.
     streams: Vec<DnsStreamKey>,
-    /// The socket that questions take now.
+    /// Index of the socket that takes the queries of this round.
     turn: usize,
     /// The round in which that was chosen.
     round: u32,
     used_at: Time,
-    /// When its server last answered anything.
+    /// Time of the server's last response.
     responded_at: Time,
-    /// That came after the time for it.
+    /// The last response came after the timeout of its query.
     is_late: bool,
-    /// How silent it has been since.
+    /// Amount of silence since the last response.
     silence: u32,
-    /// The last question that met it.
+    /// The question section of the last query without a response.
     silent_to: Vec<u8>,
     reported_at: Option<Time>,
 }
 
-/// One question more that met silence adds this; one that did already adds 1.
+/// Silence added by a query; one that was repeated adds 1.
 const SILENCE: u32 = 3;
-/// So much of it is a failure: three questions, or one that is asked on and on.
+/// Amount of silence that is a failure: three queries, or one that is repeated.
 const SILENCE_MAX: u32 = 9;
-/// A failure is told of at most so often.
+/// Minimum time between two reports of a failure.
 const REPORTED_EVERY: Duration = Duration::from_millis(100);
 
 impl Upstream {
@@ -72,14 +72,14 @@ impl Upstream {
         self.target == server.target && Arc::ptr_eq(&self.live, &server.live)
     }
 
-    /// The server answered something that it was asked then, which is late after `limit`.
+    /// Records a response to a query that was sent at `sent_at`. It is late after `limit`.
     pub(super) fn on_response(&mut self, now: Time, sent_at: Time, limit: Duration) {
         self.responded_at = now;
         self.is_late = now.since(sent_at) >= limit;
         self.silence = 0;
     }
 
-    /// A question was not answered, and nothing else meanwhile; whether the server is to blame, and that is to be told.
+    /// Records a query without a response, and returns whether a failure is to be reported.
     pub(super) fn on_silence(&mut self, section: &[u8], now: Time) -> bool {
         let is_known = self.silent_to == section;
         self.silence = self.silence.saturating_add(if is_known { 1 } else { SILENCE });
@@ -113,7 +113,7 @@ impl Dns {
                 return at;
             }
             self.close_upstream(cx, at);
-            // Whoever waited there may have made the new one already.
+            // A query that waited there may have made the new one already.
             if let Some(&at) = self.upstream_of.get(&server) {
                 return at;
             }
@@ -139,7 +139,7 @@ impl Dns {
         at
     }
 
-    /// Closes an upstream; whoever waits there asks somebody else.
+    /// Closes an upstream. The queries that wait there go elsewhere.
     fn close_upstream(&mut self, cx: &mut Context, at: DnsUpstreamKey) {
         let Some(upstream) = self.upstreams.remove(at) else { return };
         if self.upstream_of.get(&upstream.server) == Some(&at) {
@@ -170,7 +170,7 @@ impl Dns {
         ended
     }
 
-    /// Closes what was unused for long, and has nobody waiting.
+    /// Closes unused sockets and upstreams.
     pub(super) fn sweep_upstreams(&mut self, cx: &mut Context) {
         for (_, upstream) in self.upstreams.iter_mut() {
             socket::age(&mut self.sockets, upstream, cx.now);

@@ -1,5 +1,5 @@
-//! The answers to datagrams, which go out together; each from the listener that its question came to. Those of one length to
-//! one client become one message for the kernel: half of what a question costs us is to send its answer.
+//! The batch of responses over UDP. Each is sent from the listener of its query. Those of the same length to
+//! the same client become one message for the kernel, since sending responses is half of the cost of a query.
 
 use crate::context::Context;
 use crate::context::keys::Handle;
@@ -16,7 +16,7 @@ const ROOM: usize = 256;
 /// The batch.
 pub(in crate::dns) struct Responses {
     batch: Batch,
-    /// Where each place goes.
+    /// The destination of each slot.
     paths: Vec<Option<ReturnPath>>,
     count: usize,
     /// The places in the order in which they are sent.
@@ -110,7 +110,7 @@ impl Dns {
         self.responses = Some(responses);
     }
 
-    /// Returns whether the listener that a question came to is still the same.
+    /// Returns whether the listener of a query is still there.
     pub(in crate::dns) fn is_listening(&self, path: &ReturnPath) -> bool {
         self.listeners.contains(path.listener)
     }

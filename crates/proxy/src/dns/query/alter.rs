@@ -1,5 +1,5 @@
-//! What servers are told beside the question: the client's network, its ends by the PROXY protocol, and how many instances
-//! passed the question on, where it may go round.
+//! Changes of a query for its server: the client subnet, the PROXY header, and the number of instances that
+//! passed it on, if it may be in a loop.
 
 use crate::context::Context;
 use crate::context::keys::QueryKey;
@@ -13,36 +13,36 @@ use evener_core::wire::dns::{self as wire, Added};
 use evener_core::wire::proxy::{self, Extras, Transport};
 use std::net::IpAddr;
 
-/// One in so many questions that may go round is marked. One that does is soon; where servers and clients are one machine,
-/// others do not pay for it.
+/// One in this many queries that may be in a loop is marked. A loop meets the mark soon, and others on the
+/// same machine do not pay for it.
 const MARK_ONE_IN: usize = 16;
 
-/// What a server gets instead of the message.
+/// The message for the server, if it differs from the client's.
 pub(in crate::dns) struct Altered {
-    /// What is sent.
+    /// The bytes to send.
     bytes: Vec<u8>,
-    /// Where the message begins in it, after a PROXY header.
+    /// Offset of the message, after a PROXY header.
     starts: usize,
     added: Option<Added>,
 }
 
 impl Query {
-    /// What was added to its message for the server.
+    /// Returns the options that were added for the server.
     pub(super) fn added(&self) -> Option<Added> {
         self.altered.as_ref().and_then(|altered| altered.added)
     }
 
-    /// What its server gets over UDP.
+    /// Returns the bytes for its server over UDP.
     pub(in crate::dns) fn datagram(&self) -> &[u8] {
         self.altered.as_ref().map_or(&self.message, |altered| &altered.bytes)
     }
 
-    /// What its server gets over a stream.
+    /// Returns the message for its server over a stream.
     pub(in crate::dns) fn framed(&self) -> &[u8] {
         self.altered.as_ref().map_or(&self.message, |altered| &altered.bytes[altered.starts..])
     }
 
-    /// It goes to its server by this ID.
+    /// Sets the ID for the server.
     pub(super) fn call(&mut self, id: u16) {
         wire::set_id(&mut self.message, id);
         if let Some(altered) = &mut self.altered {
@@ -56,7 +56,7 @@ impl Query {
     }
 }
 
-/// Whether a question says how many instances passed it on.
+/// Selects the option that counts instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hops {
     Marked,
@@ -64,13 +64,13 @@ enum Hops {
 }
 
 impl Dns {
-    /// Adds what servers are told of the client.
+    /// Adds the information about the client that the server gets.
     pub(super) fn alter(&mut self, settings: &Settings, key: QueryKey) {
         self.alter_with(settings, key, Hops::Unmarked);
     }
 
-    /// One of many questions from where its server is may be one that the server passed on: then it says how often that happened. What goes
-    /// with a PROXY header says it there.
+    /// Marks one of many queries whose client has the address of the server: they may come from it, so the
+    /// number of instances is added. A PROXY header contains it already.
     pub(super) fn mark(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey, server: &Entry) {
         let query = &self.queries[key];
         let most = spec(settings).map_or(u32::MAX, |spec| spec.outstanding_max.div_ceil(cx.workers as u32));
@@ -112,7 +112,7 @@ impl Dns {
     }
 }
 
-/// The client's address, and how much of it is told.
+/// Returns the client's address, and the length of the prefix that the server gets.
 fn subnet_of(client: IpAddr, subnet: ClientSubnetSpec) -> (IpAddr, u8) {
     let client = client.to_canonical();
     (client, if client.is_ipv4() { subnet.v4 } else { subnet.v6 })

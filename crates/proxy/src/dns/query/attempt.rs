@@ -1,6 +1,6 @@
-//! The tries of a query: the one that is waited for, and earlier ones that were not answered within `query_timeout`. As long
-//! as the query is open, a response to any of them counts: their IDs stay taken, and it is checked as one to the last try
-//! would be. Which server is tried next is not decided here.
+//! Attempts of a query: the current one, and earlier ones without a response within `query_timeout`. While
+//! the query is outstanding, a response to any of them counts. Their IDs stay taken, and responses are
+//! checked in the same way. The next server is chosen elsewhere.
 
 use crate::context::Context;
 use crate::context::keys::{DnsUpstreamKey, QueryKey};
@@ -20,7 +20,7 @@ pub(in crate::dns) struct EarlierTry {
     id: u16,
     choice: Option<Choice>,
     sent_at: Time,
-    /// Its time was out, and its server was not blamed for that yet.
+    /// Timed out, without blame of its server yet.
     is_overdue: bool,
 }
 
@@ -54,7 +54,7 @@ impl Query {
 }
 
 impl Dns {
-    /// Another server is asked because the time is out; a response to this try still counts.
+    /// Sets the current attempt aside after its timeout. A response to it still counts.
     pub(super) fn set_attempt_aside(&mut self, key: QueryKey) {
         self.query_timers.clear(key);
         let query = &mut self.queries[key];
@@ -112,13 +112,14 @@ impl Dns {
         true
     }
 
-    /// The same where nobody else is left to be asked.
+    /// Waits on for any earlier attempt, if no server is left.
     pub(super) fn resume_any_attempt(&mut self, cx: &Context, settings: &Settings, key: QueryKey) -> bool {
         self.resume_attempt(cx, settings, key, |_, _| true)
     }
 
-    /// The same where everybody was asked, and may be asked again: a server that has the query gets it once more only if it may
-    /// have been lost. A connection that lives loses nothing, and a server whose last response was late has it probably.
+    /// Waits on for an earlier attempt, if all servers were queried and may be queried again. A server that
+    /// has the query gets it again only if it may be lost: nothing is lost on a live connection, and a server
+    /// with late responses probably has it.
     pub(super) fn resume_late_attempt(&mut self, cx: &Context, settings: &Settings, key: QueryKey) -> bool {
         let may_skip = !std::mem::replace(&mut self.queries[key].was_resumed, true);
         self.resume_attempt(cx, settings, key, |dns, attempt| match attempt.waits {
@@ -129,7 +130,7 @@ impl Dns {
         })
     }
 
-    /// Returns whether what the server of a try answered last came after its time.
+    /// Returns whether the last response of the server of an attempt was late.
     fn is_attempt_late(&self, waits: Waits) -> bool {
         self.upstream_of_attempt(waits).and_then(|at| self.upstreams.get(at)).is_some_and(Upstream::is_late)
     }
@@ -142,7 +143,7 @@ impl Dns {
         }
     }
 
-    /// The query does not wait for its current try any more: a response that still comes is nobody's.
+    /// Withdraws the current attempt. A response to it is ignored from now on.
     pub(super) fn withdraw_attempt(&mut self, cx: &mut Context, key: QueryKey) {
         self.query_timers.clear(key);
         let query = &mut self.queries[key];
@@ -193,8 +194,9 @@ impl Dns {
         }
     }
 
-    /// Reports a server if it is to blame for its silence: it said nothing since it was asked, nor to others. One lost datagram,
-    /// or one name that it cannot find out about, is no failure. A standing connection has its own signs of life.
+    /// Reports the server of an attempt if it has been silent towards all queries since. One lost datagram is
+    /// no failure, nor is one name that the server cannot resolve. Persistent connections have heartbeats
+    /// instead.
     fn blame(&mut self, cx: &Context, key: QueryKey, server: &Entry, (waits, sent_at): (Waits, Time)) {
         let upstream = self.upstream_of_attempt(waits);
         let query = &self.queries[key];

@@ -1,4 +1,4 @@
-//! Which server is asked: the pool's choice, but not one that is known to refuse the transport of the question.
+//! The choice of a server: that of the pool, except for servers known to refuse the transport of the query.
 
 use crate::context::Context;
 use crate::context::keys::QueryKey;
@@ -11,7 +11,7 @@ use evener_core::snapshot::{Choice, NoServer, Request, Snapshot, Why};
 const PASSED_OVER_MAX: usize = 16;
 
 impl Dns {
-    /// Picks a server that was not tried. One that refuses the transport of the question is left to last.
+    /// Picks a server that was not tried. Servers that refuse the transport of the query come last.
     pub(super) fn choose_server(
         &mut self,
         cx: &mut Context,

@@ -1,6 +1,7 @@
-//! Questions that ask the same while one is under way: only one goes to a server, and all get its answer. Beside the work that
-//! saves, a forger who has many of one question asked would otherwise have as many IDs to hit (RFC 5452, section 5). Only
-//! where answers are kept: elsewhere a server may mean each of them for one client.
+//! Equal queries while one is outstanding: only one is sent to a server, and all get its response. Besides
+//! saving work this protects against forgers, who would otherwise have one ID more to hit with each equal
+//! query (RFC 5452, section 5). Limited to services with a cache: elsewhere a response may be meant for one
+//! client only.
 
 use crate::context::Context;
 use crate::context::keys::{Handle, QueryKey};
@@ -10,12 +11,12 @@ use crate::dns::{Dns, Origin};
 use crate::service::Settings;
 use evener_core::wire::dns as wire;
 
-/// Those who take more than so many bytes over UDP do not wait for one who does not, for whom an answer may be cut. No finer:
-/// each class is one more question under way.
+/// Sizes that separate classes of clients over UDP: a response may be truncated for a class, so larger ones
+/// do not wait for it. Each class costs one more outstanding query.
 const SIZES: [usize; 2] = [wire::UDP_BYTES, 1232];
 
 impl Dns {
-    /// Lets a question wait for one that asks the same, or gives it to a server.
+    /// Lets a query wait for an equal one, or sends it to a server.
     pub(super) fn coalesce_or_dispatch(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) {
         if !self.join(settings, key) {
             self.alter(settings, key);
@@ -23,8 +24,8 @@ impl Dns {
         }
     }
 
-    /// Lets a question wait for another one that asks the same, if there is one; whether it does. Otherwise others may wait for
-    /// this one.
+    /// Lets a query wait for an equal one and returns true, if there is one. Otherwise equal ones can wait
+    /// for this one.
     fn join(&mut self, settings: &Settings, key: QueryKey) -> bool {
         let query = &self.queries[key];
         let (requester, view, message) = (query.requester, query.view, &query.message);
@@ -34,7 +35,7 @@ impl Dns {
         {
             return false;
         }
-        // What is cut for datagrams is no answer for a stream, nor what is cut for a short one for a long one.
+        // A response that was truncated for UDP is of no use over a stream, nor for a client that takes more.
         cache_key.push(u8::from(matches!(requester.origin, Origin::Stream(_))));
         cache_key.push(SIZES.iter().filter(|size| view.udp_size() > **size).count() as u8);
         cache_key.extend_from_slice(&requester.service.into_raw().to_ne_bytes());
@@ -48,15 +49,15 @@ impl Dns {
         false
     }
 
-    /// Nobody can wait for this question any more.
+    /// Removes a query from those that equal ones can wait for.
     pub(super) fn leave_coalesced(&mut self, query: &mut Query) {
         if let Some(key) = query.coalesce_key.take() {
             self.coalesced.remove(&key);
         }
     }
 
-    /// Gives an answer to all who wait for it. It is as it will be kept: its ID and the spelling of its question are of whoever
-    /// asked first.
+    /// Gives a response to all queries that wait for it. Its ID and spelling are those of the first query, as
+    /// in the cache.
     pub(in crate::dns) fn share(&mut self, cx: &mut Context, query: &mut Query, response: &[u8]) {
         let followers = std::mem::take(&mut query.followers);
         self.share_with(cx, followers, response);
@@ -90,7 +91,7 @@ impl Dns {
         }
     }
 
-    /// The question that they waited for is not asked any more: one of them is, and the others wait for that.
+    /// Sends one of the queries that waited for a query which is given up. The others wait for that one.
     pub(super) fn part(&mut self, cx: &mut Context, settings: &Settings, query: &mut Query) {
         for key in std::mem::take(&mut query.followers) {
             self.queries[key].waits = Waits::Nowhere;

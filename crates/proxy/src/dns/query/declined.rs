@@ -8,7 +8,7 @@ use crate::dns::query::{self, Cause, Query};
 use crate::service::Settings;
 use evener_core::wire::dns as wire;
 
-/// A longer response is passed on at once: it is kept while others are asked.
+/// Maximum size of a response that is held while others are queried. Longer ones are passed on at once.
 const DECLINED_BYTES_MAX: usize = 512;
 
 /// A response that declines, which came while a batch was filled.
@@ -67,7 +67,7 @@ impl Dns {
                 self.again(cx, settings, key, Cause::Declined);
                 return true;
             }
-            // Whoever was asked before may answer still.
+            // Servers from before may still respond.
             self.withdraw_attempt(cx, key);
             if self.resume_any_attempt(cx, settings, key) {
                 return true;
@@ -78,7 +78,7 @@ impl Dns {
         self.respond_stale(cx, settings, key)
     }
 
-    /// Passes on what the last server that declined said, if one did: nobody did better.
+    /// Passes the response of the last server that declined on to the client, if one did.
     pub(super) fn give_declined(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) -> bool {
         let Some(mut response) = self.queries[key].declined.take() else { return false };
         let mut query = self.retire(cx, key);

@@ -1,4 +1,4 @@
-//! What a client hears when no server answers.
+//! Responses to clients if no server responds.
 
 use crate::context::Context;
 use crate::context::keys::QueryKey;
@@ -14,7 +14,7 @@ use evener_core::wire::dns as wire;
 use std::sync::Arc;
 
 impl Dns {
-    /// No server answers: what is kept though it expired, or the word for it.
+    /// Responds to a query that no server responded to, from expired cached responses or with an error.
     pub(super) fn fail(
         &mut self,
         cx: &mut Context,
@@ -55,7 +55,7 @@ impl Dns {
         self.give_back(query.message);
     }
 
-    /// Answers with what is kept though it expired, if there is something.
+    /// Responds with an expired cached response, if there is one.
     pub(super) fn respond_stale(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) -> bool {
         let query = &self.queries[key];
         let (requester, view, message) = (query.requester, query.view, query.message.clone());

@@ -1,5 +1,5 @@
-//! What of a client's message is for us and not for its server, and the other way round: the idle time of a TCP connection (RFC
-//! 7828), and cookies (RFC 7873) where answers are kept.
+//! Options between two hops only: the idle time of TCP connections (RFC 7828), and cookies (RFC 7873) where
+//! responses are cached.
 
 use crate::context::Context;
 use crate::context::keys::DnsClientKey;

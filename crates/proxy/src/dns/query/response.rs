@@ -1,4 +1,4 @@
-//! What a client hears: a server's answer made its own, or one that is kept, or an error.
+//! Responses to clients: from servers, from the cache, and errors.
 
 use crate::context::Context;
 use crate::context::keys::QueryKey;
@@ -11,20 +11,20 @@ use evener_core::dns::{Cache, Freshness, network};
 use evener_core::wire::dns as wire;
 use std::net::IpAddr;
 
-/// What one datagram of IPv4 has room for.
+/// Maximum size of a datagram of IPv4.
 const DATAGRAM_BYTES_MAX: usize = 65_507;
 
 impl Query {
-    /// Returns whether a message is the answer to the question at this place, which is not over then: a transfer goes on.
+    /// Returns whether a message is a response to this query. A transfer has several.
     pub(in crate::dns) fn is_response(&self, response: &[u8]) -> bool {
-        // The messages of a transfer after the first one need not repeat the question (RFC 5936, section 2.2.1).
+        // Further messages of a transfer need not repeat the question section (RFC 5936, section 2.2.1).
         let is_piece = self.pieces > 0
             && response.get(2).is_some_and(|flags| flags & 0x80 != 0)
             && response.get(4..6) == Some(&[0, 0]);
         is_piece || self.view.is_answered_by(&self.message, response)
     }
 
-    /// The server of a question answered it.
+    /// Counts and reports a response of the server.
     pub(in crate::dns) fn note_response(&self, cx: &Context, settings: &Settings, bytes: usize) {
         let Some(choice) = &self.choice else { return };
         let server = &choice.server;
@@ -46,14 +46,14 @@ impl Query {
         fits(&self.requester, &self.view, bytes)
     }
 
-    /// Returns whether more than the ID of an answer has to be changed.
+    /// Returns whether more than the ID of a response has to change.
     pub(in crate::dns) fn is_altered(&self, settings: &Settings, response: &[u8]) -> bool {
         self.added().is_some() || wire::has_hop_options(response, hop::cookies(settings, &self.requester))
     }
 }
 
 impl Dns {
-    /// Tells a client that it gets no answer, and why.
+    /// Responds with an error.
     pub(super) fn respond_with_error(
         &mut self,
         cx: &Context,
@@ -79,7 +79,7 @@ impl Dns {
         }
     }
 
-    /// Makes of the server's answer the client's, and keeps it if it is to be kept. Its ID is the client's after that.
+    /// Turns a server's response into one for the client, with the client's ID, and stores it in the cache.
     pub(in crate::dns) fn finish(
         &mut self,
         cx: &Context,
@@ -114,7 +114,8 @@ impl Dns {
         }
     }
 
-    /// Passes an answer that came by a stream or frame on to the client. The question is over, unless it is a transfer.
+    /// Passes a response from a stream or frame on to the client. Afterwards the query is finished, unless it
+    /// is a transfer.
     pub(in crate::dns) fn pass_on(
         &mut self,
         cx: &mut Context,
@@ -166,7 +167,7 @@ impl Dns {
         self.query_timers.set(key, cx.now + TRANSFER_PAUSE);
     }
 
-    /// An answer that is longer than the client takes over UDP becomes one that says so.
+    /// Truncates a response over UDP that is too long for the client.
     pub(super) fn truncate(
         &mut self,
         cx: &Context,
@@ -190,7 +191,7 @@ impl Dns {
         self.truncate(cx, &query.requester, &query.view, &query.message, response);
     }
 
-    /// Answers with what is kept, if there is something.
+    /// Responds from the cache, if there is a response.
     pub(super) fn respond_from_cache(
         &mut self,
         cx: &Context,
@@ -219,13 +220,12 @@ impl Dns {
     }
 }
 
-/// Returns whether an answer of so many bytes is one that the client takes.
+/// Returns whether a client takes a response of this size.
 fn fits(requester: &Requester, view: &wire::Query, bytes: usize) -> bool {
     matches!(requester.origin, Origin::Stream(_)) || bytes <= view.udp_size().min(DATAGRAM_BYTES_MAX)
 }
 
-/// Makes an answer to somebody else's question, which asked the same, the one to this: clients check that their own ID and
-/// spelling of the name come back.
+/// Adapts a response to an equal query: clients check that their own ID and spelling of the name come back.
 pub(in crate::dns) fn address(response: &mut [u8], view: &wire::Query, message: &[u8]) {
     wire::set_id(response, wire::id(message));
     let section = view.question(message);
@@ -235,12 +235,12 @@ pub(in crate::dns) fn address(response: &mut [u8], view: &wire::Query, message: 
     }
 }
 
-/// The kept answers of a service. Those whom the access list refuses have servers of their own, and so no part in them.
+/// Returns the cache of a service. Refused clients have other servers, and therefore no part in it.
 pub(super) fn cache<'a>(settings: &'a Settings, requester: &Requester) -> Option<&'a Cache> {
     settings.dns.as_ref()?.cache.as_deref().filter(|_| requester.party == Party::Admitted)
 }
 
-/// Makes the key of a question; whether answers to it are kept at all.
+/// Builds the cache key of a query, and returns whether responses to it can be cached.
 pub(super) fn key_of(
     key: &mut Vec<u8>,
     settings: &Settings,
@@ -251,7 +251,7 @@ pub(super) fn key_of(
     if !view.cache_key(message, key) {
         return false;
     }
-    // Servers may answer each network otherwise.
+    // Servers may respond differently to each network.
     if let Some(subnet) = spec(settings).and_then(|spec| spec.client_subnet) {
         match network(requester.client.ip(), subnet.v4, subnet.v6) {
             IpAddr::V4(network) => key.extend_from_slice(&network.octets()),

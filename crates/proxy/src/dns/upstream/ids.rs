@@ -1,4 +1,4 @@
-//! IDs that nobody can guess (RFC 5452, section 4.5), from the system's generator, and who has which.
+//! Unguessable IDs from the system's generator (RFC 5452, section 4.5), and the queries that have them.
 
 use crate::context::keys::QueryKey;
 use std::collections::HashMap;
@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::SocketAddrV4;
 
-/// How much is asked of the system at once.
+/// Number of random bytes read from the system at once.
 const BLOCK: usize = 2048;
 /// So many of the 65 536 IDs of one socket are in use at most: the next one is found soon, and a guess hits seldom.
 const IN_USE_MAX: usize = 16_384;
@@ -34,7 +34,7 @@ impl Secrets {
             match rustix::rand::getrandom(&mut self.block[filled..], rustix::rand::GetRandomFlags::empty()) {
                 Ok(count) => filled += count,
                 Err(rustix::io::Errno::INTR) => {}
-                // Where the system has none, IDs would be guessed: without a generator nothing is asked.
+                // Without a generator IDs could be guessed, so no query is sent.
                 Err(error) => unreachable!("getrandom(2) gives bits once the system is up: {error}"),
             }
         }
@@ -65,12 +65,12 @@ impl Hasher for AsIs {
     }
 }
 
-/// Who waits for an answer with which ID, on one socket.
+/// The queries that wait on one socket, by their IDs.
 #[derive(Debug, Default)]
 pub(in crate::dns) struct Ids(HashMap<u16, QueryKey, BuildHasherDefault<AsIs>>);
 
 impl Ids {
-    /// An ID for the question at this place; `None` when too many are in use.
+    /// Returns an ID for a query; `None` if too many are in use.
     pub(in crate::dns) fn give(&mut self, key: QueryKey, secrets: &mut Secrets) -> Option<u16> {
         if self.0.len() >= IN_USE_MAX {
             return None;
@@ -84,7 +84,8 @@ impl Ids {
         }
     }
 
-    /// The client's own ID where it is free, or another one. Only for streams of one client: nobody else can send an answer there.
+    /// Returns the client's ID if it is free, or another one. Only for streams of one client, where no other
+    /// peer can send a response.
     pub(super) fn keep(&mut self, id: u16, key: QueryKey, secrets: &mut Secrets) -> Option<u16> {
         if self.0.len() < IN_USE_MAX
             && let Entry::Vacant(vacant) = self.0.entry(id)
@@ -95,7 +96,7 @@ impl Ids {
         self.give(key, secrets)
     }
 
-    /// Who has an ID.
+    /// Returns the query with an ID.
     pub(super) fn owner(&self, id: u16) -> Option<QueryKey> {
         self.0.get(&id).copied()
     }
@@ -105,7 +106,7 @@ impl Ids {
         self.0.remove(&id)
     }
 
-    /// Everybody who waits, and by which ID.
+    /// Returns all IDs with their queries.
     pub(super) fn owners(&self) -> Vec<(u16, QueryKey)> {
         self.0.iter().map(|(&id, &key)| (id, key)).collect()
     }
@@ -119,8 +120,8 @@ impl Ids {
     }
 }
 
-/// Queries under way by the address of their client and their ID, where answers repeat both: what signs a message may count
-/// the ID in, so that clients keep theirs.
+/// Outstanding queries by the address of their client and their ID, where responses repeat both. Clients keep
+/// their IDs if possible, since signatures may cover them.
 #[derive(Debug, Default)]
 pub(in crate::dns) struct ClientIds(HashMap<(SocketAddrV4, u16), QueryKey>);
 

@@ -26,9 +26,9 @@ use std::time::Duration;
 
 /// Connect and hello are done within this.
 const HELLO: Duration = Duration::from_secs(30);
-/// So long after an answer the server is asked whether it is there.
+/// Time from a frame of the server to the next heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// It answers that within this.
+/// Time for the server to respond to a heartbeat.
 const RESPONSE: Duration = Duration::from_secs(15);
 /// A connect for which we had no descriptor or memory is made this much later.
 const POSTPONED: Duration = Duration::from_secs(1);
@@ -39,14 +39,14 @@ const OUTBOX_MAX: usize = 65_536;
 /// After so many reads others have their turn.
 const READS_MAX: usize = 8;
 
-/// How far a connection is.
+/// Stage of a persistent connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// The next connect is later.
     Waiting,
     /// The server has to say hello.
     Hello,
-    /// It stands; whether the server was asked for a sign of life, and has not given it yet.
+    /// Established. With `is_probed`, the response to a heartbeat is missing.
     Up { is_probed: bool },
 }
 
@@ -107,7 +107,7 @@ pub(in crate::dns) struct Session {
     serial: u64,
 }
 
-/// What a frame means.
+/// Meaning of a frame.
 #[derive(Clone, Copy, Debug)]
 enum FrameKind {
     Hello,
@@ -192,7 +192,7 @@ impl Dns {
         }
     }
 
-    /// The server is not there any more; whoever waits asks another one.
+    /// Drops the persistent connection with a server that was removed. Queries that wait there go elsewhere.
     fn leave_persistent(&mut self, cx: &mut Context, at: PersistentKey) {
         self.persistent_timers.clear(at);
         if let Some(persistent) = self.persistents.remove(at) {
@@ -241,7 +241,7 @@ impl Dns {
         self.queue_persistent(at);
     }
 
-    /// Gives a question to a server.
+    /// Gives a query to a server.
     pub(in crate::dns) fn give_to_persistent(
         &mut self,
         cx: &Context,
@@ -283,7 +283,7 @@ impl Dns {
         Taken::Yes
     }
 
-    /// A question does not wait here any more.
+    /// Removes a query that waits here no more.
     pub(in crate::dns) fn withdraw_from_persistent(&mut self, at: PersistentKey, key: QueryKey, id: u16) {
         let query = &self.queries[key];
         if let (Some(persistent), Some(client)) =
@@ -366,7 +366,7 @@ impl Dns {
         taken
     }
 
-    /// Takes the next whole frame; an answer's bytes go to `message`.
+    /// Takes the next whole frame. The bytes of a response are put into `message`.
     fn take_frame(&mut self, at: PersistentKey, message: &mut Vec<u8>) -> Result<Option<FrameKind>, String> {
         let Some(persistent) = self.persistents.get_mut(at) else { return Ok(None) };
         let Some(framed) = &mut persistent.framed else { return Ok(None) };
@@ -396,7 +396,7 @@ impl Dns {
             FrameKind::Heartbeat => self.persistents[at].failures = 0,
             FrameKind::Hello => self.persistents[at].live.counters.of(cx.id).sessions.one(),
         }
-        // Told again with each sign of life: what is lost on the way is made good.
+        // Repeated with each heartbeat, in case a report was lost.
         self.report_persistent(cx, at, None);
         self.persistents[at].stage = Stage::Up { is_probed: false };
         self.persistent_timers.set(at, cx.now + HEARTBEAT);
@@ -474,7 +474,7 @@ impl Dns {
         self.ask_others(cx, at, queries);
     }
 
-    /// It is time: for a connect, a hello, a sign of life.
+    /// Handles a deadline: for a connect, a hello or a heartbeat.
     pub(in crate::dns) fn on_persistent_deadline(&mut self, cx: &mut Context, at: PersistentKey) {
         let Some(persistent) = self.persistents.get_mut(at) else { return };
         match persistent.stage {

@@ -1,5 +1,5 @@
-//! Datagrams to servers: each server is asked from a few ports, chosen by chance, with IDs that cannot be guessed. The
-//! sockets are connected, so the kernel lets through only what comes from the server's own address (RFC 5452, section 4).
+//! Datagrams to servers. Each server is queried from a few random ports, with unguessable IDs. The sockets
+//! are connected, so the kernel accepts only datagrams from the server's address (RFC 5452, section 4).
 
 use crate::context::Context;
 use crate::context::keys::{DnsSocketKey, DnsUpstreamKey, QueryKey, Table, of};
@@ -27,9 +27,9 @@ use std::time::Duration;
 
 /// After so many batches others have their turn.
 const BATCHES_MAX: usize = 4;
-/// Somebody who sends so many answers that nobody waits for may be guessing: the port is given up.
+/// Number of unexpected responses after which a port is given up: they may be guesses.
 const UNEXPECTED_MAX: u32 = 1024;
-/// No port is asked from for longer: who finds it out has not much of it.
+/// Maximum age of a port. A port that was found out is of use for a short time only.
 const AGE_MAX: Duration = Duration::from_secs(60);
 
 /// A socket to a server.
@@ -37,9 +37,9 @@ pub(in crate::dns) struct Socket {
     upstream: DnsUpstreamKey,
     socket: OwnedFd,
     ids: Ids,
-    /// Questions that go out once the present events are done.
+    /// Queries that are sent after the present events.
     outgoing: Vec<QueryKey>,
-    /// How many more answers came that nobody waited for than ones that somebody did.
+    /// Number of unexpected responses, less that of expected ones.
     unexpected: u32,
     opened_at: Time,
 }
@@ -55,14 +55,14 @@ impl Socket {
     }
 }
 
-/// What an error of our own means for a query. A server that has no way from here (its family is not there) or for this client
-/// is passed over; other ones may have a way.
+/// Returns the effect of a local error on a query. A server without a route from here, or for this client, is
+/// passed over. Others may have one.
 pub(super) fn no_room(error: Errno) -> Taken {
     if error == Errno::ADDRNOTAVAIL { Taken::Unfit } else { Taken::NoRoom }
 }
 
 impl Dns {
-    /// Gives a question to a server.
+    /// Gives a query to a server.
     pub(in crate::dns) fn give_to_socket(
         &mut self,
         cx: &mut Context,
@@ -118,7 +118,7 @@ impl Dns {
         others.iter().find_map(|&other| Some((other, self.sockets[other].ids.give(key, &mut self.secrets)?)))
     }
 
-    /// The socket whose turn it is: one for all questions that come together, so that they go out together.
+    /// Returns the socket of this round, so that queries that came together are sent together.
     fn socket_of(
         &mut self,
         cx: &Context,
@@ -138,7 +138,7 @@ impl Dns {
         let target = there.target.clone();
         let seen = settings.options.source.and_then(|_| Seen::of(&settings.options, [0, 0, 0, 0].into()));
         let socket = listener::datagram_socket(&target, seen)?;
-        // Answers come for all that went out together, at once.
+        // Responses to all queries of a burst come at once.
         listener::grow_buffers(&socket);
         let ids = Ids::default();
         let socket = Socket { upstream, socket, ids, outgoing: Vec::new(), unexpected: 0, opened_at: now };
@@ -153,7 +153,7 @@ impl Dns {
         Ok(at)
     }
 
-    /// A question does not wait here any more.
+    /// Removes a query that waits here no more.
     pub(in crate::dns) fn withdraw_from_socket(&mut self, at: DnsSocketKey, id: u16) {
         if let Some(socket) = self.sockets.get_mut(at)
             && let Some(key) = socket.ids.free(id)
@@ -181,14 +181,14 @@ impl Dns {
             from += sent.taken;
             match sent.error {
                 None => {}
-                // They are asked again in time.
+                // Their timeouts lead to another attempt.
                 Some(Errno::AGAIN | Errno::NOBUFS) => {
                     let upstream = self.sockets[at].upstream;
                     let service = &self.upstream_service(upstream).live.counters;
                     service.of(cx.id).drop_send_full.add((outgoing.len() - from) as u64);
                     break;
                 }
-                // Too large for the way there, or forbidden here: it is the question's fault, not the server's.
+                // Too large for the route, or forbidden by the local system: the server is not to blame.
                 Some(error) if error == Errno::MSGSIZE || error == Errno::INVAL || is_ours(error) => {
                     unsendable.push(outgoing[from]);
                     from += 1;
@@ -221,7 +221,7 @@ impl Dns {
         self.again(cx, &settings, key, Cause::Refused);
     }
 
-    /// A server answered, or refused.
+    /// Receives responses, or an error.
     pub(crate) fn on_socket_event(&mut self, cx: &mut Context, at: DnsSocketKey) {
         for _ in 0..BATCHES_MAX {
             let Some(socket) = self.sockets.get(at) else { return };
@@ -264,7 +264,8 @@ impl Dns {
         }
     }
 
-    /// Looks whether somebody waits for this answer, and makes it theirs. It is sent from where it was received.
+    /// Turns a datagram into the response to the query that waits for it. It is sent from the buffer in which
+    /// it was received.
     fn take_datagram(
         &mut self,
         cx: &mut Context,
@@ -316,7 +317,7 @@ impl Dns {
         }
     }
 
-    /// Nobody waits for it: it is late, or made up.
+    /// Counts a response that no query waits for: it is late or forged.
     fn on_unexpected(&mut self, cx: &Context, at: DnsSocketKey) {
         let socket = &mut self.sockets[at];
         socket.unexpected += 1;
@@ -328,9 +329,9 @@ impl Dns {
         }
     }
 
-    /// Nobody is there (ICMP): everybody who waits asks another server, before any client asks again.
+    /// Handles an ICMP error: all queries that wait go to another server, before their clients repeat them.
     fn on_socket_refused(&mut self, cx: &mut Context, at: DnsSocketKey, error: Errno) {
-        // What is said of the size of packets on the way concerns datagrams, not the server.
+        // Errors about packet sizes concern single datagrams, not the server.
         if error == Errno::MSGSIZE || is_ours(error) {
             return;
         }
@@ -377,7 +378,7 @@ impl Dns {
         }
     }
 
-    /// Closes a socket of an upstream; whoever waits there asks again.
+    /// Closes a socket of an upstream. The queries that wait there are sent again.
     pub(super) fn close_socket(&mut self, cx: &mut Context, at: DnsSocketKey, upstream: DnsUpstreamKey) {
         let Some(socket) = self.sockets.get(at).filter(|socket| socket.upstream == upstream) else {
             return;
@@ -394,7 +395,7 @@ impl Dns {
     }
 }
 
-/// No new question goes this way; those that wait may still be answered.
+/// Takes no new queries on a socket. Those that wait may still get a response.
 fn give_up(upstream: &mut Upstream, at: DnsSocketKey) {
     if let Some(slot) = upstream.sockets.iter().position(|other| *other == at) {
         upstream.sockets.swap_remove(slot);

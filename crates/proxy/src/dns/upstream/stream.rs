@@ -1,5 +1,6 @@
-//! Streams to servers. Clients share a few to each server, with many questions under way on each. Who has to be told of to
-//! the server (PROXY, mname), and who transfers a zone, gets one that ends with its own connection.
+//! Streams to servers. All clients share a few to each server, with many outstanding queries each. A client
+//! that is introduced to the server (PROXY, mname), and each transfer of a zone, has a stream of its own,
+//! which ends with it.
 
 use crate::context::Context;
 use crate::context::keys::{DnsClientKey, DnsStreamKey, DnsUpstreamKey, QueryKey};
@@ -26,22 +27,22 @@ use rustix::net::sockopt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A stream that so much waits on gets no further questions.
+/// Bytes that wait on a stream from which on it takes no more queries.
 const OUTBOX_MAX: usize = 262_144;
 /// After so many reads others have their turn.
 const READS_MAX: usize = 8;
-/// A shared stream on which nobody waits is closed after this (RFC 7766, section 6.2.3).
+/// Idle time after which a shared stream is closed (RFC 7766, section 6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
 /// A client has so many streams of its own at most, beside those of transfers.
 const PERSONAL_MAX: usize = 8;
-/// A server that sends so many messages in a row that nobody waits for is not heard any more.
+/// Maximum number of consecutive unexpected messages of a server.
 const BAD_MAX: u32 = 1024;
-/// So often a question may meet a connection that its server ends.
+/// Maximum number of times that a query is sent again because the server ended a connection.
 const CUT_SHORT_MAX: u32 = 8;
 /// A server of mname accepts a session of TCP within this.
 const ACCEPT: Duration = Duration::from_secs(10);
 
-/// How far a stream is.
+/// Stage of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Connecting,
@@ -51,12 +52,12 @@ enum Stage {
     Over,
 }
 
-/// Whose a stream is.
+/// The users of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
-    /// Everybody's.
+    /// All clients.
     All,
-    /// That of the client at this place; the number tells it from one that has the place later.
+    /// One client.
     Client(DnsClientKey),
     /// The same, for one transfer.
     Transfer(DnsClientKey),
@@ -71,16 +72,16 @@ pub(in crate::dns) struct Stream {
     ids: Ids,
     owner: Owner,
     stage: Stage,
-    /// Whether anything was answered on it.
+    /// At least one response came.
     was_used: bool,
     active_at: Time,
-    /// When anything came last.
+    /// Time of the last message.
     received_at: Time,
-    /// Messages in a row that nobody waited for.
+    /// Consecutive unexpected messages.
     bad: u32,
-    /// It takes no more questions, and ends when nobody waits there any more.
+    /// Takes no more queries, and ends with the last one that waits.
     is_given_up: bool,
-    /// When its client went on to take what it has, after it had not.
+    /// Time at which its client went on to read, after a pause.
     resumed_at: Option<Time>,
     /// The connection that stood with its server (mname) when it began.
     session: Option<Session>,
@@ -98,7 +99,7 @@ impl Stream {
     }
 }
 
-/// How a stream ends.
+/// The way in which a stream ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     /// The server could not be reached; that is reported already.
@@ -110,7 +111,7 @@ enum Ending {
 }
 
 impl Dns {
-    /// Gives the question of the client at this place to a server.
+    /// Gives a query of a client to a server.
     pub(in crate::dns) fn give_to_stream(
         &mut self,
         cx: &mut Context,
@@ -165,7 +166,7 @@ impl Dns {
         Taken::Yes
     }
 
-    /// A stream that is there already and takes one more question.
+    /// Returns a stream that takes one more query.
     fn find_stream(
         &self,
         settings: &Settings,
@@ -209,8 +210,8 @@ impl Dns {
         }
     }
 
-    /// Returns how many streams to a server take questions. One that was given up ends when the time of those who wait there is out, so
-    /// there are few of them.
+    /// Returns the number of streams to a server that take queries. Those that were given up end with the
+    /// timeouts of their queries, so there are few of them.
     fn shared_streams(&self, upstream: DnsUpstreamKey) -> usize {
         let streams = self.upstreams[upstream].streams.iter();
         streams.filter(|at| self.streams.get(**at).is_some_and(|stream| !stream.is_given_up)).count()
@@ -367,7 +368,7 @@ impl Dns {
         if matches!(stream.stage, Stage::Over | Stage::Connecting) {
             return;
         }
-        // What the server said before it left is still heard.
+        // Messages that the server sent before it left are still received.
         let is_broken = stream.framed.flush().is_err();
         for _ in 0..READS_MAX {
             let stream = &self.streams[at];
@@ -408,7 +409,7 @@ impl Dns {
         self.is_stream_held(at) || resumed_at.is_some_and(|at| cx.now.since(at) < within)
     }
 
-    /// Its client takes what it has again.
+    /// Resumes a stream whose client reads again.
     pub(in crate::dns) fn resume_stream(&mut self, cx: &Context, at: DnsStreamKey) {
         if let Some(stream) = self.streams.get_mut(at) {
             stream.resumed_at = Some(cx.now);
@@ -476,7 +477,8 @@ impl Dns {
         false
     }
 
-    /// A server of mname did not take a session: its standing connection is to end, if it is the one that stood then.
+    /// Ends the persistent connection of a server of mname that did not accept a session, if it is the one
+    /// from then.
     fn fault_session(&mut self, cx: &mut Context, at: DnsStreamKey, reason: &str) {
         let stream = &self.streams[at];
         if let Some(session) = stream.session {
@@ -484,7 +486,7 @@ impl Dns {
         }
     }
 
-    /// Ends a stream; whoever waits there asks again, or somebody else.
+    /// Ends a stream. The queries that wait there are sent again, or go elsewhere.
     fn end_stream(&mut self, cx: &mut Context, at: DnsStreamKey, ending: Ending) {
         let Some(stream) = self.streams.get_mut(at) else { return };
         let stage = std::mem::replace(&mut stream.stage, Stage::Over);
@@ -531,14 +533,14 @@ impl Dns {
         self.end_stream(cx, at, Ending::Closed);
     }
 
-    /// A question does not wait here any more.
+    /// Removes a query that waits here no more.
     pub(in crate::dns) fn withdraw_from_stream(&mut self, cx: &mut Context, at: DnsStreamKey, id: u16) {
         let Some(stream) = self.streams.get_mut(at) else { return };
         stream.ids.free(id);
         self.close_stream_if_done(cx, at);
     }
 
-    /// Closes a stream that is for nobody any more. Whether a server of mname takes its session is waited for.
+    /// Closes a stream without users, unless its server of mname has yet to accept the session.
     fn close_stream_if_done(&mut self, cx: &mut Context, at: DnsStreamKey) {
         let stream = &self.streams[at];
         let is_for_one = stream.is_given_up || matches!(stream.owner, Owner::Transfer(_));
@@ -547,7 +549,8 @@ impl Dns {
         }
     }
 
-    /// A question that was sent then got no answer: where nothing came since, nothing will, unless its server is just slow.
+    /// Gives a stream up after a query without a response, if nothing came since it was sent. A server that
+    /// is slow on the whole is an exception.
     pub(in crate::dns) fn on_stream_silence(&mut self, cx: &Context, at: DnsStreamKey, since: Time) {
         let Some(stream) = self.streams.get_mut(at) else { return };
         let is_late = self.upstreams.get(stream.upstream).is_some_and(|upstream| upstream.is_late);
@@ -555,13 +558,13 @@ impl Dns {
         stream.is_given_up |= stream.stage == Stage::Open && stream.received_at < since && !is_slow;
     }
 
-    /// Returns whether an answer may still come on a stream.
+    /// Returns whether a response may still come on a stream.
     pub(in crate::dns) fn is_stream_alive(&self, at: DnsStreamKey) -> bool {
         let stream = self.streams.get(at);
         stream.is_some_and(|stream| stream.stage != Stage::Over && !stream.is_given_up)
     }
 
-    /// A server did not accept in time, or nobody used the stream for long.
+    /// Handles a deadline: for a connect, an acceptance, or an idle stream.
     pub(in crate::dns) fn on_stream_deadline(&mut self, cx: &mut Context, at: DnsStreamKey) {
         let Some(stream) = self.streams.get(at) else { return };
         match stream.stage {
@@ -584,8 +587,8 @@ impl Dns {
     }
 }
 
-/// Counts that a server refused a stream. That is reported where it says something of the server as a whole: one that speaks
-/// only UDP is asked by UDP as before.
+/// Counts a stream that a server refused. It is reported if it concerns the server as a whole: one without
+/// TCP is still queried over UDP.
 fn note_stream_refusal(cx: &Context, pool: Arc<str>, server: &Entry, error: Errno) {
     let Some(failure) = count_failure(cx, &pool, server, error) else { return };
     let transports = &server.live.transports;
