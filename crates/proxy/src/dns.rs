@@ -50,20 +50,20 @@ const SPARE_BYTES_MAX: usize = 1024;
 /// Maximum number of bytes read from a stream at once.
 const READ_BYTES: usize = 65_536;
 
-/// All that a worker has of DNS.
+/// The DNS component of a worker.
 pub(crate) struct Dns {
     services: Table<of::DnsService, Served>,
     listeners: Table<of::DnsListener, Listener>,
-    /// Some of them are to close.
+    /// At least one listener is leaving.
     is_leaving: bool,
     queries: Table<of::Query, Query>,
-    /// Bytes that they hold.
+    /// Size of the messages of all queries.
     held: usize,
     /// The outstanding queries that equal ones can wait for, by their cache keys.
     coalesced: HashMap<Vec<u8>, QueryKey, Keyed>,
     /// Responses that further queries wait for, with those queries.
     shared: Vec<(Vec<QueryKey>, Vec<u8>)>,
-    /// Responses that decline, for which something better may be had.
+    /// Responses that decline, while the batch of responses is filled.
     declined: Vec<Declined>,
     upstreams: Table<of::DnsUpstream, Upstream>,
     upstream_of: HashMap<ServerOf, DnsUpstreamKey, Keyed>,
@@ -76,7 +76,7 @@ pub(crate) struct Dns {
     client_timers: Timers<DnsClientKey>,
     stream_timers: Timers<DnsStreamKey>,
     persistent_timers: Timers<PersistentKey>,
-    /// Servers or listeners came or went since persistent connections were looked at.
+    /// Servers or listeners changed since the last maintenance of persistent connections.
     is_changed: bool,
     secrets: Secrets,
     inbound: Option<Box<Batch>>,
@@ -87,9 +87,9 @@ pub(crate) struct Dns {
     burst: Box<Burst>,
     /// The cache key that is being built.
     key: Vec<u8>,
-    /// The frame that is written just now.
+    /// The frame that is being built.
     frame: Vec<u8>,
-    /// Numbers the rounds of events.
+    /// Number of the round of events.
     round: u32,
     /// Sockets, clients and streams that have something to send after the present events.
     sockets_dirty: Vec<DnsSocketKey>,
@@ -100,7 +100,7 @@ pub(crate) struct Dns {
     streams_over: Vec<DnsStreamKey>,
 }
 
-/// A service that this worker serves.
+/// A service of this worker.
 struct Served {
     service: Arc<Service>,
     /// Outstanding queries, and the part of them that was added to the counter of the service.
@@ -108,8 +108,8 @@ struct Served {
     reported: u32,
 }
 
-/// A server as the queries of a service reach it. Its ID is unique within its pool, and the party chooses the pool; after a
-/// reload that may be another one.
+/// A server as seen by the queries of a service. The ID is unique within the pool, and the party determines
+/// the pool, which a reload can change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct ServerOf {
     service: DnsServiceKey,
@@ -156,7 +156,7 @@ struct Requester {
     /// header.
     hops: u8,
     origin: Origin,
-    /// Asks in this query for how long its TCP connection may be idle.
+    /// The query requests the idle time of its TCP connection (RFC 7828).
     keepalive: bool,
 }
 
@@ -187,7 +187,7 @@ impl Requester {
         self.party.backend(settings)
     }
 
-    /// A server of its pool.
+    /// Returns the key of a server of its pool.
     const fn server(&self, id: ServerId) -> ServerOf {
         ServerOf { service: self.service, party: self.party, id }
     }
@@ -244,7 +244,7 @@ impl Dns {
         }
     }
 
-    /// Returns how long nothing can be due.
+    /// Returns the time until the next deadline.
     pub(crate) fn wait(&self, now: Time) -> Option<Duration> {
         if self.is_changed {
             return Some(Duration::ZERO);
@@ -258,12 +258,12 @@ impl Dns {
         waits.into_iter().flatten().min()
     }
 
-    /// An empty buffer.
+    /// Returns an empty buffer.
     fn spare(&mut self) -> Vec<u8> {
         self.spares.pop().unwrap_or_default()
     }
 
-    /// A buffer that is not needed any more.
+    /// Takes back a buffer that is no longer needed.
     fn give_back(&mut self, mut buffer: Vec<u8>) {
         if self.spares.len() < SPARES_MAX && (1..=SPARE_BYTES_MAX).contains(&buffer.capacity()) {
             buffer.clear();
@@ -271,14 +271,14 @@ impl Dns {
         }
     }
 
-    /// The buffer for reading streams, taken for as long as one is read.
+    /// Takes the buffer for reading streams, until the stream is read.
     fn take_buffer(&mut self) -> Vec<u8> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(READ_BYTES, 0);
         buffer
     }
 
-    /// The place of a service.
+    /// Returns the key of a service, which is added if it is new.
     fn service_key(&mut self, service: &Arc<Service>) -> DnsServiceKey {
         let known = self.services.iter().find(|(_, served)| Arc::ptr_eq(&served.service, service));
         known.map(|(at, _)| at).unwrap_or_else(|| {
@@ -304,7 +304,7 @@ impl Dns {
         persistents.into_iter().for_each(|at| self.on_persistent_deadline(cx, at));
     }
 
-    /// Sends what waits, and frees what ended, once the present events are done.
+    /// Sends all queued data and removes finished clients and streams, after the present events.
     pub(crate) fn flush(&mut self, cx: &mut Context) {
         // Each step may give others something to do. The loop ends all the same: a client is handled once in
         // a round, and the attempts of a query are bounded.
@@ -314,7 +314,7 @@ impl Dns {
             } else if let Some(index) = self.streams_dirty.pop() {
                 self.flush_stream(cx, index);
             } else if let Some(index) = self.clients_dirty.pop() {
-                // Who has more to do at once waits until others had their turn.
+                // A client with more to do waits until the others had their turn.
                 if !self.flush_client_once(cx, index) {
                     cx.ready.push(Ready::DnsClient(index));
                 }

@@ -26,17 +26,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// While more waits to be sent, no more is read.
+/// Bytes waiting to be sent from which on reading pauses.
 const OUTBOX_MAX: usize = 65_536;
-/// After so many reads others have their turn.
+/// Maximum number of reads before others have their turn.
 const READS_MAX: usize = 2;
-/// While the program drains, a client that asks nothing leaves after this.
+/// Idle time after which a client is closed while the program drains.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
 
 /// Stage of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// A PROXY header has to come first.
+    /// Waiting for a PROXY header.
     Preamble,
     Open,
     /// The client was refused, and is kept waiting.
@@ -44,10 +44,10 @@ enum Stage {
     Over,
 }
 
-/// A client's connection.
+/// A client over TCP.
 pub(super) struct Client {
     service: DnsServiceKey,
-    /// Tells it from all others of its worker.
+    /// Connection number, unique within the worker.
     number: u32,
     framed: Framed,
     origin: ClientOrigin,
@@ -62,9 +62,9 @@ pub(super) struct Client {
     active_at: Time,
     /// Listed in `clients_dirty`.
     dirty: bool,
-    /// The round in which it was looked at last.
+    /// The round in which it was last handled.
     round: u32,
-    /// Streams to servers that are for this client alone.
+    /// Streams to servers for this client only.
     streams: Vec<DnsStreamKey>,
     transfers: Transfers,
     permits: Option<Lease>,
@@ -77,7 +77,7 @@ impl Client {
         self.service
     }
 
-    /// Streams to servers that are for this client alone.
+    /// Streams to servers for this client only.
     pub(super) fn streams(&self) -> &[DnsStreamKey] {
         &self.streams
     }
@@ -94,7 +94,7 @@ impl Client {
         &mut self.transfers
     }
 
-    /// Returns whether no more is read from it, and from servers for it alone.
+    /// Returns whether reading pauses, from it and from streams for it only.
     pub(super) fn is_slow(&self) -> bool {
         self.framed.waiting() >= OUTBOX_MAX
     }
@@ -107,9 +107,9 @@ impl Client {
 /// Result of reading queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Appetite {
-    /// All that came was taken.
+    /// All complete messages were taken.
     More,
-    /// Too much is under way.
+    /// The limit of outstanding queries, or of unread responses, is reached.
     Full,
     /// The client is closed.
     Gone,
@@ -135,7 +135,7 @@ impl Dns {
 }
 
 impl Dns {
-    /// A client was accepted.
+    /// Begins with an accepted client.
     pub(crate) fn begin(
         &mut self,
         cx: &mut Context,
@@ -181,7 +181,7 @@ impl Dns {
         self.queue_client(key);
     }
 
-    /// Asks the access list and the limits.
+    /// Applies the access list and the limits.
     fn admit_client(&mut self, cx: &mut Context, key: DnsClientKey, settings: &Settings) {
         let client = &mut self.clients[key];
         let service = &self.services[client.service].service;
@@ -198,7 +198,7 @@ impl Dns {
                 self.close_client(cx, key);
             }
             Admission::Refused(Refused::Tarpit(permits, time)) => {
-                // It gives its place in the service to others.
+                // Its permit of the service is free for others.
                 client.permits = Some(permits);
                 client.stage = Stage::Tarpit;
                 self.client_timers.set(key, cx.now + time);
@@ -206,7 +206,7 @@ impl Dns {
         }
     }
 
-    /// Returns how long the client with this number may do nothing, if it is still there: while the program drains, it should leave.
+    /// Returns the idle time of a client, if it is still there; zero while the program drains.
     pub(super) fn client_idle_time(&mut self, cx: &Context, key: DnsClientKey) -> Option<Duration> {
         self.open_client(key)?;
         let idle = self.client_settings(key).options.idle_timeout.unwrap_or(Duration::MAX);
@@ -225,7 +225,7 @@ impl Dns {
         self.services[self.clients[key].service].service.settings.load_full()
     }
 
-    /// Something happened at a client's socket.
+    /// Handles an event of a client's socket.
     pub(crate) fn on_client_event(&mut self, key: DnsClientKey, event: Readiness) {
         let Some(client) = self.clients.get_mut(key) else { return };
         if event.readable || event.ended {
@@ -234,7 +234,7 @@ impl Dns {
         self.queue_client(key);
     }
 
-    /// A client is looked at once the present events are done.
+    /// Lists a client to be handled after the present events.
     pub(crate) fn queue_client(&mut self, key: DnsClientKey) {
         if let Some(client) = self.clients.get_mut(key)
             && !std::mem::replace(&mut client.dirty, true)
@@ -243,7 +243,7 @@ impl Dns {
         }
     }
 
-    /// Looks at a client, once in a round; whether it was looked at.
+    /// Handles a client, at most once in a round, and returns whether it did.
     pub(super) fn flush_client_once(&mut self, cx: &mut Context, key: DnsClientKey) -> bool {
         let round = self.round;
         let Some(client) = self.clients.get_mut(key) else { return true };
@@ -258,7 +258,7 @@ impl Dns {
         is_first
     }
 
-    /// Sends what waits, and reads as far as that is wanted.
+    /// Sends and reads, as far as the limits allow.
     fn flush_client(&mut self, cx: &mut Context, key: DnsClientKey) {
         let settings = self.client_settings(key);
         self.begin_next_transfers(cx, &settings, key);
@@ -290,7 +290,7 @@ impl Dns {
         client.outstanding >= most || client.is_slow()
     }
 
-    /// Takes the whole messages that came.
+    /// Takes the complete messages that were received.
     fn take_queries(&mut self, cx: &mut Context, key: DnsClientKey, settings: &Settings) -> Appetite {
         let stage = self.clients[key].stage;
         match stage {
@@ -328,7 +328,7 @@ impl Dns {
         appetite
     }
 
-    /// Hears the PROXY header; whether the client may ask now.
+    /// Reads the PROXY header, and returns whether the client is admitted now.
     fn read_preamble(&mut self, cx: &mut Context, key: DnsClientKey, settings: &Settings) -> bool {
         let client = &mut self.clients[key];
         match preamble::read_proxy(client.framed.pending(), &mut client.origin) {
@@ -387,7 +387,7 @@ impl Dns {
         }
         let client = &self.clients[key];
         if was_slow && !client.is_slow() {
-            // What servers have for it alone was left where it is.
+            // Reading of its streams had paused.
             for at in client.streams.clone() {
                 self.resume_stream(cx, at);
             }
@@ -418,7 +418,7 @@ impl Dns {
         let mut left = 0;
         for (_, key) in idle.into_iter().take(wanted as usize) {
             let client = &self.clients[key];
-            // It may have asked something just now.
+            // A query may have arrived just now.
             let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
             if recv(client.framed.socket(), &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
                 continue;
@@ -477,7 +477,7 @@ impl Dns {
         }
     }
 
-    /// The client with this number, if it is still there.
+    /// Returns a client that is not closed.
     pub(super) fn open_client(&mut self, key: DnsClientKey) -> Option<&mut Client> {
         let client = self.clients.get_mut(key)?;
         (client.stage != Stage::Over).then_some(&mut **client)
@@ -501,7 +501,7 @@ impl Dns {
         }
     }
 
-    /// A client was idle for long, or did not say in time what has to come first.
+    /// Handles a deadline: for the preamble, of a tarpit, or of an idle client.
     pub(super) fn on_client_deadline(&mut self, cx: &mut Context, key: DnsClientKey) {
         let Some(client) = self.clients.get(key) else { return };
         let settings = self.client_settings(key);
@@ -527,7 +527,7 @@ impl Dns {
         self.close_client(cx, key);
     }
 
-    /// The program drains.
+    /// Shortens the idle time of a client, because the program drains.
     pub(super) fn drain_client(&mut self, cx: &Context, key: DnsClientKey) {
         let settings = self.client_settings(key);
         if self.clients[key].stage == Stage::Open {
@@ -549,7 +549,7 @@ impl Dns {
         }
     }
 
-    /// Closes the client with this number; whether there was one.
+    /// Closes the client with this number, and returns whether there was one.
     pub(crate) fn close_numbered(&mut self, cx: &mut Context, number: u32) -> bool {
         let found =
             self.clients.iter().find(|(_, client)| client.number == number && client.stage != Stage::Over);
@@ -560,7 +560,7 @@ impl Dns {
     }
 }
 
-/// Returns how long a client may do nothing.
+/// Returns the idle time of clients.
 fn client_idle_timeout(cx: &Context, settings: &Settings) -> Option<Duration> {
     if cx.draining { Some(DRAIN_IDLE) } else { settings.options.idle_timeout }
 }

@@ -1,5 +1,5 @@
-//! A stream socket with what came and was not used yet, and what waits to be sent. DNS over it has a length before each
-//! message (RFC 1035, section 4.2.2).
+//! A stream socket with what came and was not used yet, and what waits to be sent. DNS over it has a length
+//! before each message (RFC 1035, section 4.2.2).
 
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -8,15 +8,15 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 /// Result of a receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    /// Bytes; perhaps there are more.
+    /// Bytes, and there may be more.
     Some,
     /// Currently nothing.
     Blocked,
-    /// The other side sends no more.
+    /// The end of the stream.
     End,
 }
 
-/// The socket.
+/// A stream socket with its buffers.
 #[derive(Debug)]
 pub(super) struct Framed {
     socket: OwnedFd,
@@ -26,9 +26,9 @@ pub(super) struct Framed {
     outbox: Vec<u8>,
     /// Length of the sent part of the outbox.
     sent: usize,
-    /// Messages that wait until the other side takes the session, where it has to.
+    /// Messages held until the other side accepts the session, where required.
     held: Option<Vec<u8>>,
-    /// There may be something to receive.
+    /// Set if there may be something to receive.
     readable: bool,
 }
 
@@ -76,13 +76,13 @@ impl Framed {
         &self.inbox[self.used..]
     }
 
-    /// The first bytes were used.
+    /// Removes the first bytes.
     pub(super) fn consume(&mut self, count: usize) {
         self.used = (self.used + count).min(self.inbox.len());
         if self.used == self.inbox.len() {
             self.inbox.clear();
             self.used = 0;
-            // One large message does not hold its memory for all that follow.
+            // The memory of one large message is not held for ever.
             if self.inbox.capacity() > crate::dns::READ_BYTES {
                 self.inbox = Vec::new();
             }
@@ -96,7 +96,7 @@ impl Framed {
         }
     }
 
-    /// Puts the next whole message into `message`; whether there was one.
+    /// Puts the next complete message into `message`, and returns whether there was one.
     pub(super) fn take_message(&mut self, message: &mut Vec<u8>) -> bool {
         let pending = self.pending();
         let Some((length, rest)) = pending.split_first_chunk::<2>() else { return false };
@@ -108,12 +108,12 @@ impl Framed {
         true
     }
 
-    /// Bytes to be sent.
+    /// Queues bytes.
     pub(super) fn queue(&mut self, bytes: &[u8]) {
         self.outbox.extend_from_slice(bytes);
     }
 
-    /// A message to be sent, with its length before it.
+    /// Queues a message, preceded by its length.
     pub(super) fn queue_message(&mut self, message: &[u8]) {
         let length = message.len().min(usize::from(u16::MAX)) as u16;
         let queue = self.held.as_mut().unwrap_or(&mut self.outbox);
@@ -121,7 +121,7 @@ impl Framed {
         queue.extend_from_slice(&message[..usize::from(length)]);
     }
 
-    /// Messages wait from now on, until they are let go.
+    /// Holds messages from now on.
     pub(super) fn hold(&mut self) {
         self.held.get_or_insert_default();
     }
@@ -132,12 +132,12 @@ impl Framed {
         self.queue(&held);
     }
 
-    /// Returns how many bytes wait to be sent.
+    /// Returns the number of bytes that wait to be sent.
     pub(super) fn waiting(&self) -> usize {
         self.outbox.len() - self.sent + self.held.as_ref().map_or(0, Vec::len)
     }
 
-    /// Sends what it can; how many bytes that were.
+    /// Sends as much as possible, and returns the number of bytes.
     pub(super) fn flush(&mut self) -> Result<usize, Errno> {
         let mut total = 0;
         while self.sent < self.outbox.len() {

@@ -19,10 +19,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// After so many batches others have their turn.
+/// Maximum number of batches before others have their turn.
 const BATCHES_MAX: usize = 4;
 
-/// A listener of a worker for datagrams.
+/// A listener for datagrams.
 pub(super) struct Listener {
     id: u64,
     service: DnsServiceKey,
@@ -31,7 +31,7 @@ pub(super) struct Listener {
     bound: Option<SocketAddr>,
     /// Outstanding queries of this listener.
     queries: u32,
-    /// Since when it is to close once they are over.
+    /// The time since which it has been leaving.
     leaving: Option<Time>,
 }
 
@@ -113,7 +113,7 @@ impl Dns {
         }
     }
 
-    /// All listeners close so.
+    /// Closes all listeners in this manner.
     pub(super) fn leave_all(&mut self, cx: &Context) {
         let ids: Vec<u64> = self.listeners.iter().map(|(_, listener)| listener.id).collect();
         ids.into_iter().for_each(|id| self.leave(cx, id));
@@ -146,14 +146,14 @@ impl Dns {
                 cx.registry.deregister(&listener.socket);
             }
             if !cx.draining {
-                // While the program drains, TCP clients may still need the connections that stand with servers.
+                // While the program drains, TCP clients may still need the persistent connections.
                 self.note_change();
             }
         }
         self.is_leaving = self.listeners.iter().any(|(_, listener)| listener.leaving.is_some());
     }
 
-    /// Takes in what waits in the queue of a listener; whether there was something.
+    /// Takes the queries that wait in a listener's queue, and returns whether there were any.
     fn take_in_rest(&mut self, cx: &mut Context, key: DnsListenerKey) -> bool {
         let listener = &self.listeners[key];
         if self.is_deaf(cx, listener) {
@@ -167,7 +167,7 @@ impl Dns {
         count > 0
     }
 
-    /// Clients asked something.
+    /// Receives queries.
     pub(crate) fn on_listener_event(&mut self, cx: &mut Context, key: DnsListenerKey) {
         if self.listeners.get(key).is_some_and(|listener| self.is_deaf(cx, listener)) {
             return;

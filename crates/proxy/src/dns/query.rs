@@ -32,7 +32,7 @@ use std::time::Duration;
 
 /// Average size of outstanding queries; with larger ones there can be fewer of them.
 const BYTES_HELD: usize = 512;
-/// A transfer of which no message came for so long is over, or broke off.
+/// Time without a message after which a transfer counts as finished or broken off.
 pub(super) const TRANSFER_PAUSE: Duration = Duration::from_secs(30);
 
 /// The response that a query waits for.
@@ -44,7 +44,7 @@ pub(super) enum Waits {
     AtPersistent(PersistentKey),
     /// The response to an equal query.
     AtQuery,
-    /// Until fewer transfers of its client are under way.
+    /// The end of other transfers of its client.
     ForTurn,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Query {
     sent_at: Time,
     /// Earlier attempts that a response may still come to.
     earlier: Vec<EarlierTry>,
-    /// An earlier try was waited for instead of another one.
+    /// An earlier attempt was resumed instead of a new one.
     was_resumed: bool,
     /// Servers that did not respond, or cannot take the query.
     attempt: Attempt,
@@ -82,7 +82,7 @@ pub(super) struct Query {
     /// Equal queries that wait for its response, and the key that led them here.
     followers: Vec<QueryKey>,
     coalesce_key: Option<Vec<u8>>,
-    /// Messages that came for it; only a transfer of a zone has several.
+    /// Number of response messages; only transfers of zones have several.
     pieces: u32,
     transfer: Transfer,
     /// Counts among the running transfers of its client.
@@ -94,12 +94,12 @@ impl Query {
         &self.requester
     }
 
-    /// The client's ID for it.
+    /// Returns the client's ID.
     pub(super) fn client_id(&self) -> u16 {
         self.id
     }
 
-    /// The server of the current try.
+    /// Returns the server of the current attempt.
     pub(super) fn server(&self) -> Option<Arc<Entry>> {
         self.choice.as_ref().map(|choice| Arc::clone(&choice.server))
     }
@@ -112,7 +112,7 @@ impl Query {
         self.waits == waits
     }
 
-    /// The current try waits there by this ID.
+    /// Sets the server's side and the ID of the current attempt.
     pub(super) fn wait(&mut self, waits: Waits, id: u16) {
         self.call(id);
         self.waits = waits;
@@ -126,7 +126,7 @@ impl Query {
         !self.followers.is_empty()
     }
 
-    /// Returns whether connections that others had used ended under it this often.
+    /// Returns whether connections used before ended under it this many times.
     pub(super) fn was_cut_short(&self, times: u32) -> bool {
         self.cut_short >= times
     }
@@ -135,14 +135,14 @@ impl Query {
         self.message
     }
 
-    /// Returns whether another server may be asked, though one received it: nothing but a plain query is sure to change nothing there
-    /// (UPDATE: RFC 2136, section 3; NOTIFY; whatever comes).
+    /// Returns whether a second server may receive the query. Only plain queries are sure to change nothing
+    /// (UPDATE: RFC 2136, section 3; NOTIFY; future operations).
     pub(super) fn may_repeat_elsewhere(&self) -> bool {
         self.view.opcode() == 0
     }
 }
 
-/// The settings of a service of DNS.
+/// Returns the DNS settings of a service.
 pub(super) fn spec(settings: &Settings) -> Option<&DnsSpec> {
     settings.dns.as_ref().map(|dns| &*dns.spec)
 }
@@ -159,9 +159,9 @@ pub(super) enum Taken {
     Yes,
     /// The server cannot take this query, which is no failure.
     Unfit,
-    /// The server cannot be reached; that is reported already.
+    /// The server cannot be reached, which is reported already.
     Failed,
-    /// We have no descriptor, port or place for it.
+    /// No descriptor or port is left.
     NoRoom,
 }
 
@@ -180,14 +180,14 @@ pub(super) enum Cause {
     Timeout,
     /// The failure was known at once.
     Refused,
-    /// A connection that others had used ended; the server may be asked again.
+    /// A connection used before ended. The server may be queried again.
     CutShort,
     /// The server declined.
     Declined,
 }
 
 impl Dns {
-    /// Takes in a message of a client.
+    /// Handles a message of a client.
     pub(super) fn take_query(
         &mut self,
         cx: &mut Context,
@@ -407,11 +407,11 @@ impl Dns {
         if let (Waits::AtStream(at), Some(spec)) = (query.waits, spec(&settings))
             && self.was_stream_held(cx, at, spec.query_timeout)
         {
-            // It is the client that takes its time: what its server has for it is not read.
+            // The client reads too slowly, so the stream of its server is not read.
             return self.query_timers.set(key, cx.now + spec.query_timeout);
         }
         if query.pieces > 0 {
-            // No further message of a transfer came for a while. Whether it is over only who asked can tell.
+            // Only the requester can tell whether the transfer is complete.
             return drop(self.retire(cx, key));
         }
         if let Some(server) = query.choice.as_ref().map(|choice| Arc::clone(&choice.server)) {
@@ -468,7 +468,7 @@ impl Dns {
         self.fail(cx, settings, key, Some(NoServer::Failed));
     }
 
-    /// Asks the next server, as far as that is wanted.
+    /// Queries the next server, unless the query is moot or out of retries.
     pub(super) fn again(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey, cause: Cause) {
         let chosen = self.queries[key].choice.as_ref().map(|choice| (choice.server.id, choice.why));
         if cause == Cause::Timeout {
@@ -480,7 +480,7 @@ impl Dns {
             let mut query = self.retire(cx, key);
             self.part(cx, settings, &mut query);
             if let Origin::Stream(client) = query.requester.origin {
-                // If it is there still, its transfer broke off.
+                // A client that is still there has an incomplete transfer.
                 self.dismiss_client(client);
             }
             return self.give_back(query.message);
@@ -493,7 +493,7 @@ impl Dns {
         }
         match (chosen, cause) {
             (Some((server, _)), Cause::Declined) => query.attempt.again(server),
-            // How many may cost time `retries` says.
+            // The number of timeouts is bounded by `retries`.
             (Some((server, why)), Cause::Timeout | Cause::Refused) => {
                 query.attempt.failed(server, why, Cost::Quick);
             }

@@ -1,5 +1,5 @@
-//! The component without a worker: real sockets on loopback, a clock that stands still unless a test moves it, and a fixture
-//! that plays the loop.
+//! The component without a worker: real sockets on loopback, a clock that stands still unless a test moves
+//! it, and a fixture that plays the loop.
 
 mod persistents;
 mod streams;
@@ -520,7 +520,8 @@ fn an_upstream_belongs_to_one_server_at_one_address() {
     let first = dns.find_upstream(cx, &admitted, &server);
     assert_eq!(dns.find_upstream(cx, &admitted, &server), first);
     assert_ne!(dns.find_upstream(cx, &refused, &server), first);
-    // After a reload the party may have another pool, in which another server has the ID: at the same address or elsewhere.
+    // After a reload the party may have another pool, in which another server has the ID: at the same address
+    // or elsewhere.
     for target in [server.target.clone(), Target::Ip("192.0.2.1:53".parse().unwrap())] {
         let pool = TestPool::new("other", &[target]);
         let other = Arc::clone(&pool.published().load().servers()[0]);

@@ -27,11 +27,11 @@ pub(super) struct Upstream {
     sockets: Vec<DnsSocketKey>,
     /// Sockets that take no new queries.
     given_up: Vec<DnsSocketKey>,
-    /// Streams that all clients share.
+    /// Streams shared by all clients.
     streams: Vec<DnsStreamKey>,
     /// Index of the socket that takes the queries of this round.
     turn: usize,
-    /// The round in which that was chosen.
+    /// The round in which `turn` was chosen.
     round: u32,
     used_at: Time,
     /// Time of the server's last response.
@@ -57,17 +57,18 @@ impl Upstream {
         self.server.service
     }
 
-    /// Returns whether its last response came after the time for it.
+    /// Returns whether its last response was late.
     pub(super) fn is_late(&self) -> bool {
         self.is_late
     }
 
-    /// Returns whether its server responded to anything since then.
+    /// Returns whether its server has responded since then.
     pub(super) fn has_responded_since(&self, at: Time) -> bool {
         self.responded_at >= at
     }
 
-    /// Returns whether it leads to a server, rather than to where that was, or to one that had its ID in another pool.
+    /// Returns whether it leads to this server at its present address. Another pool may have another server
+    /// of this ID.
     fn leads_to(&self, server: &Entry) -> bool {
         self.target == server.target && Arc::ptr_eq(&self.live, &server.live)
     }
@@ -100,7 +101,7 @@ impl Upstream {
 }
 
 impl Dns {
-    /// The upstream of a service to a server; a server that moved gets another one.
+    /// Returns the upstream to a server, which is made if it is new or the server moved.
     pub(super) fn find_upstream(
         &mut self,
         cx: &mut Context,
@@ -145,7 +146,7 @@ impl Dns {
         if self.upstream_of.get(&upstream.server) == Some(&at) {
             self.upstream_of.remove(&upstream.server);
         }
-        // Streams of one client each are known there only.
+        // Streams of single clients are not listed in the upstream.
         let streams = self.streams.keys(|stream| stream.upstream() == at);
         for socket in upstream.sockets.into_iter().chain(upstream.given_up) {
             self.close_socket(cx, socket, at);
@@ -155,7 +156,8 @@ impl Dns {
         }
     }
 
-    /// Closes the sockets and streams to a server; returns how many streams there were. Queries that wait there go elsewhere.
+    /// Closes the sockets and streams to a server, and returns the number of streams. Queries that wait there
+    /// go elsewhere.
     pub(crate) fn end_server(&mut self, cx: &mut Context, ending: &Ending) -> usize {
         let meant = self.upstreams.keys(|upstream| ending.means(&upstream.live, &upstream.target));
         let mut ended = 0;
@@ -187,7 +189,7 @@ impl Dns {
             cx.now.since(upstream.used_at) >= IDLE
                 && sockets.all(|&at| self.sockets.get(at).is_none_or(Socket::is_idle))
         };
-        // Those of one client, a transfer that takes its time among them, are known there only.
+        // Streams of single clients, such as slow transfers, are not listed in the upstream.
         let has_queries =
             |at| self.streams.iter().any(|(_, stream)| stream.upstream() == at && !stream.is_idle());
         let unused = self.upstreams.iter().filter(|(_, upstream)| is_unused(upstream)).map(|(at, _)| at);
@@ -196,7 +198,7 @@ impl Dns {
     }
 }
 
-/// Returns how many sockets or streams a service has to a server.
+/// Returns the number of sockets or streams to a server.
 pub(super) fn width(settings: &Settings) -> usize {
     settings.dns.as_ref().map_or(1, |dns| dns.spec.sockets.max(1) as usize)
 }

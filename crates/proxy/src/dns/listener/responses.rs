@@ -10,25 +10,26 @@ use evener_core::hash;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 
-/// So many go out together: the more there are, the more go to one client, and those cost little more than one.
+/// Number of slots. In large batches more responses go to the same client, and those cost little more than
+/// one.
 const ROOM: usize = 256;
 
-/// The batch.
+/// A batch of responses.
 pub(in crate::dns) struct Responses {
     batch: Batch,
     /// The destination of each slot.
     paths: Vec<Option<ReturnPath>>,
     count: usize,
-    /// The places in the order in which they are sent.
+    /// The slots in the order of sending.
     order: Vec<Slot>,
     slots: Vec<usize>,
     burst: Burst,
 }
 
-/// Sorts the places of one listener, client and length next to each other.
+/// Sorts slots by listener, client and length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Slot {
-    /// The key of the listener as a number, which can be sorted.
+    /// Key of the listener, as a number that can be sorted.
     listener: u64,
     client: u64,
     length: usize,
@@ -47,35 +48,35 @@ impl Responses {
         }
     }
 
-    /// Receives datagrams into the next slots, as many as a batch of the kernel has.
+    /// Receives datagrams into the next slots.
     pub(in crate::dns) fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {
         self.batch.receive(socket, self.count, Names::Unwanted, Local::Fixed)
     }
 
-    /// The next slot, and the batch that it is in.
+    /// Returns the next slot, and the batch.
     pub(in crate::dns) fn next(&mut self) -> (usize, &mut Batch) {
         (self.count, &mut self.batch)
     }
 
-    /// Returns how many more there is room for.
+    /// Returns the number of free slots.
     pub(in crate::dns) fn room(&self) -> usize {
         ROOM - self.count
     }
 
-    /// The next place, which was filled already, goes this way; or nowhere.
+    /// Sets the destination of the next slot, which is filled already. Without one it is not sent.
     pub(in crate::dns) fn send_next(&mut self, path: Option<ReturnPath>) {
         let at = self.count;
         self.count += 1;
         self.paths[at] = path;
     }
 
-    /// Puts the places that go anywhere in order, and addresses them.
+    /// Sorts and addresses the slots that have a destination.
     fn arrange(&mut self) {
         self.order.clear();
         for (at, path) in self.paths[..std::mem::take(&mut self.count)].iter().enumerate() {
             let Some(path) = path else { continue };
             self.batch.address(at, path.address, path.local);
-            // Two clients may share the number: it only sorts.
+            // Used for sorting only, so collisions do no harm.
             let client = hash::of_client(path.address.ip()) ^ u64::from(path.address.port());
             self.order.push(Slot {
                 listener: path.listener.into_raw(),
@@ -91,7 +92,7 @@ impl Responses {
 }
 
 impl Dns {
-    /// The batch with room for at least one more.
+    /// Takes the batch, with at least one free slot.
     pub(in crate::dns) fn take_responses(&mut self, cx: &Context) -> Box<Responses> {
         let mut responses = self.responses.take().unwrap_or_else(|| Box::new(Responses::new()));
         if responses.room() == 0 {
@@ -115,7 +116,7 @@ impl Dns {
         self.listeners.contains(path.listener)
     }
 
-    /// Sends what waits.
+    /// Sends all that waits.
     pub(in crate::dns) fn flush_responses(&mut self, cx: &Context) {
         if let Some(mut responses) = self.responses.take() {
             self.send_responses(cx, &mut responses);
@@ -123,7 +124,7 @@ impl Dns {
         }
     }
 
-    /// Sends all, those of one listener together.
+    /// Sends the batch, listener by listener.
     fn send_responses(&mut self, cx: &Context, responses: &mut Responses) {
         responses.arrange();
         let Responses { batch, paths, order, slots, burst, .. } = responses;
@@ -143,7 +144,7 @@ impl Dns {
     }
 }
 
-/// Returns whether two go to one client, and from one address of ours.
+/// Returns whether two responses have the same client and local address.
 fn is_to_same(one: &Option<ReturnPath>, other: &Option<ReturnPath>) -> bool {
     one.zip(*other).is_some_and(|(one, other)| one.address == other.address && one.local == other.local)
 }

@@ -50,7 +50,7 @@ impl Query {
         }
     }
 
-    /// The ID that its server has.
+    /// Returns the ID for the server.
     pub(super) fn called(&self) -> u16 {
         wire::id(&self.message)
     }

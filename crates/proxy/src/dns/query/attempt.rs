@@ -14,7 +14,7 @@ use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry};
 use evener_core::spec::Dialect;
 
-/// A try that is not the current one. A query has at most as many as it has retries.
+/// An attempt that is not the current one. A query has at most as many as retries.
 pub(in crate::dns) struct EarlierTry {
     waits: Waits,
     id: u16,
@@ -31,12 +31,12 @@ impl EarlierTry {
 }
 
 impl Query {
-    /// Returns whether the current try waits there by this ID.
+    /// Returns whether the current attempt waits there, under this ID.
     pub(super) fn is_at(&self, waits: Waits, id: u16) -> bool {
         self.waits == waits && self.called() == id
     }
 
-    /// Puts the current try among the earlier ones.
+    /// Moves the current attempt to the earlier ones.
     fn set_aside(&mut self, is_overdue: bool) {
         let (id, sent_at) = (self.called(), self.sent_at);
         let (waits, choice) = (std::mem::replace(&mut self.waits, Waits::Nowhere), self.choice.take());
@@ -45,7 +45,7 @@ impl Query {
         }
     }
 
-    /// Makes an earlier try the current one.
+    /// Makes an earlier attempt the current one.
     fn take_up(&mut self, position: usize) {
         let EarlierTry { waits, id, choice, sent_at, .. } = self.earlier.swap_remove(position);
         self.call(id);
@@ -58,23 +58,24 @@ impl Dns {
     pub(super) fn set_attempt_aside(&mut self, key: QueryKey) {
         self.query_timers.clear(key);
         let query = &mut self.queries[key];
-        // The server of the last one was blamed already.
+        // The server of the last attempt is blamed already.
         query.set_aside(query.retries > 0);
     }
 
-    /// Makes the try that waits there by this ID the current one: its response came.
+    /// Makes the attempt that waits there, under this ID, the current one, because its response came.
     pub(in crate::dns) fn turn_to_attempt(&mut self, key: QueryKey, waits: Waits, id: u16) {
         let query = &mut self.queries[key];
         if !query.is_at(waits, id)
             && let Some(position) = query.earlier.iter().position(|attempt| attempt.is_at(waits, id))
         {
-            // The time of the one that is left is not out.
+            // The attempt that is left did not time out.
             query.set_aside(false);
             query.take_up(position);
         }
     }
 
-    /// Returns whether the current try waits there by this ID. An earlier one is forgotten: no response can come there any more.
+    /// Returns whether the current attempt waits there, under this ID. An earlier one is removed, because no
+    /// response can come there.
     pub(in crate::dns) fn is_current_attempt(
         &mut self,
         cx: &mut Context,
@@ -94,7 +95,7 @@ impl Dns {
         false
     }
 
-    /// Waits on for an earlier try instead of asking its server once more; whether there is one for which `is_worth_it`.
+    /// Waits on for an earlier attempt for which `is_worth_it`, and returns whether there is one.
     fn resume_attempt(
         &mut self,
         cx: &Context,
@@ -152,7 +153,7 @@ impl Dns {
         self.free_id(cx, key, waits, id);
     }
 
-    /// The same for its earlier ones.
+    /// Withdraws all earlier attempts.
     pub(super) fn withdraw_earlier_attempts(&mut self, cx: &mut Context, key: QueryKey) {
         if self.queries[key].earlier.is_empty() {
             return;
@@ -172,7 +173,8 @@ impl Dns {
         }
     }
 
-    /// Blames the servers of earlier tries that stayed silent for another `query_timeout`, or until the query was over.
+    /// Blames the servers of earlier attempts that have been silent for another `query_timeout`, or until the
+    /// query ended.
     pub(super) fn blame_overdue(&mut self, cx: &Context, key: QueryKey) {
         let mut earlier = std::mem::take(&mut self.queries[key].earlier);
         for attempt in &mut earlier {
@@ -185,7 +187,7 @@ impl Dns {
         self.queries[key].earlier = earlier;
     }
 
-    /// Blames the server of the current try.
+    /// Blames the server of the current attempt.
     pub(super) fn blame_current(&mut self, cx: &Context, key: QueryKey) {
         let query = &self.queries[key];
         if let Some(server) = query.choice.as_ref().map(|choice| choice.server.clone()) {

@@ -7,7 +7,7 @@ use crate::dns::query::Query;
 use evener_core::attempt::AttemptLimits;
 use evener_core::snapshot::{Choice, NoServer, Request, Snapshot, Why};
 
-/// So many servers that refuse a transport are passed over.
+/// Maximum number of servers that are passed over for refusing a transport.
 const PASSED_OVER_MAX: usize = 16;
 
 impl Dns {
@@ -24,7 +24,7 @@ impl Dns {
         let refuses = |choice: &Choice| choice.server.live.transports.refuses_only(by, request.now);
         let first = attempt.next(snapshot, &request, &AttemptLimits::NONE, &mut cx.random)?;
         if declined.is_some() && first.why == Why::LastResort {
-            // What there is already is better than waiting for a server that is down.
+            // The response at hand is better than waiting for a server that is down.
             return Err(NoServer::Failed);
         }
         if !refuses(&first) {

@@ -63,14 +63,14 @@ impl Dns {
         self.share_with(cx, followers, response);
     }
 
-    /// The same once the batch that is just filled may take more.
+    /// Shares a response later, when the batch of responses is free.
     pub(in crate::dns) fn keep_shared(&mut self, query: &mut Query, response: &[u8]) {
         if !query.followers.is_empty() {
             self.shared.push((std::mem::take(&mut query.followers), response.to_vec()));
         }
     }
 
-    /// Gives what was kept to those who wait for it.
+    /// Gives the deferred responses to the queries that wait for them.
     pub(in crate::dns) fn share_deferred(&mut self, cx: &mut Context) {
         while let Some((followers, response)) = self.shared.pop() {
             self.share_with(cx, followers, &response);

@@ -1,5 +1,5 @@
-//! Responses by which a server declines: SERVFAIL and REFUSED. Another server may be asked then; where none does better, what
-//! is kept though it expired is given, or the response itself.
+//! Responses by which a server declines: SERVFAIL and REFUSED. Another server may be asked then; where none
+//! does better, what is kept though it expired is given, or the response itself.
 
 use crate::context::Context;
 use crate::context::keys::{DnsSocketKey, QueryKey};
@@ -11,14 +11,14 @@ use evener_core::wire::dns as wire;
 /// Maximum size of a response that is held while others are queried. Longer ones are passed on at once.
 const DECLINED_BYTES_MAX: usize = 512;
 
-/// A response that declines, which came while a batch was filled.
+/// A response that declines, received while the batch of responses was filled.
 pub(in crate::dns) struct Declined {
     key: QueryKey,
     socket: DnsSocketKey,
     response: Vec<u8>,
 }
 
-/// Returns whether something better than this response may be had.
+/// Returns whether a better response than this one may be available.
 pub(in crate::dns) fn is_declined(settings: &Settings, query: &Query, response: &[u8]) -> bool {
     let rcode = wire::rcode(response);
     if !matches!(rcode, wire::SERVFAIL | wire::REFUSED) || !query.may_repeat_elsewhere() || query.pieces > 0 {
@@ -29,16 +29,16 @@ pub(in crate::dns) fn is_declined(settings: &Settings, query: &Query, response: 
 }
 
 impl Dns {
-    /// Keeps such a response until the batch that is just filled may take more.
+    /// Defers a response that declines until the batch of responses is free.
     pub(in crate::dns) fn keep_declined(&mut self, key: QueryKey, socket: DnsSocketKey, response: &[u8]) {
         self.declined.push(Declined { key, socket, response: response.to_vec() });
     }
 
-    /// Handles what was kept.
+    /// Handles the deferred responses.
     pub(in crate::dns) fn take_declined(&mut self, cx: &mut Context, settings: &Settings) {
         while let Some(Declined { key, socket, mut response }) = self.declined.pop() {
             let waits = query::Waits::AtSocket(socket);
-            // It may have come twice.
+            // The response may be a duplicate.
             let query = self.queries.get(key).filter(|query| query.is_at(waits, wire::id(&response)));
             if query.is_some_and(|query| query.is_response(&response)) {
                 self.pass_on(cx, settings, key, &mut response);
@@ -46,7 +46,7 @@ impl Dns {
         }
     }
 
-    /// Looks for something better than this response; whether there is, or may be.
+    /// Returns whether a better response was found, or is being requested.
     pub(super) fn is_bettered(
         &mut self,
         cx: &mut Context,

@@ -15,11 +15,11 @@ pub(in crate::dns) fn read(
     message: &[u8],
 ) -> Result<(wire::Query, Requester), QueryError> {
     let view = wire::Query::parse(message)?;
-    // Who does not know of cookies finds nothing in it (RFC 7873, section 5.4).
+    // Without support for cookies it is an empty message (RFC 7873, section 5.4).
     if !view.has_question() && cookies(settings, requester) == Cookies::Remove {
         return Err(QueryError::Malformed);
     }
-    // Over UDP it means nothing (RFC 7828, section 3.3.1).
+    // Ignored over UDP (RFC 7828, section 3.3.1).
     let is_stream = matches!(requester.origin, Origin::Stream(_));
     Ok((view, Requester { keepalive: is_stream && view.asks_for_keepalive(), ..*requester }))
 }
@@ -30,7 +30,7 @@ pub(super) fn cookies(settings: &Settings, requester: &Requester) -> Cookies {
 }
 
 impl Dns {
-    /// Sends a response to a client that asked for how long its connection may be idle.
+    /// Sends a response together with the idle time of the connection.
     pub(super) fn respond_with_keepalive(&mut self, cx: &Context, client: DnsClientKey, response: &[u8]) {
         let Some(idle) = self.client_idle_time(cx, client) else { return };
         let mut copy = self.spare();

@@ -41,7 +41,7 @@ impl Query {
         note_success(cx, &snapshot.pool, choice);
     }
 
-    /// Returns whether the client takes a response of so many bytes.
+    /// Returns whether the client takes a response of this size.
     pub(in crate::dns) fn is_taken(&self, bytes: usize) -> bool {
         fits(&self.requester, &self.view, bytes)
     }
@@ -68,7 +68,7 @@ impl Dns {
         self.give_back(out);
     }
 
-    /// Sends what is for a client.
+    /// Sends a response to a client.
     pub(super) fn deliver(&mut self, cx: &Context, requester: &Requester, response: &[u8]) {
         match requester.origin {
             Origin::Datagram(path) => self.push_response(cx, path, response),
@@ -95,7 +95,7 @@ impl Dns {
         self.store_response(cx, settings, query, response);
     }
 
-    /// The same where only the ID has to be another one.
+    /// Does the same, if only the ID has to change.
     pub(in crate::dns) fn finish_in_place(
         &mut self,
         cx: &Context,
@@ -127,7 +127,7 @@ impl Dns {
             return;
         }
         let query = &mut self.queries[key];
-        // What is refused, or has no records, is one message.
+        // A refusal, or a response without records, is a single message.
         let goes_on = query.pieces > 0
             || (wire::rcode(response) == wire::NOERROR && response.get(6..8) != Some(&[0, 0]));
         if query.view.is_transfer() && matches!(query.waits, Waits::AtStream(_)) && goes_on {
@@ -186,7 +186,7 @@ impl Dns {
         }
     }
 
-    /// The same for a query that is over.
+    /// Truncates the response to a finished query.
     pub(in crate::dns) fn truncate_for(&mut self, cx: &Context, query: &Query, response: &mut Vec<u8>) {
         self.truncate(cx, &query.requester, &query.view, &query.message, response);
     }
@@ -229,7 +229,7 @@ fn fits(requester: &Requester, view: &wire::Query, bytes: usize) -> bool {
 pub(in crate::dns) fn address(response: &mut [u8], view: &wire::Query, message: &[u8]) {
     wire::set_id(response, wire::id(message));
     let section = view.question(message);
-    // A bare header has none.
+    // A header alone has no question section.
     if let Some(copied) = response.get_mut(wire::HEADER_BYTES..wire::HEADER_BYTES + section.len()) {
         copied.copy_from_slice(section);
     }

@@ -1,5 +1,5 @@
-//! Transfers of zones by one client: so many at once, each on a stream of its own. Further ones wait for their turn in the
-//! order in which they came; `pipeline_max` bounds them.
+//! Transfers of zones by one client: so many at once, each on a stream of its own. Further ones wait for
+//! their turn in the order in which they came; `pipeline_max` bounds them.
 
 use crate::context::Context;
 use crate::context::keys::{DnsClientKey, QueryKey};
@@ -8,19 +8,19 @@ use crate::dns::{Dns, Origin};
 use crate::service::Settings;
 use std::collections::VecDeque;
 
-/// So many transfers of one client are under way at once.
+/// Maximum number of simultaneous transfers of a client.
 const RUNNING_MAX: usize = 8;
 
 /// The transfers of a client.
 #[derive(Debug, Default)]
 pub(in crate::dns) struct Transfers {
     running: usize,
-    /// Queries whose turn has not come.
+    /// Transfers that wait for others to end.
     waiting: VecDeque<QueryKey>,
 }
 
 impl Dns {
-    /// Gives a query to a server; a transfer when its turn comes.
+    /// Starts a query. A transfer may have to wait for others of its client.
     pub(super) fn start(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) {
         let query = &self.queries[key];
         if let Origin::Stream(client) = query.requester.origin
@@ -38,7 +38,7 @@ impl Dns {
         self.coalesce_or_dispatch(cx, settings, key);
     }
 
-    /// A query is over. Whose turn comes is looked at when its client is.
+    /// Ends the transfer of a query. The next one begins when the client is handled.
     pub(super) fn end_transfer(&mut self, query: &Query) {
         if query.has_turn
             && let Origin::Stream(client) = query.requester.origin
@@ -48,14 +48,14 @@ impl Dns {
         }
     }
 
-    /// Lets those of a client begin whose turn came.
+    /// Begins waiting transfers of a client, up to the limit.
     pub(in crate::dns) fn begin_next_transfers(
         &mut self,
         cx: &mut Context,
         settings: &Settings,
         client: DnsClientKey,
     ) {
-        // One that fails at once makes room for the next.
+        // One that fails at once is replaced by the next.
         while let Some(transfers) = self.clients.get_mut(client).map(|client| client.transfers())
             && transfers.running < RUNNING_MAX
             && let Some(key) = transfers.waiting.pop_front()
@@ -67,7 +67,7 @@ impl Dns {
         }
     }
 
-    /// The client is gone: what waits for its turn is over.
+    /// Removes the waiting transfers of a client that left.
     pub(in crate::dns) fn abandon_transfers(&mut self, cx: &mut Context, client: DnsClientKey) {
         for key in std::mem::take(&mut self.clients[client].transfers().waiting) {
             let query = self.retire(cx, key);

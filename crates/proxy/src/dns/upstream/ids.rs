@@ -8,17 +8,18 @@ use std::net::SocketAddrV4;
 
 /// Number of random bytes read from the system at once.
 const BLOCK: usize = 2048;
-/// So many of the 65 536 IDs of one socket are in use at most: the next one is found soon, and a guess hits seldom.
+/// Maximum number of IDs in use, out of 65 536 for each socket: a free one is found soon, and a guess rarely
+/// hits.
 const IN_USE_MAX: usize = 16_384;
 
-/// Bits from the system.
+/// Random bits from the system.
 #[derive(Debug, Default)]
 pub(in crate::dns) struct Secrets {
     block: Vec<u8>,
 }
 
 impl Secrets {
-    /// 16 bits.
+    /// Returns 16 random bits.
     pub(super) fn bits(&mut self) -> u16 {
         if self.block.len() < 2 {
             self.fill();
@@ -40,13 +41,13 @@ impl Secrets {
         }
     }
 
-    /// A number below `bound`.
+    /// Returns a random number below `bound`.
     pub(in crate::dns) fn below(&mut self, bound: usize) -> usize {
         (usize::from(self.bits()) * bound) >> 16
     }
 }
 
-/// IDs are even by themselves.
+/// Hashes IDs, which are evenly distributed already.
 #[derive(Debug, Default)]
 pub(in crate::dns) struct AsIs(u64);
 
@@ -60,7 +61,7 @@ impl Hasher for AsIs {
     }
 
     fn write_u16(&mut self, id: u16) {
-        // The table takes its place from the low bits and its tag from the high ones.
+        // The table uses both the low and the high bits.
         self.0 = u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
@@ -101,7 +102,7 @@ impl Ids {
         self.0.get(&id).copied()
     }
 
-    /// An ID is free again; who had it.
+    /// Frees an ID, and returns the query that had it.
     pub(super) fn free(&mut self, id: u16) -> Option<QueryKey> {
         self.0.remove(&id)
     }
@@ -126,8 +127,8 @@ impl Ids {
 pub(in crate::dns) struct ClientIds(HashMap<(SocketAddrV4, u16), QueryKey>);
 
 impl ClientIds {
-    /// The client's own ID for the query at this place, or another one while an earlier query of the client has it; `None` when
-    /// too many are in use.
+    /// Returns the client's ID for a query, or another one while an earlier query of the client has it;
+    /// `None` if too many are in use.
     pub(super) fn keep(
         &mut self,
         client: SocketAddrV4,
@@ -148,17 +149,17 @@ impl ClientIds {
         }
     }
 
-    /// The place of the query that has an ID of this client's.
+    /// Returns the query with an ID of a client.
     pub(super) fn owner(&self, client: SocketAddrV4, id: u16) -> Option<QueryKey> {
         self.0.get(&(client, id)).copied()
     }
 
-    /// An ID is free again.
+    /// Frees an ID.
     pub(super) fn free(&mut self, client: SocketAddrV4, id: u16) {
         self.0.remove(&(client, id));
     }
 
-    /// The IDs of all queries, with their places.
+    /// Returns the IDs of all queries.
     pub(super) fn owners(&self) -> Vec<(u16, QueryKey)> {
         self.0.iter().map(|(&(_, id), &key)| (id, key)).collect()
     }
@@ -212,7 +213,7 @@ mod tests {
         let [one, other] = [1, 2].map(|port| SocketAddrV4::new([192, 0, 2, 1].into(), port));
         assert_eq!(ids.keep(one, 7, query(1), &mut secrets), Some(7));
         assert_eq!(ids.keep(other, 7, query(2), &mut secrets), Some(7));
-        // The same query once more, while the first is under way.
+        // The same query again, while the first is outstanding.
         let again = ids.keep(one, 7, query(3), &mut secrets).unwrap();
         assert_ne!(again, 7);
         assert_eq!(

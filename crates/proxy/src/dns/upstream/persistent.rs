@@ -1,5 +1,5 @@
-//! The connections that stand with servers of mname: one of each worker with each server. They carry datagrams in frames,
-//! and heartbeats. A server is up as long as one stands.
+//! The connections that stand with servers of mname: one of each worker with each server. They carry
+//! datagrams in frames, and heartbeats. A server is up as long as one stands.
 
 use crate::context::Context;
 use crate::context::keys::{DnsServiceKey, PersistentKey, QueryKey};
@@ -24,33 +24,33 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Connect and hello are done within this.
+/// Time for the connect and the hello of the server.
 const HELLO: Duration = Duration::from_secs(30);
 /// Time from a frame of the server to the next heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Time for the server to respond to a heartbeat.
 const RESPONSE: Duration = Duration::from_secs(15);
-/// A connect for which we had no descriptor or memory is made this much later.
+/// Delay of a connect for which there was no descriptor or memory.
 const POSTPONED: Duration = Duration::from_secs(1);
-/// The longest wait before the next connect.
+/// Maximum delay of the next connect, in seconds.
 const BACK_OFF_MAX: u64 = 33;
-/// While more waits to be sent the server counts as stuck.
+/// Bytes waiting to be sent from which on the server counts as stuck.
 const OUTBOX_MAX: usize = 65_536;
-/// After so many reads others have their turn.
+/// Maximum number of reads before others have their turn.
 const READS_MAX: usize = 8;
 
 /// Stage of a persistent connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// The next connect is later.
+    /// Waiting for the next connect.
     Waiting,
-    /// The server has to say hello.
+    /// Waiting for the hello of the server.
     Hello,
     /// Established. With `is_probed`, the response to a heartbeat is missing.
     Up { is_probed: bool },
 }
 
-/// A connection that stands with a server.
+/// A persistent connection with a server.
 pub(in crate::dns) struct Persistent {
     pool: Arc<str>,
     id: ServerId,
@@ -59,19 +59,19 @@ pub(in crate::dns) struct Persistent {
     stage: Stage,
     framed: Option<Framed>,
     ids: ClientIds,
-    /// Connects in a row that led to nothing.
+    /// Consecutive failed connections.
     failures: u64,
-    /// Numbers the connections.
+    /// Number of the current connection.
     serial: u64,
     dirty: bool,
 }
 
-/// The wait before the next connect: 0, 1, 3, 5 ... s.
+/// Returns the delay of the next connect: 0, 1, 3, 5 ... s.
 fn back_off(failures: u64) -> Duration {
     Duration::from_secs(failures.saturating_mul(2).saturating_sub(1).min(BACK_OFF_MAX))
 }
 
-/// A server by the name of its pool and its ID there.
+/// The name of a pool, and the ID of a server there.
 type PoolServer = (Arc<str>, ServerId);
 
 impl Persistent {
@@ -94,13 +94,14 @@ impl Persistent {
         (Arc::clone(&self.pool), self.id)
     }
 
-    /// Returns whether it leads to a server, rather than to where that was, or to one of an earlier pool of this name.
+    /// Returns whether it leads to this server at its present address. An earlier pool of the name may have
+    /// had another server of this ID.
     fn leads_to(&self, server: &Entry) -> bool {
         self.target == server.target && Arc::ptr_eq(&self.live, &server.live)
     }
 }
 
-/// One of the connections that a persistent connection had, one after the other.
+/// One of the successive connections of a persistent connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::dns) struct Session {
     at: PersistentKey,
@@ -116,13 +117,13 @@ enum FrameKind {
 }
 
 impl Dns {
-    /// Servers or listeners came or went: persistent connections are looked at before the next events.
+    /// Requests maintenance of persistent connections, after a change of servers or listeners.
     pub(crate) fn note_change(&mut self) {
         self.is_changed = true;
     }
 
-    /// Has persistent connections with the servers that are there, if servers or listeners came or went. `by_streams` are the
-    /// services that this worker accepts connections for.
+    /// Makes and drops persistent connections after a change of servers or listeners. `by_streams` are the
+    /// services of this worker's listeners for connections.
     pub(crate) fn maintain<'a>(
         &mut self,
         cx: &mut Context,
@@ -157,7 +158,7 @@ impl Dns {
         new.into_iter().for_each(|at| self.connect_persistent(cx, at));
     }
 
-    /// The services of DNS that this worker has listeners of.
+    /// Returns the services of DNS that have listeners.
     fn listening_services<'a>(
         &mut self,
         by_streams: impl Iterator<Item = &'a Arc<Service>>,
@@ -168,13 +169,13 @@ impl Dns {
         services
     }
 
-    /// Lets the queries of services find the persistent connections with their servers.
+    /// Updates the index of persistent connections for the queries of these services.
     fn index_persistents(
         &mut self,
         services: &[DnsServiceKey],
         present: &HashMap<PoolServer, PersistentKey>,
     ) {
-        // Clients of a service that has no listeners any more still have its connections.
+        // Services without listeners may still have clients, which keep their connections.
         let is_there = |server: &ServerOf, at: &PersistentKey| {
             self.persistents.contains(*at) && self.services.contains(server.service)
         };
@@ -259,7 +260,7 @@ impl Dns {
         else {
             return Taken::Unfit;
         };
-        // A frame has room for an IPv4 address, and for so many bytes.
+        // Frames are limited to IPv4 addresses, and in size.
         let Some(client) = v4_of(query.requester().client) else { return Taken::Unfit };
         if query.framed().len() > DATAGRAM_BYTES_MAX {
             return Taken::Unfit;
@@ -293,7 +294,7 @@ impl Dns {
         }
     }
 
-    /// Something happened at the socket.
+    /// Handles an event of the socket.
     pub(crate) fn on_persistent_event(&mut self, at: PersistentKey, event: Readiness) {
         let Some(framed) = self.persistents.get_mut(at).and_then(|persistent| persistent.framed.as_mut())
         else {
@@ -305,7 +306,7 @@ impl Dns {
         self.queue_persistent(at);
     }
 
-    /// The connection is looked at once the present events are done.
+    /// Lists the connection to be handled after the present events.
     pub(crate) fn queue_persistent(&mut self, at: PersistentKey) {
         if let Some(persistent) = self.persistents.get_mut(at)
             && !std::mem::replace(&mut persistent.dirty, true)
@@ -314,7 +315,7 @@ impl Dns {
         }
     }
 
-    /// Sends what waits, and reads.
+    /// Sends and reads.
     pub(in crate::dns) fn flush_persistent(&mut self, cx: &mut Context, at: PersistentKey) {
         let Some(persistent) = self.persistents.get_mut(at) else { return };
         persistent.dirty = false;
@@ -352,7 +353,7 @@ impl Dns {
         cx.ready.push(Ready::DnsPersistent(at));
     }
 
-    /// Takes the whole frames that came; `Err` says what is wrong with one.
+    /// Takes the complete frames that were received. The error is the fault of one.
     fn take_frames(&mut self, cx: &mut Context, at: PersistentKey) -> Result<(), String> {
         let mut message = self.spare();
         let taken = loop {
@@ -392,7 +393,7 @@ impl Dns {
     fn on_frame(&mut self, cx: &mut Context, at: PersistentKey, kind: FrameKind, message: &mut Vec<u8>) {
         match kind {
             FrameKind::Response(to) => return self.take_frame_response(cx, at, to, message),
-            // One that says hello and then errs is not tried without end at once.
+            // A server whose connections fail after the hello is retried with delays.
             FrameKind::Heartbeat => self.persistents[at].failures = 0,
             FrameKind::Hello => self.persistents[at].live.counters.of(cx.id).sessions.one(),
         }
@@ -423,14 +424,14 @@ impl Dns {
         self.pass_on(cx, &settings, key, message);
     }
 
-    /// Tells the supervisor that the connection stands, or why it does not.
+    /// Reports that the connection is established, or its fault.
     fn report_persistent(&self, cx: &Context, at: PersistentKey, fault: Option<String>) {
         let persistent = &self.persistents[at];
         let (pool, target) = (persistent.pool.clone(), persistent.target.clone());
         (cx.report)(Report::Session { pool, server: persistent.id, target, worker: cx.id, fault });
     }
 
-    /// The connection that stands with a server, if one does.
+    /// Returns the established connection with a server, if any.
     pub(super) fn session_with(&self, requester: &Requester, server: &Entry) -> Option<Session> {
         let &at = self.persistent_of.get(&requester.server(server.id))?;
         let persistent =
@@ -439,7 +440,7 @@ impl Dns {
         is_up.then_some(Session { at, serial: persistent.serial })
     }
 
-    /// This connection is to end, if it still stands.
+    /// Drops a connection that is still established.
     pub(super) fn end_session(&mut self, cx: &mut Context, session: Session, reason: &str) {
         let is_current = self.persistents.get(session.at).is_some_and(|persistent| {
             matches!(persistent.stage, Stage::Up { .. }) && persistent.serial == session.serial
@@ -449,7 +450,7 @@ impl Dns {
         }
     }
 
-    /// Makes a connect later that failed for a reason of our own: that says nothing of the server.
+    /// Postpones a connect that failed for a local reason, which is no fault of the server.
     fn postpone_persistent(&mut self, cx: &Context, at: PersistentKey, error: Errno) {
         let Persistent { live, pool, id, .. } = &*self.persistents[at];
         let counters = live.counters.of(cx.id);
@@ -459,7 +460,7 @@ impl Dns {
         self.persistent_timers.set(at, cx.now + POSTPONED);
     }
 
-    /// Something is wrong: the connection is dropped and made anew, the next time at once, later after a while.
+    /// Drops a faulty connection. The next connect is made at once, later ones with growing delays.
     fn fault_persistent(&mut self, cx: &mut Context, at: PersistentKey, reason: &str) {
         let persistent = &mut self.persistents[at];
         if matches!(persistent.stage, Stage::Up { .. }) {
@@ -495,7 +496,7 @@ impl Dns {
     }
 }
 
-/// A client's address as a frame has it: there is room for IPv4 only.
+/// Returns the address of a client for a frame, which has room for IPv4 only.
 pub(super) fn v4_of(client: SocketAddr) -> Option<SocketAddrV4> {
     match client.ip().to_canonical() {
         IpAddr::V4(ip) => Some(SocketAddrV4::new(ip, client.port())),
@@ -503,7 +504,7 @@ pub(super) fn v4_of(client: SocketAddr) -> Option<SocketAddrV4> {
     }
 }
 
-/// Adds the servers of a service with which persistent connections are to be had.
+/// Adds the servers of a service that need persistent connections.
 fn want_servers_of(service: &Service, wanted: &mut HashMap<PoolServer, Arc<Entry>>) {
     for backend in &service.settings.load().backends {
         for_each_server(backend, |pool, entry| {

@@ -25,7 +25,7 @@ use rustix::io::Errno;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// After so many batches others have their turn.
+/// Maximum number of batches before others have their turn.
 const BATCHES_MAX: usize = 4;
 /// Number of unexpected responses after which a port is given up: they may be guesses.
 const UNEXPECTED_MAX: u32 = 1024;
@@ -104,7 +104,7 @@ impl Dns {
         Taken::Yes
     }
 
-    /// An ID at this socket of an upstream, or where that has none left, at another one.
+    /// Returns an ID at this socket of an upstream, or at another one if none is left.
     fn id_at_socket(
         &mut self,
         upstream: DnsUpstreamKey,
@@ -163,11 +163,11 @@ impl Dns {
         }
     }
 
-    /// Sends what waits.
+    /// Sends all that waits.
     pub(in crate::dns) fn flush_socket(&mut self, cx: &mut Context, at: DnsSocketKey) {
         let Some(socket) = self.sockets.get_mut(at) else { return };
         let mut outgoing = std::mem::take(&mut socket.outgoing);
-        // Those of one length go out as one.
+        // Messages of the same length are sent as one.
         outgoing.sort_unstable_by_key(|key| self.queries[*key].datagram().len());
         let (mut from, mut unsendable, mut refused) = (0, Vec::new(), None);
         while from < outgoing.len() {
@@ -194,7 +194,7 @@ impl Dns {
                     from += 1;
                 }
                 Some(error) => {
-                    // It belongs to an earlier datagram (ICMP), but means them all.
+                    // The error belongs to an earlier datagram (ICMP), but concerns all.
                     refused = Some(error);
                     break;
                 }
@@ -240,7 +240,7 @@ impl Dns {
                 Ok(count) if count < room => return,
                 Ok(_) => {}
                 Err(error) => {
-                    // What came before it is still there, and makes no further edge.
+                    // Datagrams from before it are still there, without a further event.
                     self.on_socket_refused(cx, at, error);
                     break;
                 }
@@ -339,7 +339,7 @@ impl Dns {
         let upstream = socket.upstream;
         let settings = self.upstream_service(upstream).settings.load_full();
         let mut is_reported = false;
-        // Of several it is not known which one was refused, and so which ones the server received.
+        // Among several it is unknown which one was refused, and which ones the server received.
         let is_alone = socket.ids.len() == 1;
         for (id, key) in socket.ids.owners() {
             if !self.is_current_attempt(cx, key, Waits::AtSocket(at), id) {
@@ -359,7 +359,7 @@ impl Dns {
         }
     }
 
-    /// Counts that a server refused a datagram, and reports it unless it speaks TCP, which is found out first.
+    /// Counts a refused datagram, and reports the server unless it accepts TCP, which is tried first.
     fn note_socket_refusal(
         &mut self,
         cx: &mut Context,
@@ -400,12 +400,12 @@ fn give_up(upstream: &mut Upstream, at: DnsSocketKey) {
     if let Some(slot) = upstream.sockets.iter().position(|other| *other == at) {
         upstream.sockets.swap_remove(slot);
         upstream.given_up.push(at);
-        // The turn may have been its.
+        // The turn may be of this socket.
         upstream.turn = usize::MAX;
     }
 }
 
-/// Gives up the sockets of an upstream that are old.
+/// Gives up the old sockets of an upstream.
 pub(super) fn age(sockets: &mut Table<of::DnsSocket, Socket>, upstream: &mut Upstream, now: Time) {
     let is_old =
         |at: &DnsSocketKey| sockets.get(*at).is_none_or(|socket| now.since(socket.opened_at) >= AGE_MAX);

@@ -29,24 +29,24 @@ use std::time::Duration;
 
 /// Bytes that wait on a stream from which on it takes no more queries.
 const OUTBOX_MAX: usize = 262_144;
-/// After so many reads others have their turn.
+/// Maximum number of reads before others have their turn.
 const READS_MAX: usize = 8;
 /// Idle time after which a shared stream is closed (RFC 7766, section 6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
-/// A client has so many streams of its own at most, beside those of transfers.
+/// Maximum number of streams for a single client, besides those of transfers.
 const PERSONAL_MAX: usize = 8;
 /// Maximum number of consecutive unexpected messages of a server.
 const BAD_MAX: u32 = 1024;
 /// Maximum number of times that a query is sent again because the server ended a connection.
 const CUT_SHORT_MAX: u32 = 8;
-/// A server of mname accepts a session of TCP within this.
+/// Time for a server of mname to accept a TCP session.
 const ACCEPT: Duration = Duration::from_secs(10);
 
 /// Stage of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Connecting,
-    /// The server has to say that it takes the session (mname).
+    /// Waiting for the acceptance of the session (mname).
     Accepting,
     Open,
     Over,
@@ -59,7 +59,7 @@ enum Owner {
     All,
     /// One client.
     Client(DnsClientKey),
-    /// The same, for one transfer.
+    /// One transfer of a client.
     Transfer(DnsClientKey),
 }
 
@@ -83,7 +83,7 @@ pub(in crate::dns) struct Stream {
     is_given_up: bool,
     /// Time at which its client went on to read, after a pause.
     resumed_at: Option<Time>,
-    /// The connection that stood with its server (mname) when it began.
+    /// The persistent connection with its server (mname) at its beginning.
     session: Option<Session>,
     dirty: bool,
 }
@@ -102,11 +102,11 @@ impl Stream {
 /// The way in which a stream ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
-    /// The server could not be reached; that is reported already.
+    /// The server could not be reached, which is reported already.
     Failed,
     /// The server ended it.
     Broken,
-    /// We did.
+    /// Closed here.
     Closed,
 }
 
@@ -144,7 +144,7 @@ impl Dns {
             None if !self.may_open_stream(settings, upstream, owner) => return Taken::Unfit,
             None => match self.open_stream(cx, settings, key, upstream, server, owner) {
                 Ok(at) => at,
-                // The queue of a unix socket is full for a moment.
+                // The queue of the unix socket is full.
                 Err(Errno::AGAIN) if matches!(server.target, Target::Unix(_)) => return Taken::Unfit,
                 Err(error) => return self.on_unopened_stream(cx, settings, key, server, error),
             },
@@ -194,7 +194,7 @@ impl Dns {
         }
     }
 
-    /// Returns whether there may be one more.
+    /// Returns whether one more stream is allowed.
     fn may_open_stream(&self, settings: &Settings, upstream: DnsUpstreamKey, owner: Owner) -> bool {
         match owner {
             Owner::All => self.shared_streams(upstream) < upstream::width(settings),
@@ -205,7 +205,7 @@ impl Dns {
                     .filter(|at| self.streams.get(**at).is_some_and(|stream| stream.owner == owner));
                 personal.count() < PERSONAL_MAX
             }),
-            // The turns of its client and the tries of its query bound them.
+            // Bounded by the limit of transfers and the attempts of queries.
             Owner::Transfer(_) => true,
         }
     }
@@ -264,7 +264,7 @@ impl Dns {
             let mut first = Vec::new();
             mname::emit_inbound_tcp(source, &mut first);
             framed.queue(&first);
-            // The server takes the session before it hears anything of it.
+            // Nothing is sent before the server accepts the session.
             framed.hold();
         }
         let (session, active_at) = (self.session_with(&requester, server), cx.now);
@@ -302,7 +302,7 @@ impl Dns {
         Ok(at)
     }
 
-    /// Finds out whether a server that refuses datagrams speaks TCP; false when it is known at once that it does not.
+    /// Tries whether a server that refuses datagrams accepts TCP. Returns false if it refuses at once.
     pub(super) fn probe_stream(
         &mut self,
         cx: &mut Context,
@@ -311,7 +311,7 @@ impl Dns {
         upstream: DnsUpstreamKey,
         server: &Arc<Entry>,
     ) -> bool {
-        // One that is there connects still.
+        // An existing stream is connecting, or connected.
         let is_there = self.upstreams.get(upstream).is_none_or(|upstream| !upstream.streams.is_empty());
         is_there || self.open_stream(cx, settings, key, upstream, server, Owner::All).is_ok()
     }
@@ -328,7 +328,7 @@ impl Dns {
         self.stream_timers.set(at, cx.now + time);
     }
 
-    /// Something happened at a stream's socket.
+    /// Handles an event of a stream's socket.
     pub(crate) fn on_stream_event(&mut self, cx: &mut Context, at: DnsStreamKey, event: Readiness) {
         let Some(stream) = self.streams.get_mut(at) else { return };
         if event.readable || event.ended {
@@ -352,7 +352,7 @@ impl Dns {
         self.end_stream(cx, at, Ending::Failed);
     }
 
-    /// A stream is looked at once the present events are done.
+    /// Lists a stream to be handled after the present events.
     pub(crate) fn queue_stream(&mut self, at: DnsStreamKey) {
         if let Some(stream) = self.streams.get_mut(at)
             && !std::mem::replace(&mut stream.dirty, true)
@@ -361,7 +361,7 @@ impl Dns {
         }
     }
 
-    /// Sends what waits, and reads as far as that is wanted.
+    /// Sends and reads, as far as the limits allow.
     pub(in crate::dns) fn flush_stream(&mut self, cx: &mut Context, at: DnsStreamKey) {
         let Some(stream) = self.streams.get_mut(at) else { return };
         stream.dirty = false;
@@ -393,7 +393,7 @@ impl Dns {
         cx.ready.push(Ready::DnsStream(at));
     }
 
-    /// Returns whether the one client that it is for does not take what it has already.
+    /// Returns whether reading pauses, because its only client reads too slowly.
     fn is_stream_held(&self, at: DnsStreamKey) -> bool {
         match self.streams.get(at).map(|stream| stream.owner) {
             None | Some(Owner::All) => false,
@@ -403,7 +403,7 @@ impl Dns {
         }
     }
 
-    /// Returns whether it was so within this time: what came meanwhile was not read.
+    /// Returns whether reading paused within this time.
     pub(in crate::dns) fn was_stream_held(&self, cx: &Context, at: DnsStreamKey, within: Duration) -> bool {
         let resumed_at = self.streams.get(at).and_then(|stream| stream.resumed_at);
         self.is_stream_held(at) || resumed_at.is_some_and(|at| cx.now.since(at) < within)
@@ -417,7 +417,7 @@ impl Dns {
         }
     }
 
-    /// Takes the whole messages that came.
+    /// Takes the complete messages that were received.
     fn take_stream_responses(&mut self, cx: &mut Context, at: DnsStreamKey) {
         if self.streams[at].stage == Stage::Accepting && !self.take_acceptance(cx, at) {
             return;
@@ -431,7 +431,7 @@ impl Dns {
             let owner = stream.ids.owner(id);
             let owner = owner.filter(|key| self.queries[*key].is_response(&message));
             let Some(key) = owner else {
-                // It is late, or made up.
+                // The response is late or forged.
                 stream.server.live.counters.of(cx.id).answers_bad.one();
                 stream.bad += 1;
                 if stream.bad >= BAD_MAX {
@@ -440,7 +440,7 @@ impl Dns {
                 continue;
             };
             (stream.was_used, stream.active_at, stream.received_at) = (true, cx.now, cx.now);
-            // It is slow, not dead.
+            // The stream is slow, but alive.
             (stream.bad, stream.is_given_up) = (0, false);
             let upstream = stream.upstream;
             self.turn_to_attempt(key, Waits::AtStream(at), id);
@@ -456,7 +456,7 @@ impl Dns {
         self.give_back(message);
     }
 
-    /// Hears whether a server of mname takes the session; whether it does.
+    /// Reads the response of a server of mname to a session, and returns whether it accepted.
     fn take_acceptance(&mut self, cx: &mut Context, at: DnsStreamKey) -> bool {
         let stream = &mut self.streams[at];
         match mname::parse(stream.framed.pending()) {
@@ -579,7 +579,7 @@ impl Dns {
                 match stream.owner {
                     Owner::All if is_idle => self.close_stream(cx, at),
                     Owner::All => self.stream_timers.set(at, cx.now + IDLE),
-                    // It ends with its client, or its transfer.
+                    // The stream ends with its client, or its transfer.
                     Owner::Client(_) | Owner::Transfer(_) => {}
                 }
             }
