@@ -2,6 +2,8 @@
 //! in any order (RFC 7766). Reading pauses while a client does not read its responses, or has too many
 //! outstanding queries.
 
+mod list;
+
 use crate::context::Context;
 use crate::context::descriptors::Unit;
 use crate::context::keys::{DnsClientKey, DnsServiceKey, DnsStreamKey};
@@ -10,18 +12,16 @@ use crate::context::registry::{Readiness, Token};
 use crate::dns::framed::{Framed, Received};
 use crate::dns::query::transfers::Transfers;
 use crate::dns::query::{self};
-use crate::dns::{Dns, Origin, Party, Requester, Served};
+use crate::dns::{Dns, Origin, Party, Requester};
 use crate::service::Place;
 use crate::service::admission::{self, Admission, Guest, Refused, reset_at_close};
 use crate::service::hops::note_loop;
-use crate::service::open::{self, Collector, Open};
 use crate::service::preamble::GREETING;
 use crate::service::preamble::{self, Origin as ClientOrigin};
 use crate::service::{Service, Settings};
 use evener_core::Time;
 use evener_core::limits::Lease;
-use rustix::fd::{AsRawFd, OwnedFd};
-use rustix::net::{RecvFlags, recv};
+use rustix::fd::OwnedFd;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,18 +120,6 @@ enum Appetite {
 enum Sent {
     Well,
     Broken,
-}
-
-impl Dns {
-    /// Lists the clients that match a listing.
-    pub(crate) fn list(&self, cx: &Context, collector: &mut Collector<'_>) {
-        for (_, client) in self.clients.iter().filter(|(_, client)| client.stage != Stage::Over) {
-            let served = &self.services[client.service];
-            if collector.is_meant(&served.service.name) {
-                collector.take(|| open_of(cx, client, served));
-            }
-        }
-    }
 }
 
 impl Dns {
@@ -406,30 +394,6 @@ impl Dns {
         self.buffer = buffer;
     }
 
-    /// Closes idle clients that were served, the longest idle first, and returns their number.
-    pub(crate) fn shed(&mut self, cx: &mut Context, wanted: u32) -> u32 {
-        let is_quiet = |client: &Client| {
-            let is_done = client.stage == Stage::Open && client.has_queried && client.is_idle();
-            is_done && client.framed.pending().is_empty()
-        };
-        let idle = self.clients.iter().filter(|(_, client)| is_quiet(client));
-        let mut idle: Vec<(Time, DnsClientKey)> = idle.map(|(key, client)| (client.active_at, key)).collect();
-        idle.sort_unstable_by_key(|(active_at, _)| *active_at);
-        let mut left = 0;
-        for (_, key) in idle.into_iter().take(wanted as usize) {
-            let client = &self.clients[key];
-            // A query may have arrived just now.
-            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-            if recv(client.framed.socket(), &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
-                continue;
-            }
-            self.services[client.service].service.live.counters.of(cx.id).idle_shed.one();
-            self.close_client(cx, key);
-            left += 1;
-        }
-        left
-    }
-
     /// Closes a client that sends no more after its last response; while the program drains, any idle client.
     fn close_client_if_done(&mut self, cx: &mut Context, key: DnsClientKey) {
         let client = &self.clients[key];
@@ -536,54 +500,9 @@ impl Dns {
         }
         self.queue_client(key);
     }
-
-    /// Closes all clients at the drain deadline.
-    pub(crate) fn cut_all(&mut self, cx: &mut Context) {
-        let all = self.clients.keys(|_| true);
-        for key in all {
-            let client = &self.clients[key];
-            if client.stage != Stage::Over {
-                self.services[client.service].service.live.counters.of(cx.id).cut.one();
-                self.close_client(cx, key);
-            }
-        }
-    }
-
-    /// Closes the client with this number, and returns whether there was one.
-    pub(crate) fn close_numbered(&mut self, cx: &mut Context, number: u32) -> bool {
-        let found =
-            self.clients.iter().find(|(_, client)| client.number == number && client.stage != Stage::Over);
-        let Some((key, client)) = found else { return false };
-        self.services[client.service].service.live.counters.of(cx.id).closed.one();
-        self.close_client(cx, key);
-        true
-    }
 }
 
 /// Returns the idle time of clients.
 fn client_idle_timeout(cx: &Context, settings: &Settings) -> Option<Duration> {
     if cx.draining { Some(DRAIN_IDLE) } else { settings.options.idle_timeout }
-}
-
-fn open_of(cx: &Context, client: &Client, served: &Served) -> Open {
-    let peer = client.origin.client;
-    Open {
-        number: open::number(cx, client.number),
-        service: served.service.name.clone(),
-        client: peer.ip(),
-        client_port: (peer.port() > 0).then_some(peer.port()),
-        server: None,
-        stage: match client.stage {
-            Stage::Preamble => "greeting",
-            Stage::Tarpit => "tarpit",
-            Stage::Open if client.outstanding > 0 => "dns questions",
-            Stage::Open => "dns idle",
-            Stage::Over => "over",
-        },
-        idle: cx.now.since(client.active_at),
-        client_socket: Some(client.framed.socket().as_raw_fd()),
-        server_socket: None,
-        to_client: client.framed.waiting(),
-        to_server: 0,
-    }
 }
