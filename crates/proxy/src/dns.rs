@@ -1,153 +1,234 @@
-//! The DNS way: each question on its own, over UDP and TCP. It is looked for among kept answers, then given to a server
-//! with an ID that nobody can guess; an answer counts only when it comes from where the question went and repeats it
-//! (RFC 5452). A server that does not answer costs one time-out, then another one is asked.
+//! DNS, query by query, over UDP and TCP. A query is looked up in the cache, then sent to a server under an
+//! unguessable ID. A message counts as its response only if it comes from where the query was sent and
+//! repeats it (RFC 5452). A server that does not respond costs one timeout, then the next one is queried.
 //!
-//! What a question lives through is in `query.rs`, its tries in `attempt.rs`, what becomes of SERVFAIL in
-//! `declined.rs`, what is for us alone in `hop.rs`, what its client hears in `reply.rs`, who waits with it in `twins.rs`; how
-//! datagrams come and go in `listener.rs`, `sockets.rs` and `answers.rs`, streams in `client.rs` and `stream.rs`, the frames of
-//! mname in `standing.rs`.
+//! The life of a query is in `query.rs` and below: its attempts, queries that are coalesced with it,
+//! responses that decline, failures. The sockets, streams and persistent connections (mname) to servers are
+//! below `upstream.rs`, clients over UDP in `listener.rs`, those over TCP in `client.rs`. Other components
+//! are unknown here.
 
-mod alter;
-mod answers;
-mod attempt;
-mod choose;
 mod client;
-mod declined;
-mod failure;
 mod framed;
-mod hop;
-mod ids;
 mod listener;
 mod query;
-mod reply;
-mod sockets;
-mod standing;
-mod stream;
-mod transfers;
-mod twins;
 mod upstream;
 
+use crate::context::Context;
+use crate::context::keys::{
+    DnsClientKey, DnsListenerKey, DnsServiceKey, DnsSocketKey, DnsStreamKey, DnsUpstreamKey, PersistentKey,
+    QueryKey, Table, of,
+};
 use crate::context::ready::Ready;
 use crate::context::timers::Timers;
 use crate::io::batch::{BATCH, Batch};
 use crate::io::gso::Burst;
-use crate::service::Service;
-use crate::worker::Worker;
-use answers::Answers;
+use crate::service::{Backend, Service, Settings};
 use client::Client;
-use declined::Declined;
-use evener_core::Time;
 use evener_core::hash::Keyed;
-use ids::Secrets;
+use evener_core::spec::Transport;
+use evener_core::wire::proxy::Ends;
+use evener_core::{ServerId, Time};
 use listener::Listener;
+use listener::responses::Responses;
 use query::Query;
-use slab::Slab;
-use sockets::Socket;
-use standing::Standing;
+use query::declined::Declined;
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use stream::Stream;
 use upstream::Upstream;
+use upstream::ids::Secrets;
+use upstream::persistent::Persistent;
+use upstream::socket::Socket;
+use upstream::stream::Stream;
 
-pub(crate) use client::{begin, close_numbered, cut_all, on_client_event, queue as queue_client, shed};
-pub(crate) use listener::{assign, leave, listen, on_listener_event, release};
-pub(crate) use sockets::on_socket_event;
-pub(crate) use standing::{on_standing_event, queue as queue_standing, tend};
-pub(crate) use stream::{on_stream_event, queue as queue_stream};
-pub(crate) use upstream::end_server;
-
-/// Buffers of questions that are over, kept for those to come.
+/// Maximum number of buffers of finished queries that are kept for new ones.
 const SPARES_MAX: usize = 1024;
-/// A buffer that a large question made large is not kept.
+/// Maximum capacity of such a buffer. Larger ones are freed.
 const SPARE_BYTES_MAX: usize = 1024;
-/// How much is read from a stream at once.
+/// Maximum number of bytes read from a stream at once.
 const READ_BYTES: usize = 65_536;
 
-/// All that a worker has of DNS.
+/// The DNS component of a worker.
 pub(crate) struct Dns {
-    services: Slab<Served>,
-    listeners: Slab<Listener>,
-    /// Some of them are to close.
+    services: Table<of::DnsService, Served>,
+    listeners: Table<of::DnsListener, Listener>,
+    /// At least one listener is leaving.
     is_leaving: bool,
-    queries: Slab<Query>,
-    /// Bytes that they hold.
+    queries: Table<of::Query, Query>,
+    /// Size of the messages of all queries.
     held: usize,
-    /// The questions that others may wait for, by what they ask.
-    twins: HashMap<Vec<u8>, usize, Keyed>,
-    /// Answers that others wait for, too, and who does.
-    shared: Vec<(Vec<usize>, Vec<u8>)>,
-    /// Responses that decline, for which something better may be had.
+    /// The outstanding queries that equal ones can wait for, by their cache keys.
+    coalesced: HashMap<Vec<u8>, QueryKey, Keyed>,
+    /// Responses that further queries wait for, with those queries.
+    shared: Vec<(Vec<QueryKey>, Vec<u8>)>,
+    /// Responses that decline, while the batch of responses is filled.
     declined: Vec<Declined>,
-    upstreams: Slab<Upstream>,
-    /// Where the upstream of a service (its place here) and server (what of it lives on) is.
-    upstream_of: HashMap<(usize, usize), usize, Keyed>,
-    sockets: Slab<Socket>,
-    streams: Slab<Box<Stream>>,
-    clients: Slab<Box<Client>>,
-    standings: Slab<Box<Standing>>,
-    /// Where the one with a server is, by what of the server lives on.
-    standing_of: HashMap<usize, usize, Keyed>,
-    query_timers: Timers,
-    client_timers: Timers,
-    stream_timers: Timers,
-    standing_timers: Timers,
+    upstreams: Table<of::DnsUpstream, Upstream>,
+    upstream_of: HashMap<ServerOf, DnsUpstreamKey, Keyed>,
+    sockets: Table<of::DnsSocket, Socket>,
+    streams: Table<of::DnsStream, Box<Stream>>,
+    clients: Table<of::DnsClient, Box<Client>>,
+    persistents: Table<of::Persistent, Box<Persistent>>,
+    persistent_of: HashMap<ServerOf, PersistentKey, Keyed>,
+    query_timers: Timers<QueryKey>,
+    client_timers: Timers<DnsClientKey>,
+    stream_timers: Timers<DnsStreamKey>,
+    persistent_timers: Timers<PersistentKey>,
+    /// Servers or listeners changed since the last maintenance of persistent connections.
+    is_changed: bool,
     secrets: Secrets,
     inbound: Option<Box<Batch>>,
-    answers: Option<Box<Answers>>,
+    responses: Option<Box<Responses>>,
     spares: Vec<Vec<u8>>,
     buffer: Vec<u8>,
-    /// What sends datagrams to servers.
+    /// Sends datagrams to servers.
     burst: Box<Burst>,
-    /// The key of the question that is looked for just now.
+    /// The cache key that is being built.
     key: Vec<u8>,
-    /// The frame that is written just now.
+    /// The frame that is being built.
     frame: Vec<u8>,
-    /// Numbers the rounds of events.
+    /// Number of the round of events.
     round: u32,
-    /// Who has something to send once the present events are done.
-    sockets_dirty: Vec<usize>,
-    clients_dirty: Vec<usize>,
-    streams_dirty: Vec<usize>,
-    standings_dirty: Vec<usize>,
-    clients_over: Vec<usize>,
-    streams_over: Vec<usize>,
+    /// Sockets, clients and streams that have something to send after the present events.
+    sockets_dirty: Vec<DnsSocketKey>,
+    clients_dirty: Vec<DnsClientKey>,
+    streams_dirty: Vec<DnsStreamKey>,
+    persistents_dirty: Vec<PersistentKey>,
+    clients_over: Vec<DnsClientKey>,
+    streams_over: Vec<DnsStreamKey>,
 }
 
-/// A service that this worker serves.
+/// A service of this worker.
 struct Served {
     service: Arc<Service>,
-    /// Questions under way, and how many of them others were told of.
+    /// Outstanding queries, and the part of them that was added to the counter of the service.
     in_flight: u32,
-    told: u32,
+    reported: u32,
+}
+
+/// A server as seen by the queries of a service. The ID is unique within the pool, and the party determines
+/// the pool, which a reload can change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct ServerOf {
+    service: DnsServiceKey,
+    party: Party,
+    id: ServerId,
+}
+
+/// The source of a datagram, and therefore the destination of its response.
+#[derive(Clone, Copy, Debug)]
+struct ReturnPath {
+    listener: DnsListenerKey,
+    address: SocketAddr,
+    local: Option<IpAddr>,
+}
+
+/// The transport of a query, and therefore of its response.
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    Datagram(ReturnPath),
+    /// On this connection.
+    Stream(DnsClientKey),
+}
+
+impl Origin {
+    /// Returns the transport to the server, which is the same.
+    const fn transport(self) -> Transport {
+        match self {
+            Self::Datagram(_) => Transport::Datagram,
+            Self::Stream(_) => Transport::Stream,
+        }
+    }
+}
+
+/// The client behind a query.
+#[derive(Clone, Copy, Debug)]
+struct Requester {
+    service: DnsServiceKey,
+    /// The client's address, as far as it is known.
+    client: SocketAddr,
+    /// The address that the client sent to.
+    destination: Option<SocketAddr>,
+    party: Party,
+    /// Number of instances of Evener that passed the query on, including this one, according to a PROXY
+    /// header.
+    hops: u8,
+    origin: Origin,
+    /// The query requests the idle time of its TCP connection (RFC 7828).
+    keepalive: bool,
+}
+
+/// The verdict of the access list on a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Party {
+    Admitted,
+    /// The client is refused, and served by the pool for refused clients.
+    Refused,
+    /// The client is refused with a response.
+    Rejected,
+}
+
+impl Party {
+    /// Returns the pool and its options; `None` if a reload removed the pool for refused clients.
+    fn backend(self, settings: &Settings) -> Option<&Backend> {
+        match self {
+            Self::Admitted => settings.backends.first(),
+            Self::Refused => settings.refused(),
+            Self::Rejected => None,
+        }
+    }
+}
+
+impl Requester {
+    /// Returns the pool and its options.
+    fn backend<'a>(&self, settings: &'a Settings) -> Option<&'a Backend> {
+        self.party.backend(settings)
+    }
+
+    /// Returns the key of a server of its pool.
+    const fn server(&self, id: ServerId) -> ServerOf {
+        ServerOf { service: self.service, party: self.party, id }
+    }
+
+    /// Returns whether a PROXY header introduces the client to the server.
+    fn is_introduced(&self, settings: &Settings) -> bool {
+        self.backend(settings).is_some_and(|backend| backend.send_proxy.is_some())
+    }
+
+    /// Both ends of the client's connection, for PROXY headers.
+    fn ends(&self) -> Option<Ends> {
+        self.destination.map(|destination| Ends { source: self.client, destination })
+    }
 }
 
 impl Dns {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
-            services: Slab::new(),
-            listeners: Slab::new(),
+            services: Table::default(),
+            listeners: Table::default(),
             is_leaving: false,
-            queries: Slab::new(),
+            queries: Table::default(),
             held: 0,
-            twins: HashMap::with_hasher(Keyed::new(seed)),
+            coalesced: HashMap::with_hasher(Keyed::new(seed)),
             shared: Vec::new(),
             declined: Vec::new(),
-            upstreams: Slab::new(),
+            upstreams: Table::default(),
             upstream_of: HashMap::with_hasher(Keyed::new(seed)),
-            sockets: Slab::new(),
-            streams: Slab::new(),
-            clients: Slab::new(),
-            standings: Slab::new(),
-            standing_of: HashMap::with_hasher(Keyed::new(seed)),
+            sockets: Table::default(),
+            streams: Table::default(),
+            clients: Table::default(),
+            persistents: Table::default(),
+            persistent_of: HashMap::with_hasher(Keyed::new(seed)),
             query_timers: Timers::new(),
             client_timers: Timers::new(),
             stream_timers: Timers::new(),
-            standing_timers: Timers::new(),
+            persistent_timers: Timers::new(),
+            is_changed: false,
             secrets: Secrets::default(),
             inbound: None,
-            answers: None,
+            responses: None,
             spares: Vec::new(),
             buffer: Vec::new(),
             burst: Box::new(Burst::new(BATCH)),
@@ -157,24 +238,32 @@ impl Dns {
             sockets_dirty: Vec::new(),
             clients_dirty: Vec::new(),
             streams_dirty: Vec::new(),
-            standings_dirty: Vec::new(),
+            persistents_dirty: Vec::new(),
             clients_over: Vec::new(),
             streams_over: Vec::new(),
         }
     }
 
-    /// How long nothing can be due.
+    /// Returns the time until the next deadline.
     pub(crate) fn wait(&self, now: Time) -> Option<Duration> {
-        let timers = [&self.query_timers, &self.client_timers, &self.stream_timers, &self.standing_timers];
-        timers.into_iter().filter_map(|timers| timers.wait(now)).min()
+        if self.is_changed {
+            return Some(Duration::ZERO);
+        }
+        let waits = [
+            self.query_timers.wait(now),
+            self.client_timers.wait(now),
+            self.stream_timers.wait(now),
+            self.persistent_timers.wait(now),
+        ];
+        waits.into_iter().flatten().min()
     }
 
-    /// An empty buffer.
+    /// Returns an empty buffer.
     fn spare(&mut self) -> Vec<u8> {
         self.spares.pop().unwrap_or_default()
     }
 
-    /// A buffer that is not needed any more.
+    /// Takes back a buffer that is no longer needed.
     fn give_back(&mut self, mut buffer: Vec<u8>) {
         if self.spares.len() < SPARES_MAX && (1..=SPARE_BYTES_MAX).contains(&buffer.capacity()) {
             buffer.clear();
@@ -182,103 +271,113 @@ impl Dns {
         }
     }
 
-    /// The buffer for reading streams, taken for as long as one is read.
+    /// Takes the buffer for reading streams, until the stream is read.
     fn take_buffer(&mut self) -> Vec<u8> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(READ_BYTES, 0);
         buffer
     }
 
-    /// The place of a service.
-    fn place_of(&mut self, service: &Arc<Service>) -> usize {
+    /// Returns the key of a service, which is added if it is new.
+    fn service_key(&mut self, service: &Arc<Service>) -> DnsServiceKey {
         let known = self.services.iter().find(|(_, served)| Arc::ptr_eq(&served.service, service));
         known.map(|(at, _)| at).unwrap_or_else(|| {
-            self.services.insert(Served { service: Arc::clone(service), in_flight: 0, told: 0 })
+            self.services.insert(Served { service: Arc::clone(service), in_flight: 0, reported: 0 })
         })
     }
 }
 
-/// What is due.
-pub(crate) fn on_time(worker: &mut Worker, due: &mut Vec<usize>) {
-    let now = worker.cx.now;
-    worker.dns.query_timers.expire(now, due);
-    due.drain(..).for_each(|slot| query::on_deadline(worker, slot));
-    worker.dns.client_timers.expire(now, due);
-    due.drain(..).for_each(|index| client::on_deadline(worker, index));
-    worker.dns.stream_timers.expire(now, due);
-    due.drain(..).for_each(|index| stream::on_deadline(worker, index));
-    worker.dns.standing_timers.expire(now, due);
-    due.drain(..).for_each(|index| standing::on_deadline(worker, index));
-}
+impl Dns {
+    /// Handles all timers that are due.
+    pub(crate) fn on_deadlines(&mut self, cx: &mut Context) {
+        let mut queries = Vec::new();
+        self.query_timers.expire(cx.now, &mut queries);
+        queries.into_iter().for_each(|key| self.on_query_deadline(cx, key));
+        let mut clients = Vec::new();
+        self.client_timers.expire(cx.now, &mut clients);
+        clients.into_iter().for_each(|key| self.on_client_deadline(cx, key));
+        let mut streams = Vec::new();
+        self.stream_timers.expire(cx.now, &mut streams);
+        streams.into_iter().for_each(|at| self.on_stream_deadline(cx, at));
+        let mut persistents = Vec::new();
+        self.persistent_timers.expire(cx.now, &mut persistents);
+        persistents.into_iter().for_each(|at| self.on_persistent_deadline(cx, at));
+    }
 
-/// Sends what waits, and frees what ended, once the present events are done.
-pub(crate) fn flush(worker: &mut Worker) {
-    // Whoever is looked at may give others something to do; each client is looked at once, and each question goes on a
-    // bounded number of times.
-    loop {
-        if let Some(at) = worker.dns.standings_dirty.pop() {
-            standing::flush(worker, at);
-        } else if let Some(index) = worker.dns.streams_dirty.pop() {
-            stream::flush(worker, index);
-        } else if let Some(index) = worker.dns.clients_dirty.pop() {
-            // Who has more to do at once waits until others had their turn.
-            if !client::flush_once(worker, index) {
-                worker.cx.ready.push(Ready::DnsClient(index));
+    /// Sends all queued data and removes finished clients and streams, after the present events.
+    pub(crate) fn flush(&mut self, cx: &mut Context) {
+        // Each step may give others something to do. The loop ends all the same: a client is handled once in
+        // a round, and the attempts of a query are bounded.
+        loop {
+            if let Some(at) = self.persistents_dirty.pop() {
+                self.flush_persistent(cx, at);
+            } else if let Some(index) = self.streams_dirty.pop() {
+                self.flush_stream(cx, index);
+            } else if let Some(index) = self.clients_dirty.pop() {
+                // A client with more to do waits until the others had their turn.
+                if !self.flush_client_once(cx, index) {
+                    cx.ready.push(Ready::DnsClient(index));
+                }
+            } else if let Some(at) = self.sockets_dirty.pop() {
+                self.flush_socket(cx, at);
+            } else {
+                break;
             }
-        } else if let Some(at) = worker.dns.sockets_dirty.pop() {
-            sockets::flush(worker, at);
-        } else {
-            break;
+        }
+        self.flush_responses(cx);
+        self.close_left(cx);
+        self.reap(cx);
+        self.round = self.round.wrapping_add(1);
+        for (_, served) in self.services.iter_mut() {
+            if served.in_flight != served.reported {
+                served
+                    .service
+                    .live
+                    .flows
+                    .fetch_add(served.in_flight.wrapping_sub(served.reported), Ordering::Relaxed);
+                served.reported = served.in_flight;
+            }
         }
     }
-    answers::flush(worker);
-    listener::close_left(worker);
-    bury(worker);
-    worker.dns.round = worker.dns.round.wrapping_add(1);
-    for (_, served) in &mut worker.dns.services {
-        if served.in_flight != served.told {
-            served
-                .service
-                .live
-                .flows
-                .fetch_add(served.in_flight.wrapping_sub(served.told), Ordering::Relaxed);
-            served.told = served.in_flight;
+
+    fn reap(&mut self, cx: &Context) {
+        while let Some(index) = self.streams_over.pop() {
+            self.streams.remove(index);
         }
+        while let Some(index) = self.clients_over.pop() {
+            if let Some(client) = self.clients.remove(index) {
+                let service = Arc::clone(&self.services[client.service()].service);
+                drop(client);
+                service.wake_waiting(cx);
+            }
+        }
+    }
+
+    /// Closes what has been unused for long, and removes services without users.
+    pub(crate) fn sweep(&mut self, cx: &mut Context) {
+        self.sweep_upstreams(cx);
+        let is_used = |at: DnsServiceKey| {
+            self.listeners.iter().any(|(_, listener)| listener.service() == at)
+                || self.clients.iter().any(|(_, client)| client.service() == at)
+                || self.upstreams.iter().any(|(_, upstream)| upstream.service() == at)
+                || self.queries.iter().any(|(_, query)| query.requester().service == at)
+        };
+        let alone = |served: &Served| Arc::strong_count(&served.service) == 1;
+        let gone: Vec<DnsServiceKey> = self
+            .services
+            .iter()
+            .filter(|(at, served)| alone(served) && !is_used(*at))
+            .map(|(at, _)| at)
+            .collect();
+        gone.into_iter().for_each(|at| drop(self.services.remove(at)));
+    }
+
+    /// Closes the listeners, and the clients as soon as their queries are finished.
+    pub(crate) fn drain(&mut self, cx: &Context) {
+        self.leave_all(cx);
+        self.clients.keys(|_| true).into_iter().for_each(|index| self.drain_client(cx, index));
     }
 }
 
-fn bury(worker: &mut Worker) {
-    while let Some(index) = worker.dns.streams_over.pop() {
-        worker.dns.streams.try_remove(index);
-    }
-    while let Some(index) = worker.dns.clients_over.pop() {
-        if let Some(client) = worker.dns.clients.try_remove(index) {
-            let service = Arc::clone(&worker.dns.services[client.service].service);
-            drop(client);
-            service.wake_waiting(&worker.cx);
-        }
-    }
-}
-
-/// Closes what was unused for long, and forgets services that nobody has any more.
-pub(crate) fn sweep(worker: &mut Worker) {
-    upstream::sweep(worker);
-    let dns = &mut worker.dns;
-    let is_used = |at: usize| {
-        dns.listeners.iter().any(|(_, listener)| listener.service == at)
-            || dns.clients.iter().any(|(_, client)| client.service == at)
-            || dns.upstreams.iter().any(|(_, upstream)| upstream.service == at)
-            || dns.queries.iter().any(|(_, query)| query.asker.service == at)
-    };
-    let alone = |served: &Served| Arc::strong_count(&served.service) == 1;
-    let gone: Vec<usize> =
-        dns.services.iter().filter(|(at, served)| alone(served) && !is_used(*at)).map(|(at, _)| at).collect();
-    gone.into_iter().for_each(|at| drop(dns.services.remove(at)));
-}
-
-/// Listeners close and clients leave as soon as their questions are answered.
-pub(crate) fn drain(worker: &mut Worker) {
-    listener::leave_all(worker);
-    let clients: Vec<usize> = worker.dns.clients.iter().map(|(index, _)| index).collect();
-    clients.into_iter().for_each(|index| client::on_drain(worker, index));
-}
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,9 @@
 //!
 //! Each part knows only those after it:
 //!
-//!     session -> http1, http2, tunnel -> judge -> exchange -> pooled, client, message
+//! ```text
+//! session -> http1, http2, tunnel -> judge -> exchange -> pooled, client, message
+//! ```
 //!
 //! A session owns its exchanges. An exchange returns what came of an event, a protocol returns what is to become of its
 //! session; both are handled by the session.

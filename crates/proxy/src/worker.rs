@@ -10,7 +10,7 @@ use crate::context::ready::Ready;
 use crate::context::registry::{Registry, Token};
 use crate::context::report::{Report, Reporter};
 use crate::context::ring::{Mark, Ring};
-use crate::dns::{self, Dns};
+use crate::dns::Dns;
 use crate::http::Http;
 use crate::io::batch::Local;
 use crate::io::listener::UnixPath;
@@ -132,7 +132,6 @@ impl Worker {
     /// Works until told to stop.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS_MAX);
-        let mut due = Vec::new();
         if self.driver == Driver::IoUring {
             self.open_ring();
         }
@@ -142,11 +141,12 @@ impl Worker {
             self.hand_over();
             self.tcp.on_deadlines(&mut self.cx);
             self.http.on_deadlines(&mut self.cx);
-            dns::on_time(&mut self, &mut due);
+            self.dns.on_deadlines(&mut self.cx);
             self.hand_over();
             self.sweep();
             self.udp.flush(&self.cx);
-            dns::flush(&mut self);
+            self.maintain_dns();
+            self.dns.flush(&mut self.cx);
             self.tcp.flush(&mut self.cx);
             self.serve_queues();
             shed::shed(&mut self);
@@ -231,11 +231,11 @@ impl Worker {
             Token::Flow(slot) => self.udp.on_flow_event(&mut self.cx, slot),
             Token::Session(index) => self.http.on_session_event(&mut self.cx, index, event.into()),
             Token::Upstream(slot) => self.http.on_server_event(&mut self.cx, slot, event.into()),
-            Token::DnsListener(index) => dns::on_listener_event(self, index),
-            Token::DnsSocket(at) => dns::on_socket_event(self, at),
-            Token::DnsClient(index) => dns::on_client_event(self, index, event),
-            Token::DnsStream(index) => dns::on_stream_event(self, index, event),
-            Token::DnsStanding(at) => dns::on_standing_event(self, at, event),
+            Token::DnsListener(index) => self.dns.on_listener_event(&mut self.cx, index),
+            Token::DnsSocket(at) => self.dns.on_socket_event(&mut self.cx, at),
+            Token::DnsClient(index) => self.dns.on_client_event(index, event.into()),
+            Token::DnsStream(index) => self.dns.on_stream_event(&mut self.cx, index, event.into()),
+            Token::DnsPersistent(at) => self.dns.on_persistent_event(at, event.into()),
         }
     }
 
@@ -247,12 +247,12 @@ impl Worker {
                 Some(Ready::Accept(index)) => self.tcp.accept(&mut self.cx, index),
                 Some(Ready::Datagrams(index)) => self.udp.on_listener_event(&mut self.cx, index),
                 Some(Ready::Flow(slot)) => self.udp.on_flow_event(&mut self.cx, slot),
-                Some(Ready::DnsListener(index)) => dns::on_listener_event(self, index),
-                Some(Ready::DnsSocket(at)) => dns::on_socket_event(self, at),
-                Some(Ready::DnsClient(index)) => dns::queue_client(self, index),
-                Some(Ready::DnsStream(index)) => dns::queue_stream(self, index),
-                Some(Ready::DnsStanding(at)) => dns::queue_standing(self, at),
                 Some(Ready::Session(index)) => self.http.resume(&mut self.cx, index),
+                Some(Ready::DnsListener(index)) => self.dns.on_listener_event(&mut self.cx, index),
+                Some(Ready::DnsSocket(at)) => self.dns.on_socket_event(&mut self.cx, at),
+                Some(Ready::DnsClient(index)) => self.dns.queue_client(index),
+                Some(Ready::DnsStream(index)) => self.dns.queue_stream(index),
+                Some(Ready::DnsPersistent(at)) => self.dns.queue_persistent(at),
                 Some(Ready::Relay(key)) => self.tcp.resume(&mut self.cx, key),
             }
         }
@@ -263,11 +263,16 @@ impl Worker {
         while let Some(accepted) = self.tcp.take_accepted() {
             if accepted.service.protocol == Protocol::Dns {
                 let Accepted { client, peer, service, settings, place } = accepted;
-                dns::begin(self, client, peer, &service, &settings, place);
+                self.dns.begin(&mut self.cx, client, peer, &service, &settings, place);
             } else {
                 self.http.begin(&mut self.cx, accepted);
             }
         }
+    }
+
+    /// Makes and drops persistent connections to servers of DNS, after servers or listeners came or went.
+    fn maintain_dns(&mut self) {
+        self.dns.maintain(&mut self.cx, self.tcp.services());
     }
 
     /// How long epoll may wait; `None` for ever.
@@ -290,7 +295,7 @@ impl Worker {
         }
         self.swept_at = self.cx.now;
         self.udp.sweep(&mut self.cx);
-        dns::sweep(self);
+        self.dns.sweep(&mut self.cx);
     }
 
     /// Frees what ended. Places that became free may be waited for, here or by another worker.

@@ -1,6 +1,9 @@
 //! What still has something to do without a new event, in the order in which it has its turn.
 
-use super::keys::{ConnectionKey, DatagramListenerKey, FlowSocketKey, ListenerKey, SessionKey};
+use super::keys::{
+    ConnectionKey, DatagramListenerKey, DnsClientKey, DnsListenerKey, DnsSocketKey, DnsStreamKey,
+    FlowSocketKey, ListenerKey, PersistentKey, SessionKey,
+};
 use std::collections::VecDeque;
 
 /// Something that has more to do.
@@ -11,11 +14,11 @@ pub(crate) enum Ready {
     Datagrams(DatagramListenerKey),
     Flow(FlowSocketKey),
     Session(SessionKey),
-    DnsListener(usize),
-    DnsSocket(usize),
-    DnsClient(usize),
-    DnsStream(usize),
-    DnsStanding(usize),
+    DnsListener(DnsListenerKey),
+    DnsSocket(DnsSocketKey),
+    DnsClient(DnsClientKey),
+    DnsStream(DnsStreamKey),
+    DnsPersistent(PersistentKey),
 }
 
 /// Those that have more to do once others had their turn.

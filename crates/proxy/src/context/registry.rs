@@ -1,7 +1,8 @@
 //! Where the descriptors of a worker are registered, and what stands for them in events.
 
 use super::keys::{
-    ConnectionKey, DatagramListenerKey, FlowSocketKey, Handle, ListenerKey, ServerConnectionKey, SessionKey,
+    ConnectionKey, DatagramListenerKey, DnsClientKey, DnsListenerKey, DnsSocketKey, DnsStreamKey,
+    FlowSocketKey, Handle, ListenerKey, PersistentKey, ServerConnectionKey, SessionKey,
 };
 use mio::Interest;
 use mio::event::Event;
@@ -20,11 +21,11 @@ pub(crate) enum Token {
     Flow(FlowSocketKey),
     Session(SessionKey),
     Upstream(ServerConnectionKey),
-    DnsListener(usize),
-    DnsSocket(usize),
-    DnsClient(usize),
-    DnsStream(usize),
-    DnsStanding(usize),
+    DnsListener(DnsListenerKey),
+    DnsSocket(DnsSocketKey),
+    DnsClient(DnsClientKey),
+    DnsStream(DnsStreamKey),
+    DnsPersistent(PersistentKey),
 }
 
 impl Token {
@@ -42,7 +43,7 @@ impl Token {
             Self::DnsSocket(key) => (9, key.into_raw()),
             Self::DnsClient(key) => (10, key.into_raw()),
             Self::DnsStream(key) => (11, key.into_raw()),
-            Self::DnsStanding(key) => (12, key.into_raw()),
+            Self::DnsPersistent(key) => (12, key.into_raw()),
         };
         mio::Token((raw << 4 | kind) as usize)
     }
@@ -61,7 +62,7 @@ impl Token {
             9 => Self::DnsSocket(Handle::from_raw(raw)),
             10 => Self::DnsClient(Handle::from_raw(raw)),
             11 => Self::DnsStream(Handle::from_raw(raw)),
-            12 => Self::DnsStanding(Handle::from_raw(raw)),
+            12 => Self::DnsPersistent(Handle::from_raw(raw)),
             _ => Self::Waker,
         }
     }
@@ -106,7 +107,7 @@ impl Registry {
             | Token::Upstream(_)
             | Token::DnsClient(_)
             | Token::DnsStream(_)
-            | Token::DnsStanding(_) => Interest::READABLE | Interest::WRITABLE,
+            | Token::DnsPersistent(_) => Interest::READABLE | Interest::WRITABLE,
             Token::Waker
             | Token::Stream(_)
             | Token::Datagrams(_)

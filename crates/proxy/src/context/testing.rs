@@ -1,6 +1,7 @@
 //! Pools for unit tests of components, without a supervisor.
 
 use arc_swap::ArcSwap;
+use evener_core::health::Probe;
 use evener_core::pool::{Pool, PoolSetting};
 use evener_core::snapshot::Snapshot;
 use evener_core::spec::{AdminState, PoolSpec, ServerSpec};
@@ -43,6 +44,20 @@ impl TestPool {
     pub(crate) fn set_state(&mut self, at: usize, state: AdminState, now: Time) {
         let id = self.pool.servers()[at].id;
         self.pool.set_state(now, id, state, None);
-        self.published.store(Arc::new(self.pool.snapshot().expect("the pool changed")));
+        self.publish();
+    }
+
+    /// Records a persistent connection with the server at this position of the specification, and publishes that.
+    pub(crate) fn begin_session(&mut self, at: usize, now: Time) {
+        let id = self.pool.servers()[at].id;
+        self.pool.on_session(now, id, Probe::Pass);
+        self.publish();
+    }
+
+    /// Publishes a snapshot if anything changed.
+    fn publish(&mut self) {
+        if let Some(snapshot) = self.pool.snapshot() {
+            self.published.store(Arc::new(snapshot));
+        }
     }
 }

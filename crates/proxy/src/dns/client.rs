@@ -1,80 +1,100 @@
-//! Clients on TCP: each message has its length before it, many may be under way, and answers go back as they come
-//! (RFC 7766). Whoever does not read its answers, or asks more than is allowed at once, is not read from meanwhile.
+//! Clients over TCP. Each message is preceded by its length, many can be outstanding, and responses are sent
+//! in any order (RFC 7766). Reading pauses while a client does not read its responses, or has too many
+//! outstanding queries.
 
-use super::framed::{Framed, Received};
-use super::query::{self, Asker, Origin, Party};
-use super::transfers::{self, Transfers};
-use super::{Served, stream};
+mod list;
+
 use crate::context::Context;
 use crate::context::descriptors::Unit;
+use crate::context::keys::{DnsClientKey, DnsServiceKey, DnsStreamKey};
 use crate::context::ready::Ready;
-use crate::context::registry::Token;
-use crate::dns::Dns;
+use crate::context::registry::{Readiness, Token};
+use crate::dns::framed::{Framed, Received};
+use crate::dns::query::transfers::Transfers;
+use crate::dns::query::{self};
+use crate::dns::{Dns, Origin, Party, Requester};
 use crate::service::Place;
 use crate::service::admission::{self, Admission, Guest, Refused, reset_at_close};
 use crate::service::hops::note_loop;
-use crate::service::open::{self, Collector, Open};
 use crate::service::preamble::GREETING;
-use crate::service::preamble::{self, Origin as Told};
+use crate::service::preamble::{self, Origin as ClientOrigin};
 use crate::service::{Service, Settings};
-use crate::worker::Worker;
 use evener_core::Time;
 use evener_core::limits::Lease;
-use mio::event::Event;
-use rustix::fd::{AsRawFd, OwnedFd};
-use rustix::net::{RecvFlags, recv};
+use rustix::fd::OwnedFd;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// While more waits to be sent, no more is read.
+/// Bytes waiting to be sent from which on reading pauses.
 const OUTBOX_MAX: usize = 65_536;
-/// After so many reads others have their turn.
+/// Maximum number of reads before others have their turn.
 const READS_MAX: usize = 2;
-/// While the program drains, a client that asks nothing leaves after this.
+/// Idle time after which a client is closed while the program drains.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
 
-/// How far a client is.
+/// Stage of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// A PROXY header has to come first.
-    Greeting,
+    /// Waiting for a PROXY header.
+    Preamble,
     Open,
-    /// It was refused, and is kept waiting.
+    /// The client was refused, and is kept waiting.
     Tarpit,
     Over,
 }
 
-/// A client's connection.
+/// A client over TCP.
 pub(super) struct Client {
-    pub(super) service: usize,
-    /// Tells it from all others of its worker.
+    service: DnsServiceKey,
+    /// Connection number, unique within the worker.
     number: u32,
     framed: Framed,
-    told: Told,
+    origin: ClientOrigin,
     stage: Stage,
     refused: bool,
-    /// Questions under way.
+    /// Outstanding queries.
     outstanding: u32,
-    /// Whether it asked anything yet.
-    asked: bool,
-    /// It sends no more.
+    /// At least one query came.
+    has_queried: bool,
+    /// The client sends no more.
     ended: bool,
     active_at: Time,
-    /// It is among those that are looked at once the present events are done.
+    /// Listed in `clients_dirty`.
     dirty: bool,
-    /// The round in which it was looked at last.
+    /// The round in which it was last handled.
     round: u32,
-    /// Streams to servers that are for this client alone.
-    pub(super) streams: Vec<usize>,
-    pub(super) transfers: Transfers,
-    place: Option<Lease>,
+    /// Streams to servers for this client only.
+    streams: Vec<DnsStreamKey>,
+    transfers: Transfers,
+    permits: Option<Lease>,
     _descriptor: Unit,
-    guest: Guest,
+    admission: Guest,
 }
 
 impl Client {
-    /// Whether no more is read from it, and from servers for it alone.
+    pub(super) fn service(&self) -> DnsServiceKey {
+        self.service
+    }
+
+    /// Streams to servers for this client only.
+    pub(super) fn streams(&self) -> &[DnsStreamKey] {
+        &self.streams
+    }
+
+    pub(super) fn add_stream(&mut self, at: DnsStreamKey) {
+        self.streams.push(at);
+    }
+
+    pub(super) fn remove_stream(&mut self, at: DnsStreamKey) {
+        self.streams.retain(|other| *other != at);
+    }
+
+    pub(super) fn transfers(&mut self) -> &mut Transfers {
+        &mut self.transfers
+    }
+
+    /// Returns whether reading pauses, from it and from streams for it only.
     pub(super) fn is_slow(&self) -> bool {
         self.framed.waiting() >= OUTBOX_MAX
     }
@@ -84,486 +104,405 @@ impl Client {
     }
 }
 
-/// A client was accepted.
-pub(crate) fn begin(
-    worker: &mut Worker,
-    socket: OwnedFd,
-    peer: SocketAddr,
-    service: &Arc<Service>,
-    settings: &Settings,
-    place: Place,
-) {
-    let (service, number) = (worker.dns.place_of(service), worker.cx.number());
-    let greets = settings.is_proxy(peer.ip());
-    let index = worker.dns.clients.insert(Box::new(Client {
-        service,
-        number,
-        framed: Framed::new(socket),
-        told: Told::new(peer),
-        stage: if greets { Stage::Greeting } else { Stage::Open },
-        refused: false,
-        outstanding: 0,
-        asked: false,
-        ended: false,
-        active_at: worker.cx.now,
-        dirty: false,
-        round: worker.dns.round.wrapping_sub(1),
-        streams: Vec::new(),
-        transfers: Transfers::default(),
-        place: Some(place.lease),
-        _descriptor: place.client,
-        guest: Guest::default(),
-    }));
-    if greets {
-        worker.dns.client_timers.set(index, worker.cx.now + GREETING);
-    } else {
-        admit(worker, index, settings);
-    }
-    let client = &worker.dns.clients[index];
-    if client.stage == Stage::Over {
-        return;
-    }
-    if worker.cx.registry.register(&client.framed.socket, Token::DnsClient(index)).is_err() {
-        return close(worker, index);
-    }
-    queue(worker, index);
-}
-
-/// Asks the access list and the limits.
-fn admit(worker: &mut Worker, index: usize, settings: &Settings) {
-    let client = &mut worker.dns.clients[index];
-    let service = &worker.dns.services[client.service].service;
-    match admission::admit(service, settings, client.told.client.ip(), worker.cx.id, worker.cx.now) {
-        Admission::Enter(guest) => {
-            client.refused = guest.backend.is_some();
-            client.guest = guest;
-            client.stage = Stage::Open;
-            arm(worker, index, settings);
-        }
-        Admission::Refused(Refused::Drop) => close(worker, index),
-        Admission::Refused(Refused::Reject(_)) => {
-            reset_at_close(&client.framed.socket);
-            close(worker, index);
-        }
-        Admission::Refused(Refused::Tarpit(place, time)) => {
-            // It gives its place in the service to others.
-            client.place = Some(place);
-            client.stage = Stage::Tarpit;
-            worker.dns.client_timers.set(index, worker.cx.now + time);
-        }
-    }
-}
-
-/// How long a client may do nothing.
-fn idle_timeout(worker: &Worker, settings: &Settings) -> Option<Duration> {
-    if worker.cx.draining { Some(DRAIN_IDLE) } else { settings.options.idle_timeout }
-}
-
-/// How long the client with this number may do nothing, if it is still there: while the program drains, it should leave.
-pub(super) fn idle_time(worker: &mut Worker, index: usize, number: u32) -> Option<Duration> {
-    find(worker, index, number)?;
-    let idle = settings_of(worker, index).options.idle_timeout.unwrap_or(Duration::MAX);
-    Some(if worker.cx.draining { Duration::ZERO } else { idle })
-}
-
-fn arm(worker: &mut Worker, index: usize, settings: &Settings) {
-    let active_at = worker.dns.clients[index].active_at;
-    match idle_timeout(worker, settings) {
-        Some(idle) => worker.dns.client_timers.set(index, active_at + idle),
-        None => worker.dns.client_timers.clear(index),
-    }
-}
-
-fn settings_of(worker: &Worker, index: usize) -> Arc<Settings> {
-    worker.dns.services[worker.dns.clients[index].service].service.settings.load_full()
-}
-
-/// Something happened at a client's socket.
-pub(crate) fn on_client_event(worker: &mut Worker, index: usize, event: &Event) {
-    let Some(client) = worker.dns.clients.get_mut(index) else { return };
-    if event.is_readable() || event.is_read_closed() || event.is_error() {
-        client.framed.readable = true;
-    }
-    queue(worker, index);
-}
-
-/// A client is looked at once the present events are done.
-pub(crate) fn queue(worker: &mut Worker, index: usize) {
-    if let Some(client) = worker.dns.clients.get_mut(index)
-        && !std::mem::replace(&mut client.dirty, true)
-    {
-        worker.dns.clients_dirty.push(index);
-    }
-}
-
-/// Looks at a client, once in a round; whether it was looked at.
-pub(super) fn flush_once(worker: &mut Worker, index: usize) -> bool {
-    let round = worker.dns.round;
-    let Some(client) = worker.dns.clients.get_mut(index) else { return true };
-    let is_first = std::mem::replace(&mut client.round, round) != round;
-    if is_first {
-        // What is answered meanwhile is sent by and by.
-        flush(worker, index);
-    }
-    if let Some(client) = worker.dns.clients.get_mut(index) {
-        client.dirty = false;
-    }
-    is_first
-}
-
-/// Sends what waits, and reads as far as that is wanted.
-fn flush(worker: &mut Worker, index: usize) {
-    let settings = settings_of(worker, index);
-    transfers::begin_next(worker, &settings, index);
-    for _ in 0..READS_MAX {
-        let client = &worker.dns.clients[index];
-        if client.stage == Stage::Over {
-            return;
-        }
-        let appetite = take_questions(worker, index, &settings);
-        if send(worker, index) == Sent::Broken || appetite == Appetite::Gone {
-            return;
-        }
-        if appetite == Appetite::Full {
-            if is_full(worker, index, &settings) {
-                return;
-            }
-        } else if !worker.dns.clients[index].framed.readable {
-            return leave_if_done(worker, index);
-        } else {
-            receive(worker, index);
-        }
-    }
-    worker.cx.ready.push(Ready::DnsClient(index));
-}
-
-/// Whether more is wanted of a client.
+/// Result of reading queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Appetite {
-    /// All that came was taken.
+    /// All complete messages were taken.
     More,
-    /// Too much is under way.
+    /// The limit of outstanding queries, or of unread responses, is reached.
     Full,
     /// The client is closed.
     Gone,
 }
 
-fn is_full(worker: &Worker, index: usize, settings: &Settings) -> bool {
-    let client = &worker.dns.clients[index];
-    let most = query::spec(settings).map_or(1, |spec| spec.pipeline_max.max(1));
-    client.outstanding >= most || client.is_slow()
-}
-
-/// Takes the whole messages that came.
-fn take_questions(worker: &mut Worker, index: usize, settings: &Settings) -> Appetite {
-    let stage = worker.dns.clients[index].stage;
-    match stage {
-        Stage::Greeting if !greet(worker, index, settings) => {
-            return if worker.dns.clients[index].stage == Stage::Over {
-                Appetite::Gone
-            } else {
-                Appetite::More
-            };
-        }
-        Stage::Tarpit => {
-            // What it says is not heard.
-            let client = &mut worker.dns.clients[index];
-            let count = client.framed.pending().len();
-            client.framed.consume(count);
-            return Appetite::More;
-        }
-        Stage::Greeting | Stage::Open | Stage::Over => {}
-    }
-    let mut message = worker.dns.spare();
-    let appetite = loop {
-        if worker.dns.clients[index].stage != Stage::Open {
-            break Appetite::Gone;
-        }
-        if is_full(worker, index, settings) {
-            break Appetite::Full;
-        }
-        let client = &mut worker.dns.clients[index];
-        if !client.framed.take_message(&mut message) {
-            break Appetite::More;
-        }
-        client.asked = true;
-        client.active_at = worker.cx.now;
-        let asker = asker_of(worker, index);
-        count_in(worker, index, message.len() + 2);
-        query::ask(worker, settings, &asker, &message);
-    };
-    worker.dns.give_back(message);
-    appetite
-}
-
-/// Hears the PROXY header; whether the client may ask now.
-fn greet(worker: &mut Worker, index: usize, settings: &Settings) -> bool {
-    let client = &mut worker.dns.clients[index];
-    match preamble::read_proxy(client.framed.pending(), &mut client.told) {
-        Ok(None) => return false,
-        Ok(Some(length)) => client.framed.consume(length),
-        Err(_) => {
-            let service = &worker.dns.services[client.service].service;
-            service.live.counters.of(worker.cx.id).greeting_refused.one();
-            close(worker, index);
-            return false;
-        }
-    }
-    if worker.dns.clients[index].told.goes_round() {
-        let service = Arc::clone(&worker.dns.services[worker.dns.clients[index].service].service);
-        note_loop(&worker.cx, &service);
-        close(worker, index);
-        return false;
-    }
-    admit(worker, index, settings);
-    worker.dns.clients[index].stage == Stage::Open
-}
-
-fn asker_of(worker: &Worker, index: usize) -> Asker {
-    let client = &worker.dns.clients[index];
-    let ends = client.told.ends(&client.framed.socket);
-    Asker {
-        service: client.service,
-        client: client.told.client,
-        destination: ends.map(|ends| ends.destination),
-        party: if client.refused { Party::Refused } else { Party::Admitted },
-        hops: client.told.next_hop(),
-        origin: Origin::Stream { client: index, number: client.number },
-        keepalive: false,
-    }
-}
-
-fn count_in(worker: &Worker, index: usize, bytes: usize) {
-    let client = &worker.dns.clients[index];
-    worker.dns.services[client.service].service.live.counters.of(worker.cx.id).bytes_in.add(bytes as u64);
-}
-
-/// Whether the connection is still good.
+/// Result of sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sent {
     Well,
     Broken,
 }
 
-fn send(worker: &mut Worker, index: usize) -> Sent {
-    let client = &mut worker.dns.clients[index];
-    if client.stage == Stage::Over {
-        return Sent::Broken;
-    }
-    let was_slow = client.is_slow();
-    let Ok(count) = client.framed.flush() else {
-        close(worker, index);
-        return Sent::Broken;
-    };
-    if count > 0 {
-        client.active_at = worker.cx.now;
-        let counters = worker.dns.services[client.service].service.live.counters.of(worker.cx.id);
-        counters.bytes_out.add(count as u64);
-    }
-    let client = &worker.dns.clients[index];
-    if was_slow && !client.is_slow() {
-        // What servers have for it alone was left where it is.
-        for at in client.streams.clone() {
-            stream::resume(worker, at);
-        }
-    }
-    Sent::Well
-}
-
-fn receive(worker: &mut Worker, index: usize) {
-    let mut buffer = worker.dns.take_buffer();
-    let client = &mut worker.dns.clients[index];
-    match client.framed.receive(&mut buffer) {
-        Ok(Received::Some | Received::Blocked) => {}
-        Ok(Received::End) => client.ended = true,
-        Err(_) => close(worker, index),
-    }
-    worker.dns.buffer = buffer;
-}
-
-/// Clients that were answered and ask nothing make room for others, the longest idle first; how many left.
-pub(crate) fn shed(worker: &mut Worker, wanted: u32) -> u32 {
-    let is_quiet = |client: &Client| {
-        let is_done = client.stage == Stage::Open && client.asked && client.is_idle();
-        is_done && client.framed.pending().is_empty()
-    };
-    let idle = worker.dns.clients.iter().filter(|(_, client)| is_quiet(client));
-    let mut idle: Vec<(Time, usize)> = idle.map(|(index, client)| (client.active_at, index)).collect();
-    idle.sort_unstable();
-    let mut left = 0;
-    for (_, index) in idle.into_iter().take(wanted as usize) {
-        let client = &worker.dns.clients[index];
-        // It may have asked something just now.
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        if recv(&client.framed.socket, &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
-            continue;
-        }
-        worker.dns.services[client.service].service.live.counters.of(worker.cx.id).idle_shed.one();
-        close(worker, index);
-        left += 1;
-    }
-    left
-}
-
-/// A client that sends no more leaves when all it asked was answered; while the program drains, any does.
-fn leave_if_done(worker: &mut Worker, index: usize) {
-    let client = &worker.dns.clients[index];
-    if client.is_idle() && (client.ended || (worker.cx.draining && client.asked)) {
-        close(worker, index);
-    }
-}
-
-/// A question of this client is under way from now on.
-pub(super) fn begun(worker: &mut Worker, index: usize, number: u32) {
-    if let Some(client) = find(worker, index, number) {
-        client.outstanding += 1;
-    }
-}
-
-/// A question of this client that was under way is over, answered or not.
-pub(super) fn answered(worker: &mut Worker, index: usize, number: u32) {
-    if let Some(client) = find(worker, index, number) {
-        client.outstanding = client.outstanding.saturating_sub(1);
-        queue(worker, index);
-    }
-}
-
-/// An answer for a client.
-pub(super) fn answer(worker: &mut Worker, index: usize, number: u32, answer: &[u8]) {
-    if let Some(client) = find(worker, index, number) {
-        client.framed.queue_message(answer);
-        queue(worker, index);
-    }
-}
-
-/// A client leaves once it has what waits for it: it cannot be told otherwise that the rest of a transfer does not come.
-pub(super) fn dismiss(worker: &mut Worker, index: usize, number: u32) {
-    if let Some(client) = find(worker, index, number) {
-        client.ended = true;
-        queue(worker, index);
-    }
-}
-
-/// What it says is no DNS.
-pub(super) fn abandon(worker: &mut Worker, index: usize, number: u32) {
-    if find(worker, index, number).is_some() {
-        close(worker, index);
-    }
-}
-
-/// The client with this number, if it is still there.
-pub(super) fn find(worker: &mut Worker, index: usize, number: u32) -> Option<&mut Client> {
-    let client = worker.dns.clients.get_mut(index)?;
-    (client.number == number && client.stage != Stage::Over).then_some(&mut **client)
-}
-
-/// What a server is told of the client at a place, before anything else.
-pub(super) fn told(worker: &Worker, index: usize) -> Option<(&Told, &OwnedFd)> {
-    worker.dns.clients.get(index).map(|client| (&client.told, &client.framed.socket))
-}
-
-fn close(worker: &mut Worker, index: usize) {
-    let client = &mut worker.dns.clients[index];
-    if std::mem::replace(&mut client.stage, Stage::Over) == Stage::Over {
-        return;
-    }
-    worker.dns.client_timers.clear(index);
-    worker.dns.clients_over.push(index);
-    transfers::abandon(worker, index);
-    for at in std::mem::take(&mut worker.dns.clients[index].streams) {
-        stream::close(worker, at);
-    }
-}
-
-/// A client was idle for long, or did not say in time what has to come first.
-pub(super) fn on_deadline(worker: &mut Worker, index: usize) {
-    let Some(client) = worker.dns.clients.get(index) else { return };
-    let settings = settings_of(worker, index);
-    let counters = worker.dns.services[client.service].service.live.counters.of(worker.cx.id);
-    match client.stage {
-        Stage::Over => return,
-        Stage::Tarpit => {}
-        Stage::Greeting => counters.greeting_timeouts.one(),
-        Stage::Open => {
-            // Servers have their own time; who does not take its answers has none.
-            let waits = client.outstanding > 0 && client.framed.waiting() == 0;
-            let idle = idle_timeout(worker, &settings);
-            if idle.is_none_or(|idle| worker.cx.now.since(client.active_at) < idle) {
-                return arm(worker, index, &settings);
-            }
-            if waits {
-                worker.dns.clients[index].active_at = worker.cx.now;
-                return arm(worker, index, &settings);
-            }
-            counters.idle_timeouts.one();
-        }
-    }
-    close(worker, index);
-}
-
-/// The program drains.
-pub(super) fn on_drain(worker: &mut Worker, index: usize) {
-    let settings = settings_of(worker, index);
-    if worker.dns.clients[index].stage == Stage::Open {
-        worker.dns.clients[index].active_at = worker.cx.now;
-        arm(worker, index, &settings);
-    }
-    queue(worker, index);
-}
-
-/// Closes everybody: the drain deadline came.
-pub(crate) fn cut_all(worker: &mut Worker) {
-    let all: Vec<usize> = worker.dns.clients.iter().map(|(index, _)| index).collect();
-    for index in all {
-        let client = &worker.dns.clients[index];
-        if client.stage != Stage::Over {
-            worker.dns.services[client.service].service.live.counters.of(worker.cx.id).cut.one();
-            close(worker, index);
-        }
-    }
-}
-
-/// Closes the client with this number; whether there was one.
-pub(crate) fn close_numbered(worker: &mut Worker, number: u32) -> bool {
-    let mut clients = worker.dns.clients.iter();
-    let found = clients.find(|(_, client)| client.number == number && client.stage != Stage::Over);
-    let Some((index, client)) = found else { return false };
-    worker.dns.services[client.service].service.live.counters.of(worker.cx.id).closed.one();
-    close(worker, index);
-    true
-}
-
 impl Dns {
-    /// Lists the clients that a question asks for.
-    pub(crate) fn list(&self, cx: &Context, collector: &mut Collector<'_>) {
-        for (_, client) in self.clients.iter().filter(|(_, client)| client.stage != Stage::Over) {
-            let served = &self.services[client.service];
-            if collector.is_meant(&served.service.name) {
-                collector.take(|| open_of(cx, client, served));
+    /// Begins with an accepted client.
+    pub(crate) fn begin(
+        &mut self,
+        cx: &mut Context,
+        socket: OwnedFd,
+        peer: SocketAddr,
+        service: &Arc<Service>,
+        settings: &Settings,
+        permits: Place,
+    ) {
+        let (service, number) = (self.service_key(service), cx.number());
+        let has_preamble = settings.is_proxy(peer.ip());
+        let key = self.clients.insert(Box::new(Client {
+            service,
+            number,
+            framed: Framed::new(socket),
+            origin: ClientOrigin::new(peer),
+            stage: if has_preamble { Stage::Preamble } else { Stage::Open },
+            refused: false,
+            outstanding: 0,
+            has_queried: false,
+            ended: false,
+            active_at: cx.now,
+            dirty: false,
+            round: self.round.wrapping_sub(1),
+            streams: Vec::new(),
+            transfers: Transfers::default(),
+            permits: Some(permits.lease),
+            _descriptor: permits.client,
+            admission: Guest::default(),
+        }));
+        if has_preamble {
+            self.client_timers.set(key, cx.now + GREETING);
+        } else {
+            self.admit_client(cx, key, settings);
+        }
+        let client = &self.clients[key];
+        if client.stage == Stage::Over {
+            return;
+        }
+        if cx.registry.register(client.framed.socket(), Token::DnsClient(key)).is_err() {
+            return self.close_client(cx, key);
+        }
+        self.queue_client(key);
+    }
+
+    /// Applies the access list and the limits.
+    fn admit_client(&mut self, cx: &mut Context, key: DnsClientKey, settings: &Settings) {
+        let client = &mut self.clients[key];
+        let service = &self.services[client.service].service;
+        match admission::admit(service, settings, client.origin.client.ip(), cx.id, cx.now) {
+            Admission::Enter(admission) => {
+                client.refused = admission.backend.is_some();
+                client.admission = admission;
+                client.stage = Stage::Open;
+                self.arm_client(cx, key, settings);
+            }
+            Admission::Refused(Refused::Drop) => self.close_client(cx, key),
+            Admission::Refused(Refused::Reject(_)) => {
+                reset_at_close(client.framed.socket());
+                self.close_client(cx, key);
+            }
+            Admission::Refused(Refused::Tarpit(permits, time)) => {
+                // Its permit of the service is free for others.
+                client.permits = Some(permits);
+                client.stage = Stage::Tarpit;
+                self.client_timers.set(key, cx.now + time);
             }
         }
     }
+
+    /// Returns the idle time of a client, if it is still there; zero while the program drains.
+    pub(super) fn client_idle_time(&mut self, cx: &Context, key: DnsClientKey) -> Option<Duration> {
+        self.open_client(key)?;
+        let idle = self.client_settings(key).options.idle_timeout.unwrap_or(Duration::MAX);
+        Some(if cx.draining { Duration::ZERO } else { idle })
+    }
+
+    fn arm_client(&mut self, cx: &Context, key: DnsClientKey, settings: &Settings) {
+        let active_at = self.clients[key].active_at;
+        match client_idle_timeout(cx, settings) {
+            Some(idle) => self.client_timers.set(key, active_at + idle),
+            None => self.client_timers.clear(key),
+        }
+    }
+
+    fn client_settings(&self, key: DnsClientKey) -> Arc<Settings> {
+        self.services[self.clients[key].service].service.settings.load_full()
+    }
+
+    /// Handles an event of a client's socket.
+    pub(crate) fn on_client_event(&mut self, key: DnsClientKey, event: Readiness) {
+        let Some(client) = self.clients.get_mut(key) else { return };
+        if event.readable || event.ended {
+            client.framed.set_readable();
+        }
+        self.queue_client(key);
+    }
+
+    /// Lists a client to be handled after the present events.
+    pub(crate) fn queue_client(&mut self, key: DnsClientKey) {
+        if let Some(client) = self.clients.get_mut(key)
+            && !std::mem::replace(&mut client.dirty, true)
+        {
+            self.clients_dirty.push(key);
+        }
+    }
+
+    /// Handles a client, at most once in a round, and returns whether it did.
+    pub(super) fn flush_client_once(&mut self, cx: &mut Context, key: DnsClientKey) -> bool {
+        let round = self.round;
+        let Some(client) = self.clients.get_mut(key) else { return true };
+        let is_first = std::mem::replace(&mut client.round, round) != round;
+        if is_first {
+            // Responses that come meanwhile are sent by later rounds.
+            self.flush_client(cx, key);
+        }
+        if let Some(client) = self.clients.get_mut(key) {
+            client.dirty = false;
+        }
+        is_first
+    }
+
+    /// Sends and reads, as far as the limits allow.
+    fn flush_client(&mut self, cx: &mut Context, key: DnsClientKey) {
+        let settings = self.client_settings(key);
+        self.begin_next_transfers(cx, &settings, key);
+        for _ in 0..READS_MAX {
+            let client = &self.clients[key];
+            if client.stage == Stage::Over {
+                return;
+            }
+            let appetite = self.take_queries(cx, key, &settings);
+            if self.send_to_client(cx, key) == Sent::Broken || appetite == Appetite::Gone {
+                return;
+            }
+            if appetite == Appetite::Full {
+                if self.is_client_full(key, &settings) {
+                    return;
+                }
+            } else if !self.clients[key].framed.is_readable() {
+                return self.close_client_if_done(cx, key);
+            } else {
+                self.receive_from_client(cx, key);
+            }
+        }
+        cx.ready.push(Ready::DnsClient(key));
+    }
+
+    fn is_client_full(&self, key: DnsClientKey, settings: &Settings) -> bool {
+        let client = &self.clients[key];
+        let most = query::spec(settings).map_or(1, |spec| spec.pipeline_max.max(1));
+        client.outstanding >= most || client.is_slow()
+    }
+
+    /// Takes the complete messages that were received.
+    fn take_queries(&mut self, cx: &mut Context, key: DnsClientKey, settings: &Settings) -> Appetite {
+        let stage = self.clients[key].stage;
+        match stage {
+            Stage::Preamble if !self.read_preamble(cx, key, settings) => {
+                return if self.clients[key].stage == Stage::Over { Appetite::Gone } else { Appetite::More };
+            }
+            Stage::Tarpit => {
+                // Input of the client is ignored.
+                let client = &mut self.clients[key];
+                let count = client.framed.pending().len();
+                client.framed.consume(count);
+                return Appetite::More;
+            }
+            Stage::Preamble | Stage::Open | Stage::Over => {}
+        }
+        let mut message = self.spare();
+        let appetite = loop {
+            if self.clients[key].stage != Stage::Open {
+                break Appetite::Gone;
+            }
+            if self.is_client_full(key, settings) {
+                break Appetite::Full;
+            }
+            let client = &mut self.clients[key];
+            if !client.framed.take_message(&mut message) {
+                break Appetite::More;
+            }
+            client.has_queried = true;
+            client.active_at = cx.now;
+            let requester = self.requester_of_client(key);
+            self.count_client_bytes(cx, key, message.len() + 2);
+            self.take_query(cx, settings, &requester, &message);
+        };
+        self.give_back(message);
+        appetite
+    }
+
+    /// Reads the PROXY header, and returns whether the client is admitted now.
+    fn read_preamble(&mut self, cx: &mut Context, key: DnsClientKey, settings: &Settings) -> bool {
+        let client = &mut self.clients[key];
+        match preamble::read_proxy(client.framed.pending(), &mut client.origin) {
+            Ok(None) => return false,
+            Ok(Some(length)) => client.framed.consume(length),
+            Err(_) => {
+                let service = &self.services[client.service].service;
+                service.live.counters.of(cx.id).greeting_refused.one();
+                self.close_client(cx, key);
+                return false;
+            }
+        }
+        if self.clients[key].origin.goes_round() {
+            let service = Arc::clone(&self.services[self.clients[key].service].service);
+            note_loop(cx, &service);
+            self.close_client(cx, key);
+            return false;
+        }
+        self.admit_client(cx, key, settings);
+        self.clients[key].stage == Stage::Open
+    }
+
+    fn requester_of_client(&self, key: DnsClientKey) -> Requester {
+        let client = &self.clients[key];
+        let ends = client.origin.ends(client.framed.socket());
+        Requester {
+            service: client.service,
+            client: client.origin.client,
+            destination: ends.map(|ends| ends.destination),
+            party: if client.refused { Party::Refused } else { Party::Admitted },
+            hops: client.origin.next_hop(),
+            origin: Origin::Stream(key),
+            keepalive: false,
+        }
+    }
+
+    fn count_client_bytes(&self, cx: &Context, key: DnsClientKey, bytes: usize) {
+        let client = &self.clients[key];
+        self.services[client.service].service.live.counters.of(cx.id).bytes_in.add(bytes as u64);
+    }
+
+    fn send_to_client(&mut self, cx: &mut Context, key: DnsClientKey) -> Sent {
+        let client = &mut self.clients[key];
+        if client.stage == Stage::Over {
+            return Sent::Broken;
+        }
+        let was_slow = client.is_slow();
+        let Ok(count) = client.framed.flush() else {
+            self.close_client(cx, key);
+            return Sent::Broken;
+        };
+        if count > 0 {
+            client.active_at = cx.now;
+            let counters = self.services[client.service].service.live.counters.of(cx.id);
+            counters.bytes_out.add(count as u64);
+        }
+        let client = &self.clients[key];
+        if was_slow && !client.is_slow() {
+            // Reading of its streams had paused.
+            for at in client.streams.clone() {
+                self.resume_stream(cx, at);
+            }
+        }
+        Sent::Well
+    }
+
+    fn receive_from_client(&mut self, cx: &mut Context, key: DnsClientKey) {
+        let mut buffer = self.take_buffer();
+        let client = &mut self.clients[key];
+        match client.framed.receive(&mut buffer) {
+            Ok(Received::Some | Received::Blocked) => {}
+            Ok(Received::End) => client.ended = true,
+            Err(_) => self.close_client(cx, key),
+        }
+        self.buffer = buffer;
+    }
+
+    /// Closes a client that sends no more after its last response; while the program drains, any idle client.
+    fn close_client_if_done(&mut self, cx: &mut Context, key: DnsClientKey) {
+        let client = &self.clients[key];
+        if client.is_idle() && (client.ended || (cx.draining && client.has_queried)) {
+            self.close_client(cx, key);
+        }
+    }
+
+    /// Counts one more outstanding query of a client.
+    pub(super) fn begin_client_query(&mut self, key: DnsClientKey) {
+        if let Some(client) = self.open_client(key) {
+            client.outstanding += 1;
+        }
+    }
+
+    /// Counts one outstanding query of a client less, with or without a response.
+    pub(super) fn end_client_query(&mut self, key: DnsClientKey) {
+        if let Some(client) = self.open_client(key) {
+            client.outstanding = client.outstanding.saturating_sub(1);
+            self.queue_client(key);
+        }
+    }
+
+    /// Queues a response for a client.
+    pub(super) fn respond_to_client(&mut self, key: DnsClientKey, response: &[u8]) {
+        if let Some(client) = self.open_client(key) {
+            client.framed.queue_message(response);
+            self.queue_client(key);
+        }
+    }
+
+    /// Closes a client after all queued messages. There is no other sign that the rest of a transfer is
+    /// missing.
+    pub(super) fn dismiss_client(&mut self, key: DnsClientKey) {
+        if let Some(client) = self.open_client(key) {
+            client.ended = true;
+            self.queue_client(key);
+        }
+    }
+
+    /// Closes a client that does not speak DNS.
+    pub(super) fn abandon_client(&mut self, cx: &mut Context, key: DnsClientKey) {
+        if self.open_client(key).is_some() {
+            self.close_client(cx, key);
+        }
+    }
+
+    /// Returns a client that is not closed.
+    pub(super) fn open_client(&mut self, key: DnsClientKey) -> Option<&mut Client> {
+        let client = self.clients.get_mut(key)?;
+        (client.stage != Stage::Over).then_some(&mut **client)
+    }
+
+    /// The origin of a client and its socket, for the preamble to a server.
+    pub(super) fn client_origin(&self, key: DnsClientKey) -> Option<(&ClientOrigin, &OwnedFd)> {
+        self.clients.get(key).map(|client| (&client.origin, client.framed.socket()))
+    }
+
+    fn close_client(&mut self, cx: &mut Context, key: DnsClientKey) {
+        let client = &mut self.clients[key];
+        if std::mem::replace(&mut client.stage, Stage::Over) == Stage::Over {
+            return;
+        }
+        self.client_timers.clear(key);
+        self.clients_over.push(key);
+        self.abandon_transfers(cx, key);
+        for at in std::mem::take(&mut self.clients[key].streams) {
+            self.close_stream(cx, at);
+        }
+    }
+
+    /// Handles a deadline: for the preamble, of a tarpit, or of an idle client.
+    pub(super) fn on_client_deadline(&mut self, cx: &mut Context, key: DnsClientKey) {
+        let Some(client) = self.clients.get(key) else { return };
+        let settings = self.client_settings(key);
+        let counters = self.services[client.service].service.live.counters.of(cx.id);
+        match client.stage {
+            Stage::Over => return,
+            Stage::Tarpit => {}
+            Stage::Preamble => counters.greeting_timeouts.one(),
+            Stage::Open => {
+                // Servers have timeouts of their own, unlike clients that do not read their responses.
+                let waits = client.outstanding > 0 && client.framed.waiting() == 0;
+                let idle = client_idle_timeout(cx, &settings);
+                if idle.is_none_or(|idle| cx.now.since(client.active_at) < idle) {
+                    return self.arm_client(cx, key, &settings);
+                }
+                if waits {
+                    self.clients[key].active_at = cx.now;
+                    return self.arm_client(cx, key, &settings);
+                }
+                counters.idle_timeouts.one();
+            }
+        }
+        self.close_client(cx, key);
+    }
+
+    /// Shortens the idle time of a client, because the program drains.
+    pub(super) fn drain_client(&mut self, cx: &Context, key: DnsClientKey) {
+        let settings = self.client_settings(key);
+        if self.clients[key].stage == Stage::Open {
+            self.clients[key].active_at = cx.now;
+            self.arm_client(cx, key, &settings);
+        }
+        self.queue_client(key);
+    }
 }
 
-fn open_of(cx: &Context, client: &Client, served: &Served) -> Open {
-    let peer = client.told.client;
-    Open {
-        number: open::number(cx, client.number),
-        service: served.service.name.clone(),
-        client: peer.ip(),
-        client_port: (peer.port() > 0).then_some(peer.port()),
-        server: None,
-        stage: match client.stage {
-            Stage::Greeting => "greeting",
-            Stage::Tarpit => "tarpit",
-            Stage::Open if client.outstanding > 0 => "dns questions",
-            Stage::Open => "dns idle",
-            Stage::Over => "over",
-        },
-        idle: cx.now.since(client.active_at),
-        client_socket: Some(client.framed.socket.as_raw_fd()),
-        server_socket: None,
-        to_client: client.framed.waiting(),
-        to_server: 0,
-    }
+/// Returns the idle time of clients.
+fn client_idle_timeout(cx: &Context, settings: &Settings) -> Option<Duration> {
+    if cx.draining { Some(DRAIN_IDLE) } else { settings.options.idle_timeout }
 }

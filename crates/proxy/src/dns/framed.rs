@@ -1,40 +1,53 @@
-//! A stream socket with what came and was not used yet, and what waits to be sent. DNS over it has a length before each
-//! message (RFC 1035, section 4.2.2).
+//! A stream socket with what came and was not used yet, and what waits to be sent. DNS over it has a length
+//! before each message (RFC 1035, section 4.2.2).
 
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-/// What a receive brought.
+/// Result of a receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    /// Bytes; perhaps there are more.
+    /// Bytes, and there may be more.
     Some,
-    /// Nothing more for now.
+    /// Currently nothing.
     Blocked,
-    /// The other side sends no more.
+    /// The end of the stream.
     End,
 }
 
-/// The socket.
+/// A stream socket with its buffers.
 #[derive(Debug)]
 pub(super) struct Framed {
-    pub(super) socket: OwnedFd,
-    pub(super) inbox: Vec<u8>,
-    /// How much of the inbox was used.
+    socket: OwnedFd,
+    inbox: Vec<u8>,
+    /// Length of the used part of the inbox.
     used: usize,
     outbox: Vec<u8>,
-    /// How much of the outbox was sent.
+    /// Length of the sent part of the outbox.
     sent: usize,
-    /// Messages that wait until the other side takes the session, where it has to.
+    /// Messages held until the other side accepts the session, where required.
     held: Option<Vec<u8>>,
-    /// There may be something to receive.
-    pub(super) readable: bool,
+    /// Set if there may be something to receive.
+    readable: bool,
 }
 
 impl Framed {
     pub(super) fn new(socket: OwnedFd) -> Self {
         Self { socket, inbox: Vec::new(), used: 0, outbox: Vec::new(), sent: 0, held: None, readable: true }
+    }
+
+    pub(super) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// Returns whether there may be something to receive.
+    pub(super) fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    pub(super) fn set_readable(&mut self) {
+        self.readable = true;
     }
 
     /// Receives once.
@@ -58,19 +71,19 @@ impl Framed {
         }
     }
 
-    /// What came and was not used yet.
+    /// Received bytes that are not used yet.
     pub(super) fn pending(&self) -> &[u8] {
         &self.inbox[self.used..]
     }
 
-    /// The first bytes were used.
+    /// Removes the first bytes.
     pub(super) fn consume(&mut self, count: usize) {
         self.used = (self.used + count).min(self.inbox.len());
         if self.used == self.inbox.len() {
             self.inbox.clear();
             self.used = 0;
-            // One large message does not hold its memory for all that follow.
-            if self.inbox.capacity() > super::READ_BYTES {
+            // The memory of one large message is not held for ever.
+            if self.inbox.capacity() > crate::dns::READ_BYTES {
                 self.inbox = Vec::new();
             }
         }
@@ -83,7 +96,7 @@ impl Framed {
         }
     }
 
-    /// Puts the next whole message into `message`; whether there was one.
+    /// Puts the next complete message into `message`, and returns whether there was one.
     pub(super) fn take_message(&mut self, message: &mut Vec<u8>) -> bool {
         let pending = self.pending();
         let Some((length, rest)) = pending.split_first_chunk::<2>() else { return false };
@@ -95,12 +108,12 @@ impl Framed {
         true
     }
 
-    /// Bytes to be sent.
+    /// Queues bytes.
     pub(super) fn queue(&mut self, bytes: &[u8]) {
         self.outbox.extend_from_slice(bytes);
     }
 
-    /// A message to be sent, with its length before it.
+    /// Queues a message, preceded by its length.
     pub(super) fn queue_message(&mut self, message: &[u8]) {
         let length = message.len().min(usize::from(u16::MAX)) as u16;
         let queue = self.held.as_mut().unwrap_or(&mut self.outbox);
@@ -108,23 +121,23 @@ impl Framed {
         queue.extend_from_slice(&message[..usize::from(length)]);
     }
 
-    /// Messages wait from now on, until they are let go.
+    /// Holds messages from now on.
     pub(super) fn hold(&mut self) {
         self.held.get_or_insert_default();
     }
 
-    /// What was held goes out.
+    /// Releases the held messages.
     pub(super) fn let_go(&mut self) {
         let held = self.held.take().unwrap_or_default();
         self.queue(&held);
     }
 
-    /// How many bytes wait to be sent.
+    /// Returns the number of bytes that wait to be sent.
     pub(super) fn waiting(&self) -> usize {
         self.outbox.len() - self.sent + self.held.as_ref().map_or(0, Vec::len)
     }
 
-    /// Sends what it can; how many bytes that were.
+    /// Sends as much as possible, and returns the number of bytes.
     pub(super) fn flush(&mut self) -> Result<usize, Errno> {
         let mut total = 0;
         while self.sent < self.outbox.len() {
@@ -141,10 +154,10 @@ impl Framed {
         if self.sent == self.outbox.len() {
             self.outbox.clear();
             self.sent = 0;
-            if self.outbox.capacity() > super::READ_BYTES {
+            if self.outbox.capacity() > crate::dns::READ_BYTES {
                 self.outbox = Vec::new();
             }
-        } else if self.sent > super::READ_BYTES {
+        } else if self.sent > crate::dns::READ_BYTES {
             self.outbox.drain(..self.sent);
             self.sent = 0;
         }

@@ -1,14 +1,17 @@
-//! Where questions come by datagrams.
+//! Listeners for datagrams.
 
-use super::answers::{self, Way};
-use super::query::{self, Asker, Origin, Party};
+pub(super) mod responses;
+
+use crate::context::Context;
+use crate::context::keys::{DnsListenerKey, DnsServiceKey};
 use crate::context::ready::Ready;
 use crate::context::registry::Token;
+use crate::dns::query::{self};
+use crate::dns::{Dns, Origin, Party, Requester, ReturnPath};
 use crate::io::batch::{BATCH, Batch, Local, Names};
 use crate::service::hops::{HOPS_MAX, note_loop};
 use crate::service::preamble;
 use crate::service::{Refusal, Service, Settings};
-use crate::worker::Worker;
 use evener_core::Time;
 use evener_core::wire::proxy::{self, Ends};
 use rustix::fd::{AsFd, OwnedFd};
@@ -16,230 +19,255 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// After so many batches others have their turn.
+/// Maximum number of batches before others have their turn.
 const BATCHES_MAX: usize = 4;
 
-/// A listener of a worker for datagrams.
+/// A listener for datagrams.
 pub(super) struct Listener {
     id: u64,
-    pub(super) service: usize,
-    /// Tells it from one that has its place later.
-    pub(super) serial: u32,
-    pub(super) socket: OwnedFd,
+    service: DnsServiceKey,
+    socket: OwnedFd,
     local: Local,
     bound: Option<SocketAddr>,
-    /// Questions that came here and are under way.
-    under_way: u32,
-    /// Since when it is to close once they are over.
+    /// Outstanding queries of this listener.
+    queries: u32,
+    /// The time since which it has been leaving.
     leaving: Option<Time>,
 }
 
-/// Questions come to this socket from now on.
-pub(crate) fn listen(worker: &mut Worker, id: u64, service: &Arc<Service>, socket: OwnedFd, local: Local) {
-    let (service, serial) = (worker.dns.place_of(service), worker.cx.number());
-    let bound = preamble::local_address(&socket);
-    let listener = Listener { id, service, serial, socket, local, bound, under_way: 0, leaving: None };
-    let index = worker.dns.listeners.insert(listener);
-    super::tend(worker);
-    if worker.cx.registry.register(&worker.dns.listeners[index].socket, Token::DnsListener(index)).is_ok() {
-        on_listener_event(worker, index);
+impl Listener {
+    pub(super) fn service(&self) -> DnsServiceKey {
+        self.service
     }
 }
 
-/// Gives a listener's socket to somebody else, if there is such a listener. Answers that wait go out first; questions that
-/// are under way get none.
-pub(crate) fn release(worker: &mut Worker, id: u64) -> Option<(OwnedFd, Local)> {
-    let (index, _) = worker.dns.listeners.iter().find(|(_, listener)| listener.id == id)?;
-    answers::flush(worker);
-    let listener = worker.dns.listeners.try_remove(index)?;
-    worker.cx.registry.deregister(&listener.socket);
-    super::tend(worker);
-    Some((listener.socket, listener.local))
-}
-
-/// Another service has this listener; whether it is one of DNS. Questions that are under way are answered.
-pub(crate) fn assign(worker: &mut Worker, id: u64, service: &Arc<Service>) -> bool {
-    let Some((index, _)) = worker.dns.listeners.iter().find(|(_, listener)| listener.id == id) else {
-        return false;
-    };
-    let place = worker.dns.place_of(service);
-    worker.dns.listeners[index].service = place;
-    super::tend(worker);
-    true
-}
-
-/// A question that came this way is under way.
-pub(super) fn begun(worker: &mut Worker, way: &Way) {
-    if let Some(listener) = of(worker, way) {
-        listener.under_way += 1;
-    }
-}
-
-/// It is over.
-pub(super) fn over(worker: &mut Worker, way: &Way) {
-    if let Some(listener) = of(worker, way) {
-        listener.under_way = listener.under_way.saturating_sub(1);
-    }
-}
-
-/// The listener that a question came to, if it is still there.
-fn of<'a>(worker: &'a mut Worker, way: &Way) -> Option<&'a mut Listener> {
-    worker.dns.listeners.get_mut(way.listener).filter(|listener| listener.serial == way.serial)
-}
-
-/// A listener closes as soon as its questions are over. What comes meanwhile is answered: a successor cannot have the
-/// address before.
-pub(crate) fn leave(worker: &mut Worker, id: u64) {
-    let now = worker.cx.now;
-    for (_, listener) in worker.dns.listeners.iter_mut().filter(|(_, listener)| listener.id == id) {
-        listener.leaving.get_or_insert(now);
-        worker.dns.is_leaving = true;
-    }
-}
-
-/// All listeners close so.
-pub(super) fn leave_all(worker: &mut Worker) {
-    let ids: Vec<u64> = worker.dns.listeners.iter().map(|(_, listener)| listener.id).collect();
-    ids.into_iter().for_each(|id| leave(worker, id));
-}
-
-/// Whether a listener that is to close takes no more questions: under load one would follow the other without end. By then
-/// all that came before it was to close are over.
-fn is_deaf(worker: &Worker, listener: &Listener) -> bool {
-    let Some(since) = listener.leaving else { return false };
-    let settings = worker.dns.services[listener.service].service.settings.load();
-    let open = query::spec(&settings).map_or(Duration::ZERO, |spec| spec.query_timeout * (spec.retries + 1));
-    worker.cx.now.since(since) >= open
-}
-
-/// Closes those that are to close, and have no questions under way.
-pub(super) fn close_left(worker: &mut Worker) {
-    if !worker.dns.is_leaving {
-        return;
-    }
-    let is_idle = |listener: &Listener| listener.leaving.is_some() && listener.under_way == 0;
-    let idle = worker.dns.listeners.iter().filter(|(_, listener)| is_idle(listener));
-    let idle: Vec<usize> = idle.map(|(index, _)| index).collect();
-    for index in idle {
-        if take_in_rest(worker, index) {
-            // Their answers go out first.
-            worker.cx.ready.push(Ready::DnsListener(index));
-            continue;
-        }
-        let listener = worker.dns.listeners.remove(index);
-        worker.cx.registry.deregister(&listener.socket);
-        if !worker.cx.draining {
-            // While the program drains, TCP clients may still need the connections that stand with servers.
-            super::tend(worker);
+impl Dns {
+    /// Adds a listener.
+    pub(crate) fn listen(
+        &mut self,
+        cx: &mut Context,
+        id: u64,
+        service: &Arc<Service>,
+        socket: OwnedFd,
+        local: Local,
+    ) {
+        let service = self.service_key(service);
+        let bound = preamble::local_address(&socket);
+        let listener = Listener { id, service, socket, local, bound, queries: 0, leaving: None };
+        let key = self.listeners.insert(listener);
+        self.note_change();
+        if cx.registry.register(&self.listeners[key].socket, Token::DnsListener(key)).is_ok() {
+            self.on_listener_event(cx, key);
         }
     }
-    worker.dns.is_leaving = worker.dns.listeners.iter().any(|(_, listener)| listener.leaving.is_some());
-}
 
-/// Takes in what waits in the queue of a listener; whether there was something.
-fn take_in_rest(worker: &mut Worker, index: usize) -> bool {
-    let listener = &worker.dns.listeners[index];
-    if is_deaf(worker, listener) {
-        return false;
+    /// Removes a listener and returns its socket, if there is such a listener. Queued responses are sent
+    /// first. Outstanding queries get none.
+    pub(crate) fn release(&mut self, cx: &mut Context, id: u64) -> Option<(OwnedFd, Local)> {
+        let (key, _) = self.listeners.iter().find(|(_, listener)| listener.id == id)?;
+        self.flush_responses(cx);
+        let listener = self.listeners.remove(key)?;
+        cx.registry.deregister(&listener.socket);
+        self.note_change();
+        Some((listener.socket, listener.local))
     }
-    let mut batch = worker.dns.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
-    let received = batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local);
-    let count = received.unwrap_or_default();
-    take_in(worker, index, &mut batch, count);
-    worker.dns.inbound = Some(batch);
-    count > 0
-}
 
-/// Clients asked something.
-pub(crate) fn on_listener_event(worker: &mut Worker, index: usize) {
-    if worker.dns.listeners.get(index).is_some_and(|listener| is_deaf(worker, listener)) {
-        return;
+    /// Assigns a listener to another service, and returns whether it is one of DNS. Outstanding queries get
+    /// their responses.
+    pub(crate) fn assign(&mut self, id: u64, service: &Arc<Service>) -> bool {
+        let Some((key, _)) = self.listeners.iter().find(|(_, listener)| listener.id == id) else {
+            return false;
+        };
+        let service = self.service_key(service);
+        self.listeners[key].service = service;
+        self.note_change();
+        true
     }
-    let mut batch = worker.dns.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
-    let emptied = (0..BATCHES_MAX).any(|_| {
-        let Some(listener) = worker.dns.listeners.get(index) else { return true };
-        match batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local) {
-            Ok(count) => {
-                take_in(worker, index, &mut batch, count);
-                count < BATCH
+
+    /// Counts one more outstanding query of a listener.
+    pub(super) fn begin_listener_query(&mut self, path: &ReturnPath) {
+        if let Some(listener) = self.listener_of(path) {
+            listener.queries += 1;
+        }
+    }
+
+    /// Counts one less.
+    pub(super) fn end_listener_query(&mut self, path: &ReturnPath) {
+        if let Some(listener) = self.listener_of(path) {
+            listener.queries = listener.queries.saturating_sub(1);
+        }
+    }
+
+    /// The listener that a query came to, if it is still there.
+    fn listener_of(&mut self, path: &ReturnPath) -> Option<&mut Listener> {
+        self.listeners.get_mut(path.listener)
+    }
+
+    /// Closes a listener as soon as its queries are finished. New queries are served meanwhile, because no
+    /// successor can have the address before.
+    pub(crate) fn leave(&mut self, cx: &Context, id: u64) {
+        let now = cx.now;
+        for (_, listener) in self.listeners.iter_mut().filter(|(_, listener)| listener.id == id) {
+            listener.leaving.get_or_insert(now);
+            self.is_leaving = true;
+        }
+    }
+
+    /// Closes all listeners in this manner.
+    pub(super) fn leave_all(&mut self, cx: &Context) {
+        let ids: Vec<u64> = self.listeners.iter().map(|(_, listener)| listener.id).collect();
+        ids.into_iter().for_each(|id| self.leave(cx, id));
+    }
+
+    /// Returns whether a leaving listener takes no more queries. Under load it would never be without any. By
+    /// then all queries from before are finished.
+    fn is_deaf(&self, cx: &Context, listener: &Listener) -> bool {
+        let Some(since) = listener.leaving else { return false };
+        let settings = self.services[listener.service].service.settings.load();
+        let open =
+            query::spec(&settings).map_or(Duration::ZERO, |spec| spec.query_timeout * (spec.retries + 1));
+        cx.now.since(since) >= open
+    }
+
+    /// Closes the leaving listeners without outstanding queries.
+    pub(super) fn close_left(&mut self, cx: &mut Context) {
+        if !self.is_leaving {
+            return;
+        }
+        let is_idle = |listener: &Listener| listener.leaving.is_some() && listener.queries == 0;
+        let idle = self.listeners.keys(is_idle);
+        for key in idle {
+            if self.take_in_rest(cx, key) {
+                // The responses are sent first.
+                cx.ready.push(Ready::DnsListener(key));
+                continue;
             }
-            // The socket is not connected, so this concerns nobody in particular.
-            Err(_) => false,
+            if let Some(listener) = self.listeners.remove(key) {
+                cx.registry.deregister(&listener.socket);
+            }
+            if !cx.draining {
+                // While the program drains, TCP clients may still need the persistent connections.
+                self.note_change();
+            }
         }
-    });
-    if !emptied {
-        worker.cx.ready.push(Ready::DnsListener(index));
+        self.is_leaving = self.listeners.iter().any(|(_, listener)| listener.leaving.is_some());
     }
-    worker.dns.inbound = Some(batch);
-}
 
-fn take_in(worker: &mut Worker, index: usize, batch: &mut Batch, count: usize) {
-    if count == 0 {
-        return;
+    /// Takes the queries that wait in a listener's queue, and returns whether there were any.
+    fn take_in_rest(&mut self, cx: &mut Context, key: DnsListenerKey) -> bool {
+        let listener = &self.listeners[key];
+        if self.is_deaf(cx, listener) {
+            return false;
+        }
+        let mut batch = self.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
+        let received = batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local);
+        let count = received.unwrap_or_default();
+        self.take_in(cx, key, &mut batch, count);
+        self.inbound = Some(batch);
+        count > 0
     }
-    let place = worker.dns.listeners[index].service;
-    let service = Arc::clone(&worker.dns.services[place].service);
-    let settings = service.settings.load_full();
-    let bytes: usize = (0..count).map(|at| batch.len(at)).sum();
-    let counters = service.live.counters.of(worker.cx.id);
-    counters.datagrams_in.add(count as u64);
-    counters.bytes_in.add(bytes as u64);
-    for at in 0..count {
-        let Some(asker) = asker_of(worker, index, batch, at, &settings) else { continue };
-        query::ask(worker, &settings, &asker, batch.bytes_of(at));
-    }
-}
 
-/// Whose datagram `at` is. What stands before us tells of its client in each one; `None` when it does not, or when the
-/// client may not come in.
-fn asker_of(
-    worker: &Worker,
-    index: usize,
-    batch: &mut Batch,
-    at: usize,
-    settings: &Settings,
-) -> Option<Asker> {
-    let listener = &worker.dns.listeners[index];
-    let service = &worker.dns.services[listener.service].service;
-    let counters = service.live.counters.of(worker.cx.id);
-    let sender = batch.sender(at)?;
-    let local = if listener.local == Local::Each { batch.local(at) } else { None };
-    if listener.local == Local::Each && batch.is_for_all(at) && !worker.cx.takes_broadcasts_of(sender) {
-        return None;
+    /// Receives queries.
+    pub(crate) fn on_listener_event(&mut self, cx: &mut Context, key: DnsListenerKey) {
+        if self.listeners.get(key).is_some_and(|listener| self.is_deaf(cx, listener)) {
+            return;
+        }
+        let mut batch = self.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
+        let emptied = (0..BATCHES_MAX).any(|_| {
+            let Some(listener) = self.listeners.get(key) else { return true };
+            match batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local) {
+                Ok(count) => {
+                    self.take_in(cx, key, &mut batch, count);
+                    count < BATCH
+                }
+                // The socket is not connected, so the error belongs to no particular client.
+                Err(_) => false,
+            }
+        });
+        if !emptied {
+            cx.ready.push(Ready::DnsListener(key));
+        }
+        self.inbound = Some(batch);
     }
-    let own = listener.bound.map(|bound| SocketAddr::new(local.unwrap_or(bound.ip()), bound.port()));
-    let mut ends = own.map(|destination| Ends { source: sender, destination });
-    let mut hops = 0;
-    if settings.is_proxy(sender.ip()) {
-        let Ok(Some(header)) = proxy::parse(batch.bytes_of(at)) else {
-            counters.drop_greeting.one();
+
+    fn take_in(&mut self, cx: &mut Context, key: DnsListenerKey, batch: &mut Batch, count: usize) {
+        if count == 0 {
+            return;
+        }
+        let service = self.listeners[key].service;
+        let service = Arc::clone(&self.services[service].service);
+        let settings = service.settings.load_full();
+        let bytes: usize = (0..count).map(|at| batch.len(at)).sum();
+        let counters = service.live.counters.of(cx.id);
+        counters.datagrams_in.add(count as u64);
+        counters.bytes_in.add(bytes as u64);
+        for at in 0..count {
+            let Some(requester) = self.requester_of_datagram(cx, key, batch, at, &settings) else { continue };
+            self.take_query(cx, &settings, &requester, batch.bytes_of(at));
+        }
+    }
+
+    /// Returns the requester of datagram `at`; `None` if the client is refused without a response, or a proxy
+    /// does not name it. Proxies name the client in each datagram.
+    fn requester_of_datagram(
+        &self,
+        cx: &Context,
+        key: DnsListenerKey,
+        batch: &mut Batch,
+        at: usize,
+        settings: &Settings,
+    ) -> Option<Requester> {
+        let listener = &self.listeners[key];
+        let service = &self.services[listener.service].service;
+        let counters = service.live.counters.of(cx.id);
+        let sender = batch.sender(at)?;
+        let local = if listener.local == Local::Each { batch.local(at) } else { None };
+        if listener.local == Local::Each && batch.is_for_all(at) && !cx.takes_broadcasts_of(sender) {
+            return None;
+        }
+        let local_address =
+            listener.bound.map(|bound| SocketAddr::new(local.unwrap_or(bound.ip()), bound.port()));
+        let mut ends = local_address.map(|destination| Ends { source: sender, destination });
+        let mut hops = 0;
+        if settings.is_proxy(sender.ip()) {
+            let Ok(Some(header)) = proxy::parse(batch.bytes_of(at)) else {
+                counters.drop_greeting.one();
+                return None;
+            };
+            let length = header.length;
+            if header.extras.hops >= HOPS_MAX {
+                note_loop(cx, service);
+                return None;
+            }
+            hops = header.extras.hops + 1;
+            ends = header.ends.or(ends);
+            batch.strip(at, length);
+        }
+        let client = ends.map_or(sender, |ends| ends.source);
+        let party = party_of(client, settings);
+        if party != Some(Party::Admitted) {
+            counters.denied.one();
+        }
+        let Some(party) = party else {
+            counters.drop_denied.one();
             return None;
         };
-        let length = header.length;
-        if header.extras.hops >= HOPS_MAX {
-            note_loop(&worker.cx, service);
-            return None;
-        }
-        hops = header.extras.hops + 1;
-        ends = header.ends.or(ends);
-        batch.strip(at, length);
+        let path = ReturnPath { listener: key, address: sender, local };
+        let destination = ends.map(|ends| ends.destination);
+        let origin = Origin::Datagram(path);
+        Some(Requester {
+            service: listener.service,
+            client,
+            destination,
+            party,
+            hops,
+            origin,
+            keepalive: false,
+        })
     }
-    let client = ends.map_or(sender, |ends| ends.source);
-    let party = party_of(client, settings);
-    if party != Some(Party::Admitted) {
-        counters.denied.one();
-    }
-    let Some(party) = party else {
-        counters.drop_denied.one();
-        return None;
-    };
-    let way = Way { listener: index, serial: listener.serial, address: sender, local };
-    let destination = ends.map(|ends| ends.destination);
-    let origin = Origin::Datagram(way);
-    Some(Asker { service: listener.service, client, destination, party, hops, origin, keepalive: false })
 }
 
-/// What the access list makes of a client; `None` when it is not heard.
+/// Returns the verdict of the access list on a client; `None` if it gets no response.
 fn party_of(client: SocketAddr, settings: &Settings) -> Option<Party> {
     if settings.permits(client.ip()) {
         return Some(Party::Admitted);

@@ -1,17 +1,24 @@
-//! A question: taken in, answered from what is kept, or given to a server; and to another one when that stays silent.
+//! Queries: from the cache, or to one server after another until one responds.
 
-use super::alter::{self, Altered};
-use super::answers::Way;
-use super::attempt::{self, EarlierTry};
-use super::failure::fail;
-use super::ids::Tried;
-use super::{choose, client, failure, hop, listener, reply, sockets, standing, stream, transfers, twins};
+mod alter;
+mod attempt;
+mod choose;
+mod coalesce;
+pub(super) mod declined;
+mod failure;
+mod hop;
+mod response;
+pub(super) mod transfers;
+
+use crate::context::Context;
+use crate::context::keys::{DnsSocketKey, DnsStreamKey, PersistentKey, QueryKey};
 use crate::context::report::Report;
+use crate::dns::query::alter::Altered;
+use crate::dns::query::attempt::EarlierTry;
+use crate::dns::{Dns, Origin, Party, Requester};
+use crate::service::Settings;
 use crate::service::admission;
 use crate::service::hops::{HOPS_MAX, note_loop};
-use crate::service::{Backend, Settings};
-use crate::worker::Worker;
-use evener_core::Time;
 use evener_core::attempt::{Attempt, Cost};
 use evener_core::clients::ClientRecord;
 use evener_core::dns::{Freshness, RateVerdict};
@@ -19,523 +26,521 @@ use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry, NoServer};
 use evener_core::spec::{self, Dialect, DnsSpec};
 use evener_core::wire::dns::{self as wire, QueryError, Transfer};
-use evener_core::wire::proxy::Ends;
-use std::net::SocketAddr;
+use evener_core::{ServerId, Time};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Questions hold so many bytes each on average, or there are fewer of them.
+/// Average size of outstanding queries; with larger ones there can be fewer of them.
 const BYTES_HELD: usize = 512;
-/// A transfer of which no message came for so long is over, or broke off.
+/// Time without a message after which a transfer counts as finished or broken off.
 pub(super) const TRANSFER_PAUSE: Duration = Duration::from_secs(30);
 
-/// How a question came, and so how its answer goes.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Origin {
-    Datagram(Way),
-    /// On the connection at this place; the number tells it from one that has the place later.
-    Stream {
-        client: usize,
-        number: u32,
-    },
-}
-
-impl Origin {
-    /// How its server is asked, too.
-    pub(super) const fn transport(self) -> spec::Transport {
-        match self {
-            Self::Datagram(_) => spec::Transport::Datagram,
-            Self::Stream { .. } => spec::Transport::Stream,
-        }
-    }
-}
-
-/// Who asks.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Asker {
-    pub(super) service: usize,
-    /// As far as we are told.
-    pub(super) client: SocketAddr,
-    /// What the client sent to.
-    pub(super) destination: Option<SocketAddr>,
-    pub(super) party: Party,
-    /// How many instances of Evener passed it on with us, as far as a PROXY header tells.
-    pub(super) hops: u8,
-    pub(super) origin: Origin,
-    /// Asks in this query for how long its TCP connection may be idle.
-    pub(super) keepalive: bool,
-}
-
-/// What the access list makes of a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Party {
-    Admitted,
-    /// It is refused, but there is a pool for such.
-    Refused,
-    /// It is refused, and told so.
-    Rejected,
-}
-
-impl Asker {
-    /// Where its servers are; nowhere when a reload took away the pool of those who are refused.
-    pub(super) fn backend<'a>(&self, settings: &'a Settings) -> Option<&'a Backend> {
-        match self.party {
-            Party::Admitted => settings.backends.first(),
-            Party::Refused => settings.refused(),
-            Party::Rejected => None,
-        }
-    }
-
-    /// Whether its server is told of it.
-    pub(super) fn is_told_of(&self, settings: &Settings) -> bool {
-        self.backend(settings).is_some_and(|backend| backend.send_proxy.is_some())
-    }
-
-    /// Both ends, for servers that are told.
-    pub(super) fn ends(&self) -> Option<Ends> {
-        self.destination.map(|destination| Ends { source: self.client, destination })
-    }
-}
-
-/// Where a question waits for its answer.
+/// The response that a query waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waits {
     Nowhere,
-    AtSocket(usize),
-    AtStream(usize),
-    AtStanding(usize),
-    /// For the answer to another question, which asks the same.
+    AtSocket(DnsSocketKey),
+    AtStream(DnsStreamKey),
+    AtPersistent(PersistentKey),
+    /// The response to an equal query.
     AtQuery,
-    /// Until fewer transfers of its client are under way.
+    /// The end of other transfers of its client.
     ForTurn,
 }
 
-/// A question that is under way.
+/// An outstanding query.
 pub(super) struct Query {
-    pub(super) asker: Asker,
-    pub(super) view: wire::Query,
-    /// As it was asked, but for its ID: that is the one for the server.
-    pub(super) message: Vec<u8>,
+    requester: Requester,
+    view: wire::Query,
+    /// The message of the client, with the ID for the server.
+    message: Vec<u8>,
     /// The client's ID.
-    pub(super) id: u16,
-    /// What the server gets, where that is something else.
-    pub(super) altered: Option<Altered>,
-    pub(super) choice: Option<Choice>,
-    /// Where it is written down what the client does.
-    pub(super) record: Option<Arc<ClientRecord>>,
-    pub(super) waits: Waits,
-    pub(super) sent_at: Time,
-    /// Tries that may still be answered.
-    pub(super) earlier: Vec<EarlierTry>,
-    /// An earlier try was waited for instead of another one.
-    pub(super) was_resumed: bool,
-    /// Servers that did not answer, or cannot take it.
-    pub(super) attempt: Attempt,
-    /// Those of them that cannot.
-    pub(super) unfit: Tried,
-    /// How many more servers may be waited for.
-    pub(super) retries: u32,
-    /// What a server said that declined, while others are asked.
-    pub(super) declined: Option<Vec<u8>>,
-    /// When nobody else is left, who was silent may be asked again.
+    id: u16,
+    /// The message for the server, if it differs.
+    altered: Option<Altered>,
+    choice: Option<Choice>,
+    /// The record of the client.
+    record: Option<Arc<ClientRecord>>,
+    waits: Waits,
+    sent_at: Time,
+    /// Earlier attempts that a response may still come to.
+    earlier: Vec<EarlierTry>,
+    /// An earlier attempt was resumed instead of a new one.
+    was_resumed: bool,
+    /// Servers that did not respond, or cannot take the query.
+    attempt: Attempt,
+    /// The servers that cannot take the query.
+    unfit: Vec<ServerId>,
+    /// Number of further servers to wait for.
+    retries: u32,
+    /// The response of a server that declined, while others are queried.
+    declined: Option<Vec<u8>>,
+    /// If no server is left, silent ones may be queried again.
     may_repeat: bool,
-    /// How often a connection that others had used ended under it, which is nobody's fault.
-    pub(super) cut_short: u32,
-    /// Questions that wait for its answer, and by what they found it.
-    pub(super) followers: Vec<usize>,
-    pub(super) twin_key: Option<Vec<u8>>,
-    /// Messages that came for it; only a transfer of a zone has several.
-    pub(super) pieces: u32,
-    pub(super) transfer: Transfer,
-    /// It is one of the transfers of its client that are under way.
-    pub(super) has_turn: bool,
+    /// Number of connections used before that ended under it, which is no fault of the server.
+    cut_short: u32,
+    /// Equal queries that wait for its response, and the key that led them here.
+    followers: Vec<QueryKey>,
+    coalesce_key: Option<Vec<u8>>,
+    /// Number of response messages; only transfers of zones have several.
+    pieces: u32,
+    transfer: Transfer,
+    /// Counts among the running transfers of its client.
+    has_turn: bool,
 }
 
 impl Query {
-    /// Whether another server may be asked, though one received it: nothing but a plain query is sure to change nothing there
-    /// (UPDATE: RFC 2136, section 3; NOTIFY; whatever comes).
+    pub(super) fn requester(&self) -> &Requester {
+        &self.requester
+    }
+
+    /// Returns the client's ID.
+    pub(super) fn client_id(&self) -> u16 {
+        self.id
+    }
+
+    /// Returns the server of the current attempt.
+    pub(super) fn server(&self) -> Option<Arc<Entry>> {
+        self.choice.as_ref().map(|choice| Arc::clone(&choice.server))
+    }
+
+    pub(super) fn sent_at(&self) -> Time {
+        self.sent_at
+    }
+
+    pub(super) fn is_waiting(&self, waits: Waits) -> bool {
+        self.waits == waits
+    }
+
+    /// Sets the server's side and the ID of the current attempt.
+    pub(super) fn wait(&mut self, waits: Waits, id: u16) {
+        self.call(id);
+        self.waits = waits;
+    }
+
+    pub(super) fn is_transfer(&self) -> bool {
+        self.view.is_transfer()
+    }
+
+    pub(super) fn has_followers(&self) -> bool {
+        !self.followers.is_empty()
+    }
+
+    /// Returns whether connections used before ended under it this many times.
+    pub(super) fn was_cut_short(&self, times: u32) -> bool {
+        self.cut_short >= times
+    }
+
+    pub(super) fn into_message(self) -> Vec<u8> {
+        self.message
+    }
+
+    /// Returns whether a second server may receive the query. Only plain queries are sure to change nothing
+    /// (UPDATE: RFC 2136, section 3; NOTIFY; future operations).
     pub(super) fn may_repeat_elsewhere(&self) -> bool {
         self.view.opcode() == 0
     }
 }
 
-/// The settings of a service of DNS.
+/// Returns the DNS settings of a service.
 pub(super) fn spec(settings: &Settings) -> Option<&DnsSpec> {
     settings.dns.as_ref().map(|dns| &*dns.spec)
 }
 
-/// How long a server may take to answer.
+/// Returns the time for a server to respond.
 pub(super) fn timeout(settings: &Settings) -> Duration {
     spec(settings).map_or(Duration::MAX, |spec| spec.query_timeout)
 }
 
-/// Takes in a message of a client.
-pub(super) fn ask(worker: &mut Worker, settings: &Settings, asker: &Asker, message: &[u8]) {
-    let (view, asker) = &match hop::read(settings, asker, message) {
-        Ok(read) => read,
-        Err(error) => return refuse(worker, settings, asker, message, error),
-    };
-    let service = Arc::clone(&worker.dns.services[asker.service].service);
-    let counters = service.live.counters.of(worker.cx.id);
-    counters.requests.one();
-    let verdict = rate_verdict(worker, settings, asker);
-    if verdict != RateVerdict::Answer {
-        counters.rate_limited.one();
-        if verdict == RateVerdict::Truncate {
-            let mut out = worker.dns.spare();
-            view.emit_truncated(message, None, &mut out);
-            reply::deliver(worker, asker, &out);
-            worker.dns.give_back(out);
-        }
-        return;
-    }
-    if asker.party == Party::Rejected {
-        return reply::answer_error(worker, asker, view, message, wire::REFUSED);
-    }
-    if view.hops(message) >= HOPS_MAX {
-        note_loop(&worker.cx, &service);
-        return reply::answer_error(worker, asker, view, message, wire::SERVFAIL);
-    }
-    if reply::answer_from_cache(worker, settings, asker, view, message, Freshness::Fresh) {
-        counters.cache_hits.one();
-        return;
-    }
-    let Some(spec) = spec(settings) else { return };
-    let most = spec.outstanding_max.div_ceil(worker.cx.workers as u32);
-    let is_held = worker.dns.held >= most as usize * BYTES_HELD;
-    if worker.dns.services[asker.service].in_flight >= most || is_held {
-        counters.drop_outstanding.one();
-        // Over UDP whoever asks too much hears nothing: it may be somebody else.
-        if matches!(asker.origin, Origin::Stream { .. }) {
-            reply::answer_error(worker, asker, view, message, wire::SERVFAIL);
-        }
-        return;
-    }
-    let slot = begin(worker, settings, asker, view, message, spec.retries);
-    transfers::set_out(worker, settings, slot);
-}
-
-/// What is no question gets no answer, or the shortest one.
-fn refuse(worker: &mut Worker, settings: &Settings, asker: &Asker, message: &[u8], error: QueryError) {
-    let service = Arc::clone(&worker.dns.services[asker.service].service);
-    let counters = service.live.counters.of(worker.cx.id);
-    match error {
-        QueryError::Short | QueryError::Answer => {
-            counters.drop_no_question.one();
-            if let Origin::Stream { client, number } = asker.origin {
-                client::abandon(worker, client, number);
-            }
-        }
-        QueryError::Malformed => {
-            counters.formerr.one();
-            if rate_verdict(worker, settings, asker) == RateVerdict::Answer {
-                let mut out = worker.dns.spare();
-                wire::emit_malformed(message, &mut out);
-                reply::deliver(worker, asker, &out);
-                worker.dns.give_back(out);
-            }
-        }
-    }
-}
-
-/// Whoever asks over TCP is who it says it is.
-fn rate_verdict(worker: &Worker, settings: &Settings, asker: &Asker) -> RateVerdict {
-    let limit = settings.dns.as_ref().and_then(|dns| dns.rate_limit.as_ref());
-    match (limit, asker.origin) {
-        (Some(limit), Origin::Datagram(_)) => limit.ask(asker.client.ip(), worker.cx.now),
-        _ => RateVerdict::Answer,
-    }
-}
-
-fn begin(
-    worker: &mut Worker,
-    settings: &Settings,
-    asker: &Asker,
-    view: &wire::Query,
-    message: &[u8],
-    retries: u32,
-) -> usize {
-    let service = &worker.dns.services[asker.service].service;
-    let record = admission::record_of(service, settings, asker.client.ip(), worker.cx.now);
-    if let Some(record) = &record {
-        if matches!(asker.origin, Origin::Datagram(_)) {
-            record.connected(worker.cx.now);
-        }
-        record.moved(message.len() as u64, 0, worker.cx.now);
-    }
-    let mut copy = worker.dns.spare();
-    copy.extend_from_slice(view.whole(message));
-    let view = view.without_hop_options(&mut copy, hop::cookies(settings, asker));
-    view.count_hop(&mut copy);
-    worker.dns.services[asker.service].in_flight += 1;
-    worker.dns.held += copy.len();
-    match &asker.origin {
-        Origin::Datagram(way) => listener::begun(worker, way),
-        Origin::Stream { client, number } => client::begun(worker, *client, *number),
-    }
-    worker.dns.queries.insert(Query {
-        asker: *asker,
-        view,
-        id: wire::id(&copy),
-        transfer: Transfer::of(&view, &copy),
-        has_turn: false,
-        message: copy,
-        altered: None,
-        choice: None,
-        record,
-        waits: Waits::Nowhere,
-        sent_at: worker.cx.now,
-        earlier: Vec::new(),
-        was_resumed: false,
-        attempt: Attempt::new(),
-        unfit: Tried::new(),
-        retries,
-        declined: None,
-        may_repeat: false,
-        cut_short: 0,
-        followers: Vec::new(),
-        twin_key: None,
-        pieces: 0,
-    })
-}
-
-/// What a server made of a question.
+/// Result of giving a query to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// It is on its way.
+    /// The query is sent.
     Yes,
-    /// This server cannot take this one; nobody is to blame.
+    /// The server cannot take this query, which is no failure.
     Unfit,
-    /// The server cannot be reached; that is reported already.
+    /// The server cannot be reached, which is reported already.
     Failed,
-    /// We have no descriptor, port or place for it.
+    /// No descriptor or port is left.
     NoRoom,
 }
 
-/// Whether a question was given to a server.
+/// Result of dispatching a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Placed {
+pub(super) enum Dispatched {
     Yes,
-    /// It waits for an earlier try, or is over.
+    /// The query waits for an earlier attempt, or is finished.
     No,
 }
 
-/// Gives a question to a server, whichever takes it.
-pub(super) fn place(worker: &mut Worker, settings: &Settings, slot: usize) -> Placed {
-    loop {
-        let query = &worker.dns.queries[slot];
-        let Some(backend) = query.asker.backend(settings) else {
-            fail(worker, settings, slot, None);
-            return Placed::No;
-        };
-        let snapshot = backend.pool.load();
-        let (client, may_repeat) = (query.asker.client.ip(), query.may_repeat);
-        let choice = match choose::choose(worker, &snapshot, slot) {
-            Ok(choice) => choice,
-            Err(_) if may_repeat => {
-                worker.dns.queries[slot].may_repeat = false;
-                if attempt::resume_late(worker, settings, slot) {
-                    return Placed::No;
-                }
-                // Where everybody was asked, what got lost may get through now.
-                let query = &mut worker.dns.queries[slot];
-                query.attempt = Attempt::new();
-                query.unfit.iter().for_each(|server| query.attempt.pass_over(*server));
-                continue;
-            }
-            Err(_) if attempt::resume_any(worker, settings, slot) => return Placed::No,
-            Err(reason) => {
-                fail(worker, settings, slot, Some(reason));
-                return Placed::No;
-            }
-        };
-        let (server, why) = (Arc::clone(&choice.server), choice.why);
-        worker.dns.queries[slot].choice = Some(choice);
-        alter::mark(worker, settings, slot, &server);
-        match give(worker, settings, slot, &server) {
-            Taken::Yes => {
-                snapshot.remember(client, server.id, worker.cx.now);
-                server.live.counters.of(worker.cx.id).requests.one();
-                return Placed::Yes;
-            }
-            Taken::Unfit => worker.dns.queries[slot].unfit.push(server.id),
-            Taken::Failed => {}
-            Taken::NoRoom => {
-                service_counters(worker, slot, |counters| counters.drop_no_socket.one());
-                fail(worker, settings, slot, None);
-                return Placed::No;
-            }
-        }
-        let query = &mut worker.dns.queries[slot];
-        query.attempt.failed(server.id, why, Cost::Quick);
-        query.choice = None;
-    }
-}
-
-fn give(worker: &mut Worker, settings: &Settings, slot: usize, server: &Arc<Entry>) -> Taken {
-    let query = &mut worker.dns.queries[slot];
-    query.sent_at = worker.cx.now;
-    let origin = query.asker.origin;
-    let taken = match (server.dialect, origin) {
-        (Dialect::Mname, _) if !query.view.has_question() => Taken::Unfit,
-        (Dialect::Plain, Origin::Datagram(_)) => sockets::give(worker, settings, slot, server),
-        (Dialect::Mname, Origin::Datagram(_)) => standing::give(worker, slot, server),
-        (_, Origin::Stream { client, number }) => {
-            stream::give(worker, settings, slot, (client, number), server)
-        }
-    };
-    if let (Taken::Yes, Some(spec)) = (taken, spec(settings)) {
-        worker.dns.query_timers.set(slot, worker.cx.now + spec.query_timeout);
-    }
-    taken
-}
-
-fn service_counters(
-    worker: &Worker,
-    slot: usize,
-    count: impl FnOnce(&evener_core::counters::ServiceCounters),
-) {
-    let query = &worker.dns.queries[slot];
-    count(worker.dns.services[query.asker.service].service.live.counters.of(worker.cx.id));
-}
-
-/// A server did not answer in time.
-pub(super) fn on_deadline(worker: &mut Worker, slot: usize) {
-    let Some(query) = worker.dns.queries.get(slot) else { return };
-    let settings = worker.dns.services[query.asker.service].service.settings.load_full();
-    if let (Waits::AtStream(at), Some(spec)) = (query.waits, spec(&settings))
-        && stream::was_held(worker, at, spec.query_timeout)
-    {
-        // It is the client that takes its time: what its server has for it is not read.
-        return worker.dns.query_timers.set(slot, worker.cx.now + spec.query_timeout);
-    }
-    if query.pieces > 0 {
-        // No further message of a transfer came for a while. Whether it is over only who asked can tell.
-        return drop(retire(worker, slot));
-    }
-    if let Some(server) = query.choice.as_ref().map(|choice| Arc::clone(&choice.server)) {
-        server.live.counters.of(worker.cx.id).answer_timeouts.one();
-    }
-    attempt::blame_overdue(worker, slot);
-    if worker.dns.queries[slot].retries == 0 {
-        attempt::blame_current(worker, slot);
-    }
-    if let Waits::AtStream(at) = worker.dns.queries[slot].waits {
-        stream::on_silence(worker, at, worker.dns.queries[slot].sent_at);
-    }
-    let query = &mut worker.dns.queries[slot];
-    if !query.may_repeat_elsewhere() && query.retries > 0 {
-        // Its server has it, and may answer still.
-        query.retries -= 1;
-        return worker.dns.query_timers.set(slot, worker.cx.now + timeout(&settings));
-    }
-    // From the second time on: rather an old answer now than a better one when the client is gone (RFC 8767, section 5).
-    let is_first = spec(&settings).is_none_or(|spec| worker.dns.queries[slot].retries >= spec.retries);
-    if !is_first && failure::answer_stale(worker, &settings, slot) {
-        return;
-    }
-    again(worker, &settings, slot, Cause::Timeout);
-}
-
-/// Tells the supervisor that a question did not reach a server.
-pub(super) fn report_failure(
-    worker: &Worker,
-    settings: &Settings,
-    slot: usize,
-    server: &Entry,
-    failure: Failure,
-) {
-    let Some(backend) = worker.dns.queries[slot].asker.backend(settings) else { return };
-    let pool = backend.pool.load().pool.clone();
-    (worker.cx.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
-}
-
-/// Why another server is asked.
+/// Reason for querying the next server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// It cost the client time.
+    /// The timeout passed.
     Timeout,
-    /// It was known at once.
+    /// The failure was known at once.
     Refused,
-    /// A connection that others had used ended; the server may be asked again.
+    /// A connection used before ended. The server may be queried again.
     CutShort,
     /// The server declined.
     Declined,
 }
 
-/// Asks the next server, unless the one that is not heard of any more may have received it, and it must not be given to two.
-pub(super) fn again_unless_received(worker: &mut Worker, settings: &Settings, slot: usize, cause: Cause) {
-    if worker.dns.queries[slot].may_repeat_elsewhere() || is_moot(worker, slot) {
-        return again(worker, settings, slot, cause);
+impl Dns {
+    /// Handles a message of a client.
+    pub(super) fn take_query(
+        &mut self,
+        cx: &mut Context,
+        settings: &Settings,
+        requester: &Requester,
+        message: &[u8],
+    ) {
+        let (view, requester) = &match hop::read(settings, requester, message) {
+            Ok(read) => read,
+            Err(error) => return self.refuse(cx, settings, requester, message, error),
+        };
+        let service = Arc::clone(&self.services[requester.service].service);
+        let counters = service.live.counters.of(cx.id);
+        counters.requests.one();
+        let verdict = rate_verdict(cx, settings, requester);
+        if verdict != RateVerdict::Answer {
+            counters.rate_limited.one();
+            if verdict == RateVerdict::Truncate {
+                let mut out = self.spare();
+                view.emit_truncated(message, None, &mut out);
+                self.deliver(cx, requester, &out);
+                self.give_back(out);
+            }
+            return;
+        }
+        if requester.party == Party::Rejected {
+            return self.respond_with_error(cx, requester, view, message, wire::REFUSED);
+        }
+        if view.hops(message) >= HOPS_MAX {
+            note_loop(cx, &service);
+            return self.respond_with_error(cx, requester, view, message, wire::SERVFAIL);
+        }
+        if self.respond_from_cache(cx, settings, requester, view, message, Freshness::Fresh) {
+            counters.cache_hits.one();
+            return;
+        }
+        let Some(spec) = spec(settings) else { return };
+        let most = spec.outstanding_max.div_ceil(cx.workers as u32);
+        let is_held = self.held >= most as usize * BYTES_HELD;
+        if self.services[requester.service].in_flight >= most || is_held {
+            counters.drop_outstanding.one();
+            // Over UDP the excess gets no response, because the address may be forged.
+            if matches!(requester.origin, Origin::Stream(_)) {
+                self.respond_with_error(cx, requester, view, message, wire::SERVFAIL);
+            }
+            return;
+        }
+        let key = self.begin_query(cx, settings, requester, view, message, spec.retries);
+        self.start(cx, settings, key);
     }
-    fail(worker, settings, slot, Some(NoServer::Failed));
+
+    /// Handles a message that is no query: with the shortest response, or none.
+    fn refuse(
+        &mut self,
+        cx: &mut Context,
+        settings: &Settings,
+        requester: &Requester,
+        message: &[u8],
+        error: QueryError,
+    ) {
+        let service = Arc::clone(&self.services[requester.service].service);
+        let counters = service.live.counters.of(cx.id);
+        match error {
+            QueryError::Short | QueryError::Answer => {
+                counters.drop_no_question.one();
+                if let Origin::Stream(client) = requester.origin {
+                    self.abandon_client(cx, client);
+                }
+            }
+            QueryError::Malformed => {
+                counters.formerr.one();
+                if rate_verdict(cx, settings, requester) == RateVerdict::Answer {
+                    let mut out = self.spare();
+                    wire::emit_malformed(message, &mut out);
+                    self.deliver(cx, requester, &out);
+                    self.give_back(out);
+                }
+            }
+        }
+    }
+
+    fn begin_query(
+        &mut self,
+        cx: &Context,
+        settings: &Settings,
+        requester: &Requester,
+        view: &wire::Query,
+        message: &[u8],
+        retries: u32,
+    ) -> QueryKey {
+        let service = &self.services[requester.service].service;
+        let record = admission::record_of(service, settings, requester.client.ip(), cx.now);
+        if let Some(record) = &record {
+            if matches!(requester.origin, Origin::Datagram(_)) {
+                record.connected(cx.now);
+            }
+            record.moved(message.len() as u64, 0, cx.now);
+        }
+        let mut copy = self.spare();
+        copy.extend_from_slice(view.whole(message));
+        let view = view.without_hop_options(&mut copy, hop::cookies(settings, requester));
+        view.count_hop(&mut copy);
+        self.services[requester.service].in_flight += 1;
+        self.held += copy.len();
+        match &requester.origin {
+            Origin::Datagram(path) => self.begin_listener_query(path),
+            Origin::Stream(client) => self.begin_client_query(*client),
+        }
+        self.queries.insert(Query {
+            requester: *requester,
+            view,
+            id: wire::id(&copy),
+            transfer: Transfer::of(&view, &copy),
+            has_turn: false,
+            message: copy,
+            altered: None,
+            choice: None,
+            record,
+            waits: Waits::Nowhere,
+            sent_at: cx.now,
+            earlier: Vec::new(),
+            was_resumed: false,
+            attempt: Attempt::new(),
+            unfit: Vec::new(),
+            retries,
+            declined: None,
+            may_repeat: false,
+            cut_short: 0,
+            followers: Vec::new(),
+            coalesce_key: None,
+            pieces: 0,
+        })
+    }
+
+    /// Sends a query to the first server that takes it.
+    pub(super) fn dispatch(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) -> Dispatched {
+        loop {
+            let query = &self.queries[key];
+            let Some(backend) = query.requester.backend(settings) else {
+                self.fail(cx, settings, key, None);
+                return Dispatched::No;
+            };
+            let snapshot = backend.pool.load();
+            let (client, may_repeat) = (query.requester.client.ip(), query.may_repeat);
+            let choice = match self.choose_server(cx, &snapshot, key) {
+                Ok(choice) => choice,
+                Err(_) if may_repeat => {
+                    self.queries[key].may_repeat = false;
+                    if self.resume_late_attempt(cx, settings, key) {
+                        return Dispatched::No;
+                    }
+                    // All servers were queried: a query or response that was lost may get through now.
+                    let query = &mut self.queries[key];
+                    query.attempt = Attempt::new();
+                    query.unfit.iter().for_each(|server| query.attempt.pass_over(*server));
+                    continue;
+                }
+                Err(_) if self.resume_any_attempt(cx, settings, key) => return Dispatched::No,
+                Err(reason) => {
+                    self.fail(cx, settings, key, Some(reason));
+                    return Dispatched::No;
+                }
+            };
+            let (server, why) = (Arc::clone(&choice.server), choice.why);
+            self.queries[key].choice = Some(choice);
+            self.mark(cx, settings, key, &server);
+            match self.give(cx, settings, key, &server) {
+                Taken::Yes => {
+                    snapshot.remember(client, server.id, cx.now);
+                    server.live.counters.of(cx.id).requests.one();
+                    return Dispatched::Yes;
+                }
+                Taken::Unfit => self.queries[key].unfit.push(server.id),
+                Taken::Failed => {}
+                Taken::NoRoom => {
+                    self.query_counters(cx, key, |counters| counters.drop_no_socket.one());
+                    self.fail(cx, settings, key, None);
+                    return Dispatched::No;
+                }
+            }
+            let query = &mut self.queries[key];
+            query.attempt.failed(server.id, why, Cost::Quick);
+            query.choice = None;
+        }
+    }
+
+    fn give(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey, server: &Arc<Entry>) -> Taken {
+        let query = &mut self.queries[key];
+        query.sent_at = cx.now;
+        let origin = query.requester.origin;
+        let taken = match (server.dialect, origin) {
+            (Dialect::Mname, _) if !query.view.has_question() => Taken::Unfit,
+            (Dialect::Plain, Origin::Datagram(_)) => self.give_to_socket(cx, settings, key, server),
+            (Dialect::Mname, Origin::Datagram(_)) => self.give_to_persistent(cx, key, server),
+            (_, Origin::Stream(client)) => self.give_to_stream(cx, settings, key, client, server),
+        };
+        if let (Taken::Yes, Some(spec)) = (taken, spec(settings)) {
+            self.query_timers.set(key, cx.now + spec.query_timeout);
+        }
+        taken
+    }
+
+    fn query_counters(
+        &self,
+        cx: &Context,
+        key: QueryKey,
+        count: impl FnOnce(&evener_core::counters::ServiceCounters),
+    ) {
+        let query = &self.queries[key];
+        count(self.services[query.requester.service].service.live.counters.of(cx.id));
+    }
+
+    /// Handles the timeout of a query.
+    pub(super) fn on_query_deadline(&mut self, cx: &mut Context, key: QueryKey) {
+        let Some(query) = self.queries.get(key) else { return };
+        let settings = self.services[query.requester.service].service.settings.load_full();
+        if let (Waits::AtStream(at), Some(spec)) = (query.waits, spec(&settings))
+            && self.was_stream_held(cx, at, spec.query_timeout)
+        {
+            // The client reads too slowly, so the stream of its server is not read.
+            return self.query_timers.set(key, cx.now + spec.query_timeout);
+        }
+        if query.pieces > 0 {
+            // Only the requester can tell whether the transfer is complete.
+            return drop(self.retire(cx, key));
+        }
+        if let Some(server) = query.choice.as_ref().map(|choice| Arc::clone(&choice.server)) {
+            server.live.counters.of(cx.id).answer_timeouts.one();
+        }
+        self.blame_overdue(cx, key);
+        if self.queries[key].retries == 0 {
+            self.blame_current(cx, key);
+        }
+        if let Waits::AtStream(at) = self.queries[key].waits {
+            self.on_stream_silence(cx, at, self.queries[key].sent_at);
+        }
+        let query = &mut self.queries[key];
+        if !query.may_repeat_elsewhere() && query.retries > 0 {
+            // The server has the query, and may still respond.
+            query.retries -= 1;
+            return self.query_timers.set(key, cx.now + timeout(&settings));
+        }
+        // From the second timeout on, an expired response now is better than a fresh one after the client
+        // gave up (RFC 8767, section 5).
+        let is_first = spec(&settings).is_none_or(|spec| self.queries[key].retries >= spec.retries);
+        if !is_first && self.respond_stale(cx, &settings, key) {
+            return;
+        }
+        self.again(cx, &settings, key, Cause::Timeout);
+    }
+
+    /// Reports that a query did not reach a server.
+    pub(super) fn report_failure(
+        &self,
+        cx: &Context,
+        settings: &Settings,
+        key: QueryKey,
+        server: &Entry,
+        failure: Failure,
+    ) {
+        let Some(backend) = self.queries[key].requester.backend(settings) else { return };
+        let pool = backend.pool.load().pool.clone();
+        (cx.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
+    }
+
+    /// Queries the next server, unless the last one may have received the query, and it must not reach two
+    /// servers.
+    pub(super) fn again_unless_received(
+        &mut self,
+        cx: &mut Context,
+        settings: &Settings,
+        key: QueryKey,
+        cause: Cause,
+    ) {
+        if self.queries[key].may_repeat_elsewhere() || self.is_moot(key) {
+            return self.again(cx, settings, key, cause);
+        }
+        self.fail(cx, settings, key, Some(NoServer::Failed));
+    }
+
+    /// Queries the next server, unless the query is moot or out of retries.
+    pub(super) fn again(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey, cause: Cause) {
+        let chosen = self.queries[key].choice.as_ref().map(|choice| (choice.server.id, choice.why));
+        if cause == Cause::Timeout {
+            self.set_attempt_aside(key);
+        } else {
+            self.withdraw_attempt(cx, key);
+        }
+        if self.is_moot(key) {
+            let mut query = self.retire(cx, key);
+            self.part(cx, settings, &mut query);
+            if let Origin::Stream(client) = query.requester.origin {
+                // A client that is still there has an incomplete transfer.
+                self.dismiss_client(client);
+            }
+            return self.give_back(query.message);
+        }
+        let query = &mut self.queries[key];
+        let exhausted = cause == Cause::Timeout && query.retries == 0;
+        if cause == Cause::Timeout {
+            query.retries = query.retries.saturating_sub(1);
+            query.may_repeat = true;
+        }
+        match (chosen, cause) {
+            (Some((server, _)), Cause::Declined) => query.attempt.again(server),
+            // The number of timeouts is bounded by `retries`.
+            (Some((server, why)), Cause::Timeout | Cause::Refused) => {
+                query.attempt.failed(server, why, Cost::Quick);
+            }
+            (_, Cause::CutShort) | (None, _) => {}
+        }
+        query.cut_short += u32::from(cause == Cause::CutShort);
+        if exhausted {
+            return self.fail(cx, settings, key, Some(NoServer::Failed));
+        }
+        let service = Arc::clone(&self.services[query.requester.service].service);
+        if self.dispatch(cx, settings, key) == Dispatched::Yes {
+            service.live.counters.of(cx.id).requests_retried.one();
+        }
+    }
+
+    /// Returns whether the response is no longer needed: the client left, or received a part of a transfer.
+    fn is_moot(&mut self, key: QueryKey) -> bool {
+        let query = &self.queries[key];
+        match query.requester.origin {
+            Origin::Datagram(_) => false,
+            Origin::Stream(client) => query.pieces > 0 || self.open_client(client).is_none(),
+        }
+    }
+
+    /// Removes a query and all that refers to it.
+    pub(super) fn retire(&mut self, cx: &mut Context, key: QueryKey) -> Query {
+        self.withdraw_earlier_attempts(cx, key);
+        self.withdraw_attempt(cx, key);
+        let mut query = self.queries.remove(key).expect("a query is retired once");
+        self.leave_coalesced(&mut query);
+        self.services[query.requester.service].in_flight -= 1;
+        self.held -= query.message.len();
+        wire::set_id(&mut query.message, query.id);
+        self.end_transfer(&query);
+        match &query.requester.origin {
+            Origin::Datagram(path) => self.end_listener_query(path),
+            Origin::Stream(client) => self.end_client_query(*client),
+        }
+        query
+    }
 }
 
-/// Asks the next server, as far as that is wanted.
-pub(super) fn again(worker: &mut Worker, settings: &Settings, slot: usize, cause: Cause) {
-    let chosen = worker.dns.queries[slot].choice.as_ref().map(|choice| (choice.server.id, choice.why));
-    if cause == Cause::Timeout {
-        attempt::set_aside(worker, slot);
-    } else {
-        attempt::withdraw(worker, slot);
+/// Limits queries over UDP. Addresses of TCP clients are genuine.
+fn rate_verdict(cx: &Context, settings: &Settings, requester: &Requester) -> RateVerdict {
+    let limit = settings.dns.as_ref().and_then(|dns| dns.rate_limit.as_ref());
+    match (limit, requester.origin) {
+        (Some(limit), Origin::Datagram(_)) => limit.ask(requester.client.ip(), cx.now),
+        _ => RateVerdict::Answer,
     }
-    if is_moot(worker, slot) {
-        let mut query = retire(worker, slot);
-        twins::part(worker, settings, &mut query);
-        if let Origin::Stream { client, number } = query.asker.origin {
-            // If it is there still, its transfer broke off.
-            client::dismiss(worker, client, number);
-        }
-        return worker.dns.give_back(query.message);
-    }
-    let query = &mut worker.dns.queries[slot];
-    let exhausted = cause == Cause::Timeout && query.retries == 0;
-    if cause == Cause::Timeout {
-        query.retries = query.retries.saturating_sub(1);
-        query.may_repeat = true;
-    }
-    match (chosen, cause) {
-        (Some((server, _)), Cause::Declined) => query.attempt.again(server),
-        // How many may cost time `retries` says.
-        (Some((server, why)), Cause::Timeout | Cause::Refused) => {
-            query.attempt.failed(server, why, Cost::Quick);
-        }
-        (_, Cause::CutShort) | (None, _) => {}
-    }
-    query.cut_short += u32::from(cause == Cause::CutShort);
-    if exhausted {
-        return fail(worker, settings, slot, Some(NoServer::Failed));
-    }
-    let service = Arc::clone(&worker.dns.services[query.asker.service].service);
-    if place(worker, settings, slot) == Placed::Yes {
-        service.live.counters.of(worker.cx.id).requests_retried.one();
-    }
-}
-
-/// Whether nobody waits for the answer any more: the client left, or got what there was of a transfer.
-fn is_moot(worker: &mut Worker, slot: usize) -> bool {
-    let query = &worker.dns.queries[slot];
-    match query.asker.origin {
-        Origin::Datagram(_) => false,
-        Origin::Stream { client, number } => {
-            query.pieces > 0 || client::find(worker, client, number).is_none()
-        }
-    }
-}
-
-/// Takes a question out.
-pub(super) fn retire(worker: &mut Worker, slot: usize) -> Query {
-    attempt::withdraw_earlier(worker, slot);
-    attempt::withdraw(worker, slot);
-    let mut query = worker.dns.queries.remove(slot);
-    twins::leave(worker, &mut query);
-    worker.dns.services[query.asker.service].in_flight -= 1;
-    worker.dns.held -= query.message.len();
-    wire::set_id(&mut query.message, query.id);
-    transfers::on_over(worker, &query);
-    match &query.asker.origin {
-        Origin::Datagram(way) => listener::over(worker, way),
-        Origin::Stream { client, number } => client::answered(worker, *client, *number),
-    }
-    query
 }

@@ -1,175 +1,204 @@
 //! The sockets and streams that a service of this worker has to a server.
 
-use super::{sockets, stream};
+pub(super) mod ids;
+pub(super) mod persistent;
+pub(super) mod socket;
+pub(super) mod stream;
+
+use self::socket::Socket;
+use crate::context::Context;
+use crate::context::keys::{DnsServiceKey, DnsSocketKey, DnsStreamKey, DnsUpstreamKey};
+use crate::dns::{Dns, Requester, ServerOf};
 use crate::service::Settings;
 use crate::service::ending::Ending;
-use crate::worker::Worker;
 use evener_core::snapshot::{Entry, ServerLive};
 use evener_core::{Target, Time};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What was not used for so long is closed.
+/// Upstreams that were unused for this time are closed.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// What leads to a server.
+/// The sockets and streams of a service to a server.
 pub(super) struct Upstream {
-    pub(super) service: usize,
-    pub(super) target: Target,
-    /// Holds what of the server lives on, so that its address stands for it alone.
-    pub(super) live: Arc<ServerLive>,
-    pub(super) sockets: Vec<usize>,
-    /// Sockets for which no question is meant any more.
-    pub(super) given_up: Vec<usize>,
-    /// Streams that all clients share.
-    pub(super) streams: Vec<usize>,
-    /// The socket that questions take now.
-    pub(super) turn: usize,
-    /// The round in which that was chosen.
-    pub(super) round: u32,
-    pub(super) used_at: Time,
-    /// When its server last answered anything.
-    pub(super) answered_at: Time,
-    /// That came after the time for it.
-    pub(super) is_late: bool,
-    /// How silent it has been since.
+    server: ServerOf,
+    target: Target,
+    live: Arc<ServerLive>,
+    sockets: Vec<DnsSocketKey>,
+    /// Sockets that take no new queries.
+    given_up: Vec<DnsSocketKey>,
+    /// Streams shared by all clients.
+    streams: Vec<DnsStreamKey>,
+    /// Index of the socket that takes the queries of this round.
+    turn: usize,
+    /// The round in which `turn` was chosen.
+    round: u32,
+    used_at: Time,
+    /// Time of the server's last response.
+    responded_at: Time,
+    /// The last response came after the timeout of its query.
+    is_late: bool,
+    /// Amount of silence since the last response.
     silence: u32,
-    /// The last question that met it.
+    /// The question section of the last query without a response.
     silent_to: Vec<u8>,
-    told_at: Option<Time>,
+    reported_at: Option<Time>,
 }
 
-/// One question more that met silence adds this; one that did already adds 1.
+/// Silence added by a query; one that was repeated adds 1.
 const SILENCE: u32 = 3;
-/// So much of it is a failure: three questions, or one that is asked on and on.
+/// Amount of silence that is a failure: three queries, or one that is repeated.
 const SILENCE_MAX: u32 = 9;
-/// A failure is told of at most so often.
-const TOLD_EVERY: Duration = Duration::from_millis(100);
+/// Minimum time between two reports of a failure.
+const REPORTED_EVERY: Duration = Duration::from_millis(100);
 
 impl Upstream {
-    /// The server answered something that it was asked then, which is late after `limit`.
-    pub(super) fn on_answer(&mut self, now: Time, asked_at: Time, limit: Duration) {
-        self.answered_at = now;
-        self.is_late = now.since(asked_at) >= limit;
+    pub(super) fn service(&self) -> DnsServiceKey {
+        self.server.service
+    }
+
+    /// Returns whether its last response was late.
+    pub(super) fn is_late(&self) -> bool {
+        self.is_late
+    }
+
+    /// Returns whether its server has responded since then.
+    pub(super) fn has_responded_since(&self, at: Time) -> bool {
+        self.responded_at >= at
+    }
+
+    /// Returns whether it leads to this server at its present address. Another pool may have another server
+    /// of this ID.
+    fn leads_to(&self, server: &Entry) -> bool {
+        self.target == server.target && Arc::ptr_eq(&self.live, &server.live)
+    }
+
+    /// Records a response to a query that was sent at `sent_at`. It is late after `limit`.
+    pub(super) fn on_response(&mut self, now: Time, sent_at: Time, limit: Duration) {
+        self.responded_at = now;
+        self.is_late = now.since(sent_at) >= limit;
         self.silence = 0;
     }
 
-    /// A question was not answered, and nothing else meanwhile; whether the server is to blame, and that is to be told.
-    pub(super) fn on_silence(&mut self, question: &[u8], now: Time) -> bool {
-        let is_known = self.silent_to == question;
+    /// Records a query without a response, and returns whether a failure is to be reported.
+    pub(super) fn on_silence(&mut self, section: &[u8], now: Time) -> bool {
+        let is_known = self.silent_to == section;
         self.silence = self.silence.saturating_add(if is_known { 1 } else { SILENCE });
         if !is_known {
             self.silent_to.clear();
-            self.silent_to.extend_from_slice(question);
+            self.silent_to.extend_from_slice(section);
         }
-        self.silence >= SILENCE_MAX && self.may_tell(now)
+        self.silence >= SILENCE_MAX && self.may_report(now)
     }
 
-    fn may_tell(&mut self, now: Time) -> bool {
-        let is_due = self.told_at.is_none_or(|at| now.since(at) >= TOLD_EVERY);
+    fn may_report(&mut self, now: Time) -> bool {
+        let is_due = self.reported_at.is_none_or(|at| now.since(at) >= REPORTED_EVERY);
         if is_due {
-            self.told_at = Some(now);
+            self.reported_at = Some(now);
         }
         is_due
     }
 }
 
-/// The upstream of a service to a server; a server that moved gets another one.
-pub(super) fn find(worker: &mut Worker, service: usize, entry: &Entry) -> usize {
-    let key = (service, Arc::as_ptr(&entry.live) as usize);
-    if let Some(&at) = worker.dns.upstream_of.get(&key) {
-        if worker.dns.upstreams[at].target == entry.target {
-            return at;
-        }
-        close(worker, at);
-        // Whoever waited there may have made the new one already.
-        if let Some(&at) = worker.dns.upstream_of.get(&key) {
-            return at;
-        }
-    }
-    let now = worker.cx.now;
-    let at = worker.dns.upstreams.insert(Upstream {
-        service,
-        target: entry.target.clone(),
-        live: Arc::clone(&entry.live),
-        sockets: Vec::new(),
-        given_up: Vec::new(),
-        streams: Vec::new(),
-        turn: 0,
-        round: worker.dns.round.wrapping_sub(1),
-        used_at: now,
-        answered_at: Time::ZERO,
-        is_late: false,
-        silence: 0,
-        silent_to: Vec::new(),
-        told_at: None,
-    });
-    worker.dns.upstream_of.insert(key, at);
-    at
-}
-
-/// Closes an upstream; whoever waits there asks somebody else.
-fn close(worker: &mut Worker, at: usize) {
-    let Some(upstream) = worker.dns.upstreams.try_remove(at) else { return };
-    let key = (upstream.service, Arc::as_ptr(&upstream.live) as usize);
-    if worker.dns.upstream_of.get(&key) == Some(&at) {
-        worker.dns.upstream_of.remove(&key);
-    }
-    // Streams of one client each are known there only.
-    let streams = worker.dns.streams.iter().filter(|(_, stream)| stream.upstream == at);
-    let streams: Vec<usize> = streams.map(|(index, _)| index).collect();
-    for socket in upstream.sockets.into_iter().chain(upstream.given_up) {
-        sockets::close(worker, socket, at);
-    }
-    for index in streams {
-        stream::close(worker, index);
-    }
-}
-
-/// Closes the sockets and streams to a server; returns how many streams there were. Queries that wait there go elsewhere.
-pub(crate) fn end_server(worker: &mut Worker, ending: &Ending) -> usize {
-    let upstreams = worker.dns.upstreams.iter();
-    let meant = upstreams.filter(|(_, upstream)| ending.means(&upstream.live, &upstream.target));
-    let meant: Vec<usize> = meant.map(|(at, _)| at).collect();
-    let mut ended = 0;
-    for at in meant {
-        let streams = worker.dns.streams.iter().filter(|(_, stream)| stream.upstream == at).count();
-        let Some(upstream) = worker.dns.upstreams.get(at) else { continue };
-        let service = &worker.dns.services[upstream.service].service;
-        ending.counter(service.live.counters.of(worker.cx.id)).add(streams as u64);
-        close(worker, at);
-        ended += streams;
-    }
-    ended
-}
-
-/// Closes what was unused for long, and has nobody waiting.
-pub(super) fn sweep(worker: &mut Worker) {
-    let dns = &mut worker.dns;
-    for (_, upstream) in &mut dns.upstreams {
-        sockets::age(&mut dns.sockets, upstream, worker.cx.now);
-        upstream.given_up.retain(|&at| {
-            let waits = dns.sockets.get(at).is_some_and(|socket| !socket.ids.is_empty());
-            if !waits {
-                dns.sockets.try_remove(at);
+impl Dns {
+    /// Returns the upstream to a server, which is made if it is new or the server moved.
+    pub(super) fn find_upstream(
+        &mut self,
+        cx: &mut Context,
+        requester: &Requester,
+        entry: &Entry,
+    ) -> DnsUpstreamKey {
+        let server = requester.server(entry.id);
+        if let Some(&at) = self.upstream_of.get(&server) {
+            if self.upstreams[at].leads_to(entry) {
+                return at;
             }
-            waits
+            self.close_upstream(cx, at);
+            // A query that waited there may have made the new one already.
+            if let Some(&at) = self.upstream_of.get(&server) {
+                return at;
+            }
+        }
+        let now = cx.now;
+        let at = self.upstreams.insert(Upstream {
+            server,
+            target: entry.target.clone(),
+            live: Arc::clone(&entry.live),
+            sockets: Vec::new(),
+            given_up: Vec::new(),
+            streams: Vec::new(),
+            turn: 0,
+            round: self.round.wrapping_sub(1),
+            used_at: now,
+            responded_at: Time::ZERO,
+            is_late: false,
+            silence: 0,
+            silent_to: Vec::new(),
+            reported_at: None,
         });
+        self.upstream_of.insert(server, at);
+        at
     }
-    let is_unused = |upstream: &Upstream| {
-        let mut sockets = upstream.sockets.iter().chain(&upstream.given_up);
-        worker.cx.now.since(upstream.used_at) >= IDLE
-            && sockets.all(|&at| dns.sockets.get(at).is_none_or(|socket| socket.ids.is_empty()))
-    };
-    // Those of one client, a transfer that takes its time among them, are known there only.
-    let has_queries =
-        |at| dns.streams.iter().any(|(_, stream)| stream.upstream == at && !stream.ids.is_empty());
-    let unused = dns.upstreams.iter().filter(|(_, upstream)| is_unused(upstream)).map(|(at, _)| at);
-    let quiet: Vec<usize> = unused.filter(|&at| !has_queries(at)).collect();
-    quiet.into_iter().for_each(|at| close(worker, at));
+
+    /// Closes an upstream. The queries that wait there go elsewhere.
+    fn close_upstream(&mut self, cx: &mut Context, at: DnsUpstreamKey) {
+        let Some(upstream) = self.upstreams.remove(at) else { return };
+        if self.upstream_of.get(&upstream.server) == Some(&at) {
+            self.upstream_of.remove(&upstream.server);
+        }
+        // Streams of single clients are not listed in the upstream.
+        let streams = self.streams.keys(|stream| stream.upstream() == at);
+        for socket in upstream.sockets.into_iter().chain(upstream.given_up) {
+            self.close_socket(cx, socket, at);
+        }
+        for stream in streams {
+            self.close_stream(cx, stream);
+        }
+    }
+
+    /// Closes the sockets and streams to a server, and returns the number of streams. Queries that wait there
+    /// go elsewhere.
+    pub(crate) fn end_server(&mut self, cx: &mut Context, ending: &Ending) -> usize {
+        let meant = self.upstreams.keys(|upstream| ending.means(&upstream.live, &upstream.target));
+        let mut ended = 0;
+        for at in meant {
+            let streams = self.streams.iter().filter(|(_, stream)| stream.upstream() == at).count();
+            let Some(upstream) = self.upstreams.get(at) else { continue };
+            let service = &self.services[upstream.server.service].service;
+            ending.counter(service.live.counters.of(cx.id)).add(streams as u64);
+            self.close_upstream(cx, at);
+            ended += streams;
+        }
+        ended
+    }
+
+    /// Closes unused sockets and upstreams.
+    pub(super) fn sweep_upstreams(&mut self, cx: &mut Context) {
+        for (_, upstream) in self.upstreams.iter_mut() {
+            socket::age(&mut self.sockets, upstream, cx.now);
+            upstream.given_up.retain(|&at| {
+                let waits = self.sockets.get(at).is_some_and(|socket| !socket.is_idle());
+                if !waits {
+                    self.sockets.remove(at);
+                }
+                waits
+            });
+        }
+        let is_unused = |upstream: &Upstream| {
+            let mut sockets = upstream.sockets.iter().chain(&upstream.given_up);
+            cx.now.since(upstream.used_at) >= IDLE
+                && sockets.all(|&at| self.sockets.get(at).is_none_or(Socket::is_idle))
+        };
+        // Streams of single clients, such as slow transfers, are not listed in the upstream.
+        let has_queries =
+            |at| self.streams.iter().any(|(_, stream)| stream.upstream() == at && !stream.is_idle());
+        let unused = self.upstreams.iter().filter(|(_, upstream)| is_unused(upstream)).map(|(at, _)| at);
+        let quiet: Vec<DnsUpstreamKey> = unused.filter(|&at| !has_queries(at)).collect();
+        quiet.into_iter().for_each(|at| self.close_upstream(cx, at));
+    }
 }
 
-/// How many sockets or streams a service has to a server.
+/// Returns the number of sockets or streams to a server.
 pub(super) fn width(settings: &Settings) -> usize {
     settings.dns.as_ref().map_or(1, |dns| dns.spec.sockets.max(1) as usize)
 }

@@ -1,7 +1,6 @@
 //! What the control thread wants of a worker: listeners that come, go and change hands, and the end.
 
 use super::{Command, Worker};
-use crate::dns;
 use crate::io::batch::Local;
 use crate::service::ending::Ending;
 use crate::service::open::{Closed, Collector, Question};
@@ -23,16 +22,17 @@ impl Worker {
             Command::List(question) => self.list(&question),
             Command::Close { serial, hearer } => hearer.tell(self.close_numbered(serial)),
             Command::End(ending) => self.end_server(&ending),
-            Command::Tend => dns::tend(self),
+            Command::Tend => self.dns.note_change(),
             Command::Drain => self.drain(),
             Command::Cut => {
                 self.tcp.cut_all(&mut self.cx);
                 self.http.cut_all(&mut self.cx);
-                dns::cut_all(self);
+                self.dns.cut_all(&mut self.cx);
             }
             Command::Stop => self.running = false,
         }
         self.tcp.look_at_warm(self.cx.now);
+        self.maintain_dns();
     }
 
     fn list(&self, question: &Question) {
@@ -49,7 +49,7 @@ impl Worker {
         let is_closed = self.tcp.close_numbered(&mut self.cx, number)
             || self.http.close_numbered(&mut self.cx, number)
             || self.udp.close_numbered(&self.cx, number)
-            || dns::close_numbered(self, number);
+            || self.dns.close_numbered(&mut self.cx, number);
         if is_closed { Closed::Done } else { Closed::Nobody }
     }
 
@@ -58,13 +58,13 @@ impl Worker {
         let ended = self.tcp.end_server(&mut self.cx, ending)
             + self.http.end_server(&mut self.cx, ending)
             + self.udp.end_server(&self.cx, ending)
-            + dns::end_server(self, ending);
+            + self.dns.end_server(&mut self.cx, ending);
         ending.add(ended);
     }
 
     fn listen_for_datagrams(&mut self, id: u64, service: Arc<Service>, socket: OwnedFd, local: Local) {
         if service.protocol == Protocol::Dns {
-            return dns::listen(self, id, &service, socket, local);
+            return self.dns.listen(&mut self.cx, id, &service, socket, local);
         }
         self.udp.listen(&mut self.cx, id, service, socket, local);
     }
@@ -72,36 +72,36 @@ impl Worker {
     fn unlisten(&mut self, id: u64) {
         self.tcp.unlisten(&mut self.cx, id);
         self.udp.unlisten(&mut self.cx, id);
-        dns::leave(self, id);
-        dns::tend(self);
+        self.dns.leave(&self.cx, id);
+        self.dns.note_change();
     }
 
     fn assign(&mut self, id: u64, service: &Arc<Service>) {
         self.tcp.assign(id, service);
         self.assign_datagrams(id, service);
-        dns::tend(self);
+        self.dns.note_change();
     }
 
     /// What a listener for datagrams becomes another one's may be spoken otherwise.
     fn assign_datagrams(&mut self, id: u64, service: &Arc<Service>) {
         let is_dns = service.protocol == Protocol::Dns;
-        if is_dns && dns::assign(self, id, service) {
+        if is_dns && self.dns.assign(id, service) {
             return;
         }
-        if let Some((socket, local)) = dns::release(self, id) {
+        if let Some((socket, local)) = self.dns.release(&mut self.cx, id) {
             return self.listen_for_datagrams(id, Arc::clone(service), socket, local);
         }
         if !is_dns {
             self.udp.assign(&mut self.cx, id, service);
         } else if let Some((socket, local)) = self.udp.release(&mut self.cx, id) {
-            dns::listen(self, id, service, socket, local);
+            self.dns.listen(&mut self.cx, id, service, socket, local);
         }
     }
 
     fn refresh(&mut self, service: &str, pool: PoolIs) {
         self.tcp.refresh(service);
         self.udp.refresh(&mut self.cx, service, pool);
-        dns::tend(self);
+        self.dns.note_change();
     }
 
     fn drain(&mut self) {
@@ -109,7 +109,7 @@ impl Worker {
         self.hand_over();
         self.cx.draining = true;
         self.http.drain(&mut self.cx);
-        dns::drain(self);
+        self.dns.drain(&self.cx);
         self.udp.drain(&mut self.cx);
     }
 }

@@ -3,7 +3,6 @@
 
 use super::Worker;
 use crate::context::descriptors;
-use crate::dns;
 use std::time::Duration;
 
 /// When all was looked through, the next look is this much later.
@@ -24,7 +23,7 @@ pub(super) fn shed(worker: &mut Worker) {
         closed += worker.http.shed(&mut worker.cx, wanted - closed);
     }
     if closed < wanted {
-        closed += dns::shed(worker, wanted - closed);
+        closed += worker.dns.shed(&mut worker.cx, wanted - closed);
     }
     if closed > 0 {
         descriptors::shed(closed);

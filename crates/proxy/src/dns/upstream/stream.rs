@@ -1,0 +1,448 @@
+//! Streams to servers. All clients share a few to each server, with many outstanding queries each. A client
+//! that is introduced to the server (PROXY, mname), and each transfer of a zone, has a stream of its own,
+//! which ends with it.
+
+mod open;
+
+use crate::context::Context;
+use crate::context::keys::{DnsClientKey, DnsStreamKey, DnsUpstreamKey, QueryKey};
+use crate::context::ready::Ready;
+use crate::context::registry::Readiness;
+use crate::context::report::Report;
+use crate::dns::Dns;
+use crate::dns::framed::{Framed, Received};
+use crate::dns::query::{self, Cause, Taken, Waits};
+use crate::dns::upstream::ids::Ids;
+use crate::dns::upstream::persistent::{Session, v4_of};
+use crate::io::connect::count_failure;
+use crate::service::Settings;
+use evener_core::snapshot::Entry;
+use evener_core::spec::{Dialect, Transport};
+use evener_core::wire::dns as wire;
+use evener_core::wire::mname::{self, Frame};
+use evener_core::{Target, Time};
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes that wait on a stream from which on it takes no more queries.
+const OUTBOX_MAX: usize = 262_144;
+/// Maximum number of reads before others have their turn.
+const READS_MAX: usize = 8;
+/// Idle time after which a shared stream is closed (RFC 7766, section 6.2.3).
+const IDLE: Duration = Duration::from_secs(10);
+/// Maximum number of streams for a single client, besides those of transfers.
+const PERSONAL_MAX: usize = 8;
+/// Maximum number of consecutive unexpected messages of a server.
+const BAD_MAX: u32 = 1024;
+/// Maximum number of times that a query is sent again because the server ended a connection.
+const CUT_SHORT_MAX: u32 = 8;
+/// Time for a server of mname to accept a TCP session.
+const ACCEPT: Duration = Duration::from_secs(10);
+
+/// Stage of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Connecting,
+    /// Waiting for the acceptance of the session (mname).
+    Accepting,
+    Open,
+    Over,
+}
+
+/// The users of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// All clients.
+    All,
+    /// One client.
+    Client(DnsClientKey),
+    /// One transfer of a client.
+    Transfer(DnsClientKey),
+}
+
+/// A stream to a server.
+pub(in crate::dns) struct Stream {
+    upstream: DnsUpstreamKey,
+    server: Arc<Entry>,
+    pool: Arc<str>,
+    framed: Framed,
+    ids: Ids,
+    owner: Owner,
+    stage: Stage,
+    /// At least one response came.
+    was_used: bool,
+    active_at: Time,
+    /// Time of the last message.
+    received_at: Time,
+    /// Consecutive unexpected messages.
+    bad: u32,
+    /// Takes no more queries, and ends with the last one that waits.
+    is_given_up: bool,
+    /// Time at which its client went on to read, after a pause.
+    resumed_at: Option<Time>,
+    /// The persistent connection with its server (mname) at its beginning.
+    session: Option<Session>,
+    dirty: bool,
+}
+
+impl Stream {
+    pub(in crate::dns) fn upstream(&self) -> DnsUpstreamKey {
+        self.upstream
+    }
+
+    /// Returns whether no query waits there.
+    pub(in crate::dns) fn is_idle(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
+/// The way in which a stream ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// The server could not be reached, which is reported already.
+    Failed,
+    /// The server ended it.
+    Broken,
+    /// Closed here.
+    Closed,
+}
+
+impl Dns {
+    /// Gives a query of a client to a server.
+    pub(in crate::dns) fn give_to_stream(
+        &mut self,
+        cx: &mut Context,
+        settings: &Settings,
+        key: QueryKey,
+        client: DnsClientKey,
+        server: &Arc<Entry>,
+    ) -> Taken {
+        let query = &self.queries[key];
+        if server.dialect == Dialect::Mname && v4_of(query.requester().client).is_none() {
+            return Taken::Unfit;
+        }
+        if self.open_client(client).is_none() {
+            return Taken::Unfit;
+        }
+        let query = &self.queries[key];
+        let is_introduced = query.requester().is_introduced(settings);
+        let owner = if query.is_transfer() {
+            Owner::Transfer(client)
+        } else if is_introduced || server.dialect == Dialect::Mname {
+            Owner::Client(client)
+        } else {
+            Owner::All
+        };
+        let requester = *query.requester();
+        let upstream = self.find_upstream(cx, &requester, server);
+        self.upstreams[upstream].used_at = cx.now;
+        let at = match self.find_stream(settings, upstream, owner) {
+            Some(at) => at,
+            None if !self.may_open_stream(settings, upstream, owner) => return Taken::Unfit,
+            None => match self.open_stream(cx, settings, key, upstream, server, owner) {
+                Ok(at) => at,
+                // The queue of the unix socket is full.
+                Err(Errno::AGAIN) if matches!(server.target, Target::Unix(_)) => return Taken::Unfit,
+                Err(error) => return self.on_unopened_stream(cx, settings, key, server, error),
+            },
+        };
+        let (stream, query) = (&mut self.streams[at], &mut self.queries[key]);
+        let id = match owner {
+            Owner::All => stream.ids.give(key, &mut self.secrets),
+            Owner::Client(_) | Owner::Transfer(_) => {
+                stream.ids.keep(query.client_id(), key, &mut self.secrets)
+            }
+        };
+        let Some(id) = id else { return Taken::Unfit };
+        query.wait(Waits::AtStream(at), id);
+        stream.framed.queue_message(query.framed());
+        let bytes = query.framed().len() as u64 + 2;
+        stream.active_at = cx.now;
+        server.live.counters.of(cx.id).bytes_in.add(bytes);
+        self.queue_stream(at);
+        Taken::Yes
+    }
+
+    fn on_stream_connected(&mut self, cx: &Context, at: DnsStreamKey) {
+        let stream = &mut self.streams[at];
+        stream.server.live.counters.of(cx.id).connections.one();
+        stream.server.live.transports.answered(Transport::Stream, cx.now);
+        let (stage, time) = match stream.server.dialect {
+            Dialect::Plain => (Stage::Open, IDLE),
+            Dialect::Mname => (Stage::Accepting, ACCEPT),
+        };
+        stream.stage = stage;
+        self.stream_timers.set(at, cx.now + time);
+    }
+
+    /// Handles an event of a stream's socket.
+    pub(crate) fn on_stream_event(&mut self, cx: &mut Context, at: DnsStreamKey, event: Readiness) {
+        let Some(stream) = self.streams.get_mut(at) else { return };
+        if event.readable || event.ended {
+            stream.framed.set_readable();
+        }
+        if stream.stage == Stage::Connecting {
+            let failed = sockopt::socket_error(stream.framed.socket());
+            match failed.unwrap_or(Ok(())) {
+                Err(error) => return self.on_stream_connect_error(cx, at, error),
+                Ok(()) if event.writable => self.on_stream_connected(cx, at),
+                Ok(()) => {}
+            }
+        }
+        self.queue_stream(at);
+    }
+
+    fn on_stream_connect_error(&mut self, cx: &mut Context, at: DnsStreamKey, error: Errno) {
+        let stream = &self.streams[at];
+        let (pool, server) = (stream.pool.clone(), Arc::clone(&stream.server));
+        note_stream_refusal(cx, pool, &server, error);
+        self.end_stream(cx, at, Ending::Failed);
+    }
+
+    /// Lists a stream to be handled after the present events.
+    pub(crate) fn queue_stream(&mut self, at: DnsStreamKey) {
+        if let Some(stream) = self.streams.get_mut(at)
+            && !std::mem::replace(&mut stream.dirty, true)
+        {
+            self.streams_dirty.push(at);
+        }
+    }
+
+    /// Sends and reads, as far as the limits allow.
+    pub(in crate::dns) fn flush_stream(&mut self, cx: &mut Context, at: DnsStreamKey) {
+        let Some(stream) = self.streams.get_mut(at) else { return };
+        stream.dirty = false;
+        if matches!(stream.stage, Stage::Over | Stage::Connecting) {
+            return;
+        }
+        // Messages that the server sent before it left are still received.
+        let is_broken = stream.framed.flush().is_err();
+        for _ in 0..READS_MAX {
+            let stream = &self.streams[at];
+            if stream.stage == Stage::Over || self.is_stream_held(at) {
+                return;
+            }
+            if !stream.framed.is_readable() {
+                if is_broken {
+                    self.end_stream(cx, at, Ending::Broken);
+                }
+                return;
+            }
+            let mut buffer = self.take_buffer();
+            let received = self.streams[at].framed.receive(&mut buffer);
+            self.buffer = buffer;
+            self.take_stream_responses(cx, at);
+            match received {
+                Ok(Received::Some | Received::Blocked) => {}
+                Ok(Received::End) | Err(_) => return self.end_stream(cx, at, Ending::Broken),
+            }
+        }
+        cx.ready.push(Ready::DnsStream(at));
+    }
+
+    /// Returns whether reading pauses, because its only client reads too slowly.
+    fn is_stream_held(&self, at: DnsStreamKey) -> bool {
+        match self.streams.get(at).map(|stream| stream.owner) {
+            None | Some(Owner::All) => false,
+            Some(Owner::Client(client) | Owner::Transfer(client)) => {
+                self.clients.get(client).is_some_and(|client| client.is_slow())
+            }
+        }
+    }
+
+    /// Returns whether reading paused within this time.
+    pub(in crate::dns) fn was_stream_held(&self, cx: &Context, at: DnsStreamKey, within: Duration) -> bool {
+        let resumed_at = self.streams.get(at).and_then(|stream| stream.resumed_at);
+        self.is_stream_held(at) || resumed_at.is_some_and(|at| cx.now.since(at) < within)
+    }
+
+    /// Resumes a stream whose client reads again.
+    pub(in crate::dns) fn resume_stream(&mut self, cx: &Context, at: DnsStreamKey) {
+        if let Some(stream) = self.streams.get_mut(at) {
+            stream.resumed_at = Some(cx.now);
+            self.queue_stream(at);
+        }
+    }
+
+    /// Takes the complete messages that were received.
+    fn take_stream_responses(&mut self, cx: &mut Context, at: DnsStreamKey) {
+        if self.streams[at].stage == Stage::Accepting && !self.take_acceptance(cx, at) {
+            return;
+        }
+        let mut message = self.spare();
+        while let Some(stream) = self.streams.get_mut(at).filter(|stream| stream.stage == Stage::Open) {
+            if !stream.framed.take_message(&mut message) {
+                break;
+            }
+            let id = wire::id(&message);
+            let owner = stream.ids.owner(id);
+            let owner = owner.filter(|key| self.queries[*key].is_response(&message));
+            let Some(key) = owner else {
+                // The response is late or forged.
+                stream.server.live.counters.of(cx.id).answers_bad.one();
+                stream.bad += 1;
+                if stream.bad >= BAD_MAX {
+                    self.end_stream(cx, at, Ending::Broken);
+                }
+                continue;
+            };
+            (stream.was_used, stream.active_at, stream.received_at) = (true, cx.now, cx.now);
+            // The stream is slow, but alive.
+            (stream.bad, stream.is_given_up) = (0, false);
+            let upstream = stream.upstream;
+            self.turn_to_attempt(key, Waits::AtStream(at), id);
+            let query = &self.queries[key];
+            let (sent_at, service) = (query.sent_at(), query.requester().service);
+            let settings = self.services[service].service.settings.load_full();
+            if let Some(upstream) = self.upstreams.get_mut(upstream) {
+                upstream.on_response(cx.now, sent_at, query::timeout(&settings));
+                upstream.live.transports.answered(Transport::Stream, cx.now);
+            }
+            self.pass_on(cx, &settings, key, &mut message);
+        }
+        self.give_back(message);
+    }
+
+    /// Reads the response of a server of mname to a session, and returns whether it accepted.
+    fn take_acceptance(&mut self, cx: &mut Context, at: DnsStreamKey) -> bool {
+        let stream = &mut self.streams[at];
+        match mname::parse(stream.framed.pending()) {
+            Ok(None) => return false,
+            Ok(Some((Frame::TcpOk, length))) => {
+                stream.framed.consume(length);
+                stream.framed.let_go();
+                stream.stage = Stage::Open;
+                self.stream_timers.set(at, cx.now + IDLE);
+                self.queue_stream(at);
+                self.close_stream_if_done(cx, at);
+                return true;
+            }
+            Ok(Some(_)) | Err(_) => {}
+        }
+        self.fault_session(cx, at, "it responded to a TCP session with something else than its acceptance");
+        self.end_stream(cx, at, Ending::Failed);
+        false
+    }
+
+    /// Ends the persistent connection of a server of mname that did not accept a session, if it is the one
+    /// from then.
+    fn fault_session(&mut self, cx: &mut Context, at: DnsStreamKey, reason: &str) {
+        let stream = &self.streams[at];
+        if let Some(session) = stream.session {
+            self.end_session(cx, session, reason);
+        }
+    }
+
+    /// Ends a stream. The queries that wait there are sent again, or go elsewhere.
+    fn end_stream(&mut self, cx: &mut Context, at: DnsStreamKey, ending: Ending) {
+        let Some(stream) = self.streams.get_mut(at) else { return };
+        let stage = std::mem::replace(&mut stream.stage, Stage::Over);
+        if stage == Stage::Over {
+            return;
+        }
+        let (was_used, keys, upstream) = (stream.was_used, stream.ids.owners(), stream.upstream);
+        if ending == Ending::Broken && !was_used && !keys.is_empty() {
+            stream.server.live.counters.of(cx.id).answers_bad.one();
+        }
+        match stream.owner {
+            Owner::All => {
+                if let Some(upstream) = self.upstreams.get_mut(upstream) {
+                    upstream.streams.retain(|other| *other != at);
+                }
+            }
+            Owner::Client(client) | Owner::Transfer(client) => {
+                if let Some(client) = self.clients.get_mut(client) {
+                    client.remove_stream(at);
+                }
+            }
+        }
+        self.stream_timers.clear(at);
+        self.streams_over.push(at);
+        for (id, key) in keys {
+            if !self.is_current_attempt(cx, key, Waits::AtStream(at), id) {
+                continue;
+            }
+            let query = &self.queries[key];
+            let settings = self.services[query.requester().service].service.settings.load_full();
+            let is_innocent = ending == Ending::Closed || (ending == Ending::Broken && was_used);
+            let may_repeat = !query.was_cut_short(CUT_SHORT_MAX);
+            let cause = if is_innocent && may_repeat { Cause::CutShort } else { Cause::Refused };
+            if stage == Stage::Open {
+                self.again_unless_received(cx, &settings, key, cause);
+            } else {
+                self.again(cx, &settings, key, cause);
+            }
+        }
+    }
+
+    /// Closes a stream.
+    pub(in crate::dns) fn close_stream(&mut self, cx: &mut Context, at: DnsStreamKey) {
+        self.end_stream(cx, at, Ending::Closed);
+    }
+
+    /// Removes a query that waits here no more.
+    pub(in crate::dns) fn withdraw_from_stream(&mut self, cx: &mut Context, at: DnsStreamKey, id: u16) {
+        let Some(stream) = self.streams.get_mut(at) else { return };
+        stream.ids.free(id);
+        self.close_stream_if_done(cx, at);
+    }
+
+    /// Closes a stream without users, unless its server of mname has yet to accept the session.
+    fn close_stream_if_done(&mut self, cx: &mut Context, at: DnsStreamKey) {
+        let stream = &self.streams[at];
+        let is_for_one = stream.is_given_up || matches!(stream.owner, Owner::Transfer(_));
+        if is_for_one && stream.ids.is_empty() && stream.stage != Stage::Accepting {
+            self.close_stream(cx, at);
+        }
+    }
+
+    /// Gives a stream up after a query without a response, if nothing came since it was sent. A server that
+    /// is slow on the whole is an exception.
+    pub(in crate::dns) fn on_stream_silence(&mut self, cx: &Context, at: DnsStreamKey, since: Time) {
+        let Some(stream) = self.streams.get_mut(at) else { return };
+        let is_late = self.upstreams.get(stream.upstream).is_some_and(|upstream| upstream.is_late);
+        let is_slow = is_late && cx.now.since(stream.received_at) < IDLE;
+        stream.is_given_up |= stream.stage == Stage::Open && stream.received_at < since && !is_slow;
+    }
+
+    /// Returns whether a response may still come on a stream.
+    pub(in crate::dns) fn is_stream_alive(&self, at: DnsStreamKey) -> bool {
+        let stream = self.streams.get(at);
+        stream.is_some_and(|stream| stream.stage != Stage::Over && !stream.is_given_up)
+    }
+
+    /// Handles a deadline: for a connect, an acceptance, or an idle stream.
+    pub(in crate::dns) fn on_stream_deadline(&mut self, cx: &mut Context, at: DnsStreamKey) {
+        let Some(stream) = self.streams.get(at) else { return };
+        match stream.stage {
+            Stage::Over => {}
+            Stage::Connecting => self.on_stream_connect_error(cx, at, Errno::TIMEDOUT),
+            Stage::Accepting => {
+                self.fault_session(cx, at, "it did not accept a TCP session within 10 s");
+                self.end_stream(cx, at, Ending::Failed);
+            }
+            Stage::Open => {
+                let is_idle = stream.ids.is_empty() && cx.now.since(stream.active_at) >= IDLE;
+                match stream.owner {
+                    Owner::All if is_idle => self.close_stream(cx, at),
+                    Owner::All => self.stream_timers.set(at, cx.now + IDLE),
+                    // The stream ends with its client, or its transfer.
+                    Owner::Client(_) | Owner::Transfer(_) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Counts a stream that a server refused. It is reported if it concerns the server as a whole: one without
+/// TCP is still queried over UDP.
+fn note_stream_refusal(cx: &Context, pool: Arc<str>, server: &Entry, error: Errno) {
+    let Some(failure) = count_failure(cx, &pool, server, error) else { return };
+    let transports = &server.live.transports;
+    transports.refused(Transport::Stream, cx.now);
+    if server.dialect == Dialect::Mname || transports.is_telling(Transport::Stream, cx.now) {
+        (cx.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
+    }
+}
