@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 use ceilings::Counts;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Offenders printed for a number above its ceiling; `--list` prints all.
@@ -98,7 +99,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if let Some(measure) = options.list {
         let listed =
             findings.iter().filter(|found| found.measure == measure && found.file.contains(&options.path));
-        listed.for_each(|found| println!("{}:{}: {}", found.file, found.line, found.what));
+        let lines = listed.map(|found| format!("{}:{}: {}\n", found.file, found.line, found.what));
+        // The reader may close the pipe early.
+        let _ = std::io::stdout().write_all(lines.collect::<String>().as_bytes());
         return Ok(());
     }
     let path = shell::root().join("xtask/tidy.toml");
