@@ -1,4 +1,5 @@
--- DNS over UDP and TCP: a resolver is chosen for each question, answers are kept, and given longer while no resolver answers.
+-- DNS over UDP and TCP: a resolver is picked for each query. Responses are cached, and expired ones are used while no
+-- resolver responds.
 -- Try it: evener run examples/dns.lua, then dig @127.0.0.1 -p 5300 example.org
 
 local resolvers = pool "resolvers" {
@@ -20,7 +21,7 @@ service "dns" {
   },
 }
 
--- Each client stays with one of the servers that come and go as sockets in a directory, as mname-balancer has it.
+-- Servers are the sockets in a directory, and each client keeps its server, as in mname-balancer.
 service "binder" {
   listen = "127.0.0.1:5310",
   protocol = "dns",

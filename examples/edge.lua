@@ -1,5 +1,5 @@
--- The edge: http goes to https, names and paths lead to pools, clients are limited.
--- It needs certificates in ./certs (name.crt, name.key); then: evener check examples/edge.lua
+-- The edge: http is redirected to https, names and paths are routed to pools, clients are limited.
+-- Try it with certificates in ./certs (name.crt, name.key): evener check examples/edge.lua
 
 local check = check.http { path = "/health" }
 local www = pool "www" { "127.0.0.1:9001", "127.0.0.1:9002", check = check, sticky = { by = "cookie" } }

@@ -1,4 +1,4 @@
--- Three web servers, the third one only when the others are gone.
+-- Three web servers; the third one is used only when the others are down.
 -- Try it: evener check examples/web.lua
 
 local web = pool "web" {

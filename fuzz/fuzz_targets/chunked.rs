@@ -1,10 +1,10 @@
-//! A chunked body is the same however it is cut, and the same again when it is written by us.
+//! A chunked body is the same in any pieces, and the same again after it is encoded here.
 #![no_main]
 
 use evener_core::wire::chunked::{BODY_END, CHUNK_END, Decoder, Step, emit_size};
 use libfuzzer_sys::fuzz_target;
 
-/// The body; after how many bytes it was complete; whether it is malformed.
+/// Returns the body, the number of bytes after which it was complete, and true if it is malformed.
 fn read(bytes: &[u8], size: usize) -> (Vec<u8>, Option<usize>, bool) {
     let (mut decoder, mut body, mut used) = (Decoder::default(), Vec::new(), 0);
     for end in (0..bytes.len()).step_by(size).chain([bytes.len()]) {

@@ -1,22 +1,22 @@
-//! Whatever a client asks and a server answers: what is made of it is well-formed, fits, and is an answer to that question;
-//! what is added to a question comes out again.
+//! Queries and responses of any bytes: everything derived from them is well-formed, fits, and matches the query, and
+//! additions to a query are removed again.
 #![no_main]
 
 use evener_core::wire::dns::{self, Added, Cookies, Query};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (u8, &[u8], &[u8])| {
-    let (bits, message, answer) = input;
+    let (bits, message, response) = input;
     let mut out = Vec::new();
     for added in [Added::Record, Added::Option] {
-        let mut stripped = answer.to_vec();
+        let mut stripped = response.to_vec();
         dns::strip(&mut stripped, added);
-        assert!(stripped.len() <= answer.len());
+        assert!(stripped.len() <= response.len());
     }
     for cookies in [Cookies::Pass, Cookies::Remove] {
-        let mut stripped = answer.to_vec();
+        let mut stripped = response.to_vec();
         dns::strip_hop_options(&mut stripped, cookies);
-        assert!(stripped.len() <= answer.len());
+        assert!(stripped.len() <= response.len());
         if let Ok(query) = Query::parse(message) {
             let mut stripped = query.whole(message).to_vec();
             let left = query.without_hop_options(&mut stripped, cookies);
@@ -33,11 +33,11 @@ fuzz_target!(|input: (u8, &[u8], &[u8])| {
 
     query.emit_error(message, bits, &mut out);
     assert!(out.len() <= dns::UDP_BYTES && query.is_answered_by(message, &out));
-    for answer in [None, Some(answer)] {
-        query.emit_truncated(message, answer, &mut out);
+    for response in [None, Some(response)] {
+        query.emit_truncated(message, response, &mut out);
         assert!(out.len() <= dns::UDP_BYTES && dns::is_truncated(&out));
-        // Its flags are those of the answer, which the question was compared with before.
-        if answer.is_none_or(|answer| query.is_answered_by(message, answer)) {
+        // The flags are those of the response, which matched the query before.
+        if response.is_none_or(|response| query.is_answered_by(message, response)) {
             assert!(query.is_answered_by(message, &out));
         }
     }
@@ -47,22 +47,23 @@ fuzz_target!(|input: (u8, &[u8], &[u8])| {
         let lower = message.to_ascii_lowercase();
         let name = query.name(&lower);
         assert!(key.starts_with(name) && key.len() == name.len() + 5);
-        // What a key is made of makes the same key.
+        // The parts of a key make the same key.
         out.clear();
         out.extend_from_slice(&message[..12]);
         out[6..12].fill(0);
         out.extend_from_slice(query.question(message));
-        let plain = Query::parse(&out).expect("a question without records");
+        let plain = Query::parse(&out).expect("a query without records");
         assert!(plain.cache_key(&out, &mut other) && other[..other.len() - 1] == key[..key.len() - 1]);
     }
 
-    let client = if bits & 1 == 0 { [192, 0, 2, bits].into() } else { [0x2001, 0xdb8, 0, 7, 0, 0, 0, 1].into() };
+    let client =
+        if bits & 1 == 0 { [192, 0, 2, bits].into() } else { [0x2001, 0xdb8, 0, 7, 0, 0, 0, 1].into() };
     let Some(added) = query.with_client_subnet(message, client, bits, &mut out) else { return };
     assert!(out.len() > query.whole(message).len() && out.len() <= dns::MESSAGE_BYTES_MAX);
-    let with = Query::parse(&out).expect("a question still");
+    let with = Query::parse(&out).expect("still a query");
     assert!(with.has_edns() && with.question(&out) == query.question(message));
     assert!(with.with_client_subnet(&out, client, bits, &mut other).is_none(), "once is enough");
-    // Both as if they were answers.
+    // Both as if they were responses.
     out[2] |= 0x80;
     dns::strip(&mut out, added);
     out[2] &= 0x7f;

@@ -1,5 +1,5 @@
-//! Whatever servers answer, the cache stays within bounds; what it gives is an answer to that question, no longer than it may
-//! be given; once taken out it is gone.
+//! Responses of any bytes: the cache stays within bounds, returns only responses that match the query, within their
+//! lifetime, and none after an expunge.
 #![no_main]
 
 use evener_core::Time;
@@ -11,58 +11,59 @@ use std::time::Duration;
 
 const STALE: Duration = Duration::from_secs(60);
 
-/// The question that an answer says it is to, as a message.
-fn question(answer: &[u8]) -> Option<Vec<u8>> {
+/// Returns the query to a response, made of its question section.
+fn query_of(response: &[u8]) -> Option<Vec<u8>> {
     let mut end = dns::HEADER_BYTES;
-    while *answer.get(end)? != 0 {
-        end += 1 + usize::from(answer[end]);
+    while *response.get(end)? != 0 {
+        end += 1 + usize::from(response[end]);
     }
-    let mut message = answer.get(..end + 5)?.to_vec();
+    let mut message = response.get(..end + 5)?.to_vec();
     message[2..4].copy_from_slice(&[1, 0]);
     message[6..12].fill(0);
     Some(message)
 }
 
 fuzz_target!(|input: (u16, Vec<&[u8]>)| {
-    let spec = DnsCacheSpec { entries: 4, bytes: DnsCacheSpec::BYTES_MIN, stale: STALE, ..DnsCacheSpec::default() };
+    let spec =
+        DnsCacheSpec { entries: 4, bytes: DnsCacheSpec::BYTES_MIN, stale: STALE, ..DnsCacheSpec::default() };
     let (cache, mut now) = (Cache::new(&spec, 1), Time::ZERO);
     let (mut key, mut out) = (Vec::new(), Vec::new());
-    for answer in input.1 {
+    for response in input.1 {
         now += Duration::from_millis(input.0.into());
-        assert!(!cache.store(&key, &answer[..answer.len().min(12)], now));
-        let Some(message) = question(answer) else { continue };
+        assert!(!cache.store(&key, &response[..response.len().min(12)], now));
+        let Some(message) = query_of(response) else { continue };
         let Ok(query) = Query::parse(&message) else { continue };
         if !query.cache_key(&message, &mut key) {
             continue;
         }
-        let is_kept = cache.store(&key, answer, now);
+        let is_stored = cache.store(&key, response, now);
         cache.check_invariants();
-        if !is_kept {
+        if !is_stored {
             continue;
         }
         assert!(cache.lookup(&key, now, Freshness::Fresh, &mut out));
-        assert!(out.len() <= answer.len() && dns::id(&out) == 0 && !dns::is_truncated(&out));
-        assert!(query.is_answered_by(&message, &out) && dns::rcode(&out) == dns::rcode(answer));
+        assert!(out.len() <= response.len() && dns::id(&out) == 0 && !dns::is_truncated(&out));
+        assert!(query.is_answered_by(&message, &out) && dns::rcode(&out) == dns::rcode(response));
         let length = out.len();
         for seconds in [1, 59, 3600] {
             let later = now + Duration::from_secs(seconds);
             let mut stale = Vec::new();
             let is_fresh = cache.lookup(&key, later, Freshness::Fresh, &mut out);
             let is_stale = cache.lookup(&key, later, Freshness::Stale, &mut stale);
-            assert!(is_stale || !is_fresh, "what is fresh is good enough as stale");
+            assert!(is_stale || !is_fresh, "a fresh response is also a stale one");
             assert!(!is_fresh || out.len() == length && out == stale);
         }
         let name = query.name(&message);
         match cache.expunge(name, Reach::Name) {
-            // A look after its end took it out.
+            // A lookup after its lifetime removed it.
             0 => assert!(!cache.lookup(&key, now, Freshness::Stale, &mut out)),
-            _ => assert!(cache.store(&key, answer, now)),
+            _ => assert!(cache.store(&key, response, now)),
         }
         let dead = now + spec.ttl_max + STALE;
         assert!(!cache.lookup(&key, dead, Freshness::Stale, &mut out));
-        cache.store(&key, answer, now);
+        cache.store(&key, response, now);
         assert!(cache.expunge(&[0], Reach::Below) >= 1);
         assert_eq!(cache.stats().entries, 0);
-        cache.store(&key, answer, now);
+        cache.store(&key, response, now);
     }
 });

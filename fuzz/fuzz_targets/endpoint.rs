@@ -1,4 +1,4 @@
-//! Any text is refused as an address, or comes back the same.
+//! Any text is refused as an address, or is an address that is printed and parsed again.
 #![no_main]
 
 use evener_core::Endpoint;

@@ -1,5 +1,5 @@
-//! Whatever a client writes, what a trusted proxy adds behind it gives the client; what is passed on is read again in the
-//! same way.
+//! With any bytes of a client, the elements that trusted proxies append give the client, and the lists that are passed
+//! on are parsed again in the same way.
 #![no_main]
 
 use evener_core::wire::forwarded::{Client, Lists, Syntax, emit_before};

@@ -1,4 +1,4 @@
-//! As soon as some bytes tell what a ClientHello asks for, or that it is none, more bytes do not change that.
+//! Once some bytes are a ClientHello, or are refused, more bytes do not change the result.
 #![no_main]
 
 use evener_core::wire::hello;
@@ -6,10 +6,10 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let whole = hello::parse(bytes);
-    // Every end in short inputs, some in long ones.
+    // All lengths of short inputs, some of long ones.
     let step = bytes.len() / 256 + 1;
-    let told = (0..bytes.len()).step_by(step).map(|end| hello::parse(&bytes[..end]));
-    if let Some(first) = told.into_iter().find(|told| *told != Ok(None)) {
+    let results = (0..bytes.len()).step_by(step).map(|end| hello::parse(&bytes[..end]));
+    if let Some(first) = results.into_iter().find(|result| *result != Ok(None)) {
         assert_eq!(first, whole);
     }
     if let Ok(Some(found)) = whole {

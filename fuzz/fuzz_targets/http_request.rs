@@ -1,5 +1,5 @@
-//! The head of a request is understood the same however it is cut, and what goes on of it can be understood in one way
-//! only.
+//! The header section of a request is parsed the same in any pieces, and the fields that are passed on are
+//! unambiguous.
 #![no_main]
 
 use evener_core::wire::http::{HeadLimits, Kind, Request, Scan};
@@ -11,10 +11,10 @@ fn read(bytes: &[u8], step: usize) -> Result<Option<(Request, Vec<u8>)>, String>
     let mut scan = Scan::default();
     for end in (0..bytes.len()).step_by(step).chain([bytes.len()]) {
         if let Some(found) = scan.find(&bytes[..end], &LIMITS).map_err(|error| error.to_string())? {
-            let head = bytes[found.start..found.end].to_vec();
+            let section = bytes[found.start..found.end].to_vec();
             let mut request = Request::default();
-            request.parse(&head, &LIMITS).map_err(|error| error.to_string())?;
-            return Ok(Some((request, head)));
+            request.parse(&section, &LIMITS).map_err(|error| error.to_string())?;
+            return Ok(Some((request, section)));
         }
     }
     Ok(None)
@@ -24,15 +24,15 @@ fuzz_target!(|input: (u8, &[u8])| {
     let (step, bytes) = (usize::from(input.0) + 1, input.1);
     let whole = read(bytes, bytes.len().max(1));
     assert_eq!(format!("{:?}", read(bytes, step)), format!("{whole:?}"));
-    let Ok(Some((request, head))) = whole else { return };
+    let Ok(Some((request, section))) = whole else { return };
     let count = |kind| request.fields().iter().filter(|field| field.kind == kind).count();
     let (lengths, codings) = (count(Kind::ContentLength), count(Kind::TransferEncoding));
     assert!(lengths + codings <= 1 && count(Kind::Host) <= 1, "{lengths} {codings}");
-    // The same fields, written as we write them, say the same.
-    let line = head.windows(2).position(|two| two == b"\r\n").unwrap() + 2;
-    let mut again = head[..line].to_vec();
+    // The same fields, written as they are passed on, mean the same.
+    let line = section.windows(2).position(|two| two == b"\r\n").unwrap() + 2;
+    let mut again = section[..line].to_vec();
     for field in request.fields() {
-        let (name, value) = (field.name.of(&head), field.value.of(&head));
+        let (name, value) = (field.name.of(&section), field.value.of(&section));
         assert!(!name.is_empty() && !value.iter().any(|byte| b"\r\n\0".contains(byte)));
         again.extend([name, b": ", value, b"\r\n"].concat());
     }
@@ -41,10 +41,10 @@ fuzz_target!(|input: (u8, &[u8])| {
     let limits = HeadLimits { bytes_max: 2 * LIMITS.bytes_max, ..LIMITS };
     second.parse(&again, &limits).unwrap();
     assert_eq!(second.framing(), request.framing());
-    assert_eq!(second.authority(&again), request.authority(&head));
+    assert_eq!(second.authority(&again), request.authority(&section));
     assert_eq!(second.keeps_alive(), request.keeps_alive());
-    let names = |request: &Request, head: &[u8]| -> Vec<Vec<u8>> {
-        request.passed_on(head).map(|field| field.name.of(head).to_vec()).collect()
+    let names = |request: &Request, section: &[u8]| -> Vec<Vec<u8>> {
+        request.passed_on(section).map(|field| field.name.of(section).to_vec()).collect()
     };
-    assert_eq!(names(&second, &again), names(&request, &head));
+    assert_eq!(names(&second, &again), names(&request, &section));
 });

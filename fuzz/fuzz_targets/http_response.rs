@@ -1,5 +1,5 @@
-//! The head of a response is understood the same however it is cut; where its framing had to be repaired, the connection
-//! is not used again.
+//! The header section of a response is parsed the same in any pieces. If its framing was repaired, the connection is
+//! not reused.
 #![no_main]
 
 use evener_core::wire::http::{Framing, HeadLimits, Kind, Response, Scan};
@@ -11,10 +11,10 @@ fn read(bytes: &[u8], step: usize) -> Result<Option<(Response, Vec<u8>)>, String
     let mut scan = Scan::of_response();
     for end in (0..bytes.len()).step_by(step).chain([bytes.len()]) {
         if let Some(found) = scan.find(&bytes[..end], &LIMITS).map_err(|error| error.to_string())? {
-            let head = bytes[found.start..found.end].to_vec();
+            let section = bytes[found.start..found.end].to_vec();
             let mut response = Response::default();
-            response.parse(&head, &LIMITS).map_err(|error| error.to_string())?;
-            return Ok(Some((response, head)));
+            response.parse(&section, &LIMITS).map_err(|error| error.to_string())?;
+            return Ok(Some((response, section)));
         }
     }
     Ok(None)
@@ -24,7 +24,7 @@ fuzz_target!(|input: (u8, &[u8])| {
     let (step, bytes) = (usize::from(input.0) + 1, input.1);
     let whole = read(bytes, bytes.len().max(1));
     assert_eq!(format!("{:?}", read(bytes, step)), format!("{whole:?}"));
-    let Ok(Some((response, head))) = whole else { return };
+    let Ok(Some((response, section))) = whole else { return };
     assert!((100..=999).contains(&response.status()));
     let count = |kind| response.fields().iter().filter(|field| field.kind == kind).count();
     let (lengths, codings) = (count(Kind::ContentLength), count(Kind::TransferEncoding));
@@ -36,7 +36,7 @@ fuzz_target!(|input: (u8, &[u8])| {
         Some(Framing::Close) => panic!("no field says that"),
     }
     assert_eq!(response.framing(b"HEAD"), None);
-    for field in response.passed_on(&head) {
-        assert!(!field.value.of(&head).iter().any(|byte| b"\r\n\0".contains(byte)));
+    for field in response.passed_on(&section) {
+        assert!(!field.value.of(&section).iter().any(|byte| b"\r\n\0".contains(byte)));
     }
 });

@@ -1,12 +1,12 @@
-//! Any bytes of a backend are refused, wanted more of within a frame's length, or make a frame that is told by no fewer bytes
-//! and says all that is in them.
+//! Any bytes of a backend are refused, need more bytes within the size of a frame, or make a frame. No fewer bytes make
+//! it, and it contains everything in them.
 #![no_main]
 
 use evener_core::wire::mname::{self, DATAGRAM_BYTES_MAX, Frame};
 use libfuzzer_sys::fuzz_target;
 
 /// Type, address, port and length.
-const HEAD_BYTES: usize = 16;
+const FIXED_BYTES: usize = 16;
 
 fn write(frame: &Frame<'_>) -> Vec<u8> {
     let numbers = match frame {
@@ -25,23 +25,23 @@ fn write(frame: &Frame<'_>) -> Vec<u8> {
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    let told = match mname::parse(bytes) {
+    let needed = match mname::parse(bytes) {
         Ok(None) => {
-            assert!(bytes.len() < HEAD_BYTES + DATAGRAM_BYTES_MAX, "more than a frame is wanted");
+            assert!(bytes.len() < FIXED_BYTES + DATAGRAM_BYTES_MAX, "more than a frame is needed");
             bytes.len()
         }
         Ok(Some((frame, length))) => {
             assert_eq!(write(&frame), bytes[..length]);
             length
         }
-        // A fault stays one, whatever follows.
+        // A fault stays one with more bytes.
         Err(_) => {
-            let more = [bytes, &[0; HEAD_BYTES]].concat();
+            let more = [bytes, &[0; FIXED_BYTES]].concat();
             assert!(mname::parse(&more).is_err());
             return;
         }
     };
-    for length in 0..told {
+    for length in 0..needed {
         assert!(matches!(mname::parse(&bytes[..length]), Ok(None)), "{length} bytes");
     }
 });

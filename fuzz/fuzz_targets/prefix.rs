@@ -1,4 +1,4 @@
-//! Any text is refused as a prefix, or makes an access list that matches its own network address.
+//! Any text is refused as a prefix, or makes an access list that matches the prefix's own address.
 #![no_main]
 
 use evener_core::acl::{Access, Acl, Prefix};

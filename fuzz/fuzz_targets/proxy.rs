@@ -1,5 +1,5 @@
-//! Any bytes are refused as a PROXY header, wanted more of, or make a header that is told by no fewer bytes and says the
-//! same when it is written again.
+//! Any bytes are refused as a PROXY header, need more bytes, or make a header. No fewer bytes make it, and it means the
+//! same after it is written again.
 #![no_main]
 
 use evener_core::wire::proxy::{self, Transport};
@@ -20,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
     proxy::emit_v2(header.ends, Transport::Stream, &header.extras, &mut written);
     let again = proxy::parse(&written).expect("what is written is well formed").expect("and whole");
     assert_eq!((again.ends, again.length), (header.ends, written.len()));
-    // Long values are cut.
+    // The writer cuts long values.
     if header.length < 1000 {
         assert_eq!(again.extras, header.extras);
     }

@@ -127,7 +127,7 @@ fn survey(problems: &mut Vec<String>, findings: &mut Vec<Finding>) -> anyhow::Re
     let banned = words::Words::parse(&banned)?;
     let mut files =
         ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(|name| shell::root().join(name)).to_vec();
-    for folder in ["crates", "xtask", "docs"] {
+    for folder in ["crates", "xtask", "docs", "fuzz/fuzz_targets"] {
         collect(&shell::root().join(folder), &mut files)?;
     }
     files.sort();
@@ -167,7 +167,7 @@ fn part(file: &str) -> String {
     match (steps.next(), steps.next(), steps.next()) {
         (Some("crates"), Some(name), Some("tests")) => format!("{name}-tests"),
         (Some("crates"), Some(name), _) => name.into(),
-        (Some("xtask"), ..) => "xtask".into(),
+        (Some(folder @ ("xtask" | "fuzz")), ..) => folder.into(),
         _ => "docs".into(),
     }
 }
