@@ -57,19 +57,19 @@ impl Results {
 
 fn title(case: Case) -> &'static str {
     match case {
-        Case::Tiny => "Small answers, keep-alive, 64 connections",
-        Case::Mib => "Answers of 1 MiB, keep-alive, 64 connections",
+        Case::Tiny => "Small responses, keep-alive, 64 connections",
+        Case::Mib => "Responses of 1 MiB, keep-alive, 64 connections",
         Case::Close => "A connection for each request, 64 at once",
-        Case::Many => "Small answers, 1000 connections",
-        Case::Udp => "DNS questions over UDP by flows, 32 clients",
-        Case::Dns => "DNS questions over UDP, 32 clients",
-        Case::DnsCache => "DNS questions over UDP, 32 clients, answers kept",
-        Case::Http => "HTTP: small answers, keep-alive, 64 connections",
-        Case::HttpMib => "HTTP: answers of 1 MiB, keep-alive, 64 connections",
-        Case::Https => "HTTP over TLS: small answers, keep-alive, 64 connections",
-        Case::HttpsMib => "HTTP over TLS: answers of 1 MiB, keep-alive, 64 connections",
+        Case::Many => "Small responses, 1000 connections",
+        Case::Udp => "DNS queries over UDP by flows, 32 clients",
+        Case::Dns => "DNS queries over UDP, 32 clients",
+        Case::DnsCache => "DNS queries over UDP, 32 clients, cached responses",
+        Case::Http => "HTTP: small responses, keep-alive, 64 connections",
+        Case::HttpMib => "HTTP: responses of 1 MiB, keep-alive, 64 connections",
+        Case::Https => "HTTP over TLS: small responses, keep-alive, 64 connections",
+        Case::HttpsMib => "HTTP over TLS: responses of 1 MiB, keep-alive, 64 connections",
         Case::Handshake => "HTTP over TLS: a connection and a full handshake for each request, 64 at once",
-        Case::Http2 => "HTTP/2 over TLS: small answers, 8 connections with 16 streams",
+        Case::Http2 => "HTTP/2 over TLS: small responses, 8 connections with 16 streams",
         Case::Idle => "10 000 idle connections",
     }
 }
