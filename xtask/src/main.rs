@@ -22,7 +22,7 @@ struct Cli {
 enum Command {
     /// Install the Debian packages that tests need (as root), and say which
     Setup {
-        /// Those of the benchmark, too
+        /// Install those of the benchmark, too
         #[arg(long)]
         bench: bool,
     },

@@ -35,10 +35,10 @@ const FOR_TESTS: &[Need] = &[
     Need { program: "npm", package: "npm" },
 ];
 
-/// What tests need of PyPI, in an environment of their own under `target`.
+/// Packages of PyPI for tests, in an environment of their own under `target`.
 const PYTHON: &[&str] = &["mmdb_writer==0.2.7", "websockets==17.4"];
 
-/// What tests need of npm, in a directory of its own under `target`.
+/// Packages of npm for tests, in a directory of their own under `target`.
 const NODE: &[&str] = &["mname@1.5.1", "bunyan@2.0.5"];
 
 const FOR_BENCH: &[Need] = &[Need { program: "strace", package: "strace" }];
@@ -46,7 +46,7 @@ const FOR_BENCH: &[Need] = &[Need { program: "strace", package: "strace" }];
 const DIRECTORIES: [&str; 6] =
     ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
-/// Where a program is, if it is installed.
+/// Returns the path of a program, if it is installed.
 pub(crate) fn find(program: &str) -> Option<String> {
     if program.starts_with('/') {
         return Path::new(program).exists().then(|| program.to_owned());

@@ -1,4 +1,4 @@
-//! Running other programs: what is run is said, and what fails is said with its output.
+//! Running other programs: prints each command, and reports failures with the output.
 
 use anyhow::{Context, bail};
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| ".".into(), Into::into)
 }
 
-/// Says the command and runs it to its end.
+/// Prints the command and runs it to its end.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let words: Vec<String> = std::iter::once(command.get_program())
         .chain(command.get_args())

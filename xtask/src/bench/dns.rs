@@ -1,42 +1,42 @@
-//! The peers of DNS over UDP: Evener by flows, by questions, and with answers kept; pen, nginx and dnsdist.
+//! The peers of DNS over UDP: Evener by flows, by queries, and with a cache; pen, nginx and dnsdist.
 
 use super::peers::{DNS_PORT, Ground, Peer, alone, evener, nginx_stream};
 use std::process::Command;
 
-/// Who takes part by flows: a socket a client.
+/// Programs that balance by flows, with a socket for each client.
 pub(super) fn flows() -> Vec<Peer> {
     vec![
         Peer::new("evener", 18_200, evener_flows),
         Peer::new("pen", 18_201, pen),
         Peer::new("nginx", 18_203, nginx),
-        Peer::new("dnsdist", 18_204, |ground, port| dnsdist(ground, port, Keeps::Nothing)),
+        Peer::new("dnsdist", 18_204, |ground, port| dnsdist(ground, port, Caches::Nothing)),
     ]
 }
 
-/// Who takes part by questions.
-pub(super) fn questions() -> Vec<Peer> {
+/// Programs that balance by queries.
+pub(super) fn queries() -> Vec<Peer> {
     vec![
-        Peer::new("evener", 18_210, |ground, port| evener_questions(ground, port, Keeps::Nothing)),
+        Peer::new("evener", 18_210, |ground, port| evener_by_query(ground, port, Caches::Nothing)),
         Peer::new("pen", 18_211, pen),
         Peer::new("nginx", 18_213, nginx),
-        Peer::new("dnsdist", 18_214, |ground, port| dnsdist(ground, port, Keeps::Nothing)),
+        Peer::new("dnsdist", 18_214, |ground, port| dnsdist(ground, port, Caches::Nothing)),
     ]
 }
 
-/// Who takes part with answers kept; pen and nginx keep none.
-pub(super) fn kept() -> Vec<Peer> {
+/// Programs with a cache; pen and nginx have none.
+pub(super) fn cached() -> Vec<Peer> {
     vec![
-        Peer::new("evener", 18_220, |ground, port| evener_questions(ground, port, Keeps::Answers)),
-        Peer::new("dnsdist", 18_224, |ground, port| dnsdist(ground, port, Keeps::Answers)),
+        Peer::new("evener", 18_220, |ground, port| evener_by_query(ground, port, Caches::Responses)),
+        Peer::new("dnsdist", 18_224, |ground, port| dnsdist(ground, port, Caches::Responses)),
     ]
 }
 
-/// What a proxy keeps.
+/// Responses that a proxy caches.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Keeps {
+enum Caches {
     Nothing,
     /// As many for both.
-    Answers,
+    Responses,
 }
 
 fn server() -> String {
@@ -47,8 +47,8 @@ fn evener_flows(ground: &Ground, port: u16) -> anyhow::Result<Command> {
     Ok(evener(ground, "udp", port, &[server()]))
 }
 
-fn evener_questions(ground: &Ground, port: u16, keeps: Keeps) -> anyhow::Result<Command> {
-    let cache = if keeps == Keeps::Answers { "cache = { entries = 100000 }" } else { "" };
+fn evener_by_query(ground: &Ground, port: u16, caches: Caches) -> anyhow::Result<Command> {
+    let cache = if caches == Caches::Responses { "cache = { entries = 100000 }" } else { "" };
     let text = format!(
         "service \"dns\" {{ protocol = \"dns\", listen = \"127.0.0.1:{port}\", \"{}\", dns = {{ sockets = 4, {cache} }} }}\n",
         server()
@@ -71,10 +71,10 @@ fn nginx(ground: &Ground, port: u16) -> anyhow::Result<Command> {
     nginx_stream(ground, port, "udp", &[server()])
 }
 
-fn dnsdist(ground: &Ground, port: u16, keeps: Keeps) -> anyhow::Result<Command> {
-    let cache = match keeps {
-        Keeps::Answers => "getPool(\"\"):setCache(newPacketCache(100000))\n",
-        Keeps::Nothing => "",
+fn dnsdist(ground: &Ground, port: u16, caches: Caches) -> anyhow::Result<Command> {
+    let cache = match caches {
+        Caches::Responses => "getPool(\"\"):setCache(newPacketCache(100000))\n",
+        Caches::Nothing => "",
     };
     let text = format!(
         "setLocal(\"127.0.0.1:{port}\")\nsetACL(\"127.0.0.0/8\")\nsetSecurityPollSuffix(\"\")\n\

@@ -1,18 +1,18 @@
-//! The peers of HTTP: Evener, haproxy in mode http and nginx, each with one thread, the same certificate, kept connections
+//! The peers of HTTP: Evener, haproxy in mode http and nginx, each with one thread, the same certificate, pooled connections
 //! to the servers, and X-Forwarded-For.
 
 use super::peers::{Ground, Peer, WEB_PORTS, web_servers};
 use crate::shell;
 use std::process::Command;
 
-/// Whether clients speak TLS.
+/// Transport of the clients.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Layer {
     Clear,
     Tls,
 }
 
-/// Who takes part in HTTP without TLS.
+/// Programs for HTTP without TLS.
 pub(super) fn clear() -> Vec<Peer> {
     vec![
         Peer::new("evener", 18_120, |ground, port| evener(ground, port, Layer::Clear)),
@@ -21,7 +21,7 @@ pub(super) fn clear() -> Vec<Peer> {
     ]
 }
 
-/// Who takes part with TLS.
+/// Programs for HTTP over TLS.
 pub(super) fn tls() -> Vec<Peer> {
     vec![
         Peer::new("evener", 18_130, |ground, port| evener(ground, port, Layer::Tls)),

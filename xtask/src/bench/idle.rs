@@ -1,4 +1,4 @@
-//! What 10 000 idle connections cost: resident memory of the proxy before and after.
+//! The cost of 10 000 idle connections: resident memory of the proxy before and after.
 
 use super::peers::{Case, Ground, Peer, WEB_PORTS, spawn};
 use anyhow::Context;
@@ -17,7 +17,7 @@ pub(super) fn measure(ground: &Ground) -> anyhow::Result<()> {
     for peer in Peer::of(Case::Idle).into_iter().filter(|peer| peer.name != "haproxy-splice") {
         let mut command = peer.command(ground)?;
         if peer.name == "pen" {
-            // pen's tables are as large as it is told.
+            // pen's tables have their configured size.
             command = std::process::Command::new("pen");
             command.args(["-r", "-f", "-x", "12000", "-c", "12000", &format!("127.0.0.1:{}", peer.port)]);
             command.args(WEB_PORTS.map(|port| format!("127.0.0.1:{port}")));
@@ -48,7 +48,7 @@ fn open(port: u16, connections: u64) -> anyhow::Result<Vec<TcpStream>> {
     }
     for stream in &held {
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        std::io::Read::read(&mut &*stream, &mut [0; 1024]).context("an answer")?;
+        std::io::Read::read(&mut &*stream, &mut [0; 1024]).context("a response")?;
     }
     Ok(held)
 }

@@ -6,12 +6,12 @@ use anyhow::{Context, bail};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// What one run of one proxy gave.
+/// Result of one run of one proxy.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
     /// CPU time of the proxy over that of client and backend.
     pub(super) norm: f64,
-    /// Requests or answers a second.
+    /// Requests or responses per second.
     pub(super) rate: f64,
     /// CPU microseconds of the proxy a request.
     pub(super) micros: f64,
@@ -32,7 +32,7 @@ pub(super) fn sample(
     let (output, client_seconds) = wait(child)?;
     let used = proxy.group.seconds() - proxy_before;
     let others = backend.seconds() - backend_before + client_seconds;
-    let done = requests(case, &output).with_context(|| format!("what the client said:\n{output}"))?;
+    let done = requests(case, &output).with_context(|| format!("output of the client:\n{output}"))?;
     Ok(Sample { norm: used / others, rate: done / length.as_secs_f64(), micros: used * 1e6 / done })
 }
 
@@ -53,7 +53,7 @@ fn client(case: Case, ground: &Ground, port: u16, length: Duration) -> Command {
             &seconds,
             "-d",
         ]);
-        command.arg(ground.directory.join("questions"));
+        command.arg(ground.directory.join("queries"));
         return command;
     }
     if case == Case::Http2 {
@@ -97,7 +97,7 @@ fn zombie_seconds(pid: u32) -> f64 {
     (ticks(11) + ticks(12)) / 100.0
 }
 
-/// How many requests were answered; an error of the client's is an error here.
+/// Returns the number of requests with a response. An error of the client is an error here.
 fn requests(case: Case, output: &str) -> anyhow::Result<f64> {
     let number = |line: &str| line.split_whitespace().find_map(|word| word.parse::<f64>().ok());
     if case.is_dns() {
@@ -105,7 +105,7 @@ fn requests(case: Case, output: &str) -> anyhow::Result<f64> {
         let lost = output.lines().find(|line| line.contains("Queries lost:")).and_then(number).unwrap_or(0.0);
         let done = done.context("no number of queries")?;
         if lost > done / 100.0 {
-            bail!("{lost} of {done} questions were lost");
+            bail!("{lost} of {done} queries were lost");
         }
         return Ok(done);
     }

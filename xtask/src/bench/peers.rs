@@ -1,4 +1,4 @@
-//! Who is measured, how each is started, and the ground they stand on: backends and files in a directory of their own.
+//! The measured programs and their start, and their common ground: backends and files in a directory of their own.
 
 use super::cpu::Group;
 use anyhow::{Context, bail};
@@ -9,34 +9,34 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// What is measured.
+/// A measured case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Case {
-    /// A small answer, keep-alive
+    /// A small response, keep-alive
     Tiny,
-    /// An answer of 1 MiB, keep-alive
+    /// A response of 1 MiB, keep-alive
     Mib,
     /// A connection for each request
     Close,
-    /// 1000 connections, small answers
+    /// 1000 connections, small responses
     Many,
-    /// DNS questions over UDP, as datagrams of flows
+    /// DNS queries over UDP, as datagrams of flows
     Udp,
-    /// DNS questions over UDP, each on its own
+    /// DNS queries over UDP, each on its own
     Dns,
-    /// DNS questions over UDP, answers kept
+    /// DNS queries over UDP, with a cache
     DnsCache,
-    /// HTTP: a small answer, keep-alive
+    /// HTTP: a small response, keep-alive
     Http,
-    /// HTTP: an answer of 1 MiB, keep-alive
+    /// HTTP: a response of 1 MiB, keep-alive
     HttpMib,
-    /// HTTP over TLS: a small answer, keep-alive
+    /// HTTP over TLS: a small response, keep-alive
     Https,
-    /// HTTP over TLS: an answer of 1 MiB, keep-alive
+    /// HTTP over TLS: a response of 1 MiB, keep-alive
     HttpsMib,
     /// A handshake of TLS for each request
     Handshake,
-    /// HTTP/2 over TLS: small answers, 16 streams a connection
+    /// HTTP/2 over TLS: small responses, 16 streams for each connection
     Http2,
     /// Memory of 10 000 idle connections
     Idle,
@@ -60,7 +60,7 @@ impl Case {
         Self::Idle,
     ];
 
-    /// Whether clients ask for names, by dnsperf, and nsd answers.
+    /// Returns true if dnsperf queries names and nsd responds.
     pub(super) fn is_dns(self) -> bool {
         matches!(self, Self::Udp | Self::Dns | Self::DnsCache)
     }
@@ -90,13 +90,13 @@ impl Peer {
         self.name.starts_with("evener")
     }
 
-    /// Who takes part in a case; Evener first.
+    /// Returns the programs of a case, Evener first.
     pub(super) fn of(case: Case) -> Vec<Self> {
         let peer = Self::new;
         match case {
             Case::Udp => super::dns::flows(),
-            Case::Dns => super::dns::questions(),
-            Case::DnsCache => super::dns::kept(),
+            Case::Dns => super::dns::queries(),
+            Case::DnsCache => super::dns::cached(),
             Case::Http | Case::HttpMib => super::http::clear(),
             Case::Https | Case::HttpsMib | Case::Handshake | Case::Http2 => super::http::tls(),
             Case::Tiny | Case::Mib | Case::Close | Case::Many | Case::Idle => vec![
@@ -207,7 +207,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // nginx's workers end with their master only when it is asked to.
+        // nginx's workers end with their master only after a signal to it.
         for pid in &self.group.0 {
             if let Some(pid) = rustix::process::Pid::from_raw(*pid as i32) {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
@@ -284,8 +284,8 @@ impl Ground {
              rrl-ratelimit: 0\nremote-control:\n control-enable: no\nzone:\n name: example\n zonefile: example.zone\n"
         );
         let file = self.write("nsd.conf", &text)?;
-        let questions: String = (0..NAMES).map(|n| format!("n{n}.example A\n")).collect();
-        self.write("questions", &questions)?;
+        let queries: String = (0..NAMES).map(|n| format!("n{n}.example A\n")).collect();
+        self.write("queries", &queries)?;
         let mut command = Command::new("nsd");
         command.args(["-d", "-c"]).arg(file);
         spawn(command, DNS_PORT, Case::Udp)
@@ -301,7 +301,7 @@ impl Ground {
     }
 }
 
-/// Starts a server and waits until it answers.
+/// Starts a server and waits until it responds.
 pub(super) fn spawn(mut command: Command, port: u16, case: Case) -> anyhow::Result<Running> {
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let child = child.with_context(|| format!("{:?} cannot be run", command.get_program()))?;
@@ -311,11 +311,11 @@ pub(super) fn spawn(mut command: Command, port: u16, case: Case) -> anyhow::Resu
         if let Some(status) = running.child.try_wait()? {
             bail!("{:?} ended at once: {status}", command.get_program());
         }
-        if answers(port, case) {
+        if responds(port, case) {
             break;
         }
         if Instant::now() > until {
-            bail!("{:?} does not answer on port {port}", command.get_program());
+            bail!("{:?} does not respond on port {port}", command.get_program());
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -323,17 +323,17 @@ pub(super) fn spawn(mut command: Command, port: u16, case: Case) -> anyhow::Resu
     Ok(running)
 }
 
-fn answers(port: u16, case: Case) -> bool {
+fn responds(port: u16, case: Case) -> bool {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     if !case.is_dns() {
         return TcpStream::connect(address).is_ok();
     }
     // n0.example A, with recursion desired.
-    let question = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x02n0\x07example\x00\x00\x01\x00\x01";
+    let query = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x02n0\x07example\x00\x00\x01\x00\x01";
     let ask = || {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-        socket.send_to(question, address)?;
+        socket.send_to(query, address)?;
         socket.recv(&mut [0; 512])
     };
     ask().is_ok()

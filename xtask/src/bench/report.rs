@@ -4,7 +4,7 @@ use super::load::Sample;
 use super::peers::{Case, Peer};
 use std::fmt::Write;
 
-/// What was measured in a case.
+/// Measurements of a case.
 pub(super) struct Results {
     case: Case,
     names: Vec<&'static str>,

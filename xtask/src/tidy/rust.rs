@@ -1,5 +1,5 @@
 //! Splits Rust source into the tokens that the rules look at: words, punctuation, strings and comments, each with
-//! its line. It accepts any text; source that does not compile gives tokens that nothing is said about.
+//! its line. It accepts any text; source that does not compile gives arbitrary tokens.
 
 /// One token and the line that it begins on, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
