@@ -125,8 +125,11 @@ fn survey(problems: &mut Vec<String>, findings: &mut Vec<Finding>) -> anyhow::Re
     let banned_path = shell::root().join("xtask/words.txt");
     let banned = fs::read_to_string(&banned_path).context("xtask/words.txt")?;
     let banned = words::Words::parse(&banned)?;
-    let mut files =
-        ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(|name| shell::root().join(name)).to_vec();
+    let mut files = Vec::new();
+    for entry in fs::read_dir(shell::root())? {
+        let path = entry?.path();
+        files.extend((path.extension() == Some("md".as_ref())).then_some(path));
+    }
     for folder in ["crates", "xtask", "docs", "fuzz/fuzz_targets"] {
         collect(&shell::root().join(folder), &mut files)?;
     }
