@@ -24,7 +24,7 @@ pub struct Transports {
 #[derive(Debug, Default)]
 struct Seen {
     refused_at: AtomicU64,
-    answered_at: AtomicU64,
+    responded_at: AtomicU64,
 }
 
 impl Transports {
@@ -39,7 +39,7 @@ impl Transports {
     pub fn refused(&self, by: Transport, now: Time) {
         let seen = self.seen(by);
         seen.refused_at.store(now.as_nanos().max(1), Ordering::Relaxed);
-        seen.answered_at.store(0, Ordering::Relaxed);
+        seen.responded_at.store(0, Ordering::Relaxed);
     }
 
     /// Records a response over this transport. If both were refused, the server was gone and is back, so the
@@ -50,8 +50,8 @@ impl Transports {
             self.datagram.refused_at.store(0, Ordering::Relaxed);
             self.stream.refused_at.store(0, Ordering::Relaxed);
         }
-        if !is_within(seen.answered_at.load(Ordering::Relaxed), NOTED_EVERY, now) {
-            seen.answered_at.store(now.as_nanos().max(1), Ordering::Relaxed);
+        if !is_within(seen.responded_at.load(Ordering::Relaxed), NOTED_EVERY, now) {
+            seen.responded_at.store(now.as_nanos().max(1), Ordering::Relaxed);
         }
     }
 
@@ -72,7 +72,7 @@ impl Transports {
     /// Returns true if a response arrived over this transport recently and was not refused since.
     #[must_use]
     pub fn works(&self, by: Transport, now: Time) -> bool {
-        is_within(self.seen(by).answered_at.load(Ordering::Relaxed), WORKS, now)
+        is_within(self.seen(by).responded_at.load(Ordering::Relaxed), WORKS, now)
     }
 
     /// Returns true if a refusal over this transport counts against the whole server. Every server speaks
