@@ -1,6 +1,6 @@
 //! The commands, and what they say when something is wrong.
 
-use crate::harness::{BINARY, DEADLINE, Directory, Evener, Server, connect, line, reserved_port, who};
+use crate::harness::{BINARY, DEADLINE, Directory, Evener, Server, connect, line, who};
 use std::net::TcpListener;
 use std::process::{Command, Output};
 
@@ -143,7 +143,8 @@ fn two_instances_do_not_share_a_port_or_a_socket() {
     let config = format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);
     let first = Evener::run(&config);
     let listen = first.port("s");
-    let file = first.directory.file("evener.lua").display().to_string();
+    let fixed = config.replace("127.0.0.1:0", &format!("127.0.0.1:{listen}"));
+    let file = first.directory.write("fixed.lua", &fixed).display().to_string();
     let other = first.directory.file("other.sock").display().to_string();
     let second = evener(&["run", &file, "--admin", &other]);
     assert!(said(&second).contains("is in use"), "{}", said(&second));
@@ -154,8 +155,7 @@ fn two_instances_do_not_share_a_port_or_a_socket() {
     // What an instance that was killed left behind does not stand in the way of the next one.
     let directory = Directory::new();
     drop(std::os::unix::net::UnixListener::bind(directory.file("admin.sock")).unwrap());
-    let file =
-        directory.write("evener.lua", &config.replace(&listen.to_string(), &reserved_port().to_string()));
+    let file = directory.write("evener.lua", &config);
     let next = Evener::start(Command::new(BINARY), directory, &["run", &file.display().to_string()]);
     assert_eq!(next.status()["draining"], false);
 }
