@@ -1,4 +1,4 @@
-//! The admin API: HTTP on a unix socket, `/v1`. This is the one place where it grows.
+//! The admin API: HTTP on a unix socket, under `/v1`. The only module that adds routes.
 
 pub(crate) mod cache;
 pub(crate) mod client;
@@ -29,7 +29,8 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 
-/// The socket of an instance without `--admin`: `/run/evener`, else XDG_RUNTIME_DIR, else a directory of one's own.
+/// Returns the directory of the socket of an instance without `--admin`: `/run/evener`, else XDG_RUNTIME_DIR,
+/// else a directory that only this user can access.
 pub(crate) fn socket_directory() -> PathBuf {
     let user = rustix::process::geteuid();
     match std::env::var_os("XDG_RUNTIME_DIR") {
@@ -39,38 +40,43 @@ pub(crate) fn socket_directory() -> PathBuf {
     }
 }
 
-/// So many sockets of programs that are gone are looked for.
+/// Maximum number of left-over sockets that are removed at a time.
 const LEFT_OVER_MAX: usize = 1000;
 
-/// The admin socket, removed at the end.
+/// The admin socket. Its file is removed at the end.
 pub(crate) struct AdminSocket {
     listener: UnixListener,
     file: SocketFile,
 }
 
-/// The usual directory, ours alone: in /tmp anybody could have made it before.
+/// Returns the usual directory if only this user can access it. In /tmp any user could have created it
+/// earlier.
 fn own_directory() -> anyhow::Result<PathBuf> {
     let directory = socket_directory();
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
-    made.with_context(|| format!("{} cannot be made; give --admin PATH", directory.display()))?;
+    made.with_context(|| format!("{} cannot be created; give --admin PATH", directory.display()))?;
     let meta = fs::symlink_metadata(&directory)?;
     let user = rustix::process::geteuid().as_raw();
     if !meta.is_dir() || meta.uid() != user || meta.mode() & 0o022 != 0 {
-        bail!("{} is not a directory of ours alone; give --admin PATH", directory.display());
+        bail!(
+            "{} must be a directory that only this user can access; give --admin PATH",
+            directory.display()
+        );
     }
     Ok(directory)
 }
 
 impl AdminSocket {
-    /// Opens the usual one.
+    /// Opens the socket at its usual path.
     pub(crate) fn open_usual() -> anyhow::Result<Self> {
         Self::open(&own_directory()?.join("evener.sock"))
     }
 
-    /// Opens the usual one, or one of its own when another instance has that.
+    /// Opens the socket at its usual path, or at one with the process id when another instance uses that
+    /// path.
     pub(crate) fn open_any() -> anyhow::Result<Self> {
         let directory = own_directory()?;
-        // Who gave up its rights could not remove its own; those that are in use stay.
+        // A program that gave up its rights could not remove its socket. Sockets in use stay.
         for entry in fs::read_dir(&directory)?.flatten().take(LEFT_OVER_MAX) {
             let _ = remove_left_over(&entry.path());
         }
@@ -78,23 +84,23 @@ impl AdminSocket {
             .or_else(|_| Self::open(&directory.join(format!("evener-{}.sock", std::process::id()))))
     }
 
-    /// Opens it for its owner alone.
+    /// Opens the socket with access for its owner only.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
-        // Those of instances that ended while they drained, without an end in order.
+        // Sockets of instances that were killed while they drained.
         unix_socket::draining(path).iter().for_each(|aside| drop(remove_left_over(aside)));
         remove_left_over(path).map_err(|taken| {
             let hint = match taken {
-                Taken::InUse => "another instance runs there; give this one --admin PATH",
+                Taken::InUse => "another instance listens there; give this one --admin PATH",
                 Taken::NoSocket | Taken::Kept(_) => "give --admin PATH",
             };
             anyhow::anyhow!("{}: {taken}; {hint}", path.display())
         })?;
-        // Never open to others, not even for a moment. No other thread makes files yet.
+        // The socket is never accessible to others, not even for a moment. No other thread creates files yet.
         let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
         let listener = UnixListener::bind(path);
         rustix::process::umask(before);
         let listener = listener.with_context(|| {
-            format!("the admin socket {} cannot be made; give --admin PATH", path.display())
+            format!("the admin socket {} cannot be created; give --admin PATH", path.display())
         })?;
         Ok(Self { listener, file: SocketFile::of(path) })
     }
@@ -103,14 +109,15 @@ impl AdminSocket {
         self.file.path()
     }
 
-    /// Answers until the program ends; dropping the task's handle's guard removes the socket. When the program drains, the
-    /// path is free for the next one, and this one answers at `PATH.draining-PID`.
+    /// Serves the API until the program ends; then the file of the socket is removed. While the program
+    /// drains, it serves at `PATH.draining-PID`, and the path is free for the next instance.
     pub(crate) async fn serve(self, supervisor: Handle, draining: oneshot::Receiver<()>) {
         let Self { listener, mut file } = self;
         let router = router(supervisor.clone());
         let make_room = async {
             if draining.await.is_ok() && file.step_aside().is_err() {
-                // Nobody may rename it: a socket that nobody listens at is left over, which the next one removes.
+                // The file is not renamed: no process listens there any more, so the next instance removes
+                // it.
                 return;
             }
             let socket = file.path().display().to_string();
@@ -148,7 +155,7 @@ fn router(supervisor: Handle) -> Router {
         .with_state(supervisor)
 }
 
-/// What is said when something cannot be done.
+/// Body of a response that reports a failure.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Failed {
     pub(crate) errors: Vec<String>,
@@ -159,7 +166,7 @@ fn failed(status: StatusCode, why: impl Into<String>) -> Response {
 }
 
 fn gone() -> Response {
-    failed(StatusCode::SERVICE_UNAVAILABLE, "this instance is about to end")
+    failed(StatusCode::SERVICE_UNAVAILABLE, "this instance is shutting down")
 }
 
 async fn status(State(supervisor): State<Handle>) -> Response {
@@ -169,7 +176,7 @@ async fn status(State(supervisor): State<Handle>) -> Response {
     }
 }
 
-/// What a reload changed.
+/// Changes made by a reload.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Reloaded {
     pub(crate) changes: Vec<String>,
@@ -183,12 +190,12 @@ async fn reload(State(supervisor): State<Handle>) -> Response {
     }
 }
 
-/// Which server should be in which state.
+/// Body of a request to change the state of a server.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct StateWanted {
     pub(crate) server: String,
     pub(crate) state: String,
-    /// For how long, such as `10m`; until told otherwise when absent.
+    /// Duration of the state, such as `10m`. The state is permanent when absent.
     #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
     pub(crate) time: Option<String>,
 }
@@ -200,17 +207,17 @@ impl StateWanted {
             state.ok_or_else(|| format!("`{}` is not a state: ready, drain or maintenance", self.state))?;
         let time = parse_time(self.time.as_deref())?;
         if time.is_some() && state == AdminState::Ready {
-            return Err("a server is ready until told otherwise: leave `for` out".into());
+            return Err("state `ready` has no time limit: remove `for`".into());
         }
         Ok(StateChange { server: self.server, state, time })
     }
 }
 
-/// `for`, of what ends by itself.
+/// Parses `for`, the duration of a temporary change.
 fn parse_time(text: Option<&str>) -> Result<Option<Duration>, String> {
     let time = text.map(humantime::parse_duration).transpose().map_err(|error| format!("`for`: {error}"))?;
     if time.is_some_and(|time| time.is_zero()) {
-        return Err("`for` is a time above zero, such as 10m".into());
+        return Err("`for` must be a duration above zero, such as 10m".into());
     }
     Ok(time)
 }
@@ -242,14 +249,14 @@ async fn access(State(supervisor): State<Handle>) -> Response {
     }
 }
 
-/// What is to be said of who may come in.
+/// Body of a request to change the access rules of a service.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AccessWanted {
     pub(crate) service: String,
     pub(crate) prefix: String,
     /// `permit`, `deny` or `forget`.
     pub(crate) action: String,
-    /// For how long, such as `10m`; until forgotten when absent.
+    /// Duration of the rule, such as `10m`. The rule is permanent when absent.
     #[serde(default, rename = "for")]
     pub(crate) time: Option<String>,
 }
@@ -262,7 +269,7 @@ impl AccessWanted {
             "permit" => Ok(AccessChange::Say(Access::Permit, prefix, time)),
             "deny" => Ok(AccessChange::Say(Access::Deny, prefix, time)),
             "forget" => Ok(AccessChange::Forget(prefix)),
-            other => Err(format!("`{other}` is not an action: permit, deny or forget")),
+            other => Err(format!("`{other}` is not an action: use permit, deny or forget")),
         }
     }
 }

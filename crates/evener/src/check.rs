@@ -1,4 +1,4 @@
-//! Active checks: one probe of one server, with its time limit. What a verdict takes, core decides.
+//! Active checks: one probe of one server, with its time limit. The verdict is up to core.
 
 mod dns;
 mod exchange;
@@ -19,16 +19,16 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UdpSocket, UnixStream};
 
-/// Whom to probe.
+/// A server to probe.
 #[derive(Clone, Debug)]
 pub(crate) struct Patient {
-    /// As configured; gives the name for Host and TLS.
+    /// Endpoint as configured. Its name is used for the Host header and TLS.
     pub(crate) endpoint: Endpoint,
-    /// Where it is.
+    /// Resolved address.
     pub(crate) target: Target,
-    /// It expects a PROXY header: ours says that we speak for ourselves.
+    /// Version of the PROXY header that the server expects. Checks send one without a client (LOCAL).
     pub(crate) send_proxy: Option<Version>,
-    /// The limits of an HTTP response's head.
+    /// Limits of the header section of an HTTP response.
     pub(crate) limits: HeadLimits,
 }
 
@@ -50,20 +50,20 @@ pub(crate) async fn probe(patient: &Patient, spec: &CheckSpec) -> Probe {
         Ok(Err(Missed::Unmade(why))) => Probe::Unmade(why),
         Err(_) => {
             let what = match spec.kind {
-                CheckKind::Stream { .. } => "no response as it is expected",
-                _ => "no answer",
+                CheckKind::Stream { .. } => "no matching response",
+                _ => "no response",
             };
             Probe::Fail(format!("{} check: {what} within {:?}", spec.kind.name(), spec.timeout))
         }
     }
 }
 
-/// Why a check did not pass.
+/// Reason why a probe did not pass.
 #[derive(Debug)]
 enum Missed {
-    /// The server did not answer as it should.
+    /// The server did not respond as expected.
     Failed(String),
-    /// The server was not asked, for a reason of our own.
+    /// No probe was made, for a local reason.
     Unmade(String),
 }
 
@@ -74,14 +74,15 @@ impl From<String> for Missed {
 }
 
 impl Missed {
-    /// Makes a result of an error of the system.
+    /// Creates a result from an error of the system.
     fn by_system(doing: &str, error: &io::Error) -> Self {
         let why = format!("{doing}: {}", in_words(error));
         if is_want(error) { Self::Unmade(why) } else { Self::Failed(why) }
     }
 }
 
-/// Whether an error is for want of descriptors, ports or memory of our own. (EAGAIN at a unix socket is its full queue.)
+/// Returns true if an error means that this process lacks descriptors, ports or memory. (EAGAIN at a unix
+/// socket means that the queue of the server is full.)
 fn is_want(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(evener_proxy::is_want)
 }
@@ -123,18 +124,18 @@ async fn connect(target: &Target, send_proxy: Option<Version>) -> Result<Stream,
     Ok(stream)
 }
 
-/// The system's errors without their numbers.
+/// Describes an error of the system without its number.
 fn in_words(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "refused".into(),
         io::ErrorKind::ConnectionReset => "reset".into(),
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "unreachable".into(),
-        io::ErrorKind::NotFound => "there is no such socket".into(),
+        io::ErrorKind::NotFound => "the socket does not exist".into(),
         _ => error.to_string(),
     }
 }
 
-/// Any address and port of ours in the family of another address.
+/// Returns the unspecified address with port 0, in the family of another address.
 fn unspecified(other: SocketAddr) -> SocketAddr {
     if other.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() }
 }
@@ -153,7 +154,7 @@ async fn ask_udp(target: &Target, send: &[u8], expect: Option<&[u8]>) -> Result<
     let answer = ask.await.map_err(|error| Missed::by_system("udp", &error))?;
     match expect {
         Some(expect) if !answer.starts_with(expect) => Err(format!(
-            "udp: the answer begins with {:?}",
+            "udp: the response begins with {:?}",
             String::from_utf8_lossy(&answer[..answer.len().min(32)])
         )
         .into()),

@@ -1,5 +1,5 @@
-//! The supervisor: the one writer. It owns the pools, publishes their snapshots, hears what workers and checks saw, takes
-//! on configurations, and ends the program in order.
+//! The supervisor: the one writer. It owns the pools, publishes their snapshots, receives reports of workers
+//! and checks, applies configurations, and shuts the program down in order.
 
 mod access;
 mod apply;
@@ -41,12 +41,13 @@ pub(crate) use discovery::Scanned;
 pub(crate) use listeners::ListenerKey;
 pub(crate) use reload::Loaded;
 
-/// Reports, probes and requests that may wait; workers drop reports beyond it, for there will be others.
+/// Maximum number of queued reports, probes and requests. Workers drop reports beyond it; they repeat them
+/// later.
 const INPUTS_MAX: usize = 4096;
-/// While draining, how often to look whether everybody finished.
+/// Interval at which the end of all connections is checked while draining.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
-/// How the program runs.
+/// Settings of the whole program.
 #[derive(Clone, Debug)]
 pub(crate) struct Setting {
     pub(crate) workers: usize,
@@ -57,30 +58,31 @@ pub(crate) struct Setting {
     pub(crate) source: ConfigSource,
 }
 
-/// What a new configuration changed, or every problem.
+/// The changes that a new configuration made, or every problem.
 pub(crate) type Outcome = Result<Vec<String>, Vec<String>>;
 
-/// What of the files that TLS is made of, when a front end has another configuration taken on.
+/// Treatment of TLS files when a front end applies another configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Files {
-    /// They are read where something else is said of them; the program may have given up the right to read them.
+    /// Files are read only where the configuration of TLS changed. The program may have given up the right to
+    /// read the others.
     Kept,
-    /// They are read again.
+    /// All files are read again.
     Anew,
 }
 
-/// Where a reload has the configuration from.
+/// Source of the configuration for a reload.
 #[derive(Clone, Debug)]
 pub(crate) enum ConfigSource {
-    /// There is nothing to reload.
+    /// A reload is not possible.
     None,
     /// A file.
     File(PathBuf),
-    /// A front end: it is told, and asks for [`Handle::apply`] in its own time.
+    /// A front end. It gets the request and calls [`Handle::apply`] when it is ready.
     Front(mpsc::Sender<oneshot::Sender<Outcome>>),
 }
 
-/// What the supervisor hears.
+/// Messages to the supervisor.
 pub(crate) enum Input {
     Report(Report),
     Probed { who: Probed, seen: Probe },
@@ -91,17 +93,17 @@ pub(crate) enum Input {
     Ask(Ask),
 }
 
-/// Which server was probed, and where it was then: a reload may have moved it since.
+/// A server that was probed, with its address at that time. A reload may have changed the address since.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Probed {
     pool: Arc<str>,
     server: ServerId,
     target: Target,
-    /// Of its health: maintenance or another check may have come since.
+    /// Round of its health. It changes with maintenance and with another check.
     round: u32,
 }
 
-/// What others want of the supervisor. Each has a place for the answer.
+/// Requests to the supervisor, each with a channel for the response.
 pub(crate) enum Ask {
     Look(Box<dyn FnOnce(&Supervisor) + Send>),
     Reload(oneshot::Sender<Outcome>),
@@ -111,22 +113,22 @@ pub(crate) enum Ask {
     Stop,
 }
 
-/// What a server should be.
+/// A change of the administrative state of a server.
 #[derive(Clone, Debug)]
 pub(crate) struct StateChange {
     /// `pool/server`, or the server alone when only one pool has it.
     pub(crate) server: String,
     pub(crate) state: AdminState,
-    /// For how long; until told otherwise when absent.
+    /// Duration of the state; permanent when absent.
     pub(crate) time: Option<Duration>,
 }
 
-/// Lets others ask.
+/// Sends requests to the supervisor.
 #[derive(Clone, Debug)]
 pub(crate) struct Handle(mpsc::Sender<Input>);
 
 impl Handle {
-    /// Has a look at the supervisor; `None` when it is gone.
+    /// Runs a function on the supervisor and returns its result. Returns `None` if the supervisor is gone.
     pub(crate) async fn look<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Supervisor) -> T + Send + 'static,
@@ -137,28 +139,28 @@ impl Handle {
         answer.await.ok()
     }
 
-    /// Reads the configuration again; what changed, or every problem.
+    /// Reads the configuration again. Returns the changes, or every problem.
     pub(crate) async fn reload(&self) -> Option<Outcome> {
         let (done, answer) = oneshot::channel();
         self.0.send(Input::Ask(Ask::Reload(done))).await.ok()?;
         answer.await.ok()
     }
 
-    /// Takes on a configuration that did not come from the file; what changed, or every problem.
+    /// Applies a configuration that did not come from the file. Returns the changes, or every problem.
     pub(crate) async fn apply(&self, config: Config, files: Files) -> Option<Outcome> {
         let (done, answer) = oneshot::channel();
         self.0.send(Input::Ask(Ask::Apply { config: Box::new(config), files, done })).await.ok()?;
         answer.await.ok()
     }
 
-    /// Makes a server ready, lets it drain or takes it out. Answers with its full name, or why not.
+    /// Sets a server to ready, drain or maintenance. Returns its full name, or the reason of the failure.
     pub(crate) async fn set_state(&self, wanted: StateChange) -> Option<Result<String, String>> {
         let (done, answer) = oneshot::channel();
         self.0.send(Input::Ask(Ask::SetState { wanted, done })).await.ok()?;
         answer.await.ok()
     }
 
-    /// Changes who may come in to a service. Answers with what was done, or why not.
+    /// Changes the access rules of a service. Returns the change that was made, or the reason of the failure.
     pub(crate) async fn change_access(
         &self,
         service: String,
@@ -169,23 +171,23 @@ impl Handle {
         answer.await.ok()
     }
 
-    /// Ends the program as SIGTERM does.
+    /// Shuts the program down as SIGTERM does.
     pub(crate) async fn stop(&self) {
         let _ = self.0.send(Input::Ask(Ask::Stop)).await;
     }
 }
 
-/// A pool with the place where its snapshots are published.
+/// A pool with the cell in which its snapshots are published.
 pub(crate) struct RunningPool {
     pub(crate) pool: Pool,
     pub(crate) slot: Arc<ArcSwap<Snapshot>>,
     usable: bool,
 }
 
-/// A listener: its address as bound, and what the plane knows it by.
+/// A listener: its address as bound, and its identity in the plane.
 pub(crate) struct RunningListener {
     pub(crate) service: Arc<str>,
-    /// The service as the plane has it: one of another protocol is another one.
+    /// The service in the plane. A change of the protocol makes a new one.
     serving: Arc<Service>,
     pub(crate) bound: Endpoint,
     id: u64,
@@ -204,34 +206,35 @@ pub(crate) struct Supervisor {
     pub(crate) config: Config,
     pub(crate) pools: BTreeMap<Arc<str>, RunningPool>,
     pub(crate) services: BTreeMap<Arc<str>, Arc<Service>>,
-    /// Where lines about requests go.
+    /// Destinations of request logs.
     pub(crate) request_logs: RequestLogs,
-    /// What TLS is made of.
+    /// TLS certificates, keys and authorities.
     materials: Materials,
-    /// When their files are looked at again.
+    /// Next check of their files.
     watch: certificates::Watch,
-    /// Servers that are found while it runs.
+    /// State of the discovery of servers.
     discovery: discovery::Discovery,
-    /// How many configurations were taken on: what was read for an earlier one is not for this one.
+    /// Number of configurations that were applied. Files that were read for an earlier one are not used for
+    /// this one.
     configurations: u64,
-    /// What the operator said at run time of who may come in, by service.
+    /// Access rules that the operator added at run time, by service.
     pub(crate) access: BTreeMap<Arc<str>, Vec<Rule>>,
-    /// Services whose rules changed, with those who wait for that to be in force.
+    /// Services whose rules changed, with the requests that wait until the rules are in force.
     access_changed: access::Changed,
     pub(crate) listeners: BTreeMap<ListenerKey, RunningListener>,
-    /// Addresses of datagrams that a reload took out, which workers may have until then.
+    /// Addresses for datagrams that a reload removed, with the time until which workers may still use them.
     leaving: BTreeMap<Endpoint, Time>,
     /// Addresses that were bound before there was a configuration.
     brought: listeners::Fresh,
-    /// When the files of unix sockets are looked at again.
+    /// Next check of the files of unix sockets.
     paths: paths::Paths,
-    /// Services that left, while they still have connections.
+    /// Services that were removed and still have connections.
     retiring: Vec<Arc<Service>>,
     probing: BTreeMap<Probed, AbortHandle>,
-    /// The workers whose connections stand with a server.
+    /// Workers that have a persistent connection with a server.
     standing: BTreeMap<(Arc<str>, ServerId), BTreeSet<usize>>,
     reloads: reload::Reloads,
-    /// Identities of servers of pools that left are not given again.
+    /// Next identity of a server. Identities of removed pools are not used again.
     next_id: u32,
     origin: Instant,
     random: Random,
@@ -239,16 +242,16 @@ pub(crate) struct Supervisor {
     inputs: mpsc::Receiver<Input>,
     outside: mpsc::Sender<Input>,
     phase: Phase,
-    /// What was said of shortages of our own.
+    /// Shortages of local resources that were logged.
     shortage: shortage::Shortage,
-    /// The log says that SIGUSR2 does nothing.
+    /// True if the log says that SIGUSR2 does nothing.
     user2_told: bool,
-    /// Those that want to know when new clients are no longer taken.
+    /// Channels that are notified when new clients are no longer accepted.
     watchers: Vec<oneshot::Sender<()>>,
 }
 
 impl Supervisor {
-    /// Starts the workers; nothing is served before a configuration is taken on.
+    /// Starts the workers. They serve nothing until a configuration is applied.
     pub(crate) fn start(setting: Setting) -> std::io::Result<(Self, Handle)> {
         let origin = Instant::now();
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
@@ -302,24 +305,24 @@ impl Supervisor {
         Time::since_origin(self.origin.elapsed())
     }
 
-    /// How many workers there are.
+    /// Returns the number of workers.
     pub(crate) fn workers(&self) -> usize {
         self.plane.workers()
     }
 
-    /// Whether new clients are no longer taken.
+    /// Returns true if new clients are no longer accepted.
     pub(crate) fn is_draining(&self) -> bool {
         self.phase != Phase::Serving
     }
 
-    /// Becomes ready when new clients are no longer taken.
+    /// Returns a receiver that is notified when new clients are no longer accepted.
     pub(crate) fn draining(&mut self) -> oneshot::Receiver<()> {
         let (watcher, draining) = oneshot::channel();
         self.watchers.push(watcher);
         draining
     }
 
-    /// Works until told to end, then ends in order.
+    /// Runs until a signal or a request ends it, then shuts down in order.
     pub(crate) async fn run(mut self, mut signals: Signals) {
         while self.phase != Phase::Over {
             self.on_time();
@@ -331,7 +334,8 @@ impl Supervisor {
                     if let Some(input) = input {
                         self.on_input(input);
                     }
-                    // A burst is taken in whole before anything is published, but signals get their turn.
+                    // All queued inputs are handled before anything is published. The bound lets signals in
+                    // between.
                     for _ in 0..INPUTS_MAX {
                         let Ok(input) = self.inputs.try_recv() else { break };
                         self.on_input(input);
@@ -412,7 +416,8 @@ impl Supervisor {
         event.iter().for_each(|event| self.tell(event));
     }
 
-    /// A server with which a connection has to stand is up as long as one of a worker does.
+    /// Handles a persistent connection that opened or closed. A server that needs one is up as long as any
+    /// worker has one.
     fn on_session(
         &mut self,
         (pool, server): (Arc<str>, ServerId),
@@ -443,7 +448,7 @@ impl Supervisor {
         self.pools.get_mut(&pool)?.pool.on_session(now, server, seen)
     }
 
-    /// The name of a server, if it is still where it was when something was seen of it.
+    /// Returns the name of a server if its address is still the one that a report is about.
     fn name_at(&self, pool: &Arc<str>, server: ServerId, target: &Target) -> Option<Arc<str>> {
         let server = self.pools.get(pool)?.pool.server(server)?;
         (server.target == *target).then(|| server.spec.name.clone())
@@ -478,7 +483,8 @@ impl Supervisor {
         Ok(full)
     }
 
-    /// What time alone brings: passive failures that are over, slow starts, probes, the end of a drain. Then publishes.
+    /// Handles everything that is due: the end of passive failures, slow starts, probes, the end of a drain.
+    /// Then publishes.
     fn on_time(&mut self) {
         let now = self.now();
         let events: Vec<Event> =
@@ -507,11 +513,11 @@ impl Supervisor {
             for server in due.iter().filter_map(|id| running.pool.server(*id)) {
                 let (pool, round) = (Arc::clone(name), server.health.round());
                 let who = Probed { pool, server: server.id, target: server.target.clone(), round };
-                // A server that is slower than the interval is asked again when it has answered.
+                // A server that is slower than the interval is not probed again before its response.
                 if self.probing.contains_key(&who) {
                     continue;
                 }
-                // One of an earlier round says nothing any more, and must not stand in the way.
+                // A probe of an earlier round has no effect any more, and must not prevent a new one.
                 let first = Probed { round: 0, ..who.clone() };
                 let stale: Vec<Probed> =
                     self.probing.range(first..who.clone()).map(|(who, _)| who.clone()).collect();
@@ -528,7 +534,7 @@ impl Supervisor {
                 let places = Arc::clone(&places);
                 let key = who.clone();
                 let task = tokio::spawn(async move {
-                    // One that is closed is never: the places of before a reload are still places.
+                    // The semaphore is never closed. A reload does not replace it, so its permits stay valid.
                     let _place = places.acquire().await;
                     let seen = check::probe(&patient, &spec).await;
                     let _ = outside.send(Input::Probed { who, seen }).await;
@@ -550,12 +556,13 @@ impl Supervisor {
         }
     }
 
-    /// Connections and flows of all services.
+    /// Returns the number of connections and flows of all services.
     fn active(&self) -> u64 {
         self.services.values().chain(&self.retiring).map(|service| service.active()).sum()
     }
 
-    /// The first time: no new clients, those that are there may finish. The second time: at once.
+    /// Handles a request to end. The first one stops new clients and lets present ones finish; the second one
+    /// ends at once.
     fn on_stop(&mut self, signal: &'static str) {
         match self.phase {
             Phase::Serving => {

@@ -1,4 +1,4 @@
-//! `POST /v1/cache/expunge`: answers that a service of DNS keeps are taken out.
+//! `POST /v1/cache/expunge`: removes responses from the cache of a DNS service.
 
 use super::{failed, gone};
 use crate::supervisor::{Handle, Supervisor};
@@ -12,47 +12,47 @@ use evener_core::wire::dns::parse_name;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// Whose kept answers should go: those for a name, or all.
+/// Body of the request: the name whose cached responses are removed, or all.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ExpungeWanted {
     pub(crate) service: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
-    /// Those of all names below it, too.
+    /// Includes all names below `name`.
     #[serde(default)]
     pub(crate) below: bool,
     #[serde(default)]
     pub(crate) all: bool,
 }
 
-/// What is to go.
+/// Set of cached responses to remove.
 #[derive(Debug, PartialEq, Eq)]
 enum Extent {
     All,
-    /// A name, in wire form and lower case.
+    /// A name in wire form and lower case, and its reach.
     Name(Vec<u8>, Reach),
 }
 
 impl ExpungeWanted {
     fn extent(&self) -> Result<Extent, String> {
         match (&self.name, self.all) {
-            (None, true) if self.below => Err("`below` goes with a name".into()),
+            (None, true) if self.below => Err("`below` needs a `name`".into()),
             (None, true) => Ok(Extent::All),
             (Some(name), false) => {
-                let mut name = parse_name(name).map_err(|error| format!("`{name}` is no name: {error}"))?;
-                // Lengths of labels are below the letters (RFC 1035, section 3.1).
+                let mut name =
+                    parse_name(name).map_err(|error| format!("`{name}` is not a domain name: {error}"))?;
+                // The bytes of label lengths are below those of letters (RFC 1035, section 3.1), so they stay
+                // as they are.
                 name.make_ascii_lowercase();
                 Ok(Extent::Name(name, if self.below { Reach::Below } else { Reach::Name }))
             }
-            (None, false) | (Some(_), true) => {
-                Err("say which answers should go: a `name`, or `all`, and not both".into())
-            }
+            (None, false) | (Some(_), true) => Err("give either `name` or `all`".into()),
         }
     }
 }
 
-/// How many answers went.
+/// Number of responses that were removed.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ExpungedView {
     pub(crate) service: String,
@@ -77,7 +77,7 @@ pub(super) async fn expunge(
         Some(Err((status, why))) => return failed(status, why),
         None => return gone(),
     };
-    // All that is kept is looked at, which may take a while: the control thread does not wait for it.
+    // The whole cache may be searched, which takes time, so the control thread does not wait for it.
     let expunged = tokio::task::spawn_blocking(move || match extent {
         Extent::All => cache.clear(),
         Extent::Name(name, reach) => cache.expunge(&name, reach),
@@ -94,19 +94,19 @@ fn cache_of(supervisor: &Supervisor, service: &str) -> Result<Arc<Cache>, (Statu
     })?;
     let cache = running.settings.load().dns.as_ref().and_then(|dns| dns.cache.clone());
     cache.ok_or_else(|| {
-        let why = format!("service `{service}` keeps no answers: it has no dns = {{ cache = true }}");
+        let why = format!("service `{service}` has no cache: give it dns = {{ cache = true }}");
         (StatusCode::UNPROCESSABLE_ENTITY, why)
     })
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+    #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
     use super::*;
 
     #[test]
-    fn either_a_name_or_all_is_meant() {
+    fn a_request_has_either_a_name_or_all() {
         let check = |body: &str, expected: Result<Extent, &str>| {
             let wanted: ExpungeWanted = serde_json::from_str(body).unwrap();
             assert_eq!(wanted.extent(), expected.map_err(str::to_owned), "{body}");
@@ -118,8 +118,8 @@ mod tests {
             r#"{"service": "s", "name": "example.org.", "below": true}"#,
             Ok(Extent::Name(name(), Reach::Below)),
         );
-        check(r#"{"service": "s", "all": true, "below": true}"#, Err("`below` goes with a name"));
-        let which = "say which answers should go: a `name`, or `all`, and not both";
+        check(r#"{"service": "s", "all": true, "below": true}"#, Err("`below` needs a `name`"));
+        let which = "give either `name` or `all`";
         check(r#"{"service": "s"}"#, Err(which));
         check(r#"{"service": "s", "name": "a", "all": true}"#, Err(which));
         let wrong: ExpungeWanted = serde_json::from_str(r#"{"service": "s", "name": "a..b"}"#).unwrap();

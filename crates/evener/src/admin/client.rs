@@ -1,4 +1,4 @@
-//! The commands' side of the admin API: one request over the unix socket of a running instance.
+//! Client of the admin API: sends one request over the unix socket of a running instance.
 
 use super::{Failed, socket_directory};
 use crate::unix_socket;
@@ -16,18 +16,18 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 
 const ANSWER_BYTES_MAX: usize = 64 << 20;
-/// A reload may read a file for 20 s and ask for names for 5 s.
+/// Time limit of a request. A reload may read a file for 20 s and resolve names for 5 s.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A running instance.
+/// Client of one running instance.
 pub(crate) struct Client(PathBuf);
 
 impl Client {
-    /// The instance at `socket`, or the only one that runs.
+    /// Finds the instance at `socket`, or the only one that runs.
     pub(crate) fn find(socket: Option<&Path>) -> anyhow::Result<Self> {
         let live = |path: &PathBuf| std::os::unix::net::UnixStream::connect(path).is_ok();
         if let Some(socket) = socket {
-            // Where only an instance that drains is left, that one is meant.
+            // An instance that drains is meant if no other one is left.
             let gone = || socket.try_exists().is_ok_and(|exists| !exists);
             let draining = if gone() { unix_socket::draining(socket) } else { Vec::new() };
             let draining = draining.into_iter().find(live);
@@ -44,28 +44,28 @@ impl Client {
         running.sort();
         match &running[..] {
             [] => bail!(
-                "no instance runs here ({} has no live socket); name its socket with --socket",
+                "no instance is running (no process listens at {}); give its socket with --socket",
                 directory.display()
             ),
             [one] => Ok(Self(one.clone())),
             several => {
                 let names: Vec<String> = several.iter().map(|path| path.display().to_string()).collect();
-                bail!("several instances run; choose one with --socket: {}", names.join(" "))
+                bail!("several instances are running; choose one with --socket: {}", names.join(" "))
             }
         }
     }
 
-    /// Asks for something.
+    /// Sends a GET request.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.ask(Method::GET, path, Bytes::new()).await
     }
 
-    /// Has something ended.
+    /// Sends a DELETE request.
     pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.ask(Method::DELETE, path, Bytes::new()).await
     }
 
-    /// Has something done.
+    /// Sends a POST request with a JSON body.
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -77,7 +77,7 @@ impl Client {
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<T> {
         let socket = self.0.display();
         let stream =
-            UnixStream::connect(&self.0).await.with_context(|| format!("no instance answers at {socket}"))?;
+            UnixStream::connect(&self.0).await.with_context(|| format!("no instance listens at {socket}"))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         let request = Request::builder()
@@ -87,16 +87,19 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))?;
         let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await;
-        let answer = answer.with_context(|| format!("{socket} did not answer within {PATIENCE:?}"))?;
-        let answer = answer.with_context(|| format!("{socket} did not answer"))?;
+        let answer = answer.with_context(|| format!("{socket} did not respond within {PATIENCE:?}"))?;
+        let answer = answer.with_context(|| format!("{socket} did not respond"))?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-        let body =
-            body.map_err(|error| anyhow::anyhow!("{socket}: the answer broke off: {error}"))?.to_bytes();
+        let body = body
+            .map_err(|error| anyhow::anyhow!("{socket}: the response is incomplete: {error}"))?
+            .to_bytes();
         if !status.is_success() {
             let said = serde_json::from_slice::<Failed>(&body).map(|failed| failed.errors.join("\n"));
             bail!("{}", said.unwrap_or_else(|_| format!("{status}: {}", String::from_utf8_lossy(&body))));
         }
-        serde_json::from_slice(&body).with_context(|| format!("{socket} gave an answer of another version"))
+        serde_json::from_slice(&body).with_context(|| {
+            format!("{socket} sent an unknown response; use the `evener` of the same version")
+        })
     }
 }

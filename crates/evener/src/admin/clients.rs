@@ -1,4 +1,4 @@
-//! `GET /v1/clients`: who a service has seen, and what they did.
+//! `GET /v1/clients`: the clients that a service has seen, and their traffic.
 
 use super::{failed, gone};
 use crate::supervisor::{Handle, Supervisor};
@@ -13,15 +13,15 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// So many are shown unless more are asked for.
+/// Default number of clients in a response.
 const SHOWN: usize = 1000;
-/// So many may be asked for.
+/// Maximum number of clients in a response.
 const SHOWN_MAX: usize = 100_000;
 
-/// How many are to be shown, or why not so many.
+/// Checks the number of entries to show, and applies the default.
 pub(super) fn shown(limit: Option<usize>) -> Result<usize, String> {
     match limit {
-        Some(limit) if limit > SHOWN_MAX => Err(format!("`limit` is at most {SHOWN_MAX}")),
+        Some(limit) if limit > SHOWN_MAX => Err(format!("`limit` must be at most {SHOWN_MAX}, got {limit}")),
         limit => Ok(limit.unwrap_or(SHOWN)),
     }
 }
@@ -29,33 +29,33 @@ pub(super) fn shown(limit: Option<usize>) -> Result<usize, String> {
 /// The clients of one service or of all.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ClientsView {
-    /// How many there are, shown or not.
+    /// Number of clients, including those that are not shown.
     pub(crate) total: usize,
-    /// The most recently seen first.
+    /// Most recently seen first.
     pub(crate) clients: Vec<ClientView>,
 }
 
-/// A client.
+/// A client of a service.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ClientView {
     pub(crate) service: String,
     pub(crate) client: IpAddr,
-    /// Connections and flows that it began.
+    /// Number of connections and flows that the client opened.
     pub(crate) connects: u64,
-    /// Bytes received from it.
+    /// Bytes received from the client.
     pub(crate) bytes_in: u64,
-    /// Bytes sent to it.
+    /// Bytes sent to the client.
     pub(crate) bytes_out: u64,
-    /// Seconds since it connected, or bytes moved, last.
+    /// Seconds since the last connect or the last bytes.
     pub(crate) seen_s: u64,
-    /// The server that it had last.
+    /// Pool of the last server.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) pool: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) server: Option<String>,
 }
 
-/// What is asked for.
+/// Query parameters of the request.
 #[derive(Debug, Deserialize)]
 pub(super) struct Wanted {
     service: Option<String>,
@@ -92,7 +92,7 @@ fn look(supervisor: &Supervisor, wanted: &Wanted, most: usize) -> Result<Clients
             service.ok_or_else(|| format!("there is no service `{name}`; `evener status` lists them"))?;
         if service.settings.load().clients.is_none() {
             return Err(format!(
-                "service `{name}` remembers no clients: give it `clients`, such as clients = 1000"
+                "service `{name}` does not record clients: give it `clients`, such as clients = 1000"
             ));
         }
     }

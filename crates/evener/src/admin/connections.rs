@@ -1,5 +1,5 @@
-//! `GET /v1/connections`, `DELETE /v1/connections/NUMBER` and `DELETE /v1/connections?server=NAME`: what is open, and its
-//! end.
+//! `GET /v1/connections`, `DELETE /v1/connections/NUMBER` and `DELETE /v1/connections?server=NAME`: lists and
+//! closes connections and flows.
 
 use super::clients::shown;
 use super::{failed, gone};
@@ -13,43 +13,43 @@ use evener_proxy::{Closed, Open};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// What is open.
+/// The open connections and flows.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ConnectionsView {
-    /// How many there are, shown or not.
+    /// Number of connections and flows, including those that are not shown.
     pub(crate) total: usize,
-    /// By their numbers.
+    /// Sorted by number.
     pub(crate) connections: Vec<ConnectionView>,
 }
 
-/// A connection of a client, or its flow.
+/// A connection or flow of a client.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ConnectionView {
     pub(crate) number: u64,
     pub(crate) service: String,
     pub(crate) client: IpAddr,
-    /// Where it is known.
+    /// Absent when unknown.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) client_port: Option<u16>,
-    /// The server that it has, or is about to have.
+    /// Pool of the current server, or of the server being connected to.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) pool: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) server: Option<String>,
     pub(crate) stage: String,
-    /// Seconds since something moved.
+    /// Seconds since the last bytes.
     pub(crate) idle_s: f64,
-    /// The descriptors of both sockets; a flow has one of its own only to its server.
+    /// Descriptors of both sockets. A flow has only a socket to its server.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) client_socket: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) server_socket: Option<i32>,
-    /// Bytes that wait to be taken by either side.
+    /// Bytes that wait for the client to read them.
     pub(crate) to_client: usize,
     pub(crate) to_server: usize,
 }
 
-/// What is asked for.
+/// Query parameters of the request.
 #[derive(Debug, Deserialize)]
 pub(super) struct Wanted {
     service: Option<String>,
@@ -96,7 +96,7 @@ fn view(open: Open) -> ConnectionView {
     }
 }
 
-/// Which one was closed.
+/// Number of the connection that was closed.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ClosedView {
     pub(crate) closed: u64,
@@ -107,7 +107,10 @@ pub(super) async fn close(
     number: Result<Path<u64>, PathRejection>,
 ) -> Response {
     let Ok(Path(number)) = number else {
-        return failed(StatusCode::UNPROCESSABLE_ENTITY, "a connection is named by its number");
+        return failed(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "a connection is a number, as `evener connections` shows it",
+        );
     };
     match supervisor.close(number).await {
         Some(Closed::Done) => Json(ClosedView { closed: number }).into_response(),
@@ -119,18 +122,18 @@ pub(super) async fn close(
     }
 }
 
-/// The server whose connections end.
+/// Query parameters of a request to close all connections of a server.
 #[derive(Debug, Deserialize)]
 pub(super) struct OfServer {
     server: String,
 }
 
-/// Connections of a server that were closed.
+/// Result of closing all connections of a server.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ServerClosedView {
-    /// Its full name.
+    /// Full name, `pool/server`.
     pub(crate) server: String,
-    /// Number of connections, requests and flows that were closed.
+    /// Number of closed connections, requests and flows.
     pub(crate) closed: usize,
 }
 
@@ -139,7 +142,7 @@ pub(super) async fn close_server(
     wanted: Result<Query<OfServer>, QueryRejection>,
 ) -> Response {
     let Ok(Query(OfServer { server })) = wanted else {
-        return failed(StatusCode::UNPROCESSABLE_ENTITY, "say of which server: ?server=pool/server");
+        return failed(StatusCode::UNPROCESSABLE_ENTITY, "`server` is missing: give ?server=pool/server");
     };
     match supervisor.close_server(server).await {
         Some(Ok((server, closed))) => Json(ServerClosedView { server, closed }).into_response(),

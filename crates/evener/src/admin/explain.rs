@@ -1,5 +1,5 @@
-//! `GET /v1/explain`: which server a client of a service gets, and why not the others; or why it gets none. Nothing is
-//! counted, and no place or turn is taken.
+//! `GET /v1/explain`: the server that a client of a service would get, and the reasons against the others, or
+//! the reason why it would get none. It counts nothing and changes no state.
 
 use super::{failed, gone};
 use crate::supervisor::{Handle, Supervisor};
@@ -18,38 +18,38 @@ use evener_proxy::{Refusal, Service, Settings};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// The answer.
+/// Body of the response.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Explained {
     pub(crate) service: String,
-    /// The pool whose server the client gets; absent when it gets none.
+    /// Pool of the server that the client gets; absent when it gets none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) pool: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) policy: Option<String>,
     pub(crate) client: IpAddr,
-    /// The service's access list lets the client in.
+    /// True if the access list of the service admits the client.
     pub(crate) permitted: bool,
     /// The limit of `per_client` that the client reached: `connections`, `connection_rate` or `request_rate`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) limit: Option<String>,
-    /// The fate of a client that is not permitted or reached a limit: `drop`, `reject`, `tarpit` or `pool`.
+    /// Action for a client that is not permitted or reached a limit: `drop`, `reject`, `tarpit` or `pool`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) refusal: Option<String>,
-    /// Further facts that decide, in sentences.
+    /// Further facts that matter for the choice, in sentences.
     #[serde(default)]
     pub(crate) notes: Vec<String>,
-    /// The server that the sticky table names.
+    /// Server in the sticky table for this client.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) sticky: Option<String>,
-    /// The policy draws by chance: another time the order is another one.
+    /// True if the policy is random: the order differs from one request to the next.
     pub(crate) by_chance: bool,
-    /// Candidates in their order, then the others.
+    /// Candidates in their order, then the other servers.
     pub(crate) servers: Vec<ExplainedServer>,
 }
 
 impl Explained {
-    /// Nothing is said of the client yet.
+    /// Creates a response without any fact about the client.
     fn of(who: &WhoAsks) -> Self {
         Self {
             service: who.service.clone(),
@@ -67,7 +67,7 @@ impl Explained {
     }
 }
 
-/// What is said of a server.
+/// Facts about one server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ExplainedServer {
     pub(crate) server: String,
@@ -75,7 +75,7 @@ pub(crate) struct ExplainedServer {
     pub(crate) reason: String,
 }
 
-/// The client in question, and what it asks for.
+/// Query parameters of the request: the client and the target of its request.
 #[derive(Debug, Deserialize)]
 pub(super) struct WhoAsks {
     service: String,
@@ -105,7 +105,7 @@ fn explained(supervisor: &Supervisor, who: &WhoAsks) -> Result<Explained, String
     let settings = service.settings.load();
     let mut explained = Explained::of(who);
     if supervisor.is_draining() {
-        explained.notes.push("the instance is about to end: no new clients are accepted".into());
+        explained.notes.push("the instance is shutting down: no new clients are accepted".into());
     }
     explained.notes.extend(full(service, &settings));
     let backend = match enter(&mut explained, service, &settings, supervisor.now()) {
@@ -119,23 +119,21 @@ fn explained(supervisor: &Supervisor, who: &WhoAsks) -> Result<Explained, String
     Ok(explained)
 }
 
-/// Limits of the service as a whole that are reached.
+/// Describes the limits of the service as a whole that are reached.
 fn full(service: &Service, settings: &Settings) -> Vec<String> {
     let (live, options) = (&service.live, &settings.options);
     let bounds = [
         ("connections", live.connections.active(), Some(options.connections_max), "connections_max"),
-        ("connects under way", live.pending.active(), options.pending_max, "pending_max"),
+        ("pending connects", live.pending.active(), options.pending_max, "pending_max"),
     ];
     let reached = |(what, active, bound, key): (&str, u32, Option<u32>, &str)| {
         let bound = bound.filter(|bound| active >= *bound)?;
-        Some(format!(
-            "the service is full: {active} of {bound} {what} (`{key}`); clients wait to be accepted"
-        ))
+        Some(format!("the service is full: {active} of {bound} {what} (`{key}`); new clients wait"))
     };
     bounds.into_iter().filter_map(reached).collect()
 }
 
-/// The fate of a client that does not come in as others do.
+/// Checks admission and returns the refusal of a client that is not admitted.
 fn enter(explained: &mut Explained, service: &Service, settings: &Settings, now: Time) -> Option<Refusal> {
     let client = explained.client;
     let serves_denied = matches!(settings.denied, Refusal::Backend(_));
@@ -144,7 +142,7 @@ fn enter(explained: &mut Explained, service: &Service, settings: &Settings, now:
     let gate = Gate { protocol: service.protocol, acl, serves_denied, throttle };
     let (refusal, why) = match (gate.entrance(client, now), throttle) {
         (Entrance::Denied, _) => {
-            (settings.denied, "the service's access list refuses this client".to_owned())
+            (settings.denied, "the access list of the service refuses this client".to_owned())
         }
         (Entrance::Exceeded(exceeded), Some(throttle)) => {
             explained.limit = Some(key_of(exceeded).into());
@@ -165,7 +163,7 @@ fn enter(explained: &mut Explained, service: &Service, settings: &Settings, now:
     Some(refusal)
 }
 
-/// The key of `per_client`.
+/// Returns the key of `per_client` for a limit.
 fn key_of(exceeded: Exceeded) -> &'static str {
     match exceeded {
         Exceeded::Connections => "connections",
@@ -179,68 +177,73 @@ fn reached(exceeded: Exceeded, throttle: &Throttle, client: IpAddr, now: Time) -
     let rate = match exceeded {
         Exceeded::Connections => {
             let (active, most) = (throttle.used(client, now).connections, spec.connections.unwrap_or(0));
-            return format!("this client has {active} of {most} connections (`per_client.connections`)");
+            return format!(
+                "this client has {active} of at most {most} connections (`per_client.connections`)"
+            );
         }
         Exceeded::ConnectionRate => spec.connection_rate,
         Exceeded::RequestRate => spec.request_rate,
     };
     let rate = rate.map(|rate| rate.to_string()).unwrap_or_default();
-    format!("this client used up `per_client.{} = \"{rate}\"`", key_of(exceeded))
+    format!("this client exceeded `per_client.{} = \"{rate}\"`", key_of(exceeded))
 }
 
-/// Describes a refusal, in a word and in a sentence.
+/// Describes a refusal with a word and a sentence.
 fn fate(refusal: Refusal, protocol: Protocol, settings: &Settings, by_limit: bool) -> (&'static str, String) {
     match refusal {
-        Refusal::Drop if protocol == Protocol::Udp => ("drop", "its datagrams are dropped".into()),
-        Refusal::Drop => ("drop", "it is closed without a word".into()),
+        Refusal::Drop if protocol == Protocol::Udp => ("drop", "the client's datagrams are dropped".into()),
+        Refusal::Drop => ("drop", "the connection is closed without a response".into()),
         Refusal::Reject => {
             let how = match protocol {
-                Protocol::Dns => "its queries are answered with REFUSED, its connections reset".into(),
+                Protocol::Dns => "queries get REFUSED, and connections are reset".into(),
                 Protocol::Http if settings.tls.is_none() => {
-                    format!("it is answered with {}", if by_limit { 429 } else { 403 })
+                    format!("requests get status {}", if by_limit { 429 } else { 403 })
                 }
-                _ => "it is reset".into(),
+                _ => "the connection is reset".into(),
             };
             ("reject", how)
         }
-        Refusal::Tarpit(time) => {
-            ("tarpit", format!("it is kept waiting for {}, then closed", humantime::format_duration(time)))
-        }
+        Refusal::Tarpit(time) => (
+            "tarpit",
+            format!("the connection is held for {}, then closed", humantime::format_duration(time)),
+        ),
         Refusal::Backend(backend) => {
             let pool = settings.backends.get(backend).map(|backend| backend.pool.load().pool.to_string());
-            ("pool", format!("it gets a server of pool {}", pool.unwrap_or_default()))
+            ("pool", format!("the client gets a server of pool {}", pool.unwrap_or_default()))
         }
     }
 }
 
-/// The backend that a client which came in is meant to get.
+/// Returns the backend for a client that was admitted.
 fn routed(explained: &mut Explained, settings: &Settings, who: &WhoAsks) -> Option<usize> {
     let (host, path) = (who.host.as_deref(), who.path.as_deref());
     let found = settings.routes.find(host.unwrap_or("").as_bytes(), path.unwrap_or("/").as_bytes()).copied();
     let asked = host.is_some() || path.is_some();
     if found.is_some() && (asked || settings.default_backend.is_none()) {
-        explained.notes.push("a route leads to this pool".into());
+        explained.notes.push("a route selects this pool".into());
         return found;
     }
     if !settings.routes.is_empty() && !asked {
-        explained.notes.push("routes lead elsewhere for some hosts or paths: --host and --path tell".into());
+        explained
+            .notes
+            .push("routes select other pools for some hosts or paths: give --host and --path".into());
     }
     let itself = settings.http.as_ref().and_then(|http| {
         let redirect = http.redirect.as_ref().map(|_| "redirect");
         redirect.or(http.respond.as_ref().map(|_| "respond"))
     });
     if let Some(key) = itself {
-        explained.notes.push(format!("the service answers itself (`{key}`): no server is asked"));
+        explained.notes.push(format!("the service sends a local response (`{key}`) without a server"));
         return None;
     }
     let backend = found.filter(|_| asked).or(settings.default_backend);
     if backend.is_none() {
-        explained.notes.push("no route leads there, and the service has no pool for others".into());
+        explained.notes.push("no route matches, and the service has no default pool".into());
     }
     backend
 }
 
-/// The choice among the servers of a backend.
+/// Explains the choice among the servers of a backend.
 fn choose(explained: &mut Explained, settings: &Settings, backend: usize, now: Time) {
     let Some(backend) = settings.backends.get(backend) else { return };
     let snapshot = backend.pool.load();
@@ -249,7 +252,7 @@ fn choose(explained: &mut Explained, settings: &Settings, backend: usize, now: T
     if snapshot.cookie.is_some() {
         explained
             .notes
-            .push("the pool is sticky by cookie: a client that shows one gets the server it names".into());
+            .push("the pool is sticky by cookie: a client that sends a cookie gets the server in it".into());
     }
     explained.pool = Some(snapshot.pool.to_string());
     explained.policy = Some(snapshot.policy.name().into());

@@ -1,4 +1,4 @@
-//! `GET /v1/sticky`: which client is at home with which server, and how many each server has.
+//! `GET /v1/sticky`: the clients in sticky tables, their servers, and the number of clients of each server.
 
 use super::clients::shown;
 use super::{failed, gone};
@@ -17,10 +17,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// What pools remember that are sticky by address.
+/// Contents of the sticky tables by client address.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct StickyView {
-    /// How many clients there are, shown or not.
+    /// Number of clients, including those that are not shown.
     pub(crate) total: usize,
     /// The servers, pool by pool.
     pub(crate) servers: Vec<HomeView>,
@@ -28,37 +28,37 @@ pub(crate) struct StickyView {
     pub(crate) clients: Vec<RememberedView>,
 }
 
-/// A server that clients are at home with.
+/// A server with its number of sticky clients.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct HomeView {
     pub(crate) pool: String,
     pub(crate) server: String,
-    /// The number of one that was found in a directory.
+    /// Number of a server that was found in a directory.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) id: Option<u32>,
     pub(crate) address: String,
-    /// It is up, and the operator did not take it out.
+    /// True if the server is up and in state `ready`.
     pub(crate) ok: bool,
     pub(crate) clients: usize,
 }
 
-/// A client.
+/// A client in a sticky table.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RememberedView {
     pub(crate) client: IpAddr,
     pub(crate) pool: String,
-    /// The server that it is at home with.
+    /// Server that the table names.
     pub(crate) server: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) id: Option<u32>,
-    /// The server that it has while that one is out.
+    /// Server in use while that one is not usable.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) meanwhile: Option<String>,
-    /// Seconds since it was seen.
+    /// Seconds since the client was last seen.
     pub(crate) seen_s: u64,
 }
 
-/// What is asked for.
+/// Query parameters of the request.
 #[derive(Debug, Deserialize)]
 pub(super) struct Wanted {
     pool: Option<String>,
@@ -91,7 +91,7 @@ fn look(supervisor: &Supervisor, wanted: Option<&str>, most: usize) -> Result<St
             running.ok_or_else(|| format!("there is no pool `{name}`; `evener status` lists them"))?;
         if running.pool.sticky().is_none() {
             return Err(format!(
-                "pool `{name}` remembers no clients: give it sticky = {{ by = \"client_ip\" }}"
+                "pool `{name}` has no sticky table: give it sticky = {{ by = \"client_ip\" }}"
             ));
         }
     }

@@ -1,4 +1,4 @@
-//! What the admin API shows: the shapes of its answers, made from the supervisor.
+//! The response bodies of the admin API, made from the state of the supervisor.
 
 use crate::supervisor::{Rule, Supervisor};
 use evener_core::acl::Access;
@@ -18,7 +18,7 @@ pub(crate) struct Status {
     /// Seconds since the start.
     pub(crate) uptime_s: u64,
     pub(crate) workers: usize,
-    /// New clients are no longer taken.
+    /// True if new clients are no longer accepted.
     pub(crate) draining: bool,
     #[serde(default)]
     pub(crate) descriptors: DescriptorsView,
@@ -26,17 +26,18 @@ pub(crate) struct Status {
     pub(crate) pools: Vec<PoolView>,
 }
 
-/// The descriptors of the process.
+/// Use of file descriptors by the process.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct DescriptorsView {
-    /// Number that may be open; absent when there is no limit.
+    /// Maximum number of open descriptors; absent when there is no limit.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) limit: Option<u64>,
-    /// Number that clients, flows and connections to servers have, with those promised to clients for their servers.
+    /// Number in use by clients, flows and connections to servers, including those reserved for connects.
     pub(crate) used: u64,
-    /// Number kept back for everything else: this socket, checks, a reload.
+    /// Number reserved for everything else: this socket, checks, reloads.
     pub(crate) kept_back: u64,
-    /// Number of connections that descriptors allow at once, two each; absent when there is no limit.
+    /// Maximum number of connections that the descriptors allow, at two descriptors each; absent when there
+    /// is no limit.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) connections_max: Option<u64>,
 }
@@ -56,41 +57,41 @@ fn descriptors() -> DescriptorsView {
 pub(crate) struct ServiceView {
     pub(crate) name: String,
     pub(crate) protocol: String,
-    /// It speaks TLS with clients.
+    /// True if clients connect with TLS.
     #[serde(default)]
     pub(crate) tls: bool,
-    /// Addresses as bound.
+    /// Listen addresses, as bound.
     pub(crate) listen: Vec<String>,
-    /// The pool for clients that no route names; absent when there is none.
+    /// Pool for clients that no route matches; absent when there is none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) pool: Option<String>,
-    /// TCP connections now.
+    /// Number of open TCP connections.
     pub(crate) connections_active: u32,
-    /// Connects to servers under way now; counted where `pending_max` is set.
+    /// Number of connects to servers in progress; counted where `pending_max` is set.
     #[serde(default)]
     pub(crate) connects_pending: u32,
-    /// Warm connections to servers now, made and unused.
+    /// Number of warm connections to servers, open and unused.
     #[serde(default)]
     pub(crate) warm: u32,
-    /// UDP flows now.
+    /// Number of UDP flows.
     pub(crate) flows_active: u32,
-    /// Kept answers; absent where none are kept.
+    /// Response cache; absent without one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) cache: Option<CacheView>,
-    /// Counted since the start; those that are 0 are there, too.
+    /// All counters since the start, including those that are 0.
     pub(crate) counters: BTreeMap<String, u64>,
 }
 
-/// The answers that a service of DNS keeps.
+/// The response cache of a DNS service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct CacheView {
-    /// How many there are now.
+    /// Number of entries.
     pub(crate) entries: usize,
-    /// Bytes that they take.
+    /// Bytes that the entries use.
     pub(crate) bytes: u64,
-    /// Questions since the start that one of them served, expired ones included.
+    /// Queries since the start that an entry served, including expired entries.
     pub(crate) hits: u64,
-    /// Questions since the start for which none was there.
+    /// Queries since the start without an entry.
     pub(crate) misses: u64,
 }
 
@@ -99,7 +100,7 @@ pub(crate) struct CacheView {
 pub(crate) struct PoolView {
     pub(crate) name: String,
     pub(crate) policy: String,
-    /// Clients in the sticky table; absent without one.
+    /// Number of clients in the sticky table; absent without one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) sticky_clients: Option<usize>,
     pub(crate) servers: Vec<ServerView>,
@@ -109,7 +110,7 @@ pub(crate) struct PoolView {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ServerView {
     pub(crate) name: String,
-    /// Where it was resolved to.
+    /// Resolved address.
     pub(crate) address: String,
     pub(crate) tier: u8,
     pub(crate) weight: u32,
@@ -121,19 +122,19 @@ pub(crate) struct ServerView {
     pub(crate) state: String,
     /// `up`, `down`, or `unchecked` until the first check.
     pub(crate) verdict: String,
-    /// Why it is down.
+    /// Reason why the server is down.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) reason: Option<String>,
-    /// Seconds since the verdict changed.
+    /// Seconds since the last change of the verdict.
     pub(crate) since_s: u64,
-    /// Connections and flows now.
+    /// Number of connections and flows.
     pub(crate) active: u32,
-    /// Connections that wait for clients.
+    /// Number of warm connections.
     pub(crate) warm: u32,
     pub(crate) counters: BTreeMap<String, u64>,
 }
 
-/// The whole state.
+/// Returns the state of the whole instance.
 pub(crate) fn status(supervisor: &Supervisor) -> Status {
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -151,7 +152,7 @@ fn services(supervisor: &Supervisor) -> Vec<ServiceView> {
     let view = |spec: &evener_core::spec::ServiceSpec| {
         let service = supervisor.services.get(&spec.name)?;
         let listeners = supervisor.listeners.values().filter(|listener| listener.service == spec.name);
-        // An address that is listened on over TCP and UDP is one.
+        // One address may have a TCP and a UDP listener; it is listed once.
         let listen: BTreeSet<&evener_core::Endpoint> = listeners.map(|listener| &listener.bound).collect();
         Some(ServiceView {
             name: spec.name.to_string(),
@@ -214,19 +215,19 @@ fn totals<C: CounterSet>(counters: &Sharded<C>) -> BTreeMap<String, u64> {
     counters.totals().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// A rule of `GET /v1/access`: what the operator said at run time.
+/// An access rule that the operator added at run time, in `GET /v1/access`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct RuleView {
     pub(crate) service: String,
     pub(crate) prefix: String,
     /// `permit` or `deny`.
     pub(crate) action: String,
-    /// Seconds until it is over; absent when it lasts.
+    /// Seconds until the rule expires; absent for a permanent rule.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) left_s: Option<u64>,
 }
 
-/// What was said at run time of who may come in.
+/// Returns the access rules that the operator added at run time.
 pub(crate) fn access(supervisor: &Supervisor) -> Vec<RuleView> {
     let now = supervisor.now();
     let of_service = |(service, rules): (&std::sync::Arc<str>, &Vec<Rule>)| {

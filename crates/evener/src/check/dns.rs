@@ -1,5 +1,5 @@
-//! Checks of DNS: one question over UDP, from a port and with an ID that nobody knows. Whatever does not answer exactly
-//! that question is not looked at (RFC 5452, section 9.1); an answer that is truncated is one.
+//! DNS checks: one query over UDP with a random port and ID. Datagrams that do not match the query are
+//! ignored (RFC 5452, section 9.1). A truncated response passes.
 
 use super::{Missed, Patient, unspecified};
 use evener_core::Target;
@@ -14,7 +14,7 @@ use tokio::net::UdpSocket;
 /// The largest datagram (RFC 768).
 const ANSWER_BYTES_MAX: usize = 65_536;
 
-/// Asks a server; `Err` says what was wrong with the answer.
+/// Queries a server. `Err` is what is wrong with the response.
 pub(super) async fn ask(target: &Target, patient: &Patient, kind: &CheckKind) -> Result<(), Missed> {
     let CheckKind::Dns { name, qtype, rcode } = kind else { return Ok(()) };
     let Target::Ip(address) = target else { return Err("a dns check needs an IP address".to_owned().into()) };
@@ -30,16 +30,17 @@ pub(super) async fn ask(target: &Target, patient: &Patient, kind: &CheckKind) ->
     }
 }
 
-/// An ID that cannot be guessed: the standard library seeds its hashers from the system's entropy.
+/// Returns an ID that cannot be guessed: the standard library seeds its hashers from the entropy of the
+/// system.
 fn any_id() -> u16 {
     RandomState::new().hash_one(()) as u16
 }
 
-/// Sends the question and waits for its answer.
+/// Sends the query and waits for its response.
 async fn exchange(address: SocketAddr, question: &[u8], with_proxy: bool) -> io::Result<Vec<u8>> {
     let parsed = Query::parse(question).map_err(io::Error::other)?;
     let socket = UdpSocket::bind(unspecified(address)).await?;
-    // Only what comes from there is received then, and what ICMP says of it.
+    // A connected socket receives only datagrams of this server, and ICMP errors about it.
     socket.connect(address).await?;
     let mut datagram = Vec::new();
     if with_proxy {
@@ -59,7 +60,7 @@ async fn exchange(address: SocketAddr, question: &[u8], with_proxy: bool) -> io:
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+    #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
     use super::*;
     use crate::check::probe;
@@ -69,7 +70,7 @@ mod tests {
     use evener_core::wire::proxy::Version;
     use std::time::Duration;
 
-    /// Probes a server that answers the question with what `answers` makes of it, one datagram each.
+    /// Probes a server that responds to the query with the datagrams that `answers` makes of it.
     async fn seen(
         rcode: Option<u8>,
         send_proxy: Option<Version>,
@@ -96,7 +97,7 @@ mod tests {
         tokio::join!(probe(&patient, &spec), serve).0
     }
 
-    /// The question as an answer without records, with these flags.
+    /// Returns the query as a response without records, with these flags.
     fn answer(question: &[u8], flags: u16) -> Vec<u8> {
         let mut answer = question.to_vec();
         answer[2..4].copy_from_slice(&flags.to_be_bytes());
@@ -108,7 +109,7 @@ mod tests {
     const NXDOMAIN: u16 = 0x8183;
 
     #[tokio::test]
-    async fn an_answer_is_well_as_its_code_says() {
+    async fn the_response_code_decides() {
         let check = async |flags: u16, rcode: Option<u8>, expected: Result<(), &str>| {
             let expected = expected.map_or_else(|why| Probe::Fail(why.into()), |()| Probe::Pass);
             let seen = seen(rcode, None, |question| vec![answer(question, flags)]).await;
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_answer_to_the_question_counts() {
+    async fn only_the_response_to_the_query_counts() {
         let wrong = |question: &[u8]| {
             let right = answer(question, NXDOMAIN);
             let flipped = |at: usize, bit: u8| {
@@ -132,7 +133,7 @@ mod tests {
                 wrong[at] ^= bit;
                 wrong
             };
-            // The ID, the name, the type; no answer at all; too little.
+            // Another ID, name and type; no response at all; too few bytes.
             vec![
                 flipped(0, 1),
                 flipped(1, 0x80),
@@ -142,14 +143,14 @@ mod tests {
                 vec![0; 3],
             ]
         };
-        let never = Probe::Fail("dns check: no answer within 300ms".into());
+        let never = Probe::Fail("dns check: no response within 300ms".into());
         assert_eq!(seen(None, None, wrong).await, never);
         let late = |question: &[u8]| wrong(question).into_iter().chain([answer(question, WELL)]).collect();
-        assert_eq!(seen(Some(0), None, late).await, Probe::Pass, "the right one may come after others");
+        assert_eq!(seen(Some(0), None, late).await, Probe::Pass, "the right response may come after others");
     }
 
     #[tokio::test]
-    async fn a_server_that_wants_a_proxy_header_gets_one_that_tells_of_nobody() {
+    async fn a_server_that_expects_a_proxy_header_gets_one_without_a_client() {
         let answers = |datagram: &[u8]| {
             assert_eq!(&datagram[..14], b"\r\n\r\n\0\r\nQUIT\n\x20\0", "version 2, LOCAL");
             let length = 16 + usize::from(u16::from_be_bytes([datagram[14], datagram[15]]));
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there_is_refused_and_ids_differ() {
+    async fn a_closed_port_is_refused_and_ids_differ() {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         drop(socket);

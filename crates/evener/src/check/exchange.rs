@@ -1,5 +1,5 @@
-//! One request of a check and its response, read by the rules, and within the limits, that hold for clients' requests: a
-//! server whose responses clients would get as 502 does not pass.
+//! One request of a check and its response. The response is parsed with the rules and limits that hold for
+//! clients' requests: a server whose responses clients would get as 502 does not pass.
 
 use super::in_words;
 use arc_swap::ArcSwap;
@@ -12,26 +12,26 @@ use std::io;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// So much of a body is looked through for the expected text.
+/// Number of bytes of a body that are searched for the expected text.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-/// A server may send so many interim responses.
+/// Maximum number of interim responses.
 const INTERIMS_MAX: u32 = 16;
-/// So much is read at once.
+/// Maximum size of one read.
 const READ_BYTES: usize = 8 * 1024;
-/// The limits where no http service uses the pool: the largest that can be configured.
+/// The limits of pools that no http service uses: the largest that can be configured.
 const LIMITS_MAX: HeadLimits = HeadLimits { bytes_max: 64 * 1024, fields_max: 10_000 };
 
 /// Requirements that the response must meet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Expected<'a> {
     pub(super) status: &'a BTreeSet<u16>,
-    /// A text that the body must have.
+    /// Text that the body must contain.
     pub(super) body: Option<&'a str>,
     pub(super) limits: HeadLimits,
 }
 
-/// The limits of heads for the servers of a pool: the widest among the http services that use it, so that no service
-/// loses a server that it could use.
+/// Returns the limits of header sections for the servers of a pool: the widest among the http services that
+/// use it, so that no service loses a server that it could use.
 pub(crate) fn head_limits<'a>(
     services: impl Iterator<Item = &'a Arc<Service>>,
     pool: &Arc<ArcSwap<Snapshot>>,
@@ -48,7 +48,7 @@ pub(crate) fn head_limits<'a>(
     limits.reduce(wider).unwrap_or(LIMITS_MAX)
 }
 
-/// Sends the head of a request and judges the response; `Err` says what was wrong with it.
+/// Sends a request and judges the response. `Err` is what is wrong with it.
 pub(super) async fn exchange<S>(mut stream: S, request: &[u8], expected: &Expected<'_>) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -75,14 +75,14 @@ fn unusable(why: impl std::fmt::Display) -> String {
     format!("http: clients would get 502 for this response: {why}")
 }
 
-/// What came from a server and was not used.
+/// A stream with the bytes that were received and not yet used.
 struct Reader<S> {
     stream: S,
     input: Vec<u8>,
 }
 
 impl<S: AsyncRead + Unpin> Reader<S> {
-    /// Reads once; whether something came.
+    /// Reads once. Returns false at the end of the stream.
     async fn more(&mut self) -> Result<bool, String> {
         let mut buffer = [0; READ_BYTES];
         let length = self.stream.read(&mut buffer).await.map_err(|error| failed(&error))?;
@@ -102,7 +102,7 @@ impl<S: AsyncRead + Unpin> Reader<S> {
             response.parse(&self.input[..length], limits).map_err(unusable)?;
             self.input.drain(..length);
             match response.status() {
-                101 => return Err(unusable("101 was not asked for")),
+                101 => return Err(unusable("status 101, but the check did not request an upgrade")),
                 100..200 => {}
                 status => return Ok((status, response.framing(method))),
             }
@@ -110,26 +110,28 @@ impl<S: AsyncRead + Unpin> Reader<S> {
         Err(unusable(format!("more than {INTERIMS_MAX} interim responses")))
     }
 
-    /// How long the head is.
+    /// Reads until the header section is complete, and returns its length.
     async fn find_head(&mut self, limits: &HeadLimits) -> Result<usize, String> {
         let mut scan = Scan::of_response();
         loop {
             match scan.find(&self.input, limits).map_err(unusable)? {
-                Some(found) if found.start > 0 => return Err(unusable("an empty line before it")),
+                Some(found) if found.start > 0 => {
+                    return Err(unusable("an empty line before the status line"));
+                }
                 Some(found) => return Ok(found.end),
                 None if self.more().await? => {}
                 None if self.input.is_empty() => return Err("http: closed without a response".into()),
-                None => return Err(unusable("it ends within its head")),
+                None => return Err(unusable("the connection was closed within the header section")),
             }
         }
     }
 
-    /// Looks for a text at the beginning of the body.
+    /// Searches for a text at the beginning of the body.
     async fn look_for(&mut self, wanted: &str, framing: Option<Framing>) -> Result<(), String> {
         let mut text: Vec<u8> = Vec::new();
         let mut body = Body::framed(framing);
         loop {
-            // What was looked through is not looked through again.
+            // Bytes are searched only once.
             let from = text.len().saturating_sub(wanted.len());
             let is_over = body.take(&mut self.input, &mut text)?;
             text.truncate(BODY_BYTES_MAX);
@@ -138,12 +140,12 @@ impl<S: AsyncRead + Unpin> Reader<S> {
                 return Ok(());
             }
             if is_over || text.len() == BODY_BYTES_MAX {
-                return Err(format!("http: the body has no {wanted:?}"));
+                return Err(format!("http: the body does not contain {wanted:?}"));
             }
             if !self.more().await? {
                 return match body {
-                    Body::Close => Err(format!("http: the body has no {wanted:?}")),
-                    _ => Err("http: the body ends too early".into()),
+                    Body::Close => Err(format!("http: the body does not contain {wanted:?}")),
+                    _ => Err("http: the body is incomplete".into()),
                 };
             }
         }
@@ -167,7 +169,7 @@ impl Body {
         }
     }
 
-    /// Moves what came into `text`; whether the body is complete.
+    /// Moves received bytes into `text`. Returns true if the body is complete.
     fn take(&mut self, input: &mut Vec<u8>, text: &mut Vec<u8>) -> Result<bool, String> {
         match self {
             Self::Close => {
@@ -205,7 +207,7 @@ mod tests {
 
     const LIMITS: HeadLimits = HeadLimits { bytes_max: 200, fields_max: 8 };
 
-    /// The verdict on a response that comes in pieces of this size.
+    /// Returns the verdict on a response that arrives in pieces of this size.
     fn judge(method: &str, response: &str, size: usize, body: Option<&str>) -> Result<(), String> {
         let status = (200..300).collect();
         let expected = Expected { status: &status, body, limits: LIMITS };
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_would_get_passes() {
+    fn responses_that_clients_would_get_pass() {
         for well in [
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
             "HTTP/1.0 200\r\n\r\nsay hello",
@@ -255,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_would_not_get_fails() {
+    fn responses_that_clients_would_not_get_fail() {
         const BAD: &str = "http: clients would get 502 for this response: ";
         for head in [
             "HTTP/1.1 200 OK\r\nX : y\r\nContent-Length: 5\r\n\r\nhello",
@@ -277,10 +279,16 @@ mod tests {
         check(&many, Err("too many header fields"));
         check("", Err("http: closed without a response"));
         check("HTTP/1.1 404 No\r\nContent-Length: 5\r\n\r\nhello", Err("http: status 404"));
-        check("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhello", Err("http: the body has no \"hello\""));
-        check("HTTP/1.1 204 OK\r\nContent-Length: 5\r\n\r\nhello", Err("http: the body has no \"hello\""));
-        check("HTTP/1.1 200 OK\r\n\r\nhell", Err("http: the body has no \"hello\""));
-        check("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhell", Err("http: the body ends too early"));
+        check(
+            "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhello",
+            Err("http: the body does not contain \"hello\""),
+        );
+        check(
+            "HTTP/1.1 204 OK\r\nContent-Length: 5\r\n\r\nhello",
+            Err("http: the body does not contain \"hello\""),
+        );
+        check("HTTP/1.1 200 OK\r\n\r\nhell", Err("http: the body does not contain \"hello\""));
+        check("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhell", Err("http: the body is incomplete"));
         let chunks = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nz\r\nhello";
         check(chunks, Err("http: malformed chunked body"));
     }
@@ -289,11 +297,14 @@ mod tests {
     fn a_response_to_head_has_no_body() {
         let response = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
         assert_eq!(judge("HEAD", response, 7, None), Ok(()));
-        assert_eq!(judge("HEAD", response, 7, Some("x")), Err("http: the body has no \"x\"".into()));
+        assert_eq!(
+            judge("HEAD", response, 7, Some("x")),
+            Err("http: the body does not contain \"x\"".into())
+        );
     }
 
     #[test]
-    fn only_the_beginning_of_a_body_is_looked_through() {
+    fn only_the_beginning_of_a_body_is_searched() {
         let far = format!("HTTP/1.1 200 OK\r\n\r\n{}hello", " ".repeat(BODY_BYTES_MAX));
         assert!(judge("GET", &far, 10_000, Some("hello")).is_err());
         let near = format!("HTTP/1.1 200 OK\r\n\r\n{}hello", " ".repeat(BODY_BYTES_MAX - 5));

@@ -1,4 +1,4 @@
-//! HTTP checks: one request over a connection of its own, in the clear or over TLS.
+//! HTTP checks: one request over a new connection, in the clear or over TLS.
 
 use super::exchange::{Expected, exchange};
 use super::{Missed, Patient, Stream, connect, is_want};
@@ -16,7 +16,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
-/// Asks a server; `Err` says what was wrong with the answer.
+/// Sends a request to a server. `Err` is what is wrong with the response.
 pub(super) async fn ask(target: &Target, patient: &Patient, kind: &CheckKind) -> Result<(), Missed> {
     let CheckKind::Http { method, path, host, status, body, tls } = kind else { return Ok(()) };
     let authority = host.clone().unwrap_or_else(|| authority(&patient.endpoint));
@@ -35,14 +35,14 @@ pub(super) async fn ask(target: &Target, patient: &Patient, kind: &CheckKind) ->
     Ok(judged?)
 }
 
-/// The head of the request.
+/// Builds the header section of the request.
 fn request(method: &str, path: &str, authority: &str) -> Result<Vec<u8>, String> {
-    // A fragment never goes over the wire (RFC 9110, section 4.1).
+    // A fragment is never sent (RFC 9110, section 4.1).
     let path = path.split('#').next().unwrap_or_default();
     let fits = |text: &str| !text.is_empty() && !text.bytes().any(|byte| byte <= b' ' || byte == 0x7f);
     for text in [method, path, authority] {
         if !fits(text) {
-            return Err(format!("http: the check makes no request: {text:?} cannot be part of one"));
+            return Err(format!("http: {text:?} cannot be part of a request: change the check"));
         }
     }
     let agent = concat!("evener/", env!("CARGO_PKG_VERSION"));
@@ -50,17 +50,18 @@ fn request(method: &str, path: &str, authority: &str) -> Result<Vec<u8>, String>
     Ok(format!("{method} {path} HTTP/1.1\r\n{fields}").into_bytes())
 }
 
-/// The Host header (RFC 9110, section 7.2): the name or address as configured; a unix socket has none.
+/// Returns the value of the Host header (RFC 9110, section 7.2): the name or address as configured, empty for
+/// a unix socket.
 pub(super) fn authority(endpoint: &Endpoint) -> String {
     match endpoint {
         Endpoint::Unix(_) => "localhost".into(),
-        // The interface is this machine's business (RFC 6874, section 4).
+        // The zone is local to this machine (RFC 6874, section 4).
         Endpoint::Ip(address) => SocketAddr::new(address.ip(), address.port()).to_string(),
         Endpoint::Host { .. } => endpoint.to_string(),
     }
 }
 
-/// Speaks TLS over a stream, with the server's name unless the check gives another one.
+/// Starts TLS on a stream, with the name of the server unless the check gives another one.
 pub(super) async fn wrap<S>(
     stream: S,
     tls: &CheckTls,
@@ -76,10 +77,11 @@ where
     connector.connect(name, stream).await.map_err(|error| Missed::by_system("tls", &error))
 }
 
-/// Whether any certificate will do, and the file of authorities.
+/// `true` if any certificate is accepted, and the file of authorities.
 type Trust = (bool, Option<String>);
 
-/// One configuration for each way to trust; reading the system's authorities takes milliseconds.
+/// Returns a configuration that is shared by checks with the same trust. Reading the authorities of the
+/// system takes milliseconds.
 fn client_config(tls: &CheckTls) -> Result<Arc<ClientConfig>, Missed> {
     static KNOWN: LazyLock<Mutex<BTreeMap<Trust, Arc<ClientConfig>>>> = LazyLock::new(Mutex::default);
     let key = (tls.insecure, tls.ca_file.clone());
@@ -88,7 +90,8 @@ fn client_config(tls: &CheckTls) -> Result<Arc<ClientConfig>, Missed> {
         return Ok(Arc::clone(config));
     }
     let config = Arc::new(make_config(tls)?);
-    // A file that is replaced is read again by the next process; one of a test or an operator's typo takes no place.
+    // Only configurations without a file are cached: a file can be replaced, and the next check has to read
+    // it again.
     if tls.ca_file.is_none() {
         known.insert(key, Arc::clone(&config));
     }
@@ -103,7 +106,7 @@ fn make_config(tls: &CheckTls) -> Result<ClientConfig, Missed> {
     Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
-/// Whom a check trusts: the same as traffic does.
+/// Returns the authorities that a check trusts, which are the same as for traffic.
 fn authorities(tls: &CheckTls) -> Result<Authorities, Missed> {
     let mut authorities = Authorities::default();
     let failed = |path: &str, error: &dyn std::fmt::Display| format!("tls: {path}: {error}");
@@ -128,13 +131,13 @@ fn authorities(tls: &CheckTls) -> Result<Authorities, Missed> {
         }
     }
     if authorities.is_empty() {
-        let why = "tls: there are no authorities to trust; give the check `ca` or `verify = false`";
+        let why = "tls: this system trusts no authorities; give the check `ca` or `verify = false`";
         return Err(why.to_owned().into());
     }
     Ok(authorities)
 }
 
-/// A file, or the files of a directory.
+/// Returns the file, or the files of a directory.
 fn files_of(path: &Path) -> io::Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -143,7 +146,7 @@ fn files_of(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(entries.filter(|entry| entry.is_file()).collect())
 }
 
-/// Whether authorities of the system were not read for a reason of our own.
+/// Returns true if authorities of the system were not read for lack of local resources.
 fn wants(kind: &rustls_native_certs::ErrorKind) -> bool {
     matches!(kind, rustls_native_certs::ErrorKind::Io { inner, .. } if is_want(inner))
 }

@@ -1,4 +1,4 @@
-//! Checks of tcp and tls: what is sent over a connection, and how the response has to be.
+//! Checks of tcp and tls: the bytes that are sent over a connection, and the expected response.
 
 use super::http::{authority, wrap};
 use super::{Missed, Patient, Stream, connect, in_words};
@@ -6,19 +6,19 @@ use evener_core::Target;
 use evener_core::spec::CheckKind;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// So much of a response is looked through for what is expected.
+/// Number of bytes of a response that are searched for the expected text.
 const RESPONSE_BYTES_MAX: usize = 64 * 1024;
-/// So much of a response is shown.
+/// Number of bytes of a response that a message shows.
 const SHOWN_BYTES_MAX: usize = 32;
 
-/// What a response has to be.
+/// Requirements that the response must meet.
 #[derive(Clone, Copy, Debug)]
 struct Wanted<'a> {
     begins: Option<&'a [u8]>,
     expect: Option<&'a [u8]>,
 }
 
-/// Asks a server; `Err` says what was wrong with the response.
+/// Connects to a server, and judges its response. `Err` is what is wrong with it.
 pub(super) async fn ask(target: &Target, patient: &Patient, kind: &CheckKind) -> Result<(), Missed> {
     let CheckKind::Stream { send, begins, expect, tls } = kind else { return Ok(()) };
     let wanted = Wanted { begins: begins.as_deref(), expect: expect.as_deref() };
@@ -56,7 +56,8 @@ where
 }
 
 impl Wanted<'_> {
-    /// What is to be said of a response whose bytes up to `from` were looked at before; `None` as long as more may come.
+    /// Judges a response whose bytes up to `from` were searched before. Returns `None` as long as more bytes
+    /// may decide.
     fn judge(&self, response: &[u8], from: usize, is_whole: bool) -> Option<Result<(), String>> {
         if let Some(begins) = self.begins {
             let length = response.len().min(begins.len());
@@ -73,13 +74,13 @@ impl Wanted<'_> {
                 _ => Some(Ok(())),
             };
         };
-        // What began in an earlier piece may end in this one.
+        // A match may begin in an earlier piece and end in this one.
         let from = (from + 1).saturating_sub(expect.len()).min(response.len());
         if response[from..].windows(expect.len().max(1)).any(|window| window == expect) {
             return Some(Ok(()));
         }
         let shown = String::from_utf8_lossy(&expect[..expect.len().min(SHOWN_BYTES_MAX)]);
-        is_whole.then(|| Err(format!("the response has no {shown:?}")))
+        is_whole.then(|| Err(format!("the response does not contain {shown:?}")))
     }
 }
 
@@ -95,7 +96,7 @@ fn unlike(response: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+    #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
     use super::*;
     use crate::check::probe;
@@ -106,7 +107,8 @@ mod tests {
     use std::time::Duration;
     use tokio::net::TcpListener;
 
-    /// Probes a server that writes these pieces once it has read `reads` bytes, and closes unless it `holds`.
+    /// Probes a server that sends these pieces after it has read `reads` bytes, and then closes unless it
+    /// `holds`.
     struct Story<'a> {
         reads: usize,
         pieces: &'a [&'a [u8]],
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_response_begins_or_has_what_is_wanted() {
+    async fn a_response_begins_with_or_contains_the_expected_text() {
         let master: &[u8] = b"$9\r\nrole:master\r\n";
         check(&[b"220 mail"], Some(b"220 "), None, true, Ok(())).await;
         check(&[b"2", b"2", b"0", b" ok"], Some(b"220 "), None, false, Ok(())).await;
@@ -182,7 +184,7 @@ mod tests {
             None,
             Some(b"role:master"),
             false,
-            Err("tcp: the response has no \"role:master\""),
+            Err("tcp: the response does not contain \"role:master\""),
         )
         .await;
         check(&[master], Some(b"$9"), Some(b"role:master"), false, Ok(())).await;
@@ -196,20 +198,26 @@ mod tests {
         .await;
         check(&[b"x"], None, None, true, Ok(())).await;
         check(&[], None, None, false, Err("tcp: closed without a response")).await;
-        check(&[], None, None, true, Err("tcp check: no response as it is expected within 500ms")).await;
-        check(&[b"x"], None, Some(b"y"), true, Err("tcp check: no response as it is expected within 500ms"))
-            .await;
+        check(&[], None, None, true, Err("tcp check: no matching response within 500ms")).await;
+        check(&[b"x"], None, Some(b"y"), true, Err("tcp check: no matching response within 500ms")).await;
     }
 
     #[tokio::test]
-    async fn no_more_is_read_than_the_bound() {
+    async fn reads_stop_at_the_bound() {
         let much = vec![b'.'; RESPONSE_BYTES_MAX];
         let late: &[&[u8]] = &[&much, b"role:master"];
-        check(late, None, Some(b"role:master"), true, Err("tcp: the response has no \"role:master\"")).await;
+        check(
+            late,
+            None,
+            Some(b"role:master"),
+            true,
+            Err("tcp: the response does not contain \"role:master\""),
+        )
+        .await;
     }
 
     #[test]
-    fn each_way_to_cut_a_response_is_judged_the_same() {
+    fn the_verdict_does_not_depend_on_the_pieces() {
         let wanted = Wanted { begins: Some(b"+OK"), expect: Some(b"abab") };
         for (response, is_well) in
             [(&b"+OK ababab"[..], true), (b"+OK aabab", true), (b"+OK aba", false), (b"-OK abab", false)]
@@ -223,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_wants_a_proxy_header_gets_one_before_anything_else() {
+    async fn a_server_that_expects_a_proxy_header_gets_it_first() {
         let mut header = Vec::new();
         proxy::emit_v2(None, Transport::Stream, &Extras::default(), &mut header);
         let story = Story {

@@ -1,5 +1,5 @@
 //! Configurations as people write them, and what is said of those that are wrong.
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod dns;
 mod patience;

@@ -1,5 +1,5 @@
-//! Who may come in, as the operator says at run time: prefixes that are asked before the configuration's lists, for a
-//! time or until forgotten.
+//! Access rules that the operator adds at run time: prefixes that are consulted before the lists of the
+//! configuration, for a time or until they are removed.
 
 use super::Supervisor;
 use evener_core::Time;
@@ -10,24 +10,24 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// So many rules may be there for one service.
+/// Maximum number of rules of one service.
 const RULES_MAX: usize = 100_000;
 
-/// A rule of the operator.
+/// An access rule of the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(crate) prefix: Prefix,
     pub(crate) access: Access,
-    /// When it ends; `None` when it is forgotten.
+    /// Time at which the rule expires; `None` for a permanent rule.
     pub(crate) until: Option<Time>,
 }
 
-/// What is wanted.
+/// A change of the access rules.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum AccessChange {
-    /// From now on, for a time or until forgotten.
+    /// Adds a rule for a prefix, for a time or until it is removed.
     Say(Access, Prefix, Option<Duration>),
-    /// The configuration's word counts again.
+    /// Removes the rule of a prefix.
     Forget(Prefix),
 }
 
@@ -39,18 +39,18 @@ impl AccessChange {
     }
 }
 
-/// Why nothing was changed.
+/// Reason why a change was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AccessRefused {
-    /// What was named is not there.
+    /// The service or rule does not exist.
     Unknown(String),
-    /// It cannot be done.
+    /// The change is not possible.
     Impossible(String),
 }
 
 type Done = oneshot::Sender<Result<String, AccessRefused>>;
 
-/// Services whose rules changed. Many changes at once are compiled once.
+/// Services whose rules changed. Several changes are compiled together.
 #[derive(Default)]
 pub(super) struct Changed {
     services: BTreeSet<Arc<str>>,
@@ -58,8 +58,8 @@ pub(super) struct Changed {
 }
 
 impl Supervisor {
-    /// Changes who may come in to a service. Connections that are there stay; their next requests ask, and flows of UDP
-    /// that are refused end. The answer comes when it is in force.
+    /// Changes the access rules of a service. Open connections stay open and their next requests are checked;
+    /// UDP flows that are refused now are closed. The response is sent once the change is in force.
     pub(super) fn change_access(&mut self, service: &str, change: AccessChange, done: Done) {
         match self.say(service, change) {
             Ok(said) => self.access_changed.waiting.push((done, said)),
@@ -82,8 +82,9 @@ impl Supervisor {
                     Some(at) => rules[at] = rule,
                     None if rules.len() < RULES_MAX => rules.push(rule),
                     None => {
-                        let message =
-                            format!("service `{service}` has {RULES_MAX} rules already; forget some first");
+                        let message = format!(
+                            "service `{service}` has {RULES_MAX} rules, the maximum: forget some first"
+                        );
                         return Err(AccessRefused::Impossible(message));
                     }
                 }
@@ -92,8 +93,7 @@ impl Supervisor {
                 format!("{} {prefix}{time}", if access == Access::Deny { "deny" } else { "permit" })
             }
             AccessChange::Forget(prefix) => {
-                let message =
-                    || format!("nothing was said of {prefix} at run time; `evener access` lists what was");
+                let message = || format!("there is no rule for {prefix}; `evener access` lists the rules");
                 rules.swap_remove(known.ok_or_else(|| AccessRefused::Unknown(message()))?);
                 format!("forget {prefix}")
             }
@@ -103,7 +103,7 @@ impl Supervisor {
         Ok(said)
     }
 
-    /// Puts what was said in force.
+    /// Puts changed rules in force.
     pub(super) fn apply_access(&mut self) {
         let Changed { services, waiting } = std::mem::take(&mut self.access_changed);
         for service in services {
@@ -113,7 +113,7 @@ impl Supervisor {
         waiting.into_iter().for_each(|(done, said)| drop(done.send(Ok(said))));
     }
 
-    /// Forgets what was said for a time that is over.
+    /// Removes rules that expired.
     pub(super) fn expire_access(&mut self, now: Time) {
         if self.access_deadline() > now {
             return;
@@ -122,7 +122,7 @@ impl Supervisor {
         let mut changed = Vec::new();
         for (service, rules) in &mut self.access {
             for rule in rules.extract_if(.., |rule| over(rule)) {
-                changed.push((Arc::clone(service), format!("{} is over", rule.prefix)));
+                changed.push((Arc::clone(service), format!("{} expired", rule.prefix)));
             }
         }
         for (service, change) in changed {
@@ -131,7 +131,7 @@ impl Supervisor {
         }
     }
 
-    /// When the next rule ends.
+    /// Returns the time at which the next rule expires.
     pub(super) fn access_deadline(&self) -> Time {
         let ends = self.access.values().flatten().filter_map(|rule| rule.until);
         ends.min().unwrap_or(Time::NEVER)

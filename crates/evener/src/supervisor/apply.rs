@@ -1,5 +1,5 @@
-//! Taking on a configuration: whatever can fail is done first (addresses are bound), and nothing has changed by then. What
-//! stays keeps its listeners, connections, flows, verdicts and counters.
+//! Applies a configuration. Every step that can fail, such as binding addresses, comes before the first
+//! change. Services and pools that stay keep their listeners, connections, flows, verdicts and counters.
 
 use super::{RunningPool, Supervisor};
 use crate::config::{Config, Problem};
@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 impl Supervisor {
-    /// Takes on a configuration; what changed, in words. With a problem nothing changes.
+    /// Applies a configuration and returns a description of the changes. With any problem nothing changes.
     pub(crate) fn apply(&mut self, config: Config, outside: Outside) -> Result<Vec<String>, Vec<Problem>> {
         let Outside { targets, materials, found } = outside;
         let (fresh, logs) = match (self.bind_fresh(&config), self.request_logs.open(&config)) {
@@ -97,7 +97,7 @@ impl Supervisor {
                 if !unchanged {
                     let (before, after) = (old.clients.clone(), settings.clients.clone());
                     self.plane.reconfigure(service, settings);
-                    // Who came into the old table until now is not lost either.
+                    // Clients that came into the old table until now are kept, too.
                     if let (Some(before), Some(after)) = (before, after)
                         && !Arc::ptr_eq(&before, &after)
                     {
@@ -113,7 +113,7 @@ impl Supervisor {
         }
     }
 
-    /// What the workers need of a service.
+    /// Returns the settings of a service for the workers.
     fn settings(&mut self, spec: &ServiceSpec) -> Option<Settings> {
         let mut names: Vec<Arc<str>> = Vec::new();
         let mut number = |name: &Arc<str>| {
@@ -162,7 +162,7 @@ impl Supervisor {
         })
     }
 
-    /// The access list of the configuration, after what the operator said since.
+    /// Returns the access list of the configuration, with the operator's rules in front.
     fn acl_of(&self, spec: &ServiceSpec) -> Option<Arc<Acl>> {
         match self.access.get(&spec.name).filter(|rules| !rules.is_empty()) {
             None => spec.acl.clone(),
@@ -174,7 +174,7 @@ impl Supervisor {
         }
     }
 
-    /// The limits of clients; as long as they stay the same, so does what was counted.
+    /// Returns the limits for each client. Their counts stay as long as the limits stay the same.
     fn throttle_of(&mut self, spec: &ServiceSpec) -> Option<Arc<Throttle>> {
         let wanted = spec.throttle.as_ref()?;
         let old = self.services.get(&spec.name).and_then(|service| service.settings.load().throttle.clone());
@@ -182,7 +182,7 @@ impl Supervisor {
         Some(same.unwrap_or_else(|| Arc::new(Throttle::new(wanted, self.random.bits()))))
     }
 
-    /// What a service of DNS has; kept answers stay as long as they are kept by the same rules.
+    /// Returns the state of a DNS service. The cache stays as long as its settings stay the same.
     fn dns_of(&mut self, spec: &ServiceSpec) -> Option<Dns> {
         let wanted = spec.dns.as_ref()?;
         let old = self.services.get(&spec.name).and_then(|service| service.settings.load().dns.clone());
@@ -197,7 +197,7 @@ impl Supervisor {
         Some(Dns { spec: Arc::clone(wanted), cache, rate_limit })
     }
 
-    /// What is remembered of clients; of another size it keeps the newest.
+    /// Returns the table of clients. A table of another size keeps the most recent clients.
     fn clients_of(&mut self, spec: &ServiceSpec) -> Option<Arc<Clients>> {
         let size = spec.clients?;
         let old = self.services.get(&spec.name).filter(|service| service.protocol == spec.protocol);
@@ -210,7 +210,7 @@ impl Supervisor {
         Some(Arc::new(clients))
     }
 
-    /// Servers whose names lead to another address now, though the configuration says the same of them.
+    /// Describes servers whose names resolve to another address now, though their configuration is the same.
     fn moved(&self, config: &Config, targets: &Targets) -> Vec<String> {
         let of_pool = |spec: &PoolSpec| {
             let servers = self.pools.get(&spec.name).map_or(&[][..], |running| running.pool.servers());
@@ -228,7 +228,7 @@ impl Supervisor {
         config.spec.pools.iter().flat_map(of_pool).collect()
     }
 
-    /// Services and pools that stay as they are, but whose certificates changed.
+    /// Describes services and pools whose certificates changed, though their configuration is the same.
     fn renewed(&self, config: &Config, materials: &Materials) -> Vec<String> {
         let (old, new) = (&self.config.spec, &config.spec);
         let services = new.services.iter().filter(|service| old.services.contains(service));
@@ -239,7 +239,7 @@ impl Supervisor {
         services.chain(pools.map(|pool| format!("~ pool {}: certificates", pool.name))).collect()
     }
 
-    /// Certificates changed on disk: only they are taken on.
+    /// Applies certificates that changed on disk, and nothing else.
     pub(super) fn apply_materials(&mut self, materials: Materials) {
         self.materials = materials;
         let services = self.config.spec.services.clone();
@@ -253,7 +253,7 @@ impl Supervisor {
     }
 }
 
-/// Whether what a service has of others is what it had.
+/// Returns true if the resolved inputs of a service are the same.
 fn same_outside(old: &Settings, new: &Settings) -> bool {
     fn same<T: ?Sized>(old: Option<&Arc<T>>, new: Option<&Arc<T>>) -> bool {
         match (old, new) {

@@ -1,5 +1,5 @@
-//! Certificates that change on disk, as ACME clients change them: they are taken on without being told, and without
-//! anything else changing. What is wrong is said, and the old ones stay.
+//! Certificates that change on disk, for example by an ACME client. They are applied without a reload, and
+//! nothing else changes. Problems are logged, and then the old certificates stay.
 
 use super::{Input, Supervisor};
 use crate::config::{Problem, one_line};
@@ -8,31 +8,31 @@ use evener_core::Time;
 use evener_core::event::Event;
 use std::time::Duration;
 
-/// How often the files are looked at.
+/// Interval at which the files are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How often a certificate that ends soon is spoken of.
+/// Interval of warnings about certificates that expire soon.
 const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
 
-/// What is known of the looking.
+/// State of the checks of certificate files.
 #[derive(Default)]
 pub(super) struct Watch {
     next: Time,
     busy: bool,
     warned: Time,
-    /// What was wrong the last time: it is not said again.
+    /// The last problem that was logged. It is not logged twice.
     said: Option<String>,
 }
 
 /// Certificates that were read again.
 pub(crate) struct Reread {
-    /// For which configuration.
+    /// Number of the configuration that they were read for.
     configuration: u64,
     /// `None` when no file changed.
     found: Option<Result<Materials, Vec<Problem>>>,
 }
 
 impl Supervisor {
-    /// Looks at the files when it is time, beside the supervisor's own work.
+    /// Checks the files when this is due, on another thread.
     pub(super) fn look_at_certificates(&mut self, now: Time) {
         if self.materials.is_empty() || self.watch.busy || now < self.watch.next {
             return;
@@ -53,14 +53,14 @@ impl Supervisor {
     pub(super) fn on_reread(&mut self, reread: Reread) {
         self.watch.busy = false;
         if reread.configuration != self.configurations {
-            // A reload came in between: what it read is newer, and for another configuration.
+            // A reload came in between. It read newer files, and for another configuration.
             return;
         }
         match reread.found {
             None => self.watch.said = None,
             Some(Ok(materials)) => {
                 self.watch.said = None;
-                // A file that was only touched brings nothing new.
+                // The files were touched, but their contents are the same.
                 let same = self.materials.is_same(&materials);
                 self.apply_materials(materials);
                 if !same {
@@ -78,7 +78,7 @@ impl Supervisor {
         }
     }
 
-    /// Says which certificates end soon.
+    /// Logs the certificates that expire soon.
     pub(super) fn warn_of_certificates(&mut self) {
         self.watch.warned = self.now();
         for text in self.materials.warnings() {

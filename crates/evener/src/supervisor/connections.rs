@@ -1,4 +1,5 @@
-//! What is open, as workers tell of it: nobody waits for them but who asked.
+//! Lists and closes connections and flows. Only the client that sent the request waits for the workers'
+//! responses.
 
 use super::{Handle, Phase, Supervisor};
 use evener_core::ServerId;
@@ -9,8 +10,8 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 impl Handle {
-    /// What is open, of a service or of all, at most `most` of each worker; or why there is no such service. `None`
-    /// when the supervisor is gone.
+    /// Returns the connections and flows of a service or of all, at most `most` from each worker, or an error
+    /// if there is no such service. Returns `None` if the supervisor is gone.
     pub(crate) async fn connections(
         &self,
         service: Option<String>,
@@ -49,15 +50,15 @@ impl Handle {
 }
 
 impl Handle {
-    /// Ends what clients have of a server, `pool/server` or the server alone when only one pool has it. Answers with its
-    /// full name and how much there was, or why not.
+    /// Closes all connections and flows of a server, `pool/server` or the server alone when only one pool has
+    /// it. Returns its full name and their number, or the reason of the failure.
     pub(crate) async fn close_server(&self, wanted: String) -> Option<Result<(String, usize), String>> {
         let (done, answer) = oneshot::channel();
         let look = move |supervisor: &Supervisor| {
             let (pool, id, full) = supervisor.find_server(&wanted)?;
             let snapshot = supervisor.pools.get(&pool).map(|running| running.slot.load_full());
             let server = snapshot.as_ref().and_then(|snapshot| snapshot.server(id));
-            let server = server.ok_or_else(|| format!("server `{full}` comes just now: try again"))?;
+            let server = server.ok_or_else(|| format!("server `{full}` is being added: try again"))?;
             let done = move |closed| {
                 let _ = done.send(closed);
             };
@@ -72,7 +73,7 @@ impl Handle {
 }
 
 impl Supervisor {
-    /// Ends what clients have of a server; `done` gets on a worker's thread how much there was.
+    /// Closes all connections and flows of a server. `done` gets their number on the thread of a worker.
     pub(super) fn end_server(
         &self,
         pool: &Arc<str>,
@@ -89,7 +90,8 @@ impl Supervisor {
         });
     }
 
-    /// The server that an operator names, `pool/server` or the server alone when only one pool has it, with its full name.
+    /// Finds the server that an operator names, `pool/server` or the server alone when only one pool has it,
+    /// and returns it with its full name.
     pub(super) fn find_server(&self, wanted: &str) -> Result<(Arc<str>, ServerId, String), String> {
         let found: Vec<(Arc<str>, ServerId, String)> = (self.pools.values())
             .flat_map(|running| {
@@ -105,17 +107,17 @@ impl Supervisor {
             [] => Err(format!("there is no server `{wanted}`; `evener status` lists them")),
             several => {
                 let names: Vec<&str> = several.iter().map(|(.., full)| full.as_str()).collect();
-                Err(format!("several pools have `{wanted}`: say {}", names.join(" or ")))
+                Err(format!("several pools have a server `{wanted}`: give {}", names.join(" or ")))
             }
         }
     }
 
-    /// Whether it is about to end: nobody is left.
+    /// Returns true if the program is draining and no connections are left.
     pub(crate) fn is_over(&self) -> bool {
         self.phase == Phase::Over
     }
 
-    /// Whether there is such a service, or was one that still has connections.
+    /// Returns true if there is such a service, or a removed one that still has connections.
     fn knows(&self, service: &str) -> bool {
         self.services.contains_key(service) || self.retiring.iter().any(|one| &*one.name == service)
     }

@@ -1,5 +1,6 @@
-//! Servers that are found while the program runs: sockets in a directory. They join and leave their pools as those of the
-//! configuration do with a reload; what stays keeps its identity. A directory that cannot be read changes nothing.
+//! Servers that are found while the program runs: sockets in a directory. They join and leave their pools as
+//! servers of the configuration do with a reload, and keep their identity. A directory that cannot be read
+//! changes nothing.
 
 use super::{Input, Supervisor};
 use crate::discover::{Found, Watcher, directories, scan};
@@ -11,41 +12,43 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often directories are looked at, whatever is heard of changes.
+/// Interval of scans, which come in addition to notifications of changes.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// Numbers of sockets that are gone are kept, for they may come back; beyond so many in a pool they are not.
+/// Maximum number of socket numbers in a pool. Below it, numbers of removed sockets are kept, because the
+/// sockets may come back.
 const NUMBERS_MAX: usize = 4096;
-/// A socket that is named so has that number, as mname-balancer has it.
+/// File names that are the number of their socket, as for mname-balancer.
 const NAMED: std::ops::RangeInclusive<u32> = 5300..=5399;
 
-/// What is known of the looking.
+/// State of the discovery.
 #[derive(Default)]
 pub(super) struct Discovery {
     next: Time,
     busy: bool,
-    /// Something changed while a scan was under way, which may have missed it.
+    /// True if something changed during a scan, which may have missed it.
     again: bool,
     directories: BTreeSet<PathBuf>,
     found: Found,
-    /// What was said of directories: it is not said again.
+    /// Problems of directories that were logged. They are not logged twice.
     said: BTreeMap<PathBuf, String>,
     numbers: BTreeMap<Arc<str>, Numbers>,
     watcher: Option<Watcher>,
 }
 
-/// What a scan brought.
+/// Result of a scan.
 pub(crate) struct Scanned {
-    /// For which configuration.
+    /// Number of the configuration that it was made for.
     configuration: u64,
     found: Found,
 }
 
-/// The numbers of the sockets of a pool.
+/// Numbers of the sockets of a pool.
 #[derive(Debug, Default)]
 struct Numbers(BTreeMap<PathBuf, u32>);
 
 impl Numbers {
-    /// The number of a socket: the one that it had, the one that it is named, else the one after the greatest.
+    /// Returns the number of a socket: the one that it already has, the one in its name, else the one after
+    /// the greatest.
     fn of(&mut self, path: &Path) -> u32 {
         if let Some(&known) = self.0.get(path) {
             return known;
@@ -57,7 +60,7 @@ impl Numbers {
         number
     }
 
-    /// Forgets those that are gone, where there are too many.
+    /// Forgets numbers of removed sockets if there are too many.
     fn make_room(&mut self, present: &BTreeSet<PathBuf>) {
         if self.0.len() > NUMBERS_MAX {
             self.0.retain(|path, _| present.contains(path));
@@ -72,7 +75,7 @@ fn named(path: &Path) -> Option<u32> {
 }
 
 impl Discovery {
-    /// Takes on what was seen; directories that could not be read keep what they had.
+    /// Applies the result of a scan. Directories that could not be read keep their sockets.
     fn take_on(&mut self, found: Found) {
         for (directory, mut seen) in found {
             let before = self.found.get_mut(&directory);
@@ -81,12 +84,12 @@ impl Discovery {
         }
     }
 
-    /// The servers that were found for a pool, by their numbers.
+    /// Returns the servers that were found for a pool, sorted by number.
     fn servers_of(&mut self, pool: &PoolSpec) -> Vec<ServerSpec> {
         let found = &self.found;
         let sockets =
             |DiscoverSpec::Mname { directory }: &DiscoverSpec| found.get(directory)?.sockets.as_ref();
-        // One that the configuration names is a server already.
+        // Sockets that the configuration names are servers already.
         let is_new = |path: &&PathBuf| {
             !pool.servers.iter().any(|server| matches!(&server.endpoint, Endpoint::Unix(own) if own == *path))
         };
@@ -94,7 +97,7 @@ impl Discovery {
         let paths: BTreeSet<PathBuf> = paths.cloned().collect();
         let numbers = self.numbers.entry(pool.name.clone()).or_default();
         numbers.make_room(&paths);
-        // Names that are numbers come first, so that no other socket takes one of them.
+        // Sockets with a number in their name come first, so that no other socket takes that number.
         let (mut of_name, others): (Vec<_>, Vec<_>) = paths.iter().partition(|path| named(path).is_some());
         of_name.extend(others);
         let mut numbered: Vec<(u32, &PathBuf)> =
@@ -104,7 +107,7 @@ impl Discovery {
         let mut server = |path: &PathBuf| {
             let short = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let candidates = [short, path.display().to_string()];
-            // Where two have one name the second is called by its path.
+            // Of two sockets with one name the second is named by its path.
             let name = candidates.into_iter().map(Arc::from).find(|name| names.insert(Arc::clone(name)))?;
             let server = ServerSpec::new(Endpoint::Unix(path.clone()));
             Some(ServerSpec { name, dialect: Dialect::Mname, ..server })
@@ -114,7 +117,7 @@ impl Discovery {
 }
 
 impl Supervisor {
-    /// A configuration comes, with what was seen for it.
+    /// Prepares for a new configuration, with the scan that was made for it.
     pub(super) fn renew_discovery(&mut self, spec: &Spec, found: Found) {
         let directories = directories(spec);
         self.discovery.take_on(found);
@@ -124,15 +127,15 @@ impl Supervisor {
         if self.discovery.directories != directories {
             self.discovery.watcher = None;
             self.discovery.directories = directories;
-            // What came between the scan and the watch is found at once.
+            // A scan at once finds changes that came between the first scan and the watch.
             self.discovery.next = self.now();
         }
-        // What is under way is for another configuration.
+        // A scan in progress is for another configuration.
         self.discovery.busy = false;
         self.tell_problems();
     }
 
-    /// The pool as it runs: with the servers that were found for it.
+    /// Returns the pool with the servers that were found for it.
     pub(super) fn with_found(&mut self, spec: &PoolSpec) -> PoolSpec {
         let mut spec = spec.clone();
         if !spec.discover.is_empty() {
@@ -142,13 +145,13 @@ impl Supervisor {
         spec
     }
 
-    /// The number of a server that was found in a directory.
+    /// Returns the number of a server that was found in a directory.
     pub(crate) fn number_of(&self, pool: &str, target: &Target) -> Option<u32> {
         let Target::Unix(path) = target else { return None };
         self.discovery.numbers.get(pool)?.0.get(path).copied()
     }
 
-    /// Looks into directories when it is time, beside the supervisor's own work.
+    /// Scans directories when this is due, on another thread.
     pub(super) fn look_for_servers(&mut self, now: Time) {
         if now < self.discovery_deadline() || self.is_draining() {
             return;
@@ -159,13 +162,13 @@ impl Supervisor {
         let watch = self.watcher().map(|watcher| watcher.watch(&wanted));
         tokio::spawn(async move {
             let work = move || {
-                // First the watch, then the look: what comes between is seen twice rather than never.
+                // The watch starts before the scan, so changes in between are seen twice rather than never.
                 let all_there = watch.as_ref().is_none_or(|watch| watch());
                 let found = scan(&wanted);
                 if all_there || watch.is_none_or(|watch| !watch()) {
                     return found;
                 }
-                // A directory came to be just then.
+                // A directory appeared just then.
                 scan(&wanted)
             };
             let found = tokio::task::spawn_blocking(work).await.unwrap_or_default();
@@ -192,7 +195,7 @@ impl Supervisor {
 
     pub(super) fn on_scanned(&mut self, Scanned { configuration, found }: Scanned) {
         if configuration != self.configurations {
-            // The configuration that came in between had a scan of its own, which is newer.
+            // The configuration that came in between had its own, newer scan.
             return;
         }
         self.discovery.busy = false;
@@ -204,7 +207,7 @@ impl Supervisor {
         self.renew_found();
     }
 
-    /// Pools take on what was found.
+    /// Adds and removes servers after a scan.
     fn renew_found(&mut self) {
         let pools = self.config.spec.pools.iter().filter(|pool| !pool.discover.is_empty());
         let mut changed = false;
@@ -218,7 +221,8 @@ impl Supervisor {
         }
     }
 
-    /// Whether servers of a pool came or went. Those of the configuration stay where they are.
+    /// Updates the discovered servers of a pool. Returns true if any were added or removed. Servers of the
+    /// configuration stay as they are.
     fn renew_pool(&mut self, spec: &PoolSpec) -> bool {
         let Some(running) = self.pools.get(&spec.name).filter(|running| running.pool.spec() != spec) else {
             return false;
@@ -228,13 +232,14 @@ impl Supervisor {
         let target = |server: &ServerSpec| {
             known.get(&server.endpoint).map(|target| (*target).clone()).or_else(|| server.endpoint.target())
         };
-        // All are known or paths: nothing has to be resolved.
+        // All endpoints are known or paths, so nothing has to be resolved.
         let Some(targets) = spec.servers.iter().map(target).collect::<Option<Vec<_>>>() else { return false };
         self.take_on_servers(spec, &targets);
         true
     }
 
-    /// A pool has these servers from now on. What stood with one that left, or moved, stands no more.
+    /// Replaces the servers of a pool. Persistent connections with servers that were removed or moved no
+    /// longer count.
     pub(super) fn take_on_servers(&mut self, spec: &PoolSpec, targets: &[Target]) {
         let now = self.now();
         let Some(running) = self.pools.get_mut(&spec.name) else { return };
@@ -305,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_comes_back_has_its_number_and_an_unreadable_directory_keeps_its_sockets() {
+    fn a_socket_that_returns_keeps_its_number_and_an_unreadable_directory_keeps_its_sockets() {
         let mut numbers = Numbers::default();
         let mut of = |path: &str| numbers.of(Path::new(path));
         assert_eq!([of("/s/a"), of("/s/5300"), of("/s/b"), of("/s/a")], [1, 5300, 5301, 1]);

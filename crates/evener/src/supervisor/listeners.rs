@@ -1,4 +1,5 @@
-//! Listeners of a configuration: every new address is bound before anything changes; those that stay keep their sockets.
+//! Listeners of a configuration. Every new address is bound before anything changes, and listeners that stay
+//! keep their sockets.
 
 use super::reservation::Reservation;
 use super::{RunningListener, Supervisor};
@@ -14,8 +15,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Workers keep a listener for datagrams that a reload took out until its flows and questions are over, which takes so long at
-/// most where nobody configured another time.
+/// Time for which workers keep a datagram listener that a reload removed, if no timeout is configured. It
+/// ends earlier with the last flow or query.
 const LEAVING_MAX: Duration = Duration::from_secs(60);
 
 /// Identity of a listener across reloads. A listener with a given port passes to whichever service names its address; one
@@ -23,7 +24,7 @@ const LEAVING_MAX: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ListenerKey {
     pub(super) transport: Transport,
-    /// As configured.
+    /// Address as configured.
     pub(super) address: Endpoint,
     owner: Option<Arc<str>>,
 }
@@ -34,7 +35,7 @@ impl ListenerKey {
         Self { transport, address: address.clone(), owner }
     }
 
-    /// The listener at the path of a unix socket.
+    /// Returns the key of the listener at the path of a unix socket.
     pub(super) fn at_path(path: &Path) -> Self {
         Self { transport: Transport::Stream, address: Endpoint::Unix(path.to_owned()), owner: None }
     }
@@ -43,12 +44,13 @@ impl ListenerKey {
 pub(super) type Fresh = BTreeMap<ListenerKey, Bound>;
 
 impl Supervisor {
-    /// Addresses that are bound already, for the next configuration: the right to bind them may be gone by then.
+    /// Passes on addresses that are already bound, for the next configuration. The program may have lost the
+    /// right to bind them by then.
     pub(crate) fn bring(&mut self, bound: Vec<(ListenerKey, Bound)>) {
         self.brought.extend(bound);
     }
 
-    /// Binds every address that is not listened on yet.
+    /// Binds every address without a listener.
     pub(super) fn bind_fresh(&mut self, config: &Config) -> Result<Fresh, Vec<Problem>> {
         let (mut fresh, mut problems) = (Fresh::new(), Vec::new());
         for service in &config.spec.services {
@@ -61,12 +63,12 @@ impl Supervisor {
                 }));
             }
         }
-        // Where somebody has the address for streams and for datagrams, once is enough.
+        // An address that is in use for streams and for datagrams is reported once.
         problems.dedup();
         if problems.is_empty() { Ok(fresh) } else { Err(problems) }
     }
 
-    /// Binds an address for those transports of a service that do not listen there yet.
+    /// Binds an address for those transports of a service that have no listener there.
     fn bind_address(
         &mut self,
         service: &ServiceSpec,
@@ -108,7 +110,8 @@ impl Supervisor {
         errors
     }
 
-    /// Whether a listener of ours has the port already, on all addresses or on one of those that this one means.
+    /// Returns true if one of this instance's listeners has the port, on all addresses or on one that this
+    /// address includes.
     fn overlaps_ours(&self, transport: Transport, address: &Endpoint, fresh: &Fresh) -> bool {
         let Endpoint::Ip(wanted) = address else { return false };
         let is_leaving = |left: &Endpoint| {
@@ -132,9 +135,10 @@ impl Supervisor {
         })
     }
 
-    /// Listeners whose address stays go on, with another service if it is so; others open and close.
+    /// Applies listeners: those whose address stays continue, possibly for another service; others are opened
+    /// and closed.
     pub(super) fn apply_listeners(&mut self, config: &Config, mut fresh: Fresh) {
-        // What comes by connections and by datagrams listens twice; that is said once.
+        // A service with streams and datagrams has two listeners at one address, which are logged once.
         let (mut wanted, mut told) = (BTreeSet::new(), BTreeSet::new());
         for spec in &config.spec.services {
             let Some(service) = self.services.get(&spec.name).map(Arc::clone) else { continue };
@@ -184,7 +188,7 @@ fn keys_of(service: &ServiceSpec) -> impl Iterator<Item = ListenerKey> {
     service.listen.iter().flat_map(of_address)
 }
 
-/// The address, where the system chooses its port.
+/// Returns the address if its port is chosen by the system.
 fn chosen_by_system(address: &Endpoint) -> Option<SocketAddr> {
     match address {
         Endpoint::Ip(address) if address.port() == 0 => Some(*address),
@@ -200,7 +204,7 @@ fn bind_error(address: &Endpoint, error: io::Error) -> BindError {
     }
 }
 
-/// A source that may not be used would fail every connect.
+/// Returns a problem if the source address cannot be used. Every connect would fail.
 fn source_problem(service: &ServiceSpec) -> Option<Problem> {
     let message = match service.options.source? {
         Source::Address(source) if std::net::UdpSocket::bind((source, 0)).is_err() => {

@@ -1,5 +1,5 @@
-//! Files of unix sockets that services listen on: one that was removed (by a cleaner of /tmp, by hand) is made anew, for
-//! nobody reaches the socket without it. A file that somebody else put there stays.
+//! Files of unix sockets that services listen on. A file that was removed (by a cleaner of /tmp, or by hand)
+//! is created again, because clients need it to connect. A file that another program put there stays.
 
 use super::{ListenerKey, Supervisor};
 use evener_core::address::abstract_name;
@@ -12,26 +12,26 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often they are looked at.
+/// Interval at which the files are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// What is known of the files.
+/// State of the checks of socket files.
 #[derive(Debug, Default)]
 pub(super) struct Paths {
     next: Time,
-    /// Those that could not be made anew, which is said once.
+    /// Paths that could not be bound again. Each is logged once.
     said: BTreeSet<PathBuf>,
 }
 
 impl Paths {
-    /// The next look is due.
+    /// Makes the next check due now.
     pub(super) fn look_now(&mut self) {
         self.next = Time::ZERO;
     }
 }
 
 impl Supervisor {
-    /// Makes the sockets anew whose files are gone.
+    /// Binds sockets again whose files are gone.
     pub(super) fn look_at_paths(&mut self, now: Time) {
         if self.paths_deadline() > now {
             return;
@@ -62,7 +62,10 @@ impl Supervisor {
             }
             Err(error) => {
                 if self.paths.said.insert(path.clone()) {
-                    let text = format!("service `{}`: its socket was removed, and {error}", service.name);
+                    let text = format!(
+                        "service `{}`: its socket file was removed and cannot be created again: {error}",
+                        service.name
+                    );
                     self.tell(&Event::Notice { text });
                 }
             }
@@ -77,7 +80,7 @@ impl Supervisor {
         self.listeners.keys().filter_map(path).collect()
     }
 
-    /// When the files are looked at next; never where there are none.
+    /// Returns the time of the next check; never without socket files.
     pub(super) fn paths_deadline(&self) -> Time {
         let listens = self.listeners.keys().any(|key| matches!(key.address, Endpoint::Unix(_)));
         if listens && !self.is_draining() { self.paths.next } else { Time::NEVER }

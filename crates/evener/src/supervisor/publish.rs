@@ -1,4 +1,4 @@
-//! Publishing: workers see pools by the snapshots that are stored here, and nothing else.
+//! Publishes snapshots. Workers see pools only through the snapshots that are stored here.
 
 use super::Supervisor;
 use evener_core::event::Event;
@@ -25,12 +25,12 @@ impl Supervisor {
             }
         }
         events.iter().for_each(|event| self.tell(event));
-        // Workers choose by the new snapshots already, so that nobody is sent there again.
+        // Workers already choose by the new snapshots, so no new client is sent to these servers.
         down.iter().for_each(|(pool, server)| self.end_server(pool, server, EndReason::Down, |_| {}));
     }
 }
 
-/// The servers that were not down before.
+/// Returns the servers that were not down before.
 fn newly_down(before: &Snapshot, after: &Snapshot) -> impl Iterator<Item = Arc<Entry>> {
     let is_down = |server: &Entry| matches!(server.admission, Admission::Down(_));
     let is_new = move |server: &&Arc<Entry>| {

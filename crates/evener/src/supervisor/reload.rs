@@ -1,4 +1,4 @@
-//! Reloading: the file is read and names are resolved beside the supervisor's own work, one reload at a time.
+//! Reloads: the file is read and names are resolved on another thread, one reload at a time.
 
 use super::{ConfigSource, Files, Input, Outcome, Supervisor};
 use crate::config::{self, Config, Problem};
@@ -12,37 +12,38 @@ pub(super) type Done = oneshot::Sender<Outcome>;
 /// A configuration that was read.
 pub(crate) struct Loaded {
     found: Result<(Config, Outside), Vec<Problem>>,
-    /// Who gave it, if it is not from the file.
+    /// Receiver of the outcome, if the configuration was given and not read from the file.
     given: Option<Done>,
-    /// Why certificates are those of before, though they were to be read again.
+    /// Reason why the old certificates are still used, though they were to be read again.
     kept: Option<String>,
 }
 
-/// Who waits for a reload.
+/// Receivers of the outcomes of reloads.
 #[derive(Default)]
 pub(super) struct Reloads {
     running: Option<Vec<Done>>,
-    /// Asked for while one was running: that one may have read the file too early.
+    /// Requests that came during a reload. It may have read the file too early for them.
     next: Option<Vec<Done>>,
 }
 
 impl Supervisor {
-    /// Reads the configuration again, now or as soon as the present reading is done.
+    /// Reads the configuration again, now or after the reload in progress.
     pub(super) fn begin_reload(&mut self, done: Option<Done>) {
-        // Whoever rotates files needs that now, whatever becomes of the configuration.
+        // Log rotation needs new files now, even if the configuration is refused.
         self.request_logs.reopen();
         let file = match &self.setting.source {
             ConfigSource::File(file) => file.clone(),
             // A front end catches the signal itself.
             ConfigSource::Front(front) => {
                 if let Some(Err(full)) = done.map(|done| front.try_send(done)) {
-                    let problem = "several reloads wait already".to_owned();
+                    let problem = "too many reloads are waiting: try again later".to_owned();
                     drop(full.into_inner().send(Err(vec![problem])));
                 }
                 return;
             }
             ConfigSource::None => {
-                let problem = "there is no file to reload: this instance was started without one".to_owned();
+                let problem =
+                    "this instance was started without a configuration file, so it cannot reload".to_owned();
                 self.tell(&Event::ReloadFailed { problem: problem.clone() });
                 done.into_iter().for_each(|done| drop(done.send(Err(vec![problem.clone()]))));
                 return;
@@ -64,7 +65,7 @@ impl Supervisor {
         });
     }
 
-    /// Takes on a configuration that somebody gives, as soon as what it needs from outside is there.
+    /// Applies a configuration that was given, as soon as its names are resolved and its files are read.
     pub(super) fn begin_apply(&mut self, config: Config, files: Files, done: Done) {
         let (outside, before) = (self.outside.clone(), self.materials.clone());
         let same = says_the_same_of_tls(&self.config.spec, &config.spec);
@@ -82,7 +83,7 @@ impl Supervisor {
     pub(super) fn on_loaded(&mut self, Loaded { found, given, kept }: Loaded) {
         kept.into_iter().for_each(|problem| self.tell(&Event::CertificatesKept { problem }));
         let outcome = if self.is_draining() {
-            Err(vec![Problem::new("this instance is about to end")])
+            Err(vec![Problem::new("this instance is shutting down")])
         } else {
             found.and_then(|(config, outside)| self.apply(config, outside))
         };
@@ -118,7 +119,7 @@ impl Supervisor {
     }
 }
 
-/// Whether TLS of all services and pools is what it was.
+/// Returns true if the TLS settings of all services and pools are the same.
 fn says_the_same_of_tls(old: &Spec, new: &Spec) -> bool {
     let services = |spec: &Spec| -> Vec<_> {
         spec.services.iter().map(|one| (one.name.clone(), one.tls.clone(), one.protocol)).collect()

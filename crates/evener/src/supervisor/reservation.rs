@@ -1,4 +1,5 @@
-//! Ports that the system chooses (`listen = "127.0.0.1:0"`): one that is free for every transport of a service.
+//! Ports that the system chooses (`listen = "127.0.0.1:0"`): finds one that is free for every transport of a
+//! service.
 
 use evener_core::spec::Transport;
 use rustix::fd::OwnedFd;
@@ -7,16 +8,16 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, soc
 use std::io;
 use std::net::SocketAddr;
 
-/// Ports that are tried until one is free for every transport.
+/// Maximum number of ports that are tried.
 const TRIES_MAX: usize = 64;
 
-/// A port that is kept from all others until the workers' sockets are bound to it.
+/// A port that is reserved until the sockets of the workers are bound to it.
 ///
-/// Its sockets are bound alone, so the port is nobody else's, and share it (SO_REUSEPORT) only then. Without it two
-/// instances that choose at the same moment could get one port, and share its clients.
+/// The sockets are bound without SO_REUSEPORT, so no other process can have the port, and get it afterwards.
+/// Otherwise two instances that choose at the same moment could get the same port and share its clients.
 #[derive(Debug)]
 pub(super) struct Reservation {
-    /// The address, with the port.
+    /// Address with the chosen port.
     pub(super) address: SocketAddr,
     _sockets: Vec<OwnedFd>,
 }
@@ -25,7 +26,7 @@ impl Reservation {
     pub(super) fn new(address: SocketAddr, transports: &[Transport], freebind: bool) -> io::Result<Self> {
         for _ in 0..TRIES_MAX {
             match reserve(address, transports, freebind) {
-                // The port that the first transport got is taken for the next one.
+                // The port of the first transport is in use for the next one.
                 Err(Errno::ADDRINUSE) => {}
                 reserved => return Ok(reserved?),
             }
@@ -57,13 +58,13 @@ fn reserve(mut address: SocketAddr, transports: &[Transport], freebind: bool) ->
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+    #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
     use super::*;
     use std::net::{TcpListener, UdpSocket};
 
     #[test]
-    fn a_reserved_port_is_nobody_elses_on_any_transport() {
+    fn a_reserved_port_cannot_be_bound_by_others_on_any_transport() {
         let transports = [Transport::Stream, Transport::Datagram];
         for any in ["127.0.0.1:0", "[::1]:0", "0.0.0.0:0"] {
             let wanted: SocketAddr = any.parse().unwrap();

@@ -1,5 +1,5 @@
-//! What the supervisor says when the program itself is short of something: descriptors, ports, memory. None of it is a
-//! verdict on a server.
+//! Logs shortages of local resources: descriptors, ports and memory. They do not affect the verdict on a
+//! server.
 
 use super::{Probed, Supervisor};
 use evener_core::event::Event;
@@ -12,34 +12,35 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// An estimate of what the program has open, and each worker beside listeners.
+/// Estimate of the descriptors of the program, and of those of each worker besides listeners.
 const OF_PROGRAM: usize = 20;
 const OF_WORKER: usize = 6;
 
-/// When to count.
+/// Condition for counting descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counted {
     Now,
-    /// When it is time.
+    /// Only if the last count is too old.
     InTime,
 }
 
-/// A shortage that lasts is told this often.
+/// Interval at which a lasting shortage is logged.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
-/// Open descriptors are counted this often, when there is something to do anyway.
+/// Minimum age of a count before the descriptors are counted again.
 const COUNTED_EVERY: Duration = Duration::from_secs(1);
-/// Where the kernel does not tell their number (before Linux 6.2), they are counted one by one, up to this limit of them.
+/// Maximum descriptor limit up to which open descriptors are counted one by one, where the kernel does not
+/// report their number (before Linux 6.2).
 const LISTED_MAX: u64 = 65_536;
 
-/// What is known of shortages.
+/// State of shortages.
 #[derive(Debug)]
 pub(super) struct Shortage {
     told_at: Option<Time>,
     counted_at: Time,
-    /// The limit of which was said that it is too low, and for how many.
+    /// The limit that was reported as too low, and the number of descriptors that the configuration allows.
     warned: Option<(u64, u64)>,
-    /// Checks under way at once take so many descriptors.
+    /// Permits for concurrent checks, which bound the descriptors that checks use.
     checks: Arc<Semaphore>,
     checks_max: u64,
 }
@@ -57,7 +58,7 @@ impl Default for Shortage {
 }
 
 impl Shortage {
-    /// Whether it is to be told again.
+    /// Returns true if a shortage should be logged again.
     fn is_due(&mut self, now: Time) -> bool {
         let due = self.told_at.is_none_or(|at| now.since(at) >= TOLD_EVERY);
         if due {
@@ -67,12 +68,13 @@ impl Shortage {
     }
 }
 
-/// How many descriptors the process may have open; `None` is no limit.
+/// Returns the maximum number of open descriptors of the process; `None` is no limit.
 fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// How many are open, if that can be told: it takes /proc, which may not be there behind another root.
+/// Returns the number of open descriptors. Returns `None` without /proc, which may be missing in another
+/// root.
 fn open() -> Option<u64> {
     let directory = Path::new("/proc/self/fd");
     let told = std::fs::metadata(directory).ok()?.len();
@@ -82,7 +84,7 @@ fn open() -> Option<u64> {
     Some(std::fs::read_dir(directory).ok()?.count() as u64)
 }
 
-/// How many descriptors clients and flows may take as configured.
+/// Returns the number of descriptors that the configuration allows clients and flows to use.
 fn wanted(spec: &Spec) -> u64 {
     let of_service = |service: &ServiceSpec| {
         let options = &service.options;
@@ -97,7 +99,7 @@ fn wanted(spec: &Spec) -> u64 {
 }
 
 impl Supervisor {
-    /// Divides the descriptors of the process: some are kept back, the rest is for clients.
+    /// Divides the descriptors of the process: some are reserved, the others are for clients.
     pub(super) fn divide_descriptors(&mut self, spec: &Spec) {
         let checked = spec.pools.iter().filter(|pool| pool.check.is_some());
         let checked = checked.map(|pool| pool.servers.len() as u64).sum();
@@ -109,7 +111,7 @@ impl Supervisor {
         self.count_descriptors(Counted::Now);
     }
 
-    /// Counts what is open, for what clients do not have is not theirs.
+    /// Counts open descriptors, and reserves those that clients do not use.
     pub(super) fn count_descriptors(&mut self, when: Counted) {
         let now = self.now();
         if when == Counted::InTime && now.since(self.shortage.counted_at) < COUNTED_EVERY {
@@ -122,12 +124,13 @@ impl Supervisor {
         }
     }
 
-    /// About how many are open beside those of clients, where nobody tells: of each worker, of listeners, and of the rest.
+    /// Estimates the descriptors that clients do not use, where they cannot be counted: those of workers,
+    /// listeners and the rest.
     fn own_descriptors(&self) -> u64 {
         (OF_PROGRAM + self.workers() * (OF_WORKER + self.listeners.len())) as u64
     }
 
-    /// Says when descriptors allow less than the configuration does.
+    /// Logs a warning if descriptors allow fewer connections than the configuration.
     pub(crate) fn warn_of_descriptors(&mut self) {
         let usage = descriptors::usage();
         let configured = wanted(&self.config.spec);
@@ -137,8 +140,8 @@ impl Supervisor {
         if let Some((limit, _)) = short.filter(|_| short != self.shortage.warned) {
             let kept_back = usage.kept_back;
             let text = format!(
-                "{limit} descriptors may be open, enough for {most} connections (two each, {kept_back} are kept back), \
-                 and the configuration allows more: accepting pauses there; raise LimitNOFILE or `ulimit -Hn`, or lower \
+                "{limit} descriptors may be open, enough for {most} connections (two each, {kept_back} are reserved), \
+                 fewer than the configuration allows: raise LimitNOFILE or `ulimit -Hn`, or lower \
                  connections_max and flows_max"
             );
             self.tell(&Event::Notice { text });
@@ -146,12 +149,12 @@ impl Supervisor {
         self.shortage.warned = short;
     }
 
-    /// Where checks get their turn.
+    /// Returns the permits for checks.
     pub(super) fn check_places(&self) -> Arc<Semaphore> {
         Arc::clone(&self.shortage.checks)
     }
 
-    /// A connect failed for a reason of our own. Workers report one now and then.
+    /// Logs that a connect failed for a local reason. Workers limit the rate of these reports.
     pub(super) fn local_error(
         &self,
         pool: Arc<str>,
@@ -162,7 +165,7 @@ impl Supervisor {
         Some(Event::LocalError { pool, server, error: error.to_string() })
     }
 
-    /// A check could not be made: the verdict stays, and it is made again when the next one is due.
+    /// Handles a check that could not be made: the verdict stays, and the next check comes at its time.
     pub(super) fn on_unmade(&mut self, who: &Probed, server: Arc<str>, error: &str) {
         let now = self.now();
         let Some(running) = self.pools.get(&who.pool) else { return };

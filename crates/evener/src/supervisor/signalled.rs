@@ -1,4 +1,4 @@
-//! What the supervisor does at a signal.
+//! Reactions of the supervisor to signals.
 
 use super::{ConfigSource, Supervisor};
 use crate::signals::Caught;
@@ -9,14 +9,14 @@ impl Supervisor {
         match caught {
             Caught::HangUp => self.begin_reload(None),
             Caught::End(signal) => self.on_stop(signal),
-            // A front end has uses of its own for these.
+            // A front end handles these signals itself.
             Caught::User1 | Caught::User2 if matches!(self.setting.source, ConfigSource::Front(_)) => {}
             Caught::User1 => {
                 self.request_logs.reopen();
                 self.tell(&Event::LogsReopened {});
             }
             Caught::User2 if !std::mem::replace(&mut self.user2_told, true) => {
-                let text = "SIGUSR2 does nothing, now and later".to_owned();
+                let text = "SIGUSR2 has no effect".to_owned();
                 self.tell(&Event::Notice { text });
             }
             Caught::User2 => {}

@@ -325,7 +325,7 @@ pub(super) fn duration(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+    #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
     use super::*;
     use evener_core::Random;

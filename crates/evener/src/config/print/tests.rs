@@ -1,5 +1,5 @@
 //! What is printed is read back as the specification that it was.
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod random;
 

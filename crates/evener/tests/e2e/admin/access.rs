@@ -178,7 +178,7 @@ fn what_is_said_for_a_time_is_over_by_itself() {
     wait_until("the rule to be over", || is_in("127.0.0.7", listen).then_some(()));
     assert!(began.elapsed() >= Duration::from_secs(1));
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    evener.expect_log("127.0.0.7/32 is over");
+    evener.expect_log("127.0.0.7/32 expired");
     let rules = api(&evener, "GET", "/v1/access", None).1;
     assert_eq!(rules.as_array().unwrap().len(), 1, "{rules}");
     let left = rules[0]["left_s"].as_u64().unwrap();
@@ -263,10 +263,7 @@ fn what_cannot_be_says_what_to_do() {
         assert!(text.contains("`127.0.0.1/33` has no valid length"), "{text}");
     }
     let text = fails(&evener, &["forget", "s", "127.0.0.7"]);
-    assert_eq!(
-        text,
-        "evener: nothing was said of 127.0.0.7/32 at run time; `evener access` lists what was\n"
-    );
+    assert_eq!(text, "evener: there is no rule for 127.0.0.7/32; `evener access` lists the rules\n");
     let wrong = evener.talk(&["deny", "s", "127.0.0.7", "--for", "soon"]);
     assert_eq!(wrong.status.code(), Some(2), "wrong usage");
     assert_eq!(evener.talk(&["deny", "s"]).status.code(), Some(2));
@@ -275,7 +272,7 @@ fn what_cannot_be_says_what_to_do() {
         .output()
         .unwrap();
     let (status, _, text) = said(&nobody);
-    assert!(status == 1 && text.contains("no instance answers at /no/such.sock"), "{text}");
+    assert!(status == 1 && text.contains("no instance listens at /no/such.sock"), "{text}");
     assert_eq!(done(&evener, &["access"]).lines().count(), 1, "nothing was changed");
     assert_eq!(who(listen), "a");
 }

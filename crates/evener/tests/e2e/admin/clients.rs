@@ -207,7 +207,7 @@ fn the_command_shows_them_and_says_what_is_wrong() {
     assert_eq!(lines.len(), 4);
     let two: Value = serde_json::from_str(&done(&evener, &["clients", "--json", "--limit", "2"])).unwrap();
     assert_eq!((two["total"].as_u64(), two["clients"].as_array().unwrap().len()), (Some(3), 2));
-    assert!(fails(&evener, &["clients", "plain"]).contains("remembers no clients"));
+    assert!(fails(&evener, &["clients", "plain"]).contains("does not record clients"));
     assert!(fails(&evener, &["clients", "nobody"]).contains("there is no service `nobody`"));
     assert_eq!(api(&evener, "GET", "/v1/clients?limit=100001", None).0, 422);
     assert_eq!(api(&evener, "GET", "/v1/clients?limit=few", None).0, 422);

@@ -29,14 +29,14 @@ fn run(more: &str) -> (Evener, u16, [Server; 2]) {
 #[test]
 fn a_denied_client_is_not_told_of_a_choice() {
     for (denied, word, fate) in [
-        ("\"drop\"", "drop", "it is closed without a word"),
-        ("\"reject\"", "reject", "it is reset"),
-        ("{ tarpit = \"100ms\" }", "tarpit", "it is kept waiting for 100ms, then closed"),
+        ("\"drop\"", "drop", "the connection is closed without a response"),
+        ("\"reject\"", "reject", "the connection is reset"),
+        ("{ tarpit = \"100ms\" }", "tarpit", "the connection is held for 100ms, then closed"),
     ] {
         let (evener, listen, _servers) = run(&format!("deny = \"127.0.0.0/8\", denied = {denied}"));
         assert_eq!(who(listen), "");
         let explained = explain(&evener, "127.0.0.1", &[]);
-        let expected = format!("the service's access list refuses this client: {fate}\n");
+        let expected = format!("the access list of the service refuses this client: {fate}\n");
         assert!(explained.contains(&expected) && !explained.contains("chosen"), "{explained}");
         let seen = json(&evener, "127.0.0.1");
         assert_eq!((&seen["permitted"], &seen["refusal"]), (&Value::Bool(false), &Value::from(word)));
@@ -51,7 +51,7 @@ fn a_denied_client_with_a_pool_is_told_of_that_one() {
     let (evener, listen, _servers) = run("deny = \"127.0.0.0/8\", denied = \"jail\"");
     assert_eq!(who(listen), "jail");
     let explained = explain(&evener, "127.0.0.1", &[]);
-    assert!(explained.contains("it gets a server of pool jail\n"), "{explained}");
+    assert!(explained.contains("the client gets a server of pool jail\n"), "{explained}");
     assert!(explained.contains("inmate  1     chosen by the policy"), "{explained}");
     let seen = json(&evener, "127.0.0.1");
     assert_eq!((&seen["refusal"], &seen["pool"]), (&Value::from("pool"), &Value::from("jail")));
@@ -63,7 +63,7 @@ fn a_client_at_a_limit_is_told_which_one() {
     let mut held = connect(listen);
     assert_eq!(line(&mut held), "a 127.0.0.1");
     let explained = explain(&evener, "127.0.0.1", &[]);
-    let expected = "has 1 of 1 connections (`per_client.connections`): it is closed without a word";
+    let expected = "has 1 of at most 1 connections (`per_client.connections`): the connection is closed without a response";
     assert!(explained.contains(expected) && !explained.contains("chosen"), "{explained}");
     assert_eq!(json(&evener, "127.0.0.1")["limit"], "connections");
     assert_eq!(who(listen), "");
@@ -74,7 +74,7 @@ fn a_client_at_a_limit_is_told_which_one() {
     assert_eq!([who(listen), who(listen), who(listen)], ["a", "a", "jail"], "to explain counts nothing");
     let explained = explain(&evener, "127.0.0.1", &[]);
     assert!(
-        explained.contains("`per_client.connection_rate = \"2/h\"`: it gets a server of pool jail"),
+        explained.contains("`per_client.connection_rate = \"2/h\"`: the client gets a server of pool jail"),
         "{explained}"
     );
     assert!(explained.contains("inmate  1     chosen by the policy"), "{explained}");
@@ -95,13 +95,13 @@ fn a_client_over_its_rate_of_requests_and_one_that_a_proxy_tells_of() {
     );
     let explained = explain(&evener, "127.0.0.1", &[]);
     assert!(
-        explained.contains("`per_client.request_rate = \"2/h\"`: it is answered with 429"),
+        explained.contains("`per_client.request_rate = \"2/h\"`: requests get status 429"),
         "{explained}"
     );
     assert_eq!(json(&evener, "127.0.0.1")["limit"], "request_rate");
     let told = Wire::to(listen).ask("GET", "/", "X-Forwarded-For: 192.0.2.7\r\n").unwrap();
     assert_eq!(told.status(), 403);
-    assert!(explain(&evener, "192.0.2.7", &[]).contains("refuses this client: it is answered with 403"));
+    assert!(explain(&evener, "192.0.2.7", &[]).contains("refuses this client: requests get status 403"));
 }
 
 #[test]
@@ -114,9 +114,9 @@ fn routes_are_followed_for_a_host_and_a_path() {
         b.port, a.port
     ));
     let explained = explain(&evener, "127.0.0.1", &[]);
-    assert!(explained.contains("--host and --path tell") && explained.contains("pool s,"), "{explained}");
+    assert!(explained.contains("give --host and --path") && explained.contains("pool s,"), "{explained}");
     let explained = explain(&evener, "127.0.0.1", &["--host", "b.test", "--path", "/x/y"]);
-    assert!(explained.contains("a route leads to this pool") && explained.contains("pool b,"), "{explained}");
+    assert!(explained.contains("a route selects this pool") && explained.contains("pool b,"), "{explained}");
     let explained = explain(&evener, "127.0.0.1", &["--host", "b.test", "--path", "/"]);
     assert!(explained.contains("pool s,"), "{explained}");
 }

@@ -128,7 +128,7 @@ fn a_unix_server_is_unchecked_too() {
         "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"{missing}\", name = \"a\" }}, check = check.tcp {{ every = \"1h\" }} }}"
     ));
     await_verdict(&evener, "a", "down");
-    assert_eq!(evener.server("a")["reason"], "connect: there is no such socket");
+    assert_eq!(evener.server("a")["reason"], "connect: the socket does not exist");
 }
 
 /// What a check that began before maintenance sees is not what the server is after it.

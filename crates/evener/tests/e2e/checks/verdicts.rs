@@ -53,7 +53,7 @@ fn an_http_check_follows_status_and_body_by_rise_and_fall() {
     wait_for(&evener, &name, "up");
     evener.reload(&config("nothing of the kind"));
     wait_for(&evener, &name, "down");
-    assert_eq!(evener.server(&name)["reason"], "http: the body has no \"nothing of the kind\"");
+    assert_eq!(evener.server(&name)["reason"], "http: the body does not contain \"nothing of the kind\"");
     evener.expect_log("pool_down pool=s");
 }
 
@@ -140,7 +140,7 @@ fn a_check_that_hangs_is_ended_by_its_time_limit() {
     ));
     let name = format!("127.0.0.1:{}", silent.port);
     wait_for(&evener, &name, "down");
-    assert_eq!(evener.server(&name)["reason"], "http check: no answer within 100ms");
+    assert_eq!(evener.server(&name)["reason"], "http check: no response within 100ms");
 }
 
 /// A server with roles, as Redis has them: it answers `INFO` by its role, and other words with its name.
@@ -183,7 +183,7 @@ fn a_tcp_check_that_asks_follows_the_master() {
     wait_for(&evener, "a", "up");
     wait_for(&evener, "b", "down");
     // It keeps the connection, so that more might come.
-    assert_eq!(evener.server("b")["reason"], "tcp check: no response as it is expected within 1s");
+    assert_eq!(evener.server("b")["reason"], "tcp check: no matching response within 1s");
     assert_eq!([who(), who()], ["a", "a"]);
     roles_of[0].store(0, Ordering::Relaxed);
     roles_of[1].store(1, Ordering::Relaxed);
@@ -215,7 +215,7 @@ fn a_tls_check_speaks_tls_and_takes_on_what_its_pool_says() {
     wait_for(&evener, "one", "up");
     evener.reload(&config("", &format!("{sni}, ca = \"{ca}\", send = \"GET\", expect = \"nothing\"")));
     wait_for(&evener, "one", "down");
-    assert_eq!(evener.server("one")["reason"], "tls: the response has no \"nothing\"");
+    assert_eq!(evener.server("one")["reason"], "tls: the response does not contain \"nothing\"");
     evener.reload(&config(&format!("tls = {{ {sni}, ca = \"{ca}\" }},"), ""));
     wait_for(&evener, "one", "up");
     evener.reload(&config("", "sni = \"other.example\", verify = true"));

@@ -135,7 +135,7 @@ fn without_a_cache_there_is_nothing_to_expunge() {
     let evener = Evener::one_liner(&["dns", "127.0.0.1:0", &server.at()]);
     assert_eq!(evener.status()["services"][0].get("cache"), None);
     let (code, text) = said(&evener, &["expunge", "dns", "a.example"]);
-    assert!(code == 1 && text.contains("service `dns` keeps no answers"), "{text}");
+    assert!(code == 1 && text.contains("service `dns` has no cache"), "{text}");
 }
 
 #[test]

@@ -130,7 +130,7 @@ fn each_thing_that_cannot_be_has_one_clear_line() {
     let missing = evener(&["run", "/no/such/file.lua", "--admin", &socket]);
     assert_eq!(said(&missing), "evener: /no/such/file.lua: there is no such file\n");
     let missing = evener(&["status", "--socket", "/no/such.sock"]);
-    assert!(said(&missing).starts_with("evener: no instance answers at /no/such.sock"), "{}", said(&missing));
+    assert!(said(&missing).starts_with("evener: no instance listens at /no/such.sock"), "{}", said(&missing));
     let wrong = evener(&["tcp", "127.0.0.1:9", "nowhere"]);
     assert_eq!(said(&wrong), "evener: `nowhere` has no port: write it as nowhere:80\n");
     assert_eq!(evener(&["frobnicate"]).status.code(), Some(2));
@@ -150,7 +150,7 @@ fn two_instances_do_not_share_a_port_or_a_socket() {
     assert!(said(&second).contains("is in use"), "{}", said(&second));
     let admin = first.directory.file("admin.sock").display().to_string();
     let second = evener(&["run", &file, "--admin", &admin]);
-    assert!(said(&second).contains("another instance runs there"), "{}", said(&second));
+    assert!(said(&second).contains("another instance listens there"), "{}", said(&second));
     assert_eq!(who(listen), "a", "the first one was not disturbed");
     // What an instance that was killed left behind does not stand in the way of the next one.
     let directory = Directory::new();
