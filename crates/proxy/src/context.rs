@@ -1,4 +1,5 @@
-//! What all components of a worker share: time, chance, where descriptors are registered, what has more to do, the ring.
+//! The state that all components of a worker share: time, randomness, registered descriptors, the queue of components
+//! with more to do, and the ring.
 
 pub mod descriptors;
 pub(crate) mod keys;
@@ -22,37 +23,37 @@ use mio::Waker;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-/// What the components of a worker share.
+/// The state that the components of a worker share.
 pub(crate) struct Context {
     /// The number of the worker.
     pub(crate) id: usize,
-    /// How many workers there are.
+    /// Number of workers.
     pub(crate) workers: usize,
     /// The time of the present events.
     pub(crate) now: Time,
     pub(crate) random: Random,
     pub(crate) registry: Registry,
     pub(crate) report: Reporter,
-    /// io_uring, when it is wanted and to be had.
+    /// io_uring, if it is wanted and available.
     pub(crate) ring: Option<Ring>,
     pub(crate) ready: ReadyQueue,
     /// Clients and requests that wait for a permit of a server.
     pub(crate) queues: PoolQueues,
-    /// No new clients; those that are idle leave.
+    /// New clients are refused, and idle ones leave.
     pub(crate) draining: bool,
-    /// Services so crowded that what their clients send may go round.
+    /// Services so crowded that the traffic of their clients may go round.
     crowded: Vec<Arc<str>>,
     next_number: u32,
     peers: Arc<OnceLock<Vec<Waker>>>,
 }
 
-/// What a context for tests reported.
+/// The reports that a context for tests made.
 #[cfg(test)]
 pub(crate) struct Reports(std::sync::mpsc::Receiver<report::Report>);
 
 #[cfg(test)]
 impl Reports {
-    /// The reports since the last call, in their order.
+    /// Takes the reports since the last call, in their order.
     pub(crate) fn take(&self) -> Vec<report::Report> {
         self.0.try_iter().collect()
     }
@@ -83,14 +84,14 @@ impl Context {
         }
     }
 
-    /// The number of one more connection, session or flow.
+    /// Returns the number of the next connection, session or flow.
     pub(crate) fn number(&mut self) -> u32 {
         let number = self.next_number;
         self.next_number = number.wrapping_add(1);
         number
     }
 
-    /// Has the listeners of a service keep the first packets of connections, which show how far these came.
+    /// Has the listeners of a service keep the first packets of connections, which show their TTLs.
     pub(crate) fn note_crowded(&mut self, service: &Arc<str>) {
         if !self.crowded.contains(service) {
             self.crowded.push(Arc::clone(service));
@@ -120,7 +121,7 @@ impl Context {
         number % self.workers.max(1) as u64 == self.id as u64
     }
 
-    /// Has all workers look at what waits.
+    /// Wakes all workers, so that they serve their queues.
     pub(crate) fn wake_all(&self) {
         self.peers.get().into_iter().flatten().for_each(|peer| drop(peer.wake()));
     }

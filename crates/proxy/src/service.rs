@@ -254,12 +254,12 @@ impl Service {
         self.enter_or_wait(&self.live.pending, pending_max)
     }
 
-    fn enter_or_wait(&self, places: &Occupancy, bound: u32) -> Option<Lease> {
-        places.enter(bound).or_else(|| {
+    fn enter_or_wait(&self, permits: &Occupancy, bound: u32) -> Option<Lease> {
+        permits.enter(bound).or_else(|| {
             self.live.waiting.store(true, Ordering::Relaxed);
             // Either this sees the permit that is given back now, or the other side sees the flag.
             fence(Ordering::SeqCst);
-            places.enter(bound)
+            permits.enter(bound)
         })
     }
 

@@ -1,60 +1,60 @@
-//! Descriptors of the process: how many clients, flows and what serves them may take, so that some are left for everything
-//! else (the admin socket, checks, a reload) and each client that is accepted has one for its server.
+//! Descriptors of the process: the number that clients, flows and their servers may take. Some remain for everything
+//! else (the admin socket, checks, a reload), and each accepted client has one for its server.
 //!
-//! The limit is the process's, hence the one budget for all workers. Taking and giving back is an atomic each.
+//! The limit is that of the process, hence one budget for all workers. Taking and giving back cost an atomic each.
 
 use evener_core::Time;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
-/// When a client waits for descriptors, so many that nobody uses just now are to be closed.
+/// Number of unused connections to close when a client waits for descriptors.
 pub(crate) const SHED_MAX: u32 = 8;
-/// Workers are woken for that this often.
+/// The shortest time between two wake-ups of workers for that.
 const WAKE_EVERY: Duration = Duration::from_millis(50);
-/// Of so many that may be open, one is kept back.
+/// One in so many descriptors is kept back.
 const KEPT_BACK_PART: u64 = 16;
 const KEPT_BACK_MIN: u64 = 8;
 const KEPT_BACK_MAX: u64 = 64;
-/// Checks under way at once take one of so many at most.
+/// Concurrent checks take at most one in so many.
 const CHECKS_PART: u64 = 8;
-/// However few there are, one client can be served.
+/// With however few descriptors, one client can be served.
 const ROOM_MIN: u64 = 2;
 
 static BUDGET: Budget = Budget::new();
 
-/// How the descriptors of the process are used.
+/// The use of the descriptors of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// How many may be open; `None` when there is no limit.
+    /// The limit; `None` when there is none.
     pub limit: Option<u64>,
-    /// How many of them are kept back.
+    /// Number of descriptors kept back.
     pub kept_back: u64,
-    /// How many clients have, with what is promised to them.
+    /// Number of descriptors of clients, including promised ones.
     pub clients: u64,
-    /// How many connections there can be, with two each.
+    /// The most connections, with two descriptors each.
     pub connections_max: u64,
 }
 
-/// The descriptors of the process, and who has them.
+/// The descriptors of the process, by their use.
 #[derive(Debug)]
 struct Budget {
     limit: AtomicU64,
     kept_back: AtomicU64,
-    /// Open, but not of clients: listeners, logs, what workers wait with.
+    /// Open descriptors that are not of clients: listeners, logs, those of the event loops.
     others: AtomicU64,
-    /// Taken by clients, flows and what serves them, with what is promised.
+    /// Descriptors of clients, flows and their servers, including promised ones.
     taken: AtomicU64,
-    /// Promised, but not open yet.
+    /// Promised descriptors that are not open yet.
     promised: AtomicU64,
-    /// A listener waits for some.
+    /// A listener waits for descriptors.
     waiting: AtomicBool,
-    /// So many that nobody uses are to be closed.
+    /// Number of unused connections to close.
     wanted: AtomicU32,
-    /// When workers were woken for that.
+    /// Time of the last wake-up of workers for that.
     woken_at: AtomicU64,
 }
 
-/// A descriptor, given back when dropped.
+/// A descriptor of the budget, given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Unit(());
 
@@ -76,39 +76,40 @@ impl Drop for Promise {
 }
 
 impl Unit {
-    /// One more, if there is one.
+    /// Takes a descriptor, if one is left.
     pub(crate) fn take() -> Option<Self> {
         BUDGET.take(1).then(|| Self(()))
     }
 
-    /// Two more, if there are as many.
+    /// Takes two descriptors, if two are left.
     pub(crate) fn take_two() -> Option<[Self; 2]> {
         BUDGET.take(2).then(|| [Self(()), Self(())])
     }
 
-    /// Two more for a client; when there are none, [`wants_wake`] tells whoever gives some back that a listener waits.
+    /// Takes two descriptors for a client. When there are none, [`wants_wake`] is true once for the next ones that
+    /// are given back.
     pub(crate) fn take_two_or_wait() -> Option<[Self; 2]> {
         Self::take_two().or_else(|| {
             BUDGET.waiting.store(true, Ordering::Relaxed);
-            // Either this sees what is given back now, or who gives it back sees the flag.
+            // Either this sees what is given back now, or the other side sees the flag.
             fence(Ordering::SeqCst);
             Self::take_two()
         })
     }
 
-    /// Two more for a client that is connected already and has to be taken in.
+    /// Takes two descriptors for a client that is connected already, beyond the budget if need be.
     pub(crate) fn take_two_beyond() -> [Self; 2] {
         BUDGET.taken.fetch_add(2, Ordering::Relaxed);
         [Self(()), Self(())]
     }
 
-    /// One more, whether there is one or not: what is kept back has to do.
+    /// Takes a descriptor, beyond the budget if need be: some are kept back for that.
     pub(crate) fn take_beyond() -> Self {
         BUDGET.taken.fetch_add(1, Ordering::Relaxed);
         Self(())
     }
 
-    /// It is not open yet.
+    /// Marks the descriptor as not open yet.
     pub(crate) fn promise(self) -> Promise {
         std::mem::forget(self);
         BUDGET.promised.fetch_add(1, Ordering::Relaxed);
@@ -117,7 +118,7 @@ impl Unit {
 }
 
 impl Promise {
-    /// It is open from now on.
+    /// Marks the descriptor as open.
     pub(crate) fn fulfil(self) -> Unit {
         std::mem::forget(self);
         BUDGET.promised.fetch_sub(1, Ordering::Relaxed);
@@ -125,14 +126,14 @@ impl Promise {
     }
 }
 
-/// Whether a listener waits for descriptors, now that some were given back. True for one caller; the caller has seen to
-/// the order of memory.
+/// Returns whether a listener waits for descriptors, now that some were given back. True for one caller, which has to
+/// order memory before.
 pub(crate) fn wants_wake() -> bool {
     BUDGET.waiting.load(Ordering::Relaxed) && BUDGET.waiting.swap(false, Ordering::Relaxed)
 }
 
-/// Clients wait: connections that nobody uses are to be closed. True when workers have to be woken for that: they are not,
-/// again and again, by each other.
+/// Has unused connections closed, because clients wait. True when workers have to be woken for that; not more often
+/// than is useful.
 pub(crate) fn want_some(now: Time) -> bool {
     BUDGET.wanted.store(SHED_MAX, Ordering::Relaxed);
     let last = BUDGET.woken_at.load(Ordering::Relaxed);
@@ -144,7 +145,7 @@ pub(crate) fn want_some(now: Time) -> bool {
     due && claim().is_ok()
 }
 
-/// How many are to be closed; 0 once there is room again.
+/// Number of connections to close; 0 once there is room again.
 pub(crate) fn wanted() -> u32 {
     let wanted = BUDGET.wanted.load(Ordering::Relaxed);
     if wanted > 0 && BUDGET.taken.load(Ordering::Relaxed) + 2 <= BUDGET.room() {
@@ -154,19 +155,19 @@ pub(crate) fn wanted() -> u32 {
     wanted
 }
 
-/// So many were closed.
+/// Notes that so many were closed.
 pub(crate) fn shed(count: u32) {
     let rest = |wanted: u32| Some(wanted.saturating_sub(count));
     let _ = BUDGET.wanted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
 }
 
-/// How many connections there can be as descriptors go.
+/// The most connections that descriptors allow.
 pub(crate) fn connections_max() -> u32 {
     u32::try_from(BUDGET.room() / 2).unwrap_or(u32::MAX)
 }
 
-/// Sets how many descriptors may be open (`None` is no limit), and how many servers are checked. Returns how many checks
-/// may be under way at once.
+/// Sets the limit of descriptors (`None` is no limit) and the number of checked servers. Returns the most concurrent
+/// checks.
 pub fn set_limit(limit: Option<u64>, checked: u64) -> u64 {
     let limit = limit.unwrap_or(u64::MAX);
     let checks = checked.min(limit / CHECKS_PART).max(1);
@@ -179,19 +180,19 @@ fn kept_back(limit: u64) -> u64 {
     (limit / KEPT_BACK_PART).clamp(KEPT_BACK_MIN, KEPT_BACK_MAX)
 }
 
-/// Takes in how many descriptors are open in the whole process.
+/// Updates the number of open descriptors of the whole process.
 pub fn measured(open: u64) {
     let promised = BUDGET.promised.load(Ordering::Relaxed);
     let of_clients = BUDGET.taken.load(Ordering::Relaxed).saturating_sub(promised);
     BUDGET.others.store(open.saturating_sub(of_clients), Ordering::Relaxed);
 }
 
-/// Takes in how many descriptors are open beside those of clients, where that can only be guessed.
+/// Updates the number of descriptors that are not of clients, where it can only be estimated.
 pub fn estimated(others: u64) {
     BUDGET.others.store(others, Ordering::Relaxed);
 }
 
-/// How descriptors are used now.
+/// The present use of descriptors.
 #[must_use]
 pub fn usage() -> Usage {
     let limit = BUDGET.limit.load(Ordering::Relaxed);
@@ -217,7 +218,7 @@ impl Budget {
         }
     }
 
-    /// How many there are for clients.
+    /// Number of descriptors for clients.
     fn room(&self) -> u64 {
         let [limit, kept_back, others] =
             [&self.limit, &self.kept_back, &self.others].map(|part| part.load(Ordering::Relaxed));
@@ -252,7 +253,7 @@ mod tests {
         check(1024, 25, 934);
         check(100, 30, 62);
         check(40, 20, 12);
-        // Less than is kept back: one client at a time.
+        // With fewer than are kept back, one client at a time is served.
         check(10, 20, 2);
         check(u64::MAX, 20, 5000);
     }

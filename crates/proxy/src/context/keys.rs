@@ -1,5 +1,5 @@
-//! Generational handles, and the tables that they lead into. A key of another table does not compile; one of an entry that
-//! is gone finds nothing, although another entry may have its index by now.
+//! Generational handles, and the tables that they index. A key of another table does not compile; the key of a
+//! removed entry finds nothing, even when another entry has its index.
 
 #![allow(dead_code, reason = "the rooms go over to keys one by one")]
 
@@ -9,7 +9,8 @@ use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 use std::ops::{Index, IndexMut};
 
-/// A handle as it travels through the kernel: in the token of an epoll event, in the user data of the ring.
+/// A handle in the form in which it passes through the kernel: in the token of an epoll event, or in the user data of
+/// the ring.
 pub(crate) trait Handle: Copy {
     /// The low half is the index, the high half the generation.
     fn into_raw(self) -> u64;
@@ -26,7 +27,7 @@ impl Handle for usize {
     }
 }
 
-/// A handle of an entry of a [`Table`].
+/// The handle of an entry of a [`Table`].
 pub(crate) struct Key<T> {
     index: u32,
     generation: u32,
@@ -54,7 +55,7 @@ impl<T> Handle for Key<T> {
     }
 }
 
-// Derived implementations would ask the same of `T`, which is a name only.
+// Derived implementations would demand the same of `T`, which is only a name.
 impl<T> Clone for Key<T> {
     fn clone(&self) -> Self {
         *self
@@ -83,7 +84,7 @@ impl<T> fmt::Debug for Key<T> {
     }
 }
 
-/// What keys lead to, as names that the shared parts of a worker can use.
+/// Names for the entries of tables, for the shared parts of a worker.
 pub(crate) mod of {
     /// A listener for connections.
     pub(crate) enum Listener {}
@@ -93,7 +94,7 @@ pub(crate) mod of {
     pub(crate) enum Send {}
     /// A client of HTTP or TLS.
     pub(crate) enum Session {}
-    /// A request, or what a tunnel carries.
+    /// A request, or the relay of a tunnel.
     pub(crate) enum Exchange {}
     /// A stream of HTTP/2.
     pub(crate) enum Stream {}
@@ -109,7 +110,7 @@ pub(crate) mod of {
     pub(crate) enum DnsListener {}
     /// A DNS query under way.
     pub(crate) enum Query {}
-    /// What one service has with one server of DNS.
+    /// The connections of one service with one DNS server.
     pub(crate) enum DnsUpstream {}
     /// A socket for datagrams to a server of DNS.
     pub(crate) enum DnsSocket {}
@@ -139,7 +140,7 @@ pub(crate) type DnsStreamKey = Key<of::DnsStream>;
 pub(crate) type DnsClientKey = Key<of::DnsClient>;
 pub(crate) type PersistentKey = Key<of::Persistent>;
 
-/// Generations wrap here, so that a key fits beside the kind of an event or of an operation of the ring.
+/// Generations wrap here, so that a key fits beside the kind of an event or an operation of the ring.
 pub(crate) const GENERATION_MASK: u32 = (1 << 27) - 1;
 
 #[derive(Debug)]
@@ -148,7 +149,7 @@ struct Slot<V> {
     value: V,
 }
 
-/// Values by their keys. An index is given again, its generation only after a wrap.
+/// Values by their keys. Indices are reused; generations repeat only after a wrap.
 #[derive(Debug)]
 pub(crate) struct Table<K, V> {
     slots: Slab<Slot<V>>,
@@ -167,7 +168,7 @@ impl<K, V> Table<K, V> {
         self.insert_with(|_| value)
     }
 
-    /// Inserts a value that has to know its key.
+    /// Inserts a value that needs to know its key.
     ///
     /// # Panics
     /// With more than 4 billion entries.
@@ -213,7 +214,8 @@ impl<K, V> Table<K, V> {
         self.slots.iter_mut().map(|(index, slot)| (Key::new(index as u32, slot.generation), &mut slot.value))
     }
 
-    /// The keys of entries that `is_meant` chooses, apart from the table, so that these can change meanwhile.
+    /// The keys of entries that `is_meant` selects. They are collected first, so that the entries can change
+    /// meanwhile.
     pub(crate) fn keys(&self, is_meant: impl Fn(&V) -> bool) -> Vec<Key<K>> {
         self.iter().filter(|(_, value)| is_meant(value)).map(|(key, _)| key).collect()
     }

@@ -1,4 +1,4 @@
-//! The clients of TCP and requests of HTTP of one worker that wait in the queues of pools, in the order in which they came.
+//! The TCP clients and HTTP requests of one worker that wait in the queues of pools, in the order of their arrival.
 
 use super::keys::{ConnectionKey, ExchangeKey};
 use evener_core::Time;
@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Those that wait are looked at this often even if nothing wakes them: permits are given back by datagrams, too, and
-/// servers come up.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// So many of one pool are looked at in vain, the oldest first, and as many again from where the last look stopped, before
-/// the rest of it has to wait for the next time: servers may admit those behind and not those before.
+/// The queues are tried this often even without a wake-up: datagram flows give permits back as well, and servers come
+/// up.
+const RETRY_EVERY: Duration = Duration::from_millis(50);
+/// The most waiters of one pool that are tried in vain, once from the oldest on, and once from where the last pass
+/// stopped. Servers may admit later waiters and not earlier ones.
 const VAIN_MAX: u32 = 8;
 
 /// A slot in the queue of a pool, given back when dropped.
@@ -21,7 +21,7 @@ pub(crate) struct Queued {
     _slot: Lease,
 }
 
-/// What waits.
+/// An entry of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waiter {
     Exchange(ExchangeKey),
@@ -36,70 +36,70 @@ struct Entry {
     waiter: Waiter,
 }
 
-/// Those that wait at one worker.
+/// The waiters of one worker.
 #[derive(Debug, Default)]
 pub(crate) struct PoolQueues {
-    /// In the order of their tickets.
+    /// The waiters in the order of their tickets.
     entries: VecDeque<Entry>,
     next_ticket: u64,
-    look_at: Time,
-    /// A permit was given back that is waited for, here or at another worker.
+    retry_at: Time,
+    /// A permit with waiters, here or at another worker, was given back.
     freed: bool,
     /// Another worker gave one back.
     woken: bool,
-    /// Pools that were not looked through, with the ticket to go on with.
+    /// Pools with waiters that were not tried, and the ticket to continue with.
     stopped: Vec<(Arc<str>, u64)>,
 }
 
-/// How far one look through the queue of a pool is.
+/// The progress of one pass through the queue of a pool.
 #[derive(Debug)]
-struct Look {
+struct Pass {
     pool: Arc<str>,
     vain: u32,
-    /// Where the last one stopped.
+    /// The ticket where the last pass stopped.
     resume: u64,
 }
 
-impl Look {
-    /// Whether an entry has its turn.
+impl Pass {
+    /// Returns whether an entry is to be tried.
     fn has_turn(&self, ticket: u64) -> bool {
         self.vain < VAIN_MAX || (ticket >= self.resume && self.vain < 2 * VAIN_MAX)
     }
 }
 
-/// One look through all queues.
+/// One pass through all queues.
 #[derive(Debug)]
 pub(crate) struct Round {
-    /// The next ticket to look at, and the first that came too late for this round.
+    /// The next ticket to try, and the first one that came too late for this round.
     from: u64,
     until: u64,
-    looks: Vec<Look>,
-    /// The look of the waiter that was given out last.
+    passes: Vec<Pass>,
+    /// The pass to which the last waiter belongs.
     current: usize,
     before: Vec<(Arc<str>, u64)>,
     stopped: Vec<(Arc<str>, u64)>,
 }
 
 impl Round {
-    /// The waiter that was given out last got nothing.
+    /// Notes that the last waiter got nothing.
     pub(crate) fn in_vain(&mut self) {
-        self.looks[self.current].vain += 1;
+        self.passes[self.current].vain += 1;
     }
 
-    /// The look through the queue that an entry is in.
-    fn look_of(&mut self, entry: &Entry) -> usize {
-        self.looks.iter().position(|look| look.pool == entry.pool).unwrap_or_else(|| {
+    /// The pass through the queue of this entry.
+    fn pass_of(&mut self, entry: &Entry) -> usize {
+        self.passes.iter().position(|pass| pass.pool == entry.pool).unwrap_or_else(|| {
             let resume = self.before.iter().find(|(pool, _)| *pool == entry.pool);
             let resume = resume.map_or(0, |(_, ticket)| *ticket);
-            self.looks.push(Look { pool: Arc::clone(&entry.pool), vain: 0, resume });
-            self.looks.len() - 1
+            self.passes.push(Pass { pool: Arc::clone(&entry.pool), vain: 0, resume });
+            self.passes.len() - 1
         })
     }
 }
 
 impl PoolQueues {
-    /// Adds a waiter. `is_first` when no other one waits in its pool, at any worker: the permit that was not there may have been
-    /// given back before it was in the queue.
+    /// Adds a waiter. `is_first` when its pool has no other waiter at any worker: the missing permit may have been
+    /// given back before the waiter was in the queue.
     pub(crate) fn enter(
         &mut self,
         pool: &Arc<str>,
@@ -109,7 +109,7 @@ impl PoolQueues {
         is_first: bool,
     ) -> Queued {
         if self.entries.is_empty() {
-            self.look_at = now + LOOK_EVERY;
+            self.retry_at = now + RETRY_EVERY;
         }
         self.woken |= is_first;
         let ticket = self.next_ticket;
@@ -118,67 +118,67 @@ impl PoolQueues {
         Queued { ticket, _slot: slot }
     }
 
-    /// Takes out one that does not wait any more.
+    /// Removes an entry that waits no more.
     pub(crate) fn remove(&mut self, queued: &Queued) {
         if let Ok(at) = self.entries.binary_search_by_key(&queued.ticket, |entry| entry.ticket) {
             self.entries.remove(at);
         }
     }
 
-    /// A permit was given back that is waited for.
+    /// Notes that a permit with waiters was given back.
     pub(crate) fn note_freed(&mut self) {
         self.freed = true;
     }
 
-    /// Whether a permit was given back here: other workers have to look, too.
+    /// Returns whether a permit was given back here, so that other workers have to try as well.
     pub(crate) fn is_freed(&self) -> bool {
         self.freed
     }
 
-    /// Another worker woke this one.
+    /// Notes that another worker woke this one.
     pub(crate) fn wake(&mut self) {
         self.woken = true;
     }
 
-    /// How long nothing has to be looked at; `None` for ever.
+    /// The time until the next try; `None` for ever.
     pub(crate) fn wait(&self, now: Time) -> Option<Duration> {
         if self.freed {
             return Some(Duration::ZERO);
         }
-        (!self.entries.is_empty()).then(|| self.look_at.since(now))
+        (!self.entries.is_empty()).then(|| self.retry_at.since(now))
     }
 
-    /// Begins a look through the queues, if permits may be there.
+    /// Begins a pass through the queues, if there may be permits.
     pub(crate) fn begin(&mut self, now: Time) -> Option<Round> {
         let freed = std::mem::take(&mut self.freed);
         let woken = std::mem::take(&mut self.woken);
-        if self.entries.is_empty() || !(freed || woken || self.look_at <= now) {
+        if self.entries.is_empty() || !(freed || woken || self.retry_at <= now) {
             return None;
         }
-        self.look_at = now + LOOK_EVERY;
+        self.retry_at = now + RETRY_EVERY;
         let before = std::mem::take(&mut self.stopped);
-        let (looks, stopped) = (Vec::new(), Vec::new());
-        Some(Round { from: 0, until: self.next_ticket, looks, current: 0, before, stopped })
+        let (passes, stopped) = (Vec::new(), Vec::new());
+        Some(Round { from: 0, until: self.next_ticket, passes, current: 0, before, stopped })
     }
 
-    /// The next waiter that has its turn.
+    /// The next waiter to try.
     pub(crate) fn next(&self, round: &mut Round) -> Option<Waiter> {
         while let Some(entry) = self.first_from(round.from).filter(|entry| entry.ticket < round.until) {
             round.from = entry.ticket + 1;
-            let at = round.look_of(entry);
-            if round.looks[at].has_turn(entry.ticket) {
+            let at = round.pass_of(entry);
+            if round.passes[at].has_turn(entry.ticket) {
                 round.current = at;
                 return Some(entry.waiter);
             }
             let is_new = round.stopped.iter().all(|(pool, _)| *pool != entry.pool);
-            if round.looks[at].vain == 2 * VAIN_MAX && is_new {
+            if round.passes[at].vain == 2 * VAIN_MAX && is_new {
                 round.stopped.push((Arc::clone(&entry.pool), entry.ticket));
             }
         }
         None
     }
 
-    /// Ends a look; the next one goes on where it stopped.
+    /// Ends a pass; the next one continues where it stopped.
     pub(crate) fn end(&mut self, round: Round) {
         self.stopped = round.stopped;
     }
@@ -217,8 +217,8 @@ mod tests {
             self.waiting.push(queued);
         }
 
-        /// The numbers that one look gives out; those in `served` leave.
-        fn look(&mut self, served: &[usize]) -> Vec<usize> {
+        /// The numbers of the waiters of one pass; those in `served` leave.
+        fn pass(&mut self, served: &[usize]) -> Vec<usize> {
             self.queues.wake();
             let mut given = Vec::new();
             let mut round = self.queues.begin(Time::ZERO).unwrap();
@@ -241,28 +241,28 @@ mod tests {
     fn waiters_are_given_out_in_order_whichever_leave() {
         let mut fixture = Fixture::new();
         (0..5).for_each(|number| fixture.enter("a", number));
-        assert_eq!(fixture.look(&[3, 0]), [0, 1, 2, 3, 4]);
-        assert_eq!(fixture.look(&[]), [1, 2, 4]);
+        assert_eq!(fixture.pass(&[3, 0]), [0, 1, 2, 3, 4]);
+        assert_eq!(fixture.pass(&[]), [1, 2, 4]);
         fixture.enter("a", 5);
-        assert_eq!(fixture.look(&[5]), [1, 2, 4, 5]);
+        assert_eq!(fixture.pass(&[5]), [1, 2, 4, 5]);
         let queued = &fixture.waiting[5];
         fixture.queues.remove(queued);
-        assert_eq!(fixture.look(&[]), [1, 2, 4], "removing twice does no harm");
+        assert_eq!(fixture.pass(&[]), [1, 2, 4], "removing twice does no harm");
     }
 
     #[test]
-    fn a_look_in_vain_stops_and_the_next_one_goes_on_behind() {
+    fn a_pass_in_vain_stops_and_the_next_one_goes_on_behind() {
         let mut fixture = Fixture::new();
         (0..40).for_each(|number| fixture.enter("a", number));
         fixture.enter("b", 40);
         let first: Vec<usize> = (0..16).chain([40]).collect();
-        assert_eq!(fixture.look(&[]), first, "another pool has its own look");
+        assert_eq!(fixture.pass(&[]), first, "another pool has its own pass");
         let second: Vec<usize> = (0..8).chain(16..24).chain([40]).collect();
-        assert_eq!(fixture.look(&[]), second);
+        assert_eq!(fixture.pass(&[]), second);
     }
 
     #[test]
-    fn waiters_that_come_during_a_look_have_to_wait_for_the_next() {
+    fn waiters_that_come_during_a_pass_have_to_wait_for_the_next() {
         let mut fixture = Fixture::new();
         fixture.enter("a", 0);
         fixture.queues.wake();
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(fixture.queues.next(&mut round), Some(Waiter::Exchange(key(0))));
         assert_eq!(fixture.queues.next(&mut round), None);
         fixture.queues.end(round);
-        assert_eq!(fixture.look(&[]), [0, 1]);
+        assert_eq!(fixture.pass(&[]), [0, 1]);
     }
 
     #[test]
@@ -288,9 +288,9 @@ mod tests {
         let mut fixture = Fixture::new();
         assert_eq!(fixture.queues.wait(Time::ZERO), None);
         fixture.enter("a", 0);
-        assert_eq!(fixture.queues.wait(Time::ZERO), Some(LOOK_EVERY));
+        assert_eq!(fixture.queues.wait(Time::ZERO), Some(RETRY_EVERY));
         assert!(fixture.queues.begin(Time::ZERO).is_none(), "not yet");
-        assert!(fixture.queues.begin(Time::ZERO + LOOK_EVERY).is_some());
+        assert!(fixture.queues.begin(Time::ZERO + RETRY_EVERY).is_some());
         fixture.queues.note_freed();
         assert!(fixture.queues.is_freed());
         assert_eq!(fixture.queues.wait(Time::ZERO), Some(Duration::ZERO));
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_waiter_of_a_pool_is_looked_at_once_more() {
+    fn the_first_waiter_of_a_pool_is_tried_once_more() {
         let (mut queues, slots) = (PoolQueues::default(), Occupancy::default());
         let waiter = Waiter::Connection(ConnectionKey::from_raw(7));
         let _queued = queues.enter(&"a".into(), waiter, slots.enter(1).unwrap(), Time::ZERO, true);

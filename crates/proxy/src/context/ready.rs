@@ -1,4 +1,4 @@
-//! What still has something to do without a new event, in the order in which it has its turn.
+//! The queue of those that have more to do without a new event.
 
 use super::keys::{
     ConnectionKey, DatagramListenerKey, DnsClientKey, DnsListenerKey, DnsSocketKey, DnsStreamKey,
@@ -6,7 +6,7 @@ use super::keys::{
 };
 use std::collections::VecDeque;
 
-/// Something that has more to do.
+/// An entry of the queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ready {
     Accept(ListenerKey),
@@ -21,7 +21,7 @@ pub(crate) enum Ready {
     DnsPersistent(PersistentKey),
 }
 
-/// Those that have more to do once others had their turn.
+/// The queue. Each entry has its turn once others had theirs.
 #[derive(Debug, Default)]
 pub(crate) struct ReadyQueue(VecDeque<Ready>);
 

@@ -1,4 +1,4 @@
-//! Where the descriptors of a worker are registered, and what stands for them in events.
+//! The registered descriptors of a worker, and the tokens of their events.
 
 use super::keys::{
     ConnectionKey, DatagramListenerKey, DnsClientKey, DnsListenerKey, DnsSocketKey, DnsStreamKey,
@@ -10,7 +10,7 @@ use mio::unix::SourceFd;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 
-/// Who an epoll event is for.
+/// The receiver of an epoll event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Token {
     Waker,
@@ -68,12 +68,12 @@ impl Token {
     }
 }
 
-/// What an event says of a socket.
+/// The readiness of a socket, as an event reports it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Readiness {
     pub(crate) readable: bool,
     pub(crate) writable: bool,
-    /// The other side sends nothing any more, or the socket has an error.
+    /// The peer sends nothing more, or the socket has an error.
     pub(crate) ended: bool,
     pub(crate) error: bool,
 }
@@ -89,7 +89,7 @@ impl From<&Event> for Readiness {
     }
 }
 
-/// Where descriptors are registered.
+/// The registered descriptors.
 #[derive(Debug)]
 pub(crate) struct Registry(mio::Registry);
 
@@ -98,7 +98,7 @@ impl Registry {
         Self(registry)
     }
 
-    /// Edge-triggered for both ways. Closing the descriptor takes it out again, if there is no copy of it.
+    /// Registers a descriptor, edge-triggered. Closing it deregisters it, unless there is a copy.
     pub(crate) fn register(&self, socket: &OwnedFd, token: Token) -> Result<(), Errno> {
         let interest = match token {
             Token::Client(_)
@@ -119,7 +119,7 @@ impl Registry {
         registered.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
 
-    /// Takes a descriptor out before it is closed: of a shared unix listener copies stay open.
+    /// Deregisters a descriptor before it is closed: copies of a shared unix listener stay open.
     pub(crate) fn deregister(&self, socket: &OwnedFd) {
         let _ = self.0.deregister(&mut SourceFd(&socket.as_raw_fd()));
     }

@@ -1,4 +1,4 @@
-//! What workers report to the supervisor, and how often a condition that lasts is reported again.
+//! Reports of workers to the supervisor, and the rate at which lasting conditions are repeated.
 
 use evener_core::health::Failure;
 use evener_core::snapshot::NoServer;
@@ -7,19 +7,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A condition that lasts is reported at most this often, for each service.
+/// The shortest time between two reports of a lasting condition of one service.
 const NOTICE_EVERY: Duration = Duration::from_secs(1);
 
-/// Whether something that lasts should be said again; `told_at` is when it was said last, 0 for never. True for one caller.
-pub(crate) fn is_due(told_at: &AtomicU64, now: Time) -> bool {
-    let last = told_at.load(Ordering::Relaxed);
+/// Returns whether a lasting condition is to be reported again. `reported_at` is the time of the last report, 0 for
+/// never. True for one caller.
+pub(crate) fn is_due(reported_at: &AtomicU64, now: Time) -> bool {
+    let last = reported_at.load(Ordering::Relaxed);
     let due = last == 0 || now.since(Time::from_nanos(last)) >= NOTICE_EVERY;
     let claim =
-        || told_at.compare_exchange(last, now.as_nanos().max(1), Ordering::Relaxed, Ordering::Relaxed);
+        || reported_at.compare_exchange(last, now.as_nanos().max(1), Ordering::Relaxed, Ordering::Relaxed);
     due && claim().is_ok()
 }
 
-/// The lasting conditions.
+/// Conditions that last.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Notice {
     NoServer,
@@ -30,7 +31,7 @@ pub(crate) enum Notice {
     Loop,
 }
 
-/// What a worker tells the supervisor.
+/// A report of a worker to the supervisor.
 #[derive(Debug)]
 pub enum Report {
     /// Traffic could not reach a server.
@@ -39,18 +40,18 @@ pub enum Report {
         pool: Arc<str>,
         /// The server.
         server: ServerId,
-        /// Where it was.
+        /// The address.
         target: Target,
-        /// What went wrong.
+        /// The failure.
         failure: Failure,
     },
-    /// A connect failed for a reason of our own, which is no verdict on the server.
+    /// A connect failed for a local reason, which is no verdict on the server.
     LocalError {
         /// The pool.
         pool: Arc<str>,
         /// The server.
         server: ServerId,
-        /// What the system said.
+        /// The error of the system.
         error: std::io::Error,
     },
     /// Traffic reached a server that had failed before.
@@ -59,28 +60,28 @@ pub enum Report {
         pool: Arc<str>,
         /// The server.
         server: ServerId,
-        /// Where it was.
+        /// The address.
         target: Target,
     },
-    /// The connection that has to stand with a server does for this worker, or no longer does and why.
+    /// The persistent connection of this worker with a server is established, or failed.
     Session {
         /// The pool.
         pool: Arc<str>,
         /// The server.
         server: ServerId,
-        /// Where it was.
+        /// The address.
         target: Target,
         /// The worker.
         worker: usize,
-        /// Why it does not stand; `None` when it does.
+        /// The reason of the failure; `None` when it is established.
         fault: Option<String>,
     },
-    /// No server that was left could take a question.
+    /// No capable server was left for a query.
     Untakable {
         /// The service.
         service: Arc<str>,
     },
-    /// What clients send comes back to the service.
+    /// Traffic of clients goes round in a loop.
     Loop {
         /// The service.
         service: Arc<str>,
@@ -89,33 +90,33 @@ pub enum Report {
     NoServer {
         /// The service.
         service: Arc<str>,
-        /// Why.
+        /// The reason.
         reason: NoServer,
     },
     /// The service is full.
     Full {
         /// The service.
         service: Arc<str>,
-        /// Its limit.
+        /// The limit.
         connections_max: u32,
     },
-    /// As many clients are there as descriptors allow.
+    /// Descriptors allow no more clients.
     NoDescriptors {
-        /// A service that accepts no more for now.
+        /// A service that accepts no more clients for now.
         service: Arc<str>,
-        /// How many connections there can be.
+        /// The most connections.
         connections_max: u32,
     },
-    /// There is no io_uring here; epoll does the work.
+    /// io_uring is not available; epoll takes over.
     NoRing {
-        /// What the system said.
+        /// The error of the system.
         error: std::io::Error,
     },
     /// Accepting failed.
     AcceptFailed {
         /// The service.
         service: Arc<str>,
-        /// What the system said.
+        /// The error of the system.
         error: std::io::Error,
     },
 }

@@ -1,6 +1,6 @@
-//! io_uring(7): one ring of a worker with provided buffers. It queues operations and hands out what completed; what
-//! connections make of it is in `ring_relay.rs`. Where the kernel or a container forbids io_uring, there is no ring, and
-//! the worker does everything by epoll.
+//! io_uring(7): one ring of a worker with provided buffers. It queues operations and returns their completions;
+//! `ring_relay.rs` handles those of connections. Where the kernel or a container forbids io_uring there is no ring,
+//! and the worker uses epoll for everything.
 
 use super::keys::{GENERATION_MASK, Handle, SendKey};
 use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
@@ -12,39 +12,39 @@ use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-/// What one receive fills at most.
+/// The most that one receive fills.
 pub(crate) const BUFFER_BYTES: usize = 16 * 1024;
-/// Buffers of a worker; a power of two. They take memory as they are used.
+/// Number of buffers of a worker, a power of two. They take memory as they are used.
 const BUFFERS: u16 = 256;
 const SUBMISSIONS: u32 = 1024;
 const COMPLETIONS: u32 = 8192;
 /// The buffer group of this ring.
 const GROUP: u16 = 0;
 
-/// What an operation was for, as it comes back with its completion.
+/// The purpose of an operation, which returns with its completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mark {
     /// The epoll instance has events.
     Epoll,
-    /// A socket that connects became writable, or failed.
+    /// A connecting socket became writable, or failed.
     Connect(ConnectId),
     /// Bytes from the client (side 0) or the server (side 1).
     Receive { connect: ConnectId, side: u8 },
     /// A send.
     Send(SendKey),
-    /// Nobody waits for it.
+    /// The completion has no receiver.
     Nothing,
 }
 
-/// One connect of a connection: the slot of the connection, and a generation that differs for each connect, so that what completes
-/// late is not taken for the present one.
+/// One connect of a connection: the slot of the connection, and a generation that differs for each connect, so that a
+/// late completion is not taken for one of the present connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ConnectId {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
 }
 
-/// Gives each connect of a worker its generation.
+/// Assigns each connect of a worker its generation.
 #[derive(Debug, Default)]
 pub(crate) struct Generations(u32);
 
@@ -87,7 +87,7 @@ impl Mark {
     }
 }
 
-/// What completed.
+/// A completion.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Completion {
     pub(crate) mark: Mark,
@@ -95,7 +95,7 @@ pub(crate) struct Completion {
     pub(crate) result: Result<u32, Errno>,
     /// The buffer that a receive filled.
     pub(crate) buffer: Option<u16>,
-    /// The operation goes on (multishot).
+    /// The operation continues (multishot).
     pub(crate) more: bool,
 }
 
@@ -113,7 +113,7 @@ impl std::fmt::Debug for Ring {
 }
 
 impl Ring {
-    /// A ring, if the system lets us have one. To be made on the thread that will use it.
+    /// Creates a ring, if the system allows it, on the thread that will use it.
     pub(crate) fn new() -> io::Result<Self> {
         let io: IoUring = IoUring::builder()
             .setup_single_issuer()
@@ -137,7 +137,7 @@ impl Ring {
         if let Some(timespec) = &timespec {
             arguments = arguments.timespec(timespec);
         }
-        // A time-out, a signal and a full completion queue are no errors: what completed is taken in.
+        // A time-out, a signal and a full completion queue are no errors: completions are taken all the same.
         let _ = self.io.submitter().submit_with_args(1, &arguments);
         self.completed.clear();
         for entry in self.io.completion() {
@@ -153,7 +153,7 @@ impl Ring {
         self.completed.reverse();
     }
 
-    /// Hands over what was queued, without waiting.
+    /// Submits what was queued, without waiting.
     pub(crate) fn submit(&mut self) {
         self.buffers.publish();
         let _ = self.io.submit();
@@ -164,19 +164,19 @@ impl Ring {
         self.completed.pop()
     }
 
-    /// Tells once when the descriptor is readable (or, for a socket that connects, writable).
+    /// Reports once when the descriptor is readable (or, for a connecting socket, writable).
     pub(crate) fn poll(&mut self, descriptor: RawFd, events: i16, mark: Mark) {
         let entry = opcode::PollAdd::new(Fd(descriptor), events as u32).build();
         self.push(&entry.user_data(mark.encode()));
     }
 
-    /// Receives again and again, until the end, an error or want of buffers.
+    /// Receives repeatedly, until the end, an error or a lack of buffers.
     pub(crate) fn receive(&mut self, socket: &OwnedFd, mark: Mark) {
         let entry = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), GROUP).build();
         self.push(&entry.user_data(mark.encode()));
     }
 
-    /// Sends a part of a buffer, wholly unless it fails. The buffer stays taken until the completion was seen.
+    /// Sends a part of a buffer, completely unless it fails. The buffer stays taken until its completion was seen.
     pub(crate) fn send(&mut self, socket: &OwnedFd, piece: Piece, mark: Mark) {
         let bytes = self.buffers.bytes(piece);
         let entry = opcode::Send::new(Fd(socket.as_raw_fd()), bytes.as_ptr(), bytes.len() as u32)
@@ -191,7 +191,7 @@ impl Ring {
         self.push(&entry.user_data(Mark::Nothing.encode()));
     }
 
-    /// What is in a piece of a buffer.
+    /// The bytes in a part of a buffer.
     pub(crate) fn bytes(&self, piece: Piece) -> &[u8] {
         self.buffers.bytes(piece)
     }
@@ -201,12 +201,12 @@ impl Ring {
         self.buffers.give_back(buffer);
     }
 
-    /// How many buffers the kernel may fill.
+    /// Number of buffers that the kernel may fill.
     pub(crate) fn buffers_left(&self) -> u16 {
         self.buffers.left
     }
 
-    /// A buffer came with a completion: the kernel has it no more.
+    /// Notes that a buffer came with a completion, and is the kernel's no more.
     pub(crate) fn taken(&mut self) {
         self.buffers.left = self.buffers.left.saturating_sub(1);
     }
@@ -218,7 +218,7 @@ impl Ring {
             if unsafe { self.io.submission().push(entry) }.is_ok() {
                 return;
             }
-            // The queue is full: hand it over without waiting.
+            // The queue is full: submit it without waiting.
             let _ = self.io.submit();
         }
     }

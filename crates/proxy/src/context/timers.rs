@@ -1,5 +1,5 @@
-//! One deadline for each connection, in a hashed wheel (Varghese and Lauck 1987, scheme 6): set and clear in constant
-//! time, no memory beyond a node for each connection that ever was at once.
+//! One deadline for each entry of a table, in a hashed wheel (Varghese and Lauck 1987, scheme 6): setting and
+//! clearing take constant time, and the memory is one node for each entry that ever existed at once.
 
 use super::keys::Handle;
 use evener_core::Time;
@@ -13,9 +13,9 @@ const TICK: Duration = Duration::from_millis(32);
 /// The wheel, for the entries of one table.
 #[derive(Debug)]
 pub(crate) struct Timers<K = usize> {
-    heads: Box<[u32; SLOTS]>,
+    firsts: Box<[u32; SLOTS]>,
     nodes: Vec<Node>,
-    /// The last tick whose slot was looked at.
+    /// The last tick whose slot was handled.
     done: u64,
     /// No deadline is before this tick; the next one may be later.
     earliest: u64,
@@ -29,7 +29,7 @@ struct Node {
     previous: u32,
     /// The tick of the deadline; 0 when there is none.
     due: u64,
-    /// The handle whose deadline it is.
+    /// The handle of the entry.
     raw: u64,
 }
 
@@ -44,18 +44,18 @@ fn slot(tick: u64) -> usize {
     (tick % SLOTS as u64) as usize
 }
 
-/// Where the deadline of a handle is. One entry has an index at a time: a later one takes over what is left there.
+/// The node of a handle. One entry has an index at a time: a later one takes over what is left there.
 fn node_of(raw: u64) -> usize {
     raw as u32 as usize
 }
 
 impl<K: Handle> Timers<K> {
     pub(crate) fn new() -> Self {
-        let heads = Box::new([NONE; SLOTS]);
-        Self { heads, nodes: Vec::new(), done: 0, earliest: u64::MAX, count: 0, of: PhantomData }
+        let firsts = Box::new([NONE; SLOTS]);
+        Self { firsts, nodes: Vec::new(), done: 0, earliest: u64::MAX, count: 0, of: PhantomData }
     }
 
-    /// Sets the deadline of an entry, instead of the one it had.
+    /// Sets the deadline of an entry, in place of its earlier one.
     pub(crate) fn set(&mut self, key: K, deadline: Time) {
         let raw = key.into_raw();
         let index = node_of(raw);
@@ -64,10 +64,10 @@ impl<K: Handle> Timers<K> {
             self.nodes.resize(index + 1, UNSET);
         }
         let due = tick(deadline).max(self.done + 1);
-        let head = std::mem::replace(&mut self.heads[slot(due)], index as u32);
-        self.nodes[index] = Node { next: head, previous: NONE, due, raw };
-        if head != NONE {
-            self.nodes[head as usize].previous = index as u32;
+        let first = std::mem::replace(&mut self.firsts[slot(due)], index as u32);
+        self.nodes[index] = Node { next: first, previous: NONE, due, raw };
+        if first != NONE {
+            self.nodes[first as usize].previous = index as u32;
         }
         self.earliest = self.earliest.min(due);
         self.count += 1;
@@ -81,7 +81,7 @@ impl<K: Handle> Timers<K> {
         }
     }
 
-    /// Whether an entry has a deadline.
+    /// Returns whether an entry has a deadline.
     pub(crate) fn is_set(&self, key: K) -> bool {
         self.node(key).is_some()
     }
@@ -101,7 +101,7 @@ impl<K: Handle> Timers<K> {
     fn unlink(&mut self, index: usize) {
         let Some(node) = self.nodes.get(index).copied().filter(|node| node.due != 0) else { return };
         match node.previous {
-            NONE => self.heads[slot(node.due)] = node.next,
+            NONE => self.firsts[slot(node.due)] = node.next,
             previous => self.nodes[previous as usize].next = node.next,
         }
         if node.next != NONE {
@@ -111,7 +111,7 @@ impl<K: Handle> Timers<K> {
         self.count -= 1;
     }
 
-    /// How long nothing can be due; `None` when there is no deadline.
+    /// Returns how long no deadline can be due; `None` when there is no deadline.
     pub(crate) fn wait(&self, now: Time) -> Option<Duration> {
         let at = Time::from_nanos(self.earliest.saturating_mul(TICK.as_nanos() as u64));
         (self.count > 0).then(|| at.since(now))
@@ -133,7 +133,7 @@ impl<K: Handle> Timers<K> {
     }
 
     fn expire_slot(&mut self, slot: usize, now: u64, due: &mut Vec<K>) {
-        let mut at = self.heads[slot];
+        let mut at = self.firsts[slot];
         while at != NONE {
             let node = self.nodes[at as usize];
             if node.due <= now {
@@ -147,7 +147,7 @@ impl<K: Handle> Timers<K> {
     /// The tick of the next slot that has anything in it, be it for a later turn.
     fn next_occupied(&self) -> u64 {
         let ahead = (self.done + 1)..=(self.done + SLOTS as u64);
-        ahead.into_iter().find(|&tick| self.heads[slot(tick)] != NONE).unwrap_or(u64::MAX)
+        ahead.into_iter().find(|&tick| self.firsts[slot(tick)] != NONE).unwrap_or(u64::MAX)
     }
 }
 

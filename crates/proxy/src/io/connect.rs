@@ -106,8 +106,8 @@ pub(crate) fn note_local(cx: &Context, pool: &Arc<str>, server: &Entry, error: E
 
 /// Reports a local error, at most once a second for the whole program: the limits are those of the process.
 pub(crate) fn tell_local(cx: &Context, pool: &Arc<str>, server: ServerId, error: Errno) {
-    static TOLD_AT: AtomicU64 = AtomicU64::new(0);
-    if is_due(&TOLD_AT, cx.now) {
+    static REPORTED_AT: AtomicU64 = AtomicU64::new(0);
+    if is_due(&REPORTED_AT, cx.now) {
         (cx.report)(Report::LocalError { pool: Arc::clone(pool), server, error: error.into() });
     }
 }

@@ -391,7 +391,7 @@ mod tests {
     use crate::io::connect::is_ours;
 
     #[test]
-    fn a_source_that_cannot_be_is_an_error_of_our_own() {
+    fn an_impossible_source_is_a_local_error() {
         let server: SocketAddr = "[::1]:9".parse().unwrap();
         // A link-local address without its link, and an address that no interface has.
         for source in ["fe80::1", "2001:db8::1"] {

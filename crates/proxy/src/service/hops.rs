@@ -20,7 +20,7 @@ const CONNECTIONS_SUSPICIOUS: u32 = 1000;
 /// From so many queries of a worker on, or half of its part of the limit, they may go round.
 const QUERIES_SUSPICIOUS: u32 = 32;
 /// Number of servers of a pool that are compared with the address of a client.
-const SERVERS_LOOKED_AT: usize = 64;
+const SERVERS_COMPARED_MAX: usize = 64;
 /// From so many new flows of a listener in a [`WINDOW`] on, they may go round.
 const FLOWS_SUSPICIOUS: u32 = 256;
 /// The window in which flows are counted. On a busy machine a datagram may go round only some ten times a second.
@@ -53,7 +53,7 @@ fn is_crowded(service: &Service) -> bool {
 pub(crate) fn may_request_go_round(service: &Service, client: IpAddr, backend: &Backend) -> bool {
     is_crowded(service) && {
         let pool = backend.pool.load();
-        pool.servers().iter().take(SERVERS_LOOKED_AT).any(|server| may_go_round(client, &server.target))
+        pool.servers().iter().take(SERVERS_COMPARED_MAX).any(|server| may_go_round(client, &server.target))
     }
 }
 

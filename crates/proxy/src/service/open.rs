@@ -114,12 +114,12 @@ impl std::fmt::Debug for Hearer {
 /// The contribution of one worker to a listing.
 pub(crate) struct Collector<'a> {
     question: &'a Question,
-    own: Listing,
+    listing: Listing,
 }
 
 impl<'a> Collector<'a> {
     pub(crate) fn new(question: &'a Question) -> Self {
-        Self { question, own: Listing::default() }
+        Self { question, listing: Listing::default() }
     }
 
     /// Returns whether the listing includes a service.
@@ -129,17 +129,17 @@ impl<'a> Collector<'a> {
 
     /// Counts one, and lists it if there is room.
     pub(crate) fn take(&mut self, open: impl FnOnce() -> Open) {
-        self.own.total += 1;
-        if self.own.open.len() < self.question.most {
-            self.own.open.push(open());
+        self.listing.total += 1;
+        if self.listing.open.len() < self.question.most {
+            self.listing.open.push(open());
         }
     }
 
     /// Adds the contribution to the listing.
     pub(crate) fn finish(mut self) {
         let mut listing = self.question.listing.lock().unwrap_or_else(PoisonError::into_inner);
-        listing.total += self.own.total;
-        listing.open.append(&mut self.own.open);
+        listing.total += self.listing.total;
+        listing.open.append(&mut self.listing.open);
     }
 }
 
@@ -187,8 +187,8 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_comes_when_the_last_worker_answered_or_is_gone() {
-        let (sender, answers) = channel();
+    fn the_listing_comes_when_the_last_worker_is_done_or_gone() {
+        let (sender, listings) = channel();
         let question = Arc::new(Question::new(None, 10, move |listing| sender.send(listing).unwrap()));
         let of_worker = |numbers: &[u64]| {
             let mut collector = Collector::new(&question);
@@ -199,9 +199,9 @@ mod tests {
         of_worker(&[2, 4]);
         let gone = Arc::clone(&question);
         drop(question);
-        assert!(answers.try_recv().is_err(), "one has not answered yet");
+        assert!(listings.try_recv().is_err(), "one has not answered yet");
         drop(gone);
-        let listing = answers.try_recv().unwrap();
+        let listing = listings.try_recv().unwrap();
         let numbers: Vec<u64> = listing.open.iter().map(|open| open.number).collect();
         assert_eq!((listing.total, numbers), (4, vec![1, 2, 4, 5]));
     }

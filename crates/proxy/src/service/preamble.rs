@@ -178,7 +178,7 @@ pub(crate) fn introduce(
         proxy::emit_v1(ends, &mut out);
         return out;
     }
-    let told = proxy::parse(&origin.header).ok().flatten().map(|header| header.extras).unwrap_or_default();
+    let earlier = proxy::parse(&origin.header).ok().flatten().map(|header| header.extras).unwrap_or_default();
     let number = format!("{number:016x}");
     let ssl = facts.map(|facts| Ssl {
         version: Some(facts.version.as_bytes()),
@@ -187,10 +187,10 @@ pub(crate) fn introduce(
         verified: facts.subject.is_some(),
     });
     let extras = Extras {
-        alpn: facts.and_then(|facts| facts.alpn.as_deref()).or(told.alpn),
-        authority: name.map(str::as_bytes).or(told.authority),
-        unique_id: told.unique_id.or(Some(number.as_bytes())),
-        ssl: ssl.or(told.ssl),
+        alpn: facts.and_then(|facts| facts.alpn.as_deref()).or(earlier.alpn),
+        authority: name.map(str::as_bytes).or(earlier.authority),
+        unique_id: earlier.unique_id.or(Some(number.as_bytes())),
+        ssl: ssl.or(earlier.ssl),
         hops: origin.next_hop(),
     };
     proxy::emit_v2(ends, Transport::Stream, &extras, &mut out);
