@@ -22,7 +22,7 @@ use std::time::Duration;
 /// A client that closed, or ready.ended its side, is taken for gone when nothing moves for so long.
 pub(super) const CLOSED: Duration = Duration::from_millis(200);
 
-/// A side that still sends when all is sent to it is heard for so long, so that it receives everything.
+/// A side that still sends when all is sent to it is received from for so long, so that it gets everything.
 pub(super) const LINGER: Duration = Duration::from_secs(5);
 /// And for so many bytes at most.
 pub(super) const LINGER_BYTES_MAX: usize = 16 << 20;
@@ -33,7 +33,7 @@ pub(super) const ROUNDS_MAX: usize = 16;
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own about the client")]
 pub(super) struct Client {
-    /// Its session.
+    /// Session of the client.
     pub(super) key: SessionKey,
     pub(super) transport: Transport,
     pub(super) service: Arc<Service>,
@@ -43,25 +43,25 @@ pub(super) struct Client {
     pub(super) local: Option<SocketAddr>,
     pub(super) facts: Option<Box<TlsFacts>>,
     pub(super) guest: Guest,
-    /// It closed while a request was under way.
+    /// The client closed while a request was under way.
     pub(super) left_early: bool,
-    /// The settings changed: the access list is asked for the next request, too.
+    /// The settings changed: the access list decides on the next request, too.
     pub(super) asks_again: bool,
     /// The server that the last request had, where the next one wants the same.
     pub(super) stay: Option<Stay>,
-    /// When something moved last.
+    /// Time of the last move of bytes.
     pub(super) active_at: Time,
-    /// How fast it takes what it is sent.
+    /// Rate at which the client takes what it is sent.
     pace: Pace,
-    /// What the client had not received when that was looked at.
+    /// Bytes that the client had not received at the last look.
     left: usize,
-    /// Its number in lists, unique within the worker.
+    /// Number in lists, unique within the worker.
     pub(super) number: u32,
-    /// It is among those that have more to do.
+    /// The session is in the ready queue.
     is_queued: bool,
-    /// It was served: it may go when it is idle and others wait.
+    /// A request of the client was served: it may be closed when it is idle and others wait for descriptors.
     pub(super) served: bool,
-    /// Its slot in the service, or among the clients that are kept waiting.
+    /// Slot in the service, or among the clients in the tarpit.
     pub(super) slot: Lease,
     _descriptor: Unit,
     /// The descriptor for its server, while no connection has it.
@@ -117,14 +117,14 @@ impl Client {
         self.transport.broken |= ready.error;
     }
 
-    /// It has more to do when others had their turn.
+    /// Puts the session into the ready queue: there is more to do when others had their turn.
     pub(super) fn queue(&mut self, cx: &mut Context) {
         if !std::mem::replace(&mut self.is_queued, true) {
             cx.ready.push(Ready::Session(self.key));
         }
     }
 
-    /// It has its turn.
+    /// Notes that the session left the ready queue.
     pub(super) fn leave_queue(&mut self) {
         self.is_queued = false;
     }
@@ -174,15 +174,15 @@ impl Client {
     }
 }
 
-/// What is to become of a session, as its protocol has it.
+/// Decision of a protocol about its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum After {
-    /// It goes on.
+    /// The session goes on.
     Stays,
-    /// All is sent to the client, which may still send for a time.
+    /// Everything is sent to the client, which may still send for a time.
     Finish,
-    /// It is over.
+    /// The session is over.
     Close,
     /// The client was refused, and is kept waiting.
     Tarpit,

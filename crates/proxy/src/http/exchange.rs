@@ -1,6 +1,6 @@
 //! Exchanges: what a session has with a server. An exchange chooses the server, reaches it by a connection that is pooled
 //! or made, goes on to the next one when that fails, and gives the connection back. What comes of it for the session is
-//! returned: whoever owns the exchange reacts.
+//! returned: its owner reacts.
 
 mod connect;
 mod descriptor;
@@ -49,10 +49,10 @@ pub(super) struct Exchange {
     pub(super) private: Option<ServerConnectionKey>,
     pub(super) choice: Option<Choice>,
     pub(super) reach: Reach,
-    /// Its slot in the queue of its pool, while it waits there.
+    /// Slot in the queue of the pool, while the exchange waits there.
     queued: Option<Queued>,
     attempt: Attempt,
-    /// When the connect, or the waiting for an answer, began.
+    /// Time at which the connect, or the wait for a response, began.
     since: Time,
     /// The request, if it is HTTP.
     pub(super) http: Option<Box<HttpPart>>,
@@ -78,13 +78,13 @@ impl Exchange {
         }
     }
 
-    /// Whether it is the server's turn: the request is whole, and no response began; or it waits for a server.
+    /// Returns whether it is the server's turn: the request is whole, and no response began; or it waits for a server.
     pub(super) fn waits_for_response(&self) -> bool {
         let whole = |http: &HttpPart| http.upload == Body::Done && !http.answered;
         self.reach == Reach::Queued || self.http.as_deref().is_some_and(whole)
     }
 
-    /// Whether it is given up when its client closed: nothing of the request is to come, and the service wants that.
+    /// Returns whether it is given up when its client closed: the request is whole, and the service is configured so.
     pub(super) fn aborts_on_close(&self) -> bool {
         // No server knows of one that still waits in a queue.
         let queued = self.reach == Reach::Queued;
@@ -96,14 +96,14 @@ impl Exchange {
         self.http.as_deref().is_some_and(|http| (http.upload == Body::Done || queued) && wanted(http))
     }
 
-    /// Whether its deadline is about a stream of HTTP/2 whose bodies move, not about the server's time to answer.
+    /// Returns whether its deadline is about a stream of HTTP/2 whose bodies move, not about the server's time to respond.
     pub(super) fn stands(&self) -> bool {
         let moves = |http: &HttpPart| http.stream.is_some() && (http.answered || http.upload != Body::Done);
         self.http.as_deref().is_some_and(moves)
     }
 }
 
-/// How near the server is.
+/// Progress towards a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
     /// None is chosen.
@@ -112,9 +112,9 @@ pub(super) enum Reach {
     Queued,
     /// A connect or handshake is under way there.
     Connecting(ServerConnectionKey),
-    /// It can be spoken to there.
+    /// The connection to the server is open.
     Open(ServerConnectionKey),
-    /// Nobody could be had, and why.
+    /// No server could be reached, for this reason.
     Failed(NoServer),
 }
 
@@ -129,15 +129,15 @@ pub(super) struct ServerConnection {
     live: Arc<ServerLive>,
     connector: Option<Arc<TlsConnector>>,
     exchange: Option<ExchangeKey>,
-    /// Its connect is under way, and counted.
+    /// Permit for the connect under way, where these are counted.
     pending: Option<Pending>,
     stage: Stage,
-    /// Its descriptor, as it is counted.
+    /// Counted descriptor of the connection.
     unit: Option<Unit>,
     idle_since: Time,
-    /// It carried a request before the present one.
+    /// The connection carried a request before the present one.
     reused: bool,
-    /// The server was told of a client, or takes us for it: the connection is for nobody else.
+    /// The server knows the connection as that of one client: it is for no other.
     personal: bool,
 }
 
@@ -146,15 +146,15 @@ enum Stage {
     Connecting,
     Handshaking,
     Open,
-    /// All is said; it is heard until it has received everything, for a time.
+    /// Everything is sent; the server is received from until it has everything, for a time.
     Lingering,
     Over,
 }
 
-/// Which connections will do.
+/// Pooled connections that will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reuse {
-    /// Any that is kept.
+    /// Any.
     Any,
     /// One that was used lately.
     Fresh,
@@ -167,22 +167,22 @@ impl Exchange {
         &self.settings.backends[self.backend]
     }
 
-    /// Whether a connection to the server is for this client only.
+    /// Returns whether a connection to the server is for this client only.
     fn is_personal(&self) -> bool {
         self.settings.is_personal(self.backend)
     }
 
-    /// Whether it belongs to a stream of HTTP/2.
+    /// Returns whether the exchange belongs to a stream of HTTP/2.
     fn is_of_stream(&self) -> bool {
         self.http.as_ref().is_some_and(|http| http.stream.is_some())
     }
 
-    /// What the pool is asked for.
+    /// Returns the request to the pool for a server.
     fn request(&self, now: Time) -> Request {
         Request { client: self.client, now, token: self.token, stay: self.stay }
     }
 
-    /// Where the next exchange of its client's connection is to go, if that is where this one was.
+    /// Returns the server for the next exchange of the client's connection, if that is to be the same.
     pub(super) fn stay(&self) -> Option<Stay> {
         let wanted = self.settings.http.as_ref().is_some_and(|spec| spec.balance == Balance::Connection);
         let server = self.choice.as_ref().filter(|_| wanted)?.server.id;
@@ -197,11 +197,11 @@ impl Exchange {
     }
 }
 
-/// What an event means for the session of an exchange.
+/// Meaning of an event for the session of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Progress {
-    /// It can go on.
+    /// The exchange can go on.
     Moved,
     /// There is nothing for it yet.
     Waits,

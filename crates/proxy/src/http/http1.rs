@@ -1,4 +1,4 @@
-//! HTTP/1 with clients: requests are read one after the other, each becomes an exchange with a server, and its answer
+//! HTTP/1 with clients: requests are read one after the other, each becomes an exchange with a server, and its response
 //! goes back in the client's own framing. What a client sends is never passed on unread: header sections are parsed and
 //! written anew, bodies lose their coding and get another.
 
@@ -27,18 +27,18 @@ pub(super) struct Http1 {
     stage: Stage,
     /// A connection to a server that is for this client only.
     private: Option<ServerConnectionKey>,
-    /// The answer that every request gets.
+    /// The status that every request gets.
     refusal: Option<u16>,
 }
 
-/// What comes next.
+/// Next thing to happen on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// The head of a request.
     Head,
     /// This exchange.
     Exchange(ExchangeKey),
-    /// What was said has to be taken, then another request or the end.
+    /// The client has to take what it was sent; then another request or the end.
     Flush(Then),
 }
 
@@ -48,7 +48,7 @@ enum Then {
     End,
 }
 
-/// What became of a step.
+/// Outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     /// Another one may follow.
@@ -64,7 +64,7 @@ impl Http1 {
         Self { scan: Scan::default(), stage: Stage::Head, private: None, refusal: None }
     }
 
-    /// One whose every request is answered so, and the connection closed.
+    /// A connection whose first request gets this status, and which is closed then.
     pub(super) fn refusing(status: u16) -> Self {
         Self { refusal: Some(status), ..Self::new() }
     }
@@ -77,7 +77,7 @@ impl Http1 {
         }
     }
 
-    /// Whether no request has begun.
+    /// Returns whether no request has begun.
     pub(super) fn is_idle(&self) -> bool {
         self.stage == Stage::Head && !self.scan.has_begun()
     }
@@ -175,7 +175,7 @@ impl Http1 {
                     return Next::Step;
                 }
                 if transport.end.is_some() {
-                    // Half a request is none, and no client waits for an answer to it.
+                    // Half a request is none, and no client waits for a response to it.
                     return Next::Over(After::Finish);
                 }
                 Next::Wait
@@ -212,7 +212,7 @@ impl Http1 {
         }
     }
 
-    /// A request that is not understood: it is answered, and what follows is not looked at.
+    /// Responds to a request that is not understood. What follows it is not looked at.
     fn bad_request(
         &mut self,
         cx: &mut Context,
@@ -225,7 +225,7 @@ impl Http1 {
     }
 }
 
-/// Whether a body may follow the head of an answer.
+/// Method of a request, as far as it decides on a body of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verb {
     Head,
@@ -233,7 +233,7 @@ enum Verb {
 }
 
 impl Http1 {
-    /// Answers for ourselves.
+    /// Sends a local response.
     fn answer_own(
         &mut self,
         cx: &mut Context,
@@ -255,7 +255,7 @@ impl Http1 {
         Next::Step
     }
 
-    /// No server answered: the client is told, if nothing was said yet.
+    /// Ends an exchange without a response of a server: the client gets this status, if nothing was sent to it yet.
     fn fail_exchange(
         &mut self,
         cx: &mut Context,
@@ -272,7 +272,7 @@ impl Http1 {
         let stays = http.is_some_and(|http| http.stays && http.upload == Body::Done) && !cx.draining;
         shared.abandon(cx, client, number);
         if answered {
-            // Half an answer cannot be taken back; its end is what tells.
+            // Half a response cannot be taken back; the reset shows that it is not whole.
             self.stage = Stage::Head;
             reset_at_close(&client.transport.socket);
             return Next::Over(After::Close);
@@ -308,7 +308,7 @@ impl Http1 {
         }
     }
 
-    /// It is time to look whether bodies move, and fast enough.
+    /// Checks whether bodies move, and fast enough.
     fn on_look(
         &mut self,
         cx: &mut Context,
@@ -333,7 +333,7 @@ impl Http1 {
         let next = match (takes_slowly || sends_slowly, deadline > cx.now) {
             (true, _) => None,
             (false, true) => Some(deadline.min(cx.now + look_after)),
-            // The server's time to answer has a deadline of its own.
+            // The server's time to respond has a deadline of its own.
             (false, false) => waits.then(|| cx.now + look_after),
         };
         if let Some(next) = next {
@@ -357,7 +357,7 @@ impl Http1 {
             }
             None => {
                 if takes_slowly || exchange.is_some() {
-                    // Half an answer must not look like a whole one, and what is left is not to be held by the kernel either.
+                    // Half a response must not look like a whole one, and what is left is not to be held by the kernel either.
                     reset_at_close(&client.transport.socket);
                 }
                 After::Close
@@ -377,7 +377,7 @@ impl Http1 {
         self.fail(cx, client, shared, number, 504)
     }
 
-    /// No server answered: the client gets this status, if nothing was sent to it yet.
+    /// The same, and goes on with the client.
     fn fail(
         &mut self,
         cx: &mut Context,

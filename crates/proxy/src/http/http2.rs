@@ -28,18 +28,18 @@ use std::time::Duration;
 
 /// Streams of one client at once.
 const STREAMS_MAX: u32 = 128;
-/// What a client may send of a body before it is taken: for each stream, and for all together.
+/// Bytes of bodies that a client may send before they are taken: for each stream, and for all together.
 const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// What is kept of each answer for a client that does not take it.
+/// Bytes of each response that are kept for a client that does not take them.
 const SEND_BUFFER_BYTES: usize = 32 * 1024;
 
-/// What small DATA frames that wait may cost together, by the count of `h2` (256 bytes each, less what they carry): its own
+/// Cost of small DATA frames that may wait, by the count of `h2` (256 bytes each, less what they carry): its own
 /// choice would end a client whose frames of one byte fill one read.
 const SMALL_FRAMES_BUDGET: usize = 2 * 1024 * 1024;
-/// A client that was told to go has so much time to take leave.
+/// Time for a client to leave after GOAWAY.
 const LEAVE: Duration = Duration::from_secs(5);
-/// The same while the program drains: a client that does not answer the PING, by which the last GOAWAY waits for requests
+/// The same while the program drains: a client that does not acknowledge the PING, by which the last GOAWAY waits for requests
 /// that are on their way (RFC 9113, section 6.8), does not hold the program.
 const DRAIN_LEAVE: Duration = Duration::from_secs(1);
 
@@ -48,32 +48,32 @@ pub(super) struct Http2 {
     wire: Wire,
     state: State,
     streams: Table<of::Stream, Stream>,
-    /// Bodies that are for nobody any more.
+    /// Bodies that are for no exchange any more.
     rests: Rests,
-    /// The client was told to go, as it asked for nothing.
+    /// The client got GOAWAY, as it had no request.
     leaves: bool,
-    /// It has no streams, and the deadline is that of such clients.
+    /// The client has no streams, and the deadline is that of such clients.
     idle: bool,
 }
 
 enum State {
     Begins(Handshake<Wire, Bytes>),
     Open(Connection<Wire, Bytes>),
-    /// What is left goes out, then it ends.
+    /// The rest goes out, then the connection ends.
     Ends,
 }
 
-/// A request with its answer.
+/// A request with its response.
 struct Stream {
     exchange: Option<ExchangeKey>,
-    /// When a byte of its bodies moved last.
+    /// Time at which a byte of its bodies moved last.
     active_at: Time,
-    /// How much of the response the client took, as the server sent it, and how fast.
+    /// Bytes of the response that the client took, as the server sent them.
     taken: u64,
     pace: Pace,
     body: RecvStream,
     respond: SendResponse<Bytes>,
-    /// Where the answer's body goes, once its head is out.
+    /// The way for the body of the response, once its header section is out.
     send: Option<SendStream<Bytes>>,
 }
 
@@ -109,7 +109,7 @@ impl Http2 {
         self.streams.iter().filter_map(|(_, stream)| stream.exchange).collect()
     }
 
-    /// Whether it has no streams, and was not told to go.
+    /// Returns whether the client has no streams, and did not get GOAWAY.
     pub(super) fn is_idle(&self) -> bool {
         self.streams.is_empty() && !self.leaves
     }
@@ -153,12 +153,12 @@ enum Polled {
 }
 
 /// The limits of a head by the count of HTTP/2: 32 bytes more for each field (RFC 9113, section 6.5.2). What the reader
-/// refuses is answered and counted like a head of HTTP/1; what goes beyond even this, `h2` answers itself.
+/// refuses is counted like a request of HTTP/1; `h2` itself refuses what goes beyond even this.
 fn list_bytes_max(limits: &HeadLimits) -> u32 {
     u32::try_from(limits.bytes_max + 32 * limits.fields_max).unwrap_or(u32::MAX)
 }
 
-/// What became of a flush.
+/// Outcome of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flushed {
     /// Something went out.
@@ -216,7 +216,7 @@ impl Http2 {
         // What the client takes now may be what others wait for.
         client.transport.flush(buffers);
         if client.transport.pending() >= PENDING_BYTES_MAX {
-            // A client that does not read what it gets is not heard either.
+            // Nothing is received from a client that does not read what it gets.
             return Received::Nothing;
         }
         let received = client.transport.receive(buffers);
@@ -257,7 +257,7 @@ impl Http2 {
         client.service.live.counters.of(cx.id).requests_aborted.add(under_way as u64);
     }
 
-    /// Brings what the connection has for the client to it.
+    /// Sends what the connection has for the client.
     fn flush(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> Flushed {
         // What streams have has to become frames first.
         if let Some(after) = self.accept(cx, client, shared) {
@@ -272,7 +272,7 @@ impl Http2 {
         flushed
     }
 
-    /// The same; the end that may come of it.
+    /// Flushes; returns the end that may come of it.
     fn flush_all(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> After {
         match self.flush(cx, client, shared) {
             Flushed::Over(after) => after,
@@ -285,7 +285,7 @@ impl Http2 {
         let Some(wait) = client.settings.http.as_ref().map(|spec| spec.keepalive_timeout) else { return };
         let was_idle = std::mem::replace(&mut self.idle, self.streams.is_empty());
         if self.idle && !was_idle {
-            // The program may drain since: this client was told so, with the others.
+            // The program may drain since: this client got GOAWAY, with the others.
             self.leaves |= cx.draining;
             let wait = if cx.draining { DRAIN_LEAVE } else { wait };
             // Bodies that are for no exchange have their time, too.
@@ -351,7 +351,7 @@ impl Http2 {
                 (true, false) => deadline.min(cx.now + spec.look_after()),
             })
         } else {
-            // Servers' time to answer has a deadline of its own.
+            // Servers' time to respond has a deadline of its own.
             waits().then(|| cx.now + spec.look_after())
         };
         if let Some(next) = next {
@@ -397,7 +397,7 @@ impl Http2 {
         self.shut_down(cx, client, shared, DRAIN_LEAVE)
     }
 
-    /// No new requests; those that are there may finish. A client without any is closed after `leave`, whatever it answers.
+    /// No new requests; those that are there may finish. A client without any is closed after `leave`, whatever it does.
     fn shut_down(
         &mut self,
         cx: &mut Context,

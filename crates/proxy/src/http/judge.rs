@@ -1,4 +1,4 @@
-//! A request is understood, admitted and routed: it becomes an exchange, or is answered at once. That is the same for all
+//! A request is understood, admitted and routed: it becomes an exchange, or gets a local response. That is the same for all
 //! versions of HTTP: a request of HTTP/2 comes here as HTTP/1.1 would have it.
 
 use super::client::Client;
@@ -19,24 +19,24 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What is to be done with a request.
+/// Verdict on a request.
 enum Verdict {
     /// A server of this backend gets it; the client that it comes from.
     Serve(usize, IpAddr),
-    /// It is answered at once.
+    /// A local response.
     Answer(OwnAnswer, Why),
     /// The connection is closed.
     Close,
     /// The client is kept waiting.
     Tarpit(Lease, Duration),
-    /// It goes round between instances.
+    /// The request goes round between instances.
     Loop,
 }
 
-/// Why an answer is our own.
+/// Reason for a local response.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Why {
-    /// It is our part: redirects, health, what is said to everybody.
+    /// Part of the service: redirects, health, the configured response.
     Ours,
     /// The client may not.
     Refused,
@@ -44,11 +44,11 @@ enum Why {
     Nobody,
 }
 
-/// What was decided of a request.
+/// Decision on a request.
 pub(super) enum Judged {
-    /// It is this exchange now.
+    /// The request became this exchange.
     Exchange(ExchangeKey),
-    /// It is answered at once.
+    /// The request gets a local response.
     Answer(Own),
     /// The connection is closed.
     Close,
@@ -56,15 +56,15 @@ pub(super) enum Judged {
     Waits,
 }
 
-/// An answer of our own, with what matters of the request.
+/// A local response, with what matters of the request.
 pub(super) struct Own {
     pub(super) answer: OwnAnswer,
     pub(super) is_head: bool,
-    /// Whether the client's connection may go on.
+    /// The client's connection may go on.
     pub(super) stays: bool,
 }
 
-/// How a request came.
+/// Transport of a request from its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
     /// On a connection of HTTP/1; the status that every request of it gets, if there is one.
@@ -97,10 +97,10 @@ pub(super) fn judge_head(
     judged
 }
 
-/// Refuses a request of HTTP/2 that is malformed or beyond the limits: it is answered with this status.
+/// Refuses a request of HTTP/2 that is malformed or beyond the limits, with this status.
 pub(super) fn refuse_stream(cx: &Context, client: &Client, head: &[u8], status: u16) -> Judged {
     count_bad(cx, client, status);
-    // An answer to HEAD has no body, even if the rest of the head is not understood.
+    // A response to HEAD has no body, even if the rest of the head is not understood.
     let is_head = head.starts_with(b"HEAD ");
     Judged::Answer(Own { answer: OwnAnswer::page(status), is_head, stays: true })
 }
@@ -171,7 +171,7 @@ fn serve(cx: &mut Context, client: &mut Client, shared: &mut Shared, asked: &Ask
     }
 }
 
-/// What is to be done with it.
+/// Decides on a request.
 fn judge(cx: &Context, client: &mut Client, asked: &Asked<'_>) -> Verdict {
     let Asked { request, head, spec, .. } = *asked;
     let path = &*message::target_bytes(&asked.target);
@@ -201,16 +201,16 @@ fn judge(cx: &Context, client: &mut Client, asked: &Asked<'_>) -> Verdict {
         return refused(client, settings.exceeded, address, 429, cx.id);
     }
     if let Some(backend) = client.guest.backend {
-        // Whom the access list refused gets what is meant for such, not what is meant for everybody.
+        // A client that the access list refused gets the pool for such clients, whatever the routes say.
         return Verdict::Serve(backend, address);
     }
-    // A route wins over what the service answers itself: that is for everything that no route names.
+    // A route wins over the local response of the service, which is for everything that no route names.
     if let Some(backend) = settings.routes.find(request.authority(head), path) {
         return Verdict::Serve(*backend, address);
     }
     let answers_itself = spec.redirect.is_some() || spec.respond.is_some();
     if answers_itself && matches!(asked.target, Target::Authority(_)) {
-        // Who wants a tunnel does not want a page.
+        // A client that wants a tunnel does not want a page.
         return Verdict::Answer(OwnAnswer::page(400), Why::Refused);
     }
     if let Some(redirect) = spec.redirect {
@@ -226,7 +226,7 @@ fn judge(cx: &Context, client: &mut Client, asked: &Asked<'_>) -> Verdict {
     }
 }
 
-/// The client may not; what that means is configured.
+/// Refuses a client, as it is configured.
 fn refused(client: &Client, refusal: Refusal, address: IpAddr, status: u16, worker: usize) -> Verdict {
     match admission::refuse(&client.service, refusal, worker, status) {
         Admission::Enter(guest) => Verdict::Serve(guest.backend.unwrap_or_default(), address),
@@ -236,7 +236,7 @@ fn refused(client: &Client, refusal: Refusal, address: IpAddr, status: u16, work
     }
 }
 
-/// Whether any pool that clients are meant to get has somebody who serves. Where none is meant, all is well.
+/// Returns whether any pool of routes and of the service has a usable server; also when there is no such pool.
 fn is_usable(settings: &Settings) -> bool {
     let mut meant = settings.default_backend.iter().chain(settings.routes.targets()).peekable();
     meant.peek().is_none() || meant.any(|index| settings.backends[*index].pool.load().is_usable())

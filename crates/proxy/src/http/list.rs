@@ -9,7 +9,7 @@ use crate::service::open::{Collector, Open, had, number, port};
 use rustix::fd::AsRawFd;
 
 impl Http {
-    /// Lists the sessions that a question asks for.
+    /// Lists the sessions that a collector wants.
     pub(crate) fn list(&self, cx: &Context, collector: &mut Collector<'_>) {
         for (_, one) in self.sessions.iter().filter(|(_, one)| !matches!(one.mode, Mode::Over)) {
             if collector.is_meant(&one.client.service.name) {

@@ -1,4 +1,4 @@
-//! Heads as we write them: requests as servers get them, answers as clients get them, and our own answers.
+//! Header sections as they are written: requests for servers, responses for clients, and local responses.
 
 use crate::service::hops::HOPS_MAX;
 use evener_core::spec::{ForwardedMode, ForwardedSpec, RedirectSpec, RespondSpec};
@@ -8,16 +8,16 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
-/// What is known of the client when a request is passed on.
+/// Facts about the client of a request that is passed on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sender<'a> {
     /// The client's address, as the connection or a PROXY header tells.
     pub(crate) client: IpAddr,
-    /// What it connected to.
+    /// Address that the client connected to.
     pub(crate) local: Option<SocketAddr>,
-    /// Whether it speaks TLS with us.
+    /// The client uses TLS.
     pub(crate) secure: bool,
-    /// It may be an instance that passes on what we passed on to it.
+    /// The client may be an instance that passes on what it got from this one.
     pub(crate) may_go_round: bool,
     /// The field for the subject of its certificate, and that subject.
     pub(crate) subject: Option<(&'a str, Option<&'a str>)>,
@@ -29,7 +29,7 @@ impl Sender<'_> {
     }
 }
 
-/// What a request is, apart from how it came.
+/// Parts of a request that do not depend on the version of HTTP.
 pub(crate) struct RequestParts<'a> {
     method: &'a [u8],
     target: Cow<'a, [u8]>,
@@ -38,7 +38,7 @@ pub(crate) struct RequestParts<'a> {
     upgrade: Option<&'a [u8]>,
 }
 
-/// What a request says of where it came from.
+/// Fields of a request that tell where it came from.
 #[derive(Debug, Default)]
 pub(crate) struct Told<'a> {
     addresses: Vec<&'a [u8]>,
@@ -46,7 +46,7 @@ pub(crate) struct Told<'a> {
     host: Option<&'a [u8]>,
     port: Option<&'a [u8]>,
     standard: Vec<&'a [u8]>,
-    /// Returns the number of instances of Evener that passed it on, as far as they said so.
+    /// Returns the number of instances of Evener that passed it on, as far as it shows.
     pub(crate) hops: u8,
 }
 
@@ -68,8 +68,8 @@ impl<'a> Told<'a> {
         told
     }
 
-    /// How many instances passed it on with us. Nothing is said of the first one where the next one sees from other fields
-    /// that somebody stands before it, unless it may go round without those.
+    /// Returns the number of instances that passed it on, this one included. Nothing is sent of the first one where the next one sees from other fields
+    /// that a proxy stands before it, unless it may go round without those.
     fn next_hop(&self, sender: &Sender<'_>, spec: &ForwardedSpec) -> Option<u8> {
         let comes_from_another = !self.addresses.is_empty() || !self.standard.is_empty();
         let is_told = comes_from_another && spec.mode != ForwardedMode::Off;
@@ -135,7 +135,7 @@ pub(crate) fn write_request<'a>(
         (authority, _) => field("Host", authority, out),
     }
     for (name, value) in passed_on {
-        // What we say of the client's certificate, nobody else may say.
+        // The field for the client's certificate is ours alone to write.
         if sender.subject.is_some_and(|(ours, _)| is_same_name(name, ours.as_bytes())) {
             continue;
         }
@@ -163,7 +163,7 @@ pub(crate) fn write_request<'a>(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Whether two names are one, for servers that take `_` for `-`, too (RFC 3875, section 4.1.18).
+/// Returns whether two names are one, for servers that take `_` for `-`, too (RFC 3875, section 4.1.18).
 fn is_same_name(a: &[u8], b: &[u8]) -> bool {
     let same = |(a, b): (&u8, &u8)| a.eq_ignore_ascii_case(b) || (b"-_".contains(a) && b"-_".contains(b));
     a.len() == b.len() && a.iter().zip(b).all(same)
@@ -240,16 +240,16 @@ fn write_node(syntax: Syntax, address: IpAddr, out: &mut Vec<u8>) {
     };
 }
 
-/// What becomes of the client's connection after an answer.
+/// State of the client's connection after a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Afterwards {
-    /// It stays, as HTTP/1.1 does without saying so.
+    /// The connection stays, as is usual for HTTP/1.1.
     Stays,
-    /// It stays, which an HTTP/1.0 client has to be told.
+    /// The connection stays, which a client of HTTP/1.0 has to read.
     StaysSaid,
-    /// It is closed.
+    /// The connection is closed.
     Closes,
-    /// It becomes a relay.
+    /// The connection becomes a relay.
     Upgrades,
 }
 
@@ -264,7 +264,7 @@ impl Afterwards {
     }
 }
 
-/// Writes the head of an answer for a client of HTTP/1.
+/// Writes the header section of a response for a client of HTTP/1.
 pub(crate) fn write_answer(
     response: &Response,
     head: &[u8],
@@ -297,7 +297,7 @@ pub(crate) fn write_answer(
     out.extend_from_slice(b"\r\n");
 }
 
-/// An answer of our own.
+/// A local response.
 #[derive(Clone, Debug)]
 pub(crate) struct OwnAnswer {
     pub(crate) status: u16,
@@ -318,13 +318,13 @@ impl OwnAnswer {
         Self { status, location: None, body, kind: "text/html; charset=utf-8".into() }
     }
 
-    /// What the service says of itself.
+    /// Health of the service.
     pub(crate) fn health(usable: bool) -> Self {
         let (status, body) = if usable { (200, "ok\n") } else { (503, "no server is up\n") };
         Self { status, location: None, body: body.into(), kind: "text/plain; charset=utf-8".into() }
     }
 
-    /// What the configuration says to everybody.
+    /// The configured response.
     pub(crate) fn respond(spec: &RespondSpec) -> Self {
         Self {
             status: spec.status,
@@ -335,12 +335,12 @@ impl OwnAnswer {
         }
     }
 
-    /// Whether a body belongs to it, and its length is told (RFC 9110, section 8.6).
+    /// Returns whether a body belongs to it, and its length is sent (RFC 9110, section 8.6).
     pub(crate) fn has_body(&self) -> bool {
         !matches!(self.status, 204 | 304)
     }
 
-    /// The same, by https. `None` when nobody knows which host was meant.
+    /// The same, by https. `None` when the host is not known.
     pub(crate) fn redirect(spec: RedirectSpec, authority: &[u8], target: &[u8]) -> Option<Self> {
         let host = match authority.iter().rposition(|&byte| byte == b':') {
             Some(colon) if !authority[colon..].contains(&b']') => &authority[..colon],
@@ -405,7 +405,7 @@ fn explanation_of(status: u16) -> &'static str {
     }
 }
 
-/// What a request of HTTP/1 is.
+/// Collects the parts of a request.
 pub(crate) fn parts_of<'a>(request: &Request, head: &'a [u8], target: &Target<'a>) -> RequestParts<'a> {
     RequestParts {
         method: request.method(head),

@@ -41,7 +41,7 @@ impl Pooled {
         firsts.min_by_key(|idle| idle.since).map(|idle| idle.key)
     }
 
-    /// Whether there is room for one more connection to a server.
+    /// Returns whether there is room for one more connection to a server.
     pub(super) fn has_room(&self, pool: &str, server: ServerId) -> bool {
         let idle = self.pools.get(pool).and_then(|servers| servers.get(&server));
         idle.is_none_or(|idle| idle.len() < CONNECTIONS_MAX)

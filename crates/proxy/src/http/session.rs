@@ -38,7 +38,7 @@ pub(super) struct Session {
     pub(super) mode: Mode,
 }
 
-/// What a session is about now.
+/// Stage of a session.
 #[derive(Debug)]
 pub(super) enum Mode {
     /// A PROXY header has to come.
@@ -53,14 +53,14 @@ pub(super) enum Mode {
     Relay(ExchangeKey),
     /// The client was refused, and is kept waiting.
     Tarpit,
-    /// All is sent; the client is heard to its end, for a time and so many bytes.
+    /// Everything is sent; the client is received from to its end, for a time and so many bytes.
     Lingering(usize),
-    /// It is over; it is freed when the present events are done.
+    /// The session is over; it is freed when the present events are done.
     Over,
 }
 
 impl Session {
-    /// Whether it speaks HTTP, and nothing is asked or answered.
+    /// Returns whether it speaks HTTP, and no request is under way.
     fn is_idle(&self) -> bool {
         let quiet = self.client.transport.input.is_empty() && self.client.transport.pending() == 0;
         quiet
@@ -71,7 +71,7 @@ impl Session {
             }
     }
 
-    /// Whether it may make room for others: it was served, and is idle for long enough.
+    /// Returns whether it may make room for others: it was served, and is idle for long enough.
     fn may_go(&self, now: Time) -> bool {
         self.client.served && self.is_idle() && now.since(self.client.active_at) >= QUIET_MIN
     }
@@ -109,7 +109,7 @@ impl Http {
                 self.begin_layers(cx, key);
             }
             Admission::Refused(Refused::Drop) => self.close(cx, key),
-            // An answer of HTTP is possible only without TLS, whose handshake would be a service to an unwanted client.
+            // A response of HTTP is possible only without TLS, whose handshake would be a service to an unwanted client.
             Admission::Refused(Refused::Reject(status))
                 if client.settings.http.is_some() && client.settings.tls.is_none() =>
             {
@@ -455,7 +455,7 @@ impl Http {
         self.settle(cx, key, after);
     }
 
-    /// It is time to look whether anything moves in a relay.
+    /// Checks whether anything moves in a relay.
     fn on_quiet(&mut self, cx: &mut Context, key: SessionKey, number: ExchangeKey) {
         let client = &mut self.sessions[key].client;
         let is_half_closed = match self.shared.exchanges.get(number).map(|exchange| exchange.reach) {
@@ -503,7 +503,7 @@ impl Http {
         2 * shed.count() as u32
     }
 
-    /// An idle client makes room for others: one of HTTP/2 is told to go, one of HTTP/1 is gone. Not one that has just sent a
+    /// An idle client makes room for others: one of HTTP/2 gets GOAWAY, one of HTTP/1 is closed. Not one that has just sent a
     /// request; returns whether it goes.
     fn make_room(&mut self, cx: &mut Context, key: SessionKey) -> bool {
         let Session { client, mode } = &mut *self.sessions[key];

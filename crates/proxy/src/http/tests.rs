@@ -3,16 +3,32 @@
 mod fixture;
 mod protocols;
 
-use self::fixture::{Fixture, GET, OK, Side, bound, http, refusing, status, target};
+use self::fixture::{GET, OK, bound, http, refusing, status, target};
 use super::*;
+use crate::context::Reports;
 use crate::context::registry::Readiness;
 use crate::context::report::Report;
-use crate::service::{Refusal, Settings};
+use crate::service::testing::TestPool;
+use crate::service::{Refusal, Service, Settings};
 use evener_core::acl::{Access, Acl};
 use evener_core::spec::{Balance, HttpSpec, PoolSpec, QueueSpec, RespondSpec};
 use std::io::ErrorKind;
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
+
+/// A component, and the servers that it leads to.
+struct Fixture {
+    http: Http,
+    cx: Context,
+    reports: Reports,
+    listener: TcpListener,
+    servers: Vec<TcpListener>,
+    service: Arc<Service>,
+    pool: TestPool,
+}
+
+/// The connection of a client or of a server, in the hands of the test.
+struct Side(TcpStream);
 
 #[test]
 fn requests_of_one_client_share_a_connection_to_the_server() {

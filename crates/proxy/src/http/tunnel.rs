@@ -1,4 +1,4 @@
-//! The relay between transports: what a client and its server say goes both ways, whatever layers either side has.
+//! The relay between transports: bytes of a client and its server go both ways, whatever layers either side has.
 
 use super::client::{Client, ROUNDS_MAX};
 use super::exchange::{Reach, Shared};
@@ -9,14 +9,14 @@ use crate::io::request_log::Tap;
 use crate::io::transport::{Buffers, PENDING_BYTES_MAX, Received, Transport};
 use evener_core::spec::FastClose;
 
-/// What became of a relay.
+/// Outcome of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Relayed {
     Wait,
     Again,
     /// In order.
     Over,
-    /// The same, but the client has not received everything, or says something that is for nobody.
+    /// The same, but the client has not received everything, or sends something that no server gets.
     Unheard,
     /// The client is gone: the server must not take that for an orderly end.
     Broken,
@@ -53,7 +53,7 @@ pub(super) fn relay(
     let (mut down, mut bytes_out) = carry(&mut server.transport, &mut client.transport, buffers, None);
     let fast_close = exchange.settings.options.fast_close;
     if end_both(&mut client.transport, &mut server.transport, fast_close) {
-        // What was read is still delivered, then each side is told.
+        // What was read is still delivered, then each side gets its end.
         let (rest_in, rest_out);
         (up, rest_in) = carry(&mut client.transport, &mut server.transport, buffers, tap);
         (down, rest_out) = carry(&mut server.transport, &mut client.transport, buffers, None);
@@ -76,7 +76,7 @@ pub(super) fn relay(
     }
     match outcome(&client.transport, &server.transport, up, down) {
         Relayed::Over if fast_close != FastClose::Off => {
-            // What a server still says is for nobody; a client would lose by a reset what is on its way to it.
+            // What a server still sends is for no client; a client would lose by a reset what is on its way to it.
             relay::drain(&server.transport.socket);
             if client.transport.hear_out() { Relayed::Unheard } else { Relayed::Over }
         }
@@ -84,12 +84,12 @@ pub(super) fn relay(
     }
 }
 
-/// Whether one side of a relay has ended, and the other one may still say something.
+/// Returns whether one side of a relay has ended, and the other one may still say something.
 pub(super) fn is_half_closed(client: &Transport, server: &Transport) -> bool {
     client.end.is_some() != server.end.is_some()
 }
 
-/// Where the end of one side is that of both, nothing more is read of the other one. Whether that is new.
+/// Reads nothing more of the other side where the end of one side is that of both; returns whether that is new.
 fn end_both(client: &mut Transport, server: &mut Transport, fast_close: FastClose) -> bool {
     let ended = |transport: &Transport| transport.end == Some(End::Fin);
     if fast_close.by_client() && ended(client) && server.end.is_none() {
@@ -111,7 +111,7 @@ fn outcome(client: &Transport, server: &Transport, up: Carried, down: Carried) -
     if is_error(server) && client.pending() == 0 {
         return Relayed::Reset;
     }
-    // Everything was said both ways and taken, or nobody is there to take the rest.
+    // Everything was sent both ways and taken, or the side that should take the rest is gone.
     if client.is_finished() && (server.broken || (client.end.is_some() && server.is_finished())) {
         return Relayed::Over;
     }
@@ -124,7 +124,7 @@ enum Carried {
     Waits,
 }
 
-/// Moves what `from` has to `to`, and its end; what is read is told to `tap`, too. Returns how many bytes.
+/// Moves what `from` has to `to`, and its end; `tap` gets what is read, too. Returns how many bytes.
 fn carry(
     from: &mut Transport,
     to: &mut Transport,

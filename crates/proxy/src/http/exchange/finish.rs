@@ -15,7 +15,7 @@ use std::time::Duration;
 /// A connection to a server is pooled for so long.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Whether a connection may be used again.
+/// Further use of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) enum Keep {
     /// For any client.
@@ -80,7 +80,7 @@ impl Shared {
         }
     }
 
-    /// What a server sends is for no client any more; what it gets must not be lost by a reset, the answer to that.
+    /// Receives what a server still sends, for no client: a reset would take from the server what is on its way to it.
     fn linger(&mut self, cx: &mut Context, slot: ServerConnectionKey) {
         let server = &mut self.servers[slot];
         if server.stage == Stage::Open && !server.transport.broken && server.transport.hear_out() {

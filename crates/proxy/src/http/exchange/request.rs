@@ -12,18 +12,18 @@ use evener_core::wire::chunked::{self, Decoder, Step};
 use evener_core::wire::http::Scan;
 use std::time::Duration;
 
-/// What was sent to a server is kept up to this size, to be sent to another one if need be.
+/// Longest request that is kept, to be sent to another server if need be.
 pub(in crate::http) const REPLAY_BYTES_MAX: usize = 64 * 1024;
 /// The part of an exchange that is HTTP.
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own about the request")]
 pub(in crate::http) struct HttpPart {
-    /// What goes to the server next, the head first.
+    /// Bytes that go to the server next, the header section first.
     pub(in crate::http) outgoing: Vec<u8>,
     /// All that went to the server, while it is little; absent when it was too much to be sent again.
     pub(in crate::http) replay: Option<Vec<u8>>,
     pub(in crate::http) upload: Body,
-    /// How much of the body came, and how fast.
+    /// Bytes of the body that came so far.
     pub(in crate::http) uploaded: u64,
     pub(in crate::http) pace: Pace,
     pub(in crate::http) uploads_chunks: bool,
@@ -39,9 +39,9 @@ pub(in crate::http) struct HttpPart {
     pub(in crate::http) stays: bool,
     /// So does the server.
     pub(in crate::http) server_stays: bool,
-    /// The final answer began.
+    /// The final response began.
     pub(in crate::http) answered: bool,
-    /// Answers before the final one.
+    /// Interim responses so far.
     pub(in crate::http) interims: u32,
     pub(in crate::http) retries: u32,
     /// The server's connection is for this client only.
@@ -51,7 +51,7 @@ pub(in crate::http) struct HttpPart {
 }
 
 impl HttpPart {
-    /// Which of the kept connections will do.
+    /// Returns which of the pooled connections will do.
     pub(in crate::http) fn reuse(&self) -> Reuse {
         if self.is_private { Reuse::Never } else { self.reuse_own() }
     }
@@ -69,7 +69,7 @@ impl HttpPart {
         [&line[..until], version].concat()
     }
 
-    /// Whether the client's own kept connection will do.
+    /// Returns how recently the client's own connection must have been used.
     pub(in crate::http) fn reuse_own(&self) -> Reuse {
         if self.is_idempotent { Reuse::Any } else { Reuse::Fresh }
     }
@@ -78,7 +78,7 @@ impl HttpPart {
 /// Progress of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) enum Body {
-    /// The head of an answer is awaited.
+    /// The header section of a response is awaited.
     Head(Scan),
     /// So many bytes are to come.
     Length(u64),
@@ -86,7 +86,7 @@ pub(in crate::http) enum Body {
     Chunked(Decoder),
     /// Everything until the end of the connection.
     Close,
-    /// It is complete.
+    /// The body is complete.
     Done,
 }
 
@@ -175,7 +175,7 @@ impl Shared {
         }
     }
 
-    /// Whether the body of a request comes, or its server takes it, below the minimum rate. Once the response began, both
+    /// Returns whether the body of a request comes, or its server takes it, below the minimum rate. Once the response began, both
     /// sides may take their time: the body may be one half of a dialogue.
     pub(in crate::http) fn is_slow(&mut self, cx: &Context, number: ExchangeKey) -> bool {
         let Exchange { http: Some(http), settings, reach, .. } = &mut *self.exchanges[number] else {
@@ -190,7 +190,7 @@ impl Shared {
     /// The request is whole: from here on it is the server's turn.
     pub(in crate::http) fn await_response(&mut self, cx: &Context, number: ExchangeKey) {
         let exchange = &mut self.exchanges[number];
-        // It may have answered already, while the body still came.
+        // The response may have begun already, while the body still came.
         if exchange.http.as_ref().is_some_and(|http| http.answered) {
             return;
         }
@@ -199,7 +199,7 @@ impl Shared {
         self.exchange_timers.set(number, cx.now + patience);
     }
 
-    /// Whether it is the server that does not go on with a request: it is not reached, or does not take what it gets.
+    /// Returns whether the server holds up a request: it is not reached, or does not take what it gets. Counts that.
     pub(in crate::http) fn is_servers_fault(&self, cx: &Context, number: ExchangeKey) -> bool {
         let fault = match self.exchanges[number].reach {
             Reach::Open(slot) => self.servers[slot].transport.pending() > 0,

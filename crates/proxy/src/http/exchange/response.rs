@@ -9,10 +9,10 @@ use evener_core::snapshot::{Choice, Snapshot, Why};
 use evener_core::wire::chunked::Decoder;
 use evener_core::wire::http::{Found, Framing, Response};
 
-/// A server may say so many things before its final answer.
+/// Interim responses that a server may send before the final one.
 const INTERIMS_MAX: u32 = 16;
 
-/// The head of an answer that was read.
+/// A header section of a response.
 pub(in crate::http) enum Answer {
     /// Another one follows.
     Interim,
@@ -23,7 +23,7 @@ pub(in crate::http) enum Answer {
 }
 
 impl Shared {
-    /// Whether a request may be sent again after nothing came back: it does no harm twice, and all of it is still there.
+    /// Returns whether a request may be sent again after nothing came back: it does no harm twice, and all of it is still there.
     pub(in crate::http) fn may_repeat(&self, number: ExchangeKey, slot: ServerConnectionKey) -> bool {
         let http = self.exchanges[number].http.as_ref();
         http.is_some_and(|http| {
@@ -53,7 +53,7 @@ impl Shared {
         }
     }
 
-    /// Reads the head, decides how the body comes, and counts. `None` when it is no answer to this request. The bytes stay
+    /// Reads the header section, decides how the body comes, and counts. `None` when it is no response to this request. The bytes stay
     /// in the server's input.
     pub(in crate::http) fn read_response(
         &mut self,

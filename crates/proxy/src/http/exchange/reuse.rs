@@ -16,7 +16,7 @@ use std::time::Duration;
 const FRESH: Duration = Duration::from_secs(1);
 
 impl ServerConnection {
-    /// Whether it can carry another request: more than was asked for, or the end, may have come already.
+    /// Returns whether it can carry another request: more than the response, or the end, may have come already.
     pub(super) fn is_sound(&self) -> bool {
         self.stage == Stage::Open
             && self.transport.input.is_empty()
@@ -55,7 +55,7 @@ impl Shared {
         None
     }
 
-    /// Whether a connection leads to the chosen server, spoken to as it is now.
+    /// Returns whether a connection leads to the chosen server, spoken to as it is now.
     fn leads(&self, number: ExchangeKey, slot: ServerConnectionKey) -> bool {
         let (exchange, server) = (&self.exchanges[number], &self.servers[slot]);
         let same = match (&server.connector, &exchange.backend().tls) {

@@ -1,4 +1,4 @@
-//! What the sessions of a worker share: exchanges, connections to servers, deadlines, and memory that is used in turn.
+//! State that the sessions of a worker share: exchanges, connections to servers, deadlines, and memory that is used in turn.
 
 use super::{Exchange, ServerConnection};
 use crate::context::keys::{ExchangeKey, ServerConnectionKey, SessionKey, Table, of};
@@ -20,12 +20,12 @@ pub(in crate::http) struct Heads {
     pub(in crate::http) out: Vec<u8>,
 }
 
-/// What the sessions of a worker share.
+/// State that the sessions of a worker share.
 pub(in crate::http) struct Shared {
     pub(in crate::http) exchanges: Table<of::Exchange, Box<Exchange>>,
     /// Connections of exchanges to servers.
     pub(in crate::http) servers: Table<of::ServerConnection, Box<ServerConnection>>,
-    /// Those of them that no exchange has.
+    /// Connections to servers that no exchange has.
     pub(in crate::http) pooled: Pooled,
     pub(in crate::http) session_timers: Timers<SessionKey>,
     pub(in crate::http) exchange_timers: Timers<ExchangeKey>,

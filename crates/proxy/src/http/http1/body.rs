@@ -1,4 +1,4 @@
-//! Bodies: what a client uploads goes to the server, what the server answers goes to the client, each as far as the
+//! Bodies: what a client uploads goes to the server, the response of the server goes to the client, each as far as the
 //! other side takes it.
 
 use super::{Http1, Next, Stage, Then};
@@ -37,7 +37,7 @@ impl Http1 {
     }
 }
 
-/// How far a direction went.
+/// Progress of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moved {
     /// As far as it goes now.
@@ -131,7 +131,7 @@ fn upload(
     outcome
 }
 
-/// Brings the answer's body to the client.
+/// Brings the body of the response to the client.
 pub(super) fn download_body(
     cx: &mut Context,
     client: &mut Client,
@@ -204,7 +204,7 @@ pub(super) fn download_body(
 }
 
 impl Http1 {
-    /// The answer is complete: the server's connection is kept, the client's goes on or ends.
+    /// The response is complete: the server's connection is kept, the client's goes on or ends.
     pub(super) fn complete(
         &mut self,
         cx: &mut Context,

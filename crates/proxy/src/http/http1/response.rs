@@ -1,4 +1,4 @@
-//! Answers: the head is read, and written anew for the client.
+//! Responses: the header section is read, and written anew for the client.
 
 use super::body::{Moved, download_body};
 use super::{Http1, Next};
@@ -12,7 +12,7 @@ use crate::io::transport::{PENDING_BYTES_MAX, Received};
 use evener_core::wire::http::{Found, Framing, Response};
 
 impl Http1 {
-    /// Brings what the server answers to the client.
+    /// Brings the response of the server to the client.
     pub(super) fn download(
         &mut self,
         cx: &mut Context,
@@ -81,13 +81,13 @@ impl Http1 {
 }
 
 enum Taken {
-    /// An interim answer; another head follows.
+    /// Interim response: another header section follows.
     Again,
     /// The body follows.
     Body,
     /// Another protocol follows.
     Relay,
-    /// It is no answer to this request.
+    /// Not a response to this request.
     Bad,
 }
 
@@ -128,7 +128,7 @@ fn read_head(
     let head = &server.transport.input.unread()[found.start..found.end];
     let taken = match answer {
         Answer::Interim => {
-            // HTTP/1.0 knows no interim answers (RFC 9110, section 15.2).
+            // HTTP/1.0 knows no interim responses (RFC 9110, section 15.2).
             if !http.is_http10 {
                 message::write_answer(response, head, None, Afterwards::Stays, None, &mut heads.out);
             }
@@ -170,7 +170,7 @@ fn begin_body(
 ) {
     // What the client gets: chunks where the length is unknown, unless it knows no chunks.
     let outgoing = match framing {
-        // HTTP/1.0 knows no chunks, not even of a body that is only told of (RFC 9112, section 6.1).
+        // HTTP/1.0 knows no chunks, not even of a body that is only announced (RFC 9112, section 6.1).
         None => response
             .told_framing()
             .filter(|told| response.status() != 204 && !(http.is_http10 && *told == Framing::Chunked)),

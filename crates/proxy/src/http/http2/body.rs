@@ -22,12 +22,12 @@ pub(super) struct At {
     pub(super) slot: ServerConnectionKey,
 }
 
-/// What became of a stream.
+/// Outcome of a step of a stream.
 pub(super) enum Pumped {
     /// Something else may be done at once.
     Again,
     Waits,
-    /// The server's answer is none.
+    /// The response of the server is none.
     Bad,
     /// The client's body broke off.
     Reset,
@@ -71,11 +71,11 @@ impl Http2 {
     }
 }
 
-/// How far an upload went.
+/// Progress of an upload.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Uploaded {
     Waits,
-    /// There is more, of which nobody will tell again; others come first.
+    /// There is more, for which no event will come; others have their turn first.
     On,
     /// The client broke it off.
     Broken,
@@ -227,7 +227,7 @@ impl Http2 {
 }
 
 impl Http2 {
-    /// Brings the answer's body to the client, as far as it takes it.
+    /// Brings the body of the response to the client, as far as it takes it.
     fn download(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared, at: At) -> Pumped {
         let now = cx.now;
         let mut context = task::Context::from_waker(Waker::noop());
@@ -292,7 +292,7 @@ impl Http2 {
 }
 
 /// Takes so much of a body as there is room for; returns how many bytes that used. Small chunks become one frame, as
-/// clients take many small ones for an attack, and the framing needs no room: the end is told when the window is used up.
+/// clients take many small ones for an attack, and the framing needs no room: the end is sent when the window is used up.
 fn gather(
     body: &mut Body,
     input: &[u8],

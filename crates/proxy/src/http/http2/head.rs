@@ -4,7 +4,7 @@ use crate::http::message::OwnAnswer;
 use bytes::Bytes;
 use evener_core::wire::http::{Framing, HeadLimits, Response};
 
-/// Whether a head has more fields or bytes than the limits allow, as it came: pieces of a cookie are fields, too. Bytes are
+/// Returns whether a header section has more fields or bytes than the limits allow, as it came: pieces of a cookie are fields, too. Bytes are
 /// counted as HTTP/1.1 would have them.
 pub(super) fn exceeds(parts: &http::request::Parts, head: &[u8], limits: &HeadLimits) -> bool {
     let pieces = parts.headers.get_all(http::header::COOKIE).iter().count();
@@ -48,7 +48,7 @@ pub(super) fn write_head(parts: &http::request::Parts, bodyless: bool, out: &mut
     out.extend_from_slice(b"\r\n");
 }
 
-/// The head of an answer in the terms of HTTP/2, where nothing is said of the connection.
+/// Translates the header section of a response to HTTP/2, which has no fields about the connection.
 pub(super) fn translate(
     response: &Response,
     head: &[u8],
@@ -62,7 +62,7 @@ pub(super) fn translate(
         let name = http::HeaderName::from_bytes(field.name.of(head)).ok()?;
         fields.append(name, http::HeaderValue::from_bytes(field.value.of(head)).ok()?);
     }
-    // Where no body comes, the length that it would have is told all the same (RFC 9110, section 8.6).
+    // Where no body comes, the length that it would have is sent all the same (RFC 9110, section 8.6).
     let may_have = response.status() >= 200 && response.status() != 204;
     let told = framing.or(response.told_framing().filter(|_| may_have));
     if let Some(Framing::Length(length)) = told {
@@ -74,7 +74,7 @@ pub(super) fn translate(
     Some(answer)
 }
 
-/// Makes a page of our own into an answer.
+/// Makes a local response of HTTP/2.
 pub(super) fn own_answer(answer: &OwnAnswer) -> (http::Response<()>, Bytes) {
     let mut response = http::Response::new(());
     *response.status_mut() =

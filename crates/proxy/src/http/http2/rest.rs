@@ -6,7 +6,7 @@ use evener_core::Time;
 use h2::RecvStream;
 use std::task::{self, Poll, Waker};
 
-/// What is left of the body of one request.
+/// Rest of the body of one request.
 struct Rest {
     body: RecvStream,
     /// Until when it is taken.

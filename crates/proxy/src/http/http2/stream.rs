@@ -1,4 +1,4 @@
-//! One stream: its request becomes an exchange, or is answered at once; it ends in order, or is reset.
+//! One stream: its request becomes an exchange, or gets a local response; it ends in order, or is reset.
 
 use super::body::{At, Pumped};
 use super::head::{exceeds, own_answer, write_head};
@@ -74,7 +74,7 @@ fn stream_of(shared: &Shared, number: ExchangeKey) -> Option<StreamKey> {
 }
 
 impl Http2 {
-    /// Answers for ourselves; the stream is over.
+    /// Sends a local response; the stream is over.
     fn answer_own(
         &mut self,
         cx: &mut Context,
@@ -95,7 +95,7 @@ impl Http2 {
         self.leave_body(cx, client, shared, stream.body);
     }
 
-    /// The response is out: what still comes of the request's body is for nobody.
+    /// Discards what still comes of a request's body after the response.
     fn leave_body(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared, body: RecvStream) {
         let now = cx.now;
         self.rests.add(body, now);
@@ -104,7 +104,7 @@ impl Http2 {
         }
     }
 
-    /// No server answers.
+    /// Ends an exchange without a response of a server: the client gets this status, or a reset amid a response.
     pub(super) fn fail_stream(
         &mut self,
         cx: &mut Context,
@@ -124,7 +124,7 @@ impl Http2 {
         self.answer_own(cx, client, shared, key, &OwnAnswer::page(status), is_head);
     }
 
-    /// It is time to look whether its bodies move, and fast enough.
+    /// Checks whether the bodies of a stream move, and fast enough.
     pub(super) fn look_at_stream(
         &mut self,
         cx: &mut Context,
@@ -155,7 +155,7 @@ impl Http2 {
         self.reset_stream(key, Reason::CANCEL);
     }
 
-    /// Whether the client takes the response of one stream below the minimum rate: the server's bytes wait for its window.
+    /// Returns whether the client takes the response of one stream below the minimum rate: the server's bytes wait for its window.
     fn takes_slowly(
         &mut self,
         now: Time,
@@ -241,7 +241,7 @@ impl Http2 {
         self.fail_stream(cx, client, shared, number, 502);
     }
 
-    /// The answer is whole; the server's connection is kept for others.
+    /// The response is whole; the server's connection is kept for others.
     fn complete(
         &mut self,
         cx: &mut Context,
@@ -263,7 +263,7 @@ impl Http2 {
     }
 }
 
-/// The status that tells why nobody could be had.
+/// Returns the status for the reason why no server was reached.
 fn status_of(reason: NoServer) -> u16 {
     if reason == NoServer::Failed { 502 } else { 503 }
 }

@@ -37,7 +37,7 @@ impl Wire {
         self.ends().over = true;
     }
 
-    /// What is to be sent.
+    /// Takes the bytes to be sent.
     pub(super) fn take_output(&self) -> Vec<u8> {
         std::mem::take(&mut self.ends().output)
     }

@@ -1,16 +1,17 @@
 //! A component with its servers and clients, and the loop that a test plays.
 
+use super::{Fixture, Side};
+use crate::context::Context;
 use crate::context::descriptors::Unit;
 use crate::context::pool_queue::Waiter;
 use crate::context::ready::Ready;
 use crate::context::registry::Readiness;
-use crate::context::{Context, Reports};
 use crate::http::Http;
 use crate::service::accepted::Accepted;
 use crate::service::ending::{EndReason, Ending};
 use crate::service::open::{Collector, Listing, Question};
 use crate::service::testing::{TestPool, service_with};
-use crate::service::{Place, Service, Settings};
+use crate::service::{Place, Settings};
 use evener_core::spec::{HttpSpec, PoolSpec, Protocol};
 use evener_core::{Target, Time};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -24,17 +25,6 @@ use std::time::{Duration, Instant};
 const DEADLINE: Duration = Duration::from_secs(20);
 pub(super) const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: t\r\n\r\n";
 pub(super) const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-/// A component, and the servers that it leads to.
-pub(super) struct Fixture {
-    pub(super) http: Http,
-    pub(super) cx: Context,
-    pub(super) reports: Reports,
-    listener: TcpListener,
-    servers: Vec<TcpListener>,
-    pub(super) service: Arc<Service>,
-    pool: TestPool,
-}
 
 pub(super) fn bound() -> TcpListener {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -79,9 +69,6 @@ pub(super) fn http(change: impl FnOnce(&mut HttpSpec)) -> impl FnOnce(&mut Setti
         settings.http = Some(Arc::new(spec));
     }
 }
-
-/// The connection of a client or of a server, in the hands of the test.
-pub(super) struct Side(pub(super) TcpStream);
 
 impl Side {
     pub(super) fn new(stream: TcpStream) -> Self {
@@ -241,7 +228,7 @@ impl Fixture {
         status(&text)
     }
 
-    /// A request is answered by a server, over a new connection to that.
+    /// A request gets the response of the server, over a new connection to that.
     pub(super) fn serve(&mut self, client: &mut Side) -> Side {
         client.send(GET);
         let mut server = self.server();
