@@ -35,6 +35,27 @@ pub(super) struct Listener {
     leaving: Option<Time>,
 }
 
+/// A datagram in a batch.
+pub(super) struct Datagram<'a> {
+    batch: &'a mut Batch,
+    at: usize,
+}
+
+impl Datagram<'_> {
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.batch.bytes_of(self.at)
+    }
+
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        self.batch.bytes_of_mut(self.at)
+    }
+
+    /// Replaces its content.
+    pub(super) fn put(&mut self, bytes: &[u8]) {
+        self.batch.put(self.at, bytes);
+    }
+}
+
 impl Listener {
     pub(super) fn service(&self) -> DnsServiceKey {
         self.service
@@ -202,24 +223,27 @@ impl Dns {
         counters.datagrams_in.add(count as u64);
         counters.bytes_in.add(bytes as u64);
         for at in 0..count {
-            let Some(requester) = self.requester_of_datagram(cx, key, batch, at, &settings) else { continue };
-            self.take_query(cx, &settings, &requester, batch.bytes_of(at));
+            let mut datagram = Datagram { batch, at };
+            let requester = self.requester_of_datagram(cx, key, &mut datagram, &settings);
+            if let Some(requester) = requester {
+                self.take_query(cx, &settings, &requester, datagram.bytes());
+            }
         }
     }
 
-    /// Returns the requester of datagram `at`; `None` if the client is refused without a response, or a proxy
+    /// Returns the requester of a datagram; `None` if the client is refused without a response, or a proxy
     /// does not name it. Proxies name the client in each datagram.
     fn requester_of_datagram(
         &self,
         cx: &Context,
         key: DnsListenerKey,
-        batch: &mut Batch,
-        at: usize,
+        Datagram { batch, at }: &mut Datagram<'_>,
         settings: &Settings,
     ) -> Option<Requester> {
         let listener = &self.listeners[key];
         let service = &self.services[listener.service].service;
         let counters = service.live.counters.of(cx.id);
+        let at = *at;
         let sender = batch.sender(at)?;
         let local = if listener.local == Local::Each { batch.local(at) } else { None };
         if listener.local == Local::Each && batch.is_for_all(at) && !cx.takes_broadcasts_of(sender) {

@@ -14,7 +14,7 @@ use crate::context::Context;
 use crate::context::keys::{DnsSocketKey, DnsStreamKey, PersistentKey, QueryKey};
 use crate::context::report::Report;
 use crate::dns::query::alter::Altered;
-use crate::dns::query::attempt::EarlierTry;
+use crate::dns::query::attempt::EarlierAttempt;
 use crate::dns::{Dns, Origin, Party, Requester};
 use crate::service::Settings;
 use crate::service::admission;
@@ -64,7 +64,7 @@ pub(super) struct Query {
     waits: Waits,
     sent_at: Time,
     /// Earlier attempts that a response may still come to.
-    earlier: Vec<EarlierTry>,
+    earlier: Vec<EarlierAttempt>,
     /// An earlier attempt was resumed instead of a new one.
     was_resumed: bool,
     /// Servers that did not respond, or cannot take the query.

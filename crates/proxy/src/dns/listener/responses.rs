@@ -3,6 +3,7 @@
 
 use crate::context::Context;
 use crate::context::keys::Handle;
+use crate::dns::listener::Datagram;
 use crate::dns::{Dns, ReturnPath};
 use crate::io::batch::{Batch, Local, Names};
 use crate::io::gso::Burst;
@@ -53,9 +54,9 @@ impl Responses {
         self.batch.receive(socket, self.count, Names::Unwanted, Local::Fixed)
     }
 
-    /// Returns the next slot, and the batch.
-    pub(in crate::dns) fn next(&mut self) -> (usize, &mut Batch) {
-        (self.count, &mut self.batch)
+    /// Returns the next datagram.
+    pub(in crate::dns) fn next(&mut self) -> Datagram<'_> {
+        Datagram { at: self.count, batch: &mut self.batch }
     }
 
     /// Returns the number of free slots.

@@ -15,7 +15,7 @@ use evener_core::snapshot::{Choice, Entry};
 use evener_core::spec::Dialect;
 
 /// An attempt that is not the current one. A query has at most as many as retries.
-pub(in crate::dns) struct EarlierTry {
+pub(in crate::dns) struct EarlierAttempt {
     waits: Waits,
     id: u16,
     choice: Option<Choice>,
@@ -24,7 +24,7 @@ pub(in crate::dns) struct EarlierTry {
     is_overdue: bool,
 }
 
-impl EarlierTry {
+impl EarlierAttempt {
     fn is_at(&self, waits: Waits, id: u16) -> bool {
         self.waits == waits && self.id == id
     }
@@ -41,13 +41,13 @@ impl Query {
         let (id, sent_at) = (self.called(), self.sent_at);
         let (waits, choice) = (std::mem::replace(&mut self.waits, Waits::Nowhere), self.choice.take());
         if matches!(waits, Waits::AtSocket(_) | Waits::AtStream(_) | Waits::AtPersistent(_)) {
-            self.earlier.push(EarlierTry { waits, id, choice, sent_at, is_overdue });
+            self.earlier.push(EarlierAttempt { waits, id, choice, sent_at, is_overdue });
         }
     }
 
     /// Makes an earlier attempt the current one.
     fn take_up(&mut self, position: usize) {
-        let EarlierTry { waits, id, choice, sent_at, .. } = self.earlier.swap_remove(position);
+        let EarlierAttempt { waits, id, choice, sent_at, .. } = self.earlier.swap_remove(position);
         self.call(id);
         (self.waits, self.choice, self.sent_at) = (waits, choice, sent_at);
     }
@@ -101,7 +101,7 @@ impl Dns {
         cx: &Context,
         settings: &Settings,
         key: QueryKey,
-        is_worth_it: impl Fn(&Self, &EarlierTry) -> bool,
+        is_worth_it: impl Fn(&Self, &EarlierAttempt) -> bool,
     ) -> bool {
         let Some(spec) = query::spec(settings) else { return false };
         let earlier = &self.queries[key].earlier;

@@ -170,17 +170,17 @@ mod tests {
     use super::*;
     use crate::context::keys::Handle;
 
-    fn query(number: usize) -> QueryKey {
-        Handle::from_raw(number as u64)
+    fn query(number: u64) -> QueryKey {
+        Handle::from_raw(number)
     }
 
     #[test]
     fn an_id_belongs_to_one_query_and_the_table_is_bounded() {
         let (mut ids, mut secrets) = (Ids::default(), Secrets::default());
         let given: Vec<u16> =
-            (0..IN_USE_MAX).map(|key| ids.give(query(key), &mut secrets).unwrap()).collect();
+            (0..IN_USE_MAX as u64).map(|key| ids.give(query(key), &mut secrets).unwrap()).collect();
         assert_eq!(ids.give(query(0), &mut secrets), None);
-        for (key, id) in given.iter().enumerate() {
+        for (key, id) in (0..).zip(&given) {
             assert_eq!(ids.owner(*id), Some(query(key)));
         }
         ids.free(given[7]);
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!((ids.owner(other, again), ids.owners().len()), (None, 3));
         ids.free(one, 7);
         assert_eq!((ids.owner(one, 7), ids.owner(other, 7)), (None, Some(query(2))));
-        for key in 2..IN_USE_MAX {
+        for key in 2..IN_USE_MAX as u64 {
             ids.keep(one, 7, query(key), &mut secrets).unwrap();
         }
         assert_eq!(ids.keep(other, 8, query(0), &mut secrets), None, "the table is full");

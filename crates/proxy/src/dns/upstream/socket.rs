@@ -5,13 +5,14 @@ use crate::context::Context;
 use crate::context::keys::{DnsSocketKey, DnsUpstreamKey, QueryKey, Table, of};
 use crate::context::ready::Ready;
 use crate::context::registry::Token;
+use crate::dns::listener::Datagram;
 use crate::dns::listener::responses::Responses;
 use crate::dns::query::declined;
 use crate::dns::query::{self, Cause, Taken, Waits};
 use crate::dns::upstream::ids::Ids;
 use crate::dns::upstream::{self, Upstream};
 use crate::dns::{Dns, Origin, ReturnPath};
-use crate::io::batch::{BATCH, Batch};
+use crate::io::batch::BATCH;
 use crate::io::connect::{count_refusal, is_ours, note_local};
 use crate::io::listener::{self, Seen};
 use crate::service::{Service, Settings};
@@ -258,8 +259,7 @@ impl Dns {
         count: usize,
     ) {
         for _ in 0..count {
-            let (slot, batch) = responses.next();
-            let path = self.take_datagram(cx, settings, at, batch, slot);
+            let path = self.take_datagram(cx, settings, at, responses.next());
             responses.send_next(path.filter(|path| self.is_listening(path)));
         }
     }
@@ -271,10 +271,9 @@ impl Dns {
         cx: &mut Context,
         settings: &Settings,
         at: DnsSocketKey,
-        batch: &mut Batch,
-        slot: usize,
+        mut datagram: Datagram<'_>,
     ) -> Option<ReturnPath> {
-        let response = batch.bytes_of(slot);
+        let response = datagram.bytes();
         let socket = &self.sockets[at];
         let owner = socket.ids.owner(wire::id(response));
         let owner = owner.filter(|key| self.queries[*key].is_response(response));
@@ -291,23 +290,22 @@ impl Dns {
         upstream.live.counters.of(cx.id).datagrams_out.one();
         let socket = &mut self.sockets[at];
         socket.unexpected = socket.unexpected.saturating_sub(1);
-        if declined::is_declined(settings, &self.queries[key], batch.bytes_of(slot)) {
-            self.keep_declined(key, at, batch.bytes_of(slot));
+        if declined::is_declined(settings, &self.queries[key], datagram.bytes()) {
+            self.keep_declined(key, at, datagram.bytes());
             return None;
         }
         let mut query = self.retire(cx, key);
         query.note_response(cx, settings, bytes);
-        if query.is_altered(settings, batch.bytes_of(slot)) || query.has_followers() || !query.is_taken(bytes)
-        {
+        if query.is_altered(settings, datagram.bytes()) || query.has_followers() || !query.is_taken(bytes) {
             let mut response = self.spare();
-            response.extend_from_slice(batch.bytes_of(slot));
+            response.extend_from_slice(datagram.bytes());
             self.finish(cx, settings, &query, &mut response);
             self.keep_shared(&mut query, &response);
             self.truncate_for(cx, &query, &mut response);
-            batch.put(slot, &response);
+            datagram.put(&response);
             self.give_back(response);
         } else {
-            self.finish_in_place(cx, settings, &query, batch.bytes_of_mut(slot));
+            self.finish_in_place(cx, settings, &query, datagram.bytes_mut());
         }
         let origin = query.requester().origin;
         self.give_back(query.into_message());
