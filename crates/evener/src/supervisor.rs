@@ -41,8 +41,7 @@ pub(crate) use discovery::Scanned;
 pub(crate) use listeners::ListenerKey;
 pub(crate) use reload::Loaded;
 
-/// Maximum number of queued reports, probes and requests. Workers drop reports beyond it; they repeat them
-/// later.
+/// Maximum number of queued reports, probes and requests. Workers drop reports beyond it, to repeat them.
 const INPUTS_MAX: usize = 4096;
 /// Interval at which the end of all connections is checked while draining.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
