@@ -303,7 +303,7 @@ fn json_and_the_api_say_the_same() {
     assert_eq!(api(&evener, "GET", "/v1/access", None).0, 200);
     let wrong = [
         (r#"{"service": "t", "prefix": "192.0.2.0/24", "action": "deny"}"#, 404, "no service `t`"),
-        (r#"{"service": "s", "prefix": "10.0.0.0/8", "action": "forget"}"#, 404, "nothing was said"),
+        (r#"{"service": "s", "prefix": "10.0.0.0/8", "action": "forget"}"#, 404, "there is no rule for"),
         (r#"{"service": "s", "prefix": "x", "action": "deny"}"#, 422, "not a prefix"),
         (r#"{"service": "s", "prefix": "10.0.0.0/40", "action": "deny"}"#, 422, "no valid length"),
         (r#"{"service": "s", "prefix": "10.0.0.0/8", "action": "ban"}"#, 422, "permit, deny or forget"),
