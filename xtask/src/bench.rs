@@ -38,7 +38,7 @@ pub(crate) struct Options {
     /// Rounds (default: 5, quick 2)
     #[arg(long)]
     rounds: Option<usize>,
-    /// The binary to measure (default: build target/release/evener)
+    /// The binary to measure (default: build target/dist/evener)
     #[arg(long)]
     binary: Option<String>,
 }
@@ -56,7 +56,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
         shell::run(Command::new(cargo).current_dir(shell::root()).args([
             "build",
-            "--release",
+            "--profile",
+            "dist",
             "-p",
             "evener",
         ]))?;
@@ -81,7 +82,7 @@ fn measure(options: &Options) -> anyhow::Result<()> {
     let binary = options
         .binary
         .clone()
-        .unwrap_or_else(|| shell::root().join("target/release/evener").display().to_string());
+        .unwrap_or_else(|| shell::root().join("target/dist/evener").display().to_string());
     let rounds = options.rounds.unwrap_or(if options.quick { 2 } else { 5 });
     let length = Duration::from_secs(if options.quick { 2 } else { 4 });
     let ground = Ground::prepare(&binary, connections_max())?;
