@@ -16,6 +16,9 @@ const REST_OF_OUTPUT: Duration = Duration::from_secs(5);
 /// Time between two looks whether a silent binary is still running.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
+/// End-to-end tests that run at the same time, for each core: they wait four fifths of their time.
+const TESTS_PER_CORE: usize = 2;
+
 /// A test binary.
 #[derive(Debug)]
 pub(super) struct Binary {
@@ -104,6 +107,10 @@ impl Binary {
         // A test that lacks root or a program fails where everything can be had, instead of being skipped.
         if rustix::process::geteuid().is_root() {
             command.env("EVENER_TEST_STRICT", "1");
+        }
+        if std::env::var_os("RUST_TEST_THREADS").is_none() {
+            let cores = thread::available_parallelism().map_or(1, Into::into);
+            command.env("RUST_TEST_THREADS", (TESTS_PER_CORE * cores).to_string());
         }
         if let Some(driver) = driver {
             command.env("EVENER_TEST_DRIVER", driver);
