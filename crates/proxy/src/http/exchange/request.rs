@@ -218,3 +218,52 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes a body in pieces of this length, and returns it in chunks or as it is.
+    fn reframed(mut body: Body, bytes: &[u8], piece: usize, as_chunks: bool) -> Option<(Body, String)> {
+        let (mut out, mut start, mut end) = (Vec::new(), 0, 0);
+        while end < bytes.len() && body != Body::Done {
+            end = bytes.len().min(end + piece);
+            loop {
+                let (used, step) = take(&mut body, &bytes[start..end]).ok()?;
+                start += used;
+                match step {
+                    Step::Data(data) if !data.is_empty() => put(data, as_chunks, &mut out),
+                    _ if used == 0 || body == Body::Done => break,
+                    _ => {}
+                }
+            }
+        }
+        Some((body, String::from_utf8(out).unwrap()))
+    }
+
+    #[test]
+    fn bodies_are_taken_however_they_are_cut() {
+        let chunked = b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nTrailer: t\r\n\r\nnext";
+        for piece in 1..=chunked.len() {
+            let taken = reframed(Body::Chunked(Decoder::default()), chunked, piece, false);
+            assert_eq!(taken, Some((Body::Done, "abcde".into())), "chunks in pieces of {piece}");
+            let taken = reframed(Body::Length(5), b"abcdenext", piece, false);
+            assert_eq!(taken, Some((Body::Done, "abcde".into())), "a length in pieces of {piece}");
+            let taken = reframed(Body::Close, b"abcde", piece, false);
+            assert_eq!(taken, Some((Body::Close, "abcde".into())), "until the end in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn bodies_get_chunks_and_malformed_ones_are_refused() {
+        let check = |body: Body, bytes: &[u8], expected: Option<&str>| {
+            let taken = reframed(body, bytes, 4, true).map(|(_, text)| text);
+            assert_eq!(taken.as_deref(), expected, "{}", String::from_utf8_lossy(bytes));
+        };
+        check(Body::Length(6), b"abcdef", Some("4\r\nabcd\r\n2\r\nef\r\n"));
+        check(Body::Close, b"", Some(""));
+        check(Body::Chunked(Decoder::default()), b"2\r\nab\r\n0\r\n\r\n", Some("1\r\na\r\n1\r\nb\r\n"));
+        check(Body::Chunked(Decoder::default()), b"x\r\n", None);
+        check(Body::Chunked(Decoder::default()), b"2\r\nabc", None);
+    }
+}

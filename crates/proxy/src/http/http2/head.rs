@@ -94,3 +94,88 @@ pub(super) fn own_answer(answer: &OwnAnswer) -> (http::Response<()>, Bytes) {
     }
     (response, Bytes::copy_from_slice(answer.body.as_bytes()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(uri: &str, fields: &[(&str, &str)]) -> http::request::Parts {
+        let mut request = http::Request::builder().uri(uri);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn written(uri: &str, fields: &[(&str, &str)], bodyless: bool) -> String {
+        let mut head = b"what was there before".to_vec();
+        write_head(&parts(uri, fields), bodyless, &mut head);
+        String::from_utf8(head).unwrap()
+    }
+
+    #[test]
+    fn requests_are_written_as_http1_would_have_them() {
+        let check = |uri: &str, fields: &[(&str, &str)], bodyless: bool, expected: &[&str]| {
+            let text = written(uri, fields, bodyless);
+            let lines: Vec<&str> = text.strip_suffix("\r\n\r\n").unwrap().split("\r\n").collect();
+            assert_eq!(lines, expected, "{uri} {fields:?}");
+        };
+        let line = "GET /a?b HTTP/1.1";
+        check("https://t/a?b", &[], true, &[line, "host: t"]);
+        check("https://t/a?b", &[("host", "other")], true, &[line, "host: t"]);
+        check("/a?b", &[("host", "other")], true, &[line, "host: other"]);
+        let pieces = [("cookie", "a=1"), ("x", "y"), ("cookie", "b=2")];
+        check("https://t/a?b", &pieces, true, &[line, "host: t", "cookie: a=1; b=2", "x: y"]);
+        check("https://t/a?b", &[], false, &[line, "host: t", "transfer-encoding: chunked"]);
+        let length = [("content-length", "3")];
+        check("https://t/a?b", &length, false, &[line, "host: t", "content-length: 3"]);
+    }
+
+    #[test]
+    fn limits_count_fields_and_bytes_as_they_came() {
+        let pieces = [("cookie", "a=1"), ("cookie", "b=2")];
+        let (parts, head) = (parts("https://t/", &pieces), written("https://t/", &pieces, true));
+        // The second piece was a field of its own.
+        let came = head.len() + "cookie: \r\n".len() - "; ".len();
+        let check = |fields_max, bytes_max, expected| {
+            let limits = HeadLimits { fields_max, bytes_max };
+            assert_eq!(exceeds(&parts, head.as_bytes(), &limits), expected, "{fields_max} {bytes_max}");
+        };
+        check(2, came, false);
+        check(1, came, true);
+        check(2, came - 1, true);
+    }
+
+    #[test]
+    fn responses_lose_the_fields_of_their_connection() {
+        let check = |head: &str,
+                     framing: Option<Framing>,
+                     cookie: Option<&str>,
+                     expected: &[(&str, &str)]| {
+            let mut response = Response::default();
+            response.parse(head.as_bytes(), &HeadLimits::default()).unwrap();
+            let translated = translate(&response, head.as_bytes(), framing, cookie).unwrap();
+            let fields = translated.headers().iter();
+            let fields: Vec<(&str, &str)> =
+                fields.map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+            assert_eq!((translated.status().as_u16(), &fields[..]), (response.status(), expected), "{head}");
+        };
+        let head = "HTTP/1.1 200 OK\r\nConnection: close, x-hop\r\nX-Hop: 1\r\nServer: s\r\nContent-Length: 3\r\n\r\n";
+        check(head, Some(Framing::Length(3)), None, &[("server", "s"), ("content-length", "3")]);
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        check(chunked, Some(Framing::Chunked), Some("a=1"), &[("set-cookie", "a=1")]);
+        let unchanged = "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n";
+        check(unchanged, None, None, &[("content-length", "9")]);
+        check("HTTP/1.1 204 No Content\r\n\r\n", None, None, &[]);
+    }
+
+    #[test]
+    fn local_responses_have_a_body_and_are_not_cached() {
+        let (response, body) = own_answer(&OwnAnswer::page(502));
+        assert_eq!((response.status().as_u16(), body.is_empty()), (502, false));
+        let field = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(field("content-length"), Some(body.len().to_string()));
+        assert_eq!(field("cache-control").as_deref(), Some("no-store"));
+        assert_eq!(field("location"), None);
+    }
+}
