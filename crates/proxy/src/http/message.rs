@@ -10,17 +10,17 @@ use std::net::{IpAddr, SocketAddr};
 
 /// Facts about the client of a request that is passed on.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sender<'a> {
+pub(super) struct Sender<'a> {
     /// The client's address, as the connection or a PROXY header tells.
-    pub(crate) client: IpAddr,
+    pub(super) client: IpAddr,
     /// Address that the client connected to.
-    pub(crate) local: Option<SocketAddr>,
+    pub(super) local: Option<SocketAddr>,
     /// The client uses TLS.
-    pub(crate) secure: bool,
+    pub(super) secure: bool,
     /// The client may be an instance that passes on what it got from this one.
-    pub(crate) may_go_round: bool,
+    pub(super) may_go_round: bool,
     /// The field for the subject of its certificate, and that subject.
-    pub(crate) subject: Option<(&'a str, Option<&'a str>)>,
+    pub(super) subject: Option<(&'a str, Option<&'a str>)>,
 }
 
 impl Sender<'_> {
@@ -30,7 +30,7 @@ impl Sender<'_> {
 }
 
 /// Parts of a request that do not depend on the version of HTTP.
-pub(crate) struct RequestParts<'a> {
+pub(super) struct RequestParts<'a> {
     method: &'a [u8],
     target: Cow<'a, [u8]>,
     authority: &'a [u8],
@@ -40,19 +40,19 @@ pub(crate) struct RequestParts<'a> {
 
 /// Fields of a request that tell where it came from.
 #[derive(Debug, Default)]
-pub(crate) struct Told<'a> {
+pub(super) struct Told<'a> {
     addresses: Vec<&'a [u8]>,
     proto: Option<&'a [u8]>,
     host: Option<&'a [u8]>,
     port: Option<&'a [u8]>,
     standard: Vec<&'a [u8]>,
     /// Returns the number of instances of Evener that passed it on, as far as it shows.
-    pub(crate) hops: u8,
+    pub(super) hops: u8,
 }
 
 impl<'a> Told<'a> {
     /// Collects it from the fields of a request.
-    pub(crate) fn of(fields: impl Iterator<Item = (Kind, &'a [u8])>) -> Self {
+    pub(super) fn of(fields: impl Iterator<Item = (Kind, &'a [u8])>) -> Self {
         let mut told = Self::default();
         for (kind, value) in fields {
             match kind {
@@ -77,7 +77,7 @@ impl<'a> Told<'a> {
     }
 
     /// The client as far as trusted proxies tell, by the fields that the service is configured to read.
-    pub(crate) fn client(&self, peer: IpAddr, spec: &ForwardedSpec) -> Client {
+    pub(super) fn client(&self, peer: IpAddr, spec: &ForwardedSpec) -> Client {
         self.lists(spec).client(peer, |address| spec.trusts(address))
     }
 
@@ -107,7 +107,7 @@ fn number(name: &str, value: u64, out: &mut Vec<u8>) {
 }
 
 /// The target as it goes to a server.
-pub(crate) fn target_bytes<'a>(target: &Target<'a>) -> Cow<'a, [u8]> {
+pub(super) fn target_bytes<'a>(target: &Target<'a>) -> Cow<'a, [u8]> {
     match target {
         Target::Path(bytes) | Target::Authority(bytes) => Cow::Borrowed(bytes),
         Target::Query(query) => Cow::Owned([b"/", *query].concat()),
@@ -116,7 +116,7 @@ pub(crate) fn target_bytes<'a>(target: &Target<'a>) -> Cow<'a, [u8]> {
 }
 
 /// Writes the head of a request for a server; `passed_on` are the fields that go on as they are.
-pub(crate) fn write_request<'a>(
+pub(super) fn write_request<'a>(
     parts: &RequestParts<'_>,
     passed_on: impl Iterator<Item = (&'a [u8], &'a [u8])>,
     told: &Told<'_>,
@@ -242,7 +242,7 @@ fn write_node(syntax: Syntax, address: IpAddr, out: &mut Vec<u8>) {
 
 /// State of the client's connection after a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Afterwards {
+pub(super) enum Afterwards {
     /// The connection stays, as is usual for HTTP/1.1.
     Stays,
     /// The connection stays, which a client of HTTP/1.0 has to read.
@@ -265,7 +265,7 @@ impl Afterwards {
 }
 
 /// Writes the header section of a response for a client of HTTP/1.
-pub(crate) fn write_answer(
+pub(super) fn write_answer(
     response: &Response,
     head: &[u8],
     framing: Option<Framing>,
@@ -299,17 +299,17 @@ pub(crate) fn write_answer(
 
 /// A local response.
 #[derive(Clone, Debug)]
-pub(crate) struct OwnAnswer {
-    pub(crate) status: u16,
-    pub(crate) location: Option<Vec<u8>>,
-    pub(crate) body: String,
+pub(super) struct OwnAnswer {
+    pub(super) status: u16,
+    pub(super) location: Option<Vec<u8>>,
+    pub(super) body: String,
     /// The media type of the body.
-    pub(crate) kind: Cow<'static, str>,
+    pub(super) kind: Cow<'static, str>,
 }
 
 impl OwnAnswer {
     /// A small page that says what went wrong.
-    pub(crate) fn page(status: u16) -> Self {
+    pub(super) fn page(status: u16) -> Self {
         let reason = reason_of(status);
         let body = format!(
             "<!doctype html>\n<title>{status} {reason}</title>\n<h1>{status} {reason}</h1>\n<p>{}</p>\n",
@@ -319,13 +319,13 @@ impl OwnAnswer {
     }
 
     /// Health of the service.
-    pub(crate) fn health(usable: bool) -> Self {
+    pub(super) fn health(usable: bool) -> Self {
         let (status, body) = if usable { (200, "ok\n") } else { (503, "no server is up\n") };
         Self { status, location: None, body: body.into(), kind: "text/plain; charset=utf-8".into() }
     }
 
     /// The configured response.
-    pub(crate) fn respond(spec: &RespondSpec) -> Self {
+    pub(super) fn respond(spec: &RespondSpec) -> Self {
         Self {
             status: spec.status,
             location: None,
@@ -336,12 +336,12 @@ impl OwnAnswer {
     }
 
     /// Returns whether a body belongs to it, and its length is sent (RFC 9110, section 8.6).
-    pub(crate) fn has_body(&self) -> bool {
+    pub(super) fn has_body(&self) -> bool {
         !matches!(self.status, 204 | 304)
     }
 
     /// The same, by https. `None` when the host is not known.
-    pub(crate) fn redirect(spec: RedirectSpec, authority: &[u8], target: &[u8]) -> Option<Self> {
+    pub(super) fn redirect(spec: RedirectSpec, authority: &[u8], target: &[u8]) -> Option<Self> {
         let host = match authority.iter().rposition(|&byte| byte == b':') {
             Some(colon) if !authority[colon..].contains(&b']') => &authority[..colon],
             _ => authority,
@@ -359,7 +359,7 @@ impl OwnAnswer {
     }
 
     /// Writes it for a client of HTTP/1.
-    pub(crate) fn write(&self, is_head: bool, afterwards: Afterwards, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, is_head: bool, afterwards: Afterwards, out: &mut Vec<u8>) {
         let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason_of(self.status));
         if self.has_body() {
             field("Content-Type", self.kind.as_bytes(), out);
@@ -406,7 +406,7 @@ fn explanation_of(status: u16) -> &'static str {
 }
 
 /// Collects the parts of a request.
-pub(crate) fn parts_of<'a>(request: &Request, head: &'a [u8], target: &Target<'a>) -> RequestParts<'a> {
+pub(super) fn parts_of<'a>(request: &Request, head: &'a [u8], target: &Target<'a>) -> RequestParts<'a> {
     RequestParts {
         method: request.method(head),
         target: target_bytes(target),
