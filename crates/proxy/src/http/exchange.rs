@@ -291,28 +291,22 @@ impl Shared {
         Progress::Moved
     }
 
-    /// Closes a connection to a server that no exchange has.
-    pub(super) fn close_server(&mut self, cx: &mut Context, slot: ServerConnectionKey) {
-        if let Some(server) = self.servers.get(slot) {
-            self.pooled.remove(&server.pool, server.id, slot);
-        }
-        self.drop_server(cx, slot);
-    }
-
-    /// Closes the connection of an exchange; its client has the descriptor for the next one.
-    fn give_up_server(&mut self, cx: &mut Context, client: &mut Client, slot: ServerConnectionKey) {
-        self.give_back(client, slot);
-        self.drop_server(cx, slot);
-    }
-
-    fn drop_server(&mut self, cx: &Context, slot: ServerConnectionKey) {
+    /// Closes a connection to a server.
+    pub(super) fn close_server(&mut self, cx: &Context, slot: ServerConnectionKey) {
         let Some(server) = self.servers.get_mut(slot).filter(|server| server.stage != Stage::Over) else {
             return;
         };
+        self.pooled.remove(&server.pool, server.id, slot);
         server.stage = Stage::Over;
         server.exchange = None;
         server.pending.take().into_iter().for_each(|pending| pending.end(cx));
         self.server_timers.clear(slot);
         self.servers_over.push(slot);
+    }
+
+    /// Closes the connection of an exchange; its client has the descriptor for the next one.
+    fn give_up_server(&mut self, cx: &mut Context, client: &mut Client, slot: ServerConnectionKey) {
+        self.give_back(client, slot);
+        self.close_server(cx, slot);
     }
 }

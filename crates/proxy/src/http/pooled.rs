@@ -54,7 +54,15 @@ impl Pooled {
         servers.entry(server).or_default().push(idle);
     }
 
-    /// Removes a connection, if it is pooled.
+    /// Takes out a connection for an exchange. Its place stays, for most come back soon: only [`Pooled::remove`] frees it.
+    pub(super) fn take(&mut self, pool: &str, server: ServerId, key: ServerConnectionKey) {
+        let idle = self.pools.get_mut(pool).and_then(|servers| servers.get_mut(&server));
+        if let Some(idle) = idle {
+            idle.retain(|idle| idle.key != key);
+        }
+    }
+
+    /// Removes a connection that ends, whether it is pooled or not.
     pub(super) fn remove(&mut self, pool: &str, server: ServerId, key: ServerConnectionKey) {
         let Some(servers) = self.pools.get_mut(pool) else { return };
         let Some(idle) = servers.get_mut(&server) else { return };
@@ -126,6 +134,17 @@ mod tests {
         assert!(pooled.has_room(&pool, ServerId(8)), "another server has room of its own");
         pooled.remove(&pool, SERVER, idle(3).key);
         assert!(pooled.has_room(&pool, SERVER));
+    }
+
+    #[test]
+    fn a_connection_that_is_taken_leaves_nothing_once_it_ended() {
+        let mut pooled = pooled(&[("a", 7, 1)]);
+        pooled.take("a", SERVER, idle(1).key);
+        pooled.take("a", SERVER, idle(1).key);
+        pooled.take("b", SERVER, idle(1).key);
+        assert_eq!((pooled.last("a", SERVER), pooled.oldest()), (None, None));
+        pooled.remove("a", SERVER, idle(1).key);
+        assert!(pooled.pools.is_empty());
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl Shared {
         slot: ServerConnectionKey,
     ) {
         let server = &mut self.servers[slot];
-        self.pooled.remove(&server.pool, server.id, slot);
+        self.pooled.take(&server.pool, server.id, slot);
         self.server_timers.clear(slot);
         server.exchange = Some(number);
         server.reused = true;
