@@ -257,4 +257,25 @@ mod tests {
         check(10, 20, 2);
         check(u64::MAX, 20, 5000);
     }
+
+    #[test]
+    fn a_sixteenth_is_kept_back_within_bounds() {
+        let check = |limit: u64, expected: u64| assert_eq!(kept_back(limit), expected, "{limit}");
+        check(0, 8);
+        check(128, 8);
+        check(320, 20);
+        check(1024, 64);
+        check(u64::MAX, 64);
+    }
+
+    #[test]
+    fn descriptors_are_taken_together_or_not_at_all() {
+        let budget = Budget::new();
+        budget.limit.store(5, Ordering::Relaxed);
+        assert_eq!(
+            [budget.take(2), budget.take(2), budget.take(2), budget.take(1), budget.take(1)],
+            [true, true, false, true, false]
+        );
+        assert_eq!(budget.taken.load(Ordering::Relaxed), 5);
+    }
 }

@@ -42,3 +42,24 @@ impl ReadyQueue {
         self.0.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::keys::Handle;
+
+    #[test]
+    fn entries_have_their_turns_in_order() {
+        let mut queue = ReadyQueue::default();
+        assert!(queue.pop().is_none() && queue.is_empty());
+        (0..3).for_each(|raw| queue.push(Ready::Flow(Handle::from_raw(raw))));
+        assert_eq!(queue.len(), 3);
+        let Some(Ready::Flow(first)) = queue.pop() else { panic!("an entry of another kind") };
+        // An entry with still more to do comes after all others.
+        queue.push(Ready::Flow(first));
+        let order: Vec<u64> = std::iter::from_fn(|| queue.pop())
+            .map(|ready| if let Ready::Flow(key) = ready { key.into_raw() } else { u64::MAX })
+            .collect();
+        assert_eq!(order, [1, 2, 0]);
+    }
+}

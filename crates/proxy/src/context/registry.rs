@@ -124,3 +124,60 @@ impl Registry {
         let _ = self.0.deregister(&mut SourceFd(&socket.as_raw_fd()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    #[test]
+    fn tokens_survive_the_kernel() {
+        // The largest key: a whole index, and a generation of 27 bits.
+        for raw in [0, 1, 1 << 32, (1 << 59) - 1] {
+            let tokens = [
+                Token::Waker,
+                Token::Stream(Handle::from_raw(raw)),
+                Token::Client(Handle::from_raw(raw)),
+                Token::Server(Handle::from_raw(raw)),
+                Token::Datagrams(Handle::from_raw(raw)),
+                Token::Flow(Handle::from_raw(raw)),
+                Token::Session(Handle::from_raw(raw)),
+                Token::Upstream(Handle::from_raw(raw)),
+                Token::DnsListener(Handle::from_raw(raw)),
+                Token::DnsSocket(Handle::from_raw(raw)),
+                Token::DnsClient(Handle::from_raw(raw)),
+                Token::DnsStream(Handle::from_raw(raw)),
+            ];
+            for (nth, token) in tokens.iter().enumerate() {
+                assert_eq!(Token::decode(token.encode()), *token);
+                assert!(tokens[..nth].iter().all(|other| other.encode() != token.encode()));
+            }
+        }
+    }
+
+    #[test]
+    fn registered_descriptors_have_events_until_they_are_deregistered() {
+        let mut poll = mio::Poll::new().unwrap();
+        let registry = Registry::new(poll.registry().try_clone().unwrap());
+        let mut events = mio::Events::with_capacity(8);
+        let (mut peer, socket) = UnixStream::pair().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let socket = OwnedFd::from(socket);
+        let token = Token::Flow(Handle::from_raw(5));
+        registry.register(&socket, token).unwrap();
+        assert_eq!(registry.register(&socket, token), Err(Errno::EXIST));
+        peer.write_all(b"x").unwrap();
+        poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
+        let event = events.iter().next().expect("the socket is readable");
+        assert_eq!(
+            (Token::decode(event.token()), Readiness::from(event)),
+            (token, Readiness { readable: true, ..Readiness::default() })
+        );
+        registry.deregister(&socket);
+        peer.write_all(b"y").unwrap();
+        poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        assert!(events.is_empty());
+    }
+}

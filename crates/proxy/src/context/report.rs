@@ -123,3 +123,15 @@ pub enum Report {
 
 /// Takes reports from any worker; must not block.
 pub type Reporter = Arc<dyn Fn(Report) + Send + Sync>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lasting_condition_is_due_once_a_second() {
+        let reported_at = AtomicU64::new(0);
+        let due = |millis: u64| is_due(&reported_at, Time::ZERO + Duration::from_millis(millis));
+        assert_eq!([1, 2, 1000, 1001, 1002, 5000].map(due), [true, false, false, true, false, true]);
+    }
+}

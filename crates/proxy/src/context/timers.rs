@@ -205,4 +205,29 @@ mod tests {
             assert!(wait.is_none_or(|wait| now + wait <= next + TICK * 2), "nobody sleeps over a deadline");
         }
     }
+
+    #[test]
+    fn a_deadline_is_hastened_and_never_put_off() {
+        let at = |secs: u64| Time::ZERO + Duration::from_secs(secs);
+        let (mut timers, mut due): (Timers, _) = (Timers::new(), Vec::new());
+        timers.hasten(3, at(20));
+        timers.hasten(3, at(10));
+        timers.hasten(3, at(30));
+        timers.expire(at(9), &mut due);
+        assert!(due.is_empty() && timers.is_set(3));
+        timers.expire(at(11), &mut due);
+        assert_eq!((due.as_slice(), timers.is_set(3)), (&[3][..], false));
+        assert_eq!(timers.wait(at(11)), None);
+    }
+
+    #[test]
+    fn a_deadline_in_the_past_comes_at_the_next_tick() {
+        let now = Time::ZERO + Duration::from_secs(5);
+        let (mut timers, mut due): (Timers, _) = (Timers::new(), Vec::new());
+        timers.expire(now, &mut due);
+        timers.set(1, Time::ZERO);
+        assert!(timers.wait(now).is_some_and(|wait| wait <= TICK));
+        timers.expire(now + TICK, &mut due);
+        assert_eq!(due, [1]);
+    }
 }

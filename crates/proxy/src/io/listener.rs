@@ -405,4 +405,82 @@ mod tests {
             "another family has its own address"
         );
     }
+
+    /// A new directory, removed with all that is in it.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("evener-{}-{name}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn bind_one(address: &Endpoint, transport: Transport) -> Result<Bound, BindError> {
+        let options = ServiceOptions::of(evener_core::spec::Protocol::Tcp);
+        bind(address, transport, &options, 2, Sharing::None)
+    }
+
+    #[test]
+    fn workers_share_a_port_that_the_system_chose_and_no_other_program_does() {
+        for transport in [Transport::Stream, Transport::Datagram] {
+            let bound =
+                bind_one(&"127.0.0.1:0".parse::<SocketAddr>().map(Endpoint::Ip).unwrap(), transport).unwrap();
+            let Endpoint::Ip(address) = bound.address else { panic!("another kind of address") };
+            assert!(address.port() > 0 && bound.sockets.len() == 2);
+            for socket in &bound.sockets {
+                let local = net::getsockname(socket).unwrap();
+                assert_eq!(SocketAddr::try_from(local), Ok(address));
+            }
+            assert!(matches!(bind_one(&Endpoint::Ip(address), transport), Err(BindError::InUse(_))));
+        }
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_listened_on_is_explained() {
+        let directory = Directory::new("bind-errors");
+        let file = directory.0.join("file");
+        std::fs::write(&file, "not a socket").unwrap();
+        let check = |address: Endpoint, transport: Transport, expected: fn(&BindError) -> bool| {
+            let error = bind_one(&address, transport).expect_err("it cannot be bound");
+            assert!(expected(&error), "{address}: {error}");
+        };
+        let not_ours = Endpoint::Ip("192.0.2.1:0".parse().unwrap());
+        check(not_ours, Transport::Stream, |error| matches!(error, BindError::NotOurs(_)));
+        check(Endpoint::Unix(file.clone()), Transport::Stream, |error| {
+            matches!(error, BindError::NoSocket(_))
+        });
+        let nowhere = Endpoint::Unix(directory.0.join("missing").join("socket"));
+        check(nowhere, Transport::Stream, |error| matches!(error, BindError::NoDirectory(_)));
+        let unix = Endpoint::Unix(directory.0.join("socket"));
+        check(unix, Transport::Datagram, |error| matches!(error, BindError::UnixDatagram(_)));
+        let host = Endpoint::Host { name: "www.example".into(), port: 80 };
+        check(host, Transport::Stream, |error| matches!(error, BindError::Other(..)));
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "not a socket", "the file is left alone");
+    }
+
+    #[test]
+    fn a_unix_socket_replaces_one_whose_program_is_gone_and_leaves_with_its_own() {
+        let directory = Directory::new("unix-sockets");
+        let path = directory.0.join("socket");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let address = Endpoint::Unix(path.clone());
+        let bound = bind_one(&address, Transport::Stream).expect("no program listens there");
+        assert_eq!(bound.sockets.len(), 2);
+        assert!(matches!(bind_one(&address, Transport::Stream), Err(BindError::InUse(_))));
+        // A successor has the path by then.
+        std::fs::remove_file(&path).unwrap();
+        let successor = bind_one(&address, Transport::Stream).unwrap();
+        drop(bound);
+        assert!(path.exists(), "the socket of the successor stays");
+        drop(successor);
+        assert!(!path.exists());
+    }
 }

@@ -1,6 +1,9 @@
 //! TLS without I/O of its own (rustls' unbuffered connections). Records are opened where the worker received them,
 //! and sealed where it sends them from, so an idle connection holds no buffers.
 
+#[cfg(test)]
+mod tests;
+
 use evener_core::health::TlsFailure;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;

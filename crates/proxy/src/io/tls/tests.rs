@@ -1,0 +1,177 @@
+//! TLS between two transports over a pair of sockets.
+
+use super::*;
+use crate::io::relay::End;
+use crate::io::transport::{Buffers, Link};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{RootCertStore, SupportedProtocolVersion, version};
+use std::os::unix::net::UnixStream;
+
+const NAME: &str = "www.example";
+
+/// Both sides of a connection, and the buffers of their worker.
+struct Fixture {
+    client: Link,
+    server: Link,
+    buffers: Buffers,
+}
+
+/// The configurations of a server, and of a client that trusts it.
+fn configs(versions: &[&'static SupportedProtocolVersion]) -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+    let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let mut client = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    client.alpn_protocols = vec![b"http/1.1".to_vec()];
+    (Arc::new(server), Arc::new(client))
+}
+
+impl Fixture {
+    /// Begins TLS on both sides; the client expects the certificate of `name`.
+    fn begin(versions: &[&'static SupportedProtocolVersion], name: &str) -> Self {
+        let (client, server) = UnixStream::pair().unwrap();
+        [&client, &server].iter().for_each(|socket| socket.set_nonblocking(true).unwrap());
+        let (server_config, client_config) = configs(versions);
+        let mut fixture = Self {
+            client: Link::new(client.into()),
+            server: Link::new(server.into()),
+            buffers: Buffers::default(),
+        };
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        fixture.server.begin_tls(Tls::server(&server_config).unwrap(), &mut fixture.buffers);
+        fixture.client.begin_tls(Tls::client(&client_config, name).unwrap(), &mut fixture.buffers);
+        fixture
+    }
+
+    fn established(versions: &[&'static SupportedProtocolVersion]) -> Self {
+        let mut fixture = Self::begin(versions, NAME);
+        fixture.exchange();
+        assert!(fixture.client.is_established() && fixture.server.is_established());
+        fixture
+    }
+
+    /// Plays the loop for both sides until neither has anything to do.
+    fn exchange(&mut self) {
+        for _ in 0..100 {
+            for side in [&mut self.client, &mut self.server] {
+                (side.readable, side.writable) = (true, true);
+                side.flush(&mut self.buffers);
+                while side.readable && side.end.is_none() {
+                    side.receive(&mut self.buffers);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_handshake_establishes_the_facts_of_the_client() {
+    for (version, expected) in [(&version::TLS13, "TLSv1.3"), (&version::TLS12, "TLSv1.2")] {
+        let fixture = Fixture::established(&[version]);
+        let facts = fixture.server.tls().unwrap().facts(Some(NAME.to_owned()));
+        assert_eq!(
+            (facts.version, facts.alpn.as_deref(), facts.name.as_deref()),
+            (expected, Some(&b"http/1.1"[..]), Some(NAME))
+        );
+        assert!(facts.cipher.starts_with("TLS_") && !facts.cipher.contains("TLS13"), "{}", facts.cipher);
+        assert_eq!((facts.subject, facts.resumed), (None, false));
+    }
+}
+
+#[test]
+fn bytes_of_any_length_arrive_whole_in_both_directions() {
+    let mut fixture = Fixture::established(&[&version::TLS13]);
+    let sent: Vec<u8> = (0..100_000_u32).map(|number| (number % 251) as u8).collect();
+    for length in [1, RECORD_BYTES_MAX - 1, RECORD_BYTES_MAX, RECORD_BYTES_MAX + 1, sent.len()] {
+        fixture.client.send(&sent[..length], &mut fixture.buffers);
+        fixture.server.send(&sent[sent.len() - length..], &mut fixture.buffers);
+        fixture.exchange();
+        assert!(fixture.server.input.unread() == &sent[..length], "{length} bytes of the client");
+        assert!(fixture.client.input.unread() == &sent[sent.len() - length..], "{length} of the server");
+        for side in [&mut fixture.client, &mut fixture.server] {
+            side.input.consume(length);
+            side.settle(&mut fixture.buffers);
+        }
+    }
+}
+
+#[test]
+fn bytes_sent_before_the_handshake_follow_it() {
+    let mut fixture = Fixture::begin(&[&version::TLS13], NAME);
+    fixture.client.send(b"early", &mut fixture.buffers);
+    assert!(fixture.client.pending() >= 5, "they wait");
+    fixture.exchange();
+    assert_eq!((fixture.server.input.unread(), fixture.client.pending()), (&b"early"[..], 0));
+}
+
+#[test]
+fn an_end_with_close_notify_is_orderly_and_one_without_is_cut() {
+    for is_orderly in [true, false] {
+        let mut fixture = Fixture::established(&[&version::TLS13]);
+        fixture.client.send(b"last", &mut fixture.buffers);
+        if is_orderly {
+            fixture.client.finish(&mut fixture.buffers);
+            assert!(fixture.client.is_finished());
+        } else {
+            rustix::net::shutdown(&fixture.client.socket, rustix::net::Shutdown::Write).unwrap();
+        }
+        fixture.exchange();
+        assert_eq!(fixture.server.input.unread(), b"last");
+        assert_eq!((fixture.server.end, fixture.server.cut), (Some(End::Fin), !is_orderly));
+    }
+}
+
+#[test]
+fn a_certificate_of_another_name_fails_on_both_sides() {
+    let mut fixture = Fixture::begin(&[&version::TLS13], "other.example");
+    fixture.exchange();
+    assert!(!fixture.client.is_established());
+    let failures = [&fixture.client, &fixture.server].map(|side| side.failure.clone().expect("it failed"));
+    assert!(matches!(failures[0], rustls::Error::InvalidCertificate(_)), "{:?}", failures[0]);
+    assert!(
+        matches!(failures[1], rustls::Error::AlertReceived(_)),
+        "the server got an alert: {:?}",
+        failures[1]
+    );
+}
+
+#[test]
+fn bytes_that_are_no_tls_fail_once() {
+    let mut fixture = Fixture::begin(&[&version::TLS13], NAME);
+    let (mut plain, mut out) = (Vec::new(), Vec::new());
+    let (server, _) = configs(&[&version::TLS13]);
+    let mut tls = Tls::server(&server).unwrap();
+    let opened = tls.open(&mut b"GET / HTTP/1.1\r\n\r\n".to_vec(), &mut plain, &mut out);
+    assert!(opened.failed.is_some() && !opened.established && plain.is_empty());
+    // One alert record (RFC 8446, section 5.1): its type, the version, two bytes.
+    assert_eq!((out.len(), out[0]), (7, 21));
+    // Half a record is no failure.
+    fixture.exchange();
+    let mut half = vec![22, 3, 1, 0, 200, 1, 0];
+    let opened = Tls::server(&server).unwrap().open(&mut half, &mut plain, &mut out);
+    assert!(opened.failed.is_none() && !opened.closed);
+}
+
+#[test]
+fn names_of_certificates_are_short_and_fit_into_a_line() {
+    assert_eq!(printable("CN=a\r\nb\u{7f}"), "CN=a??b?");
+    let long = printable(&"ä".repeat(SUBJECT_BYTES_MAX));
+    assert!(long.len() <= SUBJECT_BYTES_MAX && long.chars().all(|letter| letter == 'ä'));
+    let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
+    let (subject, common_name) = subject_of(made.cert.der()).unwrap();
+    assert_eq!(common_name.as_deref(), subject.strip_prefix("CN="));
+    assert_eq!(subject_of(b"no certificate"), None);
+}
