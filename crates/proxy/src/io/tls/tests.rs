@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::io::relay::End;
-use crate::io::transport::{Buffers, Link};
+use crate::io::transport::{Buffers, Transport};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{RootCertStore, SupportedProtocolVersion, version};
 use std::os::unix::net::UnixStream;
@@ -11,8 +11,8 @@ const NAME: &str = "www.example";
 
 /// Both sides of a connection, and the buffers of their worker.
 struct Fixture {
-    client: Link,
-    server: Link,
+    client: Transport,
+    server: Transport,
     buffers: Buffers,
 }
 
@@ -46,8 +46,8 @@ impl Fixture {
         [&client, &server].iter().for_each(|socket| socket.set_nonblocking(true).unwrap());
         let (server_config, client_config) = configs(versions);
         let mut fixture = Self {
-            client: Link::new(client.into()),
-            server: Link::new(server.into()),
+            client: Transport::new(client.into()),
+            server: Transport::new(server.into()),
             buffers: Buffers::default(),
         };
         let name = ServerName::try_from(name.to_owned()).unwrap();
