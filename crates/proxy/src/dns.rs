@@ -311,12 +311,12 @@ impl Dns {
         loop {
             if let Some(at) = self.persistents_dirty.pop() {
                 self.flush_persistent(cx, at);
-            } else if let Some(index) = self.streams_dirty.pop() {
-                self.flush_stream(cx, index);
-            } else if let Some(index) = self.clients_dirty.pop() {
+            } else if let Some(at) = self.streams_dirty.pop() {
+                self.flush_stream(cx, at);
+            } else if let Some(key) = self.clients_dirty.pop() {
                 // A client with more to do waits until the others had their turn.
-                if !self.flush_client_once(cx, index) {
-                    cx.ready.push(Ready::DnsClient(index));
+                if !self.flush_client_once(cx, key) {
+                    cx.ready.push(Ready::DnsClient(key));
                 }
             } else if let Some(at) = self.sockets_dirty.pop() {
                 self.flush_socket(cx, at);
@@ -341,11 +341,11 @@ impl Dns {
     }
 
     fn reap(&mut self, cx: &Context) {
-        while let Some(index) = self.streams_over.pop() {
-            self.streams.remove(index);
+        while let Some(key) = self.streams_over.pop() {
+            self.streams.remove(key);
         }
-        while let Some(index) = self.clients_over.pop() {
-            if let Some(client) = self.clients.remove(index) {
+        while let Some(key) = self.clients_over.pop() {
+            if let Some(client) = self.clients.remove(key) {
                 let service = Arc::clone(&self.services[client.service()].service);
                 drop(client);
                 service.wake_waiting(cx);

@@ -98,7 +98,7 @@ impl Stream {
     }
 }
 
-/// The way in which a stream ends.
+/// Cause of the end of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     /// The server could not be reached, which is reported already.
