@@ -80,7 +80,7 @@ impl Exchange {
 
     /// Returns whether it is the server's turn: the request is whole, and no response began; or it waits for a server.
     pub(super) fn waits_for_response(&self) -> bool {
-        let whole = |http: &HttpPart| http.upload == Body::Done && !http.answered;
+        let whole = |http: &HttpPart| http.upload == Body::Done && !http.responded;
         self.reach == Reach::Queued || self.http.as_deref().is_some_and(whole)
     }
 
@@ -98,7 +98,7 @@ impl Exchange {
 
     /// Returns whether its deadline is about a stream of HTTP/2 whose bodies move, not about the server's time to respond.
     pub(super) fn stands(&self) -> bool {
-        let moves = |http: &HttpPart| http.stream.is_some() && (http.answered || http.upload != Body::Done);
+        let moves = |http: &HttpPart| http.stream.is_some() && (http.responded || http.upload != Body::Done);
         self.http.as_deref().is_some_and(moves)
     }
 }

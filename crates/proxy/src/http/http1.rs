@@ -8,7 +8,7 @@ mod response;
 use super::client::{After, CLOSED, Client, ROUNDS_MAX};
 use super::exchange::{Body, Reach, Shared};
 use super::judge::{Judged, Way, count_bad, judge_head};
-use super::message::{Afterwards, OwnAnswer};
+use super::message::{Afterwards, LocalResponse};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::io::relay::End;
@@ -204,7 +204,7 @@ impl Http1 {
             Ok(Judged::Answer(own)) => {
                 let verb = if own.is_head { Verb::Head } else { Verb::Other };
                 let then = if own.stays { Then::NextRequest } else { Then::End };
-                self.answer_own(cx, client, shared, &own.answer, verb, then)
+                self.respond_locally(cx, client, shared, &own.answer, verb, then)
             }
             Ok(Judged::Close) => Next::Over(After::Finish),
             Ok(Judged::Waits) => Next::Over(After::Tarpit),
@@ -221,7 +221,7 @@ impl Http1 {
         status: u16,
     ) -> Next {
         count_bad(cx, client, status);
-        self.answer_own(cx, client, shared, &OwnAnswer::page(status), Verb::Other, Then::End)
+        self.respond_locally(cx, client, shared, &LocalResponse::page(status), Verb::Other, Then::End)
     }
 }
 
@@ -234,12 +234,12 @@ enum Verb {
 
 impl Http1 {
     /// Sends a local response.
-    fn answer_own(
+    fn respond_locally(
         &mut self,
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        answer: &OwnAnswer,
+        answer: &LocalResponse,
         verb: Verb,
         then: Then,
     ) -> Next {
@@ -266,19 +266,19 @@ impl Http1 {
     ) -> Next {
         client.service.live.counters.of(cx.id).requests_failed.one();
         let http = shared.exchanges[number].http.as_deref();
-        let answered = http.is_some_and(|http| http.answered);
+        let responded = http.is_some_and(|http| http.responded);
         let verb = if http.is_some_and(|http| http.is_head) { Verb::Head } else { Verb::Other };
         // What is left of the body would be taken for another request.
         let stays = http.is_some_and(|http| http.stays && http.upload == Body::Done) && !cx.draining;
         shared.abandon(cx, client, number);
-        if answered {
+        if responded {
             // Half a response cannot be taken back; the reset shows that it is not whole.
             self.stage = Stage::Head;
             reset_at_close(&client.transport.socket);
             return Next::Over(After::Close);
         }
         let then = if stays { Then::NextRequest } else { Then::End };
-        self.answer_own(cx, client, shared, &OwnAnswer::page(status), verb, then)
+        self.respond_locally(cx, client, shared, &LocalResponse::page(status), verb, then)
     }
 }
 
@@ -296,7 +296,7 @@ impl Http1 {
         match self.stage {
             Stage::Head if self.scan.has_begun() => {
                 counters.greeting_timeouts.one();
-                self.answer_own(cx, client, shared, &OwnAnswer::page(408), Verb::Other, Then::End);
+                self.respond_locally(cx, client, shared, &LocalResponse::page(408), Verb::Other, Then::End);
                 self.drive(cx, client, shared)
             }
             Stage::Head => {
@@ -345,9 +345,9 @@ impl Http1 {
         } else if !sends_slowly {
             counters.idle_timeouts.one();
         }
-        let answered =
-            |number: ExchangeKey| shared.exchanges[number].http.as_ref().is_some_and(|http| http.answered);
-        match exchange.filter(|number| !takes_slowly && !answered(*number)) {
+        let responded =
+            |number: ExchangeKey| shared.exchanges[number].http.as_ref().is_some_and(|http| http.responded);
+        match exchange.filter(|number| !takes_slowly && !responded(*number)) {
             Some(number) => {
                 let fault = shared.is_servers_fault(cx, number);
                 if sends_slowly && !fault {

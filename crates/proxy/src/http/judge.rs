@@ -3,7 +3,7 @@
 
 use super::client::Client;
 use super::exchange::{Body, Exchange, HttpPart, REPLAY_BYTES_MAX, Shared};
-use super::message::{self, OwnAnswer, Sender, Told};
+use super::message::{self, LocalResponse, Sender, Told};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, StreamKey};
 use crate::service::admission::{self, Admission, Refused};
@@ -24,7 +24,7 @@ enum Verdict {
     /// A server of this backend gets it; the client that it comes from.
     Serve(usize, IpAddr),
     /// A local response.
-    Answer(OwnAnswer, Why),
+    Answer(LocalResponse, Why),
     /// The connection is closed.
     Close,
     /// The client is kept waiting.
@@ -58,7 +58,7 @@ pub(super) enum Judged {
 
 /// A local response, with what matters of the request.
 pub(super) struct Own {
-    pub(super) answer: OwnAnswer,
+    pub(super) answer: LocalResponse,
     pub(super) is_head: bool,
     /// The client's connection may go on.
     pub(super) stays: bool,
@@ -102,7 +102,7 @@ pub(super) fn refuse_stream(cx: &Context, client: &Client, head: &[u8], status: 
     count_bad(cx, client, status);
     // A response to HEAD has no body, even if the rest of the head is not understood.
     let is_head = head.starts_with(b"HEAD ");
-    Judged::Answer(Own { answer: OwnAnswer::page(status), is_head, stays: true })
+    Judged::Answer(Own { answer: LocalResponse::page(status), is_head, stays: true })
 }
 
 /// Counts a request that is not understood.
@@ -138,7 +138,7 @@ fn serve(cx: &mut Context, client: &mut Client, shared: &mut Shared, asked: &Ask
     counters.requests.one();
     client.count(cx, head.len() as u64, 0);
     let verdict = match asked.way {
-        Way::Http1 { refusal: Some(status) } => Verdict::Answer(OwnAnswer::page(status), Why::Refused),
+        Way::Http1 { refusal: Some(status) } => Verdict::Answer(LocalResponse::page(status), Why::Refused),
         _ => judge(cx, client, asked),
     };
     let is_head = request.method(head) == b"HEAD";
@@ -160,7 +160,7 @@ fn serve(cx: &mut Context, client: &mut Client, shared: &mut Shared, asked: &Ask
         }
         Verdict::Loop => {
             note_loop(cx, &service);
-            Judged::Answer(Own { answer: OwnAnswer::page(508), is_head, stays: false })
+            Judged::Answer(Own { answer: LocalResponse::page(508), is_head, stays: false })
         }
         Verdict::Close => Judged::Close,
         Verdict::Tarpit(slot, time) => {
@@ -181,7 +181,7 @@ fn judge(cx: &Context, client: &mut Client, asked: &Asked<'_>) -> Verdict {
         .as_ref()
         .is_some_and(|health| path.split(|&byte| byte == b'?').next() == Some(health.as_bytes()))
     {
-        return Verdict::Answer(OwnAnswer::health(is_usable(&settings)), Why::Ours);
+        return Verdict::Answer(LocalResponse::health(is_usable(&settings)), Why::Ours);
     }
     let fields = request.fields().iter().map(|field| (field.kind, field.value.of(head)));
     let peer = client.origin.client.ip();
@@ -211,18 +211,18 @@ fn judge(cx: &Context, client: &mut Client, asked: &Asked<'_>) -> Verdict {
     let answers_itself = spec.redirect.is_some() || spec.respond.is_some();
     if answers_itself && matches!(asked.target, Target::Authority(_)) {
         // A client that wants a tunnel does not want a page.
-        return Verdict::Answer(OwnAnswer::page(400), Why::Refused);
+        return Verdict::Answer(LocalResponse::page(400), Why::Refused);
     }
     if let Some(redirect) = spec.redirect {
-        let answer = OwnAnswer::redirect(redirect, request.authority(head), path);
-        return Verdict::Answer(answer.unwrap_or_else(|| OwnAnswer::page(400)), Why::Ours);
+        let answer = LocalResponse::redirect(redirect, request.authority(head), path);
+        return Verdict::Answer(answer.unwrap_or_else(|| LocalResponse::page(400)), Why::Ours);
     }
     if let Some(respond) = &spec.respond {
-        return Verdict::Answer(OwnAnswer::respond(respond), Why::Ours);
+        return Verdict::Answer(LocalResponse::respond(respond), Why::Ours);
     }
     match settings.default_backend {
         Some(backend) => Verdict::Serve(backend, address),
-        None => Verdict::Answer(OwnAnswer::page(404), Why::Nobody),
+        None => Verdict::Answer(LocalResponse::page(404), Why::Nobody),
     }
 }
 
@@ -231,7 +231,9 @@ fn refused(client: &Client, refusal: Refusal, address: IpAddr, status: u16, work
     match admission::refuse(&client.service, refusal, worker, status) {
         Admission::Enter(guest) => Verdict::Serve(guest.backend.unwrap_or_default(), address),
         Admission::Refused(Refused::Drop) => Verdict::Close,
-        Admission::Refused(Refused::Reject(status)) => Verdict::Answer(OwnAnswer::page(status), Why::Refused),
+        Admission::Refused(Refused::Reject(status)) => {
+            Verdict::Answer(LocalResponse::page(status), Why::Refused)
+        }
         Admission::Refused(Refused::Tarpit(place, time)) => Verdict::Tarpit(place, time),
     }
 }
@@ -330,7 +332,7 @@ fn part_of(asked: &Asked<'_>, outgoing: Vec<u8>, is_private: bool) -> HttpPart {
         upgrades: request.upgrade(head).is_some(),
         stays: request.keeps_alive(),
         server_stays: false,
-        answered: false,
+        responded: false,
         interims: 0,
         retries: spec.retries,
         stream: match way {

@@ -265,7 +265,7 @@ impl Afterwards {
 }
 
 /// Writes the header section of a response for a client of HTTP/1.
-pub(super) fn write_answer(
+pub(super) fn write_response(
     response: &Response,
     head: &[u8],
     framing: Option<Framing>,
@@ -299,7 +299,7 @@ pub(super) fn write_answer(
 
 /// A local response.
 #[derive(Clone, Debug)]
-pub(super) struct OwnAnswer {
+pub(super) struct LocalResponse {
     pub(super) status: u16,
     pub(super) location: Option<Vec<u8>>,
     pub(super) body: String,
@@ -307,7 +307,7 @@ pub(super) struct OwnAnswer {
     pub(super) kind: Cow<'static, str>,
 }
 
-impl OwnAnswer {
+impl LocalResponse {
     /// A small page that says what went wrong.
     pub(super) fn page(status: u16) -> Self {
         let reason = reason_of(status);

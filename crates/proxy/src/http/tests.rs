@@ -82,7 +82,7 @@ fn a_request_is_repeated_when_its_pooled_connection_was_closed_by_the_server() {
 }
 
 #[test]
-fn broken_responses_are_answered_with_502() {
+fn broken_responses_become_502() {
     let check = |response: &[u8], what: &str| {
         let mut fixture = Fixture::new(|spec| spec.retries = 0);
         let mut client = fixture.client();
@@ -91,8 +91,8 @@ fn broken_responses_are_answered_with_502() {
         fixture.receive(&mut server, b"\r\n\r\n");
         server.send(response);
         drop(server);
-        let answered = fixture.receive(&mut client, b"</p>\n");
-        assert_eq!(status(&answered), "502", "{what}");
+        let responded = fixture.receive(&mut client, b"</p>\n");
+        assert_eq!(status(&responded), "502", "{what}");
         assert_eq!(fixture.count("requests_failed"), 1, "{what}");
         assert_eq!(fixture.http.shared.exchanges.len(), 0, "{what}");
     };
@@ -136,7 +136,7 @@ fn requests_are_refused_that_are_not_understood() {
 }
 
 #[test]
-fn a_header_section_beyond_the_limits_is_answered_with_431() {
+fn a_header_section_beyond_the_limits_is_refused_with_431() {
     let mut fixture = Fixture::new(|spec| spec.limits.bytes_max = 64);
     let mut client = fixture.client();
     client.send(&[b"GET / HTTP/1.1\r\nHost: ", &[b't'; 64][..], b"\r\n\r\n"].concat());
@@ -145,7 +145,7 @@ fn a_header_section_beyond_the_limits_is_answered_with_431() {
 }
 
 #[test]
-fn a_service_without_servers_answers_for_itself() {
+fn a_service_responds_by_itself_where_that_is_configured() {
     let respond = RespondSpec { status: 200, content_type: "text/plain".into(), body: "hello".into() };
     let mut fixture = Fixture::new(|spec| spec.respond = Some(respond));
     let mut client = fixture.client();
@@ -172,7 +172,7 @@ fn a_server_that_refuses_is_passed_over_and_the_failure_reported() {
 }
 
 #[test]
-fn without_a_server_a_request_is_answered_and_the_client_may_stay() {
+fn without_a_server_a_request_gets_502_and_the_client_may_stay() {
     let (_held, refusing) = refusing();
     let mut fixture = Fixture::of(Vec::new(), &[refusing], |_| {}, http(|_| {}));
     let mut client = fixture.client();
@@ -246,7 +246,7 @@ fn the_times_of_a_client_are_bounded() {
 }
 
 #[test]
-fn a_server_that_does_not_respond_in_time_is_answered_for_with_504() {
+fn a_server_that_does_not_respond_in_time_means_504() {
     let mut fixture = Fixture::new(|spec| spec.answer_timeout = Duration::from_secs(3));
     let mut client = fixture.client();
     client.send(GET);
@@ -310,7 +310,7 @@ fn connections_to_a_server_that_ends_break_off() {
 }
 
 #[test]
-fn refused_clients_are_answered_dropped_or_held() {
+fn refused_clients_get_403_are_dropped_or_held() {
     let deny = || Some(Arc::new(Acl::new(&[], Access::Deny)));
     let refusing = |denied: Refusal| {
         move |settings: &mut Settings| {

@@ -40,7 +40,7 @@ pub(in crate::http) struct HttpPart {
     /// So does the server.
     pub(in crate::http) server_stays: bool,
     /// The final response began.
-    pub(in crate::http) answered: bool,
+    pub(in crate::http) responded: bool,
     /// Interim responses so far.
     pub(in crate::http) interims: u32,
     pub(in crate::http) retries: u32,
@@ -182,7 +182,7 @@ impl Shared {
             return false;
         };
         let Some(rate) = settings.http.as_ref().and_then(|spec| spec.min_rate) else { return false };
-        let owes = matches!(reach, Reach::Open(_)) && http.upload != Body::Done && !http.answered;
+        let owes = matches!(reach, Reach::Open(_)) && http.upload != Body::Done && !http.responded;
         let progress = Progress { moved: http.uploaded, owed: owes.then_some(u64::MAX) };
         http.pace.is_slow(cx.now, progress, &rate)
     }
@@ -191,7 +191,7 @@ impl Shared {
     pub(in crate::http) fn await_response(&mut self, cx: &Context, number: ExchangeKey) {
         let exchange = &mut self.exchanges[number];
         // The response may have begun already, while the body still came.
-        if exchange.http.as_ref().is_some_and(|http| http.answered) {
+        if exchange.http.as_ref().is_some_and(|http| http.responded) {
             return;
         }
         let patience = exchange.settings.http.as_ref().map_or(Duration::MAX, |spec| spec.answer_timeout);

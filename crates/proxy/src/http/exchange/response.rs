@@ -97,7 +97,7 @@ impl Shared {
         if status == 101 && !may_change {
             return None;
         }
-        http.answered = true;
+        http.responded = true;
         let of_server = choice.server.live.counters.of(cx.id);
         of_server.answers.one();
         if (500..600).contains(&status) {

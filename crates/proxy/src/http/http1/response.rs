@@ -34,7 +34,7 @@ impl Http1 {
                     Taken::Again => {}
                     Taken::Body => break,
                     Taken::Relay => return self.become_relay(cx, client, shared, number),
-                    Taken::Bad => return self.bad_answer(cx, client, shared, number),
+                    Taken::Bad => return self.bad_response(cx, client, shared, number),
                 },
                 Ok(None) => {
                     let silent = !scan.has_begun();
@@ -48,14 +48,14 @@ impl Http1 {
                         shared.repeat(cx, client, number);
                         Next::Step
                     } else {
-                        self.bad_answer(cx, client, shared, number)
+                        self.bad_response(cx, client, shared, number)
                     };
                 }
-                Err(_) => return self.bad_answer(cx, client, shared, number),
+                Err(_) => return self.bad_response(cx, client, shared, number),
             }
         }
         match download_body(cx, client, shared, number, slot) {
-            Moved::Broken => self.bad_answer(cx, client, shared, number),
+            Moved::Broken => self.bad_response(cx, client, shared, number),
             _ if is_complete(shared, number) => self.complete(cx, client, shared, number),
             Moved::On => Next::Step,
             Moved::Waits => Next::Wait,
@@ -68,7 +68,7 @@ fn is_complete(shared: &Shared, number: ExchangeKey) -> bool {
 }
 
 impl Http1 {
-    fn bad_answer(
+    fn bad_response(
         &mut self,
         cx: &mut Context,
         client: &mut Client,
@@ -130,13 +130,13 @@ fn read_head(
         Answer::Interim => {
             // HTTP/1.0 knows no interim responses (RFC 9110, section 15.2).
             if !http.is_http10 {
-                message::write_answer(response, head, None, Afterwards::Stays, None, &mut heads.out);
+                message::write_response(response, head, None, Afterwards::Stays, None, &mut heads.out);
             }
             Taken::Again
         }
         Answer::Relay { cookie } => {
             let afterwards = if response.status() == 101 { Afterwards::Upgrades } else { Afterwards::Stays };
-            message::write_answer(response, head, None, afterwards, cookie.as_deref(), &mut heads.out);
+            message::write_response(response, head, None, afterwards, cookie.as_deref(), &mut heads.out);
             Taken::Relay
         }
         Answer::Final { framing, cookie } => {
@@ -187,5 +187,5 @@ fn begin_body(
         (true, false) => Afterwards::Stays,
         (true, true) => Afterwards::StaysSaid,
     };
-    message::write_answer(response, head, outgoing, afterwards, cookie, out);
+    message::write_response(response, head, outgoing, afterwards, cookie, out);
 }

@@ -132,7 +132,7 @@ impl Http2 {
             (client.active_at, stream.active_at) = (now, now);
         }
         client.count(cx, bytes, 0);
-        if begins && http.upload != Body::Done && !http.answered {
+        if begins && http.upload != Body::Done && !http.responded {
             let patience = settings.http.as_ref().map_or(Duration::MAX, |spec| spec.look_after());
             exchange_timers.set(at.number, now + patience);
         }

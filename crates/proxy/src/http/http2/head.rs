@@ -1,6 +1,6 @@
 //! Header sections between HTTP/2 and HTTP/1.1, in whose terms requests are read and responses come.
 
-use crate::http::message::OwnAnswer;
+use crate::http::message::LocalResponse;
 use bytes::Bytes;
 use evener_core::wire::http::{Framing, HeadLimits, Response};
 
@@ -75,7 +75,7 @@ pub(super) fn translate(
 }
 
 /// Makes a local response of HTTP/2.
-pub(super) fn own_answer(answer: &OwnAnswer) -> (http::Response<()>, Bytes) {
+pub(super) fn local_response(answer: &LocalResponse) -> (http::Response<()>, Bytes) {
     let mut response = http::Response::new(());
     *response.status_mut() =
         http::StatusCode::from_u16(answer.status).unwrap_or(http::StatusCode::BAD_GATEWAY);
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn local_responses_have_a_body_and_are_not_cached() {
-        let (response, body) = own_answer(&OwnAnswer::page(502));
+        let (response, body) = local_response(&LocalResponse::page(502));
         assert_eq!((response.status().as_u16(), body.is_empty()), (502, false));
         let field = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
         assert_eq!(field("content-length"), Some(body.len().to_string()));

@@ -1,14 +1,14 @@
 //! One stream: its request becomes an exchange, or gets a local response; it ends in order, or is reset.
 
 use super::body::{At, Pumped};
-use super::head::{exceeds, own_answer, write_head};
+use super::head::{exceeds, local_response, write_head};
 use super::{Http2, Stream};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, StreamKey};
 use crate::http::client::{After, Client, LINGER, ROUNDS_MAX};
 use crate::http::exchange::{Body, Keep, Reach, Shared};
 use crate::http::judge::{Judged, Way, judge_head, refuse_stream};
-use crate::http::message::OwnAnswer;
+use crate::http::message::LocalResponse;
 use crate::io::transport::PENDING_BYTES_MAX;
 use bytes::Bytes;
 use evener_core::Time;
@@ -60,7 +60,7 @@ impl Http2 {
                 }
                 self.drive_stream(cx, client, shared, number);
             }
-            Judged::Answer(own) => self.answer_own(cx, client, shared, key, &own.answer, own.is_head),
+            Judged::Answer(own) => self.respond_locally(cx, client, shared, key, &own.answer, own.is_head),
             Judged::Close => return After::Close,
             Judged::Waits => return After::Tarpit,
         }
@@ -75,16 +75,16 @@ fn stream_of(shared: &Shared, number: ExchangeKey) -> Option<StreamKey> {
 
 impl Http2 {
     /// Sends a local response; the stream is over.
-    fn answer_own(
+    fn respond_locally(
         &mut self,
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
         key: StreamKey,
-        answer: &OwnAnswer,
+        answer: &LocalResponse,
         is_head: bool,
     ) {
-        let (response, body) = own_answer(answer);
+        let (response, body) = local_response(answer);
         let bodyless = is_head || !answer.has_body();
         let Some(mut stream) = self.streams.remove(key) else { return };
         if let Ok(mut send) = stream.respond.send_response(response, bodyless)
@@ -116,12 +116,12 @@ impl Http2 {
         let Some(key) = stream_of(shared, number) else { return };
         client.service.live.counters.of(cx.id).requests_failed.one();
         let http = shared.exchanges[number].http.as_deref();
-        let (answered, is_head) = http.map_or((false, false), |http| (http.answered, http.is_head));
+        let (responded, is_head) = http.map_or((false, false), |http| (http.responded, http.is_head));
         shared.abandon(cx, client, number);
-        if answered {
+        if responded {
             return self.reset_stream(key, Reason::INTERNAL_ERROR);
         }
-        self.answer_own(cx, client, shared, key, &OwnAnswer::page(status), is_head);
+        self.respond_locally(cx, client, shared, key, &LocalResponse::page(status), is_head);
     }
 
     /// Checks whether the bodies of a stream move, and fast enough.
@@ -212,7 +212,7 @@ impl Http2 {
                 Reach::Open(slot) => match self.pump(cx, client, shared, At { key, number, slot }) {
                     Pumped::Again => {}
                     Pumped::Waits => return,
-                    Pumped::Bad => return self.bad_answer(cx, client, shared, number),
+                    Pumped::Bad => return self.bad_response(cx, client, shared, number),
                     Pumped::Reset => {
                         shared.abandon(cx, client, number);
                         return self.reset_stream(key, Reason::CANCEL);
@@ -230,7 +230,7 @@ impl Http2 {
 }
 
 impl Http2 {
-    fn bad_answer(
+    fn bad_response(
         &mut self,
         cx: &mut Context,
         client: &mut Client,

@@ -42,7 +42,7 @@ fn bodies_get_the_framing_of_the_other_side() {
 }
 
 #[test]
-fn a_malformed_body_is_answered_with_400_and_never_whole_for_the_server() {
+fn a_malformed_body_means_400_and_is_never_whole_for_the_server() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     client.send(b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
@@ -54,7 +54,7 @@ fn a_malformed_body_is_answered_with_400_and_never_whole_for_the_server() {
 }
 
 #[test]
-fn requests_that_come_at_once_are_answered_in_their_order() {
+fn requests_that_come_at_once_get_responses_in_their_order() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     client.send(&GET.repeat(2));
@@ -236,7 +236,7 @@ fn a_stream_that_fails_leaves_the_others_alone() {
 }
 
 #[test]
-fn a_stream_without_a_response_in_time_is_answered() {
+fn a_stream_without_a_response_in_time_gets_504() {
     let mut fixture = Fixture::new(|spec| spec.answer_timeout = Duration::from_secs(3));
     let mut client = Client2::new(&mut fixture);
     client.side.send(&get(1));
@@ -263,7 +263,7 @@ fn a_stream_that_its_client_resets_gives_up_its_request() {
 }
 
 #[test]
-fn while_draining_a_client_of_http2_is_told_to_go() {
+fn while_draining_a_client_of_http2_gets_goaway() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = Client2::new(&mut fixture);
     client.side.send(&get(1));
