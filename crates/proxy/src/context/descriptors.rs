@@ -12,9 +12,9 @@ pub(crate) const SHED_MAX: u32 = 8;
 /// The shortest time between two wake-ups of workers for that.
 const WAKE_EVERY: Duration = Duration::from_millis(50);
 /// One in so many descriptors is kept back.
-const KEPT_BACK_PART: u64 = 16;
-const KEPT_BACK_MIN: u64 = 8;
-const KEPT_BACK_MAX: u64 = 64;
+const RESERVED_PART: u64 = 16;
+const RESERVED_MIN: u64 = 8;
+const RESERVED_MAX: u64 = 64;
 /// Concurrent checks take at most one in so many.
 const CHECKS_PART: u64 = 8;
 /// With however few descriptors, one client can be served.
@@ -39,7 +39,7 @@ pub struct Usage {
 #[derive(Debug)]
 struct Budget {
     limit: AtomicU64,
-    kept_back: AtomicU64,
+    reserved: AtomicU64,
     /// Open descriptors that are not of clients: listeners, logs, those of the event loops.
     others: AtomicU64,
     /// Descriptors of clients, flows and their servers, including promised ones.
@@ -172,12 +172,12 @@ pub fn set_limit(limit: Option<u64>, checked: u64) -> u64 {
     let limit = limit.unwrap_or(u64::MAX);
     let checks = checked.min(limit / CHECKS_PART).max(1);
     BUDGET.limit.store(limit, Ordering::Relaxed);
-    BUDGET.kept_back.store(kept_back(limit) + checks, Ordering::Relaxed);
+    BUDGET.reserved.store(reserve_of(limit) + checks, Ordering::Relaxed);
     checks
 }
 
-fn kept_back(limit: u64) -> u64 {
-    (limit / KEPT_BACK_PART).clamp(KEPT_BACK_MIN, KEPT_BACK_MAX)
+fn reserve_of(limit: u64) -> u64 {
+    (limit / RESERVED_PART).clamp(RESERVED_MIN, RESERVED_MAX)
 }
 
 /// Updates the number of open descriptors of the whole process.
@@ -198,7 +198,7 @@ pub fn usage() -> Usage {
     let limit = BUDGET.limit.load(Ordering::Relaxed);
     Usage {
         limit: (limit < u64::MAX).then_some(limit),
-        kept_back: BUDGET.kept_back.load(Ordering::Relaxed),
+        kept_back: BUDGET.reserved.load(Ordering::Relaxed),
         clients: BUDGET.taken.load(Ordering::Relaxed),
         connections_max: BUDGET.room() / 2,
     }
@@ -208,7 +208,7 @@ impl Budget {
     const fn new() -> Self {
         Self {
             limit: AtomicU64::new(u64::MAX),
-            kept_back: AtomicU64::new(0),
+            reserved: AtomicU64::new(0),
             others: AtomicU64::new(0),
             taken: AtomicU64::new(0),
             promised: AtomicU64::new(0),
@@ -220,9 +220,9 @@ impl Budget {
 
     /// Number of descriptors for clients.
     fn room(&self) -> u64 {
-        let [limit, kept_back, others] =
-            [&self.limit, &self.kept_back, &self.others].map(|part| part.load(Ordering::Relaxed));
-        limit.saturating_sub(kept_back).saturating_sub(others).max(ROOM_MIN)
+        let [limit, reserved, others] =
+            [&self.limit, &self.reserved, &self.others].map(|part| part.load(Ordering::Relaxed));
+        limit.saturating_sub(reserved).saturating_sub(others).max(ROOM_MIN)
     }
 
     fn take(&self, count: u64) -> bool {
@@ -237,11 +237,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_get_what_is_neither_kept_back_nor_in_use_otherwise() {
+    fn clients_get_what_is_neither_reserved_nor_in_use_otherwise() {
         let check = |limit: u64, others: u64, expected: u64| {
             let budget = Budget::new();
             budget.limit.store(limit, Ordering::Relaxed);
-            budget.kept_back.store(kept_back(limit), Ordering::Relaxed);
+            budget.reserved.store(reserve_of(limit), Ordering::Relaxed);
             budget.others.store(others, Ordering::Relaxed);
             let mut taken = 0;
             while taken < 5000 && budget.take(2) {
@@ -259,8 +259,8 @@ mod tests {
     }
 
     #[test]
-    fn a_sixteenth_is_kept_back_within_bounds() {
-        let check = |limit: u64, expected: u64| assert_eq!(kept_back(limit), expected, "{limit}");
+    fn a_sixteenth_is_reserved_within_bounds() {
+        let check = |limit: u64, expected: u64| assert_eq!(reserve_of(limit), expected, "{limit}");
         check(0, 8);
         check(128, 8);
         check(320, 20);

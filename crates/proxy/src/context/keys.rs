@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_survive_their_way_through_the_kernel() {
+    fn keys_survive_the_kernel() {
         for (index, generation) in [(0, 0), (7, 1), (u32::MAX, GENERATION_MASK)] {
             let key: Key<Thing> = Key::new(index, generation);
             assert_eq!(Key::from_raw(key.into_raw()), key);

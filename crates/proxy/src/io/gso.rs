@@ -242,23 +242,23 @@ mod tests {
     /// The datagrams that each of these clients gets when they are sent in this order; `(client, length)`.
     fn sent_to(
         clients: &[UdpSocket],
-        answers: &[(usize, usize)],
+        responses: &[(usize, usize)],
         local: Option<std::net::IpAddr>,
     ) -> Vec<Vec<usize>> {
         let server = UdpSocket::bind("0.0.0.0:0").unwrap();
-        let mut batch = Batch::new(answers.len());
+        let mut batch = Batch::new(responses.len());
         let ports: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap()).collect();
-        for (at, (client, length)) in answers.iter().enumerate() {
+        for (at, (client, length)) in responses.iter().enumerate() {
             batch.put(at, &vec![at as u8; *length]);
             batch.address(at, ports[*client], local);
         }
-        let indices: Vec<usize> = (0..answers.len()).collect();
-        let is_same = |one: usize, other: usize| answers[one].0 == answers[other].0;
-        let sent = Burst::new(answers.len()).send_addressed(server.as_fd(), &mut batch, &indices, is_same);
-        assert_eq!(sent, Sent { taken: answers.len(), ..Sent::default() });
+        let indices: Vec<usize> = (0..responses.len()).collect();
+        let is_same = |one: usize, other: usize| responses[one].0 == responses[other].0;
+        let sent = Burst::new(responses.len()).send_addressed(server.as_fd(), &mut batch, &indices, is_same);
+        assert_eq!(sent, Sent { taken: responses.len(), ..Sent::default() });
         let mut got = vec![Vec::new(); clients.len()];
         let mut buffer = [0; 4096];
-        for (at, (client, length)) in answers.iter().enumerate() {
+        for (at, (client, length)) in responses.iter().enumerate() {
             let (count, from) = clients[*client].recv_from(&mut buffer).unwrap();
             assert_eq!(buffer[..count], vec![at as u8; *length]);
             assert_eq!(Some(from.ip()), local.or(Some([127, 0, 0, 1].into())));
@@ -268,12 +268,12 @@ mod tests {
     }
 
     #[test]
-    fn answers_reach_their_clients_whole_and_in_order() {
+    fn responses_reach_their_clients_whole_and_in_order() {
         let clients = [(); 3].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
-        let answers =
+        let responses =
             [(0, 50), (0, 50), (0, 50), (1, 50), (1, 60), (1, 60), (2, 0), (2, 0), (2, 1400), (2, 1400)];
         for local in [None, Some([127, 0, 0, 7].into())] {
-            let got = sent_to(&clients, &answers, local);
+            let got = sent_to(&clients, &responses, local);
             assert_eq!(got, [vec![50, 50, 50], vec![50, 60, 60], vec![0, 0, 1400, 1400]]);
         }
         // More than one message can carry.
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_sent_is_told_of() {
+    fn what_cannot_be_sent_is_reported() {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.connect(server.local_addr().unwrap()).unwrap();

@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_socket_replaces_one_whose_program_is_gone_and_leaves_with_its_own() {
+    fn a_unix_socket_replaces_one_whose_program_is_gone_and_is_removed_with_its_listeners() {
         let directory = Directory::new("unix-sockets");
         let path = directory.0.join("socket");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());

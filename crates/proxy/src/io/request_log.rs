@@ -132,19 +132,19 @@ mod tests {
             Err(_) => Target::Unix(server.into()),
         };
         let client = "::ffff:192.0.2.7".parse().unwrap();
-        let said = match form {
+        let made = match form {
             LogForm::Line => line(client, 1_763_870_000, &server, request, PIECE_BYTES_MAX),
             LogForm::Datagram => datagram(client, &server, request),
         };
-        assert_eq!(String::from_utf8(said).unwrap(), expected);
+        assert_eq!(String::from_utf8(made).unwrap(), expected);
     }
 
     #[test]
-    fn a_line_has_addresses_without_ports_and_the_first_line_of_what_was_said() {
+    fn a_line_has_addresses_without_ports_and_the_first_line_of_the_request() {
         let server = "10.0.0.51:80";
         let begin = "192.0.2.7 1763870000 10.0.0.51 ";
         let file =
-            |request: &[u8], said: &str| check(LogForm::Line, server, request, &format!("{begin}{said}\n"));
+            |request: &[u8], first: &str| check(LogForm::Line, server, request, &format!("{begin}{first}\n"));
         file(b"GET / HTTP/1.1\r\nHost: a\r\n", "GET / HTTP/1.1");
         file(b"GET / HTTP/1.0\nHost: a\n", "GET / HTTP/1.0");
         file("gr\u{fc}\u{df}e".as_bytes(), "gr....e");
