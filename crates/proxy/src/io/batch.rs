@@ -114,7 +114,7 @@ pub(crate) struct Batch {
     controls: Vec<Control>,
     headers: Vec<libc::mmsghdr>,
     /// TTLs are received, too.
-    pub(crate) wants_ttl: bool,
+    wants_ttl: bool,
 }
 
 impl std::fmt::Debug for Batch {
@@ -146,6 +146,11 @@ impl Batch {
             header.msg_iovlen = 1;
         }
         batch
+    }
+
+    /// Has the TTLs of datagrams received from now on, or no longer.
+    pub(crate) fn receive_ttls(&mut self, wanted: bool) {
+        self.wants_ttl = wanted;
     }
 
     /// Receives at most [`BATCH`] datagrams into the batch, from index `from` on; returns their number. Fewer than
@@ -283,6 +288,9 @@ impl Batch {
 
     /// The TTL of datagram `nth`, if TTLs were received.
     pub(crate) fn ttl(&self, nth: usize) -> Option<u8> {
+        if !self.wants_ttl {
+            return None;
+        }
         let header = &self.headers[nth].msg_hdr;
         // SAFETY: as in `local`; the two options have an int each.
         unsafe {

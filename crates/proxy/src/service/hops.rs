@@ -120,10 +120,15 @@ pub(crate) struct FlowWatch {
     since: Time,
     begun: u32,
     /// The socket reports TTLs.
-    pub(crate) counts: bool,
+    reads_ttls: bool,
 }
 
 impl FlowWatch {
+    /// Returns whether the socket of the listener reports TTLs.
+    pub(crate) fn reads_ttls(&self) -> bool {
+        self.reads_ttls
+    }
+
     /// Notes a new flow to `target`, whose first datagram came with this TTL. `Err` when the datagram may not pass
     /// another router.
     pub(crate) fn on_flow(
@@ -134,14 +139,14 @@ impl FlowWatch {
         came: Option<u8>,
     ) -> Result<(), Errno> {
         if now.since(self.since) >= WINDOW {
-            if self.counts && self.begun < FLOWS_SUSPICIOUS {
-                self.count(listener, false);
+            if self.reads_ttls && self.begun < FLOWS_SUSPICIOUS {
+                self.read(listener, false);
             }
             (self.since, self.begun) = (now, 0);
         }
         self.begun += 1;
-        if !self.counts && self.begun >= FLOWS_SUSPICIOUS {
-            self.count(listener, true);
+        if !self.reads_ttls && self.begun >= FLOWS_SUSPICIOUS {
+            self.read(listener, true);
         }
         match came {
             Some(0 | 1) => Err(Errno::MULTIHOP),
@@ -153,12 +158,12 @@ impl FlowWatch {
         }
     }
 
-    fn count(&mut self, listener: &OwnedFd, counts: bool) {
+    fn read(&mut self, listener: &OwnedFd, wanted: bool) {
         for option in [(libc::IPPROTO_IP, libc::IP_RECVTTL), (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT)] {
             // The socket belongs to one of the two families.
-            let _ = crate::io::sys::set_int(listener.as_fd(), option, counts.into());
+            let _ = crate::io::sys::set_int(listener.as_fd(), option, wanted.into());
         }
-        self.counts = counts;
+        self.reads_ttls = wanted;
     }
 }
 
@@ -219,7 +224,7 @@ mod tests {
         let begin = |watch: &mut FlowWatch, secs: u64| {
             let now = Time::ZERO + Duration::from_secs(secs);
             watch.on_flow(now, &listener, (&server, &target), None).unwrap();
-            watch.counts
+            watch.reads_ttls()
         };
         assert!((1..FLOWS_SUSPICIOUS).all(|_| !begin(&mut watch, 20)));
         assert!(begin(&mut watch, 29), "one more in the same window");

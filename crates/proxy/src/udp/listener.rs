@@ -76,7 +76,7 @@ impl Udp {
         let mut batch = self.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
         let is_drained = (0..BATCHES_MAX).any(|_| {
             let Some(listener) = self.listeners.get(at) else { return true };
-            batch.wants_ttl = listener.watch.counts;
+            batch.receive_ttls(listener.watch.reads_ttls());
             match batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local) {
                 Ok(count) => {
                     self.forward(cx, at, &mut batch, count);
@@ -89,7 +89,6 @@ impl Udp {
         if !is_drained {
             cx.ready.push(Ready::Datagrams(at));
         }
-        batch.wants_ttl = false;
         self.inbound = Some(batch);
     }
 
@@ -105,7 +104,7 @@ impl Udp {
         for (index, socket) in sockets.iter_mut().enumerate().take(count) {
             let client = self.listeners[at].client_of(cx, batch, index, &settings);
             let Some(key) = client else { continue };
-            let ttl = if batch.wants_ttl { batch.ttl(index) } else { None };
+            let ttl = batch.ttl(index);
             *socket = match settings.options.spread {
                 None => self.flow_of(cx, at, (key, ttl), &pools),
                 Some(datagrams) => self.spread(cx, at, (key, ttl), datagrams, &pools),

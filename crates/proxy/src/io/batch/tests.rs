@@ -122,7 +122,7 @@ fn a_datagram_shows_where_it_was_sent_to_and_how_far_it_may_go() {
     sender.set_ttl(7).unwrap();
     sender.send_to(b"hello", ("127.0.0.3", port)).unwrap();
     let mut batch = Batch::new(1);
-    batch.wants_ttl = true;
+    batch.receive_ttls(true);
     assert_eq!(batch.receive(receiver.as_fd(), 0, Names::Wanted, Local::Each), Ok(1));
     let local = IpAddr::from([127, 0, 0, 3]);
     assert_eq!((batch.local(0), batch.is_for_all(0), batch.ttl(0)), (Some(local), false, Some(7)));
