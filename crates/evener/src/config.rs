@@ -1,5 +1,5 @@
-//! The configuration: Lua to raw declarations ([`lua`]), raw declarations to a [`Spec`] ([`build`]). A configuration that
-//! is not wholly valid is refused with every problem at once, each with its file and line.
+//! The configuration: Lua to raw declarations ([`lua`]), and raw declarations to a [`Spec`] ([`build`]). An
+//! invalid configuration is refused with all its problems at once, each with its file and line.
 
 mod access;
 mod build;
@@ -22,31 +22,31 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Where something stands in the configuration.
+/// A location in a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
-    /// The file, as it was named.
+    /// The file, as the user named it.
     pub(crate) file: Arc<str>,
     /// The line, from 1.
     pub(crate) line: u32,
 }
 
-/// What is wrong with a configuration.
+/// A problem of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Problem {
-    /// Where, if it has a place.
+    /// Location of the problem, if known.
     pub(crate) place: Option<Place>,
-    /// What, and what to do.
+    /// Description of the problem and of the solution.
     pub(crate) message: String,
 }
 
 impl Problem {
-    /// A problem without a place in a file.
+    /// Creates a problem without a location.
     pub(crate) fn new(message: impl Into<String>) -> Self {
         Self { place: None, message: message.into() }
     }
 
-    /// A problem at a place.
+    /// Creates a problem at a location.
     pub(crate) fn at(place: &Place, message: impl Into<String>) -> Self {
         Self { place: Some(place.clone()), message: message.into() }
     }
@@ -61,29 +61,30 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Problems in one line.
+/// Returns all problems in one line.
 pub(crate) fn one_line(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// All problems as one error, a line each.
+/// Returns all problems as one error with a line for each.
 pub(crate) fn failure(problems: &[Problem]) -> anyhow::Error {
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     anyhow::Error::msg(lines.join("\n"))
 }
 
-/// A valid configuration, with the places that later problems (an address in use, an unknown host) refer to.
+/// A valid configuration, with the locations that later problems (an address in use, an unknown host) refer
+/// to.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Config {
-    /// What the operator wants.
+    /// The validated specification.
     pub(crate) spec: Spec,
-    /// Where the addresses of servers were written.
+    /// Locations of the addresses of servers.
     pub(crate) places: BTreeMap<Endpoint, Place>,
-    /// Where services and pools speak of TLS.
+    /// Locations of the TLS settings of services and pools.
     pub(crate) tls_places: BTreeMap<(&'static str, Arc<str>), Place>,
-    /// Where the addresses of services were written.
+    /// Locations of the listen addresses of services.
     pub(crate) listen_places: BTreeMap<(Arc<str>, Endpoint), Place>,
-    /// A service may be its own server: pen warns of it, as it is taken there.
+    /// True if a service may be its own server. pen only warns about it.
     pub(crate) takes_loops: bool,
 }
 

@@ -1,5 +1,6 @@
-//! Who may come in: `allow` and `deny`, or `access` in order, with prefixes, files of prefixes and countries; what becomes
-//! of others; the limits of each client; who may tell us of clients.
+//! Access rules: `allow` and `deny`, or `access` in order, with prefixes, files of prefixes and countries;
+//! the treatment of refused clients; the limits of each client; the proxies whose reports about clients are
+//! trusted.
 
 use super::fields::Fields;
 use super::raw::{Made, Table, Value};
@@ -13,19 +14,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a refused client waits when nothing else is said.
+/// Default time that a refused client waits.
 pub(super) const TARPIT: Duration = Duration::from_secs(30);
-/// How many clients are remembered when nothing else is said.
+/// Default number of clients in the table of limits.
 pub(super) const REMEMBERED: usize = 65_536;
 const TARPIT_MAX: Duration = Duration::from_secs(3600);
 const LIST_FILE_BYTES_MAX: u64 = 128 << 20;
 const GEOIP_FILE_BYTES_MAX: u64 = 512 << 20;
 
-/// The items of `access` after which lines of problems are no longer exact: each costs a step to find.
+/// Number of items of `access` up to which problems have exact lines. The search for a line takes a step for
+/// each item before it.
 const PLACED_ITEMS_MAX: usize = 1000;
 
-/// `allow` and `deny`, or `access`. Of the prefixes of `allow` and `deny` the longest wins; countries are asked where no
-/// prefix matches. With `allow` everybody else is refused, without it let in.
+/// Reads `allow` and `deny`, or `access`. Of the prefixes of `allow` and `deny` the longest match wins;
+/// countries decide where no prefix matches. With `allow` all other clients are refused, without it they are
+/// admitted.
 pub(super) fn read_acl(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
     let ordered = read_ordered(fields);
     let allow = read_both(fields, "allow");
@@ -33,7 +36,7 @@ pub(super) fn read_acl(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
     if fields.has("access") && (fields.has("allow") || fields.has("deny")) {
         fields.problem_with(
             "access",
-            "`access` goes without `allow` and `deny`: the order of its items counts",
+            "`access` cannot be combined with `allow` or `deny`: move their prefixes to `access`",
         );
     }
     if ordered.is_some() || (allow.is_none() && deny.is_none()) {
@@ -50,15 +53,15 @@ pub(super) fn read_acl(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
     Some(Arc::new(acl.after(&rules(&denied, &allowed))))
 }
 
-/// A list of prefixes alone, such as `proxy_from`: those who are in it are permitted.
+/// Reads a list of prefixes alone, such as `proxy_from`. Its clients are permitted.
 pub(super) fn read_prefixes(fields: &mut Fields<'_>, key: &'static str) -> Option<Arc<Acl>> {
     let (prefixes, countries) = read_both(fields, key)?;
     let rules: Vec<_> = countries.iter().chain(&prefixes).map(|prefix| (*prefix, Access::Permit)).collect();
     Some(Arc::new(Acl::new(&rules, Access::Deny)))
 }
 
-/// `access = { { permit = "10.0.0.0/8" }, { deny = country "SE" }, otherwise = "deny" }`: the first item that matches
-/// decides; for everybody else `otherwise`, the inverse of the last item when it is not said.
+/// Reads `access = { { permit = "10.0.0.0/8" }, { deny = country "SE" }, otherwise = "deny" }`. The first
+/// item that matches decides; `otherwise` is for all other clients, by default the inverse of the last item.
 fn read_ordered(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
     const WANTED: &str = "a list of { permit = \"10.0.0.0/8\" } and { deny = \"192.0.2.0/24\" }";
     let table = match fields.take("access")? {
@@ -71,7 +74,7 @@ fn read_ordered(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
     };
     let mut own = fields.within("access", table);
     if own.has("permit") || own.has("deny") {
-        own.problem_here("each item of `access` has braces of its own: { { permit = \"10.0.0.0/8\" }, ... }");
+        own.problem_here("each item of `access` needs its own braces: {  { permit = \"10.0.0.0/8\" }, ... }");
         return None;
     }
     let otherwise = read_otherwise(&mut own);
@@ -82,8 +85,11 @@ fn read_ordered(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
         match item {
             Value::Table(table) => items.extend(read_item(&mut own, table)),
             Value::Unknown => {}
-            Value::Text(text) => own.problem(text, format!("`{text}` stands alone: `access` is {WANTED}")),
-            other => own.problem_here(format!("{} is no item: `access` is {WANTED}", other.kind())),
+            Value::Text(text) => {
+                own.problem(text, format!("`{text}` needs `permit` or `deny`: `access` must be {WANTED}"));
+            }
+            other => own
+                .problem_here(format!("{} is not an item of `access`, which must be {WANTED}", other.kind())),
         }
     }
     let codes = items.iter().flat_map(|(_, list)| list.codes.iter().cloned()).collect();
@@ -108,7 +114,7 @@ fn read_otherwise(own: &mut Fields<'_>) -> Option<Access> {
     }
 }
 
-/// One item: `permit` or `deny`.
+/// Reads one item: `permit` or `deny`.
 fn read_item<'a>(own: &mut Fields<'a>, table: &'a Table) -> Option<(Access, List)> {
     own.turn_to(table);
     let permit = read_list(own, "permit");
@@ -124,21 +130,19 @@ fn read_item<'a>(own: &mut Fields<'a>, table: &'a Table) -> Option<(Access, List
     };
     let both = own.has("permit") && own.has("deny");
     if both || table.named.is_empty() || !table.list.is_empty() {
-        own.problem_here(
-            "an item of `access` is { permit = ... } or { deny = ... }, one of them and nothing else",
-        );
+        own.problem_here("an item of `access` must be either { permit = ... } or { deny = ... }");
     }
     item
 }
 
-/// Prefixes, and the codes of countries.
+/// Prefixes and country codes.
 #[derive(Default)]
 struct List {
     prefixes: Vec<Prefix>,
     codes: BTreeSet<String>,
 }
 
-/// The prefixes of a list, and those of its countries.
+/// Reads the prefixes of a list, and those of its countries.
 fn read_both(fields: &mut Fields<'_>, key: &'static str) -> Option<(Vec<Prefix>, Vec<Prefix>)> {
     let list = read_list(fields, key)?;
     let countries = read_countries(fields, key, &list.codes);
@@ -162,7 +166,7 @@ fn read_list(fields: &mut Fields<'_>, key: &'static str) -> Option<List> {
                 if code.len() == 2 && code.bytes().all(|byte| byte.is_ascii_uppercase()) {
                     list.codes.insert(code);
                 } else {
-                    fields.problem(key, format!("`{code}` is no country: two letters, as ISO 3166-1 has them"));
+                    fields.problem(key, format!("`{code}` is not a country code: give two letters (ISO 3166-1), such as \"SE\""));
                 }
             }
             Value::Unknown => {}
@@ -179,7 +183,7 @@ fn read_list(fields: &mut Fields<'_>, key: &'static str) -> Option<List> {
     Some(list)
 }
 
-/// `prefixes "FILE"`: one a line; `#` begins a comment.
+/// Reads `prefixes "FILE"`: one prefix a line; `#` begins a comment.
 fn read_file(fields: &mut Fields<'_>, made: &Made, prefixes: &mut Vec<Prefix>) {
     let path = fields.reading().path(&made.place, made.name.as_deref().unwrap_or_default());
     let reading = fields.reading();
@@ -209,20 +213,20 @@ fn read_file(fields: &mut Fields<'_>, made: &Made, prefixes: &mut Vec<Prefix>) {
     }
 }
 
-/// The networks of countries, from the database that `geoip` names.
+/// Reads the networks of countries from the database that `geoip` names.
 fn read_countries(fields: &mut Fields<'_>, key: &'static str, codes: &BTreeSet<String>) -> Networks {
     if codes.is_empty() {
         return Networks::new();
     }
     let Some((path, place)) = fields.reading().run.geoip.as_ref() else {
-        fields.problem(key, "a country needs a database: write geoip \"GeoLite2-Country.mmdb\" before");
+        fields.problem(key, "`country` needs a database: write geoip \"GeoLite2-Country.mmdb\" above it");
         return Networks::new();
     };
     let path = fields.reading().path(place, path);
     match networks_of(&path, codes) {
         Ok(networks) => {
             for code in codes.iter().filter(|code| !networks.contains_key(*code)) {
-                fields.problem(key, format!("{} has no network of country {code}", path.display()));
+                fields.problem(key, format!("{} has no networks of country {code}", path.display()));
             }
             networks
         }
@@ -233,13 +237,13 @@ fn read_countries(fields: &mut Fields<'_>, key: &'static str, codes: &BTreeSet<S
     }
 }
 
-/// The networks of one country.
+/// Reads the networks of one country.
 pub(crate) fn countries(path: &Path, code: &str) -> Result<Vec<Prefix>, String> {
     let found = networks_of(path, &BTreeSet::from([code.to_owned()]))?.remove(code);
-    found.ok_or_else(|| format!("it has no network of country {code}"))
+    found.ok_or_else(|| format!("it has no networks of country {code}"))
 }
 
-/// Of each country the networks.
+/// The networks of each country.
 type Networks = BTreeMap<String, Vec<Prefix>>;
 
 fn networks_of(path: &Path, codes: &BTreeSet<String>) -> Result<Networks, String> {
@@ -258,14 +262,15 @@ fn networks_of(path: &Path, codes: &BTreeSet<String>) -> Result<Networks, String
         let Some(code) = record.and_then(|record| record.country.iso_code) else { continue };
         if codes.contains(code) {
             let network = found.network().map_err(|error| error.to_string())?;
-            let prefix = network.to_string().parse().map_err(|_| format!("a strange network: {network}"))?;
+            let prefix =
+                network.to_string().parse().map_err(|_| format!("it has an invalid network: {network}"))?;
             networks.entry(code.to_owned()).or_default().push(prefix);
         }
     }
     Ok(networks)
 }
 
-/// What a refusal means: `"drop"`, `"reject"`, `"tarpit"`, `{ tarpit = "10s" }`, or a pool.
+/// Reads the treatment of refused clients: `"drop"`, `"reject"`, `"tarpit"`, `{ tarpit = "10s" }`, or a pool.
 pub(super) fn read_denied(fields: &mut Fields<'_>, key: &'static str) -> Option<Denied> {
     const WANTED: &str = "\"drop\", \"reject\", \"tarpit\", { tarpit = \"10s\" } or a pool";
     match fields.take(key)? {
@@ -276,13 +281,13 @@ pub(super) fn read_denied(fields: &mut Fields<'_>, key: &'static str) -> Option<
             let mut own = fields.within(key, table);
             let time = own.duration("tarpit").unwrap_or(TARPIT);
             if time > TARPIT_MAX {
-                own.problem("tarpit", "nobody is kept waiting for more than an hour");
+                own.problem("tarpit", "`tarpit` must be at most 1h");
             }
             own.finish();
             Some(Denied::Tarpit(time))
         }
         Value::Made(pool) if pool.builder == "pool" => Some(Denied::Pool(pool.name.clone()?.into())),
-        // Whether there is such a pool shows in the end.
+        // The name of the pool is checked at the end.
         Value::Text(pool) => Some(Denied::Pool(pool.as_str().into())),
         Value::Unknown => None,
         other => {
@@ -292,7 +297,7 @@ pub(super) fn read_denied(fields: &mut Fields<'_>, key: &'static str) -> Option<
     }
 }
 
-/// `per_client = { connections = 10, connection_rate = "20/s", request_rate = "100/s" }`.
+/// Reads `per_client = { connections = 10, connection_rate = "20/s", request_rate = "100/s" }`.
 pub(super) fn read_throttle(fields: &mut Fields<'_>) -> Option<(ThrottleSpec, Denied)> {
     let table = match fields.take("per_client")? {
         Value::Table(table) => table,
@@ -315,7 +320,7 @@ pub(super) fn read_throttle(fields: &mut Fields<'_>) -> Option<(ThrottleSpec, De
     };
     let exceeded = read_denied(&mut own, "exceeded").unwrap_or(Denied::Reject);
     if !["connections", "connection_rate", "request_rate"].iter().any(|key| own.has(key)) {
-        own.problem_here("`per_client` limits nothing: give connections, connection_rate or request_rate");
+        own.problem_here("`per_client` has no limit: give connections, connection_rate or request_rate");
     }
     own.finish();
     Some((spec, exceeded))

@@ -1,4 +1,5 @@
-//! From raw declarations to a specification: types, bounds, references, duplicates. Every problem is found in one pass.
+//! Builds a specification from raw declarations: checks types, bounds, references and duplicates. Finds every
+//! problem in one pass.
 
 mod whole;
 
@@ -25,7 +26,7 @@ use std::time::Duration;
 
 const SERVERS_MAX: usize = 100_000;
 
-/// The specification, or every problem.
+/// Returns the specification, or every problem.
 pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
     let reading = Reading::new(run);
     let mut builder = Builder { reading: &reading, config: Config::default() };
@@ -35,7 +36,10 @@ pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
         if name.is_empty() || name.len() > 255 || name.chars().any(char::is_control) {
             reading.problem(
                 &made.place,
-                format!("{name:?} is no name for a {}: 1 to 255 bytes, no control characters", made.builder),
+                format!(
+                    "{name:?} is not a valid name of a {}: use 1 to 255 bytes without control characters",
+                    made.builder
+                ),
             );
         }
     }
@@ -67,7 +71,7 @@ struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     fn twice(&self, what: &str, name: &str, first: &Place, again: &Place) {
-        let message = format!("{what} `{name}` is there already, at {}:{}", first.file, first.line);
+        let message = format!("{what} `{name}` is already declared at {}:{}", first.file, first.line);
         self.reading.problem(again, message);
     }
 
@@ -87,12 +91,12 @@ impl<'a> Builder<'a> {
         self.config.spec.pools.push(pool);
     }
 
-    /// What a pool and a service with servers in place have in common.
+    /// Reads the keys that pools and services with inline servers share.
     fn pool_fields(&mut self, name: &str, made: &'a Made, fields: &mut Fields<'a>) -> PoolSpec {
         let servers = self.servers(made, fields);
         if !servers.is_empty() && servers.iter().all(|server| server.weight == 0) {
             fields.problem_here(format!(
-                "pool `{name}`: every server has the weight 0, so no client would get one"
+                "pool `{name}`: every server has weight 0: give at least one a higher weight"
             ));
         }
         PoolSpec {
@@ -113,7 +117,7 @@ impl<'a> Builder<'a> {
     fn servers(&mut self, made: &'a Made, fields: &mut Fields<'a>) -> Vec<ServerSpec> {
         let mut servers: Vec<ServerSpec> = Vec::new();
         if fields.list().len() > SERVERS_MAX {
-            fields.problem_here(format!("more than {SERVERS_MAX} servers"));
+            fields.problem_here(format!("a pool must have at most {SERVERS_MAX} servers"));
             return servers;
         }
         let mut names: BTreeMap<Arc<str>, Place> = BTreeMap::new();
@@ -124,7 +128,7 @@ impl<'a> Builder<'a> {
                 Some(first) => {
                     let (name, file, line) = (&server.name, &first.file, first.line);
                     let message = format!(
-                        "server `{name}` is in this pool already, at {file}:{line}; give one a `name`"
+                        "server `{name}` is already in this pool, at {file}:{line}: give one of them another `name`"
                     );
                     self.reading.problem(&place, message);
                 }
@@ -137,7 +141,7 @@ impl<'a> Builder<'a> {
         servers
     }
 
-    /// A server: an address, a table that begins with one, or `server "address" { ... }`.
+    /// Reads a server: an address, a table that begins with one, or `server "address" { ... }`.
     fn server(
         &self,
         item: &'a Value,
@@ -150,7 +154,9 @@ impl<'a> Builder<'a> {
             Value::Table(table) => match table.list.first() {
                 Some(Value::Text(address)) => (address, table, &made.place, vec![address]),
                 _ => {
-                    fields.problem_here("a server begins with its address: { \"10.0.0.1:80\", weight = 2 }");
+                    fields.problem_here(
+                        "a server must begin with its address: {  \"10.0.0.1:80\", weight = 2 }",
+                    );
                     return None;
                 }
             },
@@ -160,7 +166,7 @@ impl<'a> Builder<'a> {
             Value::Unknown => return None,
             other => {
                 fields.problem_here(format!(
-                    "{} is no server: write an address such as \"10.0.0.1:80\"",
+                    "{} is not a server: write an address such as \"10.0.0.1:80\"",
                     other.kind()
                 ));
                 return None;
@@ -228,13 +234,16 @@ impl<'a> Builder<'a> {
         self.config.spec.services.push(service);
     }
 
-    /// `routes = { { host = "a.example", pool = a }, ... }`.
+    /// Reads `routes = { { host = "a.example", pool = a }, ... }`.
     fn routes(&self, fields: &mut Fields<'a>, protocol: Protocol) -> Vec<Route<Arc<str>>> {
         let Some(items) = fields.items("routes") else { return Vec::new() };
         let mut routes = Vec::new();
         for item in items {
             let Value::Table(table) = item else {
-                fields.problem("routes", "`routes` is a list of { host = \"www.example.org\", pool = www }");
+                fields.problem(
+                    "routes",
+                    "`routes` must be a list of { host = \"www.example.org\", pool = www }",
+                );
                 continue;
             };
             routes.extend(edge::read_route(fields, table, protocol, |own| self.route_pool(own)));
@@ -248,7 +257,7 @@ impl<'a> Builder<'a> {
             Some(Value::Made(pool)) if pool.builder == "pool" => pool.name.as_deref()?,
             Some(Value::Unknown) => return None,
             Some(_) | None => {
-                own.problem_here("a route leads to a pool: pool = www");
+                own.problem_here("a route needs a pool: pool = www");
                 return None;
             }
         };
@@ -267,13 +276,12 @@ impl<'a> Builder<'a> {
 
     fn listen(&mut self, name: &str, fields: &mut Fields<'_>) -> Vec<Endpoint> {
         let given = fields.texts("listen", "an address or a list of addresses", parse_listen);
-        // A name that is an address is where the service listens.
+        // A name that is an address is also the listen address.
         let listen = given.or_else(|| parse_listen(name).ok().map(|endpoint| vec![endpoint]));
         let listen = listen.unwrap_or_else(|| {
             if fields.take("listen").is_none() {
-                fields.problem_here(format!(
-                    "service `{name}` does not say where to listen: listen = \"0.0.0.0:80\""
-                ));
+                fields
+                    .problem_here(format!("service `{name}` has no listen address: listen = \"0.0.0.0:80\""));
             }
             Vec::new()
         });
@@ -284,7 +292,7 @@ impl<'a> Builder<'a> {
         listen
     }
 
-    /// The pool of a service: one that it names, or the servers in place.
+    /// Returns the pool of a service: one that it names, or its inline servers.
     fn service_pool(
         &mut self,
         name: &str,
@@ -299,7 +307,7 @@ impl<'a> Builder<'a> {
             Some(Value::Unknown) => return Some(name.into()),
             Some(other) => {
                 let hint = if matches!(other, Value::Table(_)) {
-                    ": servers stand in the service itself"
+                    ": write the servers of a service without `pool =`"
                 } else {
                     ""
                 };
@@ -315,7 +323,7 @@ impl<'a> Builder<'a> {
                 if !fields.list().is_empty() {
                     fields.problem(
                         "pool",
-                        format!("service `{name}` has a pool and servers in place; keep one of them"),
+                        format!("service `{name}` has both a pool and servers: remove one of them"),
                     );
                 }
                 let known = || self.config.spec.pools.iter().map(|pool| &*pool.name);
@@ -328,11 +336,13 @@ impl<'a> Builder<'a> {
             None => {
                 let pool = self.pool_fields(name, made, fields);
                 if made.table.list.is_empty() && !fields.has("discover") {
-                    fields.problem_here(format!("service `{name}` has neither a pool nor servers"));
+                    fields.problem_here(format!(
+                        "service `{name}` has neither a pool nor servers: add one of them"
+                    ));
                 }
                 if self.config.spec.pools.iter().any(|other| other.name == pool.name) {
                     fields.problem_here(format!(
-                        "a pool is called `{name}`, too; give the service another name"
+                        "a pool is also named `{name}`: give the service another name"
                     ));
                 }
                 self.config.spec.pools.push(pool);
@@ -345,7 +355,7 @@ impl<'a> Builder<'a> {
 fn parse_listen(text: &str) -> Result<Endpoint, String> {
     match scope::parse_listen(text).map_err(|error| error.to_string())? {
         Endpoint::Host { name, port } => Err(format!(
-            "`{name}:{port}` is no address to listen on: write an IP address, such as 0.0.0.0:{port} for all"
+            "`{name}:{port}` is not a listen address: write an IP address, such as 0.0.0.0:{port} for all addresses"
         )),
         endpoint => Ok(endpoint),
     }
@@ -370,10 +380,13 @@ fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> ServiceOptions {
     let (is_udp, is_dns) = (protocol == Protocol::Udp, protocol == Protocol::Dns);
     if let Some(idle) = fields.optional_duration("idle_timeout") {
         if is_udp && idle.is_none() {
-            fields.problem("idle_timeout", "a udp service needs an idle_timeout: nothing else ends a flow");
+            fields.problem("idle_timeout", "a udp service needs an idle_timeout, because only it ends flows");
         }
         if is_dns && idle.is_none() {
-            fields.problem("idle_timeout", "a dns service needs an idle_timeout: idle clients would fill it");
+            fields.problem(
+                "idle_timeout",
+                "a dns service needs an idle_timeout, or idle clients would use up its connections",
+            );
         }
         options.idle_timeout = idle;
     }
@@ -384,17 +397,17 @@ fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> ServiceOptions {
     {
         options.unix_mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o777);
         if options.unix_mode.is_none() {
-            fields.problem("unix_mode", format!("`{mode}` is no mode such as \"0660\""));
+            fields.problem("unix_mode", format!("`{mode}` is not a file mode such as \"0660\""));
         }
     }
     options.source = fields.text("source").and_then(|text| {
         let source =
             if text == "client" { Some(Source::Client) } else { text.parse().map(Source::Address).ok() };
         if source.is_none() {
-            fields.problem("source", format!("`{text}` is no IP address, nor \"client\""));
+            fields.problem("source", format!("`{text}` is not an IP address or \"client\""));
         }
         if is_dns && source == Some(Source::Client) {
-            fields.problem("source", "a dns service shares its sockets: `source` is an address of ours");
+            fields.problem("source", "a dns service shares its sockets between clients: `source` must be an address of this machine");
         }
         source
     });
@@ -433,7 +446,7 @@ fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> ServiceOptions {
 
 fn check_keepalive(key: &str, keepalive: Option<Duration>, fields: &mut Fields<'_>) {
     if keepalive.is_some_and(|after| after < Duration::from_secs(1) || after.as_secs() > 32_767) {
-        fields.problem(key, format!("`{key}` is from 1s to 32767s (tcp(7))"));
+        fields.problem(key, format!("`{key}` must be between 1s and 32767s (tcp(7))"));
     }
 }
 
@@ -441,14 +454,14 @@ fn read_server(defaults: ServerSpec, fields: &mut Fields<'_>) -> ServerSpec {
     let endpoint = &defaults.endpoint;
     let name: Arc<str> = fields.text("name").map_or(defaults.name, Into::into);
     if name.is_empty() || name.chars().any(char::is_control) {
-        fields.problem("name", format!("{name:?} is no name for a server"));
+        fields.problem("name", format!("{name:?} is not a valid name of a server"));
     }
     let limits =
         Limits { soft: fields.integer("max", 1..=u32::MAX), hard: fields.integer("hard", 1..=u32::MAX) };
     if let (Some(soft), Some(hard)) = (limits.soft, limits.hard)
         && hard < soft
     {
-        fields.problem("hard", format!("server `{name}`: hard ({hard}) is below max ({soft})"));
+        fields.problem("hard", format!("server `{name}`: hard ({hard}) must not be below max ({soft})"));
     }
     let state = fields.text("state").and_then(|word| {
         let state = AdminState::ALL.into_iter().find(|state| state.name() == word);
@@ -458,7 +471,7 @@ fn read_server(defaults: ServerSpec, fields: &mut Fields<'_>) -> ServerSpec {
         state
     });
     if fields.list().len() > 1 {
-        fields.problem_here("a server has one address; its other settings have names");
+        fields.problem_here("a server must have one address; its other settings need keys");
     }
     ServerSpec {
         name,
@@ -479,7 +492,7 @@ fn read_policy(fields: &mut Fields<'_>) -> Option<Policy> {
             if policy.is_none() {
                 let hint = nearest(name, Policy::NAMES.into_iter());
                 let all = Policy::NAMES.join(", ");
-                fields.problem("policy", format!("there is no policy `{name}`{hint}; there are {all}"));
+                fields.problem("policy", format!("there is no policy `{name}`{hint}; use one of {all}"));
             }
             policy
         }
@@ -495,7 +508,7 @@ fn read_policy(fields: &mut Fields<'_>) -> Option<Policy> {
             if !is_prime(table) {
                 own.problem(
                     "table",
-                    format!("policy.maglev: `table` is {table}, which is no prime (65537 is one)"),
+                    format!("policy.maglev: `table` must be a prime number such as 65537, got {table}"),
                 );
             }
             own.finish();
@@ -516,7 +529,7 @@ fn read_failover(fields: &mut Fields<'_>) -> Failover {
     if fields.bool("failover") == Some(false) { Failover::Never } else { Failover::Next }
 }
 
-/// `request_log = "requests.log"`, or `{ udp = "10.0.0.9:10000" }`.
+/// Reads `request_log = "requests.log"`, or `{ udp = "10.0.0.9:10000" }`.
 fn read_request_log(fields: &mut Fields<'_>, protocol: Protocol) -> Option<RequestLog> {
     let log = match fields.take("request_log")? {
         Value::Text(file) => RequestLog::File(fields.path_of("request_log", file).into()),
@@ -525,7 +538,7 @@ fn read_request_log(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Reque
             let address = own.text("udp").unwrap_or_default();
             let parsed = address.parse().map(RequestLog::Udp);
             if parsed.is_err() {
-                own.problem("udp", format!("`{address}` is no address such as \"10.0.0.9:10000\""));
+                own.problem("udp", format!("`{address}` is not an address such as \"10.0.0.9:10000\""));
             }
             own.finish();
             parsed.ok()?
@@ -540,8 +553,12 @@ fn read_request_log(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Reque
     };
     match protocol {
         Protocol::Tcp | Protocol::Http => {}
-        Protocol::Udp => fields.problem("request_log", "datagrams are not logged"),
-        Protocol::Dns => fields.problem("request_log", "questions of dns are not logged"),
+        Protocol::Udp => {
+            fields.problem("request_log", "a udp service has no request_log: it has no requests");
+        }
+        Protocol::Dns => {
+            fields.problem("request_log", "a dns service has no request_log: queries are not logged");
+        }
     }
     Some(log)
 }

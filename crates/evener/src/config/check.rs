@@ -1,4 +1,5 @@
-//! The `check` key: `check.http { path = "/health", every = "2s" }`, or the bare word for a check with the defaults.
+//! The `check` key: `check.http { path = "/health", every = "2s" }`, or the name alone for a check with the
+//! defaults.
 
 use super::fields::{Fields, Reading, nearest};
 use super::raw::{Made, Value};
@@ -9,11 +10,11 @@ use std::time::Duration;
 
 const KINDS: [&str; 6] = ["tcp", "tls", "http", "https", "udp", "dns"];
 const DATAGRAM_BYTES_MAX: usize = 1400;
-/// Of what a check of tcp or tls sends, and of what it expects.
+/// Maximum length of the text that a check of tcp or tls sends or expects.
 const STREAM_BYTES_MAX: usize = 4096;
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
-/// The check that a pool or service says it wants.
+/// Reads the check of a pool or service.
 pub(super) fn read(fields: &mut Fields<'_>) -> Option<CheckSpec> {
     match fields.take("check")? {
         Value::Made(made) if made.builder.starts_with("check.") => {
@@ -21,7 +22,7 @@ pub(super) fn read(fields: &mut Fields<'_>) -> Option<CheckSpec> {
             Some(made_check(fields.reading(), made, kind))
         }
         Value::Text(kind) if kind == "udp" => {
-            fields.problem("check", "a udp check needs what to send: check.udp { send = \"...\" }");
+            fields.problem("check", "a udp check needs a text to send: check.udp { send = \"...\" }");
             None
         }
         Value::Text(kind) if KINDS.contains(&kind.as_str()) => Some(CheckSpec::new(default_kind(kind))),
@@ -58,7 +59,7 @@ fn default_kind(kind: &str) -> CheckKind {
     }
 }
 
-/// A check of HTTP with the defaults.
+/// Returns an HTTP check with the defaults.
 pub(crate) fn http_check() -> CheckSpec {
     CheckSpec::new(http(None))
 }
@@ -68,14 +69,15 @@ const NOERROR: u8 = 0;
 /// The type A (RFC 1035, section 3.2.2).
 const TYPE_A: u16 = 1;
 
-/// A check of DNS with the defaults: a question that each resolver and most servers of zones have some answer to.
+/// Returns the defaults of a DNS check: a query that every resolver and most authoritative servers respond
+/// to.
 pub(super) fn dns_defaults() -> (String, u16, Option<u8>) {
     ("a.root-servers.net.".into(), TYPE_A, None)
 }
 
-/// A check of DNS that asks for the addresses of a name, which has to be there.
+/// Returns a DNS check that queries the addresses of a name, which must exist.
 pub(crate) fn dns_check(name: &str) -> Result<CheckSpec, String> {
-    dns::parse_name(name).map_err(|error| format!("`{name}` is no name: {error}"))?;
+    dns::parse_name(name).map_err(|error| format!("`{name}` is not a domain name: {error}"))?;
     Ok(CheckSpec::new(CheckKind::Dns { name: name.into(), qtype: TYPE_A, rcode: Some(NOERROR) }))
 }
 
@@ -103,16 +105,13 @@ fn made_check(reading: &Reading<'_>, made: &Made, kind: &str) -> CheckSpec {
         kind: defaults.kind,
     };
     if check.timeout > TIMEOUT_MAX {
-        fields.problem(
-            "timeout",
-            format!("a check may take {} s at most: it is repeated when it has ended", TIMEOUT_MAX.as_secs()),
-        );
+        fields.problem("timeout", format!("`timeout` must be at most {} s", TIMEOUT_MAX.as_secs()));
     }
     if check.every < Duration::from_millis(10) {
-        fields.problem("every", "a check may run every 10ms at most");
+        fields.problem("every", "`every` must be at least 10ms");
     }
     if !made.table.list.is_empty() {
-        fields.problem_here("a check has only named keys");
+        fields.problem_here("a check has no list: give each setting a key");
     }
     fields.finish();
     check
@@ -124,13 +123,14 @@ fn read_http(fields: &mut Fields<'_>, kind: &str) -> CheckKind {
     if let Some(given) = fields.text("method") {
         method = given.to_ascii_uppercase();
         if !given.bytes().all(|byte| byte.is_ascii_alphabetic()) {
-            fields.problem("method", format!("`{given}` is no HTTP method"));
+            fields.problem("method", format!("`{given}` is not an HTTP method"));
         }
     }
     if let Some(given) = fields.text("path") {
         path = given.to_owned();
         if !given.starts_with('/') || given.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
-            fields.problem("path", format!("`{given}` is no path: it begins with / and has no spaces"));
+            fields
+                .problem("path", format!("`{given}` is not a path: it must begin with / and have no spaces"));
         }
     }
     if let Some(given) = read_status(fields) {
@@ -139,7 +139,7 @@ fn read_http(fields: &mut Fields<'_>, kind: &str) -> CheckKind {
     let host = fields.text("host").map(str::to_owned);
     if host.as_ref().is_some_and(|host| host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_graphic()))
     {
-        fields.problem("host", "`host` is no host name");
+        fields.problem("host", "`host` must be a host name");
     }
     let body = fields.text("body").map(str::to_owned);
     CheckKind::Http { method, path, host, status, body, tls }
@@ -159,13 +159,14 @@ fn read_tls(fields: &mut Fields<'_>) -> CheckTls {
     tls
 }
 
-/// `send = "PING\r\n", expect = "+PONG"`, `begins = "220 "`.
+/// Reads `send = "PING\r
+/// ", expect = "+PONG"`, `begins = "220 "`.
 fn read_stream(fields: &mut Fields<'_>, kind: &str) -> CheckKind {
     let tls = (kind == "tls").then(|| read_tls(fields));
     let mut text = |key: &'static str| {
         let bytes = fields.bytes(key);
         if bytes.as_ref().is_some_and(|bytes| bytes.is_empty() || bytes.len() > STREAM_BYTES_MAX) {
-            let limit = format!("`{key}` of check.{kind} has 1 to {STREAM_BYTES_MAX} bytes");
+            let limit = format!("`{key}` of check.{kind} must have 1 to {STREAM_BYTES_MAX} bytes");
             fields.problem(key, limit);
         }
         bytes
@@ -177,7 +178,7 @@ fn read_stream(fields: &mut Fields<'_>, kind: &str) -> CheckKind {
     CheckKind::Stream { send, begins, expect, tls }
 }
 
-/// `status = 204` or `status = { 200, 204 }`.
+/// Reads `status = 204` or `status = { 200, 204 }`.
 fn read_status(fields: &mut Fields<'_>) -> Option<BTreeSet<u16>> {
     let value = fields.take("status")?;
     let items = match value {
@@ -190,7 +191,7 @@ fn read_status(fields: &mut Fields<'_>) -> Option<BTreeSet<u16>> {
     };
     let codes: Option<BTreeSet<u16>> = items.iter().map(code).collect();
     if codes.is_none() {
-        fields.problem("status", "`status` is not an HTTP status such as 200, or a list of them");
+        fields.problem("status", "`status` must be an HTTP status such as 200, or a list of them");
     }
     codes
 }
@@ -204,27 +205,27 @@ fn read_udp(fields: &mut Fields<'_>) -> CheckKind {
     CheckKind::Udp { send: send.unwrap_or_default(), expect }
 }
 
-/// `name = "a.root-servers.net.", type = "A", rcode = "NOERROR"`
+/// Reads `name = "a.root-servers.net.", type = "A", rcode = "NOERROR"`.
 fn read_dns(fields: &mut Fields<'_>) -> CheckKind {
     let (mut name, mut qtype, mut rcode) = dns_defaults();
     if let Some(given) = fields.text("name") {
         name = given.to_owned();
         if let Err(error) = dns::parse_name(given) {
-            fields.problem("name", format!("`{given}` is no name: {error}"));
+            fields.problem("name", format!("`{given}` is not a domain name: {error}"));
         }
     }
     if let Some(given) = fields.text("type") {
         match dns::type_number(given) {
             Some(number) => qtype = number,
             None => {
-                fields.problem("type", format!("`{given}` is no type of DNS such as \"A\" or \"TYPE65280\""));
+                fields.problem("type", format!("`{given}` is not a DNS type such as \"A\" or \"TYPE65280\""));
             }
         }
     }
     if let Some(given) = fields.text("rcode") {
         rcode = dns::rcode_number(given);
         if rcode.is_none() {
-            let message = format!("`{given}` is no answer of DNS such as \"NOERROR\" or \"NXDOMAIN\"");
+            let message = format!("`{given}` is not a DNS response code such as \"NOERROR\" or \"NXDOMAIN\"");
             fields.problem("rcode", message);
         }
     }

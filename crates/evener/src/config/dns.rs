@@ -1,4 +1,4 @@
-//! What only DNS has: the `dns` key of a service, `discover` of a pool, and which of all that goes together.
+//! The keys that only DNS has: `dns` of a service, `discover` of a pool, and `mname` of a server.
 
 use super::access::read_rate;
 use super::fields::{Fields, nearest};
@@ -12,19 +12,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A client asks anew long before.
+/// Clients retry long before.
 const QUERY_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// RFC 2308, section 7.1.
 const FAILURE_TTL_MAX: Duration = Duration::from_secs(300);
 const CACHE_BYTES_MAX: u64 = 1 << 40;
 const NETWORKS_MAX: u32 = 16_000_000;
 const SLIP_MAX: u32 = 1000;
-/// The most directories of a pool.
+/// Maximum number of directories of a pool.
 const DIRECTORIES_MAX: usize = 16;
-/// A socket's path has 107 bytes, and its name some of them.
+/// Maximum length of the path of a directory. The path of a socket has 107 bytes, including its name.
 const DIRECTORY_BYTES_MAX: usize = 100;
 
-/// `dns = { query_timeout = "2s", cache = true, ... }`
+/// Reads `dns = { query_timeout = "2s", cache = true, ... }`.
 pub(super) fn read_dns(fields: &mut Fields<'_>) -> Arc<DnsSpec> {
     let defaults = DnsSpec::default();
     let table = match fields.take("dns") {
@@ -59,10 +59,7 @@ pub(super) fn read_dns(fields: &mut Fields<'_>) -> Arc<DnsSpec> {
 fn read_query_timeout(own: &mut Fields<'_>) -> Option<Duration> {
     let time = own.duration("query_timeout")?;
     if time > QUERY_TIMEOUT_MAX {
-        own.problem(
-            "query_timeout",
-            "`query_timeout` is over a minute; no client waits for an answer for so long",
-        );
+        own.problem("query_timeout", "`query_timeout` must be at most 1m: clients do not wait longer");
     }
     Some(time)
 }
@@ -80,7 +77,7 @@ fn read_on_failure(own: &mut Fields<'_>) -> Option<OnFailure> {
     found
 }
 
-/// `retry_on = { "servfail", "refused" }`; an empty list is none.
+/// Reads `retry_on = { "servfail", "refused" }`. An empty list means none.
 fn read_retry_on(own: &mut Fields<'_>) -> Option<RetryOn> {
     const WORDS: [&str; 2] = ["servfail", "refused"];
     let wanted = "a list of response codes: { \"servfail\", \"refused\" }, or {} for none";
@@ -95,7 +92,7 @@ fn read_retry_on(own: &mut Fields<'_>) -> Option<RetryOn> {
     Some(RetryOn { servfail: has("servfail"), refused: has("refused") })
 }
 
-/// `cache = true`, or a table.
+/// Reads `cache = true`, or a table.
 fn read_cache(fields: &mut Fields<'_>) -> Option<DnsCacheSpec> {
     let defaults = DnsCacheSpec::default();
     let table = match fields.take("cache")? {
@@ -118,16 +115,13 @@ fn read_cache(fields: &mut Fields<'_>) -> Option<DnsCacheSpec> {
         stale: own.duration_or_zero("stale").unwrap_or(defaults.stale),
     };
     if spec.failure_ttl > FAILURE_TTL_MAX {
-        own.problem(
-            "failure_ttl",
-            "`failure_ttl`: a failure is kept for 5 minutes at most (RFC 2308, section 7.1)",
-        );
+        own.problem("failure_ttl", "`failure_ttl` must be at most 5m (RFC 2308, section 7.1)");
     }
     own.finish();
     Some(spec)
 }
 
-/// `client_subnet = true`, or `{ v4 = 24, v6 = 56 }`.
+/// Reads `client_subnet = true`, or `{ v4 = 24, v6 = 56 }`.
 fn read_client_subnet(fields: &mut Fields<'_>) -> Option<ClientSubnetSpec> {
     let defaults = ClientSubnetSpec::default();
     match fields.take("client_subnet")? {
@@ -147,14 +141,14 @@ fn read_client_subnet(fields: &mut Fields<'_>) -> Option<ClientSubnetSpec> {
     }
 }
 
-/// How many bits of an address make a network.
+/// Reads the lengths of the prefixes that make a network of an address.
 fn read_bits(own: &mut Fields<'_>, (v4, v6): (u8, u8)) -> (u8, u8) {
     let v4 = own.integer("v4", 0..=32).map_or(v4, |bits| bits as u8);
     let v6 = own.integer("v6", 0..=128).map_or(v6, |bits| bits as u8);
     (v4, v6)
 }
 
-/// `rate_limit = "20/s"`, or `{ rate = "20/s", v4 = 24, slip = 2 }`.
+/// Reads `rate_limit = "20/s"`, or `{ rate = "20/s", v4 = 24, slip = 2 }`.
 fn read_rate_limit(fields: &mut Fields<'_>) -> Option<DnsRateSpec> {
     let table = match fields.take("rate_limit")? {
         Value::Text(_) => return read_rate(fields, "rate_limit").map(DnsRateSpec::new),
@@ -168,7 +162,7 @@ fn read_rate_limit(fields: &mut Fields<'_>) -> Option<DnsRateSpec> {
     };
     let mut own = fields.within("rate_limit", table);
     if !own.has("rate") {
-        own.problem_here("`rate_limit` limits nothing: rate_limit = { rate = \"20/s\" }");
+        own.problem_here("`rate_limit` has no rate: rate_limit = { rate = \"20/s\" }");
     }
     let rate = read_rate(&mut own, "rate");
     let (v4, v6) = read_bits(&mut own, (24, 56));
@@ -184,7 +178,7 @@ fn read_rate_limit(fields: &mut Fields<'_>) -> Option<DnsRateSpec> {
     })
 }
 
-/// `discover = { mname = "/var/run/binder/sockets" }`, or a list of directories.
+/// Reads `discover = { mname = "/var/run/binder/sockets" }`, or a list of directories.
 pub(super) fn read_discover(fields: &mut Fields<'_>) -> Vec<DiscoverSpec> {
     const WANTED: &str = "{ mname = \"/var/run/binder/sockets\" }";
     let table = match fields.take("discover") {
@@ -198,26 +192,27 @@ pub(super) fn read_discover(fields: &mut Fields<'_>) -> Vec<DiscoverSpec> {
     let mut own = fields.within("discover", table);
     let wanted = "a directory of sockets, or a list of directories";
     let texts = own.texts("mname", wanted, |text| match text.is_empty() {
-        true => Err("an empty text is no directory".into()),
+        true => Err("the path of a directory must not be empty".into()),
         false => Ok(text.to_owned()),
     });
     let names_none = matches!(table.named.get("mname"), Some(Value::Table(list)) if list.list.is_empty());
     if names_none || table.named.is_empty() {
-        own.problem_here(format!("`discover` finds nothing: discover = {WANTED}"));
+        own.problem_here(format!("`discover` has no source: discover = {WANTED}"));
     }
     let texts = texts.unwrap_or_default();
     if texts.len() > DIRECTORIES_MAX {
-        own.problem("mname", format!("a pool looks into {DIRECTORIES_MAX} directories at most"));
+        own.problem("mname", format!("a pool must have at most {DIRECTORIES_MAX} directories"));
     }
     let mut directories: Vec<PathBuf> = Vec::new();
     for text in &texts {
         let directory = PathBuf::from(own.path_of("mname", text));
         if directory.as_os_str().len() > DIRECTORY_BYTES_MAX {
-            let message =
-                format!("`{text}` is too long: the paths of sockets in it have 107 bytes at most (unix(7))");
+            let message = format!(
+                "`{text}` is too long: the paths of its sockets must have at most 107 bytes (unix(7))"
+            );
             own.problem(text, message);
         } else if directories.contains(&directory) {
-            own.problem(text, format!("the directory `{text}` is there already"));
+            own.problem(text, format!("the directory `{text}` is listed twice"));
         } else {
             directories.push(directory);
         }
@@ -226,24 +221,24 @@ pub(super) fn read_discover(fields: &mut Fields<'_>) -> Vec<DiscoverSpec> {
     directories.into_iter().map(|directory| DiscoverSpec::Mname { directory }).collect()
 }
 
-/// `mname = true`, of a server.
+/// Reads `mname = true` of a server.
 pub(super) fn read_dialect(fields: &mut Fields<'_>, endpoint: &Endpoint) -> Dialect {
     if fields.bool("mname") != Some(true) {
         return Dialect::Plain;
     }
     if !matches!(endpoint, Endpoint::Unix(_)) {
-        let message = format!("server `{endpoint}` is no unix socket, which `mname` is spoken over");
+        let message = format!("server `{endpoint}` must be a unix socket for `mname`");
         fields.problem("mname", message);
     }
     Dialect::Mname
 }
 
-/// Whether there are servers, now or later, that speak as those of mname-balancer do.
+/// Returns true if the pool has servers of mname, or can discover some.
 pub(super) fn has_mname(pool: &PoolSpec) -> bool {
     !pool.discover.is_empty() || pool.servers.iter().any(|server| server.dialect == Dialect::Mname)
 }
 
-/// A unix socket that speaks no frames has no meaning for DNS.
+/// Returns a server that is a unix socket without mname, which a DNS service cannot use.
 pub(super) fn plain_socket(pool: &PoolSpec) -> Option<&ServerSpec> {
     let is_plain = |server: &&ServerSpec| {
         server.dialect == Dialect::Plain && matches!(server.endpoint, Endpoint::Unix(_))

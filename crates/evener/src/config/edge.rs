@@ -1,4 +1,4 @@
-//! What stands at the edge: TLS with clients and with servers, the PROXY protocol, HTTP and its routes.
+//! The keys of the edge: TLS with clients and with servers, the PROXY protocol, HTTP and its routes.
 
 use super::access::read_prefixes;
 use super::fields::{Fields, nearest};
@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// TLS with one file that has certificate and key.
+/// Returns TLS settings with one file that has the certificate and the key.
 pub(crate) fn tls_from_file(file: &Path) -> Arc<TlsSpec> {
     let file = file.display().to_string();
     let certificate = CertificateFiles { chain: file.clone(), key: file, ocsp: None, issuers: None };
@@ -34,7 +34,7 @@ pub(crate) fn tls_defaults() -> TlsSpec {
     }
 }
 
-/// `tls = "site.pem"`, or a table with certificates.
+/// Reads `tls = "site.pem"`, or a table with certificates.
 pub(super) fn read_tls(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Arc<TlsSpec>> {
     let mut spec = tls_defaults();
     match fields.take("tls")? {
@@ -55,7 +55,7 @@ pub(super) fn read_tls(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Ar
         Value::Bool(false) | Value::Unknown => return None,
         other => {
             let message = format!(
-                "`tls` is {}, not a file of PEM or {{ certificate = \"site.crt\", key = \"site.key\" }}",
+                "`tls` is {}, not a PEM file or {{ certificate = \"site.crt\", key = \"site.key\" }}",
                 other.kind()
             );
             fields.problem("tls", message);
@@ -63,7 +63,7 @@ pub(super) fn read_tls(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Ar
         }
     }
     if matches!(protocol, Protocol::Udp | Protocol::Dns) {
-        fields.problem("tls", format!("a {} service has no TLS", protocol.name()));
+        fields.problem("tls", format!("a {} service cannot have TLS", protocol.name()));
     }
     Some(Arc::new(spec))
 }
@@ -85,12 +85,13 @@ fn read_tls_table(own: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpec) 
                 let mut one = own.within("certificates", table);
                 match read_certificate(&mut one) {
                     Some(files) => spec.certificates.push(files),
-                    None => one.problem_here("a certificate is { certificate = \"a.crt\", key = \"a.key\" }"),
+                    None => one
+                        .problem_here("a certificate must be {  certificate = \"a.crt\", key = \"a.key\" }"),
                 }
                 one.finish();
             }
             Value::Unknown => {}
-            other => own.problem("certificates", format!("{} is no certificate", other.kind())),
+            other => own.problem("certificates", format!("{} is not a certificate", other.kind())),
         }
     }
     if let Some(directories) =
@@ -112,20 +113,20 @@ fn read_tls_table(own: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpec) 
         match version {
             "1.2" => spec.oldest = TlsVersion::V12,
             "1.3" => spec.oldest = TlsVersion::V13,
-            other => own.problem("min_version", format!("`{other}` is not spoken: 1.2 or 1.3")),
+            other => own.problem(
+                "min_version",
+                format!("`{other}` is not a supported version of TLS: use 1.2 or 1.3"),
+            ),
         }
     }
     if let Some(alpn) =
         own.texts("alpn", "a protocol such as \"http/1.1\", or a list", |text| match text.len() {
             1..=255 => Ok(text.to_owned()),
-            _ => Err(format!("`{text}` is no protocol: 1 to 255 bytes (RFC 7301)")),
+            _ => Err(format!("`{text}` is not a protocol name: use 1 to 255 bytes (RFC 7301)")),
         })
     {
         if protocol == Protocol::Http {
-            own.problem(
-                "alpn",
-                "an http service agrees on what it speaks by itself; `http2 = false` leaves HTTP/2 out",
-            );
+            own.problem("alpn", "an http service sets `alpn` itself; use `http2 = false` to disable HTTP/2");
         }
         spec.alpn = alpn;
     }
@@ -133,14 +134,14 @@ fn read_tls_table(own: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpec) 
     spec.handshakes_max = own.integer("handshakes_max", 1..=1_000_000).unwrap_or(spec.handshakes_max);
 }
 
-/// `certificate`, `key` and `ocsp`; without `key` it is in the same file.
+/// Reads `certificate`, `key` and `ocsp`. Without `key` it is in the same file.
 fn read_certificate(own: &mut Fields<'_>) -> Option<CertificateFiles> {
     let chain = own.path("certificate");
     let key = own.path("key");
     let ocsp = own.path("ocsp");
     let issuers = own.path("issuers");
     if chain.is_none() && (key.is_some() || ocsp.is_some() || issuers.is_some()) {
-        own.problem_here("a key, an OCSP response or issuers go with a `certificate`");
+        own.problem_here("`key`, `ocsp` and `issuers` need a `certificate`");
     }
     let chain = chain?;
     Some(CertificateFiles { key: key.unwrap_or_else(|| chain.clone()), chain, ocsp, issuers })
@@ -167,7 +168,7 @@ fn read_client_certificates(own: &mut Fields<'_>) -> Option<ClientCertificates> 
         (None, Some(_)) => {
             own.problem(
                 "client_certificate",
-                "clients' certificates are verified by a `client_ca`; name one",
+                "`client_certificate` needs a `client_ca` to verify certificates",
             );
             None
         }
@@ -175,7 +176,7 @@ fn read_client_certificates(own: &mut Fields<'_>) -> Option<ClientCertificates> 
     }
 }
 
-/// `tls = true`, or a table, of a pool.
+/// Reads `tls = true`, or a table, of a pool.
 pub(super) fn read_server_tls(fields: &mut Fields<'_>) -> Option<Arc<ServerTlsSpec>> {
     let mut spec =
         ServerTlsSpec { name: None, authorities: None, verification: Verification::Full, certificate: None };
@@ -187,7 +188,7 @@ pub(super) fn read_server_tls(fields: &mut Fields<'_>) -> Option<Arc<ServerTlsSp
             spec.name = own.text("sni").map(str::to_owned);
             if spec.name.as_deref().is_some_and(|name| rustls::pki_types::ServerName::try_from(name).is_err())
             {
-                own.problem("sni", "`sni` is no host name");
+                own.problem("sni", "`sni` must be a host name");
             }
             spec.authorities = own.path("ca");
             if own.bool("verify") == Some(false) {
@@ -198,7 +199,7 @@ pub(super) fn read_server_tls(fields: &mut Fields<'_>) -> Option<Arc<ServerTlsSp
         }
         other => {
             let message = format!(
-                "a pool's `tls` is {}, not true or {{ ca = \"ca.crt\", sni = \"name\" }}",
+                "`tls` of a pool is {}, not true or {{ ca = \"ca.crt\", sni = \"name\" }}",
                 other.kind()
             );
             fields.problem("tls", message);
@@ -208,8 +209,8 @@ pub(super) fn read_server_tls(fields: &mut Fields<'_>) -> Option<Arc<ServerTlsSp
     Some(Arc::new(spec))
 }
 
-/// Checks of a pool that speaks TLS with its servers: those of https and tls take on what it says, others would not be
-/// answered.
+/// Completes the check of a pool with TLS to its servers: https and tls checks inherit its settings. Servers
+/// would not respond to other kinds of checks.
 pub(super) fn inherit_tls(pool: &mut PoolSpec, fields: &mut Fields<'_>) {
     let Some(spec) = pool.tls.clone() else { return };
     let port = pool.check.as_ref().and_then(|check| check.port);
@@ -220,33 +221,31 @@ pub(super) fn inherit_tls(pool: &mut PoolSpec, fields: &mut Fields<'_>) {
             tls.insecure |= spec.verification == Verification::Off;
         }
         Some(CheckKind::Http { tls: None, .. }) => {
-            fields.problem("check", "the servers of this pool speak TLS: use check.https");
+            fields.problem("check", "the servers of this pool use TLS: use check.https");
         }
-        // Another port may be one without TLS.
+        // Another port may have no TLS.
         Some(CheckKind::Stream { tls: None, .. }) if port.is_none() => {
-            fields.problem("check", "the servers of this pool speak TLS: use check.tls");
+            fields.problem("check", "the servers of this pool use TLS: use check.tls");
         }
         _ => {}
     }
 }
 
-/// `on_down = "close"`, of a pool.
+/// Reads `on_down = "close"` of a pool.
 pub(super) fn read_on_down(fields: &mut Fields<'_>) -> Option<OnDown> {
     let word = fields.text("on_down")?;
     let found = OnDown::ALL.into_iter().find(|known| known.name() == word);
     if found.is_none() {
-        fields.problem("on_down", format!("`on_down` is \"keep\" or \"close\", not \"{word}\""));
+        fields.problem("on_down", format!("`on_down` must be \"keep\" or \"close\", got \"{word}\""));
     }
     if found == Some(OnDown::Close) && !fields.has("check") {
-        fields.problem(
-            "on_down",
-            "`on_down = \"close\"` needs a `check`: traffic alone takes no server down for good",
-        );
+        fields
+            .problem("on_down", "`on_down = \"close\"` needs a `check`, because failures of traffic expire");
     }
     found
 }
 
-/// `send_proxy = "v2"`, of a pool.
+/// Reads `send_proxy = "v2"` of a pool.
 pub(super) fn read_send_proxy(fields: &mut Fields<'_>) -> Option<proxy::Version> {
     match fields.take("send_proxy")? {
         Value::Text(word) if word == "v1" => Some(proxy::Version::V1),
@@ -260,7 +259,7 @@ pub(super) fn read_send_proxy(fields: &mut Fields<'_>) -> Option<proxy::Version>
     }
 }
 
-/// The keys of an http service.
+/// Reads the keys of an http service.
 pub(super) fn read_http(fields: &mut Fields<'_>) -> Arc<HttpSpec> {
     let mut spec = HttpSpec::default();
     if let Some(word) = fields.text("balance_per") {
@@ -290,7 +289,7 @@ pub(super) fn read_http(fields: &mut Fields<'_>) -> Arc<HttpSpec> {
     spec.respond = read_respond(fields);
     spec.health = fields.text("health").map(str::to_owned);
     if spec.health.as_ref().is_some_and(|path| !path.starts_with('/') || path.contains(['?', ' '])) {
-        fields.problem("health", "`health` is a path such as \"/health\"");
+        fields.problem("health", "`health` must be a path such as \"/health\"");
     }
     spec.subject_field = fields.text("certificate_header").map(str::to_owned);
     let token =
@@ -300,7 +299,7 @@ pub(super) fn read_http(fields: &mut Fields<'_>) -> Arc<HttpSpec> {
     if spec.subject_field.as_ref().is_some_and(|name| name.is_empty() || !token(name) || is_ours(name)) {
         fields.problem(
             "certificate_header",
-            "`certificate_header` is the name of a header, such as \"X-Client-Subject\"",
+            "`certificate_header` must be the name of a header, such as \"X-Client-Subject\"",
         );
     }
     if fields.bool("http2") == Some(false) {
@@ -318,7 +317,7 @@ fn forwarded_mode(word: &str) -> Option<ForwardedMode> {
     })
 }
 
-/// `forwarded = "append"`, or `{ mode = "replace", trust = { "10.0.0.0/8" }, headers = "both" }`.
+/// Reads `forwarded = "append"`, or `{ mode = "replace", trust = { "10.0.0.0/8" }, headers = "both" }`.
 fn read_forwarded(fields: &mut Fields<'_>, spec: &mut ForwardedSpec) {
     const MODES: &str = "\"replace\", \"append\" or \"off\"";
     match fields.take("forwarded") {
@@ -369,7 +368,7 @@ fn read_redirect(fields: &mut Fields<'_>) -> Option<RedirectSpec> {
             if let Some(status) = own.integer("status", 301..=308) {
                 spec.status = status as u16;
                 if ![301, 302, 307, 308].contains(&status) {
-                    own.problem("status", format!("{status} sends nobody elsewhere: 301, 302, 307 or 308"));
+                    own.problem("status", format!("{status} is not a redirect: use 301, 302, 307 or 308"));
                 }
             }
             spec.port = own.integer("port", 1..=65_535).map_or(spec.port, |port| port as u16);
@@ -391,7 +390,7 @@ pub(super) fn respond_defaults() -> RespondSpec {
     RespondSpec { status: 200, content_type: "text/plain; charset=utf-8".into(), body: String::new() }
 }
 
-/// `respond = { status = 200, type = "text/html", body = "..." }`
+/// Reads `respond = { status = 200, type = "text/html", body = "..." }`.
 fn read_respond(fields: &mut Fields<'_>) -> Option<RespondSpec> {
     let table = match fields.take("respond")? {
         Value::Table(table) => table,
@@ -410,16 +409,16 @@ fn read_respond(fields: &mut Fields<'_>) -> Option<RespondSpec> {
         body: own.text("body").map_or(defaults.body, str::to_owned),
     };
     if spec.content_type.chars().any(char::is_control) || spec.content_type.is_empty() {
-        own.problem("type", "`type` is a media type such as \"text/html\"");
+        own.problem("type", "`type` must be a media type such as \"text/html\"");
     }
     if spec.body.len() > RespondSpec::BODY_BYTES_MAX {
-        own.problem("body", format!("a body of more than {} bytes", RespondSpec::BODY_BYTES_MAX));
+        own.problem("body", format!("`body` must have at most {} bytes", RespondSpec::BODY_BYTES_MAX));
     }
     own.finish();
     Some(spec)
 }
 
-/// The hosts of a route: `host` for http, `sni` for what is only relayed.
+/// Reads the hosts of a route: `host` for http, `sni` for TLS that is passed through.
 fn read_hosts(own: &mut Fields<'_>, key: &'static str) -> Option<Vec<HostPattern>> {
     let parse = |text: &str| {
         let host: Result<HostPattern, _> = text.parse();
@@ -428,20 +427,20 @@ fn read_hosts(own: &mut Fields<'_>, key: &'static str) -> Option<Vec<HostPattern
     own.texts(key, "a host name such as \"www.example.org\" or \"*.example.org\", or a list", parse)
 }
 
-/// One route, with the name of its pool.
+/// Reads one route, with the name of its pool.
 pub(super) fn read_route(
     fields: &Fields<'_>,
     table: &Table,
     protocol: Protocol,
     pool: impl FnOnce(&mut Fields<'_>) -> Option<Arc<str>>,
 ) -> Option<Route<Arc<str>>> {
-    // The table lives as long as the run that it came from; only the borrow of the reader is shorter.
+    // The table lives as long as its run; only the borrow of the reader is shorter.
     let mut own = fields.within("routes", table);
     let is_http = protocol == Protocol::Http;
     let hosts = read_hosts(&mut own, if is_http { "host" } else { "sni" });
     let path = if is_http { own.text("path").map(str::to_owned) } else { None };
     if path.as_ref().is_some_and(|path| !path.starts_with('/')) {
-        own.problem("path", "a path begins with /");
+        own.problem("path", "`path` must begin with /");
     }
     if hosts.is_none() && path.is_none() {
         own.problem_here(if is_http { "a route needs a host or a path" } else { "a route needs `sni`" });

@@ -1,5 +1,5 @@
-//! Reads the keys of a table one by one: each with its type and bounds. What is wrong is noted with its line and reading
-//! goes on; whatever was not read in the end is an unknown key.
+//! Reads the keys of a table one by one, each with its type and bounds. Problems are recorded with their
+//! lines, and reading continues. Keys that were not read in the end are unknown.
 
 use super::raw::{Run, Table, Value};
 use super::{Place, Problem};
@@ -10,14 +10,14 @@ use std::time::Duration;
 
 #[cfg(test)]
 thread_local! {
-    /// Every key that this thread ever looked for: the reference must have them all.
+    /// Every key that this thread ever read: the reference must describe all of them.
     pub(super) static READ: RefCell<std::collections::BTreeSet<&'static str>> = const { RefCell::new(std::collections::BTreeSet::new()) };
 }
 
-/// The longest duration a configuration may have.
+/// Maximum duration in a configuration.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// What readers share: the run that is read, and the problems found so far.
+/// State that readers share: the run that is read, and the problems found so far.
 pub(super) struct Reading<'a> {
     pub(super) run: &'a Run,
     problems: RefCell<Vec<Problem>>,
@@ -28,17 +28,17 @@ impl<'a> Reading<'a> {
         Self { run, problems: RefCell::new(run.problems.clone()) }
     }
 
-    /// Notes a problem.
+    /// Records a problem.
     pub(super) fn problem(&self, place: &Place, message: impl Into<String>) {
         self.problems.borrow_mut().push(Problem::at(place, message));
     }
 
-    /// A path as the configuration means it: from the directory of the file that names it.
+    /// Resolves a path relative to the directory of the file that names it.
     pub(super) fn path(&self, place: &Place, text: &str) -> PathBuf {
         Path::new(&*place.file).parent().unwrap_or(Path::new("")).join(text)
     }
 
-    /// Whether nothing is wrong so far.
+    /// Returns true if there are no problems so far.
     pub(super) fn is_well(&self) -> bool {
         self.problems.borrow().is_empty()
     }
@@ -48,14 +48,14 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// The reader of one table.
+/// Reader of one table.
 pub(super) struct Fields<'a> {
     reading: &'a Reading<'a>,
     table: &'a Table,
     place: &'a Place,
-    /// Where in the declaration at `place` the table is: the keys and texts that lead to it.
+    /// Path to the table inside the declaration at `place`: keys and texts.
     path: Vec<&'a str>,
-    /// What it is, for messages: ``pool `web` ``.
+    /// Description of the table in messages, such as ``pool `web` ``.
     what: String,
     known: Vec<&'static str>,
 }
@@ -65,29 +65,29 @@ impl<'a> Fields<'a> {
         Self { reading, table, place, path: Vec::new(), what, known: Vec::new() }
     }
 
-    /// What all readers share.
+    /// Returns the state that readers share.
     pub(super) fn reading(&self) -> &'a Reading<'a> {
         self.reading
     }
 
-    /// A reader for a table under `key` of this one.
+    /// Returns a reader for a table under `key` of this one.
     pub(super) fn within(&self, key: &'static str, table: &'a Table) -> Self {
         let path = self.path.iter().copied().chain([key]).collect();
         Self { table, path, what: key.into(), known: Vec::new(), ..*self }
     }
 
-    /// Says where inside the declaration the table is.
+    /// Sets the path of the table inside its declaration.
     pub(super) fn inside(mut self, path: &[&'a str]) -> Self {
         self.path = path.to_vec();
         self
     }
 
-    /// The list part.
+    /// Returns the list part.
     pub(super) fn list(&self) -> &'a [Value] {
         &self.table.list
     }
 
-    /// The value of `key`, whatever it is.
+    /// Returns the value of `key`, of any type.
     pub(super) fn take(&mut self, key: &'static str) -> Option<&'a Value> {
         self.known.push(key);
         #[cfg(test)]
@@ -95,30 +95,30 @@ impl<'a> Fields<'a> {
         self.table.named.get(key)
     }
 
-    /// Whether the table has the key.
+    /// Returns true if the table has the key.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.named.contains_key(key)
     }
 
-    /// The line of a key or text of this table.
+    /// Returns the location of a key or text of this table.
     pub(super) fn place_of(&self, key: &str) -> Place {
         let path: Vec<&str> = self.path.iter().copied().chain([key]).collect();
         self.reading.run.refine(self.place, &path)
     }
 
-    /// Notes a problem with a key or text of this table.
+    /// Records a problem with a key or text of this table.
     pub(super) fn problem(&mut self, key: &str, message: impl Into<String>) {
         let place = self.place_of(key);
         self.reading.problem(&place, message);
     }
 
-    /// The same, with what the table is.
+    /// Records a problem with a key, in front of which the message names the table.
     pub(super) fn problem_with(&mut self, key: &str, message: impl std::fmt::Display) {
         let message = format!("{}: {message}", self.what);
         self.problem(key, message);
     }
 
-    /// Notes a problem with the whole table.
+    /// Records a problem with the whole table.
     pub(super) fn problem_here(&mut self, message: impl Into<String>) {
         let place = match self.path.last() {
             Some(_) => self.reading.run.refine(self.place, &self.path),
@@ -139,19 +139,19 @@ impl<'a> Fields<'a> {
         match self.take(key)? {
             Value::Text(text) => Some(text),
             other => {
-                self.wrong(key, other, "a text in quotes");
+                self.wrong(key, other, "a string in quotes");
                 None
             }
         }
     }
 
-    /// A string, whatever its bytes.
+    /// Reads a string of any bytes.
     pub(super) fn bytes(&mut self, key: &'static str) -> Option<Vec<u8>> {
         match self.take(key)? {
             Value::Text(text) => Some(text.as_bytes().to_vec()),
             Value::Bytes(bytes) => Some(bytes.clone()),
             other => {
-                self.wrong(key, other, "a text in quotes");
+                self.wrong(key, other, "a string in quotes");
                 None
             }
         }
@@ -175,11 +175,8 @@ impl<'a> Fields<'a> {
         };
         let fits = number.filter(|number| range.contains(number));
         if fits.is_none() {
-            let hint = if matches!(value, Value::Text(_)) {
-                " (without quotes; tonumber makes one of a text)"
-            } else {
-                ""
-            };
+            let hint =
+                if matches!(value, Value::Text(_)) { " (remove the quotes, or use tonumber)" } else { "" };
             self.wrong(
                 key,
                 value,
@@ -203,7 +200,7 @@ impl<'a> Fields<'a> {
         fits
     }
 
-    /// A duration that is not zero.
+    /// Reads a duration above zero.
     pub(super) fn duration(&mut self, key: &'static str) -> Option<Duration> {
         let value = self.take(key)?;
         let duration = parse_duration(value).filter(|duration| !duration.is_zero());
@@ -213,7 +210,7 @@ impl<'a> Fields<'a> {
         duration
     }
 
-    /// A duration, or `false` for none: `Some(None)` when it is turned off.
+    /// Reads a duration, or `false` for none. Returns `Some(None)` for `false`.
     pub(super) fn optional_duration(&mut self, key: &'static str) -> Option<Option<Duration>> {
         let value = self.take(key)?;
         if matches!(value, Value::Bool(false)) {
@@ -226,7 +223,7 @@ impl<'a> Fields<'a> {
         duration.map(Some)
     }
 
-    /// A duration that may be zero.
+    /// Reads a duration that may be zero.
     pub(super) fn duration_or_zero(&mut self, key: &'static str) -> Option<Duration> {
         let value = self.take(key)?;
         let duration = parse_duration(value);
@@ -236,7 +233,7 @@ impl<'a> Fields<'a> {
         duration
     }
 
-    /// A number of bytes.
+    /// Reads a number of bytes.
     pub(super) fn size(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
         let value = self.take(key)?;
         let size = parse_size(value).filter(|size| range.contains(size));
@@ -247,7 +244,7 @@ impl<'a> Fields<'a> {
         size
     }
 
-    /// One text or a list of texts, each made into something; what cannot be made is a problem of its own.
+    /// Reads a string or a list of strings and parses each one. Each string that is not valid is a problem.
     pub(super) fn texts<T>(
         &mut self,
         key: &'static str,
@@ -277,7 +274,7 @@ impl<'a> Fields<'a> {
         Some(made)
     }
 
-    /// One value or a list of them.
+    /// Reads one value or a list of values.
     pub(super) fn items(&mut self, key: &'static str) -> Option<Vec<&'a Value>> {
         match self.take(key)? {
             Value::Table(table) if table.named.is_empty() => Some(table.list.iter().collect()),
@@ -285,42 +282,42 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The path of a file, which is meant from where the configuration is.
+    /// Reads the path of a file, relative to the configuration.
     pub(super) fn path(&mut self, key: &'static str) -> Option<String> {
         let text = self.text(key)?;
         Some(self.path_of(key, text))
     }
 
-    /// The same, of a text that was read already.
+    /// Resolves a path that was read already.
     pub(super) fn path_of(&self, key: &str, text: &str) -> String {
         self.reading.path(&self.place_of(key), text).display().to_string()
     }
 
-    /// Goes on with another table, which is inside or behind what the path leads to.
+    /// Continues with another table, which is inside the path or behind it.
     pub(super) fn turn_to(&mut self, table: &'a Table) {
         self.table = table;
         self.known.clear();
     }
 
-    /// What comes is behind `key`; noted for so many steps.
+    /// Searches for later locations behind `key`, for at most so many steps.
     pub(super) fn pass(&mut self, key: &'static str, steps_max: usize) {
         if self.path.len() < steps_max {
             self.path.push(key);
         }
     }
 
-    /// Notes every key that was not read, with the nearest that could have been meant.
+    /// Records every key that was not read, with the most similar known key.
     pub(super) fn finish(self) {
         self.note_unknown_keys();
     }
 
-    /// The same, where reading goes on with another table.
+    /// Records unknown keys without ending, for when reading continues with another table.
     pub(super) fn note_unknown_keys(&self) {
         for key in self.table.named.keys().filter(|key| !self.known.contains(&key.as_str())) {
             let place = self.place_of(key);
             let elsewhere = protocol_of(key).filter(|_| self.known.contains(&"protocol"));
             let hint = match elsewhere {
-                Some(protocol) => format!("; it goes with protocol = \"{protocol}\""),
+                Some(protocol) => format!("; it needs protocol = \"{protocol}\""),
                 None => nearest_key(key, &self.known),
             };
             self.reading.problem(&place, format!("{}: there is no key `{key}`{hint}", self.what));
@@ -328,7 +325,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The words of other programs for what has another name here.
+/// Names in the configurations of other programs, with the names here.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("bind", "listen"),
     ("address", "listen"),
@@ -383,7 +380,7 @@ const OF_HTTP: &[&str] = &[
     "http2",
 ];
 
-/// The protocol whose services have the key, if only one has.
+/// Returns the protocol whose services have the key, if only one has it.
 fn protocol_of(key: &str) -> Option<&'static str> {
     match key {
         "dns" => Some("dns"),
@@ -392,20 +389,20 @@ fn protocol_of(key: &str) -> Option<&'static str> {
     }
 }
 
-/// `; did you mean X?`, when something is near enough.
+/// Returns `; did you mean X?` if a known word is similar enough.
 pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
     let near = |known: &'a str| (strsim::damerau_levenshtein(word, known), known);
     let close = known.map(near).filter(|(distance, known)| *distance <= 1 + known.len() / 4).min();
     close.map(|(_, known)| format!("; did you mean `{known}`?")).unwrap_or_default()
 }
 
-/// The same for a key, where other programs' words count too.
+/// Returns the same for a key, and also knows the names of other programs.
 fn nearest_key(word: &str, known: &[&'static str]) -> String {
     let hint = nearest(word, known.iter().copied());
     let means =
         |(other, ours): &&(&str, &str)| *other == word && (ours.contains(' ') || known.contains(ours));
     match ELSEWHERE.iter().find(means) {
-        Some((_, ours)) if hint.is_empty() => format!("; here it is {ours}"),
+        Some((_, ours)) if hint.is_empty() => format!("; its name here is {ours}"),
         _ => hint,
     }
 }
@@ -415,7 +412,7 @@ fn parse_duration(value: &Value) -> Option<Duration> {
     humantime::parse_duration(text).ok().filter(|duration| *duration <= DURATION_MAX)
 }
 
-/// The units of sizes, the largest first.
+/// Units of sizes, largest first.
 const SIZE_UNITS: [(&str, u64); 5] =
     [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
@@ -427,7 +424,7 @@ fn parse_size(value: &Value) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(scale)
 }
 
-/// A size as it is written: a whole number of the largest unit.
+/// Writes a size as a whole number of the largest possible unit.
 pub(super) fn size_text(bytes: u64) -> String {
     let fits = |(_, scale): &(&str, u64)| bytes >= *scale && bytes.is_multiple_of(*scale);
     let (name, scale) = SIZE_UNITS.into_iter().find(fits).unwrap_or(("B", 1));

@@ -1,20 +1,21 @@
-//! Lines of keys: Lua tells only where a call stands, so the source is searched for the key or text inside it.
+//! Finds the lines of keys. Lua reports only the line of a call, so the source is searched for the key or
+//! text.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// So many texts that are values are passed over in search of a key that is called the same.
+/// Maximum number of values that are skipped in search of a key with the same text.
 const VALUES_MAX: usize = 4;
 
-/// A file of the configuration as a list of the tokens that matter, with what it takes to find one quickly: a file may
-/// have a hundred thousand servers, each with a line of its own.
+/// A file of the configuration as a list of the relevant tokens, with an index: a file may have a hundred
+/// thousand servers, each with its own line.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) file: Arc<str>,
     tokens: Vec<Token>,
-    /// For each word and text the places where it stands, ascending.
+    /// Positions of each word and text, ascending.
     named: HashMap<String, Vec<usize>>,
-    /// For each opening brace, in order: its place and the place behind the brace that closes it.
+    /// For each opening brace, in order: its position and the position behind the closing brace.
     tables: Vec<(usize, usize)>,
 }
 
@@ -47,8 +48,8 @@ impl Source {
         Self { file, tokens, named, tables }
     }
 
-    /// The line of the last element of `path` (keys or texts, each inside or behind the one before) in the first table
-    /// that begins on `line` or later.
+    /// Returns the line of the last element of `path` (keys or texts, each inside or behind the previous one)
+    /// in the first table that begins on `line` or later.
     pub(super) fn find(&self, line: u32, path: &[&str]) -> Option<u32> {
         let first = self.tables.partition_point(|(open, _)| self.tokens[*open].line < line);
         let (mut from, end) = *self.tables.get(first)?;
@@ -59,7 +60,7 @@ impl Source {
             let mut named = later.iter().copied().take_while(|at| *at < end).filter(|at| self.names(*at));
             let first = named.next()?;
             let at = match self.is_value(first) {
-                // `protocol = "dns", dns = { ... }`: the key is meant, if there is one.
+                // In `protocol = "dns", dns = { ... }` the key is meant, if there is one.
                 true => named.take(VALUES_MAX).find(|at| self.is_key(*at)).unwrap_or(first),
                 false => first,
             };
@@ -69,25 +70,25 @@ impl Source {
         found
     }
 
-    /// Whether the token is a text, or a key.
+    /// Returns true if the token is a text or a key.
     fn names(&self, at: usize) -> bool {
         matches!(self.tokens[at].kind, Kind::Text(_)) || self.is_key(at)
     }
 
-    /// Whether it is a word followed by `=`.
+    /// Returns true if the token is a word followed by `=`.
     fn is_key(&self, at: usize) -> bool {
         let followed = || self.tokens.get(at + 1).is_some_and(|next| next.kind == Kind::Equals);
         matches!(self.tokens[at].kind, Kind::Word(_)) && followed()
     }
 
-    /// Whether it is a text that follows `=`.
+    /// Returns true if the token is a text that follows `=`.
     fn is_value(&self, at: usize) -> bool {
         let before = || at.checked_sub(1).is_some_and(|before| self.tokens[before].kind == Kind::Equals);
         matches!(self.tokens[at].kind, Kind::Text(_)) && before()
     }
 }
 
-/// Pairs braces; one that is never closed reaches to the end.
+/// Pairs braces. A brace that is never closed reaches to the end.
 fn tables(tokens: &[Token]) -> Vec<(usize, usize)> {
     let (mut tables, mut open) = (Vec::new(), Vec::new());
     for (at, token) in tokens.iter().enumerate() {
@@ -183,7 +184,7 @@ impl Scanner<'_> {
         text
     }
 
-    /// The level of a long bracket (`[[`, `[==[`), if one begins here.
+    /// Returns the level of a long bracket (`[[`, `[==[`) if one begins here.
     fn long_bracket(&self) -> Option<usize> {
         let inner = self.rest.strip_prefix('[')?;
         let level = inner.len() - inner.trim_start_matches('=').len();
@@ -226,7 +227,7 @@ service "www" { policy = 7, listen = "0.0.0.0:80" }
 "#;
 
     #[test]
-    fn keys_are_found_where_they_stand() {
+    fn keys_are_found_at_their_locations() {
         let source = Source::new("x".into(), TEXT);
         let check = |line, path: &[&str], expected| assert_eq!(source.find(line, path), expected, "{path:?}");
         check(2, &["policy"], Some(8));
@@ -239,7 +240,7 @@ service "www" { policy = 7, listen = "0.0.0.0:80" }
     }
 
     #[test]
-    fn any_text_is_scanned_to_its_end() {
+    fn every_text_is_scanned_to_its_end() {
         for cut in 0..TEXT.len() {
             tokens(&TEXT[..cut]);
         }

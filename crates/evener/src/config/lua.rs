@@ -1,5 +1,5 @@
-//! Runs a configuration file in a Lua that can do nothing but declare: no files, no processes, no loading of code; bounded
-//! in memory, instructions and time.
+//! Runs a configuration file in a sandboxed Lua that can only declare: without files, processes or loading of
+//! code, and bounded in memory, instructions and time.
 
 use super::locate::Source;
 use super::raw::{Made, Run, Table, Value};
@@ -22,27 +22,27 @@ const INSTRUCTIONS_STEP: u32 = 10_000;
 const TIME_MAX: Duration = Duration::from_secs(20);
 const INCLUDES_MAX: usize = 64;
 const TABLE_DEPTH_MAX: usize = 8;
-/// Values and bytes of text that declarations may have, shared tables counted as often as they are used.
+/// Maximum number of values and bytes of text in declarations. Shared tables count each time they are used.
 const VALUES_MAX: u64 = 4_000_000;
 const TEXT_BYTES_MAX: u64 = 64 << 20;
-/// Problems that are noted while the file runs; there will be no less to do with more of them.
+/// Maximum number of problems that are recorded while the file runs.
 const PROBLEMS_MAX: usize = 1000;
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
-/// What a builder takes.
+/// A function that makes a value of a configuration.
 struct Builder {
     name: &'static str,
-    /// Whether a name comes before the table, and whether the table may be left out.
+    /// Syntax of the call.
     form: Form,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
-    /// `pool "name" { ... }`: a declaration.
+    /// A declaration: `pool "name" { ... }`.
     Declaration,
-    /// `server "address"` or `server "address" { ... }`.
+    /// A name with an optional table: `server "address"` or `server "address" { ... }`.
     Named,
-    /// `check.http { ... }` or `check.http()`.
+    /// An optional table: `check.http { ... }` or `check.http()`.
     Plain,
 }
 
@@ -62,7 +62,7 @@ const BUILDERS: &[Builder] = &[
     Builder { name: "policy.maglev", form: Form::Plain },
 ];
 
-/// Globals of Lua that can reach files, load code or get around the bounds.
+/// Globals of Lua that can reach files, load code or avoid the bounds.
 const REMOVED: &[&str] = &[
     "setmetatable",
     "collectgarbage",
@@ -83,7 +83,7 @@ struct State {
     run: Run,
     /// Declarations that still wait for their table.
     open: Vec<(&'static str, String, Place)>,
-    /// The file that runs now, the innermost last.
+    /// Files being run, the innermost last.
     files: Vec<PathBuf>,
     includes: usize,
 }
@@ -92,21 +92,20 @@ fn lock(state: &Shared) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Number of runs that took too long and still go on.
+/// Number of runs that took too long and still continue.
 static GIVEN_UP: AtomicUsize = AtomicUsize::new(0);
 
-/// Runs the file and whatever it includes.
+/// Runs the file and all files that it includes.
 pub(super) fn run(path: &Path) -> Result<Run, Vec<Problem>> {
-    // Another run beside one that was given up would only add to what that takes.
+    // A second run would only add to the load of the one that was given up.
     if !cfg!(test) && GIVEN_UP.load(Ordering::Relaxed) > 0 {
-        let message =
-            "an earlier reading of the configuration still runs: try again, or restart if it never ends";
+        let message = "an earlier run of the configuration has not ended: try again later, or restart evener";
         return Err(vec![Problem::new(format!("{}: {message}", path.display()))]);
     }
     let (done, result) = channel();
     let path = path.to_owned();
     let name = path.display().to_string();
-    // Set by whichever comes first: the end of the run, or the one that waits for it no longer.
+    // Set by whichever comes first: the end of the run or the timeout.
     let settled = Arc::new(AtomicBool::new(false));
     let run_settled = Arc::clone(&settled);
     let thread = std::thread::Builder::new().name("configuration".into());
@@ -117,7 +116,7 @@ pub(super) fn run(path: &Path) -> Result<Run, Vec<Problem>> {
         }
     });
     if let Err(error) = started {
-        return Err(vec![Problem::new(format!("{name}: no thread to run it: {error}"))]);
+        return Err(vec![Problem::new(format!("{name}: cannot start a thread to run it: {error}"))]);
     }
     match result.recv_timeout(TIME_MAX) {
         Ok(outcome) => outcome,
@@ -127,10 +126,12 @@ pub(super) fn run(path: &Path) -> Result<Run, Vec<Problem>> {
                 GIVEN_UP.fetch_sub(1, Ordering::Relaxed);
             }
             Err(vec![Problem::new(format!(
-                "{name}: it ran for {TIME_MAX:?} without an end; a configuration must be quick"
+                "{name}: it ran for more than {TIME_MAX:?}: make the configuration faster"
             ))])
         }
-        Err(RecvTimeoutError::Disconnected) => Err(vec![Problem::new(format!("{name}: running it failed"))]),
+        Err(RecvTimeoutError::Disconnected) => {
+            Err(vec![Problem::new(format!("{name}: it failed unexpectedly"))])
+        }
     }
 }
 
@@ -138,7 +139,7 @@ fn run_here(path: &Path) -> Result<Run, Vec<Problem>> {
     let state = Shared::default();
     let outcome = sandbox(&state).and_then(|lua| run_file(&lua, &state, path));
     let mut state = std::mem::take(&mut *lock(&state));
-    // Where an error ended the run, a body may still have come.
+    // A body may still have followed if an error ended the run.
     for (builder, name, place) in state.open.drain(..).filter(|_| outcome.is_ok()) {
         let message = format!("{builder} \"{name}\" has no body: write {builder} \"{name}\" {{ ... }}");
         state.run.problems.push(Problem::at(&place, message));
@@ -153,21 +154,24 @@ fn run_here(path: &Path) -> Result<Run, Vec<Problem>> {
     }
 }
 
-/// A Lua error as a problem: `file:line: message` is what Lua puts in front.
+/// Converts a Lua error to a problem. Lua puts `file:line: ` in front of the message.
 fn problem_of(error: &mlua::Error) -> Problem {
     let text = match error {
         mlua::Error::CallbackError { cause, .. } => return problem_of(cause),
         mlua::Error::SyntaxError { message, .. } => message.clone(),
         mlua::Error::RuntimeError(message) => message.clone(),
-        mlua::Error::MemoryError(_) => format!("it took more than {} MiB of memory", MEMORY_BYTES_MAX >> 20),
+        mlua::Error::MemoryError(_) => format!("it used more than {} MiB of memory", MEMORY_BYTES_MAX >> 20),
         mlua::Error::ExternalError(inner) => match inner.downcast_ref::<Problem>() {
             Some(problem) => return problem.clone(),
             None => inner.to_string(),
         },
         other => other.to_string(),
     };
-    let text =
-        if text.starts_with("table: ") { "the file raised an error that is no text".into() } else { text };
+    let text = if text.starts_with("table: ") {
+        "the file raised an error that is not a string".into()
+    } else {
+        text
+    };
     let first = text.lines().next().unwrap_or_default();
     let placed = first.split_once(": ").and_then(|(place, message)| {
         let (file, line) = place.rsplit_once(':')?;
@@ -178,7 +182,7 @@ fn problem_of(error: &mlua::Error) -> Problem {
 
 impl std::error::Error for Problem {}
 
-/// What declarations took of their bounds.
+/// Resources that declarations used.
 #[derive(Default)]
 struct Budget {
     values: Cell<u64>,
@@ -235,7 +239,8 @@ fn sandbox(state: &Shared) -> mlua::Result<Lua> {
     Ok(lua)
 }
 
-/// `env "NAME"`: a variable that is not set is an error, unless there is a default; `env("NAME", false)` gives nil.
+/// Adds `env "NAME"`. An unset variable is an error unless there is a default; `env("NAME", false)` gives
+/// nil.
 fn add_environment(lua: &Lua) -> mlua::Result<()> {
     let environment = lua.create_function(|lua, (name, default): (String, mlua::Value)| {
         match (std::env::var(&name), default) {
@@ -243,7 +248,7 @@ fn add_environment(lua: &Lua) -> mlua::Result<()> {
             (Err(_), mlua::Value::Boolean(false)) => Ok(mlua::Value::Nil),
             (Err(_), mlua::Value::Nil) => {
                 let message = format!(
-                    "the environment has no {name}; set it, or give a default: env(\"{name}\", \"...\")"
+                    "the environment variable {name} is not set: set it, or give a default: env(\"{name}\", \"...\")"
                 );
                 Err(raise(Problem::at(&caller(lua), message)))
             }
@@ -253,7 +258,7 @@ fn add_environment(lua: &Lua) -> mlua::Result<()> {
     lua.globals().raw_set("env", environment)
 }
 
-/// `geoip "FILE"` names the database of countries.
+/// Adds `geoip "FILE"`, which names the database of countries.
 fn add_geoip(lua: &Lua, state: &Shared) -> mlua::Result<()> {
     let state = Arc::clone(state);
     let geoip = lua.create_function(move |lua, file: String| {
@@ -263,12 +268,12 @@ fn add_geoip(lua: &Lua, state: &Shared) -> mlua::Result<()> {
     lua.globals().raw_set("geoip", geoip)
 }
 
-/// `print` tells whoever writes the file, on standard error.
+/// Adds `print`, which writes to standard error for the author of the file.
 fn add_print(lua: &Lua) -> mlua::Result<()> {
     let print = lua.create_function(|lua, values: MultiValue| {
         let texts: Vec<String> = values.iter().map(mlua::Value::to_string).collect::<mlua::Result<_>>()?;
         let Place { file, line } = caller(lua);
-        // Control characters would speak to the terminal.
+        // Control characters would be commands to the terminal.
         let text: String =
             texts.join("\t").chars().map(|c| if c.is_control() && c != '\t' { '?' } else { c }).collect();
         eprintln!("{file}:{line}: {text}");
@@ -277,23 +282,23 @@ fn add_print(lua: &Lua) -> mlua::Result<()> {
     lua.globals().raw_set("print", print)
 }
 
-/// `setmetatable` as usual, but without finalizers: Lua runs those without counting instructions.
+/// Adds `setmetatable` without finalizers: Lua runs those without counting instructions.
 fn guard_metatables(lua: &Lua) -> mlua::Result<()> {
     let guarded = lua.create_function(|lua, (table, meta): (mlua::Table, Option<mlua::Table>)| {
         if meta.as_ref().is_some_and(|meta| !matches!(meta.raw_get("__gc"), Ok(mlua::Value::Nil))) {
-            return Err(raise(Problem::at(&caller(lua), "a metatable may not have __gc here")));
+            return Err(raise(Problem::at(&caller(lua), "a metatable must not have __gc")));
         }
         if table.equals(&lua.globals())? {
-            return Err(raise(Problem::at(&caller(lua), "the globals keep their metatable")));
+            return Err(raise(Problem::at(&caller(lua), "the metatable of the globals cannot be changed")));
         }
-        // A key that is added later does not make a finalizer: Lua looks for it when the metatable is set.
+        // A key that is added later does not make a finalizer: Lua checks for it when the metatable is set.
         table.set_metatable(meta)?;
         Ok(table)
     })?;
     lua.globals().raw_set("setmetatable", guarded)
 }
 
-/// Counts instructions; when there were too many, every further step fails, and no `pcall` catches that.
+/// Counts instructions. Beyond the maximum every further step fails, and no `pcall` catches that.
 fn bound_instructions(lua: &Lua) -> mlua::Result<()> {
     let used = Arc::new(AtomicU64::new(0));
     let exceeded = |used: &AtomicU64| used.load(Ordering::Relaxed) > INSTRUCTIONS_MAX;
@@ -302,7 +307,7 @@ fn bound_instructions(lua: &Lua) -> mlua::Result<()> {
         counter.fetch_add(u64::from(INSTRUCTIONS_STEP), Ordering::Relaxed);
         if exceeded(&counter) {
             let message =
-                format!("it ran for more than {INSTRUCTIONS_MAX} instructions; is there an endless loop?");
+                format!("it ran for more than {INSTRUCTIONS_MAX} instructions: check for an endless loop");
             return Err(mlua::Error::RuntimeError(message));
         }
         Ok(VmState::Continue)
@@ -321,8 +326,8 @@ fn bound_instructions(lua: &Lua) -> mlua::Result<()> {
     lua.globals().raw_set("pcall", pcall)
 }
 
-/// A name that nobody defined is a misspelling: it is noted, and stands for something harmless, so that the rest of the
-/// file is still looked at. The same holds for the members of `check` and `policy`.
+/// Records unknown names as problems and replaces them with harmless values, so that the rest of the file is
+/// still checked. Also applies to the members of `check` and `policy`.
 fn watch_unknown_names(lua: &Lua, state: &Shared) -> mlua::Result<()> {
     let globals = lua.globals();
     for namespace in ["check", "policy"] {
@@ -352,7 +357,7 @@ fn watch(lua: &Lua, state: &Shared, table: &mlua::Table, prefix: &str) -> mlua::
     table.set_metatable(Some(meta))
 }
 
-/// What an unknown name stands for: it can be called, indexed, computed with and ignored. As a list it is empty.
+/// The value of an unknown name. It can be called, indexed, computed with and ignored. As a list it is empty.
 struct Unknown;
 
 impl UserData for Unknown {
@@ -373,18 +378,18 @@ impl UserData for Unknown {
     }
 }
 
-/// A made value in the hands of Lua.
+/// A value that a builder made, as Lua holds it.
 #[derive(Clone)]
 struct Handle(Arc<Made>, Option<Shared>);
 
 impl UserData for Handle {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        // `server "address" { ... }`: the table that may follow the name.
+        // In `server "address" { ... }` a table follows the name.
         methods.add_meta_method("__call", |lua, handle, table: mlua::Table| {
             if handle.1.is_none() {
                 return Err(raise(Problem::at(
                     &caller(lua),
-                    format!("a {} is no function", handle.0.builder),
+                    format!("a {} is not a function", handle.0.builder),
                 )));
             }
             let made = Made { table: read_table(lua, &table, 0)?, ..(*handle.0).clone() };
@@ -393,7 +398,7 @@ impl UserData for Handle {
     }
 }
 
-/// The place of the Lua code that called.
+/// Returns the location of the Lua code that made the call.
 fn caller(lua: &Lua) -> Place {
     let of_level = |level| {
         lua.inspect_stack(level, |debug| {
@@ -434,18 +439,18 @@ fn name_of(builder: &str, value: mlua::Value, place: &Place) -> mlua::Result<Str
         mlua::Value::String(text) => Ok(text.to_string_lossy()),
         _ => Err(raise(Problem::at(
             place,
-            format!("{builder} wants a name first: {builder} \"name\" {{ ... }}"),
+            format!("{builder} needs a name first: {builder} \"name\" {{ ... }}"),
         ))),
     }
 }
 
-/// The function that takes the body of a declaration.
+/// Returns the function that takes the body of a declaration.
 fn declaration(lua: &Lua, state: &Shared, builder: &'static str, name: String) -> mlua::Result<Function> {
     let state = Arc::clone(state);
     lua.create_function(move |lua, table: mlua::Value| {
         let place = caller(lua);
         let mlua::Value::Table(table) = table else {
-            return Err(raise(Problem::at(&place, format!("{builder} \"{name}\" wants a table: {{ ... }}"))));
+            return Err(raise(Problem::at(&place, format!("{builder} \"{name}\" needs a table: {{ ... }}"))));
         };
         let made =
             Arc::new(Made { builder, name: Some(name.clone()), table: read_table(lua, &table, 0)?, place });
@@ -490,13 +495,13 @@ fn read_value(lua: &Lua, value: mlua::Value, depth: usize) -> mlua::Result<Value
         },
         mlua::Value::Table(_) if depth >= TABLE_DEPTH_MAX => Value::Other("table nested too deeply"),
         mlua::Value::Table(table) => Value::Table(read_table(lua, &table, depth + 1)?),
-        mlua::Value::Function(_) => Value::Other("function (did its call lose the braces or the brackets?)"),
+        mlua::Value::Function(_) => Value::Other("function: call it with braces or parentheses"),
         mlua::Value::UserData(data) => match data.borrow::<Handle>() {
             Ok(handle) => Value::Made(Arc::clone(&handle.0)),
             Err(_) => Value::Unknown,
         },
         mlua::Value::Nil => Value::Other("nil"),
-        _ => Value::Other("value without a meaning here"),
+        _ => Value::Other("value that a configuration cannot have"),
     })
 }
 
@@ -508,8 +513,9 @@ fn add_include(lua: &Lua, state: &Shared) -> mlua::Result<()> {
             let mut state = lock(&state);
             state.includes += 1;
             if state.includes > INCLUDES_MAX {
-                let message =
-                    format!("more than {INCLUDES_MAX} files are included; does one include itself?");
+                let message = format!(
+                    "more than {INCLUDES_MAX} files are included: check for a file that includes itself"
+                );
                 return Err(raise(Problem::at(&place, message)));
             }
             let directory = state.files.last().and_then(|file| file.parent()).map(Path::to_owned);
@@ -538,9 +544,9 @@ fn run_file(lua: &Lua, state: &Shared, path: &Path) -> mlua::Result<()> {
 
 fn read_file(path: &Path) -> Result<String, String> {
     let explain = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
-        std::io::ErrorKind::PermissionDenied => "it may not be read".to_owned(),
-        std::io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
+        std::io::ErrorKind::NotFound => "the file does not exist".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        std::io::ErrorKind::IsADirectory => "it is a directory, not a file".to_owned(),
         _ => format!("it cannot be read: {error}"),
     };
     let meta = std::fs::metadata(path).map_err(explain)?;

@@ -1,12 +1,12 @@
-//! How long and how slowly clients may keep what they have or wait for it: the minimum rate of bodies, what a close means,
-//! the queue of a pool.
+//! Time limits and minimum rates of clients: the minimum rate of bodies, the meaning of a close, the queue of
+//! a pool.
 
 use super::fields::Fields;
 use super::raw::Value;
 use evener_core::pace::MinRate;
 use evener_core::spec::{AbortOnClose, QueueSpec};
 
-/// `min_rate = 240`, `{ rate = 240, window = "60s" }`, or `false`; absent when it is not said.
+/// Reads `min_rate = 240`, `{ rate = 240, window = "60s" }`, or `false`. Returns `None` when absent.
 pub(super) fn read_min_rate(fields: &mut Fields<'_>) -> Option<Option<MinRate>> {
     const KEY: &str = "min_rate";
     let rate_of = |number: i64| {
@@ -22,7 +22,7 @@ pub(super) fn read_min_rate(fields: &mut Fields<'_>) -> Option<Option<MinRate>> 
             let rate = own.integer("rate", 0..=MinRate::BYTES_PER_SECOND_MAX);
             let window = own.duration("window").unwrap_or(MinRate::DEFAULT.window);
             if !(MinRate::WINDOW_MIN..=MinRate::WINDOW_MAX).contains(&window) {
-                own.problem("window", "a window is 1 second to 1 hour long");
+                own.problem("window", "`window` must be between 1s and 1h");
             }
             own.finish();
             let rate = rate.unwrap_or(MinRate::DEFAULT.bytes_per_second);
@@ -40,7 +40,7 @@ pub(super) fn read_min_rate(fields: &mut Fields<'_>) -> Option<Option<MinRate>> 
     }
 }
 
-/// `queue = { size = 1024, timeout = "5s" }`, or `false`; absent when it is not said.
+/// Reads `queue = { size = 1024, timeout = "5s" }`, or `false`. Returns `None` when absent.
 pub(super) fn read_queue(fields: &mut Fields<'_>) -> Option<Option<QueueSpec>> {
     const KEY: &str = "queue";
     match fields.take(KEY)? {
@@ -67,7 +67,7 @@ pub(super) fn read_queue(fields: &mut Fields<'_>) -> Option<Option<QueueSpec>> {
     }
 }
 
-/// `abort_on_close = "idempotent"`, `true` or `false`.
+/// Reads `abort_on_close = "idempotent"`, `true` or `false`.
 pub(super) fn read_abort_on_close(fields: &mut Fields<'_>) -> Option<AbortOnClose> {
     const KEY: &str = "abort_on_close";
     match fields.take(KEY)? {

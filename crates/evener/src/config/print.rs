@@ -1,5 +1,6 @@
-//! A specification as the Lua that means exactly it: what differs from the defaults, as a person would write it. It says
-//! all that the configuration can say; the structures are taken apart field by field, so that a new one is not forgotten.
+//! Prints a specification as equivalent Lua: everything that differs from the defaults, as a person would
+//! write it. It covers everything that a configuration can express; structs are destructured field by field,
+//! so that no new field is forgotten.
 
 mod access;
 mod dns;
@@ -15,11 +16,11 @@ use source::Table;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Says of an access list how it was written, where the caller knows better than its prefixes (files, countries): the
-/// value of `access`, or of the key that takes prefixes alone (`proxy_from`, `trust`).
+/// Returns the source form of an access list (files, countries), if the caller knows it: the value of
+/// `access`, or of a key that takes prefixes alone (`proxy_from`, `trust`).
 pub(crate) type Lists<'a> = &'a dyn Fn(&Arc<Acl>) -> Option<String>;
 
-/// The configuration that is this specification.
+/// Returns the configuration for this specification.
 pub(crate) fn print(spec: &Spec, lists: Lists<'_>) -> String {
     let Spec { pools, services } = spec;
     let declared = pools.len() - in_place(spec);
@@ -38,13 +39,13 @@ pub(crate) fn print(spec: &Spec, lists: Lists<'_>) -> String {
     page.text
 }
 
-/// Whether clients that the service refuses get the pool.
+/// Returns true if clients that the service refuses get the pool.
 fn sends_refused(service: &ServiceSpec, pool: &PoolSpec) -> bool {
     [&service.denied, &service.exceeded].into_iter().any(|denied| *denied == Denied::Pool(pool.name.clone()))
 }
 
-/// How many of the last pools may stand in the service that has their name. Those come after all others, in the order of
-/// the services, when they are read; and nobody else may name them.
+/// Returns the number of last pools that can be written inline in the service with their name. When read
+/// back, those come after all others, in the order of the services, and no other service may name them.
 fn in_place(spec: &Spec) -> usize {
     let mut uses: BTreeMap<&str, usize> = BTreeMap::new();
     for service in &spec.services {
@@ -74,7 +75,7 @@ fn in_place(spec: &Spec) -> usize {
 #[derive(Default)]
 struct Page {
     text: String,
-    /// What the last line declared, when it was one alone.
+    /// Builder of the last declaration, if it took one line.
     line_of: Option<&'static str>,
 }
 
@@ -82,7 +83,7 @@ impl Page {
     fn add(&mut self, what: &'static str, table: &Table) {
         let statement = table.statement();
         let line_of = (statement.lines().count() == 1).then_some(what);
-        // Single lines of one kind stand together.
+        // Single lines of one kind have no blank line between them.
         if !self.text.is_empty() && (line_of.is_none() || line_of != self.line_of) {
             self.text.push('\n');
         }

@@ -1,4 +1,4 @@
-//! What a configuration declared, before it is known to make sense: Lua values with the places they came from.
+//! Raw declarations of a configuration, not yet validated: Lua values with their locations.
 
 use super::Place;
 use super::locate::Source;
@@ -15,16 +15,16 @@ pub(super) enum Value {
     /// A string that is not UTF-8.
     Bytes(Vec<u8>),
     Table(Table),
-    /// What a builder such as `check.http` or `server` made.
+    /// A value made by a builder such as `check.http` or `server`.
     Made(Arc<Made>),
-    /// A name that is not defined; that was noted already.
+    /// An undefined name, which was recorded as a problem.
     Unknown,
-    /// Something that has no meaning in a configuration.
+    /// A value that a configuration cannot have.
     Other(&'static str),
 }
 
 impl Value {
-    /// What it is, for messages.
+    /// Returns a description for messages.
     pub(super) fn kind(&self) -> String {
         match self {
             Self::Bool(value) => format!("{value}"),
@@ -40,39 +40,40 @@ impl Value {
     }
 }
 
-/// A table: its list part and its named part.
+/// A table with its list part and its named part.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
     pub(super) list: Vec<Value>,
     pub(super) named: BTreeMap<String, Value>,
 }
 
-/// A value that a builder made.
+/// A value made by a builder.
 #[derive(Clone, Debug)]
 pub(super) struct Made {
-    /// `server`, `pool`, `check.http` and so on.
+    /// Name of the builder: `server`, `pool`, `check.http` and so on.
     pub(super) builder: &'static str,
-    /// The name it was given, if the builder takes one.
+    /// Name of the value, if the builder takes one.
     pub(super) name: Option<String>,
     pub(super) table: Table,
     pub(super) place: Place,
 }
 
-/// All that a run of the configuration left.
+/// Result of a run of the configuration.
 #[derive(Debug, Default)]
 pub(super) struct Run {
     pub(super) pools: Vec<Arc<Made>>,
     pub(super) services: Vec<Arc<Made>>,
-    /// The database of countries, and where it was named.
+    /// Path of the database of countries, and the location that names it.
     pub(super) geoip: Option<(String, Place)>,
-    /// Problems met while it ran (unknown globals).
+    /// Problems found while it ran (unknown globals).
     pub(super) problems: Vec<super::Problem>,
-    /// The files it consists of.
+    /// The files of the configuration.
     pub(super) sources: Vec<Source>,
 }
 
 impl Run {
-    /// The place of a key or text inside the declaration that begins at `place`, as exactly as the source tells.
+    /// Returns the location of a key or text inside the declaration that begins at `place`, as exactly as
+    /// possible.
     pub(super) fn refine(&self, place: &Place, path: &[&str]) -> Place {
         let source = self.sources.iter().find(|source| source.file == place.file);
         let line = source.and_then(|source| source.find(place.line, path)).unwrap_or(place.line);

@@ -1,34 +1,36 @@
-//! The search tree of a MaxMind database, looked at before it is walked: in a damaged one the ways may go in a circle, or
-//! be more than memory holds, and the crate that walks it would not end. It reads no data of networks.
+//! Checks the search tree of a MaxMind database before it is walked. In a damaged database the paths may have
+//! cycles or not fit into memory, and the crate that walks it would not end. The data of networks is not
+//! read.
 
 use maxminddb::Metadata;
 
-/// More networks than any real database has.
+/// Maximum number of networks, more than any real database has.
 const NETWORKS_MAX: u64 = 64 << 20;
 
-/// What is known of a node.
+/// State of a node.
 #[derive(Clone, Copy)]
 enum Seen {
     Not,
-    /// On the way from the root to the present node.
+    /// On the path from the root to the present node.
     Above,
-    /// How many bits and how many networks are below it.
+    /// Complete, with the number of bits and networks below.
     Whole {
         depth: u8,
         networks: u64,
     },
 }
 
-/// Whether every way through the tree ends after the bits of an address, and there are not too many of them.
+/// Verifies that every path through the tree ends within the bits of an address, and that there are not too
+/// many.
 pub(super) fn verify(bytes: &[u8], metadata: &Metadata) -> Result<(), String> {
     let tree = Tree { bytes, record_bits: metadata.record_size, nodes: metadata.node_count as usize };
     let bits_max = if metadata.ip_version == 4 { 32 } else { 128 };
     let size = match metadata.record_size {
         24 | 28 | 32 => tree.nodes.saturating_mul(usize::from(metadata.record_size) / 4),
-        other => return Err(format!("its records have {other} bits; 24, 28 and 32 are known")),
+        other => return Err(format!("its records have {other} bits, but only 24, 28 and 32 are supported")),
     };
     if size > bytes.len() {
-        return Err("it is damaged: its search tree is cut off".into());
+        return Err("it is damaged: its search tree is truncated".into());
     }
     tree.verify(bits_max)
 }
@@ -55,7 +57,7 @@ impl Tree<'_> {
                     for child in self.children(node).into_iter().filter(|&child| child < self.nodes) {
                         match seen[child] {
                             Seen::Not => way.push(child),
-                            Seen::Above => return Err("it is damaged: its search tree has a circle".into()),
+                            Seen::Above => return Err("it is damaged: its search tree has a cycle".into()),
                             Seen::Whole { .. } => {}
                         }
                     }
@@ -65,7 +67,7 @@ impl Tree<'_> {
         Ok(())
     }
 
-    /// What a node has when all below it is known.
+    /// Returns the state of a node when all nodes below it are complete.
     fn below(&self, node: usize, seen: &[Seen], bits_max: u8) -> Result<Seen, String> {
         let (mut depth, mut networks) = (0, 0_u64);
         for child in self.children(node) {
@@ -78,12 +80,12 @@ impl Tree<'_> {
             }
         }
         if depth >= bits_max || networks > NETWORKS_MAX {
-            return Err("it is damaged: its search tree has more than there are networks".into());
+            return Err("it is damaged: its search tree has too many networks".into());
         }
         Ok(Seen::Whole { depth: depth + 1, networks })
     }
 
-    /// The two records of a node (MaxMind DB File Format Specification 2.0, "Node Layout").
+    /// Returns the two records of a node (MaxMind DB File Format Specification 2.0, "Node Layout").
     fn children(&self, node: usize) -> [usize; 2] {
         let size = usize::from(self.record_bits) / 4;
         let bytes = &self.bytes[node * size..(node + 1) * size];
@@ -110,14 +112,14 @@ mod tests {
     }
 
     #[test]
-    fn ways_end_and_are_not_too_many() {
+    fn paths_end_and_their_number_is_bounded() {
         check(&[], 32, "");
         check(&[[1, 9], [2, 2], [9, 9]], 32, "");
-        check(&[[0, 9]], 32, "has a circle");
-        check(&[[1, 9], [9, 2], [9, 0]], 128, "has a circle");
-        check(&[[1, 9], [2, 9], [9, 9]], 2, "has more than there are networks");
+        check(&[[0, 9]], 32, "has a cycle");
+        check(&[[1, 9], [9, 2], [9, 0]], 128, "has a cycle");
+        check(&[[1, 9], [2, 9], [9, 9]], 2, "has too many networks");
         let doubled: Vec<[u8; 2]> = (1..=40).map(|next| [next, next]).collect();
-        check(&doubled, 128, "has more than there are networks");
+        check(&doubled, 128, "has too many networks");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The `sticky` key: whether a client stays with its server, and how it is known again.
+//! The `sticky` key: if and how a client stays with its server.
 
 use super::fields::Fields;
 use super::raw::Value;
@@ -8,7 +8,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Moving clients more often would only make them lose what their servers know.
+/// Minimum interval of rebalancing. Moving clients more often would only make them lose state on their
+/// servers.
 pub(super) const REBALANCE_MIN: Duration = Duration::from_millis(100);
 
 pub(super) fn sticky_defaults() -> StickySpec {
@@ -21,7 +22,7 @@ pub(super) fn sticky_defaults() -> StickySpec {
     }
 }
 
-/// `sticky = true`, or a table.
+/// Reads `sticky = true`, or a table.
 pub(super) fn read_sticky(fields: &mut Fields<'_>) -> Option<StickySpec> {
     let defaults = sticky_defaults();
     match fields.take("sticky")? {
@@ -33,7 +34,7 @@ pub(super) fn read_sticky(fields: &mut Fields<'_>) -> Option<StickySpec> {
                 None | Some("client_ip") => {}
                 Some("cookie") => return Some(StickySpec { by: read_cookie(own), ..defaults }),
                 Some(by) => {
-                    own.problem("by", format!("`{by}` is nothing to be sticky by: client_ip or cookie"));
+                    own.problem("by", format!("`by` must be client_ip or cookie, got `{by}`"));
                 }
             }
             let spec = read_table(&mut own, defaults);
@@ -51,12 +52,12 @@ pub(super) fn read_sticky(fields: &mut Fields<'_>) -> Option<StickySpec> {
     }
 }
 
-/// What the table of clients has.
+/// Reads the keys of the sticky table.
 fn read_table(own: &mut Fields<'_>, defaults: StickySpec) -> StickySpec {
     let size = own.integer("size", 1..=StickySpec::SIZE_MAX as u32);
     let rebalance = own.optional_duration("rebalance").unwrap_or(defaults.rebalance);
     if rebalance.is_some_and(|every| every < REBALANCE_MIN) {
-        own.problem("rebalance", "clients are moved every 100ms at most");
+        own.problem("rebalance", "`rebalance` must be at least 100ms");
     }
     StickySpec {
         size: size.map_or(defaults.size, |size| size as usize),
@@ -67,26 +68,27 @@ fn read_table(own: &mut Fields<'_>, defaults: StickySpec) -> StickySpec {
     }
 }
 
-/// What the name of a cookie consists of (RFC 6265, section 4.1.1).
+/// Returns true for bytes that the name of a cookie can have (RFC 6265, section 4.1.1).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// `sticky = { by = "cookie", name = "EVENER" }`; without a name it is empty until [`name_cookies`] knows all pools.
+/// Reads `sticky = { by = "cookie", name = "EVENER" }`. A missing name stays empty until [`name_cookies`]
+/// knows all pools.
 fn read_cookie(mut own: Fields<'_>) -> StickyBy {
     let Some(name) = own.text("name").map(str::to_owned) else {
         own.finish();
         return StickyBy::Cookie(String::new());
     };
     if name.is_empty() || !name.bytes().all(is_token) {
-        own.problem("name", format!("`{name}` is no name for a cookie"));
+        own.problem("name", format!("`{name}` is not a valid name of a cookie"));
     }
     own.finish();
     StickyBy::Cookie(name)
 }
 
-/// Names the cookies that the configuration does not name: `EVENER`, but where several pools of one service would have
-/// that name, `EVENER_` and the pool's.
+/// Names the cookies without a configured name: `EVENER`, or `EVENER_` and the name of the pool where several
+/// pools of one service would share the name.
 pub(super) fn name_cookies(spec: &mut Spec) {
     let shared: BTreeSet<Arc<str>> =
         spec.services.iter().flat_map(|service| sharing(service, &spec.pools)).collect();
@@ -102,7 +104,7 @@ pub(super) fn name_cookies(spec: &mut Spec) {
     }
 }
 
-/// The pools of a service whose clients would get cookies of the default name from several of them.
+/// Returns the pools of a service of which several would give clients cookies with the default name.
 fn sharing(service: &ServiceSpec, pools: &[PoolSpec]) -> BTreeSet<Arc<str>> {
     let has_default = |pool: &&PoolSpec| match &pool.sticky {
         Some(StickySpec { by: StickyBy::Cookie(name), .. }) => name.is_empty() || name == StickyBy::COOKIE,
@@ -117,7 +119,7 @@ fn sharing(service: &ServiceSpec, pools: &[PoolSpec]) -> BTreeSet<Arc<str>> {
     if ours.len() > 1 { ours } else { BTreeSet::new() }
 }
 
-/// Bytes that a cookie's name cannot have are escaped as in a URL, so that two pools never have one name.
+/// Escapes bytes that the name of a cookie cannot have as in a URL, so that two pools never share a name.
 fn cookie_of_pool(pool: &str) -> String {
     let mut name = String::from(StickyBy::COOKIE_OF_POOL);
     for byte in pool.bytes() {

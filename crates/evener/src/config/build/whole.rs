@@ -1,4 +1,4 @@
-//! What only shows when everything is known: addresses used twice, what a protocol cannot have.
+//! Checks of the whole configuration: addresses used twice, and settings that a protocol does not support.
 
 use super::Builder;
 use crate::config::{Place, dns};
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 impl Builder<'_> {
-    /// What only shows when everything is known: addresses used twice, servers that a protocol cannot have.
+    /// Checks the whole configuration: addresses used twice, and servers that a protocol does not support.
     pub(super) fn check_whole(&self) {
         if self.config.spec.services.is_empty() && self.reading.is_well() {
             let file = self
@@ -36,7 +36,7 @@ impl Builder<'_> {
             for endpoint in &service.listen {
                 let places = service.protocol.transports().iter().map(|each| (*each, endpoint));
                 let others = places.filter_map(|place| taken.insert(place, &service.name));
-                // Where the system chooses the port, each service gets one of its own.
+                // Each service gets a port of its own if the system chooses it.
                 let is_free = |other: &&str| {
                     matches!(endpoint, Endpoint::Ip(ip) if ip.port() == 0) && **other != *service.name
                 };
@@ -69,14 +69,14 @@ impl Builder<'_> {
                 if let Some(server) = unix {
                     let at = self.config.places.get(&server.endpoint).unwrap_or(place);
                     let message =
-                        format!("server `{}` is a unix socket; a udp service has IP servers", server.name);
+                        format!("server `{}` is a unix socket: a udp service needs IP servers", server.name);
                     self.reading.problem(at, message);
                 }
             }
         }
     }
 
-    /// What goes together at the edge, and what does not.
+    /// Checks settings that exclude each other at the edge.
     fn check_edge(&self, service: &ServiceSpec, place: &Place) {
         let name = &service.name;
         let pools =
@@ -84,7 +84,7 @@ impl Builder<'_> {
         let passes = service.protocol == Protocol::Tcp && service.tls.is_none() && !service.routes.is_empty();
         if let Some(pool) = pools().find(|pool| passes && pool.tls.is_some()) {
             let message = format!(
-                "service `{name}`: routes by `sni` without `tls` pass TLS through, but pool `{}` has `tls`",
+                "service `{name}`: routes by `sni` without `tls` pass TLS through, so pool `{}` must not have `tls`",
                 pool.name
             );
             self.reading.problem(place, message);
@@ -92,7 +92,7 @@ impl Builder<'_> {
         let rates = service.throttle.as_ref().is_some_and(|throttle| throttle.request_rate.is_some());
         if rates && service.protocol != Protocol::Http {
             let at = self.reading.run.refine(place, &["per_client", "request_rate"]);
-            self.reading.problem(&at, format!("service `{name}`: only http has requests: `request_rate`"));
+            self.reading.problem(&at, format!("service `{name}`: `request_rate` needs protocol = \"http\""));
         }
         for (key, denied) in [("denied", &service.denied), ("exceeded", &service.exceeded)] {
             let Denied::Pool(pool) = denied else { continue };
@@ -106,7 +106,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Cookies need HTTP.
+    /// Checks that pools which are sticky by cookie belong to http services.
     fn check_cookies(&self, service: &ServiceSpec, place: &Place) {
         let pools = pools_of(service)
             .filter_map(|name| self.config.spec.pools.iter().find(|pool| pool.name == *name));
@@ -114,13 +114,14 @@ impl Builder<'_> {
             |pool: &&PoolSpec| pool.sticky.as_ref().is_some_and(|sticky| sticky.by != StickyBy::ClientIp);
         if let Some(pool) = pools.filter(|_| service.protocol != Protocol::Http).find(by_cookie) {
             let (service, pool) = (&service.name, &pool.name);
-            let message =
-                format!("service `{service}`: pool `{pool}` is sticky by a cookie, which only http has");
+            let message = format!(
+                "service `{service}`: pool `{pool}` is sticky by cookie, which needs protocol = \"http\""
+            );
             self.reading.problem(place, message);
         }
     }
 
-    /// What a dns service cannot have, and what only one has.
+    /// Checks settings that a dns service does not support, and those that only it supports.
     fn check_dns(&self, service: &ServiceSpec, place: &Place) {
         let name = &service.name;
         let pools =
@@ -129,65 +130,60 @@ impl Builder<'_> {
         if service.protocol != Protocol::Dns {
             if let Some(pool) = pools().find(|pool| dns::has_mname(pool)) {
                 let pool = &pool.name;
-                problem(format!("pool `{pool}` has servers of mname, which only dns services can have"));
+                problem(format!("pool `{pool}` has servers of mname, which need protocol = \"dns\""));
             }
             return;
         }
         if let Some(endpoint) = service.listen.iter().find(|endpoint| matches!(endpoint, Endpoint::Unix(_))) {
-            problem(format!("`{endpoint}` is a unix socket; dns is asked at IP addresses"));
+            problem(format!("`{endpoint}` is a unix socket: a dns service must listen on IP addresses"));
         }
         if let Some(server) = pools().find_map(dns::plain_socket) {
             let at = self.config.places.get(&server.endpoint).unwrap_or(place);
             let server = &server.name;
             let message = format!(
-                "server `{server}` is a unix socket: a dns service has IP servers, and sockets with mname = true"
+                "server `{server}` is a unix socket: a dns service needs IP servers, or sockets with mname = true"
             );
             self.reading.problem(at, message);
         }
         if pools().any(|pool| pool.send_proxy == Some(Version::V1)) {
-            problem("version 1 of the PROXY protocol has no UDP; send_proxy = \"v2\"".into());
+            problem("version 1 of the PROXY protocol does not support UDP: send_proxy = \"v2\"".into());
         }
         if pools().any(|pool| pool.tls.is_some()) {
-            problem("a dns service has no TLS, but its pool has".into());
+            problem("a dns service cannot use TLS: remove `tls` of its pool".into());
         }
         if matches!(service.denied, Denied::Tarpit(_)) || matches!(service.exceeded, Denied::Tarpit(_)) {
-            problem(
-                "a dns service keeps nobody waiting: \"drop\", \"reject\" or a pool, no \"tarpit\"".into(),
-            );
+            problem("a dns service does not support \"tarpit\": use \"drop\", \"reject\" or a pool".into());
         }
     }
 
-    /// Whom a check of dns cannot ask.
+    /// Checks that DNS checks have only servers with IP addresses.
     fn check_checks(&self) {
         for pool in &self.config.spec.pools {
             let asks = matches!(&pool.check, Some(check) if matches!(check.kind, CheckKind::Dns { .. }));
             let Some(server) = dns::plain_socket(pool).filter(|_| asks) else { continue };
             let Some(at) = self.config.places.get(&server.endpoint) else { continue };
-            let message =
-                format!("server `{}` is a unix socket; check.dns asks at IP addresses", server.name);
+            let message = format!("server `{}` is a unix socket: check.dns needs IP servers", server.name);
             self.reading.problem(at, message);
         }
     }
 
-    /// What a udp service cannot have.
+    /// Checks settings that a udp service does not support.
     fn check_udp(&self, service: &ServiceSpec, place: &Place) {
         let name = &service.name;
         let problem = |message: &str| self.reading.problem(place, format!("service `{name}`: {message}"));
         let pools =
             || pools_of(service).filter_map(|name| self.config.spec.pools.iter().find(|p| p.name == *name));
         if pools().any(|pool| pool.send_proxy == Some(Version::V1)) {
-            problem("version 1 of the PROXY protocol has no UDP; send_proxy = \"v2\"");
+            problem("version 1 of the PROXY protocol does not support UDP: send_proxy = \"v2\"");
         }
         if pools().any(|pool| pool.tls.is_some()) {
-            problem("a udp service has no TLS, but its pool has");
+            problem("a udp service cannot use TLS: remove `tls` of its pool");
         }
         if matches!(service.denied, Denied::Reject | Denied::Tarpit(_)) {
-            problem(
-                "a udp service drops whom it refuses, or sends them to a pool: no \"reject\", no \"tarpit\"",
-            );
+            problem("a udp service supports only \"drop\" or a pool for refused clients");
         }
         if service.throttle.is_some() {
-            problem("a udp service has no `per_client`");
+            problem("a udp service does not support `per_client`");
         }
         let keeps = |pool: &PoolSpec| {
             let by_client = matches!(pool.policy, Policy::Hash | Policy::Maglev { .. } | Policy::First);
@@ -205,7 +201,7 @@ impl Builder<'_> {
     }
 }
 
-/// Every pool that a service may send clients to.
+/// Returns every pool that a service may send clients to.
 pub(in crate::config) fn pools_of(service: &ServiceSpec) -> impl Iterator<Item = &Arc<str>> {
     let refused = [&service.denied, &service.exceeded].into_iter().filter_map(|denied| match denied {
         Denied::Pool(pool) => Some(pool),

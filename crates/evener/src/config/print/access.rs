@@ -1,4 +1,4 @@
-//! Access lists, what becomes of those who are refused, and the limits of each client.
+//! Access lists, the treatment of refused clients, and the limits of each client.
 
 use super::Lists;
 use super::source::{Node, Say, Table, one_or_list};
@@ -8,7 +8,7 @@ use evener_core::spec::Denied;
 use evener_core::throttle::ThrottleSpec;
 use std::sync::Arc;
 
-/// `allow` and `deny` where they can say it, else `access`.
+/// Writes `allow` and `deny` where they can express the list, else `access`.
 pub(super) fn write_acl(table: &mut Table, acl: Option<&Arc<Acl>>, lists: Lists<'_>) {
     let Some(acl) = acl else { return };
     if let Some(text) = lists(acl) {
@@ -53,7 +53,7 @@ fn word(access: Access) -> &'static str {
     }
 }
 
-/// A list of those who are meant, such as `proxy_from`.
+/// Writes a list of prefixes alone, such as `proxy_from`.
 pub(super) fn write_prefixes(
     table: &mut Table,
     key: &'static str,
@@ -66,7 +66,7 @@ pub(super) fn write_prefixes(
 }
 
 impl Say for Prefix {
-    /// A single address goes without its length.
+    /// A single address is written without its length.
     fn say(&self) -> Node {
         let text = self.to_string();
         let whole = if text.contains(':') { "/128" } else { "/32" };
@@ -74,7 +74,7 @@ impl Say for Prefix {
     }
 }
 
-/// The variable of a pool whose name means something else where clients are refused.
+/// Returns the variable for a pool whose name has another meaning in `denied`.
 pub(super) fn handle_of(pool: &str) -> Option<&'static str> {
     match pool {
         "drop" => Some("drop_pool"),
@@ -84,7 +84,7 @@ pub(super) fn handle_of(pool: &str) -> Option<&'static str> {
     }
 }
 
-/// `denied` or `exceeded`.
+/// Writes `denied` or `exceeded`.
 pub(super) fn write_denied(table: &mut Table, key: &'static str, denied: &Denied, default: &Denied) {
     if denied == default {
         return;
@@ -104,7 +104,7 @@ pub(super) fn write_denied(table: &mut Table, key: &'static str, denied: &Denied
     }
 }
 
-/// `per_client`
+/// Writes `per_client`.
 pub(super) fn write_throttle(table: &mut Table, throttle: Option<&ThrottleSpec>, exceeded: &Denied) {
     let Some(ThrottleSpec { connections, connection_rate, request_rate, size }) = throttle else { return };
     let mut own = Table::new();

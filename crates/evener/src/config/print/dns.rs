@@ -1,9 +1,9 @@
-//! What only DNS has: the `dns` key of a service, and where a pool finds servers.
+//! The keys that only DNS has: `dns` of a service, and the discovery of a pool.
 
 use super::source::{Size, Table, one_or_list};
 use evener_core::spec::{ClientSubnetSpec, DiscoverSpec, DnsCacheSpec, DnsRateSpec, DnsSpec};
 
-/// `dns = { ... }`, where it is not the default.
+/// Writes `dns = { ... }`, unless it is the default.
 pub(super) fn write_dns(table: &mut Table, dns: Option<&DnsSpec>) {
     let Some(dns) = dns else { return };
     let DnsSpec {
@@ -78,7 +78,7 @@ fn write_rate_limit(table: &mut Table, rate_limit: Option<&DnsRateSpec>) {
     table.key("rate_limit", whole);
 }
 
-/// `discover = { mname = ... }`
+/// Writes `discover = { mname = ... }`.
 pub(super) fn write_discover(table: &mut Table, discover: &[DiscoverSpec]) {
     if discover.is_empty() {
         return;

@@ -10,7 +10,7 @@ use evener_core::spec::{
 };
 use evener_core::wire::http::HeadLimits;
 
-/// All of them that are not the defaults.
+/// Writes all keys that differ from the defaults.
 pub(super) fn write_http(table: &mut Table, http: &HttpSpec, lists: Lists<'_>) {
     let HttpSpec {
         balance,
@@ -87,7 +87,7 @@ fn write_forwarded(table: &mut Table, forwarded: &ForwardedSpec, lists: Lists<'_
     own.unless("mode", &mode_word(*mode), &mode_word(defaults.mode));
     write_prefixes(&mut own, "trust", trust.as_ref(), lists);
     match (classic, standard) {
-        // Nothing is written with neither; `mode = "off"` says that.
+        // With neither, nothing is written; `mode = "off"` expresses that.
         (true, false) | (false, false) => {}
         (false, true) => own.set("headers", "forwarded"),
         (true, true) => own.set("headers", "both"),

@@ -1,4 +1,4 @@
-//! Pools: servers, how one of them is chosen, and how they are asked whether they live.
+//! Pools: servers, policy and checks.
 
 use super::Lists;
 use super::access::write_acl;
@@ -15,7 +15,7 @@ use evener_core::spec::{
 };
 use evener_core::wire::{dns, proxy};
 
-/// `pool "web" { ... }`, kept in a variable where one is needed.
+/// Writes `pool "web" { ... }`, assigned to a variable where one is needed.
 pub(super) fn pool(pool: &PoolSpec, handle: Option<&str>, lists: Lists<'_>) -> Table {
     let local = handle.map(|handle| format!("local {handle} = ")).unwrap_or_default();
     let mut table = Table::of(format!("{local}pool {}", quoted(pool.name.as_bytes())));
@@ -25,7 +25,7 @@ pub(super) fn pool(pool: &PoolSpec, handle: Option<&str>, lists: Lists<'_>) -> T
     table
 }
 
-/// The servers, as items of a pool or a service.
+/// Writes the servers as items of a pool or a service.
 pub(super) fn write_servers(table: &mut Table, servers: &[ServerSpec], lists: Lists<'_>) {
     for spec in servers {
         let server = server(spec, lists);
@@ -41,7 +41,7 @@ pub(super) fn write_servers(table: &mut Table, servers: &[ServerSpec], lists: Li
     }
 }
 
-/// What a server has beside its address.
+/// Returns the keys of a server other than its address.
 fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
     let ServerSpec { name, endpoint, dialect, weight, tier, limits, acl, state } = server;
     let Limits { soft, hard } = limits;
@@ -61,7 +61,7 @@ fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
     table
 }
 
-/// What a pool has beside its name and servers.
+/// Writes the keys of a pool other than its name and servers.
 pub(super) fn write_keys(table: &mut Table, pool: &PoolSpec) {
     let PoolSpec {
         name: _,
@@ -140,10 +140,10 @@ fn write_sticky(table: &mut Table, sticky: Option<&StickySpec>) {
             own.unless("failback", failback, &defaults.failback);
             own.some("rebalance", rebalance.as_ref());
         }
-        // Cookies are kept by clients: neither size nor time is asked for.
+        // Clients store cookies, so there is neither a size nor a time.
         StickyBy::Cookie(name) => {
             own.set("by", "cookie");
-            // The default depends on the other pools of its services.
+            // The default depends on the other pools of the services.
             own.set("name", name.as_str());
         }
     }
@@ -225,7 +225,7 @@ fn write_kind(own: &mut Table, kind: &CheckKind, servers_tls: Option<&ServerTlsS
     }
 }
 
-/// What the check does not take on from the pool's own TLS.
+/// Writes the TLS settings of a check that differ from those of the pool.
 fn write_check_tls(own: &mut Table, tls: &CheckTls, servers: Option<&ServerTlsSpec>) {
     let CheckTls { sni, insecure, ca_file } = tls;
     if sni.as_ref() != servers.and_then(|servers| servers.name.as_ref()) {

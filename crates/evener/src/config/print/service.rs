@@ -1,4 +1,4 @@
-//! Services: where they listen, where clients go, and the options.
+//! Services: listen addresses, pools and routes, and options.
 
 use super::Lists;
 use super::access::{write_acl, write_denied, write_prefixes, write_throttle};
@@ -12,7 +12,7 @@ use evener_core::route::Route;
 use evener_core::spec::{Denied, PoolSpec, Protocol, RequestLog, ServiceOptions, ServiceSpec, Source};
 use std::sync::Arc;
 
-/// `service "www" { ... }`, with the servers of a pool that stands in it.
+/// Writes `service "www" { ... }`, with the servers of its inline pool.
 pub(super) fn service(service: &ServiceSpec, in_place: Option<&PoolSpec>, lists: Lists<'_>) -> Table {
     let ServiceSpec {
         name,
@@ -58,7 +58,7 @@ pub(super) fn service(service: &ServiceSpec, in_place: Option<&PoolSpec>, lists:
     table
 }
 
-/// A name that is an address is where the service listens.
+/// Writes `listen`, unless the name is the listen address.
 fn write_listen(table: &mut Table, name: &str, listen: &[Endpoint]) {
     let named = crate::scope::parse(name).ok();
     let by_name = named.is_some_and(|named| !matches!(named, Endpoint::Host { .. }) && *listen == [named]);

@@ -1,5 +1,6 @@
-//! Lua source as a careful person lays it out: values quoted so that they are read back the same, tables on one line where
-//! they fit, two spaces a level otherwise. It knows nothing of what the tables mean.
+//! Lua source with a careful layout: values are quoted so that they are read back unchanged, tables are on
+//! one line if they fit, and indented by two spaces a level otherwise. Knows nothing about the meaning of the
+//! tables.
 
 use crate::config::fields::size_text;
 use std::borrow::Cow;
@@ -9,35 +10,35 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The longest line, where it is not one long text.
+/// Maximum length of a line, unless it is one long text.
 const COLUMNS_MAX: usize = 100;
 const INDENT: usize = 2;
-/// The shortest text that is written over several lines.
+/// Minimum length of a text that is written over several lines.
 const LONG_TEXT: usize = 60;
 
-/// Something that has a value in Lua.
+/// A node of Lua source that has a value.
 pub(super) enum Node {
-    /// Its source.
+    /// Source code.
     Source(String),
-    /// A table, or a call with one.
+    /// A table, or a call with a table.
     Table(Table),
 }
 
 /// A table that is being written.
 pub(super) struct Table {
-    /// What is called with it, such as `pool "web"`.
+    /// The function that is called with the table, such as `pool "web"`.
     head: String,
     items: Vec<(Option<&'static str>, Node)>,
     layout: Layout,
-    /// Where a blank line comes, unless it is the first or the last.
+    /// Position of a blank line, unless it is the first or the last.
     gap: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Layout {
-    /// An item a line.
+    /// One item a line.
     Lines,
-    /// As many items on a line as there is room for.
+    /// As many items on a line as fit.
     Filled,
 }
 
@@ -46,7 +47,7 @@ impl Table {
         Self::of("")
     }
 
-    /// A call: `head { ... }`.
+    /// Creates a call: `head { ... }`.
     pub(super) fn of(head: impl Into<String>) -> Self {
         Self { head: head.into(), items: Vec::new(), layout: Layout::Lines, gap: 0 }
     }
@@ -55,46 +56,46 @@ impl Table {
         self.items.is_empty()
     }
 
-    /// An item of the list part.
+    /// Adds an item to the list part.
     pub(super) fn item(&mut self, node: impl Into<Node>) {
         self.items.push((None, node.into()));
     }
 
-    /// `key = node`
+    /// Adds `key = node`.
     pub(super) fn key(&mut self, key: &'static str, node: impl Into<Node>) {
         self.items.push((Some(key), node.into()));
     }
 
-    /// The key with its value.
+    /// Adds a key with its value.
     pub(super) fn set<T: Say + ?Sized>(&mut self, key: &'static str, value: &T) {
         self.key(key, value.say());
     }
 
-    /// The key, where its value is not the default.
+    /// Adds a key unless it has its default value.
     pub(super) fn unless<T: Say + PartialEq>(&mut self, key: &'static str, value: &T, default: &T) {
         if value != default {
             self.set(key, value);
         }
     }
 
-    /// The key, where it has a value.
+    /// Adds a key if it has a value.
     pub(super) fn some<T: Say>(&mut self, key: &'static str, value: Option<&T>) {
         if let Some(value) = value {
             self.set(key, value);
         }
     }
 
-    /// The items of another table.
+    /// Adds the items of another table.
     pub(super) fn extend(&mut self, other: Self) {
         self.items.extend(other.items);
     }
 
-    /// A blank line between what is there and what comes.
+    /// Adds a blank line before the next item.
     pub(super) fn gap(&mut self) {
         self.gap = self.items.len();
     }
 
-    /// The source of a statement.
+    /// Returns the source of a statement.
     pub(super) fn statement(&self) -> String {
         let mut out = String::new();
         self.write(&mut out, 0, 0);
@@ -102,7 +103,7 @@ impl Table {
         out
     }
 
-    /// On one line, if that can be.
+    /// Returns the table on one line, if possible.
     fn flat(&self) -> Option<String> {
         let mut line = self.head.clone();
         if !line.is_empty() {
@@ -128,7 +129,7 @@ impl Table {
 
     /// Writes the table, which begins in `column` of a line that is indented by `indent`.
     fn write(&self, out: &mut String, indent: usize, column: usize) {
-        // A comma follows.
+        // One column is for the comma that follows.
         if let Some(line) = self.flat().filter(|line| column + line.chars().count() < COLUMNS_MAX) {
             return out.push_str(&line);
         }
@@ -138,7 +139,7 @@ impl Table {
     fn write_expanded(&self, out: &mut String, indent: usize) {
         out.push_str(&self.head);
         out.push_str(if self.head.is_empty() { "{" } else { " {" });
-        // A table for the sake of one key takes no lines of its own.
+        // A table with a single key that is a table takes no lines of its own.
         if let ([(Some(key), Node::Table(only))], true) = (&self.items[..], self.head.is_empty()) {
             out.push_str(&format!(" {key} = "));
             only.write_expanded(out, indent);
@@ -203,7 +204,7 @@ impl From<String> for Node {
     }
 }
 
-/// One value, or a list of them: for keys that take either.
+/// Returns one value, or a list of values, for keys that accept either.
 pub(super) fn one_or_list<T: Say>(values: impl IntoIterator<Item = T>) -> Node {
     let mut nodes: Vec<_> = values.into_iter().map(|value| (None, value.say())).collect();
     match nodes.pop() {
@@ -215,7 +216,7 @@ pub(super) fn one_or_list<T: Say>(values: impl IntoIterator<Item = T>) -> Node {
     }
 }
 
-/// What the configuration has a notation for.
+/// Values with a notation in the configuration.
 pub(super) trait Say {
     fn say(&self) -> Node;
 }
@@ -246,7 +247,7 @@ say!(Option<Duration>: |value| value.map_or("false".into(), |value| quoted(durat
 say!(IpAddr, SocketAddr, evener_core::throttle::Rate: |value| quoted(value.to_string().as_bytes()));
 say!(evener_core::Endpoint: |endpoint| quoted(crate::scope::text(endpoint).as_bytes()));
 say!(evener_core::route::HostPattern: |value| quoted(value.to_string().as_bytes()));
-// Paths in a configuration follow its file, which is not known here.
+// Paths are relative to the file of the configuration, which is unknown here.
 say!(Path, PathBuf: |path| {
     let absolute = if path.is_absolute() { None } else { std::path::absolute(path).ok() };
     quoted(absolute.as_deref().unwrap_or(path).to_string_lossy().as_bytes())
@@ -258,18 +259,19 @@ pub(super) struct Size(pub(super) u64);
 
 say!(Size: |size| quoted(size_text(size.0).as_bytes()));
 
-/// A path that the specification holds as a text.
+/// Returns a path that the specification holds as a text.
 pub(super) fn path(text: &str) -> &Path {
     Path::new(text)
 }
 
-/// A string of any bytes. What is not printable is escaped, so that it is seen and speaks to no terminal.
+/// Quotes a string of any bytes. Unprintable characters are escaped, so that they are visible and harmless to
+/// terminals.
 pub(super) fn quoted(bytes: &[u8]) -> String {
     let mut out = String::from("\"");
     for chunk in bytes.utf8_chunks() {
         let mut characters = chunk.valid().chars().peekable();
         while let Some(character) = characters.next() {
-            // A digit after a short escape would belong to it.
+            // A digit after a short escape would become part of it.
             let next = characters.peek().copied();
             push_character(&mut out, character, next.is_some_and(|next| next.is_ascii_digit()));
         }
@@ -287,7 +289,7 @@ fn push_character(out: &mut String, character: char, before_digit: bool) {
         '\t' => out.write_str("\\t"),
         _ if character.is_ascii_control() && before_digit => write!(out, "\\{:03}", u32::from(character)),
         _ if character.is_ascii_control() => write!(out, "\\{}", u32::from(character)),
-        // As Rust has it: what is not printable, or only goes with another character.
+        // Characters that are unprintable or combine with another one, as in Rust.
         _ if !character.is_ascii() && character.escape_debug().len() > 1 => {
             write!(out, "\\u{{{:x}}}", u32::from(character))
         }
@@ -295,7 +297,7 @@ fn push_character(out: &mut String, character: char, before_digit: bool) {
     };
 }
 
-/// A text that may have several lines: between long brackets where it is read better so.
+/// Quotes a text that may have several lines, between long brackets if that is easier to read.
 pub(super) fn prose(text: &str) -> Node {
     let plain = |character: char| matches!(character, '\n' | '\t') || character.escape_debug().len() == 1;
     let is_plain = text.chars().all(|character| plain(character) || "\"'\\".contains(character));
@@ -303,13 +305,13 @@ pub(super) fn prose(text: &str) -> Node {
         return text.say();
     }
     let closes = |level: &usize| !format!("{text}]").contains(&format!("]{}]", "=".repeat(*level)));
-    // A text has only so many brackets.
+    // A level whose closing bracket is not in the text exists, because the text is finite.
     let level = "=".repeat((0..=text.len()).find(closes).unwrap_or_default());
-    // The first line end is not of the text.
+    // The first line break is not part of the text.
     Node::Source(format!("[{level}[\n{text}]{level}]"))
 }
 
-/// In the largest unit of which it is a whole number.
+/// Writes a duration as a whole number of the largest possible unit.
 pub(super) fn duration(duration: Duration) -> String {
     let (seconds, nanos) = (duration.as_secs(), duration.as_nanos());
     match duration.subsec_nanos() {
@@ -331,7 +333,7 @@ mod tests {
     use evener_core::Random;
 
     #[test]
-    fn values_are_written_as_the_documents_have_them() {
+    fn values_are_written_as_in_the_documents() {
         let check = |node: Node, expected: &str| match node {
             Node::Source(source) => assert_eq!(source, expected),
             Node::Table(table) => assert_eq!(table.flat().unwrap(), expected),
@@ -358,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn any_text_is_read_back_by_lua() {
+    fn every_text_is_read_back_by_lua() {
         let mut random = Random::seeded(5);
         let lua = mlua::Lua::new();
         let read = |source: &str| lua.load(format!("return {source}")).eval::<mlua::LuaString>().unwrap();
@@ -375,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_on_a_line_takes_several() {
+    fn tables_that_do_not_fit_on_a_line_take_several() {
         let mut inner = Table::new();
         inner.set("size", &5_u32);
         let mut table = Table::of("pool \"web\"");

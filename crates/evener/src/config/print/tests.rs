@@ -1,4 +1,4 @@
-//! What is printed is read back as the specification that it was.
+//! Printed configurations are read back as equal specifications.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod random;
@@ -10,7 +10,7 @@ use evener_core::acl::{Access, Prefix};
 use evener_core::spec::Protocol;
 use std::path::PathBuf;
 
-/// A directory that goes when the test ends well.
+/// A directory that is removed if the test passes.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -42,7 +42,7 @@ fn printed(spec: &Spec) -> String {
     print(spec, &|_| None)
 }
 
-/// Loads, prints, loads, and gives what was printed.
+/// Loads, prints and loads again; returns the printed text.
 fn check_round_trip(scratch: &Scratch, text: &str) -> String {
     let spec = scratch.load(text);
     let printed = printed(&spec);
@@ -53,7 +53,7 @@ fn check_round_trip(scratch: &Scratch, text: &str) -> String {
 #[test]
 fn any_specification_comes_back_the_same() {
     let scratch = Scratch::new("random");
-    let (mut all, mut standing) = (String::new(), 0);
+    let (mut all, mut inline) = (String::new(), 0);
     for seed in 0..500 {
         let spec = random::spec(&mut Random::seeded(seed), &scratch.0);
         let text = printed(&spec);
@@ -67,9 +67,9 @@ fn any_specification_comes_back_the_same() {
         }
         assert_eq!(seen, spec, "seed {seed}\n{text}");
         all.push_str(&text);
-        standing += in_place(&spec);
+        inline += in_place(&spec);
     }
-    assert!(standing > 100, "only {standing} pools stood in their services");
+    assert!(inline > 100, "only {inline} pools were inline");
     for key in fields::READ.with_borrow(Clone::clone) {
         assert!(all.contains(&format!(" {key} = ")), "`{key}` was never printed");
     }
@@ -92,11 +92,11 @@ fn the_examples_and_the_lua_of_the_documents_come_back_the_same() {
         let text = std::fs::read_to_string(format!("{root}/{name}")).unwrap();
         text.split("```lua\n").skip(1).for_each(|block| check(block.split("```").next().unwrap()));
     }
-    assert!(seen >= 5, "only {seen} were looked at");
+    assert!(seen >= 5, "only {seen} were checked");
 }
 
 #[test]
-fn it_reads_as_a_person_would_write_it() {
+fn the_layout_is_as_a_person_would_write_it() {
     let scratch = Scratch::new("looks");
     let check = |text: &str, expected: &str| assert_eq!(check_round_trip(&scratch, text), expected);
     check(
@@ -111,7 +111,7 @@ fn it_reads_as_a_person_would_write_it() {
         service "127.0.0.1:54" { protocol = "udp", "10.0.0.3:53", deny = "2001:db8::/32" }
         service "a" {
           listen = "127.0.0.1:2", protocol = "http",
-          respond = { type = "text/html", body = "<h1>It works</h1>\n<p>\"A service\" that answers by itself.</p>\n" },
+          respond = { type = "text/html", body = "<h1>It works</h1>\n<p>\"A service\" with a local response.</p>\n" },
         }
         "#,
         r#"pool "web" {
@@ -142,7 +142,7 @@ service "a" {
     type = "text/html",
     body = [[
 <h1>It works</h1>
-<p>"A service" that answers by itself.</p>
+<p>"A service" with a local response.</p>
 ]],
   },
 }
@@ -151,7 +151,7 @@ service "a" {
 }
 
 #[test]
-fn a_caller_may_know_how_a_list_was_written() {
+fn a_caller_may_provide_the_source_of_a_list() {
     let scratch = Scratch::new("lists");
     std::fs::write(scratch.0.join("bad.txt"), "192.0.2.0/24\n").unwrap();
     let text = r#"service "s" {
@@ -178,7 +178,7 @@ fn a_caller_may_know_how_a_list_was_written() {
 }
 
 #[test]
-fn a_list_in_layers_is_printed_as_one_that_says_the_same() {
+fn a_list_in_layers_is_printed_as_an_equivalent_one() {
     let scratch = Scratch::new("layers");
     let rule = |text: &str, access| (text.parse::<Prefix>().unwrap(), access);
     let countries = [rule("10.0.0.0/8", Access::Deny), rule("10.1.0.0/16", Access::Permit)];

@@ -6,7 +6,7 @@ use evener_core::spec::{
     CertificateFiles, ClientCertificates, Presence, ServerTlsSpec, TlsSpec, TlsVersion, Verification,
 };
 
-/// A service's `tls`.
+/// Writes `tls` of a service.
 pub(super) fn write_tls(table: &mut Table, tls: Option<&TlsSpec>) {
     let Some(spec) = tls else { return };
     let TlsSpec { certificates, directories, client, oldest, alpn, handshake_timeout, handshakes_max } = spec;
@@ -67,7 +67,7 @@ fn certificate_list(certificates: &[CertificateFiles]) -> Table {
     list
 }
 
-/// The file that has all there is.
+/// Returns the file if certificate and key are in one.
 fn one_file(certificate: &CertificateFiles) -> Option<&str> {
     let CertificateFiles { chain, key, ocsp, issuers } = certificate;
     (chain == key && ocsp.is_none() && issuers.is_none()).then_some(chain)
@@ -92,7 +92,7 @@ fn write_client(own: &mut Table, client: &ClientCertificates) {
     }
 }
 
-/// A pool's `tls`.
+/// Writes `tls` of a pool.
 pub(super) fn write_server_tls(table: &mut Table, tls: Option<&ServerTlsSpec>) {
     let Some(ServerTlsSpec { name, authorities, verification, certificate }) = tls else { return };
     let mut own = Table::new();

@@ -1,4 +1,4 @@
-//! Services of DNS as people write them.
+//! DNS services as people write them.
 
 use super::*;
 use evener_core::spec::{
@@ -30,7 +30,7 @@ const EVERY_WORD: &str = r#"
         service "127.0.0.1:55" { protocol = "dns", "10.0.0.1:53" }
         "#;
 
-/// What the first service of it says.
+/// Returns the settings of the first service.
 fn every_word() -> DnsSpec {
     DnsSpec {
         query_timeout: Duration::from_secs(1),
@@ -58,7 +58,7 @@ fn rate(text: &str) -> DnsRateSpec {
 }
 
 #[test]
-fn every_word_of_dns_is_read() {
+fn every_key_of_dns_is_read() {
     let config = load_text(EVERY_WORD).unwrap();
     let spec = config.spec;
     let binder = &spec.pools[0];
@@ -105,7 +105,7 @@ fn each_mistake_of_a_dns_service_has_its_message() {
     };
     check("dns = true", "`dns` is true, not { query_timeout");
     check("dns = { cash = true }", "dns: there is no key `cash`; did you mean `cache`?");
-    check("dns = { query_timeout = \"2min\" }", "`query_timeout` is over a minute");
+    check("dns = { query_timeout = \"2min\" }", "`query_timeout` must be at most 1m");
     check("dns = { query_timeout = \"0s\" }", "dns: `query_timeout` is `0s`, not a duration above zero");
     check("dns = { retries = 17 }", "dns: `retries` is the number 17, not a whole number from 0 to 16");
     check(
@@ -129,90 +129,86 @@ fn each_mistake_of_a_dns_service_has_its_message() {
     check("dns = { cache = { bytes = \"99999999TiB\" } }", "cache: `bytes` is `99999999TiB`, not a size");
     check("dns = { cache = { bytes = 67108864 } }", "cache: `bytes` is the number 67108864, not a size");
     check("dns = { cache = { ttl_max = \"0s\" } }", "cache: `ttl_max` is `0s`, not a duration above zero");
-    check(
-        "dns = { cache = { failure_ttl = \"6min\" } }",
-        "`failure_ttl`: a failure is kept for 5 minutes at most",
-    );
+    check("dns = { cache = { failure_ttl = \"6min\" } }", "`failure_ttl` must be at most 5m");
     check("dns = { cache = { stale = 5 } }", "cache: `stale` is the number 5, not a duration such as");
     check("dns = { client_subnet = 24 }", "`client_subnet` is the number 24, not true or");
     check("dns = { client_subnet = { v4 = 33 } }", "client_subnet: `v4` is the number 33");
     check("dns = { rate_limit = \"20\" }", "`20` is not a rate");
     check("dns = { rate_limit = 20 }", "`rate_limit` is the number 20, not \"20/s\" or");
-    check("dns = { rate_limit = { v4 = 24 } }", "`rate_limit` limits nothing");
+    check("dns = { rate_limit = { v4 = 24 } }", "`rate_limit` has no rate");
     check("idle_timeout = false", "a dns service needs an idle_timeout");
     check("source = \"client\"", "a dns service shares its sockets");
-    check("tls = \"a.pem\"", "a dns service has no TLS");
-    check("request_log = \"a.log\"", "questions of dns are not logged");
+    check("tls = \"a.pem\"", "a dns service cannot have TLS");
+    check("request_log = \"a.log\"", "a dns service has no request_log");
     for key in ["warm = 5", "routes = {}", "nodelay = true", "fast_close = \"both\"", "flows_max = 5"] {
         let name = key.split(' ').next().unwrap();
         check(key, &format!("service `s`: there is no key `{name}`"));
     }
-    check(
-        "redirect = \"https\"",
-        "service `s`: there is no key `redirect`; it goes with protocol = \"http\"",
-    );
+    check("redirect = \"https\"", "service `s`: there is no key `redirect`; it needs protocol = \"http\"");
     check("discover = \"/run/a\"", "`discover` is `/run/a`, not { mname");
-    check("discover = {}", "`discover` finds nothing");
-    check("discover = { mname = {} }", "`discover` finds nothing");
-    check("discover = { mname = \"\" }", "discover: an empty text is no directory");
+    check("discover = {}", "`discover` has no source");
+    check("discover = { mname = {} }", "`discover` has no source");
+    check("discover = { mname = \"\" }", "discover: the path of a directory must not be empty");
     check("discover = { mnaem = \"/a\" }", "discover: there is no key `mnaem`; did you mean `mname`?");
-    check("discover = { mname = { \"/run/a\", \"/run/a\" } }", "the directory `/run/a` is there already");
+    check("discover = { mname = { \"/run/a\", \"/run/a\" } }", "the directory `/run/a` is listed twice");
     let long = format!("/{}", "a".repeat(100));
     check(&format!("discover = {{ mname = \"{long}\" }}"), &format!("`{long}` is too long"));
-    check("{ \"10.0.0.2:53\", mname = true }", "server `10.0.0.2:53` is no unix socket, which `mname`");
+    check("{ \"10.0.0.2:53\", mname = true }", "server `10.0.0.2:53` must be a unix socket for `mname`");
     check("sticky = { failback = 5 }", "sticky: `failback` is the number 5, not true or false");
-    check("sticky = { rebalance = \"1ms\" }", "clients are moved every 100ms at most");
+    check("sticky = { rebalance = \"1ms\" }", "`rebalance` must be at least 100ms");
     check("check = check.dns { name = \"a..b\" }", "`a..b`");
-    check("check = check.dns { type = \"AAAAA\" }", "`AAAAA` is no type of DNS");
-    check("check = check.dns { rcode = \"OK\" }", "`OK` is no answer of DNS");
+    check("check = check.dns { type = \"AAAAA\" }", "`AAAAA` is not a DNS type");
+    check("check = check.dns { rcode = \"OK\" }", "`OK` is not a DNS response code");
 }
 
 #[test]
-fn what_does_not_go_with_dns_has_its_message() {
+fn settings_without_support_in_dns_have_their_message() {
     let check = |body: &str, expected: &str| {
         let text = format!("service \"s\" {{ listen = \"127.0.0.1:1\", {body} }}");
         check_problems(&text, &[&format!("c.lua:1: {expected}")]);
     };
     check(
         &format!("dns = {{}}, {SERVER}"),
-        "service `s`: there is no key `dns`; it goes with protocol = \"dns\"",
+        "service `s`: there is no key `dns`; it needs protocol = \"dns\"",
     );
     for (protocol, server) in
         [("tcp", "{ \"/run/x\", mname = true }"), ("http", "discover = { mname = \"/a\" }")]
     {
         check(
             &format!("protocol = \"{protocol}\", {server}"),
-            "service `s`: pool `s` has servers of mname, which only dns services can have",
+            "service `s`: pool `s` has servers of mname, which need protocol = \"dns\"",
         );
     }
-    check("protocol = \"dns\", \"/run/x\"", "server `/run/x` is a unix socket: a dns service has IP servers");
+    check(
+        "protocol = \"dns\", \"/run/x\"",
+        "server `/run/x` is a unix socket: a dns service needs IP servers",
+    );
     check(
         &format!("protocol = \"dns\", {SERVER}, send_proxy = \"v1\""),
-        "service `s`: version 1 of the PROXY protocol has no UDP",
+        "service `s`: version 1 of the PROXY protocol does not support UDP",
     );
     check(
         &format!("protocol = \"dns\", {SERVER}, denied = \"tarpit\""),
-        "service `s`: a dns service keeps nobody waiting",
+        "service `s`: a dns service does not support \"tarpit\"",
     );
     check(
         &format!("protocol = \"dns\", {SERVER}, sticky = {{ by = \"cookie\" }}"),
-        "service `s`: pool `s` is sticky by a cookie, which only http has",
+        "service `s`: pool `s` is sticky by cookie, which needs protocol = \"http\"",
     );
-    check(
-        "\"/run/x\", check = check.dns {}",
-        "server `/run/x` is a unix socket; check.dns asks at IP addresses",
-    );
+    check("\"/run/x\", check = check.dns {}", "server `/run/x` is a unix socket: check.dns needs IP servers");
     check("protocol = \"dns\"", "service `s` has neither a pool nor servers");
     let listen = "listen = \"/run/dns.sock\"";
     check_problems(
         &format!("service \"s\" {{ protocol = \"dns\", {listen}, {SERVER} }}"),
-        &["c.lua:1: service `s`: `/run/dns.sock` is a unix socket; dns is asked at IP addresses"],
+        &[
+            "c.lua:1: service `s`: `/run/dns.sock` is a unix socket: a dns service must listen on IP addresses",
+        ],
     );
     check_problems(
         &format!(
             "pool \"p\" {{ {SERVER}, tls = true }}\nservice \"s\" {{ protocol = \"dns\", listen = \"[::1]:1\", pool = \"p\" }}"
         ),
-        &["c.lua:2: service `s`: a dns service has no TLS, but its pool has"],
+        &["c.lua:2: service `s`: a dns service cannot use TLS: remove `tls` of its pool"],
     );
 }
 

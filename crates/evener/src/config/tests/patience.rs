@@ -1,4 +1,4 @@
-//! How long clients wait and how slow they may be, as people write it.
+//! Time limits and minimum rates as people write them.
 
 use super::*;
 use evener_core::pace::MinRate;
@@ -33,7 +33,7 @@ fn minimum_rates_are_numbers_tables_or_none() {
 }
 
 #[test]
-fn what_a_close_means_is_one_of_three() {
+fn a_close_has_one_of_three_meanings() {
     let abort = |keys: &str| http(keys).abort_on_close;
     assert_eq!(abort(""), AbortOnClose::Idempotent);
     assert_eq!(abort("abort_on_close = \"idempotent\""), AbortOnClose::Idempotent);
@@ -52,7 +52,7 @@ fn queues_have_a_size_and_a_time_or_are_none() {
 }
 
 #[test]
-fn what_is_none_of_that_is_said() {
+fn wrong_values_have_their_message() {
     check_problems(
         "service \"s\" { listen = \"127.0.0.1:1\", \"10.0.0.1:80\", queue = 7 }",
         &["c.lua:1: `queue` is the number 7, not { size = 1024, timeout = \"5s\" }, or false for none"],
@@ -63,7 +63,7 @@ fn what_is_none_of_that_is_said() {
     );
     check_problems(
         "service \"s\" { listen = \"127.0.0.1:1\", protocol = \"http\", \"10.0.0.1:80\", min_rate = { window = \"1ms\" } }",
-        &["c.lua:1: a window is 1 second to 1 hour long"],
+        &["c.lua:1: `window` must be between 1s and 1h"],
     );
     check_problems(
         "service \"s\" { listen = \"127.0.0.1:1\", protocol = \"http\", \"10.0.0.1:80\", min_rate = -1 }",

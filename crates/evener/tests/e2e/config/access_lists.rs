@@ -267,15 +267,15 @@ fn what_is_wrong_with_a_country_is_said() {
     assert!(with(&good, "deny = country \"SE\"").0);
     let (valid, text) = with(&good, "deny = { country \"SE\", country \"XX\" }");
     assert!(!valid && text.contains("checked.lua:2: "), "{text}");
-    assert!(text.contains("has no network of country XX") && !text.contains("country SE"), "{text}");
+    assert!(text.contains("has no networks of country XX") && !text.contains("country SE"), "{text}");
     for code in ["S", "SWE", "S1", "", "Åland"] {
         let (valid, text) = with(&good, &format!("deny = country \"{code}\""));
-        assert!(!valid && text.contains("is no country: two letters"), "{code}: {text}");
+        assert!(!valid && text.contains("is not a country code: give two letters"), "{code}: {text}");
     }
     let (valid, text) = with(&directory.file("nowhere.mmdb"), "deny = country \"SE\"");
     assert!(!valid && text.contains("checked.lua:1: ") && text.contains("nowhere.mmdb"), "{text}");
     let (valid, text) = checked(&directory, &service(1, &a, "deny = country \"SE\""));
-    assert!(!valid && text.contains("write geoip \"GeoLite2-Country.mmdb\" before"), "{text}");
+    assert!(!valid && text.contains("write geoip \"GeoLite2-Country.mmdb\" above it"), "{text}");
     // Nobody asks for a country: the database is not needed.
     assert!(with(&good, "deny = \"127.0.0.1\"").0);
 }

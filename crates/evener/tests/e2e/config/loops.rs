@@ -1,4 +1,4 @@
-//! What clients send must not go round without end: services that are their own servers are refused, and two instances that
+//! What clients send must not be forwarded without end: services that are their own servers are refused, and two instances that
 //! are each other's server notice it.
 
 use crate::harness::dns::{SERVFAIL, question, rcode, with_edns};

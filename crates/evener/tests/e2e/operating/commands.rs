@@ -128,7 +128,7 @@ fn each_thing_that_cannot_be_has_one_clear_line() {
     );
     assert!(text.contains("source 192.0.2.9 is not an address of this machine"), "{text}");
     let missing = evener(&["run", "/no/such/file.lua", "--admin", &socket]);
-    assert_eq!(said(&missing), "evener: /no/such/file.lua: there is no such file\n");
+    assert_eq!(said(&missing), "evener: /no/such/file.lua: the file does not exist\n");
     let missing = evener(&["status", "--socket", "/no/such.sock"]);
     assert!(said(&missing).starts_with("evener: no instance listens at /no/such.sock"), "{}", said(&missing));
     let wrong = evener(&["tcp", "127.0.0.1:9", "nowhere"]);

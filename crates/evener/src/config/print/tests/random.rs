@@ -1,4 +1,4 @@
-//! Random specifications, of all that the configuration can say.
+//! Random specifications with everything that a configuration can express.
 
 mod dns;
 mod http;
@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a pool has that not every service may use.
+/// Feature of a pool that not every service supports.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Datagrams,
@@ -27,7 +27,7 @@ enum Kind {
     Dns,
 }
 
-/// A valid specification; its files are in `directory`.
+/// Returns a valid specification; its files are in `directory`.
 pub(super) fn spec(random: &mut Random, directory: &Path) -> Spec {
     let ca = directory.join("ca \"1\".pem").display().to_string();
     drop(std::fs::write(&ca, ""));
@@ -49,7 +49,7 @@ pub(super) fn spec(random: &mut Random, directory: &Path) -> Spec {
     }
     services.iter_mut().for_each(|service| chance.spread(service, &pools));
     if chance.one_in(2) {
-        // As they are when each stands in its service.
+        // The order of pools when each is inline in its service.
         let place = |pool: &PoolSpec| services.iter().position(|service| service.name == pool.name);
         pools.sort_by_key(|pool| place(pool).map_or(0, |place| place + 1));
     }
@@ -62,7 +62,7 @@ struct Chance<'a> {
     /// Makes names and ports unique.
     number: u16,
     pools: Vec<(Arc<str>, Kind)>,
-    /// Whether each pool is used once, so that it may stand in its service.
+    /// True if each pool is used once, so that it can be inline in its service.
     apart: bool,
 }
 
@@ -79,12 +79,12 @@ impl Chance<'_> {
         of[self.below(of.len())].clone()
     }
 
-    /// Once in three times.
+    /// Returns a value once in three times.
     fn maybe<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
         self.one_in(3).then(|| make(self))
     }
 
-    /// The default, or another once in three times.
+    /// Returns another value than the default once in three times.
     fn or<T>(&mut self, default: T, make: impl FnOnce(&mut Self) -> T) -> T {
         self.maybe(make).unwrap_or(default)
     }
@@ -117,7 +117,7 @@ impl Chance<'_> {
         self.duration(Duration::from_nanos(1), Duration::from_secs(366 * 24 * 3600))
     }
 
-    /// A text of characters that need care.
+    /// Returns a text of characters that need care.
     fn text(&mut self, pieces: &[&str], count: RangeInclusive<usize>) -> String {
         self.some(count, |chance| chance.pick(pieces)).concat()
     }
@@ -129,7 +129,7 @@ impl Chance<'_> {
         )
     }
 
-    /// A text of anything, perhaps of several lines.
+    /// Returns any text, possibly of several lines.
     fn prose(&mut self) -> String {
         let pieces = ["line", "\n", "\n", " ", "]]", "]=]", "\\", "\"", "'", "\t", "é", "]"];
         let any = ["\0", "1", "\r\n", "\u{85}", "\u{1b}", "\u{7f}9", "\n", "\""];
@@ -179,7 +179,7 @@ impl Chance<'_> {
         let port = self.unique();
         let text = match self.below(kinds) {
             0 => format!("10.0.0.1:{port}"),
-            // Of the loopback, whose number is the same everywhere.
+            // The loopback interface, whose number is the same everywhere.
             1 => format!("[fe80::{port:x}%1]:{port}"),
             2 => format!("[2001:db8::{port:x}]:{port}"),
             3 => format!("/run/{} {port}", self.word()),
@@ -373,7 +373,7 @@ fn inherited(own: CheckTls, pool: Option<&ServerTlsSpec>) -> CheckTls {
 }
 
 impl Chance<'_> {
-    /// A pool of one of these kinds.
+    /// Returns a pool of one of these kinds.
     fn pool_of(&mut self, kinds: &[Kind]) -> Option<Arc<str>> {
         let fit: Vec<_> = self.pools.iter().filter(|(_, kind)| kinds.contains(kind)).cloned().collect();
         let (pool, _) = (!fit.is_empty()).then(|| self.pick(&fit))?;
@@ -383,7 +383,7 @@ impl Chance<'_> {
         Some(pool)
     }
 
-    /// A service that can be, if there is a pool for it.
+    /// Returns a valid service, if there is a pool for it.
     fn service(&mut self, others: &[ServiceSpec]) -> Option<ServiceSpec> {
         let protocol =
             self.pick(&[Protocol::Tcp, Protocol::Udp, Protocol::Http, Protocol::Http, Protocol::Dns]);
@@ -432,7 +432,7 @@ impl Chance<'_> {
         })
     }
 
-    /// Datagrams may be spread where the pool does not keep a client with its server.
+    /// Spreads datagrams if the pool does not keep a client with its server.
     fn spread(&mut self, service: &mut ServiceSpec, pools: &[PoolSpec]) {
         let pool = pools.iter().find(|pool| service.pool.as_ref() == Some(&pool.name));
         let keeps = |pool: &PoolSpec| {
@@ -444,7 +444,7 @@ impl Chance<'_> {
         }
     }
 
-    /// Often that of its pool.
+    /// Returns a name, often that of the pool.
     fn service_name(&mut self, pool: Option<&Arc<str>>, others: &[ServiceSpec]) -> Arc<str> {
         let own = format!("{}{}", self.word(), self.unique()).into();
         let name = pool.filter(|_| !self.one_in(4)).cloned().unwrap_or_else(|| Arc::clone(&own));

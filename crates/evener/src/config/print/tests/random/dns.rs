@@ -1,4 +1,4 @@
-//! What only services of DNS have.
+//! Random settings that only DNS services have.
 
 use super::{Chance, Kind};
 use evener_core::spec::*;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 impl Chance<'_> {
-    /// The servers of a pool for DNS, and where others are found: some at IP addresses, some behind sockets.
+    /// Returns the servers and directories of a DNS pool: some servers have IP addresses, others are sockets.
     pub(super) fn dns_servers(&mut self) -> (Vec<ServerSpec>, Vec<DiscoverSpec>) {
         let discover = self.maybe(|chance| chance.some(1..=3, Self::directory)).unwrap_or_default();
         let least = usize::from(discover.is_empty());

@@ -1,4 +1,4 @@
-//! What only services of HTTP have.
+//! Random settings that only HTTP services have.
 
 use super::Chance;
 use evener_core::spec::*;

@@ -1,4 +1,4 @@
-//! How long clients wait, and how slow they may be, by chance.
+//! Random time limits and minimum rates.
 
 use super::Chance;
 use evener_core::pace::MinRate;
