@@ -24,13 +24,13 @@ Examples:
   evener demo                                          see it work, on loopback
   evener tcp 127.0.0.1:8080 10.0.0.1:80 10.0.0.2:80    balance TCP, no file needed
   evener udp 127.0.0.1:5353 10.0.0.1:53 10.0.0.2:53    balance UDP
-  evener dns 127.0.0.1:5353 8.8.8.8:53 1.1.1.1:53      balance DNS, a question at a time
-  evener http 127.0.0.1:8080 10.0.0.1:80 10.0.0.2:80   balance HTTP, a request at a time
+  evener dns 127.0.0.1:5353 8.8.8.8:53 1.1.1.1:53      balance DNS, query by query
+  evener http 127.0.0.1:8080 10.0.0.1:80 10.0.0.2:80   balance HTTP, request by request
   evener check evener.lua && evener run evener.lua     run a configuration
-  evener status                                        look at the running instance
+  evener status                                        show the running instance
   evener drain web/10.0.0.1:80                         no new clients for a server
   evener deny www 192.0.2.0/24 --for 10m               refuse clients for a while
-  evener import pen -r 80 10.0.0.1 10.0.0.2            the configuration that does what pen does
+  evener import pen -r 80 10.0.0.1 10.0.0.2            the equivalent of a command line of pen
 
 Exit status: 0 done, 1 failed, 2 wrong usage.";
 
@@ -46,8 +46,9 @@ struct Cli {
 enum Command {
     /// Run a configuration
     ///
-    /// SIGHUP reads the file again: what stays keeps its connections, flows, verdicts and counters; a file that is
-    /// wrong changes nothing. SIGTERM lets clients finish; a second one ends at once.
+    /// SIGHUP reads the file again: services and pools that stay keep their connections, flows, verdicts and
+    /// counters, and a file with a problem changes nothing. SIGTERM lets clients finish; a second SIGTERM
+    /// ends at once.
     Run {
         /// The configuration
         #[arg(default_value = "/etc/evener/evener.lua")]
@@ -60,13 +61,13 @@ enum Command {
         /// The configuration
         #[arg(default_value = "/etc/evener/evener.lua")]
         file: PathBuf,
-        /// When it is valid, write it as it is understood: loops and lists resolved, without what is the default
+        /// If it is valid, print the equivalent configuration: loops and lists resolved, defaults left out
         #[arg(long)]
         print: bool,
     },
     /// Show balancing and failover with three embedded servers, on loopback
     Demo {
-        /// End after so many seconds
+        /// End after this number of seconds
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         seconds: Option<u64>,
     },
@@ -74,7 +75,7 @@ enum Command {
     Tcp {
         #[command(flatten)]
         line: OneLiner,
-        /// Check every 2 s whether servers accept connections
+        /// Check every 2 s that servers accept connections
         #[arg(long)]
         check: bool,
     },
@@ -82,58 +83,58 @@ enum Command {
     Http {
         #[command(flatten)]
         line: OneLiner,
-        /// Check every 2 s whether servers answer GET / with 200 to 399
+        /// Check every 2 s that servers respond to GET / with status 200 to 399
         #[arg(long)]
         check: bool,
-        /// Speak TLS with clients: a PEM file with certificate and key
+        /// Use TLS with clients: a PEM file with certificate and key
         #[arg(long, value_name = "FILE")]
         tls: Option<PathBuf>,
     },
     /// Balance UDP datagrams over servers, without a file
     Udp(OneLiner),
-    /// Balance questions of DNS over servers, over UDP and TCP, without a file
+    /// Balance DNS queries over servers, over UDP and TCP, without a file
     Dns {
         #[command(flatten)]
         line: OneLiner,
-        /// Ask servers every 2 s for the addresses of this name, which has to be there
+        /// Query servers every 2 s for the addresses of this name, which must exist
         #[arg(long, value_name = "NAME")]
         check: Option<String>,
-        /// Keep answers (100000 of them, 64 MiB)
+        /// Cache responses (up to 100000, 64 MiB)
         #[arg(long)]
         cache: bool,
     },
     /// Show services, pools and servers of the running instance
     Status(Talk),
-    /// Have the running instance read its configuration again (as SIGHUP does), and say what changed
+    /// Let the running instance read its configuration again (as SIGHUP does), and print the changes
     Reload(Talk),
-    /// Let a server finish: it keeps its connections and known clients, and gets no new ones
+    /// Drain a server: it keeps its connections and known clients, and gets no new clients
     Drain {
         #[command(flatten)]
         what: ServerCommand,
-        /// For so long, then it is ready again; until told otherwise without it
+        /// Duration, after which the server is ready again (default: no limit)
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         time: Option<Duration>,
     },
-    /// Bring a server back, and forget the failures that traffic saw
+    /// Make a server ready again, and forget failures that traffic saw
     Ready(ServerCommand),
-    /// Take a server out: it gets nothing, and is not checked; connections that it has go on
+    /// Take a server out of service: it gets no clients and no checks; open connections continue
     Maintenance {
         #[command(flatten)]
         what: ServerCommand,
-        /// For so long, then it is ready again; until told otherwise without it
+        /// Duration, after which the server is ready again (default: no limit)
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         time: Option<Duration>,
     },
-    /// Say which server a client gets, and why not the others
+    /// Explain which server a client gets, and why not the others
     Explain(ExplainCommand),
-    /// Show the clients of services that remember them, the most recently seen first
+    /// Show the clients of services that record them, most recent first
     Clients {
         /// The service (default: all)
         service: Option<String>,
-        /// Only those that were seen within so long
+        /// Only clients that were seen within this time
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         since: Option<Duration>,
-        /// Show so many (default: 1000)
+        /// Maximum number of clients to show (default: 1000)
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
         #[command(flatten)]
@@ -143,25 +144,25 @@ enum Command {
     Balstat {
         /// The pool (default: all that are sticky by address)
         pool: Option<String>,
-        /// Show so many clients (default: 1000)
+        /// Maximum number of clients to show (default: 1000)
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
         #[command(flatten)]
         talk: Talk,
     },
-    /// Show what is open: connections of clients and their flows, by their numbers
+    /// Show open connections and flows of clients, by number
     Connections {
         /// The service (default: all)
         service: Option<String>,
-        /// Show so many (default: 1000)
+        /// Maximum number to show (default: 1000)
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
         #[command(flatten)]
         talk: Talk,
     },
-    /// Close a connection or flow, both sides of it, or all that clients have of a server
+    /// Close both sides of a connection or flow, or all connections and flows of a server
     Close {
-        /// Its number, as `connections` shows it
+        /// Number, as shown by `connections`
         #[arg(required_unless_present = "server")]
         number: Option<u64>,
         /// Close all of this server: pool/server, or the server alone when one pool has it
@@ -170,54 +171,55 @@ enum Command {
         #[command(flatten)]
         talk: Talk,
     },
-    /// Take answers out of the cache of a dns service
+    /// Remove responses from the cache of a dns service
     #[command(
         override_usage = "evener expunge <SERVICE> <NAME> [--below]\n       evener expunge <SERVICE> --all"
     )]
     Expunge(expunge::Expunge),
-    /// Refuse clients of a prefix, from now on
+    /// Refuse clients of a prefix
     Deny {
         #[command(flatten)]
         what: AccessCommand,
-        /// For so long; until forgotten without it
+        /// Duration (default: until `forget`)
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         time: Option<Duration>,
     },
-    /// Let clients of a prefix in, whatever the configuration says
+    /// Permit clients of a prefix, overriding the configuration
     Permit {
         #[command(flatten)]
         what: AccessCommand,
-        /// For so long; until forgotten without it
+        /// Duration (default: until `forget`)
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         time: Option<Duration>,
     },
-    /// Forget what `deny` or `permit` said of a prefix
+    /// Remove the rule of a prefix that `deny` or `permit` added
     Forget(AccessCommand),
-    /// List what `deny` and `permit` said
+    /// List the rules that `deny` and `permit` added
     Access(Talk),
-    /// Do what pen does, by its own command line: `evener pen --help`. Also by a link named `pen`
+    /// Run with the command line of pen: `evener pen --help`. Also by a link named `pen`
     #[command(disable_help_flag = true)]
     Pen(Foreign),
-    /// Speak with the control port of `evener pen`, or of pen. Also by a link named `penctl`
+    /// Send a command to the control port of `evener pen`, or of pen. Also by a link named `penctl`
     #[command(disable_help_flag = true)]
     Penctl(Foreign),
     /// Send a web server's log from standard input to penlogd
     #[command(disable_help_flag = true)]
     Penlog(Foreign),
-    /// Merge the logs of web servers behind pen as they come
+    /// Merge the logs of web servers behind pen as they arrive
     #[command(disable_help_flag = true)]
     Penlogd(Foreign),
     /// Merge the log files of web servers behind pen
     #[command(disable_help_flag = true)]
     Mergelogs(Foreign),
-    /// Balance DNS over the processes of a directory, by the command line of mname-balancer. Also by a link named
-    /// `mname-balancer` or `bbal`
+    /// Balance DNS over the processes of a directory, with the command line of mname-balancer. Also by a link
+    /// named `mname-balancer` or `bbal`
     #[command(disable_help_flag = true)]
     MnameBalancer(Foreign),
-    /// Print the configuration that does what another program does
+    /// Print the configuration that is equivalent to the command line of another program
     ///
-    /// `evener import pen -r 80 10.0.0.1 10.0.0.2`, or `evener import pen FILE` with a file of pen's commands.
-    // Only --help is ours: -h is an option of pen.
+    /// `evener import pen -r 80 10.0.0.1 10.0.0.2`, or `evener import pen FILE` with a file of pen's
+    /// commands.
+    // Only --help is Evener's: -h is an option of pen.
     #[command(disable_help_flag = true)]
     Import {
         /// Print help
@@ -237,7 +239,7 @@ enum Command {
 }
 
 impl Command {
-    /// Returns whether it runs until it is told to end, and therefore catches signals.
+    /// Returns true if the command runs until it is stopped, and therefore catches signals.
     fn serves(&self) -> bool {
         matches!(
             self,
@@ -251,7 +253,7 @@ impl Command {
     }
 }
 
-/// Words that are not ours to understand.
+/// Words that another parser handles.
 #[derive(Args, Debug)]
 struct Foreign {
     /// The options of that program
@@ -259,7 +261,7 @@ struct Foreign {
     words: Vec<OsString>,
 }
 
-/// How what runs behaves.
+/// Options of commands that run an instance.
 #[derive(Args, Debug)]
 struct RunOptions {
     /// Worker threads (default: one a core)
@@ -268,19 +270,20 @@ struct RunOptions {
     /// Keep worker n on core n
     #[arg(long, help_heading = "Running")]
     pin: bool,
-    /// How workers hear of traffic: io_uring costs less for small messages, where kernel and container allow it
+    /// Mechanism of workers for I/O: io_uring costs less for small messages, where kernel and container allow
+    /// it
     #[arg(long, value_enum, default_value_t = DriverName::Epoll, help_heading = "Running")]
     driver: DriverName,
     /// The admin socket (default: /run/evener/evener.sock, or evener/evener.sock in XDG_RUNTIME_DIR)
     #[arg(long, value_name = "PATH", help_heading = "Running")]
     admin: Option<PathBuf>,
-    /// How long clients may finish after SIGTERM
+    /// Time that clients have to finish after SIGTERM
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration, help_heading = "Running")]
     drain_timeout: Duration,
-    /// How log lines look
+    /// Format of log lines
     #[arg(long, value_enum, default_value_t = LogFormat::Text, help_heading = "Running")]
     log: LogFormat,
-    /// From which level on to log
+    /// Lowest level of events to log
     #[arg(long, value_enum, default_value_t = LogLevel::Info, help_heading = "Running")]
     log_level: LogLevel,
 }
@@ -312,28 +315,28 @@ impl RunOptions {
 /// `evener tcp|udp|http|dns LISTEN SERVER...`
 #[derive(Args, Debug)]
 struct OneLiner {
-    /// Where clients come, an address with its port such as 127.0.0.1:8080 (5353 for dns)
+    /// Listen address with its port, such as 127.0.0.1:8080 (5353 for dns)
     listen: String,
     /// Servers, each with its port, such as 10.0.0.1:80 or app.example:80 (53 for dns)
     #[arg(required = true)]
     servers: Vec<String>,
-    /// How a server is chosen
+    /// Policy that chooses a server
     #[arg(long, default_value = "round_robin", value_parser = clap::builder::PossibleValuesParser::new(Policy::NAMES))]
     policy: String,
-    /// A client stays with its server
+    /// Keep each client with its server
     #[arg(long)]
     sticky: bool,
     #[command(flatten)]
     options: RunOptions,
 }
 
-/// How to find the running instance.
+/// Options to find the running instance.
 #[derive(Args, Debug)]
 struct Talk {
-    /// The admin socket of the instance (default: the one that runs)
+    /// The admin socket of the instance (default: the only one that runs)
     #[arg(long, value_name = "PATH", env = "EVENER_SOCKET")]
     socket: Option<PathBuf>,
-    /// Answer in JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -354,10 +357,10 @@ struct ExplainCommand {
     service: String,
     /// The client's IP address
     client: std::net::IpAddr,
-    /// The host name that it asks for (http; TLS: the SNI), where the service has routes
+    /// The host name of the request (http; TLS: the SNI), where the service has routes
     #[arg(long)]
     host: Option<String>,
-    /// The path that it asks for (http)
+    /// The path of the request (http)
     #[arg(long)]
     path: Option<String>,
     #[command(flatten)]
@@ -372,7 +375,7 @@ struct ServerCommand {
     talk: Talk,
 }
 
-/// Runs the command line; what went wrong is said on standard error.
+/// Runs the command line. Errors are printed to standard error.
 pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
     let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
@@ -381,7 +384,7 @@ pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
                 signals::let_through();
             }
             let outcome = runtime.block_on(command(wanted));
-            // What still reads a file or asks for a name is not waited for.
+            // Threads that still read a file or resolve a name are not waited for.
             runtime.shutdown_background();
             outcome
         }
@@ -390,7 +393,7 @@ pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Several problems come as several lines; each is one of its own.
+            // Each problem is on its own line.
             format!("{error:#}").lines().for_each(|line| eprintln!("evener: {line}"));
             ExitCode::FAILURE
         }
@@ -443,15 +446,15 @@ async fn command(command: Command) -> anyhow::Result<()> {
             print!("{}", crate::compat::import_pen(what.words)?);
             Ok(())
         }
-        // They were seen to before this command line was read: they have no runtime of this kind.
+        // These ran before this command line was parsed, without this runtime.
         Command::Pen(_)
         | Command::Penctl(_)
         | Command::Penlog(_)
         | Command::Penlogd(_)
         | Command::Mergelogs(_)
-        | Command::MnameBalancer(_) => anyhow::bail!("the name of the program comes first"),
+        | Command::MnameBalancer(_) => anyhow::bail!("give the name of the program first"),
         Command::Completions { shell } => {
-            // It panics when it cannot write.
+            // clap_complete panics when it cannot write.
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "evener", &mut script);
             print!("{}", String::from_utf8_lossy(&script));
@@ -465,7 +468,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 }

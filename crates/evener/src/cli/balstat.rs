@@ -1,4 +1,4 @@
-//! `evener balstat`: which servers there are, and which client is at home with which of them; the two tables of
+//! `evener balstat`: the servers, and the clients in sticky tables with their servers, as the two tables of
 //! mname-balancer's `balstat`.
 
 use super::Talk;

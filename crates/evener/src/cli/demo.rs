@@ -1,5 +1,5 @@
-//! `evener demo`: three embedded HTTP servers and a UDP echo, balanced on loopback under a modest load, so that one sees
-//! who serves what and how a server that stops is left and taken back.
+//! `evener demo`: three embedded HTTP servers and a UDP echo, balanced on loopback under a modest load. Shows
+//! the share of each server, and failover when a server stops and returns.
 
 mod load;
 mod screen;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
-/// A server is stopped and comes back once in so long, unless the demo is shorter.
+/// Interval at which a server stops and returns, unless the demo is shorter.
 const ROUND: Duration = Duration::from_secs(12);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -33,7 +33,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
     signals::let_through();
-    let (stage, addresses, echo) = start_servers().await.context("the embedded servers")?;
+    let (stage, addresses, echo) = start_servers().await.context("cannot start the embedded servers")?;
     let options = RunOptions {
         workers: None,
         pin: false,
@@ -59,7 +59,7 @@ pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The servers, on a thread of their own, as they would be on machines of their own.
+/// Starts the servers on a separate thread, as if they were on other machines.
 async fn start_servers() -> anyhow::Result<(Stage, Vec<SocketAddr>, SocketAddr)> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let started = runtime.spawn(async {
@@ -74,7 +74,7 @@ async fn start_servers() -> anyhow::Result<(Stage, Vec<SocketAddr>, SocketAddr)>
     Ok((Stage { runtime: Some(runtime), servers }, addresses, echo.address))
 }
 
-/// Where the servers play.
+/// The embedded servers and their thread.
 struct Stage {
     runtime: Option<tokio::runtime::Runtime>,
     servers: Vec<WebServer>,
@@ -82,7 +82,7 @@ struct Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // A runtime may not be dropped where it would wait inside another one.
+        // Dropping a runtime would block, which is not allowed inside another one.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -114,7 +114,7 @@ fn spec(addresses: &[SocketAddr], echo: SocketAddr) -> Spec {
     }
 }
 
-/// Keeps the load on, stops servers and brings them back, and draws, until the time is over or the program ends.
+/// Runs the load, stops and restarts servers, and draws, until the time is over or the program ends.
 async fn show(handle: Handle, mut stage: Stage, mut screen: Screen, length: Option<Duration>) -> Arc<Tally> {
     let tally = Arc::new(Tally::default());
     let Some(first) = handle.look(crate::admin::view::status).await else { return tally };
@@ -129,7 +129,7 @@ async fn show(handle: Handle, mut stage: Stage, mut screen: Screen, length: Opti
     while length.is_none_or(|length| began.elapsed() < length) {
         ticks.tick().await;
         script.act(began.elapsed(), &mut stage, &mut screen).await;
-        // The program was told to end: the load ends first, so that nothing is cut.
+        // The program is ending. The load ends first, so that no request is cut off.
         let Some(status) = handle.look(crate::admin::view::status).await else { break };
         if status.draining || screen.is_gone() {
             break;
@@ -148,7 +148,7 @@ fn listen_address(status: &Status, service: &str) -> Option<SocketAddr> {
     status.services.iter().find(|one| one.name == service)?.listen.first()?.parse().ok()
 }
 
-/// What happens to the servers: each round one of them stops after a third and is back after two thirds.
+/// The script of the servers: in each round one of them stops after a third and returns after two thirds.
 struct Script {
     round: Duration,
     next: u32,

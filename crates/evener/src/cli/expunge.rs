@@ -1,4 +1,4 @@
-//! `evener expunge`: answers that a service of DNS keeps are taken out.
+//! `evener expunge`: removes responses from the cache of a DNS service.
 
 use super::Talk;
 use super::talk::print_json;
@@ -6,18 +6,18 @@ use crate::admin::cache::{ExpungeWanted, ExpungedView};
 use crate::admin::client::Client;
 use clap::Args;
 
-/// Whose kept answers should go.
+/// Selects the cached responses to remove.
 #[derive(Args, Debug)]
 pub(super) struct Expunge {
     /// The service
     service: String,
-    /// The name whose answers go
+    /// The name whose responses are removed
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     name: Option<String>,
-    /// And those of all names below it
+    /// Also remove the responses of all names below it
     #[arg(long, requires = "name", conflicts_with = "all")]
     below: bool,
-    /// Everything that is kept
+    /// Remove all responses
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -32,7 +32,7 @@ pub(super) async fn expunge(what: Expunge) -> anyhow::Result<()> {
     if talk.json {
         return print_json(&done);
     }
-    let answers = if done.expunged == 1 { "answer" } else { "answers" };
-    println!("{}: {} {answers} expunged", done.service, done.expunged);
+    let responses = if done.expunged == 1 { "response" } else { "responses" };
+    println!("{}: {} {responses} expunged", done.service, done.expunged);
     Ok(())
 }

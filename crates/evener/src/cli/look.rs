@@ -1,4 +1,4 @@
-//! The commands that show who is there, and end a connection.
+//! The commands that list clients and connections, and close connections.
 
 use super::Talk;
 use super::talk::{bytes, percent_encoded, print_json, table};
@@ -39,7 +39,7 @@ fn client_row(client: &ClientView) -> Vec<String> {
     ]
 }
 
-/// `pool/server`, or a dash.
+/// Formats `pool/server`, or a dash.
 fn server_name(pool: Option<&str>, server: Option<&str>) -> String {
     match (pool, server) {
         (Some(pool), Some(server)) => format!("{pool}/{server}"),
@@ -47,7 +47,7 @@ fn server_name(pool: Option<&str>, server: Option<&str>) -> String {
     }
 }
 
-/// Says on standard error that there are more than were shown.
+/// Notes on standard error that more entries exist than were shown.
 pub(super) fn say_rest(shown: usize, total: usize) {
     if shown < total {
         eprintln!("{shown} of {total}; --limit N shows more");

@@ -1,4 +1,4 @@
-//! The commands that run: `run`, `tcp`, `udp`, `http`, `dns`; and `check`, which only says whether it could.
+//! The commands that run an instance: `run`, `tcp`, `udp`, `http`, `dns`; and `check`, which only validates.
 
 use super::{OneLiner, RunOptions};
 use crate::admin::AdminSocket;
@@ -53,7 +53,7 @@ pub(super) async fn check(file: &Path, print: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `evener tcp|udp|http|dns LISTEN SERVER...`; `more` sets what only one of them has.
+/// `evener tcp|udp|http|dns LISTEN SERVER...`; `more` adds the settings of one of them.
 pub(super) async fn one_liner(
     line: &OneLiner,
     protocol: Protocol,
@@ -80,21 +80,21 @@ fn one_liner_spec(line: &OneLiner, protocol: Protocol, check: Option<CheckSpec>)
     let name = protocol.name();
     let has_datagrams = protocol.transports().contains(&Transport::Datagram);
     if has_datagrams && matches!(listen, Endpoint::Unix(_)) {
-        bail!("`{listen}` is a unix socket; {name} listens on IP addresses");
+        bail!("`{listen}` is a unix socket: {name} must listen on IP addresses");
     }
     if matches!(listen, Endpoint::Host { .. }) {
         bail!(
-            "`{listen}` is no address to listen on: write an IP address, such as 127.0.0.1:8080 or 0.0.0.0:8080"
+            "`{listen}` is not a listen address: write an IP address, such as 127.0.0.1:8080 or 0.0.0.0:8080"
         );
     }
     let mut servers = Vec::new();
     for server in &line.servers {
         let server = scope::server(server)?;
         if has_datagrams && matches!(server.endpoint, Endpoint::Unix(_)) {
-            bail!("server `{}` is a unix socket; {name} has IP servers", server.endpoint);
+            bail!("server `{}` is a unix socket: {name} needs IP servers", server.endpoint);
         }
         if servers.iter().any(|other: &ServerSpec| other.name == server.name) {
-            bail!("server `{}` is named twice", server.name);
+            bail!("server `{}` is listed twice", server.name);
         }
         servers.push(server);
     }

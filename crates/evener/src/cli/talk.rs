@@ -1,4 +1,4 @@
-//! The commands that talk to a running instance.
+//! The commands that send a request to a running instance.
 
 use super::{AccessCommand, ServerCommand, Talk};
 use crate::admin::client::Client;
@@ -105,7 +105,7 @@ pub(super) async fn explain(wanted: &super::ExplainCommand) -> anyhow::Result<()
     Ok(())
 }
 
-/// RFC 3986, section 2.1: everything but the unreserved characters.
+/// Encodes all characters but the unreserved ones (RFC 3986, section 2.1).
 pub(super) fn percent_encoded(text: &str) -> String {
     let encode = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
@@ -149,29 +149,29 @@ fn status_text(status: &Status) -> String {
     text
 }
 
-/// How many descriptors there are, and what that allows.
+/// Describes the use of descriptors, and the number of connections that they allow.
 fn descriptors_text(view: &DescriptorsView) -> String {
     let DescriptorsView { limit, used, kept_back, connections_max } = view;
     let (Some(limit), Some(most)) = (limit, connections_max) else { return "\n".into() };
     format!(
-        "descriptors: clients and flows use {used} of {limit}, {kept_back} are kept back; room for {most} connections\n\n"
+        "descriptors: clients and flows use {used} of {limit}, {kept_back} are reserved; enough for {most} connections\n\n"
     )
 }
 
 const DNS: &str = "dns";
 
-/// What a service keeps, and how well that serves.
+/// Describes the cache of a service, and its hit rate.
 fn cache_text(service: &ServiceView) -> Option<String> {
     let CacheView { entries, bytes: taken, hits, misses } = service.cache.as_ref()?;
     let asked = hits + misses;
     let served = if asked == 0 { 0.0 } else { 100.0 * *hits as f64 / asked as f64 };
     let (name, taken) = (&service.name, bytes(*taken));
     Some(format!(
-        "\ncache of {name}: {entries} answers, {taken}; it served {served:.1} % of {asked} questions\n"
+        "\ncache of {name}: {entries} responses, {taken}; {served:.1} % of {asked} queries were hits\n"
     ))
 }
 
-/// What counts as failed in a server's row.
+/// Counters of failures, which are added up in the row of a server.
 const SERVER_FAILURES: [&str; 8] = [
     "connect_refused",
     "connect_timeouts",
@@ -202,15 +202,14 @@ fn service_row(service: &ServiceView) -> Vec<String> {
     ]
 }
 
-/// How many clients were served: connections and flows, or questions of DNS, which have a server each.
+/// Returns the number of clients that were served: connections and flows, or DNS queries, each with a server.
 fn served(counters: &BTreeMap<String, u64>, is_dns: bool) -> u64 {
     let names: &[&str] = if is_dns { &["requests"] } else { &["connections", "flows"] };
     names.iter().filter_map(|name| counters.get(*name)).sum()
 }
 
 fn pool_text(pool: &PoolView, is_dns: bool) -> String {
-    let sticky =
-        pool.sticky_clients.map(|clients| format!(", {clients} clients remembered")).unwrap_or_default();
+    let sticky = pool.sticky_clients.map(|clients| format!(", {clients} sticky clients")).unwrap_or_default();
     let head =
         ["  SERVER", "TIER", "WEIGHT", "STATE", "VERDICT", "SINCE", "ACTIVE", "TOTAL", "IN", "OUT", "FAILED"];
     let rows: Vec<Vec<String>> = pool.servers.iter().map(|server| server_row(server, is_dns)).collect();
@@ -223,7 +222,7 @@ fn server_row(server: &ServerView, is_dns: bool) -> Vec<String> {
     let limits = [server.max, server.hard].into_iter().flatten().map(|limit| format!("/{limit}"));
     let limit: String = limits.collect();
     let reason = server.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-    // A name that is no address does not say where the server is.
+    // A host name does not show the address of the server.
     let at = if server.name == server.address { String::new() } else { format!(" ({})", server.address) };
     vec![
         format!("  {}{at}", server.name),
@@ -252,7 +251,7 @@ fn explained_text(explained: &Explained) -> String {
         text += &format!("the sticky table names {server}\n");
     }
     if explained.by_chance {
-        text += "the policy draws by chance: another time the order may be another one\n";
+        text += "the policy is random: the order may differ for the next client\n";
     }
     if explained.pool.is_none() {
         return text;
@@ -263,7 +262,7 @@ fn explained_text(explained: &Explained) -> String {
     text + "\n" + &table(&["SERVER", "TIER", "REASON"], &rows)
 }
 
-/// Columns as wide as their widest cell.
+/// Formats columns that are as wide as their widest cell.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
@@ -279,7 +278,7 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A number of bytes for people, in powers of 1024.
+/// Formats a number of bytes for people, in powers of 1024.
 pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut scaled = count as f64;

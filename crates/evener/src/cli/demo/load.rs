@@ -1,4 +1,4 @@
-//! The load: clients that ask one request a connection, one that keeps asking the echo, and what they saw.
+//! The load: clients with one request a connection, one client of the echo, and their results.
 
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
@@ -17,7 +17,7 @@ const CLIENTS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What clients saw.
+/// Results that clients observed.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     answers: Mutex<BTreeMap<String, u64>>,
@@ -28,7 +28,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Answers by the name of the server that gave them.
+    /// Returns the number of responses of each server, by its name.
     pub(super) fn answers(&self) -> BTreeMap<String, u64> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -37,12 +37,12 @@ impl Tally {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// In one line.
+    /// Returns a summary in one line.
     pub(super) fn summary(&self) -> String {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let answered: u64 = self.answers().values().sum();
+        let succeeded: u64 = self.answers().values().sum();
         format!(
-            "{answered} requests answered, {} failed, {} retried; {} datagrams echoed, {} lost",
+            "{succeeded} requests succeeded, {} failed, {} retried; {} datagrams echoed, {} lost",
             self.failed(),
             count(&self.retried),
             count(&self.echoes),
@@ -51,14 +51,14 @@ impl Tally {
     }
 }
 
-/// The clients while they run.
+/// The running clients.
 pub(super) struct Load {
     over: Arc<AtomicBool>,
     clients: JoinSet<()>,
 }
 
 impl Load {
-    /// Lets every client finish what it began.
+    /// Lets every client finish its request.
     pub(super) async fn end(mut self) {
         self.over.store(true, Ordering::Relaxed);
         while self.clients.join_next().await.is_some() {}
@@ -80,7 +80,8 @@ async fn ask_again(web: SocketAddr, tally: Arc<Tally>, over: Arc<AtomicBool>) {
     while !over.load(Ordering::Relaxed) {
         let mut answer = ask(web).await;
         if answer.is_err() {
-            // As any HTTP client: a GET whose connection broke without an answer may be sent again (RFC 9110, 9.2.2).
+            // As HTTP clients do: a GET whose connection broke without a response may be sent again (RFC
+            // 9110, 9.2.2).
             tally.retried.fetch_add(1, Ordering::Relaxed);
             answer = ask(web).await;
         }

@@ -1,4 +1,4 @@
-//! What the demo shows: on a terminal a picture that is drawn anew, elsewhere lines.
+//! Output of the demo: a picture that is redrawn on a terminal, lines elsewhere.
 
 use super::NAMES;
 use super::load::Tally;
@@ -11,19 +11,19 @@ use std::time::Duration;
 
 const BAR: usize = 30;
 const HAPPENINGS: usize = 6;
-/// Without a terminal a table comes only so often.
+/// Interval of tables without a terminal.
 const TABLE_EVERY: Duration = Duration::from_secs(2);
 
-/// The screen.
+/// The output, with its state.
 pub(super) struct Screen {
     terminal: bool,
     verdicts: BTreeMap<String, String>,
-    /// For each server: total and the moment, to show rates.
+    /// For each server the total at the last drawing, to show rates.
     totals: BTreeMap<String, (Duration, u64, f64)>,
     happenings: VecDeque<String>,
     opening: String,
     drawn_at: Option<Duration>,
-    /// Something could not be written.
+    /// True if an output failed.
     gone: bool,
 }
 
@@ -40,7 +40,7 @@ impl Screen {
         }
     }
 
-    /// Says what there is.
+    /// Prints the addresses of the demo.
     pub(super) fn opening(&mut self, admin: &Path, servers: &[SocketAddr], echo: SocketAddr) {
         let named = servers.iter().zip(NAMES).map(|(address, name)| format!("{name} {address}"));
         self.opening = format!(
@@ -54,7 +54,7 @@ impl Screen {
         }
     }
 
-    /// Something happened that is worth a line.
+    /// Reports something that happened.
     pub(super) fn happens(&mut self, elapsed: Duration, what: impl std::fmt::Display) {
         let line = format!("{:6.1}s  {what}", elapsed.as_secs_f64());
         if !self.terminal {
@@ -66,7 +66,7 @@ impl Screen {
         }
     }
 
-    /// Notes what changed, and draws when it is time.
+    /// Records changes, and draws when it is due.
     pub(super) fn draw(&mut self, elapsed: Duration, status: &Status, tally: &Tally) {
         self.note_verdicts(elapsed, status);
         let due = self.drawn_at.is_none_or(|at| elapsed >= at + TABLE_EVERY);
@@ -77,7 +77,7 @@ impl Screen {
         let table = self.table(elapsed, status, tally);
         if self.terminal {
             let happenings: Vec<&str> = self.happenings.iter().map(String::as_str).collect();
-            // Home, the picture with each line's rest cleared, then clear below: no flicker.
+            // Cursor home, the picture with the rest of each line cleared, then everything below: no flicker.
             let picture = format!("{}\n{table}\n{}\n\n(Ctrl-C ends)\n", self.opening, happenings.join("\n"));
             self.print(&format!("\x1b[H{}\x1b[J", picture.replace('\n', "\x1b[K\n")));
         } else {
@@ -90,13 +90,13 @@ impl Screen {
         self.gone
     }
 
-    /// The servers and the load end in order even when this cannot be written.
+    /// A failure is only recorded, so that servers and load still end in order.
     fn print(&mut self, text: &str) {
         let mut stdout = std::io::stdout().lock();
         self.gone |= stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_err();
     }
 
-    /// The last picture.
+    /// Draws the last picture.
     pub(super) fn finish(&mut self, elapsed: Duration, status: &Status, tally: &Tally) {
         self.drawn_at = None;
         self.draw(elapsed, status, tally);
@@ -129,11 +129,11 @@ impl Screen {
                 "#".repeat(bar),
             ]);
         }
-        let head = ["SERVER", "VERDICT", "ACTIVE", "SERVED", "RATE", "ANSWERS SEEN BY CLIENTS"];
+        let head = ["SERVER", "VERDICT", "ACTIVE", "SERVED", "RATE", "RESPONSES SEEN BY CLIENTS"];
         format!("{}{}\n", super::super::talk::table(&head, &rows), tally.summary())
     }
 
-    /// Connections (datagrams of the echo) in all, and a second.
+    /// Returns the total number of connections (datagrams of the echo), and their rate a second.
     fn rate(&mut self, elapsed: Duration, server: &ServerView) -> (u64, f64) {
         let counter = |name: &str| server.counters.get(name).copied().unwrap_or(0);
         let served = counter("connections").max(counter("datagrams_in"));

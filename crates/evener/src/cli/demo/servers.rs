@@ -1,4 +1,4 @@
-//! The embedded servers: HTTP servers that say their name, and a UDP echo.
+//! The embedded servers: HTTP servers that respond with their name, and a UDP echo.
 
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -39,7 +39,7 @@ impl WebServer {
         });
     }
 
-    /// Stops listening; requests that are inside are answered.
+    /// Stops listening. Accepted requests still get responses.
     pub(super) async fn stop(&mut self) {
         if let Some((stop, closed)) = self.stop.take() {
             let _ = stop.send(());
@@ -72,7 +72,7 @@ async fn serve(name: &'static str, listener: &TcpListener, mut stopped: oneshot:
             _ = &mut stopped => break,
         }
     }
-    // Who is in the queue already came in time.
+    // Clients that are already in the queue are served.
     while let Ok(Ok((stream, _))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await {
         tokio::spawn(answer(name, stream));
     }

@@ -113,9 +113,12 @@ fn a_one_liner_listens_once_and_its_cache_can_be_emptied() {
     assert_eq!((&service["name"], &service["protocol"]), (&"dns".into(), &"dns".into()));
     assert_eq!(service["listen"], serde_json::json!([at]), "UDP and TCP are one address");
     assert_eq!(service["cache"], serde_json::json!({ "entries": 0, "bytes": 0, "hits": 0, "misses": 0 }));
-    assert_eq!(said(&evener, &["expunge", "dns", "--all"]), (0, "dns: 0 answers expunged\n".into()));
+    assert_eq!(said(&evener, &["expunge", "dns", "--all"]), (0, "dns: 0 responses expunged\n".into()));
     let (code, text) = said(&evener, &["status"]);
-    assert!(code == 0 && text.contains("\ncache of dns: 0 answers, 0 B; it served 0.0 % of 0"), "{text}");
+    assert!(
+        code == 0 && text.contains("\ncache of dns: 0 responses, 0 B; 0.0 % of 0 queries were hits"),
+        "{text}"
+    );
     let cases = [
         (&["expunge", "dns", "a..b"][..], 1, "a..b"),
         (&["expunge", "dsn", "a.example"], 1, "there is no service `dsn`"),
@@ -143,8 +146,8 @@ fn wrong_words_of_the_one_liner_are_said() {
     let listen = "127.0.0.1:0";
     let cases = [
         (&["dns", listen, "127.0.0.1:1", "--check", "a..b"][..], 1, "a..b"),
-        (&["dns", listen, "/run/x"], 1, "server `/run/x` is a unix socket; dns has IP servers"),
-        (&["dns", "/run/x", "127.0.0.1:1"], 1, "`/run/x` is a unix socket; dns listens on IP addresses"),
+        (&["dns", listen, "/run/x"], 1, "server `/run/x` is a unix socket: dns needs IP servers"),
+        (&["dns", "/run/x", "127.0.0.1:1"], 1, "`/run/x` is a unix socket: dns must listen on IP addresses"),
         (&["dns", listen], 2, "SERVER"),
     ];
     for (arguments, expected, why) in cases {
@@ -187,14 +190,17 @@ fn kept_answers_are_counted_live_across_reloads_and_go_by_name() {
     assert_eq!((cache("entries"), cache("hits"), cache("misses")), (4, 4, 4));
     assert!(cache("bytes") > 100, "{}", cache("bytes"));
     let (_, text) = said(&evener, &["status"]);
-    assert!(text.contains("cache of d: 4 answers, ") && text.contains("it served 50.0 % of 8"), "{text}");
+    assert!(
+        text.contains("cache of d: 4 responses, ") && text.contains("50.0 % of 8 queries were hits"),
+        "{text}"
+    );
     evener.reload(&config(", clients = 100"));
     assert_eq!(cache("entries"), 4, "a reload that says nothing of the cache leaves it");
-    assert_eq!(said(&evener, &["expunge", "d", "EXAMPLE"]), (0, "d: 0 answers expunged\n".into()));
-    assert_eq!(said(&evener, &["expunge", "d", "other."]), (0, "d: 1 answer expunged\n".into()));
+    assert_eq!(said(&evener, &["expunge", "d", "EXAMPLE"]), (0, "d: 0 responses expunged\n".into()));
+    assert_eq!(said(&evener, &["expunge", "d", "other."]), (0, "d: 1 response expunged\n".into()));
     assert_eq!(
         said(&evener, &["expunge", "d", "A.example", "--below"]),
-        (0, "d: 2 answers expunged\n".into())
+        (0, "d: 2 responses expunged\n".into())
     );
     assert_eq!(ask(listen, "aa.example"), NOERROR);
     assert_eq!(server.asked.load(Ordering::Relaxed), 4, "it is not below a.example");
