@@ -1,4 +1,5 @@
-//! The programs that Evener stands in for, each with its own command line: `evener pen ...`, or a link named `pen`.
+//! The compatible front ends, each with the command line of another program: `evener pen ...`, or a link
+//! named `pen`.
 
 mod daemon;
 mod mname_balancer;
@@ -11,7 +12,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// A program that Evener stands in for.
+/// A program with a compatible front end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Program {
     Mergelogs,
@@ -26,7 +27,7 @@ impl Program {
     const ALL: [Self; 6] =
         [Self::Mergelogs, Self::MnameBalancer, Self::Pen, Self::Penctl, Self::Penlog, Self::Penlogd];
 
-    /// The name of its binary, and of our subcommand.
+    /// Returns the name of the binary, which is also that of the subcommand.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Mergelogs => "mergelogs",
@@ -40,15 +41,15 @@ impl Program {
 
     fn named(name: &OsString) -> Option<Self> {
         let name = Path::new(name).file_name()?;
-        // Packages of mname-balancer call its binary so.
+        // Packages of mname-balancer also use this name for its binary.
         let by_other_name = (name == "bbal").then_some(Self::MnameBalancer);
         Self::ALL.into_iter().find(|program| name == program.name()).or(by_other_name)
     }
 
-    /// Does what the program does with these arguments.
+    /// Runs the program with these arguments.
     pub(crate) fn run(self, arguments: Vec<OsString>) -> ExitCode {
         if matches!(self, Self::Mergelogs | Self::Penctl | Self::Penlog) {
-            // They do not last: signals end them.
+            // These programs are short-lived: signals end them.
             crate::signals::let_through();
         }
         match self {
@@ -62,13 +63,13 @@ impl Program {
     }
 }
 
-/// The configuration that does what pen does with these arguments.
+/// Returns the configuration that is equivalent to these arguments of pen.
 pub(crate) fn import_pen(arguments: Vec<OsString>) -> anyhow::Result<String> {
     pen::import::import(arguments)
 }
 
-/// Opens the admin socket. The programs that Evener stands in for have none: without `--admin` they run without it where
-/// it cannot be made.
+/// Opens the admin socket. The original programs have none, so without `--admin` the front ends also run if
+/// the socket cannot be created.
 fn open_admin(path: Option<&Path>, log: &Log) -> anyhow::Result<Option<AdminSocket>> {
     match path {
         Some(path) => AdminSocket::open(path).map(Some),
@@ -78,14 +79,15 @@ fn open_admin(path: Option<&Path>, log: &Log) -> anyhow::Result<Option<AdminSock
     }
 }
 
-/// The program that a command line calls, by the name of a link or by its first argument; with its arguments.
+/// Returns the program that a command line selects, by the name of a link or by its first argument, with its
+/// arguments.
 pub(crate) fn called(words: &[OsString]) -> Option<(Program, &[OsString])> {
     let (own, arguments) = words.split_first()?;
     if let Some(program) = Program::named(own) {
         return Some((program, arguments));
     }
     let (first, arguments) = arguments.split_first()?;
-    // A path is no subcommand.
+    // A path is not a subcommand.
     let program = Program::named(first).filter(|program| first == program.name())?;
     Some((program, arguments))
 }

@@ -1,8 +1,8 @@
-//! What a program does that leaves its terminal: goes to the background, writes its pid, changes its root and its user.
+//! Daemons: go to the background, write a pid file, change root and user.
 //!
-//! It does not fork, which no safe code can do once there are threads: the program is started again, with the same words,
-//! and the one that was called waits until the other says that it is ready. So a daemon that cannot start is still told
-//! of by the exit status, and by what it said on stderr.
+//! There is no fork, which is not safe once there are threads. The program is started again with the same
+//! words, and the first process waits until the second one is ready. So the exit status and stderr report a
+//! daemon that cannot start.
 
 use anyhow::{Context, bail};
 use rustix::fs::{Mode, OFlags};
@@ -14,47 +14,47 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-/// Set for the process that becomes the daemon, to the pid of the one that started it: with no other value does it mean
-/// anything, so that what the daemon starts in its turn is not taken for it.
+/// Variable in the environment of the background process, set to the pid of the process that started it.
+/// Other values are ignored, so that children of the daemon are not taken for it.
 const VARIABLE: &str = "EVENER_DAEMON";
 
 const READY: &[u8] = b"ready\n";
 
-/// Which of the two processes this is.
+/// Role of this process.
 #[derive(Debug)]
 pub(crate) enum Process {
-    /// The one that was called. It has nothing left to do but to end so.
+    /// The process that was called. It only has to exit with this code.
     Called(ExitCode),
-    /// The one that does the work. Until it is ready it still has the terminal's stdout and stderr.
+    /// The process that does the work. It has the terminal's stdout and stderr until it is ready.
     Background(Daemon),
 }
 
-/// A process in the background, which somebody still waits for.
+/// A background process for which the first process still waits.
 #[derive(Debug)]
 pub(crate) struct Daemon {
     null: OwnedFd,
 }
 
-/// Where a daemon works.
+/// Working directory of a daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Directory {
-    /// `/`, so that it keeps no file system busy; make paths absolute before.
+    /// `/`, so that no file system stays busy. Paths must be absolute before.
     Root,
-    /// Where it was called.
+    /// The directory in which it was called.
     Kept,
 }
 
-/// What becomes of stdout once a daemon is ready.
+/// Treatment of stdout once a daemon is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stdout {
-    /// It is where the work goes.
+    /// Stays open for output.
     Kept,
     Closed,
 }
 
 impl Daemon {
-    /// Goes to the background: after the command line was understood, before anything is opened or a thread started.
-    /// The daemon has a session of its own.
+    /// Goes to the background, in a new session. Must be called after the command line was parsed, and before
+    /// anything is opened or a thread is started.
     pub(crate) fn begin(directory: Directory) -> anyhow::Result<Process> {
         if is_started_for_it() {
             Self::enter(directory).map(Process::Background)
@@ -64,19 +64,19 @@ impl Daemon {
     }
 
     fn enter(directory: Directory) -> anyhow::Result<Self> {
-        // It fails for the leader of a group of processes, which one that was just started is not.
+        // setsid fails only for the leader of a process group, which a new child is not.
         let _ = rustix::process::setsid();
         if directory == Directory::Root {
             std::env::set_current_dir("/").context("cannot go to /")?;
         }
-        // Behind a changed root there may be none.
+        // A changed root may have no /dev/null.
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
         Ok(Self { null: null.context("cannot open /dev/null")? })
     }
 
-    /// Lets the process that was called end well, and lets go of the terminal.
+    /// Lets the first process exit successfully, and releases the terminal.
     pub(crate) fn ready(self, stdout: Stdout) -> anyhow::Result<()> {
-        // Nobody reads it when the other was killed meanwhile.
+        // Writing fails if the first process was killed.
         let _ = rustix::io::write(rustix::stdio::stdin(), READY);
         rustix::stdio::dup2_stdin(&self.null)?;
         rustix::stdio::dup2_stderr(&self.null)?;
@@ -92,27 +92,28 @@ fn is_started_for_it() -> bool {
     parent.is_some_and(|parent| std::env::var(VARIABLE).is_ok_and(|value| value == parent))
 }
 
-/// Starts the daemon and waits until it is ready or gone. It says so by its stdin, for the other two are in use.
+/// Starts the daemon and waits until it is ready or gone. The daemon reports it over its stdin, because
+/// stdout and stderr are in use.
 fn call() -> anyhow::Result<ExitCode> {
     let (from_daemon, to_us) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let mut command = again()?;
     command.env(VARIABLE, std::process::id().to_string()).stdin(Stdio::from(to_us));
-    // Not waited for: this process ends before it.
+    // The child is not waited for: this process ends first.
     let _child = command.spawn().context("cannot start in the background")?;
-    // This process only waits: a signal may end it.
+    // This process only waits, so a signal may end it.
     crate::signals::let_through();
-    // The command holds our copy of the other end; without it the pipe ends with the daemon.
+    // The command holds the other end of the pipe. Without it the pipe ends with the daemon.
     drop(command);
     let mut said = Vec::new();
     File::from(from_daemon).take(READY.len() as u64).read_to_end(&mut said)?;
     Ok(if said == READY { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// This program, as it was called.
+/// Returns a command that starts this program again.
 fn again() -> anyhow::Result<Command> {
     let mut words = std::env::args_os();
     let own = words.next().context("the program was called without a name")?;
-    // A name without a slash was found by PATH, which need not find the same again.
+    // A name without a slash was found in PATH, which may find another program now.
     let named = PathBuf::from(&own);
     let program = if named.parent().is_some_and(|parent| parent != Path::new("")) {
         named
@@ -124,14 +125,14 @@ fn again() -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// Makes a directory the root of all paths from here on.
+/// Makes a directory the root of all later paths.
 pub(crate) fn change_root(path: &Path) -> anyhow::Result<()> {
     nix::unistd::chroot(path).with_context(|| format!("cannot make {} the root", path.display()))?;
-    // Else the directory we are in would still lead out of it.
+    // Otherwise the current directory would be outside the root.
     std::env::set_current_dir("/").context("cannot go to the new root")
 }
 
-/// A user to go on as.
+/// A user to change to.
 #[derive(Debug)]
 pub(crate) struct User {
     name: CString,
@@ -140,7 +141,8 @@ pub(crate) struct User {
 }
 
 impl User {
-    /// Looks a user up by name; before a change of the root, behind which there may be no list of users.
+    /// Looks up a user by name. Must be called before a change of the root, in which the list of users may be
+    /// missing.
     pub(crate) fn find(name: &str) -> anyhow::Result<Self> {
         let found =
             nix::unistd::User::from_name(name).with_context(|| format!("cannot look up user {name}"))?;
@@ -152,9 +154,9 @@ impl User {
         self.uid.is_root()
     }
 
-    /// Gives up the rights of this process, all of its threads, for those of the user. There is no way back.
+    /// Changes all threads of this process to the user. This cannot be undone.
     pub(crate) fn become_it(&self) -> anyhow::Result<()> {
-        // In this order: each of them needs the rights that the last one gives up.
+        // Each step needs rights that the next one gives up.
         nix::unistd::initgroups(&self.name, self.gid)
             .and_then(|()| nix::unistd::setgid(self.gid))
             .and_then(|()| nix::unistd::setuid(self.uid))
@@ -162,7 +164,7 @@ impl User {
     }
 }
 
-/// A file with our pid, which goes when this is dropped.
+/// A file with the pid of this process, removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct PidFile {
     path: PathBuf,
@@ -172,15 +174,15 @@ pub(crate) struct PidFile {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PidState {
-    /// Open, and as it was: another one's, perhaps, that runs.
+    /// Opened with its contents, possibly those of a running instance.
     Found,
-    /// Open, and nobody's before.
+    /// Opened and created.
     Made,
     Written,
 }
 
 impl PidFile {
-    /// Opens it, as long as there is the right to, and leaves it as it is.
+    /// Opens the file while the rights allow it, without changing it.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let made = File::create_new(path).map(|file| (file, PidState::Made));
         let found = || fs::OpenOptions::new().write(true).open(path).map(|file| (file, PidState::Found));
@@ -190,7 +192,7 @@ impl PidFile {
         Ok(Self { path: path.to_owned(), file, state })
     }
 
-    /// Writes our pid into it: the number, without a newline. By then nothing else can keep us from serving.
+    /// Writes the pid as a number without a newline. Called once nothing else can prevent serving.
     pub(crate) fn write(mut self) -> anyhow::Result<Self> {
         let written = self.file.set_len(0).and_then(|()| self.file.write_all(own_pid().as_bytes()));
         written.with_context(|| format!("cannot write the pid file {}", self.path.display()))?;
@@ -198,10 +200,10 @@ impl PidFile {
         Ok(self)
     }
 
-    /// Whether the file is still ours: another instance may have put its own in this place.
+    /// Returns true if the file still has this pid. Another instance may have replaced it.
     fn is_ours(&self) -> bool {
         let mut held = String::new();
-        // One byte more than any pid: a longer file is not ours.
+        // One byte more than any pid, so that a longer file does not match.
         let read = File::open(&self.path).and_then(|file| file.take(21).read_to_string(&mut held));
         let expected = if self.state == PidState::Made { String::new() } else { own_pid() };
         self.state != PidState::Found && read.is_ok() && held == expected
@@ -210,7 +212,7 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // The user that we became may not be allowed to remove it: empty, it names nobody.
+        // The new user may not be allowed to remove the file. An empty one names no process.
         if self.is_ours() && fs::remove_file(&self.path).is_err() {
             let _ = self.file.set_len(0);
         }
@@ -227,7 +229,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn a_pid_file_goes_with_its_process_unless_another_has_taken_its_place() {
+    fn a_pid_file_is_removed_at_the_end_unless_another_process_replaced_it() {
         let path = std::env::temp_dir().join(format!("evener-pid-file-{}", std::process::id()));
         let file = PidFile::open(&path).and_then(PidFile::write).expect("it can be written");
         assert_eq!(fs::read_to_string(&path).ok(), Some(std::process::id().to_string()));
@@ -237,7 +239,7 @@ mod tests {
         fs::write(&path, "1").expect("it can be written");
         drop(file);
         assert_eq!(fs::read_to_string(&path).ok().as_deref(), Some("1"));
-        // One that could not serve leaves the file of the one that does.
+        // An instance that could not start leaves the file of the running one.
         drop(PidFile::open(&path).expect("it can be opened"));
         assert_eq!(fs::read_to_string(&path).ok().as_deref(), Some("1"));
         fs::remove_file(&path).expect("it is there");

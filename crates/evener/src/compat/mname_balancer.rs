@@ -1,5 +1,5 @@
-//! `mname-balancer`: DNS for the processes of one directory. Its command line becomes a configuration; what runs is the
-//! same as with a file.
+//! `mname-balancer`: DNS for the processes of a directory. Its command line becomes a configuration, which
+//! runs as one from a file would.
 
 mod line;
 mod spec;
@@ -18,10 +18,10 @@ use std::time::Duration;
 
 /// The name of the program in its logs.
 const NAME: &str = "mname-balancer";
-/// Questions are answered soon or never, and whoever restarts wants the port.
+/// Responses to queries come soon or never, and a restarted program needs the port.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Runs it.
+/// Runs the program.
 pub(super) fn main(arguments: Vec<OsString>) -> ExitCode {
     let line = match parse(arguments, std::env::var("LOG_LEVEL").ok()) {
         Ok(Wanted::Run(line)) => line,

@@ -1,4 +1,4 @@
-//! pen, and the programs that come with it. What their command lines have in common is here.
+//! pen and its companion programs. This module has the common parts of their command lines.
 
 mod advice;
 mod command;
@@ -23,14 +23,14 @@ use anyhow::{Context, bail};
 use std::ops::RangeInclusive;
 use std::process::ExitCode;
 
-/// A wrong command line ends the program with what is wrong and how it is used. pen's own programs print the latter
-/// only, and some of them then end as if all were well; whoever starts them by a script has to learn that they did not run.
+/// Reports a wrong command line and the usage, and returns a failure. pen's programs print only the usage,
+/// and some of them report success; scripts need to know that they did not run.
 fn wrong_usage(program: &str, usage: &str, error: &anyhow::Error) -> ExitCode {
     eprintln!("{program}: {error:#}\n{usage}");
     ExitCode::from(2)
 }
 
-/// How a program ends that could do its work, or not.
+/// Converts the result of a program to its exit code.
 fn end(program: &str, result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     let io = error.downcast_ref::<std::io::Error>();
@@ -41,17 +41,17 @@ fn end(program: &str, result: anyhow::Result<()>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// The number that is the value of the option at hand.
+/// Returns the number that is the value of the present option.
 fn number(parser: &mut lexopt::Parser, allowed: RangeInclusive<i64>) -> anyhow::Result<i64> {
     let value = parser.value()?;
-    let value = value.to_str().with_context(|| format!("{} is no number", value.display()))?;
+    let value = value.to_str().with_context(|| format!("{} is not a number", value.display()))?;
     within(value, allowed)
 }
 
 fn within(value: &str, allowed: RangeInclusive<i64>) -> anyhow::Result<i64> {
-    let number: i64 = value.parse().with_context(|| format!("`{value}` is no number"))?;
+    let number: i64 = value.parse().with_context(|| format!("`{value}` is not a number"))?;
     if !allowed.contains(&number) {
-        bail!("{number} is not within {} to {}", allowed.start(), allowed.end());
+        bail!("{number} is not between {} and {}", allowed.start(), allowed.end());
     }
     Ok(number)
 }

@@ -1,4 +1,4 @@
-//! The command line of mname-balancer, getopt style; ours have long names.
+//! The command line of mname-balancer, getopt style. Options that only Evener has are long ones.
 
 use crate::observe::LogLevel;
 use lexopt::prelude::*;
@@ -23,7 +23,7 @@ More than mname-balancer has:
   --admin PATH  the admin socket, for `evener balstat`, `evener status` and others
   --help, --version";
 
-/// What a command line says.
+/// A parsed command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) address: Ipv4Addr,
@@ -34,7 +34,7 @@ pub(super) struct Line {
     pub(super) admin: Option<PathBuf>,
 }
 
-/// What to do.
+/// The action that the command line selects.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Run(Line),
@@ -42,7 +42,7 @@ pub(super) enum Wanted {
     Version,
 }
 
-/// Reads the command line, and LOG_LEVEL; what is wrong is said in a line.
+/// Parses the command line and LOG_LEVEL. An error is one line.
 pub(super) fn parse(arguments: Vec<OsString>, log_level: Option<String>) -> Result<Wanted, String> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut sockets = None;
@@ -72,7 +72,7 @@ pub(super) fn parse(arguments: Vec<OsString>, log_level: Option<String>) -> Resu
     if let Some(given) = log_level.filter(|given| !given.is_empty()) {
         line.level = level("LOG_LEVEL", &given)?;
     }
-    line.sockets = sockets.ok_or("-s is missing: the directory where the sockets of the servers are")?;
+    line.sockets = sockets.ok_or("-s is missing: give the directory with the sockets of the servers")?;
     Ok(Wanted::Run(line))
 }
 
@@ -90,22 +90,23 @@ fn path(parser: &mut lexopt::Parser) -> Result<PathBuf, String> {
 }
 
 fn address(given: &str) -> Result<Ipv4Addr, String> {
-    given.parse().map_err(|_| {
-        format!("-b: `{given}` is no IPv4 address; the protocol of the sockets has no other clients")
-    })
+    given
+        .parse()
+        .map_err(|_| format!("-b: `{given}` is not an IPv4 address, which the protocol of the sockets needs"))
 }
 
 fn port(given: &str) -> Result<u16, String> {
     let port = given.parse().ok().filter(|port| *port > 0);
-    port.ok_or_else(|| format!("-p: `{given}` is no port: 1 to 65535"))
+    port.ok_or_else(|| format!("-p: `{given}` is not a port between 1 and 65535"))
 }
 
 fn workers(given: &str) -> Result<u16, String> {
     let workers = given.parse().ok().filter(|workers| (1..=1024).contains(workers));
-    workers.ok_or_else(|| format!("--workers: `{given}` is not 1 to 1024"))
+    workers.ok_or_else(|| format!("--workers: `{given}` is not between 1 and 1024"))
 }
 
-/// bunyan's levels: nothing of ours is below debug, or fatal without ending the program, which says why on stderr.
+/// Converts a level of bunyan. Evener has no level below debug, and logs nothing as fatal: the reason of a
+/// failed start is printed to stderr.
 fn level(option: &str, given: &str) -> Result<LogLevel, String> {
     Ok(match given.to_ascii_lowercase().as_str() {
         "trace" | "debug" => LogLevel::Debug,
@@ -114,7 +115,9 @@ fn level(option: &str, given: &str) -> Result<LogLevel, String> {
         "error" => LogLevel::Error,
         "fatal" => LogLevel::Off,
         _ => {
-            return Err(format!("{option}: `{given}` is no level: trace, debug, info, warn, error or fatal"));
+            return Err(format!(
+                "{option}: `{given}` is not a level: trace, debug, info, warn, error or fatal"
+            ));
         }
     })
 }
@@ -153,19 +156,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn mistakes_are_reported() {
         let check = |words: &str, log_level: Option<&str>, said: &str| {
             let error = parsed(words, log_level).unwrap_err();
             assert!(error.contains(said), "{words}: {error}");
         };
         check("", None, "-s is missing");
         check("-s", None, "'-s'");
-        check("-s /s -b ::", None, "-b: `::` is no IPv4 address");
+        check("-s /s -b ::", None, "-b: `::` is not an IPv4 address");
         check("-s /s -b localhost", None, "-b: `localhost`");
         check("-s /s -p 0", None, "-p: `0`");
         check("-s /s -p 65536", None, "-p: `65536`");
-        check("-s /s -l loud", None, "-l: `loud` is no level");
-        check("-s /s", Some("loud"), "LOG_LEVEL: `loud` is no level");
+        check("-s /s -l loud", None, "-l: `loud` is not a level");
+        check("-s /s", Some("loud"), "LOG_LEVEL: `loud` is not a level");
         check("-s /s -x", None, "'-x'; `mname-balancer --help`");
         check("-s /s /t", None, "\"/t\"; `mname-balancer --help`");
         check("-s /s --workers 0", None, "--workers: `0`");

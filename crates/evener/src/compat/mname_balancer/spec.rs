@@ -1,4 +1,4 @@
-//! The configuration that does what mname-balancer does.
+//! The configuration that is equivalent to mname-balancer.
 
 use super::line::Line;
 use evener_core::Endpoint;
@@ -10,15 +10,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What the service and its pool are called.
+/// Name of the service and its pool.
 const NAME: &str = "mname";
-/// The most clients that are remembered.
+/// Maximum number of clients in the sticky table.
 const REMOTES_MAX: usize = 65_536;
-/// A client that was not seen for so long is forgotten.
+/// Time after which an idle client is removed from it.
 const REMOTE_TTL: Duration = Duration::from_secs(300);
-/// How often homes are evened out.
+/// Interval of rebalancing.
 const REBALANCE: Duration = Duration::from_secs(15);
-/// Servers end idle connections after 5 s of their own accord.
+/// Servers close idle connections after 5 s themselves.
 const IDLE: Duration = Duration::from_secs(30);
 
 pub(super) fn spec(line: &Line) -> Spec {
@@ -38,7 +38,7 @@ pub(super) fn spec(line: &Line) -> Spec {
     let service = ServiceSpec {
         listen: vec![Endpoint::Ip(SocketAddr::from((line.address, line.port)))],
         pool: Some(NAME.into()),
-        // What a server responds is what its clients get.
+        // Clients get every response of a server unchanged.
         dns: Some(Arc::new(DnsSpec { retry_on: RetryOn::NONE, ..DnsSpec::default() })),
         clients: Some(REMOTES_MAX as u32),
         options: ServiceOptions { idle_timeout: Some(IDLE), ..ServiceOptions::of(Protocol::Dns) },
@@ -52,9 +52,9 @@ mod tests {
     use super::super::line::{Wanted, parse};
     use super::*;
 
-    /// The configuration that docs/migrate-from-mname-balancer.md has for its command line is what runs for that.
+    /// The configuration in docs/migrate-from-mname-balancer.md is equivalent to the command line there.
     #[test]
-    fn the_configuration_of_the_document_does_the_same() {
+    fn the_configuration_in_the_document_is_equivalent() {
         let document = include_str!("../../../../../docs/migrate-from-mname-balancer.md");
         let line = document.lines().find_map(|line| line.strip_prefix("    mname-balancer ")).unwrap();
         let words = line.split(' ').map(std::ffi::OsString::from).collect();

@@ -1,21 +1,21 @@
-//! What can be run but is hardly meant so: whoever starts it is told.
+//! Warnings about settings that work but are probably mistakes.
 
 use super::state::{ListenTo, State};
 
-/// Sentences, each about one thing.
+/// Returns warnings, each about one setting.
 pub(super) fn advice(state: &State) -> Vec<String> {
     let log = state.log.as_ref().filter(|_| state.udp);
     [
         (!state.servers.iter().any(super::state::Slot::is_used)).then(|| {
-            "there is no server yet, and clients are turned away: name servers after the port, or `server N address A port P` \
+            "there is no server yet, so clients are refused: give servers after the port, or `server N address A port P` \
              in a file (-F) or by penctl (-C)"
                 .into()
         }),
         state.tls.is_in_vain().then(|| {
-            "-K, -G, -A, -R and ssl_sni_path mean nothing without -E: clients are served without TLS".into()
+            "-K, -G, -A, -R and ssl_sni_path have no effect without -E: clients are served without TLS".into()
         }),
-        (state.udp && state.http).then(|| "-H means nothing with -U: HTTP goes over TCP".into()),
-        log.map(|log| format!("-l {} means nothing with -U: only connections have requests to log", log.text)),
+        (state.udp && state.http).then(|| "-H has no effect with -U: HTTP goes over TCP".into()),
+        log.map(|log| format!("-l {} has no effect with -U: only connections have requests to log", log.text)),
         to_itself(state),
     ]
     .into_iter()
@@ -23,7 +23,8 @@ pub(super) fn advice(state: &State) -> Vec<String> {
     .collect()
 }
 
-/// A server at which we listen ourselves gives every client back to us, until nothing is left.
+/// Returns a warning if a server is a listen address of this program, which would send every client back to
+/// itself.
 fn to_itself(state: &State) -> Option<String> {
     let ListenTo::Ip(address, port) = &state.listen.as_ref()?.to else { return None };
     let is_ours = |server: &std::net::IpAddr| {
@@ -34,7 +35,9 @@ fn to_itself(state: &State) -> Option<String> {
         .servers
         .iter()
         .position(|slot| slot.port == *port && slot.address.as_ref().is_some_and(is_ours));
-    number.map(|number| format!("server {number} is this program itself: clients would go round in circles"))
+    number.map(|number| {
+        format!("server {number} is this program itself: clients would be forwarded without end")
+    })
 }
 
 #[cfg(test)]
@@ -53,12 +56,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_hardly_meant_so_is_said_and_nothing_else() {
+    fn only_probable_mistakes_cause_warnings() {
         check("80 10.0.0.1", &[]);
         check("-E x -K y -R 80 10.0.0.1", &[]);
         check("80", &["no server yet"]);
         check("-R 80 10.0.0.1", &["without TLS"]);
-        check("-UH -l x 80 10.0.0.1", &["-H means nothing", "-l x means nothing"]);
+        check("-UH -l x 80 10.0.0.1", &["-H has no effect", "-l x has no effect"]);
         check("80 10.0.0.1 127.0.0.1", &["server 1 is this program itself"]);
         check("10.0.0.1:80 127.0.0.1", &[]);
         check("127.0.0.1:80 127.0.0.1:81", &[]);

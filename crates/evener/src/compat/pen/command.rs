@@ -1,5 +1,5 @@
-//! The commands of penctl and of the configuration file: each line changes the settings or asks for something. A line that
-//! is wrong changes nothing and says why.
+//! Commands of penctl and of the configuration file. Each line changes the settings or requests something. A
+//! line with an error changes nothing.
 
 mod file;
 mod more;
@@ -12,24 +12,24 @@ use super::state::{FastClose, Listen, Log, State, resolve};
 use evener_core::acl::Access;
 use std::path::PathBuf;
 
-/// What a line does beside changing the settings.
+/// An effect of a line other than a change of the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// This is the answer.
+    /// The response.
     Say(String),
-    /// The answer is to be had from what runs.
+    /// A query to the running instance, whose result is the response.
     Ask(Question),
-    /// Something that happens now.
+    /// An action on the running instance.
     Do(Act),
-    /// It was taken, but does nothing, or not what it did: the log says so.
+    /// A warning for the log: the command was accepted, but does nothing or something else.
     Warn(String),
 }
 
-/// What can only be answered by what runs.
+/// Queries to the running instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Question {
     Servers,
-    /// Clients of the last so many seconds.
+    /// Clients that were seen in the last seconds.
     Recent(u64),
     Status,
     Connection(i64),
@@ -37,20 +37,20 @@ pub(super) enum Question {
     Idlers,
 }
 
-/// What happens now.
+/// Actions on the running instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Act {
-    /// A server gets nobody for so many seconds; 0 brings it back.
+    /// Excludes a server for so many seconds; 0 includes it again.
     Blacklist(usize, u32),
     Close(i64),
     Write(PathBuf),
     Exit,
 }
 
-/// How a switch is reached.
+/// A switch: its name and its field.
 type Switch = (&'static str, fn(&mut State) -> &mut bool);
 
-/// `WORD` turns it on, `no WORD` off.
+/// `WORD` turns the switch on, `no WORD` turns it off.
 const SWITCHES: [Switch; 13] = [
     ("abort_on_error", |state| &mut state.abort_on_error),
     ("ascii", |state| &mut state.ascii),
@@ -67,7 +67,7 @@ const SWITCHES: [Switch; 13] = [
     ("weight", |state| &mut state.weight),
 ];
 
-/// What pen did once, and what is said of it now.
+/// Commands of pen without an effect, with the warnings about them.
 const OBSOLETE: [(&str, &str); 11] = [
     (
         "abort_on_error",
@@ -85,14 +85,14 @@ const OBSOLETE: [(&str, &str); 11] = [
     ("ssl_client_renegotiation_interval", "renegotiation is never done"),
 ];
 
-/// A line as words.
+/// A line split into words.
 pub(super) struct Words<'a> {
     pub(super) verb: &'a str,
     pub(super) rest: Vec<&'a str>,
 }
 
 impl<'a> Words<'a> {
-    /// The argument, if there is one, and not more than that.
+    /// Returns the argument, if any. More than one is an error.
     fn optional(&self) -> Result<Option<&'a str>, String> {
         match self.rest[..] {
             [] => Ok(None),
@@ -113,20 +113,20 @@ impl<'a> Words<'a> {
     }
 
     fn number<N: std::str::FromStr>(&self) -> Result<Option<N>, String> {
-        let parse = |text: &str| text.parse().map_err(|_| format!("{}: `{text}` is no number", self.verb));
+        let parse = |text: &str| text.parse().map_err(|_| format!("{}: `{text}` is not a number", self.verb));
         self.optional()?.map(parse).transpose()
     }
 }
 
-/// Does what a line says. One that fails may have changed a part: callers have a copy, and throw it away.
+/// Executes a line. On failure a part may have changed, so callers pass a copy and discard it.
 pub(super) fn execute(state: &mut State, line: &str) -> Result<Vec<Step>, String> {
     let words = split(line)?;
     let Some((&verb, rest)) = words.split_first() else { return Ok(Vec::new()) };
     run(state, &Words { verb, rest: rest.to_vec() })
 }
 
-/// The words of a line; one in quotes may have spaces. A word that begins with `#` begins a comment: after a command pen
-/// looks at no more words than it takes, so that files have comments there.
+/// Splits a line into words; a quoted word may have spaces. A word that begins with `#` begins a comment: pen
+/// ignores words after the arguments of a command, so files have comments there.
 pub(super) fn split(line: &str) -> Result<Vec<&str>, String> {
     let (mut words, mut rest) = (Vec::new(), line.trim());
     while let Some(first) = rest.chars().next().filter(|first| *first != '#') {
@@ -141,7 +141,7 @@ pub(super) fn split(line: &str) -> Result<Vec<&str>, String> {
     Ok(words)
 }
 
-/// A text as [`split`] takes it for one word; `None` when it cannot be said.
+/// Quotes a text for [`split`] as one word; `None` when that is not possible.
 pub(super) fn quote(text: &str) -> Option<String> {
     let plain = !text.is_empty() && !text.starts_with(['#', '\'', '"']);
     if text.chars().any(char::is_control) {
@@ -191,13 +191,13 @@ fn say(text: impl Into<String>) -> Vec<Step> {
     vec![Step::Say(text.into())]
 }
 
-/// The warning that goes with what does nothing any more.
+/// Returns the warning about a command without an effect.
 pub(super) fn obsolete(verb: &str) -> Vec<Step> {
     let known = OBSOLETE.iter().find(|(name, _)| *name == verb);
     known.map(|(name, why)| Step::Warn(format!("{name}: {why}"))).into_iter().collect()
 }
 
-/// `no WORD`
+/// Executes `no WORD`.
 fn no(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
     let Some((&verb, rest)) = words.rest.split_first() else { return Err("no: what?".into()) };
     let inner = Words { verb, rest: rest.to_vec() };
@@ -220,13 +220,13 @@ fn no(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
     Ok(Vec::new())
 }
 
-/// The number of an access list.
+/// Parses the number of an access list.
 fn parse_list(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number: &usize| *number < LISTS);
-    number.ok_or_else(|| format!("`{text}` is no access list: they are numbered from 0 to {}", LISTS - 1))
+    number.ok_or_else(|| format!("`{text}` is not an access list between 0 and {}", LISTS - 1))
 }
 
-/// `acl N permit|deny ...`
+/// Executes `acl N permit|deny ...`.
 fn acl(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
     let [number, access, who @ ..] = &words.rest[..] else {
         return Err("write acl N permit|deny ADDRESS [MASK], ADDRESS6[/LENGTH] or country NN".into());
@@ -245,34 +245,34 @@ fn acl(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
     Ok(Vec::new())
 }
 
-/// `server N [acl A] [address A] [port P] [max M] [hard H] [blacklist T] [weight W] [prio P]`
+/// Executes `server N [acl A] [address A] [port P] [max M] [hard H] [blacklist T] [weight W] [prio P]`.
 fn server(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
     const WANTED: &str = "acl, address, port, max, hard, blacklist, weight or prio";
     let Some((number, settings)) = words.rest.split_first() else {
         return Err(format!("server: its number is missing, then {WANTED}"));
     };
     let number = number.parse().ok().filter(|number| *number <= State::SERVER_MAX).ok_or_else(|| {
-        format!("server: `{number}` is no number of a server: they go from 0 to {}", State::SERVER_MAX)
+        format!("server: `{number}` is not a number of a server between 0 and {}", State::SERVER_MAX)
     })?;
     let mut steps = Vec::new();
     let slot = state.slot(number);
     for pair in settings.chunks(2) {
         let [what, value] = *pair else { return Err(format!("server: `{}` lacks its value", pair[0])) };
         let whole = |value: &str| -> Result<u32, String> {
-            value.parse().map_err(|_| format!("server: {what} is no number: `{value}`"))
+            value.parse().map_err(|_| format!("server: {what} is not a number: `{value}`"))
         };
         match what {
             "acl" => slot.acl = parse_list(value)?,
             "address" => slot.address = Some(resolve(value)?),
             "port" => {
                 let port = super::state::port_number(value);
-                slot.port = port.ok_or_else(|| format!("server: `{value}` is no port"))?;
+                slot.port = port.ok_or_else(|| format!("server: `{value}` is not a port"))?;
             }
             "max" => slot.max = whole(value)?,
             "hard" => slot.hard = whole(value)?,
             "weight" => slot.weight = whole(value)?,
             "prio" => {
-                slot.prio = value.parse().map_err(|_| format!("server: prio is no number: `{value}`"))?;
+                slot.prio = value.parse().map_err(|_| format!("server: prio is not a number: `{value}`"))?;
             }
             "blacklist" => steps.push(Step::Do(Act::Blacklist(number, whole(value)?))),
             other => return Err(format!("server: `{other}` is not one of {WANTED}")),
@@ -315,7 +315,7 @@ fn mode(state: &State) -> String {
     format!("{}\n", modes.map(word).join(" "))
 }
 
-/// A number that is set, and shown.
+/// Sets a number, and responds with it.
 fn setting(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
     let given: Option<u32> = words.number()?;
     let (value, least) = match words.verb {
@@ -340,7 +340,7 @@ fn setting(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
     })
 }
 
-/// Tables grow, and never shrink.
+/// Sets the size of a table. Tables never shrink.
 fn table_size(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
     let given: Option<u32> = words.number()?;
     let (value, usual) = match words.verb {
@@ -365,7 +365,7 @@ fn list_number(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String
     Ok(say(format!("{value}\n")))
 }
 
-/// What shows where something is, and moves it.
+/// Sets or shows an address or a path.
 fn place(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
     let given = words.optional()?;
     let shown = match (words.verb, given) {

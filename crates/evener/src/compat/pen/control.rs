@@ -1,4 +1,4 @@
-//! The control port: a connection carries one line in and the answer out.
+//! The control port: each connection carries one line and its response.
 
 use super::front::{Gate, Input};
 use super::state::{Listen, ListenTo};
@@ -13,14 +13,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-/// How many may ask at once; others wait.
+/// Maximum number of concurrent clients; others wait.
 const ASKING_MAX: usize = 64;
-/// Who is turned away is told of this often at most.
+/// Interval of log lines about refused clients.
 const TELL_EVERY: Duration = Duration::from_secs(1);
-/// How long a line may take to come, and an answer to go.
+/// Time limit for receiving a line, and for sending a response.
 const TIME_MAX: Duration = Duration::from_secs(10);
 
-/// The port, which nobody hears yet.
+/// The port, open but not yet served.
 #[derive(Debug)]
 pub(super) enum Control {
     Tcp(std::net::TcpListener),
@@ -28,7 +28,7 @@ pub(super) enum Control {
 }
 
 impl Control {
-    /// Opens it: `[host:]port` or a path.
+    /// Opens the port: `[host:]port` or a path.
     pub(super) fn open(text: &str) -> anyhow::Result<Self> {
         let failed = || format!("control port {text}");
         match Listen::parse(text).map_err(anyhow::Error::msg).with_context(failed)?.to {
@@ -46,7 +46,7 @@ impl Control {
         }
     }
 
-    /// Hears who asks, for ever. Those who may not are turned away before they take anybody's place.
+    /// Serves clients forever. Refused clients are closed before they use up the limit.
     pub(super) async fn serve(self, front: mpsc::Sender<Input>, gate: Gate, log: Log) -> std::io::Result<()> {
         let mut told: Option<Instant> = None;
         let places = Arc::new(Semaphore::new(ASKING_MAX));
@@ -59,12 +59,13 @@ impl Control {
                         Ok((stream, peer)) if gate.permits(peer.ip()) => {
                             tokio::spawn(hear(stream, front.clone(), place));
                         }
-                        // A reset: penctl fails, as it does with pen.
+                        // Refused by a reset: penctl fails, as with pen.
                         Ok((stream, peer)) => {
                             let _ = stream.set_zero_linger();
                             if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
                                 told = Some(Instant::now());
-                                let text = format!("control port: {} may not ask", peer.ip().to_canonical());
+                                let text =
+                                    format!("control port: {} is not permitted", peer.ip().to_canonical());
                                 log.event(&Event::Notice { text });
                             }
                         }
@@ -86,7 +87,7 @@ impl Control {
     }
 }
 
-/// One who asks.
+/// Serves one client.
 async fn hear(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     front: mpsc::Sender<Input>,
@@ -97,30 +98,30 @@ async fn hear(
     }
 }
 
-/// Without descriptors an accept fails at once, again and again.
+/// Waits after a failed accept. Without descriptors it would fail immediately again.
 async fn pause() {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-/// The answer to what comes; `None` when nothing may be answered.
+/// Returns the response to a command; `None` when there is none.
 async fn ask(stream: &mut (impl AsyncRead + Unpin), front: mpsc::Sender<Input>) -> Option<String> {
     let line = tokio::time::timeout(TIME_MAX, read_line(stream)).await.ok()??;
     let Heard::Line(line) = line else {
-        return Some(format!("a command has at most {LINE_BYTES_MAX} bytes: this one was not looked at\n"));
+        return Some(format!("a command has at most {LINE_BYTES_MAX} bytes: this one was ignored\n"));
     };
     let (answer, answered) = oneshot::channel();
     front.send(Input::Command { line, answer }).await.ok()?;
     answered.await.ok()
 }
 
-/// What somebody said.
+/// Result of reading a line.
 enum Heard {
     Line(String),
-    /// Half of it could mean something else.
+    /// A part of the line could have another meaning.
     TooLong,
 }
 
-/// Up to the end of the line, or of what is sent.
+/// Reads up to the end of the line, or of the stream.
 async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> Option<Heard> {
     let mut bytes = Vec::new();
     let mut piece = [0; 1024];

@@ -1,4 +1,5 @@
-//! What runs, as pen sees it: its servers by their numbers, its clients, its connections with small numbers that stay.
+//! The state of the running instance in terms of pen: servers by number, clients, and connections with small,
+//! stable numbers.
 
 use super::spec::{ABUSE, EMERGENCY, NAME};
 use super::state::State;
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// pen's numbers of the emergency server and the abuse server, and of none.
+/// pen's numbers of the emergency server, the abuse server, and no server.
 const EMERGENCY_NUMBER: i64 = -1;
 const ABUSE_NUMBER: i64 = -2;
 const NO_SERVER: i64 = -3;
@@ -21,13 +22,13 @@ const NO_SERVER: i64 = -3;
 /// One server.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Server {
-    /// Connections and flows now.
+    /// Number of connections and flows.
     pub(super) connections: u32,
-    /// Bytes given to it.
+    /// Bytes sent to the server.
     pub(super) sent: u64,
-    /// Bytes taken from it.
+    /// Bytes received from the server.
     pub(super) received: u64,
-    /// Since when it is left out, in seconds since 1970; 0 when it is not.
+    /// Time since when the server is excluded, in seconds since 1970; 0 when it is not.
     pub(super) out_since: u64,
 }
 
@@ -35,7 +36,7 @@ pub(super) struct Server {
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     pub(super) address: IpAddr,
-    /// Seconds since it was seen.
+    /// Seconds since the client was last seen.
     pub(super) age: u64,
     pub(super) server: i64,
     pub(super) connects: u64,
@@ -43,21 +44,21 @@ pub(super) struct Client {
     pub(super) received: u64,
 }
 
-/// What was seen at one moment.
+/// The state at one moment.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
-    /// In the order of the table; unused places have zeros.
+    /// In the order of the table; unused slots have zeros.
     pub(super) servers: Vec<Server>,
-    /// The most recently seen first.
+    /// Most recently seen first.
     pub(super) clients: Vec<Client>,
-    /// Connections and flows of all services.
+    /// Number of connections and flows of all services.
     pub(super) connections: u32,
-    /// Connections to servers that wait for clients.
+    /// Number of warm connections to servers.
     pub(super) idlers: u32,
 }
 
 impl Facts {
-    /// Looks at what runs.
+    /// Reads the state of the running instance.
     pub(super) fn look(supervisor: &Supervisor, state: &State) -> Self {
         let pool = supervisor.pools.get(NAME).map(|running| &running.pool);
         let mut servers = vec![Server::default(); state.servers.len()];
@@ -88,7 +89,7 @@ impl Server {
             _ => Some(server.state_since),
         };
         Self {
-            // Those that wait for clients are connections to it, too.
+            // Warm connections to the server count, too.
             connections: server.live.occupancy.active() + server.live.warm.active(),
             sent: server.live.counters.total("bytes_in"),
             received: server.live.counters.total("bytes_out"),
@@ -110,7 +111,7 @@ impl Client {
     }
 }
 
-/// pen's number of a server.
+/// Returns pen's number of a server.
 pub(super) fn number_of(had: Option<&Had>) -> i64 {
     match had.map(|had| (&*had.pool, &*had.server)) {
         Some((NAME, EMERGENCY)) => EMERGENCY_NUMBER,
@@ -120,17 +121,17 @@ pub(super) fn number_of(had: Option<&Had>) -> i64 {
     }
 }
 
-/// Seconds since 1970.
+/// Returns the seconds since 1970.
 fn epoch() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Small numbers for connections: each keeps its own as long as it lives, and the lowest free one is given.
+/// Small numbers of connections. Each connection keeps its number, and a new one gets the lowest free number.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Numbers(Vec<Option<u64>>);
 
 impl Numbers {
-    /// Numbers what is open now.
+    /// Numbers the open connections.
     pub(super) fn number(&mut self, open: Vec<Open>) -> Vec<(usize, Open)> {
         for slot in &mut self.0 {
             slot.take_if(|known| open.binary_search_by_key(&*known, |open| open.number).is_err());
@@ -158,14 +159,14 @@ impl Numbers {
     }
 }
 
-/// A connection as pen has it: what is only half there is in its state, in pen's bits.
+/// Returns the state of a connection in pen's bits, including one that is half open.
 pub(super) fn pen_state(open: &Open) -> u32 {
     const IN_PROGRESS: u32 = 1;
     const CONNECTED: u32 = 2;
     if open.server_socket.is_none() || open.stage == "connecting" { IN_PROGRESS } else { CONNECTED }
 }
 
-/// A name that `set_state` knows a server by.
+/// Returns the name by which `set_state` finds a server.
 pub(super) fn server_name(number: usize) -> String {
     format!("{NAME}/{number}")
 }

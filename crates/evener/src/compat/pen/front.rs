@@ -1,5 +1,5 @@
-//! The front end while it runs: one task that takes commands, one after the other, changes the settings and has the
-//! supervisor take on what follows from them. A command that cannot be done changes nothing.
+//! The running front end: one task that executes commands in sequence, changes the settings and lets the
+//! supervisor apply the resulting configuration. A command that fails changes nothing.
 
 use super::command::{Act, FileProblem, Question, Step, UNKNOWN, execute, read};
 use super::facts::{Facts, Numbers, server_name};
@@ -24,12 +24,12 @@ use time::UtcOffset;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-/// The longest line that is heard.
+/// Maximum length of a line.
 pub(super) const LINE_BYTES_MAX: usize = 4096;
-/// Commands that may wait.
+/// Maximum number of queued commands.
 pub(super) const INPUTS_MAX: usize = 64;
 
-/// Who may speak with the control port, as the settings say now.
+/// Access list of the control port, with the present settings.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Gate(Arc<ArcSwapOption<Acl>>);
 
@@ -43,13 +43,13 @@ impl Gate {
     }
 }
 
-/// What the front end hears.
+/// Messages to the front end.
 #[derive(Debug)]
 pub(super) enum Input {
     Command { line: String, answer: oneshot::Sender<String> },
 }
 
-/// The signals that are the front end's.
+/// Signals that the front end handles.
 pub(super) struct Signals {
     hang_up: Signal,
     statistics: Signal,
@@ -66,30 +66,30 @@ impl Signals {
     }
 }
 
-/// Why the settings are what they were.
+/// Reason why the settings did not change.
 struct Refused {
     problems: Vec<String>,
-    /// The supervisor said so in the log.
+    /// True if the supervisor has logged the problems.
     is_told: bool,
 }
 
-/// The front end.
+/// The running front end.
 pub(super) struct Front {
     pub(super) state: State,
-    /// What runs now.
+    /// The running configuration.
     pub(super) config: Config,
     pub(super) handle: Handle,
     pub(super) log: Log,
-    /// The command line in comments, for `write`.
+    /// The command line as comments, for `write`.
     pub(super) head: Vec<String>,
     pub(super) numbers: Numbers,
     pub(super) gate: Gate,
-    /// The time of this place, as it was before there were threads: after that nobody can tell.
+    /// Local UTC offset, read before there were threads, because it is not available later.
     pub(super) offset: UtcOffset,
 }
 
 impl Front {
-    /// Works for ever.
+    /// Runs forever.
     pub(super) async fn run(
         mut self,
         first: Vec<Step>,
@@ -97,7 +97,7 @@ impl Front {
         mut reloads: mpsc::Receiver<oneshot::Sender<Outcome>>,
         mut signals: Signals,
     ) {
-        // What files and options asked for beside settings; nobody waits for the answer.
+        // Effects of files and options other than settings. Their responses are discarded.
         self.follow(first).await;
         loop {
             tokio::select! {
@@ -112,11 +112,11 @@ impl Front {
         }
     }
 
-    /// The answer to a line.
+    /// Executes a line and returns the response.
     async fn on_command(&mut self, line: String) -> String {
         let done =
             self.change(Files::Kept, move |state| execute(state, &line).map_err(|error| vec![error])).await;
-        // What scripts know of pen is said in its words.
+        // Errors that scripts may know are in pen's words.
         let said = |problem: &String| match problem.strip_prefix(UNKNOWN) {
             Some(rest) => format!("do_cmd: ignoring command starting with {rest}\n"),
             None => format!("{problem}\n"),
@@ -127,11 +127,11 @@ impl Front {
         }
     }
 
-    /// Reads the file of commands again, and opens the log anew.
+    /// Reads the file of commands again, and opens the log again.
     async fn reload(&mut self) -> Outcome {
         let file = self.state.config_file.clone();
         let read_file = move |state: &mut State| {
-            // What cannot be looked up any more stays what it was.
+            // Countries that cannot be looked up any more stay as they are.
             let _ = state.countries.renew(state.geoip.as_deref());
             file.as_ref().map_or(Ok(Vec::new()), |file| read_again(state, file))
         };
@@ -154,14 +154,15 @@ impl Front {
         }
     }
 
-    /// Changes the settings, if what follows from them can be had.
+    /// Changes the settings, if the resulting configuration can be applied.
     async fn change(
         &mut self,
         files: Files,
         act: impl FnOnce(&mut State) -> Result<Vec<Step>, Vec<String>> + Send + 'static,
     ) -> Result<Vec<Step>, Refused> {
         let mut state = self.state.clone();
-        // Names are resolved and files read meanwhile; whoever asks next waits, the supervisor does not.
+        // Names are resolved and files read on another thread. The next command waits, but the supervisor
+        // does not.
         let work = tokio::task::spawn_blocking(move || {
             let before = state.clone();
             let steps = act(&mut state)?;
@@ -174,7 +175,7 @@ impl Front {
         let (state, steps, whole) = done.map_err(|problems| Refused { problems, is_told: false })?;
         if let Some(whole) = whole {
             if whole.config.spec != self.config.spec || files == Files::Anew {
-                let gone = || Err(vec!["the program is about to end".to_owned()]);
+                let gone = || Err(vec!["the program is shutting down".to_owned()]);
                 let taken_on = self.handle.apply(whole.config.clone(), files).await.unwrap_or_else(gone);
                 taken_on.map_err(|problems| Refused { problems, is_told: true })?;
                 self.config = whole.config;
@@ -188,7 +189,7 @@ impl Front {
         Ok(steps)
     }
 
-    /// Does what a command does beside changing settings; the whole answer.
+    /// Executes the effects of a command other than settings. Returns the whole response.
     pub(super) async fn follow(&mut self, steps: Vec<Step>) -> String {
         let mut answer = String::new();
         for step in steps {
@@ -221,14 +222,14 @@ impl Front {
         self.handle.look(move |supervisor| Facts::look(supervisor, &state)).await.unwrap_or_default()
     }
 
-    /// What is open, with pen's numbers.
+    /// Returns the open connections, with pen's numbers.
     async fn open(&mut self) -> Vec<(usize, Open)> {
         let listing = self.handle.connections(Some(NAME.into()), page::ROWS_MAX).await;
         let open = listing.and_then(Result::ok).unwrap_or_default().open;
         self.numbers.number(open)
     }
 
-    /// The status page; it goes to its file, too.
+    /// Returns the status page, and writes it to its file.
     async fn status(&mut self, facts: &Facts) -> String {
         let open = self.open().await;
         let text = page::html(&self.state, facts, &open, self.offset);
@@ -240,7 +241,7 @@ impl Front {
         text
     }
 
-    /// What SIGUSR1 wants: the status page in its file, or statistics in the log.
+    /// Handles SIGUSR1: writes the status page to its file, or statistics to the log.
     async fn statistics(&mut self) {
         let facts = self.facts().await;
         if self.state.web_stats.is_some() {
@@ -271,7 +272,7 @@ impl Front {
         }
     }
 
-    /// Leaves a server out for a time; none brings it back at once.
+    /// Excludes a server for a time; none includes it again at once.
     async fn blacklist(&self, number: usize, seconds: u32) -> String {
         let server = server_name(number);
         let change = match seconds {
@@ -304,28 +305,29 @@ impl Front {
     }
 }
 
-/// From which level on is logged, for so many `-d`.
+/// Returns the lowest level of logged events for a number of `-d`.
 pub(super) fn level(debug: u32) -> LogLevel {
     if debug == 0 { LogLevel::Info } else { LogLevel::Debug }
 }
 
-/// The file of commands; every problem with its line. One that is not there yet may come to be by `write`.
+/// Reads the file of commands. Each problem has its line. A missing file is accepted, because `write` may
+/// create it.
 pub(super) fn read_again(state: &mut State, file: &Path) -> Result<Vec<Step>, Vec<String>> {
     if file.try_exists().is_ok_and(|exists| !exists) {
-        return Ok(vec![Step::Warn(format!("{} is not there: no commands were read", file.display()))]);
+        return Ok(vec![Step::Warn(format!("{} does not exist: no commands were read", file.display()))]);
     }
     read(state, file).map_err(|problems| problems.iter().map(FileProblem::to_string).collect())
 }
 
-/// Writes a file whole, or not at all.
+/// Writes a file as a whole, or not at all.
 async fn put(file: &Path, text: String) -> Result<(), String> {
     let file: Arc<Path> = file.into();
     let work = move || {
         let failed = |error: std::io::Error| format!("{} cannot be written: {error}", file.display());
-        // Whoever made it a link to the file wants the file written.
+        // If the path is a link, its target is written.
         let file = std::fs::canonicalize(&file).unwrap_or_else(|_| file.to_path_buf());
         let known = std::fs::metadata(&file).ok();
-        // A pipe or a device is no file that another could take the place of.
+        // A pipe or a device cannot be replaced by a file.
         if known.as_ref().is_some_and(|meta| !meta.is_file()) {
             return std::fs::write(&file, text).map_err(failed);
         }
@@ -335,7 +337,7 @@ async fn put(file: &Path, text: String) -> Result<(), String> {
         let _ = std::fs::remove_file(&beside);
         let mut fresh = match std::fs::File::create_new(&beside) {
             Ok(fresh) => fresh,
-            // The file is ours to write, its directory is not.
+            // The file is writable, but its directory is not.
             Err(error) if is_forbidden(&error) => return std::fs::write(&file, text).map_err(failed),
             Err(error) => return Err(failed(error)),
         };

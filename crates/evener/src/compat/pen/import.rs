@@ -1,4 +1,5 @@
-//! `evener import pen`: the configuration in Lua that does what a command line of pen does, or a file of its commands.
+//! `evener import pen`: the Lua configuration that is equivalent to a command line of pen, or to a file of
+//! its commands.
 
 use super::command::{Step, split};
 use super::front::read_again;
@@ -15,13 +16,13 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The configuration as text; what it cannot say is in its comments.
+/// Returns the configuration as text. Settings without an equivalent are listed in comments.
 pub(in crate::compat) fn import(arguments: Vec<OsString>) -> anyhow::Result<String> {
     let line = match &arguments[..] {
-        [] => bail!("what is to be imported? Give pen's options and servers, or a file of its commands"),
+        [] => bail!("nothing to import: give pen's options and servers, or a file of its commands"),
         [file] if Path::new(file).is_file() => from_file(Path::new(file))?,
         [word] if !word.as_encoded_bytes().starts_with(b"-") => {
-            bail!("{}: there is no such file; a command line has servers, too", word.display());
+            bail!("{}: the file does not exist; a command line also needs servers", word.display());
         }
         _ => from_options(arguments)?,
     };
@@ -38,8 +39,8 @@ pub(in crate::compat) fn import(arguments: Vec<OsString>) -> anyhow::Result<Stri
     Ok(out)
 }
 
-/// pen's servers are called by their numbers; without pen an address says more, where it is one server's alone. Where the
-/// hash of its name decides who comes to a server, it keeps that: no client moves.
+/// Names servers by their addresses instead of pen's numbers, if an address is unique. A server keeps its
+/// number where a hash of its name distributes clients, so that no client moves.
 fn named_by_address(mut spec: Spec) -> Spec {
     for pool in spec.pools.iter_mut().filter(|pool| pool.policy != Policy::Hash) {
         let names: Vec<String> = pool.servers.iter().map(|server| server.endpoint.to_string()).collect();
@@ -56,20 +57,20 @@ fn named_by_address(mut spec: Spec) -> Spec {
 
 fn from_options(arguments: Vec<OsString>) -> anyhow::Result<Line> {
     let Wanted::Run(line) = parse(arguments).map_err(anyhow::Error::msg)? else {
-        bail!("there is nothing to import: these options only show something");
+        bail!("nothing to import: these options only print information");
     };
     let mut line = *line;
     if let Some(file) = line.state.config_file.clone() {
         if !file.exists() {
-            // pen starts without it, so that `write` can make it; here it was meant to be read.
-            bail!("{}: there is no such file", file.display());
+            // pen starts without the file, so that `write` can create it; an import needs to read it.
+            bail!("{}: the file does not exist", file.display());
         }
         read(&mut line, &file)?;
     }
     Ok(line)
 }
 
-/// A file that `write` wrote begins with the command line that it belongs to.
+/// A file from `write` begins with its command line.
 fn from_file(file: &Path) -> anyhow::Result<Line> {
     let text = String::from_utf8_lossy(&std::fs::read(file)?).into_owned();
     let mut lines = text.lines();
@@ -77,7 +78,7 @@ fn from_file(file: &Path) -> anyhow::Result<Line> {
     let of_line = lines.next().filter(|_| written).and_then(|line| line.strip_prefix("# pen "));
     let words = of_line.map(split).transpose().map_err(anyhow::Error::msg)?.unwrap_or_default();
     let Ok(Wanted::Run(line)) = parse(words.into_iter().map(Into::into).collect()) else {
-        bail!("{}: its second line is no command line of pen", file.display());
+        bail!("{}: its second line is not a command line of pen", file.display());
     };
     let mut line = *line;
     read(&mut line, file)?;
@@ -90,10 +91,10 @@ fn read(line: &mut Line, file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the configuration does not say.
+/// Returns comments about settings without an equivalent.
 fn comments(line: &Line) -> String {
     let mut out = String::from(
-        "-- What pen did, as `evener import pen` understood it. Look it through: `evener check FILE`.\n",
+        "-- Imported from pen by `evener import pen`. Review it, and run `evener check FILE`.\n",
     );
     let mut say = |text: &str| out.extend(["-- ", text, "\n"]);
     let state = &line.state;
@@ -109,11 +110,11 @@ fn comments(line: &Line) -> String {
     }
     if line.user.is_some() || line.jail.is_some() || line.pid_file.is_some() || !line.foreground {
         say(
-            "Users, roots and the background (-u, -j, -p, no -f) are the business of whoever starts it, such as systemd.",
+            "Users, roots and the background (-u, -j, -p, no -f) are up to the service manager, such as systemd.",
         );
     }
     if state.transparent {
-        say("source = \"client\" takes CAP_NET_ADMIN and routes: docs/operating.md, \"Transparent\".");
+        say("source = \"client\" needs CAP_NET_ADMIN and routes: docs/operating.md, \"Transparent\".");
     }
     for step in &line.steps {
         if let Step::Warn(text) = step {
@@ -128,7 +129,7 @@ fn has_countries(list: &List) -> bool {
     list.entries().any(|entry| matches!(entry.who, Who::Country(_)))
 }
 
-/// The text of a list with countries, whose networks nobody would want to read.
+/// Returns the source of a list with countries, instead of their many networks.
 fn access(state: &State, acl: &Arc<Acl>) -> Option<String> {
     let compiled = |list: &&List| list.compile(&state.countries).is_some_and(|own| own == *acl);
     let list = state.lists.iter().filter(|list| has_countries(list)).find(compiled)?;
@@ -153,7 +154,7 @@ fn access(state: &State, acl: &Arc<Acl>) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// What is imported is what would run.
+    /// Checks that the imported configuration equals the one that pen's command line runs.
     #[track_caller]
     fn check(line: &str) -> String {
         let words: Vec<OsString> = line.split(' ').map(Into::into).collect();
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_imported_is_what_would_run() {
+    fn an_imported_configuration_equals_the_one_that_would_run() {
         check("80 10.0.0.1:8000:10 10.0.0.2:80:10 10.0.0.3");
         check("-dfU 53 8.8.8.8:53");
         check("-r -H -x 256 -w /tmp/w -p /tmp/p -l /tmp/log 80 10.0.0.51:80 10.0.0.52:80");
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_said_is_in_the_comments() {
+    fn settings_without_an_equivalent_are_in_the_comments() {
         let text = check("-C 99 -u nobody -w /tmp/w -Z 80 10.0.0.1");
         for part in ["evener status", "/v1/status", "systemd", "Left out: -Z"] {
             assert!(text.contains(part), "{part}\n{text}");
@@ -191,10 +192,10 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_not_there_are_said() {
+    fn missing_files_are_reported() {
         for words in ["/nowhere", "-F /nowhere 80 10.0.0.1"] {
             let error = import(words.split(' ').map(Into::into).collect()).expect_err(words).to_string();
-            assert!(error.starts_with("/nowhere: there is no such file"), "{error}");
+            assert!(error.starts_with("/nowhere: the file does not exist"), "{error}");
         }
     }
 

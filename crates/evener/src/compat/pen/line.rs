@@ -1,5 +1,5 @@
-//! pen's command line, getopt style: options may be joined (`-Ur`), repeated, or carry their value in the same word or the
-//! next; they may stand between the other words. Ours have long names.
+//! pen's command line, getopt style: options may be joined (`-Ur`), repeated, or have their value in the same
+//! word or the next one, and may be between other words. Options that only Evener has are long ones.
 
 use super::command::{self, Step};
 use super::state::{Listen, Log, Slot, State};
@@ -64,7 +64,7 @@ More than pen has:
 Accepted, and of no use any more: -a -D -L -m -n -P -Q -S -Z.
 `evener import pen ...` prints the configuration that does the same.";
 
-/// What a command line says.
+/// A parsed command line.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
     pub(super) state: State,
@@ -77,11 +77,11 @@ pub(super) struct Line {
     pub(super) admin: Option<PathBuf>,
     pub(super) drain_timeout: Option<Duration>,
     pub(super) check_only: bool,
-    /// What commands among the options did beside changing the settings.
+    /// Effects of commands in options other than settings.
     pub(super) steps: Vec<Step>,
 }
 
-/// What to do.
+/// The action that the command line selects.
 #[derive(Debug)]
 pub(super) enum Wanted {
     Run(Box<Line>),
@@ -107,12 +107,12 @@ impl Line {
     }
 }
 
-/// Reads the command line; what is wrong with it is said in a line.
+/// Parses the command line. An error is one line.
 pub(super) fn parse(arguments: Vec<OsString>) -> Result<Wanted, String> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut line = Line::new();
     let mut words = Vec::new();
-    // Servers take the port that is listened on, wherever that stands on the line.
+    // The default port of servers is the listen port, which can be anywhere on the line.
     let (mut emergency, mut abuse) = (None, None);
     while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
         match argument {
@@ -152,7 +152,7 @@ fn value(parser: &mut lexopt::Parser) -> Result<String, String> {
 
 fn number(letter: char, parser: &mut lexopt::Parser) -> Result<u32, String> {
     let given = value(parser)?;
-    given.parse().map_err(|_| format!("-{letter}: `{given}` is no number"))
+    given.parse().map_err(|_| format!("-{letter}: `{given}` is not a number"))
 }
 
 fn long(name: &str, parser: &mut lexopt::Parser, line: &mut Line) -> Result<(), String> {
@@ -160,7 +160,8 @@ fn long(name: &str, parser: &mut lexopt::Parser, line: &mut Line) -> Result<(), 
         "workers" => {
             let given = value(parser)?;
             let workers = given.parse().ok().filter(|workers| (1..=1024).contains(workers));
-            line.workers = Some(workers.ok_or_else(|| format!("--workers: `{given}` is not 1 to 1024"))?);
+            line.workers =
+                Some(workers.ok_or_else(|| format!("--workers: `{given}` is not between 1 and 1024"))?);
         }
         "driver" => match value(parser)?.as_str() {
             "epoll" => line.io_uring = false,
@@ -174,7 +175,7 @@ fn long(name: &str, parser: &mut lexopt::Parser, line: &mut Line) -> Result<(), 
             line.drain_timeout = Some(time.map_err(|error| format!("--drain-timeout: `{given}`: {error}"))?);
         }
         "check" => line.check_only = true,
-        other => return Err(format!("there is no option --{other}; `pen --help` lists them")),
+        other => return Err(format!("there is no option --{other}; `pen --help` lists the options")),
     }
     Ok(())
 }
@@ -230,13 +231,13 @@ fn short(letter: char, parser: &mut lexopt::Parser, line: &mut Line) -> Result<(
     Ok(())
 }
 
-/// Options that are the same as a command, but without its answer.
+/// Executes the command that is equivalent to an option, without its response.
 fn command_of(letter: char, line: &mut Line, verb: &str, number: u32) -> Result<(), String> {
     let done = command::execute(&mut line.state, &format!("{verb} {number}"));
     done.map(drop).map_err(|error| format!("-{letter}: {error}"))
 }
 
-/// Options that do nothing any more.
+/// Handles options without an effect.
 fn obsolete(letter: char, parser: &mut lexopt::Parser, line: &mut Line) -> Result<(), String> {
     let why = match letter {
         'a' => {
@@ -248,31 +249,31 @@ fn obsolete(letter: char, parser: &mut lexopt::Parser, line: &mut Line) -> Resul
             line.steps.extend(command::obsolete("poll"));
             return Ok(());
         }
-        'D' => "data is forwarded at once",
-        'Q' => "kqueue is not there on Linux; epoll is used",
-        'n' => "sockets never block",
-        'Z' => "there is no compatibility mode: TLS 1.2 and 1.3 are spoken as they are",
+        'D' => "data is always forwarded at once",
+        'Q' => "Linux has no kqueue; epoll is used",
+        'n' => "sockets are always non-blocking",
+        'Z' => "there is no compatibility mode for TLS 1.2 and 1.3",
         'm' => {
             number(letter, parser)?;
-            "connections are accepted in batches anyway, in turn with everything else"
+            "connections are always accepted in batches"
         }
         'S' => {
             number(letter, parser)?;
-            "the table of servers grows by itself"
+            "the table of servers grows as needed"
         }
-        'i' => return Err("-i: there are no services of Windows here".into()),
-        other => return Err(format!("there is no option -{other}; `pen --help` lists them")),
+        'i' => return Err("-i: services of Windows are not supported".into()),
+        other => return Err(format!("there is no option -{other}; `pen --help` lists the options")),
     };
     line.steps.push(Step::Warn(format!("-{letter}: {why}")));
     Ok(())
 }
 
-/// `-L`: which protocol of TLS. For Debian's pen, too, each name means TLS 1.2 and 1.3.
+/// Handles `-L`, the version of TLS. As in Debian's pen, each supported name means TLS 1.2 and 1.3.
 fn protocol(name: &str) -> Result<Option<Step>, String> {
     match name {
         "ssl23" => Ok(None),
         "ssl2" | "ssl3" | "tls1" => Ok(Some(Step::Warn(format!(
-            "-L {name}: it is broken (RFC 8996, RFC 7568) and not spoken; TLS 1.2 and 1.3 are"
+            "-L {name}: it is insecure (RFC 8996, RFC 7568) and not supported; TLS 1.2 and 1.3 are"
         )))),
         other => Err(format!("-L: protocol version {other} not known")),
     }
@@ -309,14 +310,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn mistakes_are_reported() {
         for (text, part) in [
             ("-y 80 10.0.0.1", "no option -y"),
             ("--what 80 10.0.0.1", "no option --what"),
-            ("-x many 80 10.0.0.1", "`many` is no number"),
+            ("-x many 80 10.0.0.1", "`many` is not a number"),
             ("-t 0 80 10.0.0.1", "at least 1"),
             ("-L ssl4 80 10.0.0.1", "ssl4 not known"),
-            ("nonsense 10.0.0.1", "no port to listen on"),
+            ("nonsense 10.0.0.1", "not a port to listen on"),
             ("/run/x 10.0.0.1", "has no port"),
             ("80 10.0.0.1 -b", "missing argument"),
         ] {

@@ -1,13 +1,13 @@
-//! Lines of a file or a pipe, none of them longer in memory than its bound.
+//! Lines of a file or a pipe, with a bound on their length in memory.
 
 use std::io::{self, BufRead};
 
-/// What was read.
+/// Result of reading a line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// A line with its newline; the last one may have none.
+    /// A line with its newline, which may be missing from the last line.
     Whole,
-    /// The beginning of a line that is longer than the bound; its rest is read and gone.
+    /// The beginning of a line that is longer than the bound. The rest was discarded.
     Cut,
     End,
 }
@@ -46,7 +46,7 @@ mod tests {
     use std::io::BufReader;
 
     #[test]
-    fn lines_are_cut_at_the_bound_whatever_the_reader_gives_at_once() {
+    fn lines_are_cut_at_the_bound_for_reads_of_any_size() {
         for capacity in 1..12 {
             let mut reader = BufReader::with_capacity(capacity, &b"ab\n\nabcd\nabc\nabcdefghi\nx"[..]);
             let mut line = Vec::new();

@@ -1,4 +1,5 @@
-//! pen's access lists: numbered from 0 to 9, asked in order; what nothing matches gets the inverse of the last entry.
+//! pen's access lists, numbered from 0 to 9. The first entry that matches decides; the default is the inverse
+//! of the last entry.
 
 use crate::config::countries;
 use evener_core::acl::{Access, Acl, Prefix};
@@ -8,14 +9,14 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
-/// How many lists there are.
+/// Number of lists.
 pub(super) const LISTS: usize = 10;
-/// How many entries a list may have.
+/// Maximum number of entries of a list.
 const ENTRIES_MAX: usize = 100_000;
-/// A mask with holes becomes so many prefixes at most.
+/// Maximum number of prefixes for a mask with holes.
 const MASK_PREFIXES_MAX: u32 = 4096;
 
-/// Whom an entry means.
+/// Clients that an entry matches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Who {
     /// An IPv4 address with its mask, which may have holes.
@@ -38,17 +39,17 @@ pub(super) struct Entry {
 pub(super) struct List {
     entries: Vec<Entry>,
     known: BTreeSet<(bool, Who)>,
-    /// What the last entry said, were it one that was there already.
+    /// Access of the last entry, even if an equal one came earlier.
     last: Option<Access>,
 }
 
 impl List {
-    /// Adds an entry. One that is there already decides nothing more, but it is the last one.
+    /// Adds an entry. An equal earlier entry stays decisive, but the new one counts as the last.
     pub(super) fn add(&mut self, entry: Entry) -> Result<(), String> {
         let (access, key) = (entry.access, (entry.access == Access::Permit, entry.who.clone()));
         if !self.known.contains(&key) {
             if self.entries.len() >= ENTRIES_MAX {
-                return Err(format!("an access list has at most {ENTRIES_MAX} entries"));
+                return Err(format!("an access list must have at most {ENTRIES_MAX} entries"));
             }
             self.known.insert(key);
             self.entries.push(entry);
@@ -57,7 +58,7 @@ impl List {
         Ok(())
     }
 
-    /// The entries that `write` writes: those that decide, and perhaps one more that makes the last word.
+    /// Returns the entries for `write`: those that decide, and possibly one more that sets the default.
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
         let last = self.entries.last().map(|entry| entry.access);
         let again = self.last.filter(|access| Some(*access) != last);
@@ -65,7 +66,7 @@ impl List {
         self.entries.iter().chain(again)
     }
 
-    /// What it says where nothing matches.
+    /// Returns the default, for clients that no entry matches.
     pub(super) fn otherwise(&self) -> Access {
         match self.last {
             Some(Access::Permit) => Access::Deny,
@@ -73,7 +74,7 @@ impl List {
         }
     }
 
-    /// The list as planes ask it; `None` when it is empty and everybody is permitted.
+    /// Returns the list for planes; `None` when it is empty and every client is permitted.
     pub(super) fn compile(&self, countries: &Countries) -> Option<Arc<Acl>> {
         self.last?;
         let group = |entry: &Entry| (entry.access, entry.who.prefixes(countries));
@@ -82,23 +83,23 @@ impl List {
     }
 }
 
-/// The networks of countries, each looked up once: the database may be out of reach later.
+/// The networks of countries. Each is looked up once, because the database may be out of reach later.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Countries(BTreeMap<String, Arc<[Prefix]>>);
 
 impl Countries {
-    /// Looks a country up, unless it is known.
+    /// Looks up a country, unless it is known.
     pub(super) fn know(&mut self, code: &str, geoip: Option<&Path>) -> Result<(), String> {
         if !self.0.contains_key(code) {
-            let file = geoip
-                .ok_or("no database of countries: say where it is with `geoip FILE`, before the lists")?;
+            let file = geoip.ok_or("no database of countries: give it with `geoip FILE` before the lists")?;
             let found = countries(file, code).map_err(|error| format!("{}: {error}", file.display()))?;
             self.0.insert(code.to_owned(), found.into());
         }
         Ok(())
     }
 
-    /// Looks all of them up again; one that cannot be found stays what it was, and the first of them is told.
+    /// Looks up all countries again. Countries that are not found stay as they are, and the first failure is
+    /// returned.
     pub(super) fn renew(&mut self, geoip: Option<&Path>) -> Result<(), String> {
         let mut outcome = Ok(());
         for (code, networks) in &mut self.0 {
@@ -115,15 +116,16 @@ impl Countries {
 }
 
 impl Who {
-    /// `sourceip4 [mask]`, `sourceip6[/length]` or `country NN`.
+    /// Parses `sourceip4 [mask]`, `sourceip6[/length]` or `country NN`.
     pub(super) fn parse(words: &[&str]) -> Result<Self, String> {
         match words {
             ["country", code] if code.len() == 2 && code.bytes().all(|byte| byte.is_ascii_alphabetic()) => {
                 Ok(Self::Country(code.to_ascii_uppercase()))
             }
-            ["country", ..] => Err("country takes two letters, such as SE".into()),
+            ["country", ..] => Err("country needs two letters, such as SE".into()),
             [address] if address.contains(':') => {
-                let prefix: Prefix = address.parse().map_err(|_| format!("`{address}` is no IPv6 prefix"))?;
+                let prefix: Prefix =
+                    address.parse().map_err(|_| format!("`{address}` is not an IPv6 prefix"))?;
                 Ok(Self::V6(prefix.to_string()))
             }
             [address] => Self::parse_v4(address, "255.255.255.255"),
@@ -133,11 +135,15 @@ impl Who {
     }
 
     fn parse_v4(address: &str, mask: &str) -> Result<Self, String> {
-        let parse = |text: &str| text.parse::<Ipv4Addr>().map_err(|_| format!("`{text}` is no IPv4 address"));
-        // 10.0.0.0/8 is what everybody writes, though pen does not take it.
+        let parse =
+            |text: &str| text.parse::<Ipv4Addr>().map_err(|_| format!("`{text}` is not an IPv4 address"));
+        // 10.0.0.0/8 is the usual notation, though pen does not accept it.
         if let Some((address, length)) = address.split_once('/') {
-            let length: u32 =
-                length.parse().ok().filter(|length| *length <= 32).ok_or("a length is 0 to 32")?;
+            let length: u32 = length
+                .parse()
+                .ok()
+                .filter(|length| *length <= 32)
+                .ok_or("the length of a prefix must be between 0 and 32")?;
             let mask = u32::MAX.checked_shl(32 - length).unwrap_or(0);
             return Ok(Self::V4 { address: parse(address)?, mask: mask.into() });
         }
@@ -159,7 +165,7 @@ impl Who {
     }
 }
 
-/// The bits of a mask that are 0 above its lowest 1.
+/// Returns the bits of a mask that are 0 above its lowest 1.
 fn holes(mask: Ipv4Addr) -> Vec<u32> {
     let mask = mask.to_bits();
     let low = mask.trailing_zeros();
@@ -239,11 +245,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_entry_is_said() {
+    fn invalid_entries_are_reported() {
         for (words, part) in [
-            (&["ten"][..], "no IPv4 address"),
-            (&["10.0.0.1", "x"], "no IPv4 address"),
-            (&["::g"], "no IPv6 prefix"),
+            (&["ten"][..], "not an IPv4 address"),
+            (&["10.0.0.1", "x"], "not an IPv4 address"),
+            (&["::g"], "not an IPv6 prefix"),
             (&["country", "SWE"], "two letters"),
             (&[], "write acl N"),
         ] {
@@ -252,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_says_the_same_when_it_is_read() {
+    fn a_written_list_is_read_back_as_an_equal_one() {
         let text = "permit 10.1.2.3; deny 10.1.2.4; permit 10.1.2.3";
         let first = list(text);
         let written: Vec<String> = first.entries().map(ToString::to_string).collect();

@@ -1,5 +1,6 @@
-//! `mergelogs -p penlog [options] server:logfile ...`: one log of those of several web servers, by time, with the clients
-//! that pen saw in place of pen itself. Reads each file once, and keeps what is near in time.
+//! `mergelogs -p penlog [options] server:logfile ...`: merges the logs of several web servers by time, and
+//! replaces pen's address by those of its clients. Each file is read once, and only entries that are near in
+//! time are in memory.
 
 mod entry;
 mod window;
@@ -24,15 +25,15 @@ const USAGE: &str = "Usage: mergelogs -p penlog [-cd] [-j jitter] [-t seconds] s
   -t seconds        how far this machine's time is ahead of UTC
   server:logfile    address of a web server, and its log file";
 
-/// A longer line is left out.
+/// Maximum length of a line; longer lines are dropped.
 const LINE_BYTES_MAX: usize = 64 << 10;
 
 const JITTER_DEFAULT: i64 = 600;
 
-/// What `-j` and `-t` take: nothing needs more than a century.
+/// Maximum value of `-j` and `-t`: a century.
 const SECONDS_MAX: i64 = 100 * 366 * 86_400;
 
-/// What the command line asks for.
+/// A parsed command line.
 #[derive(Debug)]
 struct Options {
     pen: PathBuf,
@@ -43,7 +44,7 @@ struct Options {
     webs: Vec<(Vec<u8>, PathBuf)>,
 }
 
-/// Runs it.
+/// Runs the program.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     match Options::parse(arguments) {
         Ok(options) => super::end("mergelogs", merge(&options)),
@@ -68,15 +69,15 @@ impl Options {
                 other => return Err(other.unexpected().into()),
             }
         }
-        let pen = pen.context("there is no -p with pen's log")?;
+        let pen = pen.context("-p is missing: give pen's log")?;
         if webs.is_empty() {
-            bail!("there is no server with its log");
+            bail!("give at least one server with its log: SERVER:LOGFILE");
         }
         Ok(Self { pen, cache, debug, jitter, ahead, webs })
     }
 }
 
-/// Of `server:logfile`. An address of IPv6 is in brackets, for it has colons of its own.
+/// Parses `server:logfile`. IPv6 addresses are in brackets because of their colons.
 fn server_and_file(word: &OsString) -> anyhow::Result<(Vec<u8>, PathBuf)> {
     let bytes = word.as_bytes();
     let bracketed = bytes.strip_prefix(b"[").and_then(|rest| {
@@ -85,7 +86,7 @@ fn server_and_file(word: &OsString) -> anyhow::Result<(Vec<u8>, PathBuf)> {
     });
     let split = || bytes.iter().position(|byte| *byte == b':').map(|at| (&bytes[..at], &bytes[at + 1..]));
     let Some((server, file)) = bracketed.or_else(split) else {
-        bail!("`{}` is not a server and its log with a colon between them", word.display());
+        bail!("`{}` is not SERVER:LOGFILE", word.display());
     };
     Ok((server.to_vec(), OsString::from_vec(file.to_vec()).into()))
 }
@@ -95,7 +96,7 @@ fn merge(options: &Options) -> anyhow::Result<()> {
     let mut webs = options.webs.iter().map(WebLog::open).collect::<anyhow::Result<Vec<_>>>()?;
     let mut out = BufWriter::new(io::stdout().lock());
     let mut line = Vec::new();
-    // The first of those that are equally old.
+    // Of lines with one time, the first log comes first.
     while let Some(web) = webs.iter_mut().filter(|web| web.next.is_some()).min_by_key(|web| web.time()) {
         let Some(entry) = web.next.take() else { break };
         let client = clients.find(&web.server, &entry)?;
@@ -106,12 +107,12 @@ fn merge(options: &Options) -> anyhow::Result<()> {
     out.flush()?;
     let left_out: u64 = webs.iter().map(|web| web.left_out).sum();
     if left_out > 0 {
-        eprintln!("mergelogs: {left_out} lines were left out: they are none of a web server's log");
+        eprintln!("mergelogs: {left_out} lines were dropped: they are not lines of a web server's log");
     }
     Ok(())
 }
 
-/// A web server's log, and its next line.
+/// The log of a web server, with its next line.
 #[derive(Debug)]
 struct WebLog {
     server: Vec<u8>,
@@ -141,7 +142,7 @@ impl WebLog {
         self.next.as_ref().map(|next| next.time)
     }
 
-    /// Goes on to the next line that is one.
+    /// Advances to the next valid line.
     fn advance(&mut self) -> anyhow::Result<()> {
         loop {
             let read = lines::read(&mut self.reader, LINE_BYTES_MAX, &mut self.line);
@@ -158,7 +159,7 @@ impl WebLog {
     }
 }
 
-/// Who finds the clients.
+/// Finds the clients in pen's log.
 #[derive(Debug)]
 struct Clients<'a> {
     options: &'a Options,
@@ -175,18 +176,18 @@ impl<'a> Clients<'a> {
         format!("cannot {what} pen's log {}", options.pen.display())
     }
 
-    /// The client that pen saw.
+    /// Returns the client that pen saw.
     fn find(&mut self, server: &[u8], line: &WebLine) -> anyhow::Result<Option<Box<[u8]>>> {
         let key = entry::key(server, &line.request);
-        // pen's times are of this machine's clock, less -t; those of web servers are of its zone.
+        // pen logs times of this machine's clock, minus -t; web servers log times of its zone.
         let time = line.time - entry::standard_offset(line.time) + self.options.ahead;
         let found = self.nearest(&key, time).with_context(|| Self::trouble("read", self.options))?;
         if self.options.debug {
-            let told = found.as_ref().map_or_else(
+            let found_text = found.as_ref().map_or_else(
                 || "is not in pen's log".to_owned(),
                 |(client, off)| format!("is of {}, {off} s off", client.escape_ascii()),
             );
-            eprintln!("mergelogs: {} {told}", key.escape_ascii());
+            eprintln!("mergelogs: {} {found_text}", key.escape_ascii());
         }
         Ok(found.map(|(client, _)| client))
     }

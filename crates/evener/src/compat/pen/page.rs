@@ -1,4 +1,4 @@
-//! The answers: what runs in pen's words, as lines and as its status page.
+//! Output in terms of pen: responses of the control port, and the status page.
 
 use super::facts::{Client, Facts, Server, number_of, pen_state};
 use super::state::{Slot, State};
@@ -6,11 +6,11 @@ use evener_proxy::Open;
 use std::fmt::{Display, Write as _};
 use time::{OffsetDateTime, UtcOffset};
 
-/// How many rows of connections a page has at most.
+/// Maximum number of rows of connections on a page.
 pub(super) const ROWS_MAX: usize = 10_000;
 const HEAD: &str = "#80f080";
 
-/// `servers`
+/// Formats the response to `servers`.
 pub(super) fn servers(state: &State, facts: &Facts) -> String {
     let mut out = String::new();
     for (number, (slot, server)) in state.servers.iter().zip(&facts.servers).enumerate() {
@@ -26,12 +26,12 @@ pub(super) fn servers(state: &State, facts: &Facts) -> String {
     out
 }
 
-/// What pen says of a place that has no address.
+/// Formats the address of a slot, which may be unused.
 fn address(slot: &Slot) -> String {
     slot.address.map_or_else(|| "(unknown address family 0".into(), |address| address.to_string())
 }
 
-/// `recent`: clients of the last so many seconds.
+/// Formats the response to `recent`: clients of the last seconds.
 pub(super) fn recent(facts: &Facts, seconds: u64) -> String {
     let line = |client: &Client| {
         let Client { address, connects, sent, received, .. } = client;
@@ -40,7 +40,7 @@ pub(super) fn recent(facts: &Facts, seconds: u64) -> String {
     facts.clients.iter().filter(|client| client.age <= seconds).map(line).collect()
 }
 
-/// `connection N`
+/// Formats the response to `connection N`.
 pub(super) fn connection(number: i64, conn_max: u32, open: &[(usize, Open)], facts: &Facts) -> String {
     if !(0..i64::from(conn_max)).contains(&number) {
         return out_of_range(number);
@@ -64,7 +64,7 @@ pub(super) fn out_of_range(number: i64) -> String {
     format!("Connection {number} out of range\n")
 }
 
-/// `socket N`
+/// Formats the response to `socket N`.
 pub(super) fn socket(socket: i64, open: &[(usize, Open)]) -> String {
     let has = |end: Option<i32>| end.is_some_and(|end| i64::from(end) == socket);
     let owner = open.iter().find(|(_, open)| has(open.client_socket) || has(open.server_socket));
@@ -77,14 +77,14 @@ fn client_number(open: &Open, facts: &Facts) -> i64 {
     own.map_or(-1, |at| at as i64)
 }
 
-/// The time as people here have it.
+/// Formats the local time.
 fn local_time(offset: UtcOffset) -> String {
     let now = OffsetDateTime::now_utc().to_offset(offset);
     let (date, [hour, minute, second]) = (now.date(), [now.hour(), now.minute(), now.second()]);
     format!("{date} {hour:02}:{minute:02}:{second:02}")
 }
 
-/// The status page.
+/// Formats the status page.
 pub(super) fn html(state: &State, facts: &Facts, open: &[(usize, Open)], offset: UtcOffset) -> String {
     let current = facts.clients.first().map_or(0, |client| client.server.max(0));
     let mut out = format!(
@@ -163,7 +163,7 @@ fn row<const N: usize>(cells: [&dyn Display; N]) -> Vec<String> {
     cells.iter().map(ToString::to_string).collect()
 }
 
-/// A table as pen writes it: whoever picks it apart finds what was there.
+/// Formats a table with the markup of pen, for scripts that parse it.
 fn table(out: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     out.push_str("<table bgcolor=\"#c0c0c0\">\n<tr>\n");
     for cell in head {
@@ -180,7 +180,7 @@ fn table(out: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>
     out.push_str("</table>\n");
 }
 
-/// What SIGUSR1 says where there is no file for the page.
+/// Formats the statistics that SIGUSR1 logs if there is no file for the page.
 pub(super) fn text(state: &State, facts: &Facts) -> Vec<String> {
     let mut lines = vec![format!(
         "{} servers, {} of {} connections, {} of {} clients",

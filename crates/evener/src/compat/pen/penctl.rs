@@ -1,4 +1,4 @@
-//! `penctl`: one command to the control port, the answer to standard output.
+//! `penctl`: sends one command to the control port, and prints the response.
 
 use super::state::port_number;
 use crate::output;
@@ -9,12 +9,12 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: penctl host:port|/path/to/socket command";
-/// As many bytes as pen's own penctl sends, with the end of the line.
+/// Maximum length of a command with its newline, as in pen's penctl.
 const COMMAND_BYTES_MAX: usize = 1023;
-/// So much of an answer is printed at once.
+/// Number of bytes of a response that are printed at once.
 const PIECE_BYTES: usize = 8192;
 
-/// Runs it.
+/// Runs the program.
 pub(in crate::compat) fn main(arguments: &[OsString]) -> ExitCode {
     let words: Vec<String> = arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     match &words[..] {
@@ -46,10 +46,10 @@ fn talk(address: &str, command: &str) -> Result<(), String> {
         let failed = |error: std::io::Error| format!("error connecting to server {address}: {error}");
         return exchange(UnixStream::connect(address).map_err(failed)?, command);
     }
-    // The last colon, so that ::1:10080 can be said as pen can be told to listen there.
+    // The last colon separates the port, so that ::1:10080 works as it does when pen listens there.
     let (host, port) = address.rsplit_once(':').ok_or("no port given: write host:port")?;
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let port = port_number(port).ok_or_else(|| format!("`{port}` is no port"))?;
+    let port = port_number(port).ok_or_else(|| format!("`{port}` is not a port"))?;
     let failed = |error: std::io::Error| format!("error connecting to server {address}: {error}");
     exchange(TcpStream::connect((host, port)).map_err(failed)?, command)
 }

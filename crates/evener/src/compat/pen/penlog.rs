@@ -1,8 +1,8 @@
 //! `penlog server_ip server_port [my_ip]`: sends each line of its input to penlogd as one datagram.
 //!
-//! A line that does not fit into a datagram is cut. (pen's own program sends every line of over 1023 bytes in pieces, of
-//! which penlogd takes the second for a line without a request and throws it away.) What cannot be sent is said once,
-//! not once a line, and does not end the program: a web server's log must go on.
+//! A line that does not fit into a datagram is cut. (pen's own program sends a line of more than 1023 bytes
+//! in pieces, and penlogd drops the second one as a line without a request.) A failure to send is logged
+//! once, not once a line, and does not end the program, because the web server must be able to continue.
 
 use super::lines::{self, Line};
 use anyhow::{Context, bail};
@@ -13,17 +13,17 @@ use std::process::ExitCode;
 
 const USAGE: &str = "Usage: penlog server_ip server_port [my_ip]";
 
-/// The longest line: with its newline it fits into a datagram of IPv4 or IPv6.
+/// Maximum length of a line: with its newline it fits into a datagram of IPv4 or IPv6.
 const LINE_BYTES_MAX: usize = 60_000;
 
-/// Where to send, and from where.
+/// Destination and source of the datagrams.
 #[derive(Debug)]
 struct Way {
     server: SocketAddr,
     own: Option<IpAddr>,
 }
 
-/// Runs it.
+/// Runs the program.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     match words(arguments) {
         Ok(words) => {
@@ -43,7 +43,7 @@ fn words(arguments: Vec<OsString>) -> anyhow::Result<Vec<String>> {
         }
     }
     if !(2..=3).contains(&words.len()) {
-        bail!("{} words where there must be two or three", words.len());
+        bail!("expected two or three words, got {}", words.len());
     }
     super::port(&words[1])?;
     Ok(words)
@@ -69,13 +69,13 @@ impl Way {
         let any = if self.server.is_ipv4() { "0.0.0.0" } else { "::" };
         let own = self.own.unwrap_or_else(|| any.parse().expect("it is an address"));
         let socket = UdpSocket::bind((own, 0))?;
-        // Only a connected socket is told that nobody listens there.
+        // Only a connected socket gets errors about a closed port.
         socket.connect(self.server)?;
         Ok(socket)
     }
 }
 
-/// The addresses of a host, never none, those of IPv4 first: pen's own penlogd listens to no other.
+/// Returns the addresses of a host, at least one, with IPv4 first because pen's penlogd listens only there.
 fn resolve(host: &str, port: u16) -> anyhow::Result<Vec<SocketAddr>> {
     let found = (host, port).to_socket_addrs().with_context(|| format!("`{host}` does not resolve"))?;
     let mut found: Vec<SocketAddr> = found.collect();
@@ -103,13 +103,13 @@ fn send_all(way: &Way, input: impl Read) -> anyhow::Result<()> {
         }
         let sent = send(&socket, &line);
         if let (Err(error), true) = (&sent, well) {
-            eprintln!("penlog: cannot send to {}: {error}; is penlogd running there? Going on", way.server);
+            eprintln!("penlog: cannot send to {}: {error}; check that penlogd is running there", way.server);
         }
         well = sent.is_ok();
     }
 }
 
-/// Sends a line. A refusal is that of an earlier one: this one has not been tried yet.
+/// Sends a line. A refused connection is about an earlier line, so this one is tried again.
 fn send(socket: &UdpSocket, line: &[u8]) -> io::Result<()> {
     match socket.send(line) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {

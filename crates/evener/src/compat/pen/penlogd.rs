@@ -1,6 +1,8 @@
-//! `penlogd [options] port`: one log of all web servers, with the clients that pen saw in place of pen itself.
+//! `penlogd [options] port`: merges the logs of all web servers, and replaces pen's address by those of its
+//! clients.
 //!
-//! Whoever can send datagrams to it can write into the log, as with pen's own: it belongs in a network of one's own.
+//! Every host that can send datagrams to it can write into the log, as with pen's own. It needs a private
+//! network.
 
 mod seen;
 
@@ -29,21 +31,21 @@ const USAGE: &str = "Usage: penlogd [options] port
   -p file   write pid to file
   -u user   run as another user";
 
-/// The most requests that can be asked for with `-n`; each takes some 200 bytes.
+/// Maximum number of remembered requests (`-n`); each takes some 200 bytes.
 const REMEMBERED_MAX: i64 = 1_000_000;
 
 const REMEMBERED_DEFAULT: usize = 1000;
 
-/// No datagram is longer.
+/// Maximum length of a datagram.
 const DATAGRAM_BYTES_MAX: usize = 65_536;
 
-/// A flood of datagrams that mean nothing must not become a flood of complaints.
+/// Minimum interval of messages about invalid datagrams, so that a flood of them does not flood the log.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(1);
 
-/// How much of such a datagram is told.
+/// Number of bytes of an invalid datagram that a message shows.
 const TOLD_BYTES_MAX: usize = 100;
 
-/// What the command line asks for.
+/// A parsed command line.
 #[derive(Debug)]
 struct Options {
     port: u16,
@@ -56,7 +58,7 @@ struct Options {
     user: Option<String>,
 }
 
-/// Runs it.
+/// Runs the program.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     let options = match Options::parse(arguments) {
         Ok(options) => options,
@@ -104,12 +106,13 @@ impl Options {
                 other => return Err(other.unexpected().into()),
             }
         }
-        let [port] = words.as_slice() else { bail!("{} ports where there must be one", words.len()) };
+        let [port] = words.as_slice() else { bail!("expected one port, got {}", words.len()) };
         options.port = super::port(port)?;
         options.with_absolute_paths()
     }
 
-    /// A daemon goes to `/`, and comes back to its log file at each HUP. Behind a changed root, `/` is where we are.
+    /// Makes paths absolute. A daemon changes to `/`, and opens its log file again at each HUP. In a changed
+    /// root, `/` is the current directory.
     fn with_absolute_paths(mut self) -> anyhow::Result<Self> {
         self.root = self.root.map(std::path::absolute).transpose().context("-j")?;
         if self.root.is_none() {
@@ -127,7 +130,8 @@ fn run(options: &Options, daemon: Option<Daemon>) -> anyhow::Result<()> {
     if let Some(root) = &options.root {
         daemon::change_root(root)?;
     }
-    // Before the user changes: /run is root's. The log file is the user's, who has to open it anew at HUP.
+    // Written before the change of user, because /run belongs to root. The log file belongs to the user, who
+    // has to open it again at HUP.
     let _pid = options.pid.as_deref().map(|path| PidFile::open(path).and_then(PidFile::write)).transpose()?;
     if let Some(user) = user {
         user.become_it()?;
@@ -142,7 +146,7 @@ fn run(options: &Options, daemon: Option<Daemon>) -> anyhow::Result<()> {
     runtime.block_on(collector.serve(socket, daemon))
 }
 
-/// A socket for both families; for IPv4 alone where there is no other.
+/// Binds a socket for both families, or for IPv4 alone where IPv6 is missing.
 fn bind(port: u16) -> io::Result<UdpSocket> {
     let of_family = |family| {
         rustix::net::socket_with(
@@ -166,7 +170,7 @@ fn bind(port: u16) -> io::Result<UdpSocket> {
     Ok(four.into())
 }
 
-/// Where the lines go.
+/// Destination of the lines.
 #[derive(Debug)]
 enum Out {
     Stdout,
@@ -181,7 +185,7 @@ impl Out {
         Ok(Self::File { file, path })
     }
 
-    /// Opens the log file anew, by its name. When that fails, the old one goes on.
+    /// Opens the log file again by its name. If that fails, the old file stays in use.
     fn reopen(&mut self) -> anyhow::Result<()> {
         if let Self::File { file, path } = self {
             *file = append_to(path)
@@ -206,7 +210,7 @@ fn append_to(path: &Path) -> io::Result<File> {
     File::options().append(true).create(true).open(path)
 }
 
-/// Where the program speaks.
+/// Destination of messages.
 #[derive(Debug)]
 enum Voice {
     Terminal,
@@ -222,7 +226,7 @@ impl Voice {
     }
 }
 
-/// What is wrong, not more than once in a while.
+/// Messages about errors, at a limited rate.
 #[derive(Debug)]
 struct Complaints {
     voice: Voice,
@@ -238,13 +242,13 @@ impl Complaints {
         }
         match std::mem::take(&mut self.unsaid) {
             0 => self.voice.say(text),
-            unsaid => self.voice.say(&format!("{text} (and {unsaid} other complaints before)")),
+            unsaid => self.voice.say(&format!("{text} (and {unsaid} earlier messages)")),
         }
         self.last = Some(now);
     }
 }
 
-/// The one who writes the log.
+/// Writes the log.
 #[derive(Debug)]
 struct Collector {
     out: Out,
@@ -266,7 +270,7 @@ impl Collector {
         loop {
             tokio::select! {
                 _ = hangup.recv() => self.reopen(),
-                // As other daemons do, whose scripts rotate its log, too.
+                // Other daemons do the same, and so do scripts that rotate the log.
                 _ = user1.recv() => self.reopen(),
                 _ = user2.recv() => {}
                 _ = interrupt.recv() => return Ok(()),
@@ -292,7 +296,7 @@ impl Collector {
         if datagram.starts_with(b"+") {
             match Passed::parse(datagram) {
                 Some(passed) => self.seen.remember(passed),
-                None => self.complain(from, "sent no line of pen", datagram),
+                None => self.complain(from, "sent an invalid line", datagram),
             }
             return Ok(());
         }
@@ -309,7 +313,7 @@ impl Collector {
         self.complaints.say(Instant::now(), &told(from, what, datagram));
     }
 
-    /// A full disk may have room again; a reader of stdout that is gone does not come back.
+    /// Writes a line. A full disk may have space again later, but a closed stdout stays closed.
     fn write(&mut self, line: &[u8]) -> anyhow::Result<()> {
         match self.out.write(line) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -329,7 +333,7 @@ fn signals() -> io::Result<[Signal; 5]> {
     Ok([hangup?, user1?, user2?, interrupt?, terminate?])
 }
 
-/// What a datagram holds, safe for a terminal and of bounded length.
+/// Formats a message about a datagram, safe for a terminal and of bounded length.
 fn told(from: SocketAddr, what: &str, datagram: &[u8]) -> String {
     let beginning = &datagram[..datagram.len().min(TOLD_BYTES_MAX)];
     format!("{} {what}: {}", from.ip().to_canonical(), beginning.trim_ascii_end().escape_ascii())

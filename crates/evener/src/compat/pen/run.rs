@@ -1,4 +1,5 @@
-//! `pen`: from the command line to what runs. What takes root is had first, then rights are given up, then the rest.
+//! `pen`: runs an instance from its command line. Steps that need root come first, then the rights are given
+//! up, then the other steps follow.
 
 use super::advice::advice;
 use super::command::Step;
@@ -27,12 +28,12 @@ use std::time::Duration;
 use time::UtcOffset;
 use tokio::sync::mpsc;
 
-/// How long connections may finish.
+/// Time that connections have to finish.
 const DRAIN: Duration = Duration::from_secs(30);
-/// Datagrams are answered soon or never, and whoever restarts wants the port.
+/// Datagrams get responses soon or never, and a restarted program needs the port.
 const DRAIN_UDP: Duration = Duration::from_secs(1);
 
-/// Runs it.
+/// Runs the program.
 pub(in crate::compat) fn main(arguments: Vec<OsString>) -> ExitCode {
     let head = comment(&arguments);
     let mut line = match parse(arguments) {
@@ -59,7 +60,7 @@ pub(in crate::compat) fn main(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// The command line as `write` keeps it.
+/// Returns the command line as a comment for `write`.
 fn comment(arguments: &[OsString]) -> Vec<String> {
     let words: Vec<String> = arguments.iter().map(|word| word.to_string_lossy().replace('\n', " ")).collect();
     vec![format!("pen {}", words.join(" "))]
@@ -85,10 +86,11 @@ fn begin(line: &mut Line, head: Vec<String>) -> anyhow::Result<ExitCode> {
     let daemon = if line.foreground {
         None
     } else {
-        // pen stays where it was called, so that names of files go on meaning what they meant.
+        // pen stays in its directory, so that relative paths keep their meaning.
         match Daemon::begin(Directory::Kept)? {
             Process::Called(code) => {
-                // The other one says it in the system's log, where nobody looks who has just started it.
+                // The background process logs warnings to the system's log, which is easy to miss at the
+                // start.
                 warn(line);
                 return Ok(code);
             }
@@ -96,10 +98,10 @@ fn begin(line: &mut Line, head: Vec<String>) -> anyhow::Result<ExitCode> {
         }
     };
     if daemon.is_none() {
-        // As pen prints what commands of its file answer.
+        // Responses of commands in the file are printed, as pen does.
         let said =
             line.steps.iter().filter_map(|step| if let Step::Say(text) = step { Some(text) } else { None });
-        // It serves whether that is read or not.
+        // A failed write does not prevent serving.
         said.for_each(|text| drop(std::io::stdout().write_all(text.as_bytes())));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -108,7 +110,7 @@ fn begin(line: &mut Line, head: Vec<String>) -> anyhow::Result<ExitCode> {
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-/// Says what is taken but does nothing; while the program runs its log says so.
+/// Prints warnings about settings without an effect. The running program logs them.
 fn warn(line: &Line) {
     for step in &line.steps {
         if let Step::Warn(text) = step {
@@ -117,8 +119,8 @@ fn warn(line: &Line) {
     }
 }
 
-/// Behind another root the directory is another, too: what is had before is named as it is seen from here. The request log,
-/// the status page and the pid file are seen from the new root.
+/// Makes paths absolute. In a changed root, paths that are opened before are relative to the old one; the
+/// request log, the status page and the pid file are in the new root.
 fn make_absolute(line: &mut Line) -> anyhow::Result<()> {
     let here = std::env::current_dir()?;
     let state = &mut line.state;
@@ -191,7 +193,7 @@ async fn serve(
     let pid_file = pid_file.map(PidFile::write).transpose()?;
     daemon.map(|daemon| daemon.ready(Stdout::Closed)).transpose()?;
     let draining = instance.draining();
-    // Whoever restarts it may start the next one while clients of this one finish: its places are free by then.
+    // A restart may start the next instance while this one drains, so its addresses are released first.
     let make_room = async move {
         let _ = draining.await;
         drop(pid_file);
@@ -202,7 +204,7 @@ async fn serve(
     Ok(())
 }
 
-/// pen refuses to hear commands as root unless it was told to be root.
+/// Opens the control port. pen refuses to serve it as root unless `-u root` is given.
 fn open_control(line: &Line, log: &Log) -> anyhow::Result<Option<Control>> {
     let Some(address) = &line.state.control else { return Ok(None) };
     if rustix::process::geteuid().is_root() && line.user.is_none() {
@@ -213,8 +215,8 @@ fn open_control(line: &Line, log: &Log) -> anyhow::Result<Option<Control>> {
     Control::open(address).map(Some)
 }
 
-/// Changes root and user. What may listen below 1024, and speak with clients' addresses, stays; whoever wants to be root
-/// (`-u root`) keeps everything, for files of others may have to be read and written.
+/// Changes root and user. The rights to listen below port 1024 and to use clients' addresses stay. With `-u
+/// root` all rights stay, because the files of other users may have to be read and written.
 fn leave_rights(line: &Line) -> anyhow::Result<Option<PidFile>> {
     let user = line.user.as_deref().map(User::find).transpose()?;
     line.jail.as_deref().map(change_root).transpose()?;
@@ -227,7 +229,7 @@ fn leave_rights(line: &Line) -> anyhow::Result<Option<PidFile>> {
     let kept = CapabilitySet::NET_BIND_SERVICE
         | if line.state.transparent { CapabilitySet::NET_ADMIN } else { CapabilitySet::empty() };
     let had = rustix::thread::capabilities(None)?.permitted;
-    // Threads that start later have what this one has; those that are there lose all.
+    // Later threads inherit the rights of this one; present ones lose all.
     rustix::thread::set_keep_capabilities(true)?;
     user.become_it()?;
     let kept = kept & had;
@@ -236,7 +238,7 @@ fn leave_rights(line: &Line) -> anyhow::Result<Option<PidFile>> {
     Ok(pid_file)
 }
 
-/// Opens what is listened on, as long as there is the right to.
+/// Binds all listen addresses while the rights allow it.
 fn bind_all(config: &Config, workers: usize) -> anyhow::Result<Prebound> {
     let mut bound = Prebound::new();
     for service in &config.spec.services {

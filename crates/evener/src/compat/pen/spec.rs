@@ -1,5 +1,5 @@
-//! From pen's settings to the configuration that runs: one service, its pool, and perhaps one for those who may not come
-//! in.
+//! Builds the configuration from pen's settings: one service, its pool, and possibly a pool for refused
+//! clients.
 
 use super::state::{FastClose, Listen, ListenTo, Slot, State};
 use crate::config::{Config, Problem, tls_defaults};
@@ -15,36 +15,36 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The name of the service and its pool.
+/// Name of the service and its pool.
 pub(super) const NAME: &str = "pen";
-/// The name of the emergency server.
+/// Name of the emergency server.
 pub(super) const EMERGENCY: &str = "emergency";
-/// The name of the pool for those who may not come in, and of its server.
+/// Name of the pool for refused clients, and of its server.
 pub(super) const ABUSE: &str = "abuse";
-/// A flow of UDP ends when it is unused for so long, where nothing is said.
+/// Default time after which an idle UDP flow ends.
 const FLOW_IDLE: Duration = Duration::from_secs(60);
-/// What pen asks of the kernel with `keepalive` is the system's time; this is ours.
+/// Interval of keepalive probes. pen uses the default of the system.
 const KEEPALIVE: Duration = Duration::from_secs(75);
-/// What pen has no limit for has this one.
+/// Value of timeouts that pen does not limit.
 const EVER: Duration = Duration::from_secs(24 * 3600);
 const DUMMY_TYPE: &str = "text/html";
 const DUMMY_BODY: &str = "Ulric was here.";
-/// Where Debian has the authorities that everybody trusts.
+/// Path of the usual authorities in Debian.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// What follows from the settings.
+/// Everything that the settings define.
 pub(super) struct Whole {
     pub(super) config: Config,
-    /// Who may speak with the control port.
+    /// Access list of the control port.
     pub(super) control: Option<Arc<Acl>>,
 }
 
-/// What follows from the settings, or everything that is wrong.
+/// Returns everything that the settings define, or every problem.
 pub(super) fn whole(state: &State) -> Result<Whole, Vec<Problem>> {
     let lists: Vec<Option<Arc<Acl>>> =
         state.lists.iter().map(|list| list.compile(&state.countries)).collect();
     let control = lists[state.control_acl].clone();
-    // Clients of a unix socket have no address that a list could mean.
+    // Clients of a unix socket have no address for a list to match.
     let is_path = matches!(state.listen.as_ref().map(|listen| &listen.to), Some(ListenTo::Path(_)));
     let lists = if is_path { vec![None; lists.len()] } else { lists };
     let service = service(state, &lists).map_err(|error| vec![Problem::new(error)])?;
@@ -54,7 +54,7 @@ pub(super) fn whole(state: &State) -> Result<Whole, Vec<Problem>> {
     Ok(Whole { config, control })
 }
 
-/// The configuration alone.
+/// Returns the configuration alone.
 pub(super) fn config(state: &State) -> Result<Config, Vec<Problem>> {
     whole(state).map(|whole| whole.config)
 }
@@ -63,7 +63,7 @@ fn pool(state: &State, lists: &[Option<Arc<Acl>>]) -> PoolSpec {
     let mut used: Vec<(usize, &Slot)> =
         state.servers.iter().enumerate().filter(|(_, slot)| slot.is_used()).collect();
     if state.prio {
-        // The policy takes the first one: those of one priority by their numbers.
+        // The policy prefers the first server: servers of one priority are sorted by number.
         used.sort_by_key(|(_, slot)| slot.prio);
     }
     let weighs = state.weight && !state.prio;
@@ -89,14 +89,14 @@ fn pool(state: &State, lists: &[Option<Arc<Acl>>]) -> PoolSpec {
         }),
         passive: PassiveSpec { failures: 1, down_for: Duration::from_secs(state.blacklist.into()) },
         failover: if state.stubborn { Failover::Never } else { Failover::Next },
-        // pen refuses at once.
+        // pen refuses clients at once.
         queue: None,
         ..PoolSpec::new(NAME, servers)
     }
 }
 
-/// In pen's order: priority before weight before hash. With round robin pen hashes clients' ports, too: a client's
-/// connections are spread, as they are without a hash.
+/// Returns the policy, with pen's precedence: priority, weight, hash. With round robin pen also hashes the
+/// ports of clients, so that the connections of a client are spread as without a hash.
 fn policy(state: &State) -> Policy {
     match (state.prio, state.weight, state.hash && !state.roundrobin) {
         (true, ..) => Policy::First,
@@ -108,7 +108,7 @@ fn policy(state: &State) -> Policy {
 
 fn server(name: String, slot: &Slot) -> Option<ServerSpec> {
     let endpoint = Endpoint::Ip(SocketAddr::new(slot.address?, slot.port));
-    // Without a soft limit pen looks at no limit at all; a hard one below it is none.
+    // Without a soft limit pen ignores the hard limit, too; a hard limit below the soft one has no effect.
     let soft = (slot.max > 0).then_some(slot.max);
     let limits = Limits { soft, hard: soft.map(|soft| slot.hard.max(soft)) };
     Some(ServerSpec { name: name.into(), limits, ..ServerSpec::new(endpoint) })
@@ -127,17 +127,17 @@ fn abuse_pool(state: &State) -> Option<PoolSpec> {
 fn service(state: &State, lists: &[Option<Arc<Acl>>]) -> Result<ServiceSpec, String> {
     let protocol = protocol(state);
     let listen =
-        state.listen.as_ref().ok_or("no port to listen on: `pen PORT SERVER...`, or `listen PORT` in a file (-F); `pen --help` tells more")?;
+        state.listen.as_ref().ok_or("there is no port to listen on: give `pen PORT SERVER...`, or `listen PORT` in a file (-F); `pen --help` tells more")?;
     if state.udp && matches!(listen.to, ListenTo::Path(_)) {
         return Err(format!("-U listens on addresses, not on a unix socket: {}", listen.text));
     }
     let control = state.control.as_ref().and_then(|control| Listen::parse(control).ok());
     if let Some(control) = control.filter(|control| control.to == listen.to && !state.udp) {
-        return Err(format!("{}: -C needs a port of its own, not that for clients", control.text));
+        return Err(format!("{}: -C needs another port than the one for clients", control.text));
     }
     let tls = state.tls.certificate.as_ref().map(|_| tls(state)).transpose()?;
     if tls.is_some() && state.udp {
-        return Err("-E and -U do not go together: TLS needs connections".into());
+        return Err("-E and -U cannot be combined: TLS needs connections".into());
     }
     let denied = if state.abuse.is_some() { Denied::Pool(ABUSE.into()) } else { Denied::Drop };
     let request_log = state.log.as_ref().filter(|_| !state.udp).map(|log| log.to.clone());
@@ -164,7 +164,7 @@ fn protocol(state: &State) -> Protocol {
     }
 }
 
-/// `::` means IPv4, too, as it does for pen where net.ipv6.bindv6only is 0.
+/// Returns the listen addresses. `::` includes IPv4, as for pen where net.ipv6.bindv6only is 0.
 fn listen_on(listen: &Listen) -> Vec<Endpoint> {
     match &listen.to {
         ListenTo::Path(path) => vec![Endpoint::Unix(path.clone())],
@@ -196,7 +196,7 @@ fn options(state: &State, protocol: Protocol) -> ServiceOptions {
         connections_max: state.conn_max(),
         connect_timeout: Duration::from_secs(state.timeout.into()),
         idle_timeout: idle,
-        // pen waits for the other side as long as it takes.
+        // pen waits for the other side without a limit.
         half_closed_timeout: None,
         backlog: state.backlog.min(65_535),
         nodelay: state.tcp_nodelay,
@@ -218,7 +218,7 @@ fn seconds(seconds: u32) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds.into()))
 }
 
-/// A client's connection stays with its server, as it does in pen.
+/// Returns the HTTP settings. All requests of a connection get the same server, as in pen.
 fn http(state: &State) -> HttpSpec {
     let idle = seconds(state.idle_timeout).unwrap_or(EVER);
     HttpSpec {
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_count_only_when_asked_for() {
+    fn weights_count_only_with_the_option() {
         let weights = |line: &str| -> Vec<u32> {
             spec(line).pools[0].servers.iter().map(|server| server.weight).collect()
         };
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_mean_what_they_mean_in_pen() {
+    fn limits_have_the_meaning_of_pen() {
         let limits = |server: &str| spec(&format!("80 {server}")).pools[0].servers[0].limits;
         assert_eq!(limits("10.0.0.1:80:10:20"), Limits { soft: Some(10), hard: Some(20) });
         assert_eq!(limits("10.0.0.1:80:10"), Limits { soft: Some(10), hard: Some(10) });
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn all_ipv6_addresses_mean_all_ipv4_addresses_too() {
+    fn the_unspecified_ipv6_address_includes_ipv4() {
         let listen = |text: &str| -> Vec<String> {
             spec(&format!("{text} 10.0.0.1")).services[0].listen.iter().map(ToString::to_string).collect()
         };
@@ -312,12 +312,12 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_go_together_is_said() {
+    fn settings_that_exclude_each_other_are_reported() {
         for (line, part) in [
             ("-U /run/x 10.0.0.1:80", "unix socket"),
             ("-U -E x.pem 80 10.0.0.1", "TLS needs connections"),
             ("-f", "no port to listen on"),
-            ("-C 80 80 10.0.0.1", "a port of its own"),
+            ("-C 80 80 10.0.0.1", "needs another port"),
         ] {
             let Ok(Wanted::Run(parsed)) = parse(line.split(' ').map(Into::into).collect()) else {
                 panic!("{line}")

@@ -1,5 +1,5 @@
-//! What pen knows of itself: its settings, as options and commands make them. What runs is made from it (`spec.rs`); what
-//! clients and servers do is not part of it.
+//! Settings of pen, as options and commands set them. The configuration is built from them (`spec.rs`); the
+//! state of clients and servers is not part of them.
 
 use super::lists::{Countries, LISTS, List};
 use evener_core::spec::RequestLog;
@@ -12,10 +12,10 @@ pub(super) struct State {
     pub(super) udp: bool,
     /// `-X`: the control port may end the program.
     pub(super) exit_enabled: bool,
-    /// `-r`: no client is sent to the server that it had.
+    /// `-r`: clients do not stay with their servers.
     pub(super) roundrobin: bool,
     pub(super) hash: bool,
-    /// `-N`: by hash, and the server of a client is not remembered.
+    /// `-N`: servers are chosen by hash, and clients are not tracked.
     pub(super) forget: bool,
     pub(super) weight: bool,
     pub(super) prio: bool,
@@ -31,11 +31,11 @@ pub(super) struct State {
     /// In seconds, as all times here.
     pub(super) blacklist: u32,
     pub(super) timeout: u32,
-    /// 0: clients are not forgotten by time.
+    /// 0: clients are tracked without a time limit.
     pub(super) tracking: u32,
-    /// 0: connections are not closed for being idle.
+    /// 0: idle connections stay open.
     pub(super) idle_timeout: u32,
-    /// `None` until it is set: what is set only grows.
+    /// `None` until it is set. Then it only grows.
     pub(super) clients_max: Option<u32>,
     pub(super) conn_max: Option<u32>,
     pub(super) pending_max: u32,
@@ -45,9 +45,9 @@ pub(super) struct State {
     pub(super) client_acl: usize,
     pub(super) control_acl: usize,
     pub(super) lists: [List; LISTS],
-    /// Where the countries of addresses are known (MaxMind's format).
+    /// Database of countries (MaxMind's format).
     pub(super) geoip: Option<PathBuf>,
-    /// Those that lists speak of.
+    /// Countries that access lists use.
     pub(super) countries: Countries,
     pub(super) log: Option<Log>,
     pub(super) web_stats: Option<PathBuf>,
@@ -66,7 +66,7 @@ impl State {
     pub(super) const CLIENTS_MAX: u32 = 2048;
     pub(super) const CONN_MAX: u32 = 500;
     pub(super) const BACKLOG_MIN: u32 = 50;
-    /// The highest number of a server.
+    /// Highest number of a server.
     pub(super) const SERVER_MAX: usize = 9_999;
 
     pub(super) fn clients_max(&self) -> u32 {
@@ -77,18 +77,18 @@ impl State {
         self.conn_max.unwrap_or(Self::CONN_MAX)
     }
 
-    /// Makes the tables: what runs only grows them.
+    /// Creates the tables, which then only grow.
     pub(super) fn make_tables(&mut self) {
         self.clients_max.get_or_insert(Self::CLIENTS_MAX);
         self.conn_max.get_or_insert(Self::CONN_MAX);
     }
 
-    /// Whether clients are sent to the server that they had.
+    /// Returns true if clients stay with their servers.
     pub(super) fn tracks(&self) -> bool {
         !self.roundrobin && !self.forget
     }
 
-    /// The server of this number; the table grows for it.
+    /// Returns the slot with this number. The table grows as needed.
     pub(super) fn slot(&mut self, number: usize) -> &mut Slot {
         if self.servers.len() <= number {
             self.servers.resize_with(number + 1, Slot::default);
@@ -146,7 +146,7 @@ impl Default for State {
     }
 }
 
-/// Where Debian's packages put a database of countries.
+/// Returns the database of countries that a Debian package installs.
 fn usual_geoip() -> Option<PathBuf> {
     let usual = ["/var/lib/GeoIP/GeoLite2-Country.mmdb", "/usr/share/GeoIP/GeoLite2-Country.mmdb"];
     usual.iter().map(PathBuf::from).find(|path| path.exists())
@@ -170,7 +170,7 @@ impl FastClose {
     }
 }
 
-/// What is said of TLS.
+/// TLS settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tls {
     /// `-E`
@@ -185,13 +185,13 @@ pub(super) struct Tls {
     pub(super) required: bool,
     pub(super) sni_path: Option<PathBuf>,
     pub(super) ocsp: Option<PathBuf>,
-    /// What `ssl_option` said, in its words.
+    /// Options of `ssl_option`, as written.
     pub(super) options: Vec<String>,
     pub(super) ciphers: Option<String>,
 }
 
 impl Tls {
-    /// Whether something is said of it, but no certificate is given.
+    /// Returns true if there are TLS settings without a certificate.
     pub(super) fn is_in_vain(&self) -> bool {
         let Self { key, ca_file, ca_directory, sni_path, .. } = self;
         let some = [key, ca_file, ca_directory, sni_path].into_iter().any(Option::is_some);
@@ -199,12 +199,12 @@ impl Tls {
     }
 }
 
-/// A place in the table of servers. One without address or port is used for nothing.
+/// A slot in the table of servers. Slots without address or port are unused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Slot {
     pub(super) address: Option<IpAddr>,
     pub(super) port: u16,
-    /// 0: no limit, as with `hard`.
+    /// 0: no limit, also for `hard`.
     pub(super) max: u32,
     pub(super) hard: u32,
     pub(super) weight: u32,
@@ -213,7 +213,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// `host[:port[:soft[:hard[:weight[:prio]]]]]`, or with `[v6addr]`.
+    /// Parses `host[:port[:soft[:hard[:weight[:prio]]]]]`, or with `[v6addr]`.
     pub(super) fn parse(text: &str, port: Option<u16>) -> Result<Self, String> {
         let (host, rest) = match text.strip_prefix('[') {
             Some(inner) => {
@@ -225,12 +225,11 @@ impl Slot {
         if text.contains("://") {
             return Err(format!("server `{text}`: write HOST:PORT, not a URL"));
         }
-        let wrong = |what: &str, word: &str| format!("server `{text}`: `{word}` is no {what}");
+        let wrong = |what: &str, word: &str| format!("server `{text}`: `{word}` is not a {what}");
         let port = match words.next() {
             Some(word) => port_number(word).ok_or_else(|| wrong("port", word))?,
-            None => {
-                port.ok_or_else(|| format!("server `{text}` has no port, and what listens has none to take"))?
-            }
+            None => port
+                .ok_or_else(|| format!("server `{text}` has no port, and neither has the listen address"))?,
         };
         let mut slot = Self { address: Some(resolve(host)?), port, ..Self::default() };
         let mut limit = |what: &str| match words.next() {
@@ -253,16 +252,16 @@ impl Slot {
     }
 }
 
-/// Where a line for each request goes. A name is asked for once, when it is said.
+/// Destination of request logs. A host name is resolved once, when it is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Log {
-    /// As it was written: so it is shown.
+    /// As written, for display.
     pub(super) text: String,
     pub(super) to: RequestLog,
 }
 
 impl Log {
-    /// A file, or `host:port` of penlogd.
+    /// Parses a file, or `host:port` of penlogd.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let to = match text.rsplit_once(':').filter(|_| !text.starts_with('/')) {
             None => RequestLog::File(text.into()),
@@ -277,10 +276,10 @@ impl Log {
     }
 }
 
-/// Where clients connect.
+/// Listen address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Listen {
-    /// As it was written: so it is shown.
+    /// As written, for display.
     pub(super) text: String,
     pub(super) to: ListenTo,
 }
@@ -292,7 +291,7 @@ pub(super) enum ListenTo {
 }
 
 impl Listen {
-    /// `[host:]port` or a path.
+    /// Parses `[host:]port` or a path.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let to = if text.contains('/') {
             ListenTo::Path(text.into())
@@ -302,7 +301,7 @@ impl Listen {
             let wrong = || {
                 let whole = if port == text { String::new() } else { format!("`{text}`: ") };
                 format!(
-                    "{whole}`{port}` is no port to listen on: write [HOST:]PORT (1 to 65535, or a name such as http), or a path with a `/`"
+                    "{whole}`{port}` is not a port to listen on: write [HOST:]PORT (1 to 65535, or a name such as http), or a path with a `/`"
                 )
             };
             let port = port_number(port).ok_or_else(wrong)?;
@@ -320,7 +319,8 @@ impl Listen {
     }
 }
 
-/// An address, or the first one of a name. It is asked for once: pen does not follow names that change.
+/// Resolves an address or a name, and returns the first address. Names are resolved once: pen does not follow
+/// changes.
 pub(super) fn resolve(host: &str) -> Result<IpAddr, String> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(address);
@@ -331,7 +331,7 @@ pub(super) fn resolve(host: &str) -> Result<IpAddr, String> {
     first.copied().ok_or_else(|| format!("`{host}` has no address"))
 }
 
-/// A port, or the name of a service.
+/// Parses a port, or the name of a service.
 pub(super) fn port_number(text: &str) -> Option<u16> {
     match text.parse::<u16>() {
         Ok(number) => Some(number).filter(|number| *number > 0),
@@ -339,7 +339,7 @@ pub(super) fn port_number(text: &str) -> Option<u16> {
     }
 }
 
-/// Those that pen's own manual names, for systems without /etc/services.
+/// Names of services in pen's manual, for systems without /etc/services.
 const SERVICES: [(&str, u16); 9] = [
     ("domain", 53),
     ("ftp", 21),
@@ -368,7 +368,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_as_the_command_line_has_them() {
+    fn servers_of_the_command_line_are_parsed() {
         let check = |text: &str, expected: (&str, u16, u32, u32, u32, i32)| {
             let slot = Slot::parse(text, Some(80)).expect(text);
             let seen = (slot.port, slot.max, slot.hard, slot.weight, slot.prio);
@@ -387,17 +387,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_server_is_said() {
+    fn invalid_servers_are_reported() {
         let error = |text: &str, port| Slot::parse(text, port).unwrap_err();
         assert!(error("10.0.0.1", None).contains("has no port"));
-        assert!(error("10.0.0.1:x", None).contains("`x` is no port"));
-        assert!(error("10.0.0.1:80:many", None).contains("`many` is no soft limit"));
+        assert!(error("10.0.0.1:x", None).contains("`x` is not a port"));
+        assert!(error("10.0.0.1:80:many", None).contains("`many` is not a soft limit"));
         assert!(error("10.0.0.1:80:1:2:3:4:5", None).contains("nothing follows"));
         assert!(error("[::1", None).contains("missing"));
     }
 
     #[test]
-    fn listening_as_the_command_line_has_it() {
+    fn listen_addresses_of_the_command_line_are_parsed() {
         let check = |text: &str, address: &str, port: u16| {
             let listen = Listen::parse(text).expect(text);
             assert_eq!(listen.to, ListenTo::Ip(address.parse().expect("an address"), port), "{text}");

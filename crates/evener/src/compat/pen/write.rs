@@ -1,4 +1,4 @@
-//! `write`: a file of commands that, read again, gives the same settings.
+//! `write`: writes a file of commands that restores the same settings.
 
 use super::command::quote;
 use super::lists::LISTS;
@@ -7,7 +7,8 @@ use evener_core::acl::Access;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-/// The whole file; `head` are comment lines, without their `#`. What cannot be said in a line is an error.
+/// Returns the whole file. `head` has comment lines without `#`. A setting that does not fit into a line is
+/// an error.
 pub(super) fn write(state: &State, head: &[String]) -> Result<String, String> {
     let mut out = String::new();
     let texts = texts(state)?;
@@ -23,7 +24,7 @@ pub(super) fn write(state: &State, head: &[String]) -> Result<String, String> {
         list.entries().for_each(|entry| line(format!("acl {number} {entry}")));
         if list.entries().next().is_some() {
             let otherwise = if list.otherwise() == Access::Permit { "permit" } else { "deny" };
-            line(format!("# acl {number} {otherwise} everybody else, the inverse of its last entry"));
+            line(format!("# acl {number} {otherwise} all others, the inverse of its last entry"));
         }
     }
     switches(state)
@@ -101,15 +102,15 @@ fn texts(state: &State) -> Result<Vec<Named>, String> {
         ("ssl_ocsp_response", path(&tls.ocsp)),
     ];
     let said = |(name, text): Named| {
-        let wrong = |text: &str| format!("write: {name} cannot be said in a line: {text:?}");
+        let wrong = |text: &str| format!("write: {name} cannot be written in a line: {text:?}");
         let quoted = text.map(|text| quote(&text).ok_or_else(|| wrong(&text))).transpose()?;
         Ok((name, quoted))
     };
-    // Where nobody listens there is nothing to say.
+    // Without a listen address there is no such line.
     texts.into_iter().filter(|(name, text)| *name != "listen" || text.is_some()).map(said).collect()
 }
 
-/// As the command line has it.
+/// Formats a server as on the command line.
 fn special(slot: &Slot) -> String {
     let address = match slot.address {
         Some(IpAddr::V6(address)) => format!("[{address}]"),
@@ -138,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_gives_the_same_settings_again() {
+    fn a_written_file_restores_the_same_settings() {
         let mut state = State::default();
         let directory = std::env::temp_dir();
         let file = directory.join(format!("evener-pen-write-{}", std::process::id()));
@@ -152,7 +153,8 @@ mod tests {
             server 0 address 10.0.0.1 port 80 max 1 hard 2 weight 3 prio -4 acl 5\nserver 3 address ::2 port 81\nserver 5 max 7\n";
         std::fs::write(&file, lines).expect("a file");
         read(&mut state, &file).expect("valid");
-        std::fs::write(&file, write(&state, &["a comment".into()]).expect("it can be said")).expect("a file");
+        std::fs::write(&file, write(&state, &["a comment".into()]).expect("the settings can be written"))
+            .expect("a file");
         let mut again = State::default();
         read(&mut again, &file).expect("valid");
         assert_eq!(again, state);

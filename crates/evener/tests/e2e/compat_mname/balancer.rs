@@ -66,7 +66,10 @@ fn a_directory_may_come_later_and_go() {
     let balancer = Balancer::run(directory, &[]);
     let problems = balancer.events("discovery_failed");
     assert_eq!(problems.len(), 1, "{problems:?}");
-    assert_eq!((&problems[0]["level"], &problems[0]["problem"]), (&40.into(), &"it is not there".into()));
+    assert_eq!(
+        (&problems[0]["level"], &problems[0]["problem"]),
+        (&40.into(), &"the directory does not exist".into())
+    );
     // Made beside it, so that its socket is there from the beginning.
     fs::create_dir(balancer.directory.file("made")).unwrap();
     let _socket = UnixListener::bind(balancer.directory.file("made").join("5300")).unwrap();
@@ -176,9 +179,9 @@ fn what_is_wrong_is_said_and_nothing_runs() {
         assert!(text.starts_with("mname-balancer: ") && text.contains(said), "{words:?}: {text}");
     };
     check("", &[], 2, "-s is missing");
-    check("loud", &["-s", &sockets], 2, "LOG_LEVEL: `loud` is no level");
-    check("", &["-s", &sockets, "-l", "loud"], 2, "-l: `loud` is no level");
-    check("", &["-s", &sockets, "-b", "::1"], 2, "`::1` is no IPv4 address");
-    check("", &["-s", &sockets, "-p", "dns"], 2, "`dns` is no port");
+    check("loud", &["-s", &sockets], 2, "LOG_LEVEL: `loud` is not a level");
+    check("", &["-s", &sockets, "-l", "loud"], 2, "-l: `loud` is not a level");
+    check("", &["-s", &sockets, "-b", "::1"], 2, "`::1` is not an IPv4 address");
+    check("", &["-s", &sockets, "-p", "dns"], 2, "`dns` is not a port between 1 and 65535");
     check("", &["-s", &sockets, "-b", "127.0.0.1", "-p", &port], 1, "is in use");
 }

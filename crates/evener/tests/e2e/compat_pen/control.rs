@@ -95,27 +95,27 @@ fn what_is_wrong_is_said_and_changes_nothing() {
     let before = pen.ctl("servers");
     for (command, part) in [
         ("blaclist 7", "do_cmd: ignoring command starting with 'blaclist'"),
-        ("blacklist many", "blacklist: `many` is no number"),
-        ("blacklist -1", "blacklist: `-1` is no number"),
+        ("blacklist many", "blacklist: `many` is not a number"),
+        ("blacklist -1", "blacklist: `-1` is not a number"),
         ("timeout 0", "timeout: at least 1"),
         ("server", "its number is missing"),
-        ("server x max 1", "`x` is no number of a server"),
+        ("server x max 1", "`x` is not a number of a server"),
         ("server 0 max", "`max` lacks its value"),
-        ("server 0 max 9 weight x", "weight is no number: `x`"),
+        ("server 0 max 9 weight x", "weight is not a number: `x`"),
         ("server 0 address no-such-name.invalid", "`no-such-name.invalid` does not resolve"),
-        ("server 99999 max 1", "no number of a server"),
+        ("server 99999 max 1", "not a number of a server"),
         ("acl 1 allow 10.0.0.1", "`allow` is not permit or deny"),
         ("acl 1 permit 10.0.0.999", "10.0.0.999"),
         ("acl 1 permit country Sweden", "two letters"),
         ("roundrobin on", "takes no argument such as `on`"),
         ("no", "no: what?"),
         ("no servers", "nothing of that name to turn off"),
-        ("listen 127.0.0.1:nonsense", "`nonsense` is no port to listen on"),
+        ("listen 127.0.0.1:nonsense", "`nonsense` is not a port to listen on"),
         ("listen 192.0.2.1:9", "192.0.2.1:9"),
         ("write", "write: to which file?"),
         ("write /nowhere/file", "/nowhere/file cannot be written: No such file"),
         ("include /nowhere/file", "/nowhere/file: it cannot be read: No such file"),
-        ("dsr_if eth0", "direct server return is not there"),
+        ("dsr_if eth0", "direct server return is not supported"),
     ] {
         let said = pen.ctl(command);
         assert!(said.contains(part) && said.ends_with('\n'), "{command}: {said}");
@@ -169,7 +169,7 @@ fn whom_its_list_refuses_is_not_heard() {
     assert_eq!(answer(connect_from("127.0.0.1", control), b"blacklist\n"), "30\n");
     assert_eq!(answer(connect_from("127.0.0.2", control), b"blacklist 1\n"), "");
     assert_eq!(answer(connect_from("127.0.0.1", control), b"blacklist\n"), "30\n");
-    pen.expect_log("control port: 127.0.0.2 may not ask");
+    pen.expect_log("control port: 127.0.0.2 is not permitted");
     // Its list is not that of clients.
     assert_eq!(who_from("127.0.0.2", listen), "a");
 }
@@ -192,7 +192,7 @@ fn silent_long_and_stuck_connections_do_no_harm() {
     long.truncate(4096);
     assert_eq!(
         answer(connect(control), &[&long[..], b"x\n"].concat()),
-        "a command has at most 4096 bytes: this one was not looked at\n"
+        "a command has at most 4096 bytes: this one was ignored\n"
     );
     assert_eq!(ask("blacklist"), "30\n");
     assert_eq!(answer(connect(control), b"\n"), "");

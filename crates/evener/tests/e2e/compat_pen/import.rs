@@ -117,7 +117,7 @@ fn a_script_with_what_cannot_be_imported_says_so() {
     let nothing =
         Command::new(BINARY).args(["import", "pen", "-x", "many", "80", "10.0.0.1"]).output().unwrap();
     assert_eq!(nothing.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&nothing.stderr).contains("-x: `many` is no number"));
+    assert!(String::from_utf8_lossy(&nothing.stderr).contains("-x: `many` is not a number"));
 }
 
 #[test]

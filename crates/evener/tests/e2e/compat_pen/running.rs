@@ -61,7 +61,7 @@ fn a_file_with_problems_changes_nothing_and_each_is_told_with_its_line() {
     for problem in [
         format!("{text}:2: there is no command 'robin'"),
         format!("{text}:4: server: `addres` is not one of acl, address"),
-        format!("{text}:5: `10` is no access list"),
+        format!("{text}:5: `10` is not an access list"),
     ] {
         pen.expect_log(&problem);
     }

@@ -229,7 +229,7 @@ fn what_cannot_be_is_said_at_the_start() {
         (&["-E", &chain], 1, "key"),
         (&["-E", &chain, "-K", &other], 1, "key"),
         (&["-E", &chain, "-K", &key, "-R", "-G", &nonsense], 1, &nonsense),
-        (&["-U", "-E", &chain, "-K", &key], 1, "-E and -U do not go together"),
+        (&["-U", "-E", &chain, "-K", &key], 1, "-E and -U cannot be combined"),
     ] {
         let listen = format!("127.0.0.1:{}", place.listen);
         let words = [options, &["-f", "-d", &listen, "127.0.0.1:9"]].concat();

@@ -28,23 +28,23 @@ fn mistakes_are_told_with_what_to_do() {
         (
             "",
             1,
-            "no port to listen on: `pen PORT SERVER...`, or `listen PORT` in a file (-F); `pen --help` tells more",
+            "there is no port to listen on: give `pen PORT SERVER...`, or `listen PORT` in a file (-F); `pen --help` tells more",
         ),
         ("-z 80 10.0.0.1", 2, "there is no option -z; `pen --help` lists them"),
         ("--foreground 80 10.0.0.1", 2, "there is no option --foreground"),
         ("80 10.0.0.1 -b", 2, "missing argument for option '-b'"),
-        ("-b soon 80 10.0.0.1", 2, "-b: `soon` is no number"),
+        ("-b soon 80 10.0.0.1", 2, "-b: `soon` is not a number"),
         ("-c 0 80 10.0.0.1", 2, "-c: clients_max: from 1 to 16000000"),
         (
             "-x 80 10.0.0.1",
             2,
-            "`10.0.0.1` is no port to listen on: write [HOST:]PORT (1 to 65535, or a name such as http)",
+            "`10.0.0.1` is not a port to listen on: write [HOST:]PORT (1 to 65535, or a name such as http)",
         ),
-        ("-f 99999 10.0.0.1", 2, "`99999` is no port to listen on"),
-        ("-f -C 99999 -u root 81 10.0.0.1", 1, "control port 99999: `99999` is no port"),
+        ("-f 99999 10.0.0.1", 2, "`99999` is not a port to listen on"),
+        ("-f -C 99999 -u root 81 10.0.0.1", 1, "control port 99999: `99999` is not a port"),
         ("-f -C 81 81 10.0.0.1", 1, "81: -C needs a port of its own"),
         ("80 http://10.0.0.1/", 2, "server `http://10.0.0.1/`: write HOST:PORT, not a URL"),
-        ("80 10.0.0.1:8O", 2, "server `10.0.0.1:8O`: `8O` is no port"),
+        ("80 10.0.0.1:8O", 2, "server `10.0.0.1:8O`: `8O` is not a port"),
         ("80 nobody.invalid", 2, "`nobody.invalid` does not resolve"),
         ("80 10.0.0.1:80:1:2:3:4:5", 2, "after the priority nothing follows"),
         ("-O blaclist 80 10.0.0.1", 2, "-O there is no command 'blaclist'; did you mean `blacklist`?"),
@@ -86,7 +86,7 @@ fn what_is_hardly_meant_so_is_said_in_the_foreground_and_before_the_background()
     let listen = reserved_port();
     let listen_at = format!("127.0.0.1:{listen}");
     let pen = Pen::run(&[&listen_at]);
-    pen.expect_log("there is no server yet, and clients are turned away");
+    pen.expect_log("there is no server yet, so clients are refused");
     let a = Server::named("a");
     pen.order(&format!("server 0 address 127.0.0.1 port {}", a.port));
     assert_eq!(who(listen), "a");

@@ -1,4 +1,4 @@
-//! Files of commands: all lines count, or none.
+//! Files of commands. A file with an error changes nothing.
 
 use super::{Step, execute, split};
 use crate::compat::pen::state::State;
@@ -9,14 +9,14 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// What a file and all that it includes may have.
+/// Maximum total size of a file and its includes.
 const BYTES_MAX: u64 = 16 << 20;
-/// What each of them counts beside its bytes.
+/// Size that each file counts in addition to its bytes.
 const FILE_COSTS: u64 = 4096;
-/// Files that include files.
+/// Maximum depth of includes.
 const DEPTH_MAX: u32 = 16;
 
-/// What is wrong in a file.
+/// A problem in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::compat::pen) struct FileProblem {
     file: PathBuf,
@@ -34,7 +34,7 @@ impl fmt::Display for FileProblem {
     }
 }
 
-/// Does what a file says, or nothing when something in it is wrong.
+/// Executes the commands of a file, or none if any line has an error.
 pub(in crate::compat::pen) fn read(state: &mut State, file: &Path) -> Result<Vec<Step>, Vec<FileProblem>> {
     let mut reader =
         Reader { changed: state.clone(), steps: Vec::new(), problems: Vec::new(), depth: 0, left: BYTES_MAX };
@@ -46,7 +46,7 @@ pub(in crate::compat::pen) fn read(state: &mut State, file: &Path) -> Result<Vec
     Ok(reader.steps)
 }
 
-/// `include FILE`, as a command by itself.
+/// Executes `include FILE` as a separate command.
 pub(super) fn include(state: &mut State, file: &Path) -> Result<Vec<Step>, String> {
     read(state, file).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
@@ -59,17 +59,17 @@ struct Reader {
     steps: Vec<Step>,
     problems: Vec<FileProblem>,
     depth: u32,
-    /// How many bytes may still be read, all files counted.
+    /// Number of bytes that may still be read, over all files.
     left: u64,
 }
 
-/// A file, not waited for: whatever else waits for commands would wait, too.
+/// Reads a file without blocking on pipes, because all other commands would wait, too.
 fn slurp(file: &Path, left: &mut u64) -> io::Result<String> {
     let opened = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(file)?;
     if !opened.metadata()?.is_file() {
-        return Err(io::Error::other("it is no file"));
+        return Err(io::Error::other("it is not a file"));
     }
-    // An empty file costs something, too: files may include each other.
+    // An empty file counts, too, because files may include each other.
     *left = left.saturating_sub(FILE_COSTS);
     let mut bytes = Vec::new();
     opened.take(*left + 1).read_to_end(&mut bytes)?;
@@ -91,7 +91,7 @@ impl Reader {
         };
         for (number, line) in text.lines().enumerate() {
             match split(line).unwrap_or_default()[..] {
-                // Here, so that the problems of the other file are listed with these.
+                // Handled here, so that the problems of all files are listed together.
                 ["include", other] if self.depth < DEPTH_MAX => {
                     self.depth += 1;
                     self.file(Path::new(other));

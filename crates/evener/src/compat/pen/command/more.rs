@@ -1,11 +1,12 @@
-//! TLS, what is refused, and what pen could say on its command line only (so that a file can say everything).
+//! Commands for TLS, obsolete commands, and options that pen has only on its command line (so that a file can
+//! express everything).
 
 use super::{Step, Words};
 use crate::compat::pen::state::{Slot, State};
 use crate::config::nearest;
 use std::path::PathBuf;
 
-/// The commands of this file and of `command.rs`, to find the one that was meant.
+/// The commands of this file and of `command.rs`, for suggestions.
 pub(super) const ALL: [&str; 69] = [
     "abort_on_error",
     "abuse",
@@ -78,10 +79,10 @@ pub(super) const ALL: [&str; 69] = [
     "write",
 ];
 
-/// How the error begins that is answered in pen's own words.
+/// Beginning of an error that the control port reports in pen's own words.
 pub(in crate::compat::pen) const UNKNOWN: &str = "there is no command ";
 
-/// What OpenSSL's words for `ssl_option` mean here.
+/// Options of OpenSSL in `ssl_option`, with their meaning here.
 const SSL_OPTIONS: [&str; 6] =
     ["no_sslv2", "no_sslv3", "no_tlsv1", "no_tlsv1.1", "no_tlsv1.2", "cipher_server_preference"];
 
@@ -91,8 +92,7 @@ pub(super) fn run(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, Str
     match words.verb {
         "ssl_ciphers" => {
             tls.ciphers = words.optional()?.map(str::to_owned);
-            let why =
-                "ssl_ciphers: every cipher suite that is spoken here is a strong one; the list is not used";
+            let why = "ssl_ciphers: the list is not used; all supported cipher suites are strong";
             return Ok(vec![Step::Warn(why.into())]);
         }
         "ssl_option" => return ssl_option(state, words.one("an option")?),
@@ -113,8 +113,8 @@ pub(super) fn run(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, Str
         "abuse" => state.abuse = Some(special(state, words)?),
         "tarpit_acl" => return tarpit(words),
         "dsr_if" => {
-            let why = "dsr_if: direct server return is not there yet; without it servers answer through this \
-                       program, which is not what was asked for";
+            let why = "dsr_if: direct server return is not supported yet; without it servers respond through this \
+                       program, which is not the same";
             return Err(why.into());
         }
         verb => {
@@ -125,7 +125,7 @@ pub(super) fn run(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, Str
     Ok(Vec::new())
 }
 
-/// `no WORD`, of the commands of this file.
+/// Executes `no WORD` for the commands of this file.
 pub(super) fn no(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
     words.none()?;
     let tls = &mut state.tls;
@@ -151,7 +151,7 @@ pub(super) fn no(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, Stri
     Ok(Vec::new())
 }
 
-/// The emergency server, or that for those who may not come in.
+/// Parses the emergency server or the abuse server.
 fn special(state: &State, words: &Words<'_>) -> Result<Slot, String> {
     Slot::parse(words.one("an address")?, state.listen.as_ref().and_then(super::Listen::port))
 }
@@ -170,11 +170,11 @@ fn ssl_option(state: &mut State, option: &str) -> Result<Vec<Step>, String> {
     Ok(Vec::new())
 }
 
-/// The tarpit answered for addresses that nobody has, with raw frames.
+/// Executes `tarpit_acl`. pen's tarpit sends raw frames from unused addresses.
 fn tarpit(words: &Words<'_>) -> Result<Vec<Step>, String> {
     match words.optional()? {
         None => Ok(vec![Step::Say("tarpit_acl = -1".into())]),
         Some("-1") => Ok(vec![Step::Say("tarpit_acl = -1".into())]),
-        Some(_) => Err("tarpit_acl: it belongs to direct server return, which is not there yet".into()),
+        Some(_) => Err("tarpit_acl: it needs direct server return, which is not supported yet".into()),
     }
 }

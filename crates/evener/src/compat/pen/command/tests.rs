@@ -3,7 +3,7 @@
 use super::*;
 use evener_core::Random;
 
-/// Commands, and what they say in the end: answers, and errors after `!`.
+/// Executes commands, and returns their output: responses, and errors after `!`.
 fn session(lines: &str) -> (State, String) {
     let mut state = State::default();
     let mut said = String::new();
@@ -42,30 +42,30 @@ fn numbers_are_set_and_shown() {
 }
 
 #[test]
-fn what_is_wrong_changes_nothing_and_says_why() {
+fn errors_change_nothing_and_have_a_reason() {
     for (line, part) in [
-        ("blacklist x", "`x` is no number"),
-        ("blacklist -1", "`-1` is no number"),
+        ("blacklist x", "`x` is not a number"),
+        ("blacklist -1", "`-1` is not a number"),
         ("timeout 0", "at least 1"),
         ("pending_max 0", "at least 1"),
-        ("client_acl 12", "numbered from 0 to 9"),
-        ("control_acl -1", "numbered from 0 to 9"),
+        ("client_acl 12", "not an access list between 0 and 9"),
+        ("control_acl -1", "not an access list between 0 and 9"),
         ("no acl", "its number is missing"),
-        ("no acl 99", "numbered from 0 to 9"),
+        ("no acl 99", "not an access list between 0 and 9"),
         ("no", "what?"),
         ("no hsh", "did you mean `hash`?"),
         ("acl 1", "write acl N"),
-        ("acl 11 permit 10.0.0.1", "numbered from 0 to 9"),
+        ("acl 11 permit 10.0.0.1", "not an access list between 0 and 9"),
         ("acl 1 allow 10.0.0.1", "`allow` is not permit or deny"),
         ("server", "its number is missing"),
-        ("server x port 1", "no number of a server"),
-        ("server 10000 port 1", "no number of a server"),
+        ("server x port 1", "not a number of a server"),
+        ("server 10000 port 1", "not a number of a server"),
         ("server 0 max", "`max` lacks its value"),
         ("server 0 blacklist 5", "has no address and port yet"),
         ("log 'x", "the second ' is missing"),
-        ("server 0 max 4 port 99999", "no port"),
+        ("server 0 max 4 port 99999", "not a port"),
         ("server 0 colour red", "`colour` is not one of"),
-        ("listen nonsense", "no port to listen on"),
+        ("listen nonsense", "not a port to listen on"),
         ("source", "an address is missing"),
         ("tcp_fastclose sideways", "not up, down, both or off"),
         ("hash now", "takes no argument"),
@@ -73,12 +73,12 @@ fn what_is_wrong_changes_nothing_and_says_why() {
         ("write", "There is no -F"),
         ("ssl_option no_tls", "is not one of"),
         ("ssl_ocsp_response", "a file is missing"),
-        ("dsr_if eth0", "direct server return is not there yet"),
-        ("tarpit_acl 3", "not there yet"),
+        ("dsr_if eth0", "direct server return is not supported yet"),
+        ("tarpit_acl 3", "not supported yet"),
         ("include /nonexistent/file", "cannot be read"),
     ] {
-        let (state, said) = session(line);
-        assert!(said.starts_with('!') && said.contains(part), "{line}: {said}");
+        let (state, output) = session(line);
+        assert!(output.starts_with('!') && output.contains(part), "{line}: {output}");
         assert_eq!(state, State::default(), "{line}");
     }
 }
@@ -90,7 +90,7 @@ fn modes_are_shown_as_pen_shows_them() {
 }
 
 #[test]
-fn what_does_nothing_any_more_is_taken_with_a_warning() {
+fn obsolete_commands_are_accepted_with_a_warning() {
     for word in ["poll", "epoll", "select", "kqueue", "block", "delayed_forward", "abort_on_error", "ascii"] {
         assert_eq!(session(word).1, format!("({word})"));
     }
@@ -107,19 +107,19 @@ fn servers_are_set_in_any_order_and_the_table_grows() {
 }
 
 #[test]
-fn exit_is_for_those_who_were_told_so() {
+fn exit_needs_to_be_enabled() {
     check("exit", "Exit is not enabled; restart with -X flag");
     let mut state = State { exit_enabled: true, ..State::default() };
     assert_eq!(execute(&mut state, "exit"), Ok(vec![Step::Do(Act::Exit)]));
 }
 
 #[test]
-fn comments_and_empty_lines_are_nothing() {
+fn comments_and_empty_lines_have_no_effect() {
     check("# comment; ; hash # no tracking; mode #", "hash no roundrobin no stubborn no weight no prio");
 }
 
 #[test]
-fn what_is_suggested_is_there() {
+fn suggested_commands_exist() {
     for word in more::ALL {
         let error = execute(&mut State::default(), word).err().unwrap_or_default();
         assert!(!error.starts_with(UNKNOWN), "{word}");
@@ -136,7 +136,7 @@ fn words_in_quotes_may_have_spaces() {
 }
 
 #[test]
-fn any_bytes_are_answered() {
+fn every_line_gets_a_response() {
     let words: Vec<&str> = "no acl server blacklist permit deny 0 9 10.0.0.1 ::1/64 country SE port max hard \
         weight prio timeout x -1 99999999999 listen 127.0.0.1:1 :: [ ] / # \u{fffd} tcp_fastclose up ssl_option"
         .split_whitespace()

@@ -1,8 +1,8 @@
-//! The lines of the two kinds of log, and their times.
+//! Lines of the two kinds of logs, and their times.
 
 use time::{Date, Month, OffsetDateTime, UtcOffset};
 
-/// What pen writes of a request into its log. (Compared with more, pen's own mergelogs never finds a longer one.)
+/// Length of a request in pen's log. (pen's own mergelogs compares more, and never finds a longer request.)
 pub(super) const REQUEST_BYTES_MAX: usize = 100;
 
 const MONTHS: [&str; 12] =
@@ -13,9 +13,9 @@ const MONTHS: [&str; 12] =
 pub(super) struct WebLine {
     /// Seconds since 1970.
     pub(super) time: i64,
-    /// What stands between the client and the time.
+    /// Text between the client and the time.
     pub(super) before: Box<[u8]>,
-    /// What stands between the time and the request.
+    /// Text between the time and the request.
     pub(super) between: Box<[u8]>,
     pub(super) request: Box<[u8]>,
     /// The rest, without the newline.
@@ -23,7 +23,7 @@ pub(super) struct WebLine {
 }
 
 impl WebLine {
-    /// Each part has something in it, or it is no line of such a log.
+    /// Parses a line. No part may be empty.
     pub(super) fn parse(line: &[u8]) -> Option<Self> {
         let (_client, rest) = until(line, b' ')?;
         let (before, rest) = until(rest.trim_ascii_start(), b'[')?;
@@ -41,7 +41,7 @@ impl WebLine {
         })
     }
 
-    /// The line as it is written, with a newline.
+    /// Appends the line with a newline.
     pub(super) fn emit(&self, client: &[u8], line: &mut Vec<u8>) {
         let time = emit_time(self.time);
         let parts: [&[u8]; 11] = [
@@ -63,7 +63,7 @@ impl WebLine {
     }
 }
 
-/// What stands before a mark, and after it. Before it must stand something.
+/// Returns the text before a mark, which must not be empty, and the text after it.
 fn until(text: &[u8], mark: u8) -> Option<(&[u8], &[u8])> {
     let at = text.iter().position(|byte| *byte == mark).filter(|at| *at > 0)?;
     Some((&text[..at], &text[at + 1..]))
@@ -95,13 +95,14 @@ fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
     Some(text.split_at(end))
 }
 
-/// What has to be the same in both logs: the server and the request, as far as pen writes it. The server has no space.
+/// Returns the key that is equal in both logs: the server and the request, as far as pen logs it. The server
+/// has no space.
 pub(super) fn key(server: &[u8], request: &[u8]) -> Box<[u8]> {
     let request = &request[..request.len().min(REQUEST_BYTES_MAX)];
     [server, b" ", request].concat().into()
 }
 
-/// A time such as `09/Jan/2002:00:28:50 +0100`.
+/// Parses a time such as `09/Jan/2002:00:28:50 +0100`.
 fn parse_time(text: &str) -> Option<i64> {
     let (time, zone) = text.split_once(' ').unwrap_or((text, ""));
     let (date, time) = time.split_once(':')?;
@@ -126,7 +127,7 @@ fn below(text: &str, bound: u8) -> Option<i64> {
     (number < bound).then_some(i64::from(number))
 }
 
-/// Of a zone such as `+0130`. Whatever else stands there is taken for UTC.
+/// Parses a zone such as `+0130`. Other text counts as UTC.
 fn seconds_east(zone: &str) -> i64 {
     let (sign, digits) = match zone.split_at_checked(1) {
         Some(("-", digits)) => (-1, digits),
@@ -139,7 +140,7 @@ fn seconds_east(zone: &str) -> i64 {
     }
 }
 
-/// The same in UTC.
+/// Formats a time in UTC.
 fn emit_time(time: i64) -> String {
     let at = OffsetDateTime::from_unix_timestamp(time).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     let month = MONTHS[usize::from(u8::from(at.month())) - 1];
@@ -147,16 +148,16 @@ fn emit_time(time: i64) -> String {
     format!("{:02}/{month}/{:04}:{hour:02}:{minute:02}:{second:02} +0000", at.day(), at.year())
 }
 
-/// How far this machine's clocks are east of UTC in that year, in seconds, without daylight saving time.
+/// Returns the offset of this machine's zone from UTC in that year, in seconds, without daylight saving time.
 ///
-/// pen's own mergelogs takes the web servers' times for those of this machine, which `-t` is there to make up for.
+/// pen's own mergelogs treats the times of web servers as local, and `-t` corrects that.
 pub(super) fn standard_offset(time: i64) -> i64 {
     let year = OffsetDateTime::from_unix_timestamp(time).map_or(1970, OffsetDateTime::year);
     let of = |month| {
         let date = Date::from_calendar_date(year, month, 1).ok()?;
         UtcOffset::local_offset_at(date.midnight().assume_utc()).ok()
     };
-    // One of the two is winter, on either half of the earth.
+    // January or July is winter, depending on the hemisphere.
     let offsets = [of(Month::January), of(Month::July)];
     offsets.into_iter().flatten().map(UtcOffset::whole_seconds).min().map_or(0, i64::from)
 }

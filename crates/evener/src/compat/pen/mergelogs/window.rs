@@ -1,4 +1,4 @@
-//! The part of pen's log that is near in time to what is merged, for a log may be larger than memory.
+//! The part of pen's log that is near in time to the present line. The whole log may be larger than memory.
 
 use super::super::lines::{self, Line};
 use super::LINE_BYTES_MAX;
@@ -9,13 +9,13 @@ use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 use std::rc::Rc;
 
-/// How much the entries of a window may take together. Full, it lets the oldest go, as if they were out of it.
+/// Maximum size of the entries of a window. When it is full, the oldest entries leave it.
 pub(super) const WINDOW_BYTES_MAX: usize = 256 << 20;
 
-/// What an entry takes beside its text, about: its places in the order and in the index.
+/// Approximate size of an entry in addition to its text: its positions in the order and in the index.
 const ENTRY_BYTES: usize = 160;
 
-/// The entries of pen's log, one after the other. What is none is passed over.
+/// Reads the entries of pen's log in sequence. Invalid lines are skipped.
 #[derive(Debug)]
 pub(super) struct PenLog<R> {
     reader: R,
@@ -43,7 +43,8 @@ impl<R: BufRead> PenLog<R> {
         }
     }
 
-    /// The client of the entry with this key whose time is nearest, of the whole log; and how far it is off.
+    /// Returns the client of the entry in the whole log with this key and the nearest time, with the distance
+    /// in time.
     pub(super) fn nearest(&mut self, key: &[u8], time: i64) -> io::Result<Option<(Box<[u8]>, u64)>> {
         let mut best: Option<(Box<[u8]>, u64)> = None;
         while let Some(entry) = self.next()? {
@@ -56,23 +57,23 @@ impl<R: BufRead> PenLog<R> {
     }
 }
 
-/// An entry's place: by time, and among those of one time by the order in the log.
+/// Position of an entry: its time, then its number in the log.
 type Place = (i64, u64);
 
-/// The clients of one server and request, in the order of time.
+/// Clients of one server and request, sorted by time.
 type Asked = BTreeMap<Place, Box<[u8]>>;
 
-/// A window that goes along pen's log.
+/// A window that moves along pen's log.
 #[derive(Debug)]
 pub(super) struct Window<R> {
     log: PenLog<R>,
     jitter: i64,
     bytes_max: usize,
     bytes: usize,
-    /// In the order of the log, which need not be that of time.
+    /// In the order of the log, which may differ from that of time.
     order: VecDeque<(Place, Rc<[u8]>)>,
     index: HashMap<Rc<[u8]>, Asked>,
-    /// The time of the entry that was read last.
+    /// Time of the last entry that was read.
     last: Option<i64>,
     read: u64,
 }
@@ -91,13 +92,14 @@ impl<R: BufRead> Window<R> {
         }
     }
 
-    /// The client of the entry in the window around a time with this key whose time is nearest; and how far it is off.
+    /// Returns the client of the entry in the window with this key and the nearest time, with the distance in
+    /// time.
     pub(super) fn nearest(&mut self, key: &[u8], time: i64) -> io::Result<Option<(&[u8], u64)>> {
         self.move_to(time)?;
         let Some(entries) = self.index.get(key) else { return Ok(None) };
         let later = entries.range((time, 0)..).next();
         let earlier = entries.range(..(time, 0)).next_back();
-        // Of those of one time, the first in the log.
+        // Of entries with one time, the first in the log.
         let earlier = earlier.and_then(|((time, _), _)| entries.range((*time, 0)..).next());
         let candidates = [earlier, later].into_iter().flatten();
         let best = candidates.min_by_key(|((at, number), _)| (at.abs_diff(time), *number));
@@ -147,7 +149,8 @@ impl<R: BufRead> Window<R> {
 mod tests {
     use super::{ENTRY_BYTES, PenLog, WINDOW_BYTES_MAX, Window};
 
-    /// pen's log as `client:time` of one server and request; questions as times; the answers.
+    /// Checks a log, given as `client:time` of one server and request, with lookups by time and the clients
+    /// found.
     fn check(jitter: i64, bytes_max: usize, log: &str, questions: &[i64], expected: &str) {
         let pair = |entry: &str| entry.split_once(':').map(|(client, time)| format!("{client} {time} s r\n"));
         let log: String = log.split(' ').filter_map(pair).collect();
@@ -168,19 +171,19 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_in_the_window_answers() {
+    fn the_nearest_entry_in_the_window_is_found() {
         let all = WINDOW_BYTES_MAX;
         check(10, all, "a:0", &[-11, -10, 0, 10, 11], "a a a a -");
         check(600, all, "a:-5 b:5 c:5", &[0, 1, -1], "a b a");
         check(600, all, "b:5 a:-5", &[0], "b");
         check(0, all, "a:0 b:1 c:2", &[0, 1, 2, 3], "a b c -");
-        // What pen's own program answers, too: it looks back no further than the log was read.
+        // pen's own program finds the same: it looks back no further than the log was read.
         check(10, all, "a:0 b:10 c:20 d:30 e:40 f:50 g:60", &[0, 60, 20, 50], "a g d f");
         check(10, all, "a:2000 b:0 c:1000 d:10 e:3000", &[0, 12, 900, 1000, 1900, 3000], "a a a a a e");
     }
 
     #[test]
-    fn a_full_window_lets_the_oldest_go() {
+    fn a_full_window_drops_its_oldest_entry() {
         check(600, 2 * (ENTRY_BYTES + 4), "a:0 b:1 c:2", &[0, 2], "b c");
         check(600, 1, "", &[0], "-");
         check(

@@ -1,16 +1,16 @@
-//! Which client asked for what, of which server: what pen told lately. Parses datagrams, and touches no socket.
+//! Requests that pen reported recently, with their clients. Parses datagrams; it has no socket.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-/// What is compared of a request. pen's own penlogd keeps as much, but compares one byte more, so that it never finds the
-/// client of a longer request.
+/// Number of bytes of a request that are compared. pen's own penlogd stores as many, but compares one more,
+/// so that it never finds the client of a longer request.
 const REQUEST_BYTES_MAX: usize = 99;
 
-/// The longest client's name: an address has at most 45 bytes.
+/// Maximum length of the name of a client: an address has at most 45 bytes.
 const CLIENT_BYTES_MAX: usize = 99;
 
-/// A request that pen passed on.
+/// A request that pen forwarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Passed {
     client: Box<[u8]>,
@@ -19,7 +19,7 @@ pub(super) struct Passed {
 }
 
 impl Passed {
-    /// From pen's datagram, `+ client server request`.
+    /// Parses a datagram of pen, `+ client server request`.
     pub(super) fn parse(datagram: &[u8]) -> Option<Self> {
         let (client, rest) = word(datagram.strip_prefix(b"+")?)?;
         let (server, rest) = word(rest)?;
@@ -34,7 +34,7 @@ impl Passed {
     }
 }
 
-/// The first word of a text, and what follows it.
+/// Returns the first word of a text, and the rest.
 fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let text = text.trim_ascii_start();
     let end = text.iter().position(|byte| *byte == b' ')?;
@@ -45,14 +45,14 @@ fn beginning(request: &[u8]) -> &[u8] {
     &request[..request.len().min(REQUEST_BYTES_MAX)]
 }
 
-/// The request of a web server's log line: what stands between its first two quotation marks.
+/// Returns the request in a line of a web server's log: the text between its first two quotation marks.
 pub(super) fn request(line: &[u8]) -> Option<&[u8]> {
     let mut parts = line.splitn(3, |byte| *byte == b'"');
     let (_, request, _) = (parts.next()?, parts.next()?, parts.next()?);
     Some(request)
 }
 
-/// What pen told of last: so many requests, the oldest of which go first.
+/// The most recent requests that pen reported, up to a maximum number.
 #[derive(Debug)]
 pub(super) struct Seen {
     passed: VecDeque<Passed>,
@@ -73,7 +73,8 @@ impl Seen {
         }
     }
 
-    /// The client that asked this server for this last. A web server may log less of a request than pen does.
+    /// Returns the client of the most recent such request to this server. A web server may log less of a
+    /// request than pen does.
     fn client(&self, server: IpAddr, request: &[u8]) -> Option<&[u8]> {
         let (server, request) = (server.to_canonical(), beginning(request));
         let mut newest_first = self.passed.iter().rev();
@@ -82,8 +83,8 @@ impl Seen {
         Some(&found.client)
     }
 
-    /// The line as it is to be written: with the client, when it is known, for its first word; and with a newline.
-    /// Nothing of a line that has no request.
+    /// Returns the line for the log: its first word is replaced by the client, if known, and it ends with a
+    /// newline. Returns `None` for a line without a request.
     pub(super) fn line(&self, server: IpAddr, line: &[u8]) -> Option<Vec<u8>> {
         let client = self.client(server, request(line)?);
         let first = line.iter().position(|byte| *byte == b' ');
@@ -91,7 +92,7 @@ impl Seen {
             (Some(client), Some(end)) => [client, &line[end..]].concat(),
             _ => line.to_vec(),
         };
-        // Two lines must not become one.
+        // Without a newline two lines would become one.
         if out.last() != Some(&b'\n') {
             out.push(b'\n');
         }
@@ -103,7 +104,7 @@ impl Seen {
 mod tests {
     use super::{Passed, Seen};
 
-    /// Gives it datagrams, each from its address, and says what is written.
+    /// Passes datagrams, each with its sender, and checks the written lines.
     fn check(max: usize, datagrams: &[(&str, &[u8])], expected: &[&str]) {
         let (mut seen, mut written) = (Seen::new(max), Vec::new());
         for (from, datagram) in datagrams {
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_ring_forgets_the_oldest() {
+    fn a_full_ring_drops_the_oldest_request() {
         let told: [(&str, &[u8]); 2] = [(A, b"+ c1 10.0.0.1 a"), (A, b"+ c2 10.0.0.1 b")];
         let asked: [(&str, &[u8]); 2] = [(A, b"w \"a\""), (A, b"w \"b\"")];
         let all = [told, asked].concat();
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_line_of_pen_is_not_remembered() {
+    fn invalid_lines_of_pen_are_ignored() {
         let long = format!("+ {} 10.0.0.1 a", "c".repeat(100));
         let wrong: [&[u8]; 9] = [
             b"+",
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_a_request_is_none() {
+    fn a_line_without_a_request_is_dropped() {
         check(9, &[(A, b""), (A, b"\n"), (A, b"w \"a"), (A, b"w\"a\"")], &["-", "-", "-", "w\"a\"\n"]);
     }
 }
