@@ -1,5 +1,5 @@
-//! Sockets in directories, each of which is a server: looks for them, and hears of changes. Which servers follow from
-//! that is the supervisor's affair; nothing here connects to anybody.
+//! Sockets in directories, each of which is a server: scans the directories and watches them for changes. The
+//! supervisor decides which servers follow; nothing here opens connections.
 
 use evener_core::address::UNIX_PATH_BYTES_MAX;
 use evener_core::spec::{DiscoverSpec, Spec};
@@ -15,37 +15,38 @@ use std::time::Duration;
 use tokio::net::unix::pipe::Receiver;
 use tokio::task::AbortHandle;
 
-/// The most servers of a directory; further ones are passed over, the last ones by name.
+/// Maximum number of servers of a directory. Further sockets are ignored, in the order of their names.
 pub(crate) const SOCKETS_MAX: usize = 1024;
-/// A directory with more entries is none of ours.
+/// Maximum number of entries of a directory.
 const ENTRIES_MAX: usize = 65_536;
-/// What comes within this is one change: a socket is there a moment before somebody listens.
+/// Changes within this time count as one. A socket exists a moment before its process listens.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// What was seen in a directory.
+/// Result of a scan of one directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
-    /// The paths of its sockets; `None` when nobody can tell, so that what was there may still be.
+    /// Paths of its sockets; `None` when the directory cannot be read, so that earlier sockets may still
+    /// exist.
     pub(crate) sockets: Option<BTreeSet<PathBuf>>,
-    /// What an operator should know of it.
+    /// Problem for the operator.
     pub(crate) problem: Option<String>,
 }
 
-/// What was seen, by directory.
+/// Results of scans, by directory.
 pub(crate) type Found = BTreeMap<PathBuf, Seen>;
 
-/// The directories that a configuration wants looked at.
+/// Returns the directories that a configuration needs.
 pub(crate) fn directories(spec: &Spec) -> BTreeSet<PathBuf> {
     let wanted = spec.pools.iter().flat_map(|pool| &pool.discover);
     wanted.map(|DiscoverSpec::Mname { directory }| directory.clone()).collect()
 }
 
-/// Looks into directories. It may block.
+/// Scans directories. May block.
 pub(crate) fn scan(directories: &BTreeSet<PathBuf>) -> Found {
     directories.iter().map(|directory| (directory.clone(), look(directory))).collect()
 }
 
-/// The directories and what is in them, for a configuration that is to be taken on.
+/// Scans the directories of a configuration before it is applied.
 pub(crate) async fn look_for(spec: &Spec) -> Found {
     let wanted = directories(spec);
     if wanted.is_empty() {
@@ -58,7 +59,7 @@ fn look(directory: &Path) -> Seen {
     match sockets_of(directory) {
         Ok(sockets) => sift(sockets),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Seen { sockets: Some(BTreeSet::new()), problem: Some("it is not there".into()) }
+            Seen { sockets: Some(BTreeSet::new()), problem: Some("the directory does not exist".into()) }
         }
         Err(error) => Seen { sockets: None, problem: Some(error.to_string()) },
     }
@@ -71,12 +72,12 @@ fn sockets_of(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
             return Err(io::Error::other(format!("it has more than {ENTRIES_MAX} entries")));
         }
         let path = entry?.path();
-        // What went away since is not there; a link counts as what it leads to.
+        // Entries that were removed meanwhile do not count. Links are followed.
         match std::fs::metadata(&path) {
             Ok(meta) if meta.file_type().is_socket() => drop(sockets.insert(path)),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // A link that leads round in a circle is nobody's socket; what may not be looked at may be one.
+            // A cycle of links is not a socket. An entry that cannot be inspected may be one.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
             Err(_) => {}
         }
@@ -84,7 +85,7 @@ fn sockets_of(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
     Ok(sockets)
 }
 
-/// Leaves out what nobody can connect to, and what is too much.
+/// Removes paths that are too long to connect to, and sockets beyond the maximum.
 fn sift(mut sockets: BTreeSet<PathBuf>) -> Seen {
     let all = sockets.len();
     sockets.retain(|path| path.as_os_str().as_bytes().len() <= UNIX_PATH_BYTES_MAX);
@@ -93,15 +94,16 @@ fn sift(mut sockets: BTreeSet<PathBuf>) -> Seen {
     let sockets = sockets.into_iter().take(SOCKETS_MAX).collect();
     let problem = match (long, many) {
         (0, 0) => None,
-        (0, many) => Some(format!("it has {many} sockets more than {SOCKETS_MAX}: they are passed over")),
-        (long, _) => {
-            Some(format!("paths of {long} sockets are longer than {UNIX_PATH_BYTES_MAX} bytes: shorten them"))
-        }
+        (0, many) => Some(format!("it has {many} sockets more than {SOCKETS_MAX}: they are ignored")),
+        (long, _) => Some(format!(
+            "the paths of {long} sockets are longer than {UNIX_PATH_BYTES_MAX} bytes: shorten them"
+        )),
     };
     Seen { sockets: Some(sockets), problem }
 }
 
-/// Hears of changes in directories (inotify), until it is dropped. Where the system has no room for that, scans do.
+/// Watches directories for changes (inotify) until it is dropped. Scans find changes where the system has no
+/// more watches.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     descriptor: Arc<OwnedFd>,
@@ -115,19 +117,20 @@ impl Drop for Watcher {
 }
 
 impl Watcher {
-    /// `changed` is called after changes, and says whether it wants to hear more.
+    /// Starts a watcher that calls `changed` after changes, until its result is `false`.
     pub(crate) fn start<F>(changed: impl Fn() -> F + Send + 'static) -> io::Result<Self>
     where
         F: Future<Output = bool> + Send,
     {
         let descriptor = Arc::new(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?);
-        // What can be read as a pipe is; tokio asks for nothing else of it.
+        // The descriptor can be read like a pipe, and tokio requires nothing else.
         let events = Receiver::from_owned_fd_unchecked(descriptor.try_clone()?)?;
         let task = tokio::spawn(async move { drop(hear(&events, changed).await) });
         Ok(Self { descriptor, task: task.abort_handle() })
     }
 
-    /// Watches directories; those that are watched already stay so. Whether all are there.
+    /// Watches directories in addition to those already watched. The returned function is true if all of them
+    /// exist.
     pub(crate) fn watch(&self, directories: &BTreeSet<PathBuf>) -> impl Fn() -> bool + Send + 'static {
         let (descriptor, directories) = (Arc::clone(&self.descriptor), directories.clone());
         let wanted = WatchFlags::CREATE
@@ -138,7 +141,7 @@ impl Watcher {
             | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR;
         move || {
-            // One that is not there yet is tried again at the next scan.
+            // A missing directory is tried again at the next scan.
             let failed = directories
                 .iter()
                 .filter(|at| inotify::add_watch(&descriptor, at.as_path(), wanted).is_err());
@@ -155,7 +158,7 @@ where
     loop {
         events.readable().await?;
         tokio::time::sleep(SETTLE).await;
-        // What happened does not matter, only that something did: all of it is read.
+        // The kind of change does not matter, so all events are read and ignored.
         while events.try_read(&mut buffer).is_ok_and(|read| read > 0) {}
         if !changed().await {
             return Ok(());
@@ -172,10 +175,10 @@ mod tests {
     fn sockets_are_found_and_nothing_else() {
         let directory = std::env::temp_dir().join(format!("evener-discover-{}", std::process::id()));
         let one = |directory: &Path| scan(&BTreeSet::from([directory.to_owned()])).remove(directory).unwrap();
-        assert_eq!(one(&directory).problem.as_deref(), Some("it is not there"));
+        assert_eq!(one(&directory).problem.as_deref(), Some("the directory does not exist"));
         assert_eq!(one(&directory).sockets, Some(BTreeSet::new()));
         std::fs::create_dir(&directory).unwrap();
-        std::fs::write(directory.join("5300"), "no socket").unwrap();
+        std::fs::write(directory.join("5300"), "not a socket").unwrap();
         let _socket = UnixListener::bind(directory.join("5301")).unwrap();
         std::os::unix::fs::symlink("5301", directory.join("link")).unwrap();
         std::os::unix::fs::symlink("5302", directory.join("to-nothing")).unwrap();
@@ -183,12 +186,12 @@ mod tests {
         let expected = BTreeSet::from([directory.join("5301"), directory.join("link")]);
         assert_eq!((seen.sockets, seen.problem), (Some(expected), None));
         let file = one(&directory.join("5300"));
-        assert!(file.sockets.is_none() && file.problem.is_some(), "what is there cannot be told: {file:?}");
+        assert!(file.sockets.is_none() && file.problem.is_some(), "the sockets are unknown: {file:?}");
         std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]
-    fn long_paths_and_too_many_are_passed_over_and_said() {
+    fn long_paths_and_excess_sockets_are_ignored_and_reported() {
         let check = |paths: &mut dyn Iterator<Item = String>, kept: usize, said: Option<&str>| {
             let seen = sift(paths.map(PathBuf::from).collect());
             assert_eq!(seen.sockets.map(|sockets| sockets.len()), Some(kept));
@@ -197,7 +200,7 @@ mod tests {
         };
         let path = |bytes: usize| format!("/{}", "x".repeat(bytes - 1));
         check(&mut [path(107)].into_iter(), 1, None);
-        check(&mut [path(107), path(108)].into_iter(), 1, Some("paths of 1 sockets are longer"));
+        check(&mut [path(107), path(108)].into_iter(), 1, Some("the paths of 1 sockets are longer"));
         check(&mut (0..1024).map(|n| format!("/{n}")), 1024, None);
         check(&mut (0..1026).map(|n| format!("/{n}")), 1024, Some("2 sockets more than 1024"));
     }

@@ -1,5 +1,5 @@
-//! A running instance: the supervisor with its workers, and the admin API beside them. The command line, the programs that
-//! Evener stands in for, the demo and tests ([`Embedded`]) all start one here. It knows no command line.
+//! A running instance: the supervisor with its workers and the admin API. The command line, the compatible
+//! front ends, the demo and tests ([`Embedded`]) all start one here. It does not depend on the command line.
 
 mod embedded;
 
@@ -20,7 +20,8 @@ use tokio::task::JoinSet;
 /// Sockets that were bound before the instance started, while the process had the right to bind them.
 pub(crate) type Prebound = Vec<(ListenerKey, Bound)>;
 
-/// A configured instance. It takes clients once it is started, and reacts to signals and requests while [`Self::run`] runs.
+/// A configured instance. It accepts clients once it is started, and handles signals and requests while
+/// [`Self::run`] runs.
 pub(crate) struct Instance {
     supervisor: Supervisor,
     handle: Handle,
@@ -35,8 +36,8 @@ impl Instance {
         Self::start_with(config, outside, Prebound::new(), setting)
     }
 
-    /// Starts the workers and applies a configuration whose names are resolved, whose certificates are read, and some of
-    /// whose addresses are bound.
+    /// Starts the workers and applies a configuration whose inputs are resolved and some of whose addresses
+    /// are bound.
     pub(crate) fn start_with(
         config: Config,
         outside: Outside,
@@ -54,31 +55,32 @@ impl Instance {
         Ok(Self { supervisor, handle, admin: JoinSet::new() })
     }
 
-    /// Returns the handle through which others ask the supervisor.
+    /// Returns a handle for requests to the supervisor.
     pub(crate) fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Becomes ready when new clients are no longer taken.
+    /// Returns a receiver that resolves when new clients are no longer accepted.
     pub(crate) fn draining(&mut self) -> oneshot::Receiver<()> {
         self.supervisor.draining()
     }
 
-    /// Serves the admin API on a socket, as long as the instance runs.
+    /// Serves the admin API on a socket while the instance runs.
     pub(crate) fn serve_admin(&mut self, admin: AdminSocket) {
         self.supervisor.tell(&Event::AdminListening { socket: admin.path().display().to_string() });
         let draining = self.supervisor.draining();
         self.admin.spawn(admin.serve(self.handle(), draining));
     }
 
-    /// Runs until a signal or a request ends it; then clients may finish, and the file of the admin socket is removed.
+    /// Runs until a signal or a request ends it. Then clients may finish, and the file of the admin socket is
+    /// removed.
     pub(crate) async fn run(mut self, signals: Signals) {
         self.supervisor.run(signals).await;
         self.admin.shutdown().await;
     }
 }
 
-/// Takes as many descriptors as the system gives.
+/// Raises the limit of descriptors to the maximum.
 fn raise_descriptor_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

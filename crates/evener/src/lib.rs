@@ -27,8 +27,8 @@ mod unix_socket;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// Runs the program with a command line, whose first word is the name that it was called by. Call it first in `main`: it
-/// holds back signals, for which there may be no other thread yet.
+/// Runs the program with a command line, whose first word is the name of the program. Must be called first in
+/// `main`: it blocks signals while there is only one thread.
 pub fn main_with(arguments: Vec<OsString>) -> ExitCode {
     signals::hold();
     match compat::called(&arguments) {

@@ -1,6 +1,6 @@
-//! Services that lead back to themselves: a server that is an address of the service itself, or of another one that leads
-//! back to it. What comes in there would go round without end. Only what the configuration says is looked at, once its names
-//! have addresses; what other instances do shows at run time.
+//! Services that form a loop: a server that is a listen address of the service itself, or of another service
+//! that leads back to it. Connections there would be forwarded without end. Only one configuration is
+//! checked, after its names are resolved; loops through other instances are found at run time.
 
 use crate::config::{Config, Problem};
 use crate::resolve::Targets;
@@ -10,17 +10,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// A service and the transport by which it is reached, which is that by which it reaches its servers.
+/// A service with the transport of its clients, which is also that to its servers.
 type Node = (usize, Transport);
 
-/// From one service to another, by this server.
+/// A connection from one service to another, by this server.
 #[derive(Clone, Copy)]
 struct Edge<'a> {
     to: Node,
     server: &'a ServerSpec,
 }
 
-/// Every service that leads back to itself.
+/// Returns a problem for every service that leads back to itself.
 pub(crate) fn problems(config: &Config, targets: &Targets) -> Vec<Problem> {
     if config.takes_loops {
         return Vec::new();
@@ -44,7 +44,7 @@ pub(crate) fn problems(config: &Config, targets: &Targets) -> Vec<Problem> {
     let mut told = BTreeSet::new();
     for &start in edges.keys() {
         let Some(way) = way_back(&edges, start) else { continue };
-        // Each service of a round once, whatever the transport and wherever it begins.
+        // Each service of a loop is reported once, for any transport and start.
         if way.iter().any(|edge| told.contains(&edge.to.0)) {
             continue;
         }
@@ -60,8 +60,8 @@ fn problem(config: &Config, start: usize, way: &[Edge<'_>]) -> Problem {
     let (service, endpoint) = (name(start), &server.endpoint);
     let message = if way.len() == 1 {
         format!(
-            "service `{service}`: its server `{endpoint}` is an address of the service itself: clients would go round without \
-             end; name where its servers really are"
+            "service `{service}`: its server `{endpoint}` is an address of the service itself, so clients would be \
+             forwarded without end: give the address of another server"
         )
     } else {
         let steps: Vec<String> = way
@@ -69,14 +69,14 @@ fn problem(config: &Config, start: usize, way: &[Edge<'_>]) -> Problem {
             .map(|edge| format!("to `{}` by `{}`", name(edge.to.0), edge.server.endpoint))
             .collect();
         format!(
-            "service `{service}` leads back to itself ({}): clients would go round without end; take one of these servers out",
+            "service `{service}` leads back to itself ({}), so clients would be forwarded without end: remove one of these servers",
             steps.join(", ")
         )
     };
     Problem { place: config.places.get(endpoint).cloned(), message }
 }
 
-/// The shortest way from a service back to it.
+/// Returns the shortest path from a service back to it.
 fn way_back<'a>(edges: &BTreeMap<Node, Vec<Edge<'a>>>, start: Node) -> Option<Vec<Edge<'a>>> {
     let mut reached: BTreeMap<Node, (Node, Edge<'a>)> = BTreeMap::new();
     let mut next = vec![start];
@@ -103,14 +103,14 @@ fn way_back<'a>(edges: &BTreeMap<Node, Vec<Edge<'a>>>, start: Node) -> Option<Ve
     Some(way)
 }
 
-/// Who is reached at an address.
+/// The services by their listen addresses.
 struct Listeners<'a> {
     exact: BTreeMap<(Transport, &'a Endpoint), usize>,
-    /// By the whole path.
+    /// By the absolute path.
     unix: BTreeMap<(Transport, PathBuf), usize>,
-    /// Those on all addresses of a family, by port.
+    /// Listeners on all addresses of a family, by port.
     all: BTreeMap<(Transport, bool, u16), usize>,
-    /// Addresses that are ours, for somebody listens there.
+    /// Local addresses, known because a service listens there.
     ours: BTreeSet<IpAddr>,
 }
 
@@ -143,7 +143,8 @@ impl<'a> Listeners<'a> {
         listeners
     }
 
-    /// The service that gets what is sent to `target`: the one that listens just there, else the one on all addresses.
+    /// Returns the service that receives connections to `target`: the one with exactly this address, else the
+    /// one on all addresses.
     fn find(&self, transport: Transport, target: &Target) -> Option<usize> {
         let address = match target {
             Target::Unix(path) => {
@@ -158,12 +159,12 @@ impl<'a> Listeners<'a> {
     }
 }
 
-/// The path of a unix socket from the root on: `x.sock` and `./x.sock` are one.
+/// Returns the absolute path of a unix socket: `x.sock` and `./x.sock` are equal.
 fn in_full(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// The address that is reached: `0.0.0.0` is this machine, `::ffff:10.0.0.1` is 10.0.0.1.
+/// Returns the address that is reached: `0.0.0.0` is this machine, `::ffff:10.0.0.1` is 10.0.0.1.
 fn meant(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip().to_canonical() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -181,7 +182,7 @@ fn meant(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Every pool that a service may send clients to.
+/// Returns every pool that a service may send clients to.
 fn pools_of(service: &ServiceSpec) -> impl Iterator<Item = &str> {
     let refused = [&service.denied, &service.exceeded].into_iter().filter_map(|denied| match denied {
         Denied::Pool(pool) => Some(&**pool),
@@ -203,7 +204,7 @@ mod tests {
 
     static NEXT: AtomicU32 = AtomicU32::new(0);
 
-    /// The problems of a configuration, one a line.
+    /// Checks the problems of a configuration, one a line.
     fn check(text: &str, expected: &[&str]) {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let file = std::env::temp_dir().join(format!("evener-loops-{}-{number}.lua", std::process::id()));
@@ -258,13 +259,13 @@ mod tests {
             &[ITSELF],
         );
         check(&service("s", "127.0.0.1:1", "127.0.0.1:2", "denied = pool 'p' { '127.0.0.1:1' }"), &[ITSELF]);
-        // An address is ours where another service listens there.
+        // An address is local if another service listens there.
         let other = service("t", "10.0.0.1:9", "10.0.0.2:1", "");
         check(&(service("s", "0.0.0.0:8000", "10.0.0.1:8000", "") + &other), &[ITSELF]);
     }
 
     #[test]
-    fn services_do_not_lead_in_a_round() {
+    fn services_do_not_form_a_loop() {
         let chain = |last: &str, more: &str| {
             service("a", "127.0.0.1:1", "127.0.0.1:2", more)
                 + &service("b", "127.0.0.1:2", "127.0.0.1:3", more)
@@ -276,7 +277,7 @@ mod tests {
             &["to `b` by `127.0.0.1:2`, to `c` by `127.0.0.1:3`, to `a` by `127.0.0.1:1`"],
         );
         check(&chain("127.0.0.1:1", "protocol = 'dns'"), &["service `a` leads back to itself"]);
-        // Not what leads into a round is wrong.
+        // A service that leads into a loop is not part of it.
         let into = service("x", "127.0.0.1:9", "127.0.0.1:1", "");
         check(&(into + &chain("127.0.0.1:2", "")), &["service `b` leads back to itself"]);
         // A datagram does not become a connection.
@@ -286,7 +287,7 @@ mod tests {
         check(&two("protocol = 'udp'", "protocol = 'tcp'"), &[]);
         check(&two("protocol = 'udp'", "protocol = 'dns'"), &["leads back"]);
         check(&two("protocol = 'http'", "protocol = 'tcp'"), &["leads back"]);
-        // Who listens just there has the clients, not who listens on all addresses.
+        // A listener on exactly this address is preferred over one on all addresses.
         let just =
             service("s", "0.0.0.0:53", "127.0.0.1:53", "") + &service("t", "127.0.0.1:53", "10.0.0.1:53", "");
         check(&just, &[]);

@@ -1,4 +1,4 @@
-//! The program `evener`: its command line, given to the library.
+//! The program `evener`: passes its command line to the library.
 
 use std::process::ExitCode;
 

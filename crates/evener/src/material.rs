@@ -1,5 +1,5 @@
-//! What TLS is made of: certificates, keys, authorities, tickets. It is read from files before a configuration is taken
-//! on; what did not change since the last time is kept, with its sessions and the keys of its tickets.
+//! TLS certificates, keys, authorities and tickets. Files are read before a configuration is applied.
+//! Unchanged entries are reused, with their sessions and ticket keys.
 
 mod chain;
 mod insecure;
@@ -38,34 +38,33 @@ use x509_cert::der::{Decode, Tagged};
 
 const FILE_BYTES_MAX: u64 = 4 << 20;
 const CERTIFICATES_MAX: usize = 100_000;
-/// Sessions of TLS 1.2 clients that know no tickets.
+/// Maximum number of sessions of TLS 1.2 clients without tickets.
 const SESSIONS_MAX: usize = 10_000;
 
-/// All of it.
+/// The TLS settings of all services and pools.
 #[derive(Clone, Default)]
 pub(crate) struct Materials {
     services: BTreeMap<Arc<str>, ForClients>,
     pools: BTreeMap<Arc<str>, ForServers>,
-    /// The files that were read, with what tells that they changed.
+    /// Files that were read, with stamps to detect changes.
     files: BTreeMap<PathBuf, Option<Stamp>>,
 }
 
-/// A certificate, with the name that its file has.
+/// A certificate, with the name of its file if that is a host name.
 type Named = (Option<String>, Arc<CertifiedKey>);
 
-/// What tells that a file changed.
-/// Its number, its length, and when anything of it changed (which nobody can set back).
+/// Stamp of a file: inode, length, and the time of its last change (which cannot be set back).
 type Stamp = (u64, u64, i64, i64);
 
 #[derive(Clone)]
 struct ForClients {
-    /// Of all that it was made from.
+    /// Digest of all inputs.
     digest: u64,
-    /// Of what clients have to show: tickets of before must not get around it.
+    /// Digest of the requirements for client certificates. Earlier tickets must not bypass a change.
     client_digest: u64,
     tickets: Arc<dyn ProducesTickets>,
     acceptor: Arc<TlsAcceptor>,
-    /// When the certificates end.
+    /// Expiry times of the certificates.
     ends: Vec<Ends>,
 }
 
@@ -76,17 +75,17 @@ struct ForServers {
 }
 
 impl Materials {
-    /// What the service of this name speaks TLS with.
+    /// Returns the TLS settings for clients of a service.
     pub(crate) fn acceptor(&self, service: &str) -> Option<Arc<TlsAcceptor>> {
         self.services.get(service).map(|one| Arc::clone(&one.acceptor))
     }
 
-    /// What the servers of the pool of this name are spoken to with.
+    /// Returns the TLS settings for servers of a pool.
     pub(crate) fn connector(&self, pool: &str) -> Option<Arc<TlsConnector>> {
         self.pools.get(pool).map(|one| Arc::clone(&one.connector))
     }
 
-    /// Which certificates have ended, or end soon.
+    /// Returns warnings about certificates that have expired or expire soon.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
         let of_service = |(name, one): (&Arc<str>, &ForClients)| {
@@ -96,13 +95,13 @@ impl Materials {
         self.services.iter().flat_map(of_service).collect()
     }
 
-    /// Whether nothing of it is other than `new` has it, apart from when the files were looked at.
+    /// Returns true if `new` has the same contents, apart from the stamps of files.
     pub(crate) fn is_same(&self, new: &Self) -> bool {
         self.services.keys().all(|name| self.same_for_clients(new, name))
             && self.pools.keys().all(|name| self.same_for_servers(new, name))
     }
 
-    /// Whether `new` has the same for a service.
+    /// Returns true if `new` has the same settings for a service.
     pub(crate) fn same_for_clients(&self, new: &Self, name: &str) -> bool {
         match (self.services.get(name), new.services.get(name)) {
             (Some(old), Some(new)) => old.digest == new.digest,
@@ -110,7 +109,7 @@ impl Materials {
         }
     }
 
-    /// Whether `new` has the same for a pool.
+    /// Returns true if `new` has the same settings for a pool.
     pub(crate) fn same_for_servers(&self, new: &Self, name: &str) -> bool {
         match (self.pools.get(name), new.pools.get(name)) {
             (Some(old), Some(new)) => old.digest == new.digest,
@@ -118,18 +117,18 @@ impl Materials {
         }
     }
 
-    /// Whether a file changed since it was read.
+    /// Returns true if a file changed since it was read.
     pub(crate) fn is_stale(&self) -> bool {
         self.files.iter().any(|(path, stamp)| stamp_of(path) != *stamp)
     }
 
-    /// Whether there is anything that could change.
+    /// Returns true if there are no files that could change.
     pub(crate) fn is_empty(&self) -> bool {
         self.files.is_empty()
     }
 }
 
-/// Reads what a configuration needs; what `before` has of it and did not change is kept.
+/// Reads the files of a configuration. Entries of `before` that did not change are reused.
 pub(crate) fn load(config: &Config, before: &Materials) -> Result<Materials, Vec<Problem>> {
     let mut loader = Loader {
         materials: Materials::default(),
@@ -161,9 +160,9 @@ pub(crate) fn load(config: &Config, before: &Materials) -> Result<Materials, Vec
 struct Loader {
     materials: Materials,
     problems: Vec<Problem>,
-    /// Of what is read for the present service or pool.
+    /// Digest of the files of the present service or pool.
     digest: DefaultHasher,
-    /// Where that is declared.
+    /// Location of its declaration.
     place: Option<Place>,
 }
 
@@ -172,7 +171,7 @@ impl Loader {
         self.problems.push(Problem { place: self.place.clone(), message: format!("{what}: {message}") });
     }
 
-    /// A file, remembered so that its change is noticed.
+    /// Reads a file, and records its stamp so that changes are detected.
     fn read(&mut self, what: &str, path: &Path) -> Option<Vec<u8>> {
         self.materials.files.insert(path.to_owned(), stamp_of(path));
         let too_large = std::fs::metadata(path).is_ok_and(|meta| meta.len() > FILE_BYTES_MAX);
@@ -190,7 +189,7 @@ impl Loader {
         }
     }
 
-    /// The files of a directory, in order.
+    /// Returns the files of a directory, sorted.
     fn list(&mut self, what: &str, directory: &Path) -> Vec<PathBuf> {
         self.materials.files.insert(directory.to_owned(), stamp_of(directory));
         match std::fs::read_dir(directory) {
@@ -214,7 +213,8 @@ impl Loader {
     ) -> Option<ForClients> {
         let what = format!("service `{}`", service.name);
         let before = self.problems.len();
-        // What clients have to show has a digest of its own: its tickets outlive a change of our certificates.
+        // The requirements for clients have their own digest: tickets stay valid when only our certificates
+        // change.
         self.digest = DefaultHasher::new();
         format!("{:?}", spec.client).hash(&mut self.digest);
         let verifier = spec.client.as_ref().map(|client| self.client_verifier(&what, client));
@@ -239,7 +239,7 @@ impl Loader {
         let tickets = match tickets.map_or_else(ring::Ticketer::new, Ok) {
             Ok(tickets) => tickets,
             Err(error) => {
-                self.problem(&what, format!("no keys for tickets: {error}"));
+                self.problem(&what, format!("cannot create keys for tickets: {error}"));
                 return None;
             }
         };
@@ -247,7 +247,7 @@ impl Loader {
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(resolver));
         config.alpn_protocols = protocols(service, spec);
-        // testssl.sh wants a server that has a preference.
+        // testssl.sh expects a server with its own preference.
         config.ignore_client_order = true;
         config.ticketer = Arc::clone(&tickets);
         config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
@@ -259,7 +259,7 @@ impl Loader {
         Some(ForClients { digest, client_digest, tickets, acceptor: Arc::new(acceptor), ends })
     }
 
-    /// All certificates of a service, with the names that files tell.
+    /// Reads all certificates of a service, with the host names in file names.
     fn certificates(&mut self, what: &str, spec: &TlsSpec) -> Vec<Named> {
         let (mut certificates, before) = (Vec::new(), self.problems.len());
         for files in &spec.certificates {
@@ -269,7 +269,7 @@ impl Loader {
             self.directory(what, Path::new(directory), &mut certificates);
         }
         match certificates.len() {
-            0 if self.problems.len() == before => self.problem(what, "there is no certificate"),
+            0 if self.problems.len() == before => self.problem(what, "there are no certificates"),
             count if count > CERTIFICATES_MAX => {
                 self.problem(what, format!("more than {CERTIFICATES_MAX} certificates"));
             }
@@ -278,7 +278,7 @@ impl Loader {
         certificates
     }
 
-    /// Every `name.crt` with its `name.key`.
+    /// Reads every `name.crt` with its `name.key`.
     fn directory(&mut self, what: &str, directory: &Path, certificates: &mut Vec<Named>) {
         for path in self.list(what, directory) {
             if path.extension().is_none_or(|extension| extension != "crt") {
@@ -307,7 +307,7 @@ impl Loader {
                 if !is_der(&response) {
                     self.problem(
                         what,
-                        format!("{path} is no OCSP response in DER (RFC 6960, section 4.2.1)"),
+                        format!("{path} is not an OCSP response in DER (RFC 6960, section 4.2.1)"),
                     );
                     return None;
                 }
@@ -350,7 +350,7 @@ impl Loader {
         }
     }
 
-    /// The authorities of all these files, and of all files of directories among them.
+    /// Reads the authorities in all these files, and in all files of directories among them.
     fn authorities(&mut self, what: &str, paths: &[String]) -> Option<Authorities> {
         let mut store = Authorities::default();
         for path in paths {
@@ -362,7 +362,7 @@ impl Loader {
     fn add_authorities(&mut self, what: &str, path: &Path, store: &mut Authorities) -> Option<()> {
         let files = if path.is_dir() { self.list(what, path) } else { vec![path.to_owned()] };
         let before = store.len();
-        // Links that lead nowhere, as c_rehash leaves them, and directories are no authorities.
+        // Dangling links, as c_rehash leaves them, and directories are skipped.
         for file in files.iter().filter(|file| file.is_file() || **file == path) {
             let bytes = self.read(what, file)?;
             let certificates = certificates(&bytes).map_err(|error| error.to_string());
@@ -372,7 +372,7 @@ impl Loader {
             }
         }
         if store.len() == before {
-            self.problem(what, format!("{} has no authority's certificate in PEM", path.display()));
+            self.problem(what, format!("{} has no certificate in PEM", path.display()));
             return None;
         }
         Some(())
@@ -470,7 +470,7 @@ fn stamp_of(path: &Path) -> Option<Stamp> {
     Some((meta.ino(), meta.len(), meta.ctime(), meta.ctime_nsec()))
 }
 
-/// Whether these bytes are one sequence of DER (X.690, section 8.1), and nothing else.
+/// Returns true if the bytes are exactly one DER sequence (X.690, section 8.1).
 fn is_der(bytes: &[u8]) -> bool {
     x509_cert::der::AnyRef::from_der(bytes).is_ok_and(|any| any.tag() == x509_cert::der::Tag::Sequence)
 }
@@ -489,7 +489,7 @@ fn server_builder(oldest: TlsVersion) -> ConfigBuilder<ServerConfig, WantsVerifi
         .expect("ring speaks these versions")
 }
 
-/// What is agreed on: HTTP speaks what it can, others what they are told.
+/// Returns the ALPN protocols: http services have fixed ones, others use their configuration.
 fn protocols(service: &ServiceSpec, spec: &TlsSpec) -> Vec<Vec<u8>> {
     let of_http: &[&str] = match service.http.as_ref().map(|http| http.http2) {
         None => return spec.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect(),
@@ -499,10 +499,10 @@ fn protocols(service: &ServiceSpec, spec: &TlsSpec) -> Vec<Vec<u8>> {
     of_http.iter().map(|protocol| protocol.as_bytes().to_vec()).collect()
 }
 
-/// HTTP/2 first.
+/// HTTP/2 is preferred.
 const HTTP_PROTOCOLS: &[&str] = &["h2", "http/1.1", "http/1.0"];
 
-/// The name that a server's certificate has to have.
+/// Returns the name that the certificate of a server must have.
 fn name_of(endpoint: &Endpoint, spec: &ServerTlsSpec) -> Option<ServerName<'static>> {
     if let Some(name) = &spec.name {
         return ServerName::try_from(name.clone()).ok();
@@ -510,14 +510,14 @@ fn name_of(endpoint: &Endpoint, spec: &ServerTlsSpec) -> Option<ServerName<'stat
     match endpoint {
         Endpoint::Ip(address) => Some(ServerName::IpAddress(address.ip().into())),
         Endpoint::Host { name, .. } => ServerName::try_from(name.clone()).ok(),
-        // Without verification no name is needed, but TLS wants one.
+        // Verification is off, but TLS needs a name.
         Endpoint::Unix(_) => {
             (spec.verification == Verification::Off).then(|| ServerName::try_from("localhost").ok()).flatten()
         }
     }
 }
 
-/// The authorities that this system trusts, read once.
+/// Returns the authorities that this system trusts, read once.
 fn system_authorities() -> RootCertStore {
     static STORE: LazyLock<RootCertStore> = LazyLock::new(|| {
         let mut store = RootCertStore::empty();

@@ -1,4 +1,4 @@
-//! What the program says of itself: events as log lines, in text for people or in JSON for machines.
+//! The log of the program: events as lines, in text for people or in JSON for machines.
 
 mod bunyan;
 mod syslog;
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, SystemTime};
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     /// For people.
@@ -25,22 +25,22 @@ pub(crate) enum LogFormat {
     Json,
     /// The system's log, by /dev/log.
     Syslog,
-    /// One JSON object a line on standard output, as npm bunyan reads it.
+    /// One JSON object a line on standard output, in the format of npm bunyan.
     Bunyan,
 }
 
-/// From which level on events are logged.
+/// Lowest level of events that are logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogLevel {
     /// Everything.
     Debug,
     /// Changes of state.
     Info,
-    /// What an operator should act on.
+    /// Events that need action by an operator.
     Warn,
-    /// What does not work.
+    /// Failures.
     Error,
-    /// Nothing.
+    /// No events.
     Off,
 }
 
@@ -62,12 +62,13 @@ impl LogLevel {
     }
 }
 
-/// Lines that may wait to be written; further ones are dropped, and their number is said.
+/// Maximum number of queued lines. Further lines are dropped, and their number is logged.
 const LINES_MAX: usize = 8192;
-/// How long the last lines may take at the end of the program.
+/// Time limit for the last lines at the end of the program.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where events go: standard error (bunyan: standard output), by a thread of its own, for whoever reads it may stall.
+/// The log: standard error (bunyan: standard output), written by a separate thread, because its reader may
+/// stall.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
     format: LogFormat,
@@ -85,7 +86,7 @@ struct Writer {
 #[derive(Debug)]
 enum Line {
     Text(Level, String),
-    /// All lines before are written.
+    /// Reports that all earlier lines are written.
     Flush(SyncSender<()>),
 }
 
@@ -94,11 +95,11 @@ impl Log {
         Self::named("evener", format, level)
     }
 
-    /// A log of a program that the system's log knows by this name.
+    /// Creates a log for a program with this name in the system's log.
     pub(crate) fn named(program: &'static str, format: LogFormat, level: LogLevel) -> Self {
         let (lines, waiting) = sync_channel::<Line>(LINES_MAX);
         let mut syslog = (format == LogFormat::Syslog).then(|| Syslog::open(program));
-        // Without a thread nothing is logged; balancing goes on.
+        // If the thread cannot start, nothing is logged, and balancing continues.
         let _ = std::thread::Builder::new().name("log".into()).spawn(move || {
             for line in waiting {
                 match line {
@@ -121,19 +122,19 @@ impl Log {
         }
     }
 
-    /// From now on events of this level and above it are logged.
+    /// Sets the lowest level of events that are logged.
     pub(crate) fn set_level(&self, level: LogLevel) {
         self.level.store(level as u8, Ordering::Relaxed);
     }
 
-    /// Logs an event, if its level is shown. Never waits.
+    /// Logs an event if its level is enabled. Never waits.
     pub(crate) fn event(&self, event: &Event) {
         if !LogLevel::numbered(self.level.load(Ordering::Relaxed)).shows(event.level()) {
             return;
         }
         let dropped = self.writer.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
-            let text = format!("{dropped} lines were not logged: whoever reads the log is too slow");
+            let text = format!("{dropped} lines were not logged: the reader of the log is too slow");
             self.write(&Event::Notice { text }, dropped);
         }
         self.write(event, 1);
@@ -155,7 +156,7 @@ impl Log {
         }
     }
 
-    /// Waits, not for long, until what was logged is written.
+    /// Waits until queued lines are written, up to the time limit.
     pub(crate) fn flush(&self) {
         let (done, written) = sync_channel(1);
         if self.writer.lines.try_send(Line::Flush(done)).is_ok() {
@@ -189,7 +190,7 @@ fn add_fields(line: &mut String, event: &Event) {
     });
 }
 
-/// The time is the log's own.
+/// The system's log adds the time.
 fn syslog_line(event: &Event) -> String {
     let mut line = format!("{} {}", event.level().name(), event.name());
     add_fields(&mut line, event);
@@ -213,14 +214,17 @@ mod tests {
 
     #[test]
     fn a_line_has_time_level_name_and_fields() {
-        let event =
-            Event::ServerDown { pool: "web".into(), server: "a:1".into(), reason: "no \"answer\"\n".into() };
+        let event = Event::ServerDown {
+            pool: "web".into(),
+            server: "a:1".into(),
+            reason: "no \"response\"\n".into(),
+        };
         let now = SystemTime::UNIX_EPOCH;
         assert_eq!(
             text_line(&event, now, false),
-            "1970-01-01T00:00:00.000Z warn  server_down pool=web server=a:1 reason=\"no \\\"answer\\\"\\n\"\n"
+            "1970-01-01T00:00:00.000Z warn  server_down pool=web server=a:1 reason=\"no \\\"response\\\"\\n\"\n"
         );
         let json: Value = serde_json::from_str(&json_line(&event, now)).expect("a line is JSON");
-        assert_eq!((&json["event"], &json["reason"]), (&"server_down".into(), &"no \"answer\"\n".into()));
+        assert_eq!((&json["event"], &json["reason"]), (&"server_down".into(), &"no \"response\"\n".into()));
     }
 }

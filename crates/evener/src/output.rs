@@ -1,41 +1,44 @@
-//! Standard output and standard error of commands. The macros take the place of those of the standard library, which
-//! panic when the other end of a pipe is gone: `evener status | head` is no fault of ours.
+//! Standard output and standard error of commands. The macros replace those of the standard library, which
+//! panic when the reader of a pipe is gone, as in `evener status | head`.
 //!
-//! What serves (`run`, one-liners, `pen`) does not end because its output cannot be written: it writes by itself.
+//! Commands that serve (`run`, one-liners, `pen`) do not end when their output cannot be written, so they do
+//! not use this module.
 
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
 
-/// Exit status when the reader of our output left first: that of a program which SIGPIPE ended, as shells show it.
+/// Exit status when the reader of the output is gone: the status that shells show for a program that SIGPIPE
+/// ended.
 pub(crate) const READER_GONE: u8 = 128 + 13;
 
-/// Prints to standard output; ends the program quietly when the reader left.
+/// Prints to standard output. Ends the program quietly if the reader is gone.
 macro_rules! print {
     ($($text:tt)*) => { $crate::output::to_stdout(format_args!($($text)*)) };
 }
 
-/// Prints a line to standard output; ends the program quietly when the reader left.
+/// Prints a line to standard output. Ends the program quietly if the reader is gone.
 macro_rules! println {
     ($($text:tt)*) => { $crate::output::to_stdout(format_args!("{}\n", format_args!($($text)*))) };
 }
 
-/// Prints a line to standard error, if that can be written.
+/// Prints a line to standard error, if possible.
 macro_rules! eprintln {
     ($($text:tt)*) => { $crate::output::to_stderr(format_args!("{}\n", format_args!($($text)*))) };
 }
 
-/// Writes to standard output. When that fails the program ends: quietly when the reader left, else with the reason.
+/// Writes to standard output. On failure the program ends: quietly if the reader is gone, else with the
+/// reason.
 pub(crate) fn to_stdout(text: Arguments) {
     or_end(io::stdout().lock().write_fmt(text));
 }
 
-/// The same with bytes.
+/// Writes bytes to standard output.
 pub(crate) fn bytes_to_stdout(bytes: &[u8]) {
     or_end(io::stdout().lock().write_all(bytes));
 }
 
 fn or_end(written: io::Result<()>) {
-    // What has no newline yet waits in a buffer, and would fail unheard.
+    // Text without a newline waits in a buffer, where a failure would be lost.
     let Err(error) = written.and_then(|()| io::stdout().lock().flush()) else { return };
     if error.kind() == ErrorKind::BrokenPipe {
         std::process::exit(READER_GONE.into());
@@ -44,7 +47,8 @@ fn or_end(written: io::Result<()>) {
     std::process::exit(1);
 }
 
-/// Writes to standard error. Nothing is left to say it to when that fails, and the exit status tells the same.
+/// Writes to standard error. A failure is ignored, because it cannot be reported anywhere; the exit status
+/// shows the outcome.
 pub(crate) fn to_stderr(text: Arguments) {
     let _ = io::stderr().lock().write_fmt(text);
 }

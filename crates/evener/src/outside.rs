@@ -1,5 +1,5 @@
-//! What a configuration needs from outside of it: addresses for names, what TLS is made of, and which servers are found in
-//! directories. All of it is had before anything changes.
+//! Inputs that a configuration takes from elsewhere: resolved addresses, TLS certificates, and servers found
+//! in directories. All of them are read before anything changes.
 
 use crate::config::{Config, Problem, one_line};
 use crate::discover::{Found, look_for};
@@ -7,7 +7,7 @@ use crate::loops;
 use crate::material::{self, Materials};
 use crate::resolve::{Targets, resolve};
 
-/// All that was had.
+/// The resolved inputs of a configuration.
 pub(crate) struct Outside {
     pub(crate) targets: Targets,
     pub(crate) materials: Materials,
@@ -16,23 +16,24 @@ pub(crate) struct Outside {
 
 type Gathered = Result<Outside, Vec<Problem>>;
 
-/// Resolves names and reads files; whatever cannot be had is a problem.
+/// Resolves names and reads files. Each failure is a problem.
 pub(crate) async fn gather(config: &Config, before: Materials) -> Gathered {
     let (targets, materials, found) =
         tokio::join!(resolve(config), load(config, before), look_for(&config.spec));
     all(config, targets, materials, found)
 }
 
-/// What becomes of `before`, which is for the same certificates.
+/// Treatment of the certificates in `before`, which are for the same TLS settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Known {
-    /// It goes on.
+    /// The present ones stay in use.
     Kept,
-    /// It goes on where files cannot be read again: the right to read them may be gone, or the root another one.
+    /// The files are read again. The present ones stay in use where that fails: the program may have given up
+    /// the right to read them, or changed its root.
     KeptAtNeed,
 }
 
-/// Resolves names; certificates are known. Why they were kept is told, too.
+/// Resolves names. Certificates are known. Also returns the reason if they could not be read again.
 pub(crate) async fn gather_known(
     config: &Config,
     before: Materials,

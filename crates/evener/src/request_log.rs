@@ -1,5 +1,5 @@
-//! Request logs: files and collectors of datagrams, and the thread that writes to them. Whoever asks for a line to be
-//! written never waits; a file that was moved away goes on elsewhere after [`RequestLogs::reopen`].
+//! Request logs: files and UDP collectors, and the thread that writes to them. Callers that queue a line
+//! never wait. After a rotation [`RequestLogs::reopen`] continues in a new file.
 
 use crate::config::{Config, Problem};
 use crate::observe::Log;
@@ -16,35 +16,35 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-/// Lines that may wait to be written, of all logs; further ones are counted and forgotten.
+/// Maximum number of queued lines of all logs. Further lines are counted and dropped.
 const LINES_MAX: usize = 8192;
-/// So many lines go out in one write at most.
+/// Maximum number of lines in one write.
 const BATCH_LINES: usize = 1024;
-/// How long the last lines may take at the end of the program.
+/// Time limit for the last lines at the end of the program.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 const FLUSH_LOOK: Duration = Duration::from_millis(5);
 
 /// All request logs.
 pub(crate) struct RequestLogs {
-    /// What goes wrong is said there.
+    /// Log of errors.
     log: Log,
-    /// The thread that writes; there when there was a log to write.
+    /// Queue of the writing thread, started with the first log.
     writer: Option<SyncSender<Message>>,
     running: Vec<Running>,
 }
 
-/// A log that services have.
+/// A log that services use.
 struct Running {
     wanted: Wanted,
     output: Arc<Output>,
     handle: Arc<RequestLog>,
 }
 
-/// What was opened for a configuration, before anything changes.
+/// Logs that were opened for a configuration before anything changes.
 pub(crate) struct Opened(Vec<(Wanted, Arc<Output>)>);
 
-/// Where lines are written to.
+/// Destination of lines.
 #[derive(Debug)]
 enum Output {
     File { path: PathBuf, file: ArcSwap<File> },
@@ -53,7 +53,7 @@ enum Output {
 
 enum Message {
     Line(Arc<Output>, Vec<u8>),
-    /// All lines before are written.
+    /// Reports that all earlier lines are written.
     Flush(SyncSender<()>),
 }
 
@@ -62,7 +62,7 @@ impl RequestLogs {
         Self { log, writer: None, running: Vec::new() }
     }
 
-    /// Opens what a configuration wants and is not open yet.
+    /// Opens the logs that a configuration needs and that are not open yet.
     pub(crate) fn open(&self, config: &Config) -> Result<Opened, Vec<Problem>> {
         let (mut opened, mut problems) = (Vec::new(), Vec::new());
         for service in &config.spec.services {
@@ -83,7 +83,7 @@ impl RequestLogs {
         if problems.is_empty() { Ok(Opened(opened)) } else { Err(problems) }
     }
 
-    /// Takes on what was opened, and lets go of what nobody wants any more.
+    /// Adds the opened logs, and closes those that are no longer used.
     pub(crate) fn take_on(&mut self, opened: Opened, config: &Config) {
         for (wanted, output) in opened.0 {
             let lines = self.writer.get_or_insert_with(|| start(self.log.clone())).clone();
@@ -100,14 +100,14 @@ impl RequestLogs {
         self.running.retain(|running| is_wanted(&running.wanted));
     }
 
-    /// The log that was taken on as this one.
+    /// Returns the running log for this configuration.
     pub(crate) fn of(&self, wanted: &Wanted) -> Option<Arc<RequestLog>> {
         let running = self.running.iter().find(|running| running.wanted == *wanted)?;
         Some(Arc::clone(&running.handle))
     }
 
-    /// Opens every file anew by its name: whoever moved the old ones away has them for himself. A file that cannot be
-    /// opened is said in the log, and the old one goes on.
+    /// Opens every file again by its name, for log rotation. If a file cannot be opened, the error is logged
+    /// and the old file stays in use.
     pub(crate) fn reopen(&self) {
         for running in &self.running {
             let Output::File { path, file } = &*running.output else { continue };
@@ -115,18 +115,18 @@ impl RequestLogs {
                 Ok(new) => file.store(Arc::new(new)),
                 Err(error) => {
                     let text =
-                        format!("{}: {error}: the request log goes on in the old file", path.display());
+                        format!("{}: {error}: the request log continues in the old file", path.display());
                     self.log.event(&Event::Notice { text });
                 }
             }
         }
     }
 
-    /// Waits, not for long, until what was queued is written.
+    /// Waits until queued lines are written, up to the time limit.
     pub(crate) fn flush(&self) {
         let Some(writer) = &self.writer else { return };
         let (until, (done, written)) = (Instant::now() + FLUSH_TIMEOUT, sync_channel(1));
-        // Nobody adds lines any more: room comes unless the writer is stuck.
+        // No lines are added any more, so space becomes free unless the writer is stuck.
         while writer.try_send(Message::Flush(done.clone())).is_err() {
             if Instant::now() >= until {
                 return;
@@ -144,7 +144,8 @@ fn name(wanted: &Wanted) -> String {
     }
 }
 
-/// Opens a file to append to. A pipe that nobody reads must not stop us, nor one that was full once lose lines later.
+/// Opens a file to append to, without blocking. A pipe without a reader must not block the program, and one
+/// that was full must not lose later lines.
 fn open_file(path: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let file = File::options().append(true).create(true).custom_flags(flags).open(path)?;
@@ -173,7 +174,7 @@ impl Output {
         }
     }
 
-    /// Writes lines: to a file all at once, each in a datagram of its own.
+    /// Writes lines: to a file in one write, to a collector each in its own datagram.
     fn write(&self, lines: &[Vec<u8>]) -> io::Result<()> {
         match self {
             Self::File { file, .. } => (&**file.load()).write_all(&lines.concat()),
@@ -184,20 +185,20 @@ impl Output {
     }
 }
 
-/// Starts the thread that writes. Without one, every line is one too many.
+/// Starts the writing thread. If that fails, every line is dropped.
 fn start(log: Log) -> SyncSender<Message> {
     let (lines, waiting) = sync_channel(LINES_MAX);
     let _ = std::thread::Builder::new().name("requests".into()).spawn(move || Writer::new(log).run(&waiting));
     lines
 }
 
-/// What the thread has.
+/// State of the writing thread.
 struct Writer {
     log: Log,
-    /// Lines for one output, which are written together.
+    /// Lines for one output that are written together.
     batch: Vec<Vec<u8>>,
     output: Option<Arc<Output>>,
-    /// The last write failed, and that was said.
+    /// The last write failed, and the failure was logged.
     fails: bool,
 }
 

@@ -1,4 +1,5 @@
-//! Host names to addresses, before a configuration is taken on: a name that does not resolve refuses it.
+//! Resolves host names before a configuration is applied. A name that does not resolve makes the
+//! configuration invalid.
 
 use crate::config::{Config, Problem};
 use evener_core::{Endpoint, Target};
@@ -7,12 +8,12 @@ use std::time::Duration;
 
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The address of every server of a configuration.
+/// The addresses of all servers of a configuration.
 #[derive(Debug)]
 pub(crate) struct Targets(BTreeMap<Endpoint, Target>);
 
 impl Targets {
-    /// The address of a server of the configuration that these were resolved for.
+    /// Returns the address of a server of the configuration that was resolved.
     pub(crate) fn of(&self, endpoint: &Endpoint) -> Target {
         self.0
             .get(endpoint)
@@ -22,7 +23,7 @@ impl Targets {
     }
 }
 
-/// Resolves all names at once; every one that cannot be is a problem.
+/// Resolves all names concurrently. Each failure is a problem.
 pub(crate) async fn resolve(config: &Config) -> Result<Targets, Vec<Problem>> {
     let servers = config.spec.pools.iter().flat_map(|pool| &pool.servers).map(|server| &server.endpoint);
     let names = servers.filter(|endpoint| matches!(endpoint, Endpoint::Host { .. }));
@@ -45,7 +46,7 @@ pub(crate) async fn resolve(config: &Config) -> Result<Targets, Vec<Problem>> {
 async fn look_up(endpoint: Endpoint) -> (Endpoint, Result<Target, String>) {
     let found = match &endpoint {
         Endpoint::Host { name, port } => look_up_host(name, *port).await,
-        other => other.target().ok_or_else(|| format!("`{other}` is no address")),
+        other => other.target().ok_or_else(|| format!("`{other}` is not an address")),
     };
     (endpoint, found)
 }
@@ -57,7 +58,7 @@ async fn look_up_host(name: &str, port: u16) -> Result<Target, String> {
             addresses.next().map(Target::Ip).ok_or_else(|| format!("`{name}` has no address"))
         }
         Ok(Err(error)) => Err(format!("`{name}` does not resolve: {}", reason(&error))),
-        Err(_) => Err(format!("`{name}` does not resolve: no answer within {RESOLVE_TIMEOUT:?}")),
+        Err(_) => Err(format!("`{name}` does not resolve: no response within {RESOLVE_TIMEOUT:?}")),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Addresses of one link only (RFC 4007): people name the interface, `[fe80::1%eth0]:80`; sockets and core know its number.
+//! Link-local addresses with a zone (RFC 4007). Configurations name the interface, `[fe80::1%eth0]:80`;
+//! sockets and core use its number.
 
 use evener_core::address::AddressError;
 use evener_core::spec::ServerSpec;
@@ -7,17 +8,17 @@ use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 use std::net::{SocketAddr, SocketAddrV6};
 
-/// Reads an address; an interface may be named or numbered.
+/// Parses an address. The interface may be a name or a number.
 pub(crate) fn parse(text: &str) -> Result<Endpoint, AddressError> {
     with_number(text).as_deref().unwrap_or(text).parse()
 }
 
-/// Reads an address to listen on, where the port may be 0: the system chooses it.
+/// Parses an address to listen on. With port 0 the system chooses the port.
 pub(crate) fn parse_listen(text: &str) -> Result<Endpoint, AddressError> {
     Endpoint::parse_listen(with_number(text).as_deref().unwrap_or(text))
 }
 
-/// Reads the address of a server. Its name is what was written, for the number of an interface may be another one tomorrow.
+/// Parses the address of a server. The text becomes its name, because the number of an interface can change.
 pub(crate) fn server(text: &str) -> Result<ServerSpec, AddressError> {
     let endpoint = parse(text)?;
     let has_scope = endpoint.target().is_some_and(|target| scoped(&target).is_some());
@@ -25,7 +26,7 @@ pub(crate) fn server(text: &str) -> Result<ServerSpec, AddressError> {
     Ok(if has_scope { ServerSpec { name: text.into(), ..server } } else { server })
 }
 
-/// An address as people write it.
+/// Formats an address with the name of the interface.
 pub(crate) fn text(endpoint: &Endpoint) -> String {
     let written = endpoint.target().as_ref().and_then(scoped).and_then(|address| {
         let name = netdevice::index_to_name(any_socket()?, address.scope_id()).ok()?;
@@ -41,7 +42,7 @@ fn scoped(target: &Target) -> Option<SocketAddrV6> {
     }
 }
 
-/// The same text with the number of the interface that it names, if there is one of that name.
+/// Returns the text with the number of the interface that it names, if that exists.
 fn with_number(text: &str) -> Option<String> {
     let (host, rest) = text.strip_prefix('[')?.split_once('%')?;
     let (name, tail) = rest.split_once(']')?;
@@ -49,7 +50,7 @@ fn with_number(text: &str) -> Option<String> {
     Some(format!("[{host}%{number}]{tail}"))
 }
 
-/// A socket to ask the kernel with (netdevice(7)).
+/// Opens a socket for requests to the kernel (netdevice(7)).
 fn any_socket() -> Option<OwnedFd> {
     socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).ok()
 }
@@ -62,7 +63,7 @@ mod tests {
 
     #[test]
     fn interfaces_have_names_and_numbers() {
-        // That of the loopback is 1 in each network namespace.
+        // The number of the loopback interface is 1 in each network namespace.
         for written in ["[fe80::7%lo]:53", "[fe80::7%1]:53"] {
             let endpoint = parse(written).unwrap();
             assert_eq!(endpoint.to_string(), "[fe80::7%1]:53");
@@ -78,7 +79,7 @@ mod tests {
         assert!(problem("[fe80::7%none-such]:53").contains("no interface `none-such`"));
         assert!(problem("[2001:db8::7%lo]:53").contains("only a link-local address"));
         assert!(problem("[%lo]:53").contains("write an IPv6 address"));
-        // No interface has it yet, or any more: its number is written.
+        // An unknown interface is written as its number.
         assert_eq!(text(&"[fe80::7%999999]:53".parse().unwrap()), "[fe80::7%999999]:53");
     }
 }

@@ -1,5 +1,5 @@
-//! Signals: held back from the first moment of the process on, then caught, so that none of them ends what is about to
-//! serve. Held signals are not lost: they arrive as soon as they can be caught.
+//! Signals. They are blocked from the start of the process until they are caught, so that none ends a program
+//! that is about to serve. Blocked signals are not lost: they are delivered as soon as they are unblocked.
 
 use nix::sys::signal::{SigSet, Signal as Number};
 use std::io;
@@ -8,13 +8,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Signals whose default is to end the process.
 const HELD: [Number; 5] = [Number::SIGHUP, Number::SIGINT, Number::SIGTERM, Number::SIGUSR1, Number::SIGUSR2];
 
-/// Holds signals back: before anything else is done, while there is one thread.
+/// Blocks signals. Must be called first, while there is one thread.
 pub(crate) fn hold() {
     let _ = HELD.into_iter().collect::<SigSet>().thread_block();
 }
 
-/// Lets signals through: once they are caught, or when the program does nothing that lasts. Threads that start later
-/// have them, too.
+/// Unblocks signals once they are caught, or if the program does nothing that lasts. Threads that start later
+/// receive them, too.
 pub(crate) fn let_through() {
     let _ = HELD.into_iter().collect::<SigSet>().thread_unblock();
 }
@@ -30,12 +30,12 @@ struct Streams {
     user2: Signal,
 }
 
-/// A signal that came.
+/// A signal that was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Caught {
     /// HUP
     HangUp,
-    /// TERM or INT, by its name.
+    /// TERM or INT, with its name.
     End(&'static str),
     /// USR1
     User1,
@@ -44,7 +44,7 @@ pub(crate) enum Caught {
 }
 
 impl Signals {
-    /// Catches them from now on. They are still held back until [`let_through`].
+    /// Catches signals from now on. They stay blocked until [`let_through`].
     pub(crate) fn catch() -> io::Result<Self> {
         Ok(Self(Some(Streams {
             hang_up: signal(SignalKind::hangup())?,
@@ -55,12 +55,12 @@ impl Signals {
         })))
     }
 
-    /// No signals: those of the process are another program's.
+    /// Catches no signals, because those of the process belong to another program.
     pub(crate) fn none() -> Self {
         Self(None)
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub(crate) async fn next(&mut self) -> Caught {
         let Some(streams) = &mut self.0 else { return std::future::pending().await };
         tokio::select! {

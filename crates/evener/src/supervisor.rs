@@ -207,7 +207,6 @@ pub(crate) struct Supervisor {
     pub(crate) services: BTreeMap<Arc<str>, Arc<Service>>,
     /// Destinations of request logs.
     pub(crate) request_logs: RequestLogs,
-    /// TLS certificates, keys and authorities.
     materials: Materials,
     /// Next check of their files.
     watch: certificates::Watch,
@@ -314,7 +313,7 @@ impl Supervisor {
         self.phase != Phase::Serving
     }
 
-    /// Returns a receiver that is notified when new clients are no longer accepted.
+    /// Returns a receiver that resolves when new clients are no longer accepted.
     pub(crate) fn draining(&mut self) -> oneshot::Receiver<()> {
         let (watcher, draining) = oneshot::channel();
         self.watchers.push(watcher);

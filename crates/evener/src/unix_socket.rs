@@ -1,4 +1,5 @@
-//! Files of unix sockets: what was left over is removed, what is ours goes at the end, and nothing else is touched.
+//! Files of unix sockets. Left-over files are removed, this instance's files are removed at the end, and
+//! other files are never touched.
 
 use std::fs;
 use std::io;
@@ -6,21 +7,21 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-/// So many files of a directory are looked at for sockets that instances left which drained.
+/// Maximum number of files of a directory that are checked for sockets of instances that drained.
 const LEFT_OVER_MAX: usize = 1000;
 
-/// Why a path cannot be listened on.
+/// Reason why a path cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Taken {
-    #[error("it is there already, and is no socket")]
+    #[error("a file that is not a socket exists there")]
     NoSocket,
     #[error("it is in use: another program listens there")]
     InUse,
-    #[error("it is left over and cannot be removed: {0}")]
+    #[error("the left-over socket cannot be removed: {0}")]
     Kept(io::Error),
 }
 
-/// Removes the file of a socket that nobody answers at: a program left it that is gone.
+/// Removes the file of a socket on which no process listens any more.
 pub(crate) fn remove_left_over(path: &Path) -> Result<(), Taken> {
     let Ok(meta) = fs::symlink_metadata(path) else { return Ok(()) };
     if !meta.file_type().is_socket() {
@@ -33,16 +34,16 @@ pub(crate) fn remove_left_over(path: &Path) -> Result<(), Taken> {
     fs::remove_file(path).map_err(Taken::Kept)
 }
 
-/// The file of a socket that is ours, removed when this is dropped.
+/// The file of a socket of this instance, removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    /// Device and inode: another instance may have put its own there since.
+    /// Device and inode. Another instance may have put its own file there since.
     identity: Option<(u64, u64)>,
 }
 
 impl SocketFile {
-    /// Of a socket that was bound just now.
+    /// Records the file of a socket that was bound just now.
     pub(crate) fn of(path: &Path) -> Self {
         Self { path: path.to_owned(), identity: identity(path) }
     }
@@ -51,7 +52,7 @@ impl SocketFile {
         &self.path
     }
 
-    /// Leaves the path to another program: the socket itself goes on under [`draining_name`].
+    /// Frees the path for another program. The socket continues under [`draining_name`].
     ///
     /// # Errors
     /// The directory is not writable, or the file is gone.
@@ -66,7 +67,7 @@ impl SocketFile {
     }
 }
 
-/// The path of a socket whose instance drains: `PATH.draining-PID`.
+/// Returns the path of a socket whose instance drains: `PATH.draining-PID`.
 fn draining_name(path: &Path, pid: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!("{DRAINING}{pid}"));
@@ -75,7 +76,7 @@ fn draining_name(path: &Path, pid: u32) -> PathBuf {
 
 const DRAINING: &str = ".draining-";
 
-/// The sockets of instances that drain and had `path` before.
+/// Returns the sockets of instances that drain and had `path` before.
 pub(crate) fn draining(path: &Path) -> Vec<PathBuf> {
     let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
     let Ok(files) = fs::read_dir(directory.unwrap_or(Path::new("."))) else { return Vec::new() };
@@ -122,7 +123,7 @@ mod tests {
         drop((old, file));
         assert!(
             draining(&path).is_empty() && path.exists(),
-            "the end of the old one does not touch the new one"
+            "the old instance does not remove the socket of the new one"
         );
         drop((new, new_file));
         assert!(!path.exists());

@@ -19,7 +19,7 @@ use std::time::Duration;
 pub struct Options {
     /// Number of worker threads.
     pub workers: usize,
-    /// Time that clients have to finish once the instance is told to end.
+    /// Time that clients have to finish after the instance is stopped.
     pub drain_timeout: Duration,
 }
 
@@ -29,7 +29,8 @@ impl Default for Options {
     }
 }
 
-/// An instance on a thread of its own, which ends when this is dropped. Its log goes to standard error, from warnings on.
+/// An instance on its own thread, which ends when this is dropped. Warnings and errors are logged to standard
+/// error.
 pub struct Embedded {
     handle: Handle,
     runtime: tokio::runtime::Handle,
@@ -39,17 +40,17 @@ pub struct Embedded {
 type Started = anyhow::Result<(Handle, tokio::runtime::Handle)>;
 
 impl Embedded {
-    /// Starts an instance with the configuration of a file. When this returns, the instance takes clients.
+    /// Starts an instance with the configuration of a file. When this returns, the instance accepts clients.
     ///
     /// # Errors
-    /// Every problem of the configuration, or why the instance cannot start.
+    /// Every problem of the configuration, or the reason why the instance cannot start.
     pub fn start(file: &Path, options: Options) -> anyhow::Result<Self> {
         let (done, started) = sync_channel(1);
         let file = file.to_owned();
         let thread = std::thread::Builder::new()
             .name("control".into())
             .spawn(move || run(&file, options, &done))
-            .context("the thread of the instance")?;
+            .context("cannot start the thread of the instance")?;
         let (handle, runtime) = started.recv().context("the instance ended before it started")??;
         Ok(Self { handle, runtime, thread: Some(thread) })
     }
@@ -66,7 +67,7 @@ impl Embedded {
     /// Reads the file again and applies it. Returns what changed.
     ///
     /// # Errors
-    /// Every problem of the configuration; then nothing changed.
+    /// Every problem of the configuration; nothing has changed then.
     pub fn reload(&self) -> anyhow::Result<Vec<String>> {
         let outcome = self.runtime.block_on(self.handle.reload()).context("the instance is gone")?;
         outcome.map_err(|problems| anyhow::Error::msg(problems.join("\n")))

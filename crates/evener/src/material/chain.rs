@@ -1,14 +1,14 @@
-//! Completes the chain that a certificate is shown with, from certificates that lie beside it.
+//! Completes the chain of a certificate with certificates of the same directory.
 
 use rustls::pki_types::CertificateDer;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
-/// The longest chain.
+/// Maximum length of a chain.
 const LENGTH_MAX: usize = 10;
 
-/// Adds the issuer of the last one, its issuer and so on, as far as they are there. One that signed itself is not shown
-/// (RFC 8446, section 4.4.2: who trusts it has it).
+/// Adds the issuer of the last certificate, the issuer of that and so on, if they are present. Self-signed
+/// certificates are not added (RFC 8446, section 4.4.2: the peer has them).
 pub(super) fn complete(
     mut chain: Vec<CertificateDer<'static>>,
     issuers: &[CertificateDer<'static>],

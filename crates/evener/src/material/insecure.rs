@@ -1,4 +1,5 @@
-//! `verify = false`: the verifier of servers that takes any certificate. It refuses signatures that do not fit the key.
+//! `verify = false`: a verifier that accepts any certificate of a server. Signatures must still match the
+//! key.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -6,12 +7,12 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use std::sync::Arc;
 
-/// Takes any certificate.
+/// Returns a verifier that accepts any certificate.
 pub(crate) fn insecure_verifier() -> Arc<dyn ServerCertVerifier> {
     Arc::new(AnyCertificate(Arc::new(ring::default_provider())))
 }
 
-/// `verify = false`: whoever answers is well, but the signatures must fit.
+/// Accepts any certificate, but verifies signatures.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

@@ -1,4 +1,4 @@
-//! PEM as programs write it: with a byte order mark, with `X509` or `TRUSTED` certificates. And what a key is, for those
+//! Tolerant PEM parser: accepts a byte order mark and the labels `X509` and `TRUSTED`. Also describes keys
 //! that are not supported.
 
 use rustls::pki_types::pem::{Error, PemObject};
@@ -8,13 +8,13 @@ use x509_cert::der::asn1::{ContextSpecific, ObjectIdentifier, OctetStringRef, Ui
 use x509_cert::der::{Decode, Header, Reader, SliceReader};
 use x509_cert::spki::AlgorithmIdentifierRef;
 
-/// The byte order mark of UTF-8, which editors put before a text.
+/// The byte order mark of UTF-8, which some editors add.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 /// Other names of certificates (openssl(1), "PEM headers"), and ours for them.
 const LABELS: [(&[u8], &[u8]); 2] =
     [(b" X509 CERTIFICATE-----", b" CERTIFICATE-----"), (b" TRUSTED CERTIFICATE-----", b" CERTIFICATE-----")];
 
-/// The certificates in a file.
+/// Returns the certificates in a file.
 pub(crate) fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
     let text = plain(bytes);
     let is_renamed = matches!(text, Cow::Owned(_));
@@ -22,12 +22,12 @@ pub(crate) fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     all.map(|one| one.map(|der| if is_renamed { without_trust(der) } else { der })).collect()
 }
 
-/// The first private key in a file.
+/// Returns the first private key in a file.
 pub(super) fn private_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, Error> {
     PrivateKeyDer::from_pem_slice(&plain(bytes))
 }
 
-/// The text with the labels that are read, and without marks.
+/// Returns the text with standard labels and without byte order marks.
 fn plain(bytes: &[u8]) -> Cow<'_, [u8]> {
     let replace = |text: Cow<'_, [u8]>, from: &[u8], to: &[u8]| -> Option<Vec<u8>> {
         let first = find(&text, from)?;
@@ -53,7 +53,7 @@ fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
     text.windows(wanted.len()).position(|window| window == wanted)
 }
 
-/// A trusted certificate has what it is trusted for behind it.
+/// Removes the trust settings that follow the certificate in a trusted certificate.
 fn without_trust(der: CertificateDer<'static>) -> CertificateDer<'static> {
     let length = SliceReader::new(&der).and_then(|mut reader| {
         let header = Header::decode(&mut reader)?;
@@ -65,10 +65,10 @@ fn without_trust(der: CertificateDer<'static>) -> CertificateDer<'static> {
     }
 }
 
-/// What keys can be.
+/// Supported keys.
 const SUPPORTED: &str = "use RSA of 2048 bits or more, ECDSA on P-256 or P-384, or Ed25519";
 
-/// Says that a key is of a kind that is not supported, and which ones are.
+/// Returns a message about a key that is not supported.
 pub(super) fn unsupported_key(key: &PrivateKeyDer<'_>) -> String {
     let kind = match key {
         PrivateKeyDer::Pkcs1(der) => rsa_kind(der.secret_pkcs1_der()),
@@ -80,7 +80,7 @@ pub(super) fn unsupported_key(key: &PrivateKeyDer<'_>) -> String {
     format!("the key is {kind}, which is not supported: {SUPPORTED}")
 }
 
-/// RFC 5958, section 2.
+/// Describes a PKCS #8 key (RFC 5958, section 2).
 fn pkcs8_kind(der: &[u8]) -> Option<String> {
     const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
     const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
@@ -98,7 +98,7 @@ fn pkcs8_kind(der: &[u8]) -> Option<String> {
     }
 }
 
-/// RFC 8017, appendix A.1.2.
+/// Describes an RSA key (RFC 8017, appendix A.1.2).
 fn rsa_kind(der: &[u8]) -> Option<String> {
     let modulus = SliceReader::new(der).ok()?.sequence(|inner| {
         u8::decode(inner)?;
@@ -109,7 +109,7 @@ fn rsa_kind(der: &[u8]) -> Option<String> {
     Some(format!("RSA of {} bits", modulus.ok()? * 8))
 }
 
-/// RFC 5915, section 3.
+/// Describes a SEC 1 key (RFC 5915, section 3).
 fn sec1_kind(der: &[u8]) -> Option<String> {
     let curve = SliceReader::new(der).ok()?.sequence(|inner| {
         u8::decode(inner)?;
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_trust_says_behind_a_certificate_is_left_out() {
+    fn trust_settings_of_a_certificate_are_removed() {
         let made = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).unwrap();
         let der = made.cert.der().clone();
         let longer = CertificateDer::from([&der[..], &[0x30, 2, 5, 0]].concat());

@@ -1,4 +1,5 @@
-//! Which certificate a client gets: the one that has the name it asks for, exactly or by a wildcard; else the first.
+//! Selects the certificate for a client: the one with the requested name, exactly or by a wildcard, else the
+//! first.
 
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -9,10 +10,10 @@ use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-/// A certificate that ends within this is worth a word.
+/// Certificates that expire within this time cause a warning.
 const ENDS_SOON_DAYS: i64 = 14;
 
-/// Certificates by name. Several may have one name: those with other kinds of keys.
+/// Certificates by name. Several may have one name, with different kinds of keys.
 #[derive(Debug)]
 pub(super) struct Resolver {
     by_name: HashMap<String, Vec<Arc<CertifiedKey>>>,
@@ -20,7 +21,8 @@ pub(super) struct Resolver {
 }
 
 impl Resolver {
-    /// Of certificates with the names of their files, if these tell; also says when each ends.
+    /// Creates a resolver from certificates with the names of their files, and returns the expiry time of
+    /// each.
     pub(super) fn new(certificates: Vec<super::Named>) -> (Self, Vec<Ends>) {
         let mut by_name: HashMap<String, Vec<Arc<CertifiedKey>>> = HashMap::new();
         let (mut default, mut ends) = (Vec::new(), Vec::new());
@@ -33,7 +35,8 @@ impl Resolver {
             if default.is_empty() {
                 default_names.clone_from(&names);
             }
-            // The same names with another kind of key: the default for clients that cannot use the first.
+            // Certificates with the same names and other kinds of keys are also defaults, for clients that
+            // cannot use the first.
             if default.is_empty() || names.iter().any(|name| default_names.contains(name)) {
                 default.push(Arc::clone(&key));
             }
@@ -46,7 +49,7 @@ impl Resolver {
 
     fn find(&self, name: &str) -> &[Arc<CertifiedKey>] {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
-        // A wildcard stands for one label (RFC 9525, section 6.3).
+        // A wildcard matches one label (RFC 9525, section 6.3).
         let wildcard = || Some(format!("*.{}", name.split_once('.')?.1));
         let found = self.by_name.get(&name).or_else(|| self.by_name.get(&wildcard()?));
         found.unwrap_or(&self.default)
@@ -65,7 +68,7 @@ impl ResolvesServerCert for Resolver {
 #[derive(Default)]
 struct Facts {
     names: Vec<String>,
-    /// When it ends, in seconds since 1970.
+    /// Expiry time, in seconds since 1970.
     ends: Option<i64>,
 }
 
@@ -82,7 +85,7 @@ fn facts_of(der: &[u8]) -> Facts {
     Facts { names: names.collect(), ends: Some(ends) }
 }
 
-/// When a certificate ends.
+/// Expiry of a certificate.
 #[derive(Clone, Debug)]
 pub(super) struct Ends {
     name: String,
@@ -90,7 +93,7 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    /// What is to be said of it at `now`.
+    /// Returns a warning if the certificate has expired at `now` or expires soon.
     pub(super) fn warning(&self, now: i64) -> Option<String> {
         let name = &self.name;
         match (self.at - now).div_euclid(86_400) {

@@ -1,8 +1,9 @@
-//! Whom we trust: authorities, and self-signed certificates that are named themselves, as `openssl req -x509` makes them.
+//! Trust: authorities, and self-signed certificates that are configured themselves, as `openssl req -x509`
+//! makes them.
 //!
-//! Such a certificate says that it is an authority's, and so is refused as a server's own (RFC 5280, section 4.2.1.9, as
-//! webpki reads it). It was named to be trusted, though: whoever shows exactly this certificate, and has its key, is the
-//! one that is meant. Its name, its time and its purpose are verified as those of any other.
+//! Such a certificate has the CA flag, and webpki refuses it as the certificate of a server (RFC 5280,
+//! section 4.2.1.9). Here it is trusted because it was configured: the peer must present exactly this
+//! certificate and have its key. Its name, validity and purpose are verified as for any other.
 
 use evener_core::spec::Presence;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -25,7 +26,7 @@ const FOR_SERVERS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.
 /// id-kp-clientAuth (RFC 5280, section 4.2.1.12).
 const FOR_CLIENTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
 
-/// Authorities, with those of their certificates that signed themselves.
+/// Authorities, with those of their certificates that are self-signed.
 #[derive(Clone, Debug)]
 pub(crate) struct Authorities {
     store: RootCertStore,
@@ -39,7 +40,7 @@ impl Default for Authorities {
 }
 
 impl Authorities {
-    /// Those of a store alone.
+    /// Trusts the authorities of a store alone.
     pub(crate) fn of(store: RootCertStore) -> Self {
         Self { store, own: SelfSigned::default() }
     }
@@ -62,7 +63,7 @@ impl Authorities {
         self.store.is_empty()
     }
 
-    /// Verifies servers.
+    /// Returns a verifier of servers.
     pub(crate) fn for_servers(self) -> Result<Arc<dyn ServerCertVerifier>, String> {
         let provider = Arc::new(ring::default_provider());
         let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(self.store), provider);
@@ -70,7 +71,7 @@ impl Authorities {
         Ok(Arc::new(Servers { inner, own: self.own }))
     }
 
-    /// Verifies clients; those without a certificate may come in when it is `optional`.
+    /// Returns a verifier of clients. Clients without a certificate are accepted if it is `optional`.
     pub(crate) fn for_clients(self, presence: Presence) -> Result<Arc<dyn ClientCertVerifier>, String> {
         let provider = Arc::new(ring::default_provider());
         let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(self.store), provider);
@@ -88,7 +89,8 @@ impl Authorities {
 struct SelfSigned(Vec<CertificateDer<'static>>);
 
 impl SelfSigned {
-    /// Whether a certificate that was refused with `error` is one of these, and is good now for this purpose.
+    /// Returns true if a certificate that was refused with `error` is one of these, and is valid now for this
+    /// purpose.
     fn verify(
         &self,
         certificate: &CertificateDer<'_>,
@@ -116,7 +118,8 @@ impl SelfSigned {
     }
 }
 
-/// An authority's certificate that is shown as one's own, and is not named itself, is of no known authority.
+/// Replaces the error about an authority's certificate used by a peer: without trust in it, its issuer is
+/// unknown.
 fn in_terms_of_authorities(error: Error) -> Error {
     match &error {
         Error::InvalidCertificate(CertificateError::Other(other))
@@ -239,7 +242,7 @@ mod tests {
     use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair};
     use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-    /// A self-signed certificate of an authority, as `openssl req -x509` makes it.
+    /// Creates a self-signed certificate with the CA flag, as `openssl req -x509` does.
     fn own(change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
         let mut params =
             CertificateParams::new(vec!["a.example".to_owned(), "127.0.0.1".to_owned()]).unwrap();
@@ -258,7 +261,7 @@ mod tests {
         authorities
     }
 
-    /// Whether a server that shows `shown` passes where `named` is trusted.
+    /// Returns the verdict on a server that presents `shown` where `named` is trusted.
     fn server(
         named: &CertificateDer<'static>,
         shown: &CertificateDer<'_>,

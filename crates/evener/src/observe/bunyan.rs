@@ -1,14 +1,15 @@
-//! Log lines as bunyan's tools read them (npm bunyan, log format version 0): one JSON object a line, on standard output.
+//! Log lines for the tools of bunyan (npm bunyan, log format version 0): one JSON object a line, on standard
+//! output.
 
 use evener_core::event::{Event, Level};
 use serde_json::{Map, Value};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// Clients without a server are spoken of at most once in this time, as mname-balancer does.
+/// Minimum interval between lines about clients without a server, as in mname-balancer.
 const NO_SERVER_EVERY: Duration = Duration::from_secs(5);
 
-/// What all lines have in common.
+/// Fields that all lines have in common.
 #[derive(Debug)]
 pub(super) struct Bunyan {
     program: &'static str,
@@ -22,7 +23,7 @@ impl Bunyan {
         Self { program, hostname: hostname.trim().to_owned(), no_server_at: Mutex::new(None) }
     }
 
-    /// The line of an event; `None` for one that was said a moment ago.
+    /// Returns the line of an event; `None` if it was logged a moment ago.
     pub(super) fn line(&self, event: &Event, now: SystemTime) -> Option<String> {
         if matches!(event, Event::NoServer { .. }) && !self.may_say_no_server(now) {
             return None;
@@ -44,7 +45,7 @@ impl Bunyan {
             ("time", humantime::format_rfc3339_millis(now).to_string().into()),
             ("v", 0.into()),
         ];
-        // No field of an event is in their place.
+        // Set last, so that no field of an event replaces them.
         core.into_iter().for_each(|(name, value)| drop(object.insert(name.into(), value)));
         let mut line = Value::Object(object).to_string();
         line.push('\n');
@@ -53,7 +54,7 @@ impl Bunyan {
 
     fn may_say_no_server(&self, now: SystemTime) -> bool {
         let mut said = self.no_server_at.lock().unwrap_or_else(PoisonError::into_inner);
-        // A clock that was set back does not silence it.
+        // A clock that was set back does not suppress lines.
         let recently = |said: SystemTime| now.duration_since(said).is_ok_and(|since| since < NO_SERVER_EVERY);
         let may = !said.is_some_and(recently);
         if may {
@@ -63,7 +64,7 @@ impl Bunyan {
     }
 }
 
-/// bunyan's numbers of levels.
+/// Returns bunyan's number of a level.
 const fn number(level: Level) -> u8 {
     match level {
         Level::Debug => 20,
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_what_bunyan_wants() {
+    fn a_line_has_the_fields_of_bunyan() {
         let bunyan = Bunyan::new("mname-balancer");
         let down =
             Event::ServerDown { pool: "mname".into(), server: "5300".into(), reason: "no\nanswer".into() };
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn no_server_is_said_once_in_five_seconds() {
+    fn no_server_is_logged_once_in_five_seconds() {
         let bunyan = Bunyan::new("mname-balancer");
         let none = Event::NoServer { service: "dns".into(), reason: "down".into() };
         let said = |seconds| line(&bunyan, &none, seconds).map(|line| line["msg"].clone());

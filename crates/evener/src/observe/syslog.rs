@@ -1,6 +1,6 @@
-//! A line for the system's log, from a program that has no terminal (syslog(3), over the socket of the log's daemon).
+//! Lines for the system's log, from programs without a terminal (syslog(3), over the socket of its daemon).
 //!
-//! What cannot be logged is lost: there is nobody else to tell.
+//! Lines that cannot be logged are lost: they cannot be reported anywhere else.
 
 use evener_core::event::Level;
 use std::io;
@@ -11,10 +11,10 @@ const SOCKET: &str = "/dev/log";
 /// Facility user (RFC 3164, section 4.1.1).
 const FACILITY: u32 = 8;
 
-/// The longest text of one line.
+/// Maximum length of the text of a line.
 const TEXT_BYTES_MAX: usize = 1024;
 
-/// The system's log.
+/// A connection to the system's log.
 #[derive(Debug)]
 pub(crate) struct Syslog {
     socket: Option<UnixDatagram>,
@@ -22,12 +22,12 @@ pub(crate) struct Syslog {
 }
 
 impl Syslog {
-    /// Opens it; before a change of the root, behind which there is no such socket.
+    /// Opens the log. Must be called before a change of the root, in which the socket is missing.
     pub(crate) fn open(program: &'static str) -> Self {
         Self { socket: connect().ok(), program }
     }
 
-    /// With the severity that pen's programs use for all that they say.
+    /// Logs with the severity that pen's programs use for all lines.
     pub(crate) fn say(&mut self, text: &str) {
         self.say_at(Level::Debug, text);
     }
@@ -37,12 +37,12 @@ impl Syslog {
         let priority = FACILITY + severity(level);
         let line = format!("<{priority}>{}[{}]: {text}", self.program, std::process::id());
         let sent = self.socket.as_ref().is_some_and(|socket| match socket.send(line.as_bytes()) {
-            // A log that is behind loses lines.
+            // A daemon that is too slow loses lines.
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
             Ok(_) => true,
         });
         if !sent && let Ok(socket) = connect() {
-            // The log's daemon was started again since.
+            // The daemon was restarted.
             let _ = socket.send(line.as_bytes());
             self.socket = Some(socket);
         }
@@ -61,7 +61,7 @@ fn severity(level: Level) -> u32 {
 fn connect() -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     socket.connect(SOCKET)?;
-    // A log that is behind must not hold up the program.
+    // A slow daemon must not block the program.
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
