@@ -1,11 +1,11 @@
 //! The command line.
 
 mod balstat;
+mod client;
+mod connections;
 mod demo;
 mod expunge;
-mod look;
 mod run;
-mod talk;
 
 use crate::observe::{Log, LogFormat, LogLevel};
 use crate::signals;
@@ -422,26 +422,26 @@ async fn command(command: Command) -> anyhow::Result<()> {
             let spec = DnsSpec { cache: cache.then(DnsCacheSpec::default), ..DnsSpec::default() };
             run::one_liner(&line, Protocol::Dns, check, |service| service.dns = Some(Arc::new(spec))).await
         }
-        Command::Status(talk) => talk::status(&talk).await,
-        Command::Reload(talk) => talk::reload(&talk).await,
-        Command::Drain { what, time } => talk::set_state(&what, "drain", time).await,
-        Command::Ready(what) => talk::set_state(&what, "ready", None).await,
-        Command::Maintenance { what, time } => talk::set_state(&what, "maintenance", time).await,
-        Command::Explain(wanted) => talk::explain(&wanted).await,
+        Command::Status(talk) => client::status(&talk).await,
+        Command::Reload(talk) => client::reload(&talk).await,
+        Command::Drain { what, time } => client::set_state(&what, "drain", time).await,
+        Command::Ready(what) => client::set_state(&what, "ready", None).await,
+        Command::Maintenance { what, time } => client::set_state(&what, "maintenance", time).await,
+        Command::Explain(wanted) => client::explain(&wanted).await,
         Command::Clients { service, since, limit, talk } => {
-            look::clients(service.as_deref(), since, limit, &talk).await
+            connections::clients(service.as_deref(), since, limit, &talk).await
         }
         Command::Balstat { pool, limit, talk } => balstat::balstat(pool.as_deref(), limit, &talk).await,
         Command::Connections { service, limit, talk } => {
-            look::connections(service.as_deref(), limit, &talk).await
+            connections::connections(service.as_deref(), limit, &talk).await
         }
-        Command::Close { server: Some(server), talk, .. } => look::close_server(&server, &talk).await,
-        Command::Close { number, talk, .. } => look::close(number.unwrap_or_default(), &talk).await,
+        Command::Close { server: Some(server), talk, .. } => connections::close_server(&server, &talk).await,
+        Command::Close { number, talk, .. } => connections::close(number.unwrap_or_default(), &talk).await,
         Command::Expunge(what) => expunge::expunge(what).await,
-        Command::Deny { what, time } => talk::change_access(&what, "deny", time).await,
-        Command::Permit { what, time } => talk::change_access(&what, "permit", time).await,
-        Command::Forget(what) => talk::change_access(&what, "forget", None).await,
-        Command::Access(talk) => talk::access(&talk).await,
+        Command::Deny { what, time } => client::change_access(&what, "deny", time).await,
+        Command::Permit { what, time } => client::change_access(&what, "permit", time).await,
+        Command::Forget(what) => client::change_access(&what, "forget", None).await,
+        Command::Access(talk) => client::access(&talk).await,
         Command::Import { what, .. } => {
             print!("{}", crate::compat::import_pen(what.words)?);
             Ok(())

@@ -6,9 +6,9 @@ mod embedded;
 pub use embedded::{Embedded, Options};
 
 use crate::admin::AdminSocket;
+use crate::certificates::Materials;
 use crate::config::{self, Config};
-use crate::material::Materials;
-use crate::outside::{Outside, gather};
+use crate::inputs::{Outside, gather};
 use crate::signals::Signals;
 use crate::supervisor::{Handle, ListenerKey, Setting, Supervisor};
 use evener_core::event::Event;

@@ -7,16 +7,16 @@
 mod output;
 
 mod admin;
+mod certificates;
 mod check;
 mod cli;
 mod compat;
 mod config;
 mod discover;
+mod inputs;
 pub mod instance;
 mod loops;
-mod material;
 mod observe;
-mod outside;
 mod request_log;
 mod resolve;
 mod scope;

@@ -14,9 +14,9 @@ mod reservation;
 mod shortage;
 mod signalled;
 
+use crate::certificates::Materials;
 use crate::check::{self, Patient};
 use crate::config::Config;
-use crate::material::Materials;
 use crate::observe::Log;
 use crate::request_log::RequestLogs;
 use crate::signals::Signals;

@@ -2,7 +2,7 @@
 
 use super::exchange::{Expected, exchange};
 use super::{Missed, Patient, Stream, connect, is_want};
-use crate::material::{Authorities, certificates, insecure_verifier};
+use crate::certificates::{Authorities, certificates, insecure_verifier};
 use evener_core::spec::{CheckKind, CheckTls};
 use evener_core::{Endpoint, Target};
 use rustls::crypto::ring;

@@ -2,8 +2,8 @@
 //! mname-balancer's `balstat`.
 
 use super::Talk;
-use super::look::{path_with, say_rest};
-use super::talk::{print_json, table};
+use super::client::{print_json, table};
+use super::connections::{path_with, say_rest};
 use crate::admin::client::Client;
 use crate::admin::sticky::{HomeView, RememberedView, StickyView};
 

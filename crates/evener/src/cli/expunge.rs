@@ -1,7 +1,7 @@
 //! `evener expunge`: removes responses from the cache of a DNS service.
 
 use super::Talk;
-use super::talk::print_json;
+use super::client::print_json;
 use crate::admin::cache::{ExpungeWanted, ExpungedView};
 use crate::admin::client::Client;
 use clap::Args;

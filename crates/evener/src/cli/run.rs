@@ -2,10 +2,10 @@
 
 use super::{OneLiner, RunOptions};
 use crate::admin::AdminSocket;
+use crate::certificates::Materials;
 use crate::config::{self, Config, failure};
+use crate::inputs::gather;
 use crate::instance::Instance;
-use crate::material::Materials;
-use crate::outside::gather;
 use crate::scope;
 use crate::signals::{self, Signals};
 use crate::supervisor::ConfigSource;

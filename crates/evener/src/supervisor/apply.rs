@@ -2,9 +2,9 @@
 //! change. Services and pools that stay keep their listeners, connections, flows, verdicts and counters.
 
 use super::{RunningPool, Supervisor};
+use crate::certificates::Materials;
 use crate::config::{Config, Problem};
-use crate::material::Materials;
-use crate::outside::Outside;
+use crate::inputs::Outside;
 use crate::resolve::Targets;
 use arc_swap::ArcSwap;
 use evener_core::acl::{Access, Acl};

@@ -2,8 +2,8 @@
 //! nothing else changes. Problems are logged, and then the old certificates stay.
 
 use super::{Input, Supervisor};
+use crate::certificates::{self, Materials};
 use crate::config::{Problem, one_line};
-use crate::material::{self, Materials};
 use evener_core::Time;
 use evener_core::event::Event;
 use std::time::Duration;
@@ -44,7 +44,7 @@ impl Supervisor {
         let (config, before) = (self.config.clone(), self.materials.clone());
         let (outside, configuration) = (self.outside.clone(), self.configurations);
         tokio::spawn(async move {
-            let look = move || before.is_stale().then(|| material::load(&config, &before));
+            let look = move || before.is_stale().then(|| certificates::load(&config, &before));
             let found = tokio::task::spawn_blocking(look).await.unwrap_or_default();
             let _ = outside.send(Input::Reread(Reread { configuration, found })).await;
         });

@@ -2,7 +2,7 @@
 
 use super::{ConfigSource, Files, Input, Outcome, Supervisor};
 use crate::config::{self, Config, Problem};
-use crate::outside::{Known, Outside, gather, gather_known};
+use crate::inputs::{Known, Outside, gather, gather_known};
 use evener_core::event::Event;
 use evener_core::spec::Spec;
 use tokio::sync::oneshot;

@@ -130,7 +130,7 @@ impl Screen {
             ]);
         }
         let head = ["SERVER", "VERDICT", "ACTIVE", "SERVED", "RATE", "RESPONSES SEEN BY CLIENTS"];
-        format!("{}{}\n", super::super::talk::table(&head, &rows), tally.summary())
+        format!("{}{}\n", super::super::client::table(&head, &rows), tally.summary())
     }
 
     /// Returns the total number of connections (datagrams of the echo), and their rate a second.

@@ -12,9 +12,9 @@ use super::state::{Listen, ListenTo};
 use crate::compat::daemon::{Daemon, Directory, PidFile, Process, Stdout, User, change_root};
 use crate::compat::open_admin;
 use crate::config::{Config, failure};
+use crate::inputs::gather;
 use crate::instance::{Instance, Prebound};
 use crate::observe::{Log, LogFormat};
-use crate::outside::gather;
 use crate::signals;
 use crate::supervisor::{ConfigSource, ListenerKey, Setting};
 use anyhow::Context;
@@ -162,7 +162,7 @@ async fn serve(
     let log = Log::named("pen", format, level(line.state.debug));
     let control = open_control(line, &log)?;
     let admin = open_admin(line.admin.as_deref(), &log)?;
-    let outside = gather(&config, crate::material::Materials::default())
+    let outside = gather(&config, crate::certificates::Materials::default())
         .await
         .map_err(|problems| failure(&problems))?;
     let bound = bind_all(&config, workers(line))?;

@@ -1,7 +1,7 @@
 //! The commands that list clients and connections, and close connections.
 
 use super::Talk;
-use super::talk::{bytes, percent_encoded, print_json, table};
+use super::client::{bytes, percent_encoded, print_json, table};
 use crate::admin::client::Client;
 use crate::admin::clients::{ClientView, ClientsView};
 use crate::admin::connections::{ClosedView, ConnectionView, ConnectionsView, ServerClosedView};

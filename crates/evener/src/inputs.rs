@@ -1,10 +1,10 @@
 //! Inputs that a configuration takes from elsewhere: resolved addresses, TLS certificates, and servers found
 //! in directories. All of them are read before anything changes.
 
+use crate::certificates::{self, Materials};
 use crate::config::{Config, Problem, one_line};
 use crate::discover::{Found, look_for};
 use crate::loops;
-use crate::material::{self, Materials};
 use crate::resolve::{Targets, resolve};
 
 /// The resolved inputs of a configuration.
@@ -52,7 +52,7 @@ pub(crate) async fn gather_known(
 
 async fn load(config: &Config, before: Materials) -> Result<Materials, Vec<Problem>> {
     let wanted = config.clone();
-    let loading = tokio::task::spawn_blocking(move || material::load(&wanted, &before));
+    let loading = tokio::task::spawn_blocking(move || certificates::load(&wanted, &before));
     loading.await.unwrap_or_else(|error| Err(vec![Problem::new(error.to_string())]))
 }
 
