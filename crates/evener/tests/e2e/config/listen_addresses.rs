@@ -145,7 +145,7 @@ fn a_directory_that_is_gone_is_told_of_once_and_waited_for() {
     std::fs::create_dir(&inner).unwrap();
     assert!(evener.talk(&["reload"]).status.success());
     wait_until("the socket", || who_at(&path));
-    assert_eq!(evener.log_count("its socket was removed"), 1);
+    assert_eq!(evener.log_count("its socket file was removed"), 1);
 }
 
 #[test]
