@@ -126,7 +126,7 @@ impl AdminSocket {
                     supervisor.tell(&Event::AdminListening { socket });
                 }
             };
-            let _ = supervisor.look(tell).await;
+            let _ = supervisor.inspect(tell).await;
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -170,7 +170,7 @@ fn gone() -> Response {
 }
 
 async fn status(State(supervisor): State<Handle>) -> Response {
-    match supervisor.look(view::status).await {
+    match supervisor.inspect(view::status).await {
         Some(status) => Json(status).into_response(),
         None => gone(),
     }
@@ -243,7 +243,7 @@ async fn set_state(
 }
 
 async fn access(State(supervisor): State<Handle>) -> Response {
-    match supervisor.look(view::access).await {
+    match supervisor.inspect(view::access).await {
         Some(rules) => Json(rules).into_response(),
         None => gone(),
     }

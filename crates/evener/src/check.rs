@@ -116,11 +116,11 @@ async fn connect(target: &Target, send_proxy: Option<Version>) -> Result<Stream,
         Some(Version::V1) => proxy::emit_v1(None, &mut header),
         Some(Version::V2) => proxy::emit_v2(None, Transport::Stream, &Extras::default(), &mut header),
     }
-    let said = match &mut stream {
+    let connected = match &mut stream {
         Stream::Tcp(stream) => stream.write_all(&header).await,
         Stream::Unix(stream) => stream.write_all(&header).await,
     };
-    said.map_err(|error| Missed::by_system("connect", &error))?;
+    connected.map_err(|error| Missed::by_system("connect", &error))?;
     Ok(stream)
 }
 

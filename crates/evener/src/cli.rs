@@ -104,9 +104,9 @@ enum Command {
         cache: bool,
     },
     /// Show services, pools and servers of the running instance
-    Status(Talk),
+    Status(AdminArgs),
     /// Let the running instance read its configuration again (as SIGHUP does), and print the changes
-    Reload(Talk),
+    Reload(AdminArgs),
     /// Drain a server: it keeps its connections and known clients, and gets no new clients
     Drain {
         #[command(flatten)]
@@ -138,7 +138,7 @@ enum Command {
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
         #[command(flatten)]
-        talk: Talk,
+        admin_args: AdminArgs,
     },
     /// Show the servers of sticky pools and their clients, as mname-balancer's balstat does
     Balstat {
@@ -148,7 +148,7 @@ enum Command {
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
         #[command(flatten)]
-        talk: Talk,
+        admin_args: AdminArgs,
     },
     /// Show open connections and flows of clients, by number
     Connections {
@@ -158,7 +158,7 @@ enum Command {
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
         #[command(flatten)]
-        talk: Talk,
+        admin_args: AdminArgs,
     },
     /// Close both sides of a connection or flow, or all connections and flows of a server
     Close {
@@ -169,7 +169,7 @@ enum Command {
         #[arg(long, value_name = "SERVER", conflicts_with = "number")]
         server: Option<String>,
         #[command(flatten)]
-        talk: Talk,
+        admin_args: AdminArgs,
     },
     /// Remove responses from the cache of a dns service
     #[command(
@@ -195,7 +195,7 @@ enum Command {
     /// Remove the rule of a prefix that `deny` or `permit` added
     Forget(AccessCommand),
     /// List the rules that `deny` and `permit` added
-    Access(Talk),
+    Access(AdminArgs),
     /// Run with the command line of pen: `evener pen --help`. Also by a link named `pen`
     #[command(disable_help_flag = true)]
     Pen(Foreign),
@@ -332,7 +332,7 @@ struct OneLiner {
 
 /// Options to find the running instance.
 #[derive(Args, Debug)]
-struct Talk {
+struct AdminArgs {
     /// The admin socket of the instance (default: the only one that runs)
     #[arg(long, value_name = "PATH", env = "EVENER_SOCKET")]
     socket: Option<PathBuf>,
@@ -348,7 +348,7 @@ struct AccessCommand {
     /// The clients, such as 192.0.2.7 or 2001:db8::/32
     prefix: String,
     #[command(flatten)]
-    talk: Talk,
+    admin_args: AdminArgs,
 }
 
 #[derive(Args, Debug)]
@@ -364,7 +364,7 @@ struct ExplainCommand {
     #[arg(long)]
     path: Option<String>,
     #[command(flatten)]
-    talk: Talk,
+    admin_args: AdminArgs,
 }
 
 #[derive(Args, Debug)]
@@ -372,7 +372,7 @@ struct ServerCommand {
     /// The server: pool/server, or the server alone when one pool has it
     server: String,
     #[command(flatten)]
-    talk: Talk,
+    admin_args: AdminArgs,
 }
 
 /// Runs the command line. Errors are printed to standard error.
@@ -422,26 +422,32 @@ async fn command(command: Command) -> anyhow::Result<()> {
             let spec = DnsSpec { cache: cache.then(DnsCacheSpec::default), ..DnsSpec::default() };
             run::one_liner(&line, Protocol::Dns, check, |service| service.dns = Some(Arc::new(spec))).await
         }
-        Command::Status(talk) => client::status(&talk).await,
-        Command::Reload(talk) => client::reload(&talk).await,
+        Command::Status(admin_args) => client::status(&admin_args).await,
+        Command::Reload(admin_args) => client::reload(&admin_args).await,
         Command::Drain { what, time } => client::set_state(&what, "drain", time).await,
         Command::Ready(what) => client::set_state(&what, "ready", None).await,
         Command::Maintenance { what, time } => client::set_state(&what, "maintenance", time).await,
         Command::Explain(wanted) => client::explain(&wanted).await,
-        Command::Clients { service, since, limit, talk } => {
-            connections::clients(service.as_deref(), since, limit, &talk).await
+        Command::Clients { service, since, limit, admin_args } => {
+            connections::clients(service.as_deref(), since, limit, &admin_args).await
         }
-        Command::Balstat { pool, limit, talk } => balstat::balstat(pool.as_deref(), limit, &talk).await,
-        Command::Connections { service, limit, talk } => {
-            connections::connections(service.as_deref(), limit, &talk).await
+        Command::Balstat { pool, limit, admin_args } => {
+            balstat::balstat(pool.as_deref(), limit, &admin_args).await
         }
-        Command::Close { server: Some(server), talk, .. } => connections::close_server(&server, &talk).await,
-        Command::Close { number, talk, .. } => connections::close(number.unwrap_or_default(), &talk).await,
+        Command::Connections { service, limit, admin_args } => {
+            connections::connections(service.as_deref(), limit, &admin_args).await
+        }
+        Command::Close { server: Some(server), admin_args, .. } => {
+            connections::close_server(&server, &admin_args).await
+        }
+        Command::Close { number, admin_args, .. } => {
+            connections::close(number.unwrap_or_default(), &admin_args).await
+        }
         Command::Expunge(what) => expunge::expunge(what).await,
         Command::Deny { what, time } => client::change_access(&what, "deny", time).await,
         Command::Permit { what, time } => client::change_access(&what, "permit", time).await,
         Command::Forget(what) => client::change_access(&what, "forget", None).await,
-        Command::Access(talk) => client::access(&talk).await,
+        Command::Access(admin_args) => client::access(&admin_args).await,
         Command::Import { what, .. } => {
             print!("{}", crate::compat::import_pen(what.words)?);
             Ok(())

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 /// A location in a configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
+pub(crate) struct Location {
     /// The file, as the user named it.
     pub(crate) file: Arc<str>,
     /// The line, from 1.
@@ -35,7 +35,7 @@ pub(crate) struct Place {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Problem {
     /// Location of the problem, if known.
-    pub(crate) place: Option<Place>,
+    pub(crate) location: Option<Location>,
     /// Description of the problem and of the solution.
     pub(crate) message: String,
 }
@@ -43,19 +43,19 @@ pub(crate) struct Problem {
 impl Problem {
     /// Creates a problem without a location.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { place: None, message: message.into() }
+        Self { location: None, message: message.into() }
     }
 
     /// Creates a problem at a location.
-    pub(crate) fn at(place: &Place, message: impl Into<String>) -> Self {
-        Self { place: Some(place.clone()), message: message.into() }
+    pub(crate) fn at(location: &Location, message: impl Into<String>) -> Self {
+        Self { location: Some(location.clone()), message: message.into() }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Some(Place { file, line }) => write!(out, "{file}:{line}: {}", self.message),
+        match &self.location {
+            Some(Location { file, line }) => write!(out, "{file}:{line}: {}", self.message),
             None => out.write_str(&self.message),
         }
     }
@@ -79,11 +79,11 @@ pub(crate) struct Config {
     /// The validated specification.
     pub(crate) spec: Spec,
     /// Locations of the addresses of servers.
-    pub(crate) places: BTreeMap<Endpoint, Place>,
+    pub(crate) locations: BTreeMap<Endpoint, Location>,
     /// Locations of the TLS settings of services and pools.
-    pub(crate) tls_places: BTreeMap<(&'static str, Arc<str>), Place>,
+    pub(crate) tls_locations: BTreeMap<(&'static str, Arc<str>), Location>,
     /// Locations of the listen addresses of services.
-    pub(crate) listen_places: BTreeMap<(Arc<str>, Endpoint), Place>,
+    pub(crate) listen_locations: BTreeMap<(Arc<str>, Endpoint), Location>,
     /// True if a service may be its own server. pen only warns about it.
     pub(crate) takes_loops: bool,
 }

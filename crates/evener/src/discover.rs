@@ -43,11 +43,11 @@ pub(crate) fn directories(spec: &Spec) -> BTreeSet<PathBuf> {
 
 /// Scans directories. May block.
 pub(crate) fn scan(directories: &BTreeSet<PathBuf>) -> Found {
-    directories.iter().map(|directory| (directory.clone(), look(directory))).collect()
+    directories.iter().map(|directory| (directory.clone(), scan_directory(directory))).collect()
 }
 
 /// Scans the directories of a configuration before it is applied.
-pub(crate) async fn look_for(spec: &Spec) -> Found {
+pub(crate) async fn find(spec: &Spec) -> Found {
     let wanted = directories(spec);
     if wanted.is_empty() {
         return Found::new();
@@ -55,7 +55,7 @@ pub(crate) async fn look_for(spec: &Spec) -> Found {
     tokio::task::spawn_blocking(move || scan(&wanted)).await.unwrap_or_default()
 }
 
-fn look(directory: &Path) -> Seen {
+fn scan_directory(directory: &Path) -> Seen {
     match sockets_of(directory) {
         Ok(sockets) => sift(sockets),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

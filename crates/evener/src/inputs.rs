@@ -3,23 +3,22 @@
 
 use crate::certificates::{self, Materials};
 use crate::config::{Config, Problem, one_line};
-use crate::discover::{Found, look_for};
+use crate::discover::{Found, find};
 use crate::loops;
 use crate::resolve::{Targets, resolve};
 
 /// The resolved inputs of a configuration.
-pub(crate) struct Outside {
+pub(crate) struct Inputs {
     pub(crate) targets: Targets,
     pub(crate) materials: Materials,
     pub(crate) found: Found,
 }
 
-type Gathered = Result<Outside, Vec<Problem>>;
+type Gathered = Result<Inputs, Vec<Problem>>;
 
 /// Resolves names and reads files. Each failure is a problem.
 pub(crate) async fn gather(config: &Config, before: Materials) -> Gathered {
-    let (targets, materials, found) =
-        tokio::join!(resolve(config), load(config, before), look_for(&config.spec));
+    let (targets, materials, found) = tokio::join!(resolve(config), load(config, before), find(&config.spec));
     all(config, targets, materials, found)
 }
 
@@ -47,7 +46,7 @@ pub(crate) async fn gather_known(
         Ok(materials) => (materials, None),
         Err(problems) => (before, Some(one_line(&problems))),
     };
-    (all(config, resolve(config).await, Ok(materials), look_for(&config.spec).await), why)
+    (all(config, resolve(config).await, Ok(materials), find(&config.spec).await), why)
 }
 
 async fn load(config: &Config, before: Materials) -> Result<Materials, Vec<Problem>> {
@@ -67,7 +66,7 @@ fn all(
         if problems.is_empty() { Ok(targets) } else { Err(problems) }
     });
     match (targets, materials) {
-        (Ok(targets), Ok(materials)) => Ok(Outside { targets, materials, found }),
+        (Ok(targets), Ok(materials)) => Ok(Inputs { targets, materials, found }),
         (targets, materials) => Err(targets.err().into_iter().chain(materials.err()).flatten().collect()),
     }
 }

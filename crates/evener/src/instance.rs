@@ -8,7 +8,7 @@ pub use embedded::{Embedded, Options};
 use crate::admin::AdminSocket;
 use crate::certificates::Materials;
 use crate::config::{self, Config};
-use crate::inputs::{Outside, gather};
+use crate::inputs::{Inputs, gather};
 use crate::signals::Signals;
 use crate::supervisor::{Handle, ListenerKey, Setting, Supervisor};
 use evener_core::event::Event;
@@ -31,16 +31,16 @@ pub(crate) struct Instance {
 impl Instance {
     /// Resolves names and reads certificates, then starts the workers and applies the configuration.
     pub(crate) async fn start(config: Config, setting: Setting) -> anyhow::Result<Self> {
-        let outside =
+        let resolved =
             gather(&config, Materials::default()).await.map_err(|problems| config::failure(&problems))?;
-        Self::start_with(config, outside, Prebound::new(), setting)
+        Self::start_with(config, resolved, Prebound::new(), setting)
     }
 
     /// Starts the workers and applies a configuration whose inputs are resolved and some of whose addresses
     /// are bound.
     pub(crate) fn start_with(
         config: Config,
-        outside: Outside,
+        resolved: Inputs,
         bound: Prebound,
         setting: Setting,
     ) -> anyhow::Result<Self> {
@@ -48,7 +48,7 @@ impl Instance {
         let (mut supervisor, handle) = Supervisor::start(setting)?;
         supervisor.bring(bound);
         let (services, pools) = (config.spec.services.len(), config.spec.pools.len());
-        supervisor.apply(config, outside).map_err(|problems| config::failure(&problems))?;
+        supervisor.apply(config, resolved).map_err(|problems| config::failure(&problems))?;
         let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
         supervisor.tell(&Event::Started { version, pid, workers: supervisor.workers(), services, pools });
         supervisor.warn_of_descriptors();

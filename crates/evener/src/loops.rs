@@ -41,30 +41,30 @@ pub(crate) fn problems(config: &Config, targets: &Targets) -> Vec<Problem> {
         }
     }
     let mut problems: Vec<Problem> = Vec::new();
-    let mut told = BTreeSet::new();
+    let mut reported = BTreeSet::new();
     for &start in edges.keys() {
-        let Some(way) = way_back(&edges, start) else { continue };
+        let Some(path) = path_back(&edges, start) else { continue };
         // Each service of a loop is reported once, for any transport and start.
-        if way.iter().any(|edge| told.contains(&edge.to.0)) {
+        if path.iter().any(|edge| reported.contains(&edge.to.0)) {
             continue;
         }
-        told.extend(way.iter().map(|edge| edge.to.0));
-        problems.push(problem(config, start.0, &way));
+        reported.extend(path.iter().map(|edge| edge.to.0));
+        problems.push(problem(config, start.0, &path));
     }
     problems
 }
 
-fn problem(config: &Config, start: usize, way: &[Edge<'_>]) -> Problem {
+fn problem(config: &Config, start: usize, path: &[Edge<'_>]) -> Problem {
     let name = |at: usize| &config.spec.services[at].name;
-    let server = way[0].server;
+    let server = path[0].server;
     let (service, endpoint) = (name(start), &server.endpoint);
-    let message = if way.len() == 1 {
+    let message = if path.len() == 1 {
         format!(
             "service `{service}`: its server `{endpoint}` is an address of the service itself, so clients would be \
              forwarded without end: give the address of another server"
         )
     } else {
-        let steps: Vec<String> = way
+        let steps: Vec<String> = path
             .iter()
             .map(|edge| format!("to `{}` by `{}`", name(edge.to.0), edge.server.endpoint))
             .collect();
@@ -73,11 +73,11 @@ fn problem(config: &Config, start: usize, way: &[Edge<'_>]) -> Problem {
             steps.join(", ")
         )
     };
-    Problem { place: config.places.get(endpoint).cloned(), message }
+    Problem { location: config.locations.get(endpoint).cloned(), message }
 }
 
 /// Returns the shortest path from a service back to it.
-fn way_back<'a>(edges: &BTreeMap<Node, Vec<Edge<'a>>>, start: Node) -> Option<Vec<Edge<'a>>> {
+fn path_back<'a>(edges: &BTreeMap<Node, Vec<Edge<'a>>>, start: Node) -> Option<Vec<Edge<'a>>> {
     let mut reached: BTreeMap<Node, (Node, Edge<'a>)> = BTreeMap::new();
     let mut next = vec![start];
     while !next.is_empty() && !reached.contains_key(&start) {
@@ -93,14 +93,14 @@ fn way_back<'a>(edges: &BTreeMap<Node, Vec<Edge<'a>>>, start: Node) -> Option<Ve
         next = further;
     }
     let &(mut from, edge) = reached.get(&start)?;
-    let mut way = vec![edge];
+    let mut path = vec![edge];
     while from != start {
         let (before, edge) = reached[&from];
-        way.push(edge);
+        path.push(edge);
         from = before;
     }
-    way.reverse();
-    Some(way)
+    path.reverse();
+    Some(path)
 }
 
 /// The services by their listen addresses.

@@ -36,7 +36,9 @@ pub(crate) async fn resolve(config: &Config) -> Result<Targets, Vec<Problem>> {
         let Ok((endpoint, found)) = done else { continue };
         match found {
             Ok(target) => drop(targets.insert(endpoint, target)),
-            Err(why) => problems.push(Problem { place: config.places.get(&endpoint).cloned(), message: why }),
+            Err(why) => {
+                problems.push(Problem { location: config.locations.get(&endpoint).cloned(), message: why });
+            }
         }
     }
     problems.sort();

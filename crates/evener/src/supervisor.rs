@@ -44,7 +44,7 @@ pub(crate) use reload::Loaded;
 /// Maximum number of queued reports, probes and requests. Workers drop reports beyond it, to repeat them.
 const INPUTS_MAX: usize = 4096;
 /// Interval at which the end of all connections is checked while draining.
-const DRAIN_LOOK: Duration = Duration::from_millis(50);
+const DRAIN_CHECK_EVERY: Duration = Duration::from_millis(50);
 
 /// Settings of the whole program.
 #[derive(Clone, Debug)]
@@ -104,7 +104,7 @@ pub(crate) struct Probed {
 
 /// Requests to the supervisor, each with a channel for the response.
 pub(crate) enum Ask {
-    Look(Box<dyn FnOnce(&Supervisor) + Send>),
+    Inspect(Box<dyn FnOnce(&Supervisor) + Send>),
     Reload(oneshot::Sender<Outcome>),
     SetState { wanted: StateChange, done: oneshot::Sender<Result<String, String>> },
     Apply { config: Box<Config>, files: Files, done: reload::Done },
@@ -128,13 +128,13 @@ pub(crate) struct Handle(mpsc::Sender<Input>);
 
 impl Handle {
     /// Runs a function on the supervisor and returns its result. Returns `None` if the supervisor is gone.
-    pub(crate) async fn look<T: Send + 'static>(
+    pub(crate) async fn inspect<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&Supervisor) -> T + Send + 'static,
+        inspect: impl FnOnce(&Supervisor) -> T + Send + 'static,
     ) -> Option<T> {
         let (done, answer) = oneshot::channel();
-        let look = Box::new(move |supervisor: &Supervisor| drop(done.send(look(supervisor))));
-        self.0.send(Input::Ask(Ask::Look(look))).await.ok()?;
+        let inspect = Box::new(move |supervisor: &Supervisor| drop(done.send(inspect(supervisor))));
+        self.0.send(Input::Ask(Ask::Inspect(inspect))).await.ok()?;
         answer.await.ok()
     }
 
@@ -223,14 +223,14 @@ pub(crate) struct Supervisor {
     /// Addresses for datagrams that a reload removed, with the time until which workers may still use them.
     leaving: BTreeMap<Endpoint, Time>,
     /// Addresses that were bound before there was a configuration.
-    brought: listeners::Fresh,
+    prebound: listeners::Fresh,
     /// Next check of the files of unix sockets.
     paths: paths::Paths,
     /// Services that were removed and still have connections.
     retiring: Vec<Arc<Service>>,
     probing: BTreeMap<Probed, AbortHandle>,
     /// Workers that have a persistent connection with a server.
-    standing: BTreeMap<(Arc<str>, ServerId), BTreeSet<usize>>,
+    persistent: BTreeMap<(Arc<str>, ServerId), BTreeSet<usize>>,
     reloads: reload::Reloads,
     /// Next identity of a server. Identities of removed pools are not used again.
     next_id: u32,
@@ -238,12 +238,12 @@ pub(crate) struct Supervisor {
     random: Random,
     plane: Plane,
     inputs: mpsc::Receiver<Input>,
-    outside: mpsc::Sender<Input>,
+    sender: mpsc::Sender<Input>,
     phase: Phase,
     /// Shortages of local resources that were logged.
     shortage: shortage::Shortage,
     /// True if the log says that SIGUSR2 does nothing.
-    user2_told: bool,
+    user2_logged: bool,
     /// Channels that are notified when new clients are no longer accepted.
     watchers: Vec<oneshot::Sender<()>>,
 }
@@ -253,8 +253,8 @@ impl Supervisor {
     pub(crate) fn start(setting: Setting) -> std::io::Result<(Self, Handle)> {
         let origin = Instant::now();
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
-        let (outside, inputs) = mpsc::channel(INPUTS_MAX);
-        let reports = outside.clone();
+        let (sender, inputs) = mpsc::channel(INPUTS_MAX);
+        let reports = sender.clone();
         let plane = Plane::start(&PlaneOptions {
             workers: setting.workers,
             pin: setting.pin,
@@ -263,7 +263,7 @@ impl Supervisor {
             seed,
             report: Arc::new(move |report| drop(reports.try_send(Input::Report(report)))),
         })?;
-        let handle = Handle(outside.clone());
+        let handle = Handle(sender.clone());
         let supervisor = Self {
             request_logs: RequestLogs::new(setting.log.clone()),
             setting,
@@ -278,21 +278,21 @@ impl Supervisor {
             access_changed: access::Changed::default(),
             listeners: BTreeMap::new(),
             leaving: BTreeMap::new(),
-            brought: listeners::Fresh::new(),
+            prebound: listeners::Fresh::new(),
             paths: paths::Paths::default(),
             retiring: Vec::new(),
             probing: BTreeMap::new(),
-            standing: BTreeMap::new(),
+            persistent: BTreeMap::new(),
             reloads: reload::Reloads::default(),
             next_id: 0,
             origin,
             random: Random::seeded(seed),
             plane,
             inputs,
-            outside,
+            sender,
             phase: Phase::Serving,
             shortage: shortage::Shortage::default(),
-            user2_told: false,
+            user2_logged: false,
             watchers: Vec::new(),
         };
         Ok((supervisor, handle))
@@ -365,7 +365,7 @@ impl Supervisor {
             Input::Ask(Ask::Access { service, change, done }) => {
                 self.change_access(&service, change, done);
             }
-            Input::Ask(Ask::Look(look)) => look(self),
+            Input::Ask(Ask::Inspect(inspect)) => inspect(self),
             Input::Ask(Ask::Reload(done)) => self.begin_reload(Some(done)),
             Input::Ask(Ask::SetState { wanted, done }) => drop(done.send(self.set_state(&wanted))),
             Input::Ask(Ask::Apply { config, files, done }) => self.begin_apply(*config, files, done),
@@ -428,18 +428,18 @@ impl Supervisor {
         if let Some(reason) = fault.clone() {
             self.tell(&Event::SessionFailed { pool: pool.clone(), server: name, reason });
         }
-        let standing = self.standing.entry((pool.clone(), server)).or_default();
+        let persistent = self.persistent.entry((pool.clone(), server)).or_default();
         let seen = match fault {
             None => {
-                standing.insert(worker);
+                persistent.insert(worker);
                 Probe::Pass
             }
             Some(reason) => {
-                standing.remove(&worker);
-                if !standing.is_empty() {
+                persistent.remove(&worker);
+                if !persistent.is_empty() {
                     return None;
                 }
-                self.standing.remove(&(pool.clone(), server));
+                self.persistent.remove(&(pool.clone(), server));
                 Probe::Fail(reason)
             }
         };
@@ -490,19 +490,19 @@ impl Supervisor {
         events.iter().for_each(|event| self.tell(event));
         self.expire_access(now);
         self.apply_access();
-        self.look_at_certificates(now);
-        self.look_for_servers(now);
+        self.check_certificates(now);
+        self.scan_directories(now);
         self.count_descriptors(shortage::Counted::InTime);
-        self.look_at_paths(now);
+        self.check_paths(now);
         self.begin_probes(now);
         self.publish();
-        self.look_at_drain(now);
+        self.check_drain(now);
         self.retiring.retain(|service| service.active() > 0);
         self.leaving.retain(|_, until| *until > now);
     }
 
     fn begin_probes(&mut self, now: Time) {
-        let places = self.check_places();
+        let permits = self.check_permits();
         for (name, running) in &mut self.pools {
             let due = running.pool.due_probes(now, &mut self.random);
             let Some(spec) = running.pool.spec().check.clone().filter(|_| !due.is_empty()) else { continue };
@@ -528,14 +528,14 @@ impl Supervisor {
                     send_proxy: running.pool.spec().send_proxy,
                     limits,
                 };
-                let (spec, outside) = (Arc::clone(&spec), self.outside.clone());
-                let places = Arc::clone(&places);
+                let (spec, sender) = (Arc::clone(&spec), self.sender.clone());
+                let permits = Arc::clone(&permits);
                 let key = who.clone();
                 let task = tokio::spawn(async move {
                     // The semaphore is never closed. A reload does not replace it, so its permits stay valid.
-                    let _place = places.acquire().await;
+                    let _permit = permits.acquire().await;
                     let seen = check::probe(&patient, &spec).await;
-                    let _ = outside.send(Input::Probed { who, seen }).await;
+                    let _ = sender.send(Input::Probed { who, seen }).await;
                 });
                 self.probing.insert(key, task.abort_handle());
             }
@@ -550,7 +550,7 @@ impl Supervisor {
         let of_pools = of_pools.min(self.discovery_deadline()).min(self.paths_deadline());
         match self.phase {
             Phase::Serving => of_pools,
-            Phase::Draining { .. } | Phase::Over => of_pools.min(now + DRAIN_LOOK),
+            Phase::Draining { .. } | Phase::Over => of_pools.min(now + DRAIN_CHECK_EVERY),
         }
     }
 
@@ -577,7 +577,7 @@ impl Supervisor {
         }
     }
 
-    fn look_at_drain(&mut self, now: Time) {
+    fn check_drain(&mut self, now: Time) {
         let Phase::Draining { until } = self.phase else { return };
         if self.active() == 0 {
             self.tell(&Event::Drained {});

@@ -72,7 +72,7 @@ pub(super) async fn expunge(
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
     let service = wanted.service.clone();
-    let cache = match supervisor.look(move |supervisor| cache_of(supervisor, &service)).await {
+    let cache = match supervisor.inspect(move |supervisor| cache_of(supervisor, &service)).await {
         Some(Ok(cache)) => cache,
         Some(Err((status, why))) => return failed(status, why),
         None => return gone(),

@@ -86,11 +86,11 @@ impl Client {
             .header(header::HOST, "evener")
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))?;
-        let answer = tokio::time::timeout(PATIENCE, sender.send_request(request)).await;
-        let answer = answer.with_context(|| format!("{socket} did not respond within {PATIENCE:?}"))?;
-        let answer = answer.with_context(|| format!("{socket} did not respond"))?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let response = tokio::time::timeout(PATIENCE, sender.send_request(request)).await;
+        let response = response.with_context(|| format!("{socket} did not respond within {PATIENCE:?}"))?;
+        let response = response.with_context(|| format!("{socket} did not respond"))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
         let body = body
             .map_err(|error| anyhow::anyhow!("{socket}: the response is incomplete: {error}"))?
             .to_bytes();

@@ -75,14 +75,14 @@ pub(super) async fn clients(
         Ok(most) => most,
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
-    match supervisor.look(move |supervisor| look(supervisor, &wanted, most)).await {
+    match supervisor.inspect(move |supervisor| inspect(supervisor, &wanted, most)).await {
         Some(Ok(clients)) => Json(clients).into_response(),
         Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
         None => gone(),
     }
 }
 
-fn look(supervisor: &Supervisor, wanted: &Wanted, most: usize) -> Result<ClientsView, String> {
+fn inspect(supervisor: &Supervisor, wanted: &Wanted, most: usize) -> Result<ClientsView, String> {
     let now = supervisor.now();
     let since = wanted.since.map_or(Time::ZERO, |secs| now - Duration::from_secs(secs));
     let (mut seen, mut total) = (Vec::new(), 0);

@@ -92,7 +92,7 @@ pub(super) async fn explain(
         Ok(Query(who)) => who,
         Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
     };
-    match supervisor.look(move |supervisor: &Supervisor| explained(supervisor, &who)).await {
+    match supervisor.inspect(move |supervisor: &Supervisor| explained(supervisor, &who)).await {
         Some(Ok(explanation)) => Json(explanation).into_response(),
         Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
         None => gone(),

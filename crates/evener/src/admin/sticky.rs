@@ -77,14 +77,14 @@ pub(super) async fn sticky(
         Ok(most) => most,
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
-    match supervisor.look(move |supervisor| look(supervisor, wanted.pool.as_deref(), most)).await {
+    match supervisor.inspect(move |supervisor| inspect(supervisor, wanted.pool.as_deref(), most)).await {
         Some(Ok(view)) => Json(view).into_response(),
         Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
         None => gone(),
     }
 }
 
-fn look(supervisor: &Supervisor, wanted: Option<&str>, most: usize) -> Result<StickyView, String> {
+fn inspect(supervisor: &Supervisor, wanted: Option<&str>, most: usize) -> Result<StickyView, String> {
     if let Some(name) = wanted {
         let running = supervisor.pools.get(name);
         let running =
@@ -99,13 +99,13 @@ fn look(supervisor: &Supervisor, wanted: Option<&str>, most: usize) -> Result<St
     let is_meant = |name: &str| wanted.is_none_or(|wanted| wanted == name);
     for (name, RunningPool { pool, .. }) in supervisor.pools.iter().filter(|(name, _)| is_meant(name)) {
         if let Some(sticky) = pool.sticky() {
-            look_at_pool(supervisor, name, (pool, sticky), most, &mut view);
+            add_pool(supervisor, name, (pool, sticky), most, &mut view);
         }
     }
     Ok(view)
 }
 
-fn look_at_pool(
+fn add_pool(
     supervisor: &Supervisor,
     name: &str,
     (pool, sticky): (&Pool, &Sticky),

@@ -19,11 +19,11 @@ pub(super) async fn ask(target: &Target, patient: &Patient, kind: &CheckKind) ->
     let CheckKind::Dns { name, qtype, rcode } = kind else { return Ok(()) };
     let Target::Ip(address) = target else { return Err("a dns check needs an IP address".to_owned().into()) };
     let name = dns::parse_name(name).map_err(|error| format!("dns: {error}"))?;
-    let mut question = Vec::new();
-    dns::emit_query(any_id(), &name, *qtype, &mut question);
-    let answer = exchange(*address, &question, patient.send_proxy.is_some()).await;
-    let answer = answer.map_err(|error| Missed::by_system("dns", &error))?;
-    let seen = dns::rcode(&answer);
+    let mut query = Vec::new();
+    dns::emit_query(any_id(), &name, *qtype, &mut query);
+    let response = exchange(*address, &query, patient.send_proxy.is_some()).await;
+    let response = response.map_err(|error| Missed::by_system("dns", &error))?;
+    let seen = dns::rcode(&response);
     match rcode {
         Some(wanted) if *wanted != seen => Err(format!("dns: {}", dns::rcode_name(seen)).into()),
         _ => Ok(()),
@@ -37,8 +37,8 @@ fn any_id() -> u16 {
 }
 
 /// Sends the query and waits for its response.
-async fn exchange(address: SocketAddr, question: &[u8], with_proxy: bool) -> io::Result<Vec<u8>> {
-    let parsed = Query::parse(question).map_err(io::Error::other)?;
+async fn exchange(address: SocketAddr, query: &[u8], with_proxy: bool) -> io::Result<Vec<u8>> {
+    let parsed = Query::parse(query).map_err(io::Error::other)?;
     let socket = UdpSocket::bind(unspecified(address)).await?;
     // A connected socket receives only datagrams of this server, and ICMP errors about it.
     socket.connect(address).await?;
@@ -46,13 +46,13 @@ async fn exchange(address: SocketAddr, question: &[u8], with_proxy: bool) -> io:
     if with_proxy {
         proxy::emit_v2(None, Transport::Datagram, &Extras::default(), &mut datagram);
     }
-    datagram.extend_from_slice(question);
+    datagram.extend_from_slice(query);
     socket.send(&datagram).await?;
-    let mut answer = vec![0; ANSWER_BYTES_MAX];
+    let mut response = vec![0; ANSWER_BYTES_MAX];
     loop {
-        let length = socket.recv(&mut answer).await?;
-        let seen = &answer[..length];
-        if dns::id(seen) == dns::id(question) && parsed.is_answered_by(question, seen) {
+        let length = socket.recv(&mut response).await?;
+        let seen = &response[..length];
+        if dns::id(seen) == dns::id(query) && parsed.is_answered_by(query, seen) {
             return Ok(seen.to_vec());
         }
     }
@@ -74,7 +74,7 @@ mod tests {
     async fn seen(
         rcode: Option<u8>,
         send_proxy: Option<Version>,
-        answers: impl Fn(&[u8]) -> Vec<Vec<u8>>,
+        respond: impl Fn(&[u8]) -> Vec<Vec<u8>>,
     ) -> Probe {
         let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = server.local_addr().unwrap();
@@ -90,18 +90,18 @@ mod tests {
         let serve = async {
             let mut asked = [0; 512];
             let (length, client) = server.recv_from(&mut asked).await.unwrap();
-            for answer in answers(&asked[..length]) {
-                server.send_to(&answer, client).await.unwrap();
+            for response in respond(&asked[..length]) {
+                server.send_to(&response, client).await.unwrap();
             }
         };
         tokio::join!(probe(&patient, &spec), serve).0
     }
 
     /// Returns the query as a response without records, with these flags.
-    fn answer(question: &[u8], flags: u16) -> Vec<u8> {
-        let mut answer = question.to_vec();
-        answer[2..4].copy_from_slice(&flags.to_be_bytes());
-        answer
+    fn response(query: &[u8], flags: u16) -> Vec<u8> {
+        let mut response = query.to_vec();
+        response[2..4].copy_from_slice(&flags.to_be_bytes());
+        response
     }
 
     const WELL: u16 = 0x8180;
@@ -112,7 +112,7 @@ mod tests {
     async fn the_response_code_decides() {
         let check = async |flags: u16, rcode: Option<u8>, expected: Result<(), &str>| {
             let expected = expected.map_or_else(|why| Probe::Fail(why.into()), |()| Probe::Pass);
-            let seen = seen(rcode, None, |question| vec![answer(question, flags)]).await;
+            let seen = seen(rcode, None, |query| vec![response(query, flags)]).await;
             assert_eq!(seen, expected, "{flags:04x} {rcode:?}");
         };
         check(WELL, Some(0), Ok(())).await;
@@ -126,37 +126,30 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_response_to_the_query_counts() {
-        let wrong = |question: &[u8]| {
-            let right = answer(question, NXDOMAIN);
+        let wrong = |query: &[u8]| {
+            let right = response(query, NXDOMAIN);
             let flipped = |at: usize, bit: u8| {
                 let mut wrong = right.clone();
                 wrong[at] ^= bit;
                 wrong
             };
             // Another ID, name and type; no response at all; too few bytes.
-            vec![
-                flipped(0, 1),
-                flipped(1, 0x80),
-                flipped(14, 1),
-                flipped(30, 1),
-                question.to_vec(),
-                vec![0; 3],
-            ]
+            vec![flipped(0, 1), flipped(1, 0x80), flipped(14, 1), flipped(30, 1), query.to_vec(), vec![0; 3]]
         };
         let never = Probe::Fail("dns check: no response within 300ms".into());
         assert_eq!(seen(None, None, wrong).await, never);
-        let late = |question: &[u8]| wrong(question).into_iter().chain([answer(question, WELL)]).collect();
+        let late = |query: &[u8]| wrong(query).into_iter().chain([response(query, WELL)]).collect();
         assert_eq!(seen(Some(0), None, late).await, Probe::Pass, "the right response may come after others");
     }
 
     #[tokio::test]
     async fn a_server_that_expects_a_proxy_header_gets_one_without_a_client() {
-        let answers = |datagram: &[u8]| {
+        let respond = |datagram: &[u8]| {
             assert_eq!(&datagram[..14], b"\r\n\r\n\0\r\nQUIT\n\x20\0", "version 2, LOCAL");
             let length = 16 + usize::from(u16::from_be_bytes([datagram[14], datagram[15]]));
-            vec![answer(&datagram[length..], WELL)]
+            vec![response(&datagram[length..], WELL)]
         };
-        assert_eq!(seen(None, Some(Version::V2), answers).await, Probe::Pass);
+        assert_eq!(seen(None, Some(Version::V2), respond).await, Probe::Pass);
     }
 
     #[tokio::test]

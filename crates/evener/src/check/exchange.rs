@@ -63,7 +63,7 @@ where
     }
     match expected.body {
         None => Ok(()),
-        Some(wanted) => reader.look_for(wanted, framing).await,
+        Some(wanted) => reader.search(wanted, framing).await,
     }
 }
 
@@ -127,7 +127,7 @@ impl<S: AsyncRead + Unpin> Reader<S> {
     }
 
     /// Searches for a text at the beginning of the body.
-    async fn look_for(&mut self, wanted: &str, framing: Option<Framing>) -> Result<(), String> {
+    async fn search(&mut self, wanted: &str, framing: Option<Framing>) -> Result<(), String> {
         let mut text: Vec<u8> = Vec::new();
         let mut body = Body::framed(framing);
         loop {

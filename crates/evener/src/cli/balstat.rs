@@ -1,17 +1,21 @@
 //! `evener balstat`: the servers, and the clients in sticky tables with their servers, as the two tables of
 //! mname-balancer's `balstat`.
 
-use super::Talk;
+use super::AdminArgs;
 use super::client::{print_json, table};
 use super::connections::{path_with, say_rest};
 use crate::admin::client::Client;
 use crate::admin::sticky::{HomeView, RememberedView, StickyView};
 
 /// `evener balstat [POOL] [--limit N]`
-pub(super) async fn balstat(pool: Option<&str>, limit: Option<usize>, talk: &Talk) -> anyhow::Result<()> {
+pub(super) async fn balstat(
+    pool: Option<&str>,
+    limit: Option<usize>,
+    admin_args: &AdminArgs,
+) -> anyhow::Result<()> {
     let path = path_with("/v1/sticky", &[("pool", pool)], limit);
-    let seen: StickyView = Client::find(talk.socket.as_deref())?.get(&path).await?;
-    if talk.json {
+    let seen: StickyView = Client::find(admin_args.socket.as_deref())?.get(&path).await?;
+    if admin_args.json {
         return print_json(&seen);
     }
     if seen.servers.is_empty() && seen.clients.is_empty() {

@@ -1,6 +1,6 @@
 //! The commands that send a request to a running instance.
 
-use super::{AccessCommand, ServerCommand, Talk};
+use super::{AccessCommand, AdminArgs, ServerCommand};
 use crate::admin::client::Client;
 use crate::admin::explain::Explained;
 use crate::admin::view::{CacheView, DescriptorsView, PoolView, RuleView, ServerView, ServiceView, Status};
@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// `evener status`
-pub(super) async fn status(talk: &Talk) -> anyhow::Result<()> {
-    let status: Status = Client::find(talk.socket.as_deref())?.get("/v1/status").await?;
-    if talk.json {
+pub(super) async fn status(admin_args: &AdminArgs) -> anyhow::Result<()> {
+    let status: Status = Client::find(admin_args.socket.as_deref())?.get("/v1/status").await?;
+    if admin_args.json {
         return print_json(&status);
     }
     print!("{}", status_text(&status));
@@ -21,9 +21,10 @@ pub(super) async fn status(talk: &Talk) -> anyhow::Result<()> {
 }
 
 /// `evener reload`
-pub(super) async fn reload(talk: &Talk) -> anyhow::Result<()> {
-    let reloaded: Reloaded = Client::find(talk.socket.as_deref())?.post("/v1/reload", &Value::Null).await?;
-    if talk.json {
+pub(super) async fn reload(admin_args: &AdminArgs) -> anyhow::Result<()> {
+    let reloaded: Reloaded =
+        Client::find(admin_args.socket.as_deref())?.post("/v1/reload", &Value::Null).await?;
+    if admin_args.json {
         return print_json(&reloaded);
     }
     match &reloaded.changes[..] {
@@ -44,8 +45,9 @@ pub(super) async fn set_state(
         state: state.into(),
         time: time.map(|time| humantime::format_duration(time).to_string()),
     };
-    let done: Value = Client::find(what.talk.socket.as_deref())?.post("/v1/servers/state", &wanted).await?;
-    if what.talk.json {
+    let done: Value =
+        Client::find(what.admin_args.socket.as_deref())?.post("/v1/servers/state", &wanted).await?;
+    if what.admin_args.json {
         return print_json(&done);
     }
     let time = time.map(|time| format!(" for {}", humantime::format_duration(time))).unwrap_or_default();
@@ -54,9 +56,9 @@ pub(super) async fn set_state(
 }
 
 /// `evener access`
-pub(super) async fn access(talk: &Talk) -> anyhow::Result<()> {
-    let rules: Vec<RuleView> = Client::find(talk.socket.as_deref())?.get("/v1/access").await?;
-    if talk.json {
+pub(super) async fn access(admin_args: &AdminArgs) -> anyhow::Result<()> {
+    let rules: Vec<RuleView> = Client::find(admin_args.socket.as_deref())?.get("/v1/access").await?;
+    if admin_args.json {
         return print_json(&rules);
     }
     let left = |rule: &RuleView| match rule.left_s {
@@ -81,8 +83,8 @@ pub(super) async fn change_access(
         action: action.into(),
         time: time.map(|time| humantime::format_duration(time).to_string()),
     };
-    let done: Value = Client::find(what.talk.socket.as_deref())?.post("/v1/access", &wanted).await?;
-    if what.talk.json {
+    let done: Value = Client::find(what.admin_args.socket.as_deref())?.post("/v1/access", &wanted).await?;
+    if what.admin_args.json {
         return print_json(&done);
     }
     println!("{}: {}", what.service, done["done"].as_str().unwrap_or_default());
@@ -91,14 +93,14 @@ pub(super) async fn change_access(
 
 /// `evener explain SERVICE CLIENT`
 pub(super) async fn explain(wanted: &super::ExplainCommand) -> anyhow::Result<()> {
-    let super::ExplainCommand { service, client, host, path, talk } = wanted;
+    let super::ExplainCommand { service, client, host, path, admin_args } = wanted;
     let mut query = format!("/v1/explain?service={}&client={client}", percent_encoded(service));
     for (name, value) in [("host", host), ("path", path)] {
         query +=
             &value.as_ref().map_or_else(String::new, |value| format!("&{name}={}", percent_encoded(value)));
     }
-    let explained: Explained = Client::find(talk.socket.as_deref())?.get(&query).await?;
-    if talk.json {
+    let explained: Explained = Client::find(admin_args.socket.as_deref())?.get(&query).await?;
+    if admin_args.json {
         return print_json(&explained);
     }
     print!("{}", explained_text(&explained));

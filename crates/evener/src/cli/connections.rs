@@ -1,6 +1,6 @@
 //! The commands that list clients and connections, and close connections.
 
-use super::Talk;
+use super::AdminArgs;
 use super::client::{bytes, percent_encoded, print_json, table};
 use crate::admin::client::Client;
 use crate::admin::clients::{ClientView, ClientsView};
@@ -13,12 +13,12 @@ pub(super) async fn clients(
     service: Option<&str>,
     since: Option<Duration>,
     limit: Option<usize>,
-    talk: &Talk,
+    admin_args: &AdminArgs,
 ) -> anyhow::Result<()> {
     let since = since.map(|since| since.as_secs().to_string());
     let path = path_with("/v1/clients", &[("service", service), ("since", since.as_deref())], limit);
-    let found: ClientsView = Client::find(talk.socket.as_deref())?.get(&path).await?;
-    if talk.json {
+    let found: ClientsView = Client::find(admin_args.socket.as_deref())?.get(&path).await?;
+    if admin_args.json {
         return print_json(&found);
     }
     let head = ["SERVICE", "CLIENT", "CONNECTS", "IN", "OUT", "SEEN", "SERVER"];
@@ -66,11 +66,11 @@ pub(super) fn path_with(path: &str, values: &[(&str, Option<&str>)], limit: Opti
 pub(super) async fn connections(
     service: Option<&str>,
     limit: Option<usize>,
-    talk: &Talk,
+    admin_args: &AdminArgs,
 ) -> anyhow::Result<()> {
     let path = path_with("/v1/connections", &[("service", service)], limit);
-    let found: ConnectionsView = Client::find(talk.socket.as_deref())?.get(&path).await?;
-    if talk.json {
+    let found: ConnectionsView = Client::find(admin_args.socket.as_deref())?.get(&path).await?;
+    if admin_args.json {
         return print_json(&found);
     }
     let head =
@@ -100,10 +100,10 @@ fn connection_row(open: &ConnectionView) -> Vec<String> {
 }
 
 /// `evener close --server SERVER`
-pub(super) async fn close_server(server: &str, talk: &Talk) -> anyhow::Result<()> {
+pub(super) async fn close_server(server: &str, admin_args: &AdminArgs) -> anyhow::Result<()> {
     let path = format!("/v1/connections?server={}", percent_encoded(server));
-    let closed: ServerClosedView = Client::find(talk.socket.as_deref())?.delete(&path).await?;
-    if talk.json {
+    let closed: ServerClosedView = Client::find(admin_args.socket.as_deref())?.delete(&path).await?;
+    if admin_args.json {
         return print_json(&closed);
     }
     println!("{}: {} closed", closed.server, closed.closed);
@@ -111,10 +111,10 @@ pub(super) async fn close_server(server: &str, talk: &Talk) -> anyhow::Result<()
 }
 
 /// `evener close NUMBER`
-pub(super) async fn close(number: u64, talk: &Talk) -> anyhow::Result<()> {
+pub(super) async fn close(number: u64, admin_args: &AdminArgs) -> anyhow::Result<()> {
     let closed: ClosedView =
-        Client::find(talk.socket.as_deref())?.delete(&format!("/v1/connections/{number}")).await?;
-    if talk.json {
+        Client::find(admin_args.socket.as_deref())?.delete(&format!("/v1/connections/{number}")).await?;
+    if admin_args.json {
         return print_json(&closed);
     }
     println!("{}: closed", closed.closed);

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
 /// Interval at which a server stops and returns, unless the demo is shorter.
 const ROUND: Duration = Duration::from_secs(12);
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// Runs the demo, for a time or until it is interrupted.
 pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
@@ -117,7 +117,7 @@ fn spec(addresses: &[SocketAddr], echo: SocketAddr) -> Spec {
 /// Runs the load, stops and restarts servers, and draws, until the time is over or the program ends.
 async fn show(handle: Handle, mut stage: Stage, mut screen: Screen, length: Option<Duration>) -> Arc<Tally> {
     let tally = Arc::new(Tally::default());
-    let Some(first) = handle.look(crate::admin::view::status).await else { return tally };
+    let Some(first) = handle.inspect(crate::admin::view::status).await else { return tally };
     let (Some(web), Some(udp)) = (listen_address(&first, "web"), listen_address(&first, "echo")) else {
         return tally;
     };
@@ -125,19 +125,19 @@ async fn show(handle: Handle, mut stage: Stage, mut screen: Screen, length: Opti
     let load = load::start(runtime, web, udp, &tally);
     let began = Instant::now();
     let mut script = Script::new(length.unwrap_or(ROUND).min(ROUND));
-    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    let mut ticks = tokio::time::interval(CHECK_EVERY);
     while length.is_none_or(|length| began.elapsed() < length) {
         ticks.tick().await;
         script.act(began.elapsed(), &mut stage, &mut screen).await;
         // The program is ending. The load ends first, so that no request is cut off.
-        let Some(status) = handle.look(crate::admin::view::status).await else { break };
+        let Some(status) = handle.inspect(crate::admin::view::status).await else { break };
         if status.draining || screen.is_gone() {
             break;
         }
         screen.draw(began.elapsed(), &status, &tally);
     }
     load.end().await;
-    if let Some(status) = handle.look(crate::admin::view::status).await {
+    if let Some(status) = handle.inspect(crate::admin::view::status).await {
         screen.finish(began.elapsed(), &status, &tally);
     }
     handle.stop().await;

@@ -1,6 +1,6 @@
 //! `evener expunge`: removes responses from the cache of a DNS service.
 
-use super::Talk;
+use super::AdminArgs;
 use super::client::print_json;
 use crate::admin::cache::{ExpungeWanted, ExpungedView};
 use crate::admin::client::Client;
@@ -21,15 +21,16 @@ pub(super) struct Expunge {
     #[arg(long)]
     all: bool,
     #[command(flatten)]
-    talk: Talk,
+    admin_args: AdminArgs,
 }
 
 /// `evener expunge SERVICE NAME [--below] | --all`
 pub(super) async fn expunge(what: Expunge) -> anyhow::Result<()> {
-    let Expunge { service, name, below, all, talk } = what;
+    let Expunge { service, name, below, all, admin_args } = what;
     let wanted = ExpungeWanted { service, name, below, all };
-    let done: ExpungedView = Client::find(talk.socket.as_deref())?.post("/v1/cache/expunge", &wanted).await?;
-    if talk.json {
+    let done: ExpungedView =
+        Client::find(admin_args.socket.as_deref())?.post("/v1/cache/expunge", &wanted).await?;
+    if admin_args.json {
         return print_json(&done);
     }
     let responses = if done.expunged == 1 { "response" } else { "responses" };

@@ -72,23 +72,25 @@ fn read_ordered(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
             return None;
         }
     };
-    let mut own = fields.within("access", table);
-    if own.has("permit") || own.has("deny") {
-        own.problem_here("each item of `access` needs its own braces: {  { permit = \"10.0.0.0/8\" }, ... }");
+    let mut nested = fields.within("access", table);
+    if nested.has("permit") || nested.has("deny") {
+        nested.problem_here(
+            "each item of `access` needs its own braces: {  { permit = \"10.0.0.0/8\" }, ... }",
+        );
         return None;
     }
-    let otherwise = read_otherwise(&mut own);
-    own.finish();
-    let mut own = fields.within("access", table);
+    let otherwise = read_otherwise(&mut nested);
+    nested.finish();
+    let mut nested = fields.within("access", table);
     let mut items = Vec::new();
     for item in &table.list {
         match item {
-            Value::Table(table) => items.extend(read_item(&mut own, table)),
+            Value::Table(table) => items.extend(read_item(&mut nested, table)),
             Value::Unknown => {}
             Value::Text(text) => {
-                own.problem(text, format!("`{text}` needs `permit` or `deny`: `access` must be {WANTED}"));
+                nested.problem(text, format!("`{text}` needs `permit` or `deny`: `access` must be {WANTED}"));
             }
-            other => own
+            other => nested
                 .problem_here(format!("{} is not an item of `access`, which must be {WANTED}", other.kind())),
         }
     }
@@ -103,34 +105,34 @@ fn read_ordered(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
     Some(Arc::new(Acl::in_order(&groups, otherwise.unwrap_or(last.inverse()))))
 }
 
-fn read_otherwise(own: &mut Fields<'_>) -> Option<Access> {
-    match own.text("otherwise")? {
+fn read_otherwise(nested: &mut Fields<'_>) -> Option<Access> {
+    match nested.text("otherwise")? {
         "permit" => Some(Access::Permit),
         "deny" => Some(Access::Deny),
         other => {
-            own.problem("otherwise", format!("`{other}` is not \"permit\" or \"deny\""));
+            nested.problem("otherwise", format!("`{other}` is not \"permit\" or \"deny\""));
             None
         }
     }
 }
 
 /// Reads one item: `permit` or `deny`.
-fn read_item<'a>(own: &mut Fields<'a>, table: &'a Table) -> Option<(Access, List)> {
-    own.turn_to(table);
-    let permit = read_list(own, "permit");
-    let deny = read_list(own, "deny");
-    own.note_unknown_keys();
+fn read_item<'a>(nested: &mut Fields<'a>, table: &'a Table) -> Option<(Access, List)> {
+    nested.turn_to(table);
+    let permit = read_list(nested, "permit");
+    let deny = read_list(nested, "deny");
+    nested.note_unknown_keys();
     for key in ["permit", "deny"].into_iter().filter(|key| table.named.contains_key(*key)) {
-        own.pass(key, PLACED_ITEMS_MAX);
+        nested.pass(key, PLACED_ITEMS_MAX);
     }
     let item = match (permit, deny) {
         (Some(list), None) => Some((Access::Permit, list)),
         (None, Some(list)) => Some((Access::Deny, list)),
         _ => None,
     };
-    let both = own.has("permit") && own.has("deny");
+    let both = nested.has("permit") && nested.has("deny");
     if both || table.named.is_empty() || !table.list.is_empty() {
-        own.problem_here("an item of `access` must be either { permit = ... } or { deny = ... }");
+        nested.problem_here("an item of `access` must be either { permit = ... } or { deny = ... }");
     }
     item
 }
@@ -185,17 +187,17 @@ fn read_list(fields: &mut Fields<'_>, key: &'static str) -> Option<List> {
 
 /// Reads `prefixes "FILE"`: one prefix a line; `#` begins a comment.
 fn read_file(fields: &mut Fields<'_>, made: &Made, prefixes: &mut Vec<Prefix>) {
-    let path = fields.reading().path(&made.place, made.name.as_deref().unwrap_or_default());
+    let path = fields.reading().path(&made.location, made.name.as_deref().unwrap_or_default());
     let reading = fields.reading();
     let too_large = std::fs::metadata(&path).is_ok_and(|meta| meta.len() > LIST_FILE_BYTES_MAX);
     if too_large {
         let message = format!("{}: it is larger than {} MiB", path.display(), LIST_FILE_BYTES_MAX >> 20);
-        return reading.problem(&made.place, message);
+        return reading.problem(&made.location, message);
     }
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) => {
-            return reading.problem(&made.place, format!("{} cannot be read: {error}", path.display()));
+            return reading.problem(&made.location, format!("{} cannot be read: {error}", path.display()));
         }
     };
     let mut wrong = 0;
@@ -206,7 +208,7 @@ fn read_file(fields: &mut Fields<'_>, made: &Made, prefixes: &mut Vec<Prefix>) {
             Err(_) if word.is_empty() => {}
             Err(error) if wrong < 10 => {
                 wrong += 1;
-                reading.problem(&made.place, format!("{}:{}: {error}", path.display(), number + 1));
+                reading.problem(&made.location, format!("{}:{}: {error}", path.display(), number + 1));
             }
             Err(_) => {}
         }
@@ -218,11 +220,11 @@ fn read_countries(fields: &mut Fields<'_>, key: &'static str, codes: &BTreeSet<S
     if codes.is_empty() {
         return Networks::new();
     }
-    let Some((path, place)) = fields.reading().run.geoip.as_ref() else {
+    let Some((path, location)) = fields.reading().run.geoip.as_ref() else {
         fields.problem(key, "`country` needs a database: write geoip \"GeoLite2-Country.mmdb\" above it");
         return Networks::new();
     };
-    let path = fields.reading().path(place, path);
+    let path = fields.reading().path(location, path);
     match networks_of(&path, codes) {
         Ok(networks) => {
             for code in codes.iter().filter(|code| !networks.contains_key(*code)) {
@@ -231,7 +233,7 @@ fn read_countries(fields: &mut Fields<'_>, key: &'static str, codes: &BTreeSet<S
             networks
         }
         Err(error) => {
-            fields.reading().problem(place, format!("{}: {error}", path.display()));
+            fields.reading().problem(location, format!("{}: {error}", path.display()));
             Networks::new()
         }
     }
@@ -278,12 +280,12 @@ pub(super) fn read_denied(fields: &mut Fields<'_>, key: &'static str) -> Option<
         Value::Text(word) if word == "reject" => Some(Denied::Reject),
         Value::Text(word) if word == "tarpit" => Some(Denied::Tarpit(TARPIT)),
         Value::Table(table) => {
-            let mut own = fields.within(key, table);
-            let time = own.duration("tarpit").unwrap_or(TARPIT);
+            let mut nested = fields.within(key, table);
+            let time = nested.duration("tarpit").unwrap_or(TARPIT);
             if time > TARPIT_MAX {
-                own.problem("tarpit", "`tarpit` must be at most 1h");
+                nested.problem("tarpit", "`tarpit` must be at most 1h");
             }
-            own.finish();
+            nested.finish();
             Some(Denied::Tarpit(time))
         }
         Value::Made(pool) if pool.builder == "pool" => Some(Denied::Pool(pool.name.clone()?.into())),
@@ -311,18 +313,20 @@ pub(super) fn read_throttle(fields: &mut Fields<'_>) -> Option<(ThrottleSpec, De
             return None;
         }
     };
-    let mut own = fields.within("per_client", table);
+    let mut nested = fields.within("per_client", table);
     let spec = ThrottleSpec {
-        connections: own.integer("connections", 1..=1_000_000),
-        connection_rate: read_rate(&mut own, "connection_rate"),
-        request_rate: read_rate(&mut own, "request_rate"),
-        size: own.integer("size", 1..=ThrottleSpec::SIZE_MAX as u32).map_or(REMEMBERED, |size| size as usize),
+        connections: nested.integer("connections", 1..=1_000_000),
+        connection_rate: read_rate(&mut nested, "connection_rate"),
+        request_rate: read_rate(&mut nested, "request_rate"),
+        size: nested
+            .integer("size", 1..=ThrottleSpec::SIZE_MAX as u32)
+            .map_or(REMEMBERED, |size| size as usize),
     };
-    let exceeded = read_denied(&mut own, "exceeded").unwrap_or(Denied::Reject);
-    if !["connections", "connection_rate", "request_rate"].iter().any(|key| own.has(key)) {
-        own.problem_here("`per_client` has no limit: give connections, connection_rate or request_rate");
+    let exceeded = read_denied(&mut nested, "exceeded").unwrap_or(Denied::Reject);
+    if !["connections", "connection_rate", "request_rate"].iter().any(|key| nested.has(key)) {
+        nested.problem_here("`per_client` has no limit: give connections, connection_rate or request_rate");
     }
-    own.finish();
+    nested.finish();
     Some((spec, exceeded))
 }
 

@@ -10,7 +10,7 @@ use super::fields::{Fields, Reading, nearest};
 use super::patience::read_queue;
 use super::raw::{Made, Run, Table, Value};
 use super::sticky::{name_cookies, read_sticky};
-use super::{Config, Place, Problem, check, dns, edge};
+use super::{Config, Location, Problem, check, dns, edge};
 use crate::scope;
 use evener_core::Endpoint;
 use evener_core::limits::Limits;
@@ -30,12 +30,12 @@ const SERVERS_MAX: usize = 100_000;
 pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
     let reading = Reading::new(run);
     let mut builder = Builder { reading: &reading, config: Config::default() };
-    let mut pools: BTreeMap<&str, &Place> = BTreeMap::new();
+    let mut pools: BTreeMap<&str, &Location> = BTreeMap::new();
     for made in run.pools.iter().chain(&run.services) {
         let name = made.name.as_deref().unwrap_or_default();
         if name.is_empty() || name.len() > 255 || name.chars().any(char::is_control) {
             reading.problem(
-                &made.place,
+                &made.location,
                 format!(
                     "{name:?} is not a valid name of a {}: use 1 to 255 bytes without control characters",
                     made.builder
@@ -45,16 +45,16 @@ pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
     }
     for made in &run.pools {
         let name = made.name.as_deref().unwrap_or_default();
-        if let Some(first) = pools.insert(name, &made.place) {
-            builder.twice("pool", name, first, &made.place);
+        if let Some(first) = pools.insert(name, &made.location) {
+            builder.twice("pool", name, first, &made.location);
         }
         builder.pool(made);
     }
-    let mut services: BTreeMap<&str, &Place> = BTreeMap::new();
+    let mut services: BTreeMap<&str, &Location> = BTreeMap::new();
     for made in &run.services {
         let name = made.name.as_deref().unwrap_or_default();
-        if let Some(first) = services.insert(name, &made.place) {
-            builder.twice("service", name, first, &made.place);
+        if let Some(first) = services.insert(name, &made.location) {
+            builder.twice("service", name, first, &made.location);
         }
         builder.service(made);
     }
@@ -70,17 +70,17 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn twice(&self, what: &str, name: &str, first: &Place, again: &Place) {
+    fn twice(&self, what: &str, name: &str, first: &Location, again: &Location) {
         let message = format!("{what} `{name}` is already declared at {}:{}", first.file, first.line);
         self.reading.problem(again, message);
     }
 
     fn pool(&mut self, made: &'a Made) {
         let name = made.name.as_deref().unwrap_or_default();
-        let mut fields = Fields::new(self.reading, &made.table, &made.place, format!("pool `{name}`"));
+        let mut fields = Fields::new(self.reading, &made.table, &made.location, format!("pool `{name}`"));
         let mut pool = self.pool_fields(name, made, &mut fields);
         pool.tls = edge::read_server_tls(&mut fields);
-        self.config.tls_places.insert(("pool", name.into()), fields.place_of("tls"));
+        self.config.tls_locations.insert(("pool", name.into()), fields.location_of("tls"));
         edge::inherit_tls(&mut pool, &mut fields);
         if pool.servers.is_empty() && !fields.has("discover") {
             fields.problem_here(format!(
@@ -120,20 +120,20 @@ impl<'a> Builder<'a> {
             fields.problem_here(format!("a pool must have at most {SERVERS_MAX} servers"));
             return servers;
         }
-        let mut names: BTreeMap<Arc<str>, Place> = BTreeMap::new();
+        let mut names: BTreeMap<Arc<str>, Location> = BTreeMap::new();
         for item in fields.list() {
-            let Some((server, place)) = self.server(item, made, fields) else { continue };
-            self.config.places.entry(server.endpoint.clone()).or_insert_with(|| place.clone());
+            let Some((server, location)) = self.server(item, made, fields) else { continue };
+            self.config.locations.entry(server.endpoint.clone()).or_insert_with(|| location.clone());
             match names.get(&server.name) {
                 Some(first) => {
                     let (name, file, line) = (&server.name, &first.file, first.line);
                     let message = format!(
                         "server `{name}` is already in this pool, at {file}:{line}: give one of them another `name`"
                     );
-                    self.reading.problem(&place, message);
+                    self.reading.problem(&location, message);
                 }
                 None => {
-                    names.insert(server.name.clone(), place);
+                    names.insert(server.name.clone(), location);
                     servers.push(server);
                 }
             }
@@ -147,12 +147,12 @@ impl<'a> Builder<'a> {
         item: &'a Value,
         made: &'a Made,
         fields: &mut Fields<'a>,
-    ) -> Option<(ServerSpec, Place)> {
+    ) -> Option<(ServerSpec, Location)> {
         static EMPTY: Table = Table { list: Vec::new(), named: BTreeMap::new() };
-        let (address, table, place, path): (&str, &Table, &Place, Vec<&str>) = match item {
-            Value::Text(address) => (address, &EMPTY, &made.place, vec![address]),
+        let (address, table, location, path): (&str, &Table, &Location, Vec<&str>) = match item {
+            Value::Text(address) => (address, &EMPTY, &made.location, vec![address]),
             Value::Table(table) => match table.list.first() {
-                Some(Value::Text(address)) => (address, table, &made.place, vec![address]),
+                Some(Value::Text(address)) => (address, table, &made.location, vec![address]),
                 _ => {
                     fields.problem_here(
                         "a server must begin with its address: {  \"10.0.0.1:80\", weight = 2 }",
@@ -161,7 +161,7 @@ impl<'a> Builder<'a> {
                 }
             },
             Value::Made(server) if server.builder == "server" => {
-                (server.name.as_deref().unwrap_or_default(), &server.table, &server.place, Vec::new())
+                (server.name.as_deref().unwrap_or_default(), &server.table, &server.location, Vec::new())
             }
             Value::Unknown => return None,
             other => {
@@ -172,24 +172,25 @@ impl<'a> Builder<'a> {
                 return None;
             }
         };
-        let mut own = Fields::new(self.reading, table, place, format!("server `{address}`")).inside(&path);
-        let at = if path.is_empty() { place.clone() } else { self.reading.run.refine(place, &path) };
+        let mut nested =
+            Fields::new(self.reading, table, location, format!("server `{address}`")).inside(&path);
+        let at = if path.is_empty() { location.clone() } else { self.reading.run.refine(location, &path) };
         let server = match scope::server(address) {
-            Ok(defaults) => Some(read_server(defaults, &mut own)),
+            Ok(defaults) => Some(read_server(defaults, &mut nested)),
             Err(error) => {
-                own.problem_here(error.to_string());
+                nested.problem_here(error.to_string());
                 None
             }
         };
         if server.is_some() {
-            own.finish();
+            nested.finish();
         }
         server.map(|server| (server, at))
     }
 
     fn service(&mut self, made: &'a Made) {
         let name = made.name.as_deref().unwrap_or_default();
-        let mut fields = Fields::new(self.reading, &made.table, &made.place, format!("service `{name}`"));
+        let mut fields = Fields::new(self.reading, &made.table, &made.location, format!("service `{name}`"));
         let protocol = read_protocol(&mut fields);
         let listen = self.listen(name, &mut fields);
         let options = read_options(protocol, &mut fields);
@@ -198,7 +199,7 @@ impl<'a> Builder<'a> {
         let throttle = read_throttle(&mut fields);
         let proxy_from = read_prefixes(&mut fields, "proxy_from");
         let tls = edge::read_tls(&mut fields, protocol);
-        self.config.tls_places.insert(("service", name.into()), fields.place_of("tls"));
+        self.config.tls_locations.insert(("service", name.into()), fields.location_of("tls"));
         let http = (protocol == Protocol::Http).then(|| edge::read_http(&mut fields));
         let clients = fields.integer("clients", 1..=ServiceSpec::CLIENTS_MAX);
         let request_log = read_request_log(&mut fields, protocol);
@@ -246,22 +247,22 @@ impl<'a> Builder<'a> {
                 );
                 continue;
             };
-            routes.extend(edge::read_route(fields, table, protocol, |own| self.route_pool(own)));
+            routes.extend(edge::read_route(fields, table, protocol, |nested| self.route_pool(nested)));
         }
         routes
     }
 
-    fn route_pool(&self, own: &mut Fields<'_>) -> Option<Arc<str>> {
-        let name = match own.take("pool") {
+    fn route_pool(&self, nested: &mut Fields<'_>) -> Option<Arc<str>> {
+        let name = match nested.take("pool") {
             Some(Value::Text(name)) => name.as_str(),
             Some(Value::Made(pool)) if pool.builder == "pool" => pool.name.as_deref()?,
             Some(Value::Unknown) => return None,
             Some(_) | None => {
-                own.problem_here("a route needs a pool: pool = www");
+                nested.problem_here("a route needs a pool: pool = www");
                 return None;
             }
         };
-        self.known_pool(name, own).then(|| name.into())
+        self.known_pool(name, nested).then(|| name.into())
     }
 
     fn known_pool(&self, name: &str, fields: &mut Fields<'_>) -> bool {
@@ -286,8 +287,8 @@ impl<'a> Builder<'a> {
             Vec::new()
         });
         for endpoint in &listen {
-            let place = fields.place_of(&endpoint.to_string());
-            self.config.listen_places.insert((name.into(), endpoint.clone()), place);
+            let location = fields.location_of(&endpoint.to_string());
+            self.config.listen_locations.insert((name.into(), endpoint.clone()), location);
         }
         listen
     }
@@ -497,21 +498,22 @@ fn read_policy(fields: &mut Fields<'_>) -> Option<Policy> {
             policy
         }
         Value::Made(made) if made.builder == "policy.ewma" => {
-            let mut own = Fields::new(fields.reading(), &made.table, &made.place, "policy.ewma".into());
-            let decay = own.duration("decay").unwrap_or(Policy::EWMA_DECAY);
-            own.finish();
+            let mut nested = Fields::new(fields.reading(), &made.table, &made.location, "policy.ewma".into());
+            let decay = nested.duration("decay").unwrap_or(Policy::EWMA_DECAY);
+            nested.finish();
             Some(Policy::Ewma { decay })
         }
         Value::Made(made) if made.builder == "policy.maglev" => {
-            let mut own = Fields::new(fields.reading(), &made.table, &made.place, "policy.maglev".into());
-            let table = own.integer("table", 2..=Policy::MAGLEV_TABLE_MAX).unwrap_or(Policy::MAGLEV_TABLE);
+            let mut nested =
+                Fields::new(fields.reading(), &made.table, &made.location, "policy.maglev".into());
+            let table = nested.integer("table", 2..=Policy::MAGLEV_TABLE_MAX).unwrap_or(Policy::MAGLEV_TABLE);
             if !is_prime(table) {
-                own.problem(
+                nested.problem(
                     "table",
                     format!("policy.maglev: `table` must be a prime number such as 65537, got {table}"),
                 );
             }
-            own.finish();
+            nested.finish();
             Some(Policy::Maglev { table })
         }
         Value::Unknown => None,
@@ -534,13 +536,13 @@ fn read_request_log(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Reque
     let log = match fields.take("request_log")? {
         Value::Text(file) => RequestLog::File(fields.path_of("request_log", file).into()),
         Value::Table(table) => {
-            let mut own = fields.within("request_log", table);
-            let address = own.text("udp").unwrap_or_default();
+            let mut nested = fields.within("request_log", table);
+            let address = nested.text("udp").unwrap_or_default();
             let parsed = address.parse().map(RequestLog::Udp);
             if parsed.is_err() {
-                own.problem("udp", format!("`{address}` is not an address such as \"10.0.0.9:10000\""));
+                nested.problem("udp", format!("`{address}` is not an address such as \"10.0.0.9:10000\""));
             }
-            own.finish();
+            nested.finish();
             parsed.ok()?
         }
         Value::Unknown => return None,
@@ -569,10 +571,10 @@ fn read_passive(fields: &mut Fields<'_>) -> PassiveSpec {
         None | Some(Value::Bool(true)) => defaults,
         Some(Value::Bool(false)) => PassiveSpec { failures: 0, ..defaults },
         Some(Value::Table(table)) => {
-            let mut own = fields.within("passive", table);
-            let failures = own.integer("failures", 0..=1000).unwrap_or(defaults.failures);
-            let down_for = own.duration("down_for").unwrap_or(defaults.down_for);
-            own.finish();
+            let mut nested = fields.within("passive", table);
+            let failures = nested.integer("failures", 0..=1000).unwrap_or(defaults.failures);
+            let down_for = nested.duration("down_for").unwrap_or(defaults.down_for);
+            nested.finish();
             PassiveSpec { failures, down_for }
         }
         Some(other) => {

@@ -87,7 +87,7 @@ fn http(tls: Option<CheckTls>) -> CheckKind {
 }
 
 fn made_check(reading: &Reading<'_>, made: &Made, kind: &str) -> CheckSpec {
-    let mut fields = Fields::new(reading, &made.table, &made.place, format!("check.{kind}"));
+    let mut fields = Fields::new(reading, &made.table, &made.location, format!("check.{kind}"));
     let kind = match kind {
         "http" | "https" => read_http(&mut fields, kind),
         "udp" => read_udp(&mut fields),

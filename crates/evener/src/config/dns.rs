@@ -37,39 +37,41 @@ pub(super) fn read_dns(fields: &mut Fields<'_>) -> Arc<DnsSpec> {
             return Arc::new(defaults);
         }
     };
-    let mut own = fields.within("dns", table);
+    let mut nested = fields.within("dns", table);
     let spec = DnsSpec {
-        query_timeout: read_query_timeout(&mut own).unwrap_or(defaults.query_timeout),
-        retries: own.integer("retries", 0..=DnsSpec::RETRIES_MAX).unwrap_or(defaults.retries),
-        on_failure: read_on_failure(&mut own).unwrap_or(defaults.on_failure),
-        retry_on: read_retry_on(&mut own).unwrap_or(defaults.retry_on),
-        outstanding_max: own
+        query_timeout: read_query_timeout(&mut nested).unwrap_or(defaults.query_timeout),
+        retries: nested.integer("retries", 0..=DnsSpec::RETRIES_MAX).unwrap_or(defaults.retries),
+        on_failure: read_on_failure(&mut nested).unwrap_or(defaults.on_failure),
+        retry_on: read_retry_on(&mut nested).unwrap_or(defaults.retry_on),
+        outstanding_max: nested
             .integer("outstanding_max", 1..=DnsSpec::OUTSTANDING_MAX)
             .unwrap_or(defaults.outstanding_max),
-        sockets: own.integer("sockets", 1..=DnsSpec::SOCKETS_MAX).unwrap_or(defaults.sockets),
-        pipeline_max: own.integer("pipeline_max", 1..=DnsSpec::PIPELINE_MAX).unwrap_or(defaults.pipeline_max),
-        cache: read_cache(&mut own),
-        client_subnet: read_client_subnet(&mut own),
-        rate_limit: read_rate_limit(&mut own),
+        sockets: nested.integer("sockets", 1..=DnsSpec::SOCKETS_MAX).unwrap_or(defaults.sockets),
+        pipeline_max: nested
+            .integer("pipeline_max", 1..=DnsSpec::PIPELINE_MAX)
+            .unwrap_or(defaults.pipeline_max),
+        cache: read_cache(&mut nested),
+        client_subnet: read_client_subnet(&mut nested),
+        rate_limit: read_rate_limit(&mut nested),
     };
-    own.finish();
+    nested.finish();
     Arc::new(spec)
 }
 
-fn read_query_timeout(own: &mut Fields<'_>) -> Option<Duration> {
-    let time = own.duration("query_timeout")?;
+fn read_query_timeout(nested: &mut Fields<'_>) -> Option<Duration> {
+    let time = nested.duration("query_timeout")?;
     if time > QUERY_TIMEOUT_MAX {
-        own.problem("query_timeout", "`query_timeout` must be at most 1m: clients do not wait longer");
+        nested.problem("query_timeout", "`query_timeout` must be at most 1m: clients do not wait longer");
     }
     Some(time)
 }
 
-fn read_on_failure(own: &mut Fields<'_>) -> Option<OnFailure> {
-    let word = own.text("on_failure")?;
+fn read_on_failure(nested: &mut Fields<'_>) -> Option<OnFailure> {
+    let word = nested.text("on_failure")?;
     let found = OnFailure::ALL.into_iter().find(|each| each.name() == word);
     if found.is_none() {
         let hint = nearest(word, OnFailure::ALL.into_iter().map(OnFailure::name));
-        own.problem(
+        nested.problem(
             "on_failure",
             format!("`on_failure`: `{word}` is not \"servfail\", \"refused\" or \"drop\"{hint}"),
         );
@@ -78,10 +80,10 @@ fn read_on_failure(own: &mut Fields<'_>) -> Option<OnFailure> {
 }
 
 /// Reads `retry_on = { "servfail", "refused" }`. An empty list means none.
-fn read_retry_on(own: &mut Fields<'_>) -> Option<RetryOn> {
+fn read_retry_on(nested: &mut Fields<'_>) -> Option<RetryOn> {
     const WORDS: [&str; 2] = ["servfail", "refused"];
     let wanted = "a list of response codes: { \"servfail\", \"refused\" }, or {} for none";
-    let words = own.texts("retry_on", wanted, |word| match WORDS.contains(&word) {
+    let words = nested.texts("retry_on", wanted, |word| match WORDS.contains(&word) {
         true => Ok(word.to_owned()),
         false => {
             let hint = nearest(word, WORDS.into_iter());
@@ -105,19 +107,19 @@ fn read_cache(fields: &mut Fields<'_>) -> Option<DnsCacheSpec> {
             return None;
         }
     };
-    let mut own = fields.within("cache", table);
+    let mut nested = fields.within("cache", table);
     let spec = DnsCacheSpec {
-        entries: own.integer("entries", 1..=DnsCacheSpec::ENTRIES_MAX).unwrap_or(defaults.entries),
-        bytes: own.size("bytes", DnsCacheSpec::BYTES_MIN..=CACHE_BYTES_MAX).unwrap_or(defaults.bytes),
-        ttl_max: own.duration("ttl_max").unwrap_or(defaults.ttl_max),
-        negative_ttl_max: own.duration("negative_ttl_max").unwrap_or(defaults.negative_ttl_max),
-        failure_ttl: own.duration_or_zero("failure_ttl").unwrap_or(defaults.failure_ttl),
-        stale: own.duration_or_zero("stale").unwrap_or(defaults.stale),
+        entries: nested.integer("entries", 1..=DnsCacheSpec::ENTRIES_MAX).unwrap_or(defaults.entries),
+        bytes: nested.size("bytes", DnsCacheSpec::BYTES_MIN..=CACHE_BYTES_MAX).unwrap_or(defaults.bytes),
+        ttl_max: nested.duration("ttl_max").unwrap_or(defaults.ttl_max),
+        negative_ttl_max: nested.duration("negative_ttl_max").unwrap_or(defaults.negative_ttl_max),
+        failure_ttl: nested.duration_or_zero("failure_ttl").unwrap_or(defaults.failure_ttl),
+        stale: nested.duration_or_zero("stale").unwrap_or(defaults.stale),
     };
     if spec.failure_ttl > FAILURE_TTL_MAX {
-        own.problem("failure_ttl", "`failure_ttl` must be at most 5m (RFC 2308, section 7.1)");
+        nested.problem("failure_ttl", "`failure_ttl` must be at most 5m (RFC 2308, section 7.1)");
     }
-    own.finish();
+    nested.finish();
     Some(spec)
 }
 
@@ -127,9 +129,9 @@ fn read_client_subnet(fields: &mut Fields<'_>) -> Option<ClientSubnetSpec> {
     match fields.take("client_subnet")? {
         Value::Bool(true) => Some(defaults),
         Value::Table(table) => {
-            let mut own = fields.within("client_subnet", table);
-            let (v4, v6) = read_bits(&mut own, (defaults.v4, defaults.v6));
-            own.finish();
+            let mut nested = fields.within("client_subnet", table);
+            let (v4, v6) = read_bits(&mut nested, (defaults.v4, defaults.v6));
+            nested.finish();
             Some(ClientSubnetSpec { v4, v6 })
         }
         Value::Bool(false) | Value::Unknown => None,
@@ -142,9 +144,9 @@ fn read_client_subnet(fields: &mut Fields<'_>) -> Option<ClientSubnetSpec> {
 }
 
 /// Reads the lengths of the prefixes that make a network of an address.
-fn read_bits(own: &mut Fields<'_>, (v4, v6): (u8, u8)) -> (u8, u8) {
-    let v4 = own.integer("v4", 0..=32).map_or(v4, |bits| bits as u8);
-    let v6 = own.integer("v6", 0..=128).map_or(v6, |bits| bits as u8);
+fn read_bits(nested: &mut Fields<'_>, (v4, v6): (u8, u8)) -> (u8, u8) {
+    let v4 = nested.integer("v4", 0..=32).map_or(v4, |bits| bits as u8);
+    let v6 = nested.integer("v6", 0..=128).map_or(v6, |bits| bits as u8);
     (v4, v6)
 }
 
@@ -160,14 +162,14 @@ fn read_rate_limit(fields: &mut Fields<'_>) -> Option<DnsRateSpec> {
             return None;
         }
     };
-    let mut own = fields.within("rate_limit", table);
-    if !own.has("rate") {
-        own.problem_here("`rate_limit` has no rate: rate_limit = { rate = \"20/s\" }");
+    let mut nested = fields.within("rate_limit", table);
+    if !nested.has("rate") {
+        nested.problem_here("`rate_limit` has no rate: rate_limit = { rate = \"20/s\" }");
     }
-    let rate = read_rate(&mut own, "rate");
-    let (v4, v6) = read_bits(&mut own, (24, 56));
-    let (slip, size) = (own.integer("slip", 0..=SLIP_MAX), own.integer("size", 1..=NETWORKS_MAX));
-    own.finish();
+    let rate = read_rate(&mut nested, "rate");
+    let (v4, v6) = read_bits(&mut nested, (24, 56));
+    let (slip, size) = (nested.integer("slip", 0..=SLIP_MAX), nested.integer("size", 1..=NETWORKS_MAX));
+    nested.finish();
     let defaults = DnsRateSpec::new(rate?);
     Some(DnsRateSpec {
         v4,
@@ -189,35 +191,35 @@ pub(super) fn read_discover(fields: &mut Fields<'_>) -> Vec<DiscoverSpec> {
             return Vec::new();
         }
     };
-    let mut own = fields.within("discover", table);
+    let mut nested = fields.within("discover", table);
     let wanted = "a directory of sockets, or a list of directories";
-    let texts = own.texts("mname", wanted, |text| match text.is_empty() {
+    let texts = nested.texts("mname", wanted, |text| match text.is_empty() {
         true => Err("the path of a directory must not be empty".into()),
         false => Ok(text.to_owned()),
     });
     let names_none = matches!(table.named.get("mname"), Some(Value::Table(list)) if list.list.is_empty());
     if names_none || table.named.is_empty() {
-        own.problem_here(format!("`discover` has no source: discover = {WANTED}"));
+        nested.problem_here(format!("`discover` has no source: discover = {WANTED}"));
     }
     let texts = texts.unwrap_or_default();
     if texts.len() > DIRECTORIES_MAX {
-        own.problem("mname", format!("a pool must have at most {DIRECTORIES_MAX} directories"));
+        nested.problem("mname", format!("a pool must have at most {DIRECTORIES_MAX} directories"));
     }
     let mut directories: Vec<PathBuf> = Vec::new();
     for text in &texts {
-        let directory = PathBuf::from(own.path_of("mname", text));
+        let directory = PathBuf::from(nested.path_of("mname", text));
         if directory.as_os_str().len() > DIRECTORY_BYTES_MAX {
             let message = format!(
                 "`{text}` is too long: the paths of its sockets must have at most 107 bytes (unix(7))"
             );
-            own.problem(text, message);
+            nested.problem(text, message);
         } else if directories.contains(&directory) {
-            own.problem(text, format!("the directory `{text}` is listed twice"));
+            nested.problem(text, format!("the directory `{text}` is listed twice"));
         } else {
             directories.push(directory);
         }
     }
-    own.finish();
+    nested.finish();
     directories.into_iter().map(|directory| DiscoverSpec::Mname { directory }).collect()
 }
 

@@ -48,9 +48,9 @@ pub(super) fn read_tls(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Ar
             });
         }
         Value::Table(table) => {
-            let mut own = fields.within("tls", table);
-            read_tls_table(&mut own, protocol, &mut spec);
-            own.finish();
+            let mut nested = fields.within("tls", table);
+            read_tls_table(&mut nested, protocol, &mut spec);
+            nested.finish();
         }
         Value::Bool(false) | Value::Unknown => return None,
         other => {
@@ -68,12 +68,12 @@ pub(super) fn read_tls(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Ar
     Some(Arc::new(spec))
 }
 
-fn read_tls_table(own: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpec) {
-    spec.certificates.extend(read_certificate(own));
-    for item in own.items("certificates").unwrap_or_default() {
+fn read_tls_table(nested: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpec) {
+    spec.certificates.extend(read_certificate(nested));
+    for item in nested.items("certificates").unwrap_or_default() {
         match item {
             Value::Text(file) => {
-                let file = own.path_of("certificates", file);
+                let file = nested.path_of("certificates", file);
                 spec.certificates.push(CertificateFiles {
                     chain: file.clone(),
                     key: file,
@@ -82,7 +82,7 @@ fn read_tls_table(own: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpec) 
                 });
             }
             Value::Table(table) => {
-                let mut one = own.within("certificates", table);
+                let mut one = nested.within("certificates", table);
                 match read_certificate(&mut one) {
                     Some(files) => spec.certificates.push(files),
                     None => one
@@ -91,73 +91,76 @@ fn read_tls_table(own: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpec) 
                 one.finish();
             }
             Value::Unknown => {}
-            other => own.problem("certificates", format!("{} is not a certificate", other.kind())),
+            other => nested.problem("certificates", format!("{} is not a certificate", other.kind())),
         }
     }
     if let Some(directories) =
-        own.texts("directory", "a directory of name.crt and name.key, or a list of them", |text| {
+        nested.texts("directory", "a directory of name.crt and name.key, or a list of them", |text| {
             Ok(text.to_owned())
         })
     {
-        spec.directories = directories.iter().map(|directory| own.path_of("directory", directory)).collect();
+        spec.directories =
+            directories.iter().map(|directory| nested.path_of("directory", directory)).collect();
     }
-    let tried =
-        ["certificate", "key", "ocsp", "issuers", "certificates", "directory"].iter().any(|key| own.has(key));
+    let tried = ["certificate", "key", "ocsp", "issuers", "certificates", "directory"]
+        .iter()
+        .any(|key| nested.has(key));
     if !tried {
-        own.problem_here(
+        nested.problem_here(
             "TLS needs a certificate: certificate = \"site.crt\", key = \"site.key\", or a directory",
         );
     }
-    spec.client = read_client_certificates(own);
-    if let Some(version) = own.text("min_version") {
+    spec.client = read_client_certificates(nested);
+    if let Some(version) = nested.text("min_version") {
         match version {
             "1.2" => spec.oldest = TlsVersion::V12,
             "1.3" => spec.oldest = TlsVersion::V13,
-            other => own.problem(
+            other => nested.problem(
                 "min_version",
                 format!("`{other}` is not a supported version of TLS: use 1.2 or 1.3"),
             ),
         }
     }
     if let Some(alpn) =
-        own.texts("alpn", "a protocol such as \"http/1.1\", or a list", |text| match text.len() {
+        nested.texts("alpn", "a protocol such as \"http/1.1\", or a list", |text| match text.len() {
             1..=255 => Ok(text.to_owned()),
             _ => Err(format!("`{text}` is not a protocol name: use 1 to 255 bytes (RFC 7301)")),
         })
     {
         if protocol == Protocol::Http {
-            own.problem("alpn", "an http service sets `alpn` itself; use `http2 = false` to disable HTTP/2");
+            nested
+                .problem("alpn", "an http service sets `alpn` itself; use `http2 = false` to disable HTTP/2");
         }
         spec.alpn = alpn;
     }
-    spec.handshake_timeout = own.duration("handshake_timeout").unwrap_or(spec.handshake_timeout);
-    spec.handshakes_max = own.integer("handshakes_max", 1..=1_000_000).unwrap_or(spec.handshakes_max);
+    spec.handshake_timeout = nested.duration("handshake_timeout").unwrap_or(spec.handshake_timeout);
+    spec.handshakes_max = nested.integer("handshakes_max", 1..=1_000_000).unwrap_or(spec.handshakes_max);
 }
 
 /// Reads `certificate`, `key` and `ocsp`. Without `key` it is in the same file.
-fn read_certificate(own: &mut Fields<'_>) -> Option<CertificateFiles> {
-    let chain = own.path("certificate");
-    let key = own.path("key");
-    let ocsp = own.path("ocsp");
-    let issuers = own.path("issuers");
+fn read_certificate(nested: &mut Fields<'_>) -> Option<CertificateFiles> {
+    let chain = nested.path("certificate");
+    let key = nested.path("key");
+    let ocsp = nested.path("ocsp");
+    let issuers = nested.path("issuers");
     if chain.is_none() && (key.is_some() || ocsp.is_some() || issuers.is_some()) {
-        own.problem_here("`key`, `ocsp` and `issuers` need a `certificate`");
+        nested.problem_here("`key`, `ocsp` and `issuers` need a `certificate`");
     }
     let chain = chain?;
     Some(CertificateFiles { key: key.unwrap_or_else(|| chain.clone()), chain, ocsp, issuers })
 }
 
-fn read_client_certificates(own: &mut Fields<'_>) -> Option<ClientCertificates> {
-    let authorities = own
+fn read_client_certificates(nested: &mut Fields<'_>) -> Option<ClientCertificates> {
+    let authorities = nested
         .texts("client_ca", "a file or a directory of authorities, or a list of them", |text| {
             Ok(text.to_owned())
         })
-        .map(|list| list.iter().map(|path| own.path_of("client_ca", path)).collect());
-    let presence = own.text("client_certificate").and_then(|word| match word {
+        .map(|list| list.iter().map(|path| nested.path_of("client_ca", path)).collect());
+    let presence = nested.text("client_certificate").and_then(|word| match word {
         "required" => Some(Presence::Required),
         "optional" => Some(Presence::Optional),
         other => {
-            own.problem("client_certificate", format!("`{other}` is not \"required\" or \"optional\""));
+            nested.problem("client_certificate", format!("`{other}` is not \"required\" or \"optional\""));
             None
         }
     });
@@ -166,7 +169,7 @@ fn read_client_certificates(own: &mut Fields<'_>) -> Option<ClientCertificates> 
             Some(ClientCertificates { authorities, presence: presence.unwrap_or(Presence::Required) })
         }
         (None, Some(_)) => {
-            own.problem(
+            nested.problem(
                 "client_certificate",
                 "`client_certificate` needs a `client_ca` to verify certificates",
             );
@@ -184,18 +187,18 @@ pub(super) fn read_server_tls(fields: &mut Fields<'_>) -> Option<Arc<ServerTlsSp
         Value::Bool(true) => {}
         Value::Bool(false) | Value::Unknown => return None,
         Value::Table(table) => {
-            let mut own = fields.within("tls", table);
-            spec.name = own.text("sni").map(str::to_owned);
+            let mut nested = fields.within("tls", table);
+            spec.name = nested.text("sni").map(str::to_owned);
             if spec.name.as_deref().is_some_and(|name| rustls::pki_types::ServerName::try_from(name).is_err())
             {
-                own.problem("sni", "`sni` must be a host name");
+                nested.problem("sni", "`sni` must be a host name");
             }
-            spec.authorities = own.path("ca");
-            if own.bool("verify") == Some(false) {
+            spec.authorities = nested.path("ca");
+            if nested.bool("verify") == Some(false) {
                 spec.verification = Verification::Off;
             }
-            spec.certificate = read_certificate(&mut own);
-            own.finish();
+            spec.certificate = read_certificate(&mut nested);
+            nested.finish();
         }
         other => {
             let message = format!(
@@ -328,26 +331,26 @@ fn read_forwarded(fields: &mut Fields<'_>, spec: &mut ForwardedSpec) {
             None => fields.problem("forwarded", format!("`{word}` is not {MODES}")),
         },
         Some(Value::Table(table)) => {
-            let mut own = fields.within("forwarded", table);
-            if let Some(word) = own.text("mode") {
+            let mut nested = fields.within("forwarded", table);
+            if let Some(word) = nested.text("mode") {
                 match forwarded_mode(word) {
                     Some(mode) => spec.mode = mode,
-                    None => own.problem("mode", format!("`{word}` is not {MODES}")),
+                    None => nested.problem("mode", format!("`{word}` is not {MODES}")),
                 }
             }
-            spec.trust = read_prefixes(&mut own, "trust");
-            match own.text("headers") {
+            spec.trust = read_prefixes(&mut nested, "trust");
+            match nested.text("headers") {
                 None | Some("x-forwarded") => {}
                 Some("forwarded") => (spec.classic, spec.standard) = (false, true),
                 Some("both") => (spec.classic, spec.standard) = (true, true),
                 Some(other) => {
-                    own.problem(
+                    nested.problem(
                         "headers",
                         format!("`{other}` is not \"x-forwarded\", \"forwarded\" or \"both\""),
                     );
                 }
             }
-            own.finish();
+            nested.finish();
         }
         Some(other) => {
             fields.problem("forwarded", format!("`forwarded` is {}, not {MODES}, or a table", other.kind()));
@@ -364,15 +367,15 @@ fn read_redirect(fields: &mut Fields<'_>) -> Option<RedirectSpec> {
     match fields.take("redirect")? {
         Value::Text(word) if word == "https" => {}
         Value::Table(table) => {
-            let mut own = fields.within("redirect", table);
-            if let Some(status) = own.integer("status", 301..=308) {
+            let mut nested = fields.within("redirect", table);
+            if let Some(status) = nested.integer("status", 301..=308) {
                 spec.status = status as u16;
                 if ![301, 302, 307, 308].contains(&status) {
-                    own.problem("status", format!("{status} is not a redirect: use 301, 302, 307 or 308"));
+                    nested.problem("status", format!("{status} is not a redirect: use 301, 302, 307 or 308"));
                 }
             }
-            spec.port = own.integer("port", 1..=65_535).map_or(spec.port, |port| port as u16);
-            own.finish();
+            spec.port = nested.integer("port", 1..=65_535).map_or(spec.port, |port| port as u16);
+            nested.finish();
         }
         Value::Bool(false) | Value::Unknown => return None,
         other => {
@@ -401,30 +404,30 @@ fn read_respond(fields: &mut Fields<'_>) -> Option<RespondSpec> {
             return None;
         }
     };
-    let mut own = fields.within("respond", table);
+    let mut nested = fields.within("respond", table);
     let defaults = respond_defaults();
     let spec = RespondSpec {
-        status: own.integer("status", 200..=599).map_or(defaults.status, |status| status as u16),
-        content_type: own.text("type").map_or(defaults.content_type, str::to_owned),
-        body: own.text("body").map_or(defaults.body, str::to_owned),
+        status: nested.integer("status", 200..=599).map_or(defaults.status, |status| status as u16),
+        content_type: nested.text("type").map_or(defaults.content_type, str::to_owned),
+        body: nested.text("body").map_or(defaults.body, str::to_owned),
     };
     if spec.content_type.chars().any(char::is_control) || spec.content_type.is_empty() {
-        own.problem("type", "`type` must be a media type such as \"text/html\"");
+        nested.problem("type", "`type` must be a media type such as \"text/html\"");
     }
     if spec.body.len() > RespondSpec::BODY_BYTES_MAX {
-        own.problem("body", format!("`body` must have at most {} bytes", RespondSpec::BODY_BYTES_MAX));
+        nested.problem("body", format!("`body` must have at most {} bytes", RespondSpec::BODY_BYTES_MAX));
     }
-    own.finish();
+    nested.finish();
     Some(spec)
 }
 
 /// Reads the hosts of a route: `host` for http, `sni` for TLS that is passed through.
-fn read_hosts(own: &mut Fields<'_>, key: &'static str) -> Option<Vec<HostPattern>> {
+fn read_hosts(nested: &mut Fields<'_>, key: &'static str) -> Option<Vec<HostPattern>> {
     let parse = |text: &str| {
         let host: Result<HostPattern, _> = text.parse();
         host.map_err(|error| error.to_string())
     };
-    own.texts(key, "a host name such as \"www.example.org\" or \"*.example.org\", or a list", parse)
+    nested.texts(key, "a host name such as \"www.example.org\" or \"*.example.org\", or a list", parse)
 }
 
 /// Reads one route, with the name of its pool.
@@ -435,17 +438,17 @@ pub(super) fn read_route(
     pool: impl FnOnce(&mut Fields<'_>) -> Option<Arc<str>>,
 ) -> Option<Route<Arc<str>>> {
     // The table lives as long as its run; only the borrow of the reader is shorter.
-    let mut own = fields.within("routes", table);
+    let mut nested = fields.within("routes", table);
     let is_http = protocol == Protocol::Http;
-    let hosts = read_hosts(&mut own, if is_http { "host" } else { "sni" });
-    let path = if is_http { own.text("path").map(str::to_owned) } else { None };
+    let hosts = read_hosts(&mut nested, if is_http { "host" } else { "sni" });
+    let path = if is_http { nested.text("path").map(str::to_owned) } else { None };
     if path.as_ref().is_some_and(|path| !path.starts_with('/')) {
-        own.problem("path", "`path` must begin with /");
+        nested.problem("path", "`path` must begin with /");
     }
     if hosts.is_none() && path.is_none() {
-        own.problem_here(if is_http { "a route needs a host or a path" } else { "a route needs `sni`" });
+        nested.problem_here(if is_http { "a route needs a host or a path" } else { "a route needs `sni`" });
     }
-    let to = pool(&mut own);
-    own.finish();
+    let to = pool(&mut nested);
+    nested.finish();
     Some(Route { hosts: hosts.unwrap_or_default(), path, to: to? })
 }

@@ -2,7 +2,7 @@
 //! lines, and reading continues. Keys that were not read in the end are unknown.
 
 use super::raw::{Run, Table, Value};
-use super::{Place, Problem};
+use super::{Location, Problem};
 use std::cell::RefCell;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -29,13 +29,13 @@ impl<'a> Reading<'a> {
     }
 
     /// Records a problem.
-    pub(super) fn problem(&self, place: &Place, message: impl Into<String>) {
-        self.problems.borrow_mut().push(Problem::at(place, message));
+    pub(super) fn problem(&self, location: &Location, message: impl Into<String>) {
+        self.problems.borrow_mut().push(Problem::at(location, message));
     }
 
     /// Resolves a path relative to the directory of the file that names it.
-    pub(super) fn path(&self, place: &Place, text: &str) -> PathBuf {
-        Path::new(&*place.file).parent().unwrap_or(Path::new("")).join(text)
+    pub(super) fn path(&self, location: &Location, text: &str) -> PathBuf {
+        Path::new(&*location.file).parent().unwrap_or(Path::new("")).join(text)
     }
 
     /// Returns true if there are no problems so far.
@@ -52,7 +52,7 @@ impl<'a> Reading<'a> {
 pub(super) struct Fields<'a> {
     reading: &'a Reading<'a>,
     table: &'a Table,
-    place: &'a Place,
+    location: &'a Location,
     /// Path to the table inside the declaration at `place`: keys and texts.
     path: Vec<&'a str>,
     /// Description of the table in messages, such as ``pool `web` ``.
@@ -61,8 +61,13 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(reading: &'a Reading<'a>, table: &'a Table, place: &'a Place, what: String) -> Self {
-        Self { reading, table, place, path: Vec::new(), what, known: Vec::new() }
+    pub(super) fn new(
+        reading: &'a Reading<'a>,
+        table: &'a Table,
+        location: &'a Location,
+        what: String,
+    ) -> Self {
+        Self { reading, table, location, path: Vec::new(), what, known: Vec::new() }
     }
 
     /// Returns the state that readers share.
@@ -101,15 +106,15 @@ impl<'a> Fields<'a> {
     }
 
     /// Returns the location of a key or text of this table.
-    pub(super) fn place_of(&self, key: &str) -> Place {
+    pub(super) fn location_of(&self, key: &str) -> Location {
         let path: Vec<&str> = self.path.iter().copied().chain([key]).collect();
-        self.reading.run.refine(self.place, &path)
+        self.reading.run.refine(self.location, &path)
     }
 
     /// Records a problem with a key or text of this table.
     pub(super) fn problem(&mut self, key: &str, message: impl Into<String>) {
-        let place = self.place_of(key);
-        self.reading.problem(&place, message);
+        let location = self.location_of(key);
+        self.reading.problem(&location, message);
     }
 
     /// Records a problem with a key, in front of which the message names the table.
@@ -120,11 +125,11 @@ impl<'a> Fields<'a> {
 
     /// Records a problem with the whole table.
     pub(super) fn problem_here(&mut self, message: impl Into<String>) {
-        let place = match self.path.last() {
-            Some(_) => self.reading.run.refine(self.place, &self.path),
-            None => self.place.clone(),
+        let location = match self.path.last() {
+            Some(_) => self.reading.run.refine(self.location, &self.path),
+            None => self.location.clone(),
         };
-        self.reading.problem(&place, message);
+        self.reading.problem(&location, message);
     }
 
     fn wrong(&mut self, key: &'static str, value: &Value, wanted: &str) {
@@ -290,7 +295,7 @@ impl<'a> Fields<'a> {
 
     /// Resolves a path that was read already.
     pub(super) fn path_of(&self, key: &str, text: &str) -> String {
-        self.reading.path(&self.place_of(key), text).display().to_string()
+        self.reading.path(&self.location_of(key), text).display().to_string()
     }
 
     /// Continues with another table, which is inside the path or behind it.
@@ -314,13 +319,13 @@ impl<'a> Fields<'a> {
     /// Records unknown keys without ending, for when reading continues with another table.
     pub(super) fn note_unknown_keys(&self) {
         for key in self.table.named.keys().filter(|key| !self.known.contains(&key.as_str())) {
-            let place = self.place_of(key);
+            let location = self.location_of(key);
             let elsewhere = protocol_of(key).filter(|_| self.known.contains(&"protocol"));
             let hint = match elsewhere {
                 Some(protocol) => format!("; it needs protocol = \"{protocol}\""),
                 None => nearest_key(key, &self.known),
             };
-            self.reading.problem(&place, format!("{}: there is no key `{key}`{hint}", self.what));
+            self.reading.problem(&location, format!("{}: there is no key `{key}`{hint}", self.what));
         }
     }
 }

@@ -55,8 +55,8 @@ impl Source {
         let (mut from, end) = *self.tables.get(first)?;
         let mut found = None;
         for wanted in path {
-            let places = self.named.get(*wanted)?;
-            let later = &places[places.partition_point(|at| *at < from)..];
+            let locations = self.named.get(*wanted)?;
+            let later = &locations[locations.partition_point(|at| *at < from)..];
             let mut named = later.iter().copied().take_while(|at| *at < end).filter(|at| self.names(*at));
             let first = named.next()?;
             let at = match self.is_value(first) {

@@ -3,7 +3,7 @@
 
 use super::locate::Source;
 use super::raw::{Made, Run, Table, Value};
-use super::{Place, Problem};
+use super::{Location, Problem};
 use mlua::{
     Function, HookTriggers, IntoLua, IntoLuaMulti, Lua, LuaOptions, MultiValue, StdLib, UserData,
     UserDataMethods, VmState,
@@ -82,7 +82,7 @@ type Shared = Arc<Mutex<State>>;
 struct State {
     run: Run,
     /// Declarations that still wait for their table.
-    open: Vec<(&'static str, String, Place)>,
+    open: Vec<(&'static str, String, Location)>,
     /// Files being run, the innermost last.
     files: Vec<PathBuf>,
     includes: usize,
@@ -140,9 +140,9 @@ fn run_here(path: &Path) -> Result<Run, Vec<Problem>> {
     let outcome = sandbox(&state).and_then(|lua| run_file(&lua, &state, path));
     let mut state = std::mem::take(&mut *lock(&state));
     // A body may still have followed if an error ended the run.
-    for (builder, name, place) in state.open.drain(..).filter(|_| outcome.is_ok()) {
+    for (builder, name, location) in state.open.drain(..).filter(|_| outcome.is_ok()) {
         let message = format!("{builder} \"{name}\" has no body: write {builder} \"{name}\" {{ ... }}");
-        state.run.problems.push(Problem::at(&place, message));
+        state.run.problems.push(Problem::at(&location, message));
     }
     match outcome {
         Ok(()) => Ok(state.run),
@@ -173,9 +173,9 @@ fn problem_of(error: &mlua::Error) -> Problem {
         text
     };
     let first = text.lines().next().unwrap_or_default();
-    let placed = first.split_once(": ").and_then(|(place, message)| {
-        let (file, line) = place.rsplit_once(':')?;
-        Some(Problem::at(&Place { file: file.into(), line: line.parse().ok()? }, message))
+    let placed = first.split_once(": ").and_then(|(location, message)| {
+        let (file, line) = location.rsplit_once(':')?;
+        Some(Problem::at(&Location { file: file.into(), line: line.parse().ok()? }, message))
     });
     placed.unwrap_or_else(|| Problem::new(first))
 }
@@ -272,7 +272,7 @@ fn add_geoip(lua: &Lua, state: &Shared) -> mlua::Result<()> {
 fn add_print(lua: &Lua) -> mlua::Result<()> {
     let print = lua.create_function(|lua, values: MultiValue| {
         let texts: Vec<String> = values.iter().map(mlua::Value::to_string).collect::<mlua::Result<_>>()?;
-        let Place { file, line } = caller(lua);
+        let Location { file, line } = caller(lua);
         // Control characters would be commands to the terminal.
         let text: String =
             texts.join("\t").chars().map(|c| if c.is_control() && c != '\t' { '?' } else { c }).collect();
@@ -399,16 +399,16 @@ impl UserData for Handle {
 }
 
 /// Returns the location of the Lua code that made the call.
-fn caller(lua: &Lua) -> Place {
+fn caller(lua: &Lua) -> Location {
     let of_level = |level| {
         lua.inspect_stack(level, |debug| {
             let file: Option<Arc<str>> =
                 debug.source().source.and_then(|source| Some(source.strip_prefix('@')?.into()));
-            Some(Place { file: file?, line: debug.current_line()? as u32 })
+            Some(Location { file: file?, line: debug.current_line()? as u32 })
         })
     };
-    let place = (0..8).find_map(|level| of_level(level).flatten());
-    place.unwrap_or_else(|| Place { file: "configuration".into(), line: 1 })
+    let location = (0..8).find_map(|level| of_level(level).flatten());
+    location.unwrap_or_else(|| Location { file: "configuration".into(), line: 1 })
 }
 
 fn builder_function(lua: &Lua, state: &Shared, builder: &'static Builder) -> mlua::Result<Function> {
@@ -417,28 +417,28 @@ fn builder_function(lua: &Lua, state: &Shared, builder: &'static Builder) -> mlu
     match builder.form {
         Form::Plain => lua.create_function(move |lua, table: Option<mlua::Table>| {
             let table = table.map(|table| read_table(lua, &table, 0)).transpose()?.unwrap_or_default();
-            Ok(Handle(Arc::new(Made { builder: name, name: None, table, place: caller(lua) }), None))
+            Ok(Handle(Arc::new(Made { builder: name, name: None, table, location: caller(lua) }), None))
         }),
         Form::Named => lua.create_function(move |lua, address: mlua::Value| {
-            let place = caller(lua);
-            let address = name_of(name, address, &place)?;
-            let made = Made { builder: name, name: Some(address), table: Table::default(), place };
+            let location = caller(lua);
+            let address = name_of(name, address, &location)?;
+            let made = Made { builder: name, name: Some(address), table: Table::default(), location };
             Ok(Handle(Arc::new(made), Some(Arc::clone(&state))))
         }),
         Form::Declaration => lua.create_function(move |lua, given: mlua::Value| {
-            let place = caller(lua);
-            let given = name_of(name, given, &place)?;
-            lock(&state).open.push((name, given.clone(), place));
+            let location = caller(lua);
+            let given = name_of(name, given, &location)?;
+            lock(&state).open.push((name, given.clone(), location));
             declaration(lua, &state, name, given)
         }),
     }
 }
 
-fn name_of(builder: &str, value: mlua::Value, place: &Place) -> mlua::Result<String> {
+fn name_of(builder: &str, value: mlua::Value, location: &Location) -> mlua::Result<String> {
     match value {
         mlua::Value::String(text) => Ok(text.to_string_lossy()),
         _ => Err(raise(Problem::at(
-            place,
+            location,
             format!("{builder} needs a name first: {builder} \"name\" {{ ... }}"),
         ))),
     }
@@ -448,12 +448,19 @@ fn name_of(builder: &str, value: mlua::Value, place: &Place) -> mlua::Result<Str
 fn declaration(lua: &Lua, state: &Shared, builder: &'static str, name: String) -> mlua::Result<Function> {
     let state = Arc::clone(state);
     lua.create_function(move |lua, table: mlua::Value| {
-        let place = caller(lua);
+        let location = caller(lua);
         let mlua::Value::Table(table) = table else {
-            return Err(raise(Problem::at(&place, format!("{builder} \"{name}\" needs a table: {{ ... }}"))));
+            return Err(raise(Problem::at(
+                &location,
+                format!("{builder} \"{name}\" needs a table: {{ ... }}"),
+            )));
         };
-        let made =
-            Arc::new(Made { builder, name: Some(name.clone()), table: read_table(lua, &table, 0)?, place });
+        let made = Arc::new(Made {
+            builder,
+            name: Some(name.clone()),
+            table: read_table(lua, &table, 0)?,
+            location,
+        });
         let mut state = lock(&state);
         state.open.retain(|(open, of, _)| (*open, of) != (builder, &name));
         let declared = if builder == "pool" { &mut state.run.pools } else { &mut state.run.services };
@@ -508,7 +515,7 @@ fn read_value(lua: &Lua, value: mlua::Value, depth: usize) -> mlua::Result<Value
 fn add_include(lua: &Lua, state: &Shared) -> mlua::Result<()> {
     let state = Arc::clone(state);
     let include = lua.create_function(move |lua, name: String| {
-        let place = caller(lua);
+        let location = caller(lua);
         let path = {
             let mut state = lock(&state);
             state.includes += 1;
@@ -516,13 +523,13 @@ fn add_include(lua: &Lua, state: &Shared) -> mlua::Result<()> {
                 let message = format!(
                     "more than {INCLUDES_MAX} files are included: check for a file that includes itself"
                 );
-                return Err(raise(Problem::at(&place, message)));
+                return Err(raise(Problem::at(&location, message)));
             }
             let directory = state.files.last().and_then(|file| file.parent()).map(Path::to_owned);
             directory.unwrap_or_default().join(&name)
         };
         run_file(lua, &state, &path).map_err(|error| match problem_of(&error) {
-            Problem { place: None, message } => raise(Problem::at(&place, message)),
+            Problem { location: None, message } => raise(Problem::at(&location, message)),
             problem => raise(problem),
         })
     })?;

@@ -18,13 +18,13 @@ pub(super) fn read_min_rate(fields: &mut Fields<'_>) -> Option<Option<MinRate>> 
         Value::Unknown => None,
         Value::Int(number) if rate_of(*number).is_some() => rate_of(*number),
         Value::Table(table) => {
-            let mut own = fields.within(KEY, table);
-            let rate = own.integer("rate", 0..=MinRate::BYTES_PER_SECOND_MAX);
-            let window = own.duration("window").unwrap_or(MinRate::DEFAULT.window);
+            let mut nested = fields.within(KEY, table);
+            let rate = nested.integer("rate", 0..=MinRate::BYTES_PER_SECOND_MAX);
+            let window = nested.duration("window").unwrap_or(MinRate::DEFAULT.window);
             if !(MinRate::WINDOW_MIN..=MinRate::WINDOW_MAX).contains(&window) {
-                own.problem("window", "`window` must be between 1s and 1h");
+                nested.problem("window", "`window` must be between 1s and 1h");
             }
-            own.finish();
+            nested.finish();
             let rate = rate.unwrap_or(MinRate::DEFAULT.bytes_per_second);
             Some((rate > 0).then_some(MinRate { bytes_per_second: rate, window }))
         }
@@ -48,12 +48,12 @@ pub(super) fn read_queue(fields: &mut Fields<'_>) -> Option<Option<QueueSpec>> {
         Value::Bool(true) => Some(Some(QueueSpec::DEFAULT)),
         Value::Unknown => None,
         Value::Table(table) => {
-            let mut own = fields.within(KEY, table);
+            let mut nested = fields.within(KEY, table);
             let spec = QueueSpec {
-                size: own.integer("size", 1..=QueueSpec::SIZE_MAX).unwrap_or(QueueSpec::DEFAULT.size),
-                timeout: own.duration("timeout").unwrap_or(QueueSpec::DEFAULT.timeout),
+                size: nested.integer("size", 1..=QueueSpec::SIZE_MAX).unwrap_or(QueueSpec::DEFAULT.size),
+                timeout: nested.duration("timeout").unwrap_or(QueueSpec::DEFAULT.timeout),
             };
-            own.finish();
+            nested.finish();
             Some(Some(spec))
         }
         other => {

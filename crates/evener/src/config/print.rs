@@ -33,8 +33,8 @@ pub(crate) fn print(spec: &Spec, lists: Lists<'_>) -> String {
     }
     let in_place: BTreeMap<&str, &PoolSpec> = in_place.iter().map(|pool| (&*pool.name, pool)).collect();
     for service in services {
-        let own = in_place.get(&*service.name).copied();
-        page.add("service", &service::service(service, own, lists));
+        let nested = in_place.get(&*service.name).copied();
+        page.add("service", &service::service(service, nested, lists));
     }
     page.text
 }
@@ -58,9 +58,9 @@ fn in_place(spec: &Spec) -> usize {
             *uses.entry(pool).or_default() += 1;
         }
     }
-    let own = |service: &ServiceSpec| service.pool.as_ref().filter(|pool| **pool == service.name).cloned();
+    let nested = |service: &ServiceSpec| service.pool.as_ref().filter(|pool| **pool == service.name).cloned();
     let places: BTreeMap<Arc<str>, usize> =
-        spec.services.iter().enumerate().filter_map(|(at, service)| Some((own(service)?, at))).collect();
+        spec.services.iter().enumerate().filter_map(|(at, service)| Some((nested(service)?, at))).collect();
     let mut before = usize::MAX;
     let fits = |pool: &&PoolSpec| {
         let alone = uses.get(&*pool.name) == Some(&1) && pool.tls.is_none();

@@ -1,6 +1,6 @@
 //! Raw declarations of a configuration, not yet validated: Lua values with their locations.
 
-use super::Place;
+use super::Location;
 use super::locate::Source;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ pub(super) struct Made {
     /// Name of the value, if the builder takes one.
     pub(super) name: Option<String>,
     pub(super) table: Table,
-    pub(super) place: Place,
+    pub(super) location: Location,
 }
 
 /// Result of a run of the configuration.
@@ -64,7 +64,7 @@ pub(super) struct Run {
     pub(super) pools: Vec<Arc<Made>>,
     pub(super) services: Vec<Arc<Made>>,
     /// Path of the database of countries, and the location that names it.
-    pub(super) geoip: Option<(String, Place)>,
+    pub(super) geoip: Option<(String, Location)>,
     /// Problems found while it ran (unknown globals).
     pub(super) problems: Vec<super::Problem>,
     /// The files of the configuration.
@@ -74,9 +74,9 @@ pub(super) struct Run {
 impl Run {
     /// Returns the location of a key or text inside the declaration that begins at `place`, as exactly as
     /// possible.
-    pub(super) fn refine(&self, place: &Place, path: &[&str]) -> Place {
-        let source = self.sources.iter().find(|source| source.file == place.file);
-        let line = source.and_then(|source| source.find(place.line, path)).unwrap_or(place.line);
-        Place { file: Arc::clone(&place.file), line }
+    pub(super) fn refine(&self, location: &Location, path: &[&str]) -> Location {
+        let source = self.sources.iter().find(|source| source.file == location.file);
+        let line = source.and_then(|source| source.find(location.line, path)).unwrap_or(location.line);
+        Location { file: Arc::clone(&location.file), line }
     }
 }

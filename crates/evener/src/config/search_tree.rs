@@ -44,19 +44,19 @@ struct Tree<'a> {
 impl Tree<'_> {
     fn verify(&self, bits_max: u8) -> Result<(), String> {
         let mut seen = vec![Seen::Not; self.nodes];
-        let mut way: Vec<usize> = (0..self.nodes.min(1)).collect();
-        while let Some(&node) = way.last() {
+        let mut path: Vec<usize> = (0..self.nodes.min(1)).collect();
+        while let Some(&node) = path.last() {
             match seen[node] {
-                Seen::Whole { .. } => drop(way.pop()),
+                Seen::Whole { .. } => drop(path.pop()),
                 Seen::Above => {
                     seen[node] = self.below(node, &seen, bits_max)?;
-                    way.pop();
+                    path.pop();
                 }
                 Seen::Not => {
                     seen[node] = Seen::Above;
                     for child in self.children(node).into_iter().filter(|&child| child < self.nodes) {
                         match seen[child] {
-                            Seen::Not => way.push(child),
+                            Seen::Not => path.push(child),
                             Seen::Above => return Err("it is damaged: its search tree has a cycle".into()),
                             Seen::Whole { .. } => {}
                         }
@@ -107,8 +107,8 @@ mod tests {
     fn check(records: &[[u8; 2]], bits_max: u8, expected: &str) {
         let nodes = records.len();
         let bytes: Vec<u8> = records.iter().flatten().flat_map(|&record| [0, 0, record]).collect();
-        let said = Tree { bytes: &bytes, record_bits: 24, nodes }.verify(bits_max);
-        assert_eq!(said.err().unwrap_or_default().split(" tree ").last(), Some(expected), "{records:?}");
+        let result = Tree { bytes: &bytes, record_bits: 24, nodes }.verify(bits_max);
+        assert_eq!(result.err().unwrap_or_default().split(" tree ").last(), Some(expected), "{records:?}");
     }
 
     #[test]

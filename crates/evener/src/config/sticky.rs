@@ -29,16 +29,16 @@ pub(super) fn read_sticky(fields: &mut Fields<'_>) -> Option<StickySpec> {
         Value::Bool(false) => None,
         Value::Bool(true) => Some(defaults),
         Value::Table(table) => {
-            let mut own = fields.within("sticky", table);
-            match own.text("by") {
+            let mut nested = fields.within("sticky", table);
+            match nested.text("by") {
                 None | Some("client_ip") => {}
-                Some("cookie") => return Some(StickySpec { by: read_cookie(own), ..defaults }),
+                Some("cookie") => return Some(StickySpec { by: read_cookie(nested), ..defaults }),
                 Some(by) => {
-                    own.problem("by", format!("`by` must be client_ip or cookie, got `{by}`"));
+                    nested.problem("by", format!("`by` must be client_ip or cookie, got `{by}`"));
                 }
             }
-            let spec = read_table(&mut own, defaults);
-            own.finish();
+            let spec = read_table(&mut nested, defaults);
+            nested.finish();
             Some(spec)
         }
         Value::Unknown => None,
@@ -53,16 +53,16 @@ pub(super) fn read_sticky(fields: &mut Fields<'_>) -> Option<StickySpec> {
 }
 
 /// Reads the keys of the sticky table.
-fn read_table(own: &mut Fields<'_>, defaults: StickySpec) -> StickySpec {
-    let size = own.integer("size", 1..=StickySpec::SIZE_MAX as u32);
-    let rebalance = own.optional_duration("rebalance").unwrap_or(defaults.rebalance);
+fn read_table(nested: &mut Fields<'_>, defaults: StickySpec) -> StickySpec {
+    let size = nested.integer("size", 1..=StickySpec::SIZE_MAX as u32);
+    let rebalance = nested.optional_duration("rebalance").unwrap_or(defaults.rebalance);
     if rebalance.is_some_and(|every| every < REBALANCE_MIN) {
-        own.problem("rebalance", "`rebalance` must be at least 100ms");
+        nested.problem("rebalance", "`rebalance` must be at least 100ms");
     }
     StickySpec {
         size: size.map_or(defaults.size, |size| size as usize),
-        ttl: own.optional_duration("ttl").unwrap_or(defaults.ttl),
-        failback: own.bool("failback").unwrap_or(defaults.failback),
+        ttl: nested.optional_duration("ttl").unwrap_or(defaults.ttl),
+        failback: nested.bool("failback").unwrap_or(defaults.failback),
         rebalance,
         ..defaults
     }
@@ -75,15 +75,15 @@ fn is_token(byte: u8) -> bool {
 
 /// Reads `sticky = { by = "cookie", name = "EVENER" }`. A missing name stays empty until [`name_cookies`]
 /// knows all pools.
-fn read_cookie(mut own: Fields<'_>) -> StickyBy {
-    let Some(name) = own.text("name").map(str::to_owned) else {
-        own.finish();
+fn read_cookie(mut nested: Fields<'_>) -> StickyBy {
+    let Some(name) = nested.text("name").map(str::to_owned) else {
+        nested.finish();
         return StickyBy::Cookie(String::new());
     };
     if name.is_empty() || !name.bytes().all(is_token) {
-        own.problem("name", format!("`{name}` is not a valid name of a cookie"));
+        nested.problem("name", format!("`{name}` is not a valid name of a cookie"));
     }
-    own.finish();
+    nested.finish();
     StickyBy::Cookie(name)
 }
 

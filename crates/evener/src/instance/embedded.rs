@@ -58,7 +58,7 @@ impl Embedded {
     /// Returns the IP addresses that a service listens on, with the ports that the system chose.
     #[must_use]
     pub fn addresses(&self, service: &str) -> Vec<SocketAddr> {
-        let status = self.runtime.block_on(self.handle.look(view::status));
+        let status = self.runtime.block_on(self.handle.inspect(view::status));
         let services = status.into_iter().flat_map(|status| status.services);
         let listen = services.filter(|one| one.name == service).flat_map(|one| one.listen);
         listen.filter_map(|address| address.parse().ok()).collect()

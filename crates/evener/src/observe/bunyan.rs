@@ -53,12 +53,13 @@ impl Bunyan {
     }
 
     fn may_say_no_server(&self, now: SystemTime) -> bool {
-        let mut said = self.no_server_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = self.no_server_at.lock().unwrap_or_else(PoisonError::into_inner);
         // A clock that was set back does not suppress lines.
-        let recently = |said: SystemTime| now.duration_since(said).is_ok_and(|since| since < NO_SERVER_EVERY);
-        let may = !said.is_some_and(recently);
+        let recently =
+            |logged: SystemTime| now.duration_since(logged).is_ok_and(|since| since < NO_SERVER_EVERY);
+        let may = !logged.is_some_and(recently);
         if may {
-            *said = Some(now);
+            *logged = Some(now);
         }
         may
     }
@@ -105,10 +106,10 @@ mod tests {
     fn no_server_is_logged_once_in_five_seconds() {
         let bunyan = Bunyan::new("mname-balancer");
         let none = Event::NoServer { service: "dns".into(), reason: "down".into() };
-        let said = |seconds| line(&bunyan, &none, seconds).map(|line| line["msg"].clone());
-        let seen: Vec<bool> = [10, 11, 14, 15, 16, 5].map(|seconds| said(seconds).is_some()).into();
+        let logged = |seconds| line(&bunyan, &none, seconds).map(|line| line["msg"].clone());
+        let seen: Vec<bool> = [10, 11, 14, 15, 16, 5].map(|seconds| logged(seconds).is_some()).into();
         assert_eq!(seen, [true, false, false, true, false, true]);
-        assert_eq!(said(20), Some("No backends available".into()));
+        assert_eq!(logged(20), Some("No backends available".into()));
         let other = Event::PoolDown { pool: "mname".into() };
         assert!(line(&bunyan, &other, 20).is_some() && line(&bunyan, &other, 20).is_some());
     }

@@ -62,7 +62,7 @@ impl Supervisor {
     /// UDP flows that are refused now are closed. The response is sent once the change is in force.
     pub(super) fn change_access(&mut self, service: &str, change: AccessChange, done: Done) {
         match self.say(service, change) {
-            Ok(said) => self.access_changed.waiting.push((done, said)),
+            Ok(description) => self.access_changed.waiting.push((done, description)),
             Err(refused) => drop(done.send(Err(refused))),
         }
     }
@@ -75,7 +75,7 @@ impl Supervisor {
         let now = self.now();
         let rules = self.access.entry(Arc::clone(&name)).or_default();
         let known = rules.iter().position(|rule| rule.prefix == change.prefix());
-        let said = match change {
+        let description = match change {
             AccessChange::Say(access, prefix, time) => {
                 let rule = Rule { prefix, access, until: time.map(|time| now + time) };
                 match known {
@@ -98,9 +98,9 @@ impl Supervisor {
                 format!("forget {prefix}")
             }
         };
-        self.tell(&Event::AccessChanged { service: Arc::clone(&name), change: said.clone() });
+        self.tell(&Event::AccessChanged { service: Arc::clone(&name), change: description.clone() });
         self.access_changed.services.insert(name);
-        Ok(said)
+        Ok(description)
     }
 
     /// Puts changed rules in force.
@@ -110,7 +110,7 @@ impl Supervisor {
             let spec = self.config.spec.services.iter().find(|spec| spec.name == service).cloned();
             spec.iter().for_each(|spec| self.apply_service(spec));
         }
-        waiting.into_iter().for_each(|(done, said)| drop(done.send(Ok(said))));
+        waiting.into_iter().for_each(|(done, description)| drop(done.send(Ok(description))));
     }
 
     /// Removes rules that expired.

@@ -4,7 +4,7 @@
 use super::{RunningPool, Supervisor};
 use crate::certificates::Materials;
 use crate::config::{Config, Problem};
-use crate::inputs::Outside;
+use crate::inputs::Inputs;
 use crate::resolve::Targets;
 use arc_swap::ArcSwap;
 use evener_core::acl::{Access, Acl};
@@ -23,8 +23,8 @@ use std::sync::Arc;
 
 impl Supervisor {
     /// Applies a configuration and returns a description of the changes. With any problem nothing changes.
-    pub(crate) fn apply(&mut self, config: Config, outside: Outside) -> Result<Vec<String>, Vec<Problem>> {
-        let Outside { targets, materials, found } = outside;
+    pub(crate) fn apply(&mut self, config: Config, resolved: Inputs) -> Result<Vec<String>, Vec<Problem>> {
+        let Inputs { targets, materials, found } = resolved;
         let (fresh, logs) = match (self.bind_fresh(&config), self.request_logs.open(&config)) {
             (Ok(fresh), Ok(logs)) => (fresh, logs),
             (fresh, logs) => return Err(fresh.err().into_iter().chain(logs.err()).flatten().collect()),
@@ -47,13 +47,13 @@ impl Supervisor {
         }
         self.divide_descriptors(&config.spec);
         self.apply_listeners(&config, fresh);
-        self.paths.look_now();
+        self.paths.check_now();
         self.plane.tend();
         let pools: BTreeSet<_> = config.spec.pools.iter().map(|pool| pool.name.clone()).collect();
         for (_, gone) in self.pools.extract_if(.., |name, _| !pools.contains(name)) {
             self.next_id = self.next_id.max(gone.pool.next_id());
         }
-        self.standing.retain(|(pool, _), _| self.pools.contains_key(pool));
+        self.persistent.retain(|(pool, _), _| self.pools.contains_key(pool));
         self.retire_services(&config);
         self.access.retain(|name, _| config.spec.services.iter().any(|service| service.name == *name));
         self.config = config;
@@ -93,7 +93,7 @@ impl Supervisor {
         match self.services.get(&spec.name).filter(|service| service.protocol == spec.protocol) {
             Some(service) => {
                 let old = service.settings.load();
-                let unchanged = self.config.spec.services.contains(spec) && same_outside(&old, &settings);
+                let unchanged = self.config.spec.services.contains(spec) && same_inputs(&old, &settings);
                 if !unchanged {
                     let (before, after) = (old.clients.clone(), settings.clients.clone());
                     self.plane.reconfigure(service, settings);
@@ -219,9 +219,9 @@ impl Supervisor {
             let moved = |server: &ServerSpec| {
                 let old = before.get(&server.name).filter(|old| old.spec.endpoint == server.endpoint)?;
                 let target = targets.of(&server.endpoint);
-                let said =
+                let description =
                     || format!("~ server {}/{}: address {} -> {target}", spec.name, server.name, old.target);
-                (old.target != target).then(said)
+                (old.target != target).then(description)
             };
             spec.servers.iter().filter_map(moved).collect::<Vec<_>>()
         };
@@ -254,7 +254,7 @@ impl Supervisor {
 }
 
 /// Returns true if the resolved inputs of a service are the same.
-fn same_outside(old: &Settings, new: &Settings) -> bool {
+fn same_inputs(old: &Settings, new: &Settings) -> bool {
     fn same<T: ?Sized>(old: Option<&Arc<T>>, new: Option<&Arc<T>>) -> bool {
         match (old, new) {
             (Some(old), Some(new)) => Arc::ptr_eq(old, new),

@@ -9,7 +9,7 @@ use evener_core::event::Event;
 use std::time::Duration;
 
 /// Interval at which the files are checked.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// Interval of warnings about certificates that expire soon.
 const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
 
@@ -20,7 +20,7 @@ pub(super) struct Watch {
     busy: bool,
     warned: Time,
     /// The last problem that was logged. It is not logged twice.
-    said: Option<String>,
+    logged: Option<String>,
 }
 
 /// Certificates that were read again.
@@ -33,20 +33,20 @@ pub(crate) struct Reread {
 
 impl Supervisor {
     /// Checks the files when this is due, on another thread.
-    pub(super) fn look_at_certificates(&mut self, now: Time) {
+    pub(super) fn check_certificates(&mut self, now: Time) {
         if self.materials.is_empty() || self.watch.busy || now < self.watch.next {
             return;
         }
-        (self.watch.busy, self.watch.next) = (true, now + LOOK_EVERY);
+        (self.watch.busy, self.watch.next) = (true, now + CHECK_EVERY);
         if now.since(self.watch.warned) >= WARN_EVERY {
             self.warn_of_certificates();
         }
         let (config, before) = (self.config.clone(), self.materials.clone());
-        let (outside, configuration) = (self.outside.clone(), self.configurations);
+        let (sender, configuration) = (self.sender.clone(), self.configurations);
         tokio::spawn(async move {
-            let look = move || before.is_stale().then(|| certificates::load(&config, &before));
-            let found = tokio::task::spawn_blocking(look).await.unwrap_or_default();
-            let _ = outside.send(Input::Reread(Reread { configuration, found })).await;
+            let inspect = move || before.is_stale().then(|| certificates::load(&config, &before));
+            let found = tokio::task::spawn_blocking(inspect).await.unwrap_or_default();
+            let _ = sender.send(Input::Reread(Reread { configuration, found })).await;
         });
     }
 
@@ -57,9 +57,9 @@ impl Supervisor {
             return;
         }
         match reread.found {
-            None => self.watch.said = None,
+            None => self.watch.logged = None,
             Some(Ok(materials)) => {
-                self.watch.said = None;
+                self.watch.logged = None;
                 // The files were touched, but their contents are the same.
                 let same = self.materials.is_same(&materials);
                 self.apply_materials(materials);
@@ -70,9 +70,9 @@ impl Supervisor {
             }
             Some(Err(problems)) => {
                 let problem = one_line(&problems);
-                if self.watch.said.as_ref() != Some(&problem) {
+                if self.watch.logged.as_ref() != Some(&problem) {
                     self.tell(&Event::CertificatesKept { problem: problem.clone() });
-                    self.watch.said = Some(problem);
+                    self.watch.logged = Some(problem);
                 }
             }
         }

@@ -18,7 +18,7 @@ impl Handle {
         most: usize,
     ) -> Option<Result<Listing, String>> {
         let (done, answer) = oneshot::channel();
-        let look = move |supervisor: &Supervisor| {
+        let inspect = move |supervisor: &Supervisor| {
             if let Some(service) = service.as_deref().filter(|service| !supervisor.knows(service)) {
                 return Err(format!("there is no service `{service}`; `evener status` lists them"));
             }
@@ -26,7 +26,7 @@ impl Handle {
             supervisor.plane.connections(service.map(Into::into), most, done);
             Ok(())
         };
-        match self.look(look).await? {
+        match self.inspect(inspect).await? {
             Ok(()) => answer.await.ok().map(Ok),
             Err(why) => Some(Err(why)),
         }
@@ -35,7 +35,7 @@ impl Handle {
     /// Closes a connection or flow by its number.
     pub(crate) async fn close(&self, number: u64) -> Option<Closed> {
         let (done, answer) = oneshot::channel();
-        let look = move |supervisor: &Supervisor| {
+        let inspect = move |supervisor: &Supervisor| {
             let log = supervisor.setting.log.clone();
             supervisor.plane.close(number, move |closed| {
                 if closed == Closed::Done {
@@ -44,7 +44,7 @@ impl Handle {
                 let _ = done.send(closed);
             });
         };
-        self.look(look).await?;
+        self.inspect(inspect).await?;
         answer.await.ok()
     }
 }
@@ -54,7 +54,7 @@ impl Handle {
     /// it. Returns its full name and their number, or the reason of the failure.
     pub(crate) async fn close_server(&self, wanted: String) -> Option<Result<(String, usize), String>> {
         let (done, answer) = oneshot::channel();
-        let look = move |supervisor: &Supervisor| {
+        let inspect = move |supervisor: &Supervisor| {
             let (pool, id, full) = supervisor.find_server(&wanted)?;
             let snapshot = supervisor.pools.get(&pool).map(|running| running.slot.load_full());
             let server = snapshot.as_ref().and_then(|snapshot| snapshot.server(id));
@@ -65,7 +65,7 @@ impl Handle {
             supervisor.end_server(&pool, server, EndReason::Operator, done);
             Ok(full)
         };
-        match self.look(look).await? {
+        match self.inspect(inspect).await? {
             Ok(full) => answer.await.ok().map(|closed| Ok((full, closed))),
             Err(why) => Some(Err(why)),
         }

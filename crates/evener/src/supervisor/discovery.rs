@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Interval of scans, which come in addition to notifications of changes.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// Maximum number of socket numbers in a pool. Below it, numbers of removed sockets are kept, because the
 /// sockets may come back.
 const NUMBERS_MAX: usize = 4096;
@@ -30,7 +30,7 @@ pub(super) struct Discovery {
     directories: BTreeSet<PathBuf>,
     found: Found,
     /// Problems of directories that were logged. They are not logged twice.
-    said: BTreeMap<PathBuf, String>,
+    logged: BTreeMap<PathBuf, String>,
     numbers: BTreeMap<Arc<str>, Numbers>,
     watcher: Option<Watcher>,
 }
@@ -123,7 +123,7 @@ impl Supervisor {
         self.discovery.take_on(found);
         self.discovery.numbers.retain(|name, _| spec.pools.iter().any(|pool| pool.name == *name));
         self.discovery.found.retain(|directory, _| directories.contains(directory));
-        self.discovery.said.retain(|directory, _| directories.contains(directory));
+        self.discovery.logged.retain(|directory, _| directories.contains(directory));
         if self.discovery.directories != directories {
             self.discovery.watcher = None;
             self.discovery.directories = directories;
@@ -152,12 +152,12 @@ impl Supervisor {
     }
 
     /// Scans directories when this is due, on another thread.
-    pub(super) fn look_for_servers(&mut self, now: Time) {
+    pub(super) fn scan_directories(&mut self, now: Time) {
         if now < self.discovery_deadline() || self.is_draining() {
             return;
         }
-        (self.discovery.busy, self.discovery.next) = (true, now + LOOK_EVERY);
-        let (outside, configuration) = (self.outside.clone(), self.configurations);
+        (self.discovery.busy, self.discovery.next) = (true, now + CHECK_EVERY);
+        let (sender, configuration) = (self.sender.clone(), self.configurations);
         let wanted = self.discovery.directories.clone();
         let watch = self.watcher().map(|watcher| watcher.watch(&wanted));
         tokio::spawn(async move {
@@ -172,16 +172,16 @@ impl Supervisor {
                 scan(&wanted)
             };
             let found = tokio::task::spawn_blocking(work).await.unwrap_or_default();
-            let _ = outside.send(Input::Scanned(Scanned { configuration, found })).await;
+            let _ = sender.send(Input::Scanned(Scanned { configuration, found })).await;
         });
     }
 
     fn watcher(&mut self) -> Option<&Watcher> {
         if self.discovery.watcher.is_none() {
-            let outside = self.outside.clone();
+            let sender = self.sender.clone();
             let changed = move || {
-                let outside = outside.clone();
-                async move { outside.send(Input::DirectoryChanged).await.is_ok() }
+                let sender = sender.clone();
+                async move { sender.send(Input::DirectoryChanged).await.is_ok() }
             };
             self.discovery.watcher = Watcher::start(changed).ok();
         }
@@ -249,22 +249,22 @@ impl Supervisor {
         let before = places(&running.pool);
         let events = running.pool.apply(spec, targets, now);
         for (moved, _) in before.difference(&places(&running.pool)) {
-            self.standing.remove(&(spec.name.clone(), *moved));
+            self.persistent.remove(&(spec.name.clone(), *moved));
         }
         events.iter().for_each(|event| self.tell(event));
     }
 
     fn tell_problems(&mut self) {
-        let mut said = BTreeMap::new();
+        let mut logged = BTreeMap::new();
         for (directory, seen) in &self.discovery.found {
             let Some(problem) = &seen.problem else { continue };
-            if self.discovery.said.get(directory) != Some(problem) {
+            if self.discovery.logged.get(directory) != Some(problem) {
                 let directory = directory.display().to_string();
                 self.tell(&Event::DiscoveryFailed { directory, problem: problem.clone() });
             }
-            said.insert(directory.clone(), problem.clone());
+            logged.insert(directory.clone(), problem.clone());
         }
-        self.discovery.said = said;
+        self.discovery.logged = logged;
     }
 
     pub(super) fn discovery_deadline(&self) -> Time {

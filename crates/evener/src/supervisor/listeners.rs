@@ -47,7 +47,7 @@ impl Supervisor {
     /// Passes on addresses that are already bound, for the next configuration. The program may have lost the
     /// right to bind them by then.
     pub(crate) fn bring(&mut self, bound: Vec<(ListenerKey, Bound)>) {
-        self.brought.extend(bound);
+        self.prebound.extend(bound);
     }
 
     /// Binds every address without a listener.
@@ -56,10 +56,10 @@ impl Supervisor {
         for service in &config.spec.services {
             problems.extend(source_problem(service));
             for address in &service.listen {
-                let place = config.listen_places.get(&(service.name.clone(), address.clone()));
+                let location = config.listen_locations.get(&(service.name.clone(), address.clone()));
                 problems.extend(self.bind_address(service, address, &mut fresh).iter().map(|error| {
                     let message = format!("service `{}`: {error}", service.name);
-                    Problem { place: place.cloned(), message }
+                    Problem { location: location.cloned(), message }
                 }));
             }
         }
@@ -78,7 +78,7 @@ impl Supervisor {
         let transports = service.protocol.transports();
         let keys = transports.iter().map(|&transport| ListenerKey::new(transport, address, &service.name));
         let (kept, mut missing): (Vec<_>, Vec<_>) = keys.partition(|key| self.listeners.contains_key(key));
-        missing.retain(|key| match self.brought.remove(key) {
+        missing.retain(|key| match self.prebound.remove(key) {
             Some(bound) => {
                 fresh.insert(key.clone(), bound);
                 false
@@ -139,7 +139,7 @@ impl Supervisor {
     /// and closed.
     pub(super) fn apply_listeners(&mut self, config: &Config, mut fresh: Fresh) {
         // A service with streams and datagrams has two listeners at one address, which are logged once.
-        let (mut wanted, mut told) = (BTreeSet::new(), BTreeSet::new());
+        let (mut wanted, mut logged) = (BTreeSet::new(), BTreeSet::new());
         for spec in &config.spec.services {
             let Some(service) = self.services.get(&spec.name).map(Arc::clone) else { continue };
             for key in keys_of(spec) {
@@ -148,7 +148,7 @@ impl Supervisor {
                     let address = bound.address.clone();
                     let id = self.plane.listen(&service, bound);
                     let (name, protocol) = (spec.name.clone(), spec.protocol.name());
-                    if told.insert((name.clone(), address.clone())) {
+                    if logged.insert((name.clone(), address.clone())) {
                         let address = address.to_string();
                         self.tell(&Event::Listening { service: name.clone(), protocol, address });
                     }

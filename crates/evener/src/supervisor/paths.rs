@@ -13,32 +13,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Interval at which the files are checked.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const CHECK_EVERY: Duration = Duration::from_secs(5);
 
 /// State of the checks of socket files.
 #[derive(Debug, Default)]
 pub(super) struct Paths {
     next: Time,
     /// Paths that could not be bound again. Each is logged once.
-    said: BTreeSet<PathBuf>,
+    logged: BTreeSet<PathBuf>,
 }
 
 impl Paths {
     /// Makes the next check due now.
-    pub(super) fn look_now(&mut self) {
+    pub(super) fn check_now(&mut self) {
         self.next = Time::ZERO;
     }
 }
 
 impl Supervisor {
     /// Binds sockets again whose files are gone.
-    pub(super) fn look_at_paths(&mut self, now: Time) {
+    pub(super) fn check_paths(&mut self, now: Time) {
         if self.paths_deadline() > now {
             return;
         }
-        self.paths.next = now + LOOK_EVERY;
+        self.paths.next = now + CHECK_EVERY;
         let paths = self.unix_paths();
-        self.paths.said.retain(|path| paths.contains(path));
+        self.paths.logged.retain(|path| paths.contains(path));
         let is_gone = |path: &PathBuf| {
             path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
         };
@@ -56,12 +56,12 @@ impl Supervisor {
             Ok(bound) => {
                 let before = std::mem::replace(&mut listener.id, self.plane.listen(&service, bound));
                 self.plane.unlisten(before);
-                self.paths.said.remove(path);
+                self.paths.logged.remove(path);
                 let (name, protocol) = (Arc::clone(&service.name), service.protocol.name());
                 self.tell(&Event::Listening { service: name, protocol, address: address.to_string() });
             }
             Err(error) => {
-                if self.paths.said.insert(path.clone()) {
+                if self.paths.logged.insert(path.clone()) {
                     let text = format!(
                         "service `{}`: its socket file was removed and cannot be created again: {error}",
                         service.name

@@ -2,7 +2,7 @@
 
 use super::{ConfigSource, Files, Input, Outcome, Supervisor};
 use crate::config::{self, Config, Problem};
-use crate::inputs::{Known, Outside, gather, gather_known};
+use crate::inputs::{Inputs, Known, gather, gather_known};
 use evener_core::event::Event;
 use evener_core::spec::Spec;
 use tokio::sync::oneshot;
@@ -11,7 +11,7 @@ pub(super) type Done = oneshot::Sender<Outcome>;
 
 /// A configuration that was read.
 pub(crate) struct Loaded {
-    found: Result<(Config, Outside), Vec<Problem>>,
+    found: Result<(Config, Inputs), Vec<Problem>>,
     /// Receiver of the outcome, if the configuration was given and not read from the file.
     given: Option<Done>,
     /// Reason why the old certificates are still used, though they were to be read again.
@@ -54,20 +54,20 @@ impl Supervisor {
             return;
         }
         self.reloads.running = Some(done.into_iter().collect());
-        let (outside, before) = (self.outside.clone(), self.materials.clone());
+        let (sender, before) = (self.sender.clone(), self.materials.clone());
         tokio::spawn(async move {
             let read = tokio::task::spawn_blocking(move || config::load(&file)).await;
             let found = match read.unwrap_or_else(|error| Err(vec![Problem::new(error.to_string())])) {
-                Ok(config) => gather(&config, before).await.map(|outside| (config, outside)),
+                Ok(config) => gather(&config, before).await.map(|sender| (config, sender)),
                 Err(problems) => Err(problems),
             };
-            let _ = outside.send(Input::Loaded(Loaded { found, given: None, kept: None })).await;
+            let _ = sender.send(Input::Loaded(Loaded { found, given: None, kept: None })).await;
         });
     }
 
     /// Applies a configuration that was given, as soon as its names are resolved and its files are read.
     pub(super) fn begin_apply(&mut self, config: Config, files: Files, done: Done) {
-        let (outside, before) = (self.outside.clone(), self.materials.clone());
+        let (sender, before) = (self.sender.clone(), self.materials.clone());
         let same = says_the_same_of_tls(&self.config.spec, &config.spec);
         tokio::spawn(async move {
             let (found, kept) = match (same, files) {
@@ -75,8 +75,8 @@ impl Supervisor {
                 (true, Files::Kept) => gather_known(&config, before, Known::Kept).await,
                 (true, Files::Anew) => gather_known(&config, before, Known::KeptAtNeed).await,
             };
-            let found = found.map(|outside| (config, outside));
-            let _ = outside.send(Input::Loaded(Loaded { found, given: Some(done), kept })).await;
+            let found = found.map(|sender| (config, sender));
+            let _ = sender.send(Input::Loaded(Loaded { found, given: Some(done), kept })).await;
         });
     }
 
@@ -85,7 +85,7 @@ impl Supervisor {
         let outcome = if self.is_draining() {
             Err(vec![Problem::new("this instance is shutting down")])
         } else {
-            found.and_then(|(config, outside)| self.apply(config, outside))
+            found.and_then(|(config, sender)| self.apply(config, sender))
         };
         let outcome = self.tell_outcome(outcome);
         self.warn_of_descriptors();

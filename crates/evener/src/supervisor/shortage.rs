@@ -25,7 +25,7 @@ pub(super) enum Counted {
 }
 
 /// Interval at which a lasting shortage is logged.
-const TOLD_EVERY: Duration = Duration::from_secs(1);
+const LOGGED_EVERY: Duration = Duration::from_secs(1);
 
 /// Minimum age of a count before the descriptors are counted again.
 const COUNTED_EVERY: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ const LISTED_MAX: u64 = 65_536;
 /// State of shortages.
 #[derive(Debug)]
 pub(super) struct Shortage {
-    told_at: Option<Time>,
+    logged_at: Option<Time>,
     counted_at: Time,
     /// The limit that was reported as too low, and the number of descriptors that the configuration allows.
     warned: Option<(u64, u64)>,
@@ -48,7 +48,7 @@ pub(super) struct Shortage {
 impl Default for Shortage {
     fn default() -> Self {
         Self {
-            told_at: None,
+            logged_at: None,
             counted_at: Time::ZERO,
             warned: None,
             checks: Arc::new(Semaphore::new(1)),
@@ -60,9 +60,9 @@ impl Default for Shortage {
 impl Shortage {
     /// Returns true if a shortage should be logged again.
     fn is_due(&mut self, now: Time) -> bool {
-        let due = self.told_at.is_none_or(|at| now.since(at) >= TOLD_EVERY);
+        let due = self.logged_at.is_none_or(|at| now.since(at) >= LOGGED_EVERY);
         if due {
-            self.told_at = Some(now);
+            self.logged_at = Some(now);
         }
         due
     }
@@ -77,9 +77,9 @@ fn limit() -> Option<u64> {
 /// root.
 fn open() -> Option<u64> {
     let directory = Path::new("/proc/self/fd");
-    let told = std::fs::metadata(directory).ok()?.len();
-    if told > 0 || limit().is_none_or(|limit| limit > LISTED_MAX) {
-        return (told > 0).then_some(told);
+    let logged = std::fs::metadata(directory).ok()?.len();
+    if logged > 0 || limit().is_none_or(|limit| limit > LISTED_MAX) {
+        return (logged > 0).then_some(logged);
     }
     Some(std::fs::read_dir(directory).ok()?.count() as u64)
 }
@@ -105,8 +105,9 @@ impl Supervisor {
         let checked = checked.map(|pool| pool.servers.len() as u64).sum();
         let checks_max = descriptors::set_limit(limit(), checked);
         if checks_max != self.shortage.checks_max {
-            let places = usize::try_from(checks_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-            (self.shortage.checks, self.shortage.checks_max) = (Arc::new(Semaphore::new(places)), checks_max);
+            let permits = usize::try_from(checks_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+            (self.shortage.checks, self.shortage.checks_max) =
+                (Arc::new(Semaphore::new(permits)), checks_max);
         }
         self.count_descriptors(Counted::Now);
     }
@@ -150,7 +151,7 @@ impl Supervisor {
     }
 
     /// Returns the permits for checks.
-    pub(super) fn check_places(&self) -> Arc<Semaphore> {
+    pub(super) fn check_permits(&self) -> Arc<Semaphore> {
         Arc::clone(&self.shortage.checks)
     }
 

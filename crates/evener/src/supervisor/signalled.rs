@@ -15,7 +15,7 @@ impl Supervisor {
                 self.request_logs.reopen();
                 self.tell(&Event::LogsReopened {});
             }
-            Caught::User2 if !std::mem::replace(&mut self.user2_told, true) => {
+            Caught::User2 if !std::mem::replace(&mut self.user2_logged, true) => {
                 let text = "SIGUSR2 has no effect".to_owned();
                 self.tell(&Event::Notice { text });
             }

@@ -18,7 +18,7 @@ pub(super) enum Step {
     /// The response.
     Say(String),
     /// A query to the running instance, whose result is the response.
-    Ask(Question),
+    Ask(Query),
     /// An action on the running instance.
     Do(Act),
     /// A warning for the log: the command was accepted, but does nothing or something else.
@@ -27,7 +27,7 @@ pub(super) enum Step {
 
 /// Queries to the running instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Question {
+pub(super) enum Query {
     Servers,
     /// Clients that were seen in the last seconds.
     Recent(u64),
@@ -286,21 +286,21 @@ fn server(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
 
 fn ask(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
     let number = |words: &Words<'_>| words.number().map(|number: Option<i64>| number.unwrap_or(0));
-    let question = match words.verb {
-        "servers" => words.none().map(|()| Question::Servers)?,
-        "status" => words.none().map(|()| Question::Status)?,
-        "connection" => Question::Connection(number(words)?),
-        "socket" => Question::Socket(number(words)?),
-        "recent" => Question::Recent(words.number()?.unwrap_or(300)),
+    let query = match words.verb {
+        "servers" => words.none().map(|()| Query::Servers)?,
+        "status" => words.none().map(|()| Query::Status)?,
+        "connection" => Query::Connection(number(words)?),
+        "socket" => Query::Socket(number(words)?),
+        "recent" => Query::Recent(words.number()?.unwrap_or(300)),
         "close" => return Ok(vec![Step::Do(Act::Close(number(words)?))]),
         _ => {
             if let Some(wanted) = words.number()? {
                 state.idlers = wanted;
             }
-            Question::Idlers
+            Query::Idlers
         }
     };
-    Ok(vec![Step::Ask(question)])
+    Ok(vec![Step::Ask(query)])
 }
 
 fn mode(state: &State) -> String {

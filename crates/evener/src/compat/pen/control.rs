@@ -106,7 +106,7 @@ async fn pause() {
 /// Returns the response to a command; `None` when there is none.
 async fn ask(stream: &mut (impl AsyncRead + Unpin), front: mpsc::Sender<Input>) -> Option<String> {
     let line = tokio::time::timeout(TIME_MAX, read_line(stream)).await.ok()??;
-    let Heard::Line(line) = line else {
+    let Received::Line(line) = line else {
         return Some(format!("a command has at most {LINE_BYTES_MAX} bytes: this one was ignored\n"));
     };
     let (answer, answered) = oneshot::channel();
@@ -115,14 +115,14 @@ async fn ask(stream: &mut (impl AsyncRead + Unpin), front: mpsc::Sender<Input>) 
 }
 
 /// Result of reading a line.
-enum Heard {
+enum Received {
     Line(String),
     /// A part of the line could have another meaning.
     TooLong,
 }
 
 /// Reads up to the end of the line, or of the stream.
-async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> Option<Heard> {
+async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> Option<Received> {
     let mut bytes = Vec::new();
     let mut piece = [0; 1024];
     loop {
@@ -131,10 +131,10 @@ async fn read_line(stream: &mut (impl AsyncRead + Unpin)) -> Option<Heard> {
         let end = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
         let end = end.or((read == 0).then_some(bytes.len()));
         if end.unwrap_or(bytes.len()) > LINE_BYTES_MAX {
-            return Some(Heard::TooLong);
+            return Some(Received::TooLong);
         }
         if let Some(end) = end {
-            return Some(Heard::Line(String::from_utf8_lossy(&bytes[..end]).into_owned()));
+            return Some(Received::Line(String::from_utf8_lossy(&bytes[..end]).into_owned()));
         }
     }
 }

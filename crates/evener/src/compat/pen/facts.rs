@@ -59,7 +59,7 @@ pub(super) struct Facts {
 
 impl Facts {
     /// Reads the state of the running instance.
-    pub(super) fn look(supervisor: &Supervisor, state: &State) -> Self {
+    pub(super) fn inspect(supervisor: &Supervisor, state: &State) -> Self {
         let pool = supervisor.pools.get(NAME).map(|running| &running.pool);
         let mut servers = vec![Server::default(); state.servers.len()];
         for server in pool.into_iter().flat_map(Pool::servers) {

@@ -1,7 +1,7 @@
 //! The running front end: one task that executes commands in sequence, changes the settings and lets the
 //! supervisor apply the resulting configuration. A command that fails changes nothing.
 
-use super::command::{Act, FileProblem, Question, Step, UNKNOWN, execute, read};
+use super::command::{Act, FileProblem, Query, Step, UNKNOWN, execute, read};
 use super::facts::{Facts, Numbers, server_name};
 use super::spec::NAME;
 use super::state::State;
@@ -70,7 +70,7 @@ impl Signals {
 struct Refused {
     problems: Vec<String>,
     /// True if the supervisor has logged the problems.
-    is_told: bool,
+    is_logged: bool,
 }
 
 /// The running front end.
@@ -146,7 +146,7 @@ impl Front {
             }
             Err(refused) => {
                 let failed = |problem: &String| Event::ReloadFailed { problem: problem.clone() };
-                if !refused.is_told {
+                if !refused.is_logged {
                     refused.problems.iter().for_each(|problem| self.log.event(&failed(problem)));
                 }
                 Err(refused.problems)
@@ -172,12 +172,12 @@ impl Front {
             Ok::<_, Vec<String>>((state, steps, whole))
         });
         let done = work.await.unwrap_or_else(|error| Err(vec![error.to_string()]));
-        let (state, steps, whole) = done.map_err(|problems| Refused { problems, is_told: false })?;
+        let (state, steps, whole) = done.map_err(|problems| Refused { problems, is_logged: false })?;
         if let Some(whole) = whole {
             if whole.config.spec != self.config.spec || files == Files::Anew {
                 let gone = || Err(vec!["the program is shutting down".to_owned()]);
                 let taken_on = self.handle.apply(whole.config.clone(), files).await.unwrap_or_else(gone);
-                taken_on.map_err(|problems| Refused { problems, is_told: true })?;
+                taken_on.map_err(|problems| Refused { problems, is_logged: true })?;
                 self.config = whole.config;
             }
             self.gate.set(whole.control);
@@ -196,22 +196,22 @@ impl Front {
             match step {
                 Step::Say(text) => answer += &text,
                 Step::Warn(text) => self.notice(text),
-                Step::Ask(question) => answer += &self.answer(question).await,
+                Step::Ask(query) => answer += &self.answer(query).await,
                 Step::Do(act) => answer += &self.act(act).await,
             }
         }
         answer
     }
 
-    async fn answer(&mut self, question: Question) -> String {
+    async fn answer(&mut self, query: Query) -> String {
         let facts = self.facts().await;
-        match question {
-            Question::Servers => page::servers(&self.state, &facts),
-            Question::Recent(seconds) => page::recent(&facts, seconds),
-            Question::Idlers => format!("Idlers: {}/{}\n", facts.idlers, self.state.idlers),
-            Question::Status => self.status(&facts).await,
-            Question::Socket(socket) => page::socket(socket, &self.open().await),
-            Question::Connection(number) => {
+        match query {
+            Query::Servers => page::servers(&self.state, &facts),
+            Query::Recent(seconds) => page::recent(&facts, seconds),
+            Query::Idlers => format!("Idlers: {}/{}\n", facts.idlers, self.state.idlers),
+            Query::Status => self.status(&facts).await,
+            Query::Socket(socket) => page::socket(socket, &self.open().await),
+            Query::Connection(number) => {
                 page::connection(number, self.state.conn_max(), &self.open().await, &facts)
             }
         }
@@ -219,7 +219,7 @@ impl Front {
 
     async fn facts(&self) -> Facts {
         let state = self.state.clone();
-        self.handle.look(move |supervisor| Facts::look(supervisor, &state)).await.unwrap_or_default()
+        self.handle.inspect(move |supervisor| Facts::inspect(supervisor, &state)).await.unwrap_or_default()
     }
 
     /// Returns the open connections, with pen's numbers.

@@ -18,7 +18,7 @@ const LINE_BYTES_MAX: usize = 60_000;
 
 /// Destination and source of the datagrams.
 #[derive(Debug)]
-struct Way {
+struct Route {
     server: SocketAddr,
     own: Option<IpAddr>,
 }
@@ -27,7 +27,7 @@ struct Way {
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     match words(arguments) {
         Ok(words) => {
-            super::end("penlog", Way::find(&words).and_then(|way| send_all(&way, io::stdin().lock())))
+            super::end("penlog", Route::find(&words).and_then(|route| send_all(&route, io::stdin().lock())))
         }
         Err(error) => super::wrong_usage("penlog", USAGE, &error),
     }
@@ -49,7 +49,7 @@ fn words(arguments: Vec<OsString>) -> anyhow::Result<Vec<String>> {
     Ok(words)
 }
 
-impl Way {
+impl Route {
     fn find(words: &[String]) -> anyhow::Result<Self> {
         let port = super::port(&words[1])?;
         let own = words.get(2).map(|own| resolve(own, 0)).transpose()?;
@@ -86,8 +86,8 @@ fn resolve(host: &str, port: u16) -> anyhow::Result<Vec<SocketAddr>> {
     Ok(found)
 }
 
-fn send_all(way: &Way, input: impl Read) -> anyhow::Result<()> {
-    let socket = way.connect().with_context(|| format!("cannot send to {}", way.server))?;
+fn send_all(route: &Route, input: impl Read) -> anyhow::Result<()> {
+    let socket = route.connect().with_context(|| format!("cannot send to {}", route.server))?;
     let mut input = BufReader::new(input);
     let (mut line, mut well, mut cut_before) = (Vec::new(), true, false);
     loop {
@@ -103,7 +103,10 @@ fn send_all(way: &Way, input: impl Read) -> anyhow::Result<()> {
         }
         let sent = send(&socket, &line);
         if let (Err(error), true) = (&sent, well) {
-            eprintln!("penlog: cannot send to {}: {error}; check that penlogd is running there", way.server);
+            eprintln!(
+                "penlog: cannot send to {}: {error}; check that penlogd is running there",
+                route.server
+            );
         }
         well = sent.is_ok();
     }

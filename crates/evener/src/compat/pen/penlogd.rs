@@ -43,7 +43,7 @@ const DATAGRAM_BYTES_MAX: usize = 65_536;
 const COMPLAINT_EVERY: Duration = Duration::from_secs(1);
 
 /// Number of bytes of an invalid datagram that a message shows.
-const TOLD_BYTES_MAX: usize = 100;
+const SHOWN_BYTES_MAX: usize = 100;
 
 /// A parsed command line.
 #[derive(Debug)]
@@ -335,6 +335,6 @@ fn signals() -> io::Result<[Signal; 5]> {
 
 /// Formats a message about a datagram, safe for a terminal and of bounded length.
 fn told(from: SocketAddr, what: &str, datagram: &[u8]) -> String {
-    let beginning = &datagram[..datagram.len().min(TOLD_BYTES_MAX)];
+    let beginning = &datagram[..datagram.len().min(SHOWN_BYTES_MAX)];
     format!("{} {what}: {}", from.ip().to_canonical(), beginning.trim_ascii_end().escape_ascii())
 }

@@ -162,14 +162,14 @@ async fn serve(
     let log = Log::named("pen", format, level(line.state.debug));
     let control = open_control(line, &log)?;
     let admin = open_admin(line.admin.as_deref(), &log)?;
-    let outside = gather(&config, crate::certificates::Materials::default())
+    let resolved = gather(&config, crate::certificates::Materials::default())
         .await
         .map_err(|problems| failure(&problems))?;
     let bound = bind_all(&config, workers(line))?;
     let pid_file = leave_rights(line)?;
     let (ask_reload, reloads) = mpsc::channel(1);
     let setting = setting(line, log.clone(), ConfigSource::Front(ask_reload));
-    let mut instance = Instance::start_with(config.clone(), outside, bound, setting)?;
+    let mut instance = Instance::start_with(config.clone(), resolved, bound, setting)?;
     let (inputs, heard) = mpsc::channel(INPUTS_MAX);
     let gate = Gate::default();
     gate.set(control_list);

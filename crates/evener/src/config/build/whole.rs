@@ -1,7 +1,7 @@
 //! Checks of the whole configuration: addresses used twice, and settings that a protocol does not support.
 
 use super::Builder;
-use crate::config::{Place, dns};
+use crate::config::{Location, dns};
 use evener_core::Endpoint;
 use evener_core::spec::{CheckKind, Denied, Policy, PoolSpec, Protocol, ServiceSpec, StickyBy, Transport};
 use evener_core::wire::proxy::Version;
@@ -20,28 +20,28 @@ impl Builder<'_> {
                 .map_or_else(|| "configuration".into(), |source| Arc::clone(&source.file));
             let message =
                 "there is no service: write service \"www\" { listen = \"0.0.0.0:80\", \"10.0.0.1:80\" }";
-            self.reading.problem(&Place { file, line: 1 }, message);
+            self.reading.problem(&Location { file, line: 1 }, message);
         }
         let mut taken: BTreeMap<(Transport, &Endpoint), &str> = BTreeMap::new();
-        let places: BTreeMap<&str, &Place> = self
+        let locations: BTreeMap<&str, &Location> = self
             .reading
             .run
             .services
             .iter()
-            .map(|made| (made.name.as_deref().unwrap_or_default(), &made.place))
+            .map(|made| (made.name.as_deref().unwrap_or_default(), &made.location))
             .collect();
         self.check_checks();
         for service in &self.config.spec.services {
-            let Some(place) = places.get(&*service.name) else { continue };
+            let Some(location) = locations.get(&*service.name) else { continue };
             for endpoint in &service.listen {
-                let places = service.protocol.transports().iter().map(|each| (*each, endpoint));
-                let others = places.filter_map(|place| taken.insert(place, &service.name));
+                let locations = service.protocol.transports().iter().map(|each| (*each, endpoint));
+                let others = locations.filter_map(|location| taken.insert(location, &service.name));
                 // Each service gets a port of its own if the system chooses it.
                 let is_free = |other: &&str| {
                     matches!(endpoint, Endpoint::Ip(ip) if ip.port() == 0) && **other != *service.name
                 };
                 if let Some(other) = others.last().filter(|other| !is_free(other)) {
-                    let at = self.reading.run.refine(place, &[&endpoint.to_string()]);
+                    let at = self.reading.run.refine(location, &[&endpoint.to_string()]);
                     let message = if *other == *service.name {
                         format!("service `{other}` listens on {endpoint} twice")
                     } else {
@@ -53,11 +53,11 @@ impl Builder<'_> {
                     self.reading.problem(&at, message);
                 }
             }
-            self.check_cookies(service, place);
-            self.check_edge(service, place);
-            self.check_dns(service, place);
+            self.check_cookies(service, location);
+            self.check_edge(service, location);
+            self.check_dns(service, location);
             if service.protocol == Protocol::Udp {
-                self.check_udp(service, place);
+                self.check_udp(service, location);
                 let servers = self
                     .config
                     .spec
@@ -67,7 +67,7 @@ impl Builder<'_> {
                 let unix =
                     servers.flat_map(|pool| &pool.servers).find(|s| matches!(s.endpoint, Endpoint::Unix(_)));
                 if let Some(server) = unix {
-                    let at = self.config.places.get(&server.endpoint).unwrap_or(place);
+                    let at = self.config.locations.get(&server.endpoint).unwrap_or(location);
                     let message =
                         format!("server `{}` is a unix socket: a udp service needs IP servers", server.name);
                     self.reading.problem(at, message);
@@ -77,7 +77,7 @@ impl Builder<'_> {
     }
 
     /// Checks settings that exclude each other at the edge.
-    fn check_edge(&self, service: &ServiceSpec, place: &Place) {
+    fn check_edge(&self, service: &ServiceSpec, location: &Location) {
         let name = &service.name;
         let pools =
             || pools_of(service).filter_map(|name| self.config.spec.pools.iter().find(|p| p.name == *name));
@@ -87,17 +87,17 @@ impl Builder<'_> {
                 "service `{name}`: routes by `sni` without `tls` pass TLS through, so pool `{}` must not have `tls`",
                 pool.name
             );
-            self.reading.problem(place, message);
+            self.reading.problem(location, message);
         }
         let rates = service.throttle.as_ref().is_some_and(|throttle| throttle.request_rate.is_some());
         if rates && service.protocol != Protocol::Http {
-            let at = self.reading.run.refine(place, &["per_client", "request_rate"]);
+            let at = self.reading.run.refine(location, &["per_client", "request_rate"]);
             self.reading.problem(&at, format!("service `{name}`: `request_rate` needs protocol = \"http\""));
         }
         for (key, denied) in [("denied", &service.denied), ("exceeded", &service.exceeded)] {
             let Denied::Pool(pool) = denied else { continue };
             if !self.config.spec.pools.iter().any(|known| known.name == *pool) {
-                let at = self.reading.run.refine(place, &[key]);
+                let at = self.reading.run.refine(location, &[key]);
                 let message = format!(
                     "`{key}` is `{pool}`, not \"drop\", \"reject\", \"tarpit\", {{ tarpit = \"10s\" }} or a pool"
                 );
@@ -107,7 +107,7 @@ impl Builder<'_> {
     }
 
     /// Checks that pools which are sticky by cookie belong to http services.
-    fn check_cookies(&self, service: &ServiceSpec, place: &Place) {
+    fn check_cookies(&self, service: &ServiceSpec, location: &Location) {
         let pools = pools_of(service)
             .filter_map(|name| self.config.spec.pools.iter().find(|pool| pool.name == *name));
         let by_cookie =
@@ -117,16 +117,17 @@ impl Builder<'_> {
             let message = format!(
                 "service `{service}`: pool `{pool}` is sticky by cookie, which needs protocol = \"http\""
             );
-            self.reading.problem(place, message);
+            self.reading.problem(location, message);
         }
     }
 
     /// Checks settings that a dns service does not support, and those that only it supports.
-    fn check_dns(&self, service: &ServiceSpec, place: &Place) {
+    fn check_dns(&self, service: &ServiceSpec, location: &Location) {
         let name = &service.name;
         let pools =
             || pools_of(service).filter_map(|name| self.config.spec.pools.iter().find(|p| p.name == *name));
-        let problem = |message: String| self.reading.problem(place, format!("service `{name}`: {message}"));
+        let problem =
+            |message: String| self.reading.problem(location, format!("service `{name}`: {message}"));
         if service.protocol != Protocol::Dns {
             if let Some(pool) = pools().find(|pool| dns::has_mname(pool)) {
                 let pool = &pool.name;
@@ -138,7 +139,7 @@ impl Builder<'_> {
             problem(format!("`{endpoint}` is a unix socket: a dns service must listen on IP addresses"));
         }
         if let Some(server) = pools().find_map(dns::plain_socket) {
-            let at = self.config.places.get(&server.endpoint).unwrap_or(place);
+            let at = self.config.locations.get(&server.endpoint).unwrap_or(location);
             let server = &server.name;
             let message = format!(
                 "server `{server}` is a unix socket: a dns service needs IP servers, or sockets with mname = true"
@@ -161,16 +162,16 @@ impl Builder<'_> {
         for pool in &self.config.spec.pools {
             let asks = matches!(&pool.check, Some(check) if matches!(check.kind, CheckKind::Dns { .. }));
             let Some(server) = dns::plain_socket(pool).filter(|_| asks) else { continue };
-            let Some(at) = self.config.places.get(&server.endpoint) else { continue };
+            let Some(at) = self.config.locations.get(&server.endpoint) else { continue };
             let message = format!("server `{}` is a unix socket: check.dns needs IP servers", server.name);
             self.reading.problem(at, message);
         }
     }
 
     /// Checks settings that a udp service does not support.
-    fn check_udp(&self, service: &ServiceSpec, place: &Place) {
+    fn check_udp(&self, service: &ServiceSpec, location: &Location) {
         let name = &service.name;
-        let problem = |message: &str| self.reading.problem(place, format!("service `{name}`: {message}"));
+        let problem = |message: &str| self.reading.problem(location, format!("service `{name}`: {message}"));
         let pools =
             || pools_of(service).filter_map(|name| self.config.spec.pools.iter().find(|p| p.name == *name));
         if pools().any(|pool| pool.send_proxy == Some(Version::V1)) {

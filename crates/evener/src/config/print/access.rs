@@ -107,11 +107,11 @@ pub(super) fn write_denied(table: &mut Table, key: &'static str, denied: &Denied
 /// Writes `per_client`.
 pub(super) fn write_throttle(table: &mut Table, throttle: Option<&ThrottleSpec>, exceeded: &Denied) {
     let Some(ThrottleSpec { connections, connection_rate, request_rate, size }) = throttle else { return };
-    let mut own = Table::new();
-    own.some("connections", connections.as_ref());
-    own.some("connection_rate", connection_rate.as_ref());
-    own.some("request_rate", request_rate.as_ref());
-    write_denied(&mut own, "exceeded", exceeded, &Denied::Reject);
-    own.unless("size", size, &REMEMBERED);
-    table.key("per_client", own);
+    let mut nested = Table::new();
+    nested.some("connections", connections.as_ref());
+    nested.some("connection_rate", connection_rate.as_ref());
+    nested.some("request_rate", request_rate.as_ref());
+    write_denied(&mut nested, "exceeded", exceeded, &Denied::Reject);
+    nested.unless("size", size, &REMEMBERED);
+    table.key("per_client", nested);
 }

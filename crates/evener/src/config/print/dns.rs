@@ -19,21 +19,21 @@ pub(super) fn write_dns(table: &mut Table, dns: Option<&DnsSpec>) {
         rate_limit,
     } = dns;
     let defaults = DnsSpec::default();
-    let mut own = Table::new();
-    own.unless("query_timeout", query_timeout, &defaults.query_timeout);
-    own.unless("retries", retries, &defaults.retries);
-    own.unless("on_failure", &on_failure.name(), &defaults.on_failure.name());
+    let mut nested = Table::new();
+    nested.unless("query_timeout", query_timeout, &defaults.query_timeout);
+    nested.unless("retries", retries, &defaults.retries);
+    nested.unless("on_failure", &on_failure.name(), &defaults.on_failure.name());
     if *retry_on != defaults.retry_on {
-        own.key("retry_on", one_or_list(retry_on.names()));
+        nested.key("retry_on", one_or_list(retry_on.names()));
     }
-    own.unless("outstanding_max", outstanding_max, &defaults.outstanding_max);
-    own.unless("sockets", sockets, &defaults.sockets);
-    own.unless("pipeline_max", pipeline_max, &defaults.pipeline_max);
-    write_cache(&mut own, cache.as_ref());
-    write_client_subnet(&mut own, client_subnet.as_ref());
-    write_rate_limit(&mut own, rate_limit.as_ref());
-    if !own.is_empty() {
-        table.key("dns", own);
+    nested.unless("outstanding_max", outstanding_max, &defaults.outstanding_max);
+    nested.unless("sockets", sockets, &defaults.sockets);
+    nested.unless("pipeline_max", pipeline_max, &defaults.pipeline_max);
+    write_cache(&mut nested, cache.as_ref());
+    write_client_subnet(&mut nested, client_subnet.as_ref());
+    write_rate_limit(&mut nested, rate_limit.as_ref());
+    if !nested.is_empty() {
+        table.key("dns", nested);
     }
 }
 
@@ -42,39 +42,39 @@ fn write_cache(table: &mut Table, cache: Option<&DnsCacheSpec>) {
         return;
     };
     let defaults = DnsCacheSpec::default();
-    let mut own = Table::new();
-    own.unless("entries", entries, &defaults.entries);
-    own.unless("bytes", &Size(*bytes), &Size(defaults.bytes));
-    own.unless("ttl_max", ttl_max, &defaults.ttl_max);
-    own.unless("negative_ttl_max", negative_ttl_max, &defaults.negative_ttl_max);
-    own.unless("failure_ttl", failure_ttl, &defaults.failure_ttl);
-    own.unless("stale", stale, &defaults.stale);
-    if own.is_empty() { table.set("cache", &true) } else { table.key("cache", own) }
+    let mut nested = Table::new();
+    nested.unless("entries", entries, &defaults.entries);
+    nested.unless("bytes", &Size(*bytes), &Size(defaults.bytes));
+    nested.unless("ttl_max", ttl_max, &defaults.ttl_max);
+    nested.unless("negative_ttl_max", negative_ttl_max, &defaults.negative_ttl_max);
+    nested.unless("failure_ttl", failure_ttl, &defaults.failure_ttl);
+    nested.unless("stale", stale, &defaults.stale);
+    if nested.is_empty() { table.set("cache", &true) } else { table.key("cache", nested) }
 }
 
 fn write_client_subnet(table: &mut Table, client_subnet: Option<&ClientSubnetSpec>) {
     let Some(ClientSubnetSpec { v4, v6 }) = client_subnet else { return };
     let defaults = ClientSubnetSpec::default();
-    let mut own = Table::new();
-    own.unless("v4", v4, &defaults.v4);
-    own.unless("v6", v6, &defaults.v6);
-    if own.is_empty() { table.set("client_subnet", &true) } else { table.key("client_subnet", own) }
+    let mut nested = Table::new();
+    nested.unless("v4", v4, &defaults.v4);
+    nested.unless("v6", v6, &defaults.v6);
+    if nested.is_empty() { table.set("client_subnet", &true) } else { table.key("client_subnet", nested) }
 }
 
 fn write_rate_limit(table: &mut Table, rate_limit: Option<&DnsRateSpec>) {
     let Some(DnsRateSpec { rate, v4, v6, slip, size }) = rate_limit else { return };
     let defaults = DnsRateSpec::new(*rate);
-    let mut own = Table::new();
-    own.unless("v4", v4, &defaults.v4);
-    own.unless("v6", v6, &defaults.v6);
-    own.unless("slip", slip, &defaults.slip);
-    own.unless("size", size, &defaults.size);
-    if own.is_empty() {
+    let mut nested = Table::new();
+    nested.unless("v4", v4, &defaults.v4);
+    nested.unless("v6", v6, &defaults.v6);
+    nested.unless("slip", slip, &defaults.slip);
+    nested.unless("size", size, &defaults.size);
+    if nested.is_empty() {
         return table.set("rate_limit", rate);
     }
     let mut whole = Table::new();
     whole.set("rate", rate);
-    whole.extend(own);
+    whole.extend(nested);
     table.key("rate_limit", whole);
 }
 
@@ -83,8 +83,8 @@ pub(super) fn write_discover(table: &mut Table, discover: &[DiscoverSpec]) {
     if discover.is_empty() {
         return;
     }
-    let mut own = Table::new();
+    let mut nested = Table::new();
     let directory = |DiscoverSpec::Mname { directory }: &DiscoverSpec| directory.clone();
-    own.key("mname", one_or_list(discover.iter().map(directory)));
-    table.key("discover", own);
+    nested.key("mname", one_or_list(discover.iter().map(directory)));
+    table.key("discover", nested);
 }

@@ -66,10 +66,10 @@ fn write_min_rate(table: &mut Table, min_rate: Option<MinRate>) {
     if window == MinRate::DEFAULT.window {
         return table.unless("min_rate", &bytes_per_second, &MinRate::DEFAULT.bytes_per_second);
     }
-    let mut own = Table::new();
-    own.unless("rate", &bytes_per_second, &MinRate::DEFAULT.bytes_per_second);
-    own.set("window", &window);
-    table.key("min_rate", own);
+    let mut nested = Table::new();
+    nested.unless("rate", &bytes_per_second, &MinRate::DEFAULT.bytes_per_second);
+    nested.set("window", &window);
+    table.key("min_rate", nested);
 }
 
 fn mode_word(mode: ForwardedMode) -> &'static str {
@@ -83,39 +83,39 @@ fn mode_word(mode: ForwardedMode) -> &'static str {
 fn write_forwarded(table: &mut Table, forwarded: &ForwardedSpec, lists: Lists<'_>) {
     let ForwardedSpec { mode, trust, classic, standard } = forwarded;
     let defaults = ForwardedSpec::default();
-    let mut own = Table::new();
-    own.unless("mode", &mode_word(*mode), &mode_word(defaults.mode));
-    write_prefixes(&mut own, "trust", trust.as_ref(), lists);
+    let mut nested = Table::new();
+    nested.unless("mode", &mode_word(*mode), &mode_word(defaults.mode));
+    write_prefixes(&mut nested, "trust", trust.as_ref(), lists);
     match (classic, standard) {
         // With neither, nothing is written; `mode = "off"` expresses that.
         (true, false) | (false, false) => {}
-        (false, true) => own.set("headers", "forwarded"),
-        (true, true) => own.set("headers", "both"),
+        (false, true) => nested.set("headers", "forwarded"),
+        (true, true) => nested.set("headers", "both"),
     }
-    match own.is_empty() {
+    match nested.is_empty() {
         true => {}
         false if trust.is_none() && !standard => table.set("forwarded", mode_word(*mode)),
-        false => table.key("forwarded", own),
+        false => table.key("forwarded", nested),
     }
 }
 
 fn write_redirect(table: &mut Table, redirect: Option<&RedirectSpec>) {
     let Some(RedirectSpec { status, port }) = redirect else { return };
     let defaults = redirect_defaults();
-    let mut own = Table::new();
-    own.unless("status", status, &defaults.status);
-    own.unless("port", port, &defaults.port);
-    if own.is_empty() { table.set("redirect", "https") } else { table.key("redirect", own) }
+    let mut nested = Table::new();
+    nested.unless("status", status, &defaults.status);
+    nested.unless("port", port, &defaults.port);
+    if nested.is_empty() { table.set("redirect", "https") } else { table.key("redirect", nested) }
 }
 
 fn write_respond(table: &mut Table, respond: Option<&RespondSpec>) {
     let Some(RespondSpec { status, content_type, body }) = respond else { return };
     let defaults = respond_defaults();
-    let mut own = Table::new();
-    own.unless("status", status, &defaults.status);
-    own.unless("type", content_type, &defaults.content_type);
+    let mut nested = Table::new();
+    nested.unless("status", status, &defaults.status);
+    nested.unless("type", content_type, &defaults.content_type);
     if *body != defaults.body {
-        own.key("body", prose(body));
+        nested.key("body", prose(body));
     }
-    table.key("respond", own);
+    table.key("respond", nested);
 }

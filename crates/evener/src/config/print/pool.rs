@@ -98,11 +98,11 @@ pub(super) fn write_keys(table: &mut Table, pool: &PoolSpec) {
 
 fn write_queue(table: &mut Table, queue: Option<QueueSpec>) {
     let Some(QueueSpec { size, timeout }) = queue else { return table.set("queue", &false) };
-    let mut own = Table::new();
-    own.unless("size", &size, &QueueSpec::DEFAULT.size);
-    own.unless("timeout", &timeout, &QueueSpec::DEFAULT.timeout);
-    if !own.is_empty() {
-        table.key("queue", own);
+    let mut nested = Table::new();
+    nested.unless("size", &size, &QueueSpec::DEFAULT.size);
+    nested.unless("timeout", &timeout, &QueueSpec::DEFAULT.timeout);
+    if !nested.is_empty() {
+        table.key("queue", nested);
     }
 }
 
@@ -114,11 +114,11 @@ fn version(version: proxy::Version) -> &'static str {
 }
 
 fn write_policy(table: &mut Table, policy: Policy) {
-    let mut own = Table::of(format!("policy.{}", policy.name()));
+    let mut nested = Table::of(format!("policy.{}", policy.name()));
     match policy {
         Policy::RoundRobin => return,
-        Policy::Ewma { decay } => own.unless("decay", &decay, &Policy::EWMA_DECAY),
-        Policy::Maglev { table } => own.unless("table", &table, &Policy::MAGLEV_TABLE),
+        Policy::Ewma { decay } => nested.unless("decay", &decay, &Policy::EWMA_DECAY),
+        Policy::Maglev { table } => nested.unless("table", &table, &Policy::MAGLEV_TABLE),
         Policy::First
         | Policy::Weighted
         | Policy::LeastConn
@@ -126,28 +126,28 @@ fn write_policy(table: &mut Table, policy: Policy) {
         | Policy::P2c
         | Policy::Hash => {}
     }
-    if own.is_empty() { table.set("policy", policy.name()) } else { table.key("policy", own) }
+    if nested.is_empty() { table.set("policy", policy.name()) } else { table.key("policy", nested) }
 }
 
 fn write_sticky(table: &mut Table, sticky: Option<&StickySpec>) {
     let Some(StickySpec { by, size, ttl, failback, rebalance }) = sticky else { return };
     let defaults = sticky_defaults();
-    let mut own = Table::new();
+    let mut nested = Table::new();
     match by {
         StickyBy::ClientIp => {
-            own.unless("size", size, &defaults.size);
-            own.unless("ttl", ttl, &defaults.ttl);
-            own.unless("failback", failback, &defaults.failback);
-            own.some("rebalance", rebalance.as_ref());
+            nested.unless("size", size, &defaults.size);
+            nested.unless("ttl", ttl, &defaults.ttl);
+            nested.unless("failback", failback, &defaults.failback);
+            nested.some("rebalance", rebalance.as_ref());
         }
         // Clients store cookies, so there is neither a size nor a time.
         StickyBy::Cookie(name) => {
-            own.set("by", "cookie");
+            nested.set("by", "cookie");
             // The default depends on the other pools of the services.
-            own.set("name", name.as_str());
+            nested.set("name", name.as_str());
         }
     }
-    if own.is_empty() { table.set("sticky", &true) } else { table.key("sticky", own) }
+    if nested.is_empty() { table.set("sticky", &true) } else { table.key("sticky", nested) }
 }
 
 fn write_passive(table: &mut Table, passive: &PassiveSpec) {
@@ -156,85 +156,85 @@ fn write_passive(table: &mut Table, passive: &PassiveSpec) {
     if *passive == (PassiveSpec { failures: 0, ..defaults }) {
         return table.set("passive", &false);
     }
-    let mut own = Table::new();
-    own.unless("failures", failures, &defaults.failures);
-    own.unless("down_for", down_for, &defaults.down_for);
-    if !own.is_empty() {
-        table.key("passive", own);
+    let mut nested = Table::new();
+    nested.unless("failures", failures, &defaults.failures);
+    nested.unless("down_for", down_for, &defaults.down_for);
+    if !nested.is_empty() {
+        table.key("passive", nested);
     }
 }
 
 fn write_check(table: &mut Table, check: Option<&CheckSpec>, servers_tls: Option<&ServerTlsSpec>) {
     let Some(check) = check else { return };
     let CheckSpec { kind, every, timeout, rise, fall, jitter, port } = check;
-    let mut own = Table::of(format!("check.{}", kind.name()));
-    write_kind(&mut own, kind, servers_tls);
+    let mut nested = Table::of(format!("check.{}", kind.name()));
+    write_kind(&mut nested, kind, servers_tls);
     let defaults = CheckSpec::new(CheckKind::Tcp);
-    own.unless("every", every, &defaults.every);
-    own.unless("timeout", timeout, &defaults.timeout);
-    own.unless("rise", rise, &defaults.rise);
-    own.unless("fall", fall, &defaults.fall);
-    own.unless("jitter", jitter, &defaults.jitter);
-    own.some("port", port.as_ref());
-    if own.is_empty() { table.set("check", kind.name()) } else { table.key("check", own) }
+    nested.unless("every", every, &defaults.every);
+    nested.unless("timeout", timeout, &defaults.timeout);
+    nested.unless("rise", rise, &defaults.rise);
+    nested.unless("fall", fall, &defaults.fall);
+    nested.unless("jitter", jitter, &defaults.jitter);
+    nested.some("port", port.as_ref());
+    if nested.is_empty() { table.set("check", kind.name()) } else { table.key("check", nested) }
 }
 
-fn write_kind(own: &mut Table, kind: &CheckKind, servers_tls: Option<&ServerTlsSpec>) {
+fn write_kind(nested: &mut Table, kind: &CheckKind, servers_tls: Option<&ServerTlsSpec>) {
     match kind {
         CheckKind::Tcp => {}
         CheckKind::Stream { send, begins, expect, tls } => {
             let texts = [("send", Some(send)), ("begins", begins.as_ref()), ("expect", expect.as_ref())];
             for (key, text) in texts {
                 if let Some(text) = text.filter(|text| !text.is_empty()) {
-                    own.key(key, quoted(text));
+                    nested.key(key, quoted(text));
                 }
             }
             if let Some(tls) = tls {
-                write_check_tls(own, tls, servers_tls);
+                write_check_tls(nested, tls, servers_tls);
             }
         }
         CheckKind::Dns { name, qtype, rcode } => {
             let (usual_name, usual_type, _) = dns_defaults();
-            own.unless("name", name, &usual_name);
-            own.unless("type", &dns::type_name(*qtype), &dns::type_name(usual_type));
-            own.some("rcode", rcode.map(dns::rcode_name).as_ref());
+            nested.unless("name", name, &usual_name);
+            nested.unless("type", &dns::type_name(*qtype), &dns::type_name(usual_type));
+            nested.some("rcode", rcode.map(dns::rcode_name).as_ref());
         }
         CheckKind::Http { method, path, host, status, body, tls } => {
             let CheckSpec { kind: defaults, .. } = http_check();
             if let CheckKind::Http { method: usual_method, path: usual_path, status: usual, .. } = &defaults {
-                own.unless("method", method, usual_method);
-                own.unless("path", path, usual_path);
-                own.some("host", host.as_ref());
+                nested.unless("method", method, usual_method);
+                nested.unless("path", path, usual_path);
+                nested.some("host", host.as_ref());
                 if status != usual {
-                    own.key("status", one_or_list(status));
+                    nested.key("status", one_or_list(status));
                 }
             }
             if let Some(body) = body {
-                own.key("body", prose(body));
+                nested.key("body", prose(body));
             }
             if let Some(tls) = tls {
-                write_check_tls(own, tls, servers_tls);
+                write_check_tls(nested, tls, servers_tls);
             }
         }
         CheckKind::Udp { send, expect } => {
-            own.key("send", quoted(send));
+            nested.key("send", quoted(send));
             if let Some(expect) = expect {
-                own.key("expect", quoted(expect));
+                nested.key("expect", quoted(expect));
             }
         }
     }
 }
 
 /// Writes the TLS settings of a check that differ from those of the pool.
-fn write_check_tls(own: &mut Table, tls: &CheckTls, servers: Option<&ServerTlsSpec>) {
+fn write_check_tls(nested: &mut Table, tls: &CheckTls, servers: Option<&ServerTlsSpec>) {
     let CheckTls { sni, insecure, ca_file } = tls;
     if sni.as_ref() != servers.and_then(|servers| servers.name.as_ref()) {
-        own.some("sni", sni.as_ref());
+        nested.some("sni", sni.as_ref());
     }
     if *insecure && servers.is_none_or(|servers| servers.verification == Verification::Full) {
-        own.set("verify", &false);
+        nested.set("verify", &false);
     }
     if ca_file.as_ref() != servers.and_then(|servers| servers.authorities.as_ref()) {
-        own.some("ca", ca_file.as_deref().map(path).as_ref());
+        nested.some("ca", ca_file.as_deref().map(path).as_ref());
     }
 }

@@ -70,13 +70,13 @@ fn write_listen(table: &mut Table, name: &str, listen: &[Endpoint]) {
 fn write_routes(table: &mut Table, protocol: Protocol, routes: &[Route<Arc<str>>]) {
     let mut list = Table::new();
     for Route { hosts, path, to } in routes {
-        let mut own = Table::new();
+        let mut nested = Table::new();
         if !hosts.is_empty() || path.is_none() {
-            own.key(if protocol == Protocol::Http { "host" } else { "sni" }, one_or_list(hosts));
+            nested.key(if protocol == Protocol::Http { "host" } else { "sni" }, one_or_list(hosts));
         }
-        own.some("path", path.as_ref());
-        own.set("pool", to);
-        list.item(own);
+        nested.some("path", path.as_ref());
+        nested.set("pool", to);
+        list.item(nested);
     }
     if !list.is_empty() {
         table.key("routes", list);
@@ -141,9 +141,9 @@ fn write_request_log(table: &mut Table, log: Option<&RequestLog>) {
         None => {}
         Some(RequestLog::File(file)) => table.set("request_log", file),
         Some(RequestLog::Udp(address)) => {
-            let mut own = Table::new();
-            own.set("udp", address);
-            table.key("request_log", own);
+            let mut nested = Table::new();
+            nested.set("udp", address);
+            table.key("request_log", nested);
         }
     }
 }

@@ -11,24 +11,24 @@ pub(super) fn write_tls(table: &mut Table, tls: Option<&TlsSpec>) {
     let Some(spec) = tls else { return };
     let TlsSpec { certificates, directories, client, oldest, alpn, handshake_timeout, handshakes_max } = spec;
     let defaults = tls_defaults();
-    let mut own = Table::new();
+    let mut nested = Table::new();
     if let Some(client) = client {
-        write_client(&mut own, client);
+        write_client(&mut nested, client);
     }
-    own.unless("min_version", &version(*oldest), &version(defaults.oldest));
+    nested.unless("min_version", &version(*oldest), &version(defaults.oldest));
     if *alpn != defaults.alpn {
-        own.key("alpn", one_or_list(alpn));
+        nested.key("alpn", one_or_list(alpn));
     }
-    own.unless("handshake_timeout", handshake_timeout, &defaults.handshake_timeout);
-    own.unless("handshakes_max", handshakes_max, &defaults.handshakes_max);
-    if let ([only], [], true) = (&certificates[..], &directories[..], own.is_empty())
+    nested.unless("handshake_timeout", handshake_timeout, &defaults.handshake_timeout);
+    nested.unless("handshakes_max", handshakes_max, &defaults.handshakes_max);
+    if let ([only], [], true) = (&certificates[..], &directories[..], nested.is_empty())
         && let Some(file) = one_file(only)
     {
         return table.set("tls", path(file));
     }
     let mut whole = Table::new();
     write_certificates(&mut whole, certificates, directories);
-    whole.extend(own);
+    whole.extend(nested);
     table.key("tls", whole);
 }
 
@@ -39,16 +39,16 @@ fn version(version: TlsVersion) -> &'static str {
     }
 }
 
-fn write_certificates(own: &mut Table, certificates: &[CertificateFiles], directories: &[String]) {
+fn write_certificates(nested: &mut Table, certificates: &[CertificateFiles], directories: &[String]) {
     let (first, further) = certificates.split_first().map_or((None, certificates), |(a, b)| (Some(a), b));
     if let Some(first) = first {
-        write_certificate(own, first);
+        write_certificate(nested, first);
     }
     if !further.is_empty() || (first.is_none() && directories.is_empty()) {
-        own.key("certificates", certificate_list(further));
+        nested.key("certificates", certificate_list(further));
     }
     if !directories.is_empty() {
-        own.key("directory", one_or_list(directories.iter().map(|directory| path(directory))));
+        nested.key("directory", one_or_list(directories.iter().map(|directory| path(directory))));
     }
 }
 
@@ -58,9 +58,9 @@ fn certificate_list(certificates: &[CertificateFiles]) -> Table {
         match one_file(certificate) {
             Some(file) => list.item(path(file).say()),
             None => {
-                let mut own = Table::new();
-                write_certificate(&mut own, certificate);
-                list.item(Node::Table(own));
+                let mut nested = Table::new();
+                write_certificate(&mut nested, certificate);
+                list.item(Node::Table(nested));
             }
         }
     }
@@ -73,37 +73,37 @@ fn one_file(certificate: &CertificateFiles) -> Option<&str> {
     (chain == key && ocsp.is_none() && issuers.is_none()).then_some(chain)
 }
 
-fn write_certificate(own: &mut Table, certificate: &CertificateFiles) {
+fn write_certificate(nested: &mut Table, certificate: &CertificateFiles) {
     let CertificateFiles { chain, key, ocsp, issuers } = certificate;
-    own.set("certificate", path(chain));
+    nested.set("certificate", path(chain));
     if key != chain {
-        own.set("key", path(key));
+        nested.set("key", path(key));
     }
-    own.some("ocsp", ocsp.as_deref().map(path).as_ref());
-    own.some("issuers", issuers.as_deref().map(path).as_ref());
+    nested.some("ocsp", ocsp.as_deref().map(path).as_ref());
+    nested.some("issuers", issuers.as_deref().map(path).as_ref());
 }
 
-fn write_client(own: &mut Table, client: &ClientCertificates) {
+fn write_client(nested: &mut Table, client: &ClientCertificates) {
     let ClientCertificates { authorities, presence } = client;
-    own.key("client_ca", one_or_list(authorities.iter().map(|authority| path(authority))));
+    nested.key("client_ca", one_or_list(authorities.iter().map(|authority| path(authority))));
     match presence {
         Presence::Required => {}
-        Presence::Optional => own.set("client_certificate", "optional"),
+        Presence::Optional => nested.set("client_certificate", "optional"),
     }
 }
 
 /// Writes `tls` of a pool.
 pub(super) fn write_server_tls(table: &mut Table, tls: Option<&ServerTlsSpec>) {
     let Some(ServerTlsSpec { name, authorities, verification, certificate }) = tls else { return };
-    let mut own = Table::new();
-    own.some("ca", authorities.as_deref().map(path).as_ref());
-    own.some("sni", name.as_ref());
+    let mut nested = Table::new();
+    nested.some("ca", authorities.as_deref().map(path).as_ref());
+    nested.some("sni", name.as_ref());
     match verification {
         Verification::Full => {}
-        Verification::Off => own.set("verify", &false),
+        Verification::Off => nested.set("verify", &false),
     }
     if let Some(certificate) = certificate {
-        write_certificate(&mut own, certificate);
+        write_certificate(&mut nested, certificate);
     }
-    if own.is_empty() { table.set("tls", &true) } else { table.key("tls", own) }
+    if nested.is_empty() { table.set("tls", &true) } else { table.key("tls", nested) }
 }

@@ -58,10 +58,10 @@ impl<R: BufRead> PenLog<R> {
 }
 
 /// Position of an entry: its time, then its number in the log.
-type Place = (i64, u64);
+type Position = (i64, u64);
 
 /// Clients of one server and request, sorted by time.
-type Asked = BTreeMap<Place, Box<[u8]>>;
+type Clients = BTreeMap<Position, Box<[u8]>>;
 
 /// A window that moves along pen's log.
 #[derive(Debug)]
@@ -71,8 +71,8 @@ pub(super) struct Window<R> {
     bytes_max: usize,
     bytes: usize,
     /// In the order of the log, which may differ from that of time.
-    order: VecDeque<(Place, Rc<[u8]>)>,
-    index: HashMap<Rc<[u8]>, Asked>,
+    order: VecDeque<(Position, Rc<[u8]>)>,
+    index: HashMap<Rc<[u8]>, Clients>,
     /// Time of the last entry that was read.
     last: Option<i64>,
     read: u64,
@@ -126,18 +126,18 @@ impl<R: BufRead> Window<R> {
         }
         self.bytes += bytes;
         self.last = Some(entry.time);
-        let place = (entry.time, self.read);
+        let position = (entry.time, self.read);
         self.read += 1;
         let key =
             self.index.get_key_value(&*entry.key).map_or_else(|| entry.key.into(), |(key, _)| Rc::clone(key));
-        self.index.entry(Rc::clone(&key)).or_default().insert(place, entry.client);
-        self.order.push_back((place, key));
+        self.index.entry(Rc::clone(&key)).or_default().insert(position, entry.client);
+        self.order.push_back((position, key));
     }
 
     fn forget_first(&mut self) {
-        let (place, key) = self.order.pop_front().expect("the caller found one");
+        let (position, key) = self.order.pop_front().expect("the caller found one");
         let entries = self.index.get_mut(&key).expect("each entry in the order is in the index");
-        let client = entries.remove(&place).expect("each entry in the order is in the index");
+        let client = entries.remove(&position).expect("each entry in the order is in the index");
         self.bytes -= ENTRY_BYTES + key.len() + client.len();
         if entries.is_empty() {
             self.index.remove(&key);
@@ -151,23 +151,23 @@ mod tests {
 
     /// Checks a log, given as `client:time` of one server and request, with lookups by time and the clients
     /// found.
-    fn check(jitter: i64, bytes_max: usize, log: &str, questions: &[i64], expected: &str) {
+    fn check(jitter: i64, bytes_max: usize, log: &str, times: &[i64], expected: &str) {
         let pair = |entry: &str| entry.split_once(':').map(|(client, time)| format!("{client} {time} s r\n"));
         let log: String = log.split(' ').filter_map(pair).collect();
         let mut window = Window::new(PenLog::new(log.as_bytes()), jitter, bytes_max);
-        let mut answers = Vec::new();
-        for time in questions {
-            let answer = window.nearest(b"s r", *time).expect("memory can be read");
-            answers.push(
-                answer.map_or_else(
+        let mut clients = Vec::new();
+        for time in times {
+            let found = window.nearest(b"s r", *time).expect("memory can be read");
+            clients.push(
+                found.map_or_else(
                     || "-".to_owned(),
                     |(client, _)| String::from_utf8_lossy(client).into_owned(),
                 ),
             );
             assert!(window.bytes <= bytes_max);
-            assert_eq!(window.order.len(), window.index.values().map(super::Asked::len).sum::<usize>());
+            assert_eq!(window.order.len(), window.index.values().map(super::Clients::len).sum::<usize>());
         }
-        assert_eq!(answers.join(" "), expected);
+        assert_eq!(clients.join(" "), expected);
     }
 
     #[test]

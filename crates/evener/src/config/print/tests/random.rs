@@ -312,12 +312,12 @@ impl Chance<'_> {
             3 if tls.is_none() => self.stream_check(None),
             _ => {
                 let ca = self.ca.clone();
-                let own = CheckTls {
+                let nested = CheckTls {
                     sni: self.maybe(Self::word),
                     insecure: self.one_in(3),
                     ca_file: self.maybe(|_| ca),
                 };
-                let tls = Some(inherited(own, tls));
+                let tls = Some(inherited(nested, tls));
                 if self.one_in(2) { self.http_check(tls) } else { self.stream_check(tls) }
             }
         };
@@ -363,12 +363,12 @@ impl Chance<'_> {
 }
 
 /// As a check takes on what its pool says of TLS.
-fn inherited(own: CheckTls, pool: Option<&ServerTlsSpec>) -> CheckTls {
-    let Some(pool) = pool else { return own };
+fn inherited(nested: CheckTls, pool: Option<&ServerTlsSpec>) -> CheckTls {
+    let Some(pool) = pool else { return nested };
     CheckTls {
-        sni: own.sni.or_else(|| pool.name.clone()),
-        insecure: own.insecure || pool.verification == Verification::Off,
-        ca_file: own.ca_file.or_else(|| pool.authorities.clone()),
+        sni: nested.sni.or_else(|| pool.name.clone()),
+        insecure: nested.insecure || pool.verification == Verification::Off,
+        ca_file: nested.ca_file.or_else(|| pool.authorities.clone()),
     }
 }
 
@@ -446,9 +446,9 @@ impl Chance<'_> {
 
     /// Returns a name, often that of the pool.
     fn service_name(&mut self, pool: Option<&Arc<str>>, others: &[ServiceSpec]) -> Arc<str> {
-        let own = format!("{}{}", self.word(), self.unique()).into();
-        let name = pool.filter(|_| !self.one_in(4)).cloned().unwrap_or_else(|| Arc::clone(&own));
-        if others.iter().any(|other| other.name == name) { own } else { name }
+        let nested = format!("{}{}", self.word(), self.unique()).into();
+        let name = pool.filter(|_| !self.one_in(4)).cloned().unwrap_or_else(|| Arc::clone(&nested));
+        if others.iter().any(|other| other.name == name) { nested } else { name }
     }
 
     fn routes(&mut self, kinds: &[Kind], is_http: bool) -> Vec<Route<Arc<str>>> {
