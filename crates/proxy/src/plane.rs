@@ -138,7 +138,7 @@ impl Plane {
 
     /// Opens and closes persistent connections, after servers came or went.
     pub fn tend(&self) {
-        self.tell(|| Command::Tend);
+        self.tell(|| Command::Maintain);
     }
 
     /// Stops accepting clients; connections and flows may finish.

@@ -30,6 +30,7 @@ use crate::service::pool_queue;
 use crate::tcp::connection::{Connection, Stage};
 use evener_core::Time;
 use evener_core::limits::Lease;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ pub(crate) struct Tcp {
     warm: Warm,
     generations: Generations,
     /// Clients for other components.
-    handed_over: Vec<Accepted>,
+    handed_over: VecDeque<Accepted>,
     /// Connections that ended during the present events.
     over: Vec<ConnectionKey>,
     /// Room for deadlines that come at once.
@@ -67,7 +68,7 @@ impl Tcp {
             pending: None,
             warm: Warm::default(),
             generations: Generations::default(),
-            handed_over: Vec::new(),
+            handed_over: VecDeque::new(),
             over: Vec::new(),
             due: Vec::new(),
         }
@@ -104,9 +105,9 @@ impl Tcp {
         self.watch_crowded(cx);
     }
 
-    /// A client that was accepted for another component.
+    /// The next client that was accepted for another component.
     pub(crate) fn take_accepted(&mut self) -> Option<Accepted> {
-        self.handed_over.pop()
+        self.handed_over.pop_front()
     }
 
     /// Closes unused connections and pipes; returns how many descriptors were freed.

@@ -1,5 +1,5 @@
-//! A worker: one thread with its own epoll. It owns listeners, connections, flows, timers and buffers, and takes commands
-//! from the control thread.
+//! The loop of a worker: one thread with its own epoll, which calls the components through the same few methods and passes on what one has
+//! for another. Commands come from the control thread.
 
 mod commands;
 mod shed;
@@ -15,13 +15,11 @@ use crate::http::Http;
 use crate::io::batch::Local;
 use crate::io::listener::UnixPath;
 use crate::plane::Driver;
+use crate::service::accepted::Accepted;
 use crate::service::ending::Ending;
 use crate::service::open::{Hearer, Question};
 use crate::service::{PoolIs, Service};
-use crate::tcp::Tcp;
-
-use crate::service::accepted::Accepted;
-use crate::tcp::Paused;
+use crate::tcp::{Paused, Tcp};
 use crate::udp::Udp;
 use evener_core::Time;
 use evener_core::spec::{Protocol, Transport};
@@ -34,10 +32,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 const EVENTS_MAX: usize = 1024;
-/// Entries that were unused for too long are looked for at most this often.
+/// Shortest interval between two searches for expired entries.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
 
-/// What the control thread wants.
+/// A command of the control thread.
 #[derive(Debug)]
 pub(crate) enum Command {
     Listen {
@@ -64,36 +62,36 @@ pub(crate) enum Command {
         serial: u32,
         hearer: Hearer,
     },
-    /// What clients have of a server ends.
+    /// Close the connections, requests and flows of a server.
     End(Arc<Ending>),
-    /// Servers with which connections have to stand came or went.
-    Tend,
+    /// Open and close persistent connections, after servers came or went.
+    Maintain,
     Drain,
     Cut,
     Stop,
 }
 
-/// The worker.
+/// A worker.
 pub(crate) struct Worker {
-    pub(crate) cx: Context,
-    pub(crate) tcp: Tcp,
-    pub(crate) http: Http,
-    pub(crate) udp: Udp,
-    pub(crate) dns: Dns,
+    cx: Context,
+    tcp: Tcp,
+    http: Http,
+    udp: Udp,
+    dns: Dns,
     driver: Driver,
     poll: Poll,
     origin: Instant,
     inbox: Receiver<Command>,
-    /// Something is about to be closed for want of descriptors.
+    /// Entries were closed to free descriptors, during the present events.
     shed_any: bool,
-    /// Until then nothing is closed for want of descriptors.
+    /// End of the pause in closing entries to free descriptors.
     shed_after: Time,
     /// The time of the last sweep.
     swept_at: Time,
     running: bool,
 }
 
-/// What a worker is made with.
+/// Parts of a new worker.
 pub(crate) struct WorkerParts {
     pub(crate) id: usize,
     pub(crate) workers: usize,
@@ -106,7 +104,7 @@ pub(crate) struct WorkerParts {
 }
 
 impl Worker {
-    /// A worker with its waker.
+    /// Creates a worker and its waker.
     pub(crate) fn new(parts: WorkerParts) -> io::Result<(Self, Waker)> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), Token::Waker.encode())?;
@@ -129,7 +127,7 @@ impl Worker {
         Ok((worker, waker))
     }
 
-    /// Works until told to stop.
+    /// Runs until the command to stop.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS_MAX);
         if self.driver == Driver::IoUring {
@@ -150,11 +148,11 @@ impl Worker {
             self.tcp.flush(&mut self.cx);
             self.serve_queues();
             shed::shed(&mut self);
-            self.bury();
+            self.reap();
         }
     }
 
-    /// Gives permits to those that wait, if some may be there.
+    /// Offers free permits to the clients and requests that wait for one.
     fn serve_queues(&mut self) {
         if self.cx.queues.is_freed() {
             self.cx.wake_all();
@@ -172,7 +170,7 @@ impl Worker {
         self.cx.queues.end(round);
     }
 
-    /// A ring belongs to the thread that made it.
+    /// Opens the ring, on the thread that will use it.
     fn open_ring(&mut self) {
         match Ring::new() {
             Ok(mut ring) => {
@@ -183,7 +181,7 @@ impl Worker {
         }
     }
 
-    /// Waits for something to do, and does it.
+    /// Waits for events and handles them.
     fn await_events(&mut self, events: &mut Events) {
         let wait = self.wait();
         let Some(ring) = &mut self.cx.ring else { return self.poll_events(events, wait) };
@@ -219,7 +217,7 @@ impl Worker {
         match Token::decode(event.token()) {
             Token::Waker => {
                 while let Ok(command) = self.inbox.try_recv() {
-                    self.obey(command);
+                    self.execute(command);
                 }
                 self.tcp.resume_accepting(&mut self.cx, Paused::All);
                 self.cx.queues.wake();
@@ -239,7 +237,7 @@ impl Worker {
         }
     }
 
-    /// Goes on with what had more to do; what has still more waits for the next round.
+    /// Goes on with the entries of the ready queue; those that are not finished then wait for the next round.
     fn retry(&mut self) {
         for _ in 0..self.cx.ready.len() {
             match self.cx.ready.pop() {
@@ -270,12 +268,12 @@ impl Worker {
         }
     }
 
-    /// Makes and drops persistent connections to servers of DNS, after servers or listeners came or went.
+    /// Opens and closes persistent connections to servers of DNS, after servers or listeners came or went.
     fn maintain_dns(&mut self) {
         self.dns.maintain(&mut self.cx, self.tcp.services());
     }
 
-    /// How long epoll may wait; `None` for ever.
+    /// Time until the next deadline; `None` when there is none.
     fn wait(&self) -> Option<Duration> {
         if !self.cx.ready.is_empty() {
             return Some(Duration::ZERO);
@@ -298,8 +296,8 @@ impl Worker {
         self.dns.sweep(&mut self.cx);
     }
 
-    /// Frees what ended. Places that became free may be waited for, here or by another worker.
-    fn bury(&mut self) {
+    /// Removes the entries that ended during the present events. Clients may wait for the slots, here or at another worker.
+    fn reap(&mut self) {
         self.tcp.reap(&mut self.cx);
         self.http.reap(&mut self.cx);
         self.udp.reap();

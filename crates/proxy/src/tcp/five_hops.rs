@@ -126,7 +126,7 @@ impl Tcp {
         let service = Arc::clone(&self.listeners[key].service);
         service.live.counters.of(cx.id).connections.one();
         if service.protocol == Protocol::Dns || settings.is_layered() {
-            return self.handed_over.push(Accepted { client, peer, service, settings, place });
+            return self.handed_over.push_back(Accepted { client, peer, service, settings, place });
         }
         let greeting = Greeting::new(peer, &settings);
         let introduces = settings.backends.iter().any(|backend| backend.send_proxy.is_some());

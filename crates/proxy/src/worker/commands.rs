@@ -1,4 +1,4 @@
-//! What the control thread wants of a worker: listeners that come, go and change hands, and the end.
+//! The commands of the control thread: listeners that come, go and change hands, and the end.
 
 use super::{Command, Worker};
 use crate::io::batch::Local;
@@ -10,7 +10,7 @@ use rustix::fd::OwnedFd;
 use std::sync::Arc;
 
 impl Worker {
-    pub(super) fn obey(&mut self, command: Command) {
+    pub(super) fn execute(&mut self, command: Command) {
         match command {
             Command::Listen { id, service, socket, transport, local, unix } => match transport {
                 Transport::Stream => self.tcp.listen(&mut self.cx, id, service, socket, unix),
@@ -22,7 +22,7 @@ impl Worker {
             Command::List(question) => self.list(&question),
             Command::Close { serial, hearer } => hearer.tell(self.close_numbered(serial)),
             Command::End(ending) => self.end_server(&ending),
-            Command::Tend => self.dns.note_change(),
+            Command::Maintain => self.dns.note_change(),
             Command::Drain => self.drain(),
             Command::Cut => {
                 self.tcp.cut_all(&mut self.cx);
@@ -53,7 +53,7 @@ impl Worker {
         if is_closed { Closed::Done } else { Closed::Nobody }
     }
 
-    /// Ends what this worker has of a server.
+    /// Closes the connections, requests and flows that this worker has with a server.
     fn end_server(&mut self, ending: &Ending) {
         let ended = self.tcp.end_server(&mut self.cx, ending)
             + self.http.end_server(&mut self.cx, ending)
@@ -82,7 +82,7 @@ impl Worker {
         self.dns.note_change();
     }
 
-    /// What a listener for datagrams becomes another one's may be spoken otherwise.
+    /// Hands a listener for datagrams over, perhaps from UDP to DNS or back.
     fn assign_datagrams(&mut self, id: u64, service: &Arc<Service>) {
         let is_dns = service.protocol == Protocol::Dns;
         if is_dns && self.dns.assign(id, service) {

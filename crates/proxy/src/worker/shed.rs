@@ -1,14 +1,14 @@
-//! What a worker closes when clients wait for descriptors: what nobody uses just now. Connections to servers and pipes that
-//! are kept go first, then clients that keep a connection of HTTP, or of DNS over TCP, without asking anything, the longest idle first.
+//! Closes unused entries when clients wait for descriptors: first pooled connections to servers and pipes, then idle connections of
+//! clients (HTTP, and DNS over TCP), the longest idle first.
 
 use super::Worker;
 use crate::context::descriptors;
 use std::time::Duration;
 
-/// When all was looked through, the next look is this much later.
+/// Pause after a search for unused entries.
 const SHED_EVERY: Duration = Duration::from_millis(50);
 
-/// Closes what nobody uses, as long as that is wanted.
+/// Closes unused entries while descriptors are wanted.
 pub(super) fn shed(worker: &mut Worker) {
     let wanted = descriptors::wanted();
     if wanted == 0 || worker.cx.now < worker.shed_after {
@@ -27,7 +27,7 @@ pub(super) fn shed(worker: &mut Worker) {
     }
     if closed > 0 {
         descriptors::shed(closed);
-        // They are closed when the present events are done; whoever waits looks after that.
+        // They are closed when the present events are handled; then the waiting workers are woken.
         worker.shed_any = true;
     }
 }
