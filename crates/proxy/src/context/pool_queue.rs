@@ -195,8 +195,8 @@ mod tests {
     use crate::context::keys::Handle;
     use evener_core::limits::Occupancy;
 
-    fn key(number: usize) -> ExchangeKey {
-        ExchangeKey::from_raw(number as u64)
+    fn key(nth: usize) -> ExchangeKey {
+        ExchangeKey::from_raw(nth as u64)
     }
 
     struct Fixture {
@@ -210,10 +210,9 @@ mod tests {
             Self { queues: PoolQueues::default(), slots: Occupancy::default(), waiting: Vec::new() }
         }
 
-        fn enter(&mut self, pool: &str, number: usize) {
+        fn enter(&mut self, pool: &str, nth: usize) {
             let slot = self.slots.enter(u32::MAX).unwrap();
-            let queued =
-                self.queues.enter(&pool.into(), Waiter::Exchange(key(number)), slot, Time::ZERO, false);
+            let queued = self.queues.enter(&pool.into(), Waiter::Exchange(key(nth)), slot, Time::ZERO, false);
             self.waiting.push(queued);
         }
 

@@ -41,15 +41,15 @@ impl TestPool {
     }
 
     /// Puts the server at this place of the specification into a state, and publishes that.
-    pub(crate) fn set_state(&mut self, at: usize, state: AdminState, now: Time) {
-        let id = self.pool.servers()[at].id;
+    pub(crate) fn set_state(&mut self, nth: usize, state: AdminState, now: Time) {
+        let id = self.pool.servers()[nth].id;
         self.pool.set_state(now, id, state, None);
         self.publish();
     }
 
     /// Records a persistent connection with the server at this position of the specification, and publishes that.
-    pub(crate) fn begin_session(&mut self, at: usize, now: Time) {
-        let id = self.pool.servers()[at].id;
+    pub(crate) fn begin_session(&mut self, nth: usize, now: Time) {
+        let id = self.pool.servers()[nth].id;
         self.pool.on_session(now, id, Probe::Pass);
         self.publish();
     }

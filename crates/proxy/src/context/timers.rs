@@ -59,7 +59,7 @@ impl<K: Handle> Timers<K> {
     pub(crate) fn set(&mut self, key: K, deadline: Time) {
         let raw = key.into_raw();
         let index = node_of(raw);
-        self.unlink(index);
+        self.unlink(index as u32);
         if self.nodes.len() <= index {
             self.nodes.resize(index + 1, UNSET);
         }
@@ -89,7 +89,7 @@ impl<K: Handle> Timers<K> {
     /// Takes the deadline of an entry away, if it has one.
     pub(crate) fn clear(&mut self, key: K) {
         if self.is_set(key) {
-            self.unlink(node_of(key.into_raw()));
+            self.unlink(node_of(key.into_raw()) as u32);
         }
     }
 
@@ -98,8 +98,9 @@ impl<K: Handle> Timers<K> {
         self.nodes.get(node_of(raw)).filter(|node| node.due != 0 && node.raw == raw)
     }
 
-    fn unlink(&mut self, index: usize) {
-        let Some(node) = self.nodes.get(index).copied().filter(|node| node.due != 0) else { return };
+    fn unlink(&mut self, node: u32) {
+        let node_index = node as usize;
+        let Some(node) = self.nodes.get(node_index).copied().filter(|node| node.due != 0) else { return };
         match node.previous {
             NONE => self.firsts[slot(node.due)] = node.next,
             previous => self.nodes[previous as usize].next = node.next,
@@ -107,7 +108,7 @@ impl<K: Handle> Timers<K> {
         if node.next != NONE {
             self.nodes[node.next as usize].previous = node.previous;
         }
-        self.nodes[index] = UNSET;
+        self.nodes[node_index] = UNSET;
         self.count -= 1;
     }
 
@@ -126,18 +127,18 @@ impl<K: Handle> Timers<K> {
         }
         // Beyond one turn of the wheel each slot is looked at once.
         for tick in (self.done + 1)..=now.min(self.done + SLOTS as u64) {
-            self.expire_slot(slot(tick), now, due);
+            self.expire_slot(tick, now, due);
         }
         self.done = now;
         self.earliest = self.next_occupied();
     }
 
-    fn expire_slot(&mut self, slot: usize, now: u64, due: &mut Vec<K>) {
-        let mut at = self.firsts[slot];
+    fn expire_slot(&mut self, tick: u64, now: u64, due: &mut Vec<K>) {
+        let mut at = self.firsts[slot(tick)];
         while at != NONE {
             let node = self.nodes[at as usize];
             if node.due <= now {
-                self.unlink(at as usize);
+                self.unlink(at);
                 due.push(K::from_raw(node.raw));
             }
             at = node.next;

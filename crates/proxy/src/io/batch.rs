@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::ops::Range;
 
 /// Number of datagrams in a batch, unless another number is given.
 pub(crate) const BATCH: usize = 64;
@@ -325,9 +326,9 @@ impl Batch {
 
     /// Sends datagrams `from..to`, each to its own address. Returns how many the kernel took, and why it refused the
     /// others.
-    pub(crate) fn send_addressed(&mut self, socket: BorrowedFd<'_>, from: usize, to: usize) -> Sent {
+    pub(crate) fn send_addressed(&mut self, socket: BorrowedFd<'_>, range: Range<usize>) -> Sent {
         let mut sent = Sent::default();
-        let mut at = from;
+        let (mut at, to) = (range.start, range.end);
         while at < to {
             // SAFETY: headers `at..to` point into this batch and were filled by `address`.
             let taken = unsafe {

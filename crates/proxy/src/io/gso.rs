@@ -4,6 +4,7 @@
 use crate::io::batch::{Batch, Delivered, SEGMENTED_BYTES_MAX, Sent, last_error, put_control};
 use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
+use std::ops::Range;
 
 /// Room for one IPV6_PKTINFO (20 bytes) and one u16, each with its header.
 const CONTROL_BYTES: usize = 64;
@@ -48,7 +49,7 @@ impl Burst {
         while done < messages {
             // SAFETY: the headers point to parts and controls of this burst, and these to the datagrams, which outlive the
             // call.
-            match unsafe { self.hand_over(socket, done, messages) } {
+            match unsafe { self.hand_over(socket, done..messages) } {
                 Ok(sent) => {
                     taken += self.runs[done..done + sent].iter().sum::<usize>();
                     done += sent;
@@ -73,8 +74,8 @@ impl Burst {
     ///
     /// # Safety
     /// The memory that their headers point to is valid.
-    unsafe fn hand_over(&mut self, socket: BorrowedFd<'_>, from: usize, to: usize) -> Result<usize, Errno> {
-        let headers = &mut self.headers[from..to];
+    unsafe fn hand_over(&mut self, socket: BorrowedFd<'_>, range: Range<usize>) -> Result<usize, Errno> {
+        let headers = &mut self.headers[range];
         loop {
             // SAFETY: as the caller promises; the slice has that many headers.
             let sent = unsafe {
@@ -105,7 +106,7 @@ impl Burst {
         while done < messages {
             let run = self.runs[done];
             // SAFETY: the headers point to parts and controls of this burst and to addresses and buffers of the batch.
-            match unsafe { self.hand_over(socket, done, messages) } {
+            match unsafe { self.hand_over(socket, done..messages) } {
                 Ok(count) => {
                     let taken = self.runs[done..done + count].iter().sum::<usize>();
                     (sent.taken, passed, done) = (sent.taken + taken, passed + taken, done + count);
@@ -117,7 +118,7 @@ impl Burst {
                 // The kernel refuses segments that are too large for the route: they go one by one then.
                 Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) if run > 1 => {
                     for &at in &indices[passed..passed + run] {
-                        sent.taken += batch.send_addressed(socket, at, at + 1).taken;
+                        sent.taken += batch.send_addressed(socket, at..at + 1).taken;
                     }
                     (passed, done) = (passed + run, done + 1);
                 }

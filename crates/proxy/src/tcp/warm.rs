@@ -87,15 +87,16 @@ struct Share {
 }
 
 impl Share {
-    fn of(warm: u32, worker: usize, workers: usize) -> Self {
+    /// The part of one worker, given as its number and the number of workers.
+    fn of(warm: u32, (worker, workers): (usize, usize)) -> Self {
         let (warm, workers) = (warm as usize, workers.max(1));
         let (each, rest) = (warm / workers, warm % workers);
         Self { count: each + usize::from(worker < rest), before: worker * each + worker.min(rest) }
     }
 
-    /// The part of the server at this position among so many: workers go on where those before them stopped.
-    fn at(self, place: usize, servers: usize) -> usize {
-        let turn = (place + servers - self.before % servers) % servers;
+    /// The part of one server, given as its position and the number of servers. Workers go on where those before them stopped.
+    fn at(self, (position, servers): (usize, usize)) -> usize {
+        let turn = (position + servers - self.before % servers) % servers;
         self.count / servers + usize::from(turn < self.count % servers)
     }
 }
@@ -131,7 +132,7 @@ impl Warm {
 fn share(settings: &Settings, cx: &Context) -> Share {
     let personal = settings.default_backend.is_none_or(|backend| settings.is_personal(backend));
     let none = cx.draining || personal || settings.is_layered();
-    Share::of(if none { 0 } else { settings.options.warm }, cx.id, cx.workers)
+    Share::of(if none { 0 } else { settings.options.warm }, (cx.id, cx.workers))
 }
 
 impl Warm {
@@ -203,10 +204,10 @@ impl Part {
         let servers: Vec<Arc<Entry>> = snapshot.first_choices().cloned().collect();
         let mut looks = LOOKS_MAX;
         let mut before = std::mem::take(&mut self.sockets);
-        for (place, server) in servers.iter().enumerate() {
+        for (position, server) in servers.iter().enumerate() {
             let Some(mut sockets) = before.remove(&server.id) else { continue };
             sockets.retain_mut(|one| one.server.target == server.target && self.keeps(one, cx, &mut looks));
-            sockets.truncate(share.at(place, servers.len()));
+            sockets.truncate(share.at((position, servers.len())));
             // Clients took the permits meanwhile.
             while server.live.warm.active() > server.warm_max() && sockets.pop_back().is_some() {}
             self.sockets.insert(server.id, sockets);
@@ -259,8 +260,8 @@ impl Part {
     /// Makes missing connections; returns whether there are more to make at once.
     fn make(&mut self, cx: &Context, servers: &[Arc<Entry>], share: Share) -> bool {
         let mut begun = 0;
-        for (place, server) in servers.iter().enumerate() {
-            let wanted = share.at(place, servers.len());
+        for (position, server) in servers.iter().enumerate() {
+            let wanted = share.at((position, servers.len()));
             while self.sockets.get(&server.id).map_or(0, VecDeque::len) < wanted {
                 if begun == BEGUN_MAX {
                     return true;
@@ -375,19 +376,19 @@ mod tests {
     use super::*;
 
     /// The number of connections of each server at each worker.
-    fn spread(warm: u32, workers: usize, servers: usize) -> Vec<Vec<usize>> {
-        let shares = (0..workers).map(|worker| Share::of(warm, worker, workers));
-        shares.map(|share| (0..servers).map(|place| share.at(place, servers)).collect()).collect()
+    fn spread(warm: u32, (workers, servers): (usize, usize)) -> Vec<Vec<usize>> {
+        let shares = (0..workers).map(|worker| Share::of(warm, (worker, workers)));
+        shares.map(|share| (0..servers).map(|position| share.at((position, servers))).collect()).collect()
     }
 
     #[test]
     fn workers_and_servers_have_even_parts() {
-        assert_eq!(spread(4, 2, 2), [[1, 1], [1, 1]]);
-        assert_eq!(spread(2, 2, 2), [[1, 0], [0, 1]]);
-        assert_eq!(spread(5, 2, 3), [[1, 1, 1], [1, 1, 0]]);
-        assert_eq!(spread(1, 3, 1), [[1], [0], [0]]);
+        assert_eq!(spread(4, (2, 2)), [[1, 1], [1, 1]]);
+        assert_eq!(spread(2, (2, 2)), [[1, 0], [0, 1]]);
+        assert_eq!(spread(5, (2, 3)), [[1, 1, 1], [1, 1, 0]]);
+        assert_eq!(spread(1, (3, 1)), [[1], [0], [0]]);
         for (warm, workers, servers) in [(100, 7, 9), (3, 8, 5), (0, 2, 2), (1000, 3, 16)] {
-            let parts = spread(warm, workers, servers);
+            let parts = spread(warm, (workers, servers));
             let of_server = |place: usize| parts.iter().map(|part| part[place]).sum::<usize>();
             let all: Vec<usize> = (0..servers).map(of_server).collect();
             assert_eq!(all.iter().sum::<usize>(), warm as usize);

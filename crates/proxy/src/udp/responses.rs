@@ -122,7 +122,7 @@ impl Udp {
     fn send(&self, cx: &Context, responses: &mut Responses) {
         let count = std::mem::take(&mut responses.count);
         let Some(listener) = self.listeners.get(responses.listener).filter(|_| count > 0) else { return };
-        let sent = responses.batch.send_addressed(listener.socket.as_fd(), 0, count);
+        let sent = responses.batch.send_addressed(listener.socket.as_fd(), 0..count);
         let counters = listener.service.live.counters.of(cx.id);
         counters.datagrams_out.add(sent.taken as u64);
         counters.drop_send_full.add((count - sent.taken) as u64);

@@ -130,7 +130,7 @@ fn a_datagram_shows_where_it_was_sent_to_and_how_far_it_may_go() {
     // The response comes from that address.
     let to = batch.sender(0).unwrap();
     batch.address(0, to, Some(local));
-    assert_eq!(batch.send_addressed(receiver.as_fd(), 0, 1).taken, 1);
+    assert_eq!(batch.send_addressed(receiver.as_fd(), 0..1).taken, 1);
     let (_, from) = sender.recv_from(&mut [0; 16]).unwrap();
     assert_eq!(from, SocketAddr::new(local, port));
 }
@@ -148,7 +148,7 @@ fn a_datagram_that_cannot_be_sent_does_not_hold_the_next_ones_up() {
     {
         batch.address(nth, to, None);
     }
-    let sent = batch.send_addressed(socket.as_fd(), 0, 3);
+    let sent = batch.send_addressed(socket.as_fd(), 0..3);
     assert_eq!(sent, Sent { taken: 2, full: false, failed: 1 });
     assert_eq!([received(&receiver), received(&receiver)], [b"first".to_vec(), b"last".to_vec()]);
 }
