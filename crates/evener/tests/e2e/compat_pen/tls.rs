@@ -212,7 +212,7 @@ fn ssl_options_and_ciphers_are_taken_where_they_mean_something() {
 fn what_means_nothing_without_a_certificate_is_said() {
     let Some(place) = Place::new() else { return };
     let pen = place.pen(&["-R", "-G", &place.file("ca.crt")]);
-    pen.expect_log("-R and ssl_sni_path mean nothing without -E: clients are served without TLS");
+    pen.expect_log("-R and ssl_sni_path have no effect without -E: clients are served without TLS");
     assert_eq!(curl(place.listen, "a.example", "http", &[]).0, 200);
 }
 
