@@ -53,7 +53,7 @@ fn a_clients_flows_go_to_its_server_unless_it_is_round_robin() {
 #[test]
 fn a_server_that_dies_is_left_at_once_and_used_again_after_its_time() {
     let (mut a, b, listen) = (Echo::start("a"), Echo::start("b"), reserved_port());
-    let pen = Pen::run(&["-U", "-r", "-b", "1", &format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
+    let pen = Pen::run(&["-U", "-r", "-b", "5", &format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
     let clients: Vec<UdpSocket> = (0..8).map(|_| client(listen)).collect();
     let first: Vec<String> = clients.iter().map(|client| ask(client, "1")).collect();
     assert_eq!(first.iter().filter(|answer| *answer == "a 1").count(), 4, "{first:?}");

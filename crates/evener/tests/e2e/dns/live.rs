@@ -4,7 +4,7 @@ use crate::harness::dns::{
     A, Nameserver, address, ask, ask_on, ask_stream, client, framed, host, id, is_closed, question,
     read_message, receive, service,
 };
-use crate::harness::{Evener, connect, local, wait_until};
+use crate::harness::{Evener, connect, local, reserved_port, wait_until};
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -28,11 +28,12 @@ fn held(host: u8) -> (Nameserver, Arc<Mutex<()>>) {
 #[test]
 fn an_address_goes_from_udp_to_dns_and_back() {
     let (one, two) = (Nameserver::of(1), Nameserver::of(2));
+    // A port that the system chose for UDP may be in use for TCP later.
+    let listen = reserved_port();
     let of = |server: &Nameserver, protocol: &str| {
-        service(0, &[server], "").replace("\"dns\"", &format!("\"{protocol}\""))
+        service(listen, &[server], "").replace("\"dns\"", &format!("\"{protocol}\""))
     };
     let evener = Evener::run(&of(&one, "udp"));
-    let listen = evener.port("d");
     let socket = client(listen);
     let asked = question(1, "a.example", A);
     assert_eq!(host(&ask_on(&socket, &asked)), 1);

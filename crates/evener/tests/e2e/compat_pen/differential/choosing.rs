@@ -63,7 +63,10 @@ fn clients_come_back_to_their_server_until_they_are_forgotten() {
     });
     // In a table of two places the third client throws out the first.
     alike("-c 2", &list, vec!["127.0.0.2", "127.0.0.3"], |pen| {
-        pen.whos([1, 2, 3]);
+        for client in 1..=3 {
+            pen.who_from(client);
+            pen.wait_idle();
+        }
         ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
             .into_iter()
             .filter(|client| pen.ask("recent").contains(&format!("{client} connects 1 sx")))
