@@ -1,6 +1,6 @@
 //! An attempt to reach a server for one client: the next server after a failure, and the moment to give up.
-//! It owns the list of servers that were tried. It does not know how a connection is made or what a failure
-//! means for the server.
+//! An attempt owns the list of servers that were tried. How a connection is made, and what a failure means for the
+//! server, is decided elsewhere.
 
 use crate::ServerId;
 use crate::random::Random;

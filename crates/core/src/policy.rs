@@ -137,7 +137,7 @@ pub fn choose<C: Contender>(
 }
 
 /// Returns every position in the order in which [`choose`] would return them one by one if nothing changed.
-/// It is random for random policies, and costs little more than one choice.
+/// The order is random for random policies, and costs little more than one choice.
 pub fn order<C: Contender>(policy: Policy, table: &Table, contenders: &[C], draw: &mut Draw<'_>) -> Vec<u32> {
     let count = contenders.len();
     let turned = |length: usize| {

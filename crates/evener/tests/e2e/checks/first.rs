@@ -131,7 +131,7 @@ fn a_unix_server_is_unchecked_too() {
     assert_eq!(evener.server("a")["reason"], "connect: the socket does not exist");
 }
 
-/// What a check that began before maintenance sees is not what the server is after it.
+/// The result of a check that began before maintenance says nothing about the server after it.
 #[test]
 fn a_check_that_began_before_maintenance_does_not_decide_after_it() {
     let is_well = Arc::new(AtomicBool::new(false));

@@ -1,5 +1,5 @@
-//! What clients send must not be forwarded without end: services that are their own servers are refused, and two instances that
-//! are each other's server notice it.
+//! Loops: a service that is its own server is refused, and two instances that are each other's server notice it and end the
+//! loop.
 
 use crate::harness::dns::{SERVFAIL, question, rcode, with_edns};
 use crate::harness::origin::{Wire, get};
