@@ -78,11 +78,11 @@ counters! {
         tarpitted,
         /// Connections whose PROXY header was missing or malformed, or that did not begin with the
         /// ClientHello that a route needs.
-        greeting_refused,
+        preamble_refused,
         /// Connections, requests and datagrams refused because they loop between instances.
         loops,
         /// Connections that did not send in time the PROXY header, handshake or request that comes first.
-        greeting_timeouts,
+        preamble_timeouts,
         /// TLS handshakes that were completed.
         tls_handshakes,
         /// TLS handshakes that resumed a session.
@@ -98,7 +98,7 @@ counters! {
         /// Requests that were sent again, to another server.
         requests_retried,
         /// Requests with a local response: redirects, the health path, `respond`.
-        requests_own,
+        requests_local,
         /// Requests that no server served: the client received 502, 503 or 504.
         requests_failed,
         /// Requests whose header section has more bytes or fields than the limits allow: the client received
@@ -158,13 +158,13 @@ counters! {
         /// Datagrams dropped: no socket was available (descriptors, ports).
         drop_no_socket,
         /// Datagrams dropped: their PROXY header was missing or malformed.
-        drop_greeting,
+        drop_preamble,
         /// Datagrams dropped: not a DNS query (too short, or a response).
-        drop_no_question,
+        drop_no_query,
         /// Datagrams dropped: too many queries were outstanding.
         drop_outstanding,
         /// DNS queries that no remaining server could take (size, address family, a stuck connection).
-        drop_untakable,
+        drop_no_capable_server,
         /// DNS queries that got FORMERR or NOTIMP: malformed, or of another opcode.
         formerr,
         /// DNS responses truncated to the client's UDP size. The client retries over TCP.
@@ -213,17 +213,17 @@ counters! {
         /// Responses that the server began.
         answers,
         /// Responses with a status of 500 to 599.
-        answers_5xx,
+        responses_5xx,
         /// Responses that did not begin in time.
-        answer_timeouts,
+        response_timeouts,
         /// Responses that were malformed, broke off, or matched no query.
-        answers_bad,
+        responses_bad,
         /// TLS handshakes with the server that failed.
         tls_failed,
         /// Persistent connections (mname) that were established.
-        sessions,
+        persistent_connections,
         /// Persistent connections that ended by a fault.
-        session_faults,
+        persistent_connection_faults,
         /// Datagrams dropped because the connection to the server was stuck.
         drop_stuck,
     }

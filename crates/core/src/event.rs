@@ -95,7 +95,7 @@ events! {
     /// A probe failed; the verdict may not change.
     Debug "probe_failed" ProbeFailed { pool: Arc<str>, server: Arc<str>, reason: String }
     /// A persistent connection to a server failed or ended.
-    Debug "session_failed" SessionFailed { pool: Arc<str>, server: Arc<str>, reason: String }
+    Debug "persistent_connection_failed" PersistentConnectionFailed { pool: Arc<str>, server: Arc<str>, reason: String }
     /// Traffic could not reach a server.
     Debug "connect_failed" ConnectFailed { pool: Arc<str>, server: Arc<str>, reason: &'static str }
     /// A connect or a check failed for a local reason (descriptors, ports, memory), which is no verdict on
@@ -105,7 +105,7 @@ events! {
     Warn "no_server" NoServer { service: Arc<str>, reason: String }
     /// No remaining server could take a query: it is too long, its address does not fit into a frame, or the
     /// connection to the server is stuck; at most once a second for each service.
-    Warn "untakable" Untakable { service: Arc<str> }
+    Warn "no_capable_server" NoCapableServer { service: Arc<str> }
     /// Traffic loops: packets that a service sends come back to it through its own servers; at most once a
     /// second for each service.
     Warn "loop_found" LoopFound { service: Arc<str> }
@@ -127,7 +127,7 @@ events! {
     /// Certificates changed on disk and are in use.
     Info "certificates_reloaded" CertificatesReloaded {}
     /// Certificates changed on disk but cannot be used; the old ones stay.
-    Error "certificates_kept" CertificatesKept { problem: String }
+    Error "certificates_refused" CertificatesRefused { problem: String }
     /// The operator changed the access list of a service.
     Info "access_changed" AccessChanged { service: Arc<str>, change: String }
     /// The operator closed a connection or a flow.

@@ -393,7 +393,7 @@ impl Supervisor {
             Report::Session { pool, server, target, worker, fault } => {
                 self.on_session((pool, server), &target, worker, fault)
             }
-            Report::Untakable { service } => Some(Event::Untakable { service }),
+            Report::NoCapableServer { service } => Some(Event::NoCapableServer { service }),
             Report::Loop { service } => Some(Event::LoopFound { service }),
             Report::NoServer { service, reason } => {
                 Some(Event::NoServer { service, reason: reason.to_string() })
@@ -426,7 +426,7 @@ impl Supervisor {
         let now = self.now();
         let name = self.name_at(&pool, server, target)?;
         if let Some(reason) = fault.clone() {
-            self.tell(&Event::SessionFailed { pool: pool.clone(), server: name, reason });
+            self.tell(&Event::PersistentConnectionFailed { pool: pool.clone(), server: name, reason });
         }
         let persistent = self.persistent.entry((pool.clone(), server)).or_default();
         let seen = match fault {

@@ -17,7 +17,7 @@ pub struct HttpSpec {
     /// Limits of header sections.
     pub limits: HeadLimits,
     /// Time for the header section of a request from its first byte.
-    pub head_timeout: Duration,
+    pub header_timeout: Duration,
     /// Time for which a client connection may stay idle.
     pub keepalive_timeout: Duration,
     /// Time for which a body may make no progress, in either direction.
@@ -27,7 +27,7 @@ pub struct HttpSpec {
     /// Requests that are given up when their client closes.
     pub abort_on_close: AbortOnClose,
     /// Time for a server to begin its response.
-    pub answer_timeout: Duration,
+    pub response_timeout: Duration,
     /// Number of times that a request without any response is sent to another server.
     pub retries: u32,
     /// Redirect of requests without a route to https.
@@ -48,12 +48,12 @@ impl Default for HttpSpec {
             balance: Balance::Request,
             forwarded: ForwardedSpec::default(),
             limits: HeadLimits::default(),
-            head_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(30),
             min_rate: Some(MinRate::DEFAULT),
             abort_on_close: AbortOnClose::Idempotent,
-            answer_timeout: Duration::from_secs(60),
+            response_timeout: Duration::from_secs(60),
             retries: 2,
             redirect: None,
             respond: None,

@@ -179,10 +179,10 @@ const SERVER_FAILURES: [&str; 8] = [
     "connect_timeouts",
     "connect_errors",
     "resets",
-    "answer_timeouts",
-    "answers_bad",
+    "response_timeouts",
+    "responses_bad",
     "tls_failed",
-    "session_faults",
+    "persistent_connection_faults",
 ];
 
 fn service_row(service: &ServiceView) -> Vec<String> {

@@ -278,15 +278,15 @@ pub(super) fn read_http(fields: &mut Fields<'_>) -> Arc<HttpSpec> {
     }
     read_forwarded(fields, &mut spec.forwarded);
     spec.limits.bytes_max =
-        fields.integer("head_bytes_max", 1024..=65_536).map_or(spec.limits.bytes_max, |bytes| bytes as usize);
+        fields.integer("header_bytes_max", 1024..=65_536).map_or(spec.limits.bytes_max, |bytes| bytes as usize);
     spec.limits.fields_max =
-        fields.integer("head_fields_max", 8..=10_000).map_or(spec.limits.fields_max, |count| count as usize);
-    spec.head_timeout = fields.duration("head_timeout").unwrap_or(spec.head_timeout);
+        fields.integer("header_fields_max", 8..=10_000).map_or(spec.limits.fields_max, |count| count as usize);
+    spec.header_timeout = fields.duration("header_timeout").unwrap_or(spec.header_timeout);
     spec.keepalive_timeout = fields.duration("keepalive_timeout").unwrap_or(spec.keepalive_timeout);
     spec.stall_timeout = fields.duration("stall_timeout").unwrap_or(spec.stall_timeout);
     spec.min_rate = read_min_rate(fields).unwrap_or(spec.min_rate);
     spec.abort_on_close = read_abort_on_close(fields).unwrap_or(spec.abort_on_close);
-    spec.answer_timeout = fields.duration("answer_timeout").unwrap_or(spec.answer_timeout);
+    spec.response_timeout = fields.duration("response_timeout").unwrap_or(spec.response_timeout);
     spec.retries = fields.integer("retries", 0..=100).unwrap_or(spec.retries);
     spec.redirect = read_redirect(fields);
     spec.respond = read_respond(fields);

@@ -71,7 +71,7 @@ impl Supervisor {
             Some(Err(problems)) => {
                 let problem = one_line(&problems);
                 if self.watch.logged.as_ref() != Some(&problem) {
-                    self.tell(&Event::CertificatesKept { problem: problem.clone() });
+                    self.tell(&Event::CertificatesRefused { problem: problem.clone() });
                     self.watch.logged = Some(problem);
                 }
             }

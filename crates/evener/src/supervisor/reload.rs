@@ -81,7 +81,7 @@ impl Supervisor {
     }
 
     pub(super) fn on_loaded(&mut self, Loaded { found, given, kept }: Loaded) {
-        kept.into_iter().for_each(|problem| self.tell(&Event::CertificatesKept { problem }));
+        kept.into_iter().for_each(|problem| self.tell(&Event::CertificatesRefused { problem }));
         let outcome = if self.is_draining() {
             Err(vec![Problem::new("this instance is shutting down")])
         } else {

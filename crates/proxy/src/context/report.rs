@@ -24,7 +24,7 @@ pub(crate) fn is_due(reported_at: &AtomicU64, now: Time) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Notice {
     NoServer,
-    Untakable,
+    NoCapableServer,
     Full,
     AcceptFailed,
     NoDescriptors,
@@ -77,7 +77,7 @@ pub enum Report {
         fault: Option<String>,
     },
     /// No capable server was left for a query.
-    Untakable {
+    NoCapableServer {
         /// The service.
         service: Arc<str>,
     },

@@ -324,7 +324,7 @@ impl Dns {
             Ok(Some(length)) => client.framed.consume(length),
             Err(_) => {
                 let service = &self.services[client.service].service;
-                service.live.counters.of(cx.id).greeting_refused.one();
+                service.live.counters.of(cx.id).preamble_refused.one();
                 self.close_client(cx, key);
                 return false;
             }
@@ -473,7 +473,7 @@ impl Dns {
         match client.stage {
             Stage::Over => return,
             Stage::Tarpit => {}
-            Stage::Preamble => counters.greeting_timeouts.one(),
+            Stage::Preamble => counters.preamble_timeouts.one(),
             Stage::Open => {
                 // Servers have timeouts of their own, unlike clients that do not read their responses.
                 let waits = client.outstanding > 0 && client.framed.waiting() == 0;

@@ -255,7 +255,7 @@ impl Dns {
         let mut hops = 0;
         if settings.is_proxy(sender.ip()) {
             let Ok(Some(header)) = proxy::parse(batch.bytes_of(at)) else {
-                counters.drop_greeting.one();
+                counters.drop_preamble.one();
                 return None;
             };
             let length = header.length;

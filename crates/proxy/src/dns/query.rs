@@ -252,7 +252,7 @@ impl Dns {
         let counters = service.live.counters.of(cx.id);
         match error {
             QueryError::Short | QueryError::Answer => {
-                counters.drop_no_question.one();
+                counters.drop_no_query.one();
                 if let Origin::Stream(client) = requester.origin {
                     self.abandon_client(cx, client);
                 }
@@ -415,7 +415,7 @@ impl Dns {
             return drop(self.retire(cx, key));
         }
         if let Some(server) = query.choice.as_ref().map(|choice| Arc::clone(&choice.server)) {
-            server.live.counters.of(cx.id).answer_timeouts.one();
+            server.live.counters.of(cx.id).response_timeouts.one();
         }
         self.blame_overdue(cx, key);
         if self.queries[key].retries == 0 {

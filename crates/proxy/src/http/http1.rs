@@ -156,7 +156,7 @@ impl Http1 {
         client.served = true;
         (self.stage, self.scan) = (Stage::Head, Scan::default());
         // Another request may have begun already.
-        let wait = if input { spec.keepalive_timeout } else { spec.head_timeout };
+        let wait = if input { spec.keepalive_timeout } else { spec.header_timeout };
         shared.session_timers.set(client.key, cx.now + wait);
         Next::Step
     }
@@ -169,7 +169,7 @@ impl Http1 {
             Ok(Some(found)) => self.begin(cx, client, shared, found),
             Ok(None) => {
                 if self.scan.has_begun() && !had_begun {
-                    shared.session_timers.set(client.key, cx.now + spec.head_timeout);
+                    shared.session_timers.set(client.key, cx.now + spec.header_timeout);
                 }
                 if transport.receive(&mut shared.buffers) == Received::Some {
                     return Next::Step;
@@ -295,7 +295,7 @@ impl Http1 {
         let counters = service.live.counters.of(cx.id);
         match self.stage {
             Stage::Head if self.scan.has_begun() => {
-                counters.greeting_timeouts.one();
+                counters.preamble_timeouts.one();
                 self.respond_locally(cx, client, shared, &LocalResponse::page(408), Verb::Other, Then::End);
                 self.drive(cx, client, shared)
             }

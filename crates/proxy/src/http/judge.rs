@@ -152,7 +152,7 @@ fn serve(cx: &mut Context, client: &mut Client, shared: &mut Shared, asked: &Ask
         }
         Verdict::Answer(answer, why) => {
             if why == Why::Ours {
-                counters.requests_own.one();
+                counters.requests_local.one();
             }
             // A body that is not read would be taken for another request.
             let stays = why != Why::Refused && request.keeps_alive() && request.framing().is_none();

@@ -52,7 +52,7 @@ impl Http {
 
 fn session_stage(session: &Session, exchange: Option<&Exchange>) -> &'static str {
     match (&session.mode, exchange) {
-        (Mode::Proxy, _) => "greeting",
+        (Mode::Proxy, _) => "preamble",
         (Mode::Handshake(..), _) => "handshake",
         (Mode::Http1(_), None) => "http/1 idle",
         (Mode::Http1(_), Some(_)) => "http/1 request",

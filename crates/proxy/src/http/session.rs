@@ -114,7 +114,7 @@ impl Http {
                 if client.settings.http.is_some() && client.settings.tls.is_none() =>
             {
                 *mode = Mode::Http1(Box::new(Http1::refusing(status)));
-                let patience = client.settings.http.as_ref().map_or(GREETING, |spec| spec.head_timeout);
+                let patience = client.settings.http.as_ref().map_or(GREETING, |spec| spec.header_timeout);
                 self.shared.session_timers.set(key, cx.now + patience);
                 self.drive(cx, key);
             }
@@ -163,7 +163,7 @@ impl Http {
         let name = client.name().unwrap_or_default();
         let routed = client.settings.routes.find(name.as_bytes(), b"").copied();
         let Some(backend) = client.guest.backend.or(routed).or(client.settings.default_backend) else {
-            client.service.live.counters.of(cx.id).greeting_refused.one();
+            client.service.live.counters.of(cx.id).preamble_refused.one();
             return self.close(cx, key);
         };
         *mode = Mode::Relay(self.shared.begin(Exchange::new(client, backend, cx.now)));
@@ -328,7 +328,7 @@ impl Http {
                 Ok(None) if client.transport.end.is_none() => return,
                 Ok(None) => return self.close(cx, key),
                 Err(_) => {
-                    client.service.live.counters.of(cx.id).greeting_refused.one();
+                    client.service.live.counters.of(cx.id).preamble_refused.one();
                     return self.close(cx, key);
                 }
             }
@@ -438,7 +438,7 @@ impl Http {
         let Session { client, mode } = &mut **session;
         let after = match mode {
             Mode::Proxy | Mode::Handshake(..) => {
-                client.service.live.counters.of(cx.id).greeting_timeouts.one();
+                client.service.live.counters.of(cx.id).preamble_timeouts.one();
                 After::Close
             }
             Mode::Http1(http) => http.on_deadline(cx, client, &mut self.shared),

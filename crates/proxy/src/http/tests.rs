@@ -154,7 +154,7 @@ fn a_service_responds_by_itself_where_that_is_configured() {
     assert_eq!(status(&text), "200");
     client.send(GET);
     fixture.receive(&mut client, b"hello");
-    assert_eq!((fixture.count("requests_own"), fixture.http.shared.exchanges.len()), (2, 0));
+    assert_eq!((fixture.count("requests_local"), fixture.http.shared.exchanges.len()), (2, 0));
 }
 
 #[test]
@@ -238,16 +238,16 @@ fn the_times_of_a_client_are_bounded() {
         fixture.pass(time);
         assert_eq!(fixture.status_at_end(&mut client), expected);
         let counters = fixture.service.live.counters.of(0);
-        assert_eq!([counters.idle_timeouts.read(), counters.greeting_timeouts.read()], counts);
+        assert_eq!([counters.idle_timeouts.read(), counters.preamble_timeouts.read()], counts);
     };
     let spec = HttpSpec::default();
     check(b"", spec.keepalive_timeout, "", [1, 0]);
-    check(b"GET / HT", spec.head_timeout, "408", [0, 1]);
+    check(b"GET / HT", spec.header_timeout, "408", [0, 1]);
 }
 
 #[test]
 fn a_server_that_does_not_respond_in_time_means_504() {
-    let mut fixture = Fixture::new(|spec| spec.answer_timeout = Duration::from_secs(3));
+    let mut fixture = Fixture::new(|spec| spec.response_timeout = Duration::from_secs(3));
     let mut client = fixture.client();
     client.send(GET);
     let mut server = fixture.server();

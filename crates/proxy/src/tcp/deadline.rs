@@ -19,7 +19,7 @@ impl Tcp {
                 self.give_up(cx, key, NoServer::Full);
             }
             Stage::Greeting => {
-                connection.service.live.counters.of(cx.id).greeting_timeouts.one();
+                connection.service.live.counters.of(cx.id).preamble_timeouts.one();
                 self.close(cx, key);
             }
             Stage::Lingering | Stage::Tarpit => self.close(cx, key),

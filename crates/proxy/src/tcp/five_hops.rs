@@ -202,7 +202,7 @@ impl Tcp {
                 }
                 Greeted::Done => return self.greeted(cx, key),
                 Greeted::Malformed => {
-                    connection.service.live.counters.of(cx.id).greeting_refused.one();
+                    connection.service.live.counters.of(cx.id).preamble_refused.one();
                     return self.close(cx, key);
                 }
                 Greeted::More => {
@@ -228,7 +228,7 @@ impl Tcp {
         let guest = connection.guest.as_ref().and_then(|guest| guest.backend);
         let Some(backend) = guest.or(routed).or(connection.settings.default_backend) else {
             // No route matches.
-            connection.service.live.counters.of(cx.id).greeting_refused.one();
+            connection.service.live.counters.of(cx.id).preamble_refused.one();
             return self.close(cx, key);
         };
         connection.backend = backend as u32;

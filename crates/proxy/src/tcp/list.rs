@@ -68,7 +68,7 @@ fn of_connection(cx: &Context, connection: &Connection) -> Open {
         client_port: peer_of(connection).and_then(|peer| port(peer, connection.address)),
         server: upstream.map(|upstream| had(&pool(), &upstream.choice.server)),
         stage: match connection.stage {
-            Stage::Greeting => "greeting",
+            Stage::Greeting => "preamble",
             Stage::Tarpit => "tarpit",
             Stage::Queued => "queued",
             Stage::Connecting => "connecting",

@@ -478,7 +478,7 @@ fn a_proxy_introduces_clients_and_gets_their_responses() {
     assert_eq!(first, b"192.0.2.1:1");
     assert_eq!(text(&fixture.servers[0]), "192.0.2.2:1");
     assert_quiet(&fixture.servers[0]);
-    let dropped = fixture.service.live.counters.of(0).drop_greeting.read();
+    let dropped = fixture.service.live.counters.of(0).drop_preamble.read();
     assert_eq!((fixture.flows(), dropped, fixture.count("loops")), (2, 1, 1));
     assert!(matches!(fixture.reports.take()[..], [Report::Loop { .. }]));
     fixture.respond(0, flow, "response");

@@ -227,7 +227,7 @@ fn http(state: &State) -> HttpSpec {
         stall_timeout: idle,
         min_rate: None,
         abort_on_close: AbortOnClose::Never,
-        answer_timeout: idle,
+        response_timeout: idle,
         respond: state.dummy.then(|| RespondSpec {
             status: 200,
             content_type: DUMMY_TYPE.into(),

@@ -16,12 +16,12 @@ pub(super) fn write_http(table: &mut Table, http: &HttpSpec, lists: Lists<'_>) {
         balance,
         forwarded,
         limits,
-        head_timeout,
+        header_timeout,
         keepalive_timeout,
         stall_timeout,
         min_rate,
         abort_on_close,
-        answer_timeout,
+        response_timeout,
         retries,
         redirect,
         respond,
@@ -40,7 +40,7 @@ pub(super) fn write_http(table: &mut Table, http: &HttpSpec, lists: Lists<'_>) {
     write_respond(table, respond.as_ref());
     table.some("health", health.as_ref());
     table.unless("retries", retries, &defaults.retries);
-    table.unless("head_timeout", head_timeout, &defaults.head_timeout);
+    table.unless("header_timeout", header_timeout, &defaults.header_timeout);
     table.unless("keepalive_timeout", keepalive_timeout, &defaults.keepalive_timeout);
     table.unless("stall_timeout", stall_timeout, &defaults.stall_timeout);
     write_min_rate(table, *min_rate);
@@ -49,9 +49,9 @@ pub(super) fn write_http(table: &mut Table, http: &HttpSpec, lists: Lists<'_>) {
         AbortOnClose::Never => table.set("abort_on_close", &false),
         AbortOnClose::Always => table.set("abort_on_close", &true),
     }
-    table.unless("answer_timeout", answer_timeout, &defaults.answer_timeout);
-    table.unless("head_bytes_max", bytes_max, &defaults.limits.bytes_max);
-    table.unless("head_fields_max", fields_max, &defaults.limits.fields_max);
+    table.unless("response_timeout", response_timeout, &defaults.response_timeout);
+    table.unless("header_bytes_max", bytes_max, &defaults.limits.bytes_max);
+    table.unless("header_fields_max", fields_max, &defaults.limits.fields_max);
     table.some("certificate_header", subject_field.as_ref());
     match http2 {
         Http2::On => {}

@@ -111,7 +111,7 @@ fn those_that_have_no_server_yet_are_listed_and_closed_too() {
     let told = evener.port("told");
     let slow = evener.port("slow");
     let (mut silent, mut stuck) = (connect(told), connect_from("127.0.0.2", slow));
-    for (service, stage, client) in [("told", "greeting", &mut silent), ("slow", "tarpit", &mut stuck)] {
+    for (service, stage, client) in [("told", "preamble", &mut silent), ("slow", "tarpit", &mut stuck)] {
         let one = only(&evener, service, stage);
         assert_eq!((&one["server"], &one["server_socket"]), (&Value::Null, &Value::Null));
         assert_eq!(close(&evener, &one), 200);

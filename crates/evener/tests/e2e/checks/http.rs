@@ -96,7 +96,7 @@ fn the_limits_of_heads_hold_for_checks_too() {
     let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(2000));
     let many = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", "X: y\r\n".repeat(20));
     let origins = [fixed(long), fixed(many)];
-    let evener = Evener::run(&config(0, &origins, "head_bytes_max = 1024, head_fields_max = 16"));
+    let evener = Evener::run(&config(0, &origins, "header_bytes_max = 1024, header_fields_max = 16"));
     let listen = evener.port("s");
     let reasons = origins.each_ref().map(|origin| wait_for(&evener, origin, "down"));
     assert!(reasons[0].ends_with("the header section is too long"), "{}", reasons[0]);
@@ -107,7 +107,7 @@ fn the_limits_of_heads_hold_for_checks_too() {
     assert_eq!(Wire::to(listen).ask("GET", "/", "").unwrap().status(), 200);
     // Another service with wider limits can use them: they stay up for it.
     let other = "service \"wide\" { listen = \"127.0.0.1:0\", protocol = \"http\", pool = p }\n";
-    let narrow = config(0, &origins, "head_bytes_max = 1024, head_fields_max = 16");
+    let narrow = config(0, &origins, "header_bytes_max = 1024, header_fields_max = 16");
     evener.reload(&format!("{narrow}{other}"));
     origins.iter().for_each(wait_for_probes);
     origins.iter().for_each(|origin| assert_eq!(verdict(&evener, origin).0, "up"));

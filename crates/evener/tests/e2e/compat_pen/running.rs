@@ -328,7 +328,7 @@ fn another_user_keeps_low_ports_keys_and_commands() {
     pen.signal("HUP");
     wait_until("the new log", || fs::exists(&log).unwrap().then_some(()));
     wait_until("the new settings", || (pen.ctl("blacklist") == "6\n").then_some(()));
-    pen.expect_log("certificates_kept");
+    pen.expect_log("certificates_refused");
     serves(other);
 }
 

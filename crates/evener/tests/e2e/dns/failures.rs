@@ -29,7 +29,7 @@ fn a_silent_server_costs_a_few_time_outs_and_then_nothing() {
     }
     let elapsed = begun.elapsed();
     assert!(elapsed < Duration::from_secs(4), "nobody waits for it any more: {elapsed:?}");
-    assert_eq!(evener.server(&silent.name())["counters"]["answer_timeouts"], silent.count());
+    assert_eq!(evener.server(&silent.name())["counters"]["response_timeouts"], silent.count());
     assert_eq!(evener.service_counter("d", "requests_failed"), 0);
 }
 
@@ -69,7 +69,7 @@ fn latencies(more: &str) -> Vec<Duration> {
     quiet.store(true, Ordering::Relaxed);
     let mut took: Vec<Duration> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
     assert_eq!(evener.service_counter("d", "requests_failed"), 0);
-    assert!(evener.server(&one.name())["counters"]["answer_timeouts"].as_u64() > Some(0));
+    assert!(evener.server(&one.name())["counters"]["response_timeouts"].as_u64() > Some(0));
     took.sort();
     took
 }
@@ -102,7 +102,7 @@ fn a_server_that_is_gone_is_left_at_once() {
     assert!(elapsed < Duration::from_secs(15), "no time-out was waited for: {elapsed:?}");
     let counters = &evener.server(&gone.name())["counters"];
     assert!(counters["connect_refused"].as_u64() > Some(1), "{counters}");
-    assert_eq!(counters["answer_timeouts"], 0);
+    assert_eq!(counters["response_timeouts"], 0);
     assert!(evener.service_counter("d", "requests_retried") > 1);
 }
 

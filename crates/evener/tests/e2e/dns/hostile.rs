@@ -67,8 +67,8 @@ fn what_is_no_answer_to_the_question_is_never_passed_on() {
         assert_eq!(host(&ask_on(&socket, &asked)), RIGHT, "{what}, over UDP");
         assert!(is_quiet(&socket), "{what}, over UDP");
         assert_eq!(host(&ask_tcp(listen, &asked)), RIGHT, "{what}, over TCP");
-        assert_eq!(evener.server(&server.name())["counters"]["answers_bad"], 2, "{what}");
-        assert_eq!(evener.server(&server.name())["counters"]["answers"], 2, "{what}");
+        assert_eq!(evener.server(&server.name())["counters"]["responses_bad"], 2, "{what}");
+        assert_eq!(evener.server(&server.name())["counters"]["responses"], 2, "{what}");
     }
 }
 
@@ -88,7 +88,7 @@ fn an_answer_with_another_id_is_never_passed_on() {
     assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), RIGHT);
     assert!(is_quiet(&socket));
     assert_eq!(host(&ask_tcp(listen, &question(2, "a.example", A))), RIGHT);
-    assert_eq!(evener.server(&server.name())["counters"]["answers_bad"], 32);
+    assert_eq!(evener.server(&server.name())["counters"]["responses_bad"], 32);
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn an_answer_from_elsewhere_is_never_passed_on() {
     assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), RIGHT);
     assert!(is_quiet(&socket));
     // The kernel itself lets nothing in that is not from the server.
-    assert_eq!(evener.server(&server.name())["counters"]["answers_bad"], 0);
+    assert_eq!(evener.server(&server.name())["counters"]["responses_bad"], 0);
 }
 
 #[test]
@@ -127,9 +127,9 @@ fn an_answer_counts_once() {
         assert_eq!(host(&ask_stream(&stream, &question(id, "a.example", A))), RIGHT);
     }
     wait_until("the other answers to be counted", || {
-        (evener.server(&server.name())["counters"]["answers_bad"] == 8).then_some(())
+        (evener.server(&server.name())["counters"]["responses_bad"] == 8).then_some(())
     });
-    assert_eq!(evener.server(&server.name())["counters"]["answers"], 4);
+    assert_eq!(evener.server(&server.name())["counters"]["responses"], 4);
 }
 
 #[test]
@@ -155,12 +155,12 @@ fn a_late_answer_is_never_passed_on() {
     assert_eq!(host(&ask_on(&socket, &question(0x1111, "b.example", A))), RIGHT);
     // The stream that brought nothing in time is closed by then.
     wait_until("the late answer", || {
-        (evener.server(&server.name())["counters"]["answers_bad"] == 1).then_some(())
+        (evener.server(&server.name())["counters"]["responses_bad"] == 1).then_some(())
     });
     assert!(is_quiet(&socket));
     assert_eq!(host(&ask_stream(&stream, &question(0x1111, "b.example", A))), RIGHT, "and nothing before it");
     assert_eq!(evener.service_counter("d", "requests_failed"), 2);
-    assert_eq!(evener.server(&server.name())["counters"]["answer_timeouts"], 2);
+    assert_eq!(evener.server(&server.name())["counters"]["response_timeouts"], 2);
 }
 
 #[test]
@@ -190,7 +190,7 @@ fn an_answer_to_somebody_elses_question_is_never_passed_on() {
         assert_eq!((id(&answer), name_of(&answer), host(&answer)), (5, name_of(question), expected));
         assert!(is_quiet(socket));
     }
-    assert_eq!(evener.server(&server.name())["counters"]["answers_bad"], 2);
+    assert_eq!(evener.server(&server.name())["counters"]["responses_bad"], 2);
 }
 
 #[test]
@@ -219,8 +219,8 @@ fn a_server_that_babbles_blocks_nobody() {
         assert_eq!(host(&ask(listen, &asked)), RIGHT);
         assert_eq!(host(&ask_tcp(listen, &asked)), RIGHT);
     }
-    assert!(evener.server(&bad.name())["counters"]["answers_bad"].as_u64() > Some(100));
-    assert_eq!(evener.server(&bad.name())["counters"]["answers"], 0);
+    assert!(evener.server(&bad.name())["counters"]["responses_bad"].as_u64() > Some(100));
+    assert_eq!(evener.server(&bad.name())["counters"]["responses"], 0);
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn who_sends_too_much_that_nobody_asked_for_guesses_at_a_port_that_is_given_up()
     let ports: Vec<u16> = server.seen().iter().map(|asked| asked.from.port()).collect();
     assert_eq!(ports[0], ports[1], "one socket: {ports:?}");
     assert_ne!(ports[1], ports[2], "another one after the flood: {ports:?}");
-    assert!(evener.server(&server.name())["counters"]["answers_bad"].as_u64() > Some(1024));
+    assert!(evener.server(&server.name())["counters"]["responses_bad"].as_u64() > Some(1024));
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn a_server_that_takes_connections_and_ends_them_is_left_for_another() {
     for turn in 0..10 {
         assert_eq!(host(&ask_stream(&stream, &question(turn, "a.example", A))), RIGHT);
     }
-    assert!(evener.server(&bad.name())["counters"]["answers_bad"].as_u64() > Some(0));
+    assert!(evener.server(&bad.name())["counters"]["responses_bad"].as_u64() > Some(0));
     drop(good);
     stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     assert!(!is_closed(&stream));

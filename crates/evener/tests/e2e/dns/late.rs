@@ -43,8 +43,8 @@ fn a_response_to_an_earlier_try_counts_and_is_checked_as_ever() {
             assert_eq!(host(&ask(listen, &question(number, "a.example", A))), 1);
         }
         let counters = |server: &Nameserver| evener.server(&server.name())["counters"].clone();
-        assert_eq!((&counters(&one)["answers"], &counters(&two)["answers"]), (&4.into(), &0.into()));
-        assert_eq!(counters(&one)["answers_bad"], 8, "another ID, another name");
+        assert_eq!((&counters(&one)["responses"], &counters(&two)["responses"]), (&4.into(), &0.into()));
+        assert_eq!(counters(&one)["responses_bad"], 8, "another ID, another name");
         assert_eq!(evener.server(&one.name())["verdict"], "up", "it is not silent");
         assert_eq!(evener.service_counter("d", "requests_failed"), 0);
     }
@@ -87,7 +87,7 @@ impl Gate {
 }
 
 fn timeouts(evener: &Evener, server: &Nameserver) -> u64 {
-    evener.server(&server.name())["counters"]["answer_timeouts"].as_u64().unwrap()
+    evener.server(&server.name())["counters"]["response_timeouts"].as_u64().unwrap()
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn what_is_no_question_gets_no_answer_over_udp_and_ends_a_connection() {
     }
     assert!(is_quiet(&socket));
     assert_eq!(server.count(), 0);
-    assert_eq!(evener.service_counter("d", "drop_no_question"), 2 * unheard().len() as u64);
+    assert_eq!(evener.service_counter("d", "drop_no_query"), 2 * unheard().len() as u64);
     assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), 1);
 }
 
@@ -129,7 +129,7 @@ fn random_bytes_are_answered_with_no_more_than_themselves() {
             }
         }
     }
-    let counters = ["formerr", "drop_no_question"].map(|name| evener.service_counter("d", name));
+    let counters = ["formerr", "drop_no_query"].map(|name| evener.service_counter("d", name));
     assert!(counters.iter().all(|count| *count > 100), "{counters:?}");
     assert!(server.seen().iter().all(|seen| question_end(&seen.message) <= seen.message.len()));
 }

@@ -43,7 +43,7 @@ fn questions_go_in_frames_that_tell_of_the_client() {
     let sessions: Vec<&Frame> = seen.iter().filter(|frame| matches!(frame, Frame::Tcp { .. })).collect();
     assert_eq!(sessions, [&Frame::Tcp { from: tcp }], "a client has one session of TCP");
     let counters = &evener.server(&backend.name())["counters"];
-    assert_eq!((&counters["sessions"], &counters["answers"]), (&1.into(), &40.into()));
+    assert_eq!((&counters["persistent_connections"], &counters["responses"]), (&1.into(), &40.into()));
     // It ends with the client's.
     drop(stream);
     wait_until("the session of TCP to end", || (backend.open() == 1).then_some(()));
@@ -150,8 +150,8 @@ fn each_fault_ends_the_session_and_another_one_begins() {
             (ask(listen, &question(1, "a.example", A)).ends_with(&[192, 0, 2, 4])).then_some(())
         });
         let counters = &evener.server(&backend.name())["counters"];
-        assert_eq!(counters["session_faults"], u64::from(after_hello), "{reason}");
-        assert_eq!(counters["sessions"], 1 + u64::from(after_hello), "{reason}");
+        assert_eq!(counters["persistent_connection_faults"], u64::from(after_hello), "{reason}");
+        assert_eq!(counters["persistent_connections"], 1 + u64::from(after_hello), "{reason}");
     }
 }
 
@@ -204,7 +204,7 @@ fn what_is_no_answer_is_never_passed_on() {
     assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), 4);
     assert!(is_quiet(&socket));
     let counters = &evener.server(&backend.name())["counters"];
-    assert_eq!((&counters["answers_bad"], &counters["session_faults"]), (&8.into(), &0.into()));
+    assert_eq!((&counters["responses_bad"], &counters["persistent_connection_faults"]), (&8.into(), &0.into()));
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn who_waits_when_a_session_ends_asks_another_server_at_once() {
     }
     let elapsed = begun.elapsed();
     assert!(elapsed < Duration::from_secs(15), "{elapsed:?}");
-    assert!(evener.server(&backend.name())["counters"]["session_faults"].as_u64() > Some(0));
+    assert!(evener.server(&backend.name())["counters"]["persistent_connection_faults"].as_u64() > Some(0));
 }
 
 #[test]
@@ -257,14 +257,14 @@ fn what_does_not_fit_into_a_frame_goes_to_another_server() {
     assert!(hosts.contains(&4), "{hosts:?}");
     evener.reload(&of(&[]));
     six.send(&plain).unwrap();
-    wait_until("it to be counted", || (evener.service_counter("d", "drop_untakable") == 1).then_some(()));
+    wait_until("it to be counted", || (evener.service_counter("d", "drop_no_capable_server") == 1).then_some(()));
     client(listen).send(&large).unwrap();
-    wait_until("it to be counted", || (evener.service_counter("d", "drop_untakable") == 2).then_some(()));
+    wait_until("it to be counted", || (evener.service_counter("d", "drop_no_capable_server") == 2).then_some(()));
     assert_eq!(ask_tcp(listen, &large).len(), address(&large, 60, 4).len(), "streams carry any length");
     evener.reload(&mname_service(listen, &[&backend], &[], ""));
     assert_eq!(rcode(&ask(listen, &large)), SERVFAIL, "it is told where nothing else is said");
-    assert_eq!(evener.service_counter("d", "drop_untakable"), 3);
-    evener.expect_log("untakable service=d");
+    assert_eq!(evener.service_counter("d", "drop_no_capable_server"), 3);
+    evener.expect_log("no_capable_server service=d");
     assert_eq!(evener.log_count("no_server"), 0, "that is no word of the servers");
 }
 
@@ -350,9 +350,9 @@ fn heartbeats_keep_a_session_and_who_gives_no_sign_of_life_loses_it() {
     assert_eq!(beats(&bad), 1);
     assert!((3..=5).contains(&beats(&good)), "one each 5 s: {}", beats(&good));
     let counters = |backend: &Backend| evener.server(&backend.name())["counters"].clone();
-    assert_eq!((&counters(&good)["sessions"], &counters(&good)["session_faults"]), (&1.into(), &0.into()));
-    wait_until("another session", || (counters(&bad)["sessions"] == 2).then_some(()));
-    assert_eq!(counters(&bad)["session_faults"], 1);
+    assert_eq!((&counters(&good)["persistent_connections"], &counters(&good)["persistent_connection_faults"]), (&1.into(), &0.into()));
+    wait_until("another session", || (counters(&bad)["persistent_connections"] == 2).then_some(()));
+    assert_eq!(counters(&bad)["persistent_connection_faults"], 1);
 }
 
 #[test]
@@ -371,7 +371,7 @@ fn a_session_of_tcp_that_is_not_accepted_is_a_fault() {
     evener.expect_log("did not accept a TCP session within 10 s");
     let elapsed = begun.elapsed();
     assert!(elapsed > Duration::from_secs(9), "not before its time: {elapsed:?}");
-    assert_eq!(evener.server(&backend.name())["counters"]["session_faults"], 1);
+    assert_eq!(evener.server(&backend.name())["counters"]["persistent_connection_faults"], 1);
     assert!(!is_closed_soon(&stream));
 }
 
@@ -396,7 +396,7 @@ fn a_session_of_tcp_that_is_answered_with_anything_else_is_a_fault() {
         assert_eq!((host(&answer), name_of(&answer).as_str()), (2, "a.example"));
     }
     evener.expect_log("something else than its acceptance");
-    assert!(evener.server(&backend.name())["counters"]["session_faults"].as_u64() > Some(0));
+    assert!(evener.server(&backend.name())["counters"]["persistent_connection_faults"].as_u64() > Some(0));
 }
 
 #[test]

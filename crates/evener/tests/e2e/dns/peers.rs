@@ -134,13 +134,13 @@ fn every_answer_of_a_thousand_is_the_right_one() {
         assert!(said.contains("Queries completed:    5000 (100.00%)"), "{mode}: {said}");
         assert!(said.contains("NOERROR 5000 (100.00%)"), "{mode}: {said}");
     }
-    let counters = ["requests_failed", "requests_retried", "formerr", "drop_no_question", "drop_send_full"];
+    let counters = ["requests_failed", "requests_retried", "formerr", "drop_no_query", "drop_send_full"];
     assert_eq!(counters.map(|name| evener.service_counter("dns", name)), [0; 5]);
     assert_eq!(evener.service_counter("dns", "requests"), 12_000);
     let servers = ports.map(|port| evener.server(&format!("127.0.0.1:{port}"))["counters"].clone());
     let of_both = |name: &str| servers.iter().map(|one| one[name].as_u64().unwrap()).sum::<u64>();
-    assert_eq!((of_both("answers"), of_both("answers_bad")), (12_000, 0));
-    assert!(servers.iter().all(|one| one["answers"].as_u64() > Some(3000)), "they take turns: {servers:?}");
+    assert_eq!((of_both("responses"), of_both("responses_bad")), (12_000, 0));
+    assert!(servers.iter().all(|one| one["responses"].as_u64() > Some(3000)), "they take turns: {servers:?}");
 }
 
 #[test]
@@ -220,7 +220,7 @@ fn dnsdist_is_told_of_the_client_over_udp_and_tcp() {
     let said =
         dig_from("127.0.0.5", listen, &["-f", &file.display().to_string(), "+tcp", "+keepopen", "+short"]);
     assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["127.0.0.5"; 2]);
-    assert_eq!(evener.server(&format!("127.0.0.1:{port}"))["counters"]["answers_bad"], 0);
+    assert_eq!(evener.server(&format!("127.0.0.1:{port}"))["counters"]["responses_bad"], 0);
 }
 
 #[test]
@@ -300,6 +300,6 @@ fn nothing_is_lost_when_a_server_stops_under_load() {
     assert_eq!(evener.service_counter("dns", "requests_failed"), 0);
     // One time-out, and generous slack for a machine that has other things to do.
     assert!(at(1.0) < 1000.0, "the longest took {} ms", at(1.0));
-    let left = evener.server(&format!("127.0.0.1:{}", ports[1]))["counters"]["answers"].as_u64();
+    let left = evener.server(&format!("127.0.0.1:{}", ports[1]))["counters"]["responses"].as_u64();
     assert!(left > Some(2000), "{left:?}");
 }

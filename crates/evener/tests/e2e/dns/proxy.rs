@@ -80,14 +80,14 @@ fn without_the_header_that_is_wanted_nobody_is_heard() {
         socket.send(datagram).unwrap();
     }
     assert!(is_quiet(&socket));
-    assert_eq!(evener.service_counter("d", "drop_greeting"), bad.len() as u64);
+    assert_eq!(evener.service_counter("d", "drop_preamble"), bad.len() as u64);
     let mut stream = connect(listen);
     stream.write_all(&framed(&asked)).unwrap();
     assert!(is_closed(&stream));
-    assert_eq!((evener.service_counter("d", "greeting_refused"), server.count()), (1, 0));
+    assert_eq!((evener.service_counter("d", "preamble_refused"), server.count()), (1, 0));
     // A header with nothing behind it is no question.
     socket.send(&v2(0x21, 0x12, &FOUR)).unwrap();
-    wait_until("it to be dropped", || (evener.service_counter("d", "drop_no_question") == 1).then_some(()));
+    wait_until("it to be dropped", || (evener.service_counter("d", "drop_no_query") == 1).then_some(()));
     // Others are who they are.
     assert_eq!(host(&ask_on(&client_from([127, 0, 0, 2], listen), &asked)), 1);
     assert_eq!(host(&ask_stream(&connect_from("127.0.0.2", listen), &asked)), 1);

@@ -202,9 +202,9 @@ fn open_connections_are_listed_and_can_be_closed() {
         .unwrap();
     let listed = wait_until("both to be listed", || {
         let (stages, listed) = stages();
-        (stages == ["dns idle", "dns questions"]).then_some(listed)
+        (stages == ["dns idle", "dns queries"]).then_some(listed)
     });
-    let number = listed.iter().find(|one| one["stage"] == "dns questions").unwrap()["number"].to_string();
+    let number = listed.iter().find(|one| one["stage"] == "dns queries").unwrap()["number"].to_string();
     assert!(evener.talk(&["close", &number]).status.success());
     assert!(crate::harness::dns::is_closed(&asking));
     assert_eq!(stages().0, ["dns idle"]);

@@ -215,7 +215,7 @@ fn a_client_that_does_not_read_is_no_failure_of_a_server_that_is_told_of_it() {
     let mut seen: Vec<u16> = (0..QUESTIONS).map(|_| id(&read_message(&stream).unwrap())).collect();
     seen.sort_unstable();
     assert!(seen.into_iter().eq(0..QUESTIONS), "each is answered, though late");
-    assert_eq!(evener.server("s")["counters"]["answer_timeouts"], 0);
+    assert_eq!(evener.server("s")["counters"]["response_timeouts"], 0);
     assert_eq!(evener.service_counter("d", "requests_failed"), 0);
 }
 
@@ -278,8 +278,8 @@ fn twenty_sessions_that_are_not_accepted_are_one_fault() {
     assert_eq!((sessions, backend.open()), (20, 21));
     evener.expect_log("did not accept a TCP session within 10 s");
     wait_until("all of them to be given up", || (backend.open() <= 1).then_some(()));
-    wait_until("another session", || (state()["counters"]["sessions"] == 2).then_some(()));
-    assert_eq!(state()["counters"]["session_faults"], 1);
+    wait_until("another session", || (state()["counters"]["persistent_connections"] == 2).then_some(()));
+    assert_eq!(state()["counters"]["persistent_connection_faults"], 1);
     assert_eq!(ask(listen, &question(1, "a.example", A)).last(), Some(&4), "it is well otherwise");
 }
 

@@ -257,7 +257,7 @@ fn a_zone_is_transferred_in_as_many_messages_as_it_takes() {
     assert_eq!(zone.len(), 52);
     assert!(zone[1..51].iter().all(|piece| piece[5] == 0 && piece.ends_with(&[192, 0, 2, 1])));
     assert_eq!((zone[0][5], zone[51][5], all.iter().filter(|message| id(message) == 2).count()), (1, 1, 1));
-    assert_eq!(evener.server(&server.name())["counters"]["answers_bad"], 0);
+    assert_eq!(evener.server(&server.name())["counters"]["responses_bad"], 0);
 }
 
 #[test]

@@ -204,7 +204,7 @@ fn an_update_that_is_answered_with_a_bare_header_is_answered() {
         (update[2], update[3]) = (5 << 3, 0);
         assert_eq!(ask(listen, &update), bare(&update, 0));
         assert_eq!(ask_tcp(listen, &update), bare(&update, 0));
-        assert_eq!(evener.server(&server.name())["counters"]["answers_bad"], 0);
+        assert_eq!(evener.server(&server.name())["counters"]["responses_bad"], 0);
     }
 }
 
@@ -217,7 +217,7 @@ fn a_server_that_does_not_understand_a_question_may_say_so_with_a_bare_header() 
         let asked = with_edns(question(4711, "a.example", A), 1232, false, &[]);
         assert_eq!(ask(listen, &asked), bare(&asked, FORMERR));
         assert_eq!(ask_tcp(listen, &asked), bare(&asked, FORMERR));
-        assert_eq!(evener.server(&server.name())["counters"]["answers_bad"], 0);
+        assert_eq!(evener.server(&server.name())["counters"]["responses_bad"], 0);
     }
 }
 
@@ -232,7 +232,7 @@ fn a_bare_header_that_says_all_is_well_is_no_answer() {
     let (asked, socket) = (own(1), client(listen));
     assert_eq!(ask_on(&socket, &asked), address(&asked, 60, 1));
     assert_eq!(ask_tcp(listen, &asked), address(&asked, 60, 1));
-    assert_eq!(evener.server(&server.name())["counters"]["answers_bad"], 2);
+    assert_eq!(evener.server(&server.name())["counters"]["responses_bad"], 2);
 }
 
 #[test]

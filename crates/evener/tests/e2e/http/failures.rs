@@ -56,7 +56,7 @@ fn a_silent_server_gives_504_in_time_and_its_late_answer_reaches_nobody() {
         }
         wire.reply("200 OK", "", request.target().as_bytes())
     });
-    let (evener, port) = run_http(&[&origin], "answer_timeout = \"300ms\"");
+    let (evener, port) = run_http(&[&origin], "response_timeout = \"300ms\"");
     let mut client = Wire::to(port);
     let answer = client.ask("GET", "/silent", "").unwrap();
     assert!(is_page(&answer, 504), "{}", answer.head);
@@ -66,13 +66,13 @@ fn a_silent_server_gives_504_in_time_and_its_late_answer_reaches_nobody() {
         std::thread::sleep(Duration::from_millis(200));
     }
     let server = evener.server(&format!("127.0.0.1:{}", origin.port));
-    assert_eq!(server["counters"]["answer_timeouts"], 1);
+    assert_eq!(server["counters"]["response_timeouts"], 1);
 }
 
 #[test]
 fn the_time_to_answer_begins_when_the_upload_is_complete() {
     let origin = Origin::named("a");
-    let (_evener, port) = run_http(&[&origin], "answer_timeout = \"400ms\"");
+    let (_evener, port) = run_http(&[&origin], "response_timeout = \"400ms\"");
     let mut client = Wire::to(port);
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n").unwrap();
     for _ in 0..10 {

@@ -196,7 +196,7 @@ fn who_is_denied_is_refused_as_configured() {
 #[test]
 fn who_is_refused_and_says_nothing_does_not_stay_for_ever() {
     let origin = Origin::named("a");
-    let more = "deny = \"127.0.0.0/8\", denied = \"reject\", head_timeout = \"500ms\", keepalive_timeout = \"500ms\"";
+    let more = "deny = \"127.0.0.0/8\", denied = \"reject\", header_timeout = \"500ms\", keepalive_timeout = \"500ms\"";
     let (_evener, port) = run_http(&[&origin], more);
     let mut client = Wire::to(port);
     client.stream.set_read_timeout(Some(Duration::from_secs(4))).unwrap();
@@ -206,7 +206,7 @@ fn who_is_refused_and_says_nothing_does_not_stay_for_ever() {
 #[test]
 fn a_head_that_takes_too_long_is_answered_408() {
     let origin = Origin::named("a");
-    let (evener, port) = run_http(&[&origin], "head_timeout = \"600ms\", keepalive_timeout = \"2s\"");
+    let (evener, port) = run_http(&[&origin], "header_timeout = \"600ms\", keepalive_timeout = \"2s\"");
     let mut client = Wire::to(port);
     assert_eq!(client.ask("GET", "/", "").unwrap().text(), "a");
     let begun = Instant::now();
@@ -220,7 +220,7 @@ fn a_head_that_takes_too_long_is_answered_408() {
     let answer = client.answer("GET").unwrap();
     assert_eq!((answer.status(), answer.closes()), (408, true));
     assert!(client.is_over());
-    assert_eq!((origin.requests().len(), evener.service_counter("s", "greeting_timeouts")), (1, 1));
+    assert_eq!((origin.requests().len(), evener.service_counter("s", "preamble_timeouts")), (1, 1));
     let (mut silent, begun) = (connect(port), Instant::now());
     assert_eq!(line(&mut silent), "", "nothing began, so nothing is answered");
     assert!((500..3000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
@@ -229,7 +229,7 @@ fn a_head_that_takes_too_long_is_answered_408() {
 #[test]
 fn an_idle_client_leaves_after_the_keepalive_timeout() {
     let origin = Origin::named("a");
-    let (evener, port) = run_http(&[&origin], "keepalive_timeout = \"500ms\", head_timeout = \"5s\"");
+    let (evener, port) = run_http(&[&origin], "keepalive_timeout = \"500ms\", header_timeout = \"5s\"");
     let mut client = Wire::to(port);
     for _ in 0..3 {
         assert_eq!(client.ask("GET", "/", "").unwrap().text(), "a");
@@ -319,7 +319,7 @@ fn a_slow_client_costs_no_memory_however_much_it_gets() {
 #[test]
 fn heads_have_the_limits_that_are_configured() {
     let origin = Origin::named("a");
-    let (evener, port) = run_http(&[&origin], "head_bytes_max = 4096, head_fields_max = 20");
+    let (evener, port) = run_http(&[&origin], "header_bytes_max = 4096, header_fields_max = 20");
     let status = |more: &str| Wire::to(port).ask("GET", "/", more).unwrap().status();
     assert_eq!(status(&format!("X: {}\r\n", "x".repeat(4000))), 200);
     assert_eq!(status(&format!("X: {}\r\n", "x".repeat(4096))), 431);

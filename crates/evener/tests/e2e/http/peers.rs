@@ -261,9 +261,9 @@ fn under_slow_clients(attack: &[&str], more: &str) -> Option<Evener> {
 
 #[test]
 fn slow_heads_hold_up_nobody_else() {
-    let more = "head_timeout = \"3s\"";
+    let more = "header_timeout = \"3s\"";
     let Some(evener) = under_slow_clients(&["-H", "-i", "1", "-x", "24"], more) else { return };
-    assert!(evener.service_counter("s", "greeting_timeouts") > 100);
+    assert!(evener.service_counter("s", "preamble_timeouts") > 100);
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn every_request_gets_the_same_answer_and_the_connection_stays() {
     let answer = client.answer("POST").unwrap();
     assert_eq!((answer.text().as_str(), answer.closes()), (BODY, true));
     assert!(client.is_over());
-    assert_eq!(evener.service_counter("s", "requests_own"), 8);
+    assert_eq!(evener.service_counter("s", "requests_local"), 8);
     assert_eq!(evener.service_counter("s", "requests"), 8);
 }
 

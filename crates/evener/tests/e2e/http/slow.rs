@@ -69,7 +69,7 @@ fn a_request_that_comes_byte_by_byte_is_answered_408() {
     assert_eq!(evener.service_counter("s", "slow_requests"), 1);
     let name = server_of(origin.port);
     wait_until("the server to be left", || (evener.server(&name)["active"] == 0).then_some(()));
-    assert_eq!(evener.server(&name)["counters"]["answer_timeouts"], 0, "it is not the server's fault");
+    assert_eq!(evener.server(&name)["counters"]["response_timeouts"], 0, "it is not the server's fault");
 }
 
 #[test]
@@ -310,5 +310,5 @@ fn a_server_that_takes_a_request_a_little_at_a_time_is_answered_for_504() {
     drop(sock);
     drop(ended.join().unwrap());
     assert_eq!(front.counter("slow_requests"), 0, "it is not the client's fault");
-    assert_eq!(front.evener.server(&server_of(server.port))["counters"]["answer_timeouts"], 1);
+    assert_eq!(front.evener.server(&server_of(server.port))["counters"]["response_timeouts"], 1);
 }

@@ -18,7 +18,7 @@ const LANES: usize = 32;
 /// Long enough that the first piece is read before the second comes, most of the time.
 const PAUSE: Duration = Duration::from_millis(3);
 /// Heads are short here, so that the limits can be reached at every cut.
-const LIMITS: &str = "forwarded = \"off\", head_bytes_max = 1024, head_fields_max = 8";
+const LIMITS: &str = "forwarded = \"off\", header_bytes_max = 1024, header_fields_max = 8";
 /// What must not be served when what is before it was refused.
 const TAIL: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
 

@@ -176,7 +176,7 @@ fn every_well_formed_header_tells_of_the_client_however_it_comes() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert_eq!(evener.service_counter("s", "greeting_refused"), 0);
+    assert_eq!(evener.service_counter("s", "preamble_refused"), 0);
 }
 
 #[test]
@@ -193,12 +193,12 @@ fn what_is_no_header_is_refused_and_reaches_no_server() {
         let evener = Evener::run(&config);
         let listen = evener.port("s");
         for (what, bytes) in bad() {
-            let before = evener.service_counter("s", "greeting_refused");
+            let before = evener.service_counter("s", "preamble_refused");
             let mut client = connect(listen);
             let _ = client.write_all(&bytes);
             // It is closed without our end, and without a word.
             assert_eq!(client.read(&mut [0; 1]).unwrap_or(0), 0, "{protocol} {what}");
-            let after = evener.service_counter("s", "greeting_refused");
+            let after = evener.service_counter("s", "preamble_refused");
             assert_eq!(after - before, 1, "{protocol} {what} is counted");
         }
         let server = evener.server(&format!("127.0.0.1:{}", a.port));
@@ -291,7 +291,7 @@ fn who_says_nothing_or_half_a_header_is_closed_in_the_end() {
         assert_eq!(client.read(&mut [0; 1]).unwrap_or(0), 0);
     }
     for service in ["s", "t"] {
-        assert_eq!(evener.service_counter(service, "greeting_timeouts"), 2, "{service}");
+        assert_eq!(evener.service_counter(service, "preamble_timeouts"), 2, "{service}");
     }
 }
 
@@ -324,7 +324,7 @@ fn haproxy_tells_in_each_of_its_ways() {
         let ports = told.lines().find_map(|line| line.strip_prefix("X-Forwarded-Port: "));
         assert_eq!(ports, Some(port.to_string().as_str()), "{way}: where the client connected to");
     }
-    assert_eq!(evener.service_counter("s", "greeting_refused"), 0);
+    assert_eq!(evener.service_counter("s", "preamble_refused"), 0);
     // Its checks speak for haproxy itself.
     let port = reserved_port();
     let _haproxy = Peer::haproxy(
@@ -335,7 +335,7 @@ fn haproxy_tells_in_each_of_its_ways() {
     );
     wait_until("checks of haproxy", || (evener.service_counter("s", "requests") > 12).then_some(()));
     assert_eq!(evener.service_counter("s", "requests_bad"), 0);
-    assert_eq!(evener.service_counter("s", "greeting_refused"), 0);
+    assert_eq!(evener.service_counter("s", "preamble_refused"), 0);
 }
 
 #[test]

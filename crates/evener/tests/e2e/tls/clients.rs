@@ -238,7 +238,7 @@ fn who_does_not_shake_hands_in_time_is_closed() {
     });
     assert_eq!(silent.read(&mut [0; 1]).unwrap_or(0), 0);
     slow.join().unwrap();
-    assert_eq!(evener.service_counter("s", "greeting_timeouts"), 2);
+    assert_eq!(evener.service_counter("s", "preamble_timeouts"), 2);
     assert_eq!(evener.service_counter("s", "tls_handshakes"), 0);
     let config = Arc::new(authority.client(ANY));
     assert_eq!(line_of(&mut shake(listen, "a.example", &config).unwrap()), "a 127.0.0.1");

@@ -106,7 +106,7 @@ fn a_certificate_without_its_key_waits_for_it() {
     let listen = evener.port("s");
     let client = forgetful(&authority);
     directory.write("a.crt", &new.chain);
-    evener.expect_log(" certificates_kept ");
+    evener.expect_log(" certificates_refused ");
     assert!(evener.log().contains("a.key is not the key of"), "{}", evener.log());
     // It is looked at again and again, and said once.
     let until = Instant::now() + LOOK * 2 + Duration::from_secs(1);
@@ -114,10 +114,10 @@ fn a_certificate_without_its_key_waits_for_it() {
         assert!(served(listen, "a.example", &client) == Some(old.der()), "the old one stays");
         std::thread::sleep(Duration::from_millis(200));
     }
-    assert_eq!((evener.log_count(" certificates_kept "), reloaded(&evener)), (1, 0));
+    assert_eq!((evener.log_count(" certificates_refused "), reloaded(&evener)), (1, 0));
     // Something else is wrong: that is said, too.
     std::fs::remove_file(directory.file("a.key")).unwrap();
-    wait_until("another word", || (evener.log_count(" certificates_kept ") == 2).then_some(()));
+    wait_until("another word", || (evener.log_count(" certificates_refused ") == 2).then_some(()));
     assert!(evener.log().contains("a.key cannot be read"), "{}", evener.log());
     directory.write("a.key", &new.key);
     wait_for(listen, "a.example", &new, &client);
@@ -125,7 +125,7 @@ fn a_certificate_without_its_key_waits_for_it() {
     assert_eq!(evener.service_counter("s", "tls_failed"), 0);
     // The same mistake later is said again.
     directory.write("a.crt", &old.chain);
-    wait_until("a word", || (evener.log_count(" certificates_kept ") == 3).then_some(()));
+    wait_until("a word", || (evener.log_count(" certificates_refused ") == 3).then_some(()));
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn a_directory_is_looked_at_for_files_that_come_and_go() {
     assert!(served(listen, "two.example", &client).is_none(), "it gets the default, which is not its own");
     let second = authority.issue(&["two.example"]);
     certificates.write("two.example.crt", &second.chain);
-    evener.expect_log(" certificates_kept ");
+    evener.expect_log(" certificates_refused ");
     assert!(served(listen, "one.example", &client) == Some(first.der()));
     certificates.write("two.example.key", &second.key);
     wait_for(listen, "two.example", &second, &client);

@@ -79,7 +79,7 @@ fn the_name_chooses_the_pool_and_every_byte_goes_on() {
             assert!(back == bytes, "{name} in records of {record}: not the same bytes");
         }
     }
-    assert_eq!(evener.service_counter("s", "greeting_refused"), 0);
+    assert_eq!(evener.service_counter("s", "preamble_refused"), 0);
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn who_names_nobody_is_closed_or_gets_the_pool_for_all_others() {
         assert_eq!(send(listen, &hello(name, 10, 16_000)), (String::new(), Vec::new()), "{name:?}");
     }
     wait_until("them to be counted", || {
-        (evener.service_counter("s", "greeting_refused") == nobody.len() as u64).then_some(())
+        (evener.service_counter("s", "preamble_refused") == nobody.len() as u64).then_some(())
     });
     let d = Server::named("d");
     evener.reload(&config(0, [&a, &b, &c], &format!("\"127.0.0.1:{}\",", d.port)));
@@ -132,7 +132,7 @@ fn what_is_no_hello_is_closed_and_reaches_nobody() {
         assert_eq!(client.read(&mut [0; 1]).unwrap_or(0), 0, "{number}");
     }
     wait_until("them to be counted", || {
-        (evener.service_counter("s", "greeting_refused") == bad.len() as u64).then_some(())
+        (evener.service_counter("s", "preamble_refused") == bad.len() as u64).then_some(())
     });
     // Half a hello, and the end.
     let half = hello(Some("a.example"), 300, 16_000);
@@ -152,7 +152,7 @@ fn who_says_nothing_or_half_of_it_is_closed_in_the_end() {
     half.write_all(&hello(Some("a.example"), 300, 16_000)[..50]).unwrap();
     assert_eq!(silent.read(&mut [0; 1]).unwrap_or(0), 0);
     assert_eq!(half.read(&mut [0; 1]).unwrap_or(0), 0);
-    assert_eq!(evener.service_counter("s", "greeting_timeouts"), 2);
+    assert_eq!(evener.service_counter("s", "preamble_timeouts"), 2);
 }
 
 #[test]

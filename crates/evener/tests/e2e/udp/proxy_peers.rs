@@ -90,7 +90,7 @@ fn dnsdist_tells_of_its_clients_and_all_get_their_answers() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("Queries completed:    3000 (100.00%)"), "{said}");
     assert!(said.contains("NOERROR 3000 (100.00%)"), "{said}");
-    assert_eq!(evener.service_counter("dns", "drop_greeting"), 0);
+    assert_eq!(evener.service_counter("dns", "drop_preamble"), 0);
 }
 
 #[test]

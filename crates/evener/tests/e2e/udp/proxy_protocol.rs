@@ -339,7 +339,7 @@ fn what_has_no_header_is_dropped_from_a_proxy_and_data_from_others() {
     for (turn, (what, bytes)) in wrong.iter().enumerate() {
         proxy.send(bytes).unwrap();
         wait_until(what, || {
-            let counted = evener.service_counter("u", "drop_greeting");
+            let counted = evener.service_counter("u", "drop_preamble");
             (counted == turn as u64 + 1).then_some(())
         });
     }
@@ -355,7 +355,7 @@ fn what_has_no_header_is_dropped_from_a_proxy_and_data_from_others() {
         direct.send(bytes).unwrap();
         assert!(server.next() == *bytes, "{what}");
     }
-    assert_eq!(evener.service_counter("u", "drop_greeting"), wrong.len() as u64);
+    assert_eq!(evener.service_counter("u", "drop_preamble"), wrong.len() as u64);
 }
 
 #[test]
@@ -380,7 +380,7 @@ fn good_and_bad_ones_in_one_burst_do_not_mix() {
         assert_eq!(told.addresses[4..], FOUR[4..], "the destination is what the client asked");
     }
     server.nothing_more();
-    assert_eq!(evener.service_counter("u", "drop_greeting"), 15);
+    assert_eq!(evener.service_counter("u", "drop_preamble"), 15);
 }
 
 #[test]

@@ -76,9 +76,9 @@ fn open_of(cx: &Context, client: &Client, served: &Served) -> Open {
         client_port: (peer.port() > 0).then_some(peer.port()),
         server: None,
         stage: match client.stage {
-            Stage::Preamble => "greeting",
+            Stage::Preamble => "preamble",
             Stage::Tarpit => "tarpit",
-            Stage::Open if client.outstanding > 0 => "dns questions",
+            Stage::Open if client.outstanding > 0 => "dns queries",
             Stage::Open => "dns idle",
             Stage::Over => "over",
         },

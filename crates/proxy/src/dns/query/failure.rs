@@ -34,9 +34,9 @@ impl Dns {
         counters.requests_failed.one();
         let is_unfit = !query.unfit.is_empty() && query.attempt.tried() == query.unfit.len();
         if is_unfit {
-            counters.drop_untakable.one();
-            if service.may_notice(Notice::Untakable, cx.now) {
-                (cx.report)(Report::Untakable { service: service.name.clone() });
+            counters.drop_no_capable_server.one();
+            if service.may_notice(Notice::NoCapableServer, cx.now) {
+                (cx.report)(Report::NoCapableServer { service: service.name.clone() });
             }
         } else if let Some(reason) = reason {
             note_no_server(cx, &service, reason);

@@ -395,7 +395,7 @@ impl Dns {
             FrameKind::Response(to) => return self.take_frame_response(cx, at, to, message),
             // A server whose connections fail after the hello is retried with delays.
             FrameKind::Heartbeat => self.persistents[at].failures = 0,
-            FrameKind::Hello => self.persistents[at].live.counters.of(cx.id).sessions.one(),
+            FrameKind::Hello => self.persistents[at].live.counters.of(cx.id).persistent_connections.one(),
         }
         // Repeated with each heartbeat, in case a report was lost.
         self.report_persistent(cx, at, None);
@@ -416,7 +416,7 @@ impl Dns {
             let query = &self.queries[*key];
             matches!(query.requester().origin, Origin::Datagram(_)) && query.is_response(message)
         });
-        let Some(key) = owner else { return counters.answers_bad.one() };
+        let Some(key) = owner else { return counters.responses_bad.one() };
         counters.datagrams_out.one();
         self.turn_to_attempt(key, Waits::AtPersistent(at), wire::id(message));
         let service = self.queries[key].requester().service;
@@ -464,7 +464,7 @@ impl Dns {
     fn fault_persistent(&mut self, cx: &mut Context, at: PersistentKey, reason: &str) {
         let persistent = &mut self.persistents[at];
         if matches!(persistent.stage, Stage::Up { .. }) {
-            persistent.live.counters.of(cx.id).session_faults.one();
+            persistent.live.counters.of(cx.id).persistent_connection_faults.one();
         }
         (persistent.stage, persistent.framed) = (Stage::Waiting, None);
         let wait = back_off(persistent.failures);

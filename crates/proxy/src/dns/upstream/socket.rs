@@ -321,7 +321,7 @@ impl Dns {
         socket.unexpected += 1;
         let (is_too_much, upstream) = (socket.unexpected >= UNEXPECTED_MAX, socket.upstream);
         let upstream = &mut self.upstreams[upstream];
-        upstream.live.counters.of(cx.id).answers_bad.one();
+        upstream.live.counters.of(cx.id).responses_bad.one();
         if is_too_much {
             give_up(upstream, at);
         }

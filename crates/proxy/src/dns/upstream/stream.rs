@@ -281,7 +281,7 @@ impl Dns {
             let owner = owner.filter(|key| self.queries[*key].is_response(&message));
             let Some(key) = owner else {
                 // The response is late or forged.
-                stream.server.live.counters.of(cx.id).answers_bad.one();
+                stream.server.live.counters.of(cx.id).responses_bad.one();
                 stream.bad += 1;
                 if stream.bad >= BAD_MAX {
                     self.end_stream(cx, at, Ending::Broken);
@@ -344,7 +344,7 @@ impl Dns {
         }
         let (was_used, keys, upstream) = (stream.was_used, stream.ids.owners(), stream.upstream);
         if ending == Ending::Broken && !was_used && !keys.is_empty() {
-            stream.server.live.counters.of(cx.id).answers_bad.one();
+            stream.server.live.counters.of(cx.id).responses_bad.one();
         }
         match stream.owner {
             Owner::All => {

@@ -194,7 +194,7 @@ impl Shared {
         if exchange.http.as_ref().is_some_and(|http| http.responded) {
             return;
         }
-        let patience = exchange.settings.http.as_ref().map_or(Duration::MAX, |spec| spec.answer_timeout);
+        let patience = exchange.settings.http.as_ref().map_or(Duration::MAX, |spec| spec.response_timeout);
         exchange.since = cx.now;
         self.exchange_timers.set(number, cx.now + patience);
     }
@@ -214,7 +214,7 @@ impl Shared {
     /// Counts that a server did not go on in time.
     pub(in crate::http) fn note_timeout(&self, cx: &Context, number: ExchangeKey) {
         if let Some(choice) = &self.exchanges[number].choice {
-            choice.server.live.counters.of(cx.id).answer_timeouts.one();
+            choice.server.live.counters.of(cx.id).response_timeouts.one();
         }
     }
 }

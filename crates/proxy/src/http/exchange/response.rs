@@ -49,7 +49,7 @@ impl Shared {
     /// Counts a response that is none, or broke off.
     pub(in crate::http) fn note_bad_response(&self, cx: &Context, number: ExchangeKey) {
         if let Some(choice) = &self.exchanges[number].choice {
-            choice.server.live.counters.of(cx.id).answers_bad.one();
+            choice.server.live.counters.of(cx.id).responses_bad.one();
         }
     }
 
@@ -101,7 +101,7 @@ impl Shared {
         let of_server = choice.server.live.counters.of(cx.id);
         of_server.answers.one();
         if (500..600).contains(&status) {
-            of_server.answers_5xx.one();
+            of_server.responses_5xx.one();
         }
         let snapshot = settings.backends[*backend].pool.load();
         snapshot.remember(*address, choice.server.id, cx.now);

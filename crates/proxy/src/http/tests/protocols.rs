@@ -128,11 +128,11 @@ fn a_proxy_header_comes_first_where_it_is_expected() {
     let mut client = fixture.client();
     client.send(GET);
     assert_eq!(fixture.rest(&mut client).0, "");
-    assert_eq!(fixture.service.live.counters.of(0).greeting_refused.read(), 1);
+    assert_eq!(fixture.service.live.counters.of(0).preamble_refused.read(), 1);
     let mut client = fixture.client();
     fixture.pass(crate::service::preamble::GREETING);
     assert_eq!(fixture.rest(&mut client), (String::new(), Ok(())));
-    assert_eq!(fixture.service.live.counters.of(0).greeting_timeouts.read(), 1);
+    assert_eq!(fixture.service.live.counters.of(0).preamble_timeouts.read(), 1);
 }
 
 /// A client of HTTP/2, and what it received so far.
@@ -237,7 +237,7 @@ fn a_stream_that_fails_leaves_the_others_alone() {
 
 #[test]
 fn a_stream_without_a_response_in_time_gets_504() {
-    let mut fixture = Fixture::new(|spec| spec.answer_timeout = Duration::from_secs(3));
+    let mut fixture = Fixture::new(|spec| spec.response_timeout = Duration::from_secs(3));
     let mut client = Client2::new(&mut fixture);
     client.side.send(&get(1));
     let mut server = fixture.server();

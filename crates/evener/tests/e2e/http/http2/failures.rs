@@ -174,7 +174,7 @@ fn servers_that_are_dead_full_or_silent_are_told_apart() {
     front.reload(&[&closing], "");
     within(async { assert_eq!(front.client().await.get("/").await.status, 502) });
     let silent = Origin::start(|wire, _| wire.head().map(|_| ()));
-    front.reload(&[&silent], "answer_timeout = \"300ms\", retries = 0");
+    front.reload(&[&silent], "response_timeout = \"300ms\", retries = 0");
     within(async {
         let client = front.client().await;
         let started = Instant::now();

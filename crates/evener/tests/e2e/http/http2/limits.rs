@@ -55,7 +55,7 @@ fn a_connection_without_streams_ends_with_a_goaway() {
 #[test]
 fn a_client_that_says_nothing_more_is_closed_whatever_it_said() {
     let origin = teller();
-    let front = Front::run(&[&origin], "keepalive_timeout = \"500ms\", head_timeout = \"500ms\"");
+    let front = Front::run(&[&origin], "keepalive_timeout = \"500ms\", header_timeout = \"500ms\"");
     // Nothing at all after the handshake.
     let nothing = Raw::silent(&front);
     // The beginning, and no answer to whatever is asked (a PING is).
@@ -235,7 +235,7 @@ fn an_answer_that_began_before_the_upload_ended_has_its_time() {
         }
         wire.send("0\r\n\r\n").unwrap();
     });
-    let front = Front::run_ports(&[origin.port], "", "answer_timeout = \"300ms\"");
+    let front = Front::run_ports(&[origin.port], "", "response_timeout = \"300ms\"");
     within(async {
         let client = front.client().await;
         let (answer, mut send) = client.begin("POST", "/", &[]).await.unwrap();

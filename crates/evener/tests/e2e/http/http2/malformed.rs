@@ -124,7 +124,7 @@ fn a_tunnel_is_not_offered() {
 #[test]
 fn a_head_that_is_too_large_is_answered_431() {
     let origin = teller();
-    let front = Front::run(&[&origin], "head_bytes_max = 4096, head_fields_max = 16");
+    let front = Front::run(&[&origin], "header_bytes_max = 4096, header_fields_max = 16");
     within(async {
         let large = "x".repeat(1000);
         let names: Vec<String> = (0..20).map(|number| format!("x-{number}")).collect();
@@ -146,7 +146,7 @@ fn a_head_that_is_too_large_is_answered_431() {
 #[test]
 fn pieces_of_a_cookie_count_as_fields_and_bytes() {
     let origin = teller();
-    let front = Front::run(&[&origin], "head_bytes_max = 4096, head_fields_max = 16");
+    let front = Front::run(&[&origin], "header_bytes_max = 4096, header_fields_max = 16");
     within(async {
         let client = front.client().await;
         let (much, more) = ("x".repeat(480), "x".repeat(502));
