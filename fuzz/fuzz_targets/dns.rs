@@ -20,25 +20,25 @@ fuzz_target!(|input: (u8, &[u8], &[u8])| {
         if let Ok(query) = Query::parse(message) {
             let mut stripped = query.whole(message).to_vec();
             let left = query.without_hop_options(&mut stripped, cookies);
-            assert_eq!(left.question(&stripped), query.question(message));
+            assert_eq!(left.question_section(&stripped), query.question_section(message));
         }
     }
     dns::emit_malformed(message, &mut out);
     assert_eq!(out.len(), if message.len() < 12 { 0 } else { 12 });
     let Ok(query) = Query::parse(message) else { return };
-    let fixed = if query.has_question() { 4 } else { 0 };
-    assert_eq!(query.question(message).len(), query.name(message).len() + fixed);
+    let fixed = if query.has_question_section() { 4 } else { 0 };
+    assert_eq!(query.question_section(message).len(), query.name(message).len() + fixed);
     assert!(query.name(message).len() <= dns::NAME_BYTES_MAX && query.udp_size() >= dns::UDP_BYTES);
-    assert!(!query.is_answered_by(message, message));
+    assert!(!query.matches_response(message, message));
 
     query.emit_error(message, bits, &mut out);
-    assert!(out.len() <= dns::UDP_BYTES && query.is_answered_by(message, &out));
+    assert!(out.len() <= dns::UDP_BYTES && query.matches_response(message, &out));
     for response in [None, Some(response)] {
         query.emit_truncated(message, response, &mut out);
         assert!(out.len() <= dns::UDP_BYTES && dns::is_truncated(&out));
         // The flags are those of the response, which matched the query before.
-        if response.is_none_or(|response| query.is_answered_by(message, response)) {
-            assert!(query.is_answered_by(message, &out));
+        if response.is_none_or(|response| query.matches_response(message, response)) {
+            assert!(query.matches_response(message, &out));
         }
     }
 
@@ -51,7 +51,7 @@ fuzz_target!(|input: (u8, &[u8], &[u8])| {
         out.clear();
         out.extend_from_slice(&message[..12]);
         out[6..12].fill(0);
-        out.extend_from_slice(query.question(message));
+        out.extend_from_slice(query.question_section(message));
         let plain = Query::parse(&out).expect("a query without records");
         assert!(plain.cache_key(&out, &mut other) && other[..other.len() - 1] == key[..key.len() - 1]);
     }
@@ -61,7 +61,7 @@ fuzz_target!(|input: (u8, &[u8], &[u8])| {
     let Some(added) = query.with_client_subnet(message, client, bits, &mut out) else { return };
     assert!(out.len() > query.whole(message).len() && out.len() <= dns::MESSAGE_BYTES_MAX);
     let with = Query::parse(&out).expect("still a query");
-    assert!(with.has_edns() && with.question(&out) == query.question(message));
+    assert!(with.has_edns() && with.question_section(&out) == query.question_section(message));
     assert!(with.with_client_subnet(&out, client, bits, &mut other).is_none(), "once is enough");
     // Both as if they were responses.
     out[2] |= 0x80;

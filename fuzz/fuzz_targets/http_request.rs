@@ -2,10 +2,10 @@
 //! unambiguous.
 #![no_main]
 
-use evener_core::wire::http::{HeadLimits, Kind, Request, Scan};
+use evener_core::wire::http::{HeaderLimits, Kind, Request, Scan};
 use libfuzzer_sys::fuzz_target;
 
-const LIMITS: HeadLimits = HeadLimits { bytes_max: 2048, fields_max: 16 };
+const LIMITS: HeaderLimits = HeaderLimits { bytes_max: 2048, fields_max: 16 };
 
 fn read(bytes: &[u8], step: usize) -> Result<Option<(Request, Vec<u8>)>, String> {
     let mut scan = Scan::default();
@@ -38,7 +38,7 @@ fuzz_target!(|input: (u8, &[u8])| {
     }
     again.extend(b"\r\n");
     let mut second = Request::default();
-    let limits = HeadLimits { bytes_max: 2 * LIMITS.bytes_max, ..LIMITS };
+    let limits = HeaderLimits { bytes_max: 2 * LIMITS.bytes_max, ..LIMITS };
     second.parse(&again, &limits).unwrap();
     assert_eq!(second.framing(), request.framing());
     assert_eq!(second.authority(&again), request.authority(&section));

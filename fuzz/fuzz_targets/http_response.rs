@@ -2,10 +2,10 @@
 //! not reused.
 #![no_main]
 
-use evener_core::wire::http::{Framing, HeadLimits, Kind, Response, Scan};
+use evener_core::wire::http::{Framing, HeaderLimits, Kind, Response, Scan};
 use libfuzzer_sys::fuzz_target;
 
-const LIMITS: HeadLimits = HeadLimits { bytes_max: 2048, fields_max: 16 };
+const LIMITS: HeaderLimits = HeaderLimits { bytes_max: 2048, fields_max: 16 };
 
 fn read(bytes: &[u8], step: usize) -> Result<Option<(Response, Vec<u8>)>, String> {
     let mut scan = Scan::of_response();
@@ -29,7 +29,7 @@ fuzz_target!(|input: (u8, &[u8])| {
     let count = |kind| response.fields().iter().filter(|field| field.kind == kind).count();
     let (lengths, codings) = (count(Kind::ContentLength), count(Kind::TransferEncoding));
     assert!(codings <= 1 && (lengths == 0 || codings == 0 || !response.keeps_alive()));
-    match response.told_framing() {
+    match response.declared_framing() {
         None => assert_eq!(lengths + codings, 0),
         Some(Framing::Length(_)) => assert!(lengths > 0 && codings == 0),
         Some(Framing::Chunked) => assert_eq!(codings, 1),

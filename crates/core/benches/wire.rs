@@ -6,7 +6,7 @@ use evener_core::Time;
 use evener_core::dns::{Cache, Freshness};
 use evener_core::spec::DnsCacheSpec;
 use evener_core::wire::dns::{self, Query};
-use evener_core::wire::http::{HeadLimits, Request, Response, Scan};
+use evener_core::wire::http::{HeaderLimits, Request, Response, Scan};
 use std::hint::black_box;
 
 /// As a browser writes it.
@@ -54,7 +54,7 @@ fn cache(criterion: &mut Criterion) {
 }
 
 fn header_sections(criterion: &mut Criterion) {
-    let limits = HeadLimits::default();
+    let limits = HeaderLimits::default();
     let mut group = criterion.benchmark_group("http header section");
     group.throughput(Throughput::Bytes(REQUEST.len() as u64));
     let mut request = Request::default();

@@ -211,7 +211,7 @@ counters! {
         /// HTTP requests or DNS queries sent to the server.
         requests,
         /// Responses that the server began.
-        answers,
+        responses,
         /// Responses with a status of 500 to 599.
         responses_5xx,
         /// Responses that did not begin in time.

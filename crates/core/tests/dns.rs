@@ -31,14 +31,14 @@ fn check_query(message: &[u8], response: &[u8]) {
     let Ok(query) = Query::parse(message) else { return };
     query.cache_key(message, &mut key);
     query.emit_error(message, dns::SERVFAIL, &mut out);
-    assert!(out.len() <= dns::UDP_BYTES && query.is_answered_by(message, &out));
+    assert!(out.len() <= dns::UDP_BYTES && query.matches_response(message, &out));
     assert_eq!(dns::rcode(&out), dns::SERVFAIL);
     query.emit_truncated(message, Some(response), &mut out);
     assert!(out.len() <= dns::UDP_BYTES && dns::is_truncated(&out) && dns::id(&out) == dns::id(message));
     let client = "192.0.2.77".parse().unwrap();
     if let Some(added) = query.with_client_subnet(message, client, 24, &mut out) {
         let with = Query::parse(&out).unwrap();
-        assert!(with.has_edns() && with.question(&out) == query.question(message));
+        assert!(with.has_edns() && with.question_section(&out) == query.question_section(message));
         assert!(!with.cache_key(&out, &mut key), "the response is for one client only");
         out[2] |= 0x80;
         dns::strip(&mut out, added);
@@ -53,7 +53,7 @@ fn check_hops(query: &Query, message: &[u8]) {
     for cookies in [Cookies::Pass, Cookies::Remove] {
         let mut stripped = message.to_vec();
         let left = query.without_hop_options(&mut stripped, cookies);
-        assert_eq!(left.question(&stripped), query.question(message));
+        assert_eq!(left.question_section(&stripped), query.question_section(message));
         assert_eq!((left.udp_size(), left.dnssec_ok()), (query.udp_size(), query.dnssec_ok()));
         if stripped != message {
             assert!(!left.asks_for_keepalive() && stripped.len() < message.len());
@@ -65,8 +65,8 @@ fn check_hops(query: &Query, message: &[u8]) {
 /// Checks everything that is derived from a response.
 fn check_response(message: &[u8], response: &[u8]) {
     let query = Query::parse(message).unwrap();
-    if query.is_answered_by(message, response) {
-        let queried = query.question(message).to_ascii_lowercase();
+    if query.matches_response(message, response) {
+        let queried = query.question_section(message).to_ascii_lowercase();
         assert!(response[12..].to_ascii_lowercase().starts_with(&queried) && response[2] & 0xf8 == 0x80);
     }
     for added in [Added::Record, Added::Option] {
@@ -77,7 +77,7 @@ fn check_response(message: &[u8], response: &[u8]) {
     for cookies in [Cookies::Pass, Cookies::Remove] {
         let mut stripped = response.to_vec();
         dns::strip_hop_options(&mut stripped, cookies);
-        assert_eq!(query.is_answered_by(message, &stripped), query.is_answered_by(message, response));
+        assert_eq!(query.matches_response(message, &stripped), query.matches_response(message, response));
         dns::add_keepalive(&mut stripped, std::time::Duration::from_secs(10));
         assert!(stripped.len() <= response.len() + 6);
     }
@@ -85,7 +85,7 @@ fn check_response(message: &[u8], response: &[u8]) {
     assert!(query.cache_key(message, &mut key));
     if cache.store(&key, response, Time::ZERO) {
         assert!(cache.lookup(&key, Time::ZERO, Freshness::Fresh, &mut out));
-        assert!(query.is_answered_by(message, &out) && !dns::is_truncated(&out));
+        assert!(query.matches_response(message, &out) && !dns::is_truncated(&out));
         assert!(out.len() <= response.len() && out[2..12] == response[2..12]);
     }
     cache.check_invariants();
@@ -118,14 +118,14 @@ fn no_bit_and_no_length_of_a_message_is_trusted() {
 fn a_response_with_a_flipped_bit_in_the_question_section_is_refused() {
     let (message, response) = (sample("query"), sample("response"));
     let query = Query::parse(&message).unwrap();
-    let end = 12 + query.question(&message).len();
+    let end = 12 + query.question_section(&message).len();
     for bit in (2 * 8..3 * 8).chain(4 * 8..6 * 8).chain(12 * 8..end * 8) {
         let mut flipped = response.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         let is_case = bit % 8 == 5 && response[bit / 8].is_ascii_alphabetic();
         // AA, TC and RD are not part of the question section.
         let is_flag = (2 * 8..2 * 8 + 3).contains(&bit);
-        assert_eq!(query.is_answered_by(&message, &flipped), is_case || is_flag, "bit {bit}");
+        assert_eq!(query.matches_response(&message, &flipped), is_case || is_flag, "bit {bit}");
     }
 }
 

@@ -4,14 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use evener_core::wire::chunked::{CHUNK_END, Decoder, Step, emit_size};
-use evener_core::wire::http::{HeadLimits, Request, Response, Scan};
+use evener_core::wire::http::{HeaderLimits, Request, Response, Scan};
 use evener_core::wire::{hello, proxy};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 /// Small, so that generated header sections reach them.
-const LIMITS: HeadLimits = HeadLimits { bytes_max: 400, fields_max: 8 };
+const LIMITS: HeaderLimits = HeaderLimits { bytes_max: 400, fields_max: 8 };
 
 /// Returns the ends of the pieces; the last one is the whole length.
 fn cut(length: usize, cuts: &[Index]) -> Vec<usize> {

@@ -51,7 +51,7 @@ pub(crate) struct AdminSocket {
 
 /// Returns the usual directory if only this user can access it. In /tmp any user could have created it
 /// earlier.
-fn own_directory() -> anyhow::Result<PathBuf> {
+fn user_directory() -> anyhow::Result<PathBuf> {
     let directory = socket_directory();
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
     made.with_context(|| format!("{} cannot be created; give --admin PATH", directory.display()))?;
@@ -69,13 +69,13 @@ fn own_directory() -> anyhow::Result<PathBuf> {
 impl AdminSocket {
     /// Opens the socket at its usual path.
     pub(crate) fn open_usual() -> anyhow::Result<Self> {
-        Self::open(&own_directory()?.join("evener.sock"))
+        Self::open(&user_directory()?.join("evener.sock"))
     }
 
     /// Opens the socket at its usual path, or at one with the process id when another instance uses that
     /// path.
     pub(crate) fn open_any() -> anyhow::Result<Self> {
-        let directory = own_directory()?;
+        let directory = user_directory()?;
         // A program that gave up its rights could not remove its socket. Sockets in use stay.
         for entry in fs::read_dir(&directory)?.flatten().take(LEFT_OVER_MAX) {
             let _ = remove_left_over(&entry.path());
@@ -91,7 +91,7 @@ impl AdminSocket {
         remove_left_over(path).map_err(|taken| {
             let hint = match taken {
                 Taken::InUse => "another instance listens there; give this one --admin PATH",
-                Taken::NoSocket | Taken::Kept(_) => "give --admin PATH",
+                Taken::NoSocket | Taken::Unchanged(_) => "give --admin PATH",
             };
             anyhow::anyhow!("{}: {taken}; {hint}", path.display())
         })?;

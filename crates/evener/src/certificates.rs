@@ -429,7 +429,7 @@ impl Loader {
                 "this system trusts no authorities; give the pool `tls = { ca = \"ca.crt\" }`",
             );
         }
-        let own = match &spec.certificate {
+        let identity = match &spec.certificate {
             Some(files) => Some(self.certificate(&what, files)?),
             None => None,
         };
@@ -455,7 +455,7 @@ impl Loader {
             }
         };
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-        let config = match own {
+        let config = match identity {
             Some(key) => {
                 builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key)))
             }

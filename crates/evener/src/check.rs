@@ -5,12 +5,12 @@ mod exchange;
 mod http;
 mod stream;
 
-pub(crate) use exchange::head_limits;
+pub(crate) use exchange::header_limits;
 
 use evener_core::address::abstract_name;
 use evener_core::health::Probe;
 use evener_core::spec::{CheckKind, CheckSpec};
-use evener_core::wire::http::HeadLimits;
+use evener_core::wire::http::HeaderLimits;
 use evener_core::wire::proxy::{self, Extras, Transport, Version};
 use evener_core::{Endpoint, Target};
 use rustix::io::Errno;
@@ -29,13 +29,13 @@ pub(crate) struct Patient {
     /// Version of the PROXY header that the server expects. Checks send one without a client (LOCAL).
     pub(crate) send_proxy: Option<Version>,
     /// Limits of the header section of an HTTP response.
-    pub(crate) limits: HeadLimits,
+    pub(crate) limits: HeaderLimits,
 }
 
 /// Probes a server once.
 pub(crate) async fn probe(patient: &Patient, spec: &CheckSpec) -> Probe {
     let target = aim(&patient.target, spec.port);
-    let asked = async {
+    let query = async {
         match &spec.kind {
             CheckKind::Tcp => connect(&target, patient.send_proxy).await.map(drop),
             CheckKind::Stream { .. } => stream::ask(&target, patient, &spec.kind).await,
@@ -44,7 +44,7 @@ pub(crate) async fn probe(patient: &Patient, spec: &CheckSpec) -> Probe {
             CheckKind::Udp { send, expect } => ask_udp(&target, send, expect.as_deref()).await,
         }
     };
-    match tokio::time::timeout(spec.timeout, asked).await {
+    match tokio::time::timeout(spec.timeout, query).await {
         Ok(Ok(())) => Probe::Pass,
         Ok(Err(Missed::Failed(why))) => Probe::Fail(why),
         Ok(Err(Missed::Unmade(why))) => Probe::Unmade(why),
@@ -146,16 +146,16 @@ async fn ask_udp(target: &Target, send: &[u8], expect: Option<&[u8]>) -> Result<
         let socket = UdpSocket::bind(unspecified(*address)).await?;
         socket.connect(address).await?;
         socket.send(send).await?;
-        let mut answer = vec![0; 65_536];
-        let length = socket.recv(&mut answer).await?;
-        answer.truncate(length);
-        Ok::<_, io::Error>(answer)
+        let mut response = vec![0; 65_536];
+        let length = socket.recv(&mut response).await?;
+        response.truncate(length);
+        Ok::<_, io::Error>(response)
     };
-    let answer = ask.await.map_err(|error| Missed::by_system("udp", &error))?;
+    let response = ask.await.map_err(|error| Missed::by_system("udp", &error))?;
     match expect {
-        Some(expect) if !answer.starts_with(expect) => Err(format!(
+        Some(expect) if !response.starts_with(expect) => Err(format!(
             "udp: the response begins with {:?}",
-            String::from_utf8_lossy(&answer[..answer.len().min(32)])
+            String::from_utf8_lossy(&response[..response.len().min(32)])
         )
         .into()),
         _ => Ok(()),

@@ -82,8 +82,8 @@ fn open_admin(path: Option<&Path>, log: &Log) -> anyhow::Result<Option<AdminSock
 /// Returns the program that a command line selects, by the name of a link or by its first argument, with its
 /// arguments.
 pub(crate) fn called(words: &[OsString]) -> Option<(Program, &[OsString])> {
-    let (own, arguments) = words.split_first()?;
-    if let Some(program) = Program::named(own) {
+    let (name, arguments) = words.split_first()?;
+    if let Some(program) = Program::named(name) {
         return Some((program, arguments));
     }
     let (first, arguments) = arguments.split_first()?;

@@ -192,11 +192,11 @@ mod tests {
 
     #[test]
     fn long_paths_and_excess_sockets_are_ignored_and_reported() {
-        let check = |paths: &mut dyn Iterator<Item = String>, kept: usize, said: Option<&str>| {
+        let check = |paths: &mut dyn Iterator<Item = String>, found: usize, problem: Option<&str>| {
             let seen = sift(paths.map(PathBuf::from).collect());
-            assert_eq!(seen.sockets.map(|sockets| sockets.len()), Some(kept));
-            assert_eq!(seen.problem.is_some(), said.is_some());
-            assert!(seen.problem.unwrap_or_default().contains(said.unwrap_or_default()));
+            assert_eq!(seen.sockets.map(|sockets| sockets.len()), Some(found));
+            assert_eq!(seen.problem.is_some(), problem.is_some());
+            assert!(seen.problem.unwrap_or_default().contains(problem.unwrap_or_default()));
         };
         let path = |bytes: usize| format!("/{}", "x".repeat(bytes - 1));
         check(&mut [path(107)].into_iter(), 1, None);

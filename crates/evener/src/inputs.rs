@@ -26,10 +26,10 @@ pub(crate) async fn gather(config: &Config, before: Materials) -> Gathered {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Known {
     /// The present ones stay in use.
-    Kept,
+    Unchanged,
     /// The files are read again. The present ones stay in use where that fails: the program may have given up
     /// the right to read them, or changed its root.
-    KeptAtNeed,
+    UnchangedIfInvalid,
 }
 
 /// Resolves names. Certificates are known. Also returns the reason if they could not be read again.
@@ -39,8 +39,8 @@ pub(crate) async fn gather_known(
     known: Known,
 ) -> (Gathered, Option<String>) {
     let loaded = match known {
-        Known::Kept => Ok(before.clone()),
-        Known::KeptAtNeed => load(config, before.clone()).await,
+        Known::Unchanged => Ok(before.clone()),
+        Known::UnchangedIfInvalid => load(config, before.clone()).await,
     };
     let (materials, why) = match loaded {
         Ok(materials) => (materials, None),

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_not_its_own_server() {
+    fn a_service_that_is_a_server_of_itself_is_refused() {
         const ITSELF: &str = "is an address of the service itself";
         for protocol in ["tcp", "http", "udp", "dns"] {
             let more = format!("protocol = '{protocol}'");

@@ -1,5 +1,5 @@
 //! Standard output and standard error of commands. The macros replace those of the standard library, which
-//! panic when the reader of a pipe is gone, as in `evener status | head`.
+//! panic when the reader of a pipe is gone, as in `evener status | less`.
 //!
 //! Commands that serve (`run`, one-liners, `pen`) do not end when their output cannot be written, so they do
 //! not use this module.

@@ -23,7 +23,7 @@ const BATCH_LINES: usize = 1024;
 /// Time limit for the last lines at the end of the program.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-const FLUSH_LOOK: Duration = Duration::from_millis(5);
+const FLUSH_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// All request logs.
 pub(crate) struct RequestLogs {
@@ -131,7 +131,7 @@ impl RequestLogs {
             if Instant::now() >= until {
                 return;
             }
-            std::thread::sleep(FLUSH_LOOK);
+            std::thread::sleep(FLUSH_CHECK_INTERVAL);
         }
         let _ = written.recv_timeout(FLUSH_TIMEOUT);
     }

@@ -65,7 +65,7 @@ pub(crate) type Outcome = Result<Vec<String>, Vec<String>>;
 pub(crate) enum Files {
     /// Files are read only where the configuration of TLS changed. The program may have given up the right to
     /// read the others.
-    Kept,
+    Unchanged,
     /// All files are read again.
     Anew,
 }
@@ -132,31 +132,31 @@ impl Handle {
         &self,
         inspect: impl FnOnce(&Supervisor) -> T + Send + 'static,
     ) -> Option<T> {
-        let (done, answer) = oneshot::channel();
+        let (done, response) = oneshot::channel();
         let inspect = Box::new(move |supervisor: &Supervisor| drop(done.send(inspect(supervisor))));
         self.0.send(Input::Ask(Ask::Inspect(inspect))).await.ok()?;
-        answer.await.ok()
+        response.await.ok()
     }
 
     /// Reads the configuration again. Returns the changes, or every problem.
     pub(crate) async fn reload(&self) -> Option<Outcome> {
-        let (done, answer) = oneshot::channel();
+        let (done, response) = oneshot::channel();
         self.0.send(Input::Ask(Ask::Reload(done))).await.ok()?;
-        answer.await.ok()
+        response.await.ok()
     }
 
     /// Applies a configuration that did not come from the file. Returns the changes, or every problem.
     pub(crate) async fn apply(&self, config: Config, files: Files) -> Option<Outcome> {
-        let (done, answer) = oneshot::channel();
+        let (done, response) = oneshot::channel();
         self.0.send(Input::Ask(Ask::Apply { config: Box::new(config), files, done })).await.ok()?;
-        answer.await.ok()
+        response.await.ok()
     }
 
     /// Sets a server to ready, drain or maintenance. Returns its full name, or the reason of the failure.
     pub(crate) async fn set_state(&self, wanted: StateChange) -> Option<Result<String, String>> {
-        let (done, answer) = oneshot::channel();
+        let (done, response) = oneshot::channel();
         self.0.send(Input::Ask(Ask::SetState { wanted, done })).await.ok()?;
-        answer.await.ok()
+        response.await.ok()
     }
 
     /// Changes the access rules of a service. Returns the change that was made, or the reason of the failure.
@@ -165,9 +165,9 @@ impl Handle {
         service: String,
         change: AccessChange,
     ) -> Option<Result<String, AccessRefused>> {
-        let (done, answer) = oneshot::channel();
+        let (done, response) = oneshot::channel();
         self.0.send(Input::Ask(Ask::Access { service, change, done })).await.ok()?;
-        answer.await.ok()
+        response.await.ok()
     }
 
     /// Shuts the program down as SIGTERM does.
@@ -507,7 +507,7 @@ impl Supervisor {
             let due = running.pool.due_probes(now, &mut self.random);
             let Some(spec) = running.pool.spec().check.clone().filter(|_| !due.is_empty()) else { continue };
             let spec = Arc::new(spec);
-            let limits = check::head_limits(self.services.values(), &running.slot);
+            let limits = check::header_limits(self.services.values(), &running.slot);
             for server in due.iter().filter_map(|id| running.pool.server(*id)) {
                 let (pool, round) = (Arc::clone(name), server.health.round());
                 let who = Probed { pool, server: server.id, target: server.target.clone(), round };

@@ -18,7 +18,7 @@ pub(crate) enum Taken {
     #[error("it is in use: another program listens there")]
     InUse,
     #[error("the left-over socket cannot be removed: {0}")]
-    Kept(io::Error),
+    Unchanged(io::Error),
 }
 
 /// Removes the file of a socket on which no process listens any more.
@@ -31,7 +31,7 @@ pub(crate) fn remove_left_over(path: &Path) -> Result<(), Taken> {
     if !UnixStream::connect(path).is_err_and(refused) {
         return Err(Taken::InUse);
     }
-    fs::remove_file(path).map_err(Taken::Kept)
+    fs::remove_file(path).map_err(Taken::Unchanged)
 }
 
 /// The file of a socket of this instance, removed when this is dropped.

@@ -4,7 +4,7 @@ use crate::context::report::Reporter;
 use crate::io::batch::Local;
 use crate::io::listener::Bound;
 use crate::service::ending::{EndReason, Ending};
-use crate::service::open::{self, Closed, Hearer, Listing, Question};
+use crate::service::open::{self, CloseReply, Closed, ListRequest, Listing};
 use crate::service::{Backend, PoolIs, Service, Settings};
 use crate::worker::{Command, Worker, WorkerParts};
 use evener_core::Endpoint;
@@ -137,7 +137,7 @@ impl Plane {
     }
 
     /// Opens and closes persistent connections, after servers came or went.
-    pub fn tend(&self) {
+    pub fn maintain(&self) {
         self.tell(|| Command::Maintain);
     }
 
@@ -154,16 +154,18 @@ impl Plane {
         most: usize,
         done: impl FnOnce(Listing) + Send + 'static,
     ) {
-        let question = Arc::new(Question::new(service, most, done));
-        self.tell(|| Command::List(Arc::clone(&question)));
+        let request = Arc::new(ListRequest::new(service, most, done));
+        self.tell(|| Command::List(Arc::clone(&request)));
     }
 
     /// Closes the connection or flow with this number, on both sides. `done` is called on a worker's thread with the outcome, so it
     /// must not block.
     pub fn close(&self, number: u64, done: impl FnOnce(Closed) + Send + 'static) {
-        let Some((worker, serial)) = open::find(number, self.workers()) else { return done(Closed::Nobody) };
-        let hearer = Hearer::new(done);
-        let _ = self.inboxes[worker].send(Command::Close { serial, hearer });
+        let Some((worker, serial)) = open::find(number, self.workers()) else {
+            return done(Closed::NotFound);
+        };
+        let reply = CloseReply::new(done);
+        let _ = self.inboxes[worker].send(Command::Close { serial, reply });
         self.wake();
     }
 

@@ -155,7 +155,7 @@ impl Settings {
 
     /// Returns whether a client that a proxy named may come in. With an access list, a client with a hidden address
     /// may not: the list cannot match it.
-    pub(crate) fn permits_told(&self, client: Client) -> bool {
+    pub(crate) fn permits_reported(&self, client: Client) -> bool {
         let is_listed = self.acl.as_ref().is_some_and(|acl| !acl.is_empty());
         self.permits(client.address()) && !(is_listed && matches!(client, Client::Hidden(_)))
     }
@@ -292,14 +292,14 @@ pub(crate) fn note_no_server(cx: &Context, service: &Service, reason: NoServer) 
 
 /// The resources of an accepted client: a permit of the service, and descriptors for itself and for its server.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Permits {
     /// Permit among the connections of the service, or among those that are kept waiting.
     pub(crate) lease: Lease,
     pub(crate) client: Unit,
     pub(crate) server: Unit,
 }
 
-impl Place {
+impl Permits {
     pub(crate) fn new(lease: Lease, [client, server]: [Unit; 2]) -> Self {
         Self { lease, client, server }
     }
@@ -309,13 +309,13 @@ impl Place {
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) service: Arc<Service>,
-    _place: Option<Lease>,
+    _permit: Option<Lease>,
 }
 
 impl Pending {
     /// Counts the connect. Clients that were accepted already may exceed the limit: only accepting waits for it.
     pub(crate) fn begin(service: &Arc<Service>) -> Self {
-        Self { service: Arc::clone(service), _place: service.live.pending.enter(u32::MAX) }
+        Self { service: Arc::clone(service), _permit: service.live.pending.enter(u32::MAX) }
     }
 
     /// The connect is done, or given up.
@@ -365,8 +365,8 @@ mod tests {
         for (acl, known, hidden) in [(None, true, true), (list(&[]), true, true), (list(&other), true, false)]
         {
             let settings = service(|settings| settings.acl = acl).settings.load_full();
-            assert_eq!(settings.permits_told(Client::Known(address)), known);
-            assert_eq!(settings.permits_told(Client::Hidden(address)), hidden);
+            assert_eq!(settings.permits_reported(Client::Known(address)), known);
+            assert_eq!(settings.permits_reported(Client::Hidden(address)), hidden);
         }
     }
 

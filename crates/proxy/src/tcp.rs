@@ -18,7 +18,7 @@ mod warm;
 pub(crate) use self::listener::Paused;
 
 use self::listener::StreamListener;
-use self::ring_relay::{SendUnderWay, Starved};
+use self::ring_relay::{PendingSend, Starved};
 use self::warm::Warm;
 use crate::context::Context;
 use crate::context::keys::{ConnectionKey, Table, of};
@@ -41,7 +41,7 @@ pub(crate) struct Tcp {
     timers: Timers<ConnectionKey>,
     scratch: Scratch,
     /// Sends of the ring.
-    sends: Table<of::Send, SendUnderWay>,
+    sends: Table<of::Send, PendingSend>,
     starved: Vec<Starved>,
     /// The slot among the connects under way of the client that is accepted just now.
     pending: Option<Lease>,
@@ -95,8 +95,8 @@ impl Tcp {
     }
 
     /// Looks at warm connections soon: what they are made for may have changed.
-    pub(crate) fn look_at_warm(&mut self, now: Time) {
-        self.warm.look_again(now);
+    pub(crate) fn check_warm(&mut self, now: Time) {
+        self.warm.check_again(now);
     }
 
     /// Finishes the present events: feeds receives, follows crowded services.

@@ -17,7 +17,7 @@ use crate::io::listener::UnixPath;
 use crate::plane::Driver;
 use crate::service::accepted::Accepted;
 use crate::service::ending::Ending;
-use crate::service::open::{Hearer, Question};
+use crate::service::open::{CloseReply, ListRequest};
 use crate::service::{PoolIs, Service};
 use crate::tcp::{Paused, Tcp};
 use crate::udp::Udp;
@@ -57,10 +57,10 @@ pub(crate) enum Command {
         service: Arc<str>,
         pool: PoolIs,
     },
-    List(Arc<Question>),
+    List(Arc<ListRequest>),
     Close {
         serial: u32,
-        hearer: Hearer,
+        reply: CloseReply,
     },
     /// Close the connections, requests and flows of a server.
     End(Arc<Ending>),
@@ -260,8 +260,8 @@ impl Worker {
     fn hand_over(&mut self) {
         while let Some(accepted) = self.tcp.take_accepted() {
             if accepted.service.protocol == Protocol::Dns {
-                let Accepted { client, peer, service, settings, place } = accepted;
-                self.dns.begin(&mut self.cx, client, peer, &service, &settings, place);
+                let Accepted { client, peer, service, settings, permits } = accepted;
+                self.dns.begin(&mut self.cx, client, peer, &service, &settings, permits);
             } else {
                 self.http.begin(&mut self.cx, accepted);
             }

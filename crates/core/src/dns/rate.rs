@@ -15,7 +15,7 @@ const SHARDS: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateVerdict {
     /// The query gets its response.
-    Answer,
+    Respond,
     /// The query gets a truncated response.
     Truncate,
     /// The query gets no response.
@@ -61,7 +61,7 @@ impl RateLimit {
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         let mut seen = shard.peek(&key).map(|(seen, _)| *seen).unwrap_or_default();
         let verdict = if self.spec.rate.admits(&mut seen.full_at, now) {
-            RateVerdict::Answer
+            RateVerdict::Respond
         } else {
             seen.beyond = seen.beyond.wrapping_add(1);
             let slips = self.spec.slip > 0 && seen.beyond.is_multiple_of(self.spec.slip);
@@ -101,12 +101,12 @@ mod tests {
         let at = |millis| Time::ZERO + Duration::from_millis(millis);
         let ask = |client: &str, millis| limit.ask(client.parse().unwrap(), at(millis));
         let seen: Vec<_> = (1..8).map(|host| ask(&format!("192.0.2.{host}"), 1)).collect();
-        use RateVerdict::{Answer, Drop, Truncate};
-        assert_eq!(seen, [Answer, Answer, Answer, Drop, Truncate, Drop, Truncate]);
-        assert_eq!(ask("192.0.3.1", 1), Answer);
+        use RateVerdict::{Drop, Respond, Truncate};
+        assert_eq!(seen, [Respond, Respond, Respond, Drop, Truncate, Drop, Truncate]);
+        assert_eq!(ask("192.0.3.1", 1), Respond);
         assert_eq!(ask("::ffff:192.0.2.9", 2), Drop, "the same network");
-        assert_eq!(ask("2001:db8:0:ff::1", 2), Answer);
-        assert_eq!(ask("192.0.2.1", 1100), Answer, "after a while it may ask again");
+        assert_eq!(ask("2001:db8:0:ff::1", 2), Respond);
+        assert_eq!(ask("192.0.2.1", 1100), Respond, "after a while it may ask again");
     }
 
     #[test]
@@ -120,7 +120,7 @@ mod tests {
             let seen = (0..15_u64).map(|n| {
                 let at = Time::ZERO + Duration::from_millis(1000 * n / 3);
                 match limit.ask([192, 0, 2, 1].into(), at) {
-                    RateVerdict::Answer => 'a',
+                    RateVerdict::Respond => 'a',
                     RateVerdict::Truncate => 't',
                     RateVerdict::Drop => 'd',
                 }

@@ -44,7 +44,7 @@ impl Transports {
 
     /// Records a response over this transport. If both were refused, the server was gone and is back, so the
     /// other transport is tried again, too.
-    pub fn answered(&self, by: Transport, now: Time) {
+    pub fn responded(&self, by: Transport, now: Time) {
         let seen = self.seen(by);
         if seen.refused_at.load(Ordering::Relaxed) > 0 {
             self.datagram.refused_at.store(0, Ordering::Relaxed);
@@ -107,8 +107,8 @@ mod tests {
             match step {
                 'u' => transports.refused(Datagram, now),
                 't' => transports.refused(Stream, now),
-                'U' => transports.answered(Datagram, now),
-                'T' => transports.answered(Stream, now),
+                'U' => transports.responded(Datagram, now),
+                'T' => transports.responded(Stream, now),
                 digit => now += Duration::from_secs(u64::from(digit.to_digit(10).unwrap())),
             }
         }

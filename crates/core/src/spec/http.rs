@@ -2,7 +2,7 @@
 
 use crate::acl::{Access, Acl};
 use crate::pace::MinRate;
-use crate::wire::http::HeadLimits;
+use crate::wire::http::HeaderLimits;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub struct HttpSpec {
     /// Information about the client for servers.
     pub forwarded: ForwardedSpec,
     /// Limits of header sections.
-    pub limits: HeadLimits,
+    pub limits: HeaderLimits,
     /// Time for the header section of a request from its first byte.
     pub header_timeout: Duration,
     /// Time for which a client connection may stay idle.
@@ -47,7 +47,7 @@ impl Default for HttpSpec {
         Self {
             balance: Balance::Request,
             forwarded: ForwardedSpec::default(),
-            limits: HeadLimits::default(),
+            limits: HeaderLimits::default(),
             header_timeout: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(30),
@@ -67,7 +67,7 @@ impl Default for HttpSpec {
 impl HttpSpec {
     /// Returns the time after which the progress of a body has to be measured.
     #[must_use]
-    pub fn look_after(&self) -> Duration {
+    pub fn progress_interval(&self) -> Duration {
         self.min_rate.map_or(self.stall_timeout, |rate| rate.step().min(self.stall_timeout))
     }
 }

@@ -11,14 +11,14 @@ pub use response::{Response, ResponseError};
 
 /// The limits of a header section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeadLimits {
+pub struct HeaderLimits {
     /// Bytes of the start line and all fields.
     pub bytes_max: usize,
     /// Number of fields.
     pub fields_max: usize,
 }
 
-impl Default for HeadLimits {
+impl Default for HeaderLimits {
     fn default() -> Self {
         Self { bytes_max: 32 * 1024, fields_max: 128 }
     }
@@ -39,7 +39,7 @@ pub enum Strictness {
 
 /// Reason why bytes are not a header section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HeadError {
+pub enum HeaderError {
     /// The header section is longer than the limit.
     #[error("the header section is too long")]
     TooLong,
@@ -98,14 +98,14 @@ impl Scan {
     }
 
     /// Scans the new bytes; `bytes` are all received bytes from the beginning.
-    pub fn find(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<Found>, HeadError> {
+    pub fn find(&mut self, bytes: &[u8], limits: &HeaderLimits) -> Result<Option<Found>, HeaderError> {
         while let Some(lf) = find_lf(&bytes[self.seen..]).map(|at| self.seen + at) {
             if lf >= limits.bytes_max {
-                return Err(HeadError::TooLong);
+                return Err(HeaderError::TooLong);
             }
             let has_cr = lf > self.line && bytes[lf - 1] == b'\r';
             if !has_cr && self.strictness == Strictness::Strict {
-                return Err(HeadError::LineEnd);
+                return Err(HeaderError::LineEnd);
             }
             let is_empty = lf == self.line + usize::from(has_cr);
             let start = if self.begun { 0 } else { self.line };
@@ -113,12 +113,12 @@ impl Scan {
             match (is_empty, self.begun) {
                 (true, true) => return Ok(Some(Found { start: leading(bytes), end: lf + 1 })),
                 (true, false) if start == 0 => {}
-                (true, false) => return Err(HeadError::StartLine),
+                (true, false) => return Err(HeaderError::StartLine),
                 (false, _) => self.begun = true,
             }
         }
         self.seen = bytes.len();
-        if bytes.len() >= limits.bytes_max { Err(HeadError::TooLong) } else { Ok(None) }
+        if bytes.len() >= limits.bytes_max { Err(HeaderError::TooLong) } else { Ok(None) }
     }
 
     /// Returns true if any byte of a message was received.
@@ -326,12 +326,12 @@ struct Fields {
 }
 
 /// Returns the length of the line end at an offset.
-fn line_end(section: &[u8], at: usize, strictness: Strictness) -> Result<usize, HeadError> {
+fn line_end(section: &[u8], at: usize, strictness: Strictness) -> Result<usize, HeaderError> {
     match (section.get(at), section.get(at + 1)) {
         (Some(b'\r'), Some(b'\n')) => Ok(2),
         (Some(b'\n'), _) if strictness == Strictness::Tolerant => Ok(1),
-        (Some(b'\r' | b'\n'), _) => Err(HeadError::LineEnd),
-        _ => Err(HeadError::FieldValue),
+        (Some(b'\r' | b'\n'), _) => Err(HeaderError::LineEnd),
+        _ => Err(HeaderError::FieldValue),
     }
 }
 
@@ -343,7 +343,7 @@ impl Fields {
     }
 
     /// Parses all lines from `at` to the empty one.
-    fn parse(&mut self, section: &[u8], mut at: usize, limits: &HeadLimits) -> Result<(), HeadError> {
+    fn parse(&mut self, section: &[u8], mut at: usize, limits: &HeaderLimits) -> Result<(), HeaderError> {
         loop {
             let line = at;
             while section.get(at).is_some_and(|&byte| TOKEN[usize::from(byte)]) {
@@ -353,13 +353,13 @@ impl Fields {
                 Some(b':') if at > line => {}
                 Some(b'\r' | b'\n') if at == line => {
                     let is_end = section.len() == at + line_end(section, at, self.strictness)?;
-                    return if is_end { Ok(()) } else { Err(HeadError::LineEnd) };
+                    return if is_end { Ok(()) } else { Err(HeaderError::LineEnd) };
                 }
-                Some(b' ' | b'\t') if at == line => return Err(HeadError::Folded),
-                _ => return Err(HeadError::FieldName),
+                Some(b' ' | b'\t') if at == line => return Err(HeaderError::Folded),
+                _ => return Err(HeaderError::FieldName),
             }
             if self.fields.len() == limits.fields_max {
-                return Err(HeadError::TooManyFields);
+                return Err(HeaderError::TooManyFields);
             }
             let name = Span::new(line, at);
             let first = at + 1;
@@ -374,7 +374,7 @@ impl Fields {
         }
     }
 
-    fn take(&mut self, section: &[u8], name: Span, value: Span) -> Result<(), HeadError> {
+    fn take(&mut self, section: &[u8], name: Span, value: Span) -> Result<(), HeaderError> {
         let kind = Kind::of(name.of(section));
         match kind {
             Kind::ContentLength => {
@@ -383,7 +383,7 @@ impl Fields {
             Kind::TransferEncoding => {
                 self.codings += 1;
                 if !value.of(section).eq_ignore_ascii_case(b"chunked") {
-                    return Err(HeadError::Coding);
+                    return Err(HeaderError::Coding);
                 }
             }
             Kind::Connection => self.connection.read(value.of(section)),
@@ -395,16 +395,16 @@ impl Fields {
 
     /// Records a length. A second length or a list would let two programs choose differently. In responses
     /// equal ones count as one (RFC 9112, section 6.3, item 5).
-    fn take_length(&mut self, value: &[u8]) -> Result<(), HeadError> {
+    fn take_length(&mut self, value: &[u8]) -> Result<(), HeaderError> {
         if self.strictness == Strictness::Strict {
             let length = parse_length(value).filter(|_| self.length.is_none());
-            self.length = Some(length.ok_or(HeadError::Length)?);
+            self.length = Some(length.ok_or(HeaderError::Length)?);
             return Ok(());
         }
         for text in value.split(|&byte| byte == b',') {
-            let length = parse_length(text.trim_ascii()).ok_or(HeadError::Length)?;
+            let length = parse_length(text.trim_ascii()).ok_or(HeaderError::Length)?;
             if self.length.replace(length).is_some_and(|other| other != length) {
-                return Err(HeadError::Length);
+                return Err(HeaderError::Length);
             }
         }
         Ok(())
@@ -427,13 +427,13 @@ impl Fields {
 
     /// Returns the framing. Both lengths at once are the classic of smuggling (RFC 9112, section 6.3, items 3
     /// and 4).
-    fn framing(&self, version: HttpVersion) -> Result<Option<Framing>, HeadError> {
+    fn framing(&self, version: HttpVersion) -> Result<Option<Framing>, HeaderError> {
         match (self.codings, self.length) {
             (0, None) => Ok(None),
             (0, Some(length)) => Ok(Some(Framing::Length(length))),
             (1, None) if version == HttpVersion::Http11 => Ok(Some(Framing::Chunked)),
             (1, _) if self.strictness == Strictness::Tolerant => Ok(Some(Framing::Chunked)),
-            _ => Err(HeadError::Length),
+            _ => Err(HeaderError::Length),
         }
     }
 
@@ -527,8 +527,8 @@ mod tests {
 
     #[test]
     fn the_end_is_found_in_any_pieces() {
-        let limits = HeadLimits { bytes_max: 60, ..HeadLimits::default() };
-        let check = |bytes: &[u8], expected: Result<Option<Found>, HeadError>| {
+        let limits = HeaderLimits { bytes_max: 60, ..HeaderLimits::default() };
+        let check = |bytes: &[u8], expected: Result<Option<Found>, HeaderError>| {
             for size in 1..=bytes.len() {
                 let mut scan = Scan::default();
                 let mut outcome = Ok(None);
@@ -543,15 +543,15 @@ mod tests {
         };
         check(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nbody", Ok(Some(Found { start: 0, end: 27 })));
         check(b"\r\nGET / HTTP/1.1\r\n\r\n", Ok(Some(Found { start: 2, end: 20 })));
-        check(b"\r\n\r\nGET / HTTP/1.1\r\n\r\n", Err(HeadError::StartLine));
-        check(b"GET / HTTP/1.1\nHost: a\r\n\r\n", Err(HeadError::LineEnd));
-        check(b"\nGET / HTTP/1.1\r\n", Err(HeadError::LineEnd));
-        check(b"GET / HTTP/1.1\r\n\n", Err(HeadError::LineEnd));
+        check(b"\r\n\r\nGET / HTTP/1.1\r\n\r\n", Err(HeaderError::StartLine));
+        check(b"GET / HTTP/1.1\nHost: a\r\n\r\n", Err(HeaderError::LineEnd));
+        check(b"\nGET / HTTP/1.1\r\n", Err(HeaderError::LineEnd));
+        check(b"GET / HTTP/1.1\r\n\n", Err(HeaderError::LineEnd));
         check(b"GET / HTTP/1.1\r\nHost: a\r\n", Ok(None));
-        check(b"HTTP/1.1 200 OK\n\n", Err(HeadError::LineEnd));
-        check(&[b'a'; 60], Err(HeadError::TooLong));
+        check(b"HTTP/1.1 200 OK\n\n", Err(HeaderError::LineEnd));
+        check(&[b'a'; 60], Err(HeaderError::TooLong));
         check(&[b'a'; 59], Ok(None));
-        check(&[&[b'a'; 58][..], b"\r\n\r\n"].concat(), Err(HeadError::TooLong));
+        check(&[&[b'a'; 58][..], b"\r\n\r\n"].concat(), Err(HeaderError::TooLong));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
 
-const ANSWER_BYTES_MAX: usize = 64 << 20;
+const RESPONSE_BYTES_MAX: usize = 64 << 20;
 /// Time limit of a request. A reload may read a file for 20 s and resolve names for 5 s.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -90,13 +90,13 @@ impl Client {
         let response = response.with_context(|| format!("{socket} did not respond within {PATIENCE:?}"))?;
         let response = response.with_context(|| format!("{socket} did not respond"))?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX).collect().await;
         let body = body
             .map_err(|error| anyhow::anyhow!("{socket}: the response is incomplete: {error}"))?
             .to_bytes();
         if !status.is_success() {
-            let said = serde_json::from_slice::<Failed>(&body).map(|failed| failed.errors.join("\n"));
-            bail!("{}", said.unwrap_or_else(|_| format!("{status}: {}", String::from_utf8_lossy(&body))));
+            let message = serde_json::from_slice::<Failed>(&body).map(|failed| failed.errors.join("\n"));
+            bail!("{}", message.unwrap_or_else(|_| format!("{status}: {}", String::from_utf8_lossy(&body))));
         }
         serde_json::from_slice(&body).with_context(|| {
             format!("{socket} sent an unknown response; use the `evener` of the same version")

@@ -114,7 +114,7 @@ pub(super) async fn close(
     };
     match supervisor.close(number).await {
         Some(Closed::Done) => Json(ClosedView { closed: number }).into_response(),
-        Some(Closed::Nobody) => failed(
+        Some(Closed::NotFound) => failed(
             StatusCode::NOT_FOUND,
             format!("there is no connection {number}; `evener connections` lists them"),
         ),

@@ -218,12 +218,12 @@ fn fate(refusal: Refusal, protocol: Protocol, settings: &Settings, by_limit: boo
 fn routed(explained: &mut Explained, settings: &Settings, who: &WhoAsks) -> Option<usize> {
     let (host, path) = (who.host.as_deref(), who.path.as_deref());
     let found = settings.routes.find(host.unwrap_or("").as_bytes(), path.unwrap_or("/").as_bytes()).copied();
-    let asked = host.is_some() || path.is_some();
-    if found.is_some() && (asked || settings.default_backend.is_none()) {
+    let is_specific = host.is_some() || path.is_some();
+    if found.is_some() && (is_specific || settings.default_backend.is_none()) {
         explained.notes.push("a route selects this pool".into());
         return found;
     }
-    if !settings.routes.is_empty() && !asked {
+    if !settings.routes.is_empty() && !is_specific {
         explained
             .notes
             .push("routes select other pools for some hosts or paths: give --host and --path".into());
@@ -236,7 +236,7 @@ fn routed(explained: &mut Explained, settings: &Settings, who: &WhoAsks) -> Opti
         explained.notes.push(format!("the service sends a local response (`{key}`) without a server"));
         return None;
     }
-    let backend = found.filter(|_| asked).or(settings.default_backend);
+    let backend = found.filter(|_| is_specific).or(settings.default_backend);
     if backend.is_none() {
         explained.notes.push("no route matches, and the service has no default pool".into());
     }

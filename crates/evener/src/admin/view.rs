@@ -35,7 +35,7 @@ pub(crate) struct DescriptorsView {
     /// Number in use by clients, flows and connections to servers, including those reserved for connects.
     pub(crate) used: u64,
     /// Number reserved for everything else: this socket, checks, reloads.
-    pub(crate) kept_back: u64,
+    pub(crate) reserved: u64,
     /// Maximum number of connections that the descriptors allow, at two descriptors each; absent when there
     /// is no limit.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -47,7 +47,7 @@ fn descriptors() -> DescriptorsView {
     DescriptorsView {
         limit: usage.limit,
         used: usage.clients,
-        kept_back: usage.kept_back,
+        reserved: usage.reserved,
         connections_max: usage.limit.map(|_| usage.connections_max),
     }
 }

@@ -14,12 +14,13 @@ pub(super) fn complete(
     issuers: &[CertificateDer<'static>],
 ) -> Vec<CertificateDer<'static>> {
     while chain.len() < LENGTH_MAX {
-        let Some(wanted) = chain.last().and_then(|last| parse(last)).filter(|last| !is_own(last)) else {
+        let Some(wanted) = chain.last().and_then(|last| parse(last)).filter(|last| !is_self_signed(last))
+        else {
             break;
         };
         let by_subject = |der: &&CertificateDer<'static>| {
             parse(der).is_some_and(|one| {
-                one.tbs_certificate.subject == wanted.tbs_certificate.issuer && !is_own(&one)
+                one.tbs_certificate.subject == wanted.tbs_certificate.issuer && !is_self_signed(&one)
             })
         };
         match issuers.iter().find(by_subject) {
@@ -34,6 +35,6 @@ fn parse(der: &CertificateDer<'_>) -> Option<Certificate> {
     Certificate::from_der(der).ok()
 }
 
-fn is_own(certificate: &Certificate) -> bool {
+fn is_self_signed(certificate: &Certificate) -> bool {
     certificate.tbs_certificate.subject == certificate.tbs_certificate.issuer
 }

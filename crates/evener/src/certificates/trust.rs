@@ -30,7 +30,7 @@ const FOR_CLIENTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.
 #[derive(Clone, Debug)]
 pub(crate) struct Authorities {
     store: RootCertStore,
-    own: SelfSigned,
+    self_signed: SelfSigned,
 }
 
 impl Default for Authorities {
@@ -42,15 +42,15 @@ impl Default for Authorities {
 impl Authorities {
     /// Trusts the authorities of a store alone.
     pub(crate) fn of(store: RootCertStore) -> Self {
-        Self { store, own: SelfSigned::default() }
+        Self { store, self_signed: SelfSigned::default() }
     }
 
     pub(crate) fn add(&mut self, certificate: CertificateDer<'static>) -> Result<(), Error> {
         self.store.add(certificate.clone())?;
-        let is_own = Certificate::from_der(&certificate)
+        let is_self_signed = Certificate::from_der(&certificate)
             .is_ok_and(|parsed| parsed.tbs_certificate.subject == parsed.tbs_certificate.issuer);
-        if is_own {
-            self.own.0.push(certificate);
+        if is_self_signed {
+            self.self_signed.0.push(certificate);
         }
         Ok(())
     }
@@ -68,7 +68,7 @@ impl Authorities {
         let provider = Arc::new(ring::default_provider());
         let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(self.store), provider);
         let inner = builder.build().map_err(|error| error.to_string())?;
-        Ok(Arc::new(Servers { inner, own: self.own }))
+        Ok(Arc::new(Servers { inner, self_signed: self.self_signed }))
     }
 
     /// Returns a verifier of clients. Clients without a certificate are accepted if it is `optional`.
@@ -80,7 +80,7 @@ impl Authorities {
             Presence::Optional => builder.allow_unauthenticated(),
         };
         let inner = builder.build().map_err(|error| error.to_string())?;
-        Ok(Arc::new(Clients { inner, own: self.own }))
+        Ok(Arc::new(Clients { inner, self_signed: self.self_signed }))
     }
 }
 
@@ -98,7 +98,7 @@ impl SelfSigned {
         now: UnixTime,
         error: Error,
     ) -> Result<(), Error> {
-        if !self.0.iter().any(|own| own == certificate) {
+        if !self.0.iter().any(|self_signed| self_signed == certificate) {
             return Err(in_terms_of_authorities(error));
         }
         let Ok(parsed) = Certificate::from_der(certificate) else { return Err(error) };
@@ -135,7 +135,7 @@ fn in_terms_of_authorities(error: Error) -> Error {
 #[derive(Debug)]
 struct Servers {
     inner: Arc<WebPkiServerVerifier>,
-    own: SelfSigned,
+    self_signed: SelfSigned,
 }
 
 impl ServerCertVerifier for Servers {
@@ -151,7 +151,7 @@ impl ServerCertVerifier for Servers {
             Ok(verified) => return Ok(verified),
             Err(error) => error,
         };
-        self.own.verify(certificate, FOR_SERVERS, now, refused)?;
+        self.self_signed.verify(certificate, FOR_SERVERS, now, refused)?;
         verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -183,7 +183,7 @@ impl ServerCertVerifier for Servers {
 #[derive(Debug)]
 struct Clients {
     inner: Arc<dyn ClientCertVerifier>,
-    own: SelfSigned,
+    self_signed: SelfSigned,
 }
 
 impl ClientCertVerifier for Clients {
@@ -209,7 +209,7 @@ impl ClientCertVerifier for Clients {
             Ok(verified) => return Ok(verified),
             Err(error) => error,
         };
-        self.own.verify(certificate, FOR_CLIENTS, now, refused)?;
+        self.self_signed.verify(certificate, FOR_CLIENTS, now, refused)?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -243,7 +243,7 @@ mod tests {
     use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
     /// Creates a self-signed certificate with the CA flag, as `openssl req -x509` does.
-    fn own(change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
+    fn self_signed(change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
         let mut params =
             CertificateParams::new(vec!["a.example".to_owned(), "127.0.0.1".to_owned()]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_self_signed_certificate_that_is_named_itself_is_trusted() {
-        let (one, other) = (own(|_| {}), own(|_| {}));
+        let (one, other) = (self_signed(|_| {}), self_signed(|_| {}));
         assert_eq!(server(&one, &one, "a.example", now()), Ok(()));
         assert_eq!(server(&one, &one, "127.0.0.1", now()), Ok(()));
         assert!(server(&one, &one, "b.example", now()).is_err(), "another name");
@@ -285,13 +285,14 @@ mod tests {
         assert_eq!(server(&one, &one, "a.example", later), Err(CertificateError::Expired.into()));
         let before = UnixTime::since_unix_epoch(Duration::from_secs(1));
         assert_eq!(server(&one, &one, "a.example", before), Err(CertificateError::NotValidYet.into()));
-        let plain = own(|params| params.is_ca = IsCa::NoCa);
+        let plain = self_signed(|params| params.is_ca = IsCa::NoCa);
         assert_eq!(server(&plain, &plain, "a.example", now()), Ok(()));
     }
 
     #[test]
     fn its_purpose_counts() {
-        let with = |usage: ExtendedKeyUsagePurpose| own(|params| params.extended_key_usages = vec![usage]);
+        let with =
+            |usage: ExtendedKeyUsagePurpose| self_signed(|params| params.extended_key_usages = vec![usage]);
         let (for_servers, for_clients) =
             (with(ExtendedKeyUsagePurpose::ServerAuth), with(ExtendedKeyUsagePurpose::ClientAuth));
         let client = |one: &CertificateDer<'static>| {
@@ -302,8 +303,8 @@ mod tests {
         assert_eq!(server(&for_servers, &for_servers, "a.example", now()), Ok(()));
         assert_eq!(server(&for_clients, &for_clients, "a.example", now()), wrong);
         assert_eq!((client(&for_clients), client(&for_servers)), (Ok(()), wrong));
-        assert_eq!(client(&own(|_| {})), Ok(()));
-        let (one, other) = (own(|_| {}), own(|_| {}));
+        assert_eq!(client(&self_signed(|_| {})), Ok(()));
+        let (one, other) = (self_signed(|_| {}), self_signed(|_| {}));
         let verifier = authorities(&one).for_clients(Presence::Optional).unwrap();
         assert!(verifier.verify_client_cert(&other, &[], now()).is_err());
         assert!(!verifier.client_auth_mandatory() && verifier.offer_client_auth());

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use tokio::net::UdpSocket;
 
 /// The largest datagram (RFC 768).
-const ANSWER_BYTES_MAX: usize = 65_536;
+const RESPONSE_BYTES_MAX: usize = 65_536;
 
 /// Queries a server. `Err` is what is wrong with the response.
 pub(super) async fn ask(target: &Target, patient: &Patient, kind: &CheckKind) -> Result<(), Missed> {
@@ -48,11 +48,11 @@ async fn exchange(address: SocketAddr, query: &[u8], with_proxy: bool) -> io::Re
     }
     datagram.extend_from_slice(query);
     socket.send(&datagram).await?;
-    let mut response = vec![0; ANSWER_BYTES_MAX];
+    let mut response = vec![0; RESPONSE_BYTES_MAX];
     loop {
         let length = socket.recv(&mut response).await?;
         let seen = &response[..length];
-        if dns::id(seen) == dns::id(query) && parsed.is_answered_by(query, seen) {
+        if dns::id(seen) == dns::id(query) && parsed.matches_response(query, seen) {
             return Ok(seen.to_vec());
         }
     }
@@ -66,11 +66,11 @@ mod tests {
     use crate::check::probe;
     use evener_core::health::Probe;
     use evener_core::spec::CheckSpec;
-    use evener_core::wire::http::HeadLimits;
+    use evener_core::wire::http::HeaderLimits;
     use evener_core::wire::proxy::Version;
     use std::time::Duration;
 
-    /// Probes a server that responds to the query with the datagrams that `answers` makes of it.
+    /// Probes a server that responds to the query with the datagrams that `responses` makes of it.
     async fn seen(
         rcode: Option<u8>,
         send_proxy: Option<Version>,
@@ -83,14 +83,14 @@ mod tests {
             endpoint: address.to_string().parse().unwrap(),
             target,
             send_proxy,
-            limits: HeadLimits::default(),
+            limits: HeaderLimits::default(),
         };
         let kind = CheckKind::Dns { name: "WWW.Example.org".into(), qtype: 28, rcode };
         let spec = CheckSpec { timeout: Duration::from_millis(300), ..CheckSpec::new(kind) };
         let serve = async {
-            let mut asked = [0; 512];
-            let (length, client) = server.recv_from(&mut asked).await.unwrap();
-            for response in respond(&asked[..length]) {
+            let mut query = [0; 512];
+            let (length, client) = server.recv_from(&mut query).await.unwrap();
+            for response in respond(&query[..length]) {
                 server.send_to(&response, client).await.unwrap();
             }
         };
@@ -162,7 +162,7 @@ mod tests {
             endpoint,
             target: Target::Ip(address),
             send_proxy: None,
-            limits: HeadLimits::default(),
+            limits: HeaderLimits::default(),
         };
         let kind = CheckKind::Dns { name: ".".into(), qtype: 2, rcode: None };
         assert_eq!(probe(&patient, &CheckSpec::new(kind)).await, Probe::Fail("dns: refused".into()));

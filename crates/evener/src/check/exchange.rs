@@ -5,7 +5,7 @@ use super::in_words;
 use arc_swap::ArcSwap;
 use evener_core::snapshot::Snapshot;
 use evener_core::wire::chunked::{Decoder, Step};
-use evener_core::wire::http::{Framing, HeadLimits, Response, Scan};
+use evener_core::wire::http::{Framing, HeaderLimits, Response, Scan};
 use evener_proxy::Service;
 use std::collections::BTreeSet;
 use std::io;
@@ -19,7 +19,7 @@ const INTERIMS_MAX: u32 = 16;
 /// Maximum size of one read.
 const READ_BYTES: usize = 8 * 1024;
 /// The limits of pools that no http service uses: the largest that can be configured.
-const LIMITS_MAX: HeadLimits = HeadLimits { bytes_max: 64 * 1024, fields_max: 10_000 };
+const LIMITS_MAX: HeaderLimits = HeaderLimits { bytes_max: 64 * 1024, fields_max: 10_000 };
 
 /// Requirements that the response must meet.
 #[derive(Clone, Copy, Debug)]
@@ -27,21 +27,21 @@ pub(super) struct Expected<'a> {
     pub(super) status: &'a BTreeSet<u16>,
     /// Text that the body must contain.
     pub(super) body: Option<&'a str>,
-    pub(super) limits: HeadLimits,
+    pub(super) limits: HeaderLimits,
 }
 
 /// Returns the limits of header sections for the servers of a pool: the widest among the http services that
 /// use it, so that no service loses a server that it could use.
-pub(crate) fn head_limits<'a>(
+pub(crate) fn header_limits<'a>(
     services: impl Iterator<Item = &'a Arc<Service>>,
     pool: &Arc<ArcSwap<Snapshot>>,
-) -> HeadLimits {
+) -> HeaderLimits {
     let limits = services.filter_map(|service| {
         let settings = service.settings.load();
         let uses = settings.backends.iter().any(|backend| Arc::ptr_eq(&backend.pool, pool));
         settings.http.as_ref().filter(|_| uses).map(|http| http.limits)
     });
-    let wider = |a: HeadLimits, b: HeadLimits| HeadLimits {
+    let wider = |a: HeaderLimits, b: HeaderLimits| HeaderLimits {
         bytes_max: a.bytes_max.max(b.bytes_max),
         fields_max: a.fields_max.max(b.fields_max),
     };
@@ -57,7 +57,7 @@ where
     stream.flush().await.map_err(|error| failed(&error))?;
     let mut reader = Reader { stream, input: Vec::new() };
     let method = request.split(|&byte| byte == b' ').next().unwrap_or_default();
-    let (status, framing) = reader.final_head(method, &expected.limits).await?;
+    let (status, framing) = reader.final_header(method, &expected.limits).await?;
     if !expected.status.contains(&status) {
         return Err(format!("http: status {status}"));
     }
@@ -91,14 +91,14 @@ impl<S: AsyncRead + Unpin> Reader<S> {
     }
 
     /// The status and the framing of the final response.
-    async fn final_head(
+    async fn final_header(
         &mut self,
         method: &[u8],
-        limits: &HeadLimits,
+        limits: &HeaderLimits,
     ) -> Result<(u16, Option<Framing>), String> {
         let mut response = Response::default();
         for _ in 0..=INTERIMS_MAX {
-            let length = self.find_head(limits).await?;
+            let length = self.find_header(limits).await?;
             response.parse(&self.input[..length], limits).map_err(unusable)?;
             self.input.drain(..length);
             match response.status() {
@@ -111,7 +111,7 @@ impl<S: AsyncRead + Unpin> Reader<S> {
     }
 
     /// Reads until the header section is complete, and returns its length.
-    async fn find_head(&mut self, limits: &HeadLimits) -> Result<usize, String> {
+    async fn find_header(&mut self, limits: &HeaderLimits) -> Result<usize, String> {
         let mut scan = Scan::of_response();
         loop {
             match scan.find(&self.input, limits).map_err(unusable)? {
@@ -205,7 +205,7 @@ impl Body {
 mod tests {
     use super::*;
 
-    const LIMITS: HeadLimits = HeadLimits { bytes_max: 200, fields_max: 8 };
+    const LIMITS: HeaderLimits = HeaderLimits { bytes_max: 200, fields_max: 8 };
 
     /// Returns the verdict on a response that arrives in pieces of this size.
     fn judge(method: &str, response: &str, size: usize, body: Option<&str>) -> Result<(), String> {
@@ -216,8 +216,8 @@ mod tests {
         runtime.block_on(async {
             let (ours, mut theirs) = tokio::io::duplex(1 << 20);
             let server = async {
-                let mut asked = vec![0; request.len()];
-                theirs.read_exact(&mut asked).await.unwrap();
+                let mut query = vec![0; request.len()];
+                theirs.read_exact(&mut query).await.unwrap();
                 for piece in response.as_bytes().chunks(size) {
                     let _ = theirs.write_all(piece).await;
                     tokio::task::yield_now().await;
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn responses_that_clients_would_not_get_fail() {
         const BAD: &str = "http: clients would get 502 for this response: ";
-        for head in [
+        for heading in [
             "HTTP/1.1 200 OK\r\nX : y\r\nContent-Length: 5\r\n\r\nhello",
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
             "HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 5\r\n\r\nhello",
@@ -270,7 +270,7 @@ mod tests {
             "HTTP/1.1 101 Go\r\nUpgrade: x\r\n\r\nhello",
             "HTTP/1.1 200 OK\r\nContent-Le",
         ] {
-            check(head, Err(BAD));
+            check(heading, Err(BAD));
         }
         check(&"HTTP/1.1 103 A\r\n\r\n".repeat(20), Err("16 interim responses"));
         let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 5\r\n\r\nhello", "x".repeat(200));
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_to_head_has_no_body() {
+    fn a_response_to_a_head_request_has_no_body() {
         let response = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
         assert_eq!(judge("HEAD", response, 7, None), Ok(()));
         assert_eq!(

@@ -102,7 +102,7 @@ mod tests {
     use crate::check::probe;
     use evener_core::health::Probe;
     use evener_core::spec::CheckSpec;
-    use evener_core::wire::http::HeadLimits;
+    use evener_core::wire::http::HeaderLimits;
     use evener_core::wire::proxy::{self, Extras, Transport, Version};
     use std::time::Duration;
     use tokio::net::TcpListener;
@@ -125,7 +125,7 @@ mod tests {
                 endpoint,
                 target: Target::Ip(address),
                 send_proxy: self.send_proxy,
-                limits: HeadLimits::default(),
+                limits: HeaderLimits::default(),
             };
             let kind = CheckKind::Stream {
                 send: send.to_vec(),

@@ -127,7 +127,7 @@ fn status_text(status: &Status) -> String {
     let draining = if status.draining { ", draining" } else { "" };
     let mut text = format!("evener {version}, pid {pid}, up {uptime}, {workers} workers{draining}\n");
     text += &descriptors_text(&status.descriptors);
-    let head = [
+    let heading = [
         "SERVICE",
         "PROTOCOL",
         "LISTEN",
@@ -140,7 +140,7 @@ fn status_text(status: &Status) -> String {
         "DENIED",
         "DROPPED",
     ];
-    text += &table(&head, &status.services.iter().map(service_row).collect::<Vec<_>>());
+    text += &table(&heading, &status.services.iter().map(service_row).collect::<Vec<_>>());
     text.extend(status.services.iter().filter_map(cache_text));
     for pool in &status.pools {
         let of_dns = |service: &ServiceView| {
@@ -153,10 +153,10 @@ fn status_text(status: &Status) -> String {
 
 /// Describes the use of descriptors, and the number of connections that they allow.
 fn descriptors_text(view: &DescriptorsView) -> String {
-    let DescriptorsView { limit, used, kept_back, connections_max } = view;
+    let DescriptorsView { limit, used, reserved, connections_max } = view;
     let (Some(limit), Some(most)) = (limit, connections_max) else { return "\n".into() };
     format!(
-        "descriptors: clients and flows use {used} of {limit}, {kept_back} are reserved; enough for {most} connections\n\n"
+        "descriptors: clients and flows use {used} of {limit}, {reserved} are reserved; enough for {most} connections\n\n"
     )
 }
 
@@ -165,11 +165,11 @@ const DNS: &str = "dns";
 /// Describes the cache of a service, and its hit rate.
 fn cache_text(service: &ServiceView) -> Option<String> {
     let CacheView { entries, bytes: taken, hits, misses } = service.cache.as_ref()?;
-    let asked = hits + misses;
-    let served = if asked == 0 { 0.0 } else { 100.0 * *hits as f64 / asked as f64 };
+    let query = hits + misses;
+    let served = if query == 0 { 0.0 } else { 100.0 * *hits as f64 / query as f64 };
     let (name, taken) = (&service.name, bytes(*taken));
     Some(format!(
-        "\ncache of {name}: {entries} responses, {taken}; {served:.1} % of {asked} queries were hits\n"
+        "\ncache of {name}: {entries} responses, {taken}; {served:.1} % of {query} queries were hits\n"
     ))
 }
 
@@ -212,10 +212,10 @@ fn served(counters: &BTreeMap<String, u64>, is_dns: bool) -> u64 {
 
 fn pool_text(pool: &PoolView, is_dns: bool) -> String {
     let sticky = pool.sticky_clients.map(|clients| format!(", {clients} sticky clients")).unwrap_or_default();
-    let head =
+    let heading =
         ["  SERVER", "TIER", "WEIGHT", "STATE", "VERDICT", "SINCE", "ACTIVE", "TOTAL", "IN", "OUT", "FAILED"];
     let rows: Vec<Vec<String>> = pool.servers.iter().map(|server| server_row(server, is_dns)).collect();
-    format!("\npool {} ({}{sticky})\n{}", pool.name, pool.policy, table(&head, &rows))
+    format!("\npool {} ({}{sticky})\n{}", pool.name, pool.policy, table(&heading, &rows))
 }
 
 fn server_row(server: &ServerView, is_dns: bool) -> Vec<String> {
@@ -265,17 +265,17 @@ fn explained_text(explained: &Explained) -> String {
 }
 
 /// Formats columns that are as wide as their widest cell.
-pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+pub(super) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-        cells.chain([head[column].chars().count()]).max().unwrap_or(0)
+        cells.chain([heading[column].chars().count()]).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let widths: Vec<usize> = (0..heading.len()).map(width).collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {
         let padded = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         format!("{}\n", padded.collect::<Vec<_>>().join("  ").trim_end())
     };
-    let mut text = line(&mut head.iter().copied());
+    let mut text = line(&mut heading.iter().copied());
     rows.iter().for_each(|row| text += &line(&mut row.iter().map(String::as_str)));
     text
 }

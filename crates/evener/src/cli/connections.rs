@@ -21,8 +21,8 @@ pub(super) async fn clients(
     if admin_args.json {
         return print_json(&found);
     }
-    let head = ["SERVICE", "CLIENT", "CONNECTS", "IN", "OUT", "SEEN", "SERVER"];
-    print!("{}", table(&head, &found.clients.iter().map(client_row).collect::<Vec<_>>()));
+    let heading = ["SERVICE", "CLIENT", "CONNECTS", "IN", "OUT", "SEEN", "SERVER"];
+    print!("{}", table(&heading, &found.clients.iter().map(client_row).collect::<Vec<_>>()));
     say_rest(found.clients.len(), found.total);
     Ok(())
 }
@@ -73,9 +73,9 @@ pub(super) async fn connections(
     if admin_args.json {
         return print_json(&found);
     }
-    let head =
+    let heading =
         ["NUMBER", "SERVICE", "CLIENT", "SERVER", "STAGE", "IDLE", "SOCKETS", "TO CLIENT", "TO SERVER"];
-    print!("{}", table(&head, &found.connections.iter().map(connection_row).collect::<Vec<_>>()));
+    print!("{}", table(&heading, &found.connections.iter().map(connection_row).collect::<Vec<_>>()));
     say_rest(found.connections.len(), found.total);
     Ok(())
 }

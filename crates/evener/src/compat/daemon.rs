@@ -41,14 +41,14 @@ pub(crate) enum Directory {
     /// `/`, so that no file system stays busy. Paths must be absolute before.
     Root,
     /// The directory in which it was called.
-    Kept,
+    Unchanged,
 }
 
 /// Treatment of stdout once a daemon is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stdout {
     /// Stays open for output.
-    Kept,
+    Unchanged,
     Closed,
 }
 
@@ -104,24 +104,24 @@ fn call() -> anyhow::Result<ExitCode> {
     crate::signals::let_through();
     // The command holds the other end of the pipe. Without it the pipe ends with the daemon.
     drop(command);
-    let mut said = Vec::new();
-    File::from(from_daemon).take(READY.len() as u64).read_to_end(&mut said)?;
-    Ok(if said == READY { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let mut received = Vec::new();
+    File::from(from_daemon).take(READY.len() as u64).read_to_end(&mut received)?;
+    Ok(if received == READY { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Returns a command that starts this program again.
 fn again() -> anyhow::Result<Command> {
     let mut words = std::env::args_os();
-    let own = words.next().context("the program was called without a name")?;
+    let name = words.next().context("the program was called without a name")?;
     // A name without a slash was found in PATH, which may find another program now.
-    let named = PathBuf::from(&own);
+    let named = PathBuf::from(&name);
     let program = if named.parent().is_some_and(|parent| parent != Path::new("")) {
         named
     } else {
         std::env::current_exe().context("cannot find the program itself")?
     };
     let mut command = Command::new(program);
-    command.arg0(own).args(words);
+    command.arg0(name).args(words);
     Ok(command)
 }
 
@@ -194,7 +194,7 @@ impl PidFile {
 
     /// Writes the pid as a number without a newline. Called once nothing else can prevent serving.
     pub(crate) fn write(mut self) -> anyhow::Result<Self> {
-        let written = self.file.set_len(0).and_then(|()| self.file.write_all(own_pid().as_bytes()));
+        let written = self.file.set_len(0).and_then(|()| self.file.write_all(pid_text().as_bytes()));
         written.with_context(|| format!("cannot write the pid file {}", self.path.display()))?;
         self.state = PidState::Written;
         Ok(self)
@@ -205,7 +205,7 @@ impl PidFile {
         let mut held = String::new();
         // One byte more than any pid, so that a longer file does not match.
         let read = File::open(&self.path).and_then(|file| file.take(21).read_to_string(&mut held));
-        let expected = if self.state == PidState::Made { String::new() } else { own_pid() };
+        let expected = if self.state == PidState::Made { String::new() } else { pid_text() };
         self.state != PidState::Found && read.is_ok() && held == expected
     }
 }
@@ -219,7 +219,7 @@ impl Drop for PidFile {
     }
 }
 
-fn own_pid() -> String {
+fn pid_text() -> String {
     std::process::id().to_string()
 }
 

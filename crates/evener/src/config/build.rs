@@ -208,9 +208,9 @@ impl<'a> Builder<'a> {
             Protocol::Udp | Protocol::Dns => Vec::new(),
             Protocol::Tcp | Protocol::Http => self.routes(&mut fields, protocol),
         };
-        let answers_all = !routes.is_empty()
+        let responds_to_all = !routes.is_empty()
             || http.as_ref().is_some_and(|http| http.redirect.is_some() || http.respond.is_some());
-        let pool = self.service_pool(name, made, &mut fields, answers_all);
+        let pool = self.service_pool(name, made, &mut fields, responds_to_all);
         fields.finish();
         let (throttle, exceeded) =
             throttle.map_or((None, Denied::Drop), |(spec, denied)| (Some(spec), denied));
@@ -299,7 +299,7 @@ impl<'a> Builder<'a> {
         name: &str,
         made: &'a Made,
         fields: &mut Fields<'a>,
-        answers_all: bool,
+        responds_to_all: bool,
     ) -> Option<Arc<str>> {
         let named = match fields.take("pool") {
             None => None,
@@ -316,7 +316,7 @@ impl<'a> Builder<'a> {
                 return Some(name.into());
             }
         };
-        if named.is_none() && answers_all && fields.list().is_empty() {
+        if named.is_none() && responds_to_all && fields.list().is_empty() {
             return None;
         }
         match named {

@@ -277,10 +277,12 @@ pub(super) fn read_http(fields: &mut Fields<'_>) -> Arc<HttpSpec> {
         }
     }
     read_forwarded(fields, &mut spec.forwarded);
-    spec.limits.bytes_max =
-        fields.integer("header_bytes_max", 1024..=65_536).map_or(spec.limits.bytes_max, |bytes| bytes as usize);
-    spec.limits.fields_max =
-        fields.integer("header_fields_max", 8..=10_000).map_or(spec.limits.fields_max, |count| count as usize);
+    spec.limits.bytes_max = fields
+        .integer("header_bytes_max", 1024..=65_536)
+        .map_or(spec.limits.bytes_max, |bytes| bytes as usize);
+    spec.limits.fields_max = fields
+        .integer("header_fields_max", 8..=10_000)
+        .map_or(spec.limits.fields_max, |count| count as usize);
     spec.header_timeout = fields.duration("header_timeout").unwrap_or(spec.header_timeout);
     spec.keepalive_timeout = fields.duration("keepalive_timeout").unwrap_or(spec.keepalive_timeout);
     spec.stall_timeout = fields.duration("stall_timeout").unwrap_or(spec.stall_timeout);

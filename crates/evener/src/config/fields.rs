@@ -53,7 +53,7 @@ pub(super) struct Fields<'a> {
     reading: &'a Reading<'a>,
     table: &'a Table,
     location: &'a Location,
-    /// Path to the table inside the declaration at `place`: keys and texts.
+    /// Path to the table inside the declaration at `location`: keys and texts.
     path: Vec<&'a str>,
     /// Description of the table in messages, such as ``pool `web` ``.
     what: String,

@@ -59,14 +59,14 @@ fn in_place(spec: &Spec) -> usize {
         }
     }
     let nested = |service: &ServiceSpec| service.pool.as_ref().filter(|pool| **pool == service.name).cloned();
-    let places: BTreeMap<Arc<str>, usize> =
+    let positions: BTreeMap<Arc<str>, usize> =
         spec.services.iter().enumerate().filter_map(|(at, service)| Some((nested(service)?, at))).collect();
     let mut before = usize::MAX;
     let fits = |pool: &&PoolSpec| {
         let alone = uses.get(&*pool.name) == Some(&1) && pool.tls.is_none();
-        let place = places.get(&pool.name).filter(|place| alone && **place < before);
-        before = place.copied().unwrap_or(before);
-        place.is_some()
+        let position = positions.get(&pool.name).filter(|position| alone && **position < before);
+        before = position.copied().unwrap_or(before);
+        position.is_some()
     };
     spec.pools.iter().rev().take_while(fits).count()
 }

@@ -72,7 +72,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Returns the location of a key or text inside the declaration that begins at `place`, as exactly as
+    /// Returns the location of a key or text inside the declaration that begins at `location`, as exactly as
     /// possible.
     pub(super) fn refine(&self, location: &Location, path: &[&str]) -> Location {
         let source = self.sources.iter().find(|source| source.file == location.file);

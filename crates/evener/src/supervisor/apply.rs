@@ -48,7 +48,7 @@ impl Supervisor {
         self.divide_descriptors(&config.spec);
         self.apply_listeners(&config, fresh);
         self.paths.check_now();
-        self.plane.tend();
+        self.plane.maintain();
         let pools: BTreeSet<_> = config.spec.pools.iter().map(|pool| pool.name.clone()).collect();
         for (_, gone) in self.pools.extract_if(.., |name, _| !pools.contains(name)) {
             self.next_id = self.next_id.max(gone.pool.next_id());
@@ -167,9 +167,9 @@ impl Supervisor {
         match self.access.get(&spec.name).filter(|rules| !rules.is_empty()) {
             None => spec.acl.clone(),
             Some(rules) => {
-                let everybody = || Arc::new(Acl::new(&[], Access::Permit));
+                let permit_all = || Arc::new(Acl::new(&[], Access::Permit));
                 let rules: Vec<_> = rules.iter().map(|rule| (rule.prefix, rule.access)).collect();
-                Some(Arc::new(spec.acl.clone().unwrap_or_else(everybody).after(&rules)))
+                Some(Arc::new(spec.acl.clone().unwrap_or_else(permit_all).after(&rules)))
             }
         }
     }

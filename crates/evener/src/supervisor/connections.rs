@@ -17,7 +17,7 @@ impl Handle {
         service: Option<String>,
         most: usize,
     ) -> Option<Result<Listing, String>> {
-        let (done, answer) = oneshot::channel();
+        let (done, response) = oneshot::channel();
         let inspect = move |supervisor: &Supervisor| {
             if let Some(service) = service.as_deref().filter(|service| !supervisor.knows(service)) {
                 return Err(format!("there is no service `{service}`; `evener status` lists them"));
@@ -27,14 +27,14 @@ impl Handle {
             Ok(())
         };
         match self.inspect(inspect).await? {
-            Ok(()) => answer.await.ok().map(Ok),
+            Ok(()) => response.await.ok().map(Ok),
             Err(why) => Some(Err(why)),
         }
     }
 
     /// Closes a connection or flow by its number.
     pub(crate) async fn close(&self, number: u64) -> Option<Closed> {
-        let (done, answer) = oneshot::channel();
+        let (done, response) = oneshot::channel();
         let inspect = move |supervisor: &Supervisor| {
             let log = supervisor.setting.log.clone();
             supervisor.plane.close(number, move |closed| {
@@ -45,7 +45,7 @@ impl Handle {
             });
         };
         self.inspect(inspect).await?;
-        answer.await.ok()
+        response.await.ok()
     }
 }
 
@@ -53,7 +53,7 @@ impl Handle {
     /// Closes all connections and flows of a server, `pool/server` or the server alone when only one pool has
     /// it. Returns its full name and their number, or the reason of the failure.
     pub(crate) async fn close_server(&self, wanted: String) -> Option<Result<(String, usize), String>> {
-        let (done, answer) = oneshot::channel();
+        let (done, response) = oneshot::channel();
         let inspect = move |supervisor: &Supervisor| {
             let (pool, id, full) = supervisor.find_server(&wanted)?;
             let snapshot = supervisor.pools.get(&pool).map(|running| running.slot.load_full());
@@ -66,7 +66,7 @@ impl Handle {
             Ok(full)
         };
         match self.inspect(inspect).await? {
-            Ok(full) => answer.await.ok().map(|closed| Ok((full, closed))),
+            Ok(full) => response.await.ok().map(|closed| Ok((full, closed))),
             Err(why) => Some(Err(why)),
         }
     }

@@ -91,7 +91,10 @@ impl Discovery {
             |DiscoverSpec::Mname { directory }: &DiscoverSpec| found.get(directory)?.sockets.as_ref();
         // Sockets that the configuration names are servers already.
         let is_new = |path: &&PathBuf| {
-            !pool.servers.iter().any(|server| matches!(&server.endpoint, Endpoint::Unix(own) if own == *path))
+            !pool
+                .servers
+                .iter()
+                .any(|server| matches!(&server.endpoint, Endpoint::Unix(existing) if existing == *path))
         };
         let paths = pool.discover.iter().filter_map(sockets).flatten().filter(is_new);
         let paths: BTreeSet<PathBuf> = paths.cloned().collect();
@@ -217,7 +220,7 @@ impl Supervisor {
         }
         if changed {
             self.publish();
-            self.plane.tend();
+            self.plane.maintain();
         }
     }
 
@@ -243,12 +246,12 @@ impl Supervisor {
     pub(super) fn take_on_servers(&mut self, spec: &PoolSpec, targets: &[Target]) {
         let now = self.now();
         let Some(running) = self.pools.get_mut(&spec.name) else { return };
-        let places = |pool: &evener_core::pool::Pool| -> BTreeSet<(ServerId, Target)> {
+        let targets_of = |pool: &evener_core::pool::Pool| -> BTreeSet<(ServerId, Target)> {
             pool.servers().iter().map(|server| (server.id, server.target.clone())).collect()
         };
-        let before = places(&running.pool);
+        let before = targets_of(&running.pool);
         let events = running.pool.apply(spec, targets, now);
-        for (moved, _) in before.difference(&places(&running.pool)) {
+        for (moved, _) in before.difference(&targets_of(&running.pool)) {
             self.persistent.remove(&(spec.name.clone(), *moved));
         }
         events.iter().for_each(|event| self.tell(event));

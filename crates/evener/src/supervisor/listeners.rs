@@ -77,7 +77,8 @@ impl Supervisor {
     ) -> Vec<BindError> {
         let transports = service.protocol.transports();
         let keys = transports.iter().map(|&transport| ListenerKey::new(transport, address, &service.name));
-        let (kept, mut missing): (Vec<_>, Vec<_>) = keys.partition(|key| self.listeners.contains_key(key));
+        let (existing, mut missing): (Vec<_>, Vec<_>) =
+            keys.partition(|key| self.listeners.contains_key(key));
         missing.retain(|key| match self.prebound.remove(key) {
             Some(bound) => {
                 fresh.insert(key.clone(), bound);
@@ -88,8 +89,9 @@ impl Supervisor {
         if missing.is_empty() {
             return Vec::new();
         }
-        let kept = kept.first().and_then(|key| self.listeners.get(key)).map(|listener| &listener.bound);
-        let reserved = match chosen_by_system(address).filter(|_| kept.is_none()) {
+        let existing =
+            existing.first().and_then(|key| self.listeners.get(key)).map(|listener| &listener.bound);
+        let reserved = match chosen_by_system(address).filter(|_| existing.is_none()) {
             Some(ip) => match Reservation::new(ip, transports, service.options.freebind) {
                 Ok(reserved) => Some(reserved),
                 Err(error) => return vec![bind_error(address, error)],
@@ -97,7 +99,7 @@ impl Supervisor {
             None => None,
         };
         let chosen = reserved.as_ref().map(|reserved| Endpoint::Ip(reserved.address));
-        let wanted = chosen.as_ref().or(kept).unwrap_or(address).clone();
+        let wanted = chosen.as_ref().or(existing).unwrap_or(address).clone();
         let mut errors = Vec::new();
         for key in missing {
             let shared = reserved.is_some() || self.overlaps_ours(key.transport, &wanted, fresh);

@@ -15,7 +15,7 @@ pub(crate) struct Loaded {
     /// Receiver of the outcome, if the configuration was given and not read from the file.
     given: Option<Done>,
     /// Reason why the old certificates are still used, though they were to be read again.
-    kept: Option<String>,
+    refused: Option<String>,
 }
 
 /// Receivers of the outcomes of reloads.
@@ -61,7 +61,7 @@ impl Supervisor {
                 Ok(config) => gather(&config, before).await.map(|sender| (config, sender)),
                 Err(problems) => Err(problems),
             };
-            let _ = sender.send(Input::Loaded(Loaded { found, given: None, kept: None })).await;
+            let _ = sender.send(Input::Loaded(Loaded { found, given: None, refused: None })).await;
         });
     }
 
@@ -70,18 +70,18 @@ impl Supervisor {
         let (sender, before) = (self.sender.clone(), self.materials.clone());
         let same = says_the_same_of_tls(&self.config.spec, &config.spec);
         tokio::spawn(async move {
-            let (found, kept) = match (same, files) {
+            let (found, refused) = match (same, files) {
                 (false, _) => (gather(&config, before).await, None),
-                (true, Files::Kept) => gather_known(&config, before, Known::Kept).await,
-                (true, Files::Anew) => gather_known(&config, before, Known::KeptAtNeed).await,
+                (true, Files::Unchanged) => gather_known(&config, before, Known::Unchanged).await,
+                (true, Files::Anew) => gather_known(&config, before, Known::UnchangedIfInvalid).await,
             };
             let found = found.map(|sender| (config, sender));
-            let _ = sender.send(Input::Loaded(Loaded { found, given: Some(done), kept })).await;
+            let _ = sender.send(Input::Loaded(Loaded { found, given: Some(done), refused })).await;
         });
     }
 
-    pub(super) fn on_loaded(&mut self, Loaded { found, given, kept }: Loaded) {
-        kept.into_iter().for_each(|problem| self.tell(&Event::CertificatesRefused { problem }));
+    pub(super) fn on_loaded(&mut self, Loaded { found, given, refused }: Loaded) {
+        refused.into_iter().for_each(|problem| self.tell(&Event::CertificatesRefused { problem }));
         let outcome = if self.is_draining() {
             Err(vec![Problem::new("this instance is shutting down")])
         } else {

@@ -121,13 +121,13 @@ impl Supervisor {
         self.shortage.counted_at = now;
         match open() {
             Some(open) => descriptors::measured(open),
-            None => descriptors::estimated(self.own_descriptors()),
+            None => descriptors::estimated(self.descriptors_in_use()),
         }
     }
 
     /// Estimates the descriptors that clients do not use, where they cannot be counted: those of workers,
     /// listeners and the rest.
-    fn own_descriptors(&self) -> u64 {
+    fn descriptors_in_use(&self) -> u64 {
         (OF_PROGRAM + self.workers() * (OF_WORKER + self.listeners.len())) as u64
     }
 
@@ -139,9 +139,9 @@ impl Supervisor {
         let short = usage.limit.filter(|_| most.saturating_mul(2) < configured);
         let short = short.map(|limit| (limit, configured));
         if let Some((limit, _)) = short.filter(|_| short != self.shortage.warned) {
-            let kept_back = usage.kept_back;
+            let reserved = usage.reserved;
             let text = format!(
-                "{limit} descriptors may be open, enough for {most} connections (two each, {kept_back} are reserved), \
+                "{limit} descriptors may be open, enough for {most} connections (two each, {reserved} are reserved), \
                  fewer than the configuration allows: raise LimitNOFILE or `ulimit -Hn`, or lower \
                  connections_max and flows_max"
             );

@@ -237,13 +237,13 @@ impl Evener {
     }
 
     /// A command that talks to this instance.
-    pub(crate) fn talk(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run_command(&self, arguments: &[&str]) -> Output {
         let socket = self.directory.file("admin.sock");
         Command::new(BINARY).args(arguments).arg("--socket").arg(socket).output().unwrap()
     }
 
     pub(crate) fn status(&self) -> Value {
-        let output = self.talk(&["status", "--json"]);
+        let output = self.run_command(&["status", "--json"]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     }

@@ -28,7 +28,7 @@ pub struct Usage {
     /// The limit; `None` when there is none.
     pub limit: Option<u64>,
     /// Number of descriptors kept back.
-    pub kept_back: u64,
+    pub reserved: u64,
     /// Number of descriptors of clients, including promised ones.
     pub clients: u64,
     /// The most connections, with two descriptors each.
@@ -198,7 +198,7 @@ pub fn usage() -> Usage {
     let limit = BUDGET.limit.load(Ordering::Relaxed);
     Usage {
         limit: (limit < u64::MAX).then_some(limit),
-        kept_back: BUDGET.reserved.load(Ordering::Relaxed),
+        reserved: BUDGET.reserved.load(Ordering::Relaxed),
         clients: BUDGET.taken.load(Ordering::Relaxed),
         connections_max: BUDGET.room() / 2,
     }

@@ -13,10 +13,10 @@ use crate::dns::framed::{Framed, Received};
 use crate::dns::query::transfers::Transfers;
 use crate::dns::query::{self};
 use crate::dns::{Dns, Origin, Party, Requester};
-use crate::service::Place;
-use crate::service::admission::{self, Admission, Guest, Refused, reset_at_close};
+use crate::service::Permits;
+use crate::service::admission::{self, Admission, Admitted, Refused, reset_at_close};
 use crate::service::hops::note_loop;
-use crate::service::preamble::GREETING;
+use crate::service::preamble::PREAMBLE;
 use crate::service::preamble::{self, Origin as ClientOrigin};
 use crate::service::{Service, Settings};
 use evener_core::Time;
@@ -69,7 +69,7 @@ pub(super) struct Client {
     transfers: Transfers,
     permits: Option<Lease>,
     _descriptor: Unit,
-    admission: Guest,
+    admission: Admitted,
 }
 
 impl Client {
@@ -131,7 +131,7 @@ impl Dns {
         peer: SocketAddr,
         service: &Arc<Service>,
         settings: &Settings,
-        permits: Place,
+        permits: Permits,
     ) {
         let (service, number) = (self.service_key(service), cx.number());
         let has_preamble = settings.is_proxy(peer.ip());
@@ -152,10 +152,10 @@ impl Dns {
             transfers: Transfers::default(),
             permits: Some(permits.lease),
             _descriptor: permits.client,
-            admission: Guest::default(),
+            admission: Admitted::default(),
         }));
         if has_preamble {
-            self.client_timers.set(key, cx.now + GREETING);
+            self.client_timers.set(key, cx.now + PREAMBLE);
         } else {
             self.admit_client(cx, key, settings);
         }

@@ -203,7 +203,7 @@ impl Dns {
         let counters = service.live.counters.of(cx.id);
         counters.requests.one();
         let verdict = rate_verdict(cx, settings, requester);
-        if verdict != RateVerdict::Answer {
+        if verdict != RateVerdict::Respond {
             counters.rate_limited.one();
             if verdict == RateVerdict::Truncate {
                 let mut out = self.spare();
@@ -251,7 +251,7 @@ impl Dns {
         let service = Arc::clone(&self.services[requester.service].service);
         let counters = service.live.counters.of(cx.id);
         match error {
-            QueryError::Short | QueryError::Answer => {
+            QueryError::Short | QueryError::Response => {
                 counters.drop_no_query.one();
                 if let Origin::Stream(client) = requester.origin {
                     self.abandon_client(cx, client);
@@ -259,7 +259,7 @@ impl Dns {
             }
             QueryError::Malformed => {
                 counters.formerr.one();
-                if rate_verdict(cx, settings, requester) == RateVerdict::Answer {
+                if rate_verdict(cx, settings, requester) == RateVerdict::Respond {
                     let mut out = self.spare();
                     wire::emit_malformed(message, &mut out);
                     self.deliver(cx, requester, &out);
@@ -379,7 +379,7 @@ impl Dns {
         query.sent_at = cx.now;
         let origin = query.requester.origin;
         let taken = match (server.dialect, origin) {
-            (Dialect::Mname, _) if !query.view.has_question() => Taken::Unfit,
+            (Dialect::Mname, _) if !query.view.has_question_section() => Taken::Unfit,
             (Dialect::Plain, Origin::Datagram(_)) => self.give_to_socket(cx, settings, key, server),
             (Dialect::Mname, Origin::Datagram(_)) => self.give_to_persistent(cx, key, server),
             (_, Origin::Stream(client)) => self.give_to_stream(cx, settings, key, client, server),
@@ -541,6 +541,6 @@ fn rate_verdict(cx: &Context, settings: &Settings, requester: &Requester) -> Rat
     let limit = settings.dns.as_ref().and_then(|dns| dns.rate_limit.as_ref());
     match (limit, requester.origin) {
         (Some(limit), Origin::Datagram(_)) => limit.ask(requester.client.ip(), cx.now),
-        _ => RateVerdict::Answer,
+        _ => RateVerdict::Respond,
     }
 }

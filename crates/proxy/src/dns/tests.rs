@@ -12,7 +12,7 @@ use crate::context::report::Report;
 use crate::io::batch::Local;
 use crate::service::ending::{EndReason, Ending};
 use crate::service::testing::{TestPool, service_with};
-use crate::service::{self, Place};
+use crate::service::{self, Permits};
 use evener_core::Target;
 use evener_core::dns::Cache;
 use evener_core::health::Failure;

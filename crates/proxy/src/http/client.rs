@@ -8,7 +8,7 @@ use crate::context::registry::Readiness;
 use crate::io::tls::TlsFacts;
 use crate::io::transport::Transport;
 use crate::service::accepted::Accepted;
-use crate::service::admission::Guest;
+use crate::service::admission::Admitted;
 use crate::service::preamble::Origin;
 use crate::service::{Backend, Service, Settings};
 use evener_core::limits::Lease;
@@ -42,7 +42,7 @@ pub(super) struct Client {
     /// The address that the client connected to; known when HTTP begins.
     pub(super) local: Option<SocketAddr>,
     pub(super) facts: Option<Box<TlsFacts>>,
-    pub(super) guest: Guest,
+    pub(super) admitted: Admitted,
     /// The client closed while a request was under way.
     pub(super) left_early: bool,
     /// The settings changed: the access list decides on the next request, too.
@@ -84,7 +84,7 @@ impl Stay {
 
 impl Client {
     pub(super) fn new(key: SessionKey, cx: &mut Context, accepted: Accepted) -> Self {
-        let Accepted { client, peer, service, settings, place } = accepted;
+        let Accepted { client, peer, service, settings, permits } = accepted;
         Self {
             key,
             transport: Transport::new(client),
@@ -93,7 +93,7 @@ impl Client {
             origin: Origin::new(peer),
             local: None,
             facts: None,
-            guest: Guest::default(),
+            admitted: Admitted::default(),
             left_early: false,
             asks_again: false,
             stay: None,
@@ -103,9 +103,9 @@ impl Client {
             number: cx.number(),
             is_queued: false,
             served: false,
-            slot: place.lease,
-            _descriptor: place.client,
-            promise: Some(place.server.promise()),
+            slot: permits.lease,
+            _descriptor: permits.client,
+            promise: Some(permits.server.promise()),
         }
     }
 
@@ -156,14 +156,14 @@ impl Client {
         let counters = self.service.live.counters.of(cx.id);
         counters.bytes_in.add(bytes_in);
         counters.bytes_out.add(bytes_out);
-        if let Some(record) = self.guest.record.as_ref().filter(|_| bytes_in + bytes_out > 0) {
+        if let Some(record) = self.admitted.record.as_ref().filter(|_| bytes_in + bytes_out > 0) {
             record.moved(bytes_in, bytes_out, cx.now);
         }
     }
 
     /// Records which server the client has.
     pub(super) fn note_server(&self, backend: &Backend, server: &Entry) {
-        if let Some(record) = &self.guest.record {
+        if let Some(record) = &self.admitted.record {
             record.had(&backend.pool.load().pool, &server.name);
         }
     }

@@ -14,7 +14,7 @@ mod shared;
 
 pub(super) use self::finish::Keep;
 pub(super) use self::request::{Body, HttpPart, REPLAY_BYTES_MAX, flush_upload, put, take};
-pub(super) use self::response::Answer;
+pub(super) use self::response::ReadResponse;
 pub(super) use self::shared::Shared;
 
 use super::client::{Client, Stay};
@@ -253,8 +253,8 @@ impl Shared {
         let exchange = &mut self.exchanges[number];
         let (id, reuse) = (choice.server.id, exchange.reuse());
         exchange.choice = Some(choice);
-        let own = self.find_private(cx, client, number, (pool, id));
-        match own.or_else(|| self.find_pooled(cx, number, (pool, id), reuse)) {
+        let local = self.find_private(cx, client, number, (pool, id));
+        match local.or_else(|| self.find_pooled(cx, number, (pool, id), reuse)) {
             Some(slot) => self.reuse(cx, client, number, slot),
             None => self.connect(cx, client, number, pool),
         }

@@ -7,7 +7,7 @@ mod response;
 
 use super::client::{After, CLOSED, Client, ROUNDS_MAX};
 use super::exchange::{Body, Reach, Shared};
-use super::judge::{Judged, Way, count_bad, judge_head};
+use super::judge::{Arrival, Judged, count_bad, judge_header};
 use super::message::{Afterwards, LocalResponse};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
@@ -35,7 +35,7 @@ pub(super) struct Http1 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// The head of a request.
-    Head,
+    Header,
     /// This exchange.
     Exchange(ExchangeKey),
     /// The client has to take what it was sent; then another request or the end.
@@ -61,7 +61,7 @@ enum Next {
 
 impl Http1 {
     pub(super) fn new() -> Self {
-        Self { scan: Scan::default(), stage: Stage::Head, private: None, refusal: None }
+        Self { scan: Scan::default(), stage: Stage::Header, private: None, refusal: None }
     }
 
     /// A connection whose first request gets this status, and which is closed then.
@@ -73,13 +73,13 @@ impl Http1 {
     pub(super) fn exchange(&self) -> Option<ExchangeKey> {
         match self.stage {
             Stage::Exchange(number) => Some(number),
-            Stage::Head | Stage::Flush(_) => None,
+            Stage::Header | Stage::Flush(_) => None,
         }
     }
 
     /// Returns whether no request has begun.
     pub(super) fn is_idle(&self) -> bool {
-        self.stage == Stage::Head && !self.scan.has_begun()
+        self.stage == Stage::Header && !self.scan.has_begun()
     }
 }
 
@@ -98,8 +98,8 @@ impl Http1 {
     }
 
     fn step(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> Next {
-        debug_assert!(shared.heads.out.is_empty(), "what is left would go to a stranger");
-        shared.heads.out.clear();
+        debug_assert!(shared.headers.out.is_empty(), "what is left would go to a stranger");
+        shared.headers.out.clear();
         client.transport.flush(&mut shared.buffers);
         if let Stage::Exchange(number) = self.stage {
             watch_client(cx, client, shared, number);
@@ -111,7 +111,7 @@ impl Http1 {
             return Next::Over(After::Close);
         }
         match self.stage {
-            Stage::Head => self.read_head(cx, client, shared),
+            Stage::Header => self.read_header(cx, client, shared),
             Stage::Exchange(number) => match shared.reach(cx, client, number) {
                 Reach::Open(_) => self.pump(cx, client, shared, number),
                 Reach::Connecting(_) | Reach::Queued | Reach::Wanted => Next::Wait,
@@ -154,14 +154,14 @@ impl Http1 {
         let input = client.transport.input.is_empty();
         let Some(spec) = client.settings.http.clone() else { return Next::Wait };
         client.served = true;
-        (self.stage, self.scan) = (Stage::Head, Scan::default());
+        (self.stage, self.scan) = (Stage::Header, Scan::default());
         // Another request may have begun already.
         let wait = if input { spec.keepalive_timeout } else { spec.header_timeout };
         shared.session_timers.set(client.key, cx.now + wait);
         Next::Step
     }
 
-    fn read_head(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> Next {
+    fn read_header(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> Next {
         let Some(spec) = client.settings.http.clone() else { return Next::Wait };
         let transport = &mut client.transport;
         let had_begun = self.scan.has_begun();
@@ -188,23 +188,23 @@ impl Http1 {
     fn begin(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared, found: Found) -> Next {
         let bytes = &client.transport.input.unread()[found.start..found.end];
         // The header section is looked at while the client changes.
-        let mut head = std::mem::take(&mut shared.heads.head);
-        head.clear();
-        head.extend_from_slice(bytes);
+        let mut header = std::mem::take(&mut shared.headers.header);
+        header.clear();
+        header.extend_from_slice(bytes);
         client.transport.input.consume(found.end);
         client.transport.settle(&mut shared.buffers);
-        let judged = judge_head(cx, client, shared, &head, Way::Http1 { refusal: self.refusal });
-        shared.heads.head = head;
+        let judged = judge_header(cx, client, shared, &header, Arrival::Http1 { refusal: self.refusal });
+        shared.headers.header = header;
         match judged {
             Ok(Judged::Exchange(number)) => {
                 shared.exchanges[number].private = self.private.take();
                 self.stage = Stage::Exchange(number);
                 Next::Step
             }
-            Ok(Judged::Answer(own)) => {
-                let verb = if own.is_head { Verb::Head } else { Verb::Other };
-                let then = if own.stays { Then::NextRequest } else { Then::End };
-                self.respond_locally(cx, client, shared, &own.answer, verb, then)
+            Ok(Judged::Respond(local)) => {
+                let body = if local.is_head { ResponseBody::Omitted } else { ResponseBody::Sent };
+                let then = if local.stays { Then::NextRequest } else { Then::End };
+                self.respond_locally(cx, client, shared, &local.response, body, then)
             }
             Ok(Judged::Close) => Next::Over(After::Finish),
             Ok(Judged::Waits) => Next::Over(After::Tarpit),
@@ -221,15 +221,16 @@ impl Http1 {
         status: u16,
     ) -> Next {
         count_bad(cx, client, status);
-        self.respond_locally(cx, client, shared, &LocalResponse::page(status), Verb::Other, Then::End)
+        self.respond_locally(cx, client, shared, &LocalResponse::page(status), ResponseBody::Sent, Then::End)
     }
 }
 
 /// Method of a request, as far as it decides on a body of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verb {
-    Head,
-    Other,
+enum ResponseBody {
+    /// The request had the method HEAD.
+    Omitted,
+    Sent,
 }
 
 impl Http1 {
@@ -239,16 +240,16 @@ impl Http1 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        answer: &LocalResponse,
-        verb: Verb,
+        response: &LocalResponse,
+        body: ResponseBody,
         then: Then,
     ) -> Next {
         let afterwards = if then == Then::End { Afterwards::Closes } else { Afterwards::Stays };
-        answer.write(verb == Verb::Head, afterwards, &mut shared.heads.out);
-        client.transport.send(&shared.heads.out, &mut shared.buffers);
-        client.count(cx, 0, shared.heads.out.len() as u64);
-        shared.heads.out.clear();
-        let patience = client.settings.http.as_ref().map_or(Duration::ZERO, |spec| spec.look_after());
+        response.write(body == ResponseBody::Omitted, afterwards, &mut shared.headers.out);
+        client.transport.send(&shared.headers.out, &mut shared.buffers);
+        client.count(cx, 0, shared.headers.out.len() as u64);
+        shared.headers.out.clear();
+        let patience = client.settings.http.as_ref().map_or(Duration::ZERO, |spec| spec.progress_interval());
         client.active_at = cx.now;
         self.stage = Stage::Flush(then);
         shared.session_timers.set(client.key, cx.now + patience);
@@ -267,18 +268,19 @@ impl Http1 {
         client.service.live.counters.of(cx.id).requests_failed.one();
         let http = shared.exchanges[number].http.as_deref();
         let responded = http.is_some_and(|http| http.responded);
-        let verb = if http.is_some_and(|http| http.is_head) { Verb::Head } else { Verb::Other };
+        let body =
+            if http.is_some_and(|http| http.is_head) { ResponseBody::Omitted } else { ResponseBody::Sent };
         // What is left of the body would be taken for another request.
         let stays = http.is_some_and(|http| http.stays && http.upload == Body::Done) && !cx.draining;
         shared.abandon(cx, client, number);
         if responded {
             // Half a response cannot be taken back; the reset shows that it is not whole.
-            self.stage = Stage::Head;
+            self.stage = Stage::Header;
             reset_at_close(&client.transport.socket);
             return Next::Over(After::Close);
         }
         let then = if stays { Then::NextRequest } else { Then::End };
-        self.respond_locally(cx, client, shared, &LocalResponse::page(status), verb, then)
+        self.respond_locally(cx, client, shared, &LocalResponse::page(status), body, then)
     }
 }
 
@@ -294,22 +296,29 @@ impl Http1 {
         let service = Arc::clone(&client.service);
         let counters = service.live.counters.of(cx.id);
         match self.stage {
-            Stage::Head if self.scan.has_begun() => {
+            Stage::Header if self.scan.has_begun() => {
                 counters.preamble_timeouts.one();
-                self.respond_locally(cx, client, shared, &LocalResponse::page(408), Verb::Other, Then::End);
+                self.respond_locally(
+                    cx,
+                    client,
+                    shared,
+                    &LocalResponse::page(408),
+                    ResponseBody::Sent,
+                    Then::End,
+                );
                 self.drive(cx, client, shared)
             }
-            Stage::Head => {
+            Stage::Header => {
                 counters.idle_timeouts.one();
                 After::Finish
             }
-            Stage::Flush(_) => self.on_look(cx, client, shared, &spec, None),
-            Stage::Exchange(number) => self.on_look(cx, client, shared, &spec, Some(number)),
+            Stage::Flush(_) => self.on_progress_check(cx, client, shared, &spec, None),
+            Stage::Exchange(number) => self.on_progress_check(cx, client, shared, &spec, Some(number)),
         }
     }
 
     /// Checks whether bodies move, and fast enough.
-    fn on_look(
+    fn on_progress_check(
         &mut self,
         cx: &mut Context,
         client: &mut Client,
@@ -329,12 +338,12 @@ impl Http1 {
             counters.requests_aborted.one();
             return After::Close;
         }
-        let look_after = if leaves { CLOSED } else { spec.look_after() };
+        let progress_interval = if leaves { CLOSED } else { spec.progress_interval() };
         let next = match (takes_slowly || sends_slowly, deadline > cx.now) {
             (true, _) => None,
-            (false, true) => Some(deadline.min(cx.now + look_after)),
+            (false, true) => Some(deadline.min(cx.now + progress_interval)),
             // The server's time to respond has a deadline of its own.
-            (false, false) => waits.then(|| cx.now + look_after),
+            (false, false) => waits.then(|| cx.now + progress_interval),
         };
         if let Some(next) = next {
             shared.session_timers.set(client.key, next);
@@ -394,7 +403,7 @@ impl Http1 {
 
     /// The program drains: a client without a request leaves.
     pub(super) fn on_drain(&self, client: &Client) -> After {
-        if client.transport.input.is_empty() && self.stage == Stage::Head {
+        if client.transport.input.is_empty() && self.stage == Stage::Header {
             After::Finish
         } else {
             After::Stays

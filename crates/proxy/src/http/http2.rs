@@ -3,7 +3,7 @@
 //! HTTP/1, and its header section goes through the same reader, so that the same rules hold.
 
 mod body;
-mod head;
+mod header;
 mod rest;
 mod stream;
 mod wire;
@@ -19,7 +19,7 @@ use crate::service::admission::reset_at_close;
 use bytes::Bytes;
 use evener_core::Time;
 use evener_core::pace::Pace;
-use evener_core::wire::http::HeadLimits;
+use evener_core::wire::http::HeaderLimits;
 use h2::server::{Connection, Handshake, SendResponse};
 use h2::{RecvStream, SendStream};
 use std::pin::Pin;
@@ -84,7 +84,7 @@ impl std::fmt::Debug for Http2 {
 }
 
 impl Http2 {
-    pub(super) fn new(limits: &HeadLimits) -> Self {
+    pub(super) fn new(limits: &HeaderLimits) -> Self {
         let wire = Wire::default();
         let handshake = h2::server::Builder::new()
             .max_concurrent_streams(STREAMS_MAX)
@@ -154,7 +154,7 @@ enum Polled {
 
 /// The limits of a head by the count of HTTP/2: 32 bytes more for each field (RFC 9113, section 6.5.2). What the reader
 /// refuses is counted like a request of HTTP/1; `h2` itself refuses what goes beyond even this.
-fn list_bytes_max(limits: &HeadLimits) -> u32 {
+fn list_bytes_max(limits: &HeaderLimits) -> u32 {
     u32::try_from(limits.bytes_max + 32 * limits.fields_max).unwrap_or(u32::MAX)
 }
 
@@ -253,8 +253,8 @@ impl Http2 {
 
     /// The client is gone, and with it whatever it asked for.
     fn count_aborted(&self, cx: &Context, client: &Client) {
-        let under_way = self.exchanges().len();
-        client.service.live.counters.of(cx.id).requests_aborted.add(under_way as u64);
+        let pending = self.exchanges().len();
+        client.service.live.counters.of(cx.id).requests_aborted.add(pending as u64);
     }
 
     /// Sends what the connection has for the client.
@@ -346,13 +346,13 @@ impl Http2 {
         let waits = || self.exchanges().iter().any(|number| shared.exchanges[*number].waits_for_response());
         let next = if deadline > cx.now {
             Some(match (self.rests.is_empty(), idle) {
-                (false, _) => deadline.min(cx.now + spec.look_after().min(LINGER)),
+                (false, _) => deadline.min(cx.now + spec.progress_interval().min(LINGER)),
                 (true, true) => deadline,
-                (true, false) => deadline.min(cx.now + spec.look_after()),
+                (true, false) => deadline.min(cx.now + spec.progress_interval()),
             })
         } else {
             // Servers' time to respond has a deadline of its own.
-            waits().then(|| cx.now + spec.look_after())
+            waits().then(|| cx.now + spec.progress_interval())
         };
         if let Some(next) = next {
             shared.session_timers.set(client.key, next);
@@ -375,7 +375,7 @@ impl Http2 {
         shared: &mut Shared,
         number: ExchangeKey,
     ) -> After {
-        self.look_at_stream(cx, client, shared, number);
+        self.check_stream(cx, client, shared, number);
         self.flush_all(cx, client, shared)
     }
 

@@ -40,7 +40,7 @@ pub(super) struct RequestParts<'a> {
 
 /// Fields of a request that tell where it came from.
 #[derive(Debug, Default)]
-pub(super) struct Told<'a> {
+pub(super) struct ForwardedFields<'a> {
     addresses: Vec<&'a [u8]>,
     proto: Option<&'a [u8]>,
     host: Option<&'a [u8]>,
@@ -50,30 +50,30 @@ pub(super) struct Told<'a> {
     pub(super) hops: u8,
 }
 
-impl<'a> Told<'a> {
+impl<'a> ForwardedFields<'a> {
     /// Collects it from the fields of a request.
     pub(super) fn of(fields: impl Iterator<Item = (Kind, &'a [u8])>) -> Self {
-        let mut told = Self::default();
+        let mut forwarded = Self::default();
         for (kind, value) in fields {
             match kind {
-                Kind::ForwardedFor => told.addresses.push(value),
-                Kind::ForwardedProto => told.proto = Some(value),
-                Kind::ForwardedHost => told.host = Some(value),
-                Kind::ForwardedPort => told.port = Some(value),
-                Kind::Forwarded => told.standard.push(value),
-                Kind::Hops => told.hops = told.hops.max(parse_hops(value)),
+                Kind::ForwardedFor => forwarded.addresses.push(value),
+                Kind::ForwardedProto => forwarded.proto = Some(value),
+                Kind::ForwardedHost => forwarded.host = Some(value),
+                Kind::ForwardedPort => forwarded.port = Some(value),
+                Kind::Forwarded => forwarded.standard.push(value),
+                Kind::Hops => forwarded.hops = forwarded.hops.max(parse_hops(value)),
                 _ => {}
             }
         }
-        told
+        forwarded
     }
 
     /// Returns the number of instances that passed it on, this one included. Nothing is sent of the first one where the next one sees from other fields
     /// that a proxy stands before it, unless it may go round without those.
     fn next_hop(&self, sender: &Sender<'_>, spec: &ForwardedSpec) -> Option<u8> {
         let comes_from_another = !self.addresses.is_empty() || !self.standard.is_empty();
-        let is_told = comes_from_another && spec.mode != ForwardedMode::Off;
-        (self.hops > 0 || is_told || sender.may_go_round).then(|| self.hops.saturating_add(1))
+        let is_reported = comes_from_another && spec.mode != ForwardedMode::Off;
+        (self.hops > 0 || is_reported || sender.may_go_round).then(|| self.hops.saturating_add(1))
     }
 
     /// The client as far as trusted proxies tell, by the fields that the service is configured to read.
@@ -119,7 +119,7 @@ pub(super) fn target_bytes<'a>(target: &Target<'a>) -> Cow<'a, [u8]> {
 pub(super) fn write_request<'a>(
     parts: &RequestParts<'_>,
     passed_on: impl Iterator<Item = (&'a [u8], &'a [u8])>,
-    told: &Told<'_>,
+    forwarded: &ForwardedFields<'_>,
     sender: &Sender<'_>,
     spec: &ForwardedSpec,
     out: &mut Vec<u8>,
@@ -152,8 +152,8 @@ pub(super) fn write_request<'a>(
     if let Some((name, Some(subject))) = sender.subject {
         field(name, subject.as_bytes(), out);
     }
-    write_forwarded(parts.authority, told, sender, spec, out);
-    if let Some(hops) = told.next_hop(sender, spec) {
+    write_forwarded(parts.authority, forwarded, sender, spec, out);
+    if let Some(hops) = forwarded.next_hop(sender, spec) {
         number("X-Evener-Hops", u64::from(hops), out);
     }
     if let Some(upgrade) = parts.upgrade {
@@ -172,7 +172,7 @@ fn is_same_name(a: &[u8], b: &[u8]) -> bool {
 /// Says where the request came from (RFC 7239, and the custom that was before it).
 fn write_forwarded(
     authority: &[u8],
-    told: &Told<'_>,
+    forwarded: &ForwardedFields<'_>,
     sender: &Sender<'_>,
     spec: &ForwardedSpec,
     out: &mut Vec<u8>,
@@ -183,26 +183,26 @@ fn write_forwarded(
     let trusted = spec.trusts(sender.client);
     // Of lists that contradict each other one is the client's own work.
     let keeps = match trusted {
-        true => !told.lists(spec).contradict(sender.client, |address| spec.trusts(address)),
+        true => !forwarded.lists(spec).contradict(sender.client, |address| spec.trusts(address)),
         false => spec.mode == ForwardedMode::Append,
     };
     // Where only one of two lists came, the other one begins with the client that it gives: both say the same.
-    let client = match told.client(sender.client, spec) {
+    let client = match forwarded.client(sender.client, spec) {
         Client::Known(client) if client.to_canonical() != sender.client.to_canonical() => Some(client),
         _ => None,
     };
     if spec.classic {
         out.extend_from_slice(b"X-Forwarded-For: ");
-        write_list(Syntax::ForwardedFor, if keeps { &told.addresses } else { &[] }, client, out);
+        write_list(Syntax::ForwardedFor, if keeps { &forwarded.addresses } else { &[] }, client, out);
         write_node(Syntax::ForwardedFor, sender.client.to_canonical(), out);
         out.extend_from_slice(b"\r\n");
         let scheme = sender.scheme().as_bytes();
-        field("X-Forwarded-Proto", told.proto.filter(|_| trusted).unwrap_or(scheme), out);
-        let host = told.host.filter(|_| trusted).unwrap_or(authority);
+        field("X-Forwarded-Proto", forwarded.proto.filter(|_| trusted).unwrap_or(scheme), out);
+        let host = forwarded.host.filter(|_| trusted).unwrap_or(authority);
         if !host.is_empty() {
             field("X-Forwarded-Host", host, out);
         }
-        match (told.port.filter(|_| trusted), sender.local) {
+        match (forwarded.port.filter(|_| trusted), sender.local) {
             (Some(port), _) => field("X-Forwarded-Port", port, out),
             (None, Some(local)) => number("X-Forwarded-Port", u64::from(local.port()), out),
             (None, None) => {}
@@ -210,7 +210,7 @@ fn write_forwarded(
     }
     if spec.standard {
         out.extend_from_slice(b"Forwarded: ");
-        write_list(Syntax::Forwarded, if keeps { &told.standard } else { &[] }, client, out);
+        write_list(Syntax::Forwarded, if keeps { &forwarded.standard } else { &[] }, client, out);
         write_node(Syntax::Forwarded, sender.client.to_canonical(), out);
         if !authority.is_empty() {
             out.extend_from_slice(b";host=\"");
@@ -246,7 +246,7 @@ pub(super) enum Afterwards {
     /// The connection stays, as is usual for HTTP/1.1.
     Stays,
     /// The connection stays, which a client of HTTP/1.0 has to read.
-    StaysSaid,
+    KeepAlive,
     /// The connection is closed.
     Closes,
     /// The connection becomes a relay.
@@ -257,7 +257,7 @@ impl Afterwards {
     fn write(self, out: &mut Vec<u8>) {
         match self {
             Self::Stays => {}
-            Self::StaysSaid => field("Connection", b"keep-alive", out),
+            Self::KeepAlive => field("Connection", b"keep-alive", out),
             Self::Closes => field("Connection", b"close", out),
             Self::Upgrades => field("Connection", b"upgrade", out),
         }
@@ -267,19 +267,19 @@ impl Afterwards {
 /// Writes the header section of a response for a client of HTTP/1.
 pub(super) fn write_response(
     response: &Response,
-    head: &[u8],
+    header: &[u8],
     framing: Option<Framing>,
     afterwards: Afterwards,
     cookie: Option<&str>,
     out: &mut Vec<u8>,
 ) {
     let _ = write!(out, "HTTP/1.1 {} ", response.status());
-    out.extend_from_slice(response.reason(head));
+    out.extend_from_slice(response.reason(header));
     out.extend_from_slice(b"\r\n");
-    for passed in response.passed_on(head) {
-        out.extend_from_slice(passed.name.of(head));
+    for passed in response.passed_on(header) {
+        out.extend_from_slice(passed.name.of(header));
         out.extend_from_slice(b": ");
-        out.extend_from_slice(passed.value.of(head));
+        out.extend_from_slice(passed.value.of(header));
         out.extend_from_slice(b"\r\n");
     }
     match framing {
@@ -287,7 +287,7 @@ pub(super) fn write_response(
         Some(Framing::Chunked) => field("Transfer-Encoding", b"chunked", out),
         Some(Framing::Close) | None => {}
     }
-    if let Some(upgrade) = response.upgrade(head).filter(|_| afterwards == Afterwards::Upgrades) {
+    if let Some(upgrade) = response.upgrade(header).filter(|_| afterwards == Afterwards::Upgrades) {
         field("Upgrade", upgrade, out);
     }
     if let Some(cookie) = cookie {
@@ -406,12 +406,12 @@ fn explanation_of(status: u16) -> &'static str {
 }
 
 /// Collects the parts of a request.
-pub(super) fn parts_of<'a>(request: &Request, head: &'a [u8], target: &Target<'a>) -> RequestParts<'a> {
+pub(super) fn parts_of<'a>(request: &Request, header: &'a [u8], target: &Target<'a>) -> RequestParts<'a> {
     RequestParts {
-        method: request.method(head),
+        method: request.method(header),
         target: target_bytes(target),
-        authority: request.authority(head),
+        authority: request.authority(header),
         framing: request.framing(),
-        upgrade: request.upgrade(head),
+        upgrade: request.upgrade(header),
     }
 }

@@ -18,7 +18,7 @@ use crate::service::accepted::Accepted;
 use crate::service::admission::{Admission, Refused, admit, reset_at_close};
 use crate::service::ending::Ending;
 use crate::service::hops::note_loop;
-use crate::service::preamble::{self, GREETING};
+use crate::service::preamble::{self, PREAMBLE};
 use evener_core::Time;
 use evener_core::limits::Lease;
 use evener_core::wire::hello;
@@ -93,7 +93,7 @@ impl Http {
             return self.close(cx, key);
         }
         if awaits_proxy {
-            self.shared.session_timers.set(key, cx.now + GREETING);
+            self.shared.session_timers.set(key, cx.now + PREAMBLE);
         } else {
             self.admit(cx, key);
         }
@@ -104,8 +104,8 @@ impl Http {
         let Session { client, mode } = &mut *self.sessions[key];
         let address = client.origin.client.ip();
         match admit(&client.service, &client.settings, address, cx.id, cx.now) {
-            Admission::Enter(guest) => {
-                client.guest = guest;
+            Admission::Enter(admitted) => {
+                client.admitted = admitted;
                 self.begin_layers(cx, key);
             }
             Admission::Refused(Refused::Drop) => self.close(cx, key),
@@ -114,7 +114,7 @@ impl Http {
                 if client.settings.http.is_some() && client.settings.tls.is_none() =>
             {
                 *mode = Mode::Http1(Box::new(Http1::refusing(status)));
-                let patience = client.settings.http.as_ref().map_or(GREETING, |spec| spec.header_timeout);
+                let patience = client.settings.http.as_ref().map_or(PREAMBLE, |spec| spec.header_timeout);
                 self.shared.session_timers.set(key, cx.now + patience);
                 self.drive(cx, key);
             }
@@ -162,7 +162,7 @@ impl Http {
         }
         let name = client.name().unwrap_or_default();
         let routed = client.settings.routes.find(name.as_bytes(), b"").copied();
-        let Some(backend) = client.guest.backend.or(routed).or(client.settings.default_backend) else {
+        let Some(backend) = client.admitted.backend.or(routed).or(client.settings.default_backend) else {
             client.service.live.counters.of(cx.id).preamble_refused.one();
             return self.close(cx, key);
         };
@@ -403,17 +403,17 @@ impl Http {
 
     fn linger(&mut self, cx: &mut Context, key: SessionKey) {
         let Session { client, mode } = &mut *self.sessions[key];
-        let Mode::Lingering(heard) = mode else { return };
+        let Mode::Lingering(bytes_received) = mode else { return };
         let (transport, buffers) = (&mut client.transport, &mut self.shared.buffers);
         for _ in 0..ROUNDS_MAX {
             transport.flush(buffers);
             let received = transport.receive(buffers);
-            *heard += transport.input.len();
+            *bytes_received += transport.input.len();
             transport.input.consume(usize::MAX);
             transport.settle(buffers);
             let over = transport.end.is_some() && transport.is_finished();
             let failed = transport.broken || matches!(transport.end, Some(End::Error(_)));
-            if over || failed || *heard > LINGER_BYTES_MAX {
+            if over || failed || *bytes_received > LINGER_BYTES_MAX {
                 return self.close(cx, key);
             }
             if received == Received::Nothing {

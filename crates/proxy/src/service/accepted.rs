@@ -1,6 +1,6 @@
 //! A client that the TCP component accepted for another one, because it speaks HTTP, TLS or DNS.
 
-use super::{Place, Service, Settings};
+use super::{Permits, Service, Settings};
 use rustix::fd::OwnedFd;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,5 +12,5 @@ pub(crate) struct Accepted {
     pub(crate) peer: SocketAddr,
     pub(crate) service: Arc<Service>,
     pub(crate) settings: Arc<Settings>,
-    pub(crate) place: Place,
+    pub(crate) permits: Permits,
 }

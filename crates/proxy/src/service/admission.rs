@@ -22,18 +22,18 @@ const TOO_MANY: u16 = 429;
 #[derive(Debug)]
 pub(crate) enum Admission {
     /// The client comes in.
-    Enter(Guest),
+    Enter(Admitted),
     /// The client does not.
     Refused(Refused),
 }
 
 /// A client that came in.
 #[derive(Debug, Default)]
-pub(crate) struct Guest {
+pub(crate) struct Admitted {
     /// The pool for refused clients, if this is one: it takes precedence over routes.
     pub(crate) backend: Option<usize>,
     /// Permit among the connections of its address.
-    pub(crate) place: Option<ClientLease>,
+    pub(crate) permit: Option<ClientLease>,
     /// The record of its activity.
     pub(crate) record: Option<Arc<ClientRecord>>,
     /// Permit among the connects under way, where they are counted.
@@ -44,10 +44,10 @@ pub(crate) struct Guest {
     pub(crate) log: Option<Arc<RequestLog>>,
 }
 
-impl Guest {
+impl Admitted {
     /// Returns whether all of its parts are absent.
     pub(crate) fn is_plain(&self) -> bool {
-        self.backend.is_none() && self.place.is_none() && self.record.is_none() && self.log.is_none()
+        self.backend.is_none() && self.permit.is_none() && self.record.is_none() && self.log.is_none()
     }
 }
 
@@ -71,10 +71,10 @@ pub(crate) fn admit(
     now: Time,
 ) -> Admission {
     let mut admission = decide(service, settings, client, worker, now);
-    if let Admission::Enter(guest) = &mut admission {
-        guest.record = record_of(service, settings, client, now);
-        guest.record.iter().for_each(|record| record.connected(now));
-        guest.log.clone_from(&settings.request_log);
+    if let Admission::Enter(admitted) = &mut admission {
+        admitted.record = record_of(service, settings, client, now);
+        admitted.record.iter().for_each(|record| record.connected(now));
+        admitted.log.clone_from(&settings.request_log);
     }
     admission
 }
@@ -98,8 +98,8 @@ fn decide(service: &Service, settings: &Settings, client: IpAddr, worker: usize,
         return refuse(service, settings.denied, worker, FORBIDDEN);
     }
     match settings.throttle.as_ref().map(|throttle| throttle.enter(client, now)) {
-        None => Admission::Enter(Guest::default()),
-        Some(Ok(place)) => Admission::Enter(Guest { place: Some(place), ..Guest::default() }),
+        None => Admission::Enter(Admitted::default()),
+        Some(Ok(permit)) => Admission::Enter(Admitted { permit: Some(permit), ..Admitted::default() }),
         Some(Err(_)) => {
             counters.limited.one();
             refuse(service, settings.exceeded, worker, TOO_MANY)
@@ -112,12 +112,14 @@ pub(crate) fn refuse(service: &Service, refusal: Refusal, worker: usize, status:
     match refusal {
         Refusal::Drop => Admission::Refused(Refused::Drop),
         Refusal::Reject => Admission::Refused(Refused::Reject(status)),
-        Refusal::Backend(backend) => Admission::Enter(Guest { backend: Some(backend), ..Guest::default() }),
+        Refusal::Backend(backend) => {
+            Admission::Enter(Admitted { backend: Some(backend), ..Admitted::default() })
+        }
         // When so many wait already, another one is closed.
         Refusal::Tarpit(time) => match service.live.tarpitted.enter(Denied::TARPIT_MAX as u32) {
-            Some(place) => {
+            Some(permit) => {
                 service.live.counters.of(worker).tarpitted.one();
-                Admission::Refused(Refused::Tarpit(place, time))
+                Admission::Refused(Refused::Tarpit(permit, time))
             }
             None => Admission::Refused(Refused::Drop),
         },
@@ -170,14 +172,14 @@ mod tests {
         );
         check_denied(
             Refusal::Backend(2),
-            |got| matches!(got, Admission::Enter(guest) if guest.backend == Some(2) && !guest.is_plain()),
+            |got| matches!(got, Admission::Enter(admitted) if admitted.backend == Some(2) && !admitted.is_plain()),
         );
     }
 
     #[test]
     fn a_client_without_lists_and_limits_has_nothing_to_remember() {
         let service = service(|_| {});
-        assert!(matches!(admit_one(&service), Admission::Enter(guest) if guest.is_plain()));
+        assert!(matches!(admit_one(&service), Admission::Enter(admitted) if admitted.is_plain()));
         assert_eq!(service.live.counters.total("denied"), 0);
     }
 
@@ -200,7 +202,7 @@ mod tests {
             settings.exceeded = Refusal::Reject;
         });
         let first = admit_one(&service);
-        assert!(matches!(&first, Admission::Enter(guest) if guest.place.is_some()));
+        assert!(matches!(&first, Admission::Enter(admitted) if admitted.permit.is_some()));
         assert!(matches!(admit_one(&service), Admission::Refused(Refused::Reject(429))));
         assert_eq!((service.live.counters.total("limited"), service.live.counters.total("denied")), (1, 0));
         drop(first);
@@ -217,7 +219,7 @@ mod tests {
         });
         assert!(matches!(admit_one(&denied), Admission::Refused(_)));
         assert!(clients.is_empty());
-        assert!(matches!(admit_one(&permitted), Admission::Enter(guest) if guest.record.is_some()));
+        assert!(matches!(admit_one(&permitted), Admission::Enter(admitted) if admitted.record.is_some()));
         let seen: Vec<u64> = permitted.clients().unwrap().map(|client| client.connects).collect();
         assert_eq!(seen, [1]);
     }

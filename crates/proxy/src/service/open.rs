@@ -51,21 +51,21 @@ pub enum Closed {
     /// Both sides are closed.
     Done,
     /// There is no such number.
-    Nobody,
+    NotFound,
 }
 
 /// Receives the listing.
 type Done = Box<dyn FnOnce(Listing) + Send>;
 
 /// A listing that all workers contribute to. When the last one has done so, or ended, the listing goes out.
-pub(crate) struct Question {
+pub(crate) struct ListRequest {
     service: Option<Arc<str>>,
     most: usize,
     listing: Mutex<Listing>,
     done: Mutex<Option<Done>>,
 }
 
-impl Question {
+impl ListRequest {
     pub(crate) fn new(
         service: Option<Arc<str>>,
         most: usize,
@@ -76,7 +76,7 @@ impl Question {
     }
 }
 
-impl Drop for Question {
+impl Drop for ListRequest {
     fn drop(&mut self) {
         let mut listing = std::mem::take(self.listing.get_mut().unwrap_or_else(PoisonError::into_inner));
         listing.open.sort_by_key(|open| open.number);
@@ -86,16 +86,16 @@ impl Drop for Question {
     }
 }
 
-impl std::fmt::Debug for Question {
+impl std::fmt::Debug for ListRequest {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Question").field("service", &self.service).finish_non_exhaustive()
     }
 }
 
 /// Receives the outcome of a request to close a connection or flow.
-pub(crate) struct Hearer(Box<dyn FnOnce(Closed) + Send>);
+pub(crate) struct CloseReply(Box<dyn FnOnce(Closed) + Send>);
 
-impl Hearer {
+impl CloseReply {
     pub(crate) fn new(done: impl FnOnce(Closed) + Send + 'static) -> Self {
         Self(Box::new(done))
     }
@@ -105,7 +105,7 @@ impl Hearer {
     }
 }
 
-impl std::fmt::Debug for Hearer {
+impl std::fmt::Debug for CloseReply {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.debug_struct("Hearer").finish_non_exhaustive()
     }
@@ -113,31 +113,31 @@ impl std::fmt::Debug for Hearer {
 
 /// The contribution of one worker to a listing.
 pub(crate) struct Collector<'a> {
-    question: &'a Question,
+    request: &'a ListRequest,
     listing: Listing,
 }
 
 impl<'a> Collector<'a> {
-    pub(crate) fn new(question: &'a Question) -> Self {
-        Self { question, listing: Listing::default() }
+    pub(crate) fn new(request: &'a ListRequest) -> Self {
+        Self { request, listing: Listing::default() }
     }
 
     /// Returns whether the listing includes a service.
     pub(crate) fn is_meant(&self, service: &str) -> bool {
-        self.question.service.as_ref().is_none_or(|wanted| **wanted == *service)
+        self.request.service.as_ref().is_none_or(|wanted| **wanted == *service)
     }
 
     /// Counts one, and lists it if there is room.
     pub(crate) fn take(&mut self, open: impl FnOnce() -> Open) {
         self.listing.total += 1;
-        if self.listing.open.len() < self.question.most {
+        if self.listing.open.len() < self.request.most {
             self.listing.open.push(open());
         }
     }
 
     /// Adds the contribution to the listing.
     pub(crate) fn finish(mut self) {
-        let mut listing = self.question.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listing = self.request.listing.lock().unwrap_or_else(PoisonError::into_inner);
         listing.total += self.listing.total;
         listing.open.append(&mut self.listing.open);
     }
@@ -189,16 +189,16 @@ mod tests {
     #[test]
     fn the_listing_comes_when_the_last_worker_is_done_or_gone() {
         let (sender, listings) = channel();
-        let question = Arc::new(Question::new(None, 10, move |listing| sender.send(listing).unwrap()));
+        let request = Arc::new(ListRequest::new(None, 10, move |listing| sender.send(listing).unwrap()));
         let of_worker = |numbers: &[u64]| {
-            let mut collector = Collector::new(&question);
+            let mut collector = Collector::new(&request);
             numbers.iter().for_each(|&number| collector.take(|| open(number)));
             collector.finish();
         };
         of_worker(&[1, 5]);
         of_worker(&[2, 4]);
-        let gone = Arc::clone(&question);
-        drop(question);
+        let gone = Arc::clone(&request);
+        drop(request);
         assert!(listings.try_recv().is_err(), "one has not answered yet");
         drop(gone);
         let listing = listings.try_recv().unwrap();
@@ -216,14 +216,14 @@ mod tests {
     #[test]
     fn a_listing_is_bounded_and_counts_all() {
         let (sender, listings) = channel();
-        let question = Question::new(Some("s".into()), 2, move |listing| sender.send(listing).unwrap());
-        let mut collector = Collector::new(&question);
+        let request = ListRequest::new(Some("s".into()), 2, move |listing| sender.send(listing).unwrap());
+        let mut collector = Collector::new(&request);
         assert!(collector.is_meant("s") && !collector.is_meant("other"));
         collector.take(|| open(1));
         collector.take(|| open(2));
         collector.take(|| unreachable!("no room is left, so it is only counted"));
         collector.finish();
-        drop(question);
+        drop(request);
         let listing = listings.try_recv().unwrap();
         assert_eq!((listing.total, listing.open), (3, vec![open(1), open(2)]));
     }

@@ -12,7 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 /// The longest time for a preamble to arrive.
-pub(crate) const GREETING: Duration = Duration::from_secs(10);
+pub(crate) const PREAMBLE: Duration = Duration::from_secs(10);
 
 /// The client of a connection, as far as it is known.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ pub(crate) fn read_proxy(bytes: &[u8], origin: &mut Origin) -> Result<Option<usi
 
 /// The first bytes of a connection that is only relayed.
 #[derive(Debug)]
-pub(crate) struct Greeting {
+pub(crate) struct Preamble {
     pub(crate) origin: Origin,
     /// The bytes that came; at the end those that the server gets.
     pub(crate) bytes: Vec<u8>,
@@ -108,7 +108,7 @@ pub(crate) enum Greeted {
     Malformed,
 }
 
-impl Greeting {
+impl Preamble {
     /// The preamble that is expected from `peer`.
     pub(crate) fn new(peer: SocketAddr, settings: &Settings) -> Self {
         Self {
@@ -210,7 +210,7 @@ mod tests {
     const V1: &[u8] = b"PROXY TCP4 198.51.100.1 198.51.100.2 5000 443\r\n";
 
     /// The preamble of a peer at a service with a proxy at [`PROXY`], and with routes by name if `is_routed`.
-    fn preamble(peer: &str, is_routed: bool) -> Greeting {
+    fn preamble(peer: &str, is_routed: bool) -> Preamble {
         let service = service_with(Protocol::Tcp, &TestPool::new("pool", &[]), |settings| {
             let rules = [("192.0.2.7".parse().unwrap(), Access::Permit)];
             settings.proxy_from = Some(Arc::new(Acl::new(&rules, Access::Deny)));
@@ -219,7 +219,7 @@ mod tests {
                 settings.routes = Routes::new(&[Route { hosts, path: None, to: 0 }]);
             }
         });
-        Greeting::new(peer.parse().unwrap(), &service.settings.load())
+        Preamble::new(peer.parse().unwrap(), &service.settings.load())
     }
 
     fn header(hops: u8) -> Vec<u8> {

@@ -5,9 +5,9 @@ use crate::context::ring::ConnectId;
 use crate::io::relay::{self, Direction, End, Pumped, Scratch};
 use crate::io::request_log::Tap;
 use crate::io::sys;
-use crate::service::admission::{Guest, reset_at_close};
-use crate::service::preamble::Greeting;
-use crate::service::{Backend, Place, Service, Settings};
+use crate::service::admission::{Admitted, reset_at_close};
+use crate::service::preamble::Preamble;
+use crate::service::{Backend, Permits, Service, Settings};
 use crate::tcp::ring_relay::RingState;
 use evener_core::Time;
 use evener_core::attempt::Attempt;
@@ -33,9 +33,9 @@ pub(super) struct Connection {
     /// Index of the backend that serves the client, in the settings.
     pub(super) backend: u32,
     /// The preamble, which comes before a server is chosen. Boxed: most connections have none.
-    pub(super) greeting: Option<Box<Greeting>>,
+    pub(super) preamble: Option<Box<Preamble>>,
     /// Permits and limits of the client beyond its slot. Boxed for the same reason.
-    pub(super) guest: Option<Box<Guest>>,
+    pub(super) admitted: Option<Box<Admitted>>,
     /// Servers that could not be reached so far.
     pub(super) attempt: Attempt,
     /// Time of the last byte moved; before that, of the beginning of the connect.
@@ -47,7 +47,7 @@ pub(super) struct Connection {
     /// True while the connection is in the ready queue.
     pub(super) queued: bool,
     /// Slot in the service.
-    pub(super) place: Place,
+    pub(super) permits: Permits,
 }
 
 /// The server's side.
@@ -63,7 +63,7 @@ pub(super) struct Upstream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// The preamble is being received.
-    Greeting,
+    Preamble,
     /// The client was refused, and is held.
     Tarpit,
     /// Every server is at its limit; the client waits for a permit.
@@ -97,7 +97,7 @@ impl Connection {
         address: IpAddr,
         service: Arc<Service>,
         settings: Arc<Settings>,
-        place: Place,
+        permits: Permits,
     ) -> Self {
         let backend = settings.default_backend.unwrap_or_default() as u32;
         Self {
@@ -110,14 +110,14 @@ impl Connection {
             settings,
             address,
             backend,
-            greeting: None,
-            guest: None,
+            preamble: None,
+            admitted: None,
             attempt: Attempt::new(),
             active_at: Time::ZERO,
             ring: None,
             number: 0,
             queued: false,
-            place,
+            permits,
         }
     }
 
@@ -146,7 +146,7 @@ impl Connection {
         if self.from_client.discards() {
             return None;
         }
-        tap(self.guest.as_deref(), self.address, self.upstream.as_ref()?, &self.service, worker)
+        tap(self.admitted.as_deref(), self.address, self.upstream.as_ref()?, &self.service, worker)
     }
 
     /// Moves bytes both ways as far as the sockets allow, and counts them.
@@ -155,7 +155,7 @@ impl Connection {
         let (mut bytes_in, mut bytes_out) = (0, 0);
         let (mut up, mut down) = (Pumped::Waiting, Pumped::Waiting);
         if !self.from_client.done {
-            let tap = tap(self.guest.as_deref(), self.address, upstream, &self.service, worker);
+            let tap = tap(self.admitted.as_deref(), self.address, upstream, &self.service, worker);
             (bytes_in, up) = self.from_client.pump(&self.client, &upstream.socket, scratch, tap);
         }
         if !self.from_server.done {
@@ -171,8 +171,8 @@ impl Connection {
         self.active_at = now;
         let of_service = self.service.live.counters.of(worker);
         let of_server = upstream.choice.server.live.counters.of(worker);
-        let said = self.greeting.as_mut().map_or(bytes_in, |greeting| greeting.count_of_client(bytes_in));
-        let counted_in = if self.from_client.discards() { 0 } else { said };
+        let counted = self.preamble.as_mut().map_or(bytes_in, |preamble| preamble.count_of_client(bytes_in));
+        let counted_in = if self.from_client.discards() { 0 } else { counted };
         let counted_out = if self.from_server.discards() { 0 } else { bytes_out };
         of_service.bytes_in.add(counted_in);
         of_service.bytes_out.add(counted_out);
@@ -185,7 +185,7 @@ impl Connection {
 
     /// The record of the client, if the service keeps records.
     pub(super) fn record(&self) -> Option<&ClientRecord> {
-        self.guest.as_deref()?.record.as_deref()
+        self.admitted.as_deref()?.record.as_deref()
     }
 
     /// Decides how to go on from the outcomes of both directions.
@@ -317,13 +317,13 @@ impl Connection {
 }
 
 fn tap<'a>(
-    guest: Option<&'a Guest>,
+    admitted: Option<&'a Admitted>,
     client: IpAddr,
     upstream: &'a Upstream,
     service: &'a Service,
     worker: usize,
 ) -> Option<Tap<'a>> {
-    let log = guest?.log.as_deref()?;
+    let log = admitted?.log.as_deref()?;
     let counters = service.live.counters.of(worker);
     Some(Tap { log, client, server: &upstream.choice.server.target, counters })
 }

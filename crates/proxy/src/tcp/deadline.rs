@@ -18,7 +18,7 @@ impl Tcp {
                 connection.service.live.counters.of(cx.id).queue_timeouts.one();
                 self.give_up(cx, key, NoServer::Full);
             }
-            Stage::Greeting => {
+            Stage::Preamble => {
                 connection.service.live.counters.of(cx.id).preamble_timeouts.one();
                 self.close(cx, key);
             }

@@ -10,16 +10,16 @@ impl Tcp {
     pub(super) fn send_first(&mut self, cx: &mut Context, key: ConnectionKey) {
         let connection = &mut self.connections[key];
         let version = connection.backend().send_proxy;
-        let Some(greeting) = &mut connection.greeting else { return };
+        let Some(preamble) = &mut connection.preamble else { return };
         let mut first = Vec::new();
         if let Some(version) = version {
-            let ends = greeting.origin.ends(&connection.client);
-            let name = greeting.name.as_deref();
-            first = preamble::introduce(version, &greeting.origin, ends, name, None, cx.random.bits());
+            let ends = preamble.origin.ends(&connection.client);
+            let name = preamble.name.as_deref();
+            first = preamble::introduce(version, &preamble.origin, ends, name, None, cx.random.bits());
         }
         let header = first.len();
-        greeting.header_left = header as u64;
-        first.append(&mut greeting.bytes);
+        preamble.header_left = header as u64;
+        first.append(&mut preamble.bytes);
         if let Some(tap) = connection.tap(cx.id).filter(|_| first.len() > header) {
             tap.piece(&first[header..]);
         }

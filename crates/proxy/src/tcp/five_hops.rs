@@ -12,8 +12,8 @@ use crate::service::accepted::Accepted;
 use crate::service::admission::{self, Admission, Refused, reset_at_close};
 use crate::service::hops::{limit_connection, note_loop};
 use crate::service::pool_queue;
-use crate::service::preamble::{self, GREETING, Greeted, Greeting};
-use crate::service::{Place, Settings, note_no_server};
+use crate::service::preamble::{self, Greeted, PREAMBLE, Preamble};
+use crate::service::{Permits, Settings, note_no_server};
 use crate::tcp::connection::{Connection, Stage, Step, Upstream};
 use crate::tcp::pausing::{Full, Queue};
 use evener_core::snapshot::{Choice, NoServer, Request};
@@ -31,7 +31,7 @@ const ACCEPTS_MAX: usize = 64;
 /// Longest time for which a client is drained after everything was delivered to it.
 const LINGER: Duration = Duration::from_secs(5);
 /// Bytes of one receive of the preamble.
-const GREETING_BYTES: usize = 4096;
+const PREAMBLE_BYTES: usize = 4096;
 
 impl Tcp {
     /// Hop 1: accept. The rest of the queue is accepted when others had their turn.
@@ -46,7 +46,7 @@ impl Tcp {
         for _ in 0..ACCEPTS_MAX {
             let Some(listener) = self.listeners.get(key) else { return Queue::Left };
             let settings = listener.service.settings.load_full();
-            let Some(place) = listener.service.enter(settings.options.connections_max) else {
+            let Some(permits) = listener.service.enter(settings.options.connections_max) else {
                 return self.pause_full(cx, key, Full::Connections(settings.options.connections_max));
             };
             let Some(units) = Unit::take_two_or_wait() else {
@@ -59,7 +59,7 @@ impl Tcp {
                 };
                 self.pending = Some(pending);
             }
-            let accepted = self.accept_one(cx, key, settings, Place::new(place, units));
+            let accepted = self.accept_one(cx, key, settings, Permits::new(permits, units));
             if self.pending.take().is_some() {
                 // Not needed: the connect was done at once, or comes later.
                 let service = Arc::clone(&self.listeners[key].service);
@@ -77,9 +77,9 @@ impl Tcp {
     pub(super) fn accept_rest(&mut self, cx: &mut Context, key: ListenerKey) {
         while let Some(listener) = self.listeners.get(key) {
             let settings = listener.service.settings.load_full();
-            let Some(place) = listener.service.enter(u32::MAX) else { return };
-            let place = Place::new(place, Unit::take_two_beyond());
-            if self.accept_one(cx, key, settings, place).is_some() {
+            let Some(permits) = listener.service.enter(u32::MAX) else { return };
+            let permits = Permits::new(permits, Unit::take_two_beyond());
+            if self.accept_one(cx, key, settings, permits).is_some() {
                 return;
             }
         }
@@ -91,18 +91,18 @@ impl Tcp {
         cx: &mut Context,
         key: ListenerKey,
         settings: Arc<Settings>,
-        place: Place,
+        permits: Permits,
     ) -> Option<Queue> {
         let listener = &mut self.listeners[key];
         match acceptfrom_with(&listener.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
             Ok((client, address)) => {
-                self.admit(cx, key, client, preamble::client_address(address), settings, place);
+                self.admit(cx, key, client, preamble::client_address(address), settings, permits);
             }
             Err(Errno::AGAIN) => {
                 listener.paused = None;
                 let service = Arc::clone(&listener.service);
                 // The slots were not used; another worker may have found the service full because of them.
-                drop((place, self.pending.take()));
+                drop((permits, self.pending.take()));
                 service.wake_waiting(cx);
                 return Some(Queue::Left);
             }
@@ -121,23 +121,23 @@ impl Tcp {
         client: OwnedFd,
         peer: SocketAddr,
         settings: Arc<Settings>,
-        place: Place,
+        permits: Permits,
     ) {
         let service = Arc::clone(&self.listeners[key].service);
         service.live.counters.of(cx.id).connections.one();
         if service.protocol == Protocol::Dns || settings.is_layered() {
-            return self.handed_over.push_back(Accepted { client, peer, service, settings, place });
+            return self.handed_over.push_back(Accepted { client, peer, service, settings, permits });
         }
-        let greeting = Greeting::new(peer, &settings);
+        let preamble = Preamble::new(peer, &settings);
         let introduces = settings.backends.iter().any(|backend| backend.send_proxy.is_some());
         let key = {
-            let mut connection = Connection::new(client, peer.ip(), service, settings, place);
+            let mut connection = Connection::new(client, peer.ip(), service, settings, permits);
             (connection.number, connection.active_at) = (cx.number(), cx.now);
             self.connections.insert(Box::new(connection))
         };
-        let (greets, awaits_proxy) = (!greeting.is_over(), greeting.awaits_proxy());
+        let (greets, awaits_proxy) = (!preamble.is_over(), preamble.awaits_proxy());
         if greets || introduces {
-            self.connections[key].greeting = Some(Box::new(greeting));
+            self.connections[key].preamble = Some(Box::new(preamble));
         }
         // The client of a PROXY header is admitted when the header has arrived.
         if !awaits_proxy && self.admit_client(cx, key) == Progress::Over {
@@ -145,14 +145,14 @@ impl Tcp {
         }
         let connection = &mut self.connections[key];
         if greets {
-            connection.stage = Stage::Greeting;
-            self.timers.set(key, cx.now + GREETING);
+            connection.stage = Stage::Preamble;
+            self.timers.set(key, cx.now + PREAMBLE);
         } else if self.try_servers(cx, key) == Progress::Over {
             return;
         }
         // With a ring, the client's input is received from when its server accepted.
         let connection = &self.connections[key];
-        let rides = cx.ring.is_some() && connection.greeting.is_none();
+        let rides = cx.ring.is_some() && connection.preamble.is_none();
         if !rides && cx.registry.register(&connection.client, Token::Client(key)).is_err() {
             self.close(cx, key);
         }
@@ -163,9 +163,9 @@ impl Tcp {
         let connection = &mut self.connections[key];
         let (service, settings) = (&connection.service, &connection.settings);
         match admission::admit(service, settings, connection.address, cx.id, cx.now) {
-            Admission::Enter(guest) => {
-                connection.backend = guest.backend.map_or(connection.backend, |backend| backend as u32);
-                connection.guest = (!guest.is_plain()).then(|| Box::new(guest));
+            Admission::Enter(admitted) => {
+                connection.backend = admitted.backend.map_or(connection.backend, |backend| backend as u32);
+                connection.admitted = (!admitted.is_plain()).then(|| Box::new(admitted));
                 return Progress::Begun;
             }
             Admission::Refused(Refused::Drop) => self.close(cx, key),
@@ -173,9 +173,9 @@ impl Tcp {
                 reset_at_close(&connection.client);
                 self.close(cx, key);
             }
-            Admission::Refused(Refused::Tarpit(place, time)) => {
+            Admission::Refused(Refused::Tarpit(permits, time)) => {
                 // Its slot in the service is free for others.
-                connection.place.lease = place;
+                connection.permits.lease = permits;
                 connection.stage = Stage::Tarpit;
                 self.timers.set(key, cx.now + time);
             }
@@ -187,15 +187,15 @@ impl Tcp {
     fn greet(&mut self, cx: &mut Context, key: ConnectionKey) {
         loop {
             let connection = &mut self.connections[key];
-            let Some(greeting) = &mut connection.greeting else { return };
-            match greeting.read() {
-                Greeted::Known if greeting.origin.goes_round() => {
+            let Some(preamble) = &mut connection.preamble else { return };
+            match preamble.read() {
+                Greeted::Known if preamble.origin.goes_round() => {
                     let service = Arc::clone(&connection.service);
                     note_loop(cx, &service);
                     return self.close(cx, key);
                 }
                 Greeted::Known => {
-                    connection.address = greeting.origin.client.ip();
+                    connection.address = preamble.origin.client.ip();
                     if self.admit_client(cx, key) == Progress::Over {
                         return;
                     }
@@ -206,9 +206,9 @@ impl Tcp {
                     return self.close(cx, key);
                 }
                 Greeted::More => {
-                    let mut piece = [0; GREETING_BYTES];
+                    let mut piece = [0; PREAMBLE_BYTES];
                     match recv(&connection.client, &mut piece, RecvFlags::empty()) {
-                        Ok((read @ 1.., _)) => greeting.bytes.extend_from_slice(&piece[..read]),
+                        Ok((read @ 1.., _)) => preamble.bytes.extend_from_slice(&piece[..read]),
                         Err(Errno::AGAIN) => return,
                         Err(Errno::INTR) => {}
                         Ok(_) | Err(_) => return self.close(cx, key),
@@ -223,10 +223,10 @@ impl Tcp {
         self.timers.clear(key);
         let connection = &mut self.connections[key];
         let name =
-            connection.greeting.as_ref().and_then(|greeting| greeting.name.as_deref()).unwrap_or_default();
+            connection.preamble.as_ref().and_then(|preamble| preamble.name.as_deref()).unwrap_or_default();
         let routed = connection.settings.routes.find(name.as_bytes(), b"").copied();
-        let guest = connection.guest.as_ref().and_then(|guest| guest.backend);
-        let Some(backend) = guest.or(routed).or(connection.settings.default_backend) else {
+        let admitted = connection.admitted.as_ref().and_then(|admitted| admitted.backend);
+        let Some(backend) = admitted.or(routed).or(connection.settings.default_backend) else {
             // No route matches.
             connection.service.live.counters.of(cx.id).preamble_refused.one();
             return self.close(cx, key);
@@ -294,7 +294,7 @@ impl Tcp {
         key: ConnectionKey,
         choice: Choice,
     ) -> Result<(), ConnectFailed> {
-        let (socket, way) = match self.warm_or_fresh(cx, key, &choice) {
+        let (socket, opening) = match self.warm_or_fresh(cx, key, &choice) {
             Ok(begun) => begun,
             Err(error) => return Err(ConnectFailed { choice, error }),
         };
@@ -306,8 +306,8 @@ impl Tcp {
         let deadline = connection.attempt.deadline(cx.now, options.connect_timeout, &limits);
         let generation = self.generations.next();
         let upstream = connection.upstream.insert(Upstream { socket, generation, choice });
-        if let Some(ring) = cx.ring.as_mut().filter(|_| connection.greeting.is_none()) {
-            if way == Way::Connecting {
+        if let Some(ring) = cx.ring.as_mut().filter(|_| connection.preamble.is_none()) {
+            if opening == Opening::Connecting {
                 let mark = Mark::Connect(ConnectId { slot: key.slot(), generation });
                 ring.poll(upstream.socket.as_raw_fd(), libc::POLLOUT, mark);
             }
@@ -315,8 +315,8 @@ impl Tcp {
             let Some(upstream) = connection.upstream.take() else { return Ok(()) };
             return Err(ConnectFailed { choice: upstream.choice, error });
         }
-        if way != Way::Connecting {
-            self.connected(cx, key, way);
+        if opening != Opening::Connecting {
+            self.connected(cx, key, opening);
         } else {
             self.begin_pending(cx, key);
             self.timers.set(key, deadline);
@@ -327,7 +327,7 @@ impl Tcp {
 
 /// Origin of a connection to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum Opening {
     /// The connect is in progress.
     Connecting,
     /// Made for this client.
@@ -343,7 +343,7 @@ impl Tcp {
         cx: &mut Context,
         key: ConnectionKey,
         choice: &Choice,
-    ) -> Result<(OwnedFd, Way), Errno> {
+    ) -> Result<(OwnedFd, Opening), Errno> {
         let Connection { settings, backend, .. } = &*self.connections[key];
         if settings.options.warm > 0
             && !settings.is_personal(*backend as usize)
@@ -352,15 +352,15 @@ impl Tcp {
                 self.warm.take(cx, service, &self.connections[key].backend().pool, choice)
             }
         {
-            return Ok((socket, Way::Warm));
+            return Ok((socket, Opening::Warm));
         }
         let connection = &self.connections[key];
         let (client, target) = (connection.address, &choice.server.target);
         let socket = open_socket(target, &connection.settings.options, client)?;
         limit_connection(cx, &connection.service, (&connection.client, client), (&socket, target))?;
         match io::listener::connect(&socket, &choice.server.target) {
-            Ok(()) => Ok((socket, Way::Fresh)),
-            Err(Errno::INPROGRESS) => Ok((socket, Way::Connecting)),
+            Ok(()) => Ok((socket, Opening::Fresh)),
+            Err(Errno::INPROGRESS) => Ok((socket, Opening::Connecting)),
             Err(error) => Err(error),
         }
     }
@@ -380,14 +380,14 @@ impl Tcp {
     }
 
     /// Handles the completion of a connect.
-    fn connected(&mut self, cx: &mut Context, key: ConnectionKey, way: Way) {
+    fn connected(&mut self, cx: &mut Context, key: ConnectionKey, opening: Opening) {
         self.end_pending(cx, key);
         let connection = &self.connections[key];
         let Some(upstream) = &connection.upstream else { return };
         let (server, now) = (&upstream.choice.server, cx.now);
         let snapshot = connection.backend().pool.load();
         snapshot.remember(connection.address, server.id, now);
-        if way == Way::Fresh {
+        if opening == Opening::Fresh {
             snapshot.observe(server, now.since(connection.active_at), now);
         }
         if let Some(record) = connection.record() {
@@ -403,7 +403,7 @@ impl Tcp {
             Some(idle) => self.timers.set(key, now + idle),
             None => self.timers.clear(key),
         }
-        if connection.greeting.is_some() {
+        if connection.preamble.is_some() {
             self.send_first(cx, key);
         } else if cx.ring.is_some() {
             self.adopt(cx, key);
@@ -416,7 +416,7 @@ impl Tcp {
             return;
         }
         if events & (libc::POLLERR | libc::POLLHUP) == 0 {
-            self.connected(cx, key, Way::Fresh);
+            self.connected(cx, key, Opening::Fresh);
         } else {
             self.on_connect_error(cx, key);
         }
@@ -429,7 +429,7 @@ impl Tcp {
         connection.from_client.hung_up |= ready.ended;
         connection.from_server.writable |= ready.writable || ready.error;
         match connection.stage {
-            Stage::Greeting => self.greet(cx, key),
+            Stage::Preamble => self.greet(cx, key),
             Stage::Connecting | Stage::Queued if ready.error => self.close(cx, key),
             Stage::Connecting | Stage::Queued | Stage::Tarpit | Stage::Over => {}
             Stage::Relaying | Stage::Lingering => self.relay(cx, key),
@@ -441,8 +441,8 @@ impl Tcp {
         let Some(connection) = self.connections.get_mut(key) else { return };
         match connection.stage {
             Stage::Connecting if ready.ended => return self.on_connect_error(cx, key),
-            Stage::Connecting if ready.writable => self.connected(cx, key, Way::Fresh),
-            Stage::Greeting | Stage::Tarpit | Stage::Queued | Stage::Connecting | Stage::Over => return,
+            Stage::Connecting if ready.writable => self.connected(cx, key, Opening::Fresh),
+            Stage::Preamble | Stage::Tarpit | Stage::Queued | Stage::Connecting | Stage::Over => return,
             Stage::Relaying | Stage::Lingering => {}
         }
         let Some(connection) = self.connections.get_mut(key) else { return };
@@ -458,7 +458,7 @@ impl Tcp {
         match sockopt::socket_error(&upstream.socket) {
             Ok(Err(error)) | Err(error) => self.next_server(cx, key, error),
             Ok(Ok(())) => {
-                self.connected(cx, key, Way::Fresh);
+                self.connected(cx, key, Opening::Fresh);
                 let connection = &mut self.connections[key];
                 connection.from_server.readable = true;
                 connection.from_server.hung_up = true;

@@ -68,7 +68,7 @@ fn of_connection(cx: &Context, connection: &Connection) -> Open {
         client_port: peer_of(connection).and_then(|peer| port(peer, connection.address)),
         server: upstream.map(|upstream| had(&pool(), &upstream.choice.server)),
         stage: match connection.stage {
-            Stage::Greeting => "preamble",
+            Stage::Preamble => "preamble",
             Stage::Tarpit => "tarpit",
             Stage::Queued => "queued",
             Stage::Connecting => "connecting",
@@ -86,7 +86,7 @@ fn of_connection(cx: &Context, connection: &Connection) -> Open {
 
 /// The client's address and port, from the PROXY header or the socket.
 fn peer_of(connection: &Connection) -> Option<SocketAddr> {
-    let announced = connection.greeting.as_ref().map(|greeting| greeting.origin.client);
+    let announced = connection.preamble.as_ref().map(|preamble| preamble.origin.client);
     let known = || rustix::net::getpeername(&connection.client).ok()?;
     announced.or_else(|| known().and_then(|peer| SocketAddr::try_from(peer).ok()))
 }

@@ -90,8 +90,8 @@ impl Tcp {
 
     /// Takes on the present options of a service.
     pub(crate) fn refresh(&self, service: &str) {
-        let own = self.listeners.iter().filter(|(_, listener)| *listener.service.name == *service);
-        own.for_each(|(_, listener)| listener.reconfigure());
+        let matching = self.listeners.iter().filter(|(_, listener)| *listener.service.name == *service);
+        matching.for_each(|(_, listener)| listener.reconfigure());
     }
 
     /// Accepts again where accepting was paused.
@@ -104,8 +104,8 @@ impl Tcp {
     /// Has the listeners of crowded services keep first packets.
     pub(super) fn watch_crowded(&self, cx: &mut Context) {
         for service in cx.take_crowded() {
-            let own = self.listeners.iter().filter(|(_, listener)| listener.service.name == service);
-            own.for_each(|(_, listener)| save_first_packets(&listener.socket));
+            let matching = self.listeners.iter().filter(|(_, listener)| listener.service.name == service);
+            matching.for_each(|(_, listener)| save_first_packets(&listener.socket));
         }
     }
 }

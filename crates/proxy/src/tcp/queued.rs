@@ -41,7 +41,7 @@ impl Tcp {
         };
         let rides = self.rides(cx, key);
         let connection = &mut self.connections[key];
-        connection.guest.get_or_insert_default().queued = Some(queued);
+        connection.admitted.get_or_insert_default().queued = Some(queued);
         connection.stage = Stage::Queued;
         self.timers.set(key, cx.now + timeout);
         if rides {
@@ -53,13 +53,15 @@ impl Tcp {
 
     /// Returns whether the ring, and not epoll, has the client as soon as its server accepted.
     fn rides(&self, cx: &Context, key: ConnectionKey) -> bool {
-        cx.ring.is_some() && self.connections[key].greeting.is_none()
+        cx.ring.is_some() && self.connections[key].preamble.is_none()
     }
 
     /// Takes a client out of the queue of its pool.
     pub(super) fn leave_queue(&mut self, cx: &mut Context, key: ConnectionKey) {
         let connection = &mut self.connections[key];
-        let Some(queued) = connection.guest.as_mut().and_then(|guest| guest.queued.take()) else { return };
+        let Some(queued) = connection.admitted.as_mut().and_then(|admitted| admitted.queued.take()) else {
+            return;
+        };
         cx.queues.remove(&queued);
         self.timers.clear(key);
         if self.rides(cx, key) {

@@ -51,7 +51,7 @@ struct Side {
 
 /// A send under way; its buffer is taken until it completes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SendUnderWay {
+pub(super) struct PendingSend {
     connect: ConnectId,
     side: usize,
     piece: Piece,
@@ -191,7 +191,7 @@ impl Tcp {
         let Some(connect) = connection.connect_id(key) else { return false };
         let Some(state) = &mut connection.ring else { return false };
         let Some(piece) = state.sides[side].waiting.pop_front() else { return false };
-        let send = self.sends.insert(SendUnderWay { connect, side, piece });
+        let send = self.sends.insert(PendingSend { connect, side, piece });
         state.sides[side].sending = Some(send);
         if let (Some(ring), Some(sink)) = (&mut cx.ring, source(connection, 1 - side)) {
             ring.send(sink, piece, Mark::Send(send));
@@ -200,7 +200,7 @@ impl Tcp {
     }
 
     fn on_sent(&mut self, cx: &mut Context, send: SendKey, result: Result<u32, Errno>) {
-        let Some(SendUnderWay { connect, side, piece }) = self.sends.remove(send) else { return };
+        let Some(PendingSend { connect, side, piece }) = self.sends.remove(send) else { return };
         let sent = result.unwrap_or(0);
         let rest = Piece { from: piece.from + sent, ..piece };
         let alive = self.current(connect).filter(|&key| self.connections[key].ring.is_some());
@@ -293,7 +293,7 @@ impl Tcp {
     pub(super) fn cancel_connect(&mut self, cx: &mut Context, key: ConnectionKey) {
         let connection = &self.connections[key];
         // Those that greet connect by epoll.
-        if connection.stage != Stage::Connecting || connection.greeting.is_some() {
+        if connection.stage != Stage::Connecting || connection.preamble.is_some() {
             return;
         }
         if let (Some(connect), Some(ring)) = (connection.connect_id(key), &mut cx.ring) {

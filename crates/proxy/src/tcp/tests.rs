@@ -6,7 +6,7 @@ use crate::context::registry::Readiness;
 use crate::context::report::Report;
 use crate::io::sys;
 use crate::service::ending::{EndReason, Ending};
-use crate::service::open::{Collector, Listing, Question};
+use crate::service::open::{Collector, ListRequest, Listing};
 use crate::service::preamble;
 use crate::service::testing::{TestPool, service_with};
 use crate::service::{Refusal, Service, Settings};
@@ -177,11 +177,11 @@ impl Fixture {
     fn listing(&self) -> Listing {
         let listing = Arc::new(Mutex::new(Listing::default()));
         let into = Arc::clone(&listing);
-        let question = Question::new(None, 10, move |listing| *into.lock().unwrap() = listing);
-        let mut collector = Collector::new(&question);
+        let request = ListRequest::new(None, 10, move |listing| *into.lock().unwrap() = listing);
+        let mut collector = Collector::new(&request);
         self.tcp.list(&self.cx, &mut collector);
         collector.finish();
-        drop(question);
+        drop(request);
         let listing = listing.lock().unwrap();
         listing.clone()
     }
@@ -216,7 +216,7 @@ fn deny_all() -> Option<Arc<Acl>> {
 }
 
 #[test]
-fn bytes_are_relayed_both_ways_and_counted() {
+fn bytes_are_relayed_in_both_directions_and_counted() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     let mut server = fixture.server_side();
@@ -466,7 +466,7 @@ fn a_client_that_says_nothing_before_its_preamble_is_closed() {
     let mut fixture = Fixture::new(from_all);
     let mut client = fixture.client();
     fixture.until("the client to be accepted", |fixture| (fixture.tcp.connections.len() == 1).then_some(()));
-    fixture.pass(preamble::GREETING);
+    fixture.pass(preamble::PREAMBLE);
     assert_eq!(fixture.end_of(&mut client), Ok(()));
     let mut client = fixture.client();
     client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
@@ -518,7 +518,7 @@ fn the_server_gets_a_proxy_header_first() {
 #[test]
 fn warm_connections_wait_for_clients() {
     let mut fixture = Fixture::new(|settings| settings.options.warm = 2);
-    fixture.tcp.look_at_warm(fixture.cx.now);
+    fixture.tcp.check_warm(fixture.cx.now);
     let mut waiting: Vec<TcpStream> = (0..2).map(|_| fixture.server_side()).collect();
     fixture.until("both to be made", |fixture| {
         fixture.cx.now += Duration::from_millis(60);

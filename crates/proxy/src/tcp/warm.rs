@@ -26,7 +26,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Interval between checks of a connect in progress.
 const SOON: Duration = Duration::from_millis(50);
 /// Most connections checked at a time.
-const LOOKS_MAX: usize = 64;
+const CHECKS_MAX: usize = 64;
 /// Most connects begun at a time, before clients have their turn.
 const BEGUN_MAX: usize = 64;
 /// Length of the clients' turn.
@@ -60,9 +60,9 @@ struct WarmSocket {
     /// Beginning of the connect, while it is in progress.
     since: Option<Time>,
     /// Time of the next check.
-    look_at: Time,
+    check_at: Time,
     /// Slot among the warm connections of its server; clients have slots of their own.
-    _place: Lease,
+    _permit: Lease,
     /// Slot among those of the service, once the connection is made.
     counted: Option<Lease>,
     _descriptor: Unit,
@@ -103,7 +103,7 @@ impl Share {
 
 impl Warm {
     /// Has the connections checked soon, after a change of what is wanted.
-    pub(super) fn look_again(&mut self, now: Time) {
+    pub(super) fn check_again(&mut self, now: Time) {
         self.due = Some(now);
     }
 
@@ -202,11 +202,11 @@ impl Part {
         let (now, snapshot) = (cx.now, self.pool.load_full());
         let share = share(&self.service.settings.load(), cx);
         let servers: Vec<Arc<Entry>> = snapshot.first_choices().cloned().collect();
-        let mut looks = LOOKS_MAX;
+        let mut checks = CHECKS_MAX;
         let mut before = std::mem::take(&mut self.sockets);
         for (position, server) in servers.iter().enumerate() {
             let Some(mut sockets) = before.remove(&server.id) else { continue };
-            sockets.retain_mut(|one| one.server.target == server.target && self.keeps(one, cx, &mut looks));
+            sockets.retain_mut(|one| one.server.target == server.target && self.keeps(one, cx, &mut checks));
             sockets.truncate(share.at((position, servers.len())));
             // Clients took the permits meanwhile.
             while server.live.warm.active() > server.warm_max() && sockets.pop_back().is_some() {}
@@ -216,29 +216,29 @@ impl Part {
         drop(before);
         let makes_more = self.make_at <= now && self.make(cx, &servers, share);
         // When no check is left, there may be more to check.
-        if makes_more || looks == 0 { now + TURN } else { self.due(now) }
+        if makes_more || checks == 0 { now + TURN } else { self.due(now) }
     }
 
     /// Time of the next check.
     fn due(&self, now: Time) -> Time {
         let of_socket =
-            |one: &WarmSocket| if one.since.is_some() { now + SOON } else { one.look_at.max(now + SOON) };
-        let look_at = self.sockets.values().flatten().map(of_socket).min();
+            |one: &WarmSocket| if one.since.is_some() { now + SOON } else { one.check_at.max(now + SOON) };
+        let check_at = self.sockets.values().flatten().map(of_socket).min();
         let make_at = Some(self.make_at).filter(|at| *at > now);
-        [look_at, make_at].into_iter().flatten().min().unwrap_or(now + EVERY)
+        [check_at, make_at].into_iter().flatten().min().unwrap_or(now + EVERY)
     }
 
-    /// Returns whether a connection is kept. It is checked when its time came and `looks` are left; always, while it
+    /// Returns whether a connection is kept. It is checked when its time came and `checks` are left; always, while it
     /// connects.
-    fn keeps(&mut self, one: &mut WarmSocket, cx: &Context, looks: &mut usize) -> bool {
+    fn keeps(&mut self, one: &mut WarmSocket, cx: &Context, checks: &mut usize) -> bool {
         if one.since.is_none() {
-            if one.look_at > cx.now || *looks == 0 {
+            if one.check_at > cx.now || *checks == 0 {
                 return true;
             }
-            *looks -= 1;
-            one.look_at = cx.now + EVERY;
+            *checks -= 1;
+            one.check_at = cx.now + EVERY;
         }
-        let state = match one.look(&self.service) {
+        let state = match one.check(&self.service) {
             State::Connecting
                 if one.since.is_some_and(|since| since + self.options.connect_timeout <= cx.now) =>
             {
@@ -277,7 +277,7 @@ impl Part {
 
     /// Begins one more connection, if the limit of the server permits.
     fn begin(&mut self, server: &Arc<Entry>, cx: &Context) -> bool {
-        let Some(place) = server.live.warm.enter(server.warm_max()) else { return false };
+        let Some(permits) = server.live.warm.enter(server.warm_max()) else { return false };
         let Some(unit) = Unit::take() else {
             // Clients need them more.
             self.make_at = cx.now + EVERY;
@@ -299,14 +299,14 @@ impl Part {
                 let counted = if since.is_none() { self.service.live.warm.enter(u32::MAX) } else { None };
                 let server = Arc::clone(server);
                 let sockets = self.sockets.entry(server.id).or_default();
-                let look_at = cx.now + EVERY;
-                let (_place, _descriptor) = (place, unit);
+                let check_at = cx.now + EVERY;
+                let (_permit, _descriptor) = (permits, unit);
                 sockets.push_back(WarmSocket {
                     socket,
                     server,
                     since,
-                    look_at,
-                    _place,
+                    check_at,
+                    _permit,
                     counted,
                     _descriptor,
                 });
@@ -324,7 +324,7 @@ impl Part {
     fn take(&mut self, server: &Entry, now: Time) -> Option<OwnedFd> {
         let sockets = self.sockets.get_mut(&server.id)?;
         while let Some(mut one) = sockets.pop_front() {
-            match one.look(&self.service) {
+            match one.check(&self.service) {
                 State::Ready if one.server.target == server.target => return Some(one.socket),
                 State::Ready => {}
                 State::Connecting => {
@@ -351,7 +351,7 @@ impl Part {
 }
 
 impl WarmSocket {
-    fn look(&mut self, service: &Service) -> State {
+    fn check(&mut self, service: &Service) -> State {
         if self.since.is_some() {
             let mut wanted = [PollFd::new(&self.socket, PollFlags::OUT)];
             if matches!(poll(&mut wanted, Some(&Timespec::default())), Ok(0) | Err(_)) {
@@ -389,7 +389,7 @@ mod tests {
         assert_eq!(spread(1, (3, 1)), [[1], [0], [0]]);
         for (warm, workers, servers) in [(100, 7, 9), (3, 8, 5), (0, 2, 2), (1000, 3, 16)] {
             let parts = spread(warm, (workers, servers));
-            let of_server = |place: usize| parts.iter().map(|part| part[place]).sum::<usize>();
+            let of_server = |permits: usize| parts.iter().map(|part| part[permits]).sum::<usize>();
             let all: Vec<usize> = (0..servers).map(of_server).collect();
             assert_eq!(all.iter().sum::<usize>(), warm as usize);
             let (least, most) = (all.iter().min().unwrap(), all.iter().max().unwrap());

@@ -3,7 +3,7 @@
 use super::{Command, Worker};
 use crate::io::batch::Local;
 use crate::service::ending::Ending;
-use crate::service::open::{Closed, Collector, Question};
+use crate::service::open::{Closed, Collector, ListRequest};
 use crate::service::{PoolIs, Service};
 use evener_core::spec::{Protocol, Transport};
 use rustix::fd::OwnedFd;
@@ -19,8 +19,8 @@ impl Worker {
             Command::Unlisten { id } => self.unlisten(id),
             Command::Assign { id, service } => self.assign(id, &service),
             Command::Refresh { service, pool } => self.refresh(&service, pool),
-            Command::List(question) => self.list(&question),
-            Command::Close { serial, hearer } => hearer.tell(self.close_numbered(serial)),
+            Command::List(request) => self.list(&request),
+            Command::Close { serial, reply } => reply.tell(self.close_numbered(serial)),
             Command::End(ending) => self.end_server(&ending),
             Command::Maintain => self.dns.note_change(),
             Command::Drain => self.drain(),
@@ -31,12 +31,12 @@ impl Worker {
             }
             Command::Stop => self.running = false,
         }
-        self.tcp.look_at_warm(self.cx.now);
+        self.tcp.check_warm(self.cx.now);
         self.maintain_dns();
     }
 
-    fn list(&self, question: &Question) {
-        let mut collector = Collector::new(question);
+    fn list(&self, request: &ListRequest) {
+        let mut collector = Collector::new(request);
         self.tcp.list(&self.cx, &mut collector);
         self.http.list(&self.cx, &mut collector);
         self.udp.list(&self.cx, &mut collector);
@@ -50,7 +50,7 @@ impl Worker {
             || self.http.close_numbered(&mut self.cx, number)
             || self.udp.close_numbered(&self.cx, number)
             || self.dns.close_numbered(&mut self.cx, number);
-        if is_closed { Closed::Done } else { Closed::Nobody }
+        if is_closed { Closed::Done } else { Closed::NotFound }
     }
 
     /// Closes the connections, requests and flows that this worker has with a server.

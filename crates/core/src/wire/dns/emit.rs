@@ -48,8 +48,17 @@ impl Query {
         out.clear();
         out.extend_from_slice(message.get(..2).unwrap_or(&[0; 2]));
         out.extend_from_slice(&flags);
-        out.extend_from_slice(&[0, u8::from(self.has_question()), 0, 0, 0, 0, 0, u8::from(opt.is_some())]);
-        out.extend_from_slice(self.question(message));
+        out.extend_from_slice(&[
+            0,
+            u8::from(self.has_question_section()),
+            0,
+            0,
+            0,
+            0,
+            0,
+            u8::from(opt.is_some()),
+        ]);
+        out.extend_from_slice(self.question_section(message));
         if let Some(opt) = opt {
             emit_opt(opt, out);
         }
@@ -120,9 +129,9 @@ mod tests {
             query.emit_error(message, code, &mut out);
             let counts = [0, 1, 0, 0, 0, 0, 0, u8::from(edns.is_some())];
             let expected =
-                [&header, &counts[..], query.question(message), &edns.unwrap_or_default()].concat();
+                [&header, &counts[..], query.question_section(message), &edns.unwrap_or_default()].concat();
             assert_eq!(out, expected);
-            assert!(query.is_answered_by(message, &out));
+            assert!(query.matches_response(message, &out));
         };
         check(&sample("query"), 5, [0x12, 0x34, 0x81, 5], None);
         check(&sample("query"), 16, [0x12, 0x34, 0x81, 2], None);
@@ -144,9 +153,9 @@ mod tests {
             query.emit_truncated(&message, response, &mut out);
             let counts = [0, 1, 0, 0, 0, 0, 0, u8::from(edns.is_some())];
             let expected =
-                [&header, &counts[..], query.question(&message), &edns.unwrap_or_default()].concat();
+                [&header, &counts[..], query.question_section(&message), &edns.unwrap_or_default()].concat();
             assert_eq!(out, expected);
-            assert!(is_truncated(&out) && query.is_answered_by(&message, &out));
+            assert!(is_truncated(&out) && query.matches_response(&message, &out));
         };
         let with = |ttl, options: &[u8]| with_records(sample("response"), 3, &[opt(4000, ttl, options)]);
         check("query", None, [0x12, 0x34, 0x83, 0], None);

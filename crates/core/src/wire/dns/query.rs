@@ -22,7 +22,7 @@ pub enum QueryError {
     Short,
     /// A response. A response to it could start a loop.
     #[error("a response, not a query")]
-    Answer,
+    Response,
     /// Malformed; the response is FORMERR.
     #[error("a malformed query")]
     Malformed,
@@ -127,7 +127,7 @@ impl Query {
     pub fn parse(message: &[u8]) -> Result<Self, QueryError> {
         match message.get(..HEADER_BYTES) {
             None => Err(QueryError::Short),
-            Some(header) if header[2] & QR != 0 => Err(QueryError::Answer),
+            Some(header) if header[2] & QR != 0 => Err(QueryError::Response),
             Some(_) => Self::read(message).ok_or(QueryError::Malformed),
         }
     }
@@ -183,7 +183,7 @@ impl Query {
 
     /// Returns true if the query has a question section; otherwise it asks for a cookie.
     #[must_use]
-    pub fn has_question(&self) -> bool {
+    pub fn has_question_section(&self) -> bool {
         usize::from(self.question_section_end) > HEADER_BYTES
     }
 
@@ -231,7 +231,7 @@ impl Query {
 
     /// Returns the question section: name, type and class.
     #[must_use]
-    pub fn question<'a>(&self, message: &'a [u8]) -> &'a [u8] {
+    pub fn question_section<'a>(&self, message: &'a [u8]) -> &'a [u8] {
         message.get(HEADER_BYTES..usize::from(self.question_section_end)).unwrap_or_default()
     }
 
@@ -268,7 +268,7 @@ impl Query {
         let Some(&[_, _, high, low]) = message.first_chunk() else { return false };
         let is_plain = high & (QR | OPCODE | AA | TC) == 0 && low & (RA | Z | RCODE) == 0;
         let is_cacheable = is_plain
-            && self.has_question()
+            && self.has_question_section()
             && self.opcode == OPCODE_QUERY
             && !self.is_transfer()
             && !matches!(self.qclass, CLASS_ANY | CLASS_NONE)
@@ -293,18 +293,21 @@ impl Query {
     /// it (RFC 4343, section 4.1). A bare header counts, too, if it is a response to UPDATE (RFC 2136,
     /// section 3.8) or an error: old servers respond so to messages that they do not support.
     #[must_use]
-    pub fn is_answered_by(&self, message: &[u8], response: &[u8]) -> bool {
+    pub fn matches_response(&self, message: &[u8], response: &[u8]) -> bool {
         if let Ok(header) = <[u8; HEADER_BYTES]>::try_from(response) {
             let is_error = !matches!(header[3] & 15, NOERROR | NXDOMAIN);
             let is_whole = header[4..].iter().all(|byte| *byte == 0);
             let is_ours = header[2] & (QR | OPCODE) == QR | self.opcode << 3;
-            return is_whole && is_ours && (is_error || self.opcode == UPDATE || !self.has_question());
+            return is_whole
+                && is_ours
+                && (is_error || self.opcode == UPDATE || !self.has_question_section());
         }
-        if !self.has_question() {
+        if !self.has_question_section() {
             let is_ours = response.get(2).is_some_and(|flags| flags & (QR | OPCODE) == QR | self.opcode << 3);
             return is_ours && response.get(4..6) == Some(&[0, 0]);
         }
-        let (question_section, end) = (self.question(message), usize::from(self.question_section_end));
+        let (question_section, end) =
+            (self.question_section(message), usize::from(self.question_section_end));
         let Some(received) = response.get(HEADER_BYTES..end) else { return false };
         let Some((name, received_name)) =
             question_section.split_last_chunk::<4>().zip(received.split_last_chunk::<4>())
@@ -340,7 +343,7 @@ mod tests {
             let marks: String = marks.iter().filter(|(is_so, _)| *is_so).map(|(_, mark)| *mark).collect();
             let name = query.name(&message).escape_ascii();
             assert_eq!(format!("{opcode} {name} {qtype} {qclass} {size}{marks}"), expected);
-            assert!(query.question(&message).starts_with(query.name(&message)));
+            assert!(query.question_section(&message).starts_with(query.name(&message)));
         };
         check("query", r"0 \x03www\x07example\x03org\x00 1 1 512 cached");
         check("query_edns", r"0 \x03wWw\x07eXample\x03org\x00 65 1 4096 edns do cached");
@@ -362,8 +365,8 @@ mod tests {
         let malformed = |message: Vec<u8>| check(&message, QueryError::Malformed);
         check(&[], QueryError::Short);
         check(&[0; 11], QueryError::Short);
-        check(&sample("response"), QueryError::Answer);
-        check(&[0, 0, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0], QueryError::Answer);
+        check(&sample("response"), QueryError::Response);
+        check(&[0, 0, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0], QueryError::Response);
         malformed(vec![0; 12]);
         let plain = sample("query");
         let changed = |at: usize, value| {
@@ -399,19 +402,22 @@ mod tests {
         let cookie = opt(1232, 0, &[0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8]);
         let message = with_records(header(0), 3, std::slice::from_ref(&cookie));
         let query = Query::parse(&message).unwrap();
-        assert!(!query.has_question() && query.has_edns() && !query.is_transfer());
-        assert_eq!((query.name(&message), query.question(&message)), (&[][..], &[][..]));
+        assert!(!query.has_question_section() && query.has_edns() && !query.is_transfer());
+        assert_eq!((query.name(&message), query.question_section(&message)), (&[][..], &[][..]));
         assert!(!query.cache_key(&message, &mut Vec::new()));
         assert_eq!(query.with_client_subnet(&message, [192, 0, 2, 1].into(), 24, &mut Vec::new()), None);
         let response = |flags: u8| with_records(header(flags), 3, &[opt(1232, 0, &[0, 10, 0, 16])]);
         assert!(
-            query.is_answered_by(&message, &response(0x80)) && query.is_answered_by(&message, &header(0x80))
+            query.matches_response(&message, &response(0x80))
+                && query.matches_response(&message, &header(0x80))
         );
         assert!(
-            !query.is_answered_by(&message, &response(0)) && !query.is_answered_by(&message, &response(0xa8))
+            !query.matches_response(&message, &response(0))
+                && !query.matches_response(&message, &response(0xa8))
         );
         assert!(
-            !query.is_answered_by(&message, &sample("response")) && !query.is_answered_by(&message, &[0; 3])
+            !query.matches_response(&message, &sample("response"))
+                && !query.matches_response(&message, &[0; 3])
         );
         let mut out = Vec::new();
         query.emit_error(&message, 5, &mut out);
@@ -509,7 +515,7 @@ mod tests {
         let message = sample("query");
         let query = Query::parse(&message).unwrap();
         let check = |expected: bool, response: &[u8]| {
-            assert_eq!(query.is_answered_by(&message, response), expected, "{response:?}");
+            assert_eq!(query.matches_response(&message, response), expected, "{response:?}");
         };
         let changed = |at: usize, value: u8| {
             let mut response = sample("response");
@@ -530,14 +536,14 @@ mod tests {
             check(false, &changed(at, value));
         }
         check(false, &[]);
-        assert!(!query.is_answered_by(&[], &sample("response")), "another message than what was read");
+        assert!(!query.matches_response(&[], &sample("response")), "another message than what was read");
         // `[` and `{` differ by the same bit as letters of different case; `A` and `!` are not a pair of
         // letters, either.
         let (odd, other) = (query_of(&[2, b'[', b'@', 0]), query_of(&[2, b'{', b'`', 0]));
         let mut response = other.clone();
         response[2] |= QR;
-        assert!(Query::parse(&other).unwrap().is_answered_by(&other, &response));
-        assert!(!Query::parse(&odd).unwrap().is_answered_by(&odd, &response));
+        assert!(Query::parse(&other).unwrap().matches_response(&other, &response));
+        assert!(!Query::parse(&odd).unwrap().matches_response(&odd, &response));
     }
 
     #[test]
@@ -550,11 +556,11 @@ mod tests {
             let opcode = message[2] & OPCODE;
             let rcodes = [1, 4, 5, NOERROR, NXDOMAIN];
             let seen =
-                rcodes.map(|code| query.is_answered_by(message, &header([0x80 | opcode, code], [0, 0])));
-            let counted = query.is_answered_by(message, &header([0x80 | opcode, 1], [0, 1]));
+                rcodes.map(|code| query.matches_response(message, &header([0x80 | opcode, code], [0, 0])));
+            let counted = query.matches_response(message, &header([0x80 | opcode, 1], [0, 1]));
             assert_eq!([seen[0], seen[1], seen[2], seen[3], seen[4], counted], expected);
             assert!(
-                !query.is_answered_by(message, &header([opcode, 1], [0, 0])),
+                !query.matches_response(message, &header([opcode, 1], [0, 0])),
                 "a query is not a response"
             );
         };

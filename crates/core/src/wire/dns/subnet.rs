@@ -47,7 +47,7 @@ impl Query {
         out: &mut Vec<u8>,
     ) -> Option<Added> {
         let message = self.whole(message);
-        if self.is_signed || self.opcode != OPCODE_QUERY || !self.has_question() {
+        if self.is_signed || self.opcode != OPCODE_QUERY || !self.has_question_section() {
             return None;
         }
         let mut buffer = [0; SUBNET_BYTES_MAX];

@@ -1,7 +1,7 @@
 //! The header section of a request.
 
 use super::{
-    ConnectionSays, Field, Fields, Framing, HeadError, HeadLimits, HttpVersion, Kind, Span, Strictness,
+    ConnectionSays, Field, Fields, Framing, HeaderError, HeaderLimits, HttpVersion, Kind, Span, Strictness,
     parse_version,
 };
 
@@ -36,7 +36,7 @@ pub enum Target<'a> {
 pub enum RequestError {
     /// The header section is malformed.
     #[error(transparent)]
-    Head(#[from] HeadError),
+    Header(#[from] HeaderError),
     /// The version is not 1.x.
     #[error("HTTP version not supported")]
     Version,
@@ -53,28 +53,28 @@ impl RequestError {
     #[must_use]
     pub fn status(self) -> u16 {
         match self {
-            Self::Head(HeadError::TooLong | HeadError::TooManyFields) => 431,
-            Self::Head(HeadError::Coding) => 501,
+            Self::Header(HeaderError::TooLong | HeaderError::TooManyFields) => 431,
+            Self::Header(HeaderError::Coding) => 501,
             Self::Version => 505,
-            Self::Head(_) | Self::Target | Self::Host => 400,
+            Self::Header(_) | Self::Target | Self::Host => 400,
         }
     }
 }
 
 impl Request {
     /// Parses a header section: from the start line to the empty line, as [`super::Scan`] found it.
-    pub fn parse(&mut self, section: &[u8], limits: &HeadLimits) -> Result<(), RequestError> {
+    pub fn parse(&mut self, section: &[u8], limits: &HeaderLimits) -> Result<(), RequestError> {
         self.fields.clear(Strictness::Strict);
-        let line_end = section.iter().position(|&byte| byte == b'\r').ok_or(HeadError::LineEnd)?;
+        let line_end = section.iter().position(|&byte| byte == b'\r').ok_or(HeaderError::LineEnd)?;
         if section.get(line_end + 1) != Some(&b'\n') {
-            return Err(HeadError::LineEnd.into());
+            return Err(HeaderError::LineEnd.into());
         }
         self.parse_line(section, line_end)?;
         self.fields.parse(section, line_end + 2, limits)?;
         self.framing = self.fields.framing(self.version)?;
         // CONNECT has no content (RFC 9110, section 9.3.6), so the bytes that follow would be ambiguous.
         if self.framing.is_some() && self.method.of(section) == b"CONNECT" {
-            return Err(HeadError::Length.into());
+            return Err(HeaderError::Length.into());
         }
         self.check_host(section)
     }
@@ -83,16 +83,16 @@ impl Request {
         let line = &section[..end];
         let mut spaces = line.iter().enumerate().filter(|(_, byte)| **byte == b' ').map(|(at, _)| at);
         let (Some(first), Some(second), None) = (spaces.next(), spaces.next(), spaces.next()) else {
-            return Err(HeadError::StartLine.into());
+            return Err(HeaderError::StartLine.into());
         };
         let method = &line[..first];
         if method.is_empty() || !method.iter().all(|&byte| super::TOKEN[usize::from(byte)]) {
-            return Err(HeadError::StartLine.into());
+            return Err(HeaderError::StartLine.into());
         }
         match parse_version(&line[second + 1..]) {
             Some(Ok(version)) => self.version = version,
             Some(Err(())) => return Err(RequestError::Version),
-            None => return Err(HeadError::StartLine.into()),
+            None => return Err(HeaderError::StartLine.into()),
         }
         (self.method, self.target) = (Span::new(0, first), Span::new(first + 1, second));
         self.parse_target(section)
@@ -289,7 +289,7 @@ mod tests {
 
     fn parse(text: &str) -> Result<(Request, Vec<u8>), RequestError> {
         let section = text.as_bytes().to_vec();
-        let limits = HeadLimits::default();
+        let limits = HeaderLimits::default();
         let found = Scan::default().find(&section, &limits)?.expect("a whole header section");
         let section = section[found.start..found.end].to_vec();
         let mut request = Request::default();
@@ -319,16 +319,19 @@ mod tests {
     fn ambiguous_requests_are_refused() {
         let error = |text: &str| parse(&text.replace('\n', "\r\n")).map(|_| ()).unwrap_err();
         let with = |fields: &str| error(&format!("POST / HTTP/1.1\nHost: a\n{fields}\n\n"));
-        assert_eq!(with("Content-Length: 1\nContent-Length: 1"), HeadError::Length.into());
-        assert_eq!(with("Content-Length: 1\nTransfer-Encoding: chunked"), HeadError::Length.into());
-        assert_eq!(with("Transfer-Encoding: chunked\nTransfer-Encoding: chunked"), HeadError::Length.into());
-        assert_eq!(with("Transfer-Encoding: gzip, chunked"), HeadError::Coding.into());
+        assert_eq!(with("Content-Length: 1\nContent-Length: 1"), HeaderError::Length.into());
+        assert_eq!(with("Content-Length: 1\nTransfer-Encoding: chunked"), HeaderError::Length.into());
+        assert_eq!(
+            with("Transfer-Encoding: chunked\nTransfer-Encoding: chunked"),
+            HeaderError::Length.into()
+        );
+        assert_eq!(with("Transfer-Encoding: gzip, chunked"), HeaderError::Coding.into());
         assert_eq!(with("Host: b"), RequestError::Host);
-        assert_eq!(with("X : y"), HeadError::FieldName.into());
-        assert_eq!(with(" folded"), HeadError::Folded.into());
-        assert_eq!(with("X: \u{1}"), HeadError::FieldValue.into());
+        assert_eq!(with("X : y"), HeaderError::FieldName.into());
+        assert_eq!(with(" folded"), HeaderError::Folded.into());
+        assert_eq!(with("X: \u{1}"), HeaderError::FieldValue.into());
         assert_eq!(error("GET / HTTP/1.1\n\n"), RequestError::Host);
-        assert_eq!(error("GET  / HTTP/1.1\nHost: a\n\n"), HeadError::StartLine.into());
+        assert_eq!(error("GET  / HTTP/1.1\nHost: a\n\n"), HeaderError::StartLine.into());
         assert_eq!(error("GET / HTTP/2.0\nHost: a\n\n"), RequestError::Version);
         for target in ["a", "?a", "http://?a", "http:///a", "http://a?#", "http://a@b?c"] {
             let text = format!("GET {target} HTTP/1.1\nHost: a\n\n");
@@ -337,7 +340,7 @@ mod tests {
         assert_eq!(error("CONNECT / HTTP/1.1\nHost: a\n\n"), RequestError::Target);
         assert_eq!(
             error("POST / HTTP/1.0\nTransfer-Encoding: chunked\n\n"),
-            RequestError::Head(HeadError::Length)
+            RequestError::Header(HeaderError::Length)
         );
     }
 

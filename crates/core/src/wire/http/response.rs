@@ -1,7 +1,7 @@
 //! The header section of a response.
 
 use super::{
-    ConnectionSays, Field, Fields, Framing, HeadError, HeadLimits, HttpVersion, Kind, Span, Strictness,
+    ConnectionSays, Field, Fields, Framing, HeaderError, HeaderLimits, HttpVersion, Kind, Span, Strictness,
     parse_version,
 };
 
@@ -18,24 +18,24 @@ pub struct Response {
 /// Reason why bytes are not the header section of a response that can be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(transparent)]
-pub struct ResponseError(#[from] pub HeadError);
+pub struct ResponseError(#[from] pub HeaderError);
 
 impl Response {
     /// Parses a header section: from the status line to the empty line, as [`super::Scan::of_response`] found
     /// it.
-    pub fn parse(&mut self, section: &[u8], limits: &HeadLimits) -> Result<(), ResponseError> {
+    pub fn parse(&mut self, section: &[u8], limits: &HeaderLimits) -> Result<(), ResponseError> {
         self.fields.clear(Strictness::Tolerant);
-        let end = section.iter().position(|byte| b"\r\n".contains(byte)).ok_or(HeadError::LineEnd)?;
+        let end = section.iter().position(|byte| b"\r\n".contains(byte)).ok_or(HeaderError::LineEnd)?;
         let next = end + super::line_end(section, end, Strictness::Tolerant)?;
         // "HTTP/1.1 200 OK"; the reason may be empty, and some servers omit its space (RFC 9112, section 4).
         let line = &section[..end];
         let version = line.get(..8).and_then(parse_version).and_then(Result::ok);
-        self.version = version.ok_or(HeadError::StartLine)?;
+        self.version = version.ok_or(HeaderError::StartLine)?;
         let status = match line.get(8..12) {
             Some([b' ', a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9']) => {
                 [a, b, c].iter().fold(0, |sum, digit| sum * 10 + u16::from(*digit - b'0'))
             }
-            _ => return Err(HeadError::StartLine.into()),
+            _ => return Err(HeaderError::StartLine.into()),
         };
         self.status = status;
         self.reason = match line.get(12) {
@@ -43,7 +43,7 @@ impl Response {
             Some(b' ') if line[13..].iter().all(|&byte| super::VALUE[usize::from(byte)]) => {
                 Span::new(13, end)
             }
-            Some(_) => return Err(HeadError::StartLine.into()),
+            Some(_) => return Err(HeaderError::StartLine.into()),
         };
         self.fields.parse(section, next, limits)?;
         self.framing = self.fields.framing(self.version)?;
@@ -64,7 +64,7 @@ impl Response {
 
     /// Returns the framing that the fields declare, with or without a body, or `None` if they declare none.
     #[must_use]
-    pub fn told_framing(&self) -> Option<Framing> {
+    pub fn declared_framing(&self) -> Option<Framing> {
         self.framing
     }
 
@@ -122,9 +122,9 @@ impl Response {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Response, HeadError> {
+    fn parse(text: &str) -> Result<Response, HeaderError> {
         let mut response = Response::default();
-        let parsed = response.parse(text.replace('\n', "\r\n").as_bytes(), &HeadLimits::default());
+        let parsed = response.parse(text.replace('\n', "\r\n").as_bytes(), &HeaderLimits::default());
         parsed.map(|()| response).map_err(|error| error.0)
     }
 
@@ -142,7 +142,7 @@ mod tests {
             "ICY 200 OK",
             "HTTP/1.1 099 X",
         ] {
-            assert_eq!(status(wrong), Err(HeadError::StartLine), "{wrong}");
+            assert_eq!(status(wrong), Err(HeaderError::StartLine), "{wrong}");
         }
     }
 
@@ -160,10 +160,10 @@ mod tests {
     fn faults_that_rfc_9112_lets_a_recipient_repair_are_repaired() {
         let check = |section: &str, framing, stays: bool| {
             let mut response = Response::default();
-            let found = super::super::Scan::of_response().find(section.as_bytes(), &HeadLimits::default());
+            let found = super::super::Scan::of_response().find(section.as_bytes(), &HeaderLimits::default());
             let found = found.unwrap().expect("a whole header section");
             assert_eq!((found.start, found.end), (0, section.len()), "{section:?}");
-            response.parse(section.as_bytes(), &HeadLimits::default()).unwrap();
+            response.parse(section.as_bytes(), &HeaderLimits::default()).unwrap();
             assert_eq!(
                 (response.framing(b"GET").unwrap(), response.keeps_alive()),
                 (framing, stays),
@@ -207,12 +207,12 @@ mod tests {
             "Transfer-Encoding: chunked\nContent-Length: x",
             "Transfer-Encoding: chunked\nTransfer-Encoding: chunked",
         ] {
-            assert_eq!(error(lengths), HeadError::Length, "{lengths}");
+            assert_eq!(error(lengths), HeaderError::Length, "{lengths}");
         }
-        assert_eq!(error("Transfer-Encoding: chunked, chunked"), HeadError::Coding);
-        assert_eq!(error("X: a\rb"), HeadError::LineEnd);
-        assert_eq!(error("X: a\r"), HeadError::LineEnd);
-        assert_eq!(error(" folded"), HeadError::Folded);
-        assert_eq!(error("X: a\0b"), HeadError::FieldValue);
+        assert_eq!(error("Transfer-Encoding: chunked, chunked"), HeaderError::Coding);
+        assert_eq!(error("X: a\rb"), HeaderError::LineEnd);
+        assert_eq!(error("X: a\r"), HeaderError::LineEnd);
+        assert_eq!(error(" folded"), HeaderError::Folded);
+        assert_eq!(error("X: a\0b"), HeaderError::FieldValue);
     }
 }

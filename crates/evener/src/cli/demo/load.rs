@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Results that clients observed.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    answers: Mutex<BTreeMap<String, u64>>,
+    responses: Mutex<BTreeMap<String, u64>>,
     failed: AtomicU64,
     retried: AtomicU64,
     echoes: AtomicU64,
@@ -29,8 +29,8 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Returns the number of responses of each server, by its name.
-    pub(super) fn answers(&self) -> BTreeMap<String, u64> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(super) fn responses(&self) -> BTreeMap<String, u64> {
+        self.responses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn failed(&self) -> u64 {
@@ -40,7 +40,7 @@ impl Tally {
     /// Returns a summary in one line.
     pub(super) fn summary(&self) -> String {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let succeeded: u64 = self.answers().values().sum();
+        let succeeded: u64 = self.responses().values().sum();
         format!(
             "{succeeded} requests succeeded, {} failed, {} retried; {} datagrams echoed, {} lost",
             self.failed(),
@@ -78,16 +78,16 @@ pub(super) fn start(runtime: &Runtime, web: SocketAddr, echo: SocketAddr, tally:
 
 async fn ask_again(web: SocketAddr, tally: Arc<Tally>, over: Arc<AtomicBool>) {
     while !over.load(Ordering::Relaxed) {
-        let mut answer = ask(web).await;
-        if answer.is_err() {
+        let mut response = ask(web).await;
+        if response.is_err() {
             // As HTTP clients do: a GET whose connection broke without a response may be sent again (RFC
             // 9110, 9.2.2).
             tally.retried.fetch_add(1, Ordering::Relaxed);
-            answer = ask(web).await;
+            response = ask(web).await;
         }
-        match answer {
+        match response {
             Ok(name) => {
-                *tally.answers.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
+                *tally.responses.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
             }
             Err(_) => drop(tally.failed.fetch_add(1, Ordering::Relaxed)),
         }
@@ -96,16 +96,16 @@ async fn ask_again(web: SocketAddr, tally: Arc<Tally>, over: Arc<AtomicBool>) {
 }
 
 async fn ask(web: SocketAddr) -> anyhow::Result<String> {
-    let asked = async {
+    let query = async {
         let stream = TcpStream::connect(web).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         let request = Request::get("/").header(header::HOST, "demo").header(header::CONNECTION, "close");
-        let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
-        let body = answer.into_body().collect().await?.to_bytes();
+        let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+        let body = response.into_body().collect().await?.to_bytes();
         Ok(String::from_utf8_lossy(&body).into_owned())
     };
-    tokio::time::timeout(PATIENCE, asked).await?
+    tokio::time::timeout(PATIENCE, query).await?
 }
 
 async fn echo_again(echo: SocketAddr, tally: Arc<Tally>, over: Arc<AtomicBool>) {

@@ -113,13 +113,13 @@ impl Screen {
     }
 
     fn table(&mut self, elapsed: Duration, status: &Status, tally: &Tally) -> String {
-        let answers = tally.answers();
-        let most = answers.values().copied().max().unwrap_or(1).max(1);
+        let responses = tally.responses();
+        let most = responses.values().copied().max().unwrap_or(1).max(1);
         let mut rows = Vec::new();
         for server in status.pools.iter().flat_map(|pool| &pool.servers) {
             let (served, rate) = self.rate(elapsed, server);
-            let answered = answers.get(&server.name).copied();
-            let bar = answered.map_or(0, |answered| (answered as usize * BAR).div_ceil(most as usize));
+            let seen = responses.get(&server.name).copied();
+            let bar = seen.map_or(0, |seen| (seen as usize * BAR).div_ceil(most as usize));
             rows.push(vec![
                 server.name.clone(),
                 server.verdict.clone(),
@@ -129,8 +129,8 @@ impl Screen {
                 "#".repeat(bar),
             ]);
         }
-        let head = ["SERVER", "VERDICT", "ACTIVE", "SERVED", "RATE", "RESPONSES SEEN BY CLIENTS"];
-        format!("{}{}\n", super::super::client::table(&head, &rows), tally.summary())
+        let heading = ["SERVER", "VERDICT", "ACTIVE", "SERVED", "RATE", "RESPONSES SEEN BY CLIENTS"];
+        format!("{}{}\n", super::super::client::table(&heading, &rows), tally.summary())
     }
 
     /// Returns the total number of connections (datagrams of the echo), and their rate a second.

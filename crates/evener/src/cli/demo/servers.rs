@@ -66,7 +66,7 @@ async fn serve(name: &'static str, listener: &TcpListener, mut stopped: oneshot:
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => drop(tokio::spawn(answer(name, stream))),
+                Ok((stream, _)) => drop(tokio::spawn(respond(name, stream))),
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             },
             _ = &mut stopped => break,
@@ -74,11 +74,11 @@ async fn serve(name: &'static str, listener: &TcpListener, mut stopped: oneshot:
     }
     // Clients that are already in the queue are served.
     while let Ok(Ok((stream, _))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await {
-        tokio::spawn(answer(name, stream));
+        tokio::spawn(respond(name, stream));
     }
 }
 
-async fn answer(name: &'static str, stream: TcpStream) {
+async fn respond(name: &'static str, stream: TcpStream) {
     let hello = service_fn(move |_: Request<hyper::body::Incoming>| async move {
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(name.as_bytes()))))
     });

@@ -143,10 +143,10 @@ mod tests {
             workers: 1,
             admin: None,
         };
-        let own = Line { address: Ipv4Addr::LOCALHOST, port: 5353, ..usual.clone() };
+        let changed = Line { address: Ipv4Addr::LOCALHOST, port: 5353, ..usual.clone() };
         check("-s /s", None, usual.clone());
-        check("-s/s -b127.0.0.1 -p 5353", None, own.clone());
-        check("-p5353 -b 127.0.0.1 -s /t -s /s", None, own);
+        check("-s/s -b127.0.0.1 -p 5353", None, changed.clone());
+        check("-p5353 -b 127.0.0.1 -s /t -s /s", None, changed);
         check("-s /s -l trace", None, Line { level: LogLevel::Debug, ..usual.clone() });
         check("-s /s -l fatal", Some("WARN"), Line { level: LogLevel::Warn, ..usual.clone() });
         check("-s /s -l fatal", Some(""), Line { level: LogLevel::Off, ..usual.clone() });
@@ -157,9 +157,9 @@ mod tests {
 
     #[test]
     fn mistakes_are_reported() {
-        let check = |words: &str, log_level: Option<&str>, said: &str| {
+        let check = |words: &str, log_level: Option<&str>, expected: &str| {
             let error = parsed(words, log_level).unwrap_err();
-            assert!(error.contains(said), "{words}: {error}");
+            assert!(error.contains(expected), "{words}: {error}");
         };
         check("", None, "-s is missing");
         check("-s", None, "'-s'");

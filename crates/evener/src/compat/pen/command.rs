@@ -171,7 +171,7 @@ fn run(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
         }
         "clients_max" | "conn_max" => table_size(state, words),
         "client_acl" | "control_acl" => list_number(state, words),
-        "listen" | "log" | "web_stats" | "control" | "pid" => place(state, words),
+        "listen" | "log" | "web_stats" | "control" | "pid" => set_location(state, words),
         "tcp_fastclose" => fast_close(state, words),
         "source" => {
             let host = words.one("an address")?;
@@ -366,7 +366,7 @@ fn list_number(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String
 }
 
 /// Sets or shows an address or a path.
-fn place(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
+fn set_location(state: &mut State, words: &Words<'_>) -> Result<Vec<Step>, String> {
     let given = words.optional()?;
     let shown = match (words.verb, given) {
         ("pid", None) => Some(std::process::id().to_string()),

@@ -48,22 +48,22 @@ impl Control {
 
     /// Serves clients forever. Refused clients are closed before they use up the limit.
     pub(super) async fn serve(self, front: mpsc::Sender<Input>, gate: Gate, log: Log) -> std::io::Result<()> {
-        let mut told: Option<Instant> = None;
-        let places = Arc::new(Semaphore::new(ASKING_MAX));
+        let mut reported: Option<Instant> = None;
+        let permits = Arc::new(Semaphore::new(ASKING_MAX));
         match self {
             Self::Tcp(listener) => {
                 let listener = TcpListener::from_std(listener)?;
                 loop {
-                    let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
+                    let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return Ok(()) };
                     match listener.accept().await {
                         Ok((stream, peer)) if gate.permits(peer.ip()) => {
-                            tokio::spawn(hear(stream, front.clone(), place));
+                            tokio::spawn(hear(stream, front.clone(), permit));
                         }
                         // Refused by a reset: penctl fails, as with pen.
                         Ok((stream, peer)) => {
                             let _ = stream.set_zero_linger();
-                            if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-                                told = Some(Instant::now());
+                            if reported.is_none_or(|reported| reported.elapsed() >= TELL_EVERY) {
+                                reported = Some(Instant::now());
                                 let text =
                                     format!("control port: {} is not permitted", peer.ip().to_canonical());
                                 log.event(&Event::Notice { text });
@@ -76,9 +76,9 @@ impl Control {
             Self::Unix(listener, _file) => {
                 let listener = UnixListener::from_std(listener)?;
                 loop {
-                    let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
+                    let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return Ok(()) };
                     match listener.accept().await {
-                        Ok((stream, _)) => drop(tokio::spawn(hear(stream, front.clone(), place))),
+                        Ok((stream, _)) => drop(tokio::spawn(hear(stream, front.clone(), permit))),
                         Err(_) => pause().await,
                     }
                 }
@@ -91,10 +91,10 @@ impl Control {
 async fn hear(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     front: mpsc::Sender<Input>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 ) {
-    if let Some(answer) = ask(&mut stream, front).await {
-        let _ = tokio::time::timeout(TIME_MAX, stream.write_all(answer.as_bytes())).await;
+    if let Some(response) = ask(&mut stream, front).await {
+        let _ = tokio::time::timeout(TIME_MAX, stream.write_all(response.as_bytes())).await;
     }
 }
 
@@ -109,9 +109,9 @@ async fn ask(stream: &mut (impl AsyncRead + Unpin), front: mpsc::Sender<Input>) 
     let Received::Line(line) = line else {
         return Some(format!("a command has at most {LINE_BYTES_MAX} bytes: this one was ignored\n"));
     };
-    let (answer, answered) = oneshot::channel();
-    front.send(Input::Command { line, answer }).await.ok()?;
-    answered.await.ok()
+    let (response, receiver) = oneshot::channel();
+    front.send(Input::Command { line, response }).await.ok()?;
+    receiver.await.ok()
 }
 
 /// Result of reading a line.

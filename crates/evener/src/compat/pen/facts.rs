@@ -64,8 +64,8 @@ impl Facts {
         let mut servers = vec![Server::default(); state.servers.len()];
         for server in pool.into_iter().flat_map(Pool::servers) {
             let number = server.spec.name.parse::<usize>().ok();
-            if let Some(place) = number.and_then(|number| servers.get_mut(number)) {
-                *place = Server::of(server, supervisor.now());
+            if let Some(slot) = number.and_then(|number| servers.get_mut(number)) {
+                *slot = Server::of(server, supervisor.now());
             }
         }
         let service = supervisor.services.get(NAME);
@@ -136,9 +136,9 @@ impl Numbers {
         for slot in &mut self.0 {
             slot.take_if(|known| open.binary_search_by_key(&*known, |open| open.number).is_err());
         }
-        let places = self.0.iter().enumerate();
+        let positions = self.0.iter().enumerate();
         let known: BTreeMap<u64, usize> =
-            places.filter_map(|(place, number)| number.map(|number| (number, place))).collect();
+            positions.filter_map(|(slot, number)| number.map(|number| (number, slot))).collect();
         let mut free = 0;
         let numbered = open.into_iter().map(|open| {
             let number = known.get(&open.number).copied().unwrap_or_else(|| {

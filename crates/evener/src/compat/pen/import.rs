@@ -131,7 +131,8 @@ fn has_countries(list: &List) -> bool {
 
 /// Returns the source of a list with countries, instead of their many networks.
 fn access(state: &State, acl: &Arc<Acl>) -> Option<String> {
-    let compiled = |list: &&List| list.compile(&state.countries).is_some_and(|own| own == *acl);
+    let compiled =
+        |list: &&List| list.compile(&state.countries).is_some_and(|compiled_acl| compiled_acl == *acl);
     let list = state.lists.iter().filter(|list| has_countries(list)).find(compiled)?;
     let item = |entry: &Entry| {
         let access = if entry.access == Access::Permit { "permit" } else { "deny" };

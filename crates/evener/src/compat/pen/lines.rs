@@ -23,10 +23,10 @@ pub(super) fn read(reader: &mut impl BufRead, max: usize, line: &mut Vec<u8>) ->
         };
         let newline = part.iter().position(|byte| *byte == b'\n');
         let length = newline.map_or(part.len(), |at| at + 1);
-        let kept = length.min(max - line.len());
-        line.extend_from_slice(&part[..kept]);
+        let stored = length.min(max - line.len());
+        line.extend_from_slice(&part[..stored]);
         any |= length > 0;
-        cut |= kept < length;
+        cut |= stored < length;
         reader.consume(length);
         if newline.is_some() || length == 0 {
             return Ok(if cut {

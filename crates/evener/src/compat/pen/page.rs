@@ -8,7 +8,7 @@ use time::{OffsetDateTime, UtcOffset};
 
 /// Maximum number of rows of connections on a page.
 pub(super) const ROWS_MAX: usize = 10_000;
-const HEAD: &str = "#80f080";
+const HEADING_COLOR: &str = "#80f080";
 
 /// Formats the response to `servers`.
 pub(super) fn servers(state: &State, facts: &Facts) -> String {
@@ -45,7 +45,7 @@ pub(super) fn connection(number: i64, conn_max: u32, open: &[(usize, Open)], fac
     if !(0..i64::from(conn_max)).contains(&number) {
         return out_of_range(number);
     }
-    let Some((_, open)) = open.iter().find(|(own, _)| *own as i64 == number) else {
+    let Some((_, open)) = open.iter().find(|(position, _)| *position as i64 == number) else {
         return format!(
             "Connection {number}:\nstate = 0\ndownfd = -1, upfd = -1\nclient = 0, server = 0\npend = 0\n"
         );
@@ -73,8 +73,8 @@ pub(super) fn socket(socket: i64, open: &[(usize, Open)]) -> String {
 }
 
 fn client_number(open: &Open, facts: &Facts) -> i64 {
-    let own = facts.clients.iter().position(|client| client.address == open.client.to_canonical());
-    own.map_or(-1, |at| at as i64)
+    let position = facts.clients.iter().position(|client| client.address == open.client.to_canonical());
+    position.map_or(-1, |at| at as i64)
 }
 
 /// Formats the local time.
@@ -93,21 +93,21 @@ pub(super) fn html(state: &State, facts: &Facts, open: &[(usize, Open)], offset:
         local_time(offset),
         state.servers.len()
     );
-    table(&mut out, &SERVER_HEAD, state.servers.iter().zip(&facts.servers).enumerate().map(server_row));
+    table(&mut out, &SERVER_HEADING, state.servers.iter().zip(&facts.servers).enumerate().map(server_row));
     let _ = write!(out, "<h2>Active clients</h2>Max number of clients: {}<p>", state.clients_max());
-    table(&mut out, &CLIENT_HEAD, facts.clients.iter().enumerate().map(client_row));
+    table(&mut out, &CLIENT_HEADING, facts.clients.iter().enumerate().map(client_row));
     let last = open.last().map_or(0, |(number, _)| *number);
     let (max, used) = (state.conn_max(), facts.connections);
     let _ = write!(
         out,
         "<h2>Active connections</h2>Number of connections: {max} max, {used} used, {last} last<p>"
     );
-    table(&mut out, &CONNECTION_HEAD, open.iter().map(|open| connection_row(open, facts)));
+    table(&mut out, &CONNECTION_HEADING, open.iter().map(|open| connection_row(open, facts)));
     out.push_str("</body>\n</html>\n");
     out
 }
 
-const SERVER_HEAD: [&str; 11] = [
+const SERVER_HEADING: [&str; 11] = [
     "server",
     "address",
     "status",
@@ -120,9 +120,9 @@ const SERVER_HEAD: [&str; 11] = [
     "weight",
     "prio",
 ];
-const CLIENT_HEAD: [&str; 7] =
+const CLIENT_HEADING: [&str; 7] =
     ["client", "address", "age(secs)", "last server", "connects", "sent", "received"];
-const CONNECTION_HEAD: [&str; 7] =
+const CONNECTION_HEADING: [&str; 7] =
     ["connection", "downfd", "upfd", "pending data down", "pending data up", "client", "server"];
 
 fn server_row((number, (slot, server)): (usize, (&Slot, &Server))) -> Vec<String> {
@@ -164,10 +164,10 @@ fn row<const N: usize>(cells: [&dyn Display; N]) -> Vec<String> {
 }
 
 /// Formats a table with the markup of pen, for scripts that parse it.
-fn table(out: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+fn table(out: &mut String, heading: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     out.push_str("<table bgcolor=\"#c0c0c0\">\n<tr>\n");
-    for cell in head {
-        let _ = writeln!(out, "<td bgcolor=\"{HEAD}\">{cell}</td>");
+    for cell in heading {
+        let _ = writeln!(out, "<td bgcolor=\"{HEADING_COLOR}\">{cell}</td>");
     }
     out.push_str("</tr>\n");
     for row in rows {

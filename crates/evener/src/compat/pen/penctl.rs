@@ -28,7 +28,7 @@ pub(in crate::compat) fn main(arguments: &[OsString]) -> ExitCode {
             eprintln!("{USAGE}");
             ExitCode::from(2)
         }
-        [address, command @ ..] => match talk(address, &command.join(" ")) {
+        [address, command @ ..] => match run_command(address, &command.join(" ")) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error}");
@@ -38,7 +38,7 @@ pub(in crate::compat) fn main(arguments: &[OsString]) -> ExitCode {
     }
 }
 
-fn talk(address: &str, command: &str) -> Result<(), String> {
+fn run_command(address: &str, command: &str) -> Result<(), String> {
     if command.len() + 1 > COMMAND_BYTES_MAX {
         return Err(format!("the command is longer than {COMMAND_BYTES_MAX} bytes"));
     }

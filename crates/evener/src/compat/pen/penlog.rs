@@ -20,7 +20,7 @@ const LINE_BYTES_MAX: usize = 60_000;
 #[derive(Debug)]
 struct Route {
     server: SocketAddr,
-    own: Option<IpAddr>,
+    source: Option<IpAddr>,
 }
 
 /// Runs the program.
@@ -52,23 +52,23 @@ fn words(arguments: Vec<OsString>) -> anyhow::Result<Vec<String>> {
 impl Route {
     fn find(words: &[String]) -> anyhow::Result<Self> {
         let port = super::port(&words[1])?;
-        let own = words.get(2).map(|own| resolve(own, 0)).transpose()?;
+        let source = words.get(2).map(|source| resolve(source, 0)).transpose()?;
         let servers = resolve(&words[0], port)?;
-        let Some(own) = own else {
-            return Ok(Self { server: servers[0], own: None });
+        let Some(source) = source else {
+            return Ok(Self { server: servers[0], source: None });
         };
-        let pairs = servers.iter().flat_map(|server| own.iter().map(move |own| (server, own)));
-        let (server, own) = pairs
+        let pairs = servers.iter().flat_map(|server| source.iter().map(move |source| (server, source)));
+        let (server, source) = pairs
             .into_iter()
-            .find(|(server, own)| server.is_ipv4() == own.is_ipv4())
+            .find(|(server, source)| server.is_ipv4() == source.is_ipv4())
             .with_context(|| format!("{} and {} are not of the same family", words[0], words[2]))?;
-        Ok(Self { server: *server, own: Some(own.ip()) })
+        Ok(Self { server: *server, source: Some(source.ip()) })
     }
 
     fn connect(&self) -> io::Result<UdpSocket> {
         let any = if self.server.is_ipv4() { "0.0.0.0" } else { "::" };
-        let own = self.own.unwrap_or_else(|| any.parse().expect("it is an address"));
-        let socket = UdpSocket::bind((own, 0))?;
+        let source = self.source.unwrap_or_else(|| any.parse().expect("it is an address"));
+        let socket = UdpSocket::bind((source, 0))?;
         // Only a connected socket gets errors about a closed port.
         socket.connect(self.server)?;
         Ok(socket)

@@ -263,7 +263,7 @@ impl Collector {
         let [mut hangup, mut user1, mut user2, mut interrupt, mut terminate] = signals()?;
         crate::signals::let_through();
         if let Some(daemon) = daemon {
-            let stdout = if matches!(self.out, Out::Stdout) { Stdout::Kept } else { Stdout::Closed };
+            let stdout = if matches!(self.out, Out::Stdout) { Stdout::Unchanged } else { Stdout::Closed };
             daemon.ready(stdout)?;
         }
         let mut datagram = vec![0; DATAGRAM_BYTES_MAX];
@@ -291,7 +291,7 @@ impl Collector {
 
     fn on_datagram(&mut self, from: SocketAddr, datagram: &[u8]) -> anyhow::Result<()> {
         if self.debug {
-            self.complaints.voice.say(&told(from, "sent", datagram));
+            self.complaints.voice.say(&complaint(from, "sent", datagram));
         }
         if datagram.starts_with(b"+") {
             match Passed::parse(datagram) {
@@ -310,7 +310,7 @@ impl Collector {
     }
 
     fn complain(&mut self, from: SocketAddr, what: &str, datagram: &[u8]) {
-        self.complaints.say(Instant::now(), &told(from, what, datagram));
+        self.complaints.say(Instant::now(), &complaint(from, what, datagram));
     }
 
     /// Writes a line. A full disk may have space again later, but a closed stdout stays closed.
@@ -334,7 +334,7 @@ fn signals() -> io::Result<[Signal; 5]> {
 }
 
 /// Formats a message about a datagram, safe for a terminal and of bounded length.
-fn told(from: SocketAddr, what: &str, datagram: &[u8]) -> String {
+fn complaint(from: SocketAddr, what: &str, datagram: &[u8]) -> String {
     let beginning = &datagram[..datagram.len().min(SHOWN_BYTES_MAX)];
     format!("{} {what}: {}", from.ip().to_canonical(), beginning.trim_ascii_end().escape_ascii())
 }

@@ -35,7 +35,7 @@ const DRAIN_UDP: Duration = Duration::from_secs(1);
 
 /// Runs the program.
 pub(in crate::compat) fn main(arguments: Vec<OsString>) -> ExitCode {
-    let head = comment(&arguments);
+    let heading = comment(&arguments);
     let mut line = match parse(arguments) {
         Ok(Wanted::Run(line)) => *line,
         Ok(Wanted::Help) => {
@@ -51,7 +51,7 @@ pub(in crate::compat) fn main(arguments: Vec<OsString>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match begin(&mut line, head) {
+    match begin(&mut line, heading) {
         Ok(code) => code,
         Err(error) => {
             format!("{error:#}").lines().for_each(|line| eprintln!("pen: {line}"));
@@ -66,7 +66,7 @@ fn comment(arguments: &[OsString]) -> Vec<String> {
     vec![format!("pen {}", words.join(" "))]
 }
 
-fn begin(line: &mut Line, head: Vec<String>) -> anyhow::Result<ExitCode> {
+fn begin(line: &mut Line, heading: Vec<String>) -> anyhow::Result<ExitCode> {
     if let Some(file) = line.state.config_file.clone() {
         let steps =
             read_again(&mut line.state, &file).map_err(|problems| anyhow::anyhow!(problems.join("\n")))?;
@@ -87,7 +87,7 @@ fn begin(line: &mut Line, head: Vec<String>) -> anyhow::Result<ExitCode> {
         None
     } else {
         // pen stays in its directory, so that relative paths keep their meaning.
-        match Daemon::begin(Directory::Kept)? {
+        match Daemon::begin(Directory::Unchanged)? {
             Process::Called(code) => {
                 // The background process logs warnings to the system's log, which is easy to miss at the
                 // start.
@@ -99,13 +99,13 @@ fn begin(line: &mut Line, head: Vec<String>) -> anyhow::Result<ExitCode> {
     };
     if daemon.is_none() {
         // Responses of commands in the file are printed, as pen does.
-        let said =
+        let outputs =
             line.steps.iter().filter_map(|step| if let Step::Say(text) = step { Some(text) } else { None });
         // A failed write does not prevent serving.
-        said.for_each(|text| drop(std::io::stdout().write_all(text.as_bytes())));
+        outputs.for_each(|text| drop(std::io::stdout().write_all(text.as_bytes())));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(serve(line, whole, head, daemon));
+    let outcome = runtime.block_on(serve(line, whole, heading, daemon));
     runtime.shutdown_background();
     outcome.map(|()| ExitCode::SUCCESS)
 }
@@ -152,11 +152,11 @@ fn make_absolute(line: &mut Line) -> anyhow::Result<()> {
 async fn serve(
     line: &mut Line,
     Whole { config, control: control_list }: Whole,
-    head: Vec<String>,
+    heading: Vec<String>,
     daemon: Option<Daemon>,
 ) -> anyhow::Result<()> {
     let offset = UtcOffset::current_local_offset().unwrap_or(UtcOffset::UTC);
-    let (signals, own_signals) = (signals::Signals::catch()?, Signals::catch()?);
+    let (signals, front_signals) = (signals::Signals::catch()?, Signals::catch()?);
     signals::let_through();
     let format = if daemon.is_some() { LogFormat::Syslog } else { LogFormat::Text };
     let log = Log::named("pen", format, level(line.state.debug));
@@ -170,7 +170,7 @@ async fn serve(
     let (ask_reload, reloads) = mpsc::channel(1);
     let setting = setting(line, log.clone(), ConfigSource::Front(ask_reload));
     let mut instance = Instance::start_with(config.clone(), resolved, bound, setting)?;
-    let (inputs, heard) = mpsc::channel(INPUTS_MAX);
+    let (inputs, commands) = mpsc::channel(INPUTS_MAX);
     let gate = Gate::default();
     gate.set(control_list);
     let front = Front {
@@ -178,13 +178,13 @@ async fn serve(
         config,
         handle: instance.handle(),
         log: log.clone(),
-        head,
+        heading,
         numbers: Numbers::default(),
         gate: gate.clone(),
         offset,
     };
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(front.run(std::mem::take(&mut line.steps), heard, reloads, own_signals));
+    tasks.spawn(front.run(std::mem::take(&mut line.steps), commands, reloads, front_signals));
     let mut hearing = tokio::task::JoinSet::new();
     if let Some(control) = control {
         hearing.spawn(async move { drop(control.serve(inputs, gate, log).await) });
@@ -226,14 +226,15 @@ fn leave_rights(line: &Line) -> anyhow::Result<Option<PidFile>> {
         user.become_it()?;
         return Ok(pid_file);
     }
-    let kept = CapabilitySet::NET_BIND_SERVICE
+    let retained = CapabilitySet::NET_BIND_SERVICE
         | if line.state.transparent { CapabilitySet::NET_ADMIN } else { CapabilitySet::empty() };
     let had = rustix::thread::capabilities(None)?.permitted;
     // Later threads inherit the rights of this one; present ones lose all.
     rustix::thread::set_keep_capabilities(true)?;
     user.become_it()?;
-    let kept = kept & had;
-    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    let retained = retained & had;
+    let sets =
+        CapabilitySets { effective: retained, permitted: retained, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets).context("capabilities")?;
     Ok(pid_file)
 }

@@ -171,8 +171,8 @@ fn listen_on(listen: &Listen) -> Vec<Endpoint> {
         ListenTo::Ip(address, port) => {
             let all = matches!(address, IpAddr::V6(address) if address.is_unspecified());
             let both = all.then(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port)));
-            let own = SocketAddr::new(*address, *port);
-            [Some(own), both].into_iter().flatten().map(Endpoint::Ip).collect()
+            let single = SocketAddr::new(*address, *port);
+            [Some(single), both].into_iter().flatten().map(Endpoint::Ip).collect()
         }
     }
 }

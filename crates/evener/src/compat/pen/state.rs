@@ -355,8 +355,8 @@ const SERVICES: [(&str, u16); 9] = [
 fn service_port(name: &str) -> Option<u16> {
     let of_line = |line: &str| {
         let mut words = line.split('#').next()?.split_whitespace();
-        let (own, port) = (words.next()?, words.next()?);
-        (own == name || words.any(|alias| alias == name)).then(|| port.split('/').next()?.parse().ok())?
+        let (service, port) = (words.next()?, words.next()?);
+        (service == name || words.any(|alias| alias == name)).then(|| port.split('/').next()?.parse().ok())?
     };
     let listed = std::fs::read_to_string(Path::new("/etc/services")).unwrap_or_default();
     let known = || SERVICES.iter().find(|(known, _)| *known == name).map(|(_, port)| *port);

@@ -7,13 +7,13 @@ use evener_core::acl::Access;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-/// Returns the whole file. `head` has comment lines without `#`. A setting that does not fit into a line is
+/// Returns the whole file. `heading` has comment lines without `#`. A setting that does not fit into a line is
 /// an error.
-pub(super) fn write(state: &State, head: &[String]) -> Result<String, String> {
+pub(super) fn write(state: &State, heading: &[String]) -> Result<String, String> {
     let mut out = String::new();
     let texts = texts(state)?;
     let mut line = |text: String| out.extend([text.as_str(), "\n"]);
-    head.iter().for_each(|text| line(format!("# {text}")));
+    heading.iter().for_each(|text| line(format!("# {text}")));
     texts.into_iter().for_each(|(name, text)| match text {
         Some(text) => line(format!("{name} {text}")),
         None => line(format!("no {name}")),
@@ -101,13 +101,13 @@ fn texts(state: &State) -> Result<Vec<Named>, String> {
         ("ssl_sni_path", path(&tls.sni_path)),
         ("ssl_ocsp_response", path(&tls.ocsp)),
     ];
-    let said = |(name, text): Named| {
+    let written = |(name, text): Named| {
         let wrong = |text: &str| format!("write: {name} cannot be written in a line: {text:?}");
         let quoted = text.map(|text| quote(&text).ok_or_else(|| wrong(&text))).transpose()?;
         Ok((name, quoted))
     };
     // Without a listen address there is no such line.
-    texts.into_iter().filter(|(name, text)| *name != "listen" || text.is_some()).map(said).collect()
+    texts.into_iter().filter(|(name, text)| *name != "listen" || text.is_some()).map(written).collect()
 }
 
 /// Formats a server as on the command line.

@@ -8,7 +8,7 @@ use evener_core::pace::MinRate;
 use evener_core::spec::{
     AbortOnClose, Balance, ForwardedMode, ForwardedSpec, Http2, HttpSpec, RedirectSpec, RespondSpec,
 };
-use evener_core::wire::http::HeadLimits;
+use evener_core::wire::http::HeaderLimits;
 
 /// Writes all keys that differ from the defaults.
 pub(super) fn write_http(table: &mut Table, http: &HttpSpec, lists: Lists<'_>) {
@@ -29,7 +29,7 @@ pub(super) fn write_http(table: &mut Table, http: &HttpSpec, lists: Lists<'_>) {
         subject_field,
         http2,
     } = http;
-    let HeadLimits { bytes_max, fields_max } = limits;
+    let HeaderLimits { bytes_max, fields_max } = limits;
     let defaults = HttpSpec::default();
     match balance {
         Balance::Request => {}

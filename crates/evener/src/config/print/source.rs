@@ -27,7 +27,7 @@ pub(super) enum Node {
 /// A table that is being written.
 pub(super) struct Table {
     /// The function that is called with the table, such as `pool "web"`.
-    head: String,
+    heading: String,
     items: Vec<(Option<&'static str>, Node)>,
     layout: Layout,
     /// Position of a blank line, unless it is the first or the last.
@@ -47,9 +47,9 @@ impl Table {
         Self::of("")
     }
 
-    /// Creates a call: `head { ... }`.
-    pub(super) fn of(head: impl Into<String>) -> Self {
-        Self { head: head.into(), items: Vec::new(), layout: Layout::Lines, gap: 0 }
+    /// Creates a call: `heading { ... }`.
+    pub(super) fn of(heading: impl Into<String>) -> Self {
+        Self { heading: heading.into(), items: Vec::new(), layout: Layout::Lines, gap: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -105,7 +105,7 @@ impl Table {
 
     /// Returns the table on one line, if possible.
     fn flat(&self) -> Option<String> {
-        let mut line = self.head.clone();
+        let mut line = self.heading.clone();
         if !line.is_empty() {
             line.push(' ');
         }
@@ -137,10 +137,10 @@ impl Table {
     }
 
     fn write_expanded(&self, out: &mut String, indent: usize) {
-        out.push_str(&self.head);
-        out.push_str(if self.head.is_empty() { "{" } else { " {" });
+        out.push_str(&self.heading);
+        out.push_str(if self.heading.is_empty() { "{" } else { " {" });
         // A table with a single key that is a table takes no lines of its own.
-        if let ([(Some(key), Node::Table(only))], true) = (&self.items[..], self.head.is_empty()) {
+        if let ([(Some(key), Node::Table(only))], true) = (&self.items[..], self.heading.is_empty()) {
             out.push_str(&format!(" {key} = "));
             only.write_expanded(out, indent);
             return out.push_str(" }");

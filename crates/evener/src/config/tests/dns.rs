@@ -90,8 +90,8 @@ fn every_key_of_dns_is_read() {
     };
     assert_eq!(spec.services[1].dns.as_deref(), Some(&short));
     assert_eq!((spec.pools[1].servers.len(), spec.pools[1].discover.len()), (0, 1));
-    let question = CheckKind::Dns { name: "a.root-servers.net.".into(), qtype: 1, rcode: None };
-    assert_eq!(spec.pools[1].check, Some(CheckSpec::new(question)));
+    let check_kind = CheckKind::Dns { name: "a.root-servers.net.".into(), qtype: 1, rcode: None };
+    assert_eq!(spec.pools[1].check, Some(CheckSpec::new(check_kind)));
     assert_eq!(spec.services[2].dns.as_deref(), Some(&DnsSpec::default()));
     assert_eq!(spec.services[2].options.idle_timeout, Some(Duration::from_secs(10)));
 }

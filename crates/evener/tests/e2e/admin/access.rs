@@ -14,21 +14,21 @@ fn tcp(name: &str, listen: u16, server: u16, more: &str) -> String {
     format!("service \"{name}\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{server}\", {more} }}\n")
 }
 
-fn said(output: &Output) -> (i32, String, String) {
+fn printed(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
 
 /// A command that has to succeed; what it says.
 pub(crate) fn done(evener: &Evener, arguments: &[&str]) -> String {
-    let (status, out, err) = said(&evener.talk(arguments));
+    let (status, out, err) = printed(&evener.run_command(arguments));
     assert_eq!(status, 0, "{arguments:?}: {err}");
     out
 }
 
 /// A command that has to fail; what it says.
 pub(crate) fn fails(evener: &Evener, arguments: &[&str]) -> String {
-    let (status, out, err) = said(&evener.talk(arguments));
+    let (status, out, err) = printed(&evener.run_command(arguments));
     assert_eq!((status, out.as_str()), (1, ""), "{arguments:?}");
     err
 }
@@ -50,10 +50,10 @@ pub(crate) fn api(evener: &Evener, method: &str, path: &str, body: Option<&str>)
         "{method} {path} HTTP/1.1\r\nHost: evener\r\nConnection: close\r\n{kind}Content-Length: {length}\r\n\r\n{body}"
     )
     .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap_or(Value::Null))
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    let (header, body) = response.split_once("\r\n\r\n").unwrap();
+    (header.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap_or(Value::Null))
 }
 
 #[test]
@@ -125,15 +125,15 @@ fn the_next_request_of_a_denied_client_is_refused_on_a_connection_that_is_kept()
     let web = mirror("w");
     let evener = Evener::run(&tcp("h", 0, web.port, "protocol = \"http\", denied = \"reject\""));
     let listen = evener.port("h");
-    let mut kept = connect_from("127.0.0.7", listen);
+    let mut retained = connect_from("127.0.0.7", listen);
     let request = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
-    kept.write_all(request).unwrap();
-    assert!(line(&mut kept).starts_with("HTTP/1.1 200"));
-    while !line(&mut kept).starts_with("w") {}
-    while line(&mut kept) != "\r" {}
+    retained.write_all(request).unwrap();
+    assert!(line(&mut retained).starts_with("HTTP/1.1 200"));
+    while !line(&mut retained).starts_with("w") {}
+    while line(&mut retained) != "\r" {}
     done(&evener, &["deny", "h", "127.0.0.7"]);
-    kept.write_all(request).unwrap();
-    let status = line(&mut kept);
+    retained.write_all(request).unwrap();
+    let status = line(&mut retained);
     assert!(status.starts_with("HTTP/1.1 403") || status.is_empty(), "requests ask, too: {status}");
 }
 
@@ -189,7 +189,7 @@ fn what_is_said_for_a_time_is_over_by_itself() {
     done(&evener, &["deny", "s", "127.0.0.8"]);
     assert!(done(&evener, &["access"]).contains("until forgotten"));
     done(&evener, &["deny", "s", "127.0.0.9", "--for", "500000000000y"]);
-    assert!(!evener.talk(&["deny", "s", "127.0.0.10", "--for", "0s"]).status.success());
+    assert!(!evener.run_command(&["deny", "s", "127.0.0.10", "--for", "0s"]).status.success());
     assert!(is_in("127.0.0.10", listen));
     assert!(!is_in("127.0.0.9", listen));
 }
@@ -214,7 +214,7 @@ fn rules_survive_a_reload_and_go_with_their_service() {
     assert_eq!(ask(&mut connect_from("127.0.0.7", listen)), "");
     // A wrong file changes nothing.
     evener.directory.write("evener.lua", "service \"s\" {");
-    assert_eq!(evener.talk(&["reload"]).status.code(), Some(1));
+    assert_eq!(evener.run_command(&["reload"]).status.code(), Some(1));
     assert_eq!(api(&evener, "GET", "/v1/access", None).1.as_array().unwrap().len(), 2);
     evener.reload(&tcp("t", 0, a.port, ""));
     let rules = api(&evener, "GET", "/v1/access", None).1;
@@ -264,14 +264,14 @@ fn what_cannot_be_says_what_to_do() {
     }
     let text = fails(&evener, &["forget", "s", "127.0.0.7"]);
     assert_eq!(text, "evener: there is no rule for 127.0.0.7/32; `evener access` lists the rules\n");
-    let wrong = evener.talk(&["deny", "s", "127.0.0.7", "--for", "soon"]);
+    let wrong = evener.run_command(&["deny", "s", "127.0.0.7", "--for", "soon"]);
     assert_eq!(wrong.status.code(), Some(2), "wrong usage");
-    assert_eq!(evener.talk(&["deny", "s"]).status.code(), Some(2));
-    let nobody = std::process::Command::new(crate::harness::BINARY)
+    assert_eq!(evener.run_command(&["deny", "s"]).status.code(), Some(2));
+    let unused = std::process::Command::new(crate::harness::BINARY)
         .args(["deny", "s", "127.0.0.7", "--socket", "/no/such.sock"])
         .output()
         .unwrap();
-    let (status, _, text) = said(&nobody);
+    let (status, _, text) = printed(&unused);
     assert!(status == 1 && text.contains("no instance listens at /no/such.sock"), "{text}");
     assert_eq!(done(&evener, &["access"]).lines().count(), 1, "nothing was changed");
     assert_eq!(who(listen), "a");
@@ -313,10 +313,10 @@ fn json_and_the_api_say_the_same() {
         ("[]", 422, ""),
     ];
     for (body, status, text) in wrong {
-        let (got, answer) = api(&evener, "POST", "/v1/access", Some(body));
-        assert_eq!(got, status, "{body}: {answer}");
-        let errors = answer["errors"].as_array().unwrap_or_else(|| panic!("{body}: {answer}"));
-        assert!(errors.len() == 1 && errors[0].as_str().unwrap().contains(text), "{body}: {answer}");
+        let (got, response) = api(&evener, "POST", "/v1/access", Some(body));
+        assert_eq!(got, status, "{body}: {response}");
+        let errors = response["errors"].as_array().unwrap_or_else(|| panic!("{body}: {response}"));
+        assert!(errors.len() == 1 && errors[0].as_str().unwrap().contains(text), "{body}: {response}");
     }
     assert_eq!(api(&evener, "DELETE", "/v1/access", None).0, 405);
     assert_eq!(parsed(&["forget", "s", "192.0.2.0/24", "--json"])["done"], "forget 192.0.2.0/24");

@@ -83,10 +83,10 @@ fn tls_and_what_a_proxy_tells_of_are_counted_by_what_they_are() {
     ));
     let plain = evener.port("p");
     let secret = evener.port("t");
-    let mut told = connect(plain);
-    told.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\nhello").unwrap();
-    assert_eq!(line(&mut told), "a 127.0.0.1");
-    told.read_exact(&mut [0; 5]).unwrap();
+    let mut reported = connect(plain);
+    reported.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\nhello").unwrap();
+    assert_eq!(line(&mut reported), "a 127.0.0.1");
+    reported.read_exact(&mut [0; 5]).unwrap();
     expect(&evener, "192.0.2.7", [1, 5, 17]);
     let config = Arc::new(authority.client(ANY));
     let mut client = shake(secret, "a.example", &config).unwrap();
@@ -105,12 +105,12 @@ fn requests_and_their_bodies_are_counted_and_the_server_is_the_last_one() {
     let listen = evener.port("s");
     let mut wire = crate::harness::origin::Wire::new(connect_from("127.0.0.3", listen));
     for name in ["a", "b"] {
-        let answer = wire.ask("GET", "/", "X-Forwarded-For: 192.0.2.9\r\n").unwrap();
-        assert_eq!(answer.text(), name);
+        let response = wire.ask("GET", "/", "X-Forwarded-For: 192.0.2.9\r\n").unwrap();
+        assert_eq!(response.text(), name);
     }
     // The proxy that connects is the client, whatever it tells. Heads of requests and bodies are counted.
-    let head = "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n".len() as u64;
-    expect(&evener, "127.0.0.3", [1, 2 * head, 2]);
+    let header = "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n".len() as u64;
+    expect(&evener, "127.0.0.3", [1, 2 * header, 2]);
     assert_eq!(clients(&evener, "")[0]["server"], format!("127.0.0.1:{}", b.port));
 }
 

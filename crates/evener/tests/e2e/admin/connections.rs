@@ -50,7 +50,7 @@ enum Ended {
 
 /// A server that says hello, and tells the test when a client of its own is over, and how.
 fn watched() -> (Server, Receiver<Ended>) {
-    let (tell, told) = channel();
+    let (tell, reported) = channel();
     let server = Server::start(move |mut stream| {
         let _ = stream.write_all(b"a\n");
         let ended = loop {
@@ -62,7 +62,7 @@ fn watched() -> (Server, Receiver<Ended>) {
         };
         let _ = tell.send(ended);
     });
-    (server, told)
+    (server, reported)
 }
 
 #[test]
@@ -108,9 +108,9 @@ fn those_that_have_no_server_yet_are_listed_and_closed_too() {
         tcp("told", 0, a.port, "proxy_from = \"127.0.0.0/8\""),
         tcp("slow", 0, a.port, "deny = \"127.0.0.2\", denied = \"tarpit\"")
     ));
-    let told = evener.port("told");
+    let reported = evener.port("told");
     let slow = evener.port("slow");
-    let (mut silent, mut stuck) = (connect(told), connect_from("127.0.0.2", slow));
+    let (mut silent, mut stuck) = (connect(reported), connect_from("127.0.0.2", slow));
     for (service, stage, client) in [("told", "preamble", &mut silent), ("slow", "tarpit", &mut stuck)] {
         let one = only(&evener, service, stage);
         assert_eq!((&one["server"], &one["server_socket"]), (&Value::Null, &Value::Null));
@@ -119,7 +119,7 @@ fn those_that_have_no_server_yet_are_listed_and_closed_too() {
         assert!(open(&evener, service).is_empty());
     }
     // What a PROXY header tells of is the client.
-    let mut client = connect(told);
+    let mut client = connect(reported);
     client.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\n").unwrap();
     line(&mut client);
     assert_eq!(only(&evener, "told", "relaying")["client"], "192.0.2.7");
@@ -192,7 +192,7 @@ fn sessions_are_listed_by_what_they_are_about() {
     });
     assert_eq!(one["server"], format!("127.0.0.1:{}", origin.port));
     sender.send(()).unwrap();
-    assert_eq!(wire.answer("GET").unwrap().text(), "late");
+    assert_eq!(wire.response("GET").unwrap().text(), "late");
     let same = only(&evener, "w", "http/1 idle");
     assert_eq!(same["number"], one["number"], "it keeps its number");
     assert_eq!(close(&evener, &same), 200);

@@ -5,7 +5,7 @@ use crate::harness::{Evener, Server, connect, line, who};
 use serde_json::Value;
 
 fn explain(evener: &Evener, client: &str, more: &[&str]) -> String {
-    let output = evener.talk(&[&["explain", "s", client], more].concat());
+    let output = evener.run_command(&[&["explain", "s", client], more].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -90,7 +90,7 @@ fn a_client_over_its_rate_of_requests_and_one_that_a_proxy_tells_of() {
     ));
     let listen = evener.port("s");
     assert_eq!(
-        [get(listen, "/"), get(listen, "/"), get(listen, "/")].map(|answer| answer.status()),
+        [get(listen, "/"), get(listen, "/"), get(listen, "/")].map(|response| response.status()),
         [200, 200, 429]
     );
     let explained = explain(&evener, "127.0.0.1", &[]);
@@ -99,8 +99,8 @@ fn a_client_over_its_rate_of_requests_and_one_that_a_proxy_tells_of() {
         "{explained}"
     );
     assert_eq!(json(&evener, "127.0.0.1")["limit"], "request_rate");
-    let told = Wire::to(listen).ask("GET", "/", "X-Forwarded-For: 192.0.2.7\r\n").unwrap();
-    assert_eq!(told.status(), 403);
+    let reported = Wire::to(listen).ask("GET", "/", "X-Forwarded-For: 192.0.2.7\r\n").unwrap();
+    assert_eq!(reported.status(), 403);
     assert!(explain(&evener, "192.0.2.7", &[]).contains("refuses this client: requests get status 403"));
 }
 
@@ -134,9 +134,9 @@ fn a_full_service_and_a_limit_that_datagrams_do_not_have() {
     let service = crate::harness::dns::service(0, &[&server], more).replace("service \"d\"", "service \"s\"");
     let evener = Evener::run(&service);
     let listen = evener.port("s");
-    let asked = crate::harness::dns::question(7, "www.example", crate::harness::dns::A);
+    let requested = crate::harness::dns::query(7, "www.example", crate::harness::dns::A);
     let stream = connect(listen);
-    let _ = crate::harness::dns::ask_stream(&stream, &asked);
+    let _ = crate::harness::dns::ask_stream(&stream, &requested);
     let explained = explain(&evener, "127.0.0.1", &[]);
     assert!(
         explained.contains("its next connection is refused, its queries over UDP are not"),

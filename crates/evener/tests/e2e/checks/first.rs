@@ -40,12 +40,12 @@ fn a_server_that_was_never_there_is_down_after_one_check() {
     for check in ["check.tcp", "check.http", "check.udp"] {
         let send = if check == "check.udp" { "send = \"x\", " } else { "" };
         let protocol = if check == "check.udp" { "udp" } else { "tcp" };
-        let nobody = reserved_port();
+        let unused = reserved_port();
         let evener = Evener::run(&format!(
-            "service \"s\" {{ protocol = \"{protocol}\", listen = \"127.0.0.1:0\", \"127.0.0.1:{nobody}\", \
+            "service \"s\" {{ protocol = \"{protocol}\", listen = \"127.0.0.1:0\", \"127.0.0.1:{unused}\", \
              check = {check} {{ {send}every = \"1h\" }} }}"
         ));
-        await_verdict(&evener, &format!("127.0.0.1:{nobody}"), "down");
+        await_verdict(&evener, &format!("127.0.0.1:{unused}"), "down");
         assert_eq!(evener.log_count("probe_failed"), 1, "{check}");
         evener.expect_log("pool_down");
     }
@@ -67,9 +67,9 @@ fn an_unchecked_pool_serves_and_shows_it() {
     let listen = evener.port("s");
     assert_eq!(who(listen), "other", "served at once, by the policy");
     assert_eq!(verdict(&evener, &name), "unchecked");
-    let status = String::from_utf8(evener.talk(&["status"]).stdout).unwrap();
+    let status = String::from_utf8(evener.run_command(&["status"]).stdout).unwrap();
     assert!(status.contains(" unchecked "), "{status}");
-    let explained = String::from_utf8(evener.talk(&["explain", "s", "192.0.2.1"]).stdout).unwrap();
+    let explained = String::from_utf8(evener.run_command(&["explain", "s", "192.0.2.1"]).stdout).unwrap();
     assert!(
         explained.contains("chosen: not checked yet, but no checked server takes the client"),
         "{explained}"
@@ -115,8 +115,8 @@ fn flows_and_queries_are_served_while_nothing_is_checked() {
     let more = format!("check = check.http {{ every = \"1h\", timeout = \"60s\", port = {} }}", stalled.port);
     let evener = Evener::run(&crate::harness::dns::service(0, &[&dns], &more));
     let listen = evener.port("d");
-    let asked = crate::harness::dns::question(7, "www.example", crate::harness::dns::A);
-    assert_eq!(crate::harness::dns::host(&crate::harness::dns::ask(listen, &asked)), 3);
+    let requested = crate::harness::dns::query(7, "www.example", crate::harness::dns::A);
+    assert_eq!(crate::harness::dns::host(&crate::harness::dns::ask(listen, &requested)), 3);
     assert_eq!(verdict(&evener, &dns.name()), "unchecked");
 }
 
@@ -149,8 +149,8 @@ fn a_check_that_began_before_maintenance_does_not_decide_after_it() {
          check = check.http {{ every = \"100ms\", timeout = \"50s\" }} }}"
     ));
     assert_eq!(verdict(&evener, &name), "unchecked");
-    assert!(evener.talk(&["maintenance", &name]).status.success());
+    assert!(evener.run_command(&["maintenance", &name]).status.success());
     is_well.store(true, Ordering::Relaxed);
-    assert!(evener.talk(&["ready", &name]).status.success());
+    assert!(evener.run_command(&["ready", &name]).status.success());
     await_verdict(&evener, &name, "up");
 }

@@ -85,7 +85,7 @@ fn a_server_whose_responses_clients_get_repaired_is_up() {
         let mut client = Wire::to(listen);
         let mut response = client.ask("GET", "/", "").unwrap();
         if response.status() == 103 {
-            response = client.answer("GET").unwrap();
+            response = client.response("GET").unwrap();
         }
         assert_eq!((response.status(), response.text().as_str()), (200, "hello"));
     }

@@ -1,6 +1,6 @@
 //! The end of what clients have of a server: when a check takes it down (`on_down`), and when the operator wants it.
 
-use crate::harness::dns::{self, A, Nameserver, host, question};
+use crate::harness::dns::{self, A, Nameserver, host, query};
 use crate::harness::origin::{Origin, Wire};
 use crate::harness::{Evener, Server, connect, line, wait_until};
 use crate::udp::flows::{self, Echo};
@@ -17,10 +17,10 @@ struct Health {
 impl Health {
     fn well() -> Self {
         let status = Arc::new(AtomicU16::new(200));
-        let told = Arc::clone(&status);
+        let reported = Arc::clone(&status);
         let server = Server::start(move |mut stream| {
             let _ = stream.read(&mut [0; 1024]);
-            let code = told.load(Ordering::Relaxed);
+            let code = reported.load(Ordering::Relaxed);
             let _ = write!(stream, "HTTP/1.1 {code} X\r\nContent-Length: 0\r\n\r\n");
         });
         Self { server, status }
@@ -58,7 +58,7 @@ fn closed(evener: &Evener) -> u64 {
 fn relayed_connections_end_on_both_sides_only_where_it_is_wanted() {
     for more in [CLOSE, ""] {
         let health = Health::well();
-        let (over, told) = std::sync::mpsc::channel();
+        let (over, reported) = std::sync::mpsc::channel();
         let a = Server::start(move |mut stream| {
             let _ = stream.write_all(b"a\n");
             let mut piece = [0; 16];
@@ -79,7 +79,7 @@ fn relayed_connections_end_on_both_sides_only_where_it_is_wanted() {
             assert_eq!(closed(&evener), 0);
         } else {
             assert!(is_reset(&mut client), "half of what a server says is not all of it");
-            told.recv_timeout(crate::harness::DEADLINE).unwrap();
+            reported.recv_timeout(crate::harness::DEADLINE).unwrap();
             assert_eq!(closed(&evener), 1);
             evener.expect_log("server_closed pool=p server=a reason=down closed=1");
         }
@@ -89,13 +89,13 @@ fn relayed_connections_end_on_both_sides_only_where_it_is_wanted() {
 #[test]
 fn a_request_under_way_goes_to_another_server_or_fails() {
     let status = Arc::new(AtomicU16::new(200));
-    let told = Arc::clone(&status);
+    let reported = Arc::clone(&status);
     // It answers nothing but its checks.
     let silent = Origin::start(move |wire, request| {
         if request.target() != "/health" {
             std::thread::sleep(crate::harness::DEADLINE);
         }
-        wire.reply(&format!("{} X", told.load(Ordering::Relaxed)), "", b"")
+        wire.reply(&format!("{} X", reported.load(Ordering::Relaxed)), "", b"")
     });
     let b = Origin::named("b");
     let evener = Evener::run(&format!(
@@ -111,13 +111,13 @@ fn a_request_under_way_goes_to_another_server_or_fails() {
     let ask = |method: &'static str| {
         std::thread::spawn(move || {
             let fields = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
-            let answer = Wire::to(listen).ask(method, "/", fields).unwrap();
-            (answer.status(), answer.text())
+            let response = Wire::to(listen).ask(method, "/", fields).unwrap();
+            (response.status(), response.text())
         })
     };
     let (get, post) = (ask("GET"), ask("POST"));
-    let asked = || silent.requests().iter().filter(|request| request.target() == "/").count();
-    wait_until("both requests", || (asked() == 2).then_some(()));
+    let requested = || silent.requests().iter().filter(|request| request.target() == "/").count();
+    wait_until("both requests", || (requested() == 2).then_some(()));
     status.store(503, Ordering::Relaxed);
     assert_eq!(get.join().unwrap(), (200, "b".to_owned()));
     assert_eq!(post.join().unwrap().0, 502, "what cannot be repeated is not");
@@ -163,12 +163,12 @@ fn queries_under_way_are_asked_elsewhere() {
     let evener =
         Evener::run(&dns::service(0, &[&a, &b], "policy = \"first\", dns = { query_timeout = \"19s\" }"));
     let listen = evener.port("d");
-    let asked = question(7, "www.example", A);
-    let ask = std::thread::spawn(move || host(&dns::ask_tcp(listen, &asked)));
+    let requested = query(7, "www.example", A);
+    let ask = std::thread::spawn(move || host(&dns::ask_tcp(listen, &requested)));
     wait_until("the query", || (a.count() == 1).then_some(()));
-    assert!(evener.talk(&["maintenance", &a.name()]).status.success());
-    let said = evener.talk(&["close", "--server", &a.name()]);
-    assert_eq!(String::from_utf8_lossy(&said.stdout), format!("d/{}: 1 closed\n", a.name()));
+    assert!(evener.run_command(&["maintenance", &a.name()]).status.success());
+    let printed = evener.run_command(&["close", "--server", &a.name()]);
+    assert_eq!(String::from_utf8_lossy(&printed.stdout), format!("d/{}: 1 closed\n", a.name()));
     assert_eq!(ask.join().unwrap(), 2);
 }
 
@@ -186,8 +186,8 @@ fn the_operator_ends_all_of_a_server() {
     let mut clients: Vec<_> = (0..4).map(|_| connect(listen)).collect();
     let names: Vec<String> = clients.iter_mut().map(line).collect();
     assert_eq!(names.iter().filter(|name| name.starts_with('a')).count(), 2);
-    let said = evener.talk(&["close", "--server", "s/a"]);
-    assert_eq!(String::from_utf8_lossy(&said.stdout), "s/a: 2 closed\n");
+    let printed = evener.run_command(&["close", "--server", "s/a"]);
+    assert_eq!(String::from_utf8_lossy(&printed.stdout), "s/a: 2 closed\n");
     for (client, name) in clients.iter_mut().zip(&names) {
         if name.starts_with('a') {
             assert!(is_reset(client));
@@ -199,9 +199,9 @@ fn the_operator_ends_all_of_a_server() {
     assert_eq!(evener.service_counter("s", "closed"), 2);
     evener.expect_log("server_closed pool=s server=a reason=operator closed=2");
     assert_eq!(flows::ask(&flows::client(other), "x"), "u x");
-    let said = evener.talk(&["close", "--server", "u", "--json"]);
-    assert_eq!(serde_json::from_slice::<serde_json::Value>(&said.stdout).unwrap()["closed"], 1);
-    let unknown = evener.talk(&["close", "--server", "nobody"]);
+    let printed = evener.run_command(&["close", "--server", "u", "--json"]);
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&printed.stdout).unwrap()["closed"], 1);
+    let unknown = evener.run_command(&["close", "--server", "nobody"]);
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("there is no server `nobody`"));
-    assert_eq!(evener.talk(&["close"]).status.code(), Some(2), "a number or a server");
+    assert_eq!(evener.run_command(&["close"]).status.code(), Some(2), "a number or a server");
 }

@@ -150,12 +150,12 @@ fn roles(name: &'static str, is_master: &Arc<AtomicU16>) -> Server {
         let mut word = [0; 64];
         let Ok(read @ 1..) = stream.read(&mut word) else { return };
         let role = if is_master.load(Ordering::Relaxed) == 1 { "master" } else { "slave" };
-        let answer = match &word[..read] {
+        let response = match &word[..read] {
             b"INFO replication\r\n" => format!("$20\r\n# Replication\r\nrole:{role}\r\n"),
             _ => format!("{name} 127.0.0.1\n"),
         };
         // Byte by byte: what is expected comes in pieces.
-        for byte in answer.as_bytes() {
+        for byte in response.as_bytes() {
             let _ = stream.write_all(&[*byte]);
         }
         let _ = stream.read(&mut word);
@@ -246,7 +246,7 @@ fn a_check_of_a_stream_is_refused_where_it_cannot_be_meant() {
         let file = directory.write("evener.lua", &text);
         let output =
             std::process::Command::new(crate::harness::BINARY).arg("check").arg(file).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && said.contains(expected), "{pool}: {said}");
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && printed.contains(expected), "{pool}: {printed}");
     }
 }

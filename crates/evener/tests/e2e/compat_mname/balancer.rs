@@ -165,7 +165,7 @@ fn what_is_wrong_is_said_and_nothing_runs() {
     let sockets = directory.file("sockets").display().to_string();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let check = |log_level: &str, words: &[&str], status: i32, said: &str| {
+    let check = |log_level: &str, words: &[&str], status: i32, printed: &str| {
         let output = Command::new("timeout")
             .args(["20", BINARY, "mname-balancer"])
             .args(words)
@@ -176,7 +176,7 @@ fn what_is_wrong_is_said_and_nothing_runs() {
             .unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), text.lines().count()), (Some(status), 1), "{words:?}: {text}");
-        assert!(text.starts_with("mname-balancer: ") && text.contains(said), "{words:?}: {text}");
+        assert!(text.starts_with("mname-balancer: ") && text.contains(printed), "{words:?}: {text}");
     };
     check("", &[], 2, "-s is missing");
     check("loud", &["-s", &sockets], 2, "LOG_LEVEL: `loud` is not a level");

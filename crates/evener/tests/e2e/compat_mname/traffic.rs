@@ -74,11 +74,11 @@ fn long_answers_are_truncated_over_udp_and_whole_over_tcp() {
         let truncated = balancer.dig(&client, "big.example", &["+ignore"]);
         assert!(truncated.contains("flags: qr tc"), "{truncated}");
         for more in [&["+tcp"][..], &[]] {
-            let answer = balancer.dig(&client, "big.example", &[&["+short"], more].concat());
+            let response = balancer.dig(&client, "big.example", &[&["+short"], more].concat());
             let home = balancer.who(&client, &[]);
             let numbers: Vec<String> =
                 (0..40).map(|n| format!("\"{home} {n} {}\"", "x".repeat(100))).collect();
-            assert_eq!(answer.lines().collect::<Vec<_>>(), numbers, "{more:?}");
+            assert_eq!(response.lines().collect::<Vec<_>>(), numbers, "{more:?}");
         }
     }
 }
@@ -205,12 +205,12 @@ fn without_servers_clients_hear_it_at_once_and_the_log_says_so_now_and_then() {
     let balancer = Balancer::run(with_sockets(), &[]);
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(7) {
-        let answer = balancer.dig(&client(1), "a.example", &[]);
-        assert!(answer.contains("status: SERVFAIL"), "{answer}");
+        let response = balancer.dig(&client(1), "a.example", &[]);
+        assert!(response.contains("status: SERVFAIL"), "{response}");
     }
-    let said = balancer.events("no_server");
-    assert!(said.iter().all(|line| line["msg"] == "No backends available"), "{said:?}");
-    assert_eq!(said.len(), 2, "once in 5 s: {said:?}");
+    let printed = balancer.events("no_server");
+    assert!(printed.iter().all(|line| line["msg"] == "No backends available"), "{printed:?}");
+    assert_eq!(printed.len(), 2, "once in 5 s: {printed:?}");
     let _server = balancer.server("5300");
     balancer.expect_ok(DEADLINE, &[5300]);
     assert_eq!(balancer.who(&client(1), &[]), "5300");

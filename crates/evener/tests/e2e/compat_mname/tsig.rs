@@ -20,7 +20,7 @@ fn signed(balancer: &Balancer, algorithm: &str, words: &[&str]) -> String {
     })
 }
 
-fn check_answer(text: &str, algorithm: &str) {
+fn check_response(text: &str, algorithm: &str) {
     assert!(text.contains("status: NOERROR") && text.contains("TXT\t\"53"), "{text}");
     let signature = text.lines().find(|line| line.contains("TSIG\t")).unwrap_or_default();
     assert!(signature.contains(algorithm) && signature.contains("NOERROR"), "{text}");
@@ -39,7 +39,7 @@ fn signed_queries_are_verified_on_either_side() {
     balancer.expect_ok(DEADLINE, &IDS);
     for algorithm in ALGORITHMS {
         for words in [&["+noedns"][..], &["+nocookie"], &["+tcp", "+noedns"], &["+tcp", "+nocookie"]] {
-            check_answer(&signed(&balancer, algorithm, words), algorithm);
+            check_response(&signed(&balancer, algorithm, words), algorithm);
         }
     }
     // The key of another one: its server says so, and is not asked again.

@@ -21,13 +21,13 @@ fn with_port(words: &[&str]) -> (Pen, u16) {
 }
 
 /// What comes back for these bytes.
-fn answer(mut stream: TcpStream, bytes: &[u8]) -> String {
+fn response(mut stream: TcpStream, bytes: &[u8]) -> String {
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     // It may have been closed already.
     let _ = stream.write_all(bytes);
-    let mut said = Vec::new();
-    let _ = stream.read_to_end(&mut said);
-    String::from_utf8_lossy(&said).into_owned()
+    let mut printed = Vec::new();
+    let _ = stream.read_to_end(&mut printed);
+    String::from_utf8_lossy(&printed).into_owned()
 }
 
 #[test]
@@ -117,8 +117,8 @@ fn what_is_wrong_is_said_and_changes_nothing() {
         ("include /nowhere/file", "/nowhere/file: it cannot be read: No such file"),
         ("dsr_if eth0", "direct server return is not supported"),
     ] {
-        let said = pen.ctl(command);
-        assert!(said.contains(part) && said.ends_with('\n'), "{command}: {said}");
+        let printed = pen.ctl(command);
+        assert!(printed.contains(part) && printed.ends_with('\n'), "{command}: {printed}");
     }
     assert_eq!(pen.ctl("servers"), before);
     assert_eq!(pen.ctl("blacklist"), "30\n");
@@ -166,9 +166,9 @@ fn whom_its_list_refuses_is_not_heard() {
         &format!("127.0.0.1:{listen}"),
         &at(&a),
     ]);
-    assert_eq!(answer(connect_from("127.0.0.1", control), b"blacklist\n"), "30\n");
-    assert_eq!(answer(connect_from("127.0.0.2", control), b"blacklist 1\n"), "");
-    assert_eq!(answer(connect_from("127.0.0.1", control), b"blacklist\n"), "30\n");
+    assert_eq!(response(connect_from("127.0.0.1", control), b"blacklist\n"), "30\n");
+    assert_eq!(response(connect_from("127.0.0.2", control), b"blacklist 1\n"), "");
+    assert_eq!(response(connect_from("127.0.0.1", control), b"blacklist\n"), "30\n");
     pen.expect_log("control port: 127.0.0.2 is not permitted");
     // Its list is not that of clients.
     assert_eq!(who_from("127.0.0.2", listen), "a");
@@ -187,18 +187,18 @@ fn silent_long_and_stuck_connections_do_no_harm() {
     // What is too long is not done by half.
     let mut long = b"blacklist 1".to_vec();
     long.resize(100_000, b' ');
-    let said = answer(connect(control), &long);
-    assert!(said.is_empty() || said.contains("at most 4096 bytes"), "{said}");
+    let printed = response(connect(control), &long);
+    assert!(printed.is_empty() || printed.contains("at most 4096 bytes"), "{printed}");
     long.truncate(4096);
     assert_eq!(
-        answer(connect(control), &[&long[..], b"x\n"].concat()),
+        response(connect(control), &[&long[..], b"x\n"].concat()),
         "a command has at most 4096 bytes: this one was ignored\n"
     );
     assert_eq!(ask("blacklist"), "30\n");
-    assert_eq!(answer(connect(control), b"\n"), "");
-    assert_eq!(answer(connect(control), b"mode\r\n"), ask("mode"));
-    assert_eq!(answer(connect(control), b"mode\nblacklist 1\n"), ask("mode"), "one command a connection");
-    assert!(answer(connect(control), &[0xff, 0x00, 0x1b, b'\n']).contains("ignoring"));
+    assert_eq!(response(connect(control), b"\n"), "");
+    assert_eq!(response(connect(control), b"mode\r\n"), ask("mode"));
+    assert_eq!(response(connect(control), b"mode\nblacklist 1\n"), ask("mode"), "one command a connection");
+    assert!(response(connect(control), &[0xff, 0x00, 0x1b, b'\n']).contains("ignoring"));
     // One that never reads its answer.
     let mut stuck = connect(control);
     stuck.write_all(b"status\n").unwrap();
@@ -208,7 +208,7 @@ fn silent_long_and_stuck_connections_do_no_harm() {
     assert_eq!(who(listen), "a");
     (&half).write_all(b"ist 8").unwrap();
     half.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(answer(half, b""), "8\n", "a line may come in pieces and end with the connection");
+    assert_eq!(response(half, b""), "8\n", "a line may come in pieces and end with the connection");
     assert_eq!(pen.log_count("panicked"), 0);
     drop(silent);
 }
@@ -230,9 +230,9 @@ fn a_line_that_is_too_long_is_refused_by_penctl() {
     let output = penctl("127.0.0.1:1", &format!("log /{}", "x".repeat(2000)));
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("longer than 1023 bytes"));
-    let nobody = penctl("127.0.0.1:1", "mode");
-    assert_eq!(nobody.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&nobody.stderr).contains("error connecting to server 127.0.0.1:1: "));
+    let unused = penctl("127.0.0.1:1", "mode");
+    assert_eq!(unused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&unused.stderr).contains("error connecting to server 127.0.0.1:1: "));
 }
 
 #[test]
@@ -320,14 +320,14 @@ fn a_file_may_include_others_and_their_problems_have_their_lines() {
     assert_eq!((pen.ctl("blacklist"), pen.ctl("tracking")), ("9\n".into(), "5\n".into()));
     assert_eq!(who(listen), "a");
     let wrong = file("wrong", "blacklist 1\n\nnonsense\n");
-    let said = pen.ctl(&format!("include {wrong}"));
-    assert!(said.contains(&format!("{wrong}:3: ")), "{said}");
+    let printed = pen.ctl(&format!("include {wrong}"));
+    assert!(printed.contains(&format!("{wrong}:3: ")), "{printed}");
     assert_eq!(pen.ctl("blacklist"), "9\n");
     let round = directory.file("round").display().to_string();
     file("round", &format!("include {round}\n"));
     assert!(pen.ctl(&format!("include {round}")).contains("too many files include each other"));
-    let (code, said) = refused(&["-f", "-F", &round, "127.0.0.1:1", "127.0.0.1:2"]);
-    assert!(code == 1 && said.contains("too many files"), "{code} {said}");
+    let (code, printed) = refused(&["-f", "-F", &round, "127.0.0.1:1", "127.0.0.1:2"]);
+    assert!(code == 1 && printed.contains("too many files"), "{code} {printed}");
 }
 
 #[test]

@@ -17,8 +17,8 @@ fn dig(at: &str, port: u16, name: &str, more: &[&str]) -> String {
         .args(more)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    said.lines().filter(|line| !line.starts_with(';')).collect()
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    printed.lines().filter(|line| !line.starts_with(';')).collect()
 }
 
 /// Two name servers that answer, and their ports.

@@ -96,8 +96,8 @@ fn what_a_running_pen_wrote_is_imported() {
     pen.order(&format!("write {file}"));
     let text = std::fs::read(&file).unwrap();
     drop(pen);
-    let kept = Directory::new();
-    let file = kept.file("written");
+    let retained = Directory::new();
+    let file = retained.file("written");
     std::fs::File::create(&file).unwrap().write_all(&text).unwrap();
     let (_evener, text) = imported(&[&file.display().to_string()]);
     assert_eq!((0..4).map(|_| who(listen)).collect::<String>(), "abab", "{text}");
@@ -140,8 +140,8 @@ fn transparent_servers_see_clients_themselves() {
             let mut pen = Pen::start(row.balancer.command(BINARY), Directory::new(), &words);
             for source in sources {
                 let to = ours.trim_matches(['[', ']']);
-                let heard = row.client.run(&format!("python3 {script} {kind} {source} {to}"));
-                assert_eq!(heard.lines().next(), Some(source), "{kind}");
+                let received = row.client.run(&format!("python3 {script} {kind} {source} {to}"));
+                assert_eq!(received.lines().next(), Some(source), "{kind}");
             }
             pen.signal("TERM");
             pen.signal("TERM");

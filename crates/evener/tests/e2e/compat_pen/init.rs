@@ -121,13 +121,13 @@ impl Machine {
 
     fn pend(&self, word: &str) -> (i32, String) {
         let output = self.command(&["/etc/init.d/pend", word]);
-        let said = [&output.stdout[..], &output.stderr].concat();
-        (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&said).into_owned())
+        let printed = [&output.stdout[..], &output.stderr].concat();
+        (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&printed).into_owned())
     }
 
     fn expect(&self, word: &str, status: i32, part: &str) {
-        let (code, said) = self.pend(word);
-        assert!(code == status && said.contains(part), "{word}: {code} {said}");
+        let (code, printed) = self.pend(word);
+        assert!(code == status && printed.contains(part), "{word}: {code} {printed}");
     }
 
     /// What an address of 10.0.0.0/24 answers.

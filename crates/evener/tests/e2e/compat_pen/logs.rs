@@ -27,7 +27,7 @@ fn program(by: By, name: &str) -> Command {
     command
 }
 
-fn said(output: &Output) -> String {
+fn printed(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -434,7 +434,7 @@ fn a_background_penlogd_that_cannot_start_says_so_and_fails() {
     for (arguments, expected) in cases {
         let output = program(By::Us, "penlogd").args(*arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
-        let text = said(&output);
+        let text = printed(&output);
         assert!(text.starts_with(expected), "{text}");
         assert_eq!(text.lines().count(), 1, "{text}");
     }
@@ -478,7 +478,7 @@ fn a_wrong_command_line_says_what_is_wrong() {
     ];
     for (name, arguments, expected) in cases {
         let output = program(By::Us, name).args(*arguments).stdin(Stdio::null()).output().unwrap();
-        let text = said(&output);
+        let text = printed(&output);
         let usage = if text.contains("\nUsage") { 2 } else { 1 };
         assert_eq!(output.status.code(), Some(usage), "{name} {arguments:?}");
         assert!(text.starts_with(expected), "{name} {arguments:?}: {text}");
@@ -493,6 +493,6 @@ fn a_link_of_its_name_is_the_program() {
         std::os::unix::fs::symlink(BINARY, directory.file(name)).unwrap();
         let output = Command::new(directory.file(name)).stdin(Stdio::null()).output().unwrap();
         assert_eq!(output.status.code(), Some(2));
-        assert!(said(&output).starts_with(&format!("{name}: ")), "{}", said(&output));
+        assert!(printed(&output).starts_with(&format!("{name}: ")), "{}", printed(&output));
     }
 }

@@ -23,13 +23,13 @@ fn a_changed_file_is_read_again_under_load_and_no_client_notices() {
     let file = directory.write("commands", &format!("server 1 address 127.0.0.1 port {}\n", b.port));
     let text = file.display().to_string();
     let pen = Pen::run_in(directory, &["-r", "-F", &text, &format!("127.0.0.1:{listen}"), &at(&a)]);
-    let (over, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (over, requested) = (AtomicBool::new(false), AtomicUsize::new(0));
     let failed: usize = std::thread::scope(|scope| {
         let load = || {
             let mut failed = 0;
             while !over.load(Ordering::Relaxed) {
                 failed += usize::from(!["a", "b", "c"].contains(&who(listen).as_str()));
-                asked.fetch_add(1, Ordering::Relaxed);
+                requested.fetch_add(1, Ordering::Relaxed);
             }
             failed
         };
@@ -39,13 +39,13 @@ fn a_changed_file_is_read_again_under_load_and_no_client_notices() {
             let more = ["roundrobin", "hash", "no roundrobin\nno hash\ntracking 1"][turn % 3];
             fs::write(&file, format!("server 1 address 127.0.0.1 port {port}\n{more}\n")).unwrap();
             pen.hang_up();
-            let before = asked.load(Ordering::Relaxed);
-            wait_until("more clients", || (asked.load(Ordering::Relaxed) > before + 30).then_some(()));
+            let before = requested.load(Ordering::Relaxed);
+            wait_until("more clients", || (requested.load(Ordering::Relaxed) > before + 30).then_some(()));
         }
         over.store(true, Ordering::Relaxed);
         threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
-    assert_eq!(failed, 0, "of {}", asked.load(Ordering::Relaxed));
+    assert_eq!(failed, 0, "of {}", requested.load(Ordering::Relaxed));
     assert!(pen.ctl("servers").contains(&format!("port {}", b.port)));
 }
 
@@ -69,11 +69,11 @@ fn a_file_with_problems_changes_nothing_and_each_is_told_with_its_line() {
     assert!(pen.ctl("mode").starts_with("no hash roundrobin"));
     assert_eq!(who(listen), "a");
     // At the start the same problems keep it from starting.
-    let (code, said) = refused(&["-f", "-F", &text, "127.0.0.1:1", "127.0.0.1:2"]);
-    assert_eq!(code, 1, "{said}");
+    let (code, printed) = refused(&["-f", "-F", &text, "127.0.0.1:1", "127.0.0.1:2"]);
+    assert_eq!(code, 1, "{printed}");
     assert!(
-        said.contains(&format!("pen: {text}:2: ")) && said.contains(&format!("pen: {text}:5: ")),
-        "{said}"
+        printed.contains(&format!("pen: {text}:2: ")) && printed.contains(&format!("pen: {text}:5: ")),
+        "{printed}"
     );
     fs::write(&file, "blacklist 8\n").unwrap();
     pen.hang_up();
@@ -138,13 +138,13 @@ fn usr2_aborts() {
 
 /// A server that, once it was asked, sends a byte whenever it is told to, and closes when it is told no more.
 fn slow_server() -> (Server, std::sync::mpsc::Sender<()>) {
-    let (go, told) = std::sync::mpsc::channel::<()>();
-    let told = std::sync::Mutex::new(told);
+    let (go, reported) = std::sync::mpsc::channel::<()>();
+    let reported = std::sync::Mutex::new(reported);
     let server = Server::start(move |mut stream| {
         if !matches!(stream.read(&mut [0]), Ok(1)) {
             return;
         }
-        while told.lock().unwrap().recv().is_ok() {
+        while reported.lock().unwrap().recv().is_ok() {
             if stream.write_all(b"x").is_err() {
                 return;
             }
@@ -212,9 +212,9 @@ fn a_daemon_serves_when_its_caller_ends_and_has_a_pid_file_while_it_does() {
     // What the other has says so.
     let taken = TcpListener::bind(local(listen)).unwrap();
     let pid_file = directory.file("other").display().to_string();
-    let (code, said) = refused(&["-p", &pid_file, &listen_at, &at(&a)]);
-    assert_eq!(code, 1, "{said}");
-    assert!(said.starts_with(&format!("pen: {listen_at} is in use")), "{said}");
+    let (code, printed) = refused(&["-p", &pid_file, &listen_at, &at(&a)]);
+    assert_eq!(code, 1, "{printed}");
+    assert!(printed.starts_with(&format!("pen: {listen_at} is in use")), "{printed}");
     assert!(!directory.file("other").exists(), "who does not run leaves no pid file");
     drop(taken);
 }
@@ -404,7 +404,7 @@ fn as_root_no_control_port_is_opened_unless_it_is_said_whom_to_run_as() {
     let pen = start(&["-u", "root"]);
     assert!(listens(control));
     drop(pen);
-    let (code, said) = refused(&["-f", "-u", "no-such-user", &words[1], &words[2]]);
-    assert!(code == 1 && said.contains("there is no user no-such-user"), "{code} {said}");
+    let (code, printed) = refused(&["-f", "-u", "no-such-user", &words[1], &words[2]]);
+    assert!(code == 1 && printed.contains("there is no user no-such-user"), "{code} {printed}");
     assert!(!listens(listen));
 }

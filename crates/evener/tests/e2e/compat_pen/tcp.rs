@@ -253,9 +253,9 @@ fn clients_and_servers_of_both_families_and_unix_sockets() {
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(b"over a path").unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).unwrap();
-    assert_eq!(said, "four 127.0.0.1\nover a path");
+    let mut printed = String::new();
+    stream.read_to_string(&mut printed).unwrap();
+    assert_eq!(printed, "four 127.0.0.1\nover a path");
     other.signal("TERM");
     wait_until("the socket to go", || (!path.exists()).then_some(()));
 }

@@ -8,14 +8,14 @@ use std::fs;
 use std::process::Command;
 
 /// An authority, its files, a server that mirrors requests, and a port to listen on.
-struct Place {
+struct Fixture {
     directory: Directory,
     authority: Authority,
     server: Server,
     listen: u16,
 }
 
-impl Place {
+impl Fixture {
     fn new() -> Option<Self> {
         if !have("curl") || !have("openssl") {
             return None;
@@ -55,38 +55,38 @@ impl Place {
 
     /// The name on the certificate that a client gets who asks for this one.
     fn subject(&self, name: &str) -> String {
-        let said = s_client(self.listen, &["-servername", name], "");
-        said.lines().find_map(|line| line.strip_prefix("subject=")).unwrap_or_default().to_owned()
+        let printed = s_client(self.listen, &["-servername", name], "");
+        printed.lines().find_map(|line| line.strip_prefix("subject=")).unwrap_or_default().to_owned()
     }
 }
 
 #[test]
 fn a_certificate_with_its_key_beside_it_or_in_it() {
-    let Some(place) = Place::new() else { return };
-    let [chain, key] = place.issue("a.example");
+    let Some(fixture) = Fixture::new() else { return };
+    let [chain, key] = fixture.issue("a.example");
     let both = fs::read_to_string(&chain).unwrap() + &fs::read_to_string(&key).unwrap();
-    let both = place.directory.write("both.pem", &both).display().to_string();
+    let both = fixture.directory.write("both.pem", &both).display().to_string();
     for options in [&["-E", &chain, "-K", &key][..], &["-E", &both], &["-Z", "-L", "ssl23", "-E", &both]] {
-        let _pen = place.pen(options);
-        let (status, body) = place.ask("a.example", None);
+        let _pen = fixture.pen(options);
+        let (status, body) = fixture.ask("a.example", None);
         assert!(status == 200 && body.starts_with("a\nGET / HTTP/1.1"), "{options:?}: {status} {body}");
         assert!(!body.to_lowercase().contains("x-forwarded"), "without -H nothing is added: {body}");
     }
-    let _pen = place.pen(&["-E", &both]);
+    let _pen = fixture.pen(&["-E", &both]);
     for (version, well) in [("-tls1_3", true), ("-tls1_2", true), ("-tls1_1", false), ("-tls1", false)] {
-        let said = s_client(place.listen, &[version, "-cipher", "ALL:@SECLEVEL=0"], "");
-        assert_eq!(said.contains("subject="), well, "{version}: {said}");
+        let printed = s_client(fixture.listen, &[version, "-cipher", "ALL:@SECLEVEL=0"], "");
+        assert_eq!(printed.contains("subject="), well, "{version}: {printed}");
     }
 }
 
 #[test]
 fn behind_tls_the_headers_say_https() {
-    let Some(place) = Place::new() else { return };
-    let [chain, key] = place.issue("a.example");
-    let _pen = place.pen(&["-H", "-E", &chain, "-K", &key]);
-    let ca = place.file("ca.crt");
+    let Some(fixture) = Fixture::new() else { return };
+    let [chain, key] = fixture.issue("a.example");
+    let _pen = fixture.pen(&["-H", "-E", &chain, "-K", &key]);
+    let ca = fixture.file("ca.crt");
     let spoofed = ["--cacert", &ca, "-H", "X-Forwarded-For: 10.6.6.6", "-H", "X-Forwarded-Proto: http"];
-    let (status, body) = curl(place.listen, "a.example", "https", &spoofed);
+    let (status, body) = curl(fixture.listen, "a.example", "https", &spoofed);
     let fields: Vec<String> = body
         .lines()
         .map(str::to_lowercase)
@@ -99,22 +99,22 @@ fn behind_tls_the_headers_say_https() {
 
 #[test]
 fn clients_show_certificates_where_they_have_to() {
-    let Some(place) = Place::new() else { return };
-    let [chain, key] = place.issue("a.example");
-    let own = place.authority.issue_client("someone");
+    let Some(fixture) = Fixture::new() else { return };
+    let [chain, key] = fixture.issue("a.example");
+    let own = fixture.authority.issue_client("someone");
     let foreign = Authority::new("x").issue_client("someone");
-    let (ca, hashed) = (place.file("ca.crt"), Directory::new());
+    let (ca, hashed) = (fixture.file("ca.crt"), Directory::new());
     let hash = openssl(&["x509", "-noout", "-hash", "-in", &ca], "");
     fs::copy(&ca, hashed.file(&format!("{}.0", hash.trim()))).unwrap();
     let hashed = hashed.file("").display().to_string();
     for authorities in [["-G", &ca], ["-A", &hashed]] {
-        let _pen = place.pen(&[&["-R", "-E", &chain, "-K", &key], &authorities[..]].concat());
-        let asked = [Some(&own), Some(&foreign), None].map(|client| place.ask("a.example", client).0);
-        assert_eq!(asked, [200, 0, 0], "{authorities:?}");
+        let _pen = fixture.pen(&[&["-R", "-E", &chain, "-K", &key], &authorities[..]].concat());
+        let requested = [Some(&own), Some(&foreign), None].map(|client| fixture.ask("a.example", client).0);
+        assert_eq!(requested, [200, 0, 0], "{authorities:?}");
     }
     // Without -R nobody is asked for one.
-    let _pen = place.pen(&["-E", &chain, "-K", &key, "-G", &ca]);
-    assert_eq!(place.ask("a.example", None).0, 200);
+    let _pen = fixture.pen(&["-E", &chain, "-K", &key, "-G", &ca]);
+    assert_eq!(fixture.ask("a.example", None).0, 200);
 }
 
 /// A certificate whose authority is not known to clients but by `NAME.ca`; they know `root.pem`.
@@ -135,37 +135,37 @@ fn chain_of_three(directory: &Directory, name: &str) {
 
 #[test]
 fn names_have_certificates_of_their_own() {
-    let Some(place) = Place::new() else { return };
-    let [chain, key] = place.issue("default.example");
+    let Some(fixture) = Fixture::new() else { return };
+    let [chain, key] = fixture.issue("default.example");
     let names = Directory::new();
-    place.authority.issue(&["one.example"]).write(&names, "one.example");
+    fixture.authority.issue(&["one.example"]).write(&names, "one.example");
     // What leads from a certificate to its authority stands in a file beside it.
     chain_of_three(&names, "two.example");
     let pen =
-        place.pen(&["-E", &chain, "-K", &key, "-o", &format!("ssl_sni_path {}", names.file("").display())]);
-    assert_eq!(place.subject("one.example"), "CN = one.example");
-    assert_eq!(place.subject("other.example"), "CN = default.example");
-    let said = s_client(place.listen, &["-servername", "two.example", "-showcerts"], "");
-    assert_eq!(said.matches("BEGIN CERTIFICATE").count(), 2, "{said}");
+        fixture.pen(&["-E", &chain, "-K", &key, "-o", &format!("ssl_sni_path {}", names.file("").display())]);
+    assert_eq!(fixture.subject("one.example"), "CN = one.example");
+    assert_eq!(fixture.subject("other.example"), "CN = default.example");
+    let printed = s_client(fixture.listen, &["-servername", "two.example", "-showcerts"], "");
+    assert_eq!(printed.matches("BEGIN CERTIFICATE").count(), 2, "{printed}");
     let root = names.file("root.pem").display().to_string();
-    assert_eq!(curl(place.listen, "two.example", "https", &["--cacert", &root]).0, 200);
+    assert_eq!(curl(fixture.listen, "two.example", "https", &["--cacert", &root]).0, 200);
     // A name that comes while it runs.
-    place.authority.issue(&["three.example"]).write(&names, "three.example");
+    fixture.authority.issue(&["three.example"]).write(&names, "three.example");
     pen.hang_up();
-    assert_eq!(place.subject("three.example"), "CN = three.example");
+    assert_eq!(fixture.subject("three.example"), "CN = three.example");
 }
 
 #[test]
 fn the_answer_of_the_authority_is_stapled() {
-    let Some(place) = Place::new() else { return };
-    let [chain, key] = place.issue("a.example");
-    let (ca, ca_key) = (place.file("ca.crt"), place.file("ca.key"));
+    let Some(fixture) = Fixture::new() else { return };
+    let [chain, key] = fixture.issue("a.example");
+    let (ca, ca_key) = (fixture.file("ca.crt"), fixture.file("ca.key"));
     let serial = openssl(&["x509", "-noout", "-serial", "-in", &chain], "");
     let serial = serial.trim().trim_start_matches("serial=");
     let index = format!("V\t350101000000Z\t\t{serial}\tunknown\t/CN=a.example\n");
-    let index = place.directory.write("index", &index).display().to_string();
+    let index = fixture.directory.write("index", &index).display().to_string();
     let make = |name: &str| {
-        let out = place.file(name);
+        let out = fixture.file(name);
         openssl(
             &[
                 "ocsp", "-index", &index, "-CA", &ca, "-rsigner", &ca, "-rkey", &ca_key, "-issuer", &ca,
@@ -176,12 +176,13 @@ fn the_answer_of_the_authority_is_stapled() {
         assert!(fs::metadata(&out).is_ok_and(|meta| meta.len() > 100));
         out
     };
-    let answer = make("ocsp.der");
-    let pen = place.pen(&["-E", &chain, "-K", &key, "-G", &ca]);
-    let stapled =
-        || s_client(place.listen, &["-status", "-servername", "a.example"], "").contains("Cert Status: good");
+    let response = make("ocsp.der");
+    let pen = fixture.pen(&["-E", &chain, "-K", &key, "-G", &ca]);
+    let stapled = || {
+        s_client(fixture.listen, &["-status", "-servername", "a.example"], "").contains("Cert Status: good")
+    };
     assert!(!stapled());
-    pen.order(&format!("ssl_ocsp_response {answer}"));
+    pen.order(&format!("ssl_ocsp_response {response}"));
     assert!(stapled());
     assert!(pen.ctl("ssl_ocsp_response /nowhere").contains("/nowhere"));
     assert!(stapled(), "what was there stays");
@@ -189,10 +190,10 @@ fn the_answer_of_the_authority_is_stapled() {
 
 #[test]
 fn ssl_options_and_ciphers_are_taken_where_they_mean_something() {
-    let Some(place) = Place::new() else { return };
-    let [chain, key] = place.issue("a.example");
-    let pen = place.pen(&["-E", &chain, "-K", &key]);
-    let speaks = |version: &str| s_client(place.listen, &[version], "").contains("subject=");
+    let Some(fixture) = Fixture::new() else { return };
+    let [chain, key] = fixture.issue("a.example");
+    let pen = fixture.pen(&["-E", &chain, "-K", &key]);
+    let speaks = |version: &str| s_client(fixture.listen, &[version], "").contains("subject=");
     assert!(speaks("-tls1_2") && speaks("-tls1_3"));
     pen.order("ssl_option no_tlsv1.2");
     assert!(!speaks("-tls1_2") && speaks("-tls1_3"));
@@ -200,28 +201,28 @@ fn ssl_options_and_ciphers_are_taken_where_they_mean_something() {
     pen.expect_log("the list is not used");
     assert!(pen.ctl("ssl_option no_tlsv9").contains("no_tlsv9"));
     // A key that does not belong to the certificate changes nothing.
-    let [_, other] = place.issue("b.example");
+    let [_, other] = fixture.issue("b.example");
     assert!(!pen.ctl(&format!("ssl_key {other}")).is_empty());
     assert!(speaks("-tls1_3"));
-    pen.order(&format!("ssl_ca {}", place.file("ca.crt")));
+    pen.order(&format!("ssl_ca {}", fixture.file("ca.crt")));
     pen.order("ssl_require_peer");
-    wait_until("certificates to be asked for", || (place.ask("a.example", None).0 == 0).then_some(()));
+    wait_until("certificates to be asked for", || (fixture.ask("a.example", None).0 == 0).then_some(()));
 }
 
 #[test]
 fn what_means_nothing_without_a_certificate_is_said() {
-    let Some(place) = Place::new() else { return };
-    let pen = place.pen(&["-R", "-G", &place.file("ca.crt")]);
+    let Some(fixture) = Fixture::new() else { return };
+    let pen = fixture.pen(&["-R", "-G", &fixture.file("ca.crt")]);
     pen.expect_log("-R and ssl_sni_path have no effect without -E: clients are served without TLS");
-    assert_eq!(curl(place.listen, "a.example", "http", &[]).0, 200);
+    assert_eq!(curl(fixture.listen, "a.example", "http", &[]).0, 200);
 }
 
 #[test]
 fn what_cannot_be_is_said_at_the_start() {
-    let Some(place) = Place::new() else { return };
-    let [chain, key] = place.issue("a.example");
-    let [_, other] = place.issue("b.example");
-    let nonsense = place.directory.write("nonsense", "no PEM\n").display().to_string();
+    let Some(fixture) = Fixture::new() else { return };
+    let [chain, key] = fixture.issue("a.example");
+    let [_, other] = fixture.issue("b.example");
+    let nonsense = fixture.directory.write("nonsense", "no PEM\n").display().to_string();
     for (options, code, part) in [
         (&["-L", "ssl4"][..], 2, "ssl4 not known"),
         (&["-E", "/nowhere.pem"], 1, "/nowhere.pem cannot be read: No such file"),
@@ -231,12 +232,12 @@ fn what_cannot_be_is_said_at_the_start() {
         (&["-E", &chain, "-K", &key, "-R", "-G", &nonsense], 1, &nonsense),
         (&["-U", "-E", &chain, "-K", &key], 1, "-E and -U cannot be combined"),
     ] {
-        let listen = format!("127.0.0.1:{}", place.listen);
+        let listen = format!("127.0.0.1:{}", fixture.listen);
         let words = [options, &["-f", "-d", &listen, "127.0.0.1:9"]].concat();
-        let (ended, said) = refused(&words);
+        let (ended, printed) = refused(&words);
         assert!(
-            ended == code && said.starts_with("pen: ") && said.contains(part),
-            "{options:?}: {ended} {said}"
+            ended == code && printed.starts_with("pen: ") && printed.contains(part),
+            "{options:?}: {ended} {printed}"
         );
     }
 }

@@ -20,8 +20,8 @@ fn client_from(from: &str, port: u16) -> UdpSocket {
 
 /// The server that answers a client of this address; empty when none does.
 fn who_from(from: &str, port: u16) -> String {
-    let answer = ask(&client_from(from, port), "?");
-    answer.split(' ').next().unwrap().to_owned()
+    let response = ask(&client_from(from, port), "?");
+    response.split(' ').next().unwrap().to_owned()
 }
 
 /// The same where no answer is what is expected.
@@ -56,7 +56,7 @@ fn a_server_that_dies_is_left_at_once_and_used_again_after_its_time() {
     let pen = Pen::run(&["-U", "-r", "-b", "5", &format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
     let clients: Vec<UdpSocket> = (0..8).map(|_| client(listen)).collect();
     let first: Vec<String> = clients.iter().map(|client| ask(client, "1")).collect();
-    assert_eq!(first.iter().filter(|answer| *answer == "a 1").count(), 4, "{first:?}");
+    assert_eq!(first.iter().filter(|response| *response == "a 1").count(), 4, "{first:?}");
     a.stop();
     for client in &clients {
         client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();

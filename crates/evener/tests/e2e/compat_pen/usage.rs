@@ -55,12 +55,12 @@ fn mistakes_are_told_with_what_to_do() {
         ("-U /run/x 10.0.0.1:1", 1, "-U listens on addresses, not on a unix socket: /run/x"),
     ] {
         let words = words.replace("FREE", &free).replace("DIR", &directory);
-        let (ended, said) = refused(&words.split_whitespace().collect::<Vec<_>>());
+        let (ended, printed) = refused(&words.split_whitespace().collect::<Vec<_>>());
         assert!(
-            ended == code && said.starts_with("pen: ") && said.contains(part),
-            "pen {words}: {ended} {said}"
+            ended == code && printed.starts_with("pen: ") && printed.contains(part),
+            "pen {words}: {ended} {printed}"
         );
-        assert!(said.lines().count() == 1, "pen {words}: {said}");
+        assert!(printed.lines().count() == 1, "pen {words}: {printed}");
     }
 }
 
@@ -76,9 +76,12 @@ fn a_file_is_checked_without_running_it() {
     let output = check(&good);
     assert!(output.status.success() && output.stdout == b"valid\n", "{output:?}");
     let output = check(&bad);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains(&format!("pen: {bad}:2: ")) && said.contains(&format!("pen: {bad}:3: ")), "{said}");
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    assert!(
+        printed.contains(&format!("pen: {bad}:2: ")) && printed.contains(&format!("pen: {bad}:3: ")),
+        "{printed}"
+    );
 }
 
 #[test]
@@ -93,12 +96,12 @@ fn what_is_hardly_meant_so_is_said_in_the_foreground_and_before_the_background()
     drop(pen);
     let directory = Directory::new();
     let pid = directory.file("pid").display().to_string();
-    let (code, said) = refused(&["-p", &pid, &listen_at, &listen_at]);
+    let (code, printed) = refused(&["-p", &pid, &listen_at, &listen_at]);
     let _daemon = Daemon::adopt(&directory);
-    assert!(code == 0 && said.contains("server 0 is this program itself"), "{code} {said}");
+    assert!(code == 0 && printed.contains("server 0 is this program itself"), "{code} {printed}");
     let directory = Directory::new();
     let pid = directory.file("pid").display().to_string();
-    let (code, said) = refused(&["-p", &pid, &format!("127.0.0.1:{}", reserved_port()), &at(&a)]);
+    let (code, printed) = refused(&["-p", &pid, &format!("127.0.0.1:{}", reserved_port()), &at(&a)]);
     let _daemon = Daemon::adopt(&directory);
-    assert_eq!((code, said.as_str()), (0, ""), "what is well is not spoken of");
+    assert_eq!((code, printed.as_str()), (0, ""), "what is well is not spoken of");
 }

@@ -63,7 +63,7 @@ fn a_million_prefixes_fit_and_each_one_counts() {
     }
     assert!(is_in("127.0.0.1", listen) && is_in("127.48.0.0", listen), "before and after the list");
     let explained = |client: &str| {
-        let output = evener.talk(&["explain", "s", client]);
+        let output = evener.run_command(&["explain", "s", client]);
         String::from_utf8_lossy(&output.stdout).contains("refuses this client")
     };
     assert!(explained("2001:db8:7:a11f::9") && explained("2001:db8:0:0:1::"));
@@ -71,7 +71,7 @@ fn a_million_prefixes_fit_and_each_one_counts() {
     // What is said at run time does not copy the list, and a reload of the same does not keep two.
     for turn in 0..20 {
         let from = format!("127.32.{turn}.0");
-        assert!(evener.talk(&["permit", "s", &from]).status.success());
+        assert!(evener.run_command(&["permit", "s", &from]).status.success());
         assert!(is_in(&from, listen));
     }
     let before = memory_mib(&evener);
@@ -102,7 +102,7 @@ fn a_file_of_prefixes_has_comments_and_its_wrong_lines_are_named() {
     evener.reload(&config);
     assert!(is_in("127.0.0.7", listen) && !is_in("127.0.0.8", listen));
     let path = evener.directory.write("list", "127.0.0.8\nfoo\n127.0.0.1/33\n# fine\n1.2.3.4.5 # not fine\n");
-    let output = evener.talk(&["reload"]);
+    let output = evener.run_command(&["reload"]);
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     let at = path.display();
@@ -156,7 +156,7 @@ pub(crate) fn database(directory: &Directory, name: &str, version: u8) -> bool {
     true
 }
 
-const PLACES: [&str; 7] =
+const PERMITS: [&str; 7] =
     ["127.0.0.1", "127.0.1.1", "127.0.2.127", "127.0.2.128", "127.0.3.1", "127.0.6.1", "127.0.9.9"];
 
 #[test]
@@ -169,7 +169,7 @@ fn countries_are_those_of_the_database() {
         let geoip = format!("geoip \"{}\"\n", directory.file("country.mmdb").display());
         let config = |more: &str| geoip.clone() + &service(listen, &a, more);
         let evener = Evener::run(&config("deny = country \"SE\""));
-        let seen = || PLACES.map(|from| is_in(from, listen));
+        let seen = || PERMITS.map(|from| is_in(from, listen));
         assert_eq!(seen(), [true, false, false, true, true, true, false], "IPv{version}");
         evener.reload(&config("allow = country \"se\""));
         assert_eq!(seen(), [false, true, true, false, false, false, true], "IPv{version}");
@@ -181,14 +181,14 @@ fn countries_are_those_of_the_database() {
         ));
         assert_eq!(seen(), [true, true, false, true, false, false, false], "IPv{version}");
         let explained = |client: &str| {
-            let output = evener.talk(&["explain", "s", client]);
+            let output = evener.run_command(&["explain", "s", client]);
             assert!(output.status.success());
             String::from_utf8_lossy(&output.stdout).contains("refuses this client")
         };
         let six = [explained("2001:db8:1::1"), explained("2001:db8:2::1"), explained("2001:db8:3::1")];
         assert_eq!(six, [true, version == 4, true], "IPv{version}");
         // The operator is asked before all of it.
-        assert!(evener.talk(&["permit", "s", "127.0.0.0/16"]).status.success());
+        assert!(evener.run_command(&["permit", "s", "127.0.0.0/16"]).status.success());
         assert_eq!(seen(), [true; 7]);
     }
 }
@@ -207,7 +207,7 @@ fn a_database_that_changed_counts_after_a_reload_and_a_broken_one_changes_nothin
     let whole = std::fs::read(&path).unwrap();
     for (what, bytes) in broken(&whole) {
         std::fs::write(&path, bytes).unwrap();
-        let output = evener.talk(&["reload"]);
+        let output = evener.run_command(&["reload"]);
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{what}");
         assert!(text.contains(&path.display().to_string()), "{what}: {text}");

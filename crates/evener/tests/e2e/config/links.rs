@@ -104,12 +104,12 @@ fn start_server(row: &Row, directory: &Directory) -> Ends {
     row.server.run("ip address add fe80::55/64 dev eth0 nodad");
     let script = directory.write("server.py", SERVER);
     let ready = directory.file("ready");
-    let said = std::fs::File::create(&ready).unwrap();
+    let printed = std::fs::File::create(&ready).unwrap();
     let server = row
         .server
         .command("python3")
         .arg(script)
-        .stdout(said)
+        .stdout(printed)
         .stderr(Stdio::null())
         .stdin(Stdio::null())
         .spawn()
@@ -146,8 +146,8 @@ fn what_is_sent_to_all_is_answered_once_and_from_an_address_of_ours() {
             ("ff02::1", "fd77:1::1"),
         ] {
             let route = "ip route replace 255.255.255.255/32 dev eth0; ";
-            let heard = row.client.run(&format!("{route} python3 {script} {host} {port} {MANY} 0.02"));
-            assert_eq!(heard, format!("{ours} {added}\n").repeat(MANY), "{host}:{port}");
+            let received = row.client.run(&format!("{route} python3 {script} {host} {port} {MANY} 0.02"));
+            assert_eq!(received, format!("{ours} {added}\n").repeat(MANY), "{host}:{port}");
         }
     }
     // Of the copies that each worker got one went to the server.
@@ -206,8 +206,8 @@ fn an_interface_that_is_not_there_is_a_problem() {
         ] {
             let file = directory.write("evener.lua", &config);
             let output = std::process::Command::new(BINARY).arg("check").arg(file).output().unwrap();
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(!output.status.success() && said.contains(expected), "{config}: {said}");
+            let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success() && printed.contains(expected), "{config}: {printed}");
         }
     };
     check("[fe80::1%none-such]:80", "this machine has no interface `none-such`");

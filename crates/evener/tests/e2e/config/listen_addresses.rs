@@ -29,7 +29,7 @@ fn a_port_that_the_system_chose_is_in_the_log_and_in_the_status() {
         evener.expect_log(&format!(" listening service={protocol} protocol={protocol} address={address}\n"));
         assert_eq!(evener.log_count(" listening "), 1);
         assert_eq!(evener.status()["services"][0]["listen"], serde_json::json!([address]));
-        let text = evener.talk(&["status"]).stdout;
+        let text = evener.run_command(&["status"]).stdout;
         assert!(String::from_utf8(text).unwrap().contains(&format!("  {address}  ")), "{address}");
     }
     let evener = Evener::one_liner(&["tcp", "127.0.0.1:0", &at, "--workers", "3"]);
@@ -52,8 +52,11 @@ fn an_address_that_is_not_there_yet_is_listened_on_where_that_is_wanted() {
             let admin = directory.file("admin.sock");
             let mut command = std::process::Command::new(BINARY);
             let refused = command.arg("run").arg(file).arg("--admin").arg(admin).output().unwrap();
-            let said = String::from_utf8_lossy(&refused.stderr);
-            assert!(!refused.status.success() && said.contains("`freebind = true`"), "{protocol}: {said}");
+            let printed = String::from_utf8_lossy(&refused.stderr);
+            assert!(
+                !refused.status.success() && printed.contains("`freebind = true`"),
+                "{protocol}: {printed}"
+            );
             let evener = Evener::run(&config("freebind = true"));
             evener.expect_log(&format!("address={address}:{port}"));
         }
@@ -100,12 +103,12 @@ fn a_socket_whose_file_was_removed_is_made_anew() {
     assert_eq!(mode & 0o777, 0o621);
     // By a reload.
     std::fs::remove_file(&path).unwrap();
-    assert!(evener.talk(&["reload"]).status.success());
+    assert!(evener.run_command(&["reload"]).status.success());
     wait_until("the socket", || who_at(&path));
     // What somebody else put there stays, also at the end.
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "precious").unwrap();
-    assert!(evener.talk(&["reload"]).status.success());
+    assert!(evener.run_command(&["reload"]).status.success());
     evener.signal("TERM");
     assert_eq!(evener.end(), 0);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
@@ -121,7 +124,7 @@ fn a_socket_goes_with_its_service_also_when_it_was_made_anew() {
         a.port
     ));
     std::fs::remove_file(&path).unwrap();
-    assert!(evener.talk(&["reload"]).status.success());
+    assert!(evener.run_command(&["reload"]).status.success());
     wait_until("the socket", || who_at(&path));
     evener.signal("TERM");
     assert_eq!(evener.end(), 0);
@@ -140,10 +143,10 @@ fn a_directory_that_is_gone_is_told_of_once_and_waited_for() {
         a.port
     ));
     std::fs::remove_dir_all(&inner).unwrap();
-    (0..3).for_each(|_| assert!(evener.talk(&["reload"]).status.success()));
+    (0..3).for_each(|_| assert!(evener.run_command(&["reload"]).status.success()));
     evener.expect_log("its socket file was removed and cannot be created again");
     std::fs::create_dir(&inner).unwrap();
-    assert!(evener.talk(&["reload"]).status.success());
+    assert!(evener.run_command(&["reload"]).status.success());
     wait_until("the socket", || who_at(&path));
     assert_eq!(evener.log_count("its socket file was removed"), 1);
 }
@@ -177,7 +180,7 @@ fn abstract_sockets_are_listened_on_and_connected_to() {
     let mut command = std::process::Command::new(BINARY);
     let refused =
         command.arg("run").arg(file).arg("--admin").arg(directory.file("admin.sock")).output().unwrap();
-    let said = String::from_utf8_lossy(&refused.stderr);
-    assert!(!refused.status.success() && said.contains("is in use"), "{said}");
+    let printed = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && printed.contains("is in use"), "{printed}");
     drop(evener);
 }

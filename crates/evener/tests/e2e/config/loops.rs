@@ -1,7 +1,7 @@
 //! Loops: a service that is its own server is refused, and two instances that are each other's server notice it and end the
 //! loop.
 
-use crate::harness::dns::{SERVFAIL, question, rcode, with_edns};
+use crate::harness::dns::{SERVFAIL, query, rcode, with_edns};
 use crate::harness::origin::{Wire, get};
 use crate::harness::{BINARY, DEADLINE, Directory, Evener, Server, connect, reserved_port, wait_until, who};
 use std::io::{Read, Write};
@@ -73,8 +73,8 @@ fn a_request_that_goes_round_is_answered_with_508() {
         "forwarded = { headers = 'forwarded' }",
     ] {
         let round = Round::new("http", "127.0.0.1", more);
-        let answer = get(round.port, "/");
-        assert_eq!(answer.status(), 508, "{more}");
+        let response = get(round.port, "/");
+        assert_eq!(response.status(), 508, "{more}");
         assert_eq!(round.counted("loops"), 1, "{more}");
         // Without fields that tell of clients it takes a crowd to be suspicious.
         let most = if more.contains("off") { 150 } else { 12 };
@@ -86,8 +86,8 @@ fn a_request_that_goes_round_is_answered_with_508() {
 fn a_client_says_nothing_of_instances_and_a_chain_of_some_is_no_loop() {
     let server = Server::start(|stream| {
         let mut wire = Wire::new(stream);
-        while let Ok(Some(head)) = wire.head() {
-            if wire.reply("200 OK", "", head.as_bytes()).is_err() {
+        while let Ok(Some(header)) = wire.header() {
+            if wire.reply("200 OK", "", header.as_bytes()).is_err() {
                 return;
             }
         }
@@ -108,9 +108,9 @@ fn a_client_says_nothing_of_instances_and_a_chain_of_some_is_no_loop() {
     let last = get(chain[0], "/").text();
     assert!(last.contains("\r\nX-Evener-Hops: 3\r\n"), "{last}");
     let mut wire = Wire::to(chain[3]);
-    for (said, status) in [("9", 200), ("10", 508), ("255", 508), ("1000", 508), ("-1", 508)] {
-        let answer = wire.ask("GET", "/", &format!("X-Evener-Hops: {said}\r\n"));
-        assert_eq!(answer.unwrap().status(), status, "{said}");
+    for (printed, status) in [("9", 200), ("10", 508), ("255", 508), ("1000", 508), ("-1", 508)] {
+        let response = wire.ask("GET", "/", &format!("X-Evener-Hops: {printed}\r\n"));
+        assert_eq!(response.unwrap().status(), status, "{printed}");
         if status == 508 {
             wire = Wire::to(chain[3]);
         }
@@ -150,7 +150,7 @@ fn datagrams_that_go_round_stop() {
 
 #[test]
 fn queries_that_go_round_get_servfail() {
-    let plain = question(7, "loop.test", 1);
+    let plain = query(7, "loop.test", 1);
     let edns = with_edns(plain.clone(), 1232, true, &[]);
     for host in ["127.0.0.1", "[::1]"] {
         let round = Round::new("dns", host, "");
@@ -167,9 +167,9 @@ fn queries_that_go_round_get_servfail() {
         let mut stream = std::net::TcpStream::connect(round.address()).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.write_all(&[&(edns.len() as u16).to_be_bytes(), &edns[..]].concat()).unwrap();
-        let mut head = [0; 14];
-        stream.read_exact(&mut head).unwrap();
-        assert_eq!(rcode(&head[2..]), SERVFAIL, "{host} tcp");
+        let mut header = [0; 14];
+        stream.read_exact(&mut header).unwrap();
+        assert_eq!(rcode(&header[2..]), SERVFAIL, "{host} tcp");
         assert!(round.counted("loops") > noticed);
     }
 }
@@ -183,7 +183,7 @@ fn what_the_proxy_protocol_tells_of_is_counted_there() {
     assert_eq!(client.read(&mut [0]).unwrap_or_default(), 0);
     round.expect_end("connections");
     assert!(round.counted("connections") <= 12);
-    for (protocol, payload) in [("udp", b"x".to_vec()), ("dns", question(7, "loop.test", 1))] {
+    for (protocol, payload) in [("udp", b"x".to_vec()), ("dns", query(7, "loop.test", 1))] {
         let round = Round::new(protocol, "127.0.0.1", more);
         round.datagrams().send(&[LOCAL, &payload[..]].concat()).unwrap();
         round.expect_end("datagrams_in");
@@ -210,7 +210,7 @@ fn a_service_that_leads_back_to_itself_is_refused() {
     }
     let evener = Evener::run(&good);
     evener.directory.write("evener.lua", &bad);
-    let output = evener.talk(&["reload"]);
+    let output = evener.run_command(&["reload"]);
     assert!(!output.status.success(), "{output:?}");
     assert_eq!(who(listen), "a");
 }

@@ -1,6 +1,6 @@
 //! A reload that moves a server which has a name: it is said, the verdict starts anew, and clients go to the new address.
 
-use crate::harness::dns::{self, A, Nameserver, host, question};
+use crate::harness::dns::{self, A, Nameserver, host, query};
 use crate::harness::origin::{Origin, Wire};
 use crate::harness::{Evener, Server, line, reserved_port, wait_until, who};
 use crate::udp::flows::{self, Echo};
@@ -22,7 +22,7 @@ fn at(port: u16) -> String {
 /// Moves the server; what the reload says.
 fn move_to(evener: &Evener, config: &str) -> String {
     evener.directory.write("evener.lua", config);
-    let output = evener.talk(&["reload"]);
+    let output = evener.run_command(&["reload"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -34,14 +34,17 @@ fn a_reload_says_where_a_server_went_and_its_clients_go_there() {
     let evener = Evener::run(&config("tcp", 0, &at(one.port), more));
     let listen = evener.port("s");
     assert_eq!(who(listen), "one");
-    let said = move_to(&evener, &config("tcp", 0, &at(two.port), more));
-    assert!(said.contains(&format!("server p/a: address {} -> {}", at(one.port), at(two.port))), "{said}");
+    let printed = move_to(&evener, &config("tcp", 0, &at(two.port), more));
+    assert!(
+        printed.contains(&format!("server p/a: address {} -> {}", at(one.port), at(two.port))),
+        "{printed}"
+    );
     assert_eq!(who(listen), "two", "the client stays with the name");
     evener.expect_log("server_moved pool=p server=a");
     wait_until("the new address to be checked", || (evener.server("a")["verdict"] == "up").then_some(()));
     // Nobody is at the third place: what was seen of the others does not count, nor does fall.
-    let nobody = reserved_port();
-    move_to(&evener, &config("tcp", 0, &at(nobody), more));
+    let unused = reserved_port();
+    move_to(&evener, &config("tcp", 0, &at(unused), more));
     wait_until("it to be down", || (evener.server("a")["verdict"] == "down").then_some(()));
     assert_eq!(evener.server("a")["reason"], "connect: refused");
     assert_eq!(evener.log_count("probe_failed"), 1, "the first check decides");
@@ -96,11 +99,11 @@ fn queries_of_both_transports_go_to_the_new_address() {
     let (one, two) = (Nameserver::of(1), Nameserver::of(2));
     let evener = Evener::run(&config("dns", 0, &one.name(), ""));
     let listen = evener.port("s");
-    let asked = question(7, "www.example", A);
+    let requested = query(7, "www.example", A);
     let (socket, stream) = (dns::client(listen), crate::harness::connect(listen));
     let hosts = || {
-        let by_udp = host(&dns::ask_on(&socket, &asked));
-        (by_udp, host(&dns::ask_stream(&stream, &asked)))
+        let by_udp = host(&dns::ask_on(&socket, &requested));
+        (by_udp, host(&dns::ask_stream(&stream, &requested)))
     };
     assert_eq!(hosts(), (1, 1));
     move_to(&evener, &config("dns", 0, &two.name(), ""));
@@ -120,8 +123,8 @@ fn a_server_moves_between_a_socket_and_addresses_of_both_families() {
     assert_eq!(who(listen), "four");
     let path = path.display().to_string();
     for (address, name) in [(path.clone(), "unix"), (format!("[::1]:{port}"), "six"), (path, "unix")] {
-        let said = move_to(&evener, &config("tcp", 0, &address, ""));
-        assert!(said.contains(&format!(" -> {address}")), "{said}");
+        let printed = move_to(&evener, &config("tcp", 0, &address, ""));
+        assert!(printed.contains(&format!(" -> {address}")), "{printed}");
         assert_eq!(line(&mut crate::harness::connect(listen)).split(' ').next(), Some(name));
     }
 }

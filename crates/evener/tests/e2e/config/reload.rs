@@ -60,7 +60,7 @@ fn a_wrong_file_changes_nothing_and_says_why() {
     let before = evener.status()["pools"].clone();
     for (text, expected) in wrong {
         evener.directory.write("evener.lua", &text);
-        let output = evener.talk(&["reload"]);
+        let output = evener.run_command(&["reload"]);
         assert_eq!(output.status.code(), Some(1));
         assert!(
             String::from_utf8_lossy(&output.stderr).contains(expected),
@@ -153,7 +153,7 @@ fn many_hang_ups_at_once_are_few_reloads() {
     let signals = format!("for i in $(seq 200); do kill -HUP {}; done", evener.pid());
     assert!(std::process::Command::new("sh").args(["-c", &signals]).status().unwrap().success());
     // One more that waits: everything before it is done then.
-    assert!(evener.talk(&["reload"]).status.success());
+    assert!(evener.run_command(&["reload"]).status.success());
     evener.expect_log(" reloaded changes=0");
     let reloads = evener.log_count(" reloaded changes=0");
     assert!((1..150).contains(&reloads), "{reloads} reloads");
@@ -233,11 +233,11 @@ fn the_end_comes_while_a_reload_reads_and_while_nobody_reads_the_log() {
     drop(a);
     // Each refusal is a line; the pipe holds 64 KiB.
     (0..3000).for_each(|_| drop(who(listen)));
-    let talk = |arguments: &[&str]| {
+    let run_command = |arguments: &[&str]| {
         let mut command = std::process::Command::new(crate::harness::BINARY);
         command.args(arguments).args(["--socket", &admin]).output().unwrap().status.success()
     };
-    assert!(talk(&["status"]), "the instance still answers");
+    assert!(run_command(&["status"]), "the instance still answers");
     assert!(std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
     let ended = wait_until("the end", || child.try_wait().unwrap());
     assert!(ended.success());

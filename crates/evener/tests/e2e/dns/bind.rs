@@ -18,13 +18,13 @@ fn service(listen: u16, server: u16, dns: &str) -> String {
 /// What a forwarder that has us for its server hears: the address of each name, asked twice, and once by others before.
 fn forwarded(forwarder: u16, listen: u16) {
     for name in 0..20 {
-        let asked = format!("n{name}.example");
+        let sent = format!("n{name}.example");
         if name % 2 == 1 {
-            dig(listen, &[&asked, "A"]);
+            dig(listen, &[&sent, "A"]);
         }
         for _ in 0..2 {
-            let said = dig(forwarder, &[&asked, "A", "+short"]);
-            assert_eq!(said.trim(), format!("192.0.2.{name}"));
+            let printed = dig(forwarder, &[&sent, "A", "+short"]);
+            assert_eq!(printed.trim(), format!("192.0.2.{name}"));
         }
     }
 }
@@ -42,8 +42,8 @@ fn a_forwarder_of_bind_believes_what_was_kept() {
     assert_eq!(evener.service_counter("d", "connections"), 0, "it never asks again over TCP");
     // Who asks for a cookie gets none, not even in the first response, and no error either.
     for name in ["n50.example", "n50.example", "none.example"] {
-        let said = dig(listen, &[name, "A", "+cookie"]);
-        assert!(said.contains("status: N") && !said.contains("COOKIE"), "{said}");
+        let printed = dig(listen, &[name, "A", "+cookie"]);
+        assert!(printed.contains("status: N") && !printed.contains("COOKIE"), "{printed}");
     }
     // What no datagram has room for is cut here, and asked for over TCP.
     let big = dig(forwarder, &["big.example", "TXT", "+tcp"]);
@@ -61,11 +61,11 @@ fn cookies_reach_bind_where_nothing_is_kept() {
     forwarded(forwarder, listen);
     assert_eq!(evener.service_counter("d", "connections"), 0);
     for more in [&[][..], &["+tcp"]] {
-        let said = dig(listen, &[&["n1.example", "A", "+cookie"], more].concat());
-        assert!(said.contains("COOKIE") && said.contains("(good)"), "{said}");
+        let printed = dig(listen, &[&["n1.example", "A", "+cookie"], more].concat());
+        assert!(printed.contains("COOKIE") && printed.contains("(good)"), "{printed}");
         // A query for a cookie alone (RFC 7873, section 5.4).
-        let said = dig(listen, &[&["+header-only", "+cookie"], more].concat());
-        assert!(said.contains("status: NOERROR") && said.contains("(good)"), "{said}");
+        let printed = dig(listen, &[&["+header-only", "+cookie"], more].concat());
+        assert!(printed.contains("status: NOERROR") && printed.contains("(good)"), "{printed}");
     }
 }
 
@@ -80,19 +80,19 @@ fn what_is_signed_passes_untouched() {
     assert!(dig(listen, &["n.secret", "A"]).contains("status: REFUSED"));
     for more in [&[][..], &["+tcp"], &["+cookie"], &["+nocookie", "+noedns"], &["+tcp", "+keepalive"]] {
         for name in ["n.secret", "n1.example", "none.secret"] {
-            let said = dig(listen, &[&[name, "A", "-y", KEY], more].concat());
-            assert!(said.contains("status: N") && said.contains("TSIG PSEUDOSECTION"), "{said}");
-            assert!(!said.contains("verify") && !said.contains("BAD"), "{said}");
+            let printed = dig(listen, &[&[name, "A", "-y", KEY], more].concat());
+            assert!(printed.contains("status: N") && printed.contains("TSIG PSEUDOSECTION"), "{printed}");
+            assert!(!printed.contains("verify") && !printed.contains("BAD"), "{printed}");
         }
     }
-    let said = dig(listen, &["secret", "AXFR", "-y", KEY]);
-    assert!(said.contains("n.secret.") && said.contains("XFR size: 5 records"), "{said}");
-    assert!(said.matches("TSIG").count() >= 1 && !said.contains("verify"), "{said}");
+    let printed = dig(listen, &["secret", "AXFR", "-y", KEY]);
+    assert!(printed.contains("n.secret.") && printed.contains("XFR size: 5 records"), "{printed}");
+    assert!(printed.matches("TSIG").count() >= 1 && !printed.contains("verify"), "{printed}");
     // An update that is signed by the wrong key gets its server's word, not ours.
     let output = Command::new("dig")
         .args(["@127.0.0.1", "-p", &listen.to_string(), "n.secret", "A", "-y", "hmac-sha256:k:d3Jvbmc="])
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("BADSIG"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(printed.contains("BADSIG"), "{printed}");
 }

@@ -15,7 +15,7 @@ const SERVFAIL: u8 = 2;
 struct Nameserver {
     port: u16,
     rcode: Arc<AtomicU8>,
-    asked: Arc<AtomicUsize>,
+    sent: Arc<AtomicUsize>,
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -25,18 +25,18 @@ impl Nameserver {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let port = socket.local_addr().unwrap().port();
-        let (rcode, asked, over) = <(Arc<AtomicU8>, Arc<AtomicUsize>, Arc<AtomicBool>)>::default();
-        let (code, count, end) = (Arc::clone(&rcode), Arc::clone(&asked), Arc::clone(&over));
+        let (rcode, sent, over) = <(Arc<AtomicU8>, Arc<AtomicUsize>, Arc<AtomicBool>)>::default();
+        let (code, count, end) = (Arc::clone(&rcode), Arc::clone(&sent), Arc::clone(&over));
         let thread = std::thread::spawn(move || {
-            let mut question = [0; 4096];
+            let mut query = [0; 4096];
             while !end.load(Ordering::Relaxed) {
-                let Ok((length, client)) = socket.recv_from(&mut question) else { continue };
+                let Ok((length, client)) = socket.recv_from(&mut query) else { continue };
                 count.fetch_add(1, Ordering::Relaxed);
-                let answer = answer(&question[..length], code.load(Ordering::Relaxed));
-                let _ = socket.send_to(&answer, client);
+                let response = response(&query[..length], code.load(Ordering::Relaxed));
+                let _ = socket.send_to(&response, client);
             }
         });
-        Self { port, rcode, asked, over, thread: Some(thread) }
+        Self { port, rcode, sent, over, thread: Some(thread) }
     }
 
     fn at(&self) -> String {
@@ -52,7 +52,7 @@ impl Drop for Nameserver {
 }
 
 /// Where the question ends; names in questions are not compressed.
-fn question_end(message: &[u8]) -> usize {
+fn question_section_end(message: &[u8]) -> usize {
     let mut at = 12;
     while message[at] != 0 {
         at += usize::from(message[at]) + 1;
@@ -60,25 +60,25 @@ fn question_end(message: &[u8]) -> usize {
     at + 5
 }
 
-fn answer(question: &[u8], rcode: u8) -> Vec<u8> {
-    let mut answer = question[..question_end(question)].to_vec();
-    answer[2..12].copy_from_slice(&[0x85, 0x80 | rcode, 0, 1, 0, u8::from(rcode == NOERROR), 0, 0, 0, 0]);
+fn response(query: &[u8], rcode: u8) -> Vec<u8> {
+    let mut response = query[..question_section_end(query)].to_vec();
+    response[2..12].copy_from_slice(&[0x85, 0x80 | rcode, 0, 1, 0, u8::from(rcode == NOERROR), 0, 0, 0, 0]);
     if rcode == NOERROR {
         // The name of the question, A, IN, 600 s, 192.0.2.1.
-        answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 2, 88, 0, 4, 192, 0, 2, 1]);
+        response.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 2, 88, 0, 4, 192, 0, 2, 1]);
     }
-    answer
+    response
 }
 
 /// A question for the address of a name, without EDNS.
-fn question(id: u16, name: &str) -> Vec<u8> {
-    let mut question = [id.to_be_bytes(), [1, 0], [0, 1], [0, 0], [0, 0], [0, 0]].concat();
+fn query(id: u16, name: &str) -> Vec<u8> {
+    let mut query = [id.to_be_bytes(), [1, 0], [0, 1], [0, 0], [0, 0], [0, 0]].concat();
     for label in name.split('.') {
-        question.push(label.len() as u8);
-        question.extend_from_slice(label.as_bytes());
+        query.push(label.len() as u8);
+        query.extend_from_slice(label.as_bytes());
     }
-    question.extend_from_slice(&[0, 0, 1, 0, 1]);
-    question
+    query.extend_from_slice(&[0, 0, 1, 0, 1]);
+    query
 }
 
 /// Asks for a name; the code of the answer.
@@ -86,18 +86,18 @@ fn ask(port: u16, name: &str) -> u8 {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     socket.connect(("127.0.0.1", port)).unwrap();
-    let question = question(0x1234, name);
-    socket.send(&question).unwrap();
-    let mut answer = [0; 4096];
-    let length = socket.recv(&mut answer).expect("an answer");
-    let end = question_end(&question);
-    assert_eq!(&answer[..2], &question[..2], "the ID");
-    assert_eq!(&answer[12..end], &question[12..], "the question, of {length} bytes");
-    answer[3] & 15
+    let query = query(0x1234, name);
+    socket.send(&query).unwrap();
+    let mut response = [0; 4096];
+    let length = socket.recv(&mut response).expect("an answer");
+    let end = question_section_end(&query);
+    assert_eq!(&response[..2], &query[..2], "the ID");
+    assert_eq!(&response[12..end], &query[12..], "the question, of {length} bytes");
+    response[3] & 15
 }
 
-fn said(evener: &Evener, arguments: &[&str]) -> (i32, String) {
-    let output = evener.talk(arguments);
+fn printed(evener: &Evener, arguments: &[&str]) -> (i32, String) {
+    let output = evener.run_command(arguments);
     let text = [output.stdout, output.stderr].concat();
     (output.status.code().unwrap(), String::from_utf8_lossy(&text).into_owned())
 }
@@ -113,8 +113,8 @@ fn a_one_liner_listens_once_and_its_cache_can_be_emptied() {
     assert_eq!((&service["name"], &service["protocol"]), (&"dns".into(), &"dns".into()));
     assert_eq!(service["listen"], serde_json::json!([at]), "UDP and TCP are one address");
     assert_eq!(service["cache"], serde_json::json!({ "entries": 0, "bytes": 0, "hits": 0, "misses": 0 }));
-    assert_eq!(said(&evener, &["expunge", "dns", "--all"]), (0, "dns: 0 responses expunged\n".into()));
-    let (code, text) = said(&evener, &["status"]);
+    assert_eq!(printed(&evener, &["expunge", "dns", "--all"]), (0, "dns: 0 responses expunged\n".into()));
+    let (code, text) = printed(&evener, &["status"]);
     assert!(
         code == 0 && text.contains("\ncache of dns: 0 responses, 0 B; 0.0 % of 0 queries were hits"),
         "{text}"
@@ -127,7 +127,7 @@ fn a_one_liner_listens_once_and_its_cache_can_be_emptied() {
         (&["expunge", "dns", "--all", "--below"], 2, "--below"),
     ];
     for (arguments, expected, why) in cases {
-        let (code, text) = said(&evener, arguments);
+        let (code, text) = printed(&evener, arguments);
         assert!(code == expected && text.contains(why), "{arguments:?}: {code} {text}");
     }
 }
@@ -137,7 +137,7 @@ fn without_a_cache_there_is_nothing_to_expunge() {
     let server = Nameserver::start();
     let evener = Evener::one_liner(&["dns", "127.0.0.1:0", &server.at()]);
     assert_eq!(evener.status()["services"][0].get("cache"), None);
-    let (code, text) = said(&evener, &["expunge", "dns", "a.example"]);
+    let (code, text) = printed(&evener, &["expunge", "dns", "a.example"]);
     assert!(code == 1 && text.contains("service `dns` has no cache"), "{text}");
 }
 
@@ -185,28 +185,28 @@ fn kept_answers_are_counted_live_across_reloads_and_go_by_name() {
         assert_eq!(ask(listen, name), NOERROR, "{name}");
         assert_eq!(ask(listen, &name.to_ascii_uppercase()), NOERROR, "{name}");
     }
-    assert_eq!(server.asked.load(Ordering::Relaxed), 4, "each name once");
+    assert_eq!(server.sent.load(Ordering::Relaxed), 4, "each name once");
     let cache = |name: &str| evener.status()["services"][0]["cache"][name].as_u64().unwrap();
     assert_eq!((cache("entries"), cache("hits"), cache("misses")), (4, 4, 4));
     assert!(cache("bytes") > 100, "{}", cache("bytes"));
-    let (_, text) = said(&evener, &["status"]);
+    let (_, text) = printed(&evener, &["status"]);
     assert!(
         text.contains("cache of d: 4 responses, ") && text.contains("50.0 % of 8 queries were hits"),
         "{text}"
     );
     evener.reload(&config(", clients = 100"));
     assert_eq!(cache("entries"), 4, "a reload that says nothing of the cache leaves it");
-    assert_eq!(said(&evener, &["expunge", "d", "EXAMPLE"]), (0, "d: 0 responses expunged\n".into()));
-    assert_eq!(said(&evener, &["expunge", "d", "other."]), (0, "d: 1 response expunged\n".into()));
+    assert_eq!(printed(&evener, &["expunge", "d", "EXAMPLE"]), (0, "d: 0 responses expunged\n".into()));
+    assert_eq!(printed(&evener, &["expunge", "d", "other."]), (0, "d: 1 response expunged\n".into()));
     assert_eq!(
-        said(&evener, &["expunge", "d", "A.example", "--below"]),
+        printed(&evener, &["expunge", "d", "A.example", "--below"]),
         (0, "d: 2 responses expunged\n".into())
     );
     assert_eq!(ask(listen, "aa.example"), NOERROR);
-    assert_eq!(server.asked.load(Ordering::Relaxed), 4, "it is not below a.example");
+    assert_eq!(server.sent.load(Ordering::Relaxed), 4, "it is not below a.example");
     assert_eq!(ask(listen, "b.a.example"), NOERROR);
-    assert_eq!(server.asked.load(Ordering::Relaxed), 5, "it was gone");
-    let (_, text) = said(&evener, &["expunge", "d", "--all", "--json"]);
+    assert_eq!(server.sent.load(Ordering::Relaxed), 5, "it was gone");
+    let (_, text) = printed(&evener, &["expunge", "d", "--all", "--json"]);
     let expunged: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(expunged, serde_json::json!({ "service": "d", "expunged": 2 }));
     assert_eq!(cache("entries"), 0);

@@ -2,7 +2,7 @@
 
 use crate::harness::dns::{
     A, Nameserver, REFUSED, SERVFAIL, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id,
-    is_quiet, question, rcode, service, with_edns,
+    is_quiet, query, rcode, service, with_edns,
 };
 use crate::harness::{Evener, connect, wait_until};
 use std::io::Write;
@@ -19,13 +19,13 @@ fn a_silent_server_costs_a_few_time_outs_and_then_nothing() {
     // It has every other turn, and three different questions are enough to blame it.
     for turn in 0..3 {
         for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
-            assert_eq!(host(&ask(listen, &question(turn, &format!("n{turn}.example"), A))), 2);
+            assert_eq!(host(&ask(listen, &query(turn, &format!("n{turn}.example"), A))), 2);
         }
     }
     wait_until("it to be down", || (evener.server(&silent.name())["verdict"] == "down").then_some(()));
     let begun = Instant::now();
     for turn in 0..20 {
-        assert_eq!(host(&ask(listen, &question(turn, "a.example", A))), 2);
+        assert_eq!(host(&ask(listen, &query(turn, "a.example", A))), 2);
     }
     let elapsed = begun.elapsed();
     assert!(elapsed < Duration::from_secs(4), "nobody waits for it any more: {elapsed:?}");
@@ -37,9 +37,9 @@ fn a_silent_server_costs_a_few_time_outs_and_then_nothing() {
 fn latencies(more: &str) -> Vec<Duration> {
     let quiet = Arc::new(AtomicBool::new(false));
     let hush = Arc::clone(&quiet);
-    let one = Nameserver::start(move |question, back| {
+    let one = Nameserver::start(move |query, back| {
         if !hush.load(Ordering::Relaxed) {
-            back.send(&address(question, 60, 1));
+            back.send(&address(query, 60, 1));
         }
     });
     let two = Nameserver::of(2);
@@ -54,10 +54,10 @@ fn latencies(more: &str) -> Vec<Duration> {
                 let (socket, stream) = (client(listen), connect(listen));
                 let mut took = Vec::new();
                 for turn in 0..250 {
-                    let (asked, begun) = (question(turn, "a.example", A), Instant::now());
-                    let answer =
-                        if number % 4 == 3 { ask_stream(&stream, &asked) } else { ask_on(&socket, &asked) };
-                    assert!([1, 2].contains(&host(&answer)), "a true answer");
+                    let (sent, begun) = (query(turn, "a.example", A), Instant::now());
+                    let response =
+                        if number % 4 == 3 { ask_stream(&stream, &sent) } else { ask_on(&socket, &sent) };
+                    assert!([1, 2].contains(&host(&response)), "a true answer");
                     took.push(begun.elapsed());
                     done.fetch_add(1, Ordering::Relaxed);
                 }
@@ -95,8 +95,8 @@ fn a_server_that_is_gone_is_left_at_once() {
     let listen = evener.port("d");
     let (begun, stream) = (Instant::now(), connect(listen));
     for turn in 0..20 {
-        assert_eq!(host(&ask(listen, &question(turn, "a.example", A))), 2);
-        assert_eq!(host(&ask_stream(&stream, &question(turn, "a.example", A))), 2);
+        assert_eq!(host(&ask(listen, &query(turn, "a.example", A))), 2);
+        assert_eq!(host(&ask_stream(&stream, &query(turn, "a.example", A))), 2);
     }
     let elapsed = begun.elapsed();
     assert!(elapsed < Duration::from_secs(15), "no time-out was waited for: {elapsed:?}");
@@ -117,10 +117,10 @@ fn a_server_that_dies_under_load_fails_no_question() {
             std::thread::spawn(move || {
                 let (socket, stream) = (client(listen), connect(listen));
                 for turn in 0..400 {
-                    let asked = question(turn, "a.example", A);
-                    let answer =
-                        if number % 2 == 1 { ask_stream(&stream, &asked) } else { ask_on(&socket, &asked) };
-                    assert!([1, 2].contains(&host(&answer)));
+                    let sent = query(turn, "a.example", A);
+                    let response =
+                        if number % 2 == 1 { ask_stream(&stream, &sent) } else { ask_on(&socket, &sent) };
+                    assert!([1, 2].contains(&host(&response)));
                     std::thread::sleep(Duration::from_millis(2));
                 }
             })
@@ -132,18 +132,18 @@ fn a_server_that_dies_under_load_fails_no_question() {
     let back = Nameserver::of_at(one.port, 1);
     clients.into_iter().for_each(|client| client.join().unwrap());
     wait_until("it to be asked again", || {
-        ask(listen, &question(1, "a.example", A));
+        ask(listen, &query(1, "a.example", A));
         (back.count() > 0).then_some(())
     });
     assert_eq!(evener.service_counter("d", "requests_failed"), 0);
 }
 
 /// A server that takes no notice of so many questions, whatever the transport.
-fn deaf_to(questions: usize) -> Nameserver {
+fn deaf_to(queries: usize) -> Nameserver {
     let count = AtomicUsize::new(0);
-    Nameserver::start(move |question, back| {
-        if count.fetch_add(1, Ordering::Relaxed) >= questions {
-            back.send(&address(question, 60, 5));
+    Nameserver::start(move |query, back| {
+        if count.fetch_add(1, Ordering::Relaxed) >= queries {
+            back.send(&address(query, 60, 5));
         }
     })
 }
@@ -154,11 +154,11 @@ fn a_single_server_is_asked_again() {
         let server = deaf_to(2);
         let evener = Evener::run(&service(0, &[&server], "dns = { query_timeout = \"200ms\", retries = 2 }"));
         let listen = evener.port("d");
-        assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 5);
+        assert_eq!(host(&ask(listen, &query(1, "a.example", A))), 5);
         let seen = server.seen();
         assert_eq!((seen.len(), evener.service_counter("d", "requests_retried")), (3, 2));
         assert!(id(&seen[0].message) != id(&seen[1].message) || id(&seen[1].message) != id(&seen[2].message));
-        assert!(seen.iter().all(|asked| asked.message[2..] == seen[0].message[2..]));
+        assert!(seen.iter().all(|sent| sent.message[2..] == seen[0].message[2..]));
     }
 }
 
@@ -170,7 +170,7 @@ fn retries_are_counted_and_then_the_client_hears_of_it() {
         let evener = Evener::run(&service(0, &[&one, &two], &more));
         let listen = evener.port("d");
         let (plain, edns) =
-            (question(77, "a.Example", A), with_edns(question(78, "a.Example", A), 4096, true, &[]));
+            (query(77, "a.Example", A), with_edns(query(78, "a.Example", A), 4096, true, &[]));
         let failed = ask(listen, &plain);
         assert_eq!((rcode(&failed), failed[2], failed.len()), (code, 0x81, plain.len()));
         assert_eq!(failed[4..], plain[4..], "the question comes back, and nothing with it");
@@ -190,13 +190,13 @@ fn who_is_to_hear_nothing_hears_nothing_and_a_connection_stays() {
     let evener = Evener::run(&service(0, &[&server], more));
     let listen = evener.port("d");
     let (socket, mut stream) = (client(listen), connect(listen));
-    socket.send(&question(1, "udp.example", A)).unwrap();
-    stream.write_all(&framed(&question(1, "tcp.example", A))).unwrap();
+    socket.send(&query(1, "udp.example", A)).unwrap();
+    stream.write_all(&framed(&query(1, "tcp.example", A))).unwrap();
     wait_until("both to fail", || (evener.service_counter("d", "requests_failed") == 2).then_some(()));
     assert!(is_quiet(&socket));
     assert_eq!(evener.service_counter("d", "drop_no_server"), 2);
-    assert_eq!(host(&ask_on(&socket, &question(2, "a.example", A))), 5);
-    assert_eq!(host(&ask_stream(&stream, &question(2, "a.example", A))), 5, "and nothing before it");
+    assert_eq!(host(&ask_on(&socket, &query(2, "a.example", A))), 5);
+    assert_eq!(host(&ask_stream(&stream, &query(2, "a.example", A))), 5, "and nothing before it");
 }
 
 #[test]
@@ -208,13 +208,13 @@ fn without_any_server_clients_hear_it_at_once() {
     let listen = evener.port("d");
     let (begun, stream) = (Instant::now(), connect(listen));
     for turn in 0..10 {
-        assert_eq!(rcode(&ask(listen, &question(turn, "a.example", A))), SERVFAIL);
-        assert_eq!(rcode(&ask_stream(&stream, &question(turn, "a.example", A))), SERVFAIL);
+        assert_eq!(rcode(&ask(listen, &query(turn, "a.example", A))), SERVFAIL);
+        assert_eq!(rcode(&ask_stream(&stream, &query(turn, "a.example", A))), SERVFAIL);
     }
     let elapsed = begun.elapsed();
     assert!(elapsed < Duration::from_secs(15), "no time-out was waited for: {elapsed:?}");
     // As soon as one is back it is asked, down or not: there is no other.
     let _back = Nameserver::of_at(one.port, 1);
-    wait_until("an answer", || (rcode(&ask(listen, &question(1, "a.example", A))) == 0).then_some(()));
+    wait_until("an answer", || (rcode(&ask(listen, &query(1, "a.example", A))) == 0).then_some(()));
     assert_eq!(evener.service_counter("d", "drop_no_server"), 0);
 }

@@ -2,7 +2,7 @@
 
 use crate::harness::dns::{
     A, Nameserver, SERVFAIL, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id, name_of,
-    question, rcode, read_message, receive, service,
+    query, rcode, read_message, receive, service,
 };
 use crate::harness::{Directory, Evener, connect, reserved_port, wait_until};
 use std::io::{Read, Write};
@@ -53,7 +53,7 @@ impl Drop for Pour {
 }
 
 fn pour(mut stream: &TcpStream, over: &AtomicBool) {
-    let all = framed(&question(7, "a.example", A)).repeat(1000);
+    let all = framed(&query(7, "a.example", A)).repeat(1000);
     let mut at = 0;
     while !over.load(Ordering::Relaxed) {
         at = (at + stream.write(&all[at..]).unwrap_or(0)) % all.len();
@@ -69,7 +69,7 @@ fn others_are_served(evener: &Evener, listen: u16, other: u16, reads: Reads) {
     let (socket, mut worst) = (client(other), Duration::ZERO);
     for number in 0..100 {
         let begun = Instant::now();
-        assert_eq!(host(&ask_on(&socket, &question(number, "b.example", A))), 2, "{reads:?}");
+        assert_eq!(host(&ask_on(&socket, &query(number, "b.example", A))), 2, "{reads:?}");
         worst = worst.max(begun.elapsed());
     }
     assert!(worst < Duration::from_secs(2), "nobody waits for {reads:?}: {worst:?}");
@@ -88,7 +88,7 @@ fn a_client_that_pours_questions_to_which_answers_are_kept_starves_nobody() {
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     let listen = evener.port("d");
     let other = evener.port("e");
-    assert_eq!(host(&ask_tcp(listen, &question(1, "a.example", A))), 1);
+    assert_eq!(host(&ask_tcp(listen, &query(1, "a.example", A))), 1);
     for reads in [Reads::All, Reads::Nothing] {
         others_are_served(&evener, listen, other, reads);
     }
@@ -107,7 +107,7 @@ fn a_client_that_pours_questions_for_which_there_is_no_server_starves_nobody() {
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     let listen = evener.port("d");
     let other = evener.port("e");
-    assert_eq!(rcode(&ask_tcp(listen, &question(1, "a.example", A))), SERVFAIL);
+    assert_eq!(rcode(&ask_tcp(listen, &query(1, "a.example", A))), SERVFAIL);
     for reads in [Reads::All, Reads::Nothing] {
         others_are_served(&evener, listen, other, reads);
     }
@@ -115,9 +115,9 @@ fn a_client_that_pours_questions_for_which_there_is_no_server_starves_nobody() {
 
 /// A server that is silent for names that begin so.
 fn silent_for(start: &'static str, number: u8) -> Nameserver {
-    Nameserver::start(move |question, back| {
-        if !name_of(question).starts_with(start) {
-            back.send(&address(question, 60, number));
+    Nameserver::start(move |query, back| {
+        if !name_of(query).starts_with(start) {
+            back.send(&address(query, 60, number));
         }
     })
 }
@@ -132,13 +132,13 @@ fn a_slow_name_on_a_quiet_service_takes_no_server_down() {
     for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
         // A client asks again a few times before it gives up, and nobody asks anything else.
         for number in 0..3 {
-            assert_eq!(rcode(&ask(listen, &question(number, "slow.example", A))), SERVFAIL);
+            assert_eq!(rcode(&ask(listen, &query(number, "slow.example", A))), SERVFAIL);
         }
         for server in [&one, &two] {
             assert_eq!(evener.server(&server.name())["verdict"], "up");
         }
         let hosts: Vec<u8> =
-            (0..4).map(|number| host(&ask(listen, &question(number, "a.example", A)))).collect();
+            (0..4).map(|number| host(&ask(listen, &query(number, "a.example", A)))).collect();
         assert!(hosts.contains(&1) && hosts.contains(&2), "{hosts:?}");
     }
     assert_eq!(evener.service_counter("d", "requests_failed"), 6);
@@ -155,7 +155,7 @@ fn the_second_tier_is_asked_when_the_first_is_silent() {
     let listen = evener.port("d");
     for number in 0..3 {
         for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
-            assert_eq!(host(&ask(listen, &question(number, "a.example", A))), 2);
+            assert_eq!(host(&ask(listen, &query(number, "a.example", A))), 2);
         }
     }
     assert_eq!((first.count(), second.count()), (6, 6), "nobody counts as down, so it is asked first");
@@ -176,18 +176,18 @@ fn what_is_under_way_when_its_only_server_moves_is_answered_by_the_new_one() {
         };
         let evener = Evener::run_with(&of(&old), &["--workers", "1"]);
         let (socket, mut stream, other) = (client(listen), connect(listen), connect(listen));
-        assert_eq!(host(&ask_stream(&other, &question(9, "a.example", A))), 1);
+        assert_eq!(host(&ask_stream(&other, &query(9, "a.example", A))), 1);
         let before = old.count();
-        socket.send(&question(1, "held.udp.example", A)).unwrap();
-        stream.write_all(&framed(&question(2, "held.tcp.example", A))).unwrap();
+        socket.send(&query(1, "held.udp.example", A)).unwrap();
+        stream.write_all(&framed(&query(2, "held.tcp.example", A))).unwrap();
         wait_until("both", || (old.count() == before + 2).then_some(()));
         evener.reload(&of(&new));
         if somebody_asks {
-            assert_eq!(host(&ask(listen, &question(3, "a.example", A))), 2);
-            assert_eq!(host(&ask_stream(&other, &question(3, "a.example", A))), 2);
+            assert_eq!(host(&ask(listen, &query(3, "a.example", A))), 2);
+            assert_eq!(host(&ask_stream(&other, &query(3, "a.example", A))), 2);
         }
-        let answers = [receive(&socket), read_message(&stream).unwrap()];
-        assert_eq!(answers.each_ref().map(|answer| (id(answer), host(answer))), [(1, 2), (2, 2)]);
+        let responses = [receive(&socket), read_message(&stream).unwrap()];
+        assert_eq!(responses.each_ref().map(|response| (id(response), host(response))), [(1, 2), (2, 2)]);
         assert_eq!(evener.service_counter("d", "requests_failed"), 0);
         drop(evener);
     }

@@ -2,7 +2,8 @@
 
 use crate::harness::dns::{
     A, Back, Nameserver, SERVFAIL, TXT, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id,
-    is_closed, is_quiet, name_of, question, question_end, rcode, read_message, receive, service, with_edns,
+    is_closed, is_quiet, name_of, query, question_section_end, rcode, read_message, receive, service,
+    with_edns,
 };
 use crate::harness::{Evener, Server, connect, wait_until};
 use std::io::Write;
@@ -16,57 +17,57 @@ const RIGHT: u8 = 7;
 
 /// Ways to turn a true answer into one that must not count.
 fn lies() -> Vec<(&'static str, Vec<u8>)> {
-    let asked = question(0, "www.Example", A);
-    let true_one = address(&asked, 60, WRONG);
+    let sent = query(0, "www.Example", A);
+    let true_one = address(&sent, 60, WRONG);
     let with = |change: &dyn Fn(&mut Vec<u8>)| {
-        let mut answer = true_one.clone();
-        change(&mut answer);
-        answer
+        let mut response = true_one.clone();
+        change(&mut response);
+        response
     };
-    let end = question_end(&asked);
+    let end = question_section_end(&sent);
     vec![
-        ("another name", address(&question(0, "www.Exbmple", A), 60, WRONG)),
-        ("a longer name", address(&question(0, "www.Example.a", A), 60, WRONG)),
-        ("a shorter name", address(&question(0, "Example", A), 60, WRONG)),
-        ("no name", address(&question(0, "", A), 60, WRONG)),
-        ("another type", address(&question(0, "www.Example", TXT), 60, WRONG)),
-        ("another class", with(&|answer| answer[end - 1] = 3)),
-        ("a question", with(&|answer| answer[2] &= 0x7f)),
-        ("another opcode", with(&|answer| answer[2] |= 0x20)),
-        ("no question", with(&|answer| drop(answer.splice(5..end, [0; 7])))),
-        ("a question that is not counted", with(&|answer| answer[5] = 0)),
-        ("two questions", with(&|answer| answer[5] = 2)),
+        ("another name", address(&query(0, "www.Exbmple", A), 60, WRONG)),
+        ("a longer name", address(&query(0, "www.Example.a", A), 60, WRONG)),
+        ("a shorter name", address(&query(0, "Example", A), 60, WRONG)),
+        ("no name", address(&query(0, "", A), 60, WRONG)),
+        ("another type", address(&query(0, "www.Example", TXT), 60, WRONG)),
+        ("another class", with(&|response| response[end - 1] = 3)),
+        ("a question", with(&|response| response[2] &= 0x7f)),
+        ("another opcode", with(&|response| response[2] |= 0x20)),
+        ("no question", with(&|response| drop(response.splice(5..end, [0; 7])))),
+        ("a question that is not counted", with(&|response| response[5] = 0)),
+        ("two questions", with(&|response| response[5] = 2)),
         ("a cut question", true_one[..end - 1].to_vec()),
         ("a cut name", true_one[..15].to_vec()),
         ("a header alone", true_one[..12].to_vec()),
         ("half a header", true_one[..7].to_vec()),
         ("an ID alone", true_one[..2].to_vec()),
-        ("a name that points to itself", with(&|answer| answer[12..14].copy_from_slice(&[0xc0, 12]))),
-        ("a label of a reserved kind", with(&|answer| answer[12] = 0x83)),
+        ("a name that points to itself", with(&|response| response[12..14].copy_from_slice(&[0xc0, 12]))),
+        ("a label of a reserved kind", with(&|response| response[12] = 0x83)),
     ]
 }
 
 /// The lie with the ID of the question.
-fn told(lie: &[u8], question: &[u8]) -> Vec<u8> {
+fn reported(lie: &[u8], query: &[u8]) -> Vec<u8> {
     let mut lie = lie.to_vec();
-    lie[..2].copy_from_slice(&question[..2]);
+    lie[..2].copy_from_slice(&query[..2]);
     lie
 }
 
 #[test]
 fn what_is_no_answer_to_the_question_is_never_passed_on() {
     for (what, lie) in lies() {
-        let server = Nameserver::start(move |question, back| {
-            back.send(&told(&lie, question));
-            back.send(&address(question, 60, RIGHT));
+        let server = Nameserver::start(move |query, back| {
+            back.send(&reported(&lie, query));
+            back.send(&address(query, 60, RIGHT));
         });
         let evener = Evener::run(&service(0, &[&server], ""));
         let listen = evener.port("d");
-        let asked = question(0x4711, "www.Example", A);
+        let sent = query(0x4711, "www.Example", A);
         let socket = client(listen);
-        assert_eq!(host(&ask_on(&socket, &asked)), RIGHT, "{what}, over UDP");
+        assert_eq!(host(&ask_on(&socket, &sent)), RIGHT, "{what}, over UDP");
         assert!(is_quiet(&socket), "{what}, over UDP");
-        assert_eq!(host(&ask_tcp(listen, &asked)), RIGHT, "{what}, over TCP");
+        assert_eq!(host(&ask_tcp(listen, &sent)), RIGHT, "{what}, over TCP");
         assert_eq!(evener.server(&server.name())["counters"]["responses_bad"], 2, "{what}");
         assert_eq!(evener.server(&server.name())["counters"]["responses"], 2, "{what}");
     }
@@ -74,38 +75,38 @@ fn what_is_no_answer_to_the_question_is_never_passed_on() {
 
 #[test]
 fn an_answer_with_another_id_is_never_passed_on() {
-    let server = Nameserver::start(|question, back| {
-        let mut lie = address(question, 60, WRONG);
+    let server = Nameserver::start(|query, back| {
+        let mut lie = address(query, 60, WRONG);
         for bit in 0..16 {
-            lie[..2].copy_from_slice(&(id(question) ^ 1 << bit).to_be_bytes());
+            lie[..2].copy_from_slice(&(id(query) ^ 1 << bit).to_be_bytes());
             back.send(&lie);
         }
-        back.send(&address(question, 60, RIGHT));
+        back.send(&address(query, 60, RIGHT));
     });
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
     let socket = client(listen);
-    assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), RIGHT);
+    assert_eq!(host(&ask_on(&socket, &query(1, "a.example", A))), RIGHT);
     assert!(is_quiet(&socket));
-    assert_eq!(host(&ask_tcp(listen, &question(2, "a.example", A))), RIGHT);
+    assert_eq!(host(&ask_tcp(listen, &query(2, "a.example", A))), RIGHT);
     assert_eq!(evener.server(&server.name())["counters"]["responses_bad"], 32);
 }
 
 #[test]
 fn an_answer_from_elsewhere_is_never_passed_on() {
-    let server = Nameserver::start(|question, back| {
+    let server = Nameserver::start(|query, back| {
         let Back::Udp(_, to) = back else { return };
         // Another port of the same address, and another address.
         for from in ["127.0.0.1:0", "127.0.0.2:0"] {
             let elsewhere = UdpSocket::bind(from).unwrap();
-            elsewhere.send_to(&address(question, 60, WRONG), to).unwrap();
+            elsewhere.send_to(&address(query, 60, WRONG), to).unwrap();
         }
-        back.send(&address(question, 60, RIGHT));
+        back.send(&address(query, 60, RIGHT));
     });
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
     let socket = client(listen);
-    assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), RIGHT);
+    assert_eq!(host(&ask_on(&socket, &query(1, "a.example", A))), RIGHT);
     assert!(is_quiet(&socket));
     // The kernel itself lets nothing in that is not from the server.
     assert_eq!(evener.server(&server.name())["counters"]["responses_bad"], 0);
@@ -113,18 +114,18 @@ fn an_answer_from_elsewhere_is_never_passed_on() {
 
 #[test]
 fn an_answer_counts_once() {
-    let server = Nameserver::start(|question, back| {
+    let server = Nameserver::start(|query, back| {
         for host in [RIGHT, WRONG, WRONG] {
-            back.send(&address(question, 60, host));
+            back.send(&address(query, 60, host));
         }
     });
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
     let (socket, stream) = (client(listen), connect(listen));
-    assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), RIGHT);
+    assert_eq!(host(&ask_on(&socket, &query(1, "a.example", A))), RIGHT);
     assert!(is_quiet(&socket));
     for id in 0..3 {
-        assert_eq!(host(&ask_stream(&stream, &question(id, "a.example", A))), RIGHT);
+        assert_eq!(host(&ask_stream(&stream, &query(id, "a.example", A))), RIGHT);
     }
     wait_until("the other answers to be counted", || {
         (evener.server(&server.name())["counters"]["responses_bad"] == 8).then_some(())
@@ -134,31 +135,31 @@ fn an_answer_counts_once() {
 
 #[test]
 fn a_late_answer_is_never_passed_on() {
-    let server = Nameserver::start(|question, back| {
-        let (question, back) = (question.to_vec(), back.clone());
+    let server = Nameserver::start(|query, back| {
+        let (query, back) = (query.to_vec(), back.clone());
         std::thread::spawn(move || {
-            if name_of(&question) == "late.example" {
+            if name_of(&query) == "late.example" {
                 std::thread::sleep(Duration::from_millis(600));
-                return back.send(&address(&question, 60, WRONG));
+                return back.send(&address(&query, 60, WRONG));
             }
-            back.send(&address(&question, 60, RIGHT));
+            back.send(&address(&query, 60, RIGHT));
         });
     });
     let evener = Evener::run(&service(0, &[&server], "dns = { query_timeout = \"200ms\", retries = 0 }"));
     let listen = evener.port("d");
     let (socket, stream) = (client(listen), connect(listen));
-    let late = question(0x1111, "late.example", A);
+    let late = query(0x1111, "late.example", A);
     let failed = ask_on(&socket, &late);
     assert_eq!((rcode(&failed), &failed[12..]), (SERVFAIL, &late[12..]));
     assert_eq!(rcode(&ask_stream(&stream, &late)), SERVFAIL);
     // The same client asks again with the same ID meanwhile; the late answer must not take that place either.
-    assert_eq!(host(&ask_on(&socket, &question(0x1111, "b.example", A))), RIGHT);
+    assert_eq!(host(&ask_on(&socket, &query(0x1111, "b.example", A))), RIGHT);
     // The stream that brought nothing in time is closed by then.
     wait_until("the late answer", || {
         (evener.server(&server.name())["counters"]["responses_bad"] == 1).then_some(())
     });
     assert!(is_quiet(&socket));
-    assert_eq!(host(&ask_stream(&stream, &question(0x1111, "b.example", A))), RIGHT, "and nothing before it");
+    assert_eq!(host(&ask_stream(&stream, &query(0x1111, "b.example", A))), RIGHT, "and nothing before it");
     assert_eq!(evener.service_counter("d", "requests_failed"), 2);
     assert_eq!(evener.server(&server.name())["counters"]["response_timeouts"], 2);
 }
@@ -167,12 +168,12 @@ fn a_late_answer_is_never_passed_on() {
 fn an_answer_to_somebody_elses_question_is_never_passed_on() {
     // Two clients wait; each gets the answer to the other's question under its own ID, then the true one.
     let waiting = Mutex::new(Vec::new());
-    let server = Nameserver::start(move |question, back| {
+    let server = Nameserver::start(move |query, back| {
         let mut waiting = waiting.lock().unwrap();
-        waiting.push((question.to_vec(), back.clone()));
+        waiting.push((query.to_vec(), back.clone()));
         if let [(one, to_one), (other, to_other)] = &waiting[..] {
-            to_one.send(&told(&address(other, 60, WRONG), one));
-            to_other.send(&told(&address(one, 60, WRONG), other));
+            to_one.send(&reported(&address(other, 60, WRONG), one));
+            to_other.send(&reported(&address(one, 60, WRONG), other));
             to_one.send(&address(one, 60, 1));
             to_other.send(&address(other, 60, 2));
             waiting.clear();
@@ -181,13 +182,13 @@ fn an_answer_to_somebody_elses_question_is_never_passed_on() {
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
     let (one, other) = (client(listen), client(listen));
-    let (first, second) = (question(5, "one.example", A), question(5, "two.example", A));
+    let (first, second) = (query(5, "one.example", A), query(5, "two.example", A));
     one.send(&first).unwrap();
     wait_until("the first question", || (server.count() == 1).then_some(()));
     other.send(&second).unwrap();
-    for (socket, question, expected) in [(&one, &first, 1), (&other, &second, 2)] {
-        let answer = receive(socket);
-        assert_eq!((id(&answer), name_of(&answer), host(&answer)), (5, name_of(question), expected));
+    for (socket, query, expected) in [(&one, &first, 1), (&other, &second, 2)] {
+        let response = receive(socket);
+        assert_eq!((id(&response), name_of(&response), host(&response)), (5, name_of(query), expected));
         assert!(is_quiet(socket));
     }
     assert_eq!(evener.server(&server.name())["counters"]["responses_bad"], 2);
@@ -195,9 +196,9 @@ fn an_answer_to_somebody_elses_question_is_never_passed_on() {
 
 #[test]
 fn a_server_that_babbles_blocks_nobody() {
-    let bad = Nameserver::start(|question, back| {
+    let bad = Nameserver::start(|query, back| {
         // Bytes of every length, among them some with the ID asked for; then the stream ends in the middle of a message.
-        let mut state = u32::from(id(question)) | 1;
+        let mut state = u32::from(id(query)) | 1;
         for round in 0..300 {
             let bytes: Vec<u8> = (0..round)
                 .map(|_| {
@@ -205,7 +206,7 @@ fn a_server_that_babbles_blocks_nobody() {
                     (state >> 24) as u8
                 })
                 .collect();
-            let with_id = [&question[..2], &bytes].concat();
+            let with_id = [&query[..2], &bytes].concat();
             back.send(if round % 2 == 0 { &bytes } else { &with_id });
         }
         back.send_raw(&[0xff, 0xff, 1, 2, 3]);
@@ -215,9 +216,9 @@ fn a_server_that_babbles_blocks_nobody() {
     let evener = Evener::run(&service(0, &[&bad, &good], "dns = { query_timeout = \"200ms\" }"));
     let listen = evener.port("d");
     for turn in 0..20 {
-        let asked = question(turn, "a.example", A);
-        assert_eq!(host(&ask(listen, &asked)), RIGHT);
-        assert_eq!(host(&ask_tcp(listen, &asked)), RIGHT);
+        let sent = query(turn, "a.example", A);
+        assert_eq!(host(&ask(listen, &sent)), RIGHT);
+        assert_eq!(host(&ask_tcp(listen, &sent)), RIGHT);
     }
     assert!(evener.server(&bad.name())["counters"]["responses_bad"].as_u64() > Some(100));
     assert_eq!(evener.server(&bad.name())["counters"]["responses"], 0);
@@ -225,11 +226,11 @@ fn a_server_that_babbles_blocks_nobody() {
 
 #[test]
 fn who_sends_too_much_that_nobody_asked_for_guesses_at_a_port_that_is_given_up() {
-    let server = Nameserver::start(|question, back| {
-        if name_of(question) == "flood.example" {
-            let mut lie = address(question, 60, WRONG);
+    let server = Nameserver::start(|query, back| {
+        if name_of(query) == "flood.example" {
+            let mut lie = address(query, 60, WRONG);
             for guess in 0..3000_u16 {
-                lie[..2].copy_from_slice(&(id(question) ^ (guess + 1)).to_be_bytes());
+                lie[..2].copy_from_slice(&(id(query) ^ (guess + 1)).to_be_bytes());
                 back.send(&lie);
                 // No faster than it is read.
                 if guess % 100 == 99 {
@@ -237,19 +238,15 @@ fn who_sends_too_much_that_nobody_asked_for_guesses_at_a_port_that_is_given_up()
                 }
             }
         }
-        back.send(&address(question, 60, RIGHT));
+        back.send(&address(query, 60, RIGHT));
     });
     let more = "dns = { sockets = 1, query_timeout = \"10s\" }";
     let evener = Evener::run_with(&service(0, &[&server], more), &["--workers", "1"]);
     let listen = evener.port("d");
-    assert_eq!(host(&ask(listen, &question(1, "a.example", A))), RIGHT);
-    assert_eq!(
-        host(&ask(listen, &question(2, "flood.example", A))),
-        RIGHT,
-        "who waits there is still answered"
-    );
-    assert_eq!(host(&ask(listen, &question(3, "b.example", A))), RIGHT);
-    let ports: Vec<u16> = server.seen().iter().map(|asked| asked.from.port()).collect();
+    assert_eq!(host(&ask(listen, &query(1, "a.example", A))), RIGHT);
+    assert_eq!(host(&ask(listen, &query(2, "flood.example", A))), RIGHT, "who waits there is still answered");
+    assert_eq!(host(&ask(listen, &query(3, "b.example", A))), RIGHT);
+    let ports: Vec<u16> = server.seen().iter().map(|sent| sent.from.port()).collect();
     assert_eq!(ports[0], ports[1], "one socket: {ports:?}");
     assert_ne!(ports[1], ports[2], "another one after the flood: {ports:?}");
     assert!(evener.server(&server.name())["counters"]["responses_bad"].as_u64() > Some(1024));
@@ -263,7 +260,7 @@ fn a_server_that_takes_connections_and_ends_them_is_left_for_another() {
     let listen = evener.port("d");
     let stream = connect(listen);
     for turn in 0..10 {
-        assert_eq!(host(&ask_stream(&stream, &question(turn, "a.example", A))), RIGHT);
+        assert_eq!(host(&ask_stream(&stream, &query(turn, "a.example", A))), RIGHT);
     }
     assert!(evener.server(&bad.name())["counters"]["responses_bad"].as_u64() > Some(0));
     drop(good);
@@ -290,8 +287,8 @@ fn a_server_that_reads_nothing_is_left_for_another() {
         // Long ones, so that what lies between fills.
         let padding = [&[0, 12, 0xea, 0x60][..], &[0; 60_000]].concat();
         for number in 0..ALL {
-            let asked = question(number, &format!("n{number}.example"), A);
-            writer.write_all(&framed(&with_edns(asked, 1232, false, &padding))).unwrap();
+            let sent = query(number, &format!("n{number}.example"), A);
+            writer.write_all(&framed(&with_edns(sent, 1232, false, &padding))).unwrap();
         }
     });
     // So much at once may be too much for the other one; but each hears something, and the next client is served.
@@ -301,7 +298,7 @@ fn a_server_that_reads_nothing_is_left_for_another() {
     asking.join().unwrap();
     let stream = connect(listen);
     for number in 0..6 {
-        assert_eq!(host(&ask_stream(&stream, &question(number, &format!("n{number}.example"), A))), RIGHT);
+        assert_eq!(host(&ask_stream(&stream, &query(number, &format!("n{number}.example"), A))), RIGHT);
     }
     assert_eq!(evener.service_counter("d", "drop_no_socket"), 0);
 }

@@ -1,8 +1,8 @@
 //! Responses that come when another server was asked already: as long as the client waits, they count.
 
 use crate::harness::dns::{
-    A, Back, Nameserver, address, ask, ask_on, ask_tcp, client, framed, host, id, question, rcode,
-    read_message, receive, service,
+    A, Back, Nameserver, address, ask, ask_on, ask_tcp, client, framed, host, id, query, rcode, read_message,
+    receive, service,
 };
 use crate::harness::dns_mname::{Backend, Frame, mname_service, outbound, well};
 use crate::harness::{Evener, connect, wait_until};
@@ -16,18 +16,18 @@ type Held = Arc<Mutex<Option<(Vec<u8>, Back)>>>;
 /// A server that says nothing until another one is asked the same.
 fn hesitant(held: &Held) -> Nameserver {
     let held = Arc::clone(held);
-    Nameserver::start(move |question, back| {
-        *held.lock().unwrap() = Some((question.to_vec(), back.clone()));
+    Nameserver::start(move |query, back| {
+        *held.lock().unwrap() = Some((query.to_vec(), back.clone()));
     })
 }
 
 /// Sends what the hesitant one is to send: first what is no response to its query, then the response.
 fn release(held: &Held) {
-    let Some((question, back)) = held.lock().unwrap().take() else { return };
-    let mut wrong_id = address(&question, 60, 66);
+    let Some((query, back)) = held.lock().unwrap().take() else { return };
+    let mut wrong_id = address(&query, 60, 66);
     wrong_id[1] ^= 1;
-    let other_name = address(&crate::harness::dns::question(id(&question), "b.example", A), 60, 66);
-    [wrong_id, other_name, address(&question, 60, 1)].iter().for_each(|message| back.send(message));
+    let other_name = address(&crate::harness::dns::query(id(&query), "b.example", A), 60, 66);
+    [wrong_id, other_name, address(&query, 60, 1)].iter().for_each(|message| back.send(message));
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn a_response_to_an_earlier_try_counts_and_is_checked_as_ever() {
         let evener = Evener::run_with(&service(0, &[&one, &two], more), &["--workers", "1"]);
         let listen = evener.port("d");
         for number in 1..5 {
-            assert_eq!(host(&ask(listen, &question(number, "a.example", A))), 1);
+            assert_eq!(host(&ask(listen, &query(number, "a.example", A))), 1);
         }
         let counters = |server: &Nameserver| evener.server(&server.name())["counters"].clone();
         assert_eq!((&counters(&one)["responses"], &counters(&two)["responses"]), (&4.into(), &0.into()));
@@ -60,14 +60,14 @@ fn who_waits_for_the_same_gets_the_late_response_too() {
     let listen = evener.port("d");
     let clients: Vec<_> = (0..5).map(|_| client(listen)).collect();
     for (number, socket) in (0..).zip(&clients) {
-        socket.send(&question(100 + number, "a.example", A)).unwrap();
+        socket.send(&query(100 + number, "a.example", A)).unwrap();
     }
     for (number, socket) in (0..).zip(&clients) {
-        let heard = receive(socket);
-        assert_eq!((id(&heard), host(&heard)), (100 + number, 1));
+        let received = receive(socket);
+        assert_eq!((id(&received), host(&received)), (100 + number, 1));
     }
     assert_eq!((one.count(), two.count()), (1, 1), "one query for all of them, and one retry");
-    assert_eq!(host(&ask(listen, &question(7, "a.example", A))), 1, "it is cached");
+    assert_eq!(host(&ask(listen, &query(7, "a.example", A))), 1, "it is cached");
 }
 
 /// A gate that lets one through each time it is opened.
@@ -94,11 +94,11 @@ fn timeouts(evener: &Evener, server: &Nameserver) -> u64 {
 fn a_server_that_is_always_late_is_neither_blamed_nor_asked_twice() {
     let gate = Arc::new(Gate::default());
     let wait = Arc::clone(&gate);
-    let server = Nameserver::start(move |question, back| {
-        let (question, back, wait) = (question.to_vec(), back.clone(), Arc::clone(&wait));
+    let server = Nameserver::start(move |query, back| {
+        let (query, back, wait) = (query.to_vec(), back.clone(), Arc::clone(&wait));
         std::thread::spawn(move || {
             wait.pass();
-            back.send(&address(&question, 60, 3));
+            back.send(&address(&query, 60, 3));
         });
     });
     let more = "dns = { query_timeout = \"2s\", retries = 2 }, passive = { failures = 1 }";
@@ -106,17 +106,17 @@ fn a_server_that_is_always_late_is_neither_blamed_nor_asked_twice() {
     let listen = evener.port("d");
     let (socket, mut stream) = (client(listen), connect(listen));
     let mut late = |number: u16| {
-        let (before, asked) =
-            (timeouts(&evener, &server), question(number, &format!("n{number}.example"), A));
+        let (before, sent) = (timeouts(&evener, &server), query(number, &format!("n{number}.example"), A));
         if number.is_multiple_of(2) {
-            socket.send(&asked).unwrap();
+            socket.send(&sent).unwrap();
         } else {
-            stream.write_all(&framed(&asked)).unwrap();
+            stream.write_all(&framed(&sent)).unwrap();
         }
         wait_until("its time to be out", || (timeouts(&evener, &server) > before).then_some(()));
         gate.open();
-        let heard = if number.is_multiple_of(2) { receive(&socket) } else { read_message(&stream).unwrap() };
-        assert_eq!((id(&heard), host(&heard)), (number, 3));
+        let received =
+            if number.is_multiple_of(2) { receive(&socket) } else { read_message(&stream).unwrap() };
+        assert_eq!((id(&received), host(&received)), (number, 3));
     };
     // Nothing is known of it yet, so what it was asked first may have been lost.
     late(0);
@@ -160,14 +160,14 @@ fn a_late_frame_of_mname_counts() {
     wait_until("the session to stand", || (evener.server(&one.name())["verdict"] == "up").then_some(()));
     let socket = client(listen);
     for number in 1..4 {
-        assert_eq!(host(&ask_on(&socket, &question(number, "a.example", A))), 1);
+        assert_eq!(host(&ask_on(&socket, &query(number, "a.example", A))), 1);
     }
     assert_eq!(two.count(), 3);
 }
 
 /// A message of this opcode, with a question.
 fn of_opcode(number: u16, opcode: u8) -> Vec<u8> {
-    let mut message = question(number, "example", crate::harness::dns::SOA);
+    let mut message = query(number, "example", crate::harness::dns::SOA);
     message[2] = opcode << 3;
     message
 }
@@ -195,7 +195,7 @@ fn what_may_change_something_is_given_to_one_server() {
             assert_eq!(rcode(&ask(listen, &of_opcode(9, opcode))), 2, "{opcode}");
         }
         assert_eq!((one.count(), two.count()), (3, 0));
-        assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 2, "a query goes on");
+        assert_eq!(host(&ask(listen, &query(1, "a.example", A))), 2, "a query goes on");
     }
 }
 
@@ -218,16 +218,16 @@ fn a_late_response_to_an_update_counts() {
     let listen = evener.port("d");
     let (socket, mut stream) = (client(listen), connect(listen));
     for is_tcp in [false, true] {
-        let (asked, before) = (of_opcode(77, UPDATE), timeouts(&evener, &one));
+        let (sent, before) = (of_opcode(77, UPDATE), timeouts(&evener, &one));
         if is_tcp {
-            stream.write_all(&framed(&asked)).unwrap();
+            stream.write_all(&framed(&sent)).unwrap();
         } else {
-            socket.send(&asked).unwrap();
+            socket.send(&sent).unwrap();
         }
         wait_until("its time to be out", || (timeouts(&evener, &one) > before).then_some(()));
         gate.open();
-        let heard = if is_tcp { read_message(&stream).unwrap() } else { receive(&socket) };
-        assert_eq!(heard, done(&asked, 0));
+        let received = if is_tcp { read_message(&stream).unwrap() } else { receive(&socket) };
+        assert_eq!(received, done(&sent, 0));
     }
     assert_eq!((one.count(), two.count()), (2, 0));
 }

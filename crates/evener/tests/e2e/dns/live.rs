@@ -1,7 +1,7 @@
 //! The DNS way through reloads and to the end.
 
 use crate::harness::dns::{
-    A, Nameserver, address, ask, ask_on, ask_stream, client, framed, host, id, is_closed, question,
+    A, Nameserver, address, ask, ask_on, ask_stream, client, framed, host, id, is_closed, query,
     read_message, receive, service,
 };
 use crate::harness::{Evener, connect, local, reserved_port, wait_until};
@@ -15,11 +15,11 @@ use std::time::Duration;
 fn held(host: u8) -> (Nameserver, Arc<Mutex<()>>) {
     let gate = Arc::new(Mutex::new(()));
     let wait = Arc::clone(&gate);
-    let server = Nameserver::start(move |question, back| {
-        let (question, back, wait) = (question.to_vec(), back.clone(), Arc::clone(&wait));
+    let server = Nameserver::start(move |query, back| {
+        let (query, back, wait) = (query.to_vec(), back.clone(), Arc::clone(&wait));
         std::thread::spawn(move || {
             drop(wait.lock());
-            back.send(&address(&question, 60, host));
+            back.send(&address(&query, 60, host));
         });
     });
     (server, gate)
@@ -35,16 +35,16 @@ fn an_address_goes_from_udp_to_dns_and_back() {
     };
     let evener = Evener::run(&of(&one, "udp"));
     let socket = client(listen);
-    let asked = question(1, "a.example", A);
-    assert_eq!(host(&ask_on(&socket, &asked)), 1);
+    let sent = query(1, "a.example", A);
+    assert_eq!(host(&ask_on(&socket, &sent)), 1);
     assert!(TcpStream::connect(local(listen)).is_err());
     for _ in 0..3 {
         evener.reload(&of(&two, "dns"));
-        assert_eq!(host(&ask_on(&socket, &asked)), 2);
+        assert_eq!(host(&ask_on(&socket, &sent)), 2);
         let stream = connect(listen);
-        assert_eq!(host(&ask_stream(&stream, &asked)), 2);
+        assert_eq!(host(&ask_stream(&stream, &sent)), 2);
         evener.reload(&of(&one, "udp"));
-        assert_eq!(host(&ask_on(&socket, &asked)), 1);
+        assert_eq!(host(&ask_on(&socket, &sent)), 1);
         wait_until("nobody to listen on TCP", || TcpStream::connect(local(listen)).is_err().then_some(()));
     }
 }
@@ -62,10 +62,10 @@ fn reloads_under_load_lose_no_question() {
             std::thread::spawn(move || {
                 let (socket, stream) = (client(listen), connect(listen));
                 for turn in 0.. {
-                    let asked = question(turn as u16, "a.example", A);
-                    let answer =
-                        if number % 2 == 1 { ask_stream(&stream, &asked) } else { ask_on(&socket, &asked) };
-                    assert!([1, 2].contains(&host(&answer)), "{answer:02x?}");
+                    let sent = query(turn as u16, "a.example", A);
+                    let response =
+                        if number % 2 == 1 { ask_stream(&stream, &sent) } else { ask_on(&socket, &sent) };
+                    assert!([1, 2].contains(&host(&response)), "{response:02x?}");
                     done.fetch_add(1, Ordering::Relaxed);
                     if over.load(Ordering::Relaxed) {
                         return;
@@ -99,14 +99,14 @@ fn what_is_under_way_when_its_server_leaves_is_answered() {
     let listen = evener.port("d");
     let (socket, mut stream) = (client(listen), connect(listen));
     let shut = gate.lock();
-    socket.send(&question(1, "udp.example", A)).unwrap();
-    stream.write_all(&framed(&question(2, "tcp.example", A))).unwrap();
+    socket.send(&query(1, "udp.example", A)).unwrap();
+    stream.write_all(&framed(&query(2, "tcp.example", A))).unwrap();
     wait_until("both", || (old.count() == 2).then_some(()));
     evener.reload(&service(0, &[&new], more));
-    assert_eq!(host(&ask(listen, &question(3, "a.example", A))), 2);
+    assert_eq!(host(&ask(listen, &query(3, "a.example", A))), 2);
     drop(shut);
-    for answer in [receive(&socket), read_message(&stream).unwrap()] {
-        assert!([1, 2].contains(&host(&answer)) && [1, 2].contains(&id(&answer)));
+    for response in [receive(&socket), read_message(&stream).unwrap()] {
+        assert!([1, 2].contains(&host(&response)) && [1, 2].contains(&id(&response)));
     }
 }
 
@@ -115,15 +115,15 @@ fn sigterm_waits_for_what_is_under_way() {
     let (server, gate) = held(1);
     let mut evener = Evener::run(&service(0, &[&server], "dns = { query_timeout = \"30s\" }"));
     let listen = evener.port("d");
-    let (socket, mut stream, asked, silent) =
+    let (socket, mut stream, sent, silent) =
         (client(listen), connect(listen), connect(listen), connect(listen));
-    assert_eq!(host(&ask_stream(&asked, &question(9, "a.example", A))), 1);
+    assert_eq!(host(&ask_stream(&sent, &query(9, "a.example", A))), 1);
     let shut = gate.lock();
-    socket.send(&question(1, "udp.example", A)).unwrap();
-    stream.write_all(&framed(&question(2, "tcp.example", A))).unwrap();
+    socket.send(&query(1, "udp.example", A)).unwrap();
+    stream.write_all(&framed(&query(2, "tcp.example", A))).unwrap();
     wait_until("both", || (server.count() == 3).then_some(()));
     evener.signal("TERM");
-    assert!(is_closed(&asked), "who got all its answers leaves");
+    assert!(is_closed(&sent), "who got all its answers leaves");
     assert!(is_closed(&silent), "who never asked does, too, after a while");
     drop(shut);
     assert_eq!(host(&receive(&socket)), 1);
@@ -145,7 +145,7 @@ fn two_services_share_a_pool_and_keep_their_answers_apart() {
     let evener = Evener::run(&(pool + &of("d") + &of("e")));
     let listens = ["d", "e"].map(|service| evener.port(service));
     for listen in listens {
-        (0..3).for_each(|n| assert_eq!(host(&ask(listen, &question(n, "a.example", A))), 1));
+        (0..3).for_each(|n| assert_eq!(host(&ask(listen, &query(n, "a.example", A))), 1));
     }
     assert_eq!(server.count(), 2);
     assert_eq!(["d", "e"].map(|name| evener.service_counter(name, "cache_hits")), [2, 2]);
@@ -160,14 +160,14 @@ fn what_clients_leave_behind_is_closed() {
     for round in 0..6 {
         let streams: Vec<TcpStream> = (0..50).map(|_| connect(listen)).collect();
         for (number, mut stream) in (0..).zip(&streams) {
-            let asked = question(number, &format!("n{round}.n{number}.example"), A);
+            let sent = query(number, &format!("n{round}.n{number}.example"), A);
             if number % 3 == 0 {
                 // This one does not wait for its answer.
-                stream.write_all(&framed(&asked)).unwrap();
+                stream.write_all(&framed(&sent)).unwrap();
             } else {
-                assert_eq!(host(&ask_stream(stream, &asked)), 1);
+                assert_eq!(host(&ask_stream(stream, &sent)), 1);
             }
-            assert_eq!(host(&ask(listen, &asked)), 1);
+            assert_eq!(host(&ask(listen, &sent)), 1);
         }
     }
     // What leads to the server stays: four sockets and four streams of each worker.
@@ -185,18 +185,16 @@ fn a_server_that_drains_gets_no_more_questions_and_may_answer_those_it_has() {
     let listen = evener.port("d");
     let socket = client(listen);
     let shut = gate.lock();
-    socket.send(&question(1, "a.example", A)).unwrap();
+    socket.send(&query(1, "a.example", A)).unwrap();
     wait_until("it to be asked", || (one.count() == 1).then_some(()));
-    assert!(evener.talk(&["drain", &one.name()]).status.success());
+    assert!(evener.run_command(&["drain", &one.name()]).status.success());
     for number in 0..10 {
-        assert_eq!(host(&ask(listen, &question(number, &format!("n{number}.example"), A))), 2);
+        assert_eq!(host(&ask(listen, &query(number, &format!("n{number}.example"), A))), 2);
     }
     drop(shut);
     assert_eq!((host(&receive(&socket)), one.count()), (1, 1));
-    assert!(evener.talk(&["ready", &one.name()]).status.success());
-    wait_until("it to be asked again", || {
-        (host(&ask(listen, &question(1, "b.example", A))) == 1).then_some(())
-    });
+    assert!(evener.run_command(&["ready", &one.name()]).status.success());
+    wait_until("it to be asked again", || (host(&ask(listen, &query(1, "b.example", A))) == 1).then_some(()));
 }
 
 #[test]
@@ -205,15 +203,15 @@ fn a_client_goes_home_when_its_server_is_back() {
     let more = "sticky = { failback = true }, passive = { down_for = \"1s\" }";
     let evener = Evener::run_with(&service(0, &[&one, &two], more), &["--workers", "1"]);
     let listen = evener.port("d");
-    let asked = |number: u8| {
+    let sent = |number: u8| {
         let socket = crate::harness::dns::client_from([127, 0, 0, number], listen);
-        host(&ask_on(&socket, &question(1, "a.example", A)))
+        host(&ask_on(&socket, &query(1, "a.example", A)))
     };
-    let homes: Vec<u8> = (1..9).map(asked).collect();
+    let homes: Vec<u8> = (1..9).map(sent).collect();
     assert!(homes.contains(&1) && homes.contains(&2), "{homes:?}");
     one.stop();
-    assert!((1..9).all(|number| asked(number) == 2), "at once, and for as long as it is away");
+    assert!((1..9).all(|number| sent(number) == 2), "at once, and for as long as it is away");
     let _back = Nameserver::of_at(one.port, 1);
-    wait_until("all to be home", || ((1..9).map(asked).collect::<Vec<u8>>() == homes).then_some(()));
+    wait_until("all to be home", || ((1..9).map(sent).collect::<Vec<u8>>() == homes).then_some(()));
     assert_eq!(evener.service_counter("d", "requests_failed"), 0);
 }

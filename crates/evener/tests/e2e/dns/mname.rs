@@ -2,7 +2,7 @@
 
 use crate::harness::dns::{
     A, Nameserver, SERVFAIL, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id, is_closed,
-    is_quiet, name_of, question, rcode, read_message, receive, service, with_edns,
+    is_quiet, name_of, query, rcode, read_message, receive, service, with_edns,
 };
 use crate::harness::dns_mname::{
     Backend, Frame, accepted, alive, frame, hello, mname_service, outbound, well,
@@ -28,9 +28,9 @@ fn questions_go_in_frames_that_tell_of_the_client() {
     let listen = evener.port("d");
     let (socket, stream) = (client(listen), connect(listen));
     for number in 0..20 {
-        let asked = question(number, "a.Example", A);
-        for answer in [ask_on(&socket, &asked), ask_stream(&stream, &asked)] {
-            assert_eq!(answer, address(&asked, 60, 4));
+        let sent = query(number, "a.Example", A);
+        for response in [ask_on(&socket, &sent), ask_stream(&stream, &sent)] {
+            assert_eq!(response, address(&sent, 60, 4));
         }
     }
     let v4 = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
@@ -68,18 +68,18 @@ fn the_ids_of_clients_stay_what_they_are() {
     let evener = started(0, &backend, &[], "dns = { query_timeout = \"30s\" }");
     let listen = evener.port("d");
     let clients = [client(listen), client(listen)];
-    let asked = question(0x1234, "slow", A);
-    clients[0].send(&asked).unwrap();
-    clients[1].send(&asked).unwrap();
+    let sent = query(0x1234, "slow", A);
+    clients[0].send(&sent).unwrap();
+    clients[1].send(&sent).unwrap();
     // The same once more, while the first one is under way: one of its ID would be taken for an answer to either.
-    clients[0].send(&asked).unwrap();
-    for (socket, answers) in [(&clients[0], 2), (&clients[1], 1)] {
-        (0..answers).for_each(|_| assert_eq!(receive(socket), address(&asked, 60, 4)));
+    clients[0].send(&sent).unwrap();
+    for (socket, responses) in [(&clients[0], 2), (&clients[1], 1)] {
+        (0..responses).for_each(|_| assert_eq!(receive(socket), address(&sent, 60, 4)));
     }
     let stream = connect(listen);
     for number in [7, 0x1234, 7, u16::MAX, 0] {
-        ask_on(&clients[0], &question(number, "a.example", A));
-        ask_stream(&stream, &question(number, "a.example", A));
+        ask_on(&clients[0], &query(number, "a.example", A));
+        ask_stream(&stream, &query(number, "a.example", A));
     }
     let mut seen = Vec::new();
     for frame in backend.seen() {
@@ -105,7 +105,7 @@ fn nothing_is_sent_before_a_session_of_tcp_is_accepted() {
     });
     let evener = started(0, &backend, &[], "");
     let listen = evener.port("d");
-    assert_eq!(host(&ask_tcp(listen, &question(1, "a.example", A))), 4);
+    assert_eq!(host(&ask_tcp(listen, &query(1, "a.example", A))), 4);
     assert_eq!(EARLY.load(Ordering::Relaxed), 0, "bytes came before INBOUND_TCP_OK");
 }
 
@@ -147,7 +147,7 @@ fn each_fault_ends_the_session_and_another_one_begins() {
         let listen = evener.port("d");
         evener.expect_log(reason);
         wait_until("a session that stands", || {
-            (ask(listen, &question(1, "a.example", A)).ends_with(&[192, 0, 2, 4])).then_some(())
+            (ask(listen, &query(1, "a.example", A)).ends_with(&[192, 0, 2, 4])).then_some(())
         });
         let counters = &evener.server(&backend.name())["counters"];
         assert_eq!(counters["persistent_connection_faults"], u64::from(after_hello), "{reason}");
@@ -171,8 +171,8 @@ fn frames_may_be_cut_at_any_byte() {
     let evener = started(0, &backend, &[], "");
     let listen = evener.port("d");
     for number in 0..5 {
-        assert_eq!(host(&ask(listen, &question(number, "a.example", A))), 4);
-        assert_eq!(host(&ask_tcp(listen, &question(number, "a.example", A))), 4);
+        assert_eq!(host(&ask(listen, &query(number, "a.example", A))), 4);
+        assert_eq!(host(&ask_tcp(listen, &query(number, "a.example", A))), 4);
     }
 }
 
@@ -183,15 +183,15 @@ fn what_is_no_answer_is_never_passed_on() {
         let lie = |to: SocketAddrV4, lie: &[u8]| outbound(to, lie);
         let mut other_id = address(message, 60, 66);
         other_id[0] ^= 1;
-        let nobody = SocketAddrV4::new(*from.ip(), from.port() ^ 1);
+        let unused = SocketAddrV4::new(*from.ip(), from.port() ^ 1);
         let elsewhere = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 9), from.port());
         let lies = [
             lie(*from, &other_id),
-            lie(*from, &address(&question(id(message), "b.example", A), 60, 66)),
+            lie(*from, &address(&query(id(message), "b.example", A), 60, 66)),
             lie(*from, message),
             lie(*from, &message[..1]),
             lie(*from, &[]),
-            lie(nobody, &address(message, 60, 66)),
+            lie(unused, &address(message, 60, 66)),
             lie(elsewhere, &address(message, 60, 66)),
         ];
         back.write_all(&lies.concat()).unwrap();
@@ -201,10 +201,13 @@ fn what_is_no_answer_is_never_passed_on() {
     let evener = started(0, &backend, &[], "");
     let listen = evener.port("d");
     let socket = client(listen);
-    assert_eq!(host(&ask_on(&socket, &question(1, "a.example", A))), 4);
+    assert_eq!(host(&ask_on(&socket, &query(1, "a.example", A))), 4);
     assert!(is_quiet(&socket));
     let counters = &evener.server(&backend.name())["counters"];
-    assert_eq!((&counters["responses_bad"], &counters["persistent_connection_faults"]), (&8.into(), &0.into()));
+    assert_eq!(
+        (&counters["responses_bad"], &counters["persistent_connection_faults"]),
+        (&8.into(), &0.into())
+    );
 }
 
 #[test]
@@ -218,8 +221,8 @@ fn who_waits_when_a_session_ends_asks_another_server_at_once() {
     let listen = evener.port("d");
     let begun = Instant::now();
     for number in 0..6 {
-        assert_eq!(host(&ask(listen, &question(number, "a.example", A))), 2);
-        assert_eq!(host(&ask_tcp(listen, &question(number, "a.example", A))), 2);
+        assert_eq!(host(&ask(listen, &query(number, "a.example", A))), 2);
+        assert_eq!(host(&ask_tcp(listen, &query(number, "a.example", A))), 2);
     }
     let elapsed = begun.elapsed();
     assert!(elapsed < Duration::from_secs(15), "{elapsed:?}");
@@ -242,7 +245,7 @@ fn what_does_not_fit_into_a_frame_goes_to_another_server() {
     six.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     six.connect(("::1", listen)).unwrap();
     let option = |bytes: usize| [&[0, 12, (bytes >> 8) as u8, bytes as u8][..], &vec![0; bytes]].concat();
-    let plain = question(1, "a.example", A);
+    let plain = query(1, "a.example", A);
     let large = with_edns(plain.clone(), 1232, false, &option(1500));
     let fitting = with_edns(plain.clone(), 1232, false, &option(1500 - 4 - 11 - plain.len()));
     assert_eq!(fitting.len(), 1500);
@@ -257,9 +260,13 @@ fn what_does_not_fit_into_a_frame_goes_to_another_server() {
     assert!(hosts.contains(&4), "{hosts:?}");
     evener.reload(&of(&[]));
     six.send(&plain).unwrap();
-    wait_until("it to be counted", || (evener.service_counter("d", "drop_no_capable_server") == 1).then_some(()));
+    wait_until("it to be counted", || {
+        (evener.service_counter("d", "drop_no_capable_server") == 1).then_some(())
+    });
     client(listen).send(&large).unwrap();
-    wait_until("it to be counted", || (evener.service_counter("d", "drop_no_capable_server") == 2).then_some(()));
+    wait_until("it to be counted", || {
+        (evener.service_counter("d", "drop_no_capable_server") == 2).then_some(())
+    });
     assert_eq!(ask_tcp(listen, &large).len(), address(&large, 60, 4).len(), "streams carry any length");
     evener.reload(&mname_service(listen, &[&backend], &[], ""));
     assert_eq!(rcode(&ask(listen, &large)), SERVFAIL, "it is told where nothing else is said");
@@ -276,8 +283,8 @@ fn a_server_of_mname_hears_of_clients_by_its_frames_alone() {
     let evener = Evener::run(&config);
     let listen = evener.port("d");
     wait_until("the session to stand", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
-    assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 4);
-    assert_eq!(host(&ask_tcp(listen, &question(2, "a.example", A))), 4);
+    assert_eq!(host(&ask(listen, &query(1, "a.example", A))), 4);
+    assert_eq!(host(&ask_tcp(listen, &query(2, "a.example", A))), 4);
 }
 
 #[test]
@@ -294,14 +301,14 @@ fn a_server_that_reads_nothing_is_not_written_to_without_bound() {
     let flood = client(listen);
     wait_until("it to count as stuck", || {
         for n in 0..100 {
-            let asked = question(n, &format!("n{n}.example"), A);
-            flood.send(&with_edns(asked, 1232, false, &padding)).unwrap();
+            let sent = query(n, &format!("n{n}.example"), A);
+            flood.send(&with_edns(sent, 1232, false, &padding)).unwrap();
         }
         let stuck = evener.server(&backend.name())["counters"]["drop_stuck"].as_u64();
         (stuck > Some(10)).then_some(())
     });
     for number in 0..10 {
-        assert_eq!(host(&ask(listen, &question(number, "a.example", A))), 2);
+        assert_eq!(host(&ask(listen, &query(number, "a.example", A))), 2);
     }
 }
 
@@ -317,14 +324,14 @@ fn a_socket_that_is_not_there_is_tried_now_and_then_until_it_is() {
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     let listen = evener.port("d");
     let tries = || evener.server("m")["counters"]["connect_errors"].as_u64().unwrap();
-    assert_eq!(rcode(&ask(listen, &question(1, "a.example", A))), SERVFAIL);
+    assert_eq!(rcode(&ask(listen, &query(1, "a.example", A))), SERVFAIL);
     wait_until("the third try", || (tries() >= 3).then_some(()));
     let elapsed = begun.elapsed();
     assert!(elapsed > Duration::from_millis(900), "after 0 and 1 s: {elapsed:?}");
     let _backend = Backend::start_at(path, |frame, back| well(frame, back, 4));
     wait_until("the session to stand", || (evener.server("m")["verdict"] == "up").then_some(()));
     assert!((3..=4).contains(&tries()), "the fourth is 3 s later: {}", tries());
-    assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 4);
+    assert_eq!(host(&ask(listen, &query(1, "a.example", A))), 4);
 }
 
 #[test]
@@ -350,7 +357,10 @@ fn heartbeats_keep_a_session_and_who_gives_no_sign_of_life_loses_it() {
     assert_eq!(beats(&bad), 1);
     assert!((3..=5).contains(&beats(&good)), "one each 5 s: {}", beats(&good));
     let counters = |backend: &Backend| evener.server(&backend.name())["counters"].clone();
-    assert_eq!((&counters(&good)["persistent_connections"], &counters(&good)["persistent_connection_faults"]), (&1.into(), &0.into()));
+    assert_eq!(
+        (&counters(&good)["persistent_connections"], &counters(&good)["persistent_connection_faults"]),
+        (&1.into(), &0.into())
+    );
     wait_until("another session", || (counters(&bad)["persistent_connections"] == 2).then_some(()));
     assert_eq!(counters(&bad)["persistent_connection_faults"], 1);
 }
@@ -366,7 +376,7 @@ fn a_session_of_tcp_that_is_not_accepted_is_a_fault() {
     let evener = started(0, &backend, &[&other], more);
     let listen = evener.port("d");
     let (stream, begun) = (connect(listen), Instant::now());
-    assert_eq!(host(&ask_stream(&stream, &question(1, "a.example", A))), 2, "the other one helps out");
+    assert_eq!(host(&ask_stream(&stream, &query(1, "a.example", A))), 2, "the other one helps out");
     assert!(backend.seen().iter().any(|frame| matches!(frame, Frame::Tcp { .. })));
     evener.expect_log("did not accept a TCP session within 10 s");
     let elapsed = begun.elapsed();
@@ -391,9 +401,9 @@ fn a_session_of_tcp_that_is_answered_with_anything_else_is_a_fault() {
     let listen = evener.port("d");
     let mut stream = connect(listen);
     for number in 0..4 {
-        stream.write_all(&framed(&question(number, "a.example", A))).unwrap();
-        let answer = read_message(&stream).unwrap();
-        assert_eq!((host(&answer), name_of(&answer).as_str()), (2, "a.example"));
+        stream.write_all(&framed(&query(number, "a.example", A))).unwrap();
+        let response = read_message(&stream).unwrap();
+        assert_eq!((host(&response), name_of(&response).as_str()), (2, "a.example"));
     }
     evener.expect_log("something else than its acceptance");
     assert!(evener.server(&backend.name())["counters"]["persistent_connection_faults"].as_u64() > Some(0));
@@ -408,8 +418,8 @@ fn each_worker_has_a_session_and_a_reload_begins_and_ends_them() {
     wait_until("three sessions", || (backend.open() == 3).then_some(()));
     evener.reload(&service(0, &[&other], ""));
     wait_until("no session", || (backend.open() == 0).then_some(()));
-    assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 2);
+    assert_eq!(host(&ask(listen, &query(1, "a.example", A))), 2);
     evener.reload(&with);
     wait_until("three sessions", || (backend.open() == 3).then_some(()));
-    wait_until("its answer", || (ask(listen, &question(1, "a.example", A)).ends_with(&[4])).then_some(()));
+    wait_until("its answer", || (ask(listen, &query(1, "a.example", A)).ends_with(&[4])).then_some(()));
 }

@@ -2,7 +2,8 @@
 
 use crate::harness::dns::{
     A, AXFR, FORMERR, Nameserver, SERVFAIL, SOA, address, ask, ask_on, ask_stream, ask_tcp, client, framed,
-    host, name_of, question, question_end, rcode, read_message, receive, record, reply, service, with_edns,
+    host, name_of, query, question_section_end, rcode, read_message, receive, record, reply, service,
+    with_edns,
 };
 use crate::harness::dns_mname::{Backend, Frame, mname_service, outbound};
 use crate::harness::{Evener, connect, wait_until};
@@ -30,8 +31,8 @@ fn has(message: &[u8], option: &[u8]) -> bool {
 
 /// A server that tells of its cookie and of its own idle time, asked or not.
 fn talkative() -> Nameserver {
-    Nameserver::start(|asked, back| {
-        back.send(&edns(address(asked, 60, 1), &[BOTH_COOKIES, TWO_MINUTES, OTHER]));
+    Nameserver::start(|sent, back| {
+        back.send(&edns(address(sent, 60, 1), &[BOTH_COOKIES, TWO_MINUTES, OTHER]));
     })
 }
 
@@ -44,8 +45,8 @@ fn an_unknown_opcode_without_a_question_is_not_implemented() {
         [(1, NOTIMP), (2, NOTIMP), (6, NOTIMP), (15, NOTIMP), (0, FORMERR), (5, FORMERR)]
     {
         let message = [&[7, 7, opcode << 3, 0][..], &[0; 8]].concat();
-        for answer in [ask(listen, &message), ask_tcp(listen, &message)] {
-            assert_eq!(answer, [&[7, 7, 0x80 | opcode << 3, expected][..], &[0; 8]].concat());
+        for response in [ask(listen, &message), ask_tcp(listen, &message)] {
+            assert_eq!(response, [&[7, 7, 0x80 | opcode << 3, expected][..], &[0; 8]].concat());
         }
     }
     assert_eq!((server.count(), evener.service_counter("d", "formerr")), (0, 12));
@@ -56,98 +57,102 @@ fn bytes_after_a_message_do_not_go_on() {
     let server = Nameserver::of(1);
     let evener = Evener::run(&service(0, &[&server], "dns = { cache = true, client_subnet = true }"));
     let listen = evener.port("d");
-    let plain = question(1, "a.example", A);
+    let plain = query(1, "a.example", A);
     for (name, message) in
-        [("a.example", plain.clone()), ("b.example", edns(question(1, "b.example", A), &[OTHER]))]
+        [("a.example", plain.clone()), ("b.example", edns(query(1, "b.example", A), &[OTHER]))]
     {
         let filled = [&message[..], &vec![0; 512 - message.len()]].concat();
-        for answer in
+        for response in
             [ask(listen, &filled), ask_tcp(listen, &filled), ask(listen, &[&message[..], &message].concat())]
         {
-            assert_eq!(host(&answer), 1, "{name}");
+            assert_eq!(host(&response), 1, "{name}");
         }
     }
     let seen = server.seen();
     assert!(
-        seen.iter().all(|asked| asked.message.len() < 100 && question_end(&asked.message) == plain.len())
+        seen.iter()
+            .all(|sent| sent.message.len() < 100 && question_section_end(&sent.message) == plain.len())
     );
     assert!(ask(listen, &plain).len() < 100, "it was kept");
 }
 
 #[test]
 fn a_query_for_a_cookie_alone_is_passed_on() {
-    let server = Nameserver::start(|asked, back| {
-        let bare = [&asked[..2], &[0x80, 0], &[0; 8]].concat();
-        back.send(&if asked[5] == 0 { edns(bare, &[BOTH_COOKIES]) } else { address(asked, 60, 1) });
+    let server = Nameserver::start(|sent, back| {
+        let bare = [&sent[..2], &[0x80, 0], &[0; 8]].concat();
+        back.send(&if sent[5] == 0 { edns(bare, &[BOTH_COOKIES]) } else { address(sent, 60, 1) });
     });
     let config = |more: &str| service(0, &[&server], more);
     let evener = Evener::run(&config(""));
     let listen = evener.port("d");
     let alone = edns([&[7, 7, 0, 0][..], &[0; 8]].concat(), &[COOKIE]);
-    for answer in [ask(listen, &alone), ask_tcp(listen, &alone)] {
-        assert_eq!((rcode(&answer), has(&answer, BOTH_COOKIES)), (0, true));
+    for response in [ask(listen, &alone), ask_tcp(listen, &alone)] {
+        assert_eq!((rcode(&response), has(&response, BOTH_COOKIES)), (0, true));
     }
-    assert!(server.seen().iter().all(|asked| asked.message[2..] == alone[2..]));
+    assert!(server.seen().iter().all(|sent| sent.message[2..] == alone[2..]));
     // Who keeps responses knows of no cookies.
     evener.reload(&config("dns = { cache = true }"));
-    for answer in [ask(listen, &alone), ask_tcp(listen, &alone)] {
-        assert_eq!((rcode(&answer), answer.len()), (FORMERR, 12));
+    for response in [ask(listen, &alone), ask_tcp(listen, &alone)] {
+        assert_eq!((rcode(&response), response.len()), (FORMERR, 12));
     }
     assert_eq!(server.count(), 2);
     // Processes of mname take nothing without a question.
     let backend = Backend::start(|frame, back| crate::harness::dns_mname::well(frame, back, 4));
     evener.reload(&mname_service(listen, &[&backend], &[], ""));
     wait_until("the session to stand", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
-    for answer in [ask(listen, &alone), ask_tcp(listen, &alone)] {
-        assert_eq!(rcode(&answer), SERVFAIL);
+    for response in [ask(listen, &alone), ask_tcp(listen, &alone)] {
+        assert_eq!(rcode(&response), SERVFAIL);
     }
 }
 
 /// Panics unless this is the response of the server, or its failure, without its cookie.
-fn check_without_cookie(answer: &[u8]) {
-    assert!(!has(answer, COOKIE) && !has(answer, &[0, 10, 0]), "{answer:02x?}");
-    assert!(answer[11] == 1 && (rcode(answer) == SERVFAIL || has(answer, &[192, 0, 2, 1])), "{answer:02x?}");
+fn check_without_cookie(response: &[u8]) {
+    assert!(!has(response, COOKIE) && !has(response, &[0, 10, 0]), "{response:02x?}");
+    assert!(
+        response[11] == 1 && (rcode(response) == SERVFAIL || has(response, &[192, 0, 2, 1])),
+        "{response:02x?}"
+    );
 }
 
 #[test]
 fn cookies_are_taken_out_where_responses_are_kept() {
     let gate = Arc::new(Mutex::new(()));
     let (wait, is_first) = (Arc::clone(&gate), AtomicBool::new(true));
-    let server = Nameserver::start(move |asked, back| {
-        let answer = match name_of(asked).as_str() {
-            "failed" => reply(asked, SERVFAIL, &[], &[]),
+    let server = Nameserver::start(move |sent, back| {
+        let response = match name_of(sent).as_str() {
+            "failed" => reply(sent, SERVFAIL, &[], &[]),
             "once" if !is_first.swap(false, Ordering::Relaxed) => return,
-            "once" => address(asked, 1, 1),
-            _ => address(asked, 60, 1),
+            "once" => address(sent, 1, 1),
+            _ => address(sent, 60, 1),
         };
         drop(wait.lock());
-        back.send(&edns(answer, &[BOTH_COOKIES, OTHER]));
+        back.send(&edns(response, &[BOTH_COOKIES, OTHER]));
     });
     let more = "dns = { cache = { stale = \"1h\" }, query_timeout = \"5s\", retries = 0 }";
     let evener = Evener::run(&service(0, &[&server], more));
     let listen = evener.port("d");
     let stream = connect(listen);
-    let asked = |id: u16, name: &str| edns(question(id, name, A), &[COOKIE]);
+    let sent = |id: u16, name: &str| edns(query(id, name, A), &[COOKIE]);
     // The first time, and what is kept then; what is not kept, and cookies that are malformed.
     for number in 0..3 {
-        check_without_cookie(&ask(listen, &asked(number, "kept")));
-        check_without_cookie(&ask_stream(&stream, &asked(number, "kept")));
-        check_without_cookie(&ask_stream(&stream, &asked(number, "failed")));
-        let odd = edns(question(number, "odd", A), &[OTHER, &[0, 10, 0, 1, 7], &[0, 10, 0, 0]]);
+        check_without_cookie(&ask(listen, &sent(number, "kept")));
+        check_without_cookie(&ask_stream(&stream, &sent(number, "kept")));
+        check_without_cookie(&ask_stream(&stream, &sent(number, "failed")));
+        let odd = edns(query(number, "odd", A), &[OTHER, &[0, 10, 0, 1, 7], &[0, 10, 0, 0]]);
         check_without_cookie(&ask(listen, &odd));
     }
     // Those who wait for the response to another one's query.
     let clients = [client(listen), client(listen), client(listen)];
     let closed = gate.lock();
     let before = evener.service_counter("d", "requests");
-    clients.iter().zip(1..).for_each(|(socket, id)| assert!(socket.send(&asked(id, "together")).is_ok()));
+    clients.iter().zip(1..).for_each(|(socket, id)| assert!(socket.send(&sent(id, "together")).is_ok()));
     wait_until("all of them", || (evener.service_counter("d", "requests") == before + 3).then_some(()));
     drop(closed);
     clients.iter().for_each(|socket| check_without_cookie(&receive(socket)));
     // What expired has to do.
     evener.reload(&service(0, &[&server], &more.replace("5s", "100ms")));
     wait_until("a stale response", || {
-        check_without_cookie(&ask(listen, &asked(1, "once")));
+        check_without_cookie(&ask(listen, &sent(1, "once")));
         (evener.service_counter("d", "cache_stale") > 0).then_some(())
     });
     assert!(server.seen().iter().all(|one| !has(&one.message, &[0, 10, 0])), "no server hears of cookies");
@@ -158,11 +163,11 @@ fn cookies_are_passed_on_where_none_are_kept() {
     let server = talkative();
     let evener = Evener::run(&service(0, &[&server], "dns = { client_subnet = true }"));
     let listen = evener.port("d");
-    let asked = edns(question(1, "a.example", A), &[COOKIE]);
-    for answer in [ask(listen, &asked), ask_tcp(listen, &asked)] {
-        assert!(has(&answer, BOTH_COOKIES) && has(&answer, OTHER));
+    let sent = edns(query(1, "a.example", A), &[COOKIE]);
+    for response in [ask(listen, &sent), ask_tcp(listen, &sent)] {
+        assert!(has(&response, BOTH_COOKIES) && has(&response, OTHER));
     }
-    assert!(server.seen().iter().all(|asked| has(&asked.message, COOKIE)));
+    assert!(server.seen().iter().all(|sent| has(&sent.message, COOKIE)));
 }
 
 #[test]
@@ -175,13 +180,13 @@ fn the_idle_time_of_a_connection_is_ours_to_tell() {
         let stream = connect(listen);
         for number in 0..3 {
             let name = format!("n{}.example", number / 2);
-            let asks = edns(question(number, &name, A), &[KEEPALIVE]);
-            let answer = ask_stream(&stream, &asks);
-            assert!(has(&answer, &seven) && !has(&answer, TWO_MINUTES), "{dns}: {answer:02x?}");
-            assert_eq!(answer[11], 1);
+            let asks = edns(query(number, &name, A), &[KEEPALIVE]);
+            let response = ask_stream(&stream, &asks);
+            assert!(has(&response, &seven) && !has(&response, TWO_MINUTES), "{dns}: {response:02x?}");
+            assert_eq!(response[11], 1);
             // Over UDP it means nothing, and who does not ask is told nothing.
-            for answer in [ask(listen, &asks), ask_stream(&stream, &edns(question(9, &name, A), &[]))] {
-                assert!(!has(&answer, &seven) && !has(&answer, TWO_MINUTES), "{dns}: {answer:02x?}");
+            for response in [ask(listen, &asks), ask_stream(&stream, &edns(query(9, &name, A), &[]))] {
+                assert!(!has(&response, &seven) && !has(&response, TWO_MINUTES), "{dns}: {response:02x?}");
             }
         }
         // What is ours from the beginning has it as well, and a message without EDNS none.
@@ -189,16 +194,16 @@ fn the_idle_time_of_a_connection_is_ours_to_tell() {
         assert_eq!((rcode(&refused), refused.len()), (NOTIMP, 12));
         drop(evener);
     }
-    assert!(server.seen().iter().all(|asked| !has(&asked.message, KEEPALIVE)), "no server is asked for it");
+    assert!(server.seen().iter().all(|sent| !has(&sent.message, KEEPALIVE)), "no server is asked for it");
 }
 
 #[test]
 fn errors_and_transfers_have_the_idle_time_too() {
-    let server = Nameserver::start(move |asked, back| {
-        if asked[question_end(asked) - 3] == AXFR as u8 {
+    let server = Nameserver::start(move |sent, back| {
+        if sent[question_section_end(sent) - 3] == AXFR as u8 {
             let soa = record(SOA, 60, &[&[0, 0][..], &[0; 20]].concat());
-            back.send(&edns(reply(asked, 0, std::slice::from_ref(&soa), &[]), &[TWO_MINUTES]));
-            back.send(&edns(reply(asked, 0, &[soa], &[]), &[TWO_MINUTES]));
+            back.send(&edns(reply(sent, 0, std::slice::from_ref(&soa), &[]), &[TWO_MINUTES]));
+            back.send(&edns(reply(sent, 0, &[soa], &[]), &[TWO_MINUTES]));
         }
     });
     let more = "idle_timeout = \"7s\", dns = { query_timeout = \"200ms\", retries = 0 }";
@@ -206,9 +211,9 @@ fn errors_and_transfers_have_the_idle_time_too() {
     let listen = evener.port("d");
     let stream = connect(listen);
     let seven = [0, 11, 0, 2, 0, 70];
-    let failed = ask_stream(&stream, &edns(question(1, "a.example", A), &[KEEPALIVE]));
+    let failed = ask_stream(&stream, &edns(query(1, "a.example", A), &[KEEPALIVE]));
     assert!(rcode(&failed) == SERVFAIL && failed.ends_with(&seven), "{failed:02x?}");
-    (&stream).write_all(&framed(&edns(question(2, "z.example", AXFR), &[KEEPALIVE]))).unwrap();
+    (&stream).write_all(&framed(&edns(query(2, "z.example", AXFR), &[KEEPALIVE]))).unwrap();
     for _ in 0..2 {
         let piece = read_message(&stream).unwrap();
         assert!(piece.ends_with(&seven) && !has(&piece, TWO_MINUTES), "{piece:02x?}");
@@ -219,16 +224,16 @@ fn errors_and_transfers_have_the_idle_time_too() {
 fn a_client_is_told_to_leave_while_the_program_drains() {
     let gate = Arc::new(Mutex::new(()));
     let wait = Arc::clone(&gate);
-    let server = Nameserver::start(move |asked, back| {
+    let server = Nameserver::start(move |sent, back| {
         drop(wait.lock());
-        back.send(&edns(address(asked, 60, 1), &[]));
+        back.send(&edns(address(sent, 60, 1), &[]));
     });
     let more = "idle_timeout = \"7s\", dns = { query_timeout = \"30s\" }";
     let evener = Evener::run(&service(0, &[&server], more));
     let listen = evener.port("d");
     let stream = connect(listen);
     let closed = gate.lock();
-    (&stream).write_all(&framed(&edns(question(1, "a.example", A), &[KEEPALIVE]))).unwrap();
+    (&stream).write_all(&framed(&edns(query(1, "a.example", A), &[KEEPALIVE]))).unwrap();
     wait_until("the server to be asked", || (server.count() == 1).then_some(()));
     evener.signal("TERM");
     evener.expect_log("draining");
@@ -242,21 +247,21 @@ fn a_client_is_told_to_leave_while_the_program_drains() {
 fn options_that_are_ours_do_not_reach_servers_of_mname() {
     let backend = Backend::start(|frame, mut back| match frame {
         Frame::Udp { from, message } => {
-            let answer = edns(address(message, 60, 4), &[BOTH_COOKIES, TWO_MINUTES]);
-            back.write_all(&outbound(*from, &answer)).unwrap();
+            let response = edns(address(message, 60, 4), &[BOTH_COOKIES, TWO_MINUTES]);
+            back.write_all(&outbound(*from, &response)).unwrap();
         }
         Frame::Message(message) => {
-            let answer = edns(address(message, 60, 4), &[BOTH_COOKIES, TWO_MINUTES]);
-            back.write_all(&framed(&answer)).unwrap();
+            let response = edns(address(message, 60, 4), &[BOTH_COOKIES, TWO_MINUTES]);
+            back.write_all(&framed(&response)).unwrap();
         }
         _ => crate::harness::dns_mname::well(frame, back, 4),
     });
     let evener = Evener::run(&mname_service(0, &[&backend], &[], "idle_timeout = \"7s\""));
     let listen = evener.port("d");
     wait_until("the session to stand", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
-    let asked = edns(question(1, "a.example", A), &[COOKIE, KEEPALIVE]);
-    let over_udp = ask_on(&client(listen), &asked);
-    let over_tcp = ask_tcp(listen, &asked);
+    let sent = edns(query(1, "a.example", A), &[COOKIE, KEEPALIVE]);
+    let over_udp = ask_on(&client(listen), &sent);
+    let over_tcp = ask_tcp(listen, &sent);
     assert!(over_udp.ends_with(BOTH_COOKIES), "{over_udp:02x?}");
     assert!(over_tcp.ends_with(&[BOTH_COOKIES, &[0, 11, 0, 2, 0, 70]].concat()), "{over_tcp:02x?}");
     for frame in backend.seen() {

@@ -45,8 +45,8 @@ fn name_server(directory: &Directory, port: u16) -> Nsd {
 
 /// dnsperf with all names; what it says.
 fn dnsperf(directory: &Directory, port: u16, options: &[&str]) -> String {
-    let questions: String = (0..NAMES).map(|n| format!("n{n}.example A\n")).collect();
-    let file = directory.write("questions", &questions);
+    let queries: String = (0..NAMES).map(|n| format!("n{n}.example A\n")).collect();
+    let file = directory.write("questions", &queries);
     let output = Command::new("dnsperf")
         .args(["-T1", "-s", "127.0.0.1", "-p", &port.to_string(), "-d"])
         .arg(file)
@@ -57,7 +57,7 @@ fn dnsperf(directory: &Directory, port: u16, options: &[&str]) -> String {
 }
 
 /// The question for the address of a name, by this ID.
-fn question(id: u16, name: usize) -> Vec<u8> {
+fn query(id: u16, name: usize) -> Vec<u8> {
     let label = format!("n{name}");
     let mut message = id.to_be_bytes().to_vec();
     message.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0, label.len() as u8]);
@@ -68,12 +68,12 @@ fn question(id: u16, name: usize) -> Vec<u8> {
 
 /// Panics unless this is the answer to that question. The address comes first after the question: its owner is a pointer,
 /// and then there are type, class, TTL and length.
-fn check_answer(answer: &[u8], id: u16, name: usize) {
-    let question = question(id, name);
-    assert_eq!(answer[..2], question[..2], "n{name}: its ID");
-    assert_eq!(answer[3] & 15, 0, "n{name}: no error");
-    assert_eq!(answer[12..question.len()], question[12..], "n{name}: its question");
-    let address = &answer[question.len() + 12..][..4];
+fn check_response(response: &[u8], id: u16, name: usize) {
+    let query = query(id, name);
+    assert_eq!(response[..2], query[..2], "n{name}: its ID");
+    assert_eq!(response[3] & 15, 0, "n{name}: no error");
+    assert_eq!(response[12..query.len()], query[12..], "n{name}: its question");
+    let address = &response[query.len() + 12..][..4];
     assert_eq!(address, [192, 0, 2, (name % 250) as u8], "n{name}: its address");
 }
 
@@ -84,37 +84,37 @@ fn check_over_udp(port: u16) {
     // A few at once, so that answers may come in any order, but none is lost for want of room.
     let id = |name: usize| (name * 61 + 7) as u16;
     for names in (0..NAMES).collect::<Vec<_>>().chunks(50) {
-        names.iter().for_each(|name| assert!(socket.send(&question(id(*name), *name)).is_ok()));
+        names.iter().for_each(|name| assert!(socket.send(&query(id(*name), *name)).is_ok()));
         let mut missing = names.to_vec();
         while !missing.is_empty() {
             let mut buffer = [0; 2048];
             let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{missing:?}: {error}"));
             let got = u16::from_be_bytes([buffer[0], buffer[1]]);
             let at = missing.iter().position(|name| id(*name) == got).expect("an ID that was asked by");
-            check_answer(&buffer[..length], got, missing.swap_remove(at));
+            check_response(&buffer[..length], got, missing.swap_remove(at));
         }
     }
 }
 
 fn check_over_tcp(port: u16) {
     let mut stream = connect(port);
-    let mut asked = Vec::new();
+    let mut sent = Vec::new();
     for name in 0..NAMES {
-        let question = question(name as u16, name);
-        asked.extend_from_slice(&(question.len() as u16).to_be_bytes());
-        asked.extend_from_slice(&question);
+        let query = query(name as u16, name);
+        sent.extend_from_slice(&(query.len() as u16).to_be_bytes());
+        sent.extend_from_slice(&query);
     }
     // All at once: what is not read from us yet waits.
-    stream.write_all(&asked).unwrap();
+    stream.write_all(&sent).unwrap();
     let mut missing = vec![true; NAMES];
     for _ in 0..NAMES {
         let mut length = [0; 2];
         stream.read_exact(&mut length).unwrap();
-        let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
-        stream.read_exact(&mut answer).unwrap();
-        let name = usize::from(u16::from_be_bytes([answer[0], answer[1]]));
+        let mut response = vec![0; usize::from(u16::from_be_bytes(length))];
+        stream.read_exact(&mut response).unwrap();
+        let name = usize::from(u16::from_be_bytes([response[0], response[1]]));
         assert!(std::mem::take(&mut missing[name]), "n{name} is answered once");
-        check_answer(&answer, name as u16, name);
+        check_response(&response, name as u16, name);
     }
 }
 
@@ -130,9 +130,9 @@ fn every_answer_of_a_thousand_is_the_right_one() {
     check_over_udp(listen);
     check_over_tcp(listen);
     for mode in ["udp", "tcp"] {
-        let said = dnsperf(&directory, listen, &["-m", mode, "-c16", "-q50", "-t5", "-n5"]);
-        assert!(said.contains("Queries completed:    5000 (100.00%)"), "{mode}: {said}");
-        assert!(said.contains("NOERROR 5000 (100.00%)"), "{mode}: {said}");
+        let printed = dnsperf(&directory, listen, &["-m", mode, "-c16", "-q50", "-t5", "-n5"]);
+        assert!(printed.contains("Queries completed:    5000 (100.00%)"), "{mode}: {printed}");
+        assert!(printed.contains("NOERROR 5000 (100.00%)"), "{mode}: {printed}");
     }
     let counters = ["requests_failed", "requests_retried", "formerr", "drop_no_query", "drop_send_full"];
     assert_eq!(counters.map(|name| evener.service_counter("dns", name)), [0; 5]);
@@ -153,8 +153,8 @@ fn a_zone_is_transferred_whole() {
     let evener = Evener::run(&service(0, &[port], ""));
     let listen = evener.port("dns");
     let zone = |port: u16| {
-        let said = dig(port, &["example", "AXFR", "+noall", "+answer"]);
-        said.lines().map(str::to_owned).collect::<Vec<String>>()
+        let printed = dig(port, &["example", "AXFR", "+noall", "+answer"]);
+        printed.lines().map(str::to_owned).collect::<Vec<String>>()
     };
     let (direct, ours) = (zone(port), zone(listen));
     assert_eq!(direct.len(), NAMES + 5, "SOA, NS, ns, the names, big and SOA again: {direct:?}");
@@ -186,7 +186,7 @@ fn what_does_not_fit_is_asked_again_over_tcp() {
 
 /// dnsdist that answers with what it knows of the client: of a name that begins with `s` the network that the question
 /// itself tells of, with its length at the end.
-fn teller(port: u16, headers_from: &str) -> Peer {
+fn reporting_server(port: u16, headers_from: &str) -> Peer {
     let config = format!("setACL({{\"0.0.0.0/0\"}})\nsetProxyProtocolACL({{{headers_from}}})\n{TELL}");
     Peer::dnsdist(port, &config)
 }
@@ -205,21 +205,21 @@ fn dnsdist_is_told_of_the_client_over_udp_and_tcp() {
         return;
     }
     let port = reserved_port();
-    let _dnsdist = teller(port, "\"127.0.0.1/32\"");
+    let _dnsdist = reporting_server(port, "\"127.0.0.1/32\"");
     let evener = Evener::run(&format!(
         "service \"dns\" {{ protocol = \"dns\", listen = \"127.0.0.1:0\", \"127.0.0.1:{port}\", send_proxy = \"v2\" }}"
     ));
     let listen = evener.port("dns");
     for from in ["127.0.0.7", "127.0.0.8", "127.9.9.9"] {
-        for way in ["+notcp", "+tcp"] {
-            assert_eq!(dig_from(from, listen, &["a.example", "A", "+short", way]).trim(), from, "{way}");
+        for mode in ["+notcp", "+tcp"] {
+            assert_eq!(dig_from(from, listen, &["a.example", "A", "+short", mode]).trim(), from, "{mode}");
         }
     }
     // Several questions on one connection.
     let file = evener.directory.write("both", "a.example A\nb.example A\n");
-    let said =
+    let printed =
         dig_from("127.0.0.5", listen, &["-f", &file.display().to_string(), "+tcp", "+keepopen", "+short"]);
-    assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["127.0.0.5"; 2]);
+    assert_eq!(printed.split_whitespace().collect::<Vec<_>>(), ["127.0.0.5"; 2]);
     assert_eq!(evener.server(&format!("127.0.0.1:{port}"))["counters"]["responses_bad"], 0);
 }
 
@@ -229,30 +229,30 @@ fn dnsdist_sees_the_network_of_the_client_which_sees_nothing_of_that() {
         return;
     }
     let port = reserved_port();
-    let _dnsdist = teller(port, "");
+    let _dnsdist = reporting_server(port, "");
     let evener = Evener::run(&service(0, &[port], "dns = { client_subnet = { v4 = 24, v6 = 56 } }"));
     let listen = evener.port("dns");
     for (from, network) in [("127.0.7.9", "127.0.7.24"), ("127.8.1.2", "127.8.1.24")] {
-        for way in ["+notcp", "+tcp"] {
-            let asked = |more: &str| dig_from(from, listen, &["s.example", "A", way, more]);
+        for mode in ["+notcp", "+tcp"] {
+            let sent = |more: &str| dig_from(from, listen, &["s.example", "A", mode, more]);
             for more in ["+noedns", "+edns=0"] {
-                let said = asked(more);
-                assert!(said.contains(&format!("\tA\t{network}\n")), "{way} {more}: {said}");
-                assert_eq!(said.contains("OPT PSEUDOSECTION"), more == "+edns=0", "{way}: {said}");
-                assert!(!said.contains("CLIENT-SUBNET"), "{way}: {said}");
+                let printed = sent(more);
+                assert!(printed.contains(&format!("\tA\t{network}\n")), "{mode} {more}: {printed}");
+                assert_eq!(printed.contains("OPT PSEUDOSECTION"), more == "+edns=0", "{mode}: {printed}");
+                assert!(!printed.contains("CLIENT-SUBNET"), "{mode}: {printed}");
             }
             // What the client says itself counts, and comes back to it.
-            let own = asked("+subnet=10.2.3.0/22");
-            assert!(own.contains("\tA\t10.2.0.22\n"), "{way}: {own}");
+            let own = sent("+subnet=10.2.3.0/22");
+            assert!(own.contains("\tA\t10.2.0.22\n"), "{mode}: {own}");
         }
     }
 }
 
 /// Latencies in milliseconds that dnsperf tells of, in order.
-fn latencies(said: &str) -> Vec<f64> {
+fn latencies(printed: &str) -> Vec<f64> {
     let of = |line: &str| line.starts_with("> NOERROR").then(|| line.split_whitespace().last()?.parse().ok());
     let mut all: Vec<f64> =
-        said.lines().filter_map(of).flatten().map(|seconds: f64| seconds * 1000.0).collect();
+        printed.lines().filter_map(of).flatten().map(|seconds: f64| seconds * 1000.0).collect();
     all.sort_by(f64::total_cmp);
     all
 }
@@ -283,8 +283,8 @@ fn nothing_is_lost_when_a_server_stops_under_load() {
         load.join().unwrap()
     });
     servers[0].signal("CONT");
-    let told = load.lines().filter(|line| !line.starts_with('>')).collect::<Vec<_>>().join("\n");
-    assert!(told.contains("(100.00%)") && told.contains("Queries lost:         0"), "{told}");
+    let reported = load.lines().filter(|line| !line.starts_with('>')).collect::<Vec<_>>().join("\n");
+    assert!(reported.contains("(100.00%)") && reported.contains("Queries lost:         0"), "{reported}");
     let all = latencies(&load);
     let at = |part: f64| all[((all.len() - 1) as f64 * part) as usize];
     println!(
@@ -295,7 +295,7 @@ fn nothing_is_lost_when_a_server_stops_under_load() {
         at(0.999),
         at(1.0)
     );
-    assert!(all.len() > 2000, "{told}");
+    assert!(all.len() > 2000, "{reported}");
     assert!(evener.service_counter("dns", "requests_retried") > 0, "some had to be asked again");
     assert_eq!(evener.service_counter("dns", "requests_failed"), 0);
     // One time-out, and generous slack for a machine that has other things to do.

@@ -2,7 +2,7 @@
 
 use crate::harness::dns::{
     A, Nameserver, address, ask, ask_on, ask_stream, client, client_from, framed, host, is_closed, is_quiet,
-    question, read_message, service, with_edns,
+    query, read_message, service, with_edns,
 };
 use crate::harness::{Evener, Server, connect, wait_until};
 use crate::tcp::proxy_from::{FOUR, six, v2};
@@ -12,7 +12,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 
 /// What a header says of both ends, and how long it is; `None` for one of our own (LOCAL) or without addresses.
-fn told(bytes: &[u8]) -> (usize, Option<(SocketAddr, SocketAddr, u8)>) {
+fn reported(bytes: &[u8]) -> (usize, Option<(SocketAddr, SocketAddr, u8)>) {
     assert_eq!(&bytes[..12], b"\r\n\r\n\0\r\nQUIT\n", "a header comes first: {bytes:02x?}");
     let length = 16 + usize::from(u16::from_be_bytes([bytes[14], bytes[15]]));
     let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
@@ -28,24 +28,24 @@ fn clients_are_those_of_whom_we_are_told() {
     let more = "proxy_from = \"127.0.0.1\", deny = \"192.0.2.99\", dns = { client_subnet = { v4 = 32 } }";
     let evener = Evener::run(&service(0, &[&server], more));
     let listen = evener.port("d");
-    let asked = with_edns(question(1, "a.example", A), 1232, false, &[]);
+    let sent = with_edns(query(1, "a.example", A), 1232, false, &[]);
     let subnet = || {
         let message = server.seen().last().unwrap().message.clone();
         message[message.len() - 4..].to_vec()
     };
     // Over UDP each datagram has a header, over TCP the connection has.
     let socket = client(listen);
-    let with = |header: Vec<u8>| [header, asked.clone()].concat();
+    let with = |header: Vec<u8>| [header, sent.clone()].concat();
     socket.send(&with(v2(0x21, 0x12, &FOUR))).unwrap();
     assert_eq!(host(&crate::harness::dns::receive(&socket)), 1);
     assert_eq!(subnet(), [192, 0, 2, 7]);
     let mut stream = connect(listen);
     let header = v2(0x21, 0x11, &FOUR);
-    for byte in header.iter().chain(&framed(&asked)) {
+    for byte in header.iter().chain(&framed(&sent)) {
         stream.write_all(&[*byte]).unwrap();
     }
     assert_eq!(host(&read_message(&stream).unwrap()), 1);
-    assert_eq!(host(&ask_stream(&stream, &asked)), 1);
+    assert_eq!(host(&ask_stream(&stream, &sent)), 1);
     assert_eq!(subnet(), [192, 0, 2, 7]);
     // A check of the one before us has no client.
     socket.send(&with(v2(0x20, 0, &[]))).unwrap();
@@ -69,34 +69,30 @@ fn without_the_header_that_is_wanted_nobody_is_heard() {
     let server = Nameserver::of(1);
     let evener = Evener::run(&service(0, &[&server], "proxy_from = \"127.0.0.1\""));
     let listen = evener.port("d");
-    let (socket, asked) = (client(listen), question(1, "a.example", A));
-    let bad = [
-        asked.clone(),
-        v2(0x21, 0x12, &FOUR[..8]),
-        [&v2(0x31, 0x12, &FOUR)[..], &asked].concat(),
-        Vec::new(),
-    ];
+    let (socket, sent) = (client(listen), query(1, "a.example", A));
+    let bad =
+        [sent.clone(), v2(0x21, 0x12, &FOUR[..8]), [&v2(0x31, 0x12, &FOUR)[..], &sent].concat(), Vec::new()];
     for datagram in &bad {
         socket.send(datagram).unwrap();
     }
     assert!(is_quiet(&socket));
     assert_eq!(evener.service_counter("d", "drop_preamble"), bad.len() as u64);
     let mut stream = connect(listen);
-    stream.write_all(&framed(&asked)).unwrap();
+    stream.write_all(&framed(&sent)).unwrap();
     assert!(is_closed(&stream));
     assert_eq!((evener.service_counter("d", "preamble_refused"), server.count()), (1, 0));
     // A header with nothing behind it is no question.
     socket.send(&v2(0x21, 0x12, &FOUR)).unwrap();
     wait_until("it to be dropped", || (evener.service_counter("d", "drop_no_query") == 1).then_some(()));
     // Others are who they are.
-    assert_eq!(host(&ask_on(&client_from([127, 0, 0, 2], listen), &asked)), 1);
-    assert_eq!(host(&ask_stream(&connect_from("127.0.0.2", listen), &asked)), 1);
+    assert_eq!(host(&ask_on(&client_from([127, 0, 0, 2], listen), &sent)), 1);
+    assert_eq!(host(&ask_stream(&connect_from("127.0.0.2", listen), &sent)), 1);
 }
 
 #[test]
 fn servers_are_told_of_the_client_of_each_question_over_udp() {
     let server = Nameserver::start(|datagram, back| {
-        let (length, ends) = told(datagram);
+        let (length, ends) = reported(datagram);
         let (from, to, protocol) = ends.unwrap();
         assert_eq!((from.ip().to_string().as_str(), protocol), ("127.0.0.3", 2), "UDP over IPv4");
         assert!(to.ip().is_loopback());
@@ -107,7 +103,7 @@ fn servers_are_told_of_the_client_of_each_question_over_udp() {
     for number in 0..20 {
         let client = client_from([127, 0, 0, 3], listen);
         let port = client.local_addr().unwrap().port();
-        assert_eq!(host(&ask_on(&client, &question(number, "a.example", A))), (port % 251) as u8);
+        assert_eq!(host(&ask_on(&client, &query(number, "a.example", A))), (port % 251) as u8);
     }
 }
 
@@ -116,17 +112,17 @@ fn servers_are_told_of_the_client_of_each_connection_over_tcp() {
     let seen: Arc<Mutex<Vec<SocketAddr>>> = Arc::default();
     let keep = Arc::clone(&seen);
     let server = Server::start(move |mut stream| {
-        let mut head = vec![0; 16];
-        stream.read_exact(&mut head).unwrap();
-        head.resize(16 + usize::from(head[15]), 0);
-        stream.read_exact(&mut head[16..]).unwrap();
-        let (_, ends) = told(&head);
+        let mut header = vec![0; 16];
+        stream.read_exact(&mut header).unwrap();
+        header.resize(16 + usize::from(header[15]), 0);
+        stream.read_exact(&mut header[16..]).unwrap();
+        let (_, ends) = reported(&header);
         let (from, _, protocol) = ends.unwrap();
         assert_eq!(protocol, 1, "TCP over IPv4");
         keep.lock().unwrap().push(from);
         while let Some(message) = read_message(&stream) {
-            let answer = address(&message, 60, (from.port() % 251) as u8);
-            if stream.write_all(&framed(&answer)).is_err() {
+            let response = address(&message, 60, (from.port() % 251) as u8);
+            if stream.write_all(&framed(&response)).is_err() {
                 return;
             }
         }
@@ -140,7 +136,7 @@ fn servers_are_told_of_the_client_of_each_connection_over_tcp() {
     for number in 0..4 {
         for stream in &streams {
             let port = stream.local_addr().unwrap().port();
-            assert_eq!(host(&ask_stream(stream, &question(number, "a.example", A))), (port % 251) as u8);
+            assert_eq!(host(&ask_stream(stream, &query(number, "a.example", A))), (port % 251) as u8);
         }
     }
     let clients: Vec<SocketAddr> = streams.iter().map(|stream| stream.local_addr().unwrap()).collect();
@@ -157,16 +153,16 @@ fn who_comes_through_two_of_us_is_still_known() {
         "service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:0\", \"127.0.0.1:{inner}\", send_proxy = \"v2\" }}"
     ));
     let outer = first.port("d");
-    let asked = question(1, "a.example", A);
+    let sent = query(1, "a.example", A);
     let from = |number: u8| {
         let seen = server.seen();
         seen.iter().filter(|seen| seen.message.ends_with(&[127, 0, 0, number])).count()
     };
     for number in 3..6 {
-        assert_eq!(ask_on(&client_from([127, 0, 0, number], outer), &asked), address(&asked, 60, 1));
+        assert_eq!(ask_on(&client_from([127, 0, 0, number], outer), &sent), address(&sent, 60, 1));
         let stream = connect_from(&format!("127.0.0.{number}"), outer);
-        assert_eq!(ask_stream(&stream, &asked), address(&asked, 60, 1));
+        assert_eq!(ask_stream(&stream, &sent), address(&sent, 60, 1));
         assert_eq!(from(number), 2);
     }
-    assert_eq!(ask(outer, &asked), address(&asked, 60, 1));
+    assert_eq!(ask(outer, &sent), address(&sent, 60, 1));
 }

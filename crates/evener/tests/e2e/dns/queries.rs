@@ -2,7 +2,7 @@
 
 use crate::harness::dns::{
     A, Nameserver, TXT, address, ask, ask_on, ask_stream, ask_tcp, client, client_from, host, id,
-    is_truncated, name_of, question, question_end, receive, record, reply, service, sized, with_edns,
+    is_truncated, name_of, query, question_section_end, receive, record, reply, service, sized, with_edns,
 };
 use crate::harness::{Evener, connect, reserved_port, wait_until};
 use std::collections::{HashMap, HashSet};
@@ -26,10 +26,10 @@ fn answers_come_back_under_the_id_and_in_the_spelling_of_the_question() {
                 if turn >> (at % 6) & 1 == 1 { letter.to_ascii_uppercase() } else { letter }
             })
             .collect();
-        let asked = question(turn, &name, A);
-        for answer in [ask(listen, &asked), ask_tcp(listen, &asked)] {
-            assert_eq!((name_of(&answer), host(&answer)), (name.clone(), 7));
-            assert_eq!(answer[2..], address(&asked, 60, 7)[2..], "not a byte but the ID is ours");
+        let sent = query(turn, &name, A);
+        for response in [ask(listen, &sent), ask_tcp(listen, &sent)] {
+            assert_eq!((name_of(&response), host(&response)), (name.clone(), 7));
+            assert_eq!(response[2..], address(&sent, 60, 7)[2..], "not a byte but the ID is ours");
         }
     }
     let seen = server.seen();
@@ -45,46 +45,51 @@ fn answers_come_back_under_the_id_and_in_the_spelling_of_the_question() {
 
 #[test]
 fn many_clients_with_one_id_each_get_their_own_answer() {
-    let server = Nameserver::start(|question, back| {
-        let number = name_of(question)[1..].split('.').next().unwrap().parse().unwrap();
-        back.send(&address(question, 60, number));
+    let server = Nameserver::start(|query, back| {
+        let number = name_of(query)[1..].split('.').next().unwrap().parse().unwrap();
+        back.send(&address(query, 60, number));
     });
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
     let clients: Vec<UdpSocket> = (0..200).map(|_| client(listen)).collect();
     for _ in 0..3 {
         for (number, client) in clients.iter().enumerate() {
-            client.send(&question(42, &format!("n{number}.example"), A)).unwrap();
+            client.send(&query(42, &format!("n{number}.example"), A)).unwrap();
         }
         for (number, client) in clients.iter().enumerate() {
-            let answer = receive(client);
-            assert_eq!((id(&answer), usize::from(host(&answer))), (42, number));
+            let response = receive(client);
+            assert_eq!((id(&response), usize::from(host(&response))), (42, number));
         }
     }
 }
 
 #[test]
 fn answers_are_cut_to_what_the_client_takes_and_whole_over_tcp() {
-    let server = Nameserver::start(|question, back| {
-        let size = name_of(question)[1..].split('.').next().unwrap().parse().unwrap();
-        back.send(&sized(question, size));
+    let server = Nameserver::start(|query, back| {
+        let size = name_of(query)[1..].split('.').next().unwrap().parse().unwrap();
+        back.send(&sized(query, size));
     });
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
-    let plain = |size: usize| question(1, &format!("n{size}.example"), TXT);
+    let plain = |size: usize| query(1, &format!("n{size}.example"), TXT);
     let mut cut = 0;
     // Who says less than 512 means 512 (RFC 6891, section 6.2.3).
-    for (told, limit) in
+    for (reported, limit) in
         [(None, 512), (Some(0), 512), (Some(511), 512), (Some(1232), 1232), (Some(4096), 4096)]
     {
-        let asked = |size| told.map_or_else(|| plain(size), |told| with_edns(plain(size), told, false, &[]));
-        let whole = ask(listen, &asked(limit));
-        assert_eq!((whole.len(), is_truncated(&whole)), (limit, false), "{told:?}");
-        let short = ask(listen, &asked(limit + 1));
-        assert!(is_truncated(&short) && short[6..8] == [0, 0], "{told:?}: {short:02x?}");
-        assert_eq!(short[12..question_end(&short)], asked(limit + 1)[12..question_end(&short)]);
-        assert!(short.len() <= asked(limit + 1).len(), "{told:?}");
-        assert_eq!(ask_tcp(listen, &asked(limit + 1)).len(), limit + 1);
+        let sent = |size| {
+            reported.map_or_else(|| plain(size), |reported| with_edns(plain(size), reported, false, &[]))
+        };
+        let whole = ask(listen, &sent(limit));
+        assert_eq!((whole.len(), is_truncated(&whole)), (limit, false), "{reported:?}");
+        let short = ask(listen, &sent(limit + 1));
+        assert!(is_truncated(&short) && short[6..8] == [0, 0], "{reported:?}: {short:02x?}");
+        assert_eq!(
+            short[12..question_section_end(&short)],
+            sent(limit + 1)[12..question_section_end(&short)]
+        );
+        assert!(short.len() <= sent(limit + 1).len(), "{reported:?}");
+        assert_eq!(ask_tcp(listen, &sent(limit + 1)).len(), limit + 1);
         cut += 1;
         assert_eq!(evener.service_counter("d", "truncated"), cut);
     }
@@ -93,18 +98,18 @@ fn answers_are_cut_to_what_the_client_takes_and_whole_over_tcp() {
 
 #[test]
 fn what_the_server_truncated_is_passed_on_as_it_is() {
-    let server = Nameserver::start(|question, back| {
-        let mut answer = reply(question, 0, &[record(A, 9, &[192, 0, 2, 5])], &[]);
-        answer[2] |= 2 * u8::from(!back.is_tcp());
-        back.send(&answer);
+    let server = Nameserver::start(|query, back| {
+        let mut response = reply(query, 0, &[record(A, 9, &[192, 0, 2, 5])], &[]);
+        response[2] |= 2 * u8::from(!back.is_tcp());
+        back.send(&response);
     });
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
-    let asked = question(3, "a.example", A);
-    let answer = ask(listen, &asked);
-    assert!(is_truncated(&answer));
-    assert_eq!(host(&answer), 5, "with what records it has");
-    assert!(!is_truncated(&ask_tcp(listen, &asked)));
+    let sent = query(3, "a.example", A);
+    let response = ask(listen, &sent);
+    assert!(is_truncated(&response));
+    assert_eq!(host(&response), 5, "with what records it has");
+    assert!(!is_truncated(&ask_tcp(listen, &sent)));
     assert_eq!(evener.service_counter("d", "truncated"), 0);
     assert_eq!(server.seen().iter().map(|seen| seen.is_tcp).collect::<Vec<_>>(), [false, true]);
 }
@@ -113,13 +118,13 @@ fn what_the_server_truncated_is_passed_on_as_it_is() {
 fn questions_go_where_the_fewest_are_under_way() {
     let hold = Arc::new(AtomicBool::new(true));
     let held = Arc::clone(&hold);
-    let slow = Nameserver::start(move |question, back| {
-        let (question, back, held) = (question.to_vec(), back.clone(), Arc::clone(&held));
+    let slow = Nameserver::start(move |query, back| {
+        let (query, back, held) = (query.to_vec(), back.clone(), Arc::clone(&held));
         std::thread::spawn(move || {
             while held.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            back.send(&address(&question, 60, 1));
+            back.send(&address(&query, 60, 1));
         });
     });
     let quick = Nameserver::of(2);
@@ -130,12 +135,12 @@ fn questions_go_where_the_fewest_are_under_way() {
     for turn in 0..60 {
         // Whoever got the slow one waits; the others are served meanwhile.
         if slow.count() == 0 {
-            waiting.send(&question(turn, &format!("n{turn}.example"), A)).unwrap();
+            waiting.send(&query(turn, &format!("n{turn}.example"), A)).unwrap();
             wait_until("it to be asked", || {
                 (slow.count() + quick.count() == usize::from(turn) + 1).then_some(())
             });
         } else {
-            assert_eq!(host(&ask(listen, &question(turn, &format!("n{turn}.example"), A))), 2);
+            assert_eq!(host(&ask(listen, &query(turn, &format!("n{turn}.example"), A))), 2);
         }
     }
     assert_eq!(slow.count(), 1);
@@ -153,12 +158,12 @@ fn a_sticky_client_has_one_server_for_udp_and_tcp() {
     let mut homes: HashMap<u8, usize> = HashMap::new();
     for number in 10..20 {
         let client = client_from([127, 0, 0, number], listen);
-        let home = host(&ask_on(&client, &question(1, "a.example", A)));
+        let home = host(&ask_on(&client, &query(1, "a.example", A)));
         for _ in 0..3 {
-            assert_eq!(host(&ask_on(&client, &question(1, "a.example", A))), home);
+            assert_eq!(host(&ask_on(&client, &query(1, "a.example", A))), home);
         }
         let stream = crate::tcp::proxy_protocol::connect_from(&format!("127.0.0.{number}"), listen);
-        assert_eq!(host(&ask_stream(&stream, &question(1, "a.example", A))), home);
+        assert_eq!(host(&ask_stream(&stream, &query(1, "a.example", A))), home);
         *homes.entry(home).or_default() += 1;
     }
     assert_eq!(homes, HashMap::from([(1, 5), (2, 5)]));
@@ -174,12 +179,12 @@ fn answers_come_from_the_address_that_was_asked() {
         let target: SocketAddr = format!("{address}:{listen}").parse().unwrap();
         let socket = UdpSocket::bind(if target.is_ipv4() { "127.0.0.3:0" } else { "[::1]:0" }).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        socket.send_to(&question(9, "a.example", A), target).unwrap();
+        socket.send_to(&query(9, "a.example", A), target).unwrap();
         let mut buffer = [0; 512];
-        let (length, answered) = socket.recv_from(&mut buffer).unwrap();
-        assert_eq!((host(&buffer[..length]), answered), (1, target));
+        let (length, responded) = socket.recv_from(&mut buffer).unwrap();
+        assert_eq!((host(&buffer[..length]), responded), (1, target));
         let stream = std::net::TcpStream::connect(target).unwrap();
-        assert_eq!(host(&ask_stream(&stream, &question(9, "a.example", A))), 1);
+        assert_eq!(host(&ask_stream(&stream, &query(9, "a.example", A))), 1);
     }
 }
 
@@ -198,18 +203,20 @@ fn open_connections_are_listed_and_can_be_closed() {
         (stages, listed)
     };
     let (idle, mut asking) = (connect(listen), connect(listen));
-    std::io::Write::write_all(&mut asking, &crate::harness::dns::framed(&question(1, "a.example", A)))
-        .unwrap();
+    std::io::Write::write_all(&mut asking, &crate::harness::dns::framed(&query(1, "a.example", A))).unwrap();
     let listed = wait_until("both to be listed", || {
         let (stages, listed) = stages();
         (stages == ["dns idle", "dns queries"]).then_some(listed)
     });
     let number = listed.iter().find(|one| one["stage"] == "dns queries").unwrap()["number"].to_string();
-    assert!(evener.talk(&["close", &number]).status.success());
+    assert!(evener.run_command(&["close", &number]).status.success());
     assert!(crate::harness::dns::is_closed(&asking));
     assert_eq!(stages().0, ["dns idle"]);
     assert_eq!(evener.service_counter("d", "closed"), 1);
-    let said = evener.talk(&["connections", "d"]).stdout;
-    let said = String::from_utf8_lossy(&said).into_owned();
-    assert!(said.contains(&idle.local_addr().unwrap().to_string()) && said.contains("dns idle"), "{said}");
+    let printed = evener.run_command(&["connections", "d"]).stdout;
+    let printed = String::from_utf8_lossy(&printed).into_owned();
+    assert!(
+        printed.contains(&idle.local_addr().unwrap().to_string()) && printed.contains("dns idle"),
+        "{printed}"
+    );
 }

@@ -1,8 +1,7 @@
 //! Servers that decline, by SERVFAIL or REFUSED: another one may do better, or what is cached though it expired.
 
 use crate::harness::dns::{
-    A, NXDOMAIN, Nameserver, REFUSED, SERVFAIL, TXT, ask, ask_tcp, host, question, rcode, record, reply,
-    service,
+    A, NXDOMAIN, Nameserver, REFUSED, SERVFAIL, TXT, ask, ask_tcp, host, query, rcode, record, reply, service,
 };
 use crate::harness::{Evener, wait_until};
 use std::sync::Arc;
@@ -15,8 +14,8 @@ const ASKS: [Ask; 2] = [ask, ask_tcp];
 
 /// A server that responds with this code, and a record by which its response is known.
 fn declining(code: u8, mark: u8) -> Nameserver {
-    Nameserver::start(move |question, back| {
-        back.send(&reply(question, code, &[], &[record(TXT, 5, &[1, mark])]));
+    Nameserver::start(move |query, back| {
+        back.send(&reply(query, code, &[], &[record(TXT, 5, &[1, mark])]));
     })
 }
 
@@ -28,7 +27,7 @@ fn codes(code: u8, dns: &str) -> (Vec<u8>, usize) {
     let listen = evener.port("d");
     let seen = (0..4).map(|turn| {
         let ask = ASKS[usize::from(turn % 2)];
-        rcode(&ask(listen, &question(turn, &format!("n{turn}.example"), A)))
+        rcode(&ask(listen, &query(turn, &format!("n{turn}.example"), A)))
     });
     let seen = seen.collect();
     assert_eq!(evener.server(&one.name())["verdict"], "up", "whoever declines is there");
@@ -55,9 +54,9 @@ fn where_all_decline_the_response_of_the_last_one_is_passed_on() {
         let more = "policy = \"first\", dns = { query_timeout = \"20s\" }";
         let evener = Evener::run(&service(0, &[&one, &two], more));
         let listen = evener.port("d");
-        let asked = question(5, "a.example", A);
-        let expected = reply(&asked, SERVFAIL, &[], &[record(TXT, 5, &[1, b'2'])]);
-        assert_eq!(ask(listen, &asked), expected, "byte for byte");
+        let sent = query(5, "a.example", A);
+        let expected = reply(&sent, SERVFAIL, &[], &[record(TXT, 5, &[1, b'2'])]);
+        assert_eq!(ask(listen, &sent), expected, "byte for byte");
         assert_eq!((one.count(), two.count()), (1, 1), "each was asked once");
         assert_eq!(evener.service_counter("d", "requests_failed"), 0, "it was a response");
     }
@@ -72,9 +71,9 @@ fn the_first_response_is_passed_on_where_the_next_server_is_silent_or_gone() {
         let evener = Evener::run(&service(0, &[&one, other], more));
         let listen = evener.port("d");
         for ask in ASKS {
-            let asked = question(5, "a.example", A);
-            let expected = reply(&asked, SERVFAIL, &[], &[record(TXT, 5, &[1, b'1'])]);
-            assert_eq!(ask(listen, &asked), expected);
+            let sent = query(5, "a.example", A);
+            let expected = reply(&sent, SERVFAIL, &[], &[record(TXT, 5, &[1, b'1'])]);
+            assert_eq!(ask(listen, &sent), expected);
         }
     }
 }
@@ -87,13 +86,13 @@ fn a_server_that_is_down_is_not_waited_for() {
     let listen = evener.port("d");
     wait_until("it to be down", || {
         for turn in 0..3 {
-            assert_eq!(rcode(&ask(listen, &question(turn, &format!("n{turn}.example"), A))), SERVFAIL);
+            assert_eq!(rcode(&ask(listen, &query(turn, &format!("n{turn}.example"), A))), SERVFAIL);
         }
         (evener.server(&silent.name())["verdict"] == "down").then_some(())
     });
     let before = silent.count();
     for ask in ASKS {
-        assert_eq!(rcode(&ask(listen, &question(9, "a.example", A))), SERVFAIL);
+        assert_eq!(rcode(&ask(listen, &query(9, "a.example", A))), SERVFAIL);
     }
     assert_eq!(silent.count(), before);
 }
@@ -104,7 +103,7 @@ fn servers_go_on_taking_turns_though_one_declines() {
     let evener = Evener::run_with(&service(0, &[&one, &two], ""), &["--workers", "1"]);
     let listen = evener.port("d");
     for turn in 0..20 {
-        assert_eq!(host(&ASKS[usize::from(turn % 2)](listen, &question(turn, "a.example", A))), 2);
+        assert_eq!(host(&ASKS[usize::from(turn % 2)](listen, &query(turn, "a.example", A))), 2);
     }
     assert_eq!((one.count(), two.count()), (10, 20), "every other query begins at it");
 }
@@ -113,29 +112,29 @@ fn servers_go_on_taking_turns_though_one_declines() {
 fn a_stale_response_is_better_than_one_that_declines() {
     let code = Arc::new(AtomicU8::new(0));
     let says = Arc::clone(&code);
-    let server = Nameserver::start(move |question, back| {
+    let server = Nameserver::start(move |query, back| {
         let code = says.load(Ordering::Relaxed);
-        let answers = if code == 0 { vec![record(A, 1, &[192, 0, 2, 9])] } else { Vec::new() };
-        back.send(&reply(question, code, &answers, &[]));
+        let responses = if code == 0 { vec![record(A, 1, &[192, 0, 2, 9])] } else { Vec::new() };
+        back.send(&reply(query, code, &responses, &[]));
     });
     let more = "dns = { query_timeout = \"20s\", cache = { stale = \"1h\" } }";
     let evener = Evener::run_with(&service(0, &[&server], more), &["--workers", "1"]);
     let listen = evener.port("d");
-    assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 9);
+    assert_eq!(host(&ask(listen, &query(1, "a.example", A))), 9);
     for declines in [SERVFAIL, REFUSED] {
         code.store(declines, Ordering::Relaxed);
         for ask in ASKS {
             let before = server.count();
             wait_until("it to expire", || {
-                assert_eq!(host(&ask(listen, &question(2, "a.example", A))), 9);
+                assert_eq!(host(&ask(listen, &query(2, "a.example", A))), 9);
                 (server.count() > before).then_some(())
             });
         }
-        let never = question(3, &format!("never{declines}.example"), A);
+        let never = query(3, &format!("never{declines}.example"), A);
         assert_eq!(rcode(&ask(listen, &never)), declines, "there was nothing");
     }
     assert!(evener.service_counter("d", "cache_stale") >= 4);
     // That there is no such name is no failure (RFC 8767, section 4).
     code.store(NXDOMAIN, Ordering::Relaxed);
-    assert_eq!(rcode(&ask(listen, &question(4, "a.example", A))), NXDOMAIN);
+    assert_eq!(rcode(&ask(listen, &query(4, "a.example", A))), NXDOMAIN);
 }

@@ -2,7 +2,7 @@
 
 use crate::harness::dns::{
     A, AXFR, Back, Nameserver, REFUSED, SERVFAIL, TXT, address, ask, ask_stream, framed, host, id, is_closed,
-    name_of, question, rcode, read_message, reply, service, sized,
+    name_of, query, rcode, read_message, reply, service, sized,
 };
 use crate::harness::dns_mname::{Backend, Frame, frame, hello, mname_service, well};
 use crate::harness::{Evener, Server, connect, wait_until};
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 fn hushed_on_its_first() -> (Nameserver, Arc<AtomicBool>) {
     let (hush, first) = (Arc::new(AtomicBool::new(false)), Mutex::new(None::<SocketAddr>));
     let is_hushed = Arc::clone(&hush);
-    let server = Nameserver::start(move |question, back| {
+    let server = Nameserver::start(move |query, back| {
         if let Back::Tcp(stream) = back {
             let peer = stream.peer_addr().unwrap();
             let is_first = *first.lock().unwrap().get_or_insert(peer) == peer;
@@ -25,7 +25,7 @@ fn hushed_on_its_first() -> (Nameserver, Arc<AtomicBool>) {
                 return;
             }
         }
-        back.send(&address(question, 60, 1));
+        back.send(&address(query, 60, 1));
     });
     (server, hush)
 }
@@ -39,29 +39,29 @@ fn a_stream_on_which_the_server_fell_silent_is_given_up() {
         let evener = Evener::run_with(&service(0, &[&server], &more), &["--workers", "1"]);
         let listen = evener.port("d");
         let mut stream = connect(listen);
-        assert_eq!(host(&ask_stream(&stream, &question(1, "a.example", A))), 1);
+        assert_eq!(host(&ask_stream(&stream, &query(1, "a.example", A))), 1);
         hush.store(true, Ordering::Relaxed);
         // Others come later and wait there still when the time of the first one is out.
         for number in 2..5 {
-            stream.write_all(&framed(&question(number, "a.example", A))).unwrap();
+            stream.write_all(&framed(&query(number, "a.example", A))).unwrap();
             std::thread::sleep(TIMEOUT / 10);
         }
-        let answered = read_message(&stream).unwrap();
-        assert_eq!(host(&answered), 1, "over another stream");
+        let responded = read_message(&stream).unwrap();
+        assert_eq!(host(&responded), 1, "over another stream");
         let begun = Instant::now();
-        stream.write_all(&framed(&question(5, "a.example", A))).unwrap();
-        let mut answered = HashSet::from([id(&answered)]);
-        while !answered.contains(&5) {
-            let answer = read_message(&stream).unwrap();
-            assert_eq!(host(&answer), 1);
-            answered.insert(id(&answer));
+        stream.write_all(&framed(&query(5, "a.example", A))).unwrap();
+        let mut responded = HashSet::from([id(&responded)]);
+        while !responded.contains(&5) {
+            let response = read_message(&stream).unwrap();
+            assert_eq!(host(&response), 1);
+            responded.insert(id(&response));
         }
         let elapsed = begun.elapsed();
         assert!(elapsed < TIMEOUT * 9 / 10, "it waited for no time-out: {elapsed:?}");
-        while answered.len() < 4 {
-            answered.insert(id(&read_message(&stream).unwrap()));
+        while responded.len() < 4 {
+            responded.insert(id(&read_message(&stream).unwrap()));
         }
-        assert_eq!(answered, HashSet::from([2, 3, 4, 5]));
+        assert_eq!(responded, HashSet::from([2, 3, 4, 5]));
         assert_eq!(evener.service_counter("d", "requests_failed"), 0);
         assert_eq!(evener.server(&server.name())["verdict"], "up");
     }
@@ -75,8 +75,8 @@ const PIECE_BYTES: usize = 60_000;
 fn with_a_large_zone() -> (Nameserver, Arc<AtomicUsize>) {
     let sent = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&sent);
-    let server = Nameserver::start(move |question, back| {
-        let mut piece = sized(question, PIECE_BYTES);
+    let server = Nameserver::start(move |query, back| {
+        let mut piece = sized(query, PIECE_BYTES);
         for number in 0..PIECES {
             piece[PIECE_BYTES - 2..].copy_from_slice(&number.to_be_bytes());
             back.send(&piece);
@@ -92,7 +92,7 @@ fn a_transfer_to_a_client_that_takes_its_time_arrives_whole() {
     let evener = Evener::run(&service(0, &[&server], "dns = { query_timeout = \"300ms\" }"));
     let listen = evener.port("d");
     let mut stream = connect(listen);
-    stream.write_all(&framed(&question(77, "zone.example", AXFR))).unwrap();
+    stream.write_all(&framed(&query(77, "zone.example", AXFR))).unwrap();
     for number in 0..PIECES {
         let piece = read_message(&stream).expect("the whole zone");
         assert_eq!((id(&piece), piece.len()), (77, PIECE_BYTES));
@@ -108,24 +108,24 @@ fn a_transfer_to_a_client_that_takes_its_time_arrives_whole() {
 
 #[test]
 fn a_client_whose_transfer_breaks_off_is_told_by_the_end_of_its_connection() {
-    let server = Nameserver::start(|question, back| {
-        if name_of(question) == "a.example" {
-            return back.send(&address(question, 60, 1));
+    let server = Nameserver::start(|query, back| {
+        if name_of(query) == "a.example" {
+            return back.send(&address(query, 60, 1));
         }
-        (0..3).for_each(|_| back.send(&sized(question, 1000)));
+        (0..3).for_each(|_| back.send(&sized(query, 1000)));
         back.close();
     });
     let evener = Evener::run(&service(0, &[&server], "dns = { query_timeout = \"30s\" }"));
     let listen = evener.port("d");
     let (mut stream, other) = (connect(listen), connect(listen));
-    assert_eq!(host(&ask_stream(&other, &question(1, "a.example", A))), 1);
-    stream.write_all(&framed(&question(77, "zone.example", AXFR))).unwrap();
+    assert_eq!(host(&ask_stream(&other, &query(1, "a.example", A))), 1);
+    stream.write_all(&framed(&query(77, "zone.example", AXFR))).unwrap();
     for _ in 0..3 {
         assert_eq!(read_message(&stream).map(|piece| (id(&piece), piece.len())), Some((77, 1000)));
     }
     assert!(is_closed(&stream));
-    assert_eq!(host(&ask_stream(&other, &question(1, "a.example", A))), 1, "nobody else minds");
-    let transfers = server.seen().iter().filter(|asked| name_of(&asked.message) == "zone.example").count();
+    assert_eq!(host(&ask_stream(&other, &query(1, "a.example", A))), 1, "nobody else minds");
+    let transfers = server.seen().iter().filter(|sent| name_of(&sent.message) == "zone.example").count();
     assert_eq!(transfers, 1, "half a zone is not continued by another one");
     assert_eq!(evener.server(&server.name())["verdict"], "up");
 }
@@ -136,13 +136,13 @@ fn descriptors(evener: &Evener) -> usize {
 
 #[test]
 fn transfers_that_are_refused_hold_no_descriptors() {
-    let server = Nameserver::start(|question, back| back.send(&reply(question, REFUSED, &[], &[])));
+    let server = Nameserver::start(|query, back| back.send(&reply(query, REFUSED, &[], &[])));
     let evener = Evener::run_with(&service(0, &[&server], ""), &["--workers", "1"]);
     let listen = evener.port("d");
     let stream = connect(listen);
     let refused = |number| {
-        let answer = ask_stream(&stream, &question(number, "zone.example", AXFR));
-        assert_eq!(rcode(&answer), REFUSED, "question {number}");
+        let response = ask_stream(&stream, &query(number, "zone.example", AXFR));
+        assert_eq!(rcode(&response), REFUSED, "question {number}");
     };
     (0..3).for_each(refused);
     let before = descriptors(&evener);
@@ -155,7 +155,7 @@ fn transfers_that_are_refused_hold_no_descriptors() {
 }
 
 /// A server that wants to be told of the client of each connection.
-fn told(number: u8) -> Server {
+fn reported(number: u8) -> Server {
     told_and(move |message| address(message, 60, number))
 }
 
@@ -164,21 +164,21 @@ fn told_and_sized(bytes: usize) -> Server {
     told_and(move |message| sized(message, bytes))
 }
 
-fn told_and(answer: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> Server {
+fn told_and(response: impl Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static) -> Server {
     Server::start(move |mut stream| {
-        let mut head = [0; 16];
-        stream.read_exact(&mut head).unwrap();
-        assert_eq!(&head[..12], b"\r\n\r\n\0\r\nQUIT\n");
-        stream.read_exact(&mut vec![0; head[15].into()]).unwrap();
+        let mut header = [0; 16];
+        stream.read_exact(&mut header).unwrap();
+        assert_eq!(&header[..12], b"\r\n\r\n\0\r\nQUIT\n");
+        stream.read_exact(&mut vec![0; header[15].into()]).unwrap();
         while let Some(message) = read_message(&stream) {
-            let _ = stream.write_all(&framed(&answer(&message)));
+            let _ = stream.write_all(&framed(&response(&message)));
         }
     })
 }
 
 #[test]
 fn a_connection_for_one_client_follows_its_server_to_another_address() {
-    let (old, new) = (told(1), told(2));
+    let (old, new) = (reported(1), reported(2));
     let of = |server: &Server| {
         let more = format!("{{ \"127.0.0.1:{}\", name = \"s\" }}, send_proxy = \"v2\"", server.port);
         service(0, &[], &more)
@@ -189,7 +189,7 @@ fn a_connection_for_one_client_follows_its_server_to_another_address() {
     for (server, number) in [(&old, 1), (&new, 2), (&old, 1)] {
         evener.reload(&of(server));
         for stream in streams.iter().chain(&streams) {
-            assert_eq!(host(&ask_stream(stream, &question(5, "a.example", A))), number);
+            assert_eq!(host(&ask_stream(stream, &query(5, "a.example", A))), number);
         }
     }
     assert_eq!(evener.service_counter("d", "requests_failed"), 0);
@@ -197,7 +197,7 @@ fn a_connection_for_one_client_follows_its_server_to_another_address() {
 
 #[test]
 fn a_client_that_does_not_read_is_no_failure_of_a_server_that_is_told_of_it() {
-    const QUESTIONS: u16 = 600;
+    const QUERIES: u16 = 600;
     let server = told_and_sized(60_000);
     let more = format!(
         "{{ \"127.0.0.1:{}\", name = \"s\" }}, send_proxy = \"v2\", passive = {{ failures = 1 }}, \
@@ -207,14 +207,14 @@ fn a_client_that_does_not_read_is_no_failure_of_a_server_that_is_told_of_it() {
     let evener = Evener::run_with(&service(0, &[], &more), &["--workers", "1"]);
     let listen = evener.port("d");
     let mut stream = connect(listen);
-    for number in 0..QUESTIONS {
-        stream.write_all(&framed(&question(number, &format!("n{number}.example"), TXT))).unwrap();
+    for number in 0..QUERIES {
+        stream.write_all(&framed(&query(number, &format!("n{number}.example"), TXT))).unwrap();
     }
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(evener.server("s")["verdict"], "up");
-    let mut seen: Vec<u16> = (0..QUESTIONS).map(|_| id(&read_message(&stream).unwrap())).collect();
+    let mut seen: Vec<u16> = (0..QUERIES).map(|_| id(&read_message(&stream).unwrap())).collect();
     seen.sort_unstable();
-    assert!(seen.into_iter().eq(0..QUESTIONS), "each is answered, though late");
+    assert!(seen.into_iter().eq(0..QUERIES), "each is answered, though late");
     assert_eq!(evener.server("s")["counters"]["response_timeouts"], 0);
     assert_eq!(evener.service_counter("d", "requests_failed"), 0);
 }
@@ -226,12 +226,12 @@ fn all_are_answered(port: u16, sockets: u8) {
     let listen = evener.port("d");
     for _ in 0..20 {
         let mut stream = connect(listen);
-        let all: Vec<u8> = (0..5).flat_map(|n| framed(&question(n, &format!("n{n}.example"), A))).collect();
+        let all: Vec<u8> = (0..5).flat_map(|n| framed(&query(n, &format!("n{n}.example"), A))).collect();
         stream.write_all(&all).unwrap();
-        let answers: Vec<Vec<u8>> = (0..5).map(|_| read_message(&stream).unwrap()).collect();
-        assert!(answers.iter().all(|answer| host(answer) == 1));
-        assert!(answers.iter().all(|answer| name_of(answer) == format!("n{}.example", id(answer))));
-        assert_eq!(answers.iter().map(|answer| id(answer)).collect::<HashSet<u16>>().len(), 5);
+        let responses: Vec<Vec<u8>> = (0..5).map(|_| read_message(&stream).unwrap()).collect();
+        assert!(responses.iter().all(|response| host(response) == 1));
+        assert!(responses.iter().all(|response| name_of(response) == format!("n{}.example", id(response))));
+        assert_eq!(responses.iter().map(|response| id(response)).collect::<HashSet<u16>>().len(), 5);
     }
     assert_eq!(evener.service_counter("d", "requests_failed"), 0);
     assert_eq!(evener.server(&format!("127.0.0.1:{port}"))["verdict"], "up");
@@ -239,8 +239,8 @@ fn all_are_answered(port: u16, sockets: u8) {
 
 #[test]
 fn questions_to_a_server_that_ends_its_connection_after_each_answer_are_all_answered() {
-    let orderly = Nameserver::start(|question, back| {
-        back.send(&address(question, 60, 1));
+    let orderly = Nameserver::start(|query, back| {
+        back.send(&address(query, 60, 1));
         back.close();
     });
     // What it did not read makes of its end a reset.
@@ -269,7 +269,7 @@ fn twenty_sessions_that_are_not_accepted_are_one_fault() {
     wait_until("the session to stand", || (state()["verdict"] == "up").then_some(()));
     let streams: Vec<TcpStream> = (0..20).map(|_| connect(listen)).collect();
     for (number, mut stream) in streams.iter().enumerate() {
-        stream.write_all(&framed(&question(number as u16, "a.example", A))).unwrap();
+        stream.write_all(&framed(&query(number as u16, "a.example", A))).unwrap();
     }
     for stream in &streams {
         assert_eq!(host(&read_message(stream).unwrap()), 2, "the other one helps out");
@@ -280,7 +280,7 @@ fn twenty_sessions_that_are_not_accepted_are_one_fault() {
     wait_until("all of them to be given up", || (backend.open() <= 1).then_some(()));
     wait_until("another session", || (state()["counters"]["persistent_connections"] == 2).then_some(()));
     assert_eq!(state()["counters"]["persistent_connection_faults"], 1);
-    assert_eq!(ask(listen, &question(1, "a.example", A)).last(), Some(&4), "it is well otherwise");
+    assert_eq!(ask(listen, &query(1, "a.example", A)).last(), Some(&4), "it is well otherwise");
 }
 
 #[test]
@@ -296,7 +296,7 @@ fn a_server_that_errs_after_each_hello_is_not_connected_to_without_end() {
     let elapsed = begun.elapsed();
     assert!(elapsed > Duration::from_millis(900), "after 0 and 1 s: {elapsed:?}");
     while begun.elapsed() < Duration::from_secs(3) {
-        assert_eq!(rcode(&ask(listen, &question(1, "a.example", TXT))), SERVFAIL);
+        assert_eq!(rcode(&ask(listen, &query(1, "a.example", TXT))), SERVFAIL);
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(connects() < 6, "{} connects within 3 s", connects());

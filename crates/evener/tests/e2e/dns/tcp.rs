@@ -2,7 +2,7 @@
 
 use crate::harness::dns::{
     A, AXFR, Back, Nameserver, QUIET, SOA, TXT, address, ask, ask_stream, client, framed, host, id,
-    is_closed, name_of, question, question_end, read_message, record, reply, service, sized, with_edns,
+    is_closed, name_of, query, question_section_end, read_message, record, reply, service, sized, with_edns,
 };
 use crate::harness::{DEADLINE, Evener, connect, wait_until};
 use std::collections::HashSet;
@@ -14,20 +14,20 @@ use std::time::{Duration, Instant};
 /// A server that waits for so many questions and answers the last one first; the host is the number in the name.
 fn in_reverse(many: usize) -> Nameserver {
     let waiting: Mutex<Vec<(Vec<u8>, Back)>> = Mutex::default();
-    Nameserver::start(move |question, back| {
+    Nameserver::start(move |query, back| {
         let mut waiting = waiting.lock().unwrap();
-        waiting.push((question.to_vec(), back.clone()));
+        waiting.push((query.to_vec(), back.clone()));
         if waiting.len() == many {
-            for (question, back) in waiting.drain(..).rev() {
-                back.send(&address(&question, 60, number(&question)));
+            for (query, back) in waiting.drain(..).rev() {
+                back.send(&address(&query, 60, number(&query)));
             }
         }
     })
 }
 
 /// The number in a name such as `n7.example`.
-fn number(question: &[u8]) -> u8 {
-    name_of(question)[1..].split('.').next().unwrap().parse().unwrap()
+fn number(query: &[u8]) -> u8 {
+    name_of(query)[1..].split('.').next().unwrap().parse().unwrap()
 }
 
 #[test]
@@ -36,16 +36,15 @@ fn a_hundred_questions_of_one_connection_are_answered_in_any_order() {
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
     let mut stream = connect(listen);
-    let all: Vec<u8> =
-        (0..100).flat_map(|n| framed(&question(1000 + n, &format!("n{n}.example"), A))).collect();
+    let all: Vec<u8> = (0..100).flat_map(|n| framed(&query(1000 + n, &format!("n{n}.example"), A))).collect();
     stream.write_all(&all).unwrap();
     let mut seen = HashSet::new();
     let mut order = Vec::new();
     for _ in 0..100 {
-        let answer = read_message(&stream).unwrap();
-        let number = id(&answer) - 1000;
-        assert_eq!(name_of(&answer), format!("n{number}.example"));
-        assert_eq!(u16::from(host(&answer)), number);
+        let response = read_message(&stream).unwrap();
+        let number = id(&response) - 1000;
+        assert_eq!(name_of(&response), format!("n{number}.example"));
+        assert_eq!(u16::from(host(&response)), number);
         assert!(seen.insert(number), "{number} was answered twice");
         order.push(number);
     }
@@ -56,25 +55,25 @@ fn a_hundred_questions_of_one_connection_are_answered_in_any_order() {
 #[test]
 fn messages_may_be_cut_at_any_byte_on_either_side() {
     // The server sends the two parts of its answer apart; where it is cut is the number in the name.
-    let server = Nameserver::start(|question, back| {
-        let (answer, cut) = (framed(&address(question, 60, 1)), usize::from(number(question)));
-        back.send_raw(&answer[..cut.min(answer.len())]);
+    let server = Nameserver::start(|query, back| {
+        let (response, cut) = (framed(&address(query, 60, 1)), usize::from(number(query)));
+        back.send_raw(&response[..cut.min(response.len())]);
         std::thread::sleep(Duration::from_millis(5));
-        back.send_raw(&answer[cut.min(answer.len())..]);
+        back.send_raw(&response[cut.min(response.len())..]);
     });
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
     let mut stream = connect(listen);
     stream.set_nodelay(true).unwrap();
-    let length = framed(&address(&question(0, "n10.example", A), 60, 1)).len() as u8;
+    let length = framed(&address(&query(0, "n10.example", A), 60, 1)).len() as u8;
     for cut in 0..=length {
-        let asked = framed(&question(cut.into(), &format!("n{cut:02}.example"), A));
-        let (first, second) = asked.split_at(usize::from(cut).min(asked.len()));
+        let sent = framed(&query(cut.into(), &format!("n{cut:02}.example"), A));
+        let (first, second) = sent.split_at(usize::from(cut).min(sent.len()));
         stream.write_all(first).unwrap();
         std::thread::sleep(Duration::from_millis(5));
         stream.write_all(second).unwrap();
-        let answer = read_message(&stream).unwrap();
-        assert_eq!((id(&answer), host(&answer)), (cut.into(), 1));
+        let response = read_message(&stream).unwrap();
+        assert_eq!((id(&response), host(&response)), (cut.into(), 1));
     }
 }
 
@@ -85,13 +84,13 @@ fn a_client_that_sends_no_more_gets_its_answers() {
     let listen = evener.port("d");
     let mut stream = connect(listen);
     for n in 0..2 {
-        stream.write_all(&framed(&question(n, &format!("n{n}.example"), A))).unwrap();
+        stream.write_all(&framed(&query(n, &format!("n{n}.example"), A))).unwrap();
     }
     stream.shutdown(Shutdown::Write).unwrap();
     wait_until("the questions", || (server.count() == 2).then_some(()));
-    assert_eq!(host(&ask(listen, &question(2, "n2.example", A))), 2);
+    assert_eq!(host(&ask(listen, &query(2, "n2.example", A))), 2);
     let mut seen =
-        [read_message(&stream).unwrap(), read_message(&stream).unwrap()].map(|answer| host(&answer));
+        [read_message(&stream).unwrap(), read_message(&stream).unwrap()].map(|response| host(&response));
     seen.sort_unstable();
     assert_eq!(seen, [0, 1]);
     assert!(is_closed(&stream), "when all was answered");
@@ -107,22 +106,22 @@ fn who_says_nothing_or_dribbles_is_closed_and_who_asks_stays() {
     // A message that never ends, a byte at a time, is no sign of life.
     dribbling.write_all(&[0, 200]).unwrap();
     let ended = wait_until("the dribbling client to be closed", || {
-        assert_eq!(host(&ask_stream(&asking, &question(1, "a.example", A))), 1);
+        assert_eq!(host(&ask_stream(&asking, &query(1, "a.example", A))), 1);
         std::thread::sleep(Duration::from_millis(100));
         dribbling.write_all(&[1]).is_err().then(|| begun.elapsed())
     });
     assert!(ended > Duration::from_millis(900), "not before its time: {ended:?}");
     assert!(is_closed(&silent));
     assert_eq!(evener.service_counter("d", "idle_timeouts"), 2);
-    assert_eq!(host(&ask_stream(&asking, &question(2, "a.example", A))), 1);
+    assert_eq!(host(&ask_stream(&asking, &query(2, "a.example", A))), 1);
 }
 
 #[test]
 fn who_does_not_read_is_not_read_from_and_hinders_nobody() {
     const ALL: usize = 2000;
     const SIZE: usize = 50_000;
-    let server = Nameserver::start(|question, back| {
-        back.send(&if back.is_tcp() { sized(question, SIZE) } else { address(question, 60, 1) });
+    let server = Nameserver::start(|query, back| {
+        back.send(&if back.is_tcp() { sized(query, SIZE) } else { address(query, 60, 1) });
     });
     let evener = Evener::run_with(&service(0, &[&server], ""), &["--workers", "1"]);
     let listen = evener.port("d");
@@ -130,31 +129,31 @@ fn who_does_not_read_is_not_read_from_and_hinders_nobody() {
     let mut writer = stream.try_clone().unwrap();
     let asking = std::thread::spawn(move || {
         for n in 0..ALL {
-            writer.write_all(&framed(&question(n as u16, &format!("n{n:04}.example"), TXT))).unwrap();
+            writer.write_all(&framed(&query(n as u16, &format!("n{n:04}.example"), TXT))).unwrap();
         }
     });
     // The server is asked until the buffers are full, and no more.
     let mut before = 0;
-    let asked = wait_until("the questions to cease", || {
+    let sent = wait_until("the questions to cease", || {
         std::thread::sleep(QUIET);
         let count = server.count();
         let ceased = count > 0 && count == std::mem::replace(&mut before, count);
         ceased.then_some(count)
     });
-    assert!(asked < ALL / 2, "{asked} of {ALL} answers of {SIZE} bytes wait");
+    assert!(sent < ALL / 2, "{sent} of {ALL} answers of {SIZE} bytes wait");
     let socket = client(listen);
     for n in 0..50 {
-        assert_eq!(host(&crate::harness::dns::ask_on(&socket, &question(n, "a.example", A))), 1);
-        assert_eq!(ask_stream(&connect(listen), &question(n, "b.example", TXT)).len(), SIZE);
+        assert_eq!(host(&crate::harness::dns::ask_on(&socket, &query(n, "a.example", A))), 1);
+        assert_eq!(ask_stream(&connect(listen), &query(n, "b.example", TXT)).len(), SIZE);
     }
     let resident = resident_kib(evener.pid());
     assert!(resident < 200_000, "{resident} KiB");
     // As soon as it reads it gets all that it asked for.
     let mut seen = HashSet::new();
     for _ in 0..ALL {
-        let answer = read_message(&stream).unwrap();
-        assert_eq!(answer.len(), SIZE);
-        seen.insert(id(&answer));
+        let response = read_message(&stream).unwrap();
+        assert_eq!(response.len(), SIZE);
+        seen.insert(id(&response));
     }
     asking.join().unwrap();
     assert_eq!(seen.len(), ALL);
@@ -168,14 +167,14 @@ fn resident_kib(pid: u32) -> u64 {
 
 #[test]
 fn who_never_reads_is_closed_after_the_idle_timeout() {
-    let server = Nameserver::start(|question, back| back.send(&sized(question, 60_000)));
+    let server = Nameserver::start(|query, back| back.send(&sized(query, 60_000)));
     let evener = Evener::run(&service(0, &[&server], "idle_timeout = \"1s\""));
     let listen = evener.port("d");
     let mut stream = connect(listen);
     stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
-    let asked = framed(&question(1, "big.example", TXT));
+    let sent = framed(&query(1, "big.example", TXT));
     wait_until("the client to be closed", || {
-        let _ = stream.write(&asked);
+        let _ = stream.write(&sent);
         (evener.service_counter("d", "idle_timeouts") == 1).then_some(())
     });
 }
@@ -188,14 +187,14 @@ fn no_more_than_pipeline_max_questions_are_under_way() {
     let listen = evener.port("d");
     let mut stream = connect(listen);
     for n in 0..12 {
-        stream.write_all(&framed(&question(n, &format!("n{n}.example"), A))).unwrap();
+        stream.write_all(&framed(&query(n, &format!("n{n}.example"), A))).unwrap();
     }
     wait_until("the first four", || (server.count() == 4).then_some(()));
     std::thread::sleep(QUIET);
     assert_eq!(server.count(), 4);
     // When those fail, others have their turn.
-    let answered: HashSet<u16> = (0..12).map(|_| id(&read_message(&stream).unwrap())).collect();
-    assert_eq!((answered.len(), server.count()), (12, 12));
+    let responded: HashSet<u16> = (0..12).map(|_| id(&read_message(&stream).unwrap())).collect();
+    assert_eq!((responded.len(), server.count()), (12, 12));
 }
 
 #[test]
@@ -207,8 +206,8 @@ fn questions_that_no_server_was_asked_do_not_count_as_under_way() {
     let stream = connect(listen);
     for n in 0..40 {
         // One that is kept, and one that is no question.
-        assert_eq!(host(&ask_stream(&stream, &question(n, "a.example", A))), 1);
-        assert_eq!(ask_stream(&stream, &question(n, "a.example", A)[..20]).len(), 12);
+        assert_eq!(host(&ask_stream(&stream, &query(n, "a.example", A))), 1);
+        assert_eq!(ask_stream(&stream, &query(n, "a.example", A)[..20]).len(), 12);
     }
     assert_eq!((evener.service_counter("d", "cache_hits"), server.count()), (39, 1));
     // So whoever got all its answers is idle.
@@ -218,40 +217,40 @@ fn questions_that_no_server_was_asked_do_not_count_as_under_way() {
 
 #[test]
 fn messages_of_64_kib_pass_whole() {
-    let server = Nameserver::start(|question, back| back.send(&sized(question, 65_535)));
+    let server = Nameserver::start(|query, back| back.send(&sized(query, 65_535)));
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
     let stream = connect(listen);
-    let plain = question(7, "a.example", TXT);
+    let plain = query(7, "a.example", TXT);
     let padding = vec![0; 65_535 - plain.len() - 11 - 4];
     let option = [&[0, 12][..], &(padding.len() as u16).to_be_bytes(), &padding].concat();
     let large = with_edns(plain, 4096, false, &option);
     assert_eq!(large.len(), 65_535);
-    let answer = ask_stream(&stream, &large);
-    assert!(answer == sized(&large, 65_535));
+    let response = ask_stream(&stream, &large);
+    assert!(response == sized(&large, 65_535));
     assert!(server.seen()[0].message[2..] == large[2..], "nothing was written anew");
 }
 
 #[test]
 fn a_zone_is_transferred_in_as_many_messages_as_it_takes() {
-    let server = Nameserver::start(|question, back| {
-        if !name_of(question).starts_with("zone") {
-            return back.send(&address(question, 60, 1));
+    let server = Nameserver::start(|query, back| {
+        if !name_of(query).starts_with("zone") {
+            return back.send(&address(query, 60, 1));
         }
         let soa = record(SOA, 60, &[&[0, 0][..], &[0; 20]].concat());
-        let mut piece = question[..12].to_vec();
+        let mut piece = query[..12].to_vec();
         piece[2..12].copy_from_slice(&[0x84, 0, 0, 0, 0, 1, 0, 0, 0, 0]);
         piece.extend_from_slice(&[1, b'n', 0, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]);
-        back.send(&reply(question, 0, std::slice::from_ref(&soa), &[]));
+        back.send(&reply(query, 0, std::slice::from_ref(&soa), &[]));
         // What follows need not repeat the question (RFC 5936, section 2.2.1).
         (0..50).for_each(|_| back.send(&piece));
-        back.send(&reply(question, 0, &[soa], &[]));
+        back.send(&reply(query, 0, &[soa], &[]));
     });
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
     let mut stream = connect(listen);
-    stream.write_all(&framed(&question(0xabcd, "zone.example", AXFR))).unwrap();
-    stream.write_all(&framed(&question(2, "a.example", A))).unwrap();
+    stream.write_all(&framed(&query(0xabcd, "zone.example", AXFR))).unwrap();
+    stream.write_all(&framed(&query(2, "a.example", A))).unwrap();
     let all: Vec<Vec<u8>> = (0..53).map(|_| read_message(&stream).unwrap()).collect();
     let zone: Vec<&Vec<u8>> = all.iter().filter(|message| id(message) == 0xabcd).collect();
     assert_eq!(zone.len(), 52);
@@ -262,15 +261,15 @@ fn a_zone_is_transferred_in_as_many_messages_as_it_takes() {
 
 #[test]
 fn a_server_that_ends_its_connections_is_asked_over_new_ones() {
-    let server = Nameserver::start(|question, back| {
-        back.send(&address(question, 60, 1));
+    let server = Nameserver::start(|query, back| {
+        back.send(&address(query, 60, 1));
         back.close();
     });
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
     let stream = connect(listen);
     for n in 0..50 {
-        assert_eq!(host(&ask_stream(&stream, &question(n, "a.example", A))), 1);
+        assert_eq!(host(&ask_stream(&stream, &query(n, "a.example", A))), 1);
     }
     assert_eq!(evener.service_counter("d", "requests_failed"), 0);
     assert_eq!(evener.server(&server.name())["verdict"], "up");
@@ -283,9 +282,9 @@ fn clients_share_the_connections_to_a_server() {
     let listen = evener.port("d");
     let streams: Vec<_> = (0..20).map(|_| connect(listen)).collect();
     for (n, stream) in streams.iter().chain(&streams).enumerate() {
-        assert_eq!(host(&ask_stream(stream, &question(n as u16, "a.example", A))), 1);
+        assert_eq!(host(&ask_stream(stream, &query(n as u16, "a.example", A))), 1);
     }
-    let ports: HashSet<u16> = server.seen().iter().map(|asked| asked.from.port()).collect();
+    let ports: HashSet<u16> = server.seen().iter().map(|sent| sent.from.port()).collect();
     assert!(ports.len() <= 2, "{ports:?}");
 }
 
@@ -296,18 +295,18 @@ fn a_client_that_leaves_takes_nothing_along() {
     let listen = evener.port("d");
     let (mut leaving, mut staying) = (connect(listen), connect(listen));
     for n in 0..15 {
-        leaving.write_all(&framed(&question(n, &format!("n{n}.example"), A))).unwrap();
+        leaving.write_all(&framed(&query(n, &format!("n{n}.example"), A))).unwrap();
     }
     wait_until("the first questions", || (server.count() == 15).then_some(()));
     drop(leaving);
     for n in 15..30 {
-        staying.write_all(&framed(&question(n, &format!("n{n}.example"), A))).unwrap();
+        staying.write_all(&framed(&query(n, &format!("n{n}.example"), A))).unwrap();
     }
     staying.set_read_timeout(Some(DEADLINE)).unwrap();
     for _ in 15..30 {
-        let answer = read_message(&staying).unwrap();
-        assert_eq!(u16::from(host(&answer)), id(&answer));
-        assert!(question_end(&answer) < answer.len());
+        let response = read_message(&staying).unwrap();
+        assert_eq!(u16::from(host(&response)), id(&response));
+        assert!(question_section_end(&response) < response.len());
     }
     wait_until("nothing to be under way", || {
         (evener.status()["services"][0]["flows_active"] == 0).then_some(())
@@ -321,7 +320,7 @@ fn more_than_pipeline_max_questions_are_answered_after_the_client_sent_its_last(
     let listen = evener.port("d");
     let mut stream = connect(listen);
     let all: Vec<u8> =
-        (0..30).flat_map(|number| framed(&question(number, &format!("n{number}.example"), A))).collect();
+        (0..30).flat_map(|number| framed(&query(number, &format!("n{number}.example"), A))).collect();
     stream.write_all(&all).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     let seen: HashSet<u16> = (0..30).map(|_| id(&read_message(&stream).unwrap())).collect();

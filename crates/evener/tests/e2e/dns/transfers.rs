@@ -1,8 +1,8 @@
 //! Transfers of zones: where they end, and what that lets go on.
 
 use crate::harness::dns::{
-    A, AXFR, Back, Nameserver, address, ask, ask_stream, framed, host, id, is_closed, question, question_end,
-    rcode, read_message, record, reply, service,
+    A, AXFR, Back, Nameserver, address, ask, ask_stream, framed, host, id, is_closed, query,
+    question_section_end, rcode, read_message, record, reply, service,
 };
 use crate::harness::{Evener, connect, wait_until};
 use std::io::Write;
@@ -19,16 +19,16 @@ fn soa(serial: u8) -> Vec<u8> {
 }
 
 /// A zone in three messages; to anything else an address.
-fn zone(question: &[u8], back: &Back) {
-    if question_end(question) != question.len()
-        || question[question.len() - 4..question.len() - 2] != AXFR.to_be_bytes()
+fn zone(query: &[u8], back: &Back) {
+    if question_section_end(query) != query.len()
+        || query[query.len() - 4..query.len() - 2] != AXFR.to_be_bytes()
     {
-        return back.send(&address(question, 60, 4));
+        return back.send(&address(query, 60, 4));
     }
     let a = record(A, 300, &[192, 0, 2, 1]);
-    back.send(&reply(question, 0, &[soa(7), a.clone()], &[]));
-    back.send(&reply(question, 0, &[a.clone(), a.clone()], &[]));
-    back.send(&reply(question, 0, &[a, soa(7)], &[]));
+    back.send(&reply(query, 0, &[soa(7), a.clone()], &[]));
+    back.send(&reply(query, 0, &[a.clone(), a.clone()], &[]));
+    back.send(&reply(query, 0, &[a, soa(7)], &[]));
 }
 
 #[test]
@@ -41,13 +41,13 @@ fn a_transfer_is_over_with_its_last_soa() {
     let active = || evener.status()["services"][0]["flows_active"].as_u64().unwrap();
     // More of them than one client may have at once.
     for number in 0..20 {
-        stream.write_all(&framed(&question(number, "zone.example", AXFR))).unwrap();
+        stream.write_all(&framed(&query(number, "zone.example", AXFR))).unwrap();
         for _ in 0..3 {
             assert_eq!(id(&read_message(&stream).unwrap()), number);
         }
     }
     wait_until("nothing to be under way", || (active() == 0).then_some(()));
-    assert_eq!(host(&ask_stream(&stream, &question(99, "a.example", A))), 4);
+    assert_eq!(host(&ask_stream(&stream, &query(99, "a.example", A))), 4);
     let begun = Instant::now();
     evener.signal("TERM");
     assert!(is_closed(&stream), "who got all its answers leaves");
@@ -57,7 +57,7 @@ fn a_transfer_is_over_with_its_last_soa() {
 
 /// A query for what changed since this serial.
 fn changes_since(number: u16, serial: u8) -> Vec<u8> {
-    let mut query = question(number, "zone.example", IXFR);
+    let mut query = query(number, "zone.example", IXFR);
     query[9] = 1;
     query.extend(soa(serial));
     query
@@ -65,21 +65,21 @@ fn changes_since(number: u16, serial: u8) -> Vec<u8> {
 
 #[test]
 fn an_incremental_transfer_of_what_is_up_to_date_is_one_soa() {
-    let server = Nameserver::start(|question, back| match question[question_end(question) - 3] {
-        251 => back.send(&reply(question, 0, &[soa(7)], &[])),
-        _ => zone(question, back),
+    let server = Nameserver::start(|query, back| match query[question_section_end(query) - 3] {
+        251 => back.send(&reply(query, 0, &[soa(7)], &[])),
+        _ => zone(query, back),
     });
     let mut evener = Evener::run_with(&service(0, &[&server], ""), &["--workers", "1"]);
     let listen = evener.port("d");
     let stream = connect(listen);
     // More of them than one client may have at once; by TCP and by UDP; the same serial and a newer one.
     for number in 0..20 {
-        let asked = changes_since(number, 7 + (number % 2) as u8);
-        let expected = reply(&asked, 0, &[soa(7)], &[]);
-        assert_eq!(ask_stream(&stream, &asked), expected);
-        assert_eq!(ask(listen, &asked), expected);
+        let sent = changes_since(number, 7 + (number % 2) as u8);
+        let expected = reply(&sent, 0, &[soa(7)], &[]);
+        assert_eq!(ask_stream(&stream, &sent), expected);
+        assert_eq!(ask(listen, &sent), expected);
     }
-    assert_eq!(host(&ask_stream(&stream, &question(99, "a.example", A))), 4);
+    assert_eq!(host(&ask_stream(&stream, &query(99, "a.example", A))), 4);
     let active = || evener.status()["services"][0]["flows_active"].as_u64().unwrap();
     wait_until("nothing to be under way", || (active() == 0).then_some(()));
     // By UDP it says that there is more than fits, and the client comes by TCP.
@@ -93,18 +93,18 @@ fn an_incremental_transfer_of_what_is_up_to_date_is_one_soa() {
 
 #[test]
 fn an_incremental_transfer_of_what_is_newer_goes_on_to_its_end() {
-    let server = Nameserver::start(|question, back| {
-        if question[question_end(question) - 3] != 251 {
-            return zone(question, back);
+    let server = Nameserver::start(|query, back| {
+        if query[question_section_end(query) - 3] != 251 {
+            return zone(query, back);
         }
         // The first message may have nothing but the SOA. What follows is the whole zone, or the changes.
-        let rest = match question[question.len() - 17] {
+        let rest = match query[query.len() - 17] {
             5 => vec![soa(5), record(A, 300, &[192, 0, 2, 1]), soa(7)],
             _ => vec![record(A, 300, &[192, 0, 2, 1])],
         };
-        back.send(&reply(question, 0, &[soa(7)], &[]));
-        back.send(&reply(question, 0, &rest, &[]));
-        back.send(&reply(question, 0, &[soa(7)], &[]));
+        back.send(&reply(query, 0, &[soa(7)], &[]));
+        back.send(&reply(query, 0, &rest, &[]));
+        back.send(&reply(query, 0, &[soa(7)], &[]));
     });
     let evener = Evener::run_with(&service(0, &[&server], ""), &["--workers", "1"]);
     let listen = evener.port("d");
@@ -132,17 +132,17 @@ struct Busy {
 fn busy() -> (Nameserver, Arc<Busy>) {
     let busy = Arc::new(Busy::default());
     let count = Arc::clone(&busy);
-    let server = Nameserver::start(move |question, back| {
-        let (question, back, count) = (question.to_vec(), back.clone(), Arc::clone(&count));
+    let server = Nameserver::start(move |query, back| {
+        let (query, back, count) = (query.to_vec(), back.clone(), Arc::clone(&count));
         std::thread::spawn(move || {
-            let is_transfer = question[question_end(&question) - 3] == AXFR as u8;
+            let is_transfer = query[question_section_end(&query) - 3] == AXFR as u8;
             if is_transfer {
                 let now = count.now.fetch_add(1, Ordering::Relaxed) + 1;
                 count.most.fetch_max(now, Ordering::Relaxed);
                 drop(count.gate.lock());
                 count.now.fetch_sub(1, Ordering::Relaxed);
             }
-            zone(&question, &back);
+            zone(&query, &back);
         });
     });
     (server, busy)
@@ -158,10 +158,10 @@ fn pipelined_transfers_wait_for_their_turn() {
     let shut = busy.gate.lock();
     let mut stream = connect(listen);
     for number in 0..MANY {
-        stream.write_all(&framed(&question(number, "zone.example", AXFR))).unwrap();
+        stream.write_all(&framed(&query(number, "zone.example", AXFR))).unwrap();
     }
     wait_until("the first ones to be under way", || (busy.now.load(Ordering::Relaxed) == 8).then_some(()));
-    assert_eq!(host(&ask_stream(&stream, &question(999, "a.example", A))), 4, "no query waits for them");
+    assert_eq!(host(&ask_stream(&stream, &query(999, "a.example", A))), 4, "no query waits for them");
     drop(shut);
     let mut pieces = [0; MANY as usize];
     for _ in 0..3 * MANY {
@@ -174,7 +174,7 @@ fn pipelined_transfers_wait_for_their_turn() {
     // A client that leaves takes those with it that wait.
     let shut = busy.gate.lock();
     for number in 0..MANY {
-        stream.write_all(&framed(&question(number, "zone.example", AXFR))).unwrap();
+        stream.write_all(&framed(&query(number, "zone.example", AXFR))).unwrap();
     }
     let active = || evener.status()["services"][0]["flows_active"].as_u64().unwrap();
     wait_until("all to be taken in", || (active() == u64::from(MANY)).then_some(()));

@@ -1,7 +1,7 @@
 //! Servers that speak only one of UDP and TCP: what one transport refuses is no matter of the other.
 
 use crate::harness::dns::{
-    A, Nameserver, SERVFAIL, address, ask, ask_tcp, framed, host, question, rcode, read_message, service,
+    A, Nameserver, SERVFAIL, address, ask, ask_tcp, framed, host, query, rcode, read_message, service,
 };
 use crate::harness::{Evener, Reservation, Server, local, wait_until};
 use std::collections::BTreeSet;
@@ -63,7 +63,7 @@ fn streams_only() -> (Server, String) {
 
 /// Which servers answer.
 fn hosts(ask: fn(u16, &[u8]) -> Vec<u8>, listen: u16) -> BTreeSet<u8> {
-    (0..10).map(|turn| host(&ask(listen, &question(turn, "a.example", A)))).collect()
+    (0..10).map(|turn| host(&ask(listen, &query(turn, "a.example", A)))).collect()
 }
 
 fn both_and(other: &str, more: &str) -> (Nameserver, u16, Evener) {
@@ -114,8 +114,8 @@ fn where_no_other_is_left_the_transport_is_tried_all_the_same() {
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     let listen = evener.port("d");
     for turn in 0..3 {
-        assert_eq!(rcode(&ask_tcp(listen, &question(turn, "a.example", A))), SERVFAIL);
-        assert_eq!(host(&ask(listen, &question(turn, "a.example", A))), 2);
+        assert_eq!(rcode(&ask_tcp(listen, &query(turn, "a.example", A))), SERVFAIL);
+        assert_eq!(host(&ask(listen, &query(turn, "a.example", A))), 2);
     }
     assert_eq!(evener.server(&other.name())["verdict"], "up");
     assert_eq!(evener.server(&other.name())["counters"]["connect_refused"], 3);

@@ -165,8 +165,8 @@ fn echo(mut tls: StreamOwned<ServerConnection, TcpStream>, name: &str) -> io::Re
     while tls.conn.is_handshaking() {
         tls.conn.complete_io(&mut tls.sock)?;
     }
-    let asked = tls.conn.server_name().unwrap_or("-").to_owned();
-    tls.write_all(format!("{name} {asked}\n").as_bytes())?;
+    let requested = tls.conn.server_name().unwrap_or("-").to_owned();
+    tls.write_all(format!("{name} {requested}\n").as_bytes())?;
     tls.flush()?;
     let mut buffer = vec![0; 65_536];
     loop {
@@ -196,50 +196,50 @@ pub(crate) fn line_of(stream: &mut impl Read) -> String {
 /// A server of HTTP whose answers are its name and the head of the request.
 pub(crate) fn mirror(name: &'static str) -> Server {
     Server::start(move |mut stream| {
-        let mut head = Vec::new();
+        let mut header = Vec::new();
         let mut byte = [0];
         while let Ok(1) = stream.read(&mut byte) {
-            head.push(byte[0]);
-            if head.ends_with(b"\r\n\r\n") {
-                let body = format!("{name}\n{}", String::from_utf8_lossy(&head));
+            header.push(byte[0]);
+            if header.ends_with(b"\r\n\r\n") {
+                let body = format!("{name}\n{}", String::from_utf8_lossy(&header));
                 let length = body.len();
-                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
-                if stream.write_all(answer.as_bytes()).is_err() {
+                let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
+                if stream.write_all(response.as_bytes()).is_err() {
                     return;
                 }
-                head.clear();
+                header.clear();
             }
         }
     })
 }
 
-fn run(program: &str, arguments: &[&str], said: &[u8]) -> Output {
+fn run(program: &str, arguments: &[&str], printed: &[u8]) -> Output {
     let mut command = Command::new("timeout");
     command.arg(DEADLINE.as_secs().to_string()).arg(program).args(arguments);
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
     // It may end without reading that.
-    let _ = input.write_all(said);
+    let _ = input.write_all(printed);
     drop(input);
     child.wait_with_output().unwrap()
 }
 
 /// All that openssl says.
-pub(crate) fn openssl(arguments: &[&str], said: &str) -> String {
-    let output = run("openssl", arguments, said.as_bytes());
+pub(crate) fn openssl(arguments: &[&str], printed: &str) -> String {
+    let output = run("openssl", arguments, printed.as_bytes());
     [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat()
 }
 
 /// A handshake of `openssl s_client`; when it says something, it stays until the other side ends.
-pub(crate) fn s_client(port: u16, arguments: &[&str], said: &str) -> String {
+pub(crate) fn s_client(port: u16, arguments: &[&str], printed: &str) -> String {
     let at = format!("127.0.0.1:{port}");
     let mut all = vec!["s_client", "-connect", &at];
     all.extend(arguments);
-    if !said.is_empty() {
+    if !printed.is_empty() {
         all.push("-ign_eof");
     }
-    openssl(&all, said)
+    openssl(&all, printed)
 }
 
 /// A request of curl to this port by this name: the status and the body; 0 when there is none.

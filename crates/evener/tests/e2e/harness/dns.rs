@@ -31,9 +31,9 @@ pub(crate) fn wire_name(name: &str) -> Vec<u8> {
 }
 
 /// A question of class IN with RD, without EDNS.
-pub(crate) fn question(id: u16, name: &str, kind: u16) -> Vec<u8> {
-    let head = [id.to_be_bytes(), [1, 0], [0, 1], [0, 0], [0, 0], [0, 0]].concat();
-    [head, wire_name(name), kind.to_be_bytes().to_vec(), vec![0, 1]].concat()
+pub(crate) fn query(id: u16, name: &str, kind: u16) -> Vec<u8> {
+    let header = [id.to_be_bytes(), [1, 0], [0, 1], [0, 0], [0, 0], [0, 0]].concat();
+    [header, wire_name(name), kind.to_be_bytes().to_vec(), vec![0, 1]].concat()
 }
 
 /// The same message with an OPT record at its end.
@@ -48,7 +48,7 @@ pub(crate) fn with_edns(mut message: Vec<u8>, size: u16, dnssec_ok: bool, option
 }
 
 /// Where the question of a message ends.
-pub(crate) fn question_end(message: &[u8]) -> usize {
+pub(crate) fn question_section_end(message: &[u8]) -> usize {
     let mut at = 12;
     while message[at] != 0 {
         at += usize::from(message[at]) + 1;
@@ -81,41 +81,41 @@ pub(crate) fn is_truncated(message: &[u8]) -> bool {
 
 /// A record of the name that the question has.
 pub(crate) fn record(kind: u16, ttl: u32, data: &[u8]) -> Vec<u8> {
-    let head = [&[0xc0, 12][..], &kind.to_be_bytes(), &[0, 1], &ttl.to_be_bytes()].concat();
-    [&head[..], &(data.len() as u16).to_be_bytes(), data].concat()
+    let header = [&[0xc0, 12][..], &kind.to_be_bytes(), &[0, 1], &ttl.to_be_bytes()].concat();
+    [&header[..], &(data.len() as u16).to_be_bytes(), data].concat()
 }
 
 /// An answer with this code, these answers, and these records of authority. Whether the question had EDNS is no matter.
-pub(crate) fn reply(question: &[u8], rcode: u8, answers: &[Vec<u8>], authority: &[Vec<u8>]) -> Vec<u8> {
-    let mut reply = question[..question_end(question)].to_vec();
+pub(crate) fn reply(query: &[u8], rcode: u8, responses: &[Vec<u8>], authority: &[Vec<u8>]) -> Vec<u8> {
+    let mut reply = query[..question_section_end(query)].to_vec();
     reply[2] |= 0x84;
     reply[3] = 0x80 | rcode;
-    reply[4..12].copy_from_slice(&[0, 1, 0, answers.len() as u8, 0, authority.len() as u8, 0, 0]);
-    reply.extend(answers.iter().chain(authority).flatten());
+    reply[4..12].copy_from_slice(&[0, 1, 0, responses.len() as u8, 0, authority.len() as u8, 0, 0]);
+    reply.extend(responses.iter().chain(authority).flatten());
     reply
 }
 
 /// An answer with one address.
-pub(crate) fn address(question: &[u8], ttl: u32, host: u8) -> Vec<u8> {
-    reply(question, 0, &[record(A, ttl, &[192, 0, 2, host])], &[])
+pub(crate) fn address(query: &[u8], ttl: u32, host: u8) -> Vec<u8> {
+    reply(query, 0, &[record(A, ttl, &[192, 0, 2, host])], &[])
 }
 
 /// The last byte of the address in an answer that has nothing after it.
-pub(crate) fn host(answer: &[u8]) -> u8 {
-    assert_eq!((rcode(answer), answer[7]), (0, 1), "an answer with an address: {answer:02x?}");
-    *answer.last().unwrap()
+pub(crate) fn host(response: &[u8]) -> u8 {
+    assert_eq!((rcode(response), response[7]), (0, 1), "an answer with an address: {response:02x?}");
+    *response.last().unwrap()
 }
 
 /// An answer of text, of exactly so many bytes.
-pub(crate) fn sized(question: &[u8], size: usize) -> Vec<u8> {
-    let room = size - question_end(question) - 12;
+pub(crate) fn sized(query: &[u8], size: usize) -> Vec<u8> {
+    let room = size - question_section_end(query) - 12;
     let mut data = Vec::with_capacity(room);
     while data.len() < room {
         let length = (room - data.len() - 1).min(255);
         data.push(length as u8);
         data.extend(std::iter::repeat_n(b'x', length));
     }
-    let reply = reply(question, 0, &[record(TXT, 60, &data)], &[]);
+    let reply = reply(query, 0, &[record(TXT, 60, &data)], &[]);
     assert_eq!(reply.len(), size);
     reply
 }
@@ -157,7 +157,7 @@ impl Back {
 
 /// What a server was asked.
 #[derive(Clone)]
-pub(crate) struct Asked {
+pub(crate) struct SeenQuery {
     /// Over UDP whatever came; over TCP a message.
     pub(crate) message: Vec<u8>,
     pub(crate) from: SocketAddr,
@@ -167,7 +167,7 @@ pub(crate) struct Asked {
 /// A server for UDP and TCP on one port.
 pub(crate) struct Nameserver {
     pub(crate) port: u16,
-    seen: Arc<Mutex<Vec<Asked>>>,
+    seen: Arc<Mutex<Vec<SeenQuery>>>,
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     streams: Server,
@@ -177,27 +177,28 @@ pub(crate) struct Nameserver {
 
 impl Nameserver {
     /// What becomes of each question is up to the test.
-    pub(crate) fn start(answer: impl Fn(&[u8], &Back) + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(response: impl Fn(&[u8], &Back) + Send + Sync + 'static) -> Self {
         let reserved = Reservation::new();
-        let mut server = Self::start_at(reserved.port(), answer);
+        let mut server = Self::start_at(reserved.port(), response);
         server.reserved = Some(reserved);
         server
     }
 
-    pub(crate) fn start_at(port: u16, answer: impl Fn(&[u8], &Back) + Send + Sync + 'static) -> Self {
+    pub(crate) fn start_at(port: u16, response: impl Fn(&[u8], &Back) + Send + Sync + 'static) -> Self {
         // A response that a stopped server still has to send keeps its socket open.
         let socket = wait_until("the port", || UdpSocket::bind(local(port)).ok());
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-        let (seen, over, open) = <(Arc<Mutex<Vec<Asked>>>, Arc<AtomicBool>, Arc<Mutex<Vec<_>>>)>::default();
-        let answer = Arc::new(answer);
+        let (seen, over, open) =
+            <(Arc<Mutex<Vec<SeenQuery>>>, Arc<AtomicBool>, Arc<Mutex<Vec<_>>>)>::default();
+        let response = Arc::new(response);
         let (stop, keep, say, socket) =
-            (Arc::clone(&over), Arc::clone(&seen), Arc::clone(&answer), Arc::new(socket));
+            (Arc::clone(&over), Arc::clone(&seen), Arc::clone(&response), Arc::new(socket));
         let thread = std::thread::spawn(move || {
             let mut buffer = vec![0; 65_536];
             while !stop.load(Ordering::Relaxed) {
                 let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
                 let message = buffer[..length].to_vec();
-                keep.lock().unwrap().push(Asked { message: message.clone(), from, is_tcp: false });
+                keep.lock().unwrap().push(SeenQuery { message: message.clone(), from, is_tcp: false });
                 say(&message, &Back::Udp(Arc::clone(&socket), from));
             }
         });
@@ -207,8 +208,8 @@ impl Nameserver {
             streams.lock().unwrap().push(Arc::clone(&stream));
             let Ok(from) = from else { return };
             while let Some(message) = read_message(&stream) {
-                keep.lock().unwrap().push(Asked { message: message.clone(), from, is_tcp: true });
-                answer(&message, &Back::Tcp(Arc::clone(&stream)));
+                keep.lock().unwrap().push(SeenQuery { message: message.clone(), from, is_tcp: true });
+                response(&message, &Back::Tcp(Arc::clone(&stream)));
             }
         });
         Self { port, seen, over, thread: Some(thread), streams, open, reserved: None }
@@ -216,11 +217,11 @@ impl Nameserver {
 
     /// Answers each question with the address 192.0.2.`host`.
     pub(crate) fn of(host: u8) -> Self {
-        Self::start(move |question, back| back.send(&address(question, 60, host)))
+        Self::start(move |query, back| back.send(&address(query, 60, host)))
     }
 
     pub(crate) fn of_at(port: u16, host: u8) -> Self {
-        Self::start_at(port, move |question, back| back.send(&address(question, 60, host)))
+        Self::start_at(port, move |query, back| back.send(&address(query, 60, host)))
     }
 
     /// Answers nothing.
@@ -233,7 +234,7 @@ impl Nameserver {
         format!("127.0.0.1:{}", self.port)
     }
 
-    pub(crate) fn seen(&self) -> Vec<Asked> {
+    pub(crate) fn seen(&self) -> Vec<SeenQuery> {
         self.seen.lock().unwrap().clone()
     }
 
@@ -320,9 +321,9 @@ pub(crate) fn ask(port: u16, message: &[u8]) -> Vec<u8> {
 
 pub(crate) fn ask_on(socket: &UdpSocket, message: &[u8]) -> Vec<u8> {
     socket.send(message).unwrap();
-    let answer = receive(socket);
-    assert_eq!(id(&answer), id(message), "the client's own ID");
-    answer
+    let response = receive(socket);
+    assert_eq!(id(&response), id(message), "the client's own ID");
+    response
 }
 
 /// Asks over a TCP connection of its own.
@@ -332,9 +333,9 @@ pub(crate) fn ask_tcp(port: u16, message: &[u8]) -> Vec<u8> {
 
 pub(crate) fn ask_stream(mut stream: &TcpStream, message: &[u8]) -> Vec<u8> {
     stream.write_all(&framed(message)).unwrap();
-    let answer = read_message(stream).expect("an answer");
-    assert_eq!(id(&answer), id(message), "the client's own ID");
-    answer
+    let response = read_message(stream).expect("an answer");
+    assert_eq!(id(&response), id(message), "the client's own ID");
+    response
 }
 
 /// A service `d` with these servers.

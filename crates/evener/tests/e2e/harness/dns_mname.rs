@@ -37,8 +37,8 @@ pub(crate) fn hello() -> Vec<u8> {
 }
 
 pub(crate) fn outbound(to: SocketAddrV4, data: &[u8]) -> Vec<u8> {
-    let head = frame(&[1002, (*to.ip()).into(), to.port().into(), data.len() as u32]);
-    [&head[..], data].concat()
+    let header = frame(&[1002, (*to.ip()).into(), to.port().into(), data.len() as u32]);
+    [&header[..], data].concat()
 }
 
 pub(crate) fn accepted() -> Vec<u8> {

@@ -139,25 +139,25 @@ impl Balancer {
     }
 
     /// A command that talks to it.
-    pub(crate) fn talk(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run_command(&self, arguments: &[&str]) -> Output {
         let socket = self.directory.file("admin.sock");
         Command::new(BINARY).args(arguments).arg("--socket").arg(socket).output().unwrap()
     }
 
     pub(crate) fn status(&self) -> Option<Value> {
-        serde_json::from_slice(&self.talk(&["status", "--json"]).stdout).ok()
+        serde_json::from_slice(&self.run_command(&["status", "--json"]).stdout).ok()
     }
 
     /// What `balstat` prints.
     pub(crate) fn balstat(&self) -> String {
-        let output = self.talk(&["balstat"]);
+        let output = self.run_command(&["balstat"]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
     /// The servers as `balstat` has them: id, whether ok, how many clients.
     pub(crate) fn backends(&self) -> Vec<(u64, bool, u64)> {
-        let output = self.talk(&["balstat", "--json"]);
+        let output = self.run_command(&["balstat", "--json"]);
         let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
         let servers = seen["servers"].as_array().unwrap().iter();
         let backend = |one: &Value| {
@@ -216,8 +216,8 @@ impl Balancer {
 
     /// The server that answers a client.
     pub(crate) fn who(&self, client: &str, more: &[&str]) -> String {
-        let answer = self.dig(client, "a.example", &[&["+short"], more].concat());
-        answer.trim().trim_matches('"').to_owned()
+        let response = self.dig(client, "a.example", &[&["+short"], more].concat());
+        response.trim().trim_matches('"').to_owned()
     }
 
     /// Waits for its end; the exit status.

@@ -18,7 +18,7 @@ impl Drop for Named {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("what named said:\n{}", self.said());
+            eprintln!("what named said:\n{}", self.printed());
         }
     }
 }
@@ -67,15 +67,15 @@ impl Named {
             .unwrap();
         let mut named = Self { child, directory };
         wait_until("named to run", || {
-            let said = named.said();
-            assert!(named.child.try_wait().unwrap().is_none(), "it ended at once: {said}");
-            said.contains("running").then_some(())
+            let printed = named.printed();
+            assert!(named.child.try_wait().unwrap().is_none(), "it ended at once: {printed}");
+            printed.contains("running").then_some(())
         });
         named
     }
 
     /// Its log.
-    pub(crate) fn said(&self) -> String {
+    pub(crate) fn printed(&self) -> String {
         fs::read_to_string(self.directory.file("log")).unwrap_or_default()
     }
 }

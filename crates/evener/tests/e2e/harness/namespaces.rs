@@ -41,8 +41,8 @@ impl Namespace {
     /// Commands inside; what they said.
     pub(crate) fn run(&self, script: &str) -> String {
         let output = self.command("sh").args(["-ec", script]).stdin(Stdio::null()).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{script}: {said}");
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{script}: {printed}");
         String::from_utf8(output.stdout).unwrap()
     }
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, Weak};
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
     /// Byte for byte, each as one character; the empty line is part of it.
-    pub(crate) head: String,
+    pub(crate) header: String,
     pub(crate) body: Vec<u8>,
     pub(crate) framing: Framing,
 }
@@ -26,7 +26,7 @@ pub(crate) enum Framing {
 
 impl Message {
     pub(crate) fn line(&self) -> &str {
-        self.head.split("\r\n").next().unwrap()
+        self.header.split("\r\n").next().unwrap()
     }
 
     pub(crate) fn method(&self) -> &str {
@@ -47,13 +47,13 @@ impl Message {
 
     /// Every value of a field.
     pub(crate) fn fields(&self, name: &str) -> Vec<&str> {
-        fields(&self.head, name)
+        fields(&self.header, name)
     }
 
     /// The only value of a field; empty when there is none.
     pub(crate) fn field(&self, name: &str) -> &str {
         let all = self.fields(name);
-        assert!(all.len() < 2, "{name} comes {} times: {}", all.len(), self.head);
+        assert!(all.len() < 2, "{name} comes {} times: {}", all.len(), self.header);
         all.first().copied().unwrap_or_default()
     }
 
@@ -62,8 +62,8 @@ impl Message {
     }
 }
 
-fn fields<'a>(head: &'a str, name: &str) -> Vec<&'a str> {
-    let lines = head.split("\r\n").skip(1);
+fn fields<'a>(header: &'a str, name: &str) -> Vec<&'a str> {
+    let lines = header.split("\r\n").skip(1);
     lines
         .filter_map(|line| line.split_once(": "))
         .filter(|(field, _)| field.eq_ignore_ascii_case(name))
@@ -141,9 +141,9 @@ impl Wire {
     }
 
     /// A head; `None` at the end of the connection.
-    pub(crate) fn head(&mut self) -> io::Result<Option<String>> {
-        let head = self.until(b"\r\n\r\n")?;
-        Ok(head.map(|head| head.into_iter().map(char::from).collect()))
+    pub(crate) fn header(&mut self) -> io::Result<Option<String>> {
+        let header = self.until(b"\r\n\r\n")?;
+        Ok(header.map(|header| header.into_iter().map(char::from).collect()))
     }
 
     fn exactly(&mut self, length: usize) -> io::Result<Vec<u8>> {
@@ -197,36 +197,36 @@ impl Wire {
 
     /// A request; `None` at the end of the connection.
     pub(crate) fn request(&mut self) -> io::Result<Option<Message>> {
-        let Some(head) = self.head()? else { return Ok(None) };
-        let framing = told_framing(&head)?.unwrap_or(Framing::None);
+        let Some(header) = self.header()? else { return Ok(None) };
+        let framing = declared_framing(&header)?.unwrap_or(Framing::None);
         let body = self.body(framing)?;
-        Ok(Some(Message { head, body, framing }))
+        Ok(Some(Message { header, body, framing }))
     }
 
     /// The next answer, an interim one too, to a request of this method.
-    pub(crate) fn answer(&mut self, method: &str) -> io::Result<Message> {
-        let head = self.head()?.ok_or(ErrorKind::UnexpectedEof)?;
-        let told = told_framing(&head)?;
-        let status = head.split(' ').nth(1).unwrap_or_default().to_owned();
+    pub(crate) fn response(&mut self, method: &str) -> io::Result<Message> {
+        let header = self.header()?.ok_or(ErrorKind::UnexpectedEof)?;
+        let reported = declared_framing(&header)?;
+        let status = header.split(' ').nth(1).unwrap_or_default().to_owned();
         let framing = match (method, status.as_str()) {
             ("HEAD", _) | (_, "204" | "304") => Framing::None,
             (_, status) if status.starts_with('1') => Framing::None,
-            _ => told.unwrap_or(Framing::Close),
+            _ => reported.unwrap_or(Framing::Close),
         };
         let body = self.body(framing)?;
-        Ok(Message { head, body, framing })
+        Ok(Message { header, body, framing })
     }
 
     /// Sends a request with its `Host`, and reads the answer.
     pub(crate) fn ask(&mut self, method: &str, target: &str, more: &str) -> io::Result<Message> {
         self.send(format!("{method} {target} HTTP/1.1\r\nHost: test\r\n{more}\r\n"))?;
-        self.answer(method)
+        self.response(method)
     }
 
     /// Answers with a body, and with fields that end in CRLF each.
     pub(crate) fn reply(&self, status: &str, fields: &str, body: &[u8]) -> io::Result<()> {
-        let head = format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\n\r\n", body.len());
-        self.send([head.as_bytes(), body].concat())
+        let header = format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\n\r\n", body.len());
+        self.send([header.as_bytes(), body].concat())
     }
 
     /// Whether the other side ends in order, without another word.
@@ -236,8 +236,8 @@ impl Wire {
 }
 
 /// What the fields of a head say of the length. Two of them are one too many.
-fn told_framing(head: &str) -> io::Result<Option<Framing>> {
-    let (lengths, codings) = (fields(head, "Content-Length"), fields(head, "Transfer-Encoding"));
+fn declared_framing(header: &str) -> io::Result<Option<Framing>> {
+    let (lengths, codings) = (fields(header, "Content-Length"), fields(header, "Transfer-Encoding"));
     match (lengths.as_slice(), codings.as_slice()) {
         ([], []) => Ok(None),
         ([length], []) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -293,21 +293,21 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// What becomes of each request is up to `answer`; an error closes the connection.
+    /// What becomes of each request is up to `response`; an error closes the connection.
     pub(crate) fn start(
-        answer: impl Fn(&mut Wire, &Message) -> io::Result<()> + Send + Sync + 'static,
+        response: impl Fn(&mut Wire, &Message) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
         let seen = Arc::new(Seen::default());
-        let server = Server::start(serve(&seen, answer));
+        let server = Server::start(serve(&seen, response));
         Self { port: server.port, server, seen }
     }
 
     pub(crate) fn start_at(
         port: u16,
-        answer: impl Fn(&mut Wire, &Message) -> io::Result<()> + Send + Sync + 'static,
+        response: impl Fn(&mut Wire, &Message) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
         let seen = Arc::new(Seen::default());
-        Self { port, server: Server::start_at(port, serve(&seen, answer)), seen }
+        Self { port, server: Server::start_at(port, serve(&seen, response)), seen }
     }
 
     /// Answers everything with its name.

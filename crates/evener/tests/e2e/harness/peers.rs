@@ -52,8 +52,8 @@ impl Peer {
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let mut peer = Self { child: command.spawn().unwrap(), directory };
         wait_until("the peer to listen", || {
-            let said = || std::fs::read_to_string(peer.directory.file("said")).unwrap_or_default();
-            assert!(peer.child.try_wait().unwrap().is_none(), "it ended at once: {}", said());
+            let printed = || std::fs::read_to_string(peer.directory.file("said")).unwrap_or_default();
+            assert!(peer.child.try_wait().unwrap().is_none(), "it ended at once: {}", printed());
             TcpStream::connect(local(port)).ok()
         });
         peer

@@ -36,7 +36,7 @@ impl Slow {
                 }
                 arrivals.fetch_add(1, Ordering::SeqCst);
                 // Nothing but the end can come.
-                let _ = wire.head();
+                let _ = wire.header();
                 ends.fetch_add(1, Ordering::SeqCst);
                 return;
             }
@@ -75,7 +75,7 @@ fn a_client_of_http1_that_leaves_frees_the_permit() {
         ("reset", |stream| socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap()),
     ];
     let mut count = 0;
-    let mut kept = Vec::new();
+    let mut pooled = Vec::new();
     for path in ["/slow", "/events"] {
         for (what, leave) in leave {
             let mut client = crate::harness::connect(port);
@@ -84,7 +84,7 @@ fn a_client_of_http1_that_leaves_frees_the_permit() {
             slow.expect(count);
             leave(&client);
             if what == "end" {
-                kept.push(client);
+                pooled.push(client);
             } else {
                 drop(client);
             }

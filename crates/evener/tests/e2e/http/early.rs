@@ -9,7 +9,7 @@ use crate::http::http2::client::{DATA, END_STREAM, Front, HEADERS, NAME, RST_STR
 fn early() -> Server {
     Server::start(|stream| {
         let mut wire = Wire::new(stream);
-        if let Ok(Some(_)) = wire.head() {
+        if let Ok(Some(_)) = wire.header() {
             let _ = wire.reply("413 Content Too Large", "Connection: close\r\n", b"too large");
         }
     })

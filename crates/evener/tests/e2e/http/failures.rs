@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Our page for a status.
-fn is_page(answer: &Message, status: u16) -> bool {
-    answer.status() == status
-        && answer.field("Content-Type") == "text/html; charset=utf-8"
-        && answer.field("Cache-Control") == "no-store"
-        && answer.text().contains(&format!("<h1>{status} "))
+fn is_page(response: &Message, status: u16) -> bool {
+    response.status() == status
+        && response.field("Content-Type") == "text/html; charset=utf-8"
+        && response.field("Cache-Control") == "no-store"
+        && response.text().contains(&format!("<h1>{status} "))
 }
 
 #[test]
@@ -23,9 +23,9 @@ fn a_dead_server_gives_a_page_and_the_connection_goes_on() {
     origin.kill();
     let mut client = Wire::to(port);
     for _ in 0..3 {
-        let answer = client.ask("GET", "/", "").unwrap();
-        assert!(is_page(&answer, 502), "{}", answer.head);
-        assert!(!answer.closes());
+        let response = client.ask("GET", "/", "").unwrap();
+        assert!(is_page(&response, 502), "{}", response.header);
+        assert!(!response.closes());
         assert_eq!(client.ask("HEAD", "/", "").unwrap().status(), 502);
     }
     assert_eq!(evener.service_counter("s", "requests_failed"), 6);
@@ -42,9 +42,9 @@ fn nobody_in_service_gives_503_and_says_when_to_come_again() {
         origin.port
     ));
     let listen = evener.port("s");
-    let answer = get(listen, "/");
-    assert!(is_page(&answer, 503), "{}", answer.head);
-    assert_eq!(answer.field("Retry-After"), "1");
+    let response = get(listen, "/");
+    assert!(is_page(&response, 503), "{}", response.header);
+    assert_eq!(response.field("Retry-After"), "1");
     assert_eq!(origin.connections(), 0);
 }
 
@@ -58,8 +58,8 @@ fn a_silent_server_gives_504_in_time_and_its_late_answer_reaches_nobody() {
     });
     let (evener, port) = run_http(&[&origin], "response_timeout = \"300ms\"");
     let mut client = Wire::to(port);
-    let answer = client.ask("GET", "/silent", "").unwrap();
-    assert!(is_page(&answer, 504), "{}", answer.head);
+    let response = client.ask("GET", "/silent", "").unwrap();
+    assert!(is_page(&response, 504), "{}", response.header);
     for turn in 0..6 {
         let target = format!("/{turn}");
         assert_eq!(client.ask("GET", &target, "").unwrap().text(), target);
@@ -79,7 +79,7 @@ fn the_time_to_answer_begins_when_the_upload_is_complete() {
         std::thread::sleep(Duration::from_millis(100));
         client.send("x").unwrap();
     }
-    assert_eq!(client.answer("POST").unwrap().text(), "a");
+    assert_eq!(client.response("POST").unwrap().text(), "a");
 }
 
 #[test]
@@ -113,8 +113,8 @@ fn a_request_that_does_no_harm_twice_goes_to_another_server() {
     for method in ["GET", "PUT", "DELETE", "OPTIONS"] {
         let body = "Content-Length: 0\r\n";
         for _ in 0..2 {
-            let answer = Wire::to(port).ask(method, "/", body).unwrap();
-            assert_eq!(answer.text(), "good", "{method}");
+            let response = Wire::to(port).ask(method, "/", body).unwrap();
+            assert_eq!(response.text(), "good", "{method}");
         }
     }
     assert!(!bad.requests().is_empty());
@@ -130,7 +130,7 @@ fn the_body_goes_along_to_the_other_server() {
         client
             .send("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
             .unwrap();
-        assert_eq!(client.answer("PUT").unwrap().text(), "good");
+        assert_eq!(client.response("PUT").unwrap().text(), "good");
     }
     assert!(good.requests().iter().all(|request| request.body == b"hello"));
     assert_eq!(good.requests().len(), 2);
@@ -142,9 +142,9 @@ fn a_request_that_might_do_harm_twice_is_not_repeated() {
     for method in ["POST", "PATCH"] {
         let (bad, good) = (closes_first(usize::MAX, "bad"), Origin::named("good"));
         let (evener, port) = run_http(&[&bad, &good], "");
-        let answers =
+        let responses =
             [0, 1].map(|_| Wire::to(port).ask(method, "/", "Content-Length: 0\r\n").unwrap().status());
-        assert_eq!(answers, [502, 200], "{method}");
+        assert_eq!(responses, [502, 200], "{method}");
         assert_eq!((bad.requests().len(), good.requests().len()), (1, 1));
         assert_eq!(evener.service_counter("s", "requests_retried"), 0);
     }
@@ -191,7 +191,7 @@ fn a_kept_connection_that_the_server_closed_is_nobodys_failure() {
 fn an_answer_before_the_upload_is_complete_reaches_the_client() {
     let origin = crate::harness::Server::start(|stream| {
         let mut wire = Wire::new(stream);
-        wire.head().unwrap();
+        wire.header().unwrap();
         wire.reply("413 Content Too Large", "Connection: close\r\n", b"too much").unwrap();
         let _ = wire.stream.shutdown(Shutdown::Write);
         std::thread::sleep(Duration::from_millis(300));
@@ -210,8 +210,8 @@ fn an_answer_before_the_upload_is_complete_reaches_the_client() {
         );
         let _ = std::io::Write::write_all(&mut &*stream, &vec![b'x'; 8_000_000]);
     });
-    let answer = client.answer("POST").unwrap();
-    assert_eq!((answer.status(), answer.text().as_str(), answer.closes()), (413, "too much", true));
+    let response = client.response("POST").unwrap();
+    assert_eq!((response.status(), response.text().as_str(), response.closes()), (413, "too much", true));
     drop(client);
     writing.join().unwrap();
 }
@@ -235,7 +235,7 @@ fn a_client_that_leaves_takes_its_request_along() {
     let (evener, port) = run_http(&[&origin], "");
     let mut client = Wire::to(port);
     client.send("GET /long HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    client.head().unwrap();
+    client.header().unwrap();
     drop(client);
     leaves.recv_timeout(DEADLINE).unwrap();
     wait_until("the session to end", || {
@@ -262,12 +262,12 @@ fn a_client_that_reads_slowly_holds_back_its_server_and_nobody_else() {
         assert_eq!(get(port, "/").text(), "short");
     }
     assert!(memory() < 64 * 1024, "{} KiB", memory());
-    assert!(slow.answer("GET").unwrap().body == crate::harness::origin::pattern(3, 32 << 20));
+    assert!(slow.response("GET").unwrap().body == crate::harness::origin::pattern(3, 32 << 20));
 }
 
 /// The `name=value` of a cookie that an answer sets.
-fn cookie(answer: &Message) -> String {
-    answer.field("Set-Cookie").split(';').next().unwrap().to_owned()
+fn cookie(response: &Message) -> String {
+    response.field("Set-Cookie").split(';').next().unwrap().to_owned()
 }
 
 #[test]
@@ -278,22 +278,22 @@ fn a_cookie_brings_a_client_back_to_its_server() {
     let first: Vec<Message> = (0..6).map(|_| get(port, "/")).collect();
     let names: String = first.iter().map(Message::text).collect();
     assert_eq!(names, "abcabc", "without a cookie they take turns");
-    for answer in &first {
-        let field = answer.field("Set-Cookie");
+    for response in &first {
+        let field = response.field("Set-Cookie");
         assert!(field.starts_with("WHO=") && field.ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{field}");
         for _ in 0..4 {
             let again =
-                Wire::to(port).ask("GET", "/", &format!("Cookie: x=y; {}\r\n", cookie(answer))).unwrap();
-            assert_eq!((again.text(), again.field("Set-Cookie")), (answer.text(), ""));
+                Wire::to(port).ask("GET", "/", &format!("Cookie: x=y; {}\r\n", cookie(response))).unwrap();
+            assert_eq!((again.text(), again.field("Set-Cookie")), (response.text(), ""));
         }
     }
     // The order of the servers does not count.
     let listen_again =
         http_service(port, &[all[2], all[0], all[1]], "sticky = { by = \"cookie\", name = \"WHO\" }");
     evener.reload(&listen_again);
-    for answer in &first {
-        let again = Wire::to(port).ask("GET", "/", &format!("Cookie: {}\r\n", cookie(answer))).unwrap();
-        assert_eq!(again.text(), answer.text());
+    for response in &first {
+        let again = Wire::to(port).ask("GET", "/", &format!("Cookie: {}\r\n", cookie(response))).unwrap();
+        assert_eq!(again.text(), response.text());
     }
     let foreign = Wire::to(port).ask("GET", "/", "Cookie: WHO=nonsense\r\n").unwrap();
     assert!(foreign.field("Set-Cookie").starts_with("WHO="));
@@ -307,12 +307,12 @@ fn a_cookie_of_a_dead_server_gives_another_server_and_another_cookie() {
     let first = client.ask("GET", "/", "").unwrap();
     assert_eq!(first.text(), "a");
     a.kill();
-    let told = format!("Cookie: {}\r\n", cookie(&first));
+    let reported = format!("Cookie: {}\r\n", cookie(&first));
     for method in ["GET", "POST"] {
-        let answer = Wire::to(port).ask(method, "/", &format!("{told}Content-Length: 0\r\n")).unwrap();
-        assert_eq!(answer.text(), "b");
-        let other = cookie(&answer);
-        assert!(other.starts_with("EVENER=") && other != cookie(&first), "{}", answer.head);
+        let response = Wire::to(port).ask(method, "/", &format!("{reported}Content-Length: 0\r\n")).unwrap();
+        assert_eq!(response.text(), "b");
+        let other = cookie(&response);
+        assert!(other.starts_with("EVENER=") && other != cookie(&first), "{}", response.header);
     }
 }
 
@@ -394,7 +394,7 @@ fn balance_per_connection_never_gives_a_client_the_connection_of_another() {
         for (number, client) in clients.iter_mut().enumerate() {
             client.stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
             let (target, got) =
-                (format!("/{kind}/{number}"), client.answer("GET").map(|answer| answer.text()));
+                (format!("/{kind}/{number}"), client.response("GET").map(|response| response.text()));
             if got.as_ref().ok() != Some(&target) {
                 wrong.push(format!("{target} got {got:?}"));
             }
@@ -428,7 +428,7 @@ fn balance_per_connection_closes_nobody_elses_connection() {
     wait_until("the late one", || (origin.requests().len() == 2).then_some(()));
     reset(early);
     late.stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
-    assert_eq!(late.answer("POST").unwrap().text(), "/slow");
+    assert_eq!(late.response("POST").unwrap().text(), "/slow");
     let _ = late.stream.shutdown(Shutdown::Write);
     assert_eq!((&*late.stream).read(&mut [0; 1]).unwrap(), 0);
 }
@@ -493,8 +493,8 @@ fn interim_answers_without_end_are_cut_off() {
     let (_evener, port) = run_http(&[&origin], "");
     let mut client = Wire::to(port);
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    let answers = std::iter::repeat_with(|| client.answer("GET").unwrap().status());
-    let interims = answers.take_while(|status| *status == 103).count();
+    let responses = std::iter::repeat_with(|| client.response("GET").unwrap().status());
+    let interims = responses.take_while(|status| *status == 103).count();
     assert!((1..=100).contains(&interims), "{interims}");
 }
 
@@ -503,9 +503,9 @@ fn interim_answers_without_end_are_cut_off() {
 fn a_change_of_protocol_before_the_upload_is_complete_is_no_answer() {
     let origin = crate::harness::Server::start(|stream| {
         let mut wire = Wire::new(stream);
-        wire.head().unwrap();
+        wire.header().unwrap();
         wire.send("HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n").unwrap();
-        let _ = wire.head();
+        let _ = wire.header();
     });
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", \"127.0.0.1:{}\" }}",
@@ -516,7 +516,7 @@ fn a_change_of_protocol_before_the_upload_is_complete_is_no_answer() {
     client
         .send("POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhe")
         .unwrap();
-    assert_eq!(client.answer("POST").unwrap().status(), 502);
+    assert_eq!(client.response("POST").unwrap().status(), 502);
 }
 
 /// A pooled connection that breaks off after a long time under way says nothing of how long a new one takes.

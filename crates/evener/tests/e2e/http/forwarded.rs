@@ -39,13 +39,13 @@ fn over_http2(origins: &[&Origin], config: &str, requests: &[Fields<'_>]) -> Res
 }
 
 /// Sends requests to a service of these servers with this configuration.
-type Way = fn(&[&Origin], &str, &[Fields<'_>]) -> Responses;
+type Mode = fn(&[&Origin], &str, &[Fields<'_>]) -> Responses;
 
-const WAYS: [Way; 2] = [over_http1, over_http2];
+const MODES: [Mode; 2] = [over_http1, over_http2];
 
 fn statuses(config: &str, requests: &[Fields<'_>]) -> [Vec<u16>; 2] {
     let origin = Origin::named("a");
-    WAYS.map(|way| way(&[&origin], config, requests).into_iter().map(|(status, _)| status).collect())
+    MODES.map(|mode| mode(&[&origin], config, requests).into_iter().map(|(status, _)| status).collect())
 }
 
 /// The status of a request with each of these values of a field.
@@ -188,9 +188,9 @@ fn check_one_server_a_client(config: &str) {
         })
         .collect();
     let requests: Vec<Fields<'_>> = fields.iter().map(|fields| &fields[..]).collect();
-    for way in WAYS {
+    for mode in MODES {
         let servers: Vec<String> =
-            way(&[&a, &b], config, &requests).into_iter().map(|(_, body)| body).collect();
+            mode(&[&a, &b], config, &requests).into_iter().map(|(_, body)| body).collect();
         assert!(servers.chunks(3).all(|three| three[0] == three[1] && three[1] == three[2]), "{servers:?}");
         assert!(servers.iter().any(|server| server == "a") && servers.iter().any(|server| server == "b"));
     }
@@ -207,10 +207,10 @@ fn stickiness_follows_the_client_that_the_configured_field_gives() {
 }
 
 /// What a server is told of a client: `X-Forwarded-For` and `Forwarded`, without host and scheme.
-fn told(config: &str, fields: Fields<'_>) -> [String; 2] {
-    let both = WAYS.map(|way| {
+fn reported(config: &str, fields: Fields<'_>) -> [String; 2] {
+    let both = MODES.map(|mode| {
         let origin = Origin::named("a");
-        way(&[&origin], config, &[fields]);
+        mode(&[&origin], config, &[fields]);
         let seen: Message = origin.requests().remove(0);
         ["X-Forwarded-For", "Forwarded"].map(|name| {
             let value = seen.field(name);
@@ -224,7 +224,7 @@ fn told(config: &str, fields: Fields<'_>) -> [String; 2] {
 #[test]
 fn servers_are_told_of_the_client_that_counts() {
     let check = |config, fields, forwarded_for: &str, forwarded: &str| {
-        assert_eq!(told(config, fields), [forwarded_for, forwarded], "{config} {fields:?}");
+        assert_eq!(reported(config, fields), [forwarded_for, forwarded], "{config} {fields:?}");
     };
     let contrary: Fields<'_> = &[("forwarded", "for=192.0.2.7"), ("x-forwarded-for", "198.51.100.1")];
     check(FORWARDED, contrary, "", "for=192.0.2.7, for=127.0.0.1");

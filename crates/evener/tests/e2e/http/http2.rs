@@ -9,24 +9,24 @@ mod malformed;
 use crate::harness::certificates::{curl, shake};
 use crate::harness::origin::{Message, Origin, Wire};
 use crate::harness::{DEADLINE, have, wait_until};
-use client::{Answer, Front, NAME, within};
+use client::{Front, NAME, Reply, within};
 use std::io;
 use std::process::Command;
 
 /// Answers with the line that came, and the number of bytes.
-fn teller() -> Origin {
+fn reporting_server() -> Origin {
     Origin::start(tell)
 }
 
 fn tell(wire: &mut Wire, request: &Message) -> io::Result<()> {
-    let told = format!("{} {} {}", request.method(), request.target(), request.body.len());
-    let body = if request.method() == "HEAD" { "" } else { &told };
-    wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", told.len()))
+    let reported = format!("{} {} {}", request.method(), request.target(), request.body.len());
+    let body = if request.method() == "HEAD" { "" } else { &reported };
+    wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", reported.len()))
 }
 
 #[test]
 fn what_is_spoken_is_agreed_on() {
-    let origin = teller();
+    let origin = reporting_server();
     let front = Front::run(&[&origin], "");
     let agreed = |offered: &[&str]| {
         let client = shake(front.port, NAME, &front.tls(offered))?;
@@ -46,13 +46,13 @@ fn curl_speaks_either_protocol_to_the_same_service() {
     if !have("curl") {
         return;
     }
-    let origin = teller();
+    let origin = reporting_server();
     let front = Front::run(&[&origin], "");
     for (option, version) in [("--http2", "2"), ("--http1.1", "1.1")] {
         let upload = ["-k", option, "--data", "hello", "-w", "\n%{http_version} %{http_code}"];
-        let (_, said) = curl(front.port, NAME, "https", &upload);
+        let (_, printed) = curl(front.port, NAME, "https", &upload);
         // curl's own option of the harness comes first and is overruled by ours.
-        let text = format!("{said}\n");
+        let text = format!("{printed}\n");
         assert!(text.starts_with("POST / 5\n"), "{text}");
         let status = curl(front.port, NAME, "https", &["-k", option, "-I"]).1;
         assert!(status.starts_with(&format!("HTTP/{version} 200")), "{status}");
@@ -64,28 +64,28 @@ fn h2load_gets_every_answer() {
     if !have("h2load") {
         return;
     }
-    let origin = teller();
+    let origin = reporting_server();
     let front = Front::run(&[&origin], "");
     let url = format!("https://127.0.0.1:{}/", front.port);
     let seconds = (DEADLINE.as_secs() * 2).to_string();
     let output =
         Command::new("timeout").args([&seconds, "h2load", "-n2000", "-c8", "-m100", &url]).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.contains("2000 succeeded, 0 failed, 0 errored, 0 timeout"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(printed.contains("2000 succeeded, 0 failed, 0 errored, 0 timeout"), "{printed}");
     wait_until("all to be counted", || (front.counter("requests") == 2000).then_some(()));
     assert_eq!(front.counter("requests_failed"), 0);
 }
 
 #[test]
 fn methods_go_through_one_connection_each_way() {
-    let origin = teller();
+    let origin = reporting_server();
     let front = Front::run(&[&origin], "");
     within(async {
         let client = front.client().await;
         for turn in 0..40 {
             let method = ["GET", "DELETE", "OPTIONS", "PATCH"][turn % 4];
-            let answer = client.ask(method, &format!("/{turn}?x=%20y"), &[]).await.unwrap();
-            assert_eq!((answer.status, answer.text()), (200, format!("{method} /{turn}?x=%20y 0")));
+            let response = client.ask(method, &format!("/{turn}?x=%20y"), &[]).await.unwrap();
+            assert_eq!((response.status, response.text()), (200, format!("{method} /{turn}?x=%20y 0")));
         }
     });
     assert_eq!((origin.connections(), origin.requests().len()), (1, 40));
@@ -107,10 +107,10 @@ fn answers_without_a_body_say_how_long_it_would_be() {
             let cases =
                 [("GET", "/204", 204, ""), ("GET", "/304", 304, "1000"), ("HEAD", "/head", 200, "1000")];
             for (method, path, status, length) in cases.into_iter().chain([("HEAD", "/chunks", 200, "")]) {
-                let answer = client.ask(method, path, &[]).await.unwrap();
-                assert_eq!((answer.status, answer.body.len()), (status, 0), "{path}");
-                assert_eq!(answer.field("content-length"), length, "{path}");
-                assert_eq!(answer.field("transfer-encoding"), "");
+                let response = client.ask(method, path, &[]).await.unwrap();
+                assert_eq!((response.status, response.body.len()), (status, 0), "{path}");
+                assert_eq!(response.field("content-length"), length, "{path}");
+                assert_eq!(response.field("transfer-encoding"), "");
             }
         }
     });
@@ -119,7 +119,7 @@ fn answers_without_a_body_say_how_long_it_would_be() {
 
 #[test]
 fn cookies_that_come_in_pieces_arrive_joined() {
-    let origin = teller();
+    let origin = reporting_server();
     let front = Front::run(&[&origin], "");
     let pieces = [("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", "c=3; d=4")];
     assert_eq!(within(async { front.client().await.ask("GET", "/", &pieces).await.unwrap() }).status, 200);
@@ -130,7 +130,7 @@ fn cookies_that_come_in_pieces_arrive_joined() {
 
 #[test]
 fn servers_are_told_where_a_request_came_from() {
-    let origin = teller();
+    let origin = reporting_server();
     let front = Front::run(&[&origin], "");
     let lies = [("x-forwarded-for", "6.6.6.6"), ("x-forwarded-proto", "http"), ("te", "trailers")];
     within(async { front.client().await.ask("GET", "/", &lies).await.unwrap() });
@@ -146,13 +146,13 @@ fn servers_are_told_where_a_request_came_from() {
 
 #[test]
 fn the_authority_is_the_host_whatever_the_field_says() {
-    let origin = teller();
+    let origin = reporting_server();
     let front = Front::run(&[&origin], "");
     within(async {
         let client = front.client().await;
-        let answer = client.ask("GET", "https://b.example:8443/x", &[("host", "evil.example")]).await;
+        let response = client.ask("GET", "https://b.example:8443/x", &[("host", "evil.example")]).await;
         // Refused or overruled: the one thing that must not be is that the field wins.
-        assert!(matches!(answer.unwrap().status, 200 | 400));
+        assert!(matches!(response.unwrap().status, 200 | 400));
         client.ask("GET", "https://b.example:8443/x", &[]).await.unwrap();
     });
     for request in origin.requests() {
@@ -194,8 +194,8 @@ fn a_cookie_brings_a_stream_back_to_its_server() {
         assert!(first.field("set-cookie").contains("; Secure"));
         for _ in 0..10 {
             let pieces = [("cookie", "other=1"), ("cookie", cookie.as_str())];
-            let answer = client.ask("GET", "/", &pieces).await.unwrap();
-            assert_eq!((answer.text(), answer.field("set-cookie")), (first.text(), ""));
+            let response = client.ask("GET", "/", &pieces).await.unwrap();
+            assert_eq!((response.text(), response.field("set-cookie")), (first.text(), ""));
         }
     });
 }
@@ -207,12 +207,12 @@ fn redirects_and_health_are_answered_here() {
     within(async {
         let client = redirecting.client().await;
         for method in ["GET", "HEAD", "PUT"] {
-            let answer = client.ask(method, "/a?b=c", &[]).await.unwrap();
-            assert_eq!((answer.status, answer.field("location")), (301, "https://a.example:8443/a?b=c"));
+            let response = client.ask(method, "/a?b=c", &[]).await.unwrap();
+            assert_eq!((response.status, response.field("location")), (301, "https://a.example:8443/a?b=c"));
         }
         // A body that nobody reads is taken away, and the connection goes on.
-        let answer = client.put("POST", "/", &[], vec![0; 300_000].into()).await.unwrap();
-        assert_eq!(answer.status, 301);
+        let response = client.put("POST", "/", &[], vec![0; 300_000].into()).await.unwrap();
+        assert_eq!(response.status, 301);
         // It needs no server to do its part.
         assert_eq!(client.get("/health").await.status, 200);
     });
@@ -221,8 +221,8 @@ fn redirects_and_health_are_answered_here() {
     within(async {
         let client = front.client().await;
         assert_eq!(client.get("/health?x").await.text(), "ok\n");
-        let head: Answer = client.ask("HEAD", "/health", &[]).await.unwrap();
-        assert_eq!((head.status, head.body.len(), head.field("content-length")), (200, 0, "3"));
+        let header: Reply = client.ask("HEAD", "/health", &[]).await.unwrap();
+        assert_eq!((header.status, header.body.len(), header.field("content-length")), (200, 0, "3"));
         assert_eq!(client.get("/other").await.text(), "a");
     });
 }

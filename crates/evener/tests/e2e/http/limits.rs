@@ -40,16 +40,16 @@ fn the_redirect_goes_to_https_with_everything_else_as_it_was() {
     ] {
         for method in ["GET", "HEAD", "PUT"] {
             client.send(format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).unwrap();
-            let answer = client.answer(method).unwrap();
-            assert_eq!((answer.status(), answer.field("Location")), (308, location));
+            let response = client.response(method).unwrap();
+            assert_eq!((response.status(), response.field("Location")), (308, location));
         }
     }
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").unwrap();
-    assert!(client.answer("POST").unwrap().closes(), "a body that nobody reads is no request");
+    assert!(client.response("POST").unwrap().closes(), "a body that nobody reads is no request");
     assert!(client.is_over());
     let mut old = Wire::to(listen);
     old.send("GET / HTTP/1.0\r\n\r\n").unwrap();
-    assert_eq!(old.answer("GET").unwrap().status(), 400, "nobody knows which host is meant");
+    assert_eq!(old.response("GET").unwrap().status(), 400, "nobody knows which host is meant");
 }
 
 #[test]
@@ -59,8 +59,8 @@ fn the_redirect_of_connect_names_no_strange_host() {
     let listen = evener.port("s");
     let mut client = Wire::to(listen);
     client.send("CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n").unwrap();
-    let answer = client.answer("GET").unwrap();
-    assert!(!answer.field("Location").contains("a.examplea.example"), "{}", answer.head);
+    let response = client.response("GET").unwrap();
+    assert!(!response.field("Location").contains("a.examplea.example"), "{}", response.header);
 }
 
 #[test]
@@ -70,8 +70,8 @@ fn the_redirect_may_have_another_status_and_port() {
          redirect = { status = 301, port = 8443 } }",
     );
     let listen = evener.port("s");
-    let answer = get(listen, "/x");
-    assert_eq!((answer.status(), answer.field("Location")), (301, "https://test:8443/x"));
+    let response = get(listen, "/x");
+    assert_eq!((response.status(), response.field("Location")), (301, "https://test:8443/x"));
 }
 
 #[test]
@@ -96,9 +96,9 @@ fn who_asks_too_often_is_told_429_and_may_come_back() {
     let mut client = Wire::to(port);
     let mut last: Option<Message> = None;
     for _ in 0..30 {
-        let answer = client.ask("GET", "/", "").unwrap();
-        if answer.status() != 200 {
-            last = Some(answer);
+        let response = client.ask("GET", "/", "").unwrap();
+        if response.status() != 200 {
+            last = Some(response);
             break;
         }
     }
@@ -171,7 +171,7 @@ fn who_is_denied_is_refused_as_configured() {
         let mut client = Wire::to(port);
         let _ = client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         let begun = Instant::now();
-        (client.answer("GET").map(|answer| (answer.status(), answer.text())), begun.elapsed())
+        (client.response("GET").map(|response| (response.status(), response.text())), begun.elapsed())
     };
     for denied in ["drop", "reject", "tarpit", "spare"] {
         let (main, spare) = (Origin::named("main"), Origin::named("spare"));
@@ -182,11 +182,11 @@ fn who_is_denied_is_refused_as_configured() {
         };
         let more = format!("deny = \"127.0.0.0/8\", denied = {how}");
         let (evener, port) = with_spare([&main, &spare], &more);
-        let (answer, took) = ask(port);
+        let (response, took) = ask(port);
         match denied {
-            "reject" => assert_eq!(answer.unwrap().0, 403),
-            "spare" => assert_eq!(answer.unwrap(), (200, "spare".to_owned())),
-            _ => assert!(answer.is_err(), "{denied}"),
+            "reject" => assert_eq!(response.unwrap().0, 403),
+            "spare" => assert_eq!(response.unwrap(), (200, "spare".to_owned())),
+            _ => assert!(response.is_err(), "{denied}"),
         }
         assert_eq!(took > Duration::from_millis(600), denied == "tarpit", "{denied}: {took:?}");
         assert_eq!((main.connections(), evener.service_counter("s", "denied")), (0, 1), "{denied}");
@@ -217,8 +217,8 @@ fn a_head_that_takes_too_long_is_answered_408() {
         }
         std::thread::sleep(Duration::from_millis(30));
     }
-    let answer = client.answer("GET").unwrap();
-    assert_eq!((answer.status(), answer.closes()), (408, true));
+    let response = client.response("GET").unwrap();
+    assert_eq!((response.status(), response.closes()), (408, true));
     assert!(client.is_over());
     assert_eq!((origin.requests().len(), evener.service_counter("s", "preamble_timeouts")), (1, 1));
     let (mut silent, begun) = (connect(port), Instant::now());
@@ -245,17 +245,17 @@ fn an_idle_client_leaves_after_the_keepalive_timeout() {
 fn an_upload_that_stands_still_is_answered_408_and_one_that_moves_is_not() {
     let origin = Origin::named("a");
     let (_evener, port) = run_http(&[&origin], "stall_timeout = \"600ms\"");
-    let (mut moving, mut standing) = (Wire::to(port), Wire::to(port));
-    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n";
-    moving.send(head).unwrap();
-    standing.send(format!("{head}x")).unwrap();
+    let (mut moving, mut persistent) = (Wire::to(port), Wire::to(port));
+    let header = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n";
+    moving.send(header).unwrap();
+    persistent.send(format!("{header}x")).unwrap();
     for _ in 0..10 {
         std::thread::sleep(Duration::from_millis(200));
         moving.send("x").unwrap();
     }
-    assert_eq!(moving.answer("POST").unwrap().text(), "a");
-    let answer = standing.answer("POST").unwrap();
-    assert_eq!((answer.status(), answer.closes()), (408, true));
+    assert_eq!(moving.response("POST").unwrap().text(), "a");
+    let response = persistent.response("POST").unwrap();
+    assert_eq!((response.status(), response.closes()), (408, true));
 }
 
 /// Taking it slowly is not standing still, whatever the kernel has in its buffers meanwhile.
@@ -291,8 +291,8 @@ fn resident(pid: u32) -> usize {
 fn a_slow_client_costs_no_memory_however_much_it_gets() {
     const SIZE: usize = 256 << 20;
     let origin = Server::start(|mut stream| {
-        let mut head = [0; 4096];
-        let _ = stream.read(&mut head);
+        let mut header = [0; 4096];
+        let _ = stream.read(&mut header);
         let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n").as_bytes());
         let piece = vec![b'x'; 1 << 20];
         while stream.write_all(&piece).is_ok() {}
@@ -362,8 +362,8 @@ fn hurry(port: u16, turn: usize) {
     let sent = [0, 10, whole.len() - 3, whole.len(), whole.len(), whole.len()][turn % 6];
     let _ = client.send(&whole[..sent]);
     if turn % 6 == 4 {
-        let _ = client.head();
+        let _ = client.header();
     } else if turn % 6 == 5 {
-        let _ = client.answer("POST");
+        let _ = client.response("POST");
     }
 }

@@ -8,25 +8,25 @@ use std::io;
 use std::sync::mpsc;
 
 /// Answers with what it got: the line, and the number of bytes.
-fn teller() -> Origin {
+fn reporting_server() -> Origin {
     Origin::start(|wire, request| {
-        let told = format!("{} {} {}", request.method(), request.target(), request.body.len());
-        let body = if request.method() == "HEAD" { "" } else { &told };
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", told.len());
-        wire.send(head)
+        let reported = format!("{} {} {}", request.method(), request.target(), request.body.len());
+        let body = if request.method() == "HEAD" { "" } else { &reported };
+        let header = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", reported.len());
+        wire.send(header)
     })
 }
 
 #[test]
 fn one_server_connection_serves_many_requests_of_many_clients() {
-    let origin = teller();
+    let origin = reporting_server();
     let (evener, port) = run_http(&[&origin], "");
     let mut client = Wire::to(port);
     for turn in 0..50 {
         let method = ["GET", "POST", "PUT", "DELETE", "HEAD"][turn % 5];
         let body = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
-        let answer = client.ask(method, &format!("/{turn}"), body).unwrap();
-        assert!(!answer.closes(), "{}", answer.head);
+        let response = client.ask(method, &format!("/{turn}"), body).unwrap();
+        assert!(!response.closes(), "{}", response.header);
     }
     (0..20).for_each(|turn| assert_eq!(get(port, &format!("/{turn}")).text(), format!("GET /{turn} 0")));
     assert_eq!((origin.connections(), origin.requests().len()), (1, 70));
@@ -36,7 +36,7 @@ fn one_server_connection_serves_many_requests_of_many_clients() {
 
 #[test]
 fn pipelined_requests_are_answered_in_their_order() {
-    let origin = teller();
+    let origin = reporting_server();
     let (_evener, port) = run_http(&[&origin], "");
     let mut client = Wire::to(port);
     let mut all = String::new();
@@ -49,8 +49,8 @@ fn pipelined_requests_are_answered_in_their_order() {
     for turn in 0..40 {
         let method = if turn % 3 == 1 { "HEAD" } else { "GET" };
         let expected = if method == "HEAD" { String::new() } else { format!("GET /{turn} 0") };
-        assert_eq!(client.answer(method).unwrap().text(), expected);
-        assert_eq!(client.answer("PUT").unwrap().text(), format!("PUT /{turn} 3"));
+        assert_eq!(client.response(method).unwrap().text(), expected);
+        assert_eq!(client.response("PUT").unwrap().text(), format!("PUT /{turn} 3"));
     }
 }
 
@@ -69,19 +69,24 @@ fn a_client_of_http_1_0_gets_what_it_understands() {
     let (_evener, port) = run_http(&[&origin], "");
     let ask = |client: &mut Wire, method: &str, target: &str, more: &str| {
         client.send(format!("{method} {target} HTTP/1.0\r\nHost: a\r\n{more}\r\n")).unwrap();
-        client.answer(method).unwrap()
+        client.response(method).unwrap()
     };
     let mut client = Wire::to(port);
     assert!(ask(&mut client, "GET", "/length", "").closes());
     assert!(client.is_over());
     let mut client = Wire::to(port);
     for target in ["/length", "/early", "/length"] {
-        let answer = ask(&mut client, "GET", target, "Connection: keep-alive\r\n");
-        assert_eq!((answer.text().as_str(), answer.field("Connection")), (&target[1..], "keep-alive"));
+        let response = ask(&mut client, "GET", target, "Connection: keep-alive\r\n");
+        assert_eq!((response.text().as_str(), response.field("Connection")), (&target[1..], "keep-alive"));
     }
-    let answer = ask(&mut client, "GET", "/chunks", "Connection: keep-alive\r\n");
-    assert_eq!((answer.framing, answer.text().as_str()), (Framing::Close, "chunks"), "{}", answer.head);
-    assert!(answer.closes());
+    let response = ask(&mut client, "GET", "/chunks", "Connection: keep-alive\r\n");
+    assert_eq!(
+        (response.framing, response.text().as_str()),
+        (Framing::Close, "chunks"),
+        "{}",
+        response.header
+    );
+    assert!(response.closes());
 }
 
 #[test]
@@ -91,7 +96,7 @@ fn a_client_of_http_1_0_is_not_told_of_chunks_even_for_head() {
     let mut client = Wire::to(port);
     client.send("HEAD / HTTP/1.0\r\nHost: a\r\n\r\n").unwrap();
     // RFC 9112, section 6.1.
-    assert_eq!(client.answer("HEAD").unwrap().field("Transfer-Encoding"), "");
+    assert_eq!(client.response("HEAD").unwrap().field("Transfer-Encoding"), "");
 }
 
 #[test]
@@ -108,22 +113,22 @@ fn answers_without_a_body_have_none_and_keep_both_connections() {
         let (method, target, status) =
             [("GET", "/204", 204), ("GET", "/304", 304), ("HEAD", "/head", 200), ("HEAD", "/chunks", 200)]
                 [turn % 4];
-        let answer = client.ask(method, target, "").unwrap();
-        assert_eq!((answer.status(), answer.closes()), (status, false));
+        let response = client.ask(method, target, "").unwrap();
+        assert_eq!((response.status(), response.closes()), (status, false));
         let length = ["", "1000", "1000", ""][turn % 4];
-        assert_eq!(answer.field("Content-Length"), length, "{target}");
+        assert_eq!(response.field("Content-Length"), length, "{target}");
     }
     assert_eq!(origin.connections(), 1);
 }
 
 #[test]
 fn a_client_that_expects_100_sends_its_body_when_the_server_says_so() {
-    let (heard, hears) = mpsc::channel();
-    let heard = std::sync::Mutex::new(heard);
+    let (received, hears) = mpsc::channel();
+    let received = std::sync::Mutex::new(received);
     let origin = Server::start(move |stream| {
         let mut wire = Wire::new(stream);
-        while let Ok(Some(head)) = wire.head() {
-            heard.lock().unwrap().send(head).unwrap();
+        while let Ok(Some(header)) = wire.header() {
+            received.lock().unwrap().send(header).unwrap();
             wire.send("HTTP/1.1 100 Continue\r\n\r\n").unwrap();
             let body = wire.body(Framing::Length(5)).unwrap();
             wire.reply("200 OK", "", &body).unwrap();
@@ -140,10 +145,10 @@ fn a_client_that_expects_100_sends_its_body_when_the_server_says_so() {
             .send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
             .unwrap();
         // Not a byte of the body was sent yet.
-        assert_eq!(client.answer("POST").unwrap().status(), 100);
+        assert_eq!(client.response("POST").unwrap().status(), 100);
         assert!(hears.recv().unwrap().contains("Expect: 100-continue\r\n"));
         client.send("hello").unwrap();
-        assert_eq!(client.answer("POST").unwrap().text(), "hello");
+        assert_eq!(client.response("POST").unwrap().text(), "hello");
     }
 }
 
@@ -160,9 +165,9 @@ fn early_hints_come_before_the_answer() {
     let mut client = Wire::to(port);
     for _ in 0..3 {
         let hint = client.ask("GET", "/", "").unwrap();
-        assert_eq!(hint.head, "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n");
-        assert_eq!(client.answer("GET").unwrap().field("Link"), "</b.css>");
-        assert_eq!(client.answer("GET").unwrap().text(), "done");
+        assert_eq!(hint.header, "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n");
+        assert_eq!(client.response("GET").unwrap().field("Link"), "</b.css>");
+        assert_eq!(client.response("GET").unwrap().text(), "done");
     }
 }
 
@@ -197,9 +202,9 @@ fn large_answers_in_every_framing_arrive_bit_for_bit() {
     for (how, framing) in
         [("length", Framing::Length(SIZE)), ("chunks", Framing::Chunked), ("close", Framing::Chunked)]
     {
-        let answer = client.ask("GET", &format!("/{SIZE}?{how}"), "").unwrap();
-        assert_eq!(answer.framing, framing, "{how}");
-        assert!(answer.body == expected, "{how}");
+        let response = client.ask("GET", &format!("/{SIZE}?{how}"), "").unwrap();
+        assert_eq!(response.framing, framing, "{how}");
+        assert!(response.body == expected, "{how}");
     }
     assert!(evener.service_counter("s", "bytes_out") >= 3 * SIZE as u64);
 }
@@ -215,17 +220,17 @@ fn large_uploads_in_every_framing_arrive_bit_for_bit() {
         ("length", format!("Content-Length: {SIZE}"), body.clone()),
         ("chunks", "Transfer-Encoding: chunked".into(), chunked(&body, 70_000)),
     ] {
-        let head = format!("PUT /0?length HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
+        let header = format!("PUT /0?length HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
         let writer = std::sync::Arc::clone(&client.stream);
-        let answer = std::thread::scope(|scope| {
+        let response = std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut stream = &*writer;
-                io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
+                io::Write::write_all(&mut stream, header.as_bytes()).unwrap();
                 io::Write::write_all(&mut stream, &sent).unwrap();
             });
-            client.answer("PUT").unwrap()
+            client.response("PUT").unwrap()
         });
-        assert!(answer.body == body, "{how}");
+        assert!(response.body == body, "{how}");
         origin.forget();
     }
 }
@@ -243,7 +248,7 @@ fn bodies_of_every_size_arrive_in_every_framing() {
                 .send(format!("POST /0?{how} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"))
                 .unwrap();
             client.send(&sent).unwrap();
-            assert!(client.answer("POST").unwrap().body == body, "{size} {chunk} {how}");
+            assert!(client.response("POST").unwrap().body == body, "{size} {chunk} {how}");
         }
         assert!(client.ask("GET", &format!("/{size}?close"), "").unwrap().body == pattern(7, size), "{size}");
     }
@@ -282,7 +287,7 @@ fn routes_go_by_host_and_by_the_longest_path() {
         ("b", "http://a.example.org", "wild"),
     ] {
         client.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).unwrap();
-        assert_eq!(client.answer("GET").unwrap().text(), expected, "{host} {target}");
+        assert_eq!(client.response("GET").unwrap().text(), expected, "{host} {target}");
     }
 }
 
@@ -299,8 +304,8 @@ fn without_a_route_and_a_pool_the_answer_is_404_and_the_connection_stays() {
     let mut client = Wire::to(listen);
     for (host, status) in [("b.example", 404), ("a.example", 200), ("b.example", 404)] {
         client.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).unwrap();
-        let answer = client.answer("GET").unwrap();
-        assert_eq!((answer.status(), answer.closes()), (status, false));
+        let response = client.response("GET").unwrap();
+        assert_eq!((response.status(), response.closes()), (status, false));
     }
 }
 
@@ -308,7 +313,7 @@ const SPOOFED: &str = "X-Forwarded-For: 192.0.2.1\r\nx-forwarded-for: 192.0.2.2\
     X-Forwarded-Host: evil\r\nX-Forwarded-Port: 1\r\nForwarded: for=192.0.2.3\r\nX-Real-IP: 192.0.2.4\r\n";
 
 /// What a server is told of a client that says `SPOOFED`.
-fn told(config: &str) -> [String; 5] {
+fn reported(config: &str) -> [String; 5] {
     let origin = Origin::named("a");
     let (_evener, port) = run_http(&[&origin], config);
     Wire::to(port).ask("GET", "/", SPOOFED).unwrap();
@@ -320,24 +325,24 @@ fn told(config: &str) -> [String; 5] {
 #[test]
 fn servers_are_told_of_the_client_as_configured_whatever_it_says_itself() {
     let replaced = ["127.0.0.1", "http", "test", "PORT", ""];
-    assert_eq!(told(""), replaced);
-    assert_eq!(told("forwarded = \"replace\""), replaced);
+    assert_eq!(reported(""), replaced);
+    assert_eq!(reported("forwarded = \"replace\""), replaced);
     assert_eq!(
-        told("forwarded = \"append\""),
+        reported("forwarded = \"append\""),
         ["192.0.2.1, 192.0.2.2, 127.0.0.1", "http", "test", "PORT", ""]
     );
-    assert_eq!(told("forwarded = \"off\""), ["", "", "", "", ""]);
-    assert_eq!(told("forwarded = { trust = \"10.0.0.0/8\" }"), replaced);
+    assert_eq!(reported("forwarded = \"off\""), ["", "", "", "", ""]);
+    assert_eq!(reported("forwarded = { trust = \"10.0.0.0/8\" }"), replaced);
     assert_eq!(
-        told("forwarded = { trust = \"127.0.0.0/8\" }"),
+        reported("forwarded = { trust = \"127.0.0.0/8\" }"),
         ["192.0.2.1, 192.0.2.2, 127.0.0.1", "https", "evil", "1", ""]
     );
     assert_eq!(
-        told("forwarded = { headers = \"forwarded\" }"),
+        reported("forwarded = { headers = \"forwarded\" }"),
         ["", "", "", "", "for=127.0.0.1;host=\"test\";proto=http"]
     );
     assert_eq!(
-        told("forwarded = { mode = \"append\", headers = \"both\" }"),
+        reported("forwarded = { mode = \"append\", headers = \"both\" }"),
         [
             "192.0.2.1, 192.0.2.2, 127.0.0.1",
             "http",
@@ -396,8 +401,8 @@ fn a_drain_finishes_the_present_answer_and_lets_the_idle_go() {
     evener.signal("TERM");
     assert!(idle.is_over());
     go.send(()).unwrap();
-    let answer = slow.answer("GET").unwrap();
-    assert_eq!((answer.text().as_str(), answer.closes()), ("/slow", true));
+    let response = slow.response("GET").unwrap();
+    assert_eq!((response.text().as_str(), response.closes()), ("/slow", true));
     assert!(slow.is_over());
     assert_eq!(evener.end(), 0);
 }
@@ -430,7 +435,7 @@ fn a_client_that_ended_its_side_still_gets_its_answers() {
     let one = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
     client.send([one, one].concat()).unwrap();
     client.stream.shutdown(std::net::Shutdown::Write).unwrap();
-    (0..2).for_each(|_| assert_eq!(client.answer("POST").unwrap().text(), "hello"));
+    (0..2).for_each(|_| assert_eq!(client.response("POST").unwrap().text(), "hello"));
     assert!(client.is_over());
 }
 
@@ -444,7 +449,7 @@ fn fields_for_one_connection_do_not_come_back_to_the_client() {
     let (_evener, port) = run_http(&[&origin], "");
     let expected =
         "HTTP/1.1 200 OK\r\nServer: a\r\nSet-Cookie: b=c\r\nSet-Cookie: d=e\r\nContent-Length: 1\r\n\r\n";
-    assert_eq!(get(port, "/").head, expected);
+    assert_eq!(get(port, "/").header, expected);
 }
 
 #[test]
@@ -453,8 +458,8 @@ fn a_change_of_protocol_that_the_server_does_not_want_is_an_ordinary_request() {
     let (_evener, port) = run_http(&[&origin], "");
     let mut client = Wire::to(port);
     for _ in 0..3 {
-        let answer = client.ask("GET", "/", "Connection: Upgrade\r\nUpgrade: websocket\r\n").unwrap();
-        assert_eq!((answer.status(), answer.text().as_str(), answer.closes()), (200, "a", false));
+        let response = client.ask("GET", "/", "Connection: Upgrade\r\nUpgrade: websocket\r\n").unwrap();
+        assert_eq!((response.status(), response.text().as_str(), response.closes()), (200, "a", false));
     }
     assert!(origin.requests().iter().all(|request| request.field("Upgrade") == "websocket"));
 }
@@ -463,11 +468,11 @@ fn a_change_of_protocol_that_the_server_does_not_want_is_an_ordinary_request() {
 fn what_is_said_right_behind_a_change_of_protocol_arrives_on_both_sides() {
     let origin = Server::start(|stream| {
         let mut wire = Wire::new(stream);
-        wire.head().unwrap();
+        wire.header().unwrap();
         wire.send("HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nfirst word\r\n\r\n")
             .unwrap();
-        let said = wire.head().unwrap().unwrap();
-        wire.send(said).unwrap();
+        let printed = wire.header().unwrap().unwrap();
+        wire.send(printed).unwrap();
     });
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", \"127.0.0.1:{}\" }}",
@@ -478,13 +483,13 @@ fn what_is_said_right_behind_a_change_of_protocol_arrives_on_both_sides() {
     client
         .send("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nI am early\r\n\r\n")
         .unwrap();
-    let answer = client.answer("GET").unwrap();
+    let response = client.response("GET").unwrap();
     assert_eq!(
-        (answer.status(), answer.field("Upgrade"), answer.field("Connection")),
+        (response.status(), response.field("Upgrade"), response.field("Connection")),
         (101, "echo", "upgrade")
     );
-    assert_eq!(client.head().unwrap().unwrap(), "first word\r\n\r\n");
-    assert_eq!(client.head().unwrap().unwrap(), "I am early\r\n\r\n");
+    assert_eq!(client.header().unwrap().unwrap(), "first word\r\n\r\n");
+    assert_eq!(client.header().unwrap().unwrap(), "I am early\r\n\r\n");
     assert!(client.is_over());
 }
 
@@ -498,8 +503,8 @@ fn a_server_of_http_1_0_is_understood() {
     let (_evener, port) = run_http(&[&origin], "");
     let mut client = Wire::to(port);
     for target in ["/kept", "/kept", "/kept", "/length", "/close", "/length", "/kept"] {
-        let answer = client.ask("GET", target, "").unwrap();
-        assert_eq!((answer.line(), answer.text().as_str()), ("HTTP/1.1 200 OK", &target[1..]));
+        let response = client.ask("GET", target, "").unwrap();
+        assert_eq!((response.line(), response.text().as_str()), ("HTTP/1.1 200 OK", &target[1..]));
     }
     assert_eq!(origin.connections(), 4);
 }

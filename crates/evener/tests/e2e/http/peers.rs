@@ -85,10 +85,10 @@ impl Drop for Running {
 
 fn websocket_server(python: &PathBuf, directory: &Directory, port: u16) -> Running {
     let script = directory.write("server.py", WEBSOCKET_SERVER);
-    let said = std::fs::File::create(directory.file("said")).unwrap();
-    let errors = said.try_clone().unwrap();
+    let printed = std::fs::File::create(directory.file("said")).unwrap();
+    let errors = printed.try_clone().unwrap();
     let mut command = Command::new(python);
-    let child = command.arg(script).arg(port.to_string()).stdout(said).stderr(errors).spawn().unwrap();
+    let child = command.arg(script).arg(port.to_string()).stdout(printed).stderr(errors).spawn().unwrap();
     wait_until("the server", || std::net::TcpStream::connect(local(port)).ok());
     Running(child)
 }
@@ -107,9 +107,9 @@ fn websockets_go_through_with_texts_large_messages_pings_and_close_codes() {
     let output: Output = client.arg(script).arg(format!("ws://127.0.0.1:{listen}/chat")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "20");
-    let said = || std::fs::read_to_string(directory.file("said")).unwrap();
+    let printed = || std::fs::read_to_string(directory.file("said")).unwrap();
     wait_until("every end to reach the server", || {
-        let count = |text: &str| said().matches(text).count();
+        let count = |text: &str| printed().matches(text).count();
         (count("4001 as asked") == 10 && count("4002 enough") == 10).then_some(())
     });
     assert_eq!(evener.service_counter("s", "upgrades"), 20);
@@ -141,12 +141,12 @@ fn sends_body(method: &str) -> bool {
 /// Sends a message with its body in one of the two framings.
 fn send_framed(wire: &Wire, start: &str, body: &[u8], number: usize) -> io::Result<()> {
     if number.is_multiple_of(3) {
-        let head = format!("{start}Transfer-Encoding: chunked\r\n\r\n");
+        let header = format!("{start}Transfer-Encoding: chunked\r\n\r\n");
         let size = [1000, 16_384, 70_000][number / 3 % 3];
-        wire.send([head.into_bytes(), chunked(body, size)].concat())
+        wire.send([header.into_bytes(), chunked(body, size)].concat())
     } else {
-        let head = format!("{start}Content-Length: {}\r\n\r\n", body.len());
-        wire.send([head.as_bytes(), body].concat())
+        let header = format!("{start}Content-Length: {}\r\n\r\n", body.len());
+        wire.send([header.as_bytes(), body].concat())
     }
 }
 
@@ -171,16 +171,16 @@ fn ask_and_check(wire: &mut Wire, number: usize) {
     } else {
         wire.send(format!("{start}\r\n")).unwrap();
     }
-    let answer = wire.answer(method).unwrap_or_else(|error| panic!("{method} /{number}: {error}"));
+    let response = wire.response(method).unwrap_or_else(|error| panic!("{method} /{number}: {error}"));
     let status = if method == "DELETE" { 204 } else { 200 };
-    assert_eq!((answer.status(), answer.closes()), (status, false), "{method} /{number}");
+    assert_eq!((response.status(), response.closes()), (status, false), "{method} /{number}");
     match method {
         "DELETE" => {}
-        "HEAD" => assert_eq!(answer.field("Content-Length"), expected.len().to_string()),
+        "HEAD" => assert_eq!(response.field("Content-Length"), expected.len().to_string()),
         _ => assert!(
-            answer.body == expected,
+            response.body == expected,
             "{method} /{number}: another body of {} bytes",
-            answer.body.len()
+            response.body.len()
         ),
     }
 }
@@ -234,13 +234,13 @@ fn under_slow_clients(attack: &[&str], more: &str) -> Option<Evener> {
     command.current_dir(directory.file("")).args(["-c", "500", "-r", "200", "-l", "10"]).args(attack);
     command.args(["-u", &format!("http://127.0.0.1:{port}/large")]);
     let mut slow = Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
-    let mut kept = Wire::to(port);
+    let mut pooled = Wire::to(port);
     let (mut most, mut took) = (0, Vec::new());
     while slow.0.try_wait().unwrap().is_none() {
         let begun = Instant::now();
-        let answers = [crate::harness::origin::get(port, "/"), kept.ask("GET", "/", "").unwrap()];
+        let responses = [crate::harness::origin::get(port, "/"), pooled.ask("GET", "/", "").unwrap()];
         took.push(begun.elapsed());
-        assert!(answers.iter().all(|answer| answer.status() == 200 && answer.text() == "quick"));
+        assert!(responses.iter().all(|response| response.status() == 200 && response.text() == "quick"));
         if took.len() % 10 == 0 {
             most = most.max(evener.status()["services"][0]["connections_active"].as_u64().unwrap());
         }
@@ -252,7 +252,7 @@ fn under_slow_clients(attack: &[&str], more: &str) -> Option<Evener> {
     assert!(median < Duration::from_secs(1), "{median:?} for two requests");
     assert!(most > 100, "at most {most} connections at once are no attack");
     assert!(took.len() > 50, "{} requests", took.len() * 2);
-    drop(kept);
+    drop(pooled);
     wait_until("the slow ones to be gone", || {
         (evener.status()["services"][0]["connections_active"] == 0).then_some(())
     });

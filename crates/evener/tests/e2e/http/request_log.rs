@@ -61,7 +61,7 @@ fn each_piece_of_a_plain_connection_is_a_line() {
         echo(&mut client, piece.as_bytes());
     }
     let expected =
-        ["GET / HTTP/1.1", "gr..n", "", &long[..100]].map(|said| format!("127.0.0.2 127.0.0.1 {said}"));
+        ["GET / HTTP/1.1", "gr..n", "", &long[..100]].map(|printed| format!("127.0.0.2 127.0.0.1 {printed}"));
     assert_eq!(lines(&log, 4), expected);
     assert_eq!(evener.service_counter("s", "log_dropped"), 0);
 }
@@ -128,7 +128,7 @@ fn each_request_that_is_sent_to_a_server_is_a_line() {
     wire.ask("GET", "/health", "").unwrap();
     wire.ask("GET", "/t", "X-Forwarded-For: 192.0.2.9\r\n").unwrap();
     wire.send("GET /old HTTP/1.0\r\nHost: a\r\n\r\n").unwrap();
-    wire.answer("GET").unwrap();
+    wire.response("GET").unwrap();
     let expected = [
         "127.0.0.1 127.0.0.1 GET /a?b=c HTTP/1.1",
         "127.0.0.1 127.0.0.1 POST /p HTTP/1.1",
@@ -250,14 +250,14 @@ fn a_collector_gets_a_datagram_for_each_line() {
     let listen = evener.port("s");
     let mut client = connect(listen);
     line(&mut client);
-    let mut told = |said: &[u8]| {
-        echo(&mut client, said);
+    let mut reported = |printed: &[u8]| {
+        echo(&mut client, printed);
         let mut datagram = [0; 2000];
         let length = collector.recv(&mut datagram).unwrap();
         String::from_utf8(datagram[..length].to_vec()).unwrap()
     };
-    assert_eq!(told(b"GET / HTTP/1.0\r\n\r\n"), "+ 127.0.0.1 127.0.0.1 GET / HTTP/1.0\n");
-    let long = told(&[b'y'; 3000]);
+    assert_eq!(reported(b"GET / HTTP/1.0\r\n\r\n"), "+ 127.0.0.1 127.0.0.1 GET / HTTP/1.0\n");
+    let long = reported(&[b'y'; 3000]);
     assert_eq!((long.len(), long.ends_with("y\n")), (1024, true));
 }
 

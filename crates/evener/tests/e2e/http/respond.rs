@@ -19,20 +19,20 @@ fn every_request_gets_the_same_answer_and_the_connection_stays() {
     let listen = evener.port("s");
     let mut client = Wire::to(listen);
     for method in ["GET", "DELETE", "OPTIONS", "GET"] {
-        let answer = client.ask(method, "/any/where?x", "").unwrap();
-        assert_eq!((answer.status(), answer.field("Content-Type")), (200, "text/html"), "{method}");
-        assert_eq!((answer.text().as_str(), answer.closes()), (BODY, false), "{method}");
+        let response = client.ask(method, "/any/where?x", "").unwrap();
+        assert_eq!((response.status(), response.field("Content-Type")), (200, "text/html"), "{method}");
+        assert_eq!((response.text().as_str(), response.closes()), (BODY, false), "{method}");
     }
-    let head = client.ask("HEAD", "/", "").unwrap();
-    assert_eq!((head.status(), head.field("Content-Length")), (200, "18"));
+    let header = client.ask("HEAD", "/", "").unwrap();
+    assert_eq!((header.status(), header.field("Content-Length")), (200, "18"));
     // Two at once: nothing was behind the head of the one before.
     client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    assert!(client.answer("HEAD").unwrap().body.is_empty());
-    assert_eq!(client.answer("GET").unwrap().text(), BODY);
+    assert!(client.response("HEAD").unwrap().body.is_empty());
+    assert_eq!(client.response("GET").unwrap().text(), BODY);
     // A body that nobody reads ends the connection, after the answer.
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").unwrap();
-    let answer = client.answer("POST").unwrap();
-    assert_eq!((answer.text().as_str(), answer.closes()), (BODY, true));
+    let response = client.response("POST").unwrap();
+    assert_eq!((response.text().as_str(), response.closes()), (BODY, true));
     assert!(client.is_over());
     assert_eq!(evener.service_counter("s", "requests_local"), 8);
     assert_eq!(evener.service_counter("s", "requests"), 8);
@@ -64,7 +64,7 @@ fn what_wants_a_tunnel_or_may_not_come_in_gets_no_page() {
     let listen = evener.port("s");
     let mut client = Wire::to(listen);
     client.send("CONNECT a.example:80 HTTP/1.1\r\nHost: a.example:80\r\n\r\n").unwrap();
-    assert_eq!(client.answer("CONNECT").unwrap().status(), 400);
+    assert_eq!(client.response("CONNECT").unwrap().status(), 400);
     evener.reload(&config.replace("respond", "deny = \"127.0.0.1\", denied = \"reject\", respond"));
     assert_eq!(Wire::to(listen).ask("GET", "/", "").unwrap().status(), 403);
     evener.reload(
@@ -73,8 +73,8 @@ fn what_wants_a_tunnel_or_may_not_come_in_gets_no_page() {
             .replace("respond", "health = \"/up\", respond"),
     );
     let mut client = Wire::to(listen);
-    let answer = client.ask("GET", "/", "").unwrap();
-    assert_eq!((answer.status(), answer.text().as_str()), (503, "another"));
+    let response = client.ask("GET", "/", "").unwrap();
+    assert_eq!((response.status(), response.text().as_str()), (503, "another"));
     // Where no servers are meant, all is well.
     assert_eq!(client.ask("GET", "/up", "").unwrap().status(), 200);
 }
@@ -86,9 +86,9 @@ fn statuses_that_have_no_body_are_sent_without() {
         let listen = evener.port("s");
         let mut client = Wire::to(listen);
         for _ in 0..2 {
-            let answer = client.ask("GET", "/", "").unwrap();
-            assert_eq!((answer.status(), answer.text().as_str()), (status, ""));
-            assert_eq!(answer.fields("Content-Length"), if status == 205 { vec!["0"] } else { vec![] });
+            let response = client.ask("GET", "/", "").unwrap();
+            assert_eq!((response.status(), response.text().as_str()), (status, ""));
+            assert_eq!(response.fields("Content-Length"), if status == 205 { vec!["0"] } else { vec![] });
         }
     }
 }
@@ -101,14 +101,17 @@ fn http_2_gets_it_too() {
         within(async {
             let client = front.client().await;
             for method in ["GET", "HEAD", "PUT"] {
-                let answer = client.ask(method, "/a?b=c", &[]).await.unwrap();
+                let response = client.ask(method, "/a?b=c", &[]).await.unwrap();
                 let expected = if method == "HEAD" { "" } else { body };
-                assert_eq!((answer.status, answer.text().as_str()), (status, expected), "{method}");
+                assert_eq!((response.status, response.text().as_str()), (status, expected), "{method}");
                 let (kind, length) = if status == 204 { ("", "") } else { ("text/html", "18") };
-                assert_eq!((answer.field("content-type"), answer.field("content-length")), (kind, length));
+                assert_eq!(
+                    (response.field("content-type"), response.field("content-length")),
+                    (kind, length)
+                );
             }
-            let answer = client.put("POST", "/", &[], vec![0; 300_000].into()).await.unwrap();
-            assert_eq!((answer.status, answer.text().as_str()), (status, body));
+            let response = client.put("POST", "/", &[], vec![0; 300_000].into()).await.unwrap();
+            assert_eq!((response.status, response.text().as_str()), (status, body));
             assert_eq!(client.get("/").await.status, status);
         });
     }

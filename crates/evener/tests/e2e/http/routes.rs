@@ -37,7 +37,7 @@ fn a_route_wins_over_redirect_and_respond() {
     let connect = || {
         let client = Wire::to(listen);
         client.send("CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n").unwrap();
-        { client }.answer("CONNECT").unwrap().status()
+        { client }.response("CONNECT").unwrap().status()
     };
     assert_eq!(connect(), 400);
     evener.reload(&config(0, &acme, "respond = { body = \"here\" }"));
@@ -69,16 +69,16 @@ fn a_route_wins_over_redirect_for_clients_of_http_2() {
 #[test]
 fn an_absolute_target_may_have_a_query_and_no_path() {
     let origin = Origin::start(|wire, request| {
-        let told = format!("{} {} {}", request.method(), request.target(), request.field("Host"));
-        wire.reply("200 OK", "", told.as_bytes())
+        let reported = format!("{} {} {}", request.method(), request.target(), request.field("Host"));
+        wire.reply("200 OK", "", reported.as_bytes())
     });
     let (evener, port) = run_http(&[&origin], "");
     let ask = |line: &str| {
         let client = Wire::to(port);
         client.send(format!("{line} HTTP/1.1\r\nHost: other\r\n\r\n")).unwrap();
-        { client }.answer("GET").unwrap()
+        { client }.response("GET").unwrap()
     };
-    for (line, told) in [
+    for (line, reported) in [
         ("GET http://a.test?q=1", "GET /?q=1 a.test"),
         ("GET http://a.test:81?", "GET /? a.test:81"),
         ("POST HTTPS://[::1]?a/b?c", "POST /?a/b?c [::1]"),
@@ -86,7 +86,7 @@ fn an_absolute_target_may_have_a_query_and_no_path() {
         ("OPTIONS http://a.test", "OPTIONS * a.test"),
         ("GET http://a.test", "GET / a.test"),
     ] {
-        assert_eq!(ask(line).text(), told, "{line}");
+        assert_eq!(ask(line).text(), reported, "{line}");
     }
     for line in ["GET http://?q=1", "GET ?q=1", "GET http://a.test?q=1#x"] {
         assert_eq!(ask(line).status(), 400, "{line}");

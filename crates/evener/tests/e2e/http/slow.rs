@@ -31,23 +31,23 @@ fn torrent() -> Origin {
 
 /// Sends a body byte by byte until the other side answers; that answer.
 fn trickle_up<S: Read + Write>(stream: &mut S, wake: impl Fn(&mut S)) -> String {
-    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n";
-    stream.write_all(head.as_bytes()).unwrap();
+    let header = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n";
+    stream.write_all(header.as_bytes()).unwrap();
     wake(stream);
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     wait_until("the upload to be ended", || {
         std::thread::sleep(STEP);
         let gone = stream.write_all(b"x").and_then(|()| stream.flush()).is_err();
         let mut piece = [0; 4096];
         match stream.read(&mut piece) {
             Ok(0) => return Some(()),
-            Ok(read) => answer.extend_from_slice(&piece[..read]),
+            Ok(read) => response.extend_from_slice(&piece[..read]),
             Err(_) if gone => return Some(()),
             Err(_) => {}
         }
-        answer.ends_with(b"\n").then_some(())
+        response.ends_with(b"\n").then_some(())
     });
-    String::from_utf8_lossy(&answer).into_owned()
+    String::from_utf8_lossy(&response).into_owned()
 }
 
 #[test]
@@ -58,14 +58,14 @@ fn a_request_that_comes_byte_by_byte_is_answered_408() {
         stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     };
     let mut client = crate::harness::certificates::shake(front.port, "a.example", &front.tls(&[])).unwrap();
-    let answer = trickle_up(&mut client, |client| quick(&client.sock));
-    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    let response = trickle_up(&mut client, |client| quick(&client.sock));
+    assert!(response.starts_with("HTTP/1.1 408 "), "{response}");
     assert_eq!((front.counter("slow_requests"), front.counter("idle_timeouts")), (1, 0));
 
     let (evener, port) = run_http(&[&origin], QUICK);
     let mut client = crate::harness::connect(port);
-    let answer = trickle_up(&mut client, |client| quick(client));
-    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    let response = trickle_up(&mut client, |client| quick(client));
+    assert!(response.starts_with("HTTP/1.1 408 "), "{response}");
     assert_eq!(evener.service_counter("s", "slow_requests"), 1);
     let name = server_of(origin.port);
     wait_until("the server to be left", || (evener.server(&name)["active"] == 0).then_some(()));
@@ -178,8 +178,8 @@ fn patient() -> Server {
     Server::start(|stream| {
         let mut wire = Wire::new(stream);
         let pause = || std::thread::sleep(Duration::from_millis(300));
-        while let Ok(Some(head)) = wire.head() {
-            let target = head.split(' ').nth(1).unwrap().to_owned();
+        while let Ok(Some(header)) = wire.header() {
+            let target = header.split(' ').nth(1).unwrap().to_owned();
             match target.as_str() {
                 "/events" => {
                     let _ = wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
@@ -199,9 +199,9 @@ fn patient() -> Server {
                     let _ = wire.send(crate::harness::origin::chunked(&body, 1000));
                 }
                 _ => {
-                    let head =
+                    let header =
                         "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
-                    let _ = wire.send(head);
+                    let _ = wire.send(header);
                     let _ = wire.body(Framing::Length(10)).and_then(|body| wire.send(body));
                     return;
                 }
@@ -221,8 +221,8 @@ fn whoever_has_nothing_to_send_is_not_slow() {
             let more = if target == "/upgrade" { "Connection: upgrade\r\nUpgrade: x\r\n" } else { "" };
             let framing = if target == "/dialogue" { "Transfer-Encoding: chunked\r\n" } else { "" };
             let close = if target == "/events" || target == "/late" { "Connection: close\r\n" } else { "" };
-            let head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n{more}{framing}{close}\r\n");
-            client.write_all(head.as_bytes()).unwrap();
+            let header = format!("GET {target} HTTP/1.1\r\nHost: a\r\n{more}{framing}{close}\r\n");
+            client.write_all(header.as_bytes()).unwrap();
             let body: &[&str] = match target {
                 "/upgrade" => &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
                 "/dialogue" => &["1\r\na\r\n"; 10],
@@ -239,10 +239,10 @@ fn whoever_has_nothing_to_send_is_not_slow() {
             let _ = client.read_to_string(&mut all);
             all
         };
-        let asked: Vec<_> = ["/events", "/late", "/upgrade", "/dialogue"]
+        let requested: Vec<_> = ["/events", "/late", "/upgrade", "/dialogue"]
             .map(|target| scope.spawn(move || ask(target)))
             .into();
-        asked.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
+        requested.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
     });
     assert_eq!(http1[0].matches("event").count(), 10, "{}", http1[0]);
     assert!(http1[1].ends_with("late"), "{}", http1[1]);
@@ -265,8 +265,8 @@ fn a_client_that_takes_everything_late_but_fast_is_not_slow() {
     within(async {
         let mut builder = h2::client::Builder::new();
         let client = front.client_with(builder.initial_connection_window_size(8 << 20)).await;
-        let answer = client.open("GET", "/torrent").await.unwrap().await.unwrap();
-        assert_eq!(read(&mut answer.into_body()).await.unwrap().len(), 64 << 20);
+        let response = client.open("GET", "/torrent").await.unwrap().await.unwrap();
+        assert_eq!(read(&mut response.into_body()).await.unwrap().len(), 64 << 20);
     });
     assert_eq!(front.counter("slow_responses"), 0);
 }
@@ -281,7 +281,7 @@ fn without_a_minimum_rate_a_body_may_come_byte_by_byte() {
         std::thread::sleep(STEP);
         client.send("x").unwrap();
     }
-    assert_eq!(client.answer("POST").unwrap().body.len(), 30);
+    assert_eq!(client.response("POST").unwrap().body.len(), 30);
 }
 
 #[test]

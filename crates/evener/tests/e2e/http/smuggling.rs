@@ -2,8 +2,8 @@
 //! the bytes are cut on their way. Each message of the corpus is sent whole, in two pieces cut at every place, and byte
 //! by byte, over server connections that all of them share: a request left over by one would spoil another.
 
-mod answers;
 mod requests;
+mod responses;
 
 use crate::harness::Evener;
 use crate::harness::origin::{Message, Origin, Wire, run_http};
@@ -92,13 +92,13 @@ fn attempt(port: u16, pieces: &[&[u8]], expected: &Expected) -> Result<(), Strin
     wire.stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     write_pieces(&wire.stream, pieces);
     for (number, seen) in expected.seen.iter().enumerate() {
-        let answer = wire.answer("GET").map_err(|error| format!("answer {number}: {error}"))?;
-        if answer.status() != 200 || answer.body != *seen {
-            return Err(format!("answer {number} is {:?} {:?}", answer.line(), answer.text()));
+        let response = wire.response("GET").map_err(|error| format!("answer {number}: {error}"))?;
+        if response.status() != 200 || response.body != *seen {
+            return Err(format!("answer {number} is {:?} {:?}", response.line(), response.text()));
         }
         let last = number + 1 == expected.seen.len();
-        if answer.closes() != (last && expected.then == Then::Closes) {
-            return Err(format!("answer {number} says of the connection {:?}", answer.field("Connection")));
+        if response.closes() != (last && expected.then == Then::Closes) {
+            return Err(format!("answer {number} says of the connection {:?}", response.field("Connection")));
         }
     }
     if matches!(expected.then, Then::Stays | Then::HalfRefused(_)) {
@@ -107,9 +107,9 @@ fn attempt(port: u16, pieces: &[&[u8]], expected: &Expected) -> Result<(), Strin
     match expected.then {
         Then::Stays | Then::Closes => {}
         Then::Refused(status) | Then::HalfRefused(status) => {
-            let answer = wire.answer("GET").map_err(|error| format!("the refusal: {error}"))?;
-            if answer.status() != status || !answer.closes() {
-                return Err(format!("refused with {:?}", answer.head));
+            let response = wire.response("GET").map_err(|error| format!("the refusal: {error}"))?;
+            if response.status() != status || !response.closes() {
+                return Err(format!("refused with {:?}", response.header));
             }
         }
     }
@@ -123,8 +123,8 @@ fn attempt(port: u16, pieces: &[&[u8]], expected: &Expected) -> Result<(), Strin
 /// Answers each request with what it saw of it.
 fn mirror() -> Origin {
     Origin::start(|wire, request| {
-        let head = request.head.chars().map(|character| character as u8);
-        let seen: Vec<u8> = head.chain(request.body.iter().copied()).collect();
+        let header = request.header.chars().map(|character| character as u8);
+        let seen: Vec<u8> = header.chain(request.body.iter().copied()).collect();
         wire.reply("200 OK", "", &seen)
     })
 }
@@ -224,7 +224,7 @@ fn mutate(cases: &[Case], seed: u64) -> Vec<u8> {
 
 /// What is strange in a request that a server saw.
 fn strange(request: &Message) -> Option<String> {
-    let lines: Vec<&str> = request.head.trim_end_matches("\r\n").split("\r\n").collect();
+    let lines: Vec<&str> = request.header.trim_end_matches("\r\n").split("\r\n").collect();
     let control = |byte: u8| (byte < b' ' && byte != b'\t') || byte == 0x7f;
     let is_strange = lines.iter().any(|line| line.bytes().any(control))
         || lines[0].split(' ').count() != 3
@@ -233,7 +233,7 @@ fn strange(request: &Message) -> Option<String> {
             .iter()
             .any(|line| line.split_once(": ").is_none_or(|(name, _)| name.contains([' ', '\t'])))
         || request.fields("Host").len() != 1;
-    is_strange.then(|| request.head.clone())
+    is_strange.then(|| request.header.clone())
 }
 
 #[test]
@@ -271,9 +271,9 @@ fn whatever_is_made_of_the_corpus_reaches_the_server_in_strict_form_or_not_at_al
 
 fn read_answers(wire: &mut Wire) -> Result<(), String> {
     while !wire.is_over() {
-        let answer = wire.answer("GET").map_err(|error| error.to_string())?;
-        if ![200, 400, 404, 431, 501, 505].contains(&answer.status()) {
-            return Err(answer.line().to_owned());
+        let response = wire.response("GET").map_err(|error| error.to_string())?;
+        if ![200, 400, 404, 431, 501, 505].contains(&response.status()) {
+            return Err(response.line().to_owned());
         }
     }
     Ok(())

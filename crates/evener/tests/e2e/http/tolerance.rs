@@ -25,8 +25,8 @@ const RESPONSES: [(&str, &str, bool); 8] = [
 /// Answers `/N` with one of them.
 fn sloppy() -> Origin {
     Origin::start(|wire, request| {
-        let (head, body, _) = RESPONSES[request.target()[1..].parse::<usize>().unwrap()];
-        wire.send(format!("{head}{body}"))
+        let (header, body, _) = RESPONSES[request.target()[1..].parse::<usize>().unwrap()];
+        wire.send(format!("{header}{body}"))
     })
 }
 
@@ -55,7 +55,7 @@ fn clients_of_http_1_get_one_strict_form() {
             assert_eq!((response.status(), response.text().as_str()), (200, "hello"), "{number}");
             assert_eq!((response.field("X"), response.closes()), ("y", false), "{number}");
             // The harness refuses a head with a bare LF, or with two lengths.
-            assert!(response.head.starts_with("HTTP/1.1 200 OK\r\n"), "{}", response.head);
+            assert!(response.header.starts_with("HTTP/1.1 200 OK\r\n"), "{}", response.header);
             connections.push(origin.connections());
         }
     }
@@ -96,7 +96,7 @@ fn a_client_of_http_1_0_gets_chunks_of_http_1_0_without_their_coding() {
     let (_evener, port) = run_http(&[&origin], "");
     let mut client = Wire::to(port);
     client.send("GET /7 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").unwrap();
-    let response = client.answer("GET").unwrap();
+    let response = client.response("GET").unwrap();
     assert_eq!((response.text().as_str(), response.closes()), ("hello", true));
     assert_eq!(response.field("Transfer-Encoding"), "");
 }
@@ -110,8 +110,8 @@ fn interim_responses_with_bare_line_feeds_come_in_strict_form() {
     let mut client = Wire::to(port);
     for _ in 0..2 {
         let interim = client.ask("GET", "/", "").unwrap();
-        assert_eq!(interim.head, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
-        assert_eq!(client.answer("GET").unwrap().text(), "hello");
+        assert_eq!(interim.header, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+        assert_eq!(client.response("GET").unwrap().text(), "hello");
     }
     assert_eq!(origin.connections(), 1);
 }

@@ -17,8 +17,8 @@ fn unread(command: &mut Command) -> Output {
 }
 
 fn assert_quiet(what: &str, output: &Output) {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!((output.status.code(), &*said), (Some(READER_GONE), ""), "{what}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &*printed), (Some(READER_GONE), ""), "{what}");
 }
 
 #[test]
@@ -88,14 +88,14 @@ fn commands_that_only_print_end_quietly_when_their_reader_left() {
 fn answers_of_a_control_port_end_quietly_when_their_reader_left() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let answering = std::thread::spawn(move || {
+    let responding = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let _ = stream.read(&mut [0; 64]);
         // More than any pipe takes: it may not be read to its end.
         let _ = stream.write_all(&vec![b'x'; 1 << 20]);
     });
     assert_quiet("penctl", &unread(Command::new(BINARY).args(["penctl", &address, "status"])));
-    answering.join().unwrap();
+    responding.join().unwrap();
 }
 
 #[test]
@@ -121,9 +121,9 @@ fn a_wrong_configuration_fails_quietly_when_nobody_reads_why() {
 fn output_that_cannot_be_written_for_another_reason_is_a_failure_with_that_reason() {
     let full = || fs::File::options().write(true).open("/dev/full").unwrap();
     let output = Command::new(BINARY).args(["completions", "bash"]).stdout(full()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("cannot write to standard output: No space left"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    assert!(printed.contains("cannot write to standard output: No space left"), "{printed}");
 }
 
 #[test]

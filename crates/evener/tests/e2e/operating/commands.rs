@@ -8,7 +8,7 @@ fn evener(arguments: &[&str]) -> Output {
     Command::new(BINARY).args(arguments).output().unwrap()
 }
 
-fn said(output: &Output) -> String {
+fn printed(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -29,7 +29,7 @@ fn check_lists_every_problem_with_its_line() {
     let file = directory.write("bad.lua", FIVE_MISTAKES).display().to_string();
     let output = evener(&["check", &file]);
     assert_eq!(output.status.code(), Some(1));
-    let text = said(&output);
+    let text = printed(&output);
     let lines: Vec<&str> = text.lines().collect();
     let expected = [
         "3: server `10.0.0.2:80`: there is no key `wieght`",
@@ -69,7 +69,7 @@ service "www" {
         let mut command = Command::new(BINARY);
         let output =
             command.args(["check", file, "--print"]).current_dir(directory.file("")).output().unwrap();
-        assert!(output.status.success(), "{}", said(&output));
+        assert!(output.status.success(), "{}", printed(&output));
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let printed = print("first.lua");
@@ -106,7 +106,7 @@ fn each_thing_that_cannot_be_has_one_clear_line() {
         let file = directory.write("c.lua", config).display().to_string();
         let output = evener(&["run", &file, "--admin", &socket]);
         assert_eq!(output.status.code(), Some(1));
-        let text = said(&output);
+        let text = printed(&output);
         assert_eq!(text.lines().count(), 1, "{text}");
         text.replace(&format!("{file}:"), "")
     };
@@ -128,11 +128,15 @@ fn each_thing_that_cannot_be_has_one_clear_line() {
     );
     assert!(text.contains("source 192.0.2.9 is not an address of this machine"), "{text}");
     let missing = evener(&["run", "/no/such/file.lua", "--admin", &socket]);
-    assert_eq!(said(&missing), "evener: /no/such/file.lua: the file does not exist\n");
+    assert_eq!(printed(&missing), "evener: /no/such/file.lua: the file does not exist\n");
     let missing = evener(&["status", "--socket", "/no/such.sock"]);
-    assert!(said(&missing).starts_with("evener: no instance listens at /no/such.sock"), "{}", said(&missing));
+    assert!(
+        printed(&missing).starts_with("evener: no instance listens at /no/such.sock"),
+        "{}",
+        printed(&missing)
+    );
     let wrong = evener(&["tcp", "127.0.0.1:9", "nowhere"]);
-    assert_eq!(said(&wrong), "evener: `nowhere` has no port: write it as nowhere:80\n");
+    assert_eq!(printed(&wrong), "evener: `nowhere` has no port: write it as nowhere:80\n");
     assert_eq!(evener(&["frobnicate"]).status.code(), Some(2));
     assert_eq!(evener(&["tcp", "127.0.0.1:9"]).status.code(), Some(2));
 }
@@ -147,10 +151,10 @@ fn two_instances_do_not_share_a_port_or_a_socket() {
     let file = first.directory.write("fixed.lua", &fixed).display().to_string();
     let other = first.directory.file("other.sock").display().to_string();
     let second = evener(&["run", &file, "--admin", &other]);
-    assert!(said(&second).contains("is in use"), "{}", said(&second));
+    assert!(printed(&second).contains("is in use"), "{}", printed(&second));
     let admin = first.directory.file("admin.sock").display().to_string();
     let second = evener(&["run", &file, "--admin", &admin]);
-    assert!(said(&second).contains("another instance listens there"), "{}", said(&second));
+    assert!(printed(&second).contains("another instance listens there"), "{}", printed(&second));
     assert_eq!(who(listen), "a", "the first one was not disturbed");
     // What an instance that was killed left behind does not stand in the way of the next one.
     let directory = Directory::new();
@@ -168,12 +172,12 @@ fn a_server_is_taken_out_for_a_time() {
         a.port
     ));
     let listen = evener.port("s");
-    let done = evener.talk(&["maintenance", "a", "--for", "1s"]);
-    assert_eq!(String::from_utf8_lossy(&done.stdout), "s/a: maintenance for 1s\n", "{}", said(&done));
+    let done = evener.run_command(&["maintenance", "a", "--for", "1s"]);
+    assert_eq!(String::from_utf8_lossy(&done.stdout), "s/a: maintenance for 1s\n", "{}", printed(&done));
     assert_eq!(who(listen), "");
     crate::harness::wait_until("it to be ready again", || (who(listen) == "a").then_some(()));
-    let wrong = evener.talk(&["drain", "a", "--for", "soon"]);
-    assert_eq!(wrong.status.code(), Some(2), "{}", said(&wrong));
+    let wrong = evener.run_command(&["drain", "a", "--for", "soon"]);
+    assert_eq!(wrong.status.code(), Some(2), "{}", printed(&wrong));
 }
 
 #[test]
@@ -185,37 +189,37 @@ fn status_drain_ready_and_explain_talk_to_the_instance() {
     ));
     let listen = evener.port("s");
     let text = |output: &Output| {
-        assert!(output.status.success(), "{}", said(output));
+        assert!(output.status.success(), "{}", printed(output));
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let mut held = connect(listen);
     assert!(line(&mut held).starts_with('a'));
-    let status = text(&evener.talk(&["status"]));
+    let status = text(&evener.run_command(&["status"]));
     let where_a_is = format!("  a (127.0.0.1:{})  ", a.port);
     for expected in ["SERVICE", "127.0.0.1:", "pool s (round_robin)", "ready", "up", &where_a_is] {
         assert!(status.contains(expected), "{status}");
     }
-    assert_eq!(text(&evener.talk(&["drain", "a"])), "s/a: drain\n");
-    let explained = text(&evener.talk(&["explain", "s", "192.0.2.7"]));
+    assert_eq!(text(&evener.run_command(&["drain", "a"])), "s/a: drain\n");
+    let explained = text(&evener.run_command(&["explain", "s", "192.0.2.7"]));
     assert!(
         explained.contains("b       1     chosen by the policy\na       1     draining: no new clients\n"),
         "{explained}"
     );
     assert!((0..6).all(|_| who(listen) == "b"));
     assert_eq!(evener.server("a")["active"], 1, "what it has goes on");
-    assert_eq!(text(&evener.talk(&["maintenance", "s/b"])), "s/b: maintenance\n");
+    assert_eq!(text(&evener.run_command(&["maintenance", "s/b"])), "s/b: maintenance\n");
     assert_eq!(who(listen), "");
-    assert_eq!(text(&evener.talk(&["ready", "a"])), "s/a: ready\n");
+    assert_eq!(text(&evener.run_command(&["ready", "a"])), "s/a: ready\n");
     assert_eq!(who(listen), "a");
-    let unknown = evener.talk(&["drain", "c"]);
+    let unknown = evener.run_command(&["drain", "c"]);
     assert_eq!(
-        (unknown.status.code(), said(&unknown).as_str()),
+        (unknown.status.code(), printed(&unknown).as_str()),
         (Some(1), "evener: there is no server `c`; `evener status` lists them\n")
     );
-    let reload = text(&evener.talk(&["reload"]));
+    let reload = text(&evener.run_command(&["reload"]));
     assert_eq!(reload, "reloaded; nothing changed\n");
-    let unknown = evener.talk(&["explain", "nothing", "192.0.2.7"]);
-    assert!(said(&unknown).contains("there is no service `nothing`"));
+    let unknown = evener.run_command(&["explain", "nothing", "192.0.2.7"]);
+    assert!(printed(&unknown).contains("there is no service `nothing`"));
 }
 
 #[test]
@@ -250,7 +254,7 @@ fn the_demo_shows_a_failover_without_a_failed_request() {
     let output = demo.output().unwrap();
     assert!(began.elapsed() < DEADLINE);
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}\n{}", said(&output));
+    assert!(output.status.success(), "{text}\n{}", printed(&output));
     for expected in [
         "the demo stops alpha",
         "evener: alpha is down: ",

@@ -82,7 +82,7 @@ fn tls_is_spoken_with_a_file_that_has_both_and_is_read_again_when_it_changes() {
         (curl(listen, "a.example", "https", &["--cacert", &other_ca]).0 == 200).then_some(())
     });
     // There is no file of a configuration to read again.
-    let reload = evener.talk(&["reload"]);
+    let reload = evener.run_command(&["reload"]);
     assert!(!String::from_utf8_lossy(&reload.stderr).contains("panicked"));
     assert_eq!(curl(listen, "a.example", "https", &["--cacert", &other_ca]).0, 200);
 }
@@ -158,9 +158,9 @@ fn what_is_wrong_is_said_and_nothing_runs() {
         (run(&["udp", "127.0.0.1:0", "127.0.0.1:1", "--tls", &chain]), 2, "--tls"),
         (run(&["tcp", "127.0.0.1:0", "127.0.0.1:1", "--tls", &chain]), 2, "--tls"),
     ];
-    for ((status, text), expected, said) in cases {
+    for ((status, text), expected, printed) in cases {
         assert_eq!(status, expected, "{text}");
-        assert!(text.contains(said), "{said}: {text}");
+        assert!(text.contains(printed), "{printed}: {text}");
         assert!(expected == 2 || text.lines().count() == 1, "{text}");
     }
 }

@@ -113,10 +113,10 @@ fn a_udp_pen_whose_clients_have_their_responses_gives_up_its_port_at_once() {
         let mut pen = Pen::run(&words);
         let clients = [client(listen), client(listen)];
         clients.iter().for_each(|client| assert!(ask(client, "1").starts_with("a ")));
-        let told = Instant::now();
+        let reported = Instant::now();
         pen.signal("TERM");
         assert_eq!(pen.end(), Some(0));
-        let took = told.elapsed();
+        let took = reported.elapsed();
         let bound = UdpSocket::bind(("127.0.0.1", listen));
         assert!(bound.is_ok(), "{bound:?}");
         took < Duration::from_millis(900)

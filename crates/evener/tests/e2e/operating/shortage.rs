@@ -1,6 +1,6 @@
 //! Short of descriptors: what fails for a reason of our own is no verdict on a server.
 
-use crate::harness::dns::{question, reply};
+use crate::harness::dns::{query, reply};
 use crate::harness::origin::{Origin, Wire};
 use crate::harness::{BINARY, DEADLINE, Directory, Evener, Server, connect, line, local, wait_until, who};
 use crate::http::http2::client::{Front, whole, within};
@@ -26,7 +26,7 @@ impl Drop for Datagrams {
 }
 
 impl Datagrams {
-    fn start(answer: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> Self {
+    fn start(response: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let (port, over) = (socket.local_addr().unwrap().port(), Arc::new(AtomicBool::new(false)));
@@ -35,7 +35,7 @@ impl Datagrams {
             let mut buffer = [0; 2048];
             while !stop.load(Ordering::Relaxed) {
                 if let Ok((length, client)) = socket.recv_from(&mut buffer) {
-                    let _ = socket.send_to(&answer(&buffer[..length]), client);
+                    let _ = socket.send_to(&response(&buffer[..length]), client);
                 }
             }
         });
@@ -69,7 +69,7 @@ fn servers(status: &Value) -> Vec<Value> {
 fn checks_and_connects_that_fail_for_want_of_descriptors_take_no_server_down() {
     let (tcp, web) = (Server::named("tcp"), Origin::named("web"));
     let echo = Datagrams::start(<[u8]>::to_vec);
-    let dns = Datagrams::start(|question| reply(question, 0, &[], &[]));
+    let dns = Datagrams::start(|query| reply(query, 0, &[], &[]));
     let check = "every = \"100ms\", fall = 1, rise = 1, timeout = \"2s\"";
     let evener = Evener::run(&format!(
         "service \"t\" {{ listen = \"127.0.0.1:0\", pool = pool \"t\" {{ \"127.0.0.1:{}\", check = check.tcp {{ {check} }} }} }}
@@ -79,7 +79,7 @@ fn checks_and_connects_that_fail_for_want_of_descriptors_take_no_server_down() {
         tcp.port, web.port, echo.port, dns.port
     ));
     let [of_tcp, of_web, of_echo, of_dns] = ["t", "h", "u", "d"].map(|service| evener.port(service));
-    let mut kept = Wire::to(of_web);
+    let mut retained = Wire::to(of_web);
     wait_until("the accept", || (evener.service_counter("h", "connections") == 1).then_some(()));
     assert_eq!(evener.log_count("server_down"), 0);
     starve(&evener);
@@ -87,15 +87,15 @@ fn checks_and_connects_that_fail_for_want_of_descriptors_take_no_server_down() {
     let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
     for _ in 0..20 {
         datagrams.send_to(b"hello", local(of_echo)).unwrap();
-        datagrams.send_to(&question(7, "b.test", 1), local(of_dns)).unwrap();
+        datagrams.send_to(&query(7, "b.test", 1), local(of_dns)).unwrap();
         std::thread::sleep(Duration::from_millis(20));
     }
-    let status = kept.ask("GET", "/", "").unwrap().status();
+    let status = retained.ask("GET", "/", "").unwrap().status();
     assert!([200, 502, 503].contains(&status), "{status}");
     wait_until("the shortage is said", || (evener.log_count(" local_error ") >= 3).then_some(()));
     feed(&evener);
     let status = wait_until("the admin socket", || {
-        let output = evener.talk(&["status", "--json"]);
+        let output = evener.run_command(&["status", "--json"]);
         serde_json::from_slice::<Value>(&output.stdout).ok()
     });
     for server in servers(&status) {
@@ -110,9 +110,9 @@ fn checks_and_connects_that_fail_for_want_of_descriptors_take_no_server_down() {
     wait_until("service as before", || (who(of_tcp) == "tcp").then_some(()));
     assert_eq!(Wire::to(of_web).ask("GET", "/", "").unwrap().status(), 200);
     datagrams.set_read_timeout(Some(DEADLINE)).unwrap();
-    let mut answer = [0; 512];
+    let mut response = [0; 512];
     datagrams.send_to(b"again", local(of_echo)).unwrap();
-    while datagrams.recv(&mut answer).unwrap() != 5 || &answer[..5] != b"again" {}
+    while datagrams.recv(&mut response).unwrap() != 5 || &response[..5] != b"again" {}
 }
 
 /// Runs a configuration with so many descriptors.
@@ -230,8 +230,8 @@ fn idle_clients_of_http_make_room_for_others() {
     let mut clients = Vec::new();
     for number in 0..150 {
         let mut client = Wire::to(listen);
-        let answer = client.ask("GET", &format!("/{number}"), "").unwrap();
-        assert_eq!(answer.status(), 200, "{number}");
+        let response = client.ask("GET", &format!("/{number}"), "").unwrap();
+        assert_eq!(response.status(), 200, "{number}");
         clients.push(client);
         if number % 30 == 0 {
             assert_all_up(&evener);
@@ -241,7 +241,7 @@ fn idle_clients_of_http_make_room_for_others() {
     // Those that are there still are served again.
     let mut again = 0;
     for client in clients.iter_mut().rev().take(20) {
-        again += u32::from(client.ask("GET", "/again", "").is_ok_and(|answer| answer.status() == 200));
+        again += u32::from(client.ask("GET", "/again", "").is_ok_and(|response| response.status() == 200));
     }
     assert!(again >= 10, "{again}");
     assert_all_up(&evener);
@@ -269,7 +269,7 @@ fn clients_that_ask_at_once_have_what_they_need_for_their_servers() {
     for _ in 0..2 {
         let asking = clients.drain(..).map(|mut client| {
             std::thread::spawn(move || {
-                let status = client.ask("GET", "/", "").map(|answer| answer.status());
+                let status = client.ask("GET", "/", "").map(|response| response.status());
                 (client, status)
             })
         });
@@ -316,15 +316,15 @@ fn flows_leave_descriptors_for_the_operator_and_for_checks() {
 
 /// A client that asks over TCP with this ID and gets its answer.
 fn asks_over_tcp(client: &mut TcpStream, id: u16) -> std::io::Result<()> {
-    let question = question(id, "a.test", 1);
-    let mut framed = (question.len() as u16).to_be_bytes().to_vec();
-    framed.extend_from_slice(&question);
+    let query = query(id, "a.test", 1);
+    let mut framed = (query.len() as u16).to_be_bytes().to_vec();
+    framed.extend_from_slice(&query);
     client.write_all(&framed)?;
     let mut length = [0; 2];
     client.read_exact(&mut length)?;
-    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
-    client.read_exact(&mut answer)?;
-    assert_eq!(answer[..2], id.to_be_bytes());
+    let mut response = vec![0; usize::from(u16::from_be_bytes(length))];
+    client.read_exact(&mut response)?;
+    assert_eq!(response[..2], id.to_be_bytes());
     Ok(())
 }
 
@@ -333,12 +333,12 @@ fn idle_clients_of_dns_make_room_for_others() {
     let server = Server::start(|mut stream| {
         let mut length = [0; 2];
         while stream.read_exact(&mut length).is_ok() {
-            let mut asked = vec![0; usize::from(u16::from_be_bytes(length))];
-            if stream.read_exact(&mut asked).is_err() {
+            let mut requested = vec![0; usize::from(u16::from_be_bytes(length))];
+            if stream.read_exact(&mut requested).is_err() {
                 return;
             }
-            let answer = reply(&asked, 0, &[], &[]);
-            let framed = [&(answer.len() as u16).to_be_bytes()[..], &answer].concat();
+            let response = reply(&requested, 0, &[], &[]);
+            let framed = [&(response.len() as u16).to_be_bytes()[..], &response].concat();
             if stream.write_all(&framed).is_err() {
                 return;
             }
@@ -389,15 +389,15 @@ fn streams_beyond_what_descriptors_allow_are_refused_and_harm_nobody() {
     assert!((5..40).contains(&most), "{most}");
     within(async {
         let (client, other) = (front.client().await, front.client().await);
-        let mut answers = Vec::new();
+        let mut responses = Vec::new();
         for number in 0..100 {
-            answers.push(client.open("GET", &format!("/{number}")).await.unwrap());
+            responses.push(client.open("GET", &format!("/{number}")).await.unwrap());
         }
         // What was promised to another client is there.
         assert_eq!(other.get("/other").await.status, 200);
         let (mut served, mut refused) = (0, 0);
-        for answer in answers {
-            match whole(answer).await.unwrap().status {
+        for response in responses {
+            match whole(response).await.unwrap().status {
                 200 => served += 1,
                 503 => refused += 1,
                 status => panic!("{status}"),

@@ -20,12 +20,12 @@ fn usr1_opens_request_logs_anew_and_usr2_does_nothing() {
     let (log, moved) = (directory.file("requests.log"), directory.file("requests.log.1"));
     let evener = Evener::run(&config(0, a.port, &log));
     let listen = evener.port("s");
-    let mut kept = connect(listen);
-    line(&mut kept);
+    let mut retained = connect(listen);
+    line(&mut retained);
     let mut say = |text: &[u8]| {
-        kept.write_all(text).unwrap();
+        retained.write_all(text).unwrap();
         let mut back = vec![0; text.len()];
-        kept.read_exact(&mut back).unwrap();
+        retained.read_exact(&mut back).unwrap();
         assert_eq!(back, text);
     };
     say(b"before\n");

@@ -12,17 +12,17 @@ const SIZE: usize = 3 << 20;
 
 /// What the server of a test went through.
 #[derive(Debug, PartialEq, Eq)]
-enum Told {
+enum Report {
     /// It heard so many bytes, rightly, to the end.
-    Heard(usize),
+    Received(usize),
     /// Nobody was there any more.
     Gone,
 }
 
 /// By the first byte: `h` hears the client to its end, then speaks until nobody listens; `s` speaks, ends its side, and
 /// hears the client to its end.
-fn server() -> (Server, Receiver<Told>) {
-    let (tell, told) = channel();
+fn server() -> (Server, Receiver<Report>) {
+    let (tell, reported) = channel();
     let server = Server::start(move |mut stream| {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut wire = Wire::new(stream.try_clone().unwrap());
@@ -30,7 +30,7 @@ fn server() -> (Server, Receiver<Told>) {
         let mut first = [0];
         stream.read_exact(&mut first).unwrap();
         if first[0] == b'G' {
-            wire.head().unwrap();
+            wire.header().unwrap();
             wire.send("HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n").unwrap();
             stream.read_exact(&mut first).unwrap();
         }
@@ -38,18 +38,18 @@ fn server() -> (Server, Receiver<Told>) {
             stream.write_all(&pattern(1, SIZE)).unwrap();
             stream.shutdown(Shutdown::Write).unwrap();
         }
-        let mut heard = Vec::new();
-        stream.read_to_end(&mut heard).unwrap();
-        assert!(heard == pattern(2, heard.len()));
-        tell.send(Told::Heard(heard.len())).unwrap();
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).unwrap();
+        assert!(received == pattern(2, received.len()));
+        tell.send(Report::Received(received.len())).unwrap();
         if first[0] == b'h' {
             while stream.write_all(b"x").is_ok() {
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
-            tell.send(Told::Gone).unwrap();
+            tell.send(Report::Gone).unwrap();
         }
     });
-    (server, told)
+    (server, reported)
 }
 
 fn config(listen: u16, server: &Server, more: &str) -> String {
@@ -57,26 +57,26 @@ fn config(listen: u16, server: &Server, more: &str) -> String {
 }
 
 /// The client ends its side: the server has everything, and both are closed though the server never ends.
-fn client_ends(told: &Receiver<Told>, client: &mut impl Read) {
+fn client_ends(reported: &Receiver<Report>, client: &mut impl Read) {
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).unwrap();
     // A server that speaks at once may be heard a little.
     assert!(rest.iter().all(|byte| *byte == b'x') && rest.len() < 100, "{} bytes", rest.len());
-    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), Told::Heard(SIZE));
-    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), Told::Gone);
+    assert_eq!(reported.recv_timeout(DEADLINE).unwrap(), Report::Received(SIZE));
+    assert_eq!(reported.recv_timeout(DEADLINE).unwrap(), Report::Gone);
 }
 
 /// The server ends its side: the client has everything, and both are closed though the client never ends.
-fn server_ends(told: &Receiver<Told>, client: &mut impl Read) {
-    let mut heard = Vec::new();
-    client.read_to_end(&mut heard).unwrap();
-    assert!(heard == pattern(1, SIZE), "{} bytes", heard.len());
-    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), Told::Heard(0));
+fn server_ends(reported: &Receiver<Report>, client: &mut impl Read) {
+    let mut received = Vec::new();
+    client.read_to_end(&mut received).unwrap();
+    assert!(received == pattern(1, SIZE), "{} bytes", received.len());
+    assert_eq!(reported.recv_timeout(DEADLINE).unwrap(), Report::Received(0));
 }
 
 #[test]
 fn the_end_of_a_named_side_is_that_of_both() {
-    let (server, told) = server();
+    let (server, reported) = server();
     for word in ["client", "server", "both"] {
         let evener = Evener::run(&config(0, &server, &format!("fast_close = \"{word}\"")));
         let listen = evener.port("s");
@@ -85,12 +85,12 @@ fn the_end_of_a_named_side_is_that_of_both() {
             client.write_all(b"h").unwrap();
             client.write_all(&pattern(2, SIZE)).unwrap();
             client.shutdown(Shutdown::Write).unwrap();
-            client_ends(&told, &mut client);
+            client_ends(&reported, &mut client);
         }
         if word != "client" {
             let mut client = connect(listen);
             client.write_all(b"s").unwrap();
-            server_ends(&told, &mut client);
+            server_ends(&reported, &mut client);
         }
     }
 }
@@ -100,15 +100,15 @@ fn the_end_of_the_other_side_is_passed_on() {
     let talker = Server::start(|mut stream| {
         let mut first = [0];
         stream.read_exact(&mut first).unwrap();
-        let mut heard = String::new();
+        let mut received = String::new();
         if first[0] == b'h' {
-            stream.read_to_string(&mut heard).unwrap();
-            stream.write_all(format!("heard {heard}").as_bytes()).unwrap();
+            stream.read_to_string(&mut received).unwrap();
+            stream.write_all(format!("heard {received}").as_bytes()).unwrap();
         } else {
             stream.write_all(b"done\n").unwrap();
             stream.shutdown(Shutdown::Write).unwrap();
-            stream.read_to_string(&mut heard).unwrap();
-            assert_eq!(heard, "still here");
+            stream.read_to_string(&mut received).unwrap();
+            assert_eq!(received, "still here");
         }
     });
     let of = |name: &str, word: &str| {
@@ -119,14 +119,14 @@ fn the_end_of_the_other_side_is_passed_on() {
     let mut client = connect(by_server);
     client.write_all(b"heverything").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
-    assert_eq!(answer, "heard everything");
+    let mut response = String::new();
+    client.read_to_string(&mut response).unwrap();
+    assert_eq!(response, "heard everything");
     let mut client = connect(by_client);
     client.write_all(b"s").unwrap();
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
-    assert_eq!(answer, "done\n");
+    let mut response = String::new();
+    client.read_to_string(&mut response).unwrap();
+    assert_eq!(response, "done\n");
     client.write_all(b"still here").unwrap();
 }
 
@@ -144,12 +144,12 @@ fn a_client_that_reads_slowly_or_still_speaks_gets_everything() {
     let mut writer = client.try_clone().unwrap();
     // It uploads without end, and reads in small bites.
     let writing = std::thread::spawn(move || while writer.write_all(&[0; 65_536]).is_ok() {});
-    let (mut answer, mut piece) = (Vec::new(), vec![0; 32 << 10]);
+    let (mut response, mut piece) = (Vec::new(), vec![0; 32 << 10]);
     while let Ok(read @ 1..) = client.read(&mut piece) {
-        answer.extend_from_slice(&piece[..read]);
+        response.extend_from_slice(&piece[..read]);
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
-    assert!(answer == pattern(3, SIZE), "{} bytes", answer.len());
+    assert!(response == pattern(3, SIZE), "{} bytes", response.len());
     client.shutdown(Shutdown::Both).unwrap();
     drop(client);
     writing.join().unwrap();
@@ -158,16 +158,16 @@ fn a_client_that_reads_slowly_or_still_speaks_gets_everything() {
 /// A client that says a word now and then, while it slowly takes what the server said before it ended.
 fn takes_slowly(mut client: impl Read + Write) {
     client.write_all(b"s").unwrap();
-    let (mut answer, mut piece) = (Vec::new(), vec![0; 16 << 10]);
+    let (mut response, mut piece) = (Vec::new(), vec![0; 16 << 10]);
     loop {
         client.write_all(b"x").unwrap();
         std::thread::sleep(std::time::Duration::from_millis(3));
         match client.read(&mut piece).unwrap() {
             0 => break,
-            read => answer.extend_from_slice(&piece[..read]),
+            read => response.extend_from_slice(&piece[..read]),
         }
     }
-    assert!(answer == pattern(1, SIZE), "{} bytes", answer.len());
+    assert!(response == pattern(1, SIZE), "{} bytes", response.len());
 }
 
 #[test]
@@ -195,18 +195,18 @@ fn a_client_that_has_not_received_everything_may_go_on_speaking() {
 
 /// It reads slowly, and says after each piece that it has it, whether anybody listens or not.
 fn slow_reader() -> (Server, Receiver<usize>) {
-    let (tell, told) = channel();
+    let (tell, reported) = channel();
     let server = Server::start(move |mut stream| {
-        let (mut heard, mut piece) = (Vec::new(), vec![0; 16 << 10]);
+        let (mut received, mut piece) = (Vec::new(), vec![0; 16 << 10]);
         while let Ok(read @ 1..) = stream.read(&mut piece) {
-            heard.extend_from_slice(&piece[..read]);
+            received.extend_from_slice(&piece[..read]);
             std::thread::sleep(std::time::Duration::from_millis(2));
             let _ = stream.write_all(b"progress");
         }
-        let right = heard.iter().zip(pattern(2, UPLOAD)).take_while(|(got, sent)| **got == *sent);
+        let right = received.iter().zip(pattern(2, UPLOAD)).take_while(|(got, sent)| **got == *sent);
         tell.send(right.count()).unwrap();
     });
-    (server, told)
+    (server, reported)
 }
 
 /// More than buffers hold, so that much is on its way when the client ends.
@@ -214,7 +214,7 @@ const UPLOAD: usize = 12 << 20;
 
 #[test]
 fn a_server_that_speaks_meanwhile_receives_everything() {
-    let (server, told) = slow_reader();
+    let (server, reported) = slow_reader();
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let tls = Arc::new(authority.client(&[&rustls::version::TLS13]));
@@ -228,13 +228,13 @@ fn a_server_that_speaks_meanwhile_receives_everything() {
         let mut client = connect(plain);
         client.write_all(&pattern(2, UPLOAD)).unwrap();
         client.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(told.recv_timeout(DEADLINE).unwrap(), UPLOAD);
+        assert_eq!(reported.recv_timeout(DEADLINE).unwrap(), UPLOAD);
         let mut client = shake(secure, "a.example", &tls).unwrap();
         client.write_all(&pattern(2, UPLOAD)).unwrap();
         client.conn.send_close_notify();
         client.flush().unwrap();
         client.sock.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(told.recv_timeout(DEADLINE).unwrap(), UPLOAD);
+        assert_eq!(reported.recv_timeout(DEADLINE).unwrap(), UPLOAD);
         wait_until("nothing to be left", || {
             let status = evener.status();
             let active = |at: usize| status["services"][at]["connections_active"].as_u64().unwrap();
@@ -245,7 +245,7 @@ fn a_server_that_speaks_meanwhile_receives_everything() {
 
 #[test]
 fn it_holds_behind_tls() {
-    let (server, told) = server();
+    let (server, reported) = server();
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let more = format!("tls = {{ {keys} }}, fast_close = \"both\"");
@@ -257,15 +257,15 @@ fn it_holds_behind_tls() {
     client.write_all(&pattern(2, SIZE)).unwrap();
     client.conn.send_close_notify();
     client.flush().unwrap();
-    client_ends(&told, &mut client);
+    client_ends(&reported, &mut client);
     let mut client = shake(listen, "a.example", &tls).unwrap();
     client.write_all(b"s").unwrap();
-    server_ends(&told, &mut client);
+    server_ends(&reported, &mut client);
 }
 
 #[test]
 fn it_holds_for_what_http_became() {
-    let (server, told) = server();
+    let (server, reported) = server();
     let more = "protocol = \"http\", fast_close = \"both\"";
     let evener = Evener::run(&config(0, &server, more));
     let listen = evener.port("s");
@@ -274,15 +274,15 @@ fn it_holds_for_what_http_became() {
         stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n").unwrap();
         // Its head, and nothing behind it: the server waits for the first byte.
         let mut wire = Wire::new(stream.try_clone().unwrap());
-        assert!(wire.head().unwrap().unwrap().starts_with("HTTP/1.1 101"));
+        assert!(wire.header().unwrap().unwrap().starts_with("HTTP/1.1 101"));
         stream
     };
     let mut client = upgraded();
     client.write_all(b"h").unwrap();
     client.write_all(&pattern(2, SIZE)).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    client_ends(&told, &mut client);
+    client_ends(&reported, &mut client);
     let mut client = upgraded();
     client.write_all(b"s").unwrap();
-    server_ends(&told, &mut client);
+    server_ends(&reported, &mut client);
 }

@@ -79,7 +79,7 @@ fn clients_beyond_the_limit_wait_and_are_served_as_connects_are_done() {
 
 /// How many connects of others to a port the kernel has under way (proc_pid_net(5): the state 02 is SYN_SENT). The test's
 /// own, which filled the queue, do not count: they come and go.
-fn under_way(port: u16) -> usize {
+fn in_flight(port: u16) -> usize {
     let own = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
     let own: BTreeSet<String> = own
         .filter_map(|entry| std::fs::read_link(entry.path()).ok()?.to_str().map(str::to_owned))
@@ -101,21 +101,21 @@ fn connects_that_are_given_up_do_not_go_on() {
     let evener = Evener::run_with(&config.replace("600ms", "5s"), &["--workers", "1"]);
     let listen = evener.port("s");
     let mut clients: Vec<_> = (0..4).map(|_| connect(listen)).collect();
-    wait_until("connects", || (under_way(silent.port) == 4).then_some(()));
+    wait_until("connects", || (in_flight(silent.port) == 4).then_some(()));
     clients.iter_mut().for_each(|client| assert_eq!(line(client), "b 127.0.0.1"));
-    wait_until("what timed out to end", || (under_way(silent.port) == 0).then_some(()));
+    wait_until("what timed out to end", || (in_flight(silent.port) == 0).then_some(()));
     // Those of clients that the operator closes; they would not end by themselves.
     evener.reload(&config.replace("600ms", "10min"));
     let _clients: Vec<_> = (0..4).map(|_| connect(listen)).collect();
-    wait_until("connects", || (under_way(silent.port) == 4).then_some(()));
-    let listed = evener.talk(&["connections", "--json"]);
+    wait_until("connects", || (in_flight(silent.port) == 4).then_some(()));
+    let listed = evener.run_command(&["connections", "--json"]);
     let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
     let connecting = listed["connections"].as_array().unwrap().iter();
     for one in connecting.filter(|one| one["stage"] == "connecting") {
-        evener.talk(&["close", &one["number"].to_string()]);
+        evener.run_command(&["close", &one["number"].to_string()]);
     }
     assert!(evener.service_counter("s", "closed") > 0);
-    wait_until("them to end", || (under_way(silent.port) == 0).then_some(()));
+    wait_until("them to end", || (in_flight(silent.port) == 0).then_some(()));
 }
 
 #[test]
@@ -151,9 +151,9 @@ fn it_holds_for_sessions() {
         .map(|_| {
             let roots = Arc::clone(&roots);
             std::thread::spawn(move || {
-                let mut said = String::new();
-                BufReader::new(shake(tls, "a.example", &roots).unwrap()).read_line(&mut said).unwrap();
-                said
+                let mut printed = String::new();
+                BufReader::new(shake(tls, "a.example", &roots).unwrap()).read_line(&mut printed).unwrap();
+                printed
             })
         })
         .collect();
@@ -172,7 +172,7 @@ fn it_holds_for_sessions() {
     wait_until("the third one to wait", || (evener.service_counter("s", "accept_pauses") > 0).then_some(()));
     assert_eq!(evener.service_counter("s", "connections"), 2);
     for client in inside.iter_mut().chain([&mut late]) {
-        assert_eq!(client.answer("GET").unwrap().text(), "o");
+        assert_eq!(client.response("GET").unwrap().text(), "o");
     }
     assert_eq!(pending(&evener).0, 0);
 }

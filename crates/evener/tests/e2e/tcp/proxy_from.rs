@@ -159,13 +159,13 @@ fn every_well_formed_header_tells_of_the_client_however_it_comes() {
             // All at once, or in pieces.
             let mut pieces = Pieces { stream: connect(listen), size };
             let sent = pieces.write_all(&bytes).is_ok();
-            let mut answer = String::new();
-            let _ = pieces.stream.read_to_string(&mut answer);
+            let mut response = String::new();
+            let _ = pieces.stream.read_to_string(&mut response);
             if !sent
-                || !answer.starts_with("HTTP/1.1 200")
-                || forwarded_for(&answer) != expected.unwrap_or("127.0.0.1")
+                || !response.starts_with("HTTP/1.1 200")
+                || forwarded_for(&response) != expected.unwrap_or("127.0.0.1")
             {
-                wrong.push(format!("{what}, http, in pieces of {size}: {answer:?}"));
+                wrong.push(format!("{what}, http, in pieces of {size}: {response:?}"));
             }
             let mut pieces = Pieces { stream: connect(plain), size };
             let sent = pieces.write_all(&[&header[..], b"through\n"].concat()).is_ok();
@@ -221,9 +221,9 @@ fn who_is_not_trusted_says_nothing_of_clients() {
     assert_eq!(line(&mut client), "PROXY TCP4 192.0.2.7 192.0.2.1 4567 443\r");
     let mut client = connect(listen);
     client.write_all(&[b"PROXY TCP4 192.0.2.7 192.0.2.1 4567 443\r\n", REQUEST].concat()).unwrap();
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    let mut response = String::new();
+    client.read_to_string(&mut response).unwrap();
+    assert!(response.starts_with("HTTP/1.1 400"), "{response}");
     assert_eq!(forwarded_for(&ask(&mut connect(listen))), "127.0.0.1");
     // Who is trusted has to say it.
     let mut trusted = connect_from("127.0.0.2", listen);
@@ -303,7 +303,7 @@ fn haproxy_tells_in_each_of_its_ways() {
     let a = mirror("a");
     let evener = Evener::run(&http(0, &a, "proxy_from = \"127.0.0.1\""));
     let listen = evener.port("s");
-    let ways = [
+    let modes = [
         "send-proxy",
         "send-proxy-v2",
         "send-proxy-v2-ssl",
@@ -311,18 +311,18 @@ fn haproxy_tells_in_each_of_its_ways() {
         "send-proxy-v2 proxy-v2-options crc32c",
         "send-proxy-v2 proxy-v2-options unique-id,crc32c,authority,ssl,cert-cn,ssl-cipher,cert-sig,cert-key",
     ];
-    for way in ways {
+    for mode in modes {
         let port = reserved_port();
         let _haproxy = Peer::haproxy(
             port,
             &format!(
-                "listen l\n  mode tcp\n  bind 127.0.0.1:{port}\n  unique-id-format id-%ci-%cp\n  server s 127.0.0.1:{listen} {way}"
+                "listen l\n  mode tcp\n  bind 127.0.0.1:{port}\n  unique-id-format id-%ci-%cp\n  server s 127.0.0.1:{listen} {mode}"
             ),
         );
-        let told = ask(&mut connect_from("127.0.0.7", port));
-        assert_eq!(forwarded_for(&told), "127.0.0.7", "{way}");
-        let ports = told.lines().find_map(|line| line.strip_prefix("X-Forwarded-Port: "));
-        assert_eq!(ports, Some(port.to_string().as_str()), "{way}: where the client connected to");
+        let reported = ask(&mut connect_from("127.0.0.7", port));
+        assert_eq!(forwarded_for(&reported), "127.0.0.7", "{mode}");
+        let ports = reported.lines().find_map(|line| line.strip_prefix("X-Forwarded-Port: "));
+        assert_eq!(ports, Some(port.to_string().as_str()), "{mode}: where the client connected to");
     }
     assert_eq!(evener.service_counter("s", "preamble_refused"), 0);
     // Its checks speak for haproxy itself.
@@ -350,18 +350,18 @@ fn what_haproxy_tells_of_tls_goes_on_to_the_server() {
     let (chain, key) = authority.issue_client("someone").write(&directory, "client");
     let [chain, key] = [chain, key].map(|path| path.display().to_string());
     let port = reserved_port();
-    let heard = Server::start(|mut stream| {
+    let received = Server::start(|mut stream| {
         // The header, as text.
         let mut fixed = [0; 16];
         stream.read_exact(&mut fixed).unwrap();
         let mut body = vec![0; usize::from(u16::from_be_bytes([fixed[14], fixed[15]]))];
         stream.read_exact(&mut body).unwrap();
-        let told = format!("told {}\n", body.escape_ascii());
-        let _ = stream.write_all(told.as_bytes());
+        let reported = format!("told {}\n", body.escape_ascii());
+        let _ = stream.write_all(reported.as_bytes());
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let _ = stream.read_to_end(&mut body);
     });
-    let evener = Evener::run(&tcp(0, &heard, "proxy_from = \"127.0.0.1\", send_proxy = \"v2\""));
+    let evener = Evener::run(&tcp(0, &received, "proxy_from = \"127.0.0.1\", send_proxy = \"v2\""));
     let listen = evener.port("s");
     let _haproxy = Peer::haproxy(
         port,
@@ -375,10 +375,11 @@ fn what_haproxy_tells_of_tls_goes_on_to_the_server() {
     );
     let arguments =
         ["-servername", "a.example", "-alpn", "imap", "-tls1_3", "-cert", &chain, "-key", &key, "-quiet"];
-    let said = s_client(port, &arguments, "hello\n");
-    let told = said.lines().find(|line| line.starts_with("told")).unwrap_or_else(|| panic!("{said}"));
+    let printed = s_client(port, &arguments, "hello\n");
+    let reported =
+        printed.lines().find(|line| line.starts_with("told")).unwrap_or_else(|| panic!("{printed}"));
     for part in ["imap", "a.example", "id-127.0.0.1", "TLSv1.3", "someone", "TLS_"] {
-        assert!(told.contains(part), "{part}: {told}");
+        assert!(reported.contains(part), "{part}: {reported}");
     }
 }
 
@@ -417,18 +418,18 @@ fn haproxy_before_tls_that_we_end_or_pass_through() {
     let listen = evener.port("s");
     let through = evener.port("t");
     let client = Arc::new(authority.client(ANY));
-    for way in ["send-proxy", "send-proxy-v2"] {
+    for mode in ["send-proxy", "send-proxy-v2"] {
         let ports = [reserved_port(), reserved_port()];
         let section = |(port, to): (u16, u16)| {
-            format!("listen l{port}\n  mode tcp\n  bind 127.0.0.1:{port}\n  server s 127.0.0.1:{to} {way}\n")
+            format!("listen l{port}\n  mode tcp\n  bind 127.0.0.1:{port}\n  server s 127.0.0.1:{to} {mode}\n")
         };
         let sections: String = ports.into_iter().zip([listen, through]).map(section).collect();
         let _haproxy = Peer::haproxy(ports[1], &sections);
         let visit = |from: &str, port: u16| shake_over(connect_from(from, port), "a.example", &client);
-        assert_eq!(forwarded_for(&ask(&mut visit("127.0.0.7", ports[0]).unwrap())), "127.0.0.7", "{way}");
-        assert_eq!(line_of(&mut visit("127.0.0.7", ports[1]).unwrap()), "passed a.example", "{way}");
+        assert_eq!(forwarded_for(&ask(&mut visit("127.0.0.7", ports[0]).unwrap())), "127.0.0.7", "{mode}");
+        assert_eq!(line_of(&mut visit("127.0.0.7", ports[1]).unwrap()), "passed a.example", "{mode}");
         for port in ports {
-            assert!(visit("127.0.0.9", port).is_err(), "{way}: denied before the handshake");
+            assert!(visit("127.0.0.9", port).is_err(), "{mode}: denied before the handshake");
         }
     }
 }

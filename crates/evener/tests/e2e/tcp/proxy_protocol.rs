@@ -23,10 +23,10 @@ pub(crate) fn connect_from(from: &str, port: u16) -> TcpStream {
 pub(crate) fn ask(stream: &mut (impl Read + Write)) -> String {
     stream.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n").unwrap();
     let _ = stream.flush();
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    answer.split_once("\r\n\r\n").map(|(_, body)| body.trim().to_owned()).unwrap_or(answer)
+    let mut response = Vec::new();
+    let _ = stream.read_to_end(&mut response);
+    let response = String::from_utf8_lossy(&response).into_owned();
+    response.split_once("\r\n\r\n").map(|(_, body)| body.trim().to_owned()).unwrap_or(response)
 }
 
 /// haproxy and nginx that answer with what the header told them: client, its port, where it connected to.
@@ -38,13 +38,13 @@ fn tellers(haproxy: u16, nginx: u16) -> [Peer; 2] {
              http-request return status 200 content-type text/plain lf-string \"%ci %cp %fi %fp\""
         ),
     );
-    let told =
+    let reported =
         "$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr $proxy_protocol_server_port";
     let nginx = Peer::nginx(
         nginx,
         &format!(
             "http {{ access_log off; server {{ listen 127.0.0.1:{nginx} proxy_protocol; \
-             location / {{ return 200 \"{told}\"; }} }} }}"
+             location / {{ return 200 \"{reported}\"; }} }} }}"
         ),
     );
     [haproxy, nginx]
@@ -71,12 +71,12 @@ fn real_servers_are_told_of_the_client() {
                 for from in ["127.0.0.7", "127.0.0.8"] {
                     let mut stream = connect_from(from, listen);
                     let port = stream.local_addr().unwrap().port();
-                    let told = if more.starts_with("tls") {
+                    let reported = if more.starts_with("tls") {
                         ask(&mut shake_over(stream, "a.example", &client).unwrap())
                     } else {
                         ask(&mut stream)
                     };
-                    assert_eq!(told, format!("{from} {port} 127.0.0.1 {listen}"), "{version} {more}");
+                    assert_eq!(reported, format!("{from} {port} 127.0.0.1 {listen}"), "{version} {more}");
                 }
             }
         }
@@ -105,8 +105,8 @@ fn a_server_told_of_one_client_is_not_used_for_another() {
     for turn in 1..4 {
         for (from, client) in &mut clients {
             client.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").unwrap();
-            let told = (0..20).map(|_| line_of(client)).find(|line| line.starts_with("127."));
-            assert_eq!(told, Some(format!("{from} {turn}")));
+            let reported = (0..20).map(|_| line_of(client)).find(|line| line.starts_with("127."));
+            assert_eq!(reported, Some(format!("{from} {turn}")));
         }
     }
 }
@@ -116,14 +116,14 @@ type Tlvs = Vec<(u8, Vec<u8>)>;
 
 /// A version 2 header as a server sees it, read without Evener's own code.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct Report {
     pub(crate) command: u8,
     pub(crate) family: u8,
     pub(crate) addresses: Vec<u8>,
     tlvs: Tlvs,
 }
 
-impl Told {
+impl Report {
     pub(crate) fn read(stream: &mut impl Read) -> Self {
         let mut fixed = [0; 16];
         stream.read_exact(&mut fixed).unwrap();
@@ -135,20 +135,20 @@ impl Told {
             2 => 36,
             _ => 0,
         };
-        let told = Self {
+        let reported = Self {
             command: fixed[12],
             family: fixed[13],
             addresses: body[..size].to_vec(),
             tlvs: tlvs(&body[size..]),
         };
         // The checksum (section 2.2.3), with its own field as zeros.
-        let sum = told.tlv(3).expect("there is a checksum").to_vec();
+        let sum = reported.tlv(3).expect("there is a checksum").to_vec();
         let mut whole = [&fixed[..], &body].concat();
         let at = whole.len() - 4;
         assert_eq!(whole[at..], sum, "it is last");
         whole[at..].fill(0);
         assert_eq!(crc32c(&whole).to_be_bytes(), sum[..]);
-        told
+        reported
     }
 
     fn tlv(&self, kind: u8) -> Option<&[u8]> {
@@ -183,16 +183,16 @@ pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
 }
 
 /// A server that tells the test of each header, then sends back what it gets.
-fn listener() -> (Server, Receiver<Told>) {
-    let (tell, told) = channel();
+fn listener() -> (Server, Receiver<Report>) {
+    let (tell, reported) = channel();
     let server = Server::start(move |mut stream| {
-        let _ = tell.send(Told::read(&mut stream));
+        let _ = tell.send(Report::read(&mut stream));
         let mut buffer = [0; 65_536];
         while let Ok(read @ 1..) = stream.read(&mut buffer) {
             let _ = stream.write_all(&buffer[..read]);
         }
     });
-    (server, told)
+    (server, reported)
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn version_2_tells_of_the_tls_of_the_client() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let (ca, _) = authority.own.write(&directory, "ca");
-    let (server, told) = listener();
+    let (server, reported) = listener();
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", send_proxy = \"v2\",\n\
          tls = {{ {keys}, alpn = \"imap\", client_ca = \"{}\", client_certificate = \"optional\" }} }}",
@@ -221,15 +221,15 @@ fn version_2_tells_of_the_tls_of_the_client() {
                 shake_over(connect_from("127.0.0.7", listen), "a.example", &Arc::new(config)).unwrap();
             client.write_all(b"and back\n").unwrap();
             assert_eq!(line_of(&mut client), "and back");
-            let told = told.recv_timeout(DEADLINE).unwrap();
+            let reported = reported.recv_timeout(DEADLINE).unwrap();
             let port = client.sock.local_addr().unwrap().port();
             let addresses = [&[127, 0, 0, 7, 127, 0, 0, 1][..], &port.to_be_bytes(), &listen.to_be_bytes()];
-            assert_eq!((told.command, told.family), (0x21, 0x11));
-            assert_eq!(told.addresses, addresses.concat());
-            assert_eq!(told.tlv(1), Some(b"imap".as_slice()));
-            assert_eq!(told.tlv(2), Some(b"a.example".as_slice()));
-            ids.push(told.tlv(5).expect("a unique id").to_vec());
-            let (bits, verify, parts) = told.ssl().unwrap();
+            assert_eq!((reported.command, reported.family), (0x21, 0x11));
+            assert_eq!(reported.addresses, addresses.concat());
+            assert_eq!(reported.tlv(1), Some(b"imap".as_slice()));
+            assert_eq!(reported.tlv(2), Some(b"a.example".as_slice()));
+            ids.push(reported.tlv(5).expect("a unique id").to_vec());
+            let (bits, verify, parts) = reported.ssl().unwrap();
             // PP2_CLIENT_SSL, PP2_CLIENT_CERT_CONN, PP2_CLIENT_CERT_SESS; zero when verified.
             assert_eq!((bits, verify), if certified { (7, 0) } else { (1, 1) }, "{parts:?}");
             let name = if *version == &rustls::version::TLS13 { "TLSv1.3" } else { "TLSv1.2" };
@@ -248,7 +248,7 @@ fn version_2_tells_of_the_tls_of_the_client() {
 #[test]
 fn who_has_no_address_is_unknown_and_others_keep_their_family() {
     let directory = Directory::new();
-    let (server, told) = listener();
+    let (server, reported) = listener();
     let listen = reserved_port();
     let socket = directory.file("front.sock");
     let _evener = Evener::run(&format!(
@@ -257,14 +257,14 @@ fn who_has_no_address_is_unknown_and_others_keep_their_family() {
         server.port
     ));
     let six = TcpStream::connect(("::1", listen)).unwrap();
-    let header = told.recv_timeout(DEADLINE).unwrap();
+    let header = reported.recv_timeout(DEADLINE).unwrap();
     let loopback = std::net::Ipv6Addr::LOCALHOST.octets();
     let port = six.local_addr().unwrap().port().to_be_bytes();
     assert_eq!((header.command, header.family), (0x21, 0x21));
     assert_eq!(header.addresses, [&loopback[..], &loopback, &port, &listen.to_be_bytes()].concat());
     assert_eq!((header.tlv(1), header.tlv(2), header.ssl().is_none()), (None, None, true));
     let mut unix = UnixStream::connect(&socket).unwrap();
-    let header = told.recv_timeout(DEADLINE).unwrap();
+    let header = reported.recv_timeout(DEADLINE).unwrap();
     assert_eq!((header.command, header.family), (0x20, 0), "LOCAL");
     unix.write_all(b"goes on\n").unwrap();
     assert_eq!(line_of(&mut unix), "goes on");
@@ -300,11 +300,11 @@ fn version_1_is_one_line_before_everything() {
 #[test]
 fn the_header_goes_before_what_is_passed_through() {
     let authority = Authority::new("test ca");
-    let (tell, told) = channel();
+    let (tell, reported) = channel();
     let behind = tls_echo("a", &authority.issue(&["a.example"]));
     let behind_port = behind.port;
     let server = Server::start(move |mut stream| {
-        let _ = tell.send(Told::read(&mut stream));
+        let _ = tell.send(Report::read(&mut stream));
         // The rest is TLS, for the server behind this one.
         let mut onward = TcpStream::connect(local(behind_port)).unwrap();
         let (mut back, mut again) = (onward.try_clone().unwrap(), stream.try_clone().unwrap());
@@ -319,7 +319,7 @@ fn the_header_goes_before_what_is_passed_through() {
     let listen = evener.port("s");
     let mut client = shake(listen, "a.example", &Arc::new(authority.client(ANY))).unwrap();
     assert_eq!(line_of(&mut client), "a a.example");
-    let header = told.recv_timeout(DEADLINE).unwrap();
+    let header = reported.recv_timeout(DEADLINE).unwrap();
     assert_eq!(header.tlv(2), Some(b"a.example".as_slice()));
     assert!(header.ssl().is_none(), "we do not know it");
 }
@@ -364,6 +364,6 @@ fn servers_without_the_setting_get_no_header() {
         a.port
     ));
     let listen = evener.port("s");
-    let told = ask(&mut connect_from("127.0.0.7", listen));
-    assert!(told.starts_with("a\nGET / HTTP/1.1"), "{told}");
+    let reported = ask(&mut connect_from("127.0.0.7", listen));
+    assert!(reported.starts_with("a\nGET / HTTP/1.1"), "{reported}");
 }

@@ -87,7 +87,7 @@ fn requests_are_served_in_their_order() {
     }
     gate.open(6);
     for (number, client) in clients.iter_mut().enumerate() {
-        assert_eq!(client.answer("POST").unwrap().text(), format!("/{number}"));
+        assert_eq!(client.response("POST").unwrap().text(), format!("/{number}"));
     }
     let expected: Vec<String> = (0..6).map(|number| format!("POST /{number}")).collect();
     assert_eq!(origin.lines(), expected);
@@ -106,11 +106,11 @@ fn a_queue_has_a_time_and_a_size_and_may_be_none() {
     queued(&evener, 1);
     assert_eq!(get(port, "/third").status(), 503);
     assert_eq!(evener.service_counter("s", "queue_full"), 1);
-    assert_eq!(second.answer("GET").unwrap().status(), 503);
+    assert_eq!(second.response("GET").unwrap().status(), 503);
     assert!(began.elapsed() >= Duration::from_millis(650));
     assert_eq!(evener.service_counter("s", "queue_timeouts"), 1);
     gate.open(1);
-    assert_eq!(first.answer("GET").unwrap().text(), "/first");
+    assert_eq!(first.response("GET").unwrap().text(), "/first");
 
     let (evener, port) = run_http(&[], &pool(origin.port, 1, "queue = false"));
     first = Wire::to(port);
@@ -119,7 +119,7 @@ fn a_queue_has_a_time_and_a_size_and_may_be_none() {
     assert_eq!(get(port, "/").status(), 503);
     assert_eq!(evener.service_counter("s", "queued"), 0);
     gate.open(1);
-    assert_eq!(first.answer("GET").unwrap().text(), "/again");
+    assert_eq!(first.response("GET").unwrap().text(), "/again");
 }
 
 #[test]
@@ -166,8 +166,8 @@ fn streams_wait_like_requests_of_http1() {
                     let mut ready = send.ready().await.unwrap();
                     let uri = format!("https://a.example:{port}/{number}");
                     let request = http::Request::builder().uri(uri).body(()).unwrap();
-                    let (answer, _) = ready.send_request(request, true).unwrap();
-                    crate::http::http2::client::whole(answer).await.unwrap().status
+                    let (response, _) = ready.send_request(request, true).unwrap();
+                    crate::http::http2::client::whole(response).await.unwrap().status
                 })
             })
             .collect();
@@ -194,7 +194,7 @@ fn a_reload_that_makes_room_is_seen() {
     evener.reload(&config(2));
     wait_until("both at the server", || (origin.requests().len() == 2).then_some(()));
     gate.open(2);
-    clients.iter_mut().for_each(|client| assert_eq!(client.answer("GET").unwrap().status(), 200));
+    clients.iter_mut().for_each(|client| assert_eq!(client.response("GET").unwrap().status(), 200));
 }
 
 fn tcp(listen: u16, more: &str, pool: &str) -> String {
@@ -307,13 +307,13 @@ fn clients_that_wait_in_vain_do_not_keep_others_from_a_server_of_theirs() {
     );
     let ask = |client: &str, target: &str| {
         let wire = Wire::to(port);
-        let head = format!("PROXY TCP4 {client} 192.0.2.9 1 2\r\nGET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
-        wire.send(head).unwrap();
+        let header = format!("PROXY TCP4 {client} 192.0.2.9 1 2\r\nGET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+        wire.send(header).unwrap();
         wire
     };
     let mut waiting: Vec<Wire> = (0..21).map(|_| ask("192.0.2.1", "/busy")).collect();
     queued(&evener, 20);
-    assert_eq!(ask("192.0.2.2", "/").answer("GET").unwrap().status(), 200);
+    assert_eq!(ask("192.0.2.2", "/").response("GET").unwrap().status(), 200);
     gate.open(21);
-    waiting.iter_mut().for_each(|wire| assert_eq!(wire.answer("GET").unwrap().status(), 200));
+    waiting.iter_mut().for_each(|wire| assert_eq!(wire.response("GET").unwrap().status(), 200));
 }

@@ -156,31 +156,31 @@ fn small_and_large_writes_of_many_clients_arrive_whole() {
 fn half_close_is_kept_in_both_directions() {
     let server = Server::start(|mut stream| {
         // First hears the client to its end, then speaks.
-        let mut heard = String::new();
-        stream.read_to_string(&mut heard).unwrap();
-        stream.write_all(format!("heard {heard}").as_bytes()).unwrap();
+        let mut received = String::new();
+        stream.read_to_string(&mut received).unwrap();
+        stream.write_all(format!("heard {received}").as_bytes()).unwrap();
     });
     let talker = Server::start(|mut stream| {
         // First speaks to its end, then hears the client and says so to nobody but the log of the test: by its answer
         // to the next connection.
         stream.write_all(b"I am done").unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
-        let mut heard = String::new();
-        stream.read_to_string(&mut heard).unwrap();
-        assert_eq!(heard, "still here");
+        let mut received = String::new();
+        stream.read_to_string(&mut received).unwrap();
+        assert_eq!(received, "still here");
     });
     let evener = Evener::run(&service(0, &[&server, &talker], ""));
     let listen = evener.port("s");
     let mut client = connect(listen);
     client.write_all(b"everything").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
-    assert_eq!(answer, "heard everything");
+    let mut response = String::new();
+    client.read_to_string(&mut response).unwrap();
+    assert_eq!(response, "heard everything");
     let mut client = connect(listen);
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
-    assert_eq!(answer, "I am done");
+    let mut response = String::new();
+    client.read_to_string(&mut response).unwrap();
+    assert_eq!(response, "I am done");
     client.write_all(b"still here").unwrap();
 }
 
@@ -205,9 +205,9 @@ fn an_answer_before_the_request_is_read_reaches_the_client() {
             }
         }
     });
-    let mut answer = Vec::new();
-    let _ = client.read_to_end(&mut answer);
-    assert_eq!(answer.len(), 100_000);
+    let mut response = Vec::new();
+    let _ = client.read_to_end(&mut response);
+    assert_eq!(response.len(), 100_000);
     drop(client);
     writing.join().unwrap();
 }
@@ -322,10 +322,10 @@ fn a_reset_by_the_server_delivers_what_came_before_and_is_passed_on() {
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("s");
     let mut client = connect(listen);
-    let mut answer = [0; 10];
-    client.read_exact(&mut answer).unwrap();
-    assert_eq!(&answer, b"last words");
-    let end = client.read(&mut answer);
+    let mut response = [0; 10];
+    client.read_exact(&mut response).unwrap();
+    assert_eq!(&response, b"last words");
+    let end = client.read(&mut response);
     assert!(
         end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset),
         "not an orderly end"
@@ -336,8 +336,8 @@ fn a_reset_by_the_server_delivers_what_came_before_and_is_passed_on() {
 
 #[test]
 fn an_urgent_mark_in_bulk_loses_nothing_behind_it() {
-    let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let keep = std::sync::Arc::clone(&heard);
+    let received = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let keep = std::sync::Arc::clone(&received);
     let server = Server::start(move |mut stream| {
         let mut all = Vec::new();
         stream.read_to_end(&mut all).unwrap();
@@ -354,14 +354,14 @@ fn an_urgent_mark_in_bulk_loses_nothing_behind_it() {
     client.write_all(&[3; 50_000]).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(line(&mut client), "done");
-    let heard = heard.lock().unwrap();
-    let count = |byte| heard.iter().filter(|seen| **seen == byte).count();
+    let received = received.lock().unwrap();
+    let count = |byte| received.iter().filter(|seen| **seen == byte).count();
     assert_eq!((count(1), count(2), count(3)), (400_000, 300_000, 50_000));
 }
 
 #[test]
 fn a_client_that_resets_is_not_an_orderly_end_for_the_server() {
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, reported) = std::sync::mpsc::channel();
     let server = Server::start(move |mut stream| {
         let mut all = Vec::new();
         let _ = tell.send(stream.read_to_end(&mut all).is_err());
@@ -373,7 +373,7 @@ fn a_client_that_resets_is_not_an_orderly_end_for_the_server() {
     std::thread::sleep(Duration::from_millis(100));
     socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
-    assert!(told.recv_timeout(DEADLINE).unwrap(), "the server saw a reset");
+    assert!(reported.recv_timeout(DEADLINE).unwrap(), "the server saw a reset");
 }
 
 #[test]

@@ -110,8 +110,9 @@ fn config() -> String {
 pub(crate) fn start_server(row: &Row, directory: &Directory) -> Ends {
     let script = directory.write("server.py", SERVER);
     let ready = directory.file("ready");
-    let said = std::fs::File::create(&ready).unwrap();
-    let server = row.server.command("python3").arg(script).stdout(said).stdin(Stdio::null()).spawn().unwrap();
+    let printed = std::fs::File::create(&ready).unwrap();
+    let server =
+        row.server.command("python3").arg(script).stdout(printed).stdin(Stdio::null()).spawn().unwrap();
     let server = Ends(server);
     wait_until("the server", || std::fs::read_to_string(&ready).unwrap().contains("ready").then_some(()));
     server
@@ -211,11 +212,11 @@ fn without_the_right_to_it_nothing_begins_and_the_reason_is_said() {
     let file = directory.write("evener.lua", &of("client")).display().to_string();
     let admin = directory.file("admin.sock").display().to_string();
     let output = without_the_right(&["run", &file, "--admin", &admin]);
-    let said =
+    let printed =
         String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("service `s`: source = \"client\" is not allowed here"), "{said}");
-    assert!(said.contains("give the program CAP_NET_ADMIN"), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    assert!(printed.contains("service `s`: source = \"client\" is not allowed here"), "{printed}");
+    assert!(printed.contains("give the program CAP_NET_ADMIN"), "{printed}");
 }
 
 #[test]

@@ -189,9 +189,9 @@ fn they_end_with_what_they_were_made_for() {
     ends(0, [3, 3]);
     // Whoever does not get clients gets none of these, and the other one gets them all.
     for command in ["maintenance", "drain"] {
-        assert!(evener.talk(&[command, &format!("127.0.0.1:{first}")]).status.success());
+        assert!(evener.run_command(&[command, &format!("127.0.0.1:{first}")]).status.success());
         ends(first, [0, 6]);
-        assert!(evener.talk(&["ready", &format!("127.0.0.1:{first}")]).status.success());
+        assert!(evener.run_command(&["ready", &format!("127.0.0.1:{first}")]).status.success());
         ends(first, [3, 3]);
     }
     evener.reload(&config(0, &[first, second], "warm = 2"));

@@ -24,9 +24,9 @@ fn http(listen: u16, server: &Server, tls: &str, more: &str) -> String {
 
 /// Who `s_client` meets.
 fn subject(port: u16, arguments: &[&str]) -> String {
-    let said = s_client(port, arguments, "");
-    let line = said.lines().find_map(|line| line.strip_prefix("subject="));
-    line.unwrap_or_else(|| panic!("no certificate: {said}")).replace(' ', "")
+    let printed = s_client(port, arguments, "");
+    let line = printed.lines().find_map(|line| line.strip_prefix("subject="));
+    line.unwrap_or_else(|| panic!("no certificate: {printed}")).replace(' ', "")
 }
 
 #[test]
@@ -146,8 +146,8 @@ fn the_oldest_version_is_kept_to() {
     wait_until("it to be counted", || (evener.service_counter("s", "tls_failed") == 1).then_some(()));
     // Nothing older than 1.2 is spoken, whatever is configured. (This openssl speaks 1.1 when it has to.)
     evener.reload(&tcp(0, &a, &keys, ""));
-    let said = s_client(listen, &["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"], "");
-    assert!(said.contains("no peer certificate available"), "{said}");
+    let printed = s_client(listen, &["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"], "");
+    assert!(printed.contains("no peer certificate available"), "{printed}");
     assert_eq!(line_of(&mut shake(listen, "a.example", &old).unwrap()), "a 127.0.0.1");
 }
 
@@ -184,8 +184,8 @@ fn ocsp_response(directory: &Directory, authority: &Authority, chain: &str) -> S
     openssl(&["ocsp", "-issuer", &ca, "-cert", chain, "-reqout", &request], "");
     let mut signing = vec!["ocsp", "-index", &index, "-CA", &ca, "-rsigner", &ca, "-rkey", &ca_key];
     signing.extend(["-reqin", &request, "-respout", &response, "-ndays", "3"]);
-    let said = openssl(&signing, "");
-    assert!(std::fs::metadata(&response).is_ok(), "{said}");
+    let printed = openssl(&signing, "");
+    assert!(std::fs::metadata(&response).is_ok(), "{printed}");
     response
 }
 
@@ -209,9 +209,9 @@ fn an_ocsp_response_is_stapled() {
     for tls in [format!("{keys}, ocsp = \"{response}\""), by_name] {
         evener.reload(&tcp(0, &a, &tls, ""));
         for version in ["-tls1_2", "-tls1_3"] {
-            let said = status(version);
-            assert!(said.contains("OCSP Response Status: successful"), "{version} {tls}: {said}");
-            assert!(said.contains("Cert Status: good"), "{said}");
+            let printed = status(version);
+            assert!(printed.contains("OCSP Response Status: successful"), "{version} {tls}: {printed}");
+            assert!(printed.contains("Cert Status: good"), "{printed}");
         }
     }
 }
@@ -287,11 +287,11 @@ fn what_is_no_handshake_is_closed() {
         let mut client = connect(listen);
         client.write_all(bytes).unwrap();
         let _ = client.shutdown(Shutdown::Write);
-        let mut answer = Vec::new();
-        let _ = client.read_to_end(&mut answer);
+        let mut response = Vec::new();
+        let _ = client.read_to_end(&mut response);
         // One alert, perhaps (RFC 8446, section 6): a header of five bytes, level and description.
-        let is_alert = answer.len() == 7 && answer[0] == 21;
-        assert!(answer.is_empty() || is_alert, "{number}: {answer:?}");
+        let is_alert = response.len() == 7 && response[0] == 21;
+        assert!(response.is_empty() || is_alert, "{number}: {response:?}");
     }
     wait_until("them to be counted", || {
         (evener.service_counter("s", "tls_failed") == garbage.len() as u64).then_some(())
@@ -388,19 +388,19 @@ fn what_a_server_sent_before_it_reset_reaches_a_slow_client() {
 #[test]
 fn half_close_goes_through_tls_both_ways() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, reported) = std::sync::mpsc::channel();
     let server = Server::start(move |mut stream| {
         let mut first = [0];
         stream.read_exact(&mut first).unwrap();
-        let mut heard = String::new();
+        let mut received = String::new();
         if first[0] == b'1' {
-            stream.read_to_string(&mut heard).unwrap();
-            stream.write_all(format!("heard {heard}").as_bytes()).unwrap();
+            stream.read_to_string(&mut received).unwrap();
+            stream.write_all(format!("heard {received}").as_bytes()).unwrap();
         } else {
             stream.write_all(b"I am done").unwrap();
             stream.shutdown(Shutdown::Write).unwrap();
-            stream.read_to_string(&mut heard).unwrap();
-            tell.send(heard).unwrap();
+            stream.read_to_string(&mut received).unwrap();
+            tell.send(received).unwrap();
         }
     });
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
@@ -412,18 +412,18 @@ fn half_close_goes_through_tls_both_ways() {
         client.write_all(b"1everything").unwrap();
         client.conn.send_close_notify();
         client.flush().unwrap();
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).unwrap();
-        assert_eq!(answer, "heard everything", "{version:?}");
+        let mut response = String::new();
+        client.read_to_string(&mut response).unwrap();
+        assert_eq!(response, "heard everything", "{version:?}");
         let mut client = shake(listen, "a.example", &config).unwrap();
         client.write_all(b"2").unwrap();
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).unwrap();
-        assert_eq!(answer, "I am done", "{version:?}");
+        let mut response = String::new();
+        client.read_to_string(&mut response).unwrap();
+        assert_eq!(response, "I am done", "{version:?}");
         client.write_all(b"still here").unwrap();
         client.conn.send_close_notify();
         client.flush().unwrap();
-        assert_eq!(told.recv_timeout(DEADLINE).unwrap(), "still here", "{version:?}");
+        assert_eq!(reported.recv_timeout(DEADLINE).unwrap(), "still here", "{version:?}");
     }
 }
 
@@ -554,10 +554,10 @@ fn a_bad_certificate_changes_nothing_and_says_which_file() {
     for (tls, expected) in cases {
         // The server would change, too.
         evener.directory.write("evener.lua", &tcp(0, &b, &tls, ""));
-        let output = evener.talk(&["reload"]);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{tls}: {said}");
-        assert!(said.contains(expected), "{expected}: {said}");
+        let output = evener.run_command(&["reload"]);
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{tls}: {printed}");
+        assert!(printed.contains(expected), "{expected}: {printed}");
         let mut client = shake(listen, "a.example", &config).unwrap();
         assert_eq!(line_of(&mut client), "a 127.0.0.1");
     }

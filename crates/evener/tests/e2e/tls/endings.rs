@@ -49,8 +49,8 @@ fn http2_clients_get_the_whole_response() {
     let check = |server: &Server, what: &str| {
         let front = Front::run_ports(&[], "", &format!("{}, {PATIENT}", pool(server)));
         within(async {
-            let answer = front.client().await.get("/").await;
-            assert_eq!((answer.status, answer.text().as_str()), (200, "hello"), "{what}");
+            let response = front.client().await.get("/").await;
+            assert_eq!((response.status, response.text().as_str()), (200, "hello"), "{what}");
         });
     };
     each(check, RESPONSE);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n";
 /// Files are looked at every 5 s.
-const LOOK: Duration = Duration::from_secs(5);
+const CHECK: Duration = Duration::from_secs(5);
 
 fn service(listen: u16, server: &Server, tls: &str) -> String {
     format!(
@@ -56,7 +56,7 @@ fn a_changed_certificate_is_taken_on_without_a_signal() {
         let began = Instant::now();
         issued.write(&directory, "a");
         wait_for(listen, "a.example", &issued, &client);
-        assert!(began.elapsed() < LOOK * 2, "{:?}", began.elapsed());
+        assert!(began.elapsed() < CHECK * 2, "{:?}", began.elapsed());
         wait_until("the log to say so", || (reloaded(&evener) >= turn).then_some(()));
     }
     // As ACME clients do it: a new file is made and moved over the old one.
@@ -109,7 +109,7 @@ fn a_certificate_without_its_key_waits_for_it() {
     evener.expect_log(" certificates_refused ");
     assert!(evener.log().contains("a.key is not the key of"), "{}", evener.log());
     // It is looked at again and again, and said once.
-    let until = Instant::now() + LOOK * 2 + Duration::from_secs(1);
+    let until = Instant::now() + CHECK * 2 + Duration::from_secs(1);
     while Instant::now() < until {
         assert!(served(listen, "a.example", &client) == Some(old.der()), "the old one stays");
         std::thread::sleep(Duration::from_millis(200));
@@ -209,8 +209,8 @@ fn another_client_authority_counts_for_new_connections_and_for_tickets() {
         assert!(visit(listen, version, &[], &two).contains("HTTP/1.1 200"), "{version}");
         assert!(!visit(listen, version, &[], &one).contains("HTTP/1.1 200"), "{version}");
         for certificate in [&one[..], &[]] {
-            let said = visit(listen, version, &["-sess_in", file], certificate);
-            assert!(!said.contains("HTTP/1.1 200"), "{version}: its ticket gets around it: {said}");
+            let printed = visit(listen, version, &["-sess_in", file], certificate);
+            assert!(!printed.contains("HTTP/1.1 200"), "{version}: its ticket gets around it: {printed}");
         }
     }
 }
@@ -243,7 +243,7 @@ fn a_reload_takes_changed_files_on_and_a_wrong_one_does_not() {
     let listen = evener.port("s");
     let client = forgetful(&authority);
     directory.write("a.crt", &authority.issue(&["a.example"]).chain);
-    let output = evener.talk(&["reload"]);
+    let output = evener.run_command(&["reload"]);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("service `s`") && text.contains("a.key is not the key of"), "{text}");
@@ -314,10 +314,10 @@ fn certificates_that_end_soon_are_noticed() {
     evener.expect_log("the certificate of over.example has expired");
     assert!(evener.log().contains("notice") && !evener.log().contains("good.example"), "{}", evener.log());
     // Renewed ones are not spoken of any more, those that come are.
-    let said = evener.log().len();
+    let printed = evener.log().len();
     authority.issue(&["over.example"]).write(&directory, "over.example");
     authority.issue_until("good.example", 2).write(&directory, "good.example");
     evener.expect_log("the certificate of good.example expires in");
-    let since = evener.log()[said..].to_owned();
+    let since = evener.log()[printed..].to_owned();
     assert!(!since.contains("over.example"), "{since}");
 }

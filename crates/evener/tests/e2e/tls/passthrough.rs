@@ -87,16 +87,16 @@ fn who_names_nobody_is_closed_or_gets_the_pool_for_all_others() {
     let (a, b, c) = (Server::named("a"), Server::named("b"), Server::named("c"));
     let evener = Evener::run(&config(0, [&a, &b, &c], ""));
     let listen = evener.port("s");
-    let nobody = [Some("unknown.example"), Some("wild.example"), Some("xa.example"), None];
-    for name in nobody {
+    let unused = [Some("unknown.example"), Some("wild.example"), Some("xa.example"), None];
+    for name in unused {
         assert_eq!(send(listen, &hello(name, 10, 16_000)), (String::new(), Vec::new()), "{name:?}");
     }
     wait_until("them to be counted", || {
-        (evener.service_counter("s", "preamble_refused") == nobody.len() as u64).then_some(())
+        (evener.service_counter("s", "preamble_refused") == unused.len() as u64).then_some(())
     });
     let d = Server::named("d");
     evener.reload(&config(0, [&a, &b, &c], &format!("\"127.0.0.1:{}\",", d.port)));
-    for name in nobody {
+    for name in unused {
         assert_eq!(send(listen, &hello(name, 10, 16_000)).0, "d", "{name:?}");
     }
     assert_eq!(send(listen, &hello(Some("a.example"), 10, 16_000)).0, "a");
@@ -223,8 +223,8 @@ fn real_clients_reach_real_servers_by_their_names() {
         for version in ["-tls1_2", "-tls1_3"] {
             let arguments =
                 ["-servername", name, "-CAfile", &ca, "-groups", groups, "-alpn", "h2,http/1.1", version];
-            let said = s_client(listen, &arguments, "");
-            assert!(said.contains("Verify return code: 0 (ok)"), "{name}: {said}");
+            let printed = s_client(listen, &arguments, "");
+            assert!(printed.contains("Verify return code: 0 (ok)"), "{name}: {printed}");
         }
         let (status, body) = curl(listen, name, "https", &["--cacert", &ca]);
         assert_eq!((status, body), (200, format!("{name} by {by}")));

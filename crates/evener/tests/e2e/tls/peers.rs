@@ -270,10 +270,10 @@ fn half_close_goes_through_tls_to_the_server() {
     let mut client = connect(listen);
     client.write_all(b"everything").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
+    let mut response = String::new();
+    client.read_to_string(&mut response).unwrap();
     // What came before the end, and the end itself.
-    assert_eq!(answer, "a a.example\neverything");
+    assert_eq!(response, "a a.example\neverything");
 }
 
 #[test]

@@ -20,9 +20,9 @@ fn http(listen: u16, server: &Server, tls: &str) -> String {
 /// A connection of openssl with the session of a file, or with a new one that is kept there.
 fn visit(listen: u16, version: &str, how: &str, file: &str, more: &[&str]) -> String {
     let arguments = [&["-servername", "a.example", version, how, file][..], more].concat();
-    let said = s_client(listen, &arguments, REQUEST);
-    assert!(said.contains("HTTP/1.1 200"), "{said}");
-    said
+    let printed = s_client(listen, &arguments, REQUEST);
+    assert!(printed.contains("HTTP/1.1 200"), "{printed}");
+    printed
 }
 
 #[test]
@@ -35,11 +35,11 @@ fn sessions_are_resumed_by_any_worker() {
     for (version, name) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
         let session = file(version);
         let before = evener.service_counter("s", "tls_resumed");
-        let said = visit(listen, version, "-sess_out", &session, &[]);
-        assert!(said.contains(&format!("New, {name}")), "{said}");
+        let printed = visit(listen, version, "-sess_out", &session, &[]);
+        assert!(printed.contains(&format!("New, {name}")), "{printed}");
         for turn in 0..20 {
-            let said = visit(listen, version, "-sess_in", &session, &[]);
-            assert!(said.contains(&format!("Reused, {name}")), "{version}, turn {turn}: {said}");
+            let printed = visit(listen, version, "-sess_in", &session, &[]);
+            assert!(printed.contains(&format!("Reused, {name}")), "{version}, turn {turn}: {printed}");
         }
         assert_eq!(evener.service_counter("s", "tls_resumed") - before, 20, "{version}");
     }
@@ -47,8 +47,8 @@ fn sessions_are_resumed_by_any_worker() {
     let session = file("by-id");
     visit(listen, "-tls1_2", "-sess_out", &session, &["-no_ticket"]);
     for turn in 0..10 {
-        let said = visit(listen, "-tls1_2", "-sess_in", &session, &["-no_ticket"]);
-        assert!(said.contains("Reused, TLSv1.2"), "by id, turn {turn}: {said}");
+        let printed = visit(listen, "-tls1_2", "-sess_in", &session, &["-no_ticket"]);
+        assert!(printed.contains("Reused, TLSv1.2"), "by id, turn {turn}: {printed}");
     }
 }
 
@@ -63,8 +63,8 @@ fn a_session_of_another_service_is_not_resumed() {
     let session = directory.file("session").display().to_string();
     for version in ["-tls1_2", "-tls1_3"] {
         visit(listen, version, "-sess_out", &session, &[]);
-        let said = visit(other, version, "-sess_in", &session, &[]);
-        assert!(said.contains("New, TLS"), "{version}: {said}");
+        let printed = visit(other, version, "-sess_in", &session, &[]);
+        assert!(printed.contains("New, TLS"), "{version}: {printed}");
     }
 }
 
@@ -83,16 +83,16 @@ fn a_resumed_session_still_knows_its_client() {
     for version in ["-tls1_2", "-tls1_3"] {
         visit(listen, version, "-sess_out", &session, &["-cert", &chain, "-key", &key]);
         // The ticket stands for the certificate, which is not shown again.
-        let said = visit(listen, version, "-sess_in", &session, &[]);
-        assert!(said.contains("Reused, TLS"), "{version}: {said}");
-        assert!(said.contains("CN=someone"), "{version}: {said}");
+        let printed = visit(listen, version, "-sess_in", &session, &[]);
+        assert!(printed.contains("Reused, TLS"), "{version}: {printed}");
+        assert!(printed.contains("CN=someone"), "{version}: {printed}");
     }
     // Other authorities: tickets of before must not get around them.
     let (other, _) = Authority::new("other ca").own.write(&directory, "other");
     visit(listen, "-tls1_3", "-sess_out", &session, &["-cert", &chain, "-key", &key]);
     evener.reload(&config.replace(&ca.display().to_string(), &other.display().to_string()));
-    let said = s_client(listen, &["-servername", "a.example", "-tls1_3", "-sess_in", &session], REQUEST);
-    assert!(!said.contains("HTTP/1.1 200"), "{said}");
+    let printed = s_client(listen, &["-servername", "a.example", "-tls1_3", "-sess_in", &session], REQUEST);
+    assert!(!printed.contains("HTTP/1.1 200"), "{printed}");
 }
 
 /// Clients that make new handshakes until told to stop; how many there were, and what went wrong.

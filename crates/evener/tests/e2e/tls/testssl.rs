@@ -60,7 +60,7 @@ const MADE: &[&str] = &[
 ];
 
 fn start(directory: &Directory, part: &[&str], file: &str, port: u16) -> Child {
-    let said = std::fs::File::create(directory.file(&format!("{file}.said"))).unwrap();
+    let printed = std::fs::File::create(directory.file(&format!("{file}.said"))).unwrap();
     let mut command = Command::new("timeout");
     command
         .args(["300", "testssl", "--quiet", "--color", "0", "--warnings", "batch", "--ip", "127.0.0.1"])
@@ -70,7 +70,7 @@ fn start(directory: &Directory, part: &[&str], file: &str, port: u16) -> Child {
         .arg(directory.file(file))
         .args(part)
         .arg(format!("https://a.example:{port}"));
-    command.stdin(Stdio::null()).stdout(said.try_clone().unwrap()).stderr(said).spawn().unwrap()
+    command.stdin(Stdio::null()).stdout(printed.try_clone().unwrap()).stderr(printed).spawn().unwrap()
 }
 
 #[test]
@@ -94,9 +94,10 @@ fn testssl_finds_nothing_above_low() {
     }
     let mut found: Vec<Value> = Vec::new();
     for file in files {
-        let said = std::fs::read_to_string(directory.file(&format!("{file}.said"))).unwrap();
+        let printed = std::fs::read_to_string(directory.file(&format!("{file}.said"))).unwrap();
         let text = std::fs::read_to_string(directory.file(file)).unwrap_or_default();
-        let part: Vec<Value> = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {said}"));
+        let part: Vec<Value> =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {printed}"));
         found.extend(part);
     }
     let id = |finding: &Value| finding["id"].as_str().unwrap_or_default().to_owned();

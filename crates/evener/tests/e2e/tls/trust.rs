@@ -221,8 +221,8 @@ fn a_key_that_is_not_supported_is_named_with_what_is() {
         &format!("service \"s\" {{ listen = \"127.0.0.1:1\", \"127.0.0.1:1\", tls = {{ {keys} }} }}"),
     );
     let output = Command::new(env!("CARGO_BIN_EXE_evener")).arg("check").arg(&config).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
     let expected = "p521.key: the key is ECDSA on P-521, which is not supported: use RSA of 2048 bits or more, \
                     ECDSA on P-256 or P-384, or Ed25519";
-    assert!(!output.status.success() && said.contains(expected), "{said}");
+    assert!(!output.status.success() && printed.contains(expected), "{printed}");
 }

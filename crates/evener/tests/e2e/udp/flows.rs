@@ -31,8 +31,8 @@ impl Echo {
             let mut buffer = vec![0; 65_536];
             while !stop.load(Ordering::Relaxed) {
                 let Ok((length, client)) = socket.recv_from(&mut buffer) else { continue };
-                let answer = [name.as_bytes(), b" ", &buffer[..length]].concat();
-                let _ = socket.send_to(&answer[..answer.len().min(65_507)], client);
+                let response = [name.as_bytes(), b" ", &buffer[..length]].concat();
+                let _ = socket.send_to(&response[..response.len().min(65_507)], client);
             }
         });
         Self { port, over, thread: Some(thread), reserved: None }
@@ -79,7 +79,7 @@ fn the_one_liner_gives_each_client_a_flow() {
     let listen = evener.port("udp");
     let clients: Vec<UdpSocket> = (0..6).map(|_| client(listen)).collect();
     let first: Vec<String> = clients.iter().map(|client| ask(client, "1")).collect();
-    assert_eq!(first.iter().filter(|answer| *answer == "a 1").count(), 3, "{first:?}");
+    assert_eq!(first.iter().filter(|response| *response == "a 1").count(), 3, "{first:?}");
     for (client, first) in clients.iter().zip(&first) {
         assert_eq!(ask(client, "2"), first.replace('1', "2"), "a flow stays with its server");
     }
@@ -127,7 +127,7 @@ fn flows_of_a_server_that_dies_go_on_at_once() {
     let listen = evener.port("u");
     let clients: Vec<UdpSocket> = (0..8).map(|_| client(listen)).collect();
     let first: Vec<String> = clients.iter().map(|client| ask(client, "1")).collect();
-    assert_eq!(first.iter().filter(|answer| *answer == "a 1").count(), 4, "{first:?}");
+    assert_eq!(first.iter().filter(|response| *response == "a 1").count(), 4, "{first:?}");
     a.stop();
     for client in &clients {
         client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
@@ -175,8 +175,8 @@ fn answers_come_from_the_address_that_was_asked() {
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         socket.send_to(b"hello", target).unwrap();
         let mut buffer = [0; 64];
-        let (length, answered) = socket.recv_from(&mut buffer).unwrap();
-        assert_eq!((&buffer[..length], answered), (&b"a hello"[..], target));
+        let (length, responded) = socket.recv_from(&mut buffer).unwrap();
+        assert_eq!((&buffer[..length], responded), (&b"a hello"[..], target));
     }
 }
 
@@ -312,16 +312,16 @@ fn a_thousand_names_of_a_real_name_server_by_dnsperf() {
     let listen = evener.port("dns");
     let _nsd = Nsd::start(&evener, port);
     wait_until("nsd to be found well", || evener.log().contains("server_up").then_some(()));
-    let questions: String = (0..1000).map(|n| format!("n{n}.example A\n")).collect();
-    let file = evener.directory.write("questions", &questions);
+    let queries: String = (0..1000).map(|n| format!("n{n}.example A\n")).collect();
+    let file = evener.directory.write("questions", &queries);
     let output = std::process::Command::new("dnsperf")
         .args(["-T1", "-c16", "-q50", "-t2", "-n5", "-s", "127.0.0.1", "-p", &listen.to_string(), "-d"])
         .arg(file)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains("Queries completed:    5000 (100.00%)"), "{said}");
-    assert!(said.contains("NOERROR 5000 (100.00%)"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(printed.contains("Queries completed:    5000 (100.00%)"), "{printed}");
+    assert!(printed.contains("NOERROR 5000 (100.00%)"), "{printed}");
 }
 
 /// A name server with a thousand names.
@@ -419,7 +419,8 @@ fn refused_clients_get_servers_of_another_pool() {
     assert_eq!(counters, [1, 0], "a client is counted once, and nothing dropped");
     assert_eq!(evener.server(&format!("127.0.0.1:{}", b.port))["counters"]["datagrams_in"], 2);
     // What is said at run time, and a reload, count for flows that are there.
-    let say = |action: &str, prefix: &str| assert!(evener.talk(&[action, "u", prefix]).status.success());
+    let say =
+        |action: &str, prefix: &str| assert!(evener.run_command(&[action, "u", prefix]).status.success());
     say("deny", "127.0.0.1");
     assert_eq!([ask(&good, "3"), ask(&bad, "3")], ["b 3", "b 3"]);
     say("forget", "127.0.0.1");
@@ -428,7 +429,7 @@ fn refused_clients_get_servers_of_another_pool() {
     say("forget", "127.0.0.2");
     evener.reload(&config("deny = \"127.0.0.2\", denied = \"worse\""));
     assert_eq!([ask(&good, "5"), ask(&bad, "5")], ["a 5", "c 5"]);
-    let listed = evener.talk(&["connections", "u"]);
+    let listed = evener.run_command(&["connections", "u"]);
     assert!(String::from_utf8_lossy(&listed.stdout).contains(&format!("worse/127.0.0.1:{}", c.port)));
     evener.reload(&config("deny = \"127.0.0.2\""));
     bad.set_read_timeout(Some(Duration::from_millis(300))).unwrap();

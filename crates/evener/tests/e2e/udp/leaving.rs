@@ -1,7 +1,7 @@
 //! Addresses of datagrams that are given up, by TERM or by a reload: what is under way there is finished, what comes meanwhile
 //! is served, and then the address is free, whatever other services still have.
 
-use crate::harness::dns::{A, Back, Nameserver, address, ask, client, host, id, name_of, question, receive};
+use crate::harness::dns::{A, Back, Nameserver, address, ask, client, host, id, name_of, query, receive};
 use crate::harness::{Evener, Server, connect, line, local, reserved_port, wait_until};
 use std::io::Write;
 use std::net::UdpSocket;
@@ -14,32 +14,32 @@ type Held = Arc<Mutex<Vec<(Vec<u8>, Back)>>>;
 fn slow() -> (Nameserver, Held) {
     let held = Held::default();
     let keep = Arc::clone(&held);
-    let server = Nameserver::start(move |question, back| {
-        let is_slow = if question.starts_with(b"plain") {
-            question.ends_with(b"slow")
+    let server = Nameserver::start(move |query, back| {
+        let is_slow = if query.starts_with(b"plain") {
+            query.ends_with(b"slow")
         } else {
-            name_of(question).starts_with("slow")
+            name_of(query).starts_with("slow")
         };
         if is_slow {
-            keep.lock().unwrap().push((question.to_vec(), back.clone()));
+            keep.lock().unwrap().push((query.to_vec(), back.clone()));
         } else {
-            answer(question, back);
+            response(query, back);
         }
     });
     (server, held)
 }
 
 /// Plain text comes back, a query gets an address.
-fn answer(question: &[u8], back: &Back) {
-    if question.starts_with(b"plain") {
-        back.send(question);
+fn response(query: &[u8], back: &Back) {
+    if query.starts_with(b"plain") {
+        back.send(query);
     } else {
-        back.send(&address(question, 60, 1));
+        back.send(&address(query, 60, 1));
     }
 }
 
 fn release(held: &Held) {
-    held.lock().unwrap().drain(..).for_each(|(question, back)| answer(&question, &back));
+    held.lock().unwrap().drain(..).for_each(|(query, back)| response(&query, &back));
 }
 
 /// Whether the address can be had by another program.
@@ -65,11 +65,11 @@ fn after_term_a_successor_gets_the_address_while_another_service_has_a_client() 
         let tcp_listen = evener.port("t");
         let mut held = connect(tcp_listen);
         assert!(line(&mut held).starts_with("t "));
-        assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 1);
+        assert_eq!(host(&ask(listen, &query(1, "a.example", A))), 1);
         evener.signal("TERM");
         wait_until("the address to be free", || is_free(listen).then_some(()));
         let successor = Evener::run(&service);
-        assert_eq!(host(&ask(listen, &question(2, "a.example", A))), 1);
+        assert_eq!(host(&ask(listen, &query(2, "a.example", A))), 1);
         held.write_all(b"still here\n").unwrap();
         assert!(!evener.log().contains("stopped"), "the old one waits for its client");
         drop(successor);
@@ -81,17 +81,17 @@ fn after_term_what_is_under_way_is_finished_and_what_comes_is_served() {
     let ((server, held), listen) = (slow(), reserved_port());
     let mut evener = Evener::run(&one_service("dns", listen, &server));
     let early = client(listen);
-    early.send(&question(7, "slow.example", A)).unwrap();
+    early.send(&query(7, "slow.example", A)).unwrap();
     wait_until("it to be asked", || (held.lock().unwrap().len() == 1).then_some(()));
     evener.signal("TERM");
     evener.expect_log(" draining ");
     for number in 0..5 {
-        assert_eq!(host(&ask(listen, &question(number, "a.example", A))), 1);
+        assert_eq!(host(&ask(listen, &query(number, "a.example", A))), 1);
     }
     assert!(!is_free(listen));
     release(&held);
-    let heard = receive(&early);
-    assert_eq!((id(&heard), host(&heard)), (7, 1));
+    let received = receive(&early);
+    assert_eq!((id(&received), host(&received)), (7, 1));
     wait_until("the address to be free", || is_free(listen).then_some(()));
     assert_eq!(evener.end(), 0);
 }
@@ -141,20 +141,20 @@ fn a_reload_that_takes_a_dns_address_out_loses_no_query() {
     );
     let evener = Evener::run(&both);
     let early = client(listen);
-    early.send(&question(7, "slow.example", A)).unwrap();
+    early.send(&query(7, "slow.example", A)).unwrap();
     wait_until("it to be asked", || (held.lock().unwrap().len() == 1).then_some(()));
     evener.reload(&without);
-    assert_eq!(host(&ask(listen, &question(1, "a.example", A))), 1, "what comes meanwhile");
+    assert_eq!(host(&ask(listen, &query(1, "a.example", A))), 1, "what comes meanwhile");
     assert!(!is_free(listen));
     // It can be taken on again, and out again.
     evener.reload(&both);
-    assert_eq!(host(&ask(listen, &question(2, "a.example", A))), 1);
+    assert_eq!(host(&ask(listen, &query(2, "a.example", A))), 1);
     evener.reload(&without);
     release(&held);
-    let heard = receive(&early);
-    assert_eq!((id(&heard), host(&heard)), (7, 1));
+    let received = receive(&early);
+    assert_eq!((id(&received), host(&received)), (7, 1));
     wait_until("the address to be free", || is_free(listen).then_some(()));
-    assert_eq!(host(&ask(other, &question(3, "a.example", A))), 1);
+    assert_eq!(host(&ask(other, &query(3, "a.example", A))), 1);
 }
 
 #[test]

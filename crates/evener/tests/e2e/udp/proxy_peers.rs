@@ -6,7 +6,7 @@ use crate::udp::flows::Nsd;
 use std::process::Command;
 
 /// dnsdist that answers with what the header told it: of a name that begins with `d` where the client sent to.
-fn teller(port: u16) -> Peer {
+fn reporting_server(port: u16) -> Peer {
     let config = "setACL({\"0.0.0.0/0\"})\nsetProxyProtocolACL({\"127.0.0.1/32\"})\n\
         addAction(AllRule(), LuaAction(function(dq)\n\
           local name = dq.qname:toString()\n\
@@ -32,8 +32,8 @@ fn dig(from: &str, port: u16, name: &str) -> String {
         .output()
         .unwrap();
     // Without what it says of time-outs.
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    said.lines().filter(|line| !line.starts_with(';')).collect()
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    printed.lines().filter(|line| !line.starts_with(';')).collect()
 }
 
 fn have_all() -> bool {
@@ -46,7 +46,7 @@ fn dnsdist_is_told_of_the_client_and_where_it_sent_to() {
         return;
     }
     let port = reserved_port();
-    let _dnsdist = teller(port);
+    let _dnsdist = reporting_server(port);
     let evener = Evener::run(&format!(
         "service \"dns\" {{ protocol = \"udp\", listen = \"127.0.0.1:0\", \"127.0.0.1:{port}\", send_proxy = \"v2\" }}"
     ));
@@ -80,16 +80,16 @@ fn dnsdist_tells_of_its_clients_and_all_get_their_answers() {
     wait_until("an answer", || (dig("127.0.0.7", front, "n5.example") == "192.0.2.5").then_some(()));
     assert_eq!(dig("127.0.0.66", front, "n5.example"), "", "the client behind dnsdist is denied");
     assert!(evener.service_counter("dns", "drop_denied") > 0);
-    let questions: String = (0..1000).map(|n| format!("n{n}.example A\n")).collect();
-    let file = evener.directory.write("questions", &questions);
+    let queries: String = (0..1000).map(|n| format!("n{n}.example A\n")).collect();
+    let file = evener.directory.write("questions", &queries);
     let output = Command::new("dnsperf")
         .args(["-T1", "-c16", "-q50", "-t3", "-n3", "-s", "127.0.0.1", "-p", &front.to_string(), "-d"])
         .arg(file)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains("Queries completed:    3000 (100.00%)"), "{said}");
-    assert!(said.contains("NOERROR 3000 (100.00%)"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(printed.contains("Queries completed:    3000 (100.00%)"), "{printed}");
+    assert!(printed.contains("NOERROR 3000 (100.00%)"), "{printed}");
     assert_eq!(evener.service_counter("dns", "drop_preamble"), 0);
 }
 
@@ -99,7 +99,7 @@ fn dnsdist_before_us_and_dnsdist_behind_us_speak_of_the_same_client() {
         return;
     }
     let (front, back) = (reserved_port(), reserved_port());
-    let _teller = teller(back);
+    let _teller = reporting_server(back);
     let evener = Evener::run(&format!(
         "service \"dns\" {{ protocol = \"udp\", listen = \"127.0.0.1:0\", \"127.0.0.1:{back}\", \
          proxy_from = \"127.0.0.1\", send_proxy = \"v2\" }}"

@@ -2,7 +2,7 @@
 
 use crate::harness::{DEADLINE, Evener, local, reserved_port, wait_until};
 use crate::tcp::proxy_from::{FOUR, bad, six, v2};
-use crate::tcp::proxy_protocol::Told;
+use crate::tcp::proxy_protocol::Report;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,7 @@ const LARGEST: usize = 65_507;
 /// A server that tells the test of each datagram, and answers with its name and what follows the header.
 struct Listener {
     port: u16,
-    heard: Receiver<Vec<u8>>,
+    received: Receiver<Vec<u8>>,
     over: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -33,28 +33,28 @@ impl Listener {
         socket2::SockRef::from(&socket).set_recv_buffer_size(8 << 20).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let over = Arc::new(AtomicBool::new(false));
-        let (stop, (tell, heard)) = (Arc::clone(&over), channel());
+        let (stop, (tell, received)) = (Arc::clone(&over), channel());
         let thread = std::thread::spawn(move || {
             let mut buffer = vec![0; 65_536];
             while !stop.load(Ordering::Relaxed) {
                 let Ok((length, flow)) = socket.recv_from(&mut buffer) else { continue };
                 let bytes = &buffer[..length];
                 let payload = after_header(bytes);
-                let answer = [name.as_bytes(), b" ", &payload[..payload.len().min(1000)]].concat();
-                let _ = socket.send_to(&answer, flow);
+                let response = [name.as_bytes(), b" ", &payload[..payload.len().min(1000)]].concat();
+                let _ = socket.send_to(&response, flow);
                 let _ = tell.send(bytes.to_vec());
             }
         });
-        Self { port, heard, over, thread: Some(thread) }
+        Self { port, received, over, thread: Some(thread) }
     }
 
     /// The next datagram.
     fn next(&self) -> Vec<u8> {
-        self.heard.recv_timeout(DEADLINE).unwrap()
+        self.received.recv_timeout(DEADLINE).unwrap()
     }
 
     fn nothing_more(&self) {
-        assert!(self.heard.try_recv().is_err(), "a datagram that should not be there");
+        assert!(self.received.try_recv().is_err(), "a datagram that should not be there");
     }
 
     fn stop(&mut self) {
@@ -73,15 +73,15 @@ impl Drop for Listener {
 
 /// What follows a header, if it looks like one.
 fn after_header(bytes: &[u8]) -> &[u8] {
-    let told = bytes.starts_with(b"\r\n\r\n\0").then(|| bytes.get(14..16)).flatten();
-    let length = told.map_or(0, |length| 16 + usize::from(u16::from_be_bytes([length[0], length[1]])));
+    let reported = bytes.starts_with(b"\r\n\r\n\0").then(|| bytes.get(14..16)).flatten();
+    let length = reported.map_or(0, |length| 16 + usize::from(u16::from_be_bytes([length[0], length[1]])));
     bytes.get(length..).unwrap_or(bytes)
 }
 
 /// The header, and what follows.
-fn split(mut bytes: &[u8]) -> (Told, &[u8]) {
-    let told = Told::read(&mut bytes);
-    (told, bytes)
+fn split(mut bytes: &[u8]) -> (Report, &[u8]) {
+    let reported = Report::read(&mut bytes);
+    (reported, bytes)
 }
 
 /// The addresses of a header, as bytes.
@@ -101,7 +101,7 @@ fn client_at(from: &str, to: SocketAddr) -> UdpSocket {
     socket
 }
 
-fn answer(socket: &UdpSocket) -> String {
+fn response(socket: &UdpSocket) -> String {
     let mut buffer = vec![0; 65_536];
     let length = socket.recv(&mut buffer).unwrap_or(0);
     String::from_utf8_lossy(&buffer[..length]).into_owned()
@@ -134,8 +134,12 @@ fn every_datagram_tells_of_its_client_in_both_families_and_every_size() {
             let payload: Vec<u8> = (0..size).map(|at| at as u8).collect();
             socket.send(&payload).unwrap();
             let datagram = server.next();
-            let (told, rest) = split(&datagram);
-            assert_eq!((told.command, told.family, &told.addresses), (0x21, family, &expected), "{size}");
+            let (reported, rest) = split(&datagram);
+            assert_eq!(
+                (reported.command, reported.family, &reported.addresses),
+                (0x21, family, &expected),
+                "{size}"
+            );
             assert!(rest == payload, "{from} {size}: {} bytes came", rest.len());
             let mut back = [0; 2000];
             assert_eq!(socket.recv(&mut back).unwrap(), 2 + size.min(1000));
@@ -164,7 +168,7 @@ fn a_listener_of_all_addresses_tells_which_one_was_asked() {
         let socket = client_at(from, to);
         socket.send(b"x").unwrap();
         assert_eq!(split(&server.next()).0.addresses, ends(socket.local_addr().unwrap(), to));
-        assert_eq!(answer(&socket), "a x");
+        assert_eq!(response(&socket), "a x");
     }
 }
 
@@ -191,8 +195,8 @@ fn bursts_have_a_header_before_each_datagram_however_they_are_sent() {
         let mut seen: Vec<(Vec<u8>, Vec<u8>)> = (0..sizes.len())
             .map(|_| {
                 let datagram = server.next();
-                let (told, rest) = split(&datagram);
-                (rest.to_vec(), told.addresses)
+                let (reported, rest) = split(&datagram);
+                (rest.to_vec(), reported.addresses)
             })
             .collect();
         seen.sort();
@@ -218,12 +222,12 @@ fn a_flow_that_goes_on_at_another_server_has_one_header_and_not_two() {
     let moved: Vec<&UdpSocket> = (clients.iter())
         .filter(|client| {
             client.send(b"first").unwrap();
-            answer(client) == "a first"
+            response(client) == "a first"
         })
         .collect();
     assert_eq!(moved.len(), 4);
     a.stop();
-    while b.heard.try_recv().is_ok() {}
+    while b.received.try_recv().is_ok() {}
     // All in one batch, each larger than the one before, so that each is sent alone: the first one of a flow meets the
     // dead server and is lost, and the others, which have their headers by then, go on to the next server.
     evener.signal("STOP");
@@ -281,28 +285,28 @@ fn two_clients_behind_one_proxy_are_two_flows_with_their_own_answers() {
     other[3] = 8;
     let headers = [v2(0x21, DATAGRAM_4, &FOUR), v2(0x21, DATAGRAM_4, &other), v2(0x21, DATAGRAM_6, &six())];
     for turn in 0..5 {
-        let mut answers = Vec::new();
+        let mut responses = Vec::new();
         for (client, header) in headers.iter().enumerate() {
             proxy.send(&[header, format!("{client}.{turn}").as_bytes()].concat()).unwrap();
-            answers.push(answer(&proxy));
+            responses.push(response(&proxy));
         }
         // Answers have no header: that is the way to us, not back.
-        assert_eq!(answers, [format!("a 0.{turn}"), format!("b 1.{turn}"), format!("a 2.{turn}")]);
+        assert_eq!(responses, [format!("a 0.{turn}"), format!("b 1.{turn}"), format!("a 2.{turn}")]);
     }
     assert_eq!(evener.status()["services"][0]["flows_active"], 3);
     // The same client by another proxy, and another port of the same client, are others again.
     let second = client_at("127.0.0.1", local(listen));
     second.send(&[&headers[0][..], b"x"].concat()).unwrap();
-    assert!(answer(&second).ends_with(" x"));
+    assert!(response(&second).ends_with(" x"));
     let mut port = FOUR;
     port[9] ^= 1;
     proxy.send(&[v2(0x21, DATAGRAM_4, &port), b"y".to_vec()].concat()).unwrap();
-    assert!(answer(&proxy).ends_with(" y"));
+    assert!(response(&proxy).ends_with(" y"));
     assert_eq!(evener.status()["services"][0]["flows_active"], 5);
     // Nobody but the client's data reached the servers.
-    let heard: Vec<Vec<u8>> = [&a, &b].into_iter().flat_map(|server| server.heard.try_iter()).collect();
-    assert_eq!(heard.len(), 17);
-    assert!(heard.iter().all(|datagram| datagram.len() <= 3), "{heard:?}");
+    let received: Vec<Vec<u8>> = [&a, &b].into_iter().flat_map(|server| server.received.try_iter()).collect();
+    assert_eq!(received.len(), 17);
+    assert!(received.iter().all(|datagram| datagram.len() <= 3), "{received:?}");
 }
 
 #[test]
@@ -313,10 +317,10 @@ fn the_client_that_is_told_of_is_denied_and_the_proxy_is_not_asked_for() {
     let listen = evener.port("u");
     let proxy = client_at("127.0.0.1", local(listen));
     proxy.send(&[&v2(0x21, DATAGRAM_4, &FOUR)[..], b"in"].concat()).unwrap();
-    assert_eq!(answer(&proxy), "a in");
-    let mut outside = FOUR;
-    outside[3] = 8;
-    proxy.send(&[&v2(0x21, DATAGRAM_4, &outside)[..], b"out"].concat()).unwrap();
+    assert_eq!(response(&proxy), "a in");
+    let mut external = FOUR;
+    external[3] = 8;
+    proxy.send(&[&v2(0x21, DATAGRAM_4, &external)[..], b"out"].concat()).unwrap();
     // The proxy's own word, and one who is no proxy.
     proxy.send(&[&v2(0x20, 0, &[])[..], b"local"].concat()).unwrap();
     client_at("127.0.0.2", local(listen)).send(b"direct").unwrap();
@@ -348,7 +352,7 @@ fn what_has_no_header_is_dropped_from_a_proxy_and_data_from_others() {
     // With a header and nothing else it is an empty datagram, which goes on.
     proxy.send(&whole).unwrap();
     assert_eq!(server.next(), b"");
-    assert_eq!(answer(&proxy), "a ");
+    assert_eq!(response(&proxy), "a ");
     // To those who are not trusted it is data, header or not.
     let direct = client_at("127.0.0.2", local(listen));
     for (what, bytes) in wrong.iter().chain([&("whole", whole.clone())]) {
@@ -374,10 +378,10 @@ fn good_and_bad_ones_in_one_burst_do_not_mix() {
     }
     for _ in 0..45 {
         let datagram = server.next();
-        let (told, rest) = split(&datagram);
-        assert_eq!((rest.len(), told.addresses[3]), (1, rest[0] % 3));
+        let (reported, rest) = split(&datagram);
+        assert_eq!((rest.len(), reported.addresses[3]), (1, rest[0] % 3));
         assert_ne!(rest[0] % 4, 0);
-        assert_eq!(told.addresses[4..], FOUR[4..], "the destination is what the client asked");
+        assert_eq!(reported.addresses[4..], FOUR[4..], "the destination is what the client asked");
     }
     server.nothing_more();
     assert_eq!(evener.service_counter("u", "drop_preamble"), 15);
@@ -397,14 +401,14 @@ fn local_speaks_for_the_proxy_itself() {
     for header in [v2(0x20, 0, &[]), v2(0x20, DATAGRAM_4, &FOUR), v2(0x21, 0, &[])] {
         proxy.send(&[&header[..], b"check"].concat()).unwrap();
         let datagram = server.next();
-        let (told, rest) = split(&datagram);
-        assert_eq!((told.command, rest), (0x21, &b"check"[..]));
-        assert_eq!(told.addresses, ends(proxy.local_addr().unwrap(), local(listen)));
-        assert_eq!(answer(&proxy), "a check");
+        let (reported, rest) = split(&datagram);
+        assert_eq!((reported.command, rest), (0x21, &b"check"[..]));
+        assert_eq!(reported.addresses, ends(proxy.local_addr().unwrap(), local(listen)));
+        assert_eq!(response(&proxy), "a check");
     }
     let proxy = client_at("127.0.0.1", local(other));
     proxy.send(&[&v2(0x20, 0, &[])[..], b"check"].concat()).unwrap();
-    assert_eq!((plain.next(), answer(&proxy).as_str()), (b"check".to_vec(), "b check"));
+    assert_eq!((plain.next(), response(&proxy).as_str()), (b"check".to_vec(), "b check"));
 }
 
 #[test]
@@ -419,15 +423,15 @@ fn a_chain_keeps_the_client_and_the_destination() {
     for (family, addresses) in [(DATAGRAM_4, FOUR.to_vec()), (DATAGRAM_6, six())] {
         proxy.send(&[&v2(0x21, family, &addresses)[..], b"through"].concat()).unwrap();
         let datagram = server.next();
-        let (told, rest) = split(&datagram);
-        assert_eq!((told.command, told.family, told.addresses), (0x21, family, addresses));
+        let (reported, rest) = split(&datagram);
+        assert_eq!((reported.command, reported.family, reported.addresses), (0x21, family, addresses));
         assert_eq!(rest, b"through");
-        assert_eq!(answer(&proxy), "a through");
+        assert_eq!(response(&proxy), "a through");
     }
     // A client without a proxy is told of by the first one.
     let direct = client_at("127.0.0.7", local(first));
     direct.send(b"direct").unwrap();
     let datagram = server.next();
     assert_eq!(split(&datagram).0.addresses, ends(direct.local_addr().unwrap(), local(first)));
-    assert_eq!(answer(&direct), "a direct");
+    assert_eq!(response(&direct), "a direct");
 }

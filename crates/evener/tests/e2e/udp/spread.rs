@@ -131,9 +131,9 @@ fn weights_states_and_failures_count_as_for_new_clients() {
     let socket = client(V4, listen);
     let seen = letters(&socket, 40);
     assert_eq!((seen.matches('a').count(), seen.matches('b').count()), (30, 10), "{seen}");
-    assert!(evener.talk(&["drain", "u/a"]).status.success());
+    assert!(evener.run_command(&["drain", "u/a"]).status.success());
     assert_eq!(letters(&socket, 10), "b".repeat(10));
-    assert!(evener.talk(&["ready", "u/a"]).status.success());
+    assert!(evener.run_command(&["ready", "u/a"]).status.success());
     let seen = letters(&socket, 8);
     assert_eq!((seen.matches('a').count(), seen.matches('b').count()), (6, 2), "{seen}");
     // One that refuses takes no turns; what it did not take is lost, as datagrams are.
@@ -172,10 +172,10 @@ fn what_keeps_a_client_is_no_pool_for_it() {
         );
         let file = directory.write("evener.lua", &text);
         let output = std::process::Command::new(BINARY).arg("check").arg(file).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(
-            !output.status.success() && said.contains("`spread` gives each server its turn"),
-            "{more}: {said}"
+            !output.status.success() && printed.contains("`spread` gives each server its turn"),
+            "{more}: {printed}"
         );
     }
 }

@@ -206,7 +206,7 @@ impl Dns {
         if server.dialect != Dialect::Plain || upstream.has_responded_since(sent_at) {
             return;
         }
-        if upstream.on_silence(query.view.question(&query.message), cx.now) {
+        if upstream.on_silence(query.view.question_section(&query.message), cx.now) {
             let settings = self.services[query.requester.service].service.settings.load_full();
             self.report_failure(cx, &settings, key, server, Failure::Silent);
         }

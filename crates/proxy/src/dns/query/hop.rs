@@ -16,7 +16,7 @@ pub(in crate::dns) fn read(
 ) -> Result<(wire::Query, Requester), QueryError> {
     let view = wire::Query::parse(message)?;
     // Without support for cookies it is an empty message (RFC 7873, section 5.4).
-    if !view.has_question() && cookies(settings, requester) == Cookies::Remove {
+    if !view.has_question_section() && cookies(settings, requester) == Cookies::Remove {
         return Err(QueryError::Malformed);
     }
     // Ignored over UDP (RFC 7828, section 3.3.1).

@@ -21,7 +21,7 @@ impl Query {
         let is_piece = self.pieces > 0
             && response.get(2).is_some_and(|flags| flags & 0x80 != 0)
             && response.get(4..6) == Some(&[0, 0]);
-        is_piece || self.view.is_answered_by(&self.message, response)
+        is_piece || self.view.matches_response(&self.message, response)
     }
 
     /// Counts and reports a response of the server.
@@ -29,7 +29,7 @@ impl Query {
         let Some(choice) = &self.choice else { return };
         let server = &choice.server;
         let counters = server.live.counters.of(cx.id);
-        counters.answers.one();
+        counters.responses.one();
         counters.bytes_out.add(bytes as u64);
         let Some(backend) = self.requester.backend(settings) else { return };
         let snapshot = backend.pool.load();
@@ -228,7 +228,7 @@ fn fits(requester: &Requester, view: &wire::Query, bytes: usize) -> bool {
 /// Adapts a response to an equal query: clients check that their own ID and spelling of the name come back.
 pub(in crate::dns) fn address(response: &mut [u8], view: &wire::Query, message: &[u8]) {
     wire::set_id(response, wire::id(message));
-    let section = view.question(message);
+    let section = view.question_section(message);
     // A header alone has no question section.
     if let Some(copied) = response.get_mut(wire::HEADER_BYTES..wire::HEADER_BYTES + section.len()) {
         copied.copy_from_slice(section);

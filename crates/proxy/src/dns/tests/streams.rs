@@ -1,7 +1,7 @@
 //! Clients over TCP, and streams to servers.
 
 use super::*;
-use crate::service::open::{Collector, Listing, Question};
+use crate::service::open::{Collector, ListRequest, Listing};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
@@ -41,9 +41,9 @@ impl Streams {
         theirs.set_nonblocking(true).unwrap();
         let Fixture { dns, cx, service, .. } = &mut self.fixture;
         let settings = service.settings.load_full();
-        let place = Place::new(service.enter(u32::MAX).unwrap(), Unit::take_two_beyond());
+        let permits = Permits::new(service.enter(u32::MAX).unwrap(), Unit::take_two_beyond());
         let peer = SocketAddr::from(([192, 0, 2, 7], 4000));
-        dns.begin(cx, ours.into(), peer, service, &settings, place);
+        dns.begin(cx, ours.into(), peer, service, &settings, permits);
         theirs
     }
 
@@ -181,11 +181,11 @@ fn the_response_to_a_client_that_left_is_dropped_although_another_one_has_its_in
 /// The numbers of the clients that are listed, for the only worker.
 fn listed(fixture: &Fixture) -> Vec<u32> {
     let (sender, listings) = std::sync::mpsc::channel();
-    let question = Question::new(None, 10, move |listing: Listing| sender.send(listing).unwrap());
-    let mut collector = Collector::new(&question);
+    let request = ListRequest::new(None, 10, move |listing: Listing| sender.send(listing).unwrap());
+    let mut collector = Collector::new(&request);
     fixture.dns.list(&fixture.cx, &mut collector);
     collector.finish();
-    drop(question);
+    drop(request);
     listings.recv().unwrap().open.iter().map(|open| open.number as u32).collect()
 }
 

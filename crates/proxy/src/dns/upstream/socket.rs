@@ -286,7 +286,7 @@ impl Dns {
         let sent_at = self.queries[key].sent_at();
         let upstream = &mut self.upstreams[upstream];
         upstream.on_response(cx.now, sent_at, query::timeout(settings));
-        upstream.live.transports.answered(Transport::Datagram, cx.now);
+        upstream.live.transports.responded(Transport::Datagram, cx.now);
         upstream.live.counters.of(cx.id).datagrams_out.one();
         let socket = &mut self.sockets[at];
         socket.unexpected = socket.unexpected.saturating_sub(1);

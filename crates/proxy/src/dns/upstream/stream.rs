@@ -168,7 +168,7 @@ impl Dns {
     fn on_stream_connected(&mut self, cx: &Context, at: DnsStreamKey) {
         let stream = &mut self.streams[at];
         stream.server.live.counters.of(cx.id).connections.one();
-        stream.server.live.transports.answered(Transport::Stream, cx.now);
+        stream.server.live.transports.responded(Transport::Stream, cx.now);
         let (stage, time) = match stream.server.dialect {
             Dialect::Plain => (Stage::Open, IDLE),
             Dialect::Mname => (Stage::Accepting, ACCEPT),
@@ -298,7 +298,7 @@ impl Dns {
             let settings = self.services[service].service.settings.load_full();
             if let Some(upstream) = self.upstreams.get_mut(upstream) {
                 upstream.on_response(cx.now, sent_at, query::timeout(&settings));
-                upstream.live.transports.answered(Transport::Stream, cx.now);
+                upstream.live.transports.responded(Transport::Stream, cx.now);
             }
             self.pass_on(cx, &settings, key, &mut message);
         }

@@ -95,13 +95,13 @@ impl Shared {
     /// Receives what a server sends for no client.
     pub(super) fn hear(&mut self, cx: &mut Context, slot: ServerConnectionKey) {
         let server = &mut self.servers[slot];
-        let mut heard = 0;
-        while heard < LINGER_BYTES_MAX && server.transport.receive(&mut self.buffers) == Received::Some {
-            heard += server.transport.input.len();
+        let mut received = 0;
+        while received < LINGER_BYTES_MAX && server.transport.receive(&mut self.buffers) == Received::Some {
+            received += server.transport.input.len();
             server.transport.input.consume(usize::MAX);
             server.transport.settle(&mut self.buffers);
         }
-        if heard >= LINGER_BYTES_MAX || server.transport.end.is_some() || server.transport.left() == 0 {
+        if received >= LINGER_BYTES_MAX || server.transport.end.is_some() || server.transport.left() == 0 {
             self.close_server(cx, slot);
         }
     }

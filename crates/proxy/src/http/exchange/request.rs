@@ -53,7 +53,7 @@ pub(in crate::http) struct HttpPart {
 impl HttpPart {
     /// Returns which of the pooled connections will do.
     pub(in crate::http) fn reuse(&self) -> Reuse {
-        if self.is_private { Reuse::Never } else { self.reuse_own() }
+        if self.is_private { Reuse::Never } else { self.default_reuse() }
     }
 
     /// The line that the request begins with, as its client would say it; to be asked before anything went out.
@@ -70,7 +70,7 @@ impl HttpPart {
     }
 
     /// Returns how recently the client's own connection must have been used.
-    pub(in crate::http) fn reuse_own(&self) -> Reuse {
+    pub(in crate::http) fn default_reuse(&self) -> Reuse {
         if self.is_idempotent { Reuse::Any } else { Reuse::Fresh }
     }
 }
@@ -79,7 +79,7 @@ impl HttpPart {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) enum Body {
     /// The header section of a response is awaited.
-    Head(Scan),
+    Header(Scan),
     /// So many bytes are to come.
     Length(u64),
     /// Chunks are to come.
@@ -91,8 +91,8 @@ pub(in crate::http) enum Body {
 }
 
 impl Body {
-    pub(in crate::http) fn head() -> Self {
-        Self::Head(Scan::of_response())
+    pub(in crate::http) fn header() -> Self {
+        Self::Header(Scan::of_response())
     }
 }
 
@@ -138,7 +138,7 @@ pub(in crate::http) fn take<'a>(
             Ok(taken)
         }
         Body::Close => Ok((bytes.len(), Step::Data(bytes))),
-        Body::Head(_) | Body::Done => Ok((0, Step::Done)),
+        Body::Header(_) | Body::Done => Ok((0, Step::Done)),
     }
 }
 

@@ -13,7 +13,7 @@ use evener_core::wire::http::{Found, Framing, Response};
 const INTERIMS_MAX: u32 = 16;
 
 /// A header section of a response.
-pub(in crate::http) enum Answer {
+pub(in crate::http) enum ReadResponse {
     /// Another one follows.
     Interim,
     /// Another protocol follows.
@@ -42,7 +42,7 @@ impl Shared {
             let mut outgoing = http.replay.replace(Vec::new()).unwrap_or_default();
             outgoing.append(&mut http.outgoing);
             http.outgoing = outgoing;
-            http.download = Body::head();
+            http.download = Body::header();
         }
     }
 
@@ -63,7 +63,7 @@ impl Shared {
         slot: ServerConnectionKey,
         found: Found,
         response: &mut Response,
-    ) -> Option<Answer> {
+    ) -> Option<ReadResponse> {
         let Self { exchanges, servers, exchange_timers, .. } = self;
         let (exchange, server) = (&mut exchanges[number], &servers[slot]);
         let Exchange {
@@ -82,24 +82,24 @@ impl Shared {
         if found.start > 0 {
             return None;
         }
-        let head = &server.transport.input.unread()[found.start..found.end];
+        let header = &server.transport.input.unread()[found.start..found.end];
         let limits = settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
-        response.parse(head, &limits).ok()?;
+        response.parse(header, &limits).ok()?;
         let status = response.status();
         if (100..200).contains(&status) && status != 101 {
             http.interims += 1;
-            http.download = Body::head();
-            return (http.interims <= INTERIMS_MAX).then_some(Answer::Interim);
+            http.download = Body::header();
+            return (http.interims <= INTERIMS_MAX).then_some(ReadResponse::Interim);
         }
         let relays = status == 101 || (http.is_connect && (200..300).contains(&status));
         // Amid an upload the change would come in the middle of it.
-        let may_change = http.upgrades && http.upload == Body::Done && response.upgrade(head).is_some();
+        let may_change = http.upgrades && http.upload == Body::Done && response.upgrade(header).is_some();
         if status == 101 && !may_change {
             return None;
         }
         http.responded = true;
         let of_server = choice.server.live.counters.of(cx.id);
-        of_server.answers.one();
+        of_server.responses.one();
         if (500..600).contains(&status) {
             of_server.responses_5xx.one();
         }
@@ -109,7 +109,7 @@ impl Shared {
         let cookie = cookie(&snapshot, choice, client.facts.is_some());
         exchange_timers.clear(number);
         if relays {
-            return Some(Answer::Relay { cookie });
+            return Some(ReadResponse::Relay { cookie });
         }
         let method: &[u8] = if http.is_head { b"HEAD" } else { b"GET" };
         let framing = response.framing(method);
@@ -120,7 +120,7 @@ impl Shared {
             Some(Framing::Close) => Body::Close,
         };
         http.server_stays = response.keeps_alive() && framing != Some(Framing::Close);
-        Some(Answer::Final { framing, cookie })
+        Some(ReadResponse::Final { framing, cookie })
     }
 }
 

@@ -44,7 +44,7 @@ impl Shared {
         let private = self.exchanges[number].private.take()?;
         let slot = self.find_unused(private)?;
         let (exchange, server) = (&self.exchanges[number], &self.servers[slot]);
-        let harmless = exchange.http.as_ref().is_some_and(|http| http.reuse_own() == Reuse::Any);
+        let harmless = exchange.http.as_ref().is_some_and(|http| http.default_reuse() == Reuse::Any);
         let young = cx.now.since(server.idle_since) <= FRESH;
         let is_of = *server.pool == *pool && server.id == id;
         if is_of && self.leads(number, slot) && (harmless || young) {

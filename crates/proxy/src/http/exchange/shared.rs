@@ -11,11 +11,11 @@ use std::time::Duration;
 
 /// Memory for the header sections that a worker reads and writes.
 #[derive(Debug, Default)]
-pub(in crate::http) struct Heads {
+pub(in crate::http) struct HeaderBuffers {
     pub(in crate::http) request: Request,
     pub(in crate::http) response: Response,
     /// The header section of the request that is looked at.
-    pub(in crate::http) head: Vec<u8>,
+    pub(in crate::http) header: Vec<u8>,
     /// Bytes about to be sent to a client; empty between steps, for the next ones are another client's.
     pub(in crate::http) out: Vec<u8>,
 }
@@ -31,7 +31,7 @@ pub(in crate::http) struct Shared {
     pub(in crate::http) exchange_timers: Timers<ExchangeKey>,
     pub(in crate::http) server_timers: Timers<ServerConnectionKey>,
     pub(in crate::http) buffers: Buffers,
-    pub(in crate::http) heads: Heads,
+    pub(in crate::http) headers: HeaderBuffers,
     /// Connections to servers that ended during the present events.
     pub(in crate::http) servers_over: Vec<ServerConnectionKey>,
 }
@@ -46,7 +46,7 @@ impl Shared {
             exchange_timers: Timers::new(),
             server_timers: Timers::new(),
             buffers: Buffers::default(),
-            heads: Heads::default(),
+            headers: HeaderBuffers::default(),
             servers_over: Vec::new(),
         }
     }

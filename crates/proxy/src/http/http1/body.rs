@@ -78,8 +78,8 @@ fn upload(
     }
     let mut outcome = Moved::On;
     let mut body_bytes = 0;
-    let (mut sent, head) = (0, http.outgoing.len());
-    let line = settings.request_log.as_ref().filter(|_| head > 0).map(|_| http.request_line());
+    let (mut sent, header) = (0, http.outgoing.len());
+    let line = settings.request_log.as_ref().filter(|_| header > 0).map(|_| http.request_line());
     for _ in 0..ROUNDS_MAX {
         if server.transport.pending() >= PENDING_BYTES_MAX || http.upload == Body::Done {
             outcome = Moved::Waits;
@@ -122,7 +122,7 @@ fn upload(
         client.active_at = cx.now;
     }
     let uploaded = http.upload == Body::Done;
-    if head > 0 && sent > 0 {
+    if header > 0 && sent > 0 {
         shared.note_request(cx, client, number, line.as_deref());
     }
     if uploaded {
@@ -139,7 +139,7 @@ pub(super) fn download_body(
     number: ExchangeKey,
     slot: ServerConnectionKey,
 ) -> Moved {
-    let Shared { exchanges, servers, buffers, heads, .. } = &mut *shared;
+    let Shared { exchanges, servers, buffers, headers, .. } = &mut *shared;
     let (exchange, server) = (&mut exchanges[number], &mut servers[slot]);
     let Exchange { http: Some(http), choice, .. } = &mut **exchange else { return Moved::Waits };
     let mut bytes = 0;
@@ -155,7 +155,7 @@ pub(super) fn download_body(
                 (Some(End::Fin), Body::Close) if !server.transport.cut => {
                     http.download = Body::Done;
                     if http.downloads_chunks {
-                        heads.out.extend_from_slice(chunked::BODY_END);
+                        headers.out.extend_from_slice(chunked::BODY_END);
                     }
                     Moved::Waits
                 }
@@ -173,33 +173,33 @@ pub(super) fn download_body(
         if let Step::Data(data) = step {
             bytes += data.len() as u64;
             if data.len() >= DIRECT_BYTES_MIN && !http.downloads_chunks {
-                client.transport.send(&heads.out, buffers);
-                heads.out.clear();
+                client.transport.send(&headers.out, buffers);
+                headers.out.clear();
                 client.transport.send(data, buffers);
             } else {
-                put(data, http.downloads_chunks, &mut heads.out);
+                put(data, http.downloads_chunks, &mut headers.out);
             }
         }
         if http.download == Body::Done && http.downloads_chunks {
-            heads.out.extend_from_slice(chunked::BODY_END);
+            headers.out.extend_from_slice(chunked::BODY_END);
         }
         server.transport.input.consume(used);
         server.transport.settle(buffers);
-        if heads.out.len() >= PENDING_BYTES_MAX {
-            client.transport.send(&heads.out, buffers);
-            heads.out.clear();
+        if headers.out.len() >= PENDING_BYTES_MAX {
+            client.transport.send(&headers.out, buffers);
+            headers.out.clear();
         }
     }
     // Waiting for the rest is no reason to keep back what there is.
-    client.transport.send(&heads.out, buffers);
+    client.transport.send(&headers.out, buffers);
     client.count(cx, 0, bytes);
     if let Some(choice) = choice {
         choice.server.live.counters.of(cx.id).bytes_out.add(bytes);
     }
-    if bytes > 0 || !heads.out.is_empty() {
+    if bytes > 0 || !headers.out.is_empty() {
         client.active_at = cx.now;
     }
-    heads.out.clear();
+    headers.out.clear();
     outcome
 }
 
@@ -221,7 +221,8 @@ impl Http1 {
             (true, false) => Keep::Shared,
         };
         let stays = http.stays && uploaded;
-        let patience = exchange.settings.http.as_ref().map_or(Duration::ZERO, |spec| spec.look_after());
+        let patience =
+            exchange.settings.http.as_ref().map_or(Duration::ZERO, |spec| spec.progress_interval());
         let stay = exchange.stay();
         let private = shared.end(cx, client, number, keep);
         client.stay = stay;

@@ -6,7 +6,7 @@ use crate::context::Context;
 use crate::context::descriptors;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::http::client::Client;
-use crate::http::exchange::{Answer, Body, Exchange, HttpPart, Shared};
+use crate::http::exchange::{Body, Exchange, HttpPart, ReadResponse, Shared};
 use crate::http::message::{self, Afterwards};
 use crate::io::transport::{PENDING_BYTES_MAX, Received};
 use evener_core::wire::http::{Found, Framing, Response};
@@ -23,14 +23,14 @@ impl Http1 {
     ) -> Next {
         loop {
             let Some(http) = shared.exchanges[number].http.as_deref_mut() else { return Next::Wait };
-            let Body::Head(scan) = &mut http.download else { break };
+            let Body::Header(scan) = &mut http.download else { break };
             let server = &mut shared.servers[slot];
             if client.transport.pending() >= PENDING_BYTES_MAX {
                 return Next::Wait;
             }
             let limits = client.settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
             match scan.find(server.transport.input.unread(), &limits) {
-                Ok(Some(found)) => match take_head(cx, client, shared, number, slot, found) {
+                Ok(Some(found)) => match take_header(cx, client, shared, number, slot, found) {
                     Taken::Again => {}
                     Taken::Body => break,
                     Taken::Relay => return self.become_relay(cx, client, shared, number),
@@ -91,7 +91,7 @@ enum Taken {
     Bad,
 }
 
-fn take_head(
+fn take_header(
     cx: &mut Context,
     client: &mut Client,
     shared: &mut Shared,
@@ -99,14 +99,14 @@ fn take_head(
     slot: ServerConnectionKey,
     found: Found,
 ) -> Taken {
-    let mut response = std::mem::take(&mut shared.heads.response);
-    let taken = read_head(cx, client, shared, number, slot, found, &mut response);
-    shared.heads.response = response;
+    let mut response = std::mem::take(&mut shared.headers.response);
+    let taken = read_header(cx, client, shared, number, slot, found, &mut response);
+    shared.headers.response = response;
     taken
 }
 
 /// The head for a client of HTTP/1.
-fn read_head(
+fn read_header(
     cx: &mut Context,
     client: &mut Client,
     shared: &mut Shared,
@@ -115,33 +115,33 @@ fn read_head(
     found: Found,
     response: &mut Response,
 ) -> Taken {
-    let Some(answer) = shared.read_response(cx, client, number, slot, found, response) else {
+    let Some(local) = shared.read_response(cx, client, number, slot, found, response) else {
         return Taken::Bad;
     };
     // While other clients wait for descriptors, connections end with their response: no request is lost by that.
     let makes_room = descriptors::wanted() > 0;
     let leaves = cx.draining || makes_room;
-    let Shared { exchanges, servers, buffers, heads, .. } = &mut *shared;
+    let Shared { exchanges, servers, buffers, headers, .. } = &mut *shared;
     let id = cx.id;
     let (exchange, server) = (&mut exchanges[number], &mut servers[slot]);
     let Exchange { http: Some(http), .. } = &mut **exchange else { return Taken::Bad };
-    let head = &server.transport.input.unread()[found.start..found.end];
-    let taken = match answer {
-        Answer::Interim => {
+    let header = &server.transport.input.unread()[found.start..found.end];
+    let taken = match local {
+        ReadResponse::Interim => {
             // HTTP/1.0 knows no interim responses (RFC 9110, section 15.2).
             if !http.is_http10 {
-                message::write_response(response, head, None, Afterwards::Stays, None, &mut heads.out);
+                message::write_response(response, header, None, Afterwards::Stays, None, &mut headers.out);
             }
             Taken::Again
         }
-        Answer::Relay { cookie } => {
+        ReadResponse::Relay { cookie } => {
             let afterwards = if response.status() == 101 { Afterwards::Upgrades } else { Afterwards::Stays };
-            message::write_response(response, head, None, afterwards, cookie.as_deref(), &mut heads.out);
+            message::write_response(response, header, None, afterwards, cookie.as_deref(), &mut headers.out);
             Taken::Relay
         }
-        Answer::Final { framing, cookie } => {
+        ReadResponse::Final { framing, cookie } => {
             let stayed = http.stays;
-            begin_body(http, response, head, framing, leaves, cookie.as_deref(), &mut heads.out);
+            begin_body(http, response, header, framing, leaves, cookie.as_deref(), &mut headers.out);
             if makes_room && stayed {
                 descriptors::shed(2);
                 client.service.live.counters.of(id).idle_shed.one();
@@ -150,8 +150,8 @@ fn read_head(
         }
     };
     if !matches!(taken, Taken::Body) {
-        client.transport.send(&heads.out, buffers);
-        heads.out.clear();
+        client.transport.send(&headers.out, buffers);
+        headers.out.clear();
     }
     server.transport.input.consume(found.end);
     server.transport.settle(buffers);
@@ -162,7 +162,7 @@ fn read_head(
 fn begin_body(
     http: &mut HttpPart,
     response: &Response,
-    head: &[u8],
+    header: &[u8],
     framing: Option<Framing>,
     leaves: bool,
     cookie: Option<&str>,
@@ -171,9 +171,9 @@ fn begin_body(
     // What the client gets: chunks where the length is unknown, unless it knows no chunks.
     let outgoing = match framing {
         // HTTP/1.0 knows no chunks, not even of a body that is only announced (RFC 9112, section 6.1).
-        None => response
-            .told_framing()
-            .filter(|told| response.status() != 204 && !(http.is_http10 && *told == Framing::Chunked)),
+        None => response.declared_framing().filter(|forwarded| {
+            response.status() != 204 && !(http.is_http10 && *forwarded == Framing::Chunked)
+        }),
         Some(Framing::Length(length)) => Some(Framing::Length(length)),
         Some(Framing::Chunked | Framing::Close) if http.is_http10 => Some(Framing::Close),
         Some(Framing::Chunked | Framing::Close) => Some(Framing::Chunked),
@@ -185,7 +185,7 @@ fn begin_body(
     let afterwards = match (http.stays, http.is_http10) {
         (false, _) => Afterwards::Closes,
         (true, false) => Afterwards::Stays,
-        (true, true) => Afterwards::StaysSaid,
+        (true, true) => Afterwards::KeepAlive,
     };
-    message::write_response(response, head, outgoing, afterwards, cookie, out);
+    message::write_response(response, header, outgoing, afterwards, cookie, out);
 }

@@ -1,11 +1,11 @@
 //! The bodies of a stream, and the header section of its response: as far as the other side takes them.
 
 use super::Http2;
-use super::head::translate;
+use super::header::translate;
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey, StreamKey};
 use crate::http::client::Client;
-use crate::http::exchange::{Answer, Body, Exchange, HttpPart, Shared, flush_upload, put, take};
+use crate::http::exchange::{Body, Exchange, HttpPart, ReadResponse, Shared, flush_upload, put, take};
 use crate::io::relay::End;
 use crate::io::transport::{PENDING_BYTES_MAX, Received};
 use bytes::Bytes;
@@ -52,12 +52,12 @@ impl Http2 {
         let exchange = &mut shared.exchanges[at.number];
         let limits = exchange.settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
         let Some(http) = exchange.http.as_deref_mut() else { return Pumped::Waits };
-        if let Body::Head(scan) = &mut http.download {
+        if let Body::Header(scan) = &mut http.download {
             let server = &mut shared.servers[at.slot];
             let found = scan.find(server.transport.input.unread(), &limits);
             let silent = !scan.has_begun();
             return match found {
-                Ok(Some(found)) => self.take_head(cx, client, shared, at, found),
+                Ok(Some(found)) => self.take_header(cx, client, shared, at, found),
                 Ok(None) if server.transport.receive(&mut shared.buffers) == Received::Some => Pumped::Again,
                 Ok(None) if server.transport.end.is_none() && !server.transport.broken => Pumped::Waits,
                 Ok(None) if silent && shared.may_repeat(at.number, at.slot) => {
@@ -133,7 +133,7 @@ impl Http2 {
         }
         client.count(cx, bytes, 0);
         if begins && http.upload != Body::Done && !http.responded {
-            let patience = settings.http.as_ref().map_or(Duration::MAX, |spec| spec.look_after());
+            let patience = settings.http.as_ref().map_or(Duration::MAX, |spec| spec.progress_interval());
             exchange_timers.set(at.number, now + patience);
         }
         let uploaded = http.upload == Body::Done;
@@ -156,7 +156,7 @@ fn end_upload(http: &mut HttpPart) {
 }
 
 impl Http2 {
-    fn take_head(
+    fn take_header(
         &mut self,
         cx: &mut Context,
         client: &mut Client,
@@ -164,13 +164,13 @@ impl Http2 {
         at: At,
         found: Found,
     ) -> Pumped {
-        let mut response = std::mem::take(&mut shared.heads.response);
-        let pumped = self.read_head(cx, client, shared, at, found, &mut response);
-        shared.heads.response = response;
+        let mut response = std::mem::take(&mut shared.headers.response);
+        let pumped = self.read_header(cx, client, shared, at, found, &mut response);
+        shared.headers.response = response;
         pumped
     }
 
-    fn read_head(
+    fn read_header(
         &mut self,
         cx: &mut Context,
         client: &mut Client,
@@ -185,19 +185,19 @@ impl Http2 {
         let Shared { exchanges, servers, buffers, exchange_timers, .. } = &mut *shared;
         let now = cx.now;
         let server = &mut servers[at.slot];
-        let head = &server.transport.input.unread()[found.start..found.end];
+        let header = &server.transport.input.unread()[found.start..found.end];
         let mut pumped = Pumped::Again;
-        if matches!(read, Answer::Interim) {
-            self.send_interim(at.key, response, head);
+        if matches!(read, ReadResponse::Interim) {
+            self.send_interim(at.key, response, header);
         }
-        if let Answer::Final { framing, cookie } = read {
+        if let ReadResponse::Final { framing, cookie } = read {
             let Some(http) = exchanges[at.number].http.as_deref_mut() else { return Pumped::Bad };
-            let Some(answer) = translate(response, head, framing, cookie.as_deref()) else {
+            let Some(translated) = translate(response, header, framing, cookie.as_deref()) else {
                 return Pumped::Bad;
             };
             let Some(stream) = self.streams.get_mut(at.key) else { return Pumped::Waits };
             let ends = http.download == Body::Done;
-            match stream.respond.send_response(answer, ends) {
+            match stream.respond.send_response(translated, ends) {
                 Ok(send) => stream.send = Some(send),
                 Err(_) => return Pumped::Reset,
             }
@@ -206,7 +206,8 @@ impl Http2 {
             } else {
                 stream.active_at = now;
                 let spec = exchanges[at.number].settings.http.as_ref();
-                exchange_timers.set(at.number, now + spec.map_or(Duration::MAX, |spec| spec.look_after()));
+                exchange_timers
+                    .set(at.number, now + spec.map_or(Duration::MAX, |spec| spec.progress_interval()));
             }
         }
         server.transport.input.consume(found.end);
@@ -217,11 +218,11 @@ impl Http2 {
 
 impl Http2 {
     /// An interim response of the server goes on (RFC 9110, section 15.2).
-    fn send_interim(&mut self, key: StreamKey, response: &Response, head: &[u8]) {
-        let answer = translate(response, head, None, None);
-        if let Some((stream, answer)) = self.streams.get_mut(key).zip(answer) {
+    fn send_interim(&mut self, key: StreamKey, response: &Response, header: &[u8]) {
+        let translated = translate(response, header, None, None);
+        if let Some((stream, translated)) = self.streams.get_mut(key).zip(translated) {
             // One that cannot be sent is left out; the final one matters.
-            let _ = stream.respond.send_informational(answer);
+            let _ = stream.respond.send_informational(translated);
         }
     }
 }

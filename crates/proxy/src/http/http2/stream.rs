@@ -1,13 +1,13 @@
 //! One stream: its request becomes an exchange, or gets a local response; it ends in order, or is reset.
 
 use super::body::{At, Pumped};
-use super::head::{exceeds, local_response, write_head};
+use super::header::{exceeds, local_response, write_header};
 use super::{Http2, Stream};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, StreamKey};
 use crate::http::client::{After, Client, LINGER, ROUNDS_MAX};
 use crate::http::exchange::{Body, Keep, Reach, Shared};
-use crate::http::judge::{Judged, Way, judge_head, refuse_stream};
+use crate::http::judge::{Arrival, Judged, judge_header, refuse_stream};
 use crate::http::message::LocalResponse;
 use crate::io::transport::PENDING_BYTES_MAX;
 use bytes::Bytes;
@@ -30,10 +30,10 @@ impl Http2 {
     ) -> After {
         let (parts, body) = request.into_parts();
         let active_at = cx.now;
-        let mut head = std::mem::take(&mut shared.heads.head);
-        write_head(&parts, body.is_end_stream(), &mut head);
+        let mut header = std::mem::take(&mut shared.headers.header);
+        write_header(&parts, body.is_end_stream(), &mut header);
         let too_large =
-            client.settings.http.as_ref().is_some_and(|spec| exceeds(&parts, &head, &spec.limits));
+            client.settings.http.as_ref().is_some_and(|spec| exceeds(&parts, &header, &spec.limits));
         let bodyless = body.is_end_stream();
         self.idle = false;
         let key = self.streams.insert(Stream {
@@ -45,14 +45,14 @@ impl Http2 {
             respond,
             send: None,
         });
-        let way = Way::Stream { key, has_body: !bodyless, is_alone: self.streams.len() == 1 };
+        let arrival = Arrival::Stream { key, has_body: !bodyless, is_alone: self.streams.len() == 1 };
         let judged = if too_large {
-            refuse_stream(cx, client, &head, 431)
+            refuse_stream(cx, client, &header, 431)
         } else {
-            judge_head(cx, client, shared, &head, way)
-                .unwrap_or_else(|status| refuse_stream(cx, client, &head, status))
+            judge_header(cx, client, shared, &header, arrival)
+                .unwrap_or_else(|status| refuse_stream(cx, client, &header, status))
         };
-        shared.heads.head = head;
+        shared.headers.header = header;
         match judged {
             Judged::Exchange(number) => {
                 if let Some(stream) = self.streams.get_mut(key) {
@@ -60,7 +60,9 @@ impl Http2 {
                 }
                 self.drive_stream(cx, client, shared, number);
             }
-            Judged::Answer(own) => self.respond_locally(cx, client, shared, key, &own.answer, own.is_head),
+            Judged::Respond(local) => {
+                self.respond_locally(cx, client, shared, key, &local.response, local.is_head)
+            }
             Judged::Close => return After::Close,
             Judged::Waits => return After::Tarpit,
         }
@@ -81,11 +83,11 @@ impl Http2 {
         client: &mut Client,
         shared: &mut Shared,
         key: StreamKey,
-        answer: &LocalResponse,
+        local: &LocalResponse,
         is_head: bool,
     ) {
-        let (response, body) = local_response(answer);
-        let bodyless = is_head || !answer.has_body();
+        let (response, body) = local_response(local);
+        let bodyless = is_head || !local.has_body();
         let Some(mut stream) = self.streams.remove(key) else { return };
         if let Ok(mut send) = stream.respond.send_response(response, bodyless)
             && !bodyless
@@ -125,7 +127,7 @@ impl Http2 {
     }
 
     /// Checks whether the bodies of a stream move, and fast enough.
-    pub(super) fn look_at_stream(
+    pub(super) fn check_stream(
         &mut self,
         cx: &mut Context,
         client: &mut Client,
@@ -141,8 +143,8 @@ impl Http2 {
         let takes_slowly = self.takes_slowly(cx.now, shared, number, key, held);
         let deadline = active_at + spec.stall_timeout;
         if !sends_slowly && !takes_slowly && (held || deadline > cx.now) {
-            let look = cx.now + spec.look_after();
-            return shared.exchange_timers.set(number, if held { look } else { deadline.min(look) });
+            let check = cx.now + spec.progress_interval();
+            return shared.exchange_timers.set(number, if held { check } else { deadline.min(check) });
         }
         let counters = client.service.live.counters.of(cx.id);
         match (sends_slowly, takes_slowly) {

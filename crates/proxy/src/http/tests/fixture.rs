@@ -9,9 +9,9 @@ use crate::context::registry::Readiness;
 use crate::http::Http;
 use crate::service::accepted::Accepted;
 use crate::service::ending::{EndReason, Ending};
-use crate::service::open::{Collector, Listing, Question};
+use crate::service::open::{Collector, ListRequest, Listing};
 use crate::service::testing::{TestPool, service_with};
-use crate::service::{Place, Settings};
+use crate::service::{Permits, Settings};
 use evener_core::spec::{HttpSpec, PoolSpec, Protocol};
 use evener_core::{Target, Time};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -122,7 +122,7 @@ impl Fixture {
             peer,
             service: Arc::clone(&self.service),
             settings: self.service.settings.load_full(),
-            place: Place::new(lease, Unit::take_two_beyond()),
+            permits: Permits::new(lease, Unit::take_two_beyond()),
         };
         self.http.begin(&mut self.cx, accepted);
         Side::new(client)
@@ -248,11 +248,11 @@ impl Fixture {
     pub(super) fn listing(&self) -> Listing {
         let listing = Arc::new(Mutex::new(Listing::default()));
         let into = Arc::clone(&listing);
-        let question = Question::new(None, 10, move |listing| *into.lock().unwrap() = listing);
-        let mut collector = Collector::new(&question);
+        let request = ListRequest::new(None, 10, move |listing| *into.lock().unwrap() = listing);
+        let mut collector = Collector::new(&request);
         self.http.list(&self.cx, &mut collector);
         collector.finish();
-        drop(question);
+        drop(request);
         let listing = listing.lock().unwrap();
         listing.clone()
     }

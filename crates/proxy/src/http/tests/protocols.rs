@@ -130,7 +130,7 @@ fn a_proxy_header_comes_first_where_it_is_expected() {
     assert_eq!(fixture.rest(&mut client).0, "");
     assert_eq!(fixture.service.live.counters.of(0).preamble_refused.read(), 1);
     let mut client = fixture.client();
-    fixture.pass(crate::service::preamble::GREETING);
+    fixture.pass(crate::service::preamble::PREAMBLE);
     assert_eq!(fixture.rest(&mut client), (String::new(), Ok(())));
     assert_eq!(fixture.service.live.counters.of(0).preamble_timeouts.read(), 1);
 }
@@ -149,8 +149,8 @@ const GOAWAY: u8 = 7;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
-    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
-    [head, payload.to_vec()].concat()
+    let header = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+    [header, payload.to_vec()].concat()
 }
 
 /// `GET https://t/a` (RFC 7541, appendix A), with the end of the stream.
@@ -195,7 +195,7 @@ impl Client2 {
 }
 
 #[test]
-fn streams_are_exchanges_of_their_own() {
+fn each_stream_is_an_exchange() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = Client2::new(&mut fixture);
     client.side.send(&[get(1), get(3)].concat());
@@ -206,8 +206,8 @@ fn streams_are_exchanges_of_their_own() {
         assert!(request.starts_with("GET /a HTTP/1.1\r\n"), "{request}");
     }
     servers[1].send(OK);
-    let (later, head) = client.expect(&mut fixture, HEADERS);
-    assert_eq!(head[0], 0x88, "status 200");
+    let (later, header) = client.expect(&mut fixture, HEADERS);
+    assert_eq!(header[0], 0x88, "status 200");
     assert_eq!(client.expect(&mut fixture, DATA), (later, b"ok".to_vec()));
     servers[0].send(OK);
     let (earlier, _) = client.expect(&mut fixture, HEADERS);

@@ -6,7 +6,7 @@ use evener_core::Random;
 /// Executes commands, and returns their output: responses, and errors after `!`.
 fn session(lines: &str) -> (State, String) {
     let mut state = State::default();
-    let mut said = String::new();
+    let mut output = String::new();
     for line in lines.split("; ") {
         let mut changed = state.clone();
         let done = execute(&mut changed, line);
@@ -14,15 +14,15 @@ fn session(lines: &str) -> (State, String) {
             state = changed;
         }
         match done {
-            Ok(steps) => said.extend(steps.into_iter().filter_map(|step| match step {
+            Ok(steps) => output.extend(steps.into_iter().filter_map(|step| match step {
                 Step::Say(text) => Some(text.trim_end().to_owned() + "; "),
                 Step::Warn(text) => Some(format!("({}) ", text.split(':').next().unwrap_or_default())),
                 Step::Ask(_) | Step::Do(_) => None,
             })),
-            Err(error) => said += &format!("!{error}; "),
+            Err(error) => output += &format!("!{error}; "),
         }
     }
-    (state, said.trim_end_matches("; ").trim_end().to_owned())
+    (state, output.trim_end_matches("; ").trim_end().to_owned())
 }
 
 #[track_caller]
@@ -99,8 +99,8 @@ fn obsolete_commands_are_accepted_with_a_warning() {
 
 #[test]
 fn servers_are_set_in_any_order_and_the_table_grows() {
-    let (state, said) = session("server 3 port 81 address 10.0.0.1 max 2 hard 3 weight 4 prio -5 acl 6");
-    assert_eq!((said.as_str(), state.servers.len()), ("", 4));
+    let (state, output) = session("server 3 port 81 address 10.0.0.1 max 2 hard 3 weight 4 prio -5 acl 6");
+    assert_eq!((output.as_str(), state.servers.len()), ("", 4));
     let slot = &state.servers[3];
     assert!(slot.is_used() && !state.servers[0].is_used());
     assert_eq!((slot.port, slot.max, slot.hard, slot.weight, slot.prio, slot.acl), (81, 2, 3, 4, -5, 6));

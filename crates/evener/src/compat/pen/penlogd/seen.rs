@@ -153,9 +153,9 @@ mod tests {
 
     #[test]
     fn a_full_ring_drops_the_oldest_request() {
-        let told: [(&str, &[u8]); 2] = [(A, b"+ c1 10.0.0.1 a"), (A, b"+ c2 10.0.0.1 b")];
-        let asked: [(&str, &[u8]); 2] = [(A, b"w \"a\""), (A, b"w \"b\"")];
-        let all = [told, asked].concat();
+        let connections: [(&str, &[u8]); 2] = [(A, b"+ c1 10.0.0.1 a"), (A, b"+ c2 10.0.0.1 b")];
+        let query: [(&str, &[u8]); 2] = [(A, b"w \"a\""), (A, b"w \"b\"")];
+        let all = [connections, query].concat();
         check(2, &all, &["c1 \"a\"\n", "c2 \"b\"\n"]);
         check(1, &all, &["w \"a\"\n", "c2 \"b\"\n"]);
         check(0, &all, &["w \"a\"\n", "w \"b\"\n"]);
@@ -164,9 +164,9 @@ mod tests {
     #[test]
     fn long_requests_are_compared_by_their_beginning() {
         let long = "G".repeat(300);
-        let told = format!("+ c 10.0.0.1 {long}\n");
+        let connections = format!("+ c 10.0.0.1 {long}\n");
         let line = format!("w \"{long}\"\n");
-        check(9, &[(A, told.as_bytes()), (A, line.as_bytes())], &[&line.replace("w ", "c ")]);
+        check(9, &[(A, connections.as_bytes()), (A, line.as_bytes())], &[&line.replace("w ", "c ")]);
     }
 
     #[test]

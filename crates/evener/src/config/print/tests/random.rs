@@ -50,8 +50,8 @@ pub(super) fn spec(random: &mut Random, directory: &Path) -> Spec {
     services.iter_mut().for_each(|service| chance.spread(service, &pools));
     if chance.one_in(2) {
         // The order of pools when each is inline in its service.
-        let place = |pool: &PoolSpec| services.iter().position(|service| service.name == pool.name);
-        pools.sort_by_key(|pool| place(pool).map_or(0, |place| place + 1));
+        let position = |pool: &PoolSpec| services.iter().position(|service| service.name == pool.name);
+        pools.sort_by_key(|pool| position(pool).map_or(0, |position| position + 1));
     }
     Spec { pools, services }
 }
@@ -402,9 +402,9 @@ impl Chance<'_> {
         let few = is_udp || is_dns || (self.apart && self.below(4) > 0);
         let routes = if few { Vec::new() } else { self.routes(kinds, is_http) };
         let http = is_http.then(|| Arc::new(self.http()));
-        let answers = http.as_ref().is_some_and(|http| http.redirect.is_some() || http.respond.is_some());
-        let pool = pool.filter(|_| routes.is_empty() && !answers || self.one_in(2));
-        if pool.is_none() && routes.is_empty() && !answers {
+        let responds = http.as_ref().is_some_and(|http| http.redirect.is_some() || http.respond.is_some());
+        let pool = pool.filter(|_| routes.is_empty() && !responds || self.one_in(2));
+        if pool.is_none() && routes.is_empty() && !responds {
             return None;
         }
         let name = self.service_name(pool.as_ref(), others);

@@ -195,9 +195,9 @@ fn servers_have_access_lists_of_their_own() {
 fn ask(port: u16, from: u8, command: &str) -> String {
     let mut stream = super::programs::connect_from(from, port);
     let _ = stream.write_all(format!("{command}\n").as_bytes());
-    let mut answer = String::new();
-    let _ = stream.read_to_string(&mut answer);
-    answer
+    let mut response = String::new();
+    let _ = stream.read_to_string(&mut response);
+    response
 }
 
 #[test]
@@ -246,10 +246,10 @@ fn root_has_no_control_port_by_accident() {
             Some(pen.try_who()).filter(|name| name == "a")
         });
         assert!(TcpStream::connect(local(control)).is_err(), "{by:?}");
-        let said = pen.said();
+        let printed = pen.printed();
         assert!(
-            said.contains("Won't open control port running as root; use -u to run as different user"),
-            "{by:?}: {said}"
+            printed.contains("Won't open control port running as root; use -u to run as different user"),
+            "{by:?}: {printed}"
         );
     }
 }

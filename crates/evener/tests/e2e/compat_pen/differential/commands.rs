@@ -1,6 +1,6 @@
 //! Every command, with good and bad arguments, to both programs in the same order.
 
-use super::differences::ANSWERS;
+use super::differences::RESPONSES;
 use super::programs::{By, ENDED, Pen};
 use crate::harness::{have, wait_until};
 
@@ -10,7 +10,7 @@ const SCRIPTS: &[(&str, &[&str])] = &[
     ("numbers", NUMBERS),
     ("switches", SWITCHES),
     ("servers", SERVERS),
-    ("places", PLACES),
+    ("places", PERMITS),
     ("the rest", REST),
 ];
 
@@ -150,7 +150,7 @@ const SERVERS: &[&str] = &[
     "server 10000 max 3",
 ];
 
-const PLACES: &[&str] = &[
+const PERMITS: &[&str] = &[
     "pid",
     "control",
     "listen",
@@ -275,9 +275,9 @@ const VERBS: &[&str] = &[
 
 /// The answers of a step.
 fn ask(pen: &Pen, step: &str, ends: bool) -> String {
-    let answers: String = step.split("; ").map(|command| pen.ask_alike(command)).collect();
+    let responses: String = step.split("; ").map(|command| pen.ask_alike(command)).collect();
     if !ends {
-        return answers;
+        return responses;
     }
     wait_until("pen to end", || pen.has_ended().then_some(()));
     ENDED.to_owned()
@@ -309,7 +309,7 @@ fn run(topic: &str) {
     let (debian, ours) = (start(By::Debian), start(By::Us));
     let mut wrong = Vec::new();
     for step in *steps {
-        let known = ANSWERS.iter().find(|known| known.commands == *step);
+        let known = RESPONSES.iter().find(|known| known.commands == *step);
         let known = known.filter(|known| known.key != "transparent" || !may_be_transparent());
         let ends = known.is_some_and(|known| known.debian == ENDED);
         let seen = (ask(&debian, step, ends), ask(&ours, step, false));
@@ -361,12 +361,12 @@ fn the_rest_is_answered_alike() {
 #[test]
 fn every_command_is_in_a_script_and_every_difference_is_asked_for() {
     let steps: Vec<&str> = SCRIPTS.iter().flat_map(|(_, steps)| steps.iter().copied()).collect();
-    for difference in ANSWERS {
+    for difference in RESPONSES {
         assert!(steps.contains(&difference.commands), "nobody asks: {}", difference.commands);
         assert_ne!(difference.debian, difference.ours, "no difference: {}", difference.commands);
     }
     for verb in VERBS {
-        let asked = |command: &str| command == *verb || command.starts_with(&format!("{verb} "));
-        assert!(steps.iter().any(|step| step.split("; ").any(asked)), "nobody asks: {verb}");
+        let requested = |command: &str| command == *verb || command.starts_with(&format!("{verb} "));
+        assert!(steps.iter().any(|step| step.split("; ").any(requested)), "nobody asks: {verb}");
     }
 }

@@ -41,9 +41,9 @@ impl Drop for Pen {
         let _ = child.kill();
         let _ = child.wait();
         if std::thread::panicking() {
-            eprintln!("what {:?} said:\n{}", self.by, self.said());
+            eprintln!("what {:?} said:\n{}", self.by, self.printed());
         } else if self.by == By::Us {
-            assert!(!self.said().contains("panicked at"), "{}", self.said());
+            assert!(!self.printed().contains("panicked at"), "{}", self.printed());
         }
     }
 }
@@ -102,8 +102,8 @@ impl Pen {
     pub(super) fn start_anew(&self) {
         self.spawn(true);
         wait_until("pen to start", || {
-            assert!(!self.has_ended(), "{:?} ended at once: {}", self.by, self.said());
-            self.talk("pid").status.success().then_some(())
+            assert!(!self.has_ended(), "{:?} ended at once: {}", self.by, self.printed());
+            self.run_command("pid").status.success().then_some(())
         });
     }
 
@@ -123,7 +123,7 @@ impl Pen {
 
     fn spawn(&self, may_be_root: bool) {
         let _ = self.child.borrow_mut().wait();
-        let said = fs::File::create(self.directory.file("said")).unwrap();
+        let printed = fs::File::create(self.directory.file("said")).unwrap();
         // Debian's dies of some commands: no cores of it.
         let mut command = Command::new("sh");
         command.args(["-c", "ulimit -c 0; exec \"$0\" \"$@\""]).arg(program(self.by, &self.directory));
@@ -136,7 +136,7 @@ impl Pen {
             .args((may_be_root && is_root()).then_some(["-u", "root"]).iter().flatten());
         command.args(&self.options).arg(&self.listen).args(&self.servers);
         command.current_dir(self.directory.file(".")).env("TZ", "UTC").env("RUST_BACKTRACE", "0");
-        let child = command.stdin(Stdio::null()).stdout(said.try_clone().unwrap()).stderr(said).spawn();
+        let child = command.stdin(Stdio::null()).stdout(printed.try_clone().unwrap()).stderr(printed).spawn();
         *self.child.borrow_mut() = child.unwrap();
     }
 
@@ -159,7 +159,7 @@ impl Pen {
     }
 
     /// Everything on its standard output and error.
-    pub(super) fn said(&self) -> String {
+    pub(super) fn printed(&self) -> String {
         self.file("said")
     }
 
@@ -168,7 +168,7 @@ impl Pen {
     }
 
     /// Debian's penctl, as a script calls it.
-    fn talk(&self, command: &str) -> Output {
+    fn run_command(&self, command: &str) -> Output {
         let mut penctl = Command::new("/usr/bin/penctl");
         penctl.arg("./control").args(command.split(' ')).current_dir(self.directory.file("."));
         penctl.output().unwrap()
@@ -176,7 +176,7 @@ impl Pen {
 
     /// The answer to a command, with what penctl complains of.
     pub(super) fn ask(&self, command: &str) -> String {
-        let output = self.talk(command);
+        let output = self.run_command(command);
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text).into_owned();
         if output.status.success() { text } else { format!("{text}(penctl failed)") }
@@ -221,8 +221,8 @@ impl Pen {
 
     /// A field of a server's line in `servers`, by its name.
     pub(super) fn field(&self, server: usize, name: &str) -> String {
-        let answer = self.ask("servers");
-        let line = answer.lines().nth(server).unwrap_or_else(|| panic!("no server {server}: {answer}"));
+        let response = self.ask("servers");
+        let line = response.lines().nth(server).unwrap_or_else(|| panic!("no server {server}: {response}"));
         let mut words = line.split(' ').skip_while(|word| *word != name);
         words.nth(1).unwrap_or_else(|| panic!("no {name}: {line}")).to_owned()
     }
@@ -262,6 +262,6 @@ pub(super) fn alike<T: PartialEq + std::fmt::Debug>(
     for by in BOTH {
         let pen = Pen::start(by, options, servers);
         assert_eq!(scenario(&pen), expected, "{by:?}");
-        assert!(!pen.has_ended(), "{by:?} ended: {}", pen.said());
+        assert!(!pen.has_ended(), "{by:?} ended: {}", pen.printed());
     }
 }

@@ -108,9 +108,9 @@ fn the_port_to_listen_on_changes_while_it_runs() {
         let mut old = connect(pen.port);
         assert_eq!(name(&mut old), "a");
         let port = reserved_port();
-        let answer = format!("127.0.0.1:{port}\n");
-        assert_eq!(pen.ask(&format!("listen 127.0.0.1:{port}")), answer);
-        assert_eq!(pen.ask("listen"), answer);
+        let response = format!("127.0.0.1:{port}\n");
+        assert_eq!(pen.ask(&format!("listen 127.0.0.1:{port}")), response);
+        assert_eq!(pen.ask("listen"), response);
         let new = wait_until("the new port", || TcpStream::connect(local(port)).ok());
         new.set_read_timeout(Some(DEADLINE)).unwrap();
         let gone =
@@ -131,27 +131,27 @@ fn the_control_port_tells_of_a_connection_and_closes_it() {
     alike("", &to(&server), expected.to_owned(), |pen| {
         let mut client = connect(pen.port);
         assert_eq!(name(&mut client), "a");
-        let told = pen.ask("connection 0");
+        let reported = pen.ask("connection 0");
         let number = |name: &str| {
-            let after = told.split(&format!("{name} = ")).nth(1).unwrap_or_else(|| panic!("{told}"));
+            let after = reported.split(&format!("{name} = ")).nth(1).unwrap_or_else(|| panic!("{reported}"));
             after.split([',', '\n']).next().unwrap().to_owned()
         };
         let (down, up, pend) = (number("downfd"), number("upfd"), number("pend"));
-        assert!(down != "-1" && up != "-1" && down != up, "{told}");
-        let told = told.replace(&format!("pend = {pend}"), "pend = PEND");
-        let answers = told
+        assert!(down != "-1" && up != "-1" && down != up, "{reported}");
+        let reported = reported.replace(&format!("pend = {pend}"), "pend = PEND");
+        let responses = reported
             + &pen.ask(&format!("socket {up}"))
             + &pen.ask(&format!("socket {down}"))
             + &pen.ask("close 0");
         assert_eq!(rest(&mut client), "");
         assert_eq!(pen.ask("connection 0").lines().nth(2), Some("downfd = -1, upfd = -1"));
-        let answers = answers
+        let responses = responses
             .replace(&format!("downfd = {down},"), "downfd = DOWN,")
             .replace(&format!("upfd = {up}"), "upfd = UP");
-        let answers = answers
+        let responses = responses
             .replace(&format!("Socket {up} "), "Socket UP ")
             .replace(&format!("Socket {down} "), "Socket DOWN ");
-        answers.replace('\n', "|") + "closed"
+        responses.replace('\n', "|") + "closed"
     });
 }
 
@@ -213,8 +213,8 @@ fn rows(page: &str) -> Vec<String> {
         assert!(cells[1].parse::<u32>().is_ok() && cells[2].parse::<u32>().is_ok(), "{row}");
         [&cells[..1], &cells[3..]].concat().join(" ")
     };
-    let head = table.lines().next().unwrap().to_owned();
-    std::iter::once(head).chain(table.split("<tr>\n").skip(2).map(row)).collect()
+    let header = table.lines().next().unwrap().to_owned();
+    std::iter::once(header).chain(table.split("<tr>\n").skip(2).map(row)).collect()
 }
 
 #[test]
@@ -295,7 +295,7 @@ fn without_a_file_only_ours_has_a_page_and_both_print_statistics() {
         assert_eq!(pen.who(), "a");
         pen.signal("USR1");
         let part = if pen.by == By::Debian { "last server 0" } else { "client 127.0.0.1 age" };
-        wait_until("statistics: as they are", || pen.said().contains(part).then_some(()));
+        wait_until("statistics: as they are", || pen.printed().contains(part).then_some(()));
         let page = pen.ask("status");
         assert!(page == "Unable to create webstats\n" || page.starts_with("<html>"), "{page}");
         page.starts_with("<html>")
@@ -398,13 +398,13 @@ fn penlogd_gets_the_same_datagrams() {
 /// A server that answers every request with what it was asked.
 fn echo_http() -> Server {
     Server::start(|mut stream| {
-        let mut head = Vec::new();
+        let mut header = Vec::new();
         let mut byte = [0];
-        while !head.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
-            head.push(byte[0]);
+        while !header.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
+            header.push(byte[0]);
         }
-        let answer = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", head.len());
-        let _ = stream.write_all(&[answer.as_bytes(), &head].concat());
+        let response = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", header.len());
+        let _ = stream.write_all(&[response.as_bytes(), &header].concat());
     })
 }
 
@@ -422,10 +422,10 @@ fn servers_are_told_the_client_in_http() {
     let server = echo_http();
     // As the server sees it, in alphabetic order, as headers have none.
     let all = |pen: &Pen| {
-        let answer = exchange(pen, "GET /x HTTP/1.0\r\nHost: h\r\nA: b\r\n\r\n").to_lowercase();
-        let asked = answer.split_once("\r\n\r\n").unwrap().1.to_owned();
+        let response = exchange(pen, "GET /x HTTP/1.0\r\nHost: h\r\nA: b\r\n\r\n").to_lowercase();
+        let requested = response.split_once("\r\n\r\n").unwrap().1.to_owned();
         let mut lines: Vec<String> =
-            asked.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
+            requested.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
         lines[1..].sort_unstable();
         lines.join("|").replace(&pen.port.to_string(), "PORT")
     };
@@ -467,8 +467,8 @@ fn tls_is_spoken_whatever_protocol_is_named() {
             let url = format!("https://127.0.0.1:{}/x", pen.port);
             let mut curl = std::process::Command::new("curl");
             let output = curl.args(["-sk", "--tlsv1.2", "--max-time", "15", &url]).output().unwrap();
-            let asked = String::from_utf8_lossy(&output.stdout).into_owned();
-            assert!(asked.starts_with("GET /x HTTP/1.1\r\n"), "{by:?}: {options}: {asked}");
+            let requested = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(requested.starts_with("GET /x HTTP/1.1\r\n"), "{by:?}: {options}: {requested}");
         }
     }
 }
@@ -479,11 +479,11 @@ fn a_dummy_answers_by_itself() {
         return;
     }
     alike("-O dummy", &["127.0.0.1:9".to_owned()], ("200".to_owned(), "Ulric was here.".to_owned()), |pen| {
-        let answer = exchange(pen, "GET / HTTP/1.0\r\n\r\n");
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer}"));
-        assert!(head.starts_with("HTTP/1."), "{head}");
-        assert!(head.to_lowercase().contains("content-type: text/html"), "{head}");
-        (head.split(' ').nth(1).unwrap().to_owned(), body.to_owned())
+        let response = exchange(pen, "GET / HTTP/1.0\r\n\r\n");
+        let (header, body) = response.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{response}"));
+        assert!(header.starts_with("HTTP/1."), "{header}");
+        assert!(header.to_lowercase().contains("content-type: text/html"), "{header}");
+        (header.split(' ').nth(1).unwrap().to_owned(), body.to_owned())
     });
 }
 

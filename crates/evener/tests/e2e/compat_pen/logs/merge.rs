@@ -1,6 +1,6 @@
 //! mergelogs, side by side with Debian's.
 
-use super::{BOTH, By, program, read, said};
+use super::{BOTH, By, printed, program, read};
 use crate::harness::{Directory, have};
 use std::fs;
 
@@ -36,7 +36,7 @@ fn merge(by: By, directory: &Directory, zone: &str, arguments: &[&str]) -> Strin
         .arg("early:early")
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", printed(&output));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let (early, others): (Vec<&str>, Vec<&str>) =
         text.split_inclusive('\n').partition(|line| line.starts_with("early "));

@@ -50,23 +50,23 @@ fn bodies_of_every_size_and_framing_come_back_as_they_were() {
         for size in [0, 1, 16_383, 16_385, 65_535, 65_536, 131_073, 1_000_003] {
             let body = pattern(size as u64, size);
             let length = size.to_string();
-            let told = [("content-length", length.as_str())];
+            let reported = [("content-length", length.as_str())];
             for path in ["/length", "/chunks", "/tiny", "/close", "/old"] {
-                for (method, fields) in [("POST", &told[..]), ("PUT", &[][..])] {
-                    let answer = client.put(method, path, fields, body.clone().into()).await.unwrap();
-                    assert_eq!(answer.status, 200);
-                    assert!(answer.body == body, "{method} {path} {size}");
+                for (method, fields) in [("POST", &reported[..]), ("PUT", &[][..])] {
+                    let response = client.put(method, path, fields, body.clone().into()).await.unwrap();
+                    assert_eq!(response.status, 200);
+                    assert!(response.body == body, "{method} {path} {size}");
                     let length = if path == "/length" { size.to_string() } else { String::new() };
-                    assert_eq!(answer.field("content-length"), length);
+                    assert_eq!(response.field("content-length"), length);
                 }
             }
         }
     });
     assert_eq!(origin.faults(), [""; 0]);
     for request in origin.requests() {
-        let told = request.method() == "POST";
-        let expected = if told { Framing::Length(request.body.len()) } else { Framing::Chunked };
-        assert_eq!(request.framing, expected, "{}", request.head);
+        let reported = request.method() == "POST";
+        let expected = if reported { Framing::Length(request.body.len()) } else { Framing::Chunked };
+        assert_eq!(request.framing, expected, "{}", request.header);
     }
 }
 
@@ -78,8 +78,8 @@ fn large_bodies_go_up_and_down_bit_for_bit() {
     within(async {
         let client = front.client().await;
         for path in ["/length", "/chunks"] {
-            let answer = client.put("PUT", path, &[], body.clone()).await.unwrap();
-            assert!(answer.body == body, "{path}: {} bytes", answer.body.len());
+            let response = client.put("PUT", path, &[], body.clone()).await.unwrap();
+            assert!(response.body == body, "{path}: {} bytes", response.body.len());
         }
     });
 }
@@ -94,8 +94,8 @@ fn many_streams_carry_bodies_both_ways_at_once() {
             let (client, body) = (&client, pattern(number, 20_000 + number as usize * 3_001));
             async move {
                 let path = ["/length", "/chunks", "/close"][number as usize % 3];
-                let answer = client.put("POST", path, &[], body.clone().into()).await.unwrap();
-                assert!(answer.body == body, "stream {number}: {} bytes", answer.body.len());
+                let response = client.put("POST", path, &[], body.clone().into()).await.unwrap();
+                assert!(response.body == body, "stream {number}: {} bytes", response.body.len());
             }
         });
         join_all(all).await;
@@ -114,12 +114,12 @@ async fn join_all(all: impl Iterator<Item = impl Future<Output = ()>>) {
 
 #[test]
 fn streams_beyond_128_wait_for_their_turn() {
-    let (under_way, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (in_flight, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let highest = Arc::clone(&most);
     let origin = Origin::start(move |wire, request| {
-        most.fetch_max(under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        most.fetch_max(in_flight.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(300));
-        under_way.fetch_sub(1, Ordering::SeqCst);
+        in_flight.fetch_sub(1, Ordering::SeqCst);
         tell(wire, request)
     });
     let front = Front::run(&[&origin], "");
@@ -131,8 +131,8 @@ fn streams_beyond_128_wait_for_their_turn() {
         join_all((0..300).map(|number| {
             let client = &client;
             async move {
-                let answer = client.get(&format!("/{number}")).await;
-                assert_eq!(answer.text(), format!("GET /{number} 0"));
+                let response = client.get(&format!("/{number}")).await;
+                assert_eq!(response.text(), format!("GET /{number} 0"));
             }
         }))
         .await;
@@ -154,8 +154,8 @@ fn a_body_in_very_small_frames_arrives_whole() {
         }
         all.extend(frame(DATA, END_STREAM, 1, b"x"));
         client.send(&all);
-        let answer = client.of(1).unwrap();
-        assert_eq!((answer.kind, answer.flags & END_STREAM), (HEADERS, 0), "{count}: {answer:?}");
+        let response = client.of(1).unwrap();
+        assert_eq!((response.kind, response.flags & END_STREAM), (HEADERS, 0), "{count}: {response:?}");
         assert_eq!(client.of(1).unwrap().payload, format!("POST / {count}").into_bytes());
         assert_eq!(origin.requests()[turn].body.len(), count);
     }
@@ -168,9 +168,9 @@ fn an_answer_that_just_fits_the_window_ends_without_more_window() {
     within(async {
         for path in ["/length", "/chunks", "/tiny", "/close"] {
             let client = front.client_with(Builder::new().initial_window_size(5_000)).await;
-            let (answer, mut send) = client.begin("POST", path, &[]).await.unwrap();
+            let (response, mut send) = client.begin("POST", path, &[]).await.unwrap();
             upload(&mut send, vec![b'x'; 5_000].into(), true).await.unwrap();
-            let mut body = answer.await.unwrap().into_body();
+            let mut body = response.await.unwrap().into_body();
             // Nothing is given back of the window.
             let (mut held, mut read) = (Vec::new(), 0);
             while let Some(data) = body.data().await {
@@ -193,14 +193,14 @@ fn trailers_of_requests_and_answers_are_left_out() {
     within(async {
         let client = front.client().await;
         for _ in 0..3 {
-            let (answer, mut send) = client.begin("POST", "/", &[]).await.unwrap();
+            let (response, mut send) = client.begin("POST", "/", &[]).await.unwrap();
             upload(&mut send, Bytes::from_static(b"hello, world"), false).await.unwrap();
             let mut trailers = http::HeaderMap::new();
             trailers.insert("x-sum", "5".parse().unwrap());
             send.send_trailers(trailers).unwrap();
-            let answer = whole(answer).await.unwrap();
-            assert_eq!(answer.text(), "hello, world");
-            assert_eq!(answer.trailers, None);
+            let response = whole(response).await.unwrap();
+            assert_eq!(response.text(), "hello, world");
+            assert_eq!(response.trailers, None);
         }
     });
     assert_eq!((origin.connections(), origin.faults()), (1, Vec::new()));
@@ -294,9 +294,9 @@ fn an_upload_that_the_server_does_not_take_is_held_back() {
         let before = front.memory();
         let mut stuck = Vec::new();
         for _ in 0..5 {
-            let (answer, mut send) = client.begin("POST", "/stuck", &[]).await.unwrap();
+            let (response, mut send) = client.begin("POST", "/stuck", &[]).await.unwrap();
             let task = tokio::spawn(async move { upload(&mut send, vec![0; 64 * MIB].into(), true).await });
-            stuck.push((answer, task));
+            stuck.push((response, task));
         }
         pause(1000).await;
         assert!(stuck.iter().all(|(_, task)| !task.is_finished()), "it was taken without anybody taking it");

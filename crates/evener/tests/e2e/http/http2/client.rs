@@ -114,14 +114,14 @@ pub(crate) struct Client {
 
 /// A whole answer.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) fields: HeaderMap,
     pub(crate) body: Vec<u8>,
     pub(crate) trailers: Option<HeaderMap>,
 }
 
-impl Answer {
+impl Reply {
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -164,13 +164,13 @@ impl Client {
         method: &str,
         path: &str,
         fields: &[(&str, &str)],
-    ) -> Result<Answer, h2::Error> {
+    ) -> Result<Reply, h2::Error> {
         let mut ready = self.send.clone().ready().await?;
-        let (answer, _) = ready.send_request(request(method, path, fields), true)?;
-        whole(answer).await
+        let (response, _) = ready.send_request(request(method, path, fields), true)?;
+        whole(response).await
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Reply {
         self.ask("GET", path, &[]).await.unwrap()
     }
 
@@ -181,10 +181,10 @@ impl Client {
         path: &str,
         fields: &[(&str, &str)],
         body: Bytes,
-    ) -> Result<Answer, h2::Error> {
-        let (answer, mut send) = self.begin(method, path, fields).await?;
-        let (_, answer) = tokio::join!(upload(&mut send, body, true), whole(answer));
-        answer
+    ) -> Result<Reply, h2::Error> {
+        let (response, mut send) = self.begin(method, path, fields).await?;
+        let (_, response) = tokio::join!(upload(&mut send, body, true), whole(response));
+        response
     }
 }
 
@@ -207,11 +207,11 @@ pub(crate) async fn upload(
 }
 
 /// Reads an answer to its end.
-pub(crate) async fn whole(answer: ResponseFuture) -> Result<Answer, h2::Error> {
-    let (head, mut body) = answer.await?.into_parts();
+pub(crate) async fn whole(response: ResponseFuture) -> Result<Reply, h2::Error> {
+    let (header, mut body) = response.await?.into_parts();
     let bytes = read(&mut body).await?;
     let trailers = body.trailers().await?;
-    Ok(Answer { status: head.status.as_u16(), fields: head.headers, body: bytes, trailers })
+    Ok(Reply { status: header.status.as_u16(), fields: header.headers, body: bytes, trailers })
 }
 
 pub(crate) async fn read(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
@@ -317,13 +317,13 @@ impl Raw {
     }
 
     pub(crate) fn next(&mut self) -> io::Result<Frame> {
-        let mut head = [0; 9];
-        self.tls.read_exact(&mut head)?;
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut header = [0; 9];
+        self.tls.read_exact(&mut header)?;
+        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
         let mut payload = vec![0; length];
         self.tls.read_exact(&mut payload)?;
-        let stream = u32::from_be_bytes(head[5..9].try_into().unwrap());
-        Ok(Frame { kind: head[3], flags: head[4], stream, payload })
+        let stream = u32::from_be_bytes(header[5..9].try_into().unwrap());
+        Ok(Frame { kind: header[3], flags: header[4], stream, payload })
     }
 
     /// The next frame of this stream but those about windows; or the end of the connection.

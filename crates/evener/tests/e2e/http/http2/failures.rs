@@ -1,7 +1,7 @@
 //! What goes wrong with HTTP/2: clients that leave, servers that break off, are dead or silent. The streams beside it go on.
 
 use super::client::{Front, HEADERS, RST_STREAM, frame, pause, request_block, upload, whole, within};
-use super::{tell, teller};
+use super::{reporting_server, tell};
 use crate::harness::origin::{Framing, Origin, Wire, hang_up};
 use crate::harness::{Server, reserved_port, wait_until};
 use crate::tcp::pending::Silent;
@@ -18,20 +18,20 @@ fn breakable() -> (Server, Arc<AtomicUsize>) {
     let count = Arc::clone(&broken);
     let server = Server::start(move |stream| {
         let mut wire = Wire::new(stream);
-        while let Ok(Some(head)) = wire.head() {
-            let done = if head.starts_with("GET /torrent") {
+        while let Ok(Some(header)) = wire.header() {
+            let done = if header.starts_with("GET /torrent") {
                 wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").and_then(|()| {
                     let part = [format!("{:x}\r\n", 65_536).as_bytes(), &[b'x'; 65_536], b"\r\n"].concat();
                     loop {
                         (&*wire.stream).write_all(&part)?;
                     }
                 })
-            } else if head.starts_with("POST") {
+            } else if header.starts_with("POST") {
                 let body = wire.body(Framing::Chunked);
                 body.and_then(|body| wire.reply("200 OK", "", format!("{}", body.len()).as_bytes()))
-            } else if head.starts_with("GET /silent") {
+            } else if header.starts_with("GET /silent") {
                 // Nothing but the end can come.
-                wire.head().and_then(|_| hang_up())
+                wire.header().and_then(|_| hang_up())
             } else {
                 wire.reply("200 OK", "", b"ok")
             };
@@ -55,23 +55,23 @@ fn a_stream_that_its_client_resets_ends_at_the_server_and_nowhere_else() {
     within(async {
         let client = front.client().await;
         // In the middle of an answer.
-        let answer = client.open("GET", "/torrent").await.unwrap().await.unwrap();
+        let response = client.open("GET", "/torrent").await.unwrap().await.unwrap();
         pause(100).await;
-        drop(answer);
+        drop(response);
         pause(100).await;
         expect(1, "the download to end");
         // In the middle of an upload.
-        let (answer, mut send) = client.begin("POST", "/", &[]).await.unwrap();
+        let (response, mut send) = client.begin("POST", "/", &[]).await.unwrap();
         upload(&mut send, vec![0; 100_000].into(), false).await.unwrap();
         pause(100).await;
         send.send_reset(Reason::CANCEL);
-        drop(answer);
+        drop(response);
         pause(100).await;
         expect(2, "the upload to end");
         // While the server says nothing.
-        let answer = client.open("GET", "/silent").await.unwrap();
+        let response = client.open("GET", "/silent").await.unwrap();
         pause(100).await;
-        drop(answer);
+        drop(response);
         pause(100).await;
         expect(3, "the wait to end");
         assert_eq!(client.get("/").await.text(), "ok");
@@ -105,13 +105,13 @@ fn a_client_that_vanishes_takes_all_its_streams_along() {
 
 #[test]
 fn a_flood_of_resets_ends_the_connection_and_not_the_process() {
-    let origin = teller();
+    let origin = reporting_server();
     let front = Front::run(&[&origin], "");
     let mut client = front.raw();
-    let head = request_block("GET", "/", &[]);
+    let header = request_block("GET", "/", &[]);
     let mut all = Vec::new();
     for stream in (1..100_000).step_by(2) {
-        all.extend(frame(HEADERS, 5, stream, &head));
+        all.extend(frame(HEADERS, 5, stream, &header));
         all.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
         if all.len() > 60_000 {
             client.send(&std::mem::take(&mut all));
@@ -173,7 +173,7 @@ fn servers_that_are_dead_full_or_silent_are_told_apart() {
     let closing = Origin::start(|_, _| hang_up());
     front.reload(&[&closing], "");
     within(async { assert_eq!(front.client().await.get("/").await.status, 502) });
-    let silent = Origin::start(|wire, _| wire.head().map(|_| ()));
+    let silent = Origin::start(|wire, _| wire.header().map(|_| ()));
     front.reload(&[&silent], "response_timeout = \"300ms\", retries = 0");
     within(async {
         let client = front.client().await;
@@ -191,8 +191,8 @@ fn an_early_answer_reaches_the_client_while_it_uploads() {
     let early = |closes: bool| {
         Server::start(move |stream| {
             let mut wire = Wire::new(stream);
-            while let Ok(Some(head)) = wire.head() {
-                if head.starts_with("GET") {
+            while let Ok(Some(header)) = wire.header() {
+                if header.starts_with("GET") {
                     let _ = wire.reply("200 OK", "", b"ok");
                     continue;
                 }
@@ -212,11 +212,12 @@ fn an_early_answer_reaches_the_client_while_it_uploads() {
         within(async {
             let client = front.client().await;
             for turn in 0..10 {
-                let (answer, mut send) = client.begin("POST", "/", &[]).await.unwrap();
+                let (response, mut send) = client.begin("POST", "/", &[]).await.unwrap();
                 let body = Bytes::from(vec![0; 32 << 20]);
                 let sending = tokio::spawn(async move { upload(&mut send, body, true).await });
-                let answer = whole(answer).await.unwrap_or_else(|error| panic!("{closes} {turn}: {error:?}"));
-                assert_eq!((answer.status, answer.text().as_str()), (413, "too large"));
+                let response =
+                    whole(response).await.unwrap_or_else(|error| panic!("{closes} {turn}: {error:?}"));
+                assert_eq!((response.status, response.text().as_str()), (413, "too large"));
                 // The stream is reset without an error, so the rest is not sent.
                 let _ = sending.await.unwrap();
                 assert_eq!(client.get("/").await.text(), "ok");
@@ -237,8 +238,8 @@ fn a_request_goes_to_another_server_when_the_first_is_gone() {
         }
         a.kill();
         for _ in 0..10 {
-            let answer = client.get("/").await;
-            assert_eq!((answer.status, answer.text().as_str()), (200, "b"));
+            let response = client.get("/").await;
+            assert_eq!((response.status, response.text().as_str()), (200, "b"));
             let body = client.put("POST", "/", &[], vec![1; 200_000].into()).await.unwrap();
             assert_eq!(body.text(), "b");
         }

@@ -3,14 +3,14 @@
 use super::client::{
     END_STREAM, Front, GOAWAY, HEADERS, Raw, frame, pause, read, request_block, upload, within,
 };
-use super::{tell, teller};
+use super::{reporting_server, tell};
 use crate::harness::origin::Origin;
 use crate::harness::wait_until;
 use std::time::{Duration, Instant};
 
 #[test]
 fn who_asks_too_often_is_told_429() {
-    let origin = teller();
+    let origin = reporting_server();
     let front = Front::run(&[&origin], "per_client = { request_rate = \"5/s\", exceeded = \"reject\" }");
     within(async {
         let client = front.client().await;
@@ -39,7 +39,7 @@ fn ends(mut client: Raw) -> Duration {
 
 #[test]
 fn a_connection_without_streams_ends_with_a_goaway() {
-    let origin = teller();
+    let origin = reporting_server();
     let front = Front::run(&[&origin], "keepalive_timeout = \"500ms\"");
     within(async {
         let client = front.client().await;
@@ -54,23 +54,27 @@ fn a_connection_without_streams_ends_with_a_goaway() {
 
 #[test]
 fn a_client_that_says_nothing_more_is_closed_whatever_it_said() {
-    let origin = teller();
+    let origin = reporting_server();
     let front = Front::run(&[&origin], "keepalive_timeout = \"500ms\", header_timeout = \"500ms\"");
     // Nothing at all after the handshake.
     let nothing = Raw::silent(&front);
     // The beginning, and no answer to whatever is asked (a PING is).
     let beginning = front.raw();
-    let mut answered = front.raw();
-    answered.headers(1, END_STREAM, &request_block("GET", "/", &[]));
-    assert_eq!(answered.of(1).unwrap().kind, HEADERS);
+    let mut responded = front.raw();
+    responded.headers(1, END_STREAM, &request_block("GET", "/", &[]));
+    assert_eq!(responded.of(1).unwrap().kind, HEADERS);
     // Half a head.
     let mut half = front.raw();
     half.send(&frame(HEADERS, 0, 1, &request_block("GET", "/", &[])));
     let mut cut = front.raw();
     cut.send(&frame(HEADERS, 5, 1, &request_block("GET", "/", &[]))[..20]);
-    for (what, client) in
-        [("nothing", nothing), ("beginning", beginning), ("answered", answered), ("half", half), ("cut", cut)]
-    {
+    for (what, client) in [
+        ("nothing", nothing),
+        ("beginning", beginning),
+        ("answered", responded),
+        ("half", half),
+        ("cut", cut),
+    ] {
         println!("waiting for the end of {what}");
         let time = ends(client);
         assert!(time < Duration::from_secs(15), "{what}: {time:?}");
@@ -93,9 +97,9 @@ fn a_stream_that_stands_still_ends() {
     within(async {
         // An upload that does not go on.
         let client = front.client().await;
-        let (answer, mut send) = client.begin("POST", "/", &[]).await.unwrap();
+        let (response, mut send) = client.begin("POST", "/", &[]).await.unwrap();
         upload(&mut send, vec![0; 1000].into(), false).await.unwrap();
-        assert!(answer.await.is_err());
+        assert!(response.await.is_err());
         // An answer that nobody takes.
         let client = front.client().await;
         let unread = client.open("GET", "/torrent").await.unwrap().await.unwrap();
@@ -130,10 +134,10 @@ fn a_stream_in_flight_ends_well_when_the_program_ends() {
     within(async {
         let client = front.client().await;
         let idle = front.client().await;
-        let answer = client.open("GET", "/").await.unwrap().await.unwrap();
+        let response = client.open("GET", "/").await.unwrap().await.unwrap();
         front.evener.signal("TERM");
         idle.driver.await.unwrap().unwrap();
-        assert_eq!(read(&mut answer.into_body()).await.unwrap(), b"helloworld");
+        assert_eq!(read(&mut response.into_body()).await.unwrap(), b"helloworld");
         assert!(client.open("GET", "/").await.is_err(), "no new stream");
         client.driver.await.unwrap().unwrap();
     });
@@ -151,8 +155,8 @@ fn the_end_of_the_program_is_told_before_it_comes() {
     client.headers(1, END_STREAM, &request_block("GET", "/", &[]));
     wait_until("the request", || (!origin.requests().is_empty()).then_some(()));
     front.evener.signal("TERM");
-    let told = client.of(1).unwrap();
-    assert_eq!((told.kind, told.reason()), (GOAWAY, 0), "{told:?}");
+    let reported = client.of(1).unwrap();
+    assert_eq!((reported.kind, reported.reason()), (GOAWAY, 0), "{reported:?}");
     assert_eq!(client.of(1).unwrap().kind, HEADERS);
 }
 
@@ -180,7 +184,7 @@ fn clients_that_do_not_answer_a_ping_do_not_hold_the_program() {
 
 #[test]
 fn a_client_that_is_kept_waiting_leaves_nothing_behind() {
-    let origin = Origin::start(|wire, _| wire.head().map(|_| ()));
+    let origin = Origin::start(|wire, _| wire.header().map(|_| ()));
     let front =
         Front::run(&[&origin], "per_client = { request_rate = \"1/m\", exceeded = { tarpit = \"500ms\" } }");
     within(async {
@@ -226,7 +230,7 @@ fn a_stream_that_stands_still_ends_though_others_go_on() {
 fn an_answer_that_began_before_the_upload_ended_has_its_time() {
     let origin = crate::harness::Server::start(|stream| {
         let mut wire = crate::harness::origin::Wire::new(stream);
-        wire.head().unwrap();
+        wire.header().unwrap();
         wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
         let body = wire.body(crate::harness::origin::Framing::Chunked).unwrap();
         for byte in body {
@@ -238,9 +242,9 @@ fn an_answer_that_began_before_the_upload_ended_has_its_time() {
     let front = Front::run_ports(&[origin.port], "", "response_timeout = \"300ms\"");
     within(async {
         let client = front.client().await;
-        let (answer, mut send) = client.begin("POST", "/", &[]).await.unwrap();
-        let answer = answer.await.unwrap();
+        let (response, mut send) = client.begin("POST", "/", &[]).await.unwrap();
+        let response = response.await.unwrap();
         upload(&mut send, "0123456789".into(), true).await.unwrap();
-        assert_eq!(read(&mut answer.into_body()).await.unwrap(), b"0123456789");
+        assert_eq!(read(&mut response.into_body()).await.unwrap(), b"0123456789");
     });
 }

@@ -4,14 +4,14 @@ use super::client::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, Front, GOAWAY, HEADERS, RST_STREAM, block, frame,
     request_block, within,
 };
-use super::{NAME, tell, teller};
+use super::{NAME, reporting_server, tell};
 use crate::harness::origin::Origin;
 
 const PROTOCOL_ERROR: u32 = 1;
 
 #[test]
 fn malformed_requests_reach_no_server() {
-    let origin = teller();
+    let origin = reporting_server();
     let front = Front::run(&[&origin], "");
     let cases: [&[(&str, &str)]; 12] = [
         &[("connection", "close")],
@@ -30,12 +30,12 @@ fn malformed_requests_reach_no_server() {
     for fields in cases {
         let mut client = front.raw();
         client.headers(1, END_STREAM, &request_block("GET", "/", fields));
-        let answer = client.of(1).unwrap();
+        let response = client.of(1).unwrap();
         // A page of ours that says 400 would do as well.
-        let refused = matches!(answer.kind, RST_STREAM | GOAWAY) || answer.payload[0] == 0x8c;
-        assert!(refused, "{fields:?}: {answer:?}");
+        let refused = matches!(response.kind, RST_STREAM | GOAWAY) || response.payload[0] == 0x8c;
+        assert!(refused, "{fields:?}: {response:?}");
     }
-    let heads = [
+    let header_list = [
         block(&[(":method", "GET"), (":scheme", "https"), (":path", "/")]),
         block(&[(":method", "GET"), (":scheme", "https"), (":authority", NAME)]),
         block(&[(":scheme", "https"), (":authority", NAME), (":path", "/")]),
@@ -59,12 +59,12 @@ fn malformed_requests_reach_no_server() {
             (":path", "/"),
         ]),
     ];
-    for (number, head) in heads.iter().enumerate() {
+    for (number, header) in header_list.iter().enumerate() {
         let mut client = front.raw();
-        client.headers(1, END_STREAM, head);
-        let answer = client.of(1).unwrap();
-        let refused = matches!(answer.kind, RST_STREAM | GOAWAY) || answer.payload[0] == 0x8c;
-        assert!(refused, "head {number}: {answer:?}");
+        client.headers(1, END_STREAM, header);
+        let response = client.of(1).unwrap();
+        let refused = matches!(response.kind, RST_STREAM | GOAWAY) || response.payload[0] == 0x8c;
+        assert!(refused, "head {number}: {response:?}");
     }
     assert_eq!(origin.lines(), [""; 0]);
 }
@@ -73,25 +73,25 @@ fn malformed_requests_reach_no_server() {
 fn a_body_that_is_not_as_long_as_was_told_is_no_request() {
     let origin = Origin::start(tell);
     let front = Front::run(&[&origin], "");
-    let told = request_block("POST", "/short", &[("content-length", "5")]);
+    let reported = request_block("POST", "/short", &[("content-length", "5")]);
     let send = |data: &[&[u8]]| {
         let mut client = front.raw();
-        client.headers(1, if data.is_empty() { END_STREAM } else { 0 }, &told);
+        client.headers(1, if data.is_empty() { END_STREAM } else { 0 }, &reported);
         for (at, part) in data.iter().enumerate() {
             client.send(&frame(DATA, u8::from(at + 1 == data.len()), 1, part));
         }
-        let answer = client.of(1).unwrap();
+        let response = client.of(1).unwrap();
         let refused =
-            (answer.kind, answer.payload.get(..4)) == (RST_STREAM, Some(&PROTOCOL_ERROR.to_be_bytes()));
+            (response.kind, response.payload.get(..4)) == (RST_STREAM, Some(&PROTOCOL_ERROR.to_be_bytes()));
         // What follows would be taken for the rest of the body, were the server's connection used again.
         client.headers(3, END_STREAM, &request_block("GET", "/next", &[]));
         assert_eq!(client.of(3).unwrap().kind, HEADERS);
-        (refused, answer)
+        (refused, response)
     };
     let wrong: [&[&[u8]]; 4] = [&[], &[b"1234"], &[b"123456"], &[b"12", b"3456"]];
     for data in wrong {
-        let (refused, answer) = send(data);
-        assert!(refused, "{data:?}: {answer:?}");
+        let (refused, response) = send(data);
+        assert!(refused, "{data:?}: {response:?}");
     }
     assert!(!send(&[b"12", b"345"]).0);
     let lines = origin.lines();
@@ -104,18 +104,18 @@ fn a_body_that_is_not_as_long_as_was_told_is_no_request() {
         &request_block("POST", "/short", &[("content-length", "5"), ("content-length", "6")]),
     );
     twice.send(&frame(DATA, END_STREAM, 1, b"12345"));
-    let answer = twice.of(1).unwrap();
-    assert!(answer.kind == RST_STREAM || answer.payload[0] == 0x8c, "{answer:?}");
+    let response = twice.of(1).unwrap();
+    assert!(response.kind == RST_STREAM || response.payload[0] == 0x8c, "{response:?}");
 }
 
 #[test]
 fn a_tunnel_is_not_offered() {
-    let origin = teller();
+    let origin = reporting_server();
     let front = Front::run(&[&origin], "");
     let mut client = front.raw();
     client.headers(1, 0, &block(&[(":method", "CONNECT"), (":authority", "b.example:443")]));
-    let answer = client.of(1).unwrap();
-    assert!(answer.kind == RST_STREAM || answer.payload[0] != 0x88, "{answer:?}");
+    let response = client.of(1).unwrap();
+    assert!(response.kind == RST_STREAM || response.payload[0] != 0x88, "{response:?}");
     client.headers(3, END_STREAM, &request_block("GET", "/next", &[]));
     assert_eq!(client.of(3).unwrap().kind, HEADERS);
     assert_eq!(origin.lines(), ["GET /next"]);
@@ -123,7 +123,7 @@ fn a_tunnel_is_not_offered() {
 
 #[test]
 fn a_head_that_is_too_large_is_answered_431() {
-    let origin = teller();
+    let origin = reporting_server();
     let front = Front::run(&[&origin], "header_bytes_max = 4096, header_fields_max = 16");
     within(async {
         let large = "x".repeat(1000);
@@ -134,9 +134,9 @@ fn a_head_that_is_too_large_is_answered_431() {
             let bytes: Vec<(&str, &str)> =
                 names[..6].iter().map(|name| (name.as_str(), large.as_str())).collect();
             assert_eq!(client.ask(method, "/", &bytes).await.unwrap().status, 431, "{method}");
-            let answer = client.ask(method, "/", &many).await.unwrap();
-            assert_eq!(answer.status, 431, "{method}");
-            assert_eq!(answer.body.is_empty(), method == "HEAD", "an answer to HEAD has no body");
+            let response = client.ask(method, "/", &many).await.unwrap();
+            assert_eq!(response.status, 431, "{method}");
+            assert_eq!(response.body.is_empty(), method == "HEAD", "an answer to HEAD has no body");
             assert_eq!(client.get("/next").await.status, 200);
         }
     });
@@ -145,7 +145,7 @@ fn a_head_that_is_too_large_is_answered_431() {
 
 #[test]
 fn pieces_of_a_cookie_count_as_fields_and_bytes() {
-    let origin = teller();
+    let origin = reporting_server();
     let front = Front::run(&[&origin], "header_bytes_max = 4096, header_fields_max = 16");
     within(async {
         let client = front.client().await;
@@ -162,7 +162,7 @@ fn pieces_of_a_cookie_count_as_fields_and_bytes() {
 
 #[test]
 fn a_head_without_end_ends_the_connection() {
-    let origin = teller();
+    let origin = reporting_server();
     let front = Front::run(&[&origin], "");
     let before = front.memory();
     let mut client = front.raw();
@@ -193,13 +193,13 @@ fn fields_that_http_2_forbids_are_cleaned_from_answers() {
     within(async {
         let client = front.client().await;
         for path in ["/", "/chunks"] {
-            let answer = client.get(path).await;
-            let mut names: Vec<&str> = answer.fields.keys().map(http::HeaderName::as_str).collect();
+            let response = client.get(path).await;
+            let mut names: Vec<&str> = response.fields.keys().map(http::HeaderName::as_str).collect();
             names.retain(|name| *name != "content-length");
             assert_eq!(names, ["x-kept", "set-cookie"], "{path}");
-            assert_eq!(answer.field("x-kept"), "Value");
-            assert_eq!(answer.fields.get_all("set-cookie").iter().count(), 2);
-            assert_eq!(answer.text(), "ok");
+            assert_eq!(response.field("x-kept"), "Value");
+            assert_eq!(response.fields.get_all("set-cookie").iter().count(), 2);
+            assert_eq!(response.text(), "ok");
         }
     });
 }
@@ -232,10 +232,10 @@ fn an_answer_that_is_none_gives_502() {
         let bad =
             ["name", "empty", "nul", "control", "delete", "lf", "lengths", "switch", "garbage", "status"];
         for path in bad {
-            let answer = client.ask("GET", &format!("/{path}"), &[]).await;
-            let answer = answer.unwrap_or_else(|error| panic!("{path}: {error}"));
+            let response = client.ask("GET", &format!("/{path}"), &[]).await;
+            let response = response.unwrap_or_else(|error| panic!("{path}: {error}"));
             assert_eq!(
-                (answer.status, answer.field("content-type")),
+                (response.status, response.field("content-type")),
                 (502, "text/html; charset=utf-8"),
                 "{path}"
             );
@@ -261,10 +261,10 @@ fn interim_answers_are_left_out() {
     within(async {
         let client = front.client().await;
         for _ in 0..3 {
-            let answer =
+            let response =
                 client.put("POST", "/", &[("expect", "100-continue")], "hello".into()).await.unwrap();
-            assert_eq!((answer.status, answer.text().as_str()), (200, "POST / 5"));
-            assert_eq!(answer.field("link"), "");
+            assert_eq!((response.status, response.text().as_str()), (200, "POST / 5"));
+            assert_eq!(response.field("link"), "");
         }
         assert_eq!(client.get("/many").await.status, 502);
     });

@@ -2,12 +2,12 @@
 
 use super::Chance;
 use evener_core::spec::*;
-use evener_core::wire::http::HeadLimits;
+use evener_core::wire::http::HeaderLimits;
 
 impl Chance<'_> {
     pub(super) fn http(&mut self) -> HttpSpec {
         let defaults = HttpSpec::default();
-        let limits = HeadLimits {
+        let limits = HeaderLimits {
             bytes_max: self.or(defaults.limits.bytes_max, |chance| chance.within(1024..=65_536) as usize),
             fields_max: self.or(defaults.limits.fields_max, |chance| chance.within(8..=10_000) as usize),
         };

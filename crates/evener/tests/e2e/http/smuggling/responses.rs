@@ -15,7 +15,7 @@ enum Gets {
     /// An end in the middle of the answer.
     Cut,
     /// An answer with this status and body.
-    Answer(u16, &'static str),
+    Reply(u16, &'static str),
 }
 
 /// What the server does behind its answer.
@@ -55,7 +55,7 @@ impl Case {
         Self { afterwards: Afterwards::HangsUp, ..self }
     }
 
-    fn head(self) -> Self {
+    fn header(self) -> Self {
         Self { method: "HEAD", ..self }
     }
 }
@@ -102,8 +102,8 @@ fn bad_heads() -> Vec<Case> {
 
 /// What RFC 9112 lets a recipient repair, with an answer behind it that nobody asked for.
 fn repaired() -> Vec<Case> {
-    let hello = Gets::Answer(200, "hello");
-    let with = |name, head: &str, body: &str| case(name, &format!("{head}{body}{EVIL}"), hello);
+    let hello = Gets::Reply(200, "hello");
+    let with = |name, header: &str, body: &str| case(name, &format!("{header}{body}{EVIL}"), hello);
     const LENGTHS: &str = "Content-Length: 5\r\nContent-Length: 5\r\n";
     const BOTH: &str = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n";
     const CHUNKS: &str = "5\r\nhello\r\n0\r\n\r\n";
@@ -130,13 +130,13 @@ fn repaired() -> Vec<Case> {
         case(
             "a length and chunks for HEAD",
             &format!("HTTP/1.1 200 OK\r\n{BOTH}\r\n{EVIL}"),
-            Gets::Answer(200, ""),
+            Gets::Reply(200, ""),
         )
-        .head(),
+        .header(),
         case(
             "a length and chunks of 304",
             &format!("HTTP/1.1 304 A\r\n{BOTH}\r\n{EVIL}"),
-            Gets::Answer(304, ""),
+            Gets::Reply(304, ""),
         ),
     ]
 }
@@ -161,39 +161,39 @@ fn bad_bodies() -> Vec<Case> {
 const EVIL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
 
 fn more_than_asked() -> Vec<Case> {
-    let hello = Gets::Answer(200, "hello");
+    let hello = Gets::Reply(200, "hello");
     let with_evil = |name, bytes: &str, gets| case(name, &format!("{bytes}{EVIL}"), gets);
     vec![
         with_evil("an answer behind the answer", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", hello),
         with_evil(
             "an answer behind an empty one",
             "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-            Gets::Answer(200, ""),
+            Gets::Reply(200, ""),
         ),
         with_evil(
             "an answer behind the chunks",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
             hello,
         ),
-        with_evil("a body behind 204", "HTTP/1.1 204 None\r\n\r\n", Gets::Answer(204, "")),
+        with_evil("a body behind 204", "HTTP/1.1 204 None\r\n\r\n", Gets::Reply(204, "")),
         with_evil(
             "a body behind 304",
             "HTTP/1.1 304 None\r\nContent-Length: 45\r\n\r\n",
-            Gets::Answer(304, ""),
+            Gets::Reply(304, ""),
         ),
         with_evil(
             "a body behind 204 with a length",
             "HTTP/1.1 204 None\r\nContent-Length: 45\r\n\r\n",
-            Gets::Answer(204, ""),
+            Gets::Reply(204, ""),
         ),
-        with_evil("a body for HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 45\r\n\r\n", Gets::Answer(200, ""))
-            .head(),
+        with_evil("a body for HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 45\r\n\r\n", Gets::Reply(200, ""))
+            .header(),
         with_evil(
             "chunks for HEAD",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
-            Gets::Answer(200, ""),
+            Gets::Reply(200, ""),
         )
-        .head(),
+        .header(),
         case(
             "an empty line behind the answer",
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello\r\n",
@@ -222,17 +222,19 @@ fn malicious(cases: Arc<Vec<Case>>, done: Arc<AtomicUsize>) -> Origin {
     })
 }
 
-fn check_answer(case: &Case, got: io::Result<Message>) -> Result<(), String> {
+fn check_response(case: &Case, got: io::Result<Message>) -> Result<(), String> {
     match (case.gets, got) {
-        (Gets::BadGateway, Ok(answer)) if answer.status() == 502 => Ok(()),
-        (Gets::Answer(status, body), Ok(answer)) if answer.status() == status && answer.text() == body => {
+        (Gets::BadGateway, Ok(response)) if response.status() == 502 => Ok(()),
+        (Gets::Reply(status, body), Ok(response))
+            if response.status() == status && response.text() == body =>
+        {
             Ok(())
         }
         // Both are an end that tells; a bad coding would not be one.
         (Gets::Cut, Err(error)) if error.kind() != io::ErrorKind::InvalidData && !is_timeout(&error) => {
             Ok(())
         }
-        (_, Ok(answer)) => Err(format!("got {:?} {:?}", answer.head, answer.text())),
+        (_, Ok(response)) => Err(format!("got {:?} {:?}", response.header, response.text())),
         (_, Err(error)) => Err(format!("got {error}")),
     }
 }
@@ -246,7 +248,7 @@ fn attempt(port: u16, number: usize, case: &Case, cut: Cut, done: &AtomicUsize) 
     let before = done.load(Ordering::Acquire);
     let mut victim = Wire::to(port);
     victim.stream.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
-    check_answer(case, victim.ask(case.method, &format!("/{number}/{at}"), ""))?;
+    check_response(case, victim.ask(case.method, &format!("/{number}/{at}"), ""))?;
     // A connection that more may still come from is nobody's fault: all of it has to be there.
     crate::harness::wait_until("the server to say everything", || {
         (done.load(Ordering::Acquire) > before).then_some(())
@@ -254,9 +256,9 @@ fn attempt(port: u16, number: usize, case: &Case, cut: Cut, done: &AtomicUsize) 
     let after = if case.gets == Gets::Cut { Wire::to(port) } else { victim };
     for (turn, mut wire) in [after, Wire::to(port)].into_iter().enumerate() {
         let target = format!("/good/{number}/{at}/{turn}");
-        let answer = wire.ask("GET", &target, "").map_err(|error| format!("the next, {turn}: {error}"))?;
-        if answer.text() != target {
-            return Err(format!("the next, {turn}, got {:?}, not its own", answer.text()));
+        let response = wire.ask("GET", &target, "").map_err(|error| format!("the next, {turn}: {error}"))?;
+        if response.text() != target {
+            return Err(format!("the next, {turn}, got {:?}, not its own", response.text()));
         }
     }
     Ok(())

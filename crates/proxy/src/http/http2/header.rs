@@ -2,19 +2,19 @@
 
 use crate::http::message::LocalResponse;
 use bytes::Bytes;
-use evener_core::wire::http::{Framing, HeadLimits, Response};
+use evener_core::wire::http::{Framing, HeaderLimits, Response};
 
 /// Returns whether a header section has more fields or bytes than the limits allow, as it came: pieces of a cookie are fields, too. Bytes are
 /// counted as HTTP/1.1 would have them.
-pub(super) fn exceeds(parts: &http::request::Parts, head: &[u8], limits: &HeadLimits) -> bool {
+pub(super) fn exceeds(parts: &http::request::Parts, section: &[u8], limits: &HeaderLimits) -> bool {
     let pieces = parts.headers.get_all(http::header::COOKIE).iter().count();
     // Joined, each piece but the first costs two bytes instead of `cookie: ` and the end of the line.
-    let bytes = head.len() + pieces.saturating_sub(1) * ("cookie: \r\n".len() - "; ".len());
+    let bytes = section.len() + pieces.saturating_sub(1) * ("cookie: \r\n".len() - "; ".len());
     parts.headers.len() > limits.fields_max || bytes > limits.bytes_max
 }
 
 /// The head as HTTP/1.1 would have it: one reader for both, so that the same is refused and understood.
-pub(super) fn write_head(parts: &http::request::Parts, bodyless: bool, out: &mut Vec<u8>) {
+pub(super) fn write_header(parts: &http::request::Parts, bodyless: bool, out: &mut Vec<u8>) {
     out.clear();
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     for part in [parts.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
@@ -37,8 +37,8 @@ pub(super) fn write_head(parts: &http::request::Parts, bodyless: bool, out: &mut
         field("cookie", &cookies.join(&b"; "[..]));
     }
     for (name, value) in &parts.headers {
-        let said = name == http::header::COOKIE || (name == http::header::HOST && authority.is_some());
-        if !said {
+        let counted = name == http::header::COOKIE || (name == http::header::HOST && authority.is_some());
+        if !counted {
             field(name.as_str(), value.as_bytes());
         }
     }
@@ -51,48 +51,48 @@ pub(super) fn write_head(parts: &http::request::Parts, bodyless: bool, out: &mut
 /// Translates the header section of a response to HTTP/2, which has no fields about the connection.
 pub(super) fn translate(
     response: &Response,
-    head: &[u8],
+    section: &[u8],
     framing: Option<Framing>,
     cookie: Option<&str>,
 ) -> Option<http::Response<()>> {
-    let mut answer = http::Response::new(());
-    *answer.status_mut() = http::StatusCode::from_u16(response.status()).ok()?;
-    let fields = answer.headers_mut();
-    for field in response.passed_on(head) {
-        let name = http::HeaderName::from_bytes(field.name.of(head)).ok()?;
-        fields.append(name, http::HeaderValue::from_bytes(field.value.of(head)).ok()?);
+    let mut local = http::Response::new(());
+    *local.status_mut() = http::StatusCode::from_u16(response.status()).ok()?;
+    let fields = local.headers_mut();
+    for field in response.passed_on(section) {
+        let name = http::HeaderName::from_bytes(field.name.of(section)).ok()?;
+        fields.append(name, http::HeaderValue::from_bytes(field.value.of(section)).ok()?);
     }
     // Where no body comes, the length that it would have is sent all the same (RFC 9110, section 8.6).
     let may_have = response.status() >= 200 && response.status() != 204;
-    let told = framing.or(response.told_framing().filter(|_| may_have));
-    if let Some(Framing::Length(length)) = told {
+    let forwarded = framing.or(response.declared_framing().filter(|_| may_have));
+    if let Some(Framing::Length(length)) = forwarded {
         fields.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(length));
     }
     if let Some(cookie) = cookie {
         fields.append(http::header::SET_COOKIE, http::HeaderValue::from_str(cookie).ok()?);
     }
-    Some(answer)
+    Some(local)
 }
 
 /// Makes a local response of HTTP/2.
-pub(super) fn local_response(answer: &LocalResponse) -> (http::Response<()>, Bytes) {
+pub(super) fn local_response(local: &LocalResponse) -> (http::Response<()>, Bytes) {
     let mut response = http::Response::new(());
     *response.status_mut() =
-        http::StatusCode::from_u16(answer.status).unwrap_or(http::StatusCode::BAD_GATEWAY);
+        http::StatusCode::from_u16(local.status).unwrap_or(http::StatusCode::BAD_GATEWAY);
     let fields = response.headers_mut();
-    if answer.has_body() {
-        if let Ok(kind) = http::HeaderValue::from_bytes(answer.kind.as_bytes()) {
+    if local.has_body() {
+        if let Ok(kind) = http::HeaderValue::from_bytes(local.kind.as_bytes()) {
             fields.insert(http::header::CONTENT_TYPE, kind);
         }
-        fields.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(answer.body.len()));
+        fields.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(local.body.len()));
     }
     fields.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
     if let Some(location) =
-        answer.location.as_ref().and_then(|value| http::HeaderValue::from_bytes(value).ok())
+        local.location.as_ref().and_then(|value| http::HeaderValue::from_bytes(value).ok())
     {
         fields.insert(http::header::LOCATION, location);
     }
-    (response, Bytes::copy_from_slice(answer.body.as_bytes()))
+    (response, Bytes::copy_from_slice(local.body.as_bytes()))
 }
 
 #[cfg(test)]
@@ -108,9 +108,9 @@ mod tests {
     }
 
     fn written(uri: &str, fields: &[(&str, &str)], bodyless: bool) -> String {
-        let mut head = b"what was there before".to_vec();
-        write_head(&parts(uri, fields), bodyless, &mut head);
-        String::from_utf8(head).unwrap()
+        let mut header = b"what was there before".to_vec();
+        write_header(&parts(uri, fields), bodyless, &mut header);
+        String::from_utf8(header).unwrap()
     }
 
     #[test]
@@ -134,12 +134,12 @@ mod tests {
     #[test]
     fn limits_count_fields_and_bytes_as_they_came() {
         let pieces = [("cookie", "a=1"), ("cookie", "b=2")];
-        let (parts, head) = (parts("https://t/", &pieces), written("https://t/", &pieces, true));
+        let (parts, header) = (parts("https://t/", &pieces), written("https://t/", &pieces, true));
         // The second piece was a field of its own.
-        let came = head.len() + "cookie: \r\n".len() - "; ".len();
+        let came = header.len() + "cookie: \r\n".len() - "; ".len();
         let check = |fields_max, bytes_max, expected| {
-            let limits = HeadLimits { fields_max, bytes_max };
-            assert_eq!(exceeds(&parts, head.as_bytes(), &limits), expected, "{fields_max} {bytes_max}");
+            let limits = HeaderLimits { fields_max, bytes_max };
+            assert_eq!(exceeds(&parts, header.as_bytes(), &limits), expected, "{fields_max} {bytes_max}");
         };
         check(2, came, false);
         check(1, came, true);
@@ -148,20 +148,22 @@ mod tests {
 
     #[test]
     fn responses_lose_the_fields_of_their_connection() {
-        let check = |head: &str,
-                     framing: Option<Framing>,
-                     cookie: Option<&str>,
-                     expected: &[(&str, &str)]| {
-            let mut response = Response::default();
-            response.parse(head.as_bytes(), &HeadLimits::default()).unwrap();
-            let translated = translate(&response, head.as_bytes(), framing, cookie).unwrap();
-            let fields = translated.headers().iter();
-            let fields: Vec<(&str, &str)> =
-                fields.map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
-            assert_eq!((translated.status().as_u16(), &fields[..]), (response.status(), expected), "{head}");
-        };
-        let head = "HTTP/1.1 200 OK\r\nConnection: close, x-hop\r\nX-Hop: 1\r\nServer: s\r\nContent-Length: 3\r\n\r\n";
-        check(head, Some(Framing::Length(3)), None, &[("server", "s"), ("content-length", "3")]);
+        let check =
+            |header: &str, framing: Option<Framing>, cookie: Option<&str>, expected: &[(&str, &str)]| {
+                let mut response = Response::default();
+                response.parse(header.as_bytes(), &HeaderLimits::default()).unwrap();
+                let translated = translate(&response, header.as_bytes(), framing, cookie).unwrap();
+                let fields = translated.headers().iter();
+                let fields: Vec<(&str, &str)> =
+                    fields.map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+                assert_eq!(
+                    (translated.status().as_u16(), &fields[..]),
+                    (response.status(), expected),
+                    "{header}"
+                );
+            };
+        let header = "HTTP/1.1 200 OK\r\nConnection: close, x-hop\r\nX-Hop: 1\r\nServer: s\r\nContent-Length: 3\r\n\r\n";
+        check(header, Some(Framing::Length(3)), None, &[("server", "s"), ("content-length", "3")]);
         let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         check(chunked, Some(Framing::Chunked), Some("a=1"), &[("set-cookie", "a=1")]);
         let unchanged = "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n";
