@@ -61,7 +61,7 @@ impl Http2 {
                 self.drive_stream(cx, client, shared, number);
             }
             Judged::Respond(local) => {
-                self.respond_locally(cx, client, shared, key, &local.response, local.is_head)
+                self.respond_locally(cx, client, shared, key, &local.response, local.is_head);
             }
             Judged::Close => return After::Close,
             Judged::Waits => return After::Tarpit,
