@@ -260,7 +260,8 @@ impl<C: CounterSet> Sharded<C> {
     /// Returns the shard that worker number `worker` writes.
     #[must_use]
     pub fn of(&self, worker: usize) -> &C {
-        &self.0[worker % self.0.len()]
+        // Faster than a remainder, on the path of each packet.
+        self.0.get(worker).unwrap_or(&self.0[0])
     }
 
     /// Returns each name with the sum over the shards.

@@ -310,7 +310,7 @@ impl Dns {
             client.active_at = cx.now;
             let requester = self.requester_of_client(key);
             self.count_client_bytes(cx, key, message.len() + 2);
-            self.take_query(cx, settings, &requester, &message);
+            self.take_query(cx, settings, requester, &message);
         };
         self.give_back(message);
         appetite

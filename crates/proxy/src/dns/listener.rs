@@ -226,7 +226,7 @@ impl Dns {
             let mut datagram = Datagram { batch, at };
             let requester = self.requester_of_datagram(cx, key, &mut datagram, &settings);
             if let Some(requester) = requester {
-                self.take_query(cx, &settings, &requester, datagram.bytes());
+                self.take_query(cx, &settings, requester, datagram.bytes());
             }
         }
     }

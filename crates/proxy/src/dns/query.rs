@@ -192,13 +192,14 @@ impl Dns {
         &mut self,
         cx: &mut Context,
         settings: &Settings,
-        requester: &Requester,
+        mut requester: Requester,
         message: &[u8],
     ) {
-        let (view, requester) = &match hop::read(settings, requester, message) {
-            Ok(read) => read,
-            Err(error) => return self.refuse(cx, settings, requester, message, error),
+        let view = &match hop::read(settings, &mut requester, message) {
+            Ok(view) => view,
+            Err(error) => return self.refuse(cx, settings, &requester, message, error),
         };
+        let requester = &requester;
         let service = Arc::clone(&self.services[requester.service].service);
         let counters = service.live.counters.of(cx.id);
         counters.requests.one();

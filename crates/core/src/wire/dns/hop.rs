@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// An OPT without options.
 const OPT_BYTES: usize = 11;
+/// Second byte of the type of an OPT record; the first one is 0.
+const OPT_TYPE: u8 = 41;
 /// The unit of the timeout (RFC 7828, section 3.1).
 const TIMEOUT_UNIT_MS: u128 = 100;
 
@@ -50,8 +52,12 @@ impl Query {
 /// Returns true if a response has options that are not for the client.
 #[must_use]
 pub fn has_hop_options(response: &[u8], cookies: Cookies) -> bool {
-    // Most responses have no OPT, or an empty one at their end.
-    if matches!(number_at(response, 10), None | Some(0)) || ends_with_empty_opt(response) {
+    // Most responses have no OPT, or an empty one at their end. The search for a byte of its type is faster
+    // than reading the records.
+    if matches!(number_at(response, 10), None | Some(0))
+        || ends_with_empty_opt(response)
+        || !response.contains(&OPT_TYPE)
+    {
         return false;
     }
     let Some(start) = records_start(response) else { return false };
@@ -62,7 +68,7 @@ pub fn has_hop_options(response: &[u8], cookies: Cookies) -> bool {
 }
 
 fn ends_with_empty_opt(response: &[u8]) -> bool {
-    response.last_chunk::<OPT_BYTES>().is_some_and(|end| end[..3] == [0, 0, 41] && end[9..] == [0, 0])
+    response.last_chunk::<OPT_BYTES>().is_some_and(|end| end[..3] == [0, 0, OPT_TYPE] && end[9..] == [0, 0])
 }
 
 /// Removes the options that are not for the client from a response. A response that is malformed or signed

@@ -8,12 +8,12 @@ use crate::dns::{Dns, Origin, Requester};
 use crate::service::Settings;
 use evener_core::wire::dns::{self as wire, Cookies, QueryError};
 
-/// Reads a query of a client.
+/// Reads a query of a client, and notes in `requester` whether it gets the idle time of its connection.
 pub(in crate::dns) fn read(
     settings: &Settings,
-    requester: &Requester,
+    requester: &mut Requester,
     message: &[u8],
-) -> Result<(wire::Query, Requester), QueryError> {
+) -> Result<wire::Query, QueryError> {
     let view = wire::Query::parse(message)?;
     // Without support for cookies it is an empty message (RFC 7873, section 5.4).
     if !view.has_question_section() && cookies(settings, requester) == Cookies::Remove {
@@ -21,7 +21,8 @@ pub(in crate::dns) fn read(
     }
     // Ignored over UDP (RFC 7828, section 3.3.1).
     let is_stream = matches!(requester.origin, Origin::Stream(_));
-    Ok((view, Requester { keepalive: is_stream && view.asks_for_keepalive(), ..*requester }))
+    requester.keepalive = is_stream && view.asks_for_keepalive();
+    Ok(view)
 }
 
 /// Returns whether cookies are passed on for this client.
