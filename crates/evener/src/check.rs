@@ -77,14 +77,14 @@ impl Missed {
     /// Creates a result from an error of the system.
     fn by_system(doing: &str, error: &io::Error) -> Self {
         let why = format!("{doing}: {}", in_words(error));
-        if is_want(error) { Self::Unmade(why) } else { Self::Failed(why) }
+        if is_resource_exhaustion(error) { Self::Unmade(why) } else { Self::Failed(why) }
     }
 }
 
 /// Returns true if an error means that this process lacks descriptors, ports or memory. (EAGAIN at a unix
 /// socket means that the queue of the server is full.)
-fn is_want(error: &io::Error) -> bool {
-    Errno::from_io_error(error).is_some_and(evener_proxy::is_want)
+fn is_resource_exhaustion(error: &io::Error) -> bool {
+    Errno::from_io_error(error).is_some_and(evener_proxy::is_resource_exhaustion)
 }
 
 fn aim(target: &Target, port: Option<u16>) -> Target {

@@ -1,4 +1,4 @@
-//! Sockets and bytes: listening, connecting, relaying, TLS, batches of datagrams. It knows of no service.
+//! Sockets and bytes: listening, connecting, relaying, TLS, batches of datagrams. Nothing here depends on services.
 
 pub(crate) mod batch;
 pub(crate) mod connect;
@@ -7,6 +7,7 @@ pub(crate) mod listener;
 pub(crate) mod pipe;
 pub(crate) mod relay;
 pub(crate) mod request_log;
+pub(crate) mod source;
 pub(crate) mod sys;
 pub(crate) mod tls;
 pub(crate) mod transport;

@@ -16,9 +16,10 @@ mod worker;
 
 pub use context::descriptors;
 pub use context::report::{Report, Reporter};
-pub use io::connect::is_want;
-pub use io::listener::{BindError, Bound, Sharing, bind, may_be_transparent};
+pub use io::connect::is_resource_exhaustion;
+pub use io::listener::{BindError, Bound, Sharing, bind};
 pub use io::request_log::{LogForm, Queued, RequestLog};
+pub use io::source::may_be_transparent;
 pub use io::tls::{TlsAcceptor, TlsConnector};
 pub use plane::{Driver, Plane, PlaneOptions};
 pub use service::ending::EndReason;

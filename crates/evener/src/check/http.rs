@@ -1,7 +1,7 @@
 //! HTTP checks: one request over a new connection, in the clear or over TLS.
 
 use super::exchange::{Expected, exchange};
-use super::{Missed, Patient, Stream, connect, is_want};
+use super::{Missed, Patient, Stream, connect, is_resource_exhaustion};
 use crate::certificates::{Authorities, certificates, insecure_verifier};
 use evener_core::spec::{CheckKind, CheckTls};
 use evener_core::{Endpoint, Target};
@@ -148,5 +148,5 @@ fn files_of(path: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// Returns true if authorities of the system were not read for lack of local resources.
 fn wants(kind: &rustls_native_certs::ErrorKind) -> bool {
-    matches!(kind, rustls_native_certs::ErrorKind::Io { inner, .. } if is_want(inner))
+    matches!(kind, rustls_native_certs::ErrorKind::Io { inner, .. } if is_resource_exhaustion(inner))
 }

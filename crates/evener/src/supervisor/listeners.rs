@@ -103,7 +103,7 @@ impl Supervisor {
         let mut errors = Vec::new();
         for key in missing {
             let shared = reserved.is_some() || self.overlaps_ours(key.transport, &wanted, fresh);
-            let sharing = if shared { Sharing::WithOurs } else { Sharing::None };
+            let sharing = if shared { Sharing::Overlapping } else { Sharing::None };
             match bind(&wanted, key.transport, &service.options, self.plane.workers(), sharing) {
                 Ok(bound) => drop(fresh.insert(key, bound)),
                 Err(error) => errors.push(error),
@@ -201,7 +201,7 @@ fn chosen_by_system(address: &Endpoint) -> Option<SocketAddr> {
 fn bind_error(address: &Endpoint, error: io::Error) -> BindError {
     let address = address.clone();
     match error.kind() {
-        io::ErrorKind::AddrNotAvailable => BindError::NotOurs(address),
+        io::ErrorKind::AddrNotAvailable => BindError::NotLocal(address),
         _ => BindError::Other(address, error),
     }
 }

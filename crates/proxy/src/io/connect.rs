@@ -1,9 +1,9 @@
-//! Connects to servers: the socket, and the meaning of failures. The choice of the server and of the next one is made
-//! elsewhere.
+//! Opens sockets for connections to servers and classifies connection failures. `core::attempt` chooses the servers.
 
 use crate::context::Context;
 use crate::context::report::{Report, is_due};
-use crate::io::listener::{self, Seen};
+use crate::io::source::SourceAddress;
+use evener_core::address::abstract_name;
 use evener_core::attempt::Cost;
 use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry, Why};
@@ -11,21 +11,21 @@ use evener_core::spec::ServiceOptions;
 use evener_core::{ServerId, Target};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::net::sockopt;
-use std::net::IpAddr;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Number of servers that may fail at once for one client before others have their turn.
+/// Number of servers that may fail in a row for one client before the worker handles other clients.
 pub(crate) const TRIES_MAX: usize = 256;
 
-/// Opens a socket for a connect to a server for this client.
+/// Opens a socket for a connection to a server, with the options of the service and the source address for this client.
 pub(crate) fn open_socket(
     target: &Target,
     options: &ServiceOptions,
     client: IpAddr,
 ) -> Result<OwnedFd, Errno> {
-    let socket = listener::stream_socket(target)?;
+    let socket = stream_socket(target)?;
     if let Target::Ip(address) = target {
         if options.nodelay {
             sockopt::set_tcp_nodelay(&socket, true)?;
@@ -34,21 +34,56 @@ pub(crate) fn open_socket(
             sockopt::set_socket_keepalive(&socket, true)?;
             sockopt::set_tcp_keepidle(&socket, after)?;
         }
-        if let Some(seen) = Seen::of(options, client) {
-            seen.bind(&socket, *address)?;
+        if let Some(source) = SourceAddress::of(options, client) {
+            source.bind(&socket, *address)?;
         }
     }
     Ok(socket)
 }
 
-/// Counts a connect that failed, and reports it if the server is at fault.
+/// Opens a socket for a connection to a server.
+pub(crate) fn stream_socket(target: &Target) -> Result<OwnedFd, Errno> {
+    net::socket_with(family(target), SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
+}
+
+/// Opens a connected socket for a flow.
+pub(crate) fn datagram_socket(target: &Target, source: Option<SourceAddress>) -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = net::socket_with(family(target), SocketType::DGRAM, flags, None)?;
+    if let (Some(source), Target::Ip(address)) = (source, target) {
+        source.bind(&socket, *address)?;
+    }
+    connect(&socket, target)?;
+    Ok(socket)
+}
+
+fn family(target: &Target) -> AddressFamily {
+    match target {
+        Target::Ip(SocketAddr::V4(_)) => AddressFamily::INET,
+        Target::Ip(SocketAddr::V6(_)) => AddressFamily::INET6,
+        Target::Unix(_) => AddressFamily::UNIX,
+    }
+}
+
+/// Begins to connect a stream socket, or sets the peer of a datagram socket.
+pub(crate) fn connect(socket: &OwnedFd, target: &Target) -> Result<(), Errno> {
+    match target {
+        Target::Ip(address) => net::connect(socket, address),
+        Target::Unix(path) => match abstract_name(path) {
+            None => net::connect(socket, &SocketAddrUnix::new(path)?),
+            Some(name) => net::connect(socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?),
+        },
+    }
+}
+
+/// Counts a failed connection attempt, and reports it if the server is at fault.
 pub(crate) fn note_failure(cx: &Context, pool: Arc<str>, server: &Entry, error: Errno) {
     if let Some(failure) = count_failure(cx, &pool, server, error) {
         (cx.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
     }
 }
 
-/// Counts a connect that failed; returns the failure to report if the server is at fault.
+/// Counts a failed connection attempt; returns the failure to report if the server is at fault.
 pub(crate) fn count_failure(cx: &Context, pool: &Arc<str>, server: &Entry, error: Errno) -> Option<Failure> {
     let counters = server.live.counters.of(cx.id);
     match error {
@@ -65,9 +100,9 @@ pub(crate) fn count_failure(cx: &Context, pool: &Arc<str>, server: &Entry, error
             counters.connect_errors.one();
             None
         }
-        error if is_ours(error) => {
+        error if is_local_error(error) => {
             counters.connect_errors.one();
-            note_local(cx, pool, server, error);
+            count_local_error(cx, pool, server, error);
             None
         }
         _ => {
@@ -77,7 +112,7 @@ pub(crate) fn count_failure(cx: &Context, pool: &Arc<str>, server: &Entry, error
     }
 }
 
-/// Reports that a server was reached, if it had failed before.
+/// Reports a successful connection to a server that had failed before.
 pub(crate) fn note_success(cx: &Context, pool: &Arc<str>, choice: &Choice) {
     let server = &choice.server;
     if server.live.suspect.load(Ordering::Relaxed) || choice.why == Why::LastResort {
@@ -86,7 +121,7 @@ pub(crate) fn note_success(cx: &Context, pool: &Arc<str>, choice: &Choice) {
     }
 }
 
-/// Counts a datagram that a server refused (ICMP); returns the failure to report.
+/// Counts a datagram that a server refused with an ICMP error; returns the failure to report.
 pub(crate) fn count_refusal(cx: &Context, server: &Entry, error: Errno) -> Failure {
     let counters = server.live.counters.of(cx.id);
     if error == Errno::CONNREFUSED {
@@ -98,23 +133,23 @@ pub(crate) fn count_refusal(cx: &Context, server: &Entry, error: Errno) -> Failu
     }
 }
 
-/// Counts a connect that failed for a local reason, and reports it now and then.
-pub(crate) fn note_local(cx: &Context, pool: &Arc<str>, server: &Entry, error: Errno) {
+/// Counts a connection attempt that failed for a local reason, and reports it at most once a second.
+pub(crate) fn count_local_error(cx: &Context, pool: &Arc<str>, server: &Entry, error: Errno) {
     server.live.counters.of(cx.id).local_errors.one_shared();
-    tell_local(cx, pool, server.id, error);
+    report_local_error(cx, pool, server.id, error);
 }
 
-/// Reports a local error, at most once a second for the whole program: the limits are those of the process.
-pub(crate) fn tell_local(cx: &Context, pool: &Arc<str>, server: ServerId, error: Errno) {
+/// Reports a local error, at most once a second for the whole process, because the exhausted limits are the process's.
+pub(crate) fn report_local_error(cx: &Context, pool: &Arc<str>, server: ServerId, error: Errno) {
     static REPORTED_AT: AtomicU64 = AtomicU64::new(0);
     if is_due(&REPORTED_AT, cx.now) {
         (cx.report)(Report::LocalError { pool: Arc::clone(pool), server, error: error.into() });
     }
 }
 
-/// Returns whether an error means that this process lacks descriptors, ports or memory, whichever peer is to be
-/// reached.
-pub fn is_want(error: Errno) -> bool {
+/// Returns whether an error means that this process lacks descriptors, ports or memory. Such an error does not depend
+/// on the peer.
+pub fn is_resource_exhaustion(error: Errno) -> bool {
     matches!(
         error,
         Errno::MFILE
@@ -127,15 +162,15 @@ pub fn is_want(error: Errno) -> bool {
     )
 }
 
-/// Returns whether an error of a connect is local, not the server's: no descriptor, memory or port is left, a local
-/// rule forbids it, or the source address is not local. EAGAIN: no local port, or the queue of a unix socket is full
-/// for a moment.
-pub(crate) fn is_ours(error: Errno) -> bool {
-    is_want(error) || matches!(error, Errno::AGAIN | Errno::PERM | Errno::ACCESS)
+/// Returns whether the cause of a failed connection attempt is local: no descriptor, memory or port is left, a local
+/// rule forbids the connection, or the source address is not local. EAGAIN means that no local port is left, or that
+/// the queue of a unix socket is full for a moment.
+pub(crate) fn is_local_error(error: Errno) -> bool {
+    is_resource_exhaustion(error) || matches!(error, Errno::AGAIN | Errno::PERM | Errno::ACCESS)
 }
 
-/// The time that a failed connect takes: a silent server takes the whole timeout, an unreachable one some seconds
-/// (ARP); all other failures show at once.
+/// Returns how much time a failed connection attempt took. A silent server takes the whole timeout and an unreachable
+/// one some seconds (ARP); all other failures are immediate.
 pub(crate) fn cost(error: Errno) -> Cost {
     if matches!(error, Errno::TIMEDOUT | Errno::HOSTUNREACH) { Cost::Slow } else { Cost::Quick }
 }
@@ -190,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn success_is_reported_of_a_server_that_had_failed() {
+    fn a_connection_is_reported_if_the_server_had_failed_before() {
         let ((pool, server), (mut cx, reports)) = (server(), Context::for_tests());
         let snapshot = pool.published().load_full();
         let request = Request::of([192, 0, 2, 9].into(), cx.now);
@@ -207,22 +242,22 @@ mod tests {
     }
 
     #[test]
-    fn a_lack_of_resources_is_local_whatever_is_reached() {
+    fn a_lack_of_resources_is_a_local_error() {
         let lacks =
             [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRINUSE, Errno::ADDRNOTAVAIL];
-        assert!(lacks.into_iter().all(|error| is_want(error) && is_ours(error)));
-        assert!(
-            [Errno::AGAIN, Errno::PERM, Errno::ACCESS]
-                .into_iter()
-                .all(|error| !is_want(error) && is_ours(error))
-        );
+        assert!(lacks.into_iter().all(|error| is_resource_exhaustion(error) && is_local_error(error)));
+        assert!([Errno::AGAIN, Errno::PERM, Errno::ACCESS].into_iter().all(|error| !is_resource_exhaustion(
+            error
+        ) && is_local_error(
+            error
+        )));
         let remote =
             [Errno::CONNREFUSED, Errno::TIMEDOUT, Errno::HOSTUNREACH, Errno::CONNRESET, Errno::NOENT];
-        assert!(remote.into_iter().all(|error| !is_ours(error)));
+        assert!(remote.into_iter().all(|error| !is_local_error(error)));
     }
 
     #[test]
-    fn silent_servers_cost_more_time_than_others() {
+    fn silent_servers_cost_more_time_than_other_failures() {
         assert_eq!([Errno::TIMEDOUT, Errno::HOSTUNREACH].map(cost), [Cost::Slow; 2]);
         assert_eq!([Errno::CONNREFUSED, Errno::NETUNREACH, Errno::MFILE].map(cost), [Cost::Quick; 3]);
     }
@@ -237,7 +272,7 @@ mod tests {
         let socket = open_socket(&target, &options, [192, 0, 2, 1].into()).unwrap();
         assert!(sockopt::tcp_nodelay(&socket).unwrap());
         assert_eq!(sockopt::tcp_keepidle(&socket), Ok(Duration::from_secs(77)));
-        let local = std::net::SocketAddr::try_from(rustix::net::getsockname(&socket).unwrap()).unwrap();
+        let local = SocketAddr::try_from(net::getsockname(&socket).unwrap()).unwrap();
         assert_eq!(local.ip(), IpAddr::from([127, 0, 0, 5]));
     }
 }

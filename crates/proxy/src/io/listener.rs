@@ -1,49 +1,48 @@
-//! Sockets: listeners, which the control thread opens so that a failure changes nothing, and the sockets with which
-//! workers reach servers.
+//! Listening sockets. The control thread opens them before it applies a configuration, so that a failure changes
+//! nothing.
 
+use evener_core::Endpoint;
 use evener_core::address::abstract_name;
-use evener_core::spec::{ServiceOptions, Source, Transport};
-use evener_core::{Endpoint, Target};
+use evener_core::spec::{ServiceOptions, Transport};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::io::Errno;
-use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use rustix::net::sockopt;
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-/// The wanted buffer size of a datagram socket.
+/// Requested buffer size of a datagram socket.
 const DATAGRAM_BUFFER_BYTES: usize = 4 << 20;
 
 /// The reason why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Another program listens there.
-    #[error("{0} is in use: another program listens there (`ss -lntup` tells which)")]
+    /// Another program listens on the address.
+    #[error("{0} is in use: another program listens there (`ss -lntup` shows which)")]
     InUse(Endpoint),
-    /// There is a file that is not a socket.
-    #[error("{0} is there already, and is no socket: remove it, or listen elsewhere")]
-    NoSocket(Endpoint),
+    /// The path belongs to a file that is not a socket.
+    #[error("{0} exists and is not a socket: remove the file or choose another path")]
+    NotASocket(Endpoint),
     /// The port is below 1024, or the directory is not writable.
     #[error(
-        "{0} may not be listened on: it takes root or CAP_NET_BIND_SERVICE, or write access to the directory"
+        "cannot listen on {0}: permission denied; a port below 1024 needs root or CAP_NET_BIND_SERVICE, a unix socket needs write access to its directory"
     )]
     Permission(Endpoint),
     /// No interface has the address.
     #[error(
-        "{0} is not an address of this machine (`ip address` lists them); `freebind = true` listens on one that comes later"
+        "{0} is not an address of this machine (`ip address` lists them); set `freebind = true` to listen on an address that is added later"
     )]
-    NotOurs(Endpoint),
+    NotLocal(Endpoint),
     /// The directory of the socket does not exist.
-    #[error("{0} cannot be made: its directory does not exist")]
+    #[error("cannot create {0}: its directory does not exist")]
     NoDirectory(Endpoint),
     /// Datagram services have no unix sockets.
     #[error("{0}: a udp or dns service listens on IP addresses only")]
     UnixDatagram(Endpoint),
     /// Another error.
-    #[error("{0} cannot be listened on: {1}")]
+    #[error("cannot listen on {0}: {1}")]
     Other(Endpoint, io::Error),
 }
 
@@ -52,11 +51,11 @@ impl BindError {
         let address = address.clone();
         match error.kind() {
             io::ErrorKind::AddrInUse if matches!(&address, Endpoint::Unix(path) if is_other_file(path)) => {
-                Self::NoSocket(address)
+                Self::NotASocket(address)
             }
             io::ErrorKind::AddrInUse => Self::InUse(address),
             io::ErrorKind::PermissionDenied => Self::Permission(address),
-            io::ErrorKind::AddrNotAvailable => Self::NotOurs(address),
+            io::ErrorKind::AddrNotAvailable => Self::NotLocal(address),
             io::ErrorKind::NotFound => Self::NoDirectory(address),
             _ => Self::Other(address, error),
         }
@@ -73,17 +72,17 @@ pub struct Bound {
     pub(crate) unix: Option<UnixPath>,
 }
 
-/// The path of our unix socket, which is removed when no worker listens on it any more.
+/// Path of a local unix socket; the file is removed when no worker listens on it any more.
 #[derive(Debug)]
 pub(crate) struct UnixPath {
     path: PathBuf,
-    /// Device and inode: another socket may have the path by then, that of the next instance or of a program that
-    /// replaced it.
+    /// Device and inode. The file is removed only if they are unchanged: the next instance, or another program, may
+    /// have bound a socket of its own to the path.
     identity: Option<(u64, u64)>,
 }
 
 impl UnixPath {
-    /// The path of a socket that was bound just now.
+    /// Records the path of a socket that has just been bound.
     fn of(path: &Path) -> Self {
         Self { path: path.to_owned(), identity: identity(path) }
     }
@@ -101,13 +100,13 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
-/// The use of a port by this process.
+/// Use of a port by other listeners of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
-    /// This process does not use it.
+    /// No other listener of this process uses the port.
     None,
-    /// A listener of ours has it, on another address that includes this one or is included.
-    WithOurs,
+    /// Another listener of this process has the port, on an address that includes this one or is included in it.
+    Overlapping,
 }
 
 /// Opens sockets at `address` for `workers` workers, without disturbing other programs.
@@ -161,8 +160,8 @@ fn bind_ip(
 
 /// Returns the address if it is free, with the port that the system chose when it was 0.
 fn find_free(address: SocketAddr, transport: Transport, options: &ServiceOptions) -> io::Result<SocketAddr> {
-    // With SO_REUSEPORT alone a second instance would silently take a share of the clients. A socket without it
-    // detects other listeners.
+    // With SO_REUSEPORT alone a second instance would silently take a share of the clients. Binding a socket without
+    // the option detects other listeners.
     let alone = open(address, transport, options)?;
     alone.bind(&address.into())?;
     if transport == Transport::Stream {
@@ -176,7 +175,7 @@ fn open(address: SocketAddr, transport: Transport, options: &ServiceOptions) -> 
     let socket = Socket::new(Domain::for_address(address), kind, None)?;
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
-        // `0.0.0.0:80` and `[::]:80` are two addresses, whatever net.ipv6.bindv6only says.
+        // `0.0.0.0:80` and `[::]:80` are two addresses, whether net.ipv6.bindv6only is set or not.
         socket.set_only_v6(true)?;
     }
     if options.freebind {
@@ -208,7 +207,7 @@ fn prepare_datagrams(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Grows the buffers, so that bursts wait instead of being dropped. A smaller size is no error.
+/// Grows the buffers, so that bursts are queued instead of dropped. A smaller size is not an error.
 pub(crate) fn grow_buffers(socket: impl AsFd) {
     let socket = socket.as_fd();
     for name in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
@@ -241,13 +240,13 @@ fn bind_unix(path: &Path, options: &ServiceOptions, workers: usize) -> io::Resul
     Ok(sockets)
 }
 
-/// Removes a socket file on which no program listens: its program is gone.
+/// Removes a socket file on which no program listens any more.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let refused = || UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
     if is_socket(path) && refused() { std::fs::remove_file(path) } else { Ok(()) }
 }
 
-/// Returns whether a file that is not a socket has the path.
+/// Returns whether the path belongs to a file other than a socket.
 fn is_other_file(path: &Path) -> bool {
     abstract_name(path).is_none() && !is_socket(path)
 }
@@ -271,7 +270,7 @@ fn apply_options(socket: &Socket, options: &ServiceOptions) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes on the options of a new configuration, on a listener for connections.
+/// Applies the options of a new configuration to a listener for connections.
 pub(crate) fn reconfigure(socket: &OwnedFd, options: &ServiceOptions) {
     let Ok(copy) = socket.try_clone() else { return };
     let socket = Socket::from(copy);
@@ -282,129 +281,9 @@ pub(crate) fn reconfigure(socket: &OwnedFd, options: &ServiceOptions) {
     let _ = socket.listen(backlog(options));
 }
 
-/// Opens a socket for a connect to a server.
-pub(crate) fn stream_socket(target: &Target) -> Result<OwnedFd, Errno> {
-    net::socket_with(family(target), SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)
-}
-
-/// Opens a connected socket for a flow.
-pub(crate) fn datagram_socket(target: &Target, seen: Option<Seen>) -> Result<OwnedFd, Errno> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = net::socket_with(family(target), SocketType::DGRAM, flags, None)?;
-    if let (Some(seen), Target::Ip(address)) = (seen, target) {
-        seen.bind(&socket, *address)?;
-    }
-    connect(&socket, target)?;
-    Ok(socket)
-}
-
-fn family(target: &Target) -> AddressFamily {
-    match target {
-        Target::Ip(SocketAddr::V4(_)) => AddressFamily::INET,
-        Target::Ip(SocketAddr::V6(_)) => AddressFamily::INET6,
-        Target::Unix(_) => AddressFamily::UNIX,
-    }
-}
-
-/// Begins a connect, or sets the peer of a datagram socket.
-pub(crate) fn connect(socket: &OwnedFd, target: &Target) -> Result<(), Errno> {
-    match target {
-        Target::Ip(address) => net::connect(socket, address),
-        Target::Unix(path) => match abstract_name(path) {
-            None => net::connect(socket, &SocketAddrUnix::new(path)?),
-            Some(name) => net::connect(socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?),
-        },
-    }
-}
-
-/// The address that a server sees.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Seen {
-    /// A local address.
-    Ours(IpAddr),
-    /// The client's address.
-    Client(IpAddr),
-}
-
-impl Seen {
-    /// The choice of the configuration for this client; `None` leaves it to the system.
-    pub(crate) fn of(options: &ServiceOptions, client: IpAddr) -> Option<Self> {
-        options.source.map(|source| match source {
-            Source::Address(address) => Self::Ours(address),
-            Source::Client => Self::Client(client.to_canonical()),
-        })
-    }
-
-    /// Binds a socket that will be connected to `server`, if both addresses are of one family.
-    ///
-    /// # Errors
-    /// EADDRNOTAVAIL, whatever the system's error was: neither a server nor a lack of ports or descriptors is the
-    /// reason. A client with a link-local address (RFC 4291, section 2.5.6), for one, has no meaning on other links.
-    pub(crate) fn bind(self, socket: &OwnedFd, server: SocketAddr) -> Result<(), Errno> {
-        self.try_bind(socket, server).map_err(|_| Errno::ADDRNOTAVAIL)
-    }
-
-    fn try_bind(self, socket: &OwnedFd, server: SocketAddr) -> Result<(), Errno> {
-        let (Self::Ours(source) | Self::Client(source)) = self;
-        if source.is_ipv4() != server.is_ipv4() {
-            return Ok(());
-        }
-        if matches!(self, Self::Client(_)) {
-            // The address of a client on this machine would mean another one elsewhere.
-            if source.is_loopback() && !server.ip().is_loopback() {
-                return Ok(());
-            }
-            let flag = crate::io::sys::set_flag(socket.as_fd(), transparent(source));
-            flag.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))?;
-        }
-        bind_source(socket, source)
-    }
-}
-
-/// The option by which a socket may have an address that is not local (ip(7), ipv6(7)).
-fn transparent(address: IpAddr) -> (i32, i32) {
-    match address {
-        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
-        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT),
-    }
-}
-
-/// Checks that sockets may have the addresses of clients.
-///
-/// # Errors
-/// The system's error without CAP_NET_ADMIN.
-pub fn may_be_transparent() -> io::Result<()> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-    crate::io::sys::set_flag(socket.as_fd(), transparent(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
-}
-
-/// Binds to an address. The port is chosen at connect, so that ports are not used up (ip(7)).
-fn bind_source(socket: &OwnedFd, source: IpAddr) -> Result<(), Errno> {
-    const IP_BIND_ADDRESS_NO_PORT: i32 = 24;
-    let _ = crate::io::sys::set_flag(socket.as_fd(), (libc::IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT));
-    net::bind(socket, &SocketAddr::new(source, 0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::connect::is_ours;
-
-    #[test]
-    fn an_impossible_source_is_a_local_error() {
-        let server: SocketAddr = "[::1]:9".parse().unwrap();
-        // A link-local address without its link, and an address that no interface has.
-        for source in ["fe80::1", "2001:db8::1"] {
-            let seen = Seen::Ours(source.parse().unwrap());
-            let error = datagram_socket(&Target::Ip(server), Some(seen)).unwrap_err();
-            assert!(is_ours(error) && error == Errno::ADDRNOTAVAIL, "{source}: {error}");
-        }
-        let other = Seen::Ours("127.0.0.1".parse().unwrap());
-        assert!(
-            datagram_socket(&Target::Ip(server), Some(other)).is_ok(),
-            "another family has its own address"
-        );
-    }
 
     /// A new directory, removed with all that is in it.
     struct Directory(PathBuf);
@@ -436,7 +315,7 @@ mod tests {
             let Endpoint::Ip(address) = bound.address else { panic!("another kind of address") };
             assert!(address.port() > 0 && bound.sockets.len() == 2);
             for socket in &bound.sockets {
-                let local = net::getsockname(socket).unwrap();
+                let local = rustix::net::getsockname(socket).unwrap();
                 assert_eq!(SocketAddr::try_from(local), Ok(address));
             }
             assert!(matches!(bind_one(&Endpoint::Ip(address), transport), Err(BindError::InUse(_))));
@@ -449,13 +328,13 @@ mod tests {
         let file = directory.0.join("file");
         std::fs::write(&file, "not a socket").unwrap();
         let check = |address: Endpoint, transport: Transport, expected: fn(&BindError) -> bool| {
-            let error = bind_one(&address, transport).expect_err("it cannot be bound");
+            let error = bind_one(&address, transport).expect_err("the address cannot be bound");
             assert!(expected(&error), "{address}: {error}");
         };
-        let not_ours = Endpoint::Ip("192.0.2.1:0".parse().unwrap());
-        check(not_ours, Transport::Stream, |error| matches!(error, BindError::NotOurs(_)));
+        let not_local = Endpoint::Ip("192.0.2.1:0".parse().unwrap());
+        check(not_local, Transport::Stream, |error| matches!(error, BindError::NotLocal(_)));
         check(Endpoint::Unix(file.clone()), Transport::Stream, |error| {
-            matches!(error, BindError::NoSocket(_))
+            matches!(error, BindError::NotASocket(_))
         });
         let nowhere = Endpoint::Unix(directory.0.join("missing").join("socket"));
         check(nowhere, Transport::Stream, |error| matches!(error, BindError::NoDirectory(_)));
@@ -463,11 +342,11 @@ mod tests {
         check(unix, Transport::Datagram, |error| matches!(error, BindError::UnixDatagram(_)));
         let host = Endpoint::Host { name: "www.example".into(), port: 80 };
         check(host, Transport::Stream, |error| matches!(error, BindError::Other(..)));
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), "not a socket", "the file is left alone");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "not a socket", "the file is unchanged");
     }
 
     #[test]
-    fn a_unix_socket_replaces_one_whose_program_is_gone_and_is_removed_with_its_listeners() {
+    fn a_unix_socket_replaces_a_stale_one_and_is_removed_with_its_listeners() {
         let directory = Directory::new("unix-sockets");
         let path = directory.0.join("socket");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
@@ -475,7 +354,7 @@ mod tests {
         let bound = bind_one(&address, Transport::Stream).expect("no program listens there");
         assert_eq!(bound.sockets.len(), 2);
         assert!(matches!(bind_one(&address, Transport::Stream), Err(BindError::InUse(_))));
-        // A successor has the path by then.
+        // Another instance takes over the path before the first one closes.
         std::fs::remove_file(&path).unwrap();
         let successor = bind_one(&address, Transport::Stream).unwrap();
         drop(bound);

@@ -6,8 +6,7 @@ use crate::context::keys::{ConnectionKey, ListenerKey};
 use crate::context::ready::Ready;
 use crate::context::registry::{Readiness, Token};
 use crate::context::ring::{ConnectId, Mark};
-use crate::io;
-use crate::io::connect::{TRIES_MAX, cost, note_failure, note_success, open_socket};
+use crate::io::connect::{TRIES_MAX, connect, cost, note_failure, note_success, open_socket};
 use crate::service::accepted::Accepted;
 use crate::service::admission::{self, Admission, Refused, reset_at_close};
 use crate::service::hops::{limit_connection, note_loop};
@@ -358,7 +357,7 @@ impl Tcp {
         let (client, target) = (connection.address, &choice.server.target);
         let socket = open_socket(target, &connection.settings.options, client)?;
         limit_connection(cx, &connection.service, (&connection.client, client), (&socket, target))?;
-        match io::listener::connect(&socket, &choice.server.target) {
+        match connect(&socket, &choice.server.target) {
             Ok(()) => Ok((socket, Opening::Fresh)),
             Err(Errno::INPROGRESS) => Ok((socket, Opening::Connecting)),
             Err(error) => Err(error),

@@ -4,8 +4,8 @@
 
 use crate::context::Context;
 use crate::context::descriptors::Unit;
-use crate::io::connect::{note_failure, open_socket};
-use crate::io::listener;
+use crate::io::connect::{connect, note_failure, open_socket};
+
 use crate::service::{Service, Settings};
 use arc_swap::ArcSwap;
 use evener_core::limits::Lease;
@@ -285,15 +285,13 @@ impl Part {
         };
         // The address of the client does not matter: where it would, there are no warm connections.
         let no_client = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let begun =
-            open_socket(&server.target, &self.options, no_client).and_then(|socket| match listener::connect(
-                &socket,
-                &server.target,
-            ) {
+        let begun = open_socket(&server.target, &self.options, no_client).and_then(|socket| {
+            match connect(&socket, &server.target) {
                 Ok(()) => Ok((socket, None)),
                 Err(Errno::INPROGRESS) => Ok((socket, Some(cx.now))),
                 Err(error) => Err(error),
-            });
+            }
+        });
         match begun {
             Ok((socket, since)) => {
                 let counted = if since.is_none() { self.service.live.warm.enter(u32::MAX) } else { None };

@@ -8,8 +8,8 @@ use crate::context::keys::{DatagramListenerKey, FlowSocketKey, Handle, Key};
 use crate::context::registry::Token;
 use crate::context::report::Report;
 use crate::io::batch::Batch;
-use crate::io::connect::{count_refusal, is_ours, note_local};
-use crate::io::listener::{self, Seen};
+use crate::io::connect::{self, count_local_error, count_refusal, is_local_error};
+use crate::io::source::SourceAddress;
 use crate::service::hops::{may_go_round, note_loop};
 use crate::service::{Service, Settings, admission, note_no_server};
 use evener_core::Time;
@@ -63,20 +63,20 @@ pub(super) fn socket_of(flow: &Flow) -> FlowSocketKey {
 fn connect(cx: &Context, new: &NewFlow<'_>, server: &Entry) -> Result<(OwnedFd, Unit), ConnectError> {
     let pool = &new.snapshot.pool;
     let Some(unit) = Unit::take() else {
-        note_local(cx, pool, server, Errno::MFILE);
+        count_local_error(cx, pool, server, Errno::MFILE);
         return Err(ConnectError::Exhausted);
     };
-    let seen = Seen::of(&new.settings.options, new.key.client.ip());
-    match listener::datagram_socket(&server.target, seen) {
+    let source = SourceAddress::of(&new.settings.options, new.key.client.ip());
+    match connect::datagram_socket(&server.target, source) {
         Ok(socket) => Ok((socket, unit)),
         // This server cannot see the address of this client: that is no failure of the server, and room does not help.
         Err(Errno::ADDRNOTAVAIL) => {
             server.live.counters.of(cx.id).connect_errors.one();
-            note_local(cx, pool, server, Errno::ADDRNOTAVAIL);
+            count_local_error(cx, pool, server, Errno::ADDRNOTAVAIL);
             Err(ConnectError::ThisServer)
         }
-        Err(error) if is_ours(error) => {
-            note_local(cx, pool, server, error);
+        Err(error) if is_local_error(error) => {
+            count_local_error(cx, pool, server, error);
             Err(ConnectError::Exhausted)
         }
         Err(_) => {
@@ -304,7 +304,7 @@ impl Udp {
                 None => return,
                 Some(Errno::AGAIN | Errno::NOBUFS) => return counters.drop_send_full.add(left.len() as u64),
                 // The datagram is too large for its route, or a local rule forbids it: the server is not at fault.
-                Some(error) if error == Errno::MSGSIZE || error == Errno::INVAL || is_ours(error) => {
+                Some(error) if error == Errno::MSGSIZE || error == Errno::INVAL || is_local_error(error) => {
                     counters.drop_unsendable.one();
                     left = &left[1..];
                 }

@@ -7,7 +7,7 @@ use crate::context::keys::{DatagramListenerKey, FlowSocketKey};
 use crate::context::ready::Ready;
 use crate::context::report::Report;
 use crate::io::batch::{BATCH, Batch, Local, Names};
-use crate::io::connect::is_ours;
+use crate::io::connect::is_local_error;
 use evener_core::attempt::{Attempt, Cost};
 use rustix::fd::AsFd;
 use rustix::io::Errno;
@@ -98,7 +98,7 @@ impl Udp {
         // A flow that ended or moved during the present events has another socket, or none. And an error about the size of
         // packets concerns datagrams, not the server.
         let is_current = listener.flows.peek(&flow.key).is_some_and(|flow| socket_of(flow) == socket);
-        if !is_current || error == Errno::MSGSIZE || is_ours(error) {
+        if !is_current || error == Errno::MSGSIZE || is_local_error(error) {
             return;
         }
         let service = Arc::clone(&listener.service);

@@ -10,8 +10,8 @@ use crate::dns::framed::{Framed, Received};
 use crate::dns::query::{Cause, Taken, Waits};
 use crate::dns::upstream::ids::ClientIds;
 use crate::dns::{Dns, Origin, Party, Requester, ServerOf};
-use crate::io::connect::{is_want, tell_local};
-use crate::io::listener;
+use crate::io::connect::{self, is_resource_exhaustion, report_local_error};
+
 use crate::service::{Backend, Service};
 use evener_core::snapshot::{Entry, ServerLive};
 use evener_core::spec::{Dialect, Protocol};
@@ -215,11 +215,11 @@ impl Dns {
     fn connect_persistent(&mut self, cx: &mut Context, at: PersistentKey) {
         let persistent = &mut self.persistents[at];
         let counters = persistent.live.counters.of(cx.id);
-        let connected = listener::stream_socket(&persistent.target)
-            .and_then(|socket| listener::connect(&socket, &persistent.target).map(|()| socket));
+        let connected = connect::stream_socket(&persistent.target)
+            .and_then(|socket| connect::connect(&socket, &persistent.target).map(|()| socket));
         let socket = match connected {
             Ok(socket) => socket,
-            Err(error) if is_want(error) => return self.postpone_persistent(cx, at, error),
+            Err(error) if is_resource_exhaustion(error) => return self.postpone_persistent(cx, at, error),
             Err(error) => {
                 counters.connect_errors.one();
                 if error == Errno::CONNREFUSED {
@@ -456,7 +456,7 @@ impl Dns {
         let counters = live.counters.of(cx.id);
         counters.connect_errors.one();
         counters.local_errors.one_shared();
-        tell_local(cx, pool, *id, error);
+        report_local_error(cx, pool, *id, error);
         self.persistent_timers.set(at, cx.now + POSTPONED);
     }
 

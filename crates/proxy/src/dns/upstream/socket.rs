@@ -13,8 +13,8 @@ use crate::dns::upstream::ids::Ids;
 use crate::dns::upstream::{self, Upstream};
 use crate::dns::{Dns, Origin, ReturnPath};
 use crate::io::batch::BATCH;
-use crate::io::connect::{count_refusal, is_ours, note_local};
-use crate::io::listener::{self, Seen};
+use crate::io::connect::{self, count_local_error, count_refusal, is_local_error};
+use crate::io::source::SourceAddress;
 use crate::service::{Service, Settings};
 use evener_core::health::Failure;
 use evener_core::snapshot::Entry;
@@ -78,9 +78,9 @@ impl Dns {
         let upstream = self.find_upstream(cx, &requester, server);
         let at = match self.socket_of(cx, upstream, settings) {
             Ok(at) => at,
-            Err(error) if is_ours(error) => {
+            Err(error) if is_local_error(error) => {
                 if let Some(backend) = self.queries[key].requester().backend(settings) {
-                    note_local(cx, &backend.pool.load().pool, server, error);
+                    count_local_error(cx, &backend.pool.load().pool, server, error);
                 }
                 return no_room(error);
             }
@@ -137,10 +137,11 @@ impl Dns {
             return Ok(at);
         }
         let target = there.target.clone();
-        let seen = settings.options.source.and_then(|_| Seen::of(&settings.options, [0, 0, 0, 0].into()));
-        let socket = listener::datagram_socket(&target, seen)?;
+        let source =
+            settings.options.source.and_then(|_| SourceAddress::of(&settings.options, [0, 0, 0, 0].into()));
+        let socket = connect::datagram_socket(&target, source)?;
         // Responses to all queries of a burst come at once.
-        listener::grow_buffers(&socket);
+        crate::io::listener::grow_buffers(&socket);
         let ids = Ids::default();
         let socket = Socket { upstream, socket, ids, outgoing: Vec::new(), unexpected: 0, opened_at: now };
         let at = self.sockets.insert(socket);
@@ -190,7 +191,7 @@ impl Dns {
                     break;
                 }
                 // Too large for the route, or forbidden by the local system: the server is not to blame.
-                Some(error) if error == Errno::MSGSIZE || error == Errno::INVAL || is_ours(error) => {
+                Some(error) if error == Errno::MSGSIZE || error == Errno::INVAL || is_local_error(error) => {
                     unsendable.push(outgoing[from]);
                     from += 1;
                 }
@@ -330,7 +331,7 @@ impl Dns {
     /// Handles an ICMP error: all queries that wait go to another server, before their clients repeat them.
     fn on_socket_refused(&mut self, cx: &mut Context, at: DnsSocketKey, error: Errno) {
         // Errors about packet sizes concern single datagrams, not the server.
-        if error == Errno::MSGSIZE || is_ours(error) {
+        if error == Errno::MSGSIZE || is_local_error(error) {
             return;
         }
         let Some(socket) = self.sockets.get(at) else { return };

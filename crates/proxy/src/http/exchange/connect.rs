@@ -234,7 +234,7 @@ fn begin_connect(
     let (target, address) = (&choice.server.target, client.origin.client.ip());
     let socket = open_socket(target, options, address)?;
     limit_connection(cx, &client.service, (&client.transport.socket, address), (&socket, target))?;
-    match io::listener::connect(&socket, target) {
+    match io::connect::connect(&socket, target) {
         Ok(()) => Ok((socket, Stage::Open)),
         Err(Errno::INPROGRESS) => Ok((socket, Stage::Connecting)),
         Err(error) => Err(error),

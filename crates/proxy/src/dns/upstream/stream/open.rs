@@ -10,8 +10,8 @@ use crate::dns::query::Taken;
 use crate::dns::upstream::ids::Ids;
 use crate::dns::upstream::persistent::v4_of;
 use crate::dns::upstream::{self, socket};
-use crate::io::connect::{is_ours, open_socket};
-use crate::io::listener;
+use crate::io::connect::{self, is_local_error, open_socket};
+
 use crate::service::{Settings, preamble};
 use evener_core::Time;
 use evener_core::snapshot::Entry;
@@ -88,7 +88,7 @@ impl Dns {
         if let Some(backend) = self.queries[key].requester().backend(settings) {
             note_stream_refusal(cx, backend.pool.load().pool.clone(), server, error);
         }
-        if is_ours(error) { socket::no_room(error) } else { Taken::Failed }
+        if is_local_error(error) { socket::no_room(error) } else { Taken::Failed }
     }
 
     /// Opens a stream.
@@ -105,7 +105,7 @@ impl Dns {
         let backend = requester.backend(settings).ok_or(Errno::ADDRNOTAVAIL)?;
         let pool = backend.pool.load().pool.clone();
         let socket = open_socket(&server.target, &settings.options, requester.client.ip())?;
-        let is_connected = match listener::connect(&socket, &server.target) {
+        let is_connected = match connect::connect(&socket, &server.target) {
             Ok(()) => true,
             Err(Errno::INPROGRESS) => false,
             Err(error) => return Err(error),
