@@ -1,7 +1,9 @@
 //! Sockets and bytes: listening, connecting, relaying, TLS, batches of datagrams. Nothing here depends on services.
 
 pub(crate) mod batch;
+mod buffer;
 pub(crate) mod connect;
+mod control_message;
 pub(crate) mod gso;
 pub(crate) mod listener;
 pub(crate) mod pipe;

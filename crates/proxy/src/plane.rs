@@ -1,15 +1,12 @@
 //! The plane as the program holds it: starts the workers and hands listeners and commands to them.
 
 use crate::context::report::Reporter;
-use crate::io::batch::Local;
 use crate::io::listener::Bound;
 use crate::service::ending::{EndReason, Ending};
 use crate::service::open::{self, CloseReply, Closed, ListRequest, Listing};
 use crate::service::{Backend, PoolIs, Service, Settings};
 use crate::worker::{Command, Worker, WorkerParts};
-use evener_core::Endpoint;
 use evener_core::snapshot::Entry;
-use evener_core::spec::Transport;
 use mio::Waker;
 use std::io;
 use std::sync::mpsc::{Sender, channel};
@@ -96,12 +93,8 @@ impl Plane {
     pub fn listen(&mut self, service: &Arc<Service>, bound: Bound) -> u64 {
         self.listeners += 1;
         let id = self.listeners;
-        let on_all = matches!(bound.address, Endpoint::Ip(address) if address.ip().is_unspecified());
-        let local = if on_all && bound.transport == Transport::Datagram { Local::Each } else { Local::Fixed };
-        let (transport, unix) = (bound.transport, bound.unix.map(Arc::new));
-        for (inbox, socket) in self.inboxes.iter().zip(bound.sockets) {
-            let (service, unix) = (Arc::clone(service), unix.clone());
-            let _ = inbox.send(Command::Listen { id, service, socket, transport, local, unix });
+        for (inbox, socket) in self.inboxes.iter().zip(bound.into_sockets()) {
+            let _ = inbox.send(Command::Listen { id, service: Arc::clone(service), socket });
         }
         self.wake();
         id

@@ -112,7 +112,7 @@ impl Tcp {
 
     /// Closes unused connections and pipes; returns how many descriptors were freed.
     pub(crate) fn shed(&mut self, now: Time) -> u32 {
-        self.warm.shed(now) + self.scratch.pipes.shed()
+        self.warm.shed(now) + self.scratch.shed_pipes()
     }
 
     /// Closes all connections, and counts them as cut.
@@ -131,8 +131,8 @@ impl Tcp {
         }
         while let Some(key) = self.over.pop() {
             let Some(mut connection) = self.connections.remove(key) else { continue };
-            connection.from_client.release(&mut self.scratch.pipes);
-            connection.from_server.release(&mut self.scratch.pipes);
+            connection.from_client.release(&mut self.scratch);
+            connection.from_server.release(&mut self.scratch);
             let service = Arc::clone(&connection.service);
             if connection.upstream.is_some() {
                 pool_queue::note_freed(cx, &connection.backend().pool);

@@ -12,8 +12,7 @@ use crate::context::report::{Report, Reporter};
 use crate::context::ring::{Mark, Ring};
 use crate::dns::Dns;
 use crate::http::Http;
-use crate::io::batch::Local;
-use crate::io::listener::UnixPath;
+use crate::io::listener::ListeningSocket;
 use crate::plane::Driver;
 use crate::service::accepted::Accepted;
 use crate::service::ending::Ending;
@@ -22,10 +21,10 @@ use crate::service::{PoolIs, Service};
 use crate::tcp::{Paused, Tcp};
 use crate::udp::Udp;
 use evener_core::Time;
-use evener_core::spec::{Protocol, Transport};
+use evener_core::spec::Protocol;
 use mio::event::Event;
 use mio::{Events, Poll, Waker};
-use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fd::AsRawFd;
 use std::io;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
@@ -41,10 +40,7 @@ pub(crate) enum Command {
     Listen {
         id: u64,
         service: Arc<Service>,
-        socket: OwnedFd,
-        transport: Transport,
-        local: Local,
-        unix: Option<Arc<UnixPath>>,
+        socket: ListeningSocket,
     },
     Unlisten {
         id: u64,

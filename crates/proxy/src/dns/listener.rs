@@ -8,7 +8,7 @@ use crate::context::ready::Ready;
 use crate::context::registry::Token;
 use crate::dns::query::{self};
 use crate::dns::{Dns, Origin, Party, Requester, ReturnPath};
-use crate::io::batch::{BATCH, Batch, Local, Names};
+use crate::io::batch::{BATCH, Batch, Local, Senders};
 use crate::service::hops::{HOPS_MAX, note_loop};
 use crate::service::preamble;
 use crate::service::{Refusal, Service, Settings};
@@ -52,7 +52,7 @@ impl Datagram<'_> {
 
     /// Replaces its content.
     pub(super) fn put(&mut self, bytes: &[u8]) {
-        self.batch.put(self.at, bytes);
+        self.batch.set_bytes(self.at, bytes);
     }
 }
 
@@ -181,7 +181,7 @@ impl Dns {
             return false;
         }
         let mut batch = self.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
-        let received = batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local);
+        let received = batch.receive(listener.socket.as_fd(), 0, Senders::Received, listener.local);
         let count = received.unwrap_or_default();
         self.take_in(cx, key, &mut batch, count);
         self.inbound = Some(batch);
@@ -196,7 +196,7 @@ impl Dns {
         let mut batch = self.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
         let emptied = (0..BATCHES_MAX).any(|_| {
             let Some(listener) = self.listeners.get(key) else { return true };
-            match batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local) {
+            match batch.receive(listener.socket.as_fd(), 0, Senders::Received, listener.local) {
                 Ok(count) => {
                     self.take_in(cx, key, &mut batch, count);
                     count < BATCH
@@ -246,7 +246,10 @@ impl Dns {
         let at = *at;
         let sender = batch.sender(at)?;
         let local = if listener.local == Local::Each { batch.local(at) } else { None };
-        if listener.local == Local::Each && batch.is_for_all(at) && !cx.takes_broadcasts_of(sender) {
+        if listener.local == Local::Each
+            && batch.is_broadcast_or_multicast(at)
+            && !cx.takes_broadcasts_of(sender)
+        {
             return None;
         }
         let local_address =

@@ -111,10 +111,7 @@ impl Client {
 
     /// Something happened at its socket.
     pub(super) fn on_event(&mut self, ready: Readiness) {
-        self.transport.readable |= ready.readable || ready.ended;
-        self.transport.hung_up |= ready.ended;
-        self.transport.writable |= ready.writable || ready.error;
-        self.transport.broken |= ready.error;
+        self.transport.on_event(ready);
     }
 
     /// Puts the session into the ready queue: there is more to do when others had their turn.
@@ -170,7 +167,7 @@ impl Client {
 
     /// Returns the name that the client asked for by TLS.
     pub(super) fn name(&self) -> Option<&str> {
-        self.facts.as_ref().and_then(|facts| facts.name.as_deref())
+        self.facts.as_ref().and_then(|facts| facts.server_name())
     }
 }
 

@@ -104,7 +104,7 @@ impl Http1 {
         if let Stage::Exchange(number) = self.stage {
             watch_client(cx, client, shared, number);
         }
-        if client.transport.broken || matches!(client.transport.end, Some(End::Error(_))) {
+        if client.transport.is_broken() || matches!(client.transport.end(), Some(End::Error(_))) {
             if matches!(self.stage, Stage::Exchange(_)) {
                 client.service.live.counters.of(cx.id).requests_aborted.one();
             }
@@ -136,11 +136,11 @@ fn watch_client(cx: &mut Context, client: &mut Client, shared: &mut Shared, numb
     let Shared { exchanges, buffers, .. } = &mut *shared;
     let Some(exchange) = exchanges.get(number) else { return };
     let aborts = exchange.aborts_on_close();
-    if aborts && client.transport.tls().is_some() && client.transport.input.is_empty() {
+    if aborts && client.transport.tls().is_some() && client.transport.unread().is_empty() {
         // What it says is sealed: the end of it is found by reading. Another request may come instead.
         client.transport.receive(buffers);
     }
-    let closed = client.transport.hung_up || client.transport.end.is_some();
+    let closed = client.transport.has_peer_closed();
     if aborts && closed && !std::mem::replace(&mut client.left_early, true) {
         shared.session_timers.set(client.key, cx.now + CLOSED);
     }
@@ -148,10 +148,10 @@ fn watch_client(cx: &mut Context, client: &mut Client, shared: &mut Shared, numb
 
 impl Http1 {
     fn flushed(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared, then: Then) -> Next {
-        if then == Then::End || (cx.draining && client.transport.input.is_empty()) {
+        if then == Then::End || (cx.draining && client.transport.unread().is_empty()) {
             return Next::Over(After::Finish);
         }
-        let input = client.transport.input.is_empty();
+        let input = client.transport.unread().is_empty();
         let Some(spec) = client.settings.http.clone() else { return Next::Wait };
         client.served = true;
         (self.stage, self.scan) = (Stage::Header, Scan::default());
@@ -165,7 +165,7 @@ impl Http1 {
         let Some(spec) = client.settings.http.clone() else { return Next::Wait };
         let transport = &mut client.transport;
         let had_begun = self.scan.has_begun();
-        match self.scan.find(transport.input.unread(), &spec.limits) {
+        match self.scan.find(transport.unread(), &spec.limits) {
             Ok(Some(found)) => self.begin(cx, client, shared, found),
             Ok(None) => {
                 if self.scan.has_begun() && !had_begun {
@@ -174,7 +174,7 @@ impl Http1 {
                 if transport.receive(&mut shared.buffers) == Received::Some {
                     return Next::Step;
                 }
-                if transport.end.is_some() {
+                if transport.end().is_some() {
                     // Half a request is none, and no client waits for a response to it.
                     return Next::Over(After::Finish);
                 }
@@ -186,12 +186,12 @@ impl Http1 {
 
     /// The header section of a request is whole.
     fn begin(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared, found: Found) -> Next {
-        let bytes = &client.transport.input.unread()[found.start..found.end];
+        let bytes = &client.transport.unread()[found.start..found.end];
         // The header section is looked at while the client changes.
         let mut header = std::mem::take(&mut shared.headers.header);
         header.clear();
         header.extend_from_slice(bytes);
-        client.transport.input.consume(found.end);
+        client.transport.consume(found.end);
         client.transport.settle(&mut shared.buffers);
         let judged = judge_header(cx, client, shared, &header, Arrival::Http1 { refusal: self.refusal });
         shared.headers.header = header;
@@ -276,7 +276,7 @@ impl Http1 {
         if responded {
             // Half a response cannot be taken back; the reset shows that it is not whole.
             self.stage = Stage::Header;
-            reset_at_close(&client.transport.socket);
+            reset_at_close(client.transport.socket());
             return Next::Over(After::Close);
         }
         let then = if stays { Then::NextRequest } else { Then::End };
@@ -367,7 +367,7 @@ impl Http1 {
             None => {
                 if takes_slowly || exchange.is_some() {
                     // Half a response must not look like a whole one, and what is left is not to be held by the kernel either.
-                    reset_at_close(&client.transport.socket);
+                    reset_at_close(client.transport.socket());
                 }
                 After::Close
             }
@@ -403,7 +403,7 @@ impl Http1 {
 
     /// The program drains: a client without a request leaves.
     pub(super) fn on_drain(&self, client: &Client) -> After {
-        if client.transport.input.is_empty() && self.stage == Stage::Header {
+        if client.transport.unread().is_empty() && self.stage == Stage::Header {
             After::Finish
         } else {
             After::Stays

@@ -220,12 +220,12 @@ impl Http2 {
             return Received::Nothing;
         }
         let received = client.transport.receive(buffers);
-        if !client.transport.input.is_empty() {
-            self.wire.put(client.transport.input.unread());
-            client.transport.input.consume(usize::MAX);
+        if !client.transport.unread().is_empty() {
+            self.wire.put(client.transport.unread());
+            client.transport.consume(usize::MAX);
             client.transport.settle(buffers);
         }
-        if client.transport.end.is_some() {
+        if client.transport.end().is_some() {
             self.wire.end();
         }
         received
@@ -265,7 +265,7 @@ impl Http2 {
         }
         let flushed = self.flush_out(client, &mut shared.buffers);
         self.note_idle(cx, client, shared);
-        if client.transport.broken {
+        if client.transport.is_broken() {
             self.count_aborted(cx, client);
             return Flushed::Over(After::Close);
         }
@@ -339,7 +339,7 @@ impl Http2 {
         let counters = client.service.live.counters.of(cx.id);
         if slow && !idle {
             counters.slow_responses.one();
-            reset_at_close(&client.transport.socket);
+            reset_at_close(client.transport.socket());
             return After::Close;
         }
         let deadline = client.active_at + if idle { spec.keepalive_timeout } else { spec.stall_timeout };

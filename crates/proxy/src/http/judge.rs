@@ -300,7 +300,7 @@ fn cookie_of<'a>(request: &Request, header: &'a [u8], name: &str) -> Option<&'a 
 fn outgoing(client: &Client, inquiry: &Inquiry<'_>, may_go_round: bool) -> Vec<u8> {
     let Inquiry { request, header, spec, .. } = *inquiry;
     let parts = message::parts_of(request, header, &inquiry.target);
-    let subject = client.facts.as_ref().and_then(|facts| facts.subject.as_deref());
+    let subject = client.facts.as_ref().and_then(|facts| facts.subject());
     let sender = Sender {
         client: client.origin.client.ip(),
         local: client.origin.destination.or(client.local),

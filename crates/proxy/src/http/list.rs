@@ -42,8 +42,8 @@ impl Http {
                 .map(|(exchange, choice)| had(&exchange.backend().pool.load().pool, &choice.server)),
             stage: session_stage(session, exchange),
             idle: cx.now.since(session.client.active_at),
-            client_socket: Some(session.client.transport.socket.as_raw_fd()),
-            server_socket: transport.map(|transport| transport.socket.as_raw_fd()),
+            client_socket: Some(session.client.transport.socket().as_raw_fd()),
+            server_socket: transport.map(|transport| transport.socket().as_raw_fd()),
             to_client: session.client.transport.pending(),
             to_server: transport.map_or(0, Transport::pending),
         }

@@ -62,7 +62,7 @@ pub(super) enum Mode {
 impl Session {
     /// Returns whether it speaks HTTP, and no request is under way.
     fn is_idle(&self) -> bool {
-        let quiet = self.client.transport.input.is_empty() && self.client.transport.pending() == 0;
+        let quiet = self.client.transport.unread().is_empty() && self.client.transport.pending() == 0;
         quiet
             && match &self.mode {
                 Mode::Http1(http) => http.is_idle(),
@@ -89,7 +89,7 @@ impl Http {
             let client = Client::new(key, cx, accepted);
             Box::new(Session { client, mode: Mode::Proxy })
         });
-        if cx.registry.register(&self.sessions[key].client.transport.socket, Token::Session(key)).is_err() {
+        if cx.registry.register(self.sessions[key].client.transport.socket(), Token::Session(key)).is_err() {
             return self.close(cx, key);
         }
         if awaits_proxy {
@@ -119,7 +119,7 @@ impl Http {
                 self.drive(cx, key);
             }
             Admission::Refused(Refused::Reject(_)) => {
-                reset_at_close(&client.transport.socket);
+                reset_at_close(client.transport.socket());
                 self.close(cx, key);
             }
             Admission::Refused(Refused::Tarpit(slot, time)) => {
@@ -150,9 +150,8 @@ impl Http {
         let Session { client, mode } = &mut *self.sessions[key];
         client.active_at = cx.now;
         if let Some(http) = client.settings.http.clone() {
-            client.local = preamble::local_address(&client.transport.socket);
-            let alpn = client.facts.as_ref().and_then(|facts| facts.alpn.as_deref());
-            *mode = if alpn == Some(b"h2") {
+            client.local = preamble::local_address(client.transport.socket());
+            *mode = if client.facts.as_ref().is_some_and(|facts| facts.is_http2()) {
                 Mode::Http2(Box::new(Http2::new(&http.limits)))
             } else {
                 Mode::Http1(Box::new(Http1::new()))
@@ -306,16 +305,16 @@ impl Http {
         if client.transport.left() > 0 {
             return self.finish(cx, key);
         }
-        reset_at_close(&client.transport.socket);
+        reset_at_close(client.transport.socket());
         self.close(cx, key);
     }
 
     fn read_proxy(&mut self, cx: &mut Context, key: SessionKey) {
         loop {
             let client = &mut self.sessions[key].client;
-            match preamble::read_proxy(client.transport.input.unread(), &mut client.origin) {
+            match preamble::read_proxy(client.transport.unread(), &mut client.origin) {
                 Ok(Some(length)) => {
-                    client.transport.input.consume(length);
+                    client.transport.consume(length);
                     client.transport.settle(&mut self.shared.buffers);
                     if client.origin.goes_round() {
                         note_loop(cx, &client.service);
@@ -325,7 +324,7 @@ impl Http {
                     return self.admit(cx, key);
                 }
                 Ok(None) if client.transport.receive(&mut self.shared.buffers) == Received::Some => {}
-                Ok(None) if client.transport.end.is_none() => return,
+                Ok(None) if client.transport.end().is_none() => return,
                 Ok(None) => return self.close(cx, key),
                 Err(_) => {
                     client.service.live.counters.of(cx.id).preamble_refused.one();
@@ -342,8 +341,8 @@ impl Http {
             let Mode::Handshake(_, name) = mode else { return };
             let buffers = &mut self.shared.buffers;
             if client.transport.tls().is_none() {
-                match hello::parse(client.transport.input.unread()) {
-                    Ok(None) if client.transport.end.is_none() => {}
+                match hello::parse(client.transport.unread()) {
+                    Ok(None) if client.transport.end().is_none() => {}
                     // What is malformed is for rustls to refuse, with the right alert.
                     found => {
                         *name = found.ok().flatten().and_then(|hello| hello.name);
@@ -354,14 +353,15 @@ impl Http {
                 }
             }
             let established = client.transport.tls().is_some() && client.transport.is_established();
-            if client.transport.failure.is_some() || (client.transport.end.is_some() && !established) {
+            if client.transport.tls_failure().is_some() || (client.transport.end().is_some() && !established)
+            {
                 client.service.live.counters.of(cx.id).tls_failed.one();
                 return self.finish(cx, key);
             }
             if established {
                 return self.shaken(cx, key);
             }
-            if client.transport.receive(buffers) == Received::Nothing && client.transport.end.is_none() {
+            if client.transport.receive(buffers) == Received::Nothing && client.transport.end().is_none() {
                 return client.transport.flush(buffers);
             }
         }
@@ -375,7 +375,7 @@ impl Http {
         client.facts = client.transport.tls().map(|tls| Box::new(tls.facts(name)));
         let counters = client.service.live.counters.of(cx.id);
         counters.tls_handshakes.one();
-        if client.facts.as_ref().is_some_and(|facts| facts.resumed) {
+        if client.facts.as_ref().is_some_and(|facts| facts.is_resumed()) {
             counters.tls_resumed.one();
         }
         self.begin_protocol(cx, key);
@@ -408,11 +408,11 @@ impl Http {
         for _ in 0..ROUNDS_MAX {
             transport.flush(buffers);
             let received = transport.receive(buffers);
-            *bytes_received += transport.input.len();
-            transport.input.consume(usize::MAX);
+            *bytes_received += transport.unread().len();
+            transport.consume(usize::MAX);
             transport.settle(buffers);
-            let over = transport.end.is_some() && transport.is_finished();
-            let failed = transport.broken || matches!(transport.end, Some(End::Error(_)));
+            let over = transport.end().is_some() && transport.is_finished();
+            let failed = transport.is_broken() || matches!(transport.end(), Some(End::Error(_)));
             if over || failed || *bytes_received > LINGER_BYTES_MAX {
                 return self.close(cx, key);
             }
@@ -508,7 +508,7 @@ impl Http {
     fn make_room(&mut self, cx: &mut Context, key: SessionKey) -> bool {
         let Session { client, mode } = &mut *self.sessions[key];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        if recv(&client.transport.socket, &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
+        if recv(client.transport.socket(), &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
             return false;
         }
         client.service.live.counters.of(cx.id).idle_shed.one();
@@ -539,7 +539,7 @@ impl Http {
         let Session { client, mode } = &*self.sessions[key];
         ending.counter(client.service.live.counters.of(cx.id)).one();
         if matches!(mode, Mode::Relay(_)) {
-            reset_at_close(&client.transport.socket);
+            reset_at_close(client.transport.socket());
             self.close(cx, key);
         } else {
             self.on_progress(cx, number, Progress::Moved);

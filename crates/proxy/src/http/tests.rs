@@ -233,7 +233,7 @@ fn the_times_of_a_client_are_bounded() {
         // What was sent has to be received before time passes.
         fixture.until("it to be received", |fixture| {
             let session = fixture.http.sessions.iter().next()?.1;
-            (session.client.transport.input.len() == sent.len()).then_some(())
+            (session.client.transport.unread().len() == sent.len()).then_some(())
         });
         fixture.pass(time);
         assert_eq!(fixture.status_at_end(&mut client), expected);

@@ -34,7 +34,7 @@ pub(super) fn relay(
     let slot = match shared.reach(cx, client, number) {
         Reach::Open(slot) => slot,
         // One that reset its connection does not wait.
-        Reach::Queued if client.transport.broken => return Relayed::Broken,
+        Reach::Queued if client.transport.is_broken() => return Relayed::Broken,
         Reach::Connecting(_) | Reach::Queued | Reach::Wanted => return Relayed::Wait,
         Reach::Failed(_) => return Relayed::Over,
     };
@@ -43,12 +43,9 @@ pub(super) fn relay(
     let counters = client.service.live.counters.of(cx.id);
     // Of HTTP its requests are written down, not what comes after an upgrade.
     let log = client.settings.request_log.as_deref().filter(|_| client.settings.http.is_none());
-    let tap = log.zip(exchange.choice.as_ref()).map(|(log, choice)| Tap {
-        log,
-        client: exchange.client,
-        server: &choice.server.target,
-        counters,
-    });
+    let tap = log
+        .zip(exchange.choice.as_ref())
+        .map(|(log, choice)| Tap::new(log, exchange.client, &choice.server.target, counters));
     let (mut up, mut bytes_in) = carry(&mut client.transport, &mut server.transport, buffers, tap);
     let (mut down, mut bytes_out) = carry(&mut server.transport, &mut client.transport, buffers, None);
     let fast_close = exchange.settings.options.fast_close;
@@ -77,8 +74,8 @@ pub(super) fn relay(
     match outcome(&client.transport, &server.transport, up, down) {
         Relayed::Over if fast_close != FastClose::Off => {
             // What a server still sends is for no client; a client would lose by a reset what is on its way to it.
-            relay::drain(&server.transport.socket);
-            if client.transport.hear_out() { Relayed::Unheard } else { Relayed::Over }
+            relay::drain(server.transport.socket());
+            if client.transport.begin_draining() { Relayed::Unheard } else { Relayed::Over }
         }
         relayed => relayed,
     }
@@ -86,33 +83,33 @@ pub(super) fn relay(
 
 /// Returns whether one side of a relay has ended, and the other one may still say something.
 pub(super) fn is_half_closed(client: &Transport, server: &Transport) -> bool {
-    client.end.is_some() != server.end.is_some()
+    client.end().is_some() != server.end().is_some()
 }
 
 /// Reads nothing more of the other side where the end of one side is that of both; returns whether that is new.
 fn end_both(client: &mut Transport, server: &mut Transport, fast_close: FastClose) -> bool {
-    let ended = |transport: &Transport| transport.end == Some(End::Fin);
-    if fast_close.by_client() && ended(client) && server.end.is_none() {
-        server.end = Some(End::Fin);
+    let ended = |transport: &Transport| transport.end() == Some(End::Fin);
+    if fast_close.by_client() && ended(client) && server.end().is_none() {
+        server.stop_receiving();
         return true;
     }
-    if fast_close.by_server() && ended(server) && client.end.is_none() {
-        client.end = Some(End::Fin);
+    if fast_close.by_server() && ended(server) && client.end().is_none() {
+        client.stop_receiving();
         return true;
     }
     false
 }
 
 fn outcome(client: &Transport, server: &Transport, up: Carried, down: Carried) -> Relayed {
-    let is_error = |transport: &Transport| matches!(transport.end, Some(End::Error(_)));
-    if client.broken || is_error(client) {
+    let is_error = |transport: &Transport| matches!(transport.end(), Some(End::Error(_)));
+    if client.is_broken() || is_error(client) {
         return Relayed::Broken;
     }
     if is_error(server) && client.pending() == 0 {
         return Relayed::Reset;
     }
     // Everything was sent both ways and taken, or the side that should take the rest is gone.
-    if client.is_finished() && (server.broken || (client.end.is_some() && server.is_finished())) {
+    if client.is_finished() && (server.is_broken() || (client.end().is_some() && server.is_finished())) {
         return Relayed::Over;
     }
     if up == Carried::More || down == Carried::More { Relayed::Again } else { Relayed::Wait }
@@ -137,19 +134,19 @@ fn carry(
         if to.pending() >= PENDING_BYTES_MAX {
             return (Carried::Waits, bytes);
         }
-        if from.input.is_empty() && from.receive(buffers) == Received::Nothing {
+        if from.unread().is_empty() && from.receive(buffers) == Received::Nothing {
             if from.is_at_end() {
                 to.finish(buffers);
             }
             return (Carried::Waits, bytes);
         }
-        if let Some(tap) = tap.filter(|_| !to.broken && !from.input.is_empty()) {
-            tap.piece(from.input.unread());
+        if let Some(tap) = tap.filter(|_| !to.is_broken() && !from.unread().is_empty()) {
+            tap.piece(from.unread());
         }
         // To a sink that is gone it is read and thrown away.
-        bytes += from.input.len() as u64;
-        to.send(from.input.unread(), buffers);
-        from.input.consume(usize::MAX);
+        bytes += from.unread().len() as u64;
+        to.send(from.unread(), buffers);
+        from.consume(usize::MAX);
         from.settle(buffers);
     }
     (Carried::More, bytes)

@@ -3,93 +3,32 @@
 #[cfg(test)]
 mod tests;
 
+use crate::io::control_message::{self, ControlBuffer, Destination, RawAddress};
 use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
 use std::io;
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
-/// Number of datagrams in a batch, unless another number is given.
+/// Usual number of datagrams in a batch, and most datagrams in one receive.
 pub(crate) const BATCH: usize = 64;
-/// The largest datagram: an IPv4 packet without its headers is 65 507 bytes, an IPv6 one 65 527.
+/// Largest datagram: an IPv4 packet without its headers is 65 507 bytes, an IPv6 one 65 527.
 const DATAGRAM_BYTES_MAX: usize = 65_536;
-/// Buffers begin at different offsets of a page; otherwise they would compete for the same cache lines.
+/// Distance between buffers. It is not a multiple of the page size, so that buffers do not compete for the same cache
+/// lines.
 const STRIDE: usize = DATAGRAM_BYTES_MAX + 320;
-/// The most bytes in one segmented send.
+/// Most bytes in one segmented send.
 pub(crate) const SEGMENTED_BYTES_MAX: usize = 65_000;
-/// Room for one IPV6_PKTINFO (20 bytes) or IP_PKTINFO (12 bytes), and one IP_TTL or IPV6_HOPLIMIT (4 bytes) behind it, with
-/// their headers and alignment.
-const CONTROL_BYTES: usize = 64;
 
-/// An address as the kernel reads and writes it.
-#[derive(Clone, Copy)]
-#[repr(C)]
-union RawAddress {
-    family: libc::sa_family_t,
-    v4: libc::sockaddr_in,
-    v6: libc::sockaddr_in6,
+/// Choice whether the TTLs of datagrams are received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ttls {
+    Received,
+    Ignored,
 }
 
-impl RawAddress {
-    const EMPTY: Self = Self { v6: EMPTY_V6 };
-
-    fn read(&self) -> Option<SocketAddr> {
-        // SAFETY: every variant begins with the family and is plain old data; all bytes were initialised by EMPTY.
-        unsafe {
-            match i32::from(self.family) {
-                libc::AF_INET => {
-                    let ip = Ipv4Addr::from(u32::from_be(self.v4.sin_addr.s_addr));
-                    Some(SocketAddrV4::new(ip, u16::from_be(self.v4.sin_port)).into())
-                }
-                libc::AF_INET6 => {
-                    let ip = Ipv6Addr::from(self.v6.sin6_addr.s6_addr);
-                    let port = u16::from_be(self.v6.sin6_port);
-                    Some(SocketAddrV6::new(ip, port, self.v6.sin6_flowinfo, self.v6.sin6_scope_id).into())
-                }
-                _ => None,
-            }
-        }
-    }
-
-    fn write(&mut self, address: SocketAddr) -> libc::socklen_t {
-        match address {
-            SocketAddr::V4(address) => {
-                self.v4 = libc::sockaddr_in {
-                    sin_family: libc::AF_INET as libc::sa_family_t,
-                    sin_port: address.port().to_be(),
-                    sin_addr: libc::in_addr { s_addr: u32::from(*address.ip()).to_be() },
-                    sin_zero: [0; 8],
-                };
-                size_of::<libc::sockaddr_in>() as libc::socklen_t
-            }
-            SocketAddr::V6(address) => {
-                self.v6 = libc::sockaddr_in6 {
-                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
-                    sin6_port: address.port().to_be(),
-                    sin6_flowinfo: address.flowinfo(),
-                    sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
-                    sin6_scope_id: address.scope_id(),
-                };
-                size_of::<libc::sockaddr_in6>() as libc::socklen_t
-            }
-        }
-    }
-}
-
-const EMPTY_V6: libc::sockaddr_in6 = libc::sockaddr_in6 {
-    sin6_family: 0,
-    sin6_port: 0,
-    sin6_flowinfo: 0,
-    sin6_addr: libc::in6_addr { s6_addr: [0; 16] },
-    sin6_scope_id: 0,
-};
-
-#[derive(Clone, Copy)]
-#[repr(C, align(8))]
-struct Control([u8; CONTROL_BYTES]);
-
-/// The local addresses of a socket.
+/// Local addresses of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Local {
     /// The socket has one address.
@@ -98,24 +37,15 @@ pub(crate) enum Local {
     Each,
 }
 
-/// The addresses of a datagram that arrived.
-#[derive(Clone, Copy, Debug)]
-struct Arrival {
-    /// The destination address in its header.
-    to: IpAddr,
-    /// The local address that belongs to it.
-    ours: IpAddr,
-}
-
-/// Buffers for datagrams with their addresses. Memory is taken from the system as datagrams fill it.
+/// Buffers for datagrams with their addresses. The system provides the memory as datagrams fill it.
 pub(crate) struct Batch {
     buffer: Vec<u8>,
     parts: Vec<libc::iovec>,
     addresses: Vec<RawAddress>,
-    controls: Vec<Control>,
+    controls: Vec<ControlBuffer>,
     headers: Vec<libc::mmsghdr>,
     /// TTLs are received, too.
-    wants_ttl: bool,
+    ttls: Ttls,
 }
 
 impl std::fmt::Debug for Batch {
@@ -125,7 +55,7 @@ impl std::fmt::Debug for Batch {
 }
 
 impl Batch {
-    /// Creates room for so many datagrams.
+    /// Creates room for `room` datagrams.
     pub(crate) fn new(room: usize) -> Self {
         // SAFETY: mmsghdr is plain old data for which all zeroes are valid (null pointers, no lengths).
         let header: libc::mmsghdr = unsafe { mem::zeroed() };
@@ -133,51 +63,51 @@ impl Batch {
             buffer: vec![0; room * STRIDE],
             parts: Vec::with_capacity(room),
             addresses: vec![RawAddress::EMPTY; room],
-            controls: vec![Control([0; CONTROL_BYTES]); room],
+            controls: vec![ControlBuffer::EMPTY; room],
             headers: vec![header; room],
-            wants_ttl: false,
+            ttls: Ttls::Ignored,
         };
         for chunk in batch.buffer.chunks_exact_mut(STRIDE) {
             batch.parts.push(libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: 0 });
         }
-        for at in 0..room {
+        for index in 0..room {
             // The vectors are never resized, so these pointers stay valid as long as the batch lives.
-            let header = &mut batch.headers[at].msg_hdr;
-            header.msg_iov = &raw mut batch.parts[at];
+            let header = &mut batch.headers[index].msg_hdr;
+            header.msg_iov = &raw mut batch.parts[index];
             header.msg_iovlen = 1;
         }
         batch
     }
 
-    /// Has the TTLs of datagrams received from now on, or no longer.
-    pub(crate) fn receive_ttls(&mut self, wanted: bool) {
-        self.wants_ttl = wanted;
+    /// Sets whether the TTLs of datagrams are received with them.
+    pub(crate) fn set_ttls(&mut self, ttls: Ttls) {
+        self.ttls = ttls;
     }
 
-    /// Receives at most [`BATCH`] datagrams into the batch, from index `from` on; returns their number. Fewer than
-    /// that mean that nothing is left. `Err` reports an earlier send that was refused.
+    /// Receives at most [`BATCH`] datagrams into the batch, from index `from` on; returns their number. A smaller number
+    /// means that no datagram is left. `Err` reports that an earlier send was refused.
     pub(crate) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
         from: usize,
-        names: Names,
+        senders: Senders,
         local: Local,
     ) -> Result<usize, Errno> {
         let to = self.headers.len().min(from + BATCH);
-        for at in from..to {
-            self.parts[at].iov_len = DATAGRAM_BYTES_MAX;
-            let header = &mut self.headers[at].msg_hdr;
-            (header.msg_name, header.msg_namelen) = match names {
-                Names::Wanted => {
-                    ((&raw mut self.addresses[at]).cast(), size_of::<RawAddress>() as libc::socklen_t)
+        for index in from..to {
+            self.parts[index].iov_len = DATAGRAM_BYTES_MAX;
+            let header = &mut self.headers[index].msg_hdr;
+            (header.msg_name, header.msg_namelen) = match senders {
+                Senders::Received => {
+                    ((&raw mut self.addresses[index]).cast(), size_of::<RawAddress>() as libc::socklen_t)
                 }
-                Names::Unwanted => (std::ptr::null_mut(), 0),
+                Senders::Ignored => (std::ptr::null_mut(), 0),
             };
-            (header.msg_control, header.msg_controllen) = if local == Local::Each || self.wants_ttl {
-                ((&raw mut self.controls[at]).cast(), CONTROL_BYTES)
+            if local == Local::Each || self.ttls == Ttls::Received {
+                control_message::expect_messages(header, &mut self.controls[index]);
             } else {
-                (std::ptr::null_mut(), 0)
-            };
+                (header.msg_control, header.msg_controllen) = (std::ptr::null_mut(), 0);
+            }
         }
         let room = (to - from) as libc::c_uint;
         // SAFETY: the headers from `from` on point to buffers, addresses and controls of this batch, which outlive the
@@ -192,160 +122,123 @@ impl Batch {
                 error => Err(error),
             };
         }
-        for at in from..from + count as usize {
-            self.parts[at].iov_len = self.headers[at].msg_len as usize;
+        for index in from..from + count as usize {
+            self.parts[index].iov_len = self.headers[index].msg_len as usize;
         }
         Ok(count as usize)
     }
 
-    /// The bytes of datagram `nth`.
-    pub(crate) fn bytes_of(&self, nth: usize) -> &[u8] {
-        &self.buffer[nth * STRIDE..nth * STRIDE + self.len(nth)]
+    /// Returns the bytes of datagram `position`.
+    pub(crate) fn bytes_of(&self, position: usize) -> &[u8] {
+        &self.buffer[position * STRIDE..position * STRIDE + self.len(position)]
     }
 
-    /// The bytes of datagram `nth`, for changes.
-    pub(crate) fn bytes_of_mut(&mut self, nth: usize) -> &mut [u8] {
-        let length = self.len(nth);
-        &mut self.buffer[nth * STRIDE..nth * STRIDE + length]
+    /// Returns the bytes of datagram `position`, for changes.
+    pub(crate) fn bytes_of_mut(&mut self, position: usize) -> &mut [u8] {
+        let length = self.len(position);
+        &mut self.buffer[position * STRIDE..position * STRIDE + length]
     }
 
-    /// Makes `bytes` datagram `nth`, cut to the size of a buffer.
-    pub(crate) fn put(&mut self, nth: usize, bytes: &[u8]) {
+    /// Sets the bytes of datagram `position`; cuts them to the size of a buffer.
+    pub(crate) fn set_bytes(&mut self, position: usize, bytes: &[u8]) {
         let length = bytes.len().min(DATAGRAM_BYTES_MAX);
-        self.buffer[nth * STRIDE..nth * STRIDE + length].copy_from_slice(&bytes[..length]);
-        self.parts[nth].iov_len = length;
+        self.buffer[position * STRIDE..position * STRIDE + length].copy_from_slice(&bytes[..length]);
+        self.parts[position].iov_len = length;
     }
 
-    /// Removes the first `count` bytes of datagram `nth`.
-    pub(crate) fn strip(&mut self, nth: usize, count: usize) {
-        let (start, length) = (nth * STRIDE, self.len(nth));
-        debug_assert!(count <= length, "no more than there is");
+    /// Removes the first `count` bytes of datagram `position`.
+    pub(crate) fn strip(&mut self, position: usize, count: usize) {
+        let (start, length) = (position * STRIDE, self.len(position));
+        debug_assert!(count <= length, "the datagram has that many bytes");
         self.buffer.copy_within(start + count..start + length, start);
-        self.parts[nth].iov_len -= count;
+        self.parts[position].iov_len -= count;
     }
 
-    /// Puts `bytes` before datagram `nth`; at most as many as a buffer exceeds a datagram.
-    pub(crate) fn prepend(&mut self, nth: usize, bytes: &[u8]) {
-        let (start, length) = (nth * STRIDE, self.len(nth));
+    /// Inserts `bytes` before datagram `position`. Their number is limited to the reserve of a buffer.
+    pub(crate) fn prepend(&mut self, position: usize, bytes: &[u8]) {
+        let (start, length) = (position * STRIDE, self.len(position));
         debug_assert!(bytes.len() <= STRIDE - DATAGRAM_BYTES_MAX, "a PROXY header without names is short");
         self.buffer.copy_within(start..start + length, start + bytes.len());
         self.buffer[start..start + bytes.len()].copy_from_slice(bytes);
-        self.parts[nth].iov_len += bytes.len();
+        self.parts[position].iov_len += bytes.len();
     }
 
-    /// The length of datagram `nth`.
-    pub(crate) fn len(&self, nth: usize) -> usize {
-        self.parts[nth].iov_len
+    /// Returns the length of datagram `position`.
+    pub(crate) fn len(&self, position: usize) -> usize {
+        self.parts[position].iov_len
     }
 
-    /// The message and the part of datagram `nth` for the kernel, after [`Batch::address`]. Both point into this
+    /// Returns the message and the part of datagram `position` for the kernel, after [`Batch::set_destination`]. Both point into this
     /// batch.
-    pub(crate) fn prepared(&self, nth: usize) -> (libc::msghdr, libc::iovec) {
-        (self.headers[nth].msg_hdr, self.parts[nth])
+    pub(crate) fn prepared(&self, position: usize) -> (libc::msghdr, libc::iovec) {
+        (self.headers[position].msg_hdr, self.parts[position])
     }
 
-    /// The sender of datagram `nth`.
-    pub(crate) fn sender(&self, nth: usize) -> Option<SocketAddr> {
-        self.addresses[nth].read()
+    /// Returns the sender of datagram `position`.
+    pub(crate) fn sender(&self, position: usize) -> Option<SocketAddr> {
+        self.addresses[position].read()
     }
 
-    /// The local address for the response to datagram `nth`, if it was received with [`Local::Each`]: the one that it
-    /// was sent to. For a broadcast it is the one that the kernel would choose (ip(7)); for an IPv6 multicast group
-    /// there is none, so that the kernel chooses. A packet cannot come from such an address (RFC 1122, section
-    /// 3.2.1.3; RFC 4291, section 2.7).
-    pub(crate) fn local(&self, nth: usize) -> Option<IpAddr> {
-        self.arrival(nth)
-            .map(|arrival| arrival.ours)
-            .filter(|ours| !ours.is_unspecified() && !ours.is_multicast())
+    /// Returns the source address for the response to datagram `position`, if it was received with [`Local::Each`]: the
+    /// destination address of the datagram. For a broadcast it is the address that the kernel would choose (ip(7)). For
+    /// an IPv6 multicast group it is `None`, so that the kernel chooses, because a packet cannot come from such an
+    /// address (RFC 1122, section 3.2.1.3; RFC 4291, section 2.7).
+    pub(crate) fn local(&self, position: usize) -> Option<IpAddr> {
+        self.destination(position)?.source_of_response()
     }
 
-    /// Returns whether datagram `nth`, received with [`Local::Each`], was sent to a broadcast address or a group.
+    /// Returns whether datagram `position`, received with [`Local::Each`], was sent to a broadcast address or a group.
     /// Each socket of the port gets a copy of such a datagram.
-    pub(crate) fn is_for_all(&self, nth: usize) -> bool {
-        self.arrival(nth).is_some_and(|arrival| arrival.to != arrival.ours || arrival.to.is_multicast())
+    pub(crate) fn is_broadcast_or_multicast(&self, position: usize) -> bool {
+        self.destination(position).is_some_and(|destination| destination.is_broadcast_or_multicast())
     }
 
-    fn arrival(&self, nth: usize) -> Option<Arrival> {
-        let header = &self.headers[nth].msg_hdr;
-        // SAFETY: the kernel filled msg_control, a buffer of this batch, up to msg_controllen; the macros stay inside.
-        unsafe {
-            let control = libc::CMSG_FIRSTHDR(header).as_ref()?;
-            let data = libc::CMSG_DATA(control);
-            match (control.cmsg_level, control.cmsg_type) {
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    let info = data.cast::<libc::in_pktinfo>().read_unaligned();
-                    let address = |raw: libc::in_addr| Ipv4Addr::from(u32::from_be(raw.s_addr)).into();
-                    Some(Arrival { to: address(info.ipi_addr), ours: address(info.ipi_spec_dst) })
-                }
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                    let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
-                    let to = Ipv6Addr::from(info.ipi6_addr.s6_addr).into();
-                    Some(Arrival { to, ours: to })
-                }
-                _ => None,
-            }
-        }
+    fn destination(&self, position: usize) -> Option<Destination> {
+        // SAFETY: the kernel filled msg_control, a buffer of this batch, up to msg_controllen; or it is null.
+        unsafe { Destination::read(&self.headers[position].msg_hdr) }
     }
 
-    /// The TTL of datagram `nth`, if TTLs were received.
-    pub(crate) fn ttl(&self, nth: usize) -> Option<u8> {
-        if !self.wants_ttl {
+    /// Returns the TTL of datagram `position`, if TTLs were received.
+    pub(crate) fn ttl(&self, position: usize) -> Option<u8> {
+        if self.ttls == Ttls::Ignored {
             return None;
         }
-        let header = &self.headers[nth].msg_hdr;
-        // SAFETY: as in `local`; the two options have an int each.
-        unsafe {
-            let mut next = libc::CMSG_FIRSTHDR(header);
-            while let Some(control) = next.as_ref() {
-                if matches!(
-                    (control.cmsg_level, control.cmsg_type),
-                    (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT)
-                ) {
-                    let ttl = libc::CMSG_DATA(control).cast::<libc::c_int>().read_unaligned();
-                    return u8::try_from(ttl).ok();
-                }
-                next = libc::CMSG_NXTHDR(header, control);
-            }
-        }
-        None
+        // SAFETY: as in `destination`.
+        unsafe { control_message::read_ttl(&self.headers[position].msg_hdr) }
     }
 
-    /// Sets the destination of datagram `nth`, and the local address that it comes from.
-    pub(crate) fn address(&mut self, nth: usize, client: SocketAddr, local: Option<IpAddr>) {
-        let length = self.addresses[nth].write(client);
-        let name = (&raw mut self.addresses[nth]).cast();
-        let header = &mut self.headers[nth].msg_hdr;
+    /// Sets the destination of datagram `position`, and its source address.
+    pub(crate) fn set_destination(&mut self, position: usize, client: SocketAddr, local: Option<IpAddr>) {
+        let length = self.addresses[position].write(client);
+        let name = (&raw mut self.addresses[position]).cast();
+        let header = &mut self.headers[position].msg_hdr;
         (header.msg_name, header.msg_namelen) = (name, length);
         (header.msg_control, header.msg_controllen) = (std::ptr::null_mut(), 0);
         if let Some(local) = local {
-            header.msg_control = (&raw mut self.controls[nth]).cast();
-            header.msg_controllen = CONTROL_BYTES;
-            write_local(header, local);
+            control_message::write_source(header, &mut self.controls[position], local);
         }
     }
 
-    /// Sends datagrams `from..to`, each to its own address. Returns how many the kernel took, and why it refused the
-    /// others.
+    /// Sends the datagrams of `range`, each to its own destination.
     pub(crate) fn send_addressed(&mut self, socket: BorrowedFd<'_>, range: Range<usize>) -> Sent {
         let mut sent = Sent::default();
-        let (mut at, to) = (range.start, range.end);
-        while at < to {
-            // SAFETY: headers `at..to` point into this batch and were filled by `address`.
+        let (mut next, to) = (range.start, range.end);
+        while next < to {
+            // SAFETY: headers `next..to` point into this batch and were filled by `set_destination`.
             let taken = unsafe {
-                let first = self.headers.as_mut_ptr().add(at);
-                libc::sendmmsg(socket.as_raw_fd(), first, (to - at) as libc::c_uint, libc::MSG_NOSIGNAL)
+                let first = self.headers.as_mut_ptr().add(next);
+                libc::sendmmsg(socket.as_raw_fd(), first, (to - next) as libc::c_uint, libc::MSG_NOSIGNAL)
             };
             if taken > 0 {
                 sent.taken += taken as usize;
-                at += taken as usize;
+                next += taken as usize;
             } else {
                 match last_error() {
                     Errno::INTR => {}
                     error => {
-                        // The first one failed, and the next ones follow. When the buffer is full, all others would
-                        // fail as well.
-                        sent.lost(error);
-                        at = if error == Errno::AGAIN { to } else { at + 1 };
+                        // The first datagram failed, and the next ones may still be sent, unless the buffer is full.
+                        sent.count_failure(error);
+                        next = if error == Errno::AGAIN { to } else { next + 1 };
                     }
                 }
             }
@@ -353,143 +246,105 @@ impl Batch {
         sent
     }
 
-    /// Sends these datagrams over a connected socket: one, or a run of equal lengths in one segmented send, or one by
-    /// one. Returns how many the kernel took, and why it refused the next one.
-    pub(crate) fn send_connected(&self, socket: BorrowedFd<'_>, indices: &[usize]) -> Delivered {
-        if indices.len() > 1 && self.is_run(indices) {
+    /// Sends these datagrams over a connected socket: in one segmented send if they have one length, else one by one.
+    /// Stops at the first datagram that the kernel refuses.
+    pub(crate) fn send_connected(&self, socket: BorrowedFd<'_>, indices: &[usize]) -> InOrder {
+        if indices.len() > 1 && self.is_segmentable(indices) {
             match self.send_segmented(socket, indices, self.len(indices[0]) as u16) {
-                Ok(()) => return Delivered { taken: indices.len(), error: None },
-                // The kernel refuses segments that are too large for the route: they go one by one then.
+                Ok(()) => return (indices.len(), None),
+                // The kernel refuses segments that are too large for the route: the datagrams are sent one by one then.
                 Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) => {}
-                Err(error) => return Delivered { taken: 0, error: Some(error) },
+                Err(error) => return (0, Some(error)),
             }
         }
-        for (taken, &at) in indices.iter().enumerate() {
-            if let Err(error) = self.send_one(socket, at) {
-                return Delivered { taken, error: Some(error) };
+        for (taken, &index) in indices.iter().enumerate() {
+            if let Err(error) = self.send_one(socket, index) {
+                return (taken, Some(error));
             }
         }
-        Delivered { taken: indices.len(), error: None }
+        (indices.len(), None)
     }
 
-    /// Returns whether these datagrams can go as one segmented send: all have one length, but the last one may be
+    /// Returns whether one segmented send can carry these datagrams: all have one length, but the last one may be
     /// shorter.
-    fn is_run(&self, indices: &[usize]) -> bool {
+    fn is_segmentable(&self, indices: &[usize]) -> bool {
         let Some((&last, body)) = indices.split_last() else { return false };
         let size = self.len(indices[0]);
-        let equal = body.iter().all(|&at| self.len(at) == size) && (1..=size).contains(&self.len(last));
+        let equal = body.iter().all(|&index| self.len(index) == size) && (1..=size).contains(&self.len(last));
         equal && self.bytes(indices) <= SEGMENTED_BYTES_MAX as u64
     }
 
-    /// The total length of these datagrams.
+    /// Returns the total length of these datagrams.
     pub(crate) fn bytes(&self, indices: &[usize]) -> u64 {
-        indices.iter().map(|&at| self.len(at) as u64).sum()
+        indices.iter().map(|&index| self.len(index) as u64).sum()
     }
 
-    fn send_one(&self, socket: BorrowedFd<'_>, nth: usize) -> Result<(), Errno> {
-        let part = &self.parts[nth];
+    fn send_one(&self, socket: BorrowedFd<'_>, position: usize) -> Result<(), Errno> {
+        let part = &self.parts[position];
         // SAFETY: the part points to iov_len initialised bytes of this batch's buffer.
         let sent = unsafe { libc::send(socket.as_raw_fd(), part.iov_base, part.iov_len, libc::MSG_NOSIGNAL) };
         if sent < 0 { Err(last_error()) } else { Ok(()) }
     }
 
-    /// Sends a message that the kernel cuts into datagrams (UDP_SEGMENT, Linux 4.18, `Documentation/networking/udp`).
+    /// Sends one message that the kernel cuts into datagrams of `size` bytes.
     fn send_segmented(&self, socket: BorrowedFd<'_>, indices: &[usize], size: u16) -> Result<(), Errno> {
         let mut parts = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH];
-        parts.iter_mut().zip(indices).for_each(|(part, &at)| *part = self.parts[at]);
-        let mut control = Control([0; CONTROL_BYTES]);
-        // SAFETY: all zeroes are a valid msghdr; the pointers set here outlive the call, and the control buffer has room
-        // for one u16 with its header.
-        let sent = unsafe {
-            let mut header: libc::msghdr = mem::zeroed();
-            header.msg_iov = parts.as_mut_ptr();
-            header.msg_iovlen = indices.len();
-            header.msg_control = (&raw mut control).cast();
-            header.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as u32) as usize;
-            put_control(&header, (libc::SOL_UDP, libc::UDP_SEGMENT), size);
-            libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL)
-        };
+        parts.iter_mut().zip(indices).for_each(|(part, &index)| *part = self.parts[index]);
+        let mut control = ControlBuffer::EMPTY;
+        // SAFETY: all zeroes are a valid msghdr.
+        let mut header: libc::msghdr = unsafe { mem::zeroed() };
+        header.msg_iov = parts.as_mut_ptr();
+        header.msg_iovlen = indices.len();
+        control_message::write_segment_size(&mut header, &mut control, size);
+        // SAFETY: the header points to parts, to their buffers and to a control message, which outlive the call.
+        let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };
         if sent < 0 { Err(last_error()) } else { Ok(()) }
     }
 }
 
-/// The result of sending datagrams of a flow.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Delivered {
-    pub(crate) taken: usize,
-    pub(crate) error: Option<Errno>,
-}
+/// Result of sending datagrams in order: the number that the kernel took, and the error of the next one.
+pub(crate) type InOrder = (usize, Option<Errno>);
 
-/// The senders of datagrams.
+/// Choice whether the sender addresses of datagrams are received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Names {
-    Wanted,
-    /// The socket is connected.
-    Unwanted,
+pub(crate) enum Senders {
+    Received,
+    /// The socket is connected: all datagrams come from its peer.
+    Ignored,
 }
 
-/// The result of sending a batch.
+/// Result of sending a batch, each datagram to its own destination.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sent {
-    pub(crate) taken: usize,
+    /// Number of datagrams that the kernel took.
+    taken: usize,
     /// The send buffer was full.
-    pub(crate) full: bool,
+    is_full: bool,
     /// Number of datagrams that failed otherwise.
-    pub(crate) failed: usize,
+    failed: usize,
 }
 
 impl Sent {
-    pub(crate) fn lost(&mut self, error: Errno) {
+    /// Returns the number of datagrams that the kernel took.
+    pub(crate) fn count(&self) -> usize {
+        self.taken
+    }
+
+    pub(super) fn count_taken(&mut self, datagrams: usize) {
+        self.taken += datagrams;
+    }
+
+    pub(super) fn count_failure(&mut self, error: Errno) {
         if error == Errno::AGAIN {
-            self.full = true;
+            self.is_full = true;
         } else {
             self.failed += 1;
         }
     }
 }
 
-pub(crate) fn last_error() -> Errno {
+pub(super) fn last_error() -> Errno {
     Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
-}
-
-/// Writes the source address of a response (ip(7), ipv6(7)).
-fn write_local(header: &mut libc::msghdr, local: IpAddr) {
-    // SAFETY: msg_control points to CONTROL_BYTES bytes, enough for either with its header.
-    unsafe {
-        match local {
-            IpAddr::V4(local) => {
-                let address = libc::in_addr { s_addr: u32::from(local).to_be() };
-                let info = libc::in_pktinfo {
-                    ipi_ifindex: 0,
-                    ipi_spec_dst: address,
-                    ipi_addr: libc::in_addr { s_addr: 0 },
-                };
-                put_control(header, (libc::IPPROTO_IP, libc::IP_PKTINFO), info);
-                header.msg_controllen = libc::CMSG_SPACE(size_of_val(&info) as u32) as usize;
-            }
-            IpAddr::V6(local) => {
-                let address = libc::in6_addr { s6_addr: local.octets() };
-                let info = libc::in6_pktinfo { ipi6_addr: address, ipi6_ifindex: 0 };
-                put_control(header, (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO), info);
-                header.msg_controllen = libc::CMSG_SPACE(size_of_val(&info) as u32) as usize;
-            }
-        }
-    }
-}
-
-/// Writes one control message.
-///
-/// # Safety
-/// `header.msg_control` must point to a writable, aligned buffer of `msg_controllen` bytes, enough for `value`.
-pub(crate) unsafe fn put_control<T: Copy>(header: &libc::msghdr, (level, kind): (i32, i32), value: T) {
-    // SAFETY: as the caller promises; CMSG_FIRSTHDR is null only when the buffer is too small.
-    unsafe {
-        let Some(control) = libc::CMSG_FIRSTHDR(header).as_mut() else { return };
-        control.cmsg_level = level;
-        control.cmsg_type = kind;
-        control.cmsg_len = libc::CMSG_LEN(size_of::<T>() as u32) as usize;
-        libc::CMSG_DATA(control).cast::<T>().write_unaligned(value);
-    }
 }
 
 // SAFETY: the raw pointers point into the batch's own vectors, which move with it to another thread.

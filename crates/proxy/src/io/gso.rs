@@ -1,80 +1,74 @@
-//! Many datagrams in one sendmmsg(2): runs of equal size to one address become one message each, which the kernel cuts into
-//! datagrams (UDP_SEGMENT).
+//! Many datagrams in one sendmmsg(2): neighbours of one length and one destination are sent as one message, which the
+//! kernel cuts into datagrams (UDP_SEGMENT).
 
-use crate::io::batch::{Batch, Delivered, SEGMENTED_BYTES_MAX, Sent, last_error, put_control};
+use crate::io::batch::{Batch, InOrder, SEGMENTED_BYTES_MAX, Sent, last_error};
+use crate::io::control_message::{ControlBuffer, write_segment_size};
 use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::io::Errno;
 use std::ops::Range;
 
-/// Room for one IPV6_PKTINFO (20 bytes) and one u16, each with its header.
-const CONTROL_BYTES: usize = 64;
-
-#[derive(Clone, Copy)]
-#[repr(C, align(8))]
-struct Control([u8; CONTROL_BYTES]);
-
-/// The most datagrams that the kernel cuts one message into (UDP_MAX_SEGMENTS).
+/// Most datagrams that the kernel cuts one message into (UDP_MAX_SEGMENTS).
 const SEGMENTS_MAX: usize = 64;
 /// Longer datagrams may have to be fragmented on their route to a client (RFC 8200, section 5: 1280 bytes with the
 /// headers), which is impossible for segments.
 const SEGMENT_BYTES_MAX: usize = 1232;
 
-/// The memory in which a send is prepared.
+/// Memory in which a send is prepared.
 pub(crate) struct Burst {
     parts: Vec<libc::iovec>,
-    controls: Vec<Control>,
+    controls: Vec<ControlBuffer>,
     headers: Vec<libc::mmsghdr>,
     /// Number of datagrams in each message.
     runs: Vec<usize>,
 }
 
 impl Burst {
-    /// Creates room for at most so many datagrams.
+    /// Creates room for `room` datagrams.
     pub(crate) fn new(room: usize) -> Self {
         // SAFETY: mmsghdr is plain old data for which all zeroes are valid (null pointers, no lengths).
         let header: libc::mmsghdr = unsafe { std::mem::zeroed() };
         Self {
             parts: vec![libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; room],
-            controls: vec![Control([0; CONTROL_BYTES]); room],
+            controls: vec![ControlBuffer::EMPTY; room],
             headers: vec![header; room],
             runs: vec![0; room],
         }
     }
 
-    /// Sends datagrams over a connected socket; neighbours of one length go together. Returns how many the kernel
-    /// took, and why it refused the next one.
-    pub(crate) fn send(&mut self, socket: BorrowedFd<'_>, datagrams: &[&[u8]]) -> Delivered {
+    /// Sends datagrams over a connected socket; neighbours of one length are sent as one message. Stops at the first
+    /// datagram that the kernel refuses.
+    pub(crate) fn send(&mut self, socket: BorrowedFd<'_>, datagrams: &[&[u8]]) -> InOrder {
         let messages = self.prepare(datagrams);
         let (mut done, mut taken) = (0, 0);
         while done < messages {
             // SAFETY: the headers point to parts and controls of this burst, and these to the datagrams, which outlive the
             // call.
-            match unsafe { self.hand_over(socket, done..messages) } {
+            match unsafe { self.send_messages(socket, done..messages) } {
                 Ok(sent) => {
                     taken += self.runs[done..done + sent].iter().sum::<usize>();
                     done += sent;
                 }
-                // The kernel refuses segments that are too large for the route: they go one by one then.
+                // The kernel refuses segments that are too large for the route: the datagrams are sent one by one then.
                 Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) if self.runs[done] > 1 => {
                     let run = self.runs[done];
-                    let one_by_one = send_each(socket, &datagrams[taken..taken + run]);
-                    taken += one_by_one.taken;
-                    if one_by_one.error.is_some() {
-                        return Delivered { taken, error: one_by_one.error };
+                    let (taken_singly, error) = send_each(socket, &datagrams[taken..taken + run]);
+                    taken += taken_singly;
+                    if error.is_some() {
+                        return (taken, error);
                     }
                     done += 1;
                 }
-                Err(error) => return Delivered { taken, error: Some(error) },
+                Err(error) => return (taken, Some(error)),
             }
         }
-        Delivered { taken, error: None }
+        (taken, None)
     }
 
-    /// Sends the messages `from..to`; returns how many the kernel took.
+    /// Sends the messages of `range`; returns how many the kernel took.
     ///
     /// # Safety
     /// The memory that their headers point to is valid.
-    unsafe fn hand_over(&mut self, socket: BorrowedFd<'_>, range: Range<usize>) -> Result<usize, Errno> {
+    unsafe fn send_messages(&mut self, socket: BorrowedFd<'_>, range: Range<usize>) -> Result<usize, Errno> {
         let headers = &mut self.headers[range];
         loop {
             // SAFETY: as the caller promises; the slice has that many headers.
@@ -92,8 +86,8 @@ impl Burst {
         }
     }
 
-    /// Sends datagrams of a batch, each to its own address. Neighbours with one address, by `is_same`, and one length
-    /// go as one message. Datagrams that the kernel refuses are lost, and the next ones follow.
+    /// Sends datagrams of a batch, each to its own destination. Neighbours of one length and one destination, according
+    /// to `is_same`, are sent as one message. Datagrams that the kernel refuses are lost; the next ones are still sent.
     pub(crate) fn send_addressed(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -106,24 +100,25 @@ impl Burst {
         while done < messages {
             let run = self.runs[done];
             // SAFETY: the headers point to parts and controls of this burst and to addresses and buffers of the batch.
-            match unsafe { self.hand_over(socket, done..messages) } {
+            match unsafe { self.send_messages(socket, done..messages) } {
                 Ok(count) => {
                     let taken = self.runs[done..done + count].iter().sum::<usize>();
-                    (sent.taken, passed, done) = (sent.taken + taken, passed + taken, done + count);
+                    sent.count_taken(taken);
+                    (passed, done) = (passed + taken, done + count);
                 }
                 Err(Errno::AGAIN) => {
-                    sent.lost(Errno::AGAIN);
+                    sent.count_failure(Errno::AGAIN);
                     break;
                 }
-                // The kernel refuses segments that are too large for the route: they go one by one then.
+                // The kernel refuses segments that are too large for the route: the datagrams are sent one by one then.
                 Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) if run > 1 => {
-                    for &at in &indices[passed..passed + run] {
-                        sent.taken += batch.send_addressed(socket, at..at + 1).taken;
+                    for &index in &indices[passed..passed + run] {
+                        sent.count_taken(batch.send_addressed(socket, index..index + 1).count());
                     }
                     (passed, done) = (passed + run, done + 1);
                 }
                 Err(error) => {
-                    sent.lost(error);
+                    sent.count_failure(error);
                     (passed, done) = (passed + run, done + 1);
                 }
             }
@@ -153,7 +148,7 @@ impl Burst {
             header.msg_iov = &raw mut self.parts[at];
             header.msg_iovlen = run;
             if run > 1 {
-                segment(header, &mut self.controls[messages], length);
+                write_segment_size(header, &mut self.controls[messages], length as u16);
             }
             self.runs[messages] = run;
             messages += 1;
@@ -177,7 +172,7 @@ impl Burst {
             header.msg_iovlen = run;
             (header.msg_control, header.msg_controllen) = (std::ptr::null_mut(), 0);
             if run > 1 {
-                segment(header, &mut self.controls[messages], length);
+                write_segment_size(header, &mut self.controls[messages], length as u16);
             }
             self.runs[messages] = run;
             messages += 1;
@@ -187,30 +182,13 @@ impl Burst {
     }
 }
 
-/// Has the kernel cut a message into datagrams of this length (Linux 4.18). The source address in its header stays.
-fn segment(header: &mut libc::msghdr, control: &mut Control, length: usize) {
-    let there = header.msg_controllen;
-    debug_assert!(there + 24 <= CONTROL_BYTES, "there is room for both");
-    // SAFETY: what the header points to has `there` bytes, and the control buffer room for them and one u16 with its header;
-    // each part is as long as its alignment wants, so that the next one is aligned, too.
-    unsafe {
-        if there > 0 {
-            std::ptr::copy_nonoverlapping(header.msg_control.cast::<u8>(), control.0.as_mut_ptr(), there);
-        }
-        let space = libc::CMSG_SPACE(size_of::<u16>() as u32) as usize;
-        (header.msg_control, header.msg_controllen) = (control.0.as_mut_ptr().add(there).cast(), space);
-        put_control(header, (libc::SOL_UDP, libc::UDP_SEGMENT), length as u16);
-        (header.msg_control, header.msg_controllen) = (control.0.as_mut_ptr().cast(), there + space);
-    }
-}
-
-fn send_each(socket: BorrowedFd<'_>, datagrams: &[&[u8]]) -> Delivered {
+fn send_each(socket: BorrowedFd<'_>, datagrams: &[&[u8]]) -> InOrder {
     for (taken, datagram) in datagrams.iter().enumerate() {
         if let Err(error) = rustix::net::send(socket, datagram, rustix::net::SendFlags::NOSIGNAL) {
-            return Delivered { taken, error: Some(error) };
+            return (taken, Some(error));
         }
     }
-    Delivered { taken: datagrams.len(), error: None }
+    (datagrams.len(), None)
 }
 
 // SAFETY: the raw pointers are written anew before each use; between uses nothing is read through them.
@@ -223,7 +201,7 @@ mod tests {
     use std::net::UdpSocket;
 
     #[test]
-    fn all_arrive_whatever_their_lengths() {
+    fn datagrams_of_all_lengths_arrive() {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.connect(server.local_addr().unwrap()).unwrap();
@@ -232,7 +210,7 @@ mod tests {
         let views: Vec<&[u8]> = datagrams.iter().map(Vec::as_slice).collect();
         let mut burst = Burst::new(64);
         let sent = burst.send(client.as_fd(), &views);
-        assert_eq!((sent.taken, sent.error), (lengths.len(), None));
+        assert_eq!(sent, (lengths.len(), None));
         let mut buffer = vec![0; 70_000];
         for datagram in &datagrams {
             let count = server.recv(&mut buffer).unwrap();
@@ -240,8 +218,8 @@ mod tests {
         }
     }
 
-    /// The datagrams that each of these clients gets when they are sent in this order; `(client, length)`.
-    fn sent_to(
+    /// Sends responses, each `(client, length)`, in this order; returns the lengths that each client received.
+    fn send_to_clients(
         clients: &[UdpSocket],
         responses: &[(usize, usize)],
         local: Option<std::net::IpAddr>,
@@ -250,13 +228,13 @@ mod tests {
         let mut batch = Batch::new(responses.len());
         let ports: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap()).collect();
         for (at, (client, length)) in responses.iter().enumerate() {
-            batch.put(at, &vec![at as u8; *length]);
-            batch.address(at, ports[*client], local);
+            batch.set_bytes(at, &vec![at as u8; *length]);
+            batch.set_destination(at, ports[*client], local);
         }
         let indices: Vec<usize> = (0..responses.len()).collect();
         let is_same = |one: usize, other: usize| responses[one].0 == responses[other].0;
         let sent = Burst::new(responses.len()).send_addressed(server.as_fd(), &mut batch, &indices, is_same);
-        assert_eq!(sent, Sent { taken: responses.len(), ..Sent::default() });
+        assert_eq!(sent.count(), responses.len());
         let mut got = vec![Vec::new(); clients.len()];
         let mut buffer = [0; 4096];
         for (at, (client, length)) in responses.iter().enumerate() {
@@ -274,21 +252,21 @@ mod tests {
         let responses =
             [(0, 50), (0, 50), (0, 50), (1, 50), (1, 60), (1, 60), (2, 0), (2, 0), (2, 1400), (2, 1400)];
         for local in [None, Some([127, 0, 0, 7].into())] {
-            let got = sent_to(&clients, &responses, local);
+            let got = send_to_clients(&clients, &responses, local);
             assert_eq!(got, [vec![50, 50, 50], vec![50, 60, 60], vec![0, 0, 1400, 1400]]);
         }
         // More than one message can carry.
-        assert_eq!(sent_to(&clients, &[(1, 30); 150], None)[1], [30; 150]);
-        assert_eq!(sent_to(&clients, &[(1, 1232); 60], None)[1], [1232; 60]);
+        assert_eq!(send_to_clients(&clients, &[(1, 30); 150], None)[1], [30; 150]);
+        assert_eq!(send_to_clients(&clients, &[(1, 1232); 60], None)[1], [1232; 60]);
     }
 
     #[test]
-    fn what_cannot_be_sent_is_reported() {
+    fn a_datagram_that_cannot_be_sent_is_reported() {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.connect(server.local_addr().unwrap()).unwrap();
         let (short, long) = ([1; 9], vec![2; 65_530]);
         let sent = Burst::new(64).send(client.as_fd(), &[&short, &short, &long, &short]);
-        assert_eq!((sent.taken, sent.error), (2, Some(Errno::MSGSIZE)));
+        assert_eq!(sent, (2, Some(Errno::MSGSIZE)));
     }
 }

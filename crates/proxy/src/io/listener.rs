@@ -1,6 +1,7 @@
 //! Listening sockets. The control thread opens them before it applies a configuration, so that a failure changes
 //! nothing.
 
+use crate::io::batch::Local;
 use evener_core::Endpoint;
 use evener_core::address::abstract_name;
 use evener_core::spec::{ServiceOptions, Transport};
@@ -12,6 +13,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Requested buffer size of a datagram socket.
 const DATAGRAM_BUFFER_BYTES: usize = 4 << 20;
@@ -62,14 +64,36 @@ impl BindError {
     }
 }
 
-/// Sockets at one address, one for each worker.
+/// Listening sockets at one address, one for each worker.
 #[derive(Debug)]
 pub struct Bound {
     /// The address as configured; with the port that the system chose when it was 0.
     pub address: Endpoint,
-    pub(crate) transport: Transport,
-    pub(crate) sockets: Vec<OwnedFd>,
-    pub(crate) unix: Option<UnixPath>,
+    transport: Transport,
+    sockets: Vec<OwnedFd>,
+    unix: Option<UnixPath>,
+}
+
+/// Listening socket of one worker.
+#[derive(Debug)]
+pub(crate) enum ListeningSocket {
+    /// Accepts connections. The listeners of all workers share the path of a unix socket.
+    Stream(OwnedFd, Option<Arc<UnixPath>>),
+    /// Receives datagrams.
+    Datagram(OwnedFd, Local),
+}
+
+impl Bound {
+    /// Returns the socket of each worker.
+    pub(crate) fn into_sockets(self) -> impl Iterator<Item = ListeningSocket> {
+        let on_all = matches!(self.address, Endpoint::Ip(address) if address.ip().is_unspecified());
+        let local = if on_all { Local::Each } else { Local::Fixed };
+        let (transport, unix) = (self.transport, self.unix.map(Arc::new));
+        self.sockets.into_iter().map(move |socket| match transport {
+            Transport::Stream => ListeningSocket::Stream(socket, unix.clone()),
+            Transport::Datagram => ListeningSocket::Datagram(socket, local),
+        })
+    }
 }
 
 /// Path of a local unix socket; the file is removed when no worker listens on it any more.

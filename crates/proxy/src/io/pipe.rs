@@ -1,23 +1,24 @@
-//! Pipes for splice(2), in a pool: a direction borrows one while there are bytes in it.
+//! Pool of pipes for splice(2). A direction of a relay borrows a pipe while there are bytes in it.
 
 use crate::context::descriptors::Unit;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
-/// The wanted capacity of a pipe. Unprivileged processes may get less once they have many pipes (pipe(7)).
+/// Requested capacity of a pipe. Unprivileged processes may get less once they have many pipes (pipe(7)).
 pub(crate) const PIPE_BYTES: usize = 256 * 1024;
 /// Number of empty pipes that a worker pools; more are closed.
 const IDLE_PIPES_MAX: usize = 64;
 
 const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
-/// A pipe, and the number of bytes in it.
+/// Pipe between two sockets.
 #[derive(Debug)]
 pub(crate) struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
-    pub(crate) held: usize,
+    /// Number of bytes in the pipe.
+    length: usize,
     _units: [Unit; 2],
 }
 
@@ -28,27 +29,36 @@ impl Pipe {
         let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
         // A smaller pipe works as well.
         let _ = fcntl_setpipe_size(&write, PIPE_BYTES);
-        Ok(Self { read, write, held: 0, _units: units })
+        Ok(Self { read, write, length: 0, _units: units })
     }
 
-    /// Moves bytes in from a socket; 0 at its end.
+    /// Returns the number of bytes in the pipe.
+    pub(super) fn len(&self) -> usize {
+        self.length
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Moves bytes in from a socket; returns 0 at its end.
     pub(crate) fn fill(&mut self, source: &OwnedFd) -> Result<usize, Errno> {
         let moved = splice(source, None, &self.write, None, PIPE_BYTES, FLAGS)?;
-        self.held += moved;
+        self.length += moved;
         Ok(moved)
     }
 
     /// Moves bytes out to a socket.
     pub(crate) fn drain(&mut self, sink: &OwnedFd) -> Result<usize, Errno> {
-        let moved = splice(&self.read, None, sink, None, self.held, FLAGS)?;
-        self.held -= moved;
+        let moved = splice(&self.read, None, sink, None, self.length, FLAGS)?;
+        self.length -= moved;
         Ok(moved)
     }
 }
 
-/// The empty pipes of a worker.
+/// Empty pipes of a worker.
 #[derive(Debug, Default)]
-#[allow(clippy::vec_box, reason = "a direction has its pipe in a box, which goes back and forth as it is")]
+#[allow(clippy::vec_box, reason = "directions and the pool exchange boxed pipes, without moving a pipe")]
 pub(crate) struct PipePool(Vec<Box<Pipe>>);
 
 impl PipePool {
@@ -62,9 +72,9 @@ impl PipePool {
         2 * self.0.drain(..).count() as u32
     }
 
-    /// Gives a pipe back. One with bytes in it is closed: they must never reach another connection.
+    /// Gives a pipe back. A pipe with bytes in it is closed, because they must never reach another connection.
     pub(crate) fn give(&mut self, pipe: Box<Pipe>) {
-        if pipe.held == 0 && self.0.len() < IDLE_PIPES_MAX {
+        if pipe.is_empty() && self.0.len() < IDLE_PIPES_MAX {
             self.0.push(pipe);
         }
     }
@@ -83,13 +93,13 @@ mod tests {
         let (source, sink) = (OwnedFd::from(source), OwnedFd::from(sink));
         let mut pipe = PipePool::default().take().unwrap();
         sender.write_all(b"bytes").unwrap();
-        assert_eq!((pipe.fill(&source), pipe.held), (Ok(5), 5));
-        assert_eq!((pipe.drain(&sink), pipe.held), (Ok(5), 0));
+        assert_eq!((pipe.fill(&source), pipe.len()), (Ok(5), 5));
+        assert_eq!((pipe.drain(&sink), pipe.len()), (Ok(5), 0));
         let mut got = [0; 5];
         receiver.read_exact(&mut got).unwrap();
         assert_eq!(&got, b"bytes");
         drop(sender);
-        assert_eq!(pipe.fill(&source), Ok(0), "the end of the source");
+        assert_eq!(pipe.fill(&source), Ok(0), "the source has ended");
     }
 
     #[test]

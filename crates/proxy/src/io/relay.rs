@@ -1,36 +1,42 @@
-//! The relay: moves bytes from one socket to another, in one direction, as far as they go without waiting.
+//! Relay: moves bytes from one socket to another, in one direction, as many as both sockets allow without waiting.
 //!
-//! Bytes are copied through one buffer of the worker; only what a blocked sink does not take needs memory of its own.
-//! When a read fills the whole buffer, the direction changes to splice(2), which costs less for bulk and more for
-//! small messages, and changes back when a splice moves little. No byte is lost at the end: a direction ends only
-//! when its sink has taken everything from its source.
+//! Bytes are copied through one buffer of the worker; only bytes that a blocked sink does not take are stored for their
+//! connection. When a read fills the whole buffer, the direction changes to splice(2), which costs less for bulk and
+//! more for small messages, and changes back when a splice moves little. No byte is lost at the end: a direction ends
+//! only when its sink has taken everything from its source.
 
+use crate::context::registry::Readiness;
 use crate::io::pipe::{Pipe, PipePool};
 use crate::io::request_log::Tap;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-/// The buffer that all connections of a worker share.
+/// Size of the buffer that all connections of a worker share.
 pub(crate) const BUFFER_BYTES: usize = 64 * 1024;
 /// A splice that moves less than this ends the bulk mode.
 const SPLICE_BYTES_MIN: usize = 16 * 1024;
-/// Number of rounds before another connection has its turn.
+/// Number of rounds before the worker handles another connection.
 const ROUNDS_MAX: usize = 16;
 
-/// The most that is read from a socket before it is closed.
+/// Most bytes that are read from a socket before it is closed.
 const DRAIN_BYTES_MAX: usize = 1 << 20;
 
-/// The buffers that all connections of a worker use in turn.
+/// Memory that all connections of a worker share.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     buffer: Box<[u8]>,
-    pub(crate) pipes: PipePool,
+    pipes: PipePool,
 }
 
 impl Scratch {
     pub(crate) fn new() -> Self {
         Self { buffer: vec![0; BUFFER_BYTES].into(), pipes: PipePool::default() }
+    }
+
+    /// Closes all empty pipes; returns the number of their descriptors.
+    pub(crate) fn shed_pipes(&mut self) -> u32 {
+        self.pipes.shed()
     }
 }
 
@@ -38,28 +44,29 @@ impl Scratch {
 #[derive(Debug, Default)]
 pub(crate) struct Direction {
     /// The source may have something to read.
-    pub(crate) readable: bool,
-    /// The sink may take something.
-    pub(crate) writable: bool,
+    readable: bool,
+    /// The sink may take bytes.
+    writable: bool,
     /// The end of the source was announced: more follows a short read.
-    pub(crate) hung_up: bool,
-    /// The sink is gone; what the source sends is discarded.
-    discards: bool,
+    hung_up: bool,
+    /// The sink is closed; bytes from the source are discarded.
+    is_discarding: bool,
     /// The source ended, and the end was passed to the sink.
-    pub(crate) done: bool,
+    is_done: bool,
+    /// Bytes are moved by splice(2).
     bulk: bool,
-    /// splice found nothing more, or the end: a receive has to confirm it. An urgent mark (RFC 9293, section 3.8.5)
-    /// in the stream stops splice for ever, and looks like either.
-    splice_dry: bool,
+    /// The last splice moved nothing. Whether no bytes are left, or the source has ended, is confirmed by a receive: an
+    /// urgent mark (RFC 9293, section 3.8.5) in the stream stops every splice, and has the same result as either.
+    must_confirm_by_recv: bool,
     /// Bytes that a blocked sink did not take, from `offset` on.
     spill: Vec<u8>,
     offset: usize,
-    /// Boxed, because most directions never have one and a connection should be small.
+    /// Boxed, because most directions never have a pipe and a connection should be small.
     pipe: Option<Box<Pipe>>,
     end: Option<End>,
 }
 
-/// The end of a source.
+/// End of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// An orderly end.
@@ -68,21 +75,21 @@ pub(crate) enum End {
     Error(Errno),
 }
 
-/// The result of pumping.
+/// Result of pumping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pumped {
     /// The source or the sink is not ready.
     Waiting,
-    /// There is more to do once others had their turn.
+    /// More bytes can be moved, after the worker has handled other connections.
     More,
     /// The source ended, and the sink has everything.
     Ended(End),
-    /// The sink takes nothing any more.
-    SinkGone(Errno),
+    /// The sink is closed.
+    SinkClosed(Errno),
 }
 
-/// Reads and discards what a socket has received before it is closed, up to [`DRAIN_BYTES_MAX`]. With unread bytes
-/// the close would be a reset, which can destroy what its peer has not read yet (RFC 9293, section 3.10.4).
+/// Reads and discards the bytes that a socket has received, up to [`DRAIN_BYTES_MAX`], before it is closed. With unread
+/// bytes the close would be a reset, which can destroy bytes that its peer has not read yet (RFC 9293, section 3.10.4).
 pub(crate) fn drain(socket: &OwnedFd) {
     let mut piece = [0; 16 * 1024];
     for _ in 0..DRAIN_BYTES_MAX / piece.len() {
@@ -94,12 +101,43 @@ pub(crate) fn drain(socket: &OwnedFd) {
 }
 
 impl Direction {
-    /// A direction whose sink takes bytes from the beginning, as an accepted socket does.
+    /// Creates a direction whose sink takes bytes from the beginning, as an accepted socket does.
     pub(crate) fn to_writable_sink() -> Self {
         Self { writable: true, ..Self::default() }
     }
 
-    /// Moves as many bytes as possible, and shows them to `tap`. Returns the number of bytes that the sink took.
+    /// Records an event of the source.
+    pub(crate) fn on_source_event(&mut self, ready: Readiness) {
+        self.readable |= ready.readable || ready.ended;
+        self.hung_up |= ready.ended;
+    }
+
+    /// Records an event of the sink.
+    pub(crate) fn on_sink_event(&mut self, ready: Readiness) {
+        self.writable |= ready.writable || ready.error;
+    }
+
+    /// Records that the sink was connected: it takes bytes.
+    pub(crate) fn on_sink_connected(&mut self) {
+        self.writable = true;
+    }
+
+    /// Records that the source has bytes that no event will report again.
+    pub(crate) fn expect_unread_bytes(&mut self) {
+        self.readable = true;
+    }
+
+    /// Returns whether the source ended, and the end was passed to the sink.
+    pub(crate) fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// Records that the end of the source was passed to the sink.
+    pub(crate) fn set_done(&mut self) {
+        self.is_done = true;
+    }
+
+    /// Moves as many bytes as possible, and logs them to `tap`. Returns the number of bytes that the sink took.
     pub(crate) fn pump(
         &mut self,
         source: &OwnedFd,
@@ -122,9 +160,9 @@ impl Direction {
         self.spill.is_empty() && self.pipe.is_none()
     }
 
-    /// Number of bytes that the sink still has to take.
-    pub(crate) fn held(&self) -> usize {
-        self.spill.len() - self.offset + self.pipe.as_ref().map_or(0, |pipe| pipe.held)
+    /// Returns the number of bytes that the sink still has to take.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.spill.len() - self.offset + self.pipe.as_ref().map_or(0, |pipe| pipe.len())
     }
 
     fn round(
@@ -143,15 +181,15 @@ impl Direction {
         if !self.readable {
             return Err(Pumped::Waiting);
         }
-        // Spliced bytes cannot be shown.
-        if self.bulk && !self.discards && !self.splice_dry && tap.is_none() {
+        // Spliced bytes cannot be logged.
+        if self.bulk && !self.is_discarding && !self.must_confirm_by_recv && tap.is_none() {
             self.fill_pipe(source, &mut scratch.pipes)
         } else {
             self.copy(source, sink, scratch, tap)
         }
     }
 
-    /// Sends held bytes to the sink.
+    /// Sends queued bytes to the sink.
     fn flush(&mut self, sink: &OwnedFd, pipes: &mut PipePool) -> Result<usize, Pumped> {
         if !self.writable {
             return Err(Pumped::Waiting);
@@ -161,7 +199,7 @@ impl Direction {
             None => send(sink, &self.spill[self.offset..], SendFlags::NOSIGNAL),
         };
         let taken = taken.map_err(|error| self.sink_failed(error))?;
-        match self.pipe.take_if(|pipe| pipe.held == 0) {
+        match self.pipe.take_if(|pipe| pipe.is_empty()) {
             Some(pipe) => pipes.give(pipe),
             None if self.pipe.is_none() => self.consume(taken),
             None => {}
@@ -178,12 +216,12 @@ impl Direction {
 
     fn fill_pipe(&mut self, source: &OwnedFd, pipes: &mut PipePool) -> Result<usize, Pumped> {
         let Ok(mut pipe) = pipes.take() else {
-            // Without a pipe, copying works as well.
+            // Without a pipe the bytes are copied.
             self.bulk = false;
             return Ok(0);
         };
         match pipe.fill(source) {
-            Ok(0) | Err(Errno::AGAIN) => self.splice_dry = true,
+            Ok(0) | Err(Errno::AGAIN) => self.must_confirm_by_recv = true,
             Ok(moved) => {
                 self.bulk = moved >= SPLICE_BYTES_MIN;
                 self.pipe = Some(pipe);
@@ -202,7 +240,7 @@ impl Direction {
         scratch: &mut Scratch,
         tap: Option<Tap<'_>>,
     ) -> Result<usize, Pumped> {
-        self.splice_dry = false;
+        self.must_confirm_by_recv = false;
         let buffer = &mut scratch.buffer[..];
         let read = match recv(source, &mut *buffer, RecvFlags::empty()) {
             Ok((0, _)) => {
@@ -215,13 +253,13 @@ impl Direction {
                 return Ok(0);
             }
         };
-        if let Some(tap) = tap.filter(|_| !self.discards) {
+        if let Some(tap) = tap.filter(|_| !self.is_discarding) {
             tap.piece(&buffer[..read]);
         }
         self.bulk = read == BUFFER_BYTES;
         // A short read emptied the socket: the next edge reports more, unless the end was reported before.
         self.readable = self.bulk || self.hung_up;
-        let taken = if self.discards { Ok(read) } else { self.offer(&buffer[..read], sink) };
+        let taken = if self.is_discarding { Ok(read) } else { self.offer(&buffer[..read], sink) };
         let taken = taken.map_err(|error| self.sink_failed(error))?;
         if taken < read {
             self.spill = buffer[taken..read].to_vec();
@@ -229,8 +267,8 @@ impl Direction {
         Ok(taken)
     }
 
-    /// Sends bytes as far as the sink takes them at once. When it takes a part, the rest must be offered again: only
-    /// EAGAIN promises an edge.
+    /// Sends bytes and returns the number that the sink took. When it took a part, the rest must be offered again: only
+    /// after EAGAIN does the kernel report that the sink is writable.
     fn offer(&mut self, bytes: &[u8], sink: &OwnedFd) -> Result<usize, Errno> {
         if !self.writable {
             return Ok(0);
@@ -260,52 +298,53 @@ impl Direction {
                 Pumped::Waiting
             }
             Errno::INTR => Pumped::More,
-            error => Pumped::SinkGone(error),
+            error => Pumped::SinkClosed(error),
         }
     }
 
-    /// Has the sink get these bytes before those of the source.
-    pub(crate) fn begin_with(&mut self, bytes: Vec<u8>) {
+    /// Sends these bytes to the sink before the bytes of the source.
+    pub(crate) fn prepend(&mut self, bytes: Vec<u8>) {
         debug_assert!(self.is_empty(), "nothing was read yet");
         (self.spill, self.offset) = (bytes, 0);
     }
 
-    /// Continues where another relay stopped: with the bytes that the sink has not taken yet, and the end if it came.
+    /// Continues where another relay stopped: with the bytes that the sink has not taken yet, and the end of the source if
+    /// it has ended.
     pub(crate) fn resume(&mut self, rest: Vec<u8>, end: Option<End>) {
         (self.readable, self.writable) = (true, true);
         self.end = self.end.or(end);
-        if !self.discards {
+        if !self.is_discarding {
             (self.spill, self.offset) = (rest, 0);
         }
     }
 
-    /// Discards what the source still sends, because the sink is gone. Closing the source instead would reset it, and
-    /// destroy what it has not read of the other direction (RFC 9293, section 3.10.4).
-    pub(crate) fn discard(&mut self, pipes: &mut PipePool) {
-        self.discards = true;
+    /// Discards further bytes of the source, because the sink is closed. Closing the source instead would reset it, and
+    /// destroy bytes of the other direction that it has not read yet (RFC 9293, section 3.10.4).
+    pub(crate) fn discard(&mut self, scratch: &mut Scratch) {
+        self.is_discarding = true;
         (self.spill, self.offset) = (Vec::new(), 0);
-        self.release(pipes);
+        self.release(scratch);
     }
 
-    /// Reads nothing more from the source; held bytes still go to the sink.
+    /// Reads nothing more from the source; queued bytes are still sent to the sink.
     pub(crate) fn stop(&mut self) {
         self.end.get_or_insert(End::Fin);
     }
 
-    /// Reads a source that was stopped or ended to its real end, and discards what comes.
-    pub(crate) fn hear_out(&mut self, pipes: &mut PipePool) {
-        self.discard(pipes);
-        (self.end, self.done, self.readable) = (None, false, true);
+    /// Reads the source to its end and discards the bytes, also if the direction was stopped or had ended.
+    pub(crate) fn discard_until_end(&mut self, scratch: &mut Scratch) {
+        self.discard(scratch);
+        (self.end, self.is_done, self.readable) = (None, false, true);
     }
 
-    /// Returns whether the sink is gone.
-    pub(crate) fn discards(&self) -> bool {
-        self.discards
+    /// Returns whether the sink is closed and bytes of the source are discarded.
+    pub(crate) fn is_discarding(&self) -> bool {
+        self.is_discarding
     }
 
-    /// Gives the pipe back when the connection is over.
-    pub(crate) fn release(&mut self, pipes: &mut PipePool) {
-        self.pipe.take().into_iter().for_each(|pipe| pipes.give(pipe));
+    /// Gives the pipe back at the end of the connection.
+    pub(crate) fn release(&mut self, scratch: &mut Scratch) {
+        self.pipe.take().into_iter().for_each(|pipe| scratch.pipes.give(pipe));
     }
 }
 
@@ -396,8 +435,11 @@ mod tests {
             }
             let (_, outcome) = fixture.pump();
             assert!(matches!(outcome, Pumped::Waiting | Pumped::More), "{outcome:?}");
-            assert!(fixture.direction.held() <= (1 << 20) && fixture.direction.spill.len() <= BUFFER_BYTES);
-            assert_eq!(fixture.direction.is_empty(), fixture.direction.held() == 0);
+            assert!(
+                fixture.direction.queued_bytes() <= (1 << 20)
+                    && fixture.direction.spill.len() <= BUFFER_BYTES
+            );
+            assert_eq!(fixture.direction.is_empty(), fixture.direction.queued_bytes() == 0);
             blocked += u32::from(!fixture.direction.writable);
             let mut piece = [0; 50_000];
             let count = fixture.receiver.read(&mut piece).unwrap();
@@ -405,7 +447,7 @@ mod tests {
             fixture.direction.writable = true;
         }
         assert!(blocked > 0, "the sink never blocked");
-        assert!(got == sent, "every byte, in order");
+        assert!(got == sent, "every byte arrived, in order");
     }
 
     #[test]
@@ -420,7 +462,7 @@ mod tests {
             got.extend(fixture.received(count as usize));
             fixture.direction.writable = true;
         }
-        assert!(got == sent, "every byte, in order");
+        assert!(got == sent, "every byte arrived, in order");
         assert!(fixture.direction.bulk && fixture.direction.is_empty());
         fixture.send(b"small");
         assert_eq!(fixture.pump(), (5, Pumped::Waiting));
@@ -428,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_of_the_source_is_no_orderly_end() {
+    fn a_reset_of_the_source_is_not_an_orderly_end() {
         let mut fixture = Fixture::new();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -441,15 +483,15 @@ mod tests {
     }
 
     #[test]
-    fn a_source_is_read_to_its_end_although_the_sink_is_gone() {
+    fn a_source_is_read_to_its_end_after_the_sink_closed() {
         let mut fixture = Fixture::new();
         drop(std::mem::replace(&mut fixture.receiver, pair().0));
         fixture.send(b"for the sink");
         let (_, outcome) = fixture.pump();
-        assert_eq!(outcome, Pumped::SinkGone(Errno::PIPE));
-        assert!(!fixture.direction.discards());
-        fixture.direction.discard(&mut fixture.scratch.pipes);
-        assert!(fixture.direction.discards() && fixture.direction.is_empty());
+        assert_eq!(outcome, Pumped::SinkClosed(Errno::PIPE));
+        assert!(!fixture.direction.is_discarding());
+        fixture.direction.discard(&mut fixture.scratch);
+        assert!(fixture.direction.is_discarding() && fixture.direction.is_empty());
         fixture.send(b"discarded");
         assert_eq!(fixture.pump().1, Pumped::Waiting);
         fixture.sender.shutdown(std::net::Shutdown::Write).unwrap();
@@ -458,26 +500,26 @@ mod tests {
     }
 
     #[test]
-    fn bytes_put_first_go_before_those_of_the_source() {
+    fn prepended_bytes_are_sent_before_the_bytes_of_the_source() {
         let mut fixture = Fixture::new();
         fixture.send(b" and body");
-        fixture.direction.begin_with(b"header".to_vec());
-        assert_eq!(fixture.direction.held(), 6);
+        fixture.direction.prepend(b"header".to_vec());
+        assert_eq!(fixture.direction.queued_bytes(), 6);
         assert_eq!(fixture.pump(), (15, Pumped::Waiting));
         assert_eq!(fixture.received(15), b"header and body");
     }
 
     #[test]
-    fn a_stopped_direction_sends_what_it_holds_and_reads_no_more() {
+    fn a_stopped_direction_sends_queued_bytes_and_reads_no_more() {
         let mut fixture = Fixture::new();
         fixture.send(b"unread");
-        fixture.direction.begin_with(b"held".to_vec());
+        fixture.direction.prepend(b"rest".to_vec());
         fixture.direction.stop();
         assert_eq!(fixture.pump(), (4, Pumped::Ended(End::Fin)));
-        assert_eq!(fixture.received(4), b"held");
-        // When it is read to its end all the same, that goes to no sink.
+        assert_eq!(fixture.received(4), b"rest");
+        // When the source is read to its end later, its bytes are discarded.
         fixture.sender.shutdown(std::net::Shutdown::Write).unwrap();
-        fixture.direction.hear_out(&mut fixture.scratch.pipes);
+        fixture.direction.discard_until_end(&mut fixture.scratch);
         fixture.direction.hung_up = true;
         assert_eq!(fixture.pump().1, Pumped::Ended(End::Fin));
         assert_eq!(rustix::io::ioctl_fionread(&fixture.source), Ok(0));

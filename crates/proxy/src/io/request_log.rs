@@ -1,6 +1,6 @@
-//! Lines about requests: the client, the server, and what was requested. A line is made where the bytes are, and
-//! given to a queue that the program empties. When the queue is full the line is counted and dropped: traffic never
-//! waits for the log.
+//! Request log: a line for each request, with the client, the server, and the beginning of the request. A worker makes
+//! the line and puts it into a queue that the program empties. A line that finds the queue full is counted and dropped,
+//! because traffic never waits for the log.
 
 use evener_core::Target;
 use evener_core::counters::ServiceCounters;
@@ -8,14 +8,14 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The most of a piece of a plain connection in a line of a file.
+/// Most bytes of a plain connection in a line of a file.
 const PIECE_BYTES_MAX: usize = 100;
-/// The most of a request line of HTTP in a line of a file.
+/// Most bytes of an HTTP request line in a line of a file.
 const REQUEST_BYTES_MAX: usize = 2048;
-/// The largest datagram.
+/// Largest datagram for penlogd.
 const DATAGRAM_BYTES_MAX: usize = 1024;
 
-/// The form of a line.
+/// Format of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogForm {
     /// For a file: `client epoch server request`.
@@ -24,7 +24,7 @@ pub enum LogForm {
     Datagram,
 }
 
-/// The outcome of logging a line.
+/// Outcome of logging a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Queued {
     /// The line will be written.
@@ -35,7 +35,7 @@ pub enum Queued {
 
 type Queue = Box<dyn Fn(Vec<u8>) -> Queued + Send + Sync>;
 
-/// The log of requests.
+/// Log of requests.
 pub struct RequestLog {
     form: LogForm,
     queue: Queue,
@@ -48,34 +48,43 @@ impl std::fmt::Debug for RequestLog {
 }
 
 impl RequestLog {
-    /// A log whose lines, each with its end, go to `queue`, which must not block.
+    /// Creates a log that passes each line, with its line end, to `queue`, which must not block.
     pub fn new(form: LogForm, queue: impl Fn(Vec<u8>) -> Queued + Send + Sync + 'static) -> Self {
         Self { form, queue: Box::new(queue) }
     }
 }
 
-/// The log for one connection.
+/// Request log of one connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tap<'a> {
-    pub(crate) log: &'a RequestLog,
-    pub(crate) client: IpAddr,
-    pub(crate) server: &'a Target,
-    /// The counters of the service; they count dropped lines.
-    pub(crate) counters: &'a ServiceCounters,
+    log: &'a RequestLog,
+    client: IpAddr,
+    server: &'a Target,
+    /// Counters of the service; they count dropped lines.
+    counters: &'a ServiceCounters,
 }
 
-impl Tap<'_> {
+impl<'a> Tap<'a> {
+    pub(crate) fn new(
+        log: &'a RequestLog,
+        client: IpAddr,
+        server: &'a Target,
+        counters: &'a ServiceCounters,
+    ) -> Self {
+        Self { log, client, server, counters }
+    }
+
     /// Logs bytes that the client sent.
     pub(crate) fn piece(&self, bytes: &[u8]) {
-        self.say(bytes, PIECE_BYTES_MAX);
+        self.log_line(bytes, PIECE_BYTES_MAX);
     }
 
-    /// Logs a request of HTTP.
+    /// Logs the request line of an HTTP request.
     pub(crate) fn request(&self, line: &[u8]) {
-        self.say(line, REQUEST_BYTES_MAX);
+        self.log_line(line, REQUEST_BYTES_MAX);
     }
 
-    fn say(&self, request: &[u8], most: usize) {
+    fn log_line(&self, request: &[u8], most: usize) {
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let line = match self.log.form {
             LogForm::Line => line(self.client, epoch, self.server, request, most),
@@ -112,7 +121,7 @@ fn put_server(server: &Target, line: &mut Vec<u8>) {
     };
 }
 
-/// The beginning of a request, as pen logs it: its first line, in ASCII.
+/// Appends the beginning of a request as pen logs it: its first line, in ASCII.
 fn put_request(request: &[u8], most: usize, line: &mut Vec<u8>) {
     let first = request.iter().take(most).take_while(|byte| !matches!(byte, b'\r' | b'\n'));
     line.extend(first.map(|byte| if byte.is_ascii() { *byte } else { b'.' }));
@@ -165,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_counted() {
+    fn lines_that_find_the_queue_full_are_counted() {
         let taken = Arc::new(Mutex::new(Vec::new()));
         let queue = Arc::clone(&taken);
         let log = RequestLog::new(LogForm::Datagram, move |line| {
@@ -178,7 +187,7 @@ mod tests {
         });
         let counters = Sharded::<ServiceCounters>::new(1);
         let server = Target::Unix("/a".into());
-        let tap = Tap { log: &log, client: [192, 0, 2, 1].into(), server: &server, counters: counters.of(0) };
+        let tap = Tap::new(&log, [192, 0, 2, 1].into(), &server, counters.of(0));
         (0..5).for_each(|_| tap.piece(b"x"));
         assert_eq!((taken.lock().unwrap().len(), counters.total("log_dropped")), (2, 3));
     }

@@ -1,10 +1,14 @@
-//! TLS without I/O of its own (rustls' unbuffered connections). Records are opened where the worker received them,
-//! and sealed where it sends them from, so an idle connection holds no buffers.
+//! TLS without I/O (rustls' unbuffered connections). Records are opened in the buffer into which the worker received
+//! them, and sealed into the buffer from which it sends them, so an idle connection has no buffers.
 
 #[cfg(test)]
 mod tests;
 
+use crate::io::buffer::Buffer;
+use crate::io::relay::End;
 use evener_core::health::TlsFailure;
+use evener_core::wire::proxy::Ssl;
+use rustix::io::Errno;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
@@ -18,14 +22,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use x509_cert::der::Decode;
 
-/// The most that sealing adds to a record (RFC 8446, section 5.2: 256 bytes, and the header).
+/// Most bytes that sealing adds to a record (RFC 8446, section 5.2: 256 bytes, and the header).
 const SEAL_BYTES_MAX: usize = 256 + 5;
-/// The most plaintext in a record.
+/// Most bytes of plaintext in a record.
 const RECORD_BYTES_MAX: usize = 1 << 14;
-/// The longest name of a certificate in fields and logs; longer ones are cut.
+/// Longest name of a certificate in header fields and logs; longer names are cut.
 const SUBJECT_BYTES_MAX: usize = 1024;
 
-/// The reason why a handshake with a server failed; without an error the server closed the connection.
+/// Returns the reason why a handshake with a server failed; `None` means that the server closed the connection.
 pub(crate) fn failure_with_server(error: Option<&rustls::Error>) -> TlsFailure {
     match error {
         None => TlsFailure::Ended,
@@ -74,22 +78,22 @@ fn failure_of_alert(alert: AlertDescription) -> TlsFailure {
     }
 }
 
-/// The TLS options of a service.
+/// TLS options of a service.
 pub struct TlsAcceptor {
     /// Keys, certificates and tickets.
     pub config: Arc<ServerConfig>,
-    /// The longest time for a handshake.
+    /// Longest time for a handshake.
     pub handshake_timeout: Duration,
-    /// The most handshakes under way at once.
+    /// Most handshakes under way at the same time.
     pub handshakes_max: u32,
 }
 
-/// The TLS options of a pool.
+/// TLS options of a pool.
 pub struct TlsConnector {
     /// Authorities, the client certificate, and sessions.
     pub config: Arc<ClientConfig>,
-    /// The names in the certificates of servers, by the names of the servers. A server that was discovered later has
-    /// none.
+    /// Names in the certificates of servers, by the names of the servers. A server that was discovered later has no
+    /// entry.
     pub names: std::collections::BTreeMap<Arc<str>, ServerName<'static>>,
 }
 
@@ -107,22 +111,59 @@ impl fmt::Debug for TlsConnector {
     }
 }
 
-/// The facts that a handshake with a client established.
+/// Facts that a handshake with a client established.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TlsFacts {
-    /// The server name in the ClientHello.
-    pub(crate) name: Option<String>,
-    pub(crate) alpn: Option<Vec<u8>>,
-    pub(crate) version: &'static str,
-    pub(crate) cipher: String,
-    /// The subject of the client's verified certificate (RFC 4514).
-    pub(crate) subject: Option<String>,
-    /// The common name in that subject.
-    pub(crate) common_name: Option<String>,
-    pub(crate) resumed: bool,
+    /// Server name in the ClientHello.
+    name: Option<String>,
+    alpn: Option<Vec<u8>>,
+    version: &'static str,
+    cipher: String,
+    /// Subject of the client's verified certificate (RFC 4514).
+    subject: Option<String>,
+    /// Common name in the subject.
+    common_name: Option<String>,
+    is_resumed: bool,
 }
 
-/// The TLS state of one connection.
+impl TlsFacts {
+    /// Returns the server name that the client requested.
+    pub(crate) fn server_name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Returns whether the client chose HTTP/2 (RFC 9113, section 3.2).
+    pub(crate) fn is_http2(&self) -> bool {
+        self.alpn.as_deref() == Some(b"h2")
+    }
+
+    /// Returns whether the handshake resumed an earlier session.
+    pub(crate) fn is_resumed(&self) -> bool {
+        self.is_resumed
+    }
+
+    /// Returns the subject of the client's verified certificate.
+    pub(crate) fn subject(&self) -> Option<&str> {
+        self.subject.as_deref()
+    }
+
+    /// Returns the negotiated application protocol, for a PROXY header.
+    pub(crate) fn alpn(&self) -> Option<&[u8]> {
+        self.alpn.as_deref()
+    }
+
+    /// Returns the TLS part of a PROXY header.
+    pub(crate) fn proxy_header_part(&self) -> Ssl<'_> {
+        Ssl {
+            version: Some(self.version.as_bytes()),
+            cipher: Some(self.cipher.as_bytes()),
+            common_name: self.common_name.as_deref().map(str::as_bytes),
+            verified: self.subject.is_some(),
+        }
+    }
+}
+
+/// TLS state of one connection.
 pub(crate) enum Tls {
     Server(UnbufferedServerConnection),
     Client(UnbufferedClientConnection),
@@ -134,17 +175,31 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// The result of opening records.
+/// Result of opening records.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Opened {
-    /// Number of bytes that were consumed.
-    pub(crate) used: usize,
     /// The peer sent close_notify.
-    pub(crate) closed: bool,
+    is_closed: bool,
     /// The handshake is complete.
-    pub(crate) established: bool,
+    is_established: bool,
     /// The connection failed; the alert for the peer is in the output.
-    pub(crate) failed: Option<rustls::Error>,
+    failure: Option<rustls::Error>,
+}
+
+impl Opened {
+    /// Returns the end of the receiving direction, if one of the records announced it.
+    pub(crate) fn end(&self) -> Option<End> {
+        match &self.failure {
+            _ if self.is_closed => Some(End::Fin),
+            Some(_) => Some(End::Error(Errno::PROTO)),
+            None => None,
+        }
+    }
+
+    /// Returns whether the handshake is complete, or the reason why it failed.
+    pub(crate) fn established(self) -> Result<bool, rustls::Error> {
+        self.failure.map_or(Ok(self.is_established), Err)
+    }
 }
 
 impl Tls {
@@ -166,32 +221,32 @@ impl Tls {
         }
     }
 
-    /// Opens the records in `records`: plaintext goes to `plain`, bytes to be sent to `out`.
-    pub(crate) fn open(&mut self, records: &mut [u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Opened {
+    /// Opens and consumes the complete records in `records`: plaintext goes to `plain`, bytes to be sent to `out`.
+    pub(super) fn open(&mut self, records: &mut Buffer, plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Opened {
         let mut opened = Opened::default();
         let mut unreadable = false;
         loop {
-            let rest = &mut records[opened.used..];
+            let rest = records.unread_mut();
             let step = match self {
-                Self::Server(connection) => digest(connection.process_tls_records(rest), plain, out),
-                Self::Client(connection) => digest(connection.process_tls_records(rest), plain, out),
+                Self::Server(connection) => process(connection.process_tls_records(rest), plain, out),
+                Self::Client(connection) => process(connection.process_tls_records(rest), plain, out),
             };
-            opened.used += step.used;
-            match step.state {
-                Did::More => {}
-                Did::Closed => opened.closed = true,
-                Did::Established => {
-                    opened.established = true;
+            records.consume(step.used);
+            match step.outcome {
+                StepOutcome::Continue => {}
+                StepOutcome::Closed => opened.is_closed = true,
+                StepOutcome::Established => {
+                    opened.is_established = true;
                     return opened;
                 }
-                Did::Blocked => return opened,
-                // The alert for the peer comes with the next steps. The first error is the one that counts.
-                Did::Failed(error) if opened.failed.is_none() => {
+                StepOutcome::Blocked => return opened,
+                // The next steps write the alert for the peer. The first error is the cause of all others.
+                StepOutcome::Failed(error) if opened.failure.is_none() => {
                     unreadable = step.used == 0;
-                    opened.failed = Some(error);
+                    opened.failure = Some(error);
                     continue;
                 }
-                Did::Failed(_) => return opened,
+                StepOutcome::Failed(_) => return opened,
             }
             // Only the alert remained: another attempt at the same bytes would make a second one.
             if unreadable {
@@ -201,11 +256,13 @@ impl Tls {
     }
 
     /// Seals `plain` into `out`. Fails when the keys are exhausted. `records` are the bytes that could not be opened
-    /// yet: rustls keeps offsets into them (half a handshake message), and would panic without them.
-    pub(crate) fn seal(&mut self, plain: &[u8], records: &mut [u8], out: &mut Vec<u8>) -> Result<(), ()> {
+    /// yet: rustls stores offsets into them (half a handshake message), and would panic without them.
+    pub(super) fn seal(&mut self, plain: &[u8], records: &mut Buffer, out: &mut Vec<u8>) -> Result<(), ()> {
         // Messages of the protocol itself (key updates) go first.
-        let opened = self.open(records, &mut Vec::new(), out);
-        debug_assert!(opened.used == 0, "what was whole was opened when it came");
+        let incomplete = records.len();
+        self.open(records, &mut Vec::new(), out);
+        debug_assert!(records.len() == incomplete, "complete records are opened when they are received");
+        let records = records.unread_mut();
         for part in plain.chunks(RECORD_BYTES_MAX) {
             let wanted = part.len() + SEAL_BYTES_MAX;
             grow(out, wanted, |room| match self {
@@ -216,15 +273,16 @@ impl Tls {
         Ok(())
     }
 
-    /// Sends close_notify (RFC 8446, section 6.1).
-    pub(crate) fn close(&mut self, records: &mut [u8], out: &mut Vec<u8>) {
+    /// Writes close_notify into `out` (RFC 8446, section 6.1).
+    pub(super) fn close(&mut self, records: &mut Buffer, out: &mut Vec<u8>) {
+        let records = records.unread_mut();
         let _ = grow(out, SEAL_BYTES_MAX, |room| match self {
             Self::Server(connection) => write_close(connection.process_tls_records(records), room),
             Self::Client(connection) => write_close(connection.process_tls_records(records), room),
         });
     }
 
-    /// The facts of a handshake with a client; `name` comes from the ClientHello.
+    /// Returns the facts of a handshake with a client; `name` comes from the ClientHello.
     pub(crate) fn facts(&self, name: Option<String>) -> TlsFacts {
         let state = self.state();
         let version = match state.protocol_version() {
@@ -244,40 +302,46 @@ impl Tls {
                 .unwrap_or_default(),
             subject,
             common_name,
-            resumed: state.handshake_kind() == Some(HandshakeKind::Resumed),
+            is_resumed: state.handshake_kind() == Some(HandshakeKind::Resumed),
         }
     }
 }
 
-/// The IANA name of a cipher suite: rustls calls those of TLS 1.3 `TLS13_...`.
+/// Returns the IANA name of a cipher suite: rustls names TLS 1.3 suites `TLS13_...`.
 fn cipher_name(suite: CipherSuite) -> String {
     suite.as_str().unwrap_or_default().replace("TLS13_", "TLS_")
 }
 
-enum Did {
-    More,
+/// Outcome of one step of rustls' state machine.
+enum StepOutcome {
+    /// Another step follows.
+    Continue,
+    /// The peer sent close_notify.
     Closed,
+    /// The handshake is complete, and no complete record is left.
     Established,
+    /// The next step needs more bytes.
     Blocked,
     Failed(rustls::Error),
 }
 
-struct Digested {
+struct Step {
+    /// Number of bytes that the step consumed.
     used: usize,
-    state: Did,
+    outcome: StepOutcome,
 }
 
-fn digest<Data>(status: UnbufferedStatus<'_, '_, Data>, plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Digested {
+fn process<Data>(status: UnbufferedStatus<'_, '_, Data>, plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Step {
     let UnbufferedStatus { discard: mut used, state } = status;
-    let state = match state {
-        Err(error) => Did::Failed(error),
+    let outcome = match state {
+        Err(error) => StepOutcome::Failed(error),
         Ok(ConnectionState::ReadTraffic(mut traffic)) => {
             while let Some(record) = traffic.next_record() {
                 let Ok(record) = record else { break };
                 used += record.discard;
                 plain.extend_from_slice(record.payload);
             }
-            Did::More
+            StepOutcome::Continue
         }
         Ok(ConnectionState::EncodeTlsData(mut data)) => {
             let encoded = grow(out, SEAL_BYTES_MAX, |room| match data.encode(room) {
@@ -285,23 +349,23 @@ fn digest<Data>(status: UnbufferedStatus<'_, '_, Data>, plain: &mut Vec<u8>, out
                 Err(EncodeError::InsufficientSize(size)) => Err(Some(size.required_size)),
                 Err(EncodeError::AlreadyEncoded) => Ok(0),
             });
-            debug_assert!(encoded.is_ok(), "a buffer that grows is large enough in the end");
-            Did::More
+            debug_assert!(encoded.is_ok(), "a buffer that grows becomes large enough");
+            StepOutcome::Continue
         }
         Ok(ConnectionState::TransmitTlsData(data)) => {
-            // It is in the output, which is sent in order.
+            // The bytes are in the output, which is sent in order.
             data.done();
-            Did::More
+            StepOutcome::Continue
         }
-        Ok(ConnectionState::PeerClosed) => Did::Closed,
-        Ok(ConnectionState::WriteTraffic(_) | ConnectionState::Closed) => Did::Established,
+        Ok(ConnectionState::PeerClosed) => StepOutcome::Closed,
+        Ok(ConnectionState::WriteTraffic(_) | ConnectionState::Closed) => StepOutcome::Established,
         // The configuration does not allow early data.
-        Ok(_) => Did::Blocked,
+        Ok(_) => StepOutcome::Blocked,
     };
-    Digested { used, state }
+    Step { used, outcome }
 }
 
-/// The result of a step: the bytes that it wrote, or the room that it needs; `None` when it fails.
+/// Result of writing: the number of written bytes, or the number that the record needs; `Err(None)` if it failed.
 type Wrote = Result<usize, Option<usize>>;
 
 fn write<Data>(status: UnbufferedStatus<'_, '_, Data>, plain: &[u8], room: &mut [u8]) -> Wrote {
@@ -326,7 +390,7 @@ fn write_close<Data>(status: UnbufferedStatus<'_, '_, Data>, room: &mut [u8]) ->
     }
 }
 
-/// Has `step` write behind the bytes in `out`, with more room when it needs that.
+/// Calls `step` to write behind the bytes in `out`, with more room if it needs more.
 fn grow(out: &mut Vec<u8>, wanted: usize, mut step: impl FnMut(&mut [u8]) -> Wrote) -> Result<(), ()> {
     let start = out.len();
     out.resize(start + wanted, 0);
@@ -345,7 +409,7 @@ fn grow(out: &mut Vec<u8>, wanted: usize, mut step: impl FnMut(&mut [u8]) -> Wro
     }
 }
 
-/// The subject of a certificate (RFC 4514) and its common name, without characters that could end a header line.
+/// Returns the subject of a certificate (RFC 4514) and its common name, without characters that could end a header line.
 fn subject_of(certificate: &[u8]) -> Option<(String, Option<String>)> {
     let certificate = x509_cert::Certificate::from_der(certificate).ok()?;
     let subject = &certificate.tbs_certificate.subject;

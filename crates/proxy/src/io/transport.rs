@@ -1,100 +1,20 @@
-//! One socket of a layered connection, with TLS or without. It takes a buffer from the worker when there are bytes to
-//! read, and holds what the socket does not take. Empty buffers are given back, so an idle connection has none.
+//! Transport: one socket of a layered connection, with TLS or without. A transport takes a buffer from the worker when
+//! there are bytes to read, and queues the bytes that the socket does not take. It gives empty buffers back, so an idle
+//! connection has none.
 
+use crate::context::registry::Readiness;
+use crate::io::buffer::Buffer;
+pub(crate) use crate::io::buffer::Buffers;
 use crate::io::relay::End;
 use crate::io::sys;
-use crate::io::tls::{Opened, Tls};
+use crate::io::tls::Tls;
 use evener_core::pace::Progress;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
-/// The most that one receive reads.
-const BUFFER_BYTES: usize = 64 * 1024;
-/// Number of empty buffers that a worker pools.
-const BUFFERS_POOLED_MAX: usize = 64;
-/// With so many bytes waiting for a socket, its sender waits until they are taken.
+/// Number of bytes queued for a socket at which its sender has to wait until the socket has taken them.
 pub(crate) const PENDING_BYTES_MAX: usize = 64 * 1024;
-
-/// The buffers that the transports of a worker use in turn.
-#[derive(Debug, Default)]
-pub(crate) struct Buffers {
-    free: Vec<Vec<u8>>,
-    sealed: Vec<u8>,
-}
-
-impl Buffers {
-    fn take(&mut self) -> Vec<u8> {
-        self.free.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES))
-    }
-
-    fn give(&mut self, mut buffer: Vec<u8>) {
-        // A buffer that grew would make the pool large.
-        let usual = (BUFFER_BYTES..=2 * BUFFER_BYTES).contains(&buffer.capacity());
-        if usual && self.free.len() < BUFFERS_POOLED_MAX {
-            buffer.clear();
-            self.free.push(buffer);
-        }
-    }
-}
-
-/// Bytes that are consumed from the front.
-#[derive(Debug, Default)]
-pub(crate) struct Buffer {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
-impl Buffer {
-    /// The bytes that are left.
-    pub(crate) fn unread(&self) -> &[u8] {
-        &self.bytes[self.start..]
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.start == self.bytes.len()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len() - self.start
-    }
-
-    /// Consumes `count` bytes.
-    pub(crate) fn consume(&mut self, count: usize) {
-        self.start = self.start.saturating_add(count).min(self.bytes.len());
-    }
-
-    /// Moves the bytes that are left to the front, when many were consumed.
-    fn compact(&mut self) {
-        if self.start >= PENDING_BYTES_MAX {
-            self.bytes.drain(..self.start);
-            self.start = 0;
-        }
-    }
-
-    /// Makes room for another receive behind the bytes that are left.
-    fn room(&mut self, buffers: &mut Buffers) -> &mut Vec<u8> {
-        if self.bytes.capacity() == 0 {
-            self.bytes = buffers.take();
-        }
-        if self.start > 0 {
-            self.bytes.drain(..self.start);
-            self.start = 0;
-        }
-        if self.bytes.capacity() - self.bytes.len() < 4096 {
-            self.bytes.reserve(BUFFER_BYTES);
-        }
-        &mut self.bytes
-    }
-
-    /// Gives the memory back when no byte is left.
-    fn settle(&mut self, buffers: &mut Buffers) {
-        if self.is_empty() && self.bytes.capacity() > 0 {
-            buffers.give(std::mem::take(&mut self.bytes));
-            self.start = 0;
-        }
-    }
-}
 
 /// The result of a receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,44 +25,47 @@ pub(crate) enum Received {
     Nothing,
 }
 
-/// The state of the sending direction.
+/// State of the sending direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ours {
+enum Sending {
     Open,
-    /// The end follows when the socket has taken everything.
+    /// The end follows when the socket has taken all queued bytes.
     Ending,
     Ended,
 }
 
-/// A transport.
+/// Socket with its optional TLS layer, received input, and queued output.
 #[derive(Debug)]
 pub(crate) struct Transport {
-    pub(crate) socket: OwnedFd,
+    socket: OwnedFd,
     tls: Option<Box<Tls>>,
     /// The handshake is complete; without TLS from the beginning.
-    established: bool,
-    pub(crate) readable: bool,
-    pub(crate) writable: bool,
-    pub(crate) hung_up: bool,
+    is_established: bool,
+    /// The socket may have something to read.
+    readable: bool,
+    /// The socket may take bytes.
+    writable: bool,
+    /// The end of the peer was announced: more follows a short read.
+    hung_up: bool,
     /// Bytes that were received and not consumed yet.
-    pub(crate) input: Buffer,
-    /// Records that are not complete yet.
+    input: Buffer,
+    /// TLS records that are not complete yet.
     records: Buffer,
     /// Bytes that the socket has not taken yet.
     output: Buffer,
-    /// Bytes that are sealed when the handshake is complete.
+    /// Plaintext that is sealed when the handshake is complete.
     early: Vec<u8>,
     /// Number of bytes that the socket has taken so far.
     taken: u64,
     /// The end of the receiving direction.
-    pub(crate) end: Option<End>,
+    end: Option<End>,
     /// TLS ended without close_notify: the input may be incomplete (RFC 8446, section 6.1).
-    pub(crate) cut: bool,
+    is_cut: bool,
     /// The socket is broken: sending is impossible.
-    pub(crate) broken: bool,
-    ours: Ours,
+    is_broken: bool,
+    sending: Sending,
     /// The reason why TLS failed.
-    pub(crate) failure: Option<rustls::Error>,
+    tls_failure: Option<rustls::Error>,
 }
 
 impl Transport {
@@ -150,7 +73,7 @@ impl Transport {
         Self {
             socket,
             tls: None,
-            established: true,
+            is_established: true,
             readable: false,
             writable: true,
             hung_up: false,
@@ -160,17 +83,100 @@ impl Transport {
             early: Vec::new(),
             taken: 0,
             end: None,
-            cut: false,
-            broken: false,
-            ours: Ours::Open,
-            failure: None,
+            is_cut: false,
+            is_broken: false,
+            sending: Sending::Open,
+            tls_failure: None,
         }
     }
 
-    /// Begins TLS; the bytes that came already are part of it.
+    /// Transport of a socket that is still connecting: it takes no bytes yet.
+    pub(crate) fn connecting(socket: OwnedFd) -> Self {
+        Self { writable: false, ..Self::new(socket) }
+    }
+
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// Records that the connection was established: the socket takes bytes.
+    pub(crate) fn on_connected(&mut self) {
+        self.writable = true;
+    }
+
+    /// Records that the socket may have something to read, or its end.
+    pub(crate) fn on_readable(&mut self, ready: Readiness) {
+        self.readable |= ready.readable || ready.ended;
+        self.hung_up |= ready.ended;
+    }
+
+    /// Records that the socket may take bytes, or report an error.
+    pub(crate) fn on_writable(&mut self, ready: Readiness) {
+        self.writable |= ready.writable || ready.error;
+    }
+
+    /// Records an event of the socket. An error breaks the transport.
+    pub(crate) fn on_event(&mut self, ready: Readiness) {
+        self.on_readable(ready);
+        self.on_writable(ready);
+        self.is_broken |= ready.error;
+    }
+
+    /// Returns whether the socket may have something to read.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.readable
+    }
+
+    /// Returns whether sending is impossible.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
+    /// Returns whether the peer closed, or ended its sending direction. The end need not have been read yet.
+    pub(crate) fn has_peer_closed(&self) -> bool {
+        self.hung_up || self.end.is_some()
+    }
+
+    /// Returns the end of the receiving direction.
+    pub(crate) fn end(&self) -> Option<End> {
+        self.end
+    }
+
+    /// Returns whether TLS ended without close_notify, so that the input may be incomplete (RFC 8446, section 6.1).
+    pub(crate) fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
+    /// Returns the reason why TLS failed.
+    pub(crate) fn tls_failure(&self) -> Option<&rustls::Error> {
+        self.tls_failure.as_ref()
+    }
+
+    /// Receives nothing more, as if the peer had ended in order.
+    pub(crate) fn stop_receiving(&mut self) {
+        self.end.get_or_insert(End::Fin);
+    }
+
+    /// Ends both directions as if the peer had reset the connection.
+    pub(crate) fn break_off(&mut self) {
+        self.is_broken = true;
+        self.end = Some(End::Error(Errno::CONNRESET));
+    }
+
+    /// Returns the received bytes that were not consumed yet.
+    pub(crate) fn unread(&self) -> &[u8] {
+        self.input.unread()
+    }
+
+    /// Consumes `count` received bytes, or all if there are fewer.
+    pub(crate) fn consume(&mut self, count: usize) {
+        self.input.consume(count);
+    }
+
+    /// Begins TLS; the received bytes belong to its handshake.
     pub(crate) fn begin_tls(&mut self, tls: Tls, buffers: &mut Buffers) {
         self.tls = Some(Box::new(tls));
-        self.established = false;
+        self.is_established = false;
         std::mem::swap(&mut self.records, &mut self.input);
         self.open(buffers);
         self.flush(buffers);
@@ -181,25 +187,25 @@ impl Transport {
     }
 
     pub(crate) fn is_established(&self) -> bool {
-        self.established
+        self.is_established
     }
 
-    /// Number of bytes that wait for the socket.
+    /// Returns the number of bytes queued for the socket.
     pub(crate) fn pending(&self) -> usize {
         self.output.len() + self.early.len()
     }
 
-    /// Number of bytes that the peer has not received, those in the kernel included.
+    /// Returns the number of bytes that the peer has not acknowledged, including those in the kernel.
     pub(crate) fn left(&self) -> usize {
         self.pending() + sys::undelivered(self.socket.as_fd())
     }
 
-    /// The progress of the peer with what is sent to it.
+    /// Returns the progress of the peer in receiving.
     pub(crate) fn progress(&self) -> Progress {
-        let (pending, held) = (self.pending() as u64, sys::undelivered(self.socket.as_fd()) as u64);
+        let (pending, in_kernel) = (self.pending() as u64, sys::undelivered(self.socket.as_fd()) as u64);
         Progress {
-            moved: self.taken.saturating_sub(held),
-            owed: (pending + held > 0).then_some(self.taken + pending),
+            moved: self.taken.saturating_sub(in_kernel),
+            owed: (pending + in_kernel > 0).then_some(self.taken + pending),
         }
     }
 
@@ -208,7 +214,7 @@ impl Transport {
         self.end.is_some() && self.input.is_empty()
     }
 
-    /// Receives once, if there may be something.
+    /// Receives once, if the socket may have something to read.
     pub(crate) fn receive(&mut self, buffers: &mut Buffers) -> Received {
         if !self.readable || self.end.is_some() {
             return Received::Nothing;
@@ -219,10 +225,10 @@ impl Transport {
         match recv(&self.socket, rustix::buffer::spare_capacity(room), RecvFlags::empty()) {
             Ok((0, _)) => {
                 self.readable = false;
-                // The error was reported to the sending side: what looks like an orderly end is none.
-                let reset = self.broken && self.end.is_none();
+                // The kernel reported the error to the sending side: this is not an orderly end, although it looks like one.
+                let reset = self.is_broken && self.end.is_none();
                 self.end = Some(if reset { End::Error(Errno::CONNRESET) } else { End::Fin });
-                self.cut = self.tls.is_some();
+                self.is_cut = self.tls.is_some();
             }
             Ok((read, _)) => {
                 // A short read emptied the socket: the next edge reports more, unless the end was reported before.
@@ -244,63 +250,51 @@ impl Transport {
         Received::Nothing
     }
 
-    /// Opens the records that came.
+    /// Opens the complete records that were received.
     fn open(&mut self, buffers: &mut Buffers) {
         let Some(tls) = &mut self.tls else { return };
-        let output = &mut self.output;
         let plain = self.input.room(buffers);
-        let start = self.records.start;
-        let opened = tls.open(&mut self.records.bytes[start..], plain, &mut output.bytes);
-        self.records.consume(opened.used);
+        let opened = tls.open(&mut self.records, plain, self.output.tail());
         self.records.settle(buffers);
         self.input.settle(buffers);
-        self.take_opened(opened);
-    }
-
-    fn take_opened(&mut self, opened: Opened) {
-        if opened.closed {
-            self.end = self.end.or(Some(End::Fin));
+        self.end = self.end.or(opened.end());
+        let was_established = self.is_established;
+        match opened.established() {
+            Ok(established) => self.is_established |= established,
+            Err(error) => self.tls_failure = self.tls_failure.take().or(Some(error)),
         }
-        if let Some(error) = opened.failed {
-            self.end = self.end.or(Some(End::Error(Errno::PROTO)));
-            self.failure = self.failure.take().or(Some(error));
-        } else if opened.established && !self.established {
-            self.established = true;
+        if self.is_established && !was_established {
             let early = std::mem::take(&mut self.early);
             self.seal(&early);
         }
     }
 
     fn seal(&mut self, bytes: &[u8]) {
-        let start = self.records.start;
         if let Some(tls) = &mut self.tls
-            && tls.seal(bytes, &mut self.records.bytes[start..], &mut self.output.bytes).is_err()
+            && tls.seal(bytes, &mut self.records, self.output.tail()).is_err()
         {
-            self.broken = true;
+            self.is_broken = true;
         }
     }
 
-    /// Sends what the socket takes now, and holds the rest. The caller has to consult [`Transport::pending`] before it
+    /// Sends the bytes that the socket takes now, and queues the rest. The caller checks [`Transport::pending`] before it
     /// sends more.
     pub(crate) fn send(&mut self, bytes: &[u8], buffers: &mut Buffers) {
-        if self.broken || bytes.is_empty() {
+        if self.is_broken || bytes.is_empty() {
             return;
         }
         if self.tls.is_none() {
             return self.send_plain(bytes);
         }
-        if !self.established {
+        if !self.is_established {
             return self.early.extend_from_slice(bytes);
         }
-        if self.output.is_empty() && self.output.bytes.capacity() == 0 {
-            // The buffer for sealed bytes is shared; only what the socket does not take is copied.
-            self.output.bytes = std::mem::take(&mut buffers.sealed);
-            self.output.bytes.clear();
+        if self.output.has_no_memory() {
+            // The buffer for sealed records is shared; only the bytes that the socket does not take are copied.
+            self.output = buffers.take_sealed();
             self.seal(bytes);
             self.flush_output();
-            let sealed = std::mem::take(&mut self.output);
-            self.output.bytes.extend_from_slice(sealed.unread());
-            buffers.sealed = sealed.bytes;
+            self.output = buffers.give_sealed(std::mem::take(&mut self.output));
         } else {
             self.seal(bytes);
             self.flush(buffers);
@@ -315,18 +309,18 @@ impl Transport {
                 None => return,
             }
         }
-        self.output.bytes.extend_from_slice(rest);
+        self.output.tail().extend_from_slice(rest);
         // Only EAGAIN promises an edge.
         self.flush_output();
     }
 
-    /// Puts bytes before everything else, TLS included.
+    /// Sends bytes below the TLS layer, before it begins.
     pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
-        debug_assert!(self.tls.is_none(), "nothing raw goes into TLS");
+        debug_assert!(self.tls.is_none(), "TLS has not begun");
         self.send_plain(bytes);
     }
 
-    /// Sends bytes as far as the socket takes them; `None` when it is broken.
+    /// Sends bytes and returns the number that the socket took; `None` if the socket is broken.
     fn push(&mut self, bytes: &[u8]) -> Option<usize> {
         match send(&self.socket, bytes, SendFlags::NOSIGNAL) {
             Ok(taken) => {
@@ -339,8 +333,8 @@ impl Transport {
             }
             Err(Errno::INTR) => Some(0),
             Err(_) => {
-                self.broken = true;
-                // The input of the peer from before is still there.
+                self.is_broken = true;
+                // The input that the peer sent before is still readable.
                 self.readable = true;
                 None
             }
@@ -348,7 +342,7 @@ impl Transport {
     }
 
     fn flush_output(&mut self) {
-        while !self.output.is_empty() && self.writable && !self.broken {
+        while !self.output.is_empty() && self.writable && !self.is_broken {
             let output = std::mem::take(&mut self.output);
             let taken = self.push(output.unread());
             self.output = output;
@@ -360,45 +354,45 @@ impl Transport {
         self.output.compact();
     }
 
-    /// Sends waiting bytes, and then the end if it is due.
+    /// Sends queued bytes, and then the end if it is due.
     pub(crate) fn flush(&mut self, buffers: &mut Buffers) {
         self.flush_output();
-        if self.output.is_empty() || self.broken {
+        if self.output.is_empty() || self.is_broken {
             self.output = Buffer::default();
-            if self.ours == Ours::Ending && self.early.is_empty() {
-                self.ours = Ours::Ended;
+            if self.sending == Sending::Ending && self.early.is_empty() {
+                self.sending = Sending::Ended;
                 let _ = shutdown(&self.socket, Shutdown::Write);
             }
         }
         self.settle(buffers);
     }
 
-    /// Sends nothing more after the waiting bytes.
+    /// Ends the sending direction after the queued bytes.
     pub(crate) fn finish(&mut self, buffers: &mut Buffers) {
-        if self.ours != Ours::Open {
+        if self.sending != Sending::Open {
             return;
         }
-        self.ours = Ours::Ending;
-        if let Some(tls) = self.tls.as_mut().filter(|_| self.established) {
-            let start = self.records.start;
-            tls.close(&mut self.records.bytes[start..], &mut self.output.bytes);
+        self.sending = Sending::Ending;
+        if let Some(tls) = self.tls.as_mut().filter(|_| self.is_established) {
+            tls.close(&mut self.records, self.output.tail());
         }
         self.flush(buffers);
     }
 
-    /// Returns whether the end was sent, and taken by the socket.
+    /// Returns whether the socket has taken all bytes and the end, or is broken.
     pub(crate) fn is_finished(&self) -> bool {
-        self.ours == Ours::Ended || self.broken
+        self.sending == Sending::Ended || self.is_broken
     }
 
-    /// Has the receiving direction discarded until the peer has received everything; returns whether that is
-    /// necessary. A closed socket would respond to its bytes with a reset, which destroys what is under way to it.
-    pub(crate) fn hear_out(&mut self) -> bool {
-        let needs = self.left() > 0 || !sys::is_all_read(self.socket.as_fd());
-        if needs {
+    /// Receives again after the end, until the peer has received everything; returns whether that is necessary. The
+    /// caller discards the input. A closed socket would respond to it with a reset, which destroys the bytes that the
+    /// peer has not received yet.
+    pub(crate) fn begin_draining(&mut self) -> bool {
+        let is_necessary = self.left() > 0 || !sys::is_all_read(self.socket.as_fd());
+        if is_necessary {
             (self.end, self.readable) = (None, true);
         }
-        needs
+        is_necessary
     }
 
     /// Gives empty buffers back.
@@ -423,35 +417,35 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     #[test]
-    fn what_waits_takes_no_more_memory_than_that_however_long_it_goes_on() {
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        socket2::SockRef::from(&ours).set_send_buffer_size(4096).unwrap();
-        let (mut transport, mut buffers) = (Transport::new(ours.into()), Buffers::default());
+    fn queued_bytes_take_a_bounded_amount_of_memory() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        socket2::SockRef::from(&near).set_send_buffer_size(4096).unwrap();
+        let (mut transport, mut buffers) = (Transport::new(near.into()), Buffers::default());
         let (mut sent, mut piece) = (0, [0; 4096]);
         for _ in 0..4000 {
-            // It is never taken completely.
+            // The output never becomes empty.
             while transport.pending() < PENDING_BYTES_MAX {
                 transport.send(&[0; 10_000], &mut buffers);
                 sent += 10_000;
             }
-            theirs.read_exact(&mut piece).unwrap();
+            far.read_exact(&mut piece).unwrap();
             transport.writable = true;
             transport.flush(&mut buffers);
         }
         assert!(sent > 100 * PENDING_BYTES_MAX, "{sent}");
         assert!(
-            transport.output.bytes.capacity() <= 8 * PENDING_BYTES_MAX,
+            transport.output.tail().capacity() <= 8 * PENDING_BYTES_MAX,
             "{}",
-            transport.output.bytes.capacity()
+            transport.output.tail().capacity()
         );
     }
 
     /// A transport without TLS, its peer, and the buffers of the worker.
     fn fixture() -> (Transport, UnixStream, Buffers) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        (Transport::new(ours.into()), theirs, Buffers::default())
+        let (near, far) = UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        (Transport::new(near.into()), far, Buffers::default())
     }
 
     /// Receives after an event.
@@ -468,16 +462,16 @@ mod tests {
         assert_eq!((transport.input.unread(), transport.readable), (&b"request"[..], false));
         transport.input.consume(3);
         transport.settle(&mut buffers);
-        assert_eq!((transport.input.unread(), buffers.free.len()), (&b"uest"[..], 0));
+        assert_eq!((transport.input.unread(), buffers.pooled()), (&b"uest"[..], 0));
         transport.input.consume(usize::MAX);
         transport.settle(&mut buffers);
-        assert_eq!((transport.input.bytes.capacity(), buffers.free.len()), (0, 1));
+        assert_eq!((transport.input.has_no_memory(), buffers.pooled()), (true, 1));
         assert_eq!(receive(&mut transport, &mut buffers), Received::Nothing);
-        assert_eq!(buffers.free.len(), 1, "nothing came, so the buffer is given back");
+        assert_eq!(buffers.pooled(), 1, "nothing came, so the buffer is given back");
     }
 
     #[test]
-    fn input_grows_behind_what_is_left() {
+    fn input_grows_behind_unread_bytes() {
         let (mut transport, mut peer, mut buffers) = fixture();
         for piece in [&b"first"[..], b"second"] {
             peer.write_all(piece).unwrap();
@@ -491,17 +485,6 @@ mod tests {
     }
 
     #[test]
-    fn a_large_buffer_does_not_enter_the_pool_and_the_pool_is_bounded() {
-        let mut buffers = Buffers::default();
-        buffers.give(Vec::with_capacity(3 * BUFFER_BYTES));
-        buffers.give(Vec::new());
-        assert!(buffers.free.is_empty());
-        (0..=BUFFERS_POOLED_MAX).for_each(|_| buffers.give(vec![1; BUFFER_BYTES]));
-        assert_eq!(buffers.free.len(), BUFFERS_POOLED_MAX);
-        assert!(buffers.take().is_empty(), "no byte of one client is left for another one");
-    }
-
-    #[test]
     fn the_end_of_the_peer_comes_after_its_bytes() {
         let (mut transport, mut peer, mut buffers) = fixture();
         peer.write_all(b"last").unwrap();
@@ -510,7 +493,7 @@ mod tests {
         assert_eq!(receive(&mut transport, &mut buffers), Received::Some);
         assert!(transport.readable && !transport.is_at_end(), "more may follow a short read");
         assert_eq!(transport.receive(&mut buffers), Received::Nothing);
-        assert_eq!((transport.end, transport.is_at_end(), transport.cut), (Some(End::Fin), false, false));
+        assert_eq!((transport.end, transport.is_at_end(), transport.is_cut), (Some(End::Fin), false, false));
         transport.input.consume(4);
         assert!(transport.is_at_end());
         assert_eq!(receive(&mut transport, &mut buffers), Received::Nothing, "it stays at its end");
@@ -540,11 +523,11 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_socket_takes_nothing_and_its_end_is_no_orderly_one() {
+    fn a_broken_socket_takes_nothing_and_has_no_orderly_end() {
         let (mut transport, peer, mut buffers) = fixture();
         drop(peer);
         transport.send(b"response", &mut buffers);
-        assert!(transport.broken && transport.is_finished() && transport.readable);
+        assert!(transport.is_broken && transport.is_finished() && transport.readable);
         assert_eq!(transport.receive(&mut buffers), Received::Nothing);
         assert_eq!(transport.end, Some(End::Error(Errno::CONNRESET)));
         transport.send(b"more", &mut buffers);
@@ -553,11 +536,11 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_with_unread_bytes_is_waited_for() {
+    fn a_peer_that_sent_unread_bytes_is_drained() {
         let (mut transport, mut peer, mut buffers) = fixture();
         transport.finish(&mut buffers);
-        assert!(!transport.hear_out(), "both sides have everything");
+        assert!(!transport.begin_draining(), "both sides have everything");
         peer.write_all(b"late").unwrap();
-        assert!(transport.hear_out() && transport.readable && transport.end.is_none());
+        assert!(transport.begin_draining() && transport.readable && transport.end.is_none());
     }
 }

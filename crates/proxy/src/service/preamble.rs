@@ -4,7 +4,7 @@
 use crate::io::tls::TlsFacts;
 use crate::service::Settings;
 use crate::service::hops::HOPS_MAX;
-use evener_core::wire::proxy::{self, Ends, Extras, Ssl, Transport, Version};
+use evener_core::wire::proxy::{self, Ends, Extras, Transport, Version};
 use evener_core::wire::{hello, proxy::ProxyError};
 use rustix::fd::OwnedFd;
 use rustix::net::SocketAddrAny;
@@ -180,14 +180,9 @@ pub(crate) fn introduce(
     }
     let earlier = proxy::parse(&origin.header).ok().flatten().map(|header| header.extras).unwrap_or_default();
     let number = format!("{number:016x}");
-    let ssl = facts.map(|facts| Ssl {
-        version: Some(facts.version.as_bytes()),
-        cipher: Some(facts.cipher.as_bytes()),
-        common_name: facts.common_name.as_deref().map(str::as_bytes),
-        verified: facts.subject.is_some(),
-    });
+    let ssl = facts.map(TlsFacts::proxy_header_part);
     let extras = Extras {
-        alpn: facts.and_then(|facts| facts.alpn.as_deref()).or(earlier.alpn),
+        alpn: facts.and_then(TlsFacts::alpn).or(earlier.alpn),
         authority: name.map(str::as_bytes).or(earlier.authority),
         unique_id: earlier.unique_id.or(Some(number.as_bytes())),
         ssl: ssl.or(earlier.ssl),

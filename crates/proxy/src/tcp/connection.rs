@@ -123,7 +123,7 @@ impl Connection {
 
     /// Returns whether one side has ended and the other one may still send.
     pub(super) fn is_half_closed(&self) -> bool {
-        self.stage == Stage::Relaying && self.from_client.done != self.from_server.done
+        self.stage == Stage::Relaying && self.from_client.is_done() != self.from_server.is_done()
     }
 
     /// The backend that serves the client.
@@ -143,7 +143,7 @@ impl Connection {
 
     /// The request log for what the client sends, if there is one. Discarded input is not logged.
     pub(super) fn tap(&self, worker: usize) -> Option<Tap<'_>> {
-        if self.from_client.discards() {
+        if self.from_client.is_discarding() {
             return None;
         }
         tap(self.admitted.as_deref(), self.address, self.upstream.as_ref()?, &self.service, worker)
@@ -154,11 +154,11 @@ impl Connection {
         let Some(upstream) = &self.upstream else { return Step::Wait };
         let (mut bytes_in, mut bytes_out) = (0, 0);
         let (mut up, mut down) = (Pumped::Waiting, Pumped::Waiting);
-        if !self.from_client.done {
+        if !self.from_client.is_done() {
             let tap = tap(self.admitted.as_deref(), self.address, upstream, &self.service, worker);
             (bytes_in, up) = self.from_client.pump(&self.client, &upstream.socket, scratch, tap);
         }
-        if !self.from_server.done {
+        if !self.from_server.is_done() {
             (bytes_out, down) = self.from_server.pump(&upstream.socket, &self.client, scratch, None);
         }
         self.count(bytes_in, bytes_out, worker, now);
@@ -172,8 +172,8 @@ impl Connection {
         let of_service = self.service.live.counters.of(worker);
         let of_server = upstream.choice.server.live.counters.of(worker);
         let counted = self.preamble.as_mut().map_or(bytes_in, |preamble| preamble.count_of_client(bytes_in));
-        let counted_in = if self.from_client.discards() { 0 } else { counted };
-        let counted_out = if self.from_server.discards() { 0 } else { bytes_out };
+        let counted_in = if self.from_client.is_discarding() { 0 } else { counted };
+        let counted_out = if self.from_server.is_discarding() { 0 } else { bytes_out };
         of_service.bytes_in.add(counted_in);
         of_service.bytes_out.add(counted_out);
         of_server.bytes_in.add(counted_in);
@@ -200,17 +200,21 @@ impl Connection {
             return self.linger(up, down);
         }
         match (up, down) {
-            (Pumped::Ended(End::Error(_)), _) | (_, Pumped::SinkGone(_)) => return self.client_gone(),
+            (Pumped::Ended(End::Error(_)), _) | (_, Pumped::SinkClosed(_)) => return self.client_gone(),
             (_, Pumped::Ended(End::Error(_))) => return self.server_reset(scratch, worker),
             _ => {}
         }
         let (up_ended, down_ended) = (matches!(up, Pumped::Ended(_)), matches!(down, Pumped::Ended(_)));
-        self.from_client.done |= up_ended;
-        self.from_server.done |= down_ended;
+        if up_ended {
+            self.from_client.set_done();
+        }
+        if down_ended {
+            self.from_server.set_done();
+        }
         if (up_ended || down_ended) && self.ends_both(up_ended, down_ended) {
             self.end_both();
         }
-        if self.from_client.done && self.from_server.done {
+        if self.from_client.is_done() && self.from_server.is_done() {
             return self.over(scratch);
         }
         // A half-close is passed on; closing both sides makes it unnecessary.
@@ -220,11 +224,11 @@ impl Connection {
         if down_ended {
             let _ = shutdown(&self.client, Shutdown::Write);
         }
-        if matches!(up, Pumped::SinkGone(_)) {
-            self.from_client.discard(&mut scratch.pipes);
+        if matches!(up, Pumped::SinkClosed(_)) {
+            self.from_client.discard(scratch);
             return Step::Again;
         }
-        if self.from_server.done && self.from_client.discards() {
+        if self.from_server.is_done() && self.from_client.is_discarding() {
             return Step::Linger;
         }
         let more = up == Pumped::More || down == Pumped::More;
@@ -241,7 +245,9 @@ impl Connection {
     fn end_both(&mut self) {
         for direction in [&mut self.from_client, &mut self.from_server] {
             direction.stop();
-            direction.done |= direction.is_empty();
+            if direction.is_empty() {
+                direction.set_done();
+            }
         }
     }
 
@@ -262,10 +268,10 @@ impl Connection {
             let _ = shutdown(socket, Shutdown::Write);
         }
         if !client_served {
-            self.from_client.hear_out(&mut scratch.pipes);
+            self.from_client.discard_until_end(scratch);
         }
         if !server_served {
-            self.from_server.hear_out(&mut scratch.pipes);
+            self.from_server.discard_until_end(scratch);
         }
         Step::Linger
     }
@@ -278,9 +284,13 @@ impl Connection {
     /// Drains the client until it ends, and the server until it has acknowledged everything. (The acknowledgement of our FIN
     /// is an edge.)
     fn linger(&mut self, up: Pumped, down: Pumped) -> Step {
-        self.from_client.done |= matches!(up, Pumped::Ended(_));
-        self.from_server.done |= matches!(down, Pumped::Ended(_) | Pumped::SinkGone(_));
-        if self.from_client.done && (self.from_server.done || self.is_server_served()) {
+        if matches!(up, Pumped::Ended(_)) {
+            self.from_client.set_done();
+        }
+        if matches!(down, Pumped::Ended(_) | Pumped::SinkClosed(_)) {
+            self.from_server.set_done();
+        }
+        if self.from_client.is_done() && (self.from_server.is_done() || self.is_server_served()) {
             return Step::Close;
         }
         if up == Pumped::More || down == Pumped::More { Step::Again } else { Step::Wait }
@@ -301,17 +311,17 @@ impl Connection {
             .iter()
             .for_each(|upstream| upstream.choice.server.live.counters.of(worker).resets.one());
         let client = self.client.as_fd();
-        let silent = self.from_client.done || (self.from_client.is_empty() && sys::is_all_read(client));
+        let silent = self.from_client.is_done() || (self.from_client.is_empty() && sys::is_all_read(client));
         if silent && sys::is_all_delivered(client) {
             reset_at_close(&self.client);
             return Step::Close;
         }
-        if self.from_client.done {
+        if self.from_client.is_done() {
             return Step::Close;
         }
-        self.from_server.done = true;
+        self.from_server.set_done();
         let _ = shutdown(&self.client, Shutdown::Write);
-        self.from_client.discard(&mut scratch.pipes);
+        self.from_client.discard(scratch);
         Step::Linger
     }
 }
@@ -325,7 +335,7 @@ fn tap<'a>(
 ) -> Option<Tap<'a>> {
     let log = admitted?.log.as_deref()?;
     let counters = service.live.counters.of(worker);
-    Some(Tap { log, client, server: &upstream.choice.server.target, counters })
+    Some(Tap::new(log, client, &upstream.choice.server.target, counters))
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ impl Tcp {
         if let Some(tap) = connection.tap(cx.id).filter(|_| first.len() > header) {
             tap.piece(&first[header..]);
         }
-        connection.from_client.begin_with(first);
+        connection.from_client.prepend(first);
         self.queue(cx, key);
     }
 }

@@ -232,7 +232,7 @@ impl Tcp {
         };
         connection.backend = backend as u32;
         // Bytes after the preamble are still in the socket, and there will be no other edge for them.
-        connection.from_client.readable = true;
+        connection.from_client.expect_unread_bytes();
         if self.try_servers(cx, key) == Progress::Begun && self.connections[key].stage == Stage::Relaying {
             self.relay(cx, key);
         }
@@ -396,7 +396,7 @@ impl Tcp {
         note_success(cx, &snapshot.pool, &upstream.choice);
         let connection = &mut self.connections[key];
         connection.stage = Stage::Relaying;
-        connection.from_client.writable = true;
+        connection.from_client.on_sink_connected();
         connection.active_at = now;
         match connection.settings.options.idle_timeout {
             Some(idle) => self.timers.set(key, now + idle),
@@ -424,9 +424,8 @@ impl Tcp {
     /// Handles an event of the client's socket.
     pub(crate) fn on_client_event(&mut self, cx: &mut Context, key: ConnectionKey, ready: Readiness) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.from_client.readable |= ready.readable || ready.ended;
-        connection.from_client.hung_up |= ready.ended;
-        connection.from_server.writable |= ready.writable || ready.error;
+        connection.from_client.on_source_event(ready);
+        connection.from_server.on_sink_event(ready);
         match connection.stage {
             Stage::Preamble => self.greet(cx, key),
             Stage::Connecting | Stage::Queued if ready.error => self.close(cx, key),
@@ -445,9 +444,8 @@ impl Tcp {
             Stage::Relaying | Stage::Lingering => {}
         }
         let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.from_server.readable |= ready.readable || ready.ended;
-        connection.from_server.hung_up |= ready.ended;
-        connection.from_client.writable |= ready.writable || ready.error;
+        connection.from_server.on_source_event(ready);
+        connection.from_client.on_sink_event(ready);
         self.relay(cx, key);
     }
 
@@ -459,8 +457,8 @@ impl Tcp {
             Ok(Ok(())) => {
                 self.connected(cx, key, Opening::Fresh);
                 let connection = &mut self.connections[key];
-                connection.from_server.readable = true;
-                connection.from_server.hung_up = true;
+                let ended = Readiness { ended: true, ..Readiness::default() };
+                connection.from_server.on_source_event(ended);
                 self.relay(cx, key);
             }
         }

@@ -79,8 +79,8 @@ fn of_connection(cx: &Context, connection: &Connection) -> Open {
         idle: cx.now.since(connection.active_at),
         client_socket: Some(connection.client.as_raw_fd()),
         server_socket: upstream.map(|upstream| upstream.socket.as_raw_fd()),
-        to_client: connection.from_server.held() + waiting(1),
-        to_server: connection.from_client.held() + waiting(0),
+        to_client: connection.from_server.queued_bytes() + waiting(1),
+        to_server: connection.from_client.queued_bytes() + waiting(0),
     }
 }
 

@@ -220,7 +220,7 @@ impl Tcp {
             // Cancelled because the connection leaves; EAGAIN means that the sink blocks.
             Ok(_) => self.advance(cx, key, side, Arm::Now),
             Err(Errno::CANCELED | Errno::AGAIN | Errno::INTR) => self.leave(cx, key),
-            Err(error) => self.conclude(cx, key, side, Pumped::SinkGone(error)),
+            Err(error) => self.conclude(cx, key, side, Pumped::SinkClosed(error)),
         }
     }
 

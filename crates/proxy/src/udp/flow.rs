@@ -289,8 +289,8 @@ impl Udp {
         let mut attempt = Attempt::new();
         while let Some(flow) = self.sockets.get(socket) {
             let counters = self.listeners[at].service.live.counters.of(cx.id);
-            let sent = batch.send_connected(flow.socket.as_fd(), left);
-            let (done, rest) = left.split_at(sent.taken);
+            let (taken, error) = batch.send_connected(flow.socket.as_fd(), left);
+            let (done, rest) = left.split_at(taken);
             let bytes = batch.bytes(done);
             counters.bytes_in.add(bytes);
             let of_server = flow.choice.server.live.counters.of(cx.id);
@@ -300,7 +300,7 @@ impl Udp {
                 record.moved(bytes, 0, cx.now);
             }
             left = rest;
-            match sent.error {
+            match error {
                 None => return,
                 Some(Errno::AGAIN | Errno::NOBUFS) => return counters.drop_send_full.add(left.len() as u64),
                 // The datagram is too large for its route, or a local rule forbids it: the server is not at fault.

@@ -6,7 +6,7 @@ use super::{BATCHES_MAX, DatagramListener, Udp};
 use crate::context::Context;
 use crate::context::keys::DatagramListenerKey;
 use crate::context::ready::Ready;
-use crate::io::batch::{BATCH, Batch, Local, Names};
+use crate::io::batch::{BATCH, Batch, Local, Senders, Ttls};
 use crate::service::Settings;
 use crate::service::hops::{HOPS_MAX, note_loop};
 use evener_core::flow::{Flow, FlowKey, Via};
@@ -34,7 +34,10 @@ impl DatagramListener {
     fn client_of(&self, cx: &Context, batch: &mut Batch, nth: usize, settings: &Settings) -> Option<FlowKey> {
         let local = if self.local == Local::Each { batch.local(nth) } else { None };
         let sender = batch.sender(nth)?;
-        if self.local == Local::Each && batch.is_for_all(nth) && !cx.takes_broadcasts_of(sender) {
+        if self.local == Local::Each
+            && batch.is_broadcast_or_multicast(nth)
+            && !cx.takes_broadcasts_of(sender)
+        {
             return None;
         }
         let direct = FlowKey { client: sender, local, via: None, lane: None };
@@ -76,8 +79,8 @@ impl Udp {
         let mut batch = self.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
         let is_drained = (0..BATCHES_MAX).any(|_| {
             let Some(listener) = self.listeners.get(at) else { return true };
-            batch.receive_ttls(listener.watch.reads_ttls());
-            match batch.receive(listener.socket.as_fd(), 0, Names::Wanted, listener.local) {
+            batch.set_ttls(if listener.watch.reads_ttls() { Ttls::Received } else { Ttls::Ignored });
+            match batch.receive(listener.socket.as_fd(), 0, Senders::Received, listener.local) {
                 Ok(count) => {
                     self.forward(cx, at, &mut batch, count);
                     count < BATCH

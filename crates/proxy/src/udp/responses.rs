@@ -6,7 +6,7 @@ use crate::context::Context;
 use crate::context::keys::{DatagramListenerKey, FlowSocketKey};
 use crate::context::ready::Ready;
 use crate::context::report::Report;
-use crate::io::batch::{BATCH, Batch, Local, Names};
+use crate::io::batch::{BATCH, Batch, Local, Senders};
 use crate::io::connect::is_local_error;
 use evener_core::attempt::{Attempt, Cost};
 use rustix::fd::AsFd;
@@ -45,7 +45,7 @@ impl Udp {
             responses.listener = at;
             let room = BATCH - responses.count;
             let from = self.sockets[socket].socket.as_fd();
-            let received = responses.batch.receive(from, responses.count, Names::Unwanted, Local::Fixed);
+            let received = responses.batch.receive(from, responses.count, Senders::Ignored, Local::Fixed);
             if let Ok(count) = received {
                 self.add(cx, socket, &mut responses, count);
             }
@@ -71,7 +71,7 @@ impl Udp {
         let flow = &mut self.sockets[socket];
         let mut bytes = 0;
         for index in responses.count..responses.count + count {
-            responses.batch.address(index, flow.key.sender(), flow.key.local);
+            responses.batch.set_destination(index, flow.key.sender(), flow.key.local);
             bytes += responses.batch.len(index) as u64;
         }
         responses.count += count;
@@ -124,7 +124,7 @@ impl Udp {
         let Some(listener) = self.listeners.get(responses.listener).filter(|_| count > 0) else { return };
         let sent = responses.batch.send_addressed(listener.socket.as_fd(), 0..count);
         let counters = listener.service.live.counters.of(cx.id);
-        counters.datagrams_out.add(sent.taken as u64);
-        counters.drop_send_full.add((count - sent.taken) as u64);
+        counters.datagrams_out.add(sent.count() as u64);
+        counters.drop_send_full.add((count - sent.count()) as u64);
     }
 }

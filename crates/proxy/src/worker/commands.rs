@@ -2,19 +2,24 @@
 
 use super::{Command, Worker};
 use crate::io::batch::Local;
+use crate::io::listener::ListeningSocket;
 use crate::service::ending::Ending;
 use crate::service::open::{Closed, Collector, ListRequest};
 use crate::service::{PoolIs, Service};
-use evener_core::spec::{Protocol, Transport};
+use evener_core::spec::Protocol;
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
 
 impl Worker {
     pub(super) fn execute(&mut self, command: Command) {
         match command {
-            Command::Listen { id, service, socket, transport, local, unix } => match transport {
-                Transport::Stream => self.tcp.listen(&mut self.cx, id, service, socket, unix),
-                Transport::Datagram => self.listen_for_datagrams(id, service, socket, local),
+            Command::Listen { id, service, socket } => match socket {
+                ListeningSocket::Stream(socket, unix) => {
+                    self.tcp.listen(&mut self.cx, id, service, socket, unix);
+                }
+                ListeningSocket::Datagram(socket, local) => {
+                    self.listen_for_datagrams(id, service, socket, local);
+                }
             },
             Command::Unlisten { id } => self.unlisten(id),
             Command::Assign { id, service } => self.assign(id, &service),

@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::context::keys::Handle;
 use crate::dns::listener::Datagram;
 use crate::dns::{Dns, ReturnPath};
-use crate::io::batch::{Batch, Local, Names};
+use crate::io::batch::{Batch, Local, Senders};
 use crate::io::gso::Burst;
 use evener_core::hash;
 use rustix::fd::{AsFd, BorrowedFd};
@@ -51,7 +51,7 @@ impl Responses {
 
     /// Receives datagrams into the next slots.
     pub(in crate::dns) fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {
-        self.batch.receive(socket, self.count, Names::Unwanted, Local::Fixed)
+        self.batch.receive(socket, self.count, Senders::Ignored, Local::Fixed)
     }
 
     /// Returns the next datagram.
@@ -76,7 +76,7 @@ impl Responses {
         self.order.clear();
         for (at, path) in self.paths[..std::mem::take(&mut self.count)].iter().enumerate() {
             let Some(path) = path else { continue };
-            self.batch.address(at, path.address, path.local);
+            self.batch.set_destination(at, path.address, path.local);
             // Used for sorting only, so collisions do no harm.
             let client = hash::of_client(path.address.ip()) ^ u64::from(path.address.port());
             self.order.push(Slot {
@@ -106,7 +106,7 @@ impl Dns {
     pub(in crate::dns) fn push_response(&mut self, cx: &Context, path: ReturnPath, message: &[u8]) {
         let mut responses = self.take_responses(cx);
         let at = responses.count;
-        responses.batch.put(at, message);
+        responses.batch.set_bytes(at, message);
         let path = self.is_listening(&path).then_some(path);
         responses.send_next(path);
         self.responses = Some(responses);
@@ -138,9 +138,9 @@ impl Dns {
             let is_same = |one: usize, other: usize| is_to_same(&paths[one], &paths[other]);
             let sent = burst.send_addressed(listener.socket.as_fd(), batch, slots, is_same);
             let counters = self.services[listener.service].service.live.counters.of(cx.id);
-            counters.datagrams_out.add(sent.taken as u64);
+            counters.datagrams_out.add(sent.count() as u64);
             counters.bytes_out.add(bytes as u64);
-            counters.drop_send_full.add((group.len() - sent.taken) as u64);
+            counters.drop_send_full.add((group.len() - sent.count()) as u64);
         }
     }
 }

@@ -179,9 +179,9 @@ impl Dns {
                 *datagram = self.queries[*key].datagram();
             }
             let socket = self.sockets[at].socket.as_fd();
-            let sent = self.burst.send(socket, &datagrams[..keys.len()]);
-            from += sent.taken;
-            match sent.error {
+            let (taken, error) = self.burst.send(socket, &datagrams[..keys.len()]);
+            from += taken;
+            match error {
                 None => {}
                 // Their timeouts lead to another attempt.
                 Some(Errno::AGAIN | Errno::NOBUFS) => {

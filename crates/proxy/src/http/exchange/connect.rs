@@ -44,10 +44,8 @@ impl Shared {
         let options = &exchange.settings.options;
         let counts = stage == Stage::Connecting && options.pending_max.is_some();
         let deadline = exchange.attempt.deadline(cx.now, options.connect_timeout, &options.attempt_limits());
-        let mut transport = Transport::new(socket);
-        transport.writable = stage == Stage::Open;
         let server = ServerConnection {
-            transport,
+            transport: Transport::connecting(socket),
             pool: Arc::clone(pool),
             id: choice.server.id,
             target: choice.server.target.clone(),
@@ -64,7 +62,7 @@ impl Shared {
         let slot = self.servers.insert(Box::new(server));
         let exchange = &mut self.exchanges[number];
         (exchange.reach, exchange.since) = (Reach::Connecting(slot), cx.now);
-        if let Err(error) = cx.registry.register(&self.servers[slot].transport.socket, Token::Upstream(slot))
+        if let Err(error) = cx.registry.register(self.servers[slot].transport.socket(), Token::Upstream(slot))
         {
             self.give_up_server(cx, client, slot);
             return self.fail(cx, number, error);
@@ -125,9 +123,9 @@ impl Shared {
         let Some(choice) = &exchange.choice else { return };
         let server = &mut self.servers[slot];
         server.pending.take().into_iter().for_each(|pending| pending.end(cx));
-        server.transport.writable = true;
+        server.transport.on_connected();
         if let Some(version) = exchange.backend().send_proxy {
-            let ends = client.origin.ends(&client.transport.socket);
+            let ends = client.origin.ends(client.transport.socket());
             let (name, facts) = (client.name(), client.facts.as_deref());
             let header = preamble::introduce(version, &client.origin, ends, name, facts, cx.random.bits());
             server.transport.send_raw(&header);
@@ -160,8 +158,8 @@ impl Shared {
                 return self.opened(cx, client, number, slot);
             }
             let received = transport.receive(&mut self.buffers);
-            if transport.failure.is_some() || transport.end.is_some() {
-                let how = failure_with_server(transport.failure.as_ref());
+            if transport.tls_failure().is_some() || transport.end().is_some() {
+                let how = failure_with_server(transport.tls_failure());
                 self.give_up_server(cx, client, slot);
                 return self.fail_tls(cx, number, how);
             }
@@ -198,17 +196,16 @@ impl Shared {
         ready: Readiness,
     ) -> Progress {
         let server = &mut self.servers[slot];
-        server.transport.readable |= ready.readable || ready.ended;
-        server.transport.hung_up |= ready.ended;
+        server.transport.on_readable(ready);
         if server.stage != Stage::Connecting {
-            server.transport.writable |= ready.writable || ready.error;
+            server.transport.on_writable(ready);
             if server.stage == Stage::Handshaking {
                 self.shake_hands(cx, client, number, slot);
             }
             return Progress::Moved;
         }
         let failed = if ready.ended {
-            sockopt::socket_error(&server.transport.socket).and_then(|error| error)
+            sockopt::socket_error(server.transport.socket()).and_then(|error| error)
         } else {
             Ok(())
         };
@@ -233,7 +230,7 @@ fn begin_connect(
 ) -> Result<(OwnedFd, Stage), Errno> {
     let (target, address) = (&choice.server.target, client.origin.client.ip());
     let socket = open_socket(target, options, address)?;
-    limit_connection(cx, &client.service, (&client.transport.socket, address), (&socket, target))?;
+    limit_connection(cx, &client.service, (client.transport.socket(), address), (&socket, target))?;
     match io::connect::connect(&socket, target) {
         Ok(()) => Ok((socket, Stage::Open)),
         Err(Errno::INPROGRESS) => Ok((socket, Stage::Connecting)),

@@ -4,10 +4,8 @@ use super::{ServerConnection, Stage};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::http::exchange::Shared;
-use crate::io::relay::End;
 use crate::service::admission::reset_at_close;
 use crate::service::ending::Ending;
-use rustix::io::Errno;
 
 impl Shared {
     /// Returns the connections to a server that are to end.
@@ -25,9 +23,8 @@ impl Shared {
         let server = self.servers.get_mut(slot)?;
         match (server.stage, server.exchange) {
             (Stage::Open, Some(number)) => {
-                reset_at_close(&server.transport.socket);
-                server.transport.broken = true;
-                server.transport.end = Some(End::Error(Errno::CONNRESET));
+                reset_at_close(server.transport.socket());
+                server.transport.break_off();
                 Some(number)
             }
             (Stage::Open | Stage::Lingering, None) => {

@@ -75,7 +75,7 @@ impl Shared {
         }
         self.pooled.add(&server.pool, server.id, Idle { key: slot, since: cx.now });
         self.server_timers.set(slot, cx.now + IDLE);
-        if server.transport.readable {
+        if server.transport.is_readable() {
             self.on_pooled_readable(cx, slot);
         }
     }
@@ -83,7 +83,7 @@ impl Shared {
     /// Receives what a server still sends, for no client: a reset would take from the server what is on its way to it.
     fn linger(&mut self, cx: &mut Context, slot: ServerConnectionKey) {
         let server = &mut self.servers[slot];
-        if server.stage == Stage::Open && !server.transport.broken && server.transport.hear_out() {
+        if server.stage == Stage::Open && !server.transport.is_broken() && server.transport.begin_draining() {
             server.stage = Stage::Lingering;
             self.server_timers.set(slot, cx.now + LINGER);
             self.hear(cx, slot);
@@ -97,11 +97,11 @@ impl Shared {
         let server = &mut self.servers[slot];
         let mut received = 0;
         while received < LINGER_BYTES_MAX && server.transport.receive(&mut self.buffers) == Received::Some {
-            received += server.transport.input.len();
-            server.transport.input.consume(usize::MAX);
+            received += server.transport.unread().len();
+            server.transport.consume(usize::MAX);
             server.transport.settle(&mut self.buffers);
         }
-        if received >= LINGER_BYTES_MAX || server.transport.end.is_some() || server.transport.left() == 0 {
+        if received >= LINGER_BYTES_MAX || server.transport.end().is_some() || server.transport.left() == 0 {
             self.close_server(cx, slot);
         }
     }
@@ -111,7 +111,7 @@ impl Shared {
         if let Some(Exchange { reach: Reach::Open(slot), .. }) = self.exchanges.get(number).map(|one| &**one)
         {
             // Half a request must not look like a whole one.
-            reset_at_close(&self.servers[*slot].transport.socket);
+            reset_at_close(self.servers[*slot].transport.socket());
         }
         self.end(cx, client, number, Keep::No);
     }

@@ -171,7 +171,7 @@ impl Shared {
         client.note_server(exchange.backend(), &choice.server);
         if let Some((log, line)) = exchange.settings.request_log.as_deref().zip(line) {
             let counters = client.service.live.counters.of(cx.id);
-            Tap { log, client: exchange.client, server: &choice.server.target, counters }.request(line);
+            Tap::new(log, exchange.client, &choice.server.target, counters).request(line);
         }
     }
 

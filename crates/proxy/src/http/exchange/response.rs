@@ -82,7 +82,7 @@ impl Shared {
         if found.start > 0 {
             return None;
         }
-        let header = &server.transport.input.unread()[found.start..found.end];
+        let header = &server.transport.unread()[found.start..found.end];
         let limits = settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
         response.parse(header, &limits).ok()?;
         let status = response.status();

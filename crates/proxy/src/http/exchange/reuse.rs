@@ -19,10 +19,10 @@ impl ServerConnection {
     /// Returns whether it can carry another request: more than the response, or the end, may have come already.
     pub(super) fn is_sound(&self) -> bool {
         self.stage == Stage::Open
-            && self.transport.input.is_empty()
-            && self.transport.end.is_none()
+            && self.transport.unread().is_empty()
+            && self.transport.end().is_none()
             && self.transport.pending() == 0
-            && !self.transport.broken
+            && !self.transport.is_broken()
     }
 }
 
@@ -119,14 +119,13 @@ impl Shared {
         ready: Readiness,
     ) {
         let Some(server) = self.servers.get_mut(slot) else { return };
-        server.transport.readable |= ready.readable || ready.ended;
-        server.transport.hung_up |= ready.ended;
+        server.transport.on_readable(ready);
         match server.stage {
             Stage::Over => {}
             Stage::Lingering => self.hear(cx, slot),
             _ if ready.readable || ready.ended => self.on_pooled_readable(cx, slot),
             // It may become writable again.
-            _ => server.transport.writable |= ready.writable,
+            _ => server.transport.on_writable(ready),
         }
     }
 
@@ -134,11 +133,11 @@ impl Shared {
     pub(super) fn on_pooled_readable(&mut self, cx: &mut Context, slot: ServerConnectionKey) {
         let transport = &mut self.servers[slot].transport;
         while transport.receive(&mut self.buffers) == Received::Some {
-            if !transport.input.is_empty() {
+            if !transport.unread().is_empty() {
                 break;
             }
         }
-        if !transport.input.is_empty() || transport.end.is_some() || transport.failure.is_some() {
+        if !transport.unread().is_empty() || transport.end().is_some() || transport.tls_failure().is_some() {
             self.close_server(cx, slot);
         }
     }

@@ -85,11 +85,11 @@ fn upload(
             outcome = Moved::Waits;
             break;
         }
-        if client.transport.input.is_empty() && client.transport.receive(buffers) == Received::Nothing {
-            outcome = if client.transport.end.is_some() { Moved::Broken } else { Moved::Waits };
+        if client.transport.unread().is_empty() && client.transport.receive(buffers) == Received::Nothing {
+            outcome = if client.transport.end().is_some() { Moved::Broken } else { Moved::Waits };
             break;
         }
-        let (used, step) = match take(&mut http.upload, client.transport.input.unread()) {
+        let (used, step) = match take(&mut http.upload, client.transport.unread()) {
             Ok(taken) => taken,
             Err(chunked::Malformed) => {
                 outcome = Moved::Broken;
@@ -104,7 +104,7 @@ fn upload(
         if http.upload == Body::Done && http.uploads_chunks {
             http.outgoing.extend_from_slice(chunked::BODY_END);
         }
-        client.transport.input.consume(used);
+        client.transport.consume(used);
         client.transport.settle(buffers);
         if http.outgoing.len() >= DIRECT_BYTES_MIN {
             sent += flush_upload(http, &mut server.transport, buffers);
@@ -149,10 +149,10 @@ pub(super) fn download_body(
             outcome = Moved::Waits;
             break;
         }
-        if server.transport.input.is_empty() && server.transport.receive(buffers) == Received::Nothing {
-            outcome = match (server.transport.end, http.download) {
+        if server.transport.unread().is_empty() && server.transport.receive(buffers) == Received::Nothing {
+            outcome = match (server.transport.end(), http.download) {
                 (None, _) => Moved::Waits,
-                (Some(End::Fin), Body::Close) if !server.transport.cut => {
+                (Some(End::Fin), Body::Close) if !server.transport.is_cut() => {
                     http.download = Body::Done;
                     if http.downloads_chunks {
                         headers.out.extend_from_slice(chunked::BODY_END);
@@ -163,7 +163,7 @@ pub(super) fn download_body(
             };
             break;
         }
-        let (used, step) = match take(&mut http.download, server.transport.input.unread()) {
+        let (used, step) = match take(&mut http.download, server.transport.unread()) {
             Ok(taken) => taken,
             Err(chunked::Malformed) => {
                 outcome = Moved::Broken;
@@ -183,7 +183,7 @@ pub(super) fn download_body(
         if http.download == Body::Done && http.downloads_chunks {
             headers.out.extend_from_slice(chunked::BODY_END);
         }
-        server.transport.input.consume(used);
+        server.transport.consume(used);
         server.transport.settle(buffers);
         if headers.out.len() >= PENDING_BYTES_MAX {
             client.transport.send(&headers.out, buffers);

@@ -29,7 +29,7 @@ impl Http1 {
                 return Next::Wait;
             }
             let limits = client.settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
-            match scan.find(server.transport.input.unread(), &limits) {
+            match scan.find(server.transport.unread(), &limits) {
                 Ok(Some(found)) => match take_header(cx, client, shared, number, slot, found) {
                     Taken::Again => {}
                     Taken::Body => break,
@@ -41,7 +41,7 @@ impl Http1 {
                     if server.transport.receive(&mut shared.buffers) == Received::Some {
                         continue;
                     }
-                    if server.transport.end.is_none() && !server.transport.broken {
+                    if server.transport.end().is_none() && !server.transport.is_broken() {
                         return Next::Wait;
                     }
                     return if silent && shared.may_repeat(number, slot) {
@@ -125,7 +125,7 @@ fn read_header(
     let id = cx.id;
     let (exchange, server) = (&mut exchanges[number], &mut servers[slot]);
     let Exchange { http: Some(http), .. } = &mut **exchange else { return Taken::Bad };
-    let header = &server.transport.input.unread()[found.start..found.end];
+    let header = &server.transport.unread()[found.start..found.end];
     let taken = match local {
         ReadResponse::Interim => {
             // HTTP/1.0 knows no interim responses (RFC 9110, section 15.2).
@@ -153,7 +153,7 @@ fn read_header(
         client.transport.send(&headers.out, buffers);
         headers.out.clear();
     }
-    server.transport.input.consume(found.end);
+    server.transport.consume(found.end);
     server.transport.settle(buffers);
     taken
 }

@@ -54,12 +54,14 @@ impl Http2 {
         let Some(http) = exchange.http.as_deref_mut() else { return Pumped::Waits };
         if let Body::Header(scan) = &mut http.download {
             let server = &mut shared.servers[at.slot];
-            let found = scan.find(server.transport.input.unread(), &limits);
+            let found = scan.find(server.transport.unread(), &limits);
             let silent = !scan.has_begun();
             return match found {
                 Ok(Some(found)) => self.take_header(cx, client, shared, at, found),
                 Ok(None) if server.transport.receive(&mut shared.buffers) == Received::Some => Pumped::Again,
-                Ok(None) if server.transport.end.is_none() && !server.transport.broken => Pumped::Waits,
+                Ok(None) if server.transport.end().is_none() && !server.transport.is_broken() => {
+                    Pumped::Waits
+                }
                 Ok(None) if silent && shared.may_repeat(at.number, at.slot) => {
                     shared.repeat(cx, client, at.number);
                     Pumped::Again
@@ -185,7 +187,7 @@ impl Http2 {
         let Shared { exchanges, servers, buffers, exchange_timers, .. } = &mut *shared;
         let now = cx.now;
         let server = &mut servers[at.slot];
-        let header = &server.transport.input.unread()[found.start..found.end];
+        let header = &server.transport.unread()[found.start..found.end];
         let mut pumped = Pumped::Again;
         if matches!(read, ReadResponse::Interim) {
             self.send_interim(at.key, response, header);
@@ -210,7 +212,7 @@ impl Http2 {
                     .set(at.number, now + spec.map_or(Duration::MAX, |spec| spec.progress_interval()));
             }
         }
-        server.transport.input.consume(found.end);
+        server.transport.consume(found.end);
         server.transport.settle(buffers);
         pumped
     }
@@ -243,12 +245,12 @@ impl Http2 {
         if client.transport.pending() >= PENDING_BYTES_MAX {
             return Pumped::Waits;
         }
-        if server.transport.input.is_empty() {
-            return match (server.transport.receive(buffers), server.transport.end, http.download) {
+        if server.transport.unread().is_empty() {
+            return match (server.transport.receive(buffers), server.transport.end(), http.download) {
                 // TLS may have had something to say for itself only, its end among that: no other event tells of the rest.
                 (Received::Some, ..) => Pumped::Again,
                 (_, None, _) => Pumped::Waits,
-                (_, Some(End::Fin), Body::Close) if !server.transport.cut => {
+                (_, Some(End::Fin), Body::Close) if !server.transport.is_cut() => {
                     let _ = send.send_data(Bytes::new(), true);
                     http.download = Body::Done;
                     Pumped::Complete
@@ -256,7 +258,7 @@ impl Http2 {
                 (_, Some(_), _) => Pumped::Bad,
             };
         }
-        let available = server.transport.input.len().min(PENDING_BYTES_MAX);
+        let available = server.transport.unread().len().min(PENDING_BYTES_MAX);
         send.reserve_capacity(available);
         if send.capacity() == 0
             && matches!(send.poll_capacity(&mut context), Poll::Ready(Some(Err(_)) | None))
@@ -265,7 +267,7 @@ impl Http2 {
         }
         let room = send.capacity().min(available);
         let mut data = Vec::with_capacity(room);
-        let Ok(used) = gather(&mut http.download, server.transport.input.unread(), room, &mut data) else {
+        let Ok(used) = gather(&mut http.download, server.transport.unread(), room, &mut data) else {
             return Pumped::Bad;
         };
         if used == 0 {
@@ -277,7 +279,7 @@ impl Http2 {
         if (done || !data.is_empty()) && send.send_data(data.into(), done).is_err() {
             return Pumped::Reset;
         }
-        server.transport.input.consume(used);
+        server.transport.consume(used);
         server.transport.settle(buffers);
         client.active_at = now;
         if let Some(stream) = self.streams.get_mut(at.key) {

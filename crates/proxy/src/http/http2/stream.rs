@@ -169,7 +169,7 @@ impl Http2 {
         let exchange = &shared.exchanges[number];
         let Some(rate) = exchange.settings.http.as_ref().and_then(|spec| spec.min_rate) else { return false };
         let waiting = match exchange.reach {
-            Reach::Open(slot) => shared.servers[slot].transport.input.len() as u64,
+            Reach::Open(slot) => shared.servers[slot].transport.unread().len() as u64,
             _ => 0,
         };
         let Some(stream) = self.streams.get_mut(key) else { return false };

@@ -138,11 +138,11 @@ impl Fixture {
     pub(super) fn turn(&mut self) {
         for key in self.http.shared.servers.keys(|_| true) {
             let Some(server) = self.http.shared.servers.get(key) else { continue };
-            let ready = readiness(&server.transport.socket);
+            let ready = readiness(server.transport.socket());
             self.http.on_server_event(&mut self.cx, key, ready);
         }
         for key in self.http.sessions.keys(|_| true) {
-            let ready = readiness(&self.http.sessions[key].client.transport.socket);
+            let ready = readiness(self.http.sessions[key].client.transport.socket());
             self.http.on_session_event(&mut self.cx, key, ready);
         }
         while let Some(ready) = self.cx.ready.pop() {

@@ -1,8 +1,9 @@
 //! TLS between two transports over a pair of sockets.
 
 use super::*;
+use crate::context::registry::Readiness;
 use crate::io::relay::End;
-use crate::io::transport::{Buffers, Transport};
+use crate::io::transport::{Buffers, Received, Transport};
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{RootCertStore, SupportedProtocolVersion, version};
 use std::os::unix::net::UnixStream;
@@ -67,11 +68,9 @@ impl Fixture {
     fn exchange(&mut self) {
         for _ in 0..100 {
             for side in [&mut self.client, &mut self.server] {
-                (side.readable, side.writable) = (true, true);
+                side.on_event(Readiness { readable: true, writable: true, ..Readiness::default() });
                 side.flush(&mut self.buffers);
-                while side.readable && side.end.is_none() {
-                    side.receive(&mut self.buffers);
-                }
+                while side.receive(&mut self.buffers) == Received::Some {}
             }
         }
     }
@@ -87,7 +86,7 @@ fn a_handshake_establishes_the_facts_of_the_client() {
             (expected, Some(&b"http/1.1"[..]), Some(NAME))
         );
         assert!(facts.cipher.starts_with("TLS_") && !facts.cipher.contains("TLS13"), "{}", facts.cipher);
-        assert_eq!((facts.subject, facts.resumed), (None, false));
+        assert_eq!((facts.subject, facts.is_resumed), (None, false));
     }
 }
 
@@ -99,10 +98,10 @@ fn bytes_of_any_length_arrive_whole_in_both_directions() {
         fixture.client.send(&sent[..length], &mut fixture.buffers);
         fixture.server.send(&sent[sent.len() - length..], &mut fixture.buffers);
         fixture.exchange();
-        assert!(fixture.server.input.unread() == &sent[..length], "{length} bytes of the client");
-        assert!(fixture.client.input.unread() == &sent[sent.len() - length..], "{length} of the server");
+        assert!(fixture.server.unread() == &sent[..length], "{length} bytes of the client");
+        assert!(fixture.client.unread() == &sent[sent.len() - length..], "{length} of the server");
         for side in [&mut fixture.client, &mut fixture.server] {
-            side.input.consume(length);
+            side.consume(length);
             side.settle(&mut fixture.buffers);
         }
     }
@@ -112,9 +111,9 @@ fn bytes_of_any_length_arrive_whole_in_both_directions() {
 fn bytes_sent_before_the_handshake_follow_it() {
     let mut fixture = Fixture::begin(&[&version::TLS13], NAME);
     fixture.client.send(b"early", &mut fixture.buffers);
-    assert!(fixture.client.pending() >= 5, "they wait");
+    assert!(fixture.client.pending() >= 5, "the bytes are queued");
     fixture.exchange();
-    assert_eq!((fixture.server.input.unread(), fixture.client.pending()), (&b"early"[..], 0));
+    assert_eq!((fixture.server.unread(), fixture.client.pending()), (&b"early"[..], 0));
 }
 
 #[test]
@@ -126,11 +125,11 @@ fn an_end_with_close_notify_is_orderly_and_one_without_is_cut() {
             fixture.client.finish(&mut fixture.buffers);
             assert!(fixture.client.is_finished());
         } else {
-            rustix::net::shutdown(&fixture.client.socket, rustix::net::Shutdown::Write).unwrap();
+            rustix::net::shutdown(fixture.client.socket(), rustix::net::Shutdown::Write).unwrap();
         }
         fixture.exchange();
-        assert_eq!(fixture.server.input.unread(), b"last");
-        assert_eq!((fixture.server.end, fixture.server.cut), (Some(End::Fin), !is_orderly));
+        assert_eq!(fixture.server.unread(), b"last");
+        assert_eq!((fixture.server.end(), fixture.server.is_cut()), (Some(End::Fin), !is_orderly));
     }
 }
 
@@ -139,7 +138,8 @@ fn a_certificate_of_another_name_fails_on_both_sides() {
     let mut fixture = Fixture::begin(&[&version::TLS13], "other.example");
     fixture.exchange();
     assert!(!fixture.client.is_established());
-    let failures = [&fixture.client, &fixture.server].map(|side| side.failure.clone().expect("it failed"));
+    let failures = [&fixture.client, &fixture.server]
+        .map(|side| side.tls_failure().cloned().expect("the handshake failed"));
     assert!(matches!(failures[0], rustls::Error::InvalidCertificate(_)), "{:?}", failures[0]);
     assert!(
         matches!(failures[1], rustls::Error::AlertReceived(_)),
@@ -149,24 +149,24 @@ fn a_certificate_of_another_name_fails_on_both_sides() {
 }
 
 #[test]
-fn bytes_that_are_no_tls_fail_once() {
+fn bytes_that_are_not_tls_fail_once() {
     let mut fixture = Fixture::begin(&[&version::TLS13], NAME);
     let (mut plain, mut out) = (Vec::new(), Vec::new());
     let (server, _) = configs(&[&version::TLS13]);
     let mut tls = Tls::server(&server).unwrap();
-    let opened = tls.open(&mut b"GET / HTTP/1.1\r\n\r\n".to_vec(), &mut plain, &mut out);
-    assert!(opened.failed.is_some() && !opened.established && plain.is_empty());
+    let opened = tls.open(&mut Buffer::from(&b"GET / HTTP/1.1\r\n\r\n"[..]), &mut plain, &mut out);
+    assert!(opened.failure.is_some() && !opened.is_established && plain.is_empty());
     // One alert record (RFC 8446, section 5.1): its type, the version, two bytes.
     assert_eq!((out.len(), out[0]), (7, 21));
-    // Half a record is no failure.
+    // Half a record is not a failure.
     fixture.exchange();
-    let mut half = vec![22, 3, 1, 0, 200, 1, 0];
+    let mut half = Buffer::from(&[22, 3, 1, 0, 200, 1, 0][..]);
     let opened = Tls::server(&server).unwrap().open(&mut half, &mut plain, &mut out);
-    assert!(opened.failed.is_none() && !opened.closed);
+    assert!(opened.failure.is_none() && !opened.is_closed);
 }
 
 #[test]
-fn names_of_certificates_are_short_and_fit_into_a_line() {
+fn names_of_certificates_are_cut_and_have_no_control_characters() {
     assert_eq!(printable("CN=a\r\nb\u{7f}"), "CN=a??b?");
     let long = printable(&"ä".repeat(SUBJECT_BYTES_MAX));
     assert!(long.len() <= SUBJECT_BYTES_MAX && long.chars().all(|letter| letter == 'ä'));
