@@ -214,9 +214,14 @@ impl Shared {
     }
 
     /// Makes sure that the server can be spoken to, as far as it goes without waiting.
-    pub(super) fn reach(&mut self, cx: &mut Context, client: &mut Client, number: ExchangeKey) -> Reach {
+    pub(super) fn reach(
+        &mut self,
+        cx: &mut Context,
+        client: &mut Client,
+        exchange_key: ExchangeKey,
+    ) -> Reach {
         for _ in 0..TRIES_MAX {
-            let exchange = &mut self.exchanges[number];
+            let exchange = &mut self.exchanges[exchange_key];
             if exchange.reach != Reach::Wanted {
                 return exchange.reach;
             }
@@ -230,49 +235,49 @@ impl Shared {
                 exchange.attempt.next(&snapshot, &request, &limits, &mut cx.random)
             };
             match picked {
-                Ok(choice) => self.take_server(cx, client, number, &snapshot.pool, choice),
-                Err(NoServer::Full) if self.enter_queue(cx, client, number, &snapshot) => {}
-                Err(reason) => self.refuse(cx, client, number, reason),
+                Ok(choice) => self.take_server(cx, client, exchange_key, &snapshot.pool, choice),
+                Err(NoServer::Full) if self.enter_queue(cx, client, exchange_key, &snapshot) => {}
+                Err(reason) => self.refuse(cx, client, exchange_key, reason),
             }
         }
-        if self.exchanges[number].reach == Reach::Wanted {
+        if self.exchanges[exchange_key].reach == Reach::Wanted {
             // So many failed at once that others have their turn now.
-            self.exchange_timers.set(number, cx.now);
+            self.exchange_timers.set(exchange_key, cx.now);
         }
-        self.exchanges[number].reach
+        self.exchanges[exchange_key].reach
     }
 
     fn take_server(
         &mut self,
         cx: &mut Context,
         client: &mut Client,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
         pool: &Arc<str>,
         choice: Choice,
     ) {
-        let exchange = &mut self.exchanges[number];
+        let exchange = &mut self.exchanges[exchange_key];
         let (id, reuse) = (choice.server.id, exchange.reuse());
         exchange.choice = Some(choice);
-        let local = self.find_private(cx, client, number, (pool, id));
-        match local.or_else(|| self.find_pooled(cx, number, (pool, id), reuse)) {
-            Some(slot) => self.reuse(cx, client, number, slot),
-            None => self.connect(cx, client, number, pool),
+        let local = self.find_private(cx, client, exchange_key, (pool, id));
+        match local.or_else(|| self.find_pooled(cx, exchange_key, (pool, id), reuse)) {
+            Some(server_key) => self.reuse(cx, client, exchange_key, server_key),
+            None => self.connect(cx, client, exchange_key, pool),
         }
     }
 
-    fn refuse(&mut self, cx: &Context, client: &Client, number: ExchangeKey, reason: NoServer) {
-        self.exchanges[number].reach = Reach::Failed(reason);
+    fn refuse(&mut self, cx: &Context, client: &Client, exchange_key: ExchangeKey, reason: NoServer) {
+        self.exchanges[exchange_key].reach = Reach::Failed(reason);
         note_no_server(cx, &client.service, reason);
     }
 
     /// The permit of its server is given back, now or soon.
-    fn note_freed(&self, cx: &mut Context, number: ExchangeKey) {
-        pool_queue::note_freed(cx, &self.exchanges[number].backend().pool);
+    fn note_freed(&self, cx: &mut Context, exchange_key: ExchangeKey) {
+        pool_queue::note_freed(cx, &self.exchanges[exchange_key].backend().pool);
     }
 
     /// The exchange that a connection to a server is for.
-    pub(super) fn exchange_on(&self, slot: ServerConnectionKey) -> Option<ExchangeKey> {
-        self.servers.get(slot)?.exchange
+    pub(super) fn exchange_on(&self, server_key: ServerConnectionKey) -> Option<ExchangeKey> {
+        self.servers.get(server_key)?.exchange
     }
 
     /// The deadline of an exchange came whose server is not reached yet.
@@ -280,11 +285,11 @@ impl Shared {
         &mut self,
         cx: &mut Context,
         client: &mut Client,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
     ) -> Progress {
-        match self.exchanges[number].reach {
-            Reach::Queued => self.leave_queue_in_vain(cx, client, number),
-            Reach::Connecting(slot) => self.on_connect_timeout(cx, client, number, slot),
+        match self.exchanges[exchange_key].reach {
+            Reach::Queued => self.leave_queue_in_vain(cx, client, exchange_key),
+            Reach::Connecting(server_key) => self.on_connect_timeout(cx, client, exchange_key, server_key),
             Reach::Wanted => {}
             Reach::Open(_) | Reach::Failed(_) => return Progress::Waits,
         }
@@ -292,21 +297,22 @@ impl Shared {
     }
 
     /// Closes a connection to a server.
-    pub(super) fn close_server(&mut self, cx: &Context, slot: ServerConnectionKey) {
-        let Some(server) = self.servers.get_mut(slot).filter(|server| server.stage != Stage::Over) else {
+    pub(super) fn close_server(&mut self, cx: &Context, server_key: ServerConnectionKey) {
+        let Some(server) = self.servers.get_mut(server_key).filter(|server| server.stage != Stage::Over)
+        else {
             return;
         };
-        self.pooled.remove(&server.pool, server.id, slot);
+        self.pooled.remove(&server.pool, server.id, server_key);
         server.stage = Stage::Over;
         server.exchange = None;
         server.pending.take().into_iter().for_each(|pending| pending.end(cx));
-        self.server_timers.clear(slot);
-        self.servers_over.push(slot);
+        self.server_timers.clear(server_key);
+        self.servers_over.push(server_key);
     }
 
     /// Closes the connection of an exchange; its client has the descriptor for the next one.
-    fn give_up_server(&mut self, cx: &mut Context, client: &mut Client, slot: ServerConnectionKey) {
-        self.give_back(client, slot);
-        self.close_server(cx, slot);
+    fn give_up_server(&mut self, cx: &mut Context, client: &mut Client, server_key: ServerConnectionKey) {
+        self.give_back(client, server_key);
+        self.close_server(cx, server_key);
     }
 }

@@ -72,7 +72,7 @@ impl Http1 {
     /// The exchange that is under way.
     pub(super) fn exchange(&self) -> Option<ExchangeKey> {
         match self.stage {
-            Stage::Exchange(number) => Some(number),
+            Stage::Exchange(exchange_key) => Some(exchange_key),
             Stage::Header | Stage::Flush(_) => None,
         }
     }
@@ -101,8 +101,8 @@ impl Http1 {
         debug_assert!(shared.headers.out.is_empty(), "what is left would go to a stranger");
         shared.headers.out.clear();
         client.transport.flush(&mut shared.buffers);
-        if let Stage::Exchange(number) = self.stage {
-            watch_client(cx, client, shared, number);
+        if let Stage::Exchange(exchange_key) = self.stage {
+            watch_client(cx, client, shared, exchange_key);
         }
         if client.transport.is_broken() || matches!(client.transport.end(), Some(End::Error(_))) {
             if matches!(self.stage, Stage::Exchange(_)) {
@@ -112,12 +112,12 @@ impl Http1 {
         }
         match self.stage {
             Stage::Header => self.read_header(cx, client, shared),
-            Stage::Exchange(number) => match shared.reach(cx, client, number) {
-                Reach::Open(_) => self.pump(cx, client, shared, number),
+            Stage::Exchange(exchange_key) => match shared.reach(cx, client, exchange_key) {
+                Reach::Open(_) => self.pump(cx, client, shared, exchange_key),
                 Reach::Connecting(_) | Reach::Queued | Reach::Wanted => Next::Wait,
                 Reach::Failed(reason) => {
                     let status = if reason == NoServer::Failed { 502 } else { 503 };
-                    self.fail_exchange(cx, client, shared, number, status)
+                    self.fail_exchange(cx, client, shared, exchange_key, status)
                 }
             },
             Stage::Flush(then) => {
@@ -132,9 +132,9 @@ impl Http1 {
 
 /// Looks whether the client closed while its request is under way. One that ended its side only may still wait for the
 /// response: it is given [`CLOSED`].
-fn watch_client(cx: &mut Context, client: &mut Client, shared: &mut Shared, number: ExchangeKey) {
+fn watch_client(cx: &mut Context, client: &mut Client, shared: &mut Shared, exchange_key: ExchangeKey) {
     let Shared { exchanges, buffers, .. } = &mut *shared;
-    let Some(exchange) = exchanges.get(number) else { return };
+    let Some(exchange) = exchanges.get(exchange_key) else { return };
     let aborts = exchange.aborts_on_close();
     if aborts && client.transport.tls().is_some() && client.transport.unread().is_empty() {
         // What it says is sealed: the end of it is found by reading. Another request may come instead.
@@ -196,9 +196,9 @@ impl Http1 {
         let judged = judge_header(cx, client, shared, &header, Arrival::Http1 { refusal: self.refusal });
         shared.headers.header = header;
         match judged {
-            Ok(Judged::Exchange(number)) => {
-                shared.exchanges[number].private = self.private.take();
-                self.stage = Stage::Exchange(number);
+            Ok(Judged::Exchange(exchange_key)) => {
+                shared.exchanges[exchange_key].private = self.private.take();
+                self.stage = Stage::Exchange(exchange_key);
                 Next::Step
             }
             Ok(Judged::Respond(local)) => {
@@ -262,17 +262,17 @@ impl Http1 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
         status: u16,
     ) -> Next {
         client.service.live.counters.of(cx.id).requests_failed.one();
-        let http = shared.exchanges[number].http.as_deref();
+        let http = shared.exchanges[exchange_key].http.as_deref();
         let responded = http.is_some_and(|http| http.responded);
         let body =
             if http.is_some_and(|http| http.is_head) { ResponseBody::Omitted } else { ResponseBody::Sent };
         // What is left of the body would be taken for another request.
         let stays = http.is_some_and(|http| http.stays && http.upload == Body::Done) && !cx.draining;
-        shared.abandon(cx, client, number);
+        shared.abandon(cx, client, exchange_key);
         if responded {
             // Half a response cannot be taken back; the reset shows that it is not whole.
             self.stage = Stage::Header;
@@ -313,7 +313,9 @@ impl Http1 {
                 After::Finish
             }
             Stage::Flush(_) => self.on_progress_check(cx, client, shared, &spec, None),
-            Stage::Exchange(number) => self.on_progress_check(cx, client, shared, &spec, Some(number)),
+            Stage::Exchange(exchange_key) => {
+                self.on_progress_check(cx, client, shared, &spec, Some(exchange_key))
+            }
         }
     }
 
@@ -329,11 +331,11 @@ impl Http1 {
         let service = Arc::clone(&client.service);
         let counters = service.live.counters.of(cx.id);
         let takes_slowly = client.is_slow(cx.now);
-        let sends_slowly = exchange.is_some_and(|number| shared.is_slow(cx, number));
-        let waits = exchange.is_some_and(|number| shared.exchanges[number].waits_for_response());
+        let sends_slowly = exchange.is_some_and(|exchange_key| shared.is_slow(cx, exchange_key));
+        let waits = exchange.is_some_and(|exchange_key| shared.exchanges[exchange_key].waits_for_response());
         let deadline = client.active_at + spec.stall_timeout;
-        let leaves =
-            client.left_early && exchange.is_some_and(|number| shared.exchanges[number].aborts_on_close());
+        let leaves = client.left_early
+            && exchange.is_some_and(|exchange_key| shared.exchanges[exchange_key].aborts_on_close());
         if leaves && client.is_quiet(cx.now) {
             counters.requests_aborted.one();
             return After::Close;
@@ -354,15 +356,16 @@ impl Http1 {
         } else if !sends_slowly {
             counters.idle_timeouts.one();
         }
-        let responded =
-            |number: ExchangeKey| shared.exchanges[number].http.as_ref().is_some_and(|http| http.responded);
-        match exchange.filter(|number| !takes_slowly && !responded(*number)) {
-            Some(number) => {
-                let fault = shared.is_servers_fault(cx, number);
+        let responded = |exchange_key: ExchangeKey| {
+            shared.exchanges[exchange_key].http.as_ref().is_some_and(|http| http.responded)
+        };
+        match exchange.filter(|exchange_key| !takes_slowly && !responded(*exchange_key)) {
+            Some(exchange_key) => {
+                let fault = shared.is_servers_fault(cx, exchange_key);
                 if sends_slowly && !fault {
                     counters.slow_requests.one();
                 }
-                self.fail(cx, client, shared, number, if fault { 504 } else { 408 })
+                self.fail(cx, client, shared, exchange_key, if fault { 504 } else { 408 })
             }
             None => {
                 if takes_slowly || exchange.is_some() {
@@ -380,10 +383,10 @@ impl Http1 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
     ) -> After {
-        shared.note_timeout(cx, number);
-        self.fail(cx, client, shared, number, 504)
+        shared.note_timeout(cx, exchange_key);
+        self.fail(cx, client, shared, exchange_key, 504)
     }
 
     /// The same, and goes on with the client.
@@ -392,10 +395,10 @@ impl Http1 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
         status: u16,
     ) -> After {
-        match self.fail_exchange(cx, client, shared, number, status) {
+        match self.fail_exchange(cx, client, shared, exchange_key, status) {
             Next::Over(after) => after,
             Next::Step | Next::Wait => self.drive(cx, client, shared),
         }
@@ -412,8 +415,8 @@ impl Http1 {
 
     /// Ends what it has of servers.
     pub(super) fn end(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) {
-        if let Stage::Exchange(number) = self.stage {
-            shared.abandon(cx, client, number);
+        if let Stage::Exchange(exchange_key) = self.stage {
+            shared.abandon(cx, client, exchange_key);
         }
         if let Some(private) = self.private.take() {
             shared.let_go(cx, private);

@@ -177,8 +177,8 @@ impl Http2 {
                 return after;
             }
             self.rests.take(cx.now);
-            for number in self.exchanges() {
-                self.drive_stream(cx, client, shared, number);
+            for exchange_key in self.exchanges() {
+                self.drive_stream(cx, client, shared, exchange_key);
             }
             match self.flush(cx, client, shared) {
                 Flushed::Over(after) => return after,
@@ -198,10 +198,10 @@ impl Http2 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
     ) -> After {
         for _ in 0..ROUNDS_MAX {
-            self.drive_stream(cx, client, shared, number);
+            self.drive_stream(cx, client, shared, exchange_key);
             match self.flush(cx, client, shared) {
                 Flushed::Some => {}
                 Flushed::Nothing => return After::Stays,
@@ -343,7 +343,9 @@ impl Http2 {
             return After::Close;
         }
         let deadline = client.active_at + if idle { spec.keepalive_timeout } else { spec.stall_timeout };
-        let waits = || self.exchanges().iter().any(|number| shared.exchanges[*number].waits_for_response());
+        let waits = || {
+            self.exchanges().iter().any(|exchange_key| shared.exchanges[*exchange_key].waits_for_response())
+        };
         let next = if deadline > cx.now {
             Some(match (self.rests.is_empty(), idle) {
                 (false, _) => deadline.min(cx.now + spec.progress_interval().min(LINGER)),
@@ -373,9 +375,9 @@ impl Http2 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
     ) -> After {
-        self.check_stream(cx, client, shared, number);
+        self.check_stream(cx, client, shared, exchange_key);
         self.flush_all(cx, client, shared)
     }
 
@@ -385,10 +387,10 @@ impl Http2 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
     ) -> After {
-        shared.note_timeout(cx, number);
-        self.fail_stream(cx, client, shared, number, 504);
+        shared.note_timeout(cx, exchange_key);
+        self.fail_stream(cx, client, shared, exchange_key, 504);
         self.flush_all(cx, client, shared)
     }
 
@@ -419,6 +421,6 @@ impl Http2 {
 
     /// Ends what it has of servers.
     pub(super) fn end(&self, cx: &mut Context, client: &mut Client, shared: &mut Shared) {
-        self.exchanges().into_iter().for_each(|number| shared.abandon(cx, client, number));
+        self.exchanges().into_iter().for_each(|exchange_key| shared.abandon(cx, client, exchange_key));
     }
 }

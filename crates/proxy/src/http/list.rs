@@ -25,13 +25,16 @@ impl Http {
             Mode::Http2(http) => http.exchanges().first().copied(),
             Mode::Proxy | Mode::Handshake(..) | Mode::Tarpit | Mode::Lingering(_) | Mode::Over => None,
         };
-        let exchange =
-            number_of.and_then(|number| self.shared.exchanges.get(number)).map(|exchange| &**exchange);
-        let slot = exchange.and_then(|exchange| match exchange.reach {
-            Reach::Open(slot) | Reach::Connecting(slot) => Some(slot),
+        let exchange = number_of
+            .and_then(|exchange_key| self.shared.exchanges.get(exchange_key))
+            .map(|exchange| &**exchange);
+        let server_key = exchange.and_then(|exchange| match exchange.reach {
+            Reach::Open(server_key) | Reach::Connecting(server_key) => Some(server_key),
             Reach::Wanted | Reach::Queued | Reach::Failed(_) => None,
         });
-        let transport = slot.and_then(|slot| self.shared.servers.get(slot)).map(|server| &server.transport);
+        let transport = server_key
+            .and_then(|server_key| self.shared.servers.get(server_key))
+            .map(|server| &server.transport);
         let choice = exchange.and_then(|exchange| exchange.choice.as_ref().map(|choice| (exchange, choice)));
         Open {
             number: number(cx, session.client.number),

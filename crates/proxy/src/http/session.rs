@@ -185,34 +185,40 @@ impl Http {
     }
 
     /// Something happened at a server's socket.
-    pub(crate) fn on_server_event(&mut self, cx: &mut Context, slot: ServerConnectionKey, ready: Readiness) {
-        let Some(number) = self.shared.exchange_on(slot) else {
-            return self.shared.on_unused_event(cx, slot, ready);
+    pub(crate) fn on_server_event(
+        &mut self,
+        cx: &mut Context,
+        server_key: ServerConnectionKey,
+        ready: Readiness,
+    ) {
+        let Some(exchange_key) = self.shared.exchange_on(server_key) else {
+            return self.shared.on_unused_event(cx, server_key, ready);
         };
-        let client = &mut self.sessions[self.shared.exchanges[number].session].client;
-        let progress = self.shared.on_server_event(cx, client, (number, slot), ready);
-        self.on_progress(cx, number, progress);
+        let client = &mut self.sessions[self.shared.exchanges[exchange_key].session].client;
+        let progress = self.shared.on_server_event(cx, client, (exchange_key, server_key), ready);
+        self.on_progress(cx, exchange_key, progress);
     }
 
     /// Gives a server to an exchange that waits in a queue; returns whether it does not wait any more.
-    pub(crate) fn serve_queued(&mut self, cx: &mut Context, number: ExchangeKey) -> bool {
-        let client = &mut self.sessions[self.shared.exchanges[number].session].client;
-        let served = self.shared.serve_queued(cx, client, number);
+    pub(crate) fn serve_queued(&mut self, cx: &mut Context, exchange_key: ExchangeKey) -> bool {
+        let client = &mut self.sessions[self.shared.exchanges[exchange_key].session].client;
+        let served = self.shared.serve_queued(cx, client, exchange_key);
         if served {
-            self.on_progress(cx, number, Progress::Moved);
+            self.on_progress(cx, exchange_key, Progress::Moved);
         }
         served
     }
 
     /// An exchange can go on, or not: the protocol of its session reacts.
-    fn on_progress(&mut self, cx: &mut Context, number: ExchangeKey, progress: Progress) {
-        let Some(exchange) = self.shared.exchanges.get(number).filter(|_| progress == Progress::Moved) else {
+    fn on_progress(&mut self, cx: &mut Context, exchange_key: ExchangeKey, progress: Progress) {
+        let Some(exchange) = self.shared.exchanges.get(exchange_key).filter(|_| progress == Progress::Moved)
+        else {
             return;
         };
         let key = exchange.session;
         let Session { client, mode } = &mut *self.sessions[key];
         if let Mode::Http2(http) = mode {
-            let after = http.on_progress(cx, client, &mut self.shared, number);
+            let after = http.on_progress(cx, client, &mut self.shared, exchange_key);
             self.settle(cx, key, after);
         } else {
             self.drive(cx, key);
@@ -220,22 +226,24 @@ impl Http {
     }
 
     /// The deadline of an exchange came.
-    pub(super) fn on_exchange_deadline(&mut self, cx: &mut Context, number: ExchangeKey) {
+    pub(super) fn on_exchange_deadline(&mut self, cx: &mut Context, exchange_key: ExchangeKey) {
         // What was handled just now may have given it another deadline.
-        if self.shared.exchange_timers.is_set(number) {
+        if self.shared.exchange_timers.is_set(exchange_key) {
             return;
         }
-        let Some(exchange) = self.shared.exchanges.get(number) else { return };
+        let Some(exchange) = self.shared.exchanges.get(exchange_key) else { return };
         let key = exchange.session;
         let Session { client, mode } = &mut *self.sessions[key];
         if !matches!(exchange.reach, Reach::Open(_)) {
-            let progress = self.shared.on_reach_deadline(cx, client, number);
-            return self.on_progress(cx, number, progress);
+            let progress = self.shared.on_reach_deadline(cx, client, exchange_key);
+            return self.on_progress(cx, exchange_key, progress);
         }
         let after = match mode {
-            Mode::Http2(http) if exchange.stands() => http.on_stalled(cx, client, &mut self.shared, number),
-            Mode::Http2(http) => http.on_response_deadline(cx, client, &mut self.shared, number),
-            Mode::Http1(http) => http.on_response_deadline(cx, client, &mut self.shared, number),
+            Mode::Http2(http) if exchange.stands() => {
+                http.on_stalled(cx, client, &mut self.shared, exchange_key)
+            }
+            Mode::Http2(http) => http.on_response_deadline(cx, client, &mut self.shared, exchange_key),
+            Mode::Http1(http) => http.on_response_deadline(cx, client, &mut self.shared, exchange_key),
             _ => return,
         };
         self.settle(cx, key, after);
@@ -256,9 +264,9 @@ impl Http {
                 let after = http.drive(cx, client, &mut self.shared);
                 self.settle(cx, key, after);
             }
-            Mode::Relay(number) => {
-                let number = *number;
-                self.relay(cx, key, number);
+            Mode::Relay(exchange_key) => {
+                let exchange_key = *exchange_key;
+                self.relay(cx, key, exchange_key);
             }
             Mode::Lingering(_) => self.linger(cx, key),
             Mode::Tarpit | Mode::Over => {}
@@ -272,36 +280,36 @@ impl Http {
             After::Finish => self.finish(cx, key),
             After::Close => self.close(cx, key),
             After::Tarpit => self.enter(cx, key, Mode::Tarpit),
-            After::Relay(number) => {
-                self.sessions[key].mode = Mode::Relay(number);
-                self.relay(cx, key, number);
+            After::Relay(exchange_key) => {
+                self.sessions[key].mode = Mode::Relay(exchange_key);
+                self.relay(cx, key, exchange_key);
             }
         }
     }
 
-    fn relay(&mut self, cx: &mut Context, key: SessionKey, number: ExchangeKey) {
+    fn relay(&mut self, cx: &mut Context, key: SessionKey, exchange_key: ExchangeKey) {
         let client = &mut self.sessions[key].client;
-        match tunnel::relay(cx, client, &mut self.shared, number) {
+        match tunnel::relay(cx, client, &mut self.shared, exchange_key) {
             Relayed::Again => client.queue(cx),
             Relayed::Wait => {}
             Relayed::Over => {
-                self.shared.end(cx, client, number, Keep::Unserved);
+                self.shared.end(cx, client, exchange_key, Keep::Unserved);
                 self.close(cx, key);
             }
             Relayed::Unheard => {
-                self.shared.end(cx, client, number, Keep::Unserved);
+                self.shared.end(cx, client, exchange_key, Keep::Unserved);
                 self.finish(cx, key);
             }
             Relayed::Broken => self.close(cx, key),
-            Relayed::Reset => self.on_server_reset(cx, key, number),
+            Relayed::Reset => self.on_server_reset(cx, key, exchange_key),
         }
     }
 
     /// The server of a relay reset its connection. A client that has received everything gets the reset; another one is let
     /// receive the rest, which a reset would take from it.
-    fn on_server_reset(&mut self, cx: &mut Context, key: SessionKey, number: ExchangeKey) {
+    fn on_server_reset(&mut self, cx: &mut Context, key: SessionKey, exchange_key: ExchangeKey) {
         let client = &mut self.sessions[key].client;
-        self.shared.end(cx, client, number, Keep::No);
+        self.shared.end(cx, client, exchange_key, Keep::No);
         if client.transport.left() > 0 {
             return self.finish(cx, key);
         }
@@ -394,7 +402,7 @@ impl Http {
     fn enter(&mut self, cx: &mut Context, key: SessionKey, mode: Mode) {
         let Session { client, mode: present } = &mut *self.sessions[key];
         match std::mem::replace(present, mode) {
-            Mode::Relay(number) => self.shared.abandon(cx, client, number),
+            Mode::Relay(exchange_key) => self.shared.abandon(cx, client, exchange_key),
             Mode::Http1(mut http) => http.end(cx, client, &mut self.shared),
             Mode::Http2(http) => http.end(cx, client, &mut self.shared),
             Mode::Proxy | Mode::Handshake(..) | Mode::Tarpit | Mode::Lingering(_) | Mode::Over => {}
@@ -443,9 +451,9 @@ impl Http {
             }
             Mode::Http1(http) => http.on_deadline(cx, client, &mut self.shared),
             Mode::Http2(http) => http.on_deadline(cx, client, &mut self.shared),
-            Mode::Relay(number) => {
-                let number = *number;
-                return self.on_quiet(cx, key, number);
+            Mode::Relay(exchange_key) => {
+                let exchange_key = *exchange_key;
+                return self.on_quiet(cx, key, exchange_key);
             }
             Mode::Lingering(_) if cx.draining && client.transport.left() > 0 => {
                 return self.linger_on(cx, key);
@@ -456,11 +464,11 @@ impl Http {
     }
 
     /// Checks whether anything moves in a relay.
-    fn on_quiet(&mut self, cx: &mut Context, key: SessionKey, number: ExchangeKey) {
+    fn on_quiet(&mut self, cx: &mut Context, key: SessionKey, exchange_key: ExchangeKey) {
         let client = &mut self.sessions[key].client;
-        let is_half_closed = match self.shared.exchanges.get(number).map(|exchange| exchange.reach) {
-            Some(Reach::Open(slot)) => {
-                tunnel::is_half_closed(&client.transport, &self.shared.servers[slot].transport)
+        let is_half_closed = match self.shared.exchanges.get(exchange_key).map(|exchange| exchange.reach) {
+            Some(Reach::Open(server_key)) => {
+                tunnel::is_half_closed(&client.transport, &self.shared.servers[server_key].transport)
             }
             _ => false,
         };
@@ -470,7 +478,7 @@ impl Http {
             return self.shared.session_timers.set(key, deadline);
         }
         client.service.live.counters.of(cx.id).quiet(is_half_closed).one();
-        self.shared.end(cx, client, number, Keep::No);
+        self.shared.end(cx, client, exchange_key, Keep::No);
         self.close(cx, key);
     }
 
@@ -525,24 +533,24 @@ impl Http {
     /// Ends the exchanges with a server, and its pooled connections; returns how many exchanges there were.
     pub(crate) fn end_server(&mut self, cx: &mut Context, ending: &Ending) -> usize {
         let mut ended = 0;
-        for slot in self.shared.servers_meant(ending) {
-            if let Some(number) = self.shared.end_connection(cx, slot) {
+        for server_key in self.shared.servers_meant(ending) {
+            if let Some(exchange_key) = self.shared.end_connection(cx, server_key) {
                 ended += 1;
-                self.on_server_ended(cx, number, ending);
+                self.on_server_ended(cx, exchange_key, ending);
             }
         }
         ended
     }
 
-    fn on_server_ended(&mut self, cx: &mut Context, number: ExchangeKey, ending: &Ending) {
-        let key = self.shared.exchanges[number].session;
+    fn on_server_ended(&mut self, cx: &mut Context, exchange_key: ExchangeKey, ending: &Ending) {
+        let key = self.shared.exchanges[exchange_key].session;
         let Session { client, mode } = &*self.sessions[key];
         ending.counter(client.service.live.counters.of(cx.id)).one();
         if matches!(mode, Mode::Relay(_)) {
             reset_at_close(client.transport.socket());
             self.close(cx, key);
         } else {
-            self.on_progress(cx, number, Progress::Moved);
+            self.on_progress(cx, exchange_key, Progress::Moved);
         }
     }
 

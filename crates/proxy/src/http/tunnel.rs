@@ -29,17 +29,17 @@ pub(super) fn relay(
     cx: &mut Context,
     client: &mut Client,
     shared: &mut Shared,
-    number: ExchangeKey,
+    exchange_key: ExchangeKey,
 ) -> Relayed {
-    let slot = match shared.reach(cx, client, number) {
-        Reach::Open(slot) => slot,
+    let server_key = match shared.reach(cx, client, exchange_key) {
+        Reach::Open(server_key) => server_key,
         // One that reset its connection does not wait.
         Reach::Queued if client.transport.is_broken() => return Relayed::Broken,
         Reach::Connecting(_) | Reach::Queued | Reach::Wanted => return Relayed::Wait,
         Reach::Failed(_) => return Relayed::Over,
     };
     let Shared { exchanges, servers, buffers, session_timers, .. } = &mut *shared;
-    let (exchange, server) = (&exchanges[number], &mut servers[slot]);
+    let (exchange, server) = (&exchanges[exchange_key], &mut servers[server_key]);
     let counters = client.service.live.counters.of(cx.id);
     // Of HTTP its requests are written down, not what comes after an upgrade.
     let log = client.settings.request_log.as_deref().filter(|_| client.settings.http.is_none());

@@ -28,17 +28,17 @@ impl Shared {
         &mut self,
         cx: &mut Context,
         client: &mut Client,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
         pool: &Arc<str>,
     ) {
-        let Some(unit) = self.take_descriptor(cx, client, number) else { return };
-        let exchange = &self.exchanges[number];
+        let Some(unit) = self.take_descriptor(cx, client, exchange_key) else { return };
+        let exchange = &self.exchanges[exchange_key];
         let Some(choice) = &exchange.choice else { return };
         let (socket, stage) = match begin_connect(cx, client, &exchange.settings.options, choice) {
             Ok(begun) => begun,
             Err(error) => {
                 client.promise.get_or_insert_with(|| unit.promise());
-                return self.fail(cx, number, error);
+                return self.fail(cx, exchange_key, error);
             }
         };
         let options = &exchange.settings.options;
@@ -51,7 +51,7 @@ impl Shared {
             target: choice.server.target.clone(),
             live: Arc::clone(&choice.server.live),
             connector: exchange.backend().tls.clone(),
-            exchange: Some(number),
+            exchange: Some(exchange_key),
             pending: counts.then(|| Pending::begin(&client.service)),
             stage: Stage::Connecting,
             unit: Some(unit),
@@ -59,43 +59,44 @@ impl Shared {
             reused: false,
             personal: exchange.is_personal(),
         };
-        let slot = self.servers.insert(Box::new(server));
-        let exchange = &mut self.exchanges[number];
-        (exchange.reach, exchange.since) = (Reach::Connecting(slot), cx.now);
-        if let Err(error) = cx.registry.register(self.servers[slot].transport.socket(), Token::Upstream(slot))
+        let server_key = self.servers.insert(Box::new(server));
+        let exchange = &mut self.exchanges[exchange_key];
+        (exchange.reach, exchange.since) = (Reach::Connecting(server_key), cx.now);
+        if let Err(error) =
+            cx.registry.register(self.servers[server_key].transport.socket(), Token::Upstream(server_key))
         {
-            self.give_up_server(cx, client, slot);
-            return self.fail(cx, number, error);
+            self.give_up_server(cx, client, server_key);
+            return self.fail(cx, exchange_key, error);
         }
-        self.exchange_timers.set(number, deadline);
+        self.exchange_timers.set(exchange_key, deadline);
         if stage == Stage::Open {
-            self.connected(cx, client, number, slot);
+            self.connected(cx, client, exchange_key, server_key);
         }
     }
 
     /// The chosen server cannot be reached: it is passed over, and another one wanted.
-    fn fail(&mut self, cx: &mut Context, number: ExchangeKey, error: Errno) {
-        let Some(choice) = self.give_up_choice(cx, number, cost(error)) else { return };
-        let pool = self.exchanges[number].backend().pool.load().pool.clone();
+    fn fail(&mut self, cx: &mut Context, exchange_key: ExchangeKey, error: Errno) {
+        let Some(choice) = self.give_up_choice(cx, exchange_key, cost(error)) else { return };
+        let pool = self.exchanges[exchange_key].backend().pool.load().pool.clone();
         note_failure(cx, pool, &choice.server, error);
     }
 
-    fn fail_tls(&mut self, cx: &mut Context, number: ExchangeKey, how: TlsFailure) {
-        let Some(choice) = self.give_up_choice(cx, number, Cost::Slow) else { return };
-        let pool = self.exchanges[number].backend().pool.load().pool.clone();
+    fn fail_tls(&mut self, cx: &mut Context, exchange_key: ExchangeKey, how: TlsFailure) {
+        let Some(choice) = self.give_up_choice(cx, exchange_key, Cost::Slow) else { return };
+        let pool = self.exchanges[exchange_key].backend().pool.load().pool.clone();
         let server = &choice.server;
         server.live.counters.of(cx.id).tls_failed.one();
         let target = server.target.clone();
         (cx.report)(Report::Failure { pool, server: server.id, target, failure: Failure::Tls(how) });
     }
 
-    fn give_up_choice(&mut self, cx: &mut Context, number: ExchangeKey, cost: Cost) -> Option<Choice> {
-        self.exchange_timers.clear(number);
-        let exchange = &mut self.exchanges[number];
+    fn give_up_choice(&mut self, cx: &mut Context, exchange_key: ExchangeKey, cost: Cost) -> Option<Choice> {
+        self.exchange_timers.clear(exchange_key);
+        let exchange = &mut self.exchanges[exchange_key];
         exchange.reach = Reach::Wanted;
         let choice = exchange.choice.take()?;
         exchange.attempt.failed(choice.server.id, choice.why, cost);
-        self.note_freed(cx, number);
+        self.note_freed(cx, exchange_key);
         Some(choice)
     }
 
@@ -104,11 +105,11 @@ impl Shared {
         &mut self,
         cx: &mut Context,
         client: &mut Client,
-        number: ExchangeKey,
-        slot: ServerConnectionKey,
+        exchange_key: ExchangeKey,
+        server_key: ServerConnectionKey,
     ) {
-        self.give_up_server(cx, client, slot);
-        self.fail(cx, number, Errno::TIMEDOUT);
+        self.give_up_server(cx, client, server_key);
+        self.fail(cx, exchange_key, Errno::TIMEDOUT);
     }
 
     /// The server accepted: the PROXY header comes first, then TLS.
@@ -116,12 +117,12 @@ impl Shared {
         &mut self,
         cx: &mut Context,
         client: &mut Client,
-        number: ExchangeKey,
-        slot: ServerConnectionKey,
+        exchange_key: ExchangeKey,
+        server_key: ServerConnectionKey,
     ) {
-        let exchange = &self.exchanges[number];
+        let exchange = &self.exchanges[exchange_key];
         let Some(choice) = &exchange.choice else { return };
-        let server = &mut self.servers[slot];
+        let server = &mut self.servers[server_key];
         server.pending.take().into_iter().for_each(|pending| pending.end(cx));
         server.transport.on_connected();
         if let Some(version) = exchange.backend().send_proxy {
@@ -130,7 +131,9 @@ impl Shared {
             let header = preamble::introduce(version, &client.origin, ends, name, facts, cx.random.bits());
             server.transport.send_raw(&header);
         }
-        let Some(connector) = &server.connector else { return self.opened(cx, client, number, slot) };
+        let Some(connector) = &server.connector else {
+            return self.opened(cx, client, exchange_key, server_key);
+        };
         let name = connector.names.get(&choice.server.name).cloned();
         match name.and_then(|name| Tls::client(&connector.config, name).ok()) {
             Some(tls) => {
@@ -138,8 +141,8 @@ impl Shared {
                 server.transport.begin_tls(tls, &mut self.buffers);
             }
             None => {
-                self.give_up_server(cx, client, slot);
-                self.fail_tls(cx, number, TlsFailure::Other);
+                self.give_up_server(cx, client, server_key);
+                self.fail_tls(cx, exchange_key, TlsFailure::Other);
             }
         }
     }
@@ -148,20 +151,20 @@ impl Shared {
         &mut self,
         cx: &mut Context,
         client: &mut Client,
-        number: ExchangeKey,
-        slot: ServerConnectionKey,
+        exchange_key: ExchangeKey,
+        server_key: ServerConnectionKey,
     ) {
         loop {
-            let transport = &mut self.servers[slot].transport;
+            let transport = &mut self.servers[server_key].transport;
             transport.flush(&mut self.buffers);
             if transport.is_established() {
-                return self.opened(cx, client, number, slot);
+                return self.opened(cx, client, exchange_key, server_key);
             }
             let received = transport.receive(&mut self.buffers);
             if transport.tls_failure().is_some() || transport.end().is_some() {
                 let how = failure_with_server(transport.tls_failure());
-                self.give_up_server(cx, client, slot);
-                return self.fail_tls(cx, number, how);
+                self.give_up_server(cx, client, server_key);
+                return self.fail_tls(cx, exchange_key, how);
             }
             if received == Received::Nothing {
                 return;
@@ -170,11 +173,17 @@ impl Shared {
     }
 
     /// The server can be spoken to.
-    fn opened(&mut self, cx: &mut Context, client: &Client, number: ExchangeKey, slot: ServerConnectionKey) {
-        self.servers[slot].stage = Stage::Open;
-        self.exchange_timers.clear(number);
-        let exchange = &mut self.exchanges[number];
-        exchange.reach = Reach::Open(slot);
+    fn opened(
+        &mut self,
+        cx: &mut Context,
+        client: &Client,
+        exchange_key: ExchangeKey,
+        server_key: ServerConnectionKey,
+    ) {
+        self.servers[server_key].stage = Stage::Open;
+        self.exchange_timers.clear(exchange_key);
+        let exchange = &mut self.exchanges[exchange_key];
+        exchange.reach = Reach::Open(server_key);
         let since = std::mem::replace(&mut exchange.since, cx.now);
         let Some(choice) = &exchange.choice else { return };
         let (entry, snapshot) = (&choice.server, exchange.backend().pool.load_full());
@@ -192,15 +201,15 @@ impl Shared {
         &mut self,
         cx: &mut Context,
         client: &mut Client,
-        (number, slot): (ExchangeKey, ServerConnectionKey),
+        (exchange_key, server_key): (ExchangeKey, ServerConnectionKey),
         ready: Readiness,
     ) -> Progress {
-        let server = &mut self.servers[slot];
+        let server = &mut self.servers[server_key];
         server.transport.on_readable(ready);
         if server.stage != Stage::Connecting {
             server.transport.on_writable(ready);
             if server.stage == Stage::Handshaking {
-                self.shake_hands(cx, client, number, slot);
+                self.shake_hands(cx, client, exchange_key, server_key);
             }
             return Progress::Moved;
         }
@@ -210,11 +219,11 @@ impl Shared {
             Ok(())
         };
         match failed {
-            Ok(()) if ready.ended || ready.writable => self.connected(cx, client, number, slot),
+            Ok(()) if ready.ended || ready.writable => self.connected(cx, client, exchange_key, server_key),
             Ok(()) => return Progress::Waits,
             Err(error) => {
-                self.give_up_server(cx, client, slot);
-                self.fail(cx, number, error);
+                self.give_up_server(cx, client, server_key);
+                self.fail(cx, exchange_key, error);
             }
         }
         Progress::Moved

@@ -16,7 +16,7 @@ impl Shared {
         &mut self,
         cx: &mut Context,
         client: &mut Client,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
     ) -> Option<Unit> {
         if let Some(promise) = client.promise.take() {
             return Some(promise.fulfil());
@@ -24,7 +24,7 @@ impl Shared {
         if let Some(unit) = Unit::take().or_else(|| self.take_from_pooled(cx)) {
             return Some(unit);
         }
-        let exchange = &mut self.exchanges[number];
+        let exchange = &mut self.exchanges[exchange_key];
         // A client with one request at a time never has more than was promised to it.
         if !exchange.is_of_stream() {
             return Some(Unit::take_beyond());
@@ -37,15 +37,15 @@ impl Shared {
 
     /// The connection that is idle the longest makes room.
     fn take_from_pooled(&mut self, cx: &mut Context) -> Option<Unit> {
-        let slot = self.pooled.oldest()?;
-        let unit = self.servers[slot].unit.take();
-        self.close_server(cx, slot);
+        let server_key = self.pooled.oldest()?;
+        let unit = self.servers[server_key].unit.take();
+        self.close_server(cx, server_key);
         unit
     }
 
     /// A connection is about to be closed: its client has the descriptor for the next one.
-    pub(super) fn give_back(&mut self, client: &mut Client, slot: ServerConnectionKey) {
-        let Some(server) = self.servers.get_mut(slot) else { return };
+    pub(super) fn give_back(&mut self, client: &mut Client, server_key: ServerConnectionKey) {
+        let Some(server) = self.servers.get_mut(server_key) else { return };
         if client.promise.is_none() {
             client.promise = server.unit.take().map(Unit::promise);
         }
@@ -55,9 +55,9 @@ impl Shared {
     pub(in crate::http) fn shed_pooled(&mut self, cx: &mut Context, wanted: u32) -> u32 {
         let mut closed = 0;
         while closed < wanted
-            && let Some(slot) = self.pooled.oldest()
+            && let Some(server_key) = self.pooled.oldest()
         {
-            self.close_server(cx, slot);
+            self.close_server(cx, server_key);
             closed += 1;
         }
         closed

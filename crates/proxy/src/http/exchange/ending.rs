@@ -18,17 +18,17 @@ impl Shared {
     pub(in crate::http) fn end_connection(
         &mut self,
         cx: &mut Context,
-        slot: ServerConnectionKey,
+        server_key: ServerConnectionKey,
     ) -> Option<ExchangeKey> {
-        let server = self.servers.get_mut(slot)?;
+        let server = self.servers.get_mut(server_key)?;
         match (server.stage, server.exchange) {
-            (Stage::Open, Some(number)) => {
+            (Stage::Open, Some(exchange_key)) => {
                 reset_at_close(server.transport.socket());
                 server.transport.break_off();
-                Some(number)
+                Some(exchange_key)
             }
             (Stage::Open | Stage::Lingering, None) => {
-                self.close_server(cx, slot);
+                self.close_server(cx, server_key);
                 None
             }
             _ => None,

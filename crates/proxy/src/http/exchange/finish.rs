@@ -34,67 +34,67 @@ impl Shared {
         &mut self,
         cx: &mut Context,
         client: &mut Client,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
         keep: Keep,
     ) -> Option<ServerConnectionKey> {
-        self.exchange_timers.clear(number);
-        let exchange = self.exchanges.remove(number)?;
+        self.exchange_timers.clear(exchange_key);
+        let exchange = self.exchanges.remove(exchange_key)?;
         exchange.queued.iter().for_each(|queued| cx.queues.remove(queued));
         if exchange.choice.is_some() {
             pool_queue::note_freed(cx, &exchange.backend().pool);
         }
-        if let Some(slot) = exchange.private.and_then(|slot| self.find_unused(slot)) {
-            self.give_back(client, slot);
-            self.close_server(cx, slot);
+        if let Some(server_key) = exchange.private.and_then(|server_key| self.find_unused(server_key)) {
+            self.give_back(client, server_key);
+            self.close_server(cx, server_key);
         }
-        let (Reach::Open(slot) | Reach::Connecting(slot)) = exchange.reach else { return None };
-        let server = &mut self.servers[slot];
+        let (Reach::Open(server_key) | Reach::Connecting(server_key)) = exchange.reach else { return None };
+        let server = &mut self.servers[server_key];
         server.exchange = None;
         server.idle_since = cx.now;
         let may_be_used = server.is_sound() && !(keep == Keep::Shared && server.personal);
         match keep {
-            Keep::Unserved if exchange.settings.options.fast_close.by_client() => self.linger(cx, slot),
-            Keep::Private if may_be_used => return Some(slot),
+            Keep::Unserved if exchange.settings.options.fast_close.by_client() => self.linger(cx, server_key),
+            Keep::Private if may_be_used => return Some(server_key),
             Keep::Shared if may_be_used && !cx.draining && is_promised(client) => {
-                self.pool(cx, client, slot);
+                self.pool(cx, client, server_key);
             }
             _ => {
-                self.give_back(client, slot);
-                self.close_server(cx, slot);
+                self.give_back(client, server_key);
+                self.close_server(cx, server_key);
             }
         }
         None
     }
 
     /// Pools a connection, if there is room for it.
-    fn pool(&mut self, cx: &mut Context, client: &mut Client, slot: ServerConnectionKey) {
-        let server = &self.servers[slot];
+    fn pool(&mut self, cx: &mut Context, client: &mut Client, server_key: ServerConnectionKey) {
+        let server = &self.servers[server_key];
         if !self.pooled.has_room(&server.pool, server.id) {
-            self.give_back(client, slot);
-            return self.close_server(cx, slot);
+            self.give_back(client, server_key);
+            return self.close_server(cx, server_key);
         }
-        self.pooled.add(&server.pool, server.id, Idle { key: slot, since: cx.now });
-        self.server_timers.set(slot, cx.now + IDLE);
+        self.pooled.add(&server.pool, server.id, Idle { key: server_key, since: cx.now });
+        self.server_timers.set(server_key, cx.now + IDLE);
         if server.transport.is_readable() {
-            self.on_pooled_readable(cx, slot);
+            self.on_pooled_readable(cx, server_key);
         }
     }
 
     /// Receives what a server still sends, for no client: a reset would take from the server what is on its way to it.
-    fn linger(&mut self, cx: &mut Context, slot: ServerConnectionKey) {
-        let server = &mut self.servers[slot];
+    fn linger(&mut self, cx: &mut Context, server_key: ServerConnectionKey) {
+        let server = &mut self.servers[server_key];
         if server.stage == Stage::Open && !server.transport.is_broken() && server.transport.begin_draining() {
             server.stage = Stage::Lingering;
-            self.server_timers.set(slot, cx.now + LINGER);
-            self.hear(cx, slot);
+            self.server_timers.set(server_key, cx.now + LINGER);
+            self.hear(cx, server_key);
         } else {
-            self.close_server(cx, slot);
+            self.close_server(cx, server_key);
         }
     }
 
     /// Receives what a server sends for no client.
-    pub(super) fn hear(&mut self, cx: &mut Context, slot: ServerConnectionKey) {
-        let server = &mut self.servers[slot];
+    pub(super) fn hear(&mut self, cx: &mut Context, server_key: ServerConnectionKey) {
+        let server = &mut self.servers[server_key];
         let mut received = 0;
         while received < LINGER_BYTES_MAX && server.transport.receive(&mut self.buffers) == Received::Some {
             received += server.transport.unread().len();
@@ -102,32 +102,38 @@ impl Shared {
             server.transport.settle(&mut self.buffers);
         }
         if received >= LINGER_BYTES_MAX || server.transport.end().is_some() || server.transport.left() == 0 {
-            self.close_server(cx, slot);
+            self.close_server(cx, server_key);
         }
     }
 
     /// Ends an exchange amid whatever it is about.
-    pub(in crate::http) fn abandon(&mut self, cx: &mut Context, client: &mut Client, number: ExchangeKey) {
-        if let Some(Exchange { reach: Reach::Open(slot), .. }) = self.exchanges.get(number).map(|one| &**one)
+    pub(in crate::http) fn abandon(
+        &mut self,
+        cx: &mut Context,
+        client: &mut Client,
+        exchange_key: ExchangeKey,
+    ) {
+        if let Some(Exchange { reach: Reach::Open(server_key), .. }) =
+            self.exchanges.get(exchange_key).map(|one| &**one)
         {
             // Half a request must not look like a whole one.
-            reset_at_close(self.servers[*slot].transport.socket());
+            reset_at_close(self.servers[*server_key].transport.socket());
         }
-        self.end(cx, client, number, Keep::No);
+        self.end(cx, client, exchange_key, Keep::No);
     }
 
     /// The same request goes to another server, or to the same by another connection.
-    pub(super) fn again(&mut self, cx: &mut Context, client: &mut Client, number: ExchangeKey) {
-        self.exchange_timers.clear(number);
-        let exchange = &mut self.exchanges[number];
-        let Reach::Open(slot) = std::mem::replace(&mut exchange.reach, Reach::Wanted) else { return };
-        let fresh = !self.servers[slot].reused;
+    pub(super) fn again(&mut self, cx: &mut Context, client: &mut Client, exchange_key: ExchangeKey) {
+        self.exchange_timers.clear(exchange_key);
+        let exchange = &mut self.exchanges[exchange_key];
+        let Reach::Open(server_key) = std::mem::replace(&mut exchange.reach, Reach::Wanted) else { return };
+        let fresh = !self.servers[server_key].reused;
         match exchange.choice.take() {
             Some(choice) if fresh => exchange.attempt.again(choice.server.id),
             // The server may be well: its pooled connection was not.
             _ => exchange.attempt.begin_anew(),
         }
-        self.note_freed(cx, number);
-        self.give_up_server(cx, client, slot);
+        self.note_freed(cx, exchange_key);
+        self.give_up_server(cx, client, server_key);
     }
 }

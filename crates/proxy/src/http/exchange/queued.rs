@@ -15,14 +15,14 @@ impl Shared {
         &mut self,
         cx: &mut Context,
         client: &Client,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
         snapshot: &Snapshot,
     ) -> bool {
-        let entered = pool_queue::enter(cx, &client.service, snapshot, Waiter::Exchange(number));
+        let entered = pool_queue::enter(cx, &client.service, snapshot, Waiter::Exchange(exchange_key));
         let Some((queued, timeout)) = entered else { return false };
-        let exchange = &mut self.exchanges[number];
+        let exchange = &mut self.exchanges[exchange_key];
         (exchange.reach, exchange.queued) = (Reach::Queued, Some(queued));
-        self.exchange_timers.set(number, cx.now + timeout);
+        self.exchange_timers.set(exchange_key, cx.now + timeout);
         true
     }
 
@@ -31,9 +31,9 @@ impl Shared {
         &mut self,
         cx: &mut Context,
         client: &mut Client,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
     ) -> bool {
-        let exchange = &mut self.exchanges[number];
+        let exchange = &mut self.exchanges[exchange_key];
         let request = exchange.request(cx.now);
         let snapshot = exchange.backend().pool.load_full();
         let limits = exchange.settings.options.attempt_limits();
@@ -42,17 +42,17 @@ impl Shared {
         if matches!(picked, Err(NoServer::Full)) {
             return false;
         }
-        self.leave_queue(cx, client, number);
+        self.leave_queue(cx, client, exchange_key);
         match picked {
-            Ok(choice) => self.take_server(cx, client, number, &snapshot.pool, choice),
-            Err(reason) => self.refuse(cx, client, number, reason),
+            Ok(choice) => self.take_server(cx, client, exchange_key, &snapshot.pool, choice),
+            Err(reason) => self.refuse(cx, client, exchange_key, reason),
         }
         true
     }
 
-    fn leave_queue(&mut self, cx: &mut Context, client: &mut Client, number: ExchangeKey) {
-        self.exchange_timers.clear(number);
-        let exchange = &mut self.exchanges[number];
+    fn leave_queue(&mut self, cx: &mut Context, client: &mut Client, exchange_key: ExchangeKey) {
+        self.exchange_timers.clear(exchange_key);
+        let exchange = &mut self.exchanges[exchange_key];
         if let Some(queued) = exchange.queued.take() {
             cx.queues.remove(&queued);
             exchange.reach = Reach::Wanted;
@@ -62,9 +62,14 @@ impl Shared {
     }
 
     /// The time of an exchange in the queue is over.
-    pub(super) fn leave_queue_in_vain(&mut self, cx: &mut Context, client: &mut Client, number: ExchangeKey) {
+    pub(super) fn leave_queue_in_vain(
+        &mut self,
+        cx: &mut Context,
+        client: &mut Client,
+        exchange_key: ExchangeKey,
+    ) {
         client.service.live.counters.of(cx.id).queue_timeouts.one();
-        self.leave_queue(cx, client, number);
-        self.refuse(cx, client, number, NoServer::Full);
+        self.leave_queue(cx, client, exchange_key);
+        self.refuse(cx, client, exchange_key, NoServer::Full);
     }
 }

@@ -162,10 +162,10 @@ impl Shared {
         &self,
         cx: &Context,
         client: &Client,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
         line: Option<&[u8]>,
     ) {
-        let exchange = &self.exchanges[number];
+        let exchange = &self.exchanges[exchange_key];
         let Some(choice) = &exchange.choice else { return };
         choice.server.live.counters.of(cx.id).requests.one();
         client.note_server(exchange.backend(), &choice.server);
@@ -177,8 +177,8 @@ impl Shared {
 
     /// Returns whether the body of a request comes, or its server takes it, below the minimum rate. Once the response began, both
     /// sides may take their time: the body may be one half of a dialogue.
-    pub(in crate::http) fn is_slow(&mut self, cx: &Context, number: ExchangeKey) -> bool {
-        let Exchange { http: Some(http), settings, reach, .. } = &mut *self.exchanges[number] else {
+    pub(in crate::http) fn is_slow(&mut self, cx: &Context, exchange_key: ExchangeKey) -> bool {
+        let Exchange { http: Some(http), settings, reach, .. } = &mut *self.exchanges[exchange_key] else {
             return false;
         };
         let Some(rate) = settings.http.as_ref().and_then(|spec| spec.min_rate) else { return false };
@@ -188,32 +188,32 @@ impl Shared {
     }
 
     /// The request is whole: from here on it is the server's turn.
-    pub(in crate::http) fn await_response(&mut self, cx: &Context, number: ExchangeKey) {
-        let exchange = &mut self.exchanges[number];
+    pub(in crate::http) fn await_response(&mut self, cx: &Context, exchange_key: ExchangeKey) {
+        let exchange = &mut self.exchanges[exchange_key];
         // The response may have begun already, while the body still came.
         if exchange.http.as_ref().is_some_and(|http| http.responded) {
             return;
         }
         let patience = exchange.settings.http.as_ref().map_or(Duration::MAX, |spec| spec.response_timeout);
         exchange.since = cx.now;
-        self.exchange_timers.set(number, cx.now + patience);
+        self.exchange_timers.set(exchange_key, cx.now + patience);
     }
 
     /// Returns whether the server holds up a request: it is not reached, or does not take what it gets. Counts that.
-    pub(in crate::http) fn is_servers_fault(&self, cx: &Context, number: ExchangeKey) -> bool {
-        let fault = match self.exchanges[number].reach {
-            Reach::Open(slot) => self.servers[slot].transport.pending() > 0,
+    pub(in crate::http) fn is_servers_fault(&self, cx: &Context, exchange_key: ExchangeKey) -> bool {
+        let fault = match self.exchanges[exchange_key].reach {
+            Reach::Open(server_key) => self.servers[server_key].transport.pending() > 0,
             _ => true,
         };
         if fault {
-            self.note_timeout(cx, number);
+            self.note_timeout(cx, exchange_key);
         }
         fault
     }
 
     /// Counts that a server did not go on in time.
-    pub(in crate::http) fn note_timeout(&self, cx: &Context, number: ExchangeKey) {
-        if let Some(choice) = &self.exchanges[number].choice {
+    pub(in crate::http) fn note_timeout(&self, cx: &Context, exchange_key: ExchangeKey) {
+        if let Some(choice) = &self.exchanges[exchange_key].choice {
             choice.server.live.counters.of(cx.id).response_timeouts.one();
         }
     }

@@ -24,20 +24,29 @@ pub(in crate::http) enum ReadResponse {
 
 impl Shared {
     /// Returns whether a request may be sent again after nothing came back: it does no harm twice, and all of it is still there.
-    pub(in crate::http) fn may_repeat(&self, number: ExchangeKey, slot: ServerConnectionKey) -> bool {
-        let http = self.exchanges[number].http.as_ref();
+    pub(in crate::http) fn may_repeat(
+        &self,
+        exchange_key: ExchangeKey,
+        server_key: ServerConnectionKey,
+    ) -> bool {
+        let http = self.exchanges[exchange_key].http.as_ref();
         http.is_some_and(|http| {
             // A pooled connection that its server closed says nothing about the server.
-            let may = http.retries > 0 || self.servers[slot].reused;
+            let may = http.retries > 0 || self.servers[server_key].reused;
             may && http.is_idempotent && http.interims == 0 && http.replay.is_some()
         })
     }
 
     /// Sends a request again.
-    pub(in crate::http) fn repeat(&mut self, cx: &mut Context, client: &mut Client, number: ExchangeKey) {
+    pub(in crate::http) fn repeat(
+        &mut self,
+        cx: &mut Context,
+        client: &mut Client,
+        exchange_key: ExchangeKey,
+    ) {
         client.service.live.counters.of(cx.id).requests_retried.one();
-        self.again(cx, client, number);
-        if let Some(http) = self.exchanges[number].http.as_deref_mut() {
+        self.again(cx, client, exchange_key);
+        if let Some(http) = self.exchanges[exchange_key].http.as_deref_mut() {
             http.retries = http.retries.saturating_sub(1);
             let mut outgoing = http.replay.replace(Vec::new()).unwrap_or_default();
             outgoing.append(&mut http.outgoing);
@@ -47,8 +56,8 @@ impl Shared {
     }
 
     /// Counts a response that is none, or broke off.
-    pub(in crate::http) fn note_bad_response(&self, cx: &Context, number: ExchangeKey) {
-        if let Some(choice) = &self.exchanges[number].choice {
+    pub(in crate::http) fn note_bad_response(&self, cx: &Context, exchange_key: ExchangeKey) {
+        if let Some(choice) = &self.exchanges[exchange_key].choice {
             choice.server.live.counters.of(cx.id).responses_bad.one();
         }
     }
@@ -59,13 +68,13 @@ impl Shared {
         &mut self,
         cx: &Context,
         client: &Client,
-        number: ExchangeKey,
-        slot: ServerConnectionKey,
+        exchange_key: ExchangeKey,
+        server_key: ServerConnectionKey,
         found: Found,
         response: &mut Response,
     ) -> Option<ReadResponse> {
         let Self { exchanges, servers, exchange_timers, .. } = self;
-        let (exchange, server) = (&mut exchanges[number], &servers[slot]);
+        let (exchange, server) = (&mut exchanges[exchange_key], &servers[server_key]);
         let Exchange {
             http: Some(http),
             choice: Some(choice),
@@ -107,7 +116,7 @@ impl Shared {
         snapshot.remember(*address, choice.server.id, cx.now);
         snapshot.observe(&choice.server, cx.now.since(*since), cx.now);
         let cookie = cookie(&snapshot, choice, client.facts.is_some());
-        exchange_timers.clear(number);
+        exchange_timers.clear(exchange_key);
         if relays {
             return Some(ReadResponse::Relay { cookie });
         }

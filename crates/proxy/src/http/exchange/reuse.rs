@@ -28,9 +28,9 @@ impl ServerConnection {
 
 impl Shared {
     /// The connection that a session holds for itself, if it is still there and no exchange has it.
-    pub(super) fn find_unused(&self, slot: ServerConnectionKey) -> Option<ServerConnectionKey> {
-        let server = self.servers.get(slot)?;
-        (server.stage == Stage::Open && server.exchange.is_none()).then_some(slot)
+    pub(super) fn find_unused(&self, server_key: ServerConnectionKey) -> Option<ServerConnectionKey> {
+        let server = self.servers.get(server_key)?;
+        (server.stage == Stage::Open && server.exchange.is_none()).then_some(server_key)
     }
 
     /// The client's own connection, if it leads to the chosen server; else it is closed.
@@ -38,26 +38,26 @@ impl Shared {
         &mut self,
         cx: &mut Context,
         client: &mut Client,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
         (pool, id): (&str, ServerId),
     ) -> Option<ServerConnectionKey> {
-        let private = self.exchanges[number].private.take()?;
-        let slot = self.find_unused(private)?;
-        let (exchange, server) = (&self.exchanges[number], &self.servers[slot]);
+        let private = self.exchanges[exchange_key].private.take()?;
+        let server_key = self.find_unused(private)?;
+        let (exchange, server) = (&self.exchanges[exchange_key], &self.servers[server_key]);
         let harmless = exchange.http.as_ref().is_some_and(|http| http.default_reuse() == Reuse::Any);
         let young = cx.now.since(server.idle_since) <= FRESH;
         let is_of = *server.pool == *pool && server.id == id;
-        if is_of && self.leads(number, slot) && (harmless || young) {
-            return Some(slot);
+        if is_of && self.leads(exchange_key, server_key) && (harmless || young) {
+            return Some(server_key);
         }
-        self.give_back(client, slot);
-        self.close_server(cx, slot);
+        self.give_back(client, server_key);
+        self.close_server(cx, server_key);
         None
     }
 
     /// Returns whether a connection leads to the chosen server, spoken to as it is now.
-    fn leads(&self, number: ExchangeKey, slot: ServerConnectionKey) -> bool {
-        let (exchange, server) = (&self.exchanges[number], &self.servers[slot]);
+    fn leads(&self, exchange_key: ExchangeKey, server_key: ServerConnectionKey) -> bool {
+        let (exchange, server) = (&self.exchanges[exchange_key], &self.servers[server_key]);
         let same = match (&server.connector, &exchange.backend().tls) {
             (None, None) => true,
             (Some(old), Some(new)) => Arc::ptr_eq(old, new),
@@ -72,7 +72,7 @@ impl Shared {
     pub(super) fn find_pooled(
         &mut self,
         cx: &mut Context,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
         (pool, id): (&str, ServerId),
         reuse: Reuse,
     ) -> Option<ServerConnectionKey> {
@@ -84,7 +84,7 @@ impl Shared {
             if reuse == Reuse::Fresh && cx.now.since(idle.since) > FRESH {
                 return None;
             }
-            if self.leads(number, idle.key) {
+            if self.leads(exchange_key, idle.key) {
                 return Some(idle.key);
             }
             // A reload moved the server, or speaks to it differently.
@@ -97,16 +97,16 @@ impl Shared {
         &mut self,
         cx: &Context,
         client: &mut Client,
-        number: ExchangeKey,
-        slot: ServerConnectionKey,
+        exchange_key: ExchangeKey,
+        server_key: ServerConnectionKey,
     ) {
-        let server = &mut self.servers[slot];
-        self.pooled.take(&server.pool, server.id, slot);
-        self.server_timers.clear(slot);
-        server.exchange = Some(number);
+        let server = &mut self.servers[server_key];
+        self.pooled.take(&server.pool, server.id, server_key);
+        self.server_timers.clear(server_key);
+        server.exchange = Some(exchange_key);
         server.reused = true;
-        let exchange = &mut self.exchanges[number];
-        (exchange.reach, exchange.since) = (Reach::Open(slot), cx.now);
+        let exchange = &mut self.exchanges[exchange_key];
+        (exchange.reach, exchange.since) = (Reach::Open(server_key), cx.now);
         // It has a descriptor of its own.
         client.promise = None;
     }
@@ -115,47 +115,47 @@ impl Shared {
     pub(in crate::http) fn on_unused_event(
         &mut self,
         cx: &mut Context,
-        slot: ServerConnectionKey,
+        server_key: ServerConnectionKey,
         ready: Readiness,
     ) {
-        let Some(server) = self.servers.get_mut(slot) else { return };
+        let Some(server) = self.servers.get_mut(server_key) else { return };
         server.transport.on_readable(ready);
         match server.stage {
             Stage::Over => {}
-            Stage::Lingering => self.hear(cx, slot),
-            _ if ready.readable || ready.ended => self.on_pooled_readable(cx, slot),
+            Stage::Lingering => self.hear(cx, server_key),
+            _ if ready.readable || ready.ended => self.on_pooled_readable(cx, server_key),
             // It may become writable again.
             _ => server.transport.on_writable(ready),
         }
     }
 
     /// A pooled connection is readable. Messages of TLS itself (tickets) are no reason to leave it.
-    pub(super) fn on_pooled_readable(&mut self, cx: &mut Context, slot: ServerConnectionKey) {
-        let transport = &mut self.servers[slot].transport;
+    pub(super) fn on_pooled_readable(&mut self, cx: &mut Context, server_key: ServerConnectionKey) {
+        let transport = &mut self.servers[server_key].transport;
         while transport.receive(&mut self.buffers) == Received::Some {
             if !transport.unread().is_empty() {
                 break;
             }
         }
         if !transport.unread().is_empty() || transport.end().is_some() || transport.tls_failure().is_some() {
-            self.close_server(cx, slot);
+            self.close_server(cx, server_key);
         }
     }
 
     /// Closes a connection that was unused for long enough; so is one that still sends for no client.
-    pub(in crate::http) fn on_unused_deadline(&mut self, cx: &mut Context, slot: ServerConnectionKey) {
+    pub(in crate::http) fn on_unused_deadline(&mut self, cx: &mut Context, server_key: ServerConnectionKey) {
         let unused = |server: &ServerConnection| {
             server.exchange.is_none() && matches!(server.stage, Stage::Open | Stage::Lingering)
         };
-        if self.servers.get(slot).is_some_and(|server| unused(server)) {
-            self.close_server(cx, slot);
+        if self.servers.get(server_key).is_some_and(|server| unused(server)) {
+            self.close_server(cx, server_key);
         }
     }
 
     /// Closes a connection that a session held for itself.
     pub(in crate::http) fn let_go(&mut self, cx: &mut Context, private: ServerConnectionKey) {
-        if let Some(slot) = self.find_unused(private) {
-            self.close_server(cx, slot);
+        if let Some(server_key) = self.find_unused(private) {
+            self.close_server(cx, server_key);
         }
     }
 }

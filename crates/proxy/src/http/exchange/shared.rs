@@ -60,8 +60,8 @@ impl Shared {
 
     /// Frees the connections to servers that ended.
     pub(in crate::http) fn reap(&mut self) {
-        while let Some(slot) = self.servers_over.pop() {
-            let Some(mut server) = self.servers.remove(slot) else { continue };
+        while let Some(server_key) = self.servers_over.pop() {
+            let Some(mut server) = self.servers.remove(server_key) else { continue };
             server.transport.release(&mut self.buffers);
         }
     }

@@ -21,15 +21,15 @@ impl Http1 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
     ) -> Next {
-        let Reach::Open(slot) = shared.exchanges[number].reach else { return Next::Wait };
-        shared.servers[slot].transport.flush(&mut shared.buffers);
-        let uploaded = upload(cx, client, shared, number, slot);
+        let Reach::Open(server_key) = shared.exchanges[exchange_key].reach else { return Next::Wait };
+        shared.servers[server_key].transport.flush(&mut shared.buffers);
+        let uploaded = upload(cx, client, shared, exchange_key, server_key);
         if uploaded == Moved::Broken {
-            return self.bad_body(cx, client, shared, number);
+            return self.bad_body(cx, client, shared, exchange_key);
         }
-        let next = self.download(cx, client, shared, number, slot);
+        let next = self.download(cx, client, shared, exchange_key, server_key);
         if uploaded == Moved::On {
             client.queue(cx);
         }
@@ -55,10 +55,10 @@ impl Http1 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
     ) -> Next {
         client.service.live.counters.of(cx.id).requests_bad.one();
-        self.fail_exchange(cx, client, shared, number, 400)
+        self.fail_exchange(cx, client, shared, exchange_key, 400)
     }
 }
 
@@ -67,11 +67,11 @@ fn upload(
     cx: &mut Context,
     client: &mut Client,
     shared: &mut Shared,
-    number: ExchangeKey,
-    slot: ServerConnectionKey,
+    exchange_key: ExchangeKey,
+    server_key: ServerConnectionKey,
 ) -> Moved {
     let Shared { exchanges, servers, buffers, .. } = &mut *shared;
-    let (exchange, server) = (&mut exchanges[number], &mut servers[slot]);
+    let (exchange, server) = (&mut exchanges[exchange_key], &mut servers[server_key]);
     let Exchange { http: Some(http), choice, settings, .. } = &mut **exchange else { return Moved::Waits };
     if http.upload == Body::Done && http.outgoing.is_empty() {
         return Moved::Waits;
@@ -123,10 +123,10 @@ fn upload(
     }
     let uploaded = http.upload == Body::Done;
     if header > 0 && sent > 0 {
-        shared.note_request(cx, client, number, line.as_deref());
+        shared.note_request(cx, client, exchange_key, line.as_deref());
     }
     if uploaded {
-        shared.await_response(cx, number);
+        shared.await_response(cx, exchange_key);
     }
     outcome
 }
@@ -136,11 +136,11 @@ pub(super) fn download_body(
     cx: &mut Context,
     client: &mut Client,
     shared: &mut Shared,
-    number: ExchangeKey,
-    slot: ServerConnectionKey,
+    exchange_key: ExchangeKey,
+    server_key: ServerConnectionKey,
 ) -> Moved {
     let Shared { exchanges, servers, buffers, headers, .. } = &mut *shared;
-    let (exchange, server) = (&mut exchanges[number], &mut servers[slot]);
+    let (exchange, server) = (&mut exchanges[exchange_key], &mut servers[server_key]);
     let Exchange { http: Some(http), choice, .. } = &mut **exchange else { return Moved::Waits };
     let mut bytes = 0;
     let mut outcome = Moved::On;
@@ -210,9 +210,9 @@ impl Http1 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
     ) -> Next {
-        let exchange = &shared.exchanges[number];
+        let exchange = &shared.exchanges[exchange_key];
         let Some(http) = &exchange.http else { return Next::Wait };
         let uploaded = http.upload == Body::Done;
         let keep = match (http.server_stays && uploaded, http.is_private) {
@@ -224,7 +224,7 @@ impl Http1 {
         let patience =
             exchange.settings.http.as_ref().map_or(Duration::ZERO, |spec| spec.progress_interval());
         let stay = exchange.stay();
-        let private = shared.end(cx, client, number, keep);
+        let private = shared.end(cx, client, exchange_key, keep);
         client.stay = stay;
         self.private = private;
         self.stage = Stage::Flush(if stays { Then::NextRequest } else { Then::End });
@@ -240,12 +240,12 @@ impl Http1 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
     ) -> Next {
-        shared.exchange_timers.clear(number);
+        shared.exchange_timers.clear(exchange_key);
         shared.session_timers.clear(client.key);
-        shared.exchanges[number].http = None;
+        shared.exchanges[exchange_key].http = None;
         client.service.live.counters.of(cx.id).upgrades.one();
-        Next::Over(After::Relay(number))
+        Next::Over(After::Relay(exchange_key))
     }
 }

@@ -18,23 +18,23 @@ impl Http1 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        number: ExchangeKey,
-        slot: ServerConnectionKey,
+        exchange_key: ExchangeKey,
+        server_key: ServerConnectionKey,
     ) -> Next {
         loop {
-            let Some(http) = shared.exchanges[number].http.as_deref_mut() else { return Next::Wait };
+            let Some(http) = shared.exchanges[exchange_key].http.as_deref_mut() else { return Next::Wait };
             let Body::Header(scan) = &mut http.download else { break };
-            let server = &mut shared.servers[slot];
+            let server = &mut shared.servers[server_key];
             if client.transport.pending() >= PENDING_BYTES_MAX {
                 return Next::Wait;
             }
             let limits = client.settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
             match scan.find(server.transport.unread(), &limits) {
-                Ok(Some(found)) => match take_header(cx, client, shared, number, slot, found) {
+                Ok(Some(found)) => match take_header(cx, client, shared, exchange_key, server_key, found) {
                     Taken::Again => {}
                     Taken::Body => break,
-                    Taken::Relay => return self.become_relay(cx, client, shared, number),
-                    Taken::Bad => return self.bad_response(cx, client, shared, number),
+                    Taken::Relay => return self.become_relay(cx, client, shared, exchange_key),
+                    Taken::Bad => return self.bad_response(cx, client, shared, exchange_key),
                 },
                 Ok(None) => {
                     let silent = !scan.has_begun();
@@ -44,27 +44,27 @@ impl Http1 {
                     if server.transport.end().is_none() && !server.transport.is_broken() {
                         return Next::Wait;
                     }
-                    return if silent && shared.may_repeat(number, slot) {
-                        shared.repeat(cx, client, number);
+                    return if silent && shared.may_repeat(exchange_key, server_key) {
+                        shared.repeat(cx, client, exchange_key);
                         Next::Step
                     } else {
-                        self.bad_response(cx, client, shared, number)
+                        self.bad_response(cx, client, shared, exchange_key)
                     };
                 }
-                Err(_) => return self.bad_response(cx, client, shared, number),
+                Err(_) => return self.bad_response(cx, client, shared, exchange_key),
             }
         }
-        match download_body(cx, client, shared, number, slot) {
-            Moved::Broken => self.bad_response(cx, client, shared, number),
-            _ if is_complete(shared, number) => self.complete(cx, client, shared, number),
+        match download_body(cx, client, shared, exchange_key, server_key) {
+            Moved::Broken => self.bad_response(cx, client, shared, exchange_key),
+            _ if is_complete(shared, exchange_key) => self.complete(cx, client, shared, exchange_key),
             Moved::On => Next::Step,
             Moved::Waits => Next::Wait,
         }
     }
 }
 
-fn is_complete(shared: &Shared, number: ExchangeKey) -> bool {
-    shared.exchanges[number].http.as_ref().is_some_and(|http| http.download == Body::Done)
+fn is_complete(shared: &Shared, exchange_key: ExchangeKey) -> bool {
+    shared.exchanges[exchange_key].http.as_ref().is_some_and(|http| http.download == Body::Done)
 }
 
 impl Http1 {
@@ -73,10 +73,10 @@ impl Http1 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
     ) -> Next {
-        shared.note_bad_response(cx, number);
-        self.fail_exchange(cx, client, shared, number, 502)
+        shared.note_bad_response(cx, exchange_key);
+        self.fail_exchange(cx, client, shared, exchange_key, 502)
     }
 }
 
@@ -95,12 +95,12 @@ fn take_header(
     cx: &mut Context,
     client: &mut Client,
     shared: &mut Shared,
-    number: ExchangeKey,
-    slot: ServerConnectionKey,
+    exchange_key: ExchangeKey,
+    server_key: ServerConnectionKey,
     found: Found,
 ) -> Taken {
     let mut response = std::mem::take(&mut shared.headers.response);
-    let taken = read_header(cx, client, shared, number, slot, found, &mut response);
+    let taken = read_header(cx, client, shared, exchange_key, server_key, found, &mut response);
     shared.headers.response = response;
     taken
 }
@@ -110,12 +110,12 @@ fn read_header(
     cx: &mut Context,
     client: &mut Client,
     shared: &mut Shared,
-    number: ExchangeKey,
-    slot: ServerConnectionKey,
+    exchange_key: ExchangeKey,
+    server_key: ServerConnectionKey,
     found: Found,
     response: &mut Response,
 ) -> Taken {
-    let Some(local) = shared.read_response(cx, client, number, slot, found, response) else {
+    let Some(local) = shared.read_response(cx, client, exchange_key, server_key, found, response) else {
         return Taken::Bad;
     };
     // While other clients wait for descriptors, connections end with their response: no request is lost by that.
@@ -123,7 +123,7 @@ fn read_header(
     let leaves = cx.draining || makes_room;
     let Shared { exchanges, servers, buffers, headers, .. } = &mut *shared;
     let id = cx.id;
-    let (exchange, server) = (&mut exchanges[number], &mut servers[slot]);
+    let (exchange, server) = (&mut exchanges[exchange_key], &mut servers[server_key]);
     let Exchange { http: Some(http), .. } = &mut **exchange else { return Taken::Bad };
     let header = &server.transport.unread()[found.start..found.end];
     let taken = match local {

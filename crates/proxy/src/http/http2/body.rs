@@ -18,8 +18,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct At {
     pub(super) key: StreamKey,
-    pub(super) number: ExchangeKey,
-    pub(super) slot: ServerConnectionKey,
+    pub(super) exchange_key: ExchangeKey,
+    pub(super) server_key: ServerConnectionKey,
 }
 
 /// Outcome of a step of a stream.
@@ -43,17 +43,17 @@ impl Http2 {
         shared: &mut Shared,
         at: At,
     ) -> Pumped {
-        shared.servers[at.slot].transport.flush(&mut shared.buffers);
+        shared.servers[at.server_key].transport.flush(&mut shared.buffers);
         match self.upload(cx, client, shared, at) {
             Uploaded::Waits => {}
             Uploaded::On => client.queue(cx),
             Uploaded::Broken => return Pumped::Reset,
         }
-        let exchange = &mut shared.exchanges[at.number];
+        let exchange = &mut shared.exchanges[at.exchange_key];
         let limits = exchange.settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
         let Some(http) = exchange.http.as_deref_mut() else { return Pumped::Waits };
         if let Body::Header(scan) = &mut http.download {
-            let server = &mut shared.servers[at.slot];
+            let server = &mut shared.servers[at.server_key];
             let found = scan.find(server.transport.unread(), &limits);
             let silent = !scan.has_begun();
             return match found {
@@ -62,8 +62,8 @@ impl Http2 {
                 Ok(None) if server.transport.end().is_none() && !server.transport.is_broken() => {
                     Pumped::Waits
                 }
-                Ok(None) if silent && shared.may_repeat(at.number, at.slot) => {
-                    shared.repeat(cx, client, at.number);
+                Ok(None) if silent && shared.may_repeat(at.exchange_key, at.server_key) => {
+                    shared.repeat(cx, client, at.exchange_key);
                     Pumped::Again
                 }
                 Ok(None) | Err(_) => Pumped::Bad,
@@ -89,7 +89,7 @@ impl Http2 {
         let mut context = task::Context::from_waker(Waker::noop());
         let now = cx.now;
         let Shared { exchanges, servers, buffers, exchange_timers, .. } = &mut *shared;
-        let (exchange, server) = (&mut exchanges[at.number], &mut servers[at.slot]);
+        let (exchange, server) = (&mut exchanges[at.exchange_key], &mut servers[at.server_key]);
         let Some(stream) = self.streams.get_mut(at.key) else { return Uploaded::Waits };
         let Exchange { http: Some(http), choice, settings, .. } = &mut **exchange else {
             return Uploaded::Waits;
@@ -136,14 +136,14 @@ impl Http2 {
         client.count(cx, bytes, 0);
         if begins && http.upload != Body::Done && !http.responded {
             let patience = settings.http.as_ref().map_or(Duration::MAX, |spec| spec.progress_interval());
-            exchange_timers.set(at.number, now + patience);
+            exchange_timers.set(at.exchange_key, now + patience);
         }
         let uploaded = http.upload == Body::Done;
         if begins && outcome != Uploaded::Broken {
-            shared.note_request(cx, client, at.number, line.as_deref());
+            shared.note_request(cx, client, at.exchange_key, line.as_deref());
         }
         if uploaded {
-            shared.await_response(cx, at.number);
+            shared.await_response(cx, at.exchange_key);
         }
         outcome
     }
@@ -181,19 +181,20 @@ impl Http2 {
         found: Found,
         response: &mut Response,
     ) -> Pumped {
-        let Some(read) = shared.read_response(cx, client, at.number, at.slot, found, response) else {
+        let Some(read) = shared.read_response(cx, client, at.exchange_key, at.server_key, found, response)
+        else {
             return Pumped::Bad;
         };
         let Shared { exchanges, servers, buffers, exchange_timers, .. } = &mut *shared;
         let now = cx.now;
-        let server = &mut servers[at.slot];
+        let server = &mut servers[at.server_key];
         let header = &server.transport.unread()[found.start..found.end];
         let mut pumped = Pumped::Again;
         if matches!(read, ReadResponse::Interim) {
             self.send_interim(at.key, response, header);
         }
         if let ReadResponse::Final { framing, cookie } = read {
-            let Some(http) = exchanges[at.number].http.as_deref_mut() else { return Pumped::Bad };
+            let Some(http) = exchanges[at.exchange_key].http.as_deref_mut() else { return Pumped::Bad };
             let Some(translated) = translate(response, header, framing, cookie.as_deref()) else {
                 return Pumped::Bad;
             };
@@ -207,9 +208,9 @@ impl Http2 {
                 pumped = Pumped::Complete;
             } else {
                 stream.active_at = now;
-                let spec = exchanges[at.number].settings.http.as_ref();
+                let spec = exchanges[at.exchange_key].settings.http.as_ref();
                 exchange_timers
-                    .set(at.number, now + spec.map_or(Duration::MAX, |spec| spec.progress_interval()));
+                    .set(at.exchange_key, now + spec.map_or(Duration::MAX, |spec| spec.progress_interval()));
             }
         }
         server.transport.consume(found.end);
@@ -235,11 +236,11 @@ impl Http2 {
         let now = cx.now;
         let mut context = task::Context::from_waker(Waker::noop());
         let Shared { exchanges, servers, buffers, .. } = &mut *shared;
-        let server = &mut servers[at.slot];
+        let server = &mut servers[at.server_key];
         let Some(send) = self.streams.get_mut(at.key).and_then(|stream| stream.send.as_mut()) else {
             return Pumped::Waits;
         };
-        let Exchange { http: Some(http), choice, .. } = &mut *exchanges[at.number] else {
+        let Exchange { http: Some(http), choice, .. } = &mut *exchanges[at.exchange_key] else {
             return Pumped::Waits;
         };
         if client.transport.pending() >= PENDING_BYTES_MAX {

@@ -54,11 +54,11 @@ impl Http2 {
         };
         shared.headers.header = header;
         match judged {
-            Judged::Exchange(number) => {
+            Judged::Exchange(exchange_key) => {
                 if let Some(stream) = self.streams.get_mut(key) {
-                    stream.exchange = Some(number);
+                    stream.exchange = Some(exchange_key);
                 }
-                self.drive_stream(cx, client, shared, number);
+                self.drive_stream(cx, client, shared, exchange_key);
             }
             Judged::Respond(local) => {
                 self.respond_locally(cx, client, shared, key, &local.response, local.is_head);
@@ -71,8 +71,8 @@ impl Http2 {
 }
 
 /// The stream that an exchange belongs to.
-fn stream_of(shared: &Shared, number: ExchangeKey) -> Option<StreamKey> {
-    shared.exchanges.get(number)?.http.as_ref()?.stream
+fn stream_of(shared: &Shared, exchange_key: ExchangeKey) -> Option<StreamKey> {
+    shared.exchanges.get(exchange_key)?.http.as_ref()?.stream
 }
 
 impl Http2 {
@@ -112,14 +112,14 @@ impl Http2 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
         status: u16,
     ) {
-        let Some(key) = stream_of(shared, number) else { return };
+        let Some(key) = stream_of(shared, exchange_key) else { return };
         client.service.live.counters.of(cx.id).requests_failed.one();
-        let http = shared.exchanges[number].http.as_deref();
+        let http = shared.exchanges[exchange_key].http.as_deref();
         let (responded, is_head) = http.map_or((false, false), |http| (http.responded, http.is_head));
-        shared.abandon(cx, client, number);
+        shared.abandon(cx, client, exchange_key);
         if responded {
             return self.reset_stream(key, Reason::INTERNAL_ERROR);
         }
@@ -132,28 +132,28 @@ impl Http2 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
     ) {
-        let Some(key) = stream_of(shared, number) else { return };
+        let Some(key) = stream_of(shared, exchange_key) else { return };
         let Some(spec) = client.settings.http.clone() else { return };
         let Some(active_at) = self.streams.get_mut(key).map(|stream| stream.active_at) else { return };
         // What waits for the client as a whole is judged as a whole; a little is always under way where others go on.
         let held = client.transport.left() >= PENDING_BYTES_MAX;
-        let sends_slowly = shared.is_slow(cx, number);
-        let takes_slowly = self.takes_slowly(cx.now, shared, number, key, held);
+        let sends_slowly = shared.is_slow(cx, exchange_key);
+        let takes_slowly = self.takes_slowly(cx.now, shared, exchange_key, key, held);
         let deadline = active_at + spec.stall_timeout;
         if !sends_slowly && !takes_slowly && (held || deadline > cx.now) {
             let check = cx.now + spec.progress_interval();
-            return shared.exchange_timers.set(number, if held { check } else { deadline.min(check) });
+            return shared.exchange_timers.set(exchange_key, if held { check } else { deadline.min(check) });
         }
         let counters = client.service.live.counters.of(cx.id);
         match (sends_slowly, takes_slowly) {
-            (true, _) if shared.is_servers_fault(cx, number) => {}
+            (true, _) if shared.is_servers_fault(cx, exchange_key) => {}
             (true, _) => counters.slow_requests.one(),
             (_, true) => counters.slow_responses.one(),
             (false, false) => counters.idle_timeouts.one(),
         }
-        shared.abandon(cx, client, number);
+        shared.abandon(cx, client, exchange_key);
         self.reset_stream(key, Reason::CANCEL);
     }
 
@@ -162,14 +162,14 @@ impl Http2 {
         &mut self,
         now: Time,
         shared: &Shared,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
         key: StreamKey,
         held: bool,
     ) -> bool {
-        let exchange = &shared.exchanges[number];
+        let exchange = &shared.exchanges[exchange_key];
         let Some(rate) = exchange.settings.http.as_ref().and_then(|spec| spec.min_rate) else { return false };
         let waiting = match exchange.reach {
-            Reach::Open(slot) => shared.servers[slot].transport.unread().len() as u64,
+            Reach::Open(server_key) => shared.servers[server_key].transport.unread().len() as u64,
             _ => 0,
         };
         let Some(stream) = self.streams.get_mut(key) else { return false };
@@ -194,9 +194,9 @@ impl Http2 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
     ) {
-        let Some(key) = stream_of(shared, number) else { return };
+        let Some(key) = stream_of(shared, exchange_key) else { return };
         let mut context = task::Context::from_waker(Waker::noop());
         // The client does not want it any more.
         let gone = self.streams.get_mut(key).is_none_or(|stream| match &mut stream.send {
@@ -205,25 +205,27 @@ impl Http2 {
         });
         if gone {
             client.service.live.counters.of(cx.id).requests_aborted.one();
-            shared.abandon(cx, client, number);
+            shared.abandon(cx, client, exchange_key);
             self.streams.remove(key);
             return;
         }
         for _ in 0..ROUNDS_MAX {
-            match shared.reach(cx, client, number) {
-                Reach::Open(slot) => match self.pump(cx, client, shared, At { key, number, slot }) {
-                    Pumped::Again => {}
-                    Pumped::Waits => return,
-                    Pumped::Bad => return self.bad_response(cx, client, shared, number),
-                    Pumped::Reset => {
-                        shared.abandon(cx, client, number);
-                        return self.reset_stream(key, Reason::CANCEL);
+            match shared.reach(cx, client, exchange_key) {
+                Reach::Open(server_key) => {
+                    match self.pump(cx, client, shared, At { key, exchange_key, server_key }) {
+                        Pumped::Again => {}
+                        Pumped::Waits => return,
+                        Pumped::Bad => return self.bad_response(cx, client, shared, exchange_key),
+                        Pumped::Reset => {
+                            shared.abandon(cx, client, exchange_key);
+                            return self.reset_stream(key, Reason::CANCEL);
+                        }
+                        Pumped::Complete => return self.complete(cx, client, shared, exchange_key, key),
                     }
-                    Pumped::Complete => return self.complete(cx, client, shared, number, key),
-                },
+                }
                 Reach::Connecting(_) | Reach::Queued | Reach::Wanted => return,
                 Reach::Failed(reason) => {
-                    return self.fail_stream(cx, client, shared, number, status_of(reason));
+                    return self.fail_stream(cx, client, shared, exchange_key, status_of(reason));
                 }
             }
         }
@@ -237,10 +239,10 @@ impl Http2 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
     ) {
-        shared.note_bad_response(cx, number);
-        self.fail_stream(cx, client, shared, number, 502);
+        shared.note_bad_response(cx, exchange_key);
+        self.fail_stream(cx, client, shared, exchange_key, 502);
     }
 
     /// The response is whole; the server's connection is kept for others.
@@ -249,14 +251,14 @@ impl Http2 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        number: ExchangeKey,
+        exchange_key: ExchangeKey,
         key: StreamKey,
     ) {
-        let http = shared.exchanges[number].http.as_ref();
+        let http = shared.exchanges[exchange_key].http.as_ref();
         let is_shared =
             http.is_some_and(|http| http.server_stays && http.upload == Body::Done && !http.is_private);
-        let stay = shared.exchanges[number].stay();
-        shared.end(cx, client, number, if is_shared { Keep::Shared } else { Keep::No });
+        let stay = shared.exchanges[exchange_key].stay();
+        shared.end(cx, client, exchange_key, if is_shared { Keep::Shared } else { Keep::No });
         client.active_at = cx.now;
         client.stay = stay;
         if let Some(stream) = self.streams.remove(key) {
