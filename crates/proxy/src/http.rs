@@ -14,7 +14,7 @@ mod exchange;
 mod http1;
 mod http2;
 mod judge;
-mod list;
+mod local_response;
 mod message;
 mod pooled;
 mod session;

@@ -71,12 +71,16 @@ pub(super) struct Client {
 /// A server, with the name of its pool: its identity means nothing in another one.
 #[derive(Debug)]
 pub(super) struct Stay {
-    pub(super) pool: Arc<str>,
-    pub(super) server: ServerId,
+    pool: Arc<str>,
+    server: ServerId,
 }
 
 impl Stay {
-    /// The server, if it is of this backend's pool.
+    pub(super) fn new(backend: &Backend, server: ServerId) -> Self {
+        Self { pool: Arc::clone(&backend.pool.load().pool), server }
+    }
+
+    /// Returns the server if it belongs to the pool of this backend.
     pub(super) fn at(&self, backend: &Backend) -> Option<ServerId> {
         (backend.pool.load().pool == self.pool).then_some(self.server)
     }

@@ -186,7 +186,7 @@ impl Exchange {
     pub(super) fn stay(&self) -> Option<Stay> {
         let wanted = self.settings.http.as_ref().is_some_and(|spec| spec.balance == Balance::Connection);
         let server = self.choice.as_ref().filter(|_| wanted)?.server.id;
-        Some(Stay { pool: Arc::clone(&self.backend().pool.load().pool), server })
+        Some(Stay::new(self.backend(), server))
     }
 
     fn reuse(&self) -> Reuse {

@@ -7,8 +7,9 @@ mod response;
 
 use super::client::{After, CLOSED, Client, ROUNDS_MAX};
 use super::exchange::{Body, Reach, Shared};
-use super::judge::{Arrival, Judged, count_bad, judge_header};
-use super::message::{Afterwards, LocalResponse};
+use super::judge::{Arrival, Judged, Next, count_bad, judge_header};
+use super::local_response::LocalResponse;
+use super::message::Afterwards;
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::io::relay::End;
@@ -39,24 +40,18 @@ enum Stage {
     /// This exchange.
     Exchange(ExchangeKey),
     /// The client has to take what it was sent; then another request or the end.
-    Flush(Then),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Then {
-    NextRequest,
-    End,
+    Flush(Next),
 }
 
 /// Outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    /// Another one may follow.
-    Step,
-    /// Something has to happen first.
-    Wait,
-    /// HTTP/1 is over on this connection.
-    Over(After),
+enum Step {
+    /// Another step may follow.
+    Continue,
+    /// An event has to come first.
+    Blocked,
+    /// HTTP/1 has ended on this connection.
+    Finished(After),
 }
 
 impl Http1 {
@@ -88,16 +83,16 @@ impl Http1 {
     pub(super) fn drive(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> After {
         for _ in 0..ROUNDS_MAX {
             match self.step(cx, client, shared) {
-                Next::Step => {}
-                Next::Wait => return After::Stays,
-                Next::Over(after) => return after,
+                Step::Continue => {}
+                Step::Blocked => return After::Stays,
+                Step::Finished(after) => return after,
             }
         }
         client.queue(cx);
         After::Stays
     }
 
-    fn step(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> Next {
+    fn step(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> Step {
         debug_assert!(shared.headers.out.is_empty(), "what is left would go to a stranger");
         shared.headers.out.clear();
         client.transport.flush(&mut shared.buffers);
@@ -108,23 +103,23 @@ impl Http1 {
             if matches!(self.stage, Stage::Exchange(_)) {
                 client.service.live.counters.of(cx.id).requests_aborted.one();
             }
-            return Next::Over(After::Close);
+            return Step::Finished(After::Close);
         }
         match self.stage {
             Stage::Header => self.read_header(cx, client, shared),
             Stage::Exchange(exchange_key) => match shared.reach(cx, client, exchange_key) {
                 Reach::Open(_) => self.pump(cx, client, shared, exchange_key),
-                Reach::Connecting(_) | Reach::Queued | Reach::Wanted => Next::Wait,
+                Reach::Connecting(_) | Reach::Queued | Reach::Wanted => Step::Blocked,
                 Reach::Failed(reason) => {
                     let status = if reason == NoServer::Failed { 502 } else { 503 };
                     self.fail_exchange(cx, client, shared, exchange_key, status)
                 }
             },
-            Stage::Flush(then) => {
+            Stage::Flush(next) => {
                 if client.transport.pending() > 0 {
-                    return Next::Wait;
+                    return Step::Blocked;
                 }
-                self.flushed(cx, client, shared, then)
+                self.flushed(cx, client, shared, next)
             }
         }
     }
@@ -147,22 +142,22 @@ fn watch_client(cx: &mut Context, client: &mut Client, shared: &mut Shared, exch
 }
 
 impl Http1 {
-    fn flushed(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared, then: Then) -> Next {
-        if then == Then::End || (cx.draining && client.transport.unread().is_empty()) {
-            return Next::Over(After::Finish);
+    fn flushed(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared, next: Next) -> Step {
+        if next == Next::End || (cx.draining && client.transport.unread().is_empty()) {
+            return Step::Finished(After::Finish);
         }
         let input = client.transport.unread().is_empty();
-        let Some(spec) = client.settings.http.clone() else { return Next::Wait };
+        let Some(spec) = client.settings.http.clone() else { return Step::Blocked };
         client.served = true;
         (self.stage, self.scan) = (Stage::Header, Scan::default());
         // Another request may have begun already.
         let wait = if input { spec.keepalive_timeout } else { spec.header_timeout };
         shared.session_timers.set(client.key, cx.now + wait);
-        Next::Step
+        Step::Continue
     }
 
-    fn read_header(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> Next {
-        let Some(spec) = client.settings.http.clone() else { return Next::Wait };
+    fn read_header(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> Step {
+        let Some(spec) = client.settings.http.clone() else { return Step::Blocked };
         let transport = &mut client.transport;
         let had_begun = self.scan.has_begun();
         match self.scan.find(transport.unread(), &spec.limits) {
@@ -172,20 +167,20 @@ impl Http1 {
                     shared.session_timers.set(client.key, cx.now + spec.header_timeout);
                 }
                 if transport.receive(&mut shared.buffers) == Received::Some {
-                    return Next::Step;
+                    return Step::Continue;
                 }
                 if transport.end().is_some() {
                     // Half a request is none, and no client waits for a response to it.
-                    return Next::Over(After::Finish);
+                    return Step::Finished(After::Finish);
                 }
-                Next::Wait
+                Step::Blocked
             }
             Err(error) => self.bad_request(cx, client, shared, RequestError::from(error).status()),
         }
     }
 
     /// The header section of a request is whole.
-    fn begin(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared, found: Found) -> Next {
+    fn begin(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared, found: Found) -> Step {
         let bytes = &client.transport.unread()[found.start..found.end];
         // The header section is looked at while the client changes.
         let mut header = std::mem::take(&mut shared.headers.header);
@@ -199,15 +194,11 @@ impl Http1 {
             Ok(Judged::Exchange(exchange_key)) => {
                 shared.exchanges[exchange_key].private = self.private.take();
                 self.stage = Stage::Exchange(exchange_key);
-                Next::Step
+                Step::Continue
             }
-            Ok(Judged::Respond(local)) => {
-                let body = if local.is_head { ResponseBody::Omitted } else { ResponseBody::Sent };
-                let then = if local.stays { Then::NextRequest } else { Then::End };
-                self.respond_locally(cx, client, shared, &local.response, body, then)
-            }
-            Ok(Judged::Close) => Next::Over(After::Finish),
-            Ok(Judged::Waits) => Next::Over(After::Tarpit),
+            Ok(Judged::Respond(response, next)) => self.respond_locally(cx, client, shared, &response, next),
+            Ok(Judged::Close) => Step::Finished(After::Finish),
+            Ok(Judged::Waits) => Step::Finished(After::Tarpit),
             Err(status) => self.bad_request(cx, client, shared, status),
         }
     }
@@ -219,18 +210,10 @@ impl Http1 {
         client: &mut Client,
         shared: &mut Shared,
         status: u16,
-    ) -> Next {
+    ) -> Step {
         count_bad(cx, client, status);
-        self.respond_locally(cx, client, shared, &LocalResponse::page(status), ResponseBody::Sent, Then::End)
+        self.respond_locally(cx, client, shared, &LocalResponse::page(status), Next::End)
     }
-}
-
-/// Method of a request, as far as it decides on a body of the response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ResponseBody {
-    /// The request had the method HEAD.
-    Omitted,
-    Sent,
 }
 
 impl Http1 {
@@ -241,19 +224,18 @@ impl Http1 {
         client: &mut Client,
         shared: &mut Shared,
         response: &LocalResponse,
-        body: ResponseBody,
-        then: Then,
-    ) -> Next {
-        let afterwards = if then == Then::End { Afterwards::Closes } else { Afterwards::Stays };
-        response.write(body == ResponseBody::Omitted, afterwards, &mut shared.headers.out);
+        next: Next,
+    ) -> Step {
+        let afterwards = if next == Next::End { Afterwards::Closes } else { Afterwards::Stays };
+        response.write(afterwards, &mut shared.headers.out);
         client.transport.send(&shared.headers.out, &mut shared.buffers);
         client.count(cx, 0, shared.headers.out.len() as u64);
         shared.headers.out.clear();
         let patience = client.settings.http.as_ref().map_or(Duration::ZERO, |spec| spec.progress_interval());
         client.active_at = cx.now;
-        self.stage = Stage::Flush(then);
+        self.stage = Stage::Flush(next);
         shared.session_timers.set(client.key, cx.now + patience);
-        Next::Step
+        Step::Continue
     }
 
     /// Ends an exchange without a response of a server: the client gets this status, if nothing was sent to it yet.
@@ -264,12 +246,11 @@ impl Http1 {
         shared: &mut Shared,
         exchange_key: ExchangeKey,
         status: u16,
-    ) -> Next {
+    ) -> Step {
         client.service.live.counters.of(cx.id).requests_failed.one();
         let http = shared.exchanges[exchange_key].http.as_deref();
         let responded = http.is_some_and(|http| http.responded);
-        let body =
-            if http.is_some_and(|http| http.is_head) { ResponseBody::Omitted } else { ResponseBody::Sent };
+        let is_head = http.is_some_and(|http| http.is_head);
         // What is left of the body would be taken for another request.
         let stays = http.is_some_and(|http| http.stays && http.upload == Body::Done) && !cx.draining;
         shared.abandon(cx, client, exchange_key);
@@ -277,10 +258,11 @@ impl Http1 {
             // Half a response cannot be taken back; the reset shows that it is not whole.
             self.stage = Stage::Header;
             reset_at_close(client.transport.socket());
-            return Next::Over(After::Close);
+            return Step::Finished(After::Close);
         }
-        let then = if stays { Then::NextRequest } else { Then::End };
-        self.respond_locally(cx, client, shared, &LocalResponse::page(status), body, then)
+        let next = if stays { Next::Request } else { Next::End };
+        let response = LocalResponse::page(status).for_method(is_head);
+        self.respond_locally(cx, client, shared, &response, next)
     }
 }
 
@@ -298,14 +280,7 @@ impl Http1 {
         match self.stage {
             Stage::Header if self.scan.has_begun() => {
                 counters.preamble_timeouts.one();
-                self.respond_locally(
-                    cx,
-                    client,
-                    shared,
-                    &LocalResponse::page(408),
-                    ResponseBody::Sent,
-                    Then::End,
-                );
+                self.respond_locally(cx, client, shared, &LocalResponse::page(408), Next::End);
                 self.drive(cx, client, shared)
             }
             Stage::Header => {
@@ -399,8 +374,8 @@ impl Http1 {
         status: u16,
     ) -> After {
         match self.fail_exchange(cx, client, shared, exchange_key, status) {
-            Next::Over(after) => after,
-            Next::Step | Next::Wait => self.drive(cx, client, shared),
+            Step::Finished(after) => after,
+            Step::Continue | Step::Blocked => self.drive(cx, client, shared),
         }
     }
 

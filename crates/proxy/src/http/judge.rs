@@ -3,11 +3,12 @@
 
 use super::client::Client;
 use super::exchange::{Body, Exchange, HttpPart, REPLAY_BYTES_MAX, Shared};
-use super::message::{self, ForwardedFields, LocalResponse, Sender};
+use super::local_response::LocalResponse;
+use super::message::{self, ForwardedFields, LoopRisk, Sender};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, StreamKey};
 use crate::service::admission::{self, Admission, Refused};
-use crate::service::hops::{HOPS_MAX, may_request_go_round, note_loop};
+use crate::service::hops::{may_request_go_round, note_loop};
 use crate::service::{Refusal, Settings};
 use evener_core::limits::Lease;
 use evener_core::pace::Pace;
@@ -48,20 +49,19 @@ enum Why {
 pub(super) enum Judged {
     /// The request became this exchange.
     Exchange(ExchangeKey),
-    /// The request gets a local response.
-    Respond(Local),
+    /// The request gets a local response; then the client's connection goes on or ends.
+    Respond(LocalResponse, Next),
     /// The connection is closed.
     Close,
     /// The client is kept waiting.
     Waits,
 }
 
-/// A local response, with what matters of the request.
-pub(super) struct Local {
-    pub(super) response: LocalResponse,
-    pub(super) is_head: bool,
-    /// The client's connection may go on.
-    pub(super) stays: bool,
+/// Next thing on a client's connection after a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Request,
+    End,
 }
 
 /// Transport of a request from its client.
@@ -109,7 +109,7 @@ pub(super) fn refuse_stream(cx: &Context, client: &Client, header: &[u8], status
     count_bad(cx, client, status);
     // A response to HEAD has no body, even if the rest of the head is not understood.
     let is_head = header.starts_with(b"HEAD ");
-    Judged::Respond(Local { response: LocalResponse::page(status), is_head, stays: true })
+    Judged::Respond(LocalResponse::page(status).for_method(is_head), Next::Request)
 }
 
 /// Counts a request that is not understood.
@@ -165,11 +165,11 @@ fn serve(cx: &mut Context, client: &mut Client, shared: &mut Shared, inquiry: &I
             }
             // A body that is not read would be taken for another request.
             let stays = why != Why::Refused && request.keeps_alive() && request.framing().is_none();
-            Judged::Respond(Local { response, is_head, stays })
+            Judged::Respond(response.for_method(is_head), if stays { Next::Request } else { Next::End })
         }
         Verdict::Loop => {
             note_loop(cx, &service);
-            Judged::Respond(Local { response: LocalResponse::page(508), is_head, stays: false })
+            Judged::Respond(LocalResponse::page(508).for_method(is_head), Next::End)
         }
         Verdict::Close => Judged::Close,
         Verdict::Tarpit(slot, time) => {
@@ -195,7 +195,7 @@ fn judge(cx: &Context, client: &mut Client, inquiry: &Inquiry<'_>) -> Verdict {
     let fields = request.fields().iter().map(|field| (field.kind, field.value.of(header)));
     let peer = client.origin.client.ip();
     let declared = ForwardedFields::of(fields);
-    if declared.hops >= HOPS_MAX {
+    if declared.is_loop() {
         return Verdict::Loop;
     }
     let declared = declared.client(peer, &spec.forwarded);
@@ -281,9 +281,10 @@ fn exchange_of(
     let stay = client.stay.as_ref().filter(|_| stays);
     exchange.stay = stay.and_then(|stay| stay.at(exchange.backend()));
     let is_private = stays || exchange.settings.is_personal(backend);
-    let may_go_round = spec.forwarded.mode == ForwardedMode::Off
+    let may_loop = spec.forwarded.mode == ForwardedMode::Off
         && may_request_go_round(&client.service, client.origin.client.ip(), exchange.backend());
-    exchange.http = Some(Box::new(part_of(inquiry, outgoing(client, inquiry, may_go_round), is_private)));
+    let loop_risk = if may_loop { LoopRisk::Possible } else { LoopRisk::None };
+    exchange.http = Some(Box::new(part_of(inquiry, outgoing(client, inquiry, loop_risk), is_private)));
     exchange
 }
 
@@ -297,17 +298,11 @@ fn cookie_of<'a>(request: &Request, header: &'a [u8], name: &str) -> Option<&'a 
 }
 
 /// The head as the server gets it.
-fn outgoing(client: &Client, inquiry: &Inquiry<'_>, may_go_round: bool) -> Vec<u8> {
+fn outgoing(client: &Client, inquiry: &Inquiry<'_>, loop_risk: LoopRisk) -> Vec<u8> {
     let Inquiry { request, header, spec, .. } = *inquiry;
     let parts = message::parts_of(request, header, &inquiry.target);
-    let subject = client.facts.as_ref().and_then(|facts| facts.subject());
-    let sender = Sender {
-        client: client.origin.client.ip(),
-        local: client.origin.destination.or(client.local),
-        secure: client.facts.is_some() || client.origin.secure,
-        may_go_round,
-        subject: spec.subject_field.as_deref().map(|name| (name, subject)),
-    };
+    let (facts, subject_field) = (client.facts.as_deref(), spec.subject_field.as_deref());
+    let sender = Sender::new(&client.origin, client.local, facts, subject_field, loop_risk);
     let declared =
         ForwardedFields::of(request.fields().iter().map(|field| (field.kind, field.value.of(header))));
     let passed_on = request.passed_on(header).map(|field| (field.name.of(header), field.value.of(header)));

@@ -1,7 +1,9 @@
-//! Header sections as they are written: requests for servers, responses for clients, and local responses.
+//! Writing of header sections: requests for servers, and responses of servers for clients.
 
+use crate::io::tls::TlsFacts;
 use crate::service::hops::HOPS_MAX;
-use evener_core::spec::{ForwardedMode, ForwardedSpec, RedirectSpec, RespondSpec};
+use crate::service::preamble::Origin;
+use evener_core::spec::{ForwardedMode, ForwardedSpec};
 use evener_core::wire::forwarded::{self, Client, Lists, Syntax};
 use evener_core::wire::http::{Framing, Kind, Request, Response, Target};
 use std::borrow::Cow;
@@ -11,21 +13,47 @@ use std::net::{IpAddr, SocketAddr};
 /// Facts about the client of a request that is passed on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sender<'a> {
-    /// The client's address, as the connection or a PROXY header tells.
-    pub(super) client: IpAddr,
+    /// Address of the client, from the connection or from a PROXY header.
+    client: IpAddr,
     /// Address that the client connected to.
-    pub(super) local: Option<SocketAddr>,
+    local: Option<SocketAddr>,
     /// The client uses TLS.
-    pub(super) secure: bool,
-    /// The client may be an instance that passes on what it got from this one.
-    pub(super) may_go_round: bool,
-    /// The field for the subject of its certificate, and that subject.
-    pub(super) subject: Option<(&'a str, Option<&'a str>)>,
+    is_secure: bool,
+    loop_risk: LoopRisk,
+    /// Header field for the subject of the client's certificate, and the subject.
+    subject: Option<(&'a str, Option<&'a str>)>,
 }
 
-impl Sender<'_> {
+/// Risk that a request comes back to this instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LoopRisk {
+    /// The header fields that proxies add reveal a loop, or the server is no balancer.
+    None,
+    /// The client may be an instance that passes on requests of this one.
+    Possible,
+}
+
+impl<'a> Sender<'a> {
+    /// Collects the facts about a client. `local` is the address that its connection has here; `subject_field` is the name
+    /// of the header field for the subject of its certificate.
+    pub(super) fn new(
+        origin: &Origin,
+        local: Option<SocketAddr>,
+        facts: Option<&'a TlsFacts>,
+        subject_field: Option<&'a str>,
+        loop_risk: LoopRisk,
+    ) -> Self {
+        Self {
+            client: origin.client.ip(),
+            local: origin.destination.or(local),
+            is_secure: facts.is_some() || origin.secure,
+            loop_risk,
+            subject: subject_field.map(|name| (name, facts.and_then(TlsFacts::subject))),
+        }
+    }
+
     fn scheme(&self) -> &'static str {
-        if self.secure { "https" } else { "http" }
+        if self.is_secure { "https" } else { "http" }
     }
 }
 
@@ -46,8 +74,8 @@ pub(super) struct ForwardedFields<'a> {
     host: Option<&'a [u8]>,
     port: Option<&'a [u8]>,
     standard: Vec<&'a [u8]>,
-    /// Returns the number of instances of Evener that passed it on, as far as it shows.
-    pub(super) hops: u8,
+    /// Number of instances of Evener that passed the request on, according to its header fields.
+    hops: u8,
 }
 
 impl<'a> ForwardedFields<'a> {
@@ -68,12 +96,18 @@ impl<'a> ForwardedFields<'a> {
         forwarded
     }
 
+    /// Returns whether the request was passed on so often that it must be in a loop.
+    pub(super) fn is_loop(&self) -> bool {
+        self.hops >= HOPS_MAX
+    }
+
     /// Returns the number of instances that passed it on, this one included. Nothing is sent of the first one where the next one sees from other fields
     /// that a proxy stands before it, unless it may go round without those.
     fn next_hop(&self, sender: &Sender<'_>, spec: &ForwardedSpec) -> Option<u8> {
         let comes_from_another = !self.addresses.is_empty() || !self.standard.is_empty();
         let is_reported = comes_from_another && spec.mode != ForwardedMode::Off;
-        (self.hops > 0 || is_reported || sender.may_go_round).then(|| self.hops.saturating_add(1))
+        (self.hops > 0 || is_reported || sender.loop_risk == LoopRisk::Possible)
+            .then(|| self.hops.saturating_add(1))
     }
 
     /// The client as far as trusted proxies tell, by the fields that the service is configured to read.
@@ -95,14 +129,14 @@ fn parse_hops(text: &[u8]) -> u8 {
     std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(HOPS_MAX)
 }
 
-fn field(name: &str, value: &[u8], out: &mut Vec<u8>) {
+pub(super) fn field(name: &str, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
 }
 
-fn number(name: &str, value: u64, out: &mut Vec<u8>) {
+pub(super) fn number(name: &str, value: u64, out: &mut Vec<u8>) {
     let _ = write!(out, "{name}: {value}\r\n");
 }
 
@@ -254,7 +288,7 @@ pub(super) enum Afterwards {
 }
 
 impl Afterwards {
-    fn write(self, out: &mut Vec<u8>) {
+    pub(super) fn write(self, out: &mut Vec<u8>) {
         match self {
             Self::Stays => {}
             Self::KeepAlive => field("Connection", b"keep-alive", out),
@@ -295,114 +329,6 @@ pub(super) fn write_response(
     }
     afterwards.write(out);
     out.extend_from_slice(b"\r\n");
-}
-
-/// A local response.
-#[derive(Clone, Debug)]
-pub(super) struct LocalResponse {
-    pub(super) status: u16,
-    pub(super) location: Option<Vec<u8>>,
-    pub(super) body: String,
-    /// The media type of the body.
-    pub(super) kind: Cow<'static, str>,
-}
-
-impl LocalResponse {
-    /// A small page that says what went wrong.
-    pub(super) fn page(status: u16) -> Self {
-        let reason = reason_of(status);
-        let body = format!(
-            "<!doctype html>\n<title>{status} {reason}</title>\n<h1>{status} {reason}</h1>\n<p>{}</p>\n",
-            explanation_of(status)
-        );
-        Self { status, location: None, body, kind: "text/html; charset=utf-8".into() }
-    }
-
-    /// Health of the service.
-    pub(super) fn health(usable: bool) -> Self {
-        let (status, body) = if usable { (200, "ok\n") } else { (503, "no server is up\n") };
-        Self { status, location: None, body: body.into(), kind: "text/plain; charset=utf-8".into() }
-    }
-
-    /// The configured response.
-    pub(super) fn respond(spec: &RespondSpec) -> Self {
-        Self {
-            status: spec.status,
-            location: None,
-            // This one ends without a body, but has a length (RFC 9110, section 15.3.6).
-            body: if spec.status == 205 { String::new() } else { spec.body.clone() },
-            kind: spec.content_type.clone().into(),
-        }
-    }
-
-    /// Returns whether a body belongs to it, and its length is sent (RFC 9110, section 8.6).
-    pub(super) fn has_body(&self) -> bool {
-        !matches!(self.status, 204 | 304)
-    }
-
-    /// The same, by https. `None` when the host is not known.
-    pub(super) fn redirect(spec: RedirectSpec, authority: &[u8], target: &[u8]) -> Option<Self> {
-        let host = match authority.iter().rposition(|&byte| byte == b':') {
-            Some(colon) if !authority[colon..].contains(&b']') => &authority[..colon],
-            _ => authority,
-        };
-        if host.is_empty() {
-            return None;
-        }
-        let mut location = b"https://".to_vec();
-        location.extend_from_slice(host);
-        if spec.port != 443 {
-            let _ = write!(location, ":{}", spec.port);
-        }
-        location.extend_from_slice(if target == b"*" { b"/" } else { target });
-        Some(Self { location: Some(location), ..Self::page(spec.status) })
-    }
-
-    /// Writes it for a client of HTTP/1.
-    pub(super) fn write(&self, is_head: bool, afterwards: Afterwards, out: &mut Vec<u8>) {
-        let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason_of(self.status));
-        if self.has_body() {
-            field("Content-Type", self.kind.as_bytes(), out);
-            number("Content-Length", self.body.len() as u64, out);
-        }
-        field("Cache-Control", b"no-store", out);
-        if let Some(location) = &self.location {
-            field("Location", location, out);
-        }
-        if self.status == 503 || self.status == 429 {
-            field("Retry-After", b"1", out);
-        }
-        afterwards.write(out);
-        out.extend_from_slice(b"\r\n");
-        if !is_head && self.has_body() {
-            out.extend_from_slice(self.body.as_bytes());
-        }
-    }
-}
-
-/// The reason phrase (RFC 9110, section 15).
-fn reason_of(status: u16) -> &'static str {
-    http::StatusCode::from_u16(status)
-        .ok()
-        .and_then(|status| status.canonical_reason())
-        .unwrap_or("Unassigned")
-}
-
-fn explanation_of(status: u16) -> &'static str {
-    match status {
-        301 | 302 | 307 | 308 => "The page is at another address.",
-        403 => "You may not come in here.",
-        404 => "Nobody serves this address here.",
-        408 => "The request took too long.",
-        421 => "This connection was made for another name.",
-        429 => "Too many requests; try again in a moment.",
-        431 => "The request's header fields are too large.",
-        502 => "The server gave no valid answer.",
-        503 => "No server is available; try again in a moment.",
-        504 => "The server did not answer in time.",
-        508 => "The request goes round between balancers.",
-        _ => "The request was not understood.",
-    }
 }
 
 /// Collects the parts of a request.

@@ -6,6 +6,7 @@ use evener_core::hash::Keyed;
 use evener_core::{ServerId, Time};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Pooled connections to one server.
 const CONNECTIONS_MAX: usize = 256;
@@ -13,8 +14,23 @@ const CONNECTIONS_MAX: usize = 256;
 /// A pooled connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Idle {
-    pub(super) key: ServerConnectionKey,
-    pub(super) since: Time,
+    key: ServerConnectionKey,
+    since: Time,
+}
+
+impl Idle {
+    pub(super) fn new(key: ServerConnectionKey, since: Time) -> Self {
+        Self { key, since }
+    }
+
+    pub(super) fn key(&self) -> ServerConnectionKey {
+        self.key
+    }
+
+    /// Returns how long the connection has been idle.
+    pub(super) fn duration(&self, now: Time) -> Duration {
+        now.since(self.since)
+    }
 }
 
 /// The pooled connections of a worker.
@@ -80,7 +96,6 @@ impl Pooled {
 mod tests {
     use super::*;
     use crate::context::keys::Handle;
-    use std::time::Duration;
 
     const SERVER: ServerId = ServerId(7);
 

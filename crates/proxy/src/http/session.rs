@@ -2,6 +2,8 @@
 //! handshake of TLS), and goes on as requests of HTTP or as a relay. It owns its exchanges: what comes of them is handled
 //! here, by the protocol that the session speaks.
 
+mod list;
+
 use super::Http;
 use super::client::{After, Client, LINGER, LINGER_BYTES_MAX, ROUNDS_MAX};
 use super::exchange::{Exchange, Keep, Progress, Reach};
@@ -34,13 +36,13 @@ const QUIET_MIN: Duration = Duration::from_secs(1);
 /// A session.
 #[derive(Debug)]
 pub(super) struct Session {
-    pub(super) client: Client,
-    pub(super) mode: Mode,
+    client: Client,
+    mode: Mode,
 }
 
 /// Stage of a session.
 #[derive(Debug)]
-pub(super) enum Mode {
+enum Mode {
     /// A PROXY header has to come.
     Proxy,
     /// A handshake of TLS is under way: its permit, and the name that the client asks for.
@@ -78,6 +80,18 @@ impl Session {
 
     fn is_over(&self) -> bool {
         matches!(self.mode, Mode::Over)
+    }
+}
+
+#[cfg(test)]
+impl Session {
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Makes the session speak HTTP/2, as if the handshake had chosen it.
+    pub(super) fn become_http2(&mut self, http2: Http2) {
+        self.mode = Mode::Http2(Box::new(http2));
     }
 }
 

@@ -233,7 +233,7 @@ fn the_times_of_a_client_are_bounded() {
         // What was sent has to be received before time passes.
         fixture.until("it to be received", |fixture| {
             let session = fixture.http.sessions.iter().next()?.1;
-            (session.client.transport.unread().len() == sent.len()).then_some(())
+            (session.client().transport.unread().len() == sent.len()).then_some(())
         });
         fixture.pass(time);
         assert_eq!(fixture.status_at_end(&mut client), expected);
@@ -267,7 +267,7 @@ fn a_client_that_leaves_gives_up_its_request() {
     fixture.receive(&mut server, b"\r\n\r\n");
     client.0.shutdown(Shutdown::Write).unwrap();
     fixture.until("the end to be seen", |fixture| {
-        fixture.http.sessions.iter().next().and_then(|(_, session)| session.client.left_early.then_some(()))
+        fixture.http.sessions.iter().next().and_then(|(_, session)| session.client().left_early.then_some(()))
     });
     // The first look finds out what the client has received.
     fixture.pass(client::CLOSED);

@@ -73,7 +73,7 @@ impl Shared {
             self.give_back(client, server_key);
             return self.close_server(cx, server_key);
         }
-        self.pooled.add(&server.pool, server.id, Idle { key: server_key, since: cx.now });
+        self.pooled.add(&server.pool, server.id, Idle::new(server_key, cx.now));
         self.server_timers.set(server_key, cx.now + IDLE);
         if server.transport.is_readable() {
             self.on_pooled_readable(cx, server_key);

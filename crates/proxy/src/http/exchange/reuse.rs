@@ -81,14 +81,14 @@ impl Shared {
         }
         loop {
             let idle = self.pooled.last(pool, id)?;
-            if reuse == Reuse::Fresh && cx.now.since(idle.since) > FRESH {
+            if reuse == Reuse::Fresh && idle.duration(cx.now) > FRESH {
                 return None;
             }
-            if self.leads(exchange_key, idle.key) {
-                return Some(idle.key);
+            if self.leads(exchange_key, idle.key()) {
+                return Some(idle.key());
             }
             // A reload moved the server, or speaks to it differently.
-            self.close_server(cx, idle.key);
+            self.close_server(cx, idle.key());
         }
     }
 

@@ -1,14 +1,14 @@
 //! Bodies: what a client uploads goes to the server, the response of the server goes to the client, each as far as the
 //! other side takes it.
 
-use super::{Http1, Next, Stage, Then};
+use super::{Http1, Next, Stage, Step};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::http::client::{After, Client, ROUNDS_MAX};
 use crate::http::exchange::{Body, Exchange, Keep, Reach, Shared, flush_upload, put, take};
 use crate::io::relay::End;
 use crate::io::transport::{PENDING_BYTES_MAX, Received};
-use evener_core::wire::chunked::{self, Step};
+use evener_core::wire::chunked::{self, Step as BodyStep};
 use std::time::Duration;
 
 /// Parts of bodies from this size on are sent as they are; smaller ones go together with what is before them.
@@ -22,8 +22,8 @@ impl Http1 {
         client: &mut Client,
         shared: &mut Shared,
         exchange_key: ExchangeKey,
-    ) -> Next {
-        let Reach::Open(server_key) = shared.exchanges[exchange_key].reach else { return Next::Wait };
+    ) -> Step {
+        let Reach::Open(server_key) = shared.exchanges[exchange_key].reach else { return Step::Blocked };
         shared.servers[server_key].transport.flush(&mut shared.buffers);
         let uploaded = upload(cx, client, shared, exchange_key, server_key);
         if uploaded == Moved::Broken {
@@ -56,7 +56,7 @@ impl Http1 {
         client: &mut Client,
         shared: &mut Shared,
         exchange_key: ExchangeKey,
-    ) -> Next {
+    ) -> Step {
         client.service.live.counters.of(cx.id).requests_bad.one();
         self.fail_exchange(cx, client, shared, exchange_key, 400)
     }
@@ -96,7 +96,7 @@ fn upload(
                 break;
             }
         };
-        if let Step::Data(data) = step {
+        if let BodyStep::Data(data) = step {
             body_bytes += data.len() as u64;
             http.uploaded += data.len() as u64;
             put(data, http.uploads_chunks, &mut http.outgoing);
@@ -170,7 +170,7 @@ pub(super) fn download_body(
                 break;
             }
         };
-        if let Step::Data(data) = step {
+        if let BodyStep::Data(data) = step {
             bytes += data.len() as u64;
             if data.len() >= DIRECT_BYTES_MIN && !http.downloads_chunks {
                 client.transport.send(&headers.out, buffers);
@@ -211,9 +211,9 @@ impl Http1 {
         client: &mut Client,
         shared: &mut Shared,
         exchange_key: ExchangeKey,
-    ) -> Next {
+    ) -> Step {
         let exchange = &shared.exchanges[exchange_key];
-        let Some(http) = &exchange.http else { return Next::Wait };
+        let Some(http) = &exchange.http else { return Step::Blocked };
         let uploaded = http.upload == Body::Done;
         let keep = match (http.server_stays && uploaded, http.is_private) {
             (false, _) => Keep::No,
@@ -227,11 +227,11 @@ impl Http1 {
         let private = shared.end(cx, client, exchange_key, keep);
         client.stay = stay;
         self.private = private;
-        self.stage = Stage::Flush(if stays { Then::NextRequest } else { Then::End });
+        self.stage = Stage::Flush(if stays { Next::Request } else { Next::End });
         if client.transport.pending() > 0 {
             shared.session_timers.set(client.key, cx.now + patience);
         }
-        Next::Step
+        Step::Continue
     }
 
     /// The connection is a relay from now on.
@@ -241,11 +241,11 @@ impl Http1 {
         client: &mut Client,
         shared: &mut Shared,
         exchange_key: ExchangeKey,
-    ) -> Next {
+    ) -> Step {
         shared.exchange_timers.clear(exchange_key);
         shared.session_timers.clear(client.key);
         shared.exchanges[exchange_key].http = None;
         client.service.live.counters.of(cx.id).upgrades.one();
-        Next::Over(After::Relay(exchange_key))
+        Step::Finished(After::Relay(exchange_key))
     }
 }

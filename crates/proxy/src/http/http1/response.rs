@@ -1,7 +1,7 @@
 //! Responses: the header section is read, and written anew for the client.
 
 use super::body::{Moved, download_body};
-use super::{Http1, Next};
+use super::{Http1, Step};
 use crate::context::Context;
 use crate::context::descriptors;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
@@ -20,13 +20,13 @@ impl Http1 {
         shared: &mut Shared,
         exchange_key: ExchangeKey,
         server_key: ServerConnectionKey,
-    ) -> Next {
+    ) -> Step {
         loop {
-            let Some(http) = shared.exchanges[exchange_key].http.as_deref_mut() else { return Next::Wait };
+            let Some(http) = shared.exchanges[exchange_key].http.as_deref_mut() else { return Step::Blocked };
             let Body::Header(scan) = &mut http.download else { break };
             let server = &mut shared.servers[server_key];
             if client.transport.pending() >= PENDING_BYTES_MAX {
-                return Next::Wait;
+                return Step::Blocked;
             }
             let limits = client.settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
             match scan.find(server.transport.unread(), &limits) {
@@ -42,11 +42,11 @@ impl Http1 {
                         continue;
                     }
                     if server.transport.end().is_none() && !server.transport.is_broken() {
-                        return Next::Wait;
+                        return Step::Blocked;
                     }
                     return if silent && shared.may_repeat(exchange_key, server_key) {
                         shared.repeat(cx, client, exchange_key);
-                        Next::Step
+                        Step::Continue
                     } else {
                         self.bad_response(cx, client, shared, exchange_key)
                     };
@@ -57,8 +57,8 @@ impl Http1 {
         match download_body(cx, client, shared, exchange_key, server_key) {
             Moved::Broken => self.bad_response(cx, client, shared, exchange_key),
             _ if is_complete(shared, exchange_key) => self.complete(cx, client, shared, exchange_key),
-            Moved::On => Next::Step,
-            Moved::Waits => Next::Wait,
+            Moved::On => Step::Continue,
+            Moved::Waits => Step::Blocked,
         }
     }
 }
@@ -74,7 +74,7 @@ impl Http1 {
         client: &mut Client,
         shared: &mut Shared,
         exchange_key: ExchangeKey,
-    ) -> Next {
+    ) -> Step {
         shared.note_bad_response(cx, exchange_key);
         self.fail_exchange(cx, client, shared, exchange_key, 502)
     }

@@ -14,12 +14,22 @@ use evener_core::wire::http::{Found, Response};
 use std::task::{self, Poll, Waker};
 use std::time::Duration;
 
-/// A stream, with its exchange and the connection to the server.
+/// Keys of a stream, of its exchange, and of the connection to the server.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct At {
-    pub(super) key: StreamKey,
-    pub(super) exchange_key: ExchangeKey,
-    pub(super) server_key: ServerConnectionKey,
+pub(super) struct StreamPath {
+    stream_key: StreamKey,
+    exchange_key: ExchangeKey,
+    server_key: ServerConnectionKey,
+}
+
+impl StreamPath {
+    pub(super) fn new(
+        stream_key: StreamKey,
+        exchange_key: ExchangeKey,
+        server_key: ServerConnectionKey,
+    ) -> Self {
+        Self { stream_key, exchange_key, server_key }
+    }
 }
 
 /// Outcome of a step of a stream.
@@ -41,35 +51,35 @@ impl Http2 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        at: At,
+        path: StreamPath,
     ) -> Pumped {
-        shared.servers[at.server_key].transport.flush(&mut shared.buffers);
-        match self.upload(cx, client, shared, at) {
+        shared.servers[path.server_key].transport.flush(&mut shared.buffers);
+        match self.upload(cx, client, shared, path) {
             Uploaded::Waits => {}
             Uploaded::On => client.queue(cx),
             Uploaded::Broken => return Pumped::Reset,
         }
-        let exchange = &mut shared.exchanges[at.exchange_key];
+        let exchange = &mut shared.exchanges[path.exchange_key];
         let limits = exchange.settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
         let Some(http) = exchange.http.as_deref_mut() else { return Pumped::Waits };
         if let Body::Header(scan) = &mut http.download {
-            let server = &mut shared.servers[at.server_key];
+            let server = &mut shared.servers[path.server_key];
             let found = scan.find(server.transport.unread(), &limits);
             let silent = !scan.has_begun();
             return match found {
-                Ok(Some(found)) => self.take_header(cx, client, shared, at, found),
+                Ok(Some(found)) => self.take_header(cx, client, shared, path, found),
                 Ok(None) if server.transport.receive(&mut shared.buffers) == Received::Some => Pumped::Again,
                 Ok(None) if server.transport.end().is_none() && !server.transport.is_broken() => {
                     Pumped::Waits
                 }
-                Ok(None) if silent && shared.may_repeat(at.exchange_key, at.server_key) => {
-                    shared.repeat(cx, client, at.exchange_key);
+                Ok(None) if silent && shared.may_repeat(path.exchange_key, path.server_key) => {
+                    shared.repeat(cx, client, path.exchange_key);
                     Pumped::Again
                 }
                 Ok(None) | Err(_) => Pumped::Bad,
             };
         }
-        self.download(cx, client, shared, at)
+        self.download(cx, client, shared, path)
     }
 }
 
@@ -85,12 +95,18 @@ enum Uploaded {
 
 impl Http2 {
     /// The body goes to the server.
-    fn upload(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared, at: At) -> Uploaded {
+    fn upload(
+        &mut self,
+        cx: &mut Context,
+        client: &mut Client,
+        shared: &mut Shared,
+        path: StreamPath,
+    ) -> Uploaded {
         let mut context = task::Context::from_waker(Waker::noop());
         let now = cx.now;
         let Shared { exchanges, servers, buffers, exchange_timers, .. } = &mut *shared;
-        let (exchange, server) = (&mut exchanges[at.exchange_key], &mut servers[at.server_key]);
-        let Some(stream) = self.streams.get_mut(at.key) else { return Uploaded::Waits };
+        let (exchange, server) = (&mut exchanges[path.exchange_key], &mut servers[path.server_key]);
+        let Some(stream) = self.streams.get_mut(path.stream_key) else { return Uploaded::Waits };
         let Exchange { http: Some(http), choice, settings, .. } = &mut **exchange else {
             return Uploaded::Waits;
         };
@@ -136,14 +152,14 @@ impl Http2 {
         client.count(cx, bytes, 0);
         if begins && http.upload != Body::Done && !http.responded {
             let patience = settings.http.as_ref().map_or(Duration::MAX, |spec| spec.progress_interval());
-            exchange_timers.set(at.exchange_key, now + patience);
+            exchange_timers.set(path.exchange_key, now + patience);
         }
         let uploaded = http.upload == Body::Done;
         if begins && outcome != Uploaded::Broken {
-            shared.note_request(cx, client, at.exchange_key, line.as_deref());
+            shared.note_request(cx, client, path.exchange_key, line.as_deref());
         }
         if uploaded {
-            shared.await_response(cx, at.exchange_key);
+            shared.await_response(cx, path.exchange_key);
         }
         outcome
     }
@@ -163,11 +179,11 @@ impl Http2 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        at: At,
+        path: StreamPath,
         found: Found,
     ) -> Pumped {
         let mut response = std::mem::take(&mut shared.headers.response);
-        let pumped = self.read_header(cx, client, shared, at, found, &mut response);
+        let pumped = self.read_header(cx, client, shared, path, found, &mut response);
         shared.headers.response = response;
         pumped
     }
@@ -177,28 +193,29 @@ impl Http2 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        at: At,
+        path: StreamPath,
         found: Found,
         response: &mut Response,
     ) -> Pumped {
-        let Some(read) = shared.read_response(cx, client, at.exchange_key, at.server_key, found, response)
+        let Some(read) =
+            shared.read_response(cx, client, path.exchange_key, path.server_key, found, response)
         else {
             return Pumped::Bad;
         };
         let Shared { exchanges, servers, buffers, exchange_timers, .. } = &mut *shared;
         let now = cx.now;
-        let server = &mut servers[at.server_key];
+        let server = &mut servers[path.server_key];
         let header = &server.transport.unread()[found.start..found.end];
         let mut pumped = Pumped::Again;
         if matches!(read, ReadResponse::Interim) {
-            self.send_interim(at.key, response, header);
+            self.send_interim(path.stream_key, response, header);
         }
         if let ReadResponse::Final { framing, cookie } = read {
-            let Some(http) = exchanges[at.exchange_key].http.as_deref_mut() else { return Pumped::Bad };
+            let Some(http) = exchanges[path.exchange_key].http.as_deref_mut() else { return Pumped::Bad };
             let Some(translated) = translate(response, header, framing, cookie.as_deref()) else {
                 return Pumped::Bad;
             };
-            let Some(stream) = self.streams.get_mut(at.key) else { return Pumped::Waits };
+            let Some(stream) = self.streams.get_mut(path.stream_key) else { return Pumped::Waits };
             let ends = http.download == Body::Done;
             match stream.respond.send_response(translated, ends) {
                 Ok(send) => stream.send = Some(send),
@@ -208,9 +225,11 @@ impl Http2 {
                 pumped = Pumped::Complete;
             } else {
                 stream.active_at = now;
-                let spec = exchanges[at.exchange_key].settings.http.as_ref();
-                exchange_timers
-                    .set(at.exchange_key, now + spec.map_or(Duration::MAX, |spec| spec.progress_interval()));
+                let spec = exchanges[path.exchange_key].settings.http.as_ref();
+                exchange_timers.set(
+                    path.exchange_key,
+                    now + spec.map_or(Duration::MAX, |spec| spec.progress_interval()),
+                );
             }
         }
         server.transport.consume(found.end);
@@ -232,15 +251,21 @@ impl Http2 {
 
 impl Http2 {
     /// Brings the body of the response to the client, as far as it takes it.
-    fn download(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared, at: At) -> Pumped {
+    fn download(
+        &mut self,
+        cx: &mut Context,
+        client: &mut Client,
+        shared: &mut Shared,
+        path: StreamPath,
+    ) -> Pumped {
         let now = cx.now;
         let mut context = task::Context::from_waker(Waker::noop());
         let Shared { exchanges, servers, buffers, .. } = &mut *shared;
-        let server = &mut servers[at.server_key];
-        let Some(send) = self.streams.get_mut(at.key).and_then(|stream| stream.send.as_mut()) else {
+        let server = &mut servers[path.server_key];
+        let Some(send) = self.streams.get_mut(path.stream_key).and_then(|stream| stream.send.as_mut()) else {
             return Pumped::Waits;
         };
-        let Exchange { http: Some(http), choice, .. } = &mut *exchanges[at.exchange_key] else {
+        let Exchange { http: Some(http), choice, .. } = &mut *exchanges[path.exchange_key] else {
             return Pumped::Waits;
         };
         if client.transport.pending() >= PENDING_BYTES_MAX {
@@ -283,7 +308,7 @@ impl Http2 {
         server.transport.consume(used);
         server.transport.settle(buffers);
         client.active_at = now;
-        if let Some(stream) = self.streams.get_mut(at.key) {
+        if let Some(stream) = self.streams.get_mut(path.stream_key) {
             stream.active_at = now;
             stream.taken += used as u64;
         }

@@ -1,7 +1,5 @@
 //! Header sections between HTTP/2 and HTTP/1.1, in whose terms requests are read and responses come.
 
-use crate::http::message::LocalResponse;
-use bytes::Bytes;
 use evener_core::wire::http::{Framing, HeaderLimits, Response};
 
 /// Returns whether a header section has more fields or bytes than the limits allow, as it came: pieces of a cookie are fields, too. Bytes are
@@ -72,27 +70,6 @@ pub(super) fn translate(
         fields.append(http::header::SET_COOKIE, http::HeaderValue::from_str(cookie).ok()?);
     }
     Some(local)
-}
-
-/// Makes a local response of HTTP/2.
-pub(super) fn local_response(local: &LocalResponse) -> (http::Response<()>, Bytes) {
-    let mut response = http::Response::new(());
-    *response.status_mut() =
-        http::StatusCode::from_u16(local.status).unwrap_or(http::StatusCode::BAD_GATEWAY);
-    let fields = response.headers_mut();
-    if local.has_body() {
-        if let Ok(kind) = http::HeaderValue::from_bytes(local.kind.as_bytes()) {
-            fields.insert(http::header::CONTENT_TYPE, kind);
-        }
-        fields.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from(local.body.len()));
-    }
-    fields.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
-    if let Some(location) =
-        local.location.as_ref().and_then(|value| http::HeaderValue::from_bytes(value).ok())
-    {
-        fields.insert(http::header::LOCATION, location);
-    }
-    (response, Bytes::copy_from_slice(local.body.as_bytes()))
 }
 
 #[cfg(test)]
@@ -169,15 +146,5 @@ mod tests {
         let unchanged = "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n";
         check(unchanged, None, None, &[("content-length", "9")]);
         check("HTTP/1.1 204 No Content\r\n\r\n", None, None, &[]);
-    }
-
-    #[test]
-    fn local_responses_have_a_body_and_are_not_cached() {
-        let (response, body) = local_response(&LocalResponse::page(502));
-        assert_eq!((response.status().as_u16(), body.is_empty()), (502, false));
-        let field = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
-        assert_eq!(field("content-length"), Some(body.len().to_string()));
-        assert_eq!(field("cache-control").as_deref(), Some("no-store"));
-        assert_eq!(field("location"), None);
     }
 }

@@ -1,14 +1,14 @@
 //! One stream: its request becomes an exchange, or gets a local response; it ends in order, or is reset.
 
-use super::body::{At, Pumped};
-use super::header::{exceeds, local_response, write_header};
+use super::body::{Pumped, StreamPath};
+use super::header::{exceeds, write_header};
 use super::{Http2, Stream};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, StreamKey};
 use crate::http::client::{After, Client, LINGER, ROUNDS_MAX};
 use crate::http::exchange::{Body, Keep, Reach, Shared};
 use crate::http::judge::{Arrival, Judged, judge_header, refuse_stream};
-use crate::http::message::LocalResponse;
+use crate::http::local_response::LocalResponse;
 use crate::io::transport::PENDING_BYTES_MAX;
 use bytes::Bytes;
 use evener_core::Time;
@@ -60,9 +60,7 @@ impl Http2 {
                 }
                 self.drive_stream(cx, client, shared, exchange_key);
             }
-            Judged::Respond(local) => {
-                self.respond_locally(cx, client, shared, key, &local.response, local.is_head);
-            }
+            Judged::Respond(response, _) => self.respond_locally(cx, client, shared, key, &response),
             Judged::Close => return After::Close,
             Judged::Waits => return After::Tarpit,
         }
@@ -84,13 +82,11 @@ impl Http2 {
         shared: &mut Shared,
         key: StreamKey,
         local: &LocalResponse,
-        is_head: bool,
     ) {
-        let (response, body) = local_response(local);
-        let bodyless = is_head || !local.has_body();
+        let (response, body) = local.to_http2();
         let Some(mut stream) = self.streams.remove(key) else { return };
-        if let Ok(mut send) = stream.respond.send_response(response, bodyless)
-            && !bodyless
+        if let Ok(mut send) = stream.respond.send_response(response, body.is_none())
+            && let Some(body) = body
         {
             let _ = send.send_data(body, true);
         }
@@ -123,7 +119,8 @@ impl Http2 {
         if responded {
             return self.reset_stream(key, Reason::INTERNAL_ERROR);
         }
-        self.respond_locally(cx, client, shared, key, &LocalResponse::page(status), is_head);
+        let response = LocalResponse::page(status).for_method(is_head);
+        self.respond_locally(cx, client, shared, key, &response);
     }
 
     /// Checks whether the bodies of a stream move, and fast enough.
@@ -212,7 +209,7 @@ impl Http2 {
         for _ in 0..ROUNDS_MAX {
             match shared.reach(cx, client, exchange_key) {
                 Reach::Open(server_key) => {
-                    match self.pump(cx, client, shared, At { key, exchange_key, server_key }) {
+                    match self.pump(cx, client, shared, StreamPath::new(key, exchange_key, server_key)) {
                         Pumped::Again => {}
                         Pumped::Waits => return,
                         Pumped::Bad => return self.bad_response(cx, client, shared, exchange_key),

@@ -142,7 +142,7 @@ impl Fixture {
             self.http.on_server_event(&mut self.cx, key, ready);
         }
         for key in self.http.sessions.keys(|_| true) {
-            let ready = readiness(self.http.sessions[key].client.transport.socket());
+            let ready = readiness(self.http.sessions[key].client().transport.socket());
             self.http.on_session_event(&mut self.cx, key, ready);
         }
         while let Some(ready) = self.cx.ready.pop() {

@@ -3,7 +3,6 @@
 use super::fixture::is_blocked;
 use super::*;
 use crate::http::http2::Http2;
-use crate::http::session::Mode;
 use std::io::Read;
 
 #[test]
@@ -163,7 +162,7 @@ impl Client2 {
         let mut side = fixture.client();
         let limits = HttpSpec::default().limits;
         let key = fixture.http.sessions.keys(|_| true).into_iter().next_back().unwrap();
-        fixture.http.sessions[key].mode = Mode::Http2(Box::new(Http2::new(&limits)));
+        fixture.http.sessions[key].become_http2(Http2::new(&limits));
         side.send(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, b"")].concat());
         Self { side, received: Vec::new() }
     }

@@ -1,31 +1,31 @@
-//! The sessions of a worker as they are listed.
+//! Listing of the sessions of a worker.
 
+use super::{Mode, Session};
 use crate::context::Context;
 use crate::http::Http;
 use crate::http::exchange::{Exchange, Reach};
-use crate::http::session::{Mode, Session};
 use crate::io::transport::Transport;
 use crate::service::open::{Collector, Open, had, number, port};
 use rustix::fd::AsRawFd;
 
 impl Http {
-    /// Lists the sessions that a collector wants.
+    /// Lists the sessions that the collector selects.
     pub(crate) fn list(&self, cx: &Context, collector: &mut Collector<'_>) {
-        for (_, one) in self.sessions.iter().filter(|(_, one)| !matches!(one.mode, Mode::Over)) {
-            if collector.is_meant(&one.client.service.name) {
-                collector.take(|| self.open(cx, one));
+        for (_, session) in self.sessions.iter().filter(|(_, session)| !session.is_over()) {
+            if collector.is_meant(&session.client.service.name) {
+                collector.take(|| self.open(cx, session));
             }
         }
     }
 
     fn open(&self, cx: &Context, session: &Session) -> Open {
-        let number_of = match &session.mode {
+        let exchange_key = match &session.mode {
             Mode::Relay(exchange) => Some(*exchange),
             Mode::Http1(http) => http.exchange(),
             Mode::Http2(http) => http.exchanges().first().copied(),
             Mode::Proxy | Mode::Handshake(..) | Mode::Tarpit | Mode::Lingering(_) | Mode::Over => None,
         };
-        let exchange = number_of
+        let exchange = exchange_key
             .and_then(|exchange_key| self.shared.exchanges.get(exchange_key))
             .map(|exchange| &**exchange);
         let server_key = exchange.and_then(|exchange| match exchange.reach {
