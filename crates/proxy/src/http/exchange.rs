@@ -13,21 +13,24 @@ mod reuse;
 mod shared;
 
 pub(super) use self::finish::Keep;
-pub(super) use self::request::{Body, HttpPart, REPLAY_BYTES_MAX, flush_upload, put, take};
+pub(super) use self::request::Body;
 pub(super) use self::response::ReadResponse;
 pub(super) use self::shared::Shared;
 
 use super::client::{Client, Stay};
 use crate::context::Context;
 use crate::context::descriptors::Unit;
-use crate::context::keys::{ExchangeKey, ServerConnectionKey, SessionKey};
+use crate::context::keys::{ExchangeKey, ServerConnectionKey, SessionKey, StreamKey};
 use crate::context::pool_queue::Queued;
 use crate::io::connect::TRIES_MAX;
+use crate::io::request_log::{RequestLog, Tap};
 use crate::io::tls::TlsConnector;
 use crate::io::transport::Transport;
 use crate::service::{Backend, Pending, Settings, note_no_server, pool_queue};
 use evener_core::attempt::Attempt;
-use evener_core::snapshot::{Choice, NoServer, Request, ServerLive};
+use evener_core::counters::ServiceCounters;
+use evener_core::pace::Pace;
+use evener_core::snapshot::{Choice, Entry, NoServer, Request, ServerLive};
 use evener_core::spec::{AbortOnClose, Balance};
 use evener_core::{ServerId, Target, Time};
 use std::net::IpAddr;
@@ -36,30 +39,30 @@ use std::sync::Arc;
 /// An exchange.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    pub(super) session: SessionKey,
+    session: SessionKey,
     pub(super) settings: Arc<Settings>,
     backend: usize,
-    /// The client by which a server is chosen.
-    pub(super) client: IpAddr,
-    /// The server that the client's cookie names.
-    pub(super) token: Option<u64>,
-    /// The server that the client's connection has.
-    pub(super) stay: Option<ServerId>,
-    /// A connection that is for this client only, to be used if it leads to the chosen server.
-    pub(super) private: Option<ServerConnectionKey>,
-    pub(super) choice: Option<Choice>,
-    pub(super) reach: Reach,
+    /// Client address by which a server is chosen.
+    client: IpAddr,
+    /// Server token in the client's cookie.
+    token: Option<u64>,
+    /// Server of the client's earlier requests, if the next ones have to go to the same.
+    stay: Option<ServerId>,
+    /// Connection that is for this client only, to be used if it leads to the chosen server.
+    private: Option<ServerConnectionKey>,
+    choice: Option<Choice>,
+    reach: Reach,
     /// Slot in the queue of the pool, while the exchange waits there.
     queued: Option<Queued>,
     attempt: Attempt,
-    /// Time at which the connect, or the wait for a response, began.
+    /// Time at which the connection attempt, or the wait for a response, began.
     since: Time,
-    /// The request, if it is HTTP.
+    /// Request and response, if they are HTTP.
     pub(super) http: Option<Box<HttpPart>>,
 }
 
 impl Exchange {
-    /// An exchange of a client with a server of this backend.
+    /// Creates an exchange of a client with a server of this backend.
     pub(super) fn new(client: &Client, backend: usize, now: Time) -> Self {
         Self {
             session: client.key,
@@ -78,9 +81,55 @@ impl Exchange {
         }
     }
 
+    /// Sets the facts by which the server is chosen: the client's address, the server token in its cookie, and the server
+    /// of its earlier requests.
+    pub(super) fn choose_by(&mut self, client: IpAddr, token: Option<u64>, stay: Option<&Stay>) {
+        (self.client, self.token) = (client, token);
+        self.stay = stay.and_then(|stay| stay.at(self.backend()));
+    }
+
+    /// Offers a connection that is for this client only.
+    pub(super) fn offer_private(&mut self, private: Option<ServerConnectionKey>) {
+        self.private = private;
+    }
+
+    pub(super) fn session(&self) -> SessionKey {
+        self.session
+    }
+
+    pub(super) fn reach(&self) -> Reach {
+        self.reach
+    }
+
+    /// Returns the connection to the server, if it is open.
+    pub(super) fn open_connection(&self) -> Option<ServerConnectionKey> {
+        if let Reach::Open(server_key) = self.reach { Some(server_key) } else { None }
+    }
+
+    /// Returns the server that was chosen, with the name of its pool.
+    pub(super) fn server(&self) -> Option<(Arc<str>, &Entry)> {
+        let choice = self.choice.as_ref()?;
+        Some((Arc::clone(&self.backend().pool.load().pool), &choice.server))
+    }
+
+    /// Returns the request log for a relay.
+    pub(super) fn tap<'a>(&'a self, log: &'a RequestLog, counters: &'a ServiceCounters) -> Option<Tap<'a>> {
+        let choice = self.choice.as_ref()?;
+        Some(Tap::new(log, self.client, &choice.server.target, counters))
+    }
+
+    /// Counts bytes that were sent to the server, and bytes that were received from it.
+    pub(super) fn count(&self, cx: &Context, bytes_in: u64, bytes_out: u64) {
+        if let Some(choice) = &self.choice {
+            let of_server = choice.server.live.counters.of(cx.id);
+            of_server.bytes_in.add(bytes_in);
+            of_server.bytes_out.add(bytes_out);
+        }
+    }
+
     /// Returns whether it is the server's turn: the request is whole, and no response began; or it waits for a server.
     pub(super) fn waits_for_response(&self) -> bool {
-        let whole = |http: &HttpPart| http.upload == Body::Done && !http.responded;
+        let whole = |http: &HttpPart| http.upload == Body::Done && !http.has_responded;
         self.reach == Reach::Queued || self.http.as_deref().is_some_and(whole)
     }
 
@@ -98,9 +147,47 @@ impl Exchange {
 
     /// Returns whether its deadline is about a stream of HTTP/2 whose bodies move, not about the server's time to respond.
     pub(super) fn stands(&self) -> bool {
-        let moves = |http: &HttpPart| http.stream.is_some() && (http.responded || http.upload != Body::Done);
+        let moves =
+            |http: &HttpPart| http.stream.is_some() && (http.has_responded || http.upload != Body::Done);
         self.http.as_deref().is_some_and(moves)
     }
+}
+
+/// Request of HTTP and its response, as parts of an exchange.
+#[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an independent fact about the request")]
+pub(super) struct HttpPart {
+    /// Bytes queued for the server, the header section first.
+    outgoing: Vec<u8>,
+    /// All bytes that were sent to the server, so that they can be sent again; `None` when they were too many.
+    replay: Option<Vec<u8>>,
+    upload: Body,
+    /// Number of bytes of the request's body that were received.
+    uploaded: u64,
+    pace: Pace,
+    uploads_chunks: bool,
+    download: Body,
+    downloads_chunks: bool,
+    is_head: bool,
+    is_connect: bool,
+    is_idempotent: bool,
+    is_http10: bool,
+    /// The client requests another protocol.
+    upgrades: bool,
+    /// The client's connection goes on after the response.
+    client_stays: bool,
+    /// The server's connection goes on after the response.
+    server_stays: bool,
+    /// The final response has begun.
+    has_responded: bool,
+    /// Number of interim responses.
+    interims: u32,
+    /// Number of further attempts if no response comes.
+    retries: u32,
+    /// The server's connection is for this client only.
+    is_private: bool,
+    /// Stream of HTTP/2 to which the request belongs.
+    stream: Option<StreamKey>,
 }
 
 /// Progress towards a server.

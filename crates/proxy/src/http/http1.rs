@@ -6,7 +6,7 @@ mod body;
 mod response;
 
 use super::client::{After, CLOSED, Client, ROUNDS_MAX};
-use super::exchange::{Body, Reach, Shared};
+use super::exchange::{Reach, Shared};
 use super::judge::{Arrival, Judged, Next, count_bad, judge_header};
 use super::local_response::LocalResponse;
 use super::message::Afterwards;
@@ -192,7 +192,7 @@ impl Http1 {
         shared.headers.header = header;
         match judged {
             Ok(Judged::Exchange(exchange_key)) => {
-                shared.exchanges[exchange_key].private = self.private.take();
+                shared.exchanges[exchange_key].offer_private(self.private.take());
                 self.stage = Stage::Exchange(exchange_key);
                 Step::Continue
             }
@@ -249,10 +249,9 @@ impl Http1 {
     ) -> Step {
         client.service.live.counters.of(cx.id).requests_failed.one();
         let http = shared.exchanges[exchange_key].http.as_deref();
-        let responded = http.is_some_and(|http| http.responded);
-        let is_head = http.is_some_and(|http| http.is_head);
+        let (responded, is_head) = http.map_or((false, false), |http| (http.has_responded(), http.is_head()));
         // What is left of the body would be taken for another request.
-        let stays = http.is_some_and(|http| http.stays && http.upload == Body::Done) && !cx.draining;
+        let stays = http.is_some_and(|http| http.client_stays() && http.is_uploaded()) && !cx.draining;
         shared.abandon(cx, client, exchange_key);
         if responded {
             // Half a response cannot be taken back; the reset shows that it is not whole.
@@ -332,7 +331,7 @@ impl Http1 {
             counters.idle_timeouts.one();
         }
         let responded = |exchange_key: ExchangeKey| {
-            shared.exchanges[exchange_key].http.as_ref().is_some_and(|http| http.responded)
+            shared.exchanges[exchange_key].http.as_ref().is_some_and(|http| http.has_responded())
         };
         match exchange.filter(|exchange_key| !takes_slowly && !responded(*exchange_key)) {
             Some(exchange_key) => {

@@ -2,7 +2,7 @@
 //! versions of HTTP: a request of HTTP/2 comes here as HTTP/1.1 would have it.
 
 use super::client::Client;
-use super::exchange::{Body, Exchange, HttpPart, REPLAY_BYTES_MAX, Shared};
+use super::exchange::{Body, Exchange, Shared};
 use super::local_response::LocalResponse;
 use super::message::{self, ForwardedFields, LoopRisk, Sender};
 use crate::context::Context;
@@ -11,11 +11,10 @@ use crate::service::admission::{self, Admission, Refused};
 use crate::service::hops::{may_request_go_round, note_loop};
 use crate::service::{Refusal, Settings};
 use evener_core::limits::Lease;
-use evener_core::pace::Pace;
 use evener_core::spec::{Balance, ForwardedMode, HttpSpec, StickyBy};
 use evener_core::wire::chunked::Decoder;
 use evener_core::wire::forwarded::Client as Known;
-use evener_core::wire::http::{Framing, HttpVersion, Request, Target};
+use evener_core::wire::http::{Framing, Request, Target};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -271,20 +270,21 @@ fn exchange_of(
 ) -> Exchange {
     let Inquiry { request, header, spec, .. } = *inquiry;
     let mut exchange = Exchange::new(client, backend, cx.now);
-    exchange.client = address;
     let snapshot = exchange.backend().pool.load();
     let cookie = snapshot.cookie.as_ref().and_then(|name| cookie_of(request, header, name));
     let token = cookie.and_then(|value| u64::from_str_radix(std::str::from_utf8(value).ok()?, 16).ok());
     drop(snapshot);
-    exchange.token = token;
-    let stays = spec.balance == Balance::Connection;
-    let stay = client.stay.as_ref().filter(|_| stays);
-    exchange.stay = stay.and_then(|stay| stay.at(exchange.backend()));
-    let is_private = stays || exchange.settings.is_personal(backend);
+    let stay = client.stay.as_ref().filter(|_| spec.balance == Balance::Connection);
+    exchange.choose_by(address, token, stay);
     let may_loop = spec.forwarded.mode == ForwardedMode::Off
         && may_request_go_round(&client.service, client.origin.client.ip(), exchange.backend());
     let loop_risk = if may_loop { LoopRisk::Possible } else { LoopRisk::None };
-    exchange.http = Some(Box::new(part_of(inquiry, outgoing(client, inquiry, loop_risk), is_private)));
+    let stream = match inquiry.arrival {
+        Arrival::Http1 { .. } => None,
+        Arrival::Stream { key, .. } => Some(key),
+    };
+    let (upload, outgoing) = (upload_of(request, inquiry.arrival), outgoing(client, inquiry, loop_risk));
+    exchange.set_request(request, header, outgoing, upload, stream);
     exchange
 }
 
@@ -311,41 +311,13 @@ fn outgoing(client: &Client, inquiry: &Inquiry<'_>, loop_risk: LoopRisk) -> Vec<
     outgoing
 }
 
-fn part_of(inquiry: &Inquiry<'_>, outgoing: Vec<u8>, is_private: bool) -> HttpPart {
-    let Inquiry { request, header, spec, arrival, .. } = *inquiry;
-    let method = request.method(header);
-    HttpPart {
-        pace: Pace::default(),
-        uploaded: 0,
-        replay: (outgoing.len() <= REPLAY_BYTES_MAX).then(Vec::new),
-        outgoing,
-        upload: match (arrival, request.framing()) {
-            (Arrival::Stream { has_body: false, .. }, _)
-            | (Arrival::Http1 { .. }, None | Some(Framing::Length(0))) => Body::Done,
-            // Its frames tell the end.
-            (Arrival::Stream { .. }, _) => Body::Close,
-            (Arrival::Http1 { .. }, Some(Framing::Length(length))) => Body::Length(length),
-            (Arrival::Http1 { .. }, Some(Framing::Chunked | Framing::Close)) => {
-                Body::Chunked(Decoder::default())
-            }
-        },
-        uploads_chunks: request.framing() == Some(Framing::Chunked),
-        download: Body::header(),
-        downloads_chunks: false,
-        is_head: method == b"HEAD",
-        is_connect: method == b"CONNECT",
-        is_idempotent: request.is_idempotent(header),
-        is_http10: request.version() == HttpVersion::Http10,
-        upgrades: request.upgrade(header).is_some(),
-        stays: request.keeps_alive(),
-        server_stays: false,
-        responded: false,
-        interims: 0,
-        retries: spec.retries,
-        stream: match arrival {
-            Arrival::Http1 { .. } => None,
-            Arrival::Stream { key, .. } => Some(key),
-        },
-        is_private,
+/// Returns the framing of the request's body. The end of a stream of HTTP/2 comes in its frames.
+fn upload_of(request: &Request, arrival: Arrival) -> Body {
+    match (arrival, request.framing()) {
+        (Arrival::Stream { has_body: false, .. }, _)
+        | (Arrival::Http1 { .. }, None | Some(Framing::Length(0))) => Body::Done,
+        (Arrival::Stream { .. }, _) => Body::Close,
+        (Arrival::Http1 { .. }, Some(Framing::Length(length))) => Body::Length(length),
+        (Arrival::Http1 { .. }, Some(Framing::Chunked | Framing::Close)) => Body::Chunked(Decoder::default()),
     }
 }

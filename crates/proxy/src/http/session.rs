@@ -2,6 +2,7 @@
 //! handshake of TLS), and goes on as requests of HTTP or as a relay. It owns its exchanges: what comes of them is handled
 //! here, by the protocol that the session speaks.
 
+mod closing;
 mod list;
 
 use super::Http;
@@ -18,13 +19,11 @@ use crate::io::tls::Tls;
 use crate::io::transport::Received;
 use crate::service::accepted::Accepted;
 use crate::service::admission::{Admission, Refused, admit, reset_at_close};
-use crate::service::ending::Ending;
 use crate::service::hops::note_loop;
 use crate::service::preamble::{self, PREAMBLE};
 use evener_core::Time;
 use evener_core::limits::Lease;
 use evener_core::wire::hello;
-use rustix::net::{RecvFlags, recv};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -208,14 +207,14 @@ impl Http {
         let Some(exchange_key) = self.shared.exchange_on(server_key) else {
             return self.shared.on_unused_event(cx, server_key, ready);
         };
-        let client = &mut self.sessions[self.shared.exchanges[exchange_key].session].client;
+        let client = &mut self.sessions[self.shared.exchanges[exchange_key].session()].client;
         let progress = self.shared.on_server_event(cx, client, (exchange_key, server_key), ready);
         self.on_progress(cx, exchange_key, progress);
     }
 
     /// Gives a server to an exchange that waits in a queue; returns whether it does not wait any more.
     pub(crate) fn serve_queued(&mut self, cx: &mut Context, exchange_key: ExchangeKey) -> bool {
-        let client = &mut self.sessions[self.shared.exchanges[exchange_key].session].client;
+        let client = &mut self.sessions[self.shared.exchanges[exchange_key].session()].client;
         let served = self.shared.serve_queued(cx, client, exchange_key);
         if served {
             self.on_progress(cx, exchange_key, Progress::Moved);
@@ -229,7 +228,7 @@ impl Http {
         else {
             return;
         };
-        let key = exchange.session;
+        let key = exchange.session();
         let Session { client, mode } = &mut *self.sessions[key];
         if let Mode::Http2(http) = mode {
             let after = http.on_progress(cx, client, &mut self.shared, exchange_key);
@@ -246,9 +245,9 @@ impl Http {
             return;
         }
         let Some(exchange) = self.shared.exchanges.get(exchange_key) else { return };
-        let key = exchange.session;
+        let key = exchange.session();
         let Session { client, mode } = &mut *self.sessions[key];
-        if !matches!(exchange.reach, Reach::Open(_)) {
+        if !matches!(exchange.reach(), Reach::Open(_)) {
             let progress = self.shared.on_reach_deadline(cx, client, exchange_key);
             return self.on_progress(cx, exchange_key, progress);
         }
@@ -480,7 +479,7 @@ impl Http {
     /// Checks whether anything moves in a relay.
     fn on_quiet(&mut self, cx: &mut Context, key: SessionKey, exchange_key: ExchangeKey) {
         let client = &mut self.sessions[key].client;
-        let is_half_closed = match self.shared.exchanges.get(exchange_key).map(|exchange| exchange.reach) {
+        let is_half_closed = match self.shared.exchanges.get(exchange_key).map(|exchange| exchange.reach()) {
             Some(Reach::Open(server_key)) => {
                 tunnel::is_half_closed(&client.transport, &self.shared.servers[server_key].transport)
             }
@@ -494,95 +493,6 @@ impl Http {
         client.service.live.counters.of(cx.id).quiet(is_half_closed).one();
         self.shared.end(cx, client, exchange_key, Keep::No);
         self.close(cx, key);
-    }
-
-    /// Has idle clients leave, and others after their present response: the program drains.
-    pub(crate) fn drain(&mut self, cx: &mut Context) {
-        self.sessions.keys(|_| true).into_iter().for_each(|key| self.on_drain(cx, key));
-    }
-
-    fn on_drain(&mut self, cx: &mut Context, key: SessionKey) {
-        let Session { client, mode } = &mut *self.sessions[key];
-        let after = match mode {
-            Mode::Http1(http) => http.on_drain(client),
-            Mode::Http2(http) => http.on_drain(cx, client, &mut self.shared),
-            Mode::Lingering(_) => return self.shared.session_timers.set(key, cx.now + DRAIN_LINGER),
-            _ => return,
-        };
-        self.settle(cx, key, after);
-    }
-
-    /// Closes sessions that were served and are idle, the longest idle first; returns how many descriptors that frees.
-    pub(crate) fn shed(&mut self, cx: &mut Context, wanted: u32) -> u32 {
-        let idle = self.sessions.iter().filter(|(_, session)| session.may_go(cx.now));
-        let mut idle: Vec<(Time, SessionKey)> =
-            idle.map(|(key, session)| (session.client.active_at, key)).collect();
-        let count = idle.len().min(wanted as usize);
-        if let Some(last) = count.checked_sub(1) {
-            idle.select_nth_unstable_by_key(last, |(active_at, _)| *active_at);
-        }
-        let shed = idle[..count].iter().filter(|&&(_, key)| self.make_room(cx, key));
-        2 * shed.count() as u32
-    }
-
-    /// An idle client makes room for others: one of HTTP/2 gets GOAWAY, one of HTTP/1 is closed. Not one that has just sent a
-    /// request; returns whether it goes.
-    fn make_room(&mut self, cx: &mut Context, key: SessionKey) -> bool {
-        let Session { client, mode } = &mut *self.sessions[key];
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        if recv(client.transport.socket(), &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
-            return false;
-        }
-        client.service.live.counters.of(cx.id).idle_shed.one();
-        let after = if let Mode::Http2(http) = mode {
-            http.dismiss(cx, client, &mut self.shared)
-        } else {
-            client.transport.finish(&mut self.shared.buffers);
-            After::Close
-        };
-        self.settle(cx, key, after);
-        true
-    }
-
-    /// Ends the exchanges with a server, and its pooled connections; returns how many exchanges there were.
-    pub(crate) fn end_server(&mut self, cx: &mut Context, ending: &Ending) -> usize {
-        let mut ended = 0;
-        for server_key in self.shared.servers_meant(ending) {
-            if let Some(exchange_key) = self.shared.end_connection(cx, server_key) {
-                ended += 1;
-                self.on_server_ended(cx, exchange_key, ending);
-            }
-        }
-        ended
-    }
-
-    fn on_server_ended(&mut self, cx: &mut Context, exchange_key: ExchangeKey, ending: &Ending) {
-        let key = self.shared.exchanges[exchange_key].session;
-        let Session { client, mode } = &*self.sessions[key];
-        ending.counter(client.service.live.counters.of(cx.id)).one();
-        if matches!(mode, Mode::Relay(_)) {
-            reset_at_close(client.transport.socket());
-            self.close(cx, key);
-        } else {
-            self.on_progress(cx, exchange_key, Progress::Moved);
-        }
-    }
-
-    /// Closes all sessions.
-    pub(crate) fn cut_all(&mut self, cx: &mut Context) {
-        for key in self.sessions.keys(|session| !session.is_over()) {
-            self.sessions[key].client.service.live.counters.of(cx.id).cut.one();
-            self.close(cx, key);
-        }
-    }
-
-    /// Closes the session with this number; returns whether there was one.
-    pub(crate) fn close_numbered(&mut self, cx: &mut Context, number: u32) -> bool {
-        let found = self.sessions.keys(|session| session.client.number == number && !session.is_over());
-        let Some(&key) = found.first() else { return false };
-        self.sessions[key].client.service.live.counters.of(cx.id).closed.one();
-        self.close(cx, key);
-        true
     }
 
     /// Ends a session. It is freed only when the present events are done.

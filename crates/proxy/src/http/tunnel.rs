@@ -43,9 +43,7 @@ pub(super) fn relay(
     let counters = client.service.live.counters.of(cx.id);
     // Of HTTP its requests are written down, not what comes after an upgrade.
     let log = client.settings.request_log.as_deref().filter(|_| client.settings.http.is_none());
-    let tap = log
-        .zip(exchange.choice.as_ref())
-        .map(|(log, choice)| Tap::new(log, exchange.client, &choice.server.target, counters));
+    let tap = log.and_then(|log| exchange.tap(log, counters));
     let (mut up, mut bytes_in) = carry(&mut client.transport, &mut server.transport, buffers, tap);
     let (mut down, mut bytes_out) = carry(&mut server.transport, &mut client.transport, buffers, None);
     let fast_close = exchange.settings.options.fast_close;
@@ -59,11 +57,7 @@ pub(super) fn relay(
     if bytes_in + bytes_out > 0 {
         client.active_at = cx.now;
         client.count(cx, bytes_in, bytes_out);
-        if let Some(choice) = &exchange.choice {
-            let of_server = choice.server.live.counters.of(cx.id);
-            of_server.bytes_in.add(bytes_in);
-            of_server.bytes_out.add(bytes_out);
-        }
+        exchange.count(cx, bytes_in, bytes_out);
     }
     let is_half_closed = is_half_closed(&client.transport, &server.transport);
     if let Some(quiet) = exchange.settings.options.quiet_max(is_half_closed)

@@ -1,62 +1,261 @@
-//! The part of an exchange that is a request of HTTP: what goes to its server, and how far both bodies are.
+//! HTTP part of an exchange: the bytes for its server, and the progress of both bodies.
 
-use super::{Exchange, Reach, Reuse};
+use super::{Exchange, HttpPart, Keep, Reach, Reuse};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, StreamKey};
 use crate::http::client::Client;
 use crate::http::exchange::Shared;
+use crate::http::message::Afterwards;
 use crate::io::request_log::Tap;
 use crate::io::transport::{Buffers, Transport};
 use evener_core::pace::{Pace, Progress};
+use evener_core::spec::Balance;
 use evener_core::wire::chunked::{self, Decoder, Step};
-use evener_core::wire::http::Scan;
+use evener_core::wire::http::{self as wire, Framing, HttpVersion, Response, Scan};
 use std::time::Duration;
 
-/// Longest request that is kept, to be sent to another server if need be.
-pub(in crate::http) const REPLAY_BYTES_MAX: usize = 64 * 1024;
-/// The part of an exchange that is HTTP.
-#[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own about the request")]
-pub(in crate::http) struct HttpPart {
-    /// Bytes that go to the server next, the header section first.
-    pub(in crate::http) outgoing: Vec<u8>,
-    /// All that went to the server, while it is little; absent when it was too much to be sent again.
-    pub(in crate::http) replay: Option<Vec<u8>>,
-    pub(in crate::http) upload: Body,
-    /// Bytes of the body that came so far.
-    pub(in crate::http) uploaded: u64,
-    pub(in crate::http) pace: Pace,
-    pub(in crate::http) uploads_chunks: bool,
-    pub(in crate::http) download: Body,
-    pub(in crate::http) downloads_chunks: bool,
-    pub(in crate::http) is_head: bool,
-    pub(in crate::http) is_connect: bool,
-    pub(in crate::http) is_idempotent: bool,
-    pub(in crate::http) is_http10: bool,
-    /// The client asks for another protocol.
-    pub(in crate::http) upgrades: bool,
-    /// The client keeps the connection afterwards.
-    pub(in crate::http) stays: bool,
-    /// So does the server.
-    pub(in crate::http) server_stays: bool,
-    /// The final response began.
-    pub(in crate::http) responded: bool,
-    /// Interim responses so far.
-    pub(in crate::http) interims: u32,
-    pub(in crate::http) retries: u32,
-    /// The server's connection is for this client only.
-    pub(in crate::http) is_private: bool,
-    /// The stream of HTTP/2 that it belongs to.
-    pub(in crate::http) stream: Option<StreamKey>,
+/// Longest request that is stored so that it can be sent to another server.
+const REPLAY_BYTES_MAX: usize = 64 * 1024;
+
+impl Exchange {
+    /// Makes the exchange carry a request of HTTP. `outgoing` is its header section for the server.
+    pub(in crate::http) fn set_request(
+        &mut self,
+        request: &wire::Request,
+        header: &[u8],
+        outgoing: Vec<u8>,
+        upload: Body,
+        stream: Option<StreamKey>,
+    ) {
+        let method = request.method(header);
+        let spec = self.settings.http.as_deref();
+        let is_bound_to_client = spec.is_some_and(|spec| spec.balance == Balance::Connection);
+        self.http = Some(Box::new(HttpPart {
+            pace: Pace::default(),
+            uploaded: 0,
+            replay: (outgoing.len() <= REPLAY_BYTES_MAX).then(Vec::new),
+            outgoing,
+            upload,
+            uploads_chunks: request.framing() == Some(Framing::Chunked),
+            download: Body::header(),
+            downloads_chunks: false,
+            is_head: method == b"HEAD",
+            is_connect: method == b"CONNECT",
+            is_idempotent: request.is_idempotent(header),
+            is_http10: request.version() == HttpVersion::Http10,
+            upgrades: request.upgrade(header).is_some(),
+            client_stays: request.keeps_alive(),
+            server_stays: false,
+            has_responded: false,
+            interims: 0,
+            retries: spec.map_or(0, |spec| spec.retries),
+            stream,
+            is_private: is_bound_to_client || self.is_personal(),
+        }));
+    }
 }
 
 impl HttpPart {
-    /// Returns which of the pooled connections will do.
+    /// Returns whether the request had the method HEAD.
+    pub(in crate::http) fn is_head(&self) -> bool {
+        self.is_head
+    }
+
+    /// Returns the stream of HTTP/2 to which the request belongs.
+    pub(in crate::http) fn stream(&self) -> Option<StreamKey> {
+        self.stream
+    }
+
+    /// Returns whether the client receives interim responses, which HTTP/1.0 does not have (RFC 9110, section 15.2).
+    pub(in crate::http) fn takes_interims(&self) -> bool {
+        !self.is_http10
+    }
+
+    /// Returns whether the final response has begun.
+    pub(in crate::http) fn has_responded(&self) -> bool {
+        self.has_responded
+    }
+
+    /// Returns whether the client's connection goes on after the response.
+    pub(in crate::http) fn client_stays(&self) -> bool {
+        self.client_stays
+    }
+
+    /// Returns the further use of the server's connection after the response.
+    pub(in crate::http) fn keep(&self) -> Keep {
+        match (self.server_stays && self.is_uploaded(), self.is_private) {
+            (false, _) => Keep::No,
+            (true, true) => Keep::Private,
+            (true, false) => Keep::Shared,
+        }
+    }
+
+    /// Returns whether the whole body of the request was received.
+    pub(in crate::http) fn is_uploaded(&self) -> bool {
+        self.upload == Body::Done
+    }
+
+    /// Returns the number of bytes queued for the server.
+    pub(in crate::http) fn outgoing_bytes(&self) -> usize {
+        self.outgoing.len()
+    }
+
+    /// Reads the next part of the client's body and queues it for the server. Returns the number of bytes that were
+    /// consumed, and how many of them are data.
+    pub(in crate::http) fn read_upload(
+        &mut self,
+        input: &[u8],
+    ) -> Result<(usize, usize), chunked::Malformed> {
+        let (used, step) = take(&mut self.upload, input)?;
+        let data: &[u8] = if let Step::Data(data) = step { data } else { b"" };
+        self.queue_upload(data);
+        if self.is_uploaded() {
+            self.end_upload();
+        }
+        Ok((used, data.len()))
+    }
+
+    /// Queues a part of the client's body for the server.
+    pub(in crate::http) fn queue_upload(&mut self, data: &[u8]) {
+        self.uploaded += data.len() as u64;
+        put(data, self.uploads_chunks, &mut self.outgoing);
+    }
+
+    /// Ends the body of the request.
+    pub(in crate::http) fn end_upload(&mut self) {
+        self.upload = Body::Done;
+        if self.uploads_chunks {
+            self.outgoing.extend_from_slice(chunked::BODY_END);
+        }
+    }
+
+    /// Sends the queued bytes to the server, and stores them for another attempt while they are few; returns their number.
+    pub(in crate::http) fn flush_upload(&mut self, server: &mut Transport, buffers: &mut Buffers) -> usize {
+        let sent = self.outgoing.len();
+        if let Some(replay) = &mut self.replay {
+            if replay.len() + sent <= REPLAY_BYTES_MAX {
+                replay.extend_from_slice(&self.outgoing);
+            } else {
+                self.replay = None;
+            }
+        }
+        server.send(&self.outgoing, buffers);
+        self.outgoing.clear();
+        sent
+    }
+
+    /// Returns the scan for the header section of the response, while that is awaited.
+    pub(in crate::http) fn scan(&mut self) -> Option<&mut Scan> {
+        if let Body::Header(scan) = &mut self.download { Some(scan) } else { None }
+    }
+
+    /// Decides how the body of the response is framed for a client of HTTP/1, and whether its connection goes on.
+    pub(in crate::http) fn begin_download(
+        &mut self,
+        response: &Response,
+        framing: Option<Framing>,
+        client_leaves: bool,
+    ) -> (Option<Framing>, Afterwards) {
+        // The client gets chunks where the length is unknown, unless it does not understand them.
+        let outgoing = match framing {
+            // HTTP/1.0 has no chunks, not even for a body that is only announced (RFC 9112, section 6.1).
+            None => response.declared_framing().filter(|forwarded| {
+                response.status() != 204 && !(self.is_http10 && *forwarded == Framing::Chunked)
+            }),
+            Some(Framing::Length(length)) => Some(Framing::Length(length)),
+            Some(Framing::Chunked | Framing::Close) if self.is_http10 => Some(Framing::Close),
+            Some(Framing::Chunked | Framing::Close) => Some(Framing::Chunked),
+        };
+        self.downloads_chunks = framing.is_some() && outgoing == Some(Framing::Chunked);
+        // A client that still uploads may never end; the rest of its body must not be taken for a request.
+        self.client_stays &= outgoing != Some(Framing::Close) && !client_leaves && self.is_uploaded();
+        let afterwards = match (self.client_stays, self.is_http10) {
+            (false, _) => Afterwards::Closes,
+            (true, false) => Afterwards::Stays,
+            (true, true) => Afterwards::KeepAlive,
+        };
+        (outgoing, afterwards)
+    }
+
+    /// Returns whether the whole response was received.
+    pub(in crate::http) fn is_downloaded(&self) -> bool {
+        self.download == Body::Done
+    }
+
+    /// Returns whether the client gets the body of the response in chunks.
+    pub(in crate::http) fn downloads_chunks(&self) -> bool {
+        self.downloads_chunks
+    }
+
+    /// Reads the next part of the response's body.
+    pub(in crate::http) fn read_download<'a>(
+        &mut self,
+        input: &'a [u8],
+    ) -> Result<(usize, Step<'a>), chunked::Malformed> {
+        take(&mut self.download, input)
+    }
+
+    /// Reads as many bytes of the response's body as there is room for; returns the number of consumed bytes. Small chunks
+    /// are joined, because many small frames look like an attack to clients. The framing needs no room, so the end of the
+    /// body is read even when the window is used up.
+    pub(in crate::http) fn gather_download(
+        &mut self,
+        input: &[u8],
+        room: usize,
+        data: &mut Vec<u8>,
+    ) -> Result<usize, chunked::Malformed> {
+        let (body, mut consumed) = (&mut self.download, 0);
+        while consumed < input.len() && *body != Body::Done {
+            let mut ahead = *body;
+            let (used, step) = take(&mut ahead, &input[consumed..])?;
+            let Step::Data(found) = step else {
+                *body = ahead;
+                consumed += used;
+                continue;
+            };
+            let excess = found.len().saturating_sub(room - data.len());
+            if excess > 0 {
+                let used = used - excess;
+                if let (_, Step::Data(fits)) = take(body, &input[consumed..consumed + used])? {
+                    data.extend_from_slice(fits);
+                }
+                return Ok(consumed + used);
+            }
+            data.extend_from_slice(found);
+            *body = ahead;
+            consumed += used;
+        }
+        Ok(consumed)
+    }
+
+    /// Writes data of the response's body for the client.
+    pub(in crate::http) fn write_download(&self, data: &[u8], out: &mut Vec<u8>) {
+        put(data, self.downloads_chunks, out);
+    }
+
+    /// Writes the end of the response's body for the client, once the body is complete.
+    pub(in crate::http) fn write_download_end(&self, out: &mut Vec<u8>) {
+        if self.is_downloaded() && self.downloads_chunks {
+            out.extend_from_slice(chunked::BODY_END);
+        }
+    }
+
+    /// Returns whether the body of the response lasts until the server closes its connection.
+    pub(in crate::http) fn lasts_until_close(&self) -> bool {
+        self.download == Body::Close
+    }
+
+    /// Ends the body of the response.
+    pub(in crate::http) fn end_download(&mut self) {
+        self.download = Body::Done;
+    }
+
+    /// Returns which pooled connections the request may use.
     pub(in crate::http) fn reuse(&self) -> Reuse {
         if self.is_private { Reuse::Never } else { self.default_reuse() }
     }
 
-    /// The line that the request begins with, as its client would say it; to be asked before anything went out.
+    /// Returns the request line, with the version that the client used. The header section must still be queued.
     pub(in crate::http) fn request_line(&self) -> Vec<u8> {
         let end = self.outgoing.windows(2).position(|end| end == b"\r\n").unwrap_or(self.outgoing.len());
         let line = &self.outgoing[..end];
@@ -69,7 +268,7 @@ impl HttpPart {
         [&line[..until], version].concat()
     }
 
-    /// Returns how recently the client's own connection must have been used.
+    /// Returns how recently a connection must have been used, even if it is the client's own.
     pub(in crate::http) fn default_reuse(&self) -> Reuse {
         if self.is_idempotent { Reuse::Any } else { Reuse::Fresh }
     }
@@ -96,30 +295,8 @@ impl Body {
     }
 }
 
-/// Sends what there is of a request, and keeps it for another server while it is little; returns how many bytes that were.
-pub(in crate::http) fn flush_upload(
-    http: &mut HttpPart,
-    server: &mut Transport,
-    buffers: &mut Buffers,
-) -> usize {
-    let sent = http.outgoing.len();
-    if let Some(replay) = &mut http.replay {
-        if replay.len() + sent <= REPLAY_BYTES_MAX {
-            replay.extend_from_slice(&http.outgoing);
-        } else {
-            http.replay = None;
-        }
-    }
-    server.send(&http.outgoing, buffers);
-    http.outgoing.clear();
-    sent
-}
-
-/// Takes what comes next of a body; returns how many bytes that used.
-pub(in crate::http) fn take<'a>(
-    body: &mut Body,
-    bytes: &'a [u8],
-) -> Result<(usize, Step<'a>), chunked::Malformed> {
+/// Reads the next part of a body; returns the number of consumed bytes.
+fn take<'a>(body: &mut Body, bytes: &'a [u8]) -> Result<(usize, Step<'a>), chunked::Malformed> {
     match body {
         Body::Length(left) => {
             let length = (*left).min(bytes.len() as u64);
@@ -143,7 +320,7 @@ pub(in crate::http) fn take<'a>(
 }
 
 /// Writes a part of a body in its new framing.
-pub(in crate::http) fn put(data: &[u8], as_chunk: bool, out: &mut Vec<u8>) {
+fn put(data: &[u8], as_chunk: bool, out: &mut Vec<u8>) {
     if data.is_empty() {
         return;
     }
@@ -182,7 +359,7 @@ impl Shared {
             return false;
         };
         let Some(rate) = settings.http.as_ref().and_then(|spec| spec.min_rate) else { return false };
-        let owes = matches!(reach, Reach::Open(_)) && http.upload != Body::Done && !http.responded;
+        let owes = matches!(reach, Reach::Open(_)) && http.upload != Body::Done && !http.has_responded;
         let progress = Progress { moved: http.uploaded, owed: owes.then_some(u64::MAX) };
         http.pace.is_slow(cx.now, progress, &rate)
     }
@@ -191,7 +368,7 @@ impl Shared {
     pub(in crate::http) fn await_response(&mut self, cx: &Context, exchange_key: ExchangeKey) {
         let exchange = &mut self.exchanges[exchange_key];
         // The response may have begun already, while the body still came.
-        if exchange.http.as_ref().is_some_and(|http| http.responded) {
+        if exchange.http.as_ref().is_some_and(|http| http.has_responded) {
             return;
         }
         let patience = exchange.settings.http.as_ref().map_or(Duration::MAX, |spec| spec.response_timeout);

@@ -106,7 +106,7 @@ impl Shared {
         if status == 101 && !may_change {
             return None;
         }
-        http.responded = true;
+        http.has_responded = true;
         let of_server = choice.server.live.counters.of(cx.id);
         of_server.responses.one();
         if (500..600).contains(&status) {

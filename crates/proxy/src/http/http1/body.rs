@@ -5,7 +5,7 @@ use super::{Http1, Next, Stage, Step};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::http::client::{After, Client, ROUNDS_MAX};
-use crate::http::exchange::{Body, Exchange, Keep, Reach, Shared, flush_upload, put, take};
+use crate::http::exchange::{Exchange, Shared};
 use crate::io::relay::End;
 use crate::io::transport::{PENDING_BYTES_MAX, Received};
 use evener_core::wire::chunked::{self, Step as BodyStep};
@@ -23,7 +23,7 @@ impl Http1 {
         shared: &mut Shared,
         exchange_key: ExchangeKey,
     ) -> Step {
-        let Reach::Open(server_key) = shared.exchanges[exchange_key].reach else { return Step::Blocked };
+        let Some(server_key) = shared.exchanges[exchange_key].open_connection() else { return Step::Blocked };
         shared.servers[server_key].transport.flush(&mut shared.buffers);
         let uploaded = upload(cx, client, shared, exchange_key, server_key);
         if uploaded == Moved::Broken {
@@ -72,16 +72,16 @@ fn upload(
 ) -> Moved {
     let Shared { exchanges, servers, buffers, .. } = &mut *shared;
     let (exchange, server) = (&mut exchanges[exchange_key], &mut servers[server_key]);
-    let Exchange { http: Some(http), choice, settings, .. } = &mut **exchange else { return Moved::Waits };
-    if http.upload == Body::Done && http.outgoing.is_empty() {
+    let Exchange { http: Some(http), settings, .. } = &mut **exchange else { return Moved::Waits };
+    if http.is_uploaded() && http.outgoing_bytes() == 0 {
         return Moved::Waits;
     }
     let mut outcome = Moved::On;
     let mut body_bytes = 0;
-    let (mut sent, header) = (0, http.outgoing.len());
+    let (mut sent, header) = (0, http.outgoing_bytes());
     let line = settings.request_log.as_ref().filter(|_| header > 0).map(|_| http.request_line());
     for _ in 0..ROUNDS_MAX {
-        if server.transport.pending() >= PENDING_BYTES_MAX || http.upload == Body::Done {
+        if server.transport.pending() >= PENDING_BYTES_MAX || http.is_uploaded() {
             outcome = Moved::Waits;
             break;
         }
@@ -89,39 +89,29 @@ fn upload(
             outcome = if client.transport.end().is_some() { Moved::Broken } else { Moved::Waits };
             break;
         }
-        let (used, step) = match take(&mut http.upload, client.transport.unread()) {
-            Ok(taken) => taken,
+        let (used, data_bytes) = match http.read_upload(client.transport.unread()) {
+            Ok(read) => read,
             Err(chunked::Malformed) => {
                 outcome = Moved::Broken;
                 break;
             }
         };
-        if let BodyStep::Data(data) = step {
-            body_bytes += data.len() as u64;
-            http.uploaded += data.len() as u64;
-            put(data, http.uploads_chunks, &mut http.outgoing);
-        }
-        if http.upload == Body::Done && http.uploads_chunks {
-            http.outgoing.extend_from_slice(chunked::BODY_END);
-        }
+        body_bytes += data_bytes as u64;
         client.transport.consume(used);
         client.transport.settle(buffers);
-        if http.outgoing.len() >= DIRECT_BYTES_MIN {
-            sent += flush_upload(http, &mut server.transport, buffers);
+        if http.outgoing_bytes() >= DIRECT_BYTES_MIN {
+            sent += http.flush_upload(&mut server.transport, buffers);
         }
     }
     if outcome != Moved::Broken {
-        sent += flush_upload(http, &mut server.transport, buffers);
+        sent += http.flush_upload(&mut server.transport, buffers);
     }
-    if let Some(choice) = choice {
-        let of_server = choice.server.live.counters.of(cx.id);
-        of_server.bytes_in.add(sent as u64);
-    }
+    let uploaded = http.is_uploaded();
+    exchange.count(cx, sent as u64, 0);
     client.count(cx, body_bytes, 0);
     if body_bytes > 0 {
         client.active_at = cx.now;
     }
-    let uploaded = http.upload == Body::Done;
     if header > 0 && sent > 0 {
         shared.note_request(cx, client, exchange_key, line.as_deref());
     }
@@ -141,30 +131,28 @@ pub(super) fn download_body(
 ) -> Moved {
     let Shared { exchanges, servers, buffers, headers, .. } = &mut *shared;
     let (exchange, server) = (&mut exchanges[exchange_key], &mut servers[server_key]);
-    let Exchange { http: Some(http), choice, .. } = &mut **exchange else { return Moved::Waits };
+    let Some(http) = exchange.http.as_deref_mut() else { return Moved::Waits };
     let mut bytes = 0;
     let mut outcome = Moved::On;
     for _ in 0..ROUNDS_MAX {
-        if http.download == Body::Done || client.transport.pending() >= PENDING_BYTES_MAX {
+        if http.is_downloaded() || client.transport.pending() >= PENDING_BYTES_MAX {
             outcome = Moved::Waits;
             break;
         }
         if server.transport.unread().is_empty() && server.transport.receive(buffers) == Received::Nothing {
-            outcome = match (server.transport.end(), http.download) {
-                (None, _) => Moved::Waits,
-                (Some(End::Fin), Body::Close) if !server.transport.is_cut() => {
-                    http.download = Body::Done;
-                    if http.downloads_chunks {
-                        headers.out.extend_from_slice(chunked::BODY_END);
-                    }
+            outcome = match server.transport.end() {
+                None => Moved::Waits,
+                Some(End::Fin) if http.lasts_until_close() && !server.transport.is_cut() => {
+                    http.end_download();
+                    http.write_download_end(&mut headers.out);
                     Moved::Waits
                 }
-                (Some(_), _) => Moved::Broken,
+                Some(_) => Moved::Broken,
             };
             break;
         }
-        let (used, step) = match take(&mut http.download, server.transport.unread()) {
-            Ok(taken) => taken,
+        let (used, step) = match http.read_download(server.transport.unread()) {
+            Ok(read) => read,
             Err(chunked::Malformed) => {
                 outcome = Moved::Broken;
                 break;
@@ -172,17 +160,15 @@ pub(super) fn download_body(
         };
         if let BodyStep::Data(data) = step {
             bytes += data.len() as u64;
-            if data.len() >= DIRECT_BYTES_MIN && !http.downloads_chunks {
+            if data.len() >= DIRECT_BYTES_MIN && !http.downloads_chunks() {
                 client.transport.send(&headers.out, buffers);
                 headers.out.clear();
                 client.transport.send(data, buffers);
             } else {
-                put(data, http.downloads_chunks, &mut headers.out);
+                http.write_download(data, &mut headers.out);
             }
         }
-        if http.download == Body::Done && http.downloads_chunks {
-            headers.out.extend_from_slice(chunked::BODY_END);
-        }
+        http.write_download_end(&mut headers.out);
         server.transport.consume(used);
         server.transport.settle(buffers);
         if headers.out.len() >= PENDING_BYTES_MAX {
@@ -193,9 +179,7 @@ pub(super) fn download_body(
     // Waiting for the rest is no reason to keep back what there is.
     client.transport.send(&headers.out, buffers);
     client.count(cx, 0, bytes);
-    if let Some(choice) = choice {
-        choice.server.live.counters.of(cx.id).bytes_out.add(bytes);
-    }
+    exchange.count(cx, 0, bytes);
     if bytes > 0 || !headers.out.is_empty() {
         client.active_at = cx.now;
     }
@@ -214,13 +198,7 @@ impl Http1 {
     ) -> Step {
         let exchange = &shared.exchanges[exchange_key];
         let Some(http) = &exchange.http else { return Step::Blocked };
-        let uploaded = http.upload == Body::Done;
-        let keep = match (http.server_stays && uploaded, http.is_private) {
-            (false, _) => Keep::No,
-            (true, true) => Keep::Private,
-            (true, false) => Keep::Shared,
-        };
-        let stays = http.stays && uploaded;
+        let (keep, stays) = (http.keep(), http.client_stays() && http.is_uploaded());
         let patience =
             exchange.settings.http.as_ref().map_or(Duration::ZERO, |spec| spec.progress_interval());
         let stay = exchange.stay();

@@ -6,10 +6,10 @@ use crate::context::Context;
 use crate::context::descriptors;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::http::client::Client;
-use crate::http::exchange::{Body, Exchange, HttpPart, ReadResponse, Shared};
+use crate::http::exchange::{Exchange, ReadResponse, Shared};
 use crate::http::message::{self, Afterwards};
 use crate::io::transport::{PENDING_BYTES_MAX, Received};
-use evener_core::wire::http::{Found, Framing, Response};
+use evener_core::wire::http::{Found, Response};
 
 impl Http1 {
     /// Brings the response of the server to the client.
@@ -23,7 +23,7 @@ impl Http1 {
     ) -> Step {
         loop {
             let Some(http) = shared.exchanges[exchange_key].http.as_deref_mut() else { return Step::Blocked };
-            let Body::Header(scan) = &mut http.download else { break };
+            let Some(scan) = http.scan() else { break };
             let server = &mut shared.servers[server_key];
             if client.transport.pending() >= PENDING_BYTES_MAX {
                 return Step::Blocked;
@@ -64,7 +64,7 @@ impl Http1 {
 }
 
 fn is_complete(shared: &Shared, exchange_key: ExchangeKey) -> bool {
-    shared.exchanges[exchange_key].http.as_ref().is_some_and(|http| http.download == Body::Done)
+    shared.exchanges[exchange_key].http.as_ref().is_some_and(|http| http.is_downloaded())
 }
 
 impl Http1 {
@@ -128,8 +128,7 @@ fn read_header(
     let header = &server.transport.unread()[found.start..found.end];
     let taken = match local {
         ReadResponse::Interim => {
-            // HTTP/1.0 knows no interim responses (RFC 9110, section 15.2).
-            if !http.is_http10 {
+            if http.takes_interims() {
                 message::write_response(response, header, None, Afterwards::Stays, None, &mut headers.out);
             }
             Taken::Again
@@ -140,9 +139,17 @@ fn read_header(
             Taken::Relay
         }
         ReadResponse::Final { framing, cookie } => {
-            let stayed = http.stays;
-            begin_body(http, response, header, framing, leaves, cookie.as_deref(), &mut headers.out);
-            if makes_room && stayed {
+            let would_stay = http.client_stays();
+            let (framing, afterwards) = http.begin_download(response, framing, leaves);
+            message::write_response(
+                response,
+                header,
+                framing,
+                afterwards,
+                cookie.as_deref(),
+                &mut headers.out,
+            );
+            if makes_room && would_stay {
                 descriptors::shed(2);
                 client.service.live.counters.of(id).idle_shed.one();
             }
@@ -156,36 +163,4 @@ fn read_header(
     server.transport.consume(found.end);
     server.transport.settle(buffers);
     taken
-}
-
-/// Decides how the body goes on, and writes the head for the client.
-fn begin_body(
-    http: &mut HttpPart,
-    response: &Response,
-    header: &[u8],
-    framing: Option<Framing>,
-    leaves: bool,
-    cookie: Option<&str>,
-    out: &mut Vec<u8>,
-) {
-    // What the client gets: chunks where the length is unknown, unless it knows no chunks.
-    let outgoing = match framing {
-        // HTTP/1.0 knows no chunks, not even of a body that is only announced (RFC 9112, section 6.1).
-        None => response.declared_framing().filter(|forwarded| {
-            response.status() != 204 && !(http.is_http10 && *forwarded == Framing::Chunked)
-        }),
-        Some(Framing::Length(length)) => Some(Framing::Length(length)),
-        Some(Framing::Chunked | Framing::Close) if http.is_http10 => Some(Framing::Close),
-        Some(Framing::Chunked | Framing::Close) => Some(Framing::Chunked),
-    };
-    http.downloads_chunks = framing.is_some() && outgoing == Some(Framing::Chunked);
-    // A client that still uploads may never end; the rest of its body must not be taken for a request.
-    let waits = http.upload != Body::Done;
-    http.stays &= outgoing != Some(Framing::Close) && !leaves && !waits;
-    let afterwards = match (http.stays, http.is_http10) {
-        (false, _) => Afterwards::Closes,
-        (true, false) => Afterwards::Stays,
-        (true, true) => Afterwards::KeepAlive,
-    };
-    message::write_response(response, header, outgoing, afterwards, cookie, out);
 }

@@ -5,11 +5,10 @@ use super::header::translate;
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey, StreamKey};
 use crate::http::client::Client;
-use crate::http::exchange::{Body, Exchange, HttpPart, ReadResponse, Shared, flush_upload, put, take};
+use crate::http::exchange::{Exchange, ReadResponse, Shared};
 use crate::io::relay::End;
 use crate::io::transport::{PENDING_BYTES_MAX, Received};
 use bytes::Bytes;
-use evener_core::wire::chunked::{self, Step};
 use evener_core::wire::http::{Found, Response};
 use std::task::{self, Poll, Waker};
 use std::time::Duration;
@@ -62,7 +61,7 @@ impl Http2 {
         let exchange = &mut shared.exchanges[path.exchange_key];
         let limits = exchange.settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
         let Some(http) = exchange.http.as_deref_mut() else { return Pumped::Waits };
-        if let Body::Header(scan) = &mut http.download {
+        if let Some(scan) = http.scan() {
             let server = &mut shared.servers[path.server_key];
             let found = scan.find(server.transport.unread(), &limits);
             let silent = !scan.has_begun();
@@ -107,17 +106,17 @@ impl Http2 {
         let Shared { exchanges, servers, buffers, exchange_timers, .. } = &mut *shared;
         let (exchange, server) = (&mut exchanges[path.exchange_key], &mut servers[path.server_key]);
         let Some(stream) = self.streams.get_mut(path.stream_key) else { return Uploaded::Waits };
-        let Exchange { http: Some(http), choice, settings, .. } = &mut **exchange else {
+        let Exchange { http: Some(http), settings, .. } = &mut **exchange else {
             return Uploaded::Waits;
         };
-        if http.upload == Body::Done && http.outgoing.is_empty() {
+        if http.is_uploaded() && http.outgoing_bytes() == 0 {
             return Uploaded::Waits;
         }
-        let begins = !http.outgoing.is_empty();
+        let begins = http.outgoing_bytes() > 0;
         let line = settings.request_log.as_ref().filter(|_| begins).map(|_| http.request_line());
         let (mut outcome, mut bytes) = (Uploaded::Waits, 0);
-        while http.upload != Body::Done && server.transport.pending() < PENDING_BYTES_MAX {
-            if http.outgoing.len() >= PENDING_BYTES_MAX {
+        while !http.is_uploaded() && server.transport.pending() < PENDING_BYTES_MAX {
+            if http.outgoing_bytes() >= PENDING_BYTES_MAX {
                 outcome = Uploaded::On;
                 break;
             }
@@ -125,36 +124,33 @@ impl Http2 {
                 Poll::Pending => break,
                 Poll::Ready(Some(Ok(data))) => {
                     bytes += data.len() as u64;
-                    http.uploaded += data.len() as u64;
-                    put(&data, http.uploads_chunks, &mut http.outgoing);
+                    http.queue_upload(&data);
                     let _ = stream.body.flow_control().release_capacity(data.len());
                 }
                 Poll::Ready(Some(Err(_))) => {
                     outcome = Uploaded::Broken;
                     break;
                 }
-                Poll::Ready(None) => end_upload(http),
+                Poll::Ready(None) => http.end_upload(),
             }
-            if stream.body.is_end_stream() && http.upload != Body::Done {
-                end_upload(http);
+            if stream.body.is_end_stream() && !http.is_uploaded() {
+                http.end_upload();
             }
         }
+        let mut sent = 0;
         if outcome != Uploaded::Broken {
-            let sent = flush_upload(http, &mut server.transport, buffers);
-            if let Some(choice) = choice {
-                let of_server = choice.server.live.counters.of(cx.id);
-                of_server.bytes_in.add(sent as u64);
-            }
+            sent = http.flush_upload(&mut server.transport, buffers);
         }
         if bytes > 0 {
             (client.active_at, stream.active_at) = (now, now);
         }
         client.count(cx, bytes, 0);
-        if begins && http.upload != Body::Done && !http.responded {
+        if begins && !http.is_uploaded() && !http.has_responded() {
             let patience = settings.http.as_ref().map_or(Duration::MAX, |spec| spec.progress_interval());
             exchange_timers.set(path.exchange_key, now + patience);
         }
-        let uploaded = http.upload == Body::Done;
+        let uploaded = http.is_uploaded();
+        exchange.count(cx, sent as u64, 0);
         if begins && outcome != Uploaded::Broken {
             shared.note_request(cx, client, path.exchange_key, line.as_deref());
         }
@@ -162,14 +158,6 @@ impl Http2 {
             shared.await_response(cx, path.exchange_key);
         }
         outcome
-    }
-}
-
-/// The body is whole.
-fn end_upload(http: &mut HttpPart) {
-    http.upload = Body::Done;
-    if http.uploads_chunks {
-        http.outgoing.extend_from_slice(chunked::BODY_END);
     }
 }
 
@@ -216,7 +204,7 @@ impl Http2 {
                 return Pumped::Bad;
             };
             let Some(stream) = self.streams.get_mut(path.stream_key) else { return Pumped::Waits };
-            let ends = http.download == Body::Done;
+            let ends = http.is_downloaded();
             match stream.respond.send_response(translated, ends) {
                 Ok(send) => stream.send = Some(send),
                 Err(_) => return Pumped::Reset,
@@ -265,23 +253,24 @@ impl Http2 {
         let Some(send) = self.streams.get_mut(path.stream_key).and_then(|stream| stream.send.as_mut()) else {
             return Pumped::Waits;
         };
-        let Exchange { http: Some(http), choice, .. } = &mut *exchanges[path.exchange_key] else {
-            return Pumped::Waits;
-        };
+        let exchange = &mut exchanges[path.exchange_key];
+        let Some(http) = exchange.http.as_deref_mut() else { return Pumped::Waits };
         if client.transport.pending() >= PENDING_BYTES_MAX {
             return Pumped::Waits;
         }
         if server.transport.unread().is_empty() {
-            return match (server.transport.receive(buffers), server.transport.end(), http.download) {
-                // TLS may have had something to say for itself only, its end among that: no other event tells of the rest.
-                (Received::Some, ..) => Pumped::Again,
-                (_, None, _) => Pumped::Waits,
-                (_, Some(End::Fin), Body::Close) if !server.transport.is_cut() => {
+            // The bytes may have been for TLS only, even its end; no other event reports the remaining ones.
+            if server.transport.receive(buffers) == Received::Some {
+                return Pumped::Again;
+            }
+            return match server.transport.end() {
+                None => Pumped::Waits,
+                Some(End::Fin) if http.lasts_until_close() && !server.transport.is_cut() => {
+                    http.end_download();
                     let _ = send.send_data(Bytes::new(), true);
-                    http.download = Body::Done;
                     Pumped::Complete
                 }
-                (_, Some(_), _) => Pumped::Bad,
+                Some(_) => Pumped::Bad,
             };
         }
         let available = server.transport.unread().len().min(PENDING_BYTES_MAX);
@@ -293,14 +282,14 @@ impl Http2 {
         }
         let room = send.capacity().min(available);
         let mut data = Vec::with_capacity(room);
-        let Ok(used) = gather(&mut http.download, server.transport.unread(), room, &mut data) else {
+        let Ok(used) = http.gather_download(server.transport.unread(), room, &mut data) else {
             return Pumped::Bad;
         };
         if used == 0 {
             // It goes on when the client takes more.
             return Pumped::Waits;
         }
-        let done = http.download == Body::Done;
+        let done = http.is_downloaded();
         let bytes = data.len() as u64;
         if (done || !data.is_empty()) && send.send_data(data.into(), done).is_err() {
             return Pumped::Reset;
@@ -313,41 +302,7 @@ impl Http2 {
             stream.taken += used as u64;
         }
         client.count(cx, 0, bytes);
-        if let Some(choice) = choice {
-            choice.server.live.counters.of(cx.id).bytes_out.add(bytes);
-        }
+        exchange.count(cx, 0, bytes);
         if done { Pumped::Complete } else { Pumped::Again }
     }
-}
-
-/// Takes so much of a body as there is room for; returns how many bytes that used. Small chunks become one frame, as
-/// clients take many small ones for an attack, and the framing needs no room: the end is sent when the window is used up.
-fn gather(
-    body: &mut Body,
-    input: &[u8],
-    room: usize,
-    data: &mut Vec<u8>,
-) -> Result<usize, chunked::Malformed> {
-    let mut at = 0;
-    while at < input.len() && *body != Body::Done {
-        let mut ahead = *body;
-        let (used, step) = take(&mut ahead, &input[at..])?;
-        let Step::Data(found) = step else {
-            *body = ahead;
-            at += used;
-            continue;
-        };
-        let excess = found.len().saturating_sub(room - data.len());
-        if excess > 0 {
-            let used = used - excess;
-            if let (_, Step::Data(fits)) = take(body, &input[at..at + used])? {
-                data.extend_from_slice(fits);
-            }
-            return Ok(at + used);
-        }
-        data.extend_from_slice(found);
-        *body = ahead;
-        at += used;
-    }
-    Ok(at)
 }

@@ -6,7 +6,7 @@ use super::{Http2, Stream};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, StreamKey};
 use crate::http::client::{After, Client, LINGER, ROUNDS_MAX};
-use crate::http::exchange::{Body, Keep, Reach, Shared};
+use crate::http::exchange::{Keep, Reach, Shared};
 use crate::http::judge::{Arrival, Judged, judge_header, refuse_stream};
 use crate::http::local_response::LocalResponse;
 use crate::io::transport::PENDING_BYTES_MAX;
@@ -70,7 +70,7 @@ impl Http2 {
 
 /// The stream that an exchange belongs to.
 fn stream_of(shared: &Shared, exchange_key: ExchangeKey) -> Option<StreamKey> {
-    shared.exchanges.get(exchange_key)?.http.as_ref()?.stream
+    shared.exchanges.get(exchange_key)?.http.as_ref()?.stream()
 }
 
 impl Http2 {
@@ -114,7 +114,7 @@ impl Http2 {
         let Some(key) = stream_of(shared, exchange_key) else { return };
         client.service.live.counters.of(cx.id).requests_failed.one();
         let http = shared.exchanges[exchange_key].http.as_deref();
-        let (responded, is_head) = http.map_or((false, false), |http| (http.responded, http.is_head));
+        let (responded, is_head) = http.map_or((false, false), |http| (http.has_responded(), http.is_head()));
         shared.abandon(cx, client, exchange_key);
         if responded {
             return self.reset_stream(key, Reason::INTERNAL_ERROR);
@@ -165,10 +165,9 @@ impl Http2 {
     ) -> bool {
         let exchange = &shared.exchanges[exchange_key];
         let Some(rate) = exchange.settings.http.as_ref().and_then(|spec| spec.min_rate) else { return false };
-        let waiting = match exchange.reach {
-            Reach::Open(server_key) => shared.servers[server_key].transport.unread().len() as u64,
-            _ => 0,
-        };
+        let waiting = exchange
+            .open_connection()
+            .map_or(0, |server_key| shared.servers[server_key].transport.unread().len() as u64);
         let Some(stream) = self.streams.get_mut(key) else { return false };
         let waits = waiting > 0 && stream.send.is_some() && !held;
         let progress = Progress { moved: stream.taken, owed: waits.then_some(stream.taken + waiting) };
@@ -252,8 +251,7 @@ impl Http2 {
         key: StreamKey,
     ) {
         let http = shared.exchanges[exchange_key].http.as_ref();
-        let is_shared =
-            http.is_some_and(|http| http.server_stays && http.upload == Body::Done && !http.is_private);
+        let is_shared = http.is_some_and(|http| http.keep() == Keep::Shared);
         let stay = shared.exchanges[exchange_key].stay();
         shared.end(cx, client, exchange_key, if is_shared { Keep::Shared } else { Keep::No });
         client.active_at = cx.now;

@@ -28,21 +28,19 @@ impl Http {
         let exchange = exchange_key
             .and_then(|exchange_key| self.shared.exchanges.get(exchange_key))
             .map(|exchange| &**exchange);
-        let server_key = exchange.and_then(|exchange| match exchange.reach {
+        let server_key = exchange.and_then(|exchange| match exchange.reach() {
             Reach::Open(server_key) | Reach::Connecting(server_key) => Some(server_key),
             Reach::Wanted | Reach::Queued | Reach::Failed(_) => None,
         });
         let transport = server_key
             .and_then(|server_key| self.shared.servers.get(server_key))
             .map(|server| &server.transport);
-        let choice = exchange.and_then(|exchange| exchange.choice.as_ref().map(|choice| (exchange, choice)));
         Open {
             number: number(cx, session.client.number),
             service: session.client.service.name.clone(),
             client: session.client.origin.client.ip(),
             client_port: port(session.client.origin.client, session.client.origin.client.ip()),
-            server: choice
-                .map(|(exchange, choice)| had(&exchange.backend().pool.load().pool, &choice.server)),
+            server: exchange.and_then(Exchange::server).map(|(pool, server)| had(&pool, server)),
             stage: session_stage(session, exchange),
             idle: cx.now.since(session.client.active_at),
             client_socket: Some(session.client.transport.socket().as_raw_fd()),
@@ -61,7 +59,7 @@ fn session_stage(session: &Session, exchange: Option<&Exchange>) -> &'static str
         (Mode::Http1(_), Some(_)) => "http/1 request",
         (Mode::Http2(_), None) => "http/2 idle",
         (Mode::Http2(_), Some(_)) => "http/2 requests",
-        (Mode::Relay(_), Some(Exchange { reach: Reach::Open(_), .. })) => "relaying",
+        (Mode::Relay(_), Some(exchange)) if exchange.open_connection().is_some() => "relaying",
         (Mode::Relay(_), _) => "connecting",
         (Mode::Tarpit, _) => "tarpit",
         (Mode::Lingering(_), _) => "lingering",
